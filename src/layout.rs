@@ -1,0 +1,310 @@
+//! Every guest-physical address and window, in one place.
+//!
+//! ```text
+//!  0x0_0000_0000  ┌──────────────────────────────┐
+//!                 │ RAM below 640 KiB            │ boot structures (LOW_*), then free
+//!  0x0_000a_0000  ├──────────────────────────────┤
+//!                 │ no RAM for the guest to use  │ the ACPI tables sit at 0xe0000
+//!  0x0_0010_0000  ├──────────────────────────────┤
+//!                 │ low RAM (up to 3 GiB)        │ kernel, initrd
+//!  0x0_c000_0000  ├──────────────────────────────┤ MMIO32_START
+//!                 │ 32-bit PCI window (512 MiB)  │ BARs that need 32-bit addresses
+//!  0x0_e000_0000  ├──────────────────────────────┤ ECAM_START
+//!                 │ ECAM, 1 MiB for bus 0        │
+//!  0x0_fec0_0000  ├──────────────────────────────┤ IOAPIC
+//!  0x0_fee0_0000  ├──────────────────────────────┤ local APIC, MSI doorbell
+//!  0x0_fffb_c000  ├──────────────────────────────┤ KVM's own four pages (TSS, identity map)
+//!  0x1_0000_0000  ├──────────────────────────────┤ HIGH_RAM_START
+//!                 │ high RAM                     │
+//!                 ├──────────────────────────────┤ mmio64_start, 1 GiB aligned
+//!                 │ 64-bit PCI window            │ sized from the BARs asked for
+//!                 └──────────────────────────────┘
+//! ```
+
+use crate::config::MIN_MEMORY;
+
+/// Where the zero page (`struct boot_params`) is put: Documentation/arch/x86/boot.rst, "64-bit boot protocol".
+pub const LOW_ZERO_PAGE: u64 = 0x7000;
+/// The boot GDT for vCPU 0.
+pub const LOW_GDT: u64 = 0x500;
+/// An empty IDT for vCPU 0.
+pub const LOW_IDT: u64 = 0x520;
+/// PVH `hvm_start_info`.
+pub const LOW_PVH_INFO: u64 = 0x6000;
+/// PVH memory map entries.
+pub const LOW_PVH_MEMMAP: u64 = 0x6100;
+/// PVH module list.
+pub const LOW_PVH_MODULES: u64 = 0x6080;
+/// Identity page tables (PML4, one PDPT, four PDs) of the 64-bit entry.
+pub const LOW_PAGE_TABLES: u64 = 0x9000;
+/// The kernel command line.
+pub const LOW_CMDLINE: u64 = 0x20000;
+/// The longest command line that fits, its final NUL included.
+pub const LOW_CMDLINE_SIZE: u64 = 0x10000;
+/// End of the conventional memory that is given to the guest.
+pub const LOW_RAM_END: u64 = 0x9_fc00;
+
+/// The ACPI tables; the RSDP is the first of them, where a scan of the BIOS area finds it
+/// (ACPI 6.5, 5.2.5.1).
+pub const ACPI_START: u64 = 0xe_0000;
+/// End of the room for ACPI tables.
+pub const ACPI_END: u64 = 0x10_0000;
+
+/// Where RAM above the BIOS area begins, and kernels with it.
+pub const HIGH_MEMORY_START: u64 = 0x10_0000;
+/// RAM stops here and goes on at [`HIGH_RAM_START`].
+pub const LOW_RAM_LIMIT: u64 = MMIO32_START;
+
+/// 32-bit PCI window.
+pub const MMIO32_START: u64 = 0xc000_0000;
+/// End (exclusive) of the 32-bit PCI window.
+pub const MMIO32_END: u64 = 0xe000_0000;
+
+/// ECAM of segment 0, bus 0 (PCI Express 6.0, 7.2.2): 4 KiB a function, 256 functions.
+pub const ECAM_START: u64 = 0xe000_0000;
+/// Size of the ECAM of one bus.
+pub const ECAM_SIZE: u64 = 0x10_0000;
+
+/// In-kernel IOAPIC.
+pub const IOAPIC_ADDR: u32 = 0xfec0_0000;
+/// Local APICs.
+pub const LAPIC_ADDR: u32 = 0xfee0_0000;
+/// Three pages for KVM_SET_TSS_ADDR (Documentation/virt/kvm/api.rst, 4.35).
+pub const KVM_TSS_ADDR: u64 = 0xfffb_d000;
+/// One page for KVM_SET_IDENTITY_MAP_ADDR (api.rst, 4.40).
+pub const KVM_IDENTITY_MAP_ADDR: u64 = 0xfffb_c000;
+
+/// RAM above the 32-bit hole.
+pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
+
+/// AMD's HyperTransport range, which no IOMMU of theirs translates; RAM and BARs stay below it.
+pub const HYPERTRANSPORT_START: u64 = 0xfd_0000_0000;
+
+/// 0xCF8, the address port of configuration mechanism 1 (PCI 3.0, 3.2.2.3.2).
+pub const PORT_PCI_ADDRESS: u16 = 0xcf8;
+/// 0xCFC, the data port of configuration mechanism 1.
+pub const PORT_PCI_DATA: u16 = 0xcfc;
+/// I/O ports that PCI BARs may use.
+pub const PCI_IO_START: u16 = 0x1000;
+/// Last I/O port (inclusive) that PCI BARs may use.
+pub const PCI_IO_END: u16 = 0xffff;
+/// COM1, a 16550.
+pub const PORT_SERIAL: u16 = 0x3f8;
+/// COM1's interrupt.
+pub const GSI_SERIAL: u32 = 4;
+/// ACPI sleep control register of the hardware-reduced model (ACPI 6.5, 4.8.3.7).
+pub const PORT_SLEEP_CONTROL: u16 = 0x600;
+/// ACPI sleep status register.
+pub const PORT_SLEEP_STATUS: u16 = 0x601;
+/// ACPI reset register (ACPI 6.5, 4.8.3.6).
+pub const PORT_RESET: u16 = 0x602;
+/// The value that written to [`PORT_RESET`] resets the machine.
+pub const RESET_VALUE: u8 = 0x01;
+/// SLP_TYPx of S5, as the DSDT's `_S5` says it.
+pub const SLEEP_TYPE_S5: u8 = 5;
+
+/// First GSI of the four that PCI INTx pins share, routed round-robin by device number in `_PRT`.
+pub const GSI_INTX_BASE: u32 = 16;
+/// How many GSIs INTx pins share.
+pub const GSI_INTX_COUNT: u32 = 4;
+/// IOAPIC pins; MSI GSIs come after them.
+pub const IOAPIC_PINS: u32 = 24;
+
+const GIB: u64 = 1 << 30;
+
+/// A half-open guest-physical range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First address.
+    pub start: u64,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+impl Range {
+    /// The address after the last.
+    pub fn end(&self) -> u64 {
+        self.start + self.size
+    }
+
+    /// Whether `[start, start + size)` lies inside.
+    pub fn contains(&self, start: u64, size: u64) -> bool {
+        start >= self.start && start.checked_add(size).is_some_and(|end| end <= self.end())
+    }
+}
+
+/// Why a layout cannot be made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LayoutError {
+    /// Less than the smallest supported memory.
+    #[error("{0} bytes of memory are too few to boot a kernel; the least is {MIN_MEMORY}")]
+    TooSmall(u64),
+    /// RAM and the 64-bit window do not fit under the physical address limit.
+    #[error(
+        "{memory} bytes of memory and {window} bytes of device windows do not fit below address {limit:#x}"
+    )]
+    TooLarge {
+        /// RAM asked for.
+        memory: u64,
+        /// Size of the 64-bit window.
+        window: u64,
+        /// The first address that cannot be used.
+        limit: u64,
+    },
+}
+
+/// The parts of the guest-physical map that depend on the VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// RAM from address 0, at most 3 GiB.
+    pub low_ram: Range,
+    /// RAM above 4 GiB, if any.
+    pub high_ram: Option<Range>,
+    /// The 32-bit PCI window.
+    pub mmio32: Range,
+    /// The 64-bit PCI window.
+    pub mmio64: Range,
+}
+
+impl Layout {
+    /// Lays out `memory` bytes of RAM and a 64-bit window that can hold `bars64` bytes of
+    /// naturally aligned BARs, under `phys_bits` bits of guest-physical address.
+    pub fn new(memory: u64, bars64: u64, phys_bits: u8) -> Result<Self, LayoutError> {
+        if memory < MIN_MEMORY {
+            return Err(LayoutError::TooSmall(memory));
+        }
+        let limit = 1u64
+            .checked_shl(phys_bits.into())
+            .unwrap_or(u64::MAX)
+            .min(HYPERTRANSPORT_START);
+        let low = memory.min(LOW_RAM_LIMIT);
+        let high = memory - low;
+        // Twice the need leaves room for the alignment of every BAR and for a guest that moves them.
+        let size = bars64
+            .max(GIB)
+            .checked_mul(2)
+            .and_then(u64::checked_next_power_of_two);
+        let window = size.unwrap_or(u64::MAX);
+        let too_large = LayoutError::TooLarge {
+            memory,
+            window,
+            limit,
+        };
+        let Some(ram_end) = HIGH_RAM_START.checked_add(high) else {
+            return Err(too_large);
+        };
+        // Natural alignment of the window makes the largest BAR placeable at its start.
+        let start = ram_end
+            .checked_next_multiple_of(window.clamp(GIB, limit))
+            .filter(|s| s.checked_add(window).is_some_and(|end| end <= limit))
+            .or_else(|| {
+                // A tight machine: the window directly after RAM.
+                ram_end
+                    .checked_next_multiple_of(GIB)
+                    .filter(|s| s.checked_add(window).is_some_and(|end| end <= limit))
+            });
+        let Some(start) = start else {
+            return Err(too_large);
+        };
+        Ok(Self {
+            low_ram: Range {
+                start: 0,
+                size: low,
+            },
+            high_ram: (high > 0).then_some(Range {
+                start: HIGH_RAM_START,
+                size: high,
+            }),
+            mmio32: Range {
+                start: MMIO32_START,
+                size: MMIO32_END - MMIO32_START,
+            },
+            mmio64: Range {
+                start,
+                size: window,
+            },
+        })
+    }
+
+    /// RAM regions in address order.
+    pub fn ram(&self) -> impl Iterator<Item = Range> + use<> {
+        std::iter::once(self.low_ram).chain(self.high_ram)
+    }
+
+    /// Whether a memory BAR may be put there: inside one of the two windows.
+    pub fn allows_bar(&self, start: u64, size: u64) -> bool {
+        self.mmio32.contains(start, size) || self.mmio64.contains(start, size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn small_memory_stays_low() {
+        let l = Layout::new(512 << 20, 0, 40).unwrap();
+        assert_eq!(
+            l.low_ram,
+            Range {
+                start: 0,
+                size: 512 << 20
+            }
+        );
+        assert_eq!(l.high_ram, None);
+        assert!(l.mmio64.start >= HIGH_RAM_START);
+    }
+
+    #[test]
+    fn memory_is_split_around_the_hole() {
+        let l = Layout::new(4 << 30, 0, 40).unwrap();
+        assert_eq!(l.low_ram.end(), MMIO32_START);
+        assert_eq!(
+            l.high_ram,
+            Some(Range {
+                start: HIGH_RAM_START,
+                size: 1 << 30
+            })
+        );
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        assert_eq!(
+            Layout::new(1 << 20, 0, 40),
+            Err(LayoutError::TooSmall(1 << 20))
+        );
+        assert!(matches!(
+            Layout::new(64 << 30, 0, 36),
+            Err(LayoutError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            Layout::new(1 << 41, 0, 52),
+            Err(LayoutError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            Layout::new(1 << 30, u64::MAX, 46),
+            Err(LayoutError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            Layout::new(u64::MAX, 0, 52),
+            Err(LayoutError::TooLarge { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_overlaps(memory in MIN_MEMORY..(900u64 << 30), bars in 0u64..(64 << 30), bits in 36u8..=52) {
+            if let Ok(l) = Layout::new(memory, bars, bits) {
+                prop_assert_eq!(l.ram().map(|r| r.size).sum::<u64>(), memory);
+                prop_assert!(l.low_ram.end() <= MMIO32_START);
+                let top = l.high_ram.map_or(HIGH_RAM_START, |r| r.end());
+                prop_assert!(l.mmio64.start >= top);
+                prop_assert!(l.mmio64.size >= bars);
+                prop_assert!(l.mmio64.end() <= (1u64 << bits).min(HYPERTRANSPORT_START));
+                prop_assert_eq!(l.mmio64.start % GIB, 0);
+            }
+        }
+    }
+}

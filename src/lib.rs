@@ -1,0 +1,4 @@
+//! mini-vmm: a minimal virtual machine monitor for PCI passthrough with VFIO.
+
+pub mod config;
+pub mod layout;
