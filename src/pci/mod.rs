@@ -11,6 +11,8 @@
 //! | [`bar`] | the six base address registers |
 //! | [`decoder`] | what a change of BARs or COMMAND changes in the address map |
 //! | [`place`] | gives BARs their first addresses, as firmware does |
+//! | [`capability`] | walks and edits the capability chains |
+//! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
 //!
 //! The guest is hostile: any offset, length and value gets an answer. Nothing here indexes,
 //! unwraps or panics, and what a call returns is bounded by the device, not by the guest.
@@ -30,11 +32,14 @@
 pub mod bar;
 pub mod bdf;
 pub mod bus;
+pub mod capability;
 pub mod config_access;
 pub mod config_space;
 pub mod decoder;
 pub mod host_bridge;
 pub mod lanes;
+pub mod msi;
+pub mod msix;
 pub mod place;
 
 pub use bdf::{Bdf, BdfError};
