@@ -8,20 +8,20 @@
 pub fn merge(register: u32, at: u64, writable: u32, offset: u64, data: &[u8]) -> u32 {
     let mut bytes = register.to_le_bytes();
     let lanes = bytes.iter_mut().zip(writable.to_le_bytes());
-    for ((byte, mask), position) in lanes.zip(at..) {
-        if let Some(new) = index(position, offset).and_then(|i| data.get(i)) {
+    for (lane, (byte, mask)) in lanes.enumerate() {
+        if let Some(new) = index(at, lane, offset).and_then(|i| data.get(i)) {
             *byte = (*byte & !mask) | (new & mask);
         }
     }
     u32::from_le_bytes(bytes)
 }
 
-/// Copies the bytes of `register` that a read of `data` at `offset` covers; the rest of `data`
-/// stays as it is.
-pub fn extract(register: u32, at: u64, offset: u64, data: &mut [u8]) {
-    for (byte, position) in register.to_le_bytes().into_iter().zip(at..) {
-        if let Some(lane) = index(position, offset).and_then(|i| data.get_mut(i)) {
-            *lane = byte;
+/// Copies the bytes of a register, little endian, that a read of `data` at `offset` covers; the
+/// rest of `data` stays as it is.
+pub fn extract<const N: usize>(register: [u8; N], at: u64, offset: u64, data: &mut [u8]) {
+    for (lane, byte) in register.into_iter().enumerate() {
+        if let Some(to) = index(at, lane, offset).and_then(|i| data.get_mut(i)) {
+            *to = byte;
         }
     }
 }
@@ -57,8 +57,9 @@ pub fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
     }
 }
 
-/// Where in the access the byte at `position` is.
-fn index(position: u64, offset: u64) -> Option<usize> {
+/// Where in the access a byte of the register is.
+fn index(at: u64, lane: usize, offset: u64) -> Option<usize> {
+    let position = at.checked_add(lane as u64)?;
     usize::try_from(position.checked_sub(offset)?).ok()
 }
 
@@ -76,13 +77,14 @@ mod tests {
         );
         assert_eq!(merge(0x1122_3344, 4, !0, 8, &[0xaa]), 0x1122_3344);
         let mut data = [0; 4];
-        extract(0x1122_3344, 4, 2, &mut data);
+        extract(0x1122_3344u32.to_le_bytes(), 4, 2, &mut data);
         assert_eq!(data, [0, 0, 0x44, 0x33]);
     }
 
     #[test]
     fn ends_of_the_number_line() {
-        assert_eq!(merge(0, u64::MAX - 4, !0, u64::MAX - 4, &[1, 2]), 0x201);
+        assert_eq!(merge(0, u64::MAX - 1, !0, u64::MAX - 1, &[1, 2, 3]), 0x201);
+        assert_eq!(merge(0, 0, !0, u64::MAX, &[1, 2]), 0);
         assert!(touches(u64::MAX - 1, 8, u64::MAX - 3, 3));
         assert!(!touches(0, 0, 0, 4));
         put(&mut [0; 2], usize::MAX, &[1]);

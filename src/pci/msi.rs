@@ -194,20 +194,22 @@ impl Msi {
     pub fn capability_read(&self, offset: u16, data: &mut [u8], pending: &dyn Fn(u8) -> bool) {
         let offset = u64::from(offset);
         let (c, r) = (&self.capability, &self.registers);
-        // ID, link and the two bytes behind the data are not of this room.
-        copy_half(self.control() >> 16, 2, offset, data);
-        extract(r.address_low, 4, offset, data);
+        let [_, _, low, high] = self.control().to_le_bytes();
+        extract([low, high], 2, offset, data);
+        extract(r.address_low.to_le_bytes(), 4, offset, data);
         if c.address_64 {
-            extract(r.address_high, 8, offset, data);
+            extract(r.address_high.to_le_bytes(), 8, offset, data);
         }
-        copy_half(r.data, c.data_offset(), offset, data);
+        let [low, high, ..] = r.data.to_le_bytes();
+        extract([low, high], c.data_offset(), offset, data);
         if let Some(mask) = c.mask_offset() {
-            copy_half(0, mask - 2, offset, data);
-            extract(r.mask, mask, offset, data);
+            // Reserved here; where there are no masks, these bytes are behind the capability.
+            extract([0, 0], mask - 2, offset, data);
+            extract(r.mask.to_le_bytes(), mask, offset, data);
             let bits = (0..c.max_vectors)
                 .filter(|vector| pending(*vector))
-                .fold(0, |bits, vector| bits | 1 << vector);
-            extract(bits, mask + 4, offset, data);
+                .fold(0u32, |bits, vector| bits | 1 << vector);
+            extract(bits.to_le_bytes(), mask + 4, offset, data);
         }
     }
 
@@ -288,17 +290,6 @@ fn changes(old: &Registers, new: &Registers) -> Vec<MsiEffect> {
         });
     }
     effects
-}
-
-/// [`extract`] for a register of 16 bits.
-fn copy_half(register: u32, at: u64, offset: u64, data: &mut [u8]) {
-    for (byte, position) in register.to_le_bytes().into_iter().take(2).zip(at..) {
-        let index = position.checked_sub(offset);
-        let index = index.and_then(|i| usize::try_from(i).ok());
-        if let Some(to) = index.and_then(|i| data.get_mut(i)) {
-            *to = byte;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -250,16 +250,19 @@ mod tests {
                 mmio64: Range { start: start64, size: size64 },
                 io: Range { start: start_io, size: size_io },
             };
-            let mut all: Vec<_> = functions.iter_mut().enumerate().map(|(i, b)| (bdf(i), b)).collect();
-            let result = place(&mut all, &windows);
+            // Take functions away until the rest fits; what fails must change nothing.
+            loop {
+                let mut all: Vec<_> = functions.iter_mut().enumerate().map(|(i, b)| (bdf(i), b)).collect();
+                if place(&mut all, &windows).is_ok() {
+                    break;
+                }
+                prop_assert!(functions.iter().flat_map(Bars::iter).all(|(_, _, address)| address == 0));
+                functions.pop();
+            }
             let mut ports = Vec::new();
             let mut memory = Vec::new();
             for bars in &functions {
                 for (_, bar, address) in bars.iter() {
-                    if result.is_err() {
-                        prop_assert_eq!(address, 0);
-                        continue;
-                    }
                     prop_assert_eq!(address % bar.size, 0);
                     prop_assert!(bar.is_placed(address));
                     if bar.kind.is_io() {
