@@ -1,0 +1,3 @@
+//! Virtual CPUs.
+
+pub mod cpuid;
