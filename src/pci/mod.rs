@@ -6,6 +6,7 @@
 //! | [`bus`] | bus 0 of segment 0: which function answers |
 //! | [`host_bridge`] | the function at 00.0 |
 //! | [`config_access`] | ports 0xcf8/0xcfc and ECAM to a function and a register |
+//! | [`config_io`] | the same two as devices on the bus |
 //! | [`config_space`] | a byte-granular register file |
 //! | [`lanes`] | the bytes of an access against the bytes of a register |
 //! | [`bar`] | the six base address registers |
@@ -34,6 +35,7 @@ pub mod bdf;
 pub mod bus;
 pub mod capability;
 pub mod config_access;
+pub mod config_io;
 pub mod config_space;
 pub mod decoder;
 pub mod host_bridge;
