@@ -154,6 +154,11 @@ impl FakeDevice {
         self.msix.lock().unwrap().wired()
     }
 
+    /// Vectors that the host has to give.
+    pub fn host_vectors(&self) -> u32 {
+        self.msix.lock().unwrap().available
+    }
+
     /// How many times a call was made.
     pub fn count(&self, call: &Call) -> usize {
         self.calls
