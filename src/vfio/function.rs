@@ -1,7 +1,7 @@
 //! One passed-through function: the glue between the guest's accesses and the device.
 //!
 //! The pure rooms say what an access means (`pci/`), the policy says who answers it
-//! ([`config_policy`](super::config_policy)), and this file carries the effects out, in an order
+//! ([`config_policy`]), and this file carries the effects out, in an order
 //! that leaves no moment in which the guest could touch what is not there: pieces leave the address
 //! space before the device stops decoding, and enter it after the device has begun.
 
