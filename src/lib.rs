@@ -67,7 +67,9 @@
 //! The guest unmasks a vector in the virtual table. It gets an eventfd and a GSI; the GSI's route is
 //! the guest's message; VFIO signals the eventfd and KVM turns the signal into the message. All of it
 //! happens in the kernel, and no thread here wakes. Masking takes the irqfd away and keeps the
-//! eventfd, so that what comes meanwhile is not lost but pending.
+//! eventfd, so that what comes meanwhile is not lost but pending. A device that the guest drives by
+//! MSI or by its pin takes the same way; the pin has a second eventfd back to VFIO, for the end of
+//! each interrupt.
 //!
 //! ## Guest memory becomes reachable for DMA
 //!

@@ -12,9 +12,10 @@ use tracing::{debug, error, info, warn};
 use super::bar_map::{BarMap, Piece};
 use super::config_policy;
 use super::device::{CONFIG_REGION, DeviceError, SharedDevice};
-use super::interrupts::MsixVectors;
+use super::interrupts::Interrupts;
 use crate::bus::Bus;
 use crate::interrupt::Router;
+use crate::interrupt::service::Service;
 use crate::layout::Layout;
 use crate::memory::AddressSpace;
 use crate::observe::limit::RateLimit;
@@ -24,10 +25,13 @@ use crate::pci::capability::{self, id};
 use crate::pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use crate::pci::decoder::Decoder;
 use crate::pci::lanes;
-use crate::pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability, MsixEffect};
+use crate::pci::msix::MsixCapability;
 use crate::pci::{CONFIG_SPACE_SIZE, PciFunction};
 
 const COMMAND: u16 = 0x04;
+/// The guest's pin is INTA, whatever the host's is: every function has its own slot.
+const INTERRUPT_PIN: u16 = 0x3d;
+const INTA: u8 = 1;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
 const PMCSR: u16 = 4;
 const POWER_STATE: u8 = 0x3;
@@ -83,7 +87,7 @@ pub(super) struct State {
     placed: Bars,
     pub(super) decoder: Decoder,
     pub(super) maps: [BarMap; BAR_COUNT],
-    pub(super) msix: Option<(Msix, MsixVectors)>,
+    pub(super) interrupts: Interrupts,
     /// COMMAND as the guest wrote it last.
     pub(super) command: u16,
     /// The device is in D0.
@@ -108,10 +112,8 @@ impl VfioFunction {
             device: device.name().into(),
             source,
         })?;
-        let vectors = MsixVectors::new(Arc::clone(&device), Arc::clone(&around.router));
-        let capability = MsixCapability::parse(&image);
-        let msix_place = capability.filter(|_| vectors.is_some());
-        let msix = msix_place.map(Msix::new).zip(vectors);
+        let interrupts = Interrupts::new(&image, Arc::clone(&device), Arc::clone(&around.router));
+        let msix_place = interrupts.msix().copied();
         let power = capability::find(&image, id::PM).map(|c| c.offset);
         let maps = std::array::from_fn(|bar| map_bar(&*device, bar, &bars, msix_place.as_ref()));
         // Firmware's view: nothing decodes, nothing masters the bus.
@@ -129,7 +131,7 @@ impl VfioFunction {
             bars,
             decoder: Decoder::new(),
             maps,
-            msix,
+            interrupts,
             command: 0,
             awake: true,
             fenced: false,
@@ -175,6 +177,15 @@ impl VfioFunction {
         state.bars = bars;
     }
 
+    /// Wires the device's pin, if it has one, to the GSI of the function's slot.
+    pub fn connect_pin(&self, gsi: u32, service: Arc<Service>) {
+        let mut state = self.lock();
+        if state.interrupts.connect_pin(gsi, service) {
+            state.pristine.set_u8(INTERRUPT_PIN, INTA);
+            state.config.set_u8(INTERRUPT_PIN, INTA);
+        }
+    }
+
     /// Takes the function out of the guest's reach and stops its interrupts and DMA; the device
     /// itself stays open.
     pub fn quiesce(&self) {
@@ -193,10 +204,7 @@ impl VfioFunction {
 
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
     fn silence(&self, state: &mut State) {
-        if let Some((msix, vectors)) = &mut state.msix {
-            let _ = msix.reset();
-            vectors.disable();
-        }
+        state.interrupts.silence();
         state.command = 0;
         self.follow_decode(state);
         self.device_write(COMMAND, &[0, 0]);
@@ -261,18 +269,7 @@ impl VfioFunction {
                 .write(first, data.get(skip..).unwrap_or_default());
             self.follow_decode(state);
         }
-        let Some(place) = self.msix_place.as_ref() else {
-            return;
-        };
-        if lanes::touches(at, len, place.offset.into(), CAPABILITY_SIZE.into())
-            && let Some((msix, vectors)) = &mut state.msix
-        {
-            let skip = usize::from(place.offset.saturating_sub(offset));
-            let first = offset.saturating_sub(place.offset);
-            let effects: Vec<MsixEffect> =
-                msix.control_write(first, data.get(skip..).unwrap_or_default());
-            vectors.apply(&effects);
-        }
+        state.interrupts.config_write(offset, data);
     }
 
     fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
@@ -286,14 +283,7 @@ impl VfioFunction {
                 .bars
                 .read(first, data.get_mut(skip..end).unwrap_or_default());
         }
-        // Message Control, at 2 in the capability; the rest of it is constant and relinked.
-        if let (Some(place), Some((msix, _))) = (&self.msix_place, &state.msix)
-            && lanes::touches(at, len, u64::from(place.offset) + 2, 2)
-        {
-            let mut control = [0u8; 2];
-            msix.capability_read(2, &mut control);
-            lanes::extract(control, u64::from(place.offset) + 2, at, data);
-        }
+        state.interrupts.config_read(offset, data);
     }
 }
 
@@ -367,6 +357,7 @@ impl PciFunction for VfioFunction {
         state.config = state.pristine.clone();
         state.bars = state.placed.clone();
         self.device_write(COMMAND, &[0, 0]);
+        state.interrupts.power_on();
     }
 }
 

@@ -69,12 +69,10 @@ impl VfioFunction {
             }
             Some(part) => {
                 let state = self.lock();
-                let Some((msix, vectors)) = state.msix.as_ref().filter(|_| !state.fenced) else {
-                    return;
-                };
                 match part {
-                    MsixPart::Table(at) => msix.table_read(at, data),
-                    MsixPart::Pending(at) => msix.pba_read(at, data, &|v| vectors.pending(v)),
+                    _ if state.fenced => {}
+                    MsixPart::Table(at) => state.interrupts.table_read(at, data),
+                    MsixPart::Pending(at) => state.interrupts.pending_read(at, data),
                     MsixPart::Straddling => {}
                 }
             }
@@ -91,12 +89,8 @@ impl VfioFunction {
             }
             Some(MsixPart::Table(at)) => {
                 let mut state = self.lock();
-                if state.fenced {
-                    return;
-                }
-                if let Some((msix, vectors)) = &mut state.msix {
-                    let effects = msix.table_write(at, data);
-                    vectors.apply(&effects);
+                if !state.fenced {
+                    state.interrupts.table_write(at, data);
                 }
             }
             // Pending bits are read-only; what lies across two things is neither.
