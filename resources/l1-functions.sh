@@ -137,7 +137,7 @@ snapshot() {
 		bdf=$(basename "$d")
 		echo "$bdf $(driver_of "$bdf") $(cat "$d/driver_override") $(cat "$d/enable")"
 	done
-	ls -ln /dev/kvm /dev/vfio 2>/dev/null
+	ls -ln /dev/kvm /dev/vfio 2>/dev/null || :
 }
 
 # bad NAME USER PROGRAM ARGS: a run that must be refused; also says whether the host was left unchanged.

@@ -81,7 +81,7 @@ impl Machine {
         qemu.arg("-initrd").arg(dir.join("l1.cpio"));
         let iommu = if self.iommu { " intel_iommu=on" } else { "" };
         qemu.arg("-append")
-            .arg(format!("console=ttyS1 panic=-1 quiet{iommu}"));
+            .arg(format!("console=ttyS1 panic=-1 loglevel=5{iommu}"));
         qemu
     }
 
