@@ -4,8 +4,12 @@ use std::path::PathBuf;
 
 /// The least RAM a guest gets: a stock kernel does not unpack itself in less.
 pub const MIN_MEMORY: u64 = 64 << 20;
-/// The most vCPUs: what one 8-bit APIC id space and one MADT page serve without thinking.
+/// The most vCPUs.
 pub const MAX_CPUS: u32 = 64;
+/// RAM when the user does not say.
+pub const DEFAULT_MEMORY: &str = "512M";
+/// What every command line begins with.
+pub const BASE_CMDLINE: &str = "console=ttyS0";
 
 /// What to boot and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +22,105 @@ pub struct VmConfig {
     pub cmdline: String,
     /// vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
-    /// RAM in bytes, a multiple of 4 KiB.
+    /// RAM in bytes, a multiple of 4 KiB and at least [`MIN_MEMORY`].
     pub memory: u64,
     /// Devices to pass through, as the user wrote them.
     pub vfio: Vec<String>,
     /// End the run where the guest asks for a reboot.
     pub no_reboot: bool,
+}
+
+/// A memory size that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SizeError {
+    /// Not a number with a unit.
+    #[error("`{0}` is not a size of memory")]
+    Malformed(String),
+    /// Too little to boot.
+    #[error("{text} of memory is too little: the least is {least}M", least = MIN_MEMORY >> 20)]
+    TooSmall {
+        /// What the user wrote.
+        text: String,
+    },
+}
+
+impl SizeError {
+    /// What to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Malformed(_) => {
+                "give a number with K, M, G or T, for example --memory 512M or --memory 4G; a bare number means MiB".into()
+            }
+            Self::TooSmall { .. } => format!("give the guest more, for example --memory {DEFAULT_MEMORY}"),
+        }
+    }
+}
+
+/// Reads `512M`, `4G`, `4GiB`; a bare number means MiB, as in QEMU. The result is in bytes and a
+/// whole number of pages.
+///
+/// # Errors
+/// Malformed, beyond 64 bits, or less than [`MIN_MEMORY`].
+pub fn parse_memory(text: &str) -> Result<u64, SizeError> {
+    let malformed = || SizeError::Malformed(text.into());
+    let trimmed = text.trim();
+    let digits = trimmed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| malformed())?;
+    let unit = trimmed
+        .get(digits.len()..)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let shift = match unit.as_str() {
+        "k" | "kb" | "kib" => 10,
+        "" | "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(malformed()),
+    };
+    let bytes = number.checked_mul(1 << shift).ok_or_else(malformed)?;
+    let bytes = bytes.checked_next_multiple_of(4096).ok_or_else(malformed)?;
+    if bytes < MIN_MEMORY {
+        return Err(SizeError::TooSmall { text: text.into() });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("512M", 512u64 << 20),
+            ("512", 512 << 20),
+            ("4G", 4 << 30),
+            ("4GiB", 4 << 30),
+            ("65536k", 64 << 20),
+            ("1t", 1 << 40),
+            ("65537k", (64 << 20) + 4096),
+        ] {
+            assert_eq!(parse_memory(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "M",
+            "12X",
+            "-1G",
+            "1.5G",
+            "99999999999999999999",
+            "18014398509481984K",
+            "4 G",
+        ] {
+            assert!(
+                matches!(parse_memory(text), Err(SizeError::Malformed(_))),
+                "{text}"
+            );
+        }
+        assert!(matches!(
+            parse_memory("63M"),
+            Err(SizeError::TooSmall { .. })
+        ));
+        assert!(matches!(parse_memory("0"), Err(SizeError::TooSmall { .. })));
+    }
 }

@@ -1,0 +1,150 @@
+//! Every flag; the only file that knows their names.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser};
+
+use crate::config::{self, BASE_CMDLINE, DEFAULT_MEMORY, MAX_CPUS, SizeError, VmConfig};
+
+/// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mini-vmm",
+    version,
+    after_help = "\
+Bind a device to vfio-pci before you pass it through (as root):
+  modprobe vfio-pci
+  echo vfio-pci > /sys/bus/pci/devices/0000:01:00.0/driver_override
+  echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind
+  echo 0000:01:00.0 > /sys/bus/pci/drivers_probe
+
+Then:
+  mini-vmm --kernel bzImage --initrd initrd.img --vfio 0000:01:00.0
+
+The guest's serial port is your terminal; Ctrl-A x quits, Ctrl-A h helps.
+SIGTERM and SIGINT end the run in order; SIGUSR1 prints how often the guest
+left KVM for mini-vmm.
+
+Exit status: 0 the guest powered off (or you ended the run), 1 an error,
+2 a mistake in the command line, 3 a triple fault with --no-reboot."
+)]
+pub struct Cli {
+    /// Kernel to boot: a bzImage, or an ELF vmlinux
+    #[arg(long, value_name = "PATH")]
+    kernel: PathBuf,
+
+    /// Initial RAM file system
+    #[arg(long, value_name = "PATH", visible_alias = "initramfs")]
+    initrd: Option<PathBuf>,
+
+    /// Kernel parameters, added after `console=ttyS0`
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
+    cpus: u32,
+
+    /// Memory, with K, M, G or T; a bare number means MiB
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
+    memory: String,
+
+    /// PCI device to pass through: 01:00.0, 0000:01:00.0 or its path in /sys; may be repeated
+    #[arg(long, value_name = "ADDR", allow_hyphen_values = true)]
+    vfio: Vec<String>,
+
+    /// End the run when the guest reboots
+    #[arg(long)]
+    no_reboot: bool,
+
+    /// Say more: -v what happens, -vv each ioctl, -vvv each access
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+impl Cli {
+    /// How much to log: 0 warnings, 1 events, 2 ioctls, 3 accesses.
+    pub fn verbosity(&self) -> u8 {
+        self.verbose
+    }
+
+    /// The VM that the flags describe.
+    ///
+    /// # Errors
+    /// A memory size that cannot be used.
+    pub fn into_config(self) -> Result<VmConfig, SizeError> {
+        let memory = config::parse_memory(&self.memory)?;
+        let cmdline = match self.cmdline.as_deref().map(str::trim) {
+            None | Some("") => BASE_CMDLINE.to_string(),
+            Some(more) => format!("{BASE_CMDLINE} {more}"),
+        };
+        Ok(VmConfig {
+            kernel: self.kernel,
+            initrd: self.initrd,
+            cmdline,
+            cpus: self.cpus,
+            memory,
+            vfio: self.vfio,
+            no_reboot: self.no_reboot,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(args: &[&str]) -> Result<VmConfig, SizeError> {
+        Cli::try_parse_from([&["mini-vmm", "--kernel", "k"], args].concat())
+            .unwrap()
+            .into_config()
+    }
+
+    #[test]
+    fn the_command_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_a_config() {
+        let c = parse(&[
+            "--initramfs",
+            "i",
+            "--cmdline",
+            "quiet",
+            "--cpus",
+            "4",
+            "--memory",
+            "1G",
+        ]);
+        let c = c.unwrap();
+        assert_eq!(c.initrd, Some("i".into()));
+        assert_eq!(c.cmdline, "console=ttyS0 quiet");
+        assert_eq!((c.cpus, c.memory), (4, 1 << 30));
+        let c = parse(&["--vfio", "01:00.0", "--vfio", "02:00.0", "--no-reboot"]).unwrap();
+        assert_eq!(c.vfio, ["01:00.0", "02:00.0"]);
+        assert!(c.no_reboot);
+        assert_eq!(c.cmdline, "console=ttyS0");
+        assert!(parse(&["--memory", "lots"]).is_err());
+        assert!(parse(&["--memory", "-5"]).is_err());
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors() {
+        for args in [
+            &["--cpus", "0"][..],
+            &["--cpus", "65"],
+            &["--frob"],
+            &["extra"],
+        ] {
+            let all = [&["mini-vmm", "--kernel", "k"], args].concat();
+            assert_eq!(Cli::try_parse_from(all).unwrap_err().exit_code(), 2);
+        }
+        assert_eq!(
+            Cli::try_parse_from(["mini-vmm"]).unwrap_err().exit_code(),
+            2
+        );
+    }
+}

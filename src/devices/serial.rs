@@ -1,0 +1,205 @@
+//! COM1: vm-superio's 16550 between the guest's ports and our standard streams.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vm_device::DevicePio;
+use vm_device::bus::{PioAddress, PioAddressOffset};
+use vm_superio::serial::SerialEvents;
+use vm_superio::{Serial as Uart, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Ports that a 16550 takes.
+pub const PORTS: u16 = 8;
+
+/// Where the guest's characters go.
+pub type Output = Box<dyn Write + Send>;
+
+/// Raises COM1's interrupt through its irqfd.
+pub struct Line(EventFd);
+
+impl Trigger for Line {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Tells the main loop that the guest has taken what was typed.
+struct Room(EventFd);
+
+impl SerialEvents for Room {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        // A counter that cannot overflow; a lost wake-up is not possible.
+        let _ = self.0.write(1);
+    }
+}
+
+/// Writes that give up once the VM is being stopped, so that an output nobody reads cannot hold it.
+struct Stoppable {
+    output: Output,
+    stop: Arc<AtomicBool>,
+}
+
+impl Write for Stoppable {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        loop {
+            if self.stop.load(Ordering::Acquire) {
+                return Ok(data.len());
+            }
+            match self.output.write(data) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+}
+
+/// COM1.
+pub struct Serial {
+    uart: Mutex<Uart<Line, RoomHandle, Stoppable>>,
+    room: EventFd,
+    stop: Arc<AtomicBool>,
+}
+
+type RoomHandle = Arc<Room>;
+
+impl Serial {
+    /// A UART that raises `interrupt` and writes to `output`.
+    ///
+    /// # Errors
+    /// When no eventfd can be had.
+    pub fn new(interrupt: EventFd, output: Output) -> io::Result<Self> {
+        let room = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let events = Arc::new(Room(room.try_clone()?));
+        let stop = Arc::new(AtomicBool::new(false));
+        let output = Stoppable {
+            output,
+            stop: Arc::clone(&stop),
+        };
+        let uart = Mutex::new(Uart::with_events(Line(interrupt), events, output));
+        Ok(Self { uart, room, stop })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uart<Line, RoomHandle, Stoppable>> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Signalled whenever the guest has emptied the receive buffer.
+    pub fn room(&self) -> &EventFd {
+        &self.room
+    }
+
+    /// How many characters the receive buffer can take now.
+    pub fn capacity(&self) -> usize {
+        self.lock().fifo_capacity()
+    }
+
+    /// Hands typed characters to the guest; returns how many it took.
+    pub fn type_in(&self, data: &[u8]) -> usize {
+        // In loopback mode nothing is taken, and a failed interrupt is tried again by the next.
+        self.lock().enqueue_raw_bytes(data).unwrap_or(0)
+    }
+
+    /// Power-on state. What was typed and not read is gone.
+    pub fn reset(&self) {
+        let mut uart = self.lock();
+        // Interrupts off, line control and modem control to zero (16550 data sheet, reset values).
+        for (register, value) in [(3, 0), (1, 0), (4, 0)] {
+            let _ = uart.write(register, value);
+        }
+        while uart.read(5) & 1 != 0 {
+            uart.read(0);
+        }
+    }
+
+    /// From now on (or no longer) output is dropped instead of waited for.
+    pub fn set_stopping(&self, stopping: bool) {
+        self.stop.store(stopping, Ordering::Release);
+    }
+}
+
+impl DevicePio for Serial {
+    fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        // Registers are bytes; a wider access reads ones.
+        if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
+            *value = self.lock().read(offset);
+        }
+    }
+
+    fn pio_write(&self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        if let (&[value], Ok(offset)) = (data, u8::try_from(offset)) {
+            // An output that is closed loses the guest's words, not the guest.
+            let _ = self.lock().write(offset, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serial(output: Output) -> Serial {
+        Serial::new(EventFd::new(libc::EFD_NONBLOCK).unwrap(), output).unwrap()
+    }
+
+    #[test]
+    fn input_is_read_and_room_is_told() {
+        let s = serial(Box::new(io::sink()));
+        assert_eq!(s.type_in(b"ab"), 2);
+        let mut data = [0];
+        s.pio_read(PioAddress(0), 0, &mut data);
+        assert_eq!(data, *b"a");
+        assert!(s.room().read().is_err());
+        s.pio_read(PioAddress(0), 0, &mut data);
+        assert_eq!(data, *b"b");
+        assert_eq!(s.room().read().unwrap(), 1);
+    }
+
+    #[test]
+    fn wide_accesses_are_nothing() {
+        let s = serial(Box::new(io::sink()));
+        let mut data = [0xff; 4];
+        s.pio_read(PioAddress(0), 0, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        s.pio_write(PioAddress(0), 0, &data);
+    }
+
+    #[test]
+    fn a_stop_ends_a_write_that_is_interrupted_for_ever() {
+        struct Stuck(Arc<AtomicBool>, u32);
+        impl Write for Stuck {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                self.1 += 1;
+                self.0.store(self.1 > 3, Ordering::Release);
+                Err(io::ErrorKind::Interrupted.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut output = Stoppable {
+            output: Box::new(Stuck(stop.clone(), 0)),
+            stop: stop.clone(),
+        };
+        output.write_all(b"x").unwrap();
+    }
+
+    #[test]
+    fn reset_forgets_what_was_typed() {
+        let s = serial(Box::new(io::sink()));
+        s.type_in(b"abc");
+        s.reset();
+        assert_eq!(s.capacity(), 64);
+    }
+}

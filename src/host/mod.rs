@@ -1,0 +1,4 @@
+//! The host side: what its kernel says about devices.
+
+pub mod memory;
+pub mod sysfs;

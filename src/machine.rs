@@ -1,0 +1,476 @@
+//! The composition root: reads top to bottom as the boot order.
+
+mod error;
+
+use std::io;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread;
+
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use tracing::{debug, info, warn};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::boot::cpu_state::CpuState;
+use crate::boot::{Images, acpi};
+use crate::bus::Bus;
+use crate::config::VmConfig;
+use crate::devices::power::{self, Power};
+use crate::devices::serial::{self, Output, Serial};
+use crate::host::memory::HostMemory;
+use crate::host::sysfs::Sysfs;
+use crate::interrupt::service::Service;
+use crate::interrupt::{Router, irqchip, irqfd};
+use crate::layout::{self, Layout, Range};
+use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
+use crate::memory::dma::Dma;
+use crate::memory::kvm_slots::KvmSlots;
+use crate::memory::ram::Ram;
+use crate::memory::{AddressSpace, MemoryListener};
+use crate::observe::progress::Progress;
+use crate::observe::stats::ExitCounters;
+use crate::pci::bar::Bars;
+use crate::pci::config_io::{self, ConfigPorts, Ecam};
+use crate::pci::place::{self, Windows};
+use crate::pci::{Bdf, RootBus};
+use crate::vcpu::{self, Running, Vcpu, cpuid};
+use crate::vfio::device::{Device, Irq, SharedDevice};
+use crate::vfio::function::{Surroundings, VfioFunction};
+use crate::vfio::{self, Opened};
+
+pub use error::MachineError;
+use error::kvm_call;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reboot, and the run ends with it.
+    Reboot,
+    /// The guest's processor shut down, and the run ends with it.
+    TripleFault,
+    /// The user or a signal ended the run.
+    Asked,
+}
+
+impl Exit {
+    /// The process's exit status.
+    pub fn status(self) -> u8 {
+        match self {
+            Self::PowerOff | Self::Reboot | Self::Asked => 0,
+            Self::TripleFault => 3,
+        }
+    }
+}
+
+/// A VM, from its first ioctl to its end.
+pub struct Machine {
+    config: VmConfig,
+    layout: Layout,
+    images: Images,
+    acpi: acpi::Placed,
+    vcpus: Vec<Vcpu>,
+    vm: Arc<VmFd>,
+    irqchip: irqchip::PowerOn,
+    ram: Ram,
+    root: Arc<RootBus>,
+    ports: Arc<ConfigPorts>,
+    serial: Arc<Serial>,
+    around: Surroundings,
+    slots: Arc<KvmSlots>,
+    dma: Option<Arc<dyn MemoryListener>>,
+    functions: Vec<(Bdf, Arc<VfioFunction>)>,
+    service: Option<Service>,
+    notices: Vec<EventFd>,
+    notifier: Arc<Notifier>,
+    exits: Arc<ExitCounters>,
+}
+
+impl Machine {
+    /// Builds the VM of `config`, with the guest's serial port writing to `output`. Nothing runs
+    /// yet. Mistakes of the user's are found before anything is taken from the host.
+    ///
+    /// # Errors
+    /// What is wrong, with its hint; all that was taken is given back.
+    pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
+        // What the user gave, without touching the host.
+        let images = Images::open(&config.kernel, config.initrd.as_deref())?;
+        let candidates = vfio::find(&Sysfs::default(), &config.vfio)?;
+        check_memory(config.memory, !candidates.is_empty())?;
+        let kvm = open_kvm()?;
+        let supported = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
+        let phys_bits = vcpu::phys_bits(&supported);
+        let layout = Layout::new(config.memory, 0, phys_bits)?;
+        images.check(&layout, &config.cmdline)?;
+
+        // Memory slots come before the interrupt controllers: afterwards each waits for a grace
+        // period.
+        let ram = Ram::new(&layout)?;
+        let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
+        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP_ADDR)
+            .map_err(kvm_call("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        vm.set_tss_address(layout::KVM_TSS_ADDR as usize)
+            .map_err(kvm_call("KVM_SET_TSS_ADDR"))?;
+        let space = Arc::new(AddressSpace::new());
+        let slots = Arc::new(KvmSlots::new(Arc::clone(&vm), kvm.get_nr_memslots()));
+        space.subscribe(slots.clone())?;
+        for region in ram.regions() {
+            space.add(region.clone())?;
+        }
+        vm.create_irq_chip()
+            .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
+        let irqchip = irqchip::PowerOn::read(&vm).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
+        let router = Router::new(Arc::clone(&vm))?;
+
+        // Devices reset while RAM is zeroed and vCPUs are made.
+        let (opened, populated, vcpus) = thread::scope(|scope| {
+            let opening = scope.spawn(|| vfio::open(&vm, &candidates));
+            let populating = scope.spawn(|| {
+                // Without a device, pages may as well appear when they are touched.
+                if candidates.is_empty() {
+                    Ok(())
+                } else {
+                    populate(&ram)
+                }
+            });
+            let vcpus = make_vcpus(&kvm, &vm, &supported, config.cpus);
+            (opening.join(), populating.join(), vcpus)
+        });
+        let opened = opened.map_err(|_| MachineError::Thread)??;
+        populated.map_err(|_| MachineError::Thread)??;
+        let vcpus = vcpus?;
+
+        // From here on the devices can reach the guest's memory, and nothing else.
+        let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
+        let layout = Layout::new(config.memory, bars64, phys_bits)?;
+        let dma = match &opened {
+            Some(opened) => {
+                let dma: Arc<dyn MemoryListener> =
+                    Arc::new(Dma::new(opened.mapper.clone(), ram.size()));
+                space.subscribe(Arc::clone(&dma))?;
+                Some(dma)
+            }
+            None => None,
+        };
+
+        let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
+        let bus = Arc::new(Bus::new());
+        let root = Arc::new(RootBus::new());
+        let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
+        let serial = make_serial(&router, output)?;
+        bus.insert_pio(layout::PORT_PCI_ADDRESS, config_io::PORTS, ports.clone())?;
+        bus.insert_pio(layout::PORT_SERIAL, serial::PORTS, serial.clone())?;
+        bus.insert_pio(
+            power::PORT,
+            power::PORTS,
+            Arc::new(Power::new(Arc::clone(&notifier))),
+        )?;
+        bus.insert_mmio(
+            layout::ECAM_START,
+            layout::ECAM_SIZE,
+            Arc::new(Ecam(Arc::clone(&root))),
+        )?;
+
+        let mut machine = Self {
+            acpi: acpi::build(&layout, config.cpus)?,
+            around: Surroundings {
+                space,
+                bus,
+                router,
+                layout,
+            },
+            config,
+            layout,
+            images,
+            vcpus,
+            vm,
+            irqchip,
+            ram,
+            root,
+            ports,
+            serial,
+            slots,
+            dma,
+            functions: Vec::new(),
+            service: None,
+            notices: Vec::new(),
+            notifier,
+            exits: Arc::default(),
+        };
+        for device in opened.into_iter().flat_map(|o| o.devices) {
+            machine.add_device(device)?;
+        }
+        Ok(machine)
+    }
+
+    /// Puts a device into the next free slot of the root bus. Before the guest runs.
+    ///
+    /// # Errors
+    /// When the device does not answer or the bus is full.
+    pub fn add_device(&mut self, device: SharedDevice) -> Result<Bdf, MachineError> {
+        let function = VfioFunction::new(Arc::clone(&device), self.around.clone())?;
+        let bdf = self.root.add_next(function.clone())?;
+        info!("{} is {bdf} in the guest", function.name());
+        self.watch(&device, &function)?;
+        self.functions.push((bdf, function));
+        Ok(bdf)
+    }
+
+    /// Listens to what VFIO has to say about the device itself.
+    fn watch(
+        &mut self,
+        device: &SharedDevice,
+        function: &Arc<VfioFunction>,
+    ) -> Result<(), MachineError> {
+        let name = device.name().to_string();
+        let failed = Arc::downgrade(function);
+        let on_error = move || {
+            warn!("{name} has failed: the guest sees it no more, and lives on");
+            if let Some(function) = failed.upgrade() {
+                function.fence();
+            }
+        };
+        let name = device.name().to_string();
+        let on_request =
+            move || warn!("the host wants {name} back: end this run to give it (the host waits)");
+        self.watch_one(device, Irq::Error, on_error)?;
+        self.watch_one(device, Irq::Request, on_request)
+    }
+
+    fn watch_one(
+        &mut self,
+        device: &SharedDevice,
+        irq: Irq,
+        handler: impl Fn() + Send + Sync + 'static,
+    ) -> Result<(), MachineError> {
+        if device.irq(irq).is_none() {
+            return Ok(());
+        }
+        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+            .map_err(MachineError::Descriptors)?;
+        let service = match &mut self.service {
+            Some(service) => service,
+            none => none.insert(Service::start().map_err(MachineError::Descriptors)?),
+        };
+        service
+            .watch(&event, handler)
+            .map_err(MachineError::Descriptors)?;
+        device.set_events(irq, 0, &[Some(irqfd::borrow(&event))])?;
+        self.notices.push(event);
+        Ok(())
+    }
+
+    /// Gives every BAR its first address, as firmware does.
+    fn place_bars(&self) -> Result<(), MachineError> {
+        let mut bars: Vec<(Bdf, Bars)> = self
+            .functions
+            .iter()
+            .map(|(bdf, f)| (*bdf, f.bars()))
+            .collect();
+        let mut wishes: Vec<(Bdf, &mut Bars)> =
+            bars.iter_mut().map(|(b, bars)| (*b, bars)).collect();
+        let io_start = u64::from(layout::PCI_IO_START);
+        let windows = Windows {
+            mmio32: self.layout.mmio32,
+            mmio64: self.layout.mmio64,
+            io: Range {
+                start: io_start,
+                size: u64::from(layout::PCI_IO_END) + 1 - io_start,
+            },
+        };
+        place::place(&mut wishes, &windows)?;
+        for ((_, function), (_, bars)) in self.functions.iter().zip(bars) {
+            function.set_placed(bars);
+        }
+        Ok(())
+    }
+
+    /// COM1, for the keyboard.
+    pub fn serial(&self) -> Arc<Serial> {
+        Arc::clone(&self.serial)
+    }
+
+    /// Who hears the guest's events.
+    pub fn notifier(&self) -> Arc<Notifier> {
+        Arc::clone(&self.notifier)
+    }
+
+    /// The exit counters.
+    pub fn exits(&self) -> Arc<ExitCounters> {
+        Arc::clone(&self.exits)
+    }
+
+    /// The memory slots, for whoever counts them.
+    pub fn slots(&self) -> Arc<KvmSlots> {
+        Arc::clone(&self.slots)
+    }
+
+    /// Runs the guest to its end.
+    ///
+    /// # Errors
+    /// When the kernel cannot be loaded any more, or KVM cannot go on with the guest.
+    pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
+        self.place_bars()?;
+        loop {
+            let mut running = self.start()?;
+            let end = lifecycle.wait();
+            self.serial.set_stopping(true);
+            self.vcpus = running.stop()?;
+            self.serial.set_stopping(false);
+            info!("{}", self.exits);
+            match end.map_err(MachineError::Loop)? {
+                End::Guest(GuestEvent::PowerOff) => return Ok(Exit::PowerOff),
+                End::Signal(_) | End::Quit => return Ok(Exit::Asked),
+                End::Guest(GuestEvent::Broken(why)) => return Err(MachineError::Broken(why)),
+                End::Guest(GuestEvent::Reset) if self.config.no_reboot => return Ok(Exit::Reboot),
+                End::Guest(GuestEvent::TripleFault) if self.config.no_reboot => {
+                    return Ok(Exit::TripleFault);
+                }
+                End::Guest(GuestEvent::Reset | GuestEvent::TripleFault) => self.reset()?,
+            }
+        }
+    }
+
+    /// Loads the kernel, puts vCPU 0 at its entry, and lets all vCPUs go.
+    fn start(&mut self) -> Result<Running, MachineError> {
+        let memory = self.ram.memory();
+        let entry = self
+            .images
+            .load(memory, &self.layout, &self.config.cmdline, &self.acpi)?;
+        debug!(?entry, "loaded");
+        let boot = CpuState::new(&entry);
+        for vcpu in &self.vcpus {
+            vcpu.reset(&boot)?;
+        }
+        let shared = vcpu::Shared {
+            bus: Arc::clone(&self.around.bus),
+            notifier: Arc::clone(&self.notifier),
+            exits: Arc::clone(&self.exits),
+        };
+        Ok(Running::start(std::mem::take(&mut self.vcpus), &shared)?)
+    }
+
+    /// Power-on state for all but the vCPUs, which [`Machine::start`] resets. None is running.
+    fn reset(&mut self) -> Result<(), MachineError> {
+        info!("the guest reboots");
+        // An event of the boot that has ended must not end the next.
+        self.notifier.take();
+        self.root.reset();
+        self.ports.reset();
+        self.serial.reset();
+        self.irqchip
+            .write(&self.vm)
+            .map_err(kvm_call("KVM_SET_IRQCHIP"))?;
+        Ok(())
+    }
+}
+
+/// In reverse: devices fall silent, lose the guest's memory, and are closed; the VM goes last.
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.service = None;
+        for (bdf, function) in &self.functions {
+            function.quiesce();
+            self.root.remove(bdf.device, bdf.function);
+        }
+        // The container loses its IOMMU with its last device: unmap while it still has it.
+        if let Some(dma) = self.dma.take() {
+            self.around.space.unsubscribe(&dma);
+        }
+        self.functions.clear();
+    }
+}
+
+fn open_kvm() -> Result<Kvm, MachineError> {
+    let kvm =
+        Kvm::new().map_err(|e| MachineError::NoKvm(io::Error::from_raw_os_error(e.errno())))?;
+    let version = kvm.get_api_version();
+    if version != kvm_bindings::KVM_API_VERSION as i32 {
+        return Err(MachineError::KvmVersion(version));
+    }
+    let needed = [
+        (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+        (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+        (Cap::Irqfd, "KVM_CAP_IRQFD"),
+        (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
+        (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    ];
+    match needed
+        .into_iter()
+        .find(|(cap, _)| !kvm.check_extension(*cap))
+    {
+        Some((_, name)) => Err(MachineError::KvmLacks(name)),
+        None => Ok(kvm),
+    }
+}
+
+/// Memory that the host has not would end in somebody's process being killed: say so first. With a
+/// device all of it is pinned; without, pages appear as they are touched.
+fn check_memory(memory: u64, pinned: bool) -> Result<(), MachineError> {
+    match HostMemory::read() {
+        Some(host) if memory > host.total || (pinned && memory > host.available) => {
+            Err(MachineError::HostMemory {
+                asked: memory,
+                host,
+                pinned,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn populate(ram: &Ram) -> Result<(), MachineError> {
+    let threads = thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(16);
+    let progress = Progress::new("preparing the guest's memory", ram.size());
+    ram.populate(threads, &|done| progress.set(done))?;
+    Ok(())
+}
+
+fn make_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    supported: &kvm_bindings::CpuId,
+    cpus: u32,
+) -> Result<Vec<Vcpu>, MachineError> {
+    let msrs = kvm
+        .get_msr_index_list()
+        .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;
+    let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
+    (0..cpus)
+        .map(|id| {
+            let vcpu = Vcpu::new(
+                vm,
+                id,
+                |fd| {
+                    let tsc_khz = fd.get_tsc_khz().ok();
+                    Ok(cpuid::for_vcpu(supported, id, cpus, tsc_khz, tsc_deadline)?)
+                },
+                msrs.as_slice(),
+            )?;
+            Ok(vcpu)
+        })
+        .collect()
+}
+
+fn make_serial(router: &Router, output: Output) -> Result<Arc<Serial>, MachineError> {
+    let event =
+        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Descriptors)?;
+    router.attach(&event, layout::GSI_SERIAL)?;
+    Ok(Arc::new(
+        Serial::new(event, output).map_err(MachineError::Descriptors)?,
+    ))
+}
+
+/// An upper bound of what 64-bit BARs take: everything.
+fn bytes_of_bars(opened: &Opened) -> u64 {
+    let regions = opened
+        .devices
+        .iter()
+        .flat_map(|d| (0..6).map(|i| d.region(i).size));
+    regions.fold(0, u64::saturating_add)
+}

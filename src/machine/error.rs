@@ -1,0 +1,130 @@
+//! Everything that can keep a VM from running, and what to type.
+
+use std::io;
+
+use crate::boot::BootError;
+use crate::boot::acpi::AcpiError;
+use crate::host::memory::HostMemory;
+use crate::interrupt::InterruptError;
+use crate::layout::LayoutError;
+use crate::memory::MemoryError;
+use crate::memory::ram::RamError;
+use crate::pci::PciError;
+use crate::pci::place::PlaceError;
+use crate::vcpu::VcpuError;
+use crate::vfio::VfioError;
+use crate::vfio::device::DeviceError;
+use crate::vfio::function::FunctionError;
+
+/// Why a VM cannot be made or run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // Variants are named after their rooms, whose errors say more.
+pub enum MachineError {
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Interrupt(#[from] InterruptError),
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error("a device of ours could not get its addresses: {0}")]
+    Bus(#[from] vm_device::bus::Error),
+    #[error("cannot open /dev/kvm")]
+    NoKvm(#[source] io::Error),
+    #[error("this kernel's KVM speaks version {0} of its API, not 12")]
+    KvmVersion(i32),
+    #[error("this kernel's KVM lacks {0}")]
+    KvmLacks(&'static str),
+    #[error("{name} failed")]
+    Kvm {
+        name: &'static str,
+        source: kvm_ioctls::Error,
+    },
+    #[error(
+        "{} of memory is more than this host has: {}",
+        mib(.asked),
+        host_has(.host, *.pinned)
+    )]
+    HostMemory {
+        asked: u64,
+        host: HostMemory,
+        pinned: bool,
+    },
+    #[error("the host has no descriptors or threads left")]
+    Descriptors(#[source] io::Error),
+    #[error("waiting for the guest failed")]
+    Loop(#[source] io::Error),
+    #[error("a thread of the set-up died")]
+    Thread,
+    #[error("the guest cannot go on: {0}")]
+    Broken(String),
+}
+
+fn mib(bytes: &u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn host_has(host: &HostMemory, pinned: bool) -> String {
+    let free = mib(&host.available);
+    if pinned {
+        format!("{free} are available, and a passed-through device needs all of it present")
+    } else {
+        format!("{} in all", mib(&host.total))
+    }
+}
+
+impl MachineError {
+    /// What to type.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Boot(e) => e.hint(),
+            Self::Vfio(e) => e.hint(),
+            Self::Memory(MemoryError::Dma(e)) => e.hint(),
+            Self::NoKvm(e) => Some(
+                match e.kind() {
+                    io::ErrorKind::NotFound => {
+                        "as root: modprobe kvm_intel (or kvm_amd), and turn virtualisation on in the firmware"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "as root: usermod -aG kvm $USER (with your user's name for $USER), then log in again"
+                    }
+                    _ => "see `dmesg | grep -i kvm`",
+                }
+                .into(),
+            ),
+            Self::Layout(LayoutError::TooSmall(_)) => {
+                Some("give the guest more, for example --memory 512M".into())
+            }
+            Self::Layout(LayoutError::TooLarge { .. }) => {
+                Some("give the guest less memory with --memory".into())
+            }
+            Self::HostMemory { host, .. } => Some(format!(
+                "give the guest less, for example --memory {}M",
+                (host.available >> 20) / 2
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// Names a KVM call that failed.
+pub(super) fn kvm_call(name: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
+    move |source| MachineError::Kvm { name, source }
+}

@@ -1,0 +1,297 @@
+//! IOMMU maps as a listener: what the guest can address, its devices can.
+//!
+//! RAM must be mapped, or the device would write where the guest does not read. A BAR of another
+//! device is mapped for peer-to-peer DMA when the IOMMU can; where it cannot, the VM runs on.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::{debug, error, info};
+
+use super::{MemoryError, MemoryListener, Region, RegionKind};
+use crate::layout::Range;
+
+/// Why the IOMMU did not map guest memory.
+#[derive(Debug, thiserror::Error)]
+pub enum DmaError {
+    /// The map call failed.
+    #[error("VFIO_IOMMU_MAP_DMA of {size} bytes at {iova:#x} failed")]
+    Map {
+        /// I/O virtual address, equal to the guest-physical one.
+        iova: u64,
+        /// Bytes.
+        size: u64,
+        /// The errno.
+        source: io::Error,
+    },
+    /// The pages would exceed what this user may lock.
+    #[error(
+        "the devices need {need} bytes of the guest's memory locked, but this user may lock only {limit} (RLIMIT_MEMLOCK)"
+    )]
+    MemLock {
+        /// Bytes that a run locks.
+        need: u64,
+        /// The limit in bytes.
+        limit: u64,
+        /// The errno.
+        source: io::Error,
+    },
+    /// RAM lies where the IOMMU cannot map.
+    #[error(
+        "RAM at {start:#x}+{size:#x} lies outside the ranges that the host's IOMMU can map: {ranges}"
+    )]
+    Reserved {
+        /// Guest-physical address.
+        start: u64,
+        /// Bytes.
+        size: u64,
+        /// The usable ranges.
+        ranges: String,
+    },
+}
+
+impl DmaError {
+    /// What to type.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::MemLock { need, .. } => {
+                let kib = need.div_ceil(1024) + 64 * 1024;
+                Some(format!(
+                    "raise the limit with `ulimit -l {kib}` as root, or for good with a line `* - memlock {kib}` in /etc/security/limits.conf"
+                ))
+            }
+            Self::Reserved { .. } => {
+                Some("give the guest less memory with --memory, so that it ends below the reserved range".into())
+            }
+            Self::Map { .. } => None,
+        }
+    }
+}
+
+/// What maps guest memory for devices: a VFIO container.
+pub trait DmaMapper: Send + Sync {
+    /// Maps `[iova, iova + size)` to the host address, for reading and writing.
+    ///
+    /// # Errors
+    /// The errno.
+    fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()>;
+    /// Takes away a map made before, whole.
+    ///
+    /// # Errors
+    /// The errno, or a message when less was unmapped than asked.
+    fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
+    /// The I/O virtual addresses that can be mapped; empty when the kernel does not say.
+    fn iova_ranges(&self) -> &[Range];
+}
+
+/// Mirrors the address space into the IOMMU.
+pub struct Dma {
+    mapper: Arc<dyn DmaMapper>,
+    ram_size: u64,
+    mapped: Mutex<HashSet<u64>>,
+}
+
+impl Dma {
+    /// Maps through `mapper`; `ram_size` is for the message when the limit on locked memory is low.
+    pub fn new(mapper: Arc<dyn DmaMapper>, ram_size: u64) -> Self {
+        Self {
+            mapper,
+            ram_size,
+            mapped: Mutex::default(),
+        }
+    }
+
+    fn check_range(&self, region: &Region) -> Result<(), DmaError> {
+        let ranges = self.mapper.iova_ranges();
+        if ranges.is_empty() || ranges.iter().any(|r| r.contains(region.start, region.size)) {
+            return Ok(());
+        }
+        let text: Vec<_> = ranges
+            .iter()
+            .map(|r| format!("{:#x}-{:#x}", r.start, r.end() - 1))
+            .collect();
+        Err(DmaError::Reserved {
+            start: region.start,
+            size: region.size,
+            ranges: text.join(", "),
+        })
+    }
+
+    fn explain(&self, region: &Region, source: io::Error) -> DmaError {
+        let limit = memlock_limit();
+        // The kernel answers ENOMEM for the limit and for its own want of memory alike
+        // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote).
+        if source.raw_os_error() == Some(libc::ENOMEM) && limit < self.ram_size {
+            return DmaError::MemLock {
+                need: self.ram_size,
+                limit,
+                source,
+            };
+        }
+        DmaError::Map {
+            iova: region.start,
+            size: region.size,
+            source,
+        }
+    }
+}
+
+impl MemoryListener for Dma {
+    fn add(&self, region: &Region) -> Result<(), MemoryError> {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let (iova, size, host) = (region.start, region.size, region.host_address());
+        let outcome = self.check_range(region).and_then(|()| {
+            debug!(iova, size, "VFIO_IOMMU_MAP_DMA");
+            self.mapper
+                .map(iova, size, host)
+                .map_err(|e| self.explain(region, e))
+        });
+        match (outcome, region.kind) {
+            (Ok(()), _) => {
+                mapped.insert(iova);
+                Ok(())
+            }
+            (Err(e), RegionKind::Ram) => Err(e.into()),
+            (Err(e), RegionKind::Device) => {
+                info!("no peer-to-peer DMA to the BAR at {iova:#x}: {e}");
+                Ok(())
+            }
+        }
+    }
+
+    fn remove(&self, region: &Region) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if mapped.remove(&region.start) {
+            debug!(
+                iova = region.start,
+                size = region.size,
+                "VFIO_IOMMU_UNMAP_DMA"
+            );
+            if let Err(e) = self.mapper.unmap(region.start, region.size) {
+                error!(
+                    "VFIO_IOMMU_UNMAP_DMA of {:#x}+{:#x}: {e}",
+                    region.start, region.size
+                );
+            }
+        }
+    }
+}
+
+/// RLIMIT_MEMLOCK in bytes; all ones when there is none.
+pub fn memlock_limit() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel fills the structure, which lives for the call.
+    let ret = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
+    if ret == 0 { limit.rlim_cur } else { u64::MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{AddressSpace, PAGE_SIZE, mapping::Mapping};
+    use super::*;
+
+    struct Fake {
+        ranges: Vec<Range>,
+        errno: Option<i32>,
+        live: Mutex<Vec<u64>>,
+    }
+
+    impl DmaMapper for Fake {
+        fn map(&self, iova: u64, _size: u64, _host: u64) -> io::Result<()> {
+            if let Some(e) = self.errno {
+                return Err(io::Error::from_raw_os_error(e));
+            }
+            self.live.lock().unwrap().push(iova);
+            Ok(())
+        }
+        fn unmap(&self, iova: u64, _size: u64) -> io::Result<()> {
+            self.live.lock().unwrap().retain(|i| *i != iova);
+            Ok(())
+        }
+        fn iova_ranges(&self) -> &[Range] {
+            &self.ranges
+        }
+    }
+
+    fn region(start: u64, kind: RegionKind) -> Region {
+        let mapping = Arc::new(Mapping::anonymous(0x1000, PAGE_SIZE).unwrap());
+        Region {
+            start,
+            size: 0x1000,
+            mapping,
+            offset: 0,
+            kind,
+        }
+    }
+
+    fn space(fake: Fake) -> (AddressSpace, Arc<Fake>) {
+        let fake = Arc::new(fake);
+        let space = AddressSpace::new();
+        space
+            .subscribe(Arc::new(Dma::new(fake.clone(), u64::MAX)))
+            .unwrap();
+        (space, fake)
+    }
+
+    #[test]
+    fn reserved_ranges_are_refused_for_ram_and_skipped_for_bars() {
+        let ranges = vec![Range {
+            start: 0,
+            size: 0x10000,
+        }];
+        let (space, fake) = space(Fake {
+            ranges,
+            errno: None,
+            live: Mutex::default(),
+        });
+        space.add(region(0xf000, RegionKind::Ram)).unwrap();
+        let refused = space.add(region(0x10000, RegionKind::Ram)).unwrap_err();
+        assert!(matches!(
+            refused,
+            MemoryError::Dma(DmaError::Reserved { .. })
+        ));
+        space.add(region(0x20000, RegionKind::Device)).unwrap();
+        assert_eq!(*fake.live.lock().unwrap(), [0xf000]);
+        space.remove(0x20000);
+        space.remove(0xf000);
+        assert!(fake.live.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn failures_are_fatal_for_ram_alone() {
+        let (space, _) = space(Fake {
+            ranges: vec![],
+            errno: Some(libc::EFAULT),
+            live: Mutex::default(),
+        });
+        let refused = space.add(region(0, RegionKind::Ram)).unwrap_err();
+        assert!(matches!(refused, MemoryError::Dma(DmaError::Map { .. })));
+        space.add(region(0x1000, RegionKind::Device)).unwrap();
+    }
+
+    #[test]
+    fn a_low_limit_is_explained() {
+        let dma = Dma::new(
+            Arc::new(Fake {
+                ranges: vec![],
+                errno: None,
+                live: Mutex::default(),
+            }),
+            u64::MAX,
+        );
+        let e = dma.explain(
+            &region(0, RegionKind::Ram),
+            io::Error::from_raw_os_error(libc::ENOMEM),
+        );
+        if memlock_limit() < u64::MAX {
+            assert!(matches!(e, DmaError::MemLock { .. }));
+            assert!(e.hint().unwrap().contains("ulimit -l"));
+        } else {
+            assert!(matches!(e, DmaError::Map { .. }));
+        }
+    }
+}

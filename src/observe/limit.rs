@@ -1,0 +1,30 @@
+//! A bound on what a guest can make us log.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Lets the first few messages through and then ever fewer.
+#[derive(Debug, Default)]
+pub struct RateLimit(AtomicU64);
+
+impl RateLimit {
+    const FREE: u64 = 8;
+
+    /// Whether this message may be written: the first eight, then each whose number is a power of
+    /// two, so that n misdeeds of a guest cost log n lines.
+    pub fn allow(&self) -> bool {
+        let n = self.0.fetch_add(1, Ordering::Relaxed);
+        n < Self::FREE || n.is_power_of_two()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_by_the_logarithm() {
+        let limit = RateLimit::default();
+        let allowed = (0..1_000_000).filter(|_| limit.allow()).count();
+        assert!((8..40).contains(&allowed), "{allowed}");
+    }
+}

@@ -1,0 +1,5 @@
+//! What a run tells about itself.
+
+pub mod limit;
+pub mod progress;
+pub mod stats;

@@ -1,0 +1,331 @@
+//! The six base address registers of a type 0 header, as the guest sees them
+//! (PCI Express 6.0, 7.5.1.2.1; PCI 3.0, 6.2.5.1).
+//!
+//! The registers are virtual: they start at zero and hold what the guest writes, whatever the
+//! addresses of the hardware are. What a change means for the address map is
+//! [`super::decoder`]'s matter.
+
+use std::fmt;
+
+use super::lanes;
+
+/// How many base address registers a type 0 header has.
+pub const BAR_COUNT: usize = 6;
+/// Register of BAR 0 in configuration space.
+pub const BAR_OFFSET: u16 = 0x10;
+/// Bytes that the six registers take.
+pub const BAR_BYTES: usize = 24;
+
+const IO: u32 = 1 << 0;
+const TYPE: u32 = 0b11 << 1;
+const TYPE_64: u32 = 0b10 << 1;
+const PREFETCHABLE: u32 = 1 << 3;
+const IO_FLAGS: u32 = 0x3;
+const MEMORY_FLAGS: u32 = 0xf;
+/// x86 has 64 Ki ports.
+const IO_END: u64 = 1 << 16;
+const MEMORY32_END: u64 = 1 << 32;
+
+/// What a BAR decodes, and with how wide an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarKind {
+    /// I/O ports.
+    Io,
+    /// Memory below 4 GiB.
+    Memory32 {
+        /// Reads have no side effects and writes may be merged.
+        prefetchable: bool,
+    },
+    /// Memory anywhere; takes two registers. Prefetchable or not: both are legal.
+    Memory64 {
+        /// Reads have no side effects and writes may be merged.
+        prefetchable: bool,
+    },
+}
+
+/// One BAR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bar {
+    /// What it decodes.
+    pub kind: BarKind,
+    /// How many bytes; a power of two once in [`Bars`].
+    pub size: u64,
+}
+
+/// Why registers cannot be what they are said to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BarError {
+    /// BAR 5 has no register after it.
+    #[error("BAR {bar} is 64-bit but has no register for its upper half")]
+    NoUpperHalf {
+        /// Index of the BAR.
+        bar: usize,
+    },
+    /// A 64-bit BAR needs the register after it.
+    #[error("BAR {bar} is the upper half of the 64-bit BAR before it and cannot be a BAR itself")]
+    UpperHalfTaken {
+        /// Index of the register.
+        bar: usize,
+    },
+    /// Zero, or more than the kind of BAR can have.
+    #[error("BAR {bar} cannot have a size of {size:#x} bytes")]
+    Size {
+        /// Index of the BAR.
+        bar: usize,
+        /// Size asked for.
+        size: u64,
+    },
+}
+
+impl BarKind {
+    /// Whether it decodes I/O ports.
+    pub fn is_io(self) -> bool {
+        self == Self::Io
+    }
+
+    /// Whether it takes two registers.
+    pub fn is_64bit(self) -> bool {
+        matches!(self, Self::Memory64 { .. })
+    }
+
+    /// The address after the last that it can decode; `None` for 2^64.
+    fn limit(self) -> Option<u64> {
+        match self {
+            Self::Io => Some(IO_END),
+            Self::Memory32 { .. } => Some(MEMORY32_END),
+            Self::Memory64 { .. } => None,
+        }
+    }
+
+    /// The hard-wired low bits of the register.
+    fn flags(self) -> u32 {
+        match self {
+            Self::Io => IO,
+            Self::Memory32 { prefetchable } if prefetchable => PREFETCHABLE,
+            Self::Memory32 { .. } => 0,
+            Self::Memory64 { prefetchable } if prefetchable => TYPE_64 | PREFETCHABLE,
+            Self::Memory64 { .. } => TYPE_64,
+        }
+    }
+}
+
+impl fmt::Display for BarKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Io => "I/O",
+            Self::Memory32 { prefetchable } if *prefetchable => "32-bit prefetchable memory",
+            Self::Memory32 { .. } => "32-bit memory",
+            Self::Memory64 { prefetchable } if *prefetchable => "64-bit prefetchable memory",
+            Self::Memory64 { .. } => "64-bit memory",
+        })
+    }
+}
+
+impl Bar {
+    /// Whether a BAR with this address in its registers means to decode it.
+    ///
+    /// Address 0 is that of a BAR that nobody has placed. A range that ends where the address
+    /// space does is what is left in the registers after sizing; one beyond it cannot be decoded.
+    pub fn is_placed(&self, address: u64) -> bool {
+        let end = address.checked_add(self.size);
+        address != 0
+            && end.is_some_and(|end| match self.kind {
+                // The last ports can be had: the sizing value is far above them.
+                BarKind::Io => end <= IO_END,
+                kind => kind.limit().is_none_or(|limit| end < limit),
+            })
+    }
+
+    /// With the size as hardware would have it: a power of two and not below the least.
+    fn normal(self) -> Option<Self> {
+        let least = if self.kind.is_io() { 4 } else { 16 };
+        if self.size == 0 {
+            return None;
+        }
+        let size = self.size.checked_next_power_of_two()?.max(least);
+        let most = match self.kind.limit() {
+            Some(IO_END) => IO_END,
+            // The address needs a bit of its own.
+            Some(limit) => limit >> 1,
+            None => 1 << 63,
+        };
+        (size <= most).then_some(Self { size, ..self })
+    }
+
+    /// The bits of the address that can be written.
+    fn address_mask(&self) -> u64 {
+        let mask = !self.size.wrapping_sub(1);
+        match self.kind {
+            BarKind::Io => mask & !u64::from(IO_FLAGS),
+            _ => mask & !u64::from(MEMORY_FLAGS),
+        }
+    }
+}
+
+/// One of the six registers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Register {
+    /// The BAR that begins here; none in an upper half.
+    bar: Option<Bar>,
+    value: u32,
+    writable: u32,
+}
+
+/// The six registers. The expansion ROM's is not among them: it is not implemented and reads 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bars {
+    registers: [Register; BAR_COUNT],
+}
+
+impl Bars {
+    /// Registers for these BARs, none of them placed. A 64-bit BAR takes its own register and the
+    /// next, which must be `None`. Sizes become powers of two.
+    pub fn new(bars: [Option<Bar>; BAR_COUNT]) -> Result<Self, BarError> {
+        let mut registers = [Register::default(); BAR_COUNT];
+        let mut upper = None;
+        for (index, (register, bar)) in registers.iter_mut().zip(bars).enumerate() {
+            if let Some(writable) = upper.take() {
+                if bar.is_some() {
+                    return Err(BarError::UpperHalfTaken { bar: index });
+                }
+                register.writable = writable;
+                continue;
+            }
+            let Some(bar) = bar else {
+                continue;
+            };
+            let size = bar.size;
+            let bar = bar.normal().ok_or(BarError::Size { bar: index, size })?;
+            if bar.kind.is_64bit() {
+                if index + 1 == BAR_COUNT {
+                    return Err(BarError::NoUpperHalf { bar: index });
+                }
+                upper = Some((bar.address_mask() >> 32) as u32);
+            }
+            *register = Register {
+                bar: Some(bar),
+                value: bar.kind.flags(),
+                writable: bar.address_mask() as u32,
+            };
+        }
+        Ok(Self { registers })
+    }
+
+    /// Registers for the BARs of a device: `raw` are its registers, `sizes` what each decodes, 0
+    /// for nothing. The size of an upper half is not looked at, and the addresses are not taken.
+    pub fn decode(raw: [u32; BAR_COUNT], sizes: [u64; BAR_COUNT]) -> Result<Self, BarError> {
+        let mut bars = [None; BAR_COUNT];
+        let mut upper = false;
+        for ((bar, raw), size) in bars.iter_mut().zip(raw).zip(sizes) {
+            if std::mem::take(&mut upper) || size == 0 {
+                continue;
+            }
+            let kind = kind(raw);
+            upper = kind.is_64bit();
+            *bar = Some(Bar { kind, size });
+        }
+        Self::new(bars)
+    }
+
+    /// The sizes for [`Bars::decode`] of registers that answered `answers` after all ones were
+    /// written to them; `raw` is what they held before. Each upper half has 0.
+    pub fn sizes(raw: [u32; BAR_COUNT], answers: [u32; BAR_COUNT]) -> [u64; BAR_COUNT] {
+        let mut sizes = [0; BAR_COUNT];
+        let uppers = answers.into_iter().skip(1).chain([0]);
+        let mut upper_half = false;
+        for (((size, raw), answer), upper) in sizes.iter_mut().zip(raw).zip(answers).zip(uppers) {
+            if std::mem::take(&mut upper_half) {
+                continue;
+            }
+            let kind = kind(raw);
+            upper_half = kind.is_64bit();
+            let mask = match kind {
+                // The upper 16 bits of an I/O BAR may be hard-wired to zero.
+                BarKind::Io if answer & !IO_FLAGS != 0 => u64::from(answer & !IO_FLAGS) | !0xffff,
+                BarKind::Io => 0,
+                BarKind::Memory32 { .. } if answer & !MEMORY_FLAGS != 0 => {
+                    u64::from(answer & !MEMORY_FLAGS) | !0xffff_ffff
+                }
+                BarKind::Memory32 { .. } => 0,
+                BarKind::Memory64 { .. } => {
+                    u64::from(upper) << 32 | u64::from(answer & !MEMORY_FLAGS)
+                }
+            };
+            // The lowest bit that took the one.
+            *size = mask & mask.wrapping_neg();
+        }
+        sizes
+    }
+
+    /// Reads any bytes of the registers; `offset` is 0 at BAR 0. Ones beyond BAR 5.
+    pub fn read(&self, offset: usize, data: &mut [u8]) {
+        data.fill(0xff);
+        for (register, at) in self.registers.iter().zip((0..).step_by(4)) {
+            lanes::extract(register.value.to_le_bytes(), at, offset as u64, data);
+        }
+    }
+
+    /// The guest's write of any bytes; hard-wired bits stay.
+    pub fn write(&mut self, offset: usize, data: &[u8]) {
+        for (register, at) in self.registers.iter_mut().zip((0..).step_by(4)) {
+            let Register {
+                value, writable, ..
+            } = *register;
+            register.value = lanes::merge(value, at, writable, offset as u64, data);
+        }
+    }
+
+    /// The BAR that begins at register `index`.
+    pub fn get(&self, index: usize) -> Option<&Bar> {
+        self.registers.get(index)?.bar.as_ref()
+    }
+
+    /// The address in the register or registers of a BAR; 0 when not placed.
+    pub fn address(&self, index: usize) -> Option<u64> {
+        let register = self.registers.get(index)?;
+        let low = u64::from(register.value & register.writable);
+        let high = match register.bar?.kind.is_64bit() {
+            true => self.registers.get(index + 1)?.value,
+            false => 0,
+        };
+        Some(u64::from(high) << 32 | low)
+    }
+
+    /// Puts an address into the register or registers of a BAR, under the same masks as a write.
+    pub fn set_address(&mut self, index: usize, address: u64) {
+        let Some(bar) = self.get(index) else {
+            return;
+        };
+        let len = if bar.kind.is_64bit() { 8 } else { 4 };
+        let bytes = address.to_le_bytes();
+        self.write(index * 4, bytes.get(..len).unwrap_or_default());
+    }
+
+    /// The BARs with their indices and addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Bar, u64)> {
+        (0..BAR_COUNT).filter_map(|i| Some((i, self.get(i)?, self.address(i)?)))
+    }
+
+    /// Power-on: no BAR is placed.
+    pub fn clear(&mut self) {
+        for register in &mut self.registers {
+            register.value &= !register.writable;
+        }
+    }
+}
+
+/// The kind that the low bits of a register say. Bit 0 comes first: in an I/O BAR the next bits
+/// are no type. Of the types, 01 (below 1 MiB, long gone) and 11 (reserved) count as 32-bit.
+fn kind(raw: u32) -> BarKind {
+    let prefetchable = raw & PREFETCHABLE != 0;
+    if raw & IO != 0 {
+        BarKind::Io
+    } else if raw & TYPE == TYPE_64 {
+        BarKind::Memory64 { prefetchable }
+    } else {
+        BarKind::Memory32 { prefetchable }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

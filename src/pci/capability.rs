@@ -1,0 +1,414 @@
+//! The two capability chains of a configuration space: walked, and edited
+//! (PCI 3.0, 6.7; PCI Express 6.0, 7.6.3 for the extended chain).
+//!
+//! The image is the device's, and devices lie: a walk ends at a loop, at an impossible pointer and
+//! at all ones, which is what a device that has gone answers.
+
+use super::lanes::{put, u8_at, u16_at, u32_at};
+
+/// IDs of the standard capabilities (PCI Code and ID Assignment 1.16, 2).
+pub mod id {
+    /// Nothing but a link.
+    pub const NULL: u16 = 0x00;
+    /// Power management.
+    pub const PM: u16 = 0x01;
+    /// Vital product data.
+    pub const VPD: u16 = 0x03;
+    /// MSI.
+    pub const MSI: u16 = 0x05;
+    /// Vendor-specific.
+    pub const VENDOR: u16 = 0x09;
+    /// PCI Express.
+    pub const PCIE: u16 = 0x10;
+    /// MSI-X.
+    pub const MSIX: u16 = 0x11;
+    /// Advanced features of conventional PCI, function-level reset among them.
+    pub const AF: u16 = 0x13;
+    /// Enhanced allocation.
+    pub const EA: u16 = 0x14;
+}
+
+/// IDs of the extended capabilities (PCI Code and ID Assignment 1.16, 3).
+pub mod ext_id {
+    /// Nothing but a link.
+    pub const NULL: u16 = 0x00;
+    /// Advanced error reporting.
+    pub const AER: u16 = 0x01;
+    /// Virtual channel.
+    pub const VC: u16 = 0x02;
+    /// Device serial number.
+    pub const DSN: u16 = 0x03;
+    /// Power budgeting.
+    pub const POWER_BUDGET: u16 = 0x04;
+    /// Multi-function virtual channel.
+    pub const MFVC: u16 = 0x08;
+    /// Virtual channel of a function that has MFVC as well.
+    pub const VC9: u16 = 0x09;
+    /// Vendor-specific.
+    pub const VENDOR: u16 = 0x0b;
+    /// Access control services.
+    pub const ACS: u16 = 0x0d;
+    /// Alternative routing-ID interpretation.
+    pub const ARI: u16 = 0x0e;
+    /// Address translation services.
+    pub const ATS: u16 = 0x0f;
+    /// Single-root I/O virtualisation.
+    pub const SRIOV: u16 = 0x10;
+    /// Multicast.
+    pub const MULTICAST: u16 = 0x12;
+    /// Page requests.
+    pub const PRI: u16 = 0x13;
+    /// Resizable BAR.
+    pub const REBAR: u16 = 0x15;
+    /// Dynamic power allocation.
+    pub const DPA: u16 = 0x16;
+    /// TLP processing hints.
+    pub const TPH: u16 = 0x17;
+    /// Latency tolerance reporting.
+    pub const LTR: u16 = 0x18;
+    /// Secondary PCI Express: 8.0 GT/s lanes.
+    pub const SECONDARY: u16 = 0x19;
+    /// Process address space IDs.
+    pub const PASID: u16 = 0x1b;
+    /// Downstream port containment.
+    pub const DPC: u16 = 0x1d;
+    /// L1 power management substates.
+    pub const L1SS: u16 = 0x1e;
+    /// Precision time measurement.
+    pub const PTM: u16 = 0x1f;
+    /// Designated vendor-specific.
+    pub const DVSEC: u16 = 0x23;
+    /// Resizable BARs of virtual functions.
+    pub const VF_REBAR: u16 = 0x24;
+    /// Data link feature.
+    pub const DATA_LINK: u16 = 0x25;
+    /// Physical layer 16.0 GT/s.
+    pub const PHYSICAL_16: u16 = 0x26;
+    /// Lane margining.
+    pub const LANE_MARGIN: u16 = 0x27;
+    /// Physical layer 32.0 GT/s.
+    pub const PHYSICAL_32: u16 = 0x2a;
+    /// Data object exchange.
+    pub const DOE: u16 = 0x2e;
+}
+
+const STATUS: usize = 0x06;
+/// STATUS says that there is a chain of capabilities.
+const CAPABILITIES_LIST: u16 = 1 << 4;
+const POINTER: usize = 0x34;
+/// The header ends here; a capability lies behind it.
+const STANDARD_START: u16 = 0x40;
+const STANDARD_END: usize = 0x100;
+const EXTENDED_START: u16 = 0x100;
+const EXTENDED_END: usize = 0x1000;
+const NEXT_SHIFT: u32 = 20;
+const NEXT_MASK: u32 = 0xffc << NEXT_SHIFT;
+
+/// One capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// One of [`id`] or [`ext_id`], or another.
+    pub id: u16,
+    /// Where it begins.
+    pub offset: u16,
+    /// Version of an extended capability; 0 for a standard one.
+    pub version: u8,
+    /// Which chain it is in.
+    pub extended: bool,
+    /// Its size in bytes where the specification or the capability itself says one, and never more
+    /// than up to the next capability.
+    pub len: u16,
+}
+
+/// The standard capabilities in the order of their chain.
+pub fn standard(image: &[u8]) -> Vec<Capability> {
+    let has_chain = u16_at(image, STATUS).is_some_and(|s| s & CAPABILITIES_LIST != 0);
+    let mut next = u8_at(image, POINTER).filter(|_| has_chain);
+    let mut found: Vec<Capability> = Vec::new();
+    while let Some(pointer) = next {
+        // The low bits are reserved and to be masked.
+        let offset = u16::from(pointer & !3);
+        let Some([id, link]) = u16_at(image, offset.into()).map(u16::to_le_bytes) else {
+            break;
+        };
+        let gone = pointer == 0xff || id == 0xff;
+        if offset < STANDARD_START || gone || found.iter().any(|c| c.offset == offset) {
+            break;
+        }
+        found.push(Capability {
+            id: id.into(),
+            offset,
+            version: 0,
+            extended: false,
+            len: 0,
+        });
+        next = Some(link);
+    }
+    measure(&mut found, image, image.len().min(STANDARD_END));
+    found
+}
+
+/// The extended capabilities in the order of their chain; none in a conventional 256-byte space.
+pub fn extended(image: &[u8]) -> Vec<Capability> {
+    let mut found: Vec<Capability> = Vec::new();
+    let mut offset = EXTENDED_START;
+    while let Some(header) = u32_at(image, offset.into()) {
+        let absent = header == 0 || header == !0;
+        if offset < EXTENDED_START || absent || found.iter().any(|c| c.offset == offset) {
+            break;
+        }
+        found.push(Capability {
+            id: header as u16,
+            offset,
+            version: (header >> 16) as u8 & 0xf,
+            extended: true,
+            len: 0,
+        });
+        offset = ((header & NEXT_MASK) >> NEXT_SHIFT) as u16;
+    }
+    measure(&mut found, image, image.len().min(EXTENDED_END));
+    found
+}
+
+/// The first standard capability of an ID.
+pub fn find(image: &[u8], id: u16) -> Option<Capability> {
+    standard(image).into_iter().find(|c| c.id == id)
+}
+
+/// The first extended capability of an ID.
+pub fn find_extended(image: &[u8], id: u16) -> Option<Capability> {
+    extended(image).into_iter().find(|c| c.id == id)
+}
+
+/// Takes the standard capabilities that `hide` chooses out of the chain, and says how many. What is
+/// left is linked anew, so that the guest walks no loop that the device has. Only links change:
+/// the registers of a hidden capability are still there to be read.
+pub fn hide_standard(image: &mut [u8], hide: impl Fn(&Capability) -> bool) -> usize {
+    let all = standard(image);
+    let kept: Vec<_> = all.iter().filter(|c| !hide(c)).collect();
+    let pointers = std::iter::once(POINTER).chain(kept.iter().map(|c| usize::from(c.offset) + 1));
+    let targets = kept.iter().map(|c| c.offset as u8).chain([0]);
+    for (pointer, target) in pointers.zip(targets) {
+        put(image, pointer, &[target]);
+    }
+    if let Some(status) = u16_at(image, STATUS).filter(|_| kept.is_empty()) {
+        let status = status & !CAPABILITIES_LIST;
+        put(image, STATUS, &status.to_le_bytes());
+    }
+    all.len() - kept.len()
+}
+
+/// Takes the extended capabilities that `hide` chooses out of the chain, and says how many; see
+/// [`hide_standard`]. The chain has no pointer to its head, which is always at 0x100: a hidden head
+/// stays as a link and loses its ID. A chain without any capability is a zero dword.
+pub fn hide_extended(image: &mut [u8], hide: impl Fn(&Capability) -> bool) -> usize {
+    let all = extended(image);
+    let hidden = |c: &Capability| c.id != ext_id::NULL && hide(c);
+    let chain: Vec<_> = all
+        .iter()
+        .filter(|c| c.offset == EXTENDED_START || !hidden(c))
+        .collect();
+    let links = chain.iter().skip(1).map(|c| u32::from(c.offset)).chain([0]);
+    for (c, next) in chain.iter().zip(links) {
+        let id = if hidden(c) { ext_id::NULL } else { c.id };
+        let header = next << NEXT_SHIFT | u32::from(c.version) << 16 | u32::from(id);
+        let empty = id == ext_id::NULL && next == 0;
+        let header = if empty { 0 } else { header };
+        put(image, c.offset.into(), &header.to_le_bytes());
+    }
+    all.iter().filter(|c| hidden(c)).count()
+}
+
+/// Fills in the lengths.
+fn measure(found: &mut [Capability], image: &[u8], end: usize) {
+    let offsets: Vec<_> = found.iter().map(|c| c.offset).collect();
+    for c in found {
+        let next = offsets.iter().filter(|o| **o > c.offset).min();
+        let next = next.map_or(end, |o| usize::from(*o));
+        let gap = u16::try_from(next.saturating_sub(c.offset.into())).unwrap_or(u16::MAX);
+        let known = if c.extended {
+            extended_size(image, c)
+        } else {
+            standard_size(image, c)
+        };
+        c.len = known.filter(|n| (2..gap).contains(n)).unwrap_or(gap);
+    }
+}
+
+fn standard_size(image: &[u8], c: &Capability) -> Option<u16> {
+    let offset = usize::from(c.offset);
+    Some(match c.id {
+        id::NULL => 2,
+        id::PM => 8,
+        id::VPD => 8,
+        // Message Control: bit 7 64-bit address, bit 8 per-vector masking.
+        id::MSI => match u16_at(image, offset + 2)? >> 7 & 3 {
+            0 => 10,
+            1 => 14,
+            2 => 20,
+            _ => 24,
+        },
+        id::VENDOR => u8_at(image, offset + 2)?.into(),
+        // Version 1 of an endpoint ends after Link Status; version 2 has all registers.
+        id::PCIE if u8_at(image, offset + 2)? & 0xf >= 2 => 0x3c,
+        id::PCIE => 0x14,
+        id::MSIX => 12,
+        id::AF => 6,
+        _ => return None,
+    })
+}
+
+fn extended_size(image: &[u8], c: &Capability) -> Option<u16> {
+    Some(match c.id {
+        ext_id::NULL => 4,
+        ext_id::AER => 0x48,
+        ext_id::DSN => 12,
+        ext_id::POWER_BUDGET => 16,
+        // The length is in bits 31:20 of the dword after the header.
+        ext_id::VENDOR | ext_id::DVSEC => {
+            (u32_at(image, usize::from(c.offset) + 4)? >> NEXT_SHIFT) as u16
+        }
+        ext_id::ARI | ext_id::ATS | ext_id::LTR | ext_id::PASID => 8,
+        ext_id::SRIOV => 0x40,
+        ext_id::PRI => 16,
+        ext_id::L1SS => 20,
+        ext_id::PTM => 12,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// An image with standard capabilities (offset, id, next) and extended headers.
+    fn image(first: u8, chain: &[(u8, u8, u8)], headers: &[(usize, u32)]) -> Vec<u8> {
+        let mut image = vec![0; 4096];
+        image[STATUS] = 0x10;
+        image[POINTER] = first;
+        for (offset, id, next) in chain {
+            put(&mut image, usize::from(*offset), &[*id, *next]);
+        }
+        for (offset, header) in headers {
+            put(&mut image, *offset, &header.to_le_bytes());
+        }
+        image
+    }
+
+    fn offsets(found: &[Capability]) -> Vec<(u16, u16)> {
+        found.iter().map(|c| (c.id, c.offset)).collect()
+    }
+
+    #[test]
+    fn a_chain_and_its_lengths() {
+        let mut i = image(
+            0x43,
+            &[
+                (0x40, 1, 0x70),
+                (0x70, 0x10, 0xb2),
+                (0xb0, 0x11, 0x50),
+                (0x50, 5, 0),
+            ],
+            &[],
+        );
+        i[0x52] = 0x80;
+        i[0x72] = 0x02;
+        let found = standard(&i);
+        assert_eq!(
+            offsets(&found),
+            [(1, 0x40), (0x10, 0x70), (0x11, 0xb0), (5, 0x50)]
+        );
+        let lengths: Vec<_> = found.iter().map(|c| c.len).collect();
+        assert_eq!(lengths, [8, 0x3c, 12, 14]);
+        i[STATUS] = 0;
+        assert_eq!(standard(&i), []);
+    }
+
+    #[test]
+    fn chains_that_end_badly() {
+        for (first, chain, expected) in [
+            (0x00, vec![], 0),
+            (0xff, vec![(0xfc, 1, 0)], 0),
+            (0x3c, vec![(0x3c, 1, 0)], 0),
+            (0x40, vec![(0x40, 1, 0x40)], 1),
+            (0x40, vec![(0x40, 1, 0x48), (0x48, 5, 0x40)], 2),
+            (0x40, vec![(0x40, 0xff, 0x48), (0x48, 5, 0)], 0),
+            (0x40, vec![(0x40, 1, 0xff), (0xfc, 5, 0)], 1),
+            (0x40, vec![(0x40, 1, 0x20), (0x20, 5, 0)], 1),
+        ] {
+            let found = standard(&image(first, &chain, &[]));
+            assert_eq!(found.len(), expected, "{first:#x} {chain:x?}");
+        }
+        assert_eq!(standard(&[]), []);
+        assert_eq!(extended(&[0xff; 4096]), []);
+        assert_eq!(extended(&[1; 256]), []);
+    }
+
+    #[test]
+    fn hides_standard() {
+        let chain = [
+            (0x40, 1, 0x50),
+            (0x50, 9, 0x60),
+            (0x60, 9, 0x70),
+            (0x70, 0x11, 0),
+        ];
+        let mut i = image(0x40, &chain, &[]);
+        assert_eq!(hide_standard(&mut i, |c| c.id == id::VENDOR), 2);
+        assert_eq!(offsets(&standard(&i)), [(1, 0x40), (0x11, 0x70)]);
+        assert_eq!(hide_standard(&mut i, |c| c.id == id::PM), 1);
+        assert_eq!((i[POINTER], i[STATUS]), (0x70, 0x10));
+        assert_eq!(hide_standard(&mut i, |_| true), 1);
+        assert_eq!((i[POINTER], i[STATUS]), (0, 0));
+    }
+
+    #[test]
+    fn hides_extended() {
+        let headers = [
+            (0x100, 0x1502_0001),
+            (0x150, 0x2001_0010),
+            (0x200, 0x0001_0003),
+        ];
+        let mut i = image(0, &[], &headers);
+        assert_eq!(hide_extended(&mut i, |c| c.id == ext_id::AER), 1);
+        assert_eq!(u32_at(&i, 0x100), Some(0x1502_0000));
+        assert_eq!(hide_extended(&mut i, |c| c.id == ext_id::SRIOV), 1);
+        assert_eq!(u32_at(&i, 0x100), Some(0x2002_0000));
+        assert_eq!(offsets(&extended(&i)), [(0, 0x100), (3, 0x200)]);
+        assert_eq!(hide_extended(&mut i, |_| true), 1);
+        assert_eq!(u32_at(&i, 0x100), Some(0));
+        assert_eq!(hide_extended(&mut i, |_| true), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_image_is_walked_and_edited(
+            mut image in prop::collection::vec(any::<u8>(), 0..4200),
+            writes in prop::collection::vec((0usize..1024, 0usize..1024, 0u32..0x30), 0..30),
+            id in 0u16..0x30,
+        ) {
+            // Some links that lead somewhere.
+            for (at, to, id) in writes {
+                put(&mut image, at * 4, &((to as u32 * 4) << 20 | 1 << 16 | id).to_le_bytes());
+            }
+            for (walk, hide) in [
+                (standard as fn(&[u8]) -> Vec<Capability>, hide_standard as fn(&mut [u8], fn(&Capability) -> bool) -> usize),
+                (extended, hide_extended),
+            ] {
+                let before = walk(&image);
+                for c in &before {
+                    prop_assert!(usize::from(c.offset) + usize::from(c.len) <= image.len());
+                    prop_assert!(c.len >= 2);
+                }
+                prop_assert!(before.len() <= 1024);
+                let hidden = hide(&mut image, |c| c.id & 1 == 1);
+                prop_assert_eq!(hidden, before.iter().filter(|c| c.id & 1 == 1).count());
+                let after = walk(&image);
+                prop_assert!(after.iter().all(|c| c.id & 1 == 0));
+                let kept = |all: &[Capability]| offsets(all).into_iter().filter(|c| c.0 != 0 && c.0 & 1 == 0).collect::<Vec<_>>();
+                prop_assert_eq!(kept(&before), kept(&after));
+            }
+            let _ = (find(&image, id), find_extended(&image, id));
+        }
+    }
+}

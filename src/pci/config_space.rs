@@ -1,0 +1,306 @@
+//! A configuration space as a register file: for each byte its value and what a write does to it.
+//!
+//! The register attributes are those of PCI Express 6.0, 7.4: RO (neither mask), RW
+//! ([`ConfigSpace::set_writable`]) and RW1C ([`ConfigSpace::set_w1c`]). For a passed-through
+//! function the space is an overlay as well: a map says which bytes it answers itself
+//! ([`ConfigSpace::set_emulated`]) and which are the device's.
+
+use super::CONFIG_SPACE_SIZE;
+use super::lanes;
+
+/// Size of the configuration space of conventional PCI.
+pub const CONVENTIONAL_SIZE: usize = 256;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Behaviour {
+    writable: u8,
+    w1c: u8,
+    emulated: bool,
+}
+
+/// The register file of one function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigSpace {
+    values: Vec<u8>,
+    behaviours: Vec<Behaviour>,
+}
+
+impl ConfigSpace {
+    /// All zero, read-only and passed. `size` is 256 or 4096; others become the next of the two.
+    pub fn new(size: usize) -> Self {
+        let size = if size <= CONVENTIONAL_SIZE {
+            CONVENTIONAL_SIZE
+        } else {
+            CONFIG_SPACE_SIZE
+        };
+        Self {
+            values: vec![0; size],
+            behaviours: vec![Behaviour::default(); size],
+        }
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The values, for walkers of capability chains.
+    pub fn image(&self) -> &[u8] {
+        &self.values
+    }
+
+    /// The values, to be changed without regard to the masks.
+    pub fn image_mut(&mut self) -> &mut [u8] {
+        &mut self.values
+    }
+
+    /// Sets a byte, whatever the masks say. Beyond the end: nothing.
+    pub fn set_u8(&mut self, offset: u16, value: u8) {
+        lanes::put(&mut self.values, offset.into(), &[value]);
+    }
+
+    /// Sets 16 bits, whatever the masks say.
+    pub fn set_u16(&mut self, offset: u16, value: u16) {
+        lanes::put(&mut self.values, offset.into(), &value.to_le_bytes());
+    }
+
+    /// Sets 32 bits, whatever the masks say.
+    pub fn set_u32(&mut self, offset: u16, value: u32) {
+        lanes::put(&mut self.values, offset.into(), &value.to_le_bytes());
+    }
+
+    /// A byte; ones beyond the end.
+    pub fn u8(&self, offset: u16) -> u8 {
+        lanes::u8_at(&self.values, offset.into()).unwrap_or(!0)
+    }
+
+    /// 16 bits; ones when not wholly inside.
+    pub fn u16(&self, offset: u16) -> u16 {
+        lanes::u16_at(&self.values, offset.into()).unwrap_or(!0)
+    }
+
+    /// 32 bits; ones when not wholly inside.
+    pub fn u32(&self, offset: u16) -> u32 {
+        lanes::u32_at(&self.values, offset.into()).unwrap_or(!0)
+    }
+
+    /// Says which bits of the bytes from `offset` on the guest may change.
+    pub fn set_writable(&mut self, offset: u16, masks: &[u8]) {
+        for (behaviour, mask) in self.behaviours_at(offset).zip(masks) {
+            behaviour.writable = *mask;
+        }
+    }
+
+    /// Says which bits of the bytes from `offset` on are cleared by writing 1 to them. Such a bit
+    /// is not writable otherwise, even if a mask says so.
+    pub fn set_w1c(&mut self, offset: u16, masks: &[u8]) {
+        for (behaviour, mask) in self.behaviours_at(offset).zip(masks) {
+            behaviour.w1c = *mask;
+        }
+    }
+
+    /// Says that the `len` bytes from `offset` on are answered here and not by the device.
+    pub fn set_emulated(&mut self, offset: u16, len: usize) {
+        for behaviour in self.behaviours_at(offset).take(len) {
+            behaviour.emulated = true;
+        }
+    }
+
+    /// Whether a byte is answered here. Bytes beyond the end are: they never reach the device.
+    pub fn is_emulated(&self, offset: u16) -> bool {
+        self.emulated(offset.into())
+    }
+
+    /// Reads any bytes; ones beyond the end.
+    pub fn read(&self, offset: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        let from = self.values.get(usize::from(offset)..).unwrap_or_default();
+        for (to, from) in data.iter_mut().zip(from) {
+            *to = *from;
+        }
+    }
+
+    /// The guest's write of any bytes, under the masks; dropped beyond the end.
+    pub fn write(&mut self, offset: u16, data: &[u8]) {
+        let offset = usize::from(offset);
+        let values = self.values.get_mut(offset..).unwrap_or_default();
+        let behaviours = self.behaviours.get(offset..).unwrap_or_default();
+        for ((value, behaviour), new) in values.iter_mut().zip(behaviours).zip(data) {
+            let writable = behaviour.writable & !behaviour.w1c;
+            *value = (*value & !writable) | (new & writable);
+            *value &= !(new & behaviour.w1c);
+        }
+    }
+
+    /// Splits an access into runs of bytes that are answered here (`true`) or by the device:
+    /// register, length, which.
+    pub fn runs(&self, offset: u16, len: usize) -> impl Iterator<Item = (u16, usize, bool)> + '_ {
+        let mut at = usize::from(offset);
+        let end = at.saturating_add(len);
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (start, emulated) = (at, self.emulated(at));
+            // Beyond the end all bytes are alike, so the walk is bounded by the space.
+            while at < end && at < self.size() && self.emulated(at) == emulated {
+                at += 1;
+            }
+            if emulated && at >= self.size() {
+                at = end;
+            }
+            Some((u16::try_from(start).ok()?, at - start, emulated))
+        })
+    }
+
+    fn emulated(&self, offset: usize) -> bool {
+        self.behaviours.get(offset).is_none_or(|b| b.emulated)
+    }
+
+    fn behaviours_at(&mut self, offset: u16) -> impl Iterator<Item = &mut Behaviour> {
+        let from = usize::from(offset);
+        self.behaviours
+            .get_mut(from..)
+            .unwrap_or_default()
+            .iter_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn attributes() {
+        let mut space = ConfigSpace::new(256);
+        space.set_u32(4, 0xf900_0000);
+        space.set_writable(4, &[0x07, 0x05, 0, 0x01]);
+        space.set_w1c(7, &[0xf9]);
+        space.write(4, &[0xff; 4]);
+        assert_eq!(space.u32(4), 0x0000_0507);
+        space.set_u8(7, 0xf9);
+        space.write(6, &[0, 0x80]);
+        assert_eq!(space.u16(6), 0x7900);
+    }
+
+    #[test]
+    fn beyond_the_end() {
+        let mut space = ConfigSpace::new(256);
+        space.set_writable(254, &[0xff; 8]);
+        space.write(254, &[1, 2, 3, 4]);
+        let mut data = [0; 4];
+        space.read(254, &mut data);
+        assert_eq!(data, [1, 2, 0xff, 0xff]);
+        space.read(u16::MAX, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        space.write(u16::MAX, &[1; 4]);
+        space.set_u32(u16::MAX, 1);
+        space.set_u32(254, 0x1122_3344);
+        assert_eq!(space.u16(254), 0x3344);
+        assert_eq!(space.u32(254), !0);
+        assert_eq!(ConfigSpace::new(0).size(), 256);
+        assert_eq!(ConfigSpace::new(usize::MAX).size(), 4096);
+    }
+
+    #[test]
+    fn runs_alternate() {
+        let mut space = ConfigSpace::new(256);
+        space.set_emulated(0x10, 2);
+        space.set_emulated(0x13, 1);
+        let runs = |offset, len| space.runs(offset, len).collect::<Vec<_>>();
+        assert_eq!(
+            runs(0x0e, 6),
+            [
+                (0x0e, 2, false),
+                (0x10, 2, true),
+                (0x12, 1, false),
+                (0x13, 1, true)
+            ]
+        );
+        assert_eq!(runs(0xfe, 4), [(0xfe, 2, false), (0x100, 2, true)]);
+        assert_eq!(runs(0xffff, usize::MAX).len(), 1);
+        assert_eq!(runs(0x10, 0), []);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Writable(u16, Vec<u8>),
+        W1c(u16, Vec<u8>),
+        Emulated(u16, usize),
+        Set(u16, u32),
+        Write(u16, Vec<u8>),
+    }
+
+    fn offset() -> impl Strategy<Value = u16> {
+        prop_oneof![0u16..16, 240u16..270, any::<u16>()]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..9);
+        prop_oneof![
+            (offset(), bytes()).prop_map(|(o, b)| Step::Writable(o, b)),
+            (offset(), bytes()).prop_map(|(o, b)| Step::W1c(o, b)),
+            (offset(), 0usize..9).prop_map(|(o, n)| Step::Emulated(o, n)),
+            (offset(), any::<u32>()).prop_map(|(o, v)| Step::Set(o, v)),
+            (offset(), bytes()).prop_map(|(o, b)| Step::Write(o, b)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn as_bit_by_bit(steps in prop::collection::vec(step(), 0..40), probe in offset(), len in 0usize..9) {
+            let mut space = ConfigSpace::new(256);
+            let bits = 256 * 8;
+            let (mut value, mut writable, mut w1c) = (vec![false; bits], vec![false; bits], vec![false; bits]);
+            let mut emulated = vec![false; 256];
+            let each = |offset: u16, bytes: &[u8], f: &mut dyn FnMut(usize, bool)| {
+                for (i, byte) in bytes.iter().enumerate() {
+                    for bit in 0..8 {
+                        let at = (usize::from(offset) + i) * 8 + bit;
+                        if at < bits {
+                            f(at, byte >> bit & 1 == 1);
+                        }
+                    }
+                }
+            };
+            for step in &steps {
+                match step {
+                    Step::Writable(o, b) => { space.set_writable(*o, b); each(*o, b, &mut |i, v| writable[i] = v); }
+                    Step::W1c(o, b) => { space.set_w1c(*o, b); each(*o, b, &mut |i, v| w1c[i] = v); }
+                    Step::Set(o, v) => { space.set_u32(*o, *v); each(*o, &v.to_le_bytes(), &mut |i, v| value[i] = v); }
+                    Step::Emulated(o, n) => {
+                        space.set_emulated(*o, *n);
+                        (0..*n).map(|i| usize::from(*o) + i).filter(|i| *i < 256).for_each(|i| emulated[i] = true);
+                    }
+                    Step::Write(o, b) => {
+                        space.write(*o, b);
+                        each(*o, b, &mut |i, v| {
+                            if w1c[i] { value[i] &= !v } else if writable[i] { value[i] = v }
+                        });
+                    }
+                }
+            }
+            let mut data = vec![0; len];
+            space.read(probe, &mut data);
+            for (i, byte) in data.iter().enumerate() {
+                for bit in 0..8 {
+                    let at = (usize::from(probe) + i) * 8 + bit;
+                    prop_assert_eq!(byte >> bit & 1 == 1, value.get(at).copied().unwrap_or(true));
+                }
+            }
+            let mut at = usize::from(probe);
+            let mut last = None;
+            for (start, len, here) in space.runs(probe, len) {
+                prop_assert_eq!(usize::from(start), at);
+                prop_assert!(len > 0 && last != Some(here));
+                for i in at..at + len {
+                    prop_assert_eq!(emulated.get(i).copied().unwrap_or(true), here);
+                }
+                at += len;
+                last = Some(here);
+            }
+            prop_assert_eq!(at, usize::from(probe) + len);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Byte lanes: how the bytes of an access meet the bytes of a register.
+//!
+//! PCI lets software touch a register with any byte enables (PCI 3.0, 3.2.2.3.4), so no register
+//! may match on one exact offset and size. Every register of this room goes through these few
+//! functions instead: the access is `offset` and `data`, the register lies `at`.
+
+/// `register` after a write of `data` at `offset`, where `writable` bits take the new value.
+pub fn merge(register: u32, at: u64, writable: u32, offset: u64, data: &[u8]) -> u32 {
+    let mut bytes = register.to_le_bytes();
+    let lanes = bytes.iter_mut().zip(writable.to_le_bytes());
+    for (lane, (byte, mask)) in lanes.enumerate() {
+        if let Some(new) = index(at, lane, offset).and_then(|i| data.get(i)) {
+            *byte = (*byte & !mask) | (new & mask);
+        }
+    }
+    u32::from_le_bytes(bytes)
+}
+
+/// Copies the bytes of a register, little endian, that a read of `data` at `offset` covers; the
+/// rest of `data` stays as it is.
+pub fn extract<const N: usize>(register: [u8; N], at: u64, offset: u64, data: &mut [u8]) {
+    for (lane, byte) in register.into_iter().enumerate() {
+        if let Some(to) = index(at, lane, offset).and_then(|i| data.get_mut(i)) {
+            *to = byte;
+        }
+    }
+}
+
+/// Whether an access of `len` bytes at `offset` touches the `size` bytes at `at`.
+pub fn touches(offset: u64, len: usize, at: u64, size: u64) -> bool {
+    let len = len as u64;
+    len > 0 && size > 0 && offset < at.saturating_add(size) && at < offset.saturating_add(len)
+}
+
+/// The byte at `offset` of a little-endian image.
+pub fn u8_at(image: &[u8], offset: usize) -> Option<u8> {
+    image.get(offset).copied()
+}
+
+/// The 16 bits at `offset` of a little-endian image.
+pub fn u16_at(image: &[u8], offset: usize) -> Option<u16> {
+    let bytes = image.get(offset..)?.first_chunk()?;
+    Some(u16::from_le_bytes(*bytes))
+}
+
+/// The 32 bits at `offset` of a little-endian image.
+pub fn u32_at(image: &[u8], offset: usize) -> Option<u32> {
+    let bytes = image.get(offset..)?.first_chunk()?;
+    Some(u32::from_le_bytes(*bytes))
+}
+
+/// Puts `bytes` at `offset` of an image; what lies beyond its end is dropped.
+pub fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
+    let room = image.get_mut(offset..).unwrap_or_default();
+    for (to, from) in room.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+}
+
+/// Where in the access a byte of the register is.
+fn index(at: u64, lane: usize, offset: u64) -> Option<usize> {
+    let position = at.checked_add(lane as u64)?;
+    usize::try_from(position.checked_sub(offset)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_byte_of_a_register() {
+        assert_eq!(merge(0x1122_3344, 4, !0, 6, &[0xaa]), 0x11aa_3344);
+        assert_eq!(
+            merge(0x1122_3344, 4, 0x00ff_0000, 0, &[0xaa; 8]),
+            0x11aa_3344
+        );
+        assert_eq!(merge(0x1122_3344, 4, !0, 8, &[0xaa]), 0x1122_3344);
+        let mut data = [0; 4];
+        extract(0x1122_3344u32.to_le_bytes(), 4, 2, &mut data);
+        assert_eq!(data, [0, 0, 0x44, 0x33]);
+    }
+
+    #[test]
+    fn ends_of_the_number_line() {
+        assert_eq!(merge(0, u64::MAX - 1, !0, u64::MAX - 1, &[1, 2, 3]), 0x201);
+        assert_eq!(merge(0, 0, !0, u64::MAX, &[1, 2]), 0);
+        assert!(touches(u64::MAX - 1, 8, u64::MAX - 3, 3));
+        assert!(!touches(0, 0, 0, 4));
+        put(&mut [0; 2], usize::MAX, &[1]);
+        assert_eq!(u32_at(&[0; 4], 1), None);
+        assert_eq!(u16_at(&[0; 4], usize::MAX), None);
+    }
+
+    proptest! {
+        #[test]
+        fn as_in_memory(
+            register: u32,
+            writable: u32,
+            at in 0u64..12,
+            offset in 0u64..16,
+            data in prop::collection::vec(any::<u8>(), 0..9),
+        ) {
+            let mut memory = [0u8; 32];
+            let at_index = at as usize;
+            memory[at_index..at_index + 4].copy_from_slice(&register.to_le_bytes());
+            memory[offset as usize..offset as usize + data.len()].copy_from_slice(&data);
+            let new = u32_at(&memory, at_index).unwrap();
+            let merged = merge(register, at, writable, offset, &data);
+            prop_assert_eq!(merged, (register & !writable) | (new & writable));
+            let touched = (0..data.len() as u64).any(|i| (at..at + 4).contains(&(offset + i)));
+            prop_assert_eq!(touches(offset, data.len(), at, 4), touched);
+        }
+    }
+}

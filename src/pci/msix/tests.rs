@@ -1,0 +1,278 @@
+//! Tests of MSI-X: its rules one by one, and any accesses against plain memory.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+fn msix(vectors: u16) -> Msix {
+    Msix::new(MsixCapability {
+        offset: 0x70,
+        vectors,
+        table_bar: 4,
+        table_offset: 0x2000,
+        pba_bar: 4,
+        pba_offset: 0x3000,
+    })
+}
+
+fn unmask(vector: u16, address: u64, data: u32) -> MsixEffect {
+    let message = Message { address, data };
+    MsixEffect::Unmask { vector, message }
+}
+
+const ON: [u8; 2] = [0, 0x80];
+const ON_MASKED: [u8; 2] = [0, 0xc0];
+const OFF: [u8; 2] = [0, 0];
+
+#[test]
+fn parses_only_bars_that_exist() {
+    let mut image = vec![0; 256];
+    image[0x06] = 0x10;
+    image[0x34] = 0x70;
+    image[0x70..0x7c].copy_from_slice(&[0x11, 0, 0x40, 0x80, 4, 0x20, 0, 0, 5, 0x30, 0, 0]);
+    let cap = MsixCapability::parse(&image).unwrap();
+    assert_eq!((cap.offset, cap.vectors), (0x70, 65));
+    assert_eq!((cap.table_bar, cap.table_offset), (4, 0x2000));
+    assert_eq!((cap.pba_bar, cap.pba_offset), (5, 0x3000));
+    assert_eq!((cap.table_size(), cap.pba_size()), (65 * 16, 16));
+    image[0x74] = 6;
+    assert_eq!(MsixCapability::parse(&image), None);
+    image[0x74] = 0;
+    image[0x78] = 7;
+    assert_eq!(MsixCapability::parse(&image), None);
+    assert_eq!(MsixCapability::parse(&image[..0x72]), None);
+    assert_eq!(MsixCapability::parse(&[]), None);
+    assert_eq!(msix(0).capability().vectors, 1);
+    assert_eq!(msix(!0).capability().vectors, 2048);
+}
+
+/// Rule: the control word may come as two bytes, as one, or with the whole dword before it.
+#[test]
+fn control_in_any_access() {
+    let accesses: [(u16, &[u8]); 4] = [
+        (2, &[0xff, 0xbf]),
+        (3, &[0x80]),
+        (0, &[0xff, 0xff, 0xff, 0x80]),
+        (1, &[0, 0, 0x80, 0, 0, 0, 0]),
+    ];
+    for (offset, data) in accesses {
+        let mut m = msix(3);
+        assert_eq!(m.control_write(offset, data), [MsixEffect::Enable]);
+        let mut cap = [0xaa; 16];
+        m.capability_read(0, &mut cap);
+        let registers = [0x02, 0x80, 4, 0x20, 0, 0, 4, 0x30, 0, 0];
+        assert_eq!(cap[..2], [0xaa; 2]);
+        assert_eq!(cap[2..12], registers);
+        assert_eq!(cap[12..], [0xaa; 4]);
+    }
+    let mut m = msix(3);
+    for (offset, data) in [
+        (2, &[0xff, 0x3f][..]),
+        (4, &[0xff; 8]),
+        (u16::MAX, &[0xff; 8]),
+    ] {
+        assert_eq!(m.control_write(offset, data), []);
+    }
+    let mut byte = [0];
+    m.control_write(2, &ON_MASKED);
+    m.capability_read(3, &mut byte);
+    assert_eq!(byte, [0xc0]);
+}
+
+#[test]
+fn life_of_a_vector() {
+    let mut m = msix(2);
+    assert_eq!(m.table_write(12, &[0; 4]), []);
+    assert_eq!(m.table_write(0, &[0, 0, 0xe0, 0xfe, 0, 0, 0, 0]), []);
+    assert_eq!(m.table_write(8, &[0x41, 0, 0, 0]), []);
+    assert_eq!(
+        m.control_write(2, &ON),
+        [MsixEffect::Enable, unmask(0, 0xfee0_0000, 0x41)]
+    );
+    assert!(!m.is_masked(0) && m.is_masked(1) && m.is_masked(9));
+    // The same again is no change.
+    assert_eq!(m.table_write(8, &[0x41, 0, 0, 0]), []);
+    let message = Message {
+        address: 0xfee0_1000,
+        data: 0x41,
+    };
+    let update = MsixEffect::Update { vector: 0, message };
+    assert_eq!(m.table_write(0, &[0x03, 0x10, 0xe0, 0xfe]), [update]);
+    // Function mask, and what changes under it.
+    assert_eq!(
+        m.control_write(2, &ON_MASKED),
+        [MsixEffect::Mask { vector: 0 }]
+    );
+    assert_eq!(m.table_write(28, &[0]), []);
+    assert_eq!(
+        m.control_write(2, &ON),
+        [unmask(0, 0xfee0_1000, 0x41), unmask(1, 0, 0)]
+    );
+    assert_eq!(m.table_write(12, &[1]), [MsixEffect::Mask { vector: 0 }]);
+    // A quadword of data and mask.
+    assert_eq!(
+        m.table_write(8, &[0x42, 0, 0, 0, 0, 0, 0, 0]),
+        [unmask(0, 0xfee0_1000, 0x42)]
+    );
+    assert_eq!(m.control_write(2, &OFF), [MsixEffect::Disable]);
+    assert!(m.is_masked(0));
+    assert_eq!(m.table_write(8, &[0x43]), []);
+    m.control_write(2, &ON);
+    assert_eq!(m.reset(), [MsixEffect::Disable]);
+    assert_eq!(m.reset(), []);
+    assert_eq!(m, msix(2));
+}
+
+#[test]
+fn enabled_with_the_function_masked() {
+    let mut m = msix(1);
+    m.table_write(12, &[0]);
+    assert_eq!(m.control_write(2, &ON_MASKED), [MsixEffect::Enable]);
+    assert_eq!(m.control_write(2, &ON), [unmask(0, 0, 0)]);
+    // One access across two vectors.
+    let mut m = msix(2);
+    m.control_write(2, &ON);
+    assert_eq!(
+        m.table_write(12, &[0; 20]),
+        [unmask(0, 0, 0), unmask(1, 0, 0)]
+    );
+}
+
+#[test]
+fn pending_bits() {
+    let m = msix(70);
+    let mut all = [0; 20];
+    m.pba_read(0, &mut all, &|v| v == 1 || v >= 68);
+    assert_eq!(all[..10], [2, 0, 0, 0, 0, 0, 0, 0, 0x30, 0]);
+    assert_eq!(all[10..16], [0; 6]);
+    assert_eq!(all[16..], [0xff; 4]);
+    m.pba_read(u64::MAX, &mut all, &|_| true);
+    assert_eq!(all, [0xff; 20]);
+}
+
+/// What the effects have made of the function, as the rooms below see it.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    enabled: bool,
+    live: BTreeMap<u16, Message>,
+}
+
+impl Seen {
+    /// Every effect must be one that changes something.
+    fn apply(&mut self, effect: MsixEffect) {
+        match effect {
+            MsixEffect::Enable => assert!(!std::mem::replace(&mut self.enabled, true)),
+            MsixEffect::Disable => {
+                assert!(std::mem::take(self).enabled);
+            }
+            MsixEffect::Unmask { vector, message } => {
+                assert!(self.enabled);
+                assert_eq!(self.live.insert(vector, message), None);
+            }
+            MsixEffect::Mask { vector } => assert!(self.live.remove(&vector).is_some()),
+            MsixEffect::Update { vector, message } => {
+                let old = self.live.insert(vector, message);
+                assert!(old.is_some_and(|old| old != message));
+            }
+        }
+    }
+}
+
+/// The table as plain memory, and the control word.
+struct Model {
+    table: Vec<u8>,
+    control: u16,
+}
+
+impl Model {
+    fn seen(&self) -> Seen {
+        let live = self
+            .table
+            .chunks(16)
+            .enumerate()
+            .filter(|(_, entry)| self.control & 0xc000 == 0x8000 && entry[12] & 1 == 0);
+        Seen {
+            enabled: self.control & 0x8000 != 0,
+            live: live
+                .map(|(vector, entry)| {
+                    let address = u64::from_le_bytes(entry[..8].try_into().unwrap());
+                    let data = u32::from_le_bytes(entry[8..12].try_into().unwrap());
+                    (vector as u16, Message { address, data })
+                })
+                .collect(),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn as_a_plain_table(
+        vectors in 1u16..6,
+        steps in prop::collection::vec(
+            (0u8..8, 0u64..100, prop::collection::vec(prop_oneof![Just(0u8), Just(0x80), any::<u8>()], 0..9)),
+            0..60,
+        ),
+    ) {
+        let mut m = msix(vectors);
+        let mut model = Model {
+            table: msix_power_on(vectors),
+            control: 0,
+        };
+        let mut seen = Seen::default();
+        for (kind, offset, data) in steps {
+            let effects = match kind {
+                0 => {
+                    model.table = msix_power_on(vectors);
+                    model.control = 0;
+                    m.reset()
+                }
+                1..=3 => {
+                    let offset = offset % 12;
+                    for (i, byte) in data.iter().enumerate() {
+                        if offset as usize + i == 3 {
+                            model.control = u16::from(byte & 0xc0) << 8;
+                        }
+                    }
+                    m.control_write(offset as u16, &data)
+                }
+                _ => {
+                    for (i, byte) in data.iter().enumerate() {
+                        let at = offset as usize + i;
+                        let mask = match at % 16 { 0 => 0xfc, 12 => 1, 13..16 => 0, _ => 0xff };
+                        if let Some(to) = model.table.get_mut(at) { *to = byte & mask; }
+                    }
+                    m.table_write(offset, &data)
+                }
+            };
+            prop_assert!(effects.len() <= usize::from(vectors) + 1);
+            effects.into_iter().for_each(|e| seen.apply(e));
+            prop_assert_eq!(&seen, &model.seen());
+            prop_assert_eq!(m.is_enabled(), seen.enabled);
+            for vector in 0..vectors {
+                prop_assert_eq!(m.is_masked(vector), !seen.live.contains_key(&vector));
+            }
+            let mut read = vec![0; data.len()];
+            m.table_read(offset, &mut read);
+            for (i, byte) in read.iter().enumerate() {
+                prop_assert_eq!(byte, model.table.get(offset as usize + i).unwrap_or(&0xff));
+            }
+        }
+    }
+
+    #[test]
+    fn far_offsets(offset: u64, cap_offset: u16, len in 0usize..20) {
+        let mut m = msix(2048);
+        m.control_write(2, &ON);
+        let mut data = vec![0; len];
+        prop_assert!(m.table_write(offset, &data).len() <= 3);
+        m.table_read(offset, &mut data);
+        m.pba_read(offset, &mut data, &|_| true);
+        m.capability_read(cap_offset, &mut data);
+    }
+}
+
+fn msix_power_on(vectors: u16) -> Vec<u8> {
+    [&[0; 12][..], &[1, 0, 0, 0]]
+        .concat()
+        .repeat(vectors.into())
+}

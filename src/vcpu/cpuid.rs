@@ -1,0 +1,302 @@
+//! The CPUID that a vCPU shows: what KVM supports, made consistent for one vCPU of this VM.
+//!
+//! A pure function over the entries of KVM_GET_SUPPORTED_CPUID (Documentation/virt/kvm/api.rst,
+//! 4.46), which describes "what can be passed on", not a processor: topology is the host's, and
+//! features that need help from userspace are in it. The fix-ups, in this order:
+//!
+//! | leaf | is made | because |
+//! | --- | --- | --- |
+//! | 1 | APIC id, number of processors, HTT | each vCPU is a core of one package, with one thread |
+//! | 1 | HYPERVISOR, x2APIC on, MONITOR and OSXSAVE off | the guest may look for KVM's leaves; x2APIC is emulated in the kernel; MWAIT would keep a host CPU; OSXSAVE mirrors CR4 |
+//! | 1 | TSC_DEADLINE as KVM has it | KVM reports it by a capability, not in CPUID |
+//! | 4, 0x8000001D | caches: L1 and L2 a core's own, the rest the package's | the host's sharing counts are of its own threads |
+//! | 5 | zero | MONITOR is off |
+//! | 0xB, 0x1F, 0x80000008, 0x8000001E | the topology again | so that all that Linux may ask agree |
+//! | 0x80000026 | absent | AMD's newest topology leaf; the older ones serve |
+//! | 7, 0x12 | no SGX | no enclave memory is given to the guest |
+//! | 0x8000001F | zero | no guest of ours has encrypted memory, so none has an encryption bit |
+//! | 0xD and the features that need it | see [`xsave`] | components, sizes and features must agree |
+//! | 0x15 | crystal of 1 GHz and the TSC's ratio, on Intel | the local APIC's timer runs at 1 GHz in KVM, and Linux takes it from this leaf |
+//! | 0x40000000.. | KVM's signature, features without asynchronous page faults | guest RAM may be pinned, and then never faults in the host |
+//! | 0x40000010 | TSC and APIC bus in kHz | no guest needs to calibrate |
+//!
+//! All else, the physical address bits and the PMU among it, stays as KVM says.
+
+mod xsave;
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+
+/// Why there is no CPUID for a vCPU.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CpuidError {
+    /// The vCPU is not one of the VM's, or has no 8-bit APIC id.
+    #[error("there is no vCPU {vcpu} among {cpus}")]
+    NoSuchCpu {
+        /// Its index.
+        vcpu: u32,
+        /// How many there are.
+        cpus: u32,
+    },
+    /// KVM left out a leaf that every x86-64 processor has.
+    #[error("KVM_GET_SUPPORTED_CPUID has no leaf {0:#x}")]
+    MissingLeaf(u32),
+    /// More entries than KVM_SET_CPUID2 takes.
+    #[error("{0} CPUID entries are more than KVM takes")]
+    TooMany(usize),
+}
+
+const LEAF_TOPOLOGY: u32 = 0xb;
+const LEAF_TOPOLOGY_V2: u32 = 0x1f;
+const LEAF_TSC: u32 = 0x15;
+const LEAF_KVM: u32 = 0x4000_0000;
+const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
+/// VMware's, and what other hypervisors took over.
+const LEAF_TIMING: u32 = 0x4000_0010;
+
+/// KVM's local APIC timer counts nanoseconds (APIC_BUS_CYCLE_NS_DEFAULT).
+const APIC_BUS_KHZ: u32 = 1_000_000;
+
+// Leaf 1 (SDM volume 2A, CPUID).
+const ECX1_MONITOR: u32 = 1 << 3;
+const ECX1_X2APIC: u32 = 1 << 21;
+const ECX1_TSC_DEADLINE: u32 = 1 << 24;
+const ECX1_OSXSAVE: u32 = 1 << 27;
+const ECX1_HYPERVISOR: u32 = 1 << 31;
+const EDX1_HTT: u32 = 1 << 28;
+// Leaf 7.
+const EBX7_SGX: u32 = 1 << 2;
+const ECX7_SGX_LC: u32 = 1 << 30;
+/// Leaf 0x80000001: CMP_LEGACY (AMD APM volume 3, E.4.2).
+const ECX_AMD_CMP_LEGACY: u32 = 1 << 1;
+/// KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT (Documentation/virt/kvm/x86/cpuid.rst).
+const KVM_ASYNC_PF: u32 = 1 << 4 | 1 << 10 | 1 << 14;
+
+/// The CPUID of one vCPU, for KVM_SET_CPUID2.
+///
+/// `vcpu` counts from 0 and is the APIC id; `tsc_khz` is what KVM_GET_TSC_KHZ says;
+/// `tsc_deadline` is KVM_CAP_TSC_DEADLINE_TIMER.
+///
+/// # Errors
+///
+/// `vcpu` is not below `cpus`, or `cpus` is above 255; `supported` lacks leaf 0 or 1, or is so
+/// long that there is no room for the leaves added.
+pub fn for_vcpu(
+    supported: &CpuId,
+    vcpu: u32,
+    cpus: u32,
+    tsc_khz: Option<u32>,
+    tsc_deadline: bool,
+) -> Result<CpuId, CpuidError> {
+    if vcpu >= cpus || cpus > u8::MAX.into() {
+        return Err(CpuidError::NoSuchCpu { vcpu, cpus });
+    }
+    let mut leaves = Leaves::new(supported.as_slice());
+    let Some(zero) = leaves.get(0, 0) else {
+        return Err(CpuidError::MissingLeaf(0));
+    };
+    let (max_leaf, vendor) = (zero.eax, [zero.ebx, zero.edx, zero.ecx]);
+    if leaves.get(1, 0).is_none() {
+        return Err(CpuidError::MissingLeaf(1));
+    }
+    let topology = Topology { vcpu, cpus };
+    basic_features(&mut leaves, &topology, tsc_deadline);
+    topology.caches(&mut leaves);
+    topology.leaf_0xb(&mut leaves, max_leaf);
+    if vendor == *AMD || vendor == *HYGON {
+        topology.amd(&mut leaves);
+    }
+    // Leaves of what this VM has not.
+    for function in [0x12, 0x8000_0026] {
+        leaves.remove(function);
+    }
+    leaves.change(7, 0, |e| {
+        e.ebx &= !EBX7_SGX;
+        e.ecx &= !ECX7_SGX_LC;
+    });
+    for function in [5, 0x8000_001f] {
+        leaves.change(function, 0, |e| set(e, [0; 4]));
+    }
+    xsave::fix(&mut leaves);
+    if let (Some(khz), true) = (tsc_khz, vendor == *INTEL && max_leaf >= LEAF_TSC) {
+        // TSC in Hz = ecx * ebx / eax.
+        let leaf = [APIC_BUS_KHZ, khz, APIC_BUS_KHZ * 1000, 0];
+        leaves.put(LEAF_TSC, None, leaf);
+    }
+    hypervisor(&mut leaves, tsc_khz);
+    let entries = leaves.0;
+    CpuId::from_entries(&entries).map_err(|_| CpuidError::TooMany(entries.len()))
+}
+
+const INTEL: &[u32; 3] = &vendor(b"GenuineIntel");
+const AMD: &[u32; 3] = &vendor(b"AuthenticAMD");
+const HYGON: &[u32; 3] = &vendor(b"HygonGenuine");
+
+/// A vendor's name as ebx, edx, ecx of leaf 0.
+const fn vendor(n: &[u8; 12]) -> [u32; 3] {
+    [
+        u32::from_le_bytes([n[0], n[1], n[2], n[3]]),
+        u32::from_le_bytes([n[4], n[5], n[6], n[7]]),
+        u32::from_le_bytes([n[8], n[9], n[10], n[11]]),
+    ]
+}
+
+/// Leaf 1.
+fn basic_features(leaves: &mut Leaves, topology: &Topology, tsc_deadline: bool) {
+    let Topology { vcpu, cpus } = *topology;
+    leaves.change(1, 0, |e| {
+        e.ebx = (e.ebx & 0xffff) | cpus << 16 | vcpu << 24;
+        e.ecx &= !(ECX1_MONITOR | ECX1_OSXSAVE | ECX1_TSC_DEADLINE);
+        e.ecx |= ECX1_HYPERVISOR | ECX1_X2APIC;
+        if tsc_deadline {
+            e.ecx |= ECX1_TSC_DEADLINE;
+        }
+        e.edx &= !EDX1_HTT;
+        if cpus > 1 {
+            e.edx |= EDX1_HTT;
+        }
+    });
+}
+
+/// One package of `cpus` cores with one thread each; APIC ids are the vCPUs' numbers.
+struct Topology {
+    vcpu: u32,
+    cpus: u32,
+}
+
+impl Topology {
+    /// Bits of the APIC id that number the cores.
+    fn core_bits(&self) -> u32 {
+        self.cpus.next_power_of_two().trailing_zeros()
+    }
+
+    /// Leaf 4 (Intel) and 0x8000001D (AMD) have the same fields: bits 4:0 the type, 7:5 the
+    /// level, 25:14 the APIC ids that share the cache less one, and for Intel 31:26 those of the
+    /// package's cores less one.
+    fn caches(&self, leaves: &mut Leaves) {
+        let ids = self.cpus.next_power_of_two() - 1;
+        for e in &mut leaves.0 {
+            if !matches!(e.function, 4 | 0x8000_001d) || e.eax & 0x1f == 0 {
+                continue;
+            }
+            let level = e.eax >> 5 & 7;
+            let sharing = if level <= 2 { 0 } else { ids };
+            let cores = if e.function == 4 { ids.min(0x3f) } else { 0 };
+            e.eax = (e.eax & 0x3fff) | sharing << 14 | cores << 26;
+        }
+    }
+
+    /// Leaf 0xB, and 0x1F where there is one: threads of a core, cores of the package, the end.
+    fn leaf_0xb(&self, leaves: &mut Leaves, max_leaf: u32) {
+        const SMT: u32 = 1 << 8;
+        const CORE: u32 = 2 << 8;
+        for function in [LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2] {
+            let present = leaves.remove(function);
+            if max_leaf < function || (function == LEAF_TOPOLOGY_V2 && !present) {
+                continue;
+            }
+            let levels = [
+                [0, 1, SMT, self.vcpu],
+                [self.core_bits(), self.cpus, CORE | 1, self.vcpu],
+                [0, 0, 2, self.vcpu],
+            ];
+            for (index, registers) in (0..).zip(levels) {
+                leaves.put(function, Some(index), registers);
+            }
+        }
+    }
+
+    /// AMD APM volume 3, E.4.2, E.4.7 and E.4.17.
+    fn amd(&self, leaves: &mut Leaves) {
+        leaves.change(0x8000_0001, 0, |e| {
+            e.ecx &= !ECX_AMD_CMP_LEGACY;
+            if self.cpus > 1 {
+                e.ecx |= ECX_AMD_CMP_LEGACY;
+            }
+        });
+        leaves.change(0x8000_0008, 0, |e| {
+            e.ecx = (e.ecx & !0xf0ff) | self.core_bits() << 12 | (self.cpus - 1);
+        });
+        // Extended APIC id; core id, one thread a core; node 0 of one.
+        leaves.change(0x8000_001e, 0, |e| set(e, [self.vcpu, self.vcpu, 0, 0]));
+    }
+}
+
+/// The hypervisor's own leaves.
+fn hypervisor(leaves: &mut Leaves, tsc_khz: Option<u32>) {
+    let [ebx, ecx, edx] = vendor(b"KVMKVMKVM\0\0\0");
+    let last = match tsc_khz {
+        Some(_) => LEAF_TIMING,
+        None => LEAF_KVM_FEATURES,
+    };
+    leaves.put(LEAF_KVM, None, [last, ebx, ecx, edx]);
+    let features = leaves
+        .get(LEAF_KVM_FEATURES, 0)
+        .map_or([0; 4], |e| [e.eax & !KVM_ASYNC_PF, e.ebx, e.ecx, e.edx]);
+    leaves.put(LEAF_KVM_FEATURES, None, features);
+    leaves.remove(LEAF_TIMING);
+    if let Some(khz) = tsc_khz {
+        leaves.put(LEAF_TIMING, None, [khz, APIC_BUS_KHZ, 0, 0]);
+    }
+}
+
+fn set(entry: &mut kvm_cpuid_entry2, [eax, ebx, ecx, edx]: [u32; 4]) {
+    (entry.eax, entry.ebx, entry.ecx, entry.edx) = (eax, ebx, ecx, edx);
+}
+
+/// CPUID entries, at most one for a function and index.
+struct Leaves(Vec<kvm_cpuid_entry2>);
+
+impl Leaves {
+    /// Of entries with the same function and index the first, which is the one KVM would find.
+    fn new(entries: &[kvm_cpuid_entry2]) -> Self {
+        let mut leaves = Self(Vec::with_capacity(entries.len() + 8));
+        for entry in entries {
+            if leaves.get(entry.function, entry.index).is_none() {
+                leaves.0.push(*entry);
+            }
+        }
+        leaves
+    }
+
+    fn get(&self, function: u32, index: u32) -> Option<&kvm_cpuid_entry2> {
+        self.0
+            .iter()
+            .find(|e| e.function == function && e.index == index)
+    }
+
+    /// Changes an entry if it is there.
+    fn change(&mut self, function: u32, index: u32, f: impl FnOnce(&mut kvm_cpuid_entry2)) {
+        let entry = self
+            .0
+            .iter_mut()
+            .find(|e| e.function == function && e.index == index);
+        if let Some(entry) = entry {
+            f(entry);
+        }
+    }
+
+    /// Sets eax, ebx, ecx and edx of an entry, adding it if need be. `index` is none for a
+    /// function that does not look at ecx.
+    fn put(&mut self, function: u32, index: Option<u32>, registers: [u32; 4]) {
+        let mut entry = kvm_cpuid_entry2 {
+            function,
+            index: index.unwrap_or(0),
+            flags: index.map_or(0, |_| KVM_CPUID_FLAG_SIGNIFCANT_INDEX),
+            ..Default::default()
+        };
+        set(&mut entry, registers);
+        self.0
+            .retain(|e| e.function != function || e.index != entry.index);
+        self.0.push(entry);
+    }
+
+    /// Removes a function with all its indexes; says whether it was there.
+    fn remove(&mut self, function: u32) -> bool {
+        let before = self.0.len();
+        self.0.retain(|e| e.function != function);
+        self.0.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! CPUID of made-up hosts.
+
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn entry(function: u32, index: u32, r: [u32; 4]) -> kvm_cpuid_entry2 {
+    let mut e = kvm_cpuid_entry2 {
+        function,
+        index,
+        flags: match function {
+            4 | 7 | 0xb | 0xd | 0x1d | 0x1f => KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+            _ => 0,
+        },
+        ..Default::default()
+    };
+    set(&mut e, r);
+    e
+}
+
+/// A host with AVX-512, PKRU, MPX, XSAVES and CET, as KVM reports it; `vendor` in leaf 0.
+fn host(name: &[u8; 12]) -> Vec<kvm_cpuid_entry2> {
+    let [b, d, c] = vendor(name);
+    let size = 2688 + 8;
+    vec![
+        entry(0, 0, [0x1f, b, c, d]),
+        entry(
+            1,
+            0,
+            [0x806f8, 0x0710_0800, 0xfffa_b223 | 1 << 3, 0x0f8b_fbff],
+        ),
+        entry(4, 0, [0x7c00_4121, 0x02c0_003f, 63, 0]),
+        entry(4, 3, [0x7c0f_c163, 0x0380_003f, 0xffff, 4]),
+        entry(4, 4, [0; 4]),
+        entry(5, 0, [0x40, 0x40, 3, 0x20]),
+        entry(7, 0, [1, 0xf1bf_47ef, 0x1b41_5fde | 1 << 7, 0xffd1_4412]),
+        entry(7, 1, [0x0020_1c30, 0, 0, 0x100]),
+        entry(0xb, 0, [1, 2, 0x100, 7]),
+        entry(0xd, 0, [0x2ff, 576, size, 0]),
+        entry(0xd, 1, [0x1f, compacted(), 0x1800, 0]),
+        entry(0xd, 2, [256, 576, 0, 0]),
+        entry(0xd, 3, [64, 960, 0, 0]),
+        entry(0xd, 4, [64, 1024, 0, 0]),
+        entry(0xd, 5, [64, 1088, 0, 0]),
+        entry(0xd, 6, [512, 1152, 0, 0]),
+        entry(0xd, 7, [1024, 1664, 0, 0]),
+        entry(0xd, 9, [8, 2688, 0, 0]),
+        entry(0xd, 11, [16, 0, 1, 0]),
+        entry(0xd, 12, [24, 0, 1, 0]),
+        entry(0x12, 0, [1, 0, 0, 0]),
+        entry(0x15, 0, [2, 100, 0, 0]),
+        entry(0x1d, 0, [1, 0, 0, 0]),
+        entry(0x1f, 0, [0; 4]),
+        entry(LEAF_KVM, 0, [LEAF_KVM_FEATURES, 1, 2, 3]),
+        entry(LEAF_KVM_FEATURES, 0, [0x0100_7efb, 0, 0, 0]),
+        entry(0x8000_0001, 0, [0, 0, 0x121, 0x2c10_0800]),
+        entry(0x8000_0008, 0, [0x3034, 0, 0x7fff, 0]),
+        entry(0x8000_001e, 0, [0; 4]),
+        entry(0x8000_001f, 0, [0xb, 0x33, 0, 0]),
+    ]
+}
+
+/// The sum over everything that [`host`] has: 576 to 2688 without gaps in this format.
+fn compacted() -> u32 {
+    576 + 256 + 64 + 64 + 64 + 512 + 1024 + 8 + 16 + 24
+}
+
+fn make(entries: &[kvm_cpuid_entry2], vcpu: u32, cpus: u32) -> Leaves {
+    let supported = CpuId::from_entries(entries).unwrap();
+    let made = for_vcpu(&supported, vcpu, cpus, Some(2_500_000), true).unwrap();
+    Leaves(made.as_slice().to_vec())
+}
+
+fn regs(leaves: &Leaves, function: u32, index: u32) -> [u32; 4] {
+    let e = leaves.get(function, index).unwrap();
+    [e.eax, e.ebx, e.ecx, e.edx]
+}
+
+#[test]
+fn the_first_leaf_names_the_vcpu() {
+    let made = make(&host(b"GenuineIntel"), 3, 4);
+    let [_, ebx, ecx, edx] = regs(&made, 1, 0);
+    assert_eq!(ebx, 0x0304_0800);
+    assert_eq!(
+        ecx & (1 << 31 | 1 << 27 | 1 << 24 | 1 << 21 | 1 << 3),
+        1 << 31 | 1 << 24 | 1 << 21
+    );
+    assert_ne!(edx & 1 << 28, 0);
+    let alone = make(&host(b"GenuineIntel"), 0, 1);
+    assert_eq!(regs(&alone, 1, 0)[3] & 1 << 28, 0);
+}
+
+#[test]
+fn topology_is_one_package() {
+    for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (64, 6)] {
+        let made = make(&host(b"GenuineIntel"), cpus - 1, cpus);
+        for function in [0xb, 0x1f] {
+            assert_eq!(regs(&made, function, 0), [0, 1, 0x100, cpus - 1]);
+            assert_eq!(regs(&made, function, 1), [bits, cpus, 0x201, cpus - 1]);
+            assert_eq!(regs(&made, function, 2)[1..3], [0, 2]);
+        }
+        let ids = (1 << bits) - 1;
+        assert_eq!(regs(&made, 4, 0)[0], 0x121 | ids << 26);
+        assert_eq!(regs(&made, 4, 3)[0], 0x163 | ids << 14 | ids << 26);
+    }
+}
+
+#[test]
+fn amd_has_leaves_of_its_own() {
+    let made = make(&host(b"AuthenticAMD"), 2, 3);
+    assert_eq!(regs(&made, 0x8000_0008, 0), [0x3034, 0, 0x2f02, 0]);
+    assert_eq!(regs(&made, 0x8000_001e, 0), [2, 2, 0, 0]);
+    assert_eq!(regs(&made, 0x8000_001f, 0), [0; 4]);
+    assert_eq!(regs(&made, 0x8000_0001, 0)[2] & 2, 2);
+    // No Intel leaf on AMD: what KVM gave stays.
+    assert_eq!(regs(&made, 0x15, 0), [2, 100, 0, 0]);
+}
+
+#[test]
+fn time_is_told() {
+    let made = make(&host(b"GenuineIntel"), 0, 1);
+    assert_eq!(
+        regs(&made, 0x15, 0),
+        [1_000_000, 2_500_000, 1_000_000_000, 0]
+    );
+    assert_eq!(regs(&made, LEAF_TIMING, 0), [2_500_000, 1_000_000, 0, 0]);
+    let [last, b, c, d] = regs(&made, LEAF_KVM, 0);
+    let name: Vec<u8> = [b, c, d].iter().flat_map(|r| r.to_le_bytes()).collect();
+    assert_eq!((last, &name[..]), (LEAF_TIMING, &b"KVMKVMKVM\0\0\0"[..]));
+    assert_eq!(regs(&made, LEAF_KVM_FEATURES, 0)[0], 0x0100_3aeb);
+}
+
+#[test]
+fn what_the_vm_has_not_is_gone() {
+    let made = make(&host(b"GenuineIntel"), 0, 1);
+    assert!(made.get(0x12, 0).is_none());
+    assert_eq!(regs(&made, 7, 0)[1] & EBX7_SGX, 0);
+    assert_eq!(regs(&made, 5, 0), [0; 4]);
+}
+
+#[test]
+fn xsave_keeps_what_agrees() {
+    let made = make(&host(b"GenuineIntel"), 0, 1);
+    // MPX is dropped with its feature; the rest is as it was.
+    assert_eq!(regs(&made, 0xd, 0), [0x2e7, 576, 2696, 0]);
+    assert_eq!(regs(&made, 0xd, 1), [0xf, 576, 0x1800, 0]);
+    let kept: Vec<u32> = made
+        .0
+        .iter()
+        .filter(|e| e.function == 0xd)
+        .map(|e| e.index)
+        .collect();
+    assert_eq!(kept.len(), 9);
+    assert!(!kept.contains(&3) && kept.contains(&9) && kept.contains(&12));
+    assert_eq!(regs(&made, 7, 0)[1] & (1 << 14 | 1 << 16), 1 << 16);
+    // AMX was never asked for.
+    assert!(made.get(0x1d, 0).is_none());
+    assert_eq!(regs(&made, 7, 0)[3] & (1 << 22 | 1 << 24 | 1 << 25), 0);
+    assert_eq!(regs(&made, 7, 1)[0] & (1 << 21 | 1 << 4), 1 << 4);
+}
+
+#[test]
+fn xsave_drops_what_does_not() {
+    let change = |function, index, f: fn(&mut kvm_cpuid_entry2)| {
+        let mut leaves = Leaves(host(b"GenuineIntel"));
+        leaves.change(function, index, f);
+        make(&leaves.0, 0, 1)
+    };
+    // The sum is not KVM's: no extended component, and no feature that needs one.
+    let made = change(0xd, 0, |e| e.ecx += 64);
+    assert_eq!(regs(&made, 0xd, 0), [3, 576, 576, 0]);
+    assert_eq!(regs(&made, 1, 0)[2] & 1 << 28, 0);
+    assert_eq!(regs(&made, 7, 0)[1] & (1 << 5 | 1 << 16), 0);
+    // The compacted sum is not KVM's: the standard format remains.
+    let made = change(0xd, 1, |e| e.ebx += 64);
+    assert_eq!(regs(&made, 0xd, 1), [0x5, 0, 0, 0]);
+    assert_eq!(regs(&made, 0xd, 0)[0], 0x2e7);
+    assert_eq!(regs(&made, 7, 0)[2] & 1 << 7, 0);
+    // Without PKU no PKRU.
+    let made = change(7, 0, |e| e.ecx &= !(1 << 3));
+    assert_eq!(regs(&made, 0xd, 0), [0xe7, 576, 2688, 0]);
+    // Without AVX-512F none of its three components.
+    let made = change(7, 0, |e| e.ebx &= !(1 << 16));
+    assert_eq!(regs(&made, 0xd, 0), [0x207, 576, 2696, 0]);
+    assert_eq!(regs(&made, 7, 0)[1] & 1 << 31, 0);
+    // Without XSAVE nothing.
+    let made = change(1, 0, |e| e.ecx &= !(1 << 26));
+    assert!(made.get(0xd, 0).is_none());
+    assert_eq!(regs(&made, 1, 0)[2] & 1 << 28, 0);
+}
+
+#[test]
+fn a_missing_leaf_is_an_error() {
+    let empty = CpuId::from_entries(&[]).unwrap();
+    assert_eq!(
+        for_vcpu(&empty, 0, 1, None, true).err(),
+        Some(CpuidError::MissingLeaf(0))
+    );
+    let supported = CpuId::from_entries(&host(b"GenuineIntel")).unwrap();
+    for (vcpu, cpus) in [(0, 0), (1, 1), (300, 400)] {
+        let error = for_vcpu(&supported, vcpu, cpus, None, true).err();
+        assert_eq!(error, Some(CpuidError::NoSuchCpu { vcpu, cpus }));
+    }
+}
+
+fn any_entry() -> impl Strategy<Value = kvm_cpuid_entry2> {
+    let function = prop_oneof![
+        0u32..0x20,
+        Just(0xd),
+        Just(7),
+        0x4000_0000u32..0x4000_0011,
+        0x8000_0000u32..0x8000_0027,
+        any::<u32>()
+    ];
+    (
+        function,
+        prop_oneof![0u32..20, any::<u32>()],
+        any::<[u32; 4]>(),
+    )
+        .prop_map(|(function, index, registers)| entry(function, index, registers))
+}
+
+proptest! {
+    #[test]
+    fn any_host_gives_unique_entries(
+        extra in proptest::collection::vec(any_entry(), 0..60),
+        whole in any::<bool>(), cpus in 1u32..=64, vcpu in 0u32..64,
+        khz in any::<Option<u32>>(), deadline in any::<bool>(),
+    ) {
+        let mut entries = extra;
+        if whole {
+            entries.splice(0..0, host(b"GenuineIntel"));
+        }
+        let supported = CpuId::from_entries(&entries).unwrap();
+        if let Ok(made) = for_vcpu(&supported, vcpu, cpus, khz, deadline) {
+            let mut seen = HashSet::new();
+            for e in made.as_slice() {
+                prop_assert!(seen.insert((e.function, e.index)));
+            }
+            let leaves = Leaves(made.as_slice().to_vec());
+            prop_assert_eq!(regs(&leaves, 1, 0)[1] >> 24, vcpu);
+            if let Some(main) = leaves.get(0xd, 0) {
+                // Every component on offer has its subleaf, and no other has one.
+                let one = leaves.get(0xd, 1).unwrap();
+                let kept = main.eax & !3 | one.ecx;
+                for i in 2..32 {
+                    prop_assert_eq!(kept & 1 << i != 0, leaves.get(0xd, i).is_some());
+                }
+            }
+        }
+    }
+}

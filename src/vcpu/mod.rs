@@ -1,0 +1,192 @@
+//! vCPUs: making them, starting and stopping their threads, resetting them.
+
+pub mod cpuid;
+pub mod exit_loop;
+pub mod state;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use kvm_bindings::CpuId;
+use kvm_ioctls::{VcpuFd, VmFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use crate::boot::cpu_state::CpuState;
+use crate::bus::Bus;
+use crate::lifecycle::{GuestEvent, Notifier};
+use crate::observe::stats::ExitCounters;
+use exit_loop::LoopEnd;
+use state::PowerOn;
+
+/// Why a vCPU cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// An ioctl failed.
+    #[error("{name} failed")]
+    Call {
+        /// The ioctl.
+        name: &'static str,
+        /// The errno.
+        source: kvm_ioctls::Error,
+    },
+    /// More MSRs than a call can name.
+    #[error("too many MSRs")]
+    Msrs,
+    /// A thread could not be started.
+    #[error("cannot start a thread for vCPU {0}")]
+    Thread(u32, #[source] io::Error),
+    /// The CPUID leaves cannot be made.
+    #[error(transparent)]
+    Cpuid(#[from] cpuid::CpuidError),
+    /// No handler for the kick.
+    #[error("cannot install the handler of the signal that stops vCPUs")]
+    Signal(#[source] vmm_sys_util::errno::Error),
+    /// A vCPU's thread is gone.
+    #[error("the thread of a vCPU died")]
+    Died,
+}
+
+/// Bits of a guest-physical address, from leaf 0x8000_0008 of what KVM supports.
+pub fn phys_bits(supported: &CpuId) -> u8 {
+    const ADDRESS_SIZES: u32 = 0x8000_0008;
+    let leaf = supported
+        .as_slice()
+        .iter()
+        .find(|e| e.function == ADDRESS_SIZES);
+    // Processors without the leaf have 36 bits (SDM volume 2A, CPUID).
+    leaf.map_or(36, |e| e.eax as u8)
+}
+
+/// A vCPU that is not running.
+pub struct Vcpu {
+    id: u32,
+    fd: VcpuFd,
+    power_on: PowerOn,
+}
+
+impl Vcpu {
+    /// Makes vCPU `id` with these CPUID leaves. `msrs` are those that a reset must restore.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn new(
+        vm: &VmFd,
+        id: u32,
+        cpuid: impl FnOnce(&VcpuFd) -> Result<CpuId, VcpuError>,
+        msrs: &[u32],
+    ) -> Result<Self, VcpuError> {
+        let call = |name| move |source| VcpuError::Call { name, source };
+        let fd = vm.create_vcpu(id.into()).map_err(call("KVM_CREATE_VCPU"))?;
+        let cpuid = cpuid(&fd)?;
+        fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
+        let power_on = PowerOn::read(&fd, msrs)?;
+        Ok(Self { id, fd, power_on })
+    }
+
+    /// Power-on state; vCPU 0 then gets the state that the kernel's entry asks for, and the others
+    /// wait for its start-up IPI.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn reset(&self, boot: &CpuState) -> Result<(), VcpuError> {
+        self.power_on.write(&self.fd)?;
+        if self.id == 0 {
+            state::enter(&self.fd, boot)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What the threads share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Where accesses go.
+    pub bus: Arc<Bus>,
+    /// Who is told that a vCPU cannot go on.
+    pub notifier: Arc<Notifier>,
+    /// Exits are counted here.
+    pub exits: Arc<ExitCounters>,
+}
+
+/// vCPUs that run, each on a thread.
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vcpu>>,
+}
+
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // Being interrupted is all that a vCPU needs.
+}
+
+impl Running {
+    /// Starts a thread for each vCPU.
+    ///
+    /// # Errors
+    /// When the host has no threads left; those started are stopped again.
+    pub fn start(vcpus: Vec<Vcpu>, shared: &Shared) -> Result<Self, VcpuError> {
+        static HANDLER: Once = Once::new();
+        let mut outcome = Ok(());
+        HANDLER.call_once(|| outcome = register_signal_handler(SIGRTMIN(), on_kick));
+        outcome.map_err(VcpuError::Signal)?;
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut running = Self {
+            stop,
+            threads: Vec::new(),
+        };
+        for vcpu in vcpus {
+            let id = vcpu.id;
+            let (shared, stop) = (shared.clone(), Arc::clone(&running.stop));
+            let thread = thread::Builder::new()
+                .name(format!("vcpu {id}"))
+                .spawn(move || body(vcpu, &shared, &stop));
+            match thread {
+                Ok(thread) => running.threads.push(thread),
+                Err(e) => {
+                    let _ = running.stop();
+                    return Err(VcpuError::Thread(id, e));
+                }
+            }
+        }
+        Ok(running)
+    }
+
+    /// Stops every vCPU and gives them back.
+    ///
+    /// A signal may arrive between a thread's look at the flag and its KVM_RUN, and be lost there;
+    /// so it is sent again until the thread has ended.
+    ///
+    /// # Errors
+    /// [`VcpuError::Died`].
+    pub fn stop(&mut self) -> Result<Vec<Vcpu>, VcpuError> {
+        self.stop.store(true, Ordering::Release);
+        while self.threads.iter().any(|t| !t.is_finished()) {
+            for thread in self.threads.iter().filter(|t| !t.is_finished()) {
+                // A thread that has ended meanwhile needs no signal.
+                let _ = thread.kill(SIGRTMIN());
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+        self.threads
+            .drain(..)
+            .map(|t| t.join().map_err(|_| VcpuError::Died))
+            .collect()
+    }
+}
+
+fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
+    match exit_loop::run(&mut vcpu.fd, &shared.bus, stop, &shared.exits) {
+        LoopEnd::Stopped => {}
+        LoopEnd::Shutdown => shared.notifier.notify(GuestEvent::TripleFault),
+        LoopEnd::Broken(why) => {
+            shared
+                .notifier
+                .notify(GuestEvent::Broken(format!("vCPU {}: {why}", vcpu.id)));
+        }
+    }
+    vcpu
+}

@@ -1,0 +1,627 @@
+//! One passed-through function: the glue between the guest's accesses and the device.
+//!
+//! The pure rooms say what an access means (`pci/`), the policy says who answers it
+//! ([`config_policy`](super::config_policy)), and this file carries the effects out, in an order
+//! that leaves no moment in which the guest could touch what is not there: pieces leave the address
+//! space before the device stops decoding, and enter it after the device has begun.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tracing::{debug, error, info, warn};
+
+use super::bar_map::{BarMap, Piece};
+use super::config_policy;
+use super::device::{CONFIG_REGION, DeviceError, SharedDevice};
+use super::interrupts::MsixVectors;
+use super::trap::BarTrap;
+use crate::bus::Bus;
+use crate::interrupt::Router;
+use crate::layout::{self, Layout};
+use crate::memory::{AddressSpace, MemoryError};
+use crate::observe::limit::RateLimit;
+use crate::pci::bar::{BAR_BYTES, BAR_COUNT, BAR_OFFSET, BarError, Bars};
+use crate::pci::capability::{self, id};
+use crate::pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use crate::pci::decoder::{BarEffect, Decoder};
+use crate::pci::lanes;
+use crate::pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability, MsixEffect};
+use crate::pci::{CONFIG_SPACE_SIZE, PciFunction};
+
+const COMMAND: u16 = 0x04;
+/// COMMAND's decode enables (PCI Express 6.0, 7.5.1.1.3).
+const COMMAND_IO: u16 = 1 << 0;
+const COMMAND_MEMORY: u16 = 1 << 1;
+/// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
+const PMCSR: u16 = 4;
+const POWER_STATE: u8 = 0x3;
+
+/// Why a function cannot be made of a device.
+#[derive(Debug, thiserror::Error)]
+pub enum FunctionError {
+    /// The device does not answer.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Its BARs make no sense.
+    #[error("{device}: {source}")]
+    Bars {
+        /// The device's address.
+        device: String,
+        /// What is wrong.
+        source: BarError,
+    },
+}
+
+/// The rooms of the VM that a function works on.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Where mapped pieces go.
+    pub space: Arc<AddressSpace>,
+    /// Where trapped ranges go.
+    pub bus: Arc<Bus>,
+    /// Where interrupts go.
+    pub router: Arc<Router>,
+    /// Where BARs may be.
+    pub layout: Layout,
+}
+
+/// A passed-through function.
+pub struct VfioFunction {
+    device: SharedDevice,
+    around: Surroundings,
+    this: Weak<Self>,
+    /// Where the MSI-X table and its pending bits are.
+    msix_place: Option<MsixCapability>,
+    /// The power management capability.
+    power: Option<u16>,
+    state: Mutex<State>,
+    limit: RateLimit,
+}
+
+struct State {
+    config: ConfigSpace,
+    /// `config` as it was at power-on.
+    pristine: ConfigSpace,
+    bars: Bars,
+    /// `bars` as firmware placed them.
+    placed: Bars,
+    decoder: Decoder,
+    maps: [BarMap; BAR_COUNT],
+    msix: Option<(Msix, MsixVectors)>,
+    /// COMMAND as the guest wrote it last.
+    command: u16,
+    /// The device is in D0.
+    awake: bool,
+    /// The device has failed or was taken away: nothing of it is there any more.
+    fenced: bool,
+}
+
+impl VfioFunction {
+    /// Reads the device's configuration space and maps its BARs. Nothing is in the guest yet.
+    ///
+    /// # Errors
+    /// When the device does not answer or its BARs make no sense.
+    pub fn new(device: SharedDevice, around: Surroundings) -> Result<Arc<Self>, FunctionError> {
+        let image = read_config(&*device)?;
+        let pristine = config_policy::apply(&image);
+        let raw = std::array::from_fn(|i| {
+            lanes::u32_at(&image, usize::from(BAR_OFFSET) + i * 4).unwrap_or(0)
+        });
+        let sizes = std::array::from_fn(|i| device.region(i as u32).size);
+        let bars = Bars::decode(raw, sizes).map_err(|source| FunctionError::Bars {
+            device: device.name().into(),
+            source,
+        })?;
+        let vectors = MsixVectors::new(Arc::clone(&device), Arc::clone(&around.router));
+        let capability = MsixCapability::parse(&image);
+        let msix_place = capability.filter(|_| vectors.is_some());
+        let msix = msix_place.map(Msix::new).zip(vectors);
+        let power = capability::find(&image, id::PM).map(|c| c.offset);
+        let maps = std::array::from_fn(|bar| map_bar(&*device, bar, &bars, msix_place.as_ref()));
+        // Firmware's view: nothing decodes, nothing masters the bus.
+        device.write(CONFIG_REGION, COMMAND.into(), &0u16.to_le_bytes())?;
+        if !device.can_reset() {
+            warn!(
+                "{} has no reset: a guest's reboot leaves it as it is",
+                device.name()
+            );
+        }
+        let state = State {
+            config: pristine.clone(),
+            pristine,
+            placed: bars.clone(),
+            bars,
+            decoder: Decoder::new(),
+            maps,
+            msix,
+            command: 0,
+            awake: true,
+            fenced: false,
+        };
+        Ok(Arc::new_cyclic(|this| Self {
+            device,
+            around,
+            this: this.clone(),
+            msix_place,
+            power,
+            state: Mutex::new(state),
+            limit: RateLimit::default(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host's name of the device.
+    pub fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    /// The BARs as the guest sees them now.
+    pub fn bars(&self) -> Bars {
+        self.lock().bars.clone()
+    }
+
+    /// The mapped pieces of a BAR.
+    pub fn mapped_pieces(&self, bar: usize) -> Vec<Piece> {
+        self.lock()
+            .maps
+            .get(bar)
+            .map(|m| m.pieces().to_vec())
+            .unwrap_or_default()
+    }
+
+    /// Firmware's placing: the addresses that BARs have at power-on and after every reset.
+    pub fn set_placed(&self, bars: Bars) {
+        let mut state = self.lock();
+        state.placed = bars.clone();
+        state.bars = bars;
+    }
+
+    /// Takes the function out of the guest's reach and stops its interrupts and DMA; the device
+    /// itself stays open.
+    pub fn quiesce(&self) {
+        let mut state = self.lock();
+        self.silence(&mut state);
+    }
+
+    /// The device has failed: it reads as all ones from now on, and the guest lives.
+    pub fn fence(&self) {
+        let mut state = self.lock();
+        if !state.fenced {
+            self.silence(&mut state);
+            state.fenced = true;
+        }
+    }
+
+    /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
+    fn silence(&self, state: &mut State) {
+        if let Some((msix, vectors)) = &mut state.msix {
+            let _ = msix.reset();
+            vectors.disable();
+        }
+        state.command = 0;
+        self.follow_decode(state);
+        self.device_write(COMMAND, &[0, 0]);
+    }
+
+    /// A read of a trapped piece of a BAR.
+    pub fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        match self.msix_part(bar, offset, data.len()) {
+            None => {
+                if let Err(e) = self.device.read(bar as u32, offset, data) {
+                    data.fill(0xff);
+                    self.complain(&e);
+                }
+            }
+            Some(part) => {
+                let state = self.lock();
+                let Some((msix, vectors)) = state.msix.as_ref().filter(|_| !state.fenced) else {
+                    return;
+                };
+                match part {
+                    MsixPart::Table(at) => msix.table_read(at, data),
+                    MsixPart::Pending(at) => msix.pba_read(at, data, &|v| vectors.pending(v)),
+                    MsixPart::Straddling => {}
+                }
+            }
+        }
+    }
+
+    /// A write to a trapped piece of a BAR.
+    pub fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
+        match self.msix_part(bar, offset, data.len()) {
+            None => {
+                if let Err(e) = self.device.write(bar as u32, offset, data) {
+                    self.complain(&e);
+                }
+            }
+            Some(MsixPart::Table(at)) => {
+                let mut state = self.lock();
+                if state.fenced {
+                    return;
+                }
+                if let Some((msix, vectors)) = &mut state.msix {
+                    let effects = msix.table_write(at, data);
+                    vectors.apply(&effects);
+                }
+            }
+            // Pending bits are read-only; what lies across two things is neither.
+            Some(MsixPart::Pending(_) | MsixPart::Straddling) => {}
+        }
+    }
+
+    /// Which part of MSI-X an access belongs to.
+    fn msix_part(&self, bar: usize, offset: u64, len: usize) -> Option<MsixPart> {
+        let place = self.msix_place.as_ref()?;
+        let parts = [
+            (place.table_bar, place.table_offset, place.table_size()),
+            (place.pba_bar, place.pba_offset, place.pba_size()),
+        ];
+        for (i, (in_bar, start, size)) in parts.into_iter().enumerate() {
+            let start = u64::from(start);
+            if usize::from(in_bar) != bar || !lanes::touches(offset, len, start, size) {
+                continue;
+            }
+            return Some(match offset.checked_sub(start) {
+                Some(at) if at + len as u64 <= size && i == 0 => MsixPart::Table(at),
+                Some(at) if at + len as u64 <= size => MsixPart::Pending(at),
+                _ => MsixPart::Straddling,
+            });
+        }
+        None
+    }
+
+    /// COMMAND: what it takes away goes before the device hears of it, what it gives comes after.
+    fn write_command(&self, state: &mut State, offset: u16, data: &[u8]) {
+        let new = lanes::merge(
+            state.command.into(),
+            COMMAND.into(),
+            0xffff,
+            offset.into(),
+            data,
+        );
+        let new = new as u16;
+        state.command &= new;
+        self.follow_decode(state);
+        self.device_write(offset, data);
+        state.command = new;
+        self.follow_decode(state);
+    }
+
+    /// PMCSR: only in D0 does a device decode.
+    fn write_power(&self, state: &mut State, pmcsr: u16, offset: u16, data: &[u8]) {
+        let low = data
+            .get(usize::from(pmcsr.saturating_sub(offset)))
+            .copied()
+            .unwrap_or(0);
+        if low & POWER_STATE != 0 {
+            state.awake = false;
+            self.follow_decode(state);
+        }
+        self.device_write(offset, data);
+        let mut now = [0];
+        let read = self.device.read(CONFIG_REGION, pmcsr.into(), &mut now);
+        state.awake = read.is_ok() && now[0] & POWER_STATE == 0;
+        self.follow_decode(state);
+    }
+
+    /// Brings the address map to where the BARs, COMMAND and the power state say it should be.
+    fn follow_decode(&self, state: &mut State) {
+        let enabled = |bit| state.awake && !state.fenced && state.command & bit != 0;
+        let effects =
+            state
+                .decoder
+                .update(&state.bars, enabled(COMMAND_MEMORY), enabled(COMMAND_IO));
+        for effect in &effects {
+            if let BarEffect::Unmap { bar } | BarEffect::Move { bar, .. } = effect {
+                self.displace(state, *bar);
+            }
+        }
+        for effect in &effects {
+            let (bar, to, from) = match *effect {
+                BarEffect::Unmap { .. } => {
+                    state.decoder.confirm(effect);
+                    continue;
+                }
+                BarEffect::Map { bar, address } => (bar, address, None),
+                BarEffect::Move { bar, from, to } => (bar, to, Some(from)),
+            };
+            if self.try_place(state, bar, to) {
+                state.decoder.confirm(effect);
+                continue;
+            }
+            // The new place is refused: back to the old one, in the register too.
+            state.decoder.refuse(&mut state.bars, bar);
+            if from.is_some_and(|old| !self.try_place(state, bar, old)) {
+                state.decoder.confirm(&BarEffect::Unmap { bar });
+            }
+        }
+    }
+
+    /// Puts a BAR into the guest's address map.
+    fn try_place(&self, state: &mut State, bar: usize, address: u64) -> bool {
+        let outcome = self.place(state, bar, address);
+        match &outcome {
+            Ok(()) => debug!("{}: BAR {bar} is at {address:#x}", self.name()),
+            Err(why) if self.limit.allow() => {
+                warn!(
+                    "{}: BAR {bar} cannot be at {address:#x}: {why}",
+                    self.name()
+                );
+            }
+            Err(_) => {}
+        }
+        outcome.is_ok()
+    }
+
+    fn place(&self, state: &mut State, bar: usize, address: u64) -> Result<(), PlaceRefusal> {
+        let Some(shape) = state.bars.get(bar).copied() else {
+            return Err(PlaceRefusal::Outside);
+        };
+        let trap = Arc::new(BarTrap {
+            function: self.this.clone(),
+            bar,
+        });
+        if shape.kind.is_io() {
+            let (port, size) = (u16::try_from(address), u16::try_from(shape.size));
+            let (Ok(port), Ok(size)) = (port, size) else {
+                return Err(PlaceRefusal::Outside);
+            };
+            if port < layout::PCI_IO_START {
+                return Err(PlaceRefusal::Outside);
+            }
+            return Ok(self.around.bus.insert_pio(port, size, trap)?);
+        }
+        if !self.around.layout.allows_bar(address, shape.size) {
+            return Err(PlaceRefusal::Outside);
+        }
+        self.around.bus.insert_mmio(address, shape.size, trap)?;
+        if let Some(map) = state.maps.get_mut(bar)
+            && let Err(e) = map.place(&self.around.space, address)
+        {
+            self.around.bus.remove_mmio(address);
+            return Err(e.into());
+        }
+        Ok(())
+    }
+
+    /// Takes a BAR out of the guest's address map.
+    fn displace(&self, state: &mut State, bar: usize) {
+        let (Some(address), Some(shape)) = (state.decoder.mapped(bar), state.bars.get(bar)) else {
+            return;
+        };
+        debug!("{}: BAR {bar} leaves {address:#x}", self.device.name());
+        if shape.kind.is_io() {
+            if let Ok(port) = u16::try_from(address) {
+                self.around.bus.remove_pio(port);
+            }
+            return;
+        }
+        if let Some(map) = state.maps.get_mut(bar) {
+            map.displace(&self.around.space);
+        }
+        self.around.bus.remove_mmio(address);
+    }
+
+    fn device_write(&self, offset: u16, data: &[u8]) {
+        if let Err(e) = self.device.write(CONFIG_REGION, offset.into(), data) {
+            self.complain(&e);
+        }
+    }
+
+    /// Logs what a guest's access met with; the guest has its answer already.
+    fn complain(&self, error: &DeviceError) {
+        if self.limit.allow() {
+            let cause = std::error::Error::source(error).map(|c| format!(": {c}"));
+            warn!("{error}{}", cause.unwrap_or_default());
+        }
+    }
+
+    /// Bytes that are answered here.
+    fn write_emulated(&self, state: &mut State, offset: u16, data: &[u8]) {
+        let (at, len) = (u64::from(offset), data.len());
+        state.config.write(offset, data);
+        if lanes::touches(at, len, BAR_OFFSET.into(), BAR_BYTES as u64) {
+            let skip = usize::from(BAR_OFFSET.saturating_sub(offset));
+            let first = usize::from(offset.saturating_sub(BAR_OFFSET));
+            state
+                .bars
+                .write(first, data.get(skip..).unwrap_or_default());
+            self.follow_decode(state);
+        }
+        let Some(place) = self.msix_place.as_ref() else {
+            return;
+        };
+        if lanes::touches(at, len, place.offset.into(), CAPABILITY_SIZE.into())
+            && let Some((msix, vectors)) = &mut state.msix
+        {
+            let skip = usize::from(place.offset.saturating_sub(offset));
+            let first = offset.saturating_sub(place.offset);
+            let effects: Vec<MsixEffect> =
+                msix.control_write(first, data.get(skip..).unwrap_or_default());
+            vectors.apply(&effects);
+        }
+    }
+
+    fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
+        let (at, len) = (u64::from(offset), data.len());
+        state.config.read(offset, data);
+        if lanes::touches(at, len, BAR_OFFSET.into(), BAR_BYTES as u64) {
+            let skip = usize::from(BAR_OFFSET.saturating_sub(offset));
+            let first = usize::from(offset.saturating_sub(BAR_OFFSET));
+            let end = len.min(skip + BAR_BYTES.saturating_sub(first));
+            state
+                .bars
+                .read(first, data.get_mut(skip..end).unwrap_or_default());
+        }
+        // Message Control, at 2 in the capability; the rest of it is constant and relinked.
+        if let (Some(place), Some((msix, _))) = (&self.msix_place, &state.msix)
+            && lanes::touches(at, len, u64::from(place.offset) + 2, 2)
+        {
+            let mut control = [0u8; 2];
+            msix.capability_read(2, &mut control);
+            lanes::extract(control, u64::from(place.offset) + 2, at, data);
+        }
+    }
+}
+
+enum MsixPart {
+    Table(u64),
+    Pending(u64),
+    /// Partly inside and partly not, which no driver does.
+    Straddling,
+}
+
+/// Why a BAR cannot be where the guest wants it.
+#[derive(Debug, thiserror::Error)]
+enum PlaceRefusal {
+    #[error("that is outside of the bus's windows")]
+    Outside,
+    #[error("{0}")]
+    Taken(#[from] vm_device::bus::Error),
+    #[error("{0}")]
+    Memory(#[from] MemoryError),
+}
+
+impl PciFunction for VfioFunction {
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        let state = self.lock();
+        if state.fenced {
+            return;
+        }
+        let mut rest = data;
+        for (at, len, emulated) in state.config.runs(offset, rest.len()) {
+            let Some((run, tail)) = rest.split_at_mut_checked(len) else {
+                return;
+            };
+            if emulated {
+                self.read_emulated(&state, at, run);
+            } else if let Err(e) = self.device.read(CONFIG_REGION, at.into(), run) {
+                run.fill(0xff);
+                self.complain(&e);
+            }
+            rest = tail;
+        }
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        let mut state = self.lock();
+        if state.fenced {
+            return;
+        }
+        let runs: Vec<_> = state.config.runs(offset, data.len()).collect();
+        let mut rest = data;
+        for (at, len, emulated) in runs {
+            let Some((run, tail)) = rest.split_at_checked(len) else {
+                return;
+            };
+            let touches =
+                |register: u16, size| lanes::touches(at.into(), len, register.into(), size);
+            let pmcsr = self.power.map(|cap| cap + PMCSR);
+            if emulated {
+                self.write_emulated(&mut state, at, run);
+            } else if touches(COMMAND, 2) {
+                self.write_command(&mut state, at, run);
+            } else if let Some(pmcsr) = pmcsr.filter(|p| touches(*p, 1)) {
+                self.write_power(&mut state, pmcsr, at, run);
+            } else {
+                self.device_write(at, run);
+            }
+            rest = tail;
+        }
+    }
+
+    /// Interrupts off, decoding off, awake, reset; then the registers as firmware left them
+    /// (vfio's pre-reset order: a device must not interrupt or write to memory while it resets).
+    fn reset(&self) {
+        let mut state = self.lock();
+        if state.fenced {
+            return;
+        }
+        self.silence(&mut state);
+        if let Some(power) = self.power {
+            self.device_write(power + PMCSR, &[0, 0]);
+        }
+        state.awake = true;
+        if self.device.can_reset() {
+            match self.device.reset() {
+                Ok(()) => info!("{} was reset", self.name()),
+                Err(e) => {
+                    let cause = std::error::Error::source(&e).map(|c| format!(": {c}"));
+                    error!(
+                        "{e}{}: the guest finds the device as it left it",
+                        cause.unwrap_or_default()
+                    );
+                }
+            }
+        }
+        state.config = state.pristine.clone();
+        state.bars = state.placed.clone();
+        self.device_write(COMMAND, &[0, 0]);
+    }
+}
+
+impl Drop for VfioFunction {
+    fn drop(&mut self) {
+        self.quiesce();
+    }
+}
+
+/// The whole configuration space, read by dwords as VFIO likes it best.
+fn read_config(device: &dyn super::device::Device) -> Result<Vec<u8>, DeviceError> {
+    let size = device.region(CONFIG_REGION).size;
+    let size = if size >= CONFIG_SPACE_SIZE as u64 {
+        CONFIG_SPACE_SIZE
+    } else {
+        CONVENTIONAL_SIZE
+    };
+    let mut image = vec![0u8; size];
+    for (i, dword) in image.chunks_exact_mut(4).enumerate() {
+        device.read(CONFIG_REGION, i as u64 * 4, dword)?;
+    }
+    Ok(image)
+}
+
+/// Maps what of a BAR the guest may touch directly. A BAR that cannot be mapped works, trapped.
+fn map_bar(
+    device: &dyn super::device::Device,
+    bar: usize,
+    bars: &Bars,
+    msix: Option<&MsixCapability>,
+) -> BarMap {
+    let region = device.region(bar as u32);
+    if bars.get(bar).is_none_or(|b| b.kind.is_io()) || region.mappable.is_empty() {
+        return BarMap::trapped();
+    }
+    let mut trapped = Vec::new();
+    if let Some(msix) = msix {
+        let table = (msix.table_bar, msix.table_offset, msix.table_size());
+        let pending = (msix.pba_bar, msix.pba_offset, msix.pba_size());
+        for (in_bar, offset, size) in [table, pending] {
+            if usize::from(in_bar) == bar {
+                trapped.push((u64::from(offset), size));
+            }
+        }
+    }
+    match BarMap::new(device, &region, &trapped) {
+        Ok(map) => {
+            debug!(
+                "{}: BAR {bar} maps {:x?}, traps {:x?}",
+                device.name(),
+                map.pieces(),
+                trapped
+            );
+            map
+        }
+        Err(e) => {
+            info!(
+                "{}: BAR {bar} is trapped, because it cannot be mapped: {e}",
+                device.name()
+            );
+            BarMap::trapped()
+        }
+    }
+}

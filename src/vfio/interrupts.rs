@@ -1,0 +1,241 @@
+//! MSI-X effects applied: VFIO's vectors, KVM's irqfds, and the eventfds that they share.
+//!
+//! A vector costs nothing until the guest unmasks it: then it gets an eventfd and a GSI, and stays
+//! wired until MSI-X is turned off, masked or not. Where the kernel lets vectors be added one at a
+//! time (Linux 6.5), that is done. On older kernels the set is turned off and on again with twice
+//! as many; what the device raised in between is made up for by raising every live vector once.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+
+use super::device::{DeviceError, Irq, SharedDevice};
+use crate::interrupt::irqfd::{self, MsiLine};
+use crate::interrupt::{InterruptError, Router};
+use crate::observe::limit::RateLimit;
+use crate::pci::Message;
+use crate::pci::msix::MsixEffect;
+
+/// Why a vector could not be wired.
+#[derive(Debug, thiserror::Error)]
+enum VectorError {
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Interrupt(#[from] InterruptError),
+}
+
+/// The MSI-X vectors of one device.
+pub struct MsixVectors {
+    device: SharedDevice,
+    router: Arc<Router>,
+    lines: BTreeMap<u16, MsiLine>,
+    /// Vectors that the device has.
+    count: u32,
+    /// Vectors can be added one at a time.
+    resizable: bool,
+    /// Vectors that the host has set up, from 0; meaningless where they can be added.
+    host: u32,
+    enabled: bool,
+    limit: RateLimit,
+}
+
+impl MsixVectors {
+    /// For a device that has MSI-X; `None` when VFIO does not offer it.
+    pub fn new(device: SharedDevice, router: Arc<Router>) -> Option<Self> {
+        let info = device.irq(Irq::Msix)?;
+        Some(Self {
+            device,
+            router,
+            lines: BTreeMap::new(),
+            count: info.count,
+            resizable: info.resizable,
+            host: 0,
+            enabled: false,
+            limit: RateLimit::default(),
+        })
+    }
+
+    /// Carries effects out, in order, with one change of the routing table for all of them.
+    ///
+    /// What fails is logged and leaves its vector masked: a guest must not end the VM.
+    pub fn apply(&mut self, effects: &[MsixEffect]) {
+        for effect in effects {
+            match effect {
+                MsixEffect::Enable => self.enable(),
+                MsixEffect::Disable => self.disable(),
+                MsixEffect::Mask { vector } => self.mask(*vector),
+                MsixEffect::Update { vector, message } => {
+                    if let Some(line) = self.lines.get(vector) {
+                        line.route(*message);
+                    }
+                }
+                MsixEffect::Unmask { vector, message } => self.prepare(*vector, *message),
+            }
+        }
+        if let Err(e) = self.router.commit() {
+            self.complain("its interrupts keep their old routes", &e);
+            return;
+        }
+        for effect in effects {
+            if let MsixEffect::Unmask { vector, .. } = effect
+                && let Err(e) = self.unmask(*vector)
+            {
+                self.complain("an MSI-X vector stays masked", &e);
+            }
+        }
+    }
+
+    /// Whether an event has gathered for a vector that is masked.
+    pub fn pending(&self, vector: u16) -> bool {
+        self.lines.get(&vector).is_some_and(MsiLine::pending)
+    }
+
+    fn enable(&mut self) {
+        if self.enabled {
+            return;
+        }
+        // One vector without an eventfd: the device really enters MSI-X mode, as the guest's driver
+        // expects before it unmasks anything.
+        match self.device.set_events(Irq::Msix, 0, &[None]) {
+            Ok(()) => {
+                self.enabled = true;
+                self.host = 1;
+            }
+            Err(e) => self.complain("MSI-X stays off", &e),
+        }
+    }
+
+    /// Turns MSI-X off and lets go of every line.
+    pub fn disable(&mut self) {
+        if std::mem::take(&mut self.enabled)
+            && let Err(e) = self.device.disable(Irq::Msix)
+        {
+            self.complain("MSI-X may still be on", &e);
+        }
+        self.host = 0;
+        self.lines.clear();
+    }
+
+    fn mask(&mut self, vector: u16) {
+        let failed = self
+            .lines
+            .get_mut(&vector)
+            .and_then(|line| line.mask().err());
+        if let Some(e) = failed {
+            self.complain("an MSI-X vector stays unmasked", &e);
+        }
+    }
+
+    /// Makes a line for a vector that never had one, and sets its route.
+    fn prepare(&mut self, vector: u16, message: Message) {
+        if !self.enabled || u32::from(vector) >= self.count {
+            return;
+        }
+        if let Some(line) = self.lines.get(&vector) {
+            line.route(message);
+            return;
+        }
+        match MsiLine::new(Arc::clone(&self.router)) {
+            Ok(line) => {
+                line.route(message);
+                self.lines.insert(vector, line);
+            }
+            Err(e) => self.complain("an MSI-X vector stays masked", &e),
+        }
+    }
+
+    fn unmask(&mut self, vector: u16) -> Result<(), VectorError> {
+        let Some(line) = self.lines.get_mut(&vector) else {
+            return Ok(());
+        };
+        line.unmask()?;
+        let index = u32::from(vector);
+        // SET_IRQS of a vector that has its eventfd already changes nothing, but costs a free_irq
+        // and a request_irq in the host: it is done once, when the line is new.
+        if !line.is_wired() {
+            let outcome = if self.resizable || index < self.host {
+                self.device
+                    .set_events(Irq::Msix, index, &[Some(fd_of(line))])
+            } else {
+                self.grow(index + 1)
+            };
+            if let Err(e) = outcome {
+                self.lines.remove(&vector);
+                return Err(e.into());
+            }
+            if let Some(line) = self.lines.get_mut(&vector) {
+                line.set_wired();
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns the set off and on with at least `need` vectors (kernels before 6.5).
+    fn grow(&mut self, need: u32) -> Result<(), DeviceError> {
+        let ample = need.next_power_of_two().min(self.count).max(need);
+        debug!(
+            device = self.device.name(),
+            from = self.host,
+            to = ample,
+            "MSI-X vectors"
+        );
+        self.device.disable(Irq::Msix)?;
+        let mut outcome = self.set_first(ample);
+        if matches!(outcome, Err(DeviceError::FewerVectors { .. })) && ample > need {
+            outcome = self.set_first(need);
+        }
+        if outcome.is_err() {
+            // Back to what worked before, so that the vectors in use live on.
+            let before = self.host;
+            match self.set_first(before) {
+                Ok(()) => self.trigger_wired(),
+                Err(e) => self.complain("its interrupts are lost", &e),
+            }
+            return outcome;
+        }
+        self.trigger_wired();
+        Ok(())
+    }
+
+    fn set_first(&mut self, count: u32) -> Result<(), DeviceError> {
+        let events: Vec<Option<BorrowedFd<'_>>> = (0..count)
+            .map(|i| {
+                u16::try_from(i)
+                    .ok()
+                    .and_then(|v| self.lines.get(&v))
+                    .map(fd_of)
+            })
+            .collect();
+        self.device.set_events(Irq::Msix, 0, &events)?;
+        self.host = count;
+        Ok(())
+    }
+
+    /// Raises every vector that was live: an interrupt too many is harmless, one too few is not.
+    fn trigger_wired(&self) {
+        self.lines
+            .values()
+            .filter(|line| line.is_wired())
+            .for_each(MsiLine::trigger);
+    }
+
+    fn complain(&self, what: &str, error: &dyn std::error::Error) {
+        if self.limit.allow() {
+            let cause = error.source().map(|c| format!(": {c}")).unwrap_or_default();
+            warn!("{}: {what}: {error}{cause}", self.device.name());
+        }
+    }
+}
+
+impl Drop for MsixVectors {
+    fn drop(&mut self) {
+        self.disable();
+    }
+}
+
+fn fd_of(line: &MsiLine) -> BorrowedFd<'_> {
+    irqfd::borrow(line.event())
+}
