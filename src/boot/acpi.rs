@@ -1,7 +1,7 @@
 //! The ACPI tables: hardware-reduced, and nothing declared that is not there.
 //!
 //! ACPI 6.5, chapter 5 (tables) and 4.1 (the hardware-reduced model); PCI Firmware 3.3, 4.1.2
-//! (MCFG). The DSDT is in [`super::dsdt`]. What is absent is said to be absent, so that no guest
+//! (MCFG). The DSDT is in `dsdt`. What is absent is said to be absent, so that no guest
 //! wastes time looking for it: no 8259, 8042, RTC, VGA, PM timer, ACPI mode or SCI.
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};

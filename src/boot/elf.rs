@@ -29,6 +29,7 @@ const MACHINE_X86_64: u16 = 62;
 const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_INTERPRETER: u32 = 3;
 const SEGMENT_NOTE: u32 = 4;
+const SEGMENT_THREAD_LOCAL: u32 = 7;
 
 /// A PT_LOAD segment that lies inside the file.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +100,8 @@ impl Image {
             let (offset, from_file) = (u64_at(h, 8), u64_at(h, 32));
             let (start, in_memory) = (u64_at(h, 24), u64_at(h, 40));
             match kind {
-                SEGMENT_INTERPRETER => {
+                // No kernel has either; dynamic and static programs do.
+                SEGMENT_INTERPRETER | SEGMENT_THREAD_LOCAL => {
                     return Err(unusable("it is a program, not a kernel".into()));
                 }
                 SEGMENT_LOAD | SEGMENT_NOTE => {}

@@ -4,9 +4,9 @@
 //! them into guest memory with all that the kernel expects beside them, and may be called again
 //! for every reboot. The kernel's own magic picks the protocol:
 //!
-//! - a bzImage is entered in long mode with a zero page ([`linux`], Documentation/arch/x86/boot.rst);
-//! - an ELF image is entered by its PVH note in 32-bit protected mode ([`pvh`], Xen's
-//!   docs/misc/pvh.pandoc), or without such a note like a bzImage at its own entry ([`elf`]).
+//! - a bzImage is entered in long mode with a zero page (`linux`, Documentation/arch/x86/boot.rst);
+//! - an ELF image is entered by its PVH note in 32-bit protected mode (`pvh`, Xen's
+//!   docs/misc/pvh.pandoc), or without such a note like a bzImage at its own entry (`elf`).
 
 pub mod acpi;
 pub mod cpu_state;

@@ -15,7 +15,7 @@
 //! | 0x80000026 | absent | AMD's newest topology leaf; the older ones serve |
 //! | 7, 0x12 | no SGX | no enclave memory is given to the guest |
 //! | 0x8000001F | zero | no guest of ours has encrypted memory, so none has an encryption bit |
-//! | 0xD and the features that need it | see [`xsave`] | components, sizes and features must agree |
+//! | 0xD and the features that need it | see `xsave` | components, sizes and features must agree |
 //! | 0x15 | crystal of 1 GHz and the TSC's ratio, on Intel | the local APIC's timer runs at 1 GHz in KVM, and Linux takes it from this leaf |
 //! | 0x40000000.. | KVM's signature, features without asynchronous page faults | guest RAM may be pinned, and then never faults in the host |
 //! | 0x40000010 | TSC and APIC bus in kHz | no guest needs to calibrate |

@@ -192,6 +192,17 @@ fn xsave_drops_what_does_not() {
 }
 
 #[test]
+fn tcg_gets_no_xsave() {
+    let mut leaves = Leaves(host(b"AuthenticAMD"));
+    leaves.change(1, 0, |e| e.eax = 0x6_0fb1);
+    let made = make(&leaves.0, 0, 1);
+    assert!(made.get(0xd, 0).is_none());
+    assert_eq!(regs(&made, 1, 0)[2] & (1 << 26 | 1 << 28), 0);
+    // SSE and what needs no more than it stays.
+    assert_ne!(regs(&made, 1, 0)[2] & 1 << 20, 0);
+}
+
+#[test]
 fn a_missing_leaf_is_an_error() {
     let empty = CpuId::from_entries(&[]).unwrap();
     assert_eq!(

@@ -9,6 +9,8 @@
 //! Kept are x87, SSE, AVX, AVX-512, PKRU and the two of CET. Others are dropped with the features
 //! that need them: AMX needs a permission that is not asked for (arch_prctl(2),
 //! ARCH_REQ_XCOMP_GUEST_PERM), MPX and LWP are gone from Linux, APX no host has yet.
+//!
+//! On a host that is itself QEMU's TCG there is no XSAVE at all, see [`is_tcg`].
 
 use super::Leaves;
 
@@ -120,7 +122,7 @@ struct Component {
 /// Makes leaf 0xD and the features that need it agree.
 pub(super) fn fix(leaves: &mut Leaves) {
     let main = leaves.get(FUNCTION, 0).copied();
-    let has_xsave = register(leaves, 1, 0, Ecx) & ECX1_XSAVE != 0;
+    let has_xsave = register(leaves, 1, 0, Ecx) & ECX1_XSAVE != 0 && !is_tcg(leaves);
     let Some(main) = main.filter(|_| has_xsave) else {
         leaves.change(1, 0, |e| e.ecx &= !ECX1_XSAVE);
         leaves.remove(FUNCTION);
@@ -186,6 +188,19 @@ pub(super) fn fix(leaves: &mut Leaves) {
         .0
         .retain(|e| e.function != FUNCTION || e.index < 2 || kept & bit(e.index) != 0);
     drop_features(leaves, kept);
+}
+
+/// Whether the host's processor is QEMU's TCG (`-cpu max`): it says that it is an AMD K8 (family
+/// 0xF, APM volume 3, E.3.2), and no K8 has XSAVE. KVM does not pass on the brand string.
+///
+/// TCG's SVM lets the guest's XSETBV through without an exit. KVM then never learns XCR0: leaf
+/// 0xD goes on reporting 576 bytes, which Linux answers with "XSAVE consistency problem", and the
+/// next entry puts back the XCR0 that KVM knows, under a guest that would save its registers by it.
+fn is_tcg(leaves: &Leaves) -> bool {
+    const FAMILY: u32 = 0x0ff0_0f00;
+    const K8: u32 = 0x0000_0f00;
+    let zero = leaves.get(0, 0).map(|e| [e.ebx, e.edx, e.ecx]);
+    zero.as_ref() == Some(super::AMD) && register(leaves, 1, 0, Eax) & FAMILY == K8
 }
 
 /// Clears the features that need a component which is not kept, and AMX's own leaves.
