@@ -198,6 +198,9 @@ impl Scenario {
                 self.limit.as_secs()
             )));
         }
+        if let Some(line) = complaint(&outcome.dir.join("l1-kernel.log")) {
+            return Err(Error::failed(format!("L1's kernel complains: {line}")));
+        }
         let transcript = &outcome.transcript;
         for trouble in ["module-failed", "await-failed"] {
             if let Some(what) = transcript.lab(trouble).next() {
@@ -212,6 +215,20 @@ impl Scenario {
             None => Err(Error::failed("L1 went off before its script had ended")),
         }
     }
+}
+
+/// A line of L1's kernel that no run may cause: DMA to where it must not go, or a kernel in trouble.
+fn complaint(log: &Path) -> Option<String> {
+    let text = fs::read(log).unwrap_or_default();
+    String::from_utf8_lossy(&text)
+        .lines()
+        .find(|line| {
+            (line.contains("DMAR:") && line.contains("fault"))
+                || ["WARNING: ", "BUG: ", "Oops"]
+                    .iter()
+                    .any(|word| line.contains(word))
+        })
+        .map(|line| line.trim_end().to_owned())
 }
 
 /// The lab's own flake: the machine hung, and no guest of the run under way had reached /init.
@@ -272,6 +289,21 @@ mod tests {
             timed_out,
             took: Duration::ZERO,
         }
+    }
+
+    #[test]
+    fn a_dma_fault_is_a_complaint_and_a_note_is_not() {
+        let path = std::env::temp_dir().join(format!("lab-complaint-{}", std::process::id()));
+        fs::write(
+            &path,
+            "[1.0] DMAR: IOMMU enabled\r\n[2.0] mtrr: your CPUs had inconsistent settings\r\n",
+        )
+        .unwrap();
+        assert_eq!(complaint(&path), None);
+        let fault = "[3.0] DMAR: [DMA Read NO_PASID] Request device [00:05.0] fault addr 0x1000";
+        fs::write(&path, format!("[1.0] x\r\n{fault}\r\n")).unwrap();
+        assert_eq!(complaint(&path).as_deref(), Some(fault));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]
