@@ -4,7 +4,8 @@
 //!  0x0_0000_0000  ┌──────────────────────────────┐
 //!                 │ RAM below 640 KiB            │ boot structures (LOW_*), then free
 //!  0x0_000a_0000  ├──────────────────────────────┤
-//!                 │ no RAM for the guest to use  │ the ACPI tables sit at 0xe0000
+//!                 │ no RAM for the guest to use  │ ACPI tables at 0xe0000, a reboot stub
+//!                 │                              │ at the end
 //!  0x0_0010_0000  ├──────────────────────────────┤
 //!                 │ low RAM (up to 3 GiB)        │ kernel, initrd
 //!  0x0_c000_0000  ├──────────────────────────────┤ MMIO32_START
@@ -48,7 +49,10 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// (ACPI 6.5, 5.2.5.1).
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the room for ACPI tables.
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = 0xf_0000;
+
+/// Where a processor in real mode goes to reset the machine: f000:fff0, in the BIOS's segment.
+pub const REBOOT_VECTOR: u64 = 0xf_fff0;
 
 /// Where RAM above the BIOS area begins, and kernels with it.
 pub const HIGH_MEMORY_START: u64 = 0x10_0000;

@@ -247,28 +247,6 @@ pub const MSRS: [kvm_msr_entry; 2] = [
     ),
 ];
 
-/// MSRs to clear beside [`MSRS`] when a vCPU that has run boots again; a new vCPU needs none of it.
-///
-/// The first five tell KVM where in guest memory to write (Documentation/virt/kvm/x86/msr.rst):
-/// left alone, it would go on writing there under the next kernel. Set them one by one: a KVM
-/// that does not know one refuses it.
-pub const REBOOT_MSRS: [kvm_msr_entry; 14] = [
-    msr(0x4b56_4d00, 0), // MSR_KVM_WALL_CLOCK_NEW
-    msr(0x4b56_4d01, 0), // MSR_KVM_SYSTEM_TIME_NEW
-    msr(0x4b56_4d02, 0), // MSR_KVM_ASYNC_PF_EN
-    msr(0x4b56_4d03, 0), // MSR_KVM_STEAL_TIME
-    msr(0x4b56_4d04, 0), // MSR_KVM_PV_EOI_EN
-    msr(0x174, 0),       // IA32_SYSENTER_CS
-    msr(0x175, 0),       // IA32_SYSENTER_ESP
-    msr(0x176, 0),       // IA32_SYSENTER_EIP
-    msr(0x6e0, 0),       // IA32_TSC_DEADLINE
-    msr(0xc000_0081, 0), // STAR
-    msr(0xc000_0082, 0), // LSTAR
-    msr(0xc000_0083, 0), // CSTAR
-    msr(0xc000_0084, 0), // SYSCALL mask
-    msr(0xc000_0102, 0), // KERNEL_GS_BASE
-];
-
 /// The FPU as FNINIT and the reset of MXCSR leave it (SDM volume 1, 8.1.5 and 10.2.3): all
 /// exceptions masked. KVM's own state is that of power-on, with the x87 control word 0x40.
 pub fn fpu() -> kvm_fpu {

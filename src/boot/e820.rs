@@ -41,6 +41,7 @@ pub struct Entry {
 /// | 0 | `LOW_RAM_END` | RAM | boot structures, then free |
 /// | `LOW_RAM_END` | `ACPI_START` | reserved | where PCs keep the EBDA and video memory; nothing of ours is there |
 /// | `ACPI_START` | `ACPI_END` | ACPI | the tables |
+/// | `ACPI_END` | `HIGH_MEMORY_START` | reserved | the BIOS's segment, with the reboot stub |
 /// | 1 MiB | low RAM's end | RAM | |
 /// | ECAM | | reserved | Linux trusts MCFG only for a range that is reserved |
 /// | KVM's four pages | | reserved | on older Intel hosts KVM itself uses them |
@@ -60,6 +61,7 @@ pub fn e820(layout: &Layout) -> Vec<Entry> {
     push(layout.low_ram.start, low_end.min(LOW_RAM_END), Kind::Ram);
     push(LOW_RAM_END, ACPI_START, Kind::Reserved);
     push(ACPI_START, ACPI_END, Kind::Acpi);
+    push(ACPI_END, HIGH_MEMORY_START, Kind::Reserved);
     push(HIGH_MEMORY_START, low_end, Kind::Ram);
     push(ECAM_START, ECAM_START + ECAM_SIZE, Kind::Reserved);
     push(KVM_IDENTITY_MAP_ADDR, KVM_PAGES_END, Kind::Reserved);
@@ -102,14 +104,14 @@ mod tests {
             }
         );
         assert_eq!(
-            map[3],
+            map[4],
             Entry {
                 start: 1 << 20,
                 size: 63 << 20,
                 kind: Kind::Ram
             }
         );
-        assert_eq!(map.len(), 6);
+        assert_eq!(map.len(), 7);
     }
 
     #[test]

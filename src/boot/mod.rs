@@ -16,6 +16,7 @@ mod elf;
 mod error;
 mod linux;
 mod pvh;
+mod reboot_stub;
 
 use std::fs::{self, File};
 use std::io::{self, Seek};
@@ -23,13 +24,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use linux_loader::loader::{Cmdline, load_cmdline};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::layout::{LOW_CMDLINE, LOW_CMDLINE_SIZE, LOW_PVH_INFO, LOW_ZERO_PAGE, Layout, Range};
+use crate::memory::GuestMemory;
 
 pub use error::{BootError, Role};
-
-type GuestMemory = GuestMemoryMmap<()>;
 
 const PAGE: u64 = 4096;
 
@@ -139,6 +139,7 @@ impl Images {
             initrd,
         };
         acpi.write(memory)?;
+        reboot_stub::write(memory)?;
         write_cmdline(memory, cmdline)?;
         if let (Some(source), Some(range)) = (&self.initrd, initrd) {
             source.copy(memory, range)?;

@@ -132,10 +132,12 @@ fn a_bzimage_is_entered_at_its_64_bit_entry() {
         (0x3ff_f000, 6)
     );
     assert_eq!({ zero_page.acpi_rsdp_addr }, 0xe_0000);
-    assert_eq!((zero_page.e820_entries, zero_page.sentinel), (6, 0));
+    assert_eq!((zero_page.e820_entries, zero_page.sentinel), (7, 0));
     assert_eq!(zero_page._pad7, [0; 36]);
     assert_eq!(read(&memory, 0x3ff_f000, 6), b"initrd");
     assert_eq!(read(&memory, 0xe_0000, 8), b"RSD PTR ");
+    // f000:fff0 resets the machine: mov dx, 0x602.
+    assert_eq!(read(&memory, 0xf_fff0, 3), [0xba, 0x02, 0x06]);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use super::device::{DeviceError, Irq, SharedDevice};
 use crate::interrupt::irqfd::{self, MsiLine};
 use crate::interrupt::{InterruptError, Router};
 use crate::observe::limit::RateLimit;
+use crate::observe::report::sentence;
 use crate::pci::Message;
 use crate::pci::msix::MsixEffect;
 
@@ -224,8 +225,7 @@ impl MsixVectors {
 
     fn complain(&self, what: &str, error: &dyn std::error::Error) {
         if self.limit.allow() {
-            let cause = error.source().map(|c| format!(": {c}")).unwrap_or_default();
-            warn!("{}: {what}: {error}{cause}", self.device.name());
+            warn!("{}: {what}: {}", self.device.name(), sentence(error));
         }
     }
 }
