@@ -23,6 +23,7 @@ need xz-utils xz
 need zstd zstd
 need gcc cc
 need gzip gzip
+need acpica-tools iasl
 [ -e /usr/share/seabios/bios-256k.bin ] || [ -e /usr/share/qemu/bios-256k.bin ] || missing="$missing seabios"
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 # The guests have no libraries, so only the static busybox serves.

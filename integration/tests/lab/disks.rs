@@ -10,7 +10,7 @@ use lab::scenario::{Image, Scenario};
 use lab::transcript::number;
 use lab::{Error, Result};
 
-use lab::expect::{back_with_guest_text, exit, expect, guest, run, worked};
+use lab::expect::{back_with_guest_text, exit, expect, guest, run, worked, worked_by};
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -27,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
             Choice::Newest,
             Image::Vmlinux,
         ),
+        by_its_pin(),
         four_cpus_four_gib(),
         two_disks(),
         exits_per_read(),
@@ -55,6 +56,31 @@ fn one_disk(name: &'static str, kernel: Choice, image: Image) -> Scenario {
             let run = run(outcome, 0)?;
             exit(&run, 0)?;
             worked(outcome, &run, &disk)?;
+            back_with_guest_text(outcome, &disk)
+        }),
+    }
+}
+
+/// The same by INTx: a guest that knows no MSI, and thousands of interrupts, none of which may stick.
+fn by_its_pin() -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    Scenario {
+        name: "nvme_by_its_interrupt_pin",
+        machine: Machine::with_disks(std::slice::from_ref(&disk)),
+        kernel: Choice::Stock,
+        image: Image::BzImage,
+        script: format!(
+            "bind_vfio {bdf}\n\
+             run_vmm --kernel bzImage --initrd initrd --memory 512M \
+             --cmdline 'quiet panic=-1 pci=nomsi lab.reads=4000' --vfio {bdf}\n\
+             give_back {bdf}\n"
+        ),
+        limit: LIMIT,
+        check: Box::new(move |outcome| {
+            let run = run(outcome, 0)?;
+            exit(&run, 0)?;
+            worked_by(outcome, &run, &disk, "IO-APIC")?;
             back_with_guest_text(outcome, &disk)
         }),
     }
