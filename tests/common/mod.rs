@@ -1,0 +1,7 @@
+//! What the test targets share: guests and the files they boot from.
+
+// Each target uses a part of it.
+#![allow(dead_code)]
+
+pub mod asm;
+pub mod elf;

@@ -1,0 +1,389 @@
+//! A device that behaves as VFIO's do, made of a file: its BARs are the file's pages.
+//!
+//! | BAR | what | size | in the file at |
+//! | --- | --- | --- | --- |
+//! | 0 | 32-bit memory; MSI-X table at 0x2000, pending bits at 0x3000 | 16 KiB | 0 |
+//! | 1 | 32-bit memory, less than a page; a write at 0 raises that MSI-X vector | 256 | 1 MiB |
+//! | 2 | I/O ports | 32 | 2 MiB |
+//! | 4 | 64-bit prefetchable memory | 64 KiB | 4 MiB |
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mini_vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
+
+use crate::irqs::Vectors;
+
+pub const ID: u32 = 0x5678_1234;
+pub const VECTORS: u32 = 8;
+pub const PM: u16 = 0x40;
+pub const EXPRESS: u16 = 0x50;
+pub const MSIX: u16 = 0x90;
+/// The one extended capability, a serial number.
+pub const SERIAL_NUMBER: u16 = 0x100;
+/// Where the BARs are after power-on: the first fit, largest first.
+pub const BAR0: u32 = 0xc000_0000;
+pub const BAR1: u32 = 0xc000_4000;
+pub const BAR2: u16 = 0x1000;
+pub const TABLE: u32 = BAR0 + 0x2000;
+pub const PBA: u32 = BAR0 + 0x3000;
+/// The register in BAR 1 that raises a vector.
+pub const DOORBELL: u32 = BAR1;
+
+const COMMAND: usize = 4;
+const MEMORY: u8 = 2;
+const SIZES: [u64; 6] = [0x4000, 0x100, 0x20, 0, 0x1_0000, 0];
+const SPACING: u64 = 1 << 20;
+
+/// What was done to the device, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    Config(u64, Vec<u8>),
+    Read(u32, u64, usize),
+    Write(u32, u64, Vec<u8>),
+    /// Kind, first vector, and which got an eventfd.
+    Events(Irq, u32, Vec<bool>),
+    Disable(Irq),
+    Reset,
+}
+
+type Hook = Box<dyn Fn(&FakeDevice, &Call) + Send + Sync>;
+
+pub struct FakeDevice {
+    file: File,
+    config: Mutex<Vec<u8>>,
+    power_on: Vec<u8>,
+    msix: Mutex<Vectors>,
+    notices: Mutex<[Option<File>; 2]>,
+    calls: Mutex<Vec<Call>>,
+    hook: Option<Hook>,
+    resizable: bool,
+    resettable: bool,
+    /// The next calls of SET_IRQS that fail.
+    pub failing_events: AtomicU32,
+    /// Region reads fail.
+    pub deaf: AtomicBool,
+}
+
+impl FakeDevice {
+    pub fn new() -> Self {
+        let config = config_space();
+        Self {
+            file: backing().expect("a temporary file"),
+            power_on: config.clone(),
+            config: Mutex::new(config),
+            msix: Mutex::new(Vectors::new(VECTORS)),
+            notices: Mutex::default(),
+            calls: Mutex::default(),
+            hook: None,
+            resizable: true,
+            resettable: true,
+            failing_events: AtomicU32::new(0),
+            deaf: AtomicBool::new(false),
+        }
+    }
+
+    /// Vectors cannot be added, as before Linux 6.5.
+    pub fn no_resize(mut self) -> Self {
+        self.resizable = false;
+        self
+    }
+
+    /// It has no reset.
+    pub fn no_reset(mut self) -> Self {
+        self.resettable = false;
+        self
+    }
+
+    /// The host has only so many vectors to give.
+    pub fn available(self, vectors: u32) -> Self {
+        self.msix.lock().unwrap().available = vectors;
+        self
+    }
+
+    /// Called after each call, without any lock held.
+    pub fn on_call(mut self, hook: impl Fn(&Self, &Call) + Send + Sync + 'static) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    pub fn share(self) -> Arc<Self> {
+        Arc::new(self)
+    }
+
+    /// The device interrupts. Tells whether anybody listened.
+    pub fn raise(&self, vector: u32) -> bool {
+        self.msix.lock().unwrap().raise(vector)
+    }
+
+    /// VFIO tells of an error (0) or a request to give the device back (1).
+    pub fn notice(&self, which: usize) {
+        let notices = self.notices.lock().unwrap();
+        signal(notices[which].as_ref().expect("somebody listens"));
+    }
+
+    /// The dword at `offset` of a BAR, as the device sees it.
+    pub fn peek(&self, bar: u64, offset: u64) -> u32 {
+        let mut bytes = [0; 4];
+        let at = bar * SPACING + offset;
+        self.file.read_exact_at(&mut bytes, at).unwrap();
+        u32::from_le_bytes(bytes)
+    }
+
+    pub fn poke(&self, bar: u64, offset: u64, value: u32) {
+        let at = bar * SPACING + offset;
+        self.file.write_all_at(&value.to_le_bytes(), at).unwrap();
+    }
+
+    /// COMMAND as the device has it.
+    pub fn command(&self) -> u16 {
+        let config = self.config.lock().unwrap();
+        u16::from_le_bytes([config[COMMAND], config[COMMAND + 1]])
+    }
+
+    pub fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
+    }
+
+    /// Vectors that have an eventfd now.
+    pub fn wired(&self) -> Vec<u32> {
+        self.msix.lock().unwrap().wired()
+    }
+
+    /// How many times a call was made.
+    pub fn count(&self, call: &Call) -> usize {
+        self.calls
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|c| *c == call)
+            .count()
+    }
+
+    fn note(&self, call: Call) {
+        self.calls.lock().unwrap().push(call.clone());
+        if let Some(hook) = &self.hook {
+            hook(self, &call);
+        }
+    }
+
+    fn error(&self, call: &'static str, errno: i32) -> DeviceError {
+        DeviceError::Call {
+            device: self.name().into(),
+            call,
+            source: io::Error::from_raw_os_error(errno),
+        }
+    }
+
+    /// As the kernel: beyond a region EINVAL, a memory BAR that does not decode EIO.
+    fn check(&self, region: u32, offset: u64, len: usize) -> Result<u64, i32> {
+        let size = SIZES.get(region as usize).copied().unwrap_or(0);
+        let end = offset.checked_add(len as u64).ok_or(libc::EINVAL)?;
+        if end > size {
+            return Err(libc::EINVAL);
+        }
+        let decodes = self.config.lock().unwrap()[COMMAND] & MEMORY != 0;
+        if region != 2 && !decodes {
+            return Err(libc::EIO);
+        }
+        Ok(u64::from(region) * SPACING + offset)
+    }
+
+    fn config_write(&self, offset: u64, data: &[u8]) -> Result<(), i32> {
+        let mut config = self.config.lock().unwrap();
+        for (at, byte) in (offset as usize..).zip(data) {
+            let mask = match at {
+                4 => 0x47,
+                5 => 0x05,
+                // The kernel keeps the pin, the line and the power state as any device does.
+                0x3c => 0xff,
+                at if at == usize::from(PM) + 4 => 0x03,
+                _ => 0,
+            };
+            let old = config.get_mut(at).ok_or(libc::EINVAL)?;
+            *old = (*old & !mask) | (byte & mask);
+        }
+        Ok(())
+    }
+}
+
+impl Device for FakeDevice {
+    fn name(&self) -> &str {
+        "0000:01:00.0"
+    }
+
+    fn region(&self, index: u32) -> RegionInfo {
+        let size = match index {
+            CONFIG_REGION => self.power_on.len() as u64,
+            _ => SIZES.get(index as usize).copied().unwrap_or(0),
+        };
+        let mappable = match index {
+            0 | 4 => vec![(0, size)],
+            _ => Vec::new(),
+        };
+        RegionInfo {
+            size,
+            read: true,
+            write: true,
+            mappable,
+            file_offset: u64::from(index) * SPACING,
+        }
+    }
+
+    fn irq(&self, irq: Irq) -> Option<IrqInfo> {
+        let count = match irq {
+            Irq::Msix => VECTORS,
+            Irq::Error | Irq::Request => 1,
+            Irq::Intx | Irq::Msi => return None,
+        };
+        let resizable = self.resizable;
+        Some(IrqInfo { count, resizable })
+    }
+
+    fn can_reset(&self) -> bool {
+        self.resettable
+    }
+
+    fn map_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        if self.deaf.load(Ordering::Relaxed) {
+            return Err(self.error("a region read", libc::EIO));
+        }
+        if region == CONFIG_REGION {
+            let config = self.config.lock().unwrap();
+            let bytes = config.get(offset as usize..).unwrap_or_default();
+            let bytes = bytes.get(..data.len());
+            data.copy_from_slice(bytes.ok_or_else(|| self.error("a region read", libc::EINVAL))?);
+            return Ok(());
+        }
+        let at = self
+            .check(region, offset, data.len())
+            .map_err(|e| self.error("a region read", e))?;
+        self.file.read_exact_at(data, at).unwrap();
+        self.note(Call::Read(region, offset, data.len()));
+        Ok(())
+    }
+
+    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        if region == CONFIG_REGION {
+            self.config_write(offset, data)
+                .map_err(|e| self.error("a region write", e))?;
+            self.note(Call::Config(offset, data.to_vec()));
+            return Ok(());
+        }
+        let at = self
+            .check(region, offset, data.len())
+            .map_err(|e| self.error("a region write", e))?;
+        self.file.write_all_at(data, at).unwrap();
+        if (region, offset) == (1, 0) {
+            self.raise(data[0].into());
+        }
+        self.note(Call::Write(region, offset, data.to_vec()));
+        Ok(())
+    }
+
+    fn set_events(
+        &self,
+        irq: Irq,
+        start: u32,
+        events: &[Option<BorrowedFd<'_>>],
+    ) -> Result<(), DeviceError> {
+        let had = events.iter().map(Option::is_some).collect();
+        let failing = self.failing_events.load(Ordering::Relaxed);
+        if failing > 0 {
+            self.failing_events.store(failing - 1, Ordering::Relaxed);
+            return Err(self.error("VFIO_DEVICE_SET_IRQS", libc::EBUSY));
+        }
+        let events = events.iter().map(|e| {
+            let owned = e.map(|fd| fd.try_clone_to_owned().expect("a descriptor"));
+            owned.map(File::from)
+        });
+        let events: Vec<Option<File>> = events.collect();
+        match irq {
+            Irq::Msix => self
+                .msix
+                .lock()
+                .unwrap()
+                .set(start, events, self.resizable)
+                .map_err(|e| e.into_device_error(self.name()))?,
+            _ => {
+                let slot = usize::from(irq == Irq::Request);
+                self.notices.lock().unwrap()[slot] = events.into_iter().next().flatten();
+            }
+        }
+        self.note(Call::Events(irq, start, had));
+        Ok(())
+    }
+
+    fn disable(&self, irq: Irq) -> Result<(), DeviceError> {
+        if irq == Irq::Msix && !self.msix.lock().unwrap().disable() {
+            return Err(self.error("VFIO_DEVICE_SET_IRQS", libc::EINVAL));
+        }
+        self.note(Call::Disable(irq));
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        *self.config.lock().unwrap() = self.power_on.clone();
+        self.note(Call::Reset);
+        Ok(())
+    }
+}
+
+/// Signals an eventfd.
+pub fn signal(event: &File) {
+    let mut event: &File = event;
+    event.write_all(&1u64.to_ne_bytes()).expect("an eventfd");
+}
+
+/// A file without a name, large enough for the BARs.
+fn backing() -> io::Result<File> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("mini-vmm-device-{}-{number}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    fs::remove_file(&path)?;
+    file.set_len(6 * SPACING)?;
+    Ok(file)
+}
+
+fn config_space() -> Vec<u8> {
+    let mut config = vec![0; 4096];
+    let mut put = |at: u16, bytes: &[u8]| {
+        let at = usize::from(at);
+        config[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    put(0x00, &ID.to_le_bytes());
+    // STATUS: a capability list. Revision 3 of a class that is none.
+    put(0x06, &0x0010u16.to_le_bytes());
+    put(0x08, &0xff00_0003u32.to_le_bytes());
+    for (bar, flags) in [(2, 1u32), (4, 0xc)] {
+        put(0x10 + 4 * bar, &flags.to_le_bytes());
+    }
+    put(0x2c, &0xcdef_89abu32.to_le_bytes());
+    put(0x34, &[PM as u8]);
+    // Power management, version 3.
+    put(PM, &[0x01, EXPRESS as u8, 0x03, 0x00]);
+    // PCI Express, version 2, an endpoint.
+    put(EXPRESS, &[0x10, MSIX as u8, 0x02, 0x00]);
+    put(MSIX, &[0x11, 0x00]);
+    put(MSIX + 2, &(VECTORS as u16 - 1).to_le_bytes());
+    put(MSIX + 4, &0x2000u32.to_le_bytes());
+    put(MSIX + 8, &0x3000u32.to_le_bytes());
+    put(SERIAL_NUMBER, &0x0001_0003u32.to_le_bytes());
+    put(SERIAL_NUMBER + 4, &0x1122_3344u32.to_le_bytes());
+    config
+}

@@ -1,0 +1,60 @@
+//! Tiny guests on the real KVM, through the library that the binary uses.
+//!
+//! Where /dev/kvm cannot be used every test is reported as ignored, and `SKIPPED` says why; with
+//! `MINI_VMM_REQUIRE=1` in the environment they fail instead.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bars;
+mod config;
+mod device;
+mod irq_code;
+mod irqs;
+mod life;
+mod msix;
+mod pci;
+mod vectors;
+mod vm;
+
+/// A test: its name and what it does. A panic is its failure.
+type Test = (&'static str, fn());
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let missing = kvm_ioctls::Kvm::new().and_then(|kvm| kvm.create_vm()).err();
+    let required = std::env::var_os("MINI_VMM_REQUIRE").is_some_and(|v| v == "1");
+    if let Some(why) = &missing {
+        println!("SKIPPED: /dev/kvm cannot be used: {why}");
+    }
+    let why: Option<Arc<str>> = missing.map(|e| e.to_string().into());
+    let rooms = [
+        ("life", life::TESTS),
+        ("config", config::TESTS),
+        ("bars", bars::TESTS),
+        ("msix", msix::TESTS),
+        ("vectors", vectors::TESTS),
+    ];
+    let trials = rooms
+        .iter()
+        .flat_map(|(room, tests)| tests.iter().map(move |test| (room, test)))
+        .map(|(room, (name, test))| {
+            let why = why.clone();
+            let ignored = why.is_some() && !required;
+            let run = move || match &why {
+                Some(why) => Err(Failed::from(format!("/dev/kvm cannot be used: {why}"))),
+                None => {
+                    test();
+                    Ok(())
+                }
+            };
+            Trial::test(format!("{room}::{name}"), run).with_ignored_flag(ignored)
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

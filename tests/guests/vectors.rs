@@ -1,0 +1,252 @@
+//! Vectors that the host gives slowly, grudgingly or not at all; and a device that fails.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mini_vmm::vfio::device::Irq;
+
+use crate::Test;
+use crate::common::asm::Asm;
+use crate::device::{BAR0, BAR1, Call, DOORBELL, FakeDevice, ID, PBA, TABLE};
+use crate::irq_code::ENABLE;
+use crate::pci::{MEMORY, SLOT};
+use crate::vm::Vm;
+
+pub const TESTS: &[Test] = &[
+    ("growing_loses_nothing", growing_loses_nothing),
+    ("growing_is_by_powers_of_two", growing_is_by_powers_of_two),
+    (
+        "adding_leaves_the_others_alone",
+        adding_leaves_the_others_alone,
+    ),
+    (
+        "growing_keeps_masked_vectors_masked",
+        growing_keeps_masked_vectors_masked,
+    ),
+    ("fewer_vectors_than_asked_for", fewer_vectors_than_asked_for),
+    (
+        "fewer_vectors_where_they_are_added",
+        fewer_vectors_where_they_are_added,
+    ),
+    (
+        "a_refused_vector_can_be_tried_again",
+        a_refused_vector_can_be_tried_again,
+    ),
+    ("msix_that_cannot_be_enabled", msix_that_cannot_be_enabled),
+    ("a_failed_device_is_fenced", a_failed_device_is_fenced),
+    ("a_request_changes_nothing", a_request_changes_nothing),
+];
+
+const V: u8 = 0x41;
+const W: u8 = 0x52;
+
+fn numbers(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
+    let mut g = Asm::new();
+    g.interrupts(&[V, W]).command(MEMORY);
+    build(&mut g);
+    g.power_off();
+    Vm::new(g).device(device).run().numbers()
+}
+
+fn raise(g: &mut Asm, entry: u32) -> &mut Asm {
+    g.store32(DOORBELL, entry)
+}
+
+/// First vectors and sizes of the SET_IRQS calls.
+fn set_irqs(device: &FakeDevice) -> Vec<(u32, usize)> {
+    let sizes = device.calls().into_iter().filter_map(|call| match call {
+        Call::Events(Irq::Msix, start, events) => Some((start, events.len())),
+        _ => None,
+    });
+    sizes.collect()
+}
+
+/// An interrupt that comes while the set is off has nobody to hear it, and is made up for.
+fn growing_loses_nothing() {
+    let device = FakeDevice::new()
+        .no_resize()
+        .on_call(|device, call| {
+            if *call == Call::Disable(Irq::Msix) {
+                assert!(!device.raise(0));
+            }
+        })
+        .share();
+    let numbers = numbers(&device, |g| {
+        g.msix_control(ENABLE).unmask_with(0, V);
+        raise(g, 0).await_count(V, 1);
+        g.unmask_with(1, W).await_count(V, 2);
+        raise(g, 1).await_count(W, 1);
+        raise(g, 0).await_count(V, 3).show_count(V);
+    });
+    assert_eq!(numbers, [3]);
+}
+
+fn growing_is_by_powers_of_two() {
+    let device = FakeDevice::new().no_resize().share();
+    numbers(&device, |g| {
+        g.msix_control(ENABLE);
+        for entry in 0..8 {
+            g.unmask_with(entry, V);
+        }
+        raise(g, 7).await_count(V, 1);
+    });
+    // The fourth and the last three find their vectors set up.
+    let one_by_one = [
+        (0, 1),
+        (0, 1),
+        (0, 2),
+        (0, 4),
+        (3, 1),
+        (0, 8),
+        (5, 1),
+        (6, 1),
+        (7, 1),
+    ];
+    assert_eq!(set_irqs(&device), one_by_one);
+}
+
+fn adding_leaves_the_others_alone() {
+    let device = FakeDevice::new().share();
+    numbers(&device, |g| {
+        g.msix_control(ENABLE);
+        for entry in [6, 0, 3] {
+            g.unmask_with(entry, V).mask(entry).unmask(entry);
+        }
+        raise(g, 3).await_count(V, 1);
+    });
+    // One call a vector, however often it is masked.
+    assert_eq!(set_irqs(&device), [(0, 1), (6, 1), (0, 1), (3, 1)]);
+    assert_eq!(
+        device.count(&Call::Disable(Irq::Msix)),
+        1,
+        "at the end alone"
+    );
+}
+
+fn growing_keeps_masked_vectors_masked() {
+    let device = FakeDevice::new().no_resize().share();
+    let numbers = numbers(&device, |g| {
+        g.msix_control(ENABLE).unmask_with(0, V).mask(0);
+        g.unmask_with(1, W).show_count(V);
+        g.unmask(0);
+        raise(g, 0).await_count(V, 1);
+    });
+    assert_eq!(numbers, [0]);
+}
+
+/// Three vectors are all that the host has: the fourth entry stays masked, the others live.
+fn fewer_vectors_than_asked_for() {
+    let device = FakeDevice::new().no_resize().available(3).share();
+    let numbers = numbers(&device, |g| {
+        g.msix_control(ENABLE);
+        for entry in 0..3 {
+            g.unmask_with(entry, V);
+        }
+        g.unmask_with(3, W);
+        raise(g, 3).show_count(W);
+        // Growing in vain may raise the others; they are counted from zero.
+        g.store32(crate::irq_code::counter(V), 0);
+        for entry in 0..3 {
+            raise(g, entry).await_count(V, entry + 1);
+        }
+        g.show_count(V);
+    });
+    assert_eq!(numbers, [0, 3]);
+    assert_eq!(device.wired(), [] as [u32; 0]);
+}
+
+fn fewer_vectors_where_they_are_added() {
+    let device = FakeDevice::new().available(2).share();
+    let numbers = numbers(&device, |g| {
+        g.msix_control(ENABLE).unmask_with(0, V).unmask_with(5, W);
+        raise(g, 5).show_count(W);
+        raise(g, 0).await_count(V, 1).show_count(V);
+    });
+    assert_eq!(numbers, [0, 1]);
+}
+
+fn a_refused_vector_can_be_tried_again() {
+    let device = FakeDevice::new()
+        .on_call(|device, call| {
+            // The first vector with an eventfd fails, once.
+            if *call == Call::Events(Irq::Msix, 0, vec![false]) {
+                device.failing_events.store(1, Ordering::Relaxed);
+            }
+        })
+        .share();
+    let numbers = numbers(&device, |g| {
+        g.msix_control(ENABLE).unmask_with(0, V);
+        raise(g, 0).show_count(V);
+        g.mask(0).unmask(0);
+        raise(g, 0).await_count(V, 1).show_count(V);
+    });
+    assert_eq!(numbers, [0, 1]);
+}
+
+fn msix_that_cannot_be_enabled() {
+    let device = FakeDevice::new().share();
+    // The notices are watched when the device is added, so the count begins with the guest.
+    let failing = device.clone();
+    let mut g = Asm::new();
+    g.interrupts(&[V]).command(MEMORY).wait_key();
+    g.msix_control(ENABLE).unmask_with(0, V);
+    raise(&mut g, 0).show_count(V).show(PBA);
+    g.msix_control(0).msix_control(ENABLE);
+    raise(&mut g, 0).await_count(V, 1).show_count(V).power_off();
+    let ended = Vm::new(g).device(&device).run_beside(|live| {
+        failing.failing_events.store(1, Ordering::Relaxed);
+        live.press_key();
+    });
+    assert_eq!(ended.numbers(), [0, 0, 1]);
+}
+
+fn a_failed_device_is_fenced() {
+    let device = FakeDevice::new().share();
+    device.poke(0, 0, 0x600d);
+    let failing = device.clone();
+    let mut g = Asm::new();
+    g.interrupts(&[V])
+        .command(MEMORY)
+        .msix_control(ENABLE)
+        .unmask_with(0, V);
+    g.show(BAR0).print("\n");
+    let again = g.here();
+    g.cfg_read(SLOT, 0, crate::common::asm::Width::Dword)
+        .cmp_eax(ID)
+        .je(again);
+    g.print_eax().show(BAR0).show(BAR1).show(TABLE);
+    // Writes change nothing, and a vector cannot be wired.
+    g.command(MEMORY)
+        .msix_control(ENABLE)
+        .unmask_with(0, V)
+        .show(BAR0);
+    g.cfg_show(0, 0).power_off();
+    let ended = Vm::new(g).device(&device).run_beside(|live| {
+        live.wait_for("0000600d\n");
+        failing.notice(0);
+    });
+    assert_eq!(ended.slots.0, ended.slots.1);
+    let gone = u32::MAX;
+    assert_eq!(
+        ended.numbers(),
+        [0x600d, gone, gone, gone, gone, gone, 0x0008_1b36]
+    );
+    assert_eq!((device.command(), device.wired()), (0, vec![]));
+}
+
+fn a_request_changes_nothing() {
+    let device = FakeDevice::new().share();
+    device.poke(0, 0, 0x600d);
+    let asking = device.clone();
+    let mut g = Asm::new();
+    g.command(MEMORY)
+        .print("\n")
+        .wait_key()
+        .show(BAR0)
+        .power_off();
+    let ended = Vm::new(g).device(&device).run_beside(|live| {
+        asking.notice(1);
+        live.press_key();
+    });
+    assert_eq!(ended.numbers(), [0x600d]);
+}

@@ -1,0 +1,237 @@
+//! Runs a guest to its end, under a time limit, with the test beside it.
+
+use std::io::{self, Write};
+use std::panic;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mini_vmm::config::VmConfig;
+use mini_vmm::devices::serial::Serial;
+use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
+use mini_vmm::machine::{Exit, Machine, MachineError};
+use mini_vmm::memory::kvm_slots::KvmSlots;
+use mini_vmm::observe::stats::ExitCounters;
+
+use crate::common::asm::Asm;
+use crate::common::elf;
+use crate::device::FakeDevice;
+
+/// More than any guest here needs, even on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the guest has printed so far.
+#[derive(Clone, Default)]
+struct Output(Arc<(Mutex<Vec<u8>>, Condvar)>);
+
+impl Output {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.0.lock().unwrap().extend_from_slice(data);
+        self.0.1.notify_all();
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A VM to be.
+pub struct Vm {
+    guest: Asm,
+    devices: Vec<Arc<FakeDevice>>,
+    no_reboot: bool,
+}
+
+/// How a run ended.
+pub struct Ended {
+    pub exit: Result<Exit, MachineError>,
+    pub text: String,
+    pub exits: Arc<ExitCounters>,
+    /// KVM's memory slots in use before the guest's first instruction and after its last.
+    pub slots: (usize, usize),
+}
+
+/// A running guest, for the test beside it.
+pub struct Live {
+    output: Output,
+    serial: Arc<Serial>,
+    exits: Arc<ExitCounters>,
+    slots: Arc<KvmSlots>,
+}
+
+impl Vm {
+    pub fn new(guest: Asm) -> Self {
+        Self {
+            guest,
+            devices: Vec::new(),
+            no_reboot: false,
+        }
+    }
+
+    /// The next slot of the bus, from 1 on.
+    pub fn device(mut self, device: &Arc<FakeDevice>) -> Self {
+        self.devices.push(device.clone());
+        self
+    }
+
+    pub fn no_reboot(mut self) -> Self {
+        self.no_reboot = true;
+        self
+    }
+
+    pub fn run(self) -> Ended {
+        self.run_beside(|_| ())
+    }
+
+    /// Runs the guest on this thread and `beside` on another.
+    pub fn run_beside(self, beside: impl FnOnce(&Live) + Send) -> Ended {
+        let file = elf::TempFile::new(&elf::image(&self.guest.finish()));
+        let config = VmConfig {
+            kernel: file.path().into(),
+            initrd: None,
+            cmdline: "console=ttyS0".into(),
+            cpus: 1,
+            memory: 64 << 20,
+            vfio: Vec::new(),
+            no_reboot: self.no_reboot,
+        };
+        let output = Output::default();
+        let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");
+        for device in self.devices {
+            machine.add_device(device).expect("a slot for the device");
+        }
+        let live = Live {
+            output,
+            serial: machine.serial(),
+            exits: machine.exits(),
+            slots: machine.slots(),
+        };
+        let notifier = machine.notifier();
+        let mut lifecycle = Lifecycle::new(notifier.clone(), live.exits.clone(), None).unwrap();
+        let before = live.slots.in_use();
+        let exit = thread::scope(|scope| {
+            let _limit = TimeLimit::new(notifier.clone());
+            let beside = scope.spawn(|| {
+                panic::catch_unwind(panic::AssertUnwindSafe(|| beside(&live)))
+                    .inspect_err(|_| notifier.notify(GuestEvent::Broken("the test failed".into())))
+            });
+            let exit = machine.run(&mut lifecycle);
+            if let Err(panic) = beside.join().unwrap() {
+                panic::resume_unwind(panic);
+            }
+            exit
+        });
+        Ended {
+            exit,
+            text: live.output.text(),
+            exits: live.exits,
+            slots: (before, live.slots.in_use()),
+        }
+    }
+}
+
+/// Ends a run that takes too long, for as long as this lives.
+struct TimeLimit {
+    _alive: mpsc::Sender<()>,
+}
+
+impl TimeLimit {
+    fn new(notifier: Arc<Notifier>) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            let mut wait = TIME_LIMIT;
+            while receiver.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
+                notifier.notify(GuestEvent::Broken("time limit".into()));
+                // A reset may have swallowed it.
+                wait = Duration::from_millis(100);
+            }
+        });
+        Self { _alive: sender }
+    }
+}
+
+impl Live {
+    /// Waits until the guest has printed `text`.
+    pub fn wait_for(&self, text: &str) {
+        let (lock, changed) = &*self.output.0;
+        let seen = |bytes: &[u8]| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+        let guard = lock.lock().unwrap();
+        let (guard, wait) = changed
+            .wait_timeout_while(guard, TIME_LIMIT, |bytes| !seen(bytes))
+            .unwrap();
+        let printed = String::from_utf8_lossy(&guard);
+        assert!(!wait.timed_out(), "waiting for {text:?}, got {printed:?}");
+    }
+
+    /// Lets a guest go on that waits for a key.
+    pub fn press_key(&self) {
+        assert_eq!(self.serial.type_in(b"k"), 1);
+    }
+
+    /// Port and memory exits so far.
+    pub fn exits(&self) -> (u64, u64) {
+        counts(&self.exits)
+    }
+
+    /// KVM's memory slots in use now.
+    pub fn slots(&self) -> usize {
+        self.slots.in_use()
+    }
+
+    /// The same, to be asked from elsewhere.
+    pub fn slot_counter(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let slots = Arc::clone(&self.slots);
+        move || slots.in_use()
+    }
+}
+
+impl Ended {
+    /// The run ended with the guest's power-off; what it printed.
+    #[track_caller]
+    pub fn powered_off(self) -> String {
+        match self.exit {
+            Ok(Exit::PowerOff) => self.text,
+            other => panic!("{other:?}, after the guest printed {:?}", self.text),
+        }
+    }
+
+    /// The numbers that the guest printed before it powered off.
+    #[track_caller]
+    pub fn numbers(self) -> Vec<u32> {
+        let text = self.powered_off();
+        text.lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| u32::from_str_radix(line, 16).unwrap_or_else(|_| panic!("{text:?}")))
+            .collect()
+    }
+
+    /// Port and memory exits of the whole run.
+    pub fn exits(&self) -> (u64, u64) {
+        counts(&self.exits)
+    }
+}
+
+fn counts(exits: &ExitCounters) -> (u64, u64) {
+    (
+        exits.pio.load(Ordering::Relaxed),
+        exits.mmio.load(Ordering::Relaxed),
+    )
+}
+
+/// Waits until something becomes true.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + TIME_LIMIT;
+    while !condition() {
+        assert!(Instant::now() < end, "waiting in vain: {what}");
+        thread::sleep(Duration::from_micros(100));
+    }
+}
