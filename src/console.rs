@@ -130,19 +130,8 @@ impl Console {
 
     /// Hands over what the guest has room for.
     fn pump(&mut self) {
-        while !self.waiting.is_empty() {
-            let chunk: Vec<u8> = self
-                .waiting
-                .iter()
-                .copied()
-                .take(self.serial.capacity())
-                .collect();
-            let taken = self.serial.type_in(&chunk);
-            self.waiting.drain(..taken);
-            if taken == 0 {
-                return;
-            }
-        }
+        let taken = self.serial.type_in(self.waiting.make_contiguous());
+        self.waiting.drain(..taken);
     }
 
     /// Listens to the input only while nothing waits: a guest that does not read must not make us
@@ -169,7 +158,7 @@ impl Console {
     }
 
     fn drain_plain(&mut self) {
-        while self.waiting.is_empty() && self.serial.capacity() > 0 && self.read() {
+        while self.waiting.is_empty() && self.read() {
             self.pump();
         }
     }
@@ -264,33 +253,13 @@ fn in_foreground() -> bool {
     unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
 }
 
-/// Standard output, unbuffered: a guest's prompt has no newline.
-pub struct Stdout(io::Stdout);
-
-impl Stdout {
-    /// The process's standard output.
-    pub fn new() -> Self {
-        Self(io::stdout())
-    }
-}
-
-impl Default for Stdout {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Write for Stdout {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let mut out = self.0.lock();
-        out.write_all(data)?;
-        out.flush()?;
-        Ok(data.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
+/// Standard output without a buffer: a guest's prompt has no newline. Each write is one system call
+/// that a signal may interrupt.
+///
+/// # Errors
+/// When the host has no descriptors left.
+pub fn stdout() -> io::Result<File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
 }
 
 #[cfg(test)]

@@ -41,6 +41,9 @@ use crate::vfio::{self, Opened};
 pub use error::MachineError;
 use error::kvm_call;
 
+/// INTA of a slot, counted from 0 as `_PRT` does.
+const INTA: u32 = 0;
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -81,8 +84,9 @@ pub struct Machine {
     slots: Arc<KvmSlots>,
     dma: Option<Arc<dyn MemoryListener>>,
     functions: Vec<(Bdf, Arc<VfioFunction>)>,
-    service: Option<Service>,
+    service: Arc<Service>,
     notices: Vec<EventFd>,
+    watches: Vec<u64>,
     notifier: Arc<Notifier>,
     exits: Arc<ExitCounters>,
 }
@@ -195,8 +199,9 @@ impl Machine {
             slots,
             dma,
             functions: Vec::new(),
-            service: None,
+            service: Arc::new(Service::new().map_err(MachineError::Descriptors)?),
             notices: Vec::new(),
+            watches: Vec::new(),
             notifier,
             exits: Arc::default(),
         };
@@ -214,6 +219,8 @@ impl Machine {
         let function = VfioFunction::new(Arc::clone(&device), self.around.clone())?;
         let bdf = self.root.add_next(function.clone())?;
         info!("{} is {bdf} in the guest", function.name());
+        let pin = (u32::from(bdf.device) + INTA) % layout::GSI_INTX_COUNT;
+        function.connect_pin(layout::GSI_INTX_BASE + pin, Arc::clone(&self.service));
         self.watch(&device, &function)?;
         self.functions.push((bdf, function));
         Ok(bdf)
@@ -251,13 +258,11 @@ impl Machine {
         }
         let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(MachineError::Descriptors)?;
-        let service = match &mut self.service {
-            Some(service) => service,
-            none => none.insert(Service::start().map_err(MachineError::Descriptors)?),
-        };
-        service
+        let key = self
+            .service
             .watch(&event, handler)
             .map_err(MachineError::Descriptors)?;
+        self.watches.push(key);
         device.set_events(irq, 0, &[Some(irqfd::borrow(&event))])?;
         self.notices.push(event);
         Ok(())
@@ -371,7 +376,9 @@ impl Machine {
 /// In reverse: devices fall silent, lose the guest's memory, and are closed; the VM goes last.
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.service = None;
+        self.watches
+            .drain(..)
+            .for_each(|key| self.service.unwatch(key));
         for (bdf, function) in &self.functions {
             function.quiesce();
             self.root.remove(bdf.device, bdf.function);

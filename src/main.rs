@@ -7,10 +7,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use mini_vmm::cli::Cli;
 use mini_vmm::config::VmConfig;
-use mini_vmm::console::{Console, Stdout};
+use mini_vmm::console::{self, Console};
 use mini_vmm::lifecycle::Lifecycle;
 use mini_vmm::machine::{Exit, Machine, MachineError};
+use mini_vmm::observe::report::sentence;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -26,7 +29,8 @@ fn main() -> ExitCode {
 }
 
 fn run(config: VmConfig) -> Result<Exit, MachineError> {
-    let mut machine = Machine::new(config, Box::new(Stdout::new()))?;
+    let output = console::stdout().map_err(MachineError::Descriptors)?;
+    let mut machine = Machine::new(config, Box::new(output))?;
     let console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
     let mut lifecycle = Lifecycle::new(machine.notifier(), machine.exits(), Some(console))
         .map_err(MachineError::Loop)?;
@@ -35,17 +39,7 @@ fn run(config: VmConfig) -> Result<Exit, MachineError> {
 
 /// One sentence with its causes, and what to type.
 fn fail(error: &dyn Error, hint: Option<String>) -> ExitCode {
-    let mut sentence = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        let text = e.to_string();
-        // A source that says what was said already adds nothing.
-        if !sentence.ends_with(&text) {
-            sentence = format!("{sentence}: {text}");
-        }
-        cause = e.source();
-    }
-    eprintln!("mini-vmm: {sentence}");
+    eprintln!("mini-vmm: {}", sentence(error));
     if let Some(hint) = hint {
         eprintln!("hint: {hint}");
     }
@@ -59,11 +53,16 @@ fn log_to_stderr(verbosity: u8) {
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
+    // vfio-ioctls logs each region over several lines; our own events say it shorter.
+    let ours = Targets::new()
+        .with_default(level)
+        .with_target("vfio_ioctls", LevelFilter::WARN);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .without_time()
+        .without_time();
+    tracing_subscriber::registry()
+        .with(lines.with_filter(ours))
         .init();
 }

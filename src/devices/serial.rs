@@ -2,7 +2,9 @@
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::Duration;
 
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
@@ -54,6 +56,10 @@ impl Write for Stoppable {
             }
             match self.output.write(data) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Somebody has made the output non-blocking: wait, but not deaf.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    thread::sleep(Duration::from_millis(1));
+                }
                 outcome => return outcome,
             }
         }
@@ -68,6 +74,8 @@ impl Write for Stoppable {
 pub struct Serial {
     uart: Mutex<Uart<Line, RoomHandle, Stoppable>>,
     room: EventFd,
+    /// The keyboard found a vCPU in the UART.
+    turned_away: AtomicBool,
     stop: Arc<AtomicBool>,
 }
 
@@ -87,27 +95,56 @@ impl Serial {
             stop: Arc::clone(&stop),
         };
         let uart = Mutex::new(Uart::with_events(Line(interrupt), events, output));
-        Ok(Self { uart, room, stop })
+        Ok(Self {
+            uart,
+            room,
+            turned_away: AtomicBool::new(false),
+            stop,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Uart<Line, RoomHandle, Stoppable>> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Signalled whenever the guest has emptied the receive buffer.
+    /// Signalled whenever the guest has emptied the receive buffer, or typing was turned away.
     pub fn room(&self) -> &EventFd {
         &self.room
     }
 
-    /// How many characters the receive buffer can take now.
-    pub fn capacity(&self) -> usize {
-        self.lock().fifo_capacity()
+    /// Hands typed characters to the guest; returns how many it took, which may be none.
+    ///
+    /// A vCPU may be waiting in here for an output that nobody reads; whoever types must not wait
+    /// with it, and is told by [`Serial::room`] when to try again.
+    pub fn type_in(&self, data: &[u8]) -> usize {
+        let Some(mut uart) = self.try_lock() else {
+            return 0;
+        };
+        let room = uart.fifo_capacity().min(data.len());
+        // In loopback mode nothing is taken, and a failed interrupt is tried again by the next.
+        data.get(..room)
+            .map_or(0, |data| uart.enqueue_raw_bytes(data).unwrap_or(0))
     }
 
-    /// Hands typed characters to the guest; returns how many it took.
-    pub fn type_in(&self, data: &[u8]) -> usize {
-        // In loopback mode nothing is taken, and a failed interrupt is tried again by the next.
-        self.lock().enqueue_raw_bytes(data).unwrap_or(0)
+    /// The UART if no vCPU is in it. Else the vCPU signals on its way out: it looks at the flag
+    /// after it has let go of the lock, and the second try here comes after the flag is set.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Uart<Line, RoomHandle, Stoppable>>> {
+        let attempt = || match self.uart.try_lock() {
+            Ok(uart) => Some(uart),
+            Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        attempt().or_else(|| {
+            self.turned_away.store(true, Ordering::SeqCst);
+            attempt()
+        })
+    }
+
+    /// After a vCPU has let go of the UART.
+    fn tell_turned_away(&self) {
+        if self.turned_away.swap(false, Ordering::SeqCst) {
+            let _ = self.room.write(1);
+        }
     }
 
     /// Power-on state. What was typed and not read is gone.
@@ -133,6 +170,7 @@ impl DevicePio for Serial {
         // Registers are bytes; a wider access reads ones.
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
             *value = self.lock().read(offset);
+            self.tell_turned_away();
         }
     }
 
@@ -140,6 +178,7 @@ impl DevicePio for Serial {
         if let (&[value], Ok(offset)) = (data, u8::try_from(offset)) {
             // An output that is closed loses the guest's words, not the guest.
             let _ = self.lock().write(offset, value);
+            self.tell_turned_away();
         }
     }
 }
@@ -163,6 +202,17 @@ mod tests {
         s.pio_read(PioAddress(0), 0, &mut data);
         assert_eq!(data, *b"b");
         assert_eq!(s.room().read().unwrap(), 1);
+    }
+
+    #[test]
+    fn typing_does_not_wait_for_a_vcpu() {
+        let s = serial(Box::new(io::sink()));
+        let vcpu = s.lock();
+        assert_eq!(s.type_in(b"a"), 0);
+        drop(vcpu);
+        s.tell_turned_away();
+        assert_eq!(s.room().read().unwrap(), 1);
+        assert_eq!(s.type_in(b"a"), 1);
     }
 
     #[test]
@@ -200,6 +250,6 @@ mod tests {
         let s = serial(Box::new(io::sink()));
         s.type_in(b"abc");
         s.reset();
-        assert_eq!(s.capacity(), 64);
+        assert_eq!(s.type_in(&[0; 100]), 64);
     }
 }

@@ -152,7 +152,24 @@ impl Router {
             .map_err(|source| InterruptError::Irqfd { gsi, source })
     }
 
-    /// Ends what [`Router::attach`] began; events that came before it have been delivered.
+    /// Lets `event` raise `gsi` as a level: it stays up until the guest acknowledges it, and then
+    /// `served` is signalled.
+    ///
+    /// # Errors
+    /// The errno of KVM_IRQFD.
+    pub fn attach_level(
+        &self,
+        event: &EventFd,
+        served: &EventFd,
+        gsi: u32,
+    ) -> Result<(), InterruptError> {
+        debug!(gsi, "KVM_IRQFD assign, resample");
+        self.vm
+            .register_irqfd_with_resample(event, served, gsi)
+            .map_err(|source| InterruptError::Irqfd { gsi, source })
+    }
+
+    /// Ends what [`Router::attach`] or [`Router::attach_level`] began; events that came before it have been delivered.
     ///
     /// # Errors
     /// The errno of KVM_IRQFD.

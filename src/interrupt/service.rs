@@ -18,10 +18,10 @@ type Handler = Arc<dyn Fn() + Send + Sync>;
 /// The key of the event that ends the thread.
 const STOP: u64 = 0;
 
-/// An epoll thread that calls a handler for each signalled eventfd.
+/// An epoll thread that calls a handler for each signalled eventfd; it starts with the first watch.
 pub struct Service {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -53,11 +53,11 @@ impl Shared {
 }
 
 impl Service {
-    /// Starts the thread.
+    /// Without a thread yet.
     ///
     /// # Errors
-    /// When the host has no descriptors or threads left.
-    pub fn start() -> io::Result<Self> {
+    /// When the host has no descriptors left.
+    pub fn new() -> io::Result<Self> {
         let epoll = EpollFd(epoll::create(true)?);
         let stop = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         watch(&epoll, &stop, STOP)?;
@@ -66,26 +66,33 @@ impl Service {
             stop,
             watches: Mutex::default(),
         });
-        let worker = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("notices".into())
-            .spawn(move || serve(&worker))?;
         Ok(Self {
             shared,
-            thread: Some(thread),
+            thread: Mutex::new(None),
         })
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let worker = Arc::clone(&self.shared);
+            let builder = thread::Builder::new().name("notices".into());
+            *thread = Some(builder.spawn(move || serve(&worker))?);
+        }
+        Ok(())
     }
 
     /// Calls `handler` on the thread whenever `event` is signalled; returns a key for
     /// [`Service::unwatch`].
     ///
     /// # Errors
-    /// The errno of epoll_ctl(2).
+    /// The errno of epoll_ctl(2), or no thread.
     pub fn watch(
         &self,
         event: &EventFd,
         handler: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<u64> {
+        self.start()?;
         let event = event.try_clone()?;
         let mut watches = self.shared.lock();
         watches.last += 1;
@@ -110,7 +117,11 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.shared.stop.write(1);
-        if let Some(thread) = self.thread.take() {
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
             let _ = thread.join();
         }
     }
@@ -162,7 +173,7 @@ mod tests {
 
     #[test]
     fn handlers_are_called_until_unwatched() {
-        let service = Service::start().unwrap();
+        let service = Service::new().unwrap();
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         let (sender, receiver) = mpsc::channel();
         let key = service
@@ -180,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_handler_may_end_its_own_watch() {
-        let service = Arc::new(Service::start().unwrap());
+        let service = Arc::new(Service::new().unwrap());
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         let (sender, receiver) = mpsc::channel();
         let weak = Arc::downgrade(&service);

@@ -2,4 +2,5 @@
 
 pub mod limit;
 pub mod progress;
+pub mod report;
 pub mod stats;

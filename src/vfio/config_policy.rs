@@ -57,7 +57,12 @@ pub const HEADER: &[Row] = &[
     Row(0x34, 4, Emulate, "head of the capability chain, relinked"),
     Row(0x38, 4, Emulate, "reserved"),
     Row(0x3c, 1, Emulate, "interrupt line: the guest's own note"),
-    Row(0x3d, 1, Emulate, "interrupt pin: none, INTx is not routed"),
+    Row(
+        0x3d,
+        1,
+        Emulate,
+        "interrupt pin: the guest's, INTA where the device has one",
+    ),
     Row(0x3e, 2, Pass, "minimum grant, maximum latency"),
 ];
 
@@ -68,7 +73,11 @@ pub const STANDARD: &[(u16, Treatment, &str)] = &[
         Pass,
         "the kernel does the transition; decoding is followed here",
     ),
-    (id::MSI, Hide, "devices are driven by MSI-X"),
+    (
+        id::MSI,
+        Emulate,
+        "messages are wired by VFIO_DEVICE_SET_IRQS",
+    ),
     (
         id::MSIX,
         Emulate,
@@ -172,7 +181,7 @@ pub fn apply(image: &[u8]) -> ConfigSpace {
         // Id and next pointer, relinked.
         config.set_emulated(cap.offset, 2);
         match cap.id {
-            id::MSIX => config.set_emulated(cap.offset, 12),
+            id::MSI | id::MSIX => config.set_emulated(cap.offset, usize::from(cap.len)),
             id::PCIE => express(&mut config, cap.offset),
             _ => {}
         }
@@ -245,7 +254,7 @@ mod tests {
             .iter()
             .map(|c| c.id)
             .collect();
-        assert_eq!(ids, [id::PM, id::MSIX, id::PCIE]);
+        assert_eq!(ids, [id::PM, id::MSI, id::MSIX, id::PCIE]);
         let ids: Vec<_> = capability::extended(config.image())
             .iter()
             .map(|c| c.id)
@@ -259,7 +268,7 @@ mod tests {
         );
         assert!(!passed(0x140) && passed(0x144));
         // Hidden bytes read as zero and never reach the device.
-        for offset in (0x50..0x58).chain(0x104..0x140).chain(0x194..0x198) {
+        for offset in (0x104..0x140).chain(0x194..0x198) {
             assert!(!passed(offset), "{offset:#x}");
             assert_eq!(config.u8(offset), 0, "{offset:#x}");
         }
@@ -307,7 +316,9 @@ mod tests {
             }
             let config = apply(&image);
             prop_assert!(!config.is_emulated(4));
-            prop_assert!(capability::standard(config.image()).iter().all(|c| c.id != id::MSI));
+            prop_assert!(
+                capability::extended(config.image()).iter().all(|c| c.id != ext_id::SRIOV)
+            );
         }
     }
 }

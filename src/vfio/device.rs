@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use tracing::{debug, trace};
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER,
-    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_CONFIG_REGION_INDEX,
-    VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
-    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX,
-    VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE, VFIO_TYPE,
-    vfio_device_info, vfio_irq_set,
+    VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_MASK,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX,
+    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE, VFIO_TYPE, vfio_device_info,
+    vfio_irq_set,
 };
 use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
 use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ptr};
@@ -143,6 +144,21 @@ pub trait Device: Send + Sync {
         start: u32,
         events: &[Option<BorrowedFd<'_>>],
     ) -> Result<(), DeviceError>;
+    /// Holds a kind of interrupt back, in the host.
+    ///
+    /// # Errors
+    /// The errno; only INTx can be masked.
+    fn mask(&self, irq: Irq) -> Result<(), DeviceError>;
+    /// Ends [`Device::mask`], or VFIO's own masking of INTx after it has fired.
+    ///
+    /// # Errors
+    /// The errno.
+    fn unmask(&self, irq: Irq) -> Result<(), DeviceError>;
+    /// Lets an eventfd unmask INTx.
+    ///
+    /// # Errors
+    /// The errno; some drivers have no such thing.
+    fn set_unmask_event(&self, event: BorrowedFd<'_>) -> Result<(), DeviceError>;
     /// Turns a kind of interrupt off.
     ///
     /// # Errors
@@ -221,9 +237,16 @@ impl VfioFile {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
     }
 
-    fn set_irqs(&self, irq: Irq, flags: u32, start: u32, fds: &[i32]) -> Result<(), DeviceError> {
+    /// VFIO_DEVICE_SET_IRQS for `count` vectors; `fds` are empty or as many.
+    fn set_irqs(
+        &self,
+        irq: Irq,
+        flags: u32,
+        start: u32,
+        count: u32,
+        fds: &[i32],
+    ) -> Result<(), DeviceError> {
         const HEADER: usize = size_of::<vfio_irq_set>();
-        let count = fds.len() as u32;
         let argsz = (HEADER + size_of_val(fds)) as u32;
         let mut words = vec![argsz, flags, irq.index(), start, count];
         words.extend(fds.iter().map(|fd| *fd as u32));
@@ -335,18 +358,40 @@ impl Device for VfioFile {
             .iter()
             .map(|e| e.as_ref().map_or(-1, AsRawFd::as_raw_fd))
             .collect();
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+        self.set_irqs(irq, flags, start, fds.len() as u32, &fds)
+    }
+
+    fn mask(&self, irq: Irq) -> Result<(), DeviceError> {
         self.set_irqs(
             irq,
-            VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
-            start,
-            &fds,
+            VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_MASK,
+            0,
+            1,
+            &[],
         )
+    }
+
+    fn unmask(&self, irq: Irq) -> Result<(), DeviceError> {
+        self.set_irqs(
+            irq,
+            VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK,
+            0,
+            1,
+            &[],
+        )
+    }
+
+    fn set_unmask_event(&self, event: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
+        self.set_irqs(Irq::Intx, flags, 0, 1, &[event.as_raw_fd()])
     }
 
     fn disable(&self, irq: Irq) -> Result<(), DeviceError> {
         self.set_irqs(
             irq,
             VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
+            0,
             0,
             &[],
         )

@@ -1,7 +1,7 @@
 //! One passed-through function: the glue between the guest's accesses and the device.
 //!
 //! The pure rooms say what an access means (`pci/`), the policy says who answers it
-//! ([`config_policy`](super::config_policy)), and this file carries the effects out, in an order
+//! ([`config_policy`]), and this file carries the effects out, in an order
 //! that leaves no moment in which the guest could touch what is not there: pieces leave the address
 //! space before the device stops decoding, and enter it after the device has begun.
 
@@ -12,25 +12,26 @@ use tracing::{debug, error, info, warn};
 use super::bar_map::{BarMap, Piece};
 use super::config_policy;
 use super::device::{CONFIG_REGION, DeviceError, SharedDevice};
-use super::interrupts::MsixVectors;
-use super::trap::BarTrap;
+use super::interrupts::Interrupts;
 use crate::bus::Bus;
 use crate::interrupt::Router;
-use crate::layout::{self, Layout};
-use crate::memory::{AddressSpace, MemoryError};
+use crate::interrupt::service::Service;
+use crate::layout::Layout;
+use crate::memory::AddressSpace;
 use crate::observe::limit::RateLimit;
+use crate::observe::report::sentence;
 use crate::pci::bar::{BAR_BYTES, BAR_COUNT, BAR_OFFSET, BarError, Bars};
 use crate::pci::capability::{self, id};
 use crate::pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
-use crate::pci::decoder::{BarEffect, Decoder};
+use crate::pci::decoder::Decoder;
 use crate::pci::lanes;
-use crate::pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability, MsixEffect};
+use crate::pci::msix::MsixCapability;
 use crate::pci::{CONFIG_SPACE_SIZE, PciFunction};
 
 const COMMAND: u16 = 0x04;
-/// COMMAND's decode enables (PCI Express 6.0, 7.5.1.1.3).
-const COMMAND_IO: u16 = 1 << 0;
-const COMMAND_MEMORY: u16 = 1 << 1;
+/// The guest's pin is INTA, whatever the host's is: every function has its own slot.
+const INTERRUPT_PIN: u16 = 0x3d;
+const INTA: u8 = 1;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
 const PMCSR: u16 = 4;
 const POWER_STATE: u8 = 0x3;
@@ -66,33 +67,33 @@ pub struct Surroundings {
 
 /// A passed-through function.
 pub struct VfioFunction {
-    device: SharedDevice,
-    around: Surroundings,
-    this: Weak<Self>,
+    pub(super) device: SharedDevice,
+    pub(super) around: Surroundings,
+    pub(super) this: Weak<Self>,
     /// Where the MSI-X table and its pending bits are.
-    msix_place: Option<MsixCapability>,
+    pub(super) msix_place: Option<MsixCapability>,
     /// The power management capability.
     power: Option<u16>,
     state: Mutex<State>,
-    limit: RateLimit,
+    pub(super) limit: RateLimit,
 }
 
-struct State {
-    config: ConfigSpace,
+pub(super) struct State {
+    pub(super) config: ConfigSpace,
     /// `config` as it was at power-on.
     pristine: ConfigSpace,
-    bars: Bars,
+    pub(super) bars: Bars,
     /// `bars` as firmware placed them.
     placed: Bars,
-    decoder: Decoder,
-    maps: [BarMap; BAR_COUNT],
-    msix: Option<(Msix, MsixVectors)>,
+    pub(super) decoder: Decoder,
+    pub(super) maps: [BarMap; BAR_COUNT],
+    pub(super) interrupts: Interrupts,
     /// COMMAND as the guest wrote it last.
-    command: u16,
+    pub(super) command: u16,
     /// The device is in D0.
-    awake: bool,
+    pub(super) awake: bool,
     /// The device has failed or was taken away: nothing of it is there any more.
-    fenced: bool,
+    pub(super) fenced: bool,
 }
 
 impl VfioFunction {
@@ -111,10 +112,8 @@ impl VfioFunction {
             device: device.name().into(),
             source,
         })?;
-        let vectors = MsixVectors::new(Arc::clone(&device), Arc::clone(&around.router));
-        let capability = MsixCapability::parse(&image);
-        let msix_place = capability.filter(|_| vectors.is_some());
-        let msix = msix_place.map(Msix::new).zip(vectors);
+        let interrupts = Interrupts::new(&image, Arc::clone(&device), Arc::clone(&around.router));
+        let msix_place = interrupts.msix().copied();
         let power = capability::find(&image, id::PM).map(|c| c.offset);
         let maps = std::array::from_fn(|bar| map_bar(&*device, bar, &bars, msix_place.as_ref()));
         // Firmware's view: nothing decodes, nothing masters the bus.
@@ -132,7 +131,7 @@ impl VfioFunction {
             bars,
             decoder: Decoder::new(),
             maps,
-            msix,
+            interrupts,
             command: 0,
             awake: true,
             fenced: false,
@@ -148,7 +147,7 @@ impl VfioFunction {
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -178,6 +177,15 @@ impl VfioFunction {
         state.bars = bars;
     }
 
+    /// Wires the device's pin, if it has one, to the GSI of the function's slot.
+    pub fn connect_pin(&self, gsi: u32, service: Arc<Service>) {
+        let mut state = self.lock();
+        if state.interrupts.connect_pin(gsi, service) {
+            state.pristine.set_u8(INTERRUPT_PIN, INTA);
+            state.config.set_u8(INTERRUPT_PIN, INTA);
+        }
+    }
+
     /// Takes the function out of the guest's reach and stops its interrupts and DMA; the device
     /// itself stays open.
     pub fn quiesce(&self) {
@@ -196,81 +204,10 @@ impl VfioFunction {
 
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
     fn silence(&self, state: &mut State) {
-        if let Some((msix, vectors)) = &mut state.msix {
-            let _ = msix.reset();
-            vectors.disable();
-        }
+        state.interrupts.silence();
         state.command = 0;
         self.follow_decode(state);
         self.device_write(COMMAND, &[0, 0]);
-    }
-
-    /// A read of a trapped piece of a BAR.
-    pub fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-        match self.msix_part(bar, offset, data.len()) {
-            None => {
-                if let Err(e) = self.device.read(bar as u32, offset, data) {
-                    data.fill(0xff);
-                    self.complain(&e);
-                }
-            }
-            Some(part) => {
-                let state = self.lock();
-                let Some((msix, vectors)) = state.msix.as_ref().filter(|_| !state.fenced) else {
-                    return;
-                };
-                match part {
-                    MsixPart::Table(at) => msix.table_read(at, data),
-                    MsixPart::Pending(at) => msix.pba_read(at, data, &|v| vectors.pending(v)),
-                    MsixPart::Straddling => {}
-                }
-            }
-        }
-    }
-
-    /// A write to a trapped piece of a BAR.
-    pub fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
-        match self.msix_part(bar, offset, data.len()) {
-            None => {
-                if let Err(e) = self.device.write(bar as u32, offset, data) {
-                    self.complain(&e);
-                }
-            }
-            Some(MsixPart::Table(at)) => {
-                let mut state = self.lock();
-                if state.fenced {
-                    return;
-                }
-                if let Some((msix, vectors)) = &mut state.msix {
-                    let effects = msix.table_write(at, data);
-                    vectors.apply(&effects);
-                }
-            }
-            // Pending bits are read-only; what lies across two things is neither.
-            Some(MsixPart::Pending(_) | MsixPart::Straddling) => {}
-        }
-    }
-
-    /// Which part of MSI-X an access belongs to.
-    fn msix_part(&self, bar: usize, offset: u64, len: usize) -> Option<MsixPart> {
-        let place = self.msix_place.as_ref()?;
-        let parts = [
-            (place.table_bar, place.table_offset, place.table_size()),
-            (place.pba_bar, place.pba_offset, place.pba_size()),
-        ];
-        for (i, (in_bar, start, size)) in parts.into_iter().enumerate() {
-            let start = u64::from(start);
-            if usize::from(in_bar) != bar || !lanes::touches(offset, len, start, size) {
-                continue;
-            }
-            return Some(match offset.checked_sub(start) {
-                Some(at) if at + len as u64 <= size && i == 0 => MsixPart::Table(at),
-                Some(at) if at + len as u64 <= size => MsixPart::Pending(at),
-                _ => MsixPart::Straddling,
-            });
-        }
-        None
     }
 
     /// COMMAND: what it takes away goes before the device hears of it, what it gives comes after.
@@ -307,104 +244,6 @@ impl VfioFunction {
         self.follow_decode(state);
     }
 
-    /// Brings the address map to where the BARs, COMMAND and the power state say it should be.
-    fn follow_decode(&self, state: &mut State) {
-        let enabled = |bit| state.awake && !state.fenced && state.command & bit != 0;
-        let effects =
-            state
-                .decoder
-                .update(&state.bars, enabled(COMMAND_MEMORY), enabled(COMMAND_IO));
-        for effect in &effects {
-            if let BarEffect::Unmap { bar } | BarEffect::Move { bar, .. } = effect {
-                self.displace(state, *bar);
-            }
-        }
-        for effect in &effects {
-            let (bar, to, from) = match *effect {
-                BarEffect::Unmap { .. } => {
-                    state.decoder.confirm(effect);
-                    continue;
-                }
-                BarEffect::Map { bar, address } => (bar, address, None),
-                BarEffect::Move { bar, from, to } => (bar, to, Some(from)),
-            };
-            if self.try_place(state, bar, to) {
-                state.decoder.confirm(effect);
-                continue;
-            }
-            // The new place is refused: back to the old one, in the register too.
-            state.decoder.refuse(&mut state.bars, bar);
-            if from.is_some_and(|old| !self.try_place(state, bar, old)) {
-                state.decoder.confirm(&BarEffect::Unmap { bar });
-            }
-        }
-    }
-
-    /// Puts a BAR into the guest's address map.
-    fn try_place(&self, state: &mut State, bar: usize, address: u64) -> bool {
-        let outcome = self.place(state, bar, address);
-        match &outcome {
-            Ok(()) => debug!("{}: BAR {bar} is at {address:#x}", self.name()),
-            Err(why) if self.limit.allow() => {
-                warn!(
-                    "{}: BAR {bar} cannot be at {address:#x}: {why}",
-                    self.name()
-                );
-            }
-            Err(_) => {}
-        }
-        outcome.is_ok()
-    }
-
-    fn place(&self, state: &mut State, bar: usize, address: u64) -> Result<(), PlaceRefusal> {
-        let Some(shape) = state.bars.get(bar).copied() else {
-            return Err(PlaceRefusal::Outside);
-        };
-        let trap = Arc::new(BarTrap {
-            function: self.this.clone(),
-            bar,
-        });
-        if shape.kind.is_io() {
-            let (port, size) = (u16::try_from(address), u16::try_from(shape.size));
-            let (Ok(port), Ok(size)) = (port, size) else {
-                return Err(PlaceRefusal::Outside);
-            };
-            if port < layout::PCI_IO_START {
-                return Err(PlaceRefusal::Outside);
-            }
-            return Ok(self.around.bus.insert_pio(port, size, trap)?);
-        }
-        if !self.around.layout.allows_bar(address, shape.size) {
-            return Err(PlaceRefusal::Outside);
-        }
-        self.around.bus.insert_mmio(address, shape.size, trap)?;
-        if let Some(map) = state.maps.get_mut(bar)
-            && let Err(e) = map.place(&self.around.space, address)
-        {
-            self.around.bus.remove_mmio(address);
-            return Err(e.into());
-        }
-        Ok(())
-    }
-
-    /// Takes a BAR out of the guest's address map.
-    fn displace(&self, state: &mut State, bar: usize) {
-        let (Some(address), Some(shape)) = (state.decoder.mapped(bar), state.bars.get(bar)) else {
-            return;
-        };
-        debug!("{}: BAR {bar} leaves {address:#x}", self.device.name());
-        if shape.kind.is_io() {
-            if let Ok(port) = u16::try_from(address) {
-                self.around.bus.remove_pio(port);
-            }
-            return;
-        }
-        if let Some(map) = state.maps.get_mut(bar) {
-            map.displace(&self.around.space);
-        }
-        self.around.bus.remove_mmio(address);
-    }
-
     fn device_write(&self, offset: u16, data: &[u8]) {
         if let Err(e) = self.device.write(CONFIG_REGION, offset.into(), data) {
             self.complain(&e);
@@ -412,10 +251,9 @@ impl VfioFunction {
     }
 
     /// Logs what a guest's access met with; the guest has its answer already.
-    fn complain(&self, error: &DeviceError) {
+    pub(super) fn complain(&self, error: &DeviceError) {
         if self.limit.allow() {
-            let cause = std::error::Error::source(error).map(|c| format!(": {c}"));
-            warn!("{error}{}", cause.unwrap_or_default());
+            warn!("{}", sentence(error));
         }
     }
 
@@ -431,18 +269,7 @@ impl VfioFunction {
                 .write(first, data.get(skip..).unwrap_or_default());
             self.follow_decode(state);
         }
-        let Some(place) = self.msix_place.as_ref() else {
-            return;
-        };
-        if lanes::touches(at, len, place.offset.into(), CAPABILITY_SIZE.into())
-            && let Some((msix, vectors)) = &mut state.msix
-        {
-            let skip = usize::from(place.offset.saturating_sub(offset));
-            let first = offset.saturating_sub(place.offset);
-            let effects: Vec<MsixEffect> =
-                msix.control_write(first, data.get(skip..).unwrap_or_default());
-            vectors.apply(&effects);
-        }
+        state.interrupts.config_write(offset, data);
     }
 
     fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
@@ -456,33 +283,8 @@ impl VfioFunction {
                 .bars
                 .read(first, data.get_mut(skip..end).unwrap_or_default());
         }
-        // Message Control, at 2 in the capability; the rest of it is constant and relinked.
-        if let (Some(place), Some((msix, _))) = (&self.msix_place, &state.msix)
-            && lanes::touches(at, len, u64::from(place.offset) + 2, 2)
-        {
-            let mut control = [0u8; 2];
-            msix.capability_read(2, &mut control);
-            lanes::extract(control, u64::from(place.offset) + 2, at, data);
-        }
+        state.interrupts.config_read(offset, data);
     }
-}
-
-enum MsixPart {
-    Table(u64),
-    Pending(u64),
-    /// Partly inside and partly not, which no driver does.
-    Straddling,
-}
-
-/// Why a BAR cannot be where the guest wants it.
-#[derive(Debug, thiserror::Error)]
-enum PlaceRefusal {
-    #[error("that is outside of the bus's windows")]
-    Outside,
-    #[error("{0}")]
-    Taken(#[from] vm_device::bus::Error),
-    #[error("{0}")]
-    Memory(#[from] MemoryError),
 }
 
 impl PciFunction for VfioFunction {
@@ -549,18 +351,13 @@ impl PciFunction for VfioFunction {
         if self.device.can_reset() {
             match self.device.reset() {
                 Ok(()) => info!("{} was reset", self.name()),
-                Err(e) => {
-                    let cause = std::error::Error::source(&e).map(|c| format!(": {c}"));
-                    error!(
-                        "{e}{}: the guest finds the device as it left it",
-                        cause.unwrap_or_default()
-                    );
-                }
+                Err(e) => error!("{}: the guest finds the device as it left it", sentence(&e)),
             }
         }
         state.config = state.pristine.clone();
         state.bars = state.placed.clone();
         self.device_write(COMMAND, &[0, 0]);
+        state.interrupts.power_on();
     }
 }
 

@@ -10,6 +10,7 @@ pub mod container;
 pub mod device;
 pub mod function;
 pub mod interrupts;
+mod placement;
 mod trap;
 
 use std::fs;
@@ -173,7 +174,7 @@ impl VfioError {
                 _ => return None,
             },
             Self::Open { source: vfio_ioctls::VfioError::ContainerSetIOMMU(_), .. } => {
-                "the host may lack interrupt remapping; see `dmesg | grep -i -e iommu -e vfio`".into()
+                "if `dmesg` says that the platform lacks interrupt remapping and you trust the guest, as root: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts".into()
             }
             Self::Open { .. } => "see `dmesg | grep -i vfio`".into(),
             _ => return None,

@@ -48,6 +48,8 @@ pub enum Call {
     /// Kind, first vector, and which got an eventfd.
     Events(Irq, u32, Vec<bool>),
     Disable(Irq),
+    /// Masked or unmasked.
+    Mask(Irq, bool),
     Reset,
 }
 
@@ -325,6 +327,20 @@ impl Device for FakeDevice {
         }
         self.note(Call::Events(irq, start, had));
         Ok(())
+    }
+
+    fn mask(&self, irq: Irq) -> Result<(), DeviceError> {
+        self.note(Call::Mask(irq, true));
+        Ok(())
+    }
+
+    fn unmask(&self, irq: Irq) -> Result<(), DeviceError> {
+        self.note(Call::Mask(irq, false));
+        Ok(())
+    }
+
+    fn set_unmask_event(&self, _: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        Err(self.error("VFIO_DEVICE_SET_IRQS", libc::ENOTTY))
     }
 
     fn disable(&self, irq: Irq) -> Result<(), DeviceError> {

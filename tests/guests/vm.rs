@@ -173,7 +173,8 @@ impl Live {
 
     /// Lets a guest go on that waits for a key.
     pub fn press_key(&self) {
-        assert_eq!(self.serial.type_in(b"k"), 1);
+        // The guest may be in the UART just now.
+        eventually("the key is taken", || self.serial.type_in(b"k") == 1);
     }
 
     /// Port and memory exits so far.

@@ -11,21 +11,14 @@ use std::sync::Arc;
 
 use tracing::{debug, warn};
 
-use super::device::{DeviceError, Irq, SharedDevice};
+use super::VectorError;
+use crate::interrupt::Router;
 use crate::interrupt::irqfd::{self, MsiLine};
-use crate::interrupt::{InterruptError, Router};
 use crate::observe::limit::RateLimit;
+use crate::observe::report::sentence;
 use crate::pci::Message;
 use crate::pci::msix::MsixEffect;
-
-/// Why a vector could not be wired.
-#[derive(Debug, thiserror::Error)]
-enum VectorError {
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    #[error(transparent)]
-    Interrupt(#[from] InterruptError),
-}
+use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 
 /// The MSI-X vectors of one device.
 pub struct MsixVectors {
@@ -158,7 +151,7 @@ impl MsixVectors {
         if !line.is_wired() {
             let outcome = if self.resizable || index < self.host {
                 self.device
-                    .set_events(Irq::Msix, index, &[Some(fd_of(line))])
+                    .set_events(Irq::Msix, index, &[Some(irqfd::borrow(line.event()))])
             } else {
                 self.grow(index + 1)
             };
@@ -206,7 +199,7 @@ impl MsixVectors {
                 u16::try_from(i)
                     .ok()
                     .and_then(|v| self.lines.get(&v))
-                    .map(fd_of)
+                    .map(|line| irqfd::borrow(line.event()))
             })
             .collect();
         self.device.set_events(Irq::Msix, 0, &events)?;
@@ -224,8 +217,7 @@ impl MsixVectors {
 
     fn complain(&self, what: &str, error: &dyn std::error::Error) {
         if self.limit.allow() {
-            let cause = error.source().map(|c| format!(": {c}")).unwrap_or_default();
-            warn!("{}: {what}: {error}{cause}", self.device.name());
+            warn!("{}: {what}: {}", self.device.name(), sentence(error));
         }
     }
 }
@@ -234,8 +226,4 @@ impl Drop for MsixVectors {
     fn drop(&mut self) {
         self.disable();
     }
-}
-
-fn fd_of(line: &MsiLine) -> BorrowedFd<'_> {
-    irqfd::borrow(line.event())
 }

@@ -1,0 +1,38 @@
+# What mini-vmm's developers and users type; `make` alone lists it.
+# Everything long-running shows what it is doing.
+
+TARGET := x86_64-unknown-linux-gnu
+export CARGO_TERM_PROGRESS_WHEN ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help deps demo build test check unit lab doc clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install with apt what is missing for building and for the lab
+	@resources/install-deps.sh
+
+demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
+	@cargo run --quiet --package lab --bin demo
+
+build: deps ## the static release binary
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) --package mini-vmm
+
+test: check unit lab ## format, clippy, all cargo tests, the lab
+
+check: deps
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+unit: deps
+	cargo test --workspace --exclude lab
+
+lab: deps ## the lab's scenarios: real VFIO and KVM in an emulated machine with an IOMMU
+	cargo test --package lab
+
+doc: ## the library's documentation: the module map and the four paths
+	cargo doc --no-deps --document-private-items --package mini-vmm --package lab
+
+clean: ## remove what was built; the kernel cache stays
+	cargo clean

@@ -1,0 +1,210 @@
+//! `make demo`: boots a stock kernel with a passed-through NVMe disk, and tells the story as it goes.
+//! Ends with 0 only when the guest read the disk by DMA and was interrupted for it.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lab::Result;
+use lab::disk::Disk;
+use lab::expect;
+use lab::kernel::Choice;
+use lab::machine::Machine;
+use lab::progress::Step;
+use lab::scenario::{Image, Lab, Scenario};
+use lab::transcript::{Line, Speaker, number, value};
+
+/// What the guest's kernel says that belongs to the story.
+const TELLING: [&str; 7] = [
+    "Linux version",
+    "Command line:",
+    "Hypervisor detected",
+    "ECAM",
+    "0x010802",
+    "BAR 0",
+    "nvme",
+];
+
+fn main() -> ExitCode {
+    match demo() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> Result<()> {
+    let disk = Disk::new("demo-disk", 5);
+    host();
+    heading("Getting ready");
+    let lab = Lab::prepare(&[Choice::Stock]);
+    tell(&format!(
+        "Debian's stock kernel, as packaged: {}",
+        lab.kernel(Choice::Stock)?.version()
+    ));
+    heading("L1: a machine with an IOMMU, emulated by QEMU");
+    let scenario = scenario(&disk);
+    let mut story = Story {
+        waiting: Some(Step::start("switching it on")),
+    };
+    let passed = scenario.run(&lab, &mut |line| story.hear(line))?;
+    heading("Seen");
+    tell("the guest read the disk's text by DMA, with an MSI-X interrupt for each read,");
+    tell("what it wrote is in the image, and L1's own driver has the disk again.");
+    tell(&format!(
+        "The emulated machine lived for {:.1} s.",
+        passed.took.as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// What L0 is, and why a machine is emulated on it.
+fn host() {
+    heading("L0: this host");
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    tell(&format!(
+        "Linux {}, {cpus} CPUs",
+        read("/proc/sys/kernel/osrelease").trim()
+    ));
+    let groups = std::fs::read_dir("/sys/kernel/iommu_groups").map_or(0, Iterator::count);
+    tell(&format!(
+        "{groups} IOMMU groups; the demo needs none, and touches no device of this host"
+    ));
+}
+
+fn scenario(disk: &Disk) -> Scenario {
+    let bdf = disk.bdf();
+    let owned = disk.clone();
+    let device = format!("/sys/bus/pci/devices/{bdf}");
+    Scenario {
+        name: "demo",
+        machine: Machine::with_disks(std::slice::from_ref(disk)),
+        kernel: Choice::Stock,
+        image: Image::BzImage,
+        script: format!(
+            "typed() {{ say \"typed $*\"; eval \"$*\"; }}\n\
+             say iommu-groups $(ls /sys/kernel/iommu_groups | wc -l)\n\
+             say device {bdf} driver=$(driver_of {bdf}) group=$(group_of {bdf})\n\
+             typed 'echo vfio-pci > {device}/driver_override'\n\
+             typed 'echo {bdf} > {device}/driver/unbind'\n\
+             typed 'echo {bdf} > /sys/bus/pci/drivers_probe'\n\
+             say device {bdf} driver=$(driver_of {bdf}) group=$(group_of {bdf})\n\
+             run_vmm --kernel bzImage --initrd initrd --vfio {bdf}\n\
+             give_back {bdf}\n"
+        ),
+        limit: Duration::from_secs(150),
+        check: Box::new(move |outcome| {
+            let run = expect::run(outcome, 0)?;
+            expect::exit(&run, 0)?;
+            expect::worked(outcome, &run, &owned)?;
+            expect::back_with_guest_text(outcome, &owned)
+        }),
+    }
+}
+
+/// Turns lines into a story as they come.
+struct Story {
+    waiting: Option<Step>,
+}
+
+impl Story {
+    fn hear(&mut self, line: &Line) {
+        if line.from != Speaker::L1
+            && let Some(step) = self.waiting.take()
+        {
+            step.done();
+        }
+        match line.from {
+            Speaker::Lab => self.lab(&line.text),
+            Speaker::Guest => guest(&line.text),
+            Speaker::Vmm => tell(&format!("mini-vmm says: {}", line.text)),
+            Speaker::L1 => {}
+        }
+    }
+
+    fn lab(&mut self, text: &str) {
+        let (key, rest) = text.split_once(' ').unwrap_or((text, ""));
+        match key {
+            "l1-kernel" => tell(&format!(
+                "an unmodified Linux {rest} runs in it, with its own KVM and VFIO"
+            )),
+            "iommu-groups" => tell(&format!("it has {rest} IOMMU groups")),
+            "device" => tell(&format!(
+                "{} is held by {} in group {}",
+                rest.split(' ').next().unwrap_or_default(),
+                value(rest, "driver").unwrap_or_default(),
+                value(rest, "group").unwrap_or_default()
+            )),
+            "typed" => command(rest),
+            "run" => {
+                heading("L2: mini-vmm's guest");
+                command(rest);
+                self.waiting = Some(Step::start("the guest's first words"));
+            }
+            "exit" => tell(&format!("mini-vmm ended with status {rest}")),
+            "back" => {
+                heading("L1 again");
+                tell(&format!(
+                    "{} is held by {} and reads: {}",
+                    rest.split(' ').next().unwrap_or_default(),
+                    value(rest, "driver").unwrap_or_default(),
+                    rest.split_once("text=").map_or("nothing", |(_, text)| text)
+                ));
+            }
+            "guest-wrote" => tell(&format!("and where the guest wrote: {}", after_word(rest))),
+            _ => {}
+        }
+    }
+}
+
+/// The guest's console: its /init's facts, and those of its kernel's lines that tell something.
+fn guest(text: &str) {
+    let Some(fact) = text.strip_prefix("L2: ") else {
+        if TELLING.iter().any(|word| text.contains(word)) {
+            tell(&format!("  {text}"));
+        }
+        return;
+    };
+    let (key, rest) = fact.split_once(' ').unwrap_or((fact, ""));
+    match key {
+        "init" => tell(&format!("the guest's /init runs on Linux {rest}")),
+        "pci" => tell(&format!("it found  {rest}")),
+        "bar" => tell(&format!("    BAR    {}", after_word(rest))),
+        "irq" => tell(&format!("interrupt {rest}")),
+        "text" => tell(&format!("it read   \"{}\"", after_word(rest))),
+        "reread" => tell(&format!("it wrote  \"{}\"", after_word(rest))),
+        "interrupts" => tell(&format!(
+            "it made {} direct reads, and had {} interrupts for them",
+            value(rest, "reads").unwrap_or_default(),
+            number(rest, "after")
+                .unwrap_or(0)
+                .saturating_sub(number(rest, "before").unwrap_or(0))
+        )),
+        "trouble" => tell(&format!("its kernel complains: {rest}")),
+        _ => {}
+    }
+}
+
+fn after_word(text: &str) -> &str {
+    text.split_once(' ').map_or("", |(_, rest)| rest)
+}
+
+fn heading(text: &str) {
+    say(&format!("\n{text}"));
+}
+
+fn tell(text: &str) {
+    say(&format!("  {text}"));
+}
+
+fn command(text: &str) {
+    say(&format!("  # {text}"));
+}
+
+/// A reader that went away is no reason to stop a run half-way.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,176 @@
+//! NVMe disks: image files with known content, and what a guest must have left in them.
+//!
+//! ```text
+//!  offset    content before                         what the guest does (resources/l2-init.sh)
+//!  0         one line of text that names the disk   prints it
+//!  1 MiB     1 MiB of noise                         copies it to 4 MiB with direct I/O
+//!  4 MiB     zeroes                                 finds the copy here
+//!  8 MiB     zeroes                                 writes a line of its own
+//!  12 MiB    zeroes                                 counts its boots here
+//!  16 MiB    noise, as much as the scenario asks    copies it behind itself through the page cache
+//! ```
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use crate::error::{Context, Error, Result};
+
+const MIB: u64 = 1 << 20;
+const NOISE: u64 = MIB;
+const COPY: u64 = 4 * MIB;
+const WRITTEN: u64 = 8 * MIB;
+const BUFFERED: u64 = 16 * MIB;
+
+/// One NVMe controller with one namespace.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// The controller's serial number; it also names the image file.
+    pub serial: &'static str,
+    /// Device number on L1's bus 0.
+    pub device: u8,
+    /// Function number.
+    pub function: u8,
+    /// MiB that the guest copies through its page cache.
+    pub buffered: u64,
+}
+
+impl Disk {
+    /// A disk alone in its slot.
+    pub const fn new(serial: &'static str, device: u8) -> Self {
+        Self {
+            serial,
+            device,
+            function: 0,
+            buffered: 0,
+        }
+    }
+
+    /// Where the disk is in L1.
+    pub fn bdf(&self) -> String {
+        format!("0000:00:{:02x}.{}", self.device, self.function)
+    }
+
+    /// The line at the start of the disk.
+    pub fn text(&self) -> String {
+        format!("this is disk {}, as the lab wrote it", self.serial)
+    }
+
+    /// The line that a guest leaves.
+    pub fn guest_text(&self) -> String {
+        format!("written by the guest to {}", self.serial)
+    }
+
+    /// Makes the image.
+    pub fn create(&self, path: &Path) -> Result<()> {
+        let make = || {
+            let mut file = File::create(path)?;
+            file.set_len(BUFFERED + 2 * self.buffered * MIB)?;
+            writeln!(file, "{}", self.text())?;
+            file.seek(SeekFrom::Start(NOISE))?;
+            file.write_all(&self.noise(1, MIB))?;
+            file.seek(SeekFrom::Start(BUFFERED))?;
+            file.write_all(&self.noise(2, self.buffered * MIB))
+        };
+        make().context(format!("make the disk image {}", path.display()))
+    }
+
+    /// Whether the image holds what a guest must have written, and still what it must not have touched.
+    pub fn check_written(&self, path: &Path) -> Result<()> {
+        self.check_untouched(path)?;
+        let same = |what: &str, at: u64, expected: &[u8]| {
+            let found = read(path, at, expected.len())?;
+            match found.iter().zip(expected).position(|(a, b)| a != b) {
+                None => Ok(()),
+                Some(byte) => Err(Error::failed(format!(
+                    "{what} of disk {} differs in the image from byte {byte} on",
+                    self.serial
+                ))),
+            }
+        };
+        same("the direct copy", COPY, &self.noise(1, MIB))?;
+        let mut line = self.guest_text().into_bytes();
+        line.push(b'\n');
+        same("the guest's line", WRITTEN, &line)?;
+        let size = self.buffered * MIB;
+        same("the buffered copy", BUFFERED + size, &self.noise(2, size))
+    }
+
+    /// Whether what a guest only reads is as it was.
+    pub fn check_untouched(&self, path: &Path) -> Result<()> {
+        let intact = read(path, 0, self.text().len())? == self.text().as_bytes()
+            && read(path, NOISE, MIB as usize)? == self.noise(1, MIB);
+        if intact {
+            Ok(())
+        } else {
+            Err(Error::failed(format!(
+                "what should only be read on disk {} has changed in the image",
+                self.serial
+            )))
+        }
+    }
+
+    /// Bytes that look random, and differ between disks and places (xorshift64*).
+    fn noise(&self, place: u64, size: u64) -> Vec<u8> {
+        let mut state = self.serial.bytes().fold(place, |seed, b| {
+            seed.wrapping_mul(0x100_0000_01b3) ^ u64::from(b)
+        }) | 1;
+        (0..size / 8)
+            .flat_map(|_| {
+                state ^= state >> 12;
+                state ^= state << 25;
+                state ^= state >> 27;
+                state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes()
+            })
+            .collect()
+    }
+}
+
+fn read(path: &Path, at: u64, size: usize) -> Result<Vec<u8>> {
+    let read = || {
+        let mut file = fs::File::open(path)?;
+        file.seek(SeekFrom::Start(at))?;
+        let mut data = vec![0; size];
+        file.read_exact(&mut data)?;
+        Ok::<_, std::io::Error>(data)
+    };
+    read().context(format!("read the disk image {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_nobody_wrote_is_told_from_one_that_a_guest_wrote() {
+        let mut disk = Disk::new("unit", 5);
+        disk.buffered = 1;
+        let path = std::env::temp_dir().join(format!("lab-disk-{}", std::process::id()));
+        disk.create(&path).unwrap();
+        disk.check_untouched(&path).unwrap();
+        assert!(disk.check_written(&path).is_err());
+
+        let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let mut put = |at: u64, data: &[u8]| {
+            file.seek(SeekFrom::Start(at)).unwrap();
+            file.write_all(data).unwrap();
+        };
+        put(COPY, &disk.noise(1, MIB));
+        put(WRITTEN, b"written by the guest to unit\n");
+        assert!(disk.check_written(&path).is_err());
+        put(17 * MIB, &disk.noise(2, MIB));
+        disk.check_written(&path).unwrap();
+
+        put(NOISE + 77, b"x");
+        assert!(disk.check_untouched(&path).is_err());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn two_disks_differ() {
+        assert_ne!(
+            Disk::new("a", 5).noise(1, 64),
+            Disk::new("b", 6).noise(1, 64)
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! What L0 must have, and where the lab keeps things on it.
+//! Nothing is installed here: `make deps` does that, and the hints say so.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Context, Error, Result};
+
+/// Set to anything but 0, a lab that cannot run is a failure instead of a skip.
+pub const REQUIRE: &str = "MINI_VMM_REQUIRE";
+
+/// The programs of L0 that every lab machine needs.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// QEMU, the machine emulator.
+    pub qemu: PathBuf,
+    /// A static busybox, the whole user space of L1 and L2.
+    pub busybox: PathBuf,
+}
+
+impl Host {
+    /// Looks for everything; the error names all that is missing at once.
+    pub fn find() -> Result<Self> {
+        if !cfg!(target_arch = "x86_64") {
+            return Err(Error::cannot_run(
+                "the lab runs x86-64 binaries built on this machine, and this machine is not x86-64",
+                "run it on an x86-64 machine",
+            ));
+        }
+        let qemu = program("qemu-system-x86_64");
+        let busybox = program("busybox").filter(|path| is_static(path));
+        match (qemu, busybox) {
+            (Some(qemu), Some(busybox)) => Ok(Self { qemu, busybox }),
+            (qemu, busybox) => {
+                let mut missing = Vec::new();
+                if qemu.is_none() {
+                    missing.push("qemu-system-x86_64");
+                }
+                if busybox.is_none() {
+                    missing.push("a static busybox");
+                }
+                Err(Error::cannot_run(
+                    format!("this machine lacks {}", missing.join(" and ")),
+                    "make deps",
+                ))
+            }
+        }
+    }
+}
+
+/// Whether a lab that cannot run must fail.
+pub fn required() -> bool {
+    env::var_os(REQUIRE).is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// Finds a program on PATH, or where Debian puts those of root.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+fn is_static(path: &Path) -> bool {
+    // ldd fails on a file that has no dynamic section.
+    Command::new("ldd")
+        .arg(path)
+        .output()
+        .is_ok_and(|output| !output.status.success())
+}
+
+/// Where downloads live: outside the tree, so that a clean build does not fetch them again.
+pub fn cache() -> Result<PathBuf> {
+    let base = match env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(env::var_os("HOME").ok_or_else(|| {
+            Error::cannot_run(
+                "neither XDG_CACHE_HOME nor HOME is set, so there is no place for the kernel cache",
+                "export XDG_CACHE_HOME=/var/tmp/cache",
+            )
+        })?)
+        .join(".cache"),
+    };
+    Ok(base.join("mini-vmm"))
+}
+
+/// The workspace this lab was built from.
+pub fn workspace() -> &'static Path {
+    let member = Path::new(env!("CARGO_MANIFEST_DIR"));
+    member.parent().unwrap_or(member)
+}
+
+/// cargo's target directory.
+pub fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || workspace().join("target"),
+        |dir| workspace().join(PathBuf::from(dir)),
+    )
+}
+
+/// A fresh, empty directory for one run: its images, archives and logs.
+pub fn fresh_dir(name: &str) -> Result<PathBuf> {
+    let dir = target().join("lab").join(name);
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).context(format!("empty {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(&dir).context(format!("make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// Runs a command to its end and returns its standard output; a failure shows its last words.
+pub fn output(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().context(format!("run {name}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let last: Vec<&str> = stderr.lines().rev().take(5).collect();
+    let last: Vec<&str> = last.into_iter().rev().collect();
+    Err(Error::failed(format!(
+        "{name} ended with {}: {}",
+        output.status,
+        last.join("; ")
+    )))
+}

@@ -1,0 +1,195 @@
+//! Stock kernels from Debian's packages, kept in a cache outside the tree: nothing is installed.
+//! A cached kernel needs neither apt nor a network; the choice of version is made anew each week.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Context, Error, Result};
+use crate::host;
+use crate::progress::Step;
+
+mod apt;
+mod modules;
+mod payload;
+
+/// How long a resolved version is used before the package lists are asked again.
+const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Which of Debian's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Choice {
+    /// The one that `linux-image-cloud-amd64` stands for: the release's own.
+    Stock,
+    /// The highest version in the package lists, backports included.
+    Newest,
+}
+
+impl Choice {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Newest => "newest",
+        }
+    }
+}
+
+/// A kernel in the cache.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    dir: PathBuf,
+}
+
+impl Kernel {
+    /// Gets a kernel, from the cache where that is possible.
+    pub fn get(choice: Choice) -> Result<Self> {
+        let cache = host::cache()?.join("kernels");
+        fs::create_dir_all(&cache).context(format!("make {}", cache.display()))?;
+        let pointer = cache.join(choice.name());
+        let cached = fs::read_to_string(&pointer)
+            .ok()
+            .map(|key| cache.join(key.trim()))
+            .filter(|dir| dir.join("vmlinuz").is_file());
+        if let Some(dir) = &cached
+            && is_fresh(&pointer)
+        {
+            return Ok(Self { dir: dir.clone() });
+        }
+        match fetch(choice, &cache) {
+            Ok(key) => {
+                write_atomically(&pointer, key.as_bytes())?;
+                Ok(Self {
+                    dir: cache.join(key),
+                })
+            }
+            Err(error) => match cached {
+                Some(dir) => {
+                    eprintln!(
+                        "  the package lists could not be asked for a newer kernel, so the cached {} is used: {error}",
+                        dir.file_name().unwrap_or_default().to_string_lossy()
+                    );
+                    Ok(Self { dir })
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    /// The package's name and version.
+    pub fn version(&self) -> String {
+        self.dir
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// The bzImage, as the package has it.
+    pub fn bzimage(&self) -> PathBuf {
+        self.dir.join("vmlinuz")
+    }
+
+    /// The ELF inside the bzImage.
+    pub fn vmlinux(&self) -> Result<PathBuf> {
+        let path = self.dir.join("vmlinux");
+        if !path.is_file() {
+            let image =
+                fs::read(self.bzimage()).context(format!("read {}", self.bzimage().display()))?;
+            write_atomically(&path, &payload::unpack(&image)?)?;
+        }
+        Ok(path)
+    }
+
+    /// The modules that L1 needs, each after those it depends on: (file name, path).
+    pub fn modules(&self) -> Result<Vec<(String, PathBuf)>> {
+        let order = self.dir.join("modules/order");
+        let text = fs::read_to_string(&order).context(format!("read {}", order.display()))?;
+        Ok(text
+            .lines()
+            .map(|name| (name.to_owned(), self.dir.join("modules").join(name)))
+            .collect())
+    }
+}
+
+fn is_fresh(pointer: &Path) -> bool {
+    let modified = fs::metadata(pointer).and_then(|meta| meta.modified());
+    modified.is_ok_and(|at| {
+        SystemTime::now()
+            .duration_since(at)
+            .is_ok_and(|age| age < FRESH)
+    })
+}
+
+fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
+    let part = path.with_extension(format!("part-{}", std::process::id()));
+    fs::write(&part, data).context(format!("write {}", part.display()))?;
+    fs::rename(&part, path).context(format!("rename {}", part.display()))
+}
+
+/// Fills the cache and returns the key: the package file's name without its extension.
+fn fetch(choice: Choice, cache: &Path) -> Result<String> {
+    let work = cache.join(format!("part-{}-{}", choice.name(), std::process::id()));
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&work).context(format!("make {}", work.display()))?;
+    let key = fill(choice, cache, &work);
+    let _ = fs::remove_dir_all(&work);
+    key
+}
+
+fn fill(choice: Choice, cache: &Path, work: &Path) -> Result<String> {
+    let step = Step::start(format!(
+        "getting the {} kernel of Debian's packages",
+        choice.name()
+    ));
+    let packages = apt::download(choice, cache, work)?;
+    let key = packages
+        .first()
+        .and_then(|path| path.file_stem())
+        .ok_or_else(|| Error::failed("apt-get download left no package behind"))?
+        .to_string_lossy()
+        .into_owned();
+    if cache.join(&key).join("vmlinuz").is_file() {
+        step.done();
+        return Ok(key);
+    }
+    step.at("unpacking");
+    let tree = work.join("tree");
+    for package in &packages {
+        host::output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&tree))?;
+    }
+    let filled = work.join("filled");
+    fs::create_dir_all(filled.join("modules")).context("make the modules' directory")?;
+    let vmlinuz = find_vmlinuz(&tree)?;
+    fs::copy(&vmlinuz, filled.join("vmlinuz")).context(format!("copy {}", vmlinuz.display()))?;
+    modules::collect(&tree, &filled.join("modules"))?;
+    let place = cache.join(&key);
+    let _ = fs::remove_dir_all(&place);
+    fs::rename(&filled, &place).context(format!("move the kernel to {}", place.display()))?;
+    step.done();
+    Ok(key)
+}
+
+/// `/boot/vmlinuz-VERSION`, or `/usr/lib/modules/VERSION/vmlinuz` where the package is split.
+fn find_vmlinuz(tree: &Path) -> Result<PathBuf> {
+    let boot = entries(&tree.join("boot"));
+    let split = ["usr/lib/modules", "lib/modules"]
+        .into_iter()
+        .flat_map(|dir| entries(&tree.join(dir)))
+        .map(|dir| dir.join("vmlinuz"));
+    boot.into_iter()
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+        })
+        .chain(split)
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::failed("the kernel package holds no vmlinuz where one is expected"))
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).map_or_else(
+        |_| Vec::new(),
+        |list| list.flatten().map(|entry| entry.path()).collect(),
+    )
+}

@@ -1,0 +1,205 @@
+//! Finding and downloading kernel packages with apt, without installing them.
+//! Lists that are empty or stale are updated once, and the question asked again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::Choice;
+use crate::error::{Error, Result};
+use crate::host;
+
+/// What the release's own kernel is called in every release.
+const META: &str = "linux-image-cloud-amd64";
+
+/// Downloads the packages of the kernel into `work`; the first is the one that names it.
+/// One that the cache already has is not downloaded again.
+pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
+    if host::program("apt-get").is_none() {
+        return Err(Error::cannot_run(
+            "stock kernels come from Debian's packages, and this machine has no apt-get",
+            "run the lab on Debian 12 or newer",
+        ));
+    }
+    attempt(choice, cache, work).or_else(|first| {
+        update()
+            .and_then(|()| attempt(choice, cache, work))
+            .map_err(|second| {
+                Error::cannot_run(
+                    format!("no stock kernel could be downloaded: {first}; after apt-get update: {second}"),
+                    "check the network and /etc/apt/sources.list, then: apt-get update",
+                )
+            })
+    })
+}
+
+fn update() -> Result<()> {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    let mut command = if root {
+        Command::new("apt-get")
+    } else {
+        let mut command = Command::new("sudo");
+        command.args(["-n", "apt-get"]);
+        command
+    };
+    host::output(command.args(["-q", "update"])).map(drop)
+}
+
+fn attempt(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
+    let image = match choice {
+        Choice::Stock => META.to_owned(),
+        Choice::Newest => newest(&host::output(
+            Command::new("apt-cache").args(["pkgnames", "linux-image-"]),
+        )?)
+        .ok_or_else(|| Error::failed("the package lists name no cloud kernel"))?,
+    };
+    let names = resolve(&image)?;
+    let file = file_name(&names[0])?;
+    let key = file.trim_end_matches(".deb");
+    if cache.join(key).join("vmlinuz").is_file() {
+        return Ok(vec![work.join(file)]);
+    }
+    let mut command = Command::new("apt-get");
+    command.current_dir(work).args(["-q", "download"]);
+    // The download directory belongs to the caller, so apt's own user could not write there.
+    command.args(["-o", "APT::Sandbox::User=root"]);
+    host::output(command.args(&names))?;
+    let found: Vec<PathBuf> = names
+        .iter()
+        .filter_map(|name| {
+            let prefix = format!("{name}_");
+            fs::read_dir(work)
+                .ok()?
+                .flatten()
+                .map(|entry| entry.path())
+                .find(|path| {
+                    path.file_name()
+                        .is_some_and(|file| file.to_string_lossy().starts_with(&prefix))
+                })
+        })
+        .collect();
+    if found.len() == names.len() {
+        Ok(found)
+    } else {
+        Err(Error::failed(format!(
+            "apt-get download fetched {} of {} packages",
+            found.len(),
+            names.len()
+        )))
+    }
+}
+
+/// From a package that may only stand for others to those that hold the kernel and its modules.
+fn resolve(image: &str) -> Result<Vec<String>> {
+    let mut holds = vec![image.to_owned()];
+    // meta, image that stands for a split pair, the pair: three steps are enough
+    for _ in 0..3 {
+        let text = host::output(Command::new("apt-cache").args(["depends", &holds[0]]))?;
+        let deeper = kernel_dependencies(&text);
+        if deeper.is_empty() {
+            break;
+        }
+        holds = deeper;
+        if holds.len() > 1 {
+            break;
+        }
+    }
+    Ok(holds)
+}
+
+/// The packages with a kernel or its modules that `apt-cache depends` lists; kernel first.
+fn kernel_dependencies(depends: &str) -> Vec<String> {
+    let mut found: Vec<String> = depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .filter(|name| {
+            ["linux-image-", "linux-binary-", "linux-modules-"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        })
+        .map(str::to_owned)
+        .collect();
+    found.sort_by_key(|name| name.starts_with("linux-modules-"));
+    found.dedup();
+    found
+}
+
+/// The file that `apt-get download` would write for a package.
+fn file_name(package: &str) -> Result<String> {
+    let uris = host::output(Command::new("apt-get").args([
+        "-q",
+        "download",
+        "--print-uris",
+        "-o",
+        "APT::Sandbox::User=root",
+        package,
+    ]))?;
+    // 'URI' FILE SIZE HASH
+    let file = uris.split_whitespace().nth(1);
+    file.map(str::to_owned)
+        .ok_or_else(|| Error::failed(format!("apt-get names no file to download for {package}")))
+}
+
+/// The cloud kernel with the highest version among package names.
+fn newest(names: &str) -> Option<String> {
+    names
+        .lines()
+        .filter_map(|name| {
+            let version = name
+                .strip_prefix("linux-image-")?
+                .strip_suffix("-cloud-amd64")?;
+            let plain = version.starts_with(|c: char| c.is_ascii_digit())
+                && !version.contains("-rt")
+                && !version.contains("rc");
+            plain.then(|| (numbers(version), name.to_owned()))
+        })
+        .max()
+        .map(|(_, name)| name)
+}
+
+/// "6.12.117+deb12" as [6, 12, 117, 12].
+fn numbers(version: &str) -> Vec<u64> {
+    version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_is_the_highest_by_number_not_by_text() {
+        let names = "linux-image-6.1.0-56-cloud-amd64\n\
+                     linux-image-6.12.99+deb12-cloud-amd64\n\
+                     linux-image-6.12.117+deb12-cloud-amd64\n\
+                     linux-image-6.12.200+deb12-cloud-amd64-dbg\n\
+                     linux-image-6.12.201+deb12-cloud-amd64-unsigned\n\
+                     linux-image-6.12.202+deb12-rt-cloud-amd64\n\
+                     linux-image-6.12-cloud-amd64\n\
+                     linux-image-cloud-amd64\n\
+                     linux-image-9.0-amd64\n";
+        assert_eq!(
+            newest(names).as_deref(),
+            Some("linux-image-6.12.117+deb12-cloud-amd64")
+        );
+        assert_eq!(newest("linux-image-cloud-amd64\n"), None);
+    }
+
+    #[test]
+    fn both_forms_of_package_are_understood() {
+        let whole =
+            "linux-image-6.1.0-56-cloud-amd64\n  Depends: kmod\n  Depends: initramfs-tools\n";
+        assert!(kernel_dependencies(whole).is_empty());
+        let split = "linux-image-7.2-cloud-amd64\n  Depends: linux-modules-7.2-cloud-amd64\n  Depends: linux-binary-7.2-cloud-amd64\n";
+        assert_eq!(
+            kernel_dependencies(split),
+            [
+                "linux-binary-7.2-cloud-amd64",
+                "linux-modules-7.2-cloud-amd64"
+            ]
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! L1 as data, its QEMU command line, and running it with a time limit.
+//! No QEMU outlives the lab: it is killed when its guard is dropped, and by the kernel if we die.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::disk::Disk;
+use crate::error::{Context, Result};
+use crate::host::Host;
+use crate::transcript::{Line, Transcript};
+
+/// The machine that QEMU emulates.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// CPUs, with SVM.
+    pub cpus: u32,
+    /// RAM in MiB; must hold the initramfs twice, and L2.
+    pub memory: u32,
+    /// Whether there is an IOMMU.
+    pub iommu: bool,
+    /// NVMe disks on bus 0.
+    pub disks: Vec<Disk>,
+}
+
+impl Machine {
+    /// Two CPUs, an IOMMU, and RAM for a guest of 512 MiB.
+    pub fn with_disks(disks: &[Disk]) -> Self {
+        Self {
+            cpus: 2,
+            memory: 1536,
+            iommu: true,
+            disks: disks.to_vec(),
+        }
+    }
+
+    /// The QEMU command. Standard output is ttyS0, which L1's init speaks on; L1's kernel has ttyS1.
+    pub fn command(&self, host: &Host, dir: &Path, kernel: &Path) -> Command {
+        let mut qemu = Command::new(&host.qemu);
+        // No in-kernel irqchip: interrupt remapping needs the emulated one, and there is no KVM.
+        qemu.args(["-machine", "q35,accel=tcg,kernel-irqchip=off"]);
+        // Nested paging is what makes a guest's guest quick. Five-level paging is left out: it
+        // would lengthen every walk, of which nested translation does many. XSAVE is left out
+        // because L2's XSETBV does not reach L1's KVM: the sizes in L2's CPUID leaf 0xd then
+        // disagree with its XCR0, and its kernel warns and goes on without.
+        qemu.args(["-cpu", "max,+svm,+npt,-la57,-xsave"]);
+        qemu.arg("-smp").arg(self.cpus.to_string());
+        qemu.arg("-m").arg(self.memory.to_string());
+        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
+        qemu.args(["-display", "none", "-serial", "stdio"]);
+        qemu.arg("-serial")
+            .arg(format!("file:{}", dir.join("l1-kernel.log").display()));
+        if self.iommu {
+            qemu.args([
+                "-device",
+                "intel-iommu,intremap=on,caching-mode=off,aw-bits=48",
+            ]);
+        }
+        for disk in &self.disks {
+            let serial = disk.serial;
+            qemu.arg("-drive").arg(format!(
+                "if=none,id={serial},format=raw,file={}",
+                dir.join(format!("{serial}.img")).display()
+            ));
+            let shared = self
+                .disks
+                .iter()
+                .any(|other| other.device == disk.device && other.function != disk.function);
+            qemu.arg("-device").arg(format!(
+                "nvme,drive={serial},serial={serial},addr={:x}.{}{}",
+                disk.device,
+                disk.function,
+                if shared { ",multifunction=on" } else { "" }
+            ));
+        }
+        qemu.arg("-kernel").arg(kernel);
+        qemu.arg("-initrd").arg(dir.join("l1.cpio"));
+        let iommu = if self.iommu { " intel_iommu=on" } else { "" };
+        qemu.arg("-append")
+            .arg(format!("console=ttyS1 panic=-1 loglevel=5{iommu}"));
+        qemu
+    }
+
+    /// Runs the machine to its power-off. `dir` holds images and archive, and gets the logs;
+    /// `heard` is told each line as it comes.
+    pub fn run(
+        &self,
+        host: &Host,
+        dir: &Path,
+        kernel: &Path,
+        limit: Duration,
+        heard: &mut dyn FnMut(&Line),
+    ) -> Result<Ended> {
+        let mut log =
+            File::create(dir.join("transcript.log")).context("make the transcript's file")?;
+        let errors = File::create(dir.join("qemu.log")).context("make QEMU's log")?;
+        let started = Instant::now();
+        let mut command = self.command(host, dir, kernel);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors);
+        let mut qemu = Qemu::start(command)?;
+        let stdout = qemu.0.stdout.take().expect("stdout is a pipe");
+        let (send, receive) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut raw = Vec::new();
+            let mut stdout = BufReader::new(stdout);
+            while stdout.read_until(b'\n', &mut raw).is_ok_and(|n| n > 0) {
+                let line = Line::new(started.elapsed(), &String::from_utf8_lossy(&raw));
+                if send.send((line, raw.clone())).is_err() {
+                    break;
+                }
+                raw.clear();
+            }
+        });
+        let mut transcript = Transcript::default();
+        let timed_out = loop {
+            let left = limit.saturating_sub(started.elapsed());
+            match receive.recv_timeout(left) {
+                Ok((line, raw)) => {
+                    write!(log, "[{:8.3}] ", line.at.as_secs_f64())
+                        .and_then(|()| log.write_all(raw.trim_ascii_end()))
+                        .and_then(|()| log.write_all(b"\n"))
+                        .context("write the transcript")?;
+                    heard(&line);
+                    transcript.lines.push(line);
+                }
+                Err(RecvTimeoutError::Timeout) => break true,
+                Err(RecvTimeoutError::Disconnected) => break false,
+            }
+        };
+        drop(receive);
+        drop(qemu);
+        let _ = reader.join();
+        Ok(Ended {
+            transcript,
+            timed_out,
+            took: started.elapsed(),
+        })
+    }
+}
+
+/// How a machine's life ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// All that was said.
+    pub transcript: Transcript,
+    /// Whether it had to be stopped.
+    pub timed_out: bool,
+    /// How long it lived.
+    pub took: Duration,
+}
+
+/// A running QEMU, killed when dropped.
+struct Qemu(Child);
+
+impl Qemu {
+    fn start(mut command: Command) -> Result<Self> {
+        // SAFETY: prctl is async-signal-safe and touches nothing of ours. The signal comes when
+        // the thread that spawned ends, and that thread waits for QEMU.
+        unsafe {
+            command.pre_exec(|| {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+                    Ok(())
+                } else {
+                    Err(std::io::Error::last_os_error())
+                }
+            });
+        }
+        command.spawn().map(Self).context("start QEMU")
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // Either may fail only because QEMU has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn functions_of_one_slot_are_declared_as_such() {
+        let mut second = Disk::new("b", 7);
+        second.function = 1;
+        let machine = Machine::with_disks(&[Disk::new("a", 7), second, Disk::new("c", 8)]);
+        let host = Host {
+            qemu: PathBuf::from("qemu"),
+            busybox: PathBuf::from("busybox"),
+        };
+        let command = machine.command(&host, Path::new("/d"), Path::new("/k"));
+        let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        for wanted in [
+            "nvme,drive=a,serial=a,addr=7.0,multifunction=on",
+            "nvme,drive=b,serial=b,addr=7.1,multifunction=on",
+            "nvme,drive=c,serial=c,addr=8.0",
+        ] {
+            assert!(args.iter().any(|arg| arg == wanted), "{wanted} in {args:?}");
+        }
+        assert!(args.iter().any(|arg| arg.contains("intel_iommu=on")));
+    }
+}

@@ -1,0 +1,66 @@
+//! Long steps, shown: a spinner on a terminal, two plain lines elsewhere.
+//! A step says what it does when it starts and how long it took when it ends.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// One step under way.
+#[derive(Debug)]
+pub struct Step {
+    what: String,
+    started: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Step {
+    /// Starts a step; `what` is a short phrase such as "building mini-vmm".
+    pub fn start(what: impl Into<String>) -> Self {
+        let what = what.into();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner().with_message(what.clone());
+            if let Ok(style) = ProgressStyle::with_template("  {spinner} {wide_msg} {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        if bar.is_none() {
+            eprintln!("  {what} ...");
+        }
+        Self {
+            what,
+            started: Instant::now(),
+            bar,
+        }
+    }
+
+    /// Shows where the step is, on a terminal.
+    pub fn at(&self, detail: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}: {detail}", self.what));
+        }
+    }
+
+    /// Ends the step.
+    pub fn done(self) {
+        let line = format!(
+            "  {}: done in {:.1} s",
+            self.what,
+            self.started.elapsed().as_secs_f64()
+        );
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        eprintln!("{line}");
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

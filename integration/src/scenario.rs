@@ -1,0 +1,323 @@
+//! One machine, one script run in it, and what must be seen.
+//! A failure keeps everything and shows where it is, with the last lines that were said.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Context, Error, Result};
+use crate::host::{self, Host};
+use crate::initramfs::Archive;
+use crate::kernel::{Choice, Kernel};
+use crate::machine::{Ended, Machine};
+use crate::transcript::{Line, Transcript};
+use crate::vmm;
+
+const L1_INIT: &str = include_str!("../../resources/l1-init.sh");
+const L1_FUNCTIONS: &str = include_str!("../../resources/l1-functions.sh");
+const L2_INIT: &str = include_str!("../../resources/l2-init.sh");
+
+/// Lines of the transcript that a failure shows.
+const LAST_LINES: usize = 30;
+
+/// What all scenarios share; each part is there, or says why it is not.
+#[derive(Debug)]
+pub struct Lab {
+    /// QEMU and busybox.
+    pub host: Result<Host>,
+    /// The binary under test.
+    pub vmm: Result<PathBuf>,
+    stock: Result<Kernel>,
+    newest: Result<Kernel>,
+}
+
+impl Lab {
+    /// Gets everything ready, once a run. Kernels are not fetched for a host that cannot run the lab.
+    pub fn prepare(choices: &[Choice]) -> Self {
+        let host = Host::find();
+        let kernel = |choice| match &host {
+            Ok(_) if choices.contains(&choice) => Kernel::get(choice),
+            Ok(_) => Err(Error::failed("a kernel is used that was not asked for")),
+            Err(error) => Err(error.clone()),
+        };
+        Self {
+            stock: kernel(Choice::Stock),
+            newest: kernel(Choice::Newest),
+            vmm: vmm::build(),
+            host,
+        }
+    }
+
+    /// A kernel of this lab.
+    pub fn kernel(&self, choice: Choice) -> Result<&Kernel> {
+        match choice {
+            Choice::Stock => self.stock.as_ref(),
+            Choice::Newest => self.newest.as_ref(),
+        }
+        .map_err(Clone::clone)
+    }
+}
+
+/// In which form mini-vmm gets L2's kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// `/boot/bzImage` in L1.
+    BzImage,
+    /// `/boot/vmlinux` in L1: the ELF inside the bzImage.
+    Vmlinux,
+}
+
+/// What is checked when the machine is off.
+pub type Check = Box<dyn Fn(&Outcome) -> Result<()> + Send + Sync>;
+
+/// A machine, a script and what must be seen.
+pub struct Scenario {
+    /// What the test is called.
+    pub name: &'static str,
+    /// L1.
+    pub machine: Machine,
+    /// The kernel of L1 and L2 both.
+    pub kernel: Choice,
+    /// The form in which L2's kernel is given.
+    pub image: Image,
+    /// Shell text for L1, run with the functions of resources/l1-functions.sh in /boot, where the
+    /// kernel and `initrd` are.
+    pub script: String,
+    /// When the machine is stopped.
+    pub limit: Duration,
+    /// What must be seen.
+    pub check: Check,
+}
+
+/// What a finished machine left.
+#[derive(Debug)]
+pub struct Outcome {
+    /// All that was said.
+    pub transcript: Transcript,
+    /// Where the images are.
+    pub dir: PathBuf,
+}
+
+impl Outcome {
+    /// The image of a disk.
+    pub fn image(&self, serial: &str) -> PathBuf {
+        self.dir.join(format!("{serial}.img"))
+    }
+}
+
+/// A scenario that passed.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    /// How long the machine lived.
+    pub took: Duration,
+    /// Whether a guest that never reached /init made a second try necessary.
+    pub repeated: bool,
+}
+
+impl Scenario {
+    /// Runs it; `heard` is told each line as it comes.
+    pub fn run(&self, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Result<Passed> {
+        let first = self.once(lab, heard)?;
+        let (ended, repeated) = if stuck(&first.0) {
+            eprintln!(
+                "  {}: no guest reached /init in {} s; the machine is started once more",
+                self.name,
+                self.limit.as_secs()
+            );
+            (self.once(lab, heard)?, true)
+        } else {
+            (first, false)
+        };
+        let (ended, dir) = ended;
+        let outcome = Outcome {
+            transcript: ended.transcript,
+            dir,
+        };
+        self.judge(&outcome, ended.timed_out)
+            .map_err(|error| Error::failed(explain(&error.to_string(), &outcome)))?;
+        for disk in &self.machine.disks {
+            let image = outcome.image(disk.serial);
+            fs::remove_file(&image).context(format!("remove {}", image.display()))?;
+        }
+        let archive = outcome.dir.join("l1.cpio");
+        fs::remove_file(&archive).context(format!("remove {}", archive.display()))?;
+        Ok(Passed {
+            took: ended.took,
+            repeated,
+        })
+    }
+
+    fn once(&self, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Result<(Ended, PathBuf)> {
+        let host = lab.host.as_ref().map_err(Clone::clone)?;
+        let kernel = lab.kernel(self.kernel)?;
+        let dir = host::fresh_dir(self.name)?;
+        for disk in &self.machine.disks {
+            disk.create(&dir.join(format!("{}.img", disk.serial)))?;
+        }
+        let archive = self.archive(lab, host, kernel)?;
+        fs::write(dir.join("l1.cpio"), archive).context("write L1's initramfs")?;
+        let ended = self
+            .machine
+            .run(host, &dir, &kernel.bzimage(), self.limit, heard)?;
+        Ok((ended, dir))
+    }
+
+    fn archive(&self, lab: &Lab, host: &Host, kernel: &Kernel) -> Result<Vec<u8>> {
+        let mut l1 = Archive::with_busybox(host, L1_INIT)?;
+        l1.file("lab/functions.sh", L1_FUNCTIONS.as_bytes());
+        l1.file("lab/scenario.sh", self.script.as_bytes());
+        // An ordinary user, for what such a one may not do.
+        l1.file(
+            "etc/passwd",
+            b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n",
+        );
+        l1.file("etc/group", b"root:x:0:\nuser:x:1000:\n");
+        let mut order = String::new();
+        for (name, path) in kernel.modules()? {
+            l1.host_file(&format!("lib/lab-modules/{name}"), &path, false)?;
+            order.push_str(&name);
+            order.push('\n');
+        }
+        l1.file("lib/lab-modules/order", order.as_bytes());
+        let vmm = lab.vmm.as_ref().map_err(Clone::clone)?;
+        l1.host_file("bin/mini-vmm", vmm, true)?;
+        match self.image {
+            Image::BzImage => l1.host_file("boot/bzImage", &kernel.bzimage(), false)?,
+            Image::Vmlinux => l1.host_file("boot/vmlinux", &kernel.vmlinux()?, false)?,
+        }
+        let l2 = Archive::with_busybox(host, L2_INIT)?;
+        l1.file("boot/initrd", &l2.finish());
+        Ok(l1.finish())
+    }
+
+    fn judge(&self, outcome: &Outcome, timed_out: bool) -> Result<()> {
+        if timed_out {
+            return Err(Error::failed(format!(
+                "the machine was still running after {} s and was stopped",
+                self.limit.as_secs()
+            )));
+        }
+        if let Some(line) = complaint(&outcome.dir.join("l1-kernel.log")) {
+            return Err(Error::failed(format!("L1's kernel complains: {line}")));
+        }
+        let transcript = &outcome.transcript;
+        for trouble in ["module-failed", "await-failed"] {
+            if let Some(what) = transcript.lab(trouble).next() {
+                return Err(Error::failed(format!("L1 said {trouble}: {what}")));
+            }
+        }
+        match transcript.lab("script").next() {
+            Some("0") => (self.check)(outcome),
+            Some(status) => Err(Error::failed(format!(
+                "the L1 script failed with status {status}"
+            ))),
+            None => Err(Error::failed("L1 went off before its script had ended")),
+        }
+    }
+}
+
+/// A line of L1's kernel that no run may cause: DMA to where it must not go, or a kernel in trouble.
+fn complaint(log: &Path) -> Option<String> {
+    let text = fs::read(log).unwrap_or_default();
+    String::from_utf8_lossy(&text)
+        .lines()
+        .find(|line| {
+            (line.contains("DMAR:") && line.contains("fault"))
+                || ["WARNING: ", "BUG: ", "Oops"]
+                    .iter()
+                    .any(|word| line.contains(word))
+        })
+        .map(|line| line.trim_end().to_owned())
+}
+
+/// The lab's own flake: the machine hung, and no guest of the run under way had reached /init.
+/// A VMM that ends with an error, or a guest that hangs later, is never tried again.
+fn stuck(ended: &Ended) -> bool {
+    ended.timed_out
+        && ended
+            .transcript
+            .runs()
+            .last()
+            .is_none_or(|run| !run.reached_init() && run.exit().is_none())
+}
+
+/// The sentence, where everything is, and the last lines.
+fn explain(sentence: &str, outcome: &Outcome) -> String {
+    let mut text = format!(
+        "{sentence}\nlog: {}",
+        outcome.dir.join("transcript.log").display()
+    );
+    for (name, what) in [("qemu.log", "QEMU"), ("l1-kernel.log", "L1's kernel")] {
+        for line in tail(&outcome.dir.join(name), 8) {
+            let _ = write!(text, "\n{what}| {line}");
+        }
+    }
+    let lines = &outcome.transcript.lines;
+    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+        let at = line.at.as_secs_f64();
+        let _ = write!(text, "\n[{at:8.3}] {:?}| {}", line.from, line.text);
+    }
+    text
+}
+
+fn tail(path: &Path, count: usize) -> Vec<String> {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(count)..]
+        .iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(timed_out: bool, lines: &[&str]) -> Ended {
+        Ended {
+            transcript: Transcript {
+                lines: lines
+                    .iter()
+                    .map(|raw| Line::new(Duration::ZERO, raw))
+                    .collect(),
+            },
+            timed_out,
+            took: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_dma_fault_is_a_complaint_and_a_note_is_not() {
+        let path = std::env::temp_dir().join(format!("lab-complaint-{}", std::process::id()));
+        fs::write(
+            &path,
+            "[1.0] DMAR: IOMMU enabled\r\n[2.0] mtrr: your CPUs had inconsistent settings\r\n",
+        )
+        .unwrap();
+        assert_eq!(complaint(&path), None);
+        let fault = "[3.0] DMAR: [DMA Read NO_PASID] Request device [00:05.0] fault addr 0x1000";
+        fs::write(&path, format!("[1.0] x\r\n{fault}\r\n")).unwrap();
+        assert_eq!(complaint(&path).as_deref(), Some(fault));
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn only_a_hang_before_init_is_tried_again() {
+        assert!(stuck(&ended(
+            true,
+            &["LAB: run mini-vmm", "L2| [0.1] rcu: stall"]
+        )));
+        assert!(stuck(&ended(true, &[])));
+        assert!(!stuck(&ended(
+            true,
+            &["LAB: run mini-vmm", "L2| L2: init 6.1"]
+        )));
+        assert!(!stuck(&ended(true, &["LAB: run mini-vmm", "LAB: exit 1"])));
+        assert!(!stuck(&ended(false, &["LAB: run mini-vmm", "LAB: exit 1"])));
+    }
+}

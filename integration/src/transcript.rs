@@ -1,0 +1,204 @@
+//! What was said on L1's serial line, by whom and when.
+//! Four speakers share it: L1's shell, the lab's own functions in it, mini-vmm, and the guest.
+
+use std::time::Duration;
+
+/// Who said a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    /// A lab function or the L1 script: "LAB: ".
+    Lab,
+    /// The guest's serial console, which is mini-vmm's standard output: "L2| ".
+    Guest,
+    /// mini-vmm's standard error: "VMM| ".
+    Vmm,
+    /// Anything else on L1.
+    L1,
+}
+
+/// One line, without its prefix.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// Since QEMU was started.
+    pub at: Duration,
+    /// Who said it.
+    pub from: Speaker,
+    /// What was said.
+    pub text: String,
+}
+
+impl Line {
+    /// Reads the speaker off a raw line.
+    pub fn new(at: Duration, raw: &str) -> Self {
+        let raw = raw.trim_end();
+        let (from, text) = [
+            ("LAB: ", Speaker::Lab),
+            ("L2| ", Speaker::Guest),
+            ("VMM| ", Speaker::Vmm),
+        ]
+        .into_iter()
+        .find_map(|(prefix, from)| Some((from, raw.strip_prefix(prefix)?)))
+        .unwrap_or((Speaker::L1, raw));
+        Self {
+            at,
+            from,
+            text: text.to_owned(),
+        }
+    }
+}
+
+/// All lines of one machine's life.
+#[derive(Clone, Debug, Default)]
+pub struct Transcript {
+    /// In the order in which they came.
+    pub lines: Vec<Line>,
+}
+
+impl Transcript {
+    /// What the lab's functions said after a key: `lab("exit")` gives "0" of "LAB: exit 0".
+    pub fn lab<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        facts(&self.lines, Speaker::Lab, "", key)
+    }
+
+    /// One entry a program that was run in L1 with `start_vmm` or its kin.
+    pub fn runs(&self) -> Vec<Run<'_>> {
+        let starts: Vec<usize> = self
+            .lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line.from == Speaker::Lab && line.text.starts_with("run "))
+            .map(|(i, _)| i)
+            .collect();
+        let mut case = "";
+        let mut seen = 0;
+        starts
+            .iter()
+            .enumerate()
+            .map(|(n, &start)| {
+                let end = starts.get(n + 1).copied().unwrap_or(self.lines.len());
+                if let Some(name) = facts(&self.lines[seen..start], Speaker::Lab, "", "case").last()
+                {
+                    case = name;
+                }
+                seen = start;
+                Run {
+                    case,
+                    lines: &self.lines[start..end],
+                }
+            })
+            .collect()
+    }
+}
+
+/// One run of mini-vmm: from its start to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// The name that `bad` gave it; empty elsewhere.
+    pub case: &'a str,
+    /// Everything said meanwhile.
+    pub lines: &'a [Line],
+}
+
+impl<'a> Run<'a> {
+    /// The command line.
+    pub fn command(&self) -> &'a str {
+        self.lab("run").next().unwrap_or("")
+    }
+
+    /// What the lab's functions said after a key.
+    pub fn lab(&self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        facts(self.lines, Speaker::Lab, "", key)
+    }
+
+    /// What the guest's /init said after a key: `guest("cpus")` gives "4" of "L2: cpus 4".
+    pub fn guest(&self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        facts(self.lines, Speaker::Guest, "L2: ", key)
+    }
+
+    /// The exit status that L1's shell saw.
+    pub fn exit(&self) -> Option<i32> {
+        self.lab("exit").next()?.parse().ok()
+    }
+
+    /// mini-vmm's standard error.
+    pub fn messages(&self) -> impl Iterator<Item = &'a str> + 'a {
+        self.lines
+            .iter()
+            .filter(|line| line.from == Speaker::Vmm)
+            .map(|line| line.text.as_str())
+    }
+
+    /// Whether the guest got as far as its /init.
+    pub fn reached_init(&self) -> bool {
+        self.guest("init").next().is_some()
+    }
+}
+
+fn facts<'a>(
+    lines: &'a [Line],
+    from: Speaker,
+    prefix: &'a str,
+    key: &'a str,
+) -> impl Iterator<Item = &'a str> + 'a {
+    lines
+        .iter()
+        .filter(move |line| line.from == from)
+        .filter_map(move |line| {
+            let rest = line.text.strip_prefix(prefix)?.strip_prefix(key)?;
+            if rest.is_empty() {
+                Some(rest)
+            } else {
+                rest.strip_prefix(' ')
+            }
+        })
+}
+
+/// The value of `name=` in a fact such as "nvme0 before=3 after=9"; it ends at a space.
+pub fn value<'a>(fact: &'a str, name: &str) -> Option<&'a str> {
+    fact.split(' ')
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The number in `name=`.
+pub fn number(fact: &str, name: &str) -> Option<u64> {
+    value(fact, name)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transcript(text: &str) -> Transcript {
+        Transcript {
+            lines: text
+                .lines()
+                .map(|raw| Line::new(Duration::ZERO, raw))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn runs_are_told_apart() {
+        let t = transcript(
+            "LAB: case first\nLAB: run mini-vmm a\nVMM| error: no\r\nLAB: exit 1\n\
+             LAB: case second\nLAB: run mini-vmm b\nL2| L2: init 6.1 after 1 s\nL2| L2: cpus 4\nLAB: exit 0\nLAB: script 0",
+        );
+        let runs = t.runs();
+        assert_eq!(runs.len(), 2);
+        assert_eq!((runs[0].case, runs[0].exit()), ("first", Some(1)));
+        assert_eq!(runs[0].messages().collect::<Vec<_>>(), ["error: no"]);
+        assert!(!runs[0].reached_init());
+        assert_eq!((runs[1].case, runs[1].exit()), ("second", Some(0)));
+        assert_eq!(runs[1].guest("cpus").next(), Some("4"));
+        assert!(runs[1].reached_init());
+        assert_eq!(t.lab("script").next(), Some("0"));
+    }
+
+    #[test]
+    fn a_key_is_a_whole_word() {
+        let t = transcript("LAB: backwards x\nLAB: back 0000:00:05.0 driver=nvme");
+        assert_eq!(t.lab("back").count(), 1);
+        assert_eq!(value(t.lab("back").next().unwrap(), "driver"), Some("nvme"));
+        assert_eq!(number("nvme0 before=3 after=9", "after"), Some(9));
+    }
+}

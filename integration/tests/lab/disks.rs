@@ -1,0 +1,217 @@
+//! A guest that reads and writes passed-through NVMe disks: kernels of both forms, one and several
+//! vCPUs, RAM on both sides of the 32-bit hole, two disks in two groups, and the cost of an I/O.
+
+use std::time::Duration;
+
+use lab::disk::Disk;
+use lab::kernel::Choice;
+use lab::machine::Machine;
+use lab::scenario::{Image, Scenario};
+use lab::transcript::number;
+use lab::{Error, Result};
+
+use lab::expect::{back_with_guest_text, exit, expect, guest, run, worked, worked_by};
+
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// Reads that the guest makes between its two marks.
+const MEASURED_READS: u64 = 20480;
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        one_disk("nvme_stock_kernel", Choice::Stock, Image::BzImage),
+        one_disk("nvme_newest_kernel", Choice::Newest, Image::BzImage),
+        one_disk("nvme_elf_vmlinux", Choice::Stock, Image::Vmlinux),
+        one_disk(
+            "nvme_elf_vmlinux_newest_kernel",
+            Choice::Newest,
+            Image::Vmlinux,
+        ),
+        by_its_pin(),
+        four_cpus_four_gib(),
+        two_disks(),
+        exits_per_read(),
+    ]
+}
+
+fn one_disk(name: &'static str, kernel: Choice, image: Image) -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    let file = match image {
+        Image::BzImage => "bzImage",
+        Image::Vmlinux => "vmlinux",
+    };
+    Scenario {
+        name,
+        machine: Machine::with_disks(std::slice::from_ref(&disk)),
+        kernel,
+        image,
+        script: format!(
+            "bind_vfio {bdf}\n\
+             run_vmm --kernel {file} --initrd initrd --memory 512M --cmdline 'quiet panic=-1' --vfio {bdf}\n\
+             give_back {bdf}\n"
+        ),
+        limit: LIMIT,
+        check: Box::new(move |outcome| {
+            let run = run(outcome, 0)?;
+            exit(&run, 0)?;
+            worked(outcome, &run, &disk)?;
+            back_with_guest_text(outcome, &disk)
+        }),
+    }
+}
+
+/// The same by INTx: a guest that knows no MSI, and thousands of interrupts, none of which may stick.
+fn by_its_pin() -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    Scenario {
+        name: "nvme_by_its_interrupt_pin",
+        machine: Machine::with_disks(std::slice::from_ref(&disk)),
+        kernel: Choice::Stock,
+        image: Image::BzImage,
+        script: format!(
+            "bind_vfio {bdf}\n\
+             run_vmm --kernel bzImage --initrd initrd --memory 512M \
+             --cmdline 'quiet panic=-1 pci=nomsi lab.reads=4000' --vfio {bdf}\n\
+             give_back {bdf}\n"
+        ),
+        limit: LIMIT,
+        check: Box::new(move |outcome| {
+            let run = run(outcome, 0)?;
+            exit(&run, 0)?;
+            worked_by(outcome, &run, &disk, "IO-APIC")?;
+            back_with_guest_text(outcome, &disk)
+        }),
+    }
+}
+
+fn four_cpus_four_gib() -> Scenario {
+    let disk = Disk {
+        buffered: 32,
+        ..Disk::new("lab-disk", 5)
+    };
+    let bdf = disk.bdf();
+    Scenario {
+        name: "four_vcpus_and_ram_on_both_sides_of_the_hole",
+        machine: Machine {
+            memory: 6144,
+            ..Machine::with_disks(std::slice::from_ref(&disk))
+        },
+        kernel: Choice::Stock,
+        image: Image::BzImage,
+        script: format!(
+            "bind_vfio {bdf}\n\
+             run_vmm --kernel bzImage --initrd initrd --cpus 4 --memory 4G \
+             --cmdline 'quiet panic=-1 lab.buffered={}' --vfio {bdf}\n\
+             give_back {bdf}\n",
+            disk.buffered
+        ),
+        limit: LIMIT,
+        check: Box::new(move |outcome| {
+            let run = run(outcome, 0)?;
+            exit(&run, 0)?;
+            worked(outcome, &run, &disk)?;
+            let cpus = guest(&run, "cpus")?;
+            expect(cpus == "4", || format!("the guest has {cpus} CPUs, not 4"))?;
+            let memory = guest(&run, "memory")?;
+            let kib: u64 = memory.trim_end_matches(" KiB").parse().unwrap_or(0);
+            // The kernel keeps some for itself.
+            expect((3900 << 10..=4 << 20).contains(&kib), || {
+                format!("the guest has {memory} of its 4 GiB")
+            })?;
+            high_dma(guest(&run, "high-pages")?)?;
+            back_with_guest_text(outcome, &disk)
+        }),
+    }
+}
+
+/// The page cache that the disk filled lies above 4 GiB, in the zone that Linux takes first.
+fn high_dma(fact: &str) -> Result<()> {
+    let [before, after, of] = ["before", "after", "of"].map(|name| number(fact, name).unwrap_or(0));
+    expect(of > 0 && after >= before + of / 2, || {
+        format!("too little of what the disk wrote to memory lies above 4 GiB: {fact}")
+    })
+}
+
+fn two_disks() -> Scenario {
+    let disks = [Disk::new("first-disk", 5), Disk::new("second-disk", 6)];
+    let [a, b] = [disks[0].bdf(), disks[1].bdf()];
+    Scenario {
+        name: "two_disks_in_two_groups",
+        machine: Machine::with_disks(&disks),
+        kernel: Choice::Stock,
+        image: Image::BzImage,
+        script: format!(
+            "bind_vfio {a}\nbind_vfio {b}\n\
+             run_vmm --kernel bzImage --initrd initrd --cpus 2 --memory 512M \
+             --cmdline 'quiet panic=-1' --vfio {a} --vfio {b}\n\
+             give_back {a}\ngive_back {b}\n"
+        ),
+        limit: LIMIT,
+        check: Box::new(move |outcome| {
+            let groups: Vec<_> = outcome
+                .transcript
+                .lab("bound")
+                .filter_map(|fact| number(fact, "group"))
+                .collect();
+            expect(groups.len() == 2 && groups[0] != groups[1], || {
+                format!("the two disks are not in two groups: {groups:?}")
+            })?;
+            let run = run(outcome, 0)?;
+            exit(&run, 0)?;
+            for disk in &disks {
+                worked(outcome, &run, disk)?;
+                back_with_guest_text(outcome, disk)?;
+            }
+            Ok(())
+        }),
+    }
+}
+
+fn exits_per_read() -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    Scenario {
+        name: "no_userspace_exit_per_read",
+        machine: Machine::with_disks(std::slice::from_ref(&disk)),
+        kernel: Choice::Stock,
+        image: Image::BzImage,
+        // The guest is silent for a second after each mark; the signals fall into that silence.
+        script: format!(
+            "bind_vfio {bdf}\n\
+             start_vmm --kernel bzImage --initrd initrd --memory 512M \
+             --cmdline 'quiet panic=-1 lab.act=measure' --vfio {bdf}\n\
+             await M1 90\nkill -USR1 $vmm_pid\n\
+             await M2 90\nkill -USR1 $vmm_pid\n\
+             wait_vmm\n\
+             give_back {bdf}\n"
+        ),
+        limit: LIMIT,
+        check: Box::new(move |outcome| {
+            let run = run(outcome, 0)?;
+            exit(&run, 0)?;
+            worked(outcome, &run, &disk)?;
+            let counts: Vec<u64> = run
+                .messages()
+                .filter_map(|line| number(line.split_once("exits ")?.1, "total"))
+                .collect();
+            let [first, second, ..] = counts[..] else {
+                return Err(Error::failed(format!(
+                    "mini-vmm printed {} counts of exits on SIGUSR1 instead of 2",
+                    counts.len()
+                )));
+            };
+            let exits = second.saturating_sub(first);
+            #[expect(clippy::cast_precision_loss, reason = "both are far below 2^52")]
+            let each = exits as f64 / MEASURED_READS as f64;
+            eprintln!(
+                "  {exits} userspace exits for {MEASURED_READS} reads of 4 KiB: {each:.4} a read"
+            );
+            expect(second > first && each < 0.01, || {
+                format!("{exits} userspace exits for {MEASURED_READS} reads: {each:.4} a read")
+            })?;
+            back_with_guest_text(outcome, &disk)
+        }),
+    }
+}

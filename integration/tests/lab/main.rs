@@ -1,0 +1,113 @@
+//! The lab's scenarios as tests: `cargo test -p lab` lists, filters and reports them.
+//! Without what the lab needs they are skipped, with the reason; MINI_VMM_REQUIRE=1 makes that fail.
+
+mod disks;
+mod life;
+mod refusals;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lab::Error;
+use lab::host;
+use lab::kernel::Choice;
+use lab::scenario::{Lab, Scenario};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Two cores carry one machine at a time; `--test-threads` says otherwise.
+const THREADS: usize = 1;
+
+/// Machines started once more, of machines started.
+#[derive(Debug, Default)]
+struct Repeats {
+    scenarios: AtomicUsize,
+    repeats: AtomicUsize,
+}
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    args.test_threads.get_or_insert(THREADS);
+    let scenarios: Vec<Scenario> = disks::all()
+        .into_iter()
+        .chain(life::all())
+        .chain(refusals::all())
+        .collect();
+    let lab = if args.list {
+        None
+    } else {
+        eprintln!("preparing the lab");
+        Some(Arc::new(Lab::prepare(&[Choice::Stock, Choice::Newest])))
+    };
+    let repeats = Arc::new(Repeats::default());
+    let mut trials: Vec<Trial> = scenarios
+        .into_iter()
+        .map(|scenario| trial(scenario, lab.clone(), repeats.clone()))
+        .collect();
+    let nothing_runs = trials.iter().all(Trial::has_ignored_flag);
+    trials.push(
+        Trial::test("the_lab_itself_is_steady", move || {
+            steady(&repeats).map_err(Failed::from)
+        })
+        .with_ignored_flag(nothing_runs),
+    );
+    libtest_mimic::run(&args, trials).exit_code()
+}
+
+fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, repeats: Arc<Repeats>) -> Trial {
+    let skip = lab
+        .as_deref()
+        .and_then(|lab| reason_to_skip(lab, &scenario));
+    if let Some(reason) = &skip {
+        eprintln!("SKIPPED {}: {reason}", scenario.name);
+    }
+    Trial::test(scenario.name, move || {
+        let lab = lab.ok_or("the lab was not prepared")?;
+        repeats.scenarios.fetch_add(1, Ordering::Relaxed);
+        match scenario.run(&lab, &mut |_| ()) {
+            Ok(passed) => {
+                eprintln!(
+                    "  {} took {:.1} s",
+                    scenario.name,
+                    passed.took.as_secs_f64()
+                );
+                if passed.repeated {
+                    repeats.repeats.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            Err(error) => Err(Failed::from(error.to_string())),
+        }
+    })
+    .with_ignored_flag(skip.is_some())
+}
+
+/// Only what the machine lacks is a reason to skip; a mini-vmm that does not build is a failure.
+fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
+    if host::required() {
+        return None;
+    }
+    let lacks = |error: Error| match error {
+        Error::CannotRun { .. } => Some(error.to_string().replace('\n', " ")),
+        Error::Failed(_) => None,
+    };
+    lab.host
+        .as_ref()
+        .err()
+        .cloned()
+        .and_then(lacks)
+        .or_else(|| lab.kernel(scenario.kernel).err().and_then(lacks))
+}
+
+/// More than one repeat in twenty machines is a fault of ours.
+fn steady(counts: &Repeats) -> Result<(), String> {
+    let scenarios = counts.scenarios.load(Ordering::Relaxed);
+    let repeats = counts.repeats.load(Ordering::Relaxed);
+    if repeats <= scenarios.div_ceil(20) {
+        Ok(())
+    } else {
+        Err(format!(
+            "{repeats} of {scenarios} machines had to be started twice before a guest reached /init"
+        ))
+    }
+}

@@ -1,0 +1,55 @@
+#!/bin/sh
+# Installs, with apt, what building mini-vmm and running the lab need; what is there is left alone.
+# Quick and silent when nothing is missing; needs root or sudo otherwise.
+set -eu
+
+fail() {
+	echo "error: $1" >&2
+	echo "hint: $2" >&2
+	exit 1
+}
+
+missing=
+need() { # need PACKAGE COMMAND
+	if ! command -v "$2" >/dev/null 2>&1 && [ ! -x "/usr/sbin/$2" ]; then
+		missing="$missing $1"
+	fi
+}
+
+[ "$(uname -m)" = x86_64 ] || fail "this is a $(uname -m) machine, and mini-vmm and its lab are for x86-64" "run it on an x86-64 machine"
+
+need qemu-system-x86 qemu-system-x86_64
+need xz-utils xz
+need zstd zstd
+need gcc cc
+need gzip gzip
+need acpica-tools iasl
+[ -e /usr/share/seabios/bios-256k.bin ] || [ -e /usr/share/qemu/bios-256k.bin ] || missing="$missing seabios"
+[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+# The guests have no libraries, so only the static busybox serves.
+busybox=$(command -v busybox || :)
+if [ -z "$busybox" ] || LC_ALL=C ldd "$busybox" >/dev/null 2>&1; then
+	missing="$missing busybox-static"
+fi
+
+if [ -n "$missing" ]; then
+	command -v apt-get >/dev/null 2>&1 ||
+		fail "these packages are missing and there is no apt-get to install them:$missing" \
+			"install them with your distribution's package manager, or use Debian 12 or newer"
+	as_root=
+	if [ "$(id -u)" != 0 ]; then
+		command -v sudo >/dev/null 2>&1 || fail "these packages are missing, and installing them needs root:$missing" "run as root: apt-get install$missing"
+		as_root=sudo
+	fi
+	echo "installing:$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	$as_root apt-get -q update || echo "apt-get update failed; going on with the package lists that are there" >&2
+	# shellcheck disable=SC2086 # a list of package names
+	$as_root apt-get -q -y --no-install-recommends -o Dpkg::Use-Pty=0 install $missing ||
+		fail "apt-get could not install:$missing" "see its message above; check the network and /etc/apt/sources.list"
+fi
+
+if ! command -v cargo >/dev/null 2>&1; then
+	fail "there is no cargo on this machine's PATH" \
+		"install Rust 1.88 or newer with rustup; the cargo that Debian 12 and 13 package is too old for this workspace"
+fi

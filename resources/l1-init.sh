@@ -1,0 +1,28 @@
+#!/bin/sh
+# /init of L1, the machine with an IOMMU: mounts, loads KVM and VFIO, runs the scenario, powers off.
+# Everything said here goes to ttyS0, which the lab reads; L1's own kernel messages go to ttyS1.
+
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /run /tmp /root
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+chmod 1777 /tmp
+
+exec </dev/null >/dev/ttyS0 2>&1
+stty -F /dev/ttyS0 raw
+echo "LAB: l1-kernel $(uname -r)"
+
+while read -r module; do
+	insmod "/lib/lab-modules/$module" || echo "LAB: module-failed $module"
+done </lib/lab-modules/order
+
+cd /boot || exit 1
+sh -e -c '. /lab/functions.sh; . /lab/scenario.sh'
+echo "LAB: script $?"
+
+# The UART must be empty before the machine goes away.
+sleep 0.1
+poweroff -f

@@ -1,0 +1,129 @@
+//! Where a function's BARs are in the guest: what the decoder says, done.
+//!
+//! A BAR is placed by giving its range to the bus, for what is trapped, and its mapped pieces to the
+//! address space. A place that is refused leaves the BAR, and its register, where they were.
+
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+
+use super::function::{State, VfioFunction};
+use super::trap::BarTrap;
+use crate::layout;
+use crate::memory::MemoryError;
+use crate::pci::decoder::BarEffect;
+
+/// COMMAND's decode enables (PCI Express 6.0, 7.5.1.1.3).
+const COMMAND_IO: u16 = 1 << 0;
+const COMMAND_MEMORY: u16 = 1 << 1;
+
+/// Why a BAR cannot be where the guest wants it.
+#[derive(Debug, thiserror::Error)]
+enum PlaceRefusal {
+    #[error("that is outside of the bus's windows")]
+    Outside,
+    #[error("{0}")]
+    Taken(#[from] vm_device::bus::Error),
+    #[error("{0}")]
+    Memory(#[from] MemoryError),
+}
+
+impl VfioFunction {
+    /// Brings the address map to where the BARs, COMMAND and the power state say it should be.
+    pub(super) fn follow_decode(&self, state: &mut State) {
+        let enabled = |bit| state.awake && !state.fenced && state.command & bit != 0;
+        let effects =
+            state
+                .decoder
+                .update(&state.bars, enabled(COMMAND_MEMORY), enabled(COMMAND_IO));
+        for effect in &effects {
+            if let BarEffect::Unmap { bar } | BarEffect::Move { bar, .. } = effect {
+                self.displace(state, *bar);
+            }
+        }
+        for effect in &effects {
+            let (bar, to, from) = match *effect {
+                BarEffect::Unmap { .. } => {
+                    state.decoder.confirm(effect);
+                    continue;
+                }
+                BarEffect::Map { bar, address } => (bar, address, None),
+                BarEffect::Move { bar, from, to } => (bar, to, Some(from)),
+            };
+            if self.try_place(state, bar, to) {
+                state.decoder.confirm(effect);
+                continue;
+            }
+            // The new place is refused: back to the old one, in the register too.
+            state.decoder.refuse(&mut state.bars, bar);
+            if from.is_some_and(|old| !self.try_place(state, bar, old)) {
+                state.decoder.confirm(&BarEffect::Unmap { bar });
+            }
+        }
+    }
+
+    /// Puts a BAR into the guest's address map.
+    fn try_place(&self, state: &mut State, bar: usize, address: u64) -> bool {
+        let outcome = self.place(state, bar, address);
+        match &outcome {
+            Ok(()) => debug!("{}: BAR {bar} is at {address:#x}", self.name()),
+            Err(why) if self.limit.allow() => {
+                warn!(
+                    "{}: BAR {bar} cannot be at {address:#x}: {why}",
+                    self.name()
+                );
+            }
+            Err(_) => {}
+        }
+        outcome.is_ok()
+    }
+
+    fn place(&self, state: &mut State, bar: usize, address: u64) -> Result<(), PlaceRefusal> {
+        let Some(shape) = state.bars.get(bar).copied() else {
+            return Err(PlaceRefusal::Outside);
+        };
+        let trap = Arc::new(BarTrap {
+            function: self.this.clone(),
+            bar,
+        });
+        if shape.kind.is_io() {
+            let (port, size) = (u16::try_from(address), u16::try_from(shape.size));
+            let (Ok(port), Ok(size)) = (port, size) else {
+                return Err(PlaceRefusal::Outside);
+            };
+            if port < layout::PCI_IO_START {
+                return Err(PlaceRefusal::Outside);
+            }
+            return Ok(self.around.bus.insert_pio(port, size, trap)?);
+        }
+        if !self.around.layout.allows_bar(address, shape.size) {
+            return Err(PlaceRefusal::Outside);
+        }
+        self.around.bus.insert_mmio(address, shape.size, trap)?;
+        if let Some(map) = state.maps.get_mut(bar)
+            && let Err(e) = map.place(&self.around.space, address)
+        {
+            self.around.bus.remove_mmio(address);
+            return Err(e.into());
+        }
+        Ok(())
+    }
+
+    /// Takes a BAR out of the guest's address map.
+    fn displace(&self, state: &mut State, bar: usize) {
+        let (Some(address), Some(shape)) = (state.decoder.mapped(bar), state.bars.get(bar)) else {
+            return;
+        };
+        debug!("{}: BAR {bar} leaves {address:#x}", self.device.name());
+        if shape.kind.is_io() {
+            if let Ok(port) = u16::try_from(address) {
+                self.around.bus.remove_pio(port);
+            }
+            return;
+        }
+        if let Some(map) = state.maps.get_mut(bar) {
+            map.displace(&self.around.space);
+        }
+        self.around.bus.remove_mmio(address);
+    }
+}
