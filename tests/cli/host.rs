@@ -1,0 +1,159 @@
+//! What the host has or has not: memory, devices, KVM.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::common::elf::TempFile;
+use crate::process::{PROGRAM, as_nobody, check_refusal, command, kernel, refused};
+use crate::{kvm, skipped};
+
+fn idle() -> TempFile {
+    kernel(|g| {
+        g.power_off();
+    })
+}
+
+#[track_caller]
+fn bad_devices(addresses: &[&str], sentence: &str, hint: &str) {
+    let kernel = idle();
+    let mut arguments = vec!["--kernel", kernel.path().to_str().unwrap()];
+    arguments.extend(addresses.iter().flat_map(|a| ["--vfio", a]));
+    refused(&arguments, sentence, hint);
+}
+
+/// PCI devices of this host.
+fn devices() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/sys/bus/pci/devices").into_iter().flatten();
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
+fn name(device: &std::path::Path) -> &str {
+    device.file_name().unwrap().to_str().unwrap()
+}
+
+#[test]
+fn more_memory_than_the_host_has() {
+    let kernel = idle();
+    let kernel = kernel.path().to_str().unwrap();
+    for memory in ["900T", "16777215T"] {
+        let arguments = ["--kernel", kernel, "--memory", memory];
+        refused(&arguments, "is more than this host has", "--memory ");
+    }
+}
+
+#[test]
+fn addresses_that_are_none() {
+    for address in [
+        "",
+        "nonsense",
+        "01:00",
+        "0000:01:00.8",
+        "0000:01:20.0",
+        "1:2:3.4.5",
+        "0000:01:00.0 ",
+        "-1:00.0",
+        "/sys/bus/pci/devices",
+    ] {
+        let sentence = format!("`{address}` is not the address of a PCI device");
+        bad_devices(&[address], &sentence, "lspci -D");
+    }
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    for address in [
+        "fe:1f.7",
+        "00fe:fe:1f.7",
+        "/sys/bus/pci/devices/00fe:fe:1f.7",
+    ] {
+        bad_devices(&[address], "there is no PCI device 00", "lspci -D");
+    }
+}
+
+#[test]
+fn a_device_without_a_group() {
+    let Some(device) = devices()
+        .into_iter()
+        .find(|d| !d.join("iommu_group").exists())
+    else {
+        return skipped("no PCI device here is without an IOMMU group");
+    };
+    let sentence = format!("PCI device {} is in no IOMMU group", name(&device));
+    let path = device.to_str().unwrap();
+    for address in [name(&device), path] {
+        bad_devices(&[address], &sentence, "iommu=on");
+    }
+}
+
+#[test]
+fn a_device_of_another_driver() {
+    let bound = |d: &PathBuf| {
+        let driver = fs::read_link(d.join("driver"));
+        driver.is_ok_and(|d| !d.to_string_lossy().contains("vfio"))
+    };
+    let mut candidates = devices().into_iter();
+    let Some(device) = candidates.find(|d| d.join("iommu_group").exists() && bound(d)) else {
+        return skipped("no PCI device here has both a driver and an IOMMU group");
+    };
+    let sentence = format!("PCI device {} is bound to the driver", name(&device));
+    bad_devices(&[name(&device)], &sentence, "driver_override");
+}
+
+#[test]
+fn the_same_device_twice() {
+    let free = |d: &PathBuf| {
+        let driver = fs::read_link(d.join("driver"));
+        driver.is_ok_and(|d| d.to_string_lossy().contains("vfio"))
+    };
+    let Some(device) = devices().into_iter().find(free) else {
+        return skipped("no PCI device here is bound to vfio-pci");
+    };
+    let name = name(&device);
+    // By two of its names.
+    bad_devices(
+        &[name, device.to_str().unwrap()],
+        "is given twice",
+        &format!("--vfio {name} once"),
+    );
+}
+
+#[test]
+fn no_permission_for_kvm() {
+    if !kvm() {
+        return;
+    }
+    let node = fs::metadata("/dev/kvm").unwrap();
+    let open_to_all = std::os::unix::fs::MetadataExt::mode(&node) & 0o006 == 0o006;
+    let kernel = idle();
+    let Some(output) = as_nobody(&mut command(&kernel, &[])) else {
+        return;
+    };
+    if open_to_all {
+        return skipped("everybody may open /dev/kvm here");
+    }
+    check_refusal(
+        &output,
+        "cannot open /dev/kvm: Permission denied",
+        "usermod -aG kvm",
+    );
+}
+
+/// In a mount namespace of its own, where /dev is empty.
+#[test]
+fn no_kvm() {
+    match Command::new("unshare").args(["--mount", "true"]).output() {
+        Ok(output) if output.status.success() => {}
+        _ => return skipped("no mount namespace can be had here"),
+    }
+    let kernel = idle();
+    let script = "mount -t tmpfs none /dev && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", PROGRAM, "--kernel"]);
+    let output = command.arg(kernel.path()).output().unwrap();
+    check_refusal(
+        &output,
+        "cannot open /dev/kvm: No such file",
+        "modprobe kvm_intel",
+    );
+}

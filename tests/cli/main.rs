@@ -1,0 +1,35 @@
+//! The program as its user meets it: exit status, messages, signals, terminal.
+//!
+//! Tests that run a guest need /dev/kvm; without it they print `SKIPPED` and why, or fail if
+//! `MINI_VMM_REQUIRE=1` is in the environment.
+
+use std::io::Write;
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod files;
+mod host;
+mod process;
+mod run;
+mod streams;
+mod sys;
+mod terminal;
+mod usage;
+
+/// Says why a test has nothing to say here; past the harness, which shows failures alone.
+fn skipped(why: &str) {
+    // Where standard error is gone nobody reads it.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// Whether guests can be run here. Where they cannot, that is said, and fails if they must.
+fn kvm() -> bool {
+    let Err(e) = kvm_ioctls::Kvm::new().and_then(|kvm| kvm.create_vm()) else {
+        return true;
+    };
+    let required = std::env::var_os("MINI_VMM_REQUIRE").is_some_and(|v| v == "1");
+    assert!(!required, "/dev/kvm must be there, and cannot be used: {e}");
+    skipped(&format!("/dev/kvm cannot be used: {e}"));
+    false
+}

@@ -1,0 +1,112 @@
+//! Runs that end: by the guest, by a signal.
+
+use crate::kvm;
+use crate::process::{Running, kernel};
+
+#[test]
+fn power_off_ends_with_0() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.print("Hello\n").power_off();
+    });
+    let mut run = Running::start(guest, &[]);
+    run.ends_well();
+    run.stdout.wait_for("Hello\n");
+    assert_eq!(run.stdout.text(), "Hello\n");
+}
+
+#[test]
+fn no_reboot_ends_with_0() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.reset();
+    });
+    Running::start(guest, &["--no-reboot"]).ends_well();
+}
+
+#[test]
+fn a_triple_fault_ends_with_3() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.triple_fault();
+    });
+    let mut run = Running::start(guest, &["--no-reboot"]);
+    assert_eq!(run.status(), Some(3));
+}
+
+#[test]
+fn it_boots_again_until_it_is_stopped() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.print("boot\n").reset();
+    });
+    let mut run = Running::start(guest, &[]);
+    run.stdout.wait_for(&"boot\n".repeat(20));
+    run.signal(libc::SIGTERM);
+    run.ends_well();
+}
+
+#[test]
+fn signals_end_a_run_in_order() {
+    if !kvm() {
+        return;
+    }
+    for (signal, cpus) in [
+        (libc::SIGTERM, "1"),
+        (libc::SIGINT, "1"),
+        (libc::SIGHUP, "1"),
+        (libc::SIGTERM, "4"),
+    ] {
+        let guest = kernel(|g| {
+            g.print("ready").hang();
+        });
+        let mut run = Running::start(guest, &["--cpus", cpus]);
+        run.stdout.wait_for("ready");
+        run.signal(signal);
+        run.ends_well();
+    }
+}
+
+#[test]
+fn sigusr1_reports_and_the_guest_goes_on() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.print("ready").load32(0xc000_0000).wait_key();
+        g.print("on").hang();
+    });
+    let mut run = Running::start(guest, &[]);
+    run.stdout.wait_for("ready");
+    run.signal(libc::SIGUSR1);
+    run.stderr.wait_for("total=");
+    run.stderr.wait_for("\n");
+    let line = run.stderr.text();
+    let numbers: Vec<u64> = line
+        .strip_prefix("mini-vmm: exits ")
+        .unwrap_or_else(|| panic!("{line:?}"))
+        .trim_end()
+        .split(' ')
+        .zip(["pio=", "mmio=", "other=", "total="])
+        .map(|(field, name)| field.strip_prefix(name).unwrap().parse().unwrap())
+        .collect();
+    let [pio, mmio, other, total] = numbers[..] else {
+        panic!("{line:?}");
+    };
+    assert_eq!(pio + mmio + other, total);
+    // The five letters, all but perhaps the last.
+    assert!(pio >= 4, "{line:?}");
+    std::io::Write::write_all(run.stdin.as_mut().unwrap(), b"k").unwrap();
+    run.stdout.wait_for("on");
+    run.signal(libc::SIGTERM);
+    assert_eq!(run.status(), Some(0));
+    assert_eq!(run.stderr.text(), line);
+}

@@ -1,0 +1,191 @@
+//! A terminal: raw while the guest runs, as it was afterwards, with a way out and a help.
+//!
+//! A shell leads the terminal's session, for the end of a session's leader resets a pseudo-terminal
+//! and would hide what mini-vmm forgot to restore.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use crate::common::asm::Asm;
+use crate::common::elf::TempFile;
+use crate::kvm;
+use crate::process::{Heard, PROGRAM, eventually, kernel};
+use crate::sys::{self, Mode};
+
+struct Session {
+    shell: Child,
+    terminal: OwnedFd,
+    before: Mode,
+    screen: Heard,
+    _kernel: TempFile,
+}
+
+impl Session {
+    fn start(guest: impl FnOnce(&mut Asm), arguments: &[&str]) -> Self {
+        let kernel = kernel(guest);
+        let (ours, theirs) = sys::open_terminal();
+        sys::make_peculiar(&ours);
+        let before = sys::mode(&ours);
+        let script = "\"$@\"; echo \"status $?\"; read end";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", PROGRAM, "--memory", "64M", "--kernel"]);
+        command.arg(kernel.path()).args(arguments);
+        let side = || Stdio::from(theirs.try_clone().unwrap());
+        command.stdin(side()).stdout(side()).stderr(side());
+        sys::own_terminal(&mut command);
+        let shell = command.spawn().unwrap();
+        Self {
+            shell,
+            screen: Heard::listen(File::from(ours.try_clone().unwrap())),
+            terminal: ours,
+            before,
+            _kernel: kernel,
+        }
+    }
+
+    fn type_in(&self, text: &str) {
+        let mut terminal = File::from(self.terminal.try_clone().unwrap());
+        terminal.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The guest has begun, and with it raw mode.
+    #[track_caller]
+    fn is_raw(&self) {
+        self.screen.wait_for("ready");
+        let mode = sys::mode(&self.terminal);
+        assert!(mode.is_raw(), "{mode:?}");
+    }
+
+    /// The run has ended with this status, and the terminal is as it was.
+    #[track_caller]
+    fn ends_with(&self, status: i32) {
+        self.screen.wait_for("status ");
+        self.screen.wait_for("\r\n");
+        let screen = self.screen.text();
+        assert!(screen.contains(&format!("status {status}")), "{screen:?}");
+        assert!(!screen.contains("panicked"), "{screen:?}");
+        assert_eq!(sys::mode(&self.terminal), self.before);
+    }
+
+    /// The process id of mini-vmm, the shell's only child.
+    fn pid(&self) -> u32 {
+        let shell = self.shell.id();
+        let path = format!("/proc/{shell}/task/{shell}/children");
+        let children = fs::read_to_string(path).unwrap();
+        children.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let shell = self.shell.id();
+        let path = format!("/proc/{shell}/task/{shell}/children");
+        for child in fs::read_to_string(path)
+            .unwrap_or_default()
+            .split_whitespace()
+        {
+            if let Ok(pid) = child.parse() {
+                sys::kill(pid, libc::SIGKILL);
+            }
+        }
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+fn ready(g: &mut Asm) {
+    g.print("ready").hang();
+}
+
+#[test]
+fn restored_after_power_off() {
+    if !kvm() {
+        return;
+    }
+    let session = Session::start(
+        |g| {
+            g.print("ready").wait_key().power_off();
+        },
+        &[],
+    );
+    session.is_raw();
+    session.type_in("k");
+    session.ends_with(0);
+}
+
+#[test]
+fn restored_after_signals() {
+    if !kvm() {
+        return;
+    }
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let session = Session::start(ready, &[]);
+        session.is_raw();
+        sys::kill(session.pid(), signal);
+        session.ends_with(0);
+    }
+}
+
+#[test]
+fn restored_after_a_triple_fault() {
+    if !kvm() {
+        return;
+    }
+    let session = Session::start(
+        |g| {
+            g.print("ready").wait_key().triple_fault();
+        },
+        &["--no-reboot"],
+    );
+    session.is_raw();
+    session.type_in("k");
+    session.ends_with(3);
+}
+
+#[test]
+fn ctrl_a_x_quits_and_ctrl_a_h_helps() {
+    if !kvm() {
+        return;
+    }
+    let session = Session::start(ready, &[]);
+    session.is_raw();
+    session.type_in("\x01h");
+    session.screen.wait_for("Ctrl-A x  quit");
+    session.type_in("\x01x");
+    session.ends_with(0);
+}
+
+/// Ctrl-C and Ctrl-Z are the guest's, Ctrl-A a sends a Ctrl-A, and nothing is echoed by the host.
+#[test]
+fn keys_are_the_guests() {
+    if !kvm() {
+        return;
+    }
+    let session = Session::start(
+        |g| {
+            g.print("ready");
+            for _ in 0..4 {
+                g.wait_key().print_eax();
+            }
+            g.power_off();
+        },
+        &[],
+    );
+    session.is_raw();
+    session.type_in("\x03\x1a\x01ak");
+    session.ends_with(0);
+    let screen = session.screen.text();
+    let expected = "ready00000003\r\n0000001a\r\n00000001\r\n0000006b\r\n";
+    assert!(screen.starts_with(expected), "{screen:?}");
+    eventually("the prompt", || session.screen.text().contains("status 0"));
+}
+
+/// An error before the guest runs leaves the terminal alone.
+#[test]
+fn untouched_by_an_error() {
+    let session = Session::start(ready, &["--vfio", "nonsense"]);
+    session.ends_with(1);
+    assert!(session.screen.text().contains("hint: "));
+}
