@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
@@ -13,8 +13,11 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use tracing::debug;
 
 use crate::devices::serial::Serial;
+use crate::observe::stderr::say;
 
 const CTRL_A: u8 = 0x01;
+/// What is typed at a guest that does not read is kept up to here.
+const MAX_WAITING: usize = 4096;
 const HELP: &str = "\n\
 Ctrl-A h  this help\n\
 Ctrl-A x  quit mini-vmm\n\
@@ -56,6 +59,8 @@ impl Escape {
 pub struct Console {
     serial: Arc<Serial>,
     input: File,
+    /// Nothing more comes.
+    ended: bool,
     /// epoll cannot watch a plain file; it is read whenever the guest has room.
     plain: bool,
     listening: bool,
@@ -74,14 +79,13 @@ impl Console {
     pub fn new(serial: Arc<Serial>) -> io::Result<Self> {
         let stdin = io::stdin();
         let terminal = stdin.is_terminal();
-        let raw = if terminal && in_foreground() {
-            Some(RawTerminal::enter()?)
-        } else {
-            None
-        };
+        // A job in the background would be stopped for touching the terminal.
+        let ours = !terminal || in_foreground();
+        let raw = (terminal && ours).then(RawTerminal::enter).transpose()?;
         Ok(Self {
             serial,
             input: stdin.as_fd().try_clone_to_owned()?.into(),
+            ended: !ours,
             plain: false,
             listening: false,
             waiting: VecDeque::new(),
@@ -113,14 +117,15 @@ impl Console {
                 .as_mut()
                 .map_or(Key::Send(byte), |e| e.feed(byte))
             {
-                Key::Send(byte) => self.waiting.push_back(byte),
+                Key::Send(byte) if self.waiting.len() < MAX_WAITING => self.waiting.push_back(byte),
+                Key::Send(_) => {}
                 Key::Quit => {
                     if let Some(quit) = &self.quit {
                         quit();
                     }
                 }
                 Key::Help => {
-                    let _ = io::stderr().write_all(HELP.as_bytes());
+                    say(format_args!("{HELP}"));
                 }
                 Key::Nothing => {}
             }
@@ -134,10 +139,10 @@ impl Console {
         self.waiting.drain(..taken);
     }
 
-    /// Listens to the input only while nothing waits: a guest that does not read must not make us
-    /// collect without bound.
-    fn adjust(&mut self, ops: &mut EventOps, ended: bool) {
-        let want = self.waiting.is_empty() && !ended;
+    /// Listens to a terminal always, since Ctrl-A x must work whatever the guest does; to anything
+    /// else only while nothing waits, so that a guest that does not read holds the writer back.
+    fn adjust(&mut self, ops: &mut EventOps) {
+        let want = !self.ended && (self.escape.is_some() || self.waiting.is_empty());
         if self.plain || want == self.listening {
             return;
         }
@@ -158,7 +163,8 @@ impl Console {
     }
 
     fn drain_plain(&mut self) {
-        while self.waiting.is_empty() && self.read() {
+        while self.waiting.is_empty() && !self.ended {
+            self.ended = !self.read();
             self.pump();
         }
     }
@@ -169,26 +175,20 @@ impl MutEventSubscriber for Console {
         if let Err(e) = ops.add(Events::new(self.serial.room(), EventSet::IN)) {
             debug!("typing will stop at the first full buffer: {e}");
         }
-        self.adjust(ops, false);
+        self.adjust(ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        let mut ended = false;
         if events.fd() == self.serial.room().as_raw_fd() {
             let _ = self.serial.room().read();
-            self.pump();
-            if self.plain {
-                self.drain_plain();
-            }
         } else {
-            ended = !self.read();
-            self.pump();
+            self.ended = !self.read();
         }
-        self.adjust(ops, ended);
-        if ended {
-            // Nothing comes any more; not even a wake-up is wanted.
-            self.plain = true;
+        self.pump();
+        if self.plain {
+            self.drain_plain();
         }
+        self.adjust(ops);
     }
 }
 

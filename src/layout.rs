@@ -81,8 +81,10 @@ pub const KVM_IDENTITY_MAP_ADDR: u64 = 0xfffb_c000;
 /// RAM above the 32-bit hole.
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 
-/// AMD's HyperTransport range, which no IOMMU of theirs translates; RAM and BARs stay below it.
+/// AMD's HyperTransport range, which no IOMMU of theirs translates: RAM stays below it, BARs outside.
 pub const HYPERTRANSPORT_START: u64 = 0xfd_0000_0000;
+/// The address after it.
+pub const HYPERTRANSPORT_END: u64 = 0x100_0000_0000;
 
 /// 0xCF8, the address port of configuration mechanism 1 (PCI 3.0, 3.2.2.3.2).
 pub const PORT_PCI_ADDRESS: u16 = 0xcf8;
@@ -143,18 +145,47 @@ pub enum LayoutError {
     /// Less than the smallest supported memory.
     #[error("{0} bytes of memory are too few to boot a kernel; the least is {MIN_MEMORY}")]
     TooSmall(u64),
-    /// RAM and the 64-bit window do not fit under the physical address limit.
-    #[error(
-        "{memory} bytes of memory and {window} bytes of device windows do not fit below address {limit:#x}"
-    )]
+    /// RAM does not fit under the physical address limit.
+    #[error("{memory} bytes of memory do not fit below address {limit:#x}")]
     TooLarge {
         /// RAM asked for.
         memory: u64,
-        /// Size of the 64-bit window.
+        /// The first address that cannot be used.
+        limit: u64,
+    },
+    /// The devices' memory does not fit beside RAM.
+    #[error(
+        "{window} bytes of device memory do not fit beside {memory} bytes of RAM below address {limit:#x}, which is all that this host's processor addresses"
+    )]
+    NoWindow {
+        /// RAM asked for.
+        memory: u64,
+        /// What the BARs take.
         window: u64,
         /// The first address that cannot be used.
         limit: u64,
     },
+}
+
+/// Finds room for BARs of `bars` bytes above RAM: best twice as much, for guests that move them, and
+/// naturally aligned, so that the largest BAR fits at its start. AMD's HyperTransport range divides
+/// the space above RAM in two.
+fn place_window(ram_end: u64, bars: u64, limit: u64) -> Option<Range> {
+    let exact = bars.max(GIB).checked_next_power_of_two()?;
+    let halves = [
+        (ram_end, limit.min(HYPERTRANSPORT_START)),
+        (HYPERTRANSPORT_END, limit),
+    ];
+    let sizes = [exact.checked_mul(2), Some(exact)];
+    let aligns = |size: u64| [size, GIB];
+    sizes.into_iter().flatten().find_map(|size| {
+        aligns(size).into_iter().find_map(|align| {
+            halves.into_iter().find_map(|(from, to)| {
+                let start = from.checked_next_multiple_of(align)?;
+                (start.checked_add(size)? <= to).then_some(Range { start, size })
+            })
+        })
+    })
 }
 
 /// The parts of the guest-physical map that depend on the VM.
@@ -177,39 +208,22 @@ impl Layout {
         if memory < MIN_MEMORY {
             return Err(LayoutError::TooSmall(memory));
         }
-        let limit = 1u64
-            .checked_shl(phys_bits.into())
-            .unwrap_or(u64::MAX)
-            .min(HYPERTRANSPORT_START);
+        let limit = 1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX);
         let low = memory.min(LOW_RAM_LIMIT);
         let high = memory - low;
-        // Twice the need leaves room for the alignment of every BAR and for a guest that moves them.
-        let size = bars64
-            .max(GIB)
-            .checked_mul(2)
-            .and_then(u64::checked_next_power_of_two);
-        let window = size.unwrap_or(u64::MAX);
         let too_large = LayoutError::TooLarge {
             memory,
-            window,
+            limit: limit.min(HYPERTRANSPORT_START),
+        };
+        let ram_end = HIGH_RAM_START
+            .checked_add(high)
+            .filter(|end| *end <= limit.min(HYPERTRANSPORT_START))
+            .ok_or(too_large)?;
+        let window = place_window(ram_end, bars64, limit).ok_or(LayoutError::NoWindow {
+            memory,
+            window: bars64,
             limit,
-        };
-        let Some(ram_end) = HIGH_RAM_START.checked_add(high) else {
-            return Err(too_large);
-        };
-        // Natural alignment of the window makes the largest BAR placeable at its start.
-        let start = ram_end
-            .checked_next_multiple_of(window.clamp(GIB, limit))
-            .filter(|s| s.checked_add(window).is_some_and(|end| end <= limit))
-            .or_else(|| {
-                // A tight machine: the window directly after RAM.
-                ram_end
-                    .checked_next_multiple_of(GIB)
-                    .filter(|s| s.checked_add(window).is_some_and(|end| end <= limit))
-            });
-        let Some(start) = start else {
-            return Err(too_large);
-        };
+        })?;
         Ok(Self {
             low_ram: Range {
                 start: 0,
@@ -223,10 +237,7 @@ impl Layout {
                 start: MMIO32_START,
                 size: MMIO32_END - MMIO32_START,
             },
-            mmio64: Range {
-                start,
-                size: window,
-            },
+            mmio64: window,
         })
     }
 
@@ -274,6 +285,21 @@ mod tests {
     }
 
     #[test]
+    fn large_bars_find_room() {
+        // Two devices of 128 GiB and a little more: above 1 TiB where the processor reaches that
+        // far, in the tight place after RAM where it does not.
+        let bars = (256 << 30) + (1 << 20);
+        let far = Layout::new(16 << 30, bars, 46).unwrap().mmio64;
+        assert_eq!((far.start, far.size), (1 << 40, 1 << 40));
+        let near = Layout::new(16 << 30, 256 << 30, 39).unwrap().mmio64;
+        assert_eq!((near.start, near.size), (256 << 30, 256 << 30));
+        assert!(matches!(
+            Layout::new(16 << 30, bars, 39),
+            Err(LayoutError::NoWindow { .. })
+        ));
+    }
+
+    #[test]
     fn refuses_what_does_not_fit() {
         assert_eq!(
             Layout::new(1 << 20, 0, 40),
@@ -289,7 +315,7 @@ mod tests {
         ));
         assert!(matches!(
             Layout::new(1 << 30, u64::MAX, 46),
-            Err(LayoutError::TooLarge { .. })
+            Err(LayoutError::NoWindow { .. })
         ));
         assert!(matches!(
             Layout::new(u64::MAX, 0, 52),
@@ -306,7 +332,11 @@ mod tests {
                 let top = l.high_ram.map_or(HIGH_RAM_START, |r| r.end());
                 prop_assert!(l.mmio64.start >= top);
                 prop_assert!(l.mmio64.size >= bars);
-                prop_assert!(l.mmio64.end() <= (1u64 << bits).min(HYPERTRANSPORT_START));
+                prop_assert!(l.mmio64.end() <= 1u64 << bits);
+                prop_assert!(top <= HYPERTRANSPORT_START);
+                prop_assert!(
+                    l.mmio64.end() <= HYPERTRANSPORT_START || l.mmio64.start >= HYPERTRANSPORT_END
+                );
                 prop_assert_eq!(l.mmio64.start % GIB, 0);
             }
         }

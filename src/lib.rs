@@ -22,6 +22,7 @@
 //! | [`host`] | what the host's kernel says about devices and memory |
 //! | [`devices`] | the few devices of our own: serial port, power |
 //! | [`observe`] | counters, progress, bounded logging |
+//! | [`sys`] | the few system calls that no crate wraps |
 //!
 //! # Four paths
 //!
@@ -105,5 +106,6 @@ pub mod machine;
 pub mod memory;
 pub mod observe;
 pub mod pci;
+pub mod sys;
 pub mod vcpu;
 pub mod vfio;

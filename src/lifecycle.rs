@@ -14,6 +14,7 @@ use vmm_sys_util::signal::register_signal_handler;
 
 use crate::console::Console;
 use crate::observe::stats::ExitCounters;
+use crate::observe::stderr::say;
 
 /// What a guest does that the main loop must act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub enum End {
 }
 
 /// Signals that end a run in order.
-const ENDING: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
 /// What the signal handlers write and the loop reads. A handler may do no more than that.
 struct SignalMail {
@@ -95,6 +96,15 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
         }
         let _ = mail.wake.write(1);
     }
+}
+
+/// From now on the signals that end a run, and SIGUSR1, are kept for [`Lifecycle::wait`]; to be
+/// called before the terminal is changed.
+///
+/// # Errors
+/// When a handler cannot be installed.
+pub fn catch_signals() -> io::Result<()> {
+    signals().map(|_| ())
 }
 
 /// Installs the handlers, once for the process.
@@ -221,7 +231,7 @@ impl MutEventSubscriber for Signals {
     fn process(&mut self, _: Events, _: &mut EventOps) {
         let _ = self.mail.wake.read();
         if self.mail.report.swap(false, Ordering::AcqRel) {
-            eprintln!("mini-vmm: {}", self.exits);
+            say(format_args!("mini-vmm: {}", self.exits));
         }
         let number = self.mail.ending.swap(0, Ordering::AcqRel);
         if number != 0 {

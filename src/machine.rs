@@ -86,7 +86,6 @@ pub struct Machine {
     functions: Vec<(Bdf, Arc<VfioFunction>)>,
     service: Arc<Service>,
     notices: Vec<EventFd>,
-    watches: Vec<u64>,
     notifier: Arc<Notifier>,
     exits: Arc<ExitCounters>,
 }
@@ -152,8 +151,11 @@ impl Machine {
         let layout = Layout::new(config.memory, bars64, phys_bits)?;
         let dma = match &opened {
             Some(opened) => {
-                let dma: Arc<dyn MemoryListener> =
-                    Arc::new(Dma::new(opened.mapper.clone(), ram.size()));
+                let dma: Arc<dyn MemoryListener> = Arc::new(Dma::new(
+                    opened.mapper.clone(),
+                    ram.size(),
+                    candidates.len() > 1,
+                ));
                 space.subscribe(Arc::clone(&dma))?;
                 Some(dma)
             }
@@ -201,7 +203,6 @@ impl Machine {
             functions: Vec::new(),
             service: Arc::new(Service::new().map_err(MachineError::Descriptors)?),
             notices: Vec::new(),
-            watches: Vec::new(),
             notifier,
             exits: Arc::default(),
         };
@@ -220,9 +221,9 @@ impl Machine {
         let bdf = self.root.add_next(function.clone())?;
         info!("{} is {bdf} in the guest", function.name());
         let pin = (u32::from(bdf.device) + INTA) % layout::GSI_INTX_COUNT;
-        function.connect_pin(layout::GSI_INTX_BASE + pin, Arc::clone(&self.service));
+        function.connect_pin(layout::GSI_INTX_BASE + pin, Arc::downgrade(&self.service));
+        self.functions.push((bdf, Arc::clone(&function)));
         self.watch(&device, &function)?;
-        self.functions.push((bdf, function));
         Ok(bdf)
     }
 
@@ -258,11 +259,9 @@ impl Machine {
         }
         let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(MachineError::Descriptors)?;
-        let key = self
-            .service
+        self.service
             .watch(&event, handler)
             .map_err(MachineError::Descriptors)?;
-        self.watches.push(key);
         device.set_events(irq, 0, &[Some(irqfd::borrow(&event))])?;
         self.notices.push(event);
         Ok(())
@@ -363,12 +362,14 @@ impl Machine {
         info!("the guest reboots");
         // An event of the boot that has ended must not end the next.
         self.notifier.take();
-        self.root.reset();
-        self.ports.reset();
-        self.serial.reset();
+        // The controllers first: a pin that fires as soon as its device is reset must find them
+        // as they will be.
         self.irqchip
             .write(&self.vm)
             .map_err(kvm_call("KVM_SET_IRQCHIP"))?;
+        self.root.reset();
+        self.ports.reset();
+        self.serial.reset();
         Ok(())
     }
 }
@@ -376,9 +377,7 @@ impl Machine {
 /// In reverse: devices fall silent, lose the guest's memory, and are closed; the VM goes last.
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.watches
-            .drain(..)
-            .for_each(|key| self.service.unwatch(key));
+        self.service.stop();
         for (bdf, function) in &self.functions {
             function.quiesce();
             self.root.remove(bdf.device, bdf.function);

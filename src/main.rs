@@ -8,9 +8,12 @@ use clap::Parser;
 use mini_vmm::cli::Cli;
 use mini_vmm::config::VmConfig;
 use mini_vmm::console::{self, Console};
-use mini_vmm::lifecycle::Lifecycle;
+use mini_vmm::lifecycle::{self, Lifecycle};
 use mini_vmm::machine::{Exit, Machine, MachineError};
 use mini_vmm::observe::report::sentence;
+use mini_vmm::observe::stderr::{Stderr, say};
+use mini_vmm::sys;
+use tracing::debug;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -29,8 +32,12 @@ fn main() -> ExitCode {
 }
 
 fn run(config: VmConfig) -> Result<Exit, MachineError> {
+    if let Err(e) = sys::raise_descriptor_limit() {
+        debug!("the limit of open files stays: {e}");
+    }
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::new(config, Box::new(output))?;
+    lifecycle::catch_signals().map_err(MachineError::Loop)?;
     let console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
     let mut lifecycle = Lifecycle::new(machine.notifier(), machine.exits(), Some(console))
         .map_err(MachineError::Loop)?;
@@ -39,9 +46,9 @@ fn run(config: VmConfig) -> Result<Exit, MachineError> {
 
 /// One sentence with its causes, and what to type.
 fn fail(error: &dyn Error, hint: Option<String>) -> ExitCode {
-    eprintln!("mini-vmm: {}", sentence(error));
+    say(format_args!("mini-vmm: {}", sentence(error)));
     if let Some(hint) = hint {
-        eprintln!("hint: {hint}");
+        say(format_args!("hint: {hint}"));
     }
     ExitCode::from(1)
 }
@@ -58,7 +65,7 @@ fn log_to_stderr(verbosity: u8) {
         .with_default(level)
         .with_target("vfio_ioctls", LevelFilter::WARN);
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(|| Stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .without_time();

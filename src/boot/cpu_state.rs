@@ -266,11 +266,10 @@ const LVT_MASKED: u32 = 1 << 16;
 
 /// Sets the two local interrupt pins, on every vCPU.
 ///
-/// LINT0 is where a PC wires its 8259, and KVM's reset state has it open on vCPU 0. KVM's 8259 is
-/// there beside the IOAPIC, unmasked, and no guest programs it, for our ACPI is hardware-reduced
-/// and declares no PC-AT interrupt controller. Left open, the serial line's first interrupt would
-/// arrive as vector 4, and Linux would keep the pin open (`setup_local_APIC` keeps the mask bit).
-/// So LINT0 is ExtINT and masked. LINT1 is NMI and open, as the MADT says.
+/// LINT0 is where a PC wires its 8259, and KVM's reset state has it open on vCPU 0. Nothing reaches
+/// the 8259 here: the routing table has no entries for it, and the hardware-reduced ACPI declares
+/// none. Linux keeps the mask bit that it finds (`setup_local_APIC`), so LINT0 is ExtINT and masked.
+/// LINT1 is NMI and open, as the MADT says.
 pub fn set_lint(lapic: &mut kvm_lapic_state) {
     let mut set = |offset: usize, value: u32| {
         if let Some(register) = lapic.regs.get_mut(offset..offset + 4) {

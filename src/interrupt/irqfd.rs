@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{InterruptError, Router};
 use crate::pci::Message;
+use crate::sys;
 
 /// A line from an eventfd to a message in the guest.
 pub struct MsiLine {
@@ -88,7 +89,7 @@ impl MsiLine {
 
     /// Whether an event has gathered while the line was masked.
     pub fn pending(&self) -> bool {
-        !self.attached && readable(&self.event)
+        !self.attached && sys::ready(borrow(&self.event), libc::POLLIN, 0)
     }
 
     /// Raises the interrupt as the device would.
@@ -112,16 +113,4 @@ impl Drop for MsiLine {
 pub fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the eventfd, which the result borrows.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
-}
-
-/// Whether an eventfd's counter is above zero, without taking it.
-fn readable(event: &EventFd) -> bool {
-    let mut poll = libc::pollfd {
-        fd: event.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one initialised structure, and the call does not wait.
-    let ready = unsafe { libc::poll(&mut poll, 1, 0) };
-    ready == 1 && poll.revents & libc::POLLIN != 0
 }

@@ -114,16 +114,24 @@ impl Service {
     }
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.shared.stop.write(1);
+impl Service {
+    /// Ends the thread after the handler that it may be in. Not to be called by a handler.
+    pub fn stop(&self) {
         let thread = self
             .thread
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take() {
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = self.shared.stop.write(1);
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

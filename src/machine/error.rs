@@ -115,6 +115,14 @@ impl MachineError {
             Self::Layout(LayoutError::TooLarge { .. }) => {
                 Some("give the guest less memory with --memory".into())
             }
+            Self::Layout(LayoutError::NoWindow { .. }) | Self::Place(_) => {
+                Some("pass fewer devices, or give the guest less memory with --memory".into())
+            }
+            Self::Ram(_) => Some("free memory on the host, or give the guest less with --memory".into()),
+            Self::Kvm { name: "KVM_CREATE_VM", source } if source.errno() == libc::EBUSY => Some(
+                "another hypervisor has the processor's virtualisation; stop it first".into(),
+            ),
+            Self::Descriptors(_) => Some("raise the limit with `ulimit -n`".into()),
             Self::HostMemory { host, .. } => Some(format!(
                 "give the guest less, for example --memory {}M",
                 (host.available >> 20) / 2

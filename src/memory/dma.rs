@@ -11,6 +11,8 @@ use tracing::{debug, error, info};
 
 use super::{MemoryError, MemoryListener, Region, RegionKind};
 use crate::layout::Range;
+use crate::observe::limit::RateLimit;
+use crate::sys::memlock_limit;
 
 /// Why the IOMMU did not map guest memory.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +66,7 @@ impl DmaError {
             Self::Reserved { .. } => {
                 Some("give the guest less memory with --memory, so that it ends below the reserved range".into())
             }
-            Self::Map { .. } => None,
+            Self::Map { .. } => Some("see `dmesg | grep -i -e iommu -e vfio`".into()),
         }
     }
 }
@@ -89,16 +91,21 @@ pub trait DmaMapper: Send + Sync {
 pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
     ram_size: u64,
+    peers: bool,
+    limit: RateLimit,
     mapped: Mutex<HashSet<u64>>,
 }
 
 impl Dma {
-    /// Maps through `mapper`; `ram_size` is for the message when the limit on locked memory is low.
-    pub fn new(mapper: Arc<dyn DmaMapper>, ram_size: u64) -> Self {
+    /// Maps through `mapper`. `ram_size` is for the message when the limit on locked memory is low;
+    /// BARs are mapped only where there are `peers`, for a large one takes the IOMMU seconds.
+    pub fn new(mapper: Arc<dyn DmaMapper>, ram_size: u64, peers: bool) -> Self {
         Self {
             mapper,
             ram_size,
+            peers,
             mapped: Mutex::default(),
+            limit: RateLimit::default(),
         }
     }
 
@@ -139,6 +146,9 @@ impl Dma {
 
 impl MemoryListener for Dma {
     fn add(&self, region: &Region) -> Result<(), MemoryError> {
+        if region.kind == RegionKind::Device && !self.peers {
+            return Ok(());
+        }
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         let (iova, size, host) = (region.start, region.size, region.host_address());
         let outcome = self.check_range(region).and_then(|()| {
@@ -154,7 +164,9 @@ impl MemoryListener for Dma {
             }
             (Err(e), RegionKind::Ram) => Err(e.into()),
             (Err(e), RegionKind::Device) => {
-                info!("no peer-to-peer DMA to the BAR at {iova:#x}: {e}");
+                if self.limit.allow() {
+                    info!("no peer-to-peer DMA to the BAR at {iova:#x}: {e}");
+                }
                 Ok(())
             }
         }
@@ -176,17 +188,6 @@ impl MemoryListener for Dma {
             }
         }
     }
-}
-
-/// RLIMIT_MEMLOCK in bytes; all ones when there is none.
-pub fn memlock_limit() -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the kernel fills the structure, which lives for the call.
-    let ret = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
-    if ret == 0 { limit.rlim_cur } else { u64::MAX }
 }
 
 #[cfg(test)]
@@ -232,7 +233,7 @@ mod tests {
         let fake = Arc::new(fake);
         let space = AddressSpace::new();
         space
-            .subscribe(Arc::new(Dma::new(fake.clone(), u64::MAX)))
+            .subscribe(Arc::new(Dma::new(fake.clone(), u64::MAX, true)))
             .unwrap();
         (space, fake)
     }
@@ -262,6 +263,23 @@ mod tests {
     }
 
     #[test]
+    fn a_lone_device_has_no_peers() {
+        let fake = Arc::new(Fake {
+            ranges: vec![],
+            errno: None,
+            live: Mutex::default(),
+        });
+        let space = AddressSpace::new();
+        space
+            .subscribe(Arc::new(Dma::new(fake.clone(), u64::MAX, false)))
+            .unwrap();
+        space.add(region(0, RegionKind::Ram)).unwrap();
+        space.add(region(0x1000, RegionKind::Device)).unwrap();
+        assert_eq!(*fake.live.lock().unwrap(), [0]);
+        space.remove(0x1000);
+    }
+
+    #[test]
     fn failures_are_fatal_for_ram_alone() {
         let (space, _) = space(Fake {
             ranges: vec![],
@@ -282,6 +300,7 @@ mod tests {
                 live: Mutex::default(),
             }),
             u64::MAX,
+            true,
         );
         let e = dma.explain(
             &region(0, RegionKind::Ram),

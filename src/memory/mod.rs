@@ -206,11 +206,6 @@ impl AddressSpace {
         true
     }
 
-    /// Whether any byte of `[start, start + size)` is taken.
-    pub fn overlaps(&self, start: u64, size: u64) -> bool {
-        self.lock().overlapping(start, size).is_some()
-    }
-
     /// How many regions there are.
     pub fn len(&self) -> usize {
         self.lock().regions.len()

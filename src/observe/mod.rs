@@ -4,3 +4,4 @@ pub mod limit;
 pub mod progress;
 pub mod report;
 pub mod stats;
+pub mod stderr;

@@ -104,11 +104,6 @@ impl Decoder {
             bars.set_address(bar, old);
         }
     }
-
-    /// The caller has unmapped everything, as at a reset.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 /// Where registers and COMMAND say that a BAR should be.

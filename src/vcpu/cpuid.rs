@@ -118,13 +118,35 @@ pub fn for_vcpu(
     }
     xsave::fix(&mut leaves);
     if let (Some(khz), true) = (tsc_khz, vendor == *INTEL && max_leaf >= LEAF_TSC) {
-        // TSC in Hz = ecx * ebx / eax.
-        let leaf = [APIC_BUS_KHZ, khz, APIC_BUS_KHZ * 1000, 0];
-        leaves.put(LEAF_TSC, None, leaf);
+        let (denominator, numerator) = tsc_ratio(khz);
+        leaves.put(
+            LEAF_TSC,
+            None,
+            [denominator, numerator, APIC_BUS_KHZ * 1000, 0],
+        );
     }
     hypervisor(&mut leaves, tsc_khz);
     let entries = leaves.0;
     CpuId::from_entries(&entries).map_err(|_| CpuidError::TooMany(entries.len()))
+}
+
+/// The fraction (denominator, numerator) of the crystal's frequency that comes nearest to a TSC of
+/// `khz`: TSC in Hz = ecx * ebx / eax. Linux multiplies the crystal's kHz with the numerator in 32
+/// bits (`native_calibrate_tsc`), which bounds it.
+fn tsc_ratio(khz: u32) -> (u32, u32) {
+    const CRYSTAL: u64 = APIC_BUS_KHZ as u64;
+    const MAX_NUMERATOR: u64 = u32::MAX as u64 / CRYSTAL;
+    let khz = u64::from(khz);
+    let candidates = (1..=CRYSTAL).map(|d| (d, (khz * d + CRYSTAL / 2) / CRYSTAL));
+    let best = candidates
+        .take_while(|(_, n)| *n <= MAX_NUMERATOR)
+        .filter(|(_, n)| *n > 0)
+        // Compared without dividing: |n * CRYSTAL - khz * d| / d.
+        .min_by(|(d1, n1), (d2, n2)| {
+            let error = |d: u64, n: u64| (n * CRYSTAL).abs_diff(khz * d);
+            (error(*d1, *n1) * d2).cmp(&(error(*d2, *n2) * d1))
+        });
+    best.map_or((1, 1), |(d, n)| (d as u32, n as u32))
 }
 
 const INTEL: &[u32; 3] = &vendor(b"GenuineIntel");

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use tracing::trace;
 
+use super::run_page::RunPage;
 use crate::bus::Bus;
 use crate::observe::stats::ExitCounters;
 
@@ -22,14 +23,29 @@ pub enum LoopEnd {
 
 /// Runs a vCPU until it is stopped or cannot go on.
 pub fn run(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, exits: &ExitCounters) -> LoopEnd {
+    let end = run_on(vcpu, bus, stop, exits);
+    // What a read was answered with reaches the registers inside the next KVM_RUN; without it the
+    // old instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
+    vcpu.set_kvm_immediate_exit(1);
+    let _ = vcpu.run();
+    vcpu.set_kvm_immediate_exit(0);
+    end
+}
+
+fn run_on(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, exits: &ExitCounters) -> LoopEnd {
+    let page = RunPage::of(vcpu);
     while !stop.load(Ordering::Acquire) {
         let counter = match vcpu.run() {
             Ok(VcpuExit::IoIn(port, data)) => {
-                bus.pio_read(port, data);
+                for access in data.chunks_mut(page.port_width()) {
+                    bus.pio_read(port, access);
+                }
                 &exits.pio
             }
             Ok(VcpuExit::IoOut(port, data)) => {
-                bus.pio_write(port, data);
+                for access in data.chunks(page.port_width()) {
+                    bus.pio_write(port, access);
+                }
                 &exits.pio
             }
             Ok(VcpuExit::MmioRead(address, data)) => {
@@ -49,10 +65,11 @@ pub fn run(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, exits: &ExitCounters
                     "the processor refused to enter the guest (reason {reason:#x}, CPU {cpu})"
                 ));
             }
-            Ok(exit) => {
-                trace!(?exit, "nothing to do for this exit");
+            Ok(exit @ (VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen)) => {
+                trace!(?exit, "nothing to do");
                 &exits.other
             }
+            Ok(exit) => return LoopEnd::Broken(format!("KVM stopped it: {exit:?}")),
             // A kick, or a signal that was nobody's.
             Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => &exits.other,
             Err(e) => return LoopEnd::Broken(format!("KVM_RUN failed: {e}")),

@@ -2,6 +2,7 @@
 
 pub mod cpuid;
 pub mod exit_loop;
+mod run_page;
 pub mod state;
 
 use std::io;

@@ -8,7 +8,7 @@
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
     KVM_VCPUEVENT_VALID_SMM, Msrs, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -19,11 +19,13 @@ use crate::boot::cpu_state::{self, CpuState};
 /// writing it vCPU by vCPU would only set the vCPUs apart.
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_TSC_ADJUST: u32 = 0x3b;
+const MSR_IA32_FEATURE_CONTROL: u32 = 0x3a;
 
 /// What a vCPU was like when it was made.
 pub struct PowerOn {
     regs: kvm_regs,
     sregs: kvm_sregs,
+    xsave: kvm_xsave,
     fpu: kvm_fpu,
     lapic: kvm_lapic_state,
     xcrs: Option<kvm_xcrs>,
@@ -48,6 +50,7 @@ impl PowerOn {
         Ok(Self {
             regs: call("KVM_GET_REGS", vcpu.get_regs())?,
             sregs: call("KVM_GET_SREGS", vcpu.get_sregs())?,
+            xsave: call("KVM_GET_XSAVE", vcpu.get_xsave())?,
             fpu: call("KVM_GET_FPU", vcpu.get_fpu())?,
             lapic: call("KVM_GET_LAPIC", vcpu.get_lapic())?,
             // A host without XSAVE has none to set.
@@ -77,9 +80,21 @@ impl PowerOn {
     /// # Errors
     /// The call that failed.
     pub fn write(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
+        // A guest that left while it was itself a hypervisor is first taken out of VMX operation;
+        // KVM does so for this MSR, and refuses CR4 before.
+        write_msrs(
+            vcpu,
+            &[kvm_msr_entry {
+                index: MSR_IA32_FEATURE_CONTROL,
+                ..Default::default()
+            }],
+        );
         call("KVM_SET_MP_STATE", vcpu.set_mp_state(self.mp_state))?;
         call("KVM_SET_SREGS", vcpu.set_sregs(&self.sregs))?;
         call("KVM_SET_REGS", vcpu.set_regs(&self.regs))?;
+        // SAFETY: the structure has the size that KVM_SET_XSAVE takes as long as no component is
+        // enabled that needs the larger one (KVM_CAP_XSAVE2); we never enable any (AMX).
+        call("KVM_SET_XSAVE", unsafe { vcpu.set_xsave(&self.xsave) })?;
         call("KVM_SET_FPU", vcpu.set_fpu(&self.fpu))?;
         if let Some(xcrs) = &self.xcrs {
             call("KVM_SET_XCRS", vcpu.set_xcrs(xcrs))?;

@@ -178,7 +178,7 @@ impl VfioFunction {
     }
 
     /// Wires the device's pin, if it has one, to the GSI of the function's slot.
-    pub fn connect_pin(&self, gsi: u32, service: Arc<Service>) {
+    pub fn connect_pin(&self, gsi: u32, service: Weak<Service>) {
         let mut state = self.lock();
         if state.interrupts.connect_pin(gsi, service) {
             state.pristine.set_u8(INTERRUPT_PIN, INTA);

@@ -9,13 +9,14 @@ pub mod config_policy;
 pub mod container;
 pub mod device;
 pub mod function;
+mod handle;
 pub mod interrupts;
 mod placement;
 mod trap;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -27,6 +28,10 @@ use crate::host::sysfs::{PciDevice, Sysfs};
 use crate::pci::Bdf;
 use container::ContainerMapper;
 use device::{DeviceError, VfioFile};
+use handle::Handle;
+
+/// Slots of the root bus, less the host bridge's.
+const MAX_DEVICES: usize = 31;
 
 /// Why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,9 @@ pub enum VfioError {
     /// Named more than once.
     #[error("PCI device {0} is given twice")]
     Twice(Bdf),
+    /// More than the bus has room for.
+    #[error("{0} devices are more than the guest's PCI bus has slots for, which is {MAX_DEVICES}")]
+    TooMany(usize),
     /// sysfs did not answer.
     #[error("cannot read what the kernel says about {what}")]
     Sysfs {
@@ -61,7 +69,7 @@ pub enum VfioError {
     NoGroup(Bdf),
     /// Other devices of the group are in the host's hands.
     #[error(
-        "IOMMU group {group} of {bdf} is not viable: its members {} must be given up by the host too",
+        "IOMMU group {group} of {bdf} is not viable: the host must give up {} too",
         culprit_list(.culprits)
     )]
     NotViable {
@@ -155,6 +163,7 @@ impl VfioError {
             }
             Self::NoDevice(_) => "see what there is with `lspci -D`".into(),
             Self::Twice(bdf) => format!("give --vfio {bdf} once"),
+            Self::TooMany(_) => "pass fewer devices, or run a second guest".into(),
             Self::NotVfio { bdf, driver } => bind_commands(&[(*bdf, driver.is_some())]),
             Self::NotViable { culprits, .. } => {
                 let devices: Vec<_> = culprits.iter().map(|c| (c.bdf, true)).collect();
@@ -203,6 +212,9 @@ impl Candidate {
 /// # Errors
 /// The first thing that is wrong, with what to type.
 pub fn find(sysfs: &Sysfs, addresses: &[String]) -> Result<Vec<Candidate>, VfioError> {
+    if addresses.len() > MAX_DEVICES {
+        return Err(VfioError::TooMany(addresses.len()));
+    }
     let mut found: Vec<Candidate> = Vec::new();
     for address in addresses {
         let bdf = parse_address(address)?;
@@ -219,10 +231,8 @@ fn parse_address(address: &str) -> Result<Bdf, VfioError> {
     if !address.contains('/') {
         return address.parse().map_err(|_| bad());
     }
-    let name = fs::canonicalize(address)
-        .ok()
-        .or_else(|| Some(Path::new(address).to_path_buf()))
-        .and_then(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()));
+    let path = fs::canonicalize(address).map_err(|_| bad())?;
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
     name.and_then(|n| n.parse().ok()).ok_or_else(bad)
 }
 
@@ -295,14 +305,21 @@ pub fn open(vm: &VmFd, candidates: &[Candidate]) -> Result<Option<Opened>, VfioE
         },
     })?;
     let container = Arc::new(container);
+    // One token a group: whoever holds the last closes the group.
+    let mut groups: HashMap<u32, Arc<()>> = HashMap::new();
+    let members: Vec<_> = candidates
+        .iter()
+        .map(|c| (c, Arc::clone(groups.entry(c.group).or_default())))
+        .collect();
+    drop(groups);
     let devices = thread::scope(|scope| {
-        let openers: Vec<_> = candidates
-            .iter()
-            .map(|candidate| {
+        let openers: Vec<_> = members
+            .into_iter()
+            .map(|(candidate, group)| {
                 let container = Arc::clone(&container);
                 thread::Builder::new()
                     .name(format!("open {}", candidate.bdf()))
-                    .spawn_scoped(scope, move || open_one(candidate, container))
+                    .spawn_scoped(scope, move || open_one(candidate, group, container))
             })
             .collect();
         let opened: Vec<_> = openers
@@ -323,6 +340,7 @@ pub fn open(vm: &VmFd, candidates: &[Candidate]) -> Result<Option<Opened>, VfioE
 
 fn open_one(
     candidate: &Candidate,
+    group: Arc<()>,
     container: Arc<VfioContainer>,
 ) -> Result<Arc<VfioFile>, VfioError> {
     let bdf = candidate.bdf();
@@ -335,7 +353,8 @@ fn open_one(
         },
         source => VfioError::Open { bdf, source },
     })?;
-    Ok(Arc::new(VfioFile::new(bdf.to_string(), device)?))
+    let handle = Handle::new(device, candidate.facts.path.clone(), group);
+    Ok(Arc::new(VfioFile::new(bdf.to_string(), handle)?))
 }
 
 #[cfg(test)]
@@ -394,7 +413,10 @@ mod tests {
             .add("0000:04:00.1", Some("e1000e"), Some(5))
             .add("0000:04:00.2", None, Some(5))
             .add("0000:05:00.0", None, Some(6));
-        let cases: [(&[&str], &str); 8] = [
+        let many: Vec<_> = (0..32).map(|i| format!("{i:02x}:00.0")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        let cases: [(&[&str], &str); 9] = [
+            (&many, "32 devices are more than"),
             (
                 &["nonsense"],
                 "`nonsense` is not the address of a PCI device",

@@ -20,7 +20,7 @@ const COMMAND_MEMORY: u16 = 1 << 1;
 /// Why a BAR cannot be where the guest wants it.
 #[derive(Debug, thiserror::Error)]
 enum PlaceRefusal {
-    #[error("that is outside of the bus's windows")]
+    #[error("outside of the bus's windows")]
     Outside,
     #[error("{0}")]
     Taken(#[from] vm_device::bus::Error),
@@ -50,32 +50,32 @@ impl VfioFunction {
                 BarEffect::Map { bar, address } => (bar, address, None),
                 BarEffect::Move { bar, from, to } => (bar, to, Some(from)),
             };
-            if self.try_place(state, bar, to) {
-                state.decoder.confirm(effect);
-                continue;
-            }
-            // The new place is refused: back to the old one, in the register too.
-            state.decoder.refuse(&mut state.bars, bar);
-            if from.is_some_and(|old| !self.try_place(state, bar, old)) {
-                state.decoder.confirm(&BarEffect::Unmap { bar });
+            match self.place(state, bar, to) {
+                Ok(()) => {
+                    debug!("{}: BAR {bar} is at {to:#x}", self.name());
+                    state.decoder.confirm(effect);
+                }
+                // As behind a bridge that does not pass it on: nobody decodes there, and the
+                // register keeps it, since one half of a 64-bit address comes before the other.
+                Err(PlaceRefusal::Outside) => {
+                    debug!(
+                        "{}: BAR {bar} at {to:#x} is outside of the bus's windows",
+                        self.name()
+                    );
+                    state.decoder.confirm(&BarEffect::Unmap { bar });
+                }
+                Err(why) => {
+                    if self.limit.allow() {
+                        warn!("{}: BAR {bar} cannot be at {to:#x}: {why}", self.name());
+                    }
+                    // Back to the old place, in the register too.
+                    state.decoder.refuse(&mut state.bars, bar);
+                    if from.is_some_and(|old| self.place(state, bar, old).is_err()) {
+                        state.decoder.confirm(&BarEffect::Unmap { bar });
+                    }
+                }
             }
         }
-    }
-
-    /// Puts a BAR into the guest's address map.
-    fn try_place(&self, state: &mut State, bar: usize, address: u64) -> bool {
-        let outcome = self.place(state, bar, address);
-        match &outcome {
-            Ok(()) => debug!("{}: BAR {bar} is at {address:#x}", self.name()),
-            Err(why) if self.limit.allow() => {
-                warn!(
-                    "{}: BAR {bar} cannot be at {address:#x}: {why}",
-                    self.name()
-                );
-            }
-            Err(_) => {}
-        }
-        outcome.is_ok()
     }
 
     fn place(&self, state: &mut State, bar: usize, address: u64) -> Result<(), PlaceRefusal> {

@@ -24,7 +24,9 @@ pub const TESTS: &[Test] = &[
     ),
     ("ports_move", ports_move),
     ("sizing_with_decode_on", sizing_with_decode_on),
-    ("refused_places_roll_back", refused_places_roll_back),
+    ("both_halves_with_decode_on", both_halves_with_decode_on),
+    ("places_outside_are_nowhere", places_outside_are_nowhere),
+    ("conflicts_roll_back", conflicts_roll_back),
     (
         "decode_off_takes_the_bars_away",
         decode_off_takes_the_bars_away,
@@ -243,12 +245,13 @@ fn ports_move() {
             .print_eax()
             .input(Width::Word, 0xffe0)
             .print_eax();
-        // Our own ports cannot be had: the serial port stays, and the BAR where it was.
+        // Our own ports cannot be had: the serial port stays, and the BAR is nowhere.
         g.set_bar(2, 0x3e0).cfg_show(SLOT, bar_register(2));
         g.input(Width::Word, 0xffe0).print_eax();
+        g.set_bar(2, 0xffe0).input(Width::Word, 0xffe0).print_eax();
     })
     .numbers();
-    assert_eq!(numbers, [0xffff, 0x1234, 0xffe1, 0x1234]);
+    assert_eq!(numbers, [0xffff, 0x1234, 0x3e1, 0xffff, 0x1234]);
 }
 
 /// Sloppy guests size BARs while they decode: the BAR is away until its address is back.
@@ -265,36 +268,61 @@ fn sizing_with_decode_on() {
     assert_eq!(numbers, [0xffff_c000, u32::MAX, 0x600d]);
 }
 
-fn refused_places_roll_back() {
+/// A 64-bit BAR is sized and moved half by half, and between the halves it is nowhere.
+fn both_halves_with_decode_on() {
+    let device = FakeDevice::new().share();
+    device.poke(4, 0x8000, 0x64b1);
+    let numbers = run(&device, |g| {
+        g.command(MEMORY);
+        g.set_bar(4, !0).cfg_show(SLOT, bar_register(4));
+        g.set_bar(5, !0).cfg_show(SLOT, bar_register(5));
+        g.set_bar(4, 0xd800_0000).set_bar(5, 0).show(0xd800_8000);
+    })
+    .numbers();
+    assert_eq!(numbers, [0xffff_000c, u32::MAX, 0x64b1]);
+}
+
+/// Where the bus passes nothing on, a BAR is nowhere until it is back inside the windows.
+fn places_outside_are_nowhere() {
     let device = FakeDevice::new().share();
     device.poke(0, 0, 0x600d);
-    // RAM, ECAM, the interrupt controllers, outside of the windows, over their end, another BAR.
-    let places = [
-        0x0010_0000,
-        ECAM,
-        0xfee0_0000,
-        0xb000_0000,
-        0xe001_0000,
-        BAR0 + 0x4000,
-    ];
+    // RAM, ECAM, the interrupt controllers, before the window, over its end.
+    let places = [0x0010_0000, ECAM, 0xfee0_0000, 0xb000_0000, 0xe001_0000];
     let ended = run(&device, |g| {
         g.command(MEMORY);
         for place in places {
             g.set_bar(0, place)
                 .cfg_show(SLOT, bar_register(0))
                 .show(BAR0);
+            g.set_bar(0, BAR0).show(BAR0);
         }
-        // With decode off any address can be written; it is looked at when decode comes on.
-        g.command(0).set_bar(0, ECAM).command(MEMORY);
-        g.show(ECAM).show(BAR0).set_bar(0, BAR0).show(BAR0);
-        // The small BAR into the large one.
+        // What was there is there.
+        g.set_bar(0, ECAM).show(ECAM).command(0);
+    });
+    assert_eq!(ended.slots.0, ended.slots.1);
+    let mut expected: Vec<u32> = places
+        .iter()
+        .flat_map(|place| [*place, u32::MAX, 0x600d])
+        .collect();
+    expected.push(0x0008_1b36);
+    assert_eq!(ended.numbers(), expected);
+}
+
+/// Where another BAR is, a BAR cannot be: it stays where it was, and its register says so.
+fn conflicts_roll_back() {
+    let device = FakeDevice::new().share();
+    device.poke(0, 0, 0x600d);
+    let ended = run(&device, |g| {
+        g.command(MEMORY);
+        // The large one onto the small one, and the small one into the large one.
+        g.set_bar(0, BAR0 + 0x4000)
+            .cfg_show(SLOT, bar_register(0))
+            .show(BAR0);
         g.set_bar(1, BAR0 + 0x1000).cfg_show(SLOT, bar_register(1));
         g.command(0);
     });
     assert_eq!(ended.slots.0, ended.slots.1);
-    let mut expected: Vec<u32> = places.iter().flat_map(|_| [BAR0, 0x600d]).collect();
-    expected.extend([0x0008_1b36, u32::MAX, 0x600d, BAR1]);
-    assert_eq!(ended.numbers(), expected);
+    assert_eq!(ended.numbers(), [BAR0, 0x600d, BAR1]);
 }
 
 fn decode_off_takes_the_bars_away() {

@@ -121,10 +121,7 @@ fn amd_has_leaves_of_its_own() {
 #[test]
 fn time_is_told() {
     let made = make(&host(b"GenuineIntel"), 0, 1);
-    assert_eq!(
-        regs(&made, 0x15, 0),
-        [1_000_000, 2_500_000, 1_000_000_000, 0]
-    );
+    assert_eq!(regs(&made, 0x15, 0), [2, 5, 1_000_000_000, 0]);
     assert_eq!(regs(&made, LEAF_TIMING, 0), [2_500_000, 1_000_000, 0, 0]);
     let [last, b, c, d] = regs(&made, LEAF_KVM, 0);
     let name: Vec<u8> = [b, c, d].iter().flat_map(|r| r.to_le_bytes()).collect();
@@ -262,4 +259,19 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_tsc_ratio_is_near_and_small() {
+    for khz in [
+        1, 999_999, 1_000_000, 2_399_987, 2_600_123, 4_200_000, 5_800_017,
+    ] {
+        let (denominator, numerator) = tsc_ratio(khz);
+        // Linux: crystal kHz times the numerator in 32 bits.
+        let product = 1_000_000u32.checked_mul(numerator);
+        let told = f64::from(product.unwrap()) / f64::from(denominator);
+        let error = (told - f64::from(khz)).abs() / f64::from(khz);
+        assert!(error < 1e-3 || khz < 1000, "{khz}: {told}");
+    }
+    assert_eq!(tsc_ratio(2_400_000), (5, 12));
 }

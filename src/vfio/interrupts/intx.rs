@@ -6,7 +6,7 @@
 //! (Documentation/virt/kvm/api.rst, 4.75 KVM_IRQFD_FLAG_RESAMPLE). A device whose VFIO driver does
 //! not take the second eventfd is unmasked by the notice thread instead.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tracing::{debug, warn};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -15,6 +15,7 @@ use super::VectorError;
 use crate::interrupt::irqfd;
 use crate::interrupt::service::Service;
 use crate::interrupt::{InterruptError, Router};
+use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
 use crate::vfio::device::{Irq, SharedDevice};
 
@@ -22,9 +23,10 @@ use crate::vfio::device::{Irq, SharedDevice};
 pub struct Intx {
     device: SharedDevice,
     router: Arc<Router>,
-    service: Arc<Service>,
+    service: Weak<Service>,
     gsi: u32,
     wired: Option<Wired>,
+    limit: RateLimit,
 }
 
 struct Wired {
@@ -41,7 +43,7 @@ impl Intx {
     pub fn new(
         device: SharedDevice,
         router: Arc<Router>,
-        service: Arc<Service>,
+        service: Weak<Service>,
         gsi: u32,
     ) -> Option<Self> {
         device.irq(Irq::Intx)?;
@@ -51,6 +53,7 @@ impl Intx {
             service,
             gsi,
             wired: None,
+            limit: RateLimit::default(),
         })
     }
 
@@ -59,11 +62,7 @@ impl Intx {
         if self.wired.is_none()
             && let Err(e) = self.wire()
         {
-            warn!(
-                "{}: no interrupts by its pin: {}",
-                self.device.name(),
-                sentence(&e)
-            );
+            self.complain("no interrupts by its pin", &e);
         }
     }
 
@@ -110,13 +109,14 @@ impl Intx {
                 debug!("{}", sentence(&e));
             }
         };
-        match self.service.watch(served, unmask) {
+        let watch = self
+            .service
+            .upgrade()
+            .map(|service| service.watch(served, unmask));
+        match watch? {
             Ok(key) => Some(key),
             Err(e) => {
-                warn!(
-                    "{}: its pin stays masked after it has fired: {e}",
-                    self.device.name()
-                );
+                self.complain("its pin stays masked after it has fired", &e);
                 None
             }
         }
@@ -127,23 +127,31 @@ impl Intx {
         let Some(wired) = self.wired.take() else {
             return;
         };
-        if let Some(key) = wired.watch {
-            self.service.unwatch(key);
+        if let (Some(key), Some(service)) = (wired.watch, self.service.upgrade()) {
+            service.unwatch(key);
         }
         if let Err(e) = self.router.detach(&wired.fired, self.gsi) {
-            warn!(
-                "{}: its pin stays wired: {}",
-                self.device.name(),
-                sentence(&e)
-            );
+            self.complain("its pin stays wired", &e);
         }
         self.turn_off();
         drop(wired.served);
     }
 
+    /// Whether the guest has interrupts by the pin.
+    pub fn is_wired(&self) -> bool {
+        self.wired.is_some()
+    }
+
+    /// A guest decides how often this happens.
+    fn complain(&self, what: &str, error: &dyn std::error::Error) {
+        if self.limit.allow() {
+            warn!("{}: {what}: {}", self.device.name(), sentence(error));
+        }
+    }
+
     fn turn_off(&self) {
         if let Err(e) = self.device.disable(Irq::Intx) {
-            warn!("{}: its pin stays on: {}", self.device.name(), sentence(&e));
+            self.complain("its pin stays on", &e);
         }
     }
 }

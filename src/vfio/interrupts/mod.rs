@@ -7,7 +7,7 @@ mod intx;
 mod msi;
 mod msix;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::device::{DeviceError, SharedDevice};
 use crate::interrupt::service::Service;
@@ -55,12 +55,12 @@ impl Interrupts {
         }
     }
 
-    /// Wires the pin to a GSI, once the function has its slot; tells whether it has a pin.
-    pub fn connect_pin(&mut self, gsi: u32, service: Arc<Service>) -> bool {
+    /// Wires the pin to a GSI, once the function has its slot; tells whether that worked.
+    pub fn connect_pin(&mut self, gsi: u32, service: Weak<Service>) -> bool {
         let (device, router) = (Arc::clone(&self.device), Arc::clone(&self.router));
         self.intx = Intx::new(device, router, service, gsi);
         self.power_on();
-        self.intx.is_some()
+        self.intx.as_ref().is_some_and(Intx::is_wired)
     }
 
     /// Where the MSI-X table is.

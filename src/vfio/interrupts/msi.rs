@@ -77,7 +77,9 @@ impl MsiVectors {
                 asked,
                 device,
             }) if available > 0 => {
-                warn!("{device}: the host gives {available} MSI vectors, not {asked}");
+                if self.limit.allow() {
+                    warn!("{device}: the host gives {available} MSI vectors, not {asked}");
+                }
                 self.lines.truncate(available as usize);
                 Ok(self.set_events()?)
             }

@@ -1,0 +1,61 @@
+//! The few system calls that no crate of ours wraps.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Whether a descriptor is ready for reading (POLLIN) or writing (POLLOUT) within `timeout`
+/// milliseconds (poll(2)).
+pub fn ready(fd: BorrowedFd<'_>, events: i16, timeout: i32) -> bool {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    // SAFETY: one initialised structure that lives for the call.
+    let count = unsafe { libc::poll(&mut poll, 1, timeout) };
+    count == 1 && poll.revents & events != 0
+}
+
+/// A resource's soft and hard limit (getrlimit(2)).
+fn limits(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel fills the structure, which lives for the call.
+    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit)
+}
+
+/// RLIMIT_MEMLOCK in bytes; all ones when there is none.
+pub fn memlock_limit() -> u64 {
+    limits(libc::RLIMIT_MEMLOCK).map_or(u64::MAX, |l| l.rlim_cur)
+}
+
+/// Lets this process open as many descriptors as its user may: each interrupt vector is one.
+///
+/// # Errors
+/// The errno; the limit is as it was.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = limits(libc::RLIMIT_NOFILE)?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads the structure, which lives for the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptor_limit_reaches_its_ceiling() {
+        raise_descriptor_limit().unwrap();
+        let limit = limits(libc::RLIMIT_NOFILE).unwrap();
+        assert_eq!(limit.rlim_cur, limit.rlim_max);
+    }
+}

@@ -1,0 +1,23 @@
+//! The page that KVM shares with whoever runs a vCPU (`struct kvm_run`, api.rst, 5).
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::VcpuFd;
+
+/// A view of the page that may be looked at while an exit's data is borrowed from it.
+pub struct RunPage(*const kvm_run);
+
+impl RunPage {
+    /// The page of `vcpu`, which must outlive the view.
+    pub fn of(vcpu: &mut VcpuFd) -> Self {
+        Self(vcpu.get_kvm_run())
+    }
+
+    /// After a port I/O exit: the width of one access in bytes. A string instruction's exit carries
+    /// several accesses to the same port.
+    pub fn port_width(&self) -> usize {
+        // SAFETY: the page is mapped as long as the vCPU; KVM writes it only inside KVM_RUN, which
+        // this thread is not in; the field is plain data, whatever the exit was.
+        let size = unsafe { (*self.0).__bindgen_anon_1.io.size };
+        usize::from(size).max(1)
+    }
+}

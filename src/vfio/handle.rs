@@ -1,0 +1,55 @@
+//! An open device and its end.
+//!
+//! vfio-ioctls leaves a group with its first device, though others of the group may be open still,
+//! and panics when the device has left sysfs meanwhile. So its own end is used for the last device of
+//! a group, and the others are only closed.
+
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use vfio_ioctls::VfioDevice;
+
+/// A device that vfio-ioctls has opened.
+pub struct Handle {
+    device: ManuallyDrop<VfioDevice>,
+    /// Its directory in sysfs.
+    path: PathBuf,
+    /// Shared by the devices of its group.
+    group: Arc<()>,
+}
+
+impl Handle {
+    /// Takes a device, its directory in sysfs, and the token of its group.
+    pub fn new(device: VfioDevice, path: PathBuf, group: Arc<()>) -> Self {
+        Self {
+            device: ManuallyDrop::new(device),
+            path,
+            group,
+        }
+    }
+}
+
+impl Deref for Handle {
+    type Target = VfioDevice;
+
+    fn deref(&self) -> &VfioDevice {
+        &self.device
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let last = Arc::strong_count(&self.group) == 1;
+        if last && self.path.join("iommu_group").exists() {
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.device) };
+        } else {
+            // SAFETY: the descriptor belongs to the device, which is neither used nor dropped after
+            // this. Its share of the container stays until the process ends.
+            unsafe { libc::close(self.device.as_raw_fd()) };
+        }
+    }
+}
