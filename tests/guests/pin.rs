@@ -19,6 +19,10 @@ pub const TESTS: &[Test] = &[
     ),
     ("msix_takes_the_pins_place", msix_takes_the_pins_place),
     ("the_pin_works_after_a_reset", the_pin_works_after_a_reset),
+    (
+        "a_pin_that_stays_up_over_a_reset",
+        a_pin_that_stays_up_over_a_reset,
+    ),
 ];
 
 /// The pin of the IOAPIC that INTA of slot 1 leads to.
@@ -100,5 +104,12 @@ fn reset_with_the_pin_up(device: FakeDevice, second: impl FnOnce(&mut Asm)) {
 fn the_pin_works_after_a_reset() {
     reset_with_the_pin_up(FakeDevice::new(), |g| {
         g.store32(ASK, 1).await_count(V, 1);
+    });
+}
+
+/// A device that has no reset still asks in the second boot, and must be heard.
+fn a_pin_that_stays_up_over_a_reset() {
+    reset_with_the_pin_up(FakeDevice::new().no_reset(), |g| {
+        g.await_count(V, 1);
     });
 }
