@@ -17,6 +17,7 @@ mod trap;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
@@ -215,15 +216,15 @@ pub fn find(sysfs: &Sysfs, addresses: &[String]) -> Result<Vec<Candidate>, VfioE
     if addresses.len() > MAX_DEVICES {
         return Err(VfioError::TooMany(addresses.len()));
     }
-    let mut found: Vec<Candidate> = Vec::new();
+    let mut bdfs: Vec<Bdf> = Vec::new();
     for address in addresses {
         let bdf = parse_address(address)?;
-        if found.iter().any(|c| c.facts.bdf == bdf) {
+        if bdfs.contains(&bdf) {
             return Err(VfioError::Twice(bdf));
         }
-        found.push(check(sysfs, bdf)?);
+        bdfs.push(bdf);
     }
-    Ok(found)
+    bdfs.into_iter().map(|bdf| check(sysfs, bdf)).collect()
 }
 
 fn parse_address(address: &str) -> Result<Bdf, VfioError> {
@@ -231,7 +232,12 @@ fn parse_address(address: &str) -> Result<Bdf, VfioError> {
     if !address.contains('/') {
         return address.parse().map_err(|_| bad());
     }
-    let path = fs::canonicalize(address).map_err(|_| bad())?;
+    // A place in sysfs where nothing is names a device that is not there.
+    let path: PathBuf = match fs::canonicalize(address) {
+        Ok(path) => path,
+        Err(_) if address.starts_with("/sys/") => address.into(),
+        Err(_) => return Err(bad()),
+    };
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
     name.and_then(|n| n.parse().ok()).ok_or_else(bad)
 }
