@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser};
+use clap::{ArgAction, Parser, ValueEnum};
 
-use crate::config::{self, BASE_CMDLINE, DEFAULT_MEMORY, MAX_CPUS, SizeError, VmConfig};
+use crate::config::{self, BASE_CMDLINE, DEFAULT_MEMORY, Iommu, MAX_CPUS, SizeError, VmConfig};
 
 /// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.
 #[derive(Debug, Parser)]
@@ -54,6 +54,10 @@ pub struct Cli {
     #[arg(long, value_name = "ADDR", allow_hyphen_values = true)]
     vfio: Vec<String>,
 
+    /// Interface to the IOMMU; auto is iommufd where the kernel has it, else container
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    iommu: IommuKind,
+
     /// End the run when the guest reboots
     #[arg(long)]
     no_reboot: bool,
@@ -61,6 +65,24 @@ pub struct Cli {
     /// Say more: -v what happens, -vv each ioctl, -vvv each access
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
+}
+
+/// [`Iommu`] as a word.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum IommuKind {
+    Auto,
+    Container,
+    Iommufd,
+}
+
+impl From<IommuKind> for Iommu {
+    fn from(kind: IommuKind) -> Self {
+        match kind {
+            IommuKind::Auto => Self::Auto,
+            IommuKind::Container => Self::Container,
+            IommuKind::Iommufd => Self::Iommufd,
+        }
+    }
 }
 
 impl Cli {
@@ -86,6 +108,7 @@ impl Cli {
             cpus: self.cpus,
             memory,
             vfio: self.vfio,
+            iommu: self.iommu.into(),
             no_reboot: self.no_reboot,
         })
     }

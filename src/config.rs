@@ -11,6 +11,18 @@ pub const DEFAULT_MEMORY: &str = "512M";
 /// What every command line begins with.
 pub const BASE_CMDLINE: &str = "console=ttyS0";
 
+/// Which of the kernel's interfaces to the IOMMU is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Iommu {
+    /// iommufd where the kernel and the devices have it, else the container.
+    #[default]
+    Auto,
+    /// VFIO groups and a type 1 container.
+    Container,
+    /// iommufd and device nodes.
+    Iommufd,
+}
+
 /// What to boot and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmConfig {
@@ -26,6 +38,8 @@ pub struct VmConfig {
     pub memory: u64,
     /// Devices to pass through, as the user wrote them.
     pub vfio: Vec<String>,
+    /// How those devices are opened.
+    pub iommu: Iommu,
     /// End the run where the guest asks for a reboot.
     pub no_reboot: bool,
 }

@@ -128,6 +128,15 @@ pub struct Range {
 }
 
 impl Range {
+    /// The range with this first and this last address; `None` when it is none.
+    pub fn inclusive(start: u64, last: u64) -> Option<Self> {
+        let size = last.checked_sub(start)?.saturating_add(1);
+        Some(Self {
+            start,
+            size: size.min(u64::MAX - start),
+        })
+    }
+
     /// The address after the last.
     pub fn end(&self) -> u64 {
         self.start + self.size

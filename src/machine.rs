@@ -130,7 +130,7 @@ impl Machine {
 
         // Devices reset while RAM is zeroed and vCPUs are made.
         let (opened, populated, vcpus) = thread::scope(|scope| {
-            let opening = scope.spawn(|| vfio::open(&vm, &candidates));
+            let opening = scope.spawn(|| vfio::open(&vm, &candidates, config.iommu));
             let populating = scope.spawn(|| {
                 // Without a device, pages may as well appear when they are touched.
                 if candidates.is_empty() {

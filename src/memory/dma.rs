@@ -18,7 +18,7 @@ use crate::sys::memlock_limit;
 #[derive(Debug, thiserror::Error)]
 pub enum DmaError {
     /// The map call failed.
-    #[error("VFIO_IOMMU_MAP_DMA of {size} bytes at {iova:#x} failed")]
+    #[error("the IOMMU does not map {size} bytes at {iova:#x}")]
     Map {
         /// I/O virtual address, equal to the guest-physical one.
         iova: u64,
@@ -152,7 +152,7 @@ impl MemoryListener for Dma {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         let (iova, size, host) = (region.start, region.size, region.host_address());
         let outcome = self.check_range(region).and_then(|()| {
-            debug!(iova, size, "VFIO_IOMMU_MAP_DMA");
+            debug!(iova, size, "map for DMA");
             self.mapper
                 .map(iova, size, host)
                 .map_err(|e| self.explain(region, e))
@@ -175,14 +175,10 @@ impl MemoryListener for Dma {
     fn remove(&self, region: &Region) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         if mapped.remove(&region.start) {
-            debug!(
-                iova = region.start,
-                size = region.size,
-                "VFIO_IOMMU_UNMAP_DMA"
-            );
+            debug!(iova = region.start, size = region.size, "unmap for DMA");
             if let Err(e) = self.mapper.unmap(region.start, region.size) {
                 error!(
-                    "VFIO_IOMMU_UNMAP_DMA of {:#x}+{:#x}: {e}",
+                    "the IOMMU does not unmap {:#x}+{:#x}: {e}",
                     region.start, region.size
                 );
             }

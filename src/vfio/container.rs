@@ -117,11 +117,7 @@ fn parse_ranges(raw: &[u8]) -> Vec<Range> {
                 .map_while(|i| {
                     let start = u64_at(raw, at + 16 + i * 16)?;
                     let last = u64_at(raw, at + 24 + i * 16)?;
-                    let size = last.checked_sub(start)?.saturating_add(1);
-                    Some(Range {
-                        start,
-                        size: size.min(u64::MAX - start),
-                    })
+                    Range::inclusive(start, last)
                 })
                 .collect();
         }

@@ -17,13 +17,13 @@ pub struct Handle {
     device: ManuallyDrop<VfioDevice>,
     /// Its directory in sysfs.
     path: PathBuf,
-    /// Shared by the devices of its group.
-    group: Arc<()>,
+    /// Shared by the devices of its group; `None` with iommufd, where a device stands alone.
+    group: Option<Arc<()>>,
 }
 
 impl Handle {
-    /// Takes a device, its directory in sysfs, and the token of its group.
-    pub fn new(device: VfioDevice, path: PathBuf, group: Arc<()>) -> Self {
+    /// Takes a device, its directory in sysfs, and the token of its group if it came by one.
+    pub fn new(device: VfioDevice, path: PathBuf, group: Option<Arc<()>>) -> Self {
         Self {
             device: ManuallyDrop::new(device),
             path,
@@ -42,8 +42,11 @@ impl Deref for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let last = Arc::strong_count(&self.group) == 1;
-        if last && self.path.join("iommu_group").exists() {
+        let whole = match &self.group {
+            Some(group) => Arc::strong_count(group) == 1 && self.path.join("iommu_group").exists(),
+            None => true,
+        };
+        if whole {
             // SAFETY: dropped once, here, and not used afterwards.
             unsafe { ManuallyDrop::drop(&mut self.device) };
         } else {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mini_vmm::config::VmConfig;
+use mini_vmm::config::{Iommu, VmConfig};
 use mini_vmm::devices::serial::Serial;
 use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
 use mini_vmm::machine::{Exit, Machine, MachineError};
@@ -101,6 +101,7 @@ impl Vm {
             cpus: 1,
             memory: 64 << 20,
             vfio: Vec::new(),
+            iommu: Iommu::default(),
             no_reboot: self.no_reboot,
         };
         let output = Output::default();
