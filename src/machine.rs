@@ -5,6 +5,7 @@ mod error;
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -86,6 +87,8 @@ pub struct Machine {
     functions: Vec<(Bdf, Arc<VfioFunction>)>,
     service: Arc<Service>,
     notices: Vec<EventFd>,
+    /// Devices that the host has not taken back.
+    in_use: Arc<AtomicUsize>,
     notifier: Arc<Notifier>,
     exits: Arc<ExitCounters>,
 }
@@ -203,6 +206,7 @@ impl Machine {
             functions: Vec::new(),
             service: Arc::new(Service::new().map_err(MachineError::Descriptors)?),
             notices: Vec::new(),
+            in_use: Arc::default(),
             notifier,
             exits: Arc::default(),
         };
@@ -242,8 +246,29 @@ impl Machine {
             }
         };
         let name = device.name().to_string();
-        let on_request =
-            move || warn!("the host wants {name} back: end this run to give it (the host waits)");
+        let wanted = Arc::downgrade(function);
+        let (space, dma) = (Arc::clone(&self.around.space), self.dma.clone());
+        let in_use = Arc::clone(&self.in_use);
+        in_use.fetch_add(1, Ordering::Relaxed);
+        // The host asks again until it has the device; only the first time counts.
+        let given = AtomicBool::new(false);
+        let on_request = move || {
+            if given.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            warn!("the host wants {name} back: the guest loses it, and lives on");
+            let Some(function) = wanted.upgrade() else {
+                return;
+            };
+            function.fence();
+            // The IOMMU's maps go with the last device that has them.
+            if in_use.fetch_sub(1, Ordering::Relaxed) == 1
+                && let Some(dma) = &dma
+            {
+                space.unsubscribe(dma);
+            }
+            function.release();
+        };
         self.watch_one(device, Irq::Error, on_error)?;
         self.watch_one(device, Irq::Request, on_request)
     }

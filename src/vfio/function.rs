@@ -5,7 +5,7 @@
 //! that leaves no moment in which the guest could touch what is not there: pieces leave the address
 //! space before the device stops decoding, and enter it after the device has begun.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use tracing::{debug, error, info, warn};
 
@@ -67,7 +67,9 @@ pub struct Surroundings {
 
 /// A passed-through function.
 pub struct VfioFunction {
-    pub(super) device: SharedDevice,
+    name: String,
+    /// None once the host has it back.
+    device: RwLock<Option<SharedDevice>>,
     pub(super) around: Surroundings,
     pub(super) this: Weak<Self>,
     /// Where the MSI-X table and its pending bits are.
@@ -137,7 +139,8 @@ impl VfioFunction {
             fenced: false,
         };
         Ok(Arc::new_cyclic(|this| Self {
-            device,
+            name: device.name().into(),
+            device: RwLock::new(Some(device)),
             around,
             this: this.clone(),
             msix_place,
@@ -153,7 +156,7 @@ impl VfioFunction {
 
     /// The host's name of the device.
     pub fn name(&self) -> &str {
-        self.device.name()
+        &self.name
     }
 
     /// The BARs as the guest sees them now.
@@ -180,7 +183,8 @@ impl VfioFunction {
     /// Wires the device's pin, if it has one, to the GSI of the function's slot.
     pub fn connect_pin(&self, gsi: u32, service: Weak<Service>) {
         let mut state = self.lock();
-        if state.interrupts.connect_pin(gsi, service) {
+        let (device, router) = (self.device(), Arc::clone(&self.around.router));
+        if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {
             state.pristine.set_u8(INTERRUPT_PIN, INTA);
             state.config.set_u8(INTERRUPT_PIN, INTA);
         }
@@ -200,6 +204,19 @@ impl VfioFunction {
             self.silence(&mut state);
             state.fenced = true;
         }
+    }
+
+    /// The host gets the device back: as [`VfioFunction::fence`], and nothing of ours keeps it open.
+    pub fn release(&self) {
+        self.fence();
+        let mut state = self.lock();
+        state.interrupts.release();
+        // A mapped BAR keeps the device's file open.
+        state.maps = std::array::from_fn(|_| BarMap::trapped());
+        self.device
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
@@ -239,13 +256,34 @@ impl VfioFunction {
         }
         self.device_write(offset, data);
         let mut now = [0];
-        let read = self.device.read(CONFIG_REGION, pmcsr.into(), &mut now);
-        state.awake = read.is_ok() && now[0] & POWER_STATE == 0;
+        self.device_read(pmcsr, &mut now);
+        state.awake = now[0] & POWER_STATE == 0;
         self.follow_decode(state);
     }
 
+    /// The device, unless the host has it back.
+    pub(super) fn device(&self) -> Option<SharedDevice> {
+        self.device
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     fn device_write(&self, offset: u16, data: &[u8]) {
-        if let Err(e) = self.device.write(CONFIG_REGION, offset.into(), data) {
+        if let Some(device) = self.device()
+            && let Err(e) = device.write(CONFIG_REGION, offset.into(), data)
+        {
+            self.complain(&e);
+        }
+    }
+
+    /// Reads the device's registers; ones where it does not answer.
+    fn device_read(&self, offset: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some(device) = self.device()
+            && let Err(e) = device.read(CONFIG_REGION, offset.into(), data)
+        {
+            data.fill(0xff);
             self.complain(&e);
         }
     }
@@ -301,9 +339,8 @@ impl PciFunction for VfioFunction {
             };
             if emulated {
                 self.read_emulated(&state, at, run);
-            } else if let Err(e) = self.device.read(CONFIG_REGION, at.into(), run) {
-                run.fill(0xff);
-                self.complain(&e);
+            } else {
+                self.device_read(at, run);
             }
             rest = tail;
         }
@@ -348,8 +385,8 @@ impl PciFunction for VfioFunction {
             self.device_write(power + PMCSR, &[0, 0]);
         }
         state.awake = true;
-        if self.device.can_reset() {
-            match self.device.reset() {
+        if let Some(device) = self.device().filter(|d| d.can_reset()) {
+            match device.reset() {
                 Ok(()) => info!("{} was reset", self.name()),
                 Err(e) => error!("{}: the guest finds the device as it left it", sentence(&e)),
             }

@@ -114,7 +114,7 @@ impl VfioFunction {
         let (Some(address), Some(shape)) = (state.decoder.mapped(bar), state.bars.get(bar)) else {
             return;
         };
-        debug!("{}: BAR {bar} leaves {address:#x}", self.device.name());
+        debug!("{}: BAR {bar} leaves {address:#x}", self.name());
         if shape.kind.is_io() {
             if let Ok(port) = u16::try_from(address) {
                 self.around.bus.remove_pio(port);

@@ -62,7 +62,9 @@ impl VfioFunction {
         data.fill(0xff);
         match self.msix_part(bar, offset, data.len()) {
             None => {
-                if let Err(e) = self.device.read(bar as u32, offset, data) {
+                if let Some(device) = self.device()
+                    && let Err(e) = device.read(bar as u32, offset, data)
+                {
                     data.fill(0xff);
                     self.complain(&e);
                 }
@@ -83,7 +85,9 @@ impl VfioFunction {
     pub(super) fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
         match self.msix_part(bar, offset, data.len()) {
             None => {
-                if let Err(e) = self.device.write(bar as u32, offset, data) {
+                if let Some(device) = self.device()
+                    && let Err(e) = device.write(bar as u32, offset, data)
+                {
                     self.complain(&e);
                 }
             }

@@ -60,6 +60,11 @@ fn devices_that_are_not_there() {
     }
 }
 
+#[test]
+fn more_devices_than_a_bus_has_slots() {
+    bad_devices(&["01:00.0"; 32], "slots for, which is 31", "fewer devices");
+}
+
 /// Said before anything is asked of the device; what depends on the host's devices is the lab's.
 #[test]
 fn the_same_device_twice() {

@@ -3,7 +3,7 @@
 //! | BAR | what | size | in the file at |
 //! | --- | --- | --- | --- |
 //! | 0 | 32-bit memory; MSI-X table at 0x2000, pending bits at 0x3000 | 16 KiB | 0 |
-//! | 1 | 32-bit memory, less than a page; a write at 0 raises that MSI-X vector | 256 | 1 MiB |
+//! | 1 | 32-bit memory, less than a page; a write at 0 raises that MSI-X vector, one at 4 serves the pin | 256 | 1 MiB |
 //! | 2 | I/O ports | 32 | 2 MiB |
 //! | 4 | 64-bit prefetchable memory | 64 KiB | 4 MiB |
 
@@ -12,11 +12,11 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use mini_vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
 
-use crate::irqs::Vectors;
+use crate::irqs::{Pin, Vectors};
 
 pub const ID: u32 = 0x5678_1234;
 pub const VECTORS: u32 = 8;
@@ -33,6 +33,10 @@ pub const TABLE: u32 = BAR0 + 0x2000;
 pub const PBA: u32 = BAR0 + 0x3000;
 /// The register in BAR 1 that raises a vector.
 pub const DOORBELL: u32 = BAR1;
+/// The register in BAR 1 that serves the device's pin.
+pub const SERVE: u32 = BAR1 + 4;
+/// The register in BAR 1 that makes the device ask by its pin, so many times; reads how often still.
+pub const ASK: u32 = BAR1 + 8;
 
 const COMMAND: usize = 4;
 const MEMORY: u8 = 2;
@@ -60,6 +64,8 @@ pub struct FakeDevice {
     config: Mutex<Vec<u8>>,
     power_on: Vec<u8>,
     msix: Mutex<Vectors>,
+    /// None in a device that has no pin.
+    pin: Option<Mutex<Pin>>,
     notices: Mutex<[Option<File>; 2]>,
     calls: Mutex<Vec<Call>>,
     hook: Option<Hook>,
@@ -79,6 +85,7 @@ impl FakeDevice {
             power_on: config.clone(),
             config: Mutex::new(config),
             msix: Mutex::new(Vectors::new(VECTORS)),
+            pin: None,
             notices: Mutex::default(),
             calls: Mutex::default(),
             hook: None,
@@ -93,6 +100,18 @@ impl FakeDevice {
     pub fn no_resize(mut self) -> Self {
         self.resizable = false;
         self
+    }
+
+    /// It has an interrupt pin.
+    pub fn with_pin(mut self) -> Self {
+        self.pin = Some(Mutex::default());
+        self.power_on[0x3d] = 1;
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
+    fn pin(&self) -> Option<MutexGuard<'_, Pin>> {
+        self.pin.as_ref().map(|pin| pin.lock().unwrap())
     }
 
     /// It has no reset.
@@ -245,6 +264,7 @@ impl Device for FakeDevice {
         let count = match irq {
             Irq::Msix => VECTORS,
             Irq::Error | Irq::Request => 1,
+            Irq::Intx if self.pin.is_some() => 1,
             Irq::Intx | Irq::Msi => return None,
         };
         let resizable = self.resizable;
@@ -274,6 +294,9 @@ impl Device for FakeDevice {
             .check(region, offset, data.len())
             .map_err(|e| self.error("a region read", e))?;
         self.file.read_exact_at(data, at).unwrap();
+        if (region, offset) == (1, 8) {
+            data[0] = self.pin().map_or(0, |pin| pin.asks() as u8);
+        }
         self.note(Call::Read(region, offset, data.len()));
         Ok(())
     }
@@ -289,8 +312,11 @@ impl Device for FakeDevice {
             .check(region, offset, data.len())
             .map_err(|e| self.error("a region write", e))?;
         self.file.write_all_at(data, at).unwrap();
-        if (region, offset) == (1, 0) {
-            self.raise(data[0].into());
+        match (region, offset) {
+            (1, 0) => drop(self.raise(data[0].into())),
+            (1, 4) => drop(self.pin().map(|mut pin| pin.serve())),
+            (1, 8) => drop(self.pin().map(|mut pin| pin.ask(data[0].into()))),
+            _ => {}
         }
         self.note(Call::Write(region, offset, data.to_vec()));
         Ok(())
@@ -313,7 +339,20 @@ impl Device for FakeDevice {
             owned.map(File::from)
         });
         let events: Vec<Option<File>> = events.collect();
+        // One kind at a time.
+        let taken = match irq {
+            Irq::Msix => self.pin().is_some_and(|pin| pin.is_on()),
+            Irq::Intx => self.msix.lock().unwrap().is_on(),
+            _ => false,
+        };
+        if taken {
+            return Err(self.error("VFIO_DEVICE_SET_IRQS", libc::EINVAL));
+        }
         match irq {
+            Irq::Intx => {
+                let event = events.into_iter().next().flatten();
+                self.pin().expect("a pin").set(event);
+            }
             Irq::Msix => self
                 .msix
                 .lock()
@@ -330,11 +369,13 @@ impl Device for FakeDevice {
     }
 
     fn mask(&self, irq: Irq) -> Result<(), DeviceError> {
+        self.pin().expect("a pin").mask(true);
         self.note(Call::Mask(irq, true));
         Ok(())
     }
 
     fn unmask(&self, irq: Irq) -> Result<(), DeviceError> {
+        self.pin().expect("a pin").mask(false);
         self.note(Call::Mask(irq, false));
         Ok(())
     }
@@ -344,7 +385,16 @@ impl Device for FakeDevice {
     }
 
     fn disable(&self, irq: Irq) -> Result<(), DeviceError> {
-        if irq == Irq::Msix && !self.msix.lock().unwrap().disable() {
+        let was_on = match irq {
+            Irq::Msix => self.msix.lock().unwrap().disable(),
+            Irq::Intx => self.pin().is_some_and(|mut pin| {
+                let was_on = pin.is_on();
+                pin.set(None);
+                was_on
+            }),
+            _ => true,
+        };
+        if !was_on {
             return Err(self.error("VFIO_DEVICE_SET_IRQS", libc::EINVAL));
         }
         self.note(Call::Disable(irq));
@@ -353,6 +403,9 @@ impl Device for FakeDevice {
 
     fn reset(&self) -> Result<(), DeviceError> {
         *self.config.lock().unwrap() = self.power_on.clone();
+        if let Some(mut pin) = self.pin() {
+            pin.ask(0);
+        }
         self.note(Call::Reset);
         Ok(())
     }

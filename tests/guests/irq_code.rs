@@ -10,6 +10,7 @@ const IDT: u32 = 0x8_0000;
 const CODE_SEGMENT: u32 = 0x10;
 /// A present 32-bit interrupt gate (SDM volume 3A, figure 6-2).
 const GATE: u32 = 0x8e00;
+const IOAPIC: u32 = 0xfec0_0000;
 const APIC_EOI: u32 = 0xfee0_00b0;
 const APIC_SPURIOUS: u32 = 0xfee0_00f0;
 const APIC_ENABLE: u32 = 0x1ff;
@@ -49,6 +50,24 @@ impl Asm {
         self.jmp(after).bind(handler);
         self.inc32(counter).store32(APIC_EOI, 0).leave();
         self.bind(after).gate(vector, handler)
+    }
+
+    /// A handler of a level: it stores to `serve`, and the device asks no more or asks again.
+    pub fn level_handler(&mut self, vector: u8, serve: u32) -> &mut Self {
+        let (handler, after) = (self.label(), self.label());
+        self.jmp(after).bind(handler);
+        self.inc32(counter(vector)).store32(serve, 0);
+        self.store32(APIC_EOI, 0).leave();
+        self.bind(after).gate(vector, handler)
+    }
+
+    /// Lets a pin of the IOAPIC send a vector to processor 0, by level (82093AA, 3.2.4).
+    pub fn ioapic_level(&mut self, pin: u32, vector: u8) -> &mut Self {
+        const LEVEL: u32 = 1 << 15;
+        self.store32(IOAPIC, 0x11 + 2 * pin)
+            .store32(IOAPIC + 0x10, 0);
+        self.store32(IOAPIC, 0x10 + 2 * pin);
+        self.store32(IOAPIC + 0x10, LEVEL | u32::from(vector))
     }
 
     /// What iret does, in steps: KVM's emulator, which some hosts run whole guests with, knows iret

@@ -1,4 +1,5 @@
-//! MSI-X of the made-up device, with the rules of the kernel's `vfio_pci_set_msi_trigger`.
+//! MSI-X and the pin of the made-up device, with the rules of the kernel's
+//! `vfio_pci_set_msi_trigger` and `vfio_pci_set_intx_trigger`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -95,7 +96,61 @@ impl Vectors {
         event.inspect(|e| signal(e)).is_some()
     }
 
+    pub fn is_on(&self) -> bool {
+        self.enabled.is_some()
+    }
+
     pub fn wired(&self) -> Vec<u32> {
         self.events.keys().copied().collect()
+    }
+}
+
+/// The interrupt pin: a level, which VFIO masks when it fires.
+#[derive(Default)]
+pub struct Pin {
+    event: Option<File>,
+    masked: bool,
+    /// How often the device must be served until it asks no more.
+    asks: u32,
+}
+
+impl Pin {
+    pub fn set(&mut self, event: Option<File>) {
+        self.event = event;
+        self.masked = false;
+        self.fire();
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.event.is_some()
+    }
+
+    pub fn mask(&mut self, masked: bool) {
+        self.masked = masked;
+        self.fire();
+    }
+
+    pub fn ask(&mut self, times: u32) {
+        self.asks = times;
+        self.fire();
+    }
+
+    pub fn asks(&self) -> u32 {
+        self.asks
+    }
+
+    pub fn serve(&mut self) {
+        self.asks = self.asks.saturating_sub(1);
+    }
+
+    fn fire(&mut self) {
+        if let Some(event) = self
+            .event
+            .as_ref()
+            .filter(|_| self.asks > 0 && !self.masked)
+        {
+            self.masked = true;
+            signal(event);
+        }
     }
 }

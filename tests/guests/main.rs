@@ -20,6 +20,7 @@ mod irqs;
 mod life;
 mod msix;
 mod pci;
+mod pin;
 mod vectors;
 mod vm;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ("config", config::TESTS),
         ("bars", bars::TESTS),
         ("msix", msix::TESTS),
+        ("pin", pin::TESTS),
         ("vectors", vectors::TESTS),
         ("hostile", hostile::TESTS),
     ];

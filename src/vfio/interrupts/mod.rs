@@ -30,8 +30,6 @@ enum VectorError {
 
 /// The interrupts of one function.
 pub struct Interrupts {
-    device: SharedDevice,
-    router: Arc<Router>,
     intx: Option<Intx>,
     msi: Option<(Msi, MsiVectors)>,
     msix: Option<(Msix, MsixVectors)>,
@@ -45,10 +43,8 @@ impl Interrupts {
             .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&router)));
         let msix = MsixCapability::parse(image)
             .map(Msix::new)
-            .zip(MsixVectors::new(Arc::clone(&device), Arc::clone(&router)));
+            .zip(MsixVectors::new(device, router));
         Self {
-            device,
-            router,
             intx: None,
             msi,
             msix,
@@ -56,11 +52,25 @@ impl Interrupts {
     }
 
     /// Wires the pin to a GSI, once the function has its slot; tells whether that worked.
-    pub fn connect_pin(&mut self, gsi: u32, service: Weak<Service>) -> bool {
-        let (device, router) = (Arc::clone(&self.device), Arc::clone(&self.router));
+    pub fn connect_pin(
+        &mut self,
+        device: SharedDevice,
+        router: Arc<Router>,
+        gsi: u32,
+        service: Weak<Service>,
+    ) -> bool {
         self.intx = Intx::new(device, router, service, gsi);
         self.power_on();
         self.intx.as_ref().is_some_and(Intx::is_wired)
+    }
+
+    /// All off for ever, and the device let go of.
+    pub fn release(&mut self) {
+        *self = Self {
+            intx: None,
+            msi: None,
+            msix: None,
+        };
     }
 
     /// Where the MSI-X table is.
