@@ -49,6 +49,12 @@ disk_of() {
 	return 1
 }
 
+# Since L1 was switched on, in hundredths as thousandths.
+milliseconds() {
+	read -r up _ </proc/uptime
+	echo "${up%.*}${up#*.}0"
+}
+
 # The text at a 4 KiB block of a disk, read past the page cache.
 text_at() {
 	dd if="$1" bs=4096 skip="$2" count=1 iflag=direct 2>/dev/null | tr -d '\000'

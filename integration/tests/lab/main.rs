@@ -4,6 +4,7 @@
 mod disks;
 mod life;
 mod refusals;
+mod requests;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = disks::all()
         .into_iter()
         .chain(life::all())
+        .chain(requests::all())
         .chain(refusals::all())
         .collect();
     let lab = if args.list {

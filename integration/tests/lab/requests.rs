@@ -1,0 +1,64 @@
+//! What the host asks of a running guest's device.
+
+use std::time::Duration;
+
+use lab::Result;
+use lab::disk::Disk;
+use lab::expect::{back, exit, expect, run};
+use lab::kernel::Choice;
+use lab::machine::Machine;
+use lab::scenario::{Image, Scenario};
+use lab::transcript::number;
+
+/// An unbind that waits for the guest's own timeouts takes tens of seconds.
+const PATIENCE_MS: u64 = 2000;
+
+pub fn all() -> Vec<Scenario> {
+    vec![taken_back()]
+}
+
+/// L1 unbinds the device while the guest reads: the unbind returns, the guest sees the disk go, and
+/// lives on until it powers off.
+fn taken_back() -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    let script = format!(
+        "bind_vfio {bdf}\n\
+         start_vmm --kernel bzImage --initrd initrd --memory 512M \
+         --cmdline 'quiet panic=-1 nvme_core.io_timeout=2 nvme_core.admin_timeout=2 lab.act=loop' \
+         --vfio {bdf}\n\
+         await 'L2: looping' 90\nsleep 0.5\n\
+         before=$(milliseconds)\n\
+         echo {bdf} >$sys/{bdf}/driver/unbind\n\
+         say \"unbind ms=$(($(milliseconds) - before)) driver=$(driver_of {bdf})\"\n\
+         wait_vmm\n\
+         give_back {bdf}\n"
+    );
+    Scenario {
+        name: "the_host_takes_the_device_back",
+        machine: Machine::with_disks(std::slice::from_ref(&disk)),
+        kernel: Choice::Stock,
+        image: Image::BzImage,
+        script,
+        limit: Duration::from_secs(180),
+        check: Box::new(move |outcome| {
+            let run = run(outcome, 0)?;
+            exit(&run, 0)?;
+            unbound(outcome.transcript.lab("unbind").next())?;
+            expect(run.guest("loop-failed").next().is_some(), || {
+                "the guest never saw its disk go".into()
+            })?;
+            expect(run.guest("done").any(|act| act == "loop"), || {
+                "the guest did not live on without its disk".into()
+            })?;
+            back(outcome, &disk)
+        }),
+    }
+}
+
+fn unbound(fact: Option<&str>) -> Result<()> {
+    let took = fact.and_then(|fact| number(fact, "ms"));
+    expect(took.is_some_and(|ms| ms <= PATIENCE_MS), || {
+        format!("L1's unbind did not return in {PATIENCE_MS} ms: {fact:?}")
+    })
+}
