@@ -32,6 +32,18 @@ if [ -z "$busybox" ] || LC_ALL=C ldd "$busybox" >/dev/null 2>&1; then
 	missing="$missing busybox-static"
 fi
 
+# The lab's kernel is built once; its cache keeps what it was built with beside it.
+here=$(cd "$(dirname "$0")" && pwd)
+kernels=${XDG_CACHE_HOME:-${HOME:-}/.cache}/mini-vmm/kernels
+built=$kernels/$(cat "$kernels/lab" 2>/dev/null || :)
+if ! cmp -s "$here/lab-kernel.config" "$built/lab-kernel.config"; then
+	need make make
+	need flex flex
+	need bison bison
+	need bc bc
+	[ -e /usr/include/libelf.h ] || missing="$missing libelf-dev"
+fi
+
 if [ -n "$missing" ]; then
 	command -v apt-get >/dev/null 2>&1 ||
 		fail "these packages are missing and there is no apt-get to install them:$missing" \

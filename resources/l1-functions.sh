@@ -35,10 +35,10 @@ bind_vfio() {
 	[ "$(driver_of "$1")" = vfio-pci ]
 }
 
-# Waits for the namespace of an NVMe function and prints its block device.
+# Waits for the disk of an NVMe, SATA or USB controller and prints its block device.
 disk_of() {
 	for _ in $(seq 100); do
-		for d in "$sys/$1"/nvme/nvme*/nvme*n1; do
+		for d in $(cd -P "$sys/$1" && find . -name 'nvme*n1' -o -path '*/block/sd?'); do
 			if [ -b "/dev/$(basename "$d")" ]; then
 				echo "/dev/$(basename "$d")"
 				return 0
@@ -135,6 +135,12 @@ await() {
 	fi
 	say "await-failed $1"
 	return 1
+}
+
+# held NAME: what the running VMM holds.
+held() {
+	say "held $1 fds=$(ls /proc/$vmm_pid/fd | wc -l) maps=$(wc -l </proc/$vmm_pid/maps)" \
+		"threads=$(ls /proc/$vmm_pid/task | wc -l) rss=$(awk '$1 == "VmRSS:" { print $2 }' /proc/$vmm_pid/status)"
 }
 
 # All that a run must leave as it found it: drivers, overrides, enabled bits, device nodes.

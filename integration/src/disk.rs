@@ -1,4 +1,5 @@
-//! NVMe disks: image files with known content, and what a guest must have left in them.
+//! Disks, behind four kinds of controller: image files with known content, and what a guest must
+//! have left in them.
 //!
 //! ```text
 //!  offset    content before                         what the guest does (resources/l2-init.sh)
@@ -22,33 +23,93 @@ const COPY: u64 = 4 * MIB;
 const WRITTEN: u64 = 8 * MIB;
 const BUFFERED: u64 = 16 * MIB;
 
-/// One NVMe controller with one namespace.
+/// How a disk hangs on L1; the function that is passed through is its controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wiring {
+    /// An NVMe controller on bus 0, with one namespace.
+    Nvme,
+    /// The same on bus 1, behind a bridge to conventional PCI: all of that bus is one group.
+    NvmeBehindBridge,
+    /// A SATA controller with one disk.
+    Sata,
+    /// A USB controller with one stick.
+    Usb,
+}
+
+/// One controller with one disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    /// The controller's serial number; it also names the image file.
+    /// The disk's serial number; it also names the image file.
     pub serial: &'static str,
-    /// Device number on L1's bus 0.
+    /// The controller's device number.
     pub device: u8,
     /// Function number.
     pub function: u8,
+    /// What the controller is.
+    pub wiring: Wiring,
     /// MiB that the guest copies through its page cache.
     pub buffered: u64,
 }
 
 impl Disk {
-    /// A disk alone in its slot.
+    /// An NVMe disk alone in its slot.
     pub const fn new(serial: &'static str, device: u8) -> Self {
         Self {
             serial,
             device,
             function: 0,
+            wiring: Wiring::Nvme,
             buffered: 0,
         }
     }
 
-    /// Where the disk is in L1.
+    /// A disk behind a controller of another kind.
+    pub const fn wired(serial: &'static str, device: u8, wiring: Wiring) -> Self {
+        let mut disk = Self::new(serial, device);
+        disk.wiring = wiring;
+        disk
+    }
+
+    /// Where the controller is in L1.
     pub fn bdf(&self) -> String {
-        format!("0000:00:{:02x}.{}", self.device, self.function)
+        let bus = u8::from(self.wiring == Wiring::NvmeBehindBridge);
+        format!("0000:{bus:02x}:{:02x}.{}", self.device, self.function)
+    }
+
+    /// The driver that the controller has in L1 and in L2.
+    pub fn driver(&self) -> &'static str {
+        match self.wiring {
+            Wiring::Nvme | Wiring::NvmeBehindBridge => "nvme",
+            Wiring::Sata => "ahci",
+            Wiring::Usb => "xhci_hcd",
+        }
+    }
+
+    /// QEMU's `-device` arguments. `others`: whether the slot has other functions.
+    pub fn devices(&self, others: bool) -> Vec<String> {
+        let serial = self.serial;
+        let addr = format!(
+            "addr={:x}.{}{}",
+            self.device,
+            self.function,
+            if others { ",multifunction=on" } else { "" }
+        );
+        match self.wiring {
+            Wiring::Nvme => vec![format!("nvme,drive={serial},serial={serial},{addr}")],
+            Wiring::NvmeBehindBridge => {
+                vec![format!(
+                    "nvme,drive={serial},serial={serial},bus=bridge,{addr}"
+                )]
+            }
+            Wiring::Sata => vec![
+                format!("ich9-ahci,id={serial}-at,{addr}"),
+                format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
+            ],
+            Wiring::Usb => vec![
+                format!("qemu-xhci,id={serial}-at,{addr}"),
+                format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
+            ],
+        }
     }
 
     /// The line at the start of the disk.

@@ -60,7 +60,7 @@ pub fn worked_by(outcome: &Outcome, run: &Run<'_>, disk: &Disk, controller: &str
     })
 }
 
-/// The guest's own report: text, MSI-X interrupts, and no complaint of its kernel's.
+/// The guest's own report: text, message interrupts, and no complaint of its kernel's.
 pub fn read(run: &Run<'_>, disk: &Disk) -> Result<()> {
     read_by(run, disk, "MSI")
 }
@@ -91,6 +91,11 @@ fn read_by(run: &Run<'_>, disk: &Disk, controller: &str) -> Result<()> {
         run.guest("irq").any(|line| line.contains(controller)),
         || format!("no {controller} line of the disk is in the guest's /proc/interrupts"),
     )?;
+    no_trouble(run)
+}
+
+/// The guest's kernel had nothing to complain of, and what its /init tried went well.
+pub fn no_trouble(run: &Run<'_>) -> Result<()> {
     for trouble in [
         "trouble",
         "read-failed",
@@ -99,12 +104,23 @@ fn read_by(run: &Run<'_>, disk: &Disk, controller: &str) -> Result<()> {
         "no-disk",
         "loop-failed",
         "buffered-failed",
+        "act-failed",
     ] {
         if let Some(what) = run.guest(trouble).next() {
             return Err(Error::failed(format!("the guest said {trouble}: {what}")));
         }
     }
     Ok(())
+}
+
+/// The guest ended as it was told to, after all that it had to do.
+pub fn ended_well(run: &Run<'_>) -> Result<()> {
+    exit(run, 0)?;
+    no_trouble(run)?;
+    let last = run.guest("done").last();
+    expect(last == Some("poweroff"), || {
+        format!("the guest's last word is {last:?}, not \"poweroff\"")
+    })
 }
 
 /// The host driver has the disk again, and reads from it what is in the image.
@@ -118,9 +134,10 @@ pub fn back(outcome: &Outcome, disk: &Disk) -> Result<()> {
     {
         let driver = value(fact, "driver");
         let text = fact.split_once("text=").map(|(_, text)| text);
-        expect(driver == Some("nvme") && text == Some(&disk.text()), || {
-            format!("L1 did not get disk {} back: {fact}", disk.serial)
-        })?;
+        expect(
+            driver == Some(disk.driver()) && text == Some(&disk.text()),
+            || format!("L1 did not get disk {} back: {fact}", disk.serial),
+        )?;
         seen += 1;
     }
     expect(seen > 0, || {

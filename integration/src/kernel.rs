@@ -1,5 +1,6 @@
-//! Stock kernels from Debian's packages, kept in a cache outside the tree: nothing is installed.
+//! Kernels from Debian's packages, kept in a cache outside the tree: nothing is installed.
 //! A cached kernel needs neither apt nor a network; the choice of version is made anew each week.
+//! Two are taken as they are packaged; the lab's own is built from Debian's kernel source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use crate::host;
 use crate::progress::Step;
 
 mod apt;
+mod build;
+mod lock;
 mod modules;
 mod payload;
 
@@ -24,6 +27,9 @@ pub enum Choice {
     Stock,
     /// The highest version in the package lists, backports included.
     Newest,
+    /// Built from the newest `linux-source` package and resources/lab-kernel.config: all that the
+    /// lab's devices need is built in, IOMMUFD too, which no Debian kernel has.
+    Lab,
 }
 
 impl Choice {
@@ -31,6 +37,16 @@ impl Choice {
         match self {
             Self::Stock => "stock",
             Self::Newest => "newest",
+            Self::Lab => "lab",
+        }
+    }
+
+    /// What a kernel is called in the cache: its package's file name without the extension, and,
+    /// where it is built here, what it is built with.
+    fn key(self, package: &str) -> String {
+        match self {
+            Self::Stock | Self::Newest => package.to_owned(),
+            Self::Lab => format!("{package}{}", build::suffix()),
         }
     }
 }
@@ -47,8 +63,14 @@ impl Kernel {
         let cache = host::cache()?.join("kernels");
         fs::create_dir_all(&cache).context(format!("make {}", cache.display()))?;
         let pointer = cache.join(choice.name());
+        // Two labs that build the same kernel would only hold each other up.
+        let _lock = match choice {
+            Choice::Lab => Some(lock::take(&cache.join("lab.lock"))?),
+            Choice::Stock | Choice::Newest => None,
+        };
         let cached = fs::read_to_string(&pointer)
             .ok()
+            .filter(|key| choice != Choice::Lab || key.trim().ends_with(&build::suffix()))
             .map(|key| cache.join(key.trim()))
             .filter(|dir| dir.join("vmlinuz").is_file());
         if let Some(dir) = &cached
@@ -127,9 +149,15 @@ fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
     fs::rename(&part, path).context(format!("rename {}", part.display()))
 }
 
-/// Fills the cache and returns the key: the package file's name without its extension.
+/// Fills the cache and returns the key.
 fn fetch(choice: Choice, cache: &Path) -> Result<String> {
-    let work = cache.join(format!("part-{}-{}", choice.name(), std::process::id()));
+    // A source tree is too big to be left behind, so the next build empties the same place.
+    let work = cache.join(match choice {
+        Choice::Lab => "part-lab".to_owned(),
+        Choice::Stock | Choice::Newest => {
+            format!("part-{}-{}", choice.name(), std::process::id())
+        }
+    });
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work).context(format!("make {}", work.display()))?;
     let key = fill(choice, cache, &work);
@@ -138,17 +166,21 @@ fn fetch(choice: Choice, cache: &Path) -> Result<String> {
 }
 
 fn fill(choice: Choice, cache: &Path, work: &Path) -> Result<String> {
-    let step = Step::start(format!(
-        "getting the {} kernel of Debian's packages",
-        choice.name()
-    ));
+    let step = Step::start(match choice {
+        Choice::Stock | Choice::Newest => {
+            format!("getting the {} kernel of Debian's packages", choice.name())
+        }
+        Choice::Lab => {
+            build::can_build()?;
+            "building the lab's own kernel from Debian's source, once".to_owned()
+        }
+    });
     let packages = apt::download(choice, cache, work)?;
-    let key = packages
+    let package = packages
         .first()
         .and_then(|path| path.file_stem())
-        .ok_or_else(|| Error::failed("apt-get download left no package behind"))?
-        .to_string_lossy()
-        .into_owned();
+        .ok_or_else(|| Error::failed("apt-get download left no package behind"))?;
+    let key = choice.key(&package.to_string_lossy());
     if cache.join(&key).join("vmlinuz").is_file() {
         step.done();
         return Ok(key);
@@ -160,9 +192,15 @@ fn fill(choice: Choice, cache: &Path, work: &Path) -> Result<String> {
     }
     let filled = work.join("filled");
     fs::create_dir_all(filled.join("modules")).context("make the modules' directory")?;
-    let vmlinuz = find_vmlinuz(&tree)?;
-    fs::copy(&vmlinuz, filled.join("vmlinuz")).context(format!("copy {}", vmlinuz.display()))?;
-    modules::collect(&tree, &filled.join("modules"))?;
+    match choice {
+        Choice::Stock | Choice::Newest => {
+            let vmlinuz = find_vmlinuz(&tree)?;
+            fs::copy(&vmlinuz, filled.join("vmlinuz"))
+                .context(format!("copy {}", vmlinuz.display()))?;
+            modules::collect(&tree, &filled.join("modules"))?;
+        }
+        Choice::Lab => build::fill(&tree, &filled, &step)?,
+    }
     let place = cache.join(&key);
     let _ = fs::remove_dir_all(&place);
     fs::rename(&filled, &place).context(format!("move the kernel to {}", place.display()))?;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Wiring};
 use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::transcript::{Line, Transcript};
@@ -23,8 +23,12 @@ pub struct Machine {
     pub memory: u32,
     /// Whether there is an IOMMU.
     pub iommu: bool,
-    /// NVMe disks on bus 0.
+    /// Disks and their controllers.
     pub disks: Vec<Disk>,
+    /// More QEMU arguments, for other devices; `{dir}` stands for the run's directory.
+    pub extra: Vec<String>,
+    /// Files that these devices want in that directory.
+    pub files: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Machine {
@@ -35,7 +39,29 @@ impl Machine {
             memory: 1536,
             iommu: true,
             disks: disks.to_vec(),
+            extra: Vec::new(),
+            files: Vec::new(),
         }
+    }
+
+    /// The same with a device of another kind, as QEMU arguments.
+    pub fn with_device(arguments: &[&str]) -> Self {
+        Self {
+            extra: arguments.iter().map(|&text| text.to_owned()).collect(),
+            ..Self::with_disks(&[])
+        }
+    }
+
+    /// Puts images and files where QEMU will look for them.
+    pub fn furnish(&self, dir: &Path) -> Result<()> {
+        for disk in &self.disks {
+            disk.create(&dir.join(format!("{}.img", disk.serial)))?;
+        }
+        for (name, data) in &self.files {
+            let path = dir.join(name);
+            std::fs::write(&path, data).context(format!("write {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// The QEMU command. Standard output is ttyS0, which L1's init speaks on; L1's kernel has ttyS1.
@@ -60,22 +86,29 @@ impl Machine {
                 "intel-iommu,intremap=on,caching-mode=off,aw-bits=48",
             ]);
         }
+        if self
+            .disks
+            .iter()
+            .any(|disk| disk.wiring == Wiring::NvmeBehindBridge)
+        {
+            qemu.args(["-device", "pcie-pci-bridge,id=bridge,addr=1e"]);
+        }
         for disk in &self.disks {
             let serial = disk.serial;
             qemu.arg("-drive").arg(format!(
                 "if=none,id={serial},format=raw,file={}",
                 dir.join(format!("{serial}.img")).display()
             ));
-            let shared = self
+            let others = self
                 .disks
                 .iter()
                 .any(|other| other.device == disk.device && other.function != disk.function);
-            qemu.arg("-device").arg(format!(
-                "nvme,drive={serial},serial={serial},addr={:x}.{}{}",
-                disk.device,
-                disk.function,
-                if shared { ",multifunction=on" } else { "" }
-            ));
+            for device in disk.devices(others) {
+                qemu.arg("-device").arg(device);
+            }
+        }
+        for argument in &self.extra {
+            qemu.arg(argument.replace("{dir}", &dir.display().to_string()));
         }
         qemu.arg("-kernel").arg(kernel);
         qemu.arg("-initrd").arg(dir.join("l1.cpio"));

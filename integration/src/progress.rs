@@ -1,16 +1,21 @@
 //! Long steps, shown: a spinner on a terminal, two plain lines elsewhere.
 //! A step says what it does when it starts and how long it took when it ends.
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often a step that is not on a terminal says where it is.
+const EVERY: Duration = Duration::from_secs(30);
 
 /// One step under way.
 #[derive(Debug)]
 pub struct Step {
     what: String,
     started: Instant,
+    said: Cell<Instant>,
     bar: Option<ProgressBar>,
 }
 
@@ -32,14 +37,22 @@ impl Step {
         Self {
             what,
             started: Instant::now(),
+            said: Cell::new(Instant::now()),
             bar,
         }
     }
 
-    /// Shows where the step is, on a terminal.
+    /// Shows where the step is: at once on a terminal, now and then elsewhere.
     pub fn at(&self, detail: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}: {detail}", self.what));
+        } else if self.said.get().elapsed() >= EVERY {
+            self.said.set(Instant::now());
+            eprintln!(
+                "  {}: {detail}, after {} s",
+                self.what,
+                self.started.elapsed().as_secs()
+            );
         }
     }
 

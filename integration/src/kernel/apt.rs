@@ -17,7 +17,7 @@ const META: &str = "linux-image-cloud-amd64";
 pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     if host::program("apt-get").is_none() {
         return Err(Error::cannot_run(
-            "stock kernels come from Debian's packages, and this machine has no apt-get",
+            "the lab's kernels come from Debian's packages, and this machine has no apt-get",
             "run the lab on Debian 12 or newer",
         ));
     }
@@ -26,7 +26,9 @@ pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf
             .and_then(|()| attempt(choice, cache, work))
             .map_err(|second| {
                 Error::cannot_run(
-                    format!("no stock kernel could be downloaded: {first}; after apt-get update: {second}"),
+                    format!(
+                        "no kernel could be downloaded: {first}; after apt-get update: {second}"
+                    ),
                     "check the network and /etc/apt/sources.list, then: apt-get update",
                 )
             })
@@ -47,16 +49,18 @@ fn update() -> Result<()> {
 }
 
 fn attempt(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
-    let image = match choice {
-        Choice::Stock => META.to_owned(),
-        Choice::Newest => newest(&host::output(
-            Command::new("apt-cache").args(["pkgnames", "linux-image-"]),
-        )?)
-        .ok_or_else(|| Error::failed("the package lists name no cloud kernel"))?,
+    let newest = |prefix: &str, suffix: &str| {
+        let names = host::output(Command::new("apt-cache").args(["pkgnames", prefix]))?;
+        newest(&names, prefix, suffix)
+            .ok_or_else(|| Error::failed(format!("the package lists name no {prefix}…{suffix}")))
     };
-    let names = resolve(&image)?;
+    let names = match choice {
+        Choice::Stock => resolve(META)?,
+        Choice::Newest => resolve(&newest("linux-image-", "-cloud-amd64")?)?,
+        Choice::Lab => vec![newest("linux-source-", "")?],
+    };
     let file = file_name(&names[0])?;
-    let key = file.trim_end_matches(".deb");
+    let key = choice.key(file.trim_end_matches(".deb"));
     if cache.join(key).join("vmlinuz").is_file() {
         return Ok(vec![work.join(file)]);
     }
@@ -141,14 +145,12 @@ fn file_name(package: &str) -> Result<String> {
         .ok_or_else(|| Error::failed(format!("apt-get names no file to download for {package}")))
 }
 
-/// The cloud kernel with the highest version among package names.
-fn newest(names: &str) -> Option<String> {
+/// The package with the highest version between a prefix and a suffix.
+fn newest(names: &str, prefix: &str, suffix: &str) -> Option<String> {
     names
         .lines()
         .filter_map(|name| {
-            let version = name
-                .strip_prefix("linux-image-")?
-                .strip_suffix("-cloud-amd64")?;
+            let version = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
             let plain = version.starts_with(|c: char| c.is_ascii_digit())
                 && !version.contains("-rt")
                 && !version.contains("rc");
@@ -181,11 +183,17 @@ mod tests {
                      linux-image-6.12-cloud-amd64\n\
                      linux-image-cloud-amd64\n\
                      linux-image-9.0-amd64\n";
+        let cloud = |names| newest(names, "linux-image-", "-cloud-amd64");
         assert_eq!(
-            newest(names).as_deref(),
+            cloud(names).as_deref(),
             Some("linux-image-6.12.117+deb12-cloud-amd64")
         );
-        assert_eq!(newest("linux-image-cloud-amd64\n"), None);
+        assert_eq!(cloud("linux-image-cloud-amd64\n"), None);
+        let names = "linux-source\nlinux-source-6.9\nlinux-source-6.12\nlinux-source-7.0-rc3\n";
+        assert_eq!(
+            newest(names, "linux-source-", "").as_deref(),
+            Some("linux-source-6.12")
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use lab::scenario::{Image, Scenario};
 use lab::transcript::number;
 use lab::{Error, Result};
 
-use lab::expect::{back_with_guest_text, exit, expect, guest, run, worked, worked_by};
+use lab::expect::{back_with_guest_text, ended_well, exit, expect, guest, run, worked, worked_by};
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -27,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
             Choice::Newest,
             Image::Vmlinux,
         ),
+        by_each_interface(),
         by_its_pin(),
         four_cpus_four_gib(),
         two_disks(),
@@ -56,6 +57,44 @@ fn one_disk(name: &'static str, kernel: Choice, image: Image) -> Scenario {
             let run = run(outcome, 0)?;
             exit(&run, 0)?;
             worked(outcome, &run, &disk)?;
+            back_with_guest_text(outcome, &disk)
+        }),
+    }
+}
+
+/// The same by both interfaces to the IOMMU, one after the other, and by that which `auto` takes.
+fn by_each_interface() -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    let mut script = format!("bind_vfio {bdf}\n");
+    for iommu in ["container", "iommufd", "auto"] {
+        script.push_str(&format!(
+            "run_vmm -v --kernel bzImage --initrd initrd --memory 512M --iommu {iommu} \
+             --cmdline 'quiet panic=-1' --vfio {bdf}\n"
+        ));
+    }
+    script.push_str(&format!("give_back {bdf}\n"));
+    Scenario {
+        name: "nvme_by_container_by_iommufd_and_by_auto",
+        machine: Machine::with_disks(std::slice::from_ref(&disk)),
+        kernel: Choice::Lab,
+        image: Image::BzImage,
+        script,
+        limit: LIMIT,
+        check: Box::new(move |outcome| {
+            for (index, iommufd) in [(0, false), (1, true), (2, true)] {
+                let run = run(outcome, index)?;
+                ended_well(&run)?;
+                worked(outcome, &run, &disk)?;
+                let said = run.messages().any(|line| line.contains("by iommufd"));
+                expect(said == iommufd, || {
+                    format!(
+                        "\"{}\" {} iommufd",
+                        run.command(),
+                        if said { "took" } else { "did not take" }
+                    )
+                })?;
+            }
             back_with_guest_text(outcome, &disk)
         }),
     }

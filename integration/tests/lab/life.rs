@@ -1,4 +1,4 @@
-//! How a guest's life ends and begins again: reboot, triple fault, and a signal to mini-vmm.
+//! How a guest's life ends and begins again: reboots, triple fault, and signals to mini-vmm.
 //! Each time the disk must work afterwards, in the guest or back on the host.
 
 use std::time::Duration;
@@ -8,12 +8,25 @@ use lab::kernel::Choice;
 use lab::machine::Machine;
 use lab::scenario::{Image, Scenario};
 
-use lab::expect::{back, back_with_guest_text, exit, expect, read, run, worked};
+use lab::expect::{back, back_with_guest_text, ended_well, exit, expect, read, run, worked};
+use lab::transcript::{number, value};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// How often the guest boots in one run.
+const BOOTS: u64 = 10;
+
+/// What an allocator may keep; eight boots that lose a page each would be over it.
+const MOST_GROWTH_KIB: u64 = 28;
+
 pub fn all() -> Vec<Scenario> {
-    vec![reboot(), no_reboot(), terminated()]
+    vec![
+        reboot(),
+        many_reboots(),
+        no_reboot(),
+        terminated(),
+        killed(),
+    ]
 }
 
 fn scenario(
@@ -68,6 +81,62 @@ fn reboot() -> Scenario {
             back_with_guest_text(outcome, &disk)
         }),
     )
+}
+
+/// Many boots in one process: each works, and the last leaves the VMM with as much as the second.
+fn many_reboots() -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    let script = format!(
+        "bind_vfio {bdf}\n\
+         start_vmm --kernel bzImage --initrd initrd --memory 256M \
+         --cmdline 'quiet panic=-1 lab.act=reboot-{BOOTS}' --vfio {bdf}\n\
+         await 'boot=2' 60\nheld early\n\
+         await 'boot={BOOTS}' 150\nheld late\n\
+         wait_vmm\ngive_back {bdf}\n"
+    );
+    Scenario {
+        kernel: Choice::Lab,
+        ..scenario(
+            "nothing_is_lost_over_many_reboots",
+            &disk.clone(),
+            script,
+            Box::new(move |outcome| {
+                let run = run(outcome, 0)?;
+                ended_well(&run)?;
+                let counted: Vec<_> = run.guest("counted").collect();
+                for (n, fact) in (1..=BOOTS).zip(&counted) {
+                    expect(
+                        value(fact, "serial") == Some(disk.serial)
+                            && number(fact, "boot") == Some(n)
+                            && number(fact, "interrupts").is_some_and(|n| n > 0),
+                        || format!("boot {n} found the disk otherwise than it should: {fact}"),
+                    )?;
+                }
+                expect(counted.len() as u64 == BOOTS, || {
+                    format!("{} of {BOOTS} boots worked", counted.len())
+                })?;
+                let held = |when: &str, what: &str| {
+                    let fact = run.lab("held").find(|fact| fact.starts_with(when));
+                    fact.and_then(|fact| number(fact, what)).unwrap_or(0)
+                };
+                for what in ["fds", "maps", "threads"] {
+                    let [early, late] = ["early", "late"].map(|when| held(when, what));
+                    expect(early > 0 && early == late, || {
+                        format!(
+                            "mini-vmm holds {late} {what} in boot {BOOTS}, and held {early} in boot 2"
+                        )
+                    })?;
+                }
+                // The guest's RAM is all there from the start, so what is more is mini-vmm's own.
+                let [early, late] = ["early", "late"].map(|when| held(when, "rss"));
+                expect(early > 0 && late <= early + MOST_GROWTH_KIB, || {
+                    format!("mini-vmm's memory grew from {early} KiB to {late} KiB")
+                })?;
+                back(outcome, &disk)
+            }),
+        )
+    }
 }
 
 fn no_reboot() -> Scenario {
@@ -132,4 +201,43 @@ fn terminated() -> Scenario {
             back(outcome, &disk)
         }),
     )
+}
+
+/// SIGKILL in the middle of DMA leaves nothing behind: another run has the device at once, the other
+/// interface to the IOMMU too, and after all of them the host's driver has it.
+fn killed() -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    let mut script = format!("bind_vfio {bdf}\n");
+    for iommu in ["container", "iommufd"] {
+        let vmm = format!(
+            "mini-vmm --kernel bzImage --initrd initrd --memory 512M --iommu {iommu} --vfio {bdf}"
+        );
+        script.push_str(&format!(
+            "start_as '' {vmm} --cmdline 'quiet panic=-1 lab.act=loop'\n\
+             await 'L2: looping' 90\nsleep 0.5\nkill -KILL $vmm_pid\nwait_vmm\n\
+             run_as '' {vmm} --cmdline 'quiet panic=-1'\n"
+        ));
+    }
+    script.push_str(&format!("give_back {bdf}\n"));
+    Scenario {
+        kernel: Choice::Lab,
+        ..scenario(
+            "a_killed_vmm_leaves_nothing_behind",
+            &disk.clone(),
+            script,
+            Box::new(move |outcome| {
+                for index in [0, 2] {
+                    let killed = run(outcome, index)?;
+                    // 128 and SIGKILL's number
+                    exit(&killed, 137)?;
+                    read(&killed, &disk)?;
+                    let next = run(outcome, index + 1)?;
+                    ended_well(&next)?;
+                    worked(outcome, &next, &disk)?;
+                }
+                back_with_guest_text(outcome, &disk)
+            }),
+        )
+    }
 }

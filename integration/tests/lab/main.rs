@@ -1,7 +1,10 @@
 //! The lab's scenarios as tests: `cargo test -p lab` lists, filters and reports them.
 //! Without what the lab needs they are skipped, with the reason; MINI_VMM_REQUIRE=1 makes that fail.
 
+mod affinity;
+mod devices;
 mod disks;
+mod groups;
 mod life;
 mod refusals;
 mod requests;
@@ -31,6 +34,9 @@ fn main() -> ExitCode {
     args.test_threads.get_or_insert(THREADS);
     let scenarios: Vec<Scenario> = disks::all()
         .into_iter()
+        .chain(affinity::all())
+        .chain(devices::all())
+        .chain(groups::all())
         .chain(life::all())
         .chain(requests::all())
         .chain(refusals::all())
@@ -39,7 +45,11 @@ fn main() -> ExitCode {
         None
     } else {
         eprintln!("preparing the lab");
-        Some(Arc::new(Lab::prepare(&[Choice::Stock, Choice::Newest])))
+        Some(Arc::new(Lab::prepare(&[
+            Choice::Stock,
+            Choice::Newest,
+            Choice::Lab,
+        ])))
     };
     let repeats = Arc::new(Repeats::default());
     let mut trials: Vec<Trial> = scenarios

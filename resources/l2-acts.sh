@@ -1,0 +1,233 @@
+# What L2's /init can be asked to do after it has worked its disks: one function an act.
+# An act ends with `act` set to poweroff or reboot.
+
+# Reboots until the disk has counted to $1; says and does nothing else, so that a boot is short.
+count_boots() {
+	wait_for_disks >/run/disks
+	read -r _ disk name </run/disks
+	boot=$(text_at "$disk" 3072)
+	boot=$((${boot#boot } + 1))
+	before=$(interrupts "$name")
+	serial=$(serial_of "$disk")
+	put_text_at "$disk" 3072 "boot $boot" || say "write-failed $serial"
+	say "counted serial=$serial interrupts=$(($(interrupts "$name") - before)) boot=$boot"
+	complain
+	# L1 looks at the VMM meanwhile.
+	sleep 0.3
+	if [ "$boot" -lt "$1" ]; then
+		reboot -f
+	fi
+	say "done poweroff"
+	poweroff -f
+}
+
+reboot_once() {
+	set -- $disks
+	if [ "$(text_at "$1" 3072)" = "boot 1" ]; then
+		act=poweroff
+	else
+		put_text_at "$1" 3072 "boot 1"
+		act=reboot
+	fi
+}
+
+read_for_ever() {
+	set -- $disks
+	say looping
+	while dd if="$1" of=/dev/null bs=4096 count=256 iflag=direct 2>/dev/null; do :; done
+	say "loop-failed"
+}
+
+# The marks are short: their own characters are exits that the measurement sees.
+measure_reads() {
+	set -- $disks
+	sleep 1
+	echo M1
+	sleep 1
+	for _ in $(seq 10); do
+		dd if="$1" of=/dev/null bs=4096 count=2048 iflag=direct 2>/dev/null || say "read-failed"
+	done
+	echo M2
+	sleep 1
+	act=poweroff
+}
+
+# Each CPU has a queue and a vector of its own: what it asks for, it is told of.
+queue_on_each_cpu() {
+	set -- $disks
+	name=$(basename "$1" | sed 's/n1$/q/')
+	for cpu in $(seq 0 $(($(nproc) - 1))); do
+		queue=$name$((cpu + 1))
+		here=$(interrupts "$queue" "$cpu")
+		all=$(interrupts "$name")
+		taskset "$(printf %x $((1 << cpu)))" dd if="$1" of=/dev/null bs=4096 count=200 iflag=direct 2>/dev/null ||
+			say "read-failed cpu $cpu"
+		say "queue $queue cpu=$cpu here=$(($(interrupts "$queue" "$cpu") - here)) all=$(($(interrupts "$name") - all))"
+		# The kernel keeps these where they are: it says so by refusing.
+		if echo 1 >"/proc/irq/$(irq_of "$queue")/smp_affinity" 2>/dev/null; then
+			say "moved-queue $queue"
+		fi
+	done
+
+	# The admin queue may be moved. All CPUs read meanwhile.
+	for cpu in $(seq 0 $(($(nproc) - 1))); do
+		taskset "$(printf %x $((1 << cpu)))" dd if="$1" of=/dev/null bs=4096 skip=256 count=3000 iflag=direct 2>/dev/null ||
+			say "read-failed cpu $cpu"
+	done &
+	controller=$(echo "${name%q}")
+	for round in 1 2 3; do
+		for cpu in $(seq 0 $(($(nproc) - 1))); do
+			move_and_poke "${name}0" "$cpu" "echo 1 >/sys/class/nvme/$controller/rescan_controller"
+		done
+	done
+	wait
+	act=poweroff
+}
+
+# move_and_poke NAME CPU COMMAND: moves an interrupt, and makes it happen until it is seen there.
+move_and_poke() {
+	echo "$(printf %x $((1 << $2)))" >"/proc/irq/$(irq_of "$1")/smp_affinity" || fail "cannot move $1"
+	before=$(interrupts "$1" "$2")
+	for try in $(seq 40); do
+		eval "$3"
+		if [ "$(interrupts "$1" "$2")" -gt "$before" ]; then
+			say "moved $1 cpu=$2 tries=$try"
+			return
+		fi
+		usleep 50000
+	done
+	fail "no interrupt of $1 came to CPU $2"
+}
+
+# One interrupt is moved round and round while the disk is read; each read must still be heard of.
+move_while_reading() {
+	set -- $disks
+	read -r _ _ name </run/disks
+	irq=$(irq_of "$name")
+	before=$(interrupts "$name")
+	dd if="$1" of=/dev/null bs=4096 count=4000 iflag=direct 2>/dev/null || say "read-failed" &
+	reader=$!
+	moves=0
+	while kill -0 "$reader" 2>/dev/null; do
+		echo "$(printf %x $((1 << (moves % $(nproc)))))" >"/proc/irq/$irq/smp_affinity" || fail "cannot move $name"
+		moves=$((moves + 1))
+		usleep 5000
+	done
+	wait
+	say "churned moves=$moves reads=4000 interrupts=$(($(interrupts "$name") - before))"
+	for cpu in $(seq 0 $(($(nproc) - 1))); do
+		say "heard cpu=$cpu interrupts=$(interrupts "$name" "$cpu")"
+	done
+	act=poweroff
+}
+
+# Packets both ways: pings of full size, and a file whose content is known.
+talk_to_the_network() {
+	ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
+	for _ in $(seq 100); do
+		[ "$(cat /sys/class/net/eth0/carrier)" != 1 ] || break
+		sleep 0.1
+	done
+	say "carrier $(cat /sys/class/net/eth0/carrier)"
+	grep eth0 /proc/interrupts | while read -r line; do say "irq $line"; done
+	before=$(interrupts eth0)
+	say "ping $(ping -q -A -c 200 -s 1400 -w 30 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p')"
+	say "net-interrupts before=$before after=$(interrupts eth0)"
+	tftp -g -b 1400 -r numbers -l /tmp/numbers 10.0.2.2 || fail "the file did not come"
+	if seq 40000 | cmp -s - /tmp/numbers; then
+		say "file same bytes=$(wc -c </tmp/numbers)"
+	else
+		say "file other bytes=$(wc -c </tmp/numbers)"
+	fi
+	act=poweroff
+}
+
+# Memory in a BAR: what the host wrote is here, and what is written here the host will find.
+share_memory() {
+	bdf=$(function_of 0x1af4:0x1110)
+	echo 1 >"$sys/$bdf/enable"
+	bar=$(bar_of "$bdf" 2)
+	for at in 0 4096 1048572; do
+		say "shared $at $(devmem $((bar + at)) 32)"
+		devmem $((bar + at)) 32 $((0x600d0000 + at))
+		say "shared-now $at $(devmem $((bar + at)) 32)"
+	done
+	act=poweroff
+}
+
+# write_command BDF BYTES: the COMMAND register, both bytes at once.
+write_command() {
+	printf "$2" | dd of="$sys/$1/config" bs=2 seek=2 count=1 conv=notrunc 2>/dev/null || fail "cannot write COMMAND"
+}
+
+# QEMU's teaching device: a register that counts factorials, a buffer to copy to and from by DMA,
+# and an interrupt on request. docs/specs/edu in QEMU's source.
+do_sums() {
+	bdf=$(function_of 0x1234:0x11e8)
+	echo "1234 11e8" >/sys/bus/pci/drivers/uio_pci_generic/new_id
+	say "edu driver=$(driver_of "$bdf")"
+	bar=$(bar_of "$bdf" 0)
+	reg() { devmem $((bar + $1)) 32 $2; }
+
+	reg 4 0x12345678
+	say "inverted $(reg 4)"
+	for n in 5 12; do
+		reg 8 $n
+		for _ in $(seq 50); do
+			[ $(($(reg 0x20) & 1)) != 0 ] || break
+			usleep 20000
+		done
+		say "factorial of=$n is=$(($(reg 8)))"
+	done
+
+	# The kernel masks the pin at each interrupt by INTx-disable; it is opened by hand again.
+	for round in 1 2 3; do
+		timeout 5 dd if=/dev/uio0 of=/dev/null bs=4 count=1 2>/dev/null &
+		waiting=$!
+		usleep 200000
+		reg 0x60 $round
+		wait $waiting || fail "interrupt $round never came"
+		say "pin round=$round status=$(($(reg 0x24))) command=$(hexdump -s 4 -n 2 -e '"%04x"' "$sys/$bdf/config")"
+		reg 0x64 $round
+		write_command "$bdf" '\002\000'
+	done
+	say "pin-interrupts $(interrupts uio_pci_generic)"
+
+	# 256 bytes of memory that the kernel leaves alone (memmap= on its command line) to the device's
+	# buffer, and from there back to another place.
+	from=$((0x8000000))
+	to=$((0x8008000))
+	for at in $(seq 0 4 252); do
+		devmem $((from + at)) 32 $((0x5eed0000 + at))
+		devmem $((to + at)) 32 0
+	done
+	# copy FROM TO COMMAND
+	copy() {
+		devmem $((bar + 0x80)) 64 $1
+		devmem $((bar + 0x88)) 64 $2
+		devmem $((bar + 0x90)) 64 256
+		devmem $((bar + 0x98)) 64 $3
+		for _ in $(seq 50); do
+			[ $(($(devmem $((bar + 0x98)) 64) & 1)) != 0 ] || return 0
+			usleep 20000
+		done
+		fail "the copy did not end"
+	}
+	same() {
+		n=0
+		for at in $(seq 0 4 252); do
+			[ $(($(devmem $((to + at)) 32))) != $((0x5eed0000 + at)) ] || n=$((n + 1))
+		done
+		echo $n
+	}
+	# With bus mastering off nothing may move; with it on, all must.
+	write_command "$bdf" '\002\000'
+	copy $from $((0x40000)) 1
+	copy $((0x40000)) $to 3
+	say "dma-off words=$(same)"
+	write_command "$bdf" '\006\000'
+	copy $from $((0x40000)) 1
+	copy $((0x40000)) $to 3
+	say "dma-on words=$(same)"
+	act=poweroff
+}
