@@ -250,7 +250,9 @@ fn set_mode(mode: &libc::termios) -> io::Result<()> {
 /// Whether the terminal is ours: a job in the background would be stopped for touching it.
 fn in_foreground() -> bool {
     // SAFETY: neither call has a precondition.
-    unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) == libc::getpgrp() }
+    let (owner, ours) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
+    // Who has no job control, as on a terminal that is not the controlling one, is not stopped.
+    owner < 0 || owner == ours
 }
 
 /// Standard output without a buffer: a guest's prompt has no newline. Each write is one system call

@@ -78,7 +78,7 @@
 //! machine ─► memory::ram          reserve, 1 GiB-congruent; huge pages; populate on all CPUs
 //!         ─► memory               one address space
 //!              ├─► memory::kvm_slots    KVM_SET_USER_MEMORY_REGION
-//!              └─► memory::dma ─► vfio::container    VFIO_IOMMU_MAP_DMA: I/O address = guest address
+//!              └─► memory::dma ─► vfio::mapper       VFIO_IOMMU_MAP_DMA: I/O address = guest address
 //! ```
 //!
 //! The guest programs its device with guest-physical addresses; the IOMMU translates them to the

@@ -1,15 +1,15 @@
 //! The composition root: reads top to bottom as the boot order.
 
 mod error;
+mod notices;
+mod parts;
 
-use std::io;
-use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::thread;
 
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use tracing::{debug, info, warn};
+use kvm_ioctls::VmFd;
+use tracing::{debug, info};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::cpu_state::CpuState;
@@ -18,29 +18,28 @@ use crate::bus::Bus;
 use crate::config::VmConfig;
 use crate::devices::power::{self, Power};
 use crate::devices::serial::{self, Output, Serial};
-use crate::host::memory::HostMemory;
 use crate::host::sysfs::Sysfs;
 use crate::interrupt::service::Service;
-use crate::interrupt::{Router, irqchip, irqfd};
+use crate::interrupt::{Router, irqchip};
 use crate::layout::{self, Layout, Range};
 use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
 use crate::memory::dma::Dma;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::memory::ram::Ram;
 use crate::memory::{AddressSpace, MemoryListener};
-use crate::observe::progress::Progress;
 use crate::observe::stats::ExitCounters;
 use crate::pci::bar::Bars;
 use crate::pci::config_io::{self, ConfigPorts, Ecam};
 use crate::pci::place::{self, Windows};
 use crate::pci::{Bdf, RootBus};
-use crate::vcpu::{self, Running, Vcpu, cpuid};
-use crate::vfio::device::{Device, Irq, SharedDevice};
+use crate::vcpu::{self, Running, Vcpu};
+use crate::vfio;
+use crate::vfio::device::SharedDevice;
 use crate::vfio::function::{Surroundings, VfioFunction};
-use crate::vfio::{self, Opened};
 
 pub use error::MachineError;
 use error::kvm_call;
+use parts::{bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate};
 
 /// INTA of a slot, counted from 0 as `_PRT` does.
 const INTA: u32 = 0;
@@ -231,67 +230,6 @@ impl Machine {
         Ok(bdf)
     }
 
-    /// Listens to what VFIO has to say about the device itself.
-    fn watch(
-        &mut self,
-        device: &SharedDevice,
-        function: &Arc<VfioFunction>,
-    ) -> Result<(), MachineError> {
-        let name = device.name().to_string();
-        let failed = Arc::downgrade(function);
-        let on_error = move || {
-            warn!("{name} has failed: the guest sees it no more, and lives on");
-            if let Some(function) = failed.upgrade() {
-                function.fence();
-            }
-        };
-        let name = device.name().to_string();
-        let wanted = Arc::downgrade(function);
-        let (space, dma) = (Arc::clone(&self.around.space), self.dma.clone());
-        let in_use = Arc::clone(&self.in_use);
-        in_use.fetch_add(1, Ordering::Relaxed);
-        // The host asks again until it has the device; only the first time counts.
-        let given = AtomicBool::new(false);
-        let on_request = move || {
-            if given.swap(true, Ordering::Relaxed) {
-                return;
-            }
-            warn!("the host wants {name} back: the guest loses it, and lives on");
-            let Some(function) = wanted.upgrade() else {
-                return;
-            };
-            function.fence();
-            // The IOMMU's maps go with the last device that has them.
-            if in_use.fetch_sub(1, Ordering::Relaxed) == 1
-                && let Some(dma) = &dma
-            {
-                space.unsubscribe(dma);
-            }
-            function.release();
-        };
-        self.watch_one(device, Irq::Error, on_error)?;
-        self.watch_one(device, Irq::Request, on_request)
-    }
-
-    fn watch_one(
-        &mut self,
-        device: &SharedDevice,
-        irq: Irq,
-        handler: impl Fn() + Send + Sync + 'static,
-    ) -> Result<(), MachineError> {
-        if device.irq(irq).is_none() {
-            return Ok(());
-        }
-        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
-            .map_err(MachineError::Descriptors)?;
-        self.service
-            .watch(&event, handler)
-            .map_err(MachineError::Descriptors)?;
-        device.set_events(irq, 0, &[Some(irqfd::borrow(&event))])?;
-        self.notices.push(event);
-        Ok(())
-    }
-
     /// Gives every BAR its first address, as firmware does.
     fn place_bars(&self) -> Result<(), MachineError> {
         let mut bars: Vec<(Bdf, Bars)> = self
@@ -413,95 +351,4 @@ impl Drop for Machine {
         }
         self.functions.clear();
     }
-}
-
-fn open_kvm() -> Result<Kvm, MachineError> {
-    let kvm =
-        Kvm::new().map_err(|e| MachineError::NoKvm(io::Error::from_raw_os_error(e.errno())))?;
-    let version = kvm.get_api_version();
-    if version != kvm_bindings::KVM_API_VERSION as i32 {
-        return Err(MachineError::KvmVersion(version));
-    }
-    let needed = [
-        (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-        (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-        (Cap::Irqfd, "KVM_CAP_IRQFD"),
-        (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
-        (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
-    ];
-    match needed
-        .into_iter()
-        .find(|(cap, _)| !kvm.check_extension(*cap))
-    {
-        Some((_, name)) => Err(MachineError::KvmLacks(name)),
-        None => Ok(kvm),
-    }
-}
-
-/// Memory that the host has not would end in somebody's process being killed: say so first. With a
-/// device all of it is pinned; without, pages appear as they are touched.
-fn check_memory(memory: u64, pinned: bool) -> Result<(), MachineError> {
-    match HostMemory::read() {
-        Some(host) if memory > host.total || (pinned && memory > host.available) => {
-            Err(MachineError::HostMemory {
-                asked: memory,
-                host,
-                pinned,
-            })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn populate(ram: &Ram) -> Result<(), MachineError> {
-    let threads = thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(16);
-    let progress = Progress::new("preparing the guest's memory", ram.size());
-    ram.populate(threads, &|done| progress.set(done))?;
-    Ok(())
-}
-
-fn make_vcpus(
-    kvm: &Kvm,
-    vm: &VmFd,
-    supported: &kvm_bindings::CpuId,
-    cpus: u32,
-) -> Result<Vec<Vcpu>, MachineError> {
-    let msrs = kvm
-        .get_msr_index_list()
-        .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;
-    let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
-    (0..cpus)
-        .map(|id| {
-            let vcpu = Vcpu::new(
-                vm,
-                id,
-                |fd| {
-                    let tsc_khz = fd.get_tsc_khz().ok();
-                    Ok(cpuid::for_vcpu(supported, id, cpus, tsc_khz, tsc_deadline)?)
-                },
-                msrs.as_slice(),
-            )?;
-            Ok(vcpu)
-        })
-        .collect()
-}
-
-fn make_serial(router: &Router, output: Output) -> Result<Arc<Serial>, MachineError> {
-    let event =
-        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Descriptors)?;
-    router.attach(&event, layout::GSI_SERIAL)?;
-    Ok(Arc::new(
-        Serial::new(event, output).map_err(MachineError::Descriptors)?,
-    ))
-}
-
-/// An upper bound of what 64-bit BARs take: everything.
-fn bytes_of_bars(opened: &Opened) -> u64 {
-    let regions = opened
-        .devices
-        .iter()
-        .flat_map(|d| (0..6).map(|i| d.region(i).size));
-    regions.fold(0, u64::saturating_add)
 }

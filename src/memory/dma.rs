@@ -12,6 +12,7 @@ use tracing::{debug, error, info};
 use super::{MemoryError, MemoryListener, Region, RegionKind};
 use crate::layout::Range;
 use crate::observe::limit::RateLimit;
+use crate::observe::report::sentence;
 use crate::sys::memlock_limit;
 
 /// Why the IOMMU did not map guest memory.
@@ -165,7 +166,10 @@ impl MemoryListener for Dma {
             (Err(e), RegionKind::Ram) => Err(e.into()),
             (Err(e), RegionKind::Device) => {
                 if self.limit.allow() {
-                    info!("no peer-to-peer DMA to the BAR at {iova:#x}: {e}");
+                    info!(
+                        "no peer-to-peer DMA to the BAR at {iova:#x}: {}",
+                        sentence(&e)
+                    );
                 }
                 Ok(())
             }

@@ -1,76 +1,29 @@
-//! The group and container path: one type 1 IOMMU container for all devices of the VM
+//! The group and container path: what one type 1 IOMMU container for all devices can map
 //! (Documentation/driver-api/vfio.rst).
 
 use std::io;
-use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_TYPE,
     vfio_iommu_type1_info,
 };
-use vfio_ioctls::{VfioContainer, VfioError};
+use vfio_ioctls::VfioContainer;
 use vmm_sys_util::ioctl::ioctl_with_mut_ptr;
 use vmm_sys_util::ioctl_io_nr;
 
 use crate::layout::Range;
-use crate::memory::dma::DmaMapper;
 
 ioctl_io_nr!(VFIO_IOMMU_GET_INFO, VFIO_TYPE.into(), VFIO_BASE + 12);
 
 /// The most bytes of capabilities that are read; the kernel's chain is a few hundred.
 const MAX_INFO: usize = 64 << 10;
 
-/// Maps guest memory through a container that has its IOMMU set.
-pub struct ContainerMapper {
-    container: Arc<VfioContainer>,
-    ranges: Vec<Range>,
-}
-
-impl ContainerMapper {
-    /// Takes a container to which a group belongs already (only then it has an IOMMU) and asks it
-    /// for the address ranges it can map.
-    ///
-    /// # Errors
-    /// The errno of VFIO_IOMMU_GET_INFO.
-    pub fn new(container: Arc<VfioContainer>) -> io::Result<Self> {
-        let ranges = iova_ranges(&container)?;
-        Ok(Self { container, ranges })
-    }
-}
-
-impl DmaMapper for ContainerMapper {
-    fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()> {
-        // SAFETY: the address space keeps the host pages until the map is taken away, and no Rust
-        // reference into guest memory exists: all access is volatile, through vm-memory.
-        unsafe {
-            self.container
-                .vfio_dma_map(iova, size as usize, host as *mut u8)
-        }
-        .map_err(errno)
-    }
-
-    fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
-        self.container
-            .vfio_dma_unmap(iova, size as usize)
-            .map_err(errno)
-    }
-
-    fn iova_ranges(&self) -> &[Range] {
-        &self.ranges
-    }
-}
-
-fn errno(error: VfioError) -> io::Error {
-    match error {
-        VfioError::IommuDmaMap(e) | VfioError::IommuDmaUnmap(e) => {
-            io::Error::from_raw_os_error(e.errno())
-        }
-        other => io::Error::other(other),
-    }
-}
-
-/// Reads `struct vfio_iommu_type1_info` with its capability chain.
-fn iova_ranges(container: &VfioContainer) -> io::Result<Vec<Range>> {
+/// The I/O addresses that a container can map, asked of `struct vfio_iommu_type1_info` and its
+/// capability chain. A group must have joined: only then the container has an IOMMU.
+///
+/// # Errors
+/// The errno of VFIO_IOMMU_GET_INFO.
+pub fn iova_ranges(container: &VfioContainer) -> io::Result<Vec<Range>> {
     const HEADER: usize = size_of::<vfio_iommu_type1_info>();
     let mut buffer = vec![0u64; HEADER.div_ceil(8)];
     loop {

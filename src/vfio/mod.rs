@@ -16,6 +16,7 @@ pub mod function;
 mod handle;
 pub mod interrupts;
 pub mod iommufd;
+pub mod mapper;
 mod placement;
 mod trap;
 
@@ -35,10 +36,9 @@ use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioIommufd, VfioOps}
 use crate::config::Iommu;
 use crate::memory::dma::DmaMapper;
 use candidate::Candidate;
-use container::ContainerMapper;
 use device::VfioFile;
 use handle::Handle;
-use iommufd::IommufdMapper;
+use mapper::Mapper;
 
 pub use candidate::find;
 pub use error::VfioError;
@@ -190,10 +190,11 @@ impl Interface {
 
     /// Once the devices are open: only then is it known what can be mapped.
     fn mapper(self) -> io::Result<Arc<dyn DmaMapper>> {
-        Ok(match self {
-            Self::Container(container) => Arc::new(ContainerMapper::new(container)?),
-            Self::Iommufd(iommufd) => Arc::new(IommufdMapper::new(iommufd)?),
-        })
+        let (ranges, ops): (_, Arc<dyn VfioOps>) = match self {
+            Self::Container(container) => (container::iova_ranges(&container)?, container),
+            Self::Iommufd(iommufd) => (iommufd::iova_ranges(&iommufd)?, iommufd),
+        };
+        Ok(Arc::new(Mapper::new(ops, ranges)))
     }
 }
 

@@ -36,6 +36,28 @@ pub fn all() -> Vec<Scenario> {
 }
 
 fn one_disk(name: &'static str, kernel: Choice, image: Image) -> Scenario {
+    disk_with(name, kernel, image, "", "MSI")
+}
+
+/// INTx: a guest that knows no MSI, and thousands of interrupts, none of which may stick.
+fn by_its_pin() -> Scenario {
+    disk_with(
+        "nvme_by_its_interrupt_pin",
+        Choice::Stock,
+        Image::BzImage,
+        "pci=nomsi lab.reads=4000",
+        "IO-APIC",
+    )
+}
+
+/// One disk in a guest with more `words` on its command line; its interrupts come by `controller`.
+fn disk_with(
+    name: &'static str,
+    kernel: Choice,
+    image: Image,
+    words: &'static str,
+    controller: &'static str,
+) -> Scenario {
     let disk = Disk::new("lab-disk", 5);
     let bdf = disk.bdf();
     let file = match image {
@@ -49,14 +71,15 @@ fn one_disk(name: &'static str, kernel: Choice, image: Image) -> Scenario {
         image,
         script: format!(
             "bind_vfio {bdf}\n\
-             run_vmm --kernel {file} --initrd initrd --memory 512M --cmdline 'quiet panic=-1' --vfio {bdf}\n\
+             run_vmm --kernel {file} --initrd initrd --memory 512M \
+             --cmdline 'quiet panic=-1 {words}' --vfio {bdf}\n\
              give_back {bdf}\n"
         ),
         limit: LIMIT,
         check: Box::new(move |outcome| {
             let run = run(outcome, 0)?;
             exit(&run, 0)?;
-            worked(outcome, &run, &disk)?;
+            worked_by(outcome, &run, &disk, controller)?;
             back_with_guest_text(outcome, &disk)
         }),
     }
@@ -95,31 +118,6 @@ fn by_each_interface() -> Scenario {
                     )
                 })?;
             }
-            back_with_guest_text(outcome, &disk)
-        }),
-    }
-}
-
-/// The same by INTx: a guest that knows no MSI, and thousands of interrupts, none of which may stick.
-fn by_its_pin() -> Scenario {
-    let disk = Disk::new("lab-disk", 5);
-    let bdf = disk.bdf();
-    Scenario {
-        name: "nvme_by_its_interrupt_pin",
-        machine: Machine::with_disks(std::slice::from_ref(&disk)),
-        kernel: Choice::Stock,
-        image: Image::BzImage,
-        script: format!(
-            "bind_vfio {bdf}\n\
-             run_vmm --kernel bzImage --initrd initrd --memory 512M \
-             --cmdline 'quiet panic=-1 pci=nomsi lab.reads=4000' --vfio {bdf}\n\
-             give_back {bdf}\n"
-        ),
-        limit: LIMIT,
-        check: Box::new(move |outcome| {
-            let run = run(outcome, 0)?;
-            exit(&run, 0)?;
-            worked_by(outcome, &run, &disk, "IO-APIC")?;
             back_with_guest_text(outcome, &disk)
         }),
     }
