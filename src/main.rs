@@ -63,7 +63,7 @@ fn log_to_stderr(verbosity: u8) {
     // vfio-ioctls logs each region over several lines; our own events say it shorter.
     let ours = Targets::new()
         .with_default(level)
-        .with_target("vfio_ioctls", LevelFilter::WARN);
+        .with_target("vfio_ioctls", LevelFilter::ERROR);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Stderr)
         .with_ansi(io::stderr().is_terminal())
