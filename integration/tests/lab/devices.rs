@@ -22,7 +22,6 @@ pub fn all() -> Vec<Scenario> {
         disk("sata_by_msi", sata(), "", "MSI"),
         disk("usb_stick_by_msix", usb(), "", "MSI"),
         network("network_by_msix", "", "MSIX"),
-        network("network_by_its_interrupt_pin", "pci=nomsi", "IO-APIC"),
         shared_memory(),
         sums(),
     ]
