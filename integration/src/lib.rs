@@ -1,24 +1,25 @@
 //! The lab: real PCI passthrough on a machine that has no IOMMU and no device to spare.
-//! QEMU emulates such a machine, a stock Debian kernel runs in it, and mini-vmm runs on that.
+//! QEMU emulates such a machine, a Debian kernel runs in it, and mini-vmm runs on that.
 //!
 //! ```text
 //!  L0  this host ── qemu-system-x86_64, plain emulation: no /dev/kvm, no root, no network needed
 //!  │
-//!  └─ L1  q35 with AMD SVM, an Intel IOMMU and NVMe disks (image files of L0)
-//!     │   a stock kernel with its own kvm-amd, vfio-pci and vfio_iommu_type1
-//!     │   /init is resources/l1-init.sh; it binds disks to vfio-pci and runs mini-vmm
+//!  └─ L1  q35 with AMD SVM, an Intel IOMMU and devices: disks (image files of L0), a network card, …
+//!     │   a kernel with its own kvm-amd, vfio-pci, and the container or iommufd
+//!     │   /init is resources/l1-init.sh; it binds devices to vfio-pci and runs mini-vmm
 //!     │
-//!     └─ L2  mini-vmm's guest: a stock kernel with its own nvme driver
-//!            the disk's registers mapped, its DMA through L1's IOMMU, its MSI-X through irqfds
+//!     └─ L2  mini-vmm's guest: the same kernel with its own drivers
+//!            the device's registers mapped, its DMA through L1's IOMMU, its interrupts through irqfds
 //!            /init is resources/l2-init.sh; it reads, writes and counts interrupts
+//!            (resources/l2-functions.sh), then does what the scenario asks (resources/l2-acts.sh)
 //! ```
 //!
 //! | module | what it knows |
 //! | --- | --- |
 //! | [`host`] | what L0 must have, and where things are kept |
-//! | [`kernel`] | stock kernels from Debian's packages, their modules, the ELF inside |
+//! | [`kernel`] | kernels from Debian's packages, and one built from its source; modules, the ELF inside |
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
-//! | [`disk`] | NVMe images with known content, and what a guest must have left in them |
+//! | [`disk`] | disks of four kinds with known content, and what a guest must have left in them |
 //! | [`machine`] | L1 as data, its QEMU command line, and running it with a time limit |
 //! | [`transcript`] | what was said, by whom and when |
 //! | [`scenario`] | one machine, one script, and what must be seen |
