@@ -20,8 +20,10 @@ pub fn all() -> Vec<Scenario> {
     let usb = || Disk::wired("usb-stick", 8, Wiring::Usb);
     vec![
         disk("sata_by_msi", sata(), "", "MSI"),
+        disk("sata_by_its_interrupt_pin", sata(), "pci=nomsi", "IO-APIC"),
         disk("usb_stick_by_msix", usb(), "", "MSI"),
         network("network_by_msix", "", "MSIX"),
+        network("network_by_its_interrupt_pin", "pci=nomsi", "IO-APIC"),
         shared_memory(),
         sums(),
     ]
