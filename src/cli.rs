@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
 
-use crate::config::{self, BASE_CMDLINE, DEFAULT_MEMORY, Iommu, MAX_CPUS, SizeError, VmConfig};
+use crate::config::{self, BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, MAX_CPUS, VmConfig};
 
 /// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.
 #[derive(Debug, Parser)]
@@ -50,8 +50,9 @@ pub struct Cli {
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
     memory: String,
 
-    /// PCI device to pass through: 01:00.0, 0000:01:00.0 or its path in /sys; may be repeated
-    #[arg(long, value_name = "ADDR", allow_hyphen_values = true)]
+    /// PCI device to pass through: 01:00.0, 0000:01:00.0 or its path in /sys; may be repeated.
+    /// Options: slot=DD[.F], the device number (and function) that the guest sees
+    #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 
     /// Interface to the IOMMU; auto is iommufd where the kernel has it, else container
@@ -94,9 +95,13 @@ impl Cli {
     /// The VM that the flags describe.
     ///
     /// # Errors
-    /// A memory size that cannot be used.
-    pub fn into_config(self) -> Result<VmConfig, SizeError> {
+    /// A memory size or an option of a device that cannot be used.
+    pub fn into_config(self) -> Result<VmConfig, ConfigError> {
         let memory = config::parse_memory(&self.memory)?;
+        let vfio = self.vfio.iter().map(|text| text.parse());
+        let vfio = vfio
+            .collect::<Result<_, _>>()
+            .map_err(ConfigError::Device)?;
         let cmdline = match self.cmdline.as_deref().map(str::trim) {
             None | Some("") => BASE_CMDLINE.to_string(),
             Some(more) => format!("{BASE_CMDLINE} {more}"),
@@ -107,7 +112,7 @@ impl Cli {
             cmdline,
             cpus: self.cpus,
             memory,
-            vfio: self.vfio,
+            vfio,
             iommu: self.iommu.into(),
             no_reboot: self.no_reboot,
         })
@@ -119,7 +124,7 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    fn parse(args: &[&str]) -> Result<VmConfig, SizeError> {
+    fn parse(args: &[&str]) -> Result<VmConfig, ConfigError> {
         Cli::try_parse_from([&["mini-vmm", "--kernel", "k"], args].concat())
             .unwrap()
             .into_config()
@@ -147,11 +152,13 @@ mod tests {
         assert_eq!(c.cmdline, "console=ttyS0 quiet");
         assert_eq!((c.cpus, c.memory), (4, 1 << 30));
         let c = parse(&["--vfio", "01:00.0", "--vfio", "02:00.0", "--no-reboot"]).unwrap();
-        assert_eq!(c.vfio, ["01:00.0", "02:00.0"]);
+        let addresses: Vec<_> = c.vfio.iter().map(|d| d.address.as_str()).collect();
+        assert_eq!(addresses, ["01:00.0", "02:00.0"]);
         assert!(c.no_reboot);
         assert_eq!(c.cmdline, "console=ttyS0");
         assert!(parse(&["--memory", "lots"]).is_err());
         assert!(parse(&["--memory", "-5"]).is_err());
+        assert!(parse(&["--vfio", "01:00.0,frob=1"]).is_err());
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! The validated description of a VM: `cli` makes it, `machine` consumes it.
 
+pub mod device;
+
 use std::path::PathBuf;
+
+use device::{DeviceConfig, DeviceOptionError};
 
 /// The least RAM a guest gets: a stock kernel does not unpack itself in less.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -36,12 +40,33 @@ pub struct VmConfig {
     pub cpus: u32,
     /// RAM in bytes, a multiple of 4 KiB and at least [`MIN_MEMORY`].
     pub memory: u64,
-    /// Devices to pass through, as the user wrote them.
-    pub vfio: Vec<String>,
+    /// Devices to pass through.
+    pub vfio: Vec<DeviceConfig>,
     /// How those devices are opened.
     pub iommu: Iommu,
     /// End the run where the guest asks for a reboot.
     pub no_reboot: bool,
+}
+
+/// Something on the command line that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// `--memory`.
+    #[error(transparent)]
+    Memory(#[from] SizeError),
+    /// `--vfio`.
+    #[error(transparent)]
+    Device(#[from] DeviceOptionError),
+}
+
+impl ConfigError {
+    /// What to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Memory(e) => e.hint(),
+            Self::Device(e) => e.hint(),
+        }
+    }
 }
 
 /// A memory size that cannot be used.

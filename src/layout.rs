@@ -113,6 +113,14 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 pub const GSI_INTX_BASE: u32 = 16;
 /// How many GSIs INTx pins share.
 pub const GSI_INTX_COUNT: u32 = 4;
+
+/// Interrupt pins of a device, INTA to INTD.
+pub const INTX_PINS: u8 = 4;
+
+/// The GSI of a device's pin, 0 for INTA: what `_PRT` says.
+pub fn gsi_of_pin(device: u8, pin: u8) -> u32 {
+    GSI_INTX_BASE + (u32::from(device) + u32::from(pin)) % GSI_INTX_COUNT
+}
 /// IOAPIC pins; MSI GSIs come after them.
 pub const IOAPIC_PINS: u32 = 24;
 

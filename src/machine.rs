@@ -16,6 +16,7 @@ use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, acpi};
 use crate::bus::Bus;
 use crate::config::VmConfig;
+use crate::config::device::{DeviceConfig, Slot};
 use crate::devices::power::{self, Power};
 use crate::devices::serial::{self, Output, Serial};
 use crate::host::sysfs::Sysfs;
@@ -40,9 +41,6 @@ use crate::vfio::function::{Surroundings, VfioFunction};
 pub use error::MachineError;
 use error::kvm_call;
 use parts::{bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate};
-
-/// INTA of a slot, counted from 0 as `_PRT` does.
-const INTA: u32 = 0;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,22 +207,38 @@ impl Machine {
             notifier,
             exits: Arc::default(),
         };
-        for device in opened.into_iter().flat_map(|o| o.devices) {
-            machine.add_device(device)?;
+        let wanted = machine.config.vfio.clone();
+        let devices = opened.into_iter().flat_map(|o| o.devices);
+        let mut devices: Vec<_> = devices.zip(&wanted).collect();
+        // Those that must be somewhere come before those that may be anywhere.
+        devices.sort_by_key(|(_, config)| config.slot.is_none());
+        for (device, config) in devices {
+            machine.add_device(device, config)?;
         }
         Ok(machine)
     }
 
-    /// Puts a device into the next free slot of the root bus. Before the guest runs.
+    /// Puts a device on the root bus, at its slot or the next free one. Before the guest runs.
     ///
     /// # Errors
-    /// When the device does not answer or the bus is full.
-    pub fn add_device(&mut self, device: SharedDevice) -> Result<Bdf, MachineError> {
+    /// When the device does not answer, its slot is taken, or the bus is full.
+    pub fn add_device(
+        &mut self,
+        device: SharedDevice,
+        config: &DeviceConfig,
+    ) -> Result<Bdf, MachineError> {
         let function = VfioFunction::new(Arc::clone(&device), self.around.clone())?;
-        let bdf = self.root.add_next(function.clone())?;
+        let bdf = match config.slot {
+            Some(Slot {
+                device,
+                function: number,
+            }) => self.root.add(device, number, function.clone())?,
+            None => self.root.add_next(function.clone())?,
+        };
         info!("{} is {bdf} in the guest", function.name());
-        let pin = (u32::from(bdf.device) + INTA) % layout::GSI_INTX_COUNT;
-        function.connect_pin(layout::GSI_INTX_BASE + pin, Arc::downgrade(&self.service));
+        let pin = bdf.function % layout::INTX_PINS;
+        let gsi = layout::gsi_of_pin(bdf.device, pin);
+        function.connect_pin(pin, gsi, Arc::downgrade(&self.service));
         self.functions.push((bdf, Arc::clone(&function)));
         self.watch(&device, &function)?;
         Ok(bdf)

@@ -14,8 +14,8 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 
 use crate::layout::{
-    self, ECAM_SIZE, ECAM_START, GSI_INTX_BASE, GSI_INTX_COUNT, GSI_SERIAL, Layout, PCI_IO_END,
-    PCI_IO_START, PORT_PCI_ADDRESS, PORT_SERIAL, PORT_SLEEP_CONTROL, SLEEP_TYPE_S5,
+    self, ECAM_SIZE, ECAM_START, GSI_SERIAL, Layout, PCI_IO_END, PCI_IO_START, PORT_PCI_ADDRESS,
+    PORT_SERIAL, PORT_SLEEP_CONTROL, SLEEP_TYPE_S5,
 };
 
 use super::acpi::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
@@ -25,8 +25,7 @@ const HEADER: u32 = 36;
 /// Revision 2: integers are 64 bits wide (ACPI 6.5, 5.2.11.1).
 const REVISION: u8 = 2;
 /// Device numbers with interrupt pins; 0 is the host bridge.
-const DEVICES: Range<u32> = 1..32;
-const PINS: u32 = 4;
+const DEVICES: Range<u8> = 1..32;
 
 /// Builds the DSDT, header and checksum included, for vCPUs of these APIC ids.
 pub(super) fn build(layout: &Layout, ids: Range<u8>) -> Vec<u8> {
@@ -119,12 +118,12 @@ fn bounds(range: &layout::Range) -> Option<(u64, u64)> {
 fn routing() -> PackageBuilder {
     let mut table = PackageBuilder::new();
     for device in DEVICES {
-        for pin in 0..PINS {
-            let gsi = GSI_INTX_BASE + (device + pin) % GSI_INTX_COUNT;
+        for pin in 0..layout::INTX_PINS {
+            let gsi = layout::gsi_of_pin(device, pin);
             // All functions of the device; no link device, hence the number of a GSI.
             table.add_element(&Package::new(vec![
-                &((device << 16) | 0xffff),
-                &(pin as u8),
+                &((u32::from(device) << 16) | 0xffff),
+                &pin,
                 &ZERO,
                 &gsi,
             ]));

@@ -64,7 +64,7 @@ impl RootBus {
     }
 
     /// Puts a function at an address of its own.
-    pub fn add(&self, device: u8, function: u8, f: Arc<dyn PciFunction>) -> Result<(), PciError> {
+    pub fn add(&self, device: u8, function: u8, f: Arc<dyn PciFunction>) -> Result<Bdf, PciError> {
         if device == 0 {
             return Err(PciError::Reserved);
         }
@@ -76,7 +76,7 @@ impl RootBus {
             return Err(PciError::Taken { device, function });
         }
         *slot = Some(f);
-        Ok(())
+        Ok(on_bus(device, function))
     }
 
     /// Puts a function at the first device number, from 1 on, that has none, as function 0.
@@ -89,12 +89,7 @@ impl RootBus {
             .and_then(|i| slots.get_mut(i))
             .ok_or(PciError::Full)?;
         *slot = Some(f);
-        Ok(Bdf {
-            segment: 0,
-            bus: 0,
-            device,
-            function: 0,
-        })
+        Ok(on_bus(device, 0))
     }
 
     /// Takes a function off the bus. The host bridge stays.
@@ -205,6 +200,16 @@ impl fmt::Debug for RootBus {
     }
 }
 
+/// An address on this bus.
+fn on_bus(device: u8, function: u8) -> Bdf {
+    Bdf {
+        segment: 0,
+        bus: 0,
+        device,
+        function,
+    }
+}
+
 fn index(device: u8, function: u8) -> Option<usize> {
     (device < DEVICES && function < FUNCTIONS)
         .then(|| usize::from(device) * usize::from(FUNCTIONS) + usize::from(function))
@@ -270,7 +275,7 @@ mod tests {
         assert_eq!(bus.add(0, 1, Plain::new(0)), Err(PciError::Reserved));
         assert_eq!(bus.add(32, 0, Plain::new(0)), none(32, 0));
         assert_eq!(bus.add(1, 8, Plain::new(0)), none(1, 8));
-        assert_eq!(bus.add(2, 1, Plain::new(0)), Ok(()));
+        assert_eq!(bus.add(2, 1, Plain::new(0)), Ok(on_bus(2, 1)));
         assert_eq!(bus.add(2, 1, Plain::new(0)), taken(2, 1));
         let devices: Vec<_> = (0..30)
             .map(|_| bus.add_next(Plain::new(0)).unwrap().device)

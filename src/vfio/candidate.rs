@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::VfioError;
+use crate::config::device::{DeviceConfig, Slot};
 use crate::host::sysfs::{PciDevice, Sysfs};
 use crate::pci::Bdf;
 
@@ -34,23 +35,47 @@ impl Candidate {
 
 /// Finds the devices that the user named and checks what can be checked without touching them.
 ///
-/// `address` is `01:00.0`, `0000:01:00.0`, or the path of a device's directory in sysfs.
+/// An address is `01:00.0`, `0000:01:00.0`, or the path of a device's directory in sysfs.
 ///
 /// # Errors
 /// The first thing that is wrong, with what to type.
-pub fn find(sysfs: &Sysfs, addresses: &[String]) -> Result<Vec<Candidate>, VfioError> {
-    if addresses.len() > MAX_DEVICES {
-        return Err(VfioError::TooMany(addresses.len()));
-    }
+pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, VfioError> {
+    check_slots(configs)?;
     let mut bdfs: Vec<Bdf> = Vec::new();
-    for address in addresses {
-        let bdf = parse_address(address)?;
+    for config in configs {
+        let bdf = parse_address(&config.address)?;
         if bdfs.contains(&bdf) {
             return Err(VfioError::Twice(bdf));
         }
         bdfs.push(bdf);
     }
     bdfs.into_iter().map(|bdf| check(sysfs, bdf)).collect()
+}
+
+/// Whether the guest's bus has a place for each, and finds them all: nobody looks for the other
+/// functions of a device without function 0 (PCI Local Bus 3.0, 3.2.2.3.4).
+fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
+    let mut taken: Vec<Slot> = Vec::new();
+    for slot in configs.iter().filter_map(|c| c.slot) {
+        if taken.contains(&slot) {
+            return Err(VfioError::SlotTwice(slot));
+        }
+        taken.push(slot);
+    }
+    let has_first = |slot: &Slot| {
+        taken
+            .iter()
+            .any(|t| t.device == slot.device && t.function == 0)
+    };
+    if let Some(slot) = taken.iter().find(|slot| !has_first(slot)) {
+        return Err(VfioError::NoFunctionZero(*slot));
+    }
+    let first = taken.iter().filter(|slot| slot.function == 0).count();
+    let devices = first + configs.len() - taken.len();
+    if devices > MAX_DEVICES {
+        return Err(VfioError::TooMany(devices));
+    }
+    Ok(())
 }
 
 fn parse_address(address: &str) -> Result<Bdf, VfioError> {
@@ -129,8 +154,8 @@ mod tests {
         }
 
         fn find(&self, addresses: &[&str]) -> Result<Vec<Candidate>, VfioError> {
-            let addresses: Vec<_> = addresses.iter().map(|a| a.to_string()).collect();
-            find(&Sysfs::at(self.0.as_path()), &addresses)
+            let configs: Vec<_> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+            find(&Sysfs::at(self.0.as_path()), &configs)
         }
     }
 
@@ -157,7 +182,7 @@ mod tests {
             .add("0000:05:00.0", None, Some(6));
         let many: Vec<_> = (0..32).map(|i| format!("{i:02x}:00.0")).collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 11] = [
             (&many, "32 devices are more than"),
             (
                 &["nonsense"],
@@ -170,6 +195,11 @@ mod tests {
             (&["05:00.0"], "bound to no driver, not to vfio-pci"),
             (&["03:00.0"], "in no IOMMU group"),
             (&["04:00.0"], "0000:04:00.1 (driver e1000e)"),
+            (
+                &["01:00.0,slot=4", "02:00.0,slot=4"],
+                "the guest's PCI address 04.0 is given twice",
+            ),
+            (&["01:00.0,slot=4.1"], "04.1 has no function 0 beside it"),
         ];
         for (addresses, text) in cases {
             let error = host.find(addresses).unwrap_err();

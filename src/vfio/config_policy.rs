@@ -61,7 +61,7 @@ pub const HEADER: &[Row] = &[
         0x3d,
         1,
         Emulate,
-        "interrupt pin: the guest's, INTA where the device has one",
+        "interrupt pin: the guest's, by function number, where the device has one",
     ),
     Row(0x3e, 2, Pass, "minimum grant, maximum latency"),
 ];

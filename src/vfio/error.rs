@@ -5,6 +5,7 @@ use std::io;
 use super::IOMMUFD_NODE;
 use super::candidate::MAX_DEVICES;
 use super::device::DeviceError;
+use crate::config::device::Slot;
 use crate::host::sysfs::PciDevice;
 use crate::pci::Bdf;
 
@@ -23,6 +24,12 @@ pub enum VfioError {
     /// More than the bus has room for.
     #[error("{0} devices are more than the guest's PCI bus has slots for, which is {MAX_DEVICES}")]
     TooMany(usize),
+    /// A place on the guest's bus that two devices want.
+    #[error("the guest's PCI address {0} is given twice")]
+    SlotTwice(Slot),
+    /// A function that no guest would find.
+    #[error("the guest's PCI address {0} has no function 0 beside it, so no guest would find it")]
+    NoFunctionZero(Slot),
     /// sysfs did not answer.
     #[error("cannot read what the kernel says about {what}")]
     Sysfs {
@@ -150,6 +157,10 @@ impl VfioError {
             }
             Self::NoDevice(_) => "see what there is with `lspci -D`".into(),
             Self::Twice(bdf) => format!("give --vfio {bdf} once"),
+            Self::SlotTwice(_) => "give each device a slot= of its own, or none".into(),
+            Self::NoFunctionZero(slot) => {
+                format!("give another device slot={:02x}.0", slot.device)
+            }
             Self::TooMany(_) => "pass fewer devices, or run a second guest".into(),
             Self::NotVfio { bdf, driver } => bind_commands(&[(*bdf, driver.is_some())]),
             Self::NotViable { culprits, .. } => {

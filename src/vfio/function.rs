@@ -29,9 +29,7 @@ use crate::pci::msix::MsixCapability;
 use crate::pci::{CONFIG_SPACE_SIZE, PciFunction};
 
 const COMMAND: u16 = 0x04;
-/// The guest's pin is INTA, whatever the host's is: every function has its own slot.
 const INTERRUPT_PIN: u16 = 0x3d;
-const INTA: u8 = 1;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
 const PMCSR: u16 = 4;
 const POWER_STATE: u8 = 0x3;
@@ -180,13 +178,15 @@ impl VfioFunction {
         state.bars = bars;
     }
 
-    /// Wires the device's pin, if it has one, to the GSI of the function's slot.
-    pub fn connect_pin(&self, gsi: u32, service: Weak<Service>) {
+    /// Wires the device's pin, if it has one, to a GSI. For the guest it is `pin` (0 is INTA),
+    /// whatever it is on the host.
+    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<Service>) {
         let mut state = self.lock();
         let (device, router) = (self.device(), Arc::clone(&self.around.router));
         if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {
-            state.pristine.set_u8(INTERRUPT_PIN, INTA);
-            state.config.set_u8(INTERRUPT_PIN, INTA);
+            // 1 is INTA (PCI Local Bus 3.0, 6.2.4).
+            state.pristine.set_u8(INTERRUPT_PIN, pin + 1);
+            state.config.set_u8(INTERRUPT_PIN, pin + 1);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::Test;
 use crate::common::asm::{Asm, Width};
 use crate::device::{ASK, Call, DOORBELL, FakeDevice, SERVE};
 use crate::irq_code::{ENABLE, counter};
-use crate::pci::{MEMORY, SLOT};
+use crate::pci::{MEMORY, SLOT, ecam};
 use crate::vm::Vm;
 
 pub const TESTS: &[Test] = &[
@@ -18,6 +18,10 @@ pub const TESTS: &[Test] = &[
         the_level_lasts_until_it_is_served,
     ),
     ("msix_takes_the_pins_place", msix_takes_the_pins_place),
+    (
+        "functions_of_one_device_have_pins_of_their_own",
+        functions_of_one_device_have_pins_of_their_own,
+    ),
     ("the_pin_works_after_a_reset", the_pin_works_after_a_reset),
     (
         "a_pin_that_stays_up_over_a_reset",
@@ -48,6 +52,27 @@ fn a_device_with_a_pin_shows_it() {
         });
         assert_eq!(shown, [pin]);
     }
+}
+
+fn functions_of_one_device_have_pins_of_their_own() {
+    let devices = [0, 1].map(|_| FakeDevice::new().with_pin().share());
+    let alone = FakeDevice::new().with_pin().share();
+    let mut g = Asm::new();
+    for (device, function) in [(1, 0), (2, 0), (2, 5), (2, 1)] {
+        let registers = ecam(device, 0) + (function << 12);
+        for (offset, width) in [(0x0e, Width::Byte), (0x3d, Width::Byte)] {
+            g.load(width, registers + offset).print_eax();
+        }
+    }
+    g.power_off();
+    let numbers = Vm::new(g)
+        .device(&alone)
+        .device_at(&devices[0], "2.5")
+        .device_at(&devices[1], "2.0")
+        .run()
+        .numbers();
+    // Header type, pin: the device that is alone; the two functions; one that is not there.
+    assert_eq!(numbers, [0x00, 1, 0x80, 1, 0x80, 2, 0xff, 0xff]);
 }
 
 /// Each time that the device asks it is served, and then it is quiet. A KVM that does without

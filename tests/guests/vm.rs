@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mini_vmm::config::device::DeviceConfig;
 use mini_vmm::config::{Iommu, VmConfig};
 use mini_vmm::devices::serial::Serial;
 use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
@@ -46,7 +47,7 @@ impl Write for Output {
 /// A VM to be.
 pub struct Vm {
     guest: Asm,
-    devices: Vec<Arc<FakeDevice>>,
+    devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     no_reboot: bool,
 }
 
@@ -78,7 +79,17 @@ impl Vm {
 
     /// The next slot of the bus, from 1 on.
     pub fn device(mut self, device: &Arc<FakeDevice>) -> Self {
-        self.devices.push(device.clone());
+        self.devices.push((device.clone(), DeviceConfig::default()));
+        self
+    }
+
+    /// A slot of its own, as `--vfio ADDR,slot=` has it.
+    pub fn device_at(mut self, device: &Arc<FakeDevice>, slot: &str) -> Self {
+        let config = DeviceConfig {
+            slot: Some(slot.parse().expect("a slot")),
+            ..DeviceConfig::default()
+        };
+        self.devices.push((device.clone(), config));
         self
     }
 
@@ -106,8 +117,10 @@ impl Vm {
         };
         let output = Output::default();
         let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");
-        for device in self.devices {
-            machine.add_device(device).expect("a slot for the device");
+        for (device, config) in self.devices {
+            machine
+                .add_device(device, &config)
+                .expect("a slot for the device");
         }
         let live = Live {
             output,

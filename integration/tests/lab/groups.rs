@@ -25,14 +25,46 @@ pub fn all() -> Vec<Scenario> {
         ]
     };
     vec![
-        one_group("two_functions_in_a_container", functions(), "container"),
-        one_group("two_functions_by_iommufd", functions(), "iommufd"),
-        one_group("two_bridged_devices_in_a_container", bridged(), "container"),
-        one_group("two_bridged_devices_by_iommufd", bridged(), "iommufd"),
+        one_group(
+            "two_functions_in_a_container",
+            functions(),
+            "container",
+            FUNCTIONS,
+        ),
+        one_group(
+            "two_functions_by_iommufd",
+            functions(),
+            "iommufd",
+            FUNCTIONS,
+        ),
+        one_group(
+            "two_bridged_devices_in_a_container",
+            bridged(),
+            "container",
+            DEVICES,
+        ),
+        one_group(
+            "two_bridged_devices_by_iommufd",
+            bridged(),
+            "iommufd",
+            DEVICES,
+        ),
     ]
 }
 
-fn one_group(name: &'static str, disks: [Disk; 2], iommu: &str) -> Scenario {
+/// Where the guest finds the two: as functions of one device, or wherever there is room.
+const FUNCTIONS: [(&str, &str); 2] = [
+    (",slot=1e.0", "bdf=0000:00:1e.0"),
+    (",slot=1e.1", "bdf=0000:00:1e.1"),
+];
+const DEVICES: [(&str, &str); 2] = [("", "bdf=0000:00:01.0"), ("", "bdf=0000:00:02.0")];
+
+fn one_group(
+    name: &'static str,
+    disks: [Disk; 2],
+    iommu: &str,
+    places: [(&'static str, &'static str); 2],
+) -> Scenario {
     let [a, b] = [disks[0].bdf(), disks[1].bdf()];
     Scenario {
         name,
@@ -42,8 +74,9 @@ fn one_group(name: &'static str, disks: [Disk; 2], iommu: &str) -> Scenario {
         script: format!(
             "bind_vfio {a}\nbind_vfio {b}\n\
              run_vmm --kernel bzImage --initrd initrd --cpus 2 --memory 512M \
-             --cmdline 'quiet panic=-1' --iommu {iommu} --vfio {a} --vfio {b}\n\
-             give_back {a}\ngive_back {b}\n"
+             --cmdline 'quiet panic=-1' --iommu {iommu} --vfio {a}{} --vfio {b}{}\n\
+             give_back {a}\ngive_back {b}\n",
+            places[0].0, places[1].0,
         ),
         limit: Duration::from_secs(150),
         check: Box::new(move |outcome| {
@@ -58,7 +91,11 @@ fn one_group(name: &'static str, disks: [Disk; 2], iommu: &str) -> Scenario {
             let run = run(outcome, 0)?;
             ended_well(&run)?;
             quiet(run.messages())?;
-            for disk in &disks {
+            for (disk, (_, place)) in disks.iter().zip(places) {
+                let found = format!("serial={} {place}", disk.serial);
+                expect(run.guest("disk").any(|fact| fact.contains(&found)), || {
+                    format!("the guest has no disk with {found}")
+                })?;
                 worked(outcome, &run, disk)?;
                 back_with_guest_text(outcome, disk)?;
             }

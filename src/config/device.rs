@@ -1,0 +1,195 @@
+//! `--vfio ADDR[,key=value]...`: a device to pass through, and how the guest gets it.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A place on the guest's bus: device and function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// Device number, 1 to 31; 0 is the host bridge's.
+    pub device: u8,
+    /// Function number, 0 to 7.
+    pub function: u8,
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}.{:x}", self.device, self.function)
+    }
+}
+
+impl FromStr for Slot {
+    type Err = ();
+
+    /// `5`, `05` or `05.1`, in hexadecimal digits as `lspci` prints them.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (device, function) = text.split_once('.').unwrap_or((text, "0"));
+        let number = |text: &str, most: u8| {
+            let digits =
+                (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+            let number = digits.then(|| u8::from_str_radix(text, 16).ok()).flatten();
+            number.filter(|n| *n <= most).ok_or(())
+        };
+        let device = number(device, 0x1f)?;
+        let function = number(function, 7)?;
+        (device != 0).then_some(Self { device, function }).ok_or(())
+    }
+}
+
+/// A device to pass through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// The host's address, or a path in sysfs, as the user wrote it.
+    pub address: String,
+    /// Where the guest finds it; the first free device number if the user does not say.
+    pub slot: Option<Slot>,
+}
+
+/// An option of a device that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceOptionError {
+    /// No such option.
+    #[error("`{option}` is not an option of --vfio {address}")]
+    Unknown {
+        /// What the user wrote.
+        option: String,
+        /// The device it was for.
+        address: String,
+    },
+    /// An option that is there twice.
+    #[error("`{option}` is given twice for --vfio {address}")]
+    Twice {
+        /// The option's name.
+        option: String,
+        /// The device it was for.
+        address: String,
+    },
+    /// A value that makes no sense.
+    #[error("`{value}` is no value for `{option}` of --vfio {address}")]
+    Value {
+        /// The option's name.
+        option: &'static str,
+        /// What the user wrote.
+        value: String,
+        /// The device it was for.
+        address: String,
+        /// What would do.
+        wanted: &'static str,
+    },
+}
+
+impl DeviceOptionError {
+    /// What to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Unknown { address, .. } => {
+                format!("there is slot=, for example --vfio {address},slot=05.0")
+            }
+            Self::Twice { option, .. } => format!("give `{option}` once"),
+            Self::Value { option, wanted, .. } => {
+                format!("give {wanted}, for example {option}={}", example(option))
+            }
+        }
+    }
+}
+
+/// A value of an option that would do.
+fn example(option: &str) -> &'static str {
+    match option {
+        "slot" => "05.0",
+        _ => "...",
+    }
+}
+
+impl FromStr for DeviceConfig {
+    type Err = DeviceOptionError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceOptionError> {
+        let mut parts = text.split(',');
+        let address = parts.next().unwrap_or_default().to_string();
+        let mut config = Self {
+            address: address.clone(),
+            ..Self::default()
+        };
+        let mut seen: Vec<&str> = Vec::new();
+        for part in parts {
+            let unknown = || DeviceOptionError::Unknown {
+                option: part.into(),
+                address: address.clone(),
+            };
+            let (key, value) = part.split_once('=').ok_or_else(unknown)?;
+            if seen.contains(&key) {
+                return Err(DeviceOptionError::Twice {
+                    option: key.into(),
+                    address,
+                });
+            }
+            seen.push(key);
+            let bad = |option, wanted| DeviceOptionError::Value {
+                option,
+                value: value.into(),
+                address: address.clone(),
+                wanted,
+            };
+            match key {
+                "slot" => {
+                    let wanted =
+                        "a device number from 01 to 1f and, if not 0, a function from 0 to 7";
+                    config.slot = Some(value.parse().map_err(|()| bad("slot", wanted))?);
+                }
+                _ => return Err(unknown()),
+            }
+        }
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_in_every_form() {
+        for (text, device, function) in [("5", 5, 0), ("05", 5, 0), ("1f.7", 31, 7), ("a.1", 10, 1)]
+        {
+            assert_eq!(text.parse(), Ok(Slot { device, function }), "{text}");
+        }
+        for text in [
+            "", "0", "00.0", "20", "1.8", "1.", ".1", "1.1.1", "+1", "005", "é",
+        ] {
+            assert_eq!(text.parse::<Slot>(), Err(()), "{text}");
+        }
+        assert_eq!("a.1".parse::<Slot>().unwrap().to_string(), "0a.1");
+    }
+
+    #[test]
+    fn options_follow_the_address() {
+        let plain: DeviceConfig = "01:00.0".parse().unwrap();
+        assert_eq!((plain.address.as_str(), plain.slot), ("01:00.0", None));
+        let placed: DeviceConfig = "/sys/bus/pci/devices/0000:01:00.0,slot=4.1"
+            .parse()
+            .unwrap();
+        assert_eq!(placed.address, "/sys/bus/pci/devices/0000:01:00.0");
+        assert_eq!(placed.slot.unwrap().to_string(), "04.1");
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        for (text, says, hints) in [
+            ("01:00.0,frob=1", "`frob=1` is not an option", "slot="),
+            ("01:00.0,slot", "`slot` is not an option", "slot="),
+            ("01:00.0,", "`` is not an option", "slot="),
+            ("01:00.0,slot=1,slot=2", "`slot` is given twice", "once"),
+            ("01:00.0,slot=0", "`0` is no value for `slot`", "slot=05.0"),
+            (
+                "01:00.0,slot=9.9",
+                "`9.9` is no value for `slot`",
+                "from 01 to 1f",
+            ),
+        ] {
+            let error = text.parse::<DeviceConfig>().unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(error.hint().contains(hints), "{}", error.hint());
+        }
+    }
+}
