@@ -1,8 +1,8 @@
 //! What guests do with interrupts, as extensions of the assembler: an IDT, handlers that count,
-//! the local APIC, and MSI-X.
+//! the local APIC, MSI and MSI-X.
 
 use crate::common::asm::{Asm, Label, Width};
-use crate::device::{MSIX, TABLE};
+use crate::device::{MSI, MSIX, TABLE};
 use crate::pci::SLOT;
 
 const IDT: u32 = 0x8_0000;
@@ -20,6 +20,10 @@ const COUNTERS: u32 = 0x7_0000;
 /// MSI-X Message Control.
 pub const ENABLE: u32 = 0x8000;
 pub const FUNCTION_MASK: u32 = 0x4000;
+/// MSI Message Control: enabled; a 64-bit address; a mask and a pending bit for each message.
+pub const MSI_ENABLE: u16 = 1;
+pub const MSI_64: u16 = 1 << 7;
+pub const MSI_MASKING: u16 = 1 << 8;
 /// How long a guest waits for an interrupt that must not come. What has been raised is in the local
 /// APIC before this has passed, as the tests of interrupts that do come show.
 const PATIENCE: u32 = 20_000;
@@ -27,6 +31,21 @@ const PATIENCE: u32 = 20_000;
 /// Where the handler of a vector counts.
 pub fn counter(vector: u8) -> u32 {
     COUNTERS + 4 * u32::from(vector)
+}
+
+/// Multiple Message Enable for 2^`log` messages.
+pub const fn group(log: u16) -> u16 {
+    log << 4
+}
+
+/// The data register of a capability with this Message Control.
+fn msi_data(control: u16) -> u16 {
+    MSI + if control & MSI_64 != 0 { 12 } else { 8 }
+}
+
+/// The register of the pending bits; the mask bits are before it.
+pub fn msi_pending(control: u16) -> u16 {
+    msi_data(control) + 8
 }
 
 impl Asm {
@@ -108,6 +127,33 @@ impl Asm {
             g.pause();
         });
         self.show(counter(vector))
+    }
+
+    /// Begins to count anew.
+    pub fn clear_counts(&mut self, vectors: impl IntoIterator<Item = u8>) -> &mut Self {
+        for vector in vectors {
+            self.store32(counter(vector), 0);
+        }
+        self
+    }
+
+    /// Writes Message Control of MSI.
+    pub fn msi_control(&mut self, value: u16) -> &mut Self {
+        self.cfg_write(SLOT, MSI + 2, Width::Word, value.into())
+    }
+
+    /// Sets the message of an MSI capability with this Message Control.
+    pub fn msi_message(&mut self, control: u16, data: u32) -> &mut Self {
+        self.cfg_write(SLOT, MSI + 4, Width::Dword, MESSAGE_ADDRESS);
+        if control & MSI_64 != 0 {
+            self.cfg_write(SLOT, MSI + 8, Width::Dword, 0);
+        }
+        self.cfg_write(SLOT, msi_data(control), Width::Word, data)
+    }
+
+    /// Writes the mask bits of such a capability.
+    pub fn msi_mask(&mut self, control: u16, mask: u32) -> &mut Self {
+        self.cfg_write(SLOT, msi_data(control) + 4, Width::Dword, mask)
     }
 
     /// Writes Message Control of MSI-X.

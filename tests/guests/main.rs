@@ -18,9 +18,11 @@ mod hostile;
 mod irq_code;
 mod irqs;
 mod life;
+mod msi;
 mod msix;
 mod pci;
 mod pin;
+mod switch;
 mod vectors;
 mod vm;
 
@@ -39,8 +41,10 @@ fn main() -> ExitCode {
         ("life", life::TESTS),
         ("config", config::TESTS),
         ("bars", bars::TESTS),
+        ("msi", msi::TESTS),
         ("msix", msix::TESTS),
         ("pin", pin::TESTS),
+        ("switch", switch::TESTS),
         ("vectors", vectors::TESTS),
         ("hostile", hostile::TESTS),
     ];
