@@ -205,6 +205,14 @@ impl FakeDevice {
         irqs.msi.as_ref().map(Vectors::wired).unwrap_or_default()
     }
 
+    /// The kind of interrupt that is on.
+    pub fn kind(&self) -> Option<Irq> {
+        let irqs = lock(&self.irqs);
+        [Irq::Intx, Irq::Msi, Irq::Msix]
+            .into_iter()
+            .find(|kind| irqs.is_on(*kind))
+    }
+
     /// MSI-X vectors that the host has to give.
     pub fn host_vectors(&self) -> u32 {
         lock(&self.irqs).msix.available

@@ -85,7 +85,7 @@ impl Irqs {
         was_on
     }
 
-    fn is_on(&self, irq: Irq) -> bool {
+    pub fn is_on(&self, irq: Irq) -> bool {
         match irq {
             Irq::Msix => self.msix.is_on(),
             Irq::Msi => self.msi.as_ref().is_some_and(Vectors::is_on),

@@ -22,6 +22,8 @@ mod msi;
 mod msix;
 mod pci;
 mod pin;
+mod race;
+mod rig;
 mod switch;
 mod vectors;
 mod vm;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         ("pin", pin::TESTS),
         ("switch", switch::TESTS),
         ("vectors", vectors::TESTS),
+        ("race", race::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms

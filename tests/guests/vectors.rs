@@ -33,6 +33,10 @@ pub const TESTS: &[Test] = &[
         "a_refused_vector_can_be_tried_again",
         a_refused_vector_can_be_tried_again,
     ),
+    (
+        "a_set_that_is_lost_reads_as_off",
+        a_set_that_is_lost_reads_as_off,
+    ),
     ("msix_that_cannot_be_enabled", msix_that_cannot_be_enabled),
     ("a_failed_device_is_fenced", a_failed_device_is_fenced),
     ("a_device_is_given_back", a_device_is_given_back),
@@ -206,6 +210,31 @@ fn a_refused_vector_can_be_tried_again() {
         raise(g, 0).await_count(V, 2).show_count(V).show(TABLE + 12);
     });
     assert_eq!(numbers, [0, 1, 1, 0, 2, 0]);
+}
+
+/// The set is turned off to grow, and then the host gives nothing any more: MSI-X reads as off, and
+/// can be turned on when there are vectors again.
+fn a_set_that_is_lost_reads_as_off() {
+    let device = FakeDevice::new()
+        .no_resize()
+        .on_call(|device, call| {
+            if *call == Call::Disable(Irq::Msix) && device.count(call) == 1 {
+                device.failing_events.store(2, Ordering::Relaxed);
+            }
+        })
+        .share();
+    let numbers = numbers(&device, |g| {
+        g.msix_control(ENABLE).unmask_with(0, V);
+        raise(g, 0).await_count(V, 1);
+        g.unmask_with(1, W).cfg_show(SLOT, MSIX);
+        raise(g, 0).show_count(V).show(TABLE + 12).show(TABLE + 28);
+        g.msix_control(ENABLE);
+        raise(g, 0).await_count(V, 2);
+        g.unmask(1);
+        raise(g, 1).await_count(W, 1).cfg_show(SLOT, MSIX);
+    });
+    let off = (VECTORS - 1) << 16 | 0x0011;
+    assert_eq!(numbers, [off, 1, 0, 1, ENABLE << 16 | off]);
 }
 
 fn msix_that_cannot_be_enabled() {
