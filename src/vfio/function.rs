@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::bar_map::{BarMap, Piece};
 use super::config_policy;
@@ -20,7 +20,7 @@ use crate::layout::Layout;
 use crate::memory::AddressSpace;
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
-use crate::pci::bar::{BAR_BYTES, BAR_COUNT, BAR_OFFSET, BarError, Bars};
+use crate::pci::bar::{BAR_COUNT, BAR_OFFSET, BarError, Bars};
 use crate::pci::capability::{self, id};
 use crate::pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use crate::pci::decoder::Decoder;
@@ -115,7 +115,7 @@ impl VfioFunction {
         let interrupts = Interrupts::new(&image, Arc::clone(&device), Arc::clone(&around.router));
         let msix_place = interrupts.msix().copied();
         let power = capability::find(&image, id::PM).map(|c| c.offset);
-        let maps = std::array::from_fn(|bar| map_bar(&*device, bar, &bars, msix_place.as_ref()));
+        let maps = std::array::from_fn(|bar| BarMap::of(&*device, bar, &bars, msix_place.as_ref()));
         // Firmware's view: nothing decodes, nothing masters the bus.
         device.write(CONFIG_REGION, COMMAND.into(), &0u16.to_le_bytes())?;
         if !device.can_reset() {
@@ -297,30 +297,16 @@ impl VfioFunction {
 
     /// Bytes that are answered here.
     fn write_emulated(&self, state: &mut State, offset: u16, data: &[u8]) {
-        let (at, len) = (u64::from(offset), data.len());
         state.config.write(offset, data);
-        if lanes::touches(at, len, BAR_OFFSET.into(), BAR_BYTES as u64) {
-            let skip = usize::from(BAR_OFFSET.saturating_sub(offset));
-            let first = usize::from(offset.saturating_sub(BAR_OFFSET));
-            state
-                .bars
-                .write(first, data.get(skip..).unwrap_or_default());
+        if state.bars.write(offset, data) {
             self.follow_decode(state);
         }
         state.interrupts.config_write(offset, data);
     }
 
     fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
-        let (at, len) = (u64::from(offset), data.len());
         state.config.read(offset, data);
-        if lanes::touches(at, len, BAR_OFFSET.into(), BAR_BYTES as u64) {
-            let skip = usize::from(BAR_OFFSET.saturating_sub(offset));
-            let first = usize::from(offset.saturating_sub(BAR_OFFSET));
-            let end = len.min(skip + BAR_BYTES.saturating_sub(first));
-            state
-                .bars
-                .read(first, data.get_mut(skip..end).unwrap_or_default());
-        }
+        state.bars.read(offset, data);
         state.interrupts.config_read(offset, data);
     }
 }
@@ -417,45 +403,4 @@ fn read_config(device: &dyn super::device::Device) -> Result<Vec<u8>, DeviceErro
         device.read(CONFIG_REGION, i as u64 * 4, dword)?;
     }
     Ok(image)
-}
-
-/// Maps what of a BAR the guest may touch directly. A BAR that cannot be mapped works, trapped.
-fn map_bar(
-    device: &dyn super::device::Device,
-    bar: usize,
-    bars: &Bars,
-    msix: Option<&MsixCapability>,
-) -> BarMap {
-    let region = device.region(bar as u32);
-    if bars.get(bar).is_none_or(|b| b.kind.is_io()) || region.mappable.is_empty() {
-        return BarMap::trapped();
-    }
-    let mut trapped = Vec::new();
-    if let Some(msix) = msix {
-        let table = (msix.table_bar, msix.table_offset, msix.table_size());
-        let pending = (msix.pba_bar, msix.pba_offset, msix.pba_size());
-        for (in_bar, offset, size) in [table, pending] {
-            if usize::from(in_bar) == bar {
-                trapped.push((u64::from(offset), size));
-            }
-        }
-    }
-    match BarMap::new(device, &region, &trapped) {
-        Ok(map) => {
-            debug!(
-                "{}: BAR {bar} maps {:x?}, traps {:x?}",
-                device.name(),
-                map.pieces(),
-                trapped
-            );
-            map
-        }
-        Err(e) => {
-            info!(
-                "{}: BAR {bar} is trapped, because it cannot be mapped: {e}",
-                device.name()
-            );
-            BarMap::trapped()
-        }
-    }
 }
