@@ -13,6 +13,7 @@ use super::bar_map::{BarMap, Piece};
 use super::config_policy;
 use super::device::{CONFIG_REGION, DeviceError, SharedDevice};
 use super::interrupts::Interrupts;
+use super::rom::{Rom, RomSource};
 use crate::bus::Bus;
 use crate::interrupt::Router;
 use crate::interrupt::service::Service;
@@ -72,6 +73,7 @@ pub struct VfioFunction {
     pub(super) this: Weak<Self>,
     /// Where the MSI-X table and its pending bits are.
     pub(super) msix_place: Option<MsixCapability>,
+    pub(super) rom: Rom,
     /// The power management capability.
     power: Option<u16>,
     state: Mutex<State>,
@@ -97,21 +99,29 @@ pub(super) struct State {
 }
 
 impl VfioFunction {
-    /// Reads the device's configuration space and maps its BARs. Nothing is in the guest yet.
+    /// Reads the device's configuration space and maps its BARs. Nothing is in the guest yet, and
+    /// nothing of the ROM has been read.
     ///
     /// # Errors
     /// When the device does not answer or its BARs make no sense.
-    pub fn new(device: SharedDevice, around: Surroundings) -> Result<Arc<Self>, FunctionError> {
+    pub fn new(
+        device: SharedDevice,
+        around: Surroundings,
+        rom: RomSource,
+    ) -> Result<Arc<Self>, FunctionError> {
         let image = read_config(&*device)?;
         let pristine = config_policy::apply(&image);
         let raw = std::array::from_fn(|i| {
             lanes::u32_at(&image, usize::from(BAR_OFFSET) + i * 4).unwrap_or(0)
         });
         let sizes = std::array::from_fn(|i| device.region(i as u32).size);
-        let bars = Bars::decode(raw, sizes).map_err(|source| FunctionError::Bars {
-            device: device.name().into(),
-            source,
-        })?;
+        let rom = Rom::new(&*device, rom);
+        let bars = Bars::decode(raw, sizes)
+            .and_then(|bars| rom.register(bars))
+            .map_err(|source| FunctionError::Bars {
+                device: device.name().into(),
+                source,
+            })?;
         let interrupts = Interrupts::new(&image, Arc::clone(&device), Arc::clone(&around.router));
         let msix_place = interrupts.msix().copied();
         let power = capability::find(&image, id::PM).map(|c| c.offset);
@@ -142,6 +152,7 @@ impl VfioFunction {
             around,
             this: this.clone(),
             msix_place,
+            rom,
             power,
             state: Mutex::new(state),
             limit: RateLimit::default(),
@@ -157,7 +168,7 @@ impl VfioFunction {
         &self.name
     }
 
-    /// The BARs as the guest sees them now.
+    /// The BARs and the ROM as the guest sees them now.
     pub fn bars(&self) -> Bars {
         self.lock().bars.clone()
     }

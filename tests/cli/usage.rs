@@ -48,6 +48,8 @@ fn help_teaches() {
         "--cpus",
         "--memory",
         "--vfio",
+        "rombar=off",
+        "romfile=PATH",
         "--no-reboot",
         "-v",
     ] {
