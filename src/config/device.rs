@@ -3,6 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use uuid::Uuid;
+
+use crate::host::name::parse_uuid;
+
 /// A place on the guest's bus: device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
@@ -43,6 +47,8 @@ pub struct DeviceConfig {
     pub address: String,
     /// Where the guest finds it; the first free device number if the user does not say.
     pub slot: Option<Slot>,
+    /// The secret that a physical function in VFIO's hands shares with its virtual functions.
+    pub vf_token: Option<Uuid>,
 }
 
 /// An option of a device that cannot be used.
@@ -83,7 +89,7 @@ impl DeviceOptionError {
     pub fn hint(&self) -> String {
         match self {
             Self::Unknown { address, .. } => {
-                format!("there is slot=, for example --vfio {address},slot=05.0")
+                format!("there are slot= and vf-token=, for example --vfio {address},slot=05.0")
             }
             Self::Twice { option, .. } => format!("give `{option}` once"),
             Self::Value { option, wanted, .. } => {
@@ -97,6 +103,7 @@ impl DeviceOptionError {
 fn example(option: &str) -> &'static str {
     match option {
         "slot" => "05.0",
+        "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
         _ => "...",
     }
 }
@@ -137,6 +144,11 @@ impl FromStr for DeviceConfig {
                         "a device number from 01 to 1f and, if not 0, a function from 0 to 7";
                     config.slot = Some(value.parse().map_err(|()| bad("slot", wanted))?);
                 }
+                "vf-token" => {
+                    let wanted = "a UUID";
+                    let token = parse_uuid(value).ok_or_else(|| bad("vf-token", wanted))?;
+                    config.vf_token = Some(token);
+                }
                 _ => return Err(unknown()),
             }
         }
@@ -171,6 +183,9 @@ mod tests {
             .unwrap();
         assert_eq!(placed.address, "/sys/bus/pci/devices/0000:01:00.0");
         assert_eq!(placed.slot.unwrap().to_string(), "04.1");
+        let token = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
+        let shared: DeviceConfig = format!("01:00.1,vf-token={token}").parse().unwrap();
+        assert_eq!(shared.vf_token.unwrap().to_string(), token);
     }
 
     #[test]
@@ -185,6 +200,11 @@ mod tests {
                 "01:00.0,slot=9.9",
                 "`9.9` is no value for `slot`",
                 "from 01 to 1f",
+            ),
+            (
+                "01:00.0,vf-token=secret",
+                "`secret` is no value for `vf-token`",
+                "a UUID, for example vf-token=bd8d",
             ),
         ] {
             let error = text.parse::<DeviceConfig>().unwrap_err();
