@@ -15,6 +15,7 @@ pub mod device;
 mod error;
 pub mod function;
 mod handle;
+mod image;
 pub mod interrupts;
 pub mod iommufd;
 pub mod mapper;

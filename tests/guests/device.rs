@@ -71,6 +71,8 @@ pub struct FakeDevice {
     hook: Option<Hook>,
     resizable: bool,
     resettable: bool,
+    /// COMMAND is as it is.
+    fixed_command: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
     /// Region reads fail.
@@ -91,6 +93,7 @@ impl FakeDevice {
             hook: None,
             resizable: true,
             resettable: true,
+            fixed_command: false,
             failing_events: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
         }
@@ -117,6 +120,17 @@ impl FakeDevice {
     /// It has no reset.
     pub fn no_reset(mut self) -> Self {
         self.resettable = false;
+        self
+    }
+
+    /// Its configuration space is as that of the kernel's sample of a mediated device: a byte short,
+    /// and its COMMAND says for ever that ports are decoded.
+    pub fn like_mtty(mut self) -> Self {
+        self.power_on.truncate(0xff);
+        self.power_on[COMMAND] = 1;
+        self.power_on[0xfc..].fill(0x77);
+        self.fixed_command = true;
+        self.config = Mutex::new(self.power_on.clone());
         self
     }
 
@@ -223,6 +237,7 @@ impl FakeDevice {
         let mut config = self.config.lock().unwrap();
         for (at, byte) in (offset as usize..).zip(data) {
             let mask = match at {
+                4 | 5 if self.fixed_command => 0,
                 4 => 0x47,
                 5 => 0x05,
                 // The kernel keeps the pin, the line and the power state as any device does.
