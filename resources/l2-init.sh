@@ -55,6 +55,7 @@ churn) move_while_reading ;;
 net) talk_to_the_network ;;
 memory) share_memory ;;
 edu) do_sums ;;
+serial) talk_to_serial_ports ;;
 esac
 complain
 

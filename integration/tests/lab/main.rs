@@ -6,6 +6,7 @@ mod devices;
 mod disks;
 mod groups;
 mod life;
+mod mediated;
 mod refusals;
 mod requests;
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         .chain(devices::all())
         .chain(groups::all())
         .chain(life::all())
+        .chain(mediated::all())
         .chain(requests::all())
         .chain(refusals::all())
         .collect();
