@@ -7,6 +7,7 @@ mod disks;
 mod displays;
 mod groups;
 mod life;
+mod mediated;
 mod refusals;
 mod requests;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         .chain(displays::all())
         .chain(groups::all())
         .chain(life::all())
+        .chain(mediated::all())
         .chain(requests::all())
         .chain(refusals::all())
         .collect();
