@@ -3,10 +3,11 @@
 //!
 //! BARs decode while their enable bit in COMMAND is on, and only then. So sizing, which leaves all
 //! ones in a register for a moment, moves nothing as long as decoding is off; a change while it is
-//! on moves the BAR at once. The caller does what the effects say and tells how it went:
+//! on moves the BAR at once. The expansion ROM is the seventh: it needs its own enable bit besides
+//! (7.5.1.2.4). The caller does what the effects say and tells how it went:
 //! [`Decoder::confirm`] or [`Decoder::refuse`].
 
-use super::bar::{BAR_COUNT, Bars};
+use super::bar::{Bars, REGISTER_COUNT};
 
 /// One change of the address map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl BarEffect {
 /// Where the BARs of one function are mapped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoder {
-    mapped: [Option<u64>; BAR_COUNT],
+    mapped: [Option<u64>; REGISTER_COUNT],
 }
 
 impl Decoder {
@@ -61,7 +62,7 @@ impl Decoder {
     /// A place that was refused is named again by the next call, since the reason may be gone by
     /// then: do not call this until it is empty.
     pub fn update(&self, bars: &Bars, memory_decode: bool, io_decode: bool) -> Vec<BarEffect> {
-        let mut effects: Vec<_> = (0..BAR_COUNT)
+        let mut effects: Vec<_> = (0..REGISTER_COUNT)
             .filter_map(|bar| {
                 let to = wanted(bars, bar, memory_decode, io_decode);
                 match (self.mapped(bar), to) {
@@ -115,7 +116,7 @@ fn wanted(bars: &Bars, index: usize, memory_decode: bool, io_decode: bool) -> Op
     } else {
         memory_decode
     };
-    (decode && bar.is_placed(address)).then_some(address)
+    (decode && bars.is_enabled(index) && bar.is_placed(address)).then_some(address)
 }
 
 #[cfg(test)]

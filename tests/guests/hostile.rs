@@ -5,18 +5,21 @@
 //! irqfds behind; real ones are in `race`.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use mini_vmm::machine::Exit;
+use mini_vmm::vfio::device::ROM_REGION;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::Test;
 use crate::common::asm::Asm;
-use crate::device::{ASK, BAR0, BAR1, FakeDevice, MSI, MSIX, PM, VECTORS};
+use crate::device::{ASK, BAR0, BAR1, Call, FakeDevice, MSI, MSIX, PM, ROM, VECTORS};
 use crate::irq_code::{ENABLE, MESSAGE_ADDRESS, MSI_64, MSI_ENABLE, MSI_MASKING, group};
-use crate::pci::{COMMAND, IO, MASTER, MEMORY, bar_register};
+use crate::pci::{COMMAND, IO, MASTER, MEMORY, ROM_REGISTER, bar_register};
 use crate::rig::{PIECES, Rig};
 use crate::vm::Vm;
 
@@ -27,6 +30,7 @@ pub const TESTS: &[Test] = &[
         "any_sequence_is_forgotten_by_a_reset",
         any_sequence_is_forgotten_by_a_reset,
     ),
+    ("a_slow_rom_holds_nobody_up", a_slow_rom_holds_nobody_up),
     ("threads_race", threads_race),
     (
         "threads_race_on_an_old_kernel",
@@ -91,6 +95,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         Just(!0),
         Just(BAR0),
         Just(BAR0 + 0x1000),
+        Just(ROM | 1),
         Just(0xc001_0000),
         Just(0xd000_0000),
         Just(ENABLE),
@@ -113,13 +118,14 @@ fn register() -> impl Strategy<Value = u16> {
         3 => prop::sample::select(&[MSI, MSI + 2, MSI + 2, MSI + 2, MSI + 12, MSI + 16][..]),
         1 => MSI..MSI + 24,
         3 => (0..6u16).prop_map(bar_register),
+        1 => Just(ROM_REGISTER),
         1 => 0..0x100u16,
         1 => 0..0x1000u16,
     ]
 }
 
 fn address() -> impl Strategy<Value = u64> {
-    let base = prop::sample::select(&[BAR0, BAR1, 0xd000_0000, 0xc001_0000][..]);
+    let base = prop::sample::select(&[BAR0, BAR1, ROM - 0x2000, 0xd000_0000, 0xc001_0000][..]);
     let offset = prop_oneof![
         4 => (0x2000u64..0x2080).prop_map(|o| o & !3),
         2 => (0x200u64..0x208).prop_map(|o| o * 16 + 12),
@@ -215,6 +221,42 @@ fn any_sequence_is_forgotten_by_a_reset() {
     if let Err(e) = outcome {
         panic!("{e}");
     }
+}
+
+/// While one vCPU waits for the host to read the ROM, others use the device, switch it off, and
+/// reset it.
+fn a_slow_rom_holds_nobody_up() {
+    let (begun, wait_begun) = mpsc::channel();
+    let (go_on, wait_go_on) = mpsc::channel();
+    let wait_go_on = Mutex::new(wait_go_on);
+    let device = FakeDevice::new().on_call(move |_, call| {
+        if matches!(call, Call::Read(ROM_REGION, ..)) {
+            begun.send(()).unwrap();
+            let wait = wait_go_on.lock().unwrap();
+            wait.recv_timeout(Duration::from_secs(60)).expect("leave");
+        }
+    });
+    let rig = Rig::new(device, 16);
+    rig.device.poke(6, 8, 0x600d);
+    let enable = |rig: &Rig| {
+        rig.command(MEMORY);
+        rig.write(ROM_REGISTER, &(ROM | 1).to_le_bytes());
+    };
+    enable(&rig);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| rig.load32(u64::from(ROM) + 8));
+        wait_begun.recv_timeout(Duration::from_secs(60)).unwrap();
+        rig.device.poke(1, 0x20, 0x600d);
+        assert_eq!(rig.load32(u64::from(BAR1) + 0x20), 0x600d);
+        rig.command(0);
+        rig.reset();
+        enable(&rig);
+        assert_eq!(rig.read(ROM_REGISTER, 4), (ROM | 1).to_le_bytes());
+        assert!(!reader.is_finished());
+        go_on.send(()).unwrap();
+        assert_eq!(reader.join().unwrap(), 0x600d);
+    });
+    rig.check_reset();
 }
 
 const THREADS: u8 = 4;

@@ -24,6 +24,7 @@ mod pci;
 mod pin;
 mod race;
 mod rig;
+mod rom;
 mod switch;
 mod vectors;
 mod vm;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         ("life", life::TESTS),
         ("config", config::TESTS),
         ("bars", bars::TESTS),
+        ("rom", rom::TESTS),
         ("msi", msi::TESTS),
         ("msix", msix::TESTS),
         ("pin", pin::TESTS),

@@ -11,10 +11,11 @@ use mini_vmm::memory::kvm_slots::KvmSlots;
 use mini_vmm::pci::RootBus;
 use mini_vmm::vfio::device::Irq;
 use mini_vmm::vfio::function::{Surroundings, VfioFunction};
+use mini_vmm::vfio::rom::RomSource;
 
-use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSI, MSIX, PM, TABLE, VECTORS};
+use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSI, MSIX, PM, ROM, TABLE, VECTORS};
 use crate::irq_code::ENABLE;
-use crate::pci::{COMMAND, IO, MEMORY, SLOT, bar_register};
+use crate::pci::{COMMAND, IO, MEMORY, ROM_REGISTER, SLOT, bar_register};
 
 /// Slots of the device's mapped pieces.
 pub const PIECES: usize = 2;
@@ -48,11 +49,18 @@ impl Rig {
         };
         let layout = around.layout;
         let (bus, router) = (around.bus.clone(), around.router.clone());
-        let function = VfioFunction::new(device.clone(), around).unwrap();
+        let function = VfioFunction::new(device.clone(), around, RomSource::Device).unwrap();
         // The pin of the IOAPIC that INTA of slot 1 leads to; nobody serves it from here.
         function.connect_pin(0, 17, Weak::new());
         let mut bars = function.bars();
-        for (bar, address) in [(0, BAR0), (1, BAR1), (2, BAR2.into()), (4, 0xc001_0000)] {
+        let places = [
+            (0, BAR0),
+            (1, BAR1),
+            (2, BAR2.into()),
+            (4, 0xc001_0000),
+            (6, ROM),
+        ];
+        for (bar, address) in places {
             bars.set_address(bar, address.into());
         }
         function.set_placed(bars);
@@ -129,7 +137,8 @@ impl Rig {
         let dword = |offset| u32::from_le_bytes(self.read(offset, 4).try_into().unwrap());
         let awake = dword(PM + 4) & 3 == 0;
         let enabled = |bit| awake && dword(COMMAND) & bit != 0;
-        // Index, size, and the address with the kind's bits cut off.
+        let rom = dword(ROM_REGISTER);
+        // Index, size, and the address with the kind's bits cut off; the ROM is the last.
         let memory = [
             (0u16, 0x4000u64, u64::from(dword(0x10) & !15)),
             (1, 0x100, u64::from(dword(0x14) & !15)),
@@ -138,6 +147,7 @@ impl Rig {
                 0x1_0000,
                 u64::from(dword(0x24)) << 32 | u64::from(dword(0x20) & !15),
             ),
+            (6, 0x2000, u64::from(rom & !0x7ff)),
         ];
         for (bar, size, address) in memory {
             let apart = |(other, other_size, at): &(u16, u64, u64)| {
@@ -151,7 +161,8 @@ impl Rig {
             }
             let magic = 0x600d_0000 | u32::from(bar);
             self.device.poke(bar.into(), 0x40, magic);
-            let expected = if enabled(MEMORY) { magic } else { u32::MAX };
+            let on = enabled(MEMORY) && (bar != 6 || rom & 1 == 1);
+            let expected = if on { magic } else { u32::MAX };
             assert_eq!(
                 self.load32(address + 0x40),
                 expected,

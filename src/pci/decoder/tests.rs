@@ -3,6 +3,7 @@
 use super::*;
 use crate::pci::bar::tests::any_bars;
 use crate::pci::bar::{Bar, BarKind};
+use crate::pci::rom::{ROM, ROM_OFFSET};
 use proptest::prelude::*;
 
 mod model;
@@ -33,7 +34,7 @@ fn apply(decoder: &mut Decoder, bars: &Bars, memory: bool, io: bool) -> Vec<BarE
 fn sizing_with_decode_off_moves_nothing() {
     let (mut bars, mut decoder) = (bars(), Decoder::new());
     for value in [!0u32, 0xc000_0000] {
-        bars.write(0, &value.to_le_bytes());
+        bars.write(0x10, &value.to_le_bytes());
         assert_eq!(apply(&mut decoder, &bars, false, false), []);
     }
     let map = BarEffect::Map {
@@ -51,7 +52,7 @@ fn a_change_with_decode_on_moves_at_once() {
     let (mut bars, mut decoder) = (bars(), Decoder::new());
     bars.set_address(0, 0xc000_0000);
     apply(&mut decoder, &bars, true, true);
-    bars.write(1, &[0x10]);
+    bars.write(0x11, &[0x10]);
     let moved = BarEffect::Move {
         bar: 0,
         from: 0xc000_0000,
@@ -59,12 +60,12 @@ fn a_change_with_decode_on_moves_at_once() {
     };
     assert_eq!(apply(&mut decoder, &bars, true, true), [moved]);
     // Sizing with decode on takes the BAR away until an address is back.
-    bars.write(0, &[0xff; 4]);
+    bars.write(0x10, &[0xff; 4]);
     assert_eq!(
         apply(&mut decoder, &bars, true, true),
         [BarEffect::Unmap { bar: 0 }]
     );
-    bars.write(0, &[0; 4]);
+    bars.write(0x10, &[0; 4]);
     assert_eq!(apply(&mut decoder, &bars, true, true), []);
 }
 
@@ -78,6 +79,29 @@ fn each_space_has_its_own_enable() {
         address: 0x2000,
     };
     assert_eq!(apply(&mut decoder, &bars, false, true), [port]);
+}
+
+#[test]
+fn a_rom_has_two_switches() {
+    let mut bars = Bars::default().with_rom(0x1000).unwrap();
+    let mut decoder = Decoder::new();
+    bars.set_address(ROM, 0xc000_0000);
+    assert_eq!(apply(&mut decoder, &bars, true, true), []);
+    bars.write(ROM_OFFSET, &[1]);
+    assert_eq!(apply(&mut decoder, &bars, false, true), []);
+    let map = BarEffect::Map {
+        bar: ROM,
+        address: 0xc000_0000,
+    };
+    assert_eq!(apply(&mut decoder, &bars, true, false), [map]);
+    // A place that is refused: back to the old one, and still on.
+    bars.write(ROM_OFFSET, &0xd000_0001u32.to_le_bytes());
+    assert_eq!(decoder.update(&bars, true, false).len(), 1);
+    decoder.refuse(&mut bars, ROM);
+    assert_eq!(apply(&mut decoder, &bars, true, false), []);
+    bars.write(ROM_OFFSET, &[0]);
+    let unmap = BarEffect::Unmap { bar: ROM };
+    assert_eq!(apply(&mut decoder, &bars, true, false), [unmap]);
 }
 
 #[test]
@@ -101,7 +125,7 @@ proptest! {
     fn ends_where_the_registers_say(
         bars in any_bars(),
         steps in prop::collection::vec(
-            (0usize..24, prop::collection::vec(any::<u8>(), 0..9), any::<bool>(), any::<bool>(), any::<bool>()),
+            (0x0cu16..0x38, prop::collection::vec(any::<u8>(), 0..9), any::<bool>(), any::<bool>(), any::<bool>()),
             0..30,
         ),
     ) {
@@ -109,7 +133,7 @@ proptest! {
         for (offset, data, memory, io, accept) in steps {
             bars.write(offset, &data);
             let effects = decoder.update(&bars, memory, io);
-            prop_assert!(effects.len() <= BAR_COUNT);
+            prop_assert!(effects.len() <= REGISTER_COUNT);
             for effect in &effects {
                 let bar = effect.bar();
                 if accept || matches!(effect, BarEffect::Unmap { .. }) {
@@ -121,7 +145,7 @@ proptest! {
                     prop_assert_eq!(decoder.mapped(bar), before);
                 }
             }
-            for bar in 0..BAR_COUNT {
+            for bar in 0..REGISTER_COUNT {
                 let now = decoder.mapped(bar);
                 if accept || now.is_some() {
                     prop_assert_eq!(now, wanted(&bars, bar, memory, io));
