@@ -301,3 +301,23 @@ talk_to_serial_ports() {
 	exec 3<&- 4<&-
 	act=poweroff
 }
+
+byte_at() {
+	hexdump -v -s "$2" -n 1 -e '1/1 "%u"' "$1"
+}
+
+# What MSI's Message Control says of each function that has it (PCI 3.0, 6.8.1.3): how many messages
+# there are, and how many are in use.
+say_messages() {
+	for d in "$sys"/*; do
+		at=$(byte_at "$d/config" 52)
+		for _ in $(seq 48); do
+			[ "$at" -ge 64 ] || break
+			if [ "$(byte_at "$d/config" "$at")" = 5 ]; then
+				control=$(byte_at "$d/config" $((at + 2)))
+				say "messages $(basename "$d") on=$((control & 1)) capable=$((1 << (control >> 1 & 7))) used=$((1 << (control >> 4 & 7)))"
+			fi
+			at=$(byte_at "$d/config" $((at + 1)))
+		done
+	done
+}

@@ -56,6 +56,7 @@ net) talk_to_the_network ;;
 memory) share_memory ;;
 displays) show_displays ;;
 edu) do_sums ;;
+messages) say_messages ;;
 serial) talk_to_serial_ports ;;
 esac
 complain

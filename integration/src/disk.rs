@@ -34,6 +34,8 @@ pub enum Wiring {
     Sata,
     /// A USB controller with one stick.
     Usb,
+    /// The same with MSI of 16 messages in place of MSI-X.
+    UsbByMsi,
 }
 
 /// One controller with one disk.
@@ -81,7 +83,7 @@ impl Disk {
         match self.wiring {
             Wiring::Nvme | Wiring::NvmeBehindBridge => "nvme",
             Wiring::Sata => "ahci",
-            Wiring::Usb => "xhci_hcd",
+            Wiring::Usb | Wiring::UsbByMsi => "xhci_hcd",
         }
     }
 
@@ -105,10 +107,16 @@ impl Disk {
                 format!("ich9-ahci,id={serial}-at,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
-            Wiring::Usb => vec![
-                format!("qemu-xhci,id={serial}-at,{addr}"),
-                format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
-            ],
+            Wiring::Usb | Wiring::UsbByMsi => {
+                let msi = match self.wiring {
+                    Wiring::UsbByMsi => ",msi=on,msix=off",
+                    _ => "",
+                };
+                vec![
+                    format!("qemu-xhci,id={serial}-at,{addr}{msi}"),
+                    format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
+                ]
+            }
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Machine {
     pub memory: u32,
     /// Whether there is an IOMMU.
     pub iommu: bool,
+    /// Whether the IOMMU remaps interrupts, as those of today do.
+    pub remapping: bool,
     /// Disks and their controllers.
     pub disks: Vec<Disk>,
     /// More QEMU arguments, for other devices; `{dir}` stands for the run's directory.
@@ -38,6 +40,7 @@ impl Machine {
             cpus: 2,
             memory: 1536,
             iommu: true,
+            remapping: true,
             disks: disks.to_vec(),
             extra: Vec::new(),
             files: Vec::new(),
@@ -81,10 +84,10 @@ impl Machine {
         qemu.arg("-serial")
             .arg(format!("file:{}", dir.join("l1-kernel.log").display()));
         if self.iommu {
-            qemu.args([
-                "-device",
-                "intel-iommu,intremap=on,caching-mode=off,aw-bits=48",
-            ]);
+            let remapping = if self.remapping { "on" } else { "off" };
+            qemu.arg("-device").arg(format!(
+                "intel-iommu,intremap={remapping},caching-mode=off,aw-bits=48"
+            ));
         }
         if self
             .disks

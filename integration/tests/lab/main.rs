@@ -8,6 +8,7 @@ mod displays;
 mod groups;
 mod life;
 mod mediated;
+mod messages;
 mod refusals;
 mod requests;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         .chain(groups::all())
         .chain(life::all())
         .chain(mediated::all())
+        .chain(messages::all())
         .chain(requests::all())
         .chain(refusals::all())
         .collect();
