@@ -320,4 +320,5 @@ say_messages() {
 			at=$(byte_at "$d/config" $((at + 1)))
 		done
 	done
+	act=poweroff
 }

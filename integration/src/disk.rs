@@ -108,12 +108,12 @@ impl Disk {
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
             Wiring::Usb | Wiring::UsbByMsi => {
-                let msi = match self.wiring {
-                    Wiring::UsbByMsi => ",msi=on,msix=off",
-                    _ => "",
+                let controller = match self.wiring {
+                    Wiring::UsbByMsi => "nec-usb-xhci,msi=on,msix=off",
+                    _ => "qemu-xhci",
                 };
                 vec![
-                    format!("qemu-xhci,id={serial}-at,{addr}{msi}"),
+                    format!("{controller},id={serial}-at,{addr}"),
                     format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
                 ]
             }
