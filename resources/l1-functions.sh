@@ -75,6 +75,29 @@ give_back() {
 	fi
 }
 
+# inject_error BDF BITS: the device reports an uncorrectable error that it does not have; BITS are the
+# four bytes of its status register, lowest first, as printf writes them. `struct aer_error_inj` of
+# drivers/pci/pcie/aer_inject.c: bus, device, function, a byte of nothing, two status registers, a
+# header of four words, the domain.
+inject_error() {
+	where=$(echo "$1" | sed 's/.*:\(..\):\(..\)\.\(.\)/\\x\1\\x\2\\x0\3/')
+	none='\x00\x00\x00\x00'
+	printf "$where\\x00$2$none$none$none$none$none$none" >/dev/aer_inject
+	say "injected $1"
+}
+
+# ping_from BDF: whether the host's own driver of a network card reaches the network.
+ping_from() {
+	net=$(ls "$sys/$1/net")
+	ifconfig "$net" 10.0.2.15 netmask 255.255.255.0 up
+	for _ in $(seq 100); do
+		[ "$(cat /sys/class/net/$net/carrier)" != 1 ] || break
+		sleep 0.1
+	done
+	say "pinged $1 driver=$(driver_of "$1") $(ping -q -A -c 20 -w 20 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p')"
+	ifconfig "$net" down
+}
+
 # Starts mini-vmm in the background. Its console comes out as "L2| " lines, its messages as "VMM| ".
 start_vmm() {
 	start_as '' mini-vmm "$@"

@@ -231,3 +231,30 @@ do_sums() {
 	say "dma-on words=$(same)"
 	act=poweroff
 }
+
+# Talks to the network until the card is gone; then lives on, which takes more than a look at the card.
+lose_the_network() {
+	bdf=$(function_of 0x8086:0x10d3)
+	bar=$(bar_of "$bdf" 0)
+	ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
+	for _ in $(seq 100); do
+		[ "$(cat /sys/class/net/eth0/carrier)" != 1 ] || break
+		sleep 0.1
+	done
+	say "ping $(ping -q -A -c 20 -w 20 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p')"
+	ping -q -A 10.0.2.2 >/dev/null 2>&1 &
+	talking=$!
+	say "talking id=$(hexdump -n 4 -e '"%08x"' "$sys/$bdf/config")"
+	for _ in $(seq 600); do
+		[ "$(hexdump -n 4 -e '"%08x"' "$sys/$bdf/config")" != ffffffff ] || break
+		sleep 0.05
+	done
+	kill $talking
+	say "gone id=$(hexdump -n 4 -e '"%08x"' "$sys/$bdf/config")"
+	echo "$bdf" >"$sys/$bdf/driver/unbind"
+	say "unbound driver=$(driver_of "$bdf") register=$(devmem "$bar" 32)"
+	# Time that goes on, and memory that is still its own.
+	sleep 1
+	say "lives md5=$(seq 40000 | md5sum | cut -d' ' -f1)"
+	act=poweroff
+}

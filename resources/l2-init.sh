@@ -53,6 +53,7 @@ measure) measure_reads ;;
 queues) queue_on_each_cpu ;;
 churn) move_while_reading ;;
 net) talk_to_the_network ;;
+lose-net) lose_the_network ;;
 memory) share_memory ;;
 edu) do_sums ;;
 esac

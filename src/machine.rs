@@ -1,6 +1,7 @@
 //! The composition root: reads top to bottom as the boot order.
 
 mod error;
+mod lost_pages;
 mod notices;
 mod parts;
 
@@ -40,6 +41,7 @@ use crate::vfio::function::{Surroundings, VfioFunction};
 
 pub use error::MachineError;
 use error::kvm_call;
+use lost_pages::DevicePages;
 use parts::{bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate};
 
 /// How a run ended.
@@ -330,6 +332,7 @@ impl Machine {
             bus: Arc::clone(&self.around.bus),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.exits),
+            lost_pages: Arc::new(DevicePages::new(self)),
         };
         Ok(Running::start(std::mem::take(&mut self.vcpus), &shared)?)
     }

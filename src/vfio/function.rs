@@ -28,11 +28,11 @@ use crate::pci::lanes;
 use crate::pci::msix::MsixCapability;
 use crate::pci::{CONFIG_SPACE_SIZE, PciFunction};
 
-const COMMAND: u16 = 0x04;
+pub(super) const COMMAND: u16 = 0x04;
 const INTERRUPT_PIN: u16 = 0x3d;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
-const PMCSR: u16 = 4;
-const POWER_STATE: u8 = 0x3;
+pub(super) const PMCSR: u16 = 4;
+pub(super) const POWER_STATE: u8 = 0x3;
 
 /// Why a function cannot be made of a device.
 #[derive(Debug, thiserror::Error)]
@@ -67,13 +67,13 @@ pub struct Surroundings {
 pub struct VfioFunction {
     name: String,
     /// None once the host has it back.
-    device: RwLock<Option<SharedDevice>>,
+    pub(super) device: RwLock<Option<SharedDevice>>,
     pub(super) around: Surroundings,
     pub(super) this: Weak<Self>,
     /// Where the MSI-X table and its pending bits are.
     pub(super) msix_place: Option<MsixCapability>,
     /// The power management capability.
-    power: Option<u16>,
+    pub(super) power: Option<u16>,
     state: Mutex<State>,
     pub(super) limit: RateLimit,
 }
@@ -197,30 +197,8 @@ impl VfioFunction {
         self.silence(&mut state);
     }
 
-    /// The device has failed: it reads as all ones from now on, and the guest lives.
-    pub fn fence(&self) {
-        let mut state = self.lock();
-        if !state.fenced {
-            self.silence(&mut state);
-            state.fenced = true;
-        }
-    }
-
-    /// The host gets the device back: as [`VfioFunction::fence`], and nothing of ours keeps it open.
-    pub fn release(&self) {
-        self.fence();
-        let mut state = self.lock();
-        state.interrupts.release();
-        // A mapped BAR keeps the device's file open.
-        state.maps = std::array::from_fn(|_| BarMap::trapped());
-        self.device
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-    }
-
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
-    fn silence(&self, state: &mut State) {
+    pub(super) fn silence(&self, state: &mut State) {
         state.interrupts.silence();
         state.command = 0;
         self.follow_decode(state);

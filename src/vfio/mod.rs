@@ -12,6 +12,7 @@ pub mod config_policy;
 pub mod container;
 pub mod device;
 mod error;
+mod fault;
 pub mod function;
 mod handle;
 pub mod interrupts;

@@ -160,6 +160,11 @@ impl FakeDevice {
         self.file.write_all_at(&value.to_le_bytes(), at).unwrap();
     }
 
+    /// The pages behind its BARs are gone: who touches one gets SIGBUS, and KVM EFAULT.
+    pub fn lose_pages(&self) {
+        self.file.set_len(0).unwrap();
+    }
+
     /// COMMAND as the device has it.
     pub fn command(&self) -> u16 {
         let config = self.config.lock().unwrap();
@@ -293,7 +298,9 @@ impl Device for FakeDevice {
         let at = self
             .check(region, offset, data.len())
             .map_err(|e| self.error("a region read", e))?;
-        self.file.read_exact_at(data, at).unwrap();
+        self.file
+            .read_exact_at(data, at)
+            .map_err(|_| self.error("a region read", libc::EIO))?;
         if (region, offset) == (1, 8) {
             data[0] = self.pin().map_or(0, |pin| pin.asks() as u8);
         }

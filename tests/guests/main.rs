@@ -14,6 +14,7 @@ mod common;
 mod bars;
 mod config;
 mod device;
+mod faults;
 mod hostile;
 mod irq_code;
 mod irqs;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         ("msix", msix::TESTS),
         ("pin", pin::TESTS),
         ("vectors", vectors::TESTS),
+        ("faults", faults::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms

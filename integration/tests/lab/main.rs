@@ -4,6 +4,7 @@
 mod affinity;
 mod devices;
 mod disks;
+mod faults;
 mod groups;
 mod life;
 mod refusals;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         .chain(groups::all())
         .chain(life::all())
         .chain(requests::all())
+        .chain(faults::all())
         .chain(refusals::all())
         .collect();
     let lab = if args.list {
