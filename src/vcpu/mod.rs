@@ -4,6 +4,7 @@ pub mod cpuid;
 pub mod exit_loop;
 mod run_page;
 pub mod state;
+mod tsc;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
