@@ -1,6 +1,10 @@
-//! Devices that go while the guest has them.
+//! Devices that go while the guest has them: KVM_RUN fails for want of a page, or, where KVM emulates
+//! the access, it is handed over and the device refuses it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mini_vmm::vfio::device::{CONFIG_REGION, Device};
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
@@ -8,10 +12,13 @@ use crate::device::{BAR0, FakeDevice, ID};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::{Ended, Vm};
 
-pub const TESTS: &[Test] = &[(
-    "a_lost_page_fences_its_device",
-    a_lost_page_fences_its_device,
-)];
+pub const TESTS: &[Test] = &[
+    ("a_device_that_has_gone", a_device_that_has_gone),
+    (
+        "a_device_that_decodes_no_longer",
+        a_device_that_decodes_no_longer,
+    ),
+];
 
 const GONE: u32 = u32::MAX;
 
@@ -41,11 +48,23 @@ fn touch_again(
     })
 }
 
-fn a_lost_page_fences_its_device() {
+fn check(lose: impl FnOnce(&FakeDevice) + Send) {
     let (lost, kept) = (FakeDevice::new().share(), FakeDevice::new().share());
-    let ended = touch_again(&lost, &kept, || lost.lose_pages());
+    let ended = touch_again(&lost, &kept, || {
+        lose(&lost);
+        lost.lose_pages();
+    });
     assert_eq!(
         ended.numbers(),
         [0x600d_0001, 0x600d_0002, GONE, GONE, GONE, 0x600d_0002, ID]
     );
+}
+
+fn a_device_that_has_gone() {
+    check(|device| device.deaf.store(true, Ordering::Relaxed));
+}
+
+/// The device answers still, but somebody else has switched its memory off.
+fn a_device_that_decodes_no_longer() {
+    check(|device| device.write(CONFIG_REGION, 4, &[0, 0]).unwrap());
 }
