@@ -38,6 +38,7 @@ use crate::vcpu::{self, Running, Vcpu};
 use crate::vfio;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::{Surroundings, VfioFunction};
+use crate::vfio::reset;
 
 pub use error::MachineError;
 use error::kvm_call;
@@ -271,6 +272,10 @@ impl Machine {
         Ok(())
     }
 
+    fn vfio_functions(&self) -> Vec<Arc<VfioFunction>> {
+        self.functions.iter().map(|(_, f)| Arc::clone(f)).collect()
+    }
+
     /// COM1, for the keyboard.
     pub fn serial(&self) -> Arc<Serial> {
         Arc::clone(&self.serial)
@@ -297,6 +302,7 @@ impl Machine {
     /// When the kernel cannot be loaded any more, or KVM cannot go on with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.place_bars()?;
+        reset::announce(&self.vfio_functions());
         loop {
             let mut running = self.start()?;
             let end = lifecycle.wait();
@@ -347,6 +353,7 @@ impl Machine {
         self.irqchip
             .write(&self.vm)
             .map_err(kvm_call("KVM_SET_IRQCHIP"))?;
+        reset::devices(&self.vfio_functions());
         self.root.reset();
         self.ports.reset();
         self.serial.reset();

@@ -32,6 +32,9 @@ pub enum Wiring {
     NvmeBehindBridge,
     /// A SATA controller with one disk.
     Sata,
+    /// The same on bus 1, behind a root port. A reset of the bus is the only one that it has, if it is
+    /// not alone there.
+    SataBehindPort,
     /// A USB controller with one stick.
     Usb,
 }
@@ -72,7 +75,10 @@ impl Disk {
 
     /// Where the controller is in L1.
     pub fn bdf(&self) -> String {
-        let bus = u8::from(self.wiring == Wiring::NvmeBehindBridge);
+        let bus = u8::from(matches!(
+            self.wiring,
+            Wiring::NvmeBehindBridge | Wiring::SataBehindPort
+        ));
         format!("0000:{bus:02x}:{:02x}.{}", self.device, self.function)
     }
 
@@ -80,7 +86,7 @@ impl Disk {
     pub fn driver(&self) -> &'static str {
         match self.wiring {
             Wiring::Nvme | Wiring::NvmeBehindBridge => "nvme",
-            Wiring::Sata => "ahci",
+            Wiring::Sata | Wiring::SataBehindPort => "ahci",
             Wiring::Usb => "xhci_hcd",
         }
     }
@@ -103,6 +109,10 @@ impl Disk {
             }
             Wiring::Sata => vec![
                 format!("ich9-ahci,id={serial}-at,{addr}"),
+                format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
+            ],
+            Wiring::SataBehindPort => vec![
+                format!("ich9-ahci,id={serial}-at,bus=root,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
             Wiring::Usb => vec![

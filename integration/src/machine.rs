@@ -86,12 +86,16 @@ impl Machine {
                 "intel-iommu,intremap=on,caching-mode=off,aw-bits=48",
             ]);
         }
-        if self
-            .disks
-            .iter()
-            .any(|disk| disk.wiring == Wiring::NvmeBehindBridge)
-        {
-            qemu.args(["-device", "pcie-pci-bridge,id=bridge,addr=1e"]);
+        for (wiring, device) in [
+            (
+                Wiring::NvmeBehindBridge,
+                "pcie-pci-bridge,id=bridge,addr=1e",
+            ),
+            (Wiring::SataBehindPort, "pcie-root-port,id=root,addr=1c"),
+        ] {
+            if self.disks.iter().any(|disk| disk.wiring == wiring) {
+                qemu.args(["-device", device]);
+            }
         }
         for disk in &self.disks {
             let serial = disk.serial;

@@ -22,7 +22,7 @@ pub(super) struct DevicePages {
 impl DevicePages {
     pub(super) fn new(machine: &Machine) -> Self {
         Self {
-            functions: machine.functions.iter().map(|(_, f)| f.clone()).collect(),
+            functions: machine.vfio_functions(),
             space: Arc::clone(&machine.around.space),
             others: machine.vcpus.len().saturating_sub(1),
             excused: AtomicUsize::new(0),

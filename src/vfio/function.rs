@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::bar_map::{BarMap, Piece};
 use super::config_policy;
@@ -118,12 +118,6 @@ impl VfioFunction {
         let maps = std::array::from_fn(|bar| map_bar(&*device, bar, &bars, msix_place.as_ref()));
         // Firmware's view: nothing decodes, nothing masters the bus.
         device.write(CONFIG_REGION, COMMAND.into(), &0u16.to_le_bytes())?;
-        if !device.can_reset() {
-            warn!(
-                "{} has no reset: a guest's reboot leaves it as it is",
-                device.name()
-            );
-        }
         let state = State {
             config: pristine.clone(),
             pristine,
@@ -195,6 +189,21 @@ impl VfioFunction {
     pub fn quiesce(&self) {
         let mut state = self.lock();
         self.silence(&mut state);
+    }
+
+    /// Silent and awake, as a device must be while it or its bus is reset (a reset in D3 may not
+    /// reach it). Gives the device; `None` where there is none any more.
+    pub(super) fn prepare_reset(&self) -> Option<SharedDevice> {
+        let mut state = self.lock();
+        if state.fenced {
+            return None;
+        }
+        self.silence(&mut state);
+        if let Some(power) = self.power {
+            self.device_write(power + PMCSR, &[0, 0]);
+        }
+        state.awake = true;
+        self.device()
     }
 
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
@@ -351,27 +360,16 @@ impl PciFunction for VfioFunction {
         }
     }
 
-    /// Interrupts off, decoding off, awake, reset; then the registers as firmware left them
-    /// (vfio's pre-reset order: a device must not interrupt or write to memory while it resets).
+    /// Registers as firmware left them, interrupts by the pin again. The device itself has been reset
+    /// before, with all others ([`super::reset`]).
     fn reset(&self) {
         let mut state = self.lock();
         if state.fenced {
             return;
         }
         self.silence(&mut state);
-        if let Some(power) = self.power {
-            self.device_write(power + PMCSR, &[0, 0]);
-        }
-        state.awake = true;
-        if let Some(device) = self.device().filter(|d| d.can_reset()) {
-            match device.reset() {
-                Ok(()) => info!("{} was reset", self.name()),
-                Err(e) => error!("{}: the guest finds the device as it left it", sentence(&e)),
-            }
-        }
         state.config = state.pristine.clone();
         state.bars = state.placed.clone();
-        self.device_write(COMMAND, &[0, 0]);
         state.interrupts.power_on();
     }
 }

@@ -15,10 +15,12 @@ mod error;
 mod fault;
 pub mod function;
 mod handle;
+mod hot_reset;
 pub mod interrupts;
 pub mod iommufd;
 pub mod mapper;
 mod placement;
+pub mod reset;
 mod trap;
 
 use std::collections::HashMap;

@@ -55,11 +55,13 @@ pub enum Call {
     /// Masked or unmasked.
     Mask(Irq, bool),
     Reset,
+    HotReset,
 }
 
 type Hook = Box<dyn Fn(&FakeDevice, &Call) + Send + Sync>;
 
 pub struct FakeDevice {
+    name: &'static str,
     file: File,
     config: Mutex<Vec<u8>>,
     power_on: Vec<u8>,
@@ -71,6 +73,10 @@ pub struct FakeDevice {
     hook: Option<Hook>,
     resizable: bool,
     resettable: bool,
+    /// What a hot reset resets; nothing where its bus has none.
+    bus: &'static [&'static str],
+    own_reset_fails: bool,
+    hot_reset_fails: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
     /// Region reads fail.
@@ -81,6 +87,7 @@ impl FakeDevice {
     pub fn new() -> Self {
         let config = config_space();
         Self {
+            name: "0000:01:00.0",
             file: backing().expect("a temporary file"),
             power_on: config.clone(),
             config: Mutex::new(config),
@@ -91,6 +98,9 @@ impl FakeDevice {
             hook: None,
             resizable: true,
             resettable: true,
+            bus: &[],
+            own_reset_fails: false,
+            hot_reset_fails: false,
             failing_events: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
         }
@@ -117,6 +127,27 @@ impl FakeDevice {
     /// It has no reset.
     pub fn no_reset(mut self) -> Self {
         self.resettable = false;
+        self
+    }
+
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    pub fn failing_own_reset(mut self) -> Self {
+        self.own_reset_fails = true;
+        self
+    }
+
+    pub fn failing_hot_reset(mut self) -> Self {
+        self.hot_reset_fails = true;
+        self
+    }
+
+    /// A hot reset of it resets these.
+    pub fn on_bus(mut self, bus: &'static [&'static str]) -> Self {
+        self.bus = bus;
         self
     }
 
@@ -244,7 +275,7 @@ impl FakeDevice {
 
 impl Device for FakeDevice {
     fn name(&self) -> &str {
-        "0000:01:00.0"
+        self.name
     }
 
     fn region(&self, index: u32) -> RegionInfo {
@@ -409,11 +440,29 @@ impl Device for FakeDevice {
     }
 
     fn reset(&self) -> Result<(), DeviceError> {
+        self.note(Call::Reset);
+        if self.own_reset_fails {
+            return Err(self.error("VFIO_DEVICE_RESET", libc::EAGAIN));
+        }
         *self.config.lock().unwrap() = self.power_on.clone();
         if let Some(mut pin) = self.pin() {
             pin.ask(0);
         }
-        self.note(Call::Reset);
+        Ok(())
+    }
+
+    fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError> {
+        if self.bus.is_empty() {
+            return Err(self.error("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", libc::ENODEV));
+        }
+        Ok(self.bus.iter().map(|name| name.to_string()).collect())
+    }
+
+    fn hot_reset(&self) -> Result<(), DeviceError> {
+        self.note(Call::HotReset);
+        if self.hot_reset_fails {
+            return Err(self.error("VFIO_DEVICE_PCI_HOT_RESET", libc::EIO));
+        }
         Ok(())
     }
 }

@@ -22,6 +22,7 @@ mod life;
 mod msix;
 mod pci;
 mod pin;
+mod resets;
 mod vectors;
 mod vm;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ("pin", pin::TESTS),
         ("vectors", vectors::TESTS),
         ("faults", faults::TESTS),
+        ("resets", resets::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms

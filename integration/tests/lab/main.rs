@@ -9,6 +9,7 @@ mod groups;
 mod life;
 mod refusals;
 mod requests;
+mod resets;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         .chain(life::all())
         .chain(requests::all())
         .chain(faults::all())
+        .chain(resets::all())
         .chain(refusals::all())
         .collect();
     let lab = if args.list {
