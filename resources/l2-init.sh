@@ -55,6 +55,7 @@ churn) move_while_reading ;;
 net) talk_to_the_network ;;
 lose-net) lose_the_network ;;
 memory) share_memory ;;
+displays) show_displays ;;
 edu) do_sums ;;
 esac
 complain

@@ -21,6 +21,7 @@ pub mod iommufd;
 pub mod mapper;
 mod placement;
 pub mod reset;
+pub mod rom;
 mod trap;
 
 use std::collections::HashMap;

@@ -6,6 +6,7 @@
 //! | 1 | 32-bit memory, less than a page; a write at 0 raises that MSI-X vector, one at 4 serves the pin | 256 | 1 MiB |
 //! | 2 | I/O ports | 32 | 2 MiB |
 //! | 4 | 64-bit prefetchable memory | 64 KiB | 4 MiB |
+//! | 6 | expansion ROM | 8 KiB | 6 MiB |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,9 +15,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use mini_vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
+use mini_vmm::vfio::device::{
+    CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo,
+};
 
 use crate::irqs::{Pin, Vectors};
+use crate::resets::{Outcome, Resets};
 
 pub const ID: u32 = 0x5678_1234;
 pub const VECTORS: u32 = 8;
@@ -29,6 +33,7 @@ pub const SERIAL_NUMBER: u16 = 0x100;
 pub const BAR0: u32 = 0xc000_0000;
 pub const BAR1: u32 = 0xc000_4000;
 pub const BAR2: u16 = 0x1000;
+pub const ROM: u32 = 0xc000_6000;
 pub const TABLE: u32 = BAR0 + 0x2000;
 pub const PBA: u32 = BAR0 + 0x3000;
 /// The register in BAR 1 that raises a vector.
@@ -40,7 +45,7 @@ pub const ASK: u32 = BAR1 + 8;
 
 const COMMAND: usize = 4;
 const MEMORY: u8 = 2;
-const SIZES: [u64; 6] = [0x4000, 0x100, 0x20, 0, 0x1_0000, 0];
+const SIZES: [u64; 7] = [0x4000, 0x100, 0x20, 0, 0x1_0000, 0, 0x2000];
 const SPACING: u64 = 1 << 20;
 
 /// What was done to the device, in order.
@@ -61,7 +66,7 @@ pub enum Call {
 type Hook = Box<dyn Fn(&FakeDevice, &Call) + Send + Sync>;
 
 pub struct FakeDevice {
-    name: &'static str,
+    pub name: &'static str,
     file: File,
     config: Mutex<Vec<u8>>,
     power_on: Vec<u8>,
@@ -72,11 +77,8 @@ pub struct FakeDevice {
     calls: Mutex<Vec<Call>>,
     hook: Option<Hook>,
     resizable: bool,
-    resettable: bool,
-    /// What a hot reset resets; nothing where its bus has none.
-    bus: &'static [&'static str],
-    own_reset_fails: bool,
-    hot_reset_fails: bool,
+    pub resets: Resets,
+    rom: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
     /// Region reads fail.
@@ -97,10 +99,8 @@ impl FakeDevice {
             calls: Mutex::default(),
             hook: None,
             resizable: true,
-            resettable: true,
-            bus: &[],
-            own_reset_fails: false,
-            hot_reset_fails: false,
+            resets: Resets::default(),
+            rom: true,
             failing_events: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
         }
@@ -124,30 +124,9 @@ impl FakeDevice {
         self.pin.as_ref().map(|pin| pin.lock().unwrap())
     }
 
-    /// It has no reset.
-    pub fn no_reset(mut self) -> Self {
-        self.resettable = false;
-        self
-    }
-
-    pub fn named(mut self, name: &'static str) -> Self {
-        self.name = name;
-        self
-    }
-
-    pub fn failing_own_reset(mut self) -> Self {
-        self.own_reset_fails = true;
-        self
-    }
-
-    pub fn failing_hot_reset(mut self) -> Self {
-        self.hot_reset_fails = true;
-        self
-    }
-
-    /// A hot reset of it resets these.
-    pub fn on_bus(mut self, bus: &'static [&'static str]) -> Self {
-        self.bus = bus;
+    /// It has no expansion ROM.
+    pub fn no_rom(mut self) -> Self {
+        self.rom = false;
         self
     }
 
@@ -281,6 +260,7 @@ impl Device for FakeDevice {
     fn region(&self, index: u32) -> RegionInfo {
         let size = match index {
             CONFIG_REGION => self.power_on.len() as u64,
+            ROM_REGION if !self.rom => 0,
             _ => SIZES.get(index as usize).copied().unwrap_or(0),
         };
         let mappable = match index {
@@ -290,7 +270,7 @@ impl Device for FakeDevice {
         RegionInfo {
             size,
             read: true,
-            write: true,
+            write: index != ROM_REGION,
             mappable,
             file_offset: u64::from(index) * SPACING,
         }
@@ -308,7 +288,7 @@ impl Device for FakeDevice {
     }
 
     fn can_reset(&self) -> bool {
-        self.resettable
+        self.resets.own != Outcome::Absent
     }
 
     fn map_fd(&self) -> RawFd {
@@ -441,9 +421,10 @@ impl Device for FakeDevice {
 
     fn reset(&self) -> Result<(), DeviceError> {
         self.note(Call::Reset);
-        if self.own_reset_fails {
-            return Err(self.error("VFIO_DEVICE_RESET", libc::EAGAIN));
-        }
+        self.resets
+            .own
+            .check()
+            .map_err(|e| self.error("VFIO_DEVICE_RESET", e))?;
         *self.config.lock().unwrap() = self.power_on.clone();
         if let Some(mut pin) = self.pin() {
             pin.ask(0);
@@ -452,18 +433,17 @@ impl Device for FakeDevice {
     }
 
     fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError> {
-        if self.bus.is_empty() {
-            return Err(self.error("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", libc::ENODEV));
-        }
-        Ok(self.bus.iter().map(|name| name.to_string()).collect())
+        self.resets
+            .scope()
+            .map_err(|e| self.error("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", e))
     }
 
     fn hot_reset(&self) -> Result<(), DeviceError> {
         self.note(Call::HotReset);
-        if self.hot_reset_fails {
-            return Err(self.error("VFIO_DEVICE_PCI_HOT_RESET", libc::EIO));
-        }
-        Ok(())
+        self.resets
+            .hot
+            .check()
+            .map_err(|e| self.error("VFIO_DEVICE_PCI_HOT_RESET", e))
     }
 }
 
@@ -486,7 +466,7 @@ fn backing() -> io::Result<File> {
         .create_new(true)
         .open(&path)?;
     fs::remove_file(&path)?;
-    file.set_len(6 * SPACING)?;
+    file.set_len(7 * SPACING)?;
     Ok(file)
 }
 

@@ -23,6 +23,7 @@ mod msix;
 mod pci;
 mod pin;
 mod resets;
+mod rom;
 mod vectors;
 mod vm;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ("life", life::TESTS),
         ("config", config::TESTS),
         ("bars", bars::TESTS),
+        ("rom", rom::TESTS),
         ("msix", msix::TESTS),
         ("pin", pin::TESTS),
         ("vectors", vectors::TESTS),

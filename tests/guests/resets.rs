@@ -35,23 +35,77 @@ pub const TESTS: &[Test] = &[
 const FIRST: &str = "0000:01:00.0";
 const SECOND: &str = "0000:01:00.1";
 const BUS: &[&str] = &[FIRST, SECOND];
+const ONLY_HOT: Resets = Resets {
+    own: Outcome::Absent,
+    hot: Outcome::Works,
+    bus: BUS,
+};
 /// A dword of RAM that no boot overwrites.
 const BOOTS: u32 = 0x6_0000;
+
+/// What comes of a reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Outcome {
+    #[default]
+    Works,
+    Fails,
+    Absent,
+}
+
+impl Outcome {
+    /// The errno where it does not work.
+    pub fn check(self) -> Result<(), i32> {
+        match self {
+            Self::Works => Ok(()),
+            Self::Fails => Err(libc::EAGAIN),
+            Self::Absent => Err(libc::ENOTTY),
+        }
+    }
+}
+
+/// How a device can be reset.
+#[derive(Clone, Copy, Default)]
+pub struct Resets {
+    pub own: Outcome,
+    pub hot: Outcome,
+    /// What a hot reset resets; nothing where its bus has none.
+    pub bus: &'static [&'static str],
+}
+
+impl Resets {
+    pub const NONE: Self = Self {
+        own: Outcome::Absent,
+        hot: Outcome::Absent,
+        bus: &[],
+    };
+
+    pub fn scope(&self) -> Result<Vec<String>, i32> {
+        if self.bus.is_empty() {
+            return Err(libc::ENODEV);
+        }
+        Ok(self.bus.iter().map(|name| name.to_string()).collect())
+    }
+}
+
+impl FakeDevice {
+    /// It has no reset.
+    pub fn no_reset(mut self) -> Self {
+        self.resets = Resets::NONE;
+        self
+    }
+}
 
 /// What was done to any of the devices, in order.
 type Log = Arc<Mutex<Vec<(&'static str, Call)>>>;
 
 /// A device whose calls are noted beside those of others.
-fn device(
-    name: &'static str,
-    log: &Log,
-    build: impl FnOnce(FakeDevice) -> FakeDevice,
-) -> Arc<FakeDevice> {
+fn device(name: &'static str, log: &Log, resets: Resets) -> Arc<FakeDevice> {
     let log = Arc::clone(log);
-    let device = FakeDevice::new()
-        .named(name)
-        .on_call(move |_, call| log.lock().unwrap().push((name, call.clone())));
-    build(device).share()
+    let mut device =
+        FakeDevice::new().on_call(move |_, call| log.lock().unwrap().push((name, call.clone())));
+    device.name = name;
+    device.resets = resets;
+    device.share()
 }
 
 /// All that is logged, as a terminal has it.
@@ -110,8 +164,8 @@ fn position(log: &Log, call: &Call) -> Vec<usize> {
 
 fn one_hot_reset_for_all_of_a_bus() {
     let log = Log::default();
-    let first = device(FIRST, &log, |d| d.no_reset().on_bus(BUS));
-    let second = device(SECOND, &log, |d| d.no_reset().on_bus(BUS));
+    let first = device(FIRST, &log, ONLY_HOT);
+    let second = device(SECOND, &log, ONLY_HOT);
     assert_eq!(reboot(&[&first, &second]), [] as [&str; 0]);
     let hot = position(&log, &Call::HotReset);
     assert_eq!((hot.len(), position(&log, &Call::Reset).len()), (1, 0));
@@ -134,7 +188,12 @@ fn one_hot_reset_for_all_of_a_bus() {
 /// One device has a reset of its own that does not work.
 fn a_failed_reset_is_tried_with_the_bus() {
     let log = Log::default();
-    let only = device(FIRST, &log, |d| d.on_bus(&[FIRST]).failing_own_reset());
+    let resets = Resets {
+        own: Outcome::Fails,
+        bus: &[FIRST],
+        ..Resets::default()
+    };
+    let only = device(FIRST, &log, resets);
     assert_eq!(reboot(&[&only]), [] as [&str; 0]);
     let (own, hot) = (
         position(&log, &Call::Reset),
@@ -146,7 +205,7 @@ fn a_failed_reset_is_tried_with_the_bus() {
 
 fn no_hot_reset_of_what_is_not_ours() {
     let log = Log::default();
-    let only = device(FIRST, &log, |d| d.no_reset().on_bus(BUS));
+    let only = device(FIRST, &log, ONLY_HOT);
     let said = reboot(&[&only]);
     assert_eq!(position(&log, &Call::HotReset).len(), 0);
     // At the start, and not at each reboot.
@@ -158,7 +217,11 @@ fn no_hot_reset_of_what_is_not_ours() {
 
 fn a_failed_reset_is_said() {
     let log = Log::default();
-    let device = device(FIRST, &log, |d| d.failing_own_reset());
+    let resets = Resets {
+        own: Outcome::Fails,
+        ..Resets::default()
+    };
+    let device = device(FIRST, &log, resets);
     let said = reboot(&[&device]);
     assert_eq!(said.len(), 1, "{said:?}");
     for word in ["ERROR", FIRST, "VFIO_DEVICE_RESET failed", "as it left it"] {
@@ -168,8 +231,11 @@ fn a_failed_reset_is_said() {
 
 fn a_failed_hot_reset_is_said_once() {
     let log = Log::default();
-    let build = |d: FakeDevice| d.no_reset().on_bus(BUS).failing_hot_reset();
-    let (first, second) = (device(FIRST, &log, build), device(SECOND, &log, build));
+    let resets = Resets {
+        hot: Outcome::Fails,
+        ..ONLY_HOT
+    };
+    let (first, second) = (device(FIRST, &log, resets), device(SECOND, &log, resets));
     let said = reboot(&[&first, &second]);
     assert_eq!(position(&log, &Call::HotReset).len(), 1);
     assert_eq!(said.len(), 1, "{said:?}");
