@@ -268,29 +268,61 @@ do_sums() {
 	act=poweroff
 }
 
-# Talks to the network until the card is gone; then lives on, which takes more than a look at the card.
+# Talks to the network, and looks at the card until it is gone; then lives on, which takes more.
 lose_the_network() {
 	bdf=$(function_of 0x8086:0x10d3)
 	bar=$(bar_of "$bdf" 0)
+	id() { hexdump -n 4 -e '"%08x"' "$sys/$bdf/config"; }
 	ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
 	for _ in $(seq 100); do
 		[ "$(cat /sys/class/net/eth0/carrier)" != 1 ] || break
 		sleep 0.1
 	done
 	say "ping $(ping -q -A -c 20 -w 20 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p')"
-	ping -q -A 10.0.2.2 >/dev/null 2>&1 &
-	talking=$!
-	say "talking id=$(hexdump -n 4 -e '"%08x"' "$sys/$bdf/config")"
+	say "watching id=$(id)"
 	for _ in $(seq 600); do
-		[ "$(hexdump -n 4 -e '"%08x"' "$sys/$bdf/config")" != ffffffff ] || break
+		[ "$(id)" != ffffffff ] || break
 		sleep 0.05
 	done
-	kill $talking
-	say "gone id=$(hexdump -n 4 -e '"%08x"' "$sys/$bdf/config")"
+	say "gone id=$(id)"
 	echo "$bdf" >"$sys/$bdf/driver/unbind"
 	say "unbound driver=$(driver_of "$bdf") register=$(devmem "$bar" 32)"
 	# Time that goes on, and memory that is still its own.
 	sleep 1
 	say "lives md5=$(seq 40000 | md5sum | cut -d' ' -f1)"
+	act=poweroff
+}
+
+# Two serial ports on a card: what is written to one comes back from it, told by the card's one pin.
+talk_to_serial_ports() {
+	bdf=$(function_of 0x4348:0x3253)
+	say "card $bdf driver=$(driver_of "$bdf")"
+	ports=$(cd -P "$sys/$bdf" && find . -path '*/tty/ttyS*' -prune | sed 's/.*\///' | sort)
+	set -- $ports
+	say "ports $*"
+	[ $# = 2 ] || fail "the card has not two ports"
+	exec 3<>"/dev/$1" 4<>"/dev/$2"
+	stty -F "/dev/$1" raw -echo
+	stty -F "/dev/$2" raw -echo
+	# The ports share the interrupt, which has the name of the one that was opened first.
+	grep "$1" /proc/interrupts | while read -r line; do say "irq $line"; done
+	name=$1
+	# round PORT FD N: a line, there and back. It has 15 bytes at most: the card takes a full buffer, of
+	# 16, for an empty one.
+	round() {
+		text="line $3: $1"
+		before=$(interrupts "$name")
+		echo "$text" >&"$2"
+		if [ "$(timeout 10 head -n 1 <&"$2")" = "$text" ]; then
+			say "echoed $1 n=$3 interrupts=$(($(interrupts "$name") - before))"
+		else
+			fail "line $3 did not come back from $1"
+		fi
+	}
+	for n in $(seq 20); do
+		round "$1" 3 "$n"
+		round "$2" 4 "$n"
+	done
+	exec 3<&- 4<&-
 	act=poweroff
 }

@@ -57,6 +57,7 @@ lose-net) lose_the_network ;;
 memory) share_memory ;;
 displays) show_displays ;;
 edu) do_sums ;;
+serial) talk_to_serial_ports ;;
 esac
 complain
 

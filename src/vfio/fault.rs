@@ -7,7 +7,8 @@ use tracing::warn;
 
 use super::bar_map::BarMap;
 use super::device::{CONFIG_REGION, Device};
-use super::function::{COMMAND, PMCSR, POWER_STATE, State, VfioFunction};
+use super::function::{PMCSR, POWER_STATE, State, VfioFunction};
+use super::image::COMMAND;
 use super::placement::COMMAND_MEMORY;
 
 impl VfioFunction {

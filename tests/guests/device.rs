@@ -8,7 +8,7 @@
 //! | 4 | 64-bit prefetchable memory | 64 KiB | 4 MiB |
 //! | 6 | expansion ROM | 8 KiB | 6 MiB |
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
@@ -19,6 +19,7 @@ use mini_vmm::vfio::device::{
     CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo,
 };
 
+use crate::backing;
 use crate::irqs::{Pin, Vectors};
 use crate::resets::{Outcome, Resets};
 
@@ -47,6 +48,7 @@ const COMMAND: usize = 4;
 const MEMORY: u8 = 2;
 const SIZES: [u64; 7] = [0x4000, 0x100, 0x20, 0, 0x1_0000, 0, 0x2000];
 const SPACING: u64 = 1 << 20;
+const FILE: u64 = 7 * SPACING;
 
 /// What was done to the device, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,8 @@ pub struct FakeDevice {
     resizable: bool,
     pub resets: Resets,
     rom: bool,
+    /// COMMAND is as it is.
+    fixed_command: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
     /// Region reads fail.
@@ -90,7 +94,7 @@ impl FakeDevice {
         let config = config_space();
         Self {
             name: "0000:01:00.0",
-            file: backing().expect("a temporary file"),
+            file: backing::file(FILE).expect("a temporary file"),
             power_on: config.clone(),
             config: Mutex::new(config),
             msix: Mutex::new(Vectors::new(VECTORS)),
@@ -101,6 +105,7 @@ impl FakeDevice {
             resizable: true,
             resets: Resets::default(),
             rom: true,
+            fixed_command: false,
             failing_events: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
         }
@@ -127,6 +132,17 @@ impl FakeDevice {
     /// It has no expansion ROM.
     pub fn no_rom(mut self) -> Self {
         self.rom = false;
+        self
+    }
+
+    /// Its configuration space is as that of the kernel's sample of a mediated device: a byte short,
+    /// and its COMMAND says for ever that ports are decoded.
+    pub fn like_mtty(mut self) -> Self {
+        self.power_on.truncate(0xff);
+        self.power_on[COMMAND] = 1;
+        self.power_on[0xfc..].fill(0x77);
+        self.fixed_command = true;
+        self.config = Mutex::new(self.power_on.clone());
         self
     }
 
@@ -238,6 +254,7 @@ impl FakeDevice {
         let mut config = self.config.lock().unwrap();
         for (at, byte) in (offset as usize..).zip(data) {
             let mask = match at {
+                4 | 5 if self.fixed_command => 0,
                 4 => 0x47,
                 5 => 0x05,
                 // The kernel keeps the pin, the line and the power state as any device does.
@@ -451,23 +468,6 @@ impl Device for FakeDevice {
 pub fn signal(event: &File) {
     let mut event: &File = event;
     event.write_all(&1u64.to_ne_bytes()).expect("an eventfd");
-}
-
-/// A file without a name, large enough for the BARs.
-fn backing() -> io::Result<File> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("mini-vmm-device-{}-{number}", std::process::id());
-    let path = std::env::temp_dir().join(name);
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    fs::remove_file(&path)?;
-    file.set_len(7 * SPACING)?;
-    Ok(file)
 }
 
 fn config_space() -> Vec<u8> {

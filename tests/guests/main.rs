@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backing;
 mod bars;
 mod config;
 mod device;

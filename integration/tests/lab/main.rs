@@ -8,6 +8,7 @@ mod displays;
 mod faults;
 mod groups;
 mod life;
+mod mediated;
 mod refusals;
 mod requests;
 mod resets;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         .chain(displays::all())
         .chain(groups::all())
         .chain(life::all())
+        .chain(mediated::all())
         .chain(requests::all())
         .chain(faults::all())
         .chain(resets::all())
