@@ -196,6 +196,18 @@ impl VfioError {
         }
     }
 
+    /// Whether it is a container that does not take a group, and another may.
+    pub(super) fn is_refused_group(&self) -> bool {
+        use vfio_ioctls::VfioError::{ContainerSetIOMMU, GroupSetContainer};
+        matches!(
+            self,
+            Self::Open {
+                source: GroupSetContainer | ContainerSetIOMMU(_),
+                ..
+            }
+        )
+    }
+
     /// What to type.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
