@@ -56,3 +56,50 @@ impl LostPages for DevicePages {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::mapping::Mapping;
+    use crate::memory::{PAGE_SIZE, Region};
+
+    fn pages(excused: usize) -> DevicePages {
+        let space = AddressSpace::new();
+        for (start, kind) in [(0, RegionKind::Ram), (0x8000, RegionKind::Device)] {
+            let mapping = Arc::new(Mapping::anonymous(PAGE_SIZE, PAGE_SIZE).unwrap());
+            let region = Region {
+                start,
+                size: PAGE_SIZE,
+                mapping,
+                offset: 0,
+                kind,
+            };
+            space.add(region).unwrap();
+        }
+        DevicePages {
+            functions: Vec::new(),
+            space: Arc::new(space),
+            others: 0,
+            excused: AtomicUsize::new(excused),
+        }
+    }
+
+    #[test]
+    fn what_no_device_explains_ends_the_run() {
+        let pages = pages(0);
+        assert!(!pages.take_away(Some(0x800)), "RAM");
+        assert!(!pages.take_away(Some(0x8000)), "a piece of nobody's");
+        assert!(!pages.take_away(None));
+        // Another vCPU has been here already.
+        assert!(pages.take_away(Some(0x4000)));
+    }
+
+    #[test]
+    fn each_other_vcpu_may_fault_once() {
+        let pages = pages(2);
+        assert_eq!(
+            [(); 4].map(|()| pages.take_away(None)),
+            [true, true, false, false]
+        );
+    }
+}
