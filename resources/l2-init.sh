@@ -56,6 +56,7 @@ net) talk_to_the_network ;;
 memory) share_memory ;;
 edu) do_sums ;;
 serial) talk_to_serial_ports ;;
+primary) serve_virtual_function ;;
 esac
 complain
 

@@ -9,6 +9,7 @@ mod life;
 mod mediated;
 mod refusals;
 mod requests;
+mod virtual_functions;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         .chain(mediated::all())
         .chain(requests::all())
         .chain(refusals::all())
+        .chain(virtual_functions::all())
         .collect();
     let lab = if args.list {
         None
