@@ -31,8 +31,10 @@ pub struct RunArgs {
     memory: String,
 
     /// PCI device to pass through: 01:00.0, 0000:01:00.0 or its path in /sys, or a mediated device's
-    /// UUID; may be repeated. Options: slot=DD[.F], the device number (and function) that the guest
-    /// sees; vf-token=UUID, which a virtual function shares with its physical one under vfio-pci
+    /// UUID; may be repeated.
+    /// Options: slot=DD[.F], the device number (and function) that the guest sees;
+    /// rombar=off, no expansion ROM; romfile=PATH, this file as its expansion ROM;
+    /// vf-token=UUID, which a virtual function shares with its physical one under vfio-pci
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 

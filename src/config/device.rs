@@ -1,6 +1,7 @@
 //! `--vfio ADDR[,key=value]...`: a device to pass through, and how the guest gets it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use uuid::Uuid;
@@ -40,6 +41,18 @@ impl FromStr for Slot {
     }
 }
 
+/// What the guest finds as a device's expansion ROM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RomConfig {
+    /// The device's own, if it has one.
+    #[default]
+    Device,
+    /// None: for a ROM that hangs the host when it is read, or that the guest must not see.
+    Off,
+    /// A file of the host's.
+    File(PathBuf),
+}
+
 /// A device to pass through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceConfig {
@@ -49,6 +62,8 @@ pub struct DeviceConfig {
     pub slot: Option<Slot>,
     /// The secret that a physical function in VFIO's hands shares with its virtual functions.
     pub vf_token: Option<Uuid>,
+    /// Its expansion ROM.
+    pub rom: RomConfig,
 }
 
 /// An option of a device that cannot be used.
@@ -82,6 +97,12 @@ pub enum DeviceOptionError {
         /// What would do.
         wanted: &'static str,
     },
+    /// A file for a ROM that is not shown.
+    #[error("`rombar=off` and `romfile=` contradict each other for --vfio {address}")]
+    RomTwoWays {
+        /// The device they were for.
+        address: String,
+    },
 }
 
 impl DeviceOptionError {
@@ -89,11 +110,16 @@ impl DeviceOptionError {
     pub fn hint(&self) -> String {
         match self {
             Self::Unknown { address, .. } => {
-                format!("there are slot= and vf-token=, for example --vfio {address},slot=05.0")
+                format!(
+                    "there are slot=, rombar=, romfile= and vf-token=, for example --vfio {address},slot=05.0"
+                )
             }
             Self::Twice { option, .. } => format!("give `{option}` once"),
             Self::Value { option, wanted, .. } => {
                 format!("give {wanted}, for example {option}={}", example(option))
+            }
+            Self::RomTwoWays { .. } => {
+                "leave `romfile=` away for no ROM, or `rombar=off` for the file's".into()
             }
         }
     }
@@ -104,6 +130,8 @@ fn example(option: &str) -> &'static str {
     match option {
         "slot" => "05.0",
         "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
+        "rombar" => "off",
+        "romfile" => "vbios.rom",
         _ => "...",
     }
 }
@@ -119,6 +147,8 @@ impl FromStr for DeviceConfig {
             ..Self::default()
         };
         let mut seen: Vec<&str> = Vec::new();
+        let mut rombar = true;
+        let mut romfile = None;
         for part in parts {
             let unknown = || DeviceOptionError::Unknown {
                 option: part.into(),
@@ -149,9 +179,28 @@ impl FromStr for DeviceConfig {
                     let token = parse_uuid(value).ok_or_else(|| bad("vf-token", wanted))?;
                     config.vf_token = Some(token);
                 }
+                "rombar" => {
+                    rombar = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(bad("rombar", "on or off")),
+                    };
+                }
+                "romfile" => {
+                    if value.is_empty() {
+                        return Err(bad("romfile", "the path of a file"));
+                    }
+                    romfile = Some(PathBuf::from(value));
+                }
                 _ => return Err(unknown()),
             }
         }
+        config.rom = match (rombar, romfile) {
+            (true, None) => RomConfig::Device,
+            (true, Some(path)) => RomConfig::File(path),
+            (false, None) => RomConfig::Off,
+            (false, Some(_)) => return Err(DeviceOptionError::RomTwoWays { address }),
+        };
         Ok(config)
     }
 }
@@ -189,6 +238,20 @@ mod tests {
     }
 
     #[test]
+    fn a_rom_is_the_devices_none_or_a_files() {
+        let file = RomConfig::File("/tmp/vbios.rom".into());
+        for (text, rom) in [
+            ("01:00.0", RomConfig::Device),
+            ("01:00.0,rombar=on", RomConfig::Device),
+            ("01:00.0,rombar=off,slot=4", RomConfig::Off),
+            ("01:00.0,romfile=/tmp/vbios.rom", file.clone()),
+            ("01:00.0,romfile=/tmp/vbios.rom,rombar=on", file),
+        ] {
+            assert_eq!(text.parse::<DeviceConfig>().unwrap().rom, rom, "{text}");
+        }
+    }
+
+    #[test]
     fn each_mistake_is_named() {
         for (text, says, hints) in [
             ("01:00.0,frob=1", "`frob=1` is not an option", "slot="),
@@ -206,6 +269,22 @@ mod tests {
                 "`secret` is no value for `vf-token`",
                 "a UUID, for example vf-token=bd8d",
             ),
+            (
+                "01:00.0,rombar=no",
+                "`no` is no value for `rombar`",
+                "on or off",
+            ),
+            (
+                "01:00.0,romfile=",
+                "`` is no value for `romfile`",
+                "the path of a file",
+            ),
+            (
+                "01:00.0,romfile=x,rombar=off",
+                "contradict each other",
+                "leave",
+            ),
+            ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
         ] {
             let error = text.parse::<DeviceConfig>().unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
