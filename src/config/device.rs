@@ -60,10 +60,10 @@ pub struct DeviceConfig {
     pub address: String,
     /// Where the guest finds it; the first free device number if the user does not say.
     pub slot: Option<Slot>,
-    /// The secret that a physical function in VFIO's hands shares with its virtual functions.
-    pub vf_token: Option<Uuid>,
     /// Its expansion ROM.
     pub rom: RomConfig,
+    /// The secret that a physical function in VFIO's hands shares with its virtual functions.
+    pub vf_token: Option<Uuid>,
 }
 
 /// An option of a device that cannot be used.
@@ -129,9 +129,9 @@ impl DeviceOptionError {
 fn example(option: &str) -> &'static str {
     match option {
         "slot" => "05.0",
-        "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
         "rombar" => "off",
         "romfile" => "vbios.rom",
+        "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
         _ => "...",
     }
 }
@@ -174,11 +174,6 @@ impl FromStr for DeviceConfig {
                         "a device number from 01 to 1f and, if not 0, a function from 0 to 7";
                     config.slot = Some(value.parse().map_err(|()| bad("slot", wanted))?);
                 }
-                "vf-token" => {
-                    let wanted = "a UUID";
-                    let token = parse_uuid(value).ok_or_else(|| bad("vf-token", wanted))?;
-                    config.vf_token = Some(token);
-                }
                 "rombar" => {
                     rombar = match value {
                         "on" => true,
@@ -191,6 +186,11 @@ impl FromStr for DeviceConfig {
                         return Err(bad("romfile", "the path of a file"));
                     }
                     romfile = Some(PathBuf::from(value));
+                }
+                "vf-token" => {
+                    let wanted = "a UUID";
+                    let token = parse_uuid(value).ok_or_else(|| bad("vf-token", wanted))?;
+                    config.vf_token = Some(token);
                 }
                 _ => return Err(unknown()),
             }
@@ -265,11 +265,6 @@ mod tests {
                 "from 01 to 1f",
             ),
             (
-                "01:00.0,vf-token=secret",
-                "`secret` is no value for `vf-token`",
-                "a UUID, for example vf-token=bd8d",
-            ),
-            (
                 "01:00.0,rombar=no",
                 "`no` is no value for `rombar`",
                 "on or off",
@@ -285,6 +280,11 @@ mod tests {
                 "leave",
             ),
             ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
+            (
+                "01:00.0,vf-token=secret",
+                "`secret` is no value for `vf-token`",
+                "a UUID, for example vf-token=bd8d",
+            ),
         ] {
             let error = text.parse::<DeviceConfig>().unwrap_err();
             assert!(error.to_string().contains(says), "{error}");

@@ -75,9 +75,9 @@ pub struct FakeDevice {
     hook: Option<Hook>,
     resizable: bool,
     resettable: bool,
+    rom: bool,
     /// COMMAND is as it is.
     fixed_command: bool,
-    rom: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
     /// Region reads fail.
@@ -98,8 +98,8 @@ impl FakeDevice {
             hook: None,
             resizable: true,
             resettable: true,
-            fixed_command: false,
             rom: true,
+            fixed_command: false,
             failing_events: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
         }
@@ -129,6 +129,12 @@ impl FakeDevice {
         self
     }
 
+    /// It has no expansion ROM.
+    pub fn no_rom(mut self) -> Self {
+        self.rom = false;
+        self
+    }
+
     /// Its configuration space is as that of the kernel's sample of a mediated device: a byte short,
     /// and its COMMAND says for ever that ports are decoded.
     pub fn like_mtty(mut self) -> Self {
@@ -137,12 +143,6 @@ impl FakeDevice {
         self.power_on[0xfc..].fill(0x77);
         self.fixed_command = true;
         self.config = Mutex::new(self.power_on.clone());
-        self
-    }
-
-    /// It has no expansion ROM.
-    pub fn no_rom(mut self) -> Self {
-        self.rom = false;
         self
     }
 
