@@ -118,7 +118,8 @@ fn beside_a_guest() -> Scenario {
              echo 0 >$sys/{PHYSICAL}/sriov_numvfs\n\
              kill $primary\nwait $primary || :\n\
              give_back {PHYSICAL}\n",
-            quiet(VIRTUAL, ""),
+            // Before Linux 6.18 iommufd asks for no token.
+            quiet(VIRTUAL, " --iommu container"),
             quiet(VIRTUAL, &format!(",vf-token={OTHER}")),
             quiet(VIRTUAL, &format!(",vf-token={TOKEN} --iommu iommufd")),
             quiet(VIRTUAL, &format!(",vf-token={TOKEN}")),
