@@ -1,4 +1,4 @@
-//! Disks, behind four kinds of controller: image files with known content, and what a guest must
+//! Disks, behind controllers of several kinds: image files with known content, and what a guest must
 //! have left in them.
 //!
 //! ```text
