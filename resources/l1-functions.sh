@@ -219,3 +219,25 @@ remove_mdev() {
 		say "mdev-removed $1 yes"
 	fi
 }
+
+# virtual CONTROLLER RESOURCE ACTION NUMBER: Virtualization Management of the NVMe controller $node (NVM
+# Express Base 2.0, 5.27): resources are queues (0) and vectors (1); actions are to set what the
+# physical function keeps (1), to give to a virtual one (8), and to let that work (9).
+virtual() {
+	nvme-admin "$node" 0x1c $(($1 << 16 | $2 << 8 | $3)) "$4"
+}
+
+# make_virtual BDF: one virtual function, working, of a physical one that the host's driver has.
+make_virtual() {
+	node=/dev/$(ls "$sys/$1/nvme")
+	virtual 0 0 1 0
+	virtual 0 1 1 0
+	echo 1 >"$sys/$1/reset"
+	echo 0 >"$sys/$1/sriov_drivers_autoprobe"
+	echo 1 >"$sys/$1/sriov_numvfs"
+	virtual 1 1 8 2
+	virtual 1 0 8 2
+	virtual 1 0 9 0
+	new=$(basename "$(readlink "$sys/$1/virtfn0")")
+	say "virtual $new of=$1 raw-id=$(hexdump -n 4 -e '"%08x"' "$sys/$new/config")"
+}

@@ -326,3 +326,22 @@ talk_to_serial_ports() {
 	exec 3<&- 4<&-
 	act=poweroff
 }
+
+# The guest has a physical function. It sets free what a virtual one needs and gives it that, waits
+# until L1 has made one, and lets it work; the rest is L1's.
+serve_virtual_function() {
+	read -r bdf _ </run/disks
+	node=/dev/$(ls "$sys/$bdf/nvme")
+	virtual 0 0 1 0 || fail "the queues are not free"
+	virtual 0 1 1 0 || fail "the vectors are not free"
+	echo 1 >"$sys/$bdf/reset" || fail "the physical function has no reset"
+	virtual 1 1 8 2 || fail "the virtual function has no vectors"
+	virtual 1 0 8 2 || fail "the virtual function has no queues"
+	say "primary-ready"
+	for _ in $(seq 600); do
+		! virtual 1 0 9 0 2>/dev/null || break
+		sleep 0.1
+	done
+	say "virtual-online"
+	sleep 600
+}

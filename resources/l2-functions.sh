@@ -141,3 +141,10 @@ complain() {
 	dmesg | grep -v 'Falling back to' | grep -iE '(nvme|ata[0-9]|e1000e|xhci|usb).*(timeout|abort|error|fail|exception|hang|died|reset adapter|completion polled)|DMAR|WARNING|BUG:|nobody cared|soft lockup' |
 		while read -r line; do say "trouble $line"; done
 }
+
+# virtual CONTROLLER RESOURCE ACTION NUMBER: Virtualization Management of the NVMe controller $node (NVM
+# Express Base 2.0, 5.27): resources are queues (0) and vectors (1); actions are to set what the
+# physical function keeps (1), to give to a virtual one (8), and to let that work (9).
+virtual() {
+	nvme-admin "$node" 0x1c $(($1 << 16 | $2 << 8 | $3)) "$4"
+}

@@ -58,6 +58,7 @@ memory) share_memory ;;
 displays) show_displays ;;
 edu) do_sums ;;
 serial) talk_to_serial_ports ;;
+primary) serve_virtual_function ;;
 esac
 complain
 

@@ -1,4 +1,4 @@
-//! Disks, behind four kinds of controller: image files with known content, and what a guest must
+//! Disks, behind controllers of several kinds: image files with known content, and what a guest must
 //! have left in them.
 //!
 //! ```text
@@ -30,6 +30,9 @@ pub enum Wiring {
     Nvme,
     /// The same on bus 1, behind a bridge to conventional PCI: all of that bus is one group.
     NvmeBehindBridge,
+    /// The same on bus 1, behind a root port, with one virtual function beside it; the namespace is
+    /// both's.
+    NvmeWithVirtual,
     /// A SATA controller with one disk.
     Sata,
     /// The same on bus 1, behind a root port. A reset of the bus is the only one that it has, if it is
@@ -77,7 +80,7 @@ impl Disk {
     pub fn bdf(&self) -> String {
         let bus = u8::from(matches!(
             self.wiring,
-            Wiring::NvmeBehindBridge | Wiring::SataBehindPort
+            Wiring::NvmeBehindBridge | Wiring::NvmeWithVirtual | Wiring::SataBehindPort
         ));
         format!("0000:{bus:02x}:{:02x}.{}", self.device, self.function)
     }
@@ -85,7 +88,7 @@ impl Disk {
     /// The driver that the controller has in L1 and in L2.
     pub fn driver(&self) -> &'static str {
         match self.wiring {
-            Wiring::Nvme | Wiring::NvmeBehindBridge => "nvme",
+            Wiring::Nvme | Wiring::NvmeBehindBridge | Wiring::NvmeWithVirtual => "nvme",
             Wiring::Sata | Wiring::SataBehindPort => "ahci",
             Wiring::Usb => "xhci_hcd",
         }
@@ -107,6 +110,18 @@ impl Disk {
                     "nvme,drive={serial},serial={serial},bus=bridge,{addr}"
                 )]
             }
+            // Queues and vectors that are given to the virtual function are taken from the physical
+            // one's, which must keep some.
+            Wiring::NvmeWithVirtual => vec![
+                format!("pcie-root-port,id={serial}-port,addr=1d"),
+                format!("nvme-subsys,id={serial}-subsystem"),
+                format!(
+                    "nvme,id={serial}-at,serial={serial},bus={serial}-port,{addr},\
+                     subsys={serial}-subsystem,max_ioqpairs=8,msix_qsize=9,\
+                     sriov_max_vfs=1,sriov_vq_flexible=4,sriov_vi_flexible=4"
+                ),
+                format!("nvme-ns,drive={serial},bus={serial}-at,nsid=1"),
+            ],
             Wiring::Sata => vec![
                 format!("ich9-ahci,id={serial}-at,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),

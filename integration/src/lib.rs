@@ -19,7 +19,7 @@
 //! | [`host`] | what L0 must have, and where things are kept |
 //! | [`kernel`] | kernels from Debian's packages, and one built from its source; modules, the ELF inside |
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
-//! | [`disk`] | disks of four kinds with known content, and what a guest must have left in them |
+//! | [`disk`] | disks of several kinds with known content, and what a guest must have left in them |
 //! | [`machine`] | L1 as data, its QEMU command line, and running it with a time limit |
 //! | [`transcript`] | what was said, by whom and when |
 //! | [`scenario`] | one machine, one script, and what must be seen |

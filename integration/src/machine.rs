@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub struct Machine {
     pub extra: Vec<String>,
     /// Files that these devices want in that directory.
     pub files: Vec<(&'static str, Vec<u8>)>,
+    /// Programs of L0 that L1 and L2 have in /bin.
+    pub programs: Vec<PathBuf>,
 }
 
 impl Machine {
@@ -41,6 +43,7 @@ impl Machine {
             disks: disks.to_vec(),
             extra: Vec::new(),
             files: Vec::new(),
+            programs: Vec::new(),
         }
     }
 
@@ -224,7 +227,6 @@ impl Drop for Qemu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
 
     #[test]
     fn functions_of_one_slot_are_declared_as_such() {

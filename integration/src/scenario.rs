@@ -189,6 +189,10 @@ impl Scenario {
         let mut l2 = Archive::with_busybox(host, L2_INIT)?;
         l2.file("lab/functions.sh", L2_FUNCTIONS.as_bytes());
         l2.file("lab/acts.sh", L2_ACTS.as_bytes());
+        for program in &self.machine.programs {
+            l1.host_program(program)?;
+            l2.host_program(program)?;
+        }
         l1.file("boot/initrd", &l2.finish());
         Ok(l1.finish())
     }

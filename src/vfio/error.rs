@@ -277,3 +277,36 @@ impl VfioError {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_wanted_is_explained() {
+        let name = HostName::Pci("01:00.1".parse().unwrap());
+        let physical = "01:00.0".parse().ok();
+        for (given, physical, says, hint) in [
+            (
+                false,
+                physical,
+                "PCI device 0000:01:00.1 is opened only with a VF token: its physical function 0000:01:00.0 is in VFIO's hands too",
+                "give the token that 0000:01:00.0 was opened with: --vfio 0000:01:00.1,vf-token=UUID",
+            ),
+            (
+                true,
+                None,
+                "PCI device 0000:01:00.1 is opened only with another VF token",
+                "its virtual functions are in use; give the token that they were opened with: --vfio 0000:01:00.1,vf-token=UUID",
+            ),
+        ] {
+            let error = VfioError::TokenRefused {
+                name,
+                given,
+                physical,
+            };
+            assert_eq!(error.to_string(), says);
+            assert_eq!(error.hint().as_deref(), Some(hint));
+        }
+    }
+}

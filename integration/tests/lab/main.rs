@@ -12,6 +12,7 @@ mod mediated;
 mod refusals;
 mod requests;
 mod resets;
+mod virtual_functions;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         .chain(faults::all())
         .chain(resets::all())
         .chain(refusals::all())
+        .chain(virtual_functions::all())
         .collect();
     let lab = if args.list {
         None
