@@ -5,7 +5,7 @@ TARGET := x86_64-unknown-linux-gnu
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test test-all check unit lab lab-all doc clean
+.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all doc clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,16 +19,22 @@ demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulate
 build: deps ## the static release binary
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) --package mini-vmm
 
-test: check unit lab ## format, clippy, all cargo tests, the lab's scenarios of under a minute
+test: check unit fuzz-briefly lab ## format, clippy, all cargo tests, a little fuzzing, the lab's scenarios of under a minute
 
-test-all: check unit lab-all ## the same with all of the lab's scenarios
+test-all: check unit fuzz-briefly lab-all ## the same with all of the lab's scenarios
 
 check: deps
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
 unit: deps
-	cargo test --workspace --exclude lab
+	cargo test --workspace --exclude lab --exclude fuzz
+
+fuzz: deps ## fuzz targets, FUZZ_SECONDS each (600)
+	tests/fuzz/run.sh
+
+fuzz-briefly: deps
+	FUZZ_SECONDS=10 tests/fuzz/run.sh
 
 lab: deps ## the lab's scenarios: real VFIO and KVM in an emulated machine with an IOMMU
 	cargo test --package lab

@@ -22,6 +22,8 @@ need qemu-system-x86 qemu-system-x86_64
 need xz-utils xz
 need zstd zstd
 need gcc cc
+# libFuzzer is C++.
+need g++ c++
 need gzip gzip
 need acpica-tools iasl
 [ -e /usr/share/seabios/bios-256k.bin ] || [ -e /usr/share/qemu/bios-256k.bin ] || missing="$missing seabios"

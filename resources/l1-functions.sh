@@ -49,6 +49,17 @@ disk_of() {
 	return 1
 }
 
+# say_rom KEY BDF: what a function's expansion ROM holds, which is left in /run/rom.
+say_rom() {
+	echo 1 >"$sys/$2/enable"
+	echo 1 >"$sys/$2/rom"
+	cat "$sys/$2/rom" >/run/rom
+	echo 0 >"$sys/$2/rom"
+	echo 0 >"$sys/$2/enable"
+	say "rom-at $2 $(sed -n '7s/ .*//p' "$sys/$2/resource")"
+	say "$1 $2 bytes=$(wc -c </run/rom) md5=$(md5sum </run/rom | cut -d' ' -f1)"
+}
+
 # Since L1 was switched on, in hundredths as thousandths.
 milliseconds() {
 	read -r up _ </proc/uptime

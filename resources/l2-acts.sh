@@ -178,6 +178,42 @@ share_memory() {
 	act=poweroff
 }
 
+# Of each display: what its expansion ROM holds, and whether its frame buffer keeps what is written
+# at its beginning, in its middle and at its end.
+show_displays() {
+	for d in "$sys"/*; do
+		case $(cat "$d/class") in 0x03*) ;; *) continue ;; esac
+		bdf=$(basename "$d")
+		echo 1 >"$d/enable"
+		if [ -e "$d/rom" ]; then
+			began=$(cut -d' ' -f1 /proc/uptime)
+			echo 1 >"$d/rom"
+			cat "$d/rom" >/tmp/rom || fail "the ROM of $bdf cannot be read"
+			say "rom-took $bdf from=$began to=$(cut -d' ' -f1 /proc/uptime)"
+			# Read-only: switched on by hand, it holds after a write what it held before.
+			printf '\001' | dd of="$d/config" bs=1 seek=48 count=1 conv=notrunc 2>/dev/null
+			rom=$(bar_of "$bdf" 6)
+			word=$(devmem $((rom)) 32)
+			devmem $((rom)) 32 0x12345678
+			say "rom-word $bdf before=$word after=$(devmem $((rom)) 32)"
+			printf '\000' | dd of="$d/config" bs=1 seek=48 count=1 conv=notrunc 2>/dev/null
+			echo 0 >"$d/rom"
+			say "rom $bdf bytes=$(wc -c </tmp/rom) md5=$(md5sum </tmp/rom | cut -d' ' -f1)"
+		else
+			say "rom $bdf none"
+		fi
+		read -r start end flags <"$d/resource"
+		size=$((end - start + 1))
+		for at in 0 $((size / 2)) $((size - 4)); do
+			devmem $((start + at)) 32 $((0xd1500000 + at / 4))
+		done
+		for at in 0 $((size / 2)) $((size - 4)); do
+			[ $(($(devmem $((start + at)) 32))) != $((0xd1500000 + at / 4)) ] || say "pixel $bdf $at of=$size"
+		done
+	done
+	act=poweroff
+}
+
 # QEMU's teaching device, by VFIO: the guest has no IOMMU, and its kernel was told to go without
 # (vfio.enable_unsafe_noiommu_mode=1).
 drive_edu() {

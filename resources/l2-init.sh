@@ -57,6 +57,7 @@ queues) queue_on_each_cpu ;;
 churn) move_while_reading ;;
 net) talk_to_the_network ;;
 memory-*) share_memory "${act#memory-}" ;;
+displays) show_displays ;;
 edu) drive_edu ;;
 esac
 complain

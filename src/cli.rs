@@ -1,16 +1,21 @@
-//! Every flag; the only file that knows their names.
+//! The command line; the only room that knows the names of flags and commands.
 
-use std::path::PathBuf;
+pub mod host;
+mod run;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
-use crate::config::{self, BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, MAX_CPUS, VmConfig};
+pub use run::RunArgs;
 
 /// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.
 #[derive(Debug, Parser)]
 #[command(
     name = "mini-vmm",
     version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
     after_help = "\
 Bind a device to vfio-pci before you pass it through (as root):
   modprobe vfio-pci
@@ -29,61 +34,44 @@ Exit status: 0 the guest powered off (or you ended the run), 1 an error,
 2 a mistake in the command line, 3 a triple fault with --no-reboot."
 )]
 pub struct Cli {
-    /// Kernel to boot: a bzImage, or an ELF vmlinux
-    #[arg(long, value_name = "PATH")]
-    kernel: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
 
-    /// Initial RAM file system
-    #[arg(long, value_name = "PATH", visible_alias = "initramfs")]
-    initrd: Option<PathBuf>,
-
-    /// Kernel parameters, added after `console=ttyS0`
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    cmdline: Option<String>,
-
-    /// Virtual CPUs
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
-    cpus: u32,
-
-    /// Memory, with K, M, G or T; a bare number means MiB
-    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
-    memory: String,
-
-    /// PCI device to pass through: 01:00.0, 0000:01:00.0 or its path in /sys; may be repeated.
-    /// Options: slot=DD[.F], the device number (and function) that the guest sees
-    #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
-    vfio: Vec<String>,
-
-    /// Interface to the IOMMU; auto is iommufd where the kernel has it, else container
-    #[arg(long, value_name = "KIND", default_value = "auto")]
-    iommu: IommuKind,
-
-    /// End the run when the guest reboots
-    #[arg(long)]
-    no_reboot: bool,
+    #[command(flatten)]
+    run: Option<RunArgs>,
 
     /// Say more: -v what happens, -vv each ioctl, -vvv each access
-    #[arg(short, long, action = ArgAction::Count)]
+    #[arg(short, long, action = ArgAction::Count, global = true)]
     verbose: u8,
 }
 
-/// [`Iommu`] as a word.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum IommuKind {
-    Auto,
-    Container,
-    Iommufd,
+/// What else than running a guest can be asked for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What the host has to pass through
+    #[command(subcommand)]
+    Host(host::HostCommand),
+
+    /// Print a script that completes commands and flags in a shell
+    #[command(after_help = "\
+For bash:  mini-vmm completions bash > /etc/bash_completion.d/mini-vmm
+For zsh:   mini-vmm completions zsh > /usr/local/share/zsh/site-functions/_mini-vmm
+For fish:  mini-vmm completions fish > ~/.config/fish/completions/mini-vmm.fish")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
 }
 
-impl From<IommuKind> for Iommu {
-    fn from(kind: IommuKind) -> Self {
-        match kind {
-            IommuKind::Auto => Self::Auto,
-            IommuKind::Container => Self::Container,
-            IommuKind::Iommufd => Self::Iommufd,
-        }
-    }
+/// What the user wants.
+#[derive(Debug)]
+pub enum Action {
+    /// A guest.
+    Run(Box<RunArgs>),
+    /// Something of the host.
+    Host(host::HostCommand),
+    /// A completion script.
+    Completions(Shell),
 }
 
 impl Cli {
@@ -92,89 +80,19 @@ impl Cli {
         self.verbose
     }
 
-    /// The VM that the flags describe.
+    /// What is to be done.
     ///
     /// # Errors
-    /// A memory size or an option of a device that cannot be used.
-    pub fn into_config(self) -> Result<VmConfig, ConfigError> {
-        let memory = config::parse_memory(&self.memory)?;
-        let vfio = self.vfio.iter().map(|text| text.parse());
-        let vfio = vfio
-            .collect::<Result<_, _>>()
-            .map_err(ConfigError::Device)?;
-        let cmdline = match self.cmdline.as_deref().map(str::trim) {
-            None | Some("") => BASE_CMDLINE.to_string(),
-            Some(more) => format!("{BASE_CMDLINE} {more}"),
-        };
-        Ok(VmConfig {
-            kernel: self.kernel,
-            initrd: self.initrd,
-            cmdline,
-            cpus: self.cpus,
-            memory,
-            vfio,
-            iommu: self.iommu.into(),
-            no_reboot: self.no_reboot,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parse(args: &[&str]) -> Result<VmConfig, ConfigError> {
-        Cli::try_parse_from([&["mini-vmm", "--kernel", "k"], args].concat())
-            .unwrap()
-            .into_config()
-    }
-
-    #[test]
-    fn the_command_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn flags_become_a_config() {
-        let c = parse(&[
-            "--initramfs",
-            "i",
-            "--cmdline",
-            "quiet",
-            "--cpus",
-            "4",
-            "--memory",
-            "1G",
-        ]);
-        let c = c.unwrap();
-        assert_eq!(c.initrd, Some("i".into()));
-        assert_eq!(c.cmdline, "console=ttyS0 quiet");
-        assert_eq!((c.cpus, c.memory), (4, 1 << 30));
-        let c = parse(&["--vfio", "01:00.0", "--vfio", "02:00.0", "--no-reboot"]).unwrap();
-        let addresses: Vec<_> = c.vfio.iter().map(|d| d.address.as_str()).collect();
-        assert_eq!(addresses, ["01:00.0", "02:00.0"]);
-        assert!(c.no_reboot);
-        assert_eq!(c.cmdline, "console=ttyS0");
-        assert!(parse(&["--memory", "lots"]).is_err());
-        assert!(parse(&["--memory", "-5"]).is_err());
-        assert!(parse(&["--vfio", "01:00.0,frob=1"]).is_err());
-    }
-
-    #[test]
-    fn mistakes_are_usage_errors() {
-        for args in [
-            &["--cpus", "0"][..],
-            &["--cpus", "65"],
-            &["--frob"],
-            &["extra"],
-        ] {
-            let all = [&["mini-vmm", "--kernel", "k"], args].concat();
-            assert_eq!(Cli::try_parse_from(all).unwrap_err().exit_code(), 2);
+    /// A usage error: there is neither a command nor a kernel.
+    pub fn into_action(self) -> Result<Action, clap::Error> {
+        match (self.command, self.run) {
+            (Some(Command::Host(command)), _) => Ok(Action::Host(command)),
+            (Some(Command::Completions { shell }), _) => Ok(Action::Completions(shell)),
+            (None, Some(run)) => Ok(Action::Run(Box::new(run))),
+            (None, None) => Err(Self::command().error(
+                clap::error::ErrorKind::MissingRequiredArgument,
+                "the following required arguments were not provided:\n  --kernel <PATH>",
+            )),
         }
-        assert_eq!(
-            Cli::try_parse_from(["mini-vmm"]).unwrap_err().exit_code(),
-            2
-        );
     }
 }

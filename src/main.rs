@@ -1,13 +1,16 @@
 //! Parse, build, run, exit code.
 
 use std::error::Error;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use mini_vmm::cli::Cli;
+use clap::{CommandFactory, Parser};
+use mini_vmm::cli::host::HostCommand;
+use mini_vmm::cli::{Action, Cli, RunArgs};
 use mini_vmm::config::VmConfig;
 use mini_vmm::console::{self, Console};
+use mini_vmm::host::list::list;
+use mini_vmm::host::sysfs::Sysfs;
 use mini_vmm::lifecycle::{self, Lifecycle};
 use mini_vmm::machine::{Exit, Machine, MachineError};
 use mini_vmm::observe::report::sentence;
@@ -21,7 +24,38 @@ use tracing_subscriber::prelude::*;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.verbosity());
-    let config = match cli.into_config() {
+    match cli.into_action() {
+        Ok(Action::Run(args)) => run_guest(*args),
+        Ok(Action::Host(command)) => host(command),
+        Ok(Action::Completions(shell)) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "mini-vmm", &mut script);
+            print(&script)
+        }
+        Err(e) => e.exit(),
+    }
+}
+
+fn host(command: HostCommand) -> ExitCode {
+    let outcome = match command {
+        HostCommand::List { all } => list(&Sysfs::default(), all).map(|list| list.to_string()),
+    };
+    match outcome {
+        Ok(text) => print(text.as_bytes()),
+        Err(e) => fail(&e, None),
+    }
+}
+
+/// Whoever reads standard output may have had enough of it, `head` for example.
+fn print(text: &[u8]) -> ExitCode {
+    match io::stdout().write_all(text) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => fail(&e, None),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn run_guest(args: RunArgs) -> ExitCode {
+    let config = match args.into_config() {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };

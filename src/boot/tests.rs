@@ -1,4 +1,7 @@
-//! Small kernels made here, whole and damaged, through the door that the machine uses.
+//! Small kernels, whole and damaged, through the door that the machine uses.
+
+#[path = "../../tests/common/kernels.rs"]
+mod kernels;
 
 use std::io::Write;
 use std::path::Path;
@@ -10,65 +13,9 @@ use vmm_sys_util::tempfile::TempFile;
 
 use super::*;
 use crate::layout::{LOW_PVH_INFO, LOW_ZERO_PAGE};
+use kernels::{bzimage, elf, put};
 
 const MIB: u64 = 1 << 20;
-const BZ_SETUP: usize = 1024;
-
-fn put(image: &mut [u8], at: usize, bytes: &[u8]) {
-    image[at..at + bytes.len()].copy_from_slice(bytes);
-}
-
-/// A relocatable bzImage of protocol 2.15 that wants 16 MiB to 24 MiB.
-fn bzimage() -> Vec<u8> {
-    let mut image = vec![0x90; BZ_SETUP + 4096];
-    image[..BZ_SETUP].fill(0);
-    image[0x1f1] = 1; // setup_sects
-    put(&mut image, 0x1f4, &256u32.to_le_bytes()); // syssize
-    put(&mut image, 0x1fe, &0xaa55u16.to_le_bytes());
-    put(&mut image, 0x200, &[0xeb, 0x6a]); // the header ends at 0x26c
-    put(&mut image, 0x202, b"HdrS");
-    put(&mut image, 0x206, &0x020fu16.to_le_bytes());
-    image[0x211] = 1; // LOADED_HIGH
-    put(&mut image, 0x214, &0x10_0000u32.to_le_bytes()); // code32_start
-    put(&mut image, 0x22c, &0x7fff_ffffu32.to_le_bytes()); // initrd_addr_max
-    put(&mut image, 0x230, &0x20_0000u32.to_le_bytes()); // kernel_alignment
-    image[0x234] = 1; // relocatable_kernel
-    put(&mut image, 0x236, &1u16.to_le_bytes()); // XLF_KERNEL_64
-    put(&mut image, 0x238, &2047u32.to_le_bytes()); // cmdline_size
-    put(&mut image, 0x258, &0x100_0000u64.to_le_bytes()); // pref_address
-    put(&mut image, 0x260, &0x80_0000u32.to_le_bytes()); // init_size
-    image
-}
-
-/// An ELF image of one segment at 16 MiB, 32 bytes in the file and 64 KiB in memory.
-fn elf(note: bool) -> Vec<u8> {
-    let mut image = vec![0; 0x120];
-    put(&mut image, 0, b"\x7fELF\x02\x01\x01");
-    put(&mut image, 16, &2u16.to_le_bytes());
-    put(&mut image, 18, &62u16.to_le_bytes());
-    put(&mut image, 24, &0x100_0000u64.to_le_bytes()); // e_entry
-    put(&mut image, 32, &64u64.to_le_bytes()); // e_phoff
-    put(&mut image, 54, &56u16.to_le_bytes());
-    put(&mut image, 56, &(1 + u16::from(note)).to_le_bytes());
-    segment(&mut image[64..], 1, 0x100, 32, 0x1_0000);
-    put(&mut image, 0x100, &[0xf4; 32]);
-    if note {
-        segment(&mut image[120..], 4, 0xb0, 20, 20);
-        put(&mut image, 0xb0, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0]);
-        put(&mut image, 0xbc, b"Xen\0");
-        put(&mut image, 0xc0, &0x100_0010u32.to_le_bytes());
-    }
-    image
-}
-
-fn segment(at: &mut [u8], kind: u32, offset: u64, from_file: u64, in_memory: u64) {
-    put(at, 0, &kind.to_le_bytes());
-    put(at, 8, &offset.to_le_bytes());
-    put(at, 24, &0x100_0000u64.to_le_bytes());
-    put(at, 32, &from_file.to_le_bytes());
-    put(at, 40, &in_memory.to_le_bytes());
-}
-
 fn file(bytes: &[u8]) -> TempFile {
     let file = TempFile::new().unwrap();
     file.as_file().write_all(bytes).unwrap();

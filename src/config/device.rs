@@ -1,6 +1,7 @@
 //! `--vfio ADDR[,key=value]...`: a device to pass through, and how the guest gets it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// A place on the guest's bus: device and function.
@@ -36,6 +37,18 @@ impl FromStr for Slot {
     }
 }
 
+/// What the guest finds as a device's expansion ROM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RomConfig {
+    /// The device's own, if it has one.
+    #[default]
+    Device,
+    /// None: for a ROM that hangs the host when it is read, or that the guest must not see.
+    Off,
+    /// A file of the host's.
+    File(PathBuf),
+}
+
 /// A device to pass through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceConfig {
@@ -43,6 +56,8 @@ pub struct DeviceConfig {
     pub address: String,
     /// Where the guest finds it; the first free device number if the user does not say.
     pub slot: Option<Slot>,
+    /// Its expansion ROM.
+    pub rom: RomConfig,
 }
 
 /// An option of a device that cannot be used.
@@ -76,6 +91,12 @@ pub enum DeviceOptionError {
         /// What would do.
         wanted: &'static str,
     },
+    /// A file for a ROM that is not shown.
+    #[error("`rombar=off` and `romfile=` contradict each other for --vfio {address}")]
+    RomTwoWays {
+        /// The device they were for.
+        address: String,
+    },
 }
 
 impl DeviceOptionError {
@@ -83,11 +104,16 @@ impl DeviceOptionError {
     pub fn hint(&self) -> String {
         match self {
             Self::Unknown { address, .. } => {
-                format!("there is slot=, for example --vfio {address},slot=05.0")
+                format!(
+                    "there are slot=, rombar= and romfile=, for example --vfio {address},slot=05.0"
+                )
             }
             Self::Twice { option, .. } => format!("give `{option}` once"),
             Self::Value { option, wanted, .. } => {
                 format!("give {wanted}, for example {option}={}", example(option))
+            }
+            Self::RomTwoWays { .. } => {
+                "leave `romfile=` away for no ROM, or `rombar=off` for the file's".into()
             }
         }
     }
@@ -97,6 +123,8 @@ impl DeviceOptionError {
 fn example(option: &str) -> &'static str {
     match option {
         "slot" => "05.0",
+        "rombar" => "off",
+        "romfile" => "vbios.rom",
         _ => "...",
     }
 }
@@ -112,6 +140,8 @@ impl FromStr for DeviceConfig {
             ..Self::default()
         };
         let mut seen: Vec<&str> = Vec::new();
+        let mut rombar = true;
+        let mut romfile = None;
         for part in parts {
             let unknown = || DeviceOptionError::Unknown {
                 option: part.into(),
@@ -137,9 +167,28 @@ impl FromStr for DeviceConfig {
                         "a device number from 01 to 1f and, if not 0, a function from 0 to 7";
                     config.slot = Some(value.parse().map_err(|()| bad("slot", wanted))?);
                 }
+                "rombar" => {
+                    rombar = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(bad("rombar", "on or off")),
+                    };
+                }
+                "romfile" => {
+                    if value.is_empty() {
+                        return Err(bad("romfile", "the path of a file"));
+                    }
+                    romfile = Some(PathBuf::from(value));
+                }
                 _ => return Err(unknown()),
             }
         }
+        config.rom = match (rombar, romfile) {
+            (true, None) => RomConfig::Device,
+            (true, Some(path)) => RomConfig::File(path),
+            (false, None) => RomConfig::Off,
+            (false, Some(_)) => return Err(DeviceOptionError::RomTwoWays { address }),
+        };
         Ok(config)
     }
 }
@@ -174,6 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn a_rom_is_the_devices_none_or_a_files() {
+        let file = RomConfig::File("/tmp/vbios.rom".into());
+        for (text, rom) in [
+            ("01:00.0", RomConfig::Device),
+            ("01:00.0,rombar=on", RomConfig::Device),
+            ("01:00.0,rombar=off,slot=4", RomConfig::Off),
+            ("01:00.0,romfile=/tmp/vbios.rom", file.clone()),
+            ("01:00.0,romfile=/tmp/vbios.rom,rombar=on", file),
+        ] {
+            assert_eq!(text.parse::<DeviceConfig>().unwrap().rom, rom, "{text}");
+        }
+    }
+
+    #[test]
     fn each_mistake_is_named() {
         for (text, says, hints) in [
             ("01:00.0,frob=1", "`frob=1` is not an option", "slot="),
@@ -186,6 +249,22 @@ mod tests {
                 "`9.9` is no value for `slot`",
                 "from 01 to 1f",
             ),
+            (
+                "01:00.0,rombar=no",
+                "`no` is no value for `rombar`",
+                "on or off",
+            ),
+            (
+                "01:00.0,romfile=",
+                "`` is no value for `romfile`",
+                "the path of a file",
+            ),
+            (
+                "01:00.0,romfile=x,rombar=off",
+                "contradict each other",
+                "leave",
+            ),
+            ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
         ] {
             let error = text.parse::<DeviceConfig>().unwrap_err();
             assert!(error.to_string().contains(says), "{error}");

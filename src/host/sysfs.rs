@@ -17,12 +17,19 @@ pub struct PciDevice {
     pub driver: Option<String>,
     /// Its IOMMU group.
     pub group: Option<u32>,
+    /// Base class, subclass and programming interface (PCI Code and ID Assignment 1.11, 1).
+    pub class: u32,
 }
 
 impl PciDevice {
     /// Whether a VFIO driver holds it: vfio-pci or a variant (mlx5_vfio_pci and its like).
     pub fn is_vfio(&self) -> bool {
         self.driver.as_deref().is_some_and(|d| d.contains("vfio"))
+    }
+
+    /// Whether it is a bridge of any kind (base class 06).
+    pub fn is_bridge(&self) -> bool {
+        self.class >> 16 == 0x06
     }
 
     /// Whether it keeps its group from being used: a driver holds it that may do DMA of its own.
@@ -72,12 +79,24 @@ impl Sysfs {
         }
         let driver = link_name(&path.join("driver"))?;
         let group = link_name(&path.join("iommu_group"))?.and_then(|g| g.parse().ok());
+        let class = fs::read_to_string(path.join("class")).unwrap_or_default();
+        let class = class.trim().trim_start_matches("0x");
+        let class = u32::from_str_radix(class, 16).unwrap_or(0);
         Ok(Some(PciDevice {
             bdf,
             path,
             driver,
             group,
+            class,
         }))
+    }
+
+    /// Every PCI device of the host, in order of address.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn devices(&self) -> io::Result<Vec<PciDevice>> {
+        self.devices_in(&self.root.join("bus/pci/devices"))
     }
 
     /// Every PCI device of an IOMMU group, in order of address.
@@ -90,6 +109,11 @@ impl Sysfs {
             .join("kernel/iommu_groups")
             .join(group.to_string())
             .join("devices");
+        self.devices_in(&dir)
+    }
+
+    /// The devices that a directory has links to.
+    fn devices_in(&self, dir: &Path) -> io::Result<Vec<PciDevice>> {
         let mut members = Vec::new();
         for entry in fs::read_dir(dir)? {
             let name = entry?.file_name();

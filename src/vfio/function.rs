@@ -7,12 +7,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::bar_map::{BarMap, Piece};
 use super::config_policy;
 use super::device::{CONFIG_REGION, DeviceError, SharedDevice};
 use super::interrupts::Interrupts;
+use super::rom::{Rom, RomSource};
 use crate::bus::Bus;
 use crate::interrupt::Router;
 use crate::interrupt::service::Service;
@@ -20,7 +21,7 @@ use crate::layout::Layout;
 use crate::memory::AddressSpace;
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
-use crate::pci::bar::{BAR_BYTES, BAR_COUNT, BAR_OFFSET, BarError, Bars};
+use crate::pci::bar::{BAR_COUNT, BAR_OFFSET, BarError, Bars};
 use crate::pci::capability::{self, id};
 use crate::pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use crate::pci::decoder::Decoder;
@@ -72,6 +73,7 @@ pub struct VfioFunction {
     pub(super) this: Weak<Self>,
     /// Where the MSI-X table and its pending bits are.
     pub(super) msix_place: Option<MsixCapability>,
+    pub(super) rom: Rom,
     /// The power management capability.
     power: Option<u16>,
     state: Mutex<State>,
@@ -97,25 +99,33 @@ pub(super) struct State {
 }
 
 impl VfioFunction {
-    /// Reads the device's configuration space and maps its BARs. Nothing is in the guest yet.
+    /// Reads the device's configuration space and maps its BARs. Nothing is in the guest yet, and
+    /// nothing of the ROM has been read.
     ///
     /// # Errors
     /// When the device does not answer or its BARs make no sense.
-    pub fn new(device: SharedDevice, around: Surroundings) -> Result<Arc<Self>, FunctionError> {
+    pub fn new(
+        device: SharedDevice,
+        around: Surroundings,
+        rom: RomSource,
+    ) -> Result<Arc<Self>, FunctionError> {
         let image = read_config(&*device)?;
         let pristine = config_policy::apply(&image);
         let raw = std::array::from_fn(|i| {
             lanes::u32_at(&image, usize::from(BAR_OFFSET) + i * 4).unwrap_or(0)
         });
         let sizes = std::array::from_fn(|i| device.region(i as u32).size);
-        let bars = Bars::decode(raw, sizes).map_err(|source| FunctionError::Bars {
-            device: device.name().into(),
-            source,
-        })?;
+        let rom = Rom::new(&*device, rom);
+        let bars = Bars::decode(raw, sizes)
+            .and_then(|bars| rom.register(bars))
+            .map_err(|source| FunctionError::Bars {
+                device: device.name().into(),
+                source,
+            })?;
         let interrupts = Interrupts::new(&image, Arc::clone(&device), Arc::clone(&around.router));
         let msix_place = interrupts.msix().copied();
         let power = capability::find(&image, id::PM).map(|c| c.offset);
-        let maps = std::array::from_fn(|bar| map_bar(&*device, bar, &bars, msix_place.as_ref()));
+        let maps = std::array::from_fn(|bar| BarMap::of(&*device, bar, &bars, msix_place.as_ref()));
         // Firmware's view: nothing decodes, nothing masters the bus.
         device.write(CONFIG_REGION, COMMAND.into(), &0u16.to_le_bytes())?;
         if !device.can_reset() {
@@ -142,6 +152,7 @@ impl VfioFunction {
             around,
             this: this.clone(),
             msix_place,
+            rom,
             power,
             state: Mutex::new(state),
             limit: RateLimit::default(),
@@ -157,7 +168,7 @@ impl VfioFunction {
         &self.name
     }
 
-    /// The BARs as the guest sees them now.
+    /// The BARs and the ROM as the guest sees them now.
     pub fn bars(&self) -> Bars {
         self.lock().bars.clone()
     }
@@ -297,30 +308,16 @@ impl VfioFunction {
 
     /// Bytes that are answered here.
     fn write_emulated(&self, state: &mut State, offset: u16, data: &[u8]) {
-        let (at, len) = (u64::from(offset), data.len());
         state.config.write(offset, data);
-        if lanes::touches(at, len, BAR_OFFSET.into(), BAR_BYTES as u64) {
-            let skip = usize::from(BAR_OFFSET.saturating_sub(offset));
-            let first = usize::from(offset.saturating_sub(BAR_OFFSET));
-            state
-                .bars
-                .write(first, data.get(skip..).unwrap_or_default());
+        if state.bars.write(offset, data) {
             self.follow_decode(state);
         }
         state.interrupts.config_write(offset, data);
     }
 
     fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
-        let (at, len) = (u64::from(offset), data.len());
         state.config.read(offset, data);
-        if lanes::touches(at, len, BAR_OFFSET.into(), BAR_BYTES as u64) {
-            let skip = usize::from(BAR_OFFSET.saturating_sub(offset));
-            let first = usize::from(offset.saturating_sub(BAR_OFFSET));
-            let end = len.min(skip + BAR_BYTES.saturating_sub(first));
-            state
-                .bars
-                .read(first, data.get_mut(skip..end).unwrap_or_default());
-        }
+        state.bars.read(offset, data);
         state.interrupts.config_read(offset, data);
     }
 }
@@ -417,45 +414,4 @@ fn read_config(device: &dyn super::device::Device) -> Result<Vec<u8>, DeviceErro
         device.read(CONFIG_REGION, i as u64 * 4, dword)?;
     }
     Ok(image)
-}
-
-/// Maps what of a BAR the guest may touch directly. A BAR that cannot be mapped works, trapped.
-fn map_bar(
-    device: &dyn super::device::Device,
-    bar: usize,
-    bars: &Bars,
-    msix: Option<&MsixCapability>,
-) -> BarMap {
-    let region = device.region(bar as u32);
-    if bars.get(bar).is_none_or(|b| b.kind.is_io()) || region.mappable.is_empty() {
-        return BarMap::trapped();
-    }
-    let mut trapped = Vec::new();
-    if let Some(msix) = msix {
-        let table = (msix.table_bar, msix.table_offset, msix.table_size());
-        let pending = (msix.pba_bar, msix.pba_offset, msix.pba_size());
-        for (in_bar, offset, size) in [table, pending] {
-            if usize::from(in_bar) == bar {
-                trapped.push((u64::from(offset), size));
-            }
-        }
-    }
-    match BarMap::new(device, &region, &trapped) {
-        Ok(map) => {
-            debug!(
-                "{}: BAR {bar} maps {:x?}, traps {:x?}",
-                device.name(),
-                map.pieces(),
-                trapped
-            );
-            map
-        }
-        Err(e) => {
-            info!(
-                "{}: BAR {bar} is trapped, because it cannot be mapped: {e}",
-                device.name()
-            );
-            BarMap::trapped()
-        }
-    }
 }

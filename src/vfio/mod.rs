@@ -18,6 +18,7 @@ pub mod interrupts;
 pub mod iommufd;
 pub mod mapper;
 mod placement;
+pub mod rom;
 mod trap;
 
 use std::collections::HashMap;

@@ -28,6 +28,9 @@ fn mistakes_end_with_2() {
         &["--kernel", "x", "--cpus", "65"],
         &["--kernel", "x", "--cpus", "many"],
         &["--kernel", "x", "--kernel", "y"],
+        &["host", "frobnicate"],
+        &["--kernel", "x", "host", "list"],
+        &["completions", "tcsh"],
     ] {
         let (status, stdout, stderr) = run(arguments);
         assert_eq!(status, Some(2), "{arguments:?}: {stderr}");
@@ -48,6 +51,8 @@ fn help_teaches() {
         "--cpus",
         "--memory",
         "--vfio",
+        "rombar=off",
+        "romfile=PATH",
         "--no-reboot",
         "-v",
     ] {
@@ -98,4 +103,32 @@ fn memory() {
             sizes,
         );
     }
+}
+
+/// A command that needs another word says which there are, as git and cargo do.
+#[test]
+fn host_alone_teaches() {
+    let (status, _, stderr) = run(&["host"]);
+    assert_eq!(status, Some(2));
+    assert!(stderr.contains("list"), "{stderr}");
+}
+
+#[test]
+fn completions_know_the_flags() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, script, stderr) = run(&["completions", shell]);
+        assert_eq!((status, &*stderr), (Some(0), ""));
+        assert!(
+            script.contains("vfio") && script.contains("host"),
+            "{shell}"
+        );
+    }
+}
+
+#[test]
+fn the_hosts_devices_are_listed() {
+    let (status, list, stderr) = run(&["host", "list", "--all"]);
+    assert_eq!((status, &*stderr), (Some(0), ""));
+    let there = std::fs::read_dir("/sys/bus/pci/devices").map_or(0, Iterator::count);
+    assert_eq!(list.lines().count(), there + 1, "{list}");
 }

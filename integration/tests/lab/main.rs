@@ -5,6 +5,7 @@ mod affinity;
 mod both;
 mod devices;
 mod disks;
+mod displays;
 mod groups;
 mod life;
 mod refusals;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         .into_iter()
         .chain(affinity::all())
         .chain(devices::all())
+        .chain(displays::all())
         .chain(groups::all())
         .chain(life::all())
         .chain(requests::all())

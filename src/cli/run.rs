@@ -1,0 +1,156 @@
+//! The flags of a run: `mini-vmm --kernel PATH ...`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::config::{self, BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, MAX_CPUS, VmConfig};
+
+/// What to boot and with what.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Kernel to boot: a bzImage, or an ELF vmlinux
+    #[arg(long, value_name = "PATH")]
+    kernel: PathBuf,
+
+    /// Initial RAM file system
+    #[arg(long, value_name = "PATH", visible_alias = "initramfs")]
+    initrd: Option<PathBuf>,
+
+    /// Kernel parameters, added after `console=ttyS0`
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
+    cpus: u32,
+
+    /// Memory, with K, M, G or T; a bare number means MiB
+    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
+    memory: String,
+
+    /// PCI device to pass through: 01:00.0, 0000:01:00.0 or its path in /sys; may be repeated.
+    /// Options: slot=DD[.F], the device number (and function) that the guest sees;
+    /// rombar=off, no expansion ROM; romfile=PATH, this file as its expansion ROM
+    #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
+    vfio: Vec<String>,
+
+    /// Interface to the IOMMU; auto is iommufd where the kernel has it, else container
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    iommu: IommuKind,
+
+    /// End the run when the guest reboots
+    #[arg(long)]
+    no_reboot: bool,
+}
+
+/// [`Iommu`] as a word.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum IommuKind {
+    Auto,
+    Container,
+    Iommufd,
+}
+
+impl From<IommuKind> for Iommu {
+    fn from(kind: IommuKind) -> Self {
+        match kind {
+            IommuKind::Auto => Self::Auto,
+            IommuKind::Container => Self::Container,
+            IommuKind::Iommufd => Self::Iommufd,
+        }
+    }
+}
+
+impl RunArgs {
+    /// The VM that the flags describe.
+    ///
+    /// # Errors
+    /// A memory size or an option of a device that cannot be used.
+    pub fn into_config(self) -> Result<VmConfig, ConfigError> {
+        let memory = config::parse_memory(&self.memory)?;
+        let vfio = self.vfio.iter().map(|text| text.parse());
+        let vfio = vfio
+            .collect::<Result<_, _>>()
+            .map_err(ConfigError::Device)?;
+        let cmdline = match self.cmdline.as_deref().map(str::trim) {
+            None | Some("") => BASE_CMDLINE.to_string(),
+            Some(more) => format!("{BASE_CMDLINE} {more}"),
+        };
+        Ok(VmConfig {
+            kernel: self.kernel,
+            initrd: self.initrd,
+            cmdline,
+            cpus: self.cpus,
+            memory,
+            vfio,
+            iommu: self.iommu.into(),
+            no_reboot: self.no_reboot,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    use crate::cli::{Action, Cli};
+
+    fn parse(args: &[&str]) -> Result<VmConfig, ConfigError> {
+        let cli = Cli::try_parse_from([&["mini-vmm", "--kernel", "k"], args].concat()).unwrap();
+        match cli.into_action() {
+            Ok(Action::Run(args)) => args.into_config(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_a_config() {
+        let c = parse(&[
+            "--initramfs",
+            "i",
+            "--cmdline",
+            "quiet",
+            "--cpus",
+            "4",
+            "--memory",
+            "1G",
+        ]);
+        let c = c.unwrap();
+        assert_eq!(c.initrd, Some("i".into()));
+        assert_eq!(c.cmdline, "console=ttyS0 quiet");
+        assert_eq!((c.cpus, c.memory), (4, 1 << 30));
+        let c = parse(&["--vfio", "01:00.0", "--vfio", "02:00.0", "--no-reboot"]).unwrap();
+        let addresses: Vec<_> = c.vfio.iter().map(|d| d.address.as_str()).collect();
+        assert_eq!(addresses, ["01:00.0", "02:00.0"]);
+        assert!(c.no_reboot);
+        assert_eq!(c.cmdline, "console=ttyS0");
+        assert!(parse(&["--memory", "lots"]).is_err());
+        assert!(parse(&["--memory", "-5"]).is_err());
+        assert!(parse(&["--vfio", "01:00.0,frob=1"]).is_err());
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors() {
+        for args in [
+            &["--cpus", "0"][..],
+            &["--cpus", "65"],
+            &["--frob"],
+            &["extra"],
+        ] {
+            let all = [&["mini-vmm", "--kernel", "k"], args].concat();
+            assert_eq!(Cli::try_parse_from(all).unwrap_err().exit_code(), 2);
+        }
+        assert_eq!(
+            Cli::try_parse_from(["mini-vmm"]).unwrap_err().exit_code(),
+            2
+        );
+    }
+}

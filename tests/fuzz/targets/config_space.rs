@@ -1,0 +1,66 @@
+//! The policy applied to any device's configuration space, and any accesses to what comes out.
+
+#![no_main]
+
+mod access;
+
+use access::Access;
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+use mini_vmm::pci::capability::{self, ext_id};
+use mini_vmm::vfio::config_policy;
+
+/// A device's registers: dwords put anywhere into an image of zeros that has a list of capabilities.
+#[derive(Debug, Arbitrary)]
+struct Input {
+    extended: bool,
+    registers: Vec<(u16, u32)>,
+    accesses: Vec<Access>,
+}
+
+fuzz_target!(|input: Input| {
+    let mut image = vec![0u8; if input.extended { 4096 } else { 256 }];
+    // STATUS says so, and the pointer leads to 0x40 (PCI Express 6.0, 7.5.1.1.4 and 7.5.1.1.11).
+    image[0x06] = 0x10;
+    image[0x34] = 0x40;
+    for (at, value) in &input.registers {
+        let at = (usize::from(*at) % image.len()) & !3;
+        image[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    let mut config = config_policy::apply(&image);
+    assert_eq!(config.size(), image.len());
+
+    // What is hidden is in no chain, and a chain ends.
+    let hidden = |table: &[(u16, config_policy::Treatment, &str)], id| {
+        let row = table.iter().find(|row| row.0 == id);
+        row.is_some_and(|row| row.1 == config_policy::Treatment::Hide)
+    };
+    let standard = capability::standard(config.image());
+    let extended = capability::extended(config.image());
+    assert!(standard.len() <= 48 && extended.len() <= 960);
+    for cap in &standard {
+        assert!(!hidden(config_policy::STANDARD, cap.id), "{cap:?}");
+    }
+    for cap in &extended {
+        assert!(!hidden(config_policy::EXTENDED, cap.id), "{cap:?}");
+    }
+    assert!(extended.iter().all(|cap| cap.id != ext_id::SRIOV));
+
+    for access in &input.accesses {
+        let mut data = access.bytes();
+        // The runs are the access, in order and without a gap.
+        let offset = access.offset % (4096 + 16);
+        let mut at = offset;
+        for (start, len, emulated) in config.runs(offset, data.len()) {
+            assert_eq!(start, at);
+            assert!(len > 0);
+            assert!((0..len as u16).all(|i| config.is_emulated(start + i) == emulated));
+            at += len as u16;
+        }
+        if access.write {
+            config.write(offset, &data);
+        } else {
+            config.read(offset, &mut data);
+        }
+    }
+});

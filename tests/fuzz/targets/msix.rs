@@ -1,0 +1,91 @@
+//! Any MSI-X capability, and any accesses to its control word, its table and its pending bits.
+
+#![no_main]
+
+mod access;
+
+use access::Access;
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+use mini_vmm::pci::msix::{Msix, MsixCapability, MsixEffect};
+
+#[derive(Debug, Arbitrary)]
+struct Input {
+    /// Message control, table and PBA registers of the capability.
+    registers: [u32; 3],
+    steps: Vec<(Place, Access)>,
+}
+
+#[derive(Debug, Arbitrary)]
+enum Place {
+    Control,
+    Table,
+    Pending,
+    Reset,
+}
+
+fuzz_target!(|input: Input| {
+    let mut image = [0u8; 256];
+    // STATUS has a list of capabilities, and it begins at 0x40 (PCI Express 6.0, 7.5.1.1.4).
+    image[0x06] = 0x10;
+    image[0x34] = 0x40;
+    for (at, register) in (0x40..).step_by(4).zip(input.registers) {
+        image[at..at + 4].copy_from_slice(&register.to_le_bytes());
+    }
+    image[0x40] = 0x11;
+    image[0x41] = 0;
+    let Some(capability) = MsixCapability::parse(&image) else {
+        return;
+    };
+    let mut msix = Msix::new(capability);
+    let vectors = capability.vectors;
+    assert!((1..=2048).contains(&vectors));
+    // Which vectors are live, told by the effects alone.
+    let mut live = vec![false; usize::from(vectors)];
+    for (place, access) in &input.steps {
+        let mut data = access.bytes();
+        let offset = u64::from(access.offset);
+        let effects = match (place, access.write) {
+            (Place::Control, true) => msix.control_write(access.offset % 16, &data),
+            (Place::Table, true) => msix.table_write(offset, &data),
+            (Place::Reset, _) => msix.reset(),
+            (Place::Control, false) => {
+                msix.capability_read(access.offset % 16, &mut data);
+                Vec::new()
+            }
+            (Place::Table, false) => {
+                msix.table_read(offset, &mut data);
+                Vec::new()
+            }
+            // Read only.
+            (Place::Pending, _) => {
+                msix.pba_read(offset, &mut data, &|vector| {
+                    assert!(vector < vectors);
+                    vector % 3 == 0
+                });
+                Vec::new()
+            }
+        };
+        assert!(effects.len() <= usize::from(vectors) + 1);
+        for effect in effects {
+            match effect {
+                MsixEffect::Enable => assert!(live.iter().all(|live| !live)),
+                MsixEffect::Disable => live.fill(false),
+                MsixEffect::Unmask { vector, message } => {
+                    assert!(!std::mem::replace(&mut live[usize::from(vector)], true));
+                    assert_eq!(msix.message(vector), Some(message));
+                }
+                MsixEffect::Mask { vector } => {
+                    assert!(std::mem::replace(&mut live[usize::from(vector)], false));
+                }
+                MsixEffect::Update { vector, message } => {
+                    assert!(live[usize::from(vector)]);
+                    assert_eq!(msix.message(vector), Some(message));
+                }
+            }
+        }
+        for (vector, live) in live.iter().enumerate() {
+            assert_eq!(*live, !msix.is_masked(vector as u16), "vector {vector}");
+        }
+    }
+});
