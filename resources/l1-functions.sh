@@ -132,14 +132,14 @@ run_as() {
 
 # await TEXT SECONDS: until the guest's console has said TEXT; fails when time is up or the VMM has ended.
 await() {
-	for _ in $(seq $(($2 * 20))); do
+	for _ in $(seq $(($2 * 10))); do
 		if grep -qF "$1" /run/vmm.console; then
 			return 0
 		fi
 		if ! kill -0 $vmm_pid 2>/dev/null; then
 			break
 		fi
-		sleep 0.05
+		sleep 0.1
 	done
 	if grep -qF "$1" /run/vmm.console; then
 		return 0

@@ -14,7 +14,7 @@ count_boots() {
 	complain
 	# L1 looks at the VMM in these two.
 	case $boot in
-	2 | "$1") sleep 0.5 ;;
+	2 | "$1") sleep 1 ;;
 	esac
 	if [ "$boot" -lt "$1" ]; then
 		reboot -f

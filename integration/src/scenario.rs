@@ -173,6 +173,13 @@ impl Scenario {
         Ok((ended, dir))
     }
 
+    fn script_for(&self, console: Console) -> String {
+        match console {
+            Console::Quiet => self.script.clone(),
+            Console::Kernel => self.script.replace("'quiet ", "'loglevel=7 "),
+        }
+    }
+
     /// Where the first of two machines is kept.
     fn first_dir(&self) -> PathBuf {
         host::dir(&format!("{}.first", self.name))
@@ -207,11 +214,7 @@ impl Scenario {
     ) -> Result<Vec<u8>> {
         let mut l1 = Archive::with_busybox(host, L1_INIT)?;
         l1.file("lab/functions.sh", L1_FUNCTIONS.as_bytes());
-        let script = match console {
-            Console::Quiet => self.script.clone(),
-            Console::Kernel => self.script.replace("'quiet ", "'loglevel=7 "),
-        };
-        l1.file("lab/scenario.sh", script.as_bytes());
+        l1.file("lab/scenario.sh", self.script_for(console).as_bytes());
         // An ordinary user, for what such a one may not do.
         l1.file(
             "etc/passwd",
@@ -297,6 +300,7 @@ fn stuck(ended: &Ended) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Disk;
 
     fn ended(timed_out: bool, lines: &[&str]) -> Ended {
         Ended {
@@ -324,6 +328,32 @@ mod tests {
         fs::write(&path, format!("[1.0] x\r\n{fault}\r\n")).unwrap();
         assert_eq!(complaint(&path).as_deref(), Some(fault));
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn the_first_of_two_machines_leaves_its_logs_and_the_second_says_more() {
+        let scenario = Scenario {
+            name: "unit-of-the-lab",
+            machine: Machine::with_disks(&[Disk::new("unit", 5)]),
+            kernel: Choice::Lab,
+            image: Image::BzImage,
+            script: "run_vmm --cmdline 'quiet panic=-1'".into(),
+            limit: Duration::ZERO,
+            check: Box::new(|_| Ok(())),
+        };
+        let dir = host::fresh_dir(scenario.name).unwrap();
+        for name in ["transcript.log", "unit.img", "l1.cpio"] {
+            fs::write(dir.join(name), name).unwrap();
+        }
+        let kept = scenario.keep_first(&dir).unwrap();
+        assert!(!dir.exists());
+        let left: Vec<_> = fs::read_dir(&kept).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        assert!(kept.join("transcript.log").is_file());
+        host::forget(&kept).unwrap();
+        assert_eq!(scenario.script_for(Console::Quiet), scenario.script);
+        let loud = scenario.script_for(Console::Kernel);
+        assert_eq!(loud, "run_vmm --cmdline 'loglevel=7 panic=-1'");
     }
 
     #[test]

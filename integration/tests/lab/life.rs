@@ -91,10 +91,10 @@ fn many_reboots(iommu: &'static str) -> Scenario {
     let bdf = disk.bdf();
     let script = format!(
         "bind_vfio {bdf}\n\
-         start_vmm -v --kernel bzImage --initrd initrd --memory 128M --iommu {iommu} \
+         start_vmm -vv --kernel vmlinux --initrd initrd --memory 128M --iommu {iommu} \
          --cmdline 'quiet panic=-1 lab.act=reboot-{BOOTS}' --vfio {bdf}\n\
          await 'boot=2' 60\nheld early\n\
-         await 'boot={BOOTS}' 300\nheld late\n\
+         await 'boot={BOOTS}' 600\nheld late\n\
          wait_vmm\ngive_back {bdf}\n"
     );
     let name = match iommu {
@@ -103,7 +103,9 @@ fn many_reboots(iommu: &'static str) -> Scenario {
     };
     Scenario {
         kernel: Choice::Lab,
-        limit: Duration::from_secs(400),
+        // Unpacking takes longer than booting.
+        image: Image::Vmlinux,
+        limit: Duration::from_secs(700),
         ..scenario(
             name,
             &disk.clone(),
