@@ -198,3 +198,22 @@ bad() {
 		diff /run/before /run/after || :
 	fi
 }
+
+# make_mdev UUID TYPE: makes a mediated device of a type, such as mtty-2.
+make_mdev() {
+	for create in /sys/class/mdev_bus/*/mdev_supported_types/"$2"/create; do
+		echo "$1" >"$create"
+	done
+	dir=/sys/bus/mdev/devices/$1
+	say "mdev $1 group=$(basename "$(readlink "$dir/iommu_group")") api=$(cat "$dir/mdev_type/device_api")"
+}
+
+# Takes it away again, which waits for as long as anybody has it open.
+remove_mdev() {
+	echo 1 >"/sys/bus/mdev/devices/$1/remove"
+	if [ -e "/sys/bus/mdev/devices/$1" ]; then
+		say "mdev-removed $1 no"
+	else
+		say "mdev-removed $1 yes"
+	fi
+}

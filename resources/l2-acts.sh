@@ -224,3 +224,37 @@ drive_edu() {
 	guest edu "$bdf" || fail "edu"
 	act=poweroff
 }
+
+# Two serial ports on a card: what is written to one comes back from it, told by the card's one pin.
+talk_to_serial_ports() {
+	bdf=$(function_of 0x4348:0x3253)
+	say "card $bdf driver=$(driver_of "$bdf")"
+	ports=$(cd -P "$sys/$bdf" && find . -path '*/tty/ttyS*' -prune | sed 's/.*\///' | sort)
+	set -- $ports
+	say "ports $*"
+	[ $# = 2 ] || fail "the card has not two ports"
+	exec 3<>"/dev/$1" 4<>"/dev/$2"
+	stty -F "/dev/$1" raw -echo
+	stty -F "/dev/$2" raw -echo
+	# The ports share the interrupt, which has the name of the one that was opened first.
+	grep "$1" /proc/interrupts | while read -r line; do say "irq $line"; done
+	name=$1
+	# round PORT FD N: a line, there and back. It has 15 bytes at most: the card takes a full buffer, of
+	# 16, for an empty one.
+	round() {
+		text="line $3: $1"
+		before=$(interrupts "$name")
+		echo "$text" >&"$2"
+		if [ "$(timeout 10 head -n 1 <&"$2")" = "$text" ]; then
+			say "echoed $1 n=$3 interrupts=$(($(interrupts "$name") - before))"
+		else
+			fail "line $3 did not come back from $1"
+		fi
+	}
+	for n in $(seq 20); do
+		round "$1" 3 "$n"
+		round "$2" 4 "$n"
+	done
+	exec 3<&- 4<&-
+	act=poweroff
+}

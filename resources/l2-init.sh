@@ -59,6 +59,7 @@ net) talk_to_the_network ;;
 memory-*) share_memory "${act#memory-}" ;;
 displays) show_displays ;;
 edu) drive_edu ;;
+serial) talk_to_serial_ports ;;
 esac
 complain
 

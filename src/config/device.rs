@@ -4,6 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use uuid::Uuid;
+
+use crate::host::name::parse_uuid;
+
 /// A place on the guest's bus: device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
@@ -58,6 +62,8 @@ pub struct DeviceConfig {
     pub slot: Option<Slot>,
     /// Its expansion ROM.
     pub rom: RomConfig,
+    /// The secret that a physical function in VFIO's hands shares with its virtual functions.
+    pub vf_token: Option<Uuid>,
 }
 
 /// An option of a device that cannot be used.
@@ -105,7 +111,7 @@ impl DeviceOptionError {
         match self {
             Self::Unknown { address, .. } => {
                 format!(
-                    "there are slot=, rombar= and romfile=, for example --vfio {address},slot=05.0"
+                    "there are slot=, rombar=, romfile= and vf-token=, for example --vfio {address},slot=05.0"
                 )
             }
             Self::Twice { option, .. } => format!("give `{option}` once"),
@@ -125,6 +131,7 @@ fn example(option: &str) -> &'static str {
         "slot" => "05.0",
         "rombar" => "off",
         "romfile" => "vbios.rom",
+        "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
         _ => "...",
     }
 }
@@ -180,6 +187,11 @@ impl FromStr for DeviceConfig {
                     }
                     romfile = Some(PathBuf::from(value));
                 }
+                "vf-token" => {
+                    let wanted = "a UUID";
+                    let token = parse_uuid(value).ok_or_else(|| bad("vf-token", wanted))?;
+                    config.vf_token = Some(token);
+                }
                 _ => return Err(unknown()),
             }
         }
@@ -220,6 +232,9 @@ mod tests {
             .unwrap();
         assert_eq!(placed.address, "/sys/bus/pci/devices/0000:01:00.0");
         assert_eq!(placed.slot.unwrap().to_string(), "04.1");
+        let token = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
+        let shared: DeviceConfig = format!("01:00.1,vf-token={token}").parse().unwrap();
+        assert_eq!(shared.vf_token.unwrap().to_string(), token);
     }
 
     #[test]
@@ -265,6 +280,11 @@ mod tests {
                 "leave",
             ),
             ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
+            (
+                "01:00.0,vf-token=secret",
+                "`secret` is no value for `vf-token`",
+                "a UUID, for example vf-token=bd8d",
+            ),
         ] {
             let error = text.parse::<DeviceConfig>().unwrap_err();
             assert!(error.to_string().contains(says), "{error}");

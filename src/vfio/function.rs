@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::bar_map::{BarMap, Piece};
 use super::config_policy;
 use super::device::{CONFIG_REGION, DeviceError, SharedDevice};
+use super::image::{self, COMMAND};
 use super::interrupts::Interrupts;
 use super::rom::{Rom, RomSource};
 use crate::bus::Bus;
@@ -21,15 +22,14 @@ use crate::layout::Layout;
 use crate::memory::AddressSpace;
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
+use crate::pci::PciFunction;
 use crate::pci::bar::{BAR_COUNT, BAR_OFFSET, BarError, Bars};
 use crate::pci::capability::{self, id};
-use crate::pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use crate::pci::config_space::ConfigSpace;
 use crate::pci::decoder::Decoder;
 use crate::pci::lanes;
 use crate::pci::msix::MsixCapability;
-use crate::pci::{CONFIG_SPACE_SIZE, PciFunction};
 
-const COMMAND: u16 = 0x04;
 const INTERRUPT_PIN: u16 = 0x3d;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
 const PMCSR: u16 = 4;
@@ -76,6 +76,8 @@ pub struct VfioFunction {
     pub(super) rom: Rom,
     /// The power management capability.
     power: Option<u16>,
+    /// The bits of COMMAND's low byte that the device does not keep as they are written.
+    stuck: u8,
     state: Mutex<State>,
     pub(super) limit: RateLimit,
 }
@@ -109,8 +111,10 @@ impl VfioFunction {
         around: Surroundings,
         rom: RomSource,
     ) -> Result<Arc<Self>, FunctionError> {
-        let image = read_config(&*device)?;
-        let pristine = config_policy::apply(&image);
+        let image = image::read(&*device)?;
+        let mut pristine = config_policy::apply(&image);
+        let region = image.len().min(device.region(CONFIG_REGION).size as usize);
+        pristine.set_emulated(region as u16, image.len() - region);
         let raw = std::array::from_fn(|i| {
             lanes::u32_at(&image, usize::from(BAR_OFFSET) + i * 4).unwrap_or(0)
         });
@@ -126,8 +130,7 @@ impl VfioFunction {
         let msix_place = interrupts.msix().copied();
         let power = capability::find(&image, id::PM).map(|c| c.offset);
         let maps = std::array::from_fn(|bar| BarMap::of(&*device, bar, &bars, msix_place.as_ref()));
-        // Firmware's view: nothing decodes, nothing masters the bus.
-        device.write(CONFIG_REGION, COMMAND.into(), &0u16.to_le_bytes())?;
+        let stuck = image::turn_off(&*device)?;
         if !device.can_reset() {
             warn!(
                 "{} has no reset: a guest's reboot leaves it as it is",
@@ -154,6 +157,7 @@ impl VfioFunction {
             msix_place,
             rom,
             power,
+            stuck,
             state: Mutex::new(state),
             limit: RateLimit::default(),
         }))
@@ -306,6 +310,14 @@ impl VfioFunction {
         }
     }
 
+    /// Decoding as it is, in what was read of a COMMAND register that does not tell.
+    fn correct_command(&self, state: &State, offset: u16, data: &mut [u8]) {
+        let low = COMMAND.checked_sub(offset).map(usize::from);
+        if let Some(low) = low.and_then(|at| data.get_mut(at)) {
+            *low = (*low & !self.stuck) | (state.command as u8 & self.stuck);
+        }
+    }
+
     /// Bytes that are answered here.
     fn write_emulated(&self, state: &mut State, offset: u16, data: &[u8]) {
         state.config.write(offset, data);
@@ -338,6 +350,7 @@ impl PciFunction for VfioFunction {
                 self.read_emulated(&state, at, run);
             } else {
                 self.device_read(at, run);
+                self.correct_command(&state, at, run);
             }
             rest = tail;
         }
@@ -399,19 +412,4 @@ impl Drop for VfioFunction {
     fn drop(&mut self) {
         self.quiesce();
     }
-}
-
-/// The whole configuration space, read by dwords as VFIO likes it best.
-fn read_config(device: &dyn super::device::Device) -> Result<Vec<u8>, DeviceError> {
-    let size = device.region(CONFIG_REGION).size;
-    let size = if size >= CONFIG_SPACE_SIZE as u64 {
-        CONFIG_SPACE_SIZE
-    } else {
-        CONVENTIONAL_SIZE
-    };
-    let mut image = vec![0u8; size];
-    for (i, dword) in image.chunks_exact_mut(4).enumerate() {
-        device.read(CONFIG_REGION, i as u64 * 4, dword)?;
-    }
-    Ok(image)
 }

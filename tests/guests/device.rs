@@ -76,6 +76,8 @@ pub struct FakeDevice {
     resizable: bool,
     resettable: bool,
     rom: bool,
+    /// COMMAND is as it is.
+    fixed_command: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
     /// Region reads fail.
@@ -97,6 +99,7 @@ impl FakeDevice {
             resizable: true,
             resettable: true,
             rom: true,
+            fixed_command: false,
             failing_events: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
         }
@@ -129,6 +132,17 @@ impl FakeDevice {
     /// It has no expansion ROM.
     pub fn no_rom(mut self) -> Self {
         self.rom = false;
+        self
+    }
+
+    /// Its configuration space is as that of the kernel's sample of a mediated device: a byte short,
+    /// and its COMMAND says for ever that ports are decoded.
+    pub fn like_mtty(mut self) -> Self {
+        self.power_on.truncate(0xff);
+        self.power_on[COMMAND] = 1;
+        self.power_on[0xfc..].fill(0x77);
+        self.fixed_command = true;
+        self.config = Mutex::new(self.power_on.clone());
         self
     }
 
@@ -235,6 +249,7 @@ impl FakeDevice {
         let mut config = self.config.lock().unwrap();
         for (at, byte) in (offset as usize..).zip(data) {
             let mask = match at {
+                4 | 5 if self.fixed_command => 0,
                 4 => 0x47,
                 5 => 0x05,
                 // The kernel keeps the pin, the line and the power state as any device does.

@@ -8,6 +8,7 @@ mod disks;
 mod displays;
 mod groups;
 mod life;
+mod mediated;
 mod refusals;
 mod requests;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         .chain(displays::all())
         .chain(groups::all())
         .chain(life::all())
+        .chain(mediated::all())
         .chain(requests::all())
         .chain(refusals::all())
         .collect();
