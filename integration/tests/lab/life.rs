@@ -91,7 +91,7 @@ fn many_reboots(iommu: &'static str) -> Scenario {
     let bdf = disk.bdf();
     let script = format!(
         "bind_vfio {bdf}\n\
-         start_vmm -vv --kernel vmlinux --initrd initrd --memory 128M --iommu {iommu} \
+         start_vmm -v --kernel vmlinux --initrd initrd --memory 128M --iommu {iommu} \
          --cmdline 'quiet panic=-1 lab.act=reboot-{BOOTS}' --vfio {bdf}\n\
          await 'boot=2' 60\nheld early\n\
          await 'boot={BOOTS}' 600\nheld late\n\
