@@ -27,6 +27,10 @@ pub fn check(outcome: &Outcome, check: impl Fn(u32, &Run<'_>) -> Result<()>) -> 
     for (round, iommu) in (0..).zip(INTERFACES) {
         let run = run(outcome, round as usize)?;
         let one = || {
+            let boots = run.guest("init").count();
+            expect(boots == 1, || {
+                format!("the guest booted {boots} times, not once")
+            })?;
             ended_well(&run)?;
             let by_iommufd = run.messages().any(|line| line.contains("by iommufd"));
             expect(by_iommufd == (iommu == "iommufd"), || {
