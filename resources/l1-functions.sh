@@ -155,14 +155,14 @@ run_as() {
 
 # await TEXT SECONDS: until the guest's console has said TEXT; fails when time is up or the VMM has ended.
 await() {
-	for _ in $(seq $(($2 * 20))); do
+	for _ in $(seq $(($2 * 10))); do
 		if grep -qF "$1" /run/vmm.console; then
 			return 0
 		fi
 		if ! kill -0 $vmm_pid 2>/dev/null; then
 			break
 		fi
-		sleep 0.05
+		sleep 0.1
 	done
 	if grep -qF "$1" /run/vmm.console; then
 		return 0
@@ -175,6 +175,27 @@ await() {
 held() {
 	say "held $1 fds=$(ls /proc/$vmm_pid/fd | wc -l) maps=$(wc -l </proc/$vmm_pid/maps)" \
 		"threads=$(ls /proc/$vmm_pid/task | wc -l) rss=$(awk '$1 == "VmRSS:" { print $2 }' /proc/$vmm_pid/status)"
+}
+
+# taken WHEN: pages that are pinned for devices, and files of KVM, VFIO and iommufd that are open.
+taken() {
+	# The counters are exact once every CPU has handed in its own.
+	echo 1 >/proc/sys/vm/stat_refresh
+	say "taken $1 pinned=$(awk '$1 == "nr_foll_pin_acquired" { n += $2 } $1 == "nr_foll_pin_released" { n -= $2 }
+		END { print n }' /proc/vmstat)" \
+		"open=$(ls -l /proc/[0-9]*/fd 2>/dev/null | grep -cE -e '-> (/dev/(kvm|vfio|iommu)|anon_inode:.*(kvm|vfio))' || :)"
+}
+
+# copy_again BDF: works the disk of a function by L1's own driver, as guests do.
+copy_again() {
+	disk=$(disk_of "$1")
+	dd if="$disk" of="$disk" bs=65536 skip=16 seek=64 count=16 iflag=direct oflag=direct conv=notrunc 2>/dev/null
+	dd if="$disk" of=/run/copied bs=65536 skip=16 count=16 iflag=direct 2>/dev/null
+	if dd if="$disk" bs=65536 skip=64 count=16 iflag=direct 2>/dev/null | cmp -s - /run/copied; then
+		say "copied same"
+	else
+		say "copied other"
+	fi
 }
 
 # All that a run must leave as it found it: drivers, overrides, enabled bits, device nodes.

@@ -21,9 +21,9 @@ interrupts() {
 		END { print n + 0 }' /proc/interrupts
 }
 
-# Number of the interrupt whose line ends in NAME.
+# Number of the first interrupt whose name starts with NAME.
 irq_of() {
-	awk -v name="$1" '$NF == name { print $1 + 0 }' /proc/interrupts
+	awk -v name="$1" 'index($NF, name) == 1 { print $1 + 0; exit }' /proc/interrupts
 }
 
 # Page-cache pages in the zone above 4 GiB.
@@ -110,6 +110,10 @@ serial_of() {
 	text_at "$1" 0 | sed -n 's/^this is disk \([^,]*\),.*/\1/p'
 }
 
+copy_noise() {
+	dd if="$1" of="$1" bs=65536 skip=16 seek=64 count=16 iflag=direct oflag=direct conv=notrunc 2>/dev/null
+}
+
 # work_disk DISK NAME SERIAL: reads it, copies by DMA alone, writes; the lab looks into the image.
 work_disk() {
 	say "text $3 $(text_at "$1" 0)"
@@ -120,8 +124,7 @@ work_disk() {
 	say "interrupts $3 before=$before after=$(interrupts "$2") reads=$reads"
 
 	# One MiB read and written by DMA alone: the lab compares both places in the image.
-	dd if="$1" of="$1" bs=65536 skip=16 seek=64 count=16 iflag=direct oflag=direct conv=notrunc 2>/dev/null ||
-		say "copy-failed $3"
+	copy_noise "$1" || say "copy-failed $3"
 	put_text_at "$1" 2048 "written by the guest to $3" || say "write-failed $3"
 	say "reread $3 $(text_at "$1" 2048)"
 

@@ -337,8 +337,12 @@ impl Machine {
                 End::Guest(GuestEvent::TripleFault) if self.config.no_reboot => {
                     return Ok(Exit::TripleFault);
                 }
-                End::Guest(GuestEvent::Reset | GuestEvent::TripleFault) => self.reset()?,
+                End::Guest(GuestEvent::Reset) => info!("the guest reboots"),
+                End::Guest(GuestEvent::TripleFault) => {
+                    info!("the guest's processor shut down: a triple fault, and it boots again");
+                }
             }
+            self.reset()?;
         }
     }
 
@@ -364,7 +368,7 @@ impl Machine {
 
     /// Power-on state for all but the vCPUs, which [`Machine::start`] resets. None is running.
     fn reset(&mut self) -> Result<(), MachineError> {
-        info!("the guest reboots");
+        info!("reset with slots={}", self.slots.in_use());
         // An event of the boot that has ended must not end the next.
         self.notifier.take();
         // The controllers first: a pin that fires as soon as its device is reset must find them

@@ -76,7 +76,9 @@ impl Machine {
         // would lengthen every walk, of which nested translation does many. XSAVE is left out
         // because L2's XSETBV does not reach L1's KVM: the sizes in L2's CPUID leaf 0xd then
         // disagree with its XCR0, and its kernel warns and goes on without.
-        qemu.args(["-cpu", "max,+svm,+npt,-la57,-xsave"]);
+        // Fast string operations are left out because emulated they are the slowest of all, a step
+        // a byte: both kernels then clear and copy pages by words.
+        qemu.args(["-cpu", "max,+svm,+npt,-la57,-xsave,-erms,-fsrm"]);
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory.to_string());
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
