@@ -5,7 +5,7 @@
 //! irqfds behind; real ones are in `race`.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Mutex, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -264,9 +264,11 @@ const THREADS: u8 = 4;
 fn race(device: FakeDevice) {
     const EACH: usize = 2000;
     let rig = Rig::new(device, 16);
+    // At a reset no vCPU runs.
+    let running = RwLock::new(());
     thread::scope(|scope| {
         for seed in 0..THREADS {
-            let rig = &rig;
+            let (rig, running) = (&rig, &running);
             scope.spawn(move || {
                 // Seeded: the same actions at every run, in an order that the race decides.
                 let rng = prop::test_runner::TestRng::from_seed(
@@ -277,7 +279,13 @@ fn race(device: FakeDevice) {
                 let strategy = action();
                 for _ in 0..EACH {
                     let action = strategy.new_tree(&mut runner).unwrap().current();
-                    act(rig, &action);
+                    if matches!(action, Action::Reset) {
+                        let _stopped = running.write().unwrap();
+                        act(rig, &action);
+                    } else {
+                        let _running = running.read().unwrap();
+                        act(rig, &action);
+                    }
                 }
             });
         }

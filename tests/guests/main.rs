@@ -11,9 +11,11 @@ use libtest_mimic::{Arguments, Failed, Trial};
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backing;
 mod bars;
 mod config;
 mod device;
+mod faults;
 mod hostile;
 mod irq_code;
 mod irqs;
@@ -23,6 +25,7 @@ mod msix;
 mod pci;
 mod pin;
 mod race;
+mod resets;
 mod rig;
 mod rom;
 mod switch;
@@ -50,6 +53,8 @@ fn main() -> ExitCode {
         ("pin", pin::TESTS),
         ("switch", switch::TESTS),
         ("vectors", vectors::TESTS),
+        ("faults", faults::TESTS),
+        ("resets", resets::TESTS),
         ("race", race::TESTS),
         ("hostile", hostile::TESTS),
     ];

@@ -11,6 +11,7 @@ use mini_vmm::memory::kvm_slots::KvmSlots;
 use mini_vmm::pci::RootBus;
 use mini_vmm::vfio::device::Irq;
 use mini_vmm::vfio::function::{Surroundings, VfioFunction};
+use mini_vmm::vfio::reset;
 use mini_vmm::vfio::rom::RomSource;
 
 use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSI, MSIX, PM, ROM, TABLE, VECTORS};
@@ -23,6 +24,7 @@ pub const PIECES: usize = 2;
 /// A function on a bus with KVM behind it, and no guest.
 pub struct Rig {
     pub device: Arc<FakeDevice>,
+    function: Arc<VfioFunction>,
     pub bus: Arc<Bus>,
     root: RootBus,
     pub router: Arc<Router>,
@@ -65,9 +67,10 @@ impl Rig {
         }
         function.set_placed(bars);
         let root = RootBus::new();
-        root.add(SLOT, 0, function).unwrap();
+        root.add(SLOT, 0, function.clone()).unwrap();
         let mut rig = Self {
             device,
+            function,
             bus,
             root,
             router,
@@ -99,8 +102,10 @@ impl Rig {
         u32::from_le_bytes(data)
     }
 
+    /// As at a guest's reboot.
     pub fn reset(&self) {
-        self.root.get(SLOT, 0).unwrap().reset();
+        reset::devices(std::slice::from_ref(&self.function));
+        self.root.reset();
     }
 
     /// What the registers say of the interrupts is what the device does.

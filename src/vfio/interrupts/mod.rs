@@ -98,8 +98,9 @@ impl Interrupts {
         self.msix.as_ref().map(|(msix, _)| msix.capability())
     }
 
-    /// After a reset: interrupts come by the pin.
+    /// After a reset: interrupts come by the pin, whatever was on.
     pub fn power_on(&mut self) {
+        self.silence();
         self.enter(Mode::Pin);
     }
 
@@ -136,8 +137,12 @@ impl Interrupts {
         }
     }
 
-    /// A guest's write of configuration space; what of it is a capability's is done.
+    /// A guest's write of configuration space; what of it is a capability's is done. Dropped while all
+    /// is silent.
     pub fn config_write(&mut self, offset: u16, data: &[u8]) {
+        if self.mode == Mode::Off {
+            return;
+        }
         let (mut msi_effects, mut msix_effects) = (Vec::new(), Vec::new());
         if let Some((msi, _)) = &mut self.msi {
             let (at, size) = (msi.capability().offset, msi.capability().size());
@@ -161,9 +166,11 @@ impl Interrupts {
         }
     }
 
-    /// A write to the MSI-X table.
+    /// A write to the MSI-X table; dropped while all is silent.
     pub fn table_write(&mut self, offset: u64, data: &[u8]) {
-        if let Some((msix, _)) = &mut self.msix {
+        if let Some((msix, _)) = &mut self.msix
+            && self.mode != Mode::Off
+        {
             let effects = msix.table_write(offset, data);
             self.follow(&[], &effects);
         }
@@ -194,9 +201,6 @@ impl Interrupts {
 
     /// Brings the device to what the registers say after an access with these effects.
     fn follow(&mut self, msi_effects: &[MsiEffect], msix_effects: &[MsixEffect]) {
-        if self.mode == Mode::Off {
-            return;
-        }
         if self.mode == self.wanted() {
             match self.mode {
                 Mode::Msi => {
