@@ -20,6 +20,7 @@ use mini_vmm::vfio::device::{
 };
 
 use crate::backing;
+use crate::image::config_space;
 use crate::irqs::{self, Irqs, Pin, SharedIrqs, Vectors, lock};
 use crate::resets::{Outcome, Resets};
 
@@ -474,32 +475,4 @@ impl Device for FakeDevice {
 pub fn signal(event: &File) {
     let mut event: &File = event;
     event.write_all(&1u64.to_ne_bytes()).expect("an eventfd");
-}
-
-fn config_space() -> Vec<u8> {
-    let mut config = vec![0; 4096];
-    let mut put = |at: u16, bytes: &[u8]| {
-        let at = usize::from(at);
-        config[at..at + bytes.len()].copy_from_slice(bytes);
-    };
-    put(0x00, &ID.to_le_bytes());
-    // STATUS: a capability list. Revision 3 of a class that is none.
-    put(0x06, &0x0010u16.to_le_bytes());
-    put(0x08, &0xff00_0003u32.to_le_bytes());
-    for (bar, flags) in [(2, 1u32), (4, 0xc)] {
-        put(0x10 + 4 * bar, &flags.to_le_bytes());
-    }
-    put(0x2c, &0xcdef_89abu32.to_le_bytes());
-    put(0x34, &[PM as u8]);
-    // Power management, version 3.
-    put(PM, &[0x01, EXPRESS as u8, 0x03, 0x00]);
-    // PCI Express, version 2, an endpoint.
-    put(EXPRESS, &[0x10, MSIX as u8, 0x02, 0x00]);
-    put(MSIX, &[0x11, 0x00]);
-    put(MSIX + 2, &(VECTORS as u16 - 1).to_le_bytes());
-    put(MSIX + 4, &0x2000u32.to_le_bytes());
-    put(MSIX + 8, &0x3000u32.to_le_bytes());
-    put(SERIAL_NUMBER, &0x0001_0003u32.to_le_bytes());
-    put(SERIAL_NUMBER + 4, &0x1122_3344u32.to_le_bytes());
-    config
 }

@@ -17,6 +17,7 @@ mod config;
 mod device;
 mod faults;
 mod hostile;
+mod image;
 mod irq_code;
 mod irqs;
 mod life;
