@@ -2,5 +2,8 @@
 
 pub mod explain;
 pub mod list;
+pub mod mdev;
 pub mod memory;
+pub mod name;
+pub mod sriov;
 pub mod sysfs;

@@ -63,6 +63,11 @@ impl Sysfs {
         Self { root: root.into() }
     }
 
+    /// Where the tree begins.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The directory that a device has or would have.
     pub fn device_path(&self, bdf: Bdf) -> PathBuf {
         self.root.join("bus/pci/devices").join(bdf.to_string())
@@ -128,7 +133,7 @@ impl Sysfs {
 }
 
 /// The last part of where a link leads; `None` when there is no link.
-fn link_name(link: &Path) -> io::Result<Option<String>> {
+pub(super) fn link_name(link: &Path) -> io::Result<Option<String>> {
     match fs::read_link(link) {
         Ok(target) => Ok(target.file_name().map(|n| n.to_string_lossy().into_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
