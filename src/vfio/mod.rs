@@ -15,7 +15,7 @@ pub mod device;
 mod error;
 pub mod function;
 mod handle;
-mod image;
+pub mod image;
 pub mod interrupts;
 pub mod iommufd;
 pub mod mapper;
@@ -44,7 +44,7 @@ use device::VfioFile;
 use handle::Handle;
 use mapper::Mapper;
 
-pub use candidate::find;
+pub use candidate::{find, parse_address};
 pub use error::VfioError;
 
 /// The control node of groups and containers.
@@ -58,6 +58,8 @@ pub struct Opened {
     pub devices: Vec<Arc<VfioFile>>,
     /// Maps guest memory for all of them.
     pub mapper: Arc<dyn DmaMapper>,
+    /// By which interface: `container` or `iommufd`.
+    pub interface: &'static str,
 }
 
 /// The kernel's interface to the IOMMU.
@@ -68,12 +70,13 @@ enum Interface {
 }
 
 /// Opens the devices, each on a thread of its own: opening resets the function, which takes a tenth
-/// of a second each (and makes another reset at the start needless).
+/// of a second each (and makes another reset at the start needless). Without a `vm` they serve only
+/// to be looked at.
 ///
 /// # Errors
 /// The first device that cannot be opened; all of them are closed again then.
 pub fn open(
-    vm: &VmFd,
+    vm: Option<&VmFd>,
     candidates: &[Candidate],
     iommu: Iommu,
 ) -> Result<Option<Opened>, VfioError> {
@@ -107,26 +110,30 @@ pub fn open(
             .collect();
         opened.into_iter().collect::<Result<Vec<_>, _>>()
     })?;
+    let name = interface.name();
     let mapper = interface.mapper().map_err(VfioError::IommuInfo)?;
-    Ok(Some(Opened { devices, mapper }))
+    Ok(Some(Opened {
+        devices,
+        mapper,
+        interface: name,
+    }))
 }
 
 impl Interface {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Container(_) => "container",
+            Self::Iommufd(_) => "iommufd",
+        }
+    }
+
     fn open(
-        vm: &VmFd,
+        vm: Option<&VmFd>,
         candidates: &[Candidate],
         iommu: Iommu,
         first: &Candidate,
     ) -> Result<Self, VfioError> {
-        let mut kvm_vfio = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
-            fd: 0,
-            flags: 0,
-        };
-        let kvm_vfio = vm
-            .create_device(&mut kvm_vfio)
-            .map_err(VfioError::KvmDevice)?;
-        let kvm_vfio = Arc::new(VfioDeviceFd::new_from_kvm(kvm_vfio));
+        let kvm_vfio = vm.map(kvm_device).transpose()?;
         let why_not = match iommu {
             Iommu::Container => None,
             Iommu::Iommufd => match candidates.iter().find(|c| c.token.is_some()) {
@@ -141,7 +148,7 @@ impl Interface {
         if let Some(why) = why_not {
             info!("by group and container: {why}");
         }
-        let container = VfioContainer::new(Some(kvm_vfio)).map_err(|e| match e {
+        let container = VfioContainer::new(kvm_vfio).map_err(|e| match e {
             vfio_ioctls::VfioError::OpenContainer(source) => {
                 VfioError::node(CONTAINER_NODE, None, source)
             }
@@ -153,18 +160,17 @@ impl Interface {
         Ok(Self::Container(Arc::new(container)))
     }
 
-    fn iommufd(kvm_vfio: Arc<VfioDeviceFd>, first: &Candidate) -> Result<Self, VfioError> {
+    fn iommufd(kvm_vfio: Option<Arc<VfioDeviceFd>>, first: &Candidate) -> Result<Self, VfioError> {
         let iommufd = IommuFd::new().map_err(|e| match e {
             IommufdError::OpenIommufd(source) => VfioError::node(IOMMUFD_NODE, None, source),
             other => VfioError::IommuInfo(io::Error::other(other)),
         })?;
-        let iommufd =
-            VfioIommufd::new(Arc::new(iommufd), None, Some(kvm_vfio)).map_err(|source| {
-                VfioError::Open {
-                    name: first.name,
-                    source,
-                }
-            })?;
+        let iommufd = VfioIommufd::new(Arc::new(iommufd), None, kvm_vfio).map_err(|source| {
+            VfioError::Open {
+                name: first.name,
+                source,
+            }
+        })?;
         info!("by iommufd");
         Ok(Self::Iommufd(Arc::new(iommufd)))
     }
@@ -219,6 +225,19 @@ impl Interface {
         };
         Ok(Arc::new(Mapper::new(ops, ranges)))
     }
+}
+
+/// KVM's VFIO device, by which a VM learns of its devices (Documentation/virt/kvm/devices/vfio.rst).
+fn kvm_device(vm: &VmFd) -> Result<Arc<VfioDeviceFd>, VfioError> {
+    let mut argument = kvm_create_device {
+        type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
+        fd: 0,
+        flags: 0,
+    };
+    let device = vm
+        .create_device(&mut argument)
+        .map_err(VfioError::KvmDevice)?;
+    Ok(Arc::new(VfioDeviceFd::new_from_kvm(device)))
 }
 
 /// What keeps these devices from being opened by iommufd, if anything does.

@@ -5,6 +5,7 @@ mod affinity;
 mod devices;
 mod disks;
 mod displays;
+mod explain;
 mod groups;
 mod life;
 mod mediated;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         .chain(devices::all())
         .chain(displays::all())
         .chain(groups::all())
+        .chain(explain::all())
         .chain(life::all())
         .chain(mediated::all())
         .chain(requests::all())

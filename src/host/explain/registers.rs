@@ -77,6 +77,11 @@ pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
     fields
 }
 
+/// Why the first bytes of a capability are not the device's.
+const LINKED: &str = "relinked: the chain has what the guest gets";
+/// Extended capabilities begin here (PCI Express 6.0, 7.6.3).
+const EXTENDED_START: u16 = 0x100;
+
 struct View<'a> {
     image: &'a [u8],
     config: &'a ConfigSpace,
@@ -106,6 +111,7 @@ impl View<'_> {
         for (at, length, register) in registers {
             if at + length <= cap.len {
                 let offset = cap.offset + at;
+                let reason = if *at == 0 { LINKED } else { reason };
                 fields.push(self.field(offset, *length, Some(name), register, reason));
             }
         }
@@ -119,11 +125,18 @@ impl View<'_> {
         name: &'static str,
         reason: &'static str,
     ) -> Field {
-        let bytes = offset..offset.saturating_add(length);
+        // A capability's link is always ours and says nothing about its registers.
+        let link = match capability == Some(name) {
+            true if offset >= EXTENDED_START => 4,
+            true => 2,
+            false => 0,
+        };
+        let bytes = offset.saturating_add(link)..offset.saturating_add(length);
+        let count = bytes.len();
         let emulated = bytes.filter(|at| self.config.is_emulated(*at)).count();
         let treatment = match emulated {
             0 => Treated::Passed,
-            n if n == usize::from(length) => Treated::Emulated,
+            n if n == count => Treated::Emulated,
             _ => Treated::Masked,
         };
         let host = value(self.image, offset, length);

@@ -9,12 +9,23 @@ use super::registers::Field;
 /// The whole of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
+    /// What keeps the devices from being passed through; then only what sysfs tells is told.
+    pub problems: Vec<Problem>,
     /// Each device, in the order asked for.
     pub devices: Vec<Device>,
     /// The guest's physical addresses.
     pub guest_memory: Vec<Area>,
     /// What the IOMMU gets.
     pub dma: Dma,
+}
+
+/// What is wrong, and what to type.
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    /// In a sentence.
+    pub problem: String,
+    /// What to type.
+    pub hint: Option<String>,
 }
 
 /// A device and what the guest gets of it.
@@ -26,10 +37,12 @@ pub struct Device {
     pub guest: String,
     /// Its driver on the host.
     pub driver: Option<String>,
-    /// Its IOMMU group, and who else is in it.
-    pub group: Group,
+    /// Its IOMMU group, and who else is in it; none where there is no IOMMU.
+    pub group: Option<Group>,
     /// How the host's kernel can reset it, best first.
     pub resets: Vec<String>,
+    /// Only the header of its configuration space could be read: the rest takes root.
+    pub partial: bool,
     /// Its configuration space.
     pub registers: Vec<Field>,
     /// Its BARs.

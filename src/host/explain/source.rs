@@ -10,8 +10,8 @@ use crate::pci::config_space::CONVENTIONAL_SIZE;
 use crate::pci::lanes;
 use crate::pci::msi::MsiCapability;
 use crate::pci::msix::MsixCapability;
-use crate::vfio::device::{Device, DeviceError, Irq, IrqInfo, RegionInfo};
-use crate::vfio::function::read_config;
+use crate::vfio::device::{Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
+use crate::vfio::image;
 
 /// Resources beyond this many bytes cannot be; sysfs is not expected to lie, but it may be a test's.
 const MAX_BAR: u64 = 1 << 52;
@@ -27,6 +27,8 @@ pub struct Source {
     pub partial: bool,
     /// Its BARs.
     pub regions: [RegionInfo; BAR_COUNT],
+    /// Its expansion ROM.
+    pub rom: RegionInfo,
     /// INTx, MSI, MSI-X.
     pub irqs: [Option<IrqInfo>; 3],
 }
@@ -38,9 +40,10 @@ impl Source {
     /// When the device does not answer.
     pub fn device(device: &dyn Device) -> Result<Self, DeviceError> {
         Ok(Self {
-            image: read_config(device)?,
+            image: image::read(device)?,
             partial: false,
             regions: std::array::from_fn(|bar| device.region(bar as u32)),
+            rom: device.region(ROM_REGION),
             irqs: [Irq::Intx, Irq::Msi, Irq::Msix].map(|irq| device.irq(irq)),
         })
     }
@@ -61,9 +64,12 @@ impl Source {
         image.resize(size, 0);
         let resources = fs::read_to_string(dir.join("resource"))?;
         let mut regions: [RegionInfo; BAR_COUNT] = Default::default();
-        for (region, line) in regions.iter_mut().zip(resources.lines()) {
+        let mut lines = resources.lines();
+        for (region, line) in regions.iter_mut().zip(&mut lines) {
             *region = region_of(line).unwrap_or_default();
         }
+        // The seventh is the ROM's.
+        let rom = lines.next().and_then(region_of).unwrap_or_default();
         let pin = lanes::u8_at(&image, 0x3d).is_some_and(|pin| pin != 0);
         let vectors = |count| IrqInfo {
             count,
@@ -75,6 +81,7 @@ impl Source {
             image,
             partial,
             regions,
+            rom,
             irqs: [pin.then(|| vectors(1)), msi, msix],
         })
     }
@@ -130,11 +137,15 @@ mod tests {
             "0x0000000000000000 0x0000000000000000 0x0000000000000000",
             "0x000000000000c000 0x000000000000c01f 0x0000000000040101",
             "nonsense",
+            "",
+            "",
+            "0x00000000febe0000 0x00000000febeffff 0x0000000000046200",
         ];
         fs::write(path.join("resource"), lines.join("\n")).unwrap();
         let source = Source::sysfs(path).unwrap();
         let sizes = source.regions.each_ref().map(|r| r.size);
         assert_eq!(sizes, [0x4000, 0, 0x20, 0, 0, 0]);
+        assert_eq!(source.rom.size, 0x1_0000);
         assert_eq!(source.regions[0].mappable, [(0, 0x4000)]);
         assert!(source.regions[2].mappable.is_empty());
         assert_eq!(source.irqs[0].map(|irq| irq.count), Some(1));

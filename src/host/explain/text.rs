@@ -2,11 +2,18 @@
 
 use std::fmt;
 
-use super::registers::{Field, Treated};
-use super::report::{Bar, Device, Dma, Explanation, Extent, Piece};
+use super::registers::Field;
+use super::report::{Bar, Device, Dma, Explanation, Extent, Piece, Problem};
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Problem { problem, hint } in &self.problems {
+            writeln!(f, "A run would fail: {problem}")?;
+            if let Some(hint) = hint {
+                writeln!(f, "hint: {hint}")?;
+            }
+            writeln!(f)?;
+        }
         for device in &self.devices {
             write!(f, "{device}")?;
         }
@@ -36,8 +43,11 @@ impl fmt::Display for Device {
             self.host, self.guest
         )?;
 
-        writeln!(f, "IOMMU group {}", self.group.number)?;
-        for member in &self.group.members {
+        match &self.group {
+            Some(group) => writeln!(f, "IOMMU group {}", group.number)?,
+            None => writeln!(f, "In no IOMMU group: the host's IOMMU is off or missing")?,
+        }
+        for member in self.group.iter().flat_map(|group| &group.members) {
             let driver = member.driver.as_deref().unwrap_or("no driver");
             let note = match (member.host == self.host, member.blocks) {
                 (_, true) => "  keeps the group from being passed through",
@@ -60,16 +70,17 @@ impl fmt::Display for Device {
         )?;
         let mut capability = None;
         for field in &self.registers {
-            if field.capability != capability {
-                capability = field.capability;
-                if let Some(name) = capability {
-                    writeln!(f, "  {:<4}  {name}", format!("{:03x}", field.offset))?;
-                }
+            let in_one_piece = field.capability == Some(field.name);
+            if field.capability != capability && !in_one_piece {
+                let name = field.capability.unwrap_or_default();
+                writeln!(f, "  {:03x}   {name}", field.offset)?;
             }
-            // A capability in one piece has said its name.
-            if field.capability != Some(field.name) || field.treatment != Treated::Passed {
-                writeln!(f, "  {}", line(field).trim_end())?;
-            }
+            capability = field.capability;
+            writeln!(f, "  {}", line(field, in_one_piece).trim_end())?;
+        }
+
+        if self.partial {
+            writeln!(f, "  040   the rest is for root to see")?;
         }
 
         writeln!(f, "\nBARs")?;
@@ -88,13 +99,12 @@ impl fmt::Display for Device {
     }
 }
 
-fn line(field: &Field) -> String {
-    let in_capability = field.capability.is_some();
-    let name = match in_capability {
-        true if field.capability == Some(field.name) => String::new(),
-        true => format!("  {}", field.name),
-        false => field.name.into(),
+fn line(field: &Field, in_one_piece: bool) -> String {
+    let indent = match field.capability {
+        Some(_) if !in_one_piece => "  ",
+        _ => "",
     };
+    let name = format!("{indent}{}", field.name);
     format!(
         "{:03x}   {name:<26}  {:<8}  {:<8}  {:<9} {}",
         field.offset,
