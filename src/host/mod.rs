@@ -1,5 +1,6 @@
 //! The host side: what its kernel says about devices.
 
+pub mod explain;
 pub mod list;
 pub mod mdev;
 pub mod memory;

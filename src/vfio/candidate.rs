@@ -95,7 +95,11 @@ fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
     Ok(())
 }
 
-fn parse_address(address: &str) -> Result<HostName, VfioError> {
+/// The device that an address is of, whether there is one or not.
+///
+/// # Errors
+/// It is no address.
+pub fn parse_address(address: &str) -> Result<HostName, VfioError> {
     let bad = || VfioError::BadAddress(address.into());
     if !address.contains('/') {
         return address.parse().map_err(|_| bad());

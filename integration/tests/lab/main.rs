@@ -6,6 +6,7 @@ mod both;
 mod devices;
 mod disks;
 mod displays;
+mod explain;
 mod faults;
 mod groups;
 mod life;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         .chain(devices::all())
         .chain(displays::all())
         .chain(groups::all())
+        .chain(explain::all())
         .chain(life::all())
         .chain(mediated::all())
         .chain(messages::all())
