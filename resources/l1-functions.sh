@@ -133,12 +133,32 @@ start_as() {
 		"$@" </dev/null >/run/vmm.out 2>/run/vmm.err &
 	fi
 	vmm_pid=$!
+	watch_vmm $vmm_pid &
+	watch_pid=$!
+}
+
+# Says where a VMM's threads stand whose guest has not reached its /init after a minute: in which
+# system call, and what the guest leaves KVM for (SIGUSR1, twice).
+watch_vmm() {
+	sleep 60
+	if [ ! -e /proc/$1 ] || grep -q 'L2: init' /run/vmm.console; then
+		return
+	fi
+	for thread in /proc/$1/task/*; do
+		say "standing $(cat "$thread/comm"): $(cat "$thread/wchan") syscall=$(cut -d' ' -f1 "$thread/syscall")" \
+			"stack=$(sed 's/^[^ ]* //; s/+.*//' "$thread/stack" | tr '\n' ' ') $(grep ctxt "$thread/status" | tr -s '\n\t' ' ')"
+	done
+	for _ in 1 2; do
+		kill -USR1 $1 || :
+		sleep 2
+	done
 }
 
 # Waits for the program that start_vmm started; its exit status is said and kept in vmm_status.
 wait_vmm() {
 	vmm_status=0
 	wait $vmm_pid || vmm_status=$?
+	kill $watch_pid 2>/dev/null || :
 	wait $out_pid $err_pid || :
 	say "exit $vmm_status"
 }

@@ -53,7 +53,7 @@ fn reboot() -> Scenario {
     let bdf = disk.bdf();
     let script = format!(
         "bind_vfio {bdf}\n\
-         run_vmm --kernel bzImage --initrd initrd --memory 512M \
+         run_vmm -v --kernel bzImage --initrd initrd --memory 512M \
          --cmdline 'quiet panic=-1 lab.act=reboot-once' --vfio {bdf}\n\
          give_back {bdf}\n"
     );
@@ -170,9 +170,9 @@ fn no_reboot() -> Scenario {
     let bdf = disk.bdf();
     let script = format!(
         "bind_vfio {bdf}\n\
-         run_vmm --kernel bzImage --initrd initrd --memory 512M --no-reboot \
+         run_vmm -v --kernel bzImage --initrd initrd --memory 512M --no-reboot \
          --cmdline 'quiet panic=-1 lab.act=reboot' --vfio {bdf}\n\
-         run_vmm --kernel bzImage --initrd initrd --memory 512M --no-reboot \
+         run_vmm -v --kernel bzImage --initrd initrd --memory 512M --no-reboot \
          --cmdline 'quiet panic=-1 reboot=t lab.act=reboot' --vfio {bdf}\n\
          give_back {bdf}\n"
     );
@@ -201,7 +201,7 @@ fn terminated() -> Scenario {
     // The guest is in the middle of DMA when the signal comes.
     let one = |signal: &str| {
         format!(
-            "start_vmm --kernel bzImage --initrd initrd --memory 512M \
+            "start_vmm -v --kernel bzImage --initrd initrd --memory 512M \
              --cmdline 'quiet panic=-1 lab.act=loop' --vfio {bdf}\n\
              await 'L2: looping' 90\nsleep 0.5\nkill -{signal} $vmm_pid\n\
              wait_vmm\n"
