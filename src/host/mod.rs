@@ -1,8 +1,15 @@
 //! The host side: what its kernel says about devices.
 
+pub mod check;
+pub mod class;
+pub mod details;
+pub mod facts;
 pub mod in_use;
+pub mod iommu;
 pub mod list;
 pub mod memory;
+pub mod names;
+pub mod style;
 pub mod sysfs;
 #[cfg(test)]
 pub(crate) mod tree;
