@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::facts::{DeviceFacts, HostFacts};
 use super::in_use::Places;
+use super::name::HostName;
 use super::sysfs::Sysfs;
 use crate::pci::Bdf;
 use crate::vfio::VfioError;
@@ -90,7 +91,10 @@ impl Finding {
 pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, VfioError> {
     let (sysfs, places) = (Sysfs::default(), Places::default());
     let read = |address: &String| {
-        let bdf = parse_address(address)?;
+        let HostName::Pci(bdf) = parse_address(address)? else {
+            // A mediated device is as good as the device that it is made of.
+            return Err(VfioError::BadAddress(address.clone()));
+        };
         let unreadable = |source| VfioError::Sysfs {
             what: format!("PCI device {bdf}"),
             source,

@@ -7,8 +7,11 @@ pub mod facts;
 pub mod in_use;
 pub mod iommu;
 pub mod list;
+pub mod mdev;
 pub mod memory;
+pub mod name;
 pub mod names;
+pub mod sriov;
 pub mod style;
 pub mod sysfs;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::vcpu::VcpuError;
 use crate::vfio::VfioError;
 use crate::vfio::device::DeviceError;
 use crate::vfio::function::FunctionError;
+use crate::vfio::rom::RomError;
 
 /// Why a VM cannot be made or run.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,8 @@ pub enum MachineError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Function(#[from] FunctionError),
+    #[error(transparent)]
+    Rom(#[from] RomError),
     #[error(transparent)]
     Pci(#[from] PciError),
     #[error(transparent)]
@@ -96,6 +99,7 @@ impl MachineError {
         match self {
             Self::Boot(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
+            Self::Rom(e) => Some(e.hint()),
             Self::Memory(MemoryError::Dma(e)) => e.hint(),
             Self::NoKvm(e) => Some(
                 match e.kind() {

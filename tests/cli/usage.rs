@@ -51,6 +51,8 @@ fn help_teaches() {
         "--cpus",
         "--memory",
         "--vfio",
+        "rombar=off",
+        "romfile=PATH",
         "--no-reboot",
         "-v",
     ] {

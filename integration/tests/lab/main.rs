@@ -4,8 +4,10 @@
 mod affinity;
 mod devices;
 mod disks;
+mod displays;
 mod groups;
 mod life;
+mod mediated;
 mod refusals;
 mod requests;
 
@@ -36,8 +38,10 @@ fn main() -> ExitCode {
         .into_iter()
         .chain(affinity::all())
         .chain(devices::all())
+        .chain(displays::all())
         .chain(groups::all())
         .chain(life::all())
+        .chain(mediated::all())
         .chain(requests::all())
         .chain(refusals::all())
         .collect();
