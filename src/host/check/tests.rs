@@ -25,7 +25,8 @@ fn host() -> HostFacts {
             groups: 12,
             tables: vec!["DMAR"],
             remapping: true,
-            unsafe_interrupts: false,
+            container_unsafe: false,
+            iommufd_unsafe: false,
         },
         vfio_pci: Module::Present,
         type1: Module::Present,
@@ -194,9 +195,15 @@ fn iommu_and_its_interrupts() {
     );
     let allowed = |h: &mut HostFacts| {
         plain(h);
-        h.iommu.unsafe_interrupts = true;
+        h.iommu.container_unsafe = true;
     };
     with_host("interrupt-remapping", allowed, Warn, "echo N > ");
+    let other_way = |h: &mut HostFacts| {
+        allowed(h);
+        h.iommufd_node = Node::Usable;
+    };
+    let switch = "echo Y > /sys/module/iommufd/parameters/allow_unsafe_interrupts";
+    with_host("interrupt-remapping", other_way, Fail, switch);
 }
 
 #[test]
