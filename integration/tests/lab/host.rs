@@ -120,19 +120,19 @@ fn good() -> Scenario {
          run_vmm host list --all --json\n\
          run_vmm host check 0000:00:05.0\n\
          run_vmm host check 00:05.0 --json\n\
-         disk=$(disk_of 0000:01:01.0)\n\
+         disk=$(disk_of 0000:02:01.0)\n\
          mke2fs $disk >/dev/null\n\
          mkdir -p '/srv/my data'\n\
          mount -t ext4 $disk '/srv/my data'\n\
-         mkswap $(disk_of 0000:01:02.0) >/dev/null\n\
-         swapon $(disk_of 0000:01:02.0)\n\
+         mkswap $(disk_of 0000:02:02.0) >/dev/null\n\
+         swapon $(disk_of 0000:02:02.0)\n\
          ip link set eth0 up\n\
          ip addr add 192.168.7.5/24 dev eth0\n\
-         run_vmm host check 01:01.0 01:02.0 00:09.0 00:02.0\n\
+         run_vmm host check 02:01.0 02:02.0 00:09.0 00:02.0\n\
          umount '/srv/my data'\n\
-         swapoff /dev/$(basename $(disk_of 0000:01:02.0))\n\
+         swapoff /dev/$(basename $(disk_of 0000:02:02.0))\n\
          ip addr flush dev eth0; ip link set eth0 down\n\
-         run_vmm host check 01:01.0 01:02.0 00:09.0\n"
+         run_vmm host check 02:01.0 02:02.0 00:09.0\n"
     );
     Scenario {
         name: "host_check_and_list_on_a_good_machine",
