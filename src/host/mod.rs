@@ -3,6 +3,7 @@
 pub mod check;
 pub mod class;
 pub mod details;
+pub mod explain;
 pub mod facts;
 pub mod in_use;
 pub mod iommu;
