@@ -23,8 +23,10 @@ pub struct Machine {
     pub memory: u32,
     /// Whether there is an IOMMU.
     pub iommu: bool,
-    /// Whether the IOMMU remaps interrupts, as those of today do.
+    /// Whether that remaps interrupts.
     pub remapping: bool,
+    /// More parameters for L1's kernel, with a space before each.
+    pub parameters: &'static str,
     /// Disks and their controllers.
     pub disks: Vec<Disk>,
     /// More QEMU arguments, for other devices; `{dir}` stands for the run's directory.
@@ -43,6 +45,7 @@ impl Machine {
             memory: 1536,
             iommu: true,
             remapping: true,
+            parameters: "",
             disks: disks.to_vec(),
             extra: Vec::new(),
             files: Vec::new(),
@@ -125,8 +128,10 @@ impl Machine {
         qemu.arg("-kernel").arg(kernel);
         qemu.arg("-initrd").arg(dir.join("l1.cpio"));
         let iommu = if self.iommu { " intel_iommu=on" } else { "" };
-        qemu.arg("-append")
-            .arg(format!("console=ttyS1 panic=-1 loglevel=5{iommu}"));
+        qemu.arg("-append").arg(format!(
+            "console=ttyS1 panic=-1 loglevel=5{iommu}{}",
+            self.parameters
+        ));
         qemu
     }
 

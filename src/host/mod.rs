@@ -1,9 +1,19 @@
 //! The host side: what its kernel says about devices.
 
+pub mod check;
+pub mod class;
+pub mod details;
 pub mod explain;
+pub mod facts;
+pub mod in_use;
+pub mod iommu;
 pub mod list;
 pub mod mdev;
 pub mod memory;
 pub mod name;
+pub mod names;
 pub mod sriov;
+pub mod style;
 pub mod sysfs;
+#[cfg(test)]
+pub(crate) mod tree;

@@ -95,10 +95,10 @@ fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
     Ok(())
 }
 
-/// The device that an address is of, whether there is one or not.
+/// Reads a device's name, or the path of its directory in sysfs.
 ///
 /// # Errors
-/// It is no address.
+/// When it is neither.
 pub fn parse_address(address: &str) -> Result<HostName, VfioError> {
     let bad = || VfioError::BadAddress(address.into());
     if !address.contains('/') {

@@ -9,6 +9,7 @@ mod displays;
 mod explain;
 mod faults;
 mod groups;
+mod host;
 mod life;
 mod mediated;
 mod messages;
@@ -23,7 +24,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lab::Error;
-use lab::host;
 use lab::kernel::Choice;
 use lab::scenario::{Lab, Scenario};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         .chain(displays::all())
         .chain(groups::all())
         .chain(explain::all())
+        .chain(host::all())
         .chain(life::all())
         .chain(mediated::all())
         .chain(messages::all())
@@ -119,7 +120,7 @@ fn trial(scenario: Scenario, slow: bool, lab: Option<Arc<Lab>>, repeats: Arc<Rep
 
 /// Only what the machine lacks is a reason to skip; a mini-vmm that does not build is a failure.
 fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
-    if host::required() {
+    if lab::host::required() {
         return None;
     }
     let lacks = |error: Error| match error {
