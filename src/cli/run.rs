@@ -31,7 +31,8 @@ pub struct RunArgs {
     memory: String,
 
     /// PCI device to pass through: 01:00.0, 0000:01:00.0 or its path in /sys; may be repeated.
-    /// Options: slot=DD[.F], the device number (and function) that the guest sees
+    /// Options: slot=DD[.F], the device number (and function) that the guest sees; managed=on, bind
+    /// it for this run alone
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 

@@ -43,6 +43,8 @@ pub struct DeviceConfig {
     pub address: String,
     /// Where the guest finds it; the first free device number if the user does not say.
     pub slot: Option<Slot>,
+    /// Whether it is bound for the run, and given back to its host driver afterwards.
+    pub managed: bool,
 }
 
 /// An option of a device that cannot be used.
@@ -83,7 +85,7 @@ impl DeviceOptionError {
     pub fn hint(&self) -> String {
         match self {
             Self::Unknown { address, .. } => {
-                format!("there is slot=, for example --vfio {address},slot=05.0")
+                format!("there are slot= and managed=, for example --vfio {address},slot=05.0")
             }
             Self::Twice { option, .. } => format!("give `{option}` once"),
             Self::Value { option, wanted, .. } => {
@@ -97,6 +99,7 @@ impl DeviceOptionError {
 fn example(option: &str) -> &'static str {
     match option {
         "slot" => "05.0",
+        "managed" => "on",
         _ => "...",
     }
 }
@@ -137,6 +140,13 @@ impl FromStr for DeviceConfig {
                         "a device number from 01 to 1f and, if not 0, a function from 0 to 7";
                     config.slot = Some(value.parse().map_err(|()| bad("slot", wanted))?);
                 }
+                "managed" => {
+                    config.managed = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(bad("managed", "on or off")),
+                    }
+                }
                 _ => return Err(unknown()),
             }
         }
@@ -171,6 +181,15 @@ mod tests {
             .unwrap();
         assert_eq!(placed.address, "/sys/bus/pci/devices/0000:01:00.0");
         assert_eq!(placed.slot.unwrap().to_string(), "04.1");
+        assert!(!placed.managed);
+        let managed: DeviceConfig = "01:00.0,managed=on,slot=4".parse().unwrap();
+        assert!(managed.managed && managed.slot.is_some());
+        assert!(
+            !"01:00.0,managed=off"
+                .parse::<DeviceConfig>()
+                .unwrap()
+                .managed
+        );
     }
 
     #[test]
@@ -181,6 +200,8 @@ mod tests {
             ("01:00.0,", "`` is not an option", "slot="),
             ("01:00.0,slot=1,slot=2", "`slot` is given twice", "once"),
             ("01:00.0,slot=0", "`0` is no value for `slot`", "slot=05.0"),
+            ("01:00.0,managed=yes", "`yes` is no value", "managed=on"),
+            ("01:00.0,managed", "`managed` is not an option", "managed="),
             (
                 "01:00.0,slot=9.9",
                 "`9.9` is no value for `slot`",

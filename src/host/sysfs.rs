@@ -63,6 +63,11 @@ impl Sysfs {
         Self { root: root.into() }
     }
 
+    /// A place in the tree.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below)
+    }
+
     /// The directory that a device has or would have.
     pub fn device_path(&self, bdf: Bdf) -> PathBuf {
         self.root.join("bus/pci/devices").join(bdf.to_string())

@@ -78,7 +78,11 @@ fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
     Ok(())
 }
 
-fn parse_address(address: &str) -> Result<Bdf, VfioError> {
+/// Reads an address, or the path of a device's directory in sysfs.
+///
+/// # Errors
+/// When it is neither.
+pub fn parse_address(address: &str) -> Result<Bdf, VfioError> {
     let bad = || VfioError::BadAddress(address.into());
     if !address.contains('/') {
         return address.parse().map_err(|_| bad());

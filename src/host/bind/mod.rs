@@ -1,0 +1,392 @@
+//! `host bind` and `host unbind`: devices go from the host's drivers to VFIO's, and back.
+//!
+//! ```text
+//! addresses ─► facts ─► checks ─► plan ─► record ─► writes to sysfs
+//!                                   │        └────────► give back: unbind, a failure, the end of
+//!                                   └─► --dry-run                  a run, a crash
+//! ```
+//!
+//! Whoever changes anything holds the records' lock, and first mends what a killed run has left.
+
+mod apply;
+mod driver;
+mod error;
+mod facts;
+#[cfg(test)]
+mod fake;
+mod plan;
+mod record;
+#[cfg(test)]
+mod tests;
+mod unbind;
+mod user;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tracing::{debug, warn};
+
+use super::sysfs::{PciDevice, Sysfs};
+use crate::pci::Bdf;
+use crate::sys::process::Process;
+use apply::{Taking, give_back};
+use driver::Driver;
+use facts::{Facts, unreadable};
+use plan::Step;
+use user::User;
+
+pub use error::BindError;
+pub use kernel::{Kernel, Running};
+pub use record::{Record, Records};
+pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
+
+/// The host, or one made up for a test.
+pub struct Host {
+    /// /sys.
+    pub sysfs: Sysfs,
+    /// /dev.
+    pub dev: PathBuf,
+    /// /proc.
+    pub proc: PathBuf,
+    /// The running kernel's modules.alias.
+    pub aliases: PathBuf,
+    /// What was bound.
+    pub records: Records,
+    /// Who carries changes out.
+    pub kernel: Box<dyn Kernel>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Self {
+            sysfs: Sysfs::default(),
+            dev: "/dev".into(),
+            proc: "/proc".into(),
+            aliases: Path::new("/lib/modules")
+                .join(release.trim())
+                .join("modules.alias"),
+            records: Records::at("/run/mini-vmm"),
+            kernel: Box::new(Running),
+        }
+    }
+}
+
+impl Host {
+    /// The directory that a driver has or would have.
+    fn driver_path(&self, driver: &str) -> PathBuf {
+        self.sysfs.path("bus/pci/drivers").join(driver)
+    }
+
+    /// The VFIO driver for a device, loaded.
+    fn driver_for(&self, facts: &Facts) -> Result<Driver, BindError> {
+        let driver = self.choose(facts);
+        match apply::load(self, &driver) {
+            Err(e) if driver.is_variant() => {
+                warn!("{}: {e}; by vfio-pci instead", facts.bdf());
+                let generic = Driver::generic();
+                apply::load(self, &generic).map(|()| generic)
+            }
+            outcome => outcome.map(|()| driver),
+        }
+    }
+
+    fn choose(&self, facts: &Facts) -> Driver {
+        let aliases = fs::read(&self.aliases).unwrap_or_default();
+        driver::choose(&facts.modalias, &String::from_utf8_lossy(&aliases))
+    }
+}
+
+/// What `host bind` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct BindRequest {
+    /// The devices, as the user wrote them.
+    pub addresses: Vec<String>,
+    /// All of their IOMMU groups.
+    pub group: bool,
+    /// Devices in use too.
+    pub force: bool,
+    /// Who may open the nodes.
+    pub user: Option<String>,
+    /// Make so many virtual functions of each device and bind them instead.
+    pub functions: Option<u32>,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// The run that the devices are for.
+    pub owner: Option<Process>,
+}
+
+/// A device to take, and the one asked for because of which it is taken.
+struct Wanted {
+    facts: Facts,
+    along: Option<Bdf>,
+}
+
+/// Binds devices; all of them or none. Returns what there is to say, a line each.
+///
+/// A device that VFIO has already stays as it is. Of a group whose other devices have host drivers,
+/// one alone is refused: the host would lose it, and no guest could use it.
+///
+/// # Errors
+/// What is wrong, or what failed; then everything is as it was, or the error says what is not.
+pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError> {
+    let user = request.user.as_deref().map(User::find).transpose()?;
+    let lock = if request.dry_run {
+        None
+    } else {
+        let lock = host.records.lock()?;
+        mend(host)?;
+        Some(lock)
+    };
+    let named = named(host, &request.addresses)?;
+    let lines = match request.functions {
+        Some(count) => make_functions(host, request, &named, count, user.as_ref()),
+        None => bind_devices(host, request, named, user.as_ref()),
+    }?;
+    drop(lock);
+    Ok(lines)
+}
+
+fn bind_devices(
+    host: &Host,
+    request: &BindRequest,
+    named: Vec<Facts>,
+    user: Option<&User>,
+) -> Result<Vec<String>, BindError> {
+    let wanted = whole(host, named, request.group)?;
+    if !request.force {
+        for device in &wanted {
+            check_free(host, &device.facts.device)?;
+        }
+    }
+    if request.dry_run {
+        return Ok(wanted
+            .iter()
+            .flat_map(|w| dry_run(host, &w.facts, user))
+            .collect());
+    }
+    // Modules are loaded before anything is changed: that one may fail, and hurts nobody.
+    let drivers: Result<Vec<_>, _> = wanted.iter().map(|w| host.driver_for(&w.facts)).collect();
+    let drivers = drivers?;
+    let mut lines = Vec::new();
+    let mut taking = Taking::new(host, request.owner, user);
+    for (device, driver) in wanted.iter().zip(&drivers) {
+        let facts = &device.facts;
+        let outcome = if !facts.device.is_vfio() {
+            taking.take(facts, driver, device.along)
+        } else if user.is_some() {
+            taking.keep(facts)
+        } else {
+            Ok(())
+        };
+        if let Err(e) = outcome {
+            return Err(taking.undo(e));
+        }
+        lines.push(line(facts, driver));
+    }
+    lines.extend(
+        user.into_iter()
+            .flat_map(|user| about_user(host, &taking, user)),
+    );
+    Ok(lines)
+}
+
+/// What has become of a device.
+fn line(before: &Facts, driver: &Driver) -> String {
+    let bdf = before.bdf();
+    let group = before
+        .device
+        .group
+        .map_or(String::new(), |g| format!(", IOMMU group {g}"));
+    match before.device.driver.as_deref() {
+        Some(has) if before.device.is_vfio() => format!("{bdf}: bound to {has} already{group}"),
+        has => format!(
+            "{bdf}: {} -> {}{group}",
+            has.unwrap_or("no driver"),
+            driver.name
+        ),
+    }
+}
+
+fn about_user(host: &Host, taking: &Taking<'_>, user: &User) -> Vec<String> {
+    let mut nodes: Vec<_> = taking
+        .records()
+        .flat_map(|r| &r.nodes)
+        .map(|n| n.path.display().to_string())
+        .collect();
+    nodes.sort();
+    nodes.dedup();
+    let mut lines = Vec::new();
+    if !nodes.is_empty() {
+        lines.push(format!("{} may open {}", user.name, nodes.join(", ")));
+    }
+    lines.extend(
+        user.needs(&host.dev)
+            .into_iter()
+            .map(|n| format!("note: {n}")),
+    );
+    lines
+}
+
+fn dry_run(host: &Host, facts: &Facts, user: Option<&User>) -> Vec<String> {
+    let mut steps = Vec::new();
+    if !facts.device.is_vfio() {
+        let driver = host.choose(facts);
+        if !host.driver_path(&driver.name).exists() {
+            steps.push(Step::Load(driver.clone()));
+        }
+        steps.extend(plan::take(facts, &driver));
+    }
+    steps.extend(
+        user.into_iter()
+            .flat_map(|u| plan::own(facts.bdf(), facts.device.group, u)),
+    );
+    steps.iter().map(Step::to_string).collect()
+}
+
+fn make_functions(
+    host: &Host,
+    request: &BindRequest,
+    named: &[Facts],
+    count: u32,
+    user: Option<&User>,
+) -> Result<Vec<String>, BindError> {
+    for facts in named {
+        let bdf = facts.bdf();
+        match facts.functions {
+            None => return Err(BindError::NoFunctions(bdf)),
+            Some(f) if f.made > 0 => return Err(BindError::HasFunctions { bdf, made: f.made }),
+            Some(f) if count > f.most => {
+                return Err(BindError::TooManyFunctions {
+                    bdf,
+                    most: f.most,
+                    asked: count,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    if request.dry_run {
+        let steps = named
+            .iter()
+            .flat_map(|facts| plan::make_functions(facts, count));
+        return Ok(steps.map(|s| s.to_string()).collect());
+    }
+    let mut taking = Taking::new(host, request.owner, user);
+    for facts in named {
+        if let Err(e) = taking.make_functions(facts, count) {
+            return Err(taking.undo(e));
+        }
+    }
+    let lines = taking.records().map(|record| {
+        let bdf = record.bdf;
+        match (record.functions, &record.bound, record.group) {
+            (Some(count), ..) => format!("{bdf}: {count} virtual functions"),
+            (None, Some(driver), Some(group)) => {
+                format!("{bdf}: no driver -> {driver}, IOMMU group {group}")
+            }
+            (None, ..) => format!("{bdf}: bound"),
+        }
+    });
+    let mut lines: Vec<_> = lines.collect();
+    lines.extend(
+        user.into_iter()
+            .flat_map(|user| about_user(host, &taking, user)),
+    );
+    Ok(lines)
+}
+
+/// The devices that the user named, each once.
+fn named(host: &Host, addresses: &[String]) -> Result<Vec<Facts>, BindError> {
+    let mut found: Vec<Facts> = Vec::new();
+    for address in addresses {
+        let bdf = parse(address)?;
+        if found.iter().any(|f| f.bdf() == bdf) {
+            continue;
+        }
+        let facts = Facts::read(&host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
+        if facts.device.is_bridge() {
+            return Err(BindError::Bridge(bdf));
+        }
+        if facts.device.group.is_none() {
+            return Err(BindError::NoGroup(bdf));
+        }
+        found.push(facts);
+    }
+    Ok(found)
+}
+
+fn parse(address: &str) -> Result<Bdf, BindError> {
+    crate::vfio::candidate::parse_address(address)
+        .map_err(|_| BindError::BadAddress(address.to_owned()))
+}
+
+/// The named devices, and the others of their groups if they are wanted; without them, there must be
+/// none that keeps a group from being used.
+fn whole(host: &Host, named: Vec<Facts>, group: bool) -> Result<Vec<Wanted>, BindError> {
+    let asked: Vec<Bdf> = named.iter().map(Facts::bdf).collect();
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for facts in named {
+        let (bdf, number) = (facts.bdf(), facts.device.group.unwrap_or_default());
+        wanted.push(Wanted { facts, along: None });
+        let members = host.sysfs.group_members(number);
+        let members = members.map_err(unreadable(format!("IOMMU group {number}")))?;
+        let others = members.into_iter().filter(|m| !asked.contains(&m.bdf));
+        let (bridges, others): (Vec<_>, Vec<_>) = others.partition(PciDevice::is_bridge);
+        if let Some(bridge) = bridges.iter().find(|b| b.blocks_group()) {
+            return Err(BindError::BridgeInGroup {
+                bdf,
+                group: number,
+                bridge: bridge.bdf,
+            });
+        }
+        if !group {
+            let others: Vec<_> = others.into_iter().filter(PciDevice::blocks_group).collect();
+            if others.is_empty() {
+                continue;
+            }
+            return Err(BindError::Shared {
+                bdf,
+                group: number,
+                others,
+            });
+        }
+        for other in others {
+            if wanted.iter().all(|w| w.facts.bdf() != other.bdf) {
+                wanted.push(Wanted {
+                    facts: Facts::of(other),
+                    along: Some(bdf),
+                });
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// Whether the host can do without a device.
+fn check_free(_host: &Host, device: &PciDevice) -> Result<(), BindError> {
+    if device.is_vfio() {
+        return Ok(());
+    }
+    Ok(())
+}
+
+/// Gives back what a killed run has left, and forgets devices that are gone.
+fn mend(host: &Host) -> Result<(), BindError> {
+    for record in host.records.all()? {
+        let bdf = record.bdf;
+        let now = Facts::read(&host.sysfs, bdf)?;
+        let same = now.is_some_and(|now| now.modalias == record.modalias);
+        let abandoned = record.owner.is_some_and(|owner| !owner.lives());
+        if !same {
+            debug!("PCI device {bdf} is gone, or another is in its place");
+            host.records.remove(bdf)?;
+        } else if abandoned {
+            warn!("a run that was killed had PCI device {bdf}: it goes back");
+            if let Err(e) = give_back(host, bdf) {
+                warn!("{}", crate::observe::report::sentence(&e));
+            }
+        }
+    }
+    Ok(())
+}
