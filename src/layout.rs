@@ -184,20 +184,23 @@ pub enum LayoutError {
     },
 }
 
-/// Finds room for BARs of `bars` bytes above RAM: best twice as much, for guests that move them, and
-/// naturally aligned, so that the largest BAR fits at its start. AMD's HyperTransport range divides
-/// the space above RAM in two.
-fn place_window(ram_end: u64, bars: u64, limit: u64) -> Option<Range> {
-    let exact = bars.max(GIB).checked_next_power_of_two()?;
-    let halves = [
+/// What is above RAM: AMD's HyperTransport range divides it in two. First and one after last.
+fn above_ram(ram_end: u64, limit: u64) -> [(u64, u64); 2] {
+    [
         (ram_end, limit.min(HYPERTRANSPORT_START)),
         (HYPERTRANSPORT_END, limit),
-    ];
+    ]
+}
+
+/// Finds room for BARs of `bars` bytes in one of the spaces: best twice as much, for guests that move
+/// them, and naturally aligned, so that the largest BAR fits at its start.
+fn place_window(spaces: &[(u64, u64)], bars: u64) -> Option<Range> {
+    let exact = bars.max(GIB).checked_next_power_of_two()?;
     let sizes = [exact.checked_mul(2), Some(exact)];
     let aligns = |size: u64| [size, GIB];
     sizes.into_iter().flatten().find_map(|size| {
         aligns(size).into_iter().find_map(|align| {
-            halves.into_iter().find_map(|(from, to)| {
+            spaces.iter().find_map(|&(from, to)| {
                 let start = from.checked_next_multiple_of(align)?;
                 (start.checked_add(size)? <= to).then_some(Range { start, size })
             })
@@ -236,7 +239,8 @@ impl Layout {
             .checked_add(high)
             .filter(|end| *end <= limit.min(HYPERTRANSPORT_START))
             .ok_or(too_large)?;
-        let window = place_window(ram_end, bars64, limit).ok_or(LayoutError::NoWindow {
+        let window = place_window(&above_ram(ram_end, limit), bars64);
+        let window = window.ok_or(LayoutError::NoWindow {
             memory,
             window: bars64,
             limit,
@@ -256,6 +260,24 @@ impl Layout {
             },
             mmio64: window,
         })
+    }
+
+    /// The same, but with the 64-bit window where devices reach it as well: inside one of the I/O
+    /// address `ranges` that the IOMMU can map. Where none has the room, the window stays where it
+    /// is, and what is missing is DMA from one device to the other.
+    #[must_use]
+    pub fn reachable(self, bars64: u64, phys_bits: u8, ranges: &[Range]) -> Self {
+        let limit = 1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX);
+        let ram_end = self.high_ram.map_or(HIGH_RAM_START, |r| r.end());
+        let above = above_ram(ram_end, limit);
+        let spaces: Vec<_> = ranges
+            .iter()
+            .flat_map(|range| above.map(|(from, to)| (from.max(range.start), to.min(range.end()))))
+            .collect();
+        Self {
+            mmio64: place_window(&spaces, bars64).unwrap_or(self.mmio64),
+            ..self
+        }
     }
 
     /// RAM regions in address order.
@@ -316,6 +338,33 @@ mod tests {
         ));
     }
 
+    /// An Intel IOMMU of 39 bits under a processor of 46, the MSI range left out.
+    #[test]
+    fn the_window_is_where_the_iommu_reaches() {
+        let ranges = [
+            Range::inclusive(0, 0xfedf_ffff).unwrap(),
+            Range::inclusive(0xfef0_0000, (1 << 39) - 1).unwrap(),
+        ];
+        let bars = 200 << 30;
+        let l = Layout::new(16 << 30, bars, 46).unwrap();
+        assert!(l.mmio64.start >= 1 << 40);
+        let near = l.reachable(bars, 46, &ranges);
+        assert_eq!(near.mmio64.start, 256 << 30);
+        assert!(near.mmio64.end() <= 1 << 39);
+        assert_eq!(
+            Layout {
+                mmio64: l.mmio64,
+                ..near
+            },
+            l,
+            "nothing else moves"
+        );
+        // What does not fit there, or an IOMMU that does not say, changes nothing.
+        let l = Layout::new(16 << 30, 400 << 30, 46).unwrap();
+        assert_eq!(l.reachable(400 << 30, 46, &ranges), l);
+        assert_eq!(l.reachable(400 << 30, 46, &[]), l);
+    }
+
     #[test]
     fn refuses_what_does_not_fit() {
         assert_eq!(
@@ -355,6 +404,10 @@ mod tests {
                     l.mmio64.end() <= HYPERTRANSPORT_START || l.mmio64.start >= HYPERTRANSPORT_END
                 );
                 prop_assert_eq!(l.mmio64.start % GIB, 0);
+                let half = Range { start: 0, size: 1 << (bits - 1) };
+                let near = l.reachable(bars, bits, &[half]).mmio64;
+                prop_assert!(near == l.mmio64 || half.contains(near.start, near.size));
+                prop_assert!(near.start >= top && near.size >= bars);
             }
         }
     }

@@ -148,7 +148,10 @@ impl Machine {
 
         // From here on the devices can reach the guest's memory, and nothing else.
         let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
-        let layout = Layout::new(config.memory, bars64, phys_bits)?;
+        let mut layout = Layout::new(config.memory, bars64, phys_bits)?;
+        if let Some(opened) = &opened {
+            layout = layout.reachable(bars64, phys_bits, opened.mapper.iova_ranges());
+        }
         let dma = match &opened {
             Some(opened) => {
                 let dma: Arc<dyn MemoryListener> = Arc::new(Dma::new(

@@ -131,11 +131,11 @@ fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
 /// Where a node is; `None` when the device has none.
 fn node(host: &Host, bdf: Bdf, target: &Target) -> Option<PathBuf> {
     match target {
-        Target::Group(group) => Some(host.dev.join("vfio").join(group.to_string())),
+        Target::Group(group) => Some(host.places.dev.join("vfio").join(group.to_string())),
         Target::Device(_) => {
             let dir = host.sysfs.device_path(bdf).join("vfio-dev");
             let name = fs::read_dir(dir).ok()?.next()?.ok()?.file_name();
-            Some(host.dev.join("vfio/devices").join(name))
+            Some(host.places.dev.join("vfio/devices").join(name))
         }
         Target::Path(path) => Some(path.clone()),
     }
@@ -268,7 +268,7 @@ impl<'a> Taking<'a> {
         }
         let group = facts.device.group.map_or(String::new(), |g| g.to_string());
         Err(BindError::Own {
-            path: self.host.dev.join("vfio").join(group),
+            path: self.host.places.dev.join("vfio").join(group),
             source: io::ErrorKind::NotFound.into(),
         })
     }
@@ -384,7 +384,7 @@ fn hand_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
     let Some(mut heir) = heir else {
         return Ok(record);
     };
-    let path = host.dev.join("vfio").join(group.to_string());
+    let path = host.places.dev.join("vfio").join(group.to_string());
     let (shared, own): (Vec<_>, Vec<_>) = record.nodes.into_iter().partition(|n| n.path == path);
     record.nodes = own;
     if !shared.is_empty() {

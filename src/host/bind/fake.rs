@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::tempdir::TempDir;
 
 use super::{Host, Kernel, Records};
+use crate::host::in_use::Places;
 use crate::host::sysfs::Sysfs;
 use crate::pci::Bdf;
 
@@ -104,8 +105,10 @@ impl FakeHost {
         let root = self.dir.as_path();
         Host {
             sysfs: Sysfs::at(root.join("sys")),
-            dev: root.join("dev"),
-            proc: root.join("proc"),
+            places: Places {
+                dev: root.join("dev"),
+                proc: root.join("proc"),
+            },
             aliases: root.join("modules.alias"),
             records: Records::at(root.join("run")),
             kernel: Box::new(self.kernel.clone()),

@@ -14,6 +14,7 @@ mod error;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod kernel;
 mod plan;
 mod record;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::{debug, warn};
 
+use super::in_use::{Places, in_use};
 use super::sysfs::{PciDevice, Sysfs};
 use crate::pci::Bdf;
 use crate::sys::process::Process;
@@ -44,10 +46,8 @@ pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
 pub struct Host {
     /// /sys.
     pub sysfs: Sysfs,
-    /// /dev.
-    pub dev: PathBuf,
-    /// /proc.
-    pub proc: PathBuf,
+    /// /dev and /proc.
+    pub places: Places,
     /// The running kernel's modules.alias.
     pub aliases: PathBuf,
     /// What was bound.
@@ -61,8 +61,7 @@ impl Default for Host {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
             sysfs: Sysfs::default(),
-            dev: "/dev".into(),
-            proc: "/proc".into(),
+            places: Places::default(),
             aliases: Path::new("/lib/modules")
                 .join(release.trim())
                 .join("modules.alias"),
@@ -221,7 +220,7 @@ fn about_user(host: &Host, taking: &Taking<'_>, user: &User) -> Vec<String> {
         lines.push(format!("{} may open {}", user.name, nodes.join(", ")));
     }
     lines.extend(
-        user.needs(&host.dev)
+        user.needs(&host.places.dev)
             .into_iter()
             .map(|n| format!("note: {n}")),
     );
@@ -363,12 +362,23 @@ fn whole(host: &Host, named: Vec<Facts>, group: bool) -> Result<Vec<Wanted>, Bin
     Ok(wanted)
 }
 
-/// Whether the host can do without a device.
-fn check_free(_host: &Host, device: &PciDevice) -> Result<(), BindError> {
+/// Whether the host can do without a device. An interface that is up and has no address is free.
+fn check_free(host: &Host, device: &PciDevice) -> Result<(), BindError> {
     if device.is_vfio() {
         return Ok(());
     }
-    Ok(())
+    let bdf = device.bdf;
+    let uses = in_use(&host.sysfs, &host.places, device)
+        .map_err(unreadable(format!("the use of PCI device {bdf}")))?;
+    let serious: Vec<_> = uses.iter().filter(|u| u.is_serious()).collect();
+    if serious.is_empty() {
+        return Ok(());
+    }
+    Err(BindError::InUse {
+        bdf,
+        uses: serious.iter().map(|u| u.to_string()).collect(),
+        remedy: serious.iter().find_map(|u| u.remedy()),
+    })
 }
 
 /// Gives back what a killed run has left, and forgets devices that are gone.

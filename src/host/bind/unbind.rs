@@ -173,7 +173,7 @@ fn check_released(host: &Host, back: &Back) -> Result<(), BindError> {
     let Some(facts) = Facts::read(&host.sysfs, bdf)?.filter(|f| f.device.is_vfio()) else {
         return Ok(());
     };
-    let vfio = host.dev.join("vfio");
+    let vfio = host.places.dev.join("vfio");
     let group = facts.device.group.map(|g| vfio.join(g.to_string()));
     let cdevs = fs::read_dir(facts.device.path.join("vfio-dev"));
     let cdevs = cdevs.into_iter().flatten().flatten();
@@ -188,16 +188,19 @@ fn check_released(host: &Host, back: &Back) -> Result<(), BindError> {
 
 /// The processes that have one of these files open: all of them for root, one's own for others.
 fn holders(host: &Host, nodes: &[PathBuf]) -> Vec<(u32, String)> {
-    let processes = fs::read_dir(&host.proc).into_iter().flatten().flatten();
+    let processes = fs::read_dir(&host.places.proc)
+        .into_iter()
+        .flatten()
+        .flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let mut holders: Vec<_> = pids
         .filter(|pid| {
-            let fds = fs::read_dir(host.proc.join(format!("{pid}/fd")));
+            let fds = fs::read_dir(host.places.proc.join(format!("{pid}/fd")));
             let mut fds = fds.into_iter().flatten().flatten();
             fds.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| nodes.contains(&to)))
         })
         .map(|pid| {
-            let name = fs::read_to_string(host.proc.join(format!("{pid}/comm")));
+            let name = fs::read_to_string(host.places.proc.join(format!("{pid}/comm")));
             (pid, name.unwrap_or_default().trim().to_owned())
         })
         .collect();

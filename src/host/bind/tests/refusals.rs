@@ -1,5 +1,8 @@
 //! What is refused, and what is only said.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+
 use super::*;
 
 #[test]
@@ -66,6 +69,43 @@ fn mistakes_are_refused_before_anything_is_done() {
     )
     .unwrap();
     assert_eq!(fake.driver("0000:02:00.2"), None);
+}
+
+#[test]
+fn a_device_in_use_stays_unless_it_is_forced() {
+    let fake = one_disk();
+    let root = fake.dir.as_path();
+    let disk = fake
+        .host()
+        .sysfs
+        .device_path(DISK.parse().unwrap())
+        .join("nvme/nvme0/nvme0n1");
+    fs::create_dir_all(&disk).unwrap();
+    fs::write(disk.join("dev"), "259:0\n").unwrap();
+    let block = root.join("sys/class/block");
+    fs::create_dir_all(&block).unwrap();
+    symlink(&disk, block.join("nvme0n1")).unwrap();
+    fs::create_dir_all(root.join("proc/self")).unwrap();
+    let mounts = "31 1 259:0 / /srv rw - ext4 /dev/nvme0n1 rw\n";
+    fs::write(root.join("proc/self/mountinfo"), mounts).unwrap();
+    let before = fake.snapshot();
+    let error = bind(&fake.host(), &request(&[DISK])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "PCI device 0000:01:00.0 is in use: /dev/nvme0n1 is mounted at /srv"
+    );
+    let hint = error.hint().unwrap();
+    assert!(
+        hint.contains("umount '/srv'") && hint.contains("--force"),
+        "{hint}"
+    );
+    assert_eq!(fake.snapshot(), before);
+    let force = BindRequest {
+        force: true,
+        ..request(&[DISK])
+    };
+    bind(&fake.host(), &force).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
 }
 
 #[test]

@@ -1,0 +1,196 @@
+//! Disks of a device: mounted, swapped to, or held by something stacked on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::{Below, Places, Use, names, text};
+use crate::host::sysfs::Sysfs;
+
+pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<Vec<Use>> {
+    let disks = Disks::find(sysfs, below)?;
+    let mut uses = mounts(&disks, places)?;
+    uses.extend(swaps(&disks, places)?);
+    let busy: BTreeSet<String> = uses
+        .iter()
+        .filter_map(|u| match u {
+            Use::Mounted { disk, .. } | Use::Swap { disk } => Some(disk.clone()),
+            _ => None,
+        })
+        .collect();
+    for (name, by) in &disks.held {
+        // A holder that is mounted or swapped to has been named already.
+        if !busy.contains(by) {
+            uses.push(Use::Held {
+                disk: name.clone(),
+                by: Some(by.clone()),
+            });
+        }
+    }
+    if uses.is_empty() {
+        uses.extend(disks.ids.keys().filter_map(|name| taken(places, name)));
+    }
+    Ok(uses)
+}
+
+/// Block devices below a device, with their partitions and all that is stacked on them.
+#[derive(Debug, Default)]
+struct Disks {
+    /// Name to `major:minor`.
+    ids: BTreeMap<String, String>,
+    /// The device mapper's names, `vg-root`: another name of `dm-0`.
+    aliases: BTreeMap<String, String>,
+    /// A block device and one that is stacked on it.
+    held: Vec<(String, String)>,
+    /// Of file systems on several disks, which mountinfo shows as the first of them: btrfs.
+    pools: Vec<(String, String)>,
+}
+
+impl Disks {
+    fn find(sysfs: &Sysfs, below: &Below) -> io::Result<Self> {
+        let class = sysfs.path("class/block");
+        let mut disks = Self::default();
+        let mut found = Vec::new();
+        for name in names(&class)? {
+            let path = class.join(&name);
+            if below.has(&path) || shared_namespace(sysfs, below, &path)? {
+                found.push(name);
+            }
+        }
+        while let Some(name) = found.pop() {
+            if disks.ids.contains_key(&name) {
+                continue;
+            }
+            let path = class.join(&name);
+            let id = text(&path.join("dev"))?.trim().to_owned();
+            disks.ids.insert(name.clone(), id);
+            if let Ok(alias) = fs::read_to_string(path.join("dm/name")) {
+                disks.aliases.insert(alias.trim().to_owned(), name.clone());
+            }
+            for holder in names(&path.join("holders"))? {
+                disks.held.push((name.clone(), holder.clone()));
+                found.push(holder);
+            }
+        }
+        let btrfs = sysfs.path("fs/btrfs");
+        for pool in names(&btrfs)? {
+            for disk in names(&btrfs.join(&pool).join("devices"))? {
+                if disks.ids.contains_key(&disk) {
+                    disks.pools.push((disk, pool.clone()));
+                }
+            }
+        }
+        disks.held.sort();
+        Ok(disks)
+    }
+
+    /// The name under which a disk is known here, from /proc's path or from its number.
+    fn name(&self, path: &str, id: &str) -> Option<&String> {
+        let name = path.strip_prefix("/dev/").unwrap_or(path);
+        let alias = name.strip_prefix("mapper/").unwrap_or(name);
+        self.ids
+            .iter()
+            .find(|(n, i)| n.as_str() == name || (!id.is_empty() && i.as_str() == id))
+            .map(|(n, _)| n)
+            .or_else(|| self.aliases.get(alias))
+    }
+}
+
+/// Whether a namespace that an NVMe subsystem has made for several controllers is reached through
+/// one below the device: it is then not below any of them (drivers/nvme/host/multipath.c).
+fn shared_namespace(sysfs: &Sysfs, below: &Below, block: &Path) -> io::Result<bool> {
+    let Ok(real) = fs::canonicalize(block) else {
+        return Ok(false);
+    };
+    let subsystem = real
+        .components()
+        .filter_map(|c| c.as_os_str().to_str())
+        .find(|c| c.starts_with("nvme-subsys") && *c != "nvme-subsystem");
+    let Some(subsystem) = subsystem else {
+        return Ok(false);
+    };
+    let dir = sysfs.path("class/nvme-subsystem").join(subsystem);
+    let mut controllers = names(&dir)?.into_iter().map(|name| dir.join(name));
+    Ok(controllers.any(|path| below.has(&path)))
+}
+
+/// proc_pid_mountinfo(5): this process's view, and the first process's where it may be read.
+fn mounts(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
+    let mut uses = Vec::new();
+    let mut mounted_pools = BTreeSet::new();
+    let own = text(&places.proc.join("self/mountinfo"))?;
+    let first = text(&places.proc.join("1/mountinfo")).unwrap_or_default();
+    for line in own.lines().chain(first.lines()) {
+        // ID, parent, major:minor, root, mount point, options, optional fields, "-", type, source
+        let mut fields = line.split(' ');
+        let (Some(id), Some(at)) = (fields.nth(2), fields.nth(1)) else {
+            continue;
+        };
+        let source = fields
+            .by_ref()
+            .skip_while(|f| *f != "-")
+            .nth(2)
+            .unwrap_or_default();
+        if let Some(disk) = disks.name(source, id) {
+            let mounted = Use::Mounted {
+                disk: disk.clone(),
+                at: unescape(at),
+            };
+            mounted_pools.extend(disks.pools.iter().filter(|p| p.0 == *disk).map(|p| &p.1));
+            if !uses.contains(&mounted) {
+                uses.push(mounted);
+            }
+        }
+    }
+    for (disk, pool) in &disks.pools {
+        if !mounted_pools.contains(pool) {
+            uses.push(Use::Held {
+                disk: disk.clone(),
+                by: None,
+            });
+        }
+    }
+    Ok(uses)
+}
+
+/// proc_swaps(5).
+fn swaps(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
+    let text = text(&places.proc.join("swaps"))?;
+    let paths = text.lines().skip(1).filter_map(|l| l.split(' ').next());
+    let disks = paths.filter_map(|path| disks.name(&unescape(path), ""));
+    Ok(disks.map(|disk| Use::Swap { disk: disk.clone() }).collect())
+}
+
+/// Whether somebody has claimed a disk for himself: mounted elsewhere, or in a pool that sysfs does
+/// not tell of (ZFS). An exclusive opening is refused then (open(2), O_EXCL).
+fn taken(places: &Places, name: &str) -> Option<Use> {
+    let node = places.dev.join(name.replace('!', "/"));
+    let open = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(node);
+    let busy = open.is_err_and(|e| e.raw_os_error() == Some(libc::EBUSY));
+    busy.then(|| Use::Held {
+        disk: name.into(),
+        by: None,
+    })
+}
+
+/// /proc writes a blank, a tab, a newline and a backslash as three octal digits.
+fn unescape(text: &str) -> String {
+    let mut plain = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = match (byte, after.get(..3)) {
+            (b'\\', Some(digits)) => std::str::from_utf8(digits)
+                .ok()
+                .and_then(|d| u8::from_str_radix(d, 8).ok()),
+            _ => None,
+        };
+        plain.push(code.unwrap_or(byte));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}

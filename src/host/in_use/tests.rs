@@ -1,0 +1,226 @@
+use super::*;
+use crate::host::tree::Tree;
+
+const BDF: &str = "0000:01:00.0";
+
+fn nvme() -> Tree {
+    let tree = Tree::new();
+    tree.device(BDF, "0x010802", Some("nvme"), Some(1));
+    let home = format!("{}/nvme/nvme0", Tree::home(BDF));
+    tree.disk(&home, "nvme0n1", "259:0", &[]);
+    tree.disk(&home, "nvme0n1p1", "259:1", &[]);
+    // A disk of another device's.
+    tree.disk(&Tree::home("0000:02:00.0"), "sda", "8:0", &[]);
+    tree.file("proc/swaps", "Filename Type Size Used Priority\n");
+    mounts(&tree, "30 1 0:5 / /dev rw shared:2 - devtmpfs udev rw");
+    tree
+}
+
+fn mounts(tree: &Tree, lines: &str) {
+    tree.file("proc/self/mountinfo", lines);
+}
+
+fn card() -> Tree {
+    let tree = Tree::new();
+    tree.device(BDF, "0x020000", Some("e1000e"), Some(1));
+    let place = format!("{}/net/eth0", Tree::home(BDF));
+    tree.file(&format!("{place}/flags"), "0x1002\n");
+    tree.link("sys/class/net/eth0", &place);
+    tree.file("sys/class/net/lo/flags", "0x9\n");
+    tree
+}
+
+fn uses(tree: &Tree) -> Vec<String> {
+    found(tree).iter().map(Use::to_string).collect()
+}
+
+fn found(tree: &Tree) -> Vec<Use> {
+    in_use(&tree.sysfs(), &tree.places(), &tree.find(BDF)).unwrap()
+}
+
+#[test]
+fn a_device_that_nobody_uses() {
+    assert!(uses(&nvme()).is_empty());
+    assert!(uses(&card()).is_empty());
+}
+
+#[test]
+fn mounts_by_number_and_by_name() {
+    let tree = nvme();
+    mounts(
+        &tree,
+        "31 1 259:1 / /srv/my\\040data rw - ext4 /dev/root rw\n32 1 8:0 / / rw shared:1 - ext4 /dev/sda rw\n",
+    );
+    assert_eq!(uses(&tree), ["/dev/nvme0n1p1 is mounted at /srv/my data"]);
+    // btrfs has a number of its own, and its source is the first of its disks.
+    mounts(&tree, "31 1 0:44 / /mnt rw - btrfs /dev/nvme0n1 rw");
+    assert_eq!(uses(&tree), ["/dev/nvme0n1 is mounted at /mnt"]);
+    // A file system's second disk is nowhere but in sysfs.
+    mounts(&tree, "31 1 0:44 / /mnt rw - btrfs /dev/sda rw");
+    tree.directory("sys/fs/btrfs/1234/devices/nvme0n1p1");
+    tree.directory("sys/fs/btrfs/1234/devices/sda");
+    tree.directory("sys/fs/btrfs/features");
+    assert_eq!(
+        uses(&tree),
+        ["/dev/nvme0n1p1 is held by a program or a pool"]
+    );
+    assert!(found(&tree).iter().all(Use::is_serious));
+}
+
+#[test]
+fn mounts_of_the_first_process_count() {
+    let tree = nvme();
+    tree.file("proc/1/mountinfo", "31 1 259:0 / /a rw - ext4 /dev/x rw");
+    assert_eq!(uses(&tree), ["/dev/nvme0n1 is mounted at /a"]);
+}
+
+#[test]
+fn what_is_stacked_on_a_disk() {
+    let tree = Tree::new();
+    tree.device(BDF, "0x010601", Some("ahci"), Some(1));
+    let home = format!("{}/ata1/host0", Tree::home(BDF));
+    tree.disk(&home, "sdb", "8:16", &[]);
+    tree.disk(&home, "sdb2", "8:18", &["dm-0"]);
+    tree.disk("sys/devices/virtual", "dm-0", "254:0", &["dm-1"]);
+    tree.disk("sys/devices/virtual", "dm-1", "254:1", &[]);
+    tree.file("sys/devices/virtual/block/dm-1/dm/name", "vg-root\n");
+    assert_eq!(
+        uses(&tree),
+        [
+            "/dev/dm-0 is part of /dev/dm-1",
+            "/dev/sdb2 is part of /dev/dm-0"
+        ]
+    );
+    mounts(&tree, "31 1 254:1 / / rw - ext4 /dev/mapper/vg-root rw");
+    let all = found(&tree);
+    assert_eq!(all[0].to_string(), "/dev/dm-1 is mounted at /");
+    assert_eq!(all[0].remedy(), None);
+    let swap = "Filename Type Size\n/dev/mapper/vg-root partition 9 0 -2\n/swapfile file 1 0 -3\n";
+    tree.file("proc/swaps", swap);
+    mounts(&tree, "");
+    assert!(uses(&tree).contains(&"/dev/dm-1 is swap space".to_owned()));
+}
+
+#[test]
+fn a_namespace_of_several_controllers() {
+    let tree = Tree::new();
+    tree.device(BDF, "0x010802", Some("nvme"), Some(1));
+    let subsystem = "sys/devices/virtual/nvme-subsystem/nvme-subsys0";
+    let controller = format!("{}/nvme/nvme0", Tree::home(BDF));
+    tree.directory(&controller);
+    tree.link(&format!("{subsystem}/nvme0"), &controller);
+    tree.link("sys/class/nvme-subsystem/nvme-subsys0", subsystem);
+    tree.disk(subsystem, "nvme0n1", "259:2", &[]);
+    mounts(&tree, "31 1 259:2 / /mnt rw - ext4 /dev/nvme0n1 rw");
+    assert_eq!(uses(&tree), ["/dev/nvme0n1 is mounted at /mnt"]);
+}
+
+#[test]
+fn interfaces_up_addressed_and_enslaved() {
+    let tree = card();
+    let flags = format!("{}/net/eth0/flags", Tree::home(BDF));
+    tree.file(&flags, "0x1003\n");
+    assert_eq!(uses(&tree), ["network interface eth0 is up"]);
+    assert!(!found(&tree)[0].is_serious());
+
+    let link_local =
+        "fe800000000000005054 00fffe123456 02 40 20 80 eth0\n".replace("5054 ", "5054");
+    tree.file("proc/net/if_inet6", &link_local);
+    assert!(!found(&tree)[0].is_serious());
+    tree.file(
+        "proc/net/if_inet6",
+        "20010db8000000000000000000000007 02 40 00 80 eth0\n",
+    );
+    assert_eq!(
+        uses(&tree),
+        ["network interface eth0 has the address 2001:db8::7"]
+    );
+
+    tree.file("proc/net/if_inet6", "");
+    let header = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n";
+    // 192.168.7.0/24, as x86 stores it; another interface has the default route.
+    let routes = "eth0 0007A8C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\neth1 00000000 0100000A 0003 0 0 0 00000000 0 0 0\n";
+    tree.file("proc/net/route", &format!("{header}{routes}"));
+    tree.file(
+        "proc/net/fib_trie",
+        "     |-- 10.0.0.9\n        /32 host LOCAL\n     |-- 192.168.7.5\n        /32 host LOCAL\n     |-- 192.168.7.255\n        /32 link BROADCAST\n",
+    );
+    let Use::Interface {
+        addresses,
+        default_route,
+        ..
+    } = &found(&tree)[0]
+    else {
+        panic!("{:?}", found(&tree));
+    };
+    assert_eq!(
+        (addresses.as_slice(), *default_route),
+        (&["192.168.7.5".to_owned()][..], false)
+    );
+    assert!(
+        found(&tree)[0]
+            .remedy()
+            .unwrap()
+            .contains("ip addr flush dev eth0")
+    );
+
+    tree.file(
+        "proc/net/route",
+        &format!("{header}{}", routes.replace("eth1", "eth0")),
+    );
+    assert_eq!(
+        uses(&tree),
+        ["network interface eth0 has the default route"]
+    );
+
+    tree.file("proc/net/route", header);
+    tree.file(&flags, "0x1002\n");
+    let master = format!("{}/net/eth0/master", Tree::home(BDF));
+    tree.link(&master, "sys/devices/virtual/net/br0");
+    assert_eq!(uses(&tree), ["network interface eth0 is part of br0"]);
+}
+
+#[test]
+fn ipv6_alone_has_a_default_route() {
+    let tree = card();
+    tree.file(&format!("{}/net/eth0/flags", Tree::home(BDF)), "0x1003\n");
+    let zero = "0".repeat(32);
+    let route = |interface: &str| {
+        format!("{zero} 00 {zero} 00 {zero} 00000400 00000001 00000000 00000003 {interface}\n")
+    };
+    tree.file("proc/net/ipv6_route", &route("lo"));
+    assert!(!found(&tree)[0].is_serious());
+    tree.file("proc/net/ipv6_route", &route("eth0"));
+    assert!(found(&tree)[0].is_serious());
+}
+
+#[test]
+fn the_boot_display() {
+    let tree = Tree::new();
+    tree.device(BDF, "0x030000", Some("bochs-drm"), Some(1));
+    let file = format!("{}/boot_vga", Tree::home(BDF));
+    tree.file(&file, "0\n");
+    assert!(uses(&tree).is_empty());
+    tree.file(&file, "1\n");
+    assert_eq!(
+        uses(&tree),
+        ["it is the display that the firmware started with"]
+    );
+}
+
+#[test]
+fn escapes_in_mount_points() {
+    for (text, plain) in [
+        ("a\\040b", "a b"),
+        ("\\", "\\"),
+        ("\\04", "\\04"),
+        ("\\999x", "\\999x"),
+    ] {
+        let tree = nvme();
+        mounts(&tree, &format!("31 1 259:0 / /{text} rw - ext4 /dev/x rw"));
+        assert_eq!(
+            uses(&tree),
+            [format!("/dev/nvme0n1 is mounted at /{plain}")]
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! A made-up host for tests: directories, files and links as in /sys, /proc and /dev, under one
+//! temporary directory.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use vmm_sys_util::tempdir::TempDir;
+
+use super::in_use::Places;
+use super::sysfs::{PciDevice, Sysfs};
+
+/// The tree; gone when dropped.
+pub(crate) struct Tree(TempDir);
+
+impl Tree {
+    pub fn new() -> Self {
+        let tree = Self(TempDir::new().unwrap());
+        fs::create_dir_all(tree.path("sys/bus/pci/devices")).unwrap();
+        tree
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.as_path().join(name)
+    }
+
+    pub fn sysfs(&self) -> Sysfs {
+        Sysfs::at(self.path("sys"))
+    }
+
+    pub fn places(&self) -> Places {
+        Places {
+            proc: self.path("proc"),
+            dev: self.path("dev"),
+        }
+    }
+
+    /// A file with its directories.
+    pub fn file(&self, name: &str, text: &str) -> &Self {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    pub fn directory(&self, name: &str) -> &Self {
+        fs::create_dir_all(self.path(name)).unwrap();
+        self
+    }
+
+    /// A link to another place in the tree, which need not be there.
+    pub fn link(&self, name: &str, to: &str) -> &Self {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(self.path(to), path).unwrap();
+        self
+    }
+
+    /// Where a device of [`Self::device`] really is.
+    pub fn home(bdf: &str) -> String {
+        format!("sys/devices/pci0000:00/{bdf}")
+    }
+
+    /// A PCI device of a class, `0x010802`, in a group.
+    pub fn device(
+        &self,
+        bdf: &str,
+        class: &str,
+        driver: Option<&str>,
+        group: Option<u32>,
+    ) -> &Self {
+        let home = Self::home(bdf);
+        self.file(&format!("{home}/class"), &format!("{class}\n"));
+        self.link(&format!("sys/bus/pci/devices/{bdf}"), &home);
+        if let Some(driver) = driver {
+            self.directory(&format!("sys/bus/pci/drivers/{driver}"));
+            let to = format!("sys/bus/pci/drivers/{driver}");
+            self.link(&format!("{home}/driver"), &to);
+        }
+        if let Some(group) = group {
+            let members = format!("sys/kernel/iommu_groups/{group}");
+            self.directory(&format!("{members}/devices"));
+            self.link(&format!("{home}/iommu_group"), &members);
+            self.link(&format!("{members}/devices/{bdf}"), &home);
+        }
+        self
+    }
+
+    pub fn find(&self, bdf: &str) -> PciDevice {
+        self.sysfs().device(bdf.parse().unwrap()).unwrap().unwrap()
+    }
+
+    /// A block device below a device's directory, with its number and what is stacked on it.
+    pub fn disk(&self, home: &str, name: &str, id: &str, holders: &[&str]) -> &Self {
+        let place = format!("{home}/block/{name}");
+        self.file(&format!("{place}/dev"), &format!("{id}\n"));
+        for holder in holders {
+            self.directory(&format!("{place}/holders/{holder}"));
+        }
+        self.link(&format!("sys/class/block/{name}"), &place)
+    }
+}
