@@ -29,6 +29,10 @@ fn mistakes_end_with_2() {
         &["--kernel", "x", "--cpus", "many"],
         &["--kernel", "x", "--kernel", "y"],
         &["host", "frobnicate"],
+        &["host", "bind"],
+        &["host", "bind", "01:00.0", "--vfs", "0"],
+        &["host", "bind", "01:00.0", "--vfs", "2", "--group"],
+        &["host", "unbind"],
         &["--kernel", "x", "host", "list"],
         &["completions", "tcsh"],
     ] {
@@ -59,7 +63,9 @@ fn help_teaches() {
     // How a device is bound, how one gets out, and what the end means.
     for lesson in [
         "vfio-pci",
-        "driver_override",
+        "host bind",
+        "host unbind",
+        "managed=on",
         "Ctrl-A x",
         "SIGUSR1",
         "Exit status",
@@ -108,7 +114,9 @@ fn memory() {
 fn host_alone_teaches() {
     let (status, _, stderr) = run(&["host"]);
     assert_eq!(status, Some(2));
-    assert!(stderr.contains("list"), "{stderr}");
+    for word in ["list", "bind", "unbind"] {
+        assert!(stderr.contains(word), "{stderr}");
+    }
 }
 
 #[test]

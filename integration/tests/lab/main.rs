@@ -2,10 +2,12 @@
 //! Without what the lab needs they are skipped, with the reason; MINI_VMM_REQUIRE=1 makes that fail.
 
 mod affinity;
+mod bind;
 mod devices;
 mod disks;
 mod groups;
 mod life;
+mod managed;
 mod refusals;
 mod requests;
 
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
     let scenarios: Vec<Scenario> = disks::all()
         .into_iter()
         .chain(affinity::all())
+        .chain(bind::all())
+        .chain(managed::all())
         .chain(devices::all())
         .chain(groups::all())
         .chain(life::all())

@@ -29,6 +29,7 @@ use tracing::{debug, warn};
 
 use super::in_use::{Places, in_use};
 use super::sysfs::{PciDevice, Sysfs};
+use crate::observe::report::sentence;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
 use apply::{Taking, give_back};
@@ -381,8 +382,9 @@ fn check_free(host: &Host, device: &PciDevice) -> Result<(), BindError> {
     })
 }
 
-/// Gives back what a killed run has left, and forgets devices that are gone.
-fn mend(host: &Host) -> Result<(), BindError> {
+/// Gives back what a killed run has left, and forgets devices that are gone. Returns what went back.
+fn mend(host: &Host) -> Result<Vec<Bdf>, BindError> {
+    let mut mended = Vec::new();
     for record in host.records.all()? {
         let bdf = record.bdf;
         let now = Facts::read(&host.sysfs, bdf)?;
@@ -392,11 +394,14 @@ fn mend(host: &Host) -> Result<(), BindError> {
             debug!("PCI device {bdf} is gone, or another is in its place");
             host.records.remove(bdf)?;
         } else if abandoned {
-            warn!("a run that was killed had PCI device {bdf}: it goes back");
-            if let Err(e) = give_back(host, bdf) {
-                warn!("{}", crate::observe::report::sentence(&e));
+            match give_back(host, bdf) {
+                Ok(()) => {
+                    warn!("a run that was killed had PCI device {bdf}: it went back");
+                    mended.push(bdf);
+                }
+                Err(e) => warn!("{}", sentence(&e)),
             }
         }
     }
-    Ok(())
+    Ok(mended)
 }

@@ -33,8 +33,8 @@ enum Back {
     To(Record),
     /// To whoever wants it.
     Free(Facts),
-    /// It is not there any more.
-    Gone(Bdf),
+    /// It has gone back already, or is not there any more.
+    Done(Bdf),
 }
 
 /// What came of an unbind: a line for each device that went back, and why others did not.
@@ -46,14 +46,12 @@ pub type Outcome = (Vec<String>, Vec<BindError>);
 /// # Errors
 /// What is wrong; then nothing was done.
 pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError> {
-    let lock = if request.dry_run {
-        None
+    let (lock, mended) = if request.dry_run {
+        (None, Vec::new())
     } else {
-        let lock = host.records.lock()?;
-        mend(host)?;
-        Some(lock)
+        (Some(host.records.lock()?), mend(host)?)
     };
-    let backs = find(host, &request.addresses)?;
+    let backs = find(host, &request.addresses, &mended)?;
     if !request.force {
         for back in &backs {
             check_released(host, back)?;
@@ -94,7 +92,7 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
 }
 
 /// The named devices and those that belong to them, which come first.
-fn find(host: &Host, addresses: &[String]) -> Result<Vec<Back>, BindError> {
+fn find(host: &Host, addresses: &[String], mended: &[Bdf]) -> Result<Vec<Back>, BindError> {
     let records = host.records.all()?;
     let mut asked: Vec<Bdf> = Vec::new();
     let mut backs = Vec::new();
@@ -115,8 +113,10 @@ fn find(host: &Host, addresses: &[String]) -> Result<Vec<Back>, BindError> {
                     Back::To(record.clone())
                 }
                 (_, Some(now)) if now.device.is_vfio() => Back::Free(now),
+                // What a killed run had has just gone back.
+                (_, Some(_)) if mended.contains(&bdf) => Back::Done(bdf),
                 (_, Some(_)) => return Err(BindError::NotBound(bdf)),
-                (Some(_), None) => Back::Gone(bdf),
+                (Some(_), None) => Back::Done(bdf),
                 (None, None) => return Err(BindError::NoDevice(bdf)),
             });
         }
@@ -131,7 +131,7 @@ fn dry_run(host: &Host, back: &Back) -> Vec<String> {
             _ => Vec::new(),
         },
         Back::Free(now) => plan::let_go(now),
-        Back::Gone(_) => Vec::new(),
+        Back::Done(_) => Vec::new(),
     };
     steps.iter().map(Step::to_string).collect()
 }
@@ -148,7 +148,7 @@ fn carry_out(host: &Host, back: Back) -> Result<String, BindError> {
             host.records.remove(bdf)?;
             bdf
         }
-        Back::Gone(bdf) => {
+        Back::Done(bdf) => {
             host.records.remove(bdf)?;
             bdf
         }
@@ -168,7 +168,7 @@ fn check_released(host: &Host, back: &Back) -> Result<(), BindError> {
     let bdf = match back {
         Back::To(record) => record.bdf,
         Back::Free(now) => now.bdf(),
-        Back::Gone(_) => return Ok(()),
+        Back::Done(_) => return Ok(()),
     };
     let Some(facts) = Facts::read(&host.sysfs, bdf)?.filter(|f| f.device.is_vfio()) else {
         return Ok(());

@@ -210,7 +210,13 @@ fn what_a_killed_run_had_goes_back_at_the_next_command() {
         let nothing = BindRequest::default();
         bind(&fake.host(), &nothing).unwrap();
         assert_eq!(fake.snapshot(), before);
-        // Likewise by the run's guardian.
+        // Likewise when it is that very device that one asks for.
+        bind(&fake.host(), &owned).unwrap();
+        let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
+        let (lines, errors) = unbind(&fake.host(), &back(&addresses)).unwrap();
+        assert!(!lines.is_empty() && errors.is_empty());
+        assert_eq!(fake.snapshot(), before);
+        // And by the run's guardian.
         bind(&fake.host(), &owned).unwrap();
         let (lines, errors) = release_run(&fake.host(), ended).unwrap();
         assert!(!lines.is_empty() && errors.is_empty());
