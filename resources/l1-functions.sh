@@ -49,6 +49,17 @@ disk_of() {
 	return 1
 }
 
+# say_rom KEY BDF: what a function's expansion ROM holds, which is left in /run/rom.
+say_rom() {
+	echo 1 >"$sys/$2/enable"
+	echo 1 >"$sys/$2/rom"
+	cat "$sys/$2/rom" >/run/rom
+	echo 0 >"$sys/$2/rom"
+	echo 0 >"$sys/$2/enable"
+	say "rom-at $2 $(sed -n '7s/ .*//p' "$sys/$2/resource")"
+	say "$1 $2 bytes=$(wc -c </run/rom) md5=$(md5sum </run/rom | cut -d' ' -f1)"
+}
+
 # Since L1 was switched on, in hundredths as thousandths.
 milliseconds() {
 	read -r up _ </proc/uptime
@@ -212,5 +223,24 @@ bad() {
 	else
 		say "unchanged no"
 		diff /run/before /run/after || :
+	fi
+}
+
+# make_mdev UUID TYPE: makes a mediated device of a type, such as mtty-2.
+make_mdev() {
+	for create in /sys/class/mdev_bus/*/mdev_supported_types/"$2"/create; do
+		echo "$1" >"$create"
+	done
+	dir=/sys/bus/mdev/devices/$1
+	say "mdev $1 group=$(basename "$(readlink "$dir/iommu_group")") api=$(cat "$dir/mdev_type/device_api")"
+}
+
+# Takes it away again, which waits for as long as anybody has it open.
+remove_mdev() {
+	echo 1 >"/sys/bus/mdev/devices/$1/remove"
+	if [ -e "/sys/bus/mdev/devices/$1" ]; then
+		say "mdev-removed $1 no"
+	else
+		say "mdev-removed $1 yes"
 	fi
 }

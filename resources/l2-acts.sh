@@ -155,6 +155,42 @@ share_memory() {
 	act=poweroff
 }
 
+# Of each display: what its expansion ROM holds, and whether its frame buffer keeps what is written
+# at its beginning, in its middle and at its end.
+show_displays() {
+	for d in "$sys"/*; do
+		case $(cat "$d/class") in 0x03*) ;; *) continue ;; esac
+		bdf=$(basename "$d")
+		echo 1 >"$d/enable"
+		if [ -e "$d/rom" ]; then
+			began=$(cut -d' ' -f1 /proc/uptime)
+			echo 1 >"$d/rom"
+			cat "$d/rom" >/tmp/rom || fail "the ROM of $bdf cannot be read"
+			say "rom-took $bdf from=$began to=$(cut -d' ' -f1 /proc/uptime)"
+			# Read-only: switched on by hand, it holds after a write what it held before.
+			printf '\001' | dd of="$d/config" bs=1 seek=48 count=1 conv=notrunc 2>/dev/null
+			rom=$(bar_of "$bdf" 6)
+			word=$(devmem $((rom)) 32)
+			devmem $((rom)) 32 0x12345678
+			say "rom-word $bdf before=$word after=$(devmem $((rom)) 32)"
+			printf '\000' | dd of="$d/config" bs=1 seek=48 count=1 conv=notrunc 2>/dev/null
+			echo 0 >"$d/rom"
+			say "rom $bdf bytes=$(wc -c </tmp/rom) md5=$(md5sum </tmp/rom | cut -d' ' -f1)"
+		else
+			say "rom $bdf none"
+		fi
+		read -r start end flags <"$d/resource"
+		size=$((end - start + 1))
+		for at in 0 $((size / 2)) $((size - 4)); do
+			devmem $((start + at)) 32 $((0xd1500000 + at / 4))
+		done
+		for at in 0 $((size / 2)) $((size - 4)); do
+			[ $(($(devmem $((start + at)) 32))) != $((0xd1500000 + at / 4)) ] || say "pixel $bdf $at of=$size"
+		done
+	done
+	act=poweroff
+}
+
 # write_command BDF BYTES: the COMMAND register, both bytes at once.
 write_command() {
 	printf "$2" | dd of="$sys/$1/config" bs=2 seek=2 count=1 conv=notrunc 2>/dev/null || fail "cannot write COMMAND"
@@ -229,5 +265,39 @@ do_sums() {
 	copy $from $((0x40000)) 1
 	copy $((0x40000)) $to 3
 	say "dma-on words=$(same)"
+	act=poweroff
+}
+
+# Two serial ports on a card: what is written to one comes back from it, told by the card's one pin.
+talk_to_serial_ports() {
+	bdf=$(function_of 0x4348:0x3253)
+	say "card $bdf driver=$(driver_of "$bdf")"
+	ports=$(cd -P "$sys/$bdf" && find . -path '*/tty/ttyS*' -prune | sed 's/.*\///' | sort)
+	set -- $ports
+	say "ports $*"
+	[ $# = 2 ] || fail "the card has not two ports"
+	exec 3<>"/dev/$1" 4<>"/dev/$2"
+	stty -F "/dev/$1" raw -echo
+	stty -F "/dev/$2" raw -echo
+	# The ports share the interrupt, which has the name of the one that was opened first.
+	grep "$1" /proc/interrupts | while read -r line; do say "irq $line"; done
+	name=$1
+	# round PORT FD N: a line, there and back. It has 15 bytes at most: the card takes a full buffer, of
+	# 16, for an empty one.
+	round() {
+		text="line $3: $1"
+		before=$(interrupts "$name")
+		echo "$text" >&"$2"
+		if [ "$(timeout 10 head -n 1 <&"$2")" = "$text" ]; then
+			say "echoed $1 n=$3 interrupts=$(($(interrupts "$name") - before))"
+		else
+			fail "line $3 did not come back from $1"
+		fi
+	}
+	for n in $(seq 20); do
+		round "$1" 3 "$n"
+		round "$2" 4 "$n"
+	done
+	exec 3<&- 4<&-
 	act=poweroff
 }

@@ -54,7 +54,9 @@ queues) queue_on_each_cpu ;;
 churn) move_while_reading ;;
 net) talk_to_the_network ;;
 memory) share_memory ;;
+displays) show_displays ;;
 edu) do_sums ;;
+serial) talk_to_serial_ports ;;
 esac
 complain
 

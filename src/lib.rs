@@ -50,12 +50,13 @@
 //! set-up:    pci::decoder ─► vfio::placement ─► vfio::bar_map ─► memory ─┬─► memory::kvm_slots
 //!                                                                        └─► memory::dma
 //! then:      the guest's load or store ─► the device        (no exit, no code of ours)
-//! trapped:   vcpu::exit_loop ─► bus ─► vfio::trap ─► pci::msix or vfio::device
+//! trapped:   vcpu::exit_loop ─► bus ─► vfio::trap ─► pci::msix, vfio::rom or vfio::device
 //! ```
 //!
 //! A BAR is mapped into this process from the device's file, and its pages become a KVM memory slot:
 //! the guest's page tables point at the device. Only the pages with the MSI-X table and its pending
-//! bits are left out ([`vfio::bar_map::plan`]), because what the guest sees there is virtual.
+//! bits are left out ([`vfio::bar_map::plan`]), because what the guest sees there is virtual. The
+//! expansion ROM counts as a seventh BAR without mapped pieces ([`vfio::rom`]).
 //!
 //! ## A device interrupts the guest
 //!

@@ -37,6 +37,7 @@ use crate::vcpu::{self, Running, Vcpu};
 use crate::vfio;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::{Surroundings, VfioFunction};
+use crate::vfio::rom::RomSource;
 
 pub use error::MachineError;
 use error::kvm_call;
@@ -99,6 +100,11 @@ impl Machine {
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
         // What the user gave, without touching the host.
         let images = Images::open(&config.kernel, config.initrd.as_deref())?;
+        let roms = config
+            .vfio
+            .iter()
+            .map(|device| RomSource::load(&device.rom));
+        let roms = roms.collect::<Result<Vec<_>, _>>()?;
         let candidates = vfio::find(&Sysfs::default(), &config.vfio)?;
         check_memory(config.memory, !candidates.is_empty())?;
         let kvm = open_kvm()?;
@@ -210,13 +216,13 @@ impl Machine {
             notifier,
             exits: Arc::default(),
         };
-        let wanted = machine.config.vfio.clone();
+        let slots: Vec<_> = machine.config.vfio.iter().map(|c| c.slot).collect();
         let devices = opened.into_iter().flat_map(|o| o.devices);
-        let mut devices: Vec<_> = devices.zip(&wanted).collect();
+        let mut devices: Vec<_> = devices.zip(slots.into_iter().zip(roms)).collect();
         // Those that must be somewhere come before those that may be anywhere.
-        devices.sort_by_key(|(_, config)| config.slot.is_none());
-        for (device, config) in devices {
-            machine.add_device(device, config)?;
+        devices.sort_by_key(|(_, (slot, _))| slot.is_none());
+        for (device, (slot, rom)) in devices {
+            machine.attach(device, slot, rom)?;
         }
         Ok(machine)
     }
@@ -224,14 +230,24 @@ impl Machine {
     /// Puts a device on the root bus, at its slot or the next free one. Before the guest runs.
     ///
     /// # Errors
-    /// When the device does not answer, its slot is taken, or the bus is full.
+    /// When its ROM's file cannot be used, the device does not answer, its slot is taken, or the bus
+    /// is full.
     pub fn add_device(
         &mut self,
         device: SharedDevice,
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
-        let function = VfioFunction::new(Arc::clone(&device), self.around.clone())?;
-        let bdf = match config.slot {
+        self.attach(device, config.slot, RomSource::load(&config.rom)?)
+    }
+
+    fn attach(
+        &mut self,
+        device: SharedDevice,
+        slot: Option<Slot>,
+        rom: RomSource,
+    ) -> Result<Bdf, MachineError> {
+        let function = VfioFunction::new(Arc::clone(&device), self.around.clone(), rom)?;
+        let bdf = match slot {
             Some(Slot {
                 device,
                 function: number,

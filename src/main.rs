@@ -6,14 +6,16 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use mini_vmm::boot::Images;
-use mini_vmm::cli::host::HostCommand;
+use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::{Action, Cli, RunArgs};
 use mini_vmm::config::VmConfig;
 use mini_vmm::console::{self, Console};
 use mini_vmm::host::bind::{Host, bind, unbind};
-use mini_vmm::host::list::list;
 use mini_vmm::host::managed::Managed;
+use mini_vmm::host::names::Names;
+use mini_vmm::host::style::Style;
 use mini_vmm::host::sysfs::Sysfs;
+use mini_vmm::host::{check, list};
 use mini_vmm::lifecycle::{self, Lifecycle};
 use mini_vmm::machine::{Exit, Machine, MachineError};
 use mini_vmm::observe::report::sentence;
@@ -41,10 +43,8 @@ fn main() -> ExitCode {
 
 fn host(command: HostCommand) -> ExitCode {
     match command {
-        HostCommand::List { all } => match list(&Sysfs::default(), all) {
-            Ok(list) => print(list.to_string().as_bytes()),
-            Err(e) => fail(&e, None),
-        },
+        HostCommand::Check(args) => host_check(&args),
+        HostCommand::List(args) => host_list(&args),
         HostCommand::Bind(args) => match bind(&Host::default(), &args.into()) {
             Ok(lines) => print_lines(&lines),
             Err(e) => fail(&e, e.hint()),
@@ -59,6 +59,43 @@ fn host(command: HostCommand) -> ExitCode {
             }
             Err(e) => fail(&e, e.hint()),
         },
+    }
+}
+
+fn host_check(args: &CheckArgs) -> ExitCode {
+    let memory = match args.memory() {
+        Ok(memory) => memory,
+        Err(e) => return fail(&e, Some(e.hint())),
+    };
+    let findings = match check::check_host(&args.addresses, memory) {
+        Ok(findings) => findings,
+        Err(e) => return fail(&e, e.hint()),
+    };
+    let text = if args.json {
+        check::to_json(&findings)
+    } else {
+        Ok(check::to_text(&findings, Style::of(&io::stdout())))
+    };
+    match text.map(|text| print(text.as_bytes())) {
+        Ok(status) if check::is_good(&findings) => status,
+        Ok(_) => ExitCode::from(1),
+        Err(e) => fail(&e, None),
+    }
+}
+
+fn host_list(args: &ListArgs) -> ExitCode {
+    let items = match list::list(&Sysfs::default(), &Names::read(), args.all) {
+        Ok(items) => items,
+        Err(e) => return fail(&e, None),
+    };
+    let text = if args.json {
+        list::to_json(&items)
+    } else {
+        Ok(list::to_text(&items, Style::of(&io::stdout())))
+    };
+    match text {
+        Ok(text) => print(text.as_bytes()),
+        Err(e) => fail(&e, None),
     }
 }
 

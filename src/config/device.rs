@@ -1,7 +1,12 @@
 //! `--vfio ADDR[,key=value]...`: a device to pass through, and how the guest gets it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::host::name::parse_uuid;
 
 /// A place on the guest's bus: device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +41,18 @@ impl FromStr for Slot {
     }
 }
 
+/// What the guest finds as a device's expansion ROM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RomConfig {
+    /// The device's own, if it has one.
+    #[default]
+    Device,
+    /// None: for a ROM that hangs the host when it is read, or that the guest must not see.
+    Off,
+    /// A file of the host's.
+    File(PathBuf),
+}
+
 /// A device to pass through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceConfig {
@@ -45,6 +62,10 @@ pub struct DeviceConfig {
     pub slot: Option<Slot>,
     /// Whether it is bound for the run, and given back to its host driver afterwards.
     pub managed: bool,
+    /// Its expansion ROM.
+    pub rom: RomConfig,
+    /// The secret that a physical function in VFIO's hands shares with its virtual functions.
+    pub vf_token: Option<Uuid>,
 }
 
 /// An option of a device that cannot be used.
@@ -78,6 +99,12 @@ pub enum DeviceOptionError {
         /// What would do.
         wanted: &'static str,
     },
+    /// A file for a ROM that is not shown.
+    #[error("`rombar=off` and `romfile=` contradict each other for --vfio {address}")]
+    RomTwoWays {
+        /// The device they were for.
+        address: String,
+    },
 }
 
 impl DeviceOptionError {
@@ -85,11 +112,16 @@ impl DeviceOptionError {
     pub fn hint(&self) -> String {
         match self {
             Self::Unknown { address, .. } => {
-                format!("there are slot= and managed=, for example --vfio {address},slot=05.0")
+                format!(
+                    "there are slot=, managed=, rombar=, romfile= and vf-token=, for example --vfio {address},slot=05.0"
+                )
             }
             Self::Twice { option, .. } => format!("give `{option}` once"),
             Self::Value { option, wanted, .. } => {
                 format!("give {wanted}, for example {option}={}", example(option))
+            }
+            Self::RomTwoWays { .. } => {
+                "leave `romfile=` away for no ROM, or `rombar=off` for the file's".into()
             }
         }
     }
@@ -100,6 +132,9 @@ fn example(option: &str) -> &'static str {
     match option {
         "slot" => "05.0",
         "managed" => "on",
+        "rombar" => "off",
+        "romfile" => "vbios.rom",
+        "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
         _ => "...",
     }
 }
@@ -115,6 +150,8 @@ impl FromStr for DeviceConfig {
             ..Self::default()
         };
         let mut seen: Vec<&str> = Vec::new();
+        let mut rombar = true;
+        let mut romfile = None;
         for part in parts {
             let unknown = || DeviceOptionError::Unknown {
                 option: part.into(),
@@ -145,11 +182,35 @@ impl FromStr for DeviceConfig {
                         "on" => true,
                         "off" => false,
                         _ => return Err(bad("managed", "on or off")),
+                    };
+                }
+                "rombar" => {
+                    rombar = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(bad("rombar", "on or off")),
+                    };
+                }
+                "romfile" => {
+                    if value.is_empty() {
+                        return Err(bad("romfile", "the path of a file"));
                     }
+                    romfile = Some(PathBuf::from(value));
+                }
+                "vf-token" => {
+                    let wanted = "a UUID";
+                    let token = parse_uuid(value).ok_or_else(|| bad("vf-token", wanted))?;
+                    config.vf_token = Some(token);
                 }
                 _ => return Err(unknown()),
             }
         }
+        config.rom = match (rombar, romfile) {
+            (true, None) => RomConfig::Device,
+            (true, Some(path)) => RomConfig::File(path),
+            (false, None) => RomConfig::Off,
+            (false, Some(_)) => return Err(DeviceOptionError::RomTwoWays { address }),
+        };
         Ok(config)
     }
 }
@@ -184,12 +245,25 @@ mod tests {
         assert!(!placed.managed);
         let managed: DeviceConfig = "01:00.0,managed=on,slot=4".parse().unwrap();
         assert!(managed.managed && managed.slot.is_some());
-        assert!(
-            !"01:00.0,managed=off"
-                .parse::<DeviceConfig>()
-                .unwrap()
-                .managed
-        );
+        let unmanaged: DeviceConfig = "01:00.0,managed=off".parse().unwrap();
+        assert!(!unmanaged.managed);
+        let token = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
+        let shared: DeviceConfig = format!("01:00.1,vf-token={token}").parse().unwrap();
+        assert_eq!(shared.vf_token.unwrap().to_string(), token);
+    }
+
+    #[test]
+    fn a_rom_is_the_devices_none_or_a_files() {
+        let file = RomConfig::File("/tmp/vbios.rom".into());
+        for (text, rom) in [
+            ("01:00.0", RomConfig::Device),
+            ("01:00.0,rombar=on", RomConfig::Device),
+            ("01:00.0,rombar=off,slot=4", RomConfig::Off),
+            ("01:00.0,romfile=/tmp/vbios.rom", file.clone()),
+            ("01:00.0,romfile=/tmp/vbios.rom,rombar=on", file),
+        ] {
+            assert_eq!(text.parse::<DeviceConfig>().unwrap().rom, rom, "{text}");
+        }
     }
 
     #[test]
@@ -206,6 +280,27 @@ mod tests {
                 "01:00.0,slot=9.9",
                 "`9.9` is no value for `slot`",
                 "from 01 to 1f",
+            ),
+            (
+                "01:00.0,rombar=no",
+                "`no` is no value for `rombar`",
+                "on or off",
+            ),
+            (
+                "01:00.0,romfile=",
+                "`` is no value for `romfile`",
+                "the path of a file",
+            ),
+            (
+                "01:00.0,romfile=x,rombar=off",
+                "contradict each other",
+                "leave",
+            ),
+            ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
+            (
+                "01:00.0,vf-token=secret",
+                "`secret` is no value for `vf-token`",
+                "a UUID, for example vf-token=bd8d",
             ),
         ] {
             let error = text.parse::<DeviceConfig>().unwrap_err();

@@ -129,14 +129,15 @@ impl fmt::Display for Use {
     }
 }
 
-/// Where the kernel tells of mounts, swap and routes: /proc, and /dev for disks; or a tree made up
-/// for a test.
+/// Where the kernel tells of other things than devices, or a tree made up for a test.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// As /proc.
+    /// As /proc: processors, mounts, swap, routes.
     pub proc: PathBuf,
     /// As /dev.
     pub dev: PathBuf,
+    /// As /lib/modules: what can be loaded.
+    pub modules: PathBuf,
 }
 
 impl Default for Places {
@@ -144,6 +145,7 @@ impl Default for Places {
         Self {
             proc: "/proc".into(),
             dev: "/dev".into(),
+            modules: "/lib/modules".into(),
         }
     }
 }

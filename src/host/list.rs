@@ -1,37 +1,114 @@
-//! `host list`: every PCI device, by IOMMU group: what can be passed through, and with what together.
+//! `host list`: every PCI device by IOMMU group: what it is, who has it, and with what together it
+//! can be passed through.
 
-use std::fmt;
+mod json;
+#[cfg(test)]
+mod tests;
+mod text;
+
 use std::io;
 
+use super::details::Details;
+use super::names::Names;
 use super::sysfs::{PciDevice, Sysfs};
+use crate::pci::Bdf;
 
-/// Devices in order of group, those without a group last.
-#[derive(Debug)]
-pub struct List {
-    devices: Vec<PciDevice>,
+pub use json::to_json;
+pub use text::to_text;
+
+/// Whether a device can be passed through as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A VFIO driver has it, and no host driver has anything of its group.
+    Ready,
+    /// A driver of the host's has it.
+    Bound(String),
+    /// No driver has it.
+    Unbound,
+    /// A VFIO driver has it, but these of its group are in the host's hands.
+    Blocked(Vec<PciDevice>),
+    /// The host has no IOMMU, or does not use it.
+    NoGroup,
+    /// Bridges stay with the host.
+    Bridge,
 }
 
-/// Reads all devices; `all` with bridges, and with those that are in no group.
+impl State {
+    /// The state of a device in a group with these members, itself among them.
+    pub fn of(device: &PciDevice, members: &[PciDevice]) -> Self {
+        if device.is_bridge() {
+            return Self::Bridge;
+        }
+        if device.group.is_none() {
+            return Self::NoGroup;
+        }
+        match &device.driver {
+            None => Self::Unbound,
+            Some(driver) if !device.is_vfio() => Self::Bound(driver.clone()),
+            Some(_) => {
+                let culprits = members.iter().filter(|m| m.blocks_group());
+                let culprits: Vec<_> = culprits.cloned().collect();
+                if culprits.is_empty() {
+                    Self::Ready
+                } else {
+                    Self::Blocked(culprits)
+                }
+            }
+        }
+    }
+}
+
+/// A device of the list.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Address, driver, group, class.
+    pub device: PciDevice,
+    /// All else.
+    pub details: Details,
+    /// The vendor's name, if the list of names has it.
+    pub vendor: Option<String>,
+    /// The device's name, likewise.
+    pub name: Option<String>,
+    /// Whether it can be passed through.
+    pub state: State,
+    /// The other devices of its group that are no bridges.
+    pub shared_with: Vec<Bdf>,
+}
+
+/// Reads all devices in order of group, those without a group last; `all` with bridges, and with
+/// those that are in no group.
 ///
 /// # Errors
 /// When sysfs cannot be read.
-pub fn list(sysfs: &Sysfs, all: bool) -> io::Result<List> {
-    let mut devices = sysfs.devices()?;
-    if !all {
-        devices.retain(|d| d.group.is_some() && !d.is_bridge());
-    }
-    devices.sort_by_key(|d| (d.group.is_none(), d.group, d.bdf));
-    Ok(List { devices })
+pub fn list(sysfs: &Sysfs, names: &Names, all: bool) -> io::Result<Vec<Item>> {
+    let devices = sysfs.devices()?;
+    let mut items: Vec<_> = devices
+        .iter()
+        .filter(|d| all || (d.group.is_some() && !d.is_bridge()))
+        .map(|device| item(device, &devices, names))
+        .collect();
+    items.sort_by_key(|i| (i.device.group.is_none(), i.device.group, i.device.bdf));
+    Ok(items)
 }
 
-impl fmt::Display for List {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:>5}  {:12}  DRIVER", "GROUP", "ADDRESS")?;
-        for device in &self.devices {
-            let group = device.group.map_or("-".into(), |g| g.to_string());
-            let driver = device.driver.as_deref().unwrap_or("-");
-            writeln!(f, "{group:>5}  {}  {driver}", device.bdf)?;
-        }
-        Ok(())
+fn item(device: &PciDevice, all: &[PciDevice], names: &Names) -> Item {
+    let members: Vec<_> = all
+        .iter()
+        .filter(|d| d.group.is_some() && d.group == device.group)
+        .cloned()
+        .collect();
+    let details = Details::read(device);
+    let (vendor, name) = names.find(details.id.0, details.id.1);
+    Item {
+        device: device.clone(),
+        vendor: vendor.map(String::from),
+        name: name.map(String::from),
+        state: State::of(device, &members),
+        shared_with: members
+            .iter()
+            .filter(|m| m.bdf != device.bdf && !m.is_bridge())
+            .map(|m| m.bdf)
+            .collect(),
+        details,
     }
 }

@@ -17,7 +17,8 @@ impl HostMemory {
         Self::parse(&fs::read_to_string("/proc/meminfo").ok()?)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads the text of /proc/meminfo.
+    pub fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| {
             let line = text
                 .lines()

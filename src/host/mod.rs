@@ -1,10 +1,20 @@
 //! The host side: what its kernel says about devices, and which drivers have them.
 
 pub mod bind;
+pub mod check;
+pub mod class;
+pub mod details;
+pub mod facts;
 pub mod in_use;
+pub mod iommu;
 pub mod list;
 pub mod managed;
+pub mod mdev;
 pub mod memory;
+pub mod name;
+pub mod names;
+pub mod sriov;
+pub mod style;
 pub mod sysfs;
 #[cfg(test)]
 pub(crate) mod tree;

@@ -63,6 +63,11 @@ impl Sysfs {
         Self { root: root.into() }
     }
 
+    /// Where the tree begins.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A place in the tree.
     pub fn path(&self, below: &str) -> PathBuf {
         self.root.join(below)
@@ -133,7 +138,7 @@ impl Sysfs {
 }
 
 /// The last part of where a link leads; `None` when there is no link.
-fn link_name(link: &Path) -> io::Result<Option<String>> {
+pub(super) fn link_name(link: &Path) -> io::Result<Option<String>> {
     match fs::read_link(link) {
         Ok(target) => Ok(target.file_name().map(|n| n.to_string_lossy().into_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

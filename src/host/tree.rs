@@ -32,6 +32,7 @@ impl Tree {
         Places {
             proc: self.path("proc"),
             dev: self.path("dev"),
+            modules: self.path("lib/modules"),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::vcpu::VcpuError;
 use crate::vfio::VfioError;
 use crate::vfio::device::DeviceError;
 use crate::vfio::function::FunctionError;
+use crate::vfio::rom::RomError;
 
 /// Why a VM cannot be made or run.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,8 @@ pub enum MachineError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Function(#[from] FunctionError),
+    #[error(transparent)]
+    Rom(#[from] RomError),
     #[error(transparent)]
     Pci(#[from] PciError),
     #[error(transparent)]
@@ -100,6 +103,7 @@ impl MachineError {
             Self::Boot(e) => e.hint(),
             Self::Bind(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
+            Self::Rom(e) => Some(e.hint()),
             Self::Memory(MemoryError::Dma(e)) => e.hint(),
             Self::NoKvm(e) => Some(
                 match e.kind() {

@@ -1,5 +1,5 @@
-//! The six base address registers of a type 0 header, as the guest sees them
-//! (PCI Express 6.0, 7.5.1.2.1; PCI 3.0, 6.2.5.1).
+//! The six base address registers of a type 0 header, and the expansion ROM's, as the guest sees
+//! them (PCI Express 6.0, 7.5.1.2.1 and 7.5.1.2.4; PCI 3.0, 6.2.5).
 //!
 //! The registers are virtual: they start at zero and hold what the guest writes, whatever the
 //! addresses of the hardware are. What a change means for the address map is
@@ -8,13 +8,14 @@
 use std::fmt;
 
 use super::lanes;
+use super::rom::{self, ROM};
 
 /// How many base address registers a type 0 header has.
 pub const BAR_COUNT: usize = 6;
 /// Register of BAR 0 in configuration space.
 pub const BAR_OFFSET: u16 = 0x10;
-/// Bytes that the six registers take.
-pub const BAR_BYTES: usize = 24;
+/// The BARs, and after them the expansion ROM at index [`ROM`].
+pub const REGISTER_COUNT: usize = BAR_COUNT + 1;
 
 const IO: u32 = 1 << 0;
 const TYPE: u32 = 0b11 << 1;
@@ -25,6 +26,8 @@ const MEMORY_FLAGS: u32 = 0xf;
 /// x86 has 64 Ki ports.
 const IO_END: u64 = 1 << 16;
 const MEMORY32_END: u64 = 1 << 32;
+/// Where the registers are in configuration space.
+const OFFSETS: [u16; REGISTER_COUNT] = [0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, rom::ROM_OFFSET];
 
 /// What a BAR decodes, and with how wide an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub enum BarKind {
         /// Reads have no side effects and writes may be merged.
         prefetchable: bool,
     },
+    /// The expansion ROM, below 4 GiB; it has an enable bit of its own.
+    Rom,
 }
 
 /// One BAR.
@@ -92,7 +97,7 @@ impl BarKind {
     fn limit(self) -> Option<u64> {
         match self {
             Self::Io => Some(IO_END),
-            Self::Memory32 { .. } => Some(MEMORY32_END),
+            Self::Memory32 { .. } | Self::Rom => Some(MEMORY32_END),
             Self::Memory64 { .. } => None,
         }
     }
@@ -102,7 +107,7 @@ impl BarKind {
         match self {
             Self::Io => IO,
             Self::Memory32 { prefetchable } if prefetchable => PREFETCHABLE,
-            Self::Memory32 { .. } => 0,
+            Self::Memory32 { .. } | Self::Rom => 0,
             Self::Memory64 { prefetchable } if prefetchable => TYPE_64 | PREFETCHABLE,
             Self::Memory64 { .. } => TYPE_64,
         }
@@ -117,6 +122,7 @@ impl fmt::Display for BarKind {
             Self::Memory32 { .. } => "32-bit memory",
             Self::Memory64 { prefetchable } if *prefetchable => "64-bit prefetchable memory",
             Self::Memory64 { .. } => "64-bit memory",
+            Self::Rom => "expansion ROM",
         })
     }
 }
@@ -138,12 +144,17 @@ impl Bar {
 
     /// With the size as hardware would have it: a power of two and not below the least.
     fn normal(self) -> Option<Self> {
-        let least = if self.kind.is_io() { 4 } else { 16 };
+        let least = match self.kind {
+            BarKind::Io => 4,
+            BarKind::Rom => rom::MIN_SIZE,
+            _ => 16,
+        };
         if self.size == 0 {
             return None;
         }
         let size = self.size.checked_next_power_of_two()?.max(least);
         let most = match self.kind.limit() {
+            _ if self.kind == BarKind::Rom => rom::MAX_SIZE,
             Some(IO_END) => IO_END,
             // The address needs a bit of its own.
             Some(limit) => limit >> 1,
@@ -160,9 +171,18 @@ impl Bar {
             _ => mask & !u64::from(MEMORY_FLAGS),
         }
     }
+
+    /// The bits of its first register that can be written.
+    fn writable(&self) -> u32 {
+        let enable = match self.kind {
+            BarKind::Rom => rom::ENABLE,
+            _ => 0,
+        };
+        self.address_mask() as u32 | enable
+    }
 }
 
-/// One of the six registers.
+/// One of the seven registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Register {
     /// The BAR that begins here; none in an upper half.
@@ -171,17 +191,17 @@ struct Register {
     writable: u32,
 }
 
-/// The six registers. The expansion ROM's is not among them: it is not implemented and reads 0.
+/// The six registers and the expansion ROM's, which reads 0 as long as there is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bars {
-    registers: [Register; BAR_COUNT],
+    registers: [Register; REGISTER_COUNT],
 }
 
 impl Bars {
     /// Registers for these BARs, none of them placed. A 64-bit BAR takes its own register and the
     /// next, which must be `None`. Sizes become powers of two.
     pub fn new(bars: [Option<Bar>; BAR_COUNT]) -> Result<Self, BarError> {
-        let mut registers = [Register::default(); BAR_COUNT];
+        let mut registers = [Register::default(); REGISTER_COUNT];
         let mut upper = None;
         for (index, (register, bar)) in registers.iter_mut().zip(bars).enumerate() {
             if let Some(writable) = upper.take() {
@@ -205,10 +225,30 @@ impl Bars {
             *register = Register {
                 bar: Some(bar),
                 value: bar.kind.flags(),
-                writable: bar.address_mask() as u32,
+                writable: bar.writable(),
             };
         }
         Ok(Self { registers })
+    }
+
+    /// The same with an expansion ROM of `size` bytes, which become a power of two.
+    ///
+    /// # Errors
+    /// [`BarError::Size`] when a ROM cannot be that large, or has no bytes.
+    pub fn with_rom(mut self, size: u64) -> Result<Self, BarError> {
+        let bar = Bar {
+            kind: BarKind::Rom,
+            size,
+        };
+        let bar = bar.normal().ok_or(BarError::Size { bar: ROM, size })?;
+        if let Some(register) = self.registers.get_mut(ROM) {
+            *register = Register {
+                bar: Some(bar),
+                value: 0,
+                writable: bar.writable(),
+            };
+        }
+        Ok(self)
     }
 
     /// Registers for the BARs of a device: `raw` are its registers, `sizes` what each decodes, 0
@@ -246,7 +286,7 @@ impl Bars {
                 BarKind::Memory32 { .. } if answer & !MEMORY_FLAGS != 0 => {
                     u64::from(answer & !MEMORY_FLAGS) | !0xffff_ffff
                 }
-                BarKind::Memory32 { .. } => 0,
+                BarKind::Memory32 { .. } | BarKind::Rom => 0,
                 BarKind::Memory64 { .. } => {
                     u64::from(upper) << 32 | u64::from(answer & !MEMORY_FLAGS)
                 }
@@ -257,25 +297,27 @@ impl Bars {
         sizes
     }
 
-    /// Reads any bytes of the registers; `offset` is 0 at BAR 0. Ones beyond BAR 5.
-    pub fn read(&self, offset: usize, data: &mut [u8]) {
-        data.fill(0xff);
-        for (register, at) in self.registers.iter().zip((0..).step_by(4)) {
-            lanes::extract(register.value.to_le_bytes(), at, offset as u64, data);
+    /// The bytes of the registers that a read of `data` at `offset` of configuration space covers;
+    /// the rest of `data` stays as it is.
+    pub fn read(&self, offset: u16, data: &mut [u8]) {
+        for (register, at) in self.registers.iter().zip(OFFSETS) {
+            lanes::extract(register.value.to_le_bytes(), at.into(), offset.into(), data);
         }
     }
 
-    /// The guest's write of any bytes; hard-wired bits stay.
-    pub fn write(&mut self, offset: usize, data: &[u8]) {
-        for (register, at) in self.registers.iter_mut().zip((0..).step_by(4)) {
-            let Register {
-                value, writable, ..
-            } = *register;
-            register.value = lanes::merge(value, at, writable, offset as u64, data);
+    /// The guest's write of any bytes at `offset` of configuration space; hard-wired bits stay.
+    /// Tells whether one of the registers was touched.
+    pub fn write(&mut self, offset: u16, data: &[u8]) -> bool {
+        let mut touched = false;
+        for (register, at) in self.registers.iter_mut().zip(OFFSETS) {
+            let (at, offset) = (at.into(), offset.into());
+            touched |= lanes::touches(offset, data.len(), at, 4);
+            register.value = lanes::merge(register.value, at, register.writable, offset, data);
         }
+        touched
     }
 
-    /// The BAR that begins at register `index`.
+    /// The BAR that begins at register `index`, or the ROM at index [`ROM`].
     pub fn get(&self, index: usize) -> Option<&Bar> {
         self.registers.get(index)?.bar.as_ref()
     }
@@ -283,8 +325,9 @@ impl Bars {
     /// The address in the register or registers of a BAR; 0 when not placed.
     pub fn address(&self, index: usize) -> Option<u64> {
         let register = self.registers.get(index)?;
-        let low = u64::from(register.value & register.writable);
-        let high = match register.bar?.kind.is_64bit() {
+        let bar = register.bar?;
+        let low = u64::from(register.value & bar.address_mask() as u32);
+        let high = match bar.kind.is_64bit() {
             true => self.registers.get(index + 1)?.value,
             false => 0,
         };
@@ -292,21 +335,34 @@ impl Bars {
     }
 
     /// Puts an address into the register or registers of a BAR, under the same masks as a write.
+    /// The ROM's enable bit stays.
     pub fn set_address(&mut self, index: usize, address: u64) {
-        let Some(bar) = self.get(index) else {
-            return;
+        let halves = [address as u32, (address >> 32) as u32];
+        let count = match self.get(index) {
+            Some(bar) if bar.kind.is_64bit() => 2,
+            Some(_) => 1,
+            None => 0,
         };
-        let len = if bar.kind.is_64bit() { 8 } else { 4 };
-        let bytes = address.to_le_bytes();
-        self.write(index * 4, bytes.get(..len).unwrap_or_default());
+        let rom = index == ROM;
+        let registers = self.registers.iter_mut().skip(index).take(count);
+        for (register, half) in registers.zip(halves) {
+            let mask = register.writable & if rom { !rom::ENABLE } else { !0 };
+            register.value = (register.value & !mask) | (half & mask);
+        }
     }
 
-    /// The BARs with their indices and addresses.
+    /// Whether the register itself lets the BAR decode; only the ROM's has a say.
+    pub fn is_enabled(&self, index: usize) -> bool {
+        let register = self.registers.get(index);
+        index != ROM || register.is_some_and(|r| r.value & rom::ENABLE != 0)
+    }
+
+    /// The BARs and the ROM with their indices and addresses.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Bar, u64)> {
-        (0..BAR_COUNT).filter_map(|i| Some((i, self.get(i)?, self.address(i)?)))
+        (0..REGISTER_COUNT).filter_map(|i| Some((i, self.get(i)?, self.address(i)?)))
     }
 
-    /// Power-on: no BAR is placed.
+    /// Power-on: no BAR is placed, and the ROM is off.
     pub fn clear(&mut self) {
         for register in &mut self.registers {
             register.value &= !register.writable;

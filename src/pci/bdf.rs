@@ -45,6 +45,13 @@ impl fmt::Display for Bdf {
     }
 }
 
+/// As its text.
+impl serde::Serialize for Bdf {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl FromStr for Bdf {
     type Err = BdfError;
 

@@ -3,10 +3,11 @@
 //!
 //! BARs decode while their enable bit in COMMAND is on, and only then. So sizing, which leaves all
 //! ones in a register for a moment, moves nothing as long as decoding is off; a change while it is
-//! on moves the BAR at once. The caller does what the effects say and tells how it went:
+//! on moves the BAR at once. The expansion ROM is the seventh: it needs its own enable bit besides
+//! (7.5.1.2.4). The caller does what the effects say and tells how it went:
 //! [`Decoder::confirm`] or [`Decoder::refuse`].
 
-use super::bar::{BAR_COUNT, Bars};
+use super::bar::{Bars, REGISTER_COUNT};
 
 /// One change of the address map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl BarEffect {
 /// Where the BARs of one function are mapped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoder {
-    mapped: [Option<u64>; BAR_COUNT],
+    mapped: [Option<u64>; REGISTER_COUNT],
 }
 
 impl Decoder {
@@ -61,7 +62,7 @@ impl Decoder {
     /// A place that was refused is named again by the next call, since the reason may be gone by
     /// then: do not call this until it is empty.
     pub fn update(&self, bars: &Bars, memory_decode: bool, io_decode: bool) -> Vec<BarEffect> {
-        let mut effects: Vec<_> = (0..BAR_COUNT)
+        let mut effects: Vec<_> = (0..REGISTER_COUNT)
             .filter_map(|bar| {
                 let to = wanted(bars, bar, memory_decode, io_decode);
                 match (self.mapped(bar), to) {
@@ -115,13 +116,14 @@ fn wanted(bars: &Bars, index: usize, memory_decode: bool, io_decode: bool) -> Op
     } else {
         memory_decode
     };
-    (decode && bar.is_placed(address)).then_some(address)
+    (decode && bars.is_enabled(index) && bar.is_placed(address)).then_some(address)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::bar::tests::any_bars;
     use super::super::bar::{Bar, BarKind};
+    use super::super::rom::{ROM, ROM_OFFSET};
     use super::*;
     use proptest::prelude::*;
 
@@ -151,7 +153,7 @@ mod tests {
     fn sizing_with_decode_off_moves_nothing() {
         let (mut bars, mut decoder) = (bars(), Decoder::new());
         for value in [!0u32, 0xc000_0000] {
-            bars.write(0, &value.to_le_bytes());
+            bars.write(0x10, &value.to_le_bytes());
             assert_eq!(apply(&mut decoder, &bars, false, false), []);
         }
         let map = BarEffect::Map {
@@ -169,7 +171,7 @@ mod tests {
         let (mut bars, mut decoder) = (bars(), Decoder::new());
         bars.set_address(0, 0xc000_0000);
         apply(&mut decoder, &bars, true, true);
-        bars.write(1, &[0x10]);
+        bars.write(0x11, &[0x10]);
         let moved = BarEffect::Move {
             bar: 0,
             from: 0xc000_0000,
@@ -177,12 +179,12 @@ mod tests {
         };
         assert_eq!(apply(&mut decoder, &bars, true, true), [moved]);
         // Sizing with decode on takes the BAR away until an address is back.
-        bars.write(0, &[0xff; 4]);
+        bars.write(0x10, &[0xff; 4]);
         assert_eq!(
             apply(&mut decoder, &bars, true, true),
             [BarEffect::Unmap { bar: 0 }]
         );
-        bars.write(0, &[0; 4]);
+        bars.write(0x10, &[0; 4]);
         assert_eq!(apply(&mut decoder, &bars, true, true), []);
     }
 
@@ -196,6 +198,29 @@ mod tests {
             address: 0x2000,
         };
         assert_eq!(apply(&mut decoder, &bars, false, true), [port]);
+    }
+
+    #[test]
+    fn a_rom_has_two_switches() {
+        let mut bars = Bars::default().with_rom(0x1000).unwrap();
+        let mut decoder = Decoder::new();
+        bars.set_address(ROM, 0xc000_0000);
+        assert_eq!(apply(&mut decoder, &bars, true, true), []);
+        bars.write(ROM_OFFSET, &[1]);
+        assert_eq!(apply(&mut decoder, &bars, false, true), []);
+        let map = BarEffect::Map {
+            bar: ROM,
+            address: 0xc000_0000,
+        };
+        assert_eq!(apply(&mut decoder, &bars, true, false), [map]);
+        // A place that is refused: back to the old one, and still on.
+        bars.write(ROM_OFFSET, &0xd000_0001u32.to_le_bytes());
+        assert_eq!(decoder.update(&bars, true, false).len(), 1);
+        decoder.refuse(&mut bars, ROM);
+        assert_eq!(apply(&mut decoder, &bars, true, false), []);
+        bars.write(ROM_OFFSET, &[0]);
+        let unmap = BarEffect::Unmap { bar: ROM };
+        assert_eq!(apply(&mut decoder, &bars, true, false), [unmap]);
     }
 
     #[test]
@@ -219,7 +244,7 @@ mod tests {
         fn ends_where_the_registers_say(
             bars in any_bars(),
             steps in prop::collection::vec(
-                (0usize..24, prop::collection::vec(any::<u8>(), 0..9), any::<bool>(), any::<bool>(), any::<bool>()),
+                (0x0cu16..0x38, prop::collection::vec(any::<u8>(), 0..9), any::<bool>(), any::<bool>(), any::<bool>()),
                 0..30,
             ),
         ) {
@@ -227,7 +252,7 @@ mod tests {
             for (offset, data, memory, io, accept) in steps {
                 bars.write(offset, &data);
                 let effects = decoder.update(&bars, memory, io);
-                prop_assert!(effects.len() <= BAR_COUNT);
+                prop_assert!(effects.len() <= REGISTER_COUNT);
                 for effect in &effects {
                     let bar = effect.bar();
                     if accept || matches!(effect, BarEffect::Unmap { .. }) {
@@ -239,7 +264,7 @@ mod tests {
                         prop_assert_eq!(decoder.mapped(bar), before);
                     }
                 }
-                for bar in 0..BAR_COUNT {
+                for bar in 0..REGISTER_COUNT {
                     let now = decoder.mapped(bar);
                     if accept || now.is_some() {
                         prop_assert_eq!(now, wanted(&bars, bar, memory, io));

@@ -9,7 +9,8 @@
 //! | [`config_io`] | the same two as devices on the bus |
 //! | [`config_space`] | a byte-granular register file |
 //! | [`lanes`] | the bytes of an access against the bytes of a register |
-//! | [`bar`] | the six base address registers |
+//! | [`bar`] | the six base address registers, and the expansion ROM's |
+//! | [`rom`] | what stands in an expansion ROM, and how large it may be |
 //! | [`decoder`] | what a change of BARs or COMMAND changes in the address map |
 //! | [`place`] | gives BARs their first addresses, as firmware does |
 //! | [`capability`] | walks and edits the capability chains |
@@ -43,6 +44,7 @@ pub mod lanes;
 pub mod msi;
 pub mod msix;
 pub mod place;
+pub mod rom;
 
 pub use bdf::{Bdf, BdfError};
 pub use bus::{PciError, RootBus};

@@ -53,7 +53,8 @@ struct Wish {
 
 /// Puts every BAR of the functions into its window and its address into its registers: 64-bit ones
 /// into the 64-bit window, or the 32-bit one when that is full; the others into the 32-bit window
-/// or the ports. When one does not fit, no register is changed.
+/// or the ports. When one does not fit, no register is changed. Expansion ROMs take what is left of
+/// the 32-bit window, and one that does not fit is left for the guest to place.
 pub fn place(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(), PlaceError> {
     let mut mmio32 = Window::new(windows.mmio32);
     let mut mmio64 = Window::new(windows.mmio64);
@@ -78,10 +79,15 @@ pub fn place(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<()
 
     let mut places = Vec::with_capacity(wishes.len());
     let mut late = Vec::new();
+    let mut roms = Vec::new();
     for wish in wishes {
         let address = match wish.kind {
             BarKind::Io => io.take(wish.size),
             BarKind::Memory32 { .. } => mmio32.take_pages(wish.size),
+            BarKind::Rom => {
+                roms.push(wish);
+                continue;
+            }
             BarKind::Memory64 { .. } => match mmio64.take_pages(wish.size) {
                 Some(address) => Some(address),
                 None => {
@@ -109,6 +115,11 @@ pub fn place(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<()
                     size: wish.size,
                 });
             }
+        }
+    }
+    for wish in roms {
+        if let Some(address) = mmio32.take_pages(wish.size) {
+            placed.push((wish, address));
         }
     }
     for (wish, address) in placed {
@@ -148,6 +159,7 @@ impl Window {
 mod tests {
     use super::super::bar::Bar;
     use super::super::bar::tests::any_bars;
+    use super::super::rom::ROM;
     use super::*;
     use proptest::prelude::*;
 
@@ -221,6 +233,23 @@ mod tests {
     }
 
     #[test]
+    fn roms_come_last_and_may_be_left_out() {
+        let kind = BarKind::Memory32 {
+            prefetchable: false,
+        };
+        let mut bars = one(kind, 0x1000).with_rom(1 << 24).unwrap();
+        place(&mut [(NOWHERE, &mut bars)], &WINDOWS).unwrap();
+        assert_eq!(bars.address(0), Some(0xc000_0000));
+        assert_eq!(bars.address(ROM), Some(0xc100_0000));
+        assert!(!bars.is_enabled(ROM));
+        let mut bars = one(kind, 1 << 28).with_rom(1 << 24).unwrap();
+        let mut other = one(kind, 1 << 28);
+        place(&mut [(bdf(1), &mut bars), (bdf(2), &mut other)], &WINDOWS).unwrap();
+        assert_eq!(other.address(0), Some(0xd000_0000));
+        assert_eq!(bars.address(ROM), Some(0));
+    }
+
+    #[test]
     fn names_what_does_not_fit_and_changes_nothing() {
         let mut fits = one(BarKind::Io, 0x20);
         let kind = BarKind::Memory32 {
@@ -263,6 +292,9 @@ mod tests {
             let mut memory = Vec::new();
             for bars in &functions {
                 for (_, bar, address) in bars.iter() {
+                    if bar.kind == BarKind::Rom && address == 0 {
+                        continue;
+                    }
                     prop_assert_eq!(address % bar.size, 0);
                     prop_assert!(bar.is_placed(address));
                     if bar.kind.is_io() {

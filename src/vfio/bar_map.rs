@@ -7,9 +7,13 @@
 use std::io;
 use std::sync::Arc;
 
+use tracing::{debug, info};
+
 use super::device::{Device, RegionInfo};
 use crate::memory::mapping::Mapping;
 use crate::memory::{AddressSpace, MemoryError, PAGE_SIZE, Region, RegionKind};
+use crate::pci::bar::Bars;
+use crate::pci::msix::MsixCapability;
 
 /// A range of a BAR: offset and size in bytes.
 pub type Piece = (u64, u64);
@@ -92,6 +96,39 @@ impl BarMap {
             pieces,
             placed: None,
         })
+    }
+
+    /// What of BAR number `bar` the guest may touch directly: all but the table and the pending bits
+    /// of `msix`. A BAR that cannot be mapped works, trapped.
+    pub fn of(device: &dyn Device, bar: usize, bars: &Bars, msix: Option<&MsixCapability>) -> Self {
+        let region = device.region(bar as u32);
+        if bars.get(bar).is_none_or(|b| b.kind.is_io()) || region.mappable.is_empty() {
+            return Self::trapped();
+        }
+        let mut trapped = Vec::new();
+        if let Some(msix) = msix {
+            let table = (msix.table_bar, msix.table_offset, msix.table_size());
+            let pending = (msix.pba_bar, msix.pba_offset, msix.pba_size());
+            for (in_bar, offset, size) in [table, pending] {
+                if usize::from(in_bar) == bar {
+                    trapped.push((u64::from(offset), size));
+                }
+            }
+        }
+        let name = device.name();
+        match Self::new(device, &region, &trapped) {
+            Ok(map) => {
+                debug!(
+                    "{name}: BAR {bar} maps {:x?}, traps {trapped:x?}",
+                    map.pieces
+                );
+                map
+            }
+            Err(e) => {
+                info!("{name}: BAR {bar} is trapped, because it cannot be mapped: {e}");
+                Self::trapped()
+            }
+        }
     }
 
     /// A BAR without mapped pieces.

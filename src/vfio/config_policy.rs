@@ -53,7 +53,12 @@ pub const HEADER: &[Row] = &[
     Row(0x10, 24, Emulate, "BARs: the hardware's never move"),
     Row(0x28, 4, Emulate, "CardBus pointer: nothing there"),
     Row(0x2c, 4, Pass, "subsystem ids"),
-    Row(0x30, 4, Emulate, "expansion ROM: none is shown"),
+    Row(
+        0x30,
+        4,
+        Emulate,
+        "expansion ROM: as the BARs; its content is read once, through VFIO, or is a file's",
+    ),
     Row(0x34, 4, Emulate, "head of the capability chain, relinked"),
     Row(0x38, 4, Emulate, "reserved"),
     Row(0x3c, 1, Emulate, "interrupt line: the guest's own note"),

@@ -2,10 +2,13 @@
 
 use std::io;
 
+use uuid::Uuid;
+
 use super::IOMMUFD_NODE;
 use super::candidate::MAX_DEVICES;
 use super::device::DeviceError;
 use crate::config::device::Slot;
+use crate::host::name::HostName;
 use crate::host::sysfs::PciDevice;
 use crate::pci::Bdf;
 
@@ -13,14 +16,52 @@ use crate::pci::Bdf;
 #[derive(Debug, thiserror::Error)]
 pub enum VfioError {
     /// Not an address.
-    #[error("`{0}` is not the address of a PCI device")]
+    #[error("`{0}` is not the address of a PCI device, nor a mediated device's UUID")]
     BadAddress(String),
     /// Nothing there.
     #[error("there is no PCI device {0} on this host")]
     NoDevice(Bdf),
+    /// No such mediated device.
+    #[error("there is no mediated device {0} on this host")]
+    NoMediated(Uuid),
+    /// A mediated device of another bus than PCI.
+    #[error("mediated device {uuid} is used by `{api}`, not as a PCI device")]
+    NotPci {
+        /// The device.
+        uuid: Uuid,
+        /// What its type's `device_api` says.
+        api: String,
+    },
+    /// A mediated device that its parent's driver has let go of.
+    #[error("mediated device {0} has no driver that gives it to VFIO")]
+    Driverless(Uuid),
+    /// A token for what takes none.
+    #[error("{} takes no VF token", .0.in_words())]
+    TokenUnused(HostName),
+    /// A token, and an interface that has no way to give it.
+    #[error("a VF token can be given by group and container only, not by iommufd")]
+    TokenByIommufd(HostName),
+    /// No token where one is wanted, or another one.
+    #[error(
+        "{} is opened only with {} VF token{}",
+        .name.in_words(),
+        if *.given { "another" } else { "a" },
+        holder_note(.physical)
+    )]
+    TokenRefused {
+        /// The device.
+        name: HostName,
+        /// The user gave one.
+        given: bool,
+        /// The physical function, of a virtual one.
+        physical: Option<Bdf>,
+    },
+    /// The name by which vfio-ioctls opens a device with a token.
+    #[error("cannot make a link to the device's directory in {}", std::env::temp_dir().display())]
+    Alias(#[source] io::Error),
     /// Named more than once.
-    #[error("PCI device {0} is given twice")]
-    Twice(Bdf),
+    #[error("{} is given twice", .0.in_words())]
+    Twice(HostName),
     /// More than the bus has room for.
     #[error("{0} devices are more than the guest's PCI bus has slots for, which is {MAX_DEVICES}")]
     TooMany(usize),
@@ -63,26 +104,26 @@ pub enum VfioError {
         culprits: Vec<PciDevice>,
     },
     /// A node under /dev/vfio.
-    #[error("cannot open {path}{}", device_note(.bdf))]
+    #[error("cannot open {path}{}", device_note(.name))]
     Node {
         /// The node.
         path: String,
         /// The device that needs it, if one in particular.
-        bdf: Option<Bdf>,
+        name: Option<HostName>,
         /// The errno.
         source: io::Error,
     },
     /// No node under /dev/vfio/devices.
-    #[error("PCI device {0} has no node under /dev/vfio/devices")]
-    NoCdev(Bdf),
+    #[error("{} has no node under /dev/vfio/devices", .0.in_words())]
+    NoCdev(HostName),
     /// KVM's VFIO device.
     #[error("KVM_CREATE_DEVICE of KVM's VFIO device failed")]
     KvmDevice(#[source] kvm_ioctls::Error),
     /// Any other step of opening.
-    #[error("cannot take PCI device {bdf} over")]
+    #[error("cannot take {} over", .name.in_words())]
     Open {
         /// The device.
-        bdf: Bdf,
+        name: HostName,
         /// What vfio-ioctls says.
         source: vfio_ioctls::VfioError,
     },
@@ -103,8 +144,14 @@ fn driver_name(driver: &Option<String>) -> String {
         .map_or("no driver".into(), |d| format!("the driver {d}"))
 }
 
-fn device_note(bdf: &Option<Bdf>) -> String {
-    bdf.map(|b| format!(" for PCI device {b}"))
+fn device_note(name: &Option<HostName>) -> String {
+    name.map(|n| format!(" for {}", n.in_words()))
+        .unwrap_or_default()
+}
+
+fn holder_note(physical: &Option<Bdf>) -> String {
+    physical
+        .map(|p| format!(": its physical function {p} is in VFIO's hands too"))
         .unwrap_or_default()
 }
 
@@ -124,10 +171,10 @@ fn culprit_list(culprits: &[PciDevice]) -> String {
 
 impl VfioError {
     /// A node that cannot be opened.
-    pub(super) fn node(path: impl Into<String>, bdf: Option<Bdf>, source: io::Error) -> Self {
+    pub(super) fn node(path: impl Into<String>, name: Option<HostName>, source: io::Error) -> Self {
         Self::Node {
             path: path.into(),
-            bdf,
+            name,
             source,
         }
     }
@@ -136,10 +183,34 @@ impl VfioError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {
-                "give an address as `lspci -D` prints it, for example --vfio 0000:01:00.0".into()
+                "give an address as `lspci -D` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
             }
             Self::NoDevice(_) => "see what there is with `mini-vmm host list`".into(),
-            Self::Twice(bdf) => format!("give --vfio {bdf} once"),
+            Self::NoMediated(uuid) => format!(
+                "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"
+            ),
+            Self::NotPci { .. } => {
+                "take a type whose device_api is vfio-pci: grep . /sys/class/mdev_bus/*/mdev_supported_types/*/device_api".into()
+            }
+            Self::Driverless(uuid) => format!(
+                "as root, remove it and make it anew: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"
+            ),
+            Self::TokenUnused(_) => {
+                "leave vf-token= out: it is for a virtual function whose physical function is bound to vfio-pci, and for that physical function".into()
+            }
+            Self::TokenByIommufd(_) => "use --iommu container, or leave --iommu out".into(),
+            Self::TokenRefused { name, physical, .. } => match physical {
+                Some(physical) => format!(
+                    "give the token that {physical} was opened with: --vfio {name},vf-token=UUID"
+                ),
+                None => format!(
+                    "its virtual functions are in use; give the token that they were opened with: --vfio {name},vf-token=UUID"
+                ),
+            },
+            Self::Alias(_) => {
+                "set TMPDIR to a directory that you can write to, for example TMPDIR=/run".into()
+            }
+            Self::Twice(name) => format!("give --vfio {name} once"),
             Self::SlotTwice(_) => "give each device a slot= of its own, or none".into(),
             Self::NoFunctionZero(slot) => {
                 format!("give another device slot={:02x}.0", slot.device)
@@ -157,16 +228,16 @@ impl VfioError {
             Self::NoCdev(_) => {
                 "this kernel's VFIO has no device nodes; use --iommu container".into()
             }
-            Self::Node { path, bdf, source } => match source.kind() {
+            Self::Node { path, name, source } => match source.kind() {
                 io::ErrorKind::NotFound if path == IOMMUFD_NODE => {
                     "this kernel has no iommufd, or as root: modprobe iommufd; else use --iommu container".into()
                 }
                 io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
-                io::ErrorKind::PermissionDenied => match bdf {
-                    Some(bdf) => format!(
+                io::ErrorKind::PermissionDenied => match name {
+                    Some(HostName::Pci(bdf)) => format!(
                         "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
                     ),
-                    None => format!("as root: chmod 666 {path}"),
+                    _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
                 },
                 _ if source.raw_os_error() == Some(libc::EBUSY) => format!(
                     "another process has it open; see which with `fuser -v {path}`"

@@ -7,12 +7,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::bar_map::{BarMap, Piece};
 use super::config_policy;
 use super::device::{CONFIG_REGION, DeviceError, SharedDevice};
+use super::image::{self, COMMAND};
 use super::interrupts::Interrupts;
+use super::rom::{Rom, RomSource};
 use crate::bus::Bus;
 use crate::interrupt::Router;
 use crate::interrupt::service::Service;
@@ -20,15 +22,14 @@ use crate::layout::Layout;
 use crate::memory::AddressSpace;
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
-use crate::pci::bar::{BAR_BYTES, BAR_COUNT, BAR_OFFSET, BarError, Bars};
+use crate::pci::PciFunction;
+use crate::pci::bar::{BAR_COUNT, BAR_OFFSET, BarError, Bars};
 use crate::pci::capability::{self, id};
-use crate::pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use crate::pci::config_space::ConfigSpace;
 use crate::pci::decoder::Decoder;
 use crate::pci::lanes;
 use crate::pci::msix::MsixCapability;
-use crate::pci::{CONFIG_SPACE_SIZE, PciFunction};
 
-const COMMAND: u16 = 0x04;
 const INTERRUPT_PIN: u16 = 0x3d;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
 const PMCSR: u16 = 4;
@@ -72,8 +73,11 @@ pub struct VfioFunction {
     pub(super) this: Weak<Self>,
     /// Where the MSI-X table and its pending bits are.
     pub(super) msix_place: Option<MsixCapability>,
+    pub(super) rom: Rom,
     /// The power management capability.
     power: Option<u16>,
+    /// The bits of COMMAND's low byte that the device does not keep as they are written.
+    stuck: u8,
     state: Mutex<State>,
     pub(super) limit: RateLimit,
 }
@@ -97,27 +101,36 @@ pub(super) struct State {
 }
 
 impl VfioFunction {
-    /// Reads the device's configuration space and maps its BARs. Nothing is in the guest yet.
+    /// Reads the device's configuration space and maps its BARs. Nothing is in the guest yet, and
+    /// nothing of the ROM has been read.
     ///
     /// # Errors
     /// When the device does not answer or its BARs make no sense.
-    pub fn new(device: SharedDevice, around: Surroundings) -> Result<Arc<Self>, FunctionError> {
-        let image = read_config(&*device)?;
-        let pristine = config_policy::apply(&image);
+    pub fn new(
+        device: SharedDevice,
+        around: Surroundings,
+        rom: RomSource,
+    ) -> Result<Arc<Self>, FunctionError> {
+        let image = image::read(&*device)?;
+        let mut pristine = config_policy::apply(&image);
+        let region = image.len().min(device.region(CONFIG_REGION).size as usize);
+        pristine.set_emulated(region as u16, image.len() - region);
         let raw = std::array::from_fn(|i| {
             lanes::u32_at(&image, usize::from(BAR_OFFSET) + i * 4).unwrap_or(0)
         });
         let sizes = std::array::from_fn(|i| device.region(i as u32).size);
-        let bars = Bars::decode(raw, sizes).map_err(|source| FunctionError::Bars {
-            device: device.name().into(),
-            source,
-        })?;
+        let rom = Rom::new(&*device, rom);
+        let bars = Bars::decode(raw, sizes)
+            .and_then(|bars| rom.register(bars))
+            .map_err(|source| FunctionError::Bars {
+                device: device.name().into(),
+                source,
+            })?;
         let interrupts = Interrupts::new(&image, Arc::clone(&device), Arc::clone(&around.router));
         let msix_place = interrupts.msix().copied();
         let power = capability::find(&image, id::PM).map(|c| c.offset);
-        let maps = std::array::from_fn(|bar| map_bar(&*device, bar, &bars, msix_place.as_ref()));
-        // Firmware's view: nothing decodes, nothing masters the bus.
-        device.write(CONFIG_REGION, COMMAND.into(), &0u16.to_le_bytes())?;
+        let maps = std::array::from_fn(|bar| BarMap::of(&*device, bar, &bars, msix_place.as_ref()));
+        let stuck = image::turn_off(&*device)?;
         if !device.can_reset() {
             warn!(
                 "{} has no reset: a guest's reboot leaves it as it is",
@@ -142,7 +155,9 @@ impl VfioFunction {
             around,
             this: this.clone(),
             msix_place,
+            rom,
             power,
+            stuck,
             state: Mutex::new(state),
             limit: RateLimit::default(),
         }))
@@ -157,7 +172,7 @@ impl VfioFunction {
         &self.name
     }
 
-    /// The BARs as the guest sees them now.
+    /// The BARs and the ROM as the guest sees them now.
     pub fn bars(&self) -> Bars {
         self.lock().bars.clone()
     }
@@ -295,32 +310,26 @@ impl VfioFunction {
         }
     }
 
+    /// Decoding as it is, in what was read of a COMMAND register that does not tell.
+    fn correct_command(&self, state: &State, offset: u16, data: &mut [u8]) {
+        let low = COMMAND.checked_sub(offset).map(usize::from);
+        if let Some(low) = low.and_then(|at| data.get_mut(at)) {
+            *low = (*low & !self.stuck) | (state.command as u8 & self.stuck);
+        }
+    }
+
     /// Bytes that are answered here.
     fn write_emulated(&self, state: &mut State, offset: u16, data: &[u8]) {
-        let (at, len) = (u64::from(offset), data.len());
         state.config.write(offset, data);
-        if lanes::touches(at, len, BAR_OFFSET.into(), BAR_BYTES as u64) {
-            let skip = usize::from(BAR_OFFSET.saturating_sub(offset));
-            let first = usize::from(offset.saturating_sub(BAR_OFFSET));
-            state
-                .bars
-                .write(first, data.get(skip..).unwrap_or_default());
+        if state.bars.write(offset, data) {
             self.follow_decode(state);
         }
         state.interrupts.config_write(offset, data);
     }
 
     fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
-        let (at, len) = (u64::from(offset), data.len());
         state.config.read(offset, data);
-        if lanes::touches(at, len, BAR_OFFSET.into(), BAR_BYTES as u64) {
-            let skip = usize::from(BAR_OFFSET.saturating_sub(offset));
-            let first = usize::from(offset.saturating_sub(BAR_OFFSET));
-            let end = len.min(skip + BAR_BYTES.saturating_sub(first));
-            state
-                .bars
-                .read(first, data.get_mut(skip..end).unwrap_or_default());
-        }
+        state.bars.read(offset, data);
         state.interrupts.config_read(offset, data);
     }
 }
@@ -341,6 +350,7 @@ impl PciFunction for VfioFunction {
                 self.read_emulated(&state, at, run);
             } else {
                 self.device_read(at, run);
+                self.correct_command(&state, at, run);
             }
             rest = tail;
         }
@@ -401,61 +411,5 @@ impl PciFunction for VfioFunction {
 impl Drop for VfioFunction {
     fn drop(&mut self) {
         self.quiesce();
-    }
-}
-
-/// The whole configuration space, read by dwords as VFIO likes it best.
-fn read_config(device: &dyn super::device::Device) -> Result<Vec<u8>, DeviceError> {
-    let size = device.region(CONFIG_REGION).size;
-    let size = if size >= CONFIG_SPACE_SIZE as u64 {
-        CONFIG_SPACE_SIZE
-    } else {
-        CONVENTIONAL_SIZE
-    };
-    let mut image = vec![0u8; size];
-    for (i, dword) in image.chunks_exact_mut(4).enumerate() {
-        device.read(CONFIG_REGION, i as u64 * 4, dword)?;
-    }
-    Ok(image)
-}
-
-/// Maps what of a BAR the guest may touch directly. A BAR that cannot be mapped works, trapped.
-fn map_bar(
-    device: &dyn super::device::Device,
-    bar: usize,
-    bars: &Bars,
-    msix: Option<&MsixCapability>,
-) -> BarMap {
-    let region = device.region(bar as u32);
-    if bars.get(bar).is_none_or(|b| b.kind.is_io()) || region.mappable.is_empty() {
-        return BarMap::trapped();
-    }
-    let mut trapped = Vec::new();
-    if let Some(msix) = msix {
-        let table = (msix.table_bar, msix.table_offset, msix.table_size());
-        let pending = (msix.pba_bar, msix.pba_offset, msix.pba_size());
-        for (in_bar, offset, size) in [table, pending] {
-            if usize::from(in_bar) == bar {
-                trapped.push((u64::from(offset), size));
-            }
-        }
-    }
-    match BarMap::new(device, &region, &trapped) {
-        Ok(map) => {
-            debug!(
-                "{}: BAR {bar} maps {:x?}, traps {:x?}",
-                device.name(),
-                map.pieces(),
-                trapped
-            );
-            map
-        }
-        Err(e) => {
-            info!(
-                "{}: BAR {bar} is trapped, because it cannot be mapped: {e}",
-                device.name()
-            );
-            BarMap::trapped()
-        }
     }
 }

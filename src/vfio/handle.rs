@@ -12,22 +12,33 @@ use std::sync::Arc;
 
 use vfio_ioctls::VfioDevice;
 
+use super::alias::Alias;
+
 /// A device that vfio-ioctls has opened.
 pub struct Handle {
     device: ManuallyDrop<VfioDevice>,
-    /// Its directory in sysfs.
+    /// Its directory in sysfs, or the alias of it.
     path: PathBuf,
     /// Shared by the devices of its group; `None` with iommufd, where a device stands alone.
     group: Option<Arc<()>>,
+    /// Goes after the device, which finds its group by it once more.
+    _alias: Option<Alias>,
 }
 
 impl Handle {
-    /// Takes a device, its directory in sysfs, and the token of its group if it came by one.
-    pub fn new(device: VfioDevice, path: PathBuf, group: Option<Arc<()>>) -> Self {
+    /// Takes a device, its directory in sysfs, the token of its group if it came by one, and the
+    /// alias that the directory is if it is one.
+    pub fn new(
+        device: VfioDevice,
+        path: PathBuf,
+        group: Option<Arc<()>>,
+        alias: Option<Alias>,
+    ) -> Self {
         Self {
             device: ManuallyDrop::new(device),
             path,
             group,
+            _alias: alias,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! bound to the iommufd and attached to its address space. vfio-ioctls keeps both orders and undoes
 //! them in reverse.
 
+mod alias;
 pub mod bar_map;
 pub mod candidate;
 pub mod config_policy;
@@ -14,10 +15,12 @@ pub mod device;
 mod error;
 pub mod function;
 mod handle;
+mod image;
 pub mod interrupts;
 pub mod iommufd;
 pub mod mapper;
 mod placement;
+pub mod rom;
 mod trap;
 
 use std::collections::HashMap;
@@ -35,6 +38,7 @@ use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioIommufd, VfioOps}
 
 use crate::config::Iommu;
 use crate::memory::dma::DmaMapper;
+use alias::Alias;
 use candidate::Candidate;
 use device::VfioFile;
 use handle::Handle;
@@ -90,7 +94,7 @@ pub fn open(
             .map(|(candidate, group)| {
                 let interface = interface.clone();
                 thread::Builder::new()
-                    .name(format!("open {}", candidate.bdf()))
+                    .name(format!("open {}", candidate.name))
                     .spawn_scoped(scope, move || interface.open_device(candidate, group))
             })
             .collect();
@@ -125,7 +129,10 @@ impl Interface {
         let kvm_vfio = Arc::new(VfioDeviceFd::new_from_kvm(kvm_vfio));
         let why_not = match iommu {
             Iommu::Container => None,
-            Iommu::Iommufd => return Self::iommufd(kvm_vfio, first),
+            Iommu::Iommufd => match candidates.iter().find(|c| c.token.is_some()) {
+                None => return Self::iommufd(kvm_vfio, first),
+                Some(candidate) => return Err(VfioError::TokenByIommufd(candidate.name)),
+            },
             Iommu::Auto => match why_no_iommufd(candidates) {
                 None => return Self::iommufd(kvm_vfio, first),
                 why => why,
@@ -139,7 +146,7 @@ impl Interface {
                 VfioError::node(CONTAINER_NODE, None, source)
             }
             source => VfioError::Open {
-                bdf: first.bdf(),
+                name: first.name,
                 source,
             },
         })?;
@@ -154,7 +161,7 @@ impl Interface {
         let iommufd =
             VfioIommufd::new(Arc::new(iommufd), None, Some(kvm_vfio)).map_err(|source| {
                 VfioError::Open {
-                    bdf: first.bdf(),
+                    name: first.name,
                     source,
                 }
             })?;
@@ -167,25 +174,41 @@ impl Interface {
         candidate: &Candidate,
         group: Arc<()>,
     ) -> Result<Arc<VfioFile>, VfioError> {
-        let bdf = candidate.bdf();
-        let path = &candidate.facts.path;
+        let name = candidate.name;
         let (ops, group): (Arc<dyn VfioOps>, _) = match self {
             Self::Container(container) => (container, Some(group)),
             Self::Iommufd(iommufd) => (iommufd, None),
         };
+        let alias = candidate
+            .token
+            .map(|token| Alias::with_token(&candidate.path, token))
+            .transpose()
+            .map_err(VfioError::Alias)?;
+        let path = alias.as_ref().map_or(&*candidate.path, Alias::path);
         let device = VfioDevice::new(path, ops, true).map_err(|e| match e {
             vfio_ioctls::VfioError::OpenGroup(source, _) => {
-                VfioError::node(format!("/dev/vfio/{}", candidate.group), Some(bdf), source)
+                VfioError::node(format!("/dev/vfio/{}", candidate.group), Some(name), source)
             }
             vfio_ioctls::VfioError::OpenDeviceCdev(source) => {
-                VfioError::node(candidate.cdev().unwrap_or_default(), Some(bdf), source)
+                VfioError::node(candidate.cdev().unwrap_or_default(), Some(name), source)
             }
-            vfio_ioctls::VfioError::InvalidVfioDev => VfioError::NoCdev(bdf),
-            source => VfioError::Open { bdf, source },
+            vfio_ioctls::VfioError::InvalidVfioDev => VfioError::NoCdev(name),
+            // The kernel looks at the token before it opens the device.
+            vfio_ioctls::VfioError::GroupGetDeviceFD(source)
+            | vfio_ioctls::VfioError::VfioDeviceBindIommufd(source)
+                if source.errno() == libc::EACCES =>
+            {
+                VfioError::TokenRefused {
+                    name,
+                    given: candidate.token.is_some(),
+                    physical: candidate.physical,
+                }
+            }
+            source => VfioError::Open { name, source },
         })?;
-        info!("{bdf} is open (IOMMU group {})", candidate.group);
-        let handle = Handle::new(device, path.clone(), group);
-        Ok(Arc::new(VfioFile::new(bdf.to_string(), handle)?))
+        info!("{name} is open (IOMMU group {})", candidate.group);
+        let handle = Handle::new(device, path.into(), group, alias);
+        Ok(Arc::new(VfioFile::new(name.to_string(), handle)?))
     }
 
     /// Once the devices are open: only then is it known what can be mapped.
@@ -200,6 +223,9 @@ impl Interface {
 
 /// What keeps these devices from being opened by iommufd, if anything does.
 fn why_no_iommufd(candidates: &[Candidate]) -> Option<String> {
+    if let Some(candidate) = candidates.iter().find(|c| c.token.is_some()) {
+        return Some(format!("{} is opened with a VF token", candidate.name));
+    }
     let usable = |node: &str| OpenOptions::new().read(true).write(true).open(node);
     if let Err(e) = usable(IOMMUFD_NODE) {
         return Some(format!("{IOMMUFD_NODE}: {e}"));
@@ -207,7 +233,7 @@ fn why_no_iommufd(candidates: &[Candidate]) -> Option<String> {
     candidates
         .iter()
         .find_map(|candidate| match candidate.cdev() {
-            None => Some(format!("{} has no device node of its own", candidate.bdf())),
+            None => Some(format!("{} has no device node of its own", candidate.name)),
             // Opening it is left to the one who will bind it.
             Some(node) if !Path::new(&node).exists() => Some(format!("{node} is not there")),
             Some(_) => None,

@@ -12,6 +12,7 @@ use super::trap::BarTrap;
 use crate::layout;
 use crate::memory::MemoryError;
 use crate::pci::decoder::BarEffect;
+use crate::pci::rom::ROM;
 
 /// COMMAND's decode enables (PCI Express 6.0, 7.5.1.1.3).
 const COMMAND_IO: u16 = 1 << 0;
@@ -98,6 +99,9 @@ impl VfioFunction {
         }
         if !self.around.layout.allows_bar(address, shape.size) {
             return Err(PlaceRefusal::Outside);
+        }
+        if bar == ROM {
+            self.rom.enabled();
         }
         self.around.bus.insert_mmio(address, shape.size, trap)?;
         if let Some(map) = state.maps.get_mut(bar)

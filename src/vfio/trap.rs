@@ -1,4 +1,5 @@
-//! The trapped side of a BAR: a guest's access that left KVM is the MSI-X table's, or the device's.
+//! The trapped side of a BAR: a guest's access that left KVM is the MSI-X table's, the ROM's, or the
+//! device's.
 
 use std::sync::Weak;
 
@@ -7,6 +8,7 @@ use vm_device::{DeviceMmio, DevicePio};
 
 use super::function::VfioFunction;
 use crate::pci::lanes;
+use crate::pci::rom::ROM;
 
 /// A BAR of a function on the bus. It does not keep the function alive.
 pub(super) struct BarTrap {
@@ -60,6 +62,9 @@ impl VfioFunction {
     /// A read of a trapped piece of a BAR.
     pub(super) fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
+        if bar == ROM {
+            return self.rom_read(offset, data);
+        }
         match self.msix_part(bar, offset, data.len()) {
             None => {
                 if let Some(device) = self.device()
@@ -83,6 +88,9 @@ impl VfioFunction {
 
     /// A write to a trapped piece of a BAR.
     pub(super) fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
+        if bar == ROM {
+            return;
+        }
         match self.msix_part(bar, offset, data.len()) {
             None => {
                 if let Some(device) = self.device()

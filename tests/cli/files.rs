@@ -64,6 +64,24 @@ fn no_regular_file() {
     );
 }
 
+/// Said before anybody looks for the device, which is not there either.
+#[test]
+fn no_rom_in_a_file() {
+    let kernel = TempFile::new(&elf_image());
+    let empty = TempFile::new(b"");
+    let large = TempFile::new(&vec![0; (16 << 20) + 1]);
+    for (path, sentence) in [
+        ("/nowhere/rom", "cannot read the expansion ROM /nowhere/rom"),
+        ("/", "the expansion ROM / is not a regular file"),
+        (text(empty.path()), "is empty"),
+        (text(large.path()), "16 MiB"),
+    ] {
+        let device = format!("00fe:fe:1f.7,romfile={path}");
+        let arguments = ["--kernel", text(kernel.path()), "--vfio", &device];
+        refused(&arguments, sentence, "romfile=");
+    }
+}
+
 #[test]
 fn no_kernel_at_all() {
     for bytes in [&b""[..], b"x", b"#!/bin/sh\n", &[0; 4096], b"\x7fEL"] {

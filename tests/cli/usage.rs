@@ -55,6 +55,8 @@ fn help_teaches() {
         "--cpus",
         "--memory",
         "--vfio",
+        "rombar=off",
+        "romfile=PATH",
         "--no-reboot",
         "-v",
     ] {
@@ -114,8 +116,8 @@ fn memory() {
 fn host_alone_teaches() {
     let (status, _, stderr) = run(&["host"]);
     assert_eq!(status, Some(2));
-    for word in ["list", "bind", "unbind"] {
-        assert!(stderr.contains(word), "{stderr}");
+    for command in ["check", "list", "bind", "unbind"] {
+        assert!(stderr.contains(command), "{command} in {stderr}");
     }
 }
 
@@ -135,6 +137,64 @@ fn completions_know_the_flags() {
 fn the_hosts_devices_are_listed() {
     let (status, list, stderr) = run(&["host", "list", "--all"]);
     assert_eq!((status, &*stderr), (Some(0), ""));
-    let there = std::fs::read_dir("/sys/bus/pci/devices").map_or(0, Iterator::count);
-    assert_eq!(list.lines().count(), there + 1, "{list}");
+    let there: Vec<_> = std::fs::read_dir("/sys/bus/pci/devices")
+        .map(|entries| entries.flatten().map(|e| e.file_name()).collect())
+        .unwrap_or_default();
+    for name in &there {
+        let name = name.to_str().unwrap();
+        assert!(list.contains(&format!(" {name}  ")), "{name} in {list}");
+    }
+    assert!(!list.contains('\x1b'), "colour where there is no terminal");
+    assert!(
+        list.lines().all(|line| line.chars().count() <= 80),
+        "{list}"
+    );
+
+    let (status, json, stderr) = run(&["host", "list", "--all", "--json"]);
+    assert_eq!((status, &*stderr), (Some(0), ""));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["devices"].as_array().unwrap().len(), there.len());
+}
+
+/// What is amiss depends on the host; that both forms say the same does not.
+#[test]
+fn the_host_is_checked() {
+    let (status, text, stderr) = run(&["host", "check"]);
+    assert!(stderr.is_empty(), "{stderr}");
+    let failures = text.lines().filter(|l| l.starts_with("FAIL  ")).count();
+    assert_eq!(status, Some(i32::from(failures > 0)), "{text}");
+
+    let (again, json, _) = run(&["host", "check", "--json"]);
+    assert_eq!(again, status);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["good"], failures == 0);
+    let checks = json["checks"].as_array().unwrap();
+    assert_eq!(
+        checks.iter().filter(|c| c["level"] == "fail").count(),
+        failures
+    );
+    for check in checks {
+        let name = check["name"].as_str().unwrap();
+        assert!(text.contains(&format!("  {name}")), "{name} in {text}");
+        assert_eq!(check["level"] == "pass", check["fix"].is_null(), "{check}");
+    }
+}
+
+#[test]
+fn checks_of_what_is_not_there() {
+    refused(
+        &["host", "check", "nonsense"],
+        "`nonsense` is not the address of a PCI device",
+        "lspci -D",
+    );
+    refused(
+        &["host", "check", "00fe:fe:1f.7"],
+        "there is no PCI device 00fe:fe:1f.7",
+        "lspci -D",
+    );
+    refused(
+        &["host", "check", "--memory", "lots"],
+        "`lots` is not a size of memory",
+        "--memory 512M",
+    );
 }

@@ -2,7 +2,7 @@
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
-use crate::device::{self, Call, EXPRESS, FakeDevice, ID, MSIX, PM, SERIAL_NUMBER};
+use crate::device::{self, BAR2, Call, EXPRESS, FakeDevice, ID, MSIX, PM, SERIAL_NUMBER};
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT, bar_register, ecam};
 use crate::vm::Vm;
 
@@ -28,6 +28,14 @@ pub const TESTS: &[Test] = &[
     (
         "a_device_that_does_not_answer",
         a_device_that_does_not_answer,
+    ),
+    (
+        "a_command_that_cannot_be_written",
+        a_command_that_cannot_be_written,
+    ),
+    (
+        "a_config_space_that_is_a_byte_short",
+        a_config_space_that_is_a_byte_short,
     ),
 ];
 
@@ -200,6 +208,7 @@ fn bars_are_placed_and_sized() {
         for bar in 0..6 {
             g.cfg_show(SLOT, bar_register(bar));
         }
+        // Register 8 is the expansion ROM's.
         for bar in (0..6).chain([8]) {
             g.set_bar(bar, !0).cfg_show(SLOT, bar_register(bar));
         }
@@ -212,7 +221,15 @@ fn bars_are_placed_and_sized() {
     let (low, high) = (numbers[4], numbers[5]);
     assert_eq!(low & 0xffff, 0xc);
     assert!(high >= 1);
-    let sizes = [0xffff_c000, 0xffff_ff00, 0xffff_ffe1, 0, 0xffff_000c, !0, 0];
+    let sizes = [
+        0xffff_c000,
+        0xffff_ff00,
+        0xffff_ffe1,
+        0,
+        0xffff_000c,
+        !0,
+        0xffff_e001,
+    ];
     assert_eq!(numbers[6..], sizes);
 }
 
@@ -263,4 +280,34 @@ fn a_device_that_does_not_answer() {
             .cfg_show(SLOT, bar_register(1));
     });
     assert_eq!(numbers, [ID, u32::MAX, u32::MAX, device::BAR1]);
+}
+
+/// What the guest reads is what it wrote, and what its accesses find.
+fn a_command_that_cannot_be_written() {
+    let device = FakeDevice::new().like_mtty().share();
+    let numbers = with_device(&device, |g| {
+        for command in [0, 1, 0] {
+            g.command(command)
+                .cfg_read(SLOT, 0x04, Width::Word)
+                .print_eax();
+            g.cfg_read(SLOT, 0x04, Width::Byte).print_eax();
+            g.input(Width::Byte, BAR2).print_eax();
+        }
+    });
+    assert_eq!(numbers, [0, 0, 0xff, 1, 1, 0, 0, 0, 0xff]);
+    assert_eq!(device.command(), 1);
+}
+
+fn a_config_space_that_is_a_byte_short() {
+    let device = FakeDevice::new().like_mtty().share();
+    let numbers = with_device(&device, |g| {
+        g.cfg_show(SLOT, 0xfc)
+            .cfg_read(SLOT, 0xff, Width::Byte)
+            .print_eax();
+        g.cfg_write(SLOT, 0xfc, Width::Dword, !0)
+            .cfg_show(SLOT, 0xfc);
+        // There is no extended space either.
+        g.show(ecam(SLOT, 0x100));
+    });
+    assert_eq!(numbers, [0x0077_7777, 0, 0x0077_7777, u32::MAX]);
 }

@@ -6,6 +6,7 @@
 //! | 1 | 32-bit memory, less than a page; a write at 0 raises that MSI-X vector, one at 4 serves the pin | 256 | 1 MiB |
 //! | 2 | I/O ports | 32 | 2 MiB |
 //! | 4 | 64-bit prefetchable memory | 64 KiB | 4 MiB |
+//! | 6 | expansion ROM | 8 KiB | 6 MiB |
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +15,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use mini_vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
+use mini_vmm::vfio::device::{
+    CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo,
+};
 
 use crate::irqs::{Pin, Vectors};
 
@@ -29,6 +32,7 @@ pub const SERIAL_NUMBER: u16 = 0x100;
 pub const BAR0: u32 = 0xc000_0000;
 pub const BAR1: u32 = 0xc000_4000;
 pub const BAR2: u16 = 0x1000;
+pub const ROM: u32 = 0xc000_6000;
 pub const TABLE: u32 = BAR0 + 0x2000;
 pub const PBA: u32 = BAR0 + 0x3000;
 /// The register in BAR 1 that raises a vector.
@@ -40,7 +44,7 @@ pub const ASK: u32 = BAR1 + 8;
 
 const COMMAND: usize = 4;
 const MEMORY: u8 = 2;
-const SIZES: [u64; 6] = [0x4000, 0x100, 0x20, 0, 0x1_0000, 0];
+const SIZES: [u64; 7] = [0x4000, 0x100, 0x20, 0, 0x1_0000, 0, 0x2000];
 const SPACING: u64 = 1 << 20;
 
 /// What was done to the device, in order.
@@ -71,6 +75,9 @@ pub struct FakeDevice {
     hook: Option<Hook>,
     resizable: bool,
     resettable: bool,
+    rom: bool,
+    /// COMMAND is as it is.
+    fixed_command: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
     /// Region reads fail.
@@ -91,6 +98,8 @@ impl FakeDevice {
             hook: None,
             resizable: true,
             resettable: true,
+            rom: true,
+            fixed_command: false,
             failing_events: AtomicU32::new(0),
             deaf: AtomicBool::new(false),
         }
@@ -117,6 +126,23 @@ impl FakeDevice {
     /// It has no reset.
     pub fn no_reset(mut self) -> Self {
         self.resettable = false;
+        self
+    }
+
+    /// It has no expansion ROM.
+    pub fn no_rom(mut self) -> Self {
+        self.rom = false;
+        self
+    }
+
+    /// Its configuration space is as that of the kernel's sample of a mediated device: a byte short,
+    /// and its COMMAND says for ever that ports are decoded.
+    pub fn like_mtty(mut self) -> Self {
+        self.power_on.truncate(0xff);
+        self.power_on[COMMAND] = 1;
+        self.power_on[0xfc..].fill(0x77);
+        self.fixed_command = true;
+        self.config = Mutex::new(self.power_on.clone());
         self
     }
 
@@ -223,6 +249,7 @@ impl FakeDevice {
         let mut config = self.config.lock().unwrap();
         for (at, byte) in (offset as usize..).zip(data) {
             let mask = match at {
+                4 | 5 if self.fixed_command => 0,
                 4 => 0x47,
                 5 => 0x05,
                 // The kernel keeps the pin, the line and the power state as any device does.
@@ -245,6 +272,7 @@ impl Device for FakeDevice {
     fn region(&self, index: u32) -> RegionInfo {
         let size = match index {
             CONFIG_REGION => self.power_on.len() as u64,
+            ROM_REGION if !self.rom => 0,
             _ => SIZES.get(index as usize).copied().unwrap_or(0),
         };
         let mappable = match index {
@@ -254,7 +282,7 @@ impl Device for FakeDevice {
         RegionInfo {
             size,
             read: true,
-            write: true,
+            write: index != ROM_REGION,
             mappable,
             file_offset: u64::from(index) * SPACING,
         }
@@ -430,7 +458,7 @@ fn backing() -> io::Result<File> {
         .create_new(true)
         .open(&path)?;
     fs::remove_file(&path)?;
-    file.set_len(6 * SPACING)?;
+    file.set_len(7 * SPACING)?;
     Ok(file)
 }
 

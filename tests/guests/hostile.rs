@@ -4,8 +4,9 @@
 //! vCPUs would only be slower here: threads stand in for them, on the same bus and root bus, with
 //! KVM's memory slots, routes and irqfds behind.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use mini_vmm::bus::Bus;
 use mini_vmm::interrupt::Router;
@@ -14,16 +15,18 @@ use mini_vmm::machine::Exit;
 use mini_vmm::memory::AddressSpace;
 use mini_vmm::memory::kvm_slots::KvmSlots;
 use mini_vmm::pci::RootBus;
+use mini_vmm::vfio::device::ROM_REGION;
 use mini_vmm::vfio::function::{Surroundings, VfioFunction};
+use mini_vmm::vfio::rom::RomSource;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::Test;
 use crate::common::asm::Asm;
-use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSIX, PM, VECTORS};
+use crate::device::{BAR0, BAR1, BAR2, Call, FakeDevice, MSIX, PM, ROM, VECTORS};
 use crate::irq_code::ENABLE;
-use crate::pci::{COMMAND, IO, MASTER, MEMORY, SLOT, bar_register};
+use crate::pci::{COMMAND, IO, MASTER, MEMORY, ROM_REGISTER, SLOT, bar_register};
 use crate::vm::Vm;
 
 pub const TESTS: &[Test] = &[
@@ -33,6 +36,7 @@ pub const TESTS: &[Test] = &[
         "any_sequence_is_forgotten_by_a_reset",
         any_sequence_is_forgotten_by_a_reset,
     ),
+    ("a_slow_rom_holds_nobody_up", a_slow_rom_holds_nobody_up),
     ("two_threads_race", two_threads_race),
     (
         "two_threads_race_on_an_old_kernel",
@@ -70,9 +74,16 @@ impl Rig {
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
         };
         let (bus, router) = (around.bus.clone(), around.router.clone());
-        let function = VfioFunction::new(device.clone(), around).unwrap();
+        let function = VfioFunction::new(device.clone(), around, RomSource::Device).unwrap();
         let mut bars = function.bars();
-        for (bar, address) in [(0, BAR0), (1, BAR1), (2, BAR2.into()), (4, 0xc001_0000)] {
+        let places = [
+            (0, BAR0),
+            (1, BAR1),
+            (2, BAR2.into()),
+            (4, 0xc001_0000),
+            (6, ROM),
+        ];
+        for (bar, address) in places {
             bars.set_address(bar, address.into());
         }
         function.set_placed(bars);
@@ -177,6 +188,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         Just(!0),
         Just(BAR0),
         Just(BAR0 + 0x1000),
+        Just(ROM | 1),
         Just(0xc001_0000),
         Just(0xd000_0000),
         Just(ENABLE),
@@ -195,13 +207,14 @@ fn register() -> impl Strategy<Value = u16> {
     prop_oneof![
         3 => prop::sample::select(&[COMMAND, COMMAND, MSIX, MSIX + 2, MSIX + 3, PM + 4][..]),
         3 => (0..6u16).prop_map(bar_register),
+        1 => Just(ROM_REGISTER),
         1 => 0..0x100u16,
         1 => 0..0x1000u16,
     ]
 }
 
 fn address() -> impl Strategy<Value = u64> {
-    let base = prop::sample::select(&[BAR0, BAR1, 0xd000_0000, 0xc001_0000][..]);
+    let base = prop::sample::select(&[BAR0, BAR1, ROM - 0x2000, 0xd000_0000, 0xc001_0000][..]);
     let offset = prop_oneof![
         4 => (0x2000u64..0x2080).prop_map(|o| o & !3),
         1 => 0x2000u64..0x2090,
@@ -279,6 +292,42 @@ fn any_sequence_is_forgotten_by_a_reset() {
     if let Err(e) = outcome {
         panic!("{e}");
     }
+}
+
+/// While one vCPU waits for the host to read the ROM, others use the device, switch it off, and
+/// reset it.
+fn a_slow_rom_holds_nobody_up() {
+    let (begun, wait_begun) = mpsc::channel();
+    let (go_on, wait_go_on) = mpsc::channel();
+    let wait_go_on = Mutex::new(wait_go_on);
+    let device = FakeDevice::new().on_call(move |_, call| {
+        if matches!(call, Call::Read(ROM_REGION, ..)) {
+            begun.send(()).unwrap();
+            let wait = wait_go_on.lock().unwrap();
+            wait.recv_timeout(Duration::from_secs(60)).expect("leave");
+        }
+    });
+    let rig = Rig::new(device, 16);
+    rig.device.poke(6, 8, 0x600d);
+    let enable = |rig: &Rig| {
+        rig.command(MEMORY);
+        rig.write(ROM_REGISTER, &(ROM | 1).to_le_bytes());
+    };
+    enable(&rig);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| rig.load32(u64::from(ROM) + 8));
+        wait_begun.recv_timeout(Duration::from_secs(60)).unwrap();
+        rig.device.poke(1, 0x20, 0x600d);
+        assert_eq!(rig.load32(u64::from(BAR1) + 0x20), 0x600d);
+        rig.command(0);
+        rig.root.get(SLOT, 0).unwrap().reset();
+        enable(&rig);
+        assert_eq!(rig.read(ROM_REGISTER, 4), (ROM | 1).to_le_bytes());
+        assert!(!reader.is_finished());
+        go_on.send(()).unwrap();
+        assert_eq!(reader.join().unwrap(), 0x600d);
+    });
+    rig.check_reset();
 }
 
 fn race(device: FakeDevice) {

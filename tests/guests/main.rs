@@ -21,6 +21,7 @@ mod life;
 mod msix;
 mod pci;
 mod pin;
+mod rom;
 mod vectors;
 mod vm;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ("life", life::TESTS),
         ("config", config::TESTS),
         ("bars", bars::TESTS),
+        ("rom", rom::TESTS),
         ("msix", msix::TESTS),
         ("pin", pin::TESTS),
         ("vectors", vectors::TESTS),

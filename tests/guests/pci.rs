@@ -20,6 +20,9 @@ pub fn ecam(device: u8, offset: u16) -> u32 {
     ECAM + (u32::from(device) << 15) + u32::from(offset)
 }
 
+/// The register of the expansion ROM.
+pub const ROM_REGISTER: u16 = 0x30;
+
 /// The register of a BAR.
 pub fn bar_register(bar: u16) -> u16 {
     0x10 + 4 * bar

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mini_vmm::config::device::DeviceConfig;
+use mini_vmm::config::device::{DeviceConfig, RomConfig};
 use mini_vmm::config::{Iommu, VmConfig};
 use mini_vmm::devices::serial::Serial;
 use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
@@ -87,6 +87,16 @@ impl Vm {
     pub fn device_at(mut self, device: &Arc<FakeDevice>, slot: &str) -> Self {
         let config = DeviceConfig {
             slot: Some(slot.parse().expect("a slot")),
+            ..DeviceConfig::default()
+        };
+        self.devices.push((device.clone(), config));
+        self
+    }
+
+    /// With this expansion ROM, as `--vfio ADDR,rombar=` and `romfile=` have it.
+    pub fn device_with_rom(mut self, device: &Arc<FakeDevice>, rom: RomConfig) -> Self {
+        let config = DeviceConfig {
+            rom,
             ..DeviceConfig::default()
         };
         self.devices.push((device.clone(), config));

@@ -5,9 +5,11 @@ mod affinity;
 mod bind;
 mod devices;
 mod disks;
+mod displays;
 mod groups;
 mod life;
 mod managed;
+mod mediated;
 mod refusals;
 mod requests;
 
@@ -40,8 +42,10 @@ fn main() -> ExitCode {
         .chain(bind::all())
         .chain(managed::all())
         .chain(devices::all())
+        .chain(displays::all())
         .chain(groups::all())
         .chain(life::all())
+        .chain(mediated::all())
         .chain(requests::all())
         .chain(refusals::all())
         .collect();

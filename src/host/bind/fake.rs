@@ -69,11 +69,13 @@ impl FakeHost {
             "sys/bus/pci/devices",
             "sys/bus/pci/drivers",
             "dev/vfio",
-            "proc",
+            "proc/sys/kernel",
+            "modules/6.1.0",
         ] {
             fs::create_dir_all(root.join(below)).unwrap();
         }
         fs::write(root.join("sys/bus/pci/drivers_probe"), "").unwrap();
+        fs::write(root.join("proc/sys/kernel/osrelease"), "6.1.0\n").unwrap();
         let kernel = FakeKernel {
             root,
             state: Arc::default(),
@@ -108,8 +110,8 @@ impl FakeHost {
             places: Places {
                 dev: root.join("dev"),
                 proc: root.join("proc"),
+                modules: root.join("modules"),
             },
-            aliases: root.join("modules.alias"),
             records: Records::at(root.join("run")),
             kernel: Box::new(self.kernel.clone()),
         }

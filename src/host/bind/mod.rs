@@ -23,15 +23,17 @@ mod unbind;
 mod user;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracing::{debug, warn};
 
 use super::in_use::{Places, in_use};
+use super::name::HostName;
 use super::sysfs::{PciDevice, Sysfs};
 use crate::observe::report::sentence;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
+use crate::vfio::candidate::parse_address;
 use apply::{Taking, give_back};
 use driver::Driver;
 use facts::{Facts, unreadable};
@@ -47,10 +49,8 @@ pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
 pub struct Host {
     /// /sys.
     pub sysfs: Sysfs,
-    /// /dev and /proc.
+    /// /dev, /proc and /lib/modules.
     pub places: Places,
-    /// The running kernel's modules.alias.
-    pub aliases: PathBuf,
     /// What was bound.
     pub records: Records,
     /// Who carries changes out.
@@ -59,13 +59,9 @@ pub struct Host {
 
 impl Default for Host {
     fn default() -> Self {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
             sysfs: Sysfs::default(),
             places: Places::default(),
-            aliases: Path::new("/lib/modules")
-                .join(release.trim())
-                .join("modules.alias"),
             records: Records::at("/run/mini-vmm"),
             kernel: Box::new(Running),
         }
@@ -92,7 +88,10 @@ impl Host {
     }
 
     fn choose(&self, facts: &Facts) -> Driver {
-        let aliases = fs::read(&self.aliases).unwrap_or_default();
+        let release = fs::read_to_string(self.places.proc.join("sys/kernel/osrelease"));
+        let release = release.unwrap_or_default();
+        let aliases = self.places.modules.join(release.trim());
+        let aliases = fs::read(aliases.join("modules.alias")).unwrap_or_default();
         driver::choose(&facts.modalias, &String::from_utf8_lossy(&aliases))
     }
 }
@@ -316,9 +315,12 @@ fn named(host: &Host, addresses: &[String]) -> Result<Vec<Facts>, BindError> {
     Ok(found)
 }
 
+/// Mediated devices have no driver of the host's to be taken from.
 fn parse(address: &str) -> Result<Bdf, BindError> {
-    crate::vfio::candidate::parse_address(address)
-        .map_err(|_| BindError::BadAddress(address.to_owned()))
+    match parse_address(address) {
+        Ok(HostName::Pci(bdf)) => Ok(bdf),
+        _ => Err(BindError::BadAddress(address.to_owned())),
+    }
 }
 
 /// The named devices, and the others of their groups if they are wanted; without them, there must be

@@ -17,11 +17,11 @@ fn bar(kind: BarKind, size: u64) -> Option<Bar> {
 
 fn dword(bars: &Bars, index: usize) -> u32 {
     let mut data = [0; 4];
-    bars.read(index * 4, &mut data);
+    bars.read(OFFSETS[index], &mut data);
     u32::from_le_bytes(data)
 }
 
-/// Any legal set of BARs.
+/// Any legal set of BARs, with a ROM or without.
 pub(crate) fn any_bars() -> impl Strategy<Value = Bars> {
     let memory = (any::<bool>(), 4u32..32);
     let one = prop_oneof![
@@ -30,7 +30,8 @@ pub(crate) fn any_bars() -> impl Strategy<Value = Bars> {
         3 => memory.clone().prop_map(|(prefetchable, s)| bar(BarKind::Memory32 { prefetchable }, 1 << s)),
         3 => (any::<bool>(), 4u32..36).prop_map(|(prefetchable, s)| bar(BarKind::Memory64 { prefetchable }, 1 << s)),
     ];
-    prop::array::uniform6(one).prop_map(|mut bars| {
+    let rom = prop::option::of(11u32..25);
+    (prop::array::uniform6(one), rom).prop_map(|(mut bars, rom)| {
         for i in 0..6 {
             if bars[i].is_some_and(|b: Bar| b.kind.is_64bit()) {
                 match bars.get_mut(i + 1) {
@@ -39,7 +40,11 @@ pub(crate) fn any_bars() -> impl Strategy<Value = Bars> {
                 }
             }
         }
-        Bars::new(bars).unwrap()
+        let bars = Bars::new(bars).unwrap();
+        match rom {
+            Some(shift) => bars.with_rom(1 << shift).unwrap(),
+            None => bars,
+        }
     })
 }
 
@@ -105,21 +110,49 @@ fn sizes_are_made_possible() {
 #[test]
 fn bytes_of_a_register() {
     let mut bars = Bars::new([bar(M64P, 1 << 14), None, None, None, None, None]).unwrap();
-    bars.write(0, &[0xff; 4]);
+    assert!(bars.write(0x10, &[0xff; 4]));
     assert_eq!(dword(&bars, 0), 0xffff_c00c);
-    bars.write(3, &[0x12, 0x34]);
+    assert!(bars.write(0x13, &[0x12, 0x34]));
     assert_eq!(dword(&bars, 0), 0x12ff_c00c);
     assert_eq!(bars.address(0), Some(0x34_12ff_c000));
-    bars.write(usize::MAX, &[0; 8]);
-    bars.write(20, &[0xff; 8]);
-    let mut data = [0; 8];
-    bars.read(20, &mut data);
-    assert_eq!(data, [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    assert!(!bars.write(u16::MAX, &[0; 8]));
+    assert!(!bars.write(0x0c, &[0; 4]) && !bars.write(0x28, &[0; 8]));
+    assert!(bars.write(0x24, &[0xff; 8]));
+    let mut data = [0x55; 8];
+    bars.read(0x24, &mut data);
+    assert_eq!(data, [0, 0, 0, 0, 0x55, 0x55, 0x55, 0x55]);
     bars.clear();
     assert_eq!((dword(&bars, 0), dword(&bars, 1)), (0xc, 0));
     bars.set_address(1, !0);
     bars.set_address(9, !0);
     assert_eq!(bars.address(0), Some(0));
+}
+
+#[test]
+fn the_register_of_a_rom() {
+    let mut bars = Bars::default();
+    bars.write(0x30, &[0xff; 4]);
+    assert_eq!(dword(&bars, ROM), 0, "there is none");
+    let mut bars = bars.with_rom(0x3000).unwrap();
+    assert_eq!(bars.get(ROM).unwrap().size, 0x4000);
+    assert_eq!(bars.iter().map(|b| b.0).collect::<Vec<_>>(), [ROM]);
+    // As Linux sizes it, and as others do.
+    bars.write(0x30, &0xffff_f800u32.to_le_bytes());
+    assert_eq!(dword(&bars, ROM), 0xffff_c000);
+    assert!(!bars.is_enabled(ROM));
+    bars.write(0x30, &[0xff; 4]);
+    assert_eq!(dword(&bars, ROM), 0xffff_c001);
+    bars.set_address(ROM, 0xc000_0000);
+    assert_eq!(dword(&bars, ROM), 0xc000_0001, "the enable bit stays");
+    assert_eq!(bars.address(ROM), Some(0xc000_0000));
+    bars.clear();
+    assert_eq!(dword(&bars, ROM), 0);
+    for size in [0, (16 << 20) + 1, u64::MAX] {
+        let refused = Bars::default().with_rom(size);
+        assert_eq!(refused, Err(BarError::Size { bar: ROM, size }));
+    }
+    let least = Bars::default().with_rom(1).unwrap();
+    assert_eq!(least.get(ROM).unwrap().size, 2048);
 }
 
 #[test]
@@ -144,37 +177,43 @@ proptest! {
     fn sizing_tells_the_size(bars in any_bars()) {
         let mut guest = bars.clone();
         let raw = std::array::from_fn(|i| dword(&guest, i));
-        for i in 0..BAR_COUNT {
-            guest.write(i * 4, &[0xff; 4]);
+        for offset in OFFSETS.into_iter().take(BAR_COUNT) {
+            guest.write(offset, &[0xff; 4]);
         }
         let answers = std::array::from_fn(|i| dword(&guest, i));
         let sizes = Bars::sizes(raw, answers);
         for (i, size) in sizes.into_iter().enumerate() {
             prop_assert_eq!(size, bars.get(i).map_or(0, |b| b.size));
         }
-        prop_assert_eq!(Bars::decode(raw, sizes), Ok(bars));
+        let mut again = Bars::decode(raw, sizes).unwrap();
+        if let Some(rom) = bars.get(ROM) {
+            again = again.with_rom(rom.size).unwrap();
+        }
+        prop_assert_eq!(again, bars);
     }
 
     #[test]
     fn accesses_are_as_masked_memory(
         bars in any_bars(),
-        accesses in prop::collection::vec((0usize..28, prop::collection::vec(any::<u8>(), 0..9)), 0..20),
+        accesses in prop::collection::vec((0x0cusize..0x38, prop::collection::vec(any::<u8>(), 0..9)), 0..20),
     ) {
         let mut guest = bars.clone();
         let mut ones = bars.clone();
-        ones.write(0, &[0xff; 24]);
-        let (mut model, mut mask) = ([0u8; 24], [0u8; 24]);
-        bars.read(0, &mut model);
-        ones.read(0, &mut mask);
+        ones.write(0x10, &[0xff; 0x24]);
+        // From BAR 0 to the ROM's register, what lies between them included.
+        let (mut model, mut mask) = ([0u8; 0x24], [0u8; 0x24]);
+        bars.read(0x10, &mut model);
+        ones.read(0x10, &mut mask);
         mask.iter_mut().zip(model).for_each(|(m, flags)| *m &= !flags);
         for (offset, data) in accesses {
-            guest.write(offset, &data);
-            for (i, new) in data.iter().enumerate().filter(|(i, _)| offset + i < 24) {
-                let at = offset + i;
+            guest.write(offset as u16, &data);
+            let touched = data.iter().enumerate().map(|(i, new)| (offset + i, new));
+            for (at, new) in touched.filter(|(at, _)| (0x10..0x34).contains(at)) {
+                let at = at - 0x10;
                 model[at] = (model[at] & !mask[at]) | (new & mask[at]);
             }
-            let mut read = [0; 24];
-            guest.read(0, &mut read);
+            let mut read = [0; 0x24];
+            guest.read(0x10, &mut read);
             prop_assert_eq!(read, model);
         }
         for (i, bar, address) in guest.iter() {

@@ -7,13 +7,14 @@ mod access;
 use access::Access;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use mini_vmm::pci::bar::{BAR_BYTES, Bars};
+use mini_vmm::pci::bar::{Bars, REGISTER_COUNT};
 use mini_vmm::pci::decoder::{BarEffect, Decoder};
 
 #[derive(Debug, Arbitrary)]
 struct Input {
     raw: [u32; 6],
     sizes: [u64; 6],
+    rom: u64,
     steps: Vec<Step>,
 }
 
@@ -30,17 +31,21 @@ fuzz_target!(|input: Input| {
     let Ok(mut bars) = Bars::decode(input.raw, input.sizes) else {
         return;
     };
+    if let Ok(with_rom) = bars.clone().with_rom(input.rom) {
+        bars = with_rom;
+    }
     let mut decoder = Decoder::new();
     for step in &input.steps {
         let mut data = step.access.bytes();
-        let offset = usize::from(step.access.offset) % (BAR_BYTES + 8);
+        // The registers, and some bytes before and after them.
+        let offset = 0x0c + step.access.offset % 0x2c;
         if step.access.write {
             bars.write(offset, &data);
         } else {
             bars.read(offset, &mut data);
         }
         let effects = decoder.update(&bars, step.memory, step.io);
-        assert!(effects.len() <= 6);
+        assert!(effects.len() <= REGISTER_COUNT);
         for effect in &effects {
             let refused = step.refused >> effect.bar() & 1 != 0;
             if refused && !matches!(effect, BarEffect::Unmap { .. }) {
@@ -55,7 +60,7 @@ fuzz_target!(|input: Input| {
             let decodes = if bar.kind.is_io() {
                 step.io
             } else {
-                step.memory
+                step.memory && bars.is_enabled(index)
             };
             if let Some(mapped) = decoder.mapped(index) {
                 assert!(decodes, "BAR {index} is mapped and does not decode");

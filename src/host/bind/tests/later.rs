@@ -18,7 +18,11 @@ fn drivers_are_loaded_or_said_to_be_missing() {
     // A variant that cannot be loaded is not missed; one that can be is taken.
     fake.kernel.loadable("vfio-pci");
     let aliases = "alias vfio_pci:v00001B36d*sv*sd*bc*sc*i* special_vfio_pci\n";
-    fs::write(fake.dir.as_path().join("modules.alias"), aliases).unwrap();
+    fs::write(
+        fake.dir.as_path().join("modules/6.1.0/modules.alias"),
+        aliases,
+    )
+    .unwrap();
     bind(&fake.host(), &request(&[DISK])).unwrap();
     assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
     unbind(&fake.host(), &back(&[DISK])).unwrap();

@@ -1,0 +1,81 @@
+//! Whether RAM and BARs fit under the processor's and the IOMMU's addresses: laid out as a run does.
+
+use super::Finding;
+use crate::host::details::size_text;
+use crate::host::facts::{DeviceFacts, HostFacts};
+use crate::layout::{Layout, Range};
+
+const NAME: &str = "addresses";
+
+/// One finding; none where the processor's bits are not known.
+pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding> {
+    let bits = host.cpu.phys_bits?;
+    let all = devices.iter().flat_map(|d| &d.details.bars);
+    let bars = all.map(|bar| bar.size).fold(0, u64::saturating_add);
+    let layout = match Layout::new(host.wanted, bars, bits) {
+        Ok(layout) => layout,
+        Err(e) => {
+            return Some(Finding::fail(
+                NAME,
+                e.to_string(),
+                "pass fewer devices, or give the guest less memory with --memory",
+            ));
+        }
+    };
+    let ranges = reach(devices);
+    let layout = layout.reachable(bars, bits, &ranges);
+    let holds = |r: &Range| ranges.iter().any(|range| range.contains(r.start, r.size));
+    if let Some(ram) = layout.ram().find(|ram| !holds(ram)) {
+        return Some(Finding::fail(
+            NAME,
+            format!(
+                "RAM at {:#x}-{:#x} lies where the IOMMU cannot map it",
+                ram.start,
+                ram.end() - 1
+            ),
+            "give the guest less memory with --memory, so that it ends below the reserved range",
+        ));
+    }
+    let what = format!(
+        "{} of RAM and {} of BARs",
+        size_text(host.wanted),
+        size_text(bars)
+    );
+    let window = layout.mmio64;
+    Some(if bars > 0 && !holds(&window) {
+        Finding::warn(
+            NAME,
+            format!("{what} fit under {bits} bits, but the IOMMU does not reach the BARs"),
+            "give the guest less memory with --memory, if its devices are to reach each other",
+        )
+    } else {
+        Finding::pass(
+            NAME,
+            format!("{what} fit under {bits} bits, and the IOMMU reaches them"),
+        )
+    })
+}
+
+/// What the IOMMUs of all devices can map; everything where there is none.
+fn reach(devices: &[DeviceFacts]) -> Vec<Range> {
+    let everything: Vec<_> = Range::inclusive(0, u64::MAX).into_iter().collect();
+    devices.iter().fold(everything, |ranges, device| {
+        let narrower = device.reach.ranges();
+        let both = |a: &Range, b: &Range| {
+            let (start, end) = (a.start.max(b.start), a.end().min(b.end()));
+            (start < end).then(|| Range {
+                start,
+                size: end - start,
+            })
+        };
+        ranges
+            .iter()
+            .flat_map(|a| {
+                narrower
+                    .iter()
+                    .filter_map(|b| both(a, b))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    })
+}

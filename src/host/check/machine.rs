@@ -1,0 +1,279 @@
+//! The host as a whole: processor, KVM, IOMMU, VFIO, memory.
+
+use super::Finding;
+use crate::host::details::size_text;
+use crate::host::facts::{HostFacts, Maker, Module, Node};
+
+pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
+    let findings = [
+        Some(processor(host)),
+        Some(kvm(host)),
+        Some(iommu(host)),
+        interrupts(host),
+        Some(vfio_pci(host)),
+        Some(container(host)),
+        Some(iommufd(host)),
+        memory(host),
+        Some(memlock(host)),
+        Some(huge_pages(host)),
+    ];
+    findings.into_iter().flatten().collect()
+}
+
+/// How a kernel parameter is set for good, on the distributions that most people have.
+fn parameter(text: &str) -> String {
+    format!(
+        "boot with {text}: add it to GRUB_CMDLINE_LINUX in /etc/default/grub, then as root: \
+         update-grub (or grub2-mkconfig -o /boot/grub2/grub.cfg); reboot"
+    )
+}
+
+fn processor(host: &HostFacts) -> Finding {
+    const NAME: &str = "processor";
+    match (host.cpu.virtualisation, host.kvm) {
+        (Some(flag), _) => Finding::pass(NAME, format!("virtualises in hardware ({flag})")),
+        (None, Node::Missing) => Finding::fail(
+            NAME,
+            "does not virtualise, or is told not to",
+            match host.cpu.maker {
+                Maker::Intel => "turn VT-x on in the firmware",
+                Maker::Amd => "turn SVM (AMD-V) on in the firmware",
+                Maker::Other => {
+                    "turn virtualisation on in the firmware; in a virtual machine, let it nest"
+                }
+            },
+        ),
+        (None, _) => Finding::warn(
+            NAME,
+            "shows neither vmx nor svm, though there is a /dev/kvm",
+            "expect a slow guest; in a virtual machine, let virtualisation nest",
+        ),
+    }
+}
+
+fn kvm(host: &HostFacts) -> Finding {
+    const NAME: &str = "kvm";
+    match host.kvm {
+        Node::Usable => Finding::pass(NAME, "/dev/kvm may be used"),
+        Node::Denied => Finding::fail(
+            NAME,
+            "/dev/kvm may not be used by this user",
+            "as root: usermod -aG kvm $USER (with your user's name for $USER), then log in again",
+        ),
+        Node::Missing => Finding::fail(
+            NAME,
+            "there is no /dev/kvm",
+            match host.cpu.maker {
+                Maker::Intel => "as root: modprobe kvm_intel",
+                Maker::Amd => "as root: modprobe kvm_amd",
+                Maker::Other => "as root: modprobe kvm_intel (or kvm_amd)",
+            },
+        ),
+    }
+}
+
+fn iommu(host: &HostFacts) -> Finding {
+    const NAME: &str = "iommu";
+    let iommu = &host.iommu;
+    if !iommu.units.is_empty() && iommu.groups > 0 {
+        let units = iommu.units.join(", ");
+        return Finding::pass(NAME, format!("in use ({units}), {} groups", iommu.groups));
+    }
+    let described = match iommu.tables.as_slice() {
+        ["DMAR", ..] => Some(("DMAR", "intel_iommu=on")),
+        ["IVRS", ..] => Some(("IVRS", "amd_iommu=on (and without iommu=off)")),
+        _ => None,
+    };
+    match described {
+        Some((table, setting)) => Finding::fail(
+            NAME,
+            format!("the firmware describes one ({table}), but the kernel does not use it"),
+            parameter(setting),
+        ),
+        None => Finding::fail(
+            NAME,
+            "none: the firmware describes no IOMMU",
+            match host.cpu.maker {
+                Maker::Intel => "turn VT-d on in the firmware, and boot with intel_iommu=on",
+                Maker::Amd => "turn IOMMU (AMD-Vi) on in the firmware",
+                Maker::Other => {
+                    "turn VT-d or AMD-Vi on in the firmware, and boot Intel's with intel_iommu=on"
+                }
+            },
+        ),
+    }
+}
+
+/// Nothing to say without an IOMMU.
+fn interrupts(host: &HostFacts) -> Option<Finding> {
+    const NAME: &str = "interrupt-remapping";
+    const ALLOW: &str = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    if host.iommu.units.is_empty() {
+        return None;
+    }
+    Some(match (host.iommu.remapping, host.iommu.unsafe_interrupts) {
+        (true, _) => Finding::pass(NAME, "interrupts go through the IOMMU"),
+        (false, true) => Finding::warn(
+            NAME,
+            "off, and allowed to be: a guest's device can raise any interrupt of the host's",
+            format!(
+                "turn it on in the firmware and boot without intremap=off, then as root: \
+                 echo N > {ALLOW}"
+            ),
+        ),
+        (false, false) => Finding::fail(
+            NAME,
+            "off: VFIO refuses devices that could raise any interrupt of the host's",
+            format!(
+                "turn it on in the firmware (also called x2APIC) and boot without intremap=off; \
+                 or, if you trust the guest, as root: echo Y > {ALLOW}"
+            ),
+        ),
+    })
+}
+
+fn vfio_pci(host: &HostFacts) -> Finding {
+    const NAME: &str = "vfio-pci";
+    match host.vfio_pci {
+        Module::Present => Finding::pass(NAME, "the driver is there"),
+        Module::Loadable => Finding::warn(
+            NAME,
+            "the driver is not loaded",
+            "as root: modprobe vfio-pci",
+        ),
+        Module::Absent => Finding::fail(
+            NAME,
+            format!("kernel {} has no driver vfio-pci", host.kernel),
+            "boot a kernel with CONFIG_VFIO_PCI, or install the package with this one's modules",
+        ),
+    }
+}
+
+/// Whether devices can be opened by iommufd, so that containers are not needed.
+fn has_iommufd(host: &HostFacts) -> bool {
+    host.iommufd_node == Node::Usable
+}
+
+fn container(host: &HostFacts) -> Finding {
+    const NAME: &str = "vfio-container";
+    let (text, fix) = match (host.container_node, host.type1) {
+        (Node::Usable, Module::Present) => {
+            return Finding::pass(NAME, "groups and containers may be used");
+        }
+        (Node::Denied, _) => (
+            "/dev/vfio/vfio may not be used by this user",
+            "as root: chmod 666 /dev/vfio/vfio (it gives no access to any device)",
+        ),
+        (_, Module::Absent) => (
+            "this kernel has no groups and containers",
+            "boot a kernel with CONFIG_VFIO_IOMMU_TYPE1, or use iommufd",
+        ),
+        _ => (
+            "groups and containers are not loaded",
+            "as root: modprobe vfio_iommu_type1 && modprobe vfio-pci",
+        ),
+    };
+    if has_iommufd(host) || host.type1 == Module::Loadable {
+        Finding::warn(NAME, text, fix)
+    } else {
+        Finding::fail(NAME, text, fix)
+    }
+}
+
+/// Not needed where containers are there, so never worse than a warning.
+fn iommufd(host: &HostFacts) -> Finding {
+    const NAME: &str = "iommufd";
+    match (host.iommufd_node, host.iommufd) {
+        (Node::Usable, _) => Finding::pass(NAME, "/dev/iommu may be used"),
+        (Node::Denied, _) => Finding::warn(
+            NAME,
+            "/dev/iommu may not be used by this user; containers are used instead",
+            "as root: chown $USER /dev/iommu (with your user's name for $USER)",
+        ),
+        (Node::Missing, Module::Absent) => {
+            Finding::pass(NAME, "not in this kernel; containers are used instead")
+        }
+        (Node::Missing, _) => Finding::warn(
+            NAME,
+            "not loaded; containers are used instead",
+            "as root: modprobe iommufd",
+        ),
+    }
+}
+
+/// Nothing to say where /proc is silent.
+fn memory(host: &HostFacts) -> Option<Finding> {
+    const NAME: &str = "memory";
+    let memory = host.memory?;
+    let wanted = size_text(host.wanted);
+    let mib = |bytes: u64| format!("{}M", bytes >> 20);
+    let (total, available) = (mib(memory.total), mib(memory.available));
+    Some(if host.wanted > memory.total {
+        Finding::fail(
+            NAME,
+            format!("the guest's {wanted} are more than this host's {total}"),
+            format!("run it with --memory {}M", (memory.available >> 20) / 2),
+        )
+    } else if host.wanted > memory.available {
+        Finding::warn(
+            NAME,
+            format!("the guest's {wanted} are more than the {available} that are free"),
+            format!(
+                "end other programs, or run it with --memory {}M",
+                (memory.available >> 20) / 2
+            ),
+        )
+    } else {
+        Finding::pass(NAME, format!("{available} free for the guest's {wanted}"))
+    })
+}
+
+/// All of the guest's memory is pinned, which counts against the limit (drivers/vfio/vfio_iommu_type1.c).
+fn memlock(host: &HostFacts) -> Finding {
+    const NAME: &str = "memlock";
+    let wanted = size_text(host.wanted);
+    match host.memlock {
+        None => Finding::pass(NAME, "this user may lock any amount of memory"),
+        Some(limit) if limit >= host.wanted => Finding::pass(
+            NAME,
+            format!(
+                "this user may lock {}, enough for {wanted}",
+                size_text(limit)
+            ),
+        ),
+        Some(limit) => {
+            let kib = host.wanted.div_ceil(1024) + 64 * 1024;
+            Finding::fail(
+                NAME,
+                format!(
+                    "this user may lock {} of memory, and a guest of {wanted} needs all of its own",
+                    size_text(limit)
+                ),
+                format!(
+                    "ulimit -l {kib} as root before the run; for good, a line `* - memlock {kib}` \
+                     in /etc/security/limits.conf, then log in again"
+                ),
+            )
+        }
+    }
+}
+
+/// Documentation/admin-guide/mm/transhuge.rst. The guest's memory asks for them, which `madvise` heeds.
+fn huge_pages(host: &HostFacts) -> Finding {
+    const NAME: &str = "huge-pages";
+    match host.huge_pages.as_deref() {
+        Some(mode @ ("always" | "madvise")) => {
+            Finding::pass(NAME, format!("the guest's memory gets them ({mode})"))
+        }
+        Some(mode) => Finding::warn(
+            NAME,
+            format!("off ({mode}): the guest starts and runs slower"),
+            "as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        ),
+        None => Finding::warn(
+            NAME,
+            "this kernel has none that come by themselves: the guest starts and runs slower",
+            "boot a kernel with CONFIG_TRANSPARENT_HUGEPAGE",
+        ),
+    }
+}

@@ -1,0 +1,66 @@
+//! Findings for people, and for programs.
+
+use serde::Serialize;
+
+use super::{Finding, Level, is_good};
+use crate::host::style::{Style, WIDTH, fill};
+use crate::pci::Bdf;
+
+/// Columns of a name.
+const NAME: usize = 20;
+/// Columns before what is said: the level, the name.
+const INDENT: usize = 6 + NAME;
+
+/// A line for each fact, below it what mends it; the host first, then devices under their addresses. What is to be typed
+/// is on one line, however long: it is there to be copied.
+pub fn to_text(findings: &[Finding], style: Style) -> String {
+    let mut text = String::new();
+    let mut device: Option<Bdf> = None;
+    for finding in findings {
+        if finding.device != device {
+            device = finding.device;
+            let heading = device.map(|bdf| format!("{bdf}\n"));
+            text.push_str(&heading.unwrap_or_default());
+        }
+        let level = match finding.level {
+            Level::Pass => style.good("PASS"),
+            Level::Warn => style.so_so("WARN"),
+            Level::Fail => style.bad("FAIL"),
+        };
+        let mut lines = paragraph(&finding.text).into_iter();
+        let first = lines.next().unwrap_or_default();
+        text.push_str(&format!("{level}  {:NAME$}{first}\n", finding.name));
+        for line in lines {
+            text.push_str(&format!("{:INDENT$}{line}\n", ""));
+        }
+        if let Some(fix) = &finding.fix {
+            text.push_str(&format!("      → {fix}\n"));
+        }
+    }
+    text
+}
+
+fn paragraph(text: &str) -> Vec<String> {
+    let words: Vec<_> = text.split(' ').map(String::from).collect();
+    fill(&words, " ", WIDTH - INDENT)
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    good: bool,
+    checks: &'a [Finding],
+}
+
+/// One object: `good`, and the array `checks`, over several lines.
+///
+/// # Errors
+/// None that can happen with these types; serde_json's signature has one.
+pub fn to_json(findings: &[Finding]) -> serde_json::Result<String> {
+    let report = Report {
+        good: is_good(findings),
+        checks: findings,
+    };
+    let mut text = serde_json::to_string_pretty(&report)?;
+    text.push('\n');
+    Ok(text)
+}

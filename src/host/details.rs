@@ -1,0 +1,315 @@
+//! All else that sysfs says about a PCI device (Documentation/ABI/testing/sysfs-bus-pci). What a
+//! kernel does not say is absent: no fact here is worth failing for.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::sysfs::PciDevice;
+use crate::pci::Bdf;
+
+/// Flags of a resource (include/linux/ioport.h).
+const IORESOURCE_IO: u64 = 0x100;
+const IORESOURCE_MEM: u64 = 0x200;
+const IORESOURCE_PREFETCH: u64 = 0x2000;
+const IORESOURCE_MEM_64: u64 = 0x10_0000;
+
+/// Lines of the file `resource`: six BARs, then the expansion ROM.
+const BARS: usize = 6;
+
+/// What a BAR decodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Space {
+    /// Ports.
+    Io,
+    /// Memory below 4 GiB.
+    Memory32,
+    /// Memory anywhere.
+    Memory64,
+}
+
+/// One BAR that the device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct HostBar {
+    /// Index of its register.
+    pub index: usize,
+    /// What it decodes.
+    pub space: Space,
+    /// Whether reads have no side effects.
+    pub prefetchable: bool,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Virtual functions of a physical one (Documentation/PCI/pci-iov-howto.rst).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct VirtualFunctions {
+    /// As many as the device can have.
+    pub total: u32,
+    /// As many as there are.
+    pub enabled: u32,
+}
+
+/// The facts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// Vendor and device.
+    pub id: (u16, u16),
+    /// Vendor and device of the board.
+    pub subsystem: (u16, u16),
+    /// How it can be reset, the best first: `flr`, `bus`, `pm`, ... Before Linux 5.15 the kernel only
+    /// says whether it can; that reads `unnamed`.
+    pub reset_methods: Vec<String>,
+    /// Its BARs.
+    pub bars: Vec<HostBar>,
+    /// Bytes of its expansion ROM, if it has one.
+    pub rom: Option<u64>,
+    /// The NUMA node that it is on.
+    pub numa_node: Option<u32>,
+    /// Its virtual functions, if it can have any.
+    pub virtual_functions: Option<VirtualFunctions>,
+    /// The physical function whose virtual function it is.
+    pub physical_function: Option<Bdf>,
+    /// D0, D1, D2, D3hot, D3cold, unknown or error.
+    pub power_state: Option<String>,
+    /// Whether its configuration space answers. A virtual function's IDs read all ones there, and
+    /// are not looked at.
+    pub answers: bool,
+}
+
+impl Details {
+    /// Reads them.
+    pub fn read(device: &PciDevice) -> Self {
+        let dir = Dir(&device.path);
+        let (bars, rom) = resources(&dir.text("resource").unwrap_or_default());
+        let physical_function = dir.link("physfn");
+        Self {
+            id: (dir.hex("vendor"), dir.hex("device")),
+            subsystem: (dir.hex("subsystem_vendor"), dir.hex("subsystem_device")),
+            reset_methods: reset_methods(&dir),
+            bars,
+            rom,
+            // -1 means that the firmware does not say.
+            numa_node: dir.number("numa_node"),
+            virtual_functions: dir.number("sriov_totalvfs").filter(|&total| total > 0).map(
+                |total| VirtualFunctions {
+                    total,
+                    enabled: dir.number("sriov_numvfs").unwrap_or(0),
+                },
+            ),
+            answers: physical_function.is_some() || answers(&device.path),
+            physical_function,
+            power_state: dir.text("power_state"),
+        }
+    }
+}
+
+/// A device's directory.
+struct Dir<'a>(&'a Path);
+
+impl Dir<'_> {
+    fn text(&self, name: &str) -> Option<String> {
+        let text = fs::read_to_string(self.0.join(name)).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    fn number(&self, name: &str) -> Option<u32> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// An ID; 0 where there is none.
+    fn hex(&self, name: &str) -> u16 {
+        let text = self.text(name).unwrap_or_default();
+        u16::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or(0)
+    }
+
+    fn link(&self, name: &str) -> Option<Bdf> {
+        let target = fs::read_link(self.0.join(name)).ok()?;
+        target.file_name()?.to_str()?.parse().ok()
+    }
+}
+
+fn reset_methods(dir: &Dir<'_>) -> Vec<String> {
+    match dir.text("reset_method") {
+        Some(text) => text.split_whitespace().map(String::from).collect(),
+        None if dir.0.join("reset").exists() => vec!["unnamed".into()],
+        None => Vec::new(),
+    }
+}
+
+/// First address, last address and flags on each line, in hexadecimal; all zero where there is none.
+fn resources(text: &str) -> (Vec<HostBar>, Option<u64>) {
+    let parsed = text.lines().map(|line| {
+        let mut words = line.split_whitespace();
+        let mut next = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+        let (start, last, flags) = (next()?, next()?, next()?);
+        let size = last.checked_sub(start)?.checked_add(1)?;
+        (flags & (IORESOURCE_IO | IORESOURCE_MEM) != 0).then_some((size, flags))
+    });
+    let all: Vec<_> = parsed.take(BARS + 1).collect();
+    let bars = all.iter().take(BARS).enumerate();
+    let bars = bars.filter_map(|(index, resource)| {
+        let (size, flags) = (*resource)?;
+        Some(HostBar {
+            index,
+            space: if flags & IORESOURCE_IO != 0 {
+                Space::Io
+            } else if flags & IORESOURCE_MEM_64 != 0 {
+                Space::Memory64
+            } else {
+                Space::Memory32
+            },
+            prefetchable: flags & IORESOURCE_PREFETCH != 0,
+            size,
+        })
+    });
+    let rom = all.get(BARS).copied().flatten().map(|(size, _)| size);
+    (bars.collect(), rom)
+}
+
+/// Whether the vendor ID, read from the device anew, is one: all ones is a device that is gone.
+fn answers(device: &Path) -> bool {
+    match fs::read(device.join("config")) {
+        Ok(config) => !config.starts_with(&[0xff, 0xff]),
+        // Nothing is known then.
+        Err(_) => true,
+    }
+}
+
+/// Bytes as lspci writes them, in a unit that leaves a whole number: `16K`, `256M`.
+pub fn size_text(size: u64) -> String {
+    let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    units
+        .iter()
+        .find(|(shift, _)| size >= 1 << shift && size.is_multiple_of(1 << shift))
+        .map_or_else(
+            || size.to_string(),
+            |(shift, unit)| format!("{}{unit}", size >> shift),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::tree::Tree;
+
+    const BDF: &str = "0000:01:00.0";
+
+    const RESOURCE: &str = "\
+0x00000000febd4000 0x00000000febd7fff 0x0000000000140204
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000000000000000 0x0000000000001fff 0x0000000020042208
+0x000000000000c000 0x000000000000c01f 0x0000000000040101
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x00000000feb80000 0x00000000febbffff 0x0000000000046200
+0x00000000febe0000 0x00000000febe7fff 0x0000000000140204
+";
+
+    #[test]
+    fn everything_that_a_device_says() {
+        let tree = Tree::new();
+        tree.device(BDF, "0x010802", Some("nvme"), Some(1));
+        let home = Tree::home(BDF);
+        for (name, text) in [
+            ("vendor", "0x1b36\n"),
+            ("device", "0x0010\n"),
+            ("subsystem_vendor", "0x1af4\n"),
+            ("subsystem_device", "0x1100\n"),
+            ("reset_method", "flr bus\n"),
+            ("resource", RESOURCE),
+            ("numa_node", "1\n"),
+            ("sriov_totalvfs", "4\n"),
+            ("sriov_numvfs", "2\n"),
+            ("power_state", "D0\n"),
+            ("config", "\u{36}\u{1b}"),
+        ] {
+            tree.file(&format!("{home}/{name}"), text);
+        }
+        let details = Details::read(&tree.find(BDF));
+        let bar = |index, space, prefetchable, size| HostBar {
+            index,
+            space,
+            prefetchable,
+            size,
+        };
+        assert_eq!(
+            details,
+            Details {
+                id: (0x1b36, 0x10),
+                subsystem: (0x1af4, 0x1100),
+                reset_methods: vec!["flr".into(), "bus".into()],
+                bars: vec![
+                    bar(0, Space::Memory64, false, 0x4000),
+                    bar(2, Space::Memory32, true, 0x2000),
+                    bar(3, Space::Io, false, 0x20),
+                ],
+                rom: Some(0x4_0000),
+                numa_node: Some(1),
+                virtual_functions: Some(VirtualFunctions {
+                    total: 4,
+                    enabled: 2
+                }),
+                physical_function: None,
+                power_state: Some("D0".into()),
+                answers: true,
+            }
+        );
+    }
+
+    #[test]
+    fn a_device_that_says_little() {
+        let tree = Tree::new();
+        tree.device(BDF, "0x020000", None, None);
+        let home = Tree::home(BDF);
+        tree.file(&format!("{home}/numa_node"), "-1\n");
+        let bare = Details::read(&tree.find(BDF));
+        assert_eq!(
+            bare,
+            Details {
+                answers: true,
+                ..Details::default()
+            }
+        );
+
+        tree.file(&format!("{home}/reset"), "");
+        std::fs::write(tree.path(&format!("{home}/config")), [0xff; 64]).unwrap();
+        let gone = Details::read(&tree.find(BDF));
+        assert_eq!(gone.reset_methods, ["unnamed"]);
+        assert!(!gone.answers);
+
+        // A virtual function's own IDs are all ones.
+        tree.link(&format!("{home}/physfn"), &Tree::home("0000:02:00.0"));
+        let details = Details::read(&tree.find(BDF));
+        assert_eq!(details.physical_function, "02:00.0".parse().ok());
+        assert!(details.answers);
+    }
+
+    #[test]
+    fn lines_that_are_no_resources() {
+        for text in [
+            "",
+            "x\n",
+            "0x1 0x0 0x200\n",
+            "0x0 0xffffffffffffffff 0x200\n",
+            "1 2 3",
+        ] {
+            assert_eq!(resources(text), (Vec::new(), None), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_in_whole_units() {
+        for (size, text) in [
+            (32, "32"),
+            (16 << 10, "16K"),
+            (1536, "1536"),
+            (256 << 20, "256M"),
+            (1 << 40, "1T"),
+        ] {
+            assert_eq!(size_text(size), text);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! All that `host check` judges by, read once. What is not there is absent: a host that lacks
+//! everything is what the check is for.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use super::details::Details;
+use super::in_use::{Places, Use, in_use};
+use super::iommu::{Iommu, Reach};
+use super::memory::HostMemory;
+use super::sysfs::{PciDevice, Sysfs};
+use crate::sys::memlock_limit;
+
+/// Bit of CAP_IPC_LOCK, which lifts the limit on locked memory (capabilities(7)).
+const CAP_IPC_LOCK: u32 = 14;
+
+/// A device node, for the user who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Node {
+    /// Not there.
+    #[default]
+    Missing,
+    /// There, but not for this user.
+    Denied,
+    /// May be read and written.
+    Usable,
+}
+
+impl Node {
+    /// Asks the kernel for permission, and opens nothing: some nodes can be opened once only.
+    pub fn at(path: &Path) -> Self {
+        match accessat(
+            CWD,
+            path,
+            Access::READ_OK | Access::WRITE_OK,
+            AtFlags::EACCESS,
+        ) {
+            Ok(()) => Self::Usable,
+            Err(rustix::io::Errno::NOENT) => Self::Missing,
+            Err(_) => Self::Denied,
+        }
+    }
+}
+
+/// A part of the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Module {
+    /// This kernel does not have it.
+    #[default]
+    Absent,
+    /// A module that is not loaded.
+    Loadable,
+    /// Loaded, or built in.
+    Present,
+}
+
+/// Who made the processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maker {
+    /// Intel: VT-x, VT-d.
+    Intel,
+    /// AMD, or Hygon: AMD-V, AMD-Vi.
+    Amd,
+    /// Somebody else.
+    #[default]
+    Other,
+}
+
+/// The processor (/proc/cpuinfo).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpu {
+    /// Who made it.
+    pub maker: Maker,
+    /// The flag of its virtualisation, `vmx` or `svm`.
+    pub virtualisation: Option<&'static str>,
+    /// Bits of a physical address.
+    pub phys_bits: Option<u8>,
+}
+
+/// The host, and the guest that it is to run.
+#[derive(Clone, Debug, Default)]
+pub struct HostFacts {
+    /// The processor.
+    pub cpu: Cpu,
+    /// The running kernel's release.
+    pub kernel: String,
+    /// /dev/kvm.
+    pub kvm: Node,
+    /// The IOMMU.
+    pub iommu: Iommu,
+    /// The driver that gives devices to guests.
+    pub vfio_pci: Module,
+    /// Groups and containers.
+    pub type1: Module,
+    /// The newer way.
+    pub iommufd: Module,
+    /// /dev/vfio/vfio.
+    pub container_node: Node,
+    /// /dev/iommu.
+    pub iommufd_node: Node,
+    /// How much memory there is.
+    pub memory: Option<HostMemory>,
+    /// RLIMIT_MEMLOCK in bytes; `None` when it does not bind this user.
+    pub memlock: Option<u64>,
+    /// When pages are huge by themselves: always, madvise or never.
+    pub huge_pages: Option<String>,
+    /// Bytes of memory that the guest is to have.
+    pub wanted: u64,
+}
+
+/// A device that the guest is to have.
+#[derive(Clone, Debug)]
+pub struct DeviceFacts {
+    /// Address, driver, group, class.
+    pub device: PciDevice,
+    /// All else.
+    pub details: Details,
+    /// Its group, itself among them.
+    pub members: Vec<PciDevice>,
+    /// What the host does with it.
+    pub uses: Vec<Use>,
+    /// What its IOMMU can map.
+    pub reach: Reach,
+    /// The group's node, /dev/vfio/GROUP.
+    pub group_node: Node,
+    /// Its own node for iommufd, if the kernel makes one: the name, and whether it may be used.
+    pub cdev: Option<(String, Node)>,
+}
+
+impl HostFacts {
+    /// Reads them, for a guest with `wanted` bytes of memory.
+    pub fn read(sysfs: &Sysfs, places: &Places, wanted: u64) -> Self {
+        let proc = |name: &str| fs::read_to_string(places.proc.join(name)).unwrap_or_default();
+        let kernel = proc("sys/kernel/osrelease").trim().to_owned();
+        let modules = places.modules.join(&kernel);
+        let list = |name: &str| fs::read_to_string(modules.join(name)).unwrap_or_default();
+        let (built_in, loadable) = (list("modules.builtin"), list("modules.dep"));
+        let module = |name: &str| {
+            if sysfs.path("module").join(name).exists() || is_listed(&built_in, name) {
+                Module::Present
+            } else if is_listed(&loadable, name) {
+                Module::Loadable
+            } else {
+                Module::Absent
+            }
+        };
+        let huge = fs::read_to_string(sysfs.path("kernel/mm/transparent_hugepage/enabled"));
+        Self {
+            cpu: cpu(&proc("cpuinfo")),
+            kvm: Node::at(&places.dev.join("kvm")),
+            iommu: Iommu::read(sysfs, places),
+            vfio_pci: if sysfs.path("bus/pci/drivers/vfio-pci").exists() {
+                Module::Present
+            } else {
+                module("vfio_pci")
+            },
+            type1: module("vfio_iommu_type1"),
+            iommufd: module("iommufd"),
+            container_node: Node::at(&places.dev.join("vfio/vfio")),
+            iommufd_node: Node::at(&places.dev.join("iommu")),
+            memory: HostMemory::parse(&proc("meminfo")),
+            memlock: Some(memlock_limit())
+                .filter(|&limit| limit < u64::MAX && !may_lock(&proc("self/status"))),
+            huge_pages: huge.ok().and_then(|text| selected(&text)),
+            kernel,
+            wanted,
+        }
+    }
+}
+
+impl DeviceFacts {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When sysfs or /proc cannot be read.
+    pub fn read(sysfs: &Sysfs, places: &Places, device: PciDevice) -> io::Result<Self> {
+        let members = match device.group {
+            Some(group) => sysfs.group_members(group)?,
+            None => Vec::new(),
+        };
+        let node = |name: String| (Node::at(&places.dev.join(&name)), name);
+        let cdev = fs::read_dir(device.path.join("vfio-dev")).ok();
+        let cdev =
+            cdev.and_then(|mut entries| entries.next()?.ok()?.file_name().into_string().ok());
+        let cdev = cdev.map(|name| node(format!("vfio/devices/{name}")));
+        Ok(Self {
+            details: Details::read(&device),
+            uses: in_use(sysfs, places, &device)?,
+            reach: Reach::read(sysfs, &device),
+            group_node: device
+                .group
+                .map_or(Node::Missing, |group| node(format!("vfio/{group}")).0),
+            cdev: cdev.map(|(state, name)| (format!("/dev/{name}"), state)),
+            members,
+            device,
+        })
+    }
+}
+
+/// The first processor's fields; all are alike.
+fn cpu(cpuinfo: &str) -> Cpu {
+    let field = |name: &str| {
+        let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
+        fields.find_map(|(key, value)| (key.trim() == name).then(|| value.trim()))
+    };
+    let has = |flag: &str| {
+        let mut flags = field("flags").unwrap_or_default().split(' ');
+        flags.any(|f| f == flag)
+    };
+    Cpu {
+        maker: match field("vendor_id") {
+            Some("GenuineIntel") => Maker::Intel,
+            Some("AuthenticAMD" | "HygonGenuine") => Maker::Amd,
+            _ => Maker::Other,
+        },
+        virtualisation: ["vmx", "svm"].into_iter().find(|flag| has(flag)),
+        // "48 bits physical, 48 bits virtual"
+        phys_bits: field("address sizes")
+            .and_then(|text| text.split_once(" bits physical"))
+            .and_then(|(bits, _)| bits.parse().ok()),
+    }
+}
+
+/// Whether a kernel's list of modules has one; their files' names use - and _ interchangeably.
+fn is_listed(list: &str, module: &str) -> bool {
+    list.lines()
+        .filter_map(|line| line.split(':').next()?.rsplit('/').next())
+        .filter_map(|file| file.split('.').next())
+        .any(|name| name.replace('-', "_") == module)
+}
+
+/// Whether the effective capabilities (proc_pid_status(5)) have CAP_IPC_LOCK.
+fn may_lock(status: &str) -> bool {
+    let mut lines = status.lines();
+    let field = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    let set = field.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    set.is_some_and(|set| set & 1 << CAP_IPC_LOCK != 0)
+}
+
+/// The word in brackets: "always [madvise] never".
+fn selected(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::tree::Tree;
+
+    const CPUINFO: &str = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu vmx sse\n\
+        address sizes\t: 46 bits physical, 48 bits virtual\n\nprocessor\t: 1\n";
+
+    #[test]
+    fn a_host_that_says_everything() {
+        let tree = Tree::new();
+        tree.file("proc/cpuinfo", CPUINFO)
+            .file("proc/sys/kernel/osrelease", "6.1.0-test\n")
+            .file("proc/meminfo", "MemTotal: 2048 kB\nMemAvailable: 1024 kB\n")
+            .file("proc/self/status", "CapEff:\t0000000000004000\n")
+            .file(
+                "sys/kernel/mm/transparent_hugepage/enabled",
+                "always [madvise] never\n",
+            )
+            .file(
+                "lib/modules/6.1.0-test/modules.dep",
+                "kernel/drivers/vfio/pci/vfio-pci.ko.xz: x.ko\n",
+            )
+            .file(
+                "lib/modules/6.1.0-test/modules.builtin",
+                "kernel/drivers/iommu/iommufd/iommufd.ko\n",
+            )
+            .directory("sys/module/vfio_iommu_type1")
+            .file("dev/kvm", "");
+        let facts = HostFacts::read(&tree.sysfs(), &tree.places(), 7);
+        assert_eq!(
+            facts.cpu,
+            Cpu {
+                maker: Maker::Intel,
+                virtualisation: Some("vmx"),
+                phys_bits: Some(46)
+            }
+        );
+        assert_eq!(facts.kernel, "6.1.0-test");
+        assert_eq!(
+            (facts.kvm, facts.iommufd_node),
+            (Node::Usable, Node::Missing)
+        );
+        assert_eq!(
+            (facts.vfio_pci, facts.type1, facts.iommufd),
+            (Module::Loadable, Module::Present, Module::Present)
+        );
+        assert_eq!(facts.memory.unwrap().total, 2 << 20);
+        assert_eq!((facts.memlock, facts.wanted), (None, 7));
+        assert_eq!(facts.huge_pages.as_deref(), Some("madvise"));
+        tree.directory("sys/bus/pci/drivers/vfio-pci");
+        let facts = HostFacts::read(&tree.sysfs(), &tree.places(), 7);
+        assert_eq!(facts.vfio_pci, Module::Present);
+    }
+
+    #[test]
+    fn a_host_that_says_nothing() {
+        let tree = Tree::new();
+        let facts = HostFacts::read(&tree.sysfs(), &tree.places(), 7);
+        assert_eq!((facts.cpu, facts.kvm), (Cpu::default(), Node::Missing));
+        assert_eq!(facts.vfio_pci, Module::Absent);
+        assert_eq!(facts.huge_pages, None);
+        assert!(!may_lock("CapEff:\t0000000000000000\n") && !may_lock(""));
+    }
+
+    #[test]
+    fn a_device_with_its_nodes() {
+        let tree = Tree::new();
+        let bdf = "0000:01:00.0";
+        tree.device(bdf, "0x010802", Some("vfio-pci"), Some(7))
+            .file("dev/vfio/7", "")
+            .directory(&format!("{}/vfio-dev/vfio3", Tree::home(bdf)));
+        let facts = DeviceFacts::read(&tree.sysfs(), &tree.places(), tree.find(bdf)).unwrap();
+        assert_eq!((facts.members.len(), facts.group_node), (1, Node::Usable));
+        assert_eq!(
+            facts.cdev,
+            Some(("/dev/vfio/devices/vfio3".into(), Node::Missing))
+        );
+        assert!(facts.uses.is_empty());
+    }
+}

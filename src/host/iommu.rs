@@ -1,0 +1,241 @@
+//! What the kernel says about the host's IOMMU.
+//!
+//! | fact | where |
+//! | --- | --- |
+//! | units in use | `/sys/class/iommu` (Documentation/ABI/testing/sysfs-class-iommu) |
+//! | groups | `/sys/kernel/iommu_groups` (Documentation/ABI/testing/sysfs-kernel-iommu_groups) |
+//! | what the firmware describes | `/sys/firmware/acpi/tables`: DMAR of Intel's, IVRS of AMD's |
+//! | interrupts are remapped | `/proc/interrupts`: such controllers' names begin with `IR-` |
+//! | the width of addresses | Intel's capability register, which sysfs shows (VT-d 4.1, 11.4.2) |
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::in_use::Places;
+use super::sysfs::{PciDevice, Sysfs};
+use crate::layout::Range;
+
+/// The IOMMU of the host as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Iommu {
+    /// Units that the kernel uses: `dmar0`, `ivhd1`.
+    pub units: Vec<String>,
+    /// How many groups there are.
+    pub groups: usize,
+    /// The firmware's tables that describe an IOMMU.
+    pub tables: Vec<&'static str>,
+    /// Whether interrupts are remapped.
+    pub remapping: bool,
+    /// Whether VFIO has been told to do without that: `allow_unsafe_interrupts`.
+    pub unsafe_interrupts: bool,
+}
+
+impl Iommu {
+    /// Reads the facts; what is not there is absent.
+    pub fn read(sysfs: &Sysfs, places: &Places) -> Self {
+        let mut units = names(&sysfs.path("class/iommu"));
+        units.sort();
+        let tables = names(&sysfs.path("firmware/acpi/tables"));
+        let interrupts = fs::read_to_string(places.proc.join("interrupts")).unwrap_or_default();
+        let allowed = |module: &str| {
+            let file = format!("module/{module}/parameters/allow_unsafe_interrupts");
+            fs::read_to_string(sysfs.path(&file)).is_ok_and(|text| text.trim() == "Y")
+        };
+        Self {
+            units,
+            groups: names(&sysfs.path("kernel/iommu_groups")).len(),
+            tables: ["DMAR", "IVRS"]
+                .into_iter()
+                .filter(|table| tables.iter().any(|t| t == table))
+                .collect(),
+            remapping: remapped(&interrupts),
+            unsafe_interrupts: allowed("vfio_iommu_type1") || allowed("iommufd"),
+        }
+    }
+}
+
+/// Whether a controller in /proc/interrupts is behind the IOMMU: `IR-IO-APIC`, `IR-PCI-MSIX-...`.
+fn remapped(interrupts: &str) -> bool {
+    interrupts
+        .split_whitespace()
+        .any(|word| word.starts_with("IR-"))
+}
+
+/// What keeps a range of I/O addresses from being used (Documentation/ABI/testing/sysfs-kernel-iommu_groups).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// The firmware or the host wants it mapped one to one (an RMRR): VFIO refuses the group.
+    Direct,
+    /// The same, needed for booting only: VFIO does not mind.
+    DirectRelaxable,
+    /// Message interrupts, or anything else that cannot be mapped.
+    Other,
+}
+
+/// What a device's IOMMU can map for it, as far as the kernel says before the device is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Bits of an I/O address; `None` where the kernel does not say.
+    pub bits: Option<u8>,
+    /// Ranges of the group that are set apart.
+    pub reserved: Vec<(Range, Reserved)>,
+}
+
+impl Reach {
+    /// Reads what is known of a device.
+    pub fn read(sysfs: &Sysfs, device: &PciDevice) -> Self {
+        let cap = fs::read_to_string(device.path.join("iommu/intel-iommu/cap")).ok();
+        let regions = device.group.and_then(|group| {
+            let file = format!("kernel/iommu_groups/{group}/reserved_regions");
+            fs::read_to_string(sysfs.path(&file)).ok()
+        });
+        Self {
+            bits: cap
+                .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+                .map(intel_width),
+            reserved: regions
+                .unwrap_or_default()
+                .lines()
+                .filter_map(region)
+                .collect(),
+        }
+    }
+
+    /// Whether VFIO will refuse the device for the firmware's sake.
+    pub fn is_refused(&self) -> bool {
+        self.reserved
+            .iter()
+            .any(|(_, kind)| *kind == Reserved::Direct)
+    }
+
+    /// What can be mapped: all of the width, without what is set apart.
+    pub fn ranges(&self) -> Vec<Range> {
+        let last = match self.bits {
+            Some(bits @ 1..=63) => (1 << bits) - 1,
+            _ => u64::MAX,
+        };
+        let mut ranges: Vec<_> = Range::inclusive(0, last).into_iter().collect();
+        for (hole, kind) in &self.reserved {
+            if *kind != Reserved::DirectRelaxable {
+                ranges = ranges.into_iter().flat_map(|r| without(r, hole)).collect();
+            }
+        }
+        ranges
+    }
+}
+
+/// What is left of a range on both sides of a hole.
+fn without(range: Range, hole: &Range) -> impl Iterator<Item = Range> + use<> {
+    let before = Range {
+        start: range.start,
+        size: hole.start.clamp(range.start, range.end()) - range.start,
+    };
+    let start = hole.end().clamp(range.start, range.end());
+    let after = Range {
+        start,
+        size: range.end() - start,
+    };
+    [before, after].into_iter().filter(|r| r.size > 0)
+}
+
+/// A line "0xfirst 0xlast kind".
+fn region(line: &str) -> Option<(Range, Reserved)> {
+    let mut words = line.split_whitespace();
+    let mut address = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+    let range = Range::inclusive(address()?, address()?)?;
+    let kind = match words.next()? {
+        "direct" => Reserved::Direct,
+        "direct-relaxable" => Reserved::DirectRelaxable,
+        _ => Reserved::Other,
+    };
+    Some((range, kind))
+}
+
+/// The lesser of MGAW (bits 21:16, less one) and the deepest page table of SAGAW (bits 12:8, where
+/// bit 1 stands for 39 address bits, bit 2 for 48 and bit 3 for 57).
+fn intel_width(cap: u64) -> u8 {
+    let widest = (cap >> 16 & 0x3f) as u8 + 1;
+    let tables = cap >> 8 & 0x1f;
+    let deepest = [(3, 57), (2, 48), (1, 39)]
+        .into_iter()
+        .find(|(bit, _)| tables & 1 << bit != 0);
+    deepest.map_or(widest, |(_, width)| widest.min(width))
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten();
+    let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
+    entries.filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::tree::Tree;
+
+    #[test]
+    fn facts_of_an_iommu_in_use() {
+        let tree = Tree::new();
+        assert_eq!(Iommu::read(&tree.sysfs(), &tree.places()), Iommu::default());
+        tree.directory("sys/class/iommu/dmar1")
+            .directory("sys/class/iommu/dmar0")
+            .directory("sys/kernel/iommu_groups/0/devices")
+            .directory("sys/kernel/iommu_groups/1/devices")
+            .file("sys/firmware/acpi/tables/DMAR", "")
+            .file("sys/firmware/acpi/tables/FACP", "")
+            .file("proc/interrupts", " CPU0\n 4: 7 IR-IO-APIC 4-edge ttyS0\n")
+            .file(
+                "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+                "Y\n",
+            );
+        let iommu = Iommu::read(&tree.sysfs(), &tree.places());
+        assert_eq!(iommu.units, ["dmar0", "dmar1"]);
+        assert_eq!((iommu.groups, iommu.tables), (2, vec!["DMAR"]));
+        assert!(iommu.remapping && iommu.unsafe_interrupts);
+        assert!(!remapped(
+            " 4: 7 IO-APIC 4-edge ttyS0\n 24: 0 PCI-MSI 1-edge XIR-x\n"
+        ));
+    }
+
+    #[test]
+    fn the_width_of_intel_units() {
+        // MGAW 48, SAGAW 39 and 48 bits; then 39 alone under a wider MGAW; then no table known.
+        assert_eq!(intel_width(0x2f_0600), 48);
+        assert_eq!(intel_width(0x2f_0200), 39);
+        assert_eq!(intel_width(0x26_0000), 39);
+    }
+
+    #[test]
+    fn ranges_without_what_is_set_apart() {
+        let tree = Tree::new();
+        tree.device("0000:01:00.0", "0x020000", None, Some(3));
+        let reach = Reach::read(&tree.sysfs(), &tree.find("0000:01:00.0"));
+        assert_eq!(reach, Reach::default());
+        assert_eq!(reach.ranges(), [Range::inclusive(0, u64::MAX).unwrap()]);
+
+        let lines = "0x00000000bf800000 0x00000000bfffffff direct-relaxable\n\
+            0x00000000fee00000 0x00000000feefffff msi\nnonsense\n\
+            0x0000007ffff00000 0x0000008fffffffff reserved\n";
+        tree.file("sys/kernel/iommu_groups/3/reserved_regions", lines);
+        let home = Tree::home("0000:01:00.0");
+        tree.file(&format!("{home}/iommu/intel-iommu/cap"), "2f0200\n");
+        let reach = Reach::read(&tree.sysfs(), &tree.find("0000:01:00.0"));
+        assert_eq!((reach.bits, reach.reserved.len()), (Some(39), 3));
+        assert!(!reach.is_refused());
+        let between = |a, b| Range::inclusive(a, b).unwrap();
+        assert_eq!(
+            reach.ranges(),
+            [
+                between(0, 0xfedf_ffff),
+                between(0xfef0_0000, 0x7f_ffef_ffff)
+            ]
+        );
+
+        let direct = "0x00000000000f0000 0x00000000000fffff direct\n";
+        tree.file("sys/kernel/iommu_groups/3/reserved_regions", direct);
+        let reach = Reach::read(&tree.sysfs(), &tree.find("0000:01:00.0"));
+        assert!(reach.is_refused());
+        assert_eq!(reach.ranges()[0], between(0, 0xe_ffff));
+    }
+}

@@ -1,0 +1,87 @@
+//! The list for programs. Its fields are documented in docs/host.md and keep their names.
+
+use serde::Serialize;
+
+use super::{Item, State};
+use crate::host::class::class_name;
+use crate::host::details::{HostBar, VirtualFunctions};
+use crate::pci::Bdf;
+
+#[derive(Serialize)]
+struct Listing<'a> {
+    devices: Vec<Device<'a>>,
+}
+
+#[derive(Serialize)]
+struct Device<'a> {
+    address: Bdf,
+    group: Option<u32>,
+    class: String,
+    class_name: &'a str,
+    vendor_id: String,
+    device_id: String,
+    subsystem_vendor_id: String,
+    subsystem_device_id: String,
+    vendor: Option<&'a str>,
+    name: Option<&'a str>,
+    driver: Option<&'a str>,
+    reset_methods: &'a [String],
+    bars: &'a [HostBar],
+    rom_size: Option<u64>,
+    numa_node: Option<u32>,
+    virtual_functions: Option<VirtualFunctions>,
+    physical_function: Option<Bdf>,
+    power_state: Option<&'a str>,
+    state: &'a str,
+    held_by: Vec<Bdf>,
+    shared_with: &'a [Bdf],
+}
+
+/// One object with the array `devices`, over several lines.
+///
+/// # Errors
+/// None that can happen with these types; serde_json's signature has one.
+pub fn to_json(items: &[Item]) -> serde_json::Result<String> {
+    let devices = items.iter().map(device).collect();
+    let mut text = serde_json::to_string_pretty(&Listing { devices })?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn device(item: &Item) -> Device<'_> {
+    let (device, details) = (&item.device, &item.details);
+    let held_by = match &item.state {
+        State::Blocked(culprits) => culprits.iter().map(|c| c.bdf).collect(),
+        _ => Vec::new(),
+    };
+    Device {
+        address: device.bdf,
+        group: device.group,
+        class: format!("{:06x}", device.class),
+        class_name: class_name(device.class),
+        vendor_id: format!("{:04x}", details.id.0),
+        device_id: format!("{:04x}", details.id.1),
+        subsystem_vendor_id: format!("{:04x}", details.subsystem.0),
+        subsystem_device_id: format!("{:04x}", details.subsystem.1),
+        vendor: item.vendor.as_deref(),
+        name: item.name.as_deref(),
+        driver: device.driver.as_deref(),
+        reset_methods: &details.reset_methods,
+        bars: &details.bars,
+        rom_size: details.rom,
+        numa_node: details.numa_node,
+        virtual_functions: details.virtual_functions,
+        physical_function: details.physical_function,
+        power_state: details.power_state.as_deref(),
+        state: match item.state {
+            State::Ready => "ready",
+            State::Bound(_) => "bound",
+            State::Unbound => "unbound",
+            State::Blocked(_) => "blocked",
+            State::NoGroup => "no-group",
+            State::Bridge => "bridge",
+        },
+        held_by,
+        shared_with: &item.shared_with,
+    }
+}

@@ -1,0 +1,168 @@
+//! The list for people: 80 columns, and a line down the margin beside those of one group.
+//!
+//! ```text
+//! GROUP   DEVICE
+//!     1   0000:00:05.0  NVMe controller: Red Hat, Inc. QEMU NVM Ex… [1b36:0010]
+//!           ready
+//!           driver vfio-pci · reset flr bus · BARs 16K
+//!     4 ┌ 0000:00:07.0  NVMe controller: ...
+//!       │   bound to nvme · group shared with 0000:00:07.1
+//!       │   driver nvme · ...
+//!       └ 0000:00:07.1  ...
+//! ```
+
+use super::{Item, State};
+use crate::host::class::class_name;
+use crate::host::details::{Details, Space, size_text};
+use crate::host::style::{Style, WIDTH, cut, fill};
+
+/// Columns before an address: group, line, blanks.
+const MARGIN: usize = 8;
+/// Columns before what is said of a device.
+const INDENT: usize = MARGIN + 2;
+/// Between facts.
+const DOT: &str = " · ";
+/// How many of its group are named beside a device; the margin shows them all.
+const MOST_NAMED: usize = 3;
+
+/// The list, with a heading; a word where it is empty.
+pub fn to_text(items: &[Item], style: Style) -> String {
+    if items.is_empty() {
+        return "no PCI device is in an IOMMU group; `mini-vmm host list --all` shows all that \
+                there are,\nand `mini-vmm host check` why\n"
+            .into();
+    }
+    let mut text = String::from("GROUP   DEVICE\n");
+    for (index, item) in items.iter().enumerate() {
+        let same = |other: Option<&Item>| {
+            item.device.group.is_some()
+                && other.is_some_and(|o| o.device.group == item.device.group)
+        };
+        let before = same(index.checked_sub(1).and_then(|i| items.get(i)));
+        let after = same(items.get(index + 1));
+        write_item(&mut text, item, before, after, style);
+    }
+    text
+}
+
+fn write_item(text: &mut String, item: &Item, before: bool, after: bool, style: Style) {
+    let corner = match (before, after) {
+        (false, false) => ' ',
+        (false, true) => '┌',
+        (true, true) => '├',
+        (true, false) => '└',
+    };
+    let line = if after { '│' } else { ' ' };
+    let group = match item.device.group {
+        Some(group) if !before => group.to_string(),
+        Some(_) => String::new(),
+        None => "-".into(),
+    };
+    let mut push = |text_of_line: &str| {
+        text.push_str(text_of_line.trim_end());
+        text.push('\n');
+    };
+    push(&format!("{group:>5} {corner} {}", headline(item)));
+    for verdict in fill(&verdict(item), DOT, WIDTH - INDENT) {
+        let painted = match item.state {
+            State::Ready => style.good(&verdict),
+            State::Blocked(_) | State::NoGroup => style.bad(&verdict),
+            State::Bound(_) | State::Unbound => style.so_so(&verdict),
+            State::Bridge => style.faint(&verdict),
+        };
+        push(&format!("      {line}   {painted}"));
+    }
+    for facts in fill(&facts(item), DOT, WIDTH - INDENT) {
+        push(&format!("      {line}   {}", style.faint(&facts)));
+    }
+}
+
+/// Address, class, names as far as there is room, and numbers.
+fn headline(item: &Item) -> String {
+    let (vendor, device) = item.details.id;
+    let address = item.device.bdf;
+    let class = class_name(item.device.class);
+    let numbers = format!("[{vendor:04x}:{device:04x}]");
+    let names: Vec<_> = [&item.vendor, &item.name].into_iter().flatten().collect();
+    let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+    let what = match names.as_slice() {
+        [] => class.to_owned(),
+        names => format!("{class}: {}", names.join(" ")),
+    };
+    let room = WIDTH - MARGIN - address.to_string().len() - 2 - 1 - numbers.len();
+    format!("{address}  {} {numbers}", cut(&what, room))
+}
+
+fn verdict(item: &Item) -> Vec<String> {
+    let mut words = vec![match &item.state {
+        State::Ready => "ready".into(),
+        State::Bound(driver) => format!("bound to {driver}"),
+        State::Unbound => "bound to no driver".into(),
+        State::Blocked(culprits) => {
+            let names = culprits.iter().map(|c| {
+                let driver = c.driver.as_deref().unwrap_or("no driver");
+                format!("{} is bound to {driver}", c.bdf)
+            });
+            format!("its group is held: {}", some(names.collect()))
+        }
+        State::NoGroup => "in no IOMMU group".into(),
+        State::Bridge => "a bridge, which stays with the host".into(),
+    }];
+    if !item.shared_with.is_empty() && item.state != State::Bridge {
+        let others = item.shared_with.iter().map(ToString::to_string);
+        words.push(format!("group shared with {}", some(others.collect())));
+    }
+    words
+}
+
+/// The first few, and how many more.
+fn some(names: Vec<String>) -> String {
+    let shown = names.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn facts(item: &Item) -> Vec<String> {
+    let Details {
+        reset_methods,
+        bars,
+        rom,
+        numa_node,
+        virtual_functions,
+        physical_function,
+        ..
+    } = &item.details;
+    let mut words = Vec::new();
+    if let Some(driver) = &item.device.driver {
+        words.push(format!("driver {driver}"));
+    }
+    words.push(match reset_methods.as_slice() {
+        [] => "no reset".into(),
+        methods => format!("reset {}", methods.join(" ")),
+    });
+    if !bars.is_empty() {
+        let sizes = bars.iter().map(|bar| {
+            let ports = if bar.space == Space::Io { " ports" } else { "" };
+            size_text(bar.size) + ports
+        });
+        words.push(format!("BARs {}", sizes.collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(size) = rom {
+        words.push(format!("ROM {}", size_text(*size)));
+    }
+    if let Some(node) = numa_node {
+        words.push(format!("NUMA node {node}"));
+    }
+    if let Some(vfs) = virtual_functions {
+        words.push(format!(
+            "{} of {} virtual functions",
+            vfs.enabled, vfs.total
+        ));
+    }
+    if let Some(physical) = physical_function {
+        words.push(format!("virtual function of {physical}"));
+    }
+    words
+}

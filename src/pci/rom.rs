@@ -1,0 +1,113 @@
+//! Expansion ROM: what stands behind the register at 0x30 (PCI Express 6.0, 7.5.1.2.4; PCI 3.0,
+//! 6.2.5.2 and 6.3).
+//!
+//! The register itself is the last of [`super::bar::Bars`]. The content is shown as it is. Some
+//! VMMs write the device's ID into an image that names another, and mend its checksum, because their
+//! firmware would not run it otherwise; no firmware runs here, Linux looks at neither, and a driver
+//! that reads its tables there wants them as the device has them.
+
+/// Index of the expansion ROM among a function's BARs; VFIO and Linux count it so too.
+pub const ROM: usize = 6;
+/// Its register in configuration space.
+pub const ROM_OFFSET: u16 = 0x30;
+/// The register's own enable bit: a ROM decodes when COMMAND's is on as well.
+pub const ENABLE: u32 = 1 << 0;
+/// The address has no bits below this.
+pub const MIN_SIZE: u64 = 1 << 11;
+/// No ROM may be larger (PCI 3.0, 6.2.5.2).
+pub const MAX_SIZE: u64 = 16 << 20;
+
+/// An image begins with these bytes (PCI 3.0, 6.3.1.1).
+const SIGNATURE: [u8; 2] = [0x55, 0xaa];
+
+/// Bytes that cannot be a ROM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// None at all.
+    #[error("is empty")]
+    Empty,
+    /// More than [`MAX_SIZE`].
+    #[error("has {0} bytes, and an expansion ROM has at most {max} (16 MiB)", max = MAX_SIZE)]
+    TooLarge(u64),
+}
+
+/// What stands in a ROM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image(Vec<u8>);
+
+impl Image {
+    /// Checks whether a ROM can have `size` bytes.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_size(size: u64) -> Result<(), ImageError> {
+        match size {
+            0 => Err(ImageError::Empty),
+            1..=MAX_SIZE => Ok(()),
+            _ => Err(ImageError::TooLarge(size)),
+        }
+    }
+
+    /// A ROM with this content.
+    ///
+    /// # Errors
+    /// As [`Image::check_size`].
+    pub fn new(content: Vec<u8>) -> Result<Self, ImageError> {
+        Self::check_size(content.len() as u64)?;
+        Ok(Self(content))
+    }
+
+    /// Bytes of content, at least one; the register's size is the next power of two.
+    pub fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Whether software will take it for a ROM.
+    pub fn has_signature(&self) -> bool {
+        self.0.starts_with(&SIGNATURE)
+    }
+
+    /// Reads any bytes. Beyond the content are ones, as in a memory chip that nobody has written,
+    /// and as VFIO fills a ROM's range.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        let from = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.0.get(offset..));
+        for (to, from) in data.iter_mut().zip(from.unwrap_or_default()) {
+            *to = *from;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_and_what_is_beyond_it() {
+        let image = Image::new(vec![0x55, 0xaa, 3, 4, 5]).unwrap();
+        assert!(image.has_signature());
+        assert_eq!(image.size(), 5);
+        for (offset, expected) in [
+            (0, [0x55, 0xaa, 3, 4]),
+            (3, [4, 5, 0xff, 0xff]),
+            (5, [0xff; 4]),
+            (u64::MAX, [0xff; 4]),
+        ] {
+            let mut data = [0; 4];
+            image.read(offset, &mut data);
+            assert_eq!(data, expected, "{offset:#x}");
+        }
+        assert!(!Image::new(vec![0x55]).unwrap().has_signature());
+    }
+
+    #[test]
+    fn sizes_that_cannot_be() {
+        assert_eq!(Image::new(Vec::new()), Err(ImageError::Empty));
+        assert_eq!(Image::check_size(MAX_SIZE), Ok(()));
+        for size in [MAX_SIZE + 1, u64::MAX] {
+            assert_eq!(Image::check_size(size), Err(ImageError::TooLarge(size)));
+        }
+    }
+}
