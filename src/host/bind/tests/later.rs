@@ -108,6 +108,26 @@ fn what_was_bound_by_hand_goes_to_whoever_wants_it() {
 }
 
 #[test]
+fn what_somebody_else_has_made_of_a_device_is_left() {
+    let fake =
+        FakeHost::new(&["nvme", "vfio-pci", "uio"]).device(DISK, NVME, Some("nvme"), Some(1));
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    let device = fake.host().sysfs.device_path(DISK.parse().unwrap());
+    let write = |path: PathBuf, text| fake.kernel.write(&path, text).unwrap();
+    write(device.join("driver_override"), "uio\n");
+    write(fake.host().driver_path("vfio-pci").join("unbind"), DISK);
+    write(fake.host().sysfs.path("bus/pci/drivers_probe"), DISK);
+    let theirs = fake.snapshot();
+    let (lines, errors) = unbind(&fake.host(), &back(&[DISK])).unwrap();
+    assert_eq!(
+        (lines, errors.len()),
+        (vec![format!("{DISK}: back with uio")], 0)
+    );
+    assert_eq!(fake.snapshot(), theirs);
+    assert_eq!(fake.host().records.all().unwrap(), []);
+}
+
+#[test]
 fn a_device_that_a_process_has_open_stays() {
     let fake = one_disk();
     bind(&fake.host(), &request(&[DISK])).unwrap();
