@@ -226,14 +226,13 @@ fn half_way() -> Scenario {
     second.function = 1;
     let disks = [Disk::new("first-function", 6), second];
     let [first, second] = [0, 1].map(|n: usize| disks[n].bdf());
-    let cover = format!("$sys/{second}/driver_override");
     let script = format!(
         "drivers >/run/drivers\n\
-         echo '(null)' >/run/nothing\n\
-         mount --bind /run/nothing {cover}\nmount -o remount,bind,ro {cover}\n\
-         host bind {first} --group\numount {cover}\nstate refused\n\
-         mount --bind /run/nothing {cover}\n\
-         host bind {first} --group\numount {cover}\nstate ignored\n\
+         echo '(null)' >/run/nothing\ncover=$(readlink -f $sys/{second})/driver_override\n\
+         mount --bind /run/nothing $cover\nmount -o remount,bind,ro $cover\n\
+         host bind {first} --group\numount $cover\nstate refused\n\
+         mount --bind /run/nothing $cover\n\
+         host bind {first} --group\numount $cover\nstate ignored\n\
          say_back {first}\nsay_back {second}\n\
          host bind {first} --group\nhost unbind {first}\nstate end\n"
     );
@@ -319,11 +318,11 @@ fn virtual_functions() -> Scenario {
     const PF: &str = "0000:01:00.0";
     let machine = Machine::with_device(&[
         "-device",
-        "pcie-root-port,id=port,chassis=1,slot=1,addr=3",
+        "pcie-root-port,id=slot1,chassis=1,slot=1,addr=3",
         "-device",
         "nvme-subsys,id=subsystem",
         "-device",
-        "nvme,serial=physical,subsys=subsystem,bus=port,sriov_max_vfs=2,sriov_vq_flexible=4,\
+        "nvme,serial=physical,subsys=subsystem,bus=slot1,sriov_max_vfs=2,sriov_vq_flexible=4,\
          sriov_vi_flexible=2,max_ioqpairs=6,msix_qsize=7",
     ]);
     let script = format!(

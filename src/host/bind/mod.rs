@@ -390,12 +390,14 @@ fn mend(host: &Host) -> Result<Vec<Bdf>, BindError> {
     for record in host.records.all()? {
         let bdf = record.bdf;
         let now = Facts::read(&host.sysfs, bdf)?;
-        let same = now.is_some_and(|now| now.modalias == record.modalias);
-        let abandoned = record.owner.is_some_and(|owner| !owner.lives());
-        if !same {
+        let Some(now) = now.filter(|now| now.modalias == record.modalias) else {
             debug!("PCI device {bdf} is gone, or another is in its place");
             host.records.remove(bdf)?;
-        } else if abandoned {
+            continue;
+        };
+        // A run that this process cannot see, from inside a container, lives all the same.
+        let abandoned = record.owner.is_some_and(|owner| !owner.lives());
+        if abandoned && unbind::holders_of(host, &now).is_empty() {
             match give_back(host, bdf) {
                 Ok(()) => {
                     warn!("a run that was killed had PCI device {bdf}: it went back");

@@ -147,6 +147,8 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     let mut steps: Vec<_> = record
         .nodes
         .iter()
+        // One that changed hands twice is its first owner's in the end.
+        .rev()
         .map(|node| Step::Own {
             bdf,
             target: Target::Path(node.path.clone()),

@@ -170,20 +170,28 @@ fn check_released(host: &Host, back: &Back) -> Result<(), BindError> {
         Back::Free(now) => now.bdf(),
         Back::Done(_) => return Ok(()),
     };
-    let Some(facts) = Facts::read(&host.sysfs, bdf)?.filter(|f| f.device.is_vfio()) else {
+    let Some(facts) = Facts::read(&host.sysfs, bdf)? else {
         return Ok(());
     };
+    let holders = holders_of(host, &facts);
+    if holders.is_empty() {
+        return Ok(());
+    }
+    Err(BindError::Held { bdf, holders })
+}
+
+/// Who has a device, or its group, open through VFIO.
+pub(super) fn holders_of(host: &Host, facts: &Facts) -> Vec<(u32, String)> {
+    if !facts.device.is_vfio() {
+        return Vec::new();
+    }
     let vfio = host.places.dev.join("vfio");
     let group = facts.device.group.map(|g| vfio.join(g.to_string()));
     let cdevs = fs::read_dir(facts.device.path.join("vfio-dev"));
     let cdevs = cdevs.into_iter().flatten().flatten();
     let cdevs = cdevs.map(|entry| vfio.join("devices").join(entry.file_name()));
     let nodes: Vec<PathBuf> = group.into_iter().chain(cdevs).collect();
-    let holders = holders(host, &nodes);
-    if holders.is_empty() {
-        return Ok(());
-    }
-    Err(BindError::Held { bdf, holders })
+    holders(host, &nodes)
 }
 
 /// The processes that have one of these files open: all of them for root, one's own for others.

@@ -51,6 +51,18 @@ fn a_group_stays_its_users_until_the_last_device_goes() {
     unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
     assert_eq!(uid("dev/vfio/2"), Some(0));
     assert_eq!(uid("dev/vfio/devices/vfio021"), None);
+    // From one user to another, and back to nobody's.
+    let others = BindRequest {
+        user: Some("4000000002".into()),
+        ..ours.clone()
+    };
+    bind(&fake.host(), &ours).unwrap();
+    bind(&fake.host(), &others).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(4_000_000_002));
+    unbind(&fake.host(), &back(&["02:00.0"])).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(4_000_000_002));
+    unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(0));
     // Of two that go in one command, the second has what the first left it.
     bind(&fake.host(), &ours).unwrap();
     unbind(&fake.host(), &back(&["02:00.0", "02:00.1"])).unwrap();
@@ -143,6 +155,20 @@ fn a_device_that_a_process_has_open_stays() {
         "{error}"
     );
     assert!(error.hint().unwrap().contains("--force"));
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    // Nor does it go back on its own, whatever has become of the run that it was for.
+    let mut record = fake
+        .host()
+        .records
+        .load(DISK.parse().unwrap())
+        .unwrap()
+        .unwrap();
+    record.owner = Some(Process {
+        pid: 1,
+        started: 1 << 60,
+    });
+    fake.host().records.save(&record).unwrap();
+    bind(&fake.host(), &BindRequest::default()).unwrap();
     assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
     let force = UnbindRequest {
         force: true,
