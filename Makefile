@@ -5,7 +5,7 @@ TARGET := x86_64-unknown-linux-gnu
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test check unit fuzz fuzz-briefly lab doc clean
+.PHONY: help deps demo build test check unit fuzz fuzz-briefly lab doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ lab: deps ## the lab's scenarios: real VFIO and KVM in an emulated machine with 
 
 doc: ## the library's documentation: the module map and the four paths
 	cargo doc --no-deps --document-private-items --package mini-vmm --package lab
+
+man: ## the manual pages, into target/man
+	cargo run --quiet --package mini-vmm --example man -- target/man
+	@echo "man target/man/mini-vmm.1"
 
 clean: ## remove what was built; the kernel cache stays
 	cargo clean

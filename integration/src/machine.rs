@@ -23,6 +23,10 @@ pub struct Machine {
     pub memory: u32,
     /// Whether there is an IOMMU.
     pub iommu: bool,
+    /// Whether that remaps interrupts.
+    pub remapping: bool,
+    /// More parameters for L1's kernel, with a space before each.
+    pub parameters: &'static str,
     /// Disks and their controllers.
     pub disks: Vec<Disk>,
     /// More QEMU arguments, for other devices; `{dir}` stands for the run's directory.
@@ -38,6 +42,8 @@ impl Machine {
             cpus: 2,
             memory: 1536,
             iommu: true,
+            remapping: true,
+            parameters: "",
             disks: disks.to_vec(),
             extra: Vec::new(),
             files: Vec::new(),
@@ -81,10 +87,10 @@ impl Machine {
         qemu.arg("-serial")
             .arg(format!("file:{}", dir.join("l1-kernel.log").display()));
         if self.iommu {
-            qemu.args([
-                "-device",
-                "intel-iommu,intremap=on,caching-mode=off,aw-bits=48",
-            ]);
+            let remapping = if self.remapping { "on" } else { "off" };
+            qemu.arg("-device").arg(format!(
+                "intel-iommu,intremap={remapping},caching-mode=off,aw-bits=48"
+            ));
         }
         if self
             .disks
@@ -113,8 +119,10 @@ impl Machine {
         qemu.arg("-kernel").arg(kernel);
         qemu.arg("-initrd").arg(dir.join("l1.cpio"));
         let iommu = if self.iommu { " intel_iommu=on" } else { "" };
-        qemu.arg("-append")
-            .arg(format!("console=ttyS1 panic=-1 loglevel=5{iommu}"));
+        qemu.arg("-append").arg(format!(
+            "console=ttyS1 panic=-1 loglevel=5{iommu}{}",
+            self.parameters
+        ));
         qemu
     }
 

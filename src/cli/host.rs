@@ -11,7 +11,7 @@ pub enum HostCommand {
     /// Check whether this host can pass devices through, and say what mends what is amiss
     #[command(after_help = "\
 PASS: as it should be. WARN: it works, or will after a step that is still to
-be taken. FAIL: it will not work. What mends it is on the line after \"→\".
+be taken. FAIL: it will not work. The line below says what mends it.
 
 Exit status: 0, or 1 when something fails.
 The fields of --json are documented in docs/host.md.")]

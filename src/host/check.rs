@@ -91,9 +91,9 @@ impl Finding {
 pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, VfioError> {
     let (sysfs, places) = (Sysfs::default(), Places::default());
     let read = |address: &String| {
-        let HostName::Pci(bdf) = parse_address(address)? else {
-            // A mediated device is as good as the device that it is made of.
-            return Err(VfioError::BadAddress(address.clone()));
+        let bdf = match parse_address(address)? {
+            HostName::Pci(bdf) => bdf,
+            name => return Err(VfioError::NotPhysical(name)),
         };
         let unreadable = |source| VfioError::Sysfs {
             what: format!("PCI device {bdf}"),

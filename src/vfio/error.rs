@@ -18,6 +18,9 @@ pub enum VfioError {
     /// Not an address.
     #[error("`{0}` is not the address of a PCI device, nor a mediated device's UUID")]
     BadAddress(String),
+    /// A mediated device where only a PCI device will do.
+    #[error("{} is not a PCI device of this host", .0.in_words())]
+    NotPhysical(HostName),
     /// Nothing there.
     #[error("there is no PCI device {0} on this host")]
     NoDevice(Bdf),
@@ -185,6 +188,9 @@ impl VfioError {
             Self::BadAddress(_) => {
                 "give an address as `lspci -D` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
             }
+            Self::NotPhysical(name) => format!(
+                "name the PCI device that it is made of: dirname $(readlink -f /sys/bus/mdev/devices/{name})"
+            ),
             Self::NoDevice(_) => "see what there is with `mini-vmm host list`".into(),
             Self::NoMediated(uuid) => format!(
                 "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"

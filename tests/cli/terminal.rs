@@ -189,3 +189,20 @@ fn untouched_by_an_error() {
     session.ends_with(1);
     assert!(session.screen.text().contains("hint: "));
 }
+
+/// <https://no-color.org>: any text in NO_COLOR is a wish for none.
+#[test]
+fn colour_on_a_terminal_that_wants_it() {
+    let said = |no_color: &str| {
+        let (ours, theirs) = sys::open_terminal();
+        let screen = Heard::listen(File::from(ours));
+        let mut command = Command::new(PROGRAM);
+        command.args(["host", "check"]).stdout(theirs);
+        command.env("TERM", "xterm").env("NO_COLOR", no_color);
+        command.status().unwrap();
+        screen.wait_for("huge-pages");
+        screen.text()
+    };
+    assert!(said("").contains("\x1b[32mPASS\x1b[0m  "));
+    assert!(!said("1").contains('\x1b'));
+}

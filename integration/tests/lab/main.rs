@@ -7,6 +7,7 @@ mod devices;
 mod disks;
 mod displays;
 mod groups;
+mod host;
 mod life;
 mod managed;
 mod mediated;
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lab::Error;
-use lab::host;
 use lab::kernel::Choice;
 use lab::scenario::{Lab, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         .chain(devices::all())
         .chain(displays::all())
         .chain(groups::all())
+        .chain(host::all())
         .chain(life::all())
         .chain(mediated::all())
         .chain(requests::all())
@@ -104,7 +105,7 @@ fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, repeats: Arc<Repeats>) -> Tr
 
 /// Only what the machine lacks is a reason to skip; a mini-vmm that does not build is a failure.
 fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
-    if host::required() {
+    if lab::host::required() {
         return None;
     }
     let lacks = |error: Error| match error {

@@ -183,7 +183,11 @@ fn rom(facts: &DeviceFacts) -> Finding {
                 "{} of expansion ROM, which the firmware has used",
                 size_text(size)
             ),
-            "boot the host on another display, and the ROM reads as the device has it",
+            format!(
+                "boot the host on another display; or give the guest the ROM from a file, \
+                 --vfio {},romfile=PATH",
+                facts.device.bdf
+            ),
         ),
         Some(size) => Finding::pass(NAME, format!("{} of expansion ROM", size_text(size))),
         None => Finding::pass(NAME, "no expansion ROM"),

@@ -191,7 +191,7 @@ fn iommufd(host: &HostFacts) -> Finding {
             "as root: chown $USER /dev/iommu (with your user's name for $USER)",
         ),
         (Node::Missing, Module::Absent) => {
-            Finding::pass(NAME, "not in this kernel; containers are used instead")
+            Finding::pass(NAME, "not in this kernel; containers do without")
         }
         (Node::Missing, _) => Finding::warn(
             NAME,

@@ -308,6 +308,15 @@ fn what_does_not_fit() {
     with_device("addresses", narrow, Warn, "--memory");
     let near = |d: &mut DeviceFacts| d.reach.bits = Some(39);
     with_device("addresses", near, Pass, "");
+    // Nothing is claimed of an IOMMU that is not there, or does not say how far it reaches.
+    let said = |change: fn(&mut DeviceFacts)| {
+        let mut facts = device();
+        change(&mut facts);
+        one(&check(&host(), &[facts]), "addresses").1
+    };
+    assert!(said(|_| ()).ends_with("the IOMMU reaches them"));
+    assert!(said(|d| d.reach.bits = None).ends_with("sets apart"));
+    assert!(said(|d| d.device.group = None).ends_with("under 46 bits"));
 }
 
 #[test]
