@@ -186,7 +186,7 @@ impl VfioError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {
-                "give an address as `lspci -D` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
+                "give an address as `mini-vmm host list` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
             }
             Self::NotPhysical(name) => format!(
                 "name the PCI device that it is made of: dirname $(readlink -f /sys/bus/mdev/devices/{name})"

@@ -45,7 +45,7 @@ fn addresses_that_are_none() {
         "/sys/bus/pci/devices",
     ] {
         let sentence = format!("`{address}` is not the address of a PCI device");
-        bad_devices(&[address], &sentence, "lspci -D");
+        bad_devices(&[address], &sentence, "host list");
     }
 }
 
