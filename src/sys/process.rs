@@ -103,8 +103,9 @@ fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
         // SAFETY: no handler is installed, only the disposition changes.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // SAFETY: neither call has a precondition; a child just forked leads no group.
+    // SAFETY: the texts are static; a child just forked leads no group.
     unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"vmm-guardian".as_ptr());
         libc::setsid();
         libc::chdir(c"/".as_ptr());
     }

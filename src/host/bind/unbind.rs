@@ -140,6 +140,10 @@ fn carry_out(host: &Host, back: Back) -> Result<String, BindError> {
     let bdf = match back {
         Back::To(record) => {
             give_back(host, record.bdf)?;
+            if let Some(count) = record.functions {
+                let bdf = record.bdf;
+                return Ok(format!("{bdf}: {count} virtual functions are gone"));
+            }
             record.bdf
         }
         Back::Free(now) => {
