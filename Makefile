@@ -5,10 +5,10 @@ TARGET := x86_64-unknown-linux-gnu
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test check unit fuzz fuzz-briefly lab doc man clean
+.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all doc man clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install with apt what is missing for building and for the lab
 	@resources/install-deps.sh
@@ -19,7 +19,9 @@ demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulate
 build: deps ## the static release binary
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) --package mini-vmm
 
-test: check unit fuzz-briefly lab ## format, clippy, all cargo tests, a little fuzzing, the lab
+test: check unit fuzz-briefly lab ## format, clippy, all cargo tests, a little fuzzing, the lab's scenarios of under a minute
+
+test-all: check unit fuzz-briefly lab-all ## the same with all of the lab's scenarios
 
 check: deps
 	cargo fmt --all --check
@@ -36,6 +38,9 @@ fuzz-briefly: deps
 
 lab: deps ## the lab's scenarios: real VFIO and KVM in an emulated machine with an IOMMU
 	cargo test --package lab
+
+lab-all: deps
+	cargo test --package lab -- --include-ignored
 
 doc: ## the library's documentation: the module map and the four paths
 	cargo doc --no-deps --document-private-items --package mini-vmm --package lab

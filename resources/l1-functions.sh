@@ -91,6 +91,29 @@ say_back() {
 	fi
 }
 
+# inject_error BDF BITS: the device reports an uncorrectable error that it does not have; BITS are the
+# four bytes of its status register, lowest first, as printf writes them. `struct aer_error_inj` of
+# drivers/pci/pcie/aer_inject.c: bus, device, function, a byte of nothing, two status registers, a
+# header of four words, the domain.
+inject_error() {
+	where=$(echo "$1" | sed 's/.*:\(..\):\(..\)\.\(.\)/\\x\1\\x\2\\x0\3/')
+	none='\x00\x00\x00\x00'
+	printf "$where\\x00$2$none$none$none$none$none$none" >/dev/aer_inject
+	say "injected $1"
+}
+
+# ping_from BDF: whether the host's own driver of a network card reaches the network.
+ping_from() {
+	net=$(ls "$sys/$1/net")
+	ifconfig "$net" 10.0.2.15 netmask 255.255.255.0 up
+	for _ in $(seq 100); do
+		[ "$(cat /sys/class/net/$net/carrier)" != 1 ] || break
+		sleep 0.1
+	done
+	say "pinged $1 driver=$(driver_of "$1") $(ping -q -A -c 20 -w 20 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p')"
+	ifconfig "$net" down
+}
+
 # Starts mini-vmm in the background. Its console comes out as "L2| " lines, its messages as "VMM| ".
 start_vmm() {
 	start_as '' mini-vmm "$@"
@@ -137,14 +160,14 @@ run_as() {
 
 # await TEXT SECONDS: until the guest's console has said TEXT; fails when time is up or the VMM has ended.
 await() {
-	for _ in $(seq $(($2 * 20))); do
+	for _ in $(seq $(($2 * 10))); do
 		if grep -qF "$1" /run/vmm.console; then
 			return 0
 		fi
 		if ! kill -0 $vmm_pid 2>/dev/null; then
 			break
 		fi
-		sleep 0.05
+		sleep 0.1
 	done
 	if grep -qF "$1" /run/vmm.console; then
 		return 0
@@ -157,6 +180,27 @@ await() {
 held() {
 	say "held $1 fds=$(ls /proc/$vmm_pid/fd | wc -l) maps=$(wc -l </proc/$vmm_pid/maps)" \
 		"threads=$(ls /proc/$vmm_pid/task | wc -l) rss=$(awk '$1 == "VmRSS:" { print $2 }' /proc/$vmm_pid/status)"
+}
+
+# taken WHEN: pages that are pinned for devices, and files of KVM, VFIO and iommufd that are open.
+taken() {
+	# The counters are exact once every CPU has handed in its own.
+	echo 1 >/proc/sys/vm/stat_refresh
+	say "taken $1 pinned=$(awk '$1 == "nr_foll_pin_acquired" { n += $2 } $1 == "nr_foll_pin_released" { n -= $2 }
+		END { print n }' /proc/vmstat)" \
+		"open=$(ls -l /proc/[0-9]*/fd 2>/dev/null | grep -cE -e '-> (/dev/(kvm|vfio|iommu)|anon_inode:.*(kvm|vfio))' || :)"
+}
+
+# copy_again BDF: works the disk of a function by L1's own driver, as guests do.
+copy_again() {
+	disk=$(disk_of "$1")
+	dd if="$disk" of="$disk" bs=65536 skip=16 seek=64 count=16 iflag=direct oflag=direct conv=notrunc 2>/dev/null
+	dd if="$disk" of=/run/copied bs=65536 skip=16 count=16 iflag=direct 2>/dev/null
+	if dd if="$disk" bs=65536 skip=64 count=16 iflag=direct 2>/dev/null | cmp -s - /run/copied; then
+		say "copied same"
+	else
+		say "copied other"
+	fi
 }
 
 # All that a run must leave as it found it: drivers, overrides, enabled bits, device nodes.
@@ -243,4 +287,26 @@ remove_mdev() {
 	else
 		say "mdev-removed $1 yes"
 	fi
+}
+
+# virtual CONTROLLER RESOURCE ACTION NUMBER: Virtualization Management of the NVMe controller $node (NVM
+# Express Base 2.0, 5.27): resources are queues (0) and vectors (1); actions are to set what the
+# physical function keeps (1), to give to a virtual one (8), and to let that work (9).
+virtual() {
+	nvme-admin "$node" 0x1c $(($1 << 16 | $2 << 8 | $3)) "$4"
+}
+
+# make_virtual BDF: one virtual function, working, of a physical one that the host's driver has.
+make_virtual() {
+	node=/dev/$(ls "$sys/$1/nvme")
+	virtual 0 0 1 0
+	virtual 0 1 1 0
+	echo 1 >"$sys/$1/reset"
+	echo 0 >"$sys/$1/sriov_drivers_autoprobe"
+	echo 1 >"$sys/$1/sriov_numvfs"
+	virtual 1 1 8 2
+	virtual 1 0 8 2
+	virtual 1 0 9 0
+	new=$(basename "$(readlink "$sys/$1/virtfn0")")
+	say "virtual $new of=$1 raw-id=$(hexdump -n 4 -e '"%08x"' "$sys/$new/config")"
 }

@@ -21,9 +21,9 @@ interrupts() {
 		END { print n + 0 }' /proc/interrupts
 }
 
-# Number of the interrupt whose line ends in NAME.
+# Number of the first interrupt whose name starts with NAME.
 irq_of() {
-	awk -v name="$1" '$NF == name { print $1 + 0 }' /proc/interrupts
+	awk -v name="$1" 'index($NF, name) == 1 { print $1 + 0; exit }' /proc/interrupts
 }
 
 # Page-cache pages in the zone above 4 GiB.
@@ -110,6 +110,10 @@ serial_of() {
 	text_at "$1" 0 | sed -n 's/^this is disk \([^,]*\),.*/\1/p'
 }
 
+copy_noise() {
+	dd if="$1" of="$1" bs=65536 skip=16 seek=64 count=16 iflag=direct oflag=direct conv=notrunc 2>/dev/null
+}
+
 # work_disk DISK NAME SERIAL: reads it, copies by DMA alone, writes; the lab looks into the image.
 work_disk() {
 	say "text $3 $(text_at "$1" 0)"
@@ -120,8 +124,7 @@ work_disk() {
 	say "interrupts $3 before=$before after=$(interrupts "$2") reads=$reads"
 
 	# One MiB read and written by DMA alone: the lab compares both places in the image.
-	dd if="$1" of="$1" bs=65536 skip=16 seek=64 count=16 iflag=direct oflag=direct conv=notrunc 2>/dev/null ||
-		say "copy-failed $3"
+	copy_noise "$1" || say "copy-failed $3"
 	put_text_at "$1" 2048 "written by the guest to $3" || say "write-failed $3"
 	say "reread $3 $(text_at "$1" 2048)"
 
@@ -140,4 +143,11 @@ work_disk() {
 complain() {
 	dmesg | grep -v 'Falling back to' | grep -iE '(nvme|ata[0-9]|e1000e|xhci|usb).*(timeout|abort|error|fail|exception|hang|died|reset adapter|completion polled)|DMAR|WARNING|BUG:|nobody cared|soft lockup' |
 		while read -r line; do say "trouble $line"; done
+}
+
+# virtual CONTROLLER RESOURCE ACTION NUMBER: Virtualization Management of the NVMe controller $node (NVM
+# Express Base 2.0, 5.27): resources are queues (0) and vectors (1); actions are to set what the
+# physical function keeps (1), to give to a virtual one (8), and to let that work (9).
+virtual() {
+	nvme-admin "$node" 0x1c $(($1 << 16 | $2 << 8 | $3)) "$4"
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # /init of L2, the guest: says what it sees, works its disks, then does as the command line asks.
-# Words it knows: lab.act=WORD (poweroff, reboot, or one of the acts), lab.reads=N, lab.buffered=MIB.
+# Words it knows: lab.act=WORD (poweroff, reboot, or one of the acts), lab.reads=N, lab.buffered=MIB, lab.load=PLAN.
 
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -13,11 +13,13 @@ dmesg -n 1
 act=poweroff
 reads=256
 buffered=0
+load=
 for word in $(cat /proc/cmdline); do
 	case $word in
 	lab.act=*) act=${word#*=} ;;
 	lab.reads=*) reads=${word#*=} ;;
 	lab.buffered=*) buffered=${word#*=} ;;
+	lab.load=*) load=${word#*=} ;;
 	esac
 done
 . /lab/functions.sh
@@ -45,18 +47,21 @@ while read -r bdf disk name; do
 	work_disk "$disk" "$name" "$serial"
 done </run/disks
 grep -E 'nvme|ahci|xhci|eth0' /proc/interrupts | while read -r line; do say "irq $line"; done
+[ -z "$load" ] || load_disk
 
 case $act in
 reboot-once) reboot_once ;;
-loop) read_for_ever ;;
+loop) use_for_ever ;;
 measure) measure_reads ;;
 queues) queue_on_each_cpu ;;
 churn) move_while_reading ;;
 net) talk_to_the_network ;;
-memory) share_memory ;;
+lose-net) lose_the_network ;;
+memory-*) share_memory "${act#memory-}" ;;
 displays) show_displays ;;
-edu) do_sums ;;
+edu) drive_edu ;;
 serial) talk_to_serial_ports ;;
+primary) serve_virtual_function ;;
 esac
 complain
 

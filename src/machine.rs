@@ -1,6 +1,7 @@
 //! The composition root: reads top to bottom as the boot order.
 
 mod error;
+mod lost_pages;
 mod notices;
 mod parts;
 
@@ -37,10 +38,12 @@ use crate::vcpu::{self, Running, Vcpu};
 use crate::vfio;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::{Surroundings, VfioFunction};
+use crate::vfio::reset;
 use crate::vfio::rom::RomSource;
 
 pub use error::MachineError;
 use error::kvm_call;
+use lost_pages::DevicePages;
 use parts::{bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate};
 
 /// How a run ended.
@@ -288,6 +291,10 @@ impl Machine {
         Ok(())
     }
 
+    fn vfio_functions(&self) -> Vec<Arc<VfioFunction>> {
+        self.functions.iter().map(|(_, f)| Arc::clone(f)).collect()
+    }
+
     /// COM1, for the keyboard.
     pub fn serial(&self) -> Arc<Serial> {
         Arc::clone(&self.serial)
@@ -314,6 +321,7 @@ impl Machine {
     /// When the kernel cannot be loaded any more, or KVM cannot go on with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.place_bars()?;
+        reset::announce(&self.vfio_functions());
         loop {
             let mut running = self.start()?;
             let end = lifecycle.wait();
@@ -329,8 +337,12 @@ impl Machine {
                 End::Guest(GuestEvent::TripleFault) if self.config.no_reboot => {
                     return Ok(Exit::TripleFault);
                 }
-                End::Guest(GuestEvent::Reset | GuestEvent::TripleFault) => self.reset()?,
+                End::Guest(GuestEvent::Reset) => info!("the guest reboots"),
+                End::Guest(GuestEvent::TripleFault) => {
+                    info!("the guest's processor shut down: a triple fault, and it boots again");
+                }
             }
+            self.reset()?;
         }
     }
 
@@ -349,13 +361,14 @@ impl Machine {
             bus: Arc::clone(&self.around.bus),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.exits),
+            lost_pages: Arc::new(DevicePages::new(self)),
         };
         Ok(Running::start(std::mem::take(&mut self.vcpus), &shared)?)
     }
 
     /// Power-on state for all but the vCPUs, which [`Machine::start`] resets. None is running.
     fn reset(&mut self) -> Result<(), MachineError> {
-        info!("the guest reboots");
+        info!("reset with slots={}", self.slots.in_use());
         // An event of the boot that has ended must not end the next.
         self.notifier.take();
         // The controllers first: a pin that fires as soon as its device is reset must find them
@@ -363,6 +376,7 @@ impl Machine {
         self.irqchip
             .write(&self.vm)
             .map_err(kvm_call("KVM_SET_IRQCHIP"))?;
+        reset::devices(&self.vfio_functions());
         self.root.reset();
         self.ports.reset();
         self.serial.reset();

@@ -1,4 +1,4 @@
-//! Disks, behind four kinds of controller: image files with known content, and what a guest must
+//! Disks, behind controllers of several kinds: image files with known content, and what a guest must
 //! have left in them.
 //!
 //! ```text
@@ -9,29 +9,43 @@
 //!  8 MiB     zeroes                                 writes a line of its own
 //!  12 MiB    zeroes                                 counts its boots here
 //!  16 MiB    noise, as much as the scenario asks    copies it behind itself through the page cache
+//!  or there  blocks of a plan (crate::load)         reads and writes them in the plan's order
 //! ```
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::error::{Context, Error, Result};
+use crate::load::{BLOCK, Plan, check};
+use crate::random::Random;
 
 const MIB: u64 = 1 << 20;
 const NOISE: u64 = MIB;
 const COPY: u64 = 4 * MIB;
 const WRITTEN: u64 = 8 * MIB;
 const BUFFERED: u64 = 16 * MIB;
+/// MiB of a plan.
+const LOADED: u64 = 16;
 
 /// How a disk hangs on L1; the function that is passed through is its controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wiring {
     /// An NVMe controller on bus 0, with one namespace.
     Nvme,
-    /// The same on bus 1, behind a bridge to conventional PCI: all of that bus is one group.
+    /// One that has a single MSI-X vector, for all its queues.
+    NvmeOneVector,
+    /// An NVMe controller on bus 1, behind a bridge to conventional PCI: all of that bus is one group.
     NvmeBehindBridge,
+    /// The same on bus 1, behind a root port, with one virtual function beside it; the namespace is
+    /// both's.
+    NvmeWithVirtual,
     /// A SATA controller with one disk.
     Sata,
+    /// The same on bus 1, behind a root port. A reset of the bus is the only one that it has, if it is
+    /// not alone there.
+    SataBehindPort,
     /// A USB controller with one stick.
     Usb,
 }
@@ -49,6 +63,9 @@ pub struct Disk {
     pub wiring: Wiring,
     /// MiB that the guest copies through its page cache.
     pub buffered: u64,
+    /// What the guest's random reads and writes are, up to the last of their rounds; not together
+    /// with `buffered`.
+    pub load: Option<Plan>,
 }
 
 impl Disk {
@@ -60,7 +77,20 @@ impl Disk {
             function: 0,
             wiring: Wiring::Nvme,
             buffered: 0,
+            load: None,
         }
+    }
+
+    /// The same with random reads and writes, in so many rounds.
+    pub const fn loaded(mut self, workers: u32, operations: u32, rounds: u32) -> Self {
+        self.load = Some(Plan {
+            at: BUFFERED / MIB,
+            size: LOADED,
+            workers,
+            operations,
+            round: rounds - 1,
+        });
+        self
     }
 
     /// A disk behind a controller of another kind.
@@ -72,15 +102,21 @@ impl Disk {
 
     /// Where the controller is in L1.
     pub fn bdf(&self) -> String {
-        let bus = u8::from(self.wiring == Wiring::NvmeBehindBridge);
+        let bus = u8::from(matches!(
+            self.wiring,
+            Wiring::NvmeBehindBridge | Wiring::NvmeWithVirtual | Wiring::SataBehindPort
+        ));
         format!("0000:{bus:02x}:{:02x}.{}", self.device, self.function)
     }
 
     /// The driver that the controller has in L1 and in L2.
     pub fn driver(&self) -> &'static str {
         match self.wiring {
-            Wiring::Nvme | Wiring::NvmeBehindBridge => "nvme",
-            Wiring::Sata => "ahci",
+            Wiring::Nvme
+            | Wiring::NvmeOneVector
+            | Wiring::NvmeBehindBridge
+            | Wiring::NvmeWithVirtual => "nvme",
+            Wiring::Sata | Wiring::SataBehindPort => "ahci",
             Wiring::Usb => "xhci_hcd",
         }
     }
@@ -96,13 +132,32 @@ impl Disk {
         );
         match self.wiring {
             Wiring::Nvme => vec![format!("nvme,drive={serial},serial={serial},{addr}")],
+            Wiring::NvmeOneVector => vec![format!(
+                "nvme,drive={serial},serial={serial},{addr},msix_qsize=1"
+            )],
             Wiring::NvmeBehindBridge => {
                 vec![format!(
                     "nvme,drive={serial},serial={serial},bus=bridge,{addr}"
                 )]
             }
+            // Queues and vectors that are given to the virtual function are taken from the physical
+            // one's, which must keep some.
+            Wiring::NvmeWithVirtual => vec![
+                format!("pcie-root-port,id={serial}-port,addr=1d"),
+                format!("nvme-subsys,id={serial}-subsystem"),
+                format!(
+                    "nvme,id={serial}-at,serial={serial},bus={serial}-port,{addr},\
+                     subsys={serial}-subsystem,max_ioqpairs=8,msix_qsize=9,\
+                     sriov_max_vfs=1,sriov_vq_flexible=4,sriov_vi_flexible=4"
+                ),
+                format!("nvme-ns,drive={serial},bus={serial}-at,nsid=1"),
+            ],
             Wiring::Sata => vec![
                 format!("ich9-ahci,id={serial}-at,{addr}"),
+                format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
+            ],
+            Wiring::SataBehindPort => vec![
+                format!("ich9-ahci,id={serial}-at,bus=root,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
             Wiring::Usb => vec![
@@ -131,7 +186,11 @@ impl Disk {
             file.seek(SeekFrom::Start(NOISE))?;
             file.write_all(&self.noise(1, MIB))?;
             file.seek(SeekFrom::Start(BUFFERED))?;
-            file.write_all(&self.noise(2, self.buffered * MIB))
+            file.write_all(&self.noise(2, self.buffered * MIB))?;
+            match &self.load {
+                Some(plan) => file.write_all_at(&plan.fresh(), plan.offset(0)),
+                None => Ok(()),
+            }
         };
         make().context(format!("make the disk image {}", path.display()))
     }
@@ -154,7 +213,23 @@ impl Disk {
         line.push(b'\n');
         same("the guest's line", WRITTEN, &line)?;
         let size = self.buffered * MIB;
-        same("the buffered copy", BUFFERED + size, &self.noise(2, size))
+        same("the buffered copy", BUFFERED + size, &self.noise(2, size))?;
+        match &self.load {
+            Some(plan) => self.check_load(path, plan),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether each block is as the last of the guest's writes left it.
+    fn check_load(&self, path: &Path, plan: &Plan) -> Result<()> {
+        let bytes = read(path, plan.offset(0), plan.blocks() * BLOCK)?;
+        let generations = plan.generations();
+        for ((block, bytes), generation) in bytes.chunks(BLOCK).enumerate().zip(generations) {
+            check(block, generation, bytes).map_err(|what| {
+                Error::failed(format!("in the image of disk {}, {what}", self.serial))
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether what a guest only reads is as it was.
@@ -171,18 +246,13 @@ impl Disk {
         }
     }
 
-    /// Bytes that look random, and differ between disks and places (xorshift64*).
+    /// Bytes that look random, and differ between disks and places.
     fn noise(&self, place: u64, size: u64) -> Vec<u8> {
-        let mut state = self.serial.bytes().fold(place, |seed, b| {
+        let mut random = Random::new(self.serial.bytes().fold(place, |seed, b| {
             seed.wrapping_mul(0x100_0000_01b3) ^ u64::from(b)
-        }) | 1;
+        }));
         (0..size / 8)
-            .flat_map(|_| {
-                state ^= state >> 12;
-                state ^= state << 25;
-                state ^= state >> 27;
-                state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes()
-            })
+            .flat_map(|_| random.number().to_le_bytes())
             .collect()
     }
 }
@@ -201,6 +271,7 @@ fn read(path: &Path, at: u64, size: usize) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::{Worker, fill};
 
     #[test]
     fn a_disk_that_nobody_wrote_is_told_from_one_that_a_guest_wrote() {
@@ -224,6 +295,40 @@ mod tests {
 
         put(NOISE + 77, b"x");
         assert!(disk.check_untouched(&path).is_err());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_block_that_is_one_write_behind_is_seen() {
+        let disk = Disk::new("unit-load", 5).loaded(2, 50, 2);
+        let path = std::env::temp_dir().join(format!("lab-load-{}", std::process::id()));
+        disk.create(&path).unwrap();
+        let plan = disk.load.unwrap();
+        assert!(disk.check_load(&path, &plan).is_err());
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let mut last = None;
+        for round in 0..2 {
+            for number in 0..2 {
+                let mut worker = Worker::new(&plan.in_round(round), number);
+                while let Some(operation) = worker.next() {
+                    for block in operation.block..operation.block + operation.count {
+                        if operation.write {
+                            let mut bytes = vec![0; BLOCK];
+                            fill(block, worker.generation(block), &mut bytes);
+                            file.write_all_at(&bytes, plan.offset(block)).unwrap();
+                            last = Some((block, worker.generation(block)));
+                        }
+                    }
+                }
+            }
+        }
+        disk.check_untouched(&path).unwrap();
+        disk.check_load(&path, &plan).unwrap();
+        let (block, generation) = last.unwrap();
+        let mut bytes = vec![0; BLOCK];
+        fill(block, generation - 1, &mut bytes);
+        file.write_all_at(&bytes, plan.offset(block)).unwrap();
+        assert!(disk.check_load(&path, &plan).is_err());
         fs::remove_file(&path).unwrap();
     }
 

@@ -94,6 +94,40 @@ fn read_by(run: &Run<'_>, disk: &Disk, controller: &str) -> Result<()> {
     no_trouble(run)
 }
 
+/// The workers of the disk's plan all did their round, with an interrupt for each read and write,
+/// and the guest found on the disk what they left.
+pub fn loaded(run: &Run<'_>, disk: &Disk, round: u32) -> Result<()> {
+    let Some(plan) = disk.load else {
+        return Err(Error::failed("the disk has no plan"));
+    };
+    let plan = plan.in_round(round);
+    let mut done = 0;
+    for worker in 0..plan.workers {
+        let fact = run
+            .guest("loaded")
+            .find(|fact| number(fact, "worker") == Some(worker.into()))
+            .unwrap_or_default();
+        let each = ["reads", "writes"].map(|name| number(fact, name).unwrap_or(0));
+        expect(
+            each.iter().all(|n| *n > 0) && each.iter().sum::<u64>() == plan.operations.into(),
+            || format!("worker {worker} did not do its reads and writes: {fact}"),
+        )?;
+        done += u64::from(plan.operations);
+    }
+    let load = guest(run, "load")?;
+    // Requests that end together share an interrupt, most of all that of a pin.
+    expect(
+        number(load, "interrupts").is_some_and(|n| n >= done / 10),
+        || format!("too few interrupts for {done} reads and writes: {load}"),
+    )?;
+    let newest = plan.generations().into_iter().max().unwrap_or(0);
+    let wanted = format!("blocks={} newest={newest}", plan.blocks());
+    let found = guest(run, "verified")?;
+    expect(found == wanted, || {
+        format!("the guest found {found} on the disk instead of {wanted}")
+    })
+}
+
 /// The guest's kernel had nothing to complain of, and what its /init tried went well.
 pub fn no_trouble(run: &Run<'_>) -> Result<()> {
     for trouble in [

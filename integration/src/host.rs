@@ -100,14 +100,25 @@ pub fn target() -> PathBuf {
     )
 }
 
-/// A fresh, empty directory for one run: its images, archives and logs.
+/// The directory of one run: its images, archives and logs.
+pub fn dir(name: &str) -> PathBuf {
+    target().join("lab").join(name)
+}
+
+/// The same, fresh and empty.
 pub fn fresh_dir(name: &str) -> Result<PathBuf> {
-    let dir = target().join("lab").join(name);
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).context(format!("empty {}", dir.display()))?;
-    }
+    let dir = dir(name);
+    forget(&dir)?;
     std::fs::create_dir_all(&dir).context(format!("make {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Removes the directory of an earlier run, if there is one.
+pub fn forget(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).context(format!("remove {}", dir.display()))?;
+    }
+    Ok(())
 }
 
 /// Runs a command to its end and returns its standard output; a failure shows its last words.

@@ -54,21 +54,20 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds a dynamically linked program of L0 at its own path, with the libraries that ldd names.
+    /// Adds a dynamically linked program of L0 as `/bin/NAME`, with the libraries that ldd names.
     pub fn host_program(&mut self, program: &Path) -> Result<()> {
-        let mut files = vec![program.to_path_buf()];
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        self.host_file(&format!("bin/{name}"), program, true)?;
         let listing = host::output(Command::new("ldd").arg(program))?;
-        files.extend(
-            listing
-                .split_whitespace()
-                .filter(|word| word.starts_with('/'))
-                .map(PathBuf::from),
-        );
-        for file in files {
+        let libraries = listing
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+            .map(Path::new);
+        for file in libraries {
             if let Ok(name) = file.strip_prefix("/")
                 && !self.made.contains(name)
             {
-                self.host_file(&name.to_string_lossy(), &file, true)?;
+                self.host_file(&name.to_string_lossy(), file, true)?;
             }
         }
         Ok(())

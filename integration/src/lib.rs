@@ -11,7 +11,8 @@
 //!     └─ L2  mini-vmm's guest: the same kernel with its own drivers
 //!            the device's registers mapped, its DMA through L1's IOMMU, its interrupts through irqfds
 //!            /init is resources/l2-init.sh; it reads, writes and counts interrupts
-//!            (resources/l2-functions.sh), then does what the scenario asks (resources/l2-acts.sh)
+//!            (resources/l2-functions.sh), then does what the scenario asks (resources/l2-acts.sh),
+//!            with a program of its own for what shell cannot do (src/bin/guest)
 //! ```
 //!
 //! | module | what it knows |
@@ -19,22 +20,28 @@
 //! | [`host`] | what L0 must have, and where things are kept |
 //! | [`kernel`] | kernels from Debian's packages, and one built from its source; modules, the ELF inside |
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
-//! | [`disk`] | disks of four kinds with known content, and what a guest must have left in them |
+//! | [`disk`] | disks of several kinds with known content, and what a guest must have left in them |
+//! | [`load`] | random reads and writes of a disk, whose content proves itself |
 //! | [`machine`] | L1 as data, its QEMU command line, and running it with a time limit |
+//! | [`random`] | content that looks random |
 //! | [`transcript`] | what was said, by whom and when |
 //! | [`scenario`] | one machine, one script, and what must be seen |
 //! | [`expect`] | what a guest that works its disk must have said and left |
-//! | [`vmm`] | the static mini-vmm binary under test |
+//! | [`failure`] | what a failed scenario shows |
+//! | [`vmm`] | the static mini-vmm under test, and the guest's own program |
 //! | [`progress`] | long steps, shown |
 
 pub mod disk;
 pub mod error;
 pub mod expect;
+pub mod failure;
 pub mod host;
 pub mod initramfs;
 pub mod kernel;
+pub mod load;
 pub mod machine;
 pub mod progress;
+pub mod random;
 pub mod scenario;
 pub mod transcript;
 pub mod vmm;

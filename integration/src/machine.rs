@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -33,6 +33,8 @@ pub struct Machine {
     pub extra: Vec<String>,
     /// Files that these devices want in that directory.
     pub files: Vec<(&'static str, Vec<u8>)>,
+    /// Programs of L0 that L1 and L2 have in /bin.
+    pub programs: Vec<PathBuf>,
 }
 
 impl Machine {
@@ -47,6 +49,7 @@ impl Machine {
             disks: disks.to_vec(),
             extra: Vec::new(),
             files: Vec::new(),
+            programs: Vec::new(),
         }
     }
 
@@ -79,7 +82,9 @@ impl Machine {
         // would lengthen every walk, of which nested translation does many. XSAVE is left out
         // because L2's XSETBV does not reach L1's KVM: the sizes in L2's CPUID leaf 0xd then
         // disagree with its XCR0, and its kernel warns and goes on without.
-        qemu.args(["-cpu", "max,+svm,+npt,-la57,-xsave"]);
+        // Fast string operations are left out because emulated they are the slowest of all, a step
+        // a byte: both kernels then clear and copy pages by words.
+        qemu.args(["-cpu", "max,+svm,+npt,-la57,-xsave,-erms,-fsrm"]);
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory.to_string());
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
@@ -92,12 +97,16 @@ impl Machine {
                 "intel-iommu,intremap={remapping},caching-mode=off,aw-bits=48"
             ));
         }
-        if self
-            .disks
-            .iter()
-            .any(|disk| disk.wiring == Wiring::NvmeBehindBridge)
-        {
-            qemu.args(["-device", "pcie-pci-bridge,id=bridge,addr=1e"]);
+        for (wiring, device) in [
+            (
+                Wiring::NvmeBehindBridge,
+                "pcie-pci-bridge,id=bridge,addr=1e",
+            ),
+            (Wiring::SataBehindPort, "pcie-root-port,id=root,addr=1c"),
+        ] {
+            if self.disks.iter().any(|disk| disk.wiring == wiring) {
+                qemu.args(["-device", device]);
+            }
         }
         for disk in &self.disks {
             let serial = disk.serial;
@@ -228,7 +237,6 @@ impl Drop for Qemu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::PathBuf;
 
     #[test]
     fn functions_of_one_slot_are_declared_as_such() {

@@ -1,19 +1,19 @@
 //! One machine, one script run in it, and what must be seen.
-//! A failure keeps everything and shows where it is, with the last lines that were said.
+//! A failure keeps everything, and says where it is.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
+use crate::failure;
 use crate::host::{self, Host};
 use crate::initramfs::Archive;
 use crate::kernel::{Choice, Kernel};
 use crate::machine::{Ended, Machine};
 use crate::transcript::{Line, Transcript};
-use crate::vmm;
+use crate::vmm::{self, Programs};
 
 const L1_INIT: &str = include_str!("../../resources/l1-init.sh");
 const L1_FUNCTIONS: &str = include_str!("../../resources/l1-functions.sh");
@@ -21,16 +21,13 @@ const L2_INIT: &str = include_str!("../../resources/l2-init.sh");
 const L2_FUNCTIONS: &str = include_str!("../../resources/l2-functions.sh");
 const L2_ACTS: &str = include_str!("../../resources/l2-acts.sh");
 
-/// Lines of the transcript that a failure shows.
-const LAST_LINES: usize = 30;
-
 /// What all scenarios share; each part is there, or says why it is not.
 #[derive(Debug)]
 pub struct Lab {
     /// QEMU and busybox.
     pub host: Result<Host>,
-    /// The binary under test.
-    pub vmm: Result<PathBuf>,
+    /// The binary under test, and the guest's own.
+    pub programs: Result<Programs>,
     kernels: BTreeMap<Choice, Result<Kernel>>,
 }
 
@@ -47,7 +44,7 @@ impl Lab {
                 .iter()
                 .map(|&choice| (choice, kernel(choice)))
                 .collect(),
-            vmm: vmm::build(),
+            programs: vmm::build(),
             host,
         }
     }
@@ -108,6 +105,15 @@ impl Outcome {
     }
 }
 
+/// What L2's kernel says on its console before /init.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Console {
+    /// Nothing but what is serious: each character is an exit to the VMM.
+    Quiet,
+    /// All of it, where the first machine hung.
+    Kernel,
+}
+
 /// A scenario that passed.
 #[derive(Clone, Copy, Debug)]
 pub struct Passed {
@@ -120,14 +126,18 @@ pub struct Passed {
 impl Scenario {
     /// Runs it; `heard` is told each line as it comes.
     pub fn run(&self, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Result<Passed> {
-        let first = self.once(lab, heard)?;
+        host::forget(&self.first_dir())?;
+        let first = self.once(lab, Console::Quiet, heard)?;
         let (ended, repeated) = if stuck(&first.0) {
+            let kept = self.keep_first(&first.1)?;
             eprintln!(
-                "  {}: no guest reached /init in {:.0} s; the machine is started once more",
+                "  {}: no guest reached /init in {:.0} s; the machine is started once more, and the \
+                 first one's logs are kept in {}",
                 self.name,
-                first.0.took.as_secs_f64()
+                first.0.took.as_secs_f64(),
+                kept.display()
             );
-            (self.once(lab, heard)?, true)
+            (self.once(lab, Console::Kernel, heard)?, true)
         } else {
             (first, false)
         };
@@ -137,25 +147,25 @@ impl Scenario {
             dir,
         };
         self.judge(&outcome, ended.timed_out)
-            .map_err(|error| Error::failed(explain(&error.to_string(), &outcome)))?;
-        for disk in &self.machine.disks {
-            let image = outcome.image(disk.serial);
-            fs::remove_file(&image).context(format!("remove {}", image.display()))?;
-        }
-        let archive = outcome.dir.join("l1.cpio");
-        fs::remove_file(&archive).context(format!("remove {}", archive.display()))?;
+            .map_err(|error| Error::failed(failure::explain(&error.to_string(), &outcome)))?;
+        self.drop_large(&outcome.dir)?;
         Ok(Passed {
             took: ended.took,
             repeated,
         })
     }
 
-    fn once(&self, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Result<(Ended, PathBuf)> {
+    fn once(
+        &self,
+        lab: &Lab,
+        console: Console,
+        heard: &mut dyn FnMut(&Line),
+    ) -> Result<(Ended, PathBuf)> {
         let host = lab.host.as_ref().map_err(Clone::clone)?;
         let kernel = lab.kernel(self.kernel)?;
         let dir = host::fresh_dir(self.name)?;
         self.machine.furnish(&dir)?;
-        let archive = self.archive(lab, host, kernel)?;
+        let archive = self.archive(lab, host, kernel, console)?;
         fs::write(dir.join("l1.cpio"), archive).context("write L1's initramfs")?;
         let ended = self
             .machine
@@ -163,10 +173,48 @@ impl Scenario {
         Ok((ended, dir))
     }
 
-    fn archive(&self, lab: &Lab, host: &Host, kernel: &Kernel) -> Result<Vec<u8>> {
+    fn script_for(&self, console: Console) -> String {
+        match console {
+            Console::Quiet => self.script.clone(),
+            Console::Kernel => self.script.replace("'quiet ", "'loglevel=7 "),
+        }
+    }
+
+    /// Where the first of two machines is kept.
+    fn first_dir(&self) -> PathBuf {
+        host::dir(&format!("{}.first", self.name))
+    }
+
+    fn keep_first(&self, dir: &Path) -> Result<PathBuf> {
+        let kept = self.first_dir();
+        fs::rename(dir, &kept).context(format!("keep {}", dir.display()))?;
+        self.drop_large(&kept)?;
+        Ok(kept)
+    }
+
+    /// Leaves the logs.
+    fn drop_large(&self, dir: &Path) -> Result<()> {
+        let images = self.machine.disks.iter().map(|disk| disk.serial);
+        for name in images
+            .map(|serial| format!("{serial}.img"))
+            .chain(["l1.cpio".to_owned()])
+        {
+            let path = dir.join(name);
+            fs::remove_file(&path).context(format!("remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn archive(
+        &self,
+        lab: &Lab,
+        host: &Host,
+        kernel: &Kernel,
+        console: Console,
+    ) -> Result<Vec<u8>> {
         let mut l1 = Archive::with_busybox(host, L1_INIT)?;
         l1.file("lab/functions.sh", L1_FUNCTIONS.as_bytes());
-        l1.file("lab/scenario.sh", self.script.as_bytes());
+        l1.file("lab/scenario.sh", self.script_for(console).as_bytes());
         // An ordinary user, for what such a one may not do.
         l1.file(
             "etc/passwd",
@@ -180,15 +228,20 @@ impl Scenario {
             order.push('\n');
         }
         l1.file("lib/lab-modules/order", order.as_bytes());
-        let vmm = lab.vmm.as_ref().map_err(Clone::clone)?;
-        l1.host_file("bin/mini-vmm", vmm, true)?;
+        let programs = lab.programs.as_ref().map_err(Clone::clone)?;
+        l1.host_file("bin/mini-vmm", &programs.vmm, true)?;
         match self.image {
             Image::BzImage => l1.host_file("boot/bzImage", &kernel.bzimage(), false)?,
             Image::Vmlinux => l1.host_file("boot/vmlinux", &kernel.vmlinux()?, false)?,
         }
         let mut l2 = Archive::with_busybox(host, L2_INIT)?;
+        l2.host_file("bin/guest", &programs.guest, true)?;
         l2.file("lab/functions.sh", L2_FUNCTIONS.as_bytes());
         l2.file("lab/acts.sh", L2_ACTS.as_bytes());
+        for program in &self.machine.programs {
+            l1.host_program(program)?;
+            l2.host_program(program)?;
+        }
         l1.file("boot/initrd", &l2.finish());
         Ok(l1.finish())
     }
@@ -248,41 +301,10 @@ fn stuck(ended: &Ended) -> bool {
         .is_none_or(|run| !run.reached_init() && run.exit().is_none())
 }
 
-/// The sentence, where everything is, and the last lines.
-fn explain(sentence: &str, outcome: &Outcome) -> String {
-    let mut text = format!(
-        "{sentence}\nlog: {}",
-        outcome.dir.join("transcript.log").display()
-    );
-    for (name, what) in [("qemu.log", "QEMU"), ("l1-kernel.log", "L1's kernel")] {
-        for line in tail(&outcome.dir.join(name), 8) {
-            let _ = write!(text, "\n{what}| {line}");
-        }
-    }
-    let lines = &outcome.transcript.lines;
-    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
-        let at = line.at.as_secs_f64();
-        let _ = write!(text, "\n[{at:8.3}] {:?}| {}", line.from, line.text);
-    }
-    text
-}
-
-fn tail(path: &Path, count: usize) -> Vec<String> {
-    let text = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
-    lines[lines.len().saturating_sub(count)..]
-        .iter()
-        .map(|line| line.trim_end().to_owned())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Disk;
 
     fn ended(timed_out: bool, lines: &[&str]) -> Ended {
         Ended {
@@ -310,6 +332,32 @@ mod tests {
         fs::write(&path, format!("[1.0] x\r\n{fault}\r\n")).unwrap();
         assert_eq!(complaint(&path).as_deref(), Some(fault));
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn the_first_of_two_machines_leaves_its_logs_and_the_second_says_more() {
+        let scenario = Scenario {
+            name: "unit-of-the-lab",
+            machine: Machine::with_disks(&[Disk::new("unit", 5)]),
+            kernel: Choice::Lab,
+            image: Image::BzImage,
+            script: "run_vmm --cmdline 'quiet panic=-1'".into(),
+            limit: Duration::ZERO,
+            check: Box::new(|_| Ok(())),
+        };
+        let dir = host::fresh_dir(scenario.name).unwrap();
+        for name in ["transcript.log", "unit.img", "l1.cpio"] {
+            fs::write(dir.join(name), name).unwrap();
+        }
+        let kept = scenario.keep_first(&dir).unwrap();
+        assert!(!dir.exists());
+        let left: Vec<_> = fs::read_dir(&kept).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        assert!(kept.join("transcript.log").is_file());
+        host::forget(&kept).unwrap();
+        assert_eq!(scenario.script_for(Console::Quiet), scenario.script);
+        let loud = scenario.script_for(Console::Kernel);
+        assert_eq!(loud, "run_vmm --cmdline 'loglevel=7 panic=-1'");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The mini-vmm binary under test: built here as a static release binary, once a run.
-//! MINI_VMM_BIN names another one to take instead.
+//! The static programs that the lab builds: the mini-vmm under test, and the guest's helper.
+//! MINI_VMM_BIN names another mini-vmm to take instead.
 
 use std::env;
 use std::path::PathBuf;
@@ -16,33 +16,48 @@ pub const BINARY: &str = "MINI_VMM_BIN";
 /// macros too, which cannot be linked that way.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Builds the binary and returns its path.
-pub fn build() -> Result<PathBuf> {
-    if let Some(path) = env::var_os(BINARY).map(PathBuf::from) {
-        return if path.is_file() {
-            Ok(path)
-        } else {
-            Err(Error::failed(format!(
-                "{BINARY} names {}, and there is no such file",
-                path.display()
-            )))
-        };
+/// Both programs.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The mini-vmm under test.
+    pub vmm: PathBuf,
+    /// What L2's /init cannot do by itself (src/bin/guest).
+    pub guest: PathBuf,
+}
+
+/// Builds them, once a run.
+pub fn build() -> Result<Programs> {
+    let given = env::var_os(BINARY).map(PathBuf::from);
+    if let Some(path) = given.as_ref().filter(|path| !path.is_file()) {
+        return Err(Error::failed(format!(
+            "{BINARY} names {}, and there is no such file",
+            path.display()
+        )));
     }
-    let step = Step::start("building mini-vmm, static and optimised");
+    let step = Step::start("building static programs: mini-vmm, and the guest's");
+    let vmm = match given {
+        Some(path) => path,
+        None => program("mini-vmm", "mini-vmm")?,
+    };
+    let guest = program("lab", "guest")?;
+    step.done();
+    Ok(Programs { vmm, guest })
+}
+
+fn program(package: &str, name: &str) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(host::workspace())
         .args(["build", "--quiet", "--release", "--target", TARGET])
-        .args(["--package", "mini-vmm"])
+        .args(["--package", package, "--bin", name])
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .output()
         .context("run cargo")?;
     if !output.status.success() {
         return Err(Error::failed(format!(
-            "mini-vmm does not build:\n{}",
+            "{name} does not build:\n{}",
             String::from_utf8_lossy(&output.stderr)
         )));
     }
-    step.done();
-    Ok(host::target().join(TARGET).join("release/mini-vmm"))
+    Ok(host::target().join(TARGET).join("release").join(name))
 }

@@ -18,12 +18,13 @@ impl Machine {
         device: &SharedDevice,
         function: &Arc<VfioFunction>,
     ) -> Result<(), MachineError> {
-        let name = device.name().to_string();
         let failed = Arc::downgrade(function);
         let on_error = move || {
-            warn!("{name} has failed: the guest sees it no more, and lives on");
-            if let Some(function) = failed.upgrade() {
-                function.fence();
+            if let Some(function) = failed.upgrade()
+                && function.fence()
+            {
+                let name = function.name();
+                warn!("{name} has failed: the guest sees it no more, and lives on");
             }
         };
         let name = device.name().to_string();

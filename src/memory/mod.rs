@@ -206,6 +206,11 @@ impl AddressSpace {
         true
     }
 
+    /// What stands behind an address; `None` where nothing is.
+    pub fn kind_at(&self, address: u64) -> Option<RegionKind> {
+        self.lock().overlapping(address, 1).map(|r| r.kind)
+    }
+
     /// How many regions there are.
     pub fn len(&self) -> usize {
         self.lock().regions.len()
@@ -280,6 +285,8 @@ mod tests {
         space.add(region(0, 0x1000)).unwrap();
         space.add(region(0x3000, 0x1000)).unwrap();
         assert_eq!(space.len(), 3);
+        assert_eq!(space.kind_at(0x3fff), Some(RegionKind::Ram));
+        assert_eq!(space.kind_at(0x4000), None);
     }
 
     #[test]

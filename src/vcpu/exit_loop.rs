@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use tracing::trace;
 
+use super::Shared;
 use super::run_page::RunPage;
-use crate::bus::Bus;
 use crate::observe::stats::ExitCounters;
 
 /// Why a vCPU's loop ended.
@@ -22,8 +22,8 @@ pub enum LoopEnd {
 }
 
 /// Runs a vCPU until it is stopped or cannot go on.
-pub fn run(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, exits: &ExitCounters) -> LoopEnd {
-    let end = run_on(vcpu, bus, stop, exits);
+pub fn run(vcpu: &mut VcpuFd, shared: &Shared, stop: &AtomicBool) -> LoopEnd {
+    let end = run_on(vcpu, shared, stop);
     // What a read was answered with reaches the registers inside the next KVM_RUN; without it the
     // old instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
     vcpu.set_kvm_immediate_exit(1);
@@ -32,8 +32,9 @@ pub fn run(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, exits: &ExitCounters
     end
 }
 
-fn run_on(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, exits: &ExitCounters) -> LoopEnd {
+fn run_on(vcpu: &mut VcpuFd, shared: &Shared, stop: &AtomicBool) -> LoopEnd {
     let page = RunPage::of(vcpu);
+    let (bus, exits) = (&*shared.bus, &*shared.exits);
     while !stop.load(Ordering::Acquire) {
         let counter = match vcpu.run() {
             Ok(VcpuExit::IoIn(port, data)) => {
@@ -68,6 +69,16 @@ fn run_on(vcpu: &mut VcpuFd, bus: &Bus, stop: &AtomicBool, exits: &ExitCounters)
             Ok(exit @ (VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen)) => {
                 trace!(?exit, "nothing to do");
                 &exits.other
+            }
+            // A page of a device that has gone, perhaps; kernels before 6.8 do not say which.
+            Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.lost_pages.take_away(Some(gpa)) => {
+                &exits.other
+            }
+            Err(e) if e.errno() == libc::EFAULT && shared.lost_pages.take_away(None) => {
+                &exits.other
+            }
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => {
+                return LoopEnd::Broken(format!("the host has no page for {gpa:#x}"));
             }
             Ok(exit) => return LoopEnd::Broken(format!("KVM stopped it: {exit:?}")),
             // A kick, or a signal that was nobody's.

@@ -4,6 +4,7 @@ pub mod cpuid;
 pub mod exit_loop;
 mod run_page;
 pub mod state;
+mod tsc;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,6 +112,15 @@ pub struct Shared {
     pub notifier: Arc<Notifier>,
     /// Exits are counted here.
     pub exits: Arc<ExitCounters>,
+    /// Who is asked when KVM cannot get a page.
+    pub lost_pages: Arc<dyn LostPages>,
+}
+
+/// Knows whose pages the guest has, for when KVM cannot get one (KVM_RUN's EFAULT).
+pub trait LostPages: Send + Sync {
+    /// Takes the page at a guest-physical address, or whichever it was where KVM does not say, out
+    /// of the guest's reach. Tells whether the guest can go on without it.
+    fn take_away(&self, address: Option<u64>) -> bool;
 }
 
 /// vCPUs that run, each on a thread.
@@ -180,7 +190,7 @@ impl Running {
 }
 
 fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
-    match exit_loop::run(&mut vcpu.fd, &shared.bus, stop, &shared.exits) {
+    match exit_loop::run(&mut vcpu.fd, shared, stop) {
         LoopEnd::Stopped => {}
         LoopEnd::Shutdown => shared.notifier.notify(GuestEvent::TripleFault),
         LoopEnd::Broken(why) => {

@@ -13,12 +13,12 @@ use kvm_bindings::{
 use kvm_ioctls::VcpuFd;
 
 use super::VcpuError;
+use super::tsc::{self, MSR_IA32_TSC_ADJUST};
 use crate::boot::cpu_state::{self, CpuState};
 
 /// The time-stamp counter goes on over a reset, as on hardware whose firmware does not touch it;
-/// writing it vCPU by vCPU would only set the vCPUs apart.
+/// writing it vCPU by vCPU would only set the vCPUs apart ([`tsc`]).
 const MSR_IA32_TSC: u32 = 0x10;
-const MSR_IA32_TSC_ADJUST: u32 = 0x3b;
 const MSR_IA32_FEATURE_CONTROL: u32 = 0x3a;
 
 /// What a vCPU was like when it was made.
@@ -102,6 +102,7 @@ impl PowerOn {
         call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&self.debug))?;
         call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
         write_msrs(vcpu, &self.msrs);
+        tsc::restore(vcpu);
         let mut events = self.events;
         events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING
             | KVM_VCPUEVENT_VALID_SIPI_VECTOR

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use vmm_sys_util::tempdir::TempDir;
 
 /// A link to a device's directory, in a directory of its own that only we can read. It goes when this
-/// is dropped, and must be there for as long as the device is open.
+/// is dropped, and must be there for as long as the device is open: a run that is killed leaves it.
 pub struct Alias {
     /// Taken away, with the link in it, when dropped.
     _dir: TempDir,

@@ -145,6 +145,23 @@ impl BarMap {
         &self.pieces
     }
 
+    /// Whether the pieces are in the address space.
+    pub fn is_placed(&self) -> bool {
+        self.placed.is_some()
+    }
+
+    /// Whether one of the pieces is at a guest-physical address now.
+    pub fn covers(&self, address: u64) -> bool {
+        let offset = self.placed.and_then(|start| address.checked_sub(start));
+        offset.is_some_and(|offset| self.maps(offset))
+    }
+
+    /// Whether an offset in the BAR is in one of the pieces.
+    pub fn maps(&self, offset: u64) -> bool {
+        let inside = |(start, len): &Piece| offset >= *start && offset - start < *len;
+        self.pieces.iter().any(inside)
+    }
+
     /// Puts the pieces into the address space with the BAR at `address`.
     ///
     /// # Errors
@@ -218,6 +235,16 @@ mod tests {
         assert!(plan(0x4000, &[], &[]).is_empty());
         assert!(plan(0x4000, &[(0x3000, u64::MAX)], &[]).is_empty());
         assert!(plan(0x1000, &[(0, 0x1000)], &[(u64::MAX, 5), (0, u64::MAX)]).is_empty());
+    }
+
+    #[test]
+    fn a_piece_is_where_the_bar_is() {
+        let mut map = BarMap::trapped();
+        map.pieces = vec![(0x1000, 0x1000), (0x4000, 0x1000)];
+        assert!(map.maps(0x1000) && map.maps(0x4fff) && !map.maps(0xfff) && !map.maps(0x2000));
+        assert!(!map.covers(0x1000));
+        map.placed = Some(0x8_0000);
+        assert!(map.covers(0x8_1000) && !map.covers(0x8_2000) && !map.covers(0x1000));
     }
 
     proptest! {

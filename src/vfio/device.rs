@@ -27,6 +27,7 @@ use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ref, ioctl_with_ptr};
 use vmm_sys_util::ioctl_io_nr;
 
 use super::handle::Handle;
+use super::hot_reset::Scope;
 
 ioctl_io_nr!(VFIO_DEVICE_GET_INFO, VFIO_TYPE.into(), VFIO_BASE + 7);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
@@ -171,6 +172,16 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The errno; ENOTTY when the device has no reset.
     fn reset(&self) -> Result<(), DeviceError>;
+    /// The names of all functions that [`Device::hot_reset`] would reset, its own among them.
+    ///
+    /// # Errors
+    /// The errno; ENODEV when neither its slot nor its bus can be reset.
+    fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError>;
+    /// Resets the function's slot or bus, and so every function there.
+    ///
+    /// # Errors
+    /// The errno; EINVAL when one of the functions is not this process's.
+    fn hot_reset(&self) -> Result<(), DeviceError>;
 }
 
 /// A device behind a VFIO file descriptor.
@@ -407,6 +418,19 @@ impl Device for VfioFile {
             return Err(self.fail("VFIO_DEVICE_RESET", io::Error::last_os_error()));
         }
         Ok(())
+    }
+
+    fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError> {
+        let scope = Scope::of(&self.file)
+            .map_err(|e| self.fail("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", e))?;
+        Ok(scope.functions().map(|bdf| bdf.to_string()).collect())
+    }
+
+    fn hot_reset(&self) -> Result<(), DeviceError> {
+        debug!(device = self.name, "VFIO_DEVICE_PCI_HOT_RESET");
+        Scope::of(&self.file)
+            .and_then(|scope| scope.reset(&self.file))
+            .map_err(|e| self.fail("VFIO_DEVICE_PCI_HOT_RESET", e))
     }
 }
 

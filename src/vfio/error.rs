@@ -182,6 +182,18 @@ impl VfioError {
         }
     }
 
+    /// Whether it is a container that does not take a group, and another may.
+    pub(super) fn is_refused_group(&self) -> bool {
+        use vfio_ioctls::VfioError::{ContainerSetIOMMU, GroupSetContainer};
+        matches!(
+            self,
+            Self::Open {
+                source: GroupSetContainer | ContainerSetIOMMU(_),
+                ..
+            }
+        )
+    }
+
     /// What to type.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
@@ -256,5 +268,38 @@ impl VfioError {
             Self::Open { .. } => "see `dmesg | grep -i vfio`".into(),
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_wanted_is_explained() {
+        let name = HostName::Pci("01:00.1".parse().unwrap());
+        let physical = "01:00.0".parse().ok();
+        for (given, physical, says, hint) in [
+            (
+                false,
+                physical,
+                "PCI device 0000:01:00.1 is opened only with a VF token: its physical function 0000:01:00.0 is in VFIO's hands too",
+                "give the token that 0000:01:00.0 was opened with: --vfio 0000:01:00.1,vf-token=UUID",
+            ),
+            (
+                true,
+                None,
+                "PCI device 0000:01:00.1 is opened only with another VF token",
+                "its virtual functions are in use; give the token that they were opened with: --vfio 0000:01:00.1,vf-token=UUID",
+            ),
+        ] {
+            let error = VfioError::TokenRefused {
+                name,
+                given,
+                physical,
+            };
+            assert_eq!(error.to_string(), says);
+            assert_eq!(error.hint().as_deref(), Some(hint));
+        }
     }
 }

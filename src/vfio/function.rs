@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use super::bar_map::{BarMap, Piece};
 use super::config_policy;
@@ -32,8 +32,8 @@ use crate::pci::msix::MsixCapability;
 
 const INTERRUPT_PIN: u16 = 0x3d;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
-const PMCSR: u16 = 4;
-const POWER_STATE: u8 = 0x3;
+pub(super) const PMCSR: u16 = 4;
+pub(super) const POWER_STATE: u8 = 0x3;
 
 /// Why a function cannot be made of a device.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +68,14 @@ pub struct Surroundings {
 pub struct VfioFunction {
     name: String,
     /// None once the host has it back.
-    device: RwLock<Option<SharedDevice>>,
+    pub(super) device: RwLock<Option<SharedDevice>>,
     pub(super) around: Surroundings,
     pub(super) this: Weak<Self>,
     /// Where the MSI-X table and its pending bits are.
     pub(super) msix_place: Option<MsixCapability>,
     pub(super) rom: Rom,
     /// The power management capability.
-    power: Option<u16>,
+    pub(super) power: Option<u16>,
     /// The bits of COMMAND's low byte that the device does not keep as they are written.
     stuck: u8,
     state: Mutex<State>,
@@ -131,12 +131,6 @@ impl VfioFunction {
         let power = capability::find(&image, id::PM).map(|c| c.offset);
         let maps = std::array::from_fn(|bar| BarMap::of(&*device, bar, &bars, msix_place.as_ref()));
         let stuck = image::turn_off(&*device)?;
-        if !device.can_reset() {
-            warn!(
-                "{} has no reset: a guest's reboot leaves it as it is",
-                device.name()
-            );
-        }
         let state = State {
             config: pristine.clone(),
             pristine,
@@ -212,30 +206,23 @@ impl VfioFunction {
         self.silence(&mut state);
     }
 
-    /// The device has failed: it reads as all ones from now on, and the guest lives.
-    pub fn fence(&self) {
+    /// Silent and awake, as a device must be while it or its bus is reset (a reset in D3 may not
+    /// reach it). Gives the device; `None` where there is none any more.
+    pub(super) fn prepare_reset(&self) -> Option<SharedDevice> {
         let mut state = self.lock();
-        if !state.fenced {
-            self.silence(&mut state);
-            state.fenced = true;
+        if state.fenced {
+            return None;
         }
-    }
-
-    /// The host gets the device back: as [`VfioFunction::fence`], and nothing of ours keeps it open.
-    pub fn release(&self) {
-        self.fence();
-        let mut state = self.lock();
-        state.interrupts.release();
-        // A mapped BAR keeps the device's file open.
-        state.maps = std::array::from_fn(|_| BarMap::trapped());
-        self.device
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.silence(&mut state);
+        if let Some(power) = self.power {
+            self.device_write(power + PMCSR, &[0, 0]);
+        }
+        state.awake = true;
+        self.device()
     }
 
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
-    fn silence(&self, state: &mut State) {
+    pub(super) fn silence(&self, state: &mut State) {
         state.interrupts.silence();
         state.command = 0;
         self.follow_decode(state);
@@ -383,27 +370,16 @@ impl PciFunction for VfioFunction {
         }
     }
 
-    /// Interrupts off, decoding off, awake, reset; then the registers as firmware left them
-    /// (vfio's pre-reset order: a device must not interrupt or write to memory while it resets).
+    /// Registers as firmware left them, interrupts by the pin again. The device itself has been reset
+    /// before, with all others ([`super::reset`]).
     fn reset(&self) {
         let mut state = self.lock();
         if state.fenced {
             return;
         }
         self.silence(&mut state);
-        if let Some(power) = self.power {
-            self.device_write(power + PMCSR, &[0, 0]);
-        }
-        state.awake = true;
-        if let Some(device) = self.device().filter(|d| d.can_reset()) {
-            match device.reset() {
-                Ok(()) => info!("{} was reset", self.name()),
-                Err(e) => error!("{}: the guest finds the device as it left it", sentence(&e)),
-            }
-        }
         state.config = state.pristine.clone();
         state.bars = state.placed.clone();
-        self.device_write(COMMAND, &[0, 0]);
         state.interrupts.power_on();
     }
 }

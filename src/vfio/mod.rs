@@ -13,21 +13,27 @@ pub mod config_policy;
 pub mod container;
 pub mod device;
 mod error;
+mod fault;
 pub mod function;
 mod handle;
+mod hot_reset;
 mod image;
 pub mod interrupts;
 pub mod iommufd;
 pub mod mapper;
 mod placement;
+pub mod reset;
 pub mod rom;
+mod share;
 mod trap;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io;
+use std::mem;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use iommufd_ioctls::{IommuFd, IommufdError};
@@ -42,7 +48,8 @@ use alias::Alias;
 use candidate::Candidate;
 use device::VfioFile;
 use handle::Handle;
-use mapper::Mapper;
+use mapper::{Mapper, Space};
+use share::share;
 
 pub use candidate::find;
 pub use error::VfioError;
@@ -67,6 +74,14 @@ enum Interface {
     Iommufd(Arc<VfioIommufd>),
 }
 
+/// A device to be opened.
+struct Wanted<'a> {
+    index: usize,
+    candidate: &'a Candidate,
+    /// One token a group: whoever holds the last closes the group.
+    group: Arc<()>,
+}
+
 /// Opens the devices, each on a thread of its own: opening resets the function, which takes a tenth
 /// of a second each (and makes another reset at the start needless).
 ///
@@ -80,53 +95,91 @@ pub fn open(
     let Some(first) = candidates.first() else {
         return Ok(None);
     };
-    let interface = Interface::open(vm, candidates, iommu, first)?;
-    // One token a group: whoever holds the last closes the group.
+    let kvm = kvm_vfio(vm)?;
     let mut groups: HashMap<u32, Arc<()>> = HashMap::new();
-    let members: Vec<_> = candidates
-        .iter()
-        .map(|c| (c, Arc::clone(groups.entry(c.group).or_default())))
-        .collect();
+    let wanted = candidates.iter().enumerate().map(|(index, candidate)| {
+        let group = Arc::clone(groups.entry(candidate.group).or_default());
+        Wanted {
+            index,
+            candidate,
+            group,
+        }
+    });
+    let wanted = wanted.collect();
     drop(groups);
-    let devices = thread::scope(|scope| {
-        let openers: Vec<_> = members
+    let mut others = false;
+    let interface = || {
+        if mem::replace(&mut others, true) {
+            info!("a further container, for what the others refuse");
+            return Interface::container(&kvm, first);
+        }
+        Interface::open(&kvm, candidates, iommu, first)
+    };
+    let shared = share(wanted, interface, open_all, VfioError::is_refused_group)?;
+    let mut devices = Vec::new();
+    let mut spaces = Vec::new();
+    for (interface, opened) in shared {
+        let opened = opened.into_iter().map(|(wanted, d)| (wanted.index, d));
+        let opened: Vec<_> = opened.collect();
+        let user = |d: &Arc<VfioFile>| Arc::downgrade(d) as Weak<dyn Any + Send + Sync>;
+        let users = opened.iter().map(|(_, d)| user(d)).collect();
+        spaces.push(interface.space(users).map_err(VfioError::IommuInfo)?);
+        devices.extend(opened);
+    }
+    devices.sort_by_key(|(index, _)| *index);
+    Ok(Some(Opened {
+        devices: devices.into_iter().map(|(_, device)| device).collect(),
+        mapper: Arc::new(Mapper::new(spaces)),
+    }))
+}
+
+/// KVM's own part of VFIO.
+fn kvm_vfio(vm: &VmFd) -> Result<Arc<VfioDeviceFd>, VfioError> {
+    let mut device = kvm_create_device {
+        type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
+        fd: 0,
+        flags: 0,
+    };
+    let device = vm
+        .create_device(&mut device)
+        .map_err(VfioError::KvmDevice)?;
+    Ok(Arc::new(VfioDeviceFd::new_from_kvm(device)))
+}
+
+fn open_all<'a>(
+    interface: &Interface,
+    wanted: Vec<Wanted<'a>>,
+) -> Vec<(Wanted<'a>, Result<Arc<VfioFile>, VfioError>)> {
+    thread::scope(|scope| {
+        let openers: Vec<_> = wanted
             .into_iter()
-            .map(|(candidate, group)| {
-                let interface = interface.clone();
-                thread::Builder::new()
+            .map(|wanted| {
+                let (interface, candidate) = (interface.clone(), wanted.candidate);
+                let group = Arc::clone(&wanted.group);
+                let opener = thread::Builder::new()
                     .name(format!("open {}", candidate.name))
-                    .spawn_scoped(scope, move || interface.open_device(candidate, group))
+                    .spawn_scoped(scope, move || interface.open_device(candidate, group));
+                (wanted, opener)
             })
             .collect();
-        let opened: Vec<_> = openers
-            .into_iter()
-            .map(|opener| match opener.map(|o| o.join()) {
+        let join = |(wanted, opener): (_, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
+            let outcome = match opener.map(|o| o.join()) {
                 Ok(Ok(outcome)) => outcome,
                 _ => Err(VfioError::Thread),
-            })
-            .collect();
-        opened.into_iter().collect::<Result<Vec<_>, _>>()
-    })?;
-    let mapper = interface.mapper().map_err(VfioError::IommuInfo)?;
-    Ok(Some(Opened { devices, mapper }))
+            };
+            (wanted, outcome)
+        };
+        openers.into_iter().map(join).collect()
+    })
 }
 
 impl Interface {
     fn open(
-        vm: &VmFd,
+        kvm_vfio: &Arc<VfioDeviceFd>,
         candidates: &[Candidate],
         iommu: Iommu,
         first: &Candidate,
     ) -> Result<Self, VfioError> {
-        let mut kvm_vfio = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
-            fd: 0,
-            flags: 0,
-        };
-        let kvm_vfio = vm
-            .create_device(&mut kvm_vfio)
-            .map_err(VfioError::KvmDevice)?;
-        let kvm_vfio = Arc::new(VfioDeviceFd::new_from_kvm(kvm_vfio));
         let why_not = match iommu {
             Iommu::Container => None,
             Iommu::Iommufd => match candidates.iter().find(|c| c.token.is_some()) {
@@ -141,7 +194,11 @@ impl Interface {
         if let Some(why) = why_not {
             info!("by group and container: {why}");
         }
-        let container = VfioContainer::new(Some(kvm_vfio)).map_err(|e| match e {
+        Self::container(kvm_vfio, first)
+    }
+
+    fn container(kvm_vfio: &Arc<VfioDeviceFd>, first: &Candidate) -> Result<Self, VfioError> {
+        let container = VfioContainer::new(Some(Arc::clone(kvm_vfio))).map_err(|e| match e {
             vfio_ioctls::VfioError::OpenContainer(source) => {
                 VfioError::node(CONTAINER_NODE, None, source)
             }
@@ -153,17 +210,15 @@ impl Interface {
         Ok(Self::Container(Arc::new(container)))
     }
 
-    fn iommufd(kvm_vfio: Arc<VfioDeviceFd>, first: &Candidate) -> Result<Self, VfioError> {
+    fn iommufd(kvm_vfio: &Arc<VfioDeviceFd>, first: &Candidate) -> Result<Self, VfioError> {
         let iommufd = IommuFd::new().map_err(|e| match e {
             IommufdError::OpenIommufd(source) => VfioError::node(IOMMUFD_NODE, None, source),
             other => VfioError::IommuInfo(io::Error::other(other)),
         })?;
-        let iommufd =
-            VfioIommufd::new(Arc::new(iommufd), None, Some(kvm_vfio)).map_err(|source| {
-                VfioError::Open {
-                    name: first.name,
-                    source,
-                }
+        let iommufd = VfioIommufd::new(Arc::new(iommufd), None, Some(Arc::clone(kvm_vfio)))
+            .map_err(|source| VfioError::Open {
+                name: first.name,
+                source,
             })?;
         info!("by iommufd");
         Ok(Self::Iommufd(Arc::new(iommufd)))
@@ -211,13 +266,13 @@ impl Interface {
         Ok(Arc::new(VfioFile::new(name.to_string(), handle)?))
     }
 
-    /// Once the devices are open: only then is it known what can be mapped.
-    fn mapper(self) -> io::Result<Arc<dyn DmaMapper>> {
+    /// Once its devices are open: only then is it known what can be mapped.
+    fn space(self, users: Vec<Weak<dyn Any + Send + Sync>>) -> io::Result<Space> {
         let (ranges, ops): (_, Arc<dyn VfioOps>) = match self {
             Self::Container(container) => (container::iova_ranges(&container)?, container),
             Self::Iommufd(iommufd) => (iommufd::iova_ranges(&iommufd)?, iommufd),
         };
-        Ok(Arc::new(Mapper::new(ops, ranges)))
+        Ok(Space { ops, ranges, users })
     }
 }
 

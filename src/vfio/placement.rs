@@ -16,7 +16,7 @@ use crate::pci::rom::ROM;
 
 /// COMMAND's decode enables (PCI Express 6.0, 7.5.1.1.3).
 const COMMAND_IO: u16 = 1 << 0;
-const COMMAND_MEMORY: u16 = 1 << 1;
+pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 
 /// Why a BAR cannot be where the guest wants it.
 #[derive(Debug, thiserror::Error)]

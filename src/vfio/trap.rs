@@ -71,7 +71,9 @@ impl VfioFunction {
                     && let Err(e) = device.read(bar as u32, offset, data)
                 {
                     data.fill(0xff);
-                    self.complain(&e);
+                    if !self.lose_access(&*device, bar, offset) {
+                        self.complain(&e);
+                    }
                 }
             }
             Some(part) => {
@@ -95,6 +97,7 @@ impl VfioFunction {
             None => {
                 if let Some(device) = self.device()
                     && let Err(e) = device.write(bar as u32, offset, data)
+                    && !self.lose_access(&*device, bar, offset)
                 {
                     self.complain(&e);
                 }

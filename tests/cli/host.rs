@@ -61,6 +61,15 @@ fn devices_that_are_not_there() {
 }
 
 #[test]
+fn mediated_devices_that_are_not_there() {
+    let uuid = "0f0e0d0c-0b0a-0908-0706-050403020100";
+    for address in [uuid.into(), format!("/sys/bus/mdev/devices/{uuid}")] {
+        let sentence = format!("there is no mediated device {uuid} on this host");
+        bad_devices(&[&address], &sentence, "mdev_supported_types");
+    }
+}
+
+#[test]
 fn more_devices_than_a_bus_has_slots() {
     bad_devices(&["01:00.0"; 32], "slots for, which is 31", "fewer devices");
 }

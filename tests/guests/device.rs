@@ -8,7 +8,7 @@
 //! | 4 | 64-bit prefetchable memory | 64 KiB | 4 MiB |
 //! | 6 | expansion ROM | 8 KiB | 6 MiB |
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,9 @@ use mini_vmm::vfio::device::{
     CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo,
 };
 
+use crate::backing;
 use crate::irqs::{Pin, Vectors};
+use crate::resets::{Outcome, Resets};
 
 pub const ID: u32 = 0x5678_1234;
 pub const VECTORS: u32 = 8;
@@ -46,6 +48,7 @@ const COMMAND: usize = 4;
 const MEMORY: u8 = 2;
 const SIZES: [u64; 7] = [0x4000, 0x100, 0x20, 0, 0x1_0000, 0, 0x2000];
 const SPACING: u64 = 1 << 20;
+const FILE: u64 = 7 * SPACING;
 
 /// What was done to the device, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,11 +62,13 @@ pub enum Call {
     /// Masked or unmasked.
     Mask(Irq, bool),
     Reset,
+    HotReset,
 }
 
 type Hook = Box<dyn Fn(&FakeDevice, &Call) + Send + Sync>;
 
 pub struct FakeDevice {
+    pub name: &'static str,
     file: File,
     config: Mutex<Vec<u8>>,
     power_on: Vec<u8>,
@@ -74,7 +79,7 @@ pub struct FakeDevice {
     calls: Mutex<Vec<Call>>,
     hook: Option<Hook>,
     resizable: bool,
-    resettable: bool,
+    pub resets: Resets,
     rom: bool,
     /// COMMAND is as it is.
     fixed_command: bool,
@@ -88,7 +93,8 @@ impl FakeDevice {
     pub fn new() -> Self {
         let config = config_space();
         Self {
-            file: backing().expect("a temporary file"),
+            name: "0000:01:00.0",
+            file: backing::file(FILE).expect("a temporary file"),
             power_on: config.clone(),
             config: Mutex::new(config),
             msix: Mutex::new(Vectors::new(VECTORS)),
@@ -97,7 +103,7 @@ impl FakeDevice {
             calls: Mutex::default(),
             hook: None,
             resizable: true,
-            resettable: true,
+            resets: Resets::default(),
             rom: true,
             fixed_command: false,
             failing_events: AtomicU32::new(0),
@@ -121,12 +127,6 @@ impl FakeDevice {
 
     fn pin(&self) -> Option<MutexGuard<'_, Pin>> {
         self.pin.as_ref().map(|pin| pin.lock().unwrap())
-    }
-
-    /// It has no reset.
-    pub fn no_reset(mut self) -> Self {
-        self.resettable = false;
-        self
     }
 
     /// It has no expansion ROM.
@@ -184,6 +184,11 @@ impl FakeDevice {
     pub fn poke(&self, bar: u64, offset: u64, value: u32) {
         let at = bar * SPACING + offset;
         self.file.write_all_at(&value.to_le_bytes(), at).unwrap();
+    }
+
+    /// The pages behind its BARs are gone: who touches one gets SIGBUS, and KVM EFAULT.
+    pub fn lose_pages(&self) {
+        self.file.set_len(0).unwrap();
     }
 
     /// COMMAND as the device has it.
@@ -266,7 +271,7 @@ impl FakeDevice {
 
 impl Device for FakeDevice {
     fn name(&self) -> &str {
-        "0000:01:00.0"
+        self.name
     }
 
     fn region(&self, index: u32) -> RegionInfo {
@@ -300,7 +305,7 @@ impl Device for FakeDevice {
     }
 
     fn can_reset(&self) -> bool {
-        self.resettable
+        self.resets.own != Outcome::Absent
     }
 
     fn map_fd(&self) -> RawFd {
@@ -321,7 +326,9 @@ impl Device for FakeDevice {
         let at = self
             .check(region, offset, data.len())
             .map_err(|e| self.error("a region read", e))?;
-        self.file.read_exact_at(data, at).unwrap();
+        self.file
+            .read_exact_at(data, at)
+            .map_err(|_| self.error("a region read", libc::EIO))?;
         if (region, offset) == (1, 8) {
             data[0] = self.pin().map_or(0, |pin| pin.asks() as u8);
         }
@@ -430,12 +437,30 @@ impl Device for FakeDevice {
     }
 
     fn reset(&self) -> Result<(), DeviceError> {
+        self.note(Call::Reset);
+        self.resets
+            .own
+            .check()
+            .map_err(|e| self.error("VFIO_DEVICE_RESET", e))?;
         *self.config.lock().unwrap() = self.power_on.clone();
         if let Some(mut pin) = self.pin() {
             pin.ask(0);
         }
-        self.note(Call::Reset);
         Ok(())
+    }
+
+    fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError> {
+        self.resets
+            .scope()
+            .map_err(|e| self.error("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", e))
+    }
+
+    fn hot_reset(&self) -> Result<(), DeviceError> {
+        self.note(Call::HotReset);
+        self.resets
+            .hot
+            .check()
+            .map_err(|e| self.error("VFIO_DEVICE_PCI_HOT_RESET", e))
     }
 }
 
@@ -443,23 +468,6 @@ impl Device for FakeDevice {
 pub fn signal(event: &File) {
     let mut event: &File = event;
     event.write_all(&1u64.to_ne_bytes()).expect("an eventfd");
-}
-
-/// A file without a name, large enough for the BARs.
-fn backing() -> io::Result<File> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("mini-vmm-device-{}-{number}", std::process::id());
-    let path = std::env::temp_dir().join(name);
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    fs::remove_file(&path)?;
-    file.set_len(7 * SPACING)?;
-    Ok(file)
 }
 
 fn config_space() -> Vec<u8> {

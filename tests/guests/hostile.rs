@@ -17,6 +17,7 @@ use mini_vmm::memory::kvm_slots::KvmSlots;
 use mini_vmm::pci::RootBus;
 use mini_vmm::vfio::device::ROM_REGION;
 use mini_vmm::vfio::function::{Surroundings, VfioFunction};
+use mini_vmm::vfio::reset;
 use mini_vmm::vfio::rom::RomSource;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -52,6 +53,7 @@ const PIECES: usize = 2;
 /// A function on a bus with KVM behind it, and no guest.
 struct Rig {
     device: Arc<FakeDevice>,
+    function: Arc<VfioFunction>,
     bus: Arc<Bus>,
     root: RootBus,
     router: Arc<Router>,
@@ -88,9 +90,10 @@ impl Rig {
         }
         function.set_placed(bars);
         let root = RootBus::new();
-        root.add(SLOT, 0, function).unwrap();
+        root.add(SLOT, 0, function.clone()).unwrap();
         Self {
             device,
+            function,
             bus,
             root,
             router,
@@ -133,13 +136,19 @@ impl Rig {
             Action::Raise(vector) => {
                 self.device.raise(*vector);
             }
-            Action::Reset => self.root.get(SLOT, 0).unwrap().reset(),
+            Action::Reset => self.reset(),
         }
+    }
+
+    /// As at a guest's reboot.
+    fn reset(&self) {
+        reset::devices(std::slice::from_ref(&self.function));
+        self.root.reset();
     }
 
     /// Nothing is left of what was done, and the device can be used.
     fn check_reset(&self) {
-        self.root.get(SLOT, 0).unwrap().reset();
+        self.reset();
         assert_eq!(self.slots.in_use(), 0, "memory slots");
         assert_eq!(self.router.in_use(), 0, "GSIs");
         assert_eq!(self.device.wired(), [] as [u32; 0]);

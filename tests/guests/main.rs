@@ -11,9 +11,11 @@ use libtest_mimic::{Arguments, Failed, Trial};
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backing;
 mod bars;
 mod config;
 mod device;
+mod faults;
 mod hostile;
 mod irq_code;
 mod irqs;
@@ -21,6 +23,7 @@ mod life;
 mod msix;
 mod pci;
 mod pin;
+mod resets;
 mod rom;
 mod vectors;
 mod vm;
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
         ("msix", msix::TESTS),
         ("pin", pin::TESTS),
         ("vectors", vectors::TESTS),
+        ("faults", faults::TESTS),
+        ("resets", resets::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms

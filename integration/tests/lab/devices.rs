@@ -1,5 +1,5 @@
 //! Devices other than NVMe: SATA with an I/O BAR, USB, a network card by each kind of interrupt,
-//! memory in a prefetchable BAR, and QEMU's teaching device.
+//! memory in a prefetchable BAR, and QEMU's teaching device; each by both interfaces to the IOMMU.
 
 use std::time::Duration;
 
@@ -9,9 +9,11 @@ use lab::error::Context;
 use lab::kernel::Choice;
 use lab::machine::Machine;
 use lab::scenario::{Image, Scenario};
-use lab::transcript::number;
+use lab::transcript::{Run, number};
 
-use lab::expect::{back_with_guest_text, ended_well, expect, guest, run, worked_by};
+use lab::expect::{back_with_guest_text, expect, guest, worked_by};
+
+use crate::both;
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -25,17 +27,8 @@ pub fn all() -> Vec<Scenario> {
         network("network_by_msix", "", "MSIX"),
         network("network_by_its_interrupt_pin", "pci=nomsi", "IO-APIC"),
         shared_memory(),
-        sums(),
+        edu(),
     ]
-}
-
-/// One run of mini-vmm with a device that is no disk.
-fn script(bdf: &str, cmdline: &str) -> String {
-    format!(
-        "bind_vfio {bdf}\n\
-         run_vmm --kernel bzImage --initrd initrd --memory 512M \
-         --cmdline 'quiet panic=-1 {cmdline}' --vfio {bdf}\n"
-    )
 }
 
 fn disk(name: &'static str, disk: Disk, cmdline: &str, controller: &'static str) -> Scenario {
@@ -46,19 +39,18 @@ fn disk(name: &'static str, disk: Disk, cmdline: &str, controller: &'static str)
         kernel: Choice::Lab,
         image: Image::BzImage,
         script: format!(
-            "bind_vfio {bdf}\n\
-             run_vmm --kernel bzImage --initrd initrd --memory 512M \
-             --cmdline 'quiet panic=-1 {cmdline}' --vfio {bdf}\n\
-             give_back {bdf}\n"
+            "{}give_back {bdf}\n",
+            both::script(&bdf, "", |_| cmdline.into())
         ),
         limit: LIMIT,
         check: Box::new(move |outcome| {
-            let run = run(outcome, 0)?;
-            ended_well(&run)?;
-            worked_by(outcome, &run, &disk, controller)?;
-            if disk.wiring == Wiring::Sata {
-                io_bar(run.guest("bar"))?;
-            }
+            both::check(outcome, |_, run| {
+                worked_by(outcome, run, &disk, controller)?;
+                if disk.wiring == Wiring::Sata {
+                    io_bar(run.guest("bar"))?;
+                }
+                Ok(())
+            })?;
             back_with_guest_text(outcome, &disk)
         }),
     }
@@ -94,31 +86,32 @@ fn network(name: &'static str, cmdline: &str, controller: &'static str) -> Scena
         machine,
         kernel: Choice::Lab,
         image: Image::BzImage,
-        script: script("0000:00:09.0", &format!("{cmdline} lab.act=net")),
+        script: both::script("0000:00:09.0", "", |_| format!("{cmdline} lab.act=net")),
         limit: LIMIT,
         check: Box::new(move |outcome| {
-            let run = run(outcome, 0)?;
-            ended_well(&run)?;
-            let ping = guest(&run, "ping")?;
-            expect(ping == "sent=200 received=200", || {
-                format!("not all pings were answered: {ping}")
-            })?;
-            let interrupts = guest(&run, "net-interrupts")?;
-            let [before, after] =
-                ["before", "after"].map(|name| number(interrupts, name).unwrap_or(0));
-            expect(after >= before + 200, || {
-                format!("too few interrupts for 200 pings: {interrupts}")
-            })?;
-            expect(
-                run.guest("irq").any(|line| line.contains(controller)),
-                || format!("no {controller} line of the card is in the guest's /proc/interrupts"),
-            )?;
-            let file = guest(&run, "file")?;
-            expect(file == same, || {
-                format!("the file came as \"{file}\" instead of \"{same}\"")
-            })
+            both::check(outcome, |_, run| packets(run, controller, &same))
         }),
     }
+}
+
+fn packets(run: &Run<'_>, controller: &str, same: &str) -> Result<()> {
+    let ping = guest(run, "ping")?;
+    expect(ping == "sent=200 received=200", || {
+        format!("not all pings were answered: {ping}")
+    })?;
+    let interrupts = guest(run, "net-interrupts")?;
+    let [before, after] = ["before", "after"].map(|name| number(interrupts, name).unwrap_or(0));
+    expect(after >= before + 200, || {
+        format!("too few interrupts for 200 pings: {interrupts}")
+    })?;
+    expect(
+        run.guest("irq").any(|line| line.contains(controller)),
+        || format!("no {controller} line of the card is in the guest's /proc/interrupts"),
+    )?;
+    let file = guest(run, "file")?;
+    expect(file == same, || {
+        format!("the file came as \"{file}\" instead of \"{same}\"")
+    })
 }
 
 /// Offsets of the words that are written and read; resources/l2-acts.sh has them too.
@@ -129,12 +122,13 @@ fn from_host(at: usize) -> u32 {
     0x1057_0000 + at as u32
 }
 
-/// What the guest leaves there.
-fn from_guest(at: usize) -> u32 {
-    0x600d_0000 + at as u32
+/// What the guest of a run leaves there.
+fn from_guest(round: u32, at: usize) -> u32 {
+    0x600d_0000 + (round << 24) + at as u32
 }
 
-/// The device's third BAR is a file of the host's: written by each, read by the other.
+/// The device's third BAR is a file of the host's: written by each, read by the other. The second
+/// guest finds what the first one left.
 fn shared_memory() -> Scenario {
     let mut memory = vec![0; 1 << 20];
     for at in SHARED {
@@ -152,68 +146,86 @@ fn shared_memory() -> Scenario {
         machine,
         kernel: Choice::Lab,
         image: Image::BzImage,
-        script: script("0000:00:0a.0", "lab.act=memory"),
+        script: both::script("0000:00:0a.0", "", |round| {
+            format!("lab.act=memory-{round}")
+        }),
         limit: LIMIT,
         check: Box::new(|outcome| {
-            let run = run(outcome, 0)?;
-            ended_well(&run)?;
+            both::check(outcome, shared)?;
             let memory = std::fs::read(outcome.dir.join("shared")).context("read the memory")?;
             for at in SHARED {
-                for (key, value) in [("shared", from_host(at)), ("shared-now", from_guest(at))] {
-                    let said = format!("{at} 0x{value:08X}");
-                    expect(run.guest(key).any(|fact| fact == said), || {
-                        format!("the guest did not read {value:#x} at {at}")
-                    })?;
-                }
                 let found = u32::from_le_bytes([0, 1, 2, 3].map(|n| memory[at + n]));
-                expect(found == from_guest(at), || {
-                    format!("the host finds {found:#x} at {at}, where the guest wrote")
-                })?;
-            }
-            // 64-bit and prefetchable: the kernel's IORESOURCE_MEM, _PREFETCH and _MEM_64.
-            expect(
-                run.guest("bar").any(|fact| {
-                    let flags = fact.split_once("flags=0x").map_or("", |(_, flags)| flags);
-                    u64::from_str_radix(flags, 16).is_ok_and(|flags| flags & 0x10_2200 == 0x10_2200)
-                }),
-                || "the guest sees no 64-bit prefetchable BAR".into(),
-            )
-        }),
-    }
-}
-
-/// Factorials, the interrupt pin, and DMA that bus mastering stops.
-fn sums() -> Scenario {
-    Scenario {
-        name: "edu_counts_interrupts_and_copies",
-        machine: Machine::with_device(&["-device", "edu,addr=b"]),
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        // The guest's kernel leaves 64 KiB at 128 MiB alone.
-        script: script("0000:00:0b.0", "lab.act=edu memmap=64K$0x8000000"),
-        limit: LIMIT,
-        check: Box::new(|outcome| {
-            let run = run(outcome, 0)?;
-            ended_well(&run)?;
-            for (key, said) in [
-                ("edu", "driver=uio_pci_generic"),
-                ("inverted", "0xEDCBA987"),
-                ("factorial", "of=5 is=120"),
-                ("factorial", "of=12 is=479001600"),
-                // COMMAND's bit 10 is INTx-disable, which the kernel set when it was interrupted.
-                ("pin", "round=1 status=1 command=0402"),
-                ("pin", "round=2 status=2 command=0402"),
-                ("pin", "round=3 status=3 command=0402"),
-                ("pin-interrupts", "3"),
-                ("dma-off", "words=0"),
-                ("dma-on", "words=64"),
-            ] {
-                expect(run.guest(key).any(|fact| fact == said), || {
-                    let facts: Vec<_> = run.guest(key).collect();
-                    format!("the guest said {key} {facts:?}, and not \"{said}\"")
+                expect(found == from_guest(1, at), || {
+                    format!("the host finds {found:#x} at {at}, where the last guest wrote")
                 })?;
             }
             Ok(())
         }),
     }
+}
+
+fn shared(round: u32, run: &Run<'_>) -> Result<()> {
+    for at in SHARED {
+        let before = match round {
+            0 => from_host(at),
+            _ => from_guest(round - 1, at),
+        };
+        for (key, value) in [("shared", before), ("shared-now", from_guest(round, at))] {
+            let said = format!("{at} 0x{value:08X}");
+            expect(run.guest(key).any(|fact| fact == said), || {
+                format!("the guest did not read {value:#x} at {at}")
+            })?;
+        }
+    }
+    // 64-bit and prefetchable: the kernel's IORESOURCE_MEM, _PREFETCH and _MEM_64.
+    expect(
+        run.guest("bar").any(|fact| {
+            let flags = fact.split_once("flags=0x").map_or("", |(_, flags)| flags);
+            u64::from_str_radix(flags, 16).is_ok_and(|flags| flags & 0x10_2200 == 0x10_2200)
+        }),
+        || "the guest sees no 64-bit prefetchable BAR".into(),
+    )
+}
+
+/// A program of the guest's drives the device by VFIO, as it would on a host: factorials, DMA that bus
+/// mastering stops, interrupts by MSI and by the pin, each raised and acknowledged a hundred times.
+fn edu() -> Scenario {
+    Scenario {
+        name: "edu_by_msi_and_by_its_interrupt_pin",
+        machine: Machine::with_device(&["-device", "edu,addr=b"]),
+        kernel: Choice::Lab,
+        image: Image::BzImage,
+        // The device has address lines for as much.
+        script: both::script("0000:00:0b.0", "--memory 256M", |_| {
+            "lab.act=edu vfio.enable_unsafe_noiommu_mode=1".into()
+        }),
+        limit: LIMIT,
+        check: Box::new(|outcome| both::check(outcome, |_, run| edu_did(run))),
+    }
+}
+
+fn edu_did(run: &Run<'_>) -> Result<()> {
+    for (key, said, times) in [
+        ("edu", "driver=vfio-pci", 1),
+        ("identity", "0x010000ed", 1),
+        ("inverted", "0xedcba987", 1),
+        ("edu", "irq=Msi raised=100 factorials=2 words=512", 2),
+        ("edu", "irq=Intx raised=100 factorials=2 words=512", 1),
+        ("level", "again=2", 1),
+        ("dma-off", "words=0", 1),
+    ] {
+        let found = run.guest(key).filter(|fact| *fact == said).count();
+        expect(found == times, || {
+            let facts: Vec<_> = run.guest(key).collect();
+            format!("the guest said {key} {facts:?}, and not \"{said}\" {times} times")
+        })?;
+    }
+    for (irq, controller) in [("Msi", "PCI-MSI"), ("Intx", "IO-APIC")] {
+        expect(
+            run.guest("irq")
+                .any(|line| line.starts_with(irq) && line.contains(controller)),
+            || format!("no {controller} line of the device is in the guest's /proc/interrupts"),
+        )?;
+    }
+    Ok(())
 }

@@ -10,7 +10,9 @@ use lab::scenario::{Image, Scenario};
 use lab::transcript::number;
 use lab::{Error, Result};
 
-use lab::expect::{back_with_guest_text, ended_well, exit, expect, guest, run, worked, worked_by};
+use lab::expect::{back_with_guest_text, ended_well, exit, expect, guest, run, worked};
+
+use crate::both;
 
 const LIMIT: Duration = Duration::from_secs(150);
 
@@ -28,7 +30,6 @@ pub fn all() -> Vec<Scenario> {
             Image::Vmlinux,
         ),
         by_each_interface(),
-        by_its_pin(),
         four_cpus_four_gib(),
         two_disks(),
         exits_per_read(),
@@ -36,28 +37,6 @@ pub fn all() -> Vec<Scenario> {
 }
 
 fn one_disk(name: &'static str, kernel: Choice, image: Image) -> Scenario {
-    disk_with(name, kernel, image, "", "MSI")
-}
-
-/// INTx: a guest that knows no MSI, and thousands of interrupts, none of which may stick.
-fn by_its_pin() -> Scenario {
-    disk_with(
-        "nvme_by_its_interrupt_pin",
-        Choice::Stock,
-        Image::BzImage,
-        "pci=nomsi lab.reads=4000",
-        "IO-APIC",
-    )
-}
-
-/// One disk in a guest with more `words` on its command line; its interrupts come by `controller`.
-fn disk_with(
-    name: &'static str,
-    kernel: Choice,
-    image: Image,
-    words: &'static str,
-    controller: &'static str,
-) -> Scenario {
     let disk = Disk::new("lab-disk", 5);
     let bdf = disk.bdf();
     let file = match image {
@@ -72,14 +51,14 @@ fn disk_with(
         script: format!(
             "bind_vfio {bdf}\n\
              run_vmm --kernel {file} --initrd initrd --memory 512M \
-             --cmdline 'quiet panic=-1 {words}' --vfio {bdf}\n\
+             --cmdline 'quiet panic=-1' --vfio {bdf}\n\
              give_back {bdf}\n"
         ),
         limit: LIMIT,
         check: Box::new(move |outcome| {
             let run = run(outcome, 0)?;
             exit(&run, 0)?;
-            worked_by(outcome, &run, &disk, controller)?;
+            worked(outcome, &run, &disk)?;
             back_with_guest_text(outcome, &disk)
         }),
     }
@@ -171,20 +150,17 @@ fn high_dma(fact: &str) -> Result<()> {
     })
 }
 
+/// Two devices in one container, or in one address space of iommufd.
 fn two_disks() -> Scenario {
     let disks = [Disk::new("first-disk", 5), Disk::new("second-disk", 6)];
     let [a, b] = [disks[0].bdf(), disks[1].bdf()];
+    let both = both::script(&b, &format!("--cpus 2 --vfio {a}"), |_| String::new());
     Scenario {
         name: "two_disks_in_two_groups",
         machine: Machine::with_disks(&disks),
-        kernel: Choice::Stock,
+        kernel: Choice::Lab,
         image: Image::BzImage,
-        script: format!(
-            "bind_vfio {a}\nbind_vfio {b}\n\
-             run_vmm --kernel bzImage --initrd initrd --cpus 2 --memory 512M \
-             --cmdline 'quiet panic=-1' --vfio {a} --vfio {b}\n\
-             give_back {a}\ngive_back {b}\n"
-        ),
+        script: format!("bind_vfio {a}\n{both}give_back {a}\ngive_back {b}\n"),
         limit: LIMIT,
         check: Box::new(move |outcome| {
             let groups: Vec<_> = outcome
@@ -195,13 +171,12 @@ fn two_disks() -> Scenario {
             expect(groups.len() == 2 && groups[0] != groups[1], || {
                 format!("the two disks are not in two groups: {groups:?}")
             })?;
-            let run = run(outcome, 0)?;
-            exit(&run, 0)?;
-            for disk in &disks {
-                worked(outcome, &run, disk)?;
-                back_with_guest_text(outcome, disk)?;
-            }
-            Ok(())
+            both::check(outcome, |_, run| {
+                disks.iter().try_for_each(|disk| worked(outcome, run, disk))
+            })?;
+            disks
+                .iter()
+                .try_for_each(|disk| back_with_guest_text(outcome, disk))
         }),
     }
 }

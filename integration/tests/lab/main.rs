@@ -3,9 +3,11 @@
 
 mod affinity;
 mod bind;
+mod both;
 mod devices;
 mod disks;
 mod displays;
+mod faults;
 mod groups;
 mod host;
 mod life;
@@ -13,7 +15,10 @@ mod managed;
 mod mediated;
 mod refusals;
 mod requests;
+mod resets;
+mod virtual_functions;
 
+use std::iter;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lab::Error;
 use lab::kernel::Choice;
 use lab::scenario::{Lab, Scenario};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 /// Two cores carry one machine at a time; `--test-threads` says otherwise.
 const THREADS: usize = 1;
@@ -36,7 +41,7 @@ struct Repeats {
 fn main() -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(THREADS);
-    let scenarios: Vec<Scenario> = disks::all()
+    let quick: Vec<Scenario> = disks::all()
         .into_iter()
         .chain(affinity::all())
         .chain(bind::all())
@@ -48,8 +53,13 @@ fn main() -> ExitCode {
         .chain(life::all())
         .chain(mediated::all())
         .chain(requests::all())
+        .chain(faults::all())
+        .chain(resets::all())
         .chain(refusals::all())
+        .chain(virtual_functions::all())
         .collect();
+    // Scenarios of over a minute are left to `make test-all`, which is `-- --include-ignored` here.
+    let slow: Vec<Scenario> = life::slow();
     let lab = if args.list {
         None
     } else {
@@ -61,9 +71,10 @@ fn main() -> ExitCode {
         ])))
     };
     let repeats = Arc::new(Repeats::default());
-    let mut trials: Vec<Trial> = scenarios
+    let mut trials: Vec<Trial> = [(quick, false), (slow, true)]
         .into_iter()
-        .map(|scenario| trial(scenario, lab.clone(), repeats.clone()))
+        .flat_map(|(scenarios, slow)| scenarios.into_iter().zip(iter::repeat(slow)))
+        .map(|(scenario, slow)| trial(scenario, slow, lab.clone(), repeats.clone()))
         .collect();
     let nothing_runs = trials.iter().all(Trial::has_ignored_flag);
     trials.push(
@@ -75,14 +86,18 @@ fn main() -> ExitCode {
     libtest_mimic::run(&args, trials).exit_code()
 }
 
-fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, repeats: Arc<Repeats>) -> Trial {
+fn trial(scenario: Scenario, slow: bool, lab: Option<Arc<Lab>>, repeats: Arc<Repeats>) -> Trial {
     let skip = lab
         .as_deref()
         .and_then(|lab| reason_to_skip(lab, &scenario));
     if let Some(reason) = &skip {
         eprintln!("SKIPPED {}: {reason}", scenario.name);
     }
-    Trial::test(scenario.name, move || {
+    let ignored = slow || skip.is_some();
+    Trial::ignorable_test(scenario.name, move || {
+        if let Some(reason) = skip {
+            return Ok(Completion::ignored_with(reason));
+        }
         let lab = lab.ok_or("the lab was not prepared")?;
         repeats.scenarios.fetch_add(1, Ordering::Relaxed);
         match scenario.run(&lab, &mut |_| ()) {
@@ -95,12 +110,12 @@ fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, repeats: Arc<Repeats>) -> Tr
                 if passed.repeated {
                     repeats.repeats.fetch_add(1, Ordering::Relaxed);
                 }
-                Ok(())
+                Ok(Completion::Completed)
             }
             Err(error) => Err(Failed::from(error.to_string())),
         }
     })
-    .with_ignored_flag(skip.is_some())
+    .with_ignored_flag(ignored)
 }
 
 /// Only what the machine lacks is a reason to skip; a mini-vmm that does not build is a failure.

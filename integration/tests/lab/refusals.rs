@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lab::Result;
-use lab::disk::Disk;
+use lab::disk::{Disk, Wiring};
 use lab::kernel::Choice;
 use lab::machine::Machine;
 use lab::scenario::{Image, Outcome, Scenario};
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(150);
 const MOST_LINES: usize = 12;
 
 pub fn all() -> Vec<Scenario> {
-    vec![bad_input(), no_iommu()]
+    vec![bad_input("container"), bad_input("iommufd"), no_iommu()]
 }
 
 /// A case's name, the mini-vmm arguments, who runs it (empty: root) and words that must be said;
@@ -48,14 +48,15 @@ impl Case {
         }
     }
 
-    fn script(&self) -> String {
+    fn script(&self, arguments: &str) -> String {
         let vfio: String = self
             .vfio
             .iter()
             .map(|bdf| format!(" --vfio {bdf}"))
             .collect();
         format!(
-            "{}\nbad {} '{}' mini-vmm --kernel bzImage --initrd initrd --memory 256M{vfio}\n{}\n",
+            "{}\nbad {} '{}' mini-vmm --kernel bzImage --initrd initrd --memory 256M \
+             {arguments}{vfio}\n{}\n",
             self.before, self.name, self.user, self.after
         )
     }
@@ -110,9 +111,11 @@ const FREE: &str = "0000:00:05.0";
 const HELD: &str = "0000:00:06.0";
 const SHARED: &str = "0000:00:07.0";
 const NEIGHBOUR: &str = "0000:00:07.1";
+const BRIDGED: &str = "0000:01:01.0";
+const BESIDE: &str = "0000:01:02.0";
 
-fn cases() -> Vec<Case> {
-    vec![
+fn cases(iommu: &str) -> Vec<Case> {
+    let mut cases = vec![
         Case::new("malformed-bdf", &["00:5:0:zz"], &["00:5:0:zz"]),
         Case::new("absent-bdf", &["0000:00:1e.3"], &["0000:00:1e.3"]),
         Case::new(
@@ -122,9 +125,14 @@ fn cases() -> Vec<Case> {
         ),
         Case::new("other-driver", &[HELD], &[HELD, "nvme", "vfio-pci"]),
         Case::new(
-            "group-not-viable",
+            "group-of-functions-not-viable",
             &[SHARED],
             &["group", "viable", NEIGHBOUR, "nvme"],
+        ),
+        Case::new(
+            "group-behind-a-bridge-not-viable",
+            &[BRIDGED],
+            &["group", "viable", BESIDE, "nvme"],
         ),
         Case {
             before: "mv /dev/kvm /dev/kvm.away",
@@ -135,6 +143,16 @@ fn cases() -> Vec<Case> {
             user: "user",
             ..Case::new("dev-kvm-not-permitted", &[FREE], &["/dev/kvm", "permi"])
         },
+    ];
+    cases.extend(match iommu {
+        "container" => Vec::from(nodes_of_a_group()),
+        _ => Vec::from(nodes_of_iommufd()),
+    });
+    cases
+}
+
+fn nodes_of_a_group() -> [Case; 3] {
+    [
         Case {
             before: "group=/dev/vfio/$(group_of 0000:00:05.0)\nmv $group /dev/group.away",
             after: "mv /dev/group.away $group",
@@ -145,19 +163,49 @@ fn cases() -> Vec<Case> {
             before: "chmod 666 /dev/kvm",
             ..Case::new("group-not-permitted", &[FREE], &["/dev/vfio/", "permi"])
         },
-        Case {
-            user: "user",
-            before: "chown user $group\nulimit -l 1024",
-            ..Case::new(
-                "memlock-too-small",
-                &[FREE],
-                &["memlock|locked", "ulimit|LimitMEMLOCK|limits.conf|prlimit"],
-            )
-        },
+        memlock("chown user $group\nulimit -l 1024"),
     ]
 }
 
-fn bad_input() -> Scenario {
+fn nodes_of_iommufd() -> [Case; 4] {
+    [
+        Case {
+            before: "node=/dev/vfio/devices/$(ls $sys/0000:00:05.0/vfio-dev)\nmv $node /dev/node.away",
+            after: "mv /dev/node.away $node",
+            ..Case::new("no-device-node", &[FREE], &[FREE, "/dev/vfio/devices/"])
+        },
+        Case {
+            user: "user",
+            before: "chmod 666 /dev/kvm",
+            ..Case::new("iommufd-not-permitted", &[FREE], &["/dev/iommu", "permi"])
+        },
+        Case {
+            user: "user",
+            before: "chmod 666 /dev/iommu",
+            ..Case::new(
+                "device-node-not-permitted",
+                &[FREE],
+                &[FREE, "/dev/vfio/devices/", "permi"],
+            )
+        },
+        memlock("chown user $node\nulimit -l 1024"),
+    ]
+}
+
+/// The last of all: a limit stays.
+fn memlock(before: &'static str) -> Case {
+    Case {
+        user: "user",
+        before,
+        ..Case::new(
+            "memlock-too-small",
+            &[FREE],
+            &["memlock|locked", "ulimit|LimitMEMLOCK|limits.conf|prlimit"],
+        )
+    }
+}
+
+fn bad_input(iommu: &'static str) -> Scenario {
     let mut neighbour = Disk::new("neighbour", 7);
     neighbour.function = 1;
     let disks = [
@@ -165,21 +213,29 @@ fn bad_input() -> Scenario {
         Disk::new("held", 6),
         Disk::new("shared", 7),
         neighbour,
+        Disk::wired("bridged", 1, Wiring::NvmeBehindBridge),
+        Disk::wired("beside", 2, Wiring::NvmeBehindBridge),
     ];
-    let mut script = format!("bind_vfio {FREE}\nbind_vfio {SHARED}\n");
-    for case in cases() {
-        script.push_str(&case.script());
+    let mut script = format!("bind_vfio {FREE}\nbind_vfio {SHARED}\nbind_vfio {BRIDGED}\n");
+    for case in cases(iommu) {
+        script.push_str(&case.script(&format!("--iommu {iommu}")));
     }
-    script.push_str("give_back 0000:00:05.0\ngive_back 0000:00:06.0\ngive_back 0000:00:07.0\ngive_back 0000:00:07.1\n");
+    for disk in &disks {
+        script.push_str(&format!("give_back {}\n", disk.bdf()));
+    }
+    let (name, kernel) = match iommu {
+        "container" => ("bad_vfio_input_is_refused_with_a_hint", Choice::Stock),
+        _ => ("bad_vfio_input_is_refused_by_iommufd_too", Choice::Lab),
+    };
     Scenario {
-        name: "bad_vfio_input_is_refused_with_a_hint",
+        name,
         machine: Machine::with_disks(&disks),
-        kernel: Choice::Stock,
+        kernel,
         image: Image::BzImage,
         script,
         limit: LIMIT,
         check: Box::new(move |outcome| {
-            for case in cases() {
+            for case in cases(iommu) {
                 case.check(outcome)?;
             }
             for disk in &disks {
@@ -202,7 +258,7 @@ fn no_iommu() -> Scenario {
         },
         kernel: Choice::Stock,
         image: Image::BzImage,
-        script: format!("{}give_back {FREE}\n", case.script()),
+        script: format!("{}give_back {FREE}\n", case.script("")),
         limit: LIMIT,
         check: Box::new(move |outcome| {
             case.check(outcome)?;

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use lab::Result;
 use lab::disk::Disk;
 use lab::expect::{back, exit, expect, run};
 use lab::kernel::Choice;
 use lab::machine::Machine;
 use lab::scenario::{Image, Scenario};
-use lab::transcript::number;
+use lab::transcript::{Run, number};
+use lab::{Error, Result};
+
+use crate::both::INTERFACES;
 
 /// An unbind that waits for the guest's own timeouts takes tens of seconds.
 const PATIENCE_MS: u64 = 2000;
@@ -17,43 +19,51 @@ pub fn all() -> Vec<Scenario> {
     vec![taken_back()]
 }
 
-/// L1 unbinds the device while the guest reads: the unbind returns, the guest sees the disk go, and
-/// lives on until it powers off.
+/// L1 unbinds the device while the guest reads and writes: the unbind returns, the guest sees the
+/// disk go, and lives on until it powers off. By each interface.
 fn taken_back() -> Scenario {
     let disk = Disk::new("lab-disk", 5);
     let bdf = disk.bdf();
-    let script = format!(
-        "bind_vfio {bdf}\n\
-         start_vmm --kernel bzImage --initrd initrd --memory 512M \
-         --cmdline 'quiet panic=-1 nvme_core.io_timeout=2 nvme_core.admin_timeout=2 lab.act=loop' \
-         --vfio {bdf}\n\
-         await 'L2: looping' 90\nsleep 0.5\n\
-         before=$(milliseconds)\n\
-         echo {bdf} >$sys/{bdf}/driver/unbind\n\
-         say \"unbind ms=$(($(milliseconds) - before)) driver=$(driver_of {bdf})\"\n\
-         wait_vmm\n\
-         give_back {bdf}\n"
-    );
+    let script = INTERFACES.map(|iommu| {
+        format!(
+            "bind_vfio {bdf}\n\
+             start_vmm --kernel bzImage --initrd initrd --memory 512M --iommu {iommu} \
+             --cmdline 'quiet panic=-1 nvme_core.io_timeout=2 nvme_core.admin_timeout=2 lab.act=loop' \
+             --vfio {bdf}\n\
+             await 'L2: looping' 90\nsleep 0.5\n\
+             before=$(milliseconds)\n\
+             echo {bdf} >$sys/{bdf}/driver/unbind\n\
+             say \"unbind ms=$(($(milliseconds) - before)) driver=$(driver_of {bdf})\"\n\
+             wait_vmm\n\
+             give_back {bdf}\n"
+        )
+    });
     Scenario {
         name: "the_host_takes_the_device_back",
         machine: Machine::with_disks(std::slice::from_ref(&disk)),
-        kernel: Choice::Stock,
+        kernel: Choice::Lab,
         image: Image::BzImage,
-        script,
+        script: script.concat(),
         limit: Duration::from_secs(180),
         check: Box::new(move |outcome| {
-            let run = run(outcome, 0)?;
-            exit(&run, 0)?;
-            unbound(outcome.transcript.lab("unbind").next())?;
-            expect(run.guest("loop-failed").next().is_some(), || {
-                "the guest never saw its disk go".into()
-            })?;
-            expect(run.guest("done").any(|act| act == "loop"), || {
-                "the guest did not live on without its disk".into()
-            })?;
+            for (index, iommu) in INTERFACES.into_iter().enumerate() {
+                let run = run(outcome, index)?;
+                lived_on(&run).map_err(|error| Error::failed(format!("by {iommu}: {error}")))?;
+            }
             back(outcome, &disk)
         }),
     }
+}
+
+fn lived_on(run: &Run<'_>) -> Result<()> {
+    exit(run, 0)?;
+    unbound(run.lab("unbind").next())?;
+    expect(run.guest("loop-failed").next().is_some(), || {
+        "the guest never saw its disk go".into()
+    })?;
+    expect(run.guest("done").any(|act| act == "loop"), || {
+        "the guest did not live on without its disk".into()
+    })
 }
 
 fn unbound(fact: Option<&str>) -> Result<()> {

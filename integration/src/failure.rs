@@ -1,0 +1,95 @@
+//! What a failed scenario shows: what was said last, and at the very end what is wrong and where
+//! everything is.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::scenario::Outcome;
+use crate::transcript::{Line, Speaker};
+
+/// Lines of the transcript.
+const LAST_LINES: usize = 30;
+
+/// Lines of each other log.
+const LAST_OF_OTHERS: usize = 8;
+
+/// What each guest says of itself at its start, and what is right in nearly every failure.
+const INVENTORY: [&str; 5] = ["cmdline", "pci", "bar", "irq", "memory"];
+
+/// The last lines, and the sentence.
+pub fn explain(sentence: &str, outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let telling: Vec<&Line> = outcome
+        .transcript
+        .lines
+        .iter()
+        .filter(|line| tells(line))
+        .collect();
+    for line in &telling[telling.len().saturating_sub(LAST_LINES)..] {
+        let at = line.at.as_secs_f64();
+        let _ = writeln!(text, "[{at:8.3}] {:?}| {}", line.from, line.text);
+    }
+    // QEMU has little to say, and first of all why it gives up.
+    for line in lines(&outcome.dir.join("qemu.log"))
+        .iter()
+        .take(LAST_OF_OTHERS)
+    {
+        let _ = writeln!(text, "QEMU| {line}");
+    }
+    let kernel = lines(&outcome.dir.join("l1-kernel.log"));
+    for line in &kernel[kernel.len().saturating_sub(LAST_OF_OTHERS)..] {
+        let _ = writeln!(text, "L1's kernel| {line}");
+    }
+    let log = outcome.dir.join("transcript.log");
+    let _ = write!(text, "error: {sentence}\nlog: {}", log.display());
+    text
+}
+
+fn tells(line: &Line) -> bool {
+    let inventory = line.from == Speaker::Guest
+        && line
+            .text
+            .strip_prefix("L2: ")
+            .and_then(|fact| fact.split(' ').next())
+            .is_some_and(|key| INVENTORY.contains(&key));
+    !inventory && !line.text.trim().is_empty()
+}
+
+/// Those that are not empty.
+fn lines(path: &Path) -> Vec<String> {
+    let text = fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&text)
+        .lines()
+        .map(|line| line.trim_end().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript::Transcript;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_wrong_comes_last_and_inventory_does_not_push_it_out() {
+        let mut raw = vec!["VMM| ERROR the device failed".to_owned()];
+        raw.extend((0..100).map(|n| format!("L2| L2: bar 0000:00:01.0 {n}")));
+        raw.push("L2| L2: act-failed no read".to_owned());
+        let lines = raw.iter().map(|raw| Line::new(Duration::ZERO, raw));
+        let outcome = Outcome {
+            transcript: Transcript {
+                lines: lines.collect(),
+            },
+            dir: "/nowhere".into(),
+        };
+        let text = explain("the guest said act-failed: no read", &outcome);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert!(lines[0].ends_with("Vmm| ERROR the device failed"));
+        assert!(lines[1].ends_with("L2: act-failed no read"));
+        assert_eq!(lines[2], "error: the guest said act-failed: no read");
+        assert_eq!(lines[3], "log: /nowhere/transcript.log");
+    }
+}

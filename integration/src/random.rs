@@ -1,0 +1,28 @@
+//! Numbers that look random, and are the same wherever the seed is (xorshift64*).
+
+/// A sequence.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// Neighbouring seeds give sequences that have nothing in common (the constants of splitmix64).
+    pub fn new(seed: u64) -> Self {
+        let mixed = (seed ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self((mixed ^ (mixed >> 31)) | 1)
+    }
+
+    /// The next of all 64-bit numbers.
+    pub fn number(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// The next of the numbers below `bound`, which is not 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        // The high bits are the better ones.
+        ((self.number() >> 33) as usize) % bound
+    }
+}

@@ -1,0 +1,92 @@
+//! A guest's changes to its time-stamp counter, taken back at its reboot.
+//!
+//! The counter itself goes on over a reset, as on hardware whose firmware does not touch it. But what
+//! the guest has added to one vCPU's, by writing the counter or IA32_TSC_ADJUST (Intel SDM volume 3,
+//! 18.17.3), would set the vCPUs of the next boot apart. KVM counts both in IA32_TSC_ADJUST. A
+//! VMM's own write of that MSR does not move the counter, so the counter's offset, an attribute of
+//! the vCPU, is moved back with it (Documentation/virt/kvm/devices/vcpu.rst, 4.1).
+
+use std::io;
+
+use kvm_bindings::{
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Msrs, kvm_device_attr, kvm_msr_entry,
+};
+use kvm_ioctls::VcpuFd;
+use tracing::debug;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
+
+/// IA32_TSC_ADJUST; zero at power-on.
+pub const MSR_IA32_TSC_ADJUST: u32 = 0x3b;
+
+/// Takes back what the guest has added. KVM before 5.16 cannot: then IA32_TSC_ADJUST goes on saying
+/// how much it is, and the next guest can take it back itself.
+pub fn restore(vcpu: &VcpuFd) {
+    let added = adjustment(vcpu);
+    if added == 0 {
+        return;
+    }
+    let moved = offset(vcpu).and_then(|old| set_offset(vcpu, old.wrapping_sub(added)));
+    match moved {
+        Ok(()) => set_adjustment(vcpu, 0),
+        Err(e) => debug!("a vCPU keeps its guest's TSC: {e}"),
+    }
+}
+
+fn entry(data: u64) -> [kvm_msr_entry; 1] {
+    [kvm_msr_entry {
+        index: MSR_IA32_TSC_ADJUST,
+        data,
+        ..Default::default()
+    }]
+}
+
+fn adjustment(vcpu: &VcpuFd) -> u64 {
+    let Ok(mut msrs) = Msrs::from_entries(&entry(0)) else {
+        return 0;
+    };
+    match vcpu.get_msrs(&mut msrs) {
+        Ok(1) => msrs.as_slice().first().map_or(0, |e| e.data),
+        _ => 0,
+    }
+}
+
+fn set_adjustment(vcpu: &VcpuFd, value: u64) {
+    if let Ok(msrs) = Msrs::from_entries(&entry(value)) {
+        // A vCPU without the MSR has nothing to set.
+        let _ = vcpu.set_msrs(&msrs);
+    }
+}
+
+/// The attribute, with its value at `value`.
+fn attribute(value: *mut u64) -> kvm_device_attr {
+    kvm_device_attr {
+        flags: 0,
+        group: KVM_VCPU_TSC_CTRL,
+        attr: KVM_VCPU_TSC_OFFSET.into(),
+        addr: value as u64,
+    }
+}
+
+/// What is added to the host's counter.
+fn offset(vcpu: &VcpuFd) -> io::Result<u64> {
+    let mut value = 0;
+    let attribute = attribute(&raw mut value);
+    // SAFETY: the attribute points at eight bytes that live for the call and that KVM fills.
+    match unsafe { ioctl_with_ref(vcpu, KVM_GET_DEVICE_ATTR(), &attribute) } {
+        0 => Ok(value),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn set_offset(vcpu: &VcpuFd, mut value: u64) -> io::Result<()> {
+    let attribute = attribute(&raw mut value);
+    // SAFETY: the attribute points at eight bytes that live for the call and that KVM reads.
+    match unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
