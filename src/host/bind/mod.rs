@@ -17,6 +17,8 @@ mod fake;
 mod kernel;
 mod plan;
 mod record;
+mod select;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod unbind;
@@ -27,17 +29,17 @@ use std::path::PathBuf;
 
 use tracing::{debug, warn};
 
-use super::in_use::{Places, in_use};
-use super::name::HostName;
-use super::sysfs::{PciDevice, Sysfs};
+use super::in_use::Places;
+use super::sysfs::Sysfs;
 use crate::observe::report::sentence;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
-use crate::vfio::candidate::parse_address;
-use apply::{Taking, give_back};
+use apply::give_back;
 use driver::Driver;
-use facts::{Facts, unreadable};
+use facts::Facts;
 use plan::Step;
+use select::{check_free, named, whole};
+use taking::Taking;
 use user::User;
 
 pub use error::BindError;
@@ -113,12 +115,6 @@ pub struct BindRequest {
     pub dry_run: bool,
     /// The run that the devices are for.
     pub owner: Option<Process>,
-}
-
-/// A device to take, and the one asked for because of which it is taken.
-struct Wanted {
-    facts: Facts,
-    along: Option<Bdf>,
 }
 
 /// Binds devices; all of them or none. Returns what there is to say, a line each.
@@ -293,95 +289,6 @@ fn make_functions(
             .flat_map(|user| about_user(host, &taking, user)),
     );
     Ok(lines)
-}
-
-/// The devices that the user named, each once.
-fn named(host: &Host, addresses: &[String]) -> Result<Vec<Facts>, BindError> {
-    let mut found: Vec<Facts> = Vec::new();
-    for address in addresses {
-        let bdf = parse(address)?;
-        if found.iter().any(|f| f.bdf() == bdf) {
-            continue;
-        }
-        let facts = Facts::read(&host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
-        if facts.device.is_bridge() {
-            return Err(BindError::Bridge(bdf));
-        }
-        if facts.device.group.is_none() {
-            return Err(BindError::NoGroup(bdf));
-        }
-        found.push(facts);
-    }
-    Ok(found)
-}
-
-/// Mediated devices have no driver of the host's to be taken from.
-fn parse(address: &str) -> Result<Bdf, BindError> {
-    match parse_address(address) {
-        Ok(HostName::Pci(bdf)) => Ok(bdf),
-        _ => Err(BindError::BadAddress(address.to_owned())),
-    }
-}
-
-/// The named devices, and the others of their groups if they are wanted; without them, there must be
-/// none that keeps a group from being used.
-fn whole(host: &Host, named: Vec<Facts>, group: bool) -> Result<Vec<Wanted>, BindError> {
-    let asked: Vec<Bdf> = named.iter().map(Facts::bdf).collect();
-    let mut wanted: Vec<Wanted> = Vec::new();
-    for facts in named {
-        let (bdf, number) = (facts.bdf(), facts.device.group.unwrap_or_default());
-        wanted.push(Wanted { facts, along: None });
-        let members = host.sysfs.group_members(number);
-        let members = members.map_err(unreadable(format!("IOMMU group {number}")))?;
-        let others = members.into_iter().filter(|m| !asked.contains(&m.bdf));
-        let (bridges, others): (Vec<_>, Vec<_>) = others.partition(PciDevice::is_bridge);
-        if let Some(bridge) = bridges.iter().find(|b| b.blocks_group()) {
-            return Err(BindError::BridgeInGroup {
-                bdf,
-                group: number,
-                bridge: bridge.bdf,
-            });
-        }
-        if !group {
-            let others: Vec<_> = others.into_iter().filter(PciDevice::blocks_group).collect();
-            if others.is_empty() {
-                continue;
-            }
-            return Err(BindError::Shared {
-                bdf,
-                group: number,
-                others,
-            });
-        }
-        for other in others {
-            if wanted.iter().all(|w| w.facts.bdf() != other.bdf) {
-                wanted.push(Wanted {
-                    facts: Facts::of(other),
-                    along: Some(bdf),
-                });
-            }
-        }
-    }
-    Ok(wanted)
-}
-
-/// Whether the host can do without a device. An interface that is up and has no address is free.
-fn check_free(host: &Host, device: &PciDevice) -> Result<(), BindError> {
-    if device.is_vfio() {
-        return Ok(());
-    }
-    let bdf = device.bdf;
-    let uses = in_use(&host.sysfs, &host.places, device)
-        .map_err(unreadable(format!("the use of PCI device {bdf}")))?;
-    let serious: Vec<_> = uses.iter().filter(|u| u.is_serious()).collect();
-    if serious.is_empty() {
-        return Ok(());
-    }
-    Err(BindError::InUse {
-        bdf,
-        uses: serious.iter().map(|u| u.to_string()).collect(),
-        remedy: serious.iter().find_map(|u| u.remedy()),
-    })
 }
 
 /// Gives back what a killed run has left, and forgets devices that are gone. Returns what went back.

@@ -12,7 +12,8 @@ use super::error::BindError;
 use super::facts::Facts;
 use super::plan::{self, Step};
 use super::record::Record;
-use super::{Host, mend, parse};
+use super::select::parse;
+use super::{Host, mend};
 use crate::pci::Bdf;
 use crate::sys::process::Process;
 
