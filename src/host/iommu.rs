@@ -27,8 +27,10 @@ pub struct Iommu {
     pub tables: Vec<&'static str>,
     /// Whether interrupts are remapped.
     pub remapping: bool,
-    /// Whether VFIO has been told to do without that: `allow_unsafe_interrupts`.
-    pub unsafe_interrupts: bool,
+    /// Whether containers have been told to do without that: `allow_unsafe_interrupts`.
+    pub container_unsafe: bool,
+    /// Whether iommufd has been.
+    pub iommufd_unsafe: bool,
 }
 
 impl Iommu {
@@ -50,7 +52,8 @@ impl Iommu {
                 .filter(|table| tables.iter().any(|t| t == table))
                 .collect(),
             remapping: remapped(&interrupts),
-            unsafe_interrupts: allowed("vfio_iommu_type1") || allowed("iommufd"),
+            container_unsafe: allowed("vfio_iommu_type1"),
+            iommufd_unsafe: allowed("iommufd"),
         }
     }
 }
@@ -192,7 +195,7 @@ mod tests {
         let iommu = Iommu::read(&tree.sysfs(), &tree.places());
         assert_eq!(iommu.units, ["dmar0", "dmar1"]);
         assert_eq!((iommu.groups, iommu.tables), (2, vec!["DMAR"]));
-        assert!(iommu.remapping && iommu.unsafe_interrupts);
+        assert!(iommu.remapping && iommu.container_unsafe && !iommu.iommufd_unsafe);
         assert!(!remapped(
             " 4: 7 IO-APIC 4-edge ttyS0\n 24: 0 PCI-MSI 1-edge XIR-x\n"
         ));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lab::disk::{Disk, Wiring};
 use lab::error::{Error, Result};
-use lab::expect::{exit, expect, run};
+use lab::expect::{ended_well, exit, expect, run};
 use lab::kernel::Choice;
 use lab::machine::Machine;
 use lab::scenario::{Image, Outcome, Scenario};
@@ -103,11 +103,11 @@ fn good() -> Scenario {
         "-device",
         "VGA,addr=2",
         "-device",
-        "pcie-root-port,id=port,chassis=1,addr=1c",
+        "pcie-root-port,id=above,chassis=1,addr=1c",
         "-device",
         "nvme-subsys,id=many",
         "-device",
-        "nvme,serial=many,subsys=many,bus=port,max_ioqpairs=6,msix_qsize=7,\
+        "nvme,serial=many,subsys=many,bus=above,max_ioqpairs=6,msix_qsize=7,\
          sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2",
     ]);
     machine.disks = disks.to_vec();
@@ -120,19 +120,19 @@ fn good() -> Scenario {
          run_vmm host list --all --json\n\
          run_vmm host check 0000:00:05.0\n\
          run_vmm host check 00:05.0 --json\n\
-         disk=$(disk_of 0000:01:01.0)\n\
+         disk=$(disk_of 0000:02:01.0)\n\
          mke2fs $disk >/dev/null\n\
          mkdir -p '/srv/my data'\n\
          mount -t ext4 $disk '/srv/my data'\n\
-         mkswap $(disk_of 0000:01:02.0) >/dev/null\n\
-         swapon $(disk_of 0000:01:02.0)\n\
+         mkswap $(disk_of 0000:02:02.0) >/dev/null\n\
+         swapon $(disk_of 0000:02:02.0)\n\
          ip link set eth0 up\n\
          ip addr add 192.168.7.5/24 dev eth0\n\
-         run_vmm host check 01:01.0 01:02.0 00:09.0 00:02.0\n\
+         run_vmm host check 02:01.0 02:02.0 00:09.0 00:02.0\n\
          umount '/srv/my data'\n\
-         swapoff /dev/$(basename $(disk_of 0000:01:02.0))\n\
+         swapoff /dev/$(basename $(disk_of 0000:02:02.0))\n\
          ip addr flush dev eth0; ip link set eth0 down\n\
-         run_vmm host check 01:01.0 01:02.0 00:09.0\n"
+         run_vmm host check 02:01.0 02:02.0 00:09.0\n"
     );
     Scenario {
         name: "host_check_and_list_on_a_good_machine",
@@ -305,6 +305,7 @@ fn iommu_off() -> Scenario {
     )
 }
 
+/// What the check says of it, a run meets.
 fn no_remapping() -> Scenario {
     bad(
         "host_check_without_interrupt_remapping",
@@ -313,14 +314,20 @@ fn no_remapping() -> Scenario {
             ..one_disk()
         },
         Choice::Lab,
-        "run_vmm host check\n\
-         echo Y >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts\n\
-         run_vmm host check\n",
+        "bind_vfio 0000:00:05.0\n\
+         run_vmm host check\n\
+         run_vmm --kernel bzImage --initrd initrd --memory 256M --vfio 00:05.0\n\
+         echo Y >/sys/module/iommufd/parameters/allow_unsafe_interrupts\n\
+         run_vmm host check\n\
+         run_vmm --kernel bzImage --initrd initrd --memory 256M --cmdline 'quiet panic=-1' \
+         --vfio 00:05.0\n",
         Box::new(|outcome| {
             let name = "interrupt-remapping";
-            let allow = "echo Y > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+            let allow = "echo Y > /sys/module/iommufd/parameters/allow_unsafe_interrupts";
             only(outcome, 0, "FAIL", name, allow)?;
-            only(outcome, 1, "WARN", name, "echo N > ")
+            exit(&run(outcome, 1)?, 1)?;
+            only(outcome, 2, "WARN", name, "echo N > ")?;
+            ended_well(&run(outcome, 3)?)
         }),
     )
 }

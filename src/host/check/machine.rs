@@ -104,21 +104,27 @@ fn iommu(host: &HostFacts) -> Finding {
     }
 }
 
-/// Nothing to say without an IOMMU.
+/// Nothing to say without an IOMMU. Containers and iommufd are each told for themselves to do without;
+/// a run takes iommufd where it can.
 fn interrupts(host: &HostFacts) -> Option<Finding> {
     const NAME: &str = "interrupt-remapping";
-    const ALLOW: &str = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
     if host.iommu.units.is_empty() {
         return None;
     }
-    Some(match (host.iommu.remapping, host.iommu.unsafe_interrupts) {
+    let (module, allowed) = if has_iommufd(host) {
+        ("iommufd", host.iommu.iommufd_unsafe)
+    } else {
+        ("vfio_iommu_type1", host.iommu.container_unsafe)
+    };
+    let switch = format!("/sys/module/{module}/parameters/allow_unsafe_interrupts");
+    Some(match (host.iommu.remapping, allowed) {
         (true, _) => Finding::pass(NAME, "interrupts go through the IOMMU"),
         (false, true) => Finding::warn(
             NAME,
             "off, and allowed to be: a guest's device can raise any interrupt of the host's",
             format!(
                 "turn it on in the firmware and boot without intremap=off, then as root: \
-                 echo N > {ALLOW}"
+                 echo N > {switch}"
             ),
         ),
         (false, false) => Finding::fail(
@@ -126,7 +132,7 @@ fn interrupts(host: &HostFacts) -> Option<Finding> {
             "off: VFIO refuses devices that could raise any interrupt of the host's",
             format!(
                 "turn it on in the firmware (also called x2APIC) and boot without intremap=off; \
-                 or, if you trust the guest, as root: echo Y > {ALLOW}"
+                 or, if you trust the guest, as root: echo Y > {switch}"
             ),
         ),
     })

@@ -1,0 +1,172 @@
+use super::*;
+
+#[test]
+fn what_does_not_fit() {
+    with_host("addresses", |h| h.wanted = 1 << 40, Fail, "--memory");
+    let huge = |d: &mut DeviceFacts| d.details.bars[0].size = 1 << 46;
+    with_device("addresses", huge, Fail, "fewer devices");
+    let hole = |d: &mut DeviceFacts| {
+        let range = Range::inclusive(0x1000_0000, 0x1fff_ffff).unwrap();
+        d.reach.reserved.push((range, Reserved::Other));
+    };
+    with_device("addresses", hole, Fail, "below the reserved range");
+    // The processor's 46 bits have room for the BARs, the IOMMU's 39 have not.
+    let narrow = |d: &mut DeviceFacts| {
+        d.reach.bits = Some(39);
+        d.details.bars[0].size = 1 << 39;
+    };
+    with_device("addresses", narrow, Warn, "--memory");
+    let near = |d: &mut DeviceFacts| d.reach.bits = Some(39);
+    with_device("addresses", near, Pass, "");
+    // Nothing is claimed of an IOMMU that is not there, or does not say how far it reaches.
+    let said = |change: fn(&mut DeviceFacts)| {
+        let mut facts = device();
+        change(&mut facts);
+        one(&check(&host(), &[facts]), "addresses").1
+    };
+    assert!(said(|_| ()).ends_with("the IOMMU reaches them"));
+    assert!(said(|d| d.reach.bits = None).ends_with("sets apart"));
+    assert!(said(|d| d.device.group = None).ends_with("under 46 bits"));
+}
+
+#[test]
+fn devices_that_cannot_be_passed() {
+    let bridge = |d: &mut DeviceFacts| d.device.class = 0x06_0400;
+    with_device("device", bridge, Fail, "host list");
+    with_device(
+        "device",
+        |d| d.details.answers = false,
+        Fail,
+        "01:00.0/remove",
+    );
+    with_device("group", |d| d.device.group = None, Fail, "iommu");
+    let direct = |d: &mut DeviceFacts| {
+        d.reach.reserved[0].1 = Reserved::Direct;
+    };
+    with_device("reserved-memory", direct, Fail, "firmware");
+}
+
+#[test]
+fn drivers_of_the_device_and_of_its_group() {
+    let bind = "mini-vmm host bind 0000:01:00.0";
+    with_device(
+        "driver",
+        |d| d.device.driver = Some("nvme".into()),
+        Warn,
+        bind,
+    );
+    with_device("driver", |d| d.device.driver = None, Warn, bind);
+    let beside = |driver: Option<&'static str>, class| {
+        move |d: &mut DeviceFacts| d.members.push(pci("01:00.1", driver, class))
+    };
+    let held = beside(Some("e1000e"), 0x02_0000);
+    with_device("group-member", held, Fail, "--group");
+    let both_held = |d: &mut DeviceFacts| {
+        held(d);
+        d.device.driver = Some("nvme".into());
+    };
+    with_device("group-member", both_held, Warn, "--group");
+    with_device("group-member", beside(None, 0x02_0000), Pass, "");
+    with_device(
+        "group-member",
+        beside(Some("vfio-pci"), 0x02_0000),
+        Pass,
+        "",
+    );
+    with_device(
+        "group-member",
+        beside(Some("pcieport"), 0x06_0400),
+        Pass,
+        "",
+    );
+}
+
+#[test]
+fn nodes_of_a_bound_device() {
+    with_device(
+        "permission",
+        |d| d.group_node = Node::Denied,
+        Fail,
+        "chown $USER /dev/vfio/7",
+    );
+    with_device(
+        "permission",
+        |d| d.group_node = Node::Missing,
+        Fail,
+        "udevadm",
+    );
+    // With iommufd it is the device's own node that counts.
+    let mut host = host();
+    host.iommufd_node = Node::Usable;
+    let mut facts = device();
+    facts.cdev = Some(("/dev/vfio/devices/vfio0".into(), Node::Denied));
+    let (level, _, fix) = one(&check(&host, &[facts]), "permission");
+    assert!(level == Fail && fix.contains("chown $USER /dev/vfio/devices/vfio0"));
+    let mut unbound = device();
+    unbound.device.driver = None;
+    assert!(
+        check(&host, &[unbound])
+            .iter()
+            .all(|f| f.name != "permission")
+    );
+}
+
+#[test]
+fn reset_power_and_rom() {
+    with_device(
+        "reset",
+        |d| d.details.reset_methods.clear(),
+        Warn,
+        "01:00.0/reset_method",
+    );
+    with_device(
+        "reset",
+        |d| d.details.reset_methods = vec!["unnamed".into()],
+        Pass,
+        "",
+    );
+    let state =
+        |text: &'static str| move |d: &mut DeviceFacts| d.details.power_state = Some(text.into());
+    with_device("power", state("D3cold"), Pass, "");
+    with_device("power", state("unknown"), Pass, "");
+    with_device("power", state("error"), Fail, "power/control");
+    with_device("rom", |d| d.details.rom = Some(64 << 10), Pass, "");
+    let shadow = |d: &mut DeviceFacts| {
+        d.details.rom = Some(64 << 10);
+        d.uses.push(Use::BootDisplay);
+    };
+    with_device("rom", shadow, Warn, "another display");
+}
+
+#[test]
+fn what_the_host_does_with_it() {
+    let mounted = |at: &str| Use::Mounted {
+        disk: "nvme0n1".into(),
+        at: at.into(),
+    };
+    with_device(
+        "in-use",
+        |d| d.uses.push(mounted("/srv")),
+        Fail,
+        "umount '/srv'",
+    );
+    with_device(
+        "in-use",
+        |d| d.uses.push(mounted("/")),
+        Fail,
+        "another device",
+    );
+    let up = Use::Interface {
+        name: "eth0".into(),
+        addresses: Vec::new(),
+        default_route: false,
+        master: None,
+    };
+    with_device("in-use", |d| d.uses.push(up), Warn, "ip link set eth0 down");
+    with_device(
+        "in-use",
+        |d| d.uses.push(Use::BootDisplay),
+        Fail,
+        "another display",
+    );
+}

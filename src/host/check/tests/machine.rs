@@ -1,0 +1,163 @@
+use super::*;
+
+#[test]
+fn processor_and_kvm() {
+    let off = |h: &mut HostFacts| {
+        h.cpu.virtualisation = None;
+        h.kvm = Node::Missing;
+    };
+    with_host("processor", off, Fail, "VT-x");
+    with_host(
+        "processor",
+        |h| (off(h), h.cpu.maker = Maker::Amd).1,
+        Fail,
+        "SVM",
+    );
+    with_host("processor", |h| h.cpu.virtualisation = None, Warn, "nest");
+    with_host("kvm", |h| h.kvm = Node::Denied, Fail, "usermod -aG kvm");
+    with_host("kvm", |h| h.kvm = Node::Missing, Fail, "modprobe kvm_intel");
+    let amd = |h: &mut HostFacts| {
+        h.kvm = Node::Missing;
+        h.cpu.maker = Maker::Amd;
+    };
+    with_host("kvm", amd, Fail, "modprobe kvm_amd");
+}
+
+#[test]
+fn iommu_and_its_interrupts() {
+    let off = |h: &mut HostFacts| {
+        h.iommu.units.clear();
+        h.iommu.groups = 0;
+        h.iommu.remapping = false;
+    };
+    with_host("iommu", off, Fail, "intel_iommu=on");
+    let amd = |h: &mut HostFacts| {
+        off(h);
+        h.iommu.tables = vec!["IVRS"];
+    };
+    with_host("iommu", amd, Fail, "amd_iommu=on");
+    let none = |h: &mut HostFacts| {
+        off(h);
+        h.iommu.tables.clear();
+    };
+    with_host("iommu", none, Fail, "VT-d");
+    // Groups without a unit are those of VFIO without an IOMMU.
+    with_host("iommu", |h| h.iommu.units.clear(), Fail, "intel_iommu=on");
+    let mut facts = host();
+    off(&mut facts);
+    assert!(
+        check(&facts, &[])
+            .iter()
+            .all(|f| f.name != "interrupt-remapping")
+    );
+
+    let plain = |h: &mut HostFacts| h.iommu.remapping = false;
+    with_host(
+        "interrupt-remapping",
+        plain,
+        Fail,
+        "echo Y > /sys/module/vfio_iommu_type1",
+    );
+    let allowed = |h: &mut HostFacts| {
+        plain(h);
+        h.iommu.container_unsafe = true;
+    };
+    with_host("interrupt-remapping", allowed, Warn, "echo N > ");
+    let other_way = |h: &mut HostFacts| {
+        allowed(h);
+        h.iommufd_node = Node::Usable;
+    };
+    let switch = "echo Y > /sys/module/iommufd/parameters/allow_unsafe_interrupts";
+    with_host("interrupt-remapping", other_way, Fail, switch);
+}
+
+#[test]
+fn vfio_and_iommufd() {
+    with_host(
+        "vfio-pci",
+        |h| h.vfio_pci = Module::Loadable,
+        Warn,
+        "modprobe vfio-pci",
+    );
+    with_host(
+        "vfio-pci",
+        |h| h.vfio_pci = Module::Absent,
+        Fail,
+        "CONFIG_VFIO_PCI",
+    );
+
+    with_host(
+        "vfio-container",
+        |h| h.container_node = Node::Denied,
+        Fail,
+        "chmod 666",
+    );
+    with_host(
+        "vfio-container",
+        |h| h.container_node = Node::Missing,
+        Fail,
+        "modprobe",
+    );
+    with_host(
+        "vfio-container",
+        |h| h.type1 = Module::Absent,
+        Fail,
+        "TYPE1",
+    );
+    with_host(
+        "vfio-container",
+        |h| h.type1 = Module::Loadable,
+        Warn,
+        "modprobe vfio_iommu_type1",
+    );
+    let other_way = |h: &mut HostFacts| {
+        h.type1 = Module::Absent;
+        h.iommufd_node = Node::Usable;
+    };
+    with_host("vfio-container", other_way, Warn, "iommufd");
+
+    with_host("iommufd", |h| h.iommufd_node = Node::Usable, Pass, "");
+    with_host(
+        "iommufd",
+        |h| h.iommufd_node = Node::Denied,
+        Warn,
+        "chown $USER /dev/iommu",
+    );
+    with_host(
+        "iommufd",
+        |h| h.iommufd = Module::Loadable,
+        Warn,
+        "modprobe iommufd",
+    );
+}
+
+#[test]
+fn memory_and_its_limit() {
+    with_host("memory", |h| h.wanted = 5 << 30, Warn, "--memory 2048M");
+    with_host("memory", |h| h.wanted = 9 << 30, Fail, "--memory 2048M");
+    with_host("memlock", |h| h.memlock = Some(512 << 20), Pass, "");
+    with_host(
+        "memlock",
+        |h| h.memlock = Some(8 << 20),
+        Fail,
+        "ulimit -l 589824",
+    );
+    with_host(
+        "huge-pages",
+        |h| h.huge_pages = Some("always".into()),
+        Pass,
+        "",
+    );
+    with_host(
+        "huge-pages",
+        |h| h.huge_pages = Some("never".into()),
+        Warn,
+        "echo madvise",
+    );
+    with_host(
+        "huge-pages",
+        |h| h.huge_pages = None,
+        Warn,
+        "CONFIG_TRANSPARENT_HUGEPAGE",
+    );
+}
