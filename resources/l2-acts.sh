@@ -284,6 +284,27 @@ talk_to_serial_ports() {
 	act=poweroff
 }
 
+byte_at() {
+	hexdump -v -s "$2" -n 1 -e '1/1 "%u"' "$1"
+}
+
+# What MSI's Message Control says of each function that has it (PCI 3.0, 6.8.1.3): how many messages
+# there are, and how many are in use.
+say_messages() {
+	for d in "$sys"/*; do
+		at=$(byte_at "$d/config" 52)
+		for _ in $(seq 48); do
+			[ "$at" -ge 64 ] || break
+			if [ "$(byte_at "$d/config" "$at")" = 5 ]; then
+				control=$(byte_at "$d/config" $((at + 2)))
+				say "messages $(basename "$d") on=$((control & 1)) capable=$((1 << (control >> 1 & 7))) used=$((1 << (control >> 4 & 7)))"
+			fi
+			at=$(byte_at "$d/config" $((at + 1)))
+		done
+	done
+	act=poweroff
+}
+
 # The guest has a physical function. It sets free what a virtual one needs and gives it that, waits
 # until L1 has made one, and lets it work; the rest is L1's.
 serve_virtual_function() {

@@ -59,6 +59,7 @@ net) talk_to_the_network ;;
 lose-net) lose_the_network ;;
 memory-*) share_memory "${act#memory-}" ;;
 displays) show_displays ;;
+messages) say_messages ;;
 edu) drive_edu ;;
 serial) talk_to_serial_ports ;;
 primary) serve_virtual_function ;;

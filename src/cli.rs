@@ -1,12 +1,15 @@
 //! The command line; the only room that knows the names of flags and commands.
 
+pub mod explain;
 pub mod host;
 mod run;
+
+use std::path::PathBuf;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub use run::RunArgs;
+pub use run::{GuestArgs, RunArgs};
 
 /// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.
 #[derive(Debug, Parser)]
@@ -36,8 +39,12 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 
+    /// Kernel to boot: a bzImage, or an ELF vmlinux
+    #[arg(long, value_name = "PATH", required = true)]
+    kernel: Option<PathBuf>,
+
     #[command(flatten)]
-    run: Option<RunArgs>,
+    guest: GuestArgs,
 
     /// Say more: -v what happens, -vv each ioctl, -vvv each access
     #[arg(short, long, action = ArgAction::Count, global = true)]
@@ -50,6 +57,16 @@ pub enum Command {
     /// What the host has to pass through
     #[command(subcommand)]
     Host(host::HostCommand),
+
+    /// Show what a run would do with its devices, without starting a VM
+    #[command(after_help = "\
+A device that is bound to vfio-pci is opened as for a run, and so reset; of any
+other sysfs is asked, which shows more to root. The flags of a run are taken, so
+that `explain` can be put before them.
+
+Example:
+  mini-vmm explain --vfio 0000:01:00.0 --memory 4G")]
+    Explain(Box<explain::ExplainArgs>),
 
     /// Print a script that completes commands and flags in a shell
     #[command(after_help = "\
@@ -69,6 +86,8 @@ pub enum Action {
     Run(Box<RunArgs>),
     /// Something of the host.
     Host(host::HostCommand),
+    /// What a run would do.
+    Explain(Box<explain::ExplainArgs>),
     /// A completion script.
     Completions(Shell),
 }
@@ -84,13 +103,18 @@ impl Cli {
     /// # Errors
     /// A usage error: there is neither a command nor a kernel.
     pub fn into_action(self) -> Result<Action, clap::Error> {
-        match (self.command, self.run) {
+        match (self.command, self.kernel) {
             (Some(Command::Host(command)), _) => Ok(Action::Host(command)),
+            (Some(Command::Explain(args)), _) => Ok(Action::Explain(args)),
             (Some(Command::Completions { shell }), _) => Ok(Action::Completions(shell)),
-            (None, Some(run)) => Ok(Action::Run(Box::new(run))),
+            (None, Some(kernel)) => Ok(Action::Run(Box::new(RunArgs {
+                kernel,
+                guest: self.guest,
+            }))),
+            // clap has said so already: the flag is required where there is no command.
             (None, None) => Err(Self::command().error(
                 clap::error::ErrorKind::MissingRequiredArgument,
-                "the following required arguments were not provided:\n  --kernel <PATH>",
+                "--kernel is missing",
             )),
         }
     }

@@ -23,6 +23,7 @@
 //! ```
 
 use crate::config::MIN_MEMORY;
+use crate::pci::place::Windows;
 
 /// Where the zero page (`struct boot_params`) is put: Documentation/arch/x86/boot.rst, "64-bit boot protocol".
 pub const LOW_ZERO_PAGE: u64 = 0x7000;
@@ -277,6 +278,19 @@ impl Layout {
         Self {
             mmio64: place_window(&spaces, bars64).unwrap_or(self.mmio64),
             ..self
+        }
+    }
+
+    /// Where BARs may be.
+    pub fn windows(&self) -> Windows {
+        let io_start = u64::from(PCI_IO_START);
+        Windows {
+            mmio32: self.mmio32,
+            mmio64: self.mmio64,
+            io: Range {
+                start: io_start,
+                size: u64::from(PCI_IO_END) + 1 - io_start,
+            },
         }
     }
 

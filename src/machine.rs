@@ -17,13 +17,13 @@ use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, acpi};
 use crate::bus::Bus;
 use crate::config::VmConfig;
-use crate::config::device::{DeviceConfig, Slot};
+use crate::config::device::{DeviceConfig, Slot, assign_slots};
 use crate::devices::power::{self, Power};
 use crate::devices::serial::{self, Output, Serial};
 use crate::host::sysfs::Sysfs;
 use crate::interrupt::service::Service;
 use crate::interrupt::{Router, irqchip};
-use crate::layout::{self, Layout, Range};
+use crate::layout::{self, Layout};
 use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
 use crate::memory::dma::Dma;
 use crate::memory::kvm_slots::KvmSlots;
@@ -32,7 +32,7 @@ use crate::memory::{AddressSpace, MemoryListener};
 use crate::observe::stats::ExitCounters;
 use crate::pci::bar::Bars;
 use crate::pci::config_io::{self, ConfigPorts, Ecam};
-use crate::pci::place::{self, Windows};
+use crate::pci::place;
 use crate::pci::{Bdf, RootBus};
 use crate::vcpu::{self, Running, Vcpu};
 use crate::vfio;
@@ -139,7 +139,7 @@ impl Machine {
 
         // Devices reset while RAM is zeroed and vCPUs are made.
         let (opened, populated, vcpus) = thread::scope(|scope| {
-            let opening = scope.spawn(|| vfio::open(&vm, &candidates, config.iommu));
+            let opening = scope.spawn(|| vfio::open(Some(&vm), &candidates, config.iommu));
             let populating = scope.spawn(|| {
                 // Without a device, pages may as well appear when they are touched.
                 if candidates.is_empty() {
@@ -219,12 +219,12 @@ impl Machine {
             notifier,
             exits: Arc::default(),
         };
-        let slots: Vec<_> = machine.config.vfio.iter().map(|c| c.slot).collect();
+        let slots: Vec<_> = assign_slots(&machine.config.vfio)
+            .iter()
+            .map(|config| config.slot)
+            .collect();
         let devices = opened.into_iter().flat_map(|o| o.devices);
-        let mut devices: Vec<_> = devices.zip(slots.into_iter().zip(roms)).collect();
-        // Those that must be somewhere come before those that may be anywhere.
-        devices.sort_by_key(|(_, (slot, _))| slot.is_none());
-        for (device, (slot, rom)) in devices {
+        for (device, (slot, rom)) in devices.zip(slots.into_iter().zip(roms)) {
             machine.attach(device, slot, rom)?;
         }
         Ok(machine)
@@ -275,16 +275,7 @@ impl Machine {
             .collect();
         let mut wishes: Vec<(Bdf, &mut Bars)> =
             bars.iter_mut().map(|(b, bars)| (*b, bars)).collect();
-        let io_start = u64::from(layout::PCI_IO_START);
-        let windows = Windows {
-            mmio32: self.layout.mmio32,
-            mmio64: self.layout.mmio64,
-            io: Range {
-                start: io_start,
-                size: u64::from(layout::PCI_IO_END) + 1 - io_start,
-            },
-        };
-        place::place(&mut wishes, &windows)?;
+        place::place(&mut wishes, &self.layout.windows())?;
         for ((_, function), (_, bars)) in self.functions.iter().zip(bars) {
             function.set_placed(bars);
         }

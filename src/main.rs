@@ -6,11 +6,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use mini_vmm::boot::Images;
+use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::{Action, Cli, RunArgs};
 use mini_vmm::config::VmConfig;
 use mini_vmm::console::{self, Console};
 use mini_vmm::host::bind::{Host, bind, unbind};
+use mini_vmm::host::explain::explain;
 use mini_vmm::host::managed::Managed;
 use mini_vmm::host::names::Names;
 use mini_vmm::host::style::Style;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     match cli.into_action() {
         Ok(Action::Run(args)) => run_guest(*args),
         Ok(Action::Host(command)) => host(command),
+        Ok(Action::Explain(args)) => explain_run(*args),
         Ok(Action::Completions(shell)) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mini-vmm", &mut script);
@@ -109,6 +112,30 @@ fn print(text: &[u8]) -> ExitCode {
     match io::stdout().write_all(text) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => fail(&e, None),
         _ => ExitCode::SUCCESS,
+    }
+}
+
+fn explain_run(args: ExplainArgs) -> ExitCode {
+    let json = args.json;
+    let config = match args.into_config() {
+        Ok(config) => config,
+        Err(e) => return fail(&e, Some(e.hint())),
+    };
+    let explanation = match explain(&Sysfs::default(), &config) {
+        Ok(explanation) => explanation,
+        Err(e) => return fail(&e, e.hint()),
+    };
+    if json {
+        print_json(&explanation)
+    } else {
+        print(explanation.to_string().as_bytes())
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> ExitCode {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => print(format!("{text}\n").as_bytes()),
+        Err(e) => fail(&e, None),
     }
 }
 

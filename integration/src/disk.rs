@@ -48,6 +48,8 @@ pub enum Wiring {
     SataBehindPort,
     /// A USB controller with one stick.
     Usb,
+    /// The same with MSI of 16 messages in place of MSI-X.
+    UsbByMsi,
 }
 
 /// One controller with one disk.
@@ -117,7 +119,7 @@ impl Disk {
             | Wiring::NvmeBehindBridge
             | Wiring::NvmeWithVirtual => "nvme",
             Wiring::Sata | Wiring::SataBehindPort => "ahci",
-            Wiring::Usb => "xhci_hcd",
+            Wiring::Usb | Wiring::UsbByMsi => "xhci_hcd",
         }
     }
 
@@ -160,10 +162,16 @@ impl Disk {
                 format!("ich9-ahci,id={serial}-at,bus=root,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
-            Wiring::Usb => vec![
-                format!("qemu-xhci,id={serial}-at,{addr}"),
-                format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
-            ],
+            Wiring::Usb | Wiring::UsbByMsi => {
+                let controller = match self.wiring {
+                    Wiring::UsbByMsi => "nec-usb-xhci,msi=on,msix=off",
+                    _ => "qemu-xhci",
+                };
+                vec![
+                    format!("{controller},id={serial}-at,{addr}"),
+                    format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
+                ]
+            }
         }
     }
 

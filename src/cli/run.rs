@@ -7,12 +7,17 @@ use clap::{Args, ValueEnum};
 use crate::config::{self, BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, MAX_CPUS, VmConfig};
 
 /// What to boot and with what.
-#[derive(Debug, Args)]
+#[derive(Debug)]
 pub struct RunArgs {
-    /// Kernel to boot: a bzImage, or an ELF vmlinux
-    #[arg(long, value_name = "PATH")]
-    kernel: PathBuf,
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// All else.
+    pub guest: GuestArgs,
+}
 
+/// The flags of a run but for the kernel.
+#[derive(Debug, Args)]
+pub struct GuestArgs {
     /// Initial RAM file system
     #[arg(long, value_name = "PATH", visible_alias = "initramfs")]
     initrd: Option<PathBuf>,
@@ -70,6 +75,16 @@ impl RunArgs {
     /// # Errors
     /// A memory size or an option of a device that cannot be used.
     pub fn into_config(self) -> Result<VmConfig, ConfigError> {
+        self.guest.into_config(self.kernel)
+    }
+}
+
+impl GuestArgs {
+    /// The VM that the flags and a kernel describe.
+    ///
+    /// # Errors
+    /// A memory size or an option of a device that cannot be used.
+    pub fn into_config(self, kernel: PathBuf) -> Result<VmConfig, ConfigError> {
         let memory = config::parse_memory(&self.memory)?;
         let vfio = self.vfio.iter().map(|text| text.parse());
         let vfio = vfio
@@ -80,7 +95,7 @@ impl RunArgs {
             Some(more) => format!("{BASE_CMDLINE} {more}"),
         };
         Ok(VmConfig {
-            kernel: self.kernel,
+            kernel,
             initrd: self.initrd,
             cmdline,
             cpus: self.cpus,

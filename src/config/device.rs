@@ -68,6 +68,26 @@ pub struct DeviceConfig {
     pub vf_token: Option<Uuid>,
 }
 
+/// Gives each device that may be anywhere the first device number that nobody has asked for; where
+/// all are taken it stays without.
+pub fn assign_slots(configs: &[DeviceConfig]) -> Vec<DeviceConfig> {
+    let mut configs = configs.to_vec();
+    let mut free: Vec<u8> = (1..=0x1f)
+        .rev()
+        .filter(|device| {
+            let mut slots = configs.iter().filter_map(|c| c.slot);
+            !slots.any(|slot| slot.device == *device)
+        })
+        .collect();
+    for config in configs.iter_mut().filter(|c| c.slot.is_none()) {
+        config.slot = free.pop().map(|device| Slot {
+            device,
+            function: 0,
+        });
+    }
+    configs
+}
+
 /// An option of a device that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceOptionError {
@@ -264,6 +284,24 @@ mod tests {
         ] {
             assert_eq!(text.parse::<DeviceConfig>().unwrap().rom, rom, "{text}");
         }
+    }
+
+    #[test]
+    fn the_free_slots_are_given_in_order() {
+        let configs =
+            ["a:0.0", "b:0.0,slot=1.1", "c:0.0,slot=1", "d:0.0"].map(|t| t.parse().unwrap());
+        let slots = assign_slots(&configs)
+            .into_iter()
+            .map(|c| c.slot.unwrap().to_string());
+        assert_eq!(slots.collect::<Vec<_>>(), ["02.0", "01.1", "01.0", "03.0"]);
+        let many = vec![DeviceConfig::default(); 32];
+        assert_eq!(
+            assign_slots(&many)
+                .iter()
+                .filter(|c| c.slot.is_none())
+                .count(),
+            1
+        );
     }
 
     #[test]

@@ -30,15 +30,19 @@ impl MediatedDevice {
 }
 
 impl Sysfs {
+    /// The directory that a mediated device has or would have.
+    pub(super) fn mediated_path(&self, uuid: Uuid) -> PathBuf {
+        self.root()
+            .join("bus/mdev/devices")
+            .join(uuid.hyphenated().to_string())
+    }
+
     /// Reads a mediated device's facts; `None` when there is no such device.
     ///
     /// # Errors
     /// When sysfs cannot be read.
     pub fn mediated(&self, uuid: Uuid) -> io::Result<Option<MediatedDevice>> {
-        let path = self
-            .root()
-            .join("bus/mdev/devices")
-            .join(uuid.hyphenated().to_string());
+        let path = self.mediated_path(uuid);
         if !path.try_exists()? {
             return Ok(None);
         }

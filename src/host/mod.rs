@@ -4,6 +4,7 @@ pub mod bind;
 pub mod check;
 pub mod class;
 pub mod details;
+pub mod explain;
 pub mod facts;
 pub mod in_use;
 pub mod iommu;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::name::HostName;
 use crate::pci::Bdf;
 
 /// A PCI device of the host.
@@ -76,6 +77,14 @@ impl Sysfs {
     /// The directory that a device has or would have.
     pub fn device_path(&self, bdf: Bdf) -> PathBuf {
         self.root.join("bus/pci/devices").join(bdf.to_string())
+    }
+
+    /// The directory that a device of either kind has or would have.
+    pub fn path_of(&self, name: HostName) -> PathBuf {
+        match name {
+            HostName::Pci(bdf) => self.device_path(bdf),
+            HostName::Mediated(uuid) => self.mediated_path(uuid),
+        }
     }
 
     /// Reads a device's facts; `None` when there is no such device.

@@ -43,6 +43,7 @@ pub mod host_bridge;
 pub mod lanes;
 pub mod msi;
 pub mod msix;
+pub mod names;
 pub mod place;
 pub mod rom;
 

@@ -282,6 +282,31 @@ impl Msix {
         }
     }
 
+    /// An `Unmask` for each vector that is live now, for a host that begins anew.
+    pub fn live(&self) -> Vec<MsixEffect> {
+        if !self.open() {
+            return Vec::new();
+        }
+        let unmasked = self.entries().filter(|(_, entry)| !entry.is_masked());
+        let effects = unmasked.map(|(vector, entry)| MsixEffect::Unmask {
+            vector,
+            message: entry.message(),
+        });
+        effects.collect()
+    }
+
+    /// A vector could not be had: the guest finds it masked, and may try again.
+    pub fn refuse(&mut self, vector: u16) {
+        if let Some(entry) = self.table.get_mut(usize::from(vector)) {
+            entry.control |= VECTOR_MASK;
+        }
+    }
+
+    /// MSI-X could not be turned on: the guest finds it off, and may try again.
+    pub fn refuse_enable(&mut self) {
+        self.enabled = false;
+    }
+
     /// Back to power-on.
     pub fn reset(&mut self) -> Vec<MsixEffect> {
         let was_enabled = self.enabled;

@@ -63,6 +63,17 @@ pub fn plan(size: u64, mappable: &[Piece], trapped: &[Piece]) -> Vec<Piece> {
     pieces
 }
 
+/// What of a BAR is virtual: the MSI-X table and the pending bits, where they are in it.
+pub fn virtual_ranges(msix: &MsixCapability, bar: usize) -> Vec<Piece> {
+    let table = (msix.table_bar, msix.table_offset, msix.table_size());
+    let pending = (msix.pba_bar, msix.pba_offset, msix.pba_size());
+    [table, pending]
+        .into_iter()
+        .filter(|(in_bar, ..)| usize::from(*in_bar) == bar)
+        .map(|(_, offset, size)| (offset.into(), size))
+        .collect()
+}
+
 /// A BAR's mapped pieces, in this process and in the guest.
 pub struct BarMap {
     mapping: Option<Arc<Mapping>>,
@@ -105,16 +116,8 @@ impl BarMap {
         if bars.get(bar).is_none_or(|b| b.kind.is_io()) || region.mappable.is_empty() {
             return Self::trapped();
         }
-        let mut trapped = Vec::new();
-        if let Some(msix) = msix {
-            let table = (msix.table_bar, msix.table_offset, msix.table_size());
-            let pending = (msix.pba_bar, msix.pba_offset, msix.pba_size());
-            for (in_bar, offset, size) in [table, pending] {
-                if usize::from(in_bar) == bar {
-                    trapped.push((u64::from(offset), size));
-                }
-            }
-        }
+        let trapped = msix.map(|msix| virtual_ranges(msix, bar));
+        let trapped = trapped.unwrap_or_default();
         let name = device.name();
         match Self::new(device, &region, &trapped) {
             Ok(map) => {

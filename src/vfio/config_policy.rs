@@ -88,7 +88,11 @@ pub const STANDARD: &[(u16, Treatment, &str)] = &[
         Emulate,
         "vectors are wired by VFIO_DEVICE_SET_IRQS; the table is virtual",
     ),
-    (id::PCIE, Pass, "but for its type and link registers, below"),
+    (
+        id::PCIE,
+        Pass,
+        "but an endpoint on a root bus is integrated, and has no link",
+    ),
 ];
 
 /// Extended capabilities; one that is not named is passed.

@@ -17,7 +17,7 @@ mod fault;
 pub mod function;
 mod handle;
 mod hot_reset;
-mod image;
+pub mod image;
 pub mod interrupts;
 pub mod iommufd;
 pub mod mapper;
@@ -51,7 +51,7 @@ use handle::Handle;
 use mapper::{Mapper, Space};
 use share::share;
 
-pub use candidate::find;
+pub use candidate::{find, parse_address};
 pub use error::VfioError;
 
 /// The control node of groups and containers.
@@ -65,6 +65,8 @@ pub struct Opened {
     pub devices: Vec<Arc<VfioFile>>,
     /// Maps guest memory for all of them.
     pub mapper: Arc<dyn DmaMapper>,
+    /// By which interface: `container` or `iommufd`.
+    pub interface: &'static str,
 }
 
 /// The kernel's interface to the IOMMU.
@@ -83,19 +85,20 @@ struct Wanted<'a> {
 }
 
 /// Opens the devices, each on a thread of its own: opening resets the function, which takes a tenth
-/// of a second each (and makes another reset at the start needless).
+/// of a second each (and makes another reset at the start needless). Without a `vm` they serve only
+/// to be looked at.
 ///
 /// # Errors
 /// The first device that cannot be opened; all of them are closed again then.
 pub fn open(
-    vm: &VmFd,
+    vm: Option<&VmFd>,
     candidates: &[Candidate],
     iommu: Iommu,
 ) -> Result<Option<Opened>, VfioError> {
     let Some(first) = candidates.first() else {
         return Ok(None);
     };
-    let kvm = kvm_vfio(vm)?;
+    let kvm = vm.map(kvm_vfio).transpose()?;
     let mut groups: HashMap<u32, Arc<()>> = HashMap::new();
     let wanted = candidates.iter().enumerate().map(|(index, candidate)| {
         let group = Arc::clone(groups.entry(candidate.group).or_default());
@@ -118,7 +121,9 @@ pub fn open(
     let shared = share(wanted, interface, open_all, VfioError::is_refused_group)?;
     let mut devices = Vec::new();
     let mut spaces = Vec::new();
+    let mut name = "container";
     for (interface, opened) in shared {
+        name = interface.name();
         let opened = opened.into_iter().map(|(wanted, d)| (wanted.index, d));
         let opened: Vec<_> = opened.collect();
         let user = |d: &Arc<VfioFile>| Arc::downgrade(d) as Weak<dyn Any + Send + Sync>;
@@ -130,6 +135,7 @@ pub fn open(
     Ok(Some(Opened {
         devices: devices.into_iter().map(|(_, device)| device).collect(),
         mapper: Arc::new(Mapper::new(spaces)),
+        interface: name,
     }))
 }
 
@@ -174,8 +180,15 @@ fn open_all<'a>(
 }
 
 impl Interface {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Container(_) => "container",
+            Self::Iommufd(_) => "iommufd",
+        }
+    }
+
     fn open(
-        kvm_vfio: &Arc<VfioDeviceFd>,
+        kvm_vfio: &Option<Arc<VfioDeviceFd>>,
         candidates: &[Candidate],
         iommu: Iommu,
         first: &Candidate,
@@ -197,8 +210,11 @@ impl Interface {
         Self::container(kvm_vfio, first)
     }
 
-    fn container(kvm_vfio: &Arc<VfioDeviceFd>, first: &Candidate) -> Result<Self, VfioError> {
-        let container = VfioContainer::new(Some(Arc::clone(kvm_vfio))).map_err(|e| match e {
+    fn container(
+        kvm_vfio: &Option<Arc<VfioDeviceFd>>,
+        first: &Candidate,
+    ) -> Result<Self, VfioError> {
+        let container = VfioContainer::new(kvm_vfio.clone()).map_err(|e| match e {
             vfio_ioctls::VfioError::OpenContainer(source) => {
                 VfioError::node(CONTAINER_NODE, None, source)
             }
@@ -210,15 +226,17 @@ impl Interface {
         Ok(Self::Container(Arc::new(container)))
     }
 
-    fn iommufd(kvm_vfio: &Arc<VfioDeviceFd>, first: &Candidate) -> Result<Self, VfioError> {
+    fn iommufd(kvm_vfio: &Option<Arc<VfioDeviceFd>>, first: &Candidate) -> Result<Self, VfioError> {
         let iommufd = IommuFd::new().map_err(|e| match e {
             IommufdError::OpenIommufd(source) => VfioError::node(IOMMUFD_NODE, None, source),
             other => VfioError::IommuInfo(io::Error::other(other)),
         })?;
-        let iommufd = VfioIommufd::new(Arc::new(iommufd), None, Some(Arc::clone(kvm_vfio)))
-            .map_err(|source| VfioError::Open {
-                name: first.name,
-                source,
+        let iommufd =
+            VfioIommufd::new(Arc::new(iommufd), None, kvm_vfio.clone()).map_err(|source| {
+                VfioError::Open {
+                    name: first.name,
+                    source,
+                }
             })?;
         info!("by iommufd");
         Ok(Self::Iommufd(Arc::new(iommufd)))

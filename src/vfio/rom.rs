@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tracing::{debug, warn};
 
-use super::device::{Device, ROM_REGION};
+use super::device::{Device, ROM_REGION, RegionInfo};
 use super::function::VfioFunction;
 use crate::config::device::RomConfig;
 use crate::pci::bar::{BarError, Bars};
@@ -87,6 +87,15 @@ impl RomSource {
             RomConfig::File(path) => Self::Image(read_file(path)?),
         })
     }
+
+    /// Bytes of the ROM of a device that is called `name` and has such a region; 0 for no ROM.
+    pub fn size(&self, name: &str, region: &RegionInfo) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Image(image) => image.size(),
+            Self::Device => device_size(name, region),
+        }
+    }
 }
 
 fn read_file(path: &Path) -> Result<Image, RomError> {
@@ -139,10 +148,10 @@ enum Content {
 impl Rom {
     /// The ROM of `device`. Nothing is read from it yet.
     pub(super) fn new(device: &dyn Device, source: RomSource) -> Self {
-        let (size, content) = match source {
-            RomSource::None => (0, Content::Unread),
-            RomSource::Image(image) => (image.size(), Content::Read(image)),
-            RomSource::Device => (device_size(device), Content::Unread),
+        let size = source.size(device.name(), &device.region(ROM_REGION));
+        let content = match source {
+            RomSource::Image(image) => Content::Read(image),
+            RomSource::None | RomSource::Device => Content::Unread,
         };
         Self {
             size,
@@ -167,15 +176,14 @@ impl Rom {
 
 /// Bytes of the device's ROM; 0 when it has none, or none that can be. The kernel finds none where
 /// nothing is read that begins as a ROM must.
-fn device_size(device: &dyn Device) -> u64 {
-    let region = device.region(ROM_REGION);
+fn device_size(name: &str, region: &RegionInfo) -> u64 {
     if region.size == 0 || !region.read {
         return 0;
     }
     match Image::check_size(region.size) {
         Ok(()) => region.size,
         Err(why) => {
-            warn!("the expansion ROM of {} {why}: not shown", device.name());
+            warn!("the expansion ROM of {name} {why}: not shown");
             0
         }
     }

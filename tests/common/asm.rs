@@ -106,6 +106,11 @@ impl Asm {
         self.emit(&[0x0f, 0x82]).refer(to, Fixup::Relative)
     }
 
+    /// Not below: no carry.
+    pub fn jae(&mut self, to: Label) -> &mut Self {
+        self.emit(&[0x0f, 0x83]).refer(to, Fixup::Relative)
+    }
+
     pub fn je(&mut self, to: Label) -> &mut Self {
         self.emit(&[0x0f, 0x84]).refer(to, Fixup::Relative)
     }
@@ -198,6 +203,11 @@ impl Asm {
     /// Adds one to the dword at `address`.
     pub fn inc32(&mut self, address: u32) -> &mut Self {
         self.emit(&[0xff, 0x05]).dword(address)
+    }
+
+    /// The same as one step for all processors.
+    pub fn lock_inc32(&mut self, address: u32) -> &mut Self {
+        self.emit(&[0xf0]).inc32(address)
     }
 
     // Ports.

@@ -3,7 +3,7 @@
 //! | BAR | what | size | in the file at |
 //! | --- | --- | --- | --- |
 //! | 0 | 32-bit memory; MSI-X table at 0x2000, pending bits at 0x3000 | 16 KiB | 0 |
-//! | 1 | 32-bit memory, less than a page; a write at 0 raises that MSI-X vector, one at 4 serves the pin | 256 | 1 MiB |
+//! | 1 | 32-bit memory, less than a page; a write at 0 raises that MSI or MSI-X vector, one at 4 serves the pin | 256 | 1 MiB |
 //! | 2 | I/O ports | 32 | 2 MiB |
 //! | 4 | 64-bit prefetchable memory | 64 KiB | 4 MiB |
 //! | 6 | expansion ROM | 8 KiB | 6 MiB |
@@ -13,14 +13,15 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use mini_vmm::vfio::device::{
     CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo,
 };
 
 use crate::backing;
-use crate::irqs::{Pin, Vectors};
+use crate::image::config_space;
+use crate::irqs::{self, Irqs, Pin, SharedIrqs, Vectors, lock};
 use crate::resets::{Outcome, Resets};
 
 pub const ID: u32 = 0x5678_1234;
@@ -28,6 +29,8 @@ pub const VECTORS: u32 = 8;
 pub const PM: u16 = 0x40;
 pub const EXPRESS: u16 = 0x50;
 pub const MSIX: u16 = 0x90;
+/// Of a device made with it.
+pub const MSI: u16 = 0xa0;
 /// The one extended capability, a serial number.
 pub const SERIAL_NUMBER: u16 = 0x100;
 /// Where the BARs are after power-on: the first fit, largest first.
@@ -72,13 +75,9 @@ pub struct FakeDevice {
     file: File,
     config: Mutex<Vec<u8>>,
     power_on: Vec<u8>,
-    msix: Mutex<Vectors>,
-    /// None in a device that has no pin.
-    pin: Option<Mutex<Pin>>,
-    notices: Mutex<[Option<File>; 2]>,
+    irqs: SharedIrqs,
     calls: Mutex<Vec<Call>>,
     hook: Option<Hook>,
-    resizable: bool,
     pub resets: Resets,
     rom: bool,
     /// COMMAND is as it is.
@@ -97,12 +96,9 @@ impl FakeDevice {
             file: backing::file(FILE).expect("a temporary file"),
             power_on: config.clone(),
             config: Mutex::new(config),
-            msix: Mutex::new(Vectors::new(VECTORS)),
-            pin: None,
-            notices: Mutex::default(),
+            irqs: Arc::new(Mutex::new(Irqs::new(VECTORS))),
             calls: Mutex::default(),
             hook: None,
-            resizable: true,
             resets: Resets::default(),
             rom: true,
             fixed_command: false,
@@ -112,21 +108,51 @@ impl FakeDevice {
     }
 
     /// Vectors cannot be added, as before Linux 6.5.
-    pub fn no_resize(mut self) -> Self {
-        self.resizable = false;
+    pub fn no_resize(self) -> Self {
+        lock(&self.irqs).resizable = false;
         self
     }
 
     /// It has an interrupt pin.
     pub fn with_pin(mut self) -> Self {
-        self.pin = Some(Mutex::default());
+        lock(&self.irqs).pin = Some(Pin::default());
         self.power_on[0x3d] = 1;
         self.config = Mutex::new(self.power_on.clone());
         self
     }
 
-    fn pin(&self) -> Option<MutexGuard<'_, Pin>> {
-        self.pin.as_ref().map(|pin| pin.lock().unwrap())
+    /// It has a pin, and VFIO takes an eventfd that unmasks it.
+    pub fn with_resampled_pin(self) -> Self {
+        let device = self.with_pin();
+        device.with_its_pin(|pin| pin.resamples = true);
+        device
+    }
+
+    fn with_its_pin<T: Default>(&self, f: impl FnOnce(&mut Pin) -> T) -> T {
+        lock(&self.irqs).pin.as_mut().map(f).unwrap_or_default()
+    }
+
+    /// How often the eventfd has unmasked the pin.
+    pub fn resampled(&self) -> u32 {
+        self.with_its_pin(|pin| pin.resampled)
+    }
+
+    /// It has MSI as its Message Control says: shape and number of messages.
+    pub fn with_msi(mut self, control: u16) -> Self {
+        lock(&self.irqs).msi = Some(Vectors::new(1 << (control >> 1 & 7)));
+        let at = usize::from(MSI);
+        self.power_on[usize::from(MSIX) + 1] = MSI as u8;
+        self.power_on[at] = 0x05;
+        self.power_on[at + 2..at + 4].copy_from_slice(&control.to_le_bytes());
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
+    /// The host has only so many MSI vectors to give from now on.
+    pub fn set_available_msi(&self, vectors: u32) {
+        if let Some(msi) = &mut lock(&self.irqs).msi {
+            msi.available = vectors;
+        }
     }
 
     /// It has no expansion ROM.
@@ -148,7 +174,7 @@ impl FakeDevice {
 
     /// The host has only so many vectors to give.
     pub fn available(self, vectors: u32) -> Self {
-        self.msix.lock().unwrap().available = vectors;
+        lock(&self.irqs).msix.available = vectors;
         self
     }
 
@@ -164,13 +190,12 @@ impl FakeDevice {
 
     /// The device interrupts. Tells whether anybody listened.
     pub fn raise(&self, vector: u32) -> bool {
-        self.msix.lock().unwrap().raise(vector)
+        lock(&self.irqs).raise(vector)
     }
 
     /// VFIO tells of an error (0) or a request to give the device back (1).
     pub fn notice(&self, which: usize) {
-        let notices = self.notices.lock().unwrap();
-        signal(notices[which].as_ref().expect("somebody listens"));
+        lock(&self.irqs).notice(which);
     }
 
     /// The dword at `offset` of a BAR, as the device sees it.
@@ -201,14 +226,28 @@ impl FakeDevice {
         self.calls.lock().unwrap().clone()
     }
 
-    /// Vectors that have an eventfd now.
+    /// MSI-X vectors that have an eventfd now.
     pub fn wired(&self) -> Vec<u32> {
-        self.msix.lock().unwrap().wired()
+        lock(&self.irqs).msix.wired()
     }
 
-    /// Vectors that the host has to give.
+    /// MSI vectors that have an eventfd now.
+    pub fn wired_msi(&self) -> Vec<u32> {
+        let irqs = lock(&self.irqs);
+        irqs.msi.as_ref().map(Vectors::wired).unwrap_or_default()
+    }
+
+    /// The kind of interrupt that is on.
+    pub fn kind(&self) -> Option<Irq> {
+        let irqs = lock(&self.irqs);
+        [Irq::Intx, Irq::Msi, Irq::Msix]
+            .into_iter()
+            .find(|kind| irqs.is_on(*kind))
+    }
+
+    /// MSI-X vectors that the host has to give.
     pub fn host_vectors(&self) -> u32 {
-        self.msix.lock().unwrap().available
+        lock(&self.irqs).msix.available
     }
 
     /// How many times a call was made.
@@ -294,14 +333,7 @@ impl Device for FakeDevice {
     }
 
     fn irq(&self, irq: Irq) -> Option<IrqInfo> {
-        let count = match irq {
-            Irq::Msix => VECTORS,
-            Irq::Error | Irq::Request => 1,
-            Irq::Intx if self.pin.is_some() => 1,
-            Irq::Intx | Irq::Msi => return None,
-        };
-        let resizable = self.resizable;
-        Some(IrqInfo { count, resizable })
+        lock(&self.irqs).info(irq)
     }
 
     fn can_reset(&self) -> bool {
@@ -329,8 +361,15 @@ impl Device for FakeDevice {
         self.file
             .read_exact_at(data, at)
             .map_err(|_| self.error("a region read", libc::EIO))?;
+        if region == 0 {
+            for (byte, at) in data.iter_mut().zip(offset..) {
+                if let Some(at @ 0..8) = at.checked_sub(0x3000) {
+                    *byte = lock(&self.irqs).msix.pending_byte(at);
+                }
+            }
+        }
         if (region, offset) == (1, 8) {
-            data[0] = self.pin().map_or(0, |pin| pin.asks() as u8);
+            data[0] = self.with_its_pin(|pin| pin.asks() as u8);
         }
         self.note(Call::Read(region, offset, data.len()));
         Ok(())
@@ -349,8 +388,8 @@ impl Device for FakeDevice {
         self.file.write_all_at(data, at).unwrap();
         match (region, offset) {
             (1, 0) => drop(self.raise(data[0].into())),
-            (1, 4) => drop(self.pin().map(|mut pin| pin.serve())),
-            (1, 8) => drop(self.pin().map(|mut pin| pin.ask(data[0].into()))),
+            (1, 4) => self.with_its_pin(Pin::serve),
+            (1, 8) => self.with_its_pin(|pin| pin.ask(data[0].into())),
             _ => {}
         }
         self.note(Call::Write(region, offset, data.to_vec()));
@@ -373,62 +412,32 @@ impl Device for FakeDevice {
             let owned = e.map(|fd| fd.try_clone_to_owned().expect("a descriptor"));
             owned.map(File::from)
         });
-        let events: Vec<Option<File>> = events.collect();
-        // One kind at a time.
-        let taken = match irq {
-            Irq::Msix => self.pin().is_some_and(|pin| pin.is_on()),
-            Irq::Intx => self.msix.lock().unwrap().is_on(),
-            _ => false,
-        };
-        if taken {
-            return Err(self.error("VFIO_DEVICE_SET_IRQS", libc::EINVAL));
-        }
-        match irq {
-            Irq::Intx => {
-                let event = events.into_iter().next().flatten();
-                self.pin().expect("a pin").set(event);
-            }
-            Irq::Msix => self
-                .msix
-                .lock()
-                .unwrap()
-                .set(start, events, self.resizable)
-                .map_err(|e| e.into_device_error(self.name()))?,
-            _ => {
-                let slot = usize::from(irq == Irq::Request);
-                self.notices.lock().unwrap()[slot] = events.into_iter().next().flatten();
-            }
-        }
+        lock(&self.irqs)
+            .set(irq, start, events.collect())
+            .map_err(|e| e.into_device_error(self.name()))?;
         self.note(Call::Events(irq, start, had));
         Ok(())
     }
 
     fn mask(&self, irq: Irq) -> Result<(), DeviceError> {
-        self.pin().expect("a pin").mask(true);
+        self.with_its_pin(|pin| pin.mask(true));
         self.note(Call::Mask(irq, true));
         Ok(())
     }
 
     fn unmask(&self, irq: Irq) -> Result<(), DeviceError> {
-        self.pin().expect("a pin").mask(false);
+        self.with_its_pin(|pin| pin.mask(false));
         self.note(Call::Mask(irq, false));
         Ok(())
     }
 
-    fn set_unmask_event(&self, _: BorrowedFd<'_>) -> Result<(), DeviceError> {
-        Err(self.error("VFIO_DEVICE_SET_IRQS", libc::ENOTTY))
+    fn set_unmask_event(&self, event: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        let event = event.try_clone_to_owned().expect("a descriptor");
+        irqs::unmask_on(&self.irqs, event.into()).map_err(|e| e.into_device_error(self.name()))
     }
 
     fn disable(&self, irq: Irq) -> Result<(), DeviceError> {
-        let was_on = match irq {
-            Irq::Msix => self.msix.lock().unwrap().disable(),
-            Irq::Intx => self.pin().is_some_and(|mut pin| {
-                let was_on = pin.is_on();
-                pin.set(None);
-                was_on
-            }),
-            _ => true,
-        };
+        let was_on = lock(&self.irqs).disable(irq);
         if !was_on {
             return Err(self.error("VFIO_DEVICE_SET_IRQS", libc::EINVAL));
         }
@@ -443,9 +452,7 @@ impl Device for FakeDevice {
             .check()
             .map_err(|e| self.error("VFIO_DEVICE_RESET", e))?;
         *self.config.lock().unwrap() = self.power_on.clone();
-        if let Some(mut pin) = self.pin() {
-            pin.ask(0);
-        }
+        self.with_its_pin(|pin| pin.ask(0));
         Ok(())
     }
 
@@ -468,32 +475,4 @@ impl Device for FakeDevice {
 pub fn signal(event: &File) {
     let mut event: &File = event;
     event.write_all(&1u64.to_ne_bytes()).expect("an eventfd");
-}
-
-fn config_space() -> Vec<u8> {
-    let mut config = vec![0; 4096];
-    let mut put = |at: u16, bytes: &[u8]| {
-        let at = usize::from(at);
-        config[at..at + bytes.len()].copy_from_slice(bytes);
-    };
-    put(0x00, &ID.to_le_bytes());
-    // STATUS: a capability list. Revision 3 of a class that is none.
-    put(0x06, &0x0010u16.to_le_bytes());
-    put(0x08, &0xff00_0003u32.to_le_bytes());
-    for (bar, flags) in [(2, 1u32), (4, 0xc)] {
-        put(0x10 + 4 * bar, &flags.to_le_bytes());
-    }
-    put(0x2c, &0xcdef_89abu32.to_le_bytes());
-    put(0x34, &[PM as u8]);
-    // Power management, version 3.
-    put(PM, &[0x01, EXPRESS as u8, 0x03, 0x00]);
-    // PCI Express, version 2, an endpoint.
-    put(EXPRESS, &[0x10, MSIX as u8, 0x02, 0x00]);
-    put(MSIX, &[0x11, 0x00]);
-    put(MSIX + 2, &(VECTORS as u16 - 1).to_le_bytes());
-    put(MSIX + 4, &0x2000u32.to_le_bytes());
-    put(MSIX + 8, &0x3000u32.to_le_bytes());
-    put(SERIAL_NUMBER, &0x0001_0003u32.to_le_bytes());
-    put(SERIAL_NUMBER + 4, &0x1122_3344u32.to_le_bytes());
-    config
 }

@@ -1,33 +1,26 @@
-//! Guests that mean harm: any access, in any order, from two threads at once, must leave the VM
+//! Guests that mean harm: any access, in any order, from several threads at once, must leave the VM
 //! alive, hold no more than a device can have, and be forgotten by a reset.
 //!
-//! vCPUs would only be slower here: threads stand in for them, on the same bus and root bus, with
-//! KVM's memory slots, routes and irqfds behind.
+//! Threads stand in for vCPUs here, on the same bus and root bus, with KVM's memory slots, routes and
+//! irqfds behind; real ones are in `race`.
 
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mini_vmm::bus::Bus;
-use mini_vmm::interrupt::Router;
-use mini_vmm::layout::Layout;
 use mini_vmm::machine::Exit;
-use mini_vmm::memory::AddressSpace;
-use mini_vmm::memory::kvm_slots::KvmSlots;
-use mini_vmm::pci::RootBus;
 use mini_vmm::vfio::device::ROM_REGION;
-use mini_vmm::vfio::function::{Surroundings, VfioFunction};
-use mini_vmm::vfio::reset;
-use mini_vmm::vfio::rom::RomSource;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::Test;
 use crate::common::asm::Asm;
-use crate::device::{BAR0, BAR1, BAR2, Call, FakeDevice, MSIX, PM, ROM, VECTORS};
-use crate::irq_code::ENABLE;
-use crate::pci::{COMMAND, IO, MASTER, MEMORY, ROM_REGISTER, SLOT, bar_register};
+use crate::device::{ASK, BAR0, BAR1, Call, FakeDevice, MSI, MSIX, PM, ROM, VECTORS};
+use crate::irq_code::{ENABLE, MESSAGE_ADDRESS, MSI_64, MSI_ENABLE, MSI_MASKING, group};
+use crate::pci::{COMMAND, IO, MASTER, MEMORY, ROM_REGISTER, bar_register};
+use crate::rig::{PIECES, Rig};
 use crate::vm::Vm;
 
 pub const TESTS: &[Test] = &[
@@ -38,144 +31,21 @@ pub const TESTS: &[Test] = &[
         any_sequence_is_forgotten_by_a_reset,
     ),
     ("a_slow_rom_holds_nobody_up", a_slow_rom_holds_nobody_up),
-    ("two_threads_race", two_threads_race),
+    ("threads_race", threads_race),
     (
-        "two_threads_race_on_an_old_kernel",
-        two_threads_race_on_an_old_kernel,
+        "threads_race_on_an_old_kernel",
+        threads_race_on_an_old_kernel,
     ),
     ("every_port_answers", every_port_answers),
     ("every_hole_answers", every_hole_answers),
 ];
 
-/// Slots of the device's mapped pieces.
-const PIECES: usize = 2;
+/// MSI with as many messages as MSI-X has.
+const SHAPE: u16 = MSI_64 | MSI_MASKING | 3 << 1;
 
-/// A function on a bus with KVM behind it, and no guest.
-struct Rig {
-    device: Arc<FakeDevice>,
-    function: Arc<VfioFunction>,
-    bus: Arc<Bus>,
-    root: RootBus,
-    router: Arc<Router>,
-    slots: Arc<KvmSlots>,
-}
-
-impl Rig {
-    /// With so many memory slots.
-    fn new(device: FakeDevice, max_slots: usize) -> Self {
-        let device = device.share();
-        let vm = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
-        vm.create_irq_chip().unwrap();
-        let slots = Arc::new(KvmSlots::new(vm.clone(), max_slots));
-        let space = Arc::new(AddressSpace::new());
-        space.subscribe(slots.clone()).unwrap();
-        let around = Surroundings {
-            space,
-            bus: Arc::new(Bus::new()),
-            router: Router::new(vm).unwrap(),
-            layout: Layout::new(64 << 20, 0, 40).unwrap(),
-        };
-        let (bus, router) = (around.bus.clone(), around.router.clone());
-        let function = VfioFunction::new(device.clone(), around, RomSource::Device).unwrap();
-        let mut bars = function.bars();
-        let places = [
-            (0, BAR0),
-            (1, BAR1),
-            (2, BAR2.into()),
-            (4, 0xc001_0000),
-            (6, ROM),
-        ];
-        for (bar, address) in places {
-            bars.set_address(bar, address.into());
-        }
-        function.set_placed(bars);
-        let root = RootBus::new();
-        root.add(SLOT, 0, function.clone()).unwrap();
-        Self {
-            device,
-            function,
-            bus,
-            root,
-            router,
-            slots,
-        }
-    }
-
-    fn write(&self, offset: u16, data: &[u8]) {
-        self.root.config_write(0, SLOT, 0, offset, data);
-    }
-
-    fn read(&self, offset: u16, len: usize) -> Vec<u8> {
-        let mut data = vec![0; len];
-        self.root.config_read(0, SLOT, 0, offset, &mut data);
-        data
-    }
-
-    fn command(&self, value: u32) {
-        self.write(COMMAND, &(value as u16).to_le_bytes());
-    }
-
-    fn load32(&self, address: u64) -> u32 {
-        let mut data = [0; 4];
-        self.bus.mmio_read(address, &mut data);
-        u32::from_le_bytes(data)
-    }
-
-    fn act(&self, action: &Action) {
-        match action {
-            Action::Config(offset, data) => self.write(*offset, data),
-            Action::ReadConfig(offset, len) => {
-                assert_eq!(self.read(*offset, *len).len(), *len);
-            }
-            Action::Store(address, data) => self.bus.mmio_write(*address, data),
-            Action::Load(address, len) => {
-                let mut data = vec![0; *len];
-                self.bus.mmio_read(*address, &mut data);
-            }
-            Action::Out(port, data) => self.bus.pio_write(*port, data),
-            Action::Raise(vector) => {
-                self.device.raise(*vector);
-            }
-            Action::Reset => self.reset(),
-        }
-    }
-
-    /// As at a guest's reboot.
-    fn reset(&self) {
-        reset::devices(std::slice::from_ref(&self.function));
-        self.root.reset();
-    }
-
-    /// Nothing is left of what was done, and the device can be used.
-    fn check_reset(&self) {
-        self.reset();
-        assert_eq!(self.slots.in_use(), 0, "memory slots");
-        assert_eq!(self.router.in_use(), 0, "GSIs");
-        assert_eq!(self.device.wired(), [] as [u32; 0]);
-        assert_eq!(self.load32(BAR1.into()), u32::MAX);
-        let fresh = Self::new(FakeDevice::new(), 16);
-        assert_eq!(self.read(0, 4096), fresh.read(0, 4096));
-
-        self.command(MEMORY);
-        assert_eq!(self.slots.in_use(), PIECES);
-        self.device.poke(1, 0x20, 0x600d);
-        assert_eq!(self.load32(u64::from(BAR1) + 0x20), 0x600d);
-        self.write(MSIX + 2, &(ENABLE as u16).to_le_bytes());
-        let table = u64::from(BAR0) + 0x2000;
-        for entry in 0..u64::from(VECTORS) {
-            assert_eq!(
-                self.load32(table + entry * 16 + 12),
-                1,
-                "vector {entry} is masked"
-            );
-            self.bus.mmio_write(table + entry * 16 + 12, &[0; 4]);
-        }
-        let vectors = self.device.host_vectors() as usize;
-        assert_eq!(self.device.wired().len(), vectors);
-        assert_eq!(self.router.in_use(), vectors);
-        self.root.get(SLOT, 0).unwrap().reset();
-        assert_eq!((self.slots.in_use(), self.router.in_use()), (0, 0));
-    }
+/// A device with every kind of interrupt.
+fn device() -> FakeDevice {
+    FakeDevice::new().with_resampled_pin().with_msi(SHAPE)
 }
 
 #[derive(Clone, Debug)]
@@ -186,7 +56,35 @@ enum Action {
     Load(u64, usize),
     Out(u16, Vec<u8>),
     Raise(u32),
+    /// The device asks by its pin, so many times.
+    Ask(u8),
     Reset,
+    /// The host has so many MSI vectors to give.
+    Available(u32),
+    /// The next so many SET_IRQS fail.
+    Fail(u32),
+}
+
+fn act(rig: &Rig, action: &Action) {
+    match action {
+        Action::Config(offset, data) => rig.write(*offset, data),
+        Action::ReadConfig(offset, len) => {
+            assert_eq!(rig.read(*offset, *len).len(), *len);
+        }
+        Action::Store(address, data) => rig.bus.mmio_write(*address, data),
+        Action::Load(address, len) => {
+            let mut data = vec![0; *len];
+            rig.bus.mmio_read(*address, &mut data);
+        }
+        Action::Out(port, data) => rig.bus.pio_write(*port, data),
+        Action::Raise(vector) => {
+            rig.device.raise(*vector);
+        }
+        Action::Ask(times) => rig.bus.mmio_write(u64::from(ASK), &[*times]),
+        Action::Reset => rig.reset(),
+        Action::Available(vectors) => rig.device.set_available_msi(*vectors),
+        Action::Fail(count) => rig.device.failing_events.store(*count, Ordering::Relaxed),
+    }
 }
 
 /// Bytes that mean something more often than chance would have it.
@@ -203,7 +101,9 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         Just(ENABLE),
         Just(ENABLE << 16),
         Just(MEMORY | IO | MASTER),
-        Just(0xfee0_0000),
+        Just(MESSAGE_ADDRESS),
+        (0u16..6).prop_map(|log| u32::from(group(log) | MSI_ENABLE)),
+        (0u16..6).prop_map(|log| u32::from(group(log) | MSI_ENABLE) << 16),
     ];
     let len = prop::sample::select(&[1usize, 2, 4, 4, 4, 8][..]);
     (word, any::<u32>(), len).prop_map(|(low, high, len)| {
@@ -215,6 +115,8 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
 fn register() -> impl Strategy<Value = u16> {
     prop_oneof![
         3 => prop::sample::select(&[COMMAND, COMMAND, MSIX, MSIX + 2, MSIX + 3, PM + 4][..]),
+        3 => prop::sample::select(&[MSI, MSI + 2, MSI + 2, MSI + 2, MSI + 12, MSI + 16][..]),
+        1 => MSI..MSI + 24,
         3 => (0..6u16).prop_map(bar_register),
         1 => Just(ROM_REGISTER),
         1 => 0..0x100u16,
@@ -226,6 +128,7 @@ fn address() -> impl Strategy<Value = u64> {
     let base = prop::sample::select(&[BAR0, BAR1, ROM - 0x2000, 0xd000_0000, 0xc001_0000][..]);
     let offset = prop_oneof![
         4 => (0x2000u64..0x2080).prop_map(|o| o & !3),
+        2 => (0x200u64..0x208).prop_map(|o| o * 16 + 12),
         1 => 0x2000u64..0x2090,
         1 => 0x2ff0u64..0x3010,
         1 => 0u64..0x4010,
@@ -239,12 +142,16 @@ fn address() -> impl Strategy<Value = u64> {
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         6 => (register(), bytes()).prop_map(|(o, d)| Action::Config(o, d)),
+        1 => prop::sample::select(&[0u8, 3][..]).prop_map(|d| Action::Config(PM + 4, vec![d])),
         2 => (register(), 1usize..9).prop_map(|(o, l)| Action::ReadConfig(o, l)),
         6 => (address(), bytes()).prop_map(|(a, d)| Action::Store(a, d)),
         2 => (address(), 1usize..9).prop_map(|(a, l)| Action::Load(a, l)),
         1 => (0x1000u16..0x1030, bytes()).prop_map(|(p, d)| Action::Out(p, d)),
         1 => (0..VECTORS).prop_map(Action::Raise),
+        1 => (0..3u8).prop_map(Action::Ask),
         1 => Just(Action::Reset),
+        1 => (1..9u32).prop_map(Action::Available),
+        1 => (0..4u32).prop_map(Action::Fail),
     ]
 }
 
@@ -284,13 +191,26 @@ fn any_sequence_is_forgotten_by_a_reset() {
         ..Config::default()
     };
     let sequences = prop::collection::vec(action(), 0..80);
-    let outcome = TestRunner::new(config).run(&(sequences, any::<bool>()), |(actions, old)| {
-        let device = FakeDevice::new();
-        let rig = Rig::new(if old { device.no_resize() } else { device }, 16);
+    let cases = (sequences, any::<bool>(), any::<bool>(), any::<bool>());
+    let outcome = TestRunner::new(config).run(&cases, |(actions, old, few, started)| {
+        let mut device = device();
+        if old {
+            device = device.no_resize();
+        }
+        if few {
+            device = device.available(3);
+        }
+        let rig = Rig::new(device, 16);
+        if started {
+            rig.command(MEMORY);
+            rig.write(MSIX + 3, &[0x80]);
+        }
         for action in &actions {
-            rig.act(action);
+            act(&rig, action);
             prop_assert!(rig.slots.in_use() <= PIECES);
             prop_assert!(rig.router.in_use() <= VECTORS as usize);
+            rig.check_interrupts();
+            rig.check_decoding();
             if rig.device.command() & MEMORY as u16 == 0 {
                 prop_assert_eq!(rig.slots.in_use(), 0);
             }
@@ -329,7 +249,7 @@ fn a_slow_rom_holds_nobody_up() {
         rig.device.poke(1, 0x20, 0x600d);
         assert_eq!(rig.load32(u64::from(BAR1) + 0x20), 0x600d);
         rig.command(0);
-        rig.root.get(SLOT, 0).unwrap().reset();
+        rig.reset();
         enable(&rig);
         assert_eq!(rig.read(ROM_REGISTER, 4), (ROM | 1).to_le_bytes());
         assert!(!reader.is_finished());
@@ -339,12 +259,16 @@ fn a_slow_rom_holds_nobody_up() {
     rig.check_reset();
 }
 
+const THREADS: u8 = 4;
+
 fn race(device: FakeDevice) {
-    const EACH: usize = 4000;
+    const EACH: usize = 2000;
     let rig = Rig::new(device, 16);
+    // At a reset no vCPU runs.
+    let running = RwLock::new(());
     thread::scope(|scope| {
-        for seed in [1u8, 2] {
-            let rig = &rig;
+        for seed in 0..THREADS {
+            let (rig, running) = (&rig, &running);
             scope.spawn(move || {
                 // Seeded: the same actions at every run, in an order that the race decides.
                 let rng = prop::test_runner::TestRng::from_seed(
@@ -355,20 +279,28 @@ fn race(device: FakeDevice) {
                 let strategy = action();
                 for _ in 0..EACH {
                     let action = strategy.new_tree(&mut runner).unwrap().current();
-                    rig.act(&action);
+                    if matches!(action, Action::Reset) {
+                        let _stopped = running.write().unwrap();
+                        act(rig, &action);
+                    } else {
+                        let _running = running.read().unwrap();
+                        act(rig, &action);
+                    }
                 }
             });
         }
     });
+    rig.check_interrupts();
+    rig.check_decoding();
     rig.check_reset();
 }
 
-fn two_threads_race() {
-    race(FakeDevice::new());
+fn threads_race() {
+    race(device());
 }
 
-fn two_threads_race_on_an_old_kernel() {
-    race(FakeDevice::new().no_resize().available(5));
+fn threads_race_on_an_old_kernel() {
+    race(device().no_resize().available(5));
 }
 
 /// Reads and writes of every port but those that end the run, in every width.

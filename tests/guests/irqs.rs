@@ -1,13 +1,147 @@
-//! MSI-X and the pin of the made-up device, with the rules of the kernel's
+//! The interrupts of the made-up device: its pin, MSI and MSI-X, with the rules of the kernel's
 //! `vfio_pci_set_msi_trigger` and `vfio_pci_set_intx_trigger`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::thread;
 
-use mini_vmm::vfio::device::DeviceError;
+use mini_vmm::sys;
+use mini_vmm::vfio::device::{DeviceError, Irq, IrqInfo};
 
 use crate::device::signal;
+
+/// All that a device has, of which one kind at a time is on.
+pub struct Irqs {
+    pub msix: Vectors,
+    /// None in a device that has no MSI.
+    pub msi: Option<Vectors>,
+    /// None in a device that has no pin.
+    pub pin: Option<Pin>,
+    /// Error and request.
+    notices: [Option<File>; 2],
+    /// MSI-X vectors can be added one at a time, as since Linux 6.5.
+    pub resizable: bool,
+}
+
+/// The same for several threads: the one that unmasks the pin has it too.
+pub type SharedIrqs = Arc<Mutex<Irqs>>;
+
+impl Irqs {
+    pub fn new(msix: u32) -> Self {
+        Self {
+            msix: Vectors::new(msix),
+            msi: None,
+            pin: None,
+            notices: [None, None],
+            resizable: true,
+        }
+    }
+
+    pub fn info(&self, irq: Irq) -> Option<IrqInfo> {
+        let (count, resizable) = match irq {
+            Irq::Msix => (self.msix.count, self.resizable),
+            Irq::Msi => (self.msi.as_ref()?.count, false),
+            Irq::Intx => (self.pin.as_ref().map(|_| 1)?, false),
+            Irq::Error | Irq::Request => (1, false),
+        };
+        Some(IrqInfo { count, resizable })
+    }
+
+    pub fn set(&mut self, irq: Irq, start: u32, events: Vec<Option<File>>) -> Result<(), Refusal> {
+        let on = [Irq::Intx, Irq::Msi, Irq::Msix].map(|kind| kind != irq && self.is_on(kind));
+        match irq {
+            Irq::Intx | Irq::Msi | Irq::Msix if on.contains(&true) => Err(Refusal::Invalid),
+            Irq::Msix => self.msix.set(start, events, self.resizable),
+            Irq::Msi => {
+                let msi = self.msi.as_mut().ok_or(Refusal::Invalid)?;
+                msi.set(start, events, false)
+            }
+            Irq::Intx => {
+                let event = events.into_iter().next().flatten();
+                self.pin.as_mut().ok_or(Refusal::Invalid)?.set(event);
+                Ok(())
+            }
+            Irq::Error | Irq::Request => {
+                let slot = usize::from(irq == Irq::Request);
+                self.notices[slot] = events.into_iter().next().flatten();
+                Ok(())
+            }
+        }
+    }
+
+    /// Tells whether it was on.
+    pub fn disable(&mut self, irq: Irq) -> bool {
+        let was_on = self.is_on(irq);
+        match irq {
+            Irq::Msix => self.msix.disable(),
+            Irq::Msi => self.msi.iter_mut().for_each(Vectors::disable),
+            Irq::Intx => self.pin.iter_mut().for_each(|pin| pin.set(None)),
+            Irq::Error | Irq::Request => return true,
+        }
+        was_on
+    }
+
+    pub fn is_on(&self, irq: Irq) -> bool {
+        match irq {
+            Irq::Msix => self.msix.is_on(),
+            Irq::Msi => self.msi.as_ref().is_some_and(Vectors::is_on),
+            Irq::Intx => self.pin.as_ref().is_some_and(Pin::is_on),
+            Irq::Error | Irq::Request => false,
+        }
+    }
+
+    /// The device interrupts by a message. With fewer messages than it has reasons, as MSI may
+    /// leave it, several reasons share one. Tells whether anybody listened.
+    pub fn raise(&mut self, vector: u32) -> bool {
+        match &mut self.msi {
+            Some(msi) if msi.is_on() => msi.raise(vector % msi.enabled.unwrap_or(1)),
+            _ => self.msix.raise(vector),
+        }
+    }
+
+    /// VFIO tells of an error (0) or a request to give the device back (1).
+    pub fn notice(&self, which: usize) {
+        signal(self.notices[which].as_ref().expect("somebody listens"));
+    }
+}
+
+pub fn lock(irqs: &SharedIrqs) -> MutexGuard<'_, Irqs> {
+    irqs.lock().unwrap()
+}
+
+/// As the kernel does it: the pin is unmasked whenever `event` is signalled, until it is off.
+pub fn unmask_on(irqs: &SharedIrqs, event: File) -> Result<(), Refusal> {
+    let listening = Arc::new(AtomicBool::new(true));
+    match &mut lock(irqs).pin {
+        Some(pin) if pin.resamples && pin.is_on() => pin.listening = Some(listening.clone()),
+        _ => return Err(Refusal::Invalid),
+    }
+    let irqs = Arc::downgrade(irqs);
+    thread::spawn(move || listen(&irqs, event, &listening));
+    Ok(())
+}
+
+fn listen(irqs: &Weak<Mutex<Irqs>>, mut event: File, listening: &AtomicBool) {
+    let mut count = [0; 8];
+    loop {
+        let signalled = sys::ready(event.as_fd(), libc::POLLIN, 20);
+        let Some(irqs) = irqs.upgrade() else { return };
+        let mut irqs = lock(&irqs);
+        if !listening.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(pin) = irqs.pin.as_mut().filter(|_| signalled) {
+            // Taking the counter; without one it was another's.
+            let _ = event.read(&mut count);
+            pin.mask(false);
+            pin.resampled += 1;
+        }
+    }
+}
 
 /// The vectors that are set up, and their eventfds.
 pub struct Vectors {
@@ -15,9 +149,11 @@ pub struct Vectors {
     count: u32,
     /// How many the host can give.
     pub available: u32,
-    /// How many are set up; none while MSI-X is off.
+    /// How many are set up; none while it is off.
     enabled: Option<u32>,
     events: BTreeMap<u32, File>,
+    /// What was raised while the host had its vector masked, which it has until somebody listens.
+    pending: BTreeSet<u32>,
 }
 
 /// Why SET_IRQS failed.
@@ -51,10 +187,11 @@ impl Vectors {
             available: count,
             enabled: None,
             events: BTreeMap::new(),
+            pending: BTreeSet::new(),
         }
     }
 
-    pub fn set(
+    fn set(
         &mut self,
         start: u32,
         events: Vec<Option<File>>,
@@ -78,25 +215,40 @@ impl Vectors {
         }
         for (vector, event) in (start..).zip(events) {
             match event {
-                Some(event) => self.events.insert(vector, event),
+                Some(event) => {
+                    if self.pending.remove(&vector) {
+                        signal(&event);
+                    }
+                    self.events.insert(vector, event)
+                }
                 None => self.events.remove(&vector),
             };
         }
         Ok(())
     }
 
-    /// Tells whether it was on.
-    pub fn disable(&mut self) -> bool {
+    fn disable(&mut self) {
         self.events.clear();
-        self.enabled.take().is_some()
+        self.pending.clear();
+        self.enabled = None;
     }
 
-    pub fn raise(&self, vector: u32) -> bool {
+    fn raise(&mut self, vector: u32) -> bool {
         let event = self.events.get(&vector);
+        if event.is_none() && self.is_on() && vector < self.count {
+            self.pending.insert(vector);
+        }
         event.inspect(|e| signal(e)).is_some()
     }
 
-    pub fn is_on(&self) -> bool {
+    /// A byte of the pending bits.
+    pub fn pending_byte(&self, at: u64) -> u8 {
+        let first = at as u32 * 8;
+        let bits = (0..8).filter(|bit| self.pending.contains(&(first + bit)));
+        bits.fold(0, |byte, bit| byte | 1 << bit)
+    }
+
+    fn is_on(&self) -> bool {
         self.enabled.is_some()
     }
 
@@ -112,16 +264,25 @@ pub struct Pin {
     masked: bool,
     /// How often the device must be served until it asks no more.
     asks: u32,
+    /// VFIO takes an eventfd that unmasks it.
+    pub resamples: bool,
+    /// True until the pin is off; it has such an eventfd.
+    listening: Option<Arc<AtomicBool>>,
+    /// How often that eventfd has unmasked it.
+    pub resampled: u32,
 }
 
 impl Pin {
-    pub fn set(&mut self, event: Option<File>) {
+    fn set(&mut self, event: Option<File>) {
+        if let Some(listening) = self.listening.take() {
+            listening.store(false, Ordering::Relaxed);
+        }
         self.event = event;
         self.masked = false;
         self.fire();
     }
 
-    pub fn is_on(&self) -> bool {
+    fn is_on(&self) -> bool {
         self.event.is_some()
     }
 

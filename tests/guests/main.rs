@@ -17,14 +17,19 @@ mod config;
 mod device;
 mod faults;
 mod hostile;
+mod image;
 mod irq_code;
 mod irqs;
 mod life;
+mod msi;
 mod msix;
 mod pci;
 mod pin;
+mod race;
 mod resets;
+mod rig;
 mod rom;
+mod switch;
 mod vectors;
 mod vm;
 
@@ -44,11 +49,14 @@ fn main() -> ExitCode {
         ("config", config::TESTS),
         ("bars", bars::TESTS),
         ("rom", rom::TESTS),
+        ("msi", msi::TESTS),
         ("msix", msix::TESTS),
         ("pin", pin::TESTS),
+        ("switch", switch::TESTS),
         ("vectors", vectors::TESTS),
         ("faults", faults::TESTS),
         ("resets", resets::TESTS),
+        ("race", race::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms

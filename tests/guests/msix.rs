@@ -33,6 +33,10 @@ pub const TESTS: &[Test] = &[
         a_message_changes_while_masked,
     ),
     ("the_function_mask", the_function_mask),
+    (
+        "raised_before_it_was_ever_unmasked",
+        raised_before_it_was_ever_unmasked,
+    ),
     ("off_and_on_again", off_and_on_again),
     ("unmasked_before_enabled", unmasked_before_enabled),
     ("enabled_with_a_dword", enabled_with_a_dword),
@@ -210,6 +214,23 @@ fn the_function_mask() {
         g.unmask(1).await_count(W, 1);
     });
     assert_eq!(numbers, [0, 3, 1, 0, 2]);
+}
+
+/// Nobody listens to a vector that never was unmasked: the device holds its interrupt back.
+fn raised_before_it_was_ever_unmasked() {
+    let numbers = numbers(|g| {
+        g.msix_control(ENABLE);
+        raise(g, 3);
+        raise(g, 6).show(PBA);
+        g.load(Width::Byte, PBA).print_eax();
+        g.load(Width::Byte, PBA + 1).print_eax();
+        g.unmask_with(3, V).await_count(V, 1).show(PBA);
+        g.unmask_with(6, W)
+            .await_count(W, 1)
+            .show(PBA)
+            .show_count(V);
+    });
+    assert_eq!(numbers, [0x48, 0x48, 0, 0x40, 0, 1]);
 }
 
 fn off_and_on_again() {

@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
         "the_level_lasts_until_it_is_served",
         the_level_lasts_until_it_is_served,
     ),
+    ("the_kernel_resamples_the_pin", the_kernel_resamples_the_pin),
     ("msix_takes_the_pins_place", msix_takes_the_pins_place),
     (
         "functions_of_one_device_have_pins_of_their_own",
@@ -31,6 +32,7 @@ pub const TESTS: &[Test] = &[
 
 /// The pin of the IOAPIC that INTA of slot 1 leads to.
 const PIN: u32 = 17;
+const UNMASKED: Call = Call::Mask(Irq::Intx, false);
 const V: u8 = 0x41;
 const W: u8 = 0x52;
 
@@ -78,8 +80,8 @@ fn functions_of_one_device_have_pins_of_their_own() {
 /// Each time that the device asks it is served, and then it is quiet. A KVM that does without
 /// hardware's help may acknowledge a level before the handler does; the level then comes once more,
 /// which a driver of a shared pin must bear anyhow.
-fn the_level_lasts_until_it_is_served() {
-    let device = FakeDevice::new().with_pin().share();
+fn the_level_lasts(device: FakeDevice) -> Arc<FakeDevice> {
+    let device = device.share();
     let numbers = numbers(&device, |g| {
         for asks in [1, 3, 1] {
             g.store32(ASK, asks);
@@ -93,10 +95,24 @@ fn the_level_lasts_until_it_is_served() {
     };
     assert!((5..=10).contains(&count), "{count} for 5");
     assert_eq!(count, later);
+    device
+}
+
+/// A device whose VFIO driver does not listen is unmasked from here, after each time it was served.
+fn the_level_lasts_until_it_is_served() {
+    let device = the_level_lasts(FakeDevice::new().with_pin());
+    assert!(device.count(&UNMASKED) > 5);
+}
+
+/// Where VFIO listens, nothing of ours unmasks the pin after it was wired.
+fn the_kernel_resamples_the_pin() {
+    let device = the_level_lasts(FakeDevice::new().with_resampled_pin());
+    assert_eq!(device.count(&UNMASKED), 1);
+    assert!(device.resampled() >= 5);
 }
 
 fn msix_takes_the_pins_place() {
-    let device = FakeDevice::new().with_pin().share();
+    let device = FakeDevice::new().with_resampled_pin().share();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, W);
         g.store32(DOORBELL, 0).await_count(W, 1);
@@ -113,7 +129,7 @@ fn msix_takes_the_pins_place() {
 
 /// The first boot ends with the pin up and nobody to serve it.
 fn reset_with_the_pin_up(device: FakeDevice, second: impl FnOnce(&mut Asm)) {
-    let device = device.with_pin().share();
+    let device = device.share();
     let asks = numbers(&device, |g| {
         let again = g.label();
         g.load32(counter(W)).cmp_eax(1).je(again);
@@ -127,14 +143,20 @@ fn reset_with_the_pin_up(device: FakeDevice, second: impl FnOnce(&mut Asm)) {
 }
 
 fn the_pin_works_after_a_reset() {
-    reset_with_the_pin_up(FakeDevice::new(), |g| {
-        g.store32(ASK, 1).await_count(V, 1);
-    });
+    for device in [
+        FakeDevice::new().with_pin(),
+        FakeDevice::new().with_resampled_pin(),
+    ] {
+        reset_with_the_pin_up(device, |g| {
+            g.store32(ASK, 1).await_count(V, 1);
+        });
+    }
 }
 
 /// A device that has no reset still asks in the second boot, and must be heard.
 fn a_pin_that_stays_up_over_a_reset() {
-    reset_with_the_pin_up(FakeDevice::new().no_reset(), |g| {
+    let device = FakeDevice::new().with_resampled_pin().no_reset();
+    reset_with_the_pin_up(device, |g| {
         g.await_count(V, 1);
     });
 }

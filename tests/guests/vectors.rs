@@ -7,8 +7,8 @@ use mini_vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::Asm;
-use crate::device::{BAR0, BAR1, Call, DOORBELL, FakeDevice, ID, PBA, TABLE};
-use crate::irq_code::ENABLE;
+use crate::device::{BAR0, BAR1, Call, DOORBELL, FakeDevice, ID, MSIX, PBA, TABLE, VECTORS};
+use crate::irq_code::{ENABLE, FUNCTION_MASK};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::Vm;
 
@@ -28,9 +28,14 @@ pub const TESTS: &[Test] = &[
         "fewer_vectors_where_they_are_added",
         fewer_vectors_where_they_are_added,
     ),
+    ("fewer_vectors_at_once", fewer_vectors_at_once),
     (
         "a_refused_vector_can_be_tried_again",
         a_refused_vector_can_be_tried_again,
+    ),
+    (
+        "a_set_that_is_lost_reads_as_off",
+        a_set_that_is_lost_reads_as_off,
     ),
     ("msix_that_cannot_be_enabled", msix_that_cannot_be_enabled),
     ("a_failed_device_is_fenced", a_failed_device_is_fenced),
@@ -134,7 +139,8 @@ fn growing_keeps_masked_vectors_masked() {
     assert_eq!(numbers, [0]);
 }
 
-/// Three vectors are all that the host has: the fourth entry stays masked, the others live.
+/// Three vectors are all that the host has: the fourth entry stays masked and reads so, the others
+/// live.
 fn fewer_vectors_than_asked_for() {
     let device = FakeDevice::new().no_resize().available(3).share();
     let numbers = numbers(&device, |g| {
@@ -142,16 +148,16 @@ fn fewer_vectors_than_asked_for() {
         for entry in 0..3 {
             g.unmask_with(entry, V);
         }
-        g.unmask_with(3, W);
+        g.unmask_with(3, W).show(TABLE + 3 * 16 + 12);
         raise(g, 3).show_count(W);
         // Growing in vain may raise the others; they are counted from zero.
-        g.store32(crate::irq_code::counter(V), 0);
+        g.clear_counts([V]);
         for entry in 0..3 {
             raise(g, entry).await_count(V, entry + 1);
         }
         g.show_count(V);
     });
-    assert_eq!(numbers, [0, 3]);
+    assert_eq!(numbers, [1, 0, 3]);
     assert_eq!(device.wired(), [] as [u32; 0]);
 }
 
@@ -159,10 +165,32 @@ fn fewer_vectors_where_they_are_added() {
     let device = FakeDevice::new().available(2).share();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, V).unmask_with(5, W);
+        g.show(TABLE + 12).show(TABLE + 5 * 16 + 12);
         raise(g, 5).show_count(W);
         raise(g, 0).await_count(V, 1).show_count(V);
     });
-    assert_eq!(numbers, [0, 1]);
+    assert_eq!(numbers, [0, 1, 0, 1]);
+}
+
+/// The table is filled before MSI-X is on, as Linux does it: each vector that cannot be had reads as
+/// masked when it is.
+fn fewer_vectors_at_once() {
+    for device in [FakeDevice::new(), FakeDevice::new().no_resize()] {
+        let device = device.available(4).share();
+        let numbers = numbers(&device, |g| {
+            for entry in 0..6 {
+                g.unmask_with(entry, V);
+            }
+            g.msix_control(ENABLE | FUNCTION_MASK).msix_control(ENABLE);
+            for entry in 0..6 {
+                g.show(TABLE + entry * 16 + 12);
+            }
+            // Growing in vain may raise the others; they are counted from zero.
+            g.clear_counts([V]);
+            raise(g, 3).await_count(V, 1);
+        });
+        assert_eq!(numbers, [0, 0, 0, 0, 1, 1]);
+    }
 }
 
 fn a_refused_vector_can_be_tried_again() {
@@ -176,11 +204,37 @@ fn a_refused_vector_can_be_tried_again() {
         .share();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, V);
-        raise(g, 0).show_count(V);
-        g.mask(0).unmask(0);
-        raise(g, 0).await_count(V, 1).show_count(V);
+        raise(g, 0).show_count(V).show(TABLE + 12).show(PBA);
+        // The device has kept what it raised.
+        g.unmask(0).await_count(V, 1).show(PBA);
+        raise(g, 0).await_count(V, 2).show_count(V).show(TABLE + 12);
     });
-    assert_eq!(numbers, [0, 1]);
+    assert_eq!(numbers, [0, 1, 1, 0, 2, 0]);
+}
+
+/// The set is turned off to grow, and then the host gives nothing any more: MSI-X reads as off, and
+/// can be turned on when there are vectors again.
+fn a_set_that_is_lost_reads_as_off() {
+    let device = FakeDevice::new()
+        .no_resize()
+        .on_call(|device, call| {
+            if *call == Call::Disable(Irq::Msix) && device.count(call) == 1 {
+                device.failing_events.store(2, Ordering::Relaxed);
+            }
+        })
+        .share();
+    let numbers = numbers(&device, |g| {
+        g.msix_control(ENABLE).unmask_with(0, V);
+        raise(g, 0).await_count(V, 1);
+        g.unmask_with(1, W).cfg_show(SLOT, MSIX);
+        raise(g, 0).show_count(V).show(TABLE + 12).show(TABLE + 28);
+        g.msix_control(ENABLE);
+        raise(g, 0).await_count(V, 2);
+        g.unmask(1);
+        raise(g, 1).await_count(W, 1).cfg_show(SLOT, MSIX);
+    });
+    let off = (VECTORS - 1) << 16 | 0x0011;
+    assert_eq!(numbers, [off, 1, 0, 1, ENABLE << 16 | off]);
 }
 
 fn msix_that_cannot_be_enabled() {
@@ -191,13 +245,15 @@ fn msix_that_cannot_be_enabled() {
     g.interrupts(&[V]).command(MEMORY).wait_key();
     g.msix_control(ENABLE).unmask_with(0, V);
     raise(&mut g, 0).show_count(V).show(PBA);
-    g.msix_control(0).msix_control(ENABLE);
+    g.cfg_show(SLOT, MSIX).msix_control(ENABLE);
     raise(&mut g, 0).await_count(V, 1).show_count(V).power_off();
     let ended = Vm::new(g).device(&device).run_beside(|live| {
         failing.failing_events.store(1, Ordering::Relaxed);
         live.press_key();
     });
-    assert_eq!(ended.numbers(), [0, 0, 1]);
+    // It reads as off.
+    let off = (VECTORS - 1) << 16 | 0x0011;
+    assert_eq!(ended.numbers(), [0, 0, off, 1]);
 }
 
 fn a_failed_device_is_fenced() {

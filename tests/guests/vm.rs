@@ -49,6 +49,7 @@ pub struct Vm {
     guest: Asm,
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     no_reboot: bool,
+    cpus: u8,
 }
 
 /// How a run ended.
@@ -74,6 +75,7 @@ impl Vm {
             guest,
             devices: Vec::new(),
             no_reboot: false,
+            cpus: 1,
         }
     }
 
@@ -108,6 +110,11 @@ impl Vm {
         self
     }
 
+    pub fn cpus(mut self, cpus: u8) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
     pub fn run(self) -> Ended {
         self.run_beside(|_| ())
     }
@@ -119,7 +126,7 @@ impl Vm {
             kernel: file.path().into(),
             initrd: None,
             cmdline: "console=ttyS0".into(),
-            cpus: 1,
+            cpus: self.cpus.into(),
             memory: 64 << 20,
             vfio: Vec::new(),
             iommu: Iommu::default(),

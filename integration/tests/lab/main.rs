@@ -7,12 +7,14 @@ mod both;
 mod devices;
 mod disks;
 mod displays;
+mod explain;
 mod faults;
 mod groups;
 mod host;
 mod life;
 mod managed;
 mod mediated;
+mod messages;
 mod refusals;
 mod requests;
 mod resets;
@@ -49,9 +51,11 @@ fn main() -> ExitCode {
         .chain(devices::all())
         .chain(displays::all())
         .chain(groups::all())
+        .chain(explain::all())
         .chain(host::all())
         .chain(life::all())
         .chain(mediated::all())
+        .chain(messages::all())
         .chain(requests::all())
         .chain(faults::all())
         .chain(resets::all())

@@ -1,8 +1,9 @@
-//! Tests of MSI-X: its rules one by one, and any accesses against plain memory.
+//! Tests of MSI-X: its rules one by one; any accesses are in [`model`].
 
 use super::*;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+
+mod model;
 
 fn msix(vectors: u16) -> Msix {
     Msix::new(MsixCapability {
@@ -138,6 +139,28 @@ fn enabled_with_the_function_masked() {
     );
 }
 
+/// Rule: what cannot be had is not shown as if it were.
+#[test]
+fn refusals_are_shown() {
+    let mut m = msix(3);
+    m.table_write(12, &[0]);
+    m.table_write(28, &[0]);
+    m.control_write(2, &ON);
+    assert_eq!(m.live(), [unmask(0, 0, 0), unmask(1, 0, 0)]);
+    m.refuse(1);
+    m.refuse(99);
+    assert_eq!(m.live(), [unmask(0, 0, 0)]);
+    let mut mask = [0; 4];
+    m.table_read(28, &mut mask);
+    assert_eq!(mask, [1, 0, 0, 0]);
+    // Another attempt is a change.
+    assert_eq!(m.table_write(28, &[0]), [unmask(1, 0, 0)]);
+    m.refuse_enable();
+    assert!(!m.is_enabled() && m.live().is_empty());
+    assert_eq!(m.control_write(2, &OFF), []);
+    assert_eq!(m.control_write(2, &ON).len(), 3);
+}
+
 #[test]
 fn pending_bits() {
     let m = msix(70);
@@ -150,115 +173,7 @@ fn pending_bits() {
     assert_eq!(all, [0xff; 20]);
 }
 
-/// What the effects have made of the function, as the rooms below see it.
-#[derive(Debug, Default, PartialEq)]
-struct Seen {
-    enabled: bool,
-    live: BTreeMap<u16, Message>,
-}
-
-impl Seen {
-    /// Every effect must be one that changes something.
-    fn apply(&mut self, effect: MsixEffect) {
-        match effect {
-            MsixEffect::Enable => assert!(!std::mem::replace(&mut self.enabled, true)),
-            MsixEffect::Disable => {
-                assert!(std::mem::take(self).enabled);
-            }
-            MsixEffect::Unmask { vector, message } => {
-                assert!(self.enabled);
-                assert_eq!(self.live.insert(vector, message), None);
-            }
-            MsixEffect::Mask { vector } => assert!(self.live.remove(&vector).is_some()),
-            MsixEffect::Update { vector, message } => {
-                let old = self.live.insert(vector, message);
-                assert!(old.is_some_and(|old| old != message));
-            }
-        }
-    }
-}
-
-/// The table as plain memory, and the control word.
-struct Model {
-    table: Vec<u8>,
-    control: u16,
-}
-
-impl Model {
-    fn seen(&self) -> Seen {
-        let live = self
-            .table
-            .chunks(16)
-            .enumerate()
-            .filter(|(_, entry)| self.control & 0xc000 == 0x8000 && entry[12] & 1 == 0);
-        Seen {
-            enabled: self.control & 0x8000 != 0,
-            live: live
-                .map(|(vector, entry)| {
-                    let address = u64::from_le_bytes(entry[..8].try_into().unwrap());
-                    let data = u32::from_le_bytes(entry[8..12].try_into().unwrap());
-                    (vector as u16, Message { address, data })
-                })
-                .collect(),
-        }
-    }
-}
-
 proptest! {
-    #[test]
-    fn as_a_plain_table(
-        vectors in 1u16..6,
-        steps in prop::collection::vec(
-            (0u8..8, 0u64..100, prop::collection::vec(prop_oneof![Just(0u8), Just(0x80), any::<u8>()], 0..9)),
-            0..60,
-        ),
-    ) {
-        let mut m = msix(vectors);
-        let mut model = Model {
-            table: msix_power_on(vectors),
-            control: 0,
-        };
-        let mut seen = Seen::default();
-        for (kind, offset, data) in steps {
-            let effects = match kind {
-                0 => {
-                    model.table = msix_power_on(vectors);
-                    model.control = 0;
-                    m.reset()
-                }
-                1..=3 => {
-                    let offset = offset % 12;
-                    for (i, byte) in data.iter().enumerate() {
-                        if offset as usize + i == 3 {
-                            model.control = u16::from(byte & 0xc0) << 8;
-                        }
-                    }
-                    m.control_write(offset as u16, &data)
-                }
-                _ => {
-                    for (i, byte) in data.iter().enumerate() {
-                        let at = offset as usize + i;
-                        let mask = match at % 16 { 0 => 0xfc, 12 => 1, 13..16 => 0, _ => 0xff };
-                        if let Some(to) = model.table.get_mut(at) { *to = byte & mask; }
-                    }
-                    m.table_write(offset, &data)
-                }
-            };
-            prop_assert!(effects.len() <= usize::from(vectors) + 1);
-            effects.into_iter().for_each(|e| seen.apply(e));
-            prop_assert_eq!(&seen, &model.seen());
-            prop_assert_eq!(m.is_enabled(), seen.enabled);
-            for vector in 0..vectors {
-                prop_assert_eq!(m.is_masked(vector), !seen.live.contains_key(&vector));
-            }
-            let mut read = vec![0; data.len()];
-            m.table_read(offset, &mut read);
-            for (i, byte) in read.iter().enumerate() {
-                prop_assert_eq!(byte, model.table.get(offset as usize + i).unwrap_or(&0xff));
-            }
-        }
-    }
-
     #[test]
     fn far_offsets(offset: u64, cap_offset: u16, len in 0usize..20) {
         let mut m = msix(2048);
@@ -269,10 +184,4 @@ proptest! {
         m.pba_read(offset, &mut data, &|_| true);
         m.capability_read(cap_offset, &mut data);
     }
-}
-
-fn msix_power_on(vectors: u16) -> Vec<u8> {
-    [&[0; 12][..], &[1, 0, 0, 0]]
-        .concat()
-        .repeat(vectors.into())
 }

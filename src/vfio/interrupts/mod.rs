@@ -1,7 +1,9 @@
 //! A function's interrupts: the pin, MSI and MSI-X, of which one at a time is on.
 //!
 //! VFIO refuses to turn one kind on while another is (drivers/vfio/pci/vfio_pci_intrs.c), and a
-//! device that leaves MSI or MSI-X is back at its pin (PCI Express 6.0, 6.1.4.3 and 7.5.1.1.3).
+//! device that leaves MSI or MSI-X is back at its pin (PCI Express 6.0, 6.1.4.3 and 7.5.1.1.3). So
+//! the guest's registers say which kind it is ([`Interrupts::wanted`]), and what was on before is
+//! taken down first. What the host refuses is put back in the registers, where the guest can see it.
 
 mod intx;
 mod msi;
@@ -26,25 +28,42 @@ enum VectorError {
     Device(#[from] DeviceError),
     #[error(transparent)]
     Interrupt(#[from] InterruptError),
+    #[error("the table has vector {vector}, but VFIO knows of {count}")]
+    Absent { vector: u16, count: u32 },
+}
+
+/// The kind of interrupt that a function uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// None, until the next power-on.
+    Off,
+    Pin,
+    Msi,
+    Msix,
 }
 
 /// The interrupts of one function.
 pub struct Interrupts {
+    mode: Mode,
     intx: Option<Intx>,
     msi: Option<(Msi, MsiVectors)>,
     msix: Option<(Msix, MsixVectors)>,
 }
 
 impl Interrupts {
-    /// What the configuration space `image` says and VFIO offers. All of it is off.
+    /// What the configuration space `image` says and VFIO offers. No pin is connected.
     pub fn new(image: &[u8], device: SharedDevice, router: Arc<Router>) -> Self {
         let msi = MsiCapability::parse(image)
-            .map(Msi::new)
-            .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&router)));
+            .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&router)))
+            .map(|(mut capability, vectors)| {
+                capability.max_vectors = vectors.available(capability.max_vectors);
+                (Msi::new(capability), vectors)
+            });
         let msix = MsixCapability::parse(image)
             .map(Msix::new)
             .zip(MsixVectors::new(device, router));
         Self {
+            mode: Mode::Pin,
             intx: None,
             msi,
             msix,
@@ -67,6 +86,7 @@ impl Interrupts {
     /// All off for ever, and the device let go of.
     pub fn release(&mut self) {
         *self = Self {
+            mode: Mode::Off,
             intx: None,
             msi: None,
             msix: None,
@@ -78,26 +98,22 @@ impl Interrupts {
         self.msix.as_ref().map(|(msix, _)| msix.capability())
     }
 
-    /// After a reset: interrupts come by the pin.
+    /// After a reset: interrupts come by the pin, whatever was on.
     pub fn power_on(&mut self) {
-        if let Some(intx) = &mut self.intx {
-            intx.enable();
-        }
+        self.silence();
+        self.enter(Mode::Pin);
     }
 
-    /// All off, as before a reset.
+    /// All off until the next power-on, as before a reset.
     pub fn silence(&mut self) {
-        if let Some((msix, vectors)) = &mut self.msix {
+        // What the registers lose is taken down as a whole.
+        if let Some((msix, _)) = &mut self.msix {
             let _ = msix.reset();
-            vectors.disable();
         }
-        if let Some((msi, vectors)) = &mut self.msi {
+        if let Some((msi, _)) = &mut self.msi {
             let _ = msi.reset();
-            vectors.disable();
         }
-        if let Some(intx) = &mut self.intx {
-            intx.disable();
-        }
+        self.enter(Mode::Off);
     }
 
     /// Lays what the two capabilities hold now over a read of configuration space.
@@ -121,28 +137,26 @@ impl Interrupts {
         }
     }
 
-    /// A guest's write of configuration space; what of it is a capability's is done.
+    /// A guest's write of configuration space; what of it is a capability's is done. Dropped while all
+    /// is silent.
     pub fn config_write(&mut self, offset: u16, data: &[u8]) {
-        let mut msi_effects = Vec::new();
-        if let Some((msi, _)) = &mut self.msi
-            && let Some((first, part)) = part_of(
-                msi.capability().offset,
-                msi.capability().size(),
-                offset,
-                data,
-            )
-        {
-            msi_effects = msi.capability_write(first, part);
+        if self.mode == Mode::Off {
+            return;
         }
-        self.apply_msi(&msi_effects);
-        let mut msix_effects = Vec::new();
-        if let Some((msix, _)) = &mut self.msix
-            && let Some((first, part)) =
-                part_of(msix.capability().offset, CAPABILITY_SIZE, offset, data)
-        {
-            msix_effects = msix.control_write(first, part);
+        let (mut msi_effects, mut msix_effects) = (Vec::new(), Vec::new());
+        if let Some((msi, _)) = &mut self.msi {
+            let (at, size) = (msi.capability().offset, msi.capability().size());
+            if let Some((first, part)) = part_of(at, size, offset, data) {
+                msi_effects = msi.capability_write(first, part);
+            }
         }
-        self.apply_msix(&msix_effects);
+        if let Some((msix, _)) = &mut self.msix {
+            let at = msix.capability().offset;
+            if let Some((first, part)) = part_of(at, CAPABILITY_SIZE, offset, data) {
+                msix_effects = msix.control_write(first, part);
+            }
+        }
+        self.follow(&msi_effects, &msix_effects);
     }
 
     /// A read of the MSI-X table.
@@ -152,66 +166,100 @@ impl Interrupts {
         }
     }
 
-    /// A write to the MSI-X table.
+    /// A write to the MSI-X table; dropped while all is silent.
     pub fn table_write(&mut self, offset: u64, data: &[u8]) {
-        if let Some((msix, _)) = &mut self.msix {
+        if let Some((msix, _)) = &mut self.msix
+            && self.mode != Mode::Off
+        {
             let effects = msix.table_write(offset, data);
-            self.apply_msix(&effects);
+            self.follow(&[], &effects);
         }
     }
 
     /// A read of the MSI-X pending bits.
     pub fn pending_read(&self, offset: u64, data: &mut [u8]) {
         if let Some((msix, vectors)) = &self.msix {
-            msix.pba_read(offset, data, &|v| vectors.pending(v));
+            vectors.pending_read(msix, offset, data);
         }
     }
 
-    fn apply_msi(&mut self, effects: &[MsiEffect]) {
-        if effects
-            .iter()
-            .any(|e| matches!(e, MsiEffect::Enable { .. }))
-        {
-            self.leave_pin();
-        }
-        if let Some((_, vectors)) = &mut self.msi {
-            vectors.apply(effects);
-        }
-        if effects.last() == Some(&MsiEffect::Disable) {
-            self.return_to_pin();
-        }
-    }
-
-    fn apply_msix(&mut self, effects: &[MsixEffect]) {
-        if effects.contains(&MsixEffect::Enable) {
-            self.leave_pin();
-            // Both at once is undefined (7.7.2.2); MSI-X wins.
-            if let Some((_, vectors)) = &mut self.msi {
-                vectors.disable();
-            }
-        }
-        if let Some((_, vectors)) = &mut self.msix {
-            vectors.apply(effects);
-        }
-        if effects.contains(&MsixEffect::Disable) {
-            self.return_to_pin();
-        }
-    }
-
-    fn leave_pin(&mut self) {
-        if let Some(intx) = &mut self.intx {
-            intx.disable();
-        }
-    }
-
-    fn return_to_pin(&mut self) {
-        let msi = self.msi.as_ref().is_some_and(|(msi, _)| msi.is_enabled());
-        let msix = self
+    /// The kind that the guest's registers ask for. MSI and MSI-X at once is undefined (7.7.2.2);
+    /// MSI-X wins.
+    fn wanted(&self) -> Mode {
+        if self
             .msix
             .as_ref()
-            .is_some_and(|(msix, _)| msix.is_enabled());
-        if !msi && !msix {
-            self.power_on();
+            .is_some_and(|(msix, _)| msix.is_enabled())
+        {
+            Mode::Msix
+        } else if self.msi.as_ref().is_some_and(|(msi, _)| msi.is_enabled()) {
+            Mode::Msi
+        } else {
+            Mode::Pin
+        }
+    }
+
+    /// Brings the device to what the registers say after an access with these effects.
+    fn follow(&mut self, msi_effects: &[MsiEffect], msix_effects: &[MsixEffect]) {
+        if self.mode == self.wanted() {
+            match self.mode {
+                Mode::Msi => {
+                    if let Some((msi, vectors)) = &mut self.msi {
+                        vectors.apply(msi_effects, msi);
+                    }
+                }
+                Mode::Msix => {
+                    if let Some((msix, vectors)) = &mut self.msix {
+                        vectors.apply(msix_effects, msix);
+                    }
+                }
+                Mode::Pin | Mode::Off => {}
+            }
+        }
+        // A kind that is refused is wanted no more, and the pin is always there to end at.
+        while self.mode != self.wanted() {
+            self.enter(self.wanted());
+        }
+    }
+
+    /// Takes down what is on, and turns a kind on as its registers say.
+    fn enter(&mut self, mode: Mode) {
+        match std::mem::replace(&mut self.mode, mode) {
+            old if old == mode => {}
+            Mode::Off => {}
+            Mode::Pin => {
+                if let Some(intx) = &mut self.intx {
+                    intx.disable();
+                }
+            }
+            Mode::Msi => {
+                if let Some((_, vectors)) = &mut self.msi {
+                    vectors.disable();
+                }
+            }
+            Mode::Msix => {
+                if let Some((_, vectors)) = &mut self.msix {
+                    vectors.disable();
+                }
+            }
+        }
+        match mode {
+            Mode::Off => {}
+            Mode::Pin => {
+                if let Some(intx) = &mut self.intx {
+                    intx.enable();
+                }
+            }
+            Mode::Msi => {
+                if let Some((msi, vectors)) = &mut self.msi {
+                    vectors.enable(msi);
+                }
+            }
+            Mode::Msix => {
+                if let Some((msix, vectors)) = &mut self.msix {
+                    vectors.enable(msix);
+                }
+            }
         }
     }
 }

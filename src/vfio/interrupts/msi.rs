@@ -1,8 +1,13 @@
 //! MSI effects applied: one to 32 messages, all of them wired before the device is told to send.
+//!
+//! A driver decides how many messages to ask for by what the capability says (Linux's
+//! `pci_alloc_irq_vectors` never looks whether it got them), so the host is asked for all of them
+//! once, before a guest sees the capability. Should there be fewer later on, the capability says that
+//! too.
 
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::VectorError;
 use crate::interrupt::Router;
@@ -10,7 +15,7 @@ use crate::interrupt::irqfd::{self, MsiLine};
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
 use crate::pci::Message;
-use crate::pci::msi::MsiEffect;
+use crate::pci::msi::{Msi, MsiEffect};
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 
 /// The MSI vectors of one device.
@@ -33,13 +38,64 @@ impl MsiVectors {
         })
     }
 
-    /// Carries effects out, in order. What fails is logged: a guest must not end the VM.
-    pub fn apply(&mut self, effects: &[MsiEffect]) {
+    /// How many vectors the host can give of the `most` that the device has, a power of two. MSI must
+    /// be off, and is off again.
+    pub fn available(&self, most: u8) -> u8 {
+        let mut count = most;
+        // A single one is tried when the guest enables it: there is no smaller number to show.
+        while count > 1 {
+            let none = vec![None; count.into()];
+            match self.device.set_events(Irq::Msi, 0, &none) {
+                Ok(()) => {
+                    self.turn_off();
+                    break;
+                }
+                Err(e) => match fewer(&e, count) {
+                    Some(left) => count = left,
+                    // It does not take the question; the guest's own attempt will tell.
+                    None => return most,
+                },
+            }
+        }
+        if count < most {
+            info!(
+                "{}: the host can give {count} of its {most} MSI vectors, and the guest sees so many",
+                self.device.name()
+            );
+        }
+        count
+    }
+
+    /// Turns MSI on as `msi` says; where the host has fewer vectors to give, `msi` says so after.
+    /// With none, it reads as off. A guest must not end the VM: what fails is logged.
+    pub fn enable(&mut self, msi: &mut Msi) {
+        loop {
+            let asked = msi.vectors();
+            let Err(error) = self.wire(&msi.messages(), msi.masked()) else {
+                return;
+            };
+            self.complain(&error);
+            self.lines.clear();
+            let count = match &error {
+                VectorError::Device(e) => fewer(e, asked),
+                _ => None,
+            };
+            match count {
+                Some(count) => msi.grant(count),
+                None => return msi.refuse(),
+            }
+        }
+    }
+
+    /// Carries out what changes while MSI is on. Failures as in [`MsiVectors::enable`].
+    pub fn apply(&mut self, effects: &[MsiEffect], msi: &mut Msi) {
         for effect in effects {
             let outcome = match effect {
-                MsiEffect::Enable { messages, masked } => self.enable(messages, *masked),
-                MsiEffect::Disable => {
+                // Another number of vectors: it comes before an Enable, and both are one here.
+                MsiEffect::Disable => Ok(()),
+                MsiEffect::Enable { .. } => {
                     self.disable();
+                    self.enable(msi);
                     Ok(())
                 }
                 MsiEffect::Mask { vector } => self.line(*vector, MsiLine::mask),
@@ -59,7 +115,7 @@ impl MsiVectors {
             .is_some_and(MsiLine::pending)
     }
 
-    fn enable(&mut self, messages: &[Message], masked: u32) -> Result<(), VectorError> {
+    fn wire(&mut self, messages: &[Message], masked: u32) -> Result<(), VectorError> {
         self.lines = messages
             .iter()
             .map(|_| MsiLine::new(Arc::clone(&self.router)))
@@ -70,30 +126,12 @@ impl MsiVectors {
                 line.unmask()?;
             }
         }
-        match self.set_events() {
-            // The host has not so many: those that there are work, and the log says so.
-            Err(DeviceError::FewerVectors {
-                available,
-                asked,
-                device,
-            }) if available > 0 => {
-                if self.limit.allow() {
-                    warn!("{device}: the host gives {available} MSI vectors, not {asked}");
-                }
-                self.lines.truncate(available as usize);
-                Ok(self.set_events()?)
-            }
-            outcome => Ok(outcome?),
-        }
-    }
-
-    fn set_events(&self) -> Result<(), DeviceError> {
         let events: Vec<_> = self
             .lines
             .iter()
             .map(|l| Some(irqfd::borrow(l.event())))
             .collect();
-        self.device.set_events(Irq::Msi, 0, &events)
+        Ok(self.device.set_events(Irq::Msi, 0, &events)?)
     }
 
     fn route(&self, messages: &[Message]) -> Result<(), VectorError> {
@@ -116,12 +154,16 @@ impl MsiVectors {
 
     /// Turns MSI off and lets go of every line.
     pub fn disable(&mut self) {
-        if !self.lines.is_empty()
-            && let Err(e) = self.device.disable(Irq::Msi)
-        {
-            self.complain(&e.into());
+        if !self.lines.is_empty() {
+            self.turn_off();
         }
         self.lines.clear();
+    }
+
+    fn turn_off(&self) {
+        if let Err(e) = self.device.disable(Irq::Msi) {
+            self.complain(&e.into());
+        }
     }
 
     fn complain(&self, error: &VectorError) {
@@ -133,6 +175,15 @@ impl MsiVectors {
             );
         }
     }
+}
+
+/// What to ask for after an error of asking for `asked`: always less, and a power of two.
+fn fewer(error: &DeviceError, asked: u8) -> Option<u8> {
+    let DeviceError::FewerVectors { available, .. } = error else {
+        return None;
+    };
+    let most = u32::from(asked).saturating_sub(1).min(*available);
+    Some(1 << most.checked_ilog2()?)
 }
 
 impl Drop for MsiVectors {

@@ -4,6 +4,9 @@
 //! wired until MSI-X is turned off, masked or not. Where the kernel lets vectors be added one at a
 //! time (Linux 6.5), that is done. On older kernels the set is turned off and on again with twice
 //! as many; what the device raised in between is made up for by raising every live vector once.
+//!
+//! A vector that cannot be had reads as masked afterwards, which is what it is: its table entry is
+//! all that a guest has to see it by.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -17,7 +20,7 @@ use crate::interrupt::irqfd::{self, MsiLine};
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
 use crate::pci::Message;
-use crate::pci::msix::MsixEffect;
+use crate::pci::msix::{Msix, MsixEffect};
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 
 /// The MSI-X vectors of one device.
@@ -51,54 +54,90 @@ impl MsixVectors {
         })
     }
 
-    /// Carries effects out, in order, with one change of the routing table for all of them.
+    /// Turns MSI-X on with the vectors that are live in `msix`.
     ///
-    /// What fails is logged and leaves its vector masked: a guest must not end the VM.
-    pub fn apply(&mut self, effects: &[MsixEffect]) {
-        for effect in effects {
-            match effect {
-                MsixEffect::Enable => self.enable(),
-                MsixEffect::Disable => self.disable(),
-                MsixEffect::Mask { vector } => self.mask(*vector),
-                MsixEffect::Update { vector, message } => {
-                    if let Some(line) = self.lines.get(vector) {
-                        line.route(*message);
-                    }
-                }
-                MsixEffect::Unmask { vector, message } => self.prepare(*vector, *message),
-            }
-        }
-        if let Err(e) = self.router.commit() {
-            self.complain("its interrupts keep their old routes", &e);
-            return;
-        }
-        for effect in effects {
-            if let MsixEffect::Unmask { vector, .. } = effect
-                && let Err(e) = self.unmask(*vector)
-            {
-                self.complain("an MSI-X vector stays masked", &e);
-            }
-        }
-    }
-
-    /// Whether an event has gathered for a vector that is masked.
-    pub fn pending(&self, vector: u16) -> bool {
-        self.lines.get(&vector).is_some_and(MsiLine::pending)
-    }
-
-    fn enable(&mut self) {
-        if self.enabled {
-            return;
-        }
+    /// What fails is logged, and reads so in `msix`: a guest must not end the VM.
+    pub fn enable(&mut self, msix: &mut Msix) {
         // One vector without an eventfd: the device really enters MSI-X mode, as the guest's driver
         // expects before it unmasks anything.
         match self.device.set_events(Irq::Msix, 0, &[None]) {
             Ok(()) => {
                 self.enabled = true;
                 self.host = 1;
+                self.apply(&msix.live(), msix);
             }
-            Err(e) => self.complain("MSI-X stays off", &e),
+            Err(e) => {
+                self.complain("MSI-X stays off", &e);
+                msix.refuse_enable();
+            }
         }
+    }
+
+    /// Carries out what changes while MSI-X is on, with one change of the routing table for all of
+    /// it. Failures as in [`MsixVectors::enable`].
+    pub fn apply(&mut self, effects: &[MsixEffect], msix: &mut Msix) {
+        for effect in effects {
+            match effect {
+                // The caller's: it knows what was on before, or is to be on next.
+                MsixEffect::Enable | MsixEffect::Disable => {}
+                MsixEffect::Mask { vector } => self.mask(*vector),
+                MsixEffect::Update { vector, message } => {
+                    if let Some(line) = self.lines.get(vector) {
+                        line.route(*message);
+                    }
+                }
+                MsixEffect::Unmask { vector, message } => {
+                    if let Err(e) = self.prepare(*vector, *message) {
+                        self.refuse(*vector, &e, msix);
+                    }
+                }
+            }
+        }
+        let committed = self.router.commit();
+        if let Err(e) = &committed {
+            self.complain("its interrupts keep their old routes", e);
+        }
+        for effect in effects {
+            let MsixEffect::Unmask { vector, .. } = effect else {
+                continue;
+            };
+            if !self.enabled {
+                break;
+            }
+            // Without its route it would send another's message.
+            if committed.is_err() {
+                msix.refuse(*vector);
+            } else if let Err(e) = self.unmask(*vector) {
+                self.refuse(*vector, &e, msix);
+            }
+        }
+        if !self.enabled {
+            msix.refuse_enable();
+        }
+    }
+
+    fn refuse(&self, vector: u16, error: &VectorError, msix: &mut Msix) {
+        self.complain("an MSI-X vector stays masked", error);
+        msix.refuse(vector);
+    }
+
+    /// A read of the pending bits, inside of them. What comes for a masked vector gathers in its
+    /// eventfd; a vector that never was live has none, and the device itself holds it back.
+    pub fn pending_read(&self, msix: &Msix, offset: u64, data: &mut [u8]) {
+        let mut held = vec![0; data.len()];
+        let (bar, at) = (msix.capability().pba_bar, msix.capability().pba_offset);
+        if self.enabled
+            && let Err(e) = self
+                .device
+                .read(bar.into(), u64::from(at) + offset, &mut held)
+        {
+            held.fill(0);
+            self.complain("its own pending bits cannot be read", &e);
+        }
+        msix.pba_read(offset, data, &|vector| match self.lines.get(&vector) {
+            Some(line) => line.pending(),
+            None => bit(&held, offset, vector),
+        });
     }
 
     /// Turns MSI-X off and lets go of every line.
@@ -123,21 +162,21 @@ impl MsixVectors {
     }
 
     /// Makes a line for a vector that never had one, and sets its route.
-    fn prepare(&mut self, vector: u16, message: Message) {
-        if !self.enabled || u32::from(vector) >= self.count {
-            return;
-        }
+    fn prepare(&mut self, vector: u16, message: Message) -> Result<(), VectorError> {
         if let Some(line) = self.lines.get(&vector) {
             line.route(message);
-            return;
+            return Ok(());
         }
-        match MsiLine::new(Arc::clone(&self.router)) {
-            Ok(line) => {
-                line.route(message);
-                self.lines.insert(vector, line);
-            }
-            Err(e) => self.complain("an MSI-X vector stays masked", &e),
+        if u32::from(vector) >= self.count {
+            return Err(VectorError::Absent {
+                vector,
+                count: self.count,
+            });
         }
+        let line = MsiLine::new(Arc::clone(&self.router))?;
+        line.route(message);
+        self.lines.insert(vector, line);
+        Ok(())
     }
 
     fn unmask(&mut self, vector: u16) -> Result<(), VectorError> {
@@ -185,7 +224,10 @@ impl MsixVectors {
             let before = self.host;
             match self.set_first(before) {
                 Ok(()) => self.trigger_wired(),
-                Err(e) => self.complain("its interrupts are lost", &e),
+                Err(e) => {
+                    self.complain("MSI-X goes off, and cannot be turned on again", &e);
+                    self.enabled = false;
+                }
             }
             return outcome;
         }
@@ -220,6 +262,14 @@ impl MsixVectors {
             warn!("{}: {what}: {}", self.device.name(), sentence(error));
         }
     }
+}
+
+/// A vector's bit in the pending bits from byte `offset` on.
+fn bit(bytes: &[u8], offset: u64, vector: u16) -> bool {
+    u64::from(vector / 8)
+        .checked_sub(offset)
+        .and_then(|at| bytes.get(usize::try_from(at).ok()?))
+        .is_some_and(|byte| byte >> (vector % 8) & 1 != 0)
 }
 
 impl Drop for MsixVectors {

@@ -10,9 +10,18 @@ use libfuzzer_sys::fuzz_target;
 use mini_vmm::pci::msi::{Msi, MsiCapability, MsiEffect};
 
 #[derive(Debug, Arbitrary)]
+enum Step {
+    Access(Access),
+    Reset,
+    /// The host has fewer vectors, or none.
+    Grant(u8),
+    Refuse,
+}
+
+#[derive(Debug, Arbitrary)]
 struct Input {
     control: u16,
-    steps: Vec<(bool, Access)>,
+    steps: Vec<Step>,
 }
 
 fuzz_target!(|input: Input| {
@@ -30,16 +39,30 @@ fuzz_target!(|input: Input| {
     let mut msi = Msi::new(capability);
     // How many vectors are in use, told by the effects alone.
     let mut in_use = None;
-    for (reset, access) in &input.steps {
-        let mut data = access.bytes();
-        let offset = access.offset % 32;
-        let effects = if *reset {
-            msi.reset()
-        } else if access.write {
-            msi.capability_write(offset, &data)
-        } else {
-            msi.capability_read(offset, &mut data, &|vector| vector % 2 == 0);
-            Vec::new()
+    for step in &input.steps {
+        let effects = match step {
+            Step::Access(access) => {
+                let mut data = access.bytes();
+                let offset = access.offset % 32;
+                if access.write {
+                    msi.capability_write(offset, &data)
+                } else {
+                    msi.capability_read(offset, &mut data, &|vector| vector % 2 == 0);
+                    Vec::new()
+                }
+            }
+            Step::Reset => msi.reset(),
+            Step::Grant(vectors) => {
+                msi.grant(*vectors);
+                assert!(msi.vectors() <= (*vectors).max(1));
+                in_use = in_use.map(|_| usize::from(msi.vectors()));
+                Vec::new()
+            }
+            Step::Refuse => {
+                msi.refuse();
+                in_use = None;
+                Vec::new()
+            }
         };
         assert!(effects.len() <= 34);
         for effect in effects {

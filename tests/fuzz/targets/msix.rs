@@ -22,6 +22,9 @@ enum Place {
     Table,
     Pending,
     Reset,
+    /// The host has no such vector, or none at all.
+    Refuse,
+    RefuseEnable,
 }
 
 fuzz_target!(|input: Input| {
@@ -49,6 +52,18 @@ fuzz_target!(|input: Input| {
             (Place::Control, true) => msix.control_write(access.offset % 16, &data),
             (Place::Table, true) => msix.table_write(offset, &data),
             (Place::Reset, _) => msix.reset(),
+            (Place::Refuse, _) => {
+                msix.refuse(access.offset);
+                if let Some(live) = live.get_mut(usize::from(access.offset)) {
+                    *live = false;
+                }
+                Vec::new()
+            }
+            (Place::RefuseEnable, _) => {
+                msix.refuse_enable();
+                live.fill(false);
+                Vec::new()
+            }
             (Place::Control, false) => {
                 msix.capability_read(access.offset % 16, &mut data);
                 Vec::new()

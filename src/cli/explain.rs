@@ -1,0 +1,33 @@
+//! `mini-vmm explain ...`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::GuestArgs;
+use crate::config::{ConfigError, VmConfig};
+
+/// What to explain.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Kernel that the run would boot; whether it fits is said
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<PathBuf>,
+
+    #[command(flatten)]
+    guest: GuestArgs,
+
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ExplainArgs {
+    /// The VM that the flags describe; without a kernel its path is empty.
+    ///
+    /// # Errors
+    /// A memory size or an option of a device that cannot be used.
+    pub fn into_config(self) -> Result<VmConfig, ConfigError> {
+        self.guest.into_config(self.kernel.unwrap_or_default())
+    }
+}

@@ -1,0 +1,262 @@
+//! Any accesses and events against a plain model of the specification: the same registers, and the
+//! same messages sent in the same order.
+
+use super::super::*;
+use super::cap;
+use proptest::prelude::*;
+
+/// What a host makes of the effects: lines with messages, in which events gather while masked.
+#[derive(Default)]
+struct Lines {
+    messages: Option<Vec<Message>>,
+    masked: u32,
+    gathered: u32,
+    sent: Vec<Message>,
+}
+
+impl Lines {
+    /// Every effect must be one that changes something.
+    fn apply(&mut self, effect: MsiEffect) {
+        match (effect, self.messages.clone()) {
+            (MsiEffect::Enable { messages, masked }, None) => {
+                (self.messages, self.masked, self.gathered) = (Some(messages), masked, 0);
+            }
+            (MsiEffect::Disable, Some(_)) => (self.messages, self.gathered) = (None, 0),
+            (MsiEffect::Mask { vector }, Some(_)) if self.masked >> vector & 1 == 0 => {
+                self.masked |= 1 << vector;
+            }
+            (MsiEffect::Unmask { vector }, Some(_)) if self.masked >> vector & 1 == 1 => {
+                self.masked &= !(1 << vector);
+                if self.gathered >> vector & 1 == 1 {
+                    self.gathered &= !(1 << vector);
+                    self.event(vector);
+                }
+            }
+            (MsiEffect::Update { messages }, Some(old))
+                if messages != old && messages.len() == old.len() =>
+            {
+                self.messages = Some(messages);
+            }
+            wrong => panic!("{wrong:?}"),
+        }
+    }
+
+    fn event(&mut self, vector: u8) {
+        let message = self.messages.iter().flatten().nth(vector.into());
+        match message {
+            Some(_) if self.masked >> vector & 1 == 1 => self.gathered |= 1 << vector,
+            message => self.sent.extend(message),
+        }
+    }
+}
+
+/// The capability by the book (PCI 3.0, 6.8.1): registers as bytes, and what the function does.
+struct Model {
+    /// Message Control, address, data, mask bits; pending bits apart.
+    bytes: [u8; 40],
+    writable: [u8; 40],
+    data: usize,
+    mask: Option<usize>,
+    pending: u32,
+    sent: Vec<Message>,
+}
+
+impl Model {
+    fn new(c: &MsiCapability, log: u8) -> Self {
+        let (mut bytes, mut writable) = ([0; 40], [0; 40]);
+        bytes[2] = log << 1 | u8::from(c.address_64) << 7;
+        bytes[3] = c.per_vector_masking.into();
+        // Enable, Multiple Message Enable; the address is a dword's.
+        writable[2] = 0x71;
+        writable[4..8].copy_from_slice(&[0xfc, 0xff, 0xff, 0xff]);
+        let data = if c.address_64 { 12 } else { 8 };
+        writable[8..data].fill(0xff);
+        writable[data..data + 2].fill(0xff);
+        let mask = c.per_vector_masking.then_some(data + 4);
+        if let Some(mask) = mask {
+            let all = u32::MAX >> (32 - (1 << log));
+            writable[mask..mask + 4].copy_from_slice(&all.to_le_bytes());
+        }
+        Self {
+            bytes,
+            writable,
+            data,
+            mask,
+            pending: 0,
+            sent: Vec::new(),
+        }
+    }
+
+    fn dword(&self, at: usize) -> u32 {
+        u32::from_le_bytes(self.bytes[at..at + 4].try_into().unwrap())
+    }
+
+    fn enabled(&self) -> bool {
+        self.bytes[2] & 1 == 1
+    }
+
+    /// Multiple Message Capable and Multiple Message Enable.
+    fn capable(&self) -> u8 {
+        self.bytes[2] >> 1 & 7
+    }
+
+    fn log(&self) -> u8 {
+        self.bytes[2] >> 4 & 7
+    }
+
+    fn write(&mut self, offset: usize, data: &[u8]) {
+        let before = (self.enabled(), self.log());
+        for (at, byte) in (offset..).zip(data) {
+            self.bytes[at] = self.bytes[at] & !self.writable[at] | byte & self.writable[at];
+        }
+        self.settle();
+        if before != (self.enabled(), self.log()) {
+            self.pending = 0;
+        }
+        // What is masked no more is sent, in the order of the vectors.
+        let waiting = std::mem::take(&mut self.pending);
+        (0..32)
+            .filter(|v| waiting >> v & 1 == 1)
+            .for_each(|v| self.event(v));
+    }
+
+    /// Never more than there is.
+    fn settle(&mut self) {
+        let log = self.log().min(self.capable());
+        self.bytes[2] = self.bytes[2] & !0x70 | log << 4;
+    }
+
+    fn event(&mut self, vector: u8) {
+        if !self.enabled() || vector >= 1 << self.log() {
+            return;
+        }
+        if self
+            .mask
+            .is_some_and(|at| self.dword(at) >> vector & 1 == 1)
+        {
+            self.pending |= 1 << vector;
+            return;
+        }
+        let high = if self.data == 12 { self.dword(8) } else { 0 };
+        let group = (1 << self.log()) - 1;
+        self.sent.push(Message {
+            address: u64::from(high) << 32 | u64::from(self.dword(4)),
+            data: self.dword(self.data) & 0xffff & !group | u32::from(vector),
+        });
+    }
+
+    /// Fewer vectors, and their masks with them.
+    fn grant(&mut self, c: &MsiCapability, vectors: u8) {
+        let log = self.capable().min(vectors.ilog2() as u8);
+        let old = self.bytes;
+        let sent = std::mem::take(&mut self.sent);
+        *self = Self {
+            sent,
+            ..Self::new(c, log)
+        };
+        for (at, byte) in old.iter().enumerate() {
+            self.bytes[at] |= byte & self.writable[at];
+        }
+        self.settle();
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u16, Vec<u8>),
+    Event(u8),
+    Reset,
+    /// The next time that MSI is turned on the host gives so many vectors, none at all with 0.
+    Host(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let byte = prop_oneof![Just(0u8), Just(1), Just(0x31), Just(0x51), any::<u8>()];
+    let data = prop::collection::vec(byte, 0..9);
+    // Message Control, the ends of the mask bits of both sizes, and anything.
+    let offset = prop_oneof![
+        0u16..28,
+        prop::sample::select(&[2u16, 2, 12, 15, 16, 19][..])
+    ];
+    let step = prop_oneof![
+        6 => (offset, data).prop_map(|(offset, data)| Step::Write(offset, data)),
+        3 => (0u8..32).prop_map(Step::Event),
+        2 => prop::sample::select(&[0u8, 1, 31][..]).prop_map(Step::Event),
+        1 => Just(Step::Reset),
+        1 => prop_oneof![Just(32), 0u8..33].prop_map(Step::Host),
+    ];
+    prop::collection::vec(step, 0..80)
+}
+
+/// As a host does it that has `host` vectors to give: it says so until what is asked fits.
+fn carry_out(
+    msi: &mut Msi,
+    effects: Vec<MsiEffect>,
+    host: u8,
+    lines: &mut Lines,
+    mut granted: impl FnMut(u8),
+) {
+    for effect in effects {
+        let enable = matches!(effect, MsiEffect::Enable { .. });
+        if !enable || msi.vectors() <= host {
+            lines.apply(effect);
+        } else if host == 0 {
+            msi.refuse();
+            granted(0);
+        } else {
+            msi.grant(host);
+            granted(host);
+            lines.apply(MsiEffect::Enable {
+                messages: msi.messages(),
+                masked: msi.masked(),
+            });
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn as_the_book_has_it(address_64: bool, masking: bool, log in 0u8..6, steps in steps()) {
+        let c = cap(address_64, masking, 1 << log);
+        let (mut msi, mut model) = (Msi::new(c), Model::new(&c, log));
+        let (mut lines, mut host) = (Lines::default(), 32);
+        for step in steps {
+            match step {
+                Step::Write(offset, data) => {
+                    model.write(offset.into(), &data);
+                    let effects = msi.capability_write(offset, &data);
+                    prop_assert!(effects.len() <= 33);
+                    carry_out(&mut msi, effects, host, &mut lines, |vectors| match vectors {
+                        0 => model.bytes[2] &= !1,
+                        _ => model.grant(&c, vectors),
+                    });
+                }
+                Step::Event(vector) => {
+                    model.event(vector);
+                    lines.event(vector);
+                }
+                Step::Reset => {
+                    msi.reset().into_iter().for_each(|e| lines.apply(e));
+                    let sent = std::mem::take(&mut model.sent);
+                    model = Model { sent, ..Model::new(&c, log) };
+                }
+                Step::Host(vectors) => host = vectors,
+            }
+            prop_assert_eq!(&lines.sent, &model.sent);
+            prop_assert_eq!(lines.messages.is_some(), model.enabled());
+
+            let mut expected = model.bytes;
+            if let Some(at) = model.mask {
+                expected[at + 4..at + 8].copy_from_slice(&model.pending.to_le_bytes());
+            }
+            let mut read = [0; 40];
+            msi.capability_read(0, &mut read, &|v| lines.gathered >> v & 1 == 1);
+            prop_assert_eq!(read, expected);
+            let vectors = 1u8 << model.log();
+            for vector in 0..40 {
+                let masked = vector >= vectors || lines.masked >> vector & 1 == 1;
+                prop_assert_eq!(msi.is_masked(vector), !model.enabled() || masked);
+            }
+        }
+    }
+}

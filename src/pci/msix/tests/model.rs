@@ -1,0 +1,276 @@
+//! Any accesses and events against a plain model of the specification: the same registers and
+//! pending bits, and the same messages sent in the same order.
+
+use super::super::*;
+use super::msix;
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a host makes of the effects: a line for each vector that was live once, in which events gather
+/// while it is masked. Where there is no line, the device itself holds them back.
+#[derive(Debug, Default)]
+struct Lines {
+    enabled: bool,
+    /// The message, or none while masked.
+    lines: BTreeMap<u16, Option<Message>>,
+    waiting: BTreeSet<u16>,
+    sent: Vec<(u16, Message)>,
+}
+
+impl Lines {
+    /// Every effect must be one that changes something.
+    fn apply(&mut self, effect: MsixEffect) {
+        match effect {
+            MsixEffect::Enable => assert!(!std::mem::replace(&mut self.enabled, true)),
+            MsixEffect::Disable => {
+                assert!(std::mem::take(&mut self.enabled));
+                self.lines.clear();
+                self.waiting.clear();
+            }
+            MsixEffect::Unmask { vector, message } => {
+                assert!(self.enabled);
+                let old = self.lines.insert(vector, Some(message));
+                assert_eq!(old.flatten(), None);
+                if self.waiting.remove(&vector) {
+                    self.event(vector);
+                }
+            }
+            MsixEffect::Mask { vector } => {
+                let line = self.lines.get_mut(&vector).expect("it was live");
+                assert!(line.take().is_some());
+            }
+            MsixEffect::Update { vector, message } => {
+                let old = self.lines.insert(vector, Some(message)).flatten();
+                assert!(old.is_some_and(|old| old != message));
+            }
+        }
+    }
+
+    fn event(&mut self, vector: u16) {
+        match self.lines.get(&vector).copied().flatten() {
+            Some(message) => self.sent.push((vector, message)),
+            None if self.enabled => drop(self.waiting.insert(vector)),
+            None => {}
+        }
+    }
+}
+
+/// Table, pending bits and Message Control by the book (PCI 3.0, 6.8.2).
+struct Model {
+    control: u16,
+    table: Vec<u8>,
+    pending: BTreeSet<u16>,
+    sent: Vec<(u16, Message)>,
+}
+
+impl Model {
+    fn new(vectors: u16) -> Self {
+        let masked = [&[0; 12][..], &[1, 0, 0, 0]].concat();
+        Self {
+            control: vectors - 1,
+            table: masked.repeat(vectors.into()),
+            pending: BTreeSet::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    fn enabled(&self) -> bool {
+        self.control & 0x8000 != 0
+    }
+
+    fn masked(&self, vector: u16) -> bool {
+        self.control & 0x4000 != 0 || self.table[usize::from(vector) * 16 + 12] & 1 == 1
+    }
+
+    fn event(&mut self, vector: u16) {
+        if !self.enabled() {
+            return;
+        }
+        if self.masked(vector) {
+            self.pending.insert(vector);
+            return;
+        }
+        let entry = &self.table[usize::from(vector) * 16..];
+        let message = Message {
+            address: u64::from_le_bytes(entry[..8].try_into().unwrap()),
+            data: u32::from_le_bytes(entry[8..12].try_into().unwrap()),
+        };
+        self.sent.push((vector, message));
+    }
+
+    /// What is masked no more is sent, in the order of the vectors.
+    fn deliver(&mut self) {
+        for vector in std::mem::take(&mut self.pending) {
+            self.event(vector);
+        }
+    }
+
+    fn write_control(&mut self, offset: usize, data: &[u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            if at == 3 {
+                self.control = self.control & 0x3fff | u16::from(byte & 0xc0) << 8;
+            }
+        }
+    }
+
+    fn write_table(&mut self, offset: usize, data: &[u8]) {
+        for (at, byte) in (offset..).zip(data) {
+            let writable = match at % 16 {
+                // Messages are dword-aligned; of Vector Control there is the mask.
+                0 => 0xfc,
+                12 => 0x01,
+                13..16 => 0,
+                _ => 0xff,
+            };
+            if let Some(to) = self.table.get_mut(at) {
+                *to = byte & writable;
+            }
+        }
+    }
+
+    /// Any byte of the capability but for ID and link.
+    fn capability(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[2..4].copy_from_slice(&self.control.to_le_bytes());
+        // Table and pending bits: BAR 4, at 0x2000 and 0x3000.
+        bytes[4..8].copy_from_slice(&0x2004u32.to_le_bytes());
+        bytes[8..12].copy_from_slice(&0x3004u32.to_le_bytes());
+        bytes
+    }
+
+    fn pending_byte(&self, at: u64) -> u8 {
+        if at >= (self.table.len() as u64 / 16).div_ceil(64) * 8 {
+            return 0xff;
+        }
+        let first = at as u16 * 8;
+        (0..8).fold(0, |byte, bit| {
+            byte | u8::from(self.pending.contains(&(first + bit))) << bit
+        })
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Control(u16, Vec<u8>),
+    Table(u64, Vec<u8>),
+    Event(u16),
+    Reset,
+    /// From now on the host has vectors below this one to give, and none at all with 0.
+    Host(u16),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let byte = prop_oneof![Just(0u8), Just(0x80), Just(0xc0), any::<u8>()];
+    let data = prop::collection::vec(byte, 0..9);
+    // The enable bit is in one byte, and must be met now and then.
+    let control = prop_oneof![0u16..14, Just(2), Just(3)];
+    let table =
+        prop_oneof![3 => 0u64..80, 1 => 1020u64..1100, 1 => (0u64..70).prop_map(|v| v * 16 + 12)];
+    let vector = prop_oneof![3 => 0u16..5, 1 => 0u16..70];
+    let step = prop_oneof![
+        4 => (control, data.clone()).prop_map(|(offset, data)| Step::Control(offset, data)),
+        8 => (table, data).prop_map(|(offset, data)| Step::Table(offset, data)),
+        6 => vector.clone().prop_map(Step::Event),
+        1 => Just(Step::Reset),
+        1 => vector.prop_map(Step::Host),
+    ];
+    prop::collection::vec(step, 0..80)
+}
+
+/// As a host does it that has vectors below `host` to give: what it refuses is told, and not done.
+fn carry_out(
+    m: &mut Msix,
+    model: &mut Model,
+    effects: Vec<MsixEffect>,
+    host: u16,
+    lines: &mut Lines,
+) {
+    for effect in effects {
+        match effect {
+            MsixEffect::Enable if host == 0 => {
+                m.refuse_enable();
+                model.control &= 0x7fff;
+                return;
+            }
+            MsixEffect::Unmask { vector, .. }
+                if vector >= host && !lines.lines.contains_key(&vector) =>
+            {
+                m.refuse(vector);
+                model.table[usize::from(vector) * 16 + 12] |= 1;
+            }
+            effect => lines.apply(effect),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn as_the_book_has_it(
+        vectors in prop_oneof![1u16..6, 60u16..70],
+        steps in steps(),
+        probe in 0u64..1200,
+    ) {
+        let (mut m, mut model) = (msix(vectors), Model::new(vectors));
+        let (mut lines, mut host) = (Lines::default(), u16::MAX);
+        for step in steps {
+            let effects = match step {
+                Step::Control(offset, data) => {
+                    model.write_control(offset.into(), &data);
+                    m.control_write(offset, &data)
+                }
+                Step::Table(offset, data) => {
+                    model.write_table(offset as usize, &data);
+                    m.table_write(offset, &data)
+                }
+                Step::Event(vector) if vector < vectors => {
+                    model.event(vector);
+                    lines.event(vector);
+                    Vec::new()
+                }
+                Step::Event(_) => Vec::new(),
+                Step::Reset => {
+                    let sent = std::mem::take(&mut model.sent);
+                    model = Model { sent, ..Model::new(vectors) };
+                    m.reset()
+                }
+                Step::Host(first) => {
+                    host = first;
+                    Vec::new()
+                }
+            };
+            prop_assert!(effects.len() <= usize::from(vectors) + 1);
+            carry_out(&mut m, &mut model, effects, host, &mut lines);
+            model.deliver();
+
+            prop_assert_eq!(&lines.sent, &model.sent);
+            prop_assert_eq!((m.is_enabled(), lines.enabled), (model.enabled(), model.enabled()));
+            let live: Vec<_> = m.live().into_iter().map(|effect| match effect {
+                MsixEffect::Unmask { vector, message } => (vector, Some(message)),
+                other => panic!("{other:?}"),
+            }).collect();
+            let wired = lines.lines.iter().filter(|(_, line)| line.is_some());
+            prop_assert_eq!(live, wired.map(|(v, line)| (*v, *line)).collect::<Vec<_>>());
+            for vector in 0..vectors {
+                prop_assert_eq!(m.is_masked(vector), !model.enabled() || model.masked(vector));
+            }
+
+            let mut read = [0; 14];
+            m.capability_read(0, &mut read);
+            prop_assert_eq!(&read[..12], &model.capability());
+            let mut table = vec![0; model.table.len()];
+            m.table_read(0, &mut table);
+            prop_assert!(table == model.table);
+            for len in [1, 2, 4, 8] {
+                let mut read = vec![0; len];
+                m.table_read(probe, &mut read);
+                let from = model.table.get(probe as usize..).unwrap_or_default();
+                let expected = from.iter().chain([&0xff; 8]).take(len);
+                prop_assert!(read.iter().eq(expected), "{:x?}", read);
+                let at = probe % 24;
+                m.pba_read(at, &mut read, &|v| lines.waiting.contains(&v));
+                let expected = (at..).take(len).map(|at| model.pending_byte(at));
+                prop_assert_eq!(read, expected.collect::<Vec<_>>());
+            }
+        }
+    }
+}
