@@ -78,6 +78,11 @@ give_back() {
 		echo "$1" >"$sys/$1/driver/unbind"
 	fi
 	echo "$1" >/sys/bus/pci/drivers_probe
+	say_back "$1"
+}
+
+# What the host has of a disk that came back.
+say_back() {
 	if disk=$(disk_of "$1"); then
 		say "back $1 driver=$(driver_of "$1") text=$(text_at "$disk" 0)"
 		say "guest-wrote $1 $(text_at "$disk" 2048)"
@@ -225,6 +230,49 @@ snapshot() {
 		echo "$bdf $(driver_of "$bdf") $(cat "$d/driver_override") $(cat "$d/enable")"
 	done
 	ls -ln /dev/kvm /dev/vfio 2>/dev/null || :
+}
+
+# host ARGS: a command for the host's side; what it says and its exit status.
+host() {
+	say "host $*"
+	host_status=0
+	mini-vmm host "$@" >/run/host.out 2>/run/host.err || host_status=$?
+	sed 's/^/LAB: host-out /' /run/host.out
+	sed 's/^/LAB: host-err /' /run/host.err
+	say "host-exit $host_status"
+}
+
+# All that binding changes of devices, for a comparison.
+drivers() {
+	for d in "$sys"/*; do
+		bdf=$(basename "$d")
+		echo "$bdf $(driver_of "$bdf") $(cat "$d/driver_override")"
+	done
+}
+
+# state NAME: whether all drivers are as /run/drivers says, and what is on record.
+state() {
+	drivers >/run/drivers.now
+	if cmp -s /run/drivers /run/drivers.now; then
+		say "state $1 same records=$(find /run/mini-vmm -name '0*' 2>/dev/null | wc -l)"
+	else
+		say "state $1 differs $(diff /run/drivers /run/drivers.now | tr '\n' ' ')"
+	fi
+}
+
+# The process whose parent is another (proc_pid_stat(5): no name here has a space in it).
+child_of() {
+	cat /proc/[0-9]*/stat 2>/dev/null | awk -v parent="$1" '$4 == parent { print $1 }'
+}
+
+# await_driver BDF DRIVER: until a driver has a device, ten seconds at most.
+await_driver() {
+	for _ in $(seq 100); do
+		[ "$(driver_of "$1")" = "$2" ] && return 0
+		sleep 0.1
+	done
+	say "await-failed $1 has $(driver_of "$1"), not $2"
+	return 1
 }
 
 # bad NAME USER PROGRAM ARGS: a run that must be refused; also says whether the host was left unchanged.

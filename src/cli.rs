@@ -20,14 +20,13 @@ pub use run::{GuestArgs, RunArgs};
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
     after_help = "\
-Bind a device to vfio-pci before you pass it through (as root):
-  modprobe vfio-pci
-  echo vfio-pci > /sys/bus/pci/devices/0000:01:00.0/driver_override
-  echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind
-  echo 0000:01:00.0 > /sys/bus/pci/drivers_probe
-
-Then:
+Bind a device to vfio-pci, pass it through, and give it back:
+  sudo mini-vmm host bind 0000:01:00.0 --user $USER
   mini-vmm --kernel bzImage --initrd initrd.img --vfio 0000:01:00.0
+  sudo mini-vmm host unbind 0000:01:00.0
+
+Or, as root, all three in one:
+  mini-vmm --kernel bzImage --initrd initrd.img --vfio 0000:01:00.0,managed=on
 
 The guest's serial port is your terminal; Ctrl-A x quits, Ctrl-A h helps.
 SIGTERM and SIGINT end the run in order; SIGUSR1 prints how often the guest

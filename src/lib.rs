@@ -19,7 +19,7 @@
 //! | [`pci`] | PCI as the guest sees it: bytes in, bytes and effects out; knows neither KVM nor VFIO |
 //! | [`interrupt`] | GSIs, the routing table, [irqfds](interrupt::irqfd) |
 //! | [`vfio`] | the host's devices: opening them, and one [function](vfio::function) of the guest for each |
-//! | [`host`] | what the host's kernel says about devices and memory: [listed](host::list), [judged](host::check) |
+//! | [`host`] | what the host's kernel says about devices and memory: [listed](host::list), [judged](host::check); devices [bound](host::bind) and given back |
 //! | [`devices`] | the few devices of our own: serial port, power |
 //! | [`observe`] | counters, progress, bounded logging |
 //! | [`sys`] | the few system calls that no crate wraps |

@@ -5,12 +5,15 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use mini_vmm::boot::Images;
 use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::{Action, Cli, RunArgs};
 use mini_vmm::config::VmConfig;
 use mini_vmm::console::{self, Console};
+use mini_vmm::host::bind::{Host, bind, unbind};
 use mini_vmm::host::explain::explain;
+use mini_vmm::host::managed::Managed;
 use mini_vmm::host::names::Names;
 use mini_vmm::host::style::Style;
 use mini_vmm::host::sysfs::Sysfs;
@@ -45,6 +48,20 @@ fn host(command: HostCommand) -> ExitCode {
     match command {
         HostCommand::Check(args) => host_check(&args),
         HostCommand::List(args) => host_list(&args),
+        HostCommand::Bind(args) => match bind(&Host::default(), &args.into()) {
+            Ok(lines) => print_lines(&lines),
+            Err(e) => fail(&e, e.hint()),
+        },
+        HostCommand::Unbind(args) => match unbind(&Host::default(), &args.into()) {
+            Ok((lines, errors)) => {
+                let mut status = print_lines(&lines);
+                for error in &errors {
+                    status = fail(error, error.hint());
+                }
+                status
+            }
+            Err(e) => fail(&e, e.hint()),
+        },
     }
 }
 
@@ -83,6 +100,11 @@ fn host_list(args: &ListArgs) -> ExitCode {
         Ok(text) => print(text.as_bytes()),
         Err(e) => fail(&e, None),
     }
+}
+
+fn print_lines(lines: &[String]) -> ExitCode {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    print(text.as_bytes())
 }
 
 /// Whoever reads standard output may have had enough of it, `head` for example.
@@ -132,6 +154,12 @@ fn run(config: VmConfig) -> Result<Exit, MachineError> {
     if let Err(e) = sys::raise_descriptor_limit() {
         debug!("the limit of open files stays: {e}");
     }
+    if config.vfio.iter().any(|device| device.managed) {
+        // A kernel that is none must not cost the host its devices.
+        Images::open(&config.kernel, config.initrd.as_deref())?;
+    }
+    // While this process has one thread. The host has its devices back when the machine is gone.
+    let _managed = Managed::take(&config.vfio)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::new(config, Box::new(output))?;
     lifecycle::catch_signals().map_err(MachineError::Loop)?;

@@ -1,5 +1,7 @@
 //! The few system calls that no crate of ours wraps.
 
+pub mod process;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

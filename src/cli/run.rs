@@ -37,7 +37,7 @@ pub struct GuestArgs {
 
     /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, or the UUID of a mediated
     /// device; may be repeated. Options: slot=DD[.F], the device number (and function) that the guest
-    /// sees; rombar=off, no expansion ROM; romfile=PATH, this file as its expansion ROM;
+    /// sees; managed=on, bind it for this run alone; rombar=off, no expansion ROM; romfile=PATH, this file as its expansion ROM;
     /// vf-token=UUID, what the holder of a virtual function's physical function chose
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,

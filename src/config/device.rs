@@ -60,6 +60,8 @@ pub struct DeviceConfig {
     pub address: String,
     /// Where the guest finds it; the first free device number if the user does not say.
     pub slot: Option<Slot>,
+    /// Whether it is bound for the run, and given back to its host driver afterwards.
+    pub managed: bool,
     /// Its expansion ROM.
     pub rom: RomConfig,
     /// The secret that a physical function in VFIO's hands shares with its virtual functions.
@@ -131,7 +133,7 @@ impl DeviceOptionError {
         match self {
             Self::Unknown { address, .. } => {
                 format!(
-                    "there are slot=, rombar=, romfile= and vf-token=, for example --vfio {address},slot=05.0"
+                    "there are slot=, managed=, rombar=, romfile= and vf-token=, for example --vfio {address},slot=05.0"
                 )
             }
             Self::Twice { option, .. } => format!("give `{option}` once"),
@@ -149,6 +151,7 @@ impl DeviceOptionError {
 fn example(option: &str) -> &'static str {
     match option {
         "slot" => "05.0",
+        "managed" => "on",
         "rombar" => "off",
         "romfile" => "vbios.rom",
         "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
@@ -193,6 +196,13 @@ impl FromStr for DeviceConfig {
                     let wanted =
                         "a device number from 01 to 1f and, if not 0, a function from 0 to 7";
                     config.slot = Some(value.parse().map_err(|()| bad("slot", wanted))?);
+                }
+                "managed" => {
+                    config.managed = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(bad("managed", "on or off")),
+                    };
                 }
                 "rombar" => {
                     rombar = match value {
@@ -252,6 +262,11 @@ mod tests {
             .unwrap();
         assert_eq!(placed.address, "/sys/bus/pci/devices/0000:01:00.0");
         assert_eq!(placed.slot.unwrap().to_string(), "04.1");
+        assert!(!placed.managed);
+        let managed: DeviceConfig = "01:00.0,managed=on,slot=4".parse().unwrap();
+        assert!(managed.managed && managed.slot.is_some());
+        let unmanaged: DeviceConfig = "01:00.0,managed=off".parse().unwrap();
+        assert!(!unmanaged.managed);
         let token = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
         let shared: DeviceConfig = format!("01:00.1,vf-token={token}").parse().unwrap();
         assert_eq!(shared.vf_token.unwrap().to_string(), token);
@@ -297,6 +312,8 @@ mod tests {
             ("01:00.0,", "`` is not an option", "slot="),
             ("01:00.0,slot=1,slot=2", "`slot` is given twice", "once"),
             ("01:00.0,slot=0", "`0` is no value for `slot`", "slot=05.0"),
+            ("01:00.0,managed=yes", "`yes` is no value", "managed=on"),
+            ("01:00.0,managed", "`managed` is not an option", "managed="),
             (
                 "01:00.0,slot=9.9",
                 "`9.9` is no value for `slot`",

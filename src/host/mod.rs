@@ -1,5 +1,6 @@
-//! The host side: what its kernel says about devices.
+//! The host side: what its kernel says about devices, and which drivers have them.
 
+pub mod bind;
 pub mod check;
 pub mod class;
 pub mod details;
@@ -8,6 +9,7 @@ pub mod facts;
 pub mod in_use;
 pub mod iommu;
 pub mod list;
+pub mod managed;
 pub mod mdev;
 pub mod memory;
 pub mod name;

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::boot::BootError;
 use crate::boot::acpi::AcpiError;
+use crate::host::bind::BindError;
 use crate::host::memory::HostMemory;
 use crate::interrupt::InterruptError;
 use crate::layout::LayoutError;
@@ -35,6 +36,8 @@ pub enum MachineError {
     Interrupt(#[from] InterruptError),
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
     #[error(transparent)]
     Vfio(#[from] VfioError),
     #[error(transparent)]
@@ -98,6 +101,7 @@ impl MachineError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Boot(e) => e.hint(),
+            Self::Bind(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
             Self::Memory(MemoryError::Dma(e)) => e.hint(),

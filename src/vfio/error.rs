@@ -172,23 +172,6 @@ fn culprit_list(culprits: &[PciDevice]) -> String {
     names.join(", ")
 }
 
-/// What to type to bind devices to vfio-pci (driver_override, Documentation/ABI/testing/sysfs-bus-pci).
-fn bind_commands(devices: &[(Bdf, bool)]) -> String {
-    let each = devices.iter().map(|(bdf, bound)| {
-        let dir = format!("/sys/bus/pci/devices/{bdf}");
-        let unbind = if *bound {
-            format!("echo {bdf} > {dir}/driver/unbind; ")
-        } else {
-            String::new()
-        };
-        format!(
-            "echo vfio-pci > {dir}/driver_override; {unbind}echo {bdf} > /sys/bus/pci/drivers_probe"
-        )
-    });
-    let each: Vec<_> = each.collect();
-    format!("as root: modprobe vfio-pci; {}", each.join("; "))
-}
-
 impl VfioError {
     /// A node that cannot be opened.
     pub(super) fn node(path: impl Into<String>, name: Option<HostName>, source: io::Error) -> Self {
@@ -215,12 +198,12 @@ impl VfioError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {
-                "give an address as `lspci -D` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
+                "give an address as `mini-vmm host list` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
             }
             Self::NotPhysical(name) => format!(
                 "name the PCI device that it is made of: dirname $(readlink -f /sys/bus/mdev/devices/{name})"
             ),
-            Self::NoDevice(_) => "see what there is with `lspci -D`".into(),
+            Self::NoDevice(_) => "see what there is with `mini-vmm host list`".into(),
             Self::NoMediated(uuid) => format!(
                 "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"
             ),
@@ -251,10 +234,11 @@ impl VfioError {
                 format!("give another device slot={:02x}.0", slot.device)
             }
             Self::TooMany(_) => "pass fewer devices, or run a second guest".into(),
-            Self::NotVfio { bdf, driver } => bind_commands(&[(*bdf, driver.is_some())]),
-            Self::NotViable { culprits, .. } => {
-                let devices: Vec<_> = culprits.iter().map(|c| (c.bdf, true)).collect();
-                bind_commands(&devices)
+            Self::NotVfio { bdf, .. } => format!(
+                "as root: mini-vmm host bind {bdf}; or, for this run alone, --vfio {bdf},managed=on"
+            ),
+            Self::NotViable { bdf, .. } => {
+                format!("as root: mini-vmm host bind {bdf} --group")
             }
             Self::NoGroup(_) => {
                 "turn the IOMMU on in the firmware and boot the host with intel_iommu=on (Intel) or amd_iommu=on (AMD)".into()
@@ -262,14 +246,17 @@ impl VfioError {
             Self::NoCdev(_) => {
                 "this kernel's VFIO has no device nodes; use --iommu container".into()
             }
-            Self::Node { path, source, .. } => match source.kind() {
+            Self::Node { path, name, source } => match source.kind() {
                 io::ErrorKind::NotFound if path == IOMMUFD_NODE => {
                     "this kernel has no iommufd, or as root: modprobe iommufd; else use --iommu container".into()
                 }
                 io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
-                io::ErrorKind::PermissionDenied => {
-                    format!("as root: chown $USER {path} (with your user's name for $USER)")
-                }
+                io::ErrorKind::PermissionDenied => match name {
+                    Some(HostName::Pci(bdf)) => format!(
+                        "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
+                    ),
+                    _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
+                },
                 _ if source.raw_os_error() == Some(libc::EBUSY) => format!(
                     "another process has it open; see which with `fuser -v {path}`"
                 ),

@@ -45,7 +45,7 @@ fn addresses_that_are_none() {
         "/sys/bus/pci/devices",
     ] {
         let sentence = format!("`{address}` is not the address of a PCI device");
-        bad_devices(&[address], &sentence, "lspci -D");
+        bad_devices(&[address], &sentence, "host list");
     }
 }
 
@@ -56,7 +56,7 @@ fn devices_that_are_not_there() {
         "00fe:fe:1f.7",
         "/sys/bus/pci/devices/00fe:fe:1f.7",
     ] {
-        bad_devices(&[address], "there is no PCI device 00", "lspci -D");
+        bad_devices(&[address], "there is no PCI device 00", "host list");
     }
 }
 
@@ -83,6 +83,52 @@ fn the_same_device_twice() {
             "PCI device 0000:fe:1f.7 is given twice",
             "--vfio 0000:fe:1f.7 once",
         );
+    }
+}
+
+/// What is asked of a device is refused the same way without a guest; nothing is changed here.
+#[test]
+fn devices_that_cannot_be_bound() {
+    for (address, sentence) in [
+        ("nonsense", "`nonsense` is not the address of a PCI device"),
+        ("fe:1f.7", "there is no PCI device 0000:fe:1f.7"),
+    ] {
+        for command in ["bind", "unbind"] {
+            refused(
+                &["host", command, address, "--dry-run"],
+                sentence,
+                "host list",
+            );
+        }
+    }
+    let arguments = [
+        "host",
+        "bind",
+        "fe:1f.7",
+        "--dry-run",
+        "--user",
+        "no such user",
+    ];
+    refused(&arguments, "there is no user `no such user`", "/etc/passwd");
+}
+
+#[test]
+fn only_root_binds() {
+    let bind = |command: &str| {
+        let mut program = Command::new(PROGRAM);
+        program.args(["host", command, "fe:1f.7"]);
+        as_nobody(&mut program)
+    };
+    for command in ["bind", "unbind"] {
+        let Some(output) = bind(command) else {
+            return;
+        };
+        check_refusal(&output, "/run/mini-vmm", "only root may");
+    }
+    let kernel = idle();
+    let mut run = command(&kernel, &["--vfio", "fe:1f.7,managed=on"]);
+    if let Some(output) = as_nobody(&mut run) {
+        check_refusal(&output, "/run/mini-vmm", "only root may");
     }
 }
 

@@ -29,6 +29,10 @@ fn mistakes_end_with_2() {
         &["--kernel", "x", "--cpus", "many"],
         &["--kernel", "x", "--kernel", "y"],
         &["host", "frobnicate"],
+        &["host", "bind"],
+        &["host", "bind", "01:00.0", "--vfs", "0"],
+        &["host", "bind", "01:00.0", "--vfs", "2", "--group"],
+        &["host", "unbind"],
         &["--kernel", "x", "host", "list"],
         &["completions", "tcsh"],
     ] {
@@ -61,7 +65,9 @@ fn help_teaches() {
     // How a device is bound, how one gets out, and what the end means.
     for lesson in [
         "vfio-pci",
-        "driver_override",
+        "host bind",
+        "host unbind",
+        "managed=on",
         "Ctrl-A x",
         "SIGUSR1",
         "Exit status",
@@ -110,7 +116,7 @@ fn memory() {
 fn host_alone_teaches() {
     let (status, _, stderr) = run(&["host"]);
     assert_eq!(status, Some(2));
-    for command in ["check", "list"] {
+    for command in ["check", "list", "bind", "unbind"] {
         assert!(stderr.contains(command), "{command} in {stderr}");
     }
 }
@@ -179,12 +185,12 @@ fn checks_of_what_is_not_there() {
     refused(
         &["host", "check", "nonsense"],
         "`nonsense` is not the address of a PCI device",
-        "lspci -D",
+        "host list",
     );
     refused(
         &["host", "check", "00fe:fe:1f.7"],
         "there is no PCI device 00fe:fe:1f.7",
-        "lspci -D",
+        "host list",
     );
     refused(
         &["host", "check", "--memory", "lots"],

@@ -78,7 +78,6 @@ fn host() {
 fn scenario(disk: &Disk) -> Scenario {
     let bdf = disk.bdf();
     let owned = disk.clone();
-    let device = format!("/sys/bus/pci/devices/{bdf}");
     Scenario {
         name: "demo",
         machine: Machine::with_disks(std::slice::from_ref(disk)),
@@ -88,12 +87,11 @@ fn scenario(disk: &Disk) -> Scenario {
             "typed() {{ say \"typed $*\"; eval \"$*\"; }}\n\
              say iommu-groups $(ls /sys/kernel/iommu_groups | wc -l)\n\
              say device {bdf} driver=$(driver_of {bdf}) group=$(group_of {bdf})\n\
-             typed 'echo vfio-pci > {device}/driver_override'\n\
-             typed 'echo {bdf} > {device}/driver/unbind'\n\
-             typed 'echo {bdf} > /sys/bus/pci/drivers_probe'\n\
+             typed 'mini-vmm host bind {bdf}'\n\
              say device {bdf} driver=$(driver_of {bdf}) group=$(group_of {bdf})\n\
              run_vmm --kernel bzImage --initrd initrd --vfio {bdf}\n\
-             give_back {bdf}\n"
+             typed 'mini-vmm host unbind {bdf}'\n\
+             say_back {bdf}\n"
         ),
         limit: Duration::from_secs(150),
         check: Box::new(move |outcome| {
@@ -144,16 +142,16 @@ impl Story {
                 command(rest);
                 self.waiting = Some(Step::start("the guest's first words"));
             }
-            "exit" => tell(&format!("mini-vmm ended with status {rest}")),
-            "back" => {
+            "exit" => {
+                tell(&format!("mini-vmm ended with status {rest}"));
                 heading("L1 again");
-                tell(&format!(
-                    "{} is held by {} and reads: {}",
-                    rest.split(' ').next().unwrap_or_default(),
-                    value(rest, "driver").unwrap_or_default(),
-                    rest.split_once("text=").map_or("nothing", |(_, text)| text)
-                ));
             }
+            "back" => tell(&format!(
+                "{} is held by {} and reads: {}",
+                rest.split(' ').next().unwrap_or_default(),
+                value(rest, "driver").unwrap_or_default(),
+                rest.split_once("text=").map_or("nothing", |(_, text)| text)
+            )),
             "guest-wrote" => tell(&format!("and where the guest wrote: {}", after_word(rest))),
             _ => {}
         }

@@ -2,6 +2,7 @@
 //! Without what the lab needs they are skipped, with the reason; MINI_VMM_REQUIRE=1 makes that fail.
 
 mod affinity;
+mod bind;
 mod both;
 mod devices;
 mod disks;
@@ -11,6 +12,7 @@ mod faults;
 mod groups;
 mod host;
 mod life;
+mod managed;
 mod mediated;
 mod messages;
 mod refusals;
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
     let quick: Vec<Scenario> = disks::all()
         .into_iter()
         .chain(affinity::all())
+        .chain(bind::all())
+        .chain(managed::all())
         .chain(devices::all())
         .chain(displays::all())
         .chain(groups::all())

@@ -1,0 +1,251 @@
+//! Why devices cannot be bound or given back, and what to type.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::host::sysfs::PciDevice;
+use crate::observe::report::sentence;
+use crate::pci::Bdf;
+
+/// Why devices cannot be bound or given back.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Not an address.
+    #[error("`{0}` is not the address of a PCI device")]
+    BadAddress(String),
+    /// Nothing there.
+    #[error("there is no PCI device {0} on this host")]
+    NoDevice(Bdf),
+    /// A bridge belongs to the host, always.
+    #[error("PCI device {0} is a bridge, which no guest can have")]
+    Bridge(Bdf),
+    /// The IOMMU is off, or there is none.
+    #[error("PCI device {0} is in no IOMMU group: the host's IOMMU is off or missing")]
+    NoGroup(Bdf),
+    /// Others would have to come along.
+    #[error(
+        "{bdf} alone would be of use to nobody: the host keeps {} of its IOMMU group {group}",
+        device_list(.others)
+    )]
+    Shared {
+        /// The device asked for.
+        bdf: Bdf,
+        /// Its group.
+        group: u32,
+        /// The members that a host driver holds.
+        others: Vec<PciDevice>,
+    },
+    /// A bridge's driver keeps the group from being used.
+    #[error("the bridge {bridge} keeps IOMMU group {group} of {bdf} in the host's hands")]
+    BridgeInGroup {
+        /// The device asked for.
+        bdf: Bdf,
+        /// Its group.
+        group: u32,
+        /// The bridge.
+        bridge: Bdf,
+    },
+    /// The host needs it.
+    #[error("PCI device {bdf} is in use: {}", .uses.join(", "))]
+    InUse {
+        /// The device.
+        bdf: Bdf,
+        /// Each use in a few words.
+        uses: Vec<String>,
+        /// What ends the first.
+        remedy: Option<String>,
+    },
+    /// A guest, or another program of VFIO's, has it open.
+    #[error("PCI device {bdf} is in use: {} it open", holder_list(.holders))]
+    Held {
+        /// The device.
+        bdf: Bdf,
+        /// Process ids and names.
+        holders: Vec<(u32, String)>,
+    },
+    /// `unbind` of what no VFIO driver holds.
+    #[error("PCI device {0} is not bound to vfio-pci, so there is nothing to give back")]
+    NotBound(Bdf),
+    /// `--vfs` for a device without SR-IOV.
+    #[error("PCI device {0} cannot have virtual functions")]
+    NoFunctions(Bdf),
+    /// `--vfs` for more than the device has.
+    #[error("PCI device {bdf} has {most} virtual functions at most, not {asked}")]
+    TooManyFunctions {
+        /// The physical function.
+        bdf: Bdf,
+        /// What it can have.
+        most: u32,
+        /// What was asked for.
+        asked: u32,
+    },
+    /// `--vfs` for a device that has some.
+    #[error("PCI device {bdf} has {made} virtual functions already")]
+    HasFunctions {
+        /// The physical function.
+        bdf: Bdf,
+        /// How many there are.
+        made: u32,
+    },
+    /// `--user` with a name that is none.
+    #[error("there is no user `{0}`")]
+    NoUser(String),
+    /// The driver is neither in the kernel nor can it be loaded.
+    #[error("this kernel has no driver {module}, and it cannot be loaded")]
+    NoDriver {
+        /// The module.
+        module: String,
+        /// What modprobe said.
+        source: io::Error,
+    },
+    /// The kernel refused a write.
+    #[error("cannot write `{text}` to {}", .path.display())]
+    Write {
+        /// The attribute.
+        path: PathBuf,
+        /// What was to be written.
+        text: String,
+        /// The errno.
+        source: io::Error,
+    },
+    /// A node's owner could not be changed.
+    #[error("cannot change the owner of {}", .path.display())]
+    Own {
+        /// The node.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
+    /// The kernel was asked, and the driver did not take the device.
+    #[error("{wanted} did not take PCI device {bdf}, which has {}", driver(.has))]
+    NotTaken {
+        /// The device.
+        bdf: Bdf,
+        /// The driver that should have it.
+        wanted: String,
+        /// The driver that it has.
+        has: Option<String>,
+    },
+    /// sysfs did not answer.
+    #[error("cannot read what the kernel says about {what}")]
+    Sysfs {
+        /// A device or group.
+        what: String,
+        /// The errno.
+        source: io::Error,
+    },
+    /// The notes of what was bound.
+    #[error("cannot keep a record in {}", .path.display())]
+    Record {
+        /// The directory or file.
+        path: PathBuf,
+        /// The errno.
+        source: io::Error,
+    },
+    /// A file that is no record.
+    #[error("{} is not a record of mini-vmm's", .0.display())]
+    BadRecord(PathBuf),
+    /// Somebody else binds for too long.
+    #[error("another mini-vmm is binding devices and does not come to an end")]
+    Busy,
+    /// The process that watches over a run's devices.
+    #[error("cannot start the process that gives devices back when this one is killed")]
+    Guardian(#[source] io::Error),
+    /// A step failed, and those before it were taken back.
+    #[error("{}; {}", sentence(.cause), undone(.left))]
+    Undone {
+        /// Why.
+        cause: Box<BindError>,
+        /// What could not be taken back.
+        left: Vec<BindError>,
+    },
+}
+
+fn driver(name: &Option<String>) -> String {
+    name.as_ref()
+        .map_or("no driver".into(), |d| format!("the driver {d}"))
+}
+
+fn device_list(devices: &[PciDevice]) -> String {
+    let names: Vec<_> = devices
+        .iter()
+        .map(|d| {
+            format!(
+                "{} (driver {})",
+                d.bdf,
+                d.driver.as_deref().unwrap_or("none")
+            )
+        })
+        .collect();
+    names.join(", ")
+}
+
+fn holder_list(holders: &[(u32, String)]) -> String {
+    let names: Vec<_> = holders
+        .iter()
+        .map(|(pid, name)| format!("{name} (process {pid})"))
+        .collect();
+    let verb = if names.len() == 1 { "has" } else { "have" };
+    format!("{} {verb}", names.join(", "))
+}
+
+fn undone(left: &[BindError]) -> String {
+    if left.is_empty() {
+        return "all that had been done is undone".into();
+    }
+    let left: Vec<_> = left.iter().map(|e| sentence(e)).collect();
+    format!("and not all could be undone: {}", left.join("; "))
+}
+
+impl BindError {
+    /// What to type.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Undone { cause, .. } => return cause.hint(),
+            Self::BadAddress(_) => {
+                "give an address as `mini-vmm host list` prints it, for example 0000:01:00.0".into()
+            }
+            Self::NoDevice(_) | Self::NotBound(_) => "see what there is with `mini-vmm host list`".into(),
+            Self::Bridge(_) => "name the devices behind it; see them with `mini-vmm host list --all`".into(),
+            Self::NoGroup(_) => {
+                "turn the IOMMU on in the firmware and boot the host with intel_iommu=on (Intel) or amd_iommu=on (AMD)".into()
+            }
+            Self::Shared { bdf, .. } => {
+                format!("bind all of the group, as root: mini-vmm host bind {bdf} --group")
+            }
+            Self::BridgeInGroup { bdf, .. } => {
+                format!("put {bdf} into another slot, where the bridge is not in its group")
+            }
+            Self::InUse { bdf, remedy, .. } => {
+                let remedy = remedy.as_deref().unwrap_or("leave it to the host");
+                format!("{remedy}; or take it all the same, as root: mini-vmm host bind {bdf} --force")
+            }
+            Self::Held { bdf, .. } => {
+                format!("end that process; or take it all the same, as root: mini-vmm host unbind {bdf} --force")
+            }
+            Self::NoFunctions(_) => "leave --vfs away, or turn SR-IOV on in the firmware".into(),
+            Self::TooManyFunctions { most, .. } => format!("give --vfs {most} or less"),
+            Self::HasFunctions { bdf, .. } => {
+                format!("bind those (`ls -d /sys/bus/pci/devices/{bdf}/virtfn*`), or remove them first")
+            }
+            Self::NoUser(_) => "give a name from /etc/passwd, or a number".into(),
+            Self::NoDriver { module, .. } => format!(
+                "as root: modprobe {module}; if there is no such module, the kernel needs CONFIG_VFIO_PCI"
+            ),
+            Self::NotTaken { bdf, .. } => format!("see why with `dmesg | grep {bdf}`"),
+            Self::BadRecord(path) => format!("as root: rm {}", path.display()),
+            Self::Busy => "see which with `fuser -v /run/mini-vmm/lock`".into(),
+            Self::Write { source, .. } | Self::Own { source, .. } | Self::Record { source, .. }
+                if needs_root(source) =>
+            {
+                "only root may: put sudo before the command".into()
+            }
+            Self::Write { .. } => "see why with `dmesg | tail`".into(),
+            Self::Sysfs { .. } | Self::Own { .. } | Self::Record { .. } | Self::Guardian(_) => return None,
+        })
+    }
+}
+
+fn needs_root(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}

@@ -1,0 +1,106 @@
+//! What binding needs to know of a device, from sysfs (Documentation/ABI/testing/sysfs-bus-pci).
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::error::BindError;
+use crate::host::sysfs::{PciDevice, Sysfs};
+use crate::pci::Bdf;
+
+/// A device, and what may be changed of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Address, driver, group, class.
+    pub device: PciDevice,
+    /// Vendor, device, subsystem and class, in the form that modules' aliases match.
+    pub modalias: String,
+    /// The one driver that may have it, if somebody has said so.
+    pub driver_override: Option<String>,
+    /// The module of its driver; none for one that is built in.
+    pub module: Option<String>,
+    /// SR-IOV (PCI Express 6.0, 9.3.3), if it is a physical function that has it.
+    pub functions: Option<Functions>,
+}
+
+/// A physical function's virtual functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Functions {
+    /// How many there are.
+    pub made: u32,
+    /// How many there can be.
+    pub most: u32,
+    /// Whether the host's drivers take them as they appear.
+    pub autoprobe: bool,
+}
+
+impl Facts {
+    /// Reads them; `None` when there is no such device.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn read(sysfs: &Sysfs, bdf: Bdf) -> Result<Option<Self>, BindError> {
+        let device = sysfs
+            .device(bdf)
+            .map_err(unreadable(format!("PCI device {bdf}")))?;
+        Ok(device.map(Self::of))
+    }
+
+    /// The rest of what there is to know of a device.
+    pub fn of(device: PciDevice) -> Self {
+        let attribute = |name: &str| text(&device.path.join(name));
+        let number = |name: &str| attribute(name).parse().ok();
+        let functions = || {
+            Some(Functions {
+                made: number("sriov_numvfs")?,
+                most: number("sriov_totalvfs").filter(|most| *most > 0)?,
+                // Without the attribute, from before Linux 4.14, they do.
+                autoprobe: attribute("sriov_drivers_autoprobe") != "0",
+            })
+        };
+        let module = fs::read_link(device.path.join("driver/module")).ok();
+        Self {
+            modalias: attribute("modalias"),
+            // The kernel prints a missing string so.
+            driver_override: Some(attribute("driver_override"))
+                .filter(|o| !o.is_empty() && o != "(null)"),
+            module: module.and_then(|m| Some(m.file_name()?.to_string_lossy().into_owned())),
+            functions: functions(),
+            device,
+        }
+    }
+
+    /// Its address.
+    pub fn bdf(&self) -> Bdf {
+        self.device.bdf
+    }
+}
+
+/// The virtual functions of a physical one, in order.
+pub fn virtual_functions(sysfs: &Sysfs, physical: Bdf) -> Vec<Bdf> {
+    let dir = sysfs.device_path(physical);
+    let numbered = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| {
+        let entry = entry.ok()?;
+        let name = entry.file_name();
+        let number: u32 = name.to_str()?.strip_prefix("virtfn")?.parse().ok()?;
+        let target = fs::read_link(entry.path()).ok()?;
+        let bdf = target.file_name()?.to_str()?.parse().ok()?;
+        Some((number, bdf))
+    });
+    let mut numbered: Vec<(u32, Bdf)> = numbered.collect();
+    numbered.sort();
+    numbered.into_iter().map(|(_, bdf)| bdf).collect()
+}
+
+/// An attribute's line; empty when there is none.
+fn text(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    // A record keeps it on a line of its own.
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+/// Names what could not be read.
+pub(super) fn unreadable(what: String) -> impl FnOnce(io::Error) -> BindError {
+    move |source| BindError::Sysfs { what, source }
+}

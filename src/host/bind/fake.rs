@@ -1,0 +1,416 @@
+//! A host in a temporary directory, with a kernel that does on a write what Linux does (drivers/base/bus.c,
+//! drivers/pci/pci-driver.c, drivers/pci/iov.c), and that fails when it is told to.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::tempdir::TempDir;
+
+use super::{Host, Kernel, Records};
+use crate::host::in_use::Places;
+use crate::host::sysfs::Sysfs;
+use crate::pci::Bdf;
+
+/// When the kernel refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Never.
+    #[default]
+    Never,
+    /// Once, at the change of this number.
+    At(usize),
+    /// From that change on, as if the program had been killed there.
+    From(usize),
+}
+
+/// What the kernel knows that sysfs does not show.
+#[derive(Default)]
+struct State {
+    /// The driver that matches a device by its identity.
+    natural: BTreeMap<Bdf, String>,
+    /// A driver that does not get on with a device.
+    refuses: Vec<(String, Bdf)>,
+    /// Modules that modprobe finds.
+    loadable: Vec<String>,
+    owners: BTreeMap<PathBuf, (u32, u32)>,
+    fault: Fault,
+    changes: usize,
+}
+
+#[derive(Clone)]
+pub struct FakeKernel {
+    root: PathBuf,
+    state: Arc<Mutex<State>>,
+}
+
+pub struct FakeHost {
+    pub dir: TempDir,
+    pub kernel: FakeKernel,
+}
+
+fn io_error() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
+}
+
+fn errno(number: i32) -> io::Result<()> {
+    Err(io::Error::from_raw_os_error(number))
+}
+
+impl FakeHost {
+    /// With these drivers.
+    pub fn new(drivers: &[&str]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let root = dir.as_path().to_owned();
+        for below in [
+            "sys/bus/pci/devices",
+            "sys/bus/pci/drivers",
+            "dev/vfio",
+            "proc/sys/kernel",
+            "modules/6.1.0",
+        ] {
+            fs::create_dir_all(root.join(below)).unwrap();
+        }
+        fs::write(root.join("sys/bus/pci/drivers_probe"), "").unwrap();
+        fs::write(root.join("proc/sys/kernel/osrelease"), "6.1.0\n").unwrap();
+        let kernel = FakeKernel {
+            root,
+            state: Arc::default(),
+        };
+        for driver in drivers {
+            kernel.add_driver(driver);
+        }
+        Self { dir, kernel }
+    }
+
+    /// A device of a class, bound to its driver if it has one.
+    pub fn device(self, bdf: &str, class: u32, driver: Option<&str>, group: Option<u32>) -> Self {
+        let bdf: Bdf = bdf.parse().unwrap();
+        self.kernel.add_device(bdf, class, group);
+        if let Some(driver) = driver {
+            self.kernel.lock().natural.insert(bdf, driver.into());
+            self.kernel.attach(bdf, driver).unwrap();
+        }
+        self
+    }
+
+    /// Writes an attribute of a device behind the kernel's back.
+    pub fn set(&self, bdf: &str, name: &str, text: impl AsRef<[u8]>) {
+        let bdf: Bdf = bdf.parse().unwrap();
+        fs::write(self.kernel.device(bdf).join(name), text).unwrap();
+    }
+
+    pub fn host(&self) -> Host {
+        let root = self.dir.as_path();
+        Host {
+            sysfs: Sysfs::at(root.join("sys")),
+            places: Places {
+                dev: root.join("dev"),
+                proc: root.join("proc"),
+                modules: root.join("modules"),
+            },
+            records: Records::at(root.join("run")),
+            kernel: Box::new(self.kernel.clone()),
+        }
+    }
+
+    pub fn driver(&self, bdf: &str) -> Option<String> {
+        self.kernel.driver(bdf.parse().unwrap())
+    }
+
+    /// Everything but the records, as text: two hosts are alike if these are equal.
+    pub fn snapshot(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for below in ["sys", "dev"] {
+            describe(
+                self.dir.as_path(),
+                &self.dir.as_path().join(below),
+                &mut lines,
+            );
+        }
+        let state = self.kernel.lock();
+        let owners = state.owners.iter().filter(|(_, owner)| **owner != (0, 0));
+        lines.extend(owners.map(|(path, owner)| format!("{} {owner:?}", path.display())));
+        lines.sort();
+        lines
+    }
+}
+
+fn describe(root: &Path, path: &Path, lines: &mut Vec<String>) {
+    let name = path.strip_prefix(root).unwrap().display().to_string();
+    let kind = fs::symlink_metadata(path).unwrap().file_type();
+    if kind.is_symlink() {
+        lines.push(format!(
+            "{name} -> {}",
+            fs::read_link(path).unwrap().display()
+        ));
+    } else if kind.is_dir() {
+        lines.push(name);
+        for entry in fs::read_dir(path).unwrap() {
+            describe(root, &entry.unwrap().path(), lines);
+        }
+    } else {
+        lines.push(format!("{name}: {:?}", fs::read(path).unwrap()));
+    }
+}
+
+impl FakeKernel {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn set_fault(&self, fault: Fault) {
+        let mut state = self.lock();
+        state.fault = fault;
+        state.changes = 0;
+    }
+
+    pub fn refuse(&self, driver: &str, bdf: &str) {
+        self.lock()
+            .refuses
+            .push((driver.into(), bdf.parse().unwrap()));
+    }
+
+    pub fn accept_all(&self) {
+        self.lock().refuses.clear();
+    }
+
+    pub fn loadable(&self, module: &str) {
+        self.lock().loadable.push(module.into());
+    }
+
+    pub fn owner_of(&self, node: &str) -> Option<(u32, u32)> {
+        self.owner(&self.root.join(node)).ok()
+    }
+
+    fn device(&self, bdf: Bdf) -> PathBuf {
+        self.root.join("sys/bus/pci/devices").join(bdf.to_string())
+    }
+
+    fn driver_dir(&self, driver: &str) -> PathBuf {
+        self.root.join("sys/bus/pci/drivers").join(driver)
+    }
+
+    fn add_driver(&self, driver: &str) {
+        fs::create_dir_all(self.driver_dir(driver)).unwrap();
+    }
+
+    pub fn remove_driver(&self, driver: &str) {
+        fs::remove_dir_all(self.driver_dir(driver)).unwrap();
+    }
+
+    fn add_device(&self, bdf: Bdf, class: u32, group: Option<u32>) {
+        let dir = self.device(bdf);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("class"), format!("0x{class:06x}\n")).unwrap();
+        fs::write(dir.join("driver_override"), "(null)\n").unwrap();
+        let modalias = format!("pci:v00001B36d000000{:02X}sv0sd0bc01sc08i02\n", bdf.bus);
+        fs::write(dir.join("modalias"), modalias).unwrap();
+        let Some(group) = group else {
+            return;
+        };
+        let groups = self.root.join("sys/kernel/iommu_groups");
+        let members = groups.join(format!("{group}/devices"));
+        fs::create_dir_all(&members).unwrap();
+        symlink(groups.join(group.to_string()), dir.join("iommu_group")).unwrap();
+        symlink(&dir, members.join(bdf.to_string())).unwrap();
+    }
+
+    pub fn remove_device(&self, bdf: Bdf) {
+        if let Some(driver) = self.driver(bdf) {
+            self.detach(bdf, &driver);
+        }
+        if let Some(group) = self.group(bdf) {
+            let group = self.root.join("sys/kernel/iommu_groups").join(group);
+            fs::remove_file(group.join("devices").join(bdf.to_string())).unwrap();
+            if fs::read_dir(group.join("devices"))
+                .unwrap()
+                .next()
+                .is_none()
+            {
+                fs::remove_dir_all(group).unwrap();
+            }
+        }
+        fs::remove_dir_all(self.device(bdf)).unwrap();
+    }
+
+    fn link(&self, path: PathBuf) -> Option<String> {
+        let target = fs::read_link(path).ok()?;
+        Some(target.file_name()?.to_str()?.to_owned())
+    }
+
+    fn driver(&self, bdf: Bdf) -> Option<String> {
+        self.link(self.device(bdf).join("driver"))
+    }
+
+    fn group(&self, bdf: Bdf) -> Option<String> {
+        self.link(self.device(bdf).join("iommu_group"))
+    }
+
+    fn override_of(&self, bdf: Bdf) -> Option<String> {
+        let text = fs::read_to_string(self.device(bdf).join("driver_override")).unwrap();
+        Some(text.trim().to_owned()).filter(|t| t != "(null)")
+    }
+
+    /// A driver's probe. VFIO's make the nodes.
+    fn attach(&self, bdf: Bdf, driver: &str) -> io::Result<()> {
+        if self.lock().refuses.contains(&(driver.into(), bdf)) {
+            return Err(io_error());
+        }
+        symlink(self.driver_dir(driver), self.device(bdf).join("driver"))?;
+        if driver.contains("vfio") {
+            let name = format!("vfio{:02x}{:x}", bdf.bus, bdf.function);
+            fs::create_dir_all(self.device(bdf).join("vfio-dev").join(&name))?;
+            fs::create_dir_all(self.root.join("dev/vfio/devices"))?;
+            fs::write(self.root.join("dev/vfio/devices").join(name), "")?;
+            if let Some(group) = self.group(bdf) {
+                fs::write(self.root.join("dev/vfio").join(group), "")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn detach(&self, bdf: Bdf, driver: &str) {
+        fs::remove_file(self.device(bdf).join("driver")).unwrap();
+        if !driver.contains("vfio") {
+            return;
+        }
+        let gone = |path: PathBuf| {
+            fs::remove_file(&path).unwrap();
+            self.lock().owners.remove(&path);
+        };
+        let name = format!("vfio{:02x}{:x}", bdf.bus, bdf.function);
+        fs::remove_dir_all(self.device(bdf).join("vfio-dev")).unwrap();
+        gone(self.root.join("dev/vfio/devices").join(name));
+        let devices = self.root.join("dev/vfio/devices");
+        if fs::read_dir(&devices).unwrap().next().is_none() {
+            fs::remove_dir(devices).unwrap();
+        }
+        if let Some(group) = self.group(bdf) {
+            let members = self
+                .root
+                .join(format!("sys/kernel/iommu_groups/{group}/devices"));
+            let mut members = fs::read_dir(members).unwrap();
+            let vfio = |name: String| {
+                let driver = self.driver(name.parse().unwrap());
+                driver.is_some_and(|d| d.contains("vfio"))
+            };
+            if !members.any(|m| vfio(m.unwrap().file_name().into_string().unwrap())) {
+                gone(self.root.join("dev/vfio").join(group));
+            }
+        }
+    }
+
+    /// Which driver may have a device: the one that it is reserved for, or the one that knows it.
+    fn suitor(&self, bdf: Bdf) -> Option<String> {
+        let natural = self.lock().natural.get(&bdf).cloned();
+        let driver = self.override_of(bdf).or(natural)?;
+        self.driver_dir(&driver).exists().then_some(driver)
+    }
+
+    /// Counts a change, and refuses it if that is its turn.
+    fn turn(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.changes += 1;
+        let refused = match state.fault {
+            Fault::Never => false,
+            Fault::At(n) => state.changes == n,
+            Fault::From(n) => state.changes >= n,
+        };
+        if refused { Err(io_error()) } else { Ok(()) }
+    }
+
+    fn make_functions(&self, physical: Bdf, count: u32) -> io::Result<()> {
+        let dir = self.device(physical);
+        let made: u32 = fs::read_to_string(dir.join("sriov_numvfs"))?
+            .trim()
+            .parse()
+            .unwrap();
+        if made > 0 && count > 0 {
+            return errno(libc::EBUSY);
+        }
+        let function = |n: u32| Bdf {
+            function: n as u8 + 1,
+            ..physical
+        };
+        for n in 0..made {
+            fs::remove_file(dir.join(format!("virtfn{n}")))?;
+            self.remove_device(function(n));
+        }
+        let probe = fs::read_to_string(dir.join("sriov_drivers_autoprobe"))?.trim() == "1";
+        let natural = self.lock().natural.get(&physical).cloned();
+        for n in 0..count {
+            let bdf = function(n);
+            self.add_device(bdf, 0x01_0802, Some(100 + n));
+            symlink(self.device(bdf), dir.join(format!("virtfn{n}")))?;
+            if let Some(driver) = natural.as_ref().filter(|_| probe) {
+                self.attach(bdf, driver)?;
+            }
+        }
+        fs::write(dir.join("sriov_numvfs"), format!("{count}\n"))
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        self.turn()?;
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let parent = path.parent().unwrap();
+        let above = parent.file_name().unwrap().to_str().unwrap();
+        let named = || text.trim().parse::<Bdf>().unwrap();
+        match name {
+            "driver_override" => {
+                assert!(text.ends_with('\n'));
+                let text = text.trim();
+                fs::write(
+                    path,
+                    format!("{}\n", if text.is_empty() { "(null)" } else { text }),
+                )
+            }
+            "unbind" if self.driver(named()).as_deref() == Some(above) => {
+                self.detach(named(), above);
+                Ok(())
+            }
+            "bind" if self.driver(named()).is_some() => errno(libc::EBUSY),
+            "bind" if self.suitor(named()).as_deref() == Some(above) => self.attach(named(), above),
+            "unbind" | "bind" => errno(libc::ENODEV),
+            "drivers_probe" => {
+                if let Some(driver) = self
+                    .suitor(named())
+                    .filter(|_| self.driver(named()).is_none())
+                {
+                    // How it went is not told.
+                    let _ = self.attach(named(), &driver);
+                }
+                Ok(())
+            }
+            "sriov_drivers_autoprobe" => fs::write(path, format!("{text}\n")),
+            "sriov_numvfs" => self.make_functions(above.parse().unwrap(), text.parse().unwrap()),
+            other => panic!("nothing is written to {other}"),
+        }
+    }
+
+    fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()> {
+        self.turn()?;
+        let (_, before) = self.owner(path)?;
+        let owner = (uid, gid.unwrap_or(before));
+        self.lock().owners.insert(path.to_owned(), owner);
+        Ok(())
+    }
+
+    fn owner(&self, path: &Path) -> io::Result<(u32, u32)> {
+        fs::metadata(path)?;
+        Ok(self.lock().owners.get(path).copied().unwrap_or_default())
+    }
+
+    fn load(&self, module: &str) -> io::Result<()> {
+        if !self.lock().loadable.iter().any(|m| m == module) {
+            return Err(io::Error::other("modprobe: not found"));
+        }
+        self.add_driver(module);
+        Ok(())
+    }
+}

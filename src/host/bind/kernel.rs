@@ -1,0 +1,77 @@
+//! Who carries changes out: the kernel that runs, or one made up for a test.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What changes the host.
+pub trait Kernel: Send + Sync {
+    /// Writes an attribute of sysfs: one write(2), whose errno is the kernel's answer.
+    ///
+    /// # Errors
+    /// The errno.
+    fn write(&self, path: &Path, text: &str) -> io::Result<()>;
+
+    /// Changes a node's owner and, if given, its group.
+    ///
+    /// # Errors
+    /// The errno.
+    fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()>;
+
+    /// A node's user and group.
+    ///
+    /// # Errors
+    /// The errno.
+    fn owner(&self, path: &Path) -> io::Result<(u32, u32)>;
+
+    /// Loads a module and what it needs.
+    ///
+    /// # Errors
+    /// What modprobe says.
+    fn load(&self, module: &str) -> io::Result<()>;
+}
+
+/// The kernel that runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Running;
+
+impl Kernel for Running {
+    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        use std::io::Write;
+        let count = fs::OpenOptions::new()
+            .write(true)
+            .open(path)?
+            .write(text.as_bytes())?;
+        if count == text.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
+    }
+
+    fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()> {
+        chown(path, Some(uid), gid)
+    }
+
+    fn owner(&self, path: &Path) -> io::Result<(u32, u32)> {
+        let metadata = fs::metadata(path)?;
+        Ok((metadata.uid(), metadata.gid()))
+    }
+
+    fn load(&self, module: &str) -> io::Result<()> {
+        let mut modprobe = Command::new("modprobe");
+        modprobe.arg("--").arg(module).stdin(Stdio::null());
+        let output = modprobe.output().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => io::Error::other("there is no program modprobe"),
+            _ => e,
+        })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().last().unwrap_or("modprobe failed");
+        Err(io::Error::other(last.to_owned()))
+    }
+}

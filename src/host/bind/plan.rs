@@ -1,0 +1,260 @@
+//! What is to be done, as a list of steps made from facts. Nothing is touched here: a plan can be
+//! printed as the shell commands that it stands for, or carried out by [`super::apply`].
+//!
+//! Only driver_override is used, never new_id: it concerns one device alone, and leaves no driver
+//! that would take the next device of the kind (Documentation/ABI/testing/sysfs-bus-pci).
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::driver::Driver;
+use super::facts::Facts;
+use super::record::Record;
+use super::user::User;
+use crate::pci::Bdf;
+
+/// A node under /dev/vfio.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A group's, for containers.
+    Group(u32),
+    /// A device's own, for iommufd. Its name is known when the device is bound.
+    Device(Bdf),
+    /// One that changed hands before.
+    Path(PathBuf),
+}
+
+/// One change of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Have a driver loaded.
+    Load(Driver),
+    /// Say which driver alone may have a device, or that any may.
+    Override {
+        /// The device.
+        bdf: Bdf,
+        /// The driver.
+        to: Option<String>,
+    },
+    /// Take a device from its driver.
+    Unbind {
+        /// The device.
+        bdf: Bdf,
+        /// The driver that has it.
+        driver: String,
+    },
+    /// Let the drivers look at a device.
+    Probe {
+        /// The device.
+        bdf: Bdf,
+        /// The one that must take it.
+        wanted: Option<String>,
+    },
+    /// Give a device to one driver.
+    Bind {
+        /// The device.
+        bdf: Bdf,
+        /// The driver.
+        driver: String,
+    },
+    /// Whether the host's drivers take virtual functions as they appear.
+    Autoprobe {
+        /// The physical function.
+        bdf: Bdf,
+        /// Whether they do.
+        on: bool,
+    },
+    /// Make virtual functions, or remove them all.
+    Functions {
+        /// The physical function.
+        bdf: Bdf,
+        /// How many there shall be.
+        count: u32,
+    },
+    /// Bind the virtual functions that have appeared.
+    TakeFunctions {
+        /// The physical function.
+        bdf: Bdf,
+    },
+    /// Make a node a user's.
+    Own {
+        /// The device on whose account.
+        bdf: Bdf,
+        /// The node.
+        target: Target,
+        /// The new owner.
+        uid: u32,
+        /// The new group; the node's own stays without.
+        gid: Option<u32>,
+    },
+}
+
+/// Gives a device to a VFIO driver.
+pub fn take(facts: &Facts, driver: &Driver) -> Vec<Step> {
+    let bdf = facts.bdf();
+    let mut steps = vec![Step::Override {
+        bdf,
+        to: Some(driver.name.clone()),
+    }];
+    if let Some(driver) = facts.device.driver.clone() {
+        steps.push(Step::Unbind { bdf, driver });
+    }
+    steps.push(Step::Probe {
+        bdf,
+        wanted: Some(driver.name.clone()),
+    });
+    steps
+}
+
+/// Makes virtual functions, without the host's drivers seeing them.
+pub fn make_functions(facts: &Facts, count: u32) -> Vec<Step> {
+    let bdf = facts.bdf();
+    let autoprobe = facts.functions.is_some_and(|f| f.autoprobe);
+    let mut steps = Vec::new();
+    if autoprobe {
+        steps.push(Step::Autoprobe { bdf, on: false });
+    }
+    steps.push(Step::Functions { bdf, count });
+    steps.push(Step::TakeFunctions { bdf });
+    if autoprobe {
+        steps.push(Step::Autoprobe { bdf, on: true });
+    }
+    steps
+}
+
+/// Makes a device's nodes a user's. A group's node is there for each of its devices.
+pub fn own(bdf: Bdf, group: Option<u32>, user: &User) -> Vec<Step> {
+    let targets = group
+        .map(Target::Group)
+        .into_iter()
+        .chain([Target::Device(bdf)]);
+    targets
+        .map(|target| Step::Own {
+            bdf,
+            target,
+            uid: user.uid,
+            gid: None,
+        })
+        .collect()
+}
+
+/// Makes a device what its record says it was, wherever between the two it is now. What somebody
+/// else has done to it since is left alone.
+///
+/// `loaded`: whether the driver that it had is there.
+pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
+    let bdf = record.bdf;
+    let mut steps: Vec<_> = record
+        .nodes
+        .iter()
+        // One that changed hands twice is its first owner's in the end.
+        .rev()
+        .map(|node| Step::Own {
+            bdf,
+            target: Target::Path(node.path.clone()),
+            uid: node.uid,
+            gid: Some(node.gid),
+        })
+        .collect();
+    if record.functions.is_some() {
+        if now.functions.is_some_and(|f| f.made > 0) {
+            steps.push(Step::Functions { bdf, count: 0 });
+        }
+        if record.autoprobe && now.functions.is_some_and(|f| !f.autoprobe) {
+            steps.push(Step::Autoprobe { bdf, on: true });
+        }
+    }
+    let Some(bound) = &record.bound else {
+        return steps;
+    };
+    if now.driver_override.as_ref() == Some(bound) && record.driver_override.as_ref() != Some(bound)
+    {
+        steps.push(Step::Override {
+            bdf,
+            to: record.driver_override.clone(),
+        });
+    }
+    let has = now.device.driver.as_ref();
+    let by_us = has == Some(bound);
+    if has == record.driver.as_ref() || (has.is_some() && !by_us) {
+        return steps;
+    }
+    if by_us {
+        steps.push(Step::Unbind {
+            bdf,
+            driver: bound.clone(),
+        });
+    }
+    if let Some(driver) = &record.driver {
+        if let Some(module) = record.module.as_ref().filter(|_| !loaded) {
+            steps.push(Step::Load(Driver {
+                name: driver.clone(),
+                module: module.clone(),
+            }));
+        }
+        steps.push(Step::Bind {
+            bdf,
+            driver: driver.clone(),
+        });
+    }
+    steps
+}
+
+/// Gives a device to whatever driver wants it: what it had before is not known.
+pub fn let_go(now: &Facts) -> Vec<Step> {
+    let bdf = now.bdf();
+    let mut steps = Vec::new();
+    if now.driver_override.is_some() {
+        steps.push(Step::Override { bdf, to: None });
+    }
+    if let Some(driver) = now.device.driver.clone() {
+        steps.push(Step::Unbind { bdf, driver });
+    }
+    steps.push(Step::Probe { bdf, wanted: None });
+    steps
+}
+
+/// As what one would type.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DEVICES: &str = "/sys/bus/pci/devices";
+        const DRIVERS: &str = "/sys/bus/pci/drivers";
+        match self {
+            Self::Load(driver) => write!(f, "modprobe {}", driver.module),
+            Self::Override { bdf, to } => {
+                let to = to.as_ref().map_or(String::new(), |to| format!("{to} "));
+                write!(f, "echo {to}> {DEVICES}/{bdf}/driver_override")
+            }
+            Self::Unbind { bdf, driver } => write!(f, "echo {bdf} > {DRIVERS}/{driver}/unbind"),
+            Self::Probe { bdf, .. } => write!(f, "echo {bdf} > /sys/bus/pci/drivers_probe"),
+            Self::Bind { bdf, driver } => write!(f, "echo {bdf} > {DRIVERS}/{driver}/bind"),
+            Self::Autoprobe { bdf, on } => write!(
+                f,
+                "echo {} > {DEVICES}/{bdf}/sriov_drivers_autoprobe",
+                u8::from(*on)
+            ),
+            Self::Functions { bdf, count } => {
+                write!(f, "echo {count} > {DEVICES}/{bdf}/sriov_numvfs")
+            }
+            Self::TakeFunctions { bdf } => write!(
+                f,
+                "for vf in $(readlink -f {DEVICES}/{bdf}/virtfn*); do vf=${{vf##*/}}; \
+                 echo vfio-pci > {DEVICES}/$vf/driver_override; \
+                 echo $vf > /sys/bus/pci/drivers_probe; done"
+            ),
+            Self::Own {
+                target, uid, gid, ..
+            } => {
+                let gid = gid.map_or(String::new(), |gid| format!(":{gid}"));
+                write!(f, "chown {uid}{gid} ")?;
+                match target {
+                    Target::Group(group) => write!(f, "/dev/vfio/{group}"),
+                    Target::Device(bdf) => {
+                        write!(f, "/dev/vfio/devices/$(ls {DEVICES}/{bdf}/vfio-dev)")
+                    }
+                    Target::Path(path) => write!(f, "{}", path.display()),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Which devices a command is about, and whether they can be taken at all.
+
+use super::Host;
+use super::error::BindError;
+use super::facts::{Facts, unreadable};
+use crate::host::in_use::in_use;
+use crate::host::name::HostName;
+use crate::host::sysfs::PciDevice;
+use crate::pci::Bdf;
+use crate::vfio::candidate::parse_address;
+
+/// A device to take, and the one asked for because of which it is taken.
+pub(super) struct Wanted {
+    pub(super) facts: Facts,
+    pub(super) along: Option<Bdf>,
+}
+
+/// The devices that the user named, each once.
+pub(super) fn named(host: &Host, addresses: &[String]) -> Result<Vec<Facts>, BindError> {
+    let mut found: Vec<Facts> = Vec::new();
+    for address in addresses {
+        let bdf = parse(address)?;
+        if found.iter().any(|f| f.bdf() == bdf) {
+            continue;
+        }
+        let facts = Facts::read(&host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
+        if facts.device.is_bridge() {
+            return Err(BindError::Bridge(bdf));
+        }
+        if facts.device.group.is_none() {
+            return Err(BindError::NoGroup(bdf));
+        }
+        found.push(facts);
+    }
+    Ok(found)
+}
+
+/// Mediated devices have no driver of the host's to be taken from.
+pub(super) fn parse(address: &str) -> Result<Bdf, BindError> {
+    match parse_address(address) {
+        Ok(HostName::Pci(bdf)) => Ok(bdf),
+        _ => Err(BindError::BadAddress(address.to_owned())),
+    }
+}
+
+/// The named devices, and the others of their groups if they are wanted; without them, there must be
+/// none that keeps a group from being used.
+pub(super) fn whole(host: &Host, named: Vec<Facts>, group: bool) -> Result<Vec<Wanted>, BindError> {
+    let asked: Vec<Bdf> = named.iter().map(Facts::bdf).collect();
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for facts in named {
+        let (bdf, number) = (facts.bdf(), facts.device.group.unwrap_or_default());
+        wanted.push(Wanted { facts, along: None });
+        let members = host.sysfs.group_members(number);
+        let members = members.map_err(unreadable(format!("IOMMU group {number}")))?;
+        let others = members.into_iter().filter(|m| !asked.contains(&m.bdf));
+        let (bridges, others): (Vec<_>, Vec<_>) = others.partition(PciDevice::is_bridge);
+        if let Some(bridge) = bridges.iter().find(|b| b.blocks_group()) {
+            return Err(BindError::BridgeInGroup {
+                bdf,
+                group: number,
+                bridge: bridge.bdf,
+            });
+        }
+        if !group {
+            let others: Vec<_> = others.into_iter().filter(PciDevice::blocks_group).collect();
+            if others.is_empty() {
+                continue;
+            }
+            return Err(BindError::Shared {
+                bdf,
+                group: number,
+                others,
+            });
+        }
+        for other in others {
+            if wanted.iter().all(|w| w.facts.bdf() != other.bdf) {
+                wanted.push(Wanted {
+                    facts: Facts::of(other),
+                    along: Some(bdf),
+                });
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// Whether the host can do without a device. An interface that is up and has no address is free.
+pub(super) fn check_free(host: &Host, device: &PciDevice) -> Result<(), BindError> {
+    if device.is_vfio() {
+        return Ok(());
+    }
+    let bdf = device.bdf;
+    let uses = in_use(&host.sysfs, &host.places, device)
+        .map_err(unreadable(format!("the use of PCI device {bdf}")))?;
+    let serious: Vec<_> = uses.iter().filter(|u| u.is_serious()).collect();
+    if serious.is_empty() {
+        return Ok(());
+    }
+    Err(BindError::InUse {
+        bdf,
+        uses: serious.iter().map(|u| u.to_string()).collect(),
+        remedy: serious.iter().find_map(|u| u.remedy()),
+    })
+}

@@ -1,0 +1,198 @@
+//! What is found by a later command: other drivers, other users, other devices, other processes.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn drivers_are_loaded_or_said_to_be_missing() {
+    let fake = FakeHost::new(&["nvme"]).device(DISK, NVME, Some("nvme"), Some(1));
+    let before = fake.snapshot();
+    let error = bind(&fake.host(), &request(&[DISK])).unwrap_err();
+    assert!(error.to_string().contains("no driver vfio-pci"), "{error}");
+    assert!(error.hint().unwrap().contains("modprobe vfio-pci"));
+    assert_eq!(fake.snapshot(), before);
+    // A variant that cannot be loaded is not missed; one that can be is taken.
+    fake.kernel.loadable("vfio-pci");
+    let aliases = "alias vfio_pci:v00001B36d*sv*sd*bc*sc*i* special_vfio_pci\n";
+    fs::write(
+        fake.dir.as_path().join("modules/6.1.0/modules.alias"),
+        aliases,
+    )
+    .unwrap();
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    unbind(&fake.host(), &back(&[DISK])).unwrap();
+    fake.kernel.loadable("special_vfio_pci");
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("special_vfio_pci"));
+    unbind(&fake.host(), &back(&[DISK])).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+}
+
+#[test]
+fn a_group_stays_its_users_until_the_last_device_goes() {
+    let fake = shared_group();
+    let ours = BindRequest {
+        user: Some("4000000001".into()),
+        ..request(&["02:00.0", "02:00.1"])
+    };
+    bind(&fake.host(), &ours).unwrap();
+    let uid = |node| fake.kernel.owner_of(node).map(|(uid, _)| uid);
+    assert_eq!(uid("dev/vfio/2"), Some(4_000_000_001));
+    assert_eq!(uid("dev/vfio/devices/vfio021"), Some(4_000_000_001));
+    // Somebody else's, so the node stays when both are gone.
+    bind(&fake.host(), &request(&["02:00.2"])).unwrap();
+    unbind(&fake.host(), &back(&["02:00.0"])).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(4_000_000_001));
+    unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(0));
+    assert_eq!(uid("dev/vfio/devices/vfio021"), None);
+    // From one user to another, and back to nobody's.
+    let others = BindRequest {
+        user: Some("4000000002".into()),
+        ..ours.clone()
+    };
+    bind(&fake.host(), &ours).unwrap();
+    bind(&fake.host(), &others).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(4_000_000_002));
+    unbind(&fake.host(), &back(&["02:00.0"])).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(4_000_000_002));
+    unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(0));
+    // Of two that go in one command, the second has what the first left it.
+    bind(&fake.host(), &ours).unwrap();
+    unbind(&fake.host(), &back(&["02:00.0", "02:00.1"])).unwrap();
+    assert_eq!(uid("dev/vfio/2"), Some(0));
+}
+
+#[test]
+fn a_record_of_a_device_that_is_gone_or_another_is_forgotten() {
+    let fake = one_disk();
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    fake.kernel.remove_device(DISK.parse().unwrap());
+    let gone = unbind(&fake.host(), &back(&[DISK])).unwrap_err();
+    assert!(matches!(gone, BindError::NoDevice(_)), "{gone}");
+    assert_eq!(fake.host().records.all().unwrap(), []);
+
+    let fake = one_disk();
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    fake.set(DISK, "modalias", "pci:v00008086d00001533\n");
+    // Another device that is on vfio-pci: it goes to whoever wants it.
+    unbind(&fake.host(), &back(&[DISK])).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+    assert_eq!(fake.host().records.all().unwrap(), []);
+}
+
+#[test]
+fn what_was_bound_by_hand_goes_to_whoever_wants_it() {
+    let fake = one_disk();
+    let before = fake.snapshot();
+    let kernel = &fake.kernel;
+    let device = fake.host().sysfs.device_path(DISK.parse().unwrap());
+    kernel
+        .write(&device.join("driver_override"), "vfio-pci\n")
+        .unwrap();
+    kernel
+        .write(&fake.host().driver_path("nvme").join("unbind"), DISK)
+        .unwrap();
+    kernel
+        .write(&fake.host().sysfs.path("bus/pci/drivers_probe"), DISK)
+        .unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    unbind(&fake.host(), &back(&[DISK])).unwrap();
+    assert_eq!(fake.snapshot(), before);
+    // And what was bound here and given back by hand is free to be bound again.
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    kernel.write(&device.join("driver_override"), "\n").unwrap();
+    kernel
+        .write(&fake.host().driver_path("vfio-pci").join("unbind"), DISK)
+        .unwrap();
+    kernel
+        .write(&fake.host().sysfs.path("bus/pci/drivers_probe"), DISK)
+        .unwrap();
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    unbind(&fake.host(), &back(&[DISK])).unwrap();
+    assert_eq!(fake.snapshot(), before);
+}
+
+#[test]
+fn what_somebody_else_has_made_of_a_device_is_left() {
+    let fake =
+        FakeHost::new(&["nvme", "vfio-pci", "uio"]).device(DISK, NVME, Some("nvme"), Some(1));
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    let device = fake.host().sysfs.device_path(DISK.parse().unwrap());
+    let write = |path: PathBuf, text| fake.kernel.write(&path, text).unwrap();
+    write(device.join("driver_override"), "uio\n");
+    write(fake.host().driver_path("vfio-pci").join("unbind"), DISK);
+    write(fake.host().sysfs.path("bus/pci/drivers_probe"), DISK);
+    let theirs = fake.snapshot();
+    let (lines, errors) = unbind(&fake.host(), &back(&[DISK])).unwrap();
+    assert_eq!(
+        (lines, errors.len()),
+        (vec![format!("{DISK}: back with uio")], 0)
+    );
+    assert_eq!(fake.snapshot(), theirs);
+    assert_eq!(fake.host().records.all().unwrap(), []);
+}
+
+#[test]
+fn a_device_that_a_process_has_open_stays() {
+    let fake = one_disk();
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+    let fds = fake.dir.as_path().join("proc/4711/fd");
+    fs::create_dir_all(&fds).unwrap();
+    fs::write(fake.dir.as_path().join("proc/4711/comm"), "qemu\n").unwrap();
+    symlink(fake.dir.as_path().join("dev/vfio/1"), fds.join("9")).unwrap();
+    let error = unbind(&fake.host(), &back(&[DISK])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("qemu (process 4711) has it open"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("--force"));
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    // Nor does it go back on its own, whatever has become of the run that it was for.
+    let mut record = fake
+        .host()
+        .records
+        .load(DISK.parse().unwrap())
+        .unwrap()
+        .unwrap();
+    record.owner = Some(Process {
+        pid: 1,
+        started: 1 << 60,
+    });
+    fake.host().records.save(&record).unwrap();
+    bind(&fake.host(), &BindRequest::default()).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    let force = UnbindRequest {
+        force: true,
+        ..back(&[DISK])
+    };
+    unbind(&fake.host(), &force).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn whatever_sysfs_says(attributes in proptest::collection::vec(("(class|modalias|driver_override|sriov_numvfs|sriov_totalvfs|sriov_drivers_autoprobe|virtfn0|vfio-dev)", proptest::collection::vec(any::<u8>(), 0..40)), 0..6), functions in proptest::option::of(0u32..3)) {
+        let fake = one_disk();
+        for (name, text) in &attributes {
+            fake.set(DISK, name, text);
+        }
+        for dry_run in [true, false] {
+            let request = BindRequest { functions, dry_run, ..request(&[DISK]) };
+            // The made-up kernel reads two of them itself.
+            if dry_run || attributes.iter().all(|(name, _)| !name.starts_with("sriov") && name != "driver_override" && name != "vfio-dev") {
+                let _ = bind(&fake.host(), &request);
+                let _ = unbind(&fake.host(), &UnbindRequest { dry_run, ..back(&[DISK]) });
+            }
+        }
+    }
+}

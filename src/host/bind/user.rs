@@ -1,0 +1,184 @@
+//! The user that gets a device's nodes, and what else a run without root needs.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::error::BindError;
+
+/// A user of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// As it was given.
+    pub name: String,
+    /// Its number.
+    pub uid: u32,
+    /// Its own group; unknown for a bare number that has no name.
+    pub gid: Option<u32>,
+}
+
+impl User {
+    /// Finds a user by name or number, in /etc/passwd, and where else getent(1) looks.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn find(name: &str) -> Result<Self, BindError> {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let elsewhere = || {
+            // A static program cannot load the host's name services itself.
+            let output = Command::new("getent")
+                .args(["passwd", "--", name])
+                .output()
+                .ok()?;
+            Self::parse(name, &String::from_utf8_lossy(&output.stdout))
+        };
+        let number = || {
+            Some(Self {
+                name: name.into(),
+                uid: name.parse().ok()?,
+                gid: None,
+            })
+        };
+        Self::parse(name, &passwd)
+            .or_else(elsewhere)
+            .or_else(number)
+            .ok_or_else(|| BindError::NoUser(name.into()))
+    }
+
+    /// passwd(5): name, password, user, group, and more.
+    fn parse(name: &str, passwd: &str) -> Option<Self> {
+        passwd.lines().find_map(|line| {
+            let fields: Vec<_> = line.split(':').collect();
+            let [known, _, uid, gid, ..] = fields[..] else {
+                return None;
+            };
+            let fits = !name.is_empty() && (known == name || uid == name);
+            fits.then(|| {
+                Some(Self {
+                    name: known.into(),
+                    uid: uid.parse().ok()?,
+                    gid: Some(gid.parse().ok()?),
+                })
+            })?
+        })
+    }
+
+    /// Whether the user may read and write a node; `None` when there is no such node.
+    fn may_use(&self, node: &Path, groups: &str) -> Option<bool> {
+        let node = fs::metadata(node).ok()?;
+        let allowed = |shift: u32| node.mode() >> shift & 0o6 == 0o6;
+        Some(if self.uid == 0 {
+            true
+        } else if node.uid() == self.uid {
+            allowed(6)
+        } else if self.gid == Some(node.gid()) || self.in_group(node.gid(), groups) {
+            allowed(3)
+        } else {
+            allowed(0)
+        })
+    }
+
+    /// group(5): name, password, number, members.
+    fn in_group(&self, gid: u32, groups: &str) -> bool {
+        groups.lines().any(|line| {
+            let fields: Vec<_> = line.split(':').collect();
+            let [_, _, number, members, ..] = fields[..] else {
+                return false;
+            };
+            number.parse() == Ok(gid) && members.split(',').any(|m| m == self.name)
+        })
+    }
+
+    /// What the user needs besides the device's nodes, a sentence each.
+    pub fn needs(&self, dev: &Path) -> Vec<String> {
+        let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+        let name = &self.name;
+        let mut needs = Vec::new();
+        if self.may_use(&dev.join("kvm"), &groups) == Some(false) {
+            needs.push(format!(
+                "{name} may not open /dev/kvm; as root: usermod -aG kvm {name} (then log in again)"
+            ));
+        }
+        // Either is enough, and a run takes the one that it may use.
+        let iommu = ["vfio/vfio", "iommu"].map(|node| self.may_use(&dev.join(node), &groups));
+        if !iommu.contains(&Some(true)) && iommu.contains(&Some(false)) {
+            needs.push(format!(
+                "{name} may not open /dev/vfio/vfio; as root: chmod 666 /dev/vfio/vfio"
+            ));
+        }
+        needs.push(format!(
+            "{name} must be allowed to lock the guest's memory: `ulimit -l` above it \
+             (/etc/security/limits.conf: {name} - memlock unlimited)"
+        ));
+        needs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+    use vmm_sys_util::tempdir::TempDir;
+
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001:Ada:/home/ada:/bin/sh\nbad\nworse:x:y:z\n";
+
+    #[test]
+    fn users_by_name_and_number() {
+        let ada = User::parse("ada", PASSWD).unwrap();
+        assert_eq!((ada.uid, ada.gid), (1000, Some(1001)));
+        assert_eq!(User::parse("1000", PASSWD), Some(ada));
+        for name in ["", "bad", "worse", "ad", "y"] {
+            assert_eq!(User::parse(name, PASSWD), None, "{name}");
+        }
+        assert!(User::find("no such user").is_err());
+        assert_eq!(User::find("4000000001").unwrap().uid, 4_000_000_001);
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let dev = TempDir::new().unwrap();
+        let node = |name: &str, mode| {
+            let path = dev.as_path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        };
+        let stranger = User {
+            name: "nobody-in-particular".into(),
+            uid: 4_000_000_001,
+            gid: None,
+        };
+        node("kvm", 0o660);
+        node("vfio/vfio", 0o666);
+        let needs = stranger.needs(dev.as_path());
+        assert_eq!(needs.len(), 2, "{needs:?}");
+        assert!(needs[0].contains("/dev/kvm") && needs[1].contains("ulimit -l"));
+        node("kvm", 0o666);
+        node("vfio/vfio", 0o600);
+        let needs = stranger.needs(dev.as_path());
+        assert!(
+            needs.len() == 2 && needs[0].contains("/dev/vfio/vfio"),
+            "{needs:?}"
+        );
+        // Its own group may.
+        node("kvm", 0o060);
+        let gid = fs::metadata(dev.as_path().join("kvm")).unwrap().gid();
+        let member = User {
+            gid: Some(gid),
+            ..stranger.clone()
+        };
+        assert_eq!(member.may_use(&dev.as_path().join("kvm"), ""), Some(true));
+        let listed = format!("kvm:x:{gid}:a,{}\n", stranger.name);
+        assert_eq!(
+            stranger.may_use(&dev.as_path().join("kvm"), &listed),
+            Some(true)
+        );
+        assert_eq!(
+            stranger.may_use(&dev.as_path().join("kvm"), "kvm"),
+            Some(false)
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! `--vfio ADDR,managed=on`: devices that are bound for one run and go back at its end.
+//!
+//! However the run ends. In order: this process gives them back. Otherwise (SIGKILL, a crash): a
+//! guardian does, a child that was forked before anything else and waits for this process's end on a
+//! pidfd. It has its own session, so that the terminal's signals do not reach it, and nothing of this
+//! process's but that pidfd. Should it be killed too, the records name a run that is no more, and the
+//! next `host bind` or `host unbind` gives the devices back.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use tracing::info;
+
+use super::bind::{self, BindError, BindRequest, Host};
+use crate::config::device::DeviceConfig;
+use crate::observe::report::sentence;
+use crate::observe::stderr::say;
+use crate::sys::process::{self, Process};
+
+/// Devices that are bound as long as this lives.
+#[derive(Debug)]
+pub struct Managed {
+    run: Process,
+}
+
+impl Managed {
+    /// Binds the devices with `managed=on`; `None` if there are none. To be called before there are
+    /// threads.
+    ///
+    /// # Errors
+    /// What keeps them from being bound; then none is.
+    pub fn take(devices: &[DeviceConfig]) -> Result<Option<Self>, BindError> {
+        let managed = devices.iter().filter(|d| d.managed);
+        let addresses: Vec<_> = managed.map(|d| d.address.clone()).collect();
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        let run = Process::this().map_err(BindError::Guardian)?;
+        let end = process::own_end().map_err(BindError::Guardian)?;
+        process::detach(&end, || {
+            process::wait_readable(&end);
+            note(bind::release_run(&Host::default(), run));
+        })
+        .map_err(BindError::Guardian)?;
+        let request = BindRequest {
+            addresses,
+            owner: Some(run),
+            ..BindRequest::default()
+        };
+        for line in bind::bind(&Host::default(), &request)? {
+            info!("{line}");
+        }
+        Ok(Some(Self { run }))
+    }
+}
+
+/// The devices must be closed by now: their driver waits for that.
+impl Drop for Managed {
+    fn drop(&mut self) {
+        let errors = match bind::release_run(&Host::default(), self.run) {
+            Ok((lines, errors)) => {
+                for line in lines {
+                    info!("{line}");
+                }
+                errors
+            }
+            Err(e) => vec![e],
+        };
+        for error in errors {
+            say(format_args!("mini-vmm: {}", sentence(&error)));
+            if let Some(hint) = error.hint() {
+                say(format_args!("hint: {hint}"));
+            }
+        }
+    }
+}
+
+/// The guardian's account goes to the kernel's log: there is nobody else to tell.
+fn note(outcome: Result<bind::Outcome, BindError>) {
+    let (lines, errors) = outcome.unwrap_or_else(|e| (Vec::new(), vec![e]));
+    let errors = errors.iter().map(|e| sentence(e));
+    let Ok(mut log) = OpenOptions::new().write(true).open("/dev/kmsg") else {
+        return;
+    };
+    for line in lines.into_iter().chain(errors) {
+        // One write is one message.
+        let _ = log.write(format!("mini-vmm: after a killed run: {line}\n").as_bytes());
+    }
+}
