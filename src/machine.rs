@@ -6,7 +6,7 @@ mod notices;
 mod parts;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use kvm_ioctls::VmFd;
@@ -192,6 +192,8 @@ impl Machine {
             Arc::new(Ecam(Arc::clone(&root))),
         )?;
 
+        // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
+        let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
             acpi: acpi::build(&layout, config.cpus)?,
             around: Surroundings {
@@ -215,7 +217,7 @@ impl Machine {
             functions: Vec::new(),
             service: Arc::new(Service::new().map_err(MachineError::Descriptors)?),
             notices: Vec::new(),
-            in_use: Arc::default(),
+            in_use: Arc::new(AtomicUsize::new(opened_count)),
             notifier,
             exits: Arc::default(),
         };
@@ -240,6 +242,7 @@ impl Machine {
         device: SharedDevice,
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
+        self.in_use.fetch_add(1, Ordering::Relaxed);
         self.attach(device, config.slot, RomSource::load(&config.rom)?)
     }
 

@@ -110,7 +110,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let phys_bits = phys_bits();
     let bytes: u64 = devices
         .iter()
-        .flat_map(|d| d.bars.iter().map(|(_, bar, _)| bar.size))
+        .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
     let mut layout = Layout::new(config.memory, bytes, phys_bits)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());

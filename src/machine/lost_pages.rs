@@ -1,8 +1,7 @@
 //! A page of a BAR that the host's kernel does not give any more, because the device has gone or
 //! decodes no longer: its device is fenced off, and the guest goes on.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Machine;
 use crate::memory::{AddressSpace, RegionKind};
@@ -14,36 +13,58 @@ pub(super) struct DevicePages {
     functions: Vec<Arc<VfioFunction>>,
     space: Arc<AddressSpace>,
     others: usize,
+    seen: Mutex<Seen>,
+}
+
+/// What has gone, and who may not have heard of it yet.
+#[derive(Default)]
+struct Seen {
+    /// Devices that are fenced off, by whomever.
+    fenced: usize,
     /// Faults that may still come without an address: every other vCPU may have touched what has
     /// gone at the same time.
-    excused: AtomicUsize,
+    excused: usize,
 }
 
 impl DevicePages {
     pub(super) fn new(machine: &Machine) -> Self {
+        let functions = machine.vfio_functions();
         Self {
-            functions: machine.vfio_functions(),
+            seen: Mutex::new(Seen {
+                fenced: count_fenced(&functions),
+                excused: 0,
+            }),
+            functions,
             space: Arc::clone(&machine.around.space),
             others: machine.vcpus.len().saturating_sub(1),
-            excused: AtomicUsize::new(0),
         }
     }
+}
+
+fn count_fenced(functions: &[Arc<VfioFunction>]) -> usize {
+    functions.iter().filter(|f| f.is_fenced()).count()
 }
 
 impl LostPages for DevicePages {
     fn take_away(&self, address: Option<u64>) -> bool {
         let Some(address) = address else {
+            // One vCPU after the other: the second must see what the first has done.
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             // All of them, not the first alone.
-            let fenced = self.functions.iter().filter(|f| f.lose_pages()).count();
-            if fenced > 0 {
-                self.excused.store(self.others, Ordering::Relaxed);
+            for function in &self.functions {
+                function.lose_pages();
+            }
+            let fenced = count_fenced(&self.functions);
+            if fenced > seen.fenced {
+                *seen = Seen {
+                    fenced,
+                    excused: self.others,
+                };
                 return true;
             }
-            let one_less = |n: usize| n.checked_sub(1);
-            return self
-                .excused
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
-                .is_ok();
+            let excused = seen.excused > 0;
+            seen.excused = seen.excused.saturating_sub(1);
+            return excused;
         };
         match self.space.kind_at(address) {
             Some(RegionKind::Ram) => false,
@@ -80,7 +101,7 @@ mod tests {
             functions: Vec::new(),
             space: Arc::new(space),
             others: 0,
-            excused: AtomicUsize::new(excused),
+            seen: Mutex::new(Seen { fenced: 0, excused }),
         }
     }
 

@@ -31,7 +31,6 @@ impl Machine {
         let wanted = Arc::downgrade(function);
         let (space, dma) = (Arc::clone(&self.around.space), self.dma.clone());
         let in_use = Arc::clone(&self.in_use);
-        in_use.fetch_add(1, Ordering::Relaxed);
         // The host asks again until it has the device; only the first time counts.
         let given = AtomicBool::new(false);
         let on_request = move || {

@@ -18,6 +18,11 @@ impl VfioFunction {
         self.fence_if(|_| true)
     }
 
+    /// Whether the device has failed, gone, or was taken back.
+    pub fn is_fenced(&self) -> bool {
+        self.lock().fenced
+    }
+
     fn fence_if(&self, condition: impl FnOnce(&State) -> bool) -> bool {
         let mut state = self.lock();
         let now = !state.fenced && condition(&state);

@@ -207,18 +207,21 @@ impl VfioFunction {
     }
 
     /// Silent and awake, as a device must be while it or its bus is reset (a reset in D3 may not
-    /// reach it). Gives the device; `None` where there is none any more.
-    pub(super) fn prepare_reset(&self) -> Option<SharedDevice> {
+    /// reach it). Tells whether there is a device still.
+    pub(super) fn prepare_reset(&self) -> bool {
         let mut state = self.lock();
         if state.fenced {
-            return None;
+            return false;
         }
         self.silence(&mut state);
         if let Some(power) = self.power {
             self.device_write(power + PMCSR, &[0, 0]);
         }
         state.awake = true;
-        self.device()
+        // Waking up may have brought back what the kernel saved when it fell asleep
+        // (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`).
+        self.device_write(COMMAND, &[0, 0]);
+        true
     }
 
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.

@@ -33,15 +33,27 @@ pub fn announce(functions: &[Arc<VfioFunction>]) {
 /// not be reset has been said.
 pub fn devices(functions: &[Arc<VfioFunction>]) {
     // A device must neither interrupt nor write to memory while another's bus is reset.
-    let devices: Vec<_> = functions.iter().filter_map(|f| f.prepare_reset()).collect();
-    let ours = names(functions);
+    let quiet: Vec<_> = functions.iter().filter(|f| f.prepare_reset()).collect();
+    // First those that can be reset alone. No device is held for longer than its own reset: the host
+    // may want it back meanwhile.
+    let mut left = Vec::new();
+    for function in quiet {
+        if let Some(device) = function.device()
+            && let Err(failure) = alone(&device)
+        {
+            left.push((function, failure));
+        }
+    }
     let mut done: Vec<String> = Vec::new();
-    for (device, failure) in devices.iter().filter_map(alone) {
+    for (function, failure) in left {
+        let Some(device) = function.device() else {
+            continue;
+        };
         let name = device.name();
         if done.iter().any(|d| d == name) {
             continue;
         }
-        match scope(device, &ours) {
+        match scope(&device, &names(functions)) {
             Ok(scope) => {
                 match device.hot_reset() {
                     Ok(()) => info!("{} had a hot reset", list(&scope)),
@@ -61,17 +73,17 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
     }
 }
 
-/// Resets a device by itself; gives it back with the failure where that did not do.
-fn alone(device: &SharedDevice) -> Option<(&SharedDevice, Option<String>)> {
+/// Resets a device by itself; where that does not do, there may be a failure to tell of.
+fn alone(device: &SharedDevice) -> Result<(), Option<String>> {
     if !device.can_reset() {
-        return Some((device, None));
+        return Err(None);
     }
     match device.reset() {
         Ok(()) => {
             info!("{} was reset", device.name());
-            None
+            Ok(())
         }
-        Err(e) => Some((device, Some(sentence(&e)))),
+        Err(e) => Err(Some(sentence(&e))),
     }
 }
 
