@@ -7,7 +7,7 @@ use mini_vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
-use crate::device::{Call, FakeDevice, ID};
+use crate::device::{Call, FakeDevice, ID, PM};
 use crate::irq_code::ENABLE;
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT};
 use crate::vm::Vm;
@@ -26,6 +26,10 @@ pub const TESTS: &[Test] = &[
         no_hot_reset_of_what_is_not_ours,
     ),
     ("a_failed_reset_is_said", a_failed_reset_is_said),
+    (
+        "a_sleeper_is_woken_and_silenced",
+        a_sleeper_is_woken_and_silenced,
+    ),
     (
         "a_failed_hot_reset_is_said_once",
         a_failed_hot_reset_is_said_once,
@@ -213,6 +217,26 @@ fn no_hot_reset_of_what_is_not_ours() {
     for word in [FIRST, SECOND, "not this guest's", "leaves it as it is"] {
         assert!(said[0].contains(word), "{said:?}");
     }
+}
+
+/// The host's kernel may bring COMMAND back with D0, so it is cleared after that, too.
+fn a_sleeper_is_woken_and_silenced() {
+    let log = Log::default();
+    let device = device(FIRST, &log, Resets::default());
+    let mut g = Asm::new();
+    let again = g.label();
+    g.inc32(BOOTS).load32(BOOTS).cmp_eax(2).je(again);
+    g.command(MEMORY | MASTER);
+    g.cfg_write(SLOT, PM + 4, Width::Word, 3).reset();
+    g.bind(again);
+    g.power_off();
+    Vm::new(g).device(&device).run();
+    let reset = position(&log, &Call::Reset)[0];
+    let log = log.lock().unwrap();
+    let last = |call: Call| log[..reset].iter().rposition(|(_, c)| *c == call);
+    let woken = last(Call::Config(u64::from(PM) + 4, vec![0, 0])).expect("it is woken");
+    let silenced = last(Call::Config(COMMAND.into(), vec![0, 0])).expect("it is silenced");
+    assert!(woken < silenced, "{:?}", &log[..reset]);
 }
 
 fn a_failed_reset_is_said() {

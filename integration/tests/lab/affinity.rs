@@ -58,7 +58,7 @@ fn scenario(name: &'static str, disk: &Disk, act: &str, words: &str, check: Chec
     Scenario {
         name,
         // Where two emulated CPUs work at the same time, guests of four busy vCPUs die of triple
-        // faults now and then: in 6 of 15 runs, and in none where L1 has one. The processors are not
+        // faults now and then: in 7 of 17 runs, and in none so far where L1 has one. The processors are not
         // in mini-vmm's hands then (a hundred exits had been, when a guest died); who it is that
         // mixes them up is not known yet.
         machine: Machine {
