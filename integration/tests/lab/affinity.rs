@@ -57,14 +57,7 @@ fn scenario(name: &'static str, disk: &Disk, act: &str, words: &str, check: Chec
     });
     Scenario {
         name,
-        // Where two emulated CPUs work at the same time, guests of four busy vCPUs die of triple
-        // faults now and then: in 7 of 17 runs, and in none so far where L1 has one. The processors are not
-        // in mini-vmm's hands then (a hundred exits had been, when a guest died); who it is that
-        // mixes them up is not known yet.
-        machine: Machine {
-            cpus: 1,
-            ..Machine::with_disks(std::slice::from_ref(disk))
-        },
+        machine: Machine::with_disks(std::slice::from_ref(disk)),
         kernel: Choice::Lab,
         image: Image::BzImage,
         script: format!("{script}give_back {bdf}\n"),
