@@ -45,6 +45,10 @@ fn main() -> ExitCode {
 }
 
 fn host(command: HostCommand) -> ExitCode {
+    if command.changes_the_host() {
+        // All or nothing: that does not go with an end half-way.
+        sys::process::ignore_signals();
+    }
     match command {
         HostCommand::Check(args) => host_check(&args),
         HostCommand::List(args) => host_list(&args),

@@ -38,6 +38,17 @@ and `mini-vmm host unbind` makes it that again.")]
     Unbind(UnbindArgs),
 }
 
+impl HostCommand {
+    /// Whether it does more than look.
+    pub fn changes_the_host(&self) -> bool {
+        match self {
+            Self::Check(_) | Self::List(_) => false,
+            Self::Bind(args) => !args.dry_run,
+            Self::Unbind(args) => !args.dry_run,
+        }
+    }
+}
+
 /// What to check.
 #[derive(Debug, Args)]
 pub struct CheckArgs {

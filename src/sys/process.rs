@@ -90,8 +90,9 @@ pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
     }
 }
 
-/// Leaves the terminal, the directory and the descriptors that came from the parent.
-fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
+/// From here on no key, closed terminal or pipe, and no polite request ends this process: what it has
+/// begun it ends.
+pub fn ignore_signals() {
     for signal in [
         libc::SIGHUP,
         libc::SIGINT,
@@ -103,6 +104,11 @@ fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
         // SAFETY: no handler is installed, only the disposition changes.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+}
+
+/// Leaves the terminal, the directory and the descriptors that came from the parent.
+fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
+    ignore_signals();
     // SAFETY: the texts are static; a child just forked leads no group.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"vmm-guardian".as_ptr());

@@ -87,6 +87,14 @@ pub enum BindError {
         /// How many there are.
         made: u32,
     },
+    /// A physical function that has some, and that is to be taken itself.
+    #[error("PCI device {bdf} would lose its {made} virtual functions")]
+    WouldLoseFunctions {
+        /// The physical function.
+        bdf: Bdf,
+        /// How many there are.
+        made: u32,
+    },
     /// `--user` with a name that is none.
     #[error("there is no user `{0}`")]
     NoUser(String),
@@ -227,6 +235,9 @@ impl BindError {
             Self::TooManyFunctions { most, .. } => format!("give --vfs {most} or less"),
             Self::HasFunctions { bdf, .. } => {
                 format!("bind those (`ls -d /sys/bus/pci/devices/{bdf}/virtfn*`), or remove them first")
+            }
+            Self::WouldLoseFunctions { bdf, .. } => {
+                format!("remove them first: mini-vmm host unbind {bdf}, or as root: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs; --force takes it all the same")
             }
             Self::NoUser(_) => "give a name from /etc/passwd, or a number".into(),
             Self::NoDriver { module, .. } => format!(

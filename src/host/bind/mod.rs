@@ -142,6 +142,18 @@ pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError
     Ok(lines)
 }
 
+/// A driver that lets go of a physical function takes its virtual functions away, whoever uses them.
+fn check_functions(facts: &Facts) -> Result<(), BindError> {
+    let made = facts.functions.map_or(0, |functions| functions.made);
+    if made == 0 || facts.device.is_vfio() {
+        return Ok(());
+    }
+    Err(BindError::WouldLoseFunctions {
+        bdf: facts.bdf(),
+        made,
+    })
+}
+
 fn bind_devices(
     host: &Host,
     request: &BindRequest,
@@ -152,6 +164,7 @@ fn bind_devices(
     if !request.force {
         for device in &wanted {
             check_free(host, &device.facts.device)?;
+            check_functions(&device.facts)?;
         }
     }
     if request.dry_run {

@@ -1,4 +1,5 @@
-//! Network interfaces of a device: up, with an address, a route, or a master.
+//! Network interfaces of a device, and those on top of them (VLANs and the like): up, with an address,
+//! a route, or a master.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,11 +20,8 @@ pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<
     let addresses6 = text(&places.proc.join("net/if_inet6"))?;
     let local = text(&places.proc.join("net/fib_trie"))?;
     let mut uses = Vec::new();
-    for name in names(&class)? {
+    for name in interfaces(&class, below)? {
         let path = class.join(&name);
-        if !below.has(&path) {
-            continue;
-        }
         let ipv4 = ipv4_routes(&routes, &name);
         let mut addresses = ipv4_addresses(&ipv4, &local);
         addresses.extend(ipv6_addresses(&addresses6, &name));
@@ -41,6 +39,25 @@ pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<
         }
     }
     Ok(uses)
+}
+
+/// Those of the device, in order of name, and behind them those that the kernel has put on top of them:
+/// an interface has a link `upper_NAME` for each (net/core/dev.c, `netdev_adjacent_sysfs_add`).
+fn interfaces(class: &Path, below: &Below) -> io::Result<Vec<String>> {
+    let mut found = names(class)?;
+    found.retain(|name| below.has(&class.join(name)));
+    let mut at = 0;
+    while let Some(name) = found.get(at) {
+        for entry in names(&class.join(name))? {
+            if let Some(upper) = entry.strip_prefix("upper_")
+                && !found.iter().any(|name| name == upper)
+            {
+                found.push(upper.into());
+            }
+        }
+        at += 1;
+    }
+    Ok(found)
 }
 
 /// Documentation/ABI/testing/sysfs-class-net: flags.

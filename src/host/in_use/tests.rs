@@ -173,6 +173,26 @@ fn interfaces_up_addressed_and_enslaved() {
         ["network interface eth0 has the default route"]
     );
 
+    // On top of it is a VLAN that has the address instead, and a loop that cannot be.
+    let vlan = "sys/devices/virtual/net/eth0.7";
+    let home = format!("{}/net/eth0", Tree::home(BDF));
+    tree.link(&format!("{home}/upper_eth0.7"), vlan);
+    tree.link("sys/class/net/eth0.7", vlan);
+    tree.link(&format!("{vlan}/upper_eth0"), &home);
+    tree.file(&format!("{vlan}/flags"), "0x1003\n");
+    tree.file(
+        "proc/net/route",
+        &format!("{header}{}", routes.replace("eth0", "eth0.7")),
+    );
+    assert_eq!(
+        uses(&tree),
+        [
+            "network interface eth0 is up",
+            "network interface eth0.7 has the address 192.168.7.5"
+        ]
+    );
+    tree.file(&format!("{vlan}/flags"), "0x1002\n");
+
     tree.file("proc/net/route", header);
     tree.file(&flags, "0x1002\n");
     let master = format!("{}/net/eth0/master", Tree::home(BDF));

@@ -130,6 +130,14 @@ fn virtual_functions_have_their_own_mistakes() {
             .contains("has 2 virtual functions already"),
         "{error}"
     );
+    // It is not taken itself while it has them.
+    let error = bind(&fake.host(), &request(&["03:00.0"])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("would lose its 2 virtual functions"),
+        "{error}"
+    );
     // One goes back on its own, the other with the physical function.
     unbind(&fake.host(), &back(&["03:00.1"])).unwrap();
     assert_eq!(fake.driver("0000:03:00.1"), None);
