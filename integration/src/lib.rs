@@ -23,6 +23,7 @@
 //! | [`disk`] | disks of several kinds with known content, and what a guest must have left in them |
 //! | [`load`] | random reads and writes of a disk, whose content proves itself |
 //! | [`machine`] | L1 as data, its QEMU command line, and running it with a time limit |
+//! | [`nudge`] | waking a QEMU that stands still |
 //! | [`random`] | content that looks random |
 //! | [`transcript`] | what was said, by whom and when |
 //! | [`scenario`] | one machine, one script, and what must be seen |
@@ -40,6 +41,7 @@ pub mod initramfs;
 pub mod kernel;
 pub mod load;
 pub mod machine;
+pub mod nudge;
 pub mod progress;
 pub mod random;
 pub mod scenario;

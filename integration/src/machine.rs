@@ -12,7 +12,11 @@ use std::time::{Duration, Instant};
 use crate::disk::{Disk, Wiring};
 use crate::error::{Context, Result};
 use crate::host::Host;
+use crate::nudge::Monitor;
 use crate::transcript::{Line, Transcript};
+
+/// How often a silent machine is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The machine that QEMU emulates.
 #[derive(Clone, Debug)]
@@ -154,7 +158,9 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(errors);
-        let mut qemu = Qemu::start(command)?;
+        let monitor = Monitor::add(&mut command)?;
+        let mut qemu = Qemu::start(command, monitor.keep())?;
+        let mut nudge = monitor.watch(qemu.0.id())?;
         let stdout = qemu.0.stdout.take().expect("stdout is a pipe");
         let (send, receive) = mpsc::channel();
         let reader = std::thread::spawn(move || {
@@ -171,7 +177,7 @@ impl Machine {
         let mut transcript = Transcript::default();
         let timed_out = loop {
             let left = limit.saturating_sub(started.elapsed());
-            match receive.recv_timeout(left) {
+            match receive.recv_timeout(left.min(LOOK)) {
                 Ok((line, raw)) => {
                     write!(log, "[{:8.3}] ", line.at.as_secs_f64())
                         .and_then(|()| log.write_all(raw.trim_ascii_end()))
@@ -179,6 +185,13 @@ impl Machine {
                         .context("write the transcript")?;
                     heard(&line);
                     transcript.lines.push(line);
+                }
+                Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => {
+                    if nudge.look() {
+                        let at = started.elapsed().as_secs_f64();
+                        writeln!(log, "[{at:8.3}] QEMU stood still and was woken")
+                            .context("write the transcript")?;
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => break true,
                 Err(RecvTimeoutError::Disconnected) => break false,
@@ -210,12 +223,15 @@ pub struct Ended {
 struct Qemu(Child);
 
 impl Qemu {
-    fn start(mut command: Command) -> Result<Self> {
-        // SAFETY: prctl is async-signal-safe and touches nothing of ours. The signal comes when
-        // the thread that spawned ends, and that thread waits for QEMU.
+    /// `keep` is a descriptor that QEMU inherits.
+    fn start(mut command: Command, keep: i32) -> Result<Self> {
+        // SAFETY: prctl and fcntl are async-signal-safe, and the descriptor is the child's own copy.
+        // The signal comes when the thread that spawned ends, and that thread waits for QEMU.
         unsafe {
-            command.pre_exec(|| {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+            command.pre_exec(move || {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+                    && libc::fcntl(keep, libc::F_SETFD, 0) == 0
+                {
                     Ok(())
                 } else {
                     Err(std::io::Error::last_os_error())
