@@ -5,7 +5,7 @@ TARGET := x86_64-unknown-linux-gnu
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all lab-smp doc man clean
+.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all lab-smp bench bench-check doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ lab-all: deps
 
 lab-smp: deps ## the lab's guests of four busy vCPUs, which are not steady yet (README, Limits)
 	MINI_VMM_LAB_SMP=1 cargo test --package lab
+
+bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEERS="name=/path ...")
+	@cargo run --quiet --package lab --bin bench
+
+bench-check: ## what moved between two results of it, A=old.json B=new.json
+	@cargo run --quiet --package lab --bin bench -- check $(A) $(B)
 
 doc: ## the library's documentation: the module map and the four paths
 	cargo doc --no-deps --document-private-items --package mini-vmm --package lab

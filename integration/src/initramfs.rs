@@ -37,6 +37,17 @@ impl Archive {
         Ok(archive)
     }
 
+    /// An archive with `/dev/console` and a static program as `/init`.
+    pub fn with_program(init: &Path) -> Result<Self> {
+        let mut archive = Self::default();
+        for dir in ["dev", "proc", "sys"] {
+            archive.directory(Path::new(dir));
+        }
+        archive.entry("dev/console", CHARACTER_DEVICE, b"", (5, 1));
+        archive.host_file("init", init, true)?;
+        Ok(archive)
+    }
+
     /// Adds a plain file.
     pub fn file(&mut self, name: &str, data: &[u8]) {
         self.entry(name, FILE, data, (0, 0));

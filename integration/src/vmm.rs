@@ -44,7 +44,8 @@ pub fn build() -> Result<Programs> {
     Ok(Programs { vmm, guest })
 }
 
-fn program(package: &str, name: &str) -> Result<PathBuf> {
+/// Builds one static program of the workspace and says where it is.
+pub fn program(package: &str, name: &str) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(host::workspace())

@@ -1,0 +1,134 @@
+//! `make bench-check`: what moved from one file of results to another. It judges nothing: whether
+//! more is better is the reader's to say.
+
+use std::fmt::Write;
+
+use crate::results::{Measure, Results};
+use crate::stats::{Summary, apart};
+use crate::tables::cell;
+
+/// A change of less than this is not told, however steady the figures.
+const LEAST: f64 = 0.02;
+
+/// Both in words: what moved beyond its spread, what is in one of them only, and how much is as it was.
+pub fn compare(a: &Results, b: &Results) -> String {
+    let mut text = format!("A is of {}, B of {} (UTC).\n", a.date, b.date);
+    for (name, value) in &a.about {
+        let other = b.about.get(name);
+        if other != Some(value) {
+            let other = other.map_or("nothing", String::as_str);
+            let _ = writeln!(text, "  {name}: {value} in A, {other} in B");
+        }
+    }
+    let (mut moved, mut same) = (Vec::new(), 0);
+    let mut gone = Vec::new();
+    for old in &a.measures {
+        let Some(new) = find(b, old) else {
+            gone.push(title(old));
+            continue;
+        };
+        let (Some(before), Some(after)) = (old.summary(), new.summary()) else {
+            continue;
+        };
+        match change(&before, &after) {
+            Some(by) => moved.push((by, old, new)),
+            None => same += 1,
+        }
+    }
+    moved.sort_by(|x, y| y.0.abs().total_cmp(&x.0.abs()));
+    let _ = writeln!(text, "\n{} moved beyond their spread:", moved.len());
+    for (by, old, new) in moved {
+        let by = if by.is_finite() {
+            format!("{:+.0} %", by * 100.0)
+        } else {
+            "from nothing".into()
+        };
+        let _ = writeln!(
+            text,
+            "  {by:>6}  {}: {} → {}",
+            title(old),
+            cell(old),
+            cell(new)
+        );
+    }
+    let _ = writeln!(text, "{same} did not.");
+    let new: Vec<String> = b
+        .measures
+        .iter()
+        .filter(|measure| find(a, measure).is_none())
+        .map(title)
+        .collect();
+    for (which, titles) in [("A", gone), ("B", new)] {
+        if !titles.is_empty() {
+            let _ = writeln!(text, "{} in {which} alone:", titles.len());
+            for title in titles {
+                let _ = writeln!(text, "  {title}");
+            }
+        }
+    }
+    text
+}
+
+fn find<'a>(results: &'a Results, like: &Measure) -> Option<&'a Measure> {
+    results
+        .measures
+        .iter()
+        .find(|measure| measure.subject == like.subject && measure.row() == like.row())
+}
+
+fn title(measure: &Measure) -> String {
+    format!("{} [{}]", measure.row().title(), measure.subject)
+}
+
+/// By which share the median moved, if the samples lie apart.
+fn change(before: &Summary, after: &Summary) -> Option<f64> {
+    let by = (after.median - before.median) / before.median.abs();
+    (apart(before, after) && by.abs() >= LEAST).then_some(by)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::example;
+
+    #[test]
+    fn what_moved_is_told_and_what_did_not_is_counted() {
+        let a = example();
+        let mut b = a.clone();
+        b.measures[0].samples = vec![80.0, 100.0];
+        b.measures[1].samples = vec![2.1, 4.1];
+        b.measures[2].subject = "another".into();
+        let text = compare(&a, &b);
+        assert!(text.contains("1 moved beyond"), "{text}");
+        assert!(
+            text.contains("+900 %  start, 512 MiB: time [peer]"),
+            "{text}"
+        );
+        assert!(text.contains("1 did not."), "{text}");
+        assert!(
+            text.contains("1 in A alone:\n  start, 1024 MiB: time [mini-vmm]"),
+            "{text}"
+        );
+        assert!(
+            text.contains("1 in B alone:\n  start, 1024 MiB: time [another]"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_file_does_not_differ_from_itself() {
+        let text = compare(&example(), &example());
+        assert!(
+            text.contains("0 moved") && text.contains("3 did not."),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_was_nothing_has_no_share() {
+        let zero = Summary::of(&[0.0]).unwrap();
+        let one = Summary::of(&[1.0]).unwrap();
+        assert_eq!(change(&zero, &one), Some(f64::INFINITY));
+        assert_eq!(change(&zero, &zero), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! Part 3: reads of an NVMe disk in the guest, and in L1 itself, which is the most that any VMM can
+//! reach. Around each kind of reading, what left for KVM and the VMM, and whose CPU time it took.
+
+use std::collections::BTreeMap;
+
+use lab::Result;
+use lab::disk::Disk;
+use lab::machine::Machine;
+
+use crate::peers::{Guest, Peer};
+use crate::plan::Plan;
+use crate::results::{Key, Results};
+use crate::session::{Fact, Facts, Session, at, command, counter, subjects, value};
+
+/// What there is without a VMM.
+const CEILING: &str = "L1 itself";
+/// The disk's size in MiB is twice this and some.
+const HALF: u64 = 24;
+/// Each kind of reading, and what it is called.
+const KINDS: [(&str, &str); 3] = [
+    ("qd1", "random 4 KiB reads, one at a time"),
+    ("qd32", "random 4 KiB reads, 32 at a time"),
+    ("seq", "128 KiB reads in order"),
+];
+/// The window in which nothing was read.
+const IDLE: &str = "idle";
+
+/// Measures, and adds to the results.
+pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
+    let mut disk = Disk::new("bench", 5);
+    disk.buffered = HALF;
+    let bdf = disk.bdf();
+    let peers: Vec<&Peer> = subjects(plan).collect();
+    let cmdline = format!(
+        "console=ttyS0 quiet panic=-1 bench.disk=1 bench.reads={}",
+        plan.reads
+    );
+    let mut round = format!("bind_vfio {bdf}\n");
+    for (id, peer) in peers.iter().enumerate() {
+        let guest = Guest {
+            kernel: at::kernel(),
+            initrd: Some(at::initrd()),
+            cmdline: &cmdline,
+            cpus: 1,
+            mib: 512,
+            devices: &[&bdf],
+        };
+        round.push_str(&format!(
+            "probe watch {id} {} done -- {} || :\n",
+            counter(peer.kind),
+            command(peer, &guest)
+        ));
+    }
+    let ceiling = peers.len();
+    round.push_str(&format!(
+        "give_back {bdf}\n\
+         probe read $(disk_of {bdf}) {} | sed 's/^L2: /LAB: watched {ceiling} /'\n",
+        plan.reads
+    ));
+    let session = Session {
+        name: "bench-reads",
+        machine: Machine::with_disks(&[disk]),
+        before: String::new(),
+        round,
+    };
+    let facts = session.run(plan, "part 3, reads of an NVMe disk")?;
+    let mut names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    names.push(CEILING);
+    take(&facts, &names, results);
+    Ok(())
+}
+
+fn take(facts: &Facts, names: &[&str], results: &mut Results) {
+    // What a window costs in which nothing is read, by run; and each kind's window, for its reads.
+    let mut idle: BTreeMap<usize, Fact<'_>> = BTreeMap::new();
+    let mut open: BTreeMap<(usize, &str), Fact<'_>> = BTreeMap::new();
+    for fact in facts.iter() {
+        let Some(name) = names.get(fact.run) else {
+            continue;
+        };
+        if fact.kind == "window" {
+            let kind = fact.rest.split(' ').next().unwrap_or_default();
+            if kind == IDLE {
+                idle.insert(fact.run, fact);
+            } else {
+                open.insert((fact.run, kind), fact);
+            }
+        } else if fact.kind == "watched"
+            && let Some((kind, work)) = KINDS
+                .iter()
+                .find(|(kind, _)| fact.rest.split(' ').any(|word| word == *kind))
+        {
+            let mut add = |quantity, sample| {
+                let key = Key {
+                    part: 3,
+                    work,
+                    at: None,
+                    quantity,
+                };
+                results.add(&key, name, sample);
+            };
+            for (word, quantity) in [
+                ("p50", ("latency, median", "µs")),
+                ("p99", ("latency, 99th of 100", "µs")),
+                ("iops", ("reads a second", "")),
+                ("mibs", ("throughput", "MiB/s")),
+            ] {
+                if let Some(sample) = value(fact.rest, word) {
+                    add(quantity, sample);
+                }
+            }
+            let (Some(window), Some(count)) =
+                (open.get(&(fact.run, *kind)), value(fact.rest, "count"))
+            else {
+                continue;
+            };
+            let quiet = idle.get(&fact.run).map_or("", |fact| fact.rest);
+            for (quantity, sample) in each(window.rest, quiet, count) {
+                add(quantity, sample);
+            }
+        }
+    }
+    for why in &facts.failures {
+        results.missing.push(format!("part 3, a run: {why}"));
+    }
+}
+
+type Quantity = (&'static str, &'static str);
+
+/// What a window took for each of its reads. Exits to the VMM that an idle window has too are those
+/// of its guest's own words on the console, and do not count.
+fn each(window: &str, idle: &str, count: f64) -> Vec<(Quantity, f64)> {
+    let mut found = Vec::new();
+    for (name, quantity) in [
+        ("vcpus", ("CPU of the vCPU's thread for each read", "µs")),
+        (
+            "others",
+            ("CPU of the VMM's other threads for each read", "µs"),
+        ),
+    ] {
+        if let Some(micros) = value(window, name) {
+            found.push((quantity, micros / count));
+        }
+    }
+    let sum = |text: &str, names: &[&str]| -> Option<f64> {
+        let known: Vec<f64> = names.iter().filter_map(|name| value(text, name)).collect();
+        (!known.is_empty()).then(|| known.iter().sum())
+    };
+    let to_vmm: &[&str] = &["pio", "mmio", "other", "io_exits", "mmio_exits"];
+    if let Some(all) = sum(window, to_vmm) {
+        let beside = sum(idle, to_vmm).unwrap_or(0.0);
+        found.push((
+            ("exits to the VMM for all reads", ""),
+            (all - beside).max(0.0),
+        ));
+    }
+    for (name, quantity) in [
+        ("exits", ("exits to KVM for each read", "")),
+        ("irq_exits", ("of them host interrupts", "")),
+        ("halt_exits", ("of them halts", "")),
+        ("io_exits", ("of them ports", "")),
+        ("mmio_exits", ("of them MMIO", "")),
+    ] {
+        if let Some(all) = value(window, name) {
+            found.push((quantity, all / count));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_console_costs_is_not_the_reads() {
+        let window = "qd1 wall=9 vcpus=2000 others=100 pio=16 mmio=2 exits=30";
+        let found = each(window, "idle wall=9 pio=16", 10.0);
+        let of = |name: &str| found.iter().find(|(q, _)| q.0 == name).map(|(_, x)| *x);
+        assert_eq!(of("exits to the VMM for all reads"), Some(2.0));
+        assert_eq!(of("exits to KVM for each read"), Some(3.0));
+        assert_eq!(of("CPU of the vCPU's thread for each read"), Some(200.0));
+        assert_eq!(of("of them halts"), None);
+    }
+}

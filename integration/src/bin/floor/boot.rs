@@ -1,0 +1,116 @@
+//! The shortest way from a process to a guest's first instruction.
+
+use std::io::Write;
+use std::ptr;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use lab::error::Context;
+use lab::tiny::{self, Then};
+use lab::{Error, Result};
+
+const MIB: usize = 1 << 20;
+/// RAM stops here and goes on at 4 GiB, so that it does not meet the local APICs.
+const LOW: usize = 3 << 30;
+const HIGH: u64 = 4 << 30;
+/// Unused addresses for KVM on Intel, below the APICs.
+const TSS: usize = 0xfffb_d000;
+
+/// Runs the guest until it has said its mark, and then for ever.
+pub fn run(mib: usize, cpus: u64) -> Result<()> {
+    let kvm = Kvm::new().context("open /dev/kvm")?;
+    let vm = kvm.create_vm().context("create a VM")?;
+    vm.set_tss_address(TSS).context("place the TSS")?;
+    let low = (mib * MIB).min(LOW);
+    let ram = map(low)?;
+    add(&vm, 0, 0, ram, low)?;
+    if mib * MIB > low {
+        let high = mib * MIB - low;
+        add(&vm, 1, HIGH, map(high)?, high)?;
+    }
+    vm.create_irq_chip()
+        .context("create the interrupt controllers")?;
+    let vcpus = (0..cpus)
+        .map(|id| vm.create_vcpu(id))
+        .collect::<Result<Vec<_>, _>>()
+        .context("create vCPUs")?;
+    let Some(mut vcpu) = vcpus.into_iter().next() else {
+        return Err(Error::failed("a guest has at least one CPU"));
+    };
+    let code = tiny::code(Then::Spin);
+    // SAFETY: the mapping is of at least 128 MiB, and nobody else has it yet.
+    unsafe {
+        ptr::copy_nonoverlapping(code.as_ptr(), ram.add(tiny::BASE as usize), code.len());
+    }
+    enter_flat(&vcpu)?;
+    loop {
+        match vcpu.run().context("run the guest")? {
+            VcpuExit::IoOut(_, bytes) => std::io::stdout()
+                .write_all(bytes)
+                .and_then(|()| std::io::stdout().flush())
+                .context("write what the guest said")?,
+            VcpuExit::Intr => {}
+            other => return Err(Error::failed(format!("an exit of no use: {other:?}"))),
+        }
+    }
+}
+
+fn map(size: usize) -> Result<*mut u8> {
+    // SAFETY: a new mapping, at an address of the kernel's choice.
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            size,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error()).context("map RAM");
+    }
+    Ok(start.cast())
+}
+
+fn add(vm: &VmFd, slot: u32, at: u64, ram: *mut u8, size: usize) -> Result<()> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: at,
+        memory_size: size as u64,
+        userspace_addr: ram as u64,
+    };
+    // SAFETY: the mapping is never unmapped.
+    unsafe { vm.set_user_memory_region(region) }.context("add a memory slot")
+}
+
+/// Flat 32-bit protected mode at the guest's code, as PVH has it (Xen, docs/misc/pvh.pandoc).
+fn enter_flat(vcpu: &VcpuFd) -> Result<()> {
+    let mut sregs = vcpu.get_sregs().context("read registers")?;
+    for segment in [
+        &mut sregs.cs,
+        &mut sregs.ds,
+        &mut sregs.es,
+        &mut sregs.fs,
+        &mut sregs.gs,
+        &mut sregs.ss,
+    ] {
+        segment.base = 0;
+        segment.limit = u32::MAX;
+        segment.type_ = 3; // data, writable, accessed
+        segment.present = 1;
+        segment.s = 1;
+        segment.db = 1;
+        segment.g = 1;
+        segment.selector = 16;
+    }
+    sregs.cs.type_ = 11; // code, readable, accessed
+    sregs.cs.selector = 8;
+    sregs.cr0 |= 1;
+    vcpu.set_sregs(&sregs).context("set segments")?;
+    let mut regs = vcpu.get_regs().context("read registers")?;
+    regs.rip = tiny::BASE.into();
+    regs.rflags = 2;
+    vcpu.set_regs(&regs).context("set registers")
+}

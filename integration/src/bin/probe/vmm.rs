@@ -1,0 +1,128 @@
+//! A VMM in L1 and what its guest says, with the VMM's clock; between "begin" and "end" of the
+//! guest's, what the VMM and KVM did meanwhile.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lab::error::Context;
+use lab::tiny;
+use lab::watch::{Watched, last_words};
+use lab::{Error, Result};
+
+use crate::cpu::{self, Cpu};
+use crate::exits::{Counter, Counts, MESSAGES, QMP};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn start(command: &[&str]) -> Result<Watched> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err(Error::failed("there is no command to watch"));
+    };
+    // Of the one before.
+    let _ = fs::remove_file(QMP);
+    let messages = File::create(MESSAGES).context("make a file for messages")?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Watched::start(&mut command, Stdio::from(messages))
+}
+
+/// Runs a VMM until its guest has said `stop`, or ended; each line of its guest's is said again.
+pub fn watch(id: &str, counter: Counter, stop: &str, command: &[&str]) -> Result<()> {
+    let mut vmm = start(command)?;
+    let mut open: Option<(String, Snapshot)> = None;
+    let mut stopped = false;
+    while let Some((line, at)) = vmm.line(LIMIT)? {
+        let Some(fact) = line.split_once("L2: ").map(|(_, fact)| fact) else {
+            continue;
+        };
+        if let Some(name) = fact.strip_prefix("begin ") {
+            open = Some((name.to_owned(), Snapshot::take(&vmm, counter)?));
+        } else if fact == "end" {
+            let now = Snapshot::take(&vmm, counter)?;
+            if let Some((name, before)) = open.take() {
+                println!("LAB: window {id} {name} {}", now.since(&before));
+            }
+        } else {
+            println!("LAB: watched {id} at={:.3} {fact}", at.as_secs_f64() * 1e3);
+        }
+        if fact.split(' ').next() == Some(stop) {
+            stopped = true;
+            break;
+        }
+    }
+    if !stopped {
+        let said = last_words(Path::new(MESSAGES));
+        return Err(Error::failed(format!(
+            "{id}: the guest never said {stop:?}; its VMM said: {said}"
+        )));
+    }
+    let counts = counter.ask(vmm.pid())?;
+    if !counts.is_empty() {
+        println!("LAB: counts {id} {}", words(&counts));
+    }
+    let memory = vmm.memory()?;
+    println!(
+        "LAB: memory {id} private={} dirty={}",
+        memory.dirty + memory.clean,
+        memory.dirty
+    );
+    vmm.end()
+}
+
+/// Runs a guest of `lab::tiny` until it has said its mark so many times.
+pub fn marks(id: &str, count: usize, command: &[&str]) -> Result<()> {
+    let mut vmm = start(command)?;
+    let mut times = String::new();
+    for _ in 0..count {
+        let at = vmm.until(&[tiny::MARK], LIMIT).map_err(|error| {
+            let said = last_words(Path::new(MESSAGES));
+            Error::failed(format!("{id}: {error}; its VMM said: {said}"))
+        })?;
+        times.push_str(&format!(" {:.3}", at.as_secs_f64() * 1e3));
+    }
+    println!("LAB: marks {id}{times}");
+    vmm.end()
+}
+
+struct Snapshot {
+    at: Instant,
+    cpu: Cpu,
+    counts: Counts,
+}
+
+impl Snapshot {
+    fn take(vmm: &Watched, counter: Counter) -> Result<Self> {
+        Ok(Self {
+            counts: counter.ask(vmm.pid())?,
+            cpu: cpu::of(vmm.pid())?,
+            at: Instant::now(),
+        })
+    }
+
+    /// What came since another, as words of "name=value"; times in microseconds.
+    fn since(&self, before: &Self) -> String {
+        let micros = |now: Duration, then: Duration| now.saturating_sub(then).as_micros();
+        let counts = self.counts.iter().map(|(name, now)| {
+            let then = before.counts.get(name).copied().unwrap_or(0);
+            (name.clone(), now.saturating_sub(then))
+        });
+        format!(
+            "wall={} vcpus={} others={} {}",
+            (self.at - before.at).as_micros(),
+            micros(self.cpu.vcpus, before.cpu.vcpus),
+            micros(self.cpu.others, before.cpu.others),
+            words(&counts.collect())
+        )
+    }
+}
+
+fn words(counts: &Counts) -> String {
+    let words: Vec<String> = counts
+        .iter()
+        .filter(|(_, value)| **value > 0)
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    words.join(" ")
+}

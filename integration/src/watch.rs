@@ -1,0 +1,227 @@
+//! A program under way whose console is read, and the clock that ran since it was started.
+//! The same for every VMM, on L0 and in L1, so that figures can be compared.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{Context, Error, Result};
+
+/// How long a program may take to end by itself once it was asked to.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running program, killed when dropped.
+#[derive(Debug)]
+pub struct Watched {
+    child: Child,
+    console: ChildStdout,
+    started: Instant,
+    /// What was read and not yet looked for.
+    unread: Vec<u8>,
+}
+
+impl Watched {
+    /// Starts a program; `stderr` is where its messages go. The clock runs from before the fork.
+    pub fn start(command: &mut Command, stderr: Stdio) -> Result<Self> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        let started = Instant::now();
+        let mut child = command
+            .spawn()
+            .context(format!("start {}", command.get_program().to_string_lossy()))?;
+        let console = child.stdout.take().expect("stdout is a pipe");
+        Ok(Self {
+            child,
+            console,
+            started,
+            unread: Vec::new(),
+        })
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads until the console has said `text`; the time since the start at which it was there.
+    ///
+    /// # Errors
+    /// When the console ends before, or the limit, counted from now, is over.
+    pub fn until(&mut self, text: &[u8], limit: Duration) -> Result<Duration> {
+        let deadline = Instant::now() + limit;
+        let mut at = self.started.elapsed();
+        loop {
+            if let Some(found) = find(&self.unread, text) {
+                self.unread.drain(..found + text.len());
+                return Ok(at);
+            }
+            let more = self.more(deadline)?;
+            at = self.started.elapsed();
+            if !more {
+                return Err(Error::failed(format!(
+                    "the console ended before it said {:?}",
+                    String::from_utf8_lossy(text)
+                )));
+            }
+        }
+    }
+
+    /// The next whole line of the console and when it was there; nothing where the console ends.
+    pub fn line(&mut self, limit: Duration) -> Result<Option<(String, Duration)>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let at = self.started.elapsed();
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                return Ok(Some((line, at)));
+            }
+            if !self.more(deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits for more of the console; whether there is any.
+    fn more(&mut self, deadline: Instant) -> Result<bool> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut poll = libc::pollfd {
+            fd: self.console.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let timeout = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one structure, which is ours.
+        match unsafe { libc::poll(&raw mut poll, 1, timeout) } {
+            0 => return Err(Error::failed("the guest took too long")),
+            n if n < 0 => {
+                let error = std::io::Error::last_os_error();
+                if error.kind() != ErrorKind::Interrupted {
+                    return Err(error).context("wait for the console");
+                }
+                return Ok(true);
+            }
+            _ => {}
+        }
+        let mut bytes = [0; 4096];
+        let count = self.console.read(&mut bytes).context("read the console")?;
+        self.unread.extend_from_slice(&bytes[..count]);
+        Ok(count > 0)
+    }
+
+    /// What the process has of memory for itself.
+    pub fn memory(&self) -> Result<Private> {
+        let path = format!("/proc/{}/smaps", self.pid());
+        let smaps = fs::read_to_string(&path).context(format!("read {path}"))?;
+        Ok(private(&smaps))
+    }
+
+    /// Asks the program to end, as a user would, and waits for it.
+    pub fn end(mut self) -> Result<()> {
+        let pid = i32::try_from(self.pid()).context("name the process")?;
+        // SAFETY: a signal to our own child, which has not been waited for.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+        let asked = Instant::now();
+        while asked.elapsed() < PATIENCE {
+            if self.child.try_wait().context("wait for a VMM")?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(Error::failed("the program did not end when asked to"))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Either may fail only because the program has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    bytes.windows(text.len()).position(|window| window == text)
+}
+
+/// Pages of a process that no other process has, in KiB, without those of its guest's RAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Private {
+    /// Written to: only this process's end brings them back.
+    pub dirty: u64,
+    /// The same as in the file they come from.
+    pub clean: u64,
+}
+
+/// A mapping of at least this many KiB is the guest's RAM, of which the least is 128 MiB.
+const RAM: u64 = 96 << 10;
+
+/// Sums up /proc/PID/smaps (Documentation/filesystems/proc.rst).
+pub fn private(smaps: &str) -> Private {
+    let mut sum = Private::default();
+    let mut is_ram = false;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(key), Some(value)) = (words.next(), words.next()) else {
+            continue;
+        };
+        let Ok(value) = value.parse::<u64>() else {
+            continue;
+        };
+        match key {
+            "Size:" => is_ram = value >= RAM,
+            "Private_Dirty:" if !is_ram => sum.dirty += value,
+            "Private_Clean:" if !is_ram => sum.clean += value,
+            _ => {}
+        }
+    }
+    sum
+}
+
+/// Where a program's messages go; the last ones tell why it failed.
+pub fn last_words(path: &std::path::Path) -> String {
+    let mut text = String::new();
+    if let Ok(mut file) = File::open(path) {
+        let _ = file.read_to_string(&mut text);
+    }
+    let lines: Vec<&str> = text.lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_found_in_order_and_what_follows_is_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "printf 'one!two!L2: init\\nrest\\n'"]);
+        let mut watched = Watched::start(&mut command, Stdio::null()).unwrap();
+        let limit = Duration::from_secs(10);
+        let first = watched.until(b"!", limit).unwrap();
+        let second = watched.until(b"!", limit).unwrap();
+        assert!(second >= first);
+        let line = watched.line(limit).unwrap().unwrap().0;
+        assert_eq!(line, "L2: init");
+        assert!(watched.until(b"!", limit).is_err());
+    }
+
+    #[test]
+    fn the_guests_ram_does_not_count() {
+        let smaps = "55d0-55e0 r-xp 00000000 08:01 1 /bin/vmm\nSize: 100 kB\nPrivate_Clean: 40 kB\n\
+                     Private_Dirty: 2 kB\n7f00-8f00 rw-p 00000000 00:00 0\nSize: 131072 kB\n\
+                     Private_Clean: 0 kB\nPrivate_Dirty: 77 kB\n7fff-8000 rw-p 0 00:00 0 [stack]\n\
+                     Size: 132 kB\nPrivate_Clean: 0 kB\nPrivate_Dirty: 8 kB\nVmFlags: rd wr\n";
+        assert_eq!(
+            private(smaps),
+            Private {
+                dirty: 10,
+                clean: 40
+            }
+        );
+    }
+}
