@@ -5,7 +5,7 @@ TARGET := x86_64-unknown-linux-gnu
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all lab-smp bench bench-check doc man clean
+.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all lab-smp bench bench-check bench-readme doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEER
 
 bench-check: ## what moved between two results of it, A=old.json B=new.json
 	@cargo run --quiet --package lab --bin bench -- check $(A) $(B)
+
+bench-readme: ## the last results' summary, into the README
+	@cargo run --quiet --package lab --bin bench -- readme
 
 doc: ## the library's documentation: the module map and the four paths
 	cargo doc --no-deps --document-private-items --package mini-vmm --package lab

@@ -4,10 +4,10 @@ use lab::Result;
 use lab::disk::Disk;
 use lab::machine::Machine;
 
-use crate::peers::{Guest, Peer};
+use crate::peers::{Guest, Kind, Peer};
 use crate::plan::Plan;
 use crate::results::{Key, Results};
-use crate::session::{Facts, Session, at, command, counter, subjects, value};
+use crate::session::{Facts, Session, at, command, counter, counting, subjects, value};
 
 const MIB: u32 = 512;
 
@@ -15,6 +15,8 @@ const MIB: u32 = 512;
 struct Run<'a> {
     peer: &'a Peer,
     device: bool,
+    /// Only for its counters: they might cost time.
+    counted: bool,
 }
 
 /// Measures, and adds to the results.
@@ -23,7 +25,17 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     let bdf = disk.bdf();
     let runs: Vec<Run<'_>> = [true, false]
         .into_iter()
-        .flat_map(|device| subjects(plan).map(move |peer| Run { peer, device }))
+        .flat_map(|device| {
+            [false, true]
+                .into_iter()
+                .flat_map(move |counted| subjects(plan).map(move |peer| (peer, device, counted)))
+        })
+        .filter(|(peer, _, counted)| !counted || (peer.kind == Kind::MiniVmm && plan.stats))
+        .map(|(peer, device, counted)| Run {
+            peer,
+            device,
+            counted,
+        })
         .collect();
     let mut round = String::new();
     for (id, run) in runs.iter().enumerate() {
@@ -44,10 +56,17 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
             mib: MIB,
             devices,
         };
+        let (counter, command) = if run.counted {
+            let counter = counter(plan, run.peer.kind);
+            (counter, counting(plan, run.peer, &guest))
+        } else if run.peer.kind == Kind::MiniVmm {
+            ("signal", command(run.peer, &guest))
+        } else {
+            let counter = counter(plan, run.peer.kind);
+            (counter, command(run.peer, &guest))
+        };
         round.push_str(&format!(
-            "probe watch {id} {} {stop} -- {} || :\n",
-            counter(run.peer.kind),
-            command(run.peer, &guest)
+            "probe watch {id} {counter} {stop} -- {command} || :\n"
         ));
     }
     let session = Session {
@@ -71,7 +90,7 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
         } else {
             "boot without a device"
         };
-        let mut add = |quantity, unit, sample| {
+        let mut add = |quantity: &str, unit, sample| {
             let key = Key {
                 part: 2,
                 work,
@@ -81,6 +100,21 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
             results.add(&key, &run.peer.name, sample);
         };
         match fact.kind {
+            "counts" if run.counted => {
+                for word in fact.rest.split(' ') {
+                    let phase = word.strip_prefix("phase.").and_then(|w| w.split_once('='));
+                    if let Some((name, micros)) = phase
+                        && let Ok(micros) = micros.parse::<f64>()
+                    {
+                        let name = format!("phase {}", name.replace('_', " "));
+                        add(&name, "ms", micros / 1e3);
+                    }
+                }
+                if let Some(exits) = value(fact.rest, "exits") {
+                    add("exits to KVM", "", exits);
+                }
+            }
+            _ if run.counted => {}
             "watched" => {
                 let (Some(at), Some(uptime)) = (value(fact.rest, "at"), value(fact.rest, "uptime"))
                 else {

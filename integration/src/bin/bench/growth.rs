@@ -47,7 +47,7 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
         };
         let marks = if reset { 2 } else { 1 };
         let line = command(run.peer, &guest);
-        round.push_str(&format!("probe marks {id} {marks} -- {line} || :\n"));
+        round.push_str(&format!("probe marks {id} none {marks} -- {line} || :\n"));
     }
     let mut machine = Machine::with_disks(&disks);
     machine.memory = 5632;

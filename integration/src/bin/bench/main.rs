@@ -4,6 +4,7 @@
 //! ```text
 //! bench                 measures, into target/bench/: results.json, report.md, report.html
 //! bench check A B       what moved between two files of results
+//! bench readme          the last results' summary, put into the README
 //! ```
 //!
 //! | module | what it knows |
@@ -15,21 +16,28 @@
 //! | [`boots`] | guests up to their /init, in the lab |
 //! | [`reads`] | reads of an NVMe disk, in the lab |
 //! | [`growth`] | more devices, vCPUs and memory, in the lab |
+//! | [`maps`] | memory for DMA, in the lab |
 //! | [`results`] | figures as data |
 //! | [`stats`] | medians, quartiles, slopes |
 //! | [`tables`] | the Markdown report |
+//! | [`page`], [`plot`] | the HTML report and its plots |
+//! | [`summary`] | the README's table |
 //! | [`compare`] | two files of results |
 
 mod boots;
 mod compare;
 mod growth;
 mod kvm;
+mod maps;
+mod page;
 mod peers;
 mod plan;
+mod plot;
 mod reads;
 mod results;
 mod session;
 mod stats;
+mod summary;
 mod tables;
 
 use std::fs;
@@ -47,6 +55,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         [] => bench(),
+        ["readme"] => readme(),
         ["check", a, b] => check(Path::new(a), Path::new(b)),
         _ => Err(Error::cannot_run(
             format!("the bench has no such job: {}", words.join(" ")),
@@ -73,23 +82,30 @@ fn bench() -> Result<()> {
     let dir = host::target().join("bench");
     kvm::run(&plan, &dir.join("work"), &mut results)?;
     in_lab(&plan, &mut results);
-    let markdown = tables::markdown(&results);
+    let summary = summary::summary(&results);
+    let markdown = format!("{summary}\n{}", tables::markdown(&results));
     for (name, text) in [
         ("results.json", results.to_json()?),
         ("report.md", markdown.clone()),
+        ("report.html", page::html(&results)?),
     ] {
         let path = dir.join(name);
         fs::write(&path, text).context(format!("write {}", path.display()))?;
     }
-    println!("{markdown}");
-    println!("{}", dir.join("report.md").display());
+    println!("\n{summary}");
+    println!("{}", dir.join("report.html").display());
     Ok(())
 }
 
 /// A part that fails is told of, and the others go on.
 fn in_lab(plan: &Plan, results: &mut Results) {
     type Part = fn(&Plan, &mut Results) -> Result<()>;
-    let parts: [(u8, Part); 3] = [(2, boots::run), (3, reads::run), (5, growth::run)];
+    let parts: [(u8, Part); 4] = [
+        (2, boots::run),
+        (3, reads::run),
+        (4, maps::run),
+        (5, growth::run),
+    ];
     for (part, run) in parts {
         if plan.has(part)
             && let Err(error) = run(plan, results)
@@ -108,6 +124,14 @@ fn check(a: &Path, b: &Path) -> Result<()> {
         compare::compare(&Results::read(a)?, &Results::read(b)?)
     );
     Ok(())
+}
+
+fn readme() -> Result<()> {
+    let results = Results::read(&host::target().join("bench/results.json"))?;
+    let path = host::workspace().join("README.md");
+    let text = fs::read_to_string(&path).context(format!("read {}", path.display()))?;
+    let text = summary::put_into(&text, &summary::summary(&results))?;
+    fs::write(&path, text).context(format!("write {}", path.display()))
 }
 
 /// What was measured on, and what.

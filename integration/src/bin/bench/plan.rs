@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::error::Context;
@@ -19,6 +20,10 @@ pub struct Plan {
     parts: Vec<u8>,
     /// mini-vmm first, then its peers.
     pub peers: Vec<Peer>,
+    /// Whether this mini-vmm tells its phases (`--stats`).
+    pub stats: bool,
+    /// Whether it can be told which pages to take (`--memory`'s `hugepages=`).
+    pub hugepages: bool,
     /// The bare calls.
     pub floor: PathBuf,
     /// What runs in L1 and L2.
@@ -38,7 +43,7 @@ impl Plan {
     pub fn make() -> Result<Self> {
         let parts = parts(&text("BENCH"))?;
         let rounds = number("BENCH_ROUNDS", 10)?;
-        let budget = Duration::from_secs(number("BENCH_SECONDS", 300)? as u64);
+        let budget = Duration::from_secs(number("BENCH_SECONDS", 200)? as u64);
         let reads = number("BENCH_READS", 5000)?;
         let others = peers::parse(&text("PEERS"))?;
         let vmm = vmm::build()?.vmm;
@@ -46,6 +51,7 @@ impl Plan {
         let floor = vmm::program("lab", "floor")?;
         let probe = vmm::program("lab", "probe")?;
         step.done();
+        let help = host::output(Command::new(&vmm).arg("--help"))?;
         let mut peers = vec![Peer {
             name: SUBJECT.into(),
             kind: Kind::MiniVmm,
@@ -67,6 +73,8 @@ impl Plan {
         Ok(Self {
             parts,
             peers,
+            stats: help.contains("--stats"),
+            hugepages: help.contains("hugepages="),
             floor,
             probe,
             rounds,

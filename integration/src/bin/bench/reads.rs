@@ -10,7 +10,7 @@ use lab::machine::Machine;
 use crate::peers::{Guest, Peer};
 use crate::plan::Plan;
 use crate::results::{Key, Results};
-use crate::session::{Fact, Facts, Session, at, command, counter, subjects, value};
+use crate::session::{Fact, Facts, Session, at, counter, counting, subjects, value};
 
 /// What there is without a VMM.
 const CEILING: &str = "L1 itself";
@@ -47,8 +47,8 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
         };
         round.push_str(&format!(
             "probe watch {id} {} done -- {} || :\n",
-            counter(peer.kind),
-            command(peer, &guest)
+            counter(plan, peer.kind),
+            counting(plan, peer, &guest)
         ));
     }
     let ceiling = peers.len();

@@ -201,12 +201,22 @@ fn is_dynamic(program: &Path) -> bool {
 }
 
 /// How src/bin/probe asks a VMM for its counters.
-pub fn counter(kind: Kind) -> &'static str {
+pub fn counter(plan: &Plan, kind: Kind) -> &'static str {
     match kind {
+        Kind::MiniVmm if plan.stats => "stats",
         Kind::MiniVmm => "signal",
         Kind::QemuQ35 => "qmp",
         _ => "none",
     }
+}
+
+/// The same command for a VMM that is asked for all that it counts.
+pub fn counting(plan: &Plan, peer: &Peer, guest: &Guest<'_>) -> String {
+    let mut line = command(peer, guest);
+    if peer.kind == Kind::MiniVmm && plan.stats {
+        line.push_str(" --stats=/run/probe.stats");
+    }
+    line
 }
 
 /// What is typed in L1 for a guest.

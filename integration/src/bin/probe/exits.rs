@@ -11,8 +11,10 @@ use lab::error::Context;
 use lab::{Error, Result};
 use serde_json::Value;
 
-/// mini-vmm's messages, and QEMU's monitor, while they run.
+/// A VMM's messages, while it runs.
 pub const MESSAGES: &str = "/run/probe.messages";
+/// mini-vmm's statistics (docs/stats.md).
+pub const STATS: &str = "/run/probe.stats";
 /// Where QEMU listens.
 pub const QMP: &str = "/run/probe.qmp";
 
@@ -23,6 +25,8 @@ pub enum Counter {
     None,
     /// SIGUSR1, which mini-vmm answers on its standard error.
     Signal,
+    /// The same, which writes mini-vmm's statistics into a file.
+    Stats,
     /// QEMU's machine protocol, query-stats.
     Qmp,
 }
@@ -36,6 +40,7 @@ impl Counter {
         match word {
             "none" => Ok(Self::None),
             "signal" => Ok(Self::Signal),
+            "stats" => Ok(Self::Stats),
             "qmp" => Ok(Self::Qmp),
             _ => Err(Error::failed(format!("no such counter: {word}"))),
         }
@@ -46,16 +51,76 @@ impl Counter {
         match self {
             Self::None => Ok(Counts::new()),
             Self::Signal => by_signal(pid),
+            Self::Stats => by_stats(pid),
             Self::Qmp => by_qmp(),
         }
     }
 }
 
-fn by_signal(pid: u32) -> Result<Counts> {
-    let before = fs::read(MESSAGES).context("read the VMM's messages")?.len();
+fn signal(pid: u32) -> Result<()> {
     let pid = i32::try_from(pid).context("name the process")?;
     // SAFETY: a signal to a child of ours that has not been waited for.
     unsafe { libc::kill(pid, libc::SIGUSR1) };
+    Ok(())
+}
+
+fn by_stats(pid: u32) -> Result<Counts> {
+    // Of an earlier question.
+    let _ = fs::remove_file(STATS);
+    signal(pid)?;
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(10));
+        // Half of a file is no JSON.
+        if let Ok(text) = fs::read_to_string(STATS)
+            && let Ok(report) = serde_json::from_str(&text)
+        {
+            return Ok(from_report(&report));
+        }
+    }
+    Err(Error::failed("the VMM writes no statistics on SIGUSR1"))
+}
+
+/// Exits, KVM's counters of all vCPUs together, and microseconds of the phases and of mapping.
+fn from_report(report: &Value) -> Counts {
+    let mut counts = Counts::new();
+    let mut add = |name: String, value: &Value| {
+        if let Some(value) = value.as_u64() {
+            *counts.entry(name).or_default() += value;
+        }
+    };
+    let reasons = report["exits"]["by_reason"].as_object();
+    for (reason, value) in reasons.into_iter().flatten() {
+        let kind = ["pio", "mmio"]
+            .into_iter()
+            .find(|kind| reason.starts_with(kind))
+            .unwrap_or("other");
+        add(kind.into(), value);
+    }
+    for vcpu in report["kvm"]["vcpus"].as_array().into_iter().flatten() {
+        for (name, value) in vcpu.as_object().into_iter().flatten() {
+            add(name.clone(), value);
+        }
+    }
+    for phase in report["phases"].as_array().into_iter().flatten() {
+        if let (Some(name), Some(start), Some(end)) = (
+            phase["name"].as_str(),
+            phase["start_us"].as_u64(),
+            phase["end_us"].as_u64(),
+        ) {
+            add(format!("phase.{name}"), &end.saturating_sub(start).into());
+            if name == "first_run" {
+                add("phase.main_to_first_run".into(), &end.into());
+            }
+        }
+    }
+    add("dma.ram".into(), &report["dma"]["ram"]["us"]);
+    counts
+}
+
+fn by_signal(pid: u32) -> Result<Counts> {
+    let before = fs::read(MESSAGES).context("read the VMM's messages")?.len();
+    signal(pid)?;
     let asked = Instant::now();
     let mut seen = 0;
     while asked.elapsed() < Duration::from_secs(2) {
@@ -122,6 +187,24 @@ fn from_stats(said: &Value) -> Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statistics_are_summed_up() {
+        let report = serde_json::json!({
+            "exits": {"total": 7, "by_reason": {"pio_in": 1, "pio_out": 2, "mmio_read": 4, "halt": 0}},
+            "kvm": {"vcpus": [{"exits": 5, "halts": [1]}, {"exits": 6}]},
+            "phases": [
+                {"name": "open_device", "device": "a", "start_us": 10, "end_us": 15},
+                {"name": "first_run", "device": null, "start_us": 40, "end_us": 40},
+            ],
+            "dma": {"ram": {"maps": 1, "us": 9}},
+        });
+        let counts = from_report(&report);
+        assert_eq!((counts["pio"], counts["mmio"], counts["other"]), (3, 4, 0));
+        assert_eq!((counts["exits"], counts["dma.ram"]), (11, 9));
+        assert_eq!(counts["phase.open_device"], 5);
+        assert_eq!(counts["phase.main_to_first_run"], 40);
+    }
 
     #[test]
     fn both_ways_of_saying_it_are_understood() {

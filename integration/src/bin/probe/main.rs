@@ -2,9 +2,9 @@
 //! VMMs and watches them.
 //!
 //! ```text
-//! probe watch ID COUNTER [STOP] -- VMM ARGS   L1: starts a VMM; a line "LAB: watched ID ..." for each
+//! probe watch ID COUNTER STOP -- VMM ARGS     L1: starts a VMM; a line "LAB: watched ID ..." for each
 //!                                             of its guest's; ends it where the guest says STOP
-//! probe marks ID COUNT -- VMM ARGS            L1: the same for a guest of lab::tiny, timed at each mark
+//! probe marks ID COUNTER COUNT -- VMM ARGS    L1: the same for a guest of lab::tiny, timed at each mark
 //! probe read DISK READS                       L1: what the guest does with its disk
 //! (as process 1)                              L2: does as bench= on the kernel's command line asks
 //! ```
@@ -30,9 +30,8 @@ fn main() -> ExitCode {
         ["watch", id, counter, stop, "--", command @ ..] => {
             exits::Counter::of(counter).and_then(|counter| vmm::watch(id, counter, stop, command))
         }
-        ["marks", id, count, "--", command @ ..] => {
-            number(count).and_then(|count| vmm::marks(id, count, command))
-        }
+        ["marks", id, counter, count, "--", command @ ..] => exits::Counter::of(counter)
+            .and_then(|counter| vmm::marks(id, counter, number(count)?, command)),
         ["read", disk, count] => {
             number(count).and_then(|count| reads::all(disk, count, &mut |_| {}))
         }

@@ -58,10 +58,7 @@ pub fn watch(id: &str, counter: Counter, stop: &str, command: &[&str]) -> Result
             "{id}: the guest never said {stop:?}; its VMM said: {said}"
         )));
     }
-    let counts = counter.ask(vmm.pid())?;
-    if !counts.is_empty() {
-        println!("LAB: counts {id} {}", words(&counts));
-    }
+    say_counts(id, counter, &vmm)?;
     let memory = vmm.memory()?;
     println!(
         "LAB: memory {id} private={} dirty={}",
@@ -71,8 +68,16 @@ pub fn watch(id: &str, counter: Counter, stop: &str, command: &[&str]) -> Result
     vmm.end()
 }
 
+fn say_counts(id: &str, counter: Counter, vmm: &Watched) -> Result<()> {
+    let counts = counter.ask(vmm.pid())?;
+    if !counts.is_empty() {
+        println!("LAB: counts {id} {}", words(&counts));
+    }
+    Ok(())
+}
+
 /// Runs a guest of `lab::tiny` until it has said its mark so many times.
-pub fn marks(id: &str, count: usize, command: &[&str]) -> Result<()> {
+pub fn marks(id: &str, counter: Counter, count: usize, command: &[&str]) -> Result<()> {
     let mut vmm = start(command)?;
     let mut times = String::new();
     for _ in 0..count {
@@ -83,6 +88,7 @@ pub fn marks(id: &str, count: usize, command: &[&str]) -> Result<()> {
         times.push_str(&format!(" {:.3}", at.as_secs_f64() * 1e3));
     }
     println!("LAB: marks {id}{times}");
+    say_counts(id, counter, &vmm)?;
     vmm.end()
 }
 
@@ -94,6 +100,8 @@ struct Snapshot {
 
 impl Snapshot {
     fn take(vmm: &Watched, counter: Counter) -> Result<Self> {
+        // The last of the line's exits come after its last character.
+        std::thread::sleep(Duration::from_millis(100));
         Ok(Self {
             counts: counter.ask(vmm.pid())?,
             cpu: cpu::of(vmm.pid())?,

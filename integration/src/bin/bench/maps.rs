@@ -1,0 +1,127 @@
+//! Part 4: a GiB of RAM made and mapped for a device's DMA, with pages of each size. The bare calls
+//! (src/bin/floor) show what the kernel takes, with one thread and with one for each of L1's CPUs;
+//! mini-vmm's own statistics show what it takes on the same pages.
+
+use lab::Result;
+use lab::disk::Disk;
+use lab::machine::Machine;
+
+use crate::peers::{Guest, Kind};
+use crate::plan::Plan;
+use crate::results::{FLOOR, Key, Results};
+use crate::session::{Facts, Session, at, counting, subjects, value};
+
+const MIB: u32 = 1024;
+/// What `floor map` and mini-vmm's `hugepages=` call them, and what they are called here.
+const PAGES: [(&str, &str, &str); 4] = [
+    ("4K", "off", "4 KiB pages"),
+    ("thp", "thp", "transparent huge pages"),
+    ("2M", "2M", "2 MiB pages"),
+    ("1G", "1G", "1 GiB pages"),
+];
+/// With how many threads the bare calls fill the RAM.
+const THREADS: [u32; 2] = [1, 2];
+
+/// Measures, and adds to the results.
+pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
+    let disk = Disk::new("bench", 5);
+    let bdf = disk.bdf();
+    let mut round = String::new();
+    for (n, (floor, ours, _)) in PAGES.iter().enumerate() {
+        // Pages of 2 MiB are taken from the rest only while they are needed.
+        let reserve = "/proc/sys/vm/nr_hugepages";
+        if *floor == "2M" {
+            round.push_str(&format!("echo {} >{reserve}\n", MIB / 2));
+        }
+        for threads in THREADS {
+            round.push_str(&format!(
+                "floor map {bdf} {MIB} {floor} {threads} | sed 's/^/LAB: mapped {n} threads={threads} /'\n"
+            ));
+        }
+        for peer in subjects(plan).filter(|peer| peer.kind == Kind::MiniVmm && plan.stats) {
+            let guest = Guest {
+                kernel: at::tiny(),
+                initrd: None,
+                cmdline: "",
+                cpus: 1,
+                mib: MIB,
+                devices: &[&bdf],
+            };
+            let line = counting(plan, peer, &guest);
+            let line = if plan.hugepages {
+                line.replace(&format!("{MIB}M'"), &format!("{MIB}M,hugepages={ours}'"))
+            } else if *floor == "thp" {
+                line
+            } else {
+                continue;
+            };
+            round.push_str(&format!("probe marks {n} stats 1 -- {line} || :\n"));
+        }
+        if *floor == "2M" {
+            round.push_str(&format!("echo 0 >{reserve}\n"));
+        }
+    }
+    let mut machine = Machine::with_disks(&[disk]);
+    machine.memory = 3840;
+    machine.parameters = " hugepagesz=1G hugepages=1 hugepagesz=2M";
+    let session = Session {
+        name: "bench-maps",
+        machine,
+        before: format!("bind_vfio {bdf}"),
+        round,
+    };
+    let facts = session.run(plan, "part 4, memory for DMA")?;
+    take(&facts, plan, results);
+    Ok(())
+}
+
+fn take(facts: &Facts, plan: &Plan, results: &mut Results) {
+    for fact in facts.iter() {
+        let Some((.., pages)) = PAGES.get(fact.run) else {
+            continue;
+        };
+        let work = format!("1 GiB of RAM, {pages}");
+        let mut add = |quantity: &str, subject: &str, sample: Option<f64>| {
+            let key = Key {
+                part: 4,
+                work: &work,
+                at: None,
+                quantity: (quantity, "ms"),
+            };
+            if let Some(sample) = sample {
+                results.add(&key, subject, sample);
+            }
+        };
+        match fact.kind {
+            "mapped" => {
+                let threads = value(fact.rest, "threads").unwrap_or(1.0);
+                add(&filled(threads), FLOOR, value(fact.rest, "made"));
+                add("mapped", FLOOR, value(fact.rest, "mapped"));
+                add("unmapped", FLOOR, value(fact.rest, "unmapped"));
+            }
+            "counts" => {
+                let ms = |name| value(fact.rest, name).map(|micros| micros / 1e3);
+                let ours = &plan.peers[0].name;
+                // It takes a thread for each CPU.
+                add(&filled(2.0), ours, ms("phase.populate_ram"));
+                add("mapped", ours, ms("dma.ram"));
+            }
+            _ => {}
+        }
+    }
+    for why in &facts.failures {
+        results.missing.push(format!("part 4, a run: {why}"));
+    }
+    if !(plan.stats && plan.hugepages) {
+        let line = "part 4, some of mini-vmm: this one has no --stats, or no hugepages=";
+        results.missing.push(line.into());
+    }
+}
+
+fn filled(threads: f64) -> String {
+    if threads == 1.0 {
+        "filled by 1 thread".into()
+    } else {
+        format!("filled by {threads} threads")
+    }
+}

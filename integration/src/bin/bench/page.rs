@@ -1,0 +1,138 @@
+//! The report as one HTML page: tables and plots, which need no script and nothing from elsewhere.
+
+use std::fmt::Write;
+
+use lab::Result;
+
+use crate::plot;
+use crate::results::{Results, SUBJECT};
+use crate::tables::{Line, cell, figure, lines, part_title, ratio_to};
+
+const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em;color:#222}\
+table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}\
+tbody td:nth-child(2){font-weight:bold}figure{margin:1em 0}figcaption{font-weight:bold}\
+.ratio{color:#666}details{margin:1em 0}";
+
+/// The page.
+pub fn html(results: &Results) -> Result<String> {
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <title>mini-vmm: speed</title><style>{STYLE}</style></head><body>\n\
+         <h1>mini-vmm: speed</h1>\n<p>{} (UTC)</p>\n<ul>\n",
+        escape(&results.date)
+    );
+    for (name, value) in &results.about {
+        let _ = writeln!(page, "<li>{}: {}</li>", escape(name), escape(value));
+    }
+    let _ = writeln!(
+        page,
+        "</ul>\n<p>Medians, in brackets the quartiles; × is {SUBJECT}'s median for each of that \
+         column's. In the plots a bar ends at the median, and its stroke goes from quartile to \
+         quartile.</p>"
+    );
+    for part in results.parts() {
+        one_part(&mut page, results, part)?;
+    }
+    if !results.missing.is_empty() {
+        page.push_str("<h2>Not measured</h2>\n<ul>\n");
+        for line in &results.missing {
+            let _ = writeln!(page, "<li>{}</li>", escape(line));
+        }
+        page.push_str("</ul>\n");
+    }
+    page.push_str("</body></html>\n");
+    Ok(page)
+}
+
+fn one_part(page: &mut String, results: &Results, part: u8) -> Result<()> {
+    let subjects = results.subjects(part);
+    let _ = write!(
+        page,
+        "<h2>{}</h2>\n<table><thead><tr><th></th>",
+        escape(part_title(part))
+    );
+    for subject in &subjects {
+        let _ = write!(page, "<th>{}</th>", escape(subject));
+    }
+    page.push_str("</tr></thead>\n<tbody>\n");
+    for row in results.rows(part) {
+        let _ = write!(page, "<tr><td>{}</td>", escape(&row[0].row().title()));
+        for subject in &subjects {
+            page.push_str("<td>");
+            if let Some(measure) = row.iter().find(|measure| measure.subject == *subject) {
+                page.push_str(&escape(&cell(measure)));
+                if let Some(ratio) = ratio_to(&row, measure) {
+                    let _ = write!(page, " <span class=\"ratio\">×{}</span>", figure(ratio));
+                }
+            }
+            page.push_str("</td>");
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</tbody></table>\n");
+    let all = lines(results, part);
+    let mut drawn: Vec<(&str, &str)> = Vec::new();
+    for line in &all {
+        if drawn.contains(&(&line.title, &line.axis)) {
+            continue;
+        }
+        drawn.push((&line.title, &line.axis));
+        let together: Vec<&Line> = all
+            .iter()
+            .filter(|other| (&other.title, &other.axis) == (&line.title, &line.axis))
+            .collect();
+        if together.iter().any(|line| line.points.len() > 1) {
+            let title = format!("{}, with more {}", line.title, line.axis);
+            figure_of(page, &title, &plot::growth(&together, &subjects)?);
+        }
+    }
+    page.push_str("<details><summary>Each row as a plot</summary>\n");
+    for row in results.rows(part).iter().filter(|row| row.len() > 1) {
+        let title = format!("{}, {}", row[0].row().title(), row[0].unit);
+        figure_of(
+            page,
+            title.trim_end_matches(", "),
+            &plot::bars(row, &subjects)?,
+        );
+    }
+    page.push_str("</details>\n");
+    Ok(())
+}
+
+fn figure_of(page: &mut String, title: &str, svg: &str) {
+    let _ = writeln!(
+        page,
+        "<figure><figcaption>{}</figcaption>\n{svg}</figure>",
+        escape(title)
+    );
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::tests::example;
+
+    #[test]
+    fn the_page_is_whole_and_needs_nothing_else() {
+        let page = html(&example()).unwrap();
+        assert!(page.contains("<td>3.00 (2.50–3.50) ms</td>"), "{page}");
+        assert!(page.contains("×0.333"), "{page}");
+        assert!(page.contains("no &lt;peer&gt; for part 2"), "{page}");
+        assert_eq!(page.matches("<svg").count(), 2);
+        for word in ["<script", "src=", "href=", "@import"] {
+            assert!(!page.contains(word), "{word}");
+        }
+        for tag in ["table", "tr", "td", "figure", "svg", "ul", "li", "details"] {
+            let open = page.matches(&format!("<{tag}>")).count()
+                + page.matches(&format!("<{tag} ")).count();
+            assert_eq!(open, page.matches(&format!("</{tag}>")).count(), "{tag}");
+        }
+    }
+}
