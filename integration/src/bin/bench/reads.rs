@@ -105,7 +105,9 @@ fn take(facts: &Facts, names: &[&str], results: &mut Results) {
                 ("iops", ("reads a second", "")),
                 ("mibs", ("throughput", "MiB/s")),
             ] {
-                if let Some(sample) = value(fact.rest, word) {
+                // Small reads are counted, large ones weighed.
+                let other = if *kind == "seq" { "iops" } else { "mibs" };
+                if let Some(sample) = value(fact.rest, word).filter(|_| word != other) {
                     add(quantity, sample);
                 }
             }

@@ -32,16 +32,13 @@ pub fn cell(measure: &Measure) -> String {
     let Some(s) = measure.summary() else {
         return "–".into();
     };
-    if s.count == 1 || s.q1 == s.q3 {
-        return format!("{} {}", figure(s.median), measure.unit);
-    }
-    format!(
-        "{} ({}–{}) {}",
-        figure(s.median),
-        figure(s.q1),
-        figure(s.q3),
-        measure.unit
-    )
+    let spread = if s.count == 1 || s.q1 == s.q3 {
+        String::new()
+    } else {
+        format!(" ({}–{})", figure(s.q1), figure(s.q3))
+    };
+    let text = format!("{}{spread} {}", figure(s.median), measure.unit);
+    text.trim_end().to_owned()
 }
 
 /// mini-vmm's median for each of another subject's, in the same row.

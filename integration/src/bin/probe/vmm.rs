@@ -47,7 +47,11 @@ pub fn watch(id: &str, counter: Counter, stop: &str, command: &[&str]) -> Result
         } else {
             println!("LAB: watched {id} at={:.3} {fact}", at.as_secs_f64() * 1e3);
         }
-        if fact.split(' ').next() == Some(stop) {
+        let word = fact.split(' ').next();
+        if word == Some("failed") {
+            return Err(Error::failed(format!("{id}: the guest {fact}")));
+        }
+        if word == Some(stop) {
             stopped = true;
             break;
         }
