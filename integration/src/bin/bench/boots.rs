@@ -2,12 +2,11 @@
 
 use lab::Result;
 use lab::disk::Disk;
-use lab::machine::Machine;
 
 use crate::peers::{Guest, Kind, Peer};
 use crate::plan::Plan;
 use crate::results::{Key, Results};
-use crate::session::{Facts, Session, at, command, counter, counting, subjects, value};
+use crate::session::{Facts, Session, at, command, counter, counting, machine, subjects, value};
 
 const MIB: u32 = 512;
 
@@ -71,7 +70,7 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     }
     let session = Session {
         name: "bench-boots",
-        machine: Machine::with_disks(&[disk]),
+        machine: machine(&[disk]),
         before: format!("bind_vfio {bdf}"),
         round,
     };

@@ -3,12 +3,11 @@
 
 use lab::Result;
 use lab::disk::Disk;
-use lab::machine::Machine;
 
 use crate::peers::{Guest, Kind, Peer};
 use crate::plan::Plan;
 use crate::results::{Key, Results, SUBJECT};
-use crate::session::{Facts, Session, at, command, resetting, subjects};
+use crate::session::{Facts, Session, at, command, machine, resetting, subjects};
 
 const START: &str = "first instruction with NVMe disks";
 const USUAL: u32 = 512;
@@ -49,11 +48,11 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
         let line = command(run.peer, &guest);
         round.push_str(&format!("probe marks {id} none {marks} -- {line} || :\n"));
     }
-    let mut machine = Machine::with_disks(&disks);
-    machine.memory = 5632;
+    let mut l1 = machine(&disks);
+    l1.memory = 5632;
     let session = Session {
         name: "bench-growth",
-        machine,
+        machine: l1,
         before: bdfs
             .iter()
             .map(|bdf| format!("bind_vfio {bdf}\n"))

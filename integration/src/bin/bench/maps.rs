@@ -4,12 +4,11 @@
 
 use lab::Result;
 use lab::disk::Disk;
-use lab::machine::Machine;
 
 use crate::peers::{Guest, Kind};
 use crate::plan::Plan;
 use crate::results::{FLOOR, Key, Results};
-use crate::session::{Facts, Session, at, counting, subjects, value};
+use crate::session::{Facts, Session, at, counting, machine, subjects, value};
 
 const MIB: u32 = 1024;
 /// What `floor map` and mini-vmm's `hugepages=` call them, and what they are called here.
@@ -61,12 +60,12 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
             round.push_str(&format!("echo 0 >{reserve}\n"));
         }
     }
-    let mut machine = Machine::with_disks(&[disk]);
-    machine.memory = 3840;
-    machine.parameters = " hugepagesz=1G hugepages=1 hugepagesz=2M";
+    let mut l1 = machine(&[disk]);
+    l1.memory = 3840;
+    l1.parameters = " hugepagesz=1G hugepages=1 hugepagesz=2M";
     let session = Session {
         name: "bench-maps",
-        machine,
+        machine: l1,
         before: format!("bind_vfio {bdf}"),
         round,
     };

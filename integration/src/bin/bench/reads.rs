@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 
 use lab::Result;
 use lab::disk::Disk;
-use lab::machine::Machine;
 
 use crate::peers::{Guest, Peer};
 use crate::plan::Plan;
 use crate::results::{Key, Results};
-use crate::session::{Fact, Facts, Session, at, counter, counting, subjects, value};
+use crate::session::{Fact, Facts, Session, at, counter, counting, machine, subjects, value};
 
 /// What there is without a VMM.
 const CEILING: &str = "L1 itself";
@@ -59,7 +58,7 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     ));
     let session = Session {
         name: "bench-reads",
-        machine: Machine::with_disks(&[disk]),
+        machine: machine(&[disk]),
         before: String::new(),
         round,
     };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use lab::disk::Disk;
 use lab::error::Context;
 use lab::initramfs::Archive;
 use lab::kernel::{Choice, Kernel};
@@ -63,6 +64,16 @@ pub struct Fact<'a> {
     pub rest: &'a str,
 }
 
+/// L1 with two CPUs, as a VMM's threads have elsewhere. One is what the lab's scenarios have, because
+/// QEMU's emulation of nested SVM is not sound with two and busy guests of several vCPUs: the guests
+/// here have one, and a machine that goes off early has figures up to then.
+pub fn machine(disks: &[Disk]) -> Machine {
+    Machine {
+        cpus: 2,
+        ..Machine::with_disks(disks)
+    }
+}
+
 /// A machine and its script.
 pub struct Session {
     /// Names its directory.
@@ -105,13 +116,6 @@ impl Session {
             ended = boot()?;
         }
         step.done();
-        if ended.timed_out {
-            return Err(Error::failed(format!(
-                "the machine was still running after {} s; its log is {}",
-                limit.as_secs(),
-                dir.join("transcript.log").display()
-            )));
-        }
         let lines = ended.transcript.lines.into_iter();
         let said = lines.filter(|line| line.from == Speaker::Lab);
         Facts::of(said.map(|line| line.text), &dir)
@@ -266,11 +270,16 @@ impl Facts {
                 facts.lines.push(line);
             }
         }
-        if !ended || facts.rounds == 0 {
-            return Err(Error::failed(format!(
+        if !ended {
+            let log = dir.join("transcript.log");
+            let why = format!(
                 "the machine went off before its rounds were over; its log is {}",
-                dir.join("transcript.log").display()
-            )));
+                log.display()
+            );
+            facts.failures.push(why);
+        }
+        if facts.lines.is_empty() {
+            return Err(Error::failed(facts.failures.join("; ")));
         }
         Ok(facts)
     }
@@ -325,9 +334,11 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_went_off_early_has_no_figures() {
-        assert!(facts(&["round 0", "script 1"]).is_err());
-        assert!(facts(&["round 0", "round 1", "marks 1 2"]).is_err());
+    fn a_machine_that_went_off_early_has_figures_up_to_then() {
+        assert!(facts(&["round 0", "marks 1 2", "script 1"]).is_err());
+        assert!(facts(&["round 0", "round 1"]).is_err());
+        let early = facts(&["round 0", "round 1", "marks 1 2"]).unwrap();
+        assert_eq!((early.iter().count(), early.failures.len()), (1, 1));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lab::error::Context;
+use lab::watch::last_words;
 use lab::{Error, Result};
 use serde_json::Value;
 
@@ -78,7 +79,10 @@ fn by_stats(pid: u32) -> Result<Counts> {
             return Ok(from_report(&report));
         }
     }
-    Err(Error::failed("the VMM writes no statistics on SIGUSR1"))
+    let said = last_words(Path::new(MESSAGES));
+    Err(Error::failed(format!(
+        "the VMM writes no statistics on SIGUSR1; it said: {said}"
+    )))
 }
 
 /// Exits, KVM's counters of all vCPUs together, and microseconds of the phases and of mapping.
