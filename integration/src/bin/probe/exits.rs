@@ -66,16 +66,14 @@ fn signal(pid: u32) -> Result<()> {
 }
 
 fn by_stats(pid: u32) -> Result<Counts> {
-    // Of an earlier question.
-    let _ = fs::remove_file(STATS);
+    let before = times_written()?;
     signal(pid)?;
     let asked = Instant::now();
     while asked.elapsed() < Duration::from_secs(5) {
         std::thread::sleep(Duration::from_millis(10));
-        // Half of a file is no JSON.
-        if let Ok(text) = fs::read_to_string(STATS)
-            && let Ok(report) = serde_json::from_str(&text)
-        {
+        if times_written()? > before {
+            let text = fs::read_to_string(STATS).context("read the VMM's statistics")?;
+            let report = serde_json::from_str(&text).context("understand the VMM's statistics")?;
             return Ok(from_report(&report));
         }
     }
@@ -83,6 +81,12 @@ fn by_stats(pid: u32) -> Result<Counts> {
     Err(Error::failed(format!(
         "the VMM writes no statistics on SIGUSR1; it said: {said}"
     )))
+}
+
+/// How often mini-vmm said that its statistics are whole.
+fn times_written() -> Result<usize> {
+    let text = fs::read_to_string(MESSAGES).context("read the VMM's messages")?;
+    Ok(text.matches("statistics are in").count())
 }
 
 /// Exits, KVM's counters of all vCPUs together, and microseconds of the phases and of mapping.
