@@ -327,11 +327,8 @@ impl Machine {
             self.serial.set_stopping(true);
             self.vcpus = running.stop()?;
             self.serial.set_stopping(false);
-            info!(
-                "{}, coalesced writes {}",
-                self.exits,
-                self.coalesced.applied()
-            );
+            info!("{}", self.exits);
+            info!("writes without an exit: {}", self.coalesced.applied());
             match end.map_err(MachineError::Loop)? {
                 End::Guest(GuestEvent::PowerOff) => return Ok(Exit::PowerOff),
                 End::Signal(_) | End::Quit => return Ok(Exit::Asked),

@@ -167,11 +167,6 @@ impl Running {
             coalesced: Arc::clone(&shared.coalesced),
             server: None,
         };
-        let (coalesced, stop) = (Arc::clone(&shared.coalesced), Arc::clone(&running.stop));
-        let server = thread::Builder::new()
-            .name("coalesced".into())
-            .spawn(move || coalesced.serve(&stop));
-        running.server = Some(server.map_err(VcpuError::Server)?);
         for vcpu in vcpus {
             let id = vcpu.id;
             let (shared, stop) = (shared.clone(), Arc::clone(&running.stop));
@@ -184,6 +179,17 @@ impl Running {
                     let _ = running.stop();
                     return Err(VcpuError::Thread(id, e));
                 }
+            }
+        }
+        let (coalesced, stop) = (Arc::clone(&shared.coalesced), Arc::clone(&running.stop));
+        let server = thread::Builder::new()
+            .name("coalesced".into())
+            .spawn(move || coalesced.serve(&stop));
+        match server {
+            Ok(server) => running.server = Some(server),
+            Err(e) => {
+                let _ = running.stop();
+                return Err(VcpuError::Server(e));
             }
         }
         Ok(running)
