@@ -12,7 +12,9 @@
 //! So that nobody can tell: the ring is emptied before anything else that an exit asks for, in
 //! the order of the writes, whoever made them ([`Coalesced::apply`]). The same port is the divisor
 //! latch while DLAB is set; order alone makes that right. A guest that writes characters and then
-//! does nothing at all is served by [`Coalesced::serve`]. A full ring makes a write an exit again.
+//! does nothing at all is served by a thread beside the vCPUs. A full ring makes a write an exit again.
+//! The one who empties the ring may have to wait for a standard output that is full; vCPUs with an
+//! exit to make then wait with it, until the VM is stopped.
 //!
 //! A string instruction that is longer than the ring has room loses the rest, in KVM itself; on a
 //! real 16550 the same guest would lose all but sixteen characters.
