@@ -2,18 +2,17 @@
 
 use std::io::{self, Write};
 use std::panic;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mini_vmm::config::device::{DeviceConfig, RomConfig};
-use mini_vmm::config::{Iommu, VmConfig};
+use mini_vmm::config::{Iommu, Statistics, VmConfig};
 use mini_vmm::devices::serial::Serial;
 use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
 use mini_vmm::machine::{Exit, Machine, MachineError};
 use mini_vmm::memory::kvm_slots::KvmSlots;
-use mini_vmm::observe::stats::ExitCounters;
+use mini_vmm::observe::stats::exits::Exits;
 
 use crate::common::asm::Asm;
 use crate::common::elf;
@@ -56,7 +55,7 @@ pub struct Vm {
 pub struct Ended {
     pub exit: Result<Exit, MachineError>,
     pub text: String,
-    pub exits: Arc<ExitCounters>,
+    pub exits: Arc<Exits>,
     /// KVM's memory slots in use before the guest's first instruction and after its last.
     pub slots: (usize, usize),
 }
@@ -65,7 +64,7 @@ pub struct Ended {
 pub struct Live {
     output: Output,
     serial: Arc<Serial>,
-    exits: Arc<ExitCounters>,
+    exits: Arc<Exits>,
     slots: Arc<KvmSlots>,
 }
 
@@ -131,6 +130,7 @@ impl Vm {
             vfio: Vec::new(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,
+            statistics: Statistics::default(),
         };
         let output = Output::default();
         let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");
@@ -146,7 +146,7 @@ impl Vm {
             slots: machine.slots(),
         };
         let notifier = machine.notifier();
-        let mut lifecycle = Lifecycle::new(notifier.clone(), live.exits.clone(), None).unwrap();
+        let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();
         let before = live.slots.in_use();
         let exit = thread::scope(|scope| {
             let _limit = TimeLimit::new(notifier.clone());
@@ -251,11 +251,8 @@ impl Ended {
     }
 }
 
-fn counts(exits: &ExitCounters) -> (u64, u64) {
-    (
-        exits.pio.load(Ordering::Relaxed),
-        exits.mmio.load(Ordering::Relaxed),
-    )
+fn counts(exits: &Exits) -> (u64, u64) {
+    (exits.pio(), exits.mmio())
 }
 
 /// Waits until something becomes true.
