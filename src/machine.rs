@@ -199,6 +199,10 @@ impl Machine {
         let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
         let bus = Arc::new(Bus::new());
         let root = Arc::new(RootBus::new());
+        if measured {
+            let stats = Arc::clone(&stats);
+            root.watch(move |target, write| stats.count_config(target, write));
+        }
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
         let serial = make_serial(&router, output)?;
         bus.insert_pio(layout::PORT_PCI_ADDRESS, config_io::PORTS, ports.clone())?;

@@ -25,13 +25,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::info;
 
 use crate::layout::Range;
+use crate::pci::config_access::Target;
 use crate::vfio::device::SharedDevice;
 use devices::DeviceMeter;
 use dma::DmaMeter;
 use exits::Exits;
 use interrupts::Ledger;
 use metered::Metered;
-use registers::Space;
+use registers::{Access, RegisterTable, Space};
 
 /// A range of ports or addresses, and what the guest has there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct Stats {
     pub exits: Arc<Exits>,
     /// DMA maps.
     pub dma: Arc<DmaMeter>,
+    /// Configuration space, by ECAM's addresses, whichever way it was accessed.
+    config: Mutex<Option<RegisterTable>>,
     ledger: Arc<Ledger>,
     late: Mutex<Late>,
 }
@@ -75,12 +78,26 @@ impl Stats {
         Self {
             detailed,
             exits: Arc::new(Exits::new(vcpus, detailed)),
+            config: Mutex::new(detailed.then(RegisterTable::default)),
             ..Self::default()
         }
     }
 
     fn late(&self) -> MutexGuard<'_, Late> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an access to configuration space; any thread may.
+    pub fn count_config(&self, target: Target, write: bool) {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let [bus, device, function] = [target.bus, target.device, target.function].map(u64::from);
+        if let Some(table) = &*config {
+            table.count(Access {
+                space: Space::Memory,
+                address: bus << 20 | device << 15 | function << 12 | u64::from(target.offset),
+                write,
+            });
+        }
     }
 
     /// Opens KVM's counters of the VM or, after it, of its next vCPU.

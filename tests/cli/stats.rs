@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::common::asm::Width;
 use crate::common::elf::TempFile;
 use crate::kvm;
 use crate::process::{Running, kernel, refused};
 
 /// An address with nobody behind it.
 const NOWHERE: u32 = 0xc000_0000;
+/// Register 0 of the host bridge.
+const ECAM: u32 = 0xe000_0000;
 
 fn read(path: &PathBuf) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -53,14 +56,20 @@ fn counts_are_what_the_guest_did() {
         g.repeat(3, |g| {
             g.store32(NOWHERE + 4, 1);
         });
-        g.outb(0x80, 1).power_off();
+        g.outb(0x80, 1);
+        // The host bridge's class, by ports and by ECAM, and a device that is not there.
+        for address in [0x8000_0008, 0x8000_f800] {
+            g.out(Width::Dword, 0xcf8, address)
+                .input(Width::Dword, 0xcfc);
+        }
+        g.load32(ECAM + 8).power_off();
     });
     let report = measured(guest, &[]);
     let exits = &report["exits"];
     let reasons = &exits["by_reason"];
-    assert_eq!(reasons["pio_out"], 5 + 1 + 1);
-    assert_eq!(reasons["pio_in"], 0);
-    assert_eq!(reasons["mmio_read"], 7);
+    assert_eq!(reasons["pio_out"], 5 + 1 + 2 + 1);
+    assert_eq!(reasons["pio_in"], 2);
+    assert_eq!(reasons["mmio_read"], 7 + 1);
     assert_eq!(reasons["mmio_write"], 3);
     let sum: u64 = reasons
         .as_object()
@@ -77,6 +86,9 @@ fn counts_are_what_the_guest_did() {
         (key("port", "0x3f8", true), 5),
         (key("port", "0x80", true), 1),
         (key("port", "0x600", true), 1),
+        (key("port", "0xcf8", true), 2),
+        (key("port", "0xcfc", false), 2),
+        (key("memory", "0xe0000008", false), 1),
         (key("memory", "0xc0000000", false), 7),
         (key("memory", "0xc0000004", true), 3),
     ];
@@ -86,6 +98,11 @@ fn counts_are_what_the_guest_did() {
     assert_eq!(registers[0]["place"], Value::Null);
     assert_eq!(registers[1]["place"], "serial port");
     assert_eq!(registers[1]["offset"], "0x0");
+    let config = json!({ "others": 0, "registers": [
+        { "function": "0000:00:00.0", "register": "0x8", "write": false, "count": 2 },
+        { "function": "0000:00:1f.0", "register": "0x0", "write": false, "count": 1 },
+    ] });
+    assert_eq!(report["config_space"], config);
 }
 
 #[test]
@@ -274,7 +291,7 @@ fn the_form_of_the_json_is_kept() {
         return;
     }
     let guest = kernel(|g| {
-        g.print("hello").power_off();
+        g.print("hello").load32(ECAM).power_off();
     });
     let mut report = measured(guest, &[]);
     assert_eq!(report["version"], 1);
@@ -285,6 +302,11 @@ fn the_form_of_the_json_is_kept() {
     let mut lines = Vec::new();
     shape(&report, "", &mut lines);
     let expected = "\
+.config_space.others: number
+.config_space.registers[].count: number
+.config_space.registers[].function: string
+.config_space.registers[].register: string
+.config_space.registers[].write: bool
 .cpu_before_main_us: number
 .devices: []
 .dma.bars.bytes: number

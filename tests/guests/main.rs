@@ -29,6 +29,7 @@ mod race;
 mod resets;
 mod rig;
 mod rom;
+mod stats;
 mod switch;
 mod vectors;
 mod vm;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         ("vectors", vectors::TESTS),
         ("faults", faults::TESTS),
         ("resets", resets::TESTS),
+        ("stats", stats::TESTS),
         ("race", race::TESTS),
         ("hostile", hostile::TESTS),
     ];

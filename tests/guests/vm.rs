@@ -12,7 +12,9 @@ use mini_vmm::devices::serial::Serial;
 use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
 use mini_vmm::machine::{Exit, Machine, MachineError};
 use mini_vmm::memory::kvm_slots::KvmSlots;
+use mini_vmm::observe::phases::{Clock, Phases};
 use mini_vmm::observe::stats::exits::Exits;
+use mini_vmm::observe::stats::report::Report;
 
 use crate::common::asm::Asm;
 use crate::common::elf;
@@ -49,6 +51,7 @@ pub struct Vm {
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     no_reboot: bool,
     cpus: u8,
+    statistics: Statistics,
 }
 
 /// How a run ended.
@@ -56,6 +59,8 @@ pub struct Ended {
     pub exit: Result<Exit, MachineError>,
     pub text: String,
     pub exits: Arc<Exits>,
+    /// What `--stats` would tell.
+    pub report: Report,
     /// KVM's memory slots in use before the guest's first instruction and after its last.
     pub slots: (usize, usize),
 }
@@ -75,6 +80,7 @@ impl Vm {
             devices: Vec::new(),
             no_reboot: false,
             cpus: 1,
+            statistics: Statistics::Off,
         }
     }
 
@@ -114,6 +120,12 @@ impl Vm {
         self
     }
 
+    /// As with `--stats`.
+    pub fn measured(mut self) -> Self {
+        self.statistics = Statistics::Table;
+        self
+    }
+
     pub fn run(self) -> Ended {
         self.run_beside(|_| ())
     }
@@ -130,7 +142,7 @@ impl Vm {
             vfio: Vec::new(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,
-            statistics: Statistics::default(),
+            statistics: self.statistics,
         };
         let output = Output::default();
         let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");
@@ -163,6 +175,7 @@ impl Vm {
         Ended {
             exit,
             text: live.output.text(),
+            report: Report::new(&machine.stats(), &Phases::new(Clock::start())),
             exits: live.exits,
             slots: (before, live.slots.in_use()),
         }

@@ -1,7 +1,9 @@
 //! The report of a run, as a value: `docs/stats.md` describes its JSON, [`super::text`] its table.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -17,6 +19,7 @@ use super::registers::{Access, Space};
 use super::{Late, Place, Stats};
 use crate::observe::phases::{Phase, Phases};
 use crate::observe::report::sentence;
+use crate::pci::Bdf;
 
 /// Counts by [`Reason::name`]; all of them are there.
 pub type ByReason = BTreeMap<&'static str, u64>;
@@ -41,6 +44,8 @@ pub struct Report {
     pub first_exit_us: Option<u64>,
     /// Exits to this process.
     pub exits: ExitReport,
+    /// Accesses to configuration space, by ports and ECAM.
+    pub config_space: ConfigReport,
     /// KVM's own counters.
     pub kvm: KvmReport,
     /// Interrupts that the host saw of the devices.
@@ -83,6 +88,28 @@ pub struct Register {
     pub place: Option<String>,
     /// How far from the place's beginning, in hexadecimal.
     pub offset: Option<String>,
+}
+
+/// Accesses to configuration space.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConfigReport {
+    /// The most frequent first.
+    pub registers: Vec<ConfigRegister>,
+    /// Those for which the table had no room.
+    pub others: u64,
+}
+
+/// Accesses of one kind to one register.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConfigRegister {
+    /// The function's address in the guest.
+    pub function: Bdf,
+    /// Bytes from the beginning of its configuration space, in hexadecimal.
+    pub register: String,
+    /// Whether the guest wrote.
+    pub write: bool,
+    /// How often.
+    pub count: u64,
 }
 
 /// KVM's own counters, by KVM's names.
@@ -132,6 +159,7 @@ impl Report {
             phases: phases.list(),
             first_exit_us: first.min().map(|moment| clock.at(moment)),
             exits: exits(&stats.exits, &places.unwrap_or_default()),
+            config_space: config_space(stats),
             kvm: kvm_counters(&late),
             interrupts: if names.is_empty() {
                 Vec::new()
@@ -168,9 +196,7 @@ fn exits(exits: &Exits, places: &[Place]) -> ExitReport {
             *counts.entry(access).or_default() += count;
         }
     }
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    // The sort keeps the order of those that are as frequent.
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let counts = by_frequency(counts);
     let others = vcpus.iter().filter_map(VcpuExits::registers);
     ExitReport {
         total: all.values().sum(),
@@ -184,6 +210,36 @@ fn exits(exits: &Exits, places: &[Place]) -> ExitReport {
             .map(|(access, count)| register(access, count, places))
             .collect(),
         other_registers: others.map(|table| table.others()).sum(),
+    }
+}
+
+/// The most frequent first; of those that are as frequent, the lowest address.
+fn by_frequency(counts: BTreeMap<Access, u64>) -> Vec<(Access, u64)> {
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    counts
+}
+
+fn config_space(stats: &Stats) -> ConfigReport {
+    let table = stats.config.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(table) = &*table else {
+        return ConfigReport::default();
+    };
+    let register = |(access, count): (Access, u64)| ConfigRegister {
+        function: Bdf {
+            segment: 0,
+            bus: (access.address >> 20) as u8,
+            device: (access.address >> 15 & 31) as u8,
+            function: (access.address >> 12 & 7) as u8,
+        },
+        register: format!("{:#x}", access.address & 0xfff),
+        write: access.write,
+        count,
+    };
+    let counts = by_frequency(table.list().into_iter().collect());
+    ConfigReport {
+        registers: counts.into_iter().map(register).collect(),
+        others: table.others(),
     }
 }
 

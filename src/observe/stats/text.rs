@@ -49,6 +49,7 @@ impl fmt::Display for Report {
             writeln!(f, "  at {}                    first exit", Ms(first))?;
         }
         self.exits(f)?;
+        self.config_space(f)?;
         write!(f, "{}", self.kvm)?;
         if !self.devices.is_empty() {
             self.devices(f)?;
@@ -92,11 +93,25 @@ impl Report {
             write!(f, "{register}")?;
         }
         let hidden: u64 = registers.iter().skip(SHOWN).map(|r| r.count).sum();
-        let rest = hidden + self.exits.other_registers;
-        if rest > 0 {
-            writeln!(f, "  {rest:>10}  others")?;
+        others(f, hidden + self.exits.other_registers)
+    }
+
+    fn config_space(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let registers = &self.config_space.registers;
+        if registers.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        writeln!(f, "accesses to configuration space, the most frequent")?;
+        for register in registers.iter().take(SHOWN) {
+            let way = if register.write { "write" } else { "read" };
+            writeln!(
+                f,
+                "  {:>10}  {way:<5} {} register {}",
+                register.count, register.function, register.register
+            )?;
+        }
+        let hidden: u64 = registers.iter().skip(SHOWN).map(|r| r.count).sum();
+        others(f, hidden + self.config_space.others)
     }
 
     fn devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,6 +135,14 @@ impl Report {
         writeln!(f, "  RAM {}", self.dma.ram)?;
         writeln!(f, "  BARs {}", self.dma.bars)
     }
+}
+
+/// What is not shown.
+fn others(f: &mut fmt::Formatter<'_>, count: u64) -> fmt::Result {
+    if count == 0 {
+        return Ok(());
+    }
+    writeln!(f, "  {count:>10}  others")
 }
 
 impl fmt::Display for Register {
