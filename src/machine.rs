@@ -24,7 +24,7 @@ use crate::devices::serial::{self, Output, Serial};
 use crate::host::sysfs::Sysfs;
 use crate::interrupt::service::Service;
 use crate::interrupt::{Router, irqchip};
-use crate::layout::{self, Layout, Range};
+use crate::layout::{self, Layout};
 use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
 use crate::memory::dma::Dma;
 use crate::memory::kvm_slots::KvmSlots;
@@ -48,7 +48,6 @@ pub use error::MachineError;
 use error::kvm_call;
 use lost_pages::DevicePages;
 use parts::{bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate};
-use places::places;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,10 +132,7 @@ impl Machine {
             let _phase = phase!("allocate_ram");
             Ram::new(&layout)?
         };
-        stats.set_ram(ram.regions().iter().map(|region| Range {
-            start: region.host_address(),
-            size: region.size,
-        }));
+        stats.set_ram(ram.regions());
         let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP_ADDR)
             .map_err(kvm_call("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -347,10 +343,7 @@ impl Machine {
     /// When the kernel cannot be loaded any more, or KVM cannot go on with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.place_bars()?;
-        let functions: Vec<_> = self.functions.iter().collect();
-        let functions = functions.iter().map(|(bdf, f)| (*bdf, Arc::downgrade(f)));
-        let functions: Vec<_> = functions.collect();
-        self.stats.set_places(move || places(&functions));
+        self.stats.set_places(places::lookup(&self.functions));
         reset::announce(&self.vfio_functions());
         loop {
             let mut running = self.start()?;

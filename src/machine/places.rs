@@ -1,6 +1,6 @@
 //! What the guest has at its ports and addresses, by name.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use crate::devices::{power, serial};
 use crate::layout::{self, Range};
@@ -11,8 +11,17 @@ use crate::pci::bar::BarKind;
 use crate::pci::config_io;
 use crate::vfio::function::VfioFunction;
 
+/// Tells what is where at the time of the call. It keeps no function alive.
+pub(super) fn lookup(
+    functions: &[(Bdf, Arc<VfioFunction>)],
+) -> impl Fn() -> Vec<Place> + Send + Sync + 'static {
+    let functions = functions.iter().map(|(bdf, f)| (*bdf, Arc::downgrade(f)));
+    let functions: Vec<_> = functions.collect();
+    move || places(&functions)
+}
+
 /// The devices of ours, and the functions where they are now. The first that has an address is it.
-pub(super) fn places(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<Place> {
+fn places(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<Place> {
     let port = |start: u16, size: u16, name: &str| Place {
         space: Space::Port,
         range: Range {

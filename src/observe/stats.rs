@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tracing::info;
 
 use crate::layout::Range;
+use crate::memory::Region;
 use crate::pci::config_access::Target;
 use crate::vfio::device::SharedDevice;
 use devices::DeviceMeter;
@@ -112,7 +113,11 @@ impl Stats {
     }
 
     /// Where the guest's RAM is in this process.
-    pub fn set_ram(&self, ranges: impl Iterator<Item = Range>) {
+    pub fn set_ram(&self, regions: &[Region]) {
+        let ranges = regions.iter().map(|region| Range {
+            start: region.host_address(),
+            size: region.size,
+        });
         self.late().ram = ranges.collect();
     }
 

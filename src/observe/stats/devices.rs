@@ -1,7 +1,8 @@
 //! What a device's slow calls took.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -44,6 +45,8 @@ pub struct DeviceMeter {
     pub resets: CallMeter,
     /// VFIO_DEVICE_SET_IRQS that change which interrupts there are.
     pub irqs: CallMeter,
+    /// When it first had a vector of MSI or MSI-X: the guest's driver is about to use it.
+    pub first_vector: OnceLock<Instant>,
 }
 
 #[cfg(test)]

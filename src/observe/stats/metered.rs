@@ -66,6 +66,10 @@ impl Device for Metered {
         let outcome = self.device.set_events(irq, start, events);
         self.meter.irqs.count(begun.elapsed());
         self.ledger.after_enable(self.name(), irq);
+        let messages = matches!(irq, Irq::Msi | Irq::Msix);
+        if outcome.is_ok() && messages && events.iter().any(Option::is_some) {
+            self.meter.first_vector.get_or_init(Instant::now);
+        }
         outcome
     }
 

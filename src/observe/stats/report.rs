@@ -17,7 +17,7 @@ use super::kvm::{self, Counters};
 use super::memory::OwnMemory;
 use super::registers::{Access, Space};
 use super::{Late, Place, Stats};
-use crate::observe::phases::{Phase, Phases};
+use crate::observe::phases::{Clock, Phase, Phases};
 use crate::observe::report::sentence;
 use crate::pci::Bdf;
 
@@ -132,6 +132,8 @@ pub struct DeviceReport {
     pub resets: Calls,
     /// Changes of which interrupts there are (VFIO_DEVICE_SET_IRQS).
     pub set_irqs: Calls,
+    /// When it first had a vector of MSI or MSI-X.
+    pub first_vector_us: Option<u64>,
 }
 
 /// DMA maps.
@@ -166,7 +168,7 @@ impl Report {
             } else {
                 stats.ledger.vectors(&names)
             },
-            devices: devices(&late),
+            devices: devices(&late, clock),
             memory: own_memory(&late),
             dma: DmaReport {
                 ram: stats.dma.ram.maps(),
@@ -279,13 +281,14 @@ fn kvm_counters(late: &Late) -> KvmReport {
     report
 }
 
-fn devices(late: &Late) -> Vec<DeviceReport> {
+fn devices(late: &Late, clock: Clock) -> Vec<DeviceReport> {
     late.devices
         .iter()
         .map(|(name, meter)| DeviceReport {
             device: name.clone(),
             resets: meter.resets.calls(),
             set_irqs: meter.irqs.calls(),
+            first_vector_us: meter.first_vector.get().map(|moment| clock.at(*moment)),
         })
         .collect()
 }

@@ -38,26 +38,21 @@ impl Reporter {
     /// # Errors
     /// When the file cannot be written.
     pub fn open(wanted: &Statistics, phases: Option<&Phases>) -> Result<Option<Self>, ReportError> {
-        let (Some(phases), file) = (
-            phases,
-            match wanted {
-                Statistics::Off => return Ok(None),
-                Statistics::Table => None,
-                Statistics::Json(path) => {
-                    let open = File::create(path).map_err(|source| ReportError {
-                        path: path.clone(),
-                        source,
-                    });
-                    Some((path.clone(), open?))
-                }
-            },
-        ) else {
+        let Some(phases) = phases.cloned() else {
             return Ok(None);
         };
-        Ok(Some(Self {
-            phases: phases.clone(),
-            file,
-        }))
+        let file = match wanted {
+            Statistics::Off => return Ok(None),
+            Statistics::Table => None,
+            Statistics::Json(path) => {
+                let file = File::create(path).map_err(|source| ReportError {
+                    path: path.clone(),
+                    source,
+                })?;
+                Some((path.clone(), file))
+            }
+        };
+        Ok(Some(Self { phases, file }))
     }
 
     /// Reports what there is by now. A file that can no more be written is said, and ends no run.

@@ -15,7 +15,7 @@ struct Ms(u64);
 
 impl fmt::Display for Ms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>10.3} ms", self.0 as f64 / 1000.0)
+        f.pad(&format!("{:.3} ms", self.0 as f64 / 1000.0))
     }
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "start (from the first line of main; at least {} of CPU time before it)",
-            Ms(self.cpu_before_main_us).to_string().trim_start()
+            Ms(self.cpu_before_main_us)
         )?;
         for phase in &self.phases {
             let took = Ms(phase.end_us.saturating_sub(phase.start_us));
@@ -40,13 +40,13 @@ impl fmt::Display for Report {
             let device = phase.device.as_deref().unwrap_or_default();
             writeln!(
                 f,
-                "  at {} for {took}  {}{space}{device}",
+                "  at {:>13} for {took:>13}  {}{space}{device}",
                 Ms(phase.start_us),
                 phase.name
             )?;
         }
         if let Some(first) = self.first_exit_us {
-            writeln!(f, "  at {}                    first exit", Ms(first))?;
+            writeln!(f, "  at {:>13}                    first exit", Ms(first))?;
         }
         self.exits(f)?;
         self.config_space(f)?;
@@ -79,7 +79,7 @@ impl Report {
             f,
             "exits to mini-vmm: {} in {}",
             self.exits.total,
-            Ms(self.uptime_us).to_string().trim_start()
+            Ms(self.uptime_us)
         )?;
         for (reason, count) in self.exits.by_reason.iter().filter(|(_, n)| **n > 0) {
             writeln!(f, "  {count:>10}  {reason}")?;
@@ -125,11 +125,12 @@ impl Report {
         }
         writeln!(f, "devices")?;
         for device in &self.devices {
-            writeln!(
-                f,
-                "  {} resets {}; SET_IRQS {}",
-                device.device, device.resets, device.set_irqs
-            )?;
+            let (name, resets, irqs) = (&device.device, device.resets, device.set_irqs);
+            write!(f, "  {name} resets {resets}; SET_IRQS {irqs}")?;
+            match device.first_vector_us {
+                Some(at) => writeln!(f, "; its first vector at {}", Ms(at))?,
+                None => writeln!(f)?,
+            }
         }
         writeln!(f, "DMA maps")?;
         writeln!(f, "  RAM {}", self.dma.ram)?;
@@ -190,24 +191,13 @@ impl fmt::Display for KvmReport {
 
 impl fmt::Display for Calls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} in {}",
-            self.calls,
-            Ms(self.us).to_string().trim_start()
-        )
+        write!(f, "{} in {}", self.calls, Ms(self.us))
     }
 }
 
 impl fmt::Display for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} in {}",
-            self.maps,
-            Mib(self.bytes),
-            Ms(self.us).to_string().trim_start()
-        )?;
+        write!(f, "{} of {} in {}", self.maps, Mib(self.bytes), Ms(self.us))?;
         match self.gib_per_s {
             Some(speed) => write!(f, " ({speed:.1} GiB/s)"),
             None => Ok(()),
