@@ -37,6 +37,7 @@ use crate::pci::config_io::{self, ConfigPorts, Ecam};
 use crate::pci::place;
 use crate::pci::{Bdf, RootBus};
 use crate::phase;
+use crate::vcpu::coalesced::Coalesced;
 use crate::vcpu::{self, Running, Vcpu};
 use crate::vfio;
 use crate::vfio::device::SharedDevice;
@@ -85,6 +86,7 @@ pub struct Machine {
     root: Arc<RootBus>,
     ports: Arc<ConfigPorts>,
     serial: Arc<Serial>,
+    coalesced: Arc<Coalesced>,
     around: Surroundings,
     slots: Arc<KvmSlots>,
     dma: Option<Arc<dyn MemoryListener>>,
@@ -214,6 +216,8 @@ impl Machine {
             Arc::new(Ecam(Arc::clone(&root))),
         )?;
 
+        let coalesced = Coalesced::new(&vm, vcpus.first(), bus.clone(), serial.clone());
+
         // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
@@ -234,6 +238,7 @@ impl Machine {
             root,
             ports,
             serial,
+            coalesced: Arc::new(coalesced),
             slots,
             dma,
             functions: Vec::new(),
@@ -344,6 +349,10 @@ impl Machine {
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.place_bars()?;
         self.stats.set_places(places::lookup(&self.functions));
+        // The root bus has the statistics: they must not keep what has the root bus.
+        let coalesced = Arc::downgrade(&self.coalesced);
+        self.stats
+            .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
         reset::announce(&self.vfio_functions());
         loop {
             let mut running = self.start()?;
@@ -352,6 +361,7 @@ impl Machine {
             self.vcpus = running.stop()?;
             self.serial.set_stopping(false);
             info!("{}", self.stats.exits);
+            info!("writes without an exit: {}", self.coalesced.applied());
             match end.map_err(MachineError::Loop)? {
                 End::Guest(GuestEvent::PowerOff) => return Ok(Exit::PowerOff),
                 End::Signal(_) | End::Quit => return Ok(Exit::Asked),
@@ -385,6 +395,7 @@ impl Machine {
         }
         let shared = vcpu::Shared {
             bus: Arc::clone(&self.around.bus),
+            coalesced: Arc::clone(&self.coalesced),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.stats.exits),
             lost_pages: Arc::new(DevicePages::new(self)),

@@ -46,6 +46,7 @@ pub struct Place {
     pub name: String,
 }
 
+type Counter = Box<dyn Fn() -> u64 + Send + Sync>;
 type Places = Box<dyn Fn() -> Vec<Place> + Send + Sync>;
 
 /// What a run counts.
@@ -71,6 +72,7 @@ struct Late {
     ram: Vec<Range>,
     devices: Vec<(String, Arc<DeviceMeter>)>,
     places: Option<Places>,
+    coalesced: Option<Counter>,
 }
 
 impl Stats {
@@ -124,6 +126,11 @@ impl Stats {
     /// Who knows what the guest has where.
     pub fn set_places(&self, places: impl Fn() -> Vec<Place> + Send + Sync + 'static) {
         self.late().places = Some(Box::new(places));
+    }
+
+    /// Who counts writes that made no exit.
+    pub fn set_coalesced(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.late().coalesced = Some(Box::new(count));
     }
 
     /// The device to be used in `device`'s place.

@@ -35,7 +35,9 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
     let page = RunPage::of(vcpu);
     let bus = &*shared.bus;
     while !stop.load(Ordering::Acquire) {
-        let (reason, address) = match vcpu.run() {
+        let exit = vcpu.run();
+        shared.coalesced.apply();
+        let (reason, address) = match exit {
             Ok(VcpuExit::IoIn(port, data)) => {
                 for access in data.chunks_mut(page.port_width()) {
                     bus.pio_read(port, access);
@@ -88,6 +90,7 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             }
             Err(e) => return LoopEnd::Broken(format!("KVM_RUN failed: {e}")),
         };
+        shared.coalesced.settle();
         exits.count(reason, address);
     }
     LoopEnd::Stopped

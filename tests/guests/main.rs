@@ -33,6 +33,7 @@ mod stats;
 mod switch;
 mod vectors;
 mod vm;
+mod waiting;
 
 /// A test: its name and what it does. A panic is its failure.
 type Test = (&'static str, fn());
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         ("resets", resets::TESTS),
         ("stats", stats::TESTS),
         ("race", race::TESTS),
+        ("waiting", waiting::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms

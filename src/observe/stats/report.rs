@@ -71,6 +71,8 @@ pub struct ExitReport {
     pub registers: Vec<Register>,
     /// Those for which the table of registers had no room.
     pub other_registers: u64,
+    /// Writes that waited in KVM's ring and made no exit.
+    pub coalesced_writes: u64,
 }
 
 /// Accesses of one kind to one address.
@@ -152,6 +154,7 @@ impl Report {
         let late = stats.late();
         let first = stats.exits.vcpus().iter().filter_map(VcpuExits::first);
         let names: Vec<String> = late.devices.iter().map(|(name, _)| name.clone()).collect();
+        let coalesced = late.coalesced.as_ref().map_or(0, |count| count());
         let places = late.places.as_ref().map(|places| places());
         Self {
             version: VERSION,
@@ -160,7 +163,7 @@ impl Report {
             uptime_us: clock.at(Instant::now()),
             phases: phases.list(),
             first_exit_us: first.min().map(|moment| clock.at(moment)),
-            exits: exits(&stats.exits, &places.unwrap_or_default()),
+            exits: exits(&stats.exits, &places.unwrap_or_default(), coalesced),
             config_space: config_space(stats),
             kvm: kvm_counters(&late),
             interrupts: if names.is_empty() {
@@ -186,7 +189,7 @@ impl Report {
     }
 }
 
-fn exits(exits: &Exits, places: &[Place]) -> ExitReport {
+fn exits(exits: &Exits, places: &[Place], coalesced: u64) -> ExitReport {
     let by_reason = |of: &dyn Fn(Reason) -> u64| -> ByReason {
         Reason::ALL.into_iter().map(|r| (r.name(), of(r))).collect()
     };
@@ -212,6 +215,7 @@ fn exits(exits: &Exits, places: &[Place]) -> ExitReport {
             .map(|(access, count)| register(access, count, places))
             .collect(),
         other_registers: others.map(|table| table.others()).sum(),
+        coalesced_writes: coalesced,
     }
 }
 

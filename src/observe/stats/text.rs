@@ -84,6 +84,11 @@ impl Report {
         for (reason, count) in self.exits.by_reason.iter().filter(|(_, n)| **n > 0) {
             writeln!(f, "  {count:>10}  {reason}")?;
         }
+        writeln!(
+            f,
+            "  {:>10}  writes without an exit",
+            self.exits.coalesced_writes
+        )?;
         let registers = &self.exits.registers;
         if registers.is_empty() {
             return Ok(());
