@@ -193,11 +193,17 @@ impl Lifecycle {
     }
 }
 
+/// The first counts, but for a guest that only boots again: whoever asks for an end at the same moment
+/// would not be heard.
 fn set(outcome: &Outcome, end: End) {
-    outcome
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get_or_insert(end);
+    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+    let again = matches!(
+        *outcome,
+        Some(End::Guest(GuestEvent::Reset | GuestEvent::TripleFault))
+    );
+    if outcome.is_none() || again {
+        *outcome = Some(end);
+    }
 }
 
 fn listen(ops: &mut EventOps, event: &EventFd) {
@@ -250,6 +256,15 @@ impl MutEventSubscriber for Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_that_is_asked_for_is_not_lost_in_a_reboot() {
+        let outcome = Outcome::default();
+        set(&outcome, End::Guest(GuestEvent::Reset));
+        set(&outcome, End::Signal(libc::SIGTERM));
+        set(&outcome, End::Guest(GuestEvent::Reset));
+        assert_eq!(*outcome.lock().unwrap(), Some(End::Signal(libc::SIGTERM)));
+    }
 
     #[test]
     fn the_first_event_counts() {
