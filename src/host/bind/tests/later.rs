@@ -1,7 +1,6 @@
 //! What is found by a later command: other drivers, other users, other devices, other processes.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 
 use proptest::prelude::*;
 
@@ -143,10 +142,7 @@ fn what_somebody_else_has_made_of_a_device_is_left() {
 fn a_device_that_a_process_has_open_stays() {
     let fake = one_disk();
     bind(&fake.host(), &request(&[DISK])).unwrap();
-    let fds = fake.dir.as_path().join("proc/4711/fd");
-    fs::create_dir_all(&fds).unwrap();
-    fs::write(fake.dir.as_path().join("proc/4711/comm"), "qemu\n").unwrap();
-    symlink(fake.dir.as_path().join("dev/vfio/1"), fds.join("9")).unwrap();
+    fake.open("dev/vfio/1");
     let error = unbind(&fake.host(), &back(&[DISK])).unwrap_err();
     assert!(
         error

@@ -1,5 +1,7 @@
 //! On a made-up host: there and back, and failures on the way.
 
+mod functions;
+mod kills;
 mod later;
 mod refusals;
 
@@ -44,6 +46,11 @@ fn back(addresses: &[&str]) -> UnbindRequest {
         addresses: addresses.iter().map(|a| (*a).into()).collect(),
         ..UnbindRequest::default()
     }
+}
+
+/// What came of it; `None` where it was killed.
+fn until_killed<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 
 /// Each kind of host, and what is bound on it.
