@@ -22,6 +22,7 @@ The fields of --json are documented in docs/host.md.")]
 Devices of one group are joined by a line in the margin: a guest gets all of
 them, or none is left to a driver of the host's. A device is \"ready\" when
 vfio-pci has it and nothing else of its group is in the host's hands.
+Mediated devices are below the device that they are made of.
 
 Names come from the list of PCI IDs that pciutils or hwdata installs; without
 it there are classes and numbers.
