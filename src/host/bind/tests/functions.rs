@@ -229,3 +229,24 @@ fn a_failure_leaves_a_bound_physical_function_as_it_was() {
         }
     }
 }
+
+/// Which driver they will want can be told by the number that the physical function announces.
+#[test]
+fn functions_have_a_number_of_their_own() {
+    let fake = physical_function();
+    fake.set(PF, "sriov_vf_device", "101e\n");
+    let aliases = "alias vfio_pci:v00001B36d0000101Esv*sd*bc*sc*i* special_vfio_pci\n";
+    fs::write(
+        fake.dir.as_path().join("modules/6.1.0/modules.alias"),
+        aliases,
+    )
+    .unwrap();
+    let dry = BindRequest {
+        dry_run: true,
+        ..make(2)
+    };
+    let lines = bind(&fake.host(), &dry).unwrap();
+    assert_eq!(lines[0], "modprobe special_vfio_pci");
+    let takes = |line: &String| line.contains("echo special_vfio_pci > ");
+    assert!(lines.iter().any(takes), "{lines:?}");
+}
