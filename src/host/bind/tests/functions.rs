@@ -196,36 +196,34 @@ fn a_function_outlives_the_run_of_its_physical_function() {
 #[test]
 fn a_failure_leaves_a_bound_physical_function_as_it_was() {
     for earlier in [false, true] {
-        for killed in [false, true] {
-            for turn in 1.. {
-                let fake = physical_function();
-                bind(&fake.host(), &request(&[PF])).unwrap();
-                if earlier {
-                    bind(&fake.host(), &make(2)).unwrap();
-                    fake.kernel.forget_functions(PF);
-                }
-                let before = fake.snapshot();
-                fake.kernel.set_fault(if killed {
-                    Fault::Killed(turn)
-                } else {
-                    Fault::At(turn)
-                });
-                let host = fake.host();
-                let outcome = until_killed(|| bind(&host, &make(3)));
-                fake.kernel.set_fault(Fault::Never);
-                if matches!(outcome, Some(Ok(_))) {
-                    assert!(turn > 1);
-                    break;
-                }
-                bind(&host, &BindRequest::default()).unwrap();
-                assert_eq!(fake.snapshot(), before, "{earlier} {killed} change {turn}");
-                let records = host.records.all().unwrap();
-                assert_eq!(records.len(), 1, "{records:?}");
-                assert_eq!((records[0].functions, records[0].autoprobe), (None, false));
-                let (_, errors) = unbind(&host, &back(&[PF])).unwrap();
-                assert!(errors.is_empty(), "{errors:?}");
-                assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
+        for turn in 1.. {
+            let fake = physical_function();
+            bind(&fake.host(), &request(&[PF])).unwrap();
+            if earlier {
+                bind(&fake.host(), &make(2)).unwrap();
+                fake.kernel.forget_functions(PF);
             }
+            let before = fake.snapshot();
+            fake.kernel.set_fault(if earlier {
+                Fault::Killed(turn)
+            } else {
+                Fault::At(turn)
+            });
+            let host = fake.host();
+            let outcome = until_killed(|| bind(&host, &make(3)));
+            fake.kernel.set_fault(Fault::Never);
+            if matches!(outcome, Some(Ok(_))) {
+                assert!(turn > 1);
+                break;
+            }
+            bind(&host, &BindRequest::default()).unwrap();
+            assert_eq!(fake.snapshot(), before, "{earlier} change {turn}");
+            let records = host.records.all().unwrap();
+            assert_eq!(records.len(), 1, "{records:?}");
+            assert_eq!((records[0].functions, records[0].autoprobe), (None, false));
+            let (_, errors) = unbind(&host, &back(&[PF])).unwrap();
+            assert!(errors.is_empty(), "{errors:?}");
+            assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
         }
     }
 }

@@ -116,7 +116,7 @@ fn a_dry_run_prints_and_does_nothing() {
     let dry = BindRequest {
         group: true,
         dry_run: true,
-        user: Some("4000000001".into()),
+        user: Some("65534".into()),
         ..request(&["02:00.0"])
     };
     let lines = bind(&fake.host(), &dry).unwrap();
@@ -126,7 +126,7 @@ fn a_dry_run_prints_and_does_nothing() {
             "echo vfio-pci > /sys/bus/pci/devices/0000:02:00.0/driver_override",
             "echo 0000:02:00.0 > /sys/bus/pci/drivers/nvme/unbind",
             "echo 0000:02:00.0 > /sys/bus/pci/drivers_probe",
-            "chown 4000000001 /dev/vfio/2",
+            "chown 65534 /dev/vfio/2",
         ]
     );
     fake.kernel.remove_driver("vfio-pci");
