@@ -256,7 +256,7 @@ impl fmt::Display for Step {
             Self::TakeFunctions { bdf, driver, uid } => {
                 write!(
                     f,
-                    "for vf in $(readlink -f {DEVICES}/{bdf}/virtfn*); do vf=${{vf##*/}}; \
+                    "for vf in {DEVICES}/{bdf}/virtfn*; do vf=$(basename $(readlink $vf)); \
                      echo {driver} > {DEVICES}/$vf/driver_override; \
                      echo $vf > /sys/bus/pci/drivers_probe; "
                 )?;

@@ -237,7 +237,9 @@ fn run_by_hand(lines: &[String]) -> Vec<String> {
         if let Some(dir) = line.strip_prefix(&format!("[ ! -d {devices}/")) {
             commands.push(node(line, dir.split('/').next().unwrap()).unwrap());
         } else if line.starts_with("for vf in ") {
-            let (_, body) = line.split_once("; do vf=${vf##*/}; ").unwrap();
+            let (_, body) = line
+                .split_once("; do vf=$(basename $(readlink $vf)); ")
+                .unwrap();
             let body = body.strip_suffix("; done").unwrap();
             for n in 0..3 {
                 let bdf = format!("0000:03:00.{}", n + 1);
