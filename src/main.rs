@@ -96,14 +96,14 @@ fn host_check(args: &CheckArgs) -> ExitCode {
 }
 
 fn host_list(args: &ListArgs) -> ExitCode {
-    let items = match list::list(&Sysfs::default(), &Names::read(), args.all) {
-        Ok(items) => items,
+    let found = match list::list(&Sysfs::default(), &Names::read(), args.all) {
+        Ok(found) => found,
         Err(e) => return fail(&e, None),
     };
     let text = if args.json {
-        list::to_json(&items)
+        list::to_json(&found)
     } else {
-        Ok(list::to_text(&items, Style::of(&io::stdout())))
+        Ok(list::to_text(&found, Style::of(&io::stdout())))
     };
     match text {
         Ok(text) => print(text.as_bytes()),

@@ -1,5 +1,6 @@
 //! The few system calls that no crate of ours wraps.
 
+pub mod interfaces;
 pub mod process;
 
 use std::io;
