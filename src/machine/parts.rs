@@ -16,6 +16,7 @@ use crate::interrupt::Router;
 use crate::layout;
 use crate::memory::ram::Ram;
 use crate::observe::progress::Progress;
+use crate::phase;
 use crate::vcpu::{Vcpu, cpuid};
 use crate::vfio::Opened;
 use crate::vfio::device::Device;
@@ -59,6 +60,7 @@ pub(super) fn check_memory(memory: u64, pinned: bool) -> Result<(), MachineError
 }
 
 pub(super) fn populate(ram: &Ram) -> Result<(), MachineError> {
+    let _phase = phase!("populate_ram");
     let threads = thread::available_parallelism()
         .map_or(1, NonZero::get)
         .min(16);
@@ -73,6 +75,7 @@ pub(super) fn make_vcpus(
     supported: &kvm_bindings::CpuId,
     cpus: u32,
 ) -> Result<Vec<Vcpu>, MachineError> {
+    let _phase = phase!("make_vcpus");
     let msrs = kvm
         .get_msr_index_list()
         .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tracing::{debug, error, info};
 
@@ -13,6 +14,7 @@ use super::{MemoryError, MemoryListener, Region, RegionKind};
 use crate::layout::Range;
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
+use crate::observe::stats::dma::DmaMeter;
 use crate::sys::memlock_limit;
 
 /// Why the IOMMU did not map guest memory.
@@ -93,6 +95,7 @@ pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
     ram_size: u64,
     peers: bool,
+    meter: Arc<DmaMeter>,
     limit: RateLimit,
     mapped: Mutex<HashSet<u64>>,
 }
@@ -100,11 +103,17 @@ pub struct Dma {
 impl Dma {
     /// Maps through `mapper`. `ram_size` is for the message when the limit on locked memory is low;
     /// BARs are mapped only where there are `peers`, for a large one takes the IOMMU seconds.
-    pub fn new(mapper: Arc<dyn DmaMapper>, ram_size: u64, peers: bool) -> Self {
+    pub fn new(
+        mapper: Arc<dyn DmaMapper>,
+        ram_size: u64,
+        peers: bool,
+        meter: Arc<DmaMeter>,
+    ) -> Self {
         Self {
             mapper,
             ram_size,
             peers,
+            meter,
             mapped: Mutex::default(),
             limit: RateLimit::default(),
         }
@@ -154,9 +163,16 @@ impl MemoryListener for Dma {
         let (iova, size, host) = (region.start, region.size, region.host_address());
         let outcome = self.check_range(region).and_then(|()| {
             debug!(iova, size, "map for DMA");
+            let begun = Instant::now();
             self.mapper
                 .map(iova, size, host)
-                .map_err(|e| self.explain(region, e))
+                .map_err(|e| self.explain(region, e))?;
+            let meter = match region.kind {
+                RegionKind::Ram => &self.meter.ram,
+                RegionKind::Device => &self.meter.bars,
+            };
+            meter.count(size, begun.elapsed());
+            Ok(())
         });
         match (outcome, region.kind) {
             (Ok(()), _) => {
@@ -233,7 +249,12 @@ mod tests {
         let fake = Arc::new(fake);
         let space = AddressSpace::new();
         space
-            .subscribe(Arc::new(Dma::new(fake.clone(), u64::MAX, true)))
+            .subscribe(Arc::new(Dma::new(
+                fake.clone(),
+                u64::MAX,
+                true,
+                Arc::default(),
+            )))
             .unwrap();
         (space, fake)
     }
@@ -271,7 +292,12 @@ mod tests {
         });
         let space = AddressSpace::new();
         space
-            .subscribe(Arc::new(Dma::new(fake.clone(), u64::MAX, false)))
+            .subscribe(Arc::new(Dma::new(
+                fake.clone(),
+                u64::MAX,
+                false,
+                Arc::default(),
+            )))
             .unwrap();
         space.add(region(0, RegionKind::Ram)).unwrap();
         space.add(region(0x1000, RegionKind::Device)).unwrap();
@@ -301,6 +327,7 @@ mod tests {
             }),
             u64::MAX,
             true,
+            Arc::default(),
         );
         let e = dma.explain(
             &region(0, RegionKind::Ram),

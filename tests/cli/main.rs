@@ -12,6 +12,7 @@ mod files;
 mod host;
 mod process;
 mod run;
+mod stats;
 mod streams;
 mod sys;
 mod terminal;

@@ -58,6 +58,7 @@ fn help_teaches() {
         "rombar=off",
         "romfile=PATH",
         "--no-reboot",
+        "--stats",
         "-v",
     ] {
         assert!(help.contains(flag), "{flag} is not in {help}");
