@@ -12,11 +12,15 @@ const PT_NOTE: u32 = 4;
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 const HEADERS: usize = 64 + 2 * 56;
 
-/// Writes [`MARK`] to the first serial port.
-const SAY: [u8; 7] = [
+/// Writes [`MARK`] to the first serial port, and reads its line status as every driver does: a VMM may
+/// leave writes in KVM until the guest's next exit (Documentation/virt/kvm/api.rst,
+/// KVM_REGISTER_COALESCED_MMIO).
+const SAY: [u8; 12] = [
     0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
     0xb0, MARK, // mov al, MARK
     0xee, // out dx, al
+    0x66, 0xba, 0xfd, 0x03, // mov dx, 0x3fd
+    0xec, // in al, dx
 ];
 const SPIN: [u8; 2] = [0xeb, 0xfe]; // jmp $
 

@@ -1,4 +1,4 @@
-//! What runs on this machine's own /dev/kvm: a guest of a few bytes, whose first instruction writes
+//! What runs on this machine's own /dev/kvm: a guest of a few bytes, whose first instructions write
 //! one byte to its first serial port, which every VMM here brings to its standard output. Timed is
 //! from before the fork until the bench has read that byte, for all alike, the bare calls included.
 

@@ -49,6 +49,7 @@ pub fn run(mib: usize, cpus: u64) -> Result<()> {
                 .write_all(bytes)
                 .and_then(|()| std::io::stdout().flush())
                 .context("write what the guest said")?,
+            VcpuExit::IoIn(_, bytes) => bytes.fill(0),
             VcpuExit::Intr => {}
             other => return Err(Error::failed(format!("an exit of no use: {other:?}"))),
         }

@@ -74,7 +74,8 @@ fn work() -> Result<()> {
         Window::End => {
             sleep(PAUSE);
             println!("L2: end");
-            sleep(PAUSE);
+            // A VMM may bring a line's end late.
+            sleep(3 * PAUSE);
         }
     })
 }
