@@ -7,14 +7,13 @@ mod parts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use kvm_ioctls::VmFd;
 use tracing::{debug, info};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::cpu_state::CpuState;
-use crate::boot::{Images, acpi};
+use crate::boot::{Images, Loaded, acpi};
 use crate::bus::Bus;
 use crate::config::VmConfig;
 use crate::config::device::{DeviceConfig, Slot, assign_slots};
@@ -44,7 +43,9 @@ use crate::vfio::rom::RomSource;
 pub use error::MachineError;
 use error::kvm_call;
 use lost_pages::DevicePages;
-use parts::{bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate};
+use parts::{
+    bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate, side_by_side,
+};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct Machine {
     config: VmConfig,
     layout: Layout,
     images: Images,
+    /// Kernel and initrd, loaded for the first boot.
+    loaded: Option<Loaded>,
     acpi: acpi::Placed,
     vcpus: Vec<Vcpu>,
     vm: Arc<VmFd>,
@@ -109,18 +112,19 @@ impl Machine {
             .map(|device| RomSource::load(&device.rom));
         let roms = roms.collect::<Result<Vec<_>, _>>()?;
         let candidates = vfio::find(&Sysfs::default(), &config.vfio)?;
-        check_memory(config.memory, !candidates.is_empty())?;
+        check_memory(&config.memory, !candidates.is_empty())?;
+        vcpu::pin::check(&config.cpus.pin)?;
         let kvm = open_kvm()?;
         let supported = kvm
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
         let phys_bits = vcpu::phys_bits(&supported);
-        let layout = Layout::new(config.memory, 0, phys_bits)?;
+        let layout = Layout::new(config.memory.size, 0, phys_bits)?;
         images.check(&layout, &config.cmdline)?;
 
         // Memory slots come before the interrupt controllers: afterwards each waits for a grace
         // period.
-        let ram = Ram::new(&layout)?;
+        let ram = Ram::new(&layout, config.memory.pages, config.memory.shared)?;
         let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP_ADDR)
             .map_err(kvm_call("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -137,27 +141,23 @@ impl Machine {
         let irqchip = irqchip::PowerOn::read(&vm).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
         let router = Router::new(Arc::clone(&vm))?;
 
-        // Devices reset while RAM is zeroed and vCPUs are made.
-        let (opened, populated, vcpus) = thread::scope(|scope| {
-            let opening = scope.spawn(|| vfio::open(Some(&vm), &candidates, config.iommu));
-            let populating = scope.spawn(|| {
-                // Without a device, pages may as well appear when they are touched.
-                if candidates.is_empty() {
-                    Ok(())
-                } else {
-                    populate(&ram)
-                }
-            });
-            let vcpus = make_vcpus(&kvm, &vm, &supported, config.cpus);
-            (opening.join(), populating.join(), vcpus)
-        });
-        let opened = opened.map_err(|_| MachineError::Thread)??;
-        populated.map_err(|_| MachineError::Thread)??;
-        let vcpus = vcpus?;
+        // Without a device, pages may as well appear when they are touched.
+        let prefault = config.memory.prefault.unwrap_or(!candidates.is_empty());
+        let devices = !candidates.is_empty();
+        let (opened, (vcpus, loaded)) = side_by_side(
+            devices,
+            || vfio::open(Some(&vm), &candidates, config.iommu),
+            || if prefault { populate(&ram) } else { Ok(()) },
+            || {
+                let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
+                let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
+                Ok((vcpus, loaded))
+            },
+        )?;
 
         // From here on the devices can reach the guest's memory, and nothing else.
         let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
-        let mut layout = Layout::new(config.memory, bars64, phys_bits)?;
+        let mut layout = Layout::new(config.memory.size, bars64, phys_bits)?;
         if let Some(opened) = &opened {
             layout = layout.reachable(bars64, phys_bits, opened.mapper.iova_ranges());
         }
@@ -195,7 +195,7 @@ impl Machine {
         // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
-            acpi: acpi::build(&layout, config.cpus)?,
+            acpi: acpi::build(&layout, config.cpus.count)?,
             around: Surroundings {
                 space,
                 bus,
@@ -205,6 +205,7 @@ impl Machine {
             config,
             layout,
             images,
+            loaded: Some(loaded),
             vcpus,
             vm,
             irqchip,
@@ -343,9 +344,13 @@ impl Machine {
     /// Loads the kernel, puts vCPU 0 at its entry, and lets all vCPUs go.
     fn start(&mut self) -> Result<Running, MachineError> {
         let memory = self.ram.memory();
-        let entry = self
-            .images
-            .load(memory, &self.layout, &self.config.cmdline, &self.acpi)?;
+        let cmdline = &self.config.cmdline;
+        let loaded = match self.loaded.take() {
+            Some(loaded) => loaded,
+            None => self.images.load_files(memory, &self.layout, cmdline)?,
+        };
+        let (images, acpi) = (&self.images, &self.acpi);
+        let entry = images.load_rest(loaded, memory, &self.layout, cmdline, acpi)?;
         debug!(?entry, "loaded");
         let boot = CpuState::new(&entry);
         for vcpu in &self.vcpus {

@@ -2,6 +2,7 @@
 
 pub mod cpuid;
 pub mod exit_loop;
+pub mod pin;
 mod run_page;
 pub mod state;
 mod tsc;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
+use tracing::warn;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::boot::cpu_state::CpuState;
@@ -49,6 +51,26 @@ pub enum VcpuError {
     /// A vCPU's thread is gone.
     #[error("the thread of a vCPU died")]
     Died,
+    /// A host CPU that this process cannot run on.
+    #[error("no vCPU can be pinned to host CPU {cpu}")]
+    Pin {
+        /// Its number.
+        cpu: usize,
+        /// Those that can be used, as a list.
+        usable: String,
+        /// The errno.
+        source: io::Error,
+    },
+}
+
+impl VcpuError {
+    /// What to type.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Pin { usable, .. } => Some(format!("name host CPUs of pin={usable}")),
+            _ => None,
+        }
+    }
 }
 
 /// Bits of a guest-physical address, from leaf 0x8000_0008 of what KVM supports.
@@ -67,10 +89,13 @@ pub struct Vcpu {
     id: u32,
     fd: VcpuFd,
     power_on: PowerOn,
+    /// The host CPU that it runs on.
+    pin: Option<usize>,
 }
 
 impl Vcpu {
-    /// Makes vCPU `id` with these CPUID leaves. `msrs` are those that a reset must restore.
+    /// Makes vCPU `id` with these CPUID leaves. `msrs` are those that a reset must restore; `pin` is
+    /// the host CPU that it shall run on.
     ///
     /// # Errors
     /// The call that failed.
@@ -79,13 +104,19 @@ impl Vcpu {
         id: u32,
         cpuid: impl FnOnce(&VcpuFd) -> Result<CpuId, VcpuError>,
         msrs: &[u32],
+        pin: Option<usize>,
     ) -> Result<Self, VcpuError> {
         let call = |name| move |source| VcpuError::Call { name, source };
         let fd = vm.create_vcpu(id.into()).map_err(call("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid(&fd)?;
         fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
         let power_on = PowerOn::read(&fd, msrs)?;
-        Ok(Self { id, fd, power_on })
+        Ok(Self {
+            id,
+            fd,
+            power_on,
+            pin,
+        })
     }
 
     /// Power-on state; vCPU 0 then gets the state that the kernel's entry asks for, and the others
@@ -190,6 +221,12 @@ impl Running {
 }
 
 fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
+    if let Some(cpu) = vcpu.pin
+        && let Err(e) = pin::pin(cpu)
+    {
+        // It could when the run began: the host has taken the CPU away since.
+        warn!("vCPU {} is not pinned to host CPU {cpu}: {e}", vcpu.id);
+    }
     match exit_loop::run(&mut vcpu.fd, shared, stop) {
         LoopEnd::Stopped => {}
         LoopEnd::Shutdown => shared.notifier.notify(GuestEvent::TripleFault),
