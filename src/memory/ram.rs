@@ -32,7 +32,7 @@ pub enum RamError {
     Reserve(u64, #[source] io::Error),
     /// Not enough huge pages.
     #[error(
-        "the guest's memory needs {need} huge pages of {page}, and of this host's {} {} are free",
+        "the guest's memory takes {need} huge pages of {page}; this host has {}, and {} of them are free",
         reserve.total,
         reserve.free
     )]

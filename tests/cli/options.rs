@@ -120,7 +120,7 @@ fn huge_pages_are_the_hosts() {
         ];
         refused(
             &arguments,
-            "needs 153600 huge pages of 2 MiB, and of this host's",
+            "takes 153600 huge pages of 2 MiB; this host has ",
             "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
         );
     }
