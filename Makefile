@@ -5,7 +5,7 @@ TARGET := x86_64-unknown-linux-gnu
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all lab-smp doc man clean
+.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +41,6 @@ lab: deps ## the lab's scenarios: real VFIO and KVM in an emulated machine with 
 
 lab-all: deps
 	cargo test --package lab -- --include-ignored
-
-lab-smp: deps ## the lab's guests of four busy vCPUs, which are not steady yet (README, Limits)
-	MINI_VMM_LAB_SMP=1 cargo test --package lab
 
 doc: ## the library's documentation: the module map and the four paths
 	cargo doc --no-deps --document-private-items --package mini-vmm --package lab
