@@ -98,7 +98,7 @@ fn huge_pages() -> Scenario {
 fn idle_native() -> Scenario {
     let disk = Disk::new("lab-disk", 5);
     let script = format!(
-        "run_vmm -v --kernel bzImage --initrd initrd --memory 512M --cpus 1,idle=native,pin=1 \
+        "run_vmm -v --kernel bzImage --initrd initrd --memory 512M --cpus 1,idle=native,pin=0 \
          --cmdline 'quiet panic=-1' --vfio {}\n",
         disk.bdf()
     );
