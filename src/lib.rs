@@ -38,7 +38,8 @@
 //!                                  └─► pci::msix ─► vfio::interrupts
 //! ```
 //!
-//! The guest's `out` to 0xcfc, or its store into ECAM, ends KVM_RUN. [`pci::config_access`] says
+//! The guest's `out` to 0xcfc, or its store into ECAM, ends KVM_RUN (the `out` to 0xcf8 before it does
+//! not: KVM keeps it, [`vcpu::coalesced`]). [`pci::config_access`] says
 //! which function and register it means. [`vfio::function`] splits the access into bytes that the
 //! device answers and bytes that are answered here; the table in [`vfio::config_policy`] says which
 //! and why. A changed BAR or COMMAND becomes an effect of [`pci::decoder`], a changed MSI-X control

@@ -33,6 +33,7 @@ use crate::pci::bar::Bars;
 use crate::pci::config_io::{self, ConfigPorts, Ecam};
 use crate::pci::place;
 use crate::pci::{Bdf, RootBus};
+use crate::vcpu::coalesced::Coalesced;
 use crate::vcpu::{self, Running, Vcpu};
 use crate::vfio;
 use crate::vfio::device::SharedDevice;
@@ -85,6 +86,7 @@ pub struct Machine {
     root: Arc<RootBus>,
     ports: Arc<ConfigPorts>,
     serial: Arc<Serial>,
+    coalesced: Arc<Coalesced>,
     around: Surroundings,
     slots: Arc<KvmSlots>,
     dma: Option<Arc<dyn MemoryListener>>,
@@ -192,6 +194,8 @@ impl Machine {
             Arc::new(Ecam(Arc::clone(&root))),
         )?;
 
+        let coalesced = Coalesced::new(&vm, vcpus.first(), bus.clone(), serial.clone());
+
         // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
@@ -213,6 +217,7 @@ impl Machine {
             root,
             ports,
             serial,
+            coalesced: Arc::new(coalesced),
             slots,
             dma,
             functions: Vec::new(),
@@ -324,6 +329,7 @@ impl Machine {
             self.vcpus = running.stop()?;
             self.serial.set_stopping(false);
             info!("{}", self.exits);
+            info!("writes without an exit: {}", self.coalesced.applied());
             match end.map_err(MachineError::Loop)? {
                 End::Guest(GuestEvent::PowerOff) => return Ok(Exit::PowerOff),
                 End::Signal(_) | End::Quit => return Ok(Exit::Asked),
@@ -358,6 +364,7 @@ impl Machine {
         }
         let shared = vcpu::Shared {
             bus: Arc::clone(&self.around.bus),
+            coalesced: Arc::clone(&self.coalesced),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.exits),
             lost_pages: Arc::new(DevicePages::new(self)),

@@ -2,3 +2,4 @@
 
 pub mod power;
 pub mod serial;
+pub mod uart;

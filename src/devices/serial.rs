@@ -9,25 +9,15 @@ use std::time::Duration;
 use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 use vm_superio::serial::SerialEvents;
-use vm_superio::{Serial as Uart, Trigger};
 use vmm_sys_util::eventfd::EventFd;
+
+use super::uart::{DATA, IER, LCR, LSR, LSR_DATA_READY, MCR, Uart};
 
 /// Ports that a 16550 takes.
 pub const PORTS: u16 = 8;
 
 /// Where the guest's characters go.
 pub type Output = Box<dyn Write + Send>;
-
-/// Raises COM1's interrupt through its irqfd.
-pub struct Line(EventFd);
-
-impl Trigger for Line {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
-    }
-}
 
 /// Tells the main loop that the guest has taken what was typed.
 struct Room(EventFd);
@@ -72,10 +62,12 @@ impl Write for Stoppable {
 
 /// COM1.
 pub struct Serial {
-    uart: Mutex<Uart<Line, RoomHandle, Stoppable>>,
+    uart: Mutex<Uart<RoomHandle, Stoppable>>,
     room: EventFd,
     /// The keyboard found a vCPU in the UART.
     turned_away: AtomicBool,
+    /// A character was written, and the interrupt output not looked at since.
+    unsettled: AtomicBool,
     stop: Arc<AtomicBool>,
 }
 
@@ -94,16 +86,17 @@ impl Serial {
             output,
             stop: Arc::clone(&stop),
         };
-        let uart = Mutex::new(Uart::with_events(Line(interrupt), events, output));
+        let uart = Mutex::new(Uart::new(interrupt, events, output));
         Ok(Self {
             uart,
             room,
             turned_away: AtomicBool::new(false),
+            unsettled: AtomicBool::new(false),
             stop,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Uart<Line, RoomHandle, Stoppable>> {
+    fn lock(&self) -> MutexGuard<'_, Uart<RoomHandle, Stoppable>> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -120,15 +113,14 @@ impl Serial {
         let Some(mut uart) = self.try_lock() else {
             return 0;
         };
-        let room = uart.fifo_capacity().min(data.len());
-        // In loopback mode nothing is taken, and a failed interrupt is tried again by the next.
-        data.get(..room)
-            .map_or(0, |data| uart.enqueue_raw_bytes(data).unwrap_or(0))
+        let taken = uart.receive(data);
+        uart.settle();
+        taken
     }
 
     /// The UART if no vCPU is in it. Else the vCPU signals on its way out: it looks at the flag
     /// after it has let go of the lock, and the second try here comes after the flag is set.
-    fn try_lock(&self) -> Option<MutexGuard<'_, Uart<Line, RoomHandle, Stoppable>>> {
+    fn try_lock(&self) -> Option<MutexGuard<'_, Uart<RoomHandle, Stoppable>>> {
         let attempt = || match self.uart.try_lock() {
             Ok(uart) => Some(uart),
             Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
@@ -151,11 +143,21 @@ impl Serial {
     pub fn reset(&self) {
         let mut uart = self.lock();
         // Interrupts off, line control and modem control to zero (16550 data sheet, reset values).
-        for (register, value) in [(3, 0), (1, 0), (4, 0)] {
-            let _ = uart.write(register, value);
+        for register in [LCR, IER, MCR] {
+            uart.write(register, 0);
         }
-        while uart.read(5) & 1 != 0 {
-            uart.read(0);
+        while uart.read(LSR) & LSR_DATA_READY != 0 {
+            uart.read(DATA);
+        }
+        uart.settle();
+    }
+
+    /// Raises the interrupt that says that characters have been sent. Writing one does not: more may
+    /// follow, and the driver may look by itself, or switch the interrupt off, in the same exit.
+    pub fn settle(&self) {
+        if self.unsettled.swap(false, Ordering::AcqRel) {
+            self.lock().settle();
+            self.tell_turned_away();
         }
     }
 
@@ -169,15 +171,24 @@ impl DevicePio for Serial {
     fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
         // Registers are bytes; a wider access reads ones.
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
-            *value = self.lock().read(offset);
+            let mut uart = self.lock();
+            *value = uart.read(offset);
+            uart.settle();
+            drop(uart);
             self.tell_turned_away();
         }
     }
 
     fn pio_write(&self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         if let (&[value], Ok(offset)) = (data, u8::try_from(offset)) {
-            // An output that is closed loses the guest's words, not the guest.
-            let _ = self.lock().write(offset, value);
+            let mut uart = self.lock();
+            uart.write(offset, value);
+            if offset == DATA {
+                self.unsettled.store(true, Ordering::Release);
+            } else {
+                uart.settle();
+            }
+            drop(uart);
             self.tell_turned_away();
         }
     }

@@ -1,12 +1,13 @@
 //! The host bridge at 00.0: a type 0 header and no more (PCI Express 6.0, 7.5.1.1).
 //!
 //! Guests look for it to believe that a bus is there; it has no BARs, no capabilities and
-//! nothing to configure.
+//! nothing to configure. It is a conventional PCI function: beyond its 256 bytes there is nothing, and a
+//! guest that has seen so looks for no extended capabilities.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::config_space::ConfigSpace;
-use super::{CONFIG_SPACE_SIZE, PciFunction};
+use super::PciFunction;
+use super::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 
 /// Red Hat's generic PCIe host bridge, which guests know and have no driver or quirk for.
 const VENDOR_DEVICE: u32 = 0x0008_1b36;
@@ -56,7 +57,7 @@ impl PciFunction for HostBridge {
 }
 
 fn power_on() -> ConfigSpace {
-    let mut config = ConfigSpace::new(CONFIG_SPACE_SIZE);
+    let mut config = ConfigSpace::new(CONVENTIONAL_SIZE);
     config.set_u32(0x00, VENDOR_DEVICE);
     config.set_u16(0x04, COMMAND);
     config.set_u32(0x08, CLASS_REVISION);
@@ -78,6 +79,9 @@ mod tests {
             bridge.config_read(0, &mut header);
             assert_eq!(header[..12], [0x36, 0x1b, 8, 0, 6, 0, 0, 0, 0, 0, 0, 6]);
             assert_eq!(header[12..], [0; 0x34]);
+            let mut extended = [0; 4];
+            bridge.config_read(0x100, &mut extended);
+            assert_eq!(extended, [0xff; 4]);
             bridge.reset();
         }
     }

@@ -36,7 +36,9 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, stop: &AtomicBool) -> LoopEnd {
     let page = RunPage::of(vcpu);
     let (bus, exits) = (&*shared.bus, &*shared.exits);
     while !stop.load(Ordering::Acquire) {
-        let counter = match vcpu.run() {
+        let exit = vcpu.run();
+        shared.coalesced.apply();
+        let counter = match exit {
             Ok(VcpuExit::IoIn(port, data)) => {
                 for access in data.chunks_mut(page.port_width()) {
                     bus.pio_read(port, access);
@@ -85,6 +87,7 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, stop: &AtomicBool) -> LoopEnd {
             Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => &exits.other,
             Err(e) => return LoopEnd::Broken(format!("KVM_RUN failed: {e}")),
         };
+        shared.coalesced.settle();
         ExitCounters::count(counter);
     }
     LoopEnd::Stopped

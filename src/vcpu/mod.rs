@@ -1,8 +1,10 @@
 //! vCPUs: making them, starting and stopping their threads, resetting them.
 
+pub mod coalesced;
 pub mod cpuid;
 pub mod exit_loop;
 pub mod pin;
+mod ring;
 mod run_page;
 pub mod state;
 mod tsc;
@@ -22,7 +24,9 @@ use crate::boot::cpu_state::CpuState;
 use crate::bus::Bus;
 use crate::lifecycle::{GuestEvent, Notifier};
 use crate::observe::stats::ExitCounters;
+use coalesced::Coalesced;
 use exit_loop::LoopEnd;
+use ring::Ring;
 use state::PowerOn;
 
 /// Why a vCPU cannot be had.
@@ -42,6 +46,9 @@ pub enum VcpuError {
     /// A thread could not be started.
     #[error("cannot start a thread for vCPU {0}")]
     Thread(u32, #[source] io::Error),
+    /// The same, for the thread beside the vCPUs.
+    #[error("cannot start a thread for coalesced writes")]
+    Server(#[source] io::Error),
     /// The CPUID leaves cannot be made.
     #[error(transparent)]
     Cpuid(#[from] cpuid::CpuidError),
@@ -119,6 +126,11 @@ impl Vcpu {
         })
     }
 
+    /// The ring of the VM's coalesced writes, which any vCPU shows.
+    fn ring(&self, page: u32) -> io::Result<Ring> {
+        Ring::map(&self.fd, page)
+    }
+
     /// Power-on state; vCPU 0 then gets the state that the kernel's entry asks for, and the others
     /// wait for its start-up IPI.
     ///
@@ -139,6 +151,8 @@ impl Vcpu {
 pub struct Shared {
     /// Where accesses go.
     pub bus: Arc<Bus>,
+    /// Writes that come before what an exit asks for.
+    pub coalesced: Arc<Coalesced>,
     /// Who is told that a vCPU cannot go on.
     pub notifier: Arc<Notifier>,
     /// Exits are counted here.
@@ -158,6 +172,8 @@ pub trait LostPages: Send + Sync {
 pub struct Running {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vcpu>>,
+    coalesced: Arc<Coalesced>,
+    server: Option<JoinHandle<()>>,
 }
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -179,6 +195,8 @@ impl Running {
         let mut running = Self {
             stop,
             threads: Vec::new(),
+            coalesced: Arc::clone(&shared.coalesced),
+            server: None,
         };
         for vcpu in vcpus {
             let id = vcpu.id;
@@ -194,6 +212,17 @@ impl Running {
                 }
             }
         }
+        let (coalesced, stop) = (Arc::clone(&shared.coalesced), Arc::clone(&running.stop));
+        let server = thread::Builder::new()
+            .name("coalesced".into())
+            .spawn(move || coalesced.serve(&stop));
+        match server {
+            Ok(server) => running.server = Some(server),
+            Err(e) => {
+                let _ = running.stop();
+                return Err(VcpuError::Server(e));
+            }
+        }
         Ok(running)
     }
 
@@ -206,13 +235,29 @@ impl Running {
     /// [`VcpuError::Died`].
     pub fn stop(&mut self) -> Result<Vec<Vcpu>, VcpuError> {
         self.stop.store(true, Ordering::Release);
-        while self.threads.iter().any(|t| !t.is_finished()) {
+        loop {
+            // A thread that has ended meanwhile needs no signal.
+            let mut running = 0;
             for thread in self.threads.iter().filter(|t| !t.is_finished()) {
-                // A thread that has ended meanwhile needs no signal.
                 let _ = thread.kill(SIGRTMIN());
+                running += 1;
+            }
+            for server in self.server.iter().filter(|t| !t.is_finished()) {
+                server.thread().unpark();
+                let _ = server.kill(SIGRTMIN());
+                running += 1;
+            }
+            if running == 0 {
+                break;
             }
             thread::sleep(Duration::from_micros(200));
         }
+        // What the guest wrote last is its own, and not the next boot's.
+        self.coalesced.apply();
+        self.server
+            .take()
+            .map_or(Ok(()), JoinHandle::join)
+            .map_err(|_| VcpuError::Died)?;
         self.threads
             .drain(..)
             .map(|t| t.join().map_err(|_| VcpuError::Died))

@@ -32,6 +32,7 @@ mod rom;
 mod switch;
 mod vectors;
 mod vm;
+mod waiting;
 
 /// A test: its name and what it does. A panic is its failure.
 type Test = (&'static str, fn());
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         ("faults", faults::TESTS),
         ("resets", resets::TESTS),
         ("race", race::TESTS),
+        ("waiting", waiting::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms

@@ -69,6 +69,7 @@ pub struct Live {
     serial: Arc<Serial>,
     exits: Arc<ExitCounters>,
     slots: Arc<KvmSlots>,
+    notifier: Arc<Notifier>,
 }
 
 impl Vm {
@@ -146,8 +147,9 @@ impl Vm {
             serial: machine.serial(),
             exits: machine.exits(),
             slots: machine.slots(),
+            notifier: machine.notifier(),
         };
-        let notifier = machine.notifier();
+        let notifier = live.notifier.clone();
         let mut lifecycle = Lifecycle::new(notifier.clone(), live.exits.clone(), None).unwrap();
         let before = live.slots.in_use();
         let exit = thread::scope(|scope| {
@@ -208,6 +210,11 @@ impl Live {
     pub fn press_key(&self) {
         // The guest may be in the UART just now.
         eventually("the key is taken", || self.serial.type_in(b"k") == 1);
+    }
+
+    /// Ends the run as a power-off of the guest's would.
+    pub fn end(&self) {
+        self.notifier.notify(GuestEvent::PowerOff);
     }
 
     /// Port and memory exits so far.

@@ -1,0 +1,123 @@
+//! Port writes that need no exit of their own: KVM keeps them in a ring until something else ends
+//! KVM_RUN (api.rst, 4.116 KVM_(UN)REGISTER_COALESCED_MMIO).
+//!
+//! A write may wait if its device does nothing before the next access to it. That holds for two
+//! registers that a guest writes often:
+//!
+//! | port | what | who comes next |
+//! | --- | --- | --- |
+//! | 0xcf8 | the address of configuration mechanism 1 | the access to 0xcfc, an exit |
+//! | 0x3f8 | the UART's transmitter holding register | a look at the line status or the interrupt's identification, an exit |
+//!
+//! So that nobody can tell: the ring is emptied before anything else that an exit asks for, in
+//! the order of the writes, whoever made them ([`Coalesced::apply`]). The same port is the divisor
+//! latch while DLAB is set; order alone makes that right. A guest that writes characters and then
+//! does nothing at all is served by a thread beside the vCPUs. A full ring makes a write an exit again.
+//! The one who empties the ring may have to wait for a standard output that is full; vCPUs with an
+//! exit to make then wait with it, until the VM is stopped.
+//!
+//! A string instruction that is longer than the ring has room loses the rest, in KVM itself; on a
+//! real 16550 the same guest would lose all but sixteen characters.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use kvm_ioctls::{Cap, IoEventAddress, VmFd};
+
+use super::Vcpu;
+use super::ring::Ring;
+use crate::bus::Bus;
+use crate::devices::serial::Serial;
+use crate::layout::{PORT_PCI_ADDRESS, PORT_SERIAL};
+
+/// First port and number of ports of each register.
+const ZONES: [(u16, u32); 2] = [(PORT_PCI_ADDRESS, 4), (PORT_SERIAL, 1)];
+
+/// How long a character waits at most in a guest that makes no exit.
+const IDLE: Duration = Duration::from_millis(100);
+/// The same while characters come: a FIFO of sixteen a millisecond is more than any line carries.
+const BUSY: Duration = Duration::from_millis(1);
+
+/// The writes of a VM that KVM keeps, and where they go.
+pub struct Coalesced {
+    ring: Option<Ring>,
+    /// Who empties the ring.
+    turn: Mutex<()>,
+    bus: Arc<Bus>,
+    serial: Arc<Serial>,
+    applied: AtomicU64,
+}
+
+impl Coalesced {
+    /// Has KVM keep writes to the two registers. `vcpu` is any of the VM's. Without the capability
+    /// (Linux 5.0) or the ring, every write is an exit.
+    pub fn new(vm: &VmFd, vcpu: Option<&Vcpu>, bus: Arc<Bus>, serial: Arc<Serial>) -> Self {
+        Self {
+            ring: vcpu.and_then(|vcpu| ring(vm, vcpu)),
+            turn: Mutex::new(()),
+            bus,
+            serial,
+            applied: AtomicU64::new(0),
+        }
+    }
+
+    /// How many writes needed no exit.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Relaxed)
+    }
+
+    /// Does what has been written: to be called before anything else that an exit asks for. Tells
+    /// whether there was anything.
+    ///
+    /// A vCPU's own writes are in the ring before its exit, and leave it when they are done; so an
+    /// empty ring needs no lock.
+    pub fn apply(&self) -> bool {
+        let Some(ring) = self.ring.as_ref().filter(|ring| !ring.is_empty()) else {
+            return false;
+        };
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is there now, and not what other vCPUs add meanwhile: they may never stop.
+        for _ in 0..ring.len() {
+            let Some(write) = ring.front() else {
+                break;
+            };
+            if let (true, Ok(port)) = (write.port, u16::try_from(write.address)) {
+                self.bus.pio_write(port, write.data());
+            }
+            ring.pop();
+            self.applied.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Raises the interrupt that the writes and the exit itself have caused: to be called after it.
+    pub fn settle(&self) {
+        self.serial.settle();
+    }
+
+    /// Empties the ring in a guest that makes no exits, until told to stop; whoever tells it must
+    /// unpark the thread. No driver that looks at its UART needs this, as each look is an exit.
+    pub(super) fn serve(&self, stop: &AtomicBool) {
+        let mut pause = IDLE;
+        while self.ring.is_some() && !stop.load(Ordering::Acquire) {
+            thread::park_timeout(pause);
+            pause = if self.apply() { BUSY } else { IDLE };
+            self.settle();
+        }
+    }
+}
+
+fn ring(vm: &VmFd, vcpu: &Vcpu) -> Option<Ring> {
+    let page = u32::try_from(vm.check_extension_int(Cap::CoalescedMmio)).ok()?;
+    if page == 0 || !vm.check_extension(Cap::CoalescedPio) {
+        return None;
+    }
+    let ring = vcpu.ring(page).ok()?;
+    for (port, size) in ZONES {
+        // What cannot be kept is an exit, which is as good.
+        let _ = vm.register_coalesced_mmio(IoEventAddress::Pio(port.into()), size);
+    }
+    Some(ring)
+}

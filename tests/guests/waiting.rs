@@ -1,0 +1,179 @@
+//! Writes that KVM keeps until the next exit: nobody can tell, but for the exits.
+
+use mini_vmm::layout::{GSI_SERIAL, IOAPIC_ADDR, PORT_PCI_ADDRESS, PORT_PCI_DATA};
+
+use crate::Test;
+use crate::common::asm::{Asm, Width};
+use crate::device::{FakeDevice, ID};
+use crate::irq_code::counter;
+use crate::pci::SLOT;
+use crate::vm::Vm;
+
+pub const TESTS: &[Test] = &[
+    ("characters_make_no_exits", characters_make_no_exits),
+    ("more_than_the_ring_holds", more_than_the_ring_holds),
+    (
+        "a_guest_without_exits_is_heard",
+        a_guest_without_exits_is_heard,
+    ),
+    ("the_divisor_is_not_text", the_divisor_is_not_text),
+    ("a_register_is_one_exit", a_register_is_one_exit),
+    ("text_comes_before_the_end", text_comes_before_the_end),
+    ("an_address_is_everybodys", an_address_is_everybodys),
+    ("the_transmitter_interrupts", the_transmitter_interrupts),
+];
+
+const COM1: u16 = 0x3f8;
+const INTERRUPT_ENABLE: u16 = COM1 + 1;
+const IDENTIFICATION: u16 = COM1 + 2;
+const LINE_CONTROL: u16 = COM1 + 3;
+const LINE_STATUS: u16 = COM1 + 5;
+const DLAB: u8 = 0x80;
+
+/// Dwords of RAM: what a guest has seen, whose turn it is, who has started.
+const SEEN: u32 = 0x7_2000;
+const TURN: u32 = SEEN + 4;
+const STARTED: u32 = SEEN + 8;
+
+/// A host whose KVM cannot keep port writes makes each an exit; nothing here would be seen then.
+fn kept() -> bool {
+    let kvm = kvm_ioctls::Kvm::new().unwrap();
+    let kept = kvm.check_extension(kvm_ioctls::Cap::CoalescedPio);
+    if !kept {
+        println!("this KVM has no KVM_CAP_COALESCED_PIO: exits are not counted");
+    }
+    kept
+}
+
+/// As Linux's console does it: a look at the line, then a FIFO's worth of characters.
+fn characters_make_no_exits() {
+    let mut g = Asm::new();
+    for _ in 0..8 {
+        g.input(Width::Byte, LINE_STATUS).print("sixteen letters.");
+    }
+    g.power_off();
+    let ended = Vm::new(g).run();
+    let (ports, _) = ended.exits();
+    // Looks at the sleep status are not made by this guest; the power-off is one.
+    assert!(!kept() || ports == 9, "{ports} exits");
+    assert_eq!(ended.powered_off(), "sixteen letters.".repeat(8));
+}
+
+fn more_than_the_ring_holds() {
+    let line = "0123456789abcdefghijklmnopqrstuvwxyz\n";
+    let mut g = Asm::new();
+    g.repeat(100, |g| {
+        g.print(line);
+    });
+    g.power_off();
+    let ended = Vm::new(g).run();
+    let (ports, _) = ended.exits();
+    // One of the ring's 170 entries stays empty, and the write that finds it full is an exit.
+    assert!(!kept() || ports <= 3700 / 170 + 2, "{ports} exits");
+    assert_eq!(ended.powered_off(), line.repeat(100));
+}
+
+fn a_guest_without_exits_is_heard() {
+    let mut g = Asm::new();
+    g.print("is anybody there").hang();
+    let ended = Vm::new(g).run_beside(|live| {
+        live.wait_for("is anybody there");
+        live.end();
+    });
+    assert_eq!(ended.text, "is anybody there");
+}
+
+/// The port of the characters is the divisor's low byte while DLAB is set.
+fn the_divisor_is_not_text() {
+    let mut g = Asm::new();
+    g.print("before ");
+    g.outb(LINE_CONTROL, DLAB | 3)
+        .outb(COM1, b'x')
+        .outb(COM1, 0x0c);
+    g.input(Width::Byte, COM1).store_eax(SEEN);
+    g.outb(LINE_CONTROL, 3)
+        .print("after ")
+        .show(SEEN)
+        .power_off();
+    assert_eq!(Vm::new(g).run().powered_off(), "before after 0000000c\n");
+}
+
+fn a_register_is_one_exit() {
+    const READS: u32 = 50;
+    let device = FakeDevice::new().share();
+    let mut g = Asm::new();
+    g.repeat(READS, |g| {
+        g.cfg_read(SLOT, 0, Width::Dword);
+    });
+    g.print_eax().power_off();
+    let ended = Vm::new(g).device(&device).run();
+    let (ports, _) = ended.exits();
+    assert!(!kept() || ports == u64::from(READS) + 1, "{ports} exits");
+    assert_eq!(ended.numbers(), [ID]);
+}
+
+/// One processor writes the address, the other reads the data.
+fn an_address_is_everybodys() {
+    const ROUNDS: u32 = 200;
+    const HOST_BRIDGE: u32 = 0x0008_1b36;
+    let device = FakeDevice::new().share();
+    let turns = [(u32::from(SLOT) << 11, ID), (0, HOST_BRIDGE)];
+    let mut g = Asm::new();
+    let other = g.label();
+    let wait = |g: &mut Asm, turn: u32| {
+        let not_yet = g.here();
+        g.pause().load32(TURN).cmp_eax(turn).jne(not_yet);
+    };
+    g.local_apic_on().start_others(other, STARTED);
+    g.repeat(ROUNDS, |g| {
+        for (_, id) in turns {
+            let right = g.label();
+            wait(g, 1);
+            g.input(Width::Dword, PORT_PCI_DATA).cmp_eax(id).je(right);
+            g.inc32(SEEN).bind(right).store32(TURN, 0);
+        }
+    });
+    g.show(SEEN).power_off();
+    g.bind(other).repeat(ROUNDS, |g| {
+        for (function, _) in turns {
+            wait(g, 0);
+            g.out(Width::Dword, PORT_PCI_ADDRESS, 1 << 31 | function);
+            g.store32(TURN, 1);
+        }
+    });
+    let ended = Vm::new(g).cpus(2).device(&device).run();
+    assert_eq!(ended.numbers(), [0]);
+}
+
+fn text_comes_before_the_end() {
+    for end in [Asm::power_off, Asm::reset, Asm::triple_fault] {
+        let mut g = Asm::new();
+        end(g.print("the last words"));
+        let ended = Vm::new(g).no_reboot().run();
+        ended.exit.expect("an end");
+        assert_eq!(ended.text, "the last words");
+    }
+}
+
+/// A driver that waits for the interrupt after a FIFO's worth, and never looks at the line.
+fn the_transmitter_interrupts() {
+    const VECTOR: u8 = 0x41;
+    let mut g = Asm::new();
+    g.interrupts(&[VECTOR]);
+    // The pin of the IOAPIC: edge, to processor 0.
+    let entry = 0x10 + 2 * GSI_SERIAL;
+    for (register, value) in [(entry + 1, 0), (entry, VECTOR.into())] {
+        g.store32(IOAPIC_ADDR, register)
+            .store32(IOAPIC_ADDR + 0x10, value);
+    }
+    g.outb(INTERRUPT_ENABLE, 2);
+    for taken in 1..=4 {
+        let not_yet = g.here();
+        g.pause().load32(counter(VECTOR)).cmp_eax(taken).jb(not_yet);
+        g.input(Width::Byte, IDENTIFICATION).store_eax(SEEN);
+        g.print("sixteen letters.");
+    }
+    g.outb(INTERRUPT_ENABLE, 0).show(SEEN).power_off();
+    let text = Vm::new(g).run().powered_off();
+    assert_eq!(text, "sixteen letters.".repeat(4) + "000000c2\n");
+}
