@@ -196,6 +196,26 @@ await() {
 	return 1
 }
 
+# report NAME: has the VMM, which runs with --stats=/run/stats.json, write its statistics, and keeps them.
+report() {
+	before=$(grep -c 'statistics are in' /run/vmm.messages 2>/dev/null || :)
+	kill -USR1 $vmm_pid
+	for _ in $(seq 100); do
+		if [ "$(grep -c 'statistics are in' /run/vmm.messages 2>/dev/null || :)" -gt "${before:-0}" ]; then
+			cp /run/stats.json "/run/stats.$1"
+			return 0
+		fi
+		sleep 0.1
+	done
+	say "await-failed statistics"
+	return 1
+}
+
+# say_report NAME FILE: statistics as one line.
+say_report() {
+	say "stats $1 $(sed 's/^ *//' "$2" | tr -d '\n')"
+}
+
 # held NAME: what the running VMM holds.
 held() {
 	say "held $1 fds=$(ls /proc/$vmm_pid/fd | wc -l) maps=$(wc -l </proc/$vmm_pid/maps)" \

@@ -32,7 +32,7 @@ Or, as root, all three in one:
 
 The guest's serial port is your terminal; Ctrl-A x quits, Ctrl-A h helps.
 SIGTERM and SIGINT end the run in order; SIGUSR1 prints how often the guest
-left KVM for mini-vmm.
+left KVM for mini-vmm, and the statistics that --stats asks for.
 
 Exit status: 0 the guest powered off (or you ended the run), 1 an error,
 2 a mistake in the command line, 3 a triple fault with --no-reboot."
@@ -98,6 +98,11 @@ impl Cli {
     /// How much to log: 0 warnings, 1 events, 2 ioctls, 3 accesses.
     pub fn verbosity(&self) -> u8 {
         self.verbose
+    }
+
+    /// Whether a run is to be measured.
+    pub fn has_stats(&self) -> bool {
+        self.guest.has_stats()
     }
 
     /// What is to be done.

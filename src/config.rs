@@ -33,6 +33,18 @@ pub enum Iommu {
     Iommufd,
 }
 
+/// Where the statistics of a run go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Statistics {
+    /// There are none.
+    #[default]
+    Off,
+    /// To standard error, as a table.
+    Table,
+    /// To this file, as JSON.
+    Json(PathBuf),
+}
+
 /// What to boot and with what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmConfig {
@@ -52,6 +64,8 @@ pub struct VmConfig {
     pub iommu: Iommu,
     /// End the run where the guest asks for a reboot.
     pub no_reboot: bool,
+    /// What is told about the run.
+    pub statistics: Statistics,
 }
 
 /// Something on the command line that cannot be used.

@@ -21,7 +21,7 @@
 //! | [`vfio`] | the host's devices: opening them, and one [function](vfio::function) of the guest for each |
 //! | [`host`] | what the host's kernel says about devices and memory: [listed](host::list), [judged](host::check); devices [bound](host::bind) and given back |
 //! | [`devices`] | the few devices of our own: serial port, power |
-//! | [`observe`] | counters, progress, bounded logging |
+//! | [`observe`] | [counters](observe::stats), [phases](observe::phases), progress, bounded logging |
 //! | [`sys`] | the few system calls that no crate wraps |
 //!
 //! # Four paths

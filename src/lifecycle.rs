@@ -13,8 +13,6 @@ use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::signal::register_signal_handler;
 
 use crate::console::Console;
-use crate::observe::stats::ExitCounters;
-use crate::observe::stderr::say;
 
 /// What a guest does that the main loop must act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +123,14 @@ fn signals() -> io::Result<&'static SignalMail> {
     Ok(mail)
 }
 
+/// Whoever started the run: types, sends signals, and reads what SIGUSR1 asks for.
+pub struct Terminal {
+    /// The keyboard.
+    pub console: Console,
+    /// Called on SIGUSR1.
+    pub report: Box<dyn Fn()>,
+}
+
 type Outcome = Arc<Mutex<Option<End>>>;
 
 /// The loop, ready to wait.
@@ -138,27 +144,27 @@ fn broken(e: event_manager::Error) -> io::Error {
 }
 
 impl Lifecycle {
-    /// Waits for the guest's events, and for signals and the keyboard if it is given a console:
-    /// the program does, a test that runs a guest does not.
+    /// Waits for the guest's events, and for signals and the keyboard if it is given a terminal:
+    /// the program has one, a test that runs a guest does not.
     ///
     /// # Errors
     /// When the host has no descriptors left.
-    pub fn new(
-        notifier: Arc<Notifier>,
-        exits: Arc<ExitCounters>,
-        console: Option<Console>,
-    ) -> io::Result<Self> {
+    pub fn new(notifier: Arc<Notifier>, terminal: Option<Terminal>) -> io::Result<Self> {
         let mut manager = EventManager::new().map_err(broken)?;
         let outcome = Outcome::default();
         manager.add_subscriber(Box::new(GuestNotices {
             notifier,
             outcome: outcome.clone(),
         }) as Box<dyn MutEventSubscriber>);
-        if let Some(mut console) = console {
+        if let Some(Terminal {
+            mut console,
+            report,
+        }) = terminal
+        {
             let mail = signals()?;
             manager.add_subscriber(Box::new(Signals {
                 mail,
-                exits,
+                report,
                 outcome: outcome.clone(),
             }));
             let quit = outcome.clone();
@@ -187,11 +193,17 @@ impl Lifecycle {
     }
 }
 
+/// The first counts, but for a guest that only boots again: whoever asks for an end at the same moment
+/// would not be heard.
 fn set(outcome: &Outcome, end: End) {
-    outcome
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get_or_insert(end);
+    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+    let again = matches!(
+        *outcome,
+        Some(End::Guest(GuestEvent::Reset | GuestEvent::TripleFault))
+    );
+    if outcome.is_none() || again {
+        *outcome = Some(end);
+    }
 }
 
 fn listen(ops: &mut EventOps, event: &EventFd) {
@@ -219,7 +231,7 @@ impl MutEventSubscriber for GuestNotices {
 
 struct Signals {
     mail: &'static SignalMail,
-    exits: Arc<ExitCounters>,
+    report: Box<dyn Fn()>,
     outcome: Outcome,
 }
 
@@ -231,7 +243,7 @@ impl MutEventSubscriber for Signals {
     fn process(&mut self, _: Events, _: &mut EventOps) {
         let _ = self.mail.wake.read();
         if self.mail.report.swap(false, Ordering::AcqRel) {
-            say(format_args!("mini-vmm: {}", self.exits));
+            (self.report)();
         }
         let number = self.mail.ending.swap(0, Ordering::AcqRel);
         if number != 0 {
@@ -246,9 +258,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_end_that_is_asked_for_is_not_lost_in_a_reboot() {
+        let outcome = Outcome::default();
+        set(&outcome, End::Guest(GuestEvent::Reset));
+        set(&outcome, End::Signal(libc::SIGTERM));
+        set(&outcome, End::Guest(GuestEvent::Reset));
+        assert_eq!(*outcome.lock().unwrap(), Some(End::Signal(libc::SIGTERM)));
+    }
+
+    #[test]
     fn the_first_event_counts() {
         let notifier = Arc::new(Notifier::new().unwrap());
-        let mut lifecycle = Lifecycle::new(notifier.clone(), Arc::default(), None).unwrap();
+        let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();
         notifier.notify(GuestEvent::Reset);
         notifier.notify(GuestEvent::TripleFault);
         assert_eq!(lifecycle.wait().unwrap(), End::Guest(GuestEvent::Reset));

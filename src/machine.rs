@@ -4,6 +4,7 @@ mod error;
 mod lost_pages;
 mod notices;
 mod parts;
+mod places;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +16,8 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, acpi};
 use crate::bus::Bus;
-use crate::config::VmConfig;
 use crate::config::device::{DeviceConfig, Slot, assign_slots};
+use crate::config::{Statistics, VmConfig};
 use crate::devices::power::{self, Power};
 use crate::devices::serial::{self, Output, Serial};
 use crate::host::sysfs::Sysfs;
@@ -28,11 +29,13 @@ use crate::memory::dma::Dma;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::memory::ram::Ram;
 use crate::memory::{AddressSpace, MemoryListener};
-use crate::observe::stats::ExitCounters;
+use crate::observe::stats::Stats;
+use crate::observe::stats::exits::Exits;
 use crate::pci::bar::Bars;
 use crate::pci::config_io::{self, ConfigPorts, Ecam};
 use crate::pci::place;
 use crate::pci::{Bdf, RootBus};
+use crate::phase;
 use crate::vcpu::coalesced::Coalesced;
 use crate::vcpu::{self, Running, Vcpu};
 use crate::vfio;
@@ -96,7 +99,7 @@ pub struct Machine {
     /// Devices that the host has not taken back.
     in_use: Arc<AtomicUsize>,
     notifier: Arc<Notifier>,
-    exits: Arc<ExitCounters>,
+    stats: Arc<Stats>,
 }
 
 impl Machine {
@@ -106,7 +109,10 @@ impl Machine {
     /// # Errors
     /// What is wrong, with its hint; all that was taken is given back.
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
+        let measured = config.statistics != Statistics::Off;
+        let stats = Arc::new(Stats::new(config.cpus.count, measured));
         // What the user gave, without touching the host.
+        let looking = phase!("look_at_files");
         let images = Images::open(&config.kernel, config.initrd.as_deref())?;
         let roms = config
             .vfio
@@ -116,6 +122,8 @@ impl Machine {
         let candidates = vfio::find(&Sysfs::default(), &config.vfio)?;
         check_memory(&config.memory, !candidates.is_empty())?;
         vcpu::pin::check(&config.cpus.pin)?;
+        drop(looking);
+        let making = phase!("create_vm");
         let kvm = open_kvm()?;
         let supported = kvm
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
@@ -126,7 +134,11 @@ impl Machine {
 
         // Memory slots come before the interrupt controllers: afterwards each waits for a grace
         // period.
-        let ram = Ram::new(&layout, config.memory.pages, config.memory.shared)?;
+        let ram = {
+            let _phase = phase!("allocate_ram");
+            Ram::new(&layout, config.memory.pages, config.memory.shared)?
+        };
+        stats.set_ram(ram.regions());
         let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP_ADDR)
             .map_err(kvm_call("KVM_SET_IDENTITY_MAP_ADDR"))?;
@@ -142,6 +154,8 @@ impl Machine {
             .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
         let irqchip = irqchip::PowerOn::read(&vm).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
         let router = Router::new(Arc::clone(&vm))?;
+        stats.watch_kvm(&*vm);
+        drop(making);
 
         // Without a device, pages may as well appear when they are touched.
         let prefault = config.memory.prefault.unwrap_or(!candidates.is_empty());
@@ -152,10 +166,12 @@ impl Machine {
             || if prefault { populate(&ram) } else { Ok(()) },
             || {
                 let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
+                let _phase = phase!("load_images");
                 let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
                 Ok((vcpus, loaded))
             },
         )?;
+        vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
 
         // From here on the devices can reach the guest's memory, and nothing else.
         let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
@@ -169,16 +185,23 @@ impl Machine {
                     opened.mapper.clone(),
                     ram.size(),
                     candidates.len() > 1,
+                    Arc::clone(&stats.dma),
                 ));
+                let _phase = phase!("map_dma");
                 space.subscribe(Arc::clone(&dma))?;
                 Some(dma)
             }
             None => None,
         };
 
+        let _phase = phase!("add_devices");
         let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
         let bus = Arc::new(Bus::new());
         let root = Arc::new(RootBus::new());
+        if measured {
+            let stats = Arc::clone(&stats);
+            root.watch(move |target, write| stats.count_config(target, write));
+        }
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
         let serial = make_serial(&router, output)?;
         bus.insert_pio(layout::PORT_PCI_ADDRESS, config_io::PORTS, ports.clone())?;
@@ -225,7 +248,7 @@ impl Machine {
             notices: Vec::new(),
             in_use: Arc::new(AtomicUsize::new(opened_count)),
             notifier,
-            exits: Arc::default(),
+            stats,
         };
         let slots: Vec<_> = assign_slots(&machine.config.vfio)
             .iter()
@@ -258,6 +281,7 @@ impl Machine {
         slot: Option<Slot>,
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
+        let device = self.stats.meter(device);
         let function = VfioFunction::new(Arc::clone(&device), self.around.clone(), rom)?;
         let bdf = match slot {
             Some(Slot {
@@ -305,9 +329,14 @@ impl Machine {
         Arc::clone(&self.notifier)
     }
 
+    /// What is counted, for whoever reports it.
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
     /// The exit counters.
-    pub fn exits(&self) -> Arc<ExitCounters> {
-        Arc::clone(&self.exits)
+    pub fn exits(&self) -> Arc<Exits> {
+        Arc::clone(&self.stats.exits)
     }
 
     /// The memory slots, for whoever counts them.
@@ -321,6 +350,11 @@ impl Machine {
     /// When the kernel cannot be loaded any more, or KVM cannot go on with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.place_bars()?;
+        self.stats.set_places(places::lookup(&self.functions));
+        // The root bus has the statistics: they must not keep what has the root bus.
+        let coalesced = Arc::downgrade(&self.coalesced);
+        self.stats
+            .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
         reset::announce(&self.vfio_functions());
         loop {
             let mut running = self.start()?;
@@ -328,7 +362,7 @@ impl Machine {
             self.serial.set_stopping(true);
             self.vcpus = running.stop()?;
             self.serial.set_stopping(false);
-            info!("{}", self.exits);
+            info!("{}", self.stats.exits);
             info!("writes without an exit: {}", self.coalesced.applied());
             match end.map_err(MachineError::Loop)? {
                 End::Guest(GuestEvent::PowerOff) => return Ok(Exit::PowerOff),
@@ -356,8 +390,11 @@ impl Machine {
             None => self.images.load_files(memory, &self.layout, cmdline)?,
         };
         let (images, acpi) = (&self.images, &self.acpi);
+        let tables = phase!("load_tables");
         let entry = images.load_rest(loaded, memory, &self.layout, cmdline, acpi)?;
+        drop(tables);
         debug!(?entry, "loaded");
+        let _phase = phase!("start_vcpus");
         let boot = CpuState::new(&entry);
         for vcpu in &self.vcpus {
             vcpu.reset(&boot)?;
@@ -366,7 +403,7 @@ impl Machine {
             bus: Arc::clone(&self.around.bus),
             coalesced: Arc::clone(&self.coalesced),
             notifier: Arc::clone(&self.notifier),
-            exits: Arc::clone(&self.exits),
+            exits: Arc::clone(&self.stats.exits),
             lost_pages: Arc::new(DevicePages::new(self)),
         };
         Ok(Running::start(std::mem::take(&mut self.vcpus), &shared)?)

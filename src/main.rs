@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 use mini_vmm::boot::Images;
@@ -18,21 +19,25 @@ use mini_vmm::host::names::Names;
 use mini_vmm::host::style::Style;
 use mini_vmm::host::sysfs::Sysfs;
 use mini_vmm::host::{check, list};
-use mini_vmm::lifecycle::{self, Lifecycle};
+use mini_vmm::lifecycle::{self, Lifecycle, Terminal};
 use mini_vmm::machine::{Exit, Machine, MachineError};
+use mini_vmm::observe::phases::{self, Clock, Phases};
 use mini_vmm::observe::report::sentence;
+use mini_vmm::observe::stats::reporter::Reporter;
 use mini_vmm::observe::stderr::{Stderr, say};
-use mini_vmm::sys;
+use mini_vmm::{phase, sys};
 use tracing::debug;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
 fn main() -> ExitCode {
+    let clock = Clock::start();
     let cli = Cli::parse();
-    log_to_stderr(cli.verbosity());
+    let phases = cli.has_stats().then(|| Phases::new(clock));
+    log_to_stderr(cli.verbosity(), phases.clone());
     match cli.into_action() {
-        Ok(Action::Run(args)) => run_guest(*args),
+        Ok(Action::Run(args)) => run_guest(*args, phases.as_ref()),
         Ok(Action::Host(command)) => host(command),
         Ok(Action::Explain(args)) => explain_run(*args),
         Ok(Action::Completions(shell)) => {
@@ -91,14 +96,14 @@ fn host_check(args: &CheckArgs) -> ExitCode {
 }
 
 fn host_list(args: &ListArgs) -> ExitCode {
-    let items = match list::list(&Sysfs::default(), &Names::read(), args.all) {
-        Ok(items) => items,
+    let found = match list::list(&Sysfs::default(), &Names::read(), args.all) {
+        Ok(found) => found,
         Err(e) => return fail(&e, None),
     };
     let text = if args.json {
-        list::to_json(&items)
+        list::to_json(&found)
     } else {
-        Ok(list::to_text(&items, Style::of(&io::stdout())))
+        Ok(list::to_text(&found, Style::of(&io::stdout())))
     };
     match text {
         Ok(text) => print(text.as_bytes()),
@@ -143,18 +148,18 @@ fn print_json(value: &impl serde::Serialize) -> ExitCode {
     }
 }
 
-fn run_guest(args: RunArgs) -> ExitCode {
+fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
     let config = match args.into_config() {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run(config) {
+    match run(config, phases) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }
 }
 
-fn run(config: VmConfig) -> Result<Exit, MachineError> {
+fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, MachineError> {
     if let Err(e) = sys::raise_descriptor_limit() {
         debug!("the limit of open files stays: {e}");
     }
@@ -162,15 +167,35 @@ fn run(config: VmConfig) -> Result<Exit, MachineError> {
         // A kernel that is none must not cost the host its devices.
         Images::open(&config.kernel, config.initrd.as_deref())?;
     }
+    let reporter = Reporter::open(&config.statistics, phases)?;
     // While this process has one thread. The host has its devices back when the machine is gone.
-    let _managed = Managed::take(&config.vfio)?;
+    let _managed = {
+        let _phase = phase!("bind_devices");
+        Managed::take(&config.vfio)?
+    };
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::new(config, Box::new(output))?;
     lifecycle::catch_signals().map_err(MachineError::Loop)?;
     let console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
-    let mut lifecycle = Lifecycle::new(machine.notifier(), machine.exits(), Some(console))
-        .map_err(MachineError::Loop)?;
-    machine.run(&mut lifecycle)
+    let reporter = reporter.map(Arc::new);
+    let (stats, on_request) = (machine.stats(), reporter.clone());
+    let report = move || {
+        say(format_args!("mini-vmm: {}", stats.exits));
+        if let Some(reporter) = &on_request {
+            reporter.report(&stats);
+        }
+    };
+    let terminal = Terminal {
+        console,
+        report: Box::new(report),
+    };
+    let mut lifecycle =
+        Lifecycle::new(machine.notifier(), Some(terminal)).map_err(MachineError::Loop)?;
+    let end = machine.run(&mut lifecycle);
+    if let Some(reporter) = reporter {
+        reporter.report(&machine.stats());
+    }
+    end
 }
 
 /// One sentence with its causes, and what to type.
@@ -182,7 +207,7 @@ fn fail(error: &dyn Error, hint: Option<String>) -> ExitCode {
     ExitCode::from(1)
 }
 
-fn log_to_stderr(verbosity: u8) {
+fn log_to_stderr(verbosity: u8, phases: Option<Phases>) {
     let level = match verbosity {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
@@ -192,13 +217,16 @@ fn log_to_stderr(verbosity: u8) {
     // vfio-ioctls logs each region over several lines; our own events say it shorter.
     let ours = Targets::new()
         .with_default(level)
-        .with_target("vfio_ioctls", LevelFilter::ERROR);
+        .with_target("vfio_ioctls", LevelFilter::ERROR)
+        .with_target(phases::TARGET, LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .without_time();
+    let measured = Targets::new().with_target(phases::TARGET, LevelFilter::INFO);
     tracing_subscriber::registry()
         .with(lines.with_filter(ours))
+        .with(phases.map(|phases| phases.with_filter(measured)))
         .init();
 }

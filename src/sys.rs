@@ -1,5 +1,6 @@
 //! The few system calls that no crate of ours wraps.
 
+pub mod interfaces;
 pub mod process;
 
 use std::io;
@@ -50,6 +51,19 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     Ok(())
 }
 
+/// A clock's time in nanoseconds (clock_gettime(2)); 0 where the kernel has no such clock.
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the kernel fills the structure, which lives for the call.
+    if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
+        return 0;
+    }
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +73,13 @@ mod tests {
         raise_descriptor_limit().unwrap();
         let limit = limits(libc::RLIMIT_NOFILE).unwrap();
         assert_eq!(limit.rlim_cur, limit.rlim_max);
+    }
+
+    #[test]
+    fn clocks_go_forward() {
+        let before = clock_ns(libc::CLOCK_MONOTONIC);
+        assert!(before > 0);
+        assert!(clock_ns(libc::CLOCK_MONOTONIC) >= before);
+        assert_eq!(clock_ns(12345), 0);
     }
 }

@@ -22,6 +22,7 @@ The fields of --json are documented in docs/host.md.")]
 Devices of one group are joined by a line in the margin: a guest gets all of
 them, or none is left to a driver of the host's. A device is \"ready\" when
 vfio-pci has it and nothing else of its group is in the host's hands.
+Mediated devices are below the device that they are made of.
 
 Names come from the list of PCI IDs that pciutils or hwdata installs; without
 it there are classes and numbers.
@@ -31,10 +32,15 @@ The fields of --json are documented in docs/host.md.")]
     /// Take devices from the host's drivers, for guests to have (as root)
     #[command(after_help = "\
 All of the devices are bound, or none. What each was is kept in /run/mini-vmm,
-and `mini-vmm host unbind` makes it that again.")]
+and `mini-vmm host unbind` makes it that again. What a killed command has left is
+mended by the next.")]
     Bind(BindArgs),
 
     /// Give devices back to the drivers that they had (as root)
+    #[command(after_help = "\
+Each device that can go back does, whatever becomes of the others.
+
+Exit status: 0, or 1 when one could not, or had never been taken.")]
     Unbind(UnbindArgs),
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{cpus, memory};
-use crate::config::{BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, VmConfig};
+use crate::config::{BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, Statistics, VmConfig};
 
 /// What to boot and with what.
 #[derive(Debug)]
@@ -53,6 +53,11 @@ pub struct GuestArgs {
     /// End the run when the guest reboots
     #[arg(long)]
     no_reboot: bool,
+
+    /// At the end and on SIGUSR1, tell what the start took, what the guest left KVM for, KVM's own
+    /// counters, interrupts and memory: as a table, or in FILE as JSON
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    stats: Option<Option<PathBuf>>,
 }
 
 /// [`Iommu`] as a word.
@@ -84,6 +89,11 @@ impl RunArgs {
 }
 
 impl GuestArgs {
+    /// Whether the run is to be measured.
+    pub fn has_stats(&self) -> bool {
+        self.stats.is_some()
+    }
+
     /// The VM that the flags and a kernel describe.
     ///
     /// # Errors
@@ -108,6 +118,11 @@ impl GuestArgs {
             vfio,
             iommu: self.iommu.into(),
             no_reboot: self.no_reboot,
+            statistics: match self.stats {
+                None => Statistics::Off,
+                Some(None) => Statistics::Table,
+                Some(Some(path)) => Statistics::Json(path),
+            },
         })
     }
 }
@@ -153,6 +168,11 @@ mod tests {
         assert_eq!(addresses, ["01:00.0", "02:00.0"]);
         assert!(c.no_reboot);
         assert_eq!(c.cmdline, "console=ttyS0");
+        assert_eq!(c.statistics, Statistics::Off);
+        let c = parse(&["--stats", "--no-reboot"]).unwrap();
+        assert_eq!(c.statistics, Statistics::Table);
+        let c = parse(&["--stats=s.json"]).unwrap();
+        assert_eq!(c.statistics, Statistics::Json("s.json".into()));
         assert!(parse(&["--memory", "lots"]).is_err());
         assert!(parse(&["--memory", "-5"]).is_err());
         assert!(parse(&["--vfio", "01:00.0,frob=1"]).is_err());

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::sysfs::{PciDevice, Sysfs};
+use crate::sys::interfaces::{self, Address};
 
 /// One thing that the host does with a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -138,6 +139,27 @@ pub struct Places {
     pub dev: PathBuf,
     /// As /lib/modules: what can be loaded.
     pub modules: PathBuf,
+    /// Who has which address.
+    pub addresses: Addresses,
+}
+
+/// The addresses of network interfaces: no file has them all.
+#[derive(Clone, Debug, Default)]
+pub enum Addresses {
+    /// As this host's kernel has them.
+    #[default]
+    OfThisHost,
+    /// Made up for a test.
+    These(Vec<Address>),
+}
+
+impl Addresses {
+    fn read(&self) -> io::Result<Vec<Address>> {
+        match self {
+            Self::OfThisHost => interfaces::addresses(),
+            Self::These(addresses) => Ok(addresses.clone()),
+        }
+    }
 }
 
 impl Default for Places {
@@ -146,6 +168,7 @@ impl Default for Places {
             proc: "/proc".into(),
             dev: "/dev".into(),
             modules: "/lib/modules".into(),
+            addresses: Addresses::default(),
         }
     }
 }

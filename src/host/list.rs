@@ -8,7 +8,10 @@ mod text;
 
 use std::io;
 
+use uuid::Uuid;
+
 use super::details::Details;
+use super::mdev::MediatedDevice;
 use super::names::Names;
 use super::sysfs::{PciDevice, Sysfs};
 use crate::pci::Bdf;
@@ -73,6 +76,20 @@ pub struct Item {
     pub state: State,
     /// The other devices of its group that are no bridges.
     pub shared_with: Vec<Bdf>,
+    /// What its driver has made of it.
+    pub mediated: Vec<Mediated>,
+}
+
+/// A mediated device of the list, with its UUID.
+pub type Mediated = (Uuid, MediatedDevice);
+
+/// What there is to pass through.
+#[derive(Clone, Debug)]
+pub struct List {
+    /// PCI devices, each with the mediated devices that are made of it.
+    pub items: Vec<Item>,
+    /// The mediated devices that are made of no device of this list.
+    pub mediated: Vec<Mediated>,
 }
 
 /// Reads all devices in order of group, those without a group last; `all` with bridges, and with
@@ -80,18 +97,30 @@ pub struct Item {
 ///
 /// # Errors
 /// When sysfs cannot be read.
-pub fn list(sysfs: &Sysfs, names: &Names, all: bool) -> io::Result<Vec<Item>> {
+pub fn list(sysfs: &Sysfs, names: &Names, all: bool) -> io::Result<List> {
     let devices = sysfs.devices()?;
+    let mut mediated = sysfs.mediated_devices()?;
     let mut items: Vec<_> = devices
         .iter()
         .filter(|d| all || (d.group.is_some() && !d.is_bridge()))
-        .map(|device| item(device, &devices, names))
+        .map(|device| item(device, &devices, names, &mut mediated))
         .collect();
     items.sort_by_key(|i| (i.device.group.is_none(), i.device.group, i.device.bdf));
-    Ok(items)
+    Ok(List { items, mediated })
 }
 
-fn item(device: &PciDevice, all: &[PciDevice], names: &Names) -> Item {
+/// Takes its own from the mediated devices.
+fn item(
+    device: &PciDevice,
+    all: &[PciDevice],
+    names: &Names,
+    mediated: &mut Vec<Mediated>,
+) -> Item {
+    let address = device.bdf.to_string();
+    let (own, others) = std::mem::take(mediated)
+        .into_iter()
+        .partition(|(_, m)| m.parent.as_ref() == Some(&address));
+    *mediated = others;
     let members: Vec<_> = all
         .iter()
         .filter(|d| d.group.is_some() && d.group == device.group)
@@ -109,6 +138,7 @@ fn item(device: &PciDevice, all: &[PciDevice], names: &Names) -> Item {
             .filter(|m| m.bdf != device.bdf && !m.is_bridge())
             .map(|m| m.bdf)
             .collect(),
+        mediated: own,
         details,
     }
 }

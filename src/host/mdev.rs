@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -20,6 +20,12 @@ pub struct MediatedDevice {
     pub api: String,
     /// Its IOMMU group; `None` while its driver is not bound to it.
     pub group: Option<u32>,
+    /// The name of its type, one of those that its parent's driver makes: `mtty-2`.
+    pub kind: Option<String>,
+    /// The driver that has it.
+    pub driver: Option<String>,
+    /// The device that it is made of, as sysfs calls it: an address for a PCI device.
+    pub parent: Option<String>,
 }
 
 impl MediatedDevice {
@@ -37,6 +43,25 @@ impl Sysfs {
             .join(uuid.hyphenated().to_string())
     }
 
+    /// Every mediated device of the host, in order of UUID; those that go while one looks are left out.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn mediated_devices(&self) -> io::Result<Vec<(Uuid, MediatedDevice)>> {
+        let entries = match fs::read_dir(self.root().join("bus/mdev/devices")) {
+            Ok(entries) => entries,
+            // The kernel has no such bus.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let uuids = names.filter_map(|name| Uuid::try_parse(&name).ok());
+        let found = uuids.filter_map(|uuid| Some((uuid, self.mediated(uuid).ok()??)));
+        let mut found: Vec<_> = found.collect();
+        found.sort_by_key(|(uuid, _)| *uuid);
+        Ok(found)
+    }
+
     /// Reads a mediated device's facts; `None` when there is no such device.
     ///
     /// # Errors
@@ -48,7 +73,13 @@ impl Sysfs {
         }
         let api = fs::read_to_string(path.join("mdev_type/device_api"))?;
         let group = link_name(&path.join("iommu_group"))?.and_then(|g| g.parse().ok());
+        // Its directory is below its parent's.
+        let real = fs::canonicalize(&path)?;
+        let parent = real.parent().and_then(Path::file_name);
         Ok(Some(MediatedDevice {
+            kind: link_name(&path.join("mdev_type"))?,
+            driver: link_name(&path.join("driver"))?,
+            parent: parent.map(|name| name.to_string_lossy().into_owned()),
             path,
             api: api.trim().into(),
             group,

@@ -1,27 +1,35 @@
 //! A made-up host for tests: directories, files and links as in /sys, /proc and /dev, under one
 //! temporary directory.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use vmm_sys_util::tempdir::TempDir;
 
-use super::in_use::Places;
+use super::in_use::{Addresses, Places};
 use super::sysfs::{PciDevice, Sysfs};
+use crate::sys::interfaces::Address;
 
 /// The tree; gone when dropped.
-pub(crate) struct Tree(TempDir);
+pub(crate) struct Tree {
+    dir: TempDir,
+    addresses: RefCell<Vec<Address>>,
+}
 
 impl Tree {
     pub fn new() -> Self {
-        let tree = Self(TempDir::new().unwrap());
+        let tree = Self {
+            dir: TempDir::new().unwrap(),
+            addresses: RefCell::default(),
+        };
         fs::create_dir_all(tree.path("sys/bus/pci/devices")).unwrap();
         tree
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.as_path().join(name)
+        self.dir.as_path().join(name)
     }
 
     pub fn sysfs(&self) -> Sysfs {
@@ -33,6 +41,7 @@ impl Tree {
             proc: self.path("proc"),
             dev: self.path("dev"),
             modules: self.path("lib/modules"),
+            addresses: Addresses::These(self.addresses.borrow().clone()),
         }
     }
 
@@ -89,6 +98,21 @@ impl Tree {
 
     pub fn find(&self, bdf: &str) -> PciDevice {
         self.sysfs().device(bdf.parse().unwrap()).unwrap().unwrap()
+    }
+
+    /// An interface has this address too.
+    pub fn address(&self, interface: &str, address: &str) -> &Self {
+        let address = address.parse().unwrap();
+        self.addresses
+            .borrow_mut()
+            .push((interface.into(), address));
+        self
+    }
+
+    /// No interface has an address any more.
+    pub fn no_addresses(&self) -> &Self {
+        self.addresses.borrow_mut().clear();
+        self
     }
 
     /// A block device below a device's directory, with its number and what is stacked on it.

@@ -10,6 +10,7 @@ use crate::interrupt::InterruptError;
 use crate::layout::LayoutError;
 use crate::memory::MemoryError;
 use crate::memory::ram::RamError;
+use crate::observe::stats::reporter::ReportError;
 use crate::pci::PciError;
 use crate::pci::place::PlaceError;
 use crate::vcpu::VcpuError;
@@ -50,6 +51,8 @@ pub enum MachineError {
     Pci(#[from] PciError),
     #[error(transparent)]
     Place(#[from] PlaceError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
     #[error("a device of ours could not get its addresses: {0}")]
     Bus(#[from] vm_device::bus::Error),
     #[error("cannot open /dev/kvm")]
@@ -108,6 +111,7 @@ impl MachineError {
             Self::Bind(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
+            Self::Report(e) => Some(e.hint()),
             Self::Memory(MemoryError::Dma(e)) => e.hint(),
             Self::NoKvm(e) => Some(
                 match e.kind() {

@@ -24,6 +24,7 @@ use crate::interrupt::Router;
 use crate::layout;
 use crate::memory::ram::Ram;
 use crate::observe::progress::Progress;
+use crate::phase;
 use crate::vcpu::cpuid::Traits;
 use crate::vcpu::{Vcpu, cpuid};
 use crate::vfio::device::Device;
@@ -112,6 +113,7 @@ pub(super) fn side_by_side<R>(
 
 /// Makes all of RAM present.
 pub(super) fn populate(ram: &Ram) -> Result<(), MachineError> {
+    let _phase = phase!("populate_ram");
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let progress = Progress::new("preparing the guest's memory", ram.size());
     let began = Instant::now();
@@ -157,6 +159,7 @@ pub(super) fn make_vcpus(
     supported: &kvm_bindings::CpuId,
     config: &CpuConfig,
 ) -> Result<Vec<Vcpu>, MachineError> {
+    let _phase = phase!("make_vcpus");
     let mwait = match config.idle {
         Idle::Exit => false,
         Idle::Native => idle_natively(vm)?,

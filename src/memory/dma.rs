@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tracing::{debug, error, info};
 
@@ -14,6 +15,7 @@ use crate::layout::Range;
 use crate::observe::limit::RateLimit;
 use crate::observe::progress::Progress;
 use crate::observe::report::sentence;
+use crate::observe::stats::dma::DmaMeter;
 use crate::sys::memlock_limit;
 
 /// Why the IOMMU did not map guest memory.
@@ -105,6 +107,7 @@ pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
     ram_size: u64,
     peers: bool,
+    meter: Arc<DmaMeter>,
     limit: RateLimit,
     mapped: Mutex<HashSet<u64>>,
 }
@@ -112,11 +115,17 @@ pub struct Dma {
 impl Dma {
     /// Maps through `mapper`. `ram_size` is for the message when the limit on locked memory is low;
     /// BARs are mapped only where there are `peers`, for a large one takes the IOMMU seconds.
-    pub fn new(mapper: Arc<dyn DmaMapper>, ram_size: u64, peers: bool) -> Self {
+    pub fn new(
+        mapper: Arc<dyn DmaMapper>,
+        ram_size: u64,
+        peers: bool,
+        meter: Arc<DmaMeter>,
+    ) -> Self {
         Self {
             mapper,
             ram_size,
             peers,
+            meter,
             mapped: Mutex::default(),
             limit: RateLimit::default(),
         }
@@ -190,9 +199,16 @@ impl MemoryListener for Dma {
         }
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         let iova = region.start;
-        let outcome = self
-            .check_range(region)
-            .and_then(|()| self.map(region).map_err(|e| self.explain(region, e)));
+        let outcome = self.check_range(region).and_then(|()| {
+            let begun = Instant::now();
+            self.map(region).map_err(|e| self.explain(region, e))?;
+            let meter = match region.kind {
+                RegionKind::Ram => &self.meter.ram,
+                RegionKind::Device => &self.meter.bars,
+            };
+            meter.count(region.size, begun.elapsed());
+            Ok(())
+        });
         match (outcome, region.kind) {
             (Ok(()), _) => {
                 mapped.insert(iova);
@@ -265,7 +281,12 @@ mod tests {
         let fake = Arc::new(fake);
         let space = AddressSpace::new();
         space
-            .subscribe(Arc::new(Dma::new(fake.clone(), u64::MAX, true)))
+            .subscribe(Arc::new(Dma::new(
+                fake.clone(),
+                u64::MAX,
+                true,
+                Arc::default(),
+            )))
             .unwrap();
         (space, fake)
     }
@@ -303,7 +324,12 @@ mod tests {
         });
         let space = AddressSpace::new();
         space
-            .subscribe(Arc::new(Dma::new(fake.clone(), u64::MAX, false)))
+            .subscribe(Arc::new(Dma::new(
+                fake.clone(),
+                u64::MAX,
+                false,
+                Arc::default(),
+            )))
             .unwrap();
         space.add(region(0, RegionKind::Ram)).unwrap();
         space.add(region(0x1000, RegionKind::Device)).unwrap();
@@ -358,6 +384,7 @@ mod tests {
             }),
             u64::MAX,
             true,
+            Arc::default(),
         );
         let e = dma.explain(
             &region(0, RegionKind::Ram),

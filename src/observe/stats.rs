@@ -1,48 +1,146 @@
-//! Counters of a run: exits to this process, by kind.
+//! Counters of a run, and the report of them (`--stats`).
+//!
+//! [`Stats`] is what the rooms count into. Without `--stats` only exits by reason and DMA maps are
+//! counted; with it, exits are counted by register, KVM's counters are opened, and devices are
+//! [`metered`]. [`report`] gathers it all, with the [phases](super::phases) of the start.
 
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+pub mod devices;
+pub mod dma;
+pub mod exits;
+pub mod interrupts;
+pub mod kvm;
+mod kvm_fd;
+pub mod memory;
+pub mod metered;
+pub mod registers;
+pub mod report;
+pub mod reporter;
+mod text;
 
-/// How often a vCPU came out of KVM_RUN to us.
-#[derive(Debug, Default)]
-pub struct ExitCounters {
-    /// Port I/O.
-    pub pio: AtomicU64,
-    /// Memory-mapped I/O.
-    pub mmio: AtomicU64,
-    /// All else: kicks, system events.
-    pub other: AtomicU64,
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::info;
+
+use crate::layout::Range;
+use crate::memory::Region;
+use crate::pci::config_access::Target;
+use crate::vfio::device::SharedDevice;
+use devices::DeviceMeter;
+use dma::DmaMeter;
+use exits::Exits;
+use interrupts::Ledger;
+use metered::Metered;
+use registers::{Access, RegisterTable, Space};
+
+/// A range of ports or addresses, and what the guest has there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which space.
+    pub space: Space,
+    /// The range.
+    pub range: Range,
+    /// Its name in a report.
+    pub name: String,
 }
 
-impl ExitCounters {
-    /// Counts one.
-    pub fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
+type Counter = Box<dyn Fn() -> u64 + Send + Sync>;
+type Places = Box<dyn Fn() -> Vec<Place> + Send + Sync>;
+
+/// What a run counts.
+#[derive(Default)]
+pub struct Stats {
+    detailed: bool,
+    /// Exits to this process.
+    pub exits: Arc<Exits>,
+    /// DMA maps.
+    pub dma: Arc<DmaMeter>,
+    /// Configuration space, by ECAM's addresses, whichever way it was accessed.
+    config: Mutex<Option<RegisterTable>>,
+    ledger: Arc<Ledger>,
+    late: Mutex<Late>,
+}
+
+/// What is known once the VM is made.
+#[derive(Default)]
+struct Late {
+    /// KVM's counters, or why there are none: the VM's, then each vCPU's.
+    kvm: Vec<io::Result<File>>,
+    /// Host addresses of the guest's RAM.
+    ram: Vec<Range>,
+    devices: Vec<(String, Arc<DeviceMeter>)>,
+    places: Option<Places>,
+    coalesced: Option<Counter>,
+}
+
+impl Stats {
+    /// For a guest with so many vCPUs; `detailed` is `--stats`.
+    pub fn new(vcpus: u32, detailed: bool) -> Self {
+        Self {
+            detailed,
+            exits: Arc::new(Exits::new(vcpus, detailed)),
+            config: Mutex::new(detailed.then(RegisterTable::default)),
+            ..Self::default()
+        }
     }
-}
 
-impl fmt::Display for ExitCounters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [pio, mmio, other] =
-            [&self.pio, &self.mmio, &self.other].map(|c| c.load(Ordering::Relaxed));
-        write!(
-            f,
-            "exits pio={pio} mmio={mmio} other={other} total={}",
-            pio + mmio + other
-        )
+    fn late(&self) -> MutexGuard<'_, Late> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Counts an access to configuration space; any thread may.
+    pub fn count_config(&self, target: Target, write: bool) {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let [bus, device, function] = [target.bus, target.device, target.function].map(u64::from);
+        if let Some(table) = &*config {
+            table.count(Access {
+                space: Space::Memory,
+                address: bus << 20 | device << 15 | function << 12 | u64::from(target.offset),
+                write,
+            });
+        }
+    }
 
-    #[test]
-    fn the_line_adds_up() {
-        let c = ExitCounters::default();
-        ExitCounters::count(&c.pio);
-        ExitCounters::count(&c.mmio);
-        ExitCounters::count(&c.mmio);
-        assert_eq!(c.to_string(), "exits pio=1 mmio=2 other=0 total=3");
+    /// Opens KVM's counters of the VM or, after it, of its next vCPU.
+    pub fn watch_kvm(&self, of: &impl AsRawFd) {
+        if self.detailed {
+            let file = kvm_fd::open(of);
+            if let Err(e) = &file {
+                info!("no counters of KVM's own: {e}");
+            }
+            self.late().kvm.push(file);
+        }
+    }
+
+    /// Where the guest's RAM is in this process.
+    pub fn set_ram(&self, regions: &[Region]) {
+        let ranges = regions.iter().map(|region| Range {
+            start: region.host_address(),
+            size: region.size,
+        });
+        self.late().ram = ranges.collect();
+    }
+
+    /// Who knows what the guest has where.
+    pub fn set_places(&self, places: impl Fn() -> Vec<Place> + Send + Sync + 'static) {
+        self.late().places = Some(Box::new(places));
+    }
+
+    /// Who counts writes that made no exit.
+    pub fn set_coalesced(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.late().coalesced = Some(Box::new(count));
+    }
+
+    /// The device to be used in `device`'s place.
+    pub fn meter(&self, device: SharedDevice) -> SharedDevice {
+        if !self.detailed {
+            return device;
+        }
+        let meter = Arc::new(DeviceMeter::default());
+        let known = (device.name().to_string(), Arc::clone(&meter));
+        self.late().devices.push(known);
+        Arc::new(Metered::new(device, Arc::clone(&self.ledger), meter))
     }
 }

@@ -4,7 +4,7 @@
 //! way back to the processor (PCI Express 6.0, 2.3.1).
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::config_access::{Target, pieces};
 use super::host_bridge::HostBridge;
@@ -44,12 +44,15 @@ pub enum PciError {
 }
 
 type Function = Arc<dyn PciFunction>;
+/// Told of each access, and whether it writes.
+type Watcher = Box<dyn Fn(Target, bool) + Send + Sync>;
 
 /// The root bus. Shared by all vCPUs; its lock is released before a function is called, so that
 /// a function may change the bus and a slow one holds up nobody else.
 pub struct RootBus {
     /// By device and function, as in the address: device times 8 plus function.
     slots: RwLock<Vec<Option<Function>>>,
+    watcher: OnceLock<Watcher>,
 }
 
 impl RootBus {
@@ -60,6 +63,19 @@ impl RootBus {
         slots.resize(usize::from(DEVICES) * usize::from(FUNCTIONS), None);
         Self {
             slots: RwLock::new(slots),
+            watcher: OnceLock::new(),
+        }
+    }
+
+    /// From now on `watcher` is told of each access of the guest's; there is one at most.
+    pub fn watch(&self, watcher: impl Fn(Target, bool) + Send + Sync + 'static) {
+        // A second one has nothing to do here.
+        let _ = self.watcher.set(Box::new(watcher));
+    }
+
+    fn tell(&self, target: Option<Target>, write: bool) {
+        if let (Some(target), Some(watcher)) = (target, self.watcher.get()) {
+            watcher(target, write);
         }
     }
 
@@ -154,6 +170,7 @@ impl RootBus {
     /// A guest's read after a decoder of [`super::config_access`] has seen it.
     pub fn read(&self, target: Option<Target>, data: &mut [u8]) {
         data.fill(0xff);
+        self.tell(target, false);
         if let Some((t, data)) = target.and_then(|t| Some((t, data.get_mut(..t.len)?))) {
             self.config_read(t.bus, t.device, t.function, t.offset, data);
         }
@@ -161,6 +178,7 @@ impl RootBus {
 
     /// A guest's write after a decoder of [`super::config_access`] has seen it.
     pub fn write(&self, target: Option<Target>, data: &[u8]) {
+        self.tell(target, true);
         if let Some((t, data)) = target.and_then(|t| Some((t, data.get(..t.len)?))) {
             self.config_write(t.bus, t.device, t.function, t.offset, data);
         }

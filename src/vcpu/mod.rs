@@ -10,6 +10,7 @@ pub mod state;
 mod tsc;
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
@@ -23,7 +24,9 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use crate::boot::cpu_state::CpuState;
 use crate::bus::Bus;
 use crate::lifecycle::{GuestEvent, Notifier};
-use crate::observe::stats::ExitCounters;
+use crate::observe::phases::FIRST_RUN;
+use crate::observe::stats::exits::Exits;
+use crate::phase;
 use coalesced::Coalesced;
 use exit_loop::LoopEnd;
 use ring::Ring;
@@ -146,6 +149,12 @@ impl Vcpu {
     }
 }
 
+impl AsRawFd for Vcpu {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 /// What the threads share.
 #[derive(Clone)]
 pub struct Shared {
@@ -156,7 +165,7 @@ pub struct Shared {
     /// Who is told that a vCPU cannot go on.
     pub notifier: Arc<Notifier>,
     /// Exits are counted here.
-    pub exits: Arc<ExitCounters>,
+    pub exits: Arc<Exits>,
     /// Who is asked when KVM cannot get a page.
     pub lost_pages: Arc<dyn LostPages>,
 }
@@ -272,7 +281,15 @@ fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
         // It could when the run began: the host has taken the CPU away since.
         warn!("vCPU {} is not pinned to host CPU {cpu}: {e}", vcpu.id);
     }
-    match exit_loop::run(&mut vcpu.fd, shared, stop) {
+    let Some(exits) = shared.exits.vcpus().get(vcpu.id as usize) else {
+        let why = format!("vCPU {} has no counters", vcpu.id);
+        shared.notifier.notify(GuestEvent::Broken(why));
+        return vcpu;
+    };
+    if vcpu.id == 0 {
+        drop(phase!(FIRST_RUN));
+    }
+    match exit_loop::run(&mut vcpu.fd, shared, exits, stop) {
         LoopEnd::Stopped => {}
         LoopEnd::Shutdown => shared.notifier.notify(GuestEvent::TripleFault),
         LoopEnd::Broken(why) => {

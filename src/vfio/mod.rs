@@ -44,6 +44,7 @@ use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioIommufd, VfioOps}
 
 use crate::config::Iommu;
 use crate::memory::dma::DmaMapper;
+use crate::phase;
 use alias::Alias;
 use candidate::Candidate;
 use device::VfioFile;
@@ -248,6 +249,7 @@ impl Interface {
         group: Arc<()>,
     ) -> Result<Arc<VfioFile>, VfioError> {
         let name = candidate.name;
+        let _phase = phase!("open_device", name);
         let (ops, group): (Arc<dyn VfioOps>, _) = match self {
             Self::Container(container) => (container, Some(group)),
             Self::Iommufd(iommufd) => (iommufd, None),

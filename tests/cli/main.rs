@@ -13,6 +13,7 @@ mod host;
 mod options;
 mod process;
 mod run;
+mod stats;
 mod streams;
 mod sys;
 mod terminal;

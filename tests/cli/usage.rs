@@ -65,6 +65,7 @@ fn help_teaches() {
         "shared=on",
         "pin=LIST",
         "idle=native",
+        "--stats",
         "-v",
     ] {
         assert!(help.contains(flag), "{flag} is not in {help}");

@@ -29,6 +29,7 @@ mod race;
 mod resets;
 mod rig;
 mod rom;
+mod stats;
 mod switch;
 mod vectors;
 mod vm;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         ("vectors", vectors::TESTS),
         ("faults", faults::TESTS),
         ("resets", resets::TESTS),
+        ("stats", stats::TESTS),
         ("race", race::TESTS),
         ("waiting", waiting::TESTS),
         ("hostile", hostile::TESTS),

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::panic;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,12 +9,14 @@ use std::time::{Duration, Instant};
 use mini_vmm::config::cpus::CpuConfig;
 use mini_vmm::config::device::{DeviceConfig, RomConfig};
 use mini_vmm::config::memory::MemoryConfig;
-use mini_vmm::config::{Iommu, VmConfig};
+use mini_vmm::config::{Iommu, Statistics, VmConfig};
 use mini_vmm::devices::serial::Serial;
 use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
 use mini_vmm::machine::{Exit, Machine, MachineError};
 use mini_vmm::memory::kvm_slots::KvmSlots;
-use mini_vmm::observe::stats::ExitCounters;
+use mini_vmm::observe::phases::{Clock, Phases};
+use mini_vmm::observe::stats::exits::Exits;
+use mini_vmm::observe::stats::report::Report;
 
 use crate::common::asm::Asm;
 use crate::common::elf;
@@ -52,13 +53,16 @@ pub struct Vm {
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     no_reboot: bool,
     cpus: u8,
+    statistics: Statistics,
 }
 
 /// How a run ended.
 pub struct Ended {
     pub exit: Result<Exit, MachineError>,
     pub text: String,
-    pub exits: Arc<ExitCounters>,
+    pub exits: Arc<Exits>,
+    /// What `--stats` would tell.
+    pub report: Report,
     /// KVM's memory slots in use before the guest's first instruction and after its last.
     pub slots: (usize, usize),
 }
@@ -67,7 +71,7 @@ pub struct Ended {
 pub struct Live {
     output: Output,
     serial: Arc<Serial>,
-    exits: Arc<ExitCounters>,
+    exits: Arc<Exits>,
     slots: Arc<KvmSlots>,
     notifier: Arc<Notifier>,
 }
@@ -79,6 +83,7 @@ impl Vm {
             devices: Vec::new(),
             no_reboot: false,
             cpus: 1,
+            statistics: Statistics::Off,
         }
     }
 
@@ -118,6 +123,12 @@ impl Vm {
         self
     }
 
+    /// As with `--stats`.
+    pub fn measured(mut self) -> Self {
+        self.statistics = Statistics::Table;
+        self
+    }
+
     pub fn run(self) -> Ended {
         self.run_beside(|_| ())
     }
@@ -134,6 +145,7 @@ impl Vm {
             vfio: Vec::new(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,
+            statistics: self.statistics,
         };
         let output = Output::default();
         let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");
@@ -150,7 +162,7 @@ impl Vm {
             notifier: machine.notifier(),
         };
         let notifier = live.notifier.clone();
-        let mut lifecycle = Lifecycle::new(notifier.clone(), live.exits.clone(), None).unwrap();
+        let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();
         let before = live.slots.in_use();
         let exit = thread::scope(|scope| {
             let _limit = TimeLimit::new(notifier.clone());
@@ -167,6 +179,7 @@ impl Vm {
         Ended {
             exit,
             text: live.output.text(),
+            report: Report::new(&machine.stats(), &Phases::new(Clock::start())),
             exits: live.exits,
             slots: (before, live.slots.in_use()),
         }
@@ -260,11 +273,8 @@ impl Ended {
     }
 }
 
-fn counts(exits: &ExitCounters) -> (u64, u64) {
-    (
-        exits.pio.load(Ordering::Relaxed),
-        exits.mmio.load(Ordering::Relaxed),
-    )
+fn counts(exits: &Exits) -> (u64, u64) {
+    (exits.pio(), exits.mmio())
 }
 
 /// Waits until something becomes true.

@@ -13,12 +13,14 @@ use lab::expect::{back, back_with_guest_text, ended_well, expect, run, worked};
 
 const LIMIT: Duration = Duration::from_secs(150);
 const CARD: &str = "0000:00:09.0";
+const DISPLAY: &str = "0000:00:02.0";
 
 pub fn all() -> Vec<Scenario> {
     vec![
         round_trips(),
         in_use(),
         half_way(),
+        killed(),
         ordinary_user(),
         virtual_functions(),
     ]
@@ -54,6 +56,12 @@ fn with_card(disks: &[Disk]) -> Machine {
         .to_vec(),
         ..Machine::with_disks(disks)
     }
+}
+
+fn with_display(mut machine: Machine) -> Machine {
+    let display = ["-device", "VGA,addr=2"].map(String::from);
+    machine.extra.extend(display);
+    machine
 }
 
 /// How the commands ended, in order.
@@ -104,6 +112,7 @@ fn round_trips() -> Scenario {
          host bind {first} {second}\nhost unbind {first}\nhost unbind {second}\nstate functions-by-name\n\
          host bind {bridged} --group\nnow {bridged} {beside} 0000:00:1e.0\n\
          host unbind {bridged}\nsay_back {bridged}\nsay_back {beside}\nstate bridged\n\
+         host bind {alone}\nhost unbind {CARD} {alone}\n\
          host bind 0000:00:1e.0\nhost unbind {alone}\nhost bind 0000:00:1d.0\nstate refused\n\
          mini-vmm host bind {alone} --dry-run | sh\nnow {alone}\nhost unbind {alone}\nstate by-hand\n"
     );
@@ -120,6 +129,7 @@ fn round_trips() -> Scenario {
                     "1", "0", "0", // a function without and with its group
                     "0", "0", "0", // both by name
                     "0", "0", // behind a bridge
+                    "0", "1", // two back, of which one was never taken
                     "1", "1", "1", // refusals
                     "0", // what was bound by hand
                 ],
@@ -184,17 +194,21 @@ fn in_use() -> Scenario {
          disk=$(disk_of {mounted})\nmount -t ext4 $disk /mnt\nsay file-after $(cat /mnt/file)\numount /mnt\n\
          disk=$(disk_of {swap})\nmkswap $disk >/dev/null\nswapon $disk\n\
          host bind {swap}\nstate swap\nswapoff $disk\n\
-         ip addr add 10.0.2.15/24 dev eth0\nip link set eth0 up\n\
-         host bind {CARD}\nstate card\n\
+         ip addr add 10.0.2.15/24 dev eth0\nhost bind {CARD}\nstate no-route\n\
+         ip link set eth0 up\nhost bind {CARD}\nstate card\n\
+         host bind {DISPLAY}\nstate display\n\
          host bind {CARD} --force\nsay forced $(driver_of {CARD})\nhost unbind {CARD}\nstate end\n"
     );
     scenario(
         "what_the_host_uses_is_not_taken",
-        with_card(&disks),
+        with_display(with_card(&disks)),
         script,
         Box::new(|outcome| {
-            exits(outcome, &["1", "1", "0", "0", "1", "1", "0", "0"])?;
-            for what in ["mounted", "managed", "swap", "card", "end"] {
+            let refused = ["1", "1", "0", "0", "1", "1", "1", "1", "0", "0"];
+            exits(outcome, &refused)?;
+            for what in [
+                "mounted", "managed", "swap", "no-route", "card", "display", "end",
+            ] {
                 saw(outcome, &format!("state {what} same records=0"))?;
             }
             for fact in [
@@ -208,7 +222,16 @@ fn in_use() -> Scenario {
             said(outcome, "host-err", &["in use", "mounted at /mnt"])?;
             said(outcome, "host-err", &["hint: ", "umount '/mnt'", "--force"])?;
             said(outcome, "host-err", &["in use", "swap"])?;
-            said(outcome, "host-err", &["in use", "eth0"])?;
+            said(
+                outcome,
+                "host-err",
+                &["in use", "eth0 has the address 10.0.2.15"],
+            )?;
+            said(
+                outcome,
+                "host-err",
+                &["in use", "display that the firmware"],
+            )?;
             let managed = run(outcome, 0)?;
             expect(
                 managed.exit() == Some(1)
@@ -259,6 +282,54 @@ fn half_way() -> Scenario {
                     "undone",
                 ],
             )?;
+            for disk in &disks {
+                back(outcome, disk)?;
+            }
+            Ok(())
+        }),
+    )
+}
+
+/// Killed where it waits: for a reader of what is to be written, between the host's driver and VFIO's.
+/// The next command mends, whatever it is asked for; of a run, its guardian does.
+fn killed() -> Scenario {
+    let mut second = Disk::new("second-function", 6);
+    second.function = 1;
+    let disks = [Disk::new("first-function", 6), second];
+    let [first, second] = [0, 1].map(|n: usize| disks[n].bdf());
+    let script = format!(
+        "drivers >/run/drivers\nmkfifo /run/wait\nprobe=/sys/bus/pci/drivers_probe\n\
+         stopped() {{ for _ in $(seq 100); do [ $(driver_of {first}) = none ] && break; sleep 0.1; done\n\
+         say stopped $(driver_of {first}) $(cat $sys/{first}/driver_override); }}\n\
+         mount --bind /run/wait $probe\n\
+         mini-vmm host bind {first} --group & pid=$!\nstopped\n\
+         kill -KILL $pid\nwait $pid || say killed $?\n\
+         host unbind {second}\nstate mended\nsay_back {first}\nsay_back {second}\n\
+         start_as '' mini-vmm --kernel bzImage --initrd initrd --vfio {first},managed=on --vfio {second},managed=on\n\
+         stopped\nkill -KILL $vmm_pid\nwait_vmm\nawait_driver {first} nvme\nsay_back {first}\n\
+         umount $probe\nstate run\n\
+         host bind {first} --group\nhost unbind {first}\nstate end\n"
+    );
+    scenario(
+        "a_bind_that_is_killed_is_mended",
+        Machine::with_disks(&disks),
+        script,
+        Box::new(move |outcome| {
+            let stopped: Vec<_> = outcome.transcript.lab("stopped").collect();
+            expect(stopped == ["none vfio-pci"; 2], || {
+                format!("the killed ones were at {stopped:?}")
+            })?;
+            saw(outcome, "killed 137")?;
+            // The device that was asked for had never been taken.
+            exits(outcome, &["1", "0", "0"])?;
+            said(
+                outcome,
+                "host-err",
+                &["killed while it had PCI device 0000:00:06.0"],
+            )?;
+            for what in ["mended", "run", "end"] {
+                saw(outcome, &format!("state {what} same records=0"))?;
+            }
             for disk in &disks {
                 back(outcome, disk)?;
             }
@@ -330,7 +401,13 @@ fn virtual_functions() -> Scenario {
          functions() {{ for f in $sys/{PF}/virtfn*; do driver_of $(basename $(readlink $f)); done; }}\n\
          host bind {PF} --vfs 2\nsay functions $(functions)\nsay physical $(driver_of {PF})\n\
          host bind {PF} --vfs 1\n\
+         vf=$(basename $(readlink $sys/{PF}/virtfn1))\n\
+         sleep 60 </dev/vfio/$(group_of $vf) & holder=$!\nsleep 0.2\n\
+         host unbind {PF}\nsay held $(functions)\nkill $holder\nwait $holder || :\n\
          host unbind {PF}\nstate end\n\
+         mini-vmm host bind {PF} --vfs 2 --user user --dry-run >/run/by-hand\nsh -e /run/by-hand\n\
+         say by-hand $(functions) $(stat -c %u /dev/vfio/$(group_of $vf) /dev/vfio/devices/*)\n\
+         echo 0 >$sys/{PF}/sriov_numvfs\nstate by-hand\n\
          host bind {PF} --vfs 3\n\
          say probe $(cat $sys/{PF}/sriov_drivers_autoprobe)\nstate refused\n"
     );
@@ -339,8 +416,16 @@ fn virtual_functions() -> Scenario {
         machine,
         script,
         Box::new(|outcome| {
-            exits(outcome, &["0", "1", "0", "1"])?;
+            exits(outcome, &["0", "1", "1", "0", "1"])?;
             saw(outcome, "functions vfio-pci vfio-pci")?;
+            saw(outcome, "held vfio-pci vfio-pci")?;
+            said(
+                outcome,
+                "host-err",
+                &["would go with it", "sleep (process "],
+            )?;
+            saw(outcome, "by-hand vfio-pci vfio-pci 1000 1000 1000")?;
+            saw(outcome, "state by-hand same records=0")?;
             saw(outcome, "physical nvme")?;
             saw(outcome, "probe 1")?;
             saw(outcome, "state end same records=0")?;

@@ -9,6 +9,7 @@ use lab::machine::Machine;
 use lab::scenario::{Image, Scenario};
 use lab::transcript::{Run, number};
 use lab::{Error, Result};
+use serde_json::Value;
 
 use lab::expect::{back_with_guest_text, ended_well, exit, expect, guest, run, worked};
 
@@ -203,6 +204,8 @@ fn two_disks() -> Scenario {
     }
 }
 
+/// What a read costs, by mini-vmm's own statistics: asked for before and after many reads, and told at
+/// the end, when the guest's driver has turned its interrupts off.
 fn exits_per_read() -> Scenario {
     let disk = Disk::new("lab-disk", 5);
     let bdf = disk.bdf();
@@ -214,11 +217,13 @@ fn exits_per_read() -> Scenario {
         // The guest is silent for a second after each mark; the signals fall into that silence.
         script: format!(
             "bind_vfio {bdf}\n\
-             start_vmm --kernel bzImage --initrd initrd --memory 512M \
+             start_vmm --kernel bzImage --initrd initrd --memory 512M --stats=/run/stats.json \
              --cmdline 'quiet panic=-1 lab.act=measure' --vfio {bdf}\n\
-             await M1 90\nkill -USR1 $vmm_pid\n\
-             await M2 90\nkill -USR1 $vmm_pid\n\
+             await M1 90\nreport first\n\
+             await M2 90\nreport second\n\
              wait_vmm\n\
+             say_report first /run/stats.first\nsay_report second /run/stats.second\n\
+             say_report last /run/stats.json\n\
              give_back {bdf}\n"
         ),
         limit: LIMIT,
@@ -226,26 +231,118 @@ fn exits_per_read() -> Scenario {
             let run = run(outcome, 0)?;
             exit(&run, 0)?;
             worked(outcome, &run, &disk)?;
-            let counts: Vec<u64> = run
+            let lines = run
                 .messages()
-                .filter_map(|line| number(line.split_once("exits ")?.1, "total"))
-                .collect();
-            let [first, second, ..] = counts[..] else {
-                return Err(Error::failed(format!(
-                    "mini-vmm printed {} counts of exits on SIGUSR1 instead of 2",
-                    counts.len()
-                )));
-            };
-            let exits = second.saturating_sub(first);
-            #[expect(clippy::cast_precision_loss, reason = "both are far below 2^52")]
-            let each = exits as f64 / MEASURED_READS as f64;
-            eprintln!(
-                "  {exits} userspace exits for {MEASURED_READS} reads of 4 KiB: {each:.4} a read"
-            );
-            expect(second > first && each < 0.01, || {
-                format!("{exits} userspace exits for {MEASURED_READS} reads: {each:.4} a read")
+                .filter(|line| line.starts_with("mini-vmm: exits pio="));
+            expect(lines.count() == 2, || {
+                "mini-vmm did not print its counts of exits on each SIGUSR1".into()
+            })?;
+            let [first, second, last] = ["first", "second", "last"].map(|name| stats(&run, name));
+            let (first, second, last) = (first?, second?, last?);
+            cost_of_a_read(&first, &second)?;
+            whole_run(&last, &disk)?;
+            expect(messages(&last) >= messages(&second), || {
+                "interrupts were forgotten when the guest turned them off".into()
             })?;
             back_with_guest_text(outcome, &disk)
         }),
     }
+}
+
+/// The statistics that L1 said under a name.
+fn stats(run: &Run<'_>, name: &str) -> Result<Value> {
+    let text = run
+        .lab("stats")
+        .find_map(|fact| fact.strip_prefix(name)?.strip_prefix(' '));
+    let text = text.ok_or_else(|| Error::failed(format!("no statistics {name}")))?;
+    serde_json::from_str(text)
+        .map_err(|e| Error::failed(format!("the statistics {name} are no JSON: {e}")))
+}
+
+/// A number in the statistics.
+fn figure(stats: &Value, path: &str) -> Result<u64> {
+    let value = stats.pointer(path).and_then(Value::as_u64);
+    value.ok_or_else(|| Error::failed(format!("the statistics have no {path}")))
+}
+
+/// Interrupts of all vectors.
+fn messages(stats: &Value) -> u64 {
+    let vectors = stats["interrupts"].as_array().into_iter().flatten();
+    let vectors = vectors.filter(|vector| vector["kind"] == "msix");
+    vectors.filter_map(|v| v["interrupts"].as_u64()).sum()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "all counts are far below 2^52")]
+fn cost_of_a_read(first: &Value, second: &Value) -> Result<()> {
+    let grown = |path| -> Result<u64> {
+        let (before, after) = (figure(first, path)?, figure(second, path)?);
+        after
+            .checked_sub(before)
+            .ok_or_else(|| Error::failed(format!("{path} went down")))
+    };
+    let each = |count: u64| count as f64 / MEASURED_READS as f64;
+    let exits = grown("/exits/total")?;
+    let in_kvm = grown("/kvm/vcpus/0/exits")?;
+    let halts = grown("/kvm/vcpus/0/halt_exits")?;
+    let interrupts = messages(second).saturating_sub(messages(first));
+    eprintln!(
+        "  {MEASURED_READS} reads of 4 KiB; for each {:.4} exits to userspace, {:.3} to KVM ({:.3} halts), {:.3} interrupts",
+        each(exits),
+        each(in_kvm),
+        each(halts),
+        each(interrupts),
+    );
+    expect(exits > 0 && each(exits) < 0.01, || {
+        format!("{exits} userspace exits for {MEASURED_READS} reads")
+    })?;
+    // One read at a time: an interrupt for each, and the guest left for KVM.
+    expect(interrupts >= MEASURED_READS, || {
+        format!("{interrupts} interrupts for {MEASURED_READS} reads")
+    })?;
+    expect(in_kvm > exits, || {
+        format!("KVM counts {in_kvm} exits, and mini-vmm {exits}")
+    })
+}
+
+/// What is true of any run with a disk and 512 MiB.
+fn whole_run(stats: &Value, disk: &Disk) -> Result<()> {
+    let list = |name: &str| stats[name].as_array().cloned().unwrap_or_default();
+    let phases = list("phases");
+    let named = |name: &str| {
+        phases
+            .iter()
+            .find(|phase| phase["name"] == name)
+            .ok_or_else(|| Error::failed(format!("the start has no phase {name}")))
+    };
+    for name in [
+        "create_vm",
+        "open_device",
+        "populate_ram",
+        "map_dma",
+        "load_images",
+        "first_run",
+    ] {
+        let phase = named(name)?;
+        let took = figure(phase, "/end_us")? - figure(phase, "/start_us")?;
+        eprintln!("  {name}: {took} us, from {} us on", phase["start_us"]);
+    }
+    let opened = &named("open_device")?["device"];
+    expect(opened == &disk.bdf(), || format!("{opened} was opened"))?;
+    let mapped = figure(stats, "/dma/ram/bytes")?;
+    expect(mapped == 512 << 20, || {
+        format!("{mapped} bytes are mapped for DMA, not 512 MiB")
+    })?;
+    let present = figure(stats, "/memory/guest_resident_bytes")?;
+    expect(present == 512 << 20, || {
+        format!("{present} bytes of the guest are present, not 512 MiB")
+    })?;
+    let private = figure(stats, "/memory/private_bytes")?;
+    eprintln!("  {} KiB are mini-vmm's own", private >> 10);
+    // The driver writes the table of its vectors, which is in a BAR.
+    let table = stats["exits"]["registers"].as_array().cloned();
+    let table = table.unwrap_or_default().into_iter().any(|register| {
+        let place = register["place"].as_str().unwrap_or_default();
+        register["space"] == "memory" && register["write"] == true && place.ends_with("BAR 0")
+    });
+    expect(table, || "no exit is that of the MSI-X table".into())
 }

@@ -11,14 +11,27 @@ use lab::machine::Machine;
 use lab::scenario::{Image, Scenario};
 use lab::transcript::{Run, Speaker};
 
-const GOLDEN: &str = include_str!("../../golden/explain-nvme.txt");
+const NVME: &str = include_str!("golden/explain-nvme.txt");
+const CARD: &str = include_str!("golden/explain-e1000e.txt");
+const FUNCTIONS: &str = include_str!("golden/explain-two-functions.txt");
 
 pub fn all() -> Vec<Scenario> {
     let disk = Disk::new("explained", 4);
     let bdf = disk.bdf();
+    let mut second = Disk::new("second-function", 6);
+    second.function = 1;
+    let functions = [Disk::new("first-function", 6), second];
+    let [first, second] = [0, 1].map(|n: usize| functions[n].bdf());
+    let mut machine = Machine::with_device(&[
+        "-netdev",
+        "user,id=net,restrict=on",
+        "-device",
+        "e1000e,netdev=net,addr=9,romfile=",
+    ]);
+    machine.disks = std::iter::once(disk.clone()).chain(functions).collect();
     vec![Scenario {
         name: "a_run_is_as_explained",
-        machine: Machine::with_disks(std::slice::from_ref(&disk)),
+        machine,
         kernel: Choice::Lab,
         image: Image::BzImage,
         script: format!(
@@ -27,7 +40,10 @@ pub fn all() -> Vec<Scenario> {
              run_vmm explain --vfio {bdf},slot=7 --memory 512M --kernel bzImage --initrd initrd\n\
              run_vmm explain --vfio {bdf},slot=7 --iommu container --json\n\
              run_vmm --kernel bzImage --initrd initrd --memory 512M --cmdline 'quiet panic=-1' \
-             --vfio {bdf},slot=7\n"
+             --vfio {bdf},slot=7\n\
+             bind_vfio 0000:00:09.0\nrun_vmm explain --vfio 0000:00:09.0 --memory 512M\n\
+             bind_vfio {first}\nbind_vfio {second}\n\
+             run_vmm explain --vfio {first},slot=1e.0 --vfio {second},slot=1e.1 --memory 512M\n"
         ),
         limit: Duration::from_secs(150),
         check: Box::new(move |outcome| {
@@ -43,7 +59,15 @@ pub fn all() -> Vec<Scenario> {
 
             let bound = run(outcome, 1)?;
             exit(&bound, 0)?;
-            golden(&said(&bound), &outcome.dir)?;
+            golden("explain-nvme.txt", NVME, &said(&bound), &outcome.dir)?;
+            for (index, name, text) in [
+                (4, "explain-e1000e.txt", CARD),
+                (5, "explain-two-functions.txt", FUNCTIONS),
+            ] {
+                let run = run(outcome, index)?;
+                exit(&run, 0)?;
+                golden(name, text, &said(&run), &outcome.dir)?;
+            }
 
             let json = run(outcome, 2)?;
             exit(&json, 0)?;
@@ -77,12 +101,12 @@ fn said(run: &Run<'_>) -> String {
 }
 
 /// Fails at the first line that differs; what was said instead is kept beside the transcript.
-fn golden(found: &str, dir: &std::path::Path) -> Result<()> {
-    let kept = dir.join("explain-nvme.txt");
+fn golden(name: &str, golden: &str, found: &str, dir: &std::path::Path) -> Result<()> {
+    let kept = dir.join(name);
     let _ = std::fs::write(&kept, found);
-    let mut lines = GOLDEN.lines().zip(found.lines());
+    let mut lines = golden.lines().zip(found.lines());
     let differs = lines.find(|(golden, found)| golden != found);
-    expect(differs.is_none() && GOLDEN.len() == found.len(), || {
+    expect(differs.is_none() && golden.len() == found.len(), || {
         let (golden, found) = differs.unwrap_or(("the end", "more or less"));
         format!(
             "explain said \"{found}\" instead of \"{golden}\"; all of it is in {}",

@@ -33,7 +33,7 @@ fn serial_ports() -> Scenario {
         kernel: Choice::Lab,
         image: Image::BzImage,
         script: format!(
-            "make_mdev {UUID} mtty-2\n{}{}remove_mdev {UUID}\n",
+            "make_mdev {UUID} mtty-2\n{}{}run_vmm host list\nremove_mdev {UUID}\n",
             vmm(UUID, "container"),
             vmm(&format!("/sys/bus/mdev/devices/{UUID}"), "iommufd"),
         ),
@@ -45,6 +45,17 @@ fn serial_ports() -> Scenario {
                 ended_well(&run)?;
                 echoed(&run)?;
             }
+            let listed = run(outcome, 2)?;
+            let lines: Vec<_> = listed.lines.iter().map(|line| &*line.text).collect();
+            let at = lines
+                .iter()
+                .position(|line| line.ends_with(&format!("{UUID}  mediated device of mtty")));
+            let after = at.and_then(|at| lines.get(at + 1..at + 3));
+            expect(
+                after
+                    .is_some_and(|after| after[0].trim() == "ready" && after[1].contains("mtty-2")),
+                || format!("the list does not have the mediated device: {lines:?}"),
+            )?;
             let mut facts = outcome.transcript.lab("mdev-removed");
             expect(facts.next() == Some(&*removed), || {
                 "L1 could not take the mediated device away".into()

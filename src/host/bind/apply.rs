@@ -108,12 +108,7 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
         Step::Functions { bdf, count } => {
             write(host, device(bdf, "sriov_numvfs"), &count.to_string())
         }
-        Step::Own {
-            bdf,
-            target,
-            uid,
-            gid,
-        } => match node(host, *bdf, target) {
+        Step::Own { uid, gid, .. } => match node_of(host, step) {
             Some(path) if path.exists() => {
                 debug!("chown {uid} {}", path.display());
                 let outcome = host.kernel.chown(&path, *uid, *gid);
@@ -126,17 +121,30 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
     }
 }
 
-/// Where a node is; `None` when the device has none.
-pub(super) fn node(host: &Host, bdf: Bdf, target: &Target) -> Option<PathBuf> {
+/// Where the node of a step is; `None` when the device has none, or the step is about none.
+pub(super) fn node_of(host: &Host, step: &Step) -> Option<PathBuf> {
+    let Step::Own { bdf, target, .. } = step else {
+        return None;
+    };
     match target {
         Target::Group(group) => Some(host.places.dev.join("vfio").join(group.to_string())),
         Target::Device(_) => {
-            let dir = host.sysfs.device_path(bdf).join("vfio-dev");
+            let dir = host.sysfs.device_path(*bdf).join("vfio-dev");
             let name = fs::read_dir(dir).ok()?.next()?.ok()?.file_name();
             Some(host.places.dev.join("vfio/devices").join(name))
         }
         Target::Path(path) => Some(path.clone()),
     }
+}
+
+/// The node that a step makes another's; `None` when it is not there, or theirs already.
+pub(super) fn changes_hands(host: &Host, step: &Step) -> Option<PathBuf> {
+    let Step::Own { uid, .. } = step else {
+        return None;
+    };
+    let path = node_of(host, step)?;
+    let (owner, _) = host.kernel.owner(&path).ok()?;
+    (owner != *uid).then_some(path)
 }
 
 /// Makes a device what its record says it was, and forgets the record.
@@ -149,10 +157,37 @@ pub(super) fn give_back(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     host.records.remove(record.bdf)
 }
 
-pub(super) fn put_back(host: &Host, record: &Record) -> Result<(), BindError> {
+/// Makes a device what it was before a change: what its record of then says, or all of what it was
+/// before there was one.
+pub(super) fn restore(host: &Host, bdf: Bdf, before: Option<Record>) -> Result<(), BindError> {
+    let Some(before) = before else {
+        return give_back(host, bdf);
+    };
+    if let Some(now) = host.records.load(bdf)? {
+        put_back(host, &added(&before, now))?;
+    }
+    host.records.save(&before)
+}
+
+/// What a record has more than the one before it. The virtual functions are the change's if the one
+/// before has none.
+fn added(before: &Record, now: Record) -> Record {
+    Record {
+        nodes: now
+            .nodes
+            .into_iter()
+            .filter(|n| !before.nodes.contains(n))
+            .collect(),
+        functions: now.functions.filter(|_| before.functions.is_none()),
+        autoprobe: now.autoprobe,
+        bound: None,
+        ..before.clone()
+    }
+}
+
+fn put_back(host: &Host, record: &Record) -> Result<(), BindError> {
     let bdf = record.bdf;
-    let Some(now) = Facts::read(&host.sysfs, bdf)?.filter(|now| now.modalias == record.modalias)
-    else {
+    let Some(now) = Facts::read(&host.sysfs, bdf)?.filter(|now| record.is_of(now)) else {
         warn!("PCI device {bdf} is gone, or another is in its place: it is left as it is");
         return Ok(());
     };
@@ -166,7 +201,9 @@ pub(super) fn put_back(host: &Host, record: &Record) -> Result<(), BindError> {
 pub(super) fn steps_back(host: &Host, record: &Record, now: &Facts) -> Vec<Step> {
     let had = record.driver.as_ref();
     let loaded = had.is_none_or(|name| host.driver_path(name).exists());
-    plan::give_back(record, now, loaded)
+    let mut steps = plan::give_back(record, now, loaded);
+    steps.retain(|step| !matches!(step, Step::Own { .. }) || changes_hands(host, step).is_some());
+    steps
 }
 
 /// A group's node stays with its user as long as another device of the group is bound for the same:

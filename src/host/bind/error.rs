@@ -63,6 +63,22 @@ pub enum BindError {
         /// Process ids and names.
         holders: Vec<(u32, String)>,
     },
+    /// Another run has bound it for itself, and gives it back at its end.
+    #[error("PCI device {bdf} belongs to the run of process {run}, at whose end it goes back")]
+    Owned {
+        /// The device, or another of its group.
+        bdf: Bdf,
+        /// The run's process.
+        run: u32,
+    },
+    /// What would take virtual functions away while one of them is used.
+    #[error("the virtual functions of {physical} would go with it, and {}", sentence(.cause))]
+    FunctionInUse {
+        /// The physical function.
+        physical: Bdf,
+        /// Who uses which.
+        cause: Box<BindError>,
+    },
     /// `unbind` of what no VFIO driver holds.
     #[error("PCI device {0} is not bound to vfio-pci, so there is nothing to give back")]
     NotBound(Bdf),
@@ -153,6 +169,9 @@ pub enum BindError {
     /// A file that is no record.
     #[error("{} is not a record of mini-vmm's", .0.display())]
     BadRecord(PathBuf),
+    /// A file that does not say what a killed command had begun.
+    #[error("{} is no note of mini-vmm's, so what a killed command had begun stays as it is", .0.display())]
+    BadJournal(PathBuf),
     /// Somebody else binds for too long.
     #[error("another mini-vmm is binding devices and does not come to an end")]
     Busy,
@@ -231,6 +250,17 @@ impl BindError {
             Self::Held { bdf, .. } => {
                 format!("end that process; or take it all the same, as root: mini-vmm host unbind {bdf} --force")
             }
+            Self::Owned { run, .. } => {
+                format!("wait for its end; see what it is with `ps -p {run} -f`")
+            }
+            Self::FunctionInUse { physical, cause } => {
+                let end = match &**cause {
+                    Self::InUse { remedy: Some(remedy), .. } => remedy,
+                    Self::InUse { .. } => "leave it to the host",
+                    _ => "end that process",
+                };
+                format!("{end}; or take them all the same, as root: mini-vmm host unbind {physical} --force")
+            }
             Self::NoFunctions(_) => "leave --vfs away, or turn SR-IOV on in the firmware".into(),
             Self::TooManyFunctions { most, .. } => format!("give --vfs {most} or less"),
             Self::HasFunctions { bdf, .. } => {
@@ -244,7 +274,14 @@ impl BindError {
                 "as root: modprobe {module}; if there is no such module, the kernel needs CONFIG_VFIO_PCI"
             ),
             Self::NotTaken { bdf, .. } => format!("see why with `dmesg | grep {bdf}`"),
-            Self::BadRecord(path) => format!("as root: rm {}", path.display()),
+            Self::BadRecord(path) => {
+                let bdf = path.file_name().unwrap_or_default().to_string_lossy();
+                format!(
+                    "as root: rm {}; then `mini-vmm host unbind {bdf}` gives the device to the driver that wants it",
+                    path.display()
+                )
+            }
+            Self::BadJournal(_) => "see which devices have no driver, or one of VFIO's, with `mini-vmm host list`, and give them back with `mini-vmm host unbind`".into(),
             Self::Busy => "see which with `fuser -v /run/mini-vmm/lock`".into(),
             Self::Write { source, .. } | Self::Own { source, .. } | Self::Record { source, .. }
                 if needs_root(source) =>

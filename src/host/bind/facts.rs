@@ -74,6 +74,20 @@ impl Facts {
     pub fn bdf(&self) -> Bdf {
         self.device.bdf
     }
+
+    /// The `modalias` that its virtual functions will have, as far as can be told before they are
+    /// there: they differ in the device's number (PCI Express 6.0, 9.3.3.11).
+    pub fn functions_modalias(&self) -> String {
+        let number = text(&self.device.path.join("sriov_vf_device"));
+        let (Ok(number), Some((vendor, rest))) = (
+            u16::from_str_radix(&number, 16),
+            self.modalias.split_once('d'),
+        ) else {
+            return self.modalias.clone();
+        };
+        let rest = rest.get(8..).unwrap_or_default();
+        format!("{vendor}d{number:08X}{rest}")
+    }
 }
 
 /// The virtual functions of a physical one, in order.

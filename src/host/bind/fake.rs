@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::tempdir::TempDir;
 
 use super::{Host, Kernel, Records};
-use crate::host::in_use::Places;
+use crate::host::in_use::{Addresses, Places};
 use crate::host::sysfs::Sysfs;
 use crate::pci::Bdf;
 
@@ -23,8 +23,10 @@ pub enum Fault {
     Never,
     /// Once, at the change of this number.
     At(usize),
-    /// From that change on, as if the program had been killed there.
+    /// From that change on.
     From(usize),
+    /// Never, but the program is killed after that change: a panic, which nothing here catches.
+    Killed(usize),
 }
 
 /// What the kernel knows that sysfs does not show.
@@ -39,6 +41,8 @@ struct State {
     owners: BTreeMap<PathBuf, (u32, u32)>,
     fault: Fault,
     changes: usize,
+    /// Every change, as the command that would make it.
+    log: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -111,10 +115,24 @@ impl FakeHost {
                 dev: root.join("dev"),
                 proc: root.join("proc"),
                 modules: root.join("modules"),
+                addresses: Addresses::These(Vec::new()),
             },
             records: Records::at(root.join("run")),
             kernel: Box::new(self.kernel.clone()),
         }
+    }
+
+    /// A process has a node open.
+    pub fn open(&self, node: &str) {
+        let process = self.dir.as_path().join("proc/4711");
+        fs::create_dir_all(process.join("fd")).unwrap();
+        fs::write(process.join("comm"), "qemu\n").unwrap();
+        symlink(self.dir.as_path().join(node), process.join("fd/9")).unwrap();
+    }
+
+    /// It has ended.
+    pub fn close_all(&self) {
+        fs::remove_dir_all(self.dir.as_path().join("proc/4711")).unwrap();
     }
 
     pub fn driver(&self, bdf: &str) -> Option<String> {
@@ -219,6 +237,10 @@ impl FakeKernel {
         symlink(&dir, members.join(bdf.to_string())).unwrap();
     }
 
+    pub fn forget_functions(&self, physical: &str) {
+        self.make_functions(physical.parse().unwrap(), 0).unwrap();
+    }
+
     pub fn remove_device(&self, bdf: Bdf) {
         if let Some(driver) = self.driver(bdf) {
             self.detach(bdf, &driver);
@@ -278,6 +300,10 @@ impl FakeKernel {
         if !driver.contains("vfio") {
             return;
         }
+        // drivers/vfio/pci/vfio_pci_core.c: they go with it.
+        if fs::read_link(self.device(bdf).join("virtfn0")).is_ok() {
+            self.make_functions(bdf, 0).unwrap();
+        }
         let gone = |path: PathBuf| {
             fs::remove_file(&path).unwrap();
             self.lock().owners.remove(&path);
@@ -316,11 +342,31 @@ impl FakeKernel {
         let mut state = self.lock();
         state.changes += 1;
         let refused = match state.fault {
-            Fault::Never => false,
+            Fault::Never | Fault::Killed(_) => false,
             Fault::At(n) => state.changes == n,
             Fault::From(n) => state.changes >= n,
         };
         if refused { Err(io_error()) } else { Ok(()) }
+    }
+
+    /// The end of a change, and perhaps of the program.
+    fn done(&self, command: String) -> io::Result<()> {
+        let mut state = self.lock();
+        state.log.push(command);
+        let killed = state.fault == Fault::Killed(state.changes);
+        drop(state);
+        assert!(!killed, "killed");
+        Ok(())
+    }
+
+    /// What was changed since this was asked last.
+    pub fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().log)
+    }
+
+    /// A place of the made-up host as it would be on a real one.
+    fn real(&self, path: &Path) -> String {
+        format!("/{}", path.strip_prefix(&self.root).unwrap().display())
     }
 
     fn make_functions(&self, physical: Bdf, count: u32) -> io::Result<()> {
@@ -361,7 +407,7 @@ impl Kernel for FakeKernel {
         let parent = path.parent().unwrap();
         let above = parent.file_name().unwrap().to_str().unwrap();
         let named = || text.trim().parse::<Bdf>().unwrap();
-        match name {
+        let outcome = match name {
             "driver_override" => {
                 assert!(text.ends_with('\n'));
                 let text = text.trim();
@@ -390,7 +436,11 @@ impl Kernel for FakeKernel {
             "sriov_drivers_autoprobe" => fs::write(path, format!("{text}\n")),
             "sriov_numvfs" => self.make_functions(above.parse().unwrap(), text.parse().unwrap()),
             other => panic!("nothing is written to {other}"),
-        }
+        };
+        outcome?;
+        let text = text.trim();
+        let blank = if text.is_empty() { "" } else { " " };
+        self.done(format!("echo {text}{blank}> {}", self.real(path)))
     }
 
     fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()> {
@@ -398,7 +448,8 @@ impl Kernel for FakeKernel {
         let (_, before) = self.owner(path)?;
         let owner = (uid, gid.unwrap_or(before));
         self.lock().owners.insert(path.to_owned(), owner);
-        Ok(())
+        let gid = gid.map_or(String::new(), |gid| format!(":{gid}"));
+        self.done(format!("chown {uid}{gid} {}", self.real(path)))
     }
 
     fn owner(&self, path: &Path) -> io::Result<(u32, u32)> {
@@ -411,6 +462,7 @@ impl Kernel for FakeKernel {
             return Err(io::Error::other("modprobe: not found"));
         }
         self.add_driver(module);
+        self.lock().log.push(format!("modprobe {module}"));
         Ok(())
     }
 }

@@ -6,17 +6,22 @@
 //!                                   └─► --dry-run                  a run, a crash
 //! ```
 //!
-//! Whoever changes anything holds the records' lock, and first mends what a killed run has left.
+//! Whoever changes anything holds the records' lock, and first mends what a killed command or run has
+//! left.
 
+mod account;
 mod apply;
 mod driver;
 mod error;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod journal;
 mod kernel;
+mod mend;
 mod plan;
 mod record;
+mod released;
 mod select;
 mod taking;
 #[cfg(test)]
@@ -27,18 +32,16 @@ mod user;
 use std::fs;
 use std::path::PathBuf;
 
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::in_use::Places;
 use super::sysfs::Sysfs;
-use crate::observe::report::sentence;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
-use apply::give_back;
 use driver::Driver;
 use facts::Facts;
-use plan::Step;
-use select::{check_free, named, whole};
+use mend::{begin, check_owner};
+use select::{Wanted, check_free, named, whole};
 use taking::Taking;
 use user::User;
 
@@ -77,11 +80,11 @@ impl Host {
     }
 
     /// The VFIO driver for a device, loaded.
-    fn driver_for(&self, facts: &Facts) -> Result<Driver, BindError> {
-        let driver = self.choose(facts);
+    fn driver_for(&self, bdf: Bdf, modalias: &str) -> Result<Driver, BindError> {
+        let driver = self.choose(modalias);
         match apply::load(self, &driver) {
             Err(e) if driver.is_variant() => {
-                warn!("{}: {e}; by vfio-pci instead", facts.bdf());
+                warn!("{bdf}: {e}; by vfio-pci instead");
                 let generic = Driver::generic();
                 apply::load(self, &generic).map(|()| generic)
             }
@@ -89,12 +92,12 @@ impl Host {
         }
     }
 
-    fn choose(&self, facts: &Facts) -> Driver {
+    fn choose(&self, modalias: &str) -> Driver {
         let release = fs::read_to_string(self.places.proc.join("sys/kernel/osrelease"));
         let release = release.unwrap_or_default();
         let aliases = self.places.modules.join(release.trim());
         let aliases = fs::read(aliases.join("modules.alias")).unwrap_or_default();
-        driver::choose(&facts.modalias, &String::from_utf8_lossy(&aliases))
+        driver::choose(modalias, &String::from_utf8_lossy(&aliases))
     }
 }
 
@@ -129,9 +132,7 @@ pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError
     let lock = if request.dry_run {
         None
     } else {
-        let lock = host.records.lock()?;
-        mend(host)?;
-        Some(lock)
+        Some(begin(host)?)
     };
     let named = named(host, &request.addresses)?;
     let lines = match request.functions {
@@ -161,95 +162,54 @@ fn bind_devices(
     user: Option<&User>,
 ) -> Result<Vec<String>, BindError> {
     let wanted = whole(host, named, request.group)?;
-    if !request.force {
-        for device in &wanted {
+    for device in &wanted {
+        check_owner(host, &device.facts, request.owner)?;
+        if !request.force {
             check_free(host, &device.facts.device)?;
             check_functions(&device.facts)?;
         }
     }
     if request.dry_run {
-        return Ok(wanted
-            .iter()
-            .flat_map(|w| dry_run(host, &w.facts, user))
-            .collect());
+        return Ok(dry_run(host, &wanted, user));
     }
     // Modules are loaded before anything is changed: that one may fail, and hurts nobody.
-    let drivers: Result<Vec<_>, _> = wanted.iter().map(|w| host.driver_for(&w.facts)).collect();
-    let drivers = drivers?;
-    let mut lines = Vec::new();
+    let drivers = wanted
+        .iter()
+        .map(|w| host.driver_for(w.facts.bdf(), &w.facts.modalias));
+    let drivers = drivers.collect::<Result<Vec<_>, _>>()?;
     let mut taking = Taking::new(host, request.owner, user);
     for (device, driver) in wanted.iter().zip(&drivers) {
         let facts = &device.facts;
-        let outcome = if !facts.device.is_vfio() {
-            taking.take(facts, driver, device.along)
-        } else if user.is_some() {
-            taking.keep(facts)
-        } else {
-            Ok(())
+        let outcome = match user {
+            _ if !facts.device.is_vfio() => taking.take(facts, driver, device.along),
+            Some(user) => taking.keep(facts, user),
+            None => Ok(()),
         };
         if let Err(e) = outcome {
             return Err(taking.undo(e));
         }
-        lines.push(line(facts, driver));
     }
-    lines.extend(
-        user.into_iter()
-            .flat_map(|user| about_user(host, &taking, user)),
-    );
+    let records = taking.end()?;
+    let devices = wanted.iter().zip(&drivers);
+    let mut lines: Vec<_> = devices.map(|(w, d)| account::taken(&w.facts, d)).collect();
+    lines.extend(user.map_or(Vec::new(), |user| account::about_user(host, &records, user)));
     Ok(lines)
 }
 
-/// What has become of a device.
-fn line(before: &Facts, driver: &Driver) -> String {
-    let bdf = before.bdf();
-    let group = before
-        .device
-        .group
-        .map_or(String::new(), |g| format!(", IOMMU group {g}"));
-    match before.device.driver.as_deref() {
-        Some(has) if before.device.is_vfio() => format!("{bdf}: bound to {has} already{group}"),
-        has => format!(
-            "{bdf}: {} -> {}{group}",
-            has.unwrap_or("no driver"),
-            driver.name
-        ),
-    }
-}
-
-fn about_user(host: &Host, taking: &Taking<'_>, user: &User) -> Vec<String> {
-    let mut nodes: Vec<_> = taking
-        .records()
-        .flat_map(|r| &r.nodes)
-        .map(|n| n.path.display().to_string())
-        .collect();
-    nodes.sort();
-    nodes.dedup();
-    let mut lines = Vec::new();
-    if !nodes.is_empty() {
-        lines.push(format!("{} may open {}", user.name, nodes.join(", ")));
-    }
-    lines.extend(
-        user.needs(&host.places.dev)
-            .into_iter()
-            .map(|n| format!("note: {n}")),
-    );
-    lines
-}
-
-fn dry_run(host: &Host, facts: &Facts, user: Option<&User>) -> Vec<String> {
-    let mut steps = Vec::new();
-    if !facts.device.is_vfio() {
-        let driver = host.choose(facts);
-        if !host.driver_path(&driver.name).exists() {
-            steps.push(Step::Load(driver.clone()));
+/// The same plans, as commands.
+fn dry_run(host: &Host, wanted: &[Wanted], user: Option<&User>) -> Vec<String> {
+    let (mut drivers, mut steps) = (Vec::new(), Vec::new());
+    for facts in wanted.iter().map(|w| &w.facts) {
+        if !facts.device.is_vfio() {
+            let driver = host.choose(&facts.modalias);
+            steps.extend(plan::take(facts, &driver, user));
+            drivers.push(driver);
+        } else if let Some(user) = user {
+            let own = plan::own(facts, user).into_iter();
+            steps.extend(own.filter(|step| apply::changes_hands(host, step).is_some()));
         }
-        steps.extend(plan::take(facts, &driver));
     }
-    steps.extend(
-        user.into_iter()
-            .flat_map(|u| plan::own(facts.bdf(), facts.device.group, u)),
-    );
-    steps.iter().map(Step::to_string).collect()
+    account::dry_run(host, &drivers, &steps)
 }
 
 fn make_functions(
@@ -271,61 +231,31 @@ fn make_functions(
                     asked: count,
                 });
             }
-            Some(_) => {}
+            Some(_) => check_owner(host, facts, request.owner)?,
         }
     }
     if request.dry_run {
+        let drivers = named.iter().map(|f| host.choose(&f.functions_modalias()));
+        let drivers: Vec<_> = drivers.collect();
         let steps = named
             .iter()
-            .flat_map(|facts| plan::make_functions(facts, count));
-        return Ok(steps.map(|s| s.to_string()).collect());
+            .zip(&drivers)
+            .flat_map(|(facts, driver)| plan::make_functions(facts, count, driver, user));
+        let steps: Vec<_> = steps.collect();
+        return Ok(account::dry_run(host, &drivers, &steps));
     }
+    let drivers = named
+        .iter()
+        .map(|facts| host.driver_for(facts.bdf(), &facts.functions_modalias()));
+    let drivers = drivers.collect::<Result<Vec<_>, _>>()?;
     let mut taking = Taking::new(host, request.owner, user);
-    for facts in named {
-        if let Err(e) = taking.make_functions(facts, count) {
+    for (facts, driver) in named.iter().zip(&drivers) {
+        if let Err(e) = taking.make_functions(facts, count, driver) {
             return Err(taking.undo(e));
         }
     }
-    let lines = taking.records().map(|record| {
-        let bdf = record.bdf;
-        match (record.functions, &record.bound, record.group) {
-            (Some(count), ..) => format!("{bdf}: {count} virtual functions"),
-            (None, Some(driver), Some(group)) => {
-                format!("{bdf}: no driver -> {driver}, IOMMU group {group}")
-            }
-            (None, ..) => format!("{bdf}: bound"),
-        }
-    });
-    let mut lines: Vec<_> = lines.collect();
-    lines.extend(
-        user.into_iter()
-            .flat_map(|user| about_user(host, &taking, user)),
-    );
+    let records = taking.end()?;
+    let mut lines: Vec<_> = records.iter().map(account::function).collect();
+    lines.extend(user.map_or(Vec::new(), |user| account::about_user(host, &records, user)));
     Ok(lines)
-}
-
-/// Gives back what a killed run has left, and forgets devices that are gone. Returns what went back.
-fn mend(host: &Host) -> Result<Vec<Bdf>, BindError> {
-    let mut mended = Vec::new();
-    for record in host.records.all()? {
-        let bdf = record.bdf;
-        let now = Facts::read(&host.sysfs, bdf)?;
-        let Some(now) = now.filter(|now| now.modalias == record.modalias) else {
-            debug!("PCI device {bdf} is gone, or another is in its place");
-            host.records.remove(bdf)?;
-            continue;
-        };
-        // A run that this process cannot see, from inside a container, lives all the same.
-        let abandoned = record.owner.is_some_and(|owner| !owner.lives());
-        if abandoned && unbind::holders_of(host, &now).is_empty() {
-            match give_back(host, bdf) {
-                Ok(()) => {
-                    warn!("a run that was killed had PCI device {bdf}: it went back");
-                    mended.push(bdf);
-                }
-                Err(e) => warn!("{}", sentence(&e)),
-            }
-        }
-    }
-    Ok(mended)
 }

@@ -13,6 +13,8 @@ use super::record::Record;
 use super::user::User;
 use crate::pci::Bdf;
 
+const DEVICES: &str = "/sys/bus/pci/devices";
+
 /// A node under /dev/vfio.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -75,6 +77,10 @@ pub enum Step {
     TakeFunctions {
         /// The physical function.
         bdf: Bdf,
+        /// The driver that they get, as far as can be told before they are there.
+        driver: String,
+        /// Who gets their nodes.
+        uid: Option<u32>,
     },
     /// Make a node a user's.
     Own {
@@ -89,8 +95,8 @@ pub enum Step {
     },
 }
 
-/// Gives a device to a VFIO driver.
-pub fn take(facts: &Facts, driver: &Driver) -> Vec<Step> {
+/// Gives a device to a VFIO driver, and its nodes to a user.
+pub fn take(facts: &Facts, driver: &Driver, user: Option<&User>) -> Vec<Step> {
     let bdf = facts.bdf();
     let mut steps = vec![Step::Override {
         bdf,
@@ -103,11 +109,17 @@ pub fn take(facts: &Facts, driver: &Driver) -> Vec<Step> {
         bdf,
         wanted: Some(driver.name.clone()),
     });
+    steps.extend(user.into_iter().flat_map(|user| own(facts, user)));
     steps
 }
 
 /// Makes virtual functions, without the host's drivers seeing them.
-pub fn make_functions(facts: &Facts, count: u32) -> Vec<Step> {
+pub fn make_functions(
+    facts: &Facts,
+    count: u32,
+    driver: &Driver,
+    user: Option<&User>,
+) -> Vec<Step> {
     let bdf = facts.bdf();
     let autoprobe = facts.functions.is_some_and(|f| f.autoprobe);
     let mut steps = Vec::new();
@@ -115,7 +127,11 @@ pub fn make_functions(facts: &Facts, count: u32) -> Vec<Step> {
         steps.push(Step::Autoprobe { bdf, on: false });
     }
     steps.push(Step::Functions { bdf, count });
-    steps.push(Step::TakeFunctions { bdf });
+    steps.push(Step::TakeFunctions {
+        bdf,
+        driver: driver.name.clone(),
+        uid: user.map(|user| user.uid),
+    });
     if autoprobe {
         steps.push(Step::Autoprobe { bdf, on: true });
     }
@@ -123,7 +139,8 @@ pub fn make_functions(facts: &Facts, count: u32) -> Vec<Step> {
 }
 
 /// Makes a device's nodes a user's. A group's node is there for each of its devices.
-pub fn own(bdf: Bdf, group: Option<u32>, user: &User) -> Vec<Step> {
+pub fn own(facts: &Facts, user: &User) -> Vec<Step> {
+    let (bdf, group) = (facts.bdf(), facts.device.group);
     let targets = group
         .map(Target::Group)
         .into_iter()
@@ -147,9 +164,10 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     let mut steps: Vec<_> = record
         .nodes
         .iter()
-        // One that changed hands twice is its first owner's in the end.
-        .rev()
-        .map(|node| Step::Own {
+        .enumerate()
+        // One that changed hands twice is its first owner's again.
+        .filter(|(at, node)| !record.nodes.iter().take(*at).any(|n| n.path == node.path))
+        .map(|(_, node)| Step::Own {
             bdf,
             target: Target::Path(node.path.clone()),
             uid: node.uid,
@@ -217,7 +235,6 @@ pub fn let_go(now: &Facts) -> Vec<Step> {
 /// As what one would type.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DEVICES: &str = "/sys/bus/pci/devices";
         const DRIVERS: &str = "/sys/bus/pci/drivers";
         match self {
             Self::Load(driver) => write!(f, "modprobe {}", driver.module),
@@ -236,12 +253,25 @@ impl fmt::Display for Step {
             Self::Functions { bdf, count } => {
                 write!(f, "echo {count} > {DEVICES}/{bdf}/sriov_numvfs")
             }
-            Self::TakeFunctions { bdf } => write!(
-                f,
-                "for vf in $(readlink -f {DEVICES}/{bdf}/virtfn*); do vf=${{vf##*/}}; \
-                 echo vfio-pci > {DEVICES}/$vf/driver_override; \
-                 echo $vf > /sys/bus/pci/drivers_probe; done"
-            ),
+            Self::TakeFunctions { bdf, driver, uid } => {
+                write!(
+                    f,
+                    "for vf in {DEVICES}/{bdf}/virtfn*; do vf=$(basename $(readlink $vf)); \
+                     echo {driver} > {DEVICES}/$vf/driver_override; \
+                     echo $vf > /sys/bus/pci/drivers_probe; "
+                )?;
+                if let Some(uid) = uid {
+                    let group = format!("$(basename $(readlink {DEVICES}/$vf/iommu_group))");
+                    write!(f, "chown {uid} /dev/vfio/{group}; ")?;
+                    write!(f, "{}; ", own_device(*uid, "$vf"))?;
+                }
+                write!(f, "done")
+            }
+            Self::Own {
+                target: Target::Device(bdf),
+                uid,
+                ..
+            } => write!(f, "{}", own_device(*uid, &bdf.to_string())),
             Self::Own {
                 target, uid, gid, ..
             } => {
@@ -249,12 +279,17 @@ impl fmt::Display for Step {
                 write!(f, "chown {uid}{gid} ")?;
                 match target {
                     Target::Group(group) => write!(f, "/dev/vfio/{group}"),
-                    Target::Device(bdf) => {
-                        write!(f, "/dev/vfio/devices/$(ls {DEVICES}/{bdf}/vfio-dev)")
-                    }
                     Target::Path(path) => write!(f, "{}", path.display()),
+                    // Above.
+                    Target::Device(_) => Ok(()),
                 }
             }
         }
     }
+}
+
+/// Not every kernel has a node for each device.
+fn own_device(uid: u32, device: &str) -> String {
+    let dir = format!("{DEVICES}/{device}/vfio-dev");
+    format!("[ ! -d {dir} ] || chown {uid} /dev/vfio/devices/$(ls {dir})")
 }

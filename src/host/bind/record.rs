@@ -13,11 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::error::BindError;
+use super::facts::Facts;
 use crate::pci::Bdf;
 use crate::sys::process::{self, Process};
 
 /// The first line of each.
-const MAGIC: &str = "mini-vmm record 1";
+pub(super) const MAGIC: &str = "mini-vmm record 1";
 /// How long another command may take: a driver that lets go of a device can need seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -64,7 +65,12 @@ pub struct Record {
 }
 
 impl Record {
-    fn to_text(&self) -> String {
+    /// Whether it is of this device, and not of another that was in its place before.
+    pub fn is_of(&self, device: &Facts) -> bool {
+        self.bdf == device.bdf() && self.modalias == device.modalias
+    }
+
+    pub(super) fn to_text(&self) -> String {
         let mut text = format!("{MAGIC}\n");
         let mut add = |key: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -93,7 +99,7 @@ impl Record {
     }
 
     /// Reads what [`Self::to_text`] wrote; `None` for anything else. Unknown lines are skipped.
-    fn parse(bdf: Bdf, text: &str) -> Option<Self> {
+    pub(super) fn parse(bdf: Bdf, text: &str) -> Option<Self> {
         let mut lines = text.lines();
         if lines.next() != Some(MAGIC) {
             return None;
@@ -167,7 +173,7 @@ impl Records {
         Self { dir: dir.into() }
     }
 
-    fn trouble(path: &Path) -> impl FnOnce(io::Error) -> BindError {
+    pub(super) fn trouble(path: &Path) -> impl FnOnce(io::Error) -> BindError {
         let path = path.to_owned();
         move |source| BindError::Record { path, source }
     }
@@ -196,8 +202,13 @@ impl Records {
         Ok(Lock { _file: file })
     }
 
+    /// A file of this directory.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     fn path(&self, bdf: Bdf) -> PathBuf {
-        self.dir.join(bdf.to_string())
+        self.file(&bdf.to_string())
     }
 
     /// A device's record, if it has one.
@@ -217,11 +228,25 @@ impl Records {
         }
     }
 
-    /// Every record, in order of address.
+    /// Every record that can be read, in order of address. The others keep nobody from the rest; see
+    /// [`Self::damaged`].
     ///
     /// # Errors
-    /// When the directory or a record cannot be read.
+    /// When the directory cannot be read.
     pub fn all(&self) -> Result<Vec<Record>, BindError> {
+        Ok(self.each()?.into_iter().flatten().collect())
+    }
+
+    /// Why each record that cannot be read cannot be.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn damaged(&self) -> Result<Vec<BindError>, BindError> {
+        let each = self.each()?.into_iter();
+        Ok(each.filter_map(Result::err).collect())
+    }
+
+    fn each(&self) -> Result<Vec<Result<Record, BindError>>, BindError> {
         let entries = match fs::read_dir(&self.dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -231,8 +256,8 @@ impl Records {
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .collect();
         bdfs.sort();
-        let records: Result<Vec<_>, _> = bdfs.into_iter().map(|bdf| self.load(bdf)).collect();
-        Ok(records?.into_iter().flatten().collect())
+        let loaded = bdfs.into_iter().map(|bdf| self.load(bdf));
+        Ok(loaded.filter_map(Result::transpose).collect())
     }
 
     /// Puts a record in the place of the one before, if there was one.
@@ -240,11 +265,16 @@ impl Records {
     /// # Errors
     /// When it cannot be written; the one before is as it was.
     pub fn save(&self, record: &Record) -> Result<(), BindError> {
-        let path = self.path(record.bdf);
-        let new = self.dir.join(format!("{}.new", record.bdf));
+        self.replace(&record.bdf.to_string(), &record.to_text())
+    }
+
+    /// Puts a text in the place of a file: a reader sees all of the one or all of the other.
+    pub(super) fn replace(&self, name: &str, text: &str) -> Result<(), BindError> {
+        let path = self.file(name);
+        let new = self.file(&format!("{name}.new"));
         let write = || {
             let mut file = File::create(&new)?;
-            file.write_all(record.to_text().as_bytes())?;
+            file.write_all(text.as_bytes())?;
             fs::rename(&new, &path)
         };
         write().map_err(Self::trouble(&path))
@@ -255,7 +285,11 @@ impl Records {
     /// # Errors
     /// When it is there and stays.
     pub fn remove(&self, bdf: Bdf) -> Result<(), BindError> {
-        let path = self.path(bdf);
+        self.discard(&bdf.to_string())
+    }
+
+    pub(super) fn discard(&self, name: &str) -> Result<(), BindError> {
+        let path = self.file(name);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Self::trouble(&path)(e)),
             _ => Ok(()),
@@ -337,9 +371,22 @@ mod tests {
             "mini-vmm record 1\nx\n",
         ] {
             fs::write(dir.as_path().join(bdf.to_string()), text).unwrap();
-            let error = records.all().unwrap_err();
+            let error = records.load(bdf).unwrap_err();
             assert!(matches!(error, BindError::BadRecord(_)), "{text}: {error}");
-            assert!(error.hint().unwrap().contains("rm "));
+            let hint = error.hint().unwrap();
+            assert!(hint.contains("rm ") && hint.contains("host unbind 0000:01:00.0"));
+            // The others are there all the same.
+            let other = Record {
+                bdf: "02:00.0".parse().unwrap(),
+                ..record()
+            };
+            records.save(&other).unwrap();
+            assert_eq!(records.all().unwrap(), [other]);
+            let damaged = records.damaged().unwrap();
+            assert!(
+                matches!(&damaged[..], [BindError::BadRecord(_)]),
+                "{damaged:?}"
+            );
         }
     }
 

@@ -3,10 +3,11 @@
 use std::io;
 
 use super::Host;
-use super::apply::{carry_out, give_back, node, put_back};
+use super::apply::{carry_out, changes_hands, node_of, restore};
 use super::driver::Driver;
 use super::error::BindError;
 use super::facts::{Facts, virtual_functions};
+use super::journal::Entry;
 use super::plan::{self, Step};
 use super::record::{Node, Record};
 use super::user::User;
@@ -34,11 +35,6 @@ impl<'a> Taking<'a> {
         }
     }
 
-    /// What was changed, for the account of it.
-    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
-        self.taken.iter().map(|(_, record)| record)
-    }
-
     /// Gives a device to a driver, and its nodes to the user.
     pub(super) fn take(
         &mut self,
@@ -51,51 +47,77 @@ impl<'a> Taking<'a> {
         record.bound = Some(driver.name.clone());
         record.along = along;
         record.owner = self.owner;
+        record.user = self.user.map(|u| u.uid).or(record.user);
         self.begin(None, record)?;
-        self.run(plan::take(facts, driver))?;
-        self.hand_over(facts)
+        self.run(plan::take(facts, driver, self.user))?;
+        self.check_handed_over(facts)
     }
 
     /// Gives the nodes of a device that is bound already to the user.
-    pub(super) fn keep(&mut self, facts: &Facts) -> Result<(), BindError> {
+    pub(super) fn keep(&mut self, facts: &Facts, user: &User) -> Result<(), BindError> {
         let before = self.host.records.load(facts.bdf())?;
-        let record = before.clone().map_or_else(
-            || Record {
-                bound: facts.device.driver.clone(),
-                ..fresh(facts, None)
-            },
-            |record| Record {
-                owner: None,
-                ..record
-            },
-        );
+        let record = before.clone().unwrap_or_else(|| Record {
+            bound: facts.device.driver.clone(),
+            ..fresh(facts, None)
+        });
+        let record = Record {
+            user: Some(user.uid),
+            owner: None,
+            ..record
+        };
         self.begin(before, record)?;
-        self.hand_over(facts)
+        self.run(plan::own(facts, user))?;
+        self.check_handed_over(facts)
     }
 
-    /// Makes virtual functions and takes them.
-    pub(super) fn make_functions(&mut self, facts: &Facts, count: u32) -> Result<(), BindError> {
+    /// Makes virtual functions and takes them. There are none yet: what a record says of earlier ones
+    /// is no more.
+    pub(super) fn make_functions(
+        &mut self,
+        facts: &Facts,
+        count: u32,
+        driver: &Driver,
+    ) -> Result<(), BindError> {
         let before = self.host.records.load(facts.bdf())?;
+        let earlier = before.as_ref().is_some_and(|record| record.autoprobe);
+        let before = before
+            .map(|record| Record {
+                functions: None,
+                autoprobe: false,
+                ..record
+            })
+            .filter(|record| record.bound.is_some());
         let record = Record {
             functions: Some(count),
-            autoprobe: facts.functions.is_some_and(|f| f.autoprobe),
+            autoprobe: earlier || facts.functions.is_some_and(|f| f.autoprobe),
             ..before.clone().unwrap_or_else(|| fresh(facts, None))
         };
         self.begin(before, record)?;
-        self.run(plan::make_functions(facts, count))
+        self.run(plan::make_functions(facts, count, driver, self.user))
     }
 
-    /// From here on the device can be given back.
+    /// From here on the device can be given back, by whoever comes after a kill too.
     fn begin(&mut self, before: Option<Record>, record: Record) -> Result<(), BindError> {
-        self.host.records.save(&record)?;
         self.taken.push((before, record));
-        Ok(())
+        let entries = self.taken.iter().map(|(before, record)| Entry {
+            bdf: record.bdf,
+            before: before.clone(),
+        });
+        let entries: Vec<_> = entries.collect();
+        self.host.records.begin(&entries)?;
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), BindError> {
+        let last = self.taken.last();
+        last.map_or(Ok(()), |(_, record)| self.host.records.save(record))
     }
 
     fn run(&mut self, steps: Vec<Step>) -> Result<(), BindError> {
         for step in steps {
             match step {
-                Step::TakeFunctions { bdf } => self.take_functions(bdf)?,
+                Step::TakeFunctions { bdf, .. } => self.take_functions(bdf)?,
+                Step::Own { .. } => self.own(&step)?,
                 step => carry_out(self.host, &step)?,
             }
         }
@@ -105,37 +127,37 @@ impl<'a> Taking<'a> {
     fn take_functions(&mut self, physical: Bdf) -> Result<(), BindError> {
         for bdf in virtual_functions(&self.host.sysfs, physical) {
             let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
-            let driver = self.host.driver_for(&facts)?;
+            let driver = self.host.driver_for(bdf, &facts.modalias)?;
             self.take(&facts, &driver, Some(physical))?;
         }
         Ok(())
     }
 
-    fn hand_over(&mut self, facts: &Facts) -> Result<(), BindError> {
-        let (Some(user), Some((_, record))) = (self.user, self.taken.last_mut()) else {
+    /// Whose a node was is in the record before it changes hands.
+    fn own(&mut self, step: &Step) -> Result<(), BindError> {
+        let (Some(path), Some((_, record))) =
+            (changes_hands(self.host, step), self.taken.last_mut())
+        else {
             return Ok(());
         };
-        record.user = Some(user.uid);
-        let mut found = false;
-        for step in plan::own(facts.bdf(), facts.device.group, user) {
-            let Step::Own { bdf, target, .. } = &step else {
-                continue;
-            };
-            let Some(path) = node(self.host, *bdf, target) else {
-                continue;
-            };
-            let Ok((uid, gid)) = self.host.kernel.owner(&path) else {
-                continue;
-            };
-            found = true;
-            if uid != user.uid {
-                record.nodes.push(Node { path, uid, gid });
-                self.host.records.save(record)?;
-                carry_out(self.host, &step)?;
-            }
-        }
-        self.host.records.save(record)?;
-        if found {
+        let owner = self.host.kernel.owner(&path);
+        let (uid, gid) = owner.map_err(|source| BindError::Own {
+            path: path.clone(),
+            source,
+        })?;
+        record.nodes.push(Node { path, uid, gid });
+        self.save()?;
+        carry_out(self.host, step)
+    }
+
+    /// A kernel has groups' nodes, devices' own, or both.
+    fn check_handed_over(&self, facts: &Facts) -> Result<(), BindError> {
+        let Some(user) = self.user else {
+            return Ok(());
+        };
+        let nodes = plan::own(facts, user);
+        let mut nodes = nodes.iter().filter_map(|step| node_of(self.host, step));
+        if nodes.any(|path| path.exists()) {
             return Ok(());
         }
         let group = facts.device.group.map_or(String::new(), |g| g.to_string());
@@ -145,20 +167,24 @@ impl<'a> Taking<'a> {
         })
     }
 
+    /// All of it holds; or, if that cannot be noted, none.
+    pub(super) fn end(self) -> Result<Vec<Record>, BindError> {
+        match self.host.records.end() {
+            Ok(()) => Ok(self.taken.into_iter().map(|(_, record)| record).collect()),
+            Err(e) => Err(self.undo(e)),
+        }
+    }
+
     /// Makes everything what it was, the last first.
     pub(super) fn undo(self, cause: BindError) -> BindError {
-        let mut left = Vec::new();
-        let any = !self.taken.is_empty();
-        for (before, record) in self.taken.into_iter().rev() {
-            let outcome = match before {
-                None => give_back(self.host, record.bdf),
-                Some(before) => keep_only(self.host, before, record),
-            };
-            left.extend(outcome.err());
-        }
-        if !any {
+        if self.taken.is_empty() {
             return cause;
         }
+        let mut left = Vec::new();
+        for (before, record) in self.taken.into_iter().rev() {
+            left.extend(restore(self.host, record.bdf, before).err());
+        }
+        left.extend(self.host.records.end().err());
         BindError::Undone {
             cause: Box::new(cause),
             left,
@@ -166,25 +192,9 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// Takes back what a record has more than the one before it.
-fn keep_only(host: &Host, before: Record, now: Record) -> Result<(), BindError> {
-    let difference = Record {
-        nodes: now
-            .nodes
-            .into_iter()
-            .filter(|n| !before.nodes.contains(n))
-            .collect(),
-        functions: now.functions.filter(|_| before.functions.is_none()),
-        bound: None,
-        ..before.clone()
-    };
-    put_back(host, &difference)?;
-    host.records.save(&before)
-}
-
-/// What a device is, as a record. A record that is there already is of a bind that was broken off:
-/// what it says of the time before is true, and what is seen may not be.
-fn fresh(facts: &Facts, broken_off: Option<Record>) -> Record {
+/// What a device is, as a record. A record that is there already is of a bind that was not taken back
+/// whole: what it says of the time before is true, and what is seen may not be.
+fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
     let mut record = Record {
         bdf: facts.bdf(),
         modalias: facts.modalias.clone(),
@@ -200,7 +210,7 @@ fn fresh(facts: &Facts, broken_off: Option<Record>) -> Record {
         functions: None,
         autoprobe: false,
     };
-    if let Some(old) = broken_off.filter(|old| old.modalias == facts.modalias) {
+    if let Some(old) = earlier.filter(|old| old.is_of(facts)) {
         if record.driver.is_none() {
             record.driver = old.driver;
             record.module = old.module;
@@ -208,6 +218,8 @@ fn fresh(facts: &Facts, broken_off: Option<Record>) -> Record {
         if record.driver_override == old.bound {
             record.driver_override = old.driver_override;
         }
+        record.user = old.user;
+        record.nodes = old.nodes;
         record.functions = old.functions;
         record.autoprobe = old.autoprobe;
     }

@@ -4,16 +4,16 @@
 //! Unlike a bind, this is done as far as it goes: a device that cannot be given back keeps its record,
 //! and the others go back all the same. To take them again would be further from what was asked for.
 
-use std::fs;
-use std::path::PathBuf;
-
+use super::Host;
 use super::apply::{give_back, let_go, steps_back};
 use super::error::BindError;
-use super::facts::Facts;
+use super::facts::{Facts, virtual_functions};
+use super::journal::Entry;
+use super::mend::{begin, check_owner, end_what_was_begun};
 use super::plan::{self, Step};
 use super::record::Record;
+use super::released::{check_released, takes_functions};
 use super::select::parse;
-use super::{Host, mend};
 use crate::pci::Bdf;
 use crate::sys::process::Process;
 
@@ -36,13 +36,30 @@ enum Back {
     Free(Facts),
     /// It has gone back already, or is not there any more.
     Done(Bdf),
+    /// Nobody has taken it.
+    Never(Bdf),
+}
+
+impl Back {
+    /// The device as it is now, and what will be done with it; `None` if that is nothing.
+    fn plan(&self, host: &Host) -> Result<Option<(Facts, Vec<Step>)>, BindError> {
+        Ok(match self {
+            Self::To(record) => Facts::read(&host.sysfs, record.bdf)?.map(|now| {
+                let steps = steps_back(host, record, &now);
+                (now, steps)
+            }),
+            Self::Free(now) => Some((now.clone(), plan::let_go(now))),
+            Self::Done(_) | Self::Never(_) => None,
+        })
+    }
 }
 
 /// What came of an unbind: a line for each device that went back, and why others did not.
 pub type Outcome = (Vec<String>, Vec<BindError>);
 
-/// Gives devices back, and with each those that were bound along with it and the virtual functions
-/// that were made of it.
+/// Gives devices back, and with each those that were bound along with it and its virtual functions,
+/// where these go with it. A device that there is nothing to give back of is one of the errors that
+/// come out, and keeps the others from nothing.
 ///
 /// # Errors
 /// What is wrong; then nothing was done.
@@ -50,41 +67,77 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
     let (lock, mended) = if request.dry_run {
         (None, Vec::new())
     } else {
-        (Some(host.records.lock()?), mend(host)?)
+        let (lock, mended) = begin(host)?;
+        (Some(lock), mended)
     };
     let backs = find(host, &request.addresses, &mended)?;
+    let plans: Result<Vec<_>, _> = backs.iter().map(|back| back.plan(host)).collect();
+    let plans = plans?;
     if !request.force {
-        for back in &backs {
-            check_released(host, back)?;
+        // What was named is behind what goes along, and says more.
+        for (now, steps) in plans.iter().rev().flatten() {
+            check_owner(host, now, None)?;
+            check_released(host, now, steps)?;
         }
     }
-    if request.dry_run {
-        let lines = backs.iter().flat_map(|back| dry_run(host, back));
-        return Ok((lines.collect(), Vec::new()));
-    }
     let mut outcome = Outcome::default();
+    if request.dry_run {
+        let steps = plans.iter().flatten().flat_map(|(_, steps)| steps);
+        outcome.0 = steps.map(Step::to_string).collect();
+        outcome.1 = backs.iter().filter_map(never).collect();
+        return Ok(outcome);
+    }
+    // Mended is from the last to the first.
+    let entries: Vec<_> = backs.iter().rev().filter_map(entry).collect();
+    host.records.begin(&entries)?;
     for back in backs {
         match carry_out(host, back) {
             Ok(line) => outcome.0.push(line),
             Err(e) => outcome.1.push(e),
         }
     }
+    host.records.end()?;
     drop(lock);
     Ok(outcome)
 }
 
-/// Gives back what was bound for a run. Returns what could not be.
+fn never(back: &Back) -> Option<BindError> {
+    match back {
+        Back::Never(bdf) => Some(BindError::NotBound(*bdf)),
+        _ => None,
+    }
+}
+
+/// Killed on the way, the device goes back at the next command.
+fn entry(back: &Back) -> Option<Entry> {
+    match back {
+        Back::To(record) => Some(Entry {
+            bdf: record.bdf,
+            before: None,
+        }),
+        _ => None,
+    }
+}
+
+/// Gives back what was bound for a run. Returns what could not be; that has another owner by now, or
+/// goes back at a later command.
 ///
 /// # Errors
 /// When the records cannot be locked or read.
 pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
     let _lock = host.records.lock()?;
+    end_what_was_begun(host)?;
     let mut outcome = Outcome::default();
     for record in host.records.all()?.into_iter().rev() {
         if record.owner != Some(run) {
             continue;
         }
-        match carry_out(host, Back::To(record)) {
+        let back = Back::To(record);
+        // Another process may have opened what this run has closed.
+        let free = back.plan(host).and_then(|plan| {
+            plan.map_or(Ok(()), |(now, steps)| check_released(host, &now, &steps))
+        });
+        match free.and_then(|()| carry_out(host, back)) {
             Ok(line) => outcome.0.push(line),
             Err(e) => outcome.1.push(e),
         }
@@ -92,49 +145,44 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
     Ok(outcome)
 }
 
-/// The named devices and those that belong to them, which come first.
+/// The named devices and those that go with them, which come first.
 fn find(host: &Host, addresses: &[String], mended: &[Bdf]) -> Result<Vec<Back>, BindError> {
     let records = host.records.all()?;
     let mut asked: Vec<Bdf> = Vec::new();
     let mut backs = Vec::new();
     for address in addresses {
         let bdf = parse(address)?;
+        let named = back(host, bdf, mended)?;
+        let functions = match named.plan(host)? {
+            Some((_, steps)) if takes_functions(&steps) => virtual_functions(&host.sysfs, bdf),
+            _ => Vec::new(),
+        };
         let along = records
             .iter()
-            .filter(|r| r.along == Some(bdf))
+            .filter(|r| r.along == Some(bdf) || functions.contains(&r.bdf))
             .map(|r| r.bdf);
-        for bdf in along.chain([bdf]) {
+        for (bdf, known) in along.map(|bdf| (bdf, None)).chain([(bdf, Some(named))]) {
             if asked.contains(&bdf) {
                 continue;
             }
             asked.push(bdf);
-            let record = records.iter().find(|r| r.bdf == bdf);
-            backs.push(match (record, Facts::read(&host.sysfs, bdf)?) {
-                (Some(record), Some(now)) if record.modalias == now.modalias => {
-                    Back::To(record.clone())
-                }
-                (_, Some(now)) if now.device.is_vfio() => Back::Free(now),
-                // What a killed run had has just gone back.
-                (_, Some(_)) if mended.contains(&bdf) => Back::Done(bdf),
-                (_, Some(_)) => return Err(BindError::NotBound(bdf)),
-                (Some(_), None) => Back::Done(bdf),
-                (None, None) => return Err(BindError::NoDevice(bdf)),
-            });
+            backs.push(known.map_or_else(|| back(host, bdf, mended), Ok)?);
         }
     }
     Ok(backs)
 }
 
-fn dry_run(host: &Host, back: &Back) -> Vec<String> {
-    let steps = match back {
-        Back::To(record) => match Facts::read(&host.sysfs, record.bdf) {
-            Ok(Some(now)) => steps_back(host, record, &now),
-            _ => Vec::new(),
-        },
-        Back::Free(now) => plan::let_go(now),
-        Back::Done(_) => Vec::new(),
-    };
-    steps.iter().map(Step::to_string).collect()
+fn back(host: &Host, bdf: Bdf, mended: &[Bdf]) -> Result<Back, BindError> {
+    let record = host.records.load(bdf)?;
+    Ok(match (record, Facts::read(&host.sysfs, bdf)?) {
+        (Some(record), Some(now)) if record.is_of(&now) => Back::To(record),
+        (_, Some(now)) if now.device.is_vfio() => Back::Free(now),
+        // What a killed command or run had has just gone back.
+        (_, Some(_)) if mended.contains(&bdf) => Back::Done(bdf),
+        (_, Some(_)) => Back::Never(bdf),
+        (Some(_), None) => Back::Done(bdf),
+        (None, None) => return Err(BindError::NoDevice(bdf)),
+    })
 }
 
 fn carry_out(host: &Host, back: Back) -> Result<String, BindError> {
@@ -157,6 +205,7 @@ fn carry_out(host: &Host, back: Back) -> Result<String, BindError> {
             host.records.remove(bdf)?;
             bdf
         }
+        Back::Never(bdf) => return Err(BindError::NotBound(bdf)),
     };
     let now = Facts::read(&host.sysfs, bdf)?;
     Ok(match now {
@@ -166,57 +215,4 @@ fn carry_out(host: &Host, back: Back) -> Result<String, BindError> {
             None => format!("{bdf}: no driver"),
         },
     })
-}
-
-/// No process may have the device or its group open: the driver would wait for it, for ever perhaps.
-fn check_released(host: &Host, back: &Back) -> Result<(), BindError> {
-    let bdf = match back {
-        Back::To(record) => record.bdf,
-        Back::Free(now) => now.bdf(),
-        Back::Done(_) => return Ok(()),
-    };
-    let Some(facts) = Facts::read(&host.sysfs, bdf)? else {
-        return Ok(());
-    };
-    let holders = holders_of(host, &facts);
-    if holders.is_empty() {
-        return Ok(());
-    }
-    Err(BindError::Held { bdf, holders })
-}
-
-/// Who has a device, or its group, open through VFIO.
-pub(super) fn holders_of(host: &Host, facts: &Facts) -> Vec<(u32, String)> {
-    if !facts.device.is_vfio() {
-        return Vec::new();
-    }
-    let vfio = host.places.dev.join("vfio");
-    let group = facts.device.group.map(|g| vfio.join(g.to_string()));
-    let cdevs = fs::read_dir(facts.device.path.join("vfio-dev"));
-    let cdevs = cdevs.into_iter().flatten().flatten();
-    let cdevs = cdevs.map(|entry| vfio.join("devices").join(entry.file_name()));
-    let nodes: Vec<PathBuf> = group.into_iter().chain(cdevs).collect();
-    holders(host, &nodes)
-}
-
-/// The processes that have one of these files open: all of them for root, one's own for others.
-fn holders(host: &Host, nodes: &[PathBuf]) -> Vec<(u32, String)> {
-    let processes = fs::read_dir(&host.places.proc)
-        .into_iter()
-        .flatten()
-        .flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut holders: Vec<_> = pids
-        .filter(|pid| {
-            let fds = fs::read_dir(host.places.proc.join(format!("{pid}/fd")));
-            let mut fds = fds.into_iter().flatten().flatten();
-            fds.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| nodes.contains(&to)))
-        })
-        .map(|pid| {
-            let name = fs::read_to_string(host.places.proc.join(format!("{pid}/comm")));
-            (pid, name.unwrap_or_default().trim().to_owned())
-        })
-        .collect();
-    holders.sort();
-    holders
 }

@@ -123,28 +123,30 @@ fn interfaces_up_addressed_and_enslaved() {
     assert_eq!(uses(&tree), ["network interface eth0 is up"]);
     assert!(!found(&tree)[0].is_serious());
 
-    let link_local =
-        "fe800000000000005054 00fffe123456 02 40 20 80 eth0\n".replace("5054 ", "5054");
-    tree.file("proc/net/if_inet6", &link_local);
+    tree.address("eth0", "fe80::5054:ff:fe12:3456");
     assert!(!found(&tree)[0].is_serious());
-    tree.file(
-        "proc/net/if_inet6",
-        "20010db8000000000000000000000007 02 40 00 80 eth0\n",
-    );
+    tree.address("eth0", "2001:db8::7");
     assert_eq!(
         uses(&tree),
         ["network interface eth0 has the address 2001:db8::7"]
     );
 
-    tree.file("proc/net/if_inet6", "");
+    // No route leads to it, of which there is none on an interface that is down.
+    tree.no_addresses()
+        .address("eth1", "10.0.0.9")
+        .address("eth0", "192.168.7.5");
+    tree.file(&flags, "0x1002\n");
+    assert_eq!(
+        uses(&tree),
+        ["network interface eth0 has the address 192.168.7.5"]
+    );
+    assert!(found(&tree)[0].is_serious());
+    tree.file(&flags, "0x1003\n");
+
     let header = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n";
     // 192.168.7.0/24, as x86 stores it; another interface has the default route.
     let routes = "eth0 0007A8C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\neth1 00000000 0100000A 0003 0 0 0 00000000 0 0 0\n";
     tree.file("proc/net/route", &format!("{header}{routes}"));
-    tree.file(
-        "proc/net/fib_trie",
-        "     |-- 10.0.0.9\n        /32 host LOCAL\n     |-- 192.168.7.5\n        /32 host LOCAL\n     |-- 192.168.7.255\n        /32 link BROADCAST\n",
-    );
     let Use::Interface {
         addresses,
         default_route,
@@ -180,10 +182,8 @@ fn interfaces_up_addressed_and_enslaved() {
     tree.link("sys/class/net/eth0.7", vlan);
     tree.link(&format!("{vlan}/upper_eth0"), &home);
     tree.file(&format!("{vlan}/flags"), "0x1003\n");
-    tree.file(
-        "proc/net/route",
-        &format!("{header}{}", routes.replace("eth0", "eth0.7")),
-    );
+    tree.file("proc/net/route", header);
+    tree.no_addresses().address("eth0.7", "192.168.7.5");
     assert_eq!(
         uses(&tree),
         [
@@ -193,7 +193,7 @@ fn interfaces_up_addressed_and_enslaved() {
     );
     tree.file(&format!("{vlan}/flags"), "0x1002\n");
 
-    tree.file("proc/net/route", header);
+    tree.no_addresses();
     tree.file(&flags, "0x1002\n");
     let master = format!("{}/net/eth0/master", Tree::home(BDF));
     tree.link(&master, "sys/devices/virtual/net/br0");

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Item, State};
+use super::{Item, List, Mediated, State};
 use crate::host::class::class_name;
 use crate::host::details::{HostBar, VirtualFunctions};
 use crate::pci::Bdf;
@@ -10,6 +10,18 @@ use crate::pci::Bdf;
 #[derive(Serialize)]
 struct Listing<'a> {
     devices: Vec<Device<'a>>,
+    mediated_devices: Vec<MediatedDevice<'a>>,
+}
+
+#[derive(Serialize)]
+struct MediatedDevice<'a> {
+    uuid: String,
+    parent: Option<&'a str>,
+    r#type: Option<&'a str>,
+    api: &'a str,
+    group: Option<u32>,
+    driver: Option<&'a str>,
+    state: &'a str,
 }
 
 #[derive(Serialize)]
@@ -35,17 +47,37 @@ struct Device<'a> {
     state: &'a str,
     held_by: Vec<Bdf>,
     shared_with: &'a [Bdf],
+    mediated_devices: Vec<MediatedDevice<'a>>,
 }
 
-/// One object with the array `devices`, over several lines.
+/// One object with the arrays `devices` and `mediated_devices`, over several lines.
 ///
 /// # Errors
 /// None that can happen with these types; serde_json's signature has one.
-pub fn to_json(items: &[Item]) -> serde_json::Result<String> {
-    let devices = items.iter().map(device).collect();
-    let mut text = serde_json::to_string_pretty(&Listing { devices })?;
+pub fn to_json(list: &List) -> serde_json::Result<String> {
+    let listing = Listing {
+        devices: list.items.iter().map(device).collect(),
+        mediated_devices: list.mediated.iter().map(mediated).collect(),
+    };
+    let mut text = serde_json::to_string_pretty(&listing)?;
     text.push('\n');
     Ok(text)
+}
+
+fn mediated((uuid, facts): &Mediated) -> MediatedDevice<'_> {
+    MediatedDevice {
+        uuid: uuid.hyphenated().to_string(),
+        parent: facts.parent.as_deref(),
+        r#type: facts.kind.as_deref(),
+        api: &facts.api,
+        group: facts.group,
+        driver: facts.driver.as_deref(),
+        state: match facts.group {
+            _ if !facts.is_pci() => "no-pci",
+            Some(_) => "ready",
+            None => "no-group",
+        },
+    }
 }
 
 fn device(item: &Item) -> Device<'_> {
@@ -83,5 +115,6 @@ fn device(item: &Item) -> Device<'_> {
         },
         held_by,
         shared_with: &item.shared_with,
+        mediated_devices: item.mediated.iter().map(mediated).collect(),
     }
 }

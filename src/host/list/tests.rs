@@ -31,7 +31,7 @@ fn host() -> Tree {
     tree
 }
 
-fn items(tree: &Tree, all: bool) -> Vec<Item> {
+fn items(tree: &Tree, all: bool) -> List {
     list(&tree.sysfs(), &Names::parse(NAMES.as_bytes()), all).unwrap()
 }
 
@@ -81,7 +81,7 @@ fn a_host_without_groups() {
     let tree = Tree::new();
     tree.device("0000:00:05.0", "0x010802", Some("nvme"), None);
     assert!(to_text(&items(&tree, false), Style::default()).contains("host check"));
-    assert_eq!(items(&tree, true)[0].state, State::NoGroup);
+    assert_eq!(items(&tree, true).items[0].state, State::NoGroup);
 }
 
 #[test]
@@ -146,4 +146,90 @@ fn programs_read_the_same() {
         ]
     );
     assert_eq!(devices[3]["held_by"], serde_json::json!(["0000:00:07.0"]));
+}
+
+const SHARE: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+const PORTS: &str = "c2e88431-8a6b-4e0d-9b5e-3f1a2b3c4d5e";
+
+/// A share of the controller, two serial ports of a driver that has no PCI device, and one that is
+/// none of VFIO's for PCI and that no driver has.
+fn with_mediated() -> Tree {
+    let tree = host();
+    let add = |uuid: &str, home: &str, api: &str, group: Option<u32>| {
+        let kind = format!("{home}/mdev_supported_types/shares-{}", &api[5..].trim());
+        tree.file(&format!("{kind}/device_api"), api);
+        tree.directory(&format!("{home}/{uuid}"));
+        tree.link(&format!("{home}/{uuid}/mdev_type"), &kind);
+        tree.link(
+            &format!("sys/bus/mdev/devices/{uuid}"),
+            &format!("{home}/{uuid}"),
+        );
+        if let Some(group) = group {
+            let groups = format!("sys/kernel/iommu_groups/{group}");
+            tree.link(&format!("{home}/{uuid}/iommu_group"), &groups);
+            tree.link(
+                &format!("{home}/{uuid}/driver"),
+                "sys/bus/mdev/drivers/shares",
+            );
+        }
+    };
+    add(SHARE, &Tree::home("0000:00:05.0"), "vfio-pci\n", Some(12));
+    add(
+        PORTS,
+        "sys/devices/virtual/mtty/mtty",
+        "vfio-pci\n",
+        Some(13),
+    );
+    add(
+        &PORTS.replace('c', "d"),
+        "sys/devices/ap/matrix",
+        "vfio-ap\n",
+        None,
+    );
+    tree.directory("sys/bus/mdev/devices/no-uuid");
+    tree
+}
+
+#[test]
+fn mediated_devices_are_below_their_parents() {
+    let text = to_text(&items(&with_mediated(), false), Style::default());
+    let below = "\
+          2 of 7 virtual functions
+          mediated device 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001 · IOMMU group 12
+          ready · type shares-pci · driver shares · used as vfio-pci
+    4 ┌ 0000:00:07.0  NVMe controller [0000:0000]
+";
+    assert!(text.contains(below), "{text}");
+    let tail = "\
+   13   c2e88431-8a6b-4e0d-9b5e-3f1a2b3c4d5e  mediated device of mtty
+          ready
+          type shares-pci · driver shares · used as vfio-pci
+    -   d2e88431-8a6b-4e0d-9b5e-3f1a2b3d4d5e  mediated device of matrix
+          looks like no PCI function
+          type shares-ap · used as vfio-ap
+";
+    assert!(text.ends_with(tail), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= WIDTH));
+}
+
+#[test]
+fn programs_read_of_mediated_devices() {
+    let json = to_json(&items(&with_mediated(), false)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let share = serde_json::json!([{
+        "uuid": SHARE, "parent": "0000:00:05.0", "type": "shares-pci", "api": "vfio-pci",
+        "group": 12, "driver": "shares", "state": "ready",
+    }]);
+    assert_eq!(json["devices"][0]["mediated_devices"], share);
+    assert_eq!(
+        json["devices"][1]["mediated_devices"],
+        serde_json::json!([])
+    );
+    let others = json["mediated_devices"].as_array().unwrap();
+    let states: Vec<_> = others
+        .iter()
+        .map(|m| m["state"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["ready", "no-pci"]);
+    assert_eq!(others[0]["parent"], "mtty");
 }

@@ -9,9 +9,13 @@
 //!       │   bound to nvme · group shared with 0000:00:07.1
 //!       │   driver nvme · ...
 //!       └ 0000:00:07.1  ...
+//!    12   83b8f4f2-509f-382f-3c1e-e6bfe0fa1001  mediated device of mtty
+//!           ...
 //! ```
+//!
+//! The mediated devices that are made of a device in the list are below it.
 
-use super::{Item, State};
+use super::{Item, List, Mediated, State};
 use crate::host::class::class_name;
 use crate::host::details::{Details, Space, size_text};
 use crate::host::style::{Style, WIDTH, cut, fill};
@@ -26,8 +30,9 @@ const DOT: &str = " · ";
 const MOST_NAMED: usize = 3;
 
 /// The list, with a heading; a word where it is empty.
-pub fn to_text(items: &[Item], style: Style) -> String {
-    if items.is_empty() {
+pub fn to_text(list: &List, style: Style) -> String {
+    let items = &list.items;
+    if items.is_empty() && list.mediated.is_empty() {
         return "no PCI device is in an IOMMU group; `mini-vmm host list --all` shows all that \
                 there are,\nand `mini-vmm host check` why\n"
             .into();
@@ -42,7 +47,52 @@ pub fn to_text(items: &[Item], style: Style) -> String {
         let after = same(items.get(index + 1));
         write_item(&mut text, item, before, after, style);
     }
+    for device in &list.mediated {
+        write_mediated(&mut text, device, style);
+    }
     text
+}
+
+/// One that is made of none in the list.
+fn write_mediated(text: &mut String, device: &Mediated, style: Style) {
+    let (uuid, facts) = device;
+    let group = facts.group.map_or("-".into(), |group| group.to_string());
+    let parent = facts.parent.as_deref().unwrap_or("nothing");
+    let headline = format!("{}  mediated device of {parent}", uuid.hyphenated());
+    text.push_str(&format!(
+        "{group:>5}   {}\n",
+        cut(&headline, WIDTH - MARGIN)
+    ));
+    let mut push = |line: String| text.push_str(&format!("{:INDENT$}{line}\n", ""));
+    push(match mediated_state(device) {
+        state @ "ready" => style.good(state),
+        state => style.bad(state),
+    });
+    for line in fill(&mediated_facts(device), DOT, WIDTH - INDENT) {
+        push(style.faint(&line));
+    }
+}
+
+/// What keeps it from being passed through, if anything does.
+fn mediated_state((_, facts): &Mediated) -> &'static str {
+    match facts.group {
+        _ if !facts.is_pci() => "looks like no PCI function",
+        Some(_) => "ready",
+        None => "in no IOMMU group: no driver has it",
+    }
+}
+
+fn mediated_facts((_, facts): &Mediated) -> Vec<String> {
+    let mut words = Vec::new();
+    words.extend(facts.kind.as_ref().map(|kind| format!("type {kind}")));
+    words.extend(
+        facts
+            .driver
+            .as_ref()
+            .map(|driver| format!("driver {driver}")),
+    );
+    words.push(format!("used as {}", facts.api));
+    words
 }
 
 fn write_item(text: &mut String, item: &Item, before: bool, after: bool, style: Style) {
@@ -74,6 +124,16 @@ fn write_item(text: &mut String, item: &Item, before: bool, after: bool, style: 
     }
     for facts in fill(&facts(item), DOT, WIDTH - INDENT) {
         push(&format!("      {line}   {}", style.faint(&facts)));
+    }
+    for device in &item.mediated {
+        let (uuid, facts) = device;
+        let mut words = vec![format!("mediated device {}", uuid.hyphenated())];
+        words.extend(facts.group.map(|group| format!("IOMMU group {group}")));
+        words.push(mediated_state(device).into());
+        words.extend(mediated_facts(device));
+        for words in fill(&words, DOT, WIDTH - INDENT) {
+            push(&format!("      {line}   {}", style.faint(&words)));
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! On a made-up host: there and back, and failures on the way.
 
+mod functions;
+mod kills;
 mod later;
 mod refusals;
 
@@ -46,9 +48,15 @@ fn back(addresses: &[&str]) -> UnbindRequest {
     }
 }
 
+/// What came of it; `None` where it was killed.
+fn until_killed<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+}
+
 /// Each kind of host, and what is bound on it.
 fn cases() -> Vec<(fn() -> FakeHost, BindRequest)> {
-    let user = Some("4000000001".to_owned());
+    // nobody's, of which /etc/passwd knows: nothing else has to be asked.
+    let user = Some("65534".to_owned());
     vec![
         (one_disk, request(&[DISK])),
         (

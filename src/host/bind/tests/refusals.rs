@@ -58,8 +58,9 @@ fn mistakes_are_refused_before_anything_is_done() {
         assert!(error.to_string().contains(says), "{error}");
         assert!(error.hint().unwrap().contains(hints), "{:?}", error.hint());
     }
-    let unbound = unbind(&fake.host(), &back(&["02:00.0"])).unwrap_err();
-    assert!(matches!(unbound, BindError::NotBound(_)));
+    let (lines, errors) = unbind(&fake.host(), &back(&["02:00.0"])).unwrap();
+    assert_eq!(lines, [""; 0]);
+    assert!(matches!(errors[..], [BindError::NotBound(_)]), "{errors:?}");
     assert!(unbind(&fake.host(), &back(&["09:00.0"])).is_err());
     assert_eq!(fake.snapshot(), before);
     // All that keep the group named, it is theirs.
@@ -109,59 +110,13 @@ fn a_device_in_use_stays_unless_it_is_forced() {
 }
 
 #[test]
-fn virtual_functions_have_their_own_mistakes() {
-    let fake = physical_function();
-    let ask = |count| BindRequest {
-        functions: Some(count),
-        ..request(&["03:00.0"])
-    };
-    let error = bind(&fake.host(), &ask(5)).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("4 virtual functions at most, not 5"),
-        "{error}"
-    );
-    bind(&fake.host(), &ask(2)).unwrap();
-    let error = bind(&fake.host(), &ask(2)).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("has 2 virtual functions already"),
-        "{error}"
-    );
-    // It is not taken itself while it has them.
-    let error = bind(&fake.host(), &request(&["03:00.0"])).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("would lose its 2 virtual functions"),
-        "{error}"
-    );
-    // One goes back on its own, the other with the physical function.
-    unbind(&fake.host(), &back(&["03:00.1"])).unwrap();
-    assert_eq!(fake.driver("0000:03:00.1"), None);
-    assert_eq!(fake.driver("0000:03:00.2").as_deref(), Some("vfio-pci"));
-    unbind(&fake.host(), &back(&["03:00.0"])).unwrap();
-    assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
-}
-
-/// What [`physical_function`] is before anything was done, in the directory of another.
-fn physical_function_with_same_dir(fake: &FakeHost) -> Vec<String> {
-    let fresh = physical_function();
-    let (from, to) = (fresh.dir.as_path(), fake.dir.as_path());
-    let renamed = |line: String| line.replace(from.to_str().unwrap(), to.to_str().unwrap());
-    fresh.snapshot().into_iter().map(renamed).collect()
-}
-
-#[test]
 fn a_dry_run_prints_and_does_nothing() {
     let fake = shared_group();
     let before = fake.snapshot();
     let dry = BindRequest {
         group: true,
         dry_run: true,
-        user: Some("4000000001".into()),
+        user: Some("65534".into()),
         ..request(&["02:00.0"])
     };
     let lines = bind(&fake.host(), &dry).unwrap();
@@ -171,7 +126,7 @@ fn a_dry_run_prints_and_does_nothing() {
             "echo vfio-pci > /sys/bus/pci/devices/0000:02:00.0/driver_override",
             "echo 0000:02:00.0 > /sys/bus/pci/drivers/nvme/unbind",
             "echo 0000:02:00.0 > /sys/bus/pci/drivers_probe",
-            "chown 4000000001 /dev/vfio/2",
+            "chown 65534 /dev/vfio/2",
         ]
     );
     fake.kernel.remove_driver("vfio-pci");
@@ -204,4 +159,100 @@ fn a_dry_run_prints_and_does_nothing() {
     assert_eq!(fake.snapshot(), bound);
     unbind(&fake.host(), &back(&["02:00.0"])).unwrap();
     assert_eq!(fake.snapshot(), before);
+}
+
+/// The commands are those that a real one stands for, in order.
+#[test]
+fn a_dry_run_prints_every_step() {
+    for (make, request) in cases() {
+        let fake = make();
+        let before = fake.snapshot();
+        fake.kernel.loadable("vfio-pci");
+        if fake.driver(&request.addresses[0]).as_deref() != Some("vfio-pci") {
+            fake.kernel.remove_driver("vfio-pci");
+        }
+        let dry = BindRequest {
+            dry_run: true,
+            ..request.clone()
+        };
+        let printed = bind(&fake.host(), &dry).unwrap();
+        fake.kernel.log();
+        bind(&fake.host(), &request).unwrap();
+        assert_eq!(run_by_hand(&printed), fake.kernel.log(), "{printed:?}");
+        // Likewise of what is bound already, when another user gets it.
+        let again = BindRequest {
+            user: Some("4000000002".into()),
+            functions: None,
+            ..request.clone()
+        };
+        if request.functions.is_none() {
+            let dry = BindRequest {
+                dry_run: true,
+                ..again.clone()
+            };
+            let printed = bind(&fake.host(), &dry).unwrap();
+            bind(&fake.host(), &again).unwrap();
+            assert_eq!(run_by_hand(&printed), fake.kernel.log(), "{printed:?}");
+        }
+        let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
+        let dry = UnbindRequest {
+            dry_run: true,
+            ..back(&addresses)
+        };
+        let (printed, _) = unbind(&fake.host(), &dry).unwrap();
+        let root = fake.dir.as_path().to_str().unwrap();
+        let printed: Vec<_> = printed.iter().map(|line| line.replace(root, "")).collect();
+        unbind(&fake.host(), &back(&addresses)).unwrap();
+        let done = fake.kernel.log();
+        // A group's node is handed on from one device of it to the next, which no plan of one knows.
+        assert!(
+            printed
+                .iter()
+                .all(|line| line.starts_with("chown ") || done.contains(line))
+        );
+        assert!(
+            done.iter().all(|line| printed.contains(line)),
+            "{printed:?} {done:?}"
+        );
+        if fake.driver(&request.addresses[0]).as_deref() != Some("vfio-pci") {
+            // It was there before this test began.
+            fs::create_dir_all(fake.host().driver_path("vfio-pci")).unwrap();
+        }
+        assert_eq!(fake.snapshot(), before);
+    }
+}
+
+/// What a shell makes of the lines that are more than a command: each device's own node, whose name
+/// the made-up kernel takes from the address, and the loop over virtual functions, in groups from 100.
+fn run_by_hand(lines: &[String]) -> Vec<String> {
+    let node = |line: &str, bdf: &str| {
+        let (_, chown) = line.split_once("|| ")?;
+        let (chown, _) = chown.split_once("$(ls ")?;
+        let bdf: crate::pci::Bdf = bdf.parse().ok()?;
+        Some(format!("{chown}vfio{:02x}{:x}", bdf.bus, bdf.function))
+    };
+    let devices = "/sys/bus/pci/devices";
+    let mut commands = Vec::new();
+    for line in lines {
+        if let Some(dir) = line.strip_prefix(&format!("[ ! -d {devices}/")) {
+            commands.push(node(line, dir.split('/').next().unwrap()).unwrap());
+        } else if line.starts_with("for vf in ") {
+            let (_, body) = line
+                .split_once("; do vf=$(basename $(readlink $vf)); ")
+                .unwrap();
+            let body = body.strip_suffix("; done").unwrap();
+            for n in 0..3 {
+                let bdf = format!("0000:03:00.{}", n + 1);
+                let group = format!("$(basename $(readlink {devices}/$vf/iommu_group))");
+                for command in body.split("; ") {
+                    let command = command.replace(&group, &(100 + n).to_string());
+                    let command = command.replace("$vf", &bdf);
+                    commands.push(node(&command, &bdf).unwrap_or(command));
+                }
+            }
+        } else {
+            commands.push(line.clone());
+        }
+    }
+    commands
 }

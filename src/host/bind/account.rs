@@ -1,0 +1,74 @@
+//! What binding has to say: what has become of each device, and before anything, the steps.
+
+use super::Host;
+use super::driver::Driver;
+use super::facts::Facts;
+use super::plan::Step;
+use super::record::Record;
+use super::user::User;
+
+/// The steps as commands, after those that load the drivers which are not there. What several devices
+/// need, a group's node for example, is done once.
+pub(super) fn dry_run(host: &Host, drivers: &[Driver], steps: &[Step]) -> Vec<String> {
+    let missing = drivers
+        .iter()
+        .filter(|driver| !host.driver_path(&driver.name).exists());
+    let loads = missing.map(|driver| Step::Load(driver.clone()).to_string());
+    let mut lines = Vec::new();
+    for line in loads.chain(steps.iter().map(Step::to_string)) {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+/// What has become of a device.
+pub(super) fn taken(before: &Facts, driver: &Driver) -> String {
+    let bdf = before.bdf();
+    let group = before
+        .device
+        .group
+        .map_or(String::new(), |g| format!(", IOMMU group {g}"));
+    match before.device.driver.as_deref() {
+        Some(has) if before.device.is_vfio() => format!("{bdf}: bound to {has} already{group}"),
+        has => format!(
+            "{bdf}: {} -> {}{group}",
+            has.unwrap_or("no driver"),
+            driver.name
+        ),
+    }
+}
+
+/// What has become of a physical function, or of one of its virtual functions.
+pub(super) fn function(record: &Record) -> String {
+    let bdf = record.bdf;
+    match (record.functions, &record.bound, record.group) {
+        (Some(count), ..) => format!("{bdf}: {count} virtual functions"),
+        (None, Some(driver), Some(group)) => {
+            format!("{bdf}: no driver -> {driver}, IOMMU group {group}")
+        }
+        (None, ..) => format!("{bdf}: bound"),
+    }
+}
+
+/// What the user has got, and what is missing still.
+pub(super) fn about_user(host: &Host, records: &[Record], user: &User) -> Vec<String> {
+    let mut nodes: Vec<_> = records
+        .iter()
+        .flat_map(|r| &r.nodes)
+        .map(|n| n.path.display().to_string())
+        .collect();
+    nodes.sort();
+    nodes.dedup();
+    let mut lines = Vec::new();
+    if !nodes.is_empty() {
+        lines.push(format!("{} may open {}", user.name, nodes.join(", ")));
+    }
+    lines.extend(
+        user.needs(&host.places.dev)
+            .into_iter()
+            .map(|n| format!("note: {n}")),
+    );
+    lines
+}

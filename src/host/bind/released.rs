@@ -1,0 +1,91 @@
+//! Whether anybody has what is about to go: the driver would wait for it, for ever perhaps, and
+//! virtual functions are taken away under their users.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::Host;
+use super::error::BindError;
+use super::facts::{Facts, virtual_functions};
+use super::plan::Step;
+use super::select::check_free;
+
+/// No process may have the device or its group open; and where its virtual functions go with it
+/// (`sriov_numvfs`, or a driver that lets go), all of these must be free, whoever bound them.
+pub(super) fn check_released(host: &Host, now: &Facts, steps: &[Step]) -> Result<(), BindError> {
+    check_held(host, now)?;
+    if !takes_functions(steps) {
+        return Ok(());
+    }
+    let physical = now.bdf();
+    for bdf in virtual_functions(&host.sysfs, physical) {
+        let Some(function) = Facts::read(&host.sysfs, bdf)? else {
+            continue;
+        };
+        let free = check_held(host, &function).and_then(|()| check_free(host, &function.device));
+        free.map_err(|cause| BindError::FunctionInUse {
+            physical,
+            cause: Box::new(cause),
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether these steps leave a device without virtual functions: its driver takes them away when it
+/// lets go (Documentation/PCI/pci-iov-howto.rst), vfio-pci too.
+pub(super) fn takes_functions(steps: &[Step]) -> bool {
+    steps
+        .iter()
+        .any(|step| matches!(step, Step::Unbind { .. } | Step::Functions { count: 0, .. }))
+}
+
+fn check_held(host: &Host, facts: &Facts) -> Result<(), BindError> {
+    let holders = holders_of(host, facts);
+    if holders.is_empty() {
+        return Ok(());
+    }
+    let bdf = facts.bdf();
+    Err(BindError::Held { bdf, holders })
+}
+
+/// Who has a device, its group or another of its group open through VFIO.
+fn holders_of(host: &Host, facts: &Facts) -> Vec<(u32, String)> {
+    if !facts.device.is_vfio() {
+        return Vec::new();
+    }
+    let vfio = host.places.dev.join("vfio");
+    let group = facts.device.group;
+    // A host driver cannot have one device of a group while a guest has another.
+    let members = group.and_then(|group| host.sysfs.group_members(group).ok());
+    let members = members.unwrap_or_else(|| vec![facts.device.clone()]);
+    let cdevs = members
+        .iter()
+        .filter_map(|member| fs::read_dir(member.path.join("vfio-dev")).ok())
+        .flat_map(|entries| entries.flatten())
+        .map(|entry| vfio.join("devices").join(entry.file_name()));
+    let group = group.map(|group| vfio.join(group.to_string()));
+    let nodes: Vec<PathBuf> = group.into_iter().chain(cdevs).collect();
+    holders(host, &nodes)
+}
+
+/// The processes that have one of these files open: all of them for root, one's own for others.
+fn holders(host: &Host, nodes: &[PathBuf]) -> Vec<(u32, String)> {
+    let processes = fs::read_dir(&host.places.proc)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut holders: Vec<_> = pids
+        .filter(|pid| {
+            let fds = fs::read_dir(host.places.proc.join(format!("{pid}/fd")));
+            let mut fds = fds.into_iter().flatten().flatten();
+            fds.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| nodes.contains(&to)))
+        })
+        .map(|pid| {
+            let name = fs::read_to_string(host.places.proc.join(format!("{pid}/comm")));
+            (pid, name.unwrap_or_default().trim().to_owned())
+        })
+        .collect();
+    holders.sort();
+    holders
+}

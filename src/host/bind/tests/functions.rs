@@ -1,0 +1,250 @@
+//! Virtual functions: made, in use, and gone.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+const PF: &str = "0000:03:00.0";
+const VF: [&str; 3] = ["0000:03:00.1", "0000:03:00.2", "0000:03:00.3"];
+
+fn make(count: u32) -> BindRequest {
+    BindRequest {
+        functions: Some(count),
+        ..request(&[PF])
+    }
+}
+
+fn force(addresses: &[&str]) -> UnbindRequest {
+    UnbindRequest {
+        force: true,
+        ..back(addresses)
+    }
+}
+
+#[test]
+fn virtual_functions_have_their_own_mistakes() {
+    let fake = physical_function();
+    let ask = |count| BindRequest {
+        functions: Some(count),
+        ..request(&["03:00.0"])
+    };
+    let error = bind(&fake.host(), &ask(5)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("4 virtual functions at most, not 5"),
+        "{error}"
+    );
+    bind(&fake.host(), &ask(2)).unwrap();
+    let error = bind(&fake.host(), &ask(2)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("has 2 virtual functions already"),
+        "{error}"
+    );
+    // It is not taken itself while it has them.
+    let error = bind(&fake.host(), &request(&["03:00.0"])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("would lose its 2 virtual functions"),
+        "{error}"
+    );
+    // One goes back on its own, the other with the physical function.
+    unbind(&fake.host(), &back(&["03:00.1"])).unwrap();
+    assert_eq!(fake.driver("0000:03:00.1"), None);
+    assert_eq!(fake.driver("0000:03:00.2").as_deref(), Some("vfio-pci"));
+    unbind(&fake.host(), &back(&["03:00.0"])).unwrap();
+    assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
+}
+
+/// What [`physical_function`] is before anything was done, in the directory of another.
+fn physical_function_with_same_dir(fake: &FakeHost) -> Vec<String> {
+    let fresh = physical_function();
+    let (from, to) = (fresh.dir.as_path(), fake.dir.as_path());
+    let renamed = |line: String| line.replace(from.to_str().unwrap(), to.to_str().unwrap());
+    fresh.snapshot().into_iter().map(renamed).collect()
+}
+
+/// Whoever bound the function, and whatever the physical function's record says of it.
+#[test]
+fn a_function_that_is_used_keeps_them_all() {
+    for by_physical in [true, false] {
+        let fake = physical_function();
+        if by_physical {
+            bind(&fake.host(), &make(2)).unwrap();
+        } else {
+            // The physical function is a guest's too, and somebody else has made its functions.
+            bind(&fake.host(), &request(&[PF])).unwrap();
+            let numvfs = fake.host().sysfs.device_path(PF.parse().unwrap());
+            let write = |name: &str, text| fake.kernel.write(&numvfs.join(name), text).unwrap();
+            write("sriov_drivers_autoprobe", "0");
+            write("sriov_numvfs", "2");
+            write("sriov_drivers_autoprobe", "1");
+            bind(&fake.host(), &request(&VF[..2])).unwrap();
+        }
+        // Made anew: a record of its own, and none of the physical function's doing.
+        unbind(&fake.host(), &back(&[VF[1]])).unwrap();
+        bind(&fake.host(), &request(&[VF[1]])).unwrap();
+        fake.open("dev/vfio/101");
+        let bound = fake.snapshot();
+        for dry_run in [true, false] {
+            let request = UnbindRequest {
+                dry_run,
+                ..back(&[PF])
+            };
+            let error = unbind(&fake.host(), &request).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains("functions of 0000:03:00.0 would go with it"),
+                "{text}"
+            );
+            assert!(
+                text.contains("0000:03:00.2 is in use: qemu (process 4711)"),
+                "{text}"
+            );
+            let hint = error.hint().unwrap();
+            assert!(
+                hint.contains("mini-vmm host unbind 0000:03:00.0 --force"),
+                "{hint}"
+            );
+        }
+        assert_eq!(fake.snapshot(), bound);
+        // The other may go, and with force all of them. Their records go too.
+        unbind(&fake.host(), &back(&[VF[0]])).unwrap();
+        let (_, errors) = unbind(&fake.host(), &force(&[PF])).unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
+        assert_eq!(fake.host().records.all().unwrap(), []);
+    }
+}
+
+#[test]
+fn a_function_that_the_host_uses_keeps_them_all() {
+    let fake = physical_function();
+    bind(&fake.host(), &make(2)).unwrap();
+    unbind(&fake.host(), &back(&[VF[0]])).unwrap();
+    let driver = fake.host().driver_path("nvme");
+    let function = fake.host().sysfs.device_path(VF[0].parse().unwrap());
+    symlink(driver, function.join("driver")).unwrap();
+    fs::write(function.join("boot_vga"), "1\n").unwrap();
+    let error = unbind(&fake.host(), &back(&[PF])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("0000:03:00.1 is in use: it is the display"),
+        "{error}"
+    );
+    assert!(
+        error
+            .hint()
+            .unwrap()
+            .contains("host unbind 0000:03:00.0 --force")
+    );
+    fs::write(function.join("boot_vga"), "0\n").unwrap();
+    unbind(&fake.host(), &back(&[PF])).unwrap();
+    assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
+}
+
+/// A run's end takes nothing from another guest: what the run had goes back when that one has ended.
+#[test]
+fn a_function_outlives_the_run_of_its_physical_function() {
+    let fake = physical_function();
+    let run = Process {
+        pid: std::process::id(),
+        started: 1,
+    };
+    let owned = BindRequest {
+        owner: Some(run),
+        ..request(&[PF])
+    };
+    bind(&fake.host(), &owned).unwrap();
+    let physical = fake.host().sysfs.device_path(PF.parse().unwrap());
+    fake.kernel
+        .write(&physical.join("sriov_drivers_autoprobe"), "0")
+        .unwrap();
+    fake.kernel
+        .write(&physical.join("sriov_numvfs"), "1")
+        .unwrap();
+    fake.kernel
+        .write(&physical.join("sriov_drivers_autoprobe"), "1")
+        .unwrap();
+    let function = fake.host().sysfs.device_path(VF[0].parse().unwrap());
+    fake.kernel
+        .write(&function.join("driver_override"), "vfio-pci\n")
+        .unwrap();
+    fake.kernel
+        .write(&fake.host().sysfs.path("bus/pci/drivers_probe"), VF[0])
+        .unwrap();
+    fake.open("dev/vfio/100");
+    let bound = fake.snapshot();
+    let (lines, errors) = release_run(&fake.host(), run).unwrap();
+    assert!(
+        lines.is_empty() && errors.len() == 1,
+        "{lines:?} {errors:?}"
+    );
+    bind(&fake.host(), &BindRequest::default()).unwrap();
+    assert_eq!(fake.snapshot(), bound);
+    fake.close_all();
+    bind(&fake.host(), &BindRequest::default()).unwrap();
+    assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
+}
+
+/// A physical function that has a record already: bound itself, and with functions that are gone.
+#[test]
+fn a_failure_leaves_a_bound_physical_function_as_it_was() {
+    for earlier in [false, true] {
+        for turn in 1.. {
+            let fake = physical_function();
+            bind(&fake.host(), &request(&[PF])).unwrap();
+            if earlier {
+                bind(&fake.host(), &make(2)).unwrap();
+                fake.kernel.forget_functions(PF);
+            }
+            let before = fake.snapshot();
+            fake.kernel.set_fault(if earlier {
+                Fault::Killed(turn)
+            } else {
+                Fault::At(turn)
+            });
+            let host = fake.host();
+            let outcome = until_killed(|| bind(&host, &make(3)));
+            fake.kernel.set_fault(Fault::Never);
+            if matches!(outcome, Some(Ok(_))) {
+                assert!(turn > 1);
+                break;
+            }
+            bind(&host, &BindRequest::default()).unwrap();
+            assert_eq!(fake.snapshot(), before, "{earlier} change {turn}");
+            let records = host.records.all().unwrap();
+            assert_eq!(records.len(), 1, "{records:?}");
+            assert_eq!((records[0].functions, records[0].autoprobe), (None, false));
+            let (_, errors) = unbind(&host, &back(&[PF])).unwrap();
+            assert!(errors.is_empty(), "{errors:?}");
+            assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
+        }
+    }
+}
+
+/// Which driver they will want can be told by the number that the physical function announces.
+#[test]
+fn functions_have_a_number_of_their_own() {
+    let fake = physical_function();
+    fake.set(PF, "sriov_vf_device", "101e\n");
+    let aliases = "alias vfio_pci:v00001B36d0000101Esv*sd*bc*sc*i* special_vfio_pci\n";
+    fs::write(
+        fake.dir.as_path().join("modules/6.1.0/modules.alias"),
+        aliases,
+    )
+    .unwrap();
+    let dry = BindRequest {
+        dry_run: true,
+        ..make(2)
+    };
+    let lines = bind(&fake.host(), &dry).unwrap();
+    assert_eq!(lines[0], "modprobe special_vfio_pci");
+    let takes = |line: &String| line.contains("echo special_vfio_pci > ");
+    assert!(lines.iter().any(takes), "{lines:?}");
+}

@@ -1,0 +1,224 @@
+//! Commands that are killed on the way, runs that live, and records that nobody can read.
+
+use std::fs;
+
+use super::*;
+
+/// After each change in turn the command is killed; the next command, and the end of any run, mends.
+#[test]
+fn a_killed_bind_is_taken_back() {
+    for (make, request) in cases() {
+        for turn in 1.. {
+            let fake = make();
+            let before = fake.snapshot();
+            let host = fake.host();
+            fake.kernel.set_fault(Fault::Killed(turn));
+            let outcome = until_killed(|| bind(&host, &request));
+            fake.kernel.set_fault(Fault::Never);
+            if let Some(outcome) = outcome {
+                outcome.unwrap();
+                assert!(turn > 1);
+                break;
+            }
+            assert_ne!(fake.snapshot(), before, "change {turn}");
+            if turn % 2 == 0 {
+                release_run(&host, Process::this().unwrap()).unwrap();
+            } else {
+                bind(&host, &BindRequest::default()).unwrap();
+            }
+            assert_eq!(fake.snapshot(), before, "change {turn}");
+            assert_eq!(host.records.all().unwrap(), []);
+            assert_eq!(host.records.begun().unwrap(), []);
+        }
+    }
+}
+
+/// What it was asked for is done by the next command, which may be killed, too.
+#[test]
+fn a_killed_unbind_is_brought_to_its_end() {
+    for (make, request) in cases() {
+        for turn in 1.. {
+            let fake = make();
+            let before = fake.snapshot();
+            let host = fake.host();
+            bind(&host, &request).unwrap();
+            let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
+            fake.kernel.set_fault(Fault::Killed(turn));
+            let outcome = until_killed(|| unbind(&host, &back(&addresses)));
+            if let Some(outcome) = outcome {
+                assert!(outcome.unwrap().1.is_empty() && turn > 1);
+                break;
+            }
+            while until_killed(|| {
+                fake.kernel.set_fault(Fault::Killed(1));
+                bind(&host, &BindRequest::default())
+            })
+            .is_none()
+            {}
+            fake.kernel.set_fault(Fault::Never);
+            assert_eq!(fake.snapshot(), before, "change {turn}");
+            assert_eq!(host.records.all().unwrap(), []);
+        }
+    }
+}
+
+/// A guest that took the device in the meantime keeps it; it goes back when it is asked for.
+#[test]
+fn what_is_open_by_now_stays() {
+    let fake = one_disk();
+    let before = fake.snapshot();
+    let host = fake.host();
+    fake.kernel.set_fault(Fault::Killed(3));
+    assert!(until_killed(|| bind(&host, &request(&[DISK]))).is_none());
+    fake.kernel.set_fault(Fault::Never);
+    fake.open("dev/vfio/1");
+    bind(&host, &BindRequest::default()).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    fake.close_all();
+    bind(&host, &BindRequest::default()).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    unbind(&host, &back(&[DISK])).unwrap();
+    assert_eq!(fake.snapshot(), before);
+}
+
+#[test]
+fn a_note_of_a_killed_command_that_is_none_stops_nobody() {
+    let fake = one_disk();
+    let host = fake.host();
+    bind(&host, &request(&[DISK])).unwrap();
+    let note = fake.dir.as_path().join("run/under-way");
+    fs::write(&note, "nonsense").unwrap();
+    let error = host.records.begun().unwrap_err();
+    assert!(
+        error.hint().unwrap().contains("mini-vmm host list"),
+        "{error}"
+    );
+    let (_, errors) = unbind(&host, &back(&[DISK])).unwrap();
+    assert!(errors.is_empty() && !note.exists());
+}
+
+/// Two runs, or a run and a command: a device stays with the one that lives until its end.
+#[test]
+fn nobody_takes_what_a_living_run_has() {
+    let fake = shared_group();
+    let before = fake.snapshot();
+    let run = Process::this().unwrap();
+    let theirs = BindRequest {
+        owner: Some(run),
+        group: true,
+        ..request(&["02:00.0"])
+    };
+    bind(&fake.host(), &theirs).unwrap();
+    // The third of the group is free again, as if the run had not asked for it.
+    unbind(
+        &fake.host(),
+        &UnbindRequest {
+            force: true,
+            ..back(&["02:00.2"])
+        },
+    )
+    .unwrap();
+    let bound = fake.snapshot();
+    let other = Process {
+        started: run.started + 1,
+        ..run
+    };
+    let user = Some("65534".to_owned());
+    for again in [
+        request(&["02:00.0"]),
+        request(&["02:00.2"]),
+        BindRequest {
+            owner: Some(other),
+            ..request(&["02:00.1"])
+        },
+        BindRequest {
+            user,
+            force: true,
+            ..request(&["02:00.0"])
+        },
+        BindRequest {
+            dry_run: true,
+            ..request(&["02:00.0"])
+        },
+    ] {
+        let error = bind(&fake.host(), &again).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("belongs to the run of process {}", run.pid)),
+            "{text}"
+        );
+        assert!(error.hint().unwrap().contains("wait for its end"));
+        assert_eq!(fake.snapshot(), bound);
+    }
+    let error = unbind(&fake.host(), &back(&["02:00.0"])).unwrap_err();
+    assert!(matches!(error, BindError::Owned { .. }), "{error}");
+    assert_eq!(fake.snapshot(), bound);
+    // The run itself may ask twice.
+    bind(
+        &fake.host(),
+        &BindRequest {
+            group: false,
+            ..theirs
+        },
+    )
+    .unwrap();
+    assert_eq!(fake.snapshot(), bound);
+    let (_, errors) = release_run(&fake.host(), run).unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(fake.snapshot(), before);
+}
+
+#[test]
+fn a_damaged_record_concerns_its_device_alone() {
+    let fake = one_disk().device("0000:04:00.0", NVME, Some("nvme"), Some(4));
+    let host = fake.host();
+    let before = fake.snapshot();
+    bind(&host, &request(&[DISK, "04:00.0"])).unwrap();
+    let record = fake.dir.as_path().join("run/0000:04:00.0");
+    fs::write(&record, "nonsense").unwrap();
+    // The other goes and comes.
+    unbind(&host, &back(&[DISK])).unwrap();
+    bind(&host, &request(&[DISK])).unwrap();
+    unbind(&host, &back(&[DISK])).unwrap();
+    assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+    release_run(&host, Process::this().unwrap()).unwrap();
+    for error in [
+        unbind(&host, &back(&["04:00.0"])).unwrap_err(),
+        bind(&host, &request(&["04:00.0"])).unwrap_err(),
+    ] {
+        assert!(matches!(error, BindError::BadRecord(_)), "{error}");
+        assert!(error.hint().unwrap().contains("rm "));
+    }
+    // As the hint has it.
+    fs::remove_file(record).unwrap();
+    unbind(&host, &back(&["04:00.0"])).unwrap();
+    assert_eq!(fake.snapshot(), before);
+}
+
+#[test]
+fn one_with_nothing_to_give_back_keeps_no_other() {
+    let fake = one_disk().device("0000:04:00.0", NVME, Some("nvme"), Some(4));
+    let before = fake.snapshot();
+    for order in [[DISK, "04:00.0"], ["04:00.0", DISK]] {
+        bind(&fake.host(), &request(&[DISK])).unwrap();
+        for dry_run in [true, false] {
+            let request = UnbindRequest {
+                dry_run,
+                ..back(&order)
+            };
+            let (lines, errors) = unbind(&fake.host(), &request).unwrap();
+            assert!(
+                lines.iter().all(|line| line.contains(DISK)) && !lines.is_empty(),
+                "{lines:?}"
+            );
+            let [error @ BindError::NotBound(_)] = &errors[..] else {
+                panic!("{errors:?}");
+            };
+            assert!(
+                error.to_string().contains("nothing to give back"),
+                "{error}"
+            );
+        }
+        assert_eq!(fake.snapshot(), before);
+    }
+}

@@ -1,0 +1,64 @@
+//! What a device's slow calls took.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// Calls of one kind.
+#[derive(Debug, Default)]
+pub struct CallMeter {
+    calls: AtomicU64,
+    ns: AtomicU64,
+}
+
+/// A meter's figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Calls {
+    /// Calls, failed ones included.
+    pub calls: u64,
+    /// What they took.
+    pub us: u64,
+}
+
+impl CallMeter {
+    /// Counts one.
+    pub fn count(&self, took: Duration) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// The figures now.
+    pub fn calls(&self) -> Calls {
+        Calls {
+            calls: self.calls.load(Ordering::Relaxed),
+            us: self.ns.load(Ordering::Relaxed) / 1000,
+        }
+    }
+}
+
+/// One device's calls, from its attaching on.
+#[derive(Debug, Default)]
+pub struct DeviceMeter {
+    /// Resets after the one that opening it was.
+    pub resets: CallMeter,
+    /// VFIO_DEVICE_SET_IRQS that change which interrupts there are.
+    pub irqs: CallMeter,
+    /// When it first had a vector of MSI or MSI-X: the guest's driver is about to use it.
+    pub first_vector: OnceLock<Instant>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_add_up() {
+        let meter = CallMeter::default();
+        assert_eq!(meter.calls(), Calls::default());
+        meter.count(Duration::from_micros(3));
+        meter.count(Duration::from_nanos(1999));
+        assert_eq!(meter.calls(), Calls { calls: 2, us: 4 });
+    }
+}
