@@ -1,7 +1,9 @@
 //! The command line; the only room that knows the names of flags and commands.
 
+mod cpus;
 pub mod explain;
 pub mod host;
+mod memory;
 mod run;
 
 use std::path::PathBuf;

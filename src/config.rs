@@ -1,10 +1,16 @@
 //! The validated description of a VM: `cli` makes it, `machine` consumes it.
 
+pub mod cpus;
 pub mod device;
+pub mod memory;
+pub mod options;
 
 use std::path::PathBuf;
 
+use cpus::CpuConfig;
 use device::{DeviceConfig, DeviceOptionError};
+use memory::{HugePage, MemoryConfig};
+use options::OptionError;
 
 /// The least RAM a guest gets: a stock kernel does not unpack itself in less.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -48,10 +54,10 @@ pub struct VmConfig {
     pub initrd: Option<PathBuf>,
     /// The whole kernel command line.
     pub cmdline: String,
-    /// vCPUs, 1 to [`MAX_CPUS`].
-    pub cpus: u32,
-    /// RAM in bytes, a multiple of 4 KiB and at least [`MIN_MEMORY`].
-    pub memory: u64,
+    /// vCPUs.
+    pub cpus: CpuConfig,
+    /// RAM.
+    pub memory: MemoryConfig,
     /// Devices to pass through.
     pub vfio: Vec<DeviceConfig>,
     /// How those devices are opened.
@@ -71,6 +77,17 @@ pub enum ConfigError {
     /// `--vfio`.
     #[error(transparent)]
     Device(#[from] DeviceOptionError),
+    /// An option of another flag.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// Not one host CPU for each vCPU.
+    #[error("{pinned} host CPUs are named for {cpus} vCPU{}", if *cpus == 1 { "" } else { "s" })]
+    Pins {
+        /// vCPUs.
+        cpus: u32,
+        /// Host CPUs.
+        pinned: usize,
+    },
 }
 
 impl ConfigError {
@@ -79,6 +96,11 @@ impl ConfigError {
         match self {
             Self::Memory(e) => e.hint(),
             Self::Device(e) => e.hint(),
+            Self::Option(e) => e.hint(),
+            Self::Pins { cpus: 1, .. } => "name one for it, for example pin=0".into(),
+            Self::Pins { cpus, .. } => {
+                format!("name one for each, for example pin=0-{}", cpus - 1)
+            }
         }
     }
 }
@@ -95,6 +117,14 @@ pub enum SizeError {
         /// What the user wrote.
         text: String,
     },
+    /// Not so many whole huge pages.
+    #[error("{text} of memory is no multiple of its {page} pages")]
+    NotMultiple {
+        /// What the user wrote.
+        text: String,
+        /// The pages.
+        page: HugePage,
+    },
 }
 
 impl SizeError {
@@ -105,6 +135,7 @@ impl SizeError {
                 "give a number with K, M, G or T, for example --memory 512M or --memory 4G; a bare number means MiB".into()
             }
             Self::TooSmall { .. } => format!("give the guest more, for example --memory {DEFAULT_MEMORY}"),
+            Self::NotMultiple { page, .. } => format!("give it whole pages of {page}, or smaller ones"),
         }
     }
 }

@@ -77,7 +77,7 @@
 //! ## Guest memory becomes reachable for DMA
 //!
 //! ```text
-//! machine ─► memory::ram          reserve, 1 GiB-congruent; huge pages; populate on all CPUs
+//! machine ─► memory::ram          reserve, 1 GiB-congruent; huge pages; populate on several CPUs
 //!         ─► memory               one address space
 //!              ├─► memory::kvm_slots    KVM_SET_USER_MEMORY_REGION
 //!              └─► memory::dma ─► vfio::mapper       VFIO_IOMMU_MAP_DMA: I/O address = guest address

@@ -8,14 +8,13 @@ mod places;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use kvm_ioctls::VmFd;
 use tracing::{debug, info};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::cpu_state::CpuState;
-use crate::boot::{Images, acpi};
+use crate::boot::{Images, Loaded, acpi};
 use crate::bus::Bus;
 use crate::config::device::{DeviceConfig, Slot, assign_slots};
 use crate::config::{Statistics, VmConfig};
@@ -48,7 +47,9 @@ use crate::vfio::rom::RomSource;
 pub use error::MachineError;
 use error::kvm_call;
 use lost_pages::DevicePages;
-use parts::{bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate};
+use parts::{
+    bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate, side_by_side,
+};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct Machine {
     config: VmConfig,
     layout: Layout,
     images: Images,
+    /// Kernel and initrd, loaded for the first boot.
+    loaded: Option<Loaded>,
     acpi: acpi::Placed,
     vcpus: Vec<Vcpu>,
     vm: Arc<VmFd>,
@@ -107,7 +110,7 @@ impl Machine {
     /// What is wrong, with its hint; all that was taken is given back.
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
         let measured = config.statistics != Statistics::Off;
-        let stats = Arc::new(Stats::new(config.cpus, measured));
+        let stats = Arc::new(Stats::new(config.cpus.count, measured));
         // What the user gave, without touching the host.
         let looking = phase!("look_at_files");
         let images = Images::open(&config.kernel, config.initrd.as_deref())?;
@@ -117,7 +120,8 @@ impl Machine {
             .map(|device| RomSource::load(&device.rom));
         let roms = roms.collect::<Result<Vec<_>, _>>()?;
         let candidates = vfio::find(&Sysfs::default(), &config.vfio)?;
-        check_memory(config.memory, !candidates.is_empty())?;
+        check_memory(&config.memory, !candidates.is_empty())?;
+        vcpu::pin::check(&config.cpus.pin)?;
         drop(looking);
         let making = phase!("create_vm");
         let kvm = open_kvm()?;
@@ -125,14 +129,14 @@ impl Machine {
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
         let phys_bits = vcpu::phys_bits(&supported);
-        let layout = Layout::new(config.memory, 0, phys_bits)?;
+        let layout = Layout::new(config.memory.size, 0, phys_bits)?;
         images.check(&layout, &config.cmdline)?;
 
         // Memory slots come before the interrupt controllers: afterwards each waits for a grace
         // period.
         let ram = {
             let _phase = phase!("allocate_ram");
-            Ram::new(&layout)?
+            Ram::new(&layout, config.memory.pages, config.memory.shared)?
         };
         stats.set_ram(ram.regions());
         let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
@@ -153,28 +157,25 @@ impl Machine {
         stats.watch_kvm(&*vm);
         drop(making);
 
-        // Devices reset while RAM is zeroed and vCPUs are made.
-        let (opened, populated, vcpus) = thread::scope(|scope| {
-            let opening = scope.spawn(|| vfio::open(Some(&vm), &candidates, config.iommu));
-            let populating = scope.spawn(|| {
-                // Without a device, pages may as well appear when they are touched.
-                if candidates.is_empty() {
-                    Ok(())
-                } else {
-                    populate(&ram)
-                }
-            });
-            let vcpus = make_vcpus(&kvm, &vm, &supported, config.cpus);
-            (opening.join(), populating.join(), vcpus)
-        });
-        let opened = opened.map_err(|_| MachineError::Thread)??;
-        populated.map_err(|_| MachineError::Thread)??;
-        let vcpus = vcpus?;
+        // Without a device, pages may as well appear when they are touched.
+        let prefault = config.memory.prefault.unwrap_or(!candidates.is_empty());
+        let devices = !candidates.is_empty();
+        let (opened, (vcpus, loaded)) = side_by_side(
+            devices,
+            || vfio::open(Some(&vm), &candidates, config.iommu),
+            || if prefault { populate(&ram) } else { Ok(()) },
+            || {
+                let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
+                let _phase = phase!("load_images");
+                let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
+                Ok((vcpus, loaded))
+            },
+        )?;
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
 
         // From here on the devices can reach the guest's memory, and nothing else.
         let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
-        let mut layout = Layout::new(config.memory, bars64, phys_bits)?;
+        let mut layout = Layout::new(config.memory.size, bars64, phys_bits)?;
         if let Some(opened) = &opened {
             layout = layout.reachable(bars64, phys_bits, opened.mapper.iova_ranges());
         }
@@ -221,7 +222,7 @@ impl Machine {
         // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
-            acpi: acpi::build(&layout, config.cpus)?,
+            acpi: acpi::build(&layout, config.cpus.count)?,
             around: Surroundings {
                 space,
                 bus,
@@ -231,6 +232,7 @@ impl Machine {
             config,
             layout,
             images,
+            loaded: Some(loaded),
             vcpus,
             vm,
             irqchip,
@@ -382,11 +384,15 @@ impl Machine {
     /// Loads the kernel, puts vCPU 0 at its entry, and lets all vCPUs go.
     fn start(&mut self) -> Result<Running, MachineError> {
         let memory = self.ram.memory();
-        let loading = phase!("load_images");
-        let entry = self
-            .images
-            .load(memory, &self.layout, &self.config.cmdline, &self.acpi)?;
-        drop(loading);
+        let cmdline = &self.config.cmdline;
+        let loaded = match self.loaded.take() {
+            Some(loaded) => loaded,
+            None => self.images.load_files(memory, &self.layout, cmdline)?,
+        };
+        let (images, acpi) = (&self.images, &self.acpi);
+        let tables = phase!("load_tables");
+        let entry = images.load_rest(loaded, memory, &self.layout, cmdline, acpi)?;
+        drop(tables);
         debug!(?entry, "loaded");
         let _phase = phase!("start_vcpus");
         let boot = CpuState::new(&entry);

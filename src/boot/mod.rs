@@ -75,6 +75,12 @@ struct Extent {
     end: u64,
 }
 
+/// Kernel and initrd in guest memory.
+pub struct Loaded {
+    start: elf::Start,
+    initrd: Option<Range>,
+}
+
 /// What the boot structures of both protocols point at, the command line apart.
 struct Handover {
     /// Guest-physical.
@@ -119,13 +125,11 @@ impl Images {
         self.place(layout, cmdline).map(|_| ())
     }
 
-    /// Loads everything into guest memory: kernel, initrd, command line, ACPI tables, boot
-    /// parameters, GDT and page tables.
+    /// Loads everything into guest memory: the files, and what goes with them.
     ///
     /// # Errors
     ///
-    /// Those of [`Self::check`]; a file that has changed or cannot be read any more; `memory`
-    /// that is smaller than `layout` says.
+    /// Those of [`Self::load_files`] and [`Self::load_rest`].
     pub fn load(
         &self,
         memory: &GuestMemory,
@@ -133,14 +137,23 @@ impl Images {
         cmdline: &str,
         acpi: &acpi::Placed,
     ) -> Result<Entry, BootError> {
+        let loaded = self.load_files(memory, layout, cmdline)?;
+        self.load_rest(loaded, memory, layout, cmdline, acpi)
+    }
+
+    /// Loads kernel and initrd, which takes the time that loading takes. Of `layout` only RAM counts.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::check`]; a file that has changed or cannot be read any more; `memory`
+    /// that is smaller than `layout` says.
+    pub fn load_files(
+        &self,
+        memory: &GuestMemory,
+        layout: &Layout,
+        cmdline: &str,
+    ) -> Result<Loaded, BootError> {
         let (kernel, initrd) = self.place(layout, cmdline)?;
-        let handover = Handover {
-            rsdp: acpi.rsdp,
-            initrd,
-        };
-        acpi.write(memory)?;
-        reboot_stub::write(memory)?;
-        write_cmdline(memory, cmdline)?;
         if let (Some(source), Some(range)) = (&self.initrd, initrd) {
             source.copy(memory, range)?;
         }
@@ -151,7 +164,30 @@ impl Images {
             }
             Kernel::Elf(image) => image.load(&self.kernel, memory)?,
         };
-        let entry = match start {
+        Ok(Loaded { start, initrd })
+    }
+
+    /// Adds all else: command line, ACPI tables, boot parameters, GDT and page tables.
+    ///
+    /// # Errors
+    ///
+    /// `memory` that is smaller than `layout` says.
+    pub fn load_rest(
+        &self,
+        loaded: Loaded,
+        memory: &GuestMemory,
+        layout: &Layout,
+        cmdline: &str,
+        acpi: &acpi::Placed,
+    ) -> Result<Entry, BootError> {
+        let handover = Handover {
+            rsdp: acpi.rsdp,
+            initrd: loaded.initrd,
+        };
+        acpi.write(memory)?;
+        reboot_stub::write(memory)?;
+        write_cmdline(memory, cmdline)?;
+        let entry = match loaded.start {
             elf::Start::Linux64(rip, header) => {
                 linux::write_zero_page(*header, memory, layout, &handover)?;
                 Entry::Linux64 {

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::config::{
-    self, BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, MAX_CPUS, Statistics, VmConfig,
-};
+use super::{cpus, memory};
+use crate::config::{BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, Statistics, VmConfig};
 
 /// What to boot and with what.
 #[derive(Debug)]
@@ -28,13 +27,16 @@ pub struct GuestArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
 
-    /// Virtual CPUs
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
-    cpus: u32,
+    /// Virtual CPUs, 1 to 64. Options: pin=LIST, the host CPU of each, in order, as taskset has it
+    /// (0,2,4-7); idle=native, HLT, MWAIT and PAUSE run in the guest: quicker to wake, and each vCPU
+    /// keeps a host CPU busy for good
+    #[arg(long, value_name = "N[,OPTION]...", default_value = "1", value_parser = cpus::check_count)]
+    cpus: String,
 
-    /// Memory, with K, M, G or T; a bare number means MiB
-    #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
+    /// Memory, with K, M, G or T; a bare number means MiB. Options: hugepages=2M or 1G, from the host's
+    /// reserve, thp, as the host has them (the default), or off; prefault=on, all of it is there before the
+    /// guest starts, which is the default with --vfio; shared=on, other processes can map it
+    #[arg(long, value_name = "SIZE[,OPTION]...", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
     memory: String,
 
     /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, or the UUID of a mediated
@@ -80,7 +82,7 @@ impl RunArgs {
     /// The VM that the flags describe.
     ///
     /// # Errors
-    /// A memory size or an option of a device that cannot be used.
+    /// A memory size or an option that cannot be used.
     pub fn into_config(self) -> Result<VmConfig, ConfigError> {
         self.guest.into_config(self.kernel)
     }
@@ -95,9 +97,10 @@ impl GuestArgs {
     /// The VM that the flags and a kernel describe.
     ///
     /// # Errors
-    /// A memory size or an option of a device that cannot be used.
+    /// A memory size or an option that cannot be used.
     pub fn into_config(self, kernel: PathBuf) -> Result<VmConfig, ConfigError> {
-        let memory = config::parse_memory(&self.memory)?;
+        let memory = memory::parse(&self.memory)?;
+        let cpus = cpus::parse(&self.cpus)?;
         let vfio = self.vfio.iter().map(|text| text.parse());
         let vfio = vfio
             .collect::<Result<_, _>>()
@@ -110,7 +113,7 @@ impl GuestArgs {
             kernel,
             initrd: self.initrd,
             cmdline,
-            cpus: self.cpus,
+            cpus,
             memory,
             vfio,
             iommu: self.iommu.into(),
@@ -159,7 +162,7 @@ mod tests {
         let c = c.unwrap();
         assert_eq!(c.initrd, Some("i".into()));
         assert_eq!(c.cmdline, "console=ttyS0 quiet");
-        assert_eq!((c.cpus, c.memory), (4, 1 << 30));
+        assert_eq!((c.cpus.count, c.memory.size), (4, 1 << 30));
         let c = parse(&["--vfio", "01:00.0", "--vfio", "02:00.0", "--no-reboot"]).unwrap();
         let addresses: Vec<_> = c.vfio.iter().map(|d| d.address.as_str()).collect();
         assert_eq!(addresses, ["01:00.0", "02:00.0"]);

@@ -112,7 +112,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let mut layout = Layout::new(config.memory, bytes, phys_bits)?;
+    let mut layout = Layout::new(config.memory.size, bytes, phys_bits)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
     layout = layout.reachable(bytes, phys_bits, usable);
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
@@ -123,7 +123,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     Ok(Explanation {
         problems,
         guest_memory: picture::areas(&layout, &placed),
-        dma: dma(&layout, config.memory, opened.as_ref()),
+        dma: dma(&layout, config.memory.size, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
     })
 }

@@ -1,6 +1,9 @@
-//! How much memory the host has (proc_meminfo(5)).
+//! How much memory the host has (proc_meminfo(5)), and how much of it this process may have: the
+//! memory controller of its control group
+//! (Documentation/admin-guide/cgroup-v2.rst, "Memory"; cgroup-v1/memory.rst).
 
 use std::fs;
+use std::path::Path;
 
 /// Bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +17,7 @@ pub struct HostMemory {
 impl HostMemory {
     /// Asks the kernel; `None` when /proc is not there.
     pub fn read() -> Option<Self> {
-        Self::parse(&fs::read_to_string("/proc/meminfo").ok()?)
+        Self::parse(&String::from_utf8_lossy(&fs::read("/proc/meminfo").ok()?))
     }
 
     /// Reads the text of /proc/meminfo.
@@ -33,9 +36,64 @@ impl HostMemory {
     }
 }
 
+/// RAM of the host in all, which the kernel tells more quickly than how much is available.
+pub fn total() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(info.mem_unit.into())
+}
+
+/// What this process's control groups leave it of memory; `None` where they have no limit.
+pub fn group_room() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    room(&groups, Path::new("/sys/fs/cgroup"))
+}
+
+/// What the groups named in the text of /proc/self/cgroup, and those above them, leave.
+fn room(groups: &str, mount: &Path) -> Option<u64> {
+    let mut least = None;
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let (root, limit, used, cache) = match controllers {
+            "" => (
+                mount.into(),
+                "memory.max",
+                "memory.current",
+                "inactive_file ",
+            ),
+            _ if controllers.split(',').any(|c| c == "memory") => (
+                mount.join("memory"),
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file ",
+            ),
+            _ => continue,
+        };
+        let leaf = root.join(group.trim_start_matches('/'));
+        for dir in leaf.ancestors().take_while(|dir| dir.starts_with(&root)) {
+            let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
+            let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+            // "max" is no number, and no limit.
+            let (Some(limit), Some(used)) = (number(limit), number(used)) else {
+                continue;
+            };
+            // What the group has of files it gives back when it needs the room.
+            let stat = read("memory.stat").unwrap_or_default();
+            let cached = stat.lines().find_map(|l| l.strip_prefix(cache));
+            let cached = cached.and_then(|n| n.parse().ok()).unwrap_or(0);
+            let left = limit.saturating_sub(used.saturating_sub(cached));
+            least = Some(least.map_or(left, |least: u64| least.min(left)));
+        }
+    }
+    least
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vmm_sys_util::tempdir::TempDir;
 
     #[test]
     fn both_figures_are_found() {
@@ -45,5 +103,57 @@ mod tests {
         assert_eq!(memory.total, 24542228 << 10);
         assert_eq!(memory.available, 20000 << 10);
         assert_eq!(HostMemory::parse("MemTotal: x kB"), None);
+        let host = HostMemory::read().unwrap();
+        assert_eq!(host.total, total());
+        assert!(host.available <= host.total);
+    }
+
+    #[test]
+    fn the_tightest_group_counts() {
+        let root = TempDir::new().unwrap();
+        let group = |path: &str, files: &[(&str, &str)]| {
+            let dir = root.as_path().join(path);
+            fs::create_dir_all(&dir).unwrap();
+            for (name, text) in files {
+                fs::write(dir.join(name), text).unwrap();
+            }
+        };
+        group(
+            "slice",
+            &[("memory.max", "1000\n"), ("memory.current", "400\n")],
+        );
+        group(
+            "slice/unit",
+            &[
+                ("memory.max", "900\n"),
+                ("memory.current", "500\n"),
+                ("memory.stat", "anon 300\ninactive_file 150\n"),
+            ],
+        );
+        group(
+            "free",
+            &[("memory.max", "max\n"), ("memory.current", "5\n")],
+        );
+        group(
+            "memory/old",
+            &[
+                ("memory.limit_in_bytes", "700\n"),
+                ("memory.usage_in_bytes", "650\n"),
+                ("memory.stat", "inactive_file 1\ntotal_inactive_file 20\n"),
+            ],
+        );
+        for (text, left) in [
+            ("0::/slice/unit\n", Some(550)),
+            ("0::/slice\n", Some(600)),
+            ("0::/free\n", None),
+            ("0::/\n", None),
+            ("3:cpu,memory:/old\n0::/\n", Some(70)),
+            ("4:cpu:/old\n", None),
+            ("0::/gone/unit\n", None),
+            ("nonsense", None),
+            ("", None),
+        ] {
+            assert_eq!(room(text, root.as_path()), left, "{text}");
+        }
     }
 }

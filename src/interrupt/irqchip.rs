@@ -5,11 +5,16 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
-/// What the controllers were like when they were made (api.rst, 4.26 KVM_GET_IRQCHIP).
+/// OCW1 of an 8259A with every pin masked.
+const ALL_MASKED: u8 = 0xff;
+
+/// What the controllers were like when they were made (api.rst, 4.26 KVM_GET_IRQCHIP), but for the
+/// PIC's masks: KVM leaves its pins open, and an interrupt that nobody has set it up for would be an
+/// exception to the guest.
 pub struct PowerOn(Vec<kvm_irqchip>);
 
 impl PowerOn {
-    /// Reads all three.
+    /// Reads all three, and masks the PIC.
     ///
     /// # Errors
     /// The errno.
@@ -25,7 +30,12 @@ impl PowerOn {
                 chip_id,
                 ..Default::default()
             };
-            vm.get_irqchip(&mut chip).map(|()| chip)
+            vm.get_irqchip(&mut chip)?;
+            if chip_id != KVM_IRQCHIP_IOAPIC {
+                chip.chip.pic.imr = ALL_MASKED;
+                vm.set_irqchip(&chip)?;
+            }
+            Ok(chip)
         })
         .collect::<Result<_, _>>()
         .map(Self)

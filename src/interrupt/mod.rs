@@ -1,6 +1,6 @@
 //! Interrupts into the guest: GSIs, the routing table, and what feeds them.
 //!
-//! KVM's irqchip has 24 IOAPIC pins, GSIs 0 to 23. Every message-signalled interrupt gets a GSI of
+//! KVM's irqchip has 24 IOAPIC pins, GSIs 0 to 23, of which the first 16 lead to the PIC as well. Every message-signalled interrupt gets a GSI of
 //! its own above them, whose route holds the message (Documentation/virt/kvm/api.rst, 4.52
 //! KVM_SET_GSI_ROUTING). The whole table is replaced by each call, and each call waits for a grace
 //! period of some milliseconds: changes are collected and committed together.
@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting,
-    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_irqchip,
+    kvm_irq_routing_msi,
 };
 use kvm_ioctls::{Cap, VmFd};
 use tracing::debug;
@@ -23,6 +24,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::layout::IOAPIC_PINS;
 use crate::pci::Message;
+
+/// Pins of the two 8259A together. They are masked from power-on ([`irqchip`]) and Linux leaves them so.
+const PIC_PINS: u32 = 16;
 
 /// Why an interrupt cannot be wired.
 #[derive(Debug, thiserror::Error)]
@@ -63,26 +67,25 @@ struct State {
 }
 
 impl Router {
-    /// A table with the IOAPIC's pins, already in force.
+    /// The table that KVM_CREATE_IRQCHIP has made (api.rst, 4.24): the IOAPIC's pins, and the PIC's.
+    /// Nothing is sent: that would cost a grace period before the guest's first instruction.
     ///
     /// # Errors
-    /// When KVM refuses the table.
+    /// When KVM has no routes to give.
     pub fn new(vm: Arc<VmFd>) -> Result<Arc<Self>, InterruptError> {
         let routes = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
-        // The table can hold `routes` entries, numbered from 0, and the pins are among them.
-        let last = routes.max(IOAPIC_PINS + 1) - 1;
+        // The table can hold `routes` entries, and those of the pins are among them.
+        let last = routes.max(PIC_PINS + IOAPIC_PINS + 1) - PIC_PINS - 1;
         let gsis = IdAllocator::new(IOAPIC_PINS, last).map_err(|_| InterruptError::NoGsi)?;
         let state = State {
             gsis,
             messages: BTreeMap::new(),
-            dirty: true,
+            dirty: false,
         };
-        let router = Arc::new(Self {
+        Ok(Arc::new(Self {
             vm,
             state: Mutex::new(state),
-        });
-        router.commit()?;
-        Ok(router)
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -126,7 +129,9 @@ impl Router {
         if !state.dirty {
             return Ok(());
         }
-        let pins = (0..IOAPIC_PINS).map(ioapic_entry);
+        let pins = (0..PIC_PINS)
+            .map(pic_entry)
+            .chain((0..IOAPIC_PINS).map(ioapic_entry));
         let messages = state
             .messages
             .iter()
@@ -186,16 +191,24 @@ impl Router {
     }
 }
 
-fn ioapic_entry(pin: u32) -> kvm_irq_routing_entry {
+fn ioapic_entry(gsi: u32) -> kvm_irq_routing_entry {
+    pin_entry(gsi, KVM_IRQCHIP_IOAPIC, gsi)
+}
+
+fn pic_entry(gsi: u32) -> kvm_irq_routing_entry {
+    match gsi.checked_sub(PIC_PINS / 2) {
+        None => pin_entry(gsi, KVM_IRQCHIP_PIC_MASTER, gsi),
+        Some(pin) => pin_entry(gsi, KVM_IRQCHIP_PIC_SLAVE, pin),
+    }
+}
+
+fn pin_entry(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
     let mut entry = kvm_irq_routing_entry {
-        gsi: pin,
+        gsi,
         type_: KVM_IRQ_ROUTING_IRQCHIP,
         ..Default::default()
     };
-    entry.u.irqchip = kvm_irq_routing_irqchip {
-        irqchip: KVM_IRQCHIP_IOAPIC,
-        pin,
-    };
+    entry.u.irqchip = kvm_irq_routing_irqchip { irqchip, pin };
     entry
 }
 

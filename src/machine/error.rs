@@ -4,8 +4,8 @@ use std::io;
 
 use crate::boot::BootError;
 use crate::boot::acpi::AcpiError;
+use crate::config::MIN_MEMORY;
 use crate::host::bind::BindError;
-use crate::host::memory::HostMemory;
 use crate::interrupt::InterruptError;
 use crate::layout::LayoutError;
 use crate::memory::MemoryError;
@@ -67,15 +67,28 @@ pub enum MachineError {
         source: kvm_ioctls::Error,
     },
     #[error(
-        "{} of memory is more than this host has: {}",
+        "{} of memory is more than this host has: {} in all",
         mib(.asked),
-        host_has(.host, *.pinned)
+        mib(.total)
     )]
-    HostMemory {
+    HostMemory { asked: u64, total: u64 },
+    #[error(
+        "{} of memory is more than {}: {} are left, and {} needs all of it present",
+        mib(.asked),
+        if *.group { "this process's control group allows" } else { "this host has now" },
+        mib(.left),
+        if *.device { "a passed-through device" } else { "prefault=on" }
+    )]
+    Present {
         asked: u64,
-        host: HostMemory,
-        pinned: bool,
+        left: u64,
+        /// Whether a control group leaves so little.
+        group: bool,
+        /// Whether a device is the reason.
+        device: bool,
     },
+    #[error("this host's KVM cannot leave HLT to the guest (KVM_CAP_X86_DISABLE_EXITS)")]
+    NativeIdle,
     #[error("the host has no descriptors or threads left")]
     Descriptors(#[source] io::Error),
     #[error("waiting for the guest failed")]
@@ -88,15 +101,6 @@ pub enum MachineError {
 
 fn mib(bytes: &u64) -> String {
     format!("{} MiB", bytes >> 20)
-}
-
-fn host_has(host: &HostMemory, pinned: bool) -> String {
-    let free = mib(&host.available);
-    if pinned {
-        format!("{free} are available, and a passed-through device needs all of it present")
-    } else {
-        format!("{} in all", mib(&host.total))
-    }
 }
 
 impl MachineError {
@@ -130,18 +134,25 @@ impl MachineError {
             Self::Layout(LayoutError::NoWindow { .. }) | Self::Place(_) => {
                 Some("pass fewer devices, or give the guest less memory with --memory".into())
             }
-            Self::Ram(_) => Some("free memory on the host, or give the guest less with --memory".into()),
+            Self::Ram(e) => Some(e.hint()),
+            Self::Vcpu(e) => e.hint(),
+            Self::NativeIdle => Some("leave idle=native away".into()),
             Self::Kvm { name: "KVM_CREATE_VM", source } if source.errno() == libc::EBUSY => Some(
                 "another hypervisor has the processor's virtualisation; stop it first".into(),
             ),
             Self::Descriptors(_) => Some("raise the limit with `ulimit -n`".into()),
-            Self::HostMemory { host, .. } => Some(format!(
-                "give the guest less, for example --memory {}M",
-                (host.available >> 20) / 2
-            )),
+            Self::HostMemory { total, .. } => Some(less(*total)),
+            Self::Present { left, group: false, .. } => Some(less(*left)),
+            Self::Present { left, .. } => Some(format!("{}, or raise the group's limit", less(*left))),
             _ => None,
         }
     }
+}
+
+/// Half of what there is, in whole huge pages of 2 MiB.
+fn less(there: u64) -> String {
+    let half = ((there / 2) & !0x1f_ffff).max(MIN_MEMORY);
+    format!("give the guest less, for example --memory {}M", half >> 20)
 }
 
 /// Names a KVM call that failed.

@@ -4,22 +4,31 @@ use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
+use kvm_bindings::{
+    KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
+    KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
+use tracing::{debug, info};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MachineError;
 use super::error::kvm_call;
+use crate::config::cpus::{CpuConfig, Idle};
+use crate::config::memory::{MemoryConfig, Pages};
 use crate::devices::serial::{Output, Serial};
-use crate::host::memory::HostMemory;
+use crate::host::memory::{self, HostMemory};
 use crate::interrupt::Router;
 use crate::layout;
 use crate::memory::ram::Ram;
 use crate::observe::progress::Progress;
 use crate::phase;
+use crate::vcpu::cpuid::Traits;
 use crate::vcpu::{Vcpu, cpuid};
-use crate::vfio::Opened;
 use crate::vfio::device::Device;
+use crate::vfio::{Opened, VfioError};
 
 pub(super) fn open_kvm() -> Result<Kvm, MachineError> {
     let kvm =
@@ -44,52 +53,138 @@ pub(super) fn open_kvm() -> Result<Kvm, MachineError> {
     }
 }
 
+/// The most threads that make RAM present: more only wait for each other, since the kernel zeroes pages
+/// as fast as the memory takes them.
+const PREFAULT_THREADS: usize = 8;
+
 /// Memory that the host has not would end in somebody's process being killed: say so first. With a
-/// device all of it is pinned; without, pages appear as they are touched.
-pub(super) fn check_memory(memory: u64, pinned: bool) -> Result<(), MachineError> {
-    match HostMemory::read() {
-        Some(host) if memory > host.total || (pinned && memory > host.available) => {
-            Err(MachineError::HostMemory {
-                asked: memory,
-                host,
-                pinned,
-            })
-        }
+/// device, or with `prefault=on`, all of it must be there at once; else pages appear as they are
+/// touched. Huge pages are counted apart, and set aside when RAM is made.
+pub(super) fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), MachineError> {
+    let asked = config.size;
+    if matches!(config.pages, Pages::Huge(_)) {
+        return Ok(());
+    }
+    let total = memory::total();
+    if asked > total {
+        return Err(MachineError::HostMemory { asked, total });
+    }
+    if !devices && config.prefault != Some(true) {
+        return Ok(());
+    }
+    let host = HostMemory::read().map(|host| (host.available, false));
+    let group = memory::group_room().map(|room| (room, true));
+    match host.into_iter().chain(group).min() {
+        Some((left, group)) if asked > left => Err(MachineError::Present {
+            asked,
+            left,
+            group,
+            device: devices,
+        }),
         _ => Ok(()),
     }
 }
 
+/// Devices reset, which takes a tenth of a second of waiting, while RAM is zeroed and `rest` is done.
+/// Where there are no devices all is done in turn: a thread costs more than it would save.
+///
+/// # Errors
+/// The first of what came of the three.
+pub(super) fn side_by_side<R>(
+    devices: bool,
+    open: impl FnOnce() -> Result<Option<Opened>, VfioError> + Send,
+    fill: impl FnOnce() -> Result<(), MachineError> + Send,
+    rest: impl FnOnce() -> Result<R, MachineError>,
+) -> Result<(Option<Opened>, R), MachineError> {
+    if !devices {
+        fill()?;
+        return Ok((None, rest()?));
+    }
+    let (opened, filled, rest) = thread::scope(|scope| {
+        let opening = scope.spawn(open);
+        let filling = scope.spawn(fill);
+        let rest = rest();
+        (opening.join(), filling.join(), rest)
+    });
+    let opened = opened.map_err(|_| MachineError::Thread)??;
+    filled.map_err(|_| MachineError::Thread)??;
+    Ok((opened, rest?))
+}
+
+/// Makes all of RAM present.
 pub(super) fn populate(ram: &Ram) -> Result<(), MachineError> {
     let _phase = phase!("populate_ram");
-    let threads = thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(16);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let progress = Progress::new("preparing the guest's memory", ram.size());
-    ram.populate(threads, &|done| progress.set(done))?;
+    let began = Instant::now();
+    ram.populate(threads.min(PREFAULT_THREADS), &|done| progress.set(done))?;
+    debug!(bytes = ram.size(), took = ?began.elapsed(), "RAM is present");
     Ok(())
+}
+
+/// Lets HLT, and MWAIT and PAUSE where KVM can, run in the guest (api.rst, 7.13
+/// KVM_CAP_X86_DISABLE_EXITS). To be called before there are vCPUs. Tells whether MWAIT is among
+/// them.
+///
+/// # Errors
+/// KVM cannot leave HLT to the guest. That is what was asked for: a run that is slower than it says
+/// would be worse than none.
+pub(super) fn idle_natively(vm: &VmFd) -> Result<bool, MachineError> {
+    const NAME: &str = "KVM_ENABLE_CAP KVM_CAP_X86_DISABLE_EXITS";
+    let can = vm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+    let can = u32::try_from(can).unwrap_or(0);
+    if can & KVM_X86_DISABLE_EXITS_HLT == 0 {
+        return Err(MachineError::NativeIdle);
+    }
+    let wanted = can
+        & (KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_PAUSE);
+    let mut cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_DISABLE_EXITS,
+        ..Default::default()
+    };
+    cap.args[0] = wanted.into();
+    debug!(wanted, "{NAME}");
+    vm.enable_cap(&cap).map_err(kvm_call(NAME))?;
+    let mwait = wanted & KVM_X86_DISABLE_EXITS_MWAIT != 0;
+    info!(
+        "HLT{} and PAUSE run in the guest",
+        if mwait { ", MWAIT" } else { "" }
+    );
+    Ok(mwait)
 }
 
 pub(super) fn make_vcpus(
     kvm: &Kvm,
     vm: &VmFd,
     supported: &kvm_bindings::CpuId,
-    cpus: u32,
+    config: &CpuConfig,
 ) -> Result<Vec<Vcpu>, MachineError> {
     let _phase = phase!("make_vcpus");
+    let mwait = match config.idle {
+        Idle::Exit => false,
+        Idle::Native => idle_natively(vm)?,
+    };
     let msrs = kvm
         .get_msr_index_list()
         .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;
-    let tsc_deadline = vm.check_extension(Cap::TscDeadlineTimer);
-    (0..cpus)
+    let mut traits = Traits {
+        cpus: config.count,
+        tsc_khz: None,
+        tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
+        mwait: mwait.then(cpuid::host_mwait).flatten(),
+        dedicated: config.dedicated(),
+    };
+    (0..config.count)
         .map(|id| {
             let vcpu = Vcpu::new(
                 vm,
                 id,
                 |fd| {
-                    let tsc_khz = fd.get_tsc_khz().ok();
-                    Ok(cpuid::for_vcpu(supported, id, cpus, tsc_khz, tsc_deadline)?)
+                    traits.tsc_khz = fd.get_tsc_khz().ok();
+                    Ok(cpuid::for_vcpu(supported, id, &traits)?)
                 },
                 msrs.as_slice(),
+                config.pin.get(id as usize).copied(),
             )?;
             Ok(vcpu)
         })

@@ -13,6 +13,7 @@ use tracing::{debug, error, info};
 use super::{MemoryError, MemoryListener, Region, RegionKind};
 use crate::layout::Range;
 use crate::observe::limit::RateLimit;
+use crate::observe::progress::Progress;
 use crate::observe::report::sentence;
 use crate::observe::stats::dma::DmaMeter;
 use crate::sys::memlock_limit;
@@ -90,6 +91,17 @@ pub trait DmaMapper: Send + Sync {
     fn iova_ranges(&self) -> &[Range];
 }
 
+/// What one call maps: the largest page that an IOMMU has, so that none is divided, and little enough
+/// to tell how far pinning has come.
+const PIECE: u64 = 1 << 30;
+
+/// Where a region's pieces begin, relative to it, and how long they are.
+fn pieces(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
+    let size = region.size;
+    let count = size.div_ceil(PIECE);
+    (0..count).map(move |n| (n * PIECE, PIECE.min(size - n * PIECE)))
+}
+
 /// Mirrors the address space into the IOMMU.
 pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
@@ -135,6 +147,32 @@ impl Dma {
         })
     }
 
+    /// All of the region, or nothing.
+    fn map(&self, region: &Region) -> io::Result<()> {
+        let progress = Progress::new("pinning the guest's memory", region.size);
+        for (at, size) in pieces(region) {
+            let (iova, host) = (region.start + at, region.host_address() + at);
+            debug!(iova, size, "map for DMA");
+            if let Err(e) = self.mapper.map(iova, size, host) {
+                self.unmap(region, at);
+                return Err(e);
+            }
+            progress.set(at + size);
+        }
+        Ok(())
+    }
+
+    /// The pieces before `end`, as they were mapped.
+    fn unmap(&self, region: &Region, end: u64) {
+        for (at, size) in pieces(region).rev().filter(|(at, _)| *at < end) {
+            let iova = region.start + at;
+            debug!(iova, size, "unmap for DMA");
+            if let Err(e) = self.mapper.unmap(iova, size) {
+                error!("the IOMMU does not unmap {iova:#x}+{size:#x}: {e}");
+            }
+        }
+    }
+
     fn explain(&self, region: &Region, source: io::Error) -> DmaError {
         let limit = memlock_limit();
         // The kernel answers ENOMEM for the limit and for its own want of memory alike
@@ -160,18 +198,15 @@ impl MemoryListener for Dma {
             return Ok(());
         }
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
-        let (iova, size, host) = (region.start, region.size, region.host_address());
+        let iova = region.start;
         let outcome = self.check_range(region).and_then(|()| {
-            debug!(iova, size, "map for DMA");
             let begun = Instant::now();
-            self.mapper
-                .map(iova, size, host)
-                .map_err(|e| self.explain(region, e))?;
+            self.map(region).map_err(|e| self.explain(region, e))?;
             let meter = match region.kind {
                 RegionKind::Ram => &self.meter.ram,
                 RegionKind::Device => &self.meter.bars,
             };
-            meter.count(size, begun.elapsed());
+            meter.count(region.size, begun.elapsed());
             Ok(())
         });
         match (outcome, region.kind) {
@@ -195,13 +230,7 @@ impl MemoryListener for Dma {
     fn remove(&self, region: &Region) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         if mapped.remove(&region.start) {
-            debug!(iova = region.start, size = region.size, "unmap for DMA");
-            if let Err(e) = self.mapper.unmap(region.start, region.size) {
-                error!(
-                    "the IOMMU does not unmap {:#x}+{:#x}: {e}",
-                    region.start, region.size
-                );
-            }
+            self.unmap(region, region.size);
         }
     }
 }
@@ -213,13 +242,16 @@ mod tests {
 
     struct Fake {
         ranges: Vec<Range>,
-        errno: Option<i32>,
+        /// From this address on, with this error.
+        errno: Option<(u64, i32)>,
         live: Mutex<Vec<u64>>,
     }
 
     impl DmaMapper for Fake {
         fn map(&self, iova: u64, _size: u64, _host: u64) -> io::Result<()> {
-            if let Some(e) = self.errno {
+            if let Some((from, e)) = self.errno
+                && iova >= from
+            {
                 return Err(io::Error::from_raw_os_error(e));
             }
             self.live.lock().unwrap().push(iova);
@@ -309,12 +341,37 @@ mod tests {
     fn failures_are_fatal_for_ram_alone() {
         let (space, _) = space(Fake {
             ranges: vec![],
-            errno: Some(libc::EFAULT),
+            errno: Some((0, libc::EFAULT)),
             live: Mutex::default(),
         });
         let refused = space.add(region(0, RegionKind::Ram)).unwrap_err();
         assert!(matches!(refused, MemoryError::Dma(DmaError::Map { .. })));
         space.add(region(0x1000, RegionKind::Device)).unwrap();
+    }
+
+    #[test]
+    fn large_regions_are_mapped_in_pieces_or_not_at_all() {
+        let size = 2 * PIECE + 0x20_0000;
+        let mapping = Arc::new(Mapping::reserve(size, PAGE_SIZE).unwrap());
+        let region = Region {
+            start: 4 * PIECE,
+            size,
+            mapping,
+            offset: 0,
+            kind: RegionKind::Ram,
+        };
+        let all = [4 * PIECE, 5 * PIECE, 6 * PIECE];
+        for (refused, mapped) in [(None, &all[..]), (Some(6 * PIECE), &[])] {
+            let (space, fake) = space(Fake {
+                ranges: vec![],
+                errno: refused.map(|from| (from, libc::EFAULT)),
+                live: Mutex::default(),
+            });
+            assert_eq!(space.add(region.clone()).is_ok(), refused.is_none());
+            assert_eq!(*fake.live.lock().unwrap(), mapped);
+            space.remove(region.start);
+            assert!(fake.live.lock().unwrap().is_empty());
+        }
     }
 
     #[test]

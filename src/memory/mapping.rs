@@ -67,6 +67,25 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Zeroed memory of the host's reserve of huge pages, of 2 to the power of `shift` bytes each, at a
+    /// multiple of `align`. The host sets them aside now; they are zeroed as they are touched.
+    ///
+    /// # Errors
+    /// The errno of mmap(2): ENOMEM where too few are free, EINVAL where the host has no such pages.
+    pub fn huge(size: u64, align: u64, shift: u32) -> io::Result<Self> {
+        let mapping = Self::reserve(size, align)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_FIXED;
+        let flags = flags | (shift << libc::MAP_HUGE_SHIFT) as i32;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the range is a mapping of our own that nobody else knows of yet, so MAP_FIXED
+        // replaces nothing else.
+        let ret = unsafe { libc::mmap(mapping.pointer(), size as usize, prot, flags, -1, 0) };
+        if ret == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(mapping)
+    }
+
     /// Replaces `[offset, offset + size)` by the pages of `fd` from `fd_offset`, shared.
     ///
     /// # Errors
@@ -102,10 +121,15 @@ impl Mapping {
         Ok(())
     }
 
-    /// Asks for transparent huge pages; that the kernel has none is no error.
-    pub fn advise_huge_pages(&self) {
+    /// Asks for transparent huge pages, or for none; that the kernel has none is no error.
+    pub fn advise_huge_pages(&self, wanted: bool) {
+        let advice = if wanted {
+            libc::MADV_HUGEPAGE
+        } else {
+            libc::MADV_NOHUGEPAGE
+        };
         // SAFETY: advice on our own range changes no contents.
-        unsafe { libc::madvise(self.pointer(), self.size as usize, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(self.pointer(), self.size as usize, advice) };
     }
 
     /// Keeps the range out of core dumps: a guest's memory is nobody's business there.

@@ -7,10 +7,10 @@
 //! | leaf | is made | because |
 //! | --- | --- | --- |
 //! | 1 | APIC id, number of processors, HTT | each vCPU is a core of one package, with one thread |
-//! | 1 | HYPERVISOR, x2APIC on, MONITOR and OSXSAVE off | the guest may look for KVM's leaves; x2APIC is emulated in the kernel; MWAIT would keep a host CPU; OSXSAVE mirrors CR4 |
+//! | 1 | HYPERVISOR, x2APIC on, MONITOR and OSXSAVE off | the guest may look for KVM's leaves; x2APIC is emulated in the kernel; MWAIT would keep a host CPU, and is there only where the user wants that; OSXSAVE mirrors CR4 |
 //! | 1 | TSC_DEADLINE as KVM has it | KVM reports it by a capability, not in CPUID |
 //! | 4, 0x8000001D | caches: L1 and L2 a core's own, the rest the package's | the host's sharing counts are of its own threads |
-//! | 5 | zero | MONITOR is off |
+//! | 5 | zero, or the host's | as MONITOR is |
 //! | 0xB, 0x1F, 0x80000008, 0x8000001E | the topology again | so that all that Linux may ask agree |
 //! | 0x80000026 | absent | AMD's newest topology leaf; the older ones serve |
 //! | 7, 0x12 | no SGX | no enclave memory is given to the guest |
@@ -18,6 +18,7 @@
 //! | 0xD and the features that need it | see `xsave` | components, sizes and features must agree |
 //! | 0x15 | crystal of 1 GHz and the TSC's ratio, on Intel | the local APIC's timer runs at 1 GHz in KVM, and Linux takes it from this leaf |
 //! | 0x40000000.. | KVM's signature, features without asynchronous page faults | guest RAM may be pinned, and then never faults in the host |
+//! | 0x40000001 | KVM_HINTS_REALTIME where each vCPU has a host CPU of its own | spinning is then better than yielding |
 //! | 0x40000010 | TSC and APIC bus in kHz | no guest needs to calibrate |
 //!
 //! All else, the physical address bits and the PMU among it, stays as KVM says.
@@ -45,6 +46,7 @@ pub enum CpuidError {
     TooMany(usize),
 }
 
+const LEAF_MWAIT: u32 = 5;
 const LEAF_TOPOLOGY: u32 = 0xb;
 const LEAF_TOPOLOGY_V2: u32 = 0x1f;
 const LEAF_TSC: u32 = 0x15;
@@ -68,25 +70,51 @@ const EBX7_SGX: u32 = 1 << 2;
 const ECX7_SGX_LC: u32 = 1 << 30;
 /// Leaf 0x80000001: CMP_LEGACY (AMD APM volume 3, E.4.2).
 const ECX_AMD_CMP_LEGACY: u32 = 1 << 1;
+/// KVM_HINTS_REALTIME, in edx of the same leaf.
+const KVM_HINTS_REALTIME: u32 = 1 << 0;
 /// KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT (Documentation/virt/kvm/x86/cpuid.rst).
 const KVM_ASYNC_PF: u32 = 1 << 4 | 1 << 10 | 1 << 14;
 
+/// What all vCPUs of a VM have in common.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traits {
+    /// How many there are.
+    pub cpus: u32,
+    /// What KVM_GET_TSC_KHZ says.
+    pub tsc_khz: Option<u32>,
+    /// KVM_CAP_TSC_DEADLINE_TIMER.
+    pub tsc_deadline: bool,
+    /// eax to edx of the host's leaf 5, where MWAIT runs in the guest.
+    pub mwait: Option<[u32; 4]>,
+    /// Whether each has a host CPU to itself.
+    pub dedicated: bool,
+}
+
+/// The host's leaf 5, if it has MONITOR and MWAIT. KVM says nothing of either.
+#[allow(
+    unused_unsafe,
+    reason = "the intrinsic is safe in newer compilers alone"
+)]
+pub fn host_mwait() -> Option<[u32; 4]> {
+    // SAFETY: every x86-64 processor has the instruction.
+    let leaf = |n| unsafe { std::arch::x86_64::__cpuid(n) };
+    if leaf(0).eax < LEAF_MWAIT || leaf(1).ecx & ECX1_MONITOR == 0 {
+        return None;
+    }
+    let five = leaf(LEAF_MWAIT);
+    Some([five.eax, five.ebx, five.ecx, five.edx])
+}
+
 /// The CPUID of one vCPU, for KVM_SET_CPUID2.
 ///
-/// `vcpu` counts from 0 and is the APIC id; `tsc_khz` is what KVM_GET_TSC_KHZ says;
-/// `tsc_deadline` is KVM_CAP_TSC_DEADLINE_TIMER.
+/// `vcpu` counts from 0 and is the APIC id.
 ///
 /// # Errors
 ///
 /// `vcpu` is not below `cpus`, or `cpus` is above 255; `supported` lacks leaf 0 or 1, or is so
 /// long that there is no room for the leaves added.
-pub fn for_vcpu(
-    supported: &CpuId,
-    vcpu: u32,
-    cpus: u32,
-    tsc_khz: Option<u32>,
-    tsc_deadline: bool,
-) -> Result<CpuId, CpuidError> {
+pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, CpuidError> {
+    let Traits { cpus, tsc_khz, .. } = *traits;
     if vcpu >= cpus || cpus > u8::MAX.into() {
         return Err(CpuidError::NoSuchCpu { vcpu, cpus });
     }
@@ -99,7 +127,7 @@ pub fn for_vcpu(
         return Err(CpuidError::MissingLeaf(1));
     }
     let topology = Topology { vcpu, cpus };
-    basic_features(&mut leaves, &topology, tsc_deadline);
+    basic_features(&mut leaves, &topology, traits);
     topology.caches(&mut leaves);
     topology.leaf_0xb(&mut leaves, max_leaf);
     if vendor == *AMD || vendor == *HYGON {
@@ -113,8 +141,10 @@ pub fn for_vcpu(
         e.ebx &= !EBX7_SGX;
         e.ecx &= !ECX7_SGX_LC;
     });
-    for function in [5, 0x8000_001f] {
-        leaves.change(function, 0, |e| set(e, [0; 4]));
+    leaves.change(0x8000_001f, 0, |e| set(e, [0; 4]));
+    match traits.mwait {
+        Some(registers) => leaves.put(LEAF_MWAIT, None, registers),
+        None => leaves.change(LEAF_MWAIT, 0, |e| set(e, [0; 4])),
     }
     xsave::fix(&mut leaves);
     if let (Some(khz), true) = (tsc_khz, vendor == *INTEL && max_leaf >= LEAF_TSC) {
@@ -125,7 +155,7 @@ pub fn for_vcpu(
             [denominator, numerator, APIC_BUS_KHZ * 1000, 0],
         );
     }
-    hypervisor(&mut leaves, tsc_khz);
+    hypervisor(&mut leaves, traits);
     let entries = leaves.0;
     CpuId::from_entries(&entries).map_err(|_| CpuidError::TooMany(entries.len()))
 }
@@ -163,14 +193,17 @@ const fn vendor(n: &[u8; 12]) -> [u32; 3] {
 }
 
 /// Leaf 1.
-fn basic_features(leaves: &mut Leaves, topology: &Topology, tsc_deadline: bool) {
+fn basic_features(leaves: &mut Leaves, topology: &Topology, traits: &Traits) {
     let Topology { vcpu, cpus } = *topology;
     leaves.change(1, 0, |e| {
         e.ebx = (e.ebx & 0xffff) | cpus << 16 | vcpu << 24;
         e.ecx &= !(ECX1_MONITOR | ECX1_OSXSAVE | ECX1_TSC_DEADLINE);
         e.ecx |= ECX1_HYPERVISOR | ECX1_X2APIC;
-        if tsc_deadline {
+        if traits.tsc_deadline {
             e.ecx |= ECX1_TSC_DEADLINE;
+        }
+        if traits.mwait.is_some() {
+            e.ecx |= ECX1_MONITOR;
         }
         e.edx &= !EDX1_HTT;
         if cpus > 1 {
@@ -244,16 +277,25 @@ impl Topology {
 }
 
 /// The hypervisor's own leaves.
-fn hypervisor(leaves: &mut Leaves, tsc_khz: Option<u32>) {
+fn hypervisor(leaves: &mut Leaves, traits: &Traits) {
+    let tsc_khz = traits.tsc_khz;
     let [ebx, ecx, edx] = vendor(b"KVMKVMKVM\0\0\0");
     let last = match tsc_khz {
         Some(_) => LEAF_TIMING,
         None => LEAF_KVM_FEATURES,
     };
     leaves.put(LEAF_KVM, None, [last, ebx, ecx, edx]);
-    let features = leaves
-        .get(LEAF_KVM_FEATURES, 0)
-        .map_or([0; 4], |e| [e.eax & !KVM_ASYNC_PF, e.ebx, e.ecx, e.edx]);
+    let mut features = leaves.get(LEAF_KVM_FEATURES, 0).map_or([0; 4], |e| {
+        [
+            e.eax & !KVM_ASYNC_PF,
+            e.ebx,
+            e.ecx,
+            e.edx & !KVM_HINTS_REALTIME,
+        ]
+    });
+    if traits.dedicated {
+        features[3] |= KVM_HINTS_REALTIME;
+    }
     leaves.put(LEAF_KVM_FEATURES, None, features);
     leaves.remove(LEAF_TIMING);
     if let Some(khz) = tsc_khz {

@@ -3,6 +3,7 @@
 pub mod coalesced;
 pub mod cpuid;
 pub mod exit_loop;
+pub mod pin;
 mod ring;
 mod run_page;
 pub mod state;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
+use tracing::warn;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::boot::cpu_state::CpuState;
@@ -59,6 +61,26 @@ pub enum VcpuError {
     /// A vCPU's thread is gone.
     #[error("the thread of a vCPU died")]
     Died,
+    /// A host CPU that this process cannot run on.
+    #[error("no vCPU can be pinned to host CPU {cpu}")]
+    Pin {
+        /// Its number.
+        cpu: usize,
+        /// Those that can be used, as a list.
+        usable: String,
+        /// The errno.
+        source: io::Error,
+    },
+}
+
+impl VcpuError {
+    /// What to type.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Pin { usable, .. } => Some(format!("name host CPUs of pin={usable}")),
+            _ => None,
+        }
+    }
 }
 
 /// Bits of a guest-physical address, from leaf 0x8000_0008 of what KVM supports.
@@ -77,10 +99,13 @@ pub struct Vcpu {
     id: u32,
     fd: VcpuFd,
     power_on: PowerOn,
+    /// The host CPU that it runs on.
+    pin: Option<usize>,
 }
 
 impl Vcpu {
-    /// Makes vCPU `id` with these CPUID leaves. `msrs` are those that a reset must restore.
+    /// Makes vCPU `id` with these CPUID leaves. `msrs` are those that a reset must restore; `pin` is
+    /// the host CPU that it shall run on.
     ///
     /// # Errors
     /// The call that failed.
@@ -89,13 +114,19 @@ impl Vcpu {
         id: u32,
         cpuid: impl FnOnce(&VcpuFd) -> Result<CpuId, VcpuError>,
         msrs: &[u32],
+        pin: Option<usize>,
     ) -> Result<Self, VcpuError> {
         let call = |name| move |source| VcpuError::Call { name, source };
         let fd = vm.create_vcpu(id.into()).map_err(call("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid(&fd)?;
         fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
         let power_on = PowerOn::read(&fd, msrs)?;
-        Ok(Self { id, fd, power_on })
+        Ok(Self {
+            id,
+            fd,
+            power_on,
+            pin,
+        })
     }
 
     /// The ring of the VM's coalesced writes, which any vCPU shows.
@@ -244,6 +275,12 @@ impl Running {
 }
 
 fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
+    if let Some(cpu) = vcpu.pin
+        && let Err(e) = pin::pin(cpu)
+    {
+        // It could when the run began: the host has taken the CPU away since.
+        warn!("vCPU {} is not pinned to host CPU {cpu}: {e}", vcpu.id);
+    }
     let Some(exits) = shared.exits.vcpus().get(vcpu.id as usize) else {
         let why = format!("vCPU {} has no counters", vcpu.id);
         shared.notifier.notify(GuestEvent::Broken(why));

@@ -10,6 +10,7 @@ mod common;
 
 mod files;
 mod host;
+mod options;
 mod process;
 mod run;
 mod stats;

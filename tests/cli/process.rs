@@ -61,7 +61,7 @@ pub fn kernel(build: impl FnOnce(&mut Asm)) -> TempFile {
     TempFile::new(&elf::image(&guest.finish()))
 }
 
-/// What a stream has brought so far.
+/// What a stream has brought so far; the listener holds the other reference until its end.
 #[derive(Clone, Default)]
 pub struct Heard(Arc<Mutex<Vec<u8>>>);
 
@@ -81,6 +81,11 @@ impl Heard {
 
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+
+    /// Whether all has been heard.
+    fn ended(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     #[track_caller]
@@ -120,17 +125,21 @@ impl Running {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: i32) {
         sys::kill(self.child.id(), signal);
     }
 
-    /// Waits for the end; the exit status.
+    /// Waits for the end, and for all that was said; the exit status.
     #[track_caller]
     pub fn status(&mut self) -> Option<i32> {
         let mut status = None;
         eventually("the end", || {
             status = self.child.try_wait().unwrap();
-            status.is_some()
+            status.is_some() && self.stdout.ended() && self.stderr.ended()
         });
         status.unwrap().code()
     }

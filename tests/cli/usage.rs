@@ -27,6 +27,8 @@ fn mistakes_end_with_2() {
         &["--kernel", "x", "--cpus", "0"],
         &["--kernel", "x", "--cpus", "65"],
         &["--kernel", "x", "--cpus", "many"],
+        &["--kernel", "x", "--cpus", ""],
+        &["--kernel", "x", "--cpus", "0,idle=native"],
         &["--kernel", "x", "--kernel", "y"],
         &["host", "frobnicate"],
         &["host", "bind"],
@@ -58,6 +60,11 @@ fn help_teaches() {
         "rombar=off",
         "romfile=PATH",
         "--no-reboot",
+        "hugepages=2M",
+        "prefault=on",
+        "shared=on",
+        "pin=LIST",
+        "idle=native",
         "--stats",
         "-v",
     ] {
@@ -109,6 +116,99 @@ fn memory() {
             "the least is 64M",
             sizes,
         );
+    }
+}
+
+#[test]
+fn options_of_memory() {
+    let there = "there are hugepages=, prefault= and shared=";
+    for (argument, sentence, hint) in [
+        ("1G,", "`` is not an option of --memory 1G", there),
+        (
+            "1G,frob=on",
+            "`frob=on` is not an option of --memory 1G",
+            there,
+        ),
+        (
+            "1G,shared",
+            "`shared` is not an option of --memory 1G",
+            there,
+        ),
+        (
+            "1G,shared=maybe",
+            "`maybe` is no value for `shared`",
+            "give on or off",
+        ),
+        (
+            "1G,prefault=1",
+            "`1` is no value for `prefault`",
+            "give on or off",
+        ),
+        (
+            "1G,hugepages=4K",
+            "`4K` is no value for `hugepages`",
+            "give 2M, 1G, thp or off",
+        ),
+        (
+            "1G,hugepages=",
+            "`` is no value for `hugepages`",
+            "give 2M, 1G, thp or off",
+        ),
+        (
+            "1G,shared=on,shared=on",
+            "`shared` is given twice",
+            "give `shared` once",
+        ),
+        (
+            "65M,hugepages=2M",
+            "65M of memory is no multiple of its 2 MiB pages",
+            "2 MiB",
+        ),
+        (
+            "1536M,hugepages=1G",
+            "1536M of memory is no multiple of its 1 GiB pages",
+            "1 GiB",
+        ),
+        (
+            "lots,hugepages=2M",
+            "`lots` is not a size of memory",
+            "--memory 512M",
+        ),
+        ("1M,prefault=on", "the least is 64M", "--memory 512M"),
+    ] {
+        refused(&["--kernel", "x", "--memory", argument], sentence, hint);
+    }
+}
+
+#[test]
+fn options_of_cpus() {
+    let there = "there are pin= and idle=";
+    for (argument, sentence, hint) in [
+        ("1,", "`` is not an option of --cpus 1", there),
+        ("1,2", "`2` is not an option of --cpus 1", there),
+        (
+            "1,threads=2",
+            "`threads=2` is not an option of --cpus 1",
+            there,
+        ),
+        (
+            "1,idle=poll",
+            "`poll` is no value for `idle`",
+            "give native or exit",
+        ),
+        (
+            "1,idle=native,idle=exit",
+            "`idle` is given twice",
+            "give `idle` once",
+        ),
+        ("1,pin=", "`` is no value for `pin`", "pin=0,2,4-7"),
+        ("1,pin=x", "`x` is no value for `pin`", "pin=0,2,4-7"),
+        ("2,pin=0,0", "`0,0` is no value for `pin`", "each once"),
+        ("2,pin=1-0", "`1-0` is no value for `pin`", "pin=0,2,4-7"),
+        ("4,pin=0,2", "2 host CPUs are named for 4 vCPUs", "pin=0-3"),
+        ("1,pin=0-1", "2 host CPUs are named for 1 vCPU", "pin=0"),
+    ] {
+        refused(&["--kernel", "x", "--cpus", argument], sentence, hint);
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mini_vmm::config::cpus::CpuConfig;
 use mini_vmm::config::device::{DeviceConfig, RomConfig};
+use mini_vmm::config::memory::MemoryConfig;
 use mini_vmm::config::{Iommu, Statistics, VmConfig};
 use mini_vmm::devices::serial::Serial;
 use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
@@ -138,8 +140,8 @@ impl Vm {
             kernel: file.path().into(),
             initrd: None,
             cmdline: "console=ttyS0".into(),
-            cpus: self.cpus.into(),
-            memory: 64 << 20,
+            cpus: CpuConfig::new(self.cpus.into()),
+            memory: MemoryConfig::new(64 << 20),
             vfio: Vec::new(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,

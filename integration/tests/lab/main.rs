@@ -18,6 +18,7 @@ mod messages;
 mod refusals;
 mod requests;
 mod resets;
+mod start;
 mod virtual_functions;
 
 use std::iter;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         .chain(requests::all())
         .chain(faults::all())
         .chain(resets::all())
+        .chain(start::all())
         .chain(refusals::all())
         .chain(virtual_functions::all())
         .collect();

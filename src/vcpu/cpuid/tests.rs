@@ -68,9 +68,22 @@ fn compacted() -> u32 {
 }
 
 fn make(entries: &[kvm_cpuid_entry2], vcpu: u32, cpus: u32) -> Leaves {
+    make_with(entries, vcpu, &traits(cpus))
+}
+
+fn make_with(entries: &[kvm_cpuid_entry2], vcpu: u32, traits: &Traits) -> Leaves {
     let supported = CpuId::from_entries(entries).unwrap();
-    let made = for_vcpu(&supported, vcpu, cpus, Some(2_500_000), true).unwrap();
+    let made = for_vcpu(&supported, vcpu, traits).unwrap();
     Leaves(made.as_slice().to_vec())
+}
+
+fn traits(cpus: u32) -> Traits {
+    Traits {
+        cpus,
+        tsc_khz: Some(2_500_000),
+        tsc_deadline: true,
+        ..Traits::default()
+    }
 }
 
 fn regs(leaves: &Leaves, function: u32, index: u32) -> [u32; 4] {
@@ -135,6 +148,25 @@ fn what_the_vm_has_not_is_gone() {
     assert!(made.get(0x12, 0).is_none());
     assert_eq!(regs(&made, 7, 0)[1] & EBX7_SGX, 0);
     assert_eq!(regs(&made, 5, 0), [0; 4]);
+}
+
+#[test]
+fn idling_is_as_asked_for() {
+    for mwait in [None, Some([0x40, 0x40, 3, 0x1120])] {
+        for dedicated in [false, true] {
+            let traits = Traits {
+                mwait,
+                dedicated,
+                ..traits(1)
+            };
+            let made = make_with(&host(b"GenuineIntel"), 0, &traits);
+            let monitor = regs(&made, 1, 0)[2] & ECX1_MONITOR != 0;
+            assert_eq!(monitor, mwait.is_some());
+            assert_eq!(regs(&made, LEAF_MWAIT, 0), mwait.unwrap_or_default());
+            let hints = regs(&made, LEAF_KVM_FEATURES, 0)[3];
+            assert_eq!(hints, u32::from(dedicated));
+        }
+    }
 }
 
 #[test]
@@ -203,12 +235,12 @@ fn tcg_gets_no_xsave() {
 fn a_missing_leaf_is_an_error() {
     let empty = CpuId::from_entries(&[]).unwrap();
     assert_eq!(
-        for_vcpu(&empty, 0, 1, None, true).err(),
+        for_vcpu(&empty, 0, &traits(1)).err(),
         Some(CpuidError::MissingLeaf(0))
     );
     let supported = CpuId::from_entries(&host(b"GenuineIntel")).unwrap();
     for (vcpu, cpus) in [(0, 0), (1, 1), (300, 400)] {
-        let error = for_vcpu(&supported, vcpu, cpus, None, true).err();
+        let error = for_vcpu(&supported, vcpu, &traits(cpus)).err();
         assert_eq!(error, Some(CpuidError::NoSuchCpu { vcpu, cpus }));
     }
 }
@@ -236,13 +268,21 @@ proptest! {
         extra in proptest::collection::vec(any_entry(), 0..60),
         whole in any::<bool>(), cpus in 1u32..=64, vcpu in 0u32..64,
         khz in any::<Option<u32>>(), deadline in any::<bool>(),
+        mwait in any::<Option<[u32; 4]>>(), dedicated in any::<bool>(),
     ) {
         let mut entries = extra;
         if whole {
             entries.splice(0..0, host(b"GenuineIntel"));
         }
         let supported = CpuId::from_entries(&entries).unwrap();
-        if let Ok(made) = for_vcpu(&supported, vcpu, cpus, khz, deadline) {
+        let traits = Traits {
+            cpus,
+            tsc_khz: khz,
+            tsc_deadline: deadline,
+            mwait,
+            dedicated,
+        };
+        if let Ok(made) = for_vcpu(&supported, vcpu, &traits) {
             let mut seen = HashSet::new();
             for e in made.as_slice() {
                 prop_assert!(seen.insert((e.function, e.index)));

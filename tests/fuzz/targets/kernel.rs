@@ -14,6 +14,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use mini_vmm::boot::acpi::{self, Placed};
 use mini_vmm::boot::{Entry, Images};
+use mini_vmm::config::memory::Pages;
 use mini_vmm::layout::Layout;
 use mini_vmm::memory::ram::Ram;
 use vmm_sys_util::tempfile::TempFile;
@@ -53,7 +54,7 @@ fn guest() -> &'static Guest {
     static GUEST: OnceLock<Guest> = OnceLock::new();
     GUEST.get_or_init(|| {
         let layout = Layout::new(64 << 20, 0, 40).expect("a layout");
-        let ram = Ram::new(&layout).expect("64 MiB");
+        let ram = Ram::new(&layout, Pages::default(), false).expect("64 MiB");
         let tables = acpi::build(&layout, 1).expect("tables");
         Guest {
             layout,

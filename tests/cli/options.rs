@@ -1,0 +1,196 @@
+//! Options of `--memory` and `--cpus`, seen on the process that runs the guest.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::common::elf::TempFile;
+use crate::kvm;
+use crate::process::{PROGRAM, Running, check_refusal, kernel, refused};
+
+const RAM: u64 = 64 << 20;
+
+/// A guest that says so and then waits for a signal.
+fn ready() -> TempFile {
+    kernel(|g| {
+        g.print("ready").hang();
+    })
+}
+
+fn start(arguments: &[&str]) -> Running {
+    let kernel = ready();
+    let mut command = Command::new(PROGRAM);
+    command.arg("--kernel").arg(kernel.path()).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let run = Running::spawn(command, kernel);
+    run.stdout.wait_for("ready");
+    run
+}
+
+fn end(mut run: Running) {
+    run.signal(libc::SIGTERM);
+    run.ends_well();
+}
+
+/// The mapping that is the guest's RAM in /proc/PID/smaps: its name, the bytes of it that are there,
+/// and its flags.
+fn ram_of(run: &Running) -> (String, u64, String) {
+    let smaps = fs::read_to_string(format!("/proc/{}/smaps", run.pid())).unwrap();
+    let mut lines = smaps.lines();
+    let name = lines
+        .find_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let [start, end] = [start, end].map(|a| u64::from_str_radix(a, 16).unwrap_or(0));
+            (end - start == RAM).then(|| rest.to_string())
+        })
+        .unwrap_or_else(|| panic!("no mapping of 64 MiB in {smaps}"));
+    let mut field = |key: &str| {
+        let line = lines.find_map(|line| line.strip_prefix(key));
+        line.unwrap_or_else(|| panic!("no {key} in {smaps}")).trim()
+    };
+    let kib: u64 = field("Rss:").trim_end_matches(" kB").parse().unwrap();
+    (name, kib << 10, field("VmFlags:").to_string())
+}
+
+#[test]
+fn memory_is_as_asked_for() {
+    if !kvm() {
+        return;
+    }
+    for (options, shared, all, flag) in [
+        ("", false, false, " hg"),
+        (",hugepages=thp,prefault=on", false, true, " hg"),
+        (",hugepages=off", false, false, " nh"),
+        (",hugepages=off,prefault=on", false, true, " nh"),
+        (",shared=on", true, false, " sh"),
+        (",shared=on,hugepages=off,prefault=on", true, true, " nh"),
+        (",prefault=off,shared=off", false, false, " hg"),
+    ] {
+        let run = start(&["--memory", &format!("64M{options}")]);
+        let (name, present, flags) = ram_of(&run);
+        assert_eq!(
+            name.contains("memfd:guest-ram"),
+            shared,
+            "{options}: {name}"
+        );
+        assert_eq!(present == RAM, all, "{options}: {present}");
+        assert!(flags.contains(flag), "{options}: {flags}");
+        // Not in core dumps.
+        assert!(flags.contains(" dd"), "{options}: {flags}");
+        end(run);
+    }
+}
+
+/// Where the host has the pages set aside the guest gets them; else it is said how many are missing.
+#[test]
+fn huge_pages_are_the_hosts() {
+    if !kvm() {
+        return;
+    }
+    let number = |name: &str| -> Option<u64> {
+        let path = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}_hugepages");
+        fs::read_to_string(path).ok()?.trim().parse().ok()
+    };
+    let arguments = ["--memory", "64M,hugepages=2M"];
+    let Some(free) = number("free") else {
+        let kernel = ready();
+        let arguments = [
+            &["--kernel", kernel.path().to_str().unwrap()],
+            &arguments[..],
+        ]
+        .concat();
+        refused(&arguments, "no huge pages of 2 MiB", "hugepages=thp");
+        return;
+    };
+    if free - number("resv").unwrap() >= 32 {
+        let run = start(&arguments);
+        let (_, _, flags) = ram_of(&run);
+        assert!(flags.contains(" ht"), "{flags}");
+        end(run);
+    }
+    // More than a host sets aside.
+    let kernel = ready();
+    for options in ["hugepages=2M", "hugepages=2M,shared=on"] {
+        let memory = format!("300G,{options}");
+        let arguments = [
+            "--kernel",
+            kernel.path().to_str().unwrap(),
+            "--memory",
+            &memory,
+        ];
+        refused(
+            &arguments,
+            "takes 153600 huge pages of 2 MiB; this host has ",
+            "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+        );
+    }
+}
+
+#[test]
+fn memory_beyond_the_limit_of_addresses() {
+    if !kvm() {
+        return;
+    }
+    let kernel = ready();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 400000; exec \"$0\" \"$@\"", PROGRAM]);
+    limited.arg("--kernel").arg(kernel.path());
+    let output = limited.args(["--memory", "1G"]).output().unwrap();
+    check_refusal(&output, "cannot reserve 1024 MiB", "--memory");
+}
+
+/// A host CPU that this process may use.
+fn host_cpu() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let list = status
+        .lines()
+        .find_map(|l| l.strip_prefix("Cpus_allowed_list:"))
+        .unwrap();
+    let first = list.trim().split([',', '-']).next();
+    first.unwrap().parse().unwrap()
+}
+
+#[test]
+fn vcpus_are_where_they_are_put() {
+    if !kvm() {
+        return;
+    }
+    let cpu = host_cpu().to_string();
+    let run = start(&["--memory", "64M", "--cpus", &format!("1,pin={cpu}")]);
+    let tasks = fs::read_dir(format!("/proc/{}/task", run.pid())).unwrap();
+    let statuses = tasks.map(|t| fs::read_to_string(t.unwrap().path().join("status")).unwrap());
+    let status = statuses
+        .into_iter()
+        .find(|s| s.starts_with("Name:\tvcpu 0\n"))
+        .expect("the vCPU's thread");
+    let line = format!("Cpus_allowed_list:\t{cpu}\n");
+    assert!(status.contains(&line), "{status}");
+    end(run);
+
+    let kernel = ready();
+    for cpu in ["1023", "8191"] {
+        let cpus = format!("1,pin={cpu}");
+        let arguments = ["--kernel", kernel.path().to_str().unwrap(), "--cpus", &cpus];
+        let sentence = format!("no vCPU can be pinned to host CPU {cpu}");
+        refused(&arguments, &sentence, "name host CPUs of pin=");
+    }
+}
+
+/// Where KVM can leave HLT to the guest, it runs; else it is said that it cannot.
+#[test]
+fn idling_natively() {
+    if !kvm() {
+        return;
+    }
+    let can = kvm_ioctls::Kvm::new()
+        .unwrap()
+        .check_extension_raw(kvm_bindings::KVM_CAP_X86_DISABLE_EXITS.into());
+    if u32::try_from(can).unwrap_or(0) & kvm_bindings::KVM_X86_DISABLE_EXITS_HLT != 0 {
+        end(start(&["--memory", "64M", "--cpus", "2,idle=native"]));
+    } else {
+        let kernel = ready();
+        let kernel = kernel.path().to_str().unwrap();
+        let arguments = ["--kernel", kernel, "--cpus", "1,idle=native"];
+        refused(&arguments, "cannot leave HLT to the guest", "idle=native");
+    }
+}
