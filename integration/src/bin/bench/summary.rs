@@ -68,10 +68,16 @@ const ROWS: [(&str, &str); 19] = [
     ),
     (
         "1 GiB of RAM, transparent huge pages: mapped",
-        "the same, transparent huge pages",
+        "1 GiB mapped for DMA, transparent huge pages",
     ),
-    ("1 GiB of RAM, 2 MiB pages: mapped", "the same, 2 MiB pages"),
-    ("1 GiB of RAM, 1 GiB pages: mapped", "the same, 1 GiB pages"),
+    (
+        "1 GiB of RAM, 2 MiB pages: mapped",
+        "1 GiB mapped for DMA, 2 MiB pages",
+    ),
+    (
+        "1 GiB of RAM, 1 GiB pages: mapped",
+        "1 GiB mapped for DMA, 1 GiB pages",
+    ),
     (
         "reset to first instruction, one NVMe disk: time",
         "reset to the first instruction, one NVMe disk",
