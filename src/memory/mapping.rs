@@ -121,15 +121,20 @@ impl Mapping {
         Ok(())
     }
 
-    /// Asks for transparent huge pages, or for none; that the kernel has none is no error.
-    pub fn advise_huge_pages(&self, wanted: bool) {
+    /// Asks for transparent huge pages from `offset` on, or for none; that the kernel has none is no
+    /// error.
+    pub fn advise_huge_pages(&self, offset: u64, wanted: bool) {
+        let Some(size @ 1..) = self.size.checked_sub(offset) else {
+            return;
+        };
         let advice = if wanted {
             libc::MADV_HUGEPAGE
         } else {
             libc::MADV_NOHUGEPAGE
         };
-        // SAFETY: advice on our own range changes no contents.
-        unsafe { libc::madvise(self.pointer(), self.size as usize, advice) };
+        let address = (self.address + offset) as *mut libc::c_void;
+        // SAFETY: the range is a part of our own, and advice on it changes no contents.
+        unsafe { libc::madvise(address, size as usize, advice) };
     }
 
     /// Keeps the range out of core dumps: a guest's memory is nobody's business there.
