@@ -7,6 +7,8 @@ use crate::common::elf::TempFile;
 use crate::kvm;
 use crate::process::{PROGRAM, Running, check_refusal, kernel, refused};
 
+/// What of it is not asked to be of huge pages.
+const FIRST: u64 = 2 << 20;
 const RAM: u64 = 64 << 20;
 
 /// A guest that says so and then waits for a signal.
@@ -31,25 +33,41 @@ fn end(mut run: Running) {
     run.ends_well();
 }
 
-/// The mapping that is the guest's RAM in /proc/PID/smaps: its name, the bytes of it that are there,
-/// and its flags.
+/// The mappings that are the guest's RAM in /proc/PID/smaps: the name, the bytes that are there, and the
+/// flags of the last. The first 2 MiB may be one of their own.
 fn ram_of(run: &Running) -> (String, u64, String) {
     let smaps = fs::read_to_string(format!("/proc/{}/smaps", run.pid())).unwrap();
-    let mut lines = smaps.lines();
-    let name = lines
-        .find_map(|line| {
-            let (range, rest) = line.split_once(' ')?;
-            let (start, end) = range.split_once('-')?;
-            let [start, end] = [start, end].map(|a| u64::from_str_radix(a, 16).unwrap_or(0));
-            (end - start == RAM).then(|| rest.to_string())
-        })
-        .unwrap_or_else(|| panic!("no mapping of 64 MiB in {smaps}"));
-    let mut field = |key: &str| {
-        let line = lines.find_map(|line| line.strip_prefix(key));
-        line.unwrap_or_else(|| panic!("no {key} in {smaps}")).trim()
+    let mappings: Vec<_> = smaps.lines().filter_map(addresses).collect();
+    let of_ram = |start: u64, end: u64| {
+        let first = mappings.iter().find(|m| m.1 == start);
+        end - start == RAM
+            || (end - start == RAM - FIRST && first.is_some_and(|m| m.1 - m.0 == FIRST))
     };
-    let kib: u64 = field("Rss:").trim_end_matches(" kB").parse().unwrap();
-    (name, kib << 10, field("VmFlags:").to_string())
+    let (start, end) = *mappings
+        .iter()
+        .find(|m| of_ram(m.0, m.1))
+        .unwrap_or_else(|| panic!("no mapping of 64 MiB in {smaps}"));
+    let (mut inside, mut found) = (false, (String::new(), 0, String::new()));
+    for line in smaps.lines() {
+        if let Some(range) = addresses(line) {
+            inside = end - RAM <= range.0 && range.1 <= end && range.0 <= start;
+            if inside {
+                found.0 = line.to_string();
+            }
+        } else if let (true, Some(kib)) = (inside, line.strip_prefix("Rss:")) {
+            found.1 += kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10;
+        } else if let (true, Some(flags)) = (inside, line.strip_prefix("VmFlags:")) {
+            found.2 = flags.to_string();
+        }
+    }
+    found
+}
+
+/// The first line of a mapping.
+fn addresses(line: &str) -> Option<(u64, u64)> {
+    let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    Some((number(start)?, number(end)?))
 }
 
 #[test]
