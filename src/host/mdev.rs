@@ -48,6 +48,29 @@ impl Sysfs {
     /// # Errors
     /// When sysfs cannot be read.
     pub fn mediated_devices(&self) -> io::Result<Vec<(Uuid, MediatedDevice)>> {
+        let uuids = self.mediated_uuids()?.into_iter();
+        let found = uuids.filter_map(|uuid| Some((uuid, self.mediated(uuid).ok()??)));
+        let mut found: Vec<_> = found.collect();
+        found.sort_by_key(|(uuid, _)| *uuid);
+        Ok(found)
+    }
+
+    /// The mediated devices that are made of the device in a directory, in order.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn mediated_of(&self, device: &Path) -> io::Result<Vec<Uuid>> {
+        let device = fs::canonicalize(device)?;
+        let mut found = self.mediated_uuids()?;
+        found.retain(|uuid| {
+            // Its directory is below its parent's.
+            fs::canonicalize(self.mediated_path(*uuid)).is_ok_and(|at| at.starts_with(&device))
+        });
+        found.sort();
+        Ok(found)
+    }
+
+    fn mediated_uuids(&self) -> io::Result<Vec<Uuid>> {
         let entries = match fs::read_dir(self.root().join("bus/mdev/devices")) {
             Ok(entries) => entries,
             // The kernel has no such bus.
@@ -55,11 +78,9 @@ impl Sysfs {
             Err(e) => return Err(e),
         };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let uuids = names.filter_map(|name| Uuid::try_parse(&name).ok());
-        let found = uuids.filter_map(|uuid| Some((uuid, self.mediated(uuid).ok()??)));
-        let mut found: Vec<_> = found.collect();
-        found.sort_by_key(|(uuid, _)| *uuid);
-        Ok(found)
+        Ok(names
+            .filter_map(|name| Uuid::try_parse(&name).ok())
+            .collect())
     }
 
     /// Reads a mediated device's facts; `None` when there is no such device.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use uuid::Uuid;
+
 use crate::host::sysfs::PciDevice;
 use crate::observe::report::sentence;
 use crate::pci::Bdf;
@@ -111,6 +113,14 @@ pub enum BindError {
         /// How many there are.
         made: u32,
     },
+    /// A device of which mediated ones are made.
+    #[error("PCI device {bdf} would lose its mediated devices {}", uuid_list(.uuids))]
+    WouldLoseMediated {
+        /// The device.
+        bdf: Bdf,
+        /// Those.
+        uuids: Vec<Uuid>,
+    },
     /// `--user` with a name that is none.
     #[error("there is no user `{0}`")]
     NoUser(String),
@@ -207,6 +217,11 @@ fn device_list(devices: &[PciDevice]) -> String {
     names.join(", ")
 }
 
+fn uuid_list(uuids: &[Uuid]) -> String {
+    let names: Vec<_> = uuids.iter().map(Uuid::to_string).collect();
+    names.join(", ")
+}
+
 fn holder_list(holders: &[(u32, String)]) -> String {
     let names: Vec<_> = holders
         .iter()
@@ -267,7 +282,12 @@ impl BindError {
                 format!("bind those (`ls -d /sys/bus/pci/devices/{bdf}/virtfn*`), or remove them first")
             }
             Self::WouldLoseFunctions { bdf, .. } => {
-                format!("remove them first: mini-vmm host unbind {bdf}, or as root: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs; --force takes it all the same")
+                format!("remove them first: mini-vmm host unbind {bdf}, or as root: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs")
+            }
+            Self::WouldLoseMediated { uuids, .. } => {
+                let remove = uuids.iter().map(|uuid| format!("echo 1 > /sys/bus/mdev/devices/{uuid}/remove"));
+                let remove: Vec<_> = remove.collect();
+                format!("give those to guests (--vfio UUID), or remove them first, as root: {}", remove.join("; "))
             }
             Self::NoUser(_) => "give a name from /etc/passwd, or a number".into(),
             Self::NoDriver { module, .. } => format!(

@@ -39,7 +39,7 @@ use super::sysfs::Sysfs;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
 use driver::Driver;
-use facts::Facts;
+use facts::{Facts, unreadable};
 use mend::{begin, check_owner};
 use select::{Wanted, check_free, named, whole};
 use taking::Taking;
@@ -155,6 +155,21 @@ fn check_functions(facts: &Facts) -> Result<(), BindError> {
     })
 }
 
+/// A driver that lets go of a device takes the mediated devices that it has made of it away, too
+/// (Documentation/driver-api/vfio-mediated-device.rst).
+fn check_mediated(host: &Host, facts: &Facts) -> Result<(), BindError> {
+    if facts.device.is_vfio() {
+        return Ok(());
+    }
+    let bdf = facts.bdf();
+    let found = host.sysfs.mediated_of(&facts.device.path);
+    let uuids = found.map_err(unreadable(format!("the mediated devices of {bdf}")))?;
+    if uuids.is_empty() {
+        return Ok(());
+    }
+    Err(BindError::WouldLoseMediated { bdf, uuids })
+}
+
 fn bind_devices(
     host: &Host,
     request: &BindRequest,
@@ -166,8 +181,10 @@ fn bind_devices(
         check_owner(host, &device.facts, request.owner)?;
         if !request.force {
             check_free(host, &device.facts.device)?;
-            check_functions(&device.facts)?;
         }
+        // What a failure could not bring back is not for --force.
+        check_functions(&device.facts)?;
+        check_mediated(host, &device.facts)?;
     }
     if request.dry_run {
         return Ok(dry_run(host, &wanted, user));

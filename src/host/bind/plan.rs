@@ -98,10 +98,11 @@ pub enum Step {
 /// Gives a device to a VFIO driver, and its nodes to a user.
 pub fn take(facts: &Facts, driver: &Driver, user: Option<&User>) -> Vec<Step> {
     let bdf = facts.bdf();
-    let mut steps = vec![Step::Override {
-        bdf,
-        to: Some(driver.name.clone()),
-    }];
+    let mut steps = Vec::new();
+    if facts.driver_override.as_ref() != Some(&driver.name) {
+        let to = Some(driver.name.clone());
+        steps.push(Step::Override { bdf, to });
+    }
     if let Some(driver) = facts.device.driver.clone() {
         steps.push(Step::Unbind { bdf, driver });
     }
@@ -185,18 +186,29 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     let Some(bound) = &record.bound else {
         return steps;
     };
-    if now.driver_override.as_ref() == Some(bound) && record.driver_override.as_ref() != Some(bound)
-    {
-        steps.push(Step::Override {
-            bdf,
-            to: record.driver_override.clone(),
-        });
-    }
     let has = now.device.driver.as_ref();
     let by_us = has == Some(bound);
-    if has == record.driver.as_ref() || (has.is_some() && !by_us) {
+    let theirs = has.is_some() && !by_us && has != record.driver.as_ref();
+    let at = now.driver_override.as_ref();
+    // None is what it has in the middle of this, below.
+    let ours = at == Some(bound) || (at.is_none() && !theirs);
+    let then = if ours {
+        record.driver_override.as_ref()
+    } else {
+        at
+    };
+    let change = |from: Option<&String>, to: Option<&String>| {
+        let to = to.cloned();
+        (from != to.as_ref()).then_some(Step::Override { bdf, to })
+    };
+    if has == record.driver.as_ref() || theirs {
+        steps.extend(change(at, then));
         return steps;
     }
+    // The kernel gives a device to no driver but the one of its override, which may have been
+    // another's while this one had the device.
+    let during = then.filter(|then| record.driver.as_ref().is_none_or(|driver| driver == *then));
+    steps.extend(change(at, during));
     if by_us {
         steps.push(Step::Unbind {
             bdf,
@@ -215,6 +227,7 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
             driver: driver.clone(),
         });
     }
+    steps.extend(change(during, then));
     steps
 }
 

@@ -215,7 +215,7 @@ fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
             record.driver = old.driver;
             record.module = old.module;
         }
-        if record.driver_override == old.bound {
+        if record.driver_override == old.bound || record.driver_override.is_none() {
             record.driver_override = old.driver_override;
         }
         record.user = old.user;

@@ -45,13 +45,21 @@ fn virtual_functions_have_their_own_mistakes() {
         "{error}"
     );
     // It is not taken itself while it has them.
-    let error = bind(&fake.host(), &request(&["03:00.0"])).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("would lose its 2 virtual functions"),
-        "{error}"
-    );
+    let before = fake.snapshot();
+    for force in [false, true] {
+        let take = BindRequest {
+            force,
+            ..request(&["03:00.0"])
+        };
+        let error = bind(&fake.host(), &take).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("would lose its 2 virtual functions"),
+            "{text}"
+        );
+        assert!(!error.hint().unwrap().contains("--force"));
+        assert_eq!(fake.snapshot(), before);
+    }
     // One goes back on its own, the other with the physical function.
     unbind(&fake.host(), &back(&["03:00.1"])).unwrap();
     assert_eq!(fake.driver("0000:03:00.1"), None);

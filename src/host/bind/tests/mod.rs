@@ -67,6 +67,23 @@ fn cases() -> Vec<(fn() -> FakeHost, BindRequest)> {
             },
             request(&[DISK]),
         ),
+        // The override came after the driver, which it keeps from coming back.
+        (
+            || {
+                let host = one_disk();
+                host.set(DISK, "driver_override", "vfio-pci\n");
+                host
+            },
+            request(&[DISK]),
+        ),
+        (
+            || {
+                let host = one_disk();
+                host.set(DISK, "driver_override", "uio\n");
+                host
+            },
+            request(&[DISK]),
+        ),
         (
             || FakeHost::new(&["vfio-pci"]).device(DISK, NVME, None, Some(1)),
             request(&[DISK]),

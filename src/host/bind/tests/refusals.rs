@@ -110,6 +110,44 @@ fn a_device_in_use_stays_unless_it_is_forced() {
 }
 
 #[test]
+fn the_parent_of_mediated_devices_stays() {
+    const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    let fake = one_disk();
+    let root = fake.dir.as_path();
+    let made = fake
+        .host()
+        .sysfs
+        .device_path(DISK.parse().unwrap())
+        .join(UUID);
+    fs::create_dir_all(&made).unwrap();
+    let bus = root.join("sys/bus/mdev/devices");
+    fs::create_dir_all(&bus).unwrap();
+    symlink(&made, bus.join(UUID)).unwrap();
+    // One of another device's.
+    let other = "93b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    fs::create_dir_all(root.join("sys/devices/other")).unwrap();
+    symlink(root.join("sys/devices/other"), bus.join(other)).unwrap();
+    let before = fake.snapshot();
+    for (force, dry_run) in [(false, false), (true, false), (false, true)] {
+        let take = BindRequest {
+            force,
+            dry_run,
+            ..request(&[DISK])
+        };
+        let error = bind(&fake.host(), &take).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("PCI device {DISK} would lose its mediated devices {UUID}")
+        );
+        let remove = format!("echo 1 > /sys/bus/mdev/devices/{UUID}/remove");
+        assert!(error.hint().unwrap().ends_with(&remove));
+        assert_eq!(fake.snapshot(), before);
+    }
+    fs::remove_file(bus.join(UUID)).unwrap();
+    bind(&fake.host(), &request(&[DISK])).unwrap();
+}
+
+#[test]
 fn a_dry_run_prints_and_does_nothing() {
     let fake = shared_group();
     let before = fake.snapshot();
