@@ -128,13 +128,16 @@ pub(super) fn node_of(host: &Host, step: &Step) -> Option<PathBuf> {
     };
     match target {
         Target::Group(group) => Some(host.places.dev.join("vfio").join(group.to_string())),
-        Target::Device(_) => {
-            let dir = host.sysfs.device_path(*bdf).join("vfio-dev");
-            let name = fs::read_dir(dir).ok()?.next()?.ok()?.file_name();
-            Some(host.places.dev.join("vfio/devices").join(name))
-        }
+        Target::Device(_) => device_node(host, *bdf),
         Target::Path(path) => Some(path.clone()),
     }
+}
+
+/// A device's own node, if it has one now.
+fn device_node(host: &Host, bdf: Bdf) -> Option<PathBuf> {
+    let dir = host.sysfs.device_path(bdf).join("vfio-dev");
+    let name = fs::read_dir(dir).ok()?.next()?.ok()?.file_name();
+    Some(host.places.dev.join("vfio/devices").join(name))
 }
 
 /// The node that a step makes another's; `None` when it is not there, or theirs already.
@@ -202,27 +205,69 @@ pub(super) fn steps_back(host: &Host, record: &Record, now: &Facts) -> Vec<Step>
     let had = record.driver.as_ref();
     let loaded = had.is_none_or(|name| host.driver_path(name).exists());
     let mut steps = plan::give_back(record, now, loaded);
-    steps.retain(|step| !matches!(step, Step::Own { .. }) || changes_hands(host, step).is_some());
+    steps.retain(|step| match step {
+        Step::Own { target, .. } => {
+            changes_hands(host, step).is_some() && !is_stale(host, record, now, target)
+        }
+        _ => true,
+    });
     steps
+}
+
+/// Whether a device's own node is not the device's any more: with its VFIO driver it goes, and the
+/// next device that is bound gets its name.
+fn is_stale(host: &Host, record: &Record, now: &Facts, target: &Target) -> bool {
+    let Target::Path(path) = target else {
+        return false;
+    };
+    if !path.starts_with(host.places.dev.join("vfio/devices")) {
+        return false;
+    }
+    // What a change has added to a record says nothing of a driver.
+    let rebound = record.bound.is_some() && now.device.driver != record.bound;
+    rebound || device_node(host, record.bdf).as_ref() != Some(path)
+}
+
+/// The node of a record's group.
+pub(super) fn group_node(host: &Host, record: &Record) -> Option<PathBuf> {
+    let group = record.group?.to_string();
+    Some(host.places.dev.join("vfio").join(group))
+}
+
+/// The record of another device of the group that is bound for the user who has the group's node, if
+/// that is this record's user or one who got it later. Those that `going` names are none.
+pub(super) fn heir(
+    host: &Host,
+    record: &Record,
+    going: &[Bdf],
+) -> Result<Option<Record>, BindError> {
+    let (Some(user), Some(path)) = (record.user, group_node(host, record)) else {
+        return Ok(None);
+    };
+    let has = host.kernel.owner(&path).map_or(user, |(uid, _)| uid);
+    Ok(host.records.all()?.into_iter().find(|other| {
+        other.bdf != record.bdf
+            && other.group == record.group
+            && other.user == Some(has)
+            && !going.contains(&other.bdf)
+    }))
 }
 
 /// A group's node stays with its user as long as another device of the group is bound for the same:
 /// that one's record takes it on.
 fn hand_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
-    let (Some(user), Some(group)) = (record.user, record.group) else {
+    let Some(mut heir) = heir(host, &record, &[])? else {
         return Ok(record);
     };
-    let heir = host.records.all()?.into_iter().find(|other| {
-        other.bdf != record.bdf && other.group == Some(group) && other.user == Some(user)
-    });
-    let Some(mut heir) = heir else {
-        return Ok(record);
-    };
-    let path = host.places.dev.join("vfio").join(group.to_string());
-    let (shared, own): (Vec<_>, Vec<_>) = record.nodes.into_iter().partition(|n| n.path == path);
+    let path = group_node(host, &record);
+    let (shared, own): (Vec<_>, Vec<_>) = record
+        .nodes
+        .into_iter()
+        .partition(|n| Some(&n.path) == path.as_ref());
     record.nodes = own;
     if !shared.is_empty() {
-        heir.nodes.extend(shared);
+        // Whose it was first comes first.
+        heir.nodes.splice(..0, shared);
         host.records.save(&heir)?;
     }
     Ok(record)

@@ -219,7 +219,10 @@ fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
             record.driver_override = old.driver_override;
         }
         record.user = old.user;
-        record.nodes = old.nodes;
+        // Without its VFIO driver it has no nodes: those of these names are others' by now.
+        if facts.device.driver.is_some() && facts.device.driver == old.bound {
+            record.nodes = old.nodes;
+        }
         record.functions = old.functions;
         record.autoprobe = old.autoprobe;
     }

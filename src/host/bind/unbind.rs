@@ -5,7 +5,7 @@
 //! and the others go back all the same. To take them again would be further from what was asked for.
 
 use super::Host;
-use super::apply::{give_back, let_go, steps_back};
+use super::apply::{give_back, group_node, heir, let_go, node_of, steps_back};
 use super::error::BindError;
 use super::facts::{Facts, virtual_functions};
 use super::journal::Entry;
@@ -41,6 +41,14 @@ enum Back {
 }
 
 impl Back {
+    fn bdf(&self) -> Bdf {
+        match self {
+            Self::To(record) => record.bdf,
+            Self::Free(now) => now.bdf(),
+            Self::Done(bdf) | Self::Never(bdf) => *bdf,
+        }
+    }
+
     /// The device as it is now, and what will be done with it; `None` if that is nothing.
     fn plan(&self, host: &Host) -> Result<Option<(Facts, Vec<Step>)>, BindError> {
         Ok(match self {
@@ -82,8 +90,7 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
     }
     let mut outcome = Outcome::default();
     if request.dry_run {
-        let steps = plans.iter().flatten().flat_map(|(_, steps)| steps);
-        outcome.0 = steps.map(Step::to_string).collect();
+        outcome.0 = printed(host, &backs, &plans)?;
         outcome.1 = backs.iter().filter_map(never).collect();
         return Ok(outcome);
     }
@@ -99,6 +106,26 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
     host.records.end()?;
     drop(lock);
     Ok(outcome)
+}
+
+/// The steps as commands, but for a group's node that stays with another device's user.
+fn printed(
+    host: &Host,
+    backs: &[Back],
+    plans: &[Option<(Facts, Vec<Step>)>],
+) -> Result<Vec<String>, BindError> {
+    let going: Vec<_> = backs.iter().map(Back::bdf).collect();
+    let mut lines = Vec::new();
+    for (back, plan) in backs.iter().zip(plans) {
+        let kept = match back {
+            Back::To(record) if heir(host, record, &going)?.is_some() => group_node(host, record),
+            _ => None,
+        };
+        let steps = plan.iter().flat_map(|(_, steps)| steps);
+        let stays = |step: &Step| kept.is_some() && node_of(host, step) == kept;
+        lines.extend(steps.filter(|s| !stays(s)).map(Step::to_string));
+    }
+    Ok(lines)
 }
 
 fn never(back: &Back) -> Option<BindError> {

@@ -45,6 +45,17 @@ fn a_group_stays_its_users_until_the_last_device_goes() {
     assert_eq!(uid("dev/vfio/devices/vfio021"), Some(65_534));
     // Somebody else's, so the node stays when both are gone.
     bind(&fake.host(), &request(&["02:00.2"])).unwrap();
+    let chowns = |addresses: &[&str]| {
+        let dry = UnbindRequest {
+            dry_run: true,
+            ..back(addresses)
+        };
+        let (lines, _) = unbind(&fake.host(), &dry).unwrap();
+        let of_group = |line: &&String| line.starts_with("chown") && line.ends_with("/vfio/2");
+        lines.iter().filter(of_group).count()
+    };
+    assert_eq!(chowns(&["02:00.0"]), 0);
+    assert_eq!(chowns(&["02:00.0", "02:00.1"]), 1);
     unbind(&fake.host(), &back(&["02:00.0"])).unwrap();
     assert_eq!(uid("dev/vfio/2"), Some(65_534));
     unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
@@ -66,6 +77,81 @@ fn a_group_stays_its_users_until_the_last_device_goes() {
     bind(&fake.host(), &ours).unwrap();
     unbind(&fake.host(), &back(&["02:00.0", "02:00.1"])).unwrap();
     assert_eq!(uid("dev/vfio/2"), Some(0));
+}
+
+/// The names of nodes are given again to the next device.
+#[test]
+fn a_node_that_is_another_devices_by_now_stays_with_its_user() {
+    const NODE: &str = "dev/vfio/devices/vfio010";
+    for again in [false, true] {
+        let fake = one_disk();
+        let device = fake.host().sysfs.device_path(DISK.parse().unwrap());
+        let ours = BindRequest {
+            user: Some("65534".into()),
+            ..request(&[DISK])
+        };
+        bind(&fake.host(), &ours).unwrap();
+        let write = |path: PathBuf, text| fake.kernel.write(&path, text).unwrap();
+        write(device.join("driver_override"), "\n");
+        write(fake.host().driver_path("vfio-pci").join("unbind"), DISK);
+        write(fake.host().sysfs.path("bus/pci/drivers_probe"), DISK);
+        let theirs = fake.dir.as_path().join(NODE);
+        let come = || {
+            fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+            fs::write(&theirs, "").unwrap();
+            fake.kernel.chown(&theirs, 4_000_000_002, None).unwrap();
+        };
+        if again {
+            // Bound again it has new ones.
+            bind(&fake.host(), &request(&[DISK])).unwrap();
+            let record = fake.host().records.load(DISK.parse().unwrap()).unwrap();
+            assert_eq!(record.unwrap().nodes, []);
+        } else {
+            come();
+        }
+        unbind(&fake.host(), &back(&[DISK])).unwrap();
+        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+        if !again {
+            assert_eq!(fake.kernel.owner_of(NODE), Some((4_000_000_002, 0)));
+        }
+    }
+}
+
+/// All that one change of hands did is undone, and no more.
+#[test]
+fn a_failure_leaves_the_nodes_with_the_user_before() {
+    let user = |name: &str| BindRequest {
+        user: Some(name.into()),
+        ..request(&[DISK, "04:00.0"])
+    };
+    for turn in 1..=5 {
+        let fake = one_disk().device("0000:04:00.0", NVME, Some("nvme"), Some(4));
+        bind(&fake.host(), &user("65534")).unwrap();
+        let before = fake.snapshot();
+        fake.kernel.set_fault(Fault::At(turn));
+        let outcome = bind(&fake.host(), &user("4000000002"));
+        assert_eq!(outcome.is_err(), turn <= 4, "change {turn}");
+        assert_eq!(fake.snapshot() == before, turn <= 4, "change {turn}");
+    }
+}
+
+/// Of a group's two users the later has its node until his device goes, and then neither.
+#[test]
+fn a_groups_node_stays_with_the_user_who_got_it_last() {
+    let fake = shared_group();
+    let user = |name: &str, address: &str| BindRequest {
+        user: Some(name.into()),
+        ..request(&[address])
+    };
+    let all = ["02:00.0", "02:00.1", "02:00.2"];
+    bind(&fake.host(), &request(&all)).unwrap();
+    bind(&fake.host(), &user("65534", "02:00.0")).unwrap();
+    bind(&fake.host(), &user("4000000002", "02:00.1")).unwrap();
+    unbind(&fake.host(), &back(&["02:00.0"])).unwrap();
+    let owner = || fake.kernel.owner_of("dev/vfio/2").map(|(uid, _)| uid);
+    assert_eq!(owner(), Some(4_000_000_002));
+    unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
+    assert_eq!(owner(), Some(0));
 }
 
 #[test]
