@@ -54,8 +54,10 @@ pub enum BindError {
         bdf: Bdf,
         /// Each use in a few words.
         uses: Vec<String>,
-        /// What ends the first.
+        /// What ends the first; none if the host cannot do without the device.
         remedy: Option<String>,
+        /// Whether it was to be bound for a run, whose command has no `--force`.
+        run: bool,
     },
     /// A guest, or another program of VFIO's, has it open.
     #[error("PCI device {bdf} is in use: {} it open", holder_list(.holders))]
@@ -239,6 +241,9 @@ fn undone(left: &[BindError]) -> String {
     format!("and not all could be undone: {}", left.join("; "))
 }
 
+/// What there is no remedy for.
+const LEAVE: &str = "leave it to the host";
+
 impl BindError {
     /// What to type.
     pub fn hint(&self) -> Option<String> {
@@ -258,9 +263,12 @@ impl BindError {
             Self::BridgeInGroup { bdf, .. } => {
                 format!("put {bdf} into another slot, where the bridge is not in its group")
             }
-            Self::InUse { bdf, remedy, .. } => {
-                let remedy = remedy.as_deref().unwrap_or("leave it to the host");
+            Self::InUse { remedy: None, .. } => LEAVE.into(),
+            Self::InUse { bdf, remedy: Some(remedy), run: true, .. } => {
                 format!("{remedy}; or take it all the same, as root: mini-vmm host bind {bdf} --force")
+            }
+            Self::InUse { remedy: Some(remedy), .. } => {
+                format!("{remedy}; or take it all the same, as root: the same command with --force")
             }
             Self::Held { bdf, .. } => {
                 format!("end that process; or take it all the same, as root: mini-vmm host unbind {bdf} --force")
@@ -271,7 +279,7 @@ impl BindError {
             Self::FunctionInUse { physical, cause } => {
                 let end = match &**cause {
                     Self::InUse { remedy: Some(remedy), .. } => remedy,
-                    Self::InUse { .. } => "leave it to the host",
+                    Self::InUse { .. } => return Some(LEAVE.into()),
                     _ => "end that process",
                 };
                 format!("{end}; or take them all the same, as root: mini-vmm host unbind {physical} --force")

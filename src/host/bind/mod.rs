@@ -180,7 +180,7 @@ fn bind_devices(
     for device in &wanted {
         check_owner(host, &device.facts, request.owner)?;
         if !request.force {
-            check_free(host, &device.facts.device)?;
+            check_free(host, &device.facts.device, request.owner.is_some())?;
         }
         // What a failure could not bring back is not for --force.
         check_functions(&device.facts)?;

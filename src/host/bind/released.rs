@@ -22,7 +22,8 @@ pub(super) fn check_released(host: &Host, now: &Facts, steps: &[Step]) -> Result
         let Some(function) = Facts::read(&host.sysfs, bdf)? else {
             continue;
         };
-        let free = check_held(host, &function).and_then(|()| check_free(host, &function.device));
+        let free =
+            check_held(host, &function).and_then(|()| check_free(host, &function.device, false));
         free.map_err(|cause| BindError::FunctionInUse {
             physical,
             cause: Box::new(cause),

@@ -86,7 +86,8 @@ pub(super) fn whole(host: &Host, named: Vec<Facts>, group: bool) -> Result<Vec<W
 }
 
 /// Whether the host can do without a device. An interface that is up and has no address is free.
-pub(super) fn check_free(host: &Host, device: &PciDevice) -> Result<(), BindError> {
+/// `run`: whether it is wanted for a run.
+pub(super) fn check_free(host: &Host, device: &PciDevice, run: bool) -> Result<(), BindError> {
     if device.is_vfio() {
         return Ok(());
     }
@@ -97,9 +98,12 @@ pub(super) fn check_free(host: &Host, device: &PciDevice) -> Result<(), BindErro
     if serious.is_empty() {
         return Ok(());
     }
+    // One use without a remedy, and the host needs it whatever is done about the others.
+    let remedies: Option<Vec<_>> = serious.iter().map(|u| u.remedy()).collect();
     Err(BindError::InUse {
         bdf,
         uses: serious.iter().map(|u| u.to_string()).collect(),
-        remedy: serious.iter().find_map(|u| u.remedy()),
+        run,
+        remedy: remedies.and_then(|remedies| remedies.into_iter().next()),
     })
 }

@@ -28,6 +28,9 @@ pub struct UnbindRequest {
     pub dry_run: bool,
 }
 
+/// A device on its way back, and its plan.
+type Going = (Back, Option<(Facts, Vec<Step>)>);
+
 /// A device on its way back.
 enum Back {
     /// As its record says.
@@ -66,11 +69,11 @@ impl Back {
 pub type Outcome = (Vec<String>, Vec<BindError>);
 
 /// Gives devices back, and with each those that were bound along with it and its virtual functions,
-/// where these go with it. A device that there is nothing to give back of is one of the errors that
-/// come out, and keeps the others from nothing.
+/// where these go with it. Of several named devices, why one cannot go is one of the errors that come
+/// out, and keeps the others from nothing.
 ///
 /// # Errors
-/// What is wrong; then nothing was done.
+/// What is wrong, with the one device that is named too; then nothing was done.
 pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError> {
     let (lock, mended) = if request.dry_run {
         (None, Vec::new())
@@ -78,26 +81,37 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
         let (lock, mended) = begin(host)?;
         (Some(lock), mended)
     };
-    let backs = find(host, &request.addresses, &mended)?;
-    let plans: Result<Vec<_>, _> = backs.iter().map(|back| back.plan(host)).collect();
-    let plans = plans?;
-    if !request.force {
-        // What was named is behind what goes along, and says more.
-        for (now, steps) in plans.iter().rev().flatten() {
-            check_owner(host, now, None)?;
-            check_released(host, now, steps)?;
+    let mut named = Vec::new();
+    for address in &request.addresses {
+        let bdf = parse(address)?;
+        if !named.contains(&bdf) {
+            named.push(bdf);
         }
     }
     let mut outcome = Outcome::default();
+    let mut going: Vec<Going> = Vec::new();
+    for bdf in &named {
+        let found = find(host, *bdf, &mended, &going).and_then(|found| {
+            if !request.force {
+                check(host, &found)?;
+            }
+            Ok(found)
+        });
+        match found {
+            Ok(found) => going.extend(found),
+            Err(e) if named.len() == 1 => return Err(e),
+            Err(e) => outcome.1.push(e),
+        }
+    }
     if request.dry_run {
-        outcome.0 = printed(host, &backs, &plans)?;
-        outcome.1 = backs.iter().filter_map(never).collect();
+        outcome.0 = printed(host, &going)?;
+        outcome.1.extend(going.iter().filter_map(never));
         return Ok(outcome);
     }
     // Mended is from the last to the first.
-    let entries: Vec<_> = backs.iter().rev().filter_map(entry).collect();
+    let entries: Vec<_> = going.iter().rev().filter_map(entry).collect();
     host.records.begin(&entries)?;
-    for back in backs {
+    for (back, _) in going {
         match carry_out(host, back) {
             Ok(line) => outcome.0.push(line),
             Err(e) => outcome.1.push(e),
@@ -109,16 +123,12 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
 }
 
 /// The steps as commands, but for a group's node that stays with another device's user.
-fn printed(
-    host: &Host,
-    backs: &[Back],
-    plans: &[Option<(Facts, Vec<Step>)>],
-) -> Result<Vec<String>, BindError> {
-    let going: Vec<_> = backs.iter().map(Back::bdf).collect();
+fn printed(host: &Host, going: &[Going]) -> Result<Vec<String>, BindError> {
+    let bdfs: Vec<_> = going.iter().map(|(back, _)| back.bdf()).collect();
     let mut lines = Vec::new();
-    for (back, plan) in backs.iter().zip(plans) {
+    for (back, plan) in going {
         let kept = match back {
-            Back::To(record) if heir(host, record, &going)?.is_some() => group_node(host, record),
+            Back::To(record) if heir(host, record, &bdfs)?.is_some() => group_node(host, record),
             _ => None,
         };
         let steps = plan.iter().flat_map(|(_, steps)| steps);
@@ -128,7 +138,7 @@ fn printed(
     Ok(lines)
 }
 
-fn never(back: &Back) -> Option<BindError> {
+fn never((back, _): &Going) -> Option<BindError> {
     match back {
         Back::Never(bdf) => Some(BindError::NotBound(*bdf)),
         _ => None,
@@ -136,7 +146,7 @@ fn never(back: &Back) -> Option<BindError> {
 }
 
 /// Killed on the way, the device goes back at the next command.
-fn entry(back: &Back) -> Option<Entry> {
+fn entry((back, _): &Going) -> Option<Entry> {
     match back {
         Back::To(record) => Some(Entry {
             bdf: record.bdf,
@@ -172,31 +182,33 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
     Ok(outcome)
 }
 
-/// The named devices and those that go with them, which come first.
-fn find(host: &Host, addresses: &[String], mended: &[Bdf]) -> Result<Vec<Back>, BindError> {
-    let records = host.records.all()?;
-    let mut asked: Vec<Bdf> = Vec::new();
-    let mut backs = Vec::new();
-    for address in addresses {
-        let bdf = parse(address)?;
-        let named = back(host, bdf, mended)?;
-        let functions = match named.plan(host)? {
-            Some((_, steps)) if takes_functions(&steps) => virtual_functions(&host.sysfs, bdf),
-            _ => Vec::new(),
-        };
-        let along = records
-            .iter()
-            .filter(|r| r.along == Some(bdf) || functions.contains(&r.bdf))
-            .map(|r| r.bdf);
-        for (bdf, known) in along.map(|bdf| (bdf, None)).chain([(bdf, Some(named))]) {
-            if asked.contains(&bdf) {
-                continue;
-            }
-            asked.push(bdf);
-            backs.push(known.map_or_else(|| back(host, bdf, mended), Ok)?);
+/// A named device and what goes with it, which comes first; but for what is going already.
+fn find(host: &Host, named: Bdf, mended: &[Bdf], going: &[Going]) -> Result<Vec<Going>, BindError> {
+    let plan = back(host, named, mended)?.plan(host)?;
+    let functions = match plan {
+        Some((_, steps)) if takes_functions(&steps) => virtual_functions(&host.sysfs, named),
+        _ => Vec::new(),
+    };
+    let records = host.records.all()?.into_iter();
+    let along = records.filter(|r| r.along == Some(named) || functions.contains(&r.bdf));
+    let mut found = Vec::new();
+    for bdf in along.map(|r| r.bdf).chain([named]) {
+        if going.iter().all(|(back, _)| back.bdf() != bdf) {
+            let back = back(host, bdf, mended)?;
+            let plan = back.plan(host)?;
+            found.push((back, plan));
         }
     }
-    Ok(backs)
+    Ok(found)
+}
+
+/// Whether all of these can go. What was named is behind what goes along, and says more.
+fn check(host: &Host, found: &[Going]) -> Result<(), BindError> {
+    for (now, steps) in found.iter().rev().filter_map(|(_, plan)| plan.as_ref()) {
+        check_owner(host, now, None)?;
+        check_released(host, now, steps)?;
+    }
+    Ok(())
 }
 
 fn back(host: &Host, bdf: Bdf, mended: &[Bdf]) -> Result<Back, BindError> {
@@ -206,6 +218,8 @@ fn back(host: &Host, bdf: Bdf, mended: &[Bdf]) -> Result<Back, BindError> {
         (_, Some(now)) if now.device.is_vfio() => Back::Free(now),
         // What a killed command or run had has just gone back.
         (_, Some(_)) if mended.contains(&bdf) => Back::Done(bdf),
+        // Whoever took it from its driver was killed, or has forgotten it.
+        (_, Some(now)) if now.device.driver.is_none() => Back::Free(now),
         (_, Some(_)) => Back::Never(bdf),
         (Some(_), None) => Back::Done(bdf),
         (None, None) => return Err(BindError::NoDevice(bdf)),

@@ -222,3 +222,53 @@ fn one_with_nothing_to_give_back_keeps_no_other() {
         assert_eq!(fake.snapshot(), before);
     }
 }
+
+/// Whatever keeps one from going: who has it open, whose it is, what its record says, and its absence.
+#[test]
+fn one_that_cannot_go_keeps_no_other() {
+    const OTHER: &str = "0000:04:00.0";
+    type Spoil = fn(&FakeHost);
+    let spoils: [(Spoil, &str); 4] = [
+        (|fake| fake.open("dev/vfio/4"), "has it open"),
+        (
+            |fake| {
+                let records = fake.host().records;
+                let mut record = records.load(OTHER.parse().unwrap()).unwrap().unwrap();
+                record.owner = Some(Process::this().unwrap());
+                records.save(&record).unwrap();
+            },
+            "belongs to the run",
+        ),
+        (
+            |fake| fs::write(fake.dir.as_path().join("run").join(OTHER), "x").unwrap(),
+            "is not a record",
+        ),
+        (
+            |fake| fake.kernel.remove_device(OTHER.parse().unwrap()),
+            "there is no PCI device 0000:04:00.0",
+        ),
+    ];
+    for (spoil, says) in spoils {
+        for order in [[DISK, OTHER], [OTHER, DISK]] {
+            let fake = one_disk().device(OTHER, NVME, Some("nvme"), Some(4));
+            bind(&fake.host(), &request(&order)).unwrap();
+            spoil(&fake);
+            let alone = unbind(&fake.host(), &back(&[OTHER, OTHER])).unwrap_err();
+            assert!(alone.to_string().contains(says), "{alone}");
+            for dry_run in [true, false] {
+                let request = UnbindRequest {
+                    dry_run,
+                    ..back(&order)
+                };
+                let (lines, errors) = unbind(&fake.host(), &request).unwrap();
+                assert!(!lines.is_empty() && lines.iter().all(|line| line.contains(DISK)));
+                assert!(
+                    errors.len() == 1 && errors[0].to_string().contains(says),
+                    "{errors:?}"
+                );
+                assert_eq!(errors[0].hint(), alone.hint());
+            }
+            assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+        }
+    }
+}

@@ -204,6 +204,42 @@ fn what_was_bound_by_hand_goes_to_whoever_wants_it() {
     assert_eq!(fake.snapshot(), before);
 }
 
+/// Somebody was killed who had taken it from its driver, and no record tells of that.
+#[test]
+fn a_device_without_a_driver_goes_to_whoever_wants_it() {
+    let fake = one_disk();
+    let before = fake.snapshot();
+    let host = fake.host();
+    let device = host.sysfs.device_path(DISK.parse().unwrap());
+    let write = |path: PathBuf, text| fake.kernel.write(&path, text).unwrap();
+    write(device.join("driver_override"), "vfio-pci\n");
+    write(host.driver_path("nvme").join("unbind"), DISK);
+    let (lines, errors) = unbind(&host, &back(&[DISK])).unwrap();
+    assert_eq!(lines, [format!("{DISK}: back with nvme")]);
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(fake.snapshot(), before);
+}
+
+#[test]
+fn what_vfio_had_already_stays_there_when_its_nodes_go_back() {
+    let fake = FakeHost::new(&["vfio-pci"]).device(DISK, NVME, Some("vfio-pci"), Some(1));
+    let ours = BindRequest {
+        user: Some("65534".into()),
+        ..request(&[DISK])
+    };
+    bind(&fake.host(), &ours).unwrap();
+    fake.kernel.log();
+    unbind(&fake.host(), &back(&[DISK])).unwrap();
+    let log = fake.kernel.log();
+    assert!(
+        log.len() == 2 && log.iter().all(|line| line.starts_with("chown 0:0 ")),
+        "{log:?}"
+    );
+    unbind(&fake.host(), &back(&[DISK])).unwrap();
+    let probe = format!("echo {DISK} > /sys/bus/pci/drivers_probe");
+    assert!(fake.kernel.log().contains(&probe));
+}
+
 #[test]
 fn what_somebody_else_has_made_of_a_device_is_left() {
     let fake =

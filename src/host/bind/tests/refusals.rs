@@ -95,12 +95,27 @@ fn a_device_in_use_stays_unless_it_is_forced() {
         error.to_string(),
         "PCI device 0000:01:00.0 is in use: /dev/nvme0n1 is mounted at /srv"
     );
-    let hint = error.hint().unwrap();
-    assert!(
-        hint.contains("umount '/srv'") && hint.contains("--force"),
-        "{hint}"
+    assert_eq!(
+        error.hint().unwrap(),
+        "as root: umount '/srv'; or take it all the same, as root: the same command with --force"
     );
     assert_eq!(fake.snapshot(), before);
+    // A run has no --force.
+    let run = BindRequest {
+        owner: Some(Process::this().unwrap()),
+        ..request(&[DISK])
+    };
+    let hint = bind(&fake.host(), &run).unwrap_err().hint().unwrap();
+    assert!(
+        hint.ends_with("mini-vmm host bind 0000:01:00.0 --force"),
+        "{hint}"
+    );
+    // What the host runs from stays the host's, whatever else is on the device.
+    let root_too = format!("{mounts}32 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n");
+    fs::write(root.join("proc/self/mountinfo"), root_too).unwrap();
+    let error = bind(&fake.host(), &request(&[DISK])).unwrap_err();
+    assert!(error.to_string().contains("mounted at /srv"), "{error}");
+    assert_eq!(error.hint().unwrap(), "leave it to the host");
     let force = BindRequest {
         force: true,
         ..request(&[DISK])
