@@ -44,6 +44,15 @@ pub enum Use {
         /// The block device stacked on it; `None` where the kernel only says that it is taken.
         by: Option<String>,
     },
+    /// A disk that a process has open: a database, a copy, another guest's.
+    Open {
+        /// The block device's name.
+        disk: String,
+        /// The process.
+        process: u32,
+        /// Its name.
+        name: String,
+    },
     /// A network interface that is up, has an address, or is part of another.
     Interface {
         /// Its name.
@@ -80,6 +89,12 @@ impl Use {
             Self::Mounted { at, .. } if at == "/" => return None,
             Self::Mounted { at, .. } => format!("as root: umount '{at}'"),
             Self::Swap { disk } => format!("as root: swapoff /dev/{disk}"),
+            Self::Held { by: Some(by), .. } if by.starts_with("loop") => {
+                format!("as root: losetup -d /dev/{by}")
+            }
+            Self::Open { process, .. } => {
+                format!("see what it is with `ps -p {process} -f`, and end it")
+            }
             Self::Held { disk, by: Some(by) } => format!(
                 "stop what is on /dev/{disk}: as root, dmsetup remove or mdadm --stop /dev/{by}"
             ),
@@ -111,6 +126,11 @@ impl fmt::Display for Use {
             Self::Held { disk, by: None } => {
                 write!(f, "/dev/{disk} is held by a program or a pool")
             }
+            Self::Open {
+                disk,
+                process,
+                name,
+            } => write!(f, "{name} (process {process}) has /dev/{disk} open"),
             Self::Interface {
                 name,
                 addresses,

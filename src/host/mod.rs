@@ -14,6 +14,7 @@ pub mod mdev;
 pub mod memory;
 pub mod name;
 pub mod names;
+mod open_files;
 pub mod sriov;
 pub mod style;
 pub mod sysfs;

@@ -9,6 +9,7 @@ use super::error::BindError;
 use super::facts::{Facts, virtual_functions};
 use super::plan::Step;
 use super::select::check_free;
+use crate::host::open_files::{Holder, holders};
 
 /// No process may have the device or its group open; and where its virtual functions go with it
 /// (`sriov_numvfs`, or a driver that lets go), all of these must be free, whoever bound them.
@@ -50,7 +51,7 @@ fn check_held(host: &Host, facts: &Facts) -> Result<(), BindError> {
 }
 
 /// Who has a device, its group or another of its group open through VFIO.
-fn holders_of(host: &Host, facts: &Facts) -> Vec<(u32, String)> {
+fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
     if !facts.device.is_vfio() {
         return Vec::new();
     }
@@ -66,27 +67,5 @@ fn holders_of(host: &Host, facts: &Facts) -> Vec<(u32, String)> {
         .map(|entry| vfio.join("devices").join(entry.file_name()));
     let group = group.map(|group| vfio.join(group.to_string()));
     let nodes: Vec<PathBuf> = group.into_iter().chain(cdevs).collect();
-    holders(host, &nodes)
-}
-
-/// The processes that have one of these files open: all of them for root, one's own for others.
-fn holders(host: &Host, nodes: &[PathBuf]) -> Vec<(u32, String)> {
-    let processes = fs::read_dir(&host.places.proc)
-        .into_iter()
-        .flatten()
-        .flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let mut holders: Vec<_> = pids
-        .filter(|pid| {
-            let fds = fs::read_dir(host.places.proc.join(format!("{pid}/fd")));
-            let mut fds = fds.into_iter().flatten().flatten();
-            fds.any(|fd| fs::read_link(fd.path()).is_ok_and(|to| nodes.contains(&to)))
-        })
-        .map(|pid| {
-            let name = fs::read_to_string(host.places.proc.join(format!("{pid}/comm")));
-            (pid, name.unwrap_or_default().trim().to_owned())
-        })
-        .collect();
-    holders.sort();
-    holders
+    holders(&host.places.proc, &nodes)
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Below, Places, Use, names, text};
+use crate::host::open_files::open_files;
 use crate::host::sysfs::Sysfs;
 
 pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<Vec<Use>> {
@@ -29,9 +30,11 @@ pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<
             });
         }
     }
-    if uses.is_empty() {
+    let open = opened(&disks, places);
+    if uses.is_empty() && open.is_empty() {
         uses.extend(disks.ids.keys().filter_map(|name| taken(places, name)));
     }
+    uses.extend(open);
     Ok(uses)
 }
 
@@ -59,6 +62,7 @@ impl Disks {
                 found.push(name);
             }
         }
+        let loops = loops(&class)?;
         while let Some(name) = found.pop() {
             if disks.ids.contains_key(&name) {
                 continue;
@@ -69,7 +73,9 @@ impl Disks {
             if let Ok(alias) = fs::read_to_string(path.join("dm/name")) {
                 disks.aliases.insert(alias.trim().to_owned(), name.clone());
             }
-            for holder in names(&path.join("holders"))? {
+            let holders = names(&path.join("holders"))?.into_iter();
+            let on_it = loops.iter().filter(|(_, on)| *on == node(&name));
+            for holder in holders.chain(on_it.map(|(name, _)| name.clone())) {
                 disks.held.push((name.clone(), holder.clone()));
                 found.push(holder);
             }
@@ -96,6 +102,52 @@ impl Disks {
             .map(|(n, _)| n)
             .or_else(|| self.aliases.get(alias))
     }
+}
+
+/// A block device's path below /dev: sysfs has `!` for each `/` of it.
+fn node(name: &str) -> String {
+    name.replace('!', "/")
+}
+
+/// Loop devices, and which file below /dev each is made of: they are no holders of a disk
+/// (Documentation/ABI/testing/sysfs-block-loop has `backing_file`; drivers/block/loop.c opens it as any
+/// program does).
+fn loops(class: &Path) -> io::Result<Vec<(String, String)>> {
+    let mut loops = Vec::new();
+    for name in names(class)? {
+        let file = text(&class.join(&name).join("loop/backing_file")).unwrap_or_default();
+        if let Some(on) = file.trim_end_matches('\n').strip_prefix("/dev/") {
+            loops.push((name, on.to_owned()));
+        }
+    }
+    Ok(loops)
+}
+
+/// Processes that have a disk open without having claimed it: the kernel keeps no list of these, and an
+/// exclusive opening tells nothing of them.
+fn opened(disks: &Disks, places: &Places) -> Vec<Use> {
+    let own = disks
+        .ids
+        .keys()
+        .map(|name| (places.dev.join(node(name)), name));
+    let mapped = disks
+        .aliases
+        .iter()
+        .map(|(alias, name)| (places.dev.join("mapper").join(alias), name));
+    let nodes: BTreeMap<PathBuf, &String> = own.chain(mapped).collect();
+    let files: Vec<PathBuf> = nodes.keys().cloned().collect();
+    if files.is_empty() {
+        return Vec::new();
+    }
+    let open = open_files(&places.proc, &files).filter_map(|((process, name), path)| {
+        let disk = (*nodes.get(&path)?).clone();
+        Some(Use::Open {
+            disk,
+            process,
+            name,
+        })
+    });
+    open.collect()
 }
 
 /// Whether a namespace that an NVMe subsystem has made for several controllers is reached through
@@ -166,7 +218,7 @@ fn swaps(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
 /// Whether somebody has claimed a disk for himself: mounted elsewhere, or in a pool that sysfs does
 /// not tell of (ZFS). An exclusive opening is refused then (open(2), O_EXCL).
 fn taken(places: &Places, name: &str) -> Option<Use> {
-    let node = places.dev.join(name.replace('!', "/"));
+    let node = places.dev.join(node(name));
     let open = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_EXCL | libc::O_NONBLOCK | libc::O_CLOEXEC)

@@ -101,6 +101,52 @@ fn what_is_stacked_on_a_disk() {
     assert!(uses(&tree).contains(&"/dev/dm-1 is swap space".to_owned()));
 }
 
+/// A disk that is open as any file is: the kernel refuses nobody else an exclusive opening for that.
+#[test]
+fn a_disk_that_a_process_has_open() {
+    let tree = nvme();
+    tree.file("dev/nvme0n1", "").file("dev/nvme0n1p1", "");
+    tree.file("proc/4711/comm", "postgres\n");
+    tree.link("proc/4711/fd/3", "dev/null");
+    assert!(uses(&tree).is_empty());
+    tree.link("proc/4711/fd/4", "dev/nvme0n1p1");
+    tree.link("proc/4711/fd/5", "dev/nvme0n1p1");
+    // Another device's.
+    tree.link("proc/4711/fd/6", "dev/sda");
+    assert_eq!(
+        uses(&tree),
+        ["postgres (process 4711) has /dev/nvme0n1p1 open"]
+    );
+    let all = found(&tree);
+    assert!(all[0].is_serious());
+    assert!(all[0].remedy().unwrap().contains("ps -p 4711"));
+}
+
+#[test]
+fn a_loop_device_on_a_disk() {
+    let tree = nvme();
+    tree.disk("sys/devices/virtual", "loop0", "7:0", &[]);
+    tree.disk("sys/devices/virtual", "loop1", "7:1", &[]);
+    let backing = |of: &str, file: &str| {
+        let place = format!("sys/devices/virtual/block/{of}/loop/backing_file");
+        tree.file(&place, &format!("{file}\n"));
+    };
+    backing("loop0", "/dev/sda");
+    backing("loop1", "/srv/dev/nvme0n1");
+    assert!(uses(&tree).is_empty());
+    backing("loop1", "/dev/nvme0n1p1");
+    assert_eq!(uses(&tree), ["/dev/nvme0n1p1 is part of /dev/loop1"]);
+    let remedy = found(&tree)[0].remedy();
+    assert_eq!(remedy.unwrap(), "as root: losetup -d /dev/loop1");
+    mounts(&tree, "31 1 7:1 / /mnt rw - ext4 /dev/loop1 rw");
+    assert_eq!(uses(&tree), ["/dev/loop1 is mounted at /mnt"]);
+    // A process that has what is on it open counts, too.
+    mounts(&tree, "");
+    tree.file("proc/9/comm", "qemu\n");
+    tree.link("proc/9/fd/3", "dev/loop1");
+    assert!(uses(&tree).contains(&"qemu (process 9) has /dev/loop1 open".to_owned()));
+}
+
 #[test]
 fn a_namespace_of_several_controllers() {
     let tree = Tree::new();
