@@ -83,6 +83,14 @@ pub enum BindError {
         /// Who uses which.
         cause: Box<BindError>,
     },
+    /// `--vfs` where the host keeps other devices of a virtual function's group.
+    #[error("no guest could have the virtual functions of {physical}: {}", sentence(.cause))]
+    FunctionsShared {
+        /// The physical function.
+        physical: Bdf,
+        /// Which devices of which group.
+        cause: Box<BindError>,
+    },
     /// `unbind` of what no VFIO driver holds.
     #[error("PCI device {0} is not bound to vfio-pci, so there is nothing to give back")]
     NotBound(Bdf),
@@ -284,6 +292,9 @@ impl BindError {
                 };
                 format!("{end}; or take them all the same, as root: mini-vmm host unbind {physical} --force")
             }
+            Self::FunctionsShared { physical, .. } => format!(
+                "put {physical} into a slot behind a root port with ACS, where each function has a group of its own; or give a guest all of it: mini-vmm host bind {physical} --group"
+            ),
             Self::NoFunctions(_) => "leave --vfs away, or turn SR-IOV on in the firmware".into(),
             Self::TooManyFunctions { most, .. } => format!("give --vfs {most} or less"),
             Self::HasFunctions { bdf, .. } => {

@@ -390,7 +390,10 @@ impl FakeKernel {
         let natural = self.lock().natural.get(&physical).cloned();
         for n in 0..count {
             let bdf = function(n);
-            self.add_device(bdf, 0x01_0802, Some(100 + n));
+            let alone = !self.device(physical).join("no_acs").exists();
+            let shared = self.group(physical).and_then(|group| group.parse().ok());
+            let group = Some(100 + n).filter(|_| alone).or(shared);
+            self.add_device(bdf, 0x01_0802, group);
             symlink(self.device(bdf), dir.join(format!("virtfn{n}")))?;
             if let Some(driver) = natural.as_ref().filter(|_| probe) {
                 self.attach(bdf, driver)?;

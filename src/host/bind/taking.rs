@@ -10,6 +10,7 @@ use super::facts::{Facts, virtual_functions};
 use super::journal::Entry;
 use super::plan::{self, Step};
 use super::record::{Node, Record};
+use super::select::whole;
 use super::user::User;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
@@ -129,6 +130,19 @@ impl<'a> Taking<'a> {
             let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
             let driver = self.host.driver_for(bdf, &facts.modalias)?;
             self.take(&facts, &driver, Some(physical))?;
+        }
+        self.check_groups(physical)
+    }
+
+    /// Which groups the functions are in is seen when they are there: without ACS on the way it is
+    /// that of the physical function, whose driver keeps it from guests (PCI Express 6.0, 6.12).
+    fn check_groups(&self, physical: Bdf) -> Result<(), BindError> {
+        for bdf in virtual_functions(&self.host.sysfs, physical) {
+            let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
+            whole(self.host, vec![facts], false).map_err(|cause| BindError::FunctionsShared {
+                physical,
+                cause: Box::new(cause),
+            })?;
         }
         Ok(())
     }

@@ -236,6 +236,25 @@ fn a_failure_leaves_a_bound_physical_function_as_it_was() {
     }
 }
 
+/// In their physical function's group they are of use to nobody, while the host has that one.
+#[test]
+fn functions_that_share_a_group_with_a_host_driver_are_unmade() {
+    let fake = physical_function();
+    fake.set(PF, "no_acs", "");
+    let before = fake.snapshot();
+    let error = bind(&fake.host(), &make(2)).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("no guest could have the virtual functions of 0000:03:00.0")
+            && text.contains("the host keeps 0000:03:00.0 (driver nvme) of its IOMMU group 3")
+            && text.ends_with("; all that had been done is undone"),
+        "{text}"
+    );
+    assert!(error.hint().unwrap().contains("ACS"));
+    assert_eq!(fake.snapshot(), before);
+    assert_eq!(fake.host().records.all().unwrap(), []);
+}
+
 /// Which driver they will want can be told by the number that the physical function announces.
 #[test]
 fn functions_have_a_number_of_their_own() {
