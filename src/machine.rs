@@ -359,9 +359,7 @@ impl Machine {
         loop {
             let mut running = self.start()?;
             let end = lifecycle.wait();
-            self.serial.set_stopping(true);
             self.vcpus = running.stop()?;
-            self.serial.set_stopping(false);
             info!("{}", self.stats.exits);
             info!("writes without an exit: {}", self.coalesced.applied());
             match end.map_err(MachineError::Loop)? {

@@ -160,6 +160,8 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
 }
 
 fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, MachineError> {
+    // Until the main loop takes it; whoever asks for a report too early must not end the run.
+    sys::process::ignore(libc::SIGUSR1);
     if let Err(e) = sys::raise_descriptor_limit() {
         debug!("the limit of open files stays: {e}");
     }

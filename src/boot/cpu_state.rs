@@ -267,7 +267,7 @@ const LVT_MASKED: u32 = 1 << 16;
 /// Sets the two local interrupt pins, on every vCPU.
 ///
 /// LINT0 is where a PC wires its 8259, and KVM's reset state has it open on vCPU 0. Nothing reaches
-/// the 8259 here: the routing table has no entries for it, and the hardware-reduced ACPI declares
+/// the 8259 that a guest could want: its inputs are masked, and the hardware-reduced ACPI declares
 /// none. Linux keeps the mask bit that it finds (`setup_local_APIC`), so LINT0 is ExtINT and masked.
 /// LINT1 is NMI and open, as the MADT says.
 pub fn set_lint(lapic: &mut kvm_lapic_state) {

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use crate::config::{self, ConfigError, DEFAULT_MEMORY};
+use crate::config::{ConfigError, DEFAULT_MEMORY};
 use crate::host::bind::{BindRequest, UnbindRequest};
 
 /// One of the host's commands.
@@ -77,7 +77,7 @@ impl CheckArgs {
     /// # Errors
     /// A size that is none.
     pub fn memory(&self) -> Result<u64, ConfigError> {
-        Ok(config::parse_memory(&self.memory)?)
+        Ok(super::memory::parse(&self.memory)?.size)
     }
 }
 

@@ -41,16 +41,18 @@ struct Stoppable {
 impl Write for Stoppable {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         loop {
+            let error = match self.output.write(data) {
+                Err(e) => e,
+                outcome => return outcome,
+            };
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                // Somebody has made the output non-blocking: wait, but not deaf.
+                io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
+                _ => return Err(error),
+            }
             if self.stop.load(Ordering::Acquire) {
                 return Ok(data.len());
-            }
-            match self.output.write(data) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Somebody has made the output non-blocking: wait, but not deaf.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                outcome => return outcome,
             }
         }
     }

@@ -56,18 +56,19 @@ fn room(groups: &str, mount: &Path) -> Option<u64> {
         let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
             continue;
         };
-        let (root, limit, used, cache) = match controllers {
+        // What of `used` the kernel takes back before it ends a process of the group.
+        let (root, limit, used, cached) = match controllers {
             "" => (
                 mount.into(),
                 "memory.max",
                 "memory.current",
-                "inactive_file ",
+                &["inactive_file ", "active_file ", "slab_reclaimable "][..],
             ),
             _ if controllers.split(',').any(|c| c == "memory") => (
                 mount.join("memory"),
                 "memory.limit_in_bytes",
                 "memory.usage_in_bytes",
-                "total_inactive_file ",
+                &["total_inactive_file ", "total_active_file "][..],
             ),
             _ => continue,
         };
@@ -79,10 +80,12 @@ fn room(groups: &str, mount: &Path) -> Option<u64> {
             let (Some(limit), Some(used)) = (number(limit), number(used)) else {
                 continue;
             };
-            // What the group has of files it gives back when it needs the room.
             let stat = read("memory.stat").unwrap_or_default();
-            let cached = stat.lines().find_map(|l| l.strip_prefix(cache));
-            let cached = cached.and_then(|n| n.parse().ok()).unwrap_or(0);
+            let figures = stat.lines().filter_map(|line| {
+                let figure = cached.iter().find_map(|name| line.strip_prefix(name));
+                figure?.trim().parse::<u64>().ok()
+            });
+            let cached = figures.fold(0, u64::saturating_add);
             let left = limit.saturating_sub(used.saturating_sub(cached));
             least = Some(least.map_or(left, |least: u64| least.min(left)));
         }
@@ -127,7 +130,10 @@ mod tests {
             &[
                 ("memory.max", "900\n"),
                 ("memory.current", "500\n"),
-                ("memory.stat", "anon 300\ninactive_file 150\n"),
+                (
+                    "memory.stat",
+                    "anon 300\ninactive_file 100\nactive_file 30\nslab_reclaimable 20\nslab 99\n",
+                ),
             ],
         );
         group(
@@ -139,7 +145,10 @@ mod tests {
             &[
                 ("memory.limit_in_bytes", "700\n"),
                 ("memory.usage_in_bytes", "650\n"),
-                ("memory.stat", "inactive_file 1\ntotal_inactive_file 20\n"),
+                (
+                    "memory.stat",
+                    "inactive_file 1\ntotal_inactive_file 15\ntotal_active_file 5\n",
+                ),
             ],
         );
         for (text, left) in [

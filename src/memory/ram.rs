@@ -85,6 +85,8 @@ impl RamError {
 pub struct Ram {
     regions: Vec<Region>,
     memory: GuestMemory,
+    /// What another process finds in /proc/PID/fd; the mappings live without.
+    _file: Option<File>,
     chunk: u64,
 }
 
@@ -117,7 +119,14 @@ impl Ram {
                 (None, Pages::Huge(page)) => Mapping::huge(range.size, align, page.shift()),
                 (None, _) => Mapping::anonymous(range.size, align),
             };
-            let mapping = mapping.map_err(explain)?;
+            let mapping = match mapping {
+                Ok(mapping) => mapping,
+                Err(e) => {
+                    // What was had goes first: it is counted next.
+                    drop((regions, views, file));
+                    return Err(explain(e));
+                }
+            };
             match pages {
                 // The first holds a few tables and what is left of a PC's first MiB: to zero all of a
                 // huge page for them is a fifth of the time to a guest's first instruction.
@@ -157,6 +166,7 @@ impl Ram {
         Ok(Self {
             regions,
             memory,
+            _file: file,
             chunk: CHUNK.max(pages.granule()),
         })
     }

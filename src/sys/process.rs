@@ -101,9 +101,14 @@ pub fn ignore_signals() {
         libc::SIGPIPE,
         libc::SIGUSR1,
     ] {
-        // SAFETY: no handler is installed, only the disposition changes.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
+        ignore(signal);
     }
+}
+
+/// From here on a signal does nothing to this process.
+pub fn ignore(signal: libc::c_int) {
+    // SAFETY: no handler is installed, only the disposition changes.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
 /// Leaves the terminal, the directory and the descriptors that came from the parent.

@@ -16,8 +16,9 @@
 //! The one who empties the ring may have to wait for a standard output that is full; vCPUs with an
 //! exit to make then wait with it, until the VM is stopped.
 //!
-//! A string instruction that is longer than the ring has room loses the rest, in KVM itself; on a
-//! real 16550 the same guest would lose all but sixteen characters.
+//! A string instruction that is longer than what room the ring has left loses the rest, in KVM itself, or
+//! is repeated from its start by kernels of before about 5.17; on a real 16550 the same guest would lose all
+//! but sixteen characters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -97,15 +98,22 @@ impl Coalesced {
         self.serial.settle();
     }
 
-    /// Empties the ring in a guest that makes no exits, until told to stop; whoever tells it must
-    /// unpark the thread. No driver that looks at its UART needs this, as each look is an exit.
-    pub(super) fn serve(&self, stop: &AtomicBool) {
+    /// Whether the VM is being stopped: then an output that is full loses what is written to it.
+    pub(super) fn set_stopping(&self, stopping: bool) {
+        self.serial.set_stopping(stopping);
+    }
+
+    /// Empties the ring in a guest that makes no exits, and a last time when no vCPU runs any more;
+    /// whoever sets `ended` must unpark the thread. No driver that looks at its UART needs this, as each
+    /// look is an exit.
+    pub(super) fn serve(&self, ended: &AtomicBool) {
         let mut pause = IDLE;
-        while self.ring.is_some() && !stop.load(Ordering::Acquire) {
+        while !ended.load(Ordering::Acquire) {
             thread::park_timeout(pause);
             pause = if self.apply() { BUSY } else { IDLE };
             self.settle();
         }
+        self.apply();
     }
 }
 

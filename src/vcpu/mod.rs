@@ -180,10 +180,15 @@ pub trait LostPages: Send + Sync {
 /// vCPUs that run, each on a thread.
 pub struct Running {
     stop: Arc<AtomicBool>,
+    /// No vCPU runs any more.
+    ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vcpu>>,
     coalesced: Arc<Coalesced>,
     server: Option<JoinHandle<()>>,
 }
+
+/// How long until a thread that has not ended is interrupted again.
+const KICK_AGAIN: Duration = Duration::from_micros(200);
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // Being interrupted is all that a vCPU needs.
@@ -200,9 +205,9 @@ impl Running {
         HANDLER.call_once(|| outcome = register_signal_handler(SIGRTMIN(), on_kick));
         outcome.map_err(VcpuError::Signal)?;
 
-        let stop = Arc::new(AtomicBool::new(false));
         let mut running = Self {
-            stop,
+            stop: Arc::default(),
+            ended: Arc::default(),
             threads: Vec::new(),
             coalesced: Arc::clone(&shared.coalesced),
             server: None,
@@ -221,10 +226,10 @@ impl Running {
                 }
             }
         }
-        let (coalesced, stop) = (Arc::clone(&shared.coalesced), Arc::clone(&running.stop));
+        let (coalesced, ended) = (Arc::clone(&shared.coalesced), Arc::clone(&running.ended));
         let server = thread::Builder::new()
             .name("coalesced".into())
-            .spawn(move || coalesced.serve(&stop));
+            .spawn(move || coalesced.serve(&ended));
         match server {
             Ok(server) => running.server = Some(server),
             Err(e) => {
@@ -235,34 +240,25 @@ impl Running {
         Ok(running)
     }
 
-    /// Stops every vCPU and gives them back.
+    /// Stops every vCPU and gives them back; then what the guest wrote last is done, as it is its own
+    /// and not the next boot's.
     ///
-    /// A signal may arrive between a thread's look at the flag and its KVM_RUN, and be lost there;
-    /// so it is sent again until the thread has ended.
+    /// A signal may arrive between a thread's look at the flag and its KVM_RUN, or its write to an output
+    /// that is full, and be lost there; so it is sent again until the thread has ended.
     ///
     /// # Errors
     /// [`VcpuError::Died`].
     pub fn stop(&mut self) -> Result<Vec<Vcpu>, VcpuError> {
+        self.coalesced.set_stopping(true);
         self.stop.store(true, Ordering::Release);
-        loop {
-            // A thread that has ended meanwhile needs no signal.
-            let mut running = 0;
-            for thread in self.threads.iter().filter(|t| !t.is_finished()) {
-                let _ = thread.kill(SIGRTMIN());
-                running += 1;
-            }
-            for server in self.server.iter().filter(|t| !t.is_finished()) {
-                server.thread().unpark();
-                let _ = server.kill(SIGRTMIN());
-                running += 1;
-            }
-            if running == 0 {
-                break;
-            }
-            thread::sleep(Duration::from_micros(200));
+        while self.kick() {
+            thread::sleep(KICK_AGAIN);
         }
-        // What the guest wrote last is its own, and not the next boot's.
-        self.coalesced.apply();
+        self.ended.store(true, Ordering::Release);
+        while self.kick_server() {
+            thread::sleep(KICK_AGAIN);
+        }
+        self.coalesced.set_stopping(false);
         self.server
             .take()
             .map_or(Ok(()), JoinHandle::join)
@@ -271,6 +267,28 @@ impl Running {
             .drain(..)
             .map(|t| t.join().map_err(|_| VcpuError::Died))
             .collect()
+    }
+
+    /// Interrupts all threads; tells whether a vCPU's has not ended yet. Such a one may wait for the
+    /// server.
+    fn kick(&self) -> bool {
+        let mut running = false;
+        // A thread that has ended meanwhile needs no signal.
+        for thread in self.threads.iter().filter(|t| !t.is_finished()) {
+            let _ = thread.kill(SIGRTMIN());
+            running = true;
+        }
+        self.kick_server();
+        running
+    }
+
+    fn kick_server(&self) -> bool {
+        let Some(server) = self.server.as_ref().filter(|t| !t.is_finished()) else {
+            return false;
+        };
+        server.thread().unpark();
+        let _ = server.kill(SIGRTMIN());
+        true
     }
 }
 

@@ -66,10 +66,11 @@ impl Ring {
         self.index(offset_of!(kvm_coalesced_mmio_ring, last))
     }
 
-    /// How many writes are in it.
+    /// How many writes are in it. `last` is looked at first: were others to empty and fill the ring in
+    /// between, a `first` of before could make it look empty; so it can only look fuller than it is.
     pub fn len(&self) -> u32 {
-        let first = self.first().load(Ordering::Acquire);
         let last = self.last().load(Ordering::Acquire);
+        let first = self.first().load(Ordering::Acquire);
         (last + ENTRIES - first) % ENTRIES
     }
 

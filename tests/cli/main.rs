@@ -14,6 +14,7 @@ mod options;
 mod process;
 mod run;
 mod stats;
+mod stats_file;
 mod streams;
 mod sys;
 mod terminal;

@@ -63,6 +63,17 @@ fn ram_of(run: &Running) -> (String, u64, String) {
     found
 }
 
+/// The guest's RAM as another process gets it: all of it is there to be read.
+fn memfd_of(run: &Running) -> Option<fs::File> {
+    let fds = fs::read_dir(format!("/proc/{}/fd", run.pid())).unwrap();
+    let path = fds.map(|fd| fd.unwrap().path()).find(|path| {
+        fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("memfd:guest-ram"))
+    })?;
+    let file = fs::File::open(path).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), RAM);
+    Some(file)
+}
+
 /// The first line of a mapping.
 fn addresses(line: &str) -> Option<(u64, u64)> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
@@ -91,6 +102,7 @@ fn memory_is_as_asked_for() {
             shared,
             "{options}: {name}"
         );
+        assert_eq!(memfd_of(&run).is_some(), shared, "{options}");
         assert_eq!(present == RAM, all, "{options}: {present}");
         assert!(flags.contains(flag), "{options}: {flags}");
         // Not in core dumps.

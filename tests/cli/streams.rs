@@ -162,3 +162,31 @@ fn output_that_nobody_reads() {
         drop(reader);
     }
 }
+
+/// Writes that KVM keeps are done when the run is ended from outside, too.
+#[test]
+fn what_a_guest_wrote_last_is_not_lost() {
+    if !kvm() {
+        return;
+    }
+    let last_words = || {
+        let guest = kernel(|g| {
+            // A look at the line status is an exit, after which nothing is.
+            g.print("before").input(Width::Byte, 0x3fd);
+            g.print(", and after").hang();
+        });
+        let mut run = Running::start(guest, &[]);
+        run.stdout.wait_for("before");
+        // Time for a few instructions, and less than characters wait at most.
+        thread::sleep(Duration::from_millis(30));
+        run.signal(libc::SIGTERM);
+        run.ends_well();
+        run.stdout.text()
+    };
+    // On a loaded host a guest may not have come so far.
+    let said: Vec<_> = (0..5).map(|_| last_words()).collect();
+    assert!(
+        said.iter().any(|text| text == "before, and after"),
+        "{said:?}"
+    );
+}

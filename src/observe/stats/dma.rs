@@ -25,7 +25,7 @@ pub struct DmaMeter {
 /// A meter's figures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Maps {
-    /// Map calls that succeeded.
+    /// Regions of guest memory that were mapped whole, in however many calls.
     pub maps: u64,
     /// What they mapped.
     pub bytes: u64,
@@ -36,7 +36,7 @@ pub struct Maps {
 }
 
 impl MapMeter {
-    /// Counts a map of so many bytes.
+    /// Counts a region of so many bytes.
     pub fn count(&self, bytes: u64, took: Duration) {
         self.maps.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -93,10 +93,18 @@ impl Ledger {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before a device's interrupts of one kind go off.
+    /// Before a device's interrupts of one kind go off: their lines go with them.
     pub fn before_disable(&self, device: &str, irq: Irq) {
         let Some(kind) = kind(irq) else { return };
-        self.look(|accounts, now| close(accounts, now, device, kind));
+        self.look(|accounts, now| {
+            update(accounts, now, |s| s.device == device && s.kind == kind);
+        });
+    }
+
+    /// After they went off. Not before, or a look in between would count the lines a second time.
+    pub fn after_disable(&self, device: &str, irq: Irq) {
+        let Some(kind) = kind(irq) else { return };
+        close(&mut self.lock(), device, kind);
     }
 
     /// After INTx went on: the line's count does not begin at 0, for others share it and it lives on.
@@ -117,11 +125,21 @@ impl Ledger {
     }
 
     fn look(&self, then: impl FnOnce(&mut BTreeMap<Source, Account>, &[(Source, u64)])) {
-        let text = fs::read_to_string("/proc/interrupts").unwrap_or_else(|e| {
+        self.look_at(|| fs::read_to_string("/proc/interrupts"), then);
+    }
+
+    /// Reads under the lock: an older text after a newer one would count what is accounted for.
+    fn look_at(
+        &self,
+        read: impl FnOnce() -> io::Result<String>,
+        then: impl FnOnce(&mut BTreeMap<Source, Account>, &[(Source, u64)]),
+    ) {
+        let mut accounts = self.lock();
+        let text = read().unwrap_or_else(|e| {
             self.complain(&e);
             String::new()
         });
-        then(&mut self.lock(), &parse(&text));
+        then(&mut accounts, &parse(&text));
     }
 
     fn complain(&self, error: &io::Error) {
@@ -162,17 +180,12 @@ fn update(
     }
 }
 
-/// Adds what came; the next line of the same name begins at 0, for the host frees its interrupts.
-fn close(
-    accounts: &mut BTreeMap<Source, Account>,
-    now: &[(Source, u64)],
-    device: &str,
-    kind: &str,
-) {
-    let ours = |source: &Source| source.device == device && source.kind == kind;
-    update(accounts, now, ours);
-    for (_, account) in accounts.iter_mut().filter(|(source, _)| ours(source)) {
-        account.seen = 0;
+/// The next line of the same name begins at 0, for the host frees its interrupts.
+fn close(accounts: &mut BTreeMap<Source, Account>, device: &str, kind: &str) {
+    for (source, account) in accounts {
+        if source.device == device && source.kind == kind {
+            account.seen = 0;
+        }
     }
 }
 
@@ -233,12 +246,27 @@ mod tests {
     }
 
     #[test]
+    fn the_text_is_read_under_the_lock() {
+        let ledger = Ledger::default();
+        let read = || {
+            assert!(ledger.accounts.try_lock().is_err());
+            Ok(TEXT.to_string())
+        };
+        let mut lines = 0;
+        ledger.look_at(read, |_, now| lines = now.len());
+        assert_eq!(lines, 4);
+    }
+
+    #[test]
     fn vectors_that_come_and_go_add_up() {
         let (msix, pin) = (on("a", "msix", 1), on("a", "intx", 0));
         let mut accounts = BTreeMap::new();
         update(&mut accounts, &[(msix.clone(), 5)], |_| true);
         update(&mut accounts, &[(msix.clone(), 8)], |_| true);
-        close(&mut accounts, &[(msix.clone(), 9)], "a", "msix");
+        update(&mut accounts, &[(msix.clone(), 9)], |_| true);
+        // A report while they go off.
+        update(&mut accounts, &[(msix.clone(), 9)], |_| true);
+        close(&mut accounts, "a", "msix");
         // Freed and taken again: it begins at 0.
         update(&mut accounts, &[(msix.clone(), 20)], |_| true);
         open(&mut accounts, &[(pin.clone(), 1000)], "a", "intx");

@@ -46,23 +46,24 @@ impl OwnMemory {
             let Some((name, bytes)) = figure(line) else {
                 continue;
             };
-            let private = match name {
-                "Rss" if of_guest => {
+            // Huge pages of hugetlbfs are in no Rss.
+            if matches!(name, "Rss" | "Private_Hugetlb" | "Shared_Hugetlb") {
+                if of_guest {
                     sum.guest_resident_bytes += bytes;
-                    continue;
-                }
-                "Rss" => {
+                } else {
                     sum.resident_bytes += bytes;
-                    continue;
                 }
-                "Private_Clean" | "Private_Dirty" | "Private_Hugetlb" => bytes,
-                _ => continue,
-            };
-            if !of_guest {
-                sum.private_bytes += private;
-                if name != "Private_Clean" {
-                    sum.private_dirty_bytes += private;
+            }
+            if of_guest {
+                continue;
+            }
+            match name {
+                "Private_Clean" => sum.private_bytes += bytes,
+                "Private_Dirty" | "Private_Hugetlb" => {
+                    sum.private_bytes += bytes;
+                    sum.private_dirty_bytes += bytes;
                 }
+                _ => {}
             }
         }
         sum
@@ -120,13 +121,34 @@ Rss:                   0 kB
         let expected = OwnMemory {
             private_bytes: (700 + 100 + 4 + 2048) << 10,
             private_dirty_bytes: (100 + 4 + 2048) << 10,
-            resident_bytes: 904 << 10,
+            resident_bytes: (904 + 2048) << 10,
             guest_resident_bytes: 512 << 20,
         };
         assert_eq!(OwnMemory::parse(SMAPS, &[guest]), expected);
         let all = OwnMemory::parse(SMAPS, &[]);
-        assert_eq!(all.resident_bytes, (904 << 10) + (512 << 20));
+        assert_eq!(all.resident_bytes, (904 + 2048 + (512 << 10)) << 10);
         assert_eq!(OwnMemory::parse("", &[]), OwnMemory::default());
+    }
+
+    #[test]
+    fn huge_pages_of_the_guest_are_present() {
+        let guest = Range {
+            start: 0x7f00_0000_0000,
+            size: 1 << 30,
+        };
+        let smaps = "\
+7f0000000000-7f0020000000 rw-s 00000000 00:0f 7 /memfd:ram (deleted)
+Rss:                   0 kB
+Shared_Hugetlb:     4096 kB
+Private_Hugetlb:    2048 kB
+7f0020000000-7f0040000000 rw-s 20000000 00:0f 7 /memfd:ram (deleted)
+Rss:                   8 kB
+";
+        let expected = OwnMemory {
+            guest_resident_bytes: (4096 + 2048 + 8) << 10,
+            ..OwnMemory::default()
+        };
+        assert_eq!(OwnMemory::parse(smaps, &[guest]), expected);
     }
 
     #[test]

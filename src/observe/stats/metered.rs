@@ -90,6 +90,9 @@ impl Device for Metered {
         let begun = Instant::now();
         let outcome = self.device.disable(irq);
         self.meter.irqs.count(begun.elapsed());
+        if outcome.is_ok() {
+            self.ledger.after_disable(self.name(), irq);
+        }
         outcome
     }
 
