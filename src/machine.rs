@@ -27,6 +27,7 @@ use crate::layout::{self, Layout};
 use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
 use crate::memory::dma::Dma;
 use crate::memory::kvm_slots::KvmSlots;
+use crate::memory::pinning::{self, Gate, Pinning};
 use crate::memory::ram::Ram;
 use crate::memory::{AddressSpace, MemoryListener};
 use crate::observe::stats::Stats;
@@ -48,8 +49,13 @@ pub use error::MachineError;
 use error::kvm_call;
 use lost_pages::DevicePages;
 use parts::{
-    bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate, side_by_side,
+    bytes_of_bars, check_lock, check_memory, make_serial, make_vcpus, open_kvm, side_by_side,
 };
+
+/// How much of RAM may be mapped while the guest runs already. A guest that is quicker waits, and this
+/// is what takes no more than a few seconds: a vCPU that does not come back for twenty is a soft lockup for
+/// Linux (Documentation/admin-guide/lockup-watchdogs.rst).
+const MOST_LEFT: u64 = 8 << 30;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +91,7 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     vm: Arc<VmFd>,
     irqchip: irqchip::PowerOn,
-    ram: Ram,
+    ram: Arc<Ram>,
     root: Arc<RootBus>,
     ports: Arc<ConfigPorts>,
     serial: Arc<Serial>,
@@ -93,6 +99,7 @@ pub struct Machine {
     around: Surroundings,
     slots: Arc<KvmSlots>,
     dma: Option<Arc<dyn MemoryListener>>,
+    pinning: Option<Pinning>,
     functions: Vec<(Bdf, Arc<VfioFunction>)>,
     service: Arc<Service>,
     notices: Vec<EventFd>,
@@ -121,6 +128,7 @@ impl Machine {
         let roms = roms.collect::<Result<Vec<_>, _>>()?;
         let candidates = vfio::find(&Sysfs::default(), &config.vfio)?;
         check_memory(&config.memory, !candidates.is_empty())?;
+        check_lock(config.memory.size, &candidates)?;
         vcpu::pin::check(&config.cpus.pin)?;
         drop(looking);
         let making = phase!("create_vm");
@@ -136,7 +144,11 @@ impl Machine {
         // period.
         let ram = {
             let _phase = phase!("allocate_ram");
-            Ram::new(&layout, config.memory.pages, config.memory.shared)?
+            Arc::new(Ram::new(
+                &layout,
+                config.memory.pages,
+                config.memory.shared,
+            )?)
         };
         stats.set_ram(ram.regions());
         let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
@@ -157,13 +169,23 @@ impl Machine {
         stats.watch_kvm(&*vm);
         drop(making);
 
-        // Without a device, pages may as well appear when they are touched.
-        let prefault = config.memory.prefault.unwrap_or(!candidates.is_empty());
+        // With a device, RAM is made present and mapped from here on, also while the guest runs. Without
+        // one, pages may as well appear when they are touched.
+        let prefault = config.memory.prefault;
         let devices = !candidates.is_empty();
+        let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
+        let mut pinning = None;
+        if devices {
+            let (ram, notifier) = (Arc::clone(&ram), Arc::clone(&notifier));
+            let failed =
+                move || notifier.notify(GuestEvent::Broken("its RAM is not mapped".into()));
+            pinning = Some(Pinning::start(ram, prefault != Some(false), failed)?);
+        } else if prefault == Some(true) {
+            pinning::populate(&ram)?;
+        }
         let (opened, (vcpus, loaded)) = side_by_side(
             devices,
             || vfio::open(Some(&vm), &candidates, config.iommu),
-            || if prefault { populate(&ram) } else { Ok(()) },
             || {
                 let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
                 let _phase = phase!("load_images");
@@ -173,7 +195,7 @@ impl Machine {
         )?;
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
 
-        // From here on the devices can reach the guest's memory, and nothing else.
+        // The devices reach the guest's memory, when it is mapped, and nothing else.
         let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
         let mut layout = Layout::new(config.memory.size, bars64, phys_bits)?;
         if let Some(opened) = &opened {
@@ -181,21 +203,24 @@ impl Machine {
         }
         let dma = match &opened {
             Some(opened) => {
-                let dma: Arc<dyn MemoryListener> = Arc::new(Dma::new(
+                let dma = Arc::new(Dma::new(
                     opened.mapper.clone(),
                     ram.size(),
                     candidates.len() > 1,
                     Arc::clone(&stats.dma),
                 ));
-                let _phase = phase!("map_dma");
-                space.subscribe(Arc::clone(&dma))?;
-                Some(dma)
+                space.subscribe(dma.clone())?;
+                if let Some(pinning) = &mut pinning {
+                    pinning.map(dma.clone());
+                }
+                let listener: Arc<dyn MemoryListener> = dma;
+                Some(listener)
             }
             None => None,
         };
 
         let _phase = phase!("add_devices");
-        let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
+        let gate = pinning.as_ref().map(Pinning::gate);
         let bus = Arc::new(Bus::new());
         let root = Arc::new(RootBus::new());
         if measured {
@@ -228,6 +253,7 @@ impl Machine {
                 bus,
                 router,
                 layout,
+                gate: gate.unwrap_or_else(|| Arc::new(Gate::open())),
             },
             config,
             layout,
@@ -243,6 +269,7 @@ impl Machine {
             coalesced: Arc::new(coalesced),
             slots,
             dma,
+            pinning,
             functions: Vec::new(),
             service: Arc::new(Service::new().map_err(MachineError::Descriptors)?),
             notices: Vec::new(),
@@ -357,15 +384,21 @@ impl Machine {
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
         reset::announce(&self.vfio_functions());
         loop {
+            self.wait_for_ram()?;
             let mut running = self.start()?;
             let end = lifecycle.wait();
+            self.around.gate.set_stopping(true);
             self.vcpus = running.stop()?;
+            self.around.gate.set_stopping(false);
             info!("{}", self.stats.exits);
             info!("writes without an exit: {}", self.coalesced.applied());
             match end.map_err(MachineError::Loop)? {
                 End::Guest(GuestEvent::PowerOff) => return Ok(Exit::PowerOff),
                 End::Signal(_) | End::Quit => return Ok(Exit::Asked),
-                End::Guest(GuestEvent::Broken(why)) => return Err(MachineError::Broken(why)),
+                End::Guest(GuestEvent::Broken(why)) => {
+                    self.pinning.as_mut().map_or(Ok(()), Pinning::outcome)?;
+                    return Err(MachineError::Broken(why));
+                }
                 End::Guest(GuestEvent::Reset) if self.config.no_reboot => return Ok(Exit::Reboot),
                 End::Guest(GuestEvent::TripleFault) if self.config.no_reboot => {
                     return Ok(Exit::TripleFault);
@@ -377,6 +410,14 @@ impl Machine {
             }
             self.reset()?;
         }
+    }
+
+    /// Waits until so little of RAM is left to map that the rest may come while the guest runs.
+    fn wait_for_ram(&mut self) -> Result<(), MachineError> {
+        let all = self.config.memory.prefault == Some(true);
+        let left = if all { 0 } else { MOST_LEFT };
+        let pinning = self.pinning.as_mut();
+        Ok(pinning.map_or(Ok(()), |pinning| pinning.wait(left))?)
     }
 
     /// Loads the kernel, puts vCPU 0 at its entry, and lets all vCPUs go.
@@ -433,6 +474,7 @@ impl Drop for Machine {
             function.quiesce();
             self.root.remove(bdf.device, bdf.function);
         }
+        self.pinning = None;
         // The container loses its IOMMU with its last device: unmap while it still has it.
         if let Some(dma) = self.dma.take() {
             self.around.space.unsubscribe(&dma);

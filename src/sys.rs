@@ -37,6 +37,17 @@ pub fn memlock_limit() -> u64 {
     limits(libc::RLIMIT_MEMLOCK).map_or(u64::MAX, |l| l.rlim_cur)
 }
 
+/// Bit of CAP_IPC_LOCK, which lifts the limit on locked memory (capabilities(7)).
+const CAP_IPC_LOCK: u32 = 14;
+
+/// Whether the effective capabilities in a process's status (proc_pid_status(5)) have CAP_IPC_LOCK.
+pub fn may_lock(status: &str) -> bool {
+    let mut lines = status.lines();
+    let field = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    let set = field.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    set.is_some_and(|set| set & 1 << CAP_IPC_LOCK != 0)
+}
+
 /// Lets this process open as many descriptors as its user may: each interrupt vector is one.
 ///
 /// # Errors

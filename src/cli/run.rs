@@ -35,7 +35,7 @@ pub struct GuestArgs {
 
     /// Memory, with K, M, G or T; a bare number means MiB. Options: hugepages=2M or 1G, from the host's
     /// reserve, thp, as the host has them (the default), or off; prefault=on, all of it is there before the
-    /// guest starts, which is the default with --vfio; shared=on, other processes can map it
+    /// guest starts (the default with --vfio: while it starts); shared=on, other processes can map it
     #[arg(long, value_name = "SIZE[,OPTION]...", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
     memory: String,
 

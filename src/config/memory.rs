@@ -9,8 +9,8 @@ pub struct MemoryConfig {
     pub size: u64,
     /// What it is made of.
     pub pages: Pages,
-    /// Whether all of it is made present before the guest runs; if the user does not say, where a
-    /// device needs it present anyhow.
+    /// Whether all of it is made present, and mapped for devices, before the guest runs. If the user
+    /// does not say, a device has that done while the guest begins to run.
     pub prefault: Option<bool>,
     /// Whether other processes can map it: a memfd instead of private memory.
     pub shared: bool,

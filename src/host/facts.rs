@@ -12,10 +12,7 @@ use super::in_use::{Places, Use, in_use};
 use super::iommu::{Iommu, Reach};
 use super::memory::HostMemory;
 use super::sysfs::{PciDevice, Sysfs};
-use crate::sys::memlock_limit;
-
-/// Bit of CAP_IPC_LOCK, which lifts the limit on locked memory (capabilities(7)).
-const CAP_IPC_LOCK: u32 = 14;
+use crate::sys::{may_lock, memlock_limit};
 
 /// A device node, for the user who asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -230,14 +227,6 @@ fn is_listed(list: &str, module: &str) -> bool {
         .filter_map(|line| line.split(':').next()?.rsplit('/').next())
         .filter_map(|file| file.split('.').next())
         .any(|name| name.replace('-', "_") == module)
-}
-
-/// Whether the effective capabilities (proc_pid_status(5)) have CAP_IPC_LOCK.
-fn may_lock(status: &str) -> bool {
-    let mut lines = status.lines();
-    let field = lines.find_map(|line| line.strip_prefix("CapEff:"));
-    let set = field.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
-    set.is_some_and(|set| set & 1 << CAP_IPC_LOCK != 0)
 }
 
 /// The word in brackets: "always [madvise] never".

@@ -9,6 +9,7 @@ use crate::host::bind::BindError;
 use crate::interrupt::InterruptError;
 use crate::layout::LayoutError;
 use crate::memory::MemoryError;
+use crate::memory::pinning::PinningError;
 use crate::memory::ram::RamError;
 use crate::observe::stats::reporter::ReportError;
 use crate::pci::PciError;
@@ -33,6 +34,8 @@ pub enum MachineError {
     Ram(#[from] RamError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Pinning(#[from] PinningError),
     #[error(transparent)]
     Interrupt(#[from] InterruptError),
     #[error(transparent)]
@@ -112,7 +115,7 @@ impl MachineError {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
             Self::Report(e) => Some(e.hint()),
-            Self::Memory(MemoryError::Dma(e)) => e.hint(),
+            Self::Memory(MemoryError::Dma(e)) | Self::Pinning(PinningError::Dma(e)) => e.hint(),
             Self::NoKvm(e) => Some(
                 match e.kind() {
                     io::ErrorKind::NotFound => {

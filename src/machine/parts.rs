@@ -1,10 +1,9 @@
 //! The parts of a VM that are made in one piece.
 
+use std::fs;
 use std::io;
-use std::num::NonZero;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
 use kvm_bindings::{
     KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
@@ -20,13 +19,16 @@ use crate::config::cpus::{CpuConfig, Idle};
 use crate::config::memory::{MemoryConfig, Pages};
 use crate::devices::serial::{Output, Serial};
 use crate::host::memory::{self, HostMemory};
+use crate::host::name::HostName;
 use crate::interrupt::Router;
 use crate::layout;
-use crate::memory::ram::Ram;
-use crate::observe::progress::Progress;
+use crate::memory::dma::DmaError;
+use crate::memory::pinning::PinningError;
 use crate::phase;
+use crate::sys;
 use crate::vcpu::cpuid::Traits;
 use crate::vcpu::{Vcpu, cpuid};
+use crate::vfio::candidate::Candidate;
 use crate::vfio::device::Device;
 use crate::vfio::{Opened, VfioError};
 
@@ -53,9 +55,29 @@ pub(super) fn open_kvm() -> Result<Kvm, MachineError> {
     }
 }
 
-/// The most threads that make RAM present: more only wait for each other, since the kernel zeroes pages
-/// as fast as the memory takes them.
-const PREFAULT_THREADS: usize = 8;
+/// All of RAM is pinned for a device of the bus, and a limit on that is better known before the guest
+/// runs. For a mediated one the kernel pins what it uses.
+pub(super) fn check_lock(size: u64, candidates: &[Candidate]) -> Result<(), MachineError> {
+    let limit = sys::memlock_limit();
+    if limit >= size
+        || candidates
+            .iter()
+            .all(|c| matches!(c.name(), HostName::Mediated(_)))
+    {
+        return Ok(());
+    }
+    // What cannot be read is left for the kernel to judge.
+    let status = fs::read_to_string("/proc/self/status");
+    if status.map_or(true, |status| sys::may_lock(&status)) {
+        return Ok(());
+    }
+    Err(PinningError::Dma(DmaError::MemLock {
+        need: size,
+        limit,
+        source: None,
+    })
+    .into())
+}
 
 /// Memory that the host has not would end in somebody's process being killed: say so first. With a
 /// device, or with `prefault=on`, all of it must be there at once; else pages appear as they are
@@ -85,41 +107,26 @@ pub(super) fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), M
     }
 }
 
-/// Devices reset, which takes a tenth of a second of waiting, while RAM is zeroed and `rest` is done.
-/// Where there are no devices all is done in turn: a thread costs more than it would save.
+/// Devices reset, which takes a tenth of a second of waiting, while `rest` is done. Where there are no
+/// devices a thread would cost more than it saves.
 ///
 /// # Errors
-/// The first of what came of the three.
+/// The first of what came of the two.
 pub(super) fn side_by_side<R>(
     devices: bool,
     open: impl FnOnce() -> Result<Option<Opened>, VfioError> + Send,
-    fill: impl FnOnce() -> Result<(), MachineError> + Send,
     rest: impl FnOnce() -> Result<R, MachineError>,
 ) -> Result<(Option<Opened>, R), MachineError> {
     if !devices {
-        fill()?;
         return Ok((None, rest()?));
     }
-    let (opened, filled, rest) = thread::scope(|scope| {
+    let (opened, rest) = thread::scope(|scope| {
         let opening = scope.spawn(open);
-        let filling = scope.spawn(fill);
         let rest = rest();
-        (opening.join(), filling.join(), rest)
+        (opening.join(), rest)
     });
     let opened = opened.map_err(|_| MachineError::Thread)??;
-    filled.map_err(|_| MachineError::Thread)??;
     Ok((opened, rest?))
-}
-
-/// Makes all of RAM present.
-pub(super) fn populate(ram: &Ram) -> Result<(), MachineError> {
-    let _phase = phase!("populate_ram");
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    let progress = Progress::new("preparing the guest's memory", ram.size());
-    let began = Instant::now();
-    ram.populate(threads.min(PREFAULT_THREADS), &|done| progress.set(done))?;
-    debug!(bytes = ram.size(), took = ?began.elapsed(), "RAM is present");
-    Ok(())
 }
 
 /// Lets HLT, and MWAIT and PAUSE where KVM can, run in the guest (api.rst, 7.13

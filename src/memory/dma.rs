@@ -3,17 +3,16 @@
 //! RAM must be mapped, or the device would write where the guest does not read. A BAR of another
 //! device is mapped for peer-to-peer DMA when the IOMMU can; where it cannot, the VM runs on.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info};
 
 use super::{MemoryError, MemoryListener, Region, RegionKind};
 use crate::layout::Range;
 use crate::observe::limit::RateLimit;
-use crate::observe::progress::Progress;
 use crate::observe::report::sentence;
 use crate::observe::stats::dma::DmaMeter;
 use crate::sys::memlock_limit;
@@ -40,8 +39,8 @@ pub enum DmaError {
         need: u64,
         /// The limit in bytes.
         limit: u64,
-        /// The errno.
-        source: io::Error,
+        /// The errno; none where nothing was tried.
+        source: Option<io::Error>,
     },
     /// RAM lies where the IOMMU cannot map.
     #[error(
@@ -96,20 +95,35 @@ pub trait DmaMapper: Send + Sync {
 const PIECE: u64 = 1 << 30;
 
 /// Where a region's pieces begin, relative to it, and how long they are.
-fn pieces(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
+pub(super) fn pieces(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
     let size = region.size;
     let count = size.div_ceil(PIECE);
     (0..count).map(move |n| (n * PIECE, PIECE.min(size - n * PIECE)))
 }
 
 /// Mirrors the address space into the IOMMU.
+///
+/// Of RAM it hears first and maps it later, a piece at a time ([`Dma::map_ram`]), as that takes long
+/// ([`super::pinning`]); BARs that appear meanwhile wait for it.
 pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
     ram_size: u64,
     peers: bool,
     meter: Arc<DmaMeter>,
     limit: RateLimit,
-    mapped: Mutex<HashSet<u64>>,
+    /// Whoever maps or unmaps RAM.
+    turn: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// RAM, by where it begins: how much of it is mapped from there on, and what that took.
+    ram: HashMap<u64, (u64, Duration)>,
+    /// BARs' pieces that are mapped, by where they begin.
+    bars: HashSet<u64>,
+    /// Those that wait until RAM is mapped whole; none once it is.
+    waiting: Option<Vec<Region>>,
 }
 
 impl Dma {
@@ -121,13 +135,79 @@ impl Dma {
         peers: bool,
         meter: Arc<DmaMeter>,
     ) -> Self {
+        let state = State {
+            waiting: Some(Vec::new()),
+            ..State::default()
+        };
         Self {
             mapper,
             ram_size,
             peers,
             meter,
-            mapped: Mutex::default(),
+            turn: Mutex::default(),
+            state: Mutex::new(state),
             limit: RateLimit::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Maps a piece of RAM, in the order of [`pieces`]; one whose region has gone meanwhile is left
+    /// alone. BARs come and go at the same time.
+    ///
+    /// # Errors
+    /// [`DmaError::Map`] or [`DmaError::MemLock`]; the pieces before stay mapped.
+    pub fn map_ram(&self, region: &Region, at: u64, size: u64) -> Result<(), DmaError> {
+        let _turn = self.turn();
+        if !self.lock().ram.contains_key(&region.start) {
+            return Ok(());
+        }
+        let (iova, host) = (region.start + at, region.host_address() + at);
+        debug!(iova, size, "map for DMA");
+        let begun = Instant::now();
+        let outcome = self.mapper.map(iova, size, host);
+        outcome.map_err(|e| self.explain(region, e))?;
+        if let Some((mapped, took)) = self.lock().ram.get_mut(&region.start) {
+            *mapped = at + size;
+            *took += begun.elapsed();
+            if *mapped == region.size {
+                self.meter.ram.count(region.size, *took);
+            }
+        }
+        Ok(())
+    }
+
+    /// All of RAM is mapped: now for the BARs that have waited.
+    pub fn finish_ram(&self) {
+        let mut state = self.lock();
+        for region in state.waiting.take().into_iter().flatten() {
+            self.map_bar(&mut state, &region);
+        }
+    }
+
+    /// Maps a BAR's piece if it can be, so that other devices reach it.
+    fn map_bar(&self, state: &mut State, region: &Region) {
+        let begun = Instant::now();
+        match self
+            .check_range(region)
+            .and_then(|()| self.map(region).map_err(|e| self.explain(region, e)))
+        {
+            Ok(()) => {
+                self.meter.bars.count(region.size, begun.elapsed());
+                state.bars.insert(region.start);
+            }
+            Err(e) if self.limit.allow() => info!(
+                "no peer-to-peer DMA to the BAR at {:#x}: {}",
+                region.start,
+                sentence(&e)
+            ),
+            Err(_) => {}
         }
     }
 
@@ -149,7 +229,6 @@ impl Dma {
 
     /// All of the region, or nothing.
     fn map(&self, region: &Region) -> io::Result<()> {
-        let progress = Progress::new("pinning the guest's memory", region.size);
         for (at, size) in pieces(region) {
             let (iova, host) = (region.start + at, region.host_address() + at);
             debug!(iova, size, "map for DMA");
@@ -157,7 +236,6 @@ impl Dma {
                 self.unmap(region, at);
                 return Err(e);
             }
-            progress.set(at + size);
         }
         Ok(())
     }
@@ -181,7 +259,7 @@ impl Dma {
             return DmaError::MemLock {
                 need: self.ram_size,
                 limit,
-                source,
+                source: Some(source),
             };
         }
         DmaError::Map {
@@ -193,43 +271,35 @@ impl Dma {
 }
 
 impl MemoryListener for Dma {
+    /// RAM outside of what the IOMMU can map is refused at once; no BAR ever is.
     fn add(&self, region: &Region) -> Result<(), MemoryError> {
-        if region.kind == RegionKind::Device && !self.peers {
-            return Ok(());
-        }
-        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
-        let iova = region.start;
-        let outcome = self.check_range(region).and_then(|()| {
-            let begun = Instant::now();
-            self.map(region).map_err(|e| self.explain(region, e))?;
-            let meter = match region.kind {
-                RegionKind::Ram => &self.meter.ram,
-                RegionKind::Device => &self.meter.bars,
-            };
-            meter.count(region.size, begun.elapsed());
-            Ok(())
-        });
-        match (outcome, region.kind) {
-            (Ok(()), _) => {
-                mapped.insert(iova);
-                Ok(())
+        let mut state = self.lock();
+        match (region.kind, &mut state.waiting) {
+            (RegionKind::Ram, _) => {
+                self.check_range(region)?;
+                state.ram.insert(region.start, (0, Duration::ZERO));
             }
-            (Err(e), RegionKind::Ram) => Err(e.into()),
-            (Err(e), RegionKind::Device) => {
-                if self.limit.allow() {
-                    info!(
-                        "no peer-to-peer DMA to the BAR at {iova:#x}: {}",
-                        sentence(&e)
-                    );
-                }
-                Ok(())
-            }
+            (RegionKind::Device, _) if !self.peers => {}
+            (RegionKind::Device, Some(waiting)) => waiting.push(region.clone()),
+            (RegionKind::Device, None) => self.map_bar(&mut state, region),
         }
+        Ok(())
     }
 
     fn remove(&self, region: &Region) {
-        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
-        if mapped.remove(&region.start) {
+        if region.kind == RegionKind::Ram {
+            let _turn = self.turn();
+            let mapped = self.lock().ram.remove(&region.start);
+            if let Some((mapped, _)) = mapped {
+                self.unmap(region, mapped);
+            }
+            return;
+        }
+        let mut state = self.lock();
+        if let Some(waiting) = &mut state.waiting {
+            waiting.retain(|w| w.start != region.start);
+        }
+        if state.bars.remove(&region.start) {
             self.unmap(region, region.size);
         }
     }
@@ -277,18 +347,27 @@ mod tests {
         }
     }
 
-    fn space(fake: Fake) -> (AddressSpace, Arc<Fake>) {
+    /// A space whose devices have peers or not.
+    fn space(fake: Fake, peers: bool) -> (AddressSpace, Arc<Dma>, Arc<Fake>) {
         let fake = Arc::new(fake);
         let space = AddressSpace::new();
-        space
-            .subscribe(Arc::new(Dma::new(
-                fake.clone(),
-                u64::MAX,
-                true,
-                Arc::default(),
-            )))
-            .unwrap();
-        (space, fake)
+        let dma = Arc::new(Dma::new(fake.clone(), u64::MAX, peers, Arc::default()));
+        space.subscribe(dma.clone()).unwrap();
+        (space, dma, fake)
+    }
+
+    fn willing() -> Fake {
+        Fake {
+            ranges: vec![],
+            errno: None,
+            live: Mutex::default(),
+        }
+    }
+
+    impl Dma {
+        fn map_all(&self, region: &Region) -> Result<(), DmaError> {
+            pieces(region).try_for_each(|(at, size)| self.map_ram(region, at, size))
+        }
     }
 
     #[test]
@@ -297,18 +376,23 @@ mod tests {
             start: 0,
             size: 0x10000,
         }];
-        let (space, fake) = space(Fake {
-            ranges,
-            errno: None,
-            live: Mutex::default(),
-        });
-        space.add(region(0xf000, RegionKind::Ram)).unwrap();
+        let (space, dma, fake) = space(
+            Fake {
+                ranges,
+                ..willing()
+            },
+            true,
+        );
+        let ram = region(0xf000, RegionKind::Ram);
+        space.add(ram.clone()).unwrap();
         let refused = space.add(region(0x10000, RegionKind::Ram)).unwrap_err();
         assert!(matches!(
             refused,
             MemoryError::Dma(DmaError::Reserved { .. })
         ));
         space.add(region(0x20000, RegionKind::Device)).unwrap();
+        dma.map_all(&ram).unwrap();
+        dma.finish_ram();
         assert_eq!(*fake.live.lock().unwrap(), [0xf000]);
         space.remove(0x20000);
         space.remove(0xf000);
@@ -317,75 +401,88 @@ mod tests {
 
     #[test]
     fn a_lone_device_has_no_peers() {
-        let fake = Arc::new(Fake {
-            ranges: vec![],
-            errno: None,
-            live: Mutex::default(),
-        });
-        let space = AddressSpace::new();
-        space
-            .subscribe(Arc::new(Dma::new(
-                fake.clone(),
-                u64::MAX,
-                false,
-                Arc::default(),
-            )))
-            .unwrap();
-        space.add(region(0, RegionKind::Ram)).unwrap();
+        let (space, dma, fake) = space(willing(), false);
+        dma.finish_ram();
         space.add(region(0x1000, RegionKind::Device)).unwrap();
-        assert_eq!(*fake.live.lock().unwrap(), [0]);
+        assert!(fake.live.lock().unwrap().is_empty());
         space.remove(0x1000);
     }
 
     #[test]
     fn failures_are_fatal_for_ram_alone() {
-        let (space, _) = space(Fake {
-            ranges: vec![],
-            errno: Some((0, libc::EFAULT)),
-            live: Mutex::default(),
-        });
-        let refused = space.add(region(0, RegionKind::Ram)).unwrap_err();
-        assert!(matches!(refused, MemoryError::Dma(DmaError::Map { .. })));
+        let errno = Some((0, libc::EFAULT));
+        let (space, dma, _) = space(Fake { errno, ..willing() }, true);
+        let ram = region(0, RegionKind::Ram);
+        space.add(ram.clone()).unwrap();
+        let refused = dma.map_all(&ram).unwrap_err();
+        assert!(matches!(refused, DmaError::Map { .. }));
+        dma.finish_ram();
         space.add(region(0x1000, RegionKind::Device)).unwrap();
     }
 
     #[test]
-    fn large_regions_are_mapped_in_pieces_or_not_at_all() {
-        let size = 2 * PIECE + 0x20_0000;
-        let mapping = Arc::new(Mapping::reserve(size, PAGE_SIZE).unwrap());
-        let region = Region {
-            start: 4 * PIECE,
+    fn bars_wait_for_ram() {
+        let (space, dma, fake) = space(willing(), true);
+        let ram = region(0, RegionKind::Ram);
+        space.add(ram.clone()).unwrap();
+        for start in [0x1000, 0x2000, 0x3000] {
+            space.add(region(start, RegionKind::Device)).unwrap();
+        }
+        // It has moved on before anybody could reach it.
+        space.remove(0x2000);
+        assert!(fake.live.lock().unwrap().is_empty());
+        dma.map_all(&ram).unwrap();
+        dma.finish_ram();
+        assert_eq!(*fake.live.lock().unwrap(), [0, 0x1000, 0x3000]);
+        space.remove(0x1000);
+        space.add(region(0x4000, RegionKind::Device)).unwrap();
+        assert_eq!(*fake.live.lock().unwrap(), [0, 0x3000, 0x4000]);
+    }
+
+    #[test]
+    fn ram_that_has_gone_is_not_mapped() {
+        let (space, dma, fake) = space(willing(), true);
+        let size = 3 * PIECE;
+        let ram = Region {
             size,
-            mapping,
-            offset: 0,
-            kind: RegionKind::Ram,
+            mapping: Arc::new(Mapping::reserve(size, PAGE_SIZE).unwrap()),
+            ..region(4 * PIECE, RegionKind::Ram)
+        };
+        space.add(ram.clone()).unwrap();
+        dma.map_ram(&ram, 0, PIECE).unwrap();
+        dma.map_ram(&ram, PIECE, PIECE).unwrap();
+        assert_eq!(*fake.live.lock().unwrap(), [4 * PIECE, 5 * PIECE]);
+        // The last device has been given back.
+        let listener: Arc<dyn MemoryListener> = dma.clone();
+        space.unsubscribe(&listener);
+        assert!(fake.live.lock().unwrap().is_empty());
+        dma.map_ram(&ram, 2 * PIECE, PIECE).unwrap();
+        assert!(fake.live.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn large_bars_are_mapped_in_pieces_or_not_at_all() {
+        let size = 2 * PIECE + 0x20_0000;
+        let bar = Region {
+            size,
+            mapping: Arc::new(Mapping::reserve(size, PAGE_SIZE).unwrap()),
+            ..region(4 * PIECE, RegionKind::Device)
         };
         let all = [4 * PIECE, 5 * PIECE, 6 * PIECE];
         for (refused, mapped) in [(None, &all[..]), (Some(6 * PIECE), &[])] {
-            let (space, fake) = space(Fake {
-                ranges: vec![],
-                errno: refused.map(|from| (from, libc::EFAULT)),
-                live: Mutex::default(),
-            });
-            assert_eq!(space.add(region.clone()).is_ok(), refused.is_none());
+            let errno = refused.map(|from| (from, libc::EFAULT));
+            let (space, dma, fake) = space(Fake { errno, ..willing() }, true);
+            dma.finish_ram();
+            space.add(bar.clone()).unwrap();
             assert_eq!(*fake.live.lock().unwrap(), mapped);
-            space.remove(region.start);
+            space.remove(bar.start);
             assert!(fake.live.lock().unwrap().is_empty());
         }
     }
 
     #[test]
     fn a_low_limit_is_explained() {
-        let dma = Dma::new(
-            Arc::new(Fake {
-                ranges: vec![],
-                errno: None,
-                live: Mutex::default(),
-            }),
-            u64::MAX,
-            true,
-            Arc::default(),
-        );
+        let dma = Dma::new(Arc::new(willing()), u64::MAX, true, Arc::default());
         let e = dma.explain(
             &region(0, RegionKind::Ram),
             io::Error::from_raw_os_error(libc::ENOMEM),

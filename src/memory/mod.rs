@@ -8,6 +8,7 @@ pub mod dma;
 pub mod hugetlb;
 pub mod kvm_slots;
 pub mod mapping;
+pub mod pinning;
 pub mod ram;
 
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -186,7 +187,8 @@ impl Ram {
         self.regions.iter().map(|r| r.size).sum()
     }
 
-    /// Makes every page present, on up to `threads` threads, calling `progress` with the bytes done.
+    /// Makes every page of `range` present (bytes of RAM, the regions one after the other), on up to
+    /// `threads` threads, calling `progress` with the bytes done.
     ///
     /// The IOMMU needs the pages anyway; zeroing them here in parallel, as huge pages, takes a
     /// fraction of what pinning them one at a time inside VFIO_IOMMU_MAP_DMA does.
@@ -195,20 +197,21 @@ impl Ram {
     /// [`RamError::Populate`] when the host runs out of pages.
     pub fn populate(
         &self,
+        range: Range<u64>,
         threads: usize,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(), RamError> {
-        let next = AtomicU64::new(0);
+        let next = AtomicU64::new(range.start);
         let done = AtomicU64::new(0);
         let failed = AtomicBool::new(false);
-        let size = self.size();
+        let end = range.end.min(self.size());
         let work = || -> io::Result<()> {
             while !failed.load(Ordering::Relaxed) {
                 let mut at = next.fetch_add(self.chunk, Ordering::Relaxed);
-                if at >= size {
+                if at >= end {
                     break;
                 }
-                let mut left = self.chunk.min(size - at);
+                let mut left = self.chunk.min(end - at);
                 let mut filled = 0;
                 for region in &self.regions {
                     if at < region.size && left > 0 {
@@ -228,7 +231,8 @@ impl Ram {
             }
             Ok(())
         };
-        let chunks = usize::try_from(size.div_ceil(self.chunk)).unwrap_or(usize::MAX);
+        let chunks = end.saturating_sub(range.start).div_ceil(self.chunk);
+        let chunks = usize::try_from(chunks).unwrap_or(usize::MAX);
         let others = threads.min(chunks).saturating_sub(1);
         thread::scope(|scope| {
             // A thread that the host does not give is work for the others.
@@ -244,7 +248,7 @@ impl Ram {
             });
             mine.and(theirs)
         })
-        .map_err(|e| RamError::Populate(size, e))
+        .map_err(|e| RamError::Populate(self.size(), e))
     }
 }
 
@@ -320,13 +324,15 @@ mod tests {
         for (pages, shared) in KINDS {
             let ram = Ram::new(&layout, pages, shared).unwrap();
             let most = AtomicU64::new(0);
-            ram.populate(3, &|n| {
+            let all = || ram.regions().iter().map(present).sum::<u64>();
+            ram.populate(90 << 20..110 << 20, 2, &|_| {}).unwrap();
+            assert_eq!(all(), 20 << 20, "{pages:?}, shared: {shared}");
+            ram.populate(0..ram.size(), 3, &|n| {
                 most.fetch_max(n, Ordering::Relaxed);
             })
             .unwrap();
             assert_eq!(most.into_inner(), 176 << 20);
-            let present: u64 = ram.regions().iter().map(present).sum();
-            assert_eq!(present, 176 << 20, "{pages:?}, shared: {shared}");
+            assert_eq!(all(), 176 << 20, "{pages:?}, shared: {shared}");
         }
     }
 

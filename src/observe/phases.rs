@@ -25,15 +25,15 @@ pub const FIRST_RUN: &str = "first_run";
 const MOST: usize = 1024;
 
 /// Opens the span of a phase, with the host's name of the device that it is about, if any. It lasts
-/// until its guard is dropped; a mark is a span that is dropped at once.
+/// until it is dropped; a mark is a span that is dropped at once. None is entered: one that was would
+/// not end before those that began inside of it.
 #[macro_export]
 macro_rules! phase {
     ($name:expr) => {
-        ::tracing::info_span!(target: $crate::observe::phases::TARGET, $name).entered()
+        ::tracing::info_span!(target: $crate::observe::phases::TARGET, $name)
     };
     ($name:expr, $device:expr) => {
         ::tracing::info_span!(target: $crate::observe::phases::TARGET, $name, device = %$device)
-            .entered()
     };
 }
 
@@ -77,7 +77,8 @@ pub struct Phase {
     pub end_us: u64,
 }
 
-/// Collects the phases up to the first entry into the guest; a layer of `tracing`.
+/// Collects the phases of the first boot, of which some end after the first entry into the guest; a
+/// layer of `tracing`.
 #[derive(Clone)]
 pub struct Phases {
     clock: Clock,
@@ -86,7 +87,7 @@ pub struct Phases {
 
 #[derive(Default)]
 struct Shared {
-    /// The guest runs.
+    /// The guest runs: what begins now and has been there before belongs to a later boot.
     over: AtomicBool,
     phases: Mutex<Vec<Phase>>,
 }
@@ -103,6 +104,12 @@ impl Phases {
     /// When the process began.
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let phases = self.shared.phases.lock();
+        let phases = phases.unwrap_or_else(PoisonError::into_inner);
+        phases.iter().any(|phase| phase.name == name)
     }
 
     /// Those that are over, by their beginnings.
@@ -130,7 +137,7 @@ impl Visit for Open {
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Phases {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if self.shared.over.load(Ordering::Relaxed) {
+        if self.shared.over.load(Ordering::Relaxed) && self.has(attributes.metadata().name()) {
             return;
         }
         let mut open = Open {
@@ -195,11 +202,24 @@ mod tests {
         });
         tracing::dispatcher::with_default(&dispatch, || {
             drop(phase!(FIRST_RUN));
-            drop(phase!("of the second boot"));
+            let beside = phase!("beside the guest");
+            drop(phase!("inside of it"));
+            drop(beside);
+            drop(phase!("outer"));
+            drop(phase!(FIRST_RUN));
         });
         let list = phases.list();
         let names: Vec<_> = list.iter().map(|p| p.name).collect();
-        assert_eq!(names, ["outer", "open_device", FIRST_RUN]);
+        assert_eq!(
+            names,
+            [
+                "outer",
+                "open_device",
+                FIRST_RUN,
+                "beside the guest",
+                "inside of it"
+            ]
+        );
         assert_eq!(list[1].device.as_deref(), Some("0000:00:05.0"));
         assert_eq!(list[0].device, None);
         assert!(list[1].end_us - list[1].start_us >= 2000);

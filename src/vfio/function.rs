@@ -20,6 +20,7 @@ use crate::interrupt::Router;
 use crate::interrupt::service::Service;
 use crate::layout::Layout;
 use crate::memory::AddressSpace;
+use crate::memory::pinning::Gate;
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
 use crate::pci::PciFunction;
@@ -31,6 +32,8 @@ use crate::pci::lanes;
 use crate::pci::msix::MsixCapability;
 
 const INTERRUPT_PIN: u16 = 0x3d;
+/// Bus Master Enable in COMMAND (7.5.1.1.3).
+const BUS_MASTER: u32 = 1 << 2;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
 pub(super) const PMCSR: u16 = 4;
 pub(super) const POWER_STATE: u8 = 0x3;
@@ -62,6 +65,8 @@ pub struct Surroundings {
     pub router: Arc<Router>,
     /// Where BARs may be.
     pub layout: Layout,
+    /// Where a vCPU waits until a device may use RAM.
+    pub gate: Arc<Gate>,
 }
 
 /// A passed-through function.
@@ -324,6 +329,11 @@ impl VfioFunction {
     }
 }
 
+/// Whether a write lets the device start requests of its own (7.5.1.1.3).
+fn masters(offset: u16, data: &[u8]) -> bool {
+    lanes::merge(0, COMMAND.into(), BUS_MASTER, offset.into(), data) != 0
+}
+
 impl PciFunction for VfioFunction {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
@@ -347,6 +357,10 @@ impl PciFunction for VfioFunction {
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
+        // Before the lock: the host may want the device back meanwhile.
+        if masters(offset, data) && !self.around.gate.pass() {
+            return;
+        }
         let mut state = self.lock();
         if state.fenced {
             return;

@@ -16,6 +16,7 @@ mod bars;
 mod config;
 mod device;
 mod faults;
+mod gate;
 mod hostile;
 mod image;
 mod irq_code;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         ("switch", switch::TESTS),
         ("vectors", vectors::TESTS),
         ("faults", faults::TESTS),
+        ("gate", gate::TESTS),
         ("resets", resets::TESTS),
         ("stats", stats::TESTS),
         ("race", race::TESTS),

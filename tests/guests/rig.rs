@@ -8,6 +8,7 @@ use mini_vmm::interrupt::Router;
 use mini_vmm::layout::{self, Layout};
 use mini_vmm::memory::AddressSpace;
 use mini_vmm::memory::kvm_slots::KvmSlots;
+use mini_vmm::memory::pinning::Gate;
 use mini_vmm::pci::RootBus;
 use mini_vmm::vfio::device::Irq;
 use mini_vmm::vfio::function::{Surroundings, VfioFunction};
@@ -37,6 +38,11 @@ pub struct Rig {
 impl Rig {
     /// With so many memory slots.
     pub fn new(device: FakeDevice, max_slots: usize) -> Self {
+        Self::at(Arc::new(Gate::open()), device, max_slots)
+    }
+
+    /// The same, where devices cannot reach RAM before the gate opens.
+    pub fn at(gate: Arc<Gate>, device: FakeDevice, max_slots: usize) -> Self {
         let device = device.share();
         let vm = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
         vm.create_irq_chip().unwrap();
@@ -48,6 +54,7 @@ impl Rig {
             bus: Arc::new(Bus::new()),
             router: Router::new(vm).unwrap(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
+            gate,
         };
         let layout = around.layout;
         let (bus, router) = (around.bus.clone(), around.router.clone());
@@ -100,6 +107,11 @@ impl Rig {
         let mut data = [0; 4];
         self.bus.mmio_read(address, &mut data);
         u32::from_le_bytes(data)
+    }
+
+    /// The host wants the device back.
+    pub fn release(&self) {
+        self.function.release();
     }
 
     /// As at a guest's reboot.
