@@ -77,15 +77,18 @@
 //! ## Guest memory becomes reachable for DMA
 //!
 //! ```text
-//! machine ─► memory::ram          reserve, 1 GiB-congruent; huge pages; populate on several CPUs
+//! machine ─► memory::ram          reserve, 1 GiB-congruent; huge pages
 //!         ─► memory               one address space
 //!              ├─► memory::kvm_slots    KVM_SET_USER_MEMORY_REGION
+//!              └─► memory::dma          hears of each region
+//!         ─► memory::pinning      beside the guest: populate on several CPUs, then map
 //!              └─► memory::dma ─► vfio::mapper       VFIO_IOMMU_MAP_DMA: I/O address = guest address
+//! vfio::function ◄─ the guest lets the device master the bus: it waits until all is mapped
 //! ```
 //!
 //! The guest programs its device with guest-physical addresses; the IOMMU translates them to the
 //! same pages that KVM shows the guest. The pages are pinned for that, which is why a guest with a
-//! device has all its memory present from the start.
+//! device has all its memory present before the device may use any of it.
 //!
 //! # Seams
 //!

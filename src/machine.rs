@@ -26,8 +26,9 @@ use crate::interrupt::{Router, irqchip};
 use crate::layout::{self, Layout};
 use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
 use crate::memory::dma::Dma;
+use crate::memory::gate::Gate;
 use crate::memory::kvm_slots::KvmSlots;
-use crate::memory::pinning::{self, Gate, Pinning};
+use crate::memory::pinning::{self, Pinning};
 use crate::memory::ram::Ram;
 use crate::memory::{AddressSpace, MemoryListener};
 use crate::observe::stats::Stats;
@@ -219,7 +220,7 @@ impl Machine {
             None => None,
         };
 
-        let _phase = phase!("add_devices");
+        let platform = phase!("add_platform");
         let gate = pinning.as_ref().map(Pinning::gate);
         let bus = Arc::new(Bus::new());
         let root = Arc::new(RootBus::new());
@@ -277,6 +278,7 @@ impl Machine {
             notifier,
             stats,
         };
+        drop(platform);
         let slots: Vec<_> = assign_slots(&machine.config.vfio)
             .iter()
             .map(|config| config.slot)
@@ -308,6 +310,7 @@ impl Machine {
         slot: Option<Slot>,
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
+        let _phase = phase!("add_device", device.name());
         let device = self.stats.meter(device);
         let function = VfioFunction::new(Arc::clone(&device), self.around.clone(), rom)?;
         let bdf = match slot {

@@ -5,6 +5,7 @@
 //! listener refuses a region, those that had accepted it are told to forget it again.
 
 pub mod dma;
+pub mod gate;
 pub mod hugetlb;
 pub mod kvm_slots;
 pub mod mapping;

@@ -1,20 +1,18 @@
-//! Guest RAM made present and mapped for DMA beside the guest's first instructions.
-//!
-//! A function starts no request of its own before its Bus Master Enable is set (PCI Express 6.0,
-//! 7.5.1.1.3), and a guest sets it in COMMAND, which is trapped. So the guest need not wait until its
-//! RAM has been zeroed and pinned: only the write that sets that bit does, at the [`Gate`].
+//! Guest RAM made present and mapped for DMA beside the guest's first instructions, which take no notice
+//! of it: only a device has to wait, at the [`Gate`].
 
 use std::io;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use tracing::Span;
 
 use super::Region;
 use super::dma::{Dma, DmaError, pieces};
+use super::gate::Gate;
 use super::ram::{Ram, RamError};
 use crate::observe::progress::Progress;
 use crate::phase;
@@ -40,87 +38,6 @@ pub fn populate(ram: &Ram) -> Result<(), RamError> {
     ram.populate(0..ram.size(), cpus.min(MOST_THREADS), &|done| {
         progress.set(done)
     })
-}
-
-/// Where a guest that lets a device master the bus waits until all of its RAM can be reached.
-#[derive(Debug)]
-pub struct Gate {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct State {
-    /// Bytes that devices cannot reach yet; zero when they can reach all.
-    left: u64,
-    /// There will be no more of them than there are.
-    over: bool,
-    /// The vCPUs are being stopped: nobody may wait.
-    stopping: bool,
-}
-
-impl Gate {
-    /// Nobody waits here: where there is nothing to map.
-    pub fn open() -> Self {
-        Self::closed(0)
-    }
-
-    /// So many bytes are to be mapped.
-    pub fn closed(left: u64) -> Self {
-        let state = State {
-            left,
-            over: left == 0,
-            stopping: false,
-        };
-        Self {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.changed.notify_all();
-    }
-
-    fn wait(&self, mut go_on: impl FnMut(&State) -> bool) -> MutexGuard<'_, State> {
-        let wait = self
-            .changed
-            .wait_while(self.lock(), |state| !state.over && go_on(state));
-        wait.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until all of RAM is mapped, and tells whether it is. It is not when the vCPUs are being
-    /// stopped, or it cannot be; then the write that waited has no effect, as its boot has no future.
-    pub fn pass(&self) -> bool {
-        self.wait(|state| !state.stopping).left == 0
-    }
-
-    /// Whether the vCPUs are being stopped: while they are, nobody waits.
-    pub fn set_stopping(&self, stopping: bool) {
-        self.change(|state| state.stopping = stopping);
-    }
-
-    /// `left` bytes are left to map.
-    pub fn set_left(&self, left: u64) {
-        self.change(|state| {
-            state.left = left;
-            state.over |= left == 0;
-        });
-    }
-
-    /// No more will be mapped.
-    fn end(&self) {
-        self.change(|state| state.over = true);
-    }
-
-    fn is_over(&self) -> bool {
-        self.lock().over
-    }
 }
 
 /// Why devices cannot reach RAM.
@@ -198,10 +115,8 @@ impl Pinning {
     pub fn wait(&mut self, left: u64) -> Result<(), PinningError> {
         let wanted = self.size.saturating_sub(left);
         let progress = Progress::new("pinning the guest's memory", wanted);
-        drop(self.gate.wait(|state| {
-            progress.set(self.size.saturating_sub(state.left).min(wanted));
-            state.left > left
-        }));
+        let told = |left| progress.set(self.size.saturating_sub(left).min(wanted));
+        self.gate.wait(left, told);
         self.outcome()
     }
 
@@ -328,6 +243,7 @@ impl Mapping<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::mpsc::channel;
     use std::time::Duration;
 

@@ -19,9 +19,10 @@ use crate::layout::Layout;
 
 const GIB: u64 = 1 << 30;
 const HUGE_PAGE: u64 = 2 << 20;
-/// What one thread populates at a time: large enough to make the system call cheap, small enough
-/// that the threads finish together.
-const CHUNK: u64 = 32 << 20;
+/// What one thread populates at a time. The kernel holds the address space's lock for as long, and
+/// whoever maps or starts a thread meanwhile waits; a huge page takes long enough to make the system call
+/// cheap.
+const CHUNK: u64 = HUGE_PAGE;
 /// Where the logarithm of the pages' size stands in the flags of memfd_create(2).
 const HUGE_SHIFT: u32 = 26;
 

@@ -20,7 +20,7 @@ use crate::interrupt::Router;
 use crate::interrupt::service::Service;
 use crate::layout::Layout;
 use crate::memory::AddressSpace;
-use crate::memory::pinning::Gate;
+use crate::memory::gate::Gate;
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
 use crate::pci::PciFunction;

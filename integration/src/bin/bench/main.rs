@@ -80,6 +80,7 @@ fn bench() -> Result<()> {
         ..Results::default()
     };
     let dir = host::target().join("bench");
+    fs::create_dir_all(&dir).context(format!("make {}", dir.display()))?;
     kvm::run(&plan, &dir.join("work"), &mut results)?;
     in_lab(&plan, &mut results);
     let summary = summary::summary(&results);
