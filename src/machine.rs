@@ -6,8 +6,8 @@ mod notices;
 mod parts;
 mod places;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::VmFd;
 use tracing::{debug, info};
@@ -184,16 +184,25 @@ impl Machine {
         } else if prefault == Some(true) {
             pinning::populate(&ram)?;
         }
+        let gate = pinning.as_ref().map(Pinning::gate);
+        let gate = gate.unwrap_or_else(|| Arc::new(Gate::open()));
+        let (setting_up, opening) = (gate.hold(), Mutex::new(Some(gate.hold())));
+        let pace = |waiting: bool| {
+            let hold = (!waiting).then(|| gate.hold());
+            *opening.lock().unwrap_or_else(PoisonError::into_inner) = hold;
+        };
         let (opened, (vcpus, loaded)) = side_by_side(
             devices,
-            || vfio::open(Some(&vm), &candidates, config.iommu),
+            || vfio::open(Some(&vm), &candidates, config.iommu, &pace),
             || {
                 let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
-                let _phase = phase!("load_images");
+                let loading = phase!("load_images");
                 let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
+                drop((loading, setting_up));
                 Ok((vcpus, loaded))
             },
         )?;
+        let setting_up = gate.hold();
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
 
         // The devices reach the guest's memory, when it is mapped, and nothing else.
@@ -221,7 +230,6 @@ impl Machine {
         };
 
         let platform = phase!("add_platform");
-        let gate = pinning.as_ref().map(Pinning::gate);
         let bus = Arc::new(Bus::new());
         let root = Arc::new(RootBus::new());
         if measured {
@@ -254,7 +262,7 @@ impl Machine {
                 bus,
                 router,
                 layout,
-                gate: gate.unwrap_or_else(|| Arc::new(Gate::open())),
+                gate,
             },
             config,
             layout,
@@ -287,6 +295,7 @@ impl Machine {
         for (device, (slot, rom)) in devices.zip(slots.into_iter().zip(roms)) {
             machine.attach(device, slot, rom)?;
         }
+        drop(setting_up);
         Ok(machine)
     }
 
@@ -388,7 +397,9 @@ impl Machine {
         reset::announce(&self.vfio_functions());
         loop {
             self.wait_for_ram()?;
+            let starting = self.around.gate.hold();
             let mut running = self.start()?;
+            drop(starting);
             let end = lifecycle.wait();
             self.around.gate.set_stopping(true);
             self.vcpus = running.stop()?;

@@ -91,7 +91,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let configs = assign_slots(&config.vfio);
     let mut problems = Vec::new();
     let opened = vfio::find(sysfs, &configs)
-        .and_then(|candidates| vfio::open(None, &candidates, config.iommu));
+        .and_then(|candidates| vfio::open(None, &candidates, config.iommu, &|_| ()));
     let opened = match opened {
         Ok(opened) => opened,
         // Of a mediated device sysfs says nothing that could be explained.

@@ -4,7 +4,7 @@
 //! 7.5.1.1.3), and a guest sets it in COMMAND, which is trapped. So the guest need not wait until its
 //! RAM has been zeroed and pinned ([`super::pinning`]): only the write that sets that bit does.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Where a guest that lets a device master the bus waits until all of its RAM can be reached.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ struct State {
     over: bool,
     /// The vCPUs are being stopped: nobody may wait.
     stopping: bool,
+    /// Who does not want pages to be made present for now.
+    holds: usize,
 }
 
 impl Gate {
@@ -35,6 +37,7 @@ impl Gate {
             left,
             over: left == 0,
             stopping: false,
+            holds: 0,
         };
         Self {
             state: Mutex::new(state),
@@ -78,6 +81,20 @@ impl Gate {
         self.change(|state| state.stopping = stopping);
     }
 
+    /// No pages are made present until this is dropped. While the kernel makes some it holds the lock of
+    /// this process's address space, and gets it back before whoever waits to change that: a mapping or a
+    /// thread's stack may take a hundred times as long (Linux, kernel/locking/rwsem.c: a writer that waits
+    /// is passed by readers for 4 ms).
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.change(|state| state.holds += 1);
+        Hold(Arc::clone(self))
+    }
+
+    /// Waits while pages are held back.
+    pub fn pace(&self) {
+        drop(self.wait_while(|state| state.holds > 0));
+    }
+
     /// `left` bytes are left to map.
     pub fn set_left(&self, left: u64) {
         self.change(|state| {
@@ -94,5 +111,14 @@ impl Gate {
     /// Whether there is nothing to wait for any more, for better or worse.
     pub fn is_over(&self) -> bool {
         self.lock().over
+    }
+}
+
+/// See [`Gate::hold`].
+pub struct Hold(Arc<Gate>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.change(|state| state.holds -= 1);
     }
 }

@@ -4,7 +4,6 @@
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
@@ -58,7 +57,6 @@ pub enum PinningError {
 pub struct Pinning {
     gate: Arc<Gate>,
     size: u64,
-    cancel: Arc<AtomicBool>,
     dma: Option<Sender<Arc<Dma>>>,
     thread: Option<JoinHandle<Result<(), PinningError>>>,
 }
@@ -75,14 +73,12 @@ impl Pinning {
         failed: impl FnOnce() + Send + 'static,
     ) -> Result<Self, PinningError> {
         let gate = Arc::new(Gate::closed(ram.size()));
-        let cancel = Arc::new(AtomicBool::new(false));
         let size = ram.size();
         let (dma, from_main) = mpsc::channel();
         let work = Work {
             ram,
             prefault,
             gate: Arc::clone(&gate),
-            cancel: Arc::clone(&cancel),
             dma: from_main,
         };
         let thread = thread::Builder::new()
@@ -91,7 +87,6 @@ impl Pinning {
         Ok(Self {
             gate,
             size,
-            cancel,
             dma: Some(dma),
             thread: Some(thread.map_err(PinningError::Thread)?),
         })
@@ -138,7 +133,7 @@ impl Pinning {
 /// The thread ends after the piece that it is at.
 impl Drop for Pinning {
     fn drop(&mut self) {
-        self.cancel.store(true, Ordering::Relaxed);
+        self.gate.end();
         self.dma.take();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -150,7 +145,6 @@ struct Work {
     ram: Arc<Ram>,
     prefault: bool,
     gate: Arc<Gate>,
-    cancel: Arc<AtomicBool>,
     dma: Receiver<Arc<Dma>>,
 }
 
@@ -168,6 +162,7 @@ impl Work {
     /// meanwhile, which takes a tenth of a second.
     fn all(&self) -> Result<(), PinningError> {
         let threads = threads();
+        let gate = &self.gate;
         let populating = self.prefault.then(|| phase!("populate_ram"));
         let mut mapping = Mapping::default();
         let mut offset = 0;
@@ -180,7 +175,7 @@ impl Work {
                 }
                 if self.prefault {
                     let range = offset..offset + size;
-                    self.ram.populate(range, threads, &|_| {})?;
+                    self.ram.populate(range, threads, &|_| gate.pace())?;
                 }
                 offset += size;
                 mapping.present.push((region, at, size));
@@ -217,8 +212,9 @@ impl Work {
         Ok(())
     }
 
+    /// Only the one who has started it ends it before it is done.
     fn cancelled(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed)
+        self.gate.is_over()
     }
 }
 

@@ -87,7 +87,8 @@ struct Wanted<'a> {
 
 /// Opens the devices, each on a thread of its own: opening resets the function, which takes a tenth
 /// of a second each (and makes another reset at the start needless). Without a `vm` they serve only
-/// to be looked at.
+/// to be looked at. `pace` is told when there is nothing to do but to wait for them (true), and when
+/// one is open (false).
 ///
 /// # Errors
 /// The first device that cannot be opened; all of them are closed again then.
@@ -95,6 +96,7 @@ pub fn open(
     vm: Option<&VmFd>,
     candidates: &[Candidate],
     iommu: Iommu,
+    pace: &(dyn Fn(bool) + Sync),
 ) -> Result<Option<Opened>, VfioError> {
     let Some(first) = candidates.first() else {
         return Ok(None);
@@ -119,6 +121,7 @@ pub fn open(
         }
         Interface::open(&kvm, candidates, iommu, first)
     };
+    let open_all = |interface: &Interface, wanted| open_all(interface, wanted, pace);
     let shared = share(wanted, interface, open_all, VfioError::is_refused_group)?;
     let mut devices = Vec::new();
     let mut spaces = Vec::new();
@@ -156,6 +159,7 @@ fn kvm_vfio(vm: &VmFd) -> Result<Arc<VfioDeviceFd>, VfioError> {
 fn open_all<'a>(
     interface: &Interface,
     wanted: Vec<Wanted<'a>>,
+    pace: &(dyn Fn(bool) + Sync),
 ) -> Vec<(Wanted<'a>, Result<Arc<VfioFile>, VfioError>)> {
     thread::scope(|scope| {
         let openers: Vec<_> = wanted
@@ -165,10 +169,15 @@ fn open_all<'a>(
                 let group = Arc::clone(&wanted.group);
                 let opener = thread::Builder::new()
                     .name(format!("open {}", candidate.name))
-                    .spawn_scoped(scope, move || interface.open_device(candidate, group));
+                    .spawn_scoped(scope, move || {
+                        let opened = interface.open_device(candidate, group);
+                        pace(false);
+                        opened
+                    });
                 (wanted, opener)
             })
             .collect();
+        pace(true);
         let join = |(wanted, opener): (_, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
             let outcome = match opener.map(|o| o.join()) {
                 Ok(Ok(outcome)) => outcome,
