@@ -240,7 +240,7 @@ fn may_lock(status: &str) -> bool {
     set.is_some_and(|set| set & 1 << CAP_IPC_LOCK != 0)
 }
 
-/// The word in brackets: "always [madvise] never".
+/// The word in brackets: `always [madvise] never`.
 fn selected(text: &str) -> Option<String> {
     let (_, rest) = text.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())
