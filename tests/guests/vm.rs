@@ -140,7 +140,7 @@ impl Vm {
             kernel: file.path().into(),
             initrd: None,
             cmdline: "console=ttyS0".into(),
-            cpus: CpuConfig::new(self.cpus.into()),
+            cpus: CpuConfig::new(self.cpus.into()).unwrap(),
             memory: MemoryConfig::new(64 << 20),
             vfio: Vec::new(),
             iommu: Iommu::default(),
