@@ -31,6 +31,7 @@ mod rig;
 mod rom;
 mod stats;
 mod switch;
+mod topology;
 mod vectors;
 mod vm;
 mod waiting;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         ("resets", resets::TESTS),
         ("stats", stats::TESTS),
         ("race", race::TESTS),
+        ("topology", topology::TESTS),
         ("waiting", waiting::TESTS),
         ("hostile", hostile::TESTS),
     ];
