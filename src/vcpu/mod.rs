@@ -104,8 +104,8 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes vCPU `id` with this APIC id and these CPUID leaves. `msrs` are those that a reset must restore; `pin` is
-    /// the host CPU that it shall run on.
+    /// Makes vCPU `id` with these CPUID leaves; KVM knows it by its APIC id. `msrs` are those that a
+    /// reset must restore; `pin` is the host CPU that it shall run on.
     ///
     /// # Errors
     /// The call that failed.
