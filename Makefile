@@ -52,7 +52,7 @@ bench-readme: ## the last results' summary, into the README
 	@cargo run --quiet --package lab --bin bench -- readme
 
 doc: ## the library's documentation: the module map and the four paths
-	cargo doc --no-deps --document-private-items --package mini-vmm --package lab
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --package mini-vmm --package lab
 
 man: ## the manual pages, into target/man
 	cargo run --quiet --package mini-vmm --example man -- target/man

@@ -56,17 +56,22 @@ measure_reads() {
 	act=poweroff
 }
 
+# read_on_cpu CPU DISK COUNT: all of it is told of by one queue, to one CPU.
+read_on_cpu() {
+	name=$(basename "$2" | sed 's/n1$/q/')
+	queue=$name$(($1 + 1))
+	here=$(interrupts "$queue" "$1")
+	all=$(interrupts "$name")
+	taskset "$(printf %x $((1 << $1)))" dd if="$2" of=/dev/null bs=4096 count="$3" iflag=direct 2>/dev/null ||
+		say "read-failed cpu $1"
+	say "queue $queue cpu=$1 here=$(($(interrupts "$queue" "$1") - here)) all=$(($(interrupts "$name") - all))"
+}
+
 # Each CPU has a queue and a vector of its own: what it asks for, it is told of.
 queue_on_each_cpu() {
 	set -- $disks
-	name=$(basename "$1" | sed 's/n1$/q/')
 	for cpu in $(seq 0 $(($(nproc) - 1))); do
-		queue=$name$((cpu + 1))
-		here=$(interrupts "$queue" "$cpu")
-		all=$(interrupts "$name")
-		taskset "$(printf %x $((1 << cpu)))" dd if="$1" of=/dev/null bs=4096 count=200 iflag=direct 2>/dev/null ||
-			say "read-failed cpu $cpu"
-		say "queue $queue cpu=$cpu here=$(($(interrupts "$queue" "$cpu") - here)) all=$(($(interrupts "$name") - all))"
+		read_on_cpu "$cpu" "$1" 200
 		# The kernel keeps these where they are: it says so by refusing.
 		if echo 1 >"/proc/irq/$(irq_of "$queue")/smp_affinity" 2>/dev/null; then
 			say "moved-queue $queue"
@@ -302,6 +307,18 @@ say_messages() {
 			at=$(byte_at "$d/config" $((at + 1)))
 		done
 	done
+	act=poweroff
+}
+
+# Which CPUs share what with each, and whether each hears of what it read.
+show_topology() {
+	for cpu in $(seq 0 $(($(nproc) - 1))); do
+		at=/sys/devices/system/cpu/cpu$cpu/topology
+		apic=$(awk -v cpu="$cpu" '$1 == "processor" { n = $3 } $1 == "apicid" && n == cpu { print $3 }' /proc/cpuinfo)
+		say "cpu $cpu apic=$apic socket=$(cat "$at/physical_package_id") siblings=$(cat "$at/thread_siblings_list") core=$(cat "$at/core_cpus_list") package=$(cat "$at/package_cpus_list")"
+		[ -z "$disks" ] || read_on_cpu "$cpu" $disks 50
+	done
+	dmesg | grep -iE 'apic.*(mismatch|firmware bug)|firmware bug.*(apic|topo)' | while read -r line; do say "trouble $line"; done
 	act=poweroff
 }
 

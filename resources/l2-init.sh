@@ -63,6 +63,7 @@ messages) say_messages ;;
 edu) drive_edu ;;
 serial) talk_to_serial_ports ;;
 primary) serve_virtual_function ;;
+topology) show_topology ;;
 esac
 complain
 

@@ -1,4 +1,5 @@
-//! The command line; the only room that knows the names of flags and commands.
+//! The command line; the only room that reads flags and commands. The hint of an error names those to
+//! type, wherever the error is from; that there are such is tested here.
 
 mod cpus;
 pub mod explain;
@@ -124,5 +125,58 @@ impl Cli {
                 "--kernel is missing",
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// What is somebody else's: mdadm's.
+    const OTHERS: &[&str] = &["stop"];
+
+    fn flags(command: &clap::Command, all: &mut BTreeSet<String>) {
+        let longs = command.get_arguments().filter_map(clap::Arg::get_long);
+        all.extend(longs.map(String::from));
+        command.get_subcommands().for_each(|c| flags(c, all));
+    }
+
+    /// `--word` wherever it stands after a quotation mark.
+    fn named(dir: &Path, all: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() && !["cli", "tests"].contains(&name) {
+                named(&path, all);
+            } else if path.is_file() && !["cli.rs", "options.rs", "tests.rs"].contains(&name) {
+                let text = fs::read_to_string(&path).unwrap();
+                for (_, line) in text.lines().filter_map(|line| line.split_once('"')) {
+                    for (at, _) in line.match_indices("--") {
+                        let word = &line[at + 2..];
+                        let end = word.find(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+                        let word = &word[..end.unwrap_or(word.len())];
+                        if !word.is_empty() {
+                            all.insert(word.into());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hints_name_flags_that_there_are() {
+        let (mut known, mut used) = (BTreeSet::new(), BTreeSet::new());
+        flags(&Cli::command(), &mut known);
+        known.extend(OTHERS.iter().map(|other| String::from(*other)));
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        named(&src, &mut used);
+        assert!(used.contains("memory") && used.contains("force"));
+        let unknown: Vec<_> = used.difference(&known).collect();
+        assert!(unknown.is_empty(), "{unknown:?} are no flags");
     }
 }

@@ -4,6 +4,7 @@ pub mod cpus;
 pub mod device;
 pub mod memory;
 pub mod options;
+pub mod topology;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use cpus::CpuConfig;
 use device::{DeviceConfig, DeviceOptionError};
 use memory::{HugePage, MemoryConfig};
 use options::OptionError;
+use topology::TopologyError;
 
 /// The least RAM a guest gets: a stock kernel does not unpack itself in less.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -88,6 +90,9 @@ pub enum ConfigError {
         /// Host CPUs.
         pinned: usize,
     },
+    /// Sockets, cores and threads that are not as many as the vCPUs.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
 }
 
 impl ConfigError {
@@ -101,6 +106,7 @@ impl ConfigError {
             Self::Pins { cpus, .. } => {
                 format!("name one for each, for example pin=0-{}", cpus - 1)
             }
+            Self::Topology(_) => "sockets, cores and threads multiply to the vCPUs, for example --cpus 4,sockets=1,cores=2,threads=2".into(),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Machine {
     /// What is wrong, with its hint; all that was taken is given back.
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
         let measured = config.statistics != Statistics::Off;
-        let stats = Arc::new(Stats::new(config.cpus.count, measured));
+        let stats = Arc::new(Stats::new(config.cpus.count(), measured));
         // What the user gave, without touching the host.
         let looking = phase!("look_at_files");
         let images = Images::open(&config.kernel, config.initrd.as_deref())?;
@@ -256,7 +256,7 @@ impl Machine {
         // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
-            acpi: acpi::build(&layout, config.cpus.count)?,
+            acpi: acpi::build(&layout, &config.cpus.topology)?,
             around: Surroundings {
                 space,
                 bus,

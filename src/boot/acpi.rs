@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::little_endian::U16;
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::config::MAX_CPUS;
+use crate::config::topology::Topology;
 use crate::layout::{
     ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_RESET,
     PORT_SLEEP_CONTROL, PORT_SLEEP_STATUS, RESET_VALUE,
@@ -55,9 +55,6 @@ pub struct Placed {
 /// Why there are no tables.
 #[derive(Debug, thiserror::Error)]
 pub enum AcpiError {
-    /// No vCPU, or more than 8-bit APIC ids are given to.
-    #[error("ACPI tables are made for 1 to {MAX_CPUS} vCPUs, not for {0}")]
-    Cpus(u32),
     /// The room below 1 MiB is too small.
     #[error("the ACPI tables need {0} bytes, and there is room for {room}", room = ACPI_END - ACPI_START)]
     TooLarge(u64),
@@ -73,22 +70,18 @@ pub enum AcpiError {
     },
 }
 
-/// Builds the tables for a machine of `cpus` vCPUs.
+/// Builds the tables for a machine of vCPUs with these APIC ids.
 ///
 /// # Errors
 ///
-/// `cpus` is 0 or more than [`MAX_CPUS`].
-pub fn build(layout: &Layout, cpus: u32) -> Result<Placed, AcpiError> {
-    let ids = match u8::try_from(cpus) {
-        Ok(n) if n > 0 && cpus <= MAX_CPUS => 0..n,
-        _ => return Err(AcpiError::Cpus(cpus)),
-    };
+/// There is no room.
+pub fn build(layout: &Layout, topology: &Topology) -> Result<Placed, AcpiError> {
     // The RSDP comes first, but points at the XSDT, which points at the rest.
     let mut place = Placer::after(ACPI_START + Rsdp::len() as u64);
-    let dsdt = place.table(dsdt::build(layout, ids.clone()));
+    let dsdt = place.table(dsdt::build(layout, topology.cpus()));
     let entries = [
         place.table(bytes(&fadt(dsdt))),
-        place.table(bytes(&madt(ids))),
+        place.table(bytes(&madt(topology))),
         place.table(bytes(&mcfg())),
     ];
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
@@ -205,7 +198,9 @@ aml_as_bytes!(LocalApicNmi);
 /// MADT (ACPI 6.5, 5.2.12): the local APICs, the IOAPIC, and LINT1 as NMI, which is how
 /// [`super::cpu_state::set_lint`] sets it. PCAT_COMPAT is clear: no 8259 to disable. GSI and
 /// IOAPIC pin are the same number, so there are no interrupt source overrides.
-fn madt(ids: std::ops::Range<u8>) -> impl Aml {
+///
+/// A processor's `_UID` is its number, its APIC id is what the topology says.
+fn madt(topology: &Topology) -> impl Aml {
     const EVERY_PROCESSOR: u8 = 0xff;
     let mut madt = MADT::new(
         OEM_ID,
@@ -213,8 +208,12 @@ fn madt(ids: std::ops::Range<u8>) -> impl Aml {
         OEM_REVISION,
         LocalInterruptController::Address(LAPIC_ADDR),
     );
-    for id in ids {
-        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    for (uid, apic_id) in (0u8..).zip(topology.apic_ids()) {
+        madt.add_structure(ProcessorLocalApic::new(
+            uid,
+            apic_id,
+            EnabledStatus::Enabled,
+        ));
     }
     madt.add_structure(IoApic::new(0, IOAPIC_ADDR, 0));
     madt.add_structure(LocalApicNmi {
@@ -237,10 +236,19 @@ fn mcfg() -> impl Aml {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::topology::Wish;
     use proptest::prelude::*;
 
+    fn cores(count: u32) -> Topology {
+        Topology::new(count, Wish::default()).unwrap()
+    }
+
     fn placed(cpus: u32) -> Placed {
-        build(&Layout::new(8 << 30, 32 << 30, 46).unwrap(), cpus).unwrap()
+        placed_for(&cores(cpus))
+    }
+
+    fn placed_for(topology: &Topology) -> Placed {
+        build(&Layout::new(8 << 30, 32 << 30, 46).unwrap(), topology).unwrap()
     }
 
     fn table(placed: &Placed, signature: &[u8; 4]) -> (u64, Vec<u8>) {
@@ -292,9 +300,9 @@ mod tests {
         assert_eq!((u64_at(&fadt, 248), u64_at(&fadt, 260)), (0x600, 0x601));
     }
 
-    #[test]
-    fn the_madt_has_every_cpu_once() {
-        let (_, madt) = table(&placed(64), b"APIC");
+    /// `_UID`, APIC id and flags of each processor; how many IOAPICs and NMIs there are.
+    fn in_madt(placed: &Placed) -> (Vec<(u8, u8, u8)>, u32, u32) {
+        let (_, madt) = table(placed, b"APIC");
         assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 0, 0, 0, 0]);
         let (mut rest, mut cpus, mut ioapics, mut nmis) = (&madt[44..], Vec::new(), 0, 0);
         while !rest.is_empty() {
@@ -307,8 +315,20 @@ mod tests {
             }
             rest = next;
         }
-        assert_eq!(cpus, (0..64).map(|i| (i, i, 1)).collect::<Vec<_>>());
-        assert_eq!((ioapics, nmis), (1, 1));
+        (cpus, ioapics, nmis)
+    }
+
+    #[test]
+    fn the_madt_has_every_cpu_once() {
+        let all: Vec<_> = (0..64).map(|i| (i, i, 1)).collect();
+        assert_eq!(in_madt(&placed(64)), (all, 1, 1));
+        let threes = Wish {
+            cores: Some(3),
+            ..Wish::default()
+        };
+        let (cpus, ..) = in_madt(&placed_for(&Topology::new(6, threes).unwrap()));
+        let ids = [(0, 0), (1, 1), (2, 2), (3, 4), (4, 5), (5, 6)];
+        assert_eq!(cpus, ids.map(|(uid, id)| (uid, id, 1)));
     }
 
     #[test]
@@ -317,14 +337,6 @@ mod tests {
         assert_eq!(u64_at(&mcfg, 44), 0xe000_0000);
         assert_eq!(mcfg[52..56], [0, 0, 0, 0]);
         assert_eq!(mcfg.len(), 60);
-    }
-
-    #[test]
-    fn refuses_odd_numbers_of_cpus() {
-        let layout = Layout::new(1 << 30, 0, 40).unwrap();
-        for cpus in [0, 65, 256, u32::MAX] {
-            assert!(matches!(build(&layout, cpus), Err(AcpiError::Cpus(n)) if n == cpus));
-        }
     }
 
     #[test]
@@ -373,7 +385,7 @@ mod tests {
         #[test]
         fn tables_are_sound(memory in (64u64 << 20)..(800 << 30), bars in 0u64..(64 << 30), cpus in 1u32..=64) {
             if let Ok(layout) = Layout::new(memory, bars, 46) {
-                let placed = build(&layout, cpus).unwrap();
+                let placed = build(&layout, &cores(cpus)).unwrap();
                 let mut end = ACPI_START;
                 let mut sorted = placed.tables.clone();
                 sorted.sort();

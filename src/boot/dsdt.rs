@@ -27,8 +27,8 @@ const REVISION: u8 = 2;
 /// Device numbers with interrupt pins; 0 is the host bridge.
 const DEVICES: Range<u8> = 1..32;
 
-/// Builds the DSDT, header and checksum included, for vCPUs of these APIC ids.
-pub(super) fn build(layout: &Layout, ids: Range<u8>) -> Vec<u8> {
+/// Builds the DSDT, header and checksum included, for so many vCPUs.
+pub(super) fn build(layout: &Layout, cpus: u32) -> Vec<u8> {
     let mut dsdt = Sdt::new(
         *b"DSDT",
         HEADER,
@@ -40,7 +40,7 @@ pub(super) fn build(layout: &Layout, ids: Range<u8>) -> Vec<u8> {
     let mut devices = pci_root(layout);
     devices.extend(motherboard());
     devices.extend(serial());
-    ids.for_each(|id| devices.extend(cpu(id)));
+    (0..cpus).for_each(|uid| devices.extend(cpu(uid)));
     dsdt.append_slice(&Scope::raw(Path::new("_SB_"), devices));
     dsdt.append_slice(&bytes(&Name::new(
         Path::new("_S5_"),
@@ -213,12 +213,12 @@ fn serial() -> Vec<u8> {
 }
 
 /// `_SB_.Cxxx`: a processor, tied to its MADT entry by `_UID`.
-fn cpu(id: u8) -> Vec<u8> {
+fn cpu(uid: u32) -> Vec<u8> {
     bytes(&Device::new(
-        Path::new(&format!("C{id:03X}")),
+        Path::new(&format!("C{uid:03X}")),
         vec![
             &Name::new(Path::new("_HID"), &"ACPI0007"),
-            &Name::new(Path::new("_UID"), &id),
+            &Name::new(Path::new("_UID"), &uid),
         ],
     ))
 }
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_table_knows_its_length() {
-        let dsdt = build(&Layout::new(64 << 20, 0, 40).unwrap(), 0..64);
+        let dsdt = build(&Layout::new(64 << 20, 0, 40).unwrap(), 64);
         assert_eq!(dsdt[4..8], (dsdt.len() as u32).to_le_bytes());
     }
 }

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::*;
+use crate::config::topology::Topology;
 use crate::layout::{LOW_PVH_INFO, LOW_ZERO_PAGE};
 use kernels::{bzimage, elf, put};
 
@@ -41,7 +42,7 @@ fn boot(
         .map(|r| (GuestAddress(r.start), r.size as usize))
         .collect();
     let memory = GuestMemory::from_ranges(&ranges).unwrap();
-    let tables = acpi::build(&layout, 1).unwrap();
+    let tables = acpi::build(&layout, &Topology::default()).unwrap();
     let checked = images.check(&layout, cmdline);
     let entry = images.load(&memory, &layout, cmdline, &tables);
     assert!(checked.is_ok() || entry.is_err());
@@ -141,7 +142,7 @@ fn a_second_load_leaves_nothing_of_the_first_guest() {
     memory
         .write_slice(&[0xaa; 4 << 20], GuestAddress(0x100_0000))
         .unwrap();
-    let tables = acpi::build(&layout, 1).unwrap();
+    let tables = acpi::build(&layout, &Topology::default()).unwrap();
     for _ in 0..2 {
         images.load(&memory, &layout, "", &tables).unwrap();
         assert_eq!(read(&memory, 0x100_0020, 0x1_0000 - 32), [0; 0x1_0000 - 32]);

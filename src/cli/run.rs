@@ -29,7 +29,8 @@ pub struct GuestArgs {
 
     /// Virtual CPUs, 1 to 64. Options: pin=LIST, the host CPU of each, in order, as taskset has it
     /// (0,2,4-7); idle=native, HLT, MWAIT and PAUSE run in the guest: quicker to wake, and each vCPU
-    /// keeps a host CPU busy for good
+    /// keeps a host CPU busy for good; sockets=N, cores=N (of each socket) and threads=N (of each
+    /// core), which multiply to the CPUs: what is not given follows from the rest
     #[arg(long, value_name = "N[,OPTION]...", default_value = "1", value_parser = cpus::check_count)]
     cpus: String,
 
@@ -162,7 +163,7 @@ mod tests {
         let c = c.unwrap();
         assert_eq!(c.initrd, Some("i".into()));
         assert_eq!(c.cmdline, "console=ttyS0 quiet");
-        assert_eq!((c.cpus.count, c.memory.size), (4, 1 << 30));
+        assert_eq!((c.cpus.count(), c.memory.size), (4, 1 << 30));
         let c = parse(&["--vfio", "01:00.0", "--vfio", "02:00.0", "--no-reboot"]).unwrap();
         let addresses: Vec<_> = c.vfio.iter().map(|d| d.address.as_str()).collect();
         assert_eq!(addresses, ["01:00.0", "02:00.0"]);

@@ -1,10 +1,12 @@
-//! vCPUs: how many, where they run, and how they idle.
+//! vCPUs: how many and how arranged, where they run, and how they idle.
+
+use super::topology::{Topology, TopologyError, Wish};
 
 /// vCPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuConfig {
-    /// How many, 1 to [`super::MAX_CPUS`].
-    pub count: u32,
+    /// How many, and of which sockets and cores they are threads.
+    pub topology: Topology,
     /// The host CPU that each runs on; empty when the host's scheduler decides.
     pub pin: Vec<usize>,
     /// What a vCPU without work does.
@@ -13,12 +15,20 @@ pub struct CpuConfig {
 
 impl CpuConfig {
     /// So many vCPUs, all else as it is by default.
-    pub fn new(count: u32) -> Self {
-        Self {
-            count,
+    ///
+    /// # Errors
+    /// Not 1 to [`super::MAX_CPUS`] of them.
+    pub fn new(count: u32) -> Result<Self, TopologyError> {
+        Ok(Self {
+            topology: Topology::new(count, Wish::default())?,
             pin: Vec::new(),
             idle: Idle::default(),
-        }
+        })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.topology.cpus()
     }
 
     /// Whether each vCPU has a host CPU to itself as far as we can tell: pinned there, and never

@@ -229,7 +229,7 @@ fn is_listed(list: &str, module: &str) -> bool {
         .any(|name| name.replace('-', "_") == module)
 }
 
-/// The word in brackets: "always [madvise] never".
+/// The word in brackets: `always [madvise] never`.
 fn selected(text: &str) -> Option<String> {
     let (_, rest) = text.split_once('[')?;
     Some(rest.split_once(']')?.0.to_owned())

@@ -175,17 +175,17 @@ pub(super) fn make_vcpus(
         .get_msr_index_list()
         .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;
     let mut traits = Traits {
-        cpus: config.count,
+        topology: config.topology,
         tsc_khz: None,
         tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
         mwait: mwait.then(cpuid::host_mwait).flatten(),
         dedicated: config.dedicated(),
     };
-    (0..config.count)
+    (0..config.count())
         .map(|id| {
             let vcpu = Vcpu::new(
                 vm,
-                id,
+                (id, config.topology.apic_id(id)),
                 |fd| {
                     traits.tsc_khz = fd.get_tsc_khz().ok();
                     Ok(cpuid::for_vcpu(supported, id, &traits)?)

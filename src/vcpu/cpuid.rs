@@ -6,13 +6,11 @@
 //!
 //! | leaf | is made | because |
 //! | --- | --- | --- |
-//! | 1 | APIC id, number of processors, HTT | each vCPU is a core of one package, with one thread |
 //! | 1 | HYPERVISOR, x2APIC on, MONITOR and OSXSAVE off | the guest may look for KVM's leaves; x2APIC is emulated in the kernel; MWAIT would keep a host CPU, and is there only where the user wants that; OSXSAVE mirrors CR4 |
 //! | 1 | TSC_DEADLINE as KVM has it | KVM reports it by a capability, not in CPUID |
-//! | 4, 0x8000001D | caches: L1 and L2 a core's own, the rest the package's | the host's sharing counts are of its own threads |
-//! | 5 | zero, or the host's | as MONITOR is |
-//! | 0xB, 0x1F, 0x80000008, 0x8000001E | the topology again | so that all that Linux may ask agree |
+//! | 1, 4, 0xB, 0x1F, 0x80000001, 0x80000008, 0x8000001D, 0x8000001E | sockets, cores and threads, and the caches that they share: see `topology` | the host's are not the guest's, and all that Linux may ask must agree |
 //! | 0x80000026 | absent | AMD's newest topology leaf; the older ones serve |
+//! | 5 | zero, or the host's | as MONITOR is |
 //! | 7, 0x12 | no SGX | no enclave memory is given to the guest |
 //! | 0x8000001F | zero | no guest of ours has encrypted memory, so none has an encryption bit |
 //! | 0xD and the features that need it | see `xsave` | components, sizes and features must agree |
@@ -23,14 +21,18 @@
 //!
 //! All else, the physical address bits and the PMU among it, stays as KVM says.
 
+mod topology;
 mod xsave;
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
+use crate::config::topology::Topology;
+use topology::Place;
+
 /// Why there is no CPUID for a vCPU.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CpuidError {
-    /// The vCPU is not one of the VM's, or has no 8-bit APIC id.
+    /// The vCPU is not one of the VM's.
     #[error("there is no vCPU {vcpu} among {cpus}")]
     NoSuchCpu {
         /// Its index.
@@ -64,12 +66,9 @@ const ECX1_X2APIC: u32 = 1 << 21;
 const ECX1_TSC_DEADLINE: u32 = 1 << 24;
 const ECX1_OSXSAVE: u32 = 1 << 27;
 const ECX1_HYPERVISOR: u32 = 1 << 31;
-const EDX1_HTT: u32 = 1 << 28;
 // Leaf 7.
 const EBX7_SGX: u32 = 1 << 2;
 const ECX7_SGX_LC: u32 = 1 << 30;
-/// Leaf 0x80000001: CMP_LEGACY (AMD APM volume 3, E.4.2).
-const ECX_AMD_CMP_LEGACY: u32 = 1 << 1;
 /// KVM_HINTS_REALTIME, in edx of the same leaf.
 const KVM_HINTS_REALTIME: u32 = 1 << 0;
 /// KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT (Documentation/virt/kvm/x86/cpuid.rst).
@@ -78,8 +77,8 @@ const KVM_ASYNC_PF: u32 = 1 << 4 | 1 << 10 | 1 << 14;
 /// What all vCPUs of a VM have in common.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traits {
-    /// How many there are.
-    pub cpus: u32,
+    /// How many there are, and of which sockets and cores they are threads.
+    pub topology: Topology,
     /// What KVM_GET_TSC_KHZ says.
     pub tsc_khz: Option<u32>,
     /// KVM_CAP_TSC_DEADLINE_TIMER.
@@ -107,15 +106,18 @@ pub fn host_mwait() -> Option<[u32; 4]> {
 
 /// The CPUID of one vCPU, for KVM_SET_CPUID2.
 ///
-/// `vcpu` counts from 0 and is the APIC id.
+/// `vcpu` counts from 0; its APIC id is the topology's.
 ///
 /// # Errors
 ///
-/// `vcpu` is not below `cpus`, or `cpus` is above 255; `supported` lacks leaf 0 or 1, or is so
+/// There is no such vCPU; `supported` lacks leaf 0 or 1, or is so
 /// long that there is no room for the leaves added.
 pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, CpuidError> {
-    let Traits { cpus, tsc_khz, .. } = *traits;
-    if vcpu >= cpus || cpus > u8::MAX.into() {
+    let Traits {
+        topology, tsc_khz, ..
+    } = traits;
+    let cpus = topology.cpus();
+    if vcpu >= cpus {
         return Err(CpuidError::NoSuchCpu { vcpu, cpus });
     }
     let mut leaves = Leaves::new(supported.as_slice());
@@ -126,17 +128,11 @@ pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, 
     if leaves.get(1, 0).is_none() {
         return Err(CpuidError::MissingLeaf(1));
     }
-    let topology = Topology { vcpu, cpus };
-    basic_features(&mut leaves, &topology, traits);
-    topology.caches(&mut leaves);
-    topology.leaf_0xb(&mut leaves, max_leaf);
-    if vendor == *AMD || vendor == *HYGON {
-        topology.amd(&mut leaves);
-    }
-    // Leaves of what this VM has not.
-    for function in [0x12, 0x8000_0026] {
-        leaves.remove(function);
-    }
+    basic_features(&mut leaves, traits);
+    let amd = vendor == *AMD || vendor == *HYGON;
+    Place { topology, vcpu }.tell(&mut leaves, max_leaf, amd);
+    // No enclaves.
+    leaves.remove(0x12);
     leaves.change(7, 0, |e| {
         e.ebx &= !EBX7_SGX;
         e.ecx &= !ECX7_SGX_LC;
@@ -147,7 +143,7 @@ pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, 
         None => leaves.change(LEAF_MWAIT, 0, |e| set(e, [0; 4])),
     }
     xsave::fix(&mut leaves);
-    if let (Some(khz), true) = (tsc_khz, vendor == *INTEL && max_leaf >= LEAF_TSC) {
+    if let (&Some(khz), true) = (tsc_khz, vendor == *INTEL && max_leaf >= LEAF_TSC) {
         let (denominator, numerator) = tsc_ratio(khz);
         leaves.put(
             LEAF_TSC,
@@ -193,10 +189,8 @@ const fn vendor(n: &[u8; 12]) -> [u32; 3] {
 }
 
 /// Leaf 1.
-fn basic_features(leaves: &mut Leaves, topology: &Topology, traits: &Traits) {
-    let Topology { vcpu, cpus } = *topology;
+fn basic_features(leaves: &mut Leaves, traits: &Traits) {
     leaves.change(1, 0, |e| {
-        e.ebx = (e.ebx & 0xffff) | cpus << 16 | vcpu << 24;
         e.ecx &= !(ECX1_MONITOR | ECX1_OSXSAVE | ECX1_TSC_DEADLINE);
         e.ecx |= ECX1_HYPERVISOR | ECX1_X2APIC;
         if traits.tsc_deadline {
@@ -205,75 +199,7 @@ fn basic_features(leaves: &mut Leaves, topology: &Topology, traits: &Traits) {
         if traits.mwait.is_some() {
             e.ecx |= ECX1_MONITOR;
         }
-        e.edx &= !EDX1_HTT;
-        if cpus > 1 {
-            e.edx |= EDX1_HTT;
-        }
     });
-}
-
-/// One package of `cpus` cores with one thread each; APIC ids are the vCPUs' numbers.
-struct Topology {
-    vcpu: u32,
-    cpus: u32,
-}
-
-impl Topology {
-    /// Bits of the APIC id that number the cores.
-    fn core_bits(&self) -> u32 {
-        self.cpus.next_power_of_two().trailing_zeros()
-    }
-
-    /// Leaf 4 (Intel) and 0x8000001D (AMD) have the same fields: bits 4:0 the type, 7:5 the
-    /// level, 25:14 the APIC ids that share the cache less one, and for Intel 31:26 those of the
-    /// package's cores less one.
-    fn caches(&self, leaves: &mut Leaves) {
-        let ids = self.cpus.next_power_of_two() - 1;
-        for e in &mut leaves.0 {
-            if !matches!(e.function, 4 | 0x8000_001d) || e.eax & 0x1f == 0 {
-                continue;
-            }
-            let level = e.eax >> 5 & 7;
-            let sharing = if level <= 2 { 0 } else { ids };
-            let cores = if e.function == 4 { ids.min(0x3f) } else { 0 };
-            e.eax = (e.eax & 0x3fff) | sharing << 14 | cores << 26;
-        }
-    }
-
-    /// Leaf 0xB, and 0x1F where there is one: threads of a core, cores of the package, the end.
-    fn leaf_0xb(&self, leaves: &mut Leaves, max_leaf: u32) {
-        const SMT: u32 = 1 << 8;
-        const CORE: u32 = 2 << 8;
-        for function in [LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2] {
-            let present = leaves.remove(function);
-            if max_leaf < function || (function == LEAF_TOPOLOGY_V2 && !present) {
-                continue;
-            }
-            let levels = [
-                [0, 1, SMT, self.vcpu],
-                [self.core_bits(), self.cpus, CORE | 1, self.vcpu],
-                [0, 0, 2, self.vcpu],
-            ];
-            for (index, registers) in (0..).zip(levels) {
-                leaves.put(function, Some(index), registers);
-            }
-        }
-    }
-
-    /// AMD APM volume 3, E.4.2, E.4.7 and E.4.17.
-    fn amd(&self, leaves: &mut Leaves) {
-        leaves.change(0x8000_0001, 0, |e| {
-            e.ecx &= !ECX_AMD_CMP_LEGACY;
-            if self.cpus > 1 {
-                e.ecx |= ECX_AMD_CMP_LEGACY;
-            }
-        });
-        leaves.change(0x8000_0008, 0, |e| {
-            e.ecx = (e.ecx & !0xf0ff) | self.core_bits() << 12 | (self.cpus - 1);
-        });
-        // Extended APIC id; core id, one thread a core; node 0 of one.
-        leaves.change(0x8000_001e, 0, |e| set(e, [self.vcpu, self.vcpu, 0, 0]));
-    }
 }
 
 /// The hypervisor's own leaves.

@@ -104,20 +104,22 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes vCPU `id` with these CPUID leaves. `msrs` are those that a reset must restore; `pin` is
-    /// the host CPU that it shall run on.
+    /// Makes vCPU `id` with these CPUID leaves; KVM knows it by its APIC id. `msrs` are those that a
+    /// reset must restore; `pin` is the host CPU that it shall run on.
     ///
     /// # Errors
     /// The call that failed.
     pub fn new(
         vm: &VmFd,
-        id: u32,
+        (id, apic_id): (u32, u8),
         cpuid: impl FnOnce(&VcpuFd) -> Result<CpuId, VcpuError>,
         msrs: &[u32],
         pin: Option<usize>,
     ) -> Result<Self, VcpuError> {
         let call = |name| move |source| VcpuError::Call { name, source };
-        let fd = vm.create_vcpu(id.into()).map_err(call("KVM_CREATE_VCPU"))?;
+        let fd = vm
+            .create_vcpu(apic_id.into())
+            .map_err(call("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid(&fd)?;
         fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
         let power_on = PowerOn::read(&fd, msrs)?;

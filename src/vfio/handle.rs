@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tracing::warn;
 use vfio_ioctls::VfioDevice;
 
 use super::alias::Alias;
@@ -21,8 +22,8 @@ pub struct Handle {
     path: PathBuf,
     /// Shared by the devices of its group; `None` with iommufd, where a device stands alone.
     group: Option<Arc<()>>,
-    /// Goes after the device, which finds its group by it once more.
-    _alias: Option<Alias>,
+    /// What `path` is, if it is an alias: the device finds its group by it once more, at its end.
+    alias: Option<Alias>,
 }
 
 impl Handle {
@@ -38,7 +39,7 @@ impl Handle {
             device: ManuallyDrop::new(device),
             path,
             group,
-            _alias: alias,
+            alias,
         }
     }
 }
@@ -53,8 +54,18 @@ impl Deref for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        let shown = self.alias.as_ref().map(Alias::show).transpose();
+        if let Err(e) = &shown {
+            warn!(
+                "{} cannot be shown, so its group is not left: {e}",
+                self.path.display()
+            );
+        }
         let whole = match &self.group {
-            Some(group) => Arc::strong_count(group) == 1 && self.path.join("iommu_group").exists(),
+            Some(group) => {
+                let last = Arc::strong_count(group) == 1;
+                last && shown.is_ok() && self.path.join("iommu_group").exists()
+            }
             None => true,
         };
         if whole {

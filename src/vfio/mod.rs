@@ -269,6 +269,8 @@ impl Interface {
             .transpose()
             .map_err(VfioError::Alias)?;
         let path = alias.as_ref().map_or(&*candidate.path, Alias::path);
+        let shown = alias.as_ref().map(Alias::show).transpose();
+        let shown = shown.map_err(VfioError::Alias)?;
         let device = VfioDevice::new(path, ops, true).map_err(|e| match e {
             vfio_ioctls::VfioError::OpenGroup(source, _) => {
                 VfioError::node(format!("/dev/vfio/{}", candidate.group), Some(name), source)
@@ -290,6 +292,7 @@ impl Interface {
             }
             source => VfioError::Open { name, source },
         })?;
+        drop(shown);
         info!("{name} is open (IOMMU group {})", candidate.group);
         let handle = Handle::new(device, path.into(), group, alias);
         Ok(Arc::new(VfioFile::new(name.to_string(), handle)?))

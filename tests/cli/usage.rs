@@ -182,15 +182,11 @@ fn options_of_memory() {
 
 #[test]
 fn options_of_cpus() {
-    let there = "there are pin= and idle=";
+    let there = "there are pin=, idle=, sockets=, cores= and threads=";
     for (argument, sentence, hint) in [
         ("1,", "`` is not an option of --cpus 1", there),
         ("1,2", "`2` is not an option of --cpus 1", there),
-        (
-            "1,threads=2",
-            "`threads=2` is not an option of --cpus 1",
-            there,
-        ),
+        ("1,dies=2", "`dies=2` is not an option of --cpus 1", there),
         (
             "1,idle=poll",
             "`poll` is no value for `idle`",
@@ -207,6 +203,12 @@ fn options_of_cpus() {
         ("2,pin=1-0", "`1-0` is no value for `pin`", "pin=0,2,4-7"),
         ("4,pin=0,2", "2 host CPUs are named for 4 vCPUs", "pin=0-3"),
         ("1,pin=0-1", "2 host CPUs are named for 1 vCPU", "pin=0"),
+        ("4,cores=0", "`0` is no value for `cores`", "1 or more"),
+        (
+            "1,threads=2",
+            "1 vCPU cannot have 2 threads a core",
+            "--cpus 4,sockets=1,cores=2,threads=2",
+        ),
     ] {
         refused(&["--kernel", "x", "--cpus", argument], sentence, hint);
     }

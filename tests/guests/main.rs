@@ -32,6 +32,7 @@ mod rig;
 mod rom;
 mod stats;
 mod switch;
+mod topology;
 mod vectors;
 mod vm;
 mod waiting;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         ("resets", resets::TESTS),
         ("stats", stats::TESTS),
         ("race", race::TESTS),
+        ("topology", topology::TESTS),
         ("waiting", waiting::TESTS),
         ("hostile", hostile::TESTS),
     ];

@@ -6,9 +6,10 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mini_vmm::config::cpus::CpuConfig;
+use mini_vmm::config::cpus::{CpuConfig, Idle};
 use mini_vmm::config::device::{DeviceConfig, RomConfig};
 use mini_vmm::config::memory::MemoryConfig;
+use mini_vmm::config::topology::Topology;
 use mini_vmm::config::{Iommu, Statistics, VmConfig};
 use mini_vmm::devices::serial::Serial;
 use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
@@ -52,7 +53,7 @@ pub struct Vm {
     guest: Asm,
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     no_reboot: bool,
-    cpus: u8,
+    topology: Topology,
     statistics: Statistics,
 }
 
@@ -82,7 +83,7 @@ impl Vm {
             guest,
             devices: Vec::new(),
             no_reboot: false,
-            cpus: 1,
+            topology: Topology::default(),
             statistics: Statistics::Off,
         }
     }
@@ -118,8 +119,14 @@ impl Vm {
         self
     }
 
-    pub fn cpus(mut self, cpus: u8) -> Self {
-        self.cpus = cpus;
+    pub fn cpus(self, cpus: u8) -> Self {
+        let plain = CpuConfig::new(cpus.into()).expect("a few");
+        self.topology(plain.topology)
+    }
+
+    /// As with `--cpus N,sockets=`.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = topology;
         self
     }
 
@@ -140,7 +147,11 @@ impl Vm {
             kernel: file.path().into(),
             initrd: None,
             cmdline: "console=ttyS0".into(),
-            cpus: CpuConfig::new(self.cpus.into()),
+            cpus: CpuConfig {
+                topology: self.topology,
+                pin: Vec::new(),
+                idle: Idle::default(),
+            },
             memory: MemoryConfig::new(64 << 20),
             vfio: Vec::new(),
             iommu: Iommu::default(),

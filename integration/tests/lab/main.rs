@@ -19,6 +19,7 @@ mod refusals;
 mod requests;
 mod resets;
 mod start;
+mod topology;
 mod virtual_functions;
 
 use std::iter;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         .chain(faults::all())
         .chain(resets::all())
         .chain(start::all())
+        .chain(topology::all())
         .chain(refusals::all())
         .chain(virtual_functions::all())
         .collect();

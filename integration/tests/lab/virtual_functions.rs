@@ -114,6 +114,7 @@ fn beside_a_guest() -> Scenario {
              echo 1 >$sys/{PHYSICAL}/sriov_numvfs\n\
              say \"made {VIRTUAL} driver=$(driver_of {VIRTUAL})\"\n\
              await 'L2: virtual-online' 60\n\
+             say \"links $(find /tmp -name '*vf_token*' | wc -l)\"\n\
              {}{}{}{}\
              echo 0 >$sys/{PHYSICAL}/sriov_numvfs\n\
              kill $primary\nwait $primary || :\n\
@@ -131,6 +132,10 @@ fn beside_a_guest() -> Scenario {
                 outcome.transcript.lab("made").any(|fact| fact == made),
                 || "L1 has no virtual function that vfio-pci holds".into(),
             )?;
+            // A run that is killed now would leave none.
+            expect(outcome.transcript.lab("links").eq(["0"]), || {
+                "a link with the token in its name is there while the device is open".into()
+            })?;
             let hint = format!("hint: give the token that {PHYSICAL} was opened with");
             for (index, says, hint) in [
                 (1, "is opened only with a VF token", hint.as_str()),

@@ -1,4 +1,4 @@
-//! The report of a run, as a value: `docs/stats.md` describes its JSON, [`super::text`] its table.
+//! The report of a run, as a value: `docs/stats.md` describes its JSON, `text` its table.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::topology::Wish;
 
 fn entry(function: u32, index: u32, r: [u32; 4]) -> kvm_cpuid_entry2 {
     let mut e = kvm_cpuid_entry2 {
         function,
         index,
         flags: match function {
-            4 | 7 | 0xb | 0xd | 0x1d | 0x1f => KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+            4 | 7 | 0xb | 0xd | 0x1d | 0x1f | 0x8000_001d => KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
             _ => 0,
         },
         ..Default::default()
@@ -21,7 +22,7 @@ fn entry(function: u32, index: u32, r: [u32; 4]) -> kvm_cpuid_entry2 {
 }
 
 /// A host with AVX-512, PKRU, MPX, XSAVES and CET, as KVM reports it; `vendor` in leaf 0.
-fn host(name: &[u8; 12]) -> Vec<kvm_cpuid_entry2> {
+pub(super) fn host(name: &[u8; 12]) -> Vec<kvm_cpuid_entry2> {
     let [b, d, c] = vendor(name);
     let size = 2688 + 8;
     vec![
@@ -55,8 +56,11 @@ fn host(name: &[u8; 12]) -> Vec<kvm_cpuid_entry2> {
         entry(0x1f, 0, [0; 4]),
         entry(LEAF_KVM, 0, [LEAF_KVM_FEATURES, 1, 2, 3]),
         entry(LEAF_KVM_FEATURES, 0, [0x0100_7efb, 0, 0, 0]),
-        entry(0x8000_0001, 0, [0, 0, 0x121, 0x2c10_0800]),
+        entry(0x8000_0000, 0, [0x8000_001f, 0, 0, 0]),
+        entry(0x8000_0001, 0, [0, 0, 0x121 | 1 << 22, 0x2c10_0800]),
         entry(0x8000_0008, 0, [0x3034, 0, 0x7fff, 0]),
+        entry(0x8000_001d, 0, [0x121, 0x02c0_003f, 63, 0]),
+        entry(0x8000_001d, 3, [0x7_c163, 0x0380_003f, 0xffff, 4]),
         entry(0x8000_001e, 0, [0; 4]),
         entry(0x8000_001f, 0, [0xb, 0x33, 0, 0]),
     ]
@@ -67,33 +71,34 @@ fn compacted() -> u32 {
     576 + 256 + 64 + 64 + 64 + 512 + 1024 + 8 + 16 + 24
 }
 
-fn make(entries: &[kvm_cpuid_entry2], vcpu: u32, cpus: u32) -> Leaves {
-    make_with(entries, vcpu, &traits(cpus))
-}
-
-fn make_with(entries: &[kvm_cpuid_entry2], vcpu: u32, traits: &Traits) -> Leaves {
+/// The leaves of a vCPU.
+pub(super) fn make(entries: &[kvm_cpuid_entry2], vcpu: u32, traits: &Traits) -> Leaves {
     let supported = CpuId::from_entries(entries).unwrap();
     let made = for_vcpu(&supported, vcpu, traits).unwrap();
     Leaves(made.as_slice().to_vec())
 }
 
+fn cores(count: u32) -> Topology {
+    Topology::new(count, Wish::default()).unwrap()
+}
+
 fn traits(cpus: u32) -> Traits {
     Traits {
-        cpus,
+        topology: cores(cpus),
         tsc_khz: Some(2_500_000),
         tsc_deadline: true,
         ..Traits::default()
     }
 }
 
-fn regs(leaves: &Leaves, function: u32, index: u32) -> [u32; 4] {
+pub(super) fn regs(leaves: &Leaves, function: u32, index: u32) -> [u32; 4] {
     let e = leaves.get(function, index).unwrap();
     [e.eax, e.ebx, e.ecx, e.edx]
 }
 
 #[test]
 fn the_first_leaf_names_the_vcpu() {
-    let made = make(&host(b"GenuineIntel"), 3, 4);
+    let made = make(&host(b"GenuineIntel"), 3, &traits(4));
     let [_, ebx, ecx, edx] = regs(&made, 1, 0);
     assert_eq!(ebx, 0x0304_0800);
     assert_eq!(
@@ -101,14 +106,14 @@ fn the_first_leaf_names_the_vcpu() {
         1 << 31 | 1 << 24 | 1 << 21
     );
     assert_ne!(edx & 1 << 28, 0);
-    let alone = make(&host(b"GenuineIntel"), 0, 1);
+    let alone = make(&host(b"GenuineIntel"), 0, &traits(1));
     assert_eq!(regs(&alone, 1, 0)[3] & 1 << 28, 0);
 }
 
 #[test]
 fn topology_is_one_package() {
     for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (64, 6)] {
-        let made = make(&host(b"GenuineIntel"), cpus - 1, cpus);
+        let made = make(&host(b"GenuineIntel"), cpus - 1, &traits(cpus));
         for function in [0xb, 0x1f] {
             assert_eq!(regs(&made, function, 0), [0, 1, 0x100, cpus - 1]);
             assert_eq!(regs(&made, function, 1), [bits, cpus, 0x201, cpus - 1]);
@@ -122,7 +127,7 @@ fn topology_is_one_package() {
 
 #[test]
 fn amd_has_leaves_of_its_own() {
-    let made = make(&host(b"AuthenticAMD"), 2, 3);
+    let made = make(&host(b"AuthenticAMD"), 2, &traits(3));
     assert_eq!(regs(&made, 0x8000_0008, 0), [0x3034, 0, 0x2f02, 0]);
     assert_eq!(regs(&made, 0x8000_001e, 0), [2, 2, 0, 0]);
     assert_eq!(regs(&made, 0x8000_001f, 0), [0; 4]);
@@ -133,7 +138,7 @@ fn amd_has_leaves_of_its_own() {
 
 #[test]
 fn time_is_told() {
-    let made = make(&host(b"GenuineIntel"), 0, 1);
+    let made = make(&host(b"GenuineIntel"), 0, &traits(1));
     assert_eq!(regs(&made, 0x15, 0), [2, 5, 1_000_000_000, 0]);
     assert_eq!(regs(&made, LEAF_TIMING, 0), [2_500_000, 1_000_000, 0, 0]);
     let [last, b, c, d] = regs(&made, LEAF_KVM, 0);
@@ -144,7 +149,7 @@ fn time_is_told() {
 
 #[test]
 fn what_the_vm_has_not_is_gone() {
-    let made = make(&host(b"GenuineIntel"), 0, 1);
+    let made = make(&host(b"GenuineIntel"), 0, &traits(1));
     assert!(made.get(0x12, 0).is_none());
     assert_eq!(regs(&made, 7, 0)[1] & EBX7_SGX, 0);
     assert_eq!(regs(&made, 5, 0), [0; 4]);
@@ -159,7 +164,7 @@ fn idling_is_as_asked_for() {
                 dedicated,
                 ..traits(1)
             };
-            let made = make_with(&host(b"GenuineIntel"), 0, &traits);
+            let made = make(&host(b"GenuineIntel"), 0, &traits);
             let monitor = regs(&made, 1, 0)[2] & ECX1_MONITOR != 0;
             assert_eq!(monitor, mwait.is_some());
             assert_eq!(regs(&made, LEAF_MWAIT, 0), mwait.unwrap_or_default());
@@ -171,7 +176,7 @@ fn idling_is_as_asked_for() {
 
 #[test]
 fn xsave_keeps_what_agrees() {
-    let made = make(&host(b"GenuineIntel"), 0, 1);
+    let made = make(&host(b"GenuineIntel"), 0, &traits(1));
     // MPX is dropped with its feature; the rest is as it was.
     assert_eq!(regs(&made, 0xd, 0), [0x2e7, 576, 2696, 0]);
     assert_eq!(regs(&made, 0xd, 1), [0xf, 576, 0x1800, 0]);
@@ -195,7 +200,7 @@ fn xsave_drops_what_does_not() {
     let change = |function, index, f: fn(&mut kvm_cpuid_entry2)| {
         let mut leaves = Leaves(host(b"GenuineIntel"));
         leaves.change(function, index, f);
-        make(&leaves.0, 0, 1)
+        make(&leaves.0, 0, &traits(1))
     };
     // The sum is not KVM's: no extended component, and no feature that needs one.
     let made = change(0xd, 0, |e| e.ecx += 64);
@@ -224,7 +229,7 @@ fn xsave_drops_what_does_not() {
 fn tcg_gets_no_xsave() {
     let mut leaves = Leaves(host(b"AuthenticAMD"));
     leaves.change(1, 0, |e| e.eax = 0x6_0fb1);
-    let made = make(&leaves.0, 0, 1);
+    let made = make(&leaves.0, 0, &traits(1));
     assert!(made.get(0xd, 0).is_none());
     assert_eq!(regs(&made, 1, 0)[2] & (1 << 26 | 1 << 28), 0);
     // SSE and what needs no more than it stays.
@@ -239,7 +244,7 @@ fn a_missing_leaf_is_an_error() {
         Some(CpuidError::MissingLeaf(0))
     );
     let supported = CpuId::from_entries(&host(b"GenuineIntel")).unwrap();
-    for (vcpu, cpus) in [(0, 0), (1, 1), (300, 400)] {
+    for (vcpu, cpus) in [(1, 1), (4, 4), (300, 64)] {
         let error = for_vcpu(&supported, vcpu, &traits(cpus)).err();
         assert_eq!(error, Some(CpuidError::NoSuchCpu { vcpu, cpus }));
     }
@@ -276,7 +281,7 @@ proptest! {
         }
         let supported = CpuId::from_entries(&entries).unwrap();
         let traits = Traits {
-            cpus,
+            topology: cores(cpus),
             tsc_khz: khz,
             tsc_deadline: deadline,
             mwait,

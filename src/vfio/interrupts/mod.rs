@@ -2,7 +2,7 @@
 //!
 //! VFIO refuses to turn one kind on while another is (drivers/vfio/pci/vfio_pci_intrs.c), and a
 //! device that leaves MSI or MSI-X is back at its pin (PCI Express 6.0, 6.1.4.3 and 7.5.1.1.3). So
-//! the guest's registers say which kind it is ([`Interrupts::wanted`]), and what was on before is
+//! the guest's registers say which kind it is (`Interrupts::wanted`), and what was on before is
 //! taken down first. What the host refuses is put back in the registers, where the guest can see it.
 
 mod intx;

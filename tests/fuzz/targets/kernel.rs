@@ -15,6 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use mini_vmm::boot::acpi::{self, Placed};
 use mini_vmm::boot::{Entry, Images};
 use mini_vmm::config::memory::Pages;
+use mini_vmm::config::topology::Topology;
 use mini_vmm::layout::Layout;
 use mini_vmm::memory::ram::Ram;
 use vmm_sys_util::tempfile::TempFile;
@@ -55,7 +56,7 @@ fn guest() -> &'static Guest {
     GUEST.get_or_init(|| {
         let layout = Layout::new(64 << 20, 0, 40).expect("a layout");
         let ram = Ram::new(&layout, Pages::default(), false).expect("64 MiB");
-        let tables = acpi::build(&layout, 1).expect("tables");
+        let tables = acpi::build(&layout, &Topology::default()).expect("tables");
         Guest {
             layout,
             ram,
