@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// RAM where it is not varied, in MiB.
 const USUAL: u32 = 512;
 /// The two works.
-const START: &str = "first instruction";
+pub const START: &str = "first instruction";
 const REBOOT: &str = "reset to first instruction";
 
 /// Files of the tiny guests, and where messages go.
@@ -55,6 +55,8 @@ impl Place {
                     cpus,
                     mib,
                     devices: &[],
+                    cpu_options: "",
+                    memory_options: "",
                 };
                 if let Some(text) = peers::config_file(peer.kind, &guest) {
                     fs::write(&config, text).context(format!("write {}", config.display()))?;

@@ -24,6 +24,8 @@ pub struct Plan {
     pub stats: bool,
     /// Whether it can be told which pages to take (`--memory`'s `hugepages=`).
     pub hugepages: bool,
+    /// Whether its vCPUs can halt in the guest (`--cpus`'s `idle=`).
+    pub idle: bool,
     /// The bare calls.
     pub floor: PathBuf,
     /// What runs in L1 and L2.
@@ -75,6 +77,7 @@ impl Plan {
             peers,
             stats: help.contains("--stats"),
             hugepages: help.contains("hugepages="),
+            idle: help.contains("idle="),
             floor,
             probe,
             rounds,
