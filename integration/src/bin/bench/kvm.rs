@@ -10,7 +10,7 @@ use std::time::Duration;
 use lab::Result;
 use lab::error::Context;
 use lab::tiny::{self, Then};
-use lab::watch::{Watched, last_words};
+use lab::watch::{Input, Watched, last_words};
 
 use crate::peers::{self, Guest, Kind, Peer};
 use crate::plan::Plan;
@@ -67,7 +67,7 @@ impl Place {
             }
         };
         let log = File::create(self.log()).context("make a file for messages")?;
-        Watched::start(&mut command, Stdio::from(log))
+        Watched::start(&mut command, subject.input(), Stdio::from(log))
     }
 
     fn log(&self) -> PathBuf {
@@ -86,6 +86,14 @@ impl Subject<'_> {
         match self {
             Self::Floor(_) => FLOOR,
             Self::Peer(peer) => &peer.name,
+        }
+    }
+
+    /// alioth reads nothing but a terminal.
+    fn input(&self) -> Input {
+        match self {
+            Self::Peer(peer) if peer.kind == Kind::Alioth => Input::Terminal,
+            _ => Input::None,
         }
     }
 

@@ -179,10 +179,7 @@ fn about(plan: &Plan) -> std::collections::BTreeMap<String, String> {
         );
     }
     if plan.has(3) {
-        about.insert(
-            "reads of each kind in a round".into(),
-            plan.reads.to_string(),
-        );
+        about.insert(targets::READS.into(), plan.reads.to_string());
     }
     for peer in plan.peers.iter().filter(|peer| peer.is_given()) {
         about.insert(peer.name.clone(), version(&peer.program));

@@ -1,6 +1,6 @@
 //! Other VMMs and what is typed for the same guest: pure functions from a guest to a command line.
-//! Flags: QEMU's manual, system emulation, "Invocation"; Cloud Hypervisor, docs/cli.md and
-//! docs/vfio.md; Firecracker, docs/getting-started.md; alioth's and crosvm's `--help`.
+//! Flags: QEMU's manual, system emulation, "Invocation"; Cloud Hypervisor, docs/vfio.md; Firecracker,
+//! docs/getting-started.md and docs/initrd.md; alioth's and crosvm's `--help`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -15,6 +15,8 @@ const ALONE: &str = "random 4 KiB reads, one at a time";
 const EACH: &str = "exits to KVM for each read";
 const HOST: &str = "of them host interrupts";
 const WINDOWS: &str = "of them to wait for a moment to interrupt the guest";
+/// Where a run tells how many reads of each small kind a round has.
+pub const READS: &str = "reads of each kind in a round";
 const PAGES: [&str; 4] = ["4 KiB", "transparent huge", "2 MiB", "1 GiB"];
 
 /// A target, and how this run stands to it.
@@ -206,8 +208,9 @@ impl Run<'_> {
             .collect();
         let medians: Vec<String> = all.as_ref()?.iter().map(|s| figure(s.median)).collect();
         let rounds = all.as_ref()?.first()?.count;
+        let reads = self.0.about.get(READS).map_or("?", String::as_str);
         let told = format!(
-            "{} (alone, 32 at a time, in order; medians of {rounds} rounds)",
+            "{} (alone, 32 at a time, in order; medians of {rounds} rounds of {reads} small reads)",
             medians.join(", ")
         );
         Some((all?.iter().all(|s| s.median == 0.0), told))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lab::error::Context;
 use lab::tiny;
-use lab::watch::{Watched, last_words};
+use lab::watch::{Input, Watched, last_words};
 use lab::{Error, Result};
 
 use crate::cpu::{self, Cpu};
@@ -25,7 +25,7 @@ fn start(command: &[&str]) -> Result<Watched> {
     let messages = File::create(MESSAGES).context("make a file for messages")?;
     let mut command = Command::new(program);
     command.args(arguments);
-    Watched::start(&mut command, Stdio::from(messages))
+    Watched::start(&mut command, Input::None, Stdio::from(messages))
 }
 
 /// Runs a VMM until its guest has said `stop`, or ended; each line of its guest's is said again.
