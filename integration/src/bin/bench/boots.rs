@@ -91,6 +91,8 @@ pub const WITH: &str = "boot with an NVMe disk";
 fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
     // The last boot with the disk to /init, by who made it.
     let mut with: BTreeMap<&str, f64> = BTreeMap::new();
+    // When the kernel's clock began in the last counted run.
+    let mut began: Option<(usize, f64)> = None;
     for fact in facts.iter() {
         let Some(run) = runs.get(fact.run) else {
             continue;
@@ -111,7 +113,22 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
             results.add(&key, &run.peer.name, sample);
         };
         match fact.kind {
+            // The same run told its /init before: "init" comes first.
+            "watched" if run.counted && fact.rest.contains(" init ") => {
+                if let (Some(at), Some(uptime)) =
+                    (value(fact.rest, "at"), value(fact.rest, "uptime"))
+                {
+                    began = Some((fact.run, at - uptime * 1e3));
+                }
+            }
             "counts" if run.counted => {
+                let first = value(fact.rest, "phase.main_to_first_run");
+                if let (Some((of, clock)), Some(first)) = (began.take(), first)
+                    && of == fact.run
+                {
+                    let quantity = "from the first run to the kernel's clock";
+                    add(quantity, "ms", clock - first / 1e3);
+                }
                 for word in fact.rest.split(' ') {
                     if let Some((name, micros)) = phase(word) {
                         add(&name, "ms", micros / 1e3);
@@ -234,6 +251,35 @@ mod tests {
         take(&facts, &runs, &mut results);
         let share = results.measures.iter().find(|m| m.quantity == SHARE);
         assert_eq!(share.unwrap().samples, [10.0]);
+    }
+
+    #[test]
+    fn a_counted_run_tells_how_long_a_kernel_takes_to_its_clock() {
+        let peer = Peer {
+            name: "mini-vmm".into(),
+            kind: Kind::MiniVmm,
+            program: "/bin/true".into(),
+        };
+        let runs = [Run {
+            peer: &peer,
+            device: true,
+            counted: true,
+        }];
+        let lines = [
+            "round 1",
+            "watched 0 at=30 init uptime=0.01",
+            "counts 0 phase.main_to_first_run=5000",
+            "counts 0 phase.main_to_first_run=5000",
+            "script 0",
+        ];
+        let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
+        let mut results = Results::default();
+        take(&facts, &runs, &mut results);
+        let row = results
+            .measures
+            .iter()
+            .find(|m| m.quantity.starts_with("from the first run"));
+        assert_eq!(row.unwrap().samples, [15.0]);
     }
 
     #[test]
