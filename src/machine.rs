@@ -8,6 +8,7 @@ mod places;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use kvm_ioctls::VmFd;
 use tracing::{debug, info};
@@ -491,7 +492,10 @@ impl Drop for Machine {
         self.pinning = None;
         // The container loses its IOMMU with its last device: unmap while it still has it.
         if let Some(dma) = self.dma.take() {
+            let begun = Instant::now();
             self.around.space.unsubscribe(&dma);
+            let us = begun.elapsed().as_micros();
+            info!("the guest's memory was unmapped for DMA in {us} us");
         }
         self.functions.clear();
     }

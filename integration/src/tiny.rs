@@ -23,12 +23,15 @@ const SAY: [u8; 12] = [
     0xec, // in al, dx
 ];
 const SPIN: [u8; 2] = [0xeb, 0xfe]; // jmp $
+const HALT: [u8; 3] = [0xf4, 0xeb, 0xfd]; // hlt; jmp $-1
 
 /// What a guest does after it has said [`MARK`], before it does nothing for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     /// Nothing.
     Spin,
+    /// Nothing, and leaves its CPU to others: no interrupt ever wakes it.
+    Halt,
     /// It writes this value to this port, which resets the machine, and so it says [`MARK`] again.
     Reset(u16, u8),
 }
@@ -42,7 +45,7 @@ pub fn code(then: Then) -> Vec<u8> {
         code.extend_from_slice(&[0xb0, value]); // mov al, value
         code.push(0xee); // out dx, al
     }
-    code.extend_from_slice(&SPIN);
+    code.extend_from_slice(if then == Then::Halt { &HALT } else { &SPIN });
     code
 }
 

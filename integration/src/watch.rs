@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,23 +12,38 @@ use crate::error::{Context, Error, Result};
 /// How long a program may take to end by itself once it was asked to.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A program's standard input, on which nobody ever types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// /dev/null.
+    None,
+    /// A terminal, for programs that take nothing else.
+    Terminal,
+}
+
 /// A running program, killed when dropped.
 #[derive(Debug)]
 pub struct Watched {
     child: Child,
     console: ChildStdout,
     started: Instant,
+    /// The other end of its standard input, where that is a terminal.
+    _terminal: Option<OwnedFd>,
     /// What was read and not yet looked for.
     unread: Vec<u8>,
 }
 
 impl Watched {
     /// Starts a program; `stderr` is where its messages go. The clock runs from before the fork.
-    pub fn start(command: &mut Command, stderr: Stdio) -> Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr);
+    pub fn start(command: &mut Command, input: Input, stderr: Stdio) -> Result<Self> {
+        let (terminal, stdin) = match input {
+            Input::None => (None, Stdio::null()),
+            Input::Terminal => {
+                let (ours, theirs) = terminal()?;
+                (Some(ours), Stdio::from(theirs))
+            }
+        };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
         let started = Instant::now();
         let mut child = command
             .spawn()
@@ -38,6 +53,7 @@ impl Watched {
             child,
             console,
             started,
+            _terminal: terminal,
             unread: Vec::new(),
         })
     }
@@ -144,6 +160,27 @@ impl Drop for Watched {
     }
 }
 
+/// Both ends of a new terminal: ours and the program's.
+fn terminal() -> Result<(OwnedFd, OwnedFd)> {
+    let (mut ours, mut theirs) = (-1, -1);
+    let none = std::ptr::null_mut();
+    // SAFETY: two ints of ours are filled; a name, settings and a size are not asked for.
+    let ret = unsafe {
+        libc::openpty(
+            &raw mut ours,
+            &raw mut theirs,
+            none,
+            none.cast(),
+            none.cast(),
+        )
+    };
+    if ret < 0 {
+        return Err(std::io::Error::last_os_error()).context("make a terminal");
+    }
+    // SAFETY: two new descriptors, which nobody else has.
+    Ok(unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) })
+}
+
 fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
     bytes.windows(text.len()).position(|window| window == text)
 }
@@ -223,7 +260,7 @@ mod tests {
     fn texts_are_found_in_order_and_what_follows_is_kept() {
         let mut command = Command::new("sh");
         command.args(["-c", "printf 'one!two!L2: init\\nrest\\n'"]);
-        let mut watched = Watched::start(&mut command, Stdio::null()).unwrap();
+        let mut watched = Watched::start(&mut command, Input::None, Stdio::null()).unwrap();
         let limit = Duration::from_secs(10);
         let first = watched.until(b"!", limit).unwrap();
         let second = watched.until(b"!", limit).unwrap();
@@ -231,6 +268,17 @@ mod tests {
         let line = watched.line(limit).unwrap().unwrap().0;
         assert_eq!(line, "L2: init");
         assert!(watched.until(b"!", limit).is_err());
+    }
+
+    #[test]
+    fn a_program_may_need_a_terminal() {
+        for (input, answer) in [(Input::None, "no"), (Input::Terminal, "yes")] {
+            let mut command = Command::new("sh");
+            command.args(["-c", "if [ -t 0 ]; then echo yes; else echo no; fi"]);
+            let mut watched = Watched::start(&mut command, input, Stdio::null()).unwrap();
+            let line = watched.line(Duration::from_secs(10)).unwrap().unwrap().0;
+            assert_eq!(line, answer);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Part 2: from process start to the guest's /init, with and without a device, all under L1's clock.
 
+use std::collections::BTreeMap;
+
 use lab::Result;
 use lab::disk::Disk;
 
@@ -54,6 +56,8 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
             cpus: 1,
             mib: MIB,
             devices,
+            cpu_options: "",
+            memory_options: "",
         };
         let (counter, command) = if run.counted {
             let counter = counter(plan, run.peer.kind);
@@ -79,16 +83,26 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
+/// What a boot with the disk takes longer than one without, of the same round.
+pub const SHARE: &str = "the disk's share of it";
+/// The work with the disk.
+pub const WITH: &str = "boot with an NVMe disk";
+
 fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
+    // The last boot with the disk to /init, by who made it.
+    let mut with: BTreeMap<&str, f64> = BTreeMap::new();
+    // When the kernel's clock began in the last counted run.
+    let mut began: Option<(usize, f64)> = None;
     for fact in facts.iter() {
         let Some(run) = runs.get(fact.run) else {
             continue;
         };
         let work = if run.device {
-            "boot with an NVMe disk"
+            WITH
         } else {
             "boot without a device"
         };
+        let mut share = None;
         let mut add = |quantity: &str, unit, sample| {
             let key = Key {
                 part: 2,
@@ -99,13 +113,24 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
             results.add(&key, &run.peer.name, sample);
         };
         match fact.kind {
+            // The same run told its /init before: "init" comes first.
+            "watched" if run.counted && fact.rest.contains(" init ") => {
+                if let (Some(at), Some(uptime)) =
+                    (value(fact.rest, "at"), value(fact.rest, "uptime"))
+                {
+                    began = Some((fact.run, at - uptime * 1e3));
+                }
+            }
             "counts" if run.counted => {
+                let first = value(fact.rest, "phase.main_to_first_run");
+                if let (Some((of, clock)), Some(first)) = (began.take(), first)
+                    && of == fact.run
+                {
+                    let quantity = "from the first run to the kernel's clock";
+                    add(quantity, "ms", clock - first / 1e3);
+                }
                 for word in fact.rest.split(' ') {
-                    let phase = word.strip_prefix("phase.").and_then(|w| w.split_once('='));
-                    if let Some((name, micros)) = phase
-                        && let Ok(micros) = micros.parse::<f64>()
-                    {
-                        let name = format!("phase {}", name.replace('_', " "));
+                    if let Some((name, micros)) = phase(word) {
                         add(&name, "ms", micros / 1e3);
                     }
                 }
@@ -121,6 +146,12 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
                 };
                 if fact.rest.contains(" init ") {
                     add("to /init", "ms", at);
+                    let before = with.remove(run.peer.name.as_str());
+                    if run.device {
+                        with.insert(&run.peer.name, at);
+                    } else if let Some(before) = before {
+                        share = Some(before - at);
+                    }
                     add(
                         "of it before the kernel's clock starts",
                         "ms",
@@ -150,10 +181,31 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
             }
             _ => {}
         }
+        if let Some(share) = share {
+            let key = Key {
+                part: 2,
+                work: WITH,
+                at: None,
+                quantity: (SHARE, "ms"),
+            };
+            results.add(&key, &run.peer.name, share);
+        }
     }
     for why in &facts.failures {
         results.missing.push(format!("part 2, a run: {why}"));
     }
+}
+
+/// A phase's name and its microseconds: "phase.map_dma=12", or "ahead.map_dma=3" for what of it lies
+/// before the guest runs.
+fn phase(word: &str) -> Option<(String, f64)> {
+    let (name, micros) = word.split_once('=')?;
+    let name = match name.split_once('.')? {
+        ("phase", name) => format!("phase {}", name.replace('_', " ")),
+        ("ahead", name) => format!("phase {}, before the guest runs", name.replace('_', " ")),
+        _ => return None,
+    };
+    Some((name, micros.parse().ok()?))
 }
 
 /// Exits by kind, under the names that mini-vmm and KVM (for QEMU) have for them.
@@ -167,4 +219,78 @@ const EXITS: [(&str, &[&str]); 3] = [
 fn sum(fact: &str, names: &[&str]) -> Option<f64> {
     let found: Vec<f64> = names.iter().filter_map(|name| value(fact, name)).collect();
     (!found.is_empty()).then(|| found.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::Kind;
+
+    #[test]
+    fn the_disks_share_is_of_one_round() {
+        let peer = Peer {
+            name: "mini-vmm".into(),
+            kind: Kind::MiniVmm,
+            program: "/bin/true".into(),
+        };
+        let runs = [true, false].map(|device| Run {
+            peer: &peer,
+            device,
+            counted: false,
+        });
+        let lines = [
+            "round 1",
+            "watched 0 at=30 init uptime=0.01",
+            "watched 1 at=20 init uptime=0.01",
+            // A boot with the disk that failed: the next has no pair.
+            "watched 1 at=21 init uptime=0.01",
+            "script 0",
+        ];
+        let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
+        let mut results = Results::default();
+        take(&facts, &runs, &mut results);
+        let share = results.measures.iter().find(|m| m.quantity == SHARE);
+        assert_eq!(share.unwrap().samples, [10.0]);
+    }
+
+    #[test]
+    fn a_counted_run_tells_how_long_a_kernel_takes_to_its_clock() {
+        let peer = Peer {
+            name: "mini-vmm".into(),
+            kind: Kind::MiniVmm,
+            program: "/bin/true".into(),
+        };
+        let runs = [Run {
+            peer: &peer,
+            device: true,
+            counted: true,
+        }];
+        let lines = [
+            "round 1",
+            "watched 0 at=30 init uptime=0.01",
+            "counts 0 phase.main_to_first_run=5000",
+            "counts 0 phase.main_to_first_run=5000",
+            "script 0",
+        ];
+        let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
+        let mut results = Results::default();
+        take(&facts, &runs, &mut results);
+        let row = results
+            .measures
+            .iter()
+            .find(|m| m.quantity.starts_with("from the first run"));
+        assert_eq!(row.unwrap().samples, [15.0]);
+    }
+
+    #[test]
+    fn phases_may_lie_beside_the_guest() {
+        assert_eq!(
+            phase("phase.open_device=15"),
+            Some(("phase open device".into(), 15.0))
+        );
+        let ahead = "phase map dma, before the guest runs";
+        assert_eq!(phase("ahead.map_dma=0"), Some((ahead.into(), 0.0)));
+        assert_eq!(phase("dma.ram=4"), None);
+        assert_eq!(phase("pio=4"), None);
+    }
 }

@@ -1,25 +1,47 @@
 //! Part 5, in the lab: what a start costs with more devices, vCPUs and memory, and what a reset costs.
 //! The guests are of a few bytes (`lab::tiny`), so that all of the time is the VMM's and the kernel's.
+//! The bare calls open the devices, fill the RAM and map it as well, and only then run their guest.
 
 use lab::Result;
 use lab::disk::Disk;
 
 use crate::peers::{Guest, Kind, Peer};
 use crate::plan::Plan;
-use crate::results::{Key, Results, SUBJECT};
+use crate::results::{FLOOR, Key, Results, SUBJECT};
 use crate::session::{Facts, Session, at, command, machine, resetting, subjects};
 
-const START: &str = "first instruction with NVMe disks";
+/// The work.
+pub const START: &str = "first instruction with NVMe disks";
 const USUAL: u32 = 512;
 
 /// One start.
 struct Run<'a> {
-    peer: &'a Peer,
+    /// Nobody: the bare calls.
+    peer: Option<&'a Peer>,
     axis: Option<&'static str>,
     value: u32,
     cpus: u32,
     mib: u32,
     devices: usize,
+}
+
+impl<'a> Run<'a> {
+    fn name(&self) -> &'a str {
+        self.peer.map_or(FLOOR, |peer| &peer.name)
+    }
+
+    /// The usual guest with a device, and so much of one thing.
+    fn at(peer: Option<&'a Peer>, axis: &'static str, value: u32) -> Self {
+        let or = |name, usual| if axis == name { value } else { usual };
+        Self {
+            peer,
+            axis: Some(axis),
+            value,
+            cpus: or("vCPUs", 1),
+            mib: or("MiB", USUAL),
+            devices: or("devices", 1) as usize,
+        }
+    }
 }
 
 /// Measures, and adds to the results.
@@ -34,18 +56,28 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     let runs = runs(plan);
     let mut round = String::new();
     for (id, run) in runs.iter().enumerate() {
+        let devices = &bdfs[..run.devices];
+        let Some(peer) = run.peer else {
+            let (mib, cpus, devices) = (run.mib, run.cpus, devices.join(" "));
+            round.push_str(&format!(
+                "probe marks {id} none 1 -- floor boot {mib} {cpus} {devices} || :\n"
+            ));
+            continue;
+        };
         let reset = run.axis.is_none();
-        let kernel = resetting(run.peer);
+        let kernel = resetting(peer);
         let guest = Guest {
             kernel: if reset { &kernel } else { at::tiny() },
             initrd: None,
             cmdline: "",
             cpus: run.cpus,
             mib: run.mib,
-            devices: &bdfs[..run.devices],
+            devices,
+            cpu_options: "",
+            memory_options: "",
         };
         let marks = if reset { 2 } else { 1 };
-        let line = command(run.peer, &guest);
+        let line = command(peer, &guest);
         round.push_str(&format!("probe marks {id} none {marks} -- {line} || :\n"));
     }
     let mut l1 = machine(&disks);
@@ -64,56 +96,31 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// mini-vmm along every axis; the others, whose firmware takes seconds, along that of devices, and
-/// all reset.
+/// mini-vmm and the bare calls along every axis; the others, whose firmware takes seconds, along that of
+/// devices; and all reset.
 fn runs(plan: &Plan) -> Vec<Run<'_>> {
     let mut runs = Vec::new();
-    for devices in 0..=4_u32 {
-        for peer in subjects(plan) {
-            runs.push(Run {
-                peer,
-                axis: Some("devices"),
-                value: devices,
-                cpus: 1,
-                mib: USUAL,
-                devices: devices as usize,
-            });
+    let axes: [(&str, &[u32]); 3] = [
+        ("devices", &[0, 1, 2, 3, 4]),
+        ("vCPUs", &[1, 2, 3, 4]),
+        ("MiB", &[256, 512, 1024, 2048, 4096]),
+    ];
+    let all = || std::iter::once(None).chain(subjects(plan).map(Some));
+    for (axis, values) in axes {
+        for &value in values {
+            for peer in all() {
+                let quick = peer.is_none_or(|peer| peer.kind == Kind::MiniVmm);
+                if quick || axis == "devices" {
+                    runs.push(Run::at(peer, axis, value));
+                }
+            }
         }
     }
-    for peer in subjects(plan) {
-        if peer.kind.reset().is_some() {
-            runs.push(Run {
-                peer,
-                axis: None,
-                value: 0,
-                cpus: 1,
-                mib: USUAL,
-                devices: 1,
-            });
-        }
-        if peer.kind != Kind::MiniVmm {
-            continue;
-        }
-        for cpus in 1..=4 {
-            runs.push(Run {
-                peer,
-                axis: Some("vCPUs"),
-                value: cpus,
-                cpus,
-                mib: USUAL,
-                devices: 1,
-            });
-        }
-        for mib in [256, 512, 1024, 2048, 4096] {
-            runs.push(Run {
-                peer,
-                axis: Some("MiB"),
-                value: mib,
-                cpus: 1,
-                mib,
-                devices: 1,
-            });
-        }
+    for peer in subjects(plan).filter(|peer| peer.kind.reset().is_some()) {
+        runs.push(Run {
+            axis: None,
+            ..Run::at(Some(peer), "devices", 1)
+        });
     }
     runs
 }
@@ -141,7 +148,7 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
             at: run.axis.map(|axis| (axis, run.value.into())),
             quantity: ("time", "ms"),
         };
-        results.add(&key, &run.peer.name, sample);
+        results.add(&key, run.name(), sample);
     }
     for why in &facts.failures {
         results.missing.push(format!("part 5, a run: {why}"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lab::Result;
 use lab::error::Context;
 use lab::tiny::{self, Then};
-use lab::watch::{Watched, last_words};
+use lab::watch::{Input, Watched, last_words};
 
 use crate::peers::{self, Guest, Kind, Peer};
 use crate::plan::Plan;
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// RAM where it is not varied, in MiB.
 const USUAL: u32 = 512;
 /// The two works.
-const START: &str = "first instruction";
+pub const START: &str = "first instruction";
 const REBOOT: &str = "reset to first instruction";
 
 /// Files of the tiny guests, and where messages go.
@@ -55,6 +55,8 @@ impl Place {
                     cpus,
                     mib,
                     devices: &[],
+                    cpu_options: "",
+                    memory_options: "",
                 };
                 if let Some(text) = peers::config_file(peer.kind, &guest) {
                     fs::write(&config, text).context(format!("write {}", config.display()))?;
@@ -65,7 +67,7 @@ impl Place {
             }
         };
         let log = File::create(self.log()).context("make a file for messages")?;
-        Watched::start(&mut command, Stdio::from(log))
+        Watched::start(&mut command, subject.input(), Stdio::from(log))
     }
 
     fn log(&self) -> PathBuf {
@@ -84,6 +86,14 @@ impl Subject<'_> {
         match self {
             Self::Floor(_) => FLOOR,
             Self::Peer(peer) => &peer.name,
+        }
+    }
+
+    /// alioth reads nothing but a terminal.
+    fn input(&self) -> Input {
+        match self {
+            Self::Peer(peer) if peer.kind == Kind::Alioth => Input::Terminal,
+            _ => Input::None,
         }
     }
 

@@ -21,7 +21,8 @@
 //! | [`stats`] | medians, quartiles, slopes |
 //! | [`tables`] | the Markdown report |
 //! | [`page`], [`plot`] | the HTML report and its plots |
-//! | [`summary`] | the README's table |
+//! | [`targets`] | what was to be reached, and whether it is |
+//! | [`summary`] | the README's tables |
 //! | [`compare`] | two files of results |
 
 mod boots;
@@ -39,6 +40,7 @@ mod session;
 mod stats;
 mod summary;
 mod tables;
+mod targets;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,6 +85,7 @@ fn bench() -> Result<()> {
     fs::create_dir_all(&dir).context(format!("make {}", dir.display()))?;
     kvm::run(&plan, &dir.join("work"), &mut results)?;
     in_lab(&plan, &mut results);
+    results.targets = targets::targets(&results);
     let summary = summary::summary(&results);
     let markdown = format!("{summary}\n{}", tables::markdown(&results));
     for (name, text) in [
@@ -166,10 +169,21 @@ fn about(plan: &Plan) -> std::collections::BTreeMap<String, String> {
     ]);
     if let Some(ours) = plan.peers.first() {
         let size = fs::metadata(&ours.program).map_or(0, |file| file.len());
+        let linked = if session::is_dynamic(&ours.program) {
+            "dynamic"
+        } else {
+            "static"
+        };
         about.insert(
             "mini-vmm's program".into(),
-            format!("{:.2} MiB", size as f64 / f64::from(1 << 20)),
+            format!("{:.2} MiB, {linked}", size as f64 / f64::from(1 << 20)),
         );
+    }
+    if plan.has(3) {
+        about.insert(targets::READS.into(), plan.reads.to_string());
+    }
+    for peer in plan.peers.iter().filter(|peer| peer.is_given()) {
+        about.insert(peer.name.clone(), version(&peer.program));
     }
     about
 }

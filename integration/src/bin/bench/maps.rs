@@ -1,13 +1,14 @@
-//! Part 4: a GiB of RAM made and mapped for a device's DMA, with pages of each size. The bare calls
-//! (src/bin/floor) show what the kernel takes, with one thread and with one for each of L1's CPUs;
-//! mini-vmm's own statistics show what it takes on the same pages.
+//! Part 4: a GiB of RAM made, mapped for a device's DMA and unmapped, with pages of each size. The bare
+//! calls (src/bin/floor) show what the kernel takes by iommufd, which mini-vmm prefers, and by type 1;
+//! mini-vmm's own statistics show what it takes on the same pages. Its guest halts, so that a map made
+//! beside the running guest has the CPUs for itself, as that of the bare calls has.
 
 use lab::Result;
 use lab::disk::Disk;
 
 use crate::peers::{Guest, Kind};
 use crate::plan::Plan;
-use crate::results::{FLOOR, Key, Results};
+use crate::results::{FLOORS, Key, Results};
 use crate::session::{Facts, Session, at, counting, machine, subjects, value};
 
 const MIB: u32 = 1024;
@@ -18,8 +19,8 @@ const PAGES: [(&str, &str, &str); 4] = [
     ("2M", "2M", "2 MiB pages"),
     ("1G", "1G", "1 GiB pages"),
 ];
-/// With how many threads the bare calls fill the RAM.
-const THREADS: [u32; 2] = [1, 2];
+/// The bare calls: which of [`FLOORS`], and how many threads fill the RAM.
+const BARE: [(usize, u32); 3] = [(0, 1), (0, 2), (1, 2)];
 
 /// Measures, and adds to the results.
 pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
@@ -32,29 +33,30 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
         if *floor == "2M" {
             round.push_str(&format!("echo {} >{reserve}\n", MIB / 2));
         }
-        for threads in THREADS {
+        for (by, threads) in BARE {
+            let interface = FLOORS[by].0;
             round.push_str(&format!(
-                "floor map {bdf} {MIB} {floor} {threads} | sed 's/^/LAB: mapped {n} threads={threads} /'\n"
+                "floor map {interface} {bdf} {MIB} {floor} {threads} | \
+                 sed 's/^/LAB: mapped {n} by={by} threads={threads} /'\n"
             ));
         }
         for peer in subjects(plan).filter(|peer| peer.kind == Kind::MiniVmm && plan.stats) {
+            if !plan.hugepages && *floor != "thp" {
+                continue;
+            }
+            let hugepages = format!(",hugepages={ours}");
             let guest = Guest {
-                kernel: at::tiny(),
+                kernel: at::halting(),
                 initrd: None,
                 cmdline: "",
                 cpus: 1,
                 mib: MIB,
                 devices: &[&bdf],
+                cpu_options: "",
+                memory_options: if plan.hugepages { &hugepages } else { "" },
             };
             let line = counting(plan, peer, &guest);
-            let line = if plan.hugepages {
-                line.replace(&format!("{MIB}M'"), &format!("{MIB}M,hugepages={ours}'"))
-            } else if *floor == "thp" {
-                line
-            } else {
-                continue;
-            };
-            round.push_str(&format!("probe marks {n} stats 1 -- {line} || :\n"));
+            round.push_str(&format!("probe marks {n} stats 1 -- {line} -v || :\n"));
         }
         if *floor == "2M" {
             round.push_str(&format!("echo 0 >{reserve}\n"));
@@ -93,17 +95,32 @@ fn take(facts: &Facts, plan: &Plan, results: &mut Results) {
         };
         match fact.kind {
             "mapped" => {
+                let by = value(fact.rest, "by").unwrap_or(0.0) as usize;
+                let Some((_, floor)) = FLOORS.get(by) else {
+                    continue;
+                };
                 let threads = value(fact.rest, "threads").unwrap_or(1.0);
-                add(&filled(threads), FLOOR, value(fact.rest, "made"));
-                add("mapped", FLOOR, value(fact.rest, "mapped"));
-                add("unmapped", FLOOR, value(fact.rest, "unmapped"));
+                add(&filled(threads), floor, value(fact.rest, "made"));
+                // As many threads as mini-vmm has: they may leave the RAM in other pieces.
+                if threads == 2.0 {
+                    add("mapped", floor, value(fact.rest, "mapped"));
+                    add("unmapped", floor, value(fact.rest, "unmapped"));
+                }
             }
             "counts" => {
                 let ms = |name| value(fact.rest, name).map(|micros| micros / 1e3);
                 let ours = &plan.peers[0].name;
-                // It takes a thread for each CPU.
-                add(&filled(2.0), ours, ms("phase.populate_ram"));
+                // It takes a thread for each CPU; and where the whole RAM is one page, whoever is the
+                // first to touch it fills it, which may be the loading of images beside them.
+                let filling = ["phase.populate_ram", "phase.load_images"];
+                let filling = filling.into_iter().filter_map(ms).reduce(f64::max);
+                add(&filled(2.0), ours, filling);
                 add("mapped", ours, ms("dma.ram"));
+            }
+            "ended" => {
+                let ours = &plan.peers[0].name;
+                let ms = value(fact.rest, "unmapped").map(|micros| micros / 1e3);
+                add("unmapped", ours, ms);
             }
             _ => {}
         }

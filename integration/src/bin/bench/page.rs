@@ -6,7 +6,7 @@ use lab::Result;
 
 use crate::plot;
 use crate::results::{Results, SUBJECT};
-use crate::tables::{Line, cell, figure, lines, part_title, ratio_to};
+use crate::tables::{Line, cell, figure, lines, part_title, ratio_to, slopes};
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em;color:#222}\
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left}\
@@ -40,6 +40,13 @@ pub fn html(results: &Results) -> Result<String> {
         }
         page.push_str("</ul>\n");
     }
+    page.push_str("<h2>Targets</h2>\n");
+    let rows = results.targets.iter().map(|target| {
+        [&target.target, target.word(), &target.figure]
+            .map(str::to_owned)
+            .to_vec()
+    });
+    table(&mut page, &["target", "reached", "figure"], rows);
     page.push_str("</body></html>\n");
     Ok(page)
 }
@@ -70,6 +77,16 @@ fn one_part(page: &mut String, results: &Results, part: u8) -> Result<()> {
         page.push_str("</tr>\n");
     }
     page.push_str("</tbody></table>\n");
+    let grown = slopes(results, part);
+    if !grown.is_empty() {
+        let heads: Vec<&str> = std::iter::once("what grows, for each more")
+            .chain(subjects.iter().copied())
+            .collect();
+        let rows = grown
+            .into_iter()
+            .map(|(title, by)| std::iter::once(title).chain(by).collect());
+        table(page, &heads, rows);
+    }
     let all = lines(results, part);
     let mut drawn: Vec<(&str, &str)> = Vec::new();
     for line in &all {
@@ -99,6 +116,22 @@ fn one_part(page: &mut String, results: &Results, part: u8) -> Result<()> {
     Ok(())
 }
 
+fn table(page: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    page.push_str("<table><thead><tr>");
+    for head in heads {
+        let _ = write!(page, "<th>{}</th>", escape(head));
+    }
+    page.push_str("</tr></thead>\n<tbody>\n");
+    for row in rows {
+        page.push_str("<tr>");
+        for cell in row {
+            let _ = write!(page, "<td>{}</td>", escape(&cell));
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</tbody></table>\n");
+}
+
 fn figure_of(page: &mut String, title: &str, svg: &str) {
     let _ = writeln!(
         page,
@@ -125,6 +158,10 @@ mod tests {
         assert!(page.contains("<td>3.00 (2.50–3.50) ms</td>"), "{page}");
         assert!(page.contains("×0.333"), "{page}");
         assert!(page.contains("no &lt;peer&gt; for part 2"), "{page}");
+        assert!(
+            page.contains("<td>start &lt; 4 ms</td><td>yes</td><td>3 ms</td>"),
+            "{page}"
+        );
         assert_eq!(page.matches("<svg").count(), 2);
         for word in ["<script", "src=", "href=", "@import"] {
             assert!(!page.contains(word), "{word}");

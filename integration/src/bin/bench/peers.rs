@@ -1,6 +1,6 @@
 //! Other VMMs and what is typed for the same guest: pure functions from a guest to a command line.
-//! Flags: QEMU's manual, system emulation, "Invocation"; Cloud Hypervisor, docs/cli.md and
-//! docs/vfio.md; Firecracker, docs/getting-started.md; alioth's and crosvm's `--help`.
+//! Flags: QEMU's manual, system emulation, "Invocation"; Cloud Hypervisor, docs/vfio.md; Firecracker,
+//! docs/getting-started.md and docs/initrd.md; alioth's and crosvm's `--help`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub enum Kind {
     QemuMicrovm,
     /// Cloud Hypervisor.
     CloudHypervisor,
-    /// Firecracker, which has no VFIO.
+    /// Firecracker, which takes no bzImage on x86, and VFIO in its newest versions only: for part 1.
     Firecracker,
     /// alioth.
     Alioth,
@@ -70,6 +70,13 @@ pub struct Peer {
     pub program: PathBuf,
 }
 
+impl Peer {
+    /// Whether PEERS named it.
+    pub fn is_given(&self) -> bool {
+        Kind::of(&self.name) == Some(self.kind)
+    }
+}
+
 /// Reads PEERS: words of "name=/path/to/program".
 pub fn parse(text: &str) -> Result<Vec<Peer>> {
     text.split_whitespace()
@@ -114,6 +121,10 @@ pub struct Guest<'a> {
     pub mib: u32,
     /// PCI addresses of devices to pass through.
     pub devices: &'a [&'a str],
+    /// What follows the number of vCPUs, for mini-vmm alone: ",idle=native".
+    pub cpu_options: &'a str,
+    /// What follows the size of RAM, for mini-vmm alone: ",hugepages=2M".
+    pub memory_options: &'a str,
 }
 
 /// Firecracker takes its guest from a file; the others need none.
@@ -142,8 +153,8 @@ pub fn arguments(kind: Kind, guest: &Guest<'_>, config: &Path) -> Vec<OsString> 
             words.path("--kernel", guest.kernel);
             words.optional("--initrd", guest.initrd);
             words.cmdline("--cmdline", guest);
-            words.text(&["--cpus", &cpus.to_string()]);
-            words.text(&["--memory", &format!("{mib}M")]);
+            words.text(&["--cpus", &format!("{cpus}{}", guest.cpu_options)]);
+            words.text(&["--memory", &format!("{mib}M{}", guest.memory_options)]);
             for bdf in guest.devices {
                 words.text(&["--vfio", bdf]);
             }
@@ -254,6 +265,8 @@ mod tests {
             cpus: 2,
             mib: 512,
             devices: &["0000:00:05.0"],
+            cpu_options: "",
+            memory_options: "",
         }
     }
 
@@ -290,6 +303,16 @@ mod tests {
             line(Kind::MiniVmm, &guest),
             "--kernel /k --cpus 2 --memory 512M"
         );
+        let tuned = Guest {
+            cpu_options: ",idle=native",
+            memory_options: ",hugepages=2M",
+            ..guest.clone()
+        };
+        assert_eq!(
+            line(Kind::MiniVmm, &tuned),
+            "--kernel /k --cpus 2,idle=native --memory 512M,hugepages=2M"
+        );
+        assert_eq!(line(Kind::QemuQ35, &tuned), line(Kind::QemuQ35, &guest));
         assert!(!line(Kind::CloudHypervisor, &guest).contains("--device"));
         assert!(line(Kind::Alioth, &guest).contains("--pvh /k"));
     }

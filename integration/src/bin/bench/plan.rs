@@ -1,6 +1,7 @@
 //! What is to be measured, with which programs, for how long.
 
 use std::env;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub struct Plan {
     pub stats: bool,
     /// Whether it can be told which pages to take (`--memory`'s `hugepages=`).
     pub hugepages: bool,
+    /// Whether its vCPUs can halt in the guest (`--cpus`'s `idle=`).
+    pub idle: bool,
     /// The bare calls.
     pub floor: PathBuf,
     /// What runs in L1 and L2.
@@ -51,6 +54,11 @@ impl Plan {
         let floor = vmm::program("lab", "floor")?;
         let probe = vmm::program("lab", "probe")?;
         step.done();
+        // Pages of a file that is not on its disk yet count as written to by whoever maps them.
+        for program in [&vmm, &floor, &probe] {
+            let synced = File::open(program).and_then(|file| file.sync_all());
+            synced.context(format!("write {} to its disk", program.display()))?;
+        }
         let help = host::output(Command::new(&vmm).arg("--help"))?;
         let mut peers = vec![Peer {
             name: SUBJECT.into(),
@@ -75,6 +83,7 @@ impl Plan {
             peers,
             stats: help.contains("--stats"),
             hugepages: help.contains("hugepages="),
+            idle: help.contains("idle="),
             floor,
             probe,
             rounds,

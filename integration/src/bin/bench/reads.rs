@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use lab::Result;
 use lab::disk::Disk;
 
-use crate::peers::{Guest, Peer};
+use crate::peers::{Guest, Kind, Peer};
 use crate::plan::Plan;
 use crate::results::{Key, Results};
 use crate::session::{Fact, Facts, Session, at, counter, counting, machine, subjects, value};
 
 /// What there is without a VMM.
 const CEILING: &str = "L1 itself";
+/// mini-vmm whose vCPU halts without leaving its guest (KVM_CAP_X86_DISABLE_EXITS).
+pub const NATIVE: &str = "mini-vmm, idle=native";
 /// The disk's size in MiB is twice this and some.
 const HALF: u64 = 24;
 /// Each kind of reading, and what it is called.
@@ -29,13 +31,13 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     let mut disk = Disk::new("bench", 5);
     disk.buffered = HALF;
     let bdf = disk.bdf();
-    let peers: Vec<&Peer> = subjects(plan).collect();
+    let runs = runs(plan);
     let cmdline = format!(
         "console=ttyS0 quiet panic=-1 bench.disk=1 bench.reads={}",
         plan.reads
     );
     let mut round = format!("bind_vfio {bdf}\n");
-    for (id, peer) in peers.iter().enumerate() {
+    for (id, run) in runs.iter().enumerate() {
         let guest = Guest {
             kernel: at::kernel(),
             initrd: Some(at::initrd()),
@@ -43,14 +45,16 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
             cpus: 1,
             mib: 512,
             devices: &[&bdf],
+            cpu_options: run.cpu_options,
+            memory_options: "",
         };
         round.push_str(&format!(
             "probe watch {id} {} done -- {} || :\n",
-            counter(plan, peer.kind),
-            counting(plan, peer, &guest)
+            counter(plan, run.peer.kind),
+            counting(plan, run.peer, &guest)
         ));
     }
-    let ceiling = peers.len();
+    let ceiling = runs.len();
     round.push_str(&format!(
         "give_back {bdf}\n\
          probe read $(disk_of {bdf}) {} | sed 's/^L2: /LAB: watched {ceiling} /'\n",
@@ -63,10 +67,36 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
         round,
     };
     let facts = session.run(plan, "part 3, reads of an NVMe disk")?;
-    let mut names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+    let mut names: Vec<&str> = runs.iter().map(|run| run.name).collect();
     names.push(CEILING);
     take(&facts, &names, results);
     Ok(())
+}
+
+/// One guest under one VMM.
+struct Run<'a> {
+    name: &'a str,
+    peer: &'a Peer,
+    cpu_options: &'static str,
+}
+
+/// Everybody as they are, and mini-vmm with halts in the guest as well.
+fn runs(plan: &Plan) -> Vec<Run<'_>> {
+    subjects(plan)
+        .flat_map(|peer| {
+            let plain = Run {
+                name: &peer.name,
+                peer,
+                cpu_options: "",
+            };
+            let native = (peer.kind == Kind::MiniVmm && plan.idle).then_some(Run {
+                name: NATIVE,
+                peer,
+                cpu_options: ",idle=native",
+            });
+            std::iter::once(plain).chain(native)
+        })
+        .collect()
 }
 
 fn take(facts: &Facts, names: &[&str], results: &mut Results) {
@@ -158,9 +188,17 @@ fn each(window: &str, idle: &str, count: f64) -> Vec<(Quantity, f64)> {
     for (name, quantity) in [
         ("exits", ("exits to KVM for each read", "")),
         ("irq_exits", ("of them host interrupts", "")),
+        (
+            "irq_window_exits",
+            ("of them to wait for a moment to interrupt the guest", ""),
+        ),
         ("halt_exits", ("of them halts", "")),
         ("io_exits", ("of them ports", "")),
         ("mmio_exits", ("of them MMIO", "")),
+        (
+            "irq_injections",
+            ("interrupts of the guest for each read", ""),
+        ),
     ] {
         if let Some(all) = value(window, name) {
             found.push((quantity, all / count));

@@ -10,11 +10,18 @@ use lab::error::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::stats::Summary;
+use crate::targets::Target;
 
 /// The subject that all others are compared with.
 pub const SUBJECT: &str = "mini-vmm";
 /// The subject that is the kernel alone (src/bin/floor).
 pub const FLOOR: &str = "bare calls";
+/// The same where there are two interfaces for it: their names in src/bin/floor, and what they are
+/// called.
+pub const FLOORS: [(&str, &str); 2] = [
+    ("iommufd", "bare calls, iommufd"),
+    ("type1", "bare calls, type 1"),
+];
 
 /// All of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +36,9 @@ pub struct Results {
     pub measures: Vec<Measure>,
     /// What could not be measured, and why.
     pub missing: Vec<String>,
+    /// What was to be reached, and whether it is.
+    #[serde(default)]
+    pub targets: Vec<Target>,
 }
 
 /// Samples of one quantity.
@@ -203,6 +213,11 @@ pub mod tests {
             results.add(&key, subject, sample);
         }
         results.missing.push("no <peer> for part 2".into());
+        results.targets.push(Target {
+            target: "start < 4 ms".into(),
+            reached: Some(true),
+            figure: "3 ms".into(),
+        });
         results
     }
 

@@ -51,6 +51,11 @@ pub mod at {
     pub fn tiny() -> &'static Path {
         Path::new("/boot/tiny")
     }
+
+    /// One that leaves its CPU to others.
+    pub fn halting() -> &'static Path {
+        Path::new("/boot/halting")
+    }
 }
 
 /// A fact that L1 said: what of, which run's, and the rest.
@@ -153,6 +158,7 @@ impl Session {
         l1.host_file("boot/bzImage", &kernel.bzimage(), false)?;
         l1.file("boot/initrd", &Archive::with_program(&plan.probe)?.finish());
         l1.file("boot/tiny", &tiny::image(Then::Spin));
+        l1.file("boot/halting", &tiny::image(Then::Halt));
         l1.host_file("bin/probe", &plan.probe, true)?;
         l1.host_file("bin/floor", &plan.floor, true)?;
         for peer in subjects(plan) {
@@ -196,12 +202,17 @@ pub fn resetting(peer: &Peer) -> PathBuf {
     PathBuf::from(format!("/boot/reset-{:?}", peer.kind))
 }
 
-fn is_dynamic(program: &Path) -> bool {
-    // ldd fails on a file that has no dynamic section.
+/// Whether a program needs libraries.
+pub fn is_dynamic(program: &Path) -> bool {
+    // ldd fails on a file that has no dynamic section; one that has, but names no library in it, is a
+    // static program that can be loaded anywhere.
     Command::new("ldd")
         .arg(program)
         .output()
-        .is_ok_and(|output| output.status.success())
+        .is_ok_and(|output| {
+            output.status.success()
+                && !String::from_utf8_lossy(&output.stdout).contains("statically linked")
+        })
 }
 
 /// How src/bin/probe asks a VMM for its counters.
@@ -252,7 +263,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    fn of(lines: impl Iterator<Item = String>, dir: &Path) -> Result<Self> {
+    /// Of what L1 said; `dir` is where its log is.
+    pub fn of(lines: impl Iterator<Item = String>, dir: &Path) -> Result<Self> {
         let mut facts = Self::default();
         let mut counts = false;
         let mut ended = false;

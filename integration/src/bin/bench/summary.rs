@@ -5,7 +5,7 @@ use std::fmt::Write;
 use lab::{Error, Result};
 
 use crate::results::{Measure, Results, SUBJECT};
-use crate::tables::{cell, figure, ratio_to};
+use crate::tables::{cell, figure, ratio_to, targets};
 
 /// Titles of rows (`Key::title`), and what the README calls them.
 const ROWS: [(&str, &str); 19] = [
@@ -87,7 +87,7 @@ const ROWS: [(&str, &str); 19] = [
 const BEGIN: &str = "<!-- bench: begin -->\n";
 const END: &str = "<!-- bench: end -->\n";
 
-/// The table, with when and where above it.
+/// The tables, with when and where above them.
 pub fn summary(results: &Results) -> String {
     let about = |name: &str| results.about.get(name).map_or("?", String::as_str);
     let mut text = format!(
@@ -122,6 +122,7 @@ pub fn summary(results: &Results) -> String {
             .collect();
         let _ = writeln!(text, "| {name} | {} | {} |", cell(ours), others.join("; "));
     }
+    let _ = write!(text, "\n{}", targets(results));
     text
 }
 

@@ -128,22 +128,17 @@ pub fn markdown(results: &Results) -> String {
             }
             text.push('\n');
         }
-        let grown: Vec<(Line, f64)> = lines(results, part)
-            .into_iter()
-            .filter_map(|line| Some((slope(&line.points)?, line)).map(|(by, line)| (line, by)))
-            .collect();
+        let grown = slopes(results, part);
         if !grown.is_empty() {
-            text.push_str("\n| what grows | by |\n| --- | --- |\n");
-            for (line, by) in grown {
-                let _ = writeln!(
-                    text,
-                    "| {}, {} | {} {} for each of {} |",
-                    line.title,
-                    line.subject,
-                    signed(by),
-                    line.unit,
-                    line.axis
-                );
+            text.push_str("\n| what grows, for each more |");
+            for subject in &subjects {
+                let _ = write!(text, " {subject} |");
+            }
+            text.push_str("\n| --- |");
+            text.push_str(&" --- |".repeat(subjects.len()));
+            text.push('\n');
+            for (title, by) in grown {
+                let _ = writeln!(text, "| {title} | {} |", by.join(" | "));
             }
         }
     }
@@ -153,7 +148,51 @@ pub fn markdown(results: &Results) -> String {
             let _ = writeln!(text, "- {line}");
         }
     }
+    let _ = write!(text, "\n### Targets\n\n{}", targets(results));
     text
+}
+
+/// What was to be reached, as a table.
+pub fn targets(results: &Results) -> String {
+    let mut text = "| target | reached | figure |\n| --- | --- | --- |\n".to_owned();
+    for target in &results.targets {
+        let (what, reached, figure) = (&target.target, target.word(), &target.figure);
+        let _ = writeln!(text, "| {what} | {reached} | {figure} |");
+    }
+    text
+}
+
+/// By how much each quantity grows: its title, and the slope of each subject of the part, or nothing.
+pub fn slopes(results: &Results, part: u8) -> Vec<(String, Vec<String>)> {
+    let all = lines(results, part);
+    let mut known: Vec<(&str, &str)> = Vec::new();
+    for line in &all {
+        if line.points.len() > 1 && !known.contains(&(&line.title, &line.axis)) {
+            known.push((&line.title, &line.axis));
+        }
+    }
+    known
+        .into_iter()
+        .map(|(title, axis)| {
+            let of = |subject: &&str| {
+                let line = all.iter().find(|line| {
+                    (
+                        line.title.as_str(),
+                        line.axis.as_str(),
+                        line.subject.as_str(),
+                    ) == (title, axis, *subject)
+                });
+                line.and_then(|line| Some((slope(&line.points)?, line)))
+                    .map_or(String::new(), |(by, line)| {
+                        format!("{} {}", signed(by), line.unit)
+                    })
+            };
+            (
+                format!("{title}, {axis}"),
+                results.subjects(part).iter().map(of).collect(),
+            )
+        })
+        .collect()
 }
 
 fn signed(value: f64) -> String {
@@ -202,9 +241,10 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("| start: time, mini-vmm | +0.0039 ms for each of MiB |"),
+            text.contains("| start: time, MiB | +0.0039 ms |  |"),
             "{text}"
         );
+        assert!(text.contains("| start < 4 ms | yes | 3 ms |"), "{text}");
         assert!(text.contains("- no <peer> for part 2"), "{text}");
     }
 }

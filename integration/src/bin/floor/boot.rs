@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::ptr;
+use std::thread;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -9,7 +10,9 @@ use lab::error::Context;
 use lab::tiny::{self, Then};
 use lab::{Error, Result};
 
-const MIB: usize = 1 << 20;
+use crate::iommu::Iommu;
+use crate::ram::{MIB, Ram};
+
 /// RAM stops here and goes on at 4 GiB, so that it does not meet the local APICs.
 const LOW: usize = 3 << 30;
 const HIGH: u64 = 4 << 30;
@@ -17,16 +20,17 @@ const HIGH: u64 = 4 << 30;
 const TSS: usize = 0xfffb_d000;
 
 /// Runs the guest until it has said its mark, and then for ever.
-pub fn run(mib: usize, cpus: u64) -> Result<()> {
+pub fn run(mib: usize, cpus: u64, devices: &[&str]) -> Result<()> {
     let kvm = Kvm::new().context("open /dev/kvm")?;
     let vm = kvm.create_vm().context("create a VM")?;
     vm.set_tss_address(TSS).context("place the TSS")?;
     let low = (mib * MIB).min(LOW);
-    let ram = map(low)?;
-    add(&vm, 0, 0, ram, low)?;
+    let mut parts = vec![(0, make(low, devices)?)];
     if mib * MIB > low {
-        let high = mib * MIB - low;
-        add(&vm, 1, HIGH, map(high)?, high)?;
+        parts.push((HIGH, make(mib * MIB - low, devices)?));
+    }
+    for (slot, (at, ram)) in (0..).zip(&parts) {
+        add(&vm, slot, *at, ram)?;
     }
     vm.create_irq_chip()
         .context("create the interrupt controllers")?;
@@ -37,11 +41,12 @@ pub fn run(mib: usize, cpus: u64) -> Result<()> {
     let Some(mut vcpu) = vcpus.into_iter().next() else {
         return Err(Error::failed("a guest has at least one CPU"));
     };
+    // It is there as long as the guest runs.
+    let _iommu = with_devices(&parts, devices)?;
     let code = tiny::code(Then::Spin);
+    let at = parts[0].1.start.wrapping_add(tiny::BASE as usize);
     // SAFETY: the mapping is of at least 128 MiB, and nobody else has it yet.
-    unsafe {
-        ptr::copy_nonoverlapping(code.as_ptr(), ram.add(tiny::BASE as usize), code.len());
-    }
+    unsafe { ptr::copy_nonoverlapping(code.as_ptr(), at, code.len()) };
     enter_flat(&vcpu)?;
     loop {
         match vcpu.run().context("run the guest")? {
@@ -56,7 +61,11 @@ pub fn run(mib: usize, cpus: u64) -> Result<()> {
     }
 }
 
-fn map(size: usize) -> Result<*mut u8> {
+/// RAM as the kernel gives it; for devices of huge pages, which is the least that there is to fill.
+fn make(size: usize, devices: &[&str]) -> Result<Ram> {
+    if !devices.is_empty() {
+        return Ram::new(size, "thp");
+    }
     // SAFETY: a new mapping, at an address of the kernel's choice.
     let start = unsafe {
         libc::mmap(
@@ -71,16 +80,40 @@ fn map(size: usize) -> Result<*mut u8> {
     if start == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error()).context("map RAM");
     }
-    Ok(start.cast())
+    Ok(Ram {
+        start: start.cast(),
+        size,
+    })
 }
 
-fn add(vm: &VmFd, slot: u32, at: u64, ram: *mut u8, size: usize) -> Result<()> {
+/// Opens devices while the RAM is filled by as many threads as there are CPUs, and maps it for them.
+fn with_devices(parts: &[(u64, Ram)], devices: &[&str]) -> Result<Option<Iommu>> {
+    if devices.is_empty() {
+        return Ok(None);
+    }
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let iommu = thread::scope(|scope| {
+        let opening = scope.spawn(|| Iommu::iommufd(devices));
+        for (_, ram) in parts {
+            ram.populate(threads)?;
+        }
+        opening
+            .join()
+            .unwrap_or_else(|_| Err(Error::failed("a thread died")))
+    })?;
+    for (at, ram) in parts {
+        iommu.map(*at, ram)?;
+    }
+    Ok(Some(iommu))
+}
+
+fn add(vm: &VmFd, slot: u32, at: u64, ram: &Ram) -> Result<()> {
     let region = kvm_userspace_memory_region {
         slot,
         flags: 0,
         guest_phys_addr: at,
-        memory_size: size as u64,
-        userspace_addr: ram as u64,
+        memory_size: ram.size as u64,
+        userspace_addr: ram.start as u64,
     };
     // SAFETY: the mapping is never unmapped.
     unsafe { vm.set_user_memory_region(region) }.context("add a memory slot")

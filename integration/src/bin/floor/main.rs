@@ -2,12 +2,16 @@
 //! Whatever a VMM takes longer than this is its own doing.
 //!
 //! ```text
-//! floor boot MIB CPUS            a guest of lab::tiny, which writes one byte to standard output
-//! floor map BDF MIB PAGES THREADS  RAM made, mapped for a device's DMA, and unmapped (in L1)
+//! floor boot MIB CPUS [BDF ...]  a guest of lab::tiny, which writes one byte to standard output; with
+//!                                devices (in L1) its RAM is filled and mapped for them before it runs
+//! floor map type1|iommufd BDF MIB PAGES THREADS
+//!                                RAM made, mapped for a device's DMA, and unmapped (in L1)
 //! ```
 
 mod boot;
 mod dma;
+mod iommu;
+mod ram;
 
 use std::process::ExitCode;
 
@@ -18,12 +22,12 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["boot", mib, cpus] => number(mib)
+        ["boot", mib, cpus, devices @ ..] => number(mib)
             .and_then(|mib| Ok((mib, number(cpus)?)))
-            .and_then(|(mib, cpus)| boot::run(mib, cpus as u64)),
-        ["map", bdf, mib, pages, threads] => number(mib)
+            .and_then(|(mib, cpus)| boot::run(mib, cpus as u64, devices)),
+        ["map", interface, bdf, mib, pages, threads] => number(mib)
             .and_then(|mib| Ok((mib, number(threads)?)))
-            .and_then(|(mib, threads)| dma::run(bdf, mib, pages, threads)),
+            .and_then(|(mib, threads)| dma::run(interface, bdf, mib, pages, threads)),
         _ => Err(Error::failed(format!("no such job: {words:?}"))),
     };
     match result {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use lab::error::Context;
 use lab::tiny;
-use lab::watch::{Watched, last_words};
+use lab::watch::{Input, Watched, last_words};
 use lab::{Error, Result};
 
 use crate::cpu::{self, Cpu};
@@ -25,7 +25,7 @@ fn start(command: &[&str]) -> Result<Watched> {
     let messages = File::create(MESSAGES).context("make a file for messages")?;
     let mut command = Command::new(program);
     command.args(arguments);
-    Watched::start(&mut command, Stdio::from(messages))
+    Watched::start(&mut command, Input::None, Stdio::from(messages))
 }
 
 /// Runs a VMM until its guest has said `stop`, or ended; each line of its guest's is said again.
@@ -92,8 +92,33 @@ pub fn marks(id: &str, counter: Counter, count: usize, command: &[&str]) -> Resu
         times.push_str(&format!(" {:.3}", at.as_secs_f64() * 1e3));
     }
     println!("LAB: marks {id}{times}");
+    if counter == Counter::Stats && command.contains(&"--vfio") {
+        wait_for_maps(counter, &vmm)?;
+    }
     say_counts(id, counter, &vmm)?;
-    vmm.end()
+    vmm.end()?;
+    let said = fs::read_to_string(MESSAGES).context("read the VMM's messages")?;
+    if let Some(micros) = unmapped(&said) {
+        println!("LAB: ended {id} unmapped={micros}");
+    }
+    Ok(())
+}
+
+/// mini-vmm may map the guest's memory for its devices while the guest runs already.
+fn wait_for_maps(counter: Counter, vmm: &Watched) -> Result<()> {
+    let begun = Instant::now();
+    while !counter.ask(vmm.pid())?.contains_key("phase.map_dma") {
+        if begun.elapsed() > LIMIT {
+            return Err(Error::failed("the VMM maps no memory for its device"));
+        }
+    }
+    Ok(())
+}
+
+/// How many microseconds mini-vmm says (`-v`) that unmapping the guest's memory took.
+fn unmapped(said: &str) -> Option<u64> {
+    let (_, rest) = said.split_once("unmapped for DMA in ")?;
+    rest.split_once(" us")?.0.parse().ok()
 }
 
 struct Snapshot {
@@ -137,4 +162,16 @@ fn words(counts: &Counts) -> String {
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vmms_words_on_unmapping_are_understood() {
+        let said = " INFO exits\n INFO the guest's memory was unmapped for DMA in 1234 us\n";
+        assert_eq!(unmapped(said), Some(1234));
+        assert_eq!(unmapped("mini-vmm: statistics are in x"), None);
+    }
 }

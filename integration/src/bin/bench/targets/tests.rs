@@ -1,0 +1,125 @@
+//! Each target from a few figures.
+
+use super::*;
+use crate::results::Key;
+
+/// Adds one figure.
+fn add(
+    results: &mut Results,
+    part: u8,
+    work: &str,
+    at: Option<(&str, f64)>,
+    quantity: &str,
+    subject: &str,
+    sample: f64,
+) {
+    let key = Key {
+        part,
+        work,
+        at,
+        quantity: (quantity, "ms"),
+    };
+    results.add(&key, subject, sample);
+}
+
+fn found<'a>(all: &'a [Target], begin: &str) -> (&'static str, &'a str) {
+    let target = all.iter().find(|t| t.target.starts_with(begin)).unwrap();
+    (target.word(), &target.figure)
+}
+
+#[test]
+fn what_was_not_measured_is_said_to_be_so() {
+    let all = targets(&Results::default());
+    assert_eq!(all.len(), 17);
+    assert!(all.iter().all(|t| t.reached.is_none() && t.figure == "-"));
+}
+
+#[test]
+fn starts_are_held_against_the_floor_and_every_peer() {
+    let mut results = Results::default();
+    let at = Some(("MiB", 512.0));
+    for (subject, ms) in [(SUBJECT, 3.0), (FLOOR, 2.5), ("a", 6.0), ("b", 2.0)] {
+        add(&mut results, 1, kvm::START, at, "time", subject, ms);
+    }
+    let all = targets(&results);
+    assert_eq!(
+        found(&all, "first instruction at most"),
+        ("yes", "×1.20: 3.00 ms, 2.50 ms")
+    );
+    let told = "×1.50 of b's, ×0.500 of a's";
+    assert_eq!(found(&all, "first instruction before"), ("no", told));
+}
+
+#[test]
+fn the_disks_share_may_be_opening_and_filling() {
+    let mut results = Results::default();
+    for (quantity, ms) in [
+        (SHARE, 400.0),
+        ("phase open device", 110.0),
+        ("phase populate ram", 300.0),
+    ] {
+        add(&mut results, 2, WITH, None, quantity, SUBJECT, ms);
+    }
+    let share = targets(&results);
+    assert_eq!(
+        found(&share, "the disk's share"),
+        ("yes", "400 ms of 430 ms (110 + 300 + 20)")
+    );
+}
+
+#[test]
+fn maps_are_held_against_the_best_of_the_bare_calls() {
+    let mut results = Results::default();
+    for pages in PAGES {
+        let work = format!("1 GiB of RAM, {pages} pages");
+        for (subject, ms) in [(SUBJECT, 11.0), (FLOORS[0].1, 10.0), (FLOORS[1].1, 30.0)] {
+            add(&mut results, 4, &work, None, "mapped", subject, ms);
+        }
+    }
+    assert_eq!(found(&targets(&results), "mapping").0, "yes");
+    let work = "1 GiB of RAM, 2 MiB pages";
+    add(&mut results, 4, work, None, "mapped", SUBJECT, 20.0);
+    let all = targets(&results);
+    let (reached, told) = found(&all, "mapping");
+    assert!(reached == "no" && told.contains("×1.55 (2 MiB)"), "{told}");
+}
+
+#[test]
+fn growth_is_told_beside_the_bare_calls() {
+    let mut results = Results::default();
+    for (subject, each) in [(SUBJECT, 1.0), (FLOOR, 2.0)] {
+        for n in [1.0, 2.0, 4.0] {
+            let at = Some(("vCPUs", n));
+            add(
+                &mut results,
+                5,
+                kvm::START,
+                at,
+                "time",
+                subject,
+                10.0 + each * (n - 1.0),
+            );
+            let at = Some(("MiB", n * 1024.0));
+            add(
+                &mut results,
+                5,
+                growth::START,
+                at,
+                "time",
+                subject,
+                100.0 + each * n,
+            );
+        }
+    }
+    let all = targets(&results);
+    assert_eq!(
+        found(&all, "start with 4 vCPUs"),
+        ("no", "×1.30; bare calls ×1.60")
+    );
+    let told = "1.00 ms for each GiB; bare calls 2.00 ms";
+    let steep: Vec<_> = all
+        .iter()
+        .filter(|t| t.target.ends_with("in the lab with a disk"))
+        .collect();
+    assert_eq!((steep[1].word(), steep[1].figure.as_str()), ("yes", told));
+}
