@@ -18,7 +18,7 @@ use super::rom::{Rom, RomSource};
 use crate::bus::Bus;
 use crate::interrupt::Router;
 use crate::interrupt::service::Service;
-use crate::layout::Layout;
+use crate::layout::{Layout, Range};
 use crate::memory::AddressSpace;
 use crate::observe::limit::RateLimit;
 use crate::observe::report::sentence;
@@ -29,6 +29,7 @@ use crate::pci::config_space::ConfigSpace;
 use crate::pci::decoder::Decoder;
 use crate::pci::lanes;
 use crate::pci::msix::MsixCapability;
+use crate::vcpu::zones::Zones;
 
 const INTERRUPT_PIN: u16 = 0x3d;
 /// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
@@ -60,6 +61,8 @@ pub struct Surroundings {
     pub bus: Arc<Bus>,
     /// Where interrupts go.
     pub router: Arc<Router>,
+    /// Whose writes KVM keeps.
+    pub zones: Arc<Zones>,
     /// Where BARs may be.
     pub layout: Layout,
 }
@@ -92,6 +95,8 @@ pub(super) struct State {
     pub(super) decoder: Decoder,
     pub(super) maps: [BarMap; BAR_COUNT],
     pub(super) interrupts: Interrupts,
+    /// The entries of the MSI-X table that are not in use, while KVM keeps the writes to them.
+    pub(super) spares: Option<Range>,
     /// COMMAND as the guest wrote it last.
     pub(super) command: u16,
     /// The device is in D0.
@@ -139,6 +144,7 @@ impl VfioFunction {
             decoder: Decoder::new(),
             maps,
             interrupts,
+            spares: None,
             command: 0,
             awake: true,
             fenced: false,
@@ -185,6 +191,7 @@ impl VfioFunction {
         let mut state = self.lock();
         state.placed = bars.clone();
         state.bars = bars;
+        self.keep_spares(&mut state);
     }
 
     /// Wires the device's pin, if it has one, to a GSI. For the guest it is `pin` (0 is INTA),
@@ -315,6 +322,7 @@ impl VfioFunction {
             self.follow_decode(state);
         }
         state.interrupts.config_write(offset, data);
+        self.follow_spares(state);
     }
 
     fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
@@ -384,6 +392,7 @@ impl PciFunction for VfioFunction {
         state.config = state.pristine.clone();
         state.bars = state.placed.clone();
         state.interrupts.power_on();
+        self.keep_spares(&mut state);
     }
 }
 

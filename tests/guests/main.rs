@@ -29,6 +29,7 @@ mod race;
 mod resets;
 mod rig;
 mod rom;
+mod spares;
 mod stats;
 mod switch;
 mod vectors;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         ("stats", stats::TESTS),
         ("race", race::TESTS),
         ("waiting", waiting::TESTS),
+        ("spares", spares::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms
