@@ -8,12 +8,11 @@
 //! | --- | --- | --- |
 //! | port 0xcf8 | the address of configuration mechanism 1 | the access to 0xcfc, an exit |
 //! | port 0x3f8 | the UART's transmitter holding register | a look at the line status or the interrupt's identification, an exit |
-//! | ports 0x3fa to 0x3ff | its FIFO, line and modem control and its scratch register; none of them raises an interrupt here | a look at any register, an exit |
+//! | ports 0x3fa to 0x3fc | its FIFO, line and modem control, of which none raises an interrupt here | a look at any register, an exit |
 //! | ports 0x2e8 to 0x3f7 | nothing: a guest looks for COM2 to COM4 | nobody |
-//! | memory | entries of an MSI-X table that are not in use ([`super::zones`]) | a look at the table, or at the capability, an exit |
+//! | memory | entries of an MSI-X table that are not in use ([`Zones`]) | a look at the table, or at the capability, an exit |
 //!
-//! The one register of the UART's that must not wait is that of the enabled interrupts: it raises what
-//! is pending.
+//! The UART's register of enabled interrupts must not wait: it raises what is pending.
 //!
 //! So that nobody can tell: the ring is emptied before anything else that an exit asks for, in
 //! the order of the writes, whoever made them ([`Coalesced::apply`]). The same port is the divisor
@@ -37,19 +36,20 @@ use super::Vcpu;
 use super::ring::Ring;
 use super::zones::Zones;
 use crate::bus::Bus;
-use crate::devices::serial::{PORTS, Serial};
+use crate::devices::serial::Serial;
 use crate::layout::{PORT_PCI_ADDRESS, PORT_SERIAL};
 
 /// Where a guest looks for COM4, the first of the legacy serial ports. From there to COM1 there is
 /// nothing: BARs begin further up.
 const PORT_COM4: u16 = 0x2e8;
-const UART_FIFO: u16 = PORT_SERIAL + 2;
+/// The UART's registers of FIFO, line and modem control.
+const UART_CONTROLS: (u16, u16) = (PORT_SERIAL + 2, PORT_SERIAL + 4);
 
 /// First and last port of each zone. They are few, because KVM may wait for a grace period with each.
 const ZONES: [(u16, u16); 3] = [
     (PORT_PCI_ADDRESS, PORT_PCI_ADDRESS + 3),
     (PORT_COM4, PORT_SERIAL),
-    (UART_FIFO, PORT_SERIAL + PORTS - 1),
+    UART_CONTROLS,
 ];
 
 /// How long a character waits at most in a guest that makes no exit.
@@ -68,7 +68,7 @@ pub struct Coalesced {
 }
 
 impl Coalesced {
-    /// Has KVM keep writes to the two registers. `vcpu` is any of the VM's. Without the capability
+    /// Has KVM keep writes to the ports. `vcpu` is any of the VM's. Without the capability
     /// (Linux 5.0) or the ring, every write is an exit.
     pub fn new(vm: &VmFd, vcpu: Option<&Vcpu>, bus: Arc<Bus>, serial: Arc<Serial>) -> Self {
         Self {
