@@ -253,6 +253,7 @@ impl Machine {
         )?;
 
         let coalesced = Coalesced::new(&vm, vcpus.first(), bus.clone(), serial.clone());
+        let zones = Arc::new(coalesced.zones(&vm));
 
         // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
@@ -262,6 +263,7 @@ impl Machine {
                 space,
                 bus,
                 router,
+                zones,
                 layout,
                 gate,
             },

@@ -13,6 +13,8 @@ use super::lanes::{extract, merge, touches, u16_at, u32_at};
 pub const ENTRY_SIZE: u64 = 16;
 /// Size of the capability.
 pub const CAPABILITY_SIZE: u16 = 12;
+/// The first vector that a driver may leave unused, with all behind it.
+pub const FIRST_SPARE: u16 = 1;
 /// The most vectors that a function can have.
 pub const MAX_VECTORS: u16 = 2048;
 
@@ -173,6 +175,13 @@ impl Msix {
     pub fn is_masked(&self, vector: u16) -> bool {
         let entry = self.table.get(usize::from(vector));
         !self.open() || entry.is_none_or(Entry::is_masked)
+    }
+
+    /// Whether a vector behind the first is live, or may soon be because it has a message, while the
+    /// function's vectors can be.
+    pub fn uses_spares(&self) -> bool {
+        let mut spares = self.table.iter().skip(FIRST_SPARE.into());
+        self.open() && spares.any(|entry| *entry != Entry::POWER_ON)
     }
 
     /// What a vector sends, or would send.

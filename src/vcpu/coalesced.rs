@@ -1,13 +1,18 @@
-//! Port writes that need no exit of their own: KVM keeps them in a ring until something else ends
+//! Writes that need no exit of their own: KVM keeps them in a ring until something else ends
 //! KVM_RUN (api.rst, 4.116 KVM_(UN)REGISTER_COALESCED_MMIO).
 //!
-//! A write may wait if its device does nothing before the next access to it. That holds for two
-//! registers that a guest writes often:
+//! A write may wait if its device does nothing before the next access to it. That holds for these,
+//! which a guest writes often:
 //!
-//! | port | what | who comes next |
+//! | where | what | who comes next |
 //! | --- | --- | --- |
-//! | 0xcf8 | the address of configuration mechanism 1 | the access to 0xcfc, an exit |
-//! | 0x3f8 | the UART's transmitter holding register | a look at the line status or the interrupt's identification, an exit |
+//! | port 0xcf8 | the address of configuration mechanism 1 | the access to 0xcfc, an exit |
+//! | port 0x3f8 | the UART's transmitter holding register | a look at the line status or the interrupt's identification, an exit |
+//! | ports 0x3fa to 0x3fc | its FIFO, line and modem control, of which none raises an interrupt here | a look at any register, an exit |
+//! | ports 0x2e8 to 0x3f7 | nothing: a guest looks for COM2 to COM4 | nobody |
+//! | memory | entries of an MSI-X table that are not in use ([`Zones`]) | a look at the table, or at the capability, an exit |
+//!
+//! The UART's register of enabled interrupts must not wait: it raises what is pending.
 //!
 //! So that nobody can tell: the ring is emptied before anything else that an exit asks for, in
 //! the order of the writes, whoever made them ([`Coalesced::apply`]). The same port is the divisor
@@ -29,12 +34,23 @@ use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 
 use super::Vcpu;
 use super::ring::Ring;
+use super::zones::Zones;
 use crate::bus::Bus;
 use crate::devices::serial::Serial;
 use crate::layout::{PORT_PCI_ADDRESS, PORT_SERIAL};
 
-/// First port and number of ports of each register.
-const ZONES: [(u16, u32); 2] = [(PORT_PCI_ADDRESS, 4), (PORT_SERIAL, 1)];
+/// Where a guest looks for COM4, the first of the legacy serial ports. From there to COM1 there is
+/// nothing: BARs begin further up.
+const PORT_COM4: u16 = 0x2e8;
+/// The UART's registers of FIFO, line and modem control.
+const UART_CONTROLS: (u16, u16) = (PORT_SERIAL + 2, PORT_SERIAL + 4);
+
+/// First and last port of each zone. They are few, because KVM may wait for a grace period with each.
+const ZONES: [(u16, u16); 3] = [
+    (PORT_PCI_ADDRESS, PORT_PCI_ADDRESS + 3),
+    (PORT_COM4, PORT_SERIAL),
+    UART_CONTROLS,
+];
 
 /// How long a character waits at most in a guest that makes no exit.
 const IDLE: Duration = Duration::from_millis(100);
@@ -52,7 +68,7 @@ pub struct Coalesced {
 }
 
 impl Coalesced {
-    /// Has KVM keep writes to the two registers. `vcpu` is any of the VM's. Without the capability
+    /// Has KVM keep writes to the ports. `vcpu` is any of the VM's. Without the capability
     /// (Linux 5.0) or the ring, every write is an exit.
     pub fn new(vm: &VmFd, vcpu: Option<&Vcpu>, bus: Arc<Bus>, serial: Arc<Serial>) -> Self {
         Self {
@@ -62,6 +78,11 @@ impl Coalesced {
             serial,
             applied: AtomicU64::new(0),
         }
+    }
+
+    /// The zones of a VM whose writes this ring takes.
+    pub fn zones(&self, vm: &Arc<VmFd>) -> Zones {
+        Zones::new(self.ring.as_ref().map(|_| Arc::clone(vm)))
     }
 
     /// How many writes needed no exit.
@@ -84,8 +105,10 @@ impl Coalesced {
             let Some(write) = ring.front() else {
                 break;
             };
-            if let (true, Ok(port)) = (write.port, u16::try_from(write.address)) {
-                self.bus.pio_write(port, write.data());
+            match (write.port, u16::try_from(write.address)) {
+                (false, _) => self.bus.mmio_write(write.address, write.data()),
+                (true, Ok(port)) => self.bus.pio_write(port, write.data()),
+                (true, Err(_)) => {}
             }
             ring.pop();
             self.applied.fetch_add(1, Ordering::Relaxed);
@@ -93,8 +116,11 @@ impl Coalesced {
         true
     }
 
-    /// Raises the interrupt that the writes and the exit itself have caused: to be called after it.
+    /// To be called after an exit: raises the interrupt that the writes and the exit itself have
+    /// caused. Writes to a zone that the exit has taken away may have come before it was gone, and
+    /// nobody is to find them late.
     pub fn settle(&self) {
+        self.apply();
         self.serial.settle();
     }
 
@@ -123,9 +149,10 @@ fn ring(vm: &VmFd, vcpu: &Vcpu) -> Option<Ring> {
         return None;
     }
     let ring = vcpu.ring(page).ok()?;
-    for (port, size) in ZONES {
+    for (first, last) in ZONES {
         // What cannot be kept is an exit, which is as good.
-        let _ = vm.register_coalesced_mmio(IoEventAddress::Pio(port.into()), size);
+        let size = u32::from(last - first) + 1;
+        let _ = vm.register_coalesced_mmio(IoEventAddress::Pio(first.into()), size);
     }
     Some(ring)
 }

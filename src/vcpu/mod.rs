@@ -8,6 +8,7 @@ mod ring;
 mod run_page;
 pub mod state;
 mod tsc;
+pub mod zones;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};

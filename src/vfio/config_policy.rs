@@ -5,7 +5,7 @@
 //! (extended capabilities).
 
 use crate::pci::capability::{self, ext_id, id};
-use crate::pci::config_space::ConfigSpace;
+use crate::pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 
 /// How a register is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +148,16 @@ fn treatment(table: &[(u16, Treatment, &str)], id: u16) -> Treatment {
 }
 
 /// The guest's configuration space for a device whose own is `image` (256 or 4096 bytes).
+///
+/// Where all of the extended space is zero there is nothing to reach, and it reads as ones, as on a
+/// machine that has mechanism 1 alone; a guest that has seen so does not come again. The null header
+/// that stands for an empty one Linux reads for each capability that it knows: 28 exits in a boot.
 pub fn apply(image: &[u8]) -> ConfigSpace {
     let mut image = image.to_vec();
+    let extended = image.get(CONVENTIONAL_SIZE..).unwrap_or_default();
+    if extended.iter().all(|byte| *byte == 0) {
+        image.truncate(CONVENTIONAL_SIZE);
+    }
     let mut hidden: Vec<(u16, u16)> = Vec::new();
     for cap in capability::standard(&image) {
         if treatment(STANDARD, cap.id) == Hide {
@@ -315,6 +323,21 @@ mod tests {
         let config = apply(&old);
         assert_eq!(config.u16(0x82), 0x0091);
         assert!(!config.is_emulated(0xac), "version 1 ends before");
+    }
+
+    #[test]
+    fn an_empty_extended_space_is_none() {
+        let mut image = device();
+        image[0x100..].fill(0);
+        let config = apply(&image);
+        assert_eq!(config.size(), 256);
+        assert!(config.is_emulated(0x100));
+        assert_eq!(config.u32(0x100), !0);
+        // Registers without a capability are something to reach.
+        image[0xfff] = 1;
+        let config = apply(&image);
+        assert_eq!((config.size(), config.u32(0x100)), (4096, 0));
+        assert!(!config.is_emulated(0xfff));
     }
 
     proptest! {

@@ -18,7 +18,7 @@ use super::rom::{Rom, RomSource};
 use crate::bus::Bus;
 use crate::interrupt::Router;
 use crate::interrupt::service::Service;
-use crate::layout::Layout;
+use crate::layout::{Layout, Range};
 use crate::memory::AddressSpace;
 use crate::memory::gate::Gate;
 use crate::observe::limit::RateLimit;
@@ -30,6 +30,7 @@ use crate::pci::config_space::ConfigSpace;
 use crate::pci::decoder::Decoder;
 use crate::pci::lanes;
 use crate::pci::msix::MsixCapability;
+use crate::vcpu::zones::Zones;
 
 const INTERRUPT_PIN: u16 = 0x3d;
 /// Bus Master Enable in COMMAND (7.5.1.1.3).
@@ -63,6 +64,8 @@ pub struct Surroundings {
     pub bus: Arc<Bus>,
     /// Where interrupts go.
     pub router: Arc<Router>,
+    /// Whose writes KVM keeps.
+    pub zones: Arc<Zones>,
     /// Where BARs may be.
     pub layout: Layout,
     /// Where a vCPU waits until a device may use RAM.
@@ -97,6 +100,8 @@ pub(super) struct State {
     pub(super) decoder: Decoder,
     pub(super) maps: [BarMap; BAR_COUNT],
     pub(super) interrupts: Interrupts,
+    /// The entries of the MSI-X table that are not in use, while KVM keeps the writes to them.
+    pub(super) spares: Option<Range>,
     /// COMMAND as the guest wrote it last.
     pub(super) command: u16,
     /// The device is in D0.
@@ -144,6 +149,7 @@ impl VfioFunction {
             decoder: Decoder::new(),
             maps,
             interrupts,
+            spares: None,
             command: 0,
             awake: true,
             fenced: false,
@@ -190,6 +196,7 @@ impl VfioFunction {
         let mut state = self.lock();
         state.placed = bars.clone();
         state.bars = bars;
+        self.keep_spares(&mut state);
     }
 
     /// Wires the device's pin, if it has one, to a GSI. For the guest it is `pin` (0 is INTA),
@@ -320,6 +327,7 @@ impl VfioFunction {
             self.follow_decode(state);
         }
         state.interrupts.config_write(offset, data);
+        self.follow_spares(state);
     }
 
     fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
@@ -398,6 +406,7 @@ impl PciFunction for VfioFunction {
         state.config = state.pristine.clone();
         state.bars = state.placed.clone();
         state.interrupts.power_on();
+        self.keep_spares(&mut state);
     }
 }
 

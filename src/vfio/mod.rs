@@ -25,6 +25,7 @@ mod placement;
 pub mod reset;
 pub mod rom;
 mod share;
+mod spares;
 mod trap;
 
 use std::any::Any;

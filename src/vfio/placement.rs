@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::function::{State, VfioFunction};
 use super::trap::BarTrap;
-use crate::layout;
+use crate::layout::{self, Range};
 use crate::memory::MemoryError;
 use crate::pci::decoder::BarEffect;
 use crate::pci::rom::ROM;
@@ -103,6 +103,11 @@ impl VfioFunction {
         if bar == ROM {
             self.rom.enabled();
         }
+        let range = Range {
+            start: address,
+            size: shape.size,
+        };
+        self.make_way(state, bar, range);
         self.around.bus.insert_mmio(address, shape.size, trap)?;
         if let Some(map) = state.maps.get_mut(bar)
             && let Err(e) = map.place(&self.around.space, address)

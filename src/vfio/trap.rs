@@ -106,6 +106,7 @@ impl VfioFunction {
                 let mut state = self.lock();
                 if !state.fenced {
                     state.interrupts.table_write(at, data);
+                    self.follow_spares(&mut state);
                 }
             }
             // Pending bits are read-only; what lies across two things is neither.

@@ -107,6 +107,15 @@ impl FakeDevice {
         }
     }
 
+    /// It has so many MSI-X vectors, at most as many as its table's page holds.
+    pub fn with_vectors(mut self, count: u16) -> Self {
+        lock(&self.irqs).msix = Vectors::new(count.into());
+        let at = usize::from(MSIX) + 2;
+        self.power_on[at..at + 2].copy_from_slice(&(count - 1).to_le_bytes());
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
     /// Vectors cannot be added, as before Linux 6.5.
     pub fn no_resize(self) -> Self {
         lock(&self.irqs).resizable = false;

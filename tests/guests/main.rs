@@ -30,6 +30,7 @@ mod race;
 mod resets;
 mod rig;
 mod rom;
+mod spares;
 mod stats;
 mod switch;
 mod topology;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         ("race", race::TESTS),
         ("topology", topology::TESTS),
         ("waiting", waiting::TESTS),
+        ("spares", spares::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms

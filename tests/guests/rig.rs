@@ -53,6 +53,7 @@ impl Rig {
             space,
             bus: Arc::new(Bus::new()),
             router: Router::new(vm).unwrap(),
+            zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
             gate,
         };

@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(150);
 
 /// Reads that the guest makes between its two marks.
 const MEASURED_READS: u64 = 20480;
+/// Entries in the MSI-X table of QEMU's NVMe controller.
+const NVME_VECTORS: u64 = 65;
 
 pub fn all() -> Vec<Scenario> {
     vec![
@@ -338,11 +340,19 @@ fn whole_run(stats: &Value, disk: &Disk) -> Result<()> {
     })?;
     let private = figure(stats, "/memory/private_bytes")?;
     eprintln!("  {} KiB are mini-vmm's own", private >> 10);
-    // The driver writes the table of its vectors, which is in a BAR.
-    let table = stats["exits"]["registers"].as_array().cloned();
-    let table = table.unwrap_or_default().into_iter().any(|register| {
+    // The driver writes the table of its vectors, which is in a BAR. Its kernel masks all of them
+    // twice, and of that KVM keeps all but the first's.
+    let registers = stats["exits"]["registers"].as_array().cloned();
+    let table = registers.unwrap_or_default().into_iter();
+    let table = table.filter(|register| {
         let place = register["place"].as_str().unwrap_or_default();
         register["space"] == "memory" && register["write"] == true && place.ends_with("BAR 0")
     });
-    expect(table, || "no exit is that of the MSI-X table".into())
+    let writes: u64 = table
+        .filter_map(|register| register["count"].as_u64())
+        .sum();
+    eprintln!("  {writes} writes to the MSI-X table were exits");
+    expect((1..NVME_VECTORS).contains(&writes), || {
+        format!("{writes} exits are writes to the MSI-X table")
+    })
 }

@@ -47,6 +47,25 @@ fn parses_only_bars_that_exist() {
     assert_eq!(msix(!0).capability().vectors, 2048);
 }
 
+/// The first vector is none, and nothing is used while no interrupt can come through.
+#[test]
+fn a_spare_is_used_by_its_message_or_its_mask() {
+    for (offset, data) in [(16, 0x10u32), (20, 1), (24, 5), (28, 0), (44, 0)] {
+        let mut m = msix(3);
+        m.control_write(2, &ON);
+        m.table_write(0, &[0xff; 12]);
+        m.table_write(12, &[0; 4]);
+        m.table_write(28, &[1, 0, 0, 0]);
+        assert!(!m.uses_spares(), "{offset}");
+        m.table_write(offset, &data.to_le_bytes());
+        assert!(m.uses_spares(), "{offset}");
+        for off in [ON_MASKED, OFF] {
+            m.control_write(2, &off);
+            assert!(!m.uses_spares(), "{offset}");
+        }
+    }
+}
+
 /// Rule: the control word may come as two bytes, as one, or with the whole dword before it.
 #[test]
 fn control_in_any_access() {

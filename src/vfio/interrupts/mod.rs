@@ -176,6 +176,12 @@ impl Interrupts {
         }
     }
 
+    /// Whether interrupts come through, and an MSI-X vector behind the first is in use.
+    pub fn uses_spares(&self) -> bool {
+        let msix = self.msix.as_ref().filter(|_| self.mode == Mode::Msix);
+        msix.is_some_and(|(msix, _)| msix.uses_spares())
+    }
+
     /// A read of the MSI-X pending bits.
     pub fn pending_read(&self, offset: u64, data: &mut [u8]) {
         if let Some((msix, vectors)) = &self.msix {
