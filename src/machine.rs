@@ -394,8 +394,8 @@ impl Machine {
         debug!(?entry, "loaded");
         let _phase = phase!("start_vcpus");
         let boot = CpuState::new(&entry);
-        for vcpu in &self.vcpus {
-            vcpu.reset(&boot)?;
+        if let Some(first) = self.vcpus.first() {
+            first.enter(&boot)?;
         }
         let shared = vcpu::Shared {
             bus: Arc::clone(&self.around.bus),
@@ -407,7 +407,7 @@ impl Machine {
         Ok(Running::start(std::mem::take(&mut self.vcpus), &shared)?)
     }
 
-    /// Power-on state for all but the vCPUs, which [`Machine::start`] resets. None is running.
+    /// Power-on state for all. No vCPU is running.
     fn reset(&mut self) -> Result<(), MachineError> {
         info!("reset with slots={}", self.slots.in_use());
         // An event of the boot that has ended must not end the next.
@@ -421,6 +421,8 @@ impl Machine {
         self.root.reset();
         self.ports.reset();
         self.serial.reset();
+        // Last: what the devices have sent until they were reset goes with the local APICs.
+        self.vcpus.iter().try_for_each(Vcpu::reset)?;
         Ok(())
     }
 }
