@@ -1,10 +1,12 @@
 //! The composition root: reads top to bottom as the boot order.
 
+mod base;
 mod error;
 mod lost_pages;
 mod notices;
 mod parts;
 mod places;
+mod vcpus;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,14 +23,14 @@ use crate::config::{Statistics, VmConfig};
 use crate::devices::power::{self, Power};
 use crate::devices::serial::{self, Output, Serial};
 use crate::host::sysfs::Sysfs;
+use crate::interrupt::irqchip;
 use crate::interrupt::service::Service;
-use crate::interrupt::{Router, irqchip};
 use crate::layout::{self, Layout};
 use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
+use crate::memory::MemoryListener;
 use crate::memory::dma::Dma;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::memory::ram::Ram;
-use crate::memory::{AddressSpace, MemoryListener};
 use crate::observe::stats::Stats;
 use crate::observe::stats::exits::Exits;
 use crate::pci::bar::Bars;
@@ -44,12 +46,12 @@ use crate::vfio::function::{Surroundings, VfioFunction};
 use crate::vfio::reset;
 use crate::vfio::rom::RomSource;
 
+use base::Base;
 pub use error::MachineError;
 use error::kvm_call;
 use lost_pages::DevicePages;
-use parts::{
-    bytes_of_bars, check_memory, make_serial, make_vcpus, open_kvm, populate, side_by_side,
-};
+use parts::{bytes_of_bars, check_memory, make_serial, open_kvm, populate, side_by_side};
+use vcpus::Maker;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,54 +126,36 @@ impl Machine {
         vcpu::pin::check(&config.cpus.pin)?;
         drop(looking);
         let making = phase!("create_vm");
-        let kvm = open_kvm()?;
-        let supported = kvm
-            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
-        let phys_bits = vcpu::phys_bits(&supported);
-        let layout = Layout::new(config.memory.size, 0, phys_bits)?;
-        images.check(&layout, &config.cmdline)?;
-
-        // Memory slots come before the interrupt controllers: afterwards each waits for a grace
-        // period.
-        let ram = {
-            let _phase = phase!("allocate_ram");
-            Ram::new(&layout, config.memory.pages, config.memory.shared)?
-        };
+        let kvm = Arc::new(open_kvm()?);
+        let maker = Maker::start(&kvm)?;
+        let Base {
+            layout,
+            ram,
+            vm,
+            space,
+            slots,
+            irqchip,
+            router,
+        } = Base::new(&kvm, &config, &images)?;
+        let (phys_bits, vcpus) = maker.go_on(&kvm, &vm, &config.cpus)?;
+        // That RAM is not too much is known before a device is taken.
+        Layout::new(config.memory.size, 0, phys_bits)?;
         stats.set_ram(ram.regions());
-        let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
-        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP_ADDR)
-            .map_err(kvm_call("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        vm.set_tss_address(layout::KVM_TSS_ADDR as usize)
-            .map_err(kvm_call("KVM_SET_TSS_ADDR"))?;
-        let space = Arc::new(AddressSpace::new());
-        let slots = Arc::new(KvmSlots::new(Arc::clone(&vm), kvm.get_nr_memslots()));
-        space.subscribe(slots.clone())?;
-        for region in ram.regions() {
-            space.add(region.clone())?;
-        }
-        vm.create_irq_chip()
-            .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
-        let irqchip = irqchip::PowerOn::read(&vm).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
-        let router = Router::new(Arc::clone(&vm))?;
         stats.watch_kvm(&*vm);
         drop(making);
 
         // Without a device, pages may as well appear when they are touched.
         let prefault = config.memory.prefault.unwrap_or(!candidates.is_empty());
         let devices = !candidates.is_empty();
-        let (opened, (vcpus, loaded)) = side_by_side(
+        let (opened, loaded) = side_by_side(
             devices,
             || vfio::open(Some(&vm), &candidates, config.iommu),
             || if prefault { populate(&ram) } else { Ok(()) },
             || {
-                let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
                 let _phase = phase!("load_images");
-                let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
-                Ok((vcpus, loaded))
+                Ok(images.load_files(ram.memory(), &layout, &config.cmdline)?)
             },
         )?;
-        vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
 
         // From here on the devices can reach the guest's memory, and nothing else.
         let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
@@ -217,12 +201,16 @@ impl Machine {
             Arc::new(Ecam(Arc::clone(&root))),
         )?;
 
+        let acpi = acpi::build(&layout, config.cpus.count)?;
+
+        let vcpus = vcpus.finish()?;
+        vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
         let coalesced = Coalesced::new(&vm, vcpus.first(), bus.clone(), serial.clone());
 
         // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
-            acpi: acpi::build(&layout, config.cpus.count)?,
+            acpi,
             around: Surroundings {
                 space,
                 bus,

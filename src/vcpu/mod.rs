@@ -106,8 +106,8 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// Makes vCPU `id` with these CPUID leaves, as firmware would leave it: vCPU 0 lacks its
-    /// [entry](Self::enter), the others wait for their start-up IPI. `msrs` are those that a reset must restore; `pin` is
-    /// the host CPU that it shall run on.
+    /// [entry](Self::enter), the others wait for their start-up IPI. `msrs` are those that a reset
+    /// must restore; `pin` is the host CPU that it shall run on.
     ///
     /// # Errors
     /// The call that failed.
@@ -130,6 +130,11 @@ impl Vcpu {
             power_on,
             pin,
         })
+    }
+
+    /// Its number, which is its APIC id.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     /// The ring of the VM's coalesced writes, which any vCPU shows.
