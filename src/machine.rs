@@ -1,12 +1,15 @@
 //! The composition root: reads top to bottom as the boot order.
 
+mod attach;
+mod base;
 mod error;
 mod lost_pages;
 mod notices;
 mod parts;
 mod places;
+mod vcpus;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,42 +20,39 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, acpi};
 use crate::bus::Bus;
-use crate::config::device::{DeviceConfig, Slot, assign_slots};
+use crate::config::device::assign_slots;
 use crate::config::{Statistics, VmConfig};
 use crate::devices::power::{self, Power};
 use crate::devices::serial::{self, Output, Serial};
 use crate::host::sysfs::Sysfs;
+use crate::interrupt::irqchip;
 use crate::interrupt::service::Service;
-use crate::interrupt::{Router, irqchip};
 use crate::layout::{self, Layout};
 use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
+use crate::memory::MemoryListener;
 use crate::memory::dma::Dma;
 use crate::memory::gate::Gate;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::memory::pinning::{self, Pinning};
 use crate::memory::ram::Ram;
-use crate::memory::{AddressSpace, MemoryListener};
 use crate::observe::stats::Stats;
 use crate::observe::stats::exits::Exits;
-use crate::pci::bar::Bars;
 use crate::pci::config_io::{self, ConfigPorts, Ecam};
-use crate::pci::place;
 use crate::pci::{Bdf, RootBus};
 use crate::phase;
 use crate::vcpu::coalesced::Coalesced;
 use crate::vcpu::{self, Running, Vcpu};
 use crate::vfio;
-use crate::vfio::device::SharedDevice;
 use crate::vfio::function::{Surroundings, VfioFunction};
 use crate::vfio::reset;
 use crate::vfio::rom::RomSource;
 
+use base::Base;
 pub use error::MachineError;
 use error::kvm_call;
 use lost_pages::DevicePages;
-use parts::{
-    bytes_of_bars, check_lock, check_memory, make_serial, make_vcpus, open_kvm, side_by_side,
-};
+use parts::{bytes_of_bars, check_lock, check_memory, make_serial, open_kvm, side_by_side};
+use vcpus::Maker;
 
 /// How much of RAM may be mapped while the guest runs already. A guest that is quicker waits, and this
 /// is what takes no more than a few seconds: a vCPU that does not come back for twenty is a soft lockup for
@@ -134,40 +134,21 @@ impl Machine {
         vcpu::pin::check(&config.cpus.pin)?;
         drop(looking);
         let making = phase!("create_vm");
-        let kvm = open_kvm()?;
-        let supported = kvm
-            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
-        let phys_bits = vcpu::phys_bits(&supported);
-        let layout = Layout::new(config.memory.size, 0, phys_bits)?;
-        images.check(&layout, &config.cmdline)?;
-
-        // Memory slots come before the interrupt controllers: afterwards each waits for a grace
-        // period.
-        let ram = {
-            let _phase = phase!("allocate_ram");
-            Arc::new(Ram::new(
-                &layout,
-                config.memory.pages,
-                config.memory.shared,
-            )?)
-        };
+        let kvm = Arc::new(open_kvm()?);
+        let maker = Maker::start(&kvm)?;
+        let Base {
+            layout,
+            ram,
+            vm,
+            space,
+            slots,
+            irqchip,
+            router,
+        } = Base::new(&kvm, &config, &images)?;
+        let (phys_bits, vcpus) = maker.go_on(&kvm, &vm, &config.cpus)?;
+        // That RAM is not too much is known before a device is taken.
+        Layout::new(config.memory.size, 0, phys_bits)?;
         stats.set_ram(ram.regions());
-        let vm = Arc::new(kvm.create_vm().map_err(kvm_call("KVM_CREATE_VM"))?);
-        vm.set_identity_map_address(layout::KVM_IDENTITY_MAP_ADDR)
-            .map_err(kvm_call("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        vm.set_tss_address(layout::KVM_TSS_ADDR as usize)
-            .map_err(kvm_call("KVM_SET_TSS_ADDR"))?;
-        let space = Arc::new(AddressSpace::new());
-        let slots = Arc::new(KvmSlots::new(Arc::clone(&vm), kvm.get_nr_memslots()));
-        space.subscribe(slots.clone())?;
-        for region in ram.regions() {
-            space.add(region.clone())?;
-        }
-        vm.create_irq_chip()
-            .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
-        let irqchip = irqchip::PowerOn::read(&vm).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
-        let router = Router::new(Arc::clone(&vm))?;
         stats.watch_kvm(&*vm);
         drop(making);
 
@@ -187,24 +168,22 @@ impl Machine {
         }
         let gate = pinning.as_ref().map(Pinning::gate);
         let gate = gate.unwrap_or_else(|| Arc::new(Gate::open()));
-        let (setting_up, opening) = (gate.hold(), Mutex::new(Some(gate.hold())));
+        // Pages are made while there is nothing to do but to wait for devices, and when vCPUs run.
+        let (loading_hold, hold) = (gate.hold(), Mutex::new(Some(gate.hold())));
         let pace = |waiting: bool| {
-            let hold = (!waiting).then(|| gate.hold());
-            *opening.lock().unwrap_or_else(PoisonError::into_inner) = hold;
+            let now = (!waiting).then(|| gate.hold());
+            *hold.lock().unwrap_or_else(PoisonError::into_inner) = now;
         };
-        let (opened, (vcpus, loaded)) = side_by_side(
+        let (opened, loaded) = side_by_side(
             devices,
             || vfio::open(Some(&vm), &candidates, config.iommu, &pace),
             || {
-                let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
                 let loading = phase!("load_images");
                 let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
-                drop((loading, setting_up));
-                Ok((vcpus, loaded))
+                drop((loading, loading_hold));
+                Ok(loaded)
             },
         )?;
-        let setting_up = gate.hold();
-        vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
 
         // The devices reach the guest's memory, when it is mapped, and nothing else.
         let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
@@ -252,13 +231,17 @@ impl Machine {
             Arc::new(Ecam(Arc::clone(&root))),
         )?;
 
+        let acpi = acpi::build(&layout, &config.cpus.topology)?;
+
+        let vcpus = vcpus.finish()?;
+        vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
         let coalesced = Coalesced::new(&vm, vcpus.first(), bus.clone(), serial.clone());
         let zones = Arc::new(coalesced.zones(&vm));
 
         // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
-            acpi: acpi::build(&layout, &config.cpus.topology)?,
+            acpi,
             around: Surroundings {
                 space,
                 bus,
@@ -298,67 +281,8 @@ impl Machine {
         for (device, (slot, rom)) in devices.zip(slots.into_iter().zip(roms)) {
             machine.attach(device, slot, rom)?;
         }
-        drop(setting_up);
+        drop(hold);
         Ok(machine)
-    }
-
-    /// Puts a device on the root bus, at its slot or the next free one. Before the guest runs.
-    ///
-    /// # Errors
-    /// When its ROM's file cannot be used, the device does not answer, its slot is taken, or the bus
-    /// is full.
-    pub fn add_device(
-        &mut self,
-        device: SharedDevice,
-        config: &DeviceConfig,
-    ) -> Result<Bdf, MachineError> {
-        self.in_use.fetch_add(1, Ordering::Relaxed);
-        self.attach(device, config.slot, RomSource::load(&config.rom)?)
-    }
-
-    fn attach(
-        &mut self,
-        device: SharedDevice,
-        slot: Option<Slot>,
-        rom: RomSource,
-    ) -> Result<Bdf, MachineError> {
-        let _phase = phase!("add_device", device.name());
-        let device = self.stats.meter(device);
-        let function = VfioFunction::new(Arc::clone(&device), self.around.clone(), rom)?;
-        let bdf = match slot {
-            Some(Slot {
-                device,
-                function: number,
-            }) => self.root.add(device, number, function.clone())?,
-            None => self.root.add_next(function.clone())?,
-        };
-        info!("{} is {bdf} in the guest", function.name());
-        let pin = bdf.function % layout::INTX_PINS;
-        let gsi = layout::gsi_of_pin(bdf.device, pin);
-        function.connect_pin(pin, gsi, Arc::downgrade(&self.service));
-        self.functions.push((bdf, Arc::clone(&function)));
-        self.watch(&device, &function)?;
-        Ok(bdf)
-    }
-
-    /// Gives every BAR its first address, as firmware does.
-    fn place_bars(&self) -> Result<(), MachineError> {
-        let mut bars: Vec<(Bdf, Bars)> = self
-            .functions
-            .iter()
-            .map(|(bdf, f)| (*bdf, f.bars()))
-            .collect();
-        let mut wishes: Vec<(Bdf, &mut Bars)> =
-            bars.iter_mut().map(|(b, bars)| (*b, bars)).collect();
-        place::place(&mut wishes, &self.layout.windows())?;
-        for ((_, function), (_, bars)) in self.functions.iter().zip(bars) {
-            function.set_placed(bars);
-        }
-        Ok(())
-    }
-
-    fn vfio_functions(&self) -> Vec<Arc<VfioFunction>> {
-        self.functions.iter().map(|(_, f)| Arc::clone(f)).collect()
     }
 
     /// COM1, for the keyboard.
@@ -452,8 +376,8 @@ impl Machine {
         debug!(?entry, "loaded");
         let _phase = phase!("start_vcpus");
         let boot = CpuState::new(&entry);
-        for vcpu in &self.vcpus {
-            vcpu.reset(&boot)?;
+        if let Some(first) = self.vcpus.first() {
+            first.enter(&boot)?;
         }
         let shared = vcpu::Shared {
             bus: Arc::clone(&self.around.bus),
@@ -465,7 +389,7 @@ impl Machine {
         Ok(Running::start(std::mem::take(&mut self.vcpus), &shared)?)
     }
 
-    /// Power-on state for all but the vCPUs, which [`Machine::start`] resets. None is running.
+    /// Power-on state for all. No vCPU is running.
     fn reset(&mut self) -> Result<(), MachineError> {
         info!("reset with slots={}", self.slots.in_use());
         // An event of the boot that has ended must not end the next.
@@ -479,6 +403,8 @@ impl Machine {
         self.root.reset();
         self.ports.reset();
         self.serial.reset();
+        // Last: what the devices have sent until they were reset goes with the local APICs.
+        self.vcpus.iter().try_for_each(Vcpu::reset)?;
         Ok(())
     }
 }

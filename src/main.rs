@@ -33,6 +33,7 @@ use tracing_subscriber::prelude::*;
 
 fn main() -> ExitCode {
     let clock = Clock::start();
+    sys::process::share_one_heap();
     let cli = Cli::parse();
     let phases = cli.has_stats().then(|| Phases::new(clock));
     log_to_stderr(cli.verbosity(), phases.clone());

@@ -7,7 +7,7 @@ use clap::Args;
 use super::GuestArgs;
 use crate::config::{ConfigError, VmConfig};
 
-/// What to explain.
+/// Show what a run would do with its devices, without starting a VM
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// Kernel that the run would boot; whether it fits is said

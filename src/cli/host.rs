@@ -5,8 +5,9 @@ use clap::{Args, Subcommand};
 use crate::config::{ConfigError, DEFAULT_MEMORY};
 use crate::host::bind::{BindRequest, UnbindRequest};
 
-/// One of the host's commands.
+/// One of the host's commands. Flags are made, as those of [`super::Command`], when they are asked for.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum HostCommand {
     /// Check whether this host can pass devices through, and say what mends what is amiss
     #[command(after_help = "\
@@ -55,7 +56,7 @@ impl HostCommand {
     }
 }
 
-/// What to check.
+/// Check whether this host can pass devices through, and say what mends what is amiss
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys
@@ -81,7 +82,7 @@ impl CheckArgs {
     }
 }
 
-/// What to list.
+/// List PCI devices by IOMMU group: what can be passed through, and with what together
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Bridges too, and devices that are in no group
@@ -93,7 +94,7 @@ pub struct ListArgs {
     pub json: bool,
 }
 
-/// What to bind and how.
+/// Take devices from the host's drivers, for guests to have (as root)
 #[derive(Debug, Args)]
 pub struct BindArgs {
     /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys
@@ -122,7 +123,7 @@ pub struct BindArgs {
     dry_run: bool,
 }
 
-/// What to give back and how.
+/// Give devices back to the drivers that they had (as root)
 #[derive(Debug, Args)]
 pub struct UnbindArgs {
     /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys. What was bound along with one by --group,

@@ -5,17 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use kvm_bindings::{
-    KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
-    KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
-};
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use tracing::{debug, info};
+use kvm_ioctls::{Cap, Kvm};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::MachineError;
-use super::error::kvm_call;
-use crate::config::cpus::{CpuConfig, Idle};
 use crate::config::memory::{MemoryConfig, Pages};
 use crate::devices::serial::{Output, Serial};
 use crate::host::memory::{self, HostMemory};
@@ -24,10 +17,7 @@ use crate::interrupt::Router;
 use crate::layout;
 use crate::memory::dma::DmaError;
 use crate::memory::pinning::PinningError;
-use crate::phase;
 use crate::sys;
-use crate::vcpu::cpuid::Traits;
-use crate::vcpu::{Vcpu, cpuid};
 use crate::vfio::candidate::Candidate;
 use crate::vfio::device::Device;
 use crate::vfio::{Opened, VfioError};
@@ -127,75 +117,6 @@ pub(super) fn side_by_side<R>(
     });
     let opened = opened.map_err(|_| MachineError::Thread)??;
     Ok((opened, rest?))
-}
-
-/// Lets HLT, and MWAIT and PAUSE where KVM can, run in the guest (api.rst, 7.13
-/// KVM_CAP_X86_DISABLE_EXITS). To be called before there are vCPUs. Tells whether MWAIT is among
-/// them.
-///
-/// # Errors
-/// KVM cannot leave HLT to the guest. That is what was asked for: a run that is slower than it says
-/// would be worse than none.
-pub(super) fn idle_natively(vm: &VmFd) -> Result<bool, MachineError> {
-    const NAME: &str = "KVM_ENABLE_CAP KVM_CAP_X86_DISABLE_EXITS";
-    let can = vm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
-    let can = u32::try_from(can).unwrap_or(0);
-    if can & KVM_X86_DISABLE_EXITS_HLT == 0 {
-        return Err(MachineError::NativeIdle);
-    }
-    let wanted = can
-        & (KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_PAUSE);
-    let mut cap = kvm_enable_cap {
-        cap: KVM_CAP_X86_DISABLE_EXITS,
-        ..Default::default()
-    };
-    cap.args[0] = wanted.into();
-    debug!(wanted, "{NAME}");
-    vm.enable_cap(&cap).map_err(kvm_call(NAME))?;
-    let mwait = wanted & KVM_X86_DISABLE_EXITS_MWAIT != 0;
-    info!(
-        "HLT{} and PAUSE run in the guest",
-        if mwait { ", MWAIT" } else { "" }
-    );
-    Ok(mwait)
-}
-
-pub(super) fn make_vcpus(
-    kvm: &Kvm,
-    vm: &VmFd,
-    supported: &kvm_bindings::CpuId,
-    config: &CpuConfig,
-) -> Result<Vec<Vcpu>, MachineError> {
-    let _phase = phase!("make_vcpus");
-    let mwait = match config.idle {
-        Idle::Exit => false,
-        Idle::Native => idle_natively(vm)?,
-    };
-    let msrs = kvm
-        .get_msr_index_list()
-        .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;
-    let mut traits = Traits {
-        topology: config.topology,
-        tsc_khz: None,
-        tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
-        mwait: mwait.then(cpuid::host_mwait).flatten(),
-        dedicated: config.dedicated(),
-    };
-    (0..config.count())
-        .map(|id| {
-            let vcpu = Vcpu::new(
-                vm,
-                (id, config.topology.apic_id(id)),
-                |fd| {
-                    traits.tsc_khz = fd.get_tsc_khz().ok();
-                    Ok(cpuid::for_vcpu(supported, id, &traits)?)
-                },
-                msrs.as_slice(),
-                config.pin.get(id as usize).copied(),
-            )?;
-            Ok(vcpu)
-        })
-        .collect()
 }
 
 pub(super) fn make_serial(router: &Router, output: Output) -> Result<Arc<Serial>, MachineError> {

@@ -99,14 +99,16 @@ pub fn phys_bits(supported: &CpuId) -> u8 {
 pub struct Vcpu {
     id: u32,
     fd: VcpuFd,
-    power_on: PowerOn,
+    /// Kilobytes, which would otherwise be moved from stack to stack.
+    power_on: Box<PowerOn>,
     /// The host CPU that it runs on.
     pin: Option<usize>,
 }
 
 impl Vcpu {
-    /// Makes vCPU `id` with these CPUID leaves; KVM knows it by its APIC id. `msrs` are those that a
-    /// reset must restore; `pin` is the host CPU that it shall run on.
+    /// Makes vCPU `id` with these CPUID leaves, as firmware would leave it: vCPU 0 lacks its
+    /// [entry](Self::enter), the others wait for their start-up IPI. KVM knows it by its APIC id. `msrs`
+    /// are those that a reset must restore; `pin` is the host CPU that it shall run on.
     ///
     /// # Errors
     /// The call that failed.
@@ -123,7 +125,8 @@ impl Vcpu {
             .map_err(call("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid(&fd)?;
         fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
-        let power_on = PowerOn::read(&fd, msrs)?;
+        let power_on = Box::new(PowerOn::read(&fd, msrs)?);
+        power_on.set_up(&fd)?;
         Ok(Self {
             id,
             fd,
@@ -132,23 +135,30 @@ impl Vcpu {
         })
     }
 
+    /// Its number, which is its APIC id.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
     /// The ring of the VM's coalesced writes, which any vCPU shows.
     fn ring(&self, page: u32) -> io::Result<Ring> {
         Ring::map(&self.fd, page)
     }
 
-    /// Power-on state; vCPU 0 then gets the state that the kernel's entry asks for, and the others
-    /// wait for its start-up IPI.
+    /// As it was when it was made.
     ///
     /// # Errors
     /// The call that failed.
-    pub fn reset(&self, boot: &CpuState) -> Result<(), VcpuError> {
-        self.power_on.write(&self.fd)?;
-        if self.id == 0 {
-            state::enter(&self.fd, boot)
-        } else {
-            Ok(())
-        }
+    pub fn reset(&self) -> Result<(), VcpuError> {
+        self.power_on.write(&self.fd)
+    }
+
+    /// The state that the kernel's entry asks for: for vCPU 0, made or reset just before.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn enter(&self, boot: &CpuState) -> Result<(), VcpuError> {
+        self.power_on.enter(&self.fd, boot)
     }
 }
 

@@ -29,7 +29,7 @@ pub fn check(cpus: &[usize]) -> Result<(), VcpuError> {
     if cpus.is_empty() {
         return Ok(());
     }
-    let usable = usable();
+    let usable = format_list(&usable());
     let outcome = thread::scope(|scope| {
         let attempt = || {
             cpus.iter()
@@ -46,13 +46,12 @@ pub fn check(cpus: &[usize]) -> Result<(), VcpuError> {
     })
 }
 
-/// The host CPUs that this process may use, as a list.
-fn usable() -> String {
+/// The host CPUs that this process may use.
+pub fn usable() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else {
-        return String::new();
+        return Vec::new();
     };
-    let cpus: Vec<_> = (0..CpuSet::MAX_CPU).filter(|&c| set.is_set(c)).collect();
-    format_list(&cpus)
+    (0..CpuSet::MAX_CPU).filter(|&c| set.is_set(c)).collect()
 }
 
 #[cfg(test)]
@@ -68,7 +67,7 @@ mod tests {
         assert_eq!(sched_getaffinity(None).unwrap(), set);
         thread::spawn(move || {
             pin(mine).unwrap();
-            assert_eq!(usable(), mine.to_string());
+            assert_eq!(usable(), [mine]);
         })
         .join()
         .unwrap();
@@ -82,7 +81,7 @@ mod tests {
                 matches!(e, VcpuError::Pin { cpu: named, .. } if named == cpu),
                 "{e:?}"
             );
-            assert!(e.hint().unwrap().contains(&usable()));
+            assert!(e.hint().unwrap().contains(&format_list(&usable())));
         }
     }
 }

@@ -1,14 +1,15 @@
 //! A vCPU's registers: as KVM made them, and back to that for a reset.
 //!
 //! KVM has no "reset a vCPU" call; a VMM writes every register back. What KVM_CREATE_VCPU left is
-//! the processor's power-on state, so it is read once, set up as firmware would have done
-//! ([`cpu_state`]), and written at each reset. That also makes KVM forget where in the guest's memory
-//! it was told to write (kvm-clock, steal time, page-fault notices: all of them are MSRs).
+//! the processor's power-on state, so it is read once and written at each reset. That also makes KVM
+//! forget where in the guest's memory it was told to write (kvm-clock, steal time, page-fault notices:
+//! all of them are MSRs). Before each boot comes what firmware would have set up ([`cpu_state`]).
+//! A new vCPU is as it shall be but for that: each of these calls takes microseconds of the start.
 
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
-    KVM_VCPUEVENT_VALID_SMM, Msrs, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_VCPUEVENT_VALID_SMM, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -21,12 +22,11 @@ use crate::boot::cpu_state::{self, CpuState};
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_FEATURE_CONTROL: u32 = 0x3a;
 
-/// What a vCPU was like when it was made.
+/// What a vCPU was like when it was made, but for its local interrupt pins, which are firmware's.
 pub struct PowerOn {
     regs: kvm_regs,
     sregs: kvm_sregs,
     xsave: kvm_xsave,
-    fpu: kvm_fpu,
     lapic: kvm_lapic_state,
     xcrs: Option<kvm_xcrs>,
     debug: kvm_debugregs,
@@ -47,35 +47,35 @@ impl PowerOn {
     /// # Errors
     /// The call that failed.
     pub fn read(vcpu: &VcpuFd, msrs: &[u32]) -> Result<Self, VcpuError> {
+        let mut lapic = call("KVM_GET_LAPIC", vcpu.get_lapic())?;
+        cpu_state::set_lint(&mut lapic);
         Ok(Self {
             regs: call("KVM_GET_REGS", vcpu.get_regs())?,
             sregs: call("KVM_GET_SREGS", vcpu.get_sregs())?,
             xsave: call("KVM_GET_XSAVE", vcpu.get_xsave())?,
-            fpu: call("KVM_GET_FPU", vcpu.get_fpu())?,
-            lapic: call("KVM_GET_LAPIC", vcpu.get_lapic())?,
+            lapic,
             // A host without XSAVE has none to set.
             xcrs: vcpu.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0),
             debug: call("KVM_GET_DEBUGREGS", vcpu.get_debug_regs())?,
             events: call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?,
             mp_state: call("KVM_GET_MP_STATE", vcpu.get_mp_state())?,
             msrs: read_msrs(vcpu, msrs)?,
-        }
-        .with_firmware())
+        })
     }
 
     /// What firmware sets up before it hands over, on every processor.
-    fn with_firmware(mut self) -> Self {
-        self.fpu = cpu_state::fpu();
-        cpu_state::set_lint(&mut self.lapic);
-        for entry in cpu_state::MSRS {
-            self.msrs.retain(|e| e.index != entry.index);
-            self.msrs.push(entry);
-        }
-        self
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn set_up(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
+        call("KVM_SET_FPU", vcpu.set_fpu(&cpu_state::fpu()))?;
+        call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
+        write_msrs(vcpu, &cpu_state::MSRS);
+        Ok(())
     }
 
-    /// Writes all of it back. The order is the one that KVM needs: the APIC's base before its
-    /// registers, and what is pending last.
+    /// Writes all of it back, and what firmware sets up. The order is the one that KVM needs: the
+    /// APIC's base before its registers, and what is pending last.
     ///
     /// # Errors
     /// The call that failed.
@@ -95,12 +95,11 @@ impl PowerOn {
         // SAFETY: the structure has the size that KVM_SET_XSAVE takes as long as no component is
         // enabled that needs the larger one (KVM_CAP_XSAVE2); we never enable any (AMX).
         call("KVM_SET_XSAVE", unsafe { vcpu.set_xsave(&self.xsave) })?;
-        call("KVM_SET_FPU", vcpu.set_fpu(&self.fpu))?;
         if let Some(xcrs) = &self.xcrs {
             call("KVM_SET_XCRS", vcpu.set_xcrs(xcrs))?;
         }
         call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&self.debug))?;
-        call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
+        self.set_up(vcpu)?;
         write_msrs(vcpu, &self.msrs);
         tsc::restore(vcpu);
         let mut events = self.events;
@@ -110,26 +109,28 @@ impl PowerOn {
             | KVM_VCPUEVENT_VALID_SMM;
         call("KVM_SET_VCPU_EVENTS", vcpu.set_vcpu_events(&events))
     }
+
+    /// Puts vCPU 0, which is new or reset, at the kernel's entry.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn enter(&self, vcpu: &VcpuFd, boot: &CpuState) -> Result<(), VcpuError> {
+        let mut sregs = self.sregs;
+        boot.apply(&mut sregs);
+        call("KVM_SET_SREGS", vcpu.set_sregs(&sregs))?;
+        call("KVM_SET_REGS", vcpu.set_regs(&boot.regs))
+    }
 }
 
-/// Puts vCPU 0 at the kernel's entry.
-///
-/// # Errors
-/// The call that failed.
-pub fn enter(vcpu: &VcpuFd, boot: &CpuState) -> Result<(), VcpuError> {
-    let mut sregs = call("KVM_GET_SREGS", vcpu.get_sregs())?;
-    boot.apply(&mut sregs);
-    call("KVM_SET_SREGS", vcpu.set_sregs(&sregs))?;
-    call("KVM_SET_REGS", vcpu.set_regs(&boot.regs))
-}
-
-/// Reads MSRs; those that KVM lists but this vCPU has not are left out.
+/// Reads MSRs that a reset writes back, which are not firmware's; those that KVM lists but this vCPU
+/// has not are left out.
 fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
     let mut found = Vec::new();
+    let firmware = cpu_state::MSRS.map(|entry| entry.index);
     let mut rest: Vec<u32> = indexes
         .iter()
         .copied()
-        .filter(|i| ![MSR_IA32_TSC, MSR_IA32_TSC_ADJUST].contains(i))
+        .filter(|i| ![MSR_IA32_TSC, MSR_IA32_TSC_ADJUST].contains(i) && !firmware.contains(i))
         .collect();
     while !rest.is_empty() {
         let entries: Vec<_> = rest
