@@ -174,7 +174,9 @@ mod tests {
     #[test]
     fn hints_name_flags_that_there_are() {
         let (mut known, mut used) = (BTreeSet::new(), BTreeSet::new());
-        flags(&Cli::command(), &mut known);
+        let mut command = Cli::command();
+        command.build();
+        flags(&command, &mut known);
         known.extend(OTHERS.iter().map(|other| String::from(*other)));
         let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         named(&src, &mut used);
