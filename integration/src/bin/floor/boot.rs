@@ -4,7 +4,7 @@ use std::io::Write;
 use std::ptr;
 use std::thread;
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use lab::error::Context;
 use lab::tiny::{self, Then};
@@ -34,9 +34,17 @@ pub fn run(mib: usize, cpus: u64, devices: &[&str]) -> Result<()> {
     }
     vm.create_irq_chip()
         .context("create the interrupt controllers")?;
+    // This guest would run without, but no kernel does: CPUID is what tells it, and KVM, of long mode.
+    let cpuid = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .context("ask what CPUID there can be")?;
     let vcpus = (0..cpus)
-        .map(|id| vm.create_vcpu(id))
-        .collect::<Result<Vec<_>, _>>()
+        .map(|id| {
+            let vcpu = vm.create_vcpu(id)?;
+            vcpu.set_cpuid2(&cpuid)?;
+            Ok(vcpu)
+        })
+        .collect::<Result<Vec<_>, kvm_ioctls::Error>>()
         .context("create vCPUs")?;
     let Some(mut vcpu) = vcpus.into_iter().next() else {
         return Err(Error::failed("a guest has at least one CPU"));
