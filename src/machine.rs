@@ -130,7 +130,6 @@ impl Machine {
         let roms = roms.collect::<Result<Vec<_>, _>>()?;
         let candidates = vfio::find(&Sysfs::default(), &config.vfio)?;
         check_memory(&config.memory, !candidates.is_empty())?;
-        check_lock(config.memory.size, &candidates)?;
         vcpu::pin::check(&config.cpus.pin)?;
         drop(looking);
         let making = phase!("create_vm");
@@ -184,6 +183,9 @@ impl Machine {
                 Ok(loaded)
             },
         )?;
+
+        // After what opening may have found, which is more to the point.
+        check_lock(config.memory.size, &candidates)?;
 
         // The devices reach the guest's memory, when it is mapped, and nothing else.
         let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
