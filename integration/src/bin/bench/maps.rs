@@ -12,6 +12,8 @@ use crate::results::{FLOORS, Key, Results};
 use crate::session::{Facts, Session, at, counting, machine, subjects, value};
 
 const MIB: u32 = 1024;
+/// The quantity; where others than mini-vmm's number of threads filled the RAM, their number follows.
+pub const MAPPED: &str = "mapped";
 /// What `floor map` and mini-vmm's `hugepages=` call them, and what they are called here.
 const PAGES: [(&str, &str, &str); 4] = [
     ("4K", "off", "4 KiB pages"),
@@ -20,7 +22,7 @@ const PAGES: [(&str, &str, &str); 4] = [
     ("1G", "1G", "1 GiB pages"),
 ];
 /// The bare calls: which of [`FLOORS`], and how many threads fill the RAM.
-const BARE: [(usize, u32); 3] = [(0, 1), (0, 2), (1, 2)];
+const BARE: [(usize, u32); 4] = [(0, 1), (0, 2), (1, 1), (1, 2)];
 
 /// Measures, and adds to the results.
 pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
@@ -63,6 +65,7 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
         }
     }
     let mut l1 = machine(&[disk]);
+    let threads = filling(l1.cpus);
     l1.memory = 3840;
     l1.parameters = " hugepagesz=1G hugepages=1 hugepagesz=2M";
     let session = Session {
@@ -72,11 +75,12 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
         round,
     };
     let facts = session.run(plan, "part 4, memory for DMA")?;
-    take(&facts, plan, results);
+    take(&facts, plan, threads, results);
     Ok(())
 }
 
-fn take(facts: &Facts, plan: &Plan, results: &mut Results) {
+/// `threads` is how many fill mini-vmm's RAM.
+fn take(facts: &Facts, plan: &Plan, threads: u32, results: &mut Results) {
     for fact in facts.iter() {
         let Some((.., pages)) = PAGES.get(fact.run) else {
             continue;
@@ -99,23 +103,32 @@ fn take(facts: &Facts, plan: &Plan, results: &mut Results) {
                 let Some((_, floor)) = FLOORS.get(by) else {
                     continue;
                 };
-                let threads = value(fact.rest, "threads").unwrap_or(1.0);
-                add(&filled(threads), floor, value(fact.rest, "made"));
-                // As many threads as mini-vmm has: they may leave the RAM in other pieces.
-                if threads == 2.0 {
-                    add("mapped", floor, value(fact.rest, "mapped"));
-                    add("unmapped", floor, value(fact.rest, "unmapped"));
+                let Some((_, by)) = BARE
+                    .iter()
+                    .find(|(_, threads)| value(fact.rest, "threads") == Some(f64::from(*threads)))
+                else {
+                    continue;
+                };
+                add(&filled(*by), floor, value(fact.rest, "made"));
+                // Other threads may leave the RAM in other pieces.
+                let with = if *by == threads {
+                    String::new()
+                } else {
+                    format!(", {}", filled(*by))
+                };
+                for what in [MAPPED, "unmapped"] {
+                    add(&format!("{what}{with}"), floor, value(fact.rest, what));
                 }
             }
             "counts" => {
                 let ms = |name| value(fact.rest, name).map(|micros| micros / 1e3);
                 let ours = &plan.peers[0].name;
-                // It takes a thread for each CPU; and where the whole RAM is one page, whoever is the
-                // first to touch it fills it, which may be the loading of images beside them.
+                // Where the whole RAM is one page, whoever is the first to touch it fills it, which may
+                // be the loading of images beside them.
                 let filling = ["phase.populate_ram", "phase.load_images"];
                 let filling = filling.into_iter().filter_map(ms).reduce(f64::max);
-                add(&filled(2.0), ours, filling);
-                add("mapped", ours, ms("dma.ram"));
+                add(&filled(threads), ours, filling);
+                add(MAPPED, ours, ms("dma.ram"));
             }
             "ended" => {
                 let ours = &plan.peers[0].name;
@@ -134,10 +147,49 @@ fn take(facts: &Facts, plan: &Plan, results: &mut Results) {
     }
 }
 
-fn filled(threads: f64) -> String {
-    if threads == 1.0 {
-        "filled by 1 thread".into()
-    } else {
-        format!("filled by {threads} threads")
+/// How many threads fill mini-vmm's RAM for a device: one CPU is left to the rest of the set-up.
+pub fn filling(cpus: u32) -> u32 {
+    cpus.saturating_sub(1).max(1)
+}
+
+/// Quantity of RAM filled by so many threads.
+pub fn filled(threads: u32) -> String {
+    let s = if threads == 1 { "" } else { "s" };
+    format!("filled by {threads} thread{s}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::SUBJECT;
+
+    #[test]
+    fn everybody_is_named_by_the_threads_that_filled() {
+        let lines = [
+            "round 1",
+            "mapped 1 by=0 threads=1 made=500 mapped=9 unmapped=3",
+            "mapped 1 by=0 threads=2 made=300 mapped=8 unmapped=2",
+            "counts 1 phase.populate_ram=510000 phase.load_images=1000 dma.ram=9000",
+            "script 0",
+        ];
+        let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
+        let mut results = Results::default();
+        take(&facts, &Plan::example(), filling(2), &mut results);
+        let told = results.measures.iter().map(|m| {
+            assert_eq!(m.work, "1 GiB of RAM, transparent huge pages");
+            (m.quantity.as_str(), m.subject.as_str(), m.samples[0])
+        });
+        let floor = FLOORS[0].1;
+        let expected = [
+            ("filled by 1 thread", floor, 500.0),
+            ("mapped", floor, 9.0),
+            ("unmapped", floor, 3.0),
+            ("filled by 2 threads", floor, 300.0),
+            ("mapped, filled by 2 threads", floor, 8.0),
+            ("unmapped, filled by 2 threads", floor, 2.0),
+            ("filled by 1 thread", SUBJECT, 510.0),
+            ("mapped", SUBJECT, 9.0),
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 }

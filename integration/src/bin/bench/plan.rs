@@ -93,6 +93,28 @@ impl Plan {
         })
     }
 
+    /// One with nothing but mini-vmm, which can do all of it.
+    #[cfg(test)]
+    pub fn example() -> Self {
+        Self {
+            parts: (1..=5).collect(),
+            peers: vec![Peer {
+                name: SUBJECT.into(),
+                kind: Kind::MiniVmm,
+                program: "/bin/true".into(),
+            }],
+            stats: true,
+            hugepages: true,
+            idle: true,
+            floor: "/bin/true".into(),
+            probe: "/bin/true".into(),
+            rounds: 1,
+            quick_rounds: 1,
+            reads: 1,
+            budget: Duration::ZERO,
+        }
+    }
+
     /// Whether a part is asked for.
     pub fn has(&self, part: u8) -> bool {
         self.parts.contains(&part)

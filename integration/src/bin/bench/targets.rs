@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::boots::{SHARE, WITH};
 use crate::growth;
 use crate::kvm;
+use crate::maps::MAPPED;
 use crate::reads::NATIVE;
 use crate::results::{FLOOR, FLOORS, Results, SUBJECT};
 use crate::stats::{Summary, slope};
@@ -262,15 +263,18 @@ impl Run<'_> {
         let ratios: Option<Vec<f64>> = PAGES
             .iter()
             .map(|pages| {
-                let of = |subject| {
-                    let work = format!("1 GiB of RAM, {pages} pages");
-                    self.median(&work, None, "mapped", subject)
-                };
-                let best = FLOORS
+                let work = format!("1 GiB of RAM, {pages} pages");
+                let is_floor = |subject: &str| FLOORS.iter().any(|(_, name)| *name == subject);
+                // By either interface, whoever filled the RAM.
+                let best = self
+                    .0
+                    .measures
                     .iter()
-                    .filter_map(|(_, name)| of(name))
+                    .filter(|m| m.work == work && m.quantity.starts_with(MAPPED))
+                    .filter(|m| is_floor(&m.subject))
+                    .filter_map(|m| Some(m.summary()?.median))
                     .min_by(f64::total_cmp)?;
-                Some(of(SUBJECT)? / best)
+                Some(self.median(&work, None, MAPPED, SUBJECT)? / best)
             })
             .collect();
         let ratios = ratios?;
