@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use lab::Result;
 use lab::disk::Disk;
 
+use crate::maps::filling;
 use crate::peers::{Guest, Kind, Peer};
 use crate::plan::Plan;
-use crate::results::{Key, Results};
+use crate::results::{FLOORS, Key, Results};
 use crate::session::{Facts, Session, at, command, counter, counting, machine, subjects, value};
 
 const MIB: u32 = 512;
@@ -72,9 +73,16 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
             "probe watch {id} {counter} {stop} -- {command} || :\n"
         ));
     }
+    let l1 = machine(&[disk]);
+    let threads = filling(l1.cpus);
+    let interface = FLOORS[0].0;
+    round.push_str(&format!(
+        "floor map {interface} {bdf} {MIB} thp {threads} | sed 's/^/LAB: mapped {} /'\n",
+        runs.len()
+    ));
     let session = Session {
         name: "bench-boots",
-        machine: machine(&[disk]),
+        machine: l1,
         before: format!("bind_vfio {bdf}"),
         round,
     };
@@ -83,6 +91,11 @@ pub fn run(plan: &Plan, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
+/// What the bare calls do of a boot: the guest's RAM, as many threads as fill mini-vmm's, and nobody
+/// beside them.
+pub const RAM: &str = "512 MiB of RAM, transparent huge pages";
+/// How long that takes.
+pub const FILLED: &str = "filled";
 /// What a boot with the disk takes longer than one without, of the same round.
 pub const SHARE: &str = "the disk's share of it";
 /// The work with the disk.
@@ -95,6 +108,15 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
     let mut began: Option<(usize, f64)> = None;
     for fact in facts.iter() {
         let Some(run) = runs.get(fact.run) else {
+            if let Some(made) = value(fact.rest, "made").filter(|_| fact.kind == "mapped") {
+                let key = Key {
+                    part: 2,
+                    work: RAM,
+                    at: None,
+                    quantity: (FILLED, "ms"),
+                };
+                results.add(&key, FLOORS[0].1, made);
+            }
             continue;
         };
         let work = if run.device {
@@ -255,6 +277,7 @@ mod tests {
             "watched 1 at=20 init uptime=0.01",
             // A boot with the disk that failed: the next has no pair.
             "watched 1 at=21 init uptime=0.01",
+            "mapped 2 made=250.5 mapped=4 unmapped=1",
             "script 0",
         ];
         let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
@@ -262,6 +285,8 @@ mod tests {
         take(&facts, &runs, &mut results);
         let share = results.measures.iter().find(|m| m.quantity == SHARE);
         assert_eq!(share.unwrap().samples, [10.0]);
+        let filled = results.measures.iter().find(|m| m.work == RAM);
+        assert_eq!(filled.unwrap().samples, [250.5]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::session::{Fact, Facts, Session, at, counter, counting, machine, subje
 const CEILING: &str = "L1 itself";
 /// mini-vmm whose vCPU halts without leaving its guest (KVM_CAP_X86_DISABLE_EXITS).
 pub const NATIVE: &str = "mini-vmm, idle=native";
+/// Exits of each read that are neither a host interrupt's nor to deliver the guest's.
+pub const REST: &str = "of them for no interrupt";
 /// The disk's size in MiB is twice this and some.
 const HALF: u64 = 24;
 /// Each kind of reading, and what it is called.
@@ -206,6 +208,13 @@ fn each(window: &str, idle: &str, count: f64) -> Vec<(Quantity, f64)> {
             found.push((quantity, all / count));
         }
     }
+    if let (Some(all), Some(host), Some(windows)) = (
+        value(window, "exits"),
+        value(window, "irq_exits"),
+        value(window, "irq_window_exits"),
+    ) {
+        found.push(((REST, ""), (all - host - windows) / count));
+    }
     found
 }
 
@@ -222,6 +231,10 @@ mod tests {
         assert_eq!(of("exits to KVM for each read"), Some(3.0));
         assert_eq!(of("CPU of the vCPU's thread for each read"), Some(200.0));
         assert_eq!(of("of them halts"), None);
+        assert_eq!(of(REST), None);
+        let found = each("qd1 exits=30 irq_exits=20 irq_window_exits=4", "", 10.0);
+        let rest = found.iter().find(|(q, _)| q.0 == REST);
+        assert_eq!(rest.map(|(_, x)| *x), Some(0.6));
     }
 
     #[test]

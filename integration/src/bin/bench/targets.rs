@@ -3,11 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::boots::{SHARE, WITH};
+use crate::boots::{FILLED, RAM, SHARE, WITH};
 use crate::growth;
 use crate::kvm;
 use crate::maps::MAPPED;
-use crate::reads::NATIVE;
+use crate::reads::{NATIVE, REST};
 use crate::results::{FLOOR, FLOORS, Results, SUBJECT};
 use crate::stats::{Summary, slope};
 use crate::tables::figure;
@@ -64,7 +64,7 @@ pub fn targets(results: &Results) -> Vec<Target> {
             run.init("QEMU q35", 0.4),
         ),
         (
-            "the disk's share of that at most its opening (a reset), the filling of RAM, and 20 ms"
+            "the disk's share of that at most its opening (a reset), the bare calls' filling of RAM, and 20 ms"
                 .into(),
             run.share(),
         ),
@@ -183,10 +183,11 @@ impl Run<'_> {
         Some((ratio <= most, format!("×{}", figure(ratio))))
     }
 
+    /// mini-vmm's own filling is no measure: it waits for the rest and goes on beside the guest.
     fn share(&self) -> Found {
         let of = |quantity| self.median(WITH, None, quantity, SUBJECT);
-        let share = of(SHARE)?;
-        let (open, fill) = (of("phase open device")?, of("phase populate ram")?);
+        let (share, open) = (of(SHARE)?, of("phase open device")?);
+        let fill = self.median(RAM, None, FILLED, FLOORS[0].1)?;
         let most = open + fill + 20.0;
         let told = format!(
             "{} ms of {} ms ({} + {} + 20)",
@@ -208,14 +209,14 @@ impl Run<'_> {
             .into_iter()
             .map(|work| self.summary(work, None, "exits to the VMM for all reads", SUBJECT))
             .collect();
-        let medians: Vec<String> = all.as_ref()?.iter().map(|s| figure(s.median)).collect();
+        let most: Vec<String> = all.as_ref()?.iter().map(|s| figure(s.max)).collect();
         let rounds = all.as_ref()?.first()?.count;
         let reads = self.0.about.get(READS).map_or("?", String::as_str);
         let told = format!(
-            "{} (alone, 32 at a time, in order; medians of {rounds} rounds of {reads} small reads)",
-            medians.join(", ")
+            "{} (alone, 32 at a time, in order; the most in any of {rounds} rounds of {reads} small reads)",
+            most.join(", ")
         );
-        Some((all?.iter().all(|s| s.median == 0.0), told))
+        Some((all?.iter().all(|s| s.max == 0.0), told))
     }
 
     fn exits_to_kvm(&self) -> Found {
@@ -231,9 +232,7 @@ impl Run<'_> {
     /// makes one interrupt, and all others are the clock's.
     fn interrupts(&self) -> Found {
         let of = |quantity| self.median(ALONE, None, quantity, NATIVE);
-        let (all, host) = (of(EACH)?, of(HOST)?);
-        let windows = of(WINDOWS).unwrap_or(0.0);
-        let rest = all - host - windows;
+        let (all, host, windows, rest) = (of(EACH)?, of(HOST)?, of(WINDOWS)?, of(REST)?);
         let clock = of(INJECTED).map_or(0.0, |all| (all - 1.0).max(0.0));
         let told = format!(
             "{}: {} host interrupts, {} to deliver the guest's, {} others; {} interrupts of the guest's clock",

@@ -53,18 +53,60 @@ fn starts_are_held_against_the_floor_and_every_peer() {
 #[test]
 fn the_disks_share_may_be_opening_and_filling() {
     let mut results = Results::default();
-    for (quantity, ms) in [
-        (SHARE, 400.0),
-        ("phase open device", 110.0),
-        ("phase populate ram", 300.0),
+    for (work, quantity, subject, ms) in [
+        (WITH, SHARE, SUBJECT, 400.0),
+        (WITH, "phase open device", SUBJECT, 110.0),
+        // It was held back.
+        (WITH, "phase populate ram", SUBJECT, 900.0),
+        (RAM, FILLED, FLOORS[0].1, 300.0),
     ] {
-        add(&mut results, 2, WITH, None, quantity, SUBJECT, ms);
+        add(&mut results, 2, work, None, quantity, subject, ms);
     }
     let share = targets(&results);
     assert_eq!(
         found(&share, "the disk's share"),
         ("yes", "400 ms of 430 ms (110 + 300 + 20)")
     );
+}
+
+#[test]
+fn one_round_with_an_exit_is_no_run_without() {
+    let mut results = Results::default();
+    let exits = "exits to the VMM for all reads";
+    for work in [
+        ALONE,
+        "random 4 KiB reads, 32 at a time",
+        "128 KiB reads in order",
+    ] {
+        for _ in 0..3 {
+            add(&mut results, 3, work, None, exits, SUBJECT, 0.0);
+        }
+    }
+    let begin = "no exit to the VMM for any read";
+    assert_eq!(found(&targets(&results), begin).0, "yes");
+    add(&mut results, 3, ALONE, None, exits, SUBJECT, 2.0);
+    let all = targets(&results);
+    let (reached, told) = found(&all, begin);
+    assert!(reached == "no" && told.starts_with("2.00, 0, 0 "), "{told}");
+}
+
+#[test]
+fn exits_for_no_interrupt_are_of_each_round() {
+    let mut results = Results::default();
+    for (quantity, samples) in [
+        (EACH, [1.0, 2.0, 3.0]),
+        (HOST, [0.97, 0.5, 2.97]),
+        (WINDOWS, [0.0, 1.47, 0.0]),
+        // The difference of the medians would be 1.03.
+        (REST, [0.03, 0.03, 0.03]),
+    ] {
+        for sample in samples {
+            add(&mut results, 3, ALONE, None, quantity, NATIVE, sample);
+        }
+    }
+    let all = targets(&results);
+    let (reached, told) = found(&all, "with `idle=native`");
+    assert!(reached == "yes" && told.contains("0.030 others"), "{told}");
 }
 
 #[test]
