@@ -27,6 +27,8 @@ pub struct Watched {
     child: Child,
     console: ChildStdout,
     started: Instant,
+    /// The same by CLOCK_MONOTONIC, which a program can tell of itself.
+    started_monotonic: Duration,
     /// The other end of its standard input, where that is a terminal.
     _terminal: Option<OwnedFd>,
     /// What was read and not yet looked for.
@@ -44,7 +46,7 @@ impl Watched {
             }
         };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(stderr);
-        let started = Instant::now();
+        let (started, started_monotonic) = (Instant::now(), monotonic()?);
         let mut child = command
             .spawn()
             .context(format!("start {}", command.get_program().to_string_lossy()))?;
@@ -53,6 +55,7 @@ impl Watched {
             child,
             console,
             started,
+            started_monotonic,
             _terminal: terminal,
             unread: Vec::new(),
         })
@@ -61,6 +64,11 @@ impl Watched {
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// When its clock began, by CLOCK_MONOTONIC.
+    pub fn started_monotonic(&self) -> Duration {
+        self.started_monotonic
     }
 
     /// Reads until the console has said `text`; the time since the start at which it was there.
@@ -250,6 +258,20 @@ pub fn last_words(path: &std::path::Path) -> String {
     }
     let lines: Vec<&str> = text.lines().rev().take(3).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+}
+
+fn monotonic() -> Result<Duration> {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: one structure, which is ours.
+    if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } < 0 {
+        return Err(std::io::Error::last_os_error()).context("read the clock");
+    }
+    let seconds = u64::try_from(now.tv_sec).context("read the clock")?;
+    let nanos = u32::try_from(now.tv_nsec).context("read the clock")?;
+    Ok(Duration::new(seconds, nanos))
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub const STATS: &str = "/run/probe.stats";
 /// Where QEMU listens.
 pub const QMP: &str = "/run/probe.qmp";
 
+/// When mini-vmm's `main` began, in microseconds of CLOCK_MONOTONIC.
+pub const STARTED: &str = "started_monotonic_us";
+
 /// How a VMM is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
@@ -132,6 +135,9 @@ fn from_report(report: &Value) -> Counts {
         }
     }
     add("dma.ram".into(), &report["dma"]["ram"]["us"]);
+    if let Some(ns) = report["started_monotonic_ns"].as_u64() {
+        counts.insert(STARTED.into(), ns / 1000);
+    }
     counts
 }
 
@@ -217,10 +223,12 @@ mod tests {
                 {"name": "late", "device": null, "start_us": 50, "end_us": 60},
             ],
             "dma": {"ram": {"maps": 1, "us": 9}},
+            "started_monotonic_ns": 7_001_000,
         });
         let counts = from_report(&report);
         assert_eq!((counts["pio"], counts["mmio"], counts["other"]), (3, 4, 0));
         assert_eq!((counts["exits"], counts["dma.ram"]), (11, 9));
+        assert_eq!(counts[STARTED], 7001);
         assert_eq!(counts["phase.open_device"], 5);
         assert_eq!(counts["phase.main_to_first_run"], 40);
         assert_eq!((counts["phase.map_dma"], counts["ahead.map_dma"]), (60, 10));

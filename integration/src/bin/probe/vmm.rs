@@ -12,7 +12,7 @@ use lab::watch::{Input, Watched, last_words};
 use lab::{Error, Result};
 
 use crate::cpu::{self, Cpu};
-use crate::exits::{Counter, Counts, MESSAGES, QMP};
+use crate::exits::{Counter, Counts, MESSAGES, QMP, STARTED};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -73,7 +73,12 @@ pub fn watch(id: &str, counter: Counter, stop: &str, command: &[&str]) -> Result
 }
 
 fn say_counts(id: &str, counter: Counter, vmm: &Watched) -> Result<()> {
-    let counts = counter.ask(vmm.pid())?;
+    let mut counts = counter.ask(vmm.pid())?;
+    if let Some(main) = counts.remove(STARTED) {
+        let before = Duration::from_micros(main).saturating_sub(vmm.started_monotonic());
+        let micros = u64::try_from(before.as_micros()).context("count microseconds")?;
+        counts.insert("phase.before_main".into(), micros);
+    }
     if !counts.is_empty() {
         println!("LAB: counts {id} {}", words(&counts));
     }
