@@ -1,6 +1,7 @@
 //! `make bench-check`: what moved from one file of results to another. It judges nothing: whether
 //! more is better is the reader's to say.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::results::{Measure, Results};
@@ -13,11 +14,12 @@ const LEAST: f64 = 0.02;
 /// Both in words: what moved beyond its spread, what is in one of them only, and how much is as it was.
 pub fn compare(a: &Results, b: &Results) -> String {
     let mut text = format!("A is of {}, B of {} (UTC).\n", a.date, b.date);
-    for (name, value) in &a.about {
-        let other = b.about.get(name);
-        if other != Some(value) {
-            let other = other.map_or("nothing", String::as_str);
-            let _ = writeln!(text, "  {name}: {value} in A, {other} in B");
+    let names: BTreeSet<&String> = a.about.keys().chain(b.about.keys()).collect();
+    for name in names {
+        let of = |results: &Results| results.about.get(name).cloned();
+        let [of_a, of_b] = [of(a), of(b)].map(|value| value.unwrap_or_else(|| "nothing".into()));
+        if of_a != of_b {
+            let _ = writeln!(text, "  {name}: {of_a} in A, {of_b} in B");
         }
     }
     let (mut moved, mut same) = (Vec::new(), 0);
@@ -122,6 +124,18 @@ mod tests {
             text.contains("0 moved") && text.contains("3 did not."),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_was_measured_on_is_told_where_it_differs() {
+        let (mut a, mut b) = (example(), example());
+        a.about.insert("machine".into(), "a fast one".into());
+        b.about = a.about.clone();
+        b.about.insert("bare calls, version".into(), "2".into());
+        let told = "(UTC).\n  bare calls, version: nothing in A, 2 in B\n\n";
+        assert!(compare(&a, &b).contains(told), "{}", compare(&a, &b));
+        let told = "(UTC).\n  bare calls, version: 2 in A, nothing in B\n\n";
+        assert!(compare(&b, &a).contains(told), "{}", compare(&b, &a));
     }
 
     #[test]

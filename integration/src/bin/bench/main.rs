@@ -166,6 +166,10 @@ fn about(plan: &Plan) -> std::collections::BTreeMap<String, String> {
             "commit".into(),
             output("git", &["describe", "--always", "--dirty"]),
         ),
+        (
+            "bare calls, version".into(),
+            output(&plan.floor.to_string_lossy(), &["version"]),
+        ),
     ]);
     if let Some(ours) = plan.peers.first() {
         let size = fs::metadata(&ours.program).map_or(0, |file| file.len());

@@ -2,6 +2,7 @@
 //! Whatever a VMM takes longer than this is its own doing.
 //!
 //! ```text
+//! floor version                  which calls these are, for files of results to be compared
 //! floor boot MIB CPUS [BDF ...]  a guest of lab::tiny, which writes one byte to standard output; with
 //!                                devices (in L1) its RAM is filled and mapped for them before it runs
 //! floor map type1|iommufd BDF MIB PAGES THREADS
@@ -18,10 +19,17 @@ use std::process::ExitCode;
 use lab::error::Context;
 use lab::{Error, Result};
 
+/// To be counted up with every change of what is called.
+const VERSION: &str = "2, with CPUID set";
+
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
+        ["version"] => {
+            println!("{VERSION}");
+            Ok(())
+        }
         ["boot", mib, cpus, devices @ ..] => number(mib)
             .and_then(|mib| Ok((mib, number(cpus)?)))
             .and_then(|(mib, cpus)| boot::run(mib, cpus as u64, devices)),
