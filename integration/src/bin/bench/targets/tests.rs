@@ -159,10 +159,33 @@ fn growth_is_told_beside_the_bare_calls() {
         found(&all, "start with 4 vCPUs"),
         ("no", "×1.30; bare calls ×1.60")
     );
-    let told = "1.00 ms for each GiB; bare calls 2.00 ms";
+    let told = "1.00 ms for each GiB of at most 3.22 ms; bare calls 2.00 ms";
     let steep: Vec<_> = all
         .iter()
         .filter(|t| t.target.ends_with("in the lab with a disk"))
         .collect();
     assert_eq!((steep[1].word(), steep[1].figure.as_str()), ("yes", told));
+}
+
+#[test]
+fn flat_is_no_steeper_than_flat() {
+    for (ours, floor, word) in [
+        (0.0, 0.0, "yes"),
+        (0.9, -2.0, "yes"),
+        (1.5, 0.0, "no"),
+        (1.5, -2.0, "no"),
+        (11.5, 10.0, "yes"),
+        (13.0, 10.0, "no"),
+    ] {
+        let mut results = Results::default();
+        for (subject, each) in [(SUBJECT, ours), (FLOOR, floor)] {
+            for gib in [0.0, 1.0, 2.0] {
+                let at = Some(("MiB", gib * 1024.0));
+                let ms = 100.0 + each * gib;
+                add(&mut results, 5, kvm::START, at, "time", subject, ms);
+            }
+        }
+        let all = targets(&results);
+        assert_eq!(found(&all, "start grows").0, word, "{ours} {floor}");
+    }
 }
