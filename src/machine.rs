@@ -52,7 +52,7 @@ pub use error::MachineError;
 use error::kvm_call;
 use lost_pages::DevicePages;
 use parts::{bytes_of_bars, check_lock, check_memory, make_serial, open_kvm, side_by_side};
-use vcpus::Maker;
+use vcpus::make_vcpus;
 
 /// How much of RAM may be mapped while the guest runs already. A guest that is quicker waits, and this
 /// is what takes no more than a few seconds: a vCPU that does not come back for twenty is a soft lockup for
@@ -134,8 +134,11 @@ impl Machine {
         vcpu::pin::check(&config.cpus.pin)?;
         drop(looking);
         let making = phase!("create_vm");
-        let kvm = Arc::new(open_kvm()?);
-        let maker = Maker::start(&kvm)?;
+        let kvm = open_kvm()?;
+        let supported = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
+        let phys_bits = vcpu::phys_bits(&supported);
         let Base {
             layout,
             ram,
@@ -144,10 +147,7 @@ impl Machine {
             slots,
             irqchip,
             router,
-        } = Base::new(&kvm, &config, &images)?;
-        let (phys_bits, vcpus) = maker.go_on(&kvm, &vm, &config.cpus)?;
-        // That RAM is not too much is known before a device is taken.
-        Layout::new(config.memory.size, 0, phys_bits)?;
+        } = Base::new(&kvm, &config, &images, phys_bits)?;
         stats.set_ram(ram.regions());
         stats.watch_kvm(&*vm);
         drop(making);
@@ -174,14 +174,15 @@ impl Machine {
             let now = (!waiting).then(|| gate.hold());
             *hold.lock().unwrap_or_else(PoisonError::into_inner) = now;
         };
-        let (opened, loaded) = side_by_side(
+        let (opened, (vcpus, loaded)) = side_by_side(
             devices,
             || vfio::open(Some(&vm), &candidates, config.iommu, &pace),
             || {
+                let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
                 let loading = phase!("load_images");
                 let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
                 drop((loading, loading_hold));
-                Ok(loaded)
+                Ok((vcpus, loaded))
             },
         )?;
 
@@ -233,7 +234,6 @@ impl Machine {
 
         let acpi = acpi::build(&layout, &config.cpus.topology)?;
 
-        let vcpus = vcpus.finish()?;
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
         let coalesced = Coalesced::new(&vm, vcpus.first(), bus.clone(), serial.clone());
         let zones = Arc::new(coalesced.zones(&vm));
