@@ -29,7 +29,6 @@ use crate::interrupt::irqchip;
 use crate::interrupt::service::Service;
 use crate::layout::{self, Layout};
 use crate::lifecycle::{End, GuestEvent, Lifecycle, Notifier};
-use crate::memory::MemoryListener;
 use crate::memory::dma::Dma;
 use crate::memory::gate::Gate;
 use crate::memory::kvm_slots::KvmSlots;
@@ -51,13 +50,10 @@ use base::Base;
 pub use error::MachineError;
 use error::kvm_call;
 use lost_pages::DevicePages;
-use parts::{bytes_of_bars, check_lock, check_memory, make_serial, open_kvm, side_by_side};
-use vcpus::Maker;
-
-/// How much of RAM may be mapped while the guest runs already. A guest that is quicker waits, and this
-/// is what takes no more than a few seconds: a vCPU that does not come back for twenty is a soft lockup for
-/// Linux (Documentation/admin-guide/lockup-watchdogs.rst).
-const MOST_LEFT: u64 = 8 << 30;
+use parts::{
+    bytes_of_bars, check_lock, check_memory, left_beside, make_serial, open_kvm, pins, side_by_side,
+};
+use vcpus::make_vcpus;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +96,7 @@ pub struct Machine {
     coalesced: Arc<Coalesced>,
     around: Surroundings,
     slots: Arc<KvmSlots>,
-    dma: Option<Arc<dyn MemoryListener>>,
+    dma: Option<Arc<Dma>>,
     pinning: Option<Pinning>,
     functions: Vec<(Bdf, Arc<VfioFunction>)>,
     service: Arc<Service>,
@@ -133,8 +129,11 @@ impl Machine {
         vcpu::pin::check(&config.cpus.pin)?;
         drop(looking);
         let making = phase!("create_vm");
-        let kvm = Arc::new(open_kvm()?);
-        let maker = Maker::start(&kvm)?;
+        let kvm = open_kvm()?;
+        let supported = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
+        let phys_bits = vcpu::phys_bits(&supported);
         let Base {
             layout,
             ram,
@@ -143,10 +142,7 @@ impl Machine {
             slots,
             irqchip,
             router,
-        } = Base::new(&kvm, &config, &images)?;
-        let (phys_bits, vcpus) = maker.go_on(&kvm, &vm, &config.cpus)?;
-        // That RAM is not too much is known before a device is taken.
-        Layout::new(config.memory.size, 0, phys_bits)?;
+        } = Base::new(&kvm, &config, &images, phys_bits)?;
         stats.set_ram(ram.regions());
         stats.watch_kvm(&*vm);
         drop(making);
@@ -161,7 +157,8 @@ impl Machine {
             let (ram, notifier) = (Arc::clone(&ram), Arc::clone(&notifier));
             let failed =
                 move || notifier.notify(GuestEvent::Broken("its RAM is not mapped".into()));
-            pinning = Some(Pinning::start(ram, prefault != Some(false), failed)?);
+            let prefault = prefault.unwrap_or_else(|| pins(&candidates));
+            pinning = Some(Pinning::start(ram, prefault, failed)?);
         } else if prefault == Some(true) {
             pinning::populate(&ram)?;
         }
@@ -173,14 +170,15 @@ impl Machine {
             let now = (!waiting).then(|| gate.hold());
             *hold.lock().unwrap_or_else(PoisonError::into_inner) = now;
         };
-        let (opened, loaded) = side_by_side(
+        let (opened, (vcpus, loaded)) = side_by_side(
             devices,
             || vfio::open(Some(&vm), &candidates, config.iommu, &pace),
             || {
+                let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
                 let loading = phase!("load_images");
                 let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
                 drop((loading, loading_hold));
-                Ok(loaded)
+                Ok((vcpus, loaded))
             },
         )?;
 
@@ -205,8 +203,7 @@ impl Machine {
                 if let Some(pinning) = &mut pinning {
                     pinning.map(dma.clone());
                 }
-                let listener: Arc<dyn MemoryListener> = dma;
-                Some(listener)
+                Some(dma)
             }
             None => None,
         };
@@ -235,7 +232,6 @@ impl Machine {
 
         let acpi = acpi::build(&layout, &config.cpus.topology)?;
 
-        let vcpus = vcpus.finish()?;
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
         let coalesced = Coalesced::new(&vm, vcpus.first(), bus.clone(), serial.clone());
         let zones = Arc::new(coalesced.zones(&vm));
@@ -284,6 +280,9 @@ impl Machine {
             machine.attach(device, slot, rom)?;
         }
         drop(hold);
+        if let Some(pinning) = &mut machine.pinning {
+            pinning.wait(left_beside(&machine.config.memory, &candidates))?;
+        }
         Ok(machine)
     }
 
@@ -325,14 +324,13 @@ impl Machine {
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
         reset::announce(&self.vfio_functions());
         loop {
-            self.wait_for_ram()?;
+            // What came of it while the guest was being reset.
+            self.pinning.as_mut().map_or(Ok(()), Pinning::outcome)?;
             let starting = self.around.gate.hold();
             let mut running = self.start()?;
             drop(starting);
             let end = lifecycle.wait();
-            self.around.gate.set_stopping(true);
             self.vcpus = running.stop()?;
-            self.around.gate.set_stopping(false);
             info!("{}", self.stats.exits);
             info!("writes without an exit: {}", self.coalesced.applied());
             match end.map_err(MachineError::Loop)? {
@@ -353,14 +351,6 @@ impl Machine {
             }
             self.reset()?;
         }
-    }
-
-    /// Waits until so little of RAM is left to map that the rest may come while the guest runs.
-    fn wait_for_ram(&mut self) -> Result<(), MachineError> {
-        let all = self.config.memory.prefault == Some(true);
-        let left = if all { 0 } else { MOST_LEFT };
-        let pinning = self.pinning.as_mut();
-        Ok(pinning.map_or(Ok(()), |pinning| pinning.wait(left))?)
     }
 
     /// Loads the kernel, puts vCPU 0 at its entry, and lets all vCPUs go.
@@ -384,6 +374,7 @@ impl Machine {
         let shared = vcpu::Shared {
             bus: Arc::clone(&self.around.bus),
             coalesced: Arc::clone(&self.coalesced),
+            gate: Arc::clone(&self.around.gate),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.stats.exits),
             lost_pages: Arc::new(DevicePages::new(self)),
@@ -423,7 +414,7 @@ impl Drop for Machine {
         // The container loses its IOMMU with its last device: unmap while it still has it.
         if let Some(dma) = self.dma.take() {
             let begun = Instant::now();
-            self.around.space.unsubscribe(&dma);
+            self.around.space.unsubscribe(&*dma);
             let us = begun.elapsed().as_micros();
             info!("the guest's memory was unmapped for DMA in {us} us");
         }

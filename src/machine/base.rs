@@ -15,12 +15,9 @@ use crate::memory::kvm_slots::KvmSlots;
 use crate::memory::ram::Ram;
 use crate::phase;
 
-/// More bits of an address than any processor has.
-const ALL_BITS: u8 = 64;
-
 /// The VM, its memory and its interrupt controllers.
 pub(super) struct Base {
-    /// Of RAM alone, which lies where it lies however wide the processor's addresses are.
+    /// Of RAM alone: no BAR is known yet.
     pub layout: Layout,
     pub ram: Arc<Ram>,
     pub vm: Arc<VmFd>,
@@ -32,8 +29,14 @@ pub(super) struct Base {
 
 impl Base {
     /// Memory slots come before the interrupt controllers: afterwards each waits for a grace period.
-    pub fn new(kvm: &Kvm, config: &VmConfig, images: &Images) -> Result<Self, MachineError> {
-        let layout = Layout::new(config.memory.size, 0, ALL_BITS)?;
+    /// `phys_bits` is how many bits a guest-physical address has.
+    pub fn new(
+        kvm: &Kvm,
+        config: &VmConfig,
+        images: &Images,
+        phys_bits: u8,
+    ) -> Result<Self, MachineError> {
+        let layout = Layout::new(config.memory.size, 0, phys_bits)?;
         images.check(&layout, &config.cmdline)?;
         let ram = {
             let _phase = phase!("allocate_ram");

@@ -137,7 +137,10 @@ impl MachineError {
             Self::Layout(LayoutError::NoWindow { .. }) | Self::Place(_) => {
                 Some("pass fewer devices, or give the guest less memory with --memory".into())
             }
-            Self::Ram(e) => Some(e.hint()),
+            Self::Ram(e) | Self::Pinning(PinningError::Ram(e)) => Some(e.hint()),
+            Self::Pinning(PinningError::Thread(_)) => {
+                Some("raise the limit of threads with `ulimit -u`".into())
+            }
             Self::Vcpu(e) => e.hint(),
             Self::NativeIdle => Some("leave idle=native away".into()),
             Self::Kvm { name: "KVM_CREATE_VM", source } if source.errno() == libc::EBUSY => Some(

@@ -46,9 +46,13 @@ impl Machine {
             if in_use.fetch_sub(1, Ordering::Relaxed) == 1
                 && let Some(dma) = &dma
             {
-                space.unsubscribe(dma);
+                space.unsubscribe(&**dma);
             }
-            function.release();
+            // Not while a piece of RAM is being mapped in a container that goes with it.
+            match &dma {
+                Some(dma) => dma.between_pieces(|| function.release()),
+                None => function.release(),
+            }
         };
         self.watch_one(device, Irq::Error, on_error)?;
         self.watch_one(device, Irq::Request, on_request)

@@ -45,15 +45,36 @@ pub(super) fn open_kvm() -> Result<Kvm, MachineError> {
     }
 }
 
+/// Whether RAM is pinned for any of the devices. For a mediated one the kernel pins what it uses.
+pub(super) fn pins(candidates: &[Candidate]) -> bool {
+    candidates.iter().any(|c| !is_mediated(c))
+}
+
+fn is_mediated(candidate: &Candidate) -> bool {
+    matches!(candidate.name(), HostName::Mediated(_))
+}
+
+/// How much of RAM may be mapped while the guest runs already. A guest that is quicker waits, and that
+/// is to take no more than a few seconds, since a vCPU that does not come back for twenty is a soft lockup
+/// for Linux (Documentation/admin-guide/lockup-watchdogs.rst). A mediated device may use memory
+/// before it masters any bus: it is a program.
+pub(super) fn left_beside(memory: &MemoryConfig, candidates: &[Candidate]) -> u64 {
+    /// With 4 KiB pages, and where pinning itself gets them.
+    const SLOW: u64 = 1 << 30;
+    const FAST: u64 = 8 << 30;
+    match (memory.prefault, memory.pages) {
+        (Some(true), _) => 0,
+        _ if candidates.iter().any(is_mediated) => 0,
+        (Some(false), _) | (_, Pages::Small) => SLOW,
+        _ => FAST,
+    }
+}
+
 /// All of RAM is pinned for a device of the bus, and a limit on that is better known before the guest
-/// runs. For a mediated one the kernel pins what it uses.
+/// runs.
 pub(super) fn check_lock(size: u64, candidates: &[Candidate]) -> Result<(), MachineError> {
     let limit = sys::memlock_limit();
-    if limit >= size
-        || candidates
-            .iter()
-            .all(|c| matches!(c.name(), HostName::Mediated(_)))
-    {
+    if limit >= size || !pins(candidates) {
         return Ok(());
     }
     // What cannot be read is left for the kernel to judge.

@@ -92,7 +92,7 @@ pub trait DmaMapper: Send + Sync {
 
 /// What one call maps: the largest page that an IOMMU has, so that none is divided, and little enough
 /// to tell how far pinning has come.
-const PIECE: u64 = 1 << 30;
+pub(super) const PIECE: u64 = 1 << 30;
 
 /// Where a region's pieces begin, relative to it, and how long they are.
 pub(super) fn pieces(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
@@ -118,12 +118,22 @@ pub struct Dma {
 
 #[derive(Default)]
 struct State {
-    /// RAM, by where it begins: how much of it is mapped from there on, and what that took.
-    ram: HashMap<u64, (u64, Duration)>,
+    /// RAM, by where it begins.
+    ram: HashMap<u64, Ram>,
     /// BARs' pieces that are mapped, by where they begin.
     bars: HashSet<u64>,
     /// Those that wait until RAM is mapped whole; none once it is.
     waiting: Option<Vec<Region>>,
+}
+
+/// How far a region of RAM is mapped.
+#[derive(Default)]
+struct Ram {
+    /// Bytes from its beginning.
+    mapped: u64,
+    took: Duration,
+    /// It is to be unmapped: no further piece is mapped.
+    going: bool,
 }
 
 impl Dma {
@@ -165,7 +175,7 @@ impl Dma {
     /// [`DmaError::Map`] or [`DmaError::MemLock`]; the pieces before stay mapped.
     pub fn map_ram(&self, region: &Region, at: u64, size: u64) -> Result<(), DmaError> {
         let _turn = self.turn();
-        if !self.lock().ram.contains_key(&region.start) {
+        if self.lock().ram.get(&region.start).is_none_or(|r| r.going) {
             return Ok(());
         }
         let (iova, host) = (region.start + at, region.host_address() + at);
@@ -173,14 +183,20 @@ impl Dma {
         let begun = Instant::now();
         let outcome = self.mapper.map(iova, size, host);
         outcome.map_err(|e| self.explain(region, e))?;
-        if let Some((mapped, took)) = self.lock().ram.get_mut(&region.start) {
-            *mapped = at + size;
-            *took += begun.elapsed();
-            if *mapped == region.size {
-                self.meter.ram.count(region.size, *took);
+        if let Some(ram) = self.lock().ram.get_mut(&region.start) {
+            ram.mapped = at + size;
+            ram.took += begun.elapsed();
+            if ram.mapped == region.size {
+                self.meter.ram.count(region.size, ram.took);
             }
         }
         Ok(())
+    }
+
+    /// Does something while no RAM is being mapped or unmapped.
+    pub fn between_pieces<R>(&self, what: impl FnOnce() -> R) -> R {
+        let _turn = self.turn();
+        what()
     }
 
     /// All of RAM is mapped: now for the BARs that have waited.
@@ -277,7 +293,7 @@ impl MemoryListener for Dma {
         match (region.kind, &mut state.waiting) {
             (RegionKind::Ram, _) => {
                 self.check_range(region)?;
-                state.ram.insert(region.start, (0, Duration::ZERO));
+                state.ram.insert(region.start, Ram::default());
             }
             (RegionKind::Device, _) if !self.peers => {}
             (RegionKind::Device, Some(waiting)) => waiting.push(region.clone()),
@@ -288,10 +304,14 @@ impl MemoryListener for Dma {
 
     fn remove(&self, region: &Region) {
         if region.kind == RegionKind::Ram {
+            // Said first: whoever maps would take turn after turn.
+            if let Some(ram) = self.lock().ram.get_mut(&region.start) {
+                ram.going = true;
+            }
             let _turn = self.turn();
-            let mapped = self.lock().ram.remove(&region.start);
-            if let Some((mapped, _)) = mapped {
-                self.unmap(region, mapped);
+            let ram = self.lock().ram.remove(&region.start);
+            if let Some(ram) = ram {
+                self.unmap(region, ram.mapped);
             }
             return;
         }

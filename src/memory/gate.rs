@@ -90,9 +90,9 @@ impl Gate {
         Hold(Arc::clone(self))
     }
 
-    /// Waits while pages are held back.
-    pub fn pace(&self) {
-        drop(self.wait_while(|state| state.holds > 0));
+    /// Waits while pages are held back; tells whether any more are wanted.
+    pub fn pace(&self) -> bool {
+        !self.wait_while(|state| state.holds > 0).over
     }
 
     /// `left` bytes are left to map.

@@ -13,6 +13,7 @@ pub mod pinning;
 pub mod ram;
 
 use std::collections::BTreeMap;
+use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mapping::Mapping;
@@ -150,10 +151,12 @@ impl AddressSpace {
     }
 
     /// Takes a listener out, after telling it to forget every region.
-    pub fn unsubscribe(&self, listener: &Arc<dyn MemoryListener>) {
+    pub fn unsubscribe(&self, listener: &dyn MemoryListener) {
         let mut inner = self.lock();
         let before = inner.listeners.len();
-        inner.listeners.retain(|l| !Arc::ptr_eq(l, listener));
+        inner
+            .listeners
+            .retain(|l| !ptr::addr_eq(Arc::as_ptr(l), listener));
         if inner.listeners.len() != before {
             inner
                 .regions
@@ -316,8 +319,7 @@ mod tests {
         assert_eq!(*recorder.seen.lock().unwrap(), [0x1000, 0x4000]);
         assert!(space.remove(0x1000));
         assert!(!space.remove(0x1000));
-        let listener: Arc<dyn MemoryListener> = recorder.clone();
-        space.unsubscribe(&listener);
+        space.unsubscribe(&*recorder);
         assert!(recorder.seen.lock().unwrap().is_empty());
     }
 

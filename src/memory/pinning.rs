@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use tracing::Span;
 
 use super::Region;
-use super::dma::{Dma, DmaError, pieces};
+use super::dma::{Dma, DmaError, PIECE, pieces};
 use super::gate::Gate;
 use super::ram::{Ram, RamError};
 use crate::observe::progress::Progress;
@@ -35,7 +35,8 @@ pub fn populate(ram: &Ram) -> Result<(), RamError> {
     let progress = Progress::new("preparing the guest's memory", ram.size());
     let cpus = thread::available_parallelism().map_or(1, NonZero::get);
     ram.populate(0..ram.size(), cpus.min(MOST_THREADS), &|done| {
-        progress.set(done)
+        progress.set(done);
+        true
     })
 }
 
@@ -130,7 +131,7 @@ impl Pinning {
     }
 }
 
-/// The thread ends after the piece that it is at.
+/// The thread ends after the page that it makes, or the piece that it maps.
 impl Drop for Pinning {
     fn drop(&mut self) {
         self.gate.end();
@@ -164,22 +165,27 @@ impl Work {
         let threads = threads();
         let gate = &self.gate;
         let populating = self.prefault.then(|| phase!("populate_ram"));
+        let regions = self.ram.regions().iter();
+        let all: Vec<(&Region, u64, u64)> = regions
+            .flat_map(|region| pieces(region).map(move |(at, size)| (region, at, size)))
+            .collect();
+        // A page that is as large as a piece is one thread's work.
+        let together = if self.ram.chunk() < PIECE { 1 } else { threads };
         let mut mapping = Mapping::default();
         let mut offset = 0;
-        for region in self.ram.regions() {
-            for (at, size) in pieces(region) {
-                mapping.look(|| self.dma.try_recv().ok());
-                self.map(&mut mapping)?;
-                if self.cancelled() {
-                    return Ok(());
-                }
-                if self.prefault {
-                    let range = offset..offset + size;
-                    self.ram.populate(range, threads, &|_| gate.pace())?;
-                }
-                offset += size;
-                mapping.present.push((region, at, size));
+        for some in all.chunks(together) {
+            mapping.look(|| self.dma.try_recv().ok());
+            self.map(&mut mapping)?;
+            let size: u64 = some.iter().map(|(_, _, size)| size).sum();
+            if self.prefault {
+                let range = offset..offset + size;
+                self.ram.populate(range, threads, &|_| gate.pace())?;
             }
+            if self.cancelled() {
+                return Ok(());
+            }
+            offset += size;
+            mapping.present.extend(some);
         }
         drop(populating);
         mapping.look(|| self.dma.recv().ok());

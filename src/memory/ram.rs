@@ -183,13 +183,18 @@ impl Ram {
         &self.memory
     }
 
+    /// What is made present at a time, at least.
+    pub fn chunk(&self) -> u64 {
+        self.chunk
+    }
+
     /// Bytes in all.
     pub fn size(&self) -> u64 {
         self.regions.iter().map(|r| r.size).sum()
     }
 
     /// Makes every page of `range` present (bytes of RAM, the regions one after the other), on up to
-    /// `threads` threads, calling `progress` with the bytes done.
+    /// `threads` threads, calling `progress` with the bytes done; when that says no, they stop.
     ///
     /// The IOMMU needs the pages anyway; zeroing them here in parallel, as huge pages, takes a
     /// fraction of what pinning them one at a time inside VFIO_IOMMU_MAP_DMA does.
@@ -200,7 +205,7 @@ impl Ram {
         &self,
         range: Range<u64>,
         threads: usize,
-        progress: &(dyn Fn(u64) + Sync),
+        progress: &(dyn Fn(u64) -> bool + Sync),
     ) -> Result<(), RamError> {
         let next = AtomicU64::new(range.start);
         let done = AtomicU64::new(0);
@@ -228,7 +233,9 @@ impl Ram {
                         at = at.saturating_sub(region.size);
                     }
                 }
-                progress(done.fetch_add(filled, Ordering::Relaxed) + filled);
+                if !progress(done.fetch_add(filled, Ordering::Relaxed) + filled) {
+                    break;
+                }
             }
             Ok(())
         };
@@ -326,10 +333,11 @@ mod tests {
             let ram = Ram::new(&layout, pages, shared).unwrap();
             let most = AtomicU64::new(0);
             let all = || ram.regions().iter().map(present).sum::<u64>();
-            ram.populate(90 << 20..110 << 20, 2, &|_| {}).unwrap();
+            ram.populate(90 << 20..110 << 20, 2, &|_| true).unwrap();
             assert_eq!(all(), 20 << 20, "{pages:?}, shared: {shared}");
             ram.populate(0..ram.size(), 3, &|n| {
                 most.fetch_max(n, Ordering::Relaxed);
+                true
             })
             .unwrap();
             assert_eq!(most.into_inner(), 176 << 20);

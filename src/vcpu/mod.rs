@@ -25,6 +25,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use crate::boot::cpu_state::CpuState;
 use crate::bus::Bus;
 use crate::lifecycle::{GuestEvent, Notifier};
+use crate::memory::gate::Gate;
 use crate::observe::phases::FIRST_RUN;
 use crate::observe::stats::exits::Exits;
 use crate::phase;
@@ -78,6 +79,9 @@ impl VcpuError {
     /// What to type.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Call { source, .. } if source.errno() == libc::EMFILE => {
+                Some("raise the limit with `ulimit -n`".into())
+            }
             Self::Pin { usable, .. } => Some(format!("name host CPUs of pin={usable}")),
             _ => None,
         }
@@ -135,7 +139,7 @@ impl Vcpu {
         })
     }
 
-    /// Its number, which is its APIC id.
+    /// Its number.
     pub fn id(&self) -> u32 {
         self.id
     }
@@ -175,6 +179,8 @@ pub struct Shared {
     pub bus: Arc<Bus>,
     /// Writes that come before what an exit asks for.
     pub coalesced: Arc<Coalesced>,
+    /// Where a vCPU waits that lets a device use RAM.
+    pub gate: Arc<Gate>,
     /// Who is told that a vCPU cannot go on.
     pub notifier: Arc<Notifier>,
     /// Exits are counted here.
@@ -197,6 +203,7 @@ pub struct Running {
     ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vcpu>>,
     coalesced: Arc<Coalesced>,
+    gate: Arc<Gate>,
     server: Option<JoinHandle<()>>,
 }
 
@@ -223,6 +230,7 @@ impl Running {
             ended: Arc::default(),
             threads: Vec::new(),
             coalesced: Arc::clone(&shared.coalesced),
+            gate: Arc::clone(&shared.gate),
             server: None,
         };
         for vcpu in vcpus {
@@ -263,6 +271,7 @@ impl Running {
     /// [`VcpuError::Died`].
     pub fn stop(&mut self) -> Result<Vec<Vcpu>, VcpuError> {
         self.coalesced.set_stopping(true);
+        self.gate.set_stopping(true);
         self.stop.store(true, Ordering::Release);
         while self.kick() {
             thread::sleep(KICK_AGAIN);
@@ -272,6 +281,7 @@ impl Running {
             thread::sleep(KICK_AGAIN);
         }
         self.coalesced.set_stopping(false);
+        self.gate.set_stopping(false);
         self.server
             .take()
             .map_or(Ok(()), JoinHandle::join)

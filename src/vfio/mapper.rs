@@ -44,12 +44,13 @@ impl Mapper {
 
 impl DmaMapper for Mapper {
     fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()> {
-        for (done, space) in self.live().enumerate() {
+        let live: Vec<&Space> = self.live().collect();
+        for (done, space) in live.iter().enumerate() {
             // SAFETY: the address space keeps the host pages until the map is taken away, and no
             // Rust reference into guest memory exists: all access is volatile, through vm-memory.
             let mapped = unsafe { space.ops.vfio_dma_map(iova, size as usize, host as *mut u8) };
             if let Err(e) = mapped {
-                for space in self.live().take(done) {
+                for space in live.iter().take(done) {
                     let _ = space.ops.vfio_dma_unmap(iova, size as usize);
                 }
                 return Err(errno(e));

@@ -34,7 +34,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::mem;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 
 use iommufd_ioctls::{IommuFd, IommufdError};
@@ -89,7 +89,7 @@ struct Wanted<'a> {
 /// Opens the devices, each on a thread of its own: opening resets the function, which takes a tenth
 /// of a second each (and makes another reset at the start needless). Without a `vm` they serve only
 /// to be looked at. `pace` is told when there is nothing to do but to wait for them (true), and when
-/// one is open (false).
+/// all are open (false).
 ///
 /// # Errors
 /// The first device that cannot be opened; all of them are closed again then.
@@ -162,6 +162,14 @@ fn open_all<'a>(
     wanted: Vec<Wanted<'a>>,
     pace: &(dyn Fn(bool) + Sync),
 ) -> Vec<(Wanted<'a>, Result<Arc<VfioFile>, VfioError>)> {
+    let outstanding = Mutex::new(wanted.len());
+    let done = || {
+        let mut outstanding = outstanding.lock().unwrap_or_else(PoisonError::into_inner);
+        *outstanding -= 1;
+        if *outstanding == 0 {
+            pace(false);
+        }
+    };
     thread::scope(|scope| {
         let openers: Vec<_> = wanted
             .into_iter()
@@ -172,13 +180,21 @@ fn open_all<'a>(
                     .name(format!("open {}", candidate.name))
                     .spawn_scoped(scope, move || {
                         let opened = interface.open_device(candidate, group);
-                        pace(false);
+                        done();
                         opened
                     });
+                if opener.is_err() {
+                    done();
+                }
                 (wanted, opener)
             })
             .collect();
-        pace(true);
+        {
+            let outstanding = outstanding.lock().unwrap_or_else(PoisonError::into_inner);
+            if *outstanding > 0 {
+                pace(true);
+            }
+        }
         let join = |(wanted, opener): (_, io::Result<thread::ScopedJoinHandle<'_, _>>)| {
             let outcome = match opener.map(|o| o.join()) {
                 Ok(Ok(outcome)) => outcome,

@@ -9,8 +9,9 @@
 //!   the capability that lets interrupts through, are exits, and find the ring emptied.
 //! - Once interrupts come through, the zone goes as soon as an entry in it is unmasked or has a
 //!   message. A driver that begins with the first vector alone keeps it for its second time.
-//! - In between, the write that unmasks an entry of the zone is done at the next exit, or by the thread
-//!   that empties the ring. It is a posted write: a driver that reads anything of the table or the
+//! - In between, the write that unmasks an entry of the zone is done at the next exit, or within a tenth of
+//!   a second by the thread that empties the ring; a doorbell in a mapped page may be quicker, and the
+//!   vector's first interrupt late by as much. A driver that reads anything of the table or the
 //!   capability back finds it done. Linux reads the message back before it unmasks.
 
 use super::function::{State, VfioFunction};

@@ -145,8 +145,7 @@ fn ram_that_has_gone_is_not_mapped() {
     dma.map_ram(&ram, PIECE, PIECE).unwrap();
     assert_eq!(*fake.live.lock().unwrap(), [4 * PIECE, 5 * PIECE]);
     // The last device has been given back.
-    let listener: Arc<dyn MemoryListener> = dma.clone();
-    space.unsubscribe(&listener);
+    space.unsubscribe(&*dma);
     assert!(fake.live.lock().unwrap().is_empty());
     dma.map_ram(&ram, 2 * PIECE, PIECE).unwrap();
     assert!(fake.live.lock().unwrap().is_empty());
