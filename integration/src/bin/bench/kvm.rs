@@ -14,7 +14,7 @@ use lab::watch::{Input, Watched, last_words};
 
 use crate::peers::{self, Guest, Kind, Peer};
 use crate::plan::Plan;
-use crate::results::{FLOOR, Key, Results};
+use crate::results::{FLOOR, Key, LEAST, Results};
 
 const MARK: &[u8] = &[tiny::MARK];
 const LIMIT: Duration = Duration::from_secs(60);
@@ -42,9 +42,13 @@ impl Place {
         let kernel = self.dir.join("kernel");
         fs::write(&kernel, tiny::image(then)).context(format!("write {}", kernel.display()))?;
         let mut command = match subject {
-            Subject::Floor(program) => {
+            Subject::Floor(program) | Subject::Least(program) => {
                 let mut command = Command::new(program);
-                command.args(["boot", &mib.to_string(), &cpus.to_string()]);
+                let job = match subject {
+                    Subject::Least(_) => "boot-without-cpuid",
+                    _ => "boot",
+                };
+                command.args([job, &mib.to_string(), &cpus.to_string()]);
                 command
             }
             Subject::Peer(peer) => {
@@ -78,6 +82,7 @@ impl Place {
 /// Who is measured.
 enum Subject<'a> {
     Floor(&'a Path),
+    Least(&'a Path),
     Peer(&'a Peer),
 }
 
@@ -85,6 +90,7 @@ impl Subject<'_> {
     fn name(&self) -> &str {
         match self {
             Self::Floor(_) => FLOOR,
+            Self::Least(_) => LEAST,
             Self::Peer(peer) => &peer.name,
         }
     }
@@ -116,7 +122,8 @@ pub fn run(plan: &Plan, dir: &Path, results: &mut Results) -> Result<()> {
     }
     let mut bench = Bench {
         place: Place::new(dir)?,
-        subjects: std::iter::once(Subject::Floor(&plan.floor))
+        subjects: [Subject::Floor(&plan.floor), Subject::Least(&plan.floor)]
+            .into_iter()
             .chain(plan.peers.iter().map(Subject::Peer))
             .collect(),
         results,
@@ -171,6 +178,9 @@ impl Bench<'_> {
         for n in 0..self.subjects.len() {
             let subject = &self.subjects[n];
             let usual = part == 1 && mib == USUAL;
+            if matches!(subject, Subject::Least(_)) && !usual {
+                continue;
+            }
             if self.is_out(n, START) || (subject.is_slow() && !(usual && round.is_multiple_of(3))) {
                 continue;
             }

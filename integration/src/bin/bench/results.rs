@@ -16,6 +16,8 @@ use crate::targets::Target;
 pub const SUBJECT: &str = "mini-vmm";
 /// The subject that is the kernel alone (src/bin/floor).
 pub const FLOOR: &str = "bare calls";
+/// The same without CPUID, which is less than any kernel can do with.
+pub const LEAST: &str = "bare calls without CPUID";
 /// The same where there are two interfaces for it: their names in src/bin/floor, and what they are
 /// called.
 pub const FLOORS: [(&str, &str); 2] = [

@@ -20,7 +20,7 @@ const HIGH: u64 = 4 << 30;
 const TSS: usize = 0xfffb_d000;
 
 /// Runs the guest until it has said its mark, and then for ever.
-pub fn run(mib: usize, cpus: u64, devices: &[&str]) -> Result<()> {
+pub fn run(mib: usize, cpus: u64, devices: &[&str], with_cpuid: bool) -> Result<()> {
     let kvm = Kvm::new().context("open /dev/kvm")?;
     let vm = kvm.create_vm().context("create a VM")?;
     vm.set_tss_address(TSS).context("place the TSS")?;
@@ -35,13 +35,14 @@ pub fn run(mib: usize, cpus: u64, devices: &[&str]) -> Result<()> {
     vm.create_irq_chip()
         .context("create the interrupt controllers")?;
     // This guest would run without, but no kernel does: CPUID is what tells it, and KVM, of long mode.
-    let cpuid = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .context("ask what CPUID there can be")?;
+    let cpuid = with_cpuid.then(|| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
+    let cpuid = cpuid.transpose().context("ask what CPUID there can be")?;
     let vcpus = (0..cpus)
         .map(|id| {
             let vcpu = vm.create_vcpu(id)?;
-            vcpu.set_cpuid2(&cpuid)?;
+            if let Some(cpuid) = &cpuid {
+                vcpu.set_cpuid2(cpuid)?;
+            }
             Ok(vcpu)
         })
         .collect::<Result<Vec<_>, kvm_ioctls::Error>>()

@@ -5,6 +5,8 @@
 //! floor version                  which calls these are, for files of results to be compared
 //! floor boot MIB CPUS [BDF ...]  a guest of lab::tiny, which writes one byte to standard output; with
 //!                                devices (in L1) its RAM is filled and mapped for them before it runs
+//! floor boot-without-cpuid MIB CPUS
+//!                                the same without CPUID, which no kernel could use
 //! floor map type1|iommufd BDF MIB PAGES THREADS
 //!                                RAM made, mapped for a device's DMA, and unmapped (in L1)
 //! ```
@@ -32,7 +34,10 @@ fn main() -> ExitCode {
         }
         ["boot", mib, cpus, devices @ ..] => number(mib)
             .and_then(|mib| Ok((mib, number(cpus)?)))
-            .and_then(|(mib, cpus)| boot::run(mib, cpus as u64, devices)),
+            .and_then(|(mib, cpus)| boot::run(mib, cpus as u64, devices, true)),
+        ["boot-without-cpuid", mib, cpus] => number(mib)
+            .and_then(|mib| Ok((mib, number(cpus)?)))
+            .and_then(|(mib, cpus)| boot::run(mib, cpus as u64, &[], false)),
         ["map", interface, bdf, mib, pages, threads] => number(mib)
             .and_then(|mib| Ok((mib, number(threads)?)))
             .and_then(|(mib, threads)| dma::run(interface, bdf, mib, pages, threads)),
