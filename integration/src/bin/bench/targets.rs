@@ -64,7 +64,7 @@ pub fn targets(results: &Results) -> Vec<Target> {
             run.init("QEMU q35", 0.4),
         ),
         (
-            "the disk's share of that at most its opening (a reset), the bare calls' filling of RAM, and 20 ms"
+            "the disk's share of that at most its opening (a reset), the filling of RAM (the bare calls' or its own, whichever is less), and 20 ms"
                 .into(),
             run.share(),
         ),
@@ -184,11 +184,13 @@ impl Run<'_> {
         Some((ratio <= most, format!("×{}", figure(ratio))))
     }
 
-    /// mini-vmm's own filling is no measure: it waits for the rest and goes on beside the guest.
+    /// mini-vmm's own filling alone is no measure: it waits for the rest and goes on beside the guest. Where
+    /// the bare calls' took longer, as with free memory in small pieces, they are none either.
     fn share(&self) -> Found {
         let of = |quantity| self.median(WITH, None, quantity, SUBJECT);
         let (share, open) = (of(SHARE)?, of("phase open device")?);
-        let fill = self.median(RAM, None, FILLED, FLOORS[0].1)?;
+        let bare = self.median(RAM, None, FILLED, FLOORS[0].1)?;
+        let fill = bare.min(of("phase populate ram")?);
         let most = open + fill + 20.0;
         let told = format!(
             "{} ms of {} ms ({} + {} + 20)",
