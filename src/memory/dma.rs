@@ -168,7 +168,7 @@ impl Dma {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Maps a piece of RAM, in the order of [`pieces`]; one whose region has gone meanwhile is left
+    /// Maps a piece of RAM, in the order of its addresses; one whose region has gone meanwhile is left
     /// alone. BARs come and go at the same time.
     ///
     /// # Errors
