@@ -23,7 +23,7 @@ const BOOTS: u64 = 51;
 const MOST_GROWTH_KIB: u64 = 28;
 
 pub fn all() -> Vec<Scenario> {
-    vec![reboot(), no_reboot(), terminated(), killed()]
+    vec![reboot(), no_reboot(), terminated(), killed(), ended_early()]
 }
 
 /// Those that take over a minute.
@@ -275,6 +275,52 @@ fn killed() -> Scenario {
                     })?;
                 }
                 back_with_guest_text(outcome, &disk)
+            }),
+        )
+    }
+}
+
+/// An end at any moment of the start, at which RAM is made present, being mapped, or mapped beside the guest:
+/// nothing stays pinned or open.
+fn ended_early() -> Scenario {
+    const DELAYS: [&str; 6] = ["0.1", "0.2", "0.3", "0.5", "0.8", "1.2"];
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    let mut script = format!("bind_vfio {bdf}\n");
+    for signal in ["TERM", "KILL"] {
+        for (delay, iommu) in DELAYS.iter().zip(INTERFACES.iter().cycle()) {
+            script.push_str(&format!(
+                "start_vmm --kernel bzImage --initrd initrd --memory 1G --iommu {iommu} --vfio {bdf} \
+                 --cmdline 'quiet panic=-1 lab.act=loop'\n\
+                 sleep {delay}\nkill -{signal} $vmm_pid\nwait_vmm\ntaken after-{signal}\n"
+            ));
+        }
+    }
+    script.push_str(&format!("give_back {bdf}\n"));
+    Scenario {
+        kernel: Choice::Lab,
+        ..scenario(
+            "an_end_during_the_start_leaves_nothing_behind",
+            &disk.clone(),
+            script,
+            Box::new(move |outcome| {
+                for index in 0..2 * DELAYS.len() {
+                    let run = run(outcome, index)?;
+                    let (when, ends) = match index < DELAYS.len() {
+                        // By itself, or before it catches the signal: 128 and the signal's number.
+                        true => ("after-TERM", [0, 143]),
+                        false => ("after-KILL", [137; 2]),
+                    };
+                    let status = run.exit();
+                    expect(status.is_some_and(|s| ends.contains(&s)), || {
+                        format!("{when}, mini-vmm ended with {status:?}")
+                    })?;
+                    let left = taken(&run, when)?;
+                    expect(left == [0, 0], || {
+                        format!("pages and files are left behind {when}: {left:?}")
+                    })?;
+                }
+                back(outcome, &disk)
             }),
         )
     }
