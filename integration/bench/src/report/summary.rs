@@ -96,7 +96,7 @@ const END: &str = "<!-- bench: end -->\n";
 pub fn summary(results: &Results) -> String {
     let about = |name: &str| results.about.get(name).map_or("?", String::as_str);
     let mut text = format!(
-        "{} (UTC), commit {}; {}, Linux {}; {}.\n\n\
+        "{} (UTC), commit {};\n{}, Linux {};\n{}.\n\n\
          | | {SUBJECT} | others; × is {SUBJECT}'s for each of theirs |\n\
          | --- | --- | --- |\n",
         results.date,
