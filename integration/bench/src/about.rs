@@ -23,7 +23,7 @@ pub fn about(
     say("machine", machine());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     say("kernel", kernel.trim().to_owned());
-    say("QEMU", version(qemu.unwrap_or(Path::new("none"))));
+    say("QEMU", qemu.map_or(String::new(), version));
     let commit = Command::new("git")
         .args(["describe", "--always", "--dirty"])
         .current_dir(source)

@@ -1,4 +1,4 @@
-//! The bench's errors: a sentence with its cause, and where there is one a second line with a hint.
+//! The bench's errors: a message with its cause, and for some a second line with a hint.
 
 use std::fmt::Display;
 
@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error(String);
 
 impl Error {
-    /// An error of one sentence.
+    /// An error without a hint.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }

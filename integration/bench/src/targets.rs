@@ -163,18 +163,18 @@ impl Run<'_> {
     /// then the phase is the measure.
     fn disk_alone(&self) -> Found {
         let of = |quantity| self.median(BOOT_WITH_DISK, None, quantity, SUBJECT);
-        let (share, open) = (of(DISK_ALONE)?, of("phase open device")?);
+        let (alone, open) = (of(DISK_ALONE)?, of("phase open device")?);
         let bare = self.median(BOOT_RAM, None, FILLED, FLOORS[0].1)?;
         let fill = bare.min(of("phase populate ram")?);
         let most = open + fill + 20.0;
         let told = format!(
             "{} ms of {} ms ({} + {} + 20)",
-            figure(share),
+            figure(alone),
             figure(most),
             figure(open),
             figure(fill)
         );
-        Some((share <= most, told))
+        Some((alone <= most, told))
     }
 
     fn exits_to_vmm(&self) -> Found {

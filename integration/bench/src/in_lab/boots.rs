@@ -325,8 +325,8 @@ mod tests {
         let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
         let mut results = Results::default();
         take(&facts, &runs, &mut results);
-        let share = results.measures.iter().find(|m| m.quantity == DISK_ALONE);
-        assert_eq!(share.unwrap().samples, [10.0]);
+        let alone = results.measures.iter().find(|m| m.quantity == DISK_ALONE);
+        assert_eq!(alone.unwrap().samples, [10.0]);
         let filled = results.measures.iter().find(|m| m.work == BOOT_RAM);
         assert_eq!(filled.unwrap().samples, [250.5]);
     }

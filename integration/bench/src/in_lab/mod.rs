@@ -15,17 +15,17 @@
 //! | [`growth`] | part 5: more devices, vCPUs and memory |
 //! | [`failure`] | errors of the crate `lab` |
 
-mod boots;
-mod facts;
-mod failure;
-mod filling;
-mod growth;
-mod l1;
-mod maps;
+pub mod boots;
+pub mod facts;
+pub mod failure;
+pub mod filling;
+pub mod growth;
+pub mod l1;
+pub mod maps;
 pub mod programs;
-mod reads;
-mod session;
-mod setup;
+pub mod reads;
+pub mod session;
+pub mod setup;
 
 pub use setup::Setup;
 
