@@ -1,17 +1,16 @@
-//! The command line; the only room that reads flags and commands. The hint of an error names those to
-//! type, wherever the error is from; that there are such is tested here.
+//! The command line: flags and commands. The values of flags are read by [`vmm::config`].
+//!
+//! Hints all over the program name flags to type; a test here checks that these exist.
 
-mod cpus;
 pub mod explain;
 pub mod host;
-mod memory;
-mod run;
+pub mod run;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-pub use run::{GuestArgs, RunArgs};
+use run::{GuestArgs, RunArgs};
 
 /// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.
 #[derive(Debug, Parser)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use vmm::config::{ConfigError, VmConfig};
 
-use crate::cli::GuestArgs;
+use crate::cli::run::GuestArgs;
 
 /// Show what a run would do with its devices, without starting a VM
 #[derive(Debug, Args)]

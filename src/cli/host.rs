@@ -2,9 +2,10 @@
 
 use clap::{Args, Subcommand};
 use host::bind::{BindRequest, UnbindRequest};
-use vmm::config::{ConfigError, DEFAULT_MEMORY};
+use vmm::config::ConfigError;
+use vmm::config::memory::{self, DEFAULT_MEMORY};
 
-/// One of the host's commands. Flags are made, as those of [`super::Command`], when they are asked for.
+/// One of the host's commands. Flags are made, as those of [`Command`](crate::cli::Command), when they are asked for.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum HostCommand {
@@ -75,9 +76,9 @@ impl CheckArgs {
     /// The guest's memory in bytes.
     ///
     /// # Errors
-    /// A size that is none.
+    /// A size that cannot be used.
     pub fn memory(&self) -> Result<u64, ConfigError> {
-        Ok(super::memory::parse(&self.memory)?.size)
+        Ok(memory::parse(&self.memory)?.size)
     }
 }
 

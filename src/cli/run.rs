@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use vmm::config::{BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, Statistics, VmConfig};
-
-use crate::cli::{cpus, memory};
+use vmm::config::memory::DEFAULT_MEMORY;
+use vmm::config::{BASE_CMDLINE, ConfigError, Iommu, Statistics, VmConfig, cpus, memory};
 
 /// What to boot and with what.
 #[derive(Debug)]

@@ -136,22 +136,22 @@ fn options_of_memory() {
         ),
         (
             "1G,shared=maybe",
-            "`maybe` is no value for `shared`",
+            "`maybe` is not a value for `shared`",
             "give on or off",
         ),
         (
             "1G,prefault=1",
-            "`1` is no value for `prefault`",
+            "`1` is not a value for `prefault`",
             "give on or off",
         ),
         (
             "1G,hugepages=4K",
-            "`4K` is no value for `hugepages`",
+            "`4K` is not a value for `hugepages`",
             "give 2M, 1G, thp or off",
         ),
         (
             "1G,hugepages=",
-            "`` is no value for `hugepages`",
+            "`` is not a value for `hugepages`",
             "give 2M, 1G, thp or off",
         ),
         (
@@ -189,7 +189,7 @@ fn options_of_cpus() {
         ("1,dies=2", "`dies=2` is not an option of --cpus 1", there),
         (
             "1,idle=poll",
-            "`poll` is no value for `idle`",
+            "`poll` is not a value for `idle`",
             "give native or exit",
         ),
         (
@@ -197,13 +197,13 @@ fn options_of_cpus() {
             "`idle` is given twice",
             "give `idle` once",
         ),
-        ("1,pin=", "`` is no value for `pin`", "pin=0,2,4-7"),
-        ("1,pin=x", "`x` is no value for `pin`", "pin=0,2,4-7"),
-        ("2,pin=0,0", "`0,0` is no value for `pin`", "each once"),
-        ("2,pin=1-0", "`1-0` is no value for `pin`", "pin=0,2,4-7"),
+        ("1,pin=", "`` is not a value for `pin`", "pin=0,2,4-7"),
+        ("1,pin=x", "`x` is not a value for `pin`", "pin=0,2,4-7"),
+        ("2,pin=0,0", "`0,0` is not a value for `pin`", "each once"),
+        ("2,pin=1-0", "`1-0` is not a value for `pin`", "pin=0,2,4-7"),
         ("4,pin=0,2", "2 host CPUs are named for 4 vCPUs", "pin=0-3"),
         ("1,pin=0-1", "2 host CPUs are named for 1 vCPU", "pin=0"),
-        ("4,cores=0", "`0` is no value for `cores`", "1 or more"),
+        ("4,cores=0", "`0` is not a value for `cores`", "1 or more"),
         (
             "1,threads=2",
             "1 vCPU cannot have 2 threads a core",

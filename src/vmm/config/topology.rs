@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::config::MAX_CPUS;
+/// The most vCPUs.
+pub const MAX_CPUS: u32 = 64;
 
 /// Sockets, cores of each socket and threads of each core: 1 to [`MAX_CPUS`] vCPUs in all.
 ///
