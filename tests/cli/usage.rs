@@ -161,12 +161,12 @@ fn options_of_memory() {
         ),
         (
             "65M,hugepages=2M",
-            "65M of memory is no multiple of its 2 MiB pages",
+            "65M of memory is not a multiple of its 2 MiB pages",
             "2 MiB",
         ),
         (
             "1536M,hugepages=1G",
-            "1536M of memory is no multiple of its 1 GiB pages",
+            "1536M of memory is not a multiple of its 1 GiB pages",
             "1 GiB",
         ),
         (
