@@ -1,4 +1,4 @@
-//! `mini-vmm explain ...`.
+//! The flags of `mini-vmm explain ...`.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::cli::run::GuestArgs;
 /// Show what a run would do with its devices, without starting a VM
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Kernel that the run would boot; whether it fits is said
+    /// Kernel that the run would boot; explain checks whether it fits
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
 

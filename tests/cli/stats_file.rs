@@ -85,7 +85,7 @@ fn a_fifo_without_a_reader_is_refused() {
             &format!("--stats={}", fifo.path().display()),
         ],
         "cannot write the statistics to",
-        "start whoever reads it first",
+        "start the program that reads it first",
     );
 }
 

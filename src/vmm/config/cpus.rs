@@ -49,7 +49,7 @@ pub struct CpuConfig {
 }
 
 impl CpuConfig {
-    /// So many vCPUs, all else as it is by default.
+    /// `count` vCPUs, with the defaults for everything else.
     ///
     /// # Errors
     /// Not 1 to [`MAX_CPUS`] of them.
@@ -61,13 +61,13 @@ impl CpuConfig {
         })
     }
 
-    /// How many there are.
+    /// Number of vCPUs.
     pub fn count(&self) -> u32 {
         self.topology.cpus()
     }
 
-    /// Whether each vCPU has a host CPU to itself as far as we can tell: pinned there, and never
-    /// giving it up.
+    /// Whether each vCPU has a host CPU for itself: it is pinned and does not leave the guest when
+    /// idle.
     pub fn dedicated(&self) -> bool {
         self.idle == Idle::Native && !self.pin.is_empty()
     }
@@ -138,7 +138,8 @@ pub fn check_count(text: &str) -> Result<String, String> {
 /// The vCPUs that the argument of `--cpus` describes; [`check_count`] has seen its number.
 ///
 /// # Errors
-/// An option that cannot be used, not a host CPU for each vCPU, or more or fewer threads than vCPUs.
+/// An option that cannot be used, not a host CPU for each vCPU, or more or fewer threads than
+/// vCPUs.
 pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
     let (_, options) = Options::split(&CPUS, text)?;
     let number = |name| {
@@ -174,8 +175,8 @@ pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
 /// More than any kernel has (CONFIG_NR_CPUS is 8192 at most).
 const MAX_HOST_CPU: usize = 8191;
 
-/// Reads a list of host CPUs as taskset(1) has it: `0,2,4-7`, or every second with `0-6:2`. The
-/// order counts: the first is vCPU 0's. `None` when it is none, or names a CPU twice.
+/// Reads a list of host CPUs as taskset(1) takes it: `0,2,4-7`, or every second with `0-6:2`. The
+/// first is vCPU 0's. `None` for a malformed list, or one that names a CPU twice.
 pub fn parse_list(text: &str) -> Option<Vec<usize>> {
     let mut cpus = Vec::new();
     for part in text.split(',') {
@@ -195,7 +196,7 @@ pub fn parse_list(text: &str) -> Option<Vec<usize>> {
     Some(cpus)
 }
 
-/// Digits alone: no sign, no space.
+/// Reads a number that consists of digits only: no sign, no space.
 fn number(text: &str) -> Option<usize> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let number = digits.then(|| text.parse().ok()).flatten()?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::config::options::{Flag, Known, OptionError, Options};
 use crate::hostinfo::name::parse_uuid;
 
-/// A place on the guest's bus: device and function.
+/// An address on the guest's bus: device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
     /// Device number, 1 to 31; 0 is the host bridge's.
@@ -42,13 +42,13 @@ impl FromStr for Slot {
     }
 }
 
-/// What the guest finds as a device's expansion ROM.
+/// The content of a device's expansion ROM in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RomConfig {
     /// The device's own, if it has one.
     #[default]
     Device,
-    /// None: for a ROM that hangs the host when it is read, or that the guest must not see.
+    /// No ROM: for a ROM that hangs the host when it is read, or that the guest must not see.
     Off,
     /// A file of the host's.
     File(PathBuf),
@@ -59,18 +59,19 @@ pub enum RomConfig {
 pub struct DeviceConfig {
     /// The host's address, or a path in sysfs, as the user wrote it.
     pub address: String,
-    /// Where the guest finds it; the first free device number if the user does not say.
+    /// Its address in the guest; `None` for the first free device number.
     pub slot: Option<Slot>,
     /// Whether it is bound for the run, and given back to its host driver afterwards.
     pub managed: bool,
     /// Its expansion ROM.
     pub rom: RomConfig,
-    /// The secret that a physical function in VFIO's hands shares with its virtual functions.
+    /// The VF token: a secret that a physical function bound to VFIO shares with its virtual
+    /// functions.
     pub vf_token: Option<Uuid>,
 }
 
-/// Gives each device that may be anywhere the first device number that nobody has asked for; where
-/// all are taken it stays without.
+/// Gives each device without a slot the first device number that no other has. A device for which
+/// none is left stays without one.
 pub fn assign_slots(configs: &[DeviceConfig]) -> Vec<DeviceConfig> {
     let mut configs = configs.to_vec();
     let mut free: Vec<u8> = (1..=0x1f)

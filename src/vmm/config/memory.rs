@@ -36,17 +36,17 @@ static MEMORY: Flag = Flag {
 pub struct MemoryConfig {
     /// Bytes, a multiple of the pages' size and at least [`MIN_MEMORY`].
     pub size: u64,
-    /// What it is made of.
+    /// The host's pages under it.
     pub pages: Pages,
-    /// Whether all of it is made present, and mapped for devices, before the guest runs. If the user
-    /// does not say, a device has that done while the guest begins to run.
+    /// Whether all of it is present, and mapped for devices, before the guest runs. `None`: with a
+    /// device, that is done while the guest starts; without one, not at all.
     pub prefault: Option<bool>,
     /// Whether other processes can map it: a memfd instead of private memory.
     pub shared: bool,
 }
 
 impl MemoryConfig {
-    /// As much memory as this, all else as it is by default.
+    /// `size` bytes, with the defaults for everything else.
     pub fn new(size: u64) -> Self {
         Self {
             size,
@@ -60,7 +60,7 @@ impl MemoryConfig {
 /// The host's pages under guest RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
-    /// As large as the host has them: transparent huge pages.
+    /// Transparent huge pages, where the host has them.
     #[default]
     Transparent,
     /// 4 KiB only.

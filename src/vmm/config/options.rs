@@ -166,7 +166,8 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Where the first option of `text` ends: at a comma, and with `lists` at one that no digit follows.
+/// Where the first option of `text` ends: at a comma, and with `lists` at one that no digit
+/// follows.
 fn end_of_option(text: &str, lists: bool) -> usize {
     let mut commas = text.match_indices(',').map(|(at, _)| at);
     let goes_on = |at: usize| {
