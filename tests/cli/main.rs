@@ -9,10 +9,12 @@ use std::io::Write;
 mod common;
 
 mod files;
+mod golden;
 mod host;
 mod options;
 mod process;
 mod run;
+mod sandbox;
 mod stats;
 mod stats_file;
 mod streams;

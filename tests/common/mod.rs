@@ -5,3 +5,5 @@
 
 pub mod asm;
 pub mod elf;
+pub mod golden;
+pub mod image;

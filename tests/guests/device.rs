@@ -20,19 +20,13 @@ use mini_vmm::vfio::device::{
 };
 
 use crate::backing;
-use crate::image::config_space;
+use crate::common::image::config_space;
+pub use crate::common::image::{EXPRESS, ID, MSIX, PM, SERIAL_NUMBER, VECTORS};
 use crate::irqs::{self, Irqs, Pin, SharedIrqs, Vectors, lock};
 use crate::resets::{Outcome, Resets};
 
-pub const ID: u32 = 0x5678_1234;
-pub const VECTORS: u32 = 8;
-pub const PM: u16 = 0x40;
-pub const EXPRESS: u16 = 0x50;
-pub const MSIX: u16 = 0x90;
 /// Of a device made with it.
 pub const MSI: u16 = 0xa0;
-/// The one extended capability, a serial number.
-pub const SERIAL_NUMBER: u16 = 0x100;
 /// Where the BARs are after power-on: the first fit, largest first.
 pub const BAR0: u32 = 0xc000_0000;
 pub const BAR1: u32 = 0xc000_4000;

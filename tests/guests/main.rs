@@ -18,7 +18,6 @@ mod device;
 mod faults;
 mod gate;
 mod hostile;
-mod image;
 mod irq_code;
 mod irqs;
 mod life;

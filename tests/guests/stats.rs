@@ -6,7 +6,8 @@ use mini_vmm::observe::stats::report::Report;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
-use crate::device::{BAR1, BAR2, FakeDevice, TABLE};
+use crate::common::golden;
+use crate::device::{BAR1, BAR2, DOORBELL, FakeDevice, TABLE};
 use crate::irq_code::ENABLE;
 use crate::pci::{COMMAND, IO, MEMORY, SLOT, ecam};
 use crate::vm::{Ended, Vm};
@@ -18,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("a_guest_cannot_make_it_grow", a_guest_cannot_make_it_grow),
     ("calls_of_a_device", calls_of_a_device),
     ("nothing_without_the_flag", nothing_without_the_flag),
+    ("json_of_a_device_is_kept", json_of_a_device_is_kept),
 ];
 
 fn run(build: impl FnOnce(&mut Asm)) -> Report {
@@ -209,4 +211,19 @@ fn nothing_without_the_flag() {
     assert_eq!(report.devices, []);
     assert_eq!(report.kvm, Default::default());
     assert_eq!(report.first_exit_us, None);
+}
+
+/// What a run without a device does not show: `devices`, `interrupts`, and the device's phases.
+fn json_of_a_device_is_kept() {
+    let report = run(|g| {
+        g.interrupts(&[0x40])
+            .command(MEMORY | IO)
+            .msix_control(ENABLE);
+        g.unmask_with(0, 0x40).store32(DOORBELL, 0);
+        g.await_count(0x40, 1);
+    });
+    let mut report = serde_json::to_value(report).unwrap();
+    // The names in here are KVM's.
+    report.as_object_mut().unwrap().remove("kvm");
+    golden::check("stats-device.txt", &golden::shape(&report));
 }
