@@ -16,7 +16,7 @@ fn echo(g: &mut Asm) {
     g.print("ready\n");
     let (again, end) = (g.here(), g.label());
     g.wait_key().cmp_eax(b'!'.into()).je(end);
-    g.mov_edx(0x3f8).emit(&[0xee]).jmp(again); // out dx, al
+    g.mov_edx(0x3f8).out_dx(Width::Byte).jmp(again);
     g.bind(end).power_off();
 }
 

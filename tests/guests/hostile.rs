@@ -9,6 +9,7 @@ use std::sync::{Mutex, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use iced_x86::code_asm::{dword_ptr, eax, ecx, edx};
 use mini_vmm::machine::Exit;
 use mini_vmm::vfio::device::ROM_REGION;
 use proptest::prelude::*;
@@ -16,7 +17,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::Test;
-use crate::common::asm::Asm;
+use crate::common::asm::{Asm, Width};
 use crate::device::{ASK, BAR0, BAR1, Call, FakeDevice, MSI, MSIX, PM, ROM, VECTORS};
 use crate::irq_code::{ENABLE, MESSAGE_ADDRESS, MSI_64, MSI_ENABLE, MSI_MASKING, group};
 use crate::pci::{COMMAND, IO, MASTER, MEMORY, ROM_REGISTER, bar_register};
@@ -306,19 +307,18 @@ fn threads_race_on_an_old_kernel() {
 /// Reads and writes of every port but those that end the run, in every width.
 fn every_port_answers() {
     let mut g = Asm::new();
-    for instruction in [&[0xec][..], &[0x66, 0xed], &[0xed]] {
+    for width in [Width::Byte, Width::Word, Width::Dword] {
         let (again, skip) = (g.label(), g.label());
         g.mov_ecx(0xffff).bind(again);
-        g.emit(&[0x89, 0xca]).emit(instruction); // mov edx, ecx; in
+        g.code(|a| a.mov(edx, ecx)).in_dx(width);
         // Sleep control, status and reset, and what reaches into them, are left alone.
-        g.emit(&[0x89, 0xc8, 0x2d]).emit(&0x5f8u32.to_le_bytes()); // mov eax, ecx; sub eax, 0x5f8
+        g.code(|a| {
+            a.mov(eax, ecx)?;
+            a.sub(eax, 0x5f8)
+        });
         g.cmp_eax(0x10).jb(skip);
-        g.emit(&[0x31, 0xc0]); // xor eax, eax
-        let [prefix @ .., opcode] = instruction else {
-            unreachable!()
-        };
-        g.emit(prefix).emit(&[opcode + 2]); // out
-        g.bind(skip).emit(&[0x49]).jne(again); // dec ecx
+        g.mov_eax(0).out_dx(width);
+        g.bind(skip).code(|a| a.dec(ecx)).jne(again);
     }
     g.print("\nalive\n").power_off();
     let ended = Vm::new(g).device(&FakeDevice::new().share()).run();
@@ -335,9 +335,13 @@ fn every_hole_answers() {
         // Odd steps, so that every alignment is met.
         g.mov_ecx(start);
         let again = g.here();
-        g.emit(&[0x8b, 0x01, 0x89, 0x01]); // mov eax, [ecx]; mov [ecx], eax
-        g.emit(&[0x81, 0xc1]).emit(&0x8005u32.to_le_bytes()); // add ecx, 0x8005
-        g.emit(&[0x81, 0xf9]).emit(&end.to_le_bytes()).jb(again); // cmp ecx, end
+        g.code(|a| {
+            a.mov(eax, dword_ptr(ecx))?;
+            a.mov(dword_ptr(ecx), eax)?;
+            a.add(ecx, 0x8005)?;
+            a.cmp(ecx, end)
+        });
+        g.jb(again);
     }
     g.command(0).print("alive").power_off();
     let ended = Vm::new(g).device(&device).run();

@@ -1,9 +1,10 @@
 //! A guest's life: it speaks, powers off, resets, and fails.
 
+use iced_x86::code_asm::{al, cr0, eax, edx, ptr};
 use mini_vmm::machine::Exit;
 
 use crate::Test;
-use crate::common::asm::{Asm, Width};
+use crate::common::asm::{Asm, Width, real_mode};
 use crate::device::{self, Call, FakeDevice, ID, MSIX};
 use crate::pci::{COMMAND, MEMORY, SLOT, bar_register};
 use crate::vm::Vm;
@@ -187,17 +188,14 @@ fn real_mode_resets() {
     g.store32(GDT + 12, (descriptor >> 32) as u32);
     g.store(Width::Word, GDT + 0x100, 0x0f);
     g.store32(GDT + 0x102, GDT);
-    // lgdt [GDT + 0x100]
-    g.emit(&[0x0f, 0x01, 0x15])
-        .emit(&(GDT + 0x100).to_le_bytes());
-    // mov eax, cr0; and al, 0xfe; mov cr0, eax; jmp f000:fff0
-    let code = [
-        0x0f, 0x20, 0xc0, 0x24, 0xfe, 0x0f, 0x22, 0xc0, 0xea, 0xf0, 0xff, 0x00, 0xf0,
-    ];
-    for (at, byte) in (CODE16..).zip(code) {
-        g.store(Width::Byte, at, byte);
-    }
-    g.emit(&[0xea, 0, 0, 0, 0, 8, 0]); // jmp 8:0
+    g.code(|a| a.lgdt(ptr(GDT + 0x100)));
+    let code = real_mode(|a| {
+        a.mov(eax, cr0)?;
+        a.and(al, 0xfe)?;
+        a.mov(cr0, eax)?;
+        a.jmp_far(0xf000, 0xfff0)
+    });
+    g.store_bytes(CODE16, &code).code(|a| a.jmp_far(8, 0));
     // A jump that went wrong would be a triple fault.
     let ended = Vm::new(g).no_reboot().run();
     assert_eq!(ended.exit.unwrap(), Exit::Reboot);
@@ -207,20 +205,22 @@ fn real_mode_resets() {
 fn the_time_stamp_counter_is_restored() {
     const COUNTER: u32 = 0x10;
     const ADJUST: u32 = 0x3b;
-    // rdmsr; the high half is what tells.
+    // The high half is what tells.
     let show = |g: &mut Asm| {
         for msr in [COUNTER, ADJUST] {
-            g.mov_ecx(msr).emit(&[0x0f, 0x32, 0x89, 0xd0]).print_eax();
+            g.mov_ecx(msr).code(|a| {
+                a.rdmsr()?;
+                a.mov(eax, edx)
+            });
+            g.print_eax();
         }
     };
     let g = twice(
         |g| {
             show(g);
-            // wrmsr: as many as no machine counts in the time of the test
-            g.mov_ecx(ADJUST)
-                .mov_eax(0)
-                .mov_edx(0x1_0000)
-                .emit(&[0x0f, 0x30]);
+            // As many as no machine counts in the time of the test.
+            g.mov_ecx(ADJUST).mov_eax(0).mov_edx(0x1_0000);
+            g.code(|a| a.wrmsr());
             show(g);
             g.reset();
         },

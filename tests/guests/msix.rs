@@ -283,8 +283,8 @@ fn enabled_with_a_dword() {
 fn a_handler_that_raises_again() {
     let numbers = numbers(|g| {
         g.msix_control(ENABLE).unmask_with(0, V);
-        g.emit(&[0xfa]); // cli
-        raise(g, 0).show_count(V).emit(&[0xfb]); // sti
+        g.cli();
+        raise(g, 0).show_count(V).sti();
         g.await_count(V, 1);
         for count in 2..50 {
             raise(g, 0).await_count(V, count);

@@ -133,8 +133,7 @@ fn reset_with_the_pin_up(device: FakeDevice, second: impl FnOnce(&mut Asm)) {
     let asks = numbers(&device, |g| {
         let again = g.label();
         g.load32(counter(W)).cmp_eax(1).je(again);
-        g.emit(&[0xfa]); // cli
-        g.store32(ASK, 1).store32(counter(W), 1).reset();
+        g.cli().store32(ASK, 1).store32(counter(W), 1).reset();
         g.bind(again);
         second(g);
         g.show(ASK);

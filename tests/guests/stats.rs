@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use iced_x86::code_asm::{dword_ptr, eax, ecx};
 use mini_vmm::observe::stats::report::Report;
 
 use crate::Test;
@@ -147,18 +148,22 @@ fn a_guest_cannot_make_it_grow() {
     let report = run(|g| {
         g.mov_ecx(NOWHERE);
         let again = g.here();
-        g.emit(&[0x8b, 0x01]); // mov eax, [ecx]
-        g.emit(&[0x83, 0xc1, 0x04]); // add ecx, 4
-        g.emit(&[0x81, 0xf9])
-            .emit(&(NOWHERE + 4 * ACCESSES).to_le_bytes()); // cmp ecx, end
+        g.code(|a| {
+            a.mov(eax, dword_ptr(ecx))?;
+            a.add(ecx, 4)?;
+            a.cmp(ecx, NOWHERE + 4 * ACCESSES)
+        });
         g.jb(again);
         // All registers of all functions of a bus would be a million.
         for function in 0..8 {
-            g.mov_ecx(ecam(SLOT, 0) + (function << 12));
+            let start = ecam(SLOT, 0) + (function << 12);
+            g.mov_ecx(start);
             let again = g.here();
-            g.emit(&[0x8b, 0x01, 0x83, 0xc1, 0x01]); // mov eax, [ecx]; add ecx, 1
-            g.emit(&[0x81, 0xf9])
-                .emit(&(ecam(SLOT, 0) + (function << 12) + 0x400).to_le_bytes());
+            g.code(|a| {
+                a.mov(eax, dword_ptr(ecx))?;
+                a.add(ecx, 1)?;
+                a.cmp(ecx, start + 0x400)
+            });
             g.jb(again);
         }
     });

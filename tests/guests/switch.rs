@@ -57,14 +57,6 @@ fn numbers(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
     Vm::new(g).device(device).run().numbers()
 }
 
-fn interrupts_off(g: &mut Asm) -> &mut Asm {
-    g.emit(&[0xfa])
-}
-
-fn interrupts_on(g: &mut Asm) -> &mut Asm {
-    g.emit(&[0xfb])
-}
-
 /// The kinds in the order in which the device was told to use them.
 fn kinds(device: &FakeDevice) -> Vec<Irq> {
     let mut kinds: Vec<Irq> = Vec::new();
@@ -94,17 +86,17 @@ fn around_the_circle(device: FakeDevice) {
     let device = device.with_msi(SHAPE).share();
     let counts = numbers(&device, |g| {
         for round in 1..=ROUNDS {
-            interrupts_off(g).store32(ASK, 1).msi_control(MSI_ON);
+            g.cli().store32(ASK, 1).msi_control(MSI_ON);
             // What the pin said before is in the local APIC, and is served from there.
-            let again = interrupts_on(g).here();
+            let again = g.sti().here();
             g.pause().load32(ASK).cmp_eax(0).jne(again);
 
-            interrupts_off(g).store32(DOORBELL, 1).msi_control(0);
+            g.cli().store32(DOORBELL, 1).msi_control(0);
             g.msix_control(ENABLE).unmask_with(5, X);
-            interrupts_on(g).await_count(M + 1, round);
+            g.sti().await_count(M + 1, round);
 
-            interrupts_off(g).store32(DOORBELL, 5).msix_control(0);
-            interrupts_on(g).await_count(X, round);
+            g.cli().store32(DOORBELL, 5).msix_control(0);
+            g.sti().await_count(X, round);
         }
         g.show_count(M).show_count(M + 1).show_count(X).show(ASK);
     });

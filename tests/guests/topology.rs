@@ -1,5 +1,6 @@
 //! Processors whose APIC ids have a gap.
 
+use iced_x86::code_asm::{dword_ptr, eax, edx};
 use mini_vmm::config::topology::{Topology, Wish};
 
 use crate::Test;
@@ -18,11 +19,13 @@ const APIC_ID: u32 = 0xfee0_0020;
 
 /// Writes the local APIC's id plus one to the dword that CPUID's id chooses.
 fn find_id(g: &mut Asm) {
-    g.mov_eax(LEAF_TOPOLOGY).mov_ecx(0).emit(&[0x0f, 0xa2]); // cpuid
-    g.load32(APIC_ID);
-    // shr eax, 24; inc eax; mov [FOUND + edx * 4], eax
-    g.emit(&[0xc1, 0xe8, 0x18, 0x40, 0x89, 0x04, 0x95]);
-    g.emit(&FOUND.to_le_bytes()).lock_inc32(DONE);
+    g.mov_eax(LEAF_TOPOLOGY).mov_ecx(0).code(|a| a.cpuid());
+    g.load32(APIC_ID).code(|a| {
+        a.shr(eax, 24)?;
+        a.inc(eax)?;
+        a.mov(dword_ptr(edx * 4 + FOUND), eax)
+    });
+    g.lock_inc32(DONE);
 }
 
 /// In CPUID, in the local APIC, and for KVM, which starts each.
