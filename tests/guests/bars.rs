@@ -8,45 +8,24 @@ use crate::device::{BAR0, BAR1, BAR2, Call, FakeDevice, PBA, PM, TABLE};
 use crate::pci::{ECAM, IO, MEMORY, SLOT, bar_register};
 use crate::vm::{Ended, Vm};
 
-pub const TESTS: &[Test] = &[
-    ("mapped_pieces_make_no_exits", mapped_pieces_make_no_exits),
-    ("the_msix_table_is_trapped", the_msix_table_is_trapped),
-    (
-        "a_small_bar_is_forwarded_with_its_width",
-        a_small_bar_is_forwarded_with_its_width,
-    ),
-    ("ports_are_forwarded", ports_are_forwarded),
-    ("moving_with_decode_off", moving_with_decode_off),
-    ("moving_with_decode_on", moving_with_decode_on),
-    (
-        "a_64_bit_bar_moves_below_4_gib",
-        a_64_bit_bar_moves_below_4_gib,
-    ),
-    ("ports_move", ports_move),
-    ("sizing_with_decode_on", sizing_with_decode_on),
-    ("both_halves_with_decode_on", both_halves_with_decode_on),
-    ("places_outside_are_nowhere", places_outside_are_nowhere),
-    ("conflicts_roll_back", conflicts_roll_back),
-    (
-        "decode_off_takes_the_bars_away",
-        decode_off_takes_the_bars_away,
-    ),
-    (
-        "pieces_leave_before_the_device_is_told",
-        pieces_leave_before_the_device_is_told,
-    ),
-    (
-        "a_sleeping_device_decodes_nothing",
-        a_sleeping_device_decodes_nothing,
-    ),
-    (
-        "toggling_decode_leaks_nothing",
-        toggling_decode_leaks_nothing,
-    ),
-    (
-        "two_devices_share_the_windows",
-        two_devices_share_the_windows,
-    ),
+pub const TESTS: &[Test] = tests![
+    mapped_pieces_make_no_exits,
+    the_msix_table_is_trapped,
+    a_small_bar_is_forwarded_with_its_width,
+    ports_are_forwarded,
+    moving_with_decode_off,
+    moving_with_decode_on,
+    a_64_bit_bar_moves_below_4_gib,
+    ports_move,
+    sizing_with_decode_on,
+    both_halves_with_decode_on,
+    places_outside_are_nowhere,
+    conflicts_roll_back,
+    decode_off_takes_the_bars_away,
+    pieces_leave_before_the_device_is_told,
+    a_sleeping_device_decodes_nothing,
+    toggling_decode_leaks_nothing,
+    two_devices_share_the_windows,
 ];
 
 /// Slots that the device's mapped pieces take: one of BAR 0 and one of BAR 4.

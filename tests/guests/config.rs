@@ -6,37 +6,22 @@ use crate::device::{self, BAR2, Call, EXPRESS, FakeDevice, ID, MSIX, PM, SERIAL_
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT, bar_register, ecam};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("both_mechanisms_agree", both_mechanisms_agree),
-    ("the_host_bridge_is_there", the_host_bridge_is_there),
-    (
-        "absent_functions_read_as_ones",
-        absent_functions_read_as_ones,
-    ),
-    ("every_width_and_lane", every_width_and_lane),
-    ("writes_of_every_width", writes_of_every_width),
-    (
-        "command_as_a_dword_with_status",
-        command_as_a_dword_with_status,
-    ),
-    ("command_as_bytes", command_as_bytes),
-    ("extended_space_needs_ecam", extended_space_needs_ecam),
-    ("capabilities_are_linked", capabilities_are_linked),
-    ("bars_are_placed_and_sized", bars_are_placed_and_sized),
-    ("a_bar_by_bytes", a_bar_by_bytes),
-    ("an_address_port_that_is_off", an_address_port_that_is_off),
-    (
-        "a_device_that_does_not_answer",
-        a_device_that_does_not_answer,
-    ),
-    (
-        "a_command_that_cannot_be_written",
-        a_command_that_cannot_be_written,
-    ),
-    (
-        "a_config_space_that_is_a_byte_short",
-        a_config_space_that_is_a_byte_short,
-    ),
+pub const TESTS: &[Test] = tests![
+    both_mechanisms_agree,
+    the_host_bridge_is_there,
+    absent_functions_read_as_ones,
+    every_width_and_lane,
+    writes_of_every_width,
+    command_as_a_dword_with_status,
+    command_as_bytes,
+    extended_space_needs_ecam,
+    capabilities_are_linked,
+    bars_are_placed_and_sized,
+    a_bar_by_bytes,
+    an_address_port_that_is_off,
+    a_device_that_does_not_answer,
+    a_command_that_cannot_be_written,
+    a_config_space_that_is_a_byte_short,
 ];
 
 /// Runs a guest with one device and returns what it printed.

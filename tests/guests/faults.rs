@@ -12,13 +12,7 @@ use crate::device::{BAR0, FakeDevice, ID};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::{Ended, Vm};
 
-pub const TESTS: &[Test] = &[
-    ("a_device_that_has_gone", a_device_that_has_gone),
-    (
-        "a_device_that_decodes_no_longer",
-        a_device_that_decodes_no_longer,
-    ),
-];
+pub const TESTS: &[Test] = tests![a_device_that_has_gone, a_device_that_decodes_no_longer,];
 
 const GONE: u32 = u32::MAX;
 

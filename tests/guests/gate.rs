@@ -13,16 +13,10 @@ use crate::device::FakeDevice;
 use crate::pci::{COMMAND, MASTER, MEMORY};
 use crate::rig::{PIECES, Rig};
 
-pub const TESTS: &[Test] = &[
-    ("only_bus_mastering_waits", only_bus_mastering_waits),
-    (
-        "a_stopped_guest_does_not_wait",
-        a_stopped_guest_does_not_wait,
-    ),
-    (
-        "the_host_gets_a_device_that_waits",
-        the_host_gets_a_device_that_waits,
-    ),
+pub const TESTS: &[Test] = tests![
+    only_bus_mastering_waits,
+    a_stopped_guest_does_not_wait,
+    the_host_gets_a_device_that_waits,
 ];
 
 fn rig() -> (Arc<Gate>, Arc<Rig>) {

@@ -24,21 +24,15 @@ use crate::pci::{COMMAND, IO, MASTER, MEMORY, ROM_REGISTER, bar_register};
 use crate::rig::{PIECES, Rig};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("slot_ids_are_recycled", slot_ids_are_recycled),
-    ("no_slot_left_for_a_bar", no_slot_left_for_a_bar),
-    (
-        "any_sequence_is_forgotten_by_a_reset",
-        any_sequence_is_forgotten_by_a_reset,
-    ),
-    ("a_slow_rom_holds_nobody_up", a_slow_rom_holds_nobody_up),
-    ("threads_race", threads_race),
-    (
-        "threads_race_on_an_old_kernel",
-        threads_race_on_an_old_kernel,
-    ),
-    ("every_port_answers", every_port_answers),
-    ("every_hole_answers", every_hole_answers),
+pub const TESTS: &[Test] = tests![
+    slot_ids_are_recycled,
+    no_slot_left_for_a_bar,
+    any_sequence_is_forgotten_by_a_reset,
+    a_slow_rom_holds_nobody_up,
+    threads_race,
+    threads_race_on_an_old_kernel,
+    every_port_answers,
+    every_hole_answers,
 ];
 
 /// MSI with as many messages as MSI-X has.

@@ -9,26 +9,17 @@ use crate::device::{self, Call, FakeDevice, ID, MSIX};
 use crate::pci::{COMMAND, MEMORY, SLOT, bar_register};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("serial_output", serial_output),
-    ("reset_boots_again", reset_boots_again),
-    ("reset_restores_the_device", reset_restores_the_device),
-    (
-        "a_device_without_reset_is_not_reset",
-        a_device_without_reset_is_not_reset,
-    ),
-    ("no_reboot_ends_with_a_reset", no_reboot_ends_with_a_reset),
-    ("triple_fault_boots_again", triple_fault_boots_again),
-    (
-        "no_reboot_ends_with_a_triple_fault",
-        no_reboot_ends_with_a_triple_fault,
-    ),
-    ("the_reboot_stub_is_there", the_reboot_stub_is_there),
-    ("real_mode_resets", real_mode_resets),
-    (
-        "the_time_stamp_counter_is_restored",
-        the_time_stamp_counter_is_restored,
-    ),
+pub const TESTS: &[Test] = tests![
+    serial_output,
+    reset_boots_again,
+    reset_restores_the_device,
+    a_device_without_reset_is_not_reset,
+    no_reboot_ends_with_a_reset,
+    triple_fault_boots_again,
+    no_reboot_ends_with_a_triple_fault,
+    the_reboot_stub_is_there,
+    real_mode_resets,
+    the_time_stamp_counter_is_restored,
 ];
 
 /// A dword of RAM that no boot overwrites.

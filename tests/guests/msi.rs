@@ -16,37 +16,22 @@ use crate::irq_code::{
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("every_shape_delivers", every_shape_delivers),
-    ("messages_differ_in_low_bits", messages_differ_in_low_bits),
-    ("groups_of_every_size", groups_of_every_size),
-    ("a_group_too_large_is_cut", a_group_too_large_is_cut),
-    (
-        "a_group_changes_while_enabled",
-        a_group_changes_while_enabled,
-    ),
-    ("a_masked_message_waits", a_masked_message_waits),
-    ("masked_before_enabled", masked_before_enabled),
-    (
-        "a_message_changes_while_enabled",
-        a_message_changes_while_enabled,
-    ),
-    (
-        "a_message_changes_while_masked",
-        a_message_changes_while_masked,
-    ),
-    ("enabled_in_any_access", enabled_in_any_access),
-    (
-        "fewer_messages_are_shown_from_the_start",
-        fewer_messages_are_shown_from_the_start,
-    ),
-    (
-        "fewer_messages_later_are_told",
-        fewer_messages_later_are_told,
-    ),
-    ("a_host_with_one_message", a_host_with_one_message),
-    ("a_refused_msi_reads_as_off", a_refused_msi_reads_as_off),
-    ("no_line_is_left_behind", no_line_is_left_behind),
+pub const TESTS: &[Test] = tests![
+    every_shape_delivers,
+    messages_differ_in_low_bits,
+    groups_of_every_size,
+    a_group_too_large_is_cut,
+    a_group_changes_while_enabled,
+    a_masked_message_waits,
+    masked_before_enabled,
+    a_message_changes_while_enabled,
+    a_message_changes_while_masked,
+    enabled_in_any_access,
+    fewer_messages_are_shown_from_the_start,
+    fewer_messages_later_are_told,
+    a_host_with_one_message,
+    a_refused_msi_reads_as_off,
+    no_line_is_left_behind,
 ];
 
 /// The vectors of the largest group.

@@ -11,44 +11,23 @@ use crate::irq_code::{ENABLE, FUNCTION_MASK, counter};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::{Ended, Vm, eventually};
 
-pub const TESTS: &[Test] = &[
-    ("an_interrupt_arrives", an_interrupt_arrives),
-    ("no_exit_per_interrupt", no_exit_per_interrupt),
-    ("a_masked_vector_waits", a_masked_vector_waits),
-    ("masking_again", masking_again),
-    (
-        "many_events_while_masked_are_one",
-        many_events_while_masked_are_one,
-    ),
-    (
-        "vectors_have_their_own_messages",
-        vectors_have_their_own_messages,
-    ),
-    (
-        "a_message_changes_while_unmasked",
-        a_message_changes_while_unmasked,
-    ),
-    (
-        "a_message_changes_while_masked",
-        a_message_changes_while_masked,
-    ),
-    ("the_function_mask", the_function_mask),
-    (
-        "raised_before_it_was_ever_unmasked",
-        raised_before_it_was_ever_unmasked,
-    ),
-    ("off_and_on_again", off_and_on_again),
-    ("unmasked_before_enabled", unmasked_before_enabled),
-    ("enabled_with_a_dword", enabled_with_a_dword),
-    ("a_handler_that_raises_again", a_handler_that_raises_again),
-    (
-        "no_interrupt_is_lost_between_masks",
-        no_interrupt_is_lost_between_masks,
-    ),
-    (
-        "interrupts_work_after_a_reset",
-        interrupts_work_after_a_reset,
-    ),
+pub const TESTS: &[Test] = tests![
+    an_interrupt_arrives,
+    no_exit_per_interrupt,
+    a_masked_vector_waits,
+    masking_again,
+    many_events_while_masked_are_one,
+    vectors_have_their_own_messages,
+    a_message_changes_while_unmasked,
+    a_message_changes_while_masked,
+    the_function_mask,
+    raised_before_it_was_ever_unmasked,
+    off_and_on_again,
+    unmasked_before_enabled,
+    enabled_with_a_dword,
+    a_handler_that_raises_again,
+    no_interrupt_is_lost_between_masks,
+    interrupts_work_after_a_reset,
 ];
 
 const V: u8 = 0x41;

@@ -11,23 +11,14 @@ use crate::irq_code::{ENABLE, counter};
 use crate::pci::{MEMORY, SLOT, ecam};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("a_device_with_a_pin_shows_it", a_device_with_a_pin_shows_it),
-    (
-        "the_level_lasts_until_it_is_served",
-        the_level_lasts_until_it_is_served,
-    ),
-    ("the_kernel_resamples_the_pin", the_kernel_resamples_the_pin),
-    ("msix_takes_the_pins_place", msix_takes_the_pins_place),
-    (
-        "functions_of_one_device_have_pins_of_their_own",
-        functions_of_one_device_have_pins_of_their_own,
-    ),
-    ("the_pin_works_after_a_reset", the_pin_works_after_a_reset),
-    (
-        "a_pin_that_stays_up_over_a_reset",
-        a_pin_that_stays_up_over_a_reset,
-    ),
+pub const TESTS: &[Test] = tests![
+    a_device_with_a_pin_shows_it,
+    the_level_lasts_until_it_is_served,
+    the_kernel_resamples_the_pin,
+    msix_takes_the_pins_place,
+    functions_of_one_device_have_pins_of_their_own,
+    the_pin_works_after_a_reset,
+    a_pin_that_stays_up_over_a_reset,
 ];
 
 /// The pin of the IOAPIC that INTA of slot 1 leads to.

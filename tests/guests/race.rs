@@ -11,10 +11,7 @@ use crate::irq_code::{ENABLE, FUNCTION_MASK, MSI_64, MSI_ENABLE, MSI_MASKING, gr
 use crate::pci::{COMMAND, IO, MASTER, MEMORY, SLOT, bar_register, ecam};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("vcpus_race", vcpus_race),
-    ("vcpus_race_on_an_old_kernel", vcpus_race_on_an_old_kernel),
-];
+pub const TESTS: &[Test] = tests![vcpus_race, vcpus_race_on_an_old_kernel,];
 
 const CPUS: u8 = 3;
 const ROUNDS: u32 = 20;

@@ -12,28 +12,13 @@ use crate::irq_code::ENABLE;
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    (
-        "one_hot_reset_for_all_of_a_bus",
-        one_hot_reset_for_all_of_a_bus,
-    ),
-    (
-        "a_failed_reset_is_tried_with_the_bus",
-        a_failed_reset_is_tried_with_the_bus,
-    ),
-    (
-        "no_hot_reset_of_what_is_not_ours",
-        no_hot_reset_of_what_is_not_ours,
-    ),
-    ("a_failed_reset_is_said", a_failed_reset_is_said),
-    (
-        "a_sleeper_is_woken_and_silenced",
-        a_sleeper_is_woken_and_silenced,
-    ),
-    (
-        "a_failed_hot_reset_is_said_once",
-        a_failed_hot_reset_is_said_once,
-    ),
+pub const TESTS: &[Test] = tests![
+    one_hot_reset_for_all_of_a_bus,
+    a_failed_reset_is_tried_with_the_bus,
+    no_hot_reset_of_what_is_not_ours,
+    a_failed_reset_is_said,
+    a_sleeper_is_woken_and_silenced,
+    a_failed_hot_reset_is_said_once,
 ];
 
 const FIRST: &str = "0000:01:00.0";

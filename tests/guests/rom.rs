@@ -13,27 +13,18 @@ use crate::device::{BAR0, BAR1, Call, FakeDevice, PM, ROM};
 use crate::pci::{MEMORY, ROM_REGISTER, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("sized_and_placed", sized_and_placed),
-    (
-        "it_decodes_by_two_switches_and_is_read_once",
-        it_decodes_by_two_switches_and_is_read_once,
-    ),
-    ("a_guest_that_does_not_look", a_guest_that_does_not_look),
-    ("it_moves", it_moves),
-    ("where_a_bar_is_it_cannot_be", where_a_bar_is_it_cannot_be),
-    ("writes_are_dropped", writes_are_dropped),
-    ("no_rom_is_shown", no_rom_is_shown),
-    ("a_file_instead", a_file_instead),
-    ("reset_puts_it_back", reset_puts_it_back),
-    (
-        "a_failed_read_is_tried_again_when_enabled_again",
-        a_failed_read_is_tried_again_when_enabled_again,
-    ),
-    (
-        "toggling_takes_no_memory_slots",
-        toggling_takes_no_memory_slots,
-    ),
+pub const TESTS: &[Test] = tests![
+    sized_and_placed,
+    it_decodes_by_two_switches_and_is_read_once,
+    a_guest_that_does_not_look,
+    it_moves,
+    where_a_bar_is_it_cannot_be,
+    writes_are_dropped,
+    no_rom_is_shown,
+    a_file_instead,
+    reset_puts_it_back,
+    a_failed_read_is_tried_again_when_enabled_again,
+    toggling_takes_no_memory_slots,
 ];
 
 const GONE: u32 = u32::MAX;

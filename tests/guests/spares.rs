@@ -11,23 +11,14 @@ use crate::pci::{COMMAND, MEMORY, SLOT, bar_register};
 use crate::vm::{Vm, eventually};
 use crate::waiting::kept;
 
-pub const TESTS: &[Test] = &[
-    (
-        "masking_a_table_makes_no_exits",
-        masking_a_table_makes_no_exits,
-    ),
-    (
-        "a_vector_is_used_without_a_look",
-        a_vector_is_used_without_a_look,
-    ),
-    (
-        "more_entries_than_the_ring_holds",
-        more_entries_than_the_ring_holds,
-    ),
-    ("a_table_that_moves", a_table_that_moves),
-    ("a_small_table", a_small_table),
-    ("a_reset_begins_anew", a_reset_begins_anew),
-    ("unmasked_while_turned_on", unmasked_while_turned_on),
+pub const TESTS: &[Test] = tests![
+    masking_a_table_makes_no_exits,
+    a_vector_is_used_without_a_look,
+    more_entries_than_the_ring_holds,
+    a_table_that_moves,
+    a_small_table,
+    a_reset_begins_anew,
+    unmasked_while_turned_on,
 ];
 
 const V: u8 = 0x41;

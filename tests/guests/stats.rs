@@ -13,14 +13,14 @@ use crate::irq_code::ENABLE;
 use crate::pci::{COMMAND, IO, MEMORY, SLOT, ecam};
 use crate::vm::{Ended, Vm};
 
-pub const TESTS: &[Test] = &[
-    ("registers_have_names", registers_have_names),
-    ("configuration_space", configuration_space),
-    ("vcpus_count_apart", vcpus_count_apart),
-    ("a_guest_cannot_make_it_grow", a_guest_cannot_make_it_grow),
-    ("calls_of_a_device", calls_of_a_device),
-    ("nothing_without_the_flag", nothing_without_the_flag),
-    ("json_of_a_device_is_kept", json_of_a_device_is_kept),
+pub const TESTS: &[Test] = tests![
+    registers_have_names,
+    configuration_space,
+    vcpus_count_apart,
+    a_guest_cannot_make_it_grow,
+    calls_of_a_device,
+    nothing_without_the_flag,
+    json_of_a_device_is_kept,
 ];
 
 fn run(build: impl FnOnce(&mut Asm)) -> Report {

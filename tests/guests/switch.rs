@@ -13,28 +13,13 @@ use crate::irq_code::{ENABLE, FUNCTION_MASK, MSI_64, MSI_ENABLE, group};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    (
-        "nothing_is_lost_around_the_circle",
-        nothing_is_lost_around_the_circle,
-    ),
-    (
-        "nothing_is_lost_without_resampling",
-        nothing_is_lost_without_resampling,
-    ),
-    (
-        "the_pin_speaks_up_when_messages_end",
-        the_pin_speaks_up_when_messages_end,
-    ),
-    ("msix_wins_over_msi", msix_wins_over_msi),
-    (
-        "one_access_ends_one_and_not_the_other",
-        one_access_ends_one_and_not_the_other,
-    ),
-    (
-        "refused_msix_falls_back_to_msi",
-        refused_msix_falls_back_to_msi,
-    ),
+pub const TESTS: &[Test] = tests![
+    nothing_is_lost_around_the_circle,
+    nothing_is_lost_without_resampling,
+    the_pin_speaks_up_when_messages_end,
+    msix_wins_over_msi,
+    one_access_ends_one_and_not_the_other,
+    refused_msix_falls_back_to_msi,
 ];
 
 /// The pin of the IOAPIC that INTA of slot 1 leads to, and its vector.

@@ -7,7 +7,7 @@ use crate::Test;
 use crate::common::asm::Asm;
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[("ids_are_the_same_wherever", ids_are_the_same_wherever)];
+pub const TESTS: &[Test] = tests![ids_are_the_same_wherever];
 
 /// Dwords of RAM: how many have started and are done, and what each found, by its id.
 const STARTED: u32 = 0x7_2000;

@@ -12,34 +12,19 @@ use crate::irq_code::{ENABLE, FUNCTION_MASK};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("growing_loses_nothing", growing_loses_nothing),
-    ("growing_is_by_powers_of_two", growing_is_by_powers_of_two),
-    (
-        "adding_leaves_the_others_alone",
-        adding_leaves_the_others_alone,
-    ),
-    (
-        "growing_keeps_masked_vectors_masked",
-        growing_keeps_masked_vectors_masked,
-    ),
-    ("fewer_vectors_than_asked_for", fewer_vectors_than_asked_for),
-    (
-        "fewer_vectors_where_they_are_added",
-        fewer_vectors_where_they_are_added,
-    ),
-    ("fewer_vectors_at_once", fewer_vectors_at_once),
-    (
-        "a_refused_vector_can_be_tried_again",
-        a_refused_vector_can_be_tried_again,
-    ),
-    (
-        "a_set_that_is_lost_reads_as_off",
-        a_set_that_is_lost_reads_as_off,
-    ),
-    ("msix_that_cannot_be_enabled", msix_that_cannot_be_enabled),
-    ("a_failed_device_is_fenced", a_failed_device_is_fenced),
-    ("a_device_is_given_back", a_device_is_given_back),
+pub const TESTS: &[Test] = tests![
+    growing_loses_nothing,
+    growing_is_by_powers_of_two,
+    adding_leaves_the_others_alone,
+    growing_keeps_masked_vectors_masked,
+    fewer_vectors_than_asked_for,
+    fewer_vectors_where_they_are_added,
+    fewer_vectors_at_once,
+    a_refused_vector_can_be_tried_again,
+    a_set_that_is_lost_reads_as_off,
+    msix_that_cannot_be_enabled,
+    a_failed_device_is_fenced,
+    a_device_is_given_back,
 ];
 
 const V: u8 = 0x41;

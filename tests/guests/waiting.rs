@@ -9,22 +9,16 @@ use crate::irq_code::counter;
 use crate::pci::SLOT;
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("characters_make_no_exits", characters_make_no_exits),
-    ("more_than_the_ring_holds", more_than_the_ring_holds),
-    (
-        "a_guest_without_exits_is_heard",
-        a_guest_without_exits_is_heard,
-    ),
-    ("the_divisor_is_not_text", the_divisor_is_not_text),
-    (
-        "setting_up_a_line_makes_no_exits",
-        setting_up_a_line_makes_no_exits,
-    ),
-    ("a_register_is_one_exit", a_register_is_one_exit),
-    ("text_comes_before_the_end", text_comes_before_the_end),
-    ("an_address_is_everybodys", an_address_is_everybodys),
-    ("the_transmitter_interrupts", the_transmitter_interrupts),
+pub const TESTS: &[Test] = tests![
+    characters_make_no_exits,
+    more_than_the_ring_holds,
+    a_guest_without_exits_is_heard,
+    the_divisor_is_not_text,
+    setting_up_a_line_makes_no_exits,
+    a_register_is_one_exit,
+    text_comes_before_the_end,
+    an_address_is_everybodys,
+    the_transmitter_interrupts,
 ];
 
 const COM1: u16 = 0x3f8;
