@@ -7,3 +7,4 @@ pub mod asm;
 pub mod elf;
 pub mod golden;
 pub mod image;
+pub mod kernels;

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use mini_vmm::pci::capability::{self, ext_id};
 use mini_vmm::vfio::config_policy;
 
-/// A device's registers: dwords put anywhere into an image of zeros that has a list of capabilities.
+/// A device's registers: dwords anywhere in an image of zeros with a list of capabilities.
 #[derive(Debug, Arbitrary)]
 struct Input {
     extended: bool,
@@ -19,10 +19,7 @@ struct Input {
 }
 
 fuzz_target!(|input: Input| {
-    let mut image = vec![0u8; if input.extended { 4096 } else { 256 }];
-    // STATUS says so, and the pointer leads to 0x40 (PCI Express 6.0, 7.5.1.1.4 and 7.5.1.1.11).
-    image[0x06] = 0x10;
-    image[0x34] = 0x40;
+    let mut image = access::image(if input.extended { 4096 } else { 256 });
     for (at, value) in &input.registers {
         let at = (usize::from(*at) % image.len()) & !3;
         image[at..at + 4].copy_from_slice(&value.to_le_bytes());
