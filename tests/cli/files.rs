@@ -16,9 +16,9 @@ fn text(path: &Path) -> &str {
 
 /// A kernel of these bytes is refused.
 #[track_caller]
-fn bad_kernel(bytes: &[u8], sentence: &str, hint: &str) {
+fn bad_kernel(bytes: &[u8], message: &str, hint: &str) {
     let file = TempFile::new(bytes);
-    refused(&["--kernel", text(file.path())], sentence, hint);
+    refused(&["--kernel", text(file.path())], message, hint);
 }
 
 fn elf_image() -> Vec<u8> {
@@ -51,13 +51,13 @@ fn no_regular_file() {
     );
 }
 
-/// Said before anybody looks for the device, which is not there either.
+/// Refused before the program looks for the device, which does not exist either.
 #[test]
 fn no_rom_in_a_file() {
     let kernel = TempFile::new(&elf_image());
     let empty = TempFile::new(b"");
     let large = TempFile::new(&vec![0; (16 << 20) + 1]);
-    for (path, sentence) in [
+    for (path, message) in [
         ("/nowhere/rom", "cannot read the expansion ROM /nowhere/rom"),
         ("/", "the expansion ROM / is not a regular file"),
         (text(empty.path()), "is empty"),
@@ -65,7 +65,7 @@ fn no_rom_in_a_file() {
     ] {
         let device = format!("00fe:fe:1f.7,romfile={path}");
         let arguments = ["--kernel", text(kernel.path()), "--vfio", &device];
-        refused(&arguments, sentence, "romfile=");
+        refused(&arguments, message, "romfile=");
     }
 }
 

@@ -22,7 +22,7 @@ use std::process::Command;
 
 use vmm_sys_util::tempdir::TempDir;
 
-use crate::common::image::{MSIX, SERIAL_NUMBER, config_space, put};
+use crate::common::config_space::{MSIX, SERIAL_NUMBER, config_space, put};
 use crate::process::PROGRAM;
 use crate::skipped;
 

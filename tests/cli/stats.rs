@@ -11,9 +11,9 @@ use crate::common::golden::{self, values_of};
 use crate::kvm;
 use crate::process::{Running, kernel};
 
-/// An address with nobody behind it.
+/// An address of no device.
 const NOWHERE: u32 = 0xc000_0000;
-/// A register of the serial port that does nothing, and whose writes KVM does not keep.
+/// The scratch register of the serial port, whose writes KVM does not coalesce.
 const SCRATCH: u16 = 0x3ff;
 /// Register 0 of the host bridge.
 const ECAM: u32 = 0xe000_0000;
@@ -73,7 +73,7 @@ fn counts_are_what_the_guest_did() {
     let exits = &report["exits"];
     let reasons = &exits["by_reason"];
     assert_eq!(reasons["pio_out"], 5 + 1 + 1);
-    // Those of 0xcf8 waited in KVM's ring.
+    // Writes to 0xcf8 are coalesced in KVM's ring.
     assert_eq!(exits["coalesced_writes"], 2);
     assert_eq!(reasons["pio_in"], 2);
     assert_eq!(reasons["mmio_read"], 7 + 1);
@@ -280,7 +280,7 @@ fn the_form_of_the_json_is_kept() {
     });
     let mut report = measured(guest, &[]);
     assert_eq!(report["version"], 1);
-    // The names in here are KVM's.
+    // KVM names these counters.
     let kvm = report["kvm"].as_object_mut().unwrap();
     assert_eq!(kvm.keys().collect::<Vec<_>>(), ["problem", "vcpus", "vm"]);
     kvm.clear();

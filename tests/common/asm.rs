@@ -1,5 +1,6 @@
-//! Guests of a few hundred bytes, in flat 32-bit protected mode without paging. iced-x86 encodes the
-//! instructions; this file gives names to what tests do often, and [`Asm::code`] takes the rest.
+//! Guests of a few hundred bytes, in flat 32-bit protected mode without paging. iced-x86 encodes
+//! the instructions; this file gives names to what tests do often, and [`Asm::code`] takes the
+//! rest.
 //!
 //! A guest begins with a stack and ends in [`Asm::finish`], which adds the routine behind
 //! [`Asm::print_eax`].

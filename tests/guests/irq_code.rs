@@ -12,7 +12,7 @@ const IDT: u32 = 0x8_0000;
 /// The boot GDT's code segment.
 const CODE_SEGMENT: u32 = 0x10;
 /// A present 32-bit interrupt gate (SDM volume 3A, figure 6-2).
-const GATE: u32 = 0x8e00;
+const INTERRUPT_GATE: u32 = 0x8e00;
 const IOAPIC: u32 = 0xfec0_0000;
 const APIC_EOI: u32 = 0xfee0_00b0;
 const APIC_SPURIOUS: u32 = 0xfee0_00f0;
@@ -34,8 +34,8 @@ pub const FUNCTION_MASK: u32 = 0x4000;
 pub const MSI_ENABLE: u16 = 1;
 pub const MSI_64: u16 = 1 << 7;
 pub const MSI_MASKING: u16 = 1 << 8;
-/// How long a guest waits for an interrupt that must not come. What has been raised is in the local
-/// APIC before this has passed, as the tests of interrupts that do come show.
+/// How long a guest waits for an interrupt that must not come. A raised interrupt is in the local
+/// APIC earlier than that, as the tests of interrupts that come show.
 const PATIENCE: u32 = 20_000;
 
 /// Where the handler of a vector counts.
@@ -58,8 +58,8 @@ pub fn msi_pending(control: u16) -> u16 {
     msi_data(control) + 8
 }
 
-/// Real-mode code at the start of a page that enters the flat mode of the boot protocols. The table
-/// of segments is described at 0x20; who stores the code sets the offset that the jump leads to.
+/// Real-mode code, for the start of a page, that enters the flat mode of the boot protocols. The
+/// operand of LGDT is at 0x20. The offset of the jump is set where the code is stored.
 fn trampoline() -> Vec<u8> {
     const PROTECTED_MODE: u32 = 0x11;
     real_mode(|a| {
@@ -90,8 +90,8 @@ impl Asm {
         self.store32(APIC_SPURIOUS, APIC_ENABLE)
     }
 
-    /// Waits until the local APIC has taken a vector, which the processor need not (SDM volume 3A,
-    /// 11.8.4).
+    /// Waits until the local APIC has accepted a vector; the processor may have interrupts off (SDM
+    /// volume 3A, 11.8.4).
     pub fn await_request(&mut self, vector: u8) -> &mut Self {
         let again = self.here();
         self.pause()
@@ -140,21 +140,22 @@ impl Asm {
         self.store32(APIC_COMMAND, 0x000c_4600 | TRAMPOLINE >> 12)
     }
 
-    /// A handler that adds one to the dword at `counter`, with its gate in the IDT.
+    /// A handler that adds one to the dword at `counter`, with its entry in the IDT.
     pub fn handler(&mut self, vector: u8, counter: u32) -> &mut Self {
         let (handler, after) = (self.label(), self.label());
         self.jmp(after).bind(handler);
         self.inc32(counter).store32(APIC_EOI, 0).leave();
-        self.bind(after).gate(vector, handler)
+        self.bind(after).idt_entry(vector, handler)
     }
 
-    /// A handler of a level: it stores to `serve`, and the device asks no more or asks again.
-    pub fn level_handler(&mut self, vector: u8, serve: u32) -> &mut Self {
+    /// A handler of a level: it stores to `acknowledge`, after which the device lowers or asserts
+    /// the pin.
+    pub fn level_handler(&mut self, vector: u8, acknowledge: u32) -> &mut Self {
         let (handler, after) = (self.label(), self.label());
         self.jmp(after).bind(handler);
-        self.inc32(counter(vector)).store32(serve, 0);
+        self.inc32(counter(vector)).store32(acknowledge, 0);
         self.store32(APIC_EOI, 0).leave();
-        self.bind(after).gate(vector, handler)
+        self.bind(after).idt_entry(vector, handler)
     }
 
     /// Lets a pin of the IOAPIC send a vector to processor 0, by level (82093AA, 3.2.4).
@@ -166,9 +167,9 @@ impl Asm {
         self.store32(IOAPIC + 0x10, LEVEL | u32::from(vector))
     }
 
-    /// What iret does, in steps: KVM's emulator, which some hosts run whole guests with, knows iret
-    /// in real mode only. The flags come last but for the address, so that an interrupt which they
-    /// let in finds a sound stack.
+    /// Does what iret does, in steps: some hosts run whole guests in KVM's emulator, which knows
+    /// iret in real mode only. The flags are restored just before the return, so that an interrupt
+    /// which they allow finds a valid stack.
     fn leave(&mut self) -> &mut Self {
         self.code(|a| {
             a.push(eax)?;
@@ -186,14 +187,14 @@ impl Asm {
         })
     }
 
-    fn gate(&mut self, vector: u8, handler: Label) -> &mut Self {
-        let gate = IDT + 8 * u32::from(vector);
-        // The offset's halves are at both ends of the gate.
+    fn idt_entry(&mut self, vector: u8, handler: Label) -> &mut Self {
+        let entry = IDT + 8 * u32::from(vector);
+        // The offset's halves are at both ends of the entry.
         self.mov_eax_label(handler)
-            .store_eax(gate)
-            .store_eax(gate + 4);
-        self.store(Width::Word, gate + 2, CODE_SEGMENT);
-        self.store(Width::Word, gate + 4, GATE)
+            .store_eax(entry)
+            .store_eax(entry + 4);
+        self.store(Width::Word, entry + 2, CODE_SEGMENT);
+        self.store(Width::Word, entry + 4, INTERRUPT_GATE)
     }
 
     /// Waits until a vector has come so many times.

@@ -1,4 +1,4 @@
-//! A guest's life: it speaks, powers off, resets, and fails.
+//! A guest prints, powers off, resets, and fails.
 
 use iced_x86::code_asm::{al, cr0, eax, edx, ptr};
 use mini_vmm::machine::Exit;
@@ -106,7 +106,7 @@ fn show_registers(g: &mut Asm) {
 }
 
 fn reset_restores_the_device() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let mut g = Asm::new();
     let again = g.label();
     show_registers(&mut g);
@@ -118,7 +118,7 @@ fn reset_restores_the_device() {
         .set_bar(5, 0);
     g.command(7).cfg_write(SLOT, MSIX + 2, Width::Word, 0x8000);
     g.store32(0xd000_2000, 0xfee0_0000).store32(0xd000_200c, 0);
-    // Left with everything on: the reset must switch it off by itself.
+    // The guest leaves everything on: the reset must switch it off.
     g.reset();
     g.bind(again).power_off();
     let ended = Vm::new(g).device(&device).run();
@@ -146,7 +146,7 @@ fn reset_restores_the_device() {
 }
 
 fn a_device_without_reset_is_not_reset() {
-    let device = FakeDevice::new().no_reset().share();
+    let device = FakeDevice::new().no_reset().into_arc();
     let g = twice(
         |g| {
             g.command(7).reset();
@@ -168,7 +168,7 @@ fn the_reboot_stub_is_there() {
     assert_eq!(Vm::new(g).run().numbers(), [0xb006_02ba, 0xebf4_ee01]);
 }
 
-/// As Linux does it without EFI: a 16-bit code segment, then real mode, then f000:fff0.
+/// A reboot as Linux does it without EFI: a 16-bit code segment, then real mode, then f000:fff0.
 fn real_mode_resets() {
     const CODE16: u32 = 0x6_1000;
     const GDT: u32 = 0x6_2000;
@@ -192,11 +192,11 @@ fn real_mode_resets() {
     assert_eq!(ended.exit.unwrap(), Exit::Reboot);
 }
 
-/// What the guest adds to its counter is gone after a reset, and the counter goes on.
+/// A reset removes what the guest added to its time-stamp counter; the counter goes on.
 fn the_time_stamp_counter_is_restored() {
     const COUNTER: u32 = 0x10;
     const ADJUST: u32 = 0x3b;
-    // The high half is what tells.
+    // The high half is enough.
     let show = |g: &mut Asm| {
         for msr in [COUNTER, ADJUST] {
             g.mov_ecx(msr).code(|a| {
@@ -209,7 +209,7 @@ fn the_time_stamp_counter_is_restored() {
     let g = twice(
         |g| {
             show(g);
-            // As many as no machine counts in the time of the test.
+            // More ticks than a machine counts during the test.
             g.mov_ecx(ADJUST).mov_eax(0).mov_edx(0x1_0000);
             g.code(|a| a.wrmsr());
             show(g);

@@ -25,8 +25,8 @@ mod backing;
 mod bars;
 mod config;
 mod device;
+mod dma_ready;
 mod faults;
-mod gate;
 mod hostile;
 mod irq_code;
 mod irqs;
@@ -39,10 +39,10 @@ mod race;
 mod resets;
 mod rig;
 mod rom;
-mod spares;
 mod stats;
 mod switch;
 mod topology;
+mod unused_vectors;
 mod vectors;
 mod vm;
 mod waiting;
@@ -59,8 +59,24 @@ fn main() -> ExitCode {
     }
     let why: Option<Arc<str>> = missing.map(|e| e.to_string().into());
     let modules = modules![
-        life, config, bars, rom, msi, msix, pin, switch, vectors, faults, gate, resets, stats,
-        race, topology, waiting, spares, hostile,
+        life,
+        config,
+        bars,
+        rom,
+        msi,
+        msix,
+        pin,
+        switch,
+        vectors,
+        faults,
+        dma_ready,
+        resets,
+        stats,
+        race,
+        topology,
+        waiting,
+        unused_vectors,
+        hostile,
     ];
     let trials = modules
         .iter()

@@ -1,4 +1,4 @@
-//! Statistics of guests with a device: what is counted is what the guest did.
+//! Statistics of guests with a device: the counts are of what the guest did.
 
 use std::collections::BTreeMap;
 
@@ -28,13 +28,13 @@ fn run(build: impl FnOnce(&mut Asm)) -> Report {
     build(&mut g);
     g.power_off();
     let ended = Vm::new(g)
-        .device(&FakeDevice::new().share())
+        .device(&FakeDevice::new().into_arc())
         .measured()
         .run();
     report(ended)
 }
 
-/// Of a run that ended with the guest's power-off.
+/// The report of a run that ended with the guest's power-off.
 #[track_caller]
 fn report(ended: Ended) -> Report {
     let report = ended.report.clone();
@@ -42,13 +42,13 @@ fn report(ended: Ended) -> Report {
     report
 }
 
-/// Counts by what is there and how far inside.
-fn by_place(report: &Report) -> BTreeMap<(&str, &str, bool), u64> {
+/// Counts by name of the address range, offset in the range, and whether it is a write.
+fn by_range(report: &Report) -> BTreeMap<(&str, &str, bool), u64> {
     let registers = report.exits.registers.iter();
     registers
         .filter_map(|r| {
-            let place = r.place.as_deref()?.strip_prefix("0000:00:01.0 ")?;
-            Some(((place, r.offset.as_deref()?, r.write), r.count))
+            let range = r.place.as_deref()?.strip_prefix("0000:00:01.0 ")?;
+            Some(((range, r.offset.as_deref()?, r.write), r.count))
         })
         .collect()
 }
@@ -73,7 +73,7 @@ fn registers_have_names() {
         (("BAR 2", "0x1f", true), 1),
         (("configuration space", "0x100", false), 1),
     ];
-    assert_eq!(by_place(&report), BTreeMap::from(expected));
+    assert_eq!(by_range(&report), BTreeMap::from(expected));
     assert_eq!(report.exits.other_registers, 0);
 }
 
@@ -84,7 +84,7 @@ fn configuration_space() {
             g.cfg_write(SLOT, COMMAND, Width::Word, 0);
         });
         g.store(Width::Word, ecam(SLOT, COMMAND), 0);
-        // No function of this bus, and an address register that is turned off.
+        // A bus without functions, and an address register whose enable bit is clear.
         g.cfg_address((7, 3, 1), 0x10);
         g.input(Width::Dword, 0xcfc);
         g.out(Width::Dword, 0xcf8, 0).input(Width::Dword, 0xcfc);
@@ -102,10 +102,10 @@ fn configuration_space() {
     assert_eq!(counts, expected);
 }
 
-/// Where the others count themselves in and out.
+/// Counters of the other vCPUs that have started, and that are done.
 const STARTED: u32 = 0x7_1000;
 const DONE: u32 = STARTED + 4;
-/// Addresses with nobody behind them.
+/// Addresses of no device.
 const NOWHERE: u32 = 0xd800_0000;
 
 fn vcpus_count_apart() {
@@ -127,13 +127,13 @@ fn vcpus_count_apart() {
     }
     let report = report(Vm::new(g).cpus(CPUS as u8).measured().run());
     let of = |reason| -> Vec<u64> { report.exits.vcpus.iter().map(|v| v[reason]).collect() };
-    // The others are numbered as they come.
+    // The other vCPUs have numbers in the order in which they started.
     let mut written = of("mmio_write");
     written[1..].sort_unstable();
     assert_eq!(written, [0, 100, 200]);
     assert_eq!(of("mmio_read"), [1, 0, 0]);
     assert_eq!(report.exits.by_reason["mmio_write"], 300);
-    // One register, whoever wrote it.
+    // Writes of all vCPUs are counted for one register.
     let written: Vec<_> = report
         .exits
         .registers
@@ -185,7 +185,7 @@ fn a_guest_cannot_make_it_grow() {
 const BOOTED: u32 = 0x20_0000;
 
 fn calls_of_a_device() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let mut g = Asm::new();
     let second = g.label();
     g.load32(BOOTED).cmp_eax(1).je(second);
@@ -198,18 +198,18 @@ fn calls_of_a_device() {
         panic!("{:?}", report.devices);
     };
     assert_eq!(told.device, device.name);
-    // Only the process's own clock would make a moment of it: the test's began later.
+    // The time is 0: the clock of this report began after the first vector.
     assert_eq!(told.first_vector_us, Some(0));
-    // Its two notices, then on, two vectors, off; one reset for the guest's.
+    // SET_IRQS: two device events, then on, two vectors, off. One reset, at the guest's reset.
     assert_eq!((told.set_irqs.calls, told.resets.calls), (6, 1));
-    // The host has never heard of this device.
+    // The host has no interrupts of this device.
     assert_eq!(report.interrupts, []);
 }
 
 fn nothing_without_the_flag() {
     let mut g = Asm::new();
     g.command(MEMORY).load32(BAR1).power_off();
-    let report = report(Vm::new(g).device(&FakeDevice::new().share()).run());
+    let report = report(Vm::new(g).device(&FakeDevice::new().into_arc()).run());
     assert_eq!(report.exits.by_reason["mmio_read"], 1);
     assert_eq!(report.exits.registers, []);
     assert_eq!(report.config_space, Default::default());
@@ -228,7 +228,7 @@ fn json_of_a_device_is_kept() {
         g.await_count(0x40, 1);
     });
     let mut report = serde_json::to_value(report).unwrap();
-    // The names in here are KVM's.
+    // KVM names these counters.
     report.as_object_mut().unwrap().remove("kvm");
     golden::check("stats-device.txt", &golden::shape(&report));
 }

@@ -9,7 +9,7 @@ use crate::vm::Vm;
 
 pub const TESTS: &[Test] = tests![ids_are_the_same_wherever];
 
-/// Dwords of RAM: how many have started and are done, and what each found, by its id.
+/// Dwords of RAM: how many processors have started, how many are done, and the ids they found.
 const STARTED: u32 = 0x7_2000;
 const DONE: u32 = STARTED + 4;
 const FOUND: u32 = STARTED + 0x10;
@@ -28,7 +28,7 @@ fn find_id(g: &mut Asm) {
     g.lock_inc32(DONE);
 }
 
-/// In CPUID, in the local APIC, and for KVM, which starts each.
+/// The id is the same in CPUID, in the local APIC, and for KVM, which starts each processor.
 fn ids_are_the_same_wherever() {
     let wish = Wish {
         sockets: Some(2),

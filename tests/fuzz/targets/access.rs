@@ -27,7 +27,7 @@ impl Access {
 /// An image of zeros with a list of capabilities that begins at 0x40: STATUS and the capabilities
 /// pointer say so (PCI Express 6.0, 7.5.1.1.4 and 7.5.1.1.11).
 #[allow(dead_code)] // Not each target has one.
-pub fn image(size: usize) -> Vec<u8> {
+pub fn config_space(size: usize) -> Vec<u8> {
     let mut image = vec![0; size];
     image[0x06] = 0x10;
     image[0x34] = 0x40;
