@@ -144,7 +144,7 @@ fn no_permission_for_kvm() {
         return;
     };
     if open_to_all {
-        return skipped("everybody may open /dev/kvm here");
+        return skipped("any user may open /dev/kvm here");
     }
     check_refusal(
         &output,
@@ -158,7 +158,7 @@ fn no_permission_for_kvm() {
 fn no_kvm() {
     match Command::new("unshare").args(["--mount", "true"]).output() {
         Ok(output) if output.status.success() => {}
-        _ => return skipped("no mount namespace can be had here"),
+        _ => return skipped("no mount namespace can be made here"),
     }
     let kernel = idle();
     let script = "mount -t tmpfs none /dev && exec \"$@\"";

@@ -61,11 +61,15 @@ impl Sandbox {
     pub fn new() -> Option<Self> {
         let mut ways = [&["--mount"][..], &["--user", "--map-root-user", "--mount"]].into_iter();
         let works = |way: &&[&str]| {
-            let tried = Command::new("unshare").args(*way).arg("true").output();
+            let mut command = Command::new("unshare");
+            command
+                .args(*way)
+                .args(["mount", "-t", "tmpfs", "none", "/run"]);
+            let tried = command.output();
             tried.is_ok_and(|output| output.status.success())
         };
         let Some(unshare) = ways.find(works) else {
-            skipped("no mount namespace can be had here");
+            skipped("no mount namespace can be made here");
             return None;
         };
         let dir = TempDir::new().unwrap();

@@ -106,11 +106,7 @@ impl Irqs {
 
     /// Signals an error (0) or a request to release the device (1).
     pub fn device_event(&self, which: usize) {
-        signal(
-            self.device_events[which]
-                .as_ref()
-                .expect("somebody listens"),
-        );
+        signal(self.device_events[which].as_ref().expect("an eventfd"));
     }
 }
 
