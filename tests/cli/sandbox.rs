@@ -42,7 +42,7 @@ const RUN_LINES: &str = "\
 n=0; while IFS= read -r line <&3; do
 eval \"\\\"$0\\\" $line\" >$n.out 2>$n.err; echo $? >$n.status; n=$((n + 1)); done 3<lines";
 
-/// What became of a command line.
+/// The result of a command line.
 #[derive(Debug)]
 pub struct Outcome {
     pub status: i32,
