@@ -1,4 +1,4 @@
-//! Where `--stats=FILE` goes, and what does not get in a run's way.
+//! Where `--stats=FILE` writes, and which files do not stop a run.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;

@@ -70,7 +70,7 @@ fn help_teaches() {
     ] {
         assert!(help.contains(flag), "{flag} is not in {help}");
     }
-    // How a device is bound, how one gets out, and what the end means.
+    // How to bind a device, how to quit, and what the exit status means.
     for lesson in [
         "vfio-pci",
         "host bind",
@@ -107,8 +107,8 @@ fn memory() {
         "99999999999999999999",
         "99999999T",
     ] {
-        let sentence = format!("`{size}` is not a size of memory");
-        refused(&["--kernel", "x", "--memory", size], &sentence, sizes);
+        let message = format!("`{size}` is not a size of memory");
+        refused(&["--kernel", "x", "--memory", size], &message, sizes);
     }
     for size in ["0", "1", "63M", "65532K"] {
         refused(
@@ -122,7 +122,7 @@ fn memory() {
 #[test]
 fn options_of_memory() {
     let there = "there are hugepages=, prefault= and shared=";
-    for (argument, sentence, hint) in [
+    for (argument, message, hint) in [
         ("1G,", "`` is not an option of --memory 1G", there),
         (
             "1G,frob=on",
@@ -176,14 +176,14 @@ fn options_of_memory() {
         ),
         ("1M,prefault=on", "the least is 64M", "--memory 512M"),
     ] {
-        refused(&["--kernel", "x", "--memory", argument], sentence, hint);
+        refused(&["--kernel", "x", "--memory", argument], message, hint);
     }
 }
 
 #[test]
 fn options_of_cpus() {
     let there = "there are pin=, idle=, sockets=, cores= and threads=";
-    for (argument, sentence, hint) in [
+    for (argument, message, hint) in [
         ("1,", "`` is not an option of --cpus 1", there),
         ("1,2", "`2` is not an option of --cpus 1", there),
         ("1,dies=2", "`dies=2` is not an option of --cpus 1", there),
@@ -210,11 +210,11 @@ fn options_of_cpus() {
             "--cpus 4,sockets=1,cores=2,threads=2",
         ),
     ] {
-        refused(&["--kernel", "x", "--cpus", argument], sentence, hint);
+        refused(&["--kernel", "x", "--cpus", argument], message, hint);
     }
 }
 
-/// A command that needs another word says which there are, as git and cargo do.
+/// A command that lacks its subcommand lists the subcommands, as git and cargo do.
 #[test]
 fn host_alone_teaches() {
     let (status, _, stderr) = run(&["host"]);
@@ -259,7 +259,7 @@ fn the_hosts_devices_are_listed() {
     assert_eq!(json["devices"].as_array().unwrap().len(), there.len());
 }
 
-/// What is amiss depends on the host; that both forms say the same does not.
+/// The findings depend on the host. Text and JSON must agree on any host.
 #[test]
 fn the_host_is_checked() {
     let (status, text, stderr) = run(&["host", "check"]);
