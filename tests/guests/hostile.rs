@@ -10,8 +10,6 @@ use std::thread;
 use std::time::Duration;
 
 use iced_x86::code_asm::{dword_ptr, eax, ecx, edx};
-use mini_vmm::machine::Exit;
-use mini_vmm::vfio::device::ROM_REGION;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};

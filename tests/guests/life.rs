@@ -1,7 +1,7 @@
 //! A guest prints, powers off, resets, and fails.
 
 use iced_x86::code_asm::{al, cr0, eax, edx, ptr};
-use mini_vmm::machine::Exit;
+use vmm::machine::Exit;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width, real_mode};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use iced_x86::code_asm::{dword_ptr, eax, ecx};
-use mini_vmm::observe::stats::report::Report;
+use mini_vmm::report::Report;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

@@ -1,7 +1,7 @@
 //! Processors whose APIC ids have a gap.
 
 use iced_x86::code_asm::{dword_ptr, eax, edx};
-use mini_vmm::config::topology::{Topology, Wish};
+use vmm::config::topology::{Topology, Wish};
 
 use crate::Test;
 use crate::common::asm::Asm;

@@ -25,13 +25,13 @@ fuzz_target!(|input: Input| {
         let at = (usize::from(*at) % image.len()) & !3;
         image[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
-    let mut config = config_policy::apply(&image);
+    let mut config = policy::apply(&image);
     // An extended space of zeros is hidden.
     let filled = image.iter().skip(256).any(|byte| *byte != 0);
     assert_eq!(config.size(), if filled { 4096 } else { 256 });
 
     // Hidden capabilities are in no list, and lists end.
-    let hidden = |table: &[(u16, config_policy::Treatment, &str)], id| {
+    let hidden = |table: &[(u16, policy::Treatment, &str)], id| {
         let row = table.iter().find(|row| row.0 == id);
         row.is_some_and(|row| row.1 == policy::Treatment::Hide)
     };
