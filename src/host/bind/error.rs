@@ -1,7 +1,7 @@
 //! Why devices cannot be bound or given back, and what to type.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -192,6 +192,26 @@ pub enum BindError {
     /// A file that does not say what a killed command had begun.
     #[error("{} is no note of mini-vmm's, so what a killed command had begun stays as it is", .0.display())]
     BadJournal(PathBuf),
+    /// A record that a later program has written.
+    #[error("the record {} has version {version}, which this mini-vmm does not know", .path.display())]
+    UnknownRecord {
+        /// The record.
+        path: PathBuf,
+        /// What its version says.
+        version: String,
+    },
+    /// A journal that a later program has written.
+    #[error(
+        "the journal {} has version {version}, which this mini-vmm does not know, so what a killed \
+         command had begun stays as it is",
+        .path.display()
+    )]
+    UnknownJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What its version says.
+        version: String,
+    },
     /// Somebody else binds for too long.
     #[error("another mini-vmm is binding devices and does not come to an end")]
     Busy,
@@ -313,14 +333,11 @@ impl BindError {
                 "as root: modprobe {module}; if there is no such module, the kernel needs CONFIG_VFIO_PCI"
             ),
             Self::NotTaken { bdf, .. } => format!("see why with `dmesg | grep {bdf}`"),
-            Self::BadRecord(path) => {
-                let bdf = path.file_name().unwrap_or_default().to_string_lossy();
-                format!(
-                    "as root: rm {}; then `mini-vmm host unbind {bdf}` gives the device to the driver that wants it",
-                    path.display()
-                )
+            Self::BadRecord(path) => forget(path),
+            Self::UnknownRecord { path, .. } => {
+                format!("use the mini-vmm that bound the device; or {}", forget(path))
             }
-            Self::BadJournal(_) => "see which devices have no driver, or one of VFIO's, with `mini-vmm host list`, and give them back with `mini-vmm host unbind`".into(),
+            Self::BadJournal(_) | Self::UnknownJournal { .. } => "see which devices have no driver, or one of VFIO's, with `mini-vmm host list`, and give them back with `mini-vmm host unbind`".into(),
             Self::Busy => "see which with `fuser -v /run/mini-vmm/lock`".into(),
             Self::Write { source, .. } | Self::Own { source, .. } | Self::Record { source, .. }
                 if needs_root(source) =>
@@ -331,6 +348,16 @@ impl BindError {
             Self::Sysfs { .. } | Self::Own { .. } | Self::Record { .. } | Self::Guardian(_) => return None,
         })
     }
+}
+
+/// How to get on without a record.
+fn forget(record: &Path) -> String {
+    let bdf = record.file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "as root: rm {}; then `mini-vmm host unbind {bdf}` gives the device to the driver that \
+         wants it",
+        record.display()
+    )
 }
 
 fn needs_root(error: &io::Error) -> bool {

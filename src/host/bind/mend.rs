@@ -7,7 +7,8 @@ use super::Host;
 use super::apply::{give_back, restore, steps_back};
 use super::error::BindError;
 use super::facts::Facts;
-use super::record::{Lock, Record};
+use super::record::Record;
+use super::records::Lock;
 use super::released::check_released;
 use crate::observe::report::sentence;
 use crate::pci::Bdf;
@@ -34,7 +35,7 @@ fn tell(error: &BindError) {
 pub(super) fn end_what_was_begun(host: &Host) -> Result<Vec<Bdf>, BindError> {
     let entries = match host.records.begun() {
         Ok(entries) => entries,
-        Err(e @ BindError::BadJournal(_)) => {
+        Err(e @ (BindError::BadJournal(_) | BindError::UnknownJournal { .. })) => {
             tell(&e);
             Vec::new()
         }

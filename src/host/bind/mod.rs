@@ -16,11 +16,14 @@ mod error;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod form;
 mod journal;
 mod kernel;
 mod mend;
+mod old_form;
 mod plan;
 mod record;
+mod records;
 mod released;
 mod select;
 mod taking;
@@ -47,7 +50,8 @@ use user::User;
 
 pub use error::BindError;
 pub use kernel::{Kernel, Running};
-pub use record::{Record, Records};
+pub use record::{Node, Record};
+pub use records::{Lock, Records};
 pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
 
 /// The host, or one made up for a test.

@@ -209,21 +209,7 @@ impl<'a> Taking<'a> {
 /// What a device is, as a record. A record that is there already is of a bind that was not taken back
 /// whole: what it says of the time before is true, and what is seen may not be.
 fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
-    let mut record = Record {
-        bdf: facts.bdf(),
-        modalias: facts.modalias.clone(),
-        group: facts.device.group,
-        driver: facts.device.driver.clone(),
-        module: facts.module.clone(),
-        driver_override: facts.driver_override.clone(),
-        bound: None,
-        along: None,
-        owner: None,
-        user: None,
-        nodes: Vec::new(),
-        functions: None,
-        autoprobe: false,
-    };
+    let mut record = Record::of(facts);
     if let Some(old) = earlier.filter(|old| old.is_of(facts)) {
         if record.driver.is_none() {
             record.driver = old.driver;

@@ -3,6 +3,7 @@
 mod functions;
 mod kills;
 mod later;
+mod old_form;
 mod refusals;
 
 use super::fake::{FakeHost, Fault};
