@@ -5,83 +5,21 @@
 
 mod addresses;
 mod device;
+mod finding;
 mod machine;
 mod report;
 #[cfg(test)]
 mod tests;
 
-use serde::Serialize;
-
 use super::facts::{DeviceFacts, HostFacts};
-use super::in_use::Places;
 use super::name::HostName;
+use super::paths::HostPaths;
 use super::sysfs::Sysfs;
-use crate::pci::Bdf;
 use crate::vfio::VfioError;
 use crate::vfio::candidate::parse_address;
 
+pub use finding::{Finding, Level, is_good};
 pub use report::{to_json, to_text};
-
-/// How a fact bears on passing a device through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// As it should be.
-    Pass,
-    /// It works, or will when a step is taken that is still to come; or not as well as it could.
-    Warn,
-    /// It will not work.
-    Fail,
-}
-
-/// One fact, judged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What was checked: a name that stays.
-    pub name: &'static str,
-    /// The device that it is about, if one in particular.
-    pub device: Option<Bdf>,
-    /// The judgement.
-    pub level: Level,
-    /// The fact, in a few words.
-    pub text: String,
-    /// What mends it; always there unless it passes.
-    pub fix: Option<String>,
-}
-
-impl Finding {
-    fn pass(name: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            name,
-            device: None,
-            level: Level::Pass,
-            text: text.into(),
-            fix: None,
-        }
-    }
-
-    fn warn(name: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            level: Level::Warn,
-            fix: Some(fix.into()),
-            ..Self::pass(name, text)
-        }
-    }
-
-    fn fail(name: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            level: Level::Fail,
-            ..Self::warn(name, text, fix)
-        }
-    }
-
-    fn of(self, device: Bdf) -> Self {
-        Self {
-            device: Some(device),
-            ..self
-        }
-    }
-}
 
 /// Reads the facts of this host and of the devices at these addresses, for a guest with `wanted`
 /// bytes of memory, and judges them.
@@ -89,7 +27,7 @@ impl Finding {
 /// # Errors
 /// What is no address, or of no device; or sysfs cannot be read.
 pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, VfioError> {
-    let (sysfs, places) = (Sysfs::default(), Places::default());
+    let (sysfs, paths) = (Sysfs::default(), HostPaths::default());
     let read = |address: &String| {
         let bdf = match parse_address(address)? {
             HostName::Pci(bdf) => bdf,
@@ -101,10 +39,10 @@ pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, Vfi
         };
         let device = sysfs.device(bdf).map_err(unreadable)?;
         let device = device.ok_or(VfioError::NoDevice(bdf))?;
-        DeviceFacts::read(&sysfs, &places, device).map_err(unreadable)
+        DeviceFacts::read(&sysfs, &paths, device).map_err(unreadable)
     };
     let devices = addresses.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(check(&HostFacts::read(&sysfs, &places, wanted), &devices))
+    Ok(check(&HostFacts::read(&sysfs, &paths, wanted), &devices))
 }
 
 /// Judges the host, and the devices one after the other.
@@ -117,9 +55,4 @@ pub fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Vec<Finding> {
         findings.extend(found.into_iter().map(|finding| finding.of(bdf)));
     }
     findings
-}
-
-/// Whether nothing fails: exit status 0.
-pub fn is_good(findings: &[Finding]) -> bool {
-    findings.iter().all(|f| f.level != Level::Fail)
 }

@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::in_use::Places;
+use super::paths::HostPaths;
 use super::sysfs::{PciDevice, Sysfs};
 use crate::layout::Range;
 
@@ -35,11 +35,11 @@ pub struct Iommu {
 
 impl Iommu {
     /// Reads the facts; what is not there is absent.
-    pub fn read(sysfs: &Sysfs, places: &Places) -> Self {
+    pub fn read(sysfs: &Sysfs, paths: &HostPaths) -> Self {
         let mut units = names(&sysfs.path("class/iommu"));
         units.sort();
         let tables = names(&sysfs.path("firmware/acpi/tables"));
-        let interrupts = fs::read_to_string(places.proc.join("interrupts")).unwrap_or_default();
+        let interrupts = fs::read_to_string(paths.proc.join("interrupts")).unwrap_or_default();
         let allowed = |module: &str| {
             let file = format!("module/{module}/parameters/allow_unsafe_interrupts");
             fs::read_to_string(sysfs.path(&file)).is_ok_and(|text| text.trim() == "Y")
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn facts_of_an_iommu_in_use() {
         let tree = Tree::new();
-        assert_eq!(Iommu::read(&tree.sysfs(), &tree.places()), Iommu::default());
+        assert_eq!(Iommu::read(&tree.sysfs(), &tree.paths()), Iommu::default());
         tree.directory("sys/class/iommu/dmar1")
             .directory("sys/class/iommu/dmar0")
             .directory("sys/kernel/iommu_groups/0/devices")
@@ -192,7 +192,7 @@ mod tests {
                 "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
                 "Y\n",
             );
-        let iommu = Iommu::read(&tree.sysfs(), &tree.places());
+        let iommu = Iommu::read(&tree.sysfs(), &tree.paths());
         assert_eq!(iommu.units, ["dmar0", "dmar1"]);
         assert_eq!((iommu.groups, iommu.tables), (2, vec!["DMAR"]));
         assert!(iommu.remapping && iommu.container_unsafe && !iommu.iommufd_unsafe);

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod name;
 pub mod names;
 mod open_files;
+pub mod paths;
 pub mod sriov;
 pub mod style;
 pub mod sysfs;

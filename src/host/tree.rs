@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use vmm_sys_util::tempdir::TempDir;
 
-use super::in_use::{Addresses, Places};
+use super::paths::{Addresses, HostPaths};
 use super::sysfs::{PciDevice, Sysfs};
 use crate::sys::interfaces::Address;
 
@@ -36,8 +36,8 @@ impl Tree {
         Sysfs::at(self.path("sys"))
     }
 
-    pub fn places(&self) -> Places {
-        Places {
+    pub fn paths(&self) -> HostPaths {
+        HostPaths {
             proc: self.path("proc"),
             dev: self.path("dev"),
             modules: self.path("lib/modules"),

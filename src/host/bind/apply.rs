@@ -1,6 +1,6 @@
 //! Carries plans out, and takes them back.
 //!
-//! What a device was is in its record before its first change. Taking back is then not a list of
+//! What a device was is in its record before its first change. Transaction back is then not a list of
 //! inverse steps but the same question every time: what is between the device as it is and as its
 //! record says it was ([`plan::give_back`])? So a failed bind, an unbind, the end of a run and the
 //! mending after a crash are one piece of code.
@@ -11,10 +11,10 @@ use std::path::PathBuf;
 
 use tracing::{debug, warn};
 
-use super::Host;
 use super::driver::Driver;
 use super::error::BindError;
 use super::facts::{Facts, unreadable};
+use super::host::Host;
 use super::plan::{self, Step, Target};
 use super::record::Record;
 use crate::pci::Bdf;
@@ -36,6 +36,19 @@ pub(super) fn load(host: &Host, driver: &Driver) -> Result<(), BindError> {
         module: driver.module.clone(),
         source,
     })
+}
+
+/// The VFIO driver for a device, loaded.
+pub(super) fn driver_for(host: &Host, bdf: Bdf, modalias: &str) -> Result<Driver, BindError> {
+    let driver = host.choose(modalias);
+    match load(host, &driver) {
+        Err(e) if driver.is_variant() => {
+            warn!("{bdf}: {e}; using vfio-pci instead");
+            let generic = Driver::generic();
+            load(host, &generic).map(|()| generic)
+        }
+        outcome => outcome.map(|()| driver),
+    }
 }
 
 fn write(host: &Host, path: PathBuf, text: &str) -> Result<(), BindError> {
@@ -127,7 +140,7 @@ pub(super) fn node_of(host: &Host, step: &Step) -> Option<PathBuf> {
         return None;
     };
     match target {
-        Target::Group(group) => Some(host.places.dev.join("vfio").join(group.to_string())),
+        Target::Group(group) => Some(host.paths.dev.join("vfio").join(group.to_string())),
         Target::Device(_) => device_node(host, *bdf),
         Target::Path(path) => Some(path.clone()),
     }
@@ -137,7 +150,7 @@ pub(super) fn node_of(host: &Host, step: &Step) -> Option<PathBuf> {
 fn device_node(host: &Host, bdf: Bdf) -> Option<PathBuf> {
     let dir = host.sysfs.device_path(bdf).join("vfio-dev");
     let name = fs::read_dir(dir).ok()?.next()?.ok()?.file_name();
-    Some(host.places.dev.join("vfio/devices").join(name))
+    Some(host.paths.dev.join("vfio/devices").join(name))
 }
 
 /// The node that a step makes another's; `None` when it is not there, or theirs already.
@@ -220,7 +233,7 @@ fn is_stale(host: &Host, record: &Record, now: &Facts, target: &Target) -> bool 
     let Target::Path(path) = target else {
         return false;
     };
-    if !path.starts_with(host.places.dev.join("vfio/devices")) {
+    if !path.starts_with(host.paths.dev.join("vfio/devices")) {
         return false;
     }
     // What a change has added to a record says nothing of a driver.
@@ -231,12 +244,12 @@ fn is_stale(host: &Host, record: &Record, now: &Facts, target: &Target) -> bool 
 /// The node of a record's group.
 pub(super) fn group_node(host: &Host, record: &Record) -> Option<PathBuf> {
     let group = record.group?.to_string();
-    Some(host.places.dev.join("vfio").join(group))
+    Some(host.paths.dev.join("vfio").join(group))
 }
 
 /// The record of another device of the group that is bound for the user who has the group's node, if
 /// that is this record's user or one who got it later. Those that `going` names are none.
-pub(super) fn heir(
+pub(super) fn next_owner(
     host: &Host,
     record: &Record,
     going: &[Bdf],
@@ -256,7 +269,7 @@ pub(super) fn heir(
 /// A group's node stays with its user as long as another device of the group is bound for the same:
 /// that one's record takes it on.
 fn hand_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
-    let Some(mut heir) = heir(host, &record, &[])? else {
+    let Some(mut next_owner) = next_owner(host, &record, &[])? else {
         return Ok(record);
     };
     let path = group_node(host, &record);
@@ -267,8 +280,8 @@ fn hand_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
     record.nodes = own;
     if !shared.is_empty() {
         // Whose it was first comes first.
-        heir.nodes.splice(..0, shared);
-        host.records.save(&heir)?;
+        next_owner.nodes.splice(..0, shared);
+        host.records.save(&next_owner)?;
     }
     Ok(record)
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use vmm_sys_util::tempdir::TempDir;
 
 use super::{Host, Kernel, Records};
-use crate::host::in_use::{Addresses, Places};
+use crate::host::paths::{Addresses, HostPaths};
 use crate::host::sysfs::Sysfs;
 use crate::pci::Bdf;
 
@@ -111,7 +111,7 @@ impl FakeHost {
         let root = self.dir.as_path();
         Host {
             sysfs: Sysfs::at(root.join("sys")),
-            places: Places {
+            paths: HostPaths {
                 dev: root.join("dev"),
                 proc: root.join("proc"),
                 modules: root.join("modules"),

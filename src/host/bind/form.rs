@@ -3,9 +3,12 @@
 //! Version 1 was a text of lines ([`super::old_form`]). A file of a later version is left alone: its
 //! fields may mean what this program does not know.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+
+use crate::pci::Bdf;
+use crate::sys::process::Process;
 
 /// The version that is written and read.
 const VERSION: u32 = 2;
@@ -49,4 +52,44 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormError> {
         return Err(FormError::Unknown(version.to_string()));
     }
     serde_json::from_slice(bytes).map_err(damaged)
+}
+
+/// Reads an address from its text.
+pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bdf, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(D::Error::custom)
+}
+
+/// Reads an address that may be missing.
+pub(super) fn optional_address<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Bdf>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let bdf = text.map(|text| text.parse().map_err(D::Error::custom));
+    bdf.transpose()
+}
+
+/// A process by its number and its start time.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Process")]
+struct ProcessFields {
+    pid: u32,
+    started: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Run(#[serde(with = "ProcessFields")] Process);
+
+/// Writes the process of a run.
+pub(super) fn write_run<S: Serializer>(
+    run: &Option<Process>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    run.map(Run).serialize(serializer)
+}
+
+/// Reads the process of a run, which may be missing.
+pub(super) fn run<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Process>, D::Error> {
+    let run = Option::<Run>::deserialize(deserializer)?;
+    Ok(run.map(|Run(process)| process))
 }

@@ -11,9 +11,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::error::BindError;
-use super::form::{self, FormError};
+use super::form::{self, FormError, address};
 use super::old_form;
-use super::record::{Record, address};
+use super::record::Record;
 use super::records::Records;
 use crate::pci::Bdf;
 

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
+use super::form::{address, optional_address, run, write_run};
 use crate::pci::Bdf;
 use crate::sys::process::Process;
 
@@ -52,7 +52,12 @@ pub struct Record {
     )]
     pub along: Option<Bdf>,
     /// The run that the device is for: the device goes back at that run's end.
-    #[serde(default, with = "run", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "run",
+        serialize_with = "write_run",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub owner: Option<Process>,
     /// The user that got the device's nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,46 +109,5 @@ impl Record {
     /// Whether the record is of this device, and not of another that had the address before.
     pub fn is_of(&self, device: &Facts) -> bool {
         self.bdf == device.bdf() && self.modalias == device.modalias
-    }
-}
-
-/// Reads an address from its text.
-pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bdf, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(D::Error::custom)
-}
-
-fn optional_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bdf>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    let bdf = text.map(|text| text.parse().map_err(D::Error::custom));
-    bdf.transpose()
-}
-
-/// A process by number and start time.
-mod run {
-    use super::*;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(remote = "Process")]
-    struct Fields {
-        pid: u32,
-        started: u64,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    struct Run(#[serde(with = "Fields")] Process);
-
-    pub(super) fn serialize<S: Serializer>(
-        run: &Option<Process>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        run.map(Run).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Process>, D::Error> {
-        let run = Option::<Run>::deserialize(deserializer)?;
-        Ok(run.map(|Run(process)| process))
     }
 }

@@ -1,8 +1,8 @@
 //! Which devices a command is about, and whether they can be taken at all.
 
-use super::Host;
 use super::error::BindError;
 use super::facts::{Facts, unreadable};
+use super::host::Host;
 use crate::host::in_use::in_use;
 use crate::host::name::HostName;
 use crate::host::sysfs::PciDevice;
@@ -92,7 +92,7 @@ pub(super) fn check_free(host: &Host, device: &PciDevice, run: bool) -> Result<(
         return Ok(());
     }
     let bdf = device.bdf;
-    let uses = in_use(&host.sysfs, &host.places, device)
+    let uses = in_use(&host.sysfs, &host.paths, device)
         .map_err(unreadable(format!("the use of PCI device {bdf}")))?;
     let serious: Vec<_> = uses.iter().filter(|u| u.is_serious()).collect();
     if serious.is_empty() {

@@ -4,15 +4,15 @@
 //! Unlike a bind, this is done as far as it goes: a device that cannot be given back keeps its record,
 //! and the others go back all the same. To take them again would be further from what was asked for.
 
-use super::Host;
-use super::apply::{give_back, group_node, heir, let_go, node_of, steps_back};
+use super::apply::{give_back, group_node, let_go, next_owner, node_of, steps_back};
+use super::check_unused::{check_unused, takes_functions};
 use super::error::BindError;
 use super::facts::{Facts, virtual_functions};
+use super::host::Host;
 use super::journal::Entry;
-use super::mend::{begin, check_owner, end_what_was_begun};
 use super::plan::{self, Step};
 use super::record::Record;
-use super::released::{check_released, takes_functions};
+use super::recover::{begin, check_owner, end_what_was_begun};
 use super::select::parse;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
@@ -128,7 +128,9 @@ fn printed(host: &Host, going: &[Going]) -> Result<Vec<String>, BindError> {
     let mut lines = Vec::new();
     for (back, plan) in going {
         let kept = match back {
-            Back::To(record) if heir(host, record, &bdfs)?.is_some() => group_node(host, record),
+            Back::To(record) if next_owner(host, record, &bdfs)?.is_some() => {
+                group_node(host, record)
+            }
             _ => None,
         };
         let steps = plan.iter().flat_map(|(_, steps)| steps);
@@ -171,9 +173,9 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
         }
         let back = Back::To(record);
         // Another process may have opened what this run has closed.
-        let free = back.plan(host).and_then(|plan| {
-            plan.map_or(Ok(()), |(now, steps)| check_released(host, &now, &steps))
-        });
+        let free = back
+            .plan(host)
+            .and_then(|plan| plan.map_or(Ok(()), |(now, steps)| check_unused(host, &now, &steps)));
         match free.and_then(|()| carry_out(host, back)) {
             Ok(line) => outcome.0.push(line),
             Err(e) => outcome.1.push(e),
@@ -206,7 +208,7 @@ fn find(host: &Host, named: Bdf, mended: &[Bdf], going: &[Going]) -> Result<Vec<
 fn check(host: &Host, found: &[Going]) -> Result<(), BindError> {
     for (now, steps) in found.iter().rev().filter_map(|(_, plan)| plan.as_ref()) {
         check_owner(host, now, None)?;
-        check_released(host, now, steps)?;
+        check_unused(host, now, steps)?;
     }
     Ok(())
 }

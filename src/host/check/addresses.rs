@@ -1,6 +1,6 @@
 //! Whether RAM and BARs fit under the processor's and the IOMMU's addresses: laid out as a run does.
 
-use super::Finding;
+use super::finding::Finding;
 use crate::host::details::size_text;
 use crate::host::facts::{DeviceFacts, HostFacts};
 use crate::layout::{Layout, Range};

@@ -1,6 +1,6 @@
 //! One device: its group, driver, reset, power, ROM, and what the host does with it.
 
-use super::Finding;
+use super::finding::Finding;
 use crate::host::class::class_name;
 use crate::host::details::size_text;
 use crate::host::facts::{DeviceFacts, HostFacts, Node};

@@ -1,6 +1,6 @@
 //! The host as a whole: processor, KVM, IOMMU, VFIO, memory.
 
-use super::Finding;
+use super::finding::Finding;
 use crate::host::details::size_text;
 use crate::host::facts::{HostFacts, Maker, Module, Node};
 

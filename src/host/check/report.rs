@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Finding, Level, is_good};
+use super::finding::{Finding, Level, is_good};
 use crate::host::style::{Style, WIDTH, fill};
 use crate::pci::Bdf;
 

@@ -6,14 +6,16 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Below, Places, Use, names, text};
+use super::lookup::{Below, names, text};
+use super::usage::Use;
 use crate::host::open_files::open_files;
+use crate::host::paths::HostPaths;
 use crate::host::sysfs::Sysfs;
 
-pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<Vec<Use>> {
+pub(super) fn uses(sysfs: &Sysfs, paths: &HostPaths, below: &Below) -> io::Result<Vec<Use>> {
     let disks = Disks::find(sysfs, below)?;
-    let mut uses = mounts(&disks, places)?;
-    uses.extend(swaps(&disks, places)?);
+    let mut uses = mounts(&disks, paths)?;
+    uses.extend(swaps(&disks, paths)?);
     let busy: BTreeSet<String> = uses
         .iter()
         .filter_map(|u| match u {
@@ -30,9 +32,9 @@ pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<
             });
         }
     }
-    let open = opened(&disks, places);
+    let open = opened(&disks, paths);
     if uses.is_empty() && open.is_empty() {
-        uses.extend(disks.ids.keys().filter_map(|name| taken(places, name)));
+        uses.extend(disks.ids.keys().filter_map(|name| taken(paths, name)));
     }
     uses.extend(open);
     Ok(uses)
@@ -125,21 +127,21 @@ fn loops(class: &Path) -> io::Result<Vec<(String, String)>> {
 
 /// Processes that have a disk open without having claimed it: the kernel keeps no list of these, and an
 /// exclusive opening tells nothing of them.
-fn opened(disks: &Disks, places: &Places) -> Vec<Use> {
+fn opened(disks: &Disks, paths: &HostPaths) -> Vec<Use> {
     let own = disks
         .ids
         .keys()
-        .map(|name| (places.dev.join(node(name)), name));
+        .map(|name| (paths.dev.join(node(name)), name));
     let mapped = disks
         .aliases
         .iter()
-        .map(|(alias, name)| (places.dev.join("mapper").join(alias), name));
+        .map(|(alias, name)| (paths.dev.join("mapper").join(alias), name));
     let nodes: BTreeMap<PathBuf, &String> = own.chain(mapped).collect();
     let files: Vec<PathBuf> = nodes.keys().cloned().collect();
     if files.is_empty() {
         return Vec::new();
     }
-    let open = open_files(&places.proc, &files).filter_map(|((process, name), path)| {
+    let open = open_files(&paths.proc, &files).filter_map(|((process, name), path)| {
         let disk = (*nodes.get(&path)?).clone();
         Some(Use::Open {
             disk,
@@ -169,11 +171,11 @@ fn shared_namespace(sysfs: &Sysfs, below: &Below, block: &Path) -> io::Result<bo
 }
 
 /// proc_pid_mountinfo(5): this process's view, and the first process's where it may be read.
-fn mounts(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
+fn mounts(disks: &Disks, paths: &HostPaths) -> io::Result<Vec<Use>> {
     let mut uses = Vec::new();
     let mut mounted_pools = BTreeSet::new();
-    let own = text(&places.proc.join("self/mountinfo"))?;
-    let first = text(&places.proc.join("1/mountinfo")).unwrap_or_default();
+    let own = text(&paths.proc.join("self/mountinfo"))?;
+    let first = text(&paths.proc.join("1/mountinfo")).unwrap_or_default();
     for line in own.lines().chain(first.lines()) {
         // ID, parent, major:minor, root, mount point, options, optional fields, "-", type, source
         let mut fields = line.split(' ');
@@ -208,8 +210,8 @@ fn mounts(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
 }
 
 /// proc_swaps(5).
-fn swaps(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
-    let text = text(&places.proc.join("swaps"))?;
+fn swaps(disks: &Disks, paths: &HostPaths) -> io::Result<Vec<Use>> {
+    let text = text(&paths.proc.join("swaps"))?;
     let paths = text.lines().skip(1).filter_map(|l| l.split(' ').next());
     let disks = paths.filter_map(|path| disks.name(&unescape(path), ""));
     Ok(disks.map(|disk| Use::Swap { disk: disk.clone() }).collect())
@@ -217,8 +219,8 @@ fn swaps(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
 
 /// Whether somebody has claimed a disk for himself: mounted elsewhere, or in a pool that sysfs does
 /// not tell of (ZFS). An exclusive opening is refused then (open(2), O_EXCL).
-fn taken(places: &Places, name: &str) -> Option<Use> {
-    let node = places.dev.join(node(name));
+fn taken(paths: &HostPaths, name: &str) -> Option<Use> {
+    let node = paths.dev.join(node(name));
     let open = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_EXCL | libc::O_NONBLOCK | libc::O_CLOEXEC)

@@ -6,18 +6,20 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{Below, Places, Use, names, text};
+use super::lookup::{Below, names, text};
+use super::usage::Use;
+use crate::host::paths::HostPaths;
 use crate::host::sysfs::Sysfs;
 use crate::sys::interfaces::Address;
 
 /// `IFF_UP` (netdevice(7)).
 const UP: u32 = 1;
 
-pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<Vec<Use>> {
+pub(super) fn uses(sysfs: &Sysfs, paths: &HostPaths, below: &Below) -> io::Result<Vec<Use>> {
     let class = sysfs.path("class/net");
-    let routes = text(&places.proc.join("net/route"))?;
-    let routes6 = text(&places.proc.join("net/ipv6_route"))?;
-    let all = places.addresses.read()?;
+    let routes = text(&paths.proc.join("net/route"))?;
+    let routes6 = text(&paths.proc.join("net/ipv6_route"))?;
+    let all = paths.addresses.read()?;
     let mut uses = Vec::new();
     for name in interfaces(&class, below)? {
         let path = class.join(&name);

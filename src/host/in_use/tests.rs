@@ -35,7 +35,7 @@ fn uses(tree: &Tree) -> Vec<String> {
 }
 
 fn found(tree: &Tree) -> Vec<Use> {
-    in_use(&tree.sysfs(), &tree.places(), &tree.find(BDF)).unwrap()
+    in_use(&tree.sysfs(), &tree.paths(), &tree.find(BDF)).unwrap()
 }
 
 #[test]

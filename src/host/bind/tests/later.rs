@@ -1,6 +1,7 @@
 //! What is found by a later command: other drivers, other users, other devices, other processes.
 
 use std::fs;
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 

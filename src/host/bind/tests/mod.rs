@@ -8,6 +8,7 @@ mod refusals;
 
 use super::fake::{FakeHost, Fault};
 use super::*;
+use crate::sys::process::Process;
 
 const NVME: u32 = 0x01_0802;
 const BRIDGE: u32 = 0x06_0400;

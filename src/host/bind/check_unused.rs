@@ -4,16 +4,16 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::Host;
 use super::error::BindError;
 use super::facts::{Facts, virtual_functions};
+use super::host::Host;
 use super::plan::Step;
 use super::select::check_free;
 use crate::host::open_files::{Holder, holders};
 
 /// No process may have the device or its group open; and where its virtual functions go with it
 /// (`sriov_numvfs`, or a driver that lets go), all of these must be free, whoever bound them.
-pub(super) fn check_released(host: &Host, now: &Facts, steps: &[Step]) -> Result<(), BindError> {
+pub(super) fn check_unused(host: &Host, now: &Facts, steps: &[Step]) -> Result<(), BindError> {
     check_held(host, now)?;
     if !takes_functions(steps) {
         return Ok(());
@@ -55,7 +55,7 @@ fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
     if !facts.device.is_vfio() {
         return Vec::new();
     }
-    let vfio = host.places.dev.join("vfio");
+    let vfio = host.paths.dev.join("vfio");
     let group = facts.device.group;
     // A host driver cannot have one device of a group while a guest has another.
     let members = group.and_then(|group| host.sysfs.group_members(group).ok());
@@ -67,5 +67,5 @@ fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
         .map(|entry| vfio.join("devices").join(entry.file_name()));
     let group = group.map(|group| vfio.join(group.to_string()));
     let nodes: Vec<PathBuf> = group.into_iter().chain(cdevs).collect();
-    holders(&host.places.proc, &nodes)
+    holders(&host.paths.proc, &nodes)
 }

@@ -1,8 +1,8 @@
 //! What binding has to say: what has become of each device, and before anything, the steps.
 
-use super::Host;
 use super::driver::Driver;
 use super::facts::Facts;
+use super::host::Host;
 use super::plan::Step;
 use super::record::Record;
 use super::user::User;
@@ -66,7 +66,7 @@ pub(super) fn about_user(host: &Host, records: &[Record], user: &User) -> Vec<St
         lines.push(format!("{} may open {}", user.name, nodes.join(", ")));
     }
     lines.extend(
-        user.needs(&host.places.dev)
+        user.needs(&host.paths.dev)
             .into_iter()
             .map(|n| format!("note: {n}")),
     );

@@ -3,13 +3,13 @@
 
 use tracing::{debug, warn};
 
-use super::Host;
 use super::apply::{give_back, restore, steps_back};
+use super::check_unused::check_unused;
 use super::error::BindError;
 use super::facts::Facts;
+use super::host::Host;
 use super::record::Record;
 use super::records::Lock;
-use super::released::check_released;
 use crate::observe::report::sentence;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
@@ -63,7 +63,7 @@ pub(super) fn end_what_was_begun(host: &Host) -> Result<Vec<Bdf>, BindError> {
 
 fn free(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     match (host.records.load(bdf)?, Facts::read(&host.sysfs, bdf)?) {
-        (Some(record), Some(now)) => check_released(host, &now, &steps_back(host, &record, &now)),
+        (Some(record), Some(now)) => check_unused(host, &now, &steps_back(host, &record, &now)),
         _ => Ok(()),
     }
 }
@@ -81,7 +81,7 @@ fn after_killed_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
         };
         // Who still has it open has it still, whatever has become of the run.
         if !is_abandoned(&record)
-            || check_released(host, &now, &steps_back(host, &record, &now)).is_err()
+            || check_unused(host, &now, &steps_back(host, &record, &now)).is_err()
         {
             continue;
         }

@@ -2,11 +2,11 @@
 
 use std::io;
 
-use super::Host;
-use super::apply::{carry_out, changes_hands, node_of, restore};
+use super::apply::{carry_out, changes_hands, driver_for, node_of, restore};
 use super::driver::Driver;
 use super::error::BindError;
 use super::facts::{Facts, virtual_functions};
+use super::host::Host;
 use super::journal::Entry;
 use super::plan::{self, Step};
 use super::record::{Node, Record};
@@ -16,7 +16,7 @@ use crate::pci::Bdf;
 use crate::sys::process::Process;
 
 /// A change under way: devices that are taken one after the other, all of them or none.
-pub(super) struct Taking<'a> {
+pub(super) struct Transaction<'a> {
     host: &'a Host,
     /// The run that it is for.
     owner: Option<Process>,
@@ -26,7 +26,7 @@ pub(super) struct Taking<'a> {
     taken: Vec<(Option<Record>, Record)>,
 }
 
-impl<'a> Taking<'a> {
+impl<'a> Transaction<'a> {
     pub(super) fn new(host: &'a Host, owner: Option<Process>, user: Option<&'a User>) -> Self {
         Self {
             host,
@@ -128,7 +128,7 @@ impl<'a> Taking<'a> {
     fn take_functions(&mut self, physical: Bdf) -> Result<(), BindError> {
         for bdf in virtual_functions(&self.host.sysfs, physical) {
             let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
-            let driver = self.host.driver_for(bdf, &facts.modalias)?;
+            let driver = driver_for(self.host, bdf, &facts.modalias)?;
             self.take(&facts, &driver, Some(physical))?;
         }
         self.check_groups(physical)
@@ -176,7 +176,7 @@ impl<'a> Taking<'a> {
         }
         let group = facts.device.group.map_or(String::new(), |g| g.to_string());
         Err(BindError::Own {
-            path: self.host.places.dev.join("vfio").join(group),
+            path: self.host.paths.dev.join("vfio").join(group),
             source: io::ErrorKind::NotFound.into(),
         })
     }

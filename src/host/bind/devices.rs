@@ -1,0 +1,125 @@
+//! `host bind`: checks, drivers and a transaction.
+
+use super::apply::{changes_hands, driver_for};
+use super::error::BindError;
+use super::facts::{Facts, unreadable};
+use super::functions::make_functions;
+use super::host::Host;
+use super::messages;
+use super::plan;
+use super::recover::{begin, check_owner};
+use super::request::BindRequest;
+use super::select::{Wanted, check_free, named, whole};
+use super::transaction::Transaction;
+use super::user::User;
+
+/// Binds devices; all of them or none. Returns what there is to say, a line each.
+///
+/// A device that VFIO has already stays as it is. Of a group whose other devices have host drivers,
+/// one alone is refused: the host would lose it, and no guest could use it.
+///
+/// # Errors
+/// What is wrong, or what failed; then everything is as it was, or the error says what is not.
+pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError> {
+    let user = request.user.as_deref().map(User::find).transpose()?;
+    let lock = if request.dry_run {
+        None
+    } else {
+        Some(begin(host)?)
+    };
+    let named = named(host, &request.addresses)?;
+    let lines = match request.functions {
+        Some(count) => make_functions(host, request, &named, count, user.as_ref()),
+        None => bind_devices(host, request, named, user.as_ref()),
+    }?;
+    drop(lock);
+    Ok(lines)
+}
+
+/// A driver that lets go of a physical function takes its virtual functions away, whoever uses them.
+fn check_functions(facts: &Facts) -> Result<(), BindError> {
+    let made = facts.functions.map_or(0, |functions| functions.made);
+    if made == 0 || facts.device.is_vfio() {
+        return Ok(());
+    }
+    Err(BindError::WouldLoseFunctions {
+        bdf: facts.bdf(),
+        made,
+    })
+}
+
+/// A driver that lets go of a device takes the mediated devices that it has made of it away, too
+/// (Documentation/driver-api/vfio-mediated-device.rst).
+fn check_mediated(host: &Host, facts: &Facts) -> Result<(), BindError> {
+    if facts.device.is_vfio() {
+        return Ok(());
+    }
+    let bdf = facts.bdf();
+    let found = host.sysfs.mediated_of(&facts.device.path);
+    let uuids = found.map_err(unreadable(format!("the mediated devices of {bdf}")))?;
+    if uuids.is_empty() {
+        return Ok(());
+    }
+    Err(BindError::WouldLoseMediated { bdf, uuids })
+}
+
+fn bind_devices(
+    host: &Host,
+    request: &BindRequest,
+    named: Vec<Facts>,
+    user: Option<&User>,
+) -> Result<Vec<String>, BindError> {
+    let wanted = whole(host, named, request.group)?;
+    for device in &wanted {
+        check_owner(host, &device.facts, request.owner)?;
+        if !request.force {
+            check_free(host, &device.facts.device, request.owner.is_some())?;
+        }
+        // What a failure could not bring back is not for --force.
+        check_functions(&device.facts)?;
+        check_mediated(host, &device.facts)?;
+    }
+    if request.dry_run {
+        return Ok(dry_run(host, &wanted, user));
+    }
+    // Modules are loaded before anything is changed: that one may fail, and hurts nobody.
+    let drivers = wanted
+        .iter()
+        .map(|w| driver_for(host, w.facts.bdf(), &w.facts.modalias));
+    let drivers = drivers.collect::<Result<Vec<_>, _>>()?;
+    let mut transaction = Transaction::new(host, request.owner, user);
+    for (device, driver) in wanted.iter().zip(&drivers) {
+        let facts = &device.facts;
+        let outcome = match user {
+            _ if !facts.device.is_vfio() => transaction.take(facts, driver, device.along),
+            Some(user) => transaction.keep(facts, user),
+            None => Ok(()),
+        };
+        if let Err(e) = outcome {
+            return Err(transaction.undo(e));
+        }
+    }
+    let records = transaction.end()?;
+    let devices = wanted.iter().zip(&drivers);
+    let mut lines: Vec<_> = devices.map(|(w, d)| messages::taken(&w.facts, d)).collect();
+    lines.extend(user.map_or(Vec::new(), |user| {
+        messages::about_user(host, &records, user)
+    }));
+    Ok(lines)
+}
+
+/// The same plans, as commands.
+fn dry_run(host: &Host, wanted: &[Wanted], user: Option<&User>) -> Vec<String> {
+    let (mut drivers, mut steps) = (Vec::new(), Vec::new());
+    for facts in wanted.iter().map(|w| &w.facts) {
+        if !facts.device.is_vfio() {
+            let driver = host.choose(&facts.modalias);
+            steps.extend(plan::take(facts, &driver, user));
+            drivers.push(driver);
+        } else if let Some(user) = user {
+            let own = plan::own(facts, user).into_iter();
+            steps.extend(own.filter(|step| changes_hands(host, step).is_some()));
+        }
+    }
+    messages::dry_run(host, &drivers, &steps)
+}

@@ -1,0 +1,49 @@
+//! The host that devices are bound on.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::driver::{self, Driver};
+use super::kernel::{Kernel, Running};
+use super::records::Records;
+use crate::host::paths::HostPaths;
+use crate::host::sysfs::Sysfs;
+
+/// The host, or one made up for a test.
+pub struct Host {
+    /// /sys.
+    pub sysfs: Sysfs,
+    /// /dev, /proc and /lib/modules.
+    pub paths: HostPaths,
+    /// What was bound.
+    pub records: Records,
+    /// Who carries changes out.
+    pub kernel: Box<dyn Kernel>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            sysfs: Sysfs::default(),
+            paths: HostPaths::default(),
+            records: Records::at("/run/mini-vmm"),
+            kernel: Box::new(Running),
+        }
+    }
+}
+
+impl Host {
+    /// The directory that a driver has or would have.
+    pub(super) fn driver_path(&self, driver: &str) -> PathBuf {
+        self.sysfs.path("bus/pci/drivers").join(driver)
+    }
+
+    /// The VFIO driver that a device wants, loaded or not.
+    pub(super) fn choose(&self, modalias: &str) -> Driver {
+        let release = fs::read_to_string(self.paths.proc.join("sys/kernel/osrelease"));
+        let release = release.unwrap_or_default();
+        let aliases = self.paths.modules.join(release.trim());
+        let aliases = fs::read(aliases.join("modules.alias")).unwrap_or_default();
+        driver::choose(modalias, &String::from_utf8_lossy(&aliases))
+    }
+}
