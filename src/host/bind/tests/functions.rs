@@ -245,9 +245,9 @@ fn functions_that_share_a_group_with_a_host_driver_are_unmade() {
     let error = bind(&fake.host(), &make(2)).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("no guest could have the virtual functions of 0000:03:00.0")
+        text.contains("no guest could use the virtual functions of 0000:03:00.0")
             && text.contains("the host keeps 0000:03:00.0 (driver nvme) of its IOMMU group 3")
-            && text.ends_with("; all that had been done is undone"),
+            && text.ends_with("; all changes were undone"),
         "{text}"
     );
     assert!(error.hint().unwrap().contains("ACS"));

@@ -159,11 +159,7 @@ fn a_failure_at_any_change_leaves_the_host_as_it_was() {
                         matches!(&e, BindError::Undone { left, .. } if left.is_empty()),
                         "{e}"
                     );
-                    assert!(
-                        e.to_string()
-                            .ends_with("; all that had been done is undone"),
-                        "{e}"
-                    );
+                    assert!(e.to_string().ends_with("; all changes were undone"), "{e}");
                     assert_eq!(fake.snapshot(), before, "change {turn}: {e}");
                     assert_eq!(host.records.all().unwrap(), [], "change {turn}");
                 }
@@ -273,7 +269,7 @@ fn what_cannot_be_undone_is_named_and_can_be_tried_again() {
         "{text}"
     );
     assert!(
-        text.contains("not all could be undone") && text.contains("nvme/bind"),
+        text.contains("not all changes could be undone") && text.contains("nvme/bind"),
         "{text}"
     );
     assert!(error.hint().unwrap().contains("dmesg"));

@@ -97,7 +97,7 @@ fn a_device_in_use_stays_unless_it_is_forced() {
     );
     assert_eq!(
         error.hint().unwrap(),
-        "as root: umount '/srv'; or take it all the same, as root: the same command with --force"
+        "as root: umount '/srv'; or force it, as root: the same command with --force"
     );
     assert_eq!(fake.snapshot(), before);
     // A run has no --force.
