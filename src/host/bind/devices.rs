@@ -1,4 +1,4 @@
-//! `host bind`: checks, drivers and a transaction.
+//! `host bind`: selects devices, checks them, and binds them in one transaction.
 
 use super::apply::{changes_hands, driver_for};
 use super::error::BindError;
@@ -7,25 +7,26 @@ use super::functions::make_functions;
 use super::host::Host;
 use super::messages;
 use super::plan;
-use super::recover::{begin, check_owner};
+use super::recover::{check_owner, lock_and_recover};
 use super::request::BindRequest;
-use super::select::{Wanted, check_free, named, whole};
+use super::select::{Wanted, check_free, named, with_group};
 use super::transaction::Transaction;
 use super::user::User;
 
-/// Binds devices; all of them or none. Returns what there is to say, a line each.
+/// Binds all of the devices or none of them. Returns one line of text for each message.
 ///
-/// A device that VFIO has already stays as it is. Of a group whose other devices have host drivers,
-/// one alone is refused: the host would lose it, and no guest could use it.
+/// A device that has a VFIO driver already keeps it. A device is refused if host drivers have other
+/// devices of its group: the host would lose the device, and no guest could use it.
 ///
 /// # Errors
-/// What is wrong, or what failed; then everything is as it was, or the error says what is not.
+/// A request that cannot be met, or a failed step. Then all changes are undone, or the error says
+/// which are not.
 pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError> {
     let user = request.user.as_deref().map(User::find).transpose()?;
     let lock = if request.dry_run {
         None
     } else {
-        Some(begin(host)?)
+        Some(lock_and_recover(host)?)
     };
     let named = named(host, &request.addresses)?;
     let lines = match request.functions {
@@ -36,7 +37,8 @@ pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError
     Ok(lines)
 }
 
-/// A driver that lets go of a physical function takes its virtual functions away, whoever uses them.
+/// Refuses a physical function that has virtual functions: its driver removes them when it is
+/// unbound, even if they are in use.
 fn check_functions(facts: &Facts) -> Result<(), BindError> {
     let made = facts.functions.map_or(0, |functions| functions.made);
     if made == 0 || facts.device.is_vfio() {
@@ -48,7 +50,7 @@ fn check_functions(facts: &Facts) -> Result<(), BindError> {
     })
 }
 
-/// A driver that lets go of a device takes the mediated devices that it has made of it away, too
+/// Refuses a device of which mediated devices are made: its driver removes them when it is unbound
 /// (Documentation/driver-api/vfio-mediated-device.rst).
 fn check_mediated(host: &Host, facts: &Facts) -> Result<(), BindError> {
     if facts.device.is_vfio() {
@@ -69,20 +71,20 @@ fn bind_devices(
     named: Vec<Facts>,
     user: Option<&User>,
 ) -> Result<Vec<String>, BindError> {
-    let wanted = whole(host, named, request.group)?;
+    let wanted = with_group(host, named, request.group)?;
     for device in &wanted {
         check_owner(host, &device.facts, request.owner)?;
         if !request.force {
             check_free(host, &device.facts.device, request.owner.is_some())?;
         }
-        // What a failure could not bring back is not for --force.
+        // --force does not skip these: a rollback could not make the lost devices again.
         check_functions(&device.facts)?;
         check_mediated(host, &device.facts)?;
     }
     if request.dry_run {
         return Ok(dry_run(host, &wanted, user));
     }
-    // Modules are loaded before anything is changed: that one may fail, and hurts nobody.
+    // Modules are loaded before the first change: a failure to load one changes nothing.
     let drivers = wanted
         .iter()
         .map(|w| driver_for(host, w.facts.bdf(), &w.facts.modalias));
@@ -101,14 +103,14 @@ fn bind_devices(
     }
     let records = transaction.end()?;
     let devices = wanted.iter().zip(&drivers);
-    let mut lines: Vec<_> = devices.map(|(w, d)| messages::taken(&w.facts, d)).collect();
+    let mut lines: Vec<_> = devices.map(|(w, d)| messages::bound(&w.facts, d)).collect();
     lines.extend(user.map_or(Vec::new(), |user| {
         messages::about_user(host, &records, user)
     }));
     Ok(lines)
 }
 
-/// The same plans, as commands.
+/// The plans as shell commands.
 fn dry_run(host: &Host, wanted: &[Wanted], user: Option<&User>) -> Vec<String> {
     let (mut drivers, mut steps) = (Vec::new(), Vec::new());
     for facts in wanted.iter().map(|w| &w.facts) {

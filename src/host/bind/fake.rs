@@ -1,5 +1,6 @@
-//! A host in a temporary directory, with a kernel that does on a write what Linux does (drivers/base/bus.c,
-//! drivers/pci/pci-driver.c, drivers/pci/iov.c), and that fails when it is told to.
+//! A made-up host in a temporary directory. Its kernel does on a write what Linux does
+//! (drivers/base/bus.c, drivers/pci/pci-driver.c, drivers/pci/iov.c), and fails where a test asks for
+//! a failure.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +16,7 @@ use crate::host::paths::{Addresses, HostPaths};
 use crate::host::sysfs::Sysfs;
 use crate::pci::Bdf;
 
-/// When the kernel refuses.
+/// The change at which the kernel fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
     /// Never.

@@ -9,15 +9,15 @@ use super::records::Records;
 use crate::host::paths::HostPaths;
 use crate::host::sysfs::Sysfs;
 
-/// The host, or one made up for a test.
+/// This host, or one made up for a test.
 pub struct Host {
     /// /sys.
     pub sysfs: Sysfs,
     /// /dev, /proc and /lib/modules.
     pub paths: HostPaths,
-    /// What was bound.
+    /// The records of bound devices.
     pub records: Records,
-    /// Who carries changes out.
+    /// The kernel that makes the changes.
     pub kernel: Box<dyn Kernel>,
 }
 
@@ -33,12 +33,12 @@ impl Default for Host {
 }
 
 impl Host {
-    /// The directory that a driver has or would have.
+    /// The directory of a driver, whether or not the driver is loaded.
     pub(super) fn driver_path(&self, driver: &str) -> PathBuf {
         self.sysfs.path("bus/pci/drivers").join(driver)
     }
 
-    /// The VFIO driver that a device wants, loaded or not.
+    /// The VFIO driver for a device with this `modalias`, loaded or not.
     pub(super) fn choose(&self, modalias: &str) -> Driver {
         let release = fs::read_to_string(self.paths.proc.join("sys/kernel/osrelease"));
         let release = release.unwrap_or_default();

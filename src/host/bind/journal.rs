@@ -1,9 +1,9 @@
-//! What a change that is under way has begun, for whoever comes after a kill in the middle of it.
+//! The journal: the devices of an unfinished change, for the recovery after a kill.
 //!
-//! One file for all of the change's devices: it is there before the first of them is touched, and its
-//! removal is the moment at which the whole change holds. Whoever finds it holds the lock, so that the
-//! one who wrote it is no more. A broken-off bind is taken back by it, and a broken-off unbind is
-//! brought to its end: both are the same question, what the device's record was to be.
+//! One file holds all devices of the change. The file exists before the first device is changed, and
+//! removing the file commits the change. A process that finds the file has the lock, so the process
+//! that wrote the file has ended. For each device the file holds the record to return to: recovery
+//! then undoes a killed bind and finishes a killed unbind in the same way.
 
 use std::fs;
 use std::io;
@@ -20,7 +20,7 @@ use crate::pci::Bdf;
 /// The file's name in the records' directory.
 const NAME: &str = "under-way";
 
-/// A device of the change, and its record from before; `None` if it had none, and is to have none.
+/// A device of the change, and the record to return to: `None` if the device is to have none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
     #[serde(rename = "device", deserialize_with = "address")]
@@ -44,15 +44,15 @@ fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormError> {
 }
 
 impl Records {
-    /// Notes what the change has begun; all of it, each time.
+    /// Writes the journal, with all devices that the change has begun with.
     pub(super) fn begin(&self, entries: &[Entry]) -> Result<(), BindError> {
         self.replace(NAME, &Journal { devices: entries })
     }
 
-    /// What a change has begun and not ended.
+    /// Reads the journal; empty if there is none.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// A journal that cannot be read.
     pub(super) fn begun(&self) -> Result<Vec<Entry>, BindError> {
         let path = self.file(NAME);
         match fs::read(&path) {
@@ -65,7 +65,7 @@ impl Records {
         }
     }
 
-    /// The change holds, or is taken back.
+    /// Removes the journal: the change is complete or undone.
     pub(super) fn end(&self) -> Result<(), BindError> {
         self.discard(NAME)
     }
@@ -101,7 +101,7 @@ mod tests {
         assert!(entries[1].before.is_some());
         records.begin(&entries).unwrap();
         assert_eq!(records.begun().unwrap(), entries);
-        // It is no record.
+        // The journal is not listed as a record.
         assert_eq!(records.all().unwrap(), []);
         records.end().unwrap();
         records.end().unwrap();

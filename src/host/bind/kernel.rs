@@ -1,4 +1,4 @@
-//! Who carries changes out: the kernel that runs, or one made up for a test.
+//! The kernel that makes the changes: the running one, or one made up for a test.
 
 use std::fs;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What changes the host.
+/// Makes changes of the host.
 pub trait Kernel: Send + Sync {
     /// Writes an attribute of sysfs: one write(2), whose errno is the kernel's answer.
     ///
@@ -14,7 +14,7 @@ pub trait Kernel: Send + Sync {
     /// The errno.
     fn write(&self, path: &Path, text: &str) -> io::Result<()>;
 
-    /// Changes a node's owner and, if given, its group.
+    /// Changes the owner of a node and, if given, its group.
     ///
     /// # Errors
     /// The errno.
@@ -26,14 +26,14 @@ pub trait Kernel: Send + Sync {
     /// The errno.
     fn owner(&self, path: &Path) -> io::Result<(u32, u32)>;
 
-    /// Loads a module and what it needs.
+    /// Loads a module and the modules that it needs.
     ///
     /// # Errors
-    /// What modprobe says.
+    /// The last line that modprobe printed.
     fn load(&self, module: &str) -> io::Result<()>;
 }
 
-/// The kernel that runs.
+/// The running kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Running;
 

@@ -1,4 +1,4 @@
-//! `host bind` and `host unbind`: devices go from the host's drivers to VFIO's, and back.
+//! `host bind` and `host unbind` move devices from the host's drivers to VFIO's, and back.
 //!
 //! ```text
 //! addresses ─► facts ─► checks ─► plan ─► record ─► writes to sysfs
@@ -6,8 +6,18 @@
 //!                                   └─► --dry-run                  a run, a crash
 //! ```
 //!
-//! Whoever changes anything holds the records' lock, and first mends what a killed command or run has
-//! left.
+//! Every command that changes the host takes the lock of the records, and first recovers what killed
+//! commands and runs have left.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `devices`, `functions`, `unbind` | the commands |
+//! | `select`, `check_unused` | the devices of a command, and whether they may be taken |
+//! | `plan`, `apply` | steps as data, and their execution |
+//! | `transaction`, `journal`, `recover` | all devices or none, also after a kill |
+//! | `record`, `records`, `form`, `old_form` | what a device was before, kept under /run/mini-vmm |
+//! | `facts`, `driver`, `user`, `host`, `kernel` | what is read, and who writes |
+//! | `messages`, `error` | what the user reads |
 
 mod apply;
 mod check_unused;

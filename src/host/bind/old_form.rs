@@ -1,8 +1,7 @@
-//! Reads the records and the journal of version 1, which programs before [`super::form`] wrote: lines
-//! of a word and a value.
+//! Reads records and the journal of version 1: lines of a word and a value.
 //!
-//! They are found under /run/mini-vmm when the program was replaced while devices were bound. They
-//! are never written again: a record that changes is written in the new form.
+//! Such files are under /run/mini-vmm if the program was replaced by a newer one while devices were
+//! bound. A record of version 1 that changes is written in the current form ([`super::form`]).
 
 use super::record::{Node, Record};
 use crate::pci::Bdf;

@@ -75,7 +75,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record of a device of which nothing is known but its address.
+    /// A record that holds no more than the address.
     pub(super) fn new(bdf: Bdf) -> Self {
         Self {
             bdf,
@@ -94,7 +94,7 @@ impl Record {
         }
     }
 
-    /// A record of a device that nothing was done with yet.
+    /// A record of a device before its first change.
     pub(super) fn of(facts: &Facts) -> Self {
         Self {
             modalias: facts.modalias.clone(),

@@ -1,10 +1,9 @@
 //! The records of this host: one file a device under /run/mini-vmm, by which any later process can
 //! give the device back.
 //!
-//! A record is written before the device's first change, so that a later process can recover
-//! whatever dies in between. A record is replaced as a whole: a reader sees the old one or the new
-//! one. /run is a file system in RAM: records vanish at the next boot, together with the state of the
-//! devices.
+//! A record is written before the device's first change, so that a later process can recover after a
+//! kill at any moment. A record is replaced as a whole: a reader sees the old one or the new one. /run
+//! is a file system in RAM, so records and the state of the devices vanish together at the next boot.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -31,14 +30,14 @@ pub struct Records {
     dir: PathBuf,
 }
 
-/// Nobody else changes records or devices while this lives.
+/// The lock of the records and the devices; unlocked when dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl Records {
-    /// Those in a directory, which need not be there yet.
+    /// The records in a directory, which need not exist yet.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
@@ -48,10 +47,10 @@ impl Records {
         move |source| BindError::Record { path, source }
     }
 
-    /// Waits for whoever else is at work.
+    /// Takes the lock; waits for another process that has it.
     ///
     /// # Errors
-    /// When the directory cannot be made or written, or the other takes too long.
+    /// The directory cannot be made or written, or the wait takes too long.
     pub fn lock(&self) -> Result<Lock, BindError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o755);
@@ -72,7 +71,7 @@ impl Records {
         Ok(Lock { _file: file })
     }
 
-    /// A file of this directory.
+    /// The path of a file in this directory.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -84,7 +83,7 @@ impl Records {
     /// A device's record, if it has one.
     ///
     /// # Errors
-    /// When it cannot be read, or is no record.
+    /// A file that cannot be read, or is not a record.
     pub fn load(&self, bdf: Bdf) -> Result<Option<Record>, BindError> {
         let path = self.path(bdf);
         match fs::read(&path) {
@@ -97,8 +96,7 @@ impl Records {
         }
     }
 
-    /// Every record that can be read, in order of address. The others keep nobody from the rest; see
-    /// [`Self::damaged`].
+    /// All records that can be read, in order of address. For the others see [`Self::damaged`].
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -106,7 +104,7 @@ impl Records {
         Ok(self.each()?.into_iter().flatten().collect())
     }
 
-    /// Why each record that cannot be read cannot be.
+    /// An error for each record that cannot be read.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -129,10 +127,10 @@ impl Records {
         Ok(loaded.filter_map(Result::transpose).collect())
     }
 
-    /// Puts a record in the place of the one before, if there was one.
+    /// Writes a device's record, and replaces an earlier one.
     ///
     /// # Errors
-    /// When it cannot be written; the one before is as it was.
+    /// The record cannot be written; an earlier one is unchanged.
     pub fn save(&self, record: &Record) -> Result<(), BindError> {
         self.replace(&record.bdf.to_string(), record)
     }
@@ -150,10 +148,10 @@ impl Records {
         write().map_err(Self::trouble(&path))
     }
 
-    /// Removes a device's record; there need be none.
+    /// Removes a device's record, if there is one.
     ///
     /// # Errors
-    /// When it is there and stays.
+    /// The file cannot be removed.
     pub fn remove(&self, bdf: Bdf) -> Result<(), BindError> {
         self.discard(&bdf.to_string())
     }
@@ -167,13 +165,13 @@ impl Records {
     }
 }
 
-/// Reads a device's record of either form.
+/// Parses a device's record, in the current form or in that of version 1.
 fn parse(bdf: Bdf, bytes: &[u8]) -> Result<Record, FormError> {
     if let Some(record) = old_form::record(bdf, &String::from_utf8_lossy(bytes)) {
         return Ok(record);
     }
     let record: Record = form::parse(bytes)?;
-    // A copy under another name says nothing of the device of that name.
+    // A file under the name of another device is not that device's record.
     let is_of = record.bdf == bdf;
     is_of.then_some(record).ok_or(FormError::Damaged)
 }
@@ -256,7 +254,7 @@ mod tests {
             "{}",
             "[2]",
             r#"{"version": 2}"#,
-            // Another device's.
+            // The record of another device.
             r#"{"version": 2, "device": "0000:02:00.0", "modalias": ""}"#,
             r#"{"version": 2, "device": "0000:01:00.0", "modalias": "", "along": "x"}"#,
             r#"{"version": 2, "device": "0000:01:00.0", "modalias": "", "owner": 1}"#,
@@ -266,7 +264,7 @@ mod tests {
             assert!(matches!(error, BindError::BadRecord(_)), "{text}: {error}");
             let hint = error.hint().unwrap();
             assert!(hint.contains("rm ") && hint.contains("host unbind 0000:01:00.0"));
-            // The others are there all the same.
+            // The other records can be read.
             let other = Record {
                 bdf: "02:00.0".parse().unwrap(),
                 ..record()

@@ -1,5 +1,5 @@
-//! What every command that changes anything does first: a change that was broken off, the devices of
-//! a run that is no more, and records that say nothing.
+//! Recovery, which each command that changes the host does first: it finishes or undoes the change of
+//! a killed command, gives back the devices of killed runs, and reports damaged records.
 
 use tracing::{debug, warn};
 
@@ -14,72 +14,77 @@ use crate::observe::report::sentence;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
 
-/// Waits for whoever else is at work, and mends what was left. Returns what went back.
-pub(super) fn begin(host: &Host) -> Result<(Lock, Vec<Bdf>), BindError> {
+/// Takes the lock and recovers. Returns the lock and the devices that were given back.
+pub(super) fn lock_and_recover(host: &Host) -> Result<(Lock, Vec<Bdf>), BindError> {
     let lock = host.records.lock()?;
-    let mut mended = end_what_was_begun(host)?;
+    let mut recovered = recover_journal(host)?;
     for error in host.records.damaged()? {
-        tell(&error);
+        report(&error);
     }
-    mended.extend(after_killed_runs(host)?);
-    Ok((lock, mended))
+    recovered.extend(recover_runs(host)?);
+    Ok((lock, recovered))
 }
 
-fn tell(error: &BindError) {
+fn report(error: &BindError) {
     let hint = error.hint().map_or(String::new(), |h| format!("; {h}"));
     warn!("{}{hint}", sentence(error));
 }
 
-/// Takes a broken-off bind back, and brings a broken-off unbind to its end: the last device first. What
-/// cannot be now keeps its record, for an `unbind`.
-pub(super) fn end_what_was_begun(host: &Host) -> Result<Vec<Bdf>, BindError> {
+/// Undoes a killed bind and finishes a killed unbind, the last device first. A device that cannot be
+/// given back now keeps its record, for an `unbind`.
+pub(super) fn recover_journal(host: &Host) -> Result<Vec<Bdf>, BindError> {
     let entries = match host.records.begun() {
         Ok(entries) => entries,
         Err(e @ (BindError::BadJournal(_) | BindError::UnknownJournal { .. })) => {
-            tell(&e);
+            report(&e);
             Vec::new()
         }
         Err(e) => return Err(e),
     };
-    let mut mended = Vec::new();
+    let mut recovered = Vec::new();
     for entry in entries.into_iter().rev() {
         let bdf = entry.bdf;
-        // Somebody may have opened the device since.
-        let outcome = free(host, bdf).and_then(|()| restore(host, bdf, entry.before));
+        // Another process may have opened the device since.
+        let outcome =
+            check_free_to_restore(host, bdf).and_then(|()| restore(host, bdf, entry.before));
         match outcome {
             Ok(()) => {
-                warn!("a command was killed while it had PCI device {bdf}: that is mended");
-                mended.push(bdf);
+                warn!(
+                    "a command was killed while it had PCI device {bdf}: the device was recovered"
+                );
+                recovered.push(bdf);
             }
             Err(e) => {
-                warn!("a command was killed while it had PCI device {bdf}, which stays as it is");
-                tell(&e);
+                warn!(
+                    "a command was killed while it had PCI device {bdf}: the device stays as it is"
+                );
+                report(&e);
             }
         }
     }
     host.records.end()?;
-    Ok(mended)
+    Ok(recovered)
 }
 
-fn free(host: &Host, bdf: Bdf) -> Result<(), BindError> {
+fn check_free_to_restore(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     match (host.records.load(bdf)?, Facts::read(&host.sysfs, bdf)?) {
         (Some(record), Some(now)) => check_unused(host, &now, &steps_back(host, &record, &now)),
         _ => Ok(()),
     }
 }
 
-/// Gives back what a killed run has left, and forgets devices that are gone.
-fn after_killed_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
-    let mut mended = Vec::new();
+/// Gives back the devices of killed runs, and removes the records of devices that are gone.
+fn recover_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
+    let mut recovered = Vec::new();
     for record in host.records.all()? {
         let bdf = record.bdf;
         let now = Facts::read(&host.sysfs, bdf)?;
         let Some(now) = now.filter(|now| record.is_of(now)) else {
-            debug!("PCI device {bdf} is gone, or another is in its place");
+            debug!("PCI device {bdf} is gone or replaced by another device");
             host.records.remove(bdf)?;
             continue;
         };
-        // Who still has it open has it still, whatever has become of the run.
+        // A process that has the device open keeps it, even if the run has ended.
         if !is_abandoned(&record)
             || check_unused(host, &now, &steps_back(host, &record, &now)).is_err()
         {
@@ -87,22 +92,22 @@ fn after_killed_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
         }
         match give_back(host, bdf) {
             Ok(()) => {
-                warn!("a run that was killed had PCI device {bdf}: it went back");
-                mended.push(bdf);
+                warn!("a run was killed while it had PCI device {bdf}: the device was given back");
+                recovered.push(bdf);
             }
-            Err(e) => tell(&e),
+            Err(e) => report(&e),
         }
     }
-    Ok(mended)
+    Ok(recovered)
 }
 
-/// Whether a record is of a run that is no more.
+/// Whether a record belongs to a run that has ended.
 pub(super) fn is_abandoned(record: &Record) -> bool {
     record.owner.is_some_and(|owner| !owner.lives())
 }
 
-/// A device of a run that lives is that run's until its end, and goes back then: nobody takes it over,
-/// nor another device of its group, whose driver could not come back while a guest has the group.
+/// Refuses a device that belongs to another running run, and the other devices of its group: their
+/// drivers could not come back while a guest has the group. `asking`: the run that asks.
 pub(super) fn check_owner(
     host: &Host,
     device: &Facts,
@@ -119,7 +124,7 @@ pub(super) fn check_owner(
     });
     match theirs {
         Some((bdf, run)) => Err(BindError::Owned { bdf, run: run.pid }),
-        // One that cannot be read is said before anything is done.
+        // A record that cannot be read is an error before the first change.
         None => host.records.load(device.bdf()).map(drop),
     }
 }

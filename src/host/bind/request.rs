@@ -1,21 +1,21 @@
-//! What `host bind` is asked for.
+//! The options of `host bind`.
 
 use crate::sys::process::Process;
 
-/// What `host bind` is asked for.
+/// The options of `host bind`.
 #[derive(Clone, Debug, Default)]
 pub struct BindRequest {
-    /// The devices, as the user wrote them.
+    /// The addresses, as the user wrote them.
     pub addresses: Vec<String>,
-    /// All of their IOMMU groups.
+    /// Bind all devices of their IOMMU groups.
     pub group: bool,
-    /// Devices in use too.
+    /// Bind devices that the host uses, too.
     pub force: bool,
-    /// Who may open the nodes.
+    /// The user that may open the nodes.
     pub user: Option<String>,
-    /// Make so many virtual functions of each device and bind them instead.
+    /// Make this many virtual functions of each device and bind those instead.
     pub functions: Option<u32>,
-    /// Say what would be done, and do nothing.
+    /// Print the steps and do nothing.
     pub dry_run: bool,
     /// The run that the devices are for.
     pub owner: Option<Process>,

@@ -1,4 +1,4 @@
-//! Devices that are taken one after the other, all of them or none.
+//! A transaction: devices are bound one after the other, and all of them or none stay bound.
 
 use std::io;
 
@@ -10,20 +10,20 @@ use super::host::Host;
 use super::journal::Entry;
 use super::plan::{self, Step};
 use super::record::{Node, Record};
-use super::select::whole;
+use super::select::with_group;
 use super::user::User;
 use crate::pci::Bdf;
 use crate::sys::process::Process;
 
-/// A change under way: devices that are taken one after the other, all of them or none.
+/// A transaction that has begun.
 pub(super) struct Transaction<'a> {
     host: &'a Host,
-    /// The run that it is for.
+    /// The run that the devices are for.
     owner: Option<Process>,
-    /// Who gets the nodes.
+    /// The user that gets the nodes.
     user: Option<&'a User>,
-    /// Each record as it was and as it is.
-    taken: Vec<(Option<Record>, Record)>,
+    /// The record of each device, before the transaction and now.
+    changed: Vec<(Option<Record>, Record)>,
 }
 
 impl<'a> Transaction<'a> {
@@ -32,11 +32,11 @@ impl<'a> Transaction<'a> {
             host,
             owner,
             user,
-            taken: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
-    /// Gives a device to a driver, and its nodes to the user.
+    /// Binds a device to a driver, and gives its nodes to the user.
     pub(super) fn take(
         &mut self,
         facts: &Facts,
@@ -71,8 +71,8 @@ impl<'a> Transaction<'a> {
         self.check_handed_over(facts)
     }
 
-    /// Makes virtual functions and takes them. There are none yet: what a record says of earlier ones
-    /// is no more.
+    /// Makes virtual functions and binds them. The device has none yet, so functions in an earlier
+    /// record are gone.
     pub(super) fn make_functions(
         &mut self,
         facts: &Facts,
@@ -97,10 +97,10 @@ impl<'a> Transaction<'a> {
         self.run(plan::make_functions(facts, count, driver, self.user))
     }
 
-    /// From here on the device can be given back, by whoever comes after a kill too.
+    /// Writes journal and record. From here on the device can be given back, also after a kill.
     fn begin(&mut self, before: Option<Record>, record: Record) -> Result<(), BindError> {
-        self.taken.push((before, record));
-        let entries = self.taken.iter().map(|(before, record)| Entry {
+        self.changed.push((before, record));
+        let entries = self.changed.iter().map(|(before, record)| Entry {
             bdf: record.bdf,
             before: before.clone(),
         });
@@ -110,7 +110,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn save(&self) -> Result<(), BindError> {
-        let last = self.taken.last();
+        let last = self.changed.last();
         last.map_or(Ok(()), |(_, record)| self.host.records.save(record))
     }
 
@@ -134,23 +134,26 @@ impl<'a> Transaction<'a> {
         self.check_groups(physical)
     }
 
-    /// Which groups the functions are in is seen when they are there: without ACS on the way it is
-    /// that of the physical function, whose driver keeps it from guests (PCI Express 6.0, 6.12).
+    /// Checks the groups of the new functions, which are not known before the functions exist. Without
+    /// ACS on their path, functions are in the group of the physical function, and its host driver keeps
+    /// the group from guests (PCI Express 6.0, 6.12).
     fn check_groups(&self, physical: Bdf) -> Result<(), BindError> {
         for bdf in virtual_functions(&self.host.sysfs, physical) {
             let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
-            whole(self.host, vec![facts], false).map_err(|cause| BindError::FunctionsShared {
-                physical,
-                cause: Box::new(cause),
+            with_group(self.host, vec![facts], false).map_err(|cause| {
+                BindError::FunctionsShared {
+                    physical,
+                    cause: Box::new(cause),
+                }
             })?;
         }
         Ok(())
     }
 
-    /// Whose a node was is in the record before it changes hands.
+    /// Changes the owner of a node. The record keeps the earlier owner, and is saved first.
     fn own(&mut self, step: &Step) -> Result<(), BindError> {
         let (Some(path), Some((_, record))) =
-            (changes_hands(self.host, step), self.taken.last_mut())
+            (changes_hands(self.host, step), self.changed.last_mut())
         else {
             return Ok(());
         };
@@ -164,7 +167,8 @@ impl<'a> Transaction<'a> {
         carry_out(self.host, step)
     }
 
-    /// A kernel has groups' nodes, devices' own, or both.
+    /// Checks that the device has a node to hand over: that of its group, its own, or both, depending on
+    /// the kernel.
     fn check_handed_over(&self, facts: &Facts) -> Result<(), BindError> {
         let Some(user) = self.user else {
             return Ok(());
@@ -181,21 +185,21 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// All of it holds; or, if that cannot be noted, none.
+    /// Commits by removing the journal. If that fails, undoes everything.
     pub(super) fn end(self) -> Result<Vec<Record>, BindError> {
         match self.host.records.end() {
-            Ok(()) => Ok(self.taken.into_iter().map(|(_, record)| record).collect()),
+            Ok(()) => Ok(self.changed.into_iter().map(|(_, record)| record).collect()),
             Err(e) => Err(self.undo(e)),
         }
     }
 
-    /// Makes everything what it was, the last first.
+    /// Undoes everything, the last device first.
     pub(super) fn undo(self, cause: BindError) -> BindError {
-        if self.taken.is_empty() {
+        if self.changed.is_empty() {
             return cause;
         }
         let mut left = Vec::new();
-        for (before, record) in self.taken.into_iter().rev() {
+        for (before, record) in self.changed.into_iter().rev() {
             left.extend(restore(self.host, record.bdf, before).err());
         }
         left.extend(self.host.records.end().err());
@@ -206,8 +210,8 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// What a device is, as a record. A record that is there already is of a bind that was not taken back
-/// whole: what it says of the time before is true, and what is seen may not be.
+/// Makes the record of a device. If there is a record already, a bind was not undone completely: then
+/// the facts may show what that bind left, and the earlier record counts.
 fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
     let mut record = Record::of(facts);
     if let Some(old) = earlier.filter(|old| old.is_of(facts)) {
@@ -219,7 +223,7 @@ fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
             record.driver_override = old.driver_override;
         }
         record.user = old.user;
-        // Without its VFIO driver it has no nodes: those of these names are others' by now.
+        // Without its VFIO driver a device has no nodes, and the names belong to other devices.
         if facts.device.driver.is_some() && facts.device.driver == old.bound {
             record.nodes = old.nodes;
         }
