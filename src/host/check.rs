@@ -1,7 +1,8 @@
-//! `host check`: whether this host can give its devices to a guest, one line a fact. What is amiss
-//! comes with what to type.
+//! `host check`: whether this host can pass devices to a guest, with one line for each fact and a
+//! remedy for each problem.
 //!
-//! Facts are read first ([`HostFacts`], [`DeviceFacts`]); each check is a function of them alone.
+//! Facts are read first ([`HostFacts`], [`DeviceFacts`]); each check is a function of the facts
+//! alone.
 
 mod addresses;
 mod device;
@@ -25,7 +26,7 @@ pub use report::{to_json, to_text};
 /// bytes of memory, and judges them.
 ///
 /// # Errors
-/// What is no address, or of no device; or sysfs cannot be read.
+/// A text that is not an address, an address without a device, or sysfs that cannot be read.
 pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, VfioError> {
     let (sysfs, paths) = (Sysfs::default(), HostPaths::default());
     let read = |address: &String| {
@@ -45,7 +46,7 @@ pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, Vfi
     Ok(check(&HostFacts::read(&sysfs, &paths, wanted), &devices))
 }
 
-/// Judges the host, and the devices one after the other.
+/// Judges the host, and then each device.
 pub fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Vec<Finding> {
     let mut findings = machine::check(host);
     findings.extend(addresses::check(host, devices));

@@ -1,10 +1,10 @@
-//! What the host does with a device at the moment: what is lost when its driver lets go of it.
+//! Finds what the host uses a device for at the moment, and would lose if the driver were unbound.
 //!
-//! Disks and interfaces are found by where they are in sysfs: `/sys/class/block/NAME` and
-//! `/sys/class/net/NAME` are links to a directory below the device's own, whatever controller, bus
-//! or hub is between (Documentation/admin-guide/sysfs-rules.rst). What is stacked on a disk (LVM, a
-//! RAID, encryption) is named by its `holders`. Nothing is written, and no device is opened but a
-//! disk that seems free, for a moment.
+//! Disks and interfaces are found by their paths in sysfs: `/sys/class/block/NAME` and
+//! `/sys/class/net/NAME` are links to a directory below that of the device, also if a controller, a
+//! bus or a hub is between (Documentation/admin-guide/sysfs-rules.rst). The `holders` of a disk
+//! name what is stacked on it: LVM, a RAID, encryption. Nothing is written. Only a disk that seems
+//! free is opened, for a moment.
 
 mod disks;
 mod lookup;
@@ -22,12 +22,12 @@ use lookup::Below;
 
 pub use usage::Use;
 
-/// All that the host does with a device and what is below it; empty when it is free.
+/// All uses that the host makes of a device and of what is below it; empty if the device is free.
 ///
-/// A device that a VFIO driver holds has neither disks nor interfaces.
+/// A device with a VFIO driver has neither disks nor interfaces.
 ///
 /// # Errors
-/// When sysfs or /proc cannot be read.
+/// sysfs or /proc cannot be read.
 pub fn in_use(sysfs: &Sysfs, paths: &HostPaths, device: &PciDevice) -> io::Result<Vec<Use>> {
     let below = Below::new(&device.path)?;
     let mut uses = disks::uses(sysfs, paths, &below)?;

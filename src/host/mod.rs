@@ -1,4 +1,4 @@
-//! The host side: what its kernel says about devices, and which drivers have them.
+//! The host side: what the host's kernel says about devices, and which drivers have them.
 
 pub mod bind;
 pub mod check;

@@ -1,28 +1,27 @@
-//! Where the kernel tells of what sysfs does not: /proc, /dev, /lib/modules, and the addresses of
-//! interfaces.
+//! The paths of what the kernel shows outside of sysfs, and the addresses of interfaces.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::sys::interfaces::{self, Address};
 
-/// Where the kernel tells of other things than devices, or a tree made up for a test.
+/// The host's /proc, /dev and /lib/modules, or directories made up for a test.
 #[derive(Clone, Debug)]
 pub struct HostPaths {
-    /// As /proc: processors, mounts, swap, routes.
+    /// /proc: processors, mounts, swap, routes.
     pub proc: PathBuf,
-    /// As /dev.
+    /// /dev: device nodes.
     pub dev: PathBuf,
-    /// As /lib/modules: what can be loaded.
+    /// /lib/modules: modules that can be loaded.
     pub modules: PathBuf,
-    /// Who has which address.
+    /// The addresses of network interfaces.
     pub addresses: Addresses,
 }
 
-/// The addresses of network interfaces: no file has them all.
+/// The addresses of network interfaces, which no single file lists.
 #[derive(Clone, Debug, Default)]
 pub enum Addresses {
-    /// As this host's kernel has them.
+    /// Those of this host, from the kernel.
     #[default]
     OfThisHost,
     /// Made up for a test.

@@ -1,5 +1,5 @@
-//! Which function is a virtual one, and whose (Documentation/ABI/testing/sysfs-bus-pci: `physfn`,
-//! `sriov_totalvfs`).
+//! Virtual functions and their physical functions (Documentation/ABI/testing/sysfs-bus-pci:
+//! `physfn`, `sriov_totalvfs`).
 
 use std::io;
 
@@ -7,10 +7,10 @@ use super::sysfs::{Sysfs, link_name};
 use crate::pci::Bdf;
 
 impl Sysfs {
-    /// The physical function that a virtual one belongs to; `None` for any other function.
+    /// The physical function of a virtual function; `None` for any other function.
     ///
     /// # Errors
-    /// When sysfs cannot be read.
+    /// sysfs cannot be read.
     pub fn physical_function(&self, bdf: Bdf) -> io::Result<Option<Bdf>> {
         let name = link_name(&self.device_path(bdf).join("physfn"))?;
         Ok(name.and_then(|n| n.parse().ok()))

@@ -2,8 +2,8 @@
 //!
 //! A device's record says what the device was before its first change. Undoing is therefore not a
 //! list of inverse steps: [`plan::give_back`] compares the device as it is now with its record, and
-//! plans the steps between the two. A failed bind, an unbind, the end of a run and the recovery after
-//! a crash all use this one function.
+//! plans the steps between the two. A failed bind, an unbind, the end of a run and the recovery
+//! after a crash all use this one function.
 
 use std::fs;
 use std::io;
@@ -135,7 +135,8 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
     }
 }
 
-/// The path of the node that a step concerns; `None` if the step concerns none or the device has none.
+/// The path of the node that a step concerns; `None` if the step concerns none or the device has
+/// none.
 pub(super) fn node_of(host: &Host, step: &Step) -> Option<PathBuf> {
     let Step::Own { bdf, target, .. } = step else {
         return None;
@@ -228,8 +229,8 @@ pub(super) fn steps_back(host: &Host, record: &Record, now: &Facts) -> Vec<Step>
     steps
 }
 
-/// Whether a node under /dev/vfio/devices belongs to another device now: the node is removed with the
-/// device's VFIO driver, and its name is given to the next device that is bound.
+/// Whether a node under /dev/vfio/devices belongs to another device now: the node is removed with
+/// the device's VFIO driver, and its name is given to the next device that is bound.
 fn is_stale(host: &Host, record: &Record, now: &Facts, target: &Target) -> bool {
     let Target::Path(path) = target else {
         return false;
@@ -267,8 +268,8 @@ pub(super) fn next_owner(
     }))
 }
 
-/// Moves the group's node from this record to the record of [`next_owner`], if there is one: the user
-/// keeps the node while another device of the group is bound for that user.
+/// Moves the group's node from this record to the record of [`next_owner`], if there is one: the
+/// user keeps the node while another device of the group is bound for that user.
 fn pass_node_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
     let Some(mut next_owner) = next_owner(host, &record, &[])? else {
         return Ok(record);

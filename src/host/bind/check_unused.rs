@@ -11,8 +11,8 @@ use super::plan::Step;
 use super::select::check_free;
 use crate::host::open_files::{Holder, holders};
 
-/// Checks that no process has the device or its group open. If the steps remove its virtual functions,
-/// these are checked in the same way, and must not be used by the host.
+/// Checks that no process has the device or its group open. If the steps remove its virtual
+/// functions, these are checked in the same way, and must not be used by the host.
 pub(super) fn check_unused(host: &Host, now: &Facts, steps: &[Step]) -> Result<(), BindError> {
     check_held(host, now)?;
     if !takes_functions(steps) {

@@ -1,9 +1,9 @@
 //! Chooses the VFIO driver of a device: vfio-pci, or a variant driver for devices of its kind.
 //!
-//! A variant driver lists its devices in the running kernel's modules.alias as other drivers do, but
-//! with the prefix `vfio_pci:` instead of `pci:` (Documentation/driver-api/vfio.rst;
-//! include/linux/mod_devicetable.h, PCI_DEVICE_DRIVER_OVERRIDE). vfio-pci itself is listed for every
-//! device. The alias with the fewest wildcards wins.
+//! A variant driver lists its devices in the running kernel's modules.alias as other drivers do,
+//! but with the prefix `vfio_pci:` instead of `pci:` (Documentation/driver-api/vfio.rst;
+//! include/linux/mod_devicetable.h, PCI_DEVICE_DRIVER_OVERRIDE). vfio-pci itself is listed for
+//! every device. The alias with the fewest wildcards wins.
 
 /// The driver for every device.
 pub const GENERIC: &str = "vfio-pci";
@@ -53,8 +53,8 @@ pub fn choose(modalias: &str, aliases: &str) -> Driver {
     }
 }
 
-/// Whether a text matches a pattern in which `*` stands for any text, as fnmatch(3) does for aliases.
-/// The time is linear in the lengths for each star.
+/// Whether a text matches a pattern in which `*` stands for any text, as fnmatch(3) does for
+/// aliases. The time is linear in the lengths for each star.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -39,7 +39,8 @@ pub enum BindError {
     },
     /// The driver of a bridge keeps the group from being used.
     #[error(
-        "the bridge {bridge} keeps IOMMU group {group}, and {bdf} with it, from being used by a guest"
+        "the bridge {bridge} keeps IOMMU group {group}, and {bdf} with it, from being used by a \
+         guest"
     )]
     BridgeInGroup {
         /// The device that was named.
@@ -195,7 +196,8 @@ pub enum BindError {
     BadRecord(PathBuf),
     /// A file that is not a journal.
     #[error(
-        "{} is not a journal of mini-vmm, so the change that a killed command began stays unfinished",
+        "{} is not a journal of mini-vmm, so the change that a killed command began stays \
+         unfinished",
         .0.display()
     )]
     BadJournal(PathBuf),

@@ -76,8 +76,8 @@ impl Facts {
         self.device.bdf
     }
 
-    /// The `modalias` that the virtual functions will have, as far as is known before they exist: they
-    /// have another device ID (VF Device ID, PCI Express 6.0, 9.3.3.11).
+    /// The `modalias` that the virtual functions will have, as far as is known before they exist:
+    /// they have another device ID (VF Device ID, PCI Express 6.0, 9.3.3.11).
     pub fn functions_modalias(&self) -> String {
         let number = text(&self.device.path.join("sriov_vf_device"));
         let (Ok(number), Some((vendor, rest))) = (

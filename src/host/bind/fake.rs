@@ -1,6 +1,6 @@
 //! A made-up host in a temporary directory. Its kernel does on a write what Linux does
-//! (drivers/base/bus.c, drivers/pci/pci-driver.c, drivers/pci/iov.c), and fails where a test asks for
-//! a failure.
+//! (drivers/base/bus.c, drivers/pci/pci-driver.c, drivers/pci/iov.c), and fails where a test asks
+//! for a failure.
 
 use std::collections::BTreeMap;
 use std::fs;

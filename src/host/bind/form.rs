@@ -1,7 +1,7 @@
 //! The form of the files under /run/mini-vmm: one JSON object with a `version`.
 //!
-//! Version 1 was a text of lines ([`super::old_form`]). This program does not read a file of a later
-//! version: the meaning of its fields may differ.
+//! Version 1 was a text of lines ([`super::old_form`]). This program does not read a file of a
+//! later version: the meaning of its fields may differ.
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -7,8 +7,8 @@ use super::plan::Step;
 use super::record::Record;
 use super::user::User;
 
-/// The steps as shell commands, after the commands that load missing drivers. A command that several
-/// devices need, for example for the node of a group, is printed once.
+/// The steps as shell commands, after the commands that load missing drivers. A command that
+/// several devices need, for example for the node of a group, is printed once.
 pub(super) fn dry_run(host: &Host, drivers: &[Driver], steps: &[Step]) -> Vec<String> {
     let missing = drivers
         .iter()

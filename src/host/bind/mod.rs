@@ -6,8 +6,8 @@
 //!                                   └─► --dry-run                  a run, a crash
 //! ```
 //!
-//! Every command that changes the host takes the lock of the records, and first recovers what killed
-//! commands and runs have left.
+//! Every command that changes the host takes the lock of the records, and first recovers what
+//! killed commands and runs have left.
 //!
 //! | file | content |
 //! | --- | --- |

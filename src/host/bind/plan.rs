@@ -140,8 +140,8 @@ pub fn make_functions(
     steps
 }
 
-/// Gives a device's nodes to a user: that of its group, which all devices of the group share, and its
-/// own.
+/// Gives a device's nodes to a user: that of its group, which all devices of the group share, and
+/// its own.
 pub fn own(facts: &Facts, user: &User) -> Vec<Step> {
     let (bdf, group) = (facts.bdf(), facts.device.group);
     let targets = group

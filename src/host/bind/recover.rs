@@ -1,5 +1,5 @@
-//! Recovery, which each command that changes the host does first: it finishes or undoes the change of
-//! a killed command, gives back the devices of killed runs, and reports damaged records.
+//! Recovery, which each command that changes the host does first: it finishes or undoes the change
+//! of a killed command, gives back the devices of killed runs, and reports damaged records.
 
 use tracing::{debug, warn};
 
@@ -30,8 +30,8 @@ fn report(error: &BindError) {
     warn!("{}{hint}", sentence(error));
 }
 
-/// Undoes a killed bind and finishes a killed unbind, the last device first. A device that cannot be
-/// given back now keeps its record, for an `unbind`.
+/// Undoes a killed bind and finishes a killed unbind, the last device first. A device that cannot
+/// be given back now keeps its record, for an `unbind`.
 pub(super) fn recover_journal(host: &Host) -> Result<Vec<Bdf>, BindError> {
     let entries = match host.records.begun() {
         Ok(entries) => entries,

@@ -43,8 +43,8 @@ pub(super) fn parse_pci(address: &str) -> Result<Bdf, BindError> {
     }
 }
 
-/// The named devices, and with `group` all devices of their groups. Without `group`, no other device
-/// may keep a group from being used by a guest.
+/// The named devices, and with `group` all devices of their groups. Without `group`, no other
+/// device may keep a group from being used by a guest.
 pub(super) fn with_group(
     host: &Host,
     named: Vec<Facts>,
@@ -89,8 +89,8 @@ pub(super) fn with_group(
     Ok(wanted)
 }
 
-/// Checks that the host can do without a device. An interface that is up but has no address is no use.
-/// `run`: whether the device is bound for a run.
+/// Checks that the host can do without a device. An interface that is up but has no address is no
+/// use. `run`: whether the device is bound for a run.
 pub(super) fn check_free(host: &Host, device: &PciDevice, run: bool) -> Result<(), BindError> {
     if device.is_vfio() {
         return Ok(());

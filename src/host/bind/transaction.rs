@@ -134,9 +134,9 @@ impl<'a> Transaction<'a> {
         self.check_groups(physical)
     }
 
-    /// Checks the groups of the new functions, which are not known before the functions exist. Without
-    /// ACS on their path, functions are in the group of the physical function, and its host driver keeps
-    /// the group from guests (PCI Express 6.0, 6.12).
+    /// Checks the groups of the new functions, which are not known before the functions exist.
+    /// Without ACS on their path, functions are in the group of the physical function, and its host
+    /// driver keeps the group from guests (PCI Express 6.0, 6.12).
     fn check_groups(&self, physical: Bdf) -> Result<(), BindError> {
         for bdf in virtual_functions(&self.host.sysfs, physical) {
             let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
@@ -167,8 +167,8 @@ impl<'a> Transaction<'a> {
         carry_out(self.host, step)
     }
 
-    /// Checks that the device has a node to hand over: that of its group, its own, or both, depending on
-    /// the kernel.
+    /// Checks that the device has a node to hand over: that of its group, its own, or both,
+    /// depending on the kernel.
     fn check_handed_over(&self, facts: &Facts) -> Result<(), BindError> {
         let Some(user) = self.user else {
             return Ok(());
@@ -210,8 +210,8 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// Makes the record of a device. If there is a record already, a bind was not undone completely: then
-/// the facts may show what that bind left, and the earlier record counts.
+/// Makes the record of a device. If there is a record already, a bind was not undone completely:
+/// then the facts may show what that bind left, and the earlier record counts.
 fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
     let mut record = Record::of(facts);
     if let Some(old) = earlier.filter(|old| old.is_of(facts)) {

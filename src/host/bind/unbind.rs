@@ -1,8 +1,8 @@
 //! `host unbind`: a device with a record becomes what it was; for any other, the kernel looks for a
 //! driver.
 //!
-//! Unlike a bind, an unbind is no transaction: a device that cannot be given back keeps its record, and
-//! the others go back. To bind those again would be further from what the user asked for.
+//! Unlike a bind, an unbind is no transaction: a device that cannot be given back keeps its record,
+//! and the others go back. To bind those again would be further from what the user asked for.
 
 use super::apply::{give_back, group_node, next_owner, node_of, release, steps_back};
 use super::check_unused::{check_unused, takes_functions};
@@ -65,7 +65,8 @@ impl Back {
     }
 }
 
-/// The result of an unbind: a line for each device that was given back, and the errors of the others.
+/// The result of an unbind: a line for each device that was given back, and the errors of the
+/// others.
 pub type Outcome = (Vec<String>, Vec<BindError>);
 
 /// Gives devices back. Devices that were bound along with a named one go with it, and so do its
@@ -123,7 +124,8 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
     Ok(outcome)
 }
 
-/// The steps as shell commands, without the change of a group's node that another device's user keeps.
+/// The steps as shell commands, without the change of a group's node that another device's user
+/// keeps.
 fn printed(host: &Host, going: &[Going]) -> Result<Vec<String>, BindError> {
     let bdfs: Vec<_> = going.iter().map(|(back, _)| back.bdf()).collect();
     let mut lines = Vec::new();

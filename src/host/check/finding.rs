@@ -4,30 +4,30 @@ use serde::Serialize;
 
 use crate::pci::Bdf;
 
-/// How a fact bears on passing a device through.
+/// What a fact means for passing a device through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// The fact is as it should be.
     Pass,
-    /// It works, or will when a step is taken that is still to come; or not as well as it could.
+    /// Passing through works less well than it could, or works after a later step, such as a bind.
     Warn,
-    /// It will not work.
+    /// Passing through does not work.
     Fail,
 }
 
 /// One fact, judged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was checked: a name that stays.
+    /// The name of the check, which does not change between versions.
     pub name: &'static str,
-    /// The device that it is about, if one in particular.
+    /// The device that was checked; `None` for the host.
     pub device: Option<Bdf>,
     /// The judgement.
     pub level: Level,
     /// The fact, in a few words.
     pub text: String,
-    /// What mends it; always there unless it passes.
+    /// The remedy; `None` exactly if the check passes.
     pub fix: Option<String>,
 }
 
@@ -73,7 +73,7 @@ impl Finding {
     }
 }
 
-/// Whether nothing fails: exit status 0.
+/// Whether no check fails: the exit status is 0 then.
 pub fn is_good(findings: &[Finding]) -> bool {
     findings.iter().all(|f| f.level != Level::Fail)
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What is below a device: everything whose real place in sysfs begins with the device's.
+/// Tells what is below a device: everything whose real path in sysfs begins with the device's path.
 pub(super) struct Below(PathBuf);
 
 impl Below {
@@ -17,7 +17,7 @@ impl Below {
     }
 }
 
-/// The names in a directory, sorted; none where it is not.
+/// The names in a directory, sorted; empty if the directory is missing.
 pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -32,7 +32,7 @@ pub(super) fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// A file's text; empty where there is none.
+/// A file's text; empty if the file is missing.
 pub(super) fn text(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),

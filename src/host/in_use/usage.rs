@@ -1,58 +1,60 @@
-//! One use that the host makes of a device, in words, and what ends it.
+//! A use that the host makes of a device, in words, with a remedy.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// One thing that the host does with a device.
+/// A use that the host makes of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Use {
-    /// A file system on a disk of the device's, or on what is stacked on that disk.
+    /// A mounted file system on a disk of the device, or on a block device stacked on that disk.
     Mounted {
-        /// The block device's name under /dev, as sysfs has it: `nvme0n1p2`, `dm-0`.
+        /// The block device's name in sysfs: `nvme0n1p2`, `dm-0`.
         disk: String,
-        /// Where.
+        /// The mount point.
         at: String,
     },
-    /// Swap space, likewise.
+    /// Swap space on such a block device.
     Swap {
         /// The block device's name.
         disk: String,
     },
-    /// A disk that something else holds: a RAID, a volume group, a pool.
+    /// A disk that is part of a RAID, a volume group or a pool.
     Held {
         /// The block device's name.
         disk: String,
-        /// The block device stacked on it; `None` where the kernel only says that it is taken.
+        /// The block device stacked on the disk; `None` if the kernel only says that the disk is
+        /// taken.
         by: Option<String>,
     },
-    /// A disk that a process has open: a database, a copy, another guest's.
+    /// A disk that a process has open, for example a database or a virtual machine.
     Open {
         /// The block device's name.
         disk: String,
-        /// The process.
+        /// The process ID.
         process: u32,
-        /// Its name.
+        /// The name of the process.
         name: String,
     },
-    /// A network interface that is up, has an address, or is part of another.
+    /// A network interface that is up, has an address, or is part of a bridge or bond.
     Interface {
-        /// Its name.
+        /// The interface's name.
         name: String,
-        /// Its addresses, link-local ones of IPv6 aside.
+        /// The interface's addresses, without link-local ones of IPv6.
         addresses: Vec<String>,
-        /// Whether the default route leads over it.
+        /// Whether a default route uses the interface.
         default_route: bool,
-        /// The bridge or bond that it belongs to.
+        /// The bridge or bond that the interface is part of.
         master: Option<String>,
     },
-    /// The display that the firmware started with; the console may be on it.
+    /// The display that the firmware started with. The console may be on it.
     BootDisplay,
 }
 
 impl Use {
-    /// Whether something is lost when the device goes: false for an interface that is merely up.
+    /// Whether the host loses something with the device. It does not lose an interface that is up
+    /// but has no address.
     pub fn is_serious(&self) -> bool {
         match self {
             Self::Interface {
@@ -65,10 +67,10 @@ impl Use {
         }
     }
 
-    /// What to type to end it; `None` where only another device helps.
+    /// How to end the use, most often a command; `None` if the host cannot do without the device.
     pub fn remedy(&self) -> Option<String> {
         Some(match self {
-            // Nobody unmounts what the host runs from.
+            // The root file system cannot be unmounted.
             Self::Mounted { at, .. } if at == "/" => return None,
             Self::Mounted { at, .. } => format!("as root: umount '{at}'"),
             Self::Swap { disk } => format!("as root: swapoff /dev/{disk}"),
@@ -76,13 +78,14 @@ impl Use {
                 format!("as root: losetup -d /dev/{by}")
             }
             Self::Open { process, .. } => {
-                format!("see what it is with `ps -p {process} -f`, and end it")
+                format!("see which process it is with `ps -p {process} -f`, and end it")
             }
             Self::Held { disk, by: Some(by) } => format!(
-                "stop what is on /dev/{disk}: as root, dmsetup remove or mdadm --stop /dev/{by}"
+                "stop what uses /dev/{disk}: as root, dmsetup remove or mdadm --stop /dev/{by}"
             ),
             Self::Held { disk, by: None } => format!(
-                "see who has /dev/{disk}: as root, fuser -v /dev/{disk} (a pool: zpool export POOL)"
+                "see what uses /dev/{disk}: as root, fuser -v /dev/{disk} \
+                 (a pool: zpool export POOL)"
             ),
             Self::Interface {
                 name,
@@ -107,7 +110,7 @@ impl fmt::Display for Use {
             Self::Swap { disk } => write!(f, "/dev/{disk} is swap space"),
             Self::Held { disk, by: Some(by) } => write!(f, "/dev/{disk} is part of /dev/{by}"),
             Self::Held { disk, by: None } => {
-                write!(f, "/dev/{disk} is held by a program or a pool")
+                write!(f, "/dev/{disk} is used by a program or a pool")
             }
             Self::Open {
                 disk,

@@ -1,10 +1,11 @@
-//! Commands that are killed on the way, runs that live, and records that nobody can read.
+//! Killed commands, running runs, and records that cannot be read.
 
 use std::fs;
 
 use super::*;
 
-/// After each change in turn the command is killed; the next command, and the end of any run, mends.
+/// The command is killed after each change in turn. The next command recovers, and so does the end
+/// of any run.
 #[test]
 fn a_killed_bind_is_taken_back() {
     for (make, request) in cases() {
@@ -33,7 +34,7 @@ fn a_killed_bind_is_taken_back() {
     }
 }
 
-/// What it was asked for is done by the next command, which may be killed, too.
+/// The next command, which may be killed too, finishes the unbind.
 #[test]
 fn a_killed_unbind_is_brought_to_its_end() {
     for (make, request) in cases() {
@@ -62,7 +63,7 @@ fn a_killed_unbind_is_brought_to_its_end() {
     }
 }
 
-/// A guest that took the device in the meantime keeps it; it goes back when it is asked for.
+/// A guest that has opened the device since keeps it; an unbind gives the device back.
 #[test]
 fn what_is_open_by_now_stays() {
     let fake = one_disk();
@@ -100,7 +101,7 @@ fn a_note_of_a_killed_command_that_is_none_stops_nobody() {
     }
 }
 
-/// Two runs, or a run and a command: a device stays with the one that lives until its end.
+/// Two runs, or a run and a command: the device belongs to the running run until that ends.
 #[test]
 fn nobody_takes_what_a_living_run_has() {
     let fake = shared_group();
@@ -112,7 +113,7 @@ fn nobody_takes_what_a_living_run_has() {
         ..request(&["02:00.0"])
     };
     bind(&fake.host(), &theirs).unwrap();
-    // The third of the group is free again, as if the run had not asked for it.
+    // The third device of the group is given back, as if the run had not bound it.
     unbind(
         &fake.host(),
         &UnbindRequest {
@@ -156,7 +157,7 @@ fn nobody_takes_what_a_living_run_has() {
     let error = unbind(&fake.host(), &back(&["02:00.0"])).unwrap_err();
     assert!(matches!(error, BindError::Owned { .. }), "{error}");
     assert_eq!(fake.snapshot(), bound);
-    // The run itself may ask twice.
+    // The run itself may bind twice.
     bind(
         &fake.host(),
         &BindRequest {
@@ -186,7 +187,7 @@ fn a_damaged_record_concerns_its_device_alone() {
         ),
     ] {
         fs::write(&record, text).unwrap();
-        // The other goes and comes.
+        // The other device can be given back and bound again.
         unbind(&host, &back(&[DISK])).unwrap();
         bind(&host, &request(&[DISK])).unwrap();
         assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
@@ -201,7 +202,7 @@ fn a_damaged_record_concerns_its_device_alone() {
     }
     unbind(&host, &back(&[DISK])).unwrap();
     assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
-    // As the hint has it.
+    // What the hint says.
     fs::remove_file(record).unwrap();
     unbind(&host, &back(&["04:00.0"])).unwrap();
     assert_eq!(fake.snapshot(), before);
@@ -235,7 +236,7 @@ fn one_with_nothing_to_give_back_keeps_no_other() {
     }
 }
 
-/// Whatever keeps one from going: who has it open, whose it is, what its record says, and its absence.
+/// Each reason why a device cannot be given back: open, owned by a run, a damaged record, gone.
 #[test]
 fn one_that_cannot_go_keeps_no_other() {
     const OTHER: &str = "0000:04:00.0";

@@ -1,4 +1,4 @@
-//! On a made-up host: there and back, and failures on the way.
+//! Tests of bind and unbind on a made-up host: both ways, with and without failures.
 
 mod functions;
 mod kills;
@@ -18,7 +18,7 @@ fn one_disk() -> FakeHost {
     FakeHost::new(&["nvme", "vfio-pci"]).device(DISK, NVME, Some("nvme"), Some(1))
 }
 
-/// Two functions, a third that nobody has, and the bridge in front of them, in one group.
+/// Three functions, one of them without a driver, and their bridge, all in one group.
 fn shared_group() -> FakeHost {
     FakeHost::new(&["nvme", "e1000e", "pcieport", "vfio-pci"])
         .device("0000:00:1c.0", BRIDGE, Some("pcieport"), Some(2))
@@ -50,14 +50,14 @@ fn back(addresses: &[&str]) -> UnbindRequest {
     }
 }
 
-/// What came of it; `None` where it was killed.
+/// Runs a command; `None` if it was killed.
 fn until_killed<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 
-/// Each kind of host, and what is bound on it.
+/// Hosts of each kind, with a bind.
 fn cases() -> Vec<(fn() -> FakeHost, BindRequest)> {
-    // nobody's, of which /etc/passwd knows: nothing else has to be asked.
+    // The user `nobody`, which is in /etc/passwd: getent(1) is not needed.
     let user = Some("65534".to_owned());
     vec![
         (one_disk, request(&[DISK])),
@@ -69,7 +69,7 @@ fn cases() -> Vec<(fn() -> FakeHost, BindRequest)> {
             },
             request(&[DISK]),
         ),
-        // The override came after the driver, which it keeps from coming back.
+        // The override was set after the driver was bound, and names another driver.
         (
             || {
                 let host = one_disk();
@@ -128,7 +128,7 @@ fn there_and_back() {
         assert_ne!(bound, before);
         let records = host.records.all().unwrap().len();
         assert!(records > 0);
-        // Once more changes nothing, but for virtual functions, which are there already.
+        // A second bind changes nothing. With virtual functions it is refused.
         if request.functions.is_none() {
             bind(&host, &request).unwrap();
             assert_eq!(fake.snapshot(), bound);
@@ -172,7 +172,7 @@ fn a_failure_at_any_change_leaves_the_host_as_it_was() {
     }
 }
 
-/// Whatever dies in the middle, nothing more than the record is needed.
+/// The record alone is enough to give the device back after any failure.
 #[test]
 fn a_bind_that_is_broken_off_can_be_taken_back() {
     for (make, request) in cases() {
@@ -189,7 +189,7 @@ fn a_bind_that_is_broken_off_can_be_taken_back() {
                 }
                 let host = fake.host();
                 if again && request.functions.is_none() {
-                    // A second bind does what the first did not get to.
+                    // A second bind does the steps that are missing.
                     bind(&host, &request).unwrap();
                 }
                 let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
@@ -227,25 +227,25 @@ fn what_a_killed_run_had_goes_back_at_the_next_command() {
             .iter()
             .any(|r| r.owner.is_none())
         {
-            // Not what a run does: it makes no virtual functions, and gives nodes to nobody.
+            // A run neither makes virtual functions nor gives nodes to a user.
             continue;
         }
         let nothing = BindRequest::default();
         bind(&fake.host(), &nothing).unwrap();
         assert_eq!(fake.snapshot(), before);
-        // Likewise when it is that very device that one asks for.
+        // The same if the unbind names that device.
         bind(&fake.host(), &owned).unwrap();
         let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
         let (lines, errors) = unbind(&fake.host(), &back(&addresses)).unwrap();
         assert!(!lines.is_empty() && errors.is_empty());
         assert_eq!(fake.snapshot(), before);
-        // And by the run's guardian.
+        // The same by the run's guardian.
         bind(&fake.host(), &owned).unwrap();
         let (lines, errors) = release_run(&fake.host(), ended).unwrap();
         assert!(!lines.is_empty() && errors.is_empty());
         assert_eq!(fake.snapshot(), before);
     }
-    // A run that lives keeps its devices.
+    // A running run keeps its devices.
     let fake = one_disk();
     let living = BindRequest {
         owner: Some(Process::this().unwrap()),

@@ -1,4 +1,4 @@
-//! What a killed program of before version 2 has left is recovered as that program would have done.
+//! Files of version 1 that a killed program left are recovered as that program would have done.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -59,7 +59,7 @@ fn two_disks() -> FakeHost {
     one_disk().device("0000:04:00.0", NVME, Some("nvme"), Some(4))
 }
 
-/// One kill: what was done before it, what it left, and what the old program did about that.
+/// One kill: the changes before it, the files after it, and the old program's recovery.
 #[derive(Default)]
 struct Kill<'a> {
     how: &'a str,
@@ -156,7 +156,7 @@ fn what_an_old_program_left_is_recovered_as_it_would_have_done() {
             let records = host.records.all().unwrap();
             let left: Vec<_> = records.iter().map(|r| r.bdf.to_string()).collect();
             assert_eq!(left, kill.records_left, "{}", kill.how);
-            // One that the old program finds nothing to give back of is an error here too.
+            // With nothing to give back, an unbind is an error, as in the old program.
             let _ = unbind(&host, &back(addresses));
             assert_eq!(fake.kernel.log(), kill.unbind, "{}", kill.how);
             assert_eq!(host.records.all().unwrap(), []);
@@ -165,7 +165,7 @@ fn what_an_old_program_left_is_recovered_as_it_would_have_done() {
     }
 }
 
-/// Recovered by a program that is killed, too: records of both forms stand side by side then.
+/// The recovery is killed too. Then records of both forms exist side by side.
 #[test]
 fn a_killed_recovery_of_what_an_old_program_left_is_recovered() {
     for (fixture, make, addresses) in FIXTURES {
