@@ -23,9 +23,9 @@ fn mounts(tree: &Tree, lines: &str) {
 fn card() -> Tree {
     let tree = Tree::new();
     tree.device(BDF, "0x020000", Some("e1000e"), Some(1));
-    let place = format!("{}/net/eth0", Tree::home(BDF));
-    tree.file(&format!("{place}/flags"), "0x1002\n");
-    tree.link("sys/class/net/eth0", &place);
+    let dir = format!("{}/net/eth0", Tree::home(BDF));
+    tree.file(&format!("{dir}/flags"), "0x1002\n");
+    tree.link("sys/class/net/eth0", &dir);
     tree.file("sys/class/net/lo/flags", "0x9\n");
     tree
 }
@@ -129,8 +129,8 @@ fn a_loop_device_on_a_disk() {
     tree.disk("sys/devices/virtual", "loop0", "7:0", &[]);
     tree.disk("sys/devices/virtual", "loop1", "7:1", &[]);
     let backing = |of: &str, file: &str| {
-        let place = format!("sys/devices/virtual/block/{of}/loop/backing_file");
-        tree.file(&place, &format!("{file}\n"));
+        let dir = format!("sys/devices/virtual/block/{of}/loop/backing_file");
+        tree.file(&dir, &format!("{file}\n"));
     };
     backing("loop0", "/dev/sda");
     backing("loop1", "/srv/dev/nvme0n1");

@@ -204,7 +204,7 @@ fn a_function_outlives_the_run_of_its_physical_function() {
 #[test]
 fn a_failure_leaves_a_bound_physical_function_as_it_was() {
     for earlier in [false, true] {
-        for turn in 1.. {
+        for change in 1.. {
             let fake = physical_function();
             bind(&fake.host(), &request(&[PF])).unwrap();
             if earlier {
@@ -213,19 +213,19 @@ fn a_failure_leaves_a_bound_physical_function_as_it_was() {
             }
             let before = fake.snapshot();
             fake.kernel.set_fault(if earlier {
-                Fault::Killed(turn)
+                Fault::Killed(change)
             } else {
-                Fault::At(turn)
+                Fault::At(change)
             });
             let host = fake.host();
             let outcome = until_killed(|| bind(&host, &make(3)));
             fake.kernel.set_fault(Fault::Never);
             if matches!(outcome, Some(Ok(_))) {
-                assert!(turn > 1);
+                assert!(change > 1);
                 break;
             }
             bind(&host, &BindRequest::default()).unwrap();
-            assert_eq!(fake.snapshot(), before, "{earlier} change {turn}");
+            assert_eq!(fake.snapshot(), before, "{earlier} change {change}");
             let records = host.records.all().unwrap();
             assert_eq!(records.len(), 1, "{records:?}");
             assert_eq!((records[0].functions, records[0].autoprobe), (None, false));

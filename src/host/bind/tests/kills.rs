@@ -4,30 +4,30 @@ use std::fs;
 
 use super::*;
 
-/// The command is killed after each change in turn. The next command recovers, and so does the end
+/// The command is killed after each change, one after the other. The next command recovers, and so does the end
 /// of any run.
 #[test]
 fn a_killed_bind_is_taken_back() {
     for (make, request) in cases() {
-        for turn in 1.. {
+        for change in 1.. {
             let fake = make();
             let before = fake.snapshot();
             let host = fake.host();
-            fake.kernel.set_fault(Fault::Killed(turn));
+            fake.kernel.set_fault(Fault::Killed(change));
             let outcome = until_killed(|| bind(&host, &request));
             fake.kernel.set_fault(Fault::Never);
             if let Some(outcome) = outcome {
                 outcome.unwrap();
-                assert!(turn > 1);
+                assert!(change > 1);
                 break;
             }
-            assert_ne!(fake.snapshot(), before, "change {turn}");
-            if turn % 2 == 0 {
+            assert_ne!(fake.snapshot(), before, "change {change}");
+            if change % 2 == 0 {
                 release_run(&host, Process::this().unwrap()).unwrap();
             } else {
                 bind(&host, &BindRequest::default()).unwrap();
             }
-            assert_eq!(fake.snapshot(), before, "change {turn}");
+            assert_eq!(fake.snapshot(), before, "change {change}");
             assert_eq!(host.records.all().unwrap(), []);
             assert_eq!(host.records.begun().unwrap(), []);
         }
@@ -38,16 +38,16 @@ fn a_killed_bind_is_taken_back() {
 #[test]
 fn a_killed_unbind_is_brought_to_its_end() {
     for (make, request) in cases() {
-        for turn in 1.. {
+        for change in 1.. {
             let fake = make();
             let before = fake.snapshot();
             let host = fake.host();
             bind(&host, &request).unwrap();
             let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
-            fake.kernel.set_fault(Fault::Killed(turn));
+            fake.kernel.set_fault(Fault::Killed(change));
             let outcome = until_killed(|| unbind(&host, &back(&addresses)));
             if let Some(outcome) = outcome {
-                assert!(outcome.unwrap().1.is_empty() && turn > 1);
+                assert!(outcome.unwrap().1.is_empty() && change > 1);
                 break;
             }
             while until_killed(|| {
@@ -57,7 +57,7 @@ fn a_killed_unbind_is_brought_to_its_end() {
             .is_none()
             {}
             fake.kernel.set_fault(Fault::Never);
-            assert_eq!(fake.snapshot(), before, "change {turn}");
+            assert_eq!(fake.snapshot(), before, "change {change}");
             assert_eq!(host.records.all().unwrap(), []);
         }
     }

@@ -125,14 +125,14 @@ fn a_failure_leaves_the_nodes_with_the_user_before() {
         user: Some(name.into()),
         ..request(&[DISK, "04:00.0"])
     };
-    for turn in 1..=5 {
+    for change in 1..=5 {
         let fake = one_disk().device("0000:04:00.0", NVME, Some("nvme"), Some(4));
         bind(&fake.host(), &user("65534")).unwrap();
         let before = fake.snapshot();
-        fake.kernel.set_fault(Fault::At(turn));
+        fake.kernel.set_fault(Fault::At(change));
         let outcome = bind(&fake.host(), &user("4000000002"));
-        assert_eq!(outcome.is_err(), turn <= 4, "change {turn}");
-        assert_eq!(fake.snapshot() == before, turn <= 4, "change {turn}");
+        assert_eq!(outcome.is_err(), change <= 4, "change {change}");
+        assert_eq!(fake.snapshot() == before, change <= 4, "change {change}");
     }
 }
 

@@ -148,11 +148,11 @@ fn there_and_back() {
 #[test]
 fn a_failure_at_any_change_leaves_the_host_as_it_was() {
     for (make, request) in cases() {
-        for turn in 1.. {
+        for change in 1.. {
             let fake = make();
             let before = fake.snapshot();
             let host = fake.host();
-            fake.kernel.set_fault(Fault::At(turn));
+            fake.kernel.set_fault(Fault::At(change));
             match bind(&host, &request) {
                 Err(e) => {
                     assert!(
@@ -160,11 +160,11 @@ fn a_failure_at_any_change_leaves_the_host_as_it_was() {
                         "{e}"
                     );
                     assert!(e.to_string().ends_with("; all changes were undone"), "{e}");
-                    assert_eq!(fake.snapshot(), before, "change {turn}: {e}");
-                    assert_eq!(host.records.all().unwrap(), [], "change {turn}");
+                    assert_eq!(fake.snapshot(), before, "change {change}: {e}");
+                    assert_eq!(host.records.all().unwrap(), [], "change {change}");
                 }
                 Ok(_) => {
-                    assert!(turn > 1);
+                    assert!(change > 1);
                     break;
                 }
             }
@@ -177,14 +177,14 @@ fn a_failure_at_any_change_leaves_the_host_as_it_was() {
 fn a_bind_that_is_broken_off_can_be_taken_back() {
     for (make, request) in cases() {
         for again in [false, true] {
-            for turn in 1.. {
+            for change in 1.. {
                 let fake = make();
                 let before = fake.snapshot();
-                fake.kernel.set_fault(Fault::From(turn));
+                fake.kernel.set_fault(Fault::From(change));
                 let outcome = bind(&fake.host(), &request);
                 fake.kernel.set_fault(Fault::Never);
                 if outcome.is_ok() {
-                    assert!(turn > 1);
+                    assert!(change > 1);
                     break;
                 }
                 let host = fake.host();
@@ -197,8 +197,8 @@ fn a_bind_that_is_broken_off_can_be_taken_back() {
                     continue;
                 }
                 let (_, errors) = unbind(&host, &back(&addresses)).unwrap();
-                assert!(errors.is_empty(), "change {turn}: {errors:?}");
-                assert_eq!(fake.snapshot(), before, "change {turn}");
+                assert!(errors.is_empty(), "change {change}: {errors:?}");
+                assert_eq!(fake.snapshot(), before, "change {change}");
                 assert_eq!(host.records.all().unwrap(), []);
             }
         }
