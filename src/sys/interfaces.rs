@@ -1,67 +1,40 @@
 //! Addresses of network interfaces (getifaddrs(3)).
 
-use std::ffi::CStr;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ptr;
+use std::net::IpAddr;
 
-/// An address, and the interface that has it.
+/// The name of an interface, and one of its addresses.
 pub type Address = (String, IpAddr);
 
-/// The addresses of this host's interfaces, as far as this process's network namespace reaches:
-/// those too that no route leads to, and of interfaces that are down.
+/// The addresses of all interfaces in this process's network namespace, also of interfaces that are
+/// down.
 ///
 /// # Errors
-/// The errno.
+/// The errno of getifaddrs(3).
 pub fn addresses() -> io::Result<Vec<Address>> {
-    let mut first = ptr::null_mut();
-    // SAFETY: the call sets the pointer to a list of its own.
-    if unsafe { libc::getifaddrs(&mut first) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mut found = Vec::new();
-    let mut next = first;
-    // SAFETY: the list is valid until it is freed below; its end is a null pointer.
-    while let Some(entry) = unsafe { next.as_ref() } {
-        // SAFETY: the fields of an entry of the list are as the call has made them.
-        found.extend(unsafe { address(entry) });
-        next = entry.ifa_next;
-    }
-    // SAFETY: the list came from getifaddrs, and nothing refers to it any more.
-    unsafe { libc::freeifaddrs(first) };
-    Ok(found)
+    let found = if_addrs::get_if_addrs()?.into_iter();
+    Ok(found
+        .map(|found| (interface(&found.name), found.ip()))
+        .collect())
 }
 
-/// # Safety
-/// The entry's name is a string that ends; its address, if it has one, is as its family says.
-unsafe fn address(entry: &libc::ifaddrs) -> Option<Address> {
-    // SAFETY: the caller's promise; an address may be missing.
-    let family = unsafe { entry.ifa_addr.as_ref() }?.sa_family;
-    let ip = match i32::from(family) {
-        libc::AF_INET => {
-            // SAFETY: this family's addresses have this shape.
-            let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
-            IpAddr::V4(Ipv4Addr::from_bits(u32::from_be(address.sin_addr.s_addr)))
-        }
-        libc::AF_INET6 => {
-            // SAFETY: likewise.
-            let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
-            IpAddr::V6(Ipv6Addr::from(address.sin6_addr.s6_addr))
-        }
-        _ => return None,
-    };
-    // SAFETY: the caller's promise.
-    let name = unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy();
-    // An IPv4 address may have a label of its own, `eth0:1`.
-    let name = name.split(':').next().unwrap_or_default();
-    Some((name.to_owned(), ip))
+/// The interface of a label: an IPv4 address may have a label such as `eth0:1`.
+fn interface(label: &str) -> String {
+    label.split(':').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
-    /// What there is differs from machine to machine; the loopback interface, where it is up, does not.
+    #[test]
+    fn a_label_names_its_interface() {
+        assert_eq!(interface("eth0:1"), "eth0");
+        assert_eq!(interface("eth0"), "eth0");
+    }
+
+    /// Compares with /proc: the addresses differ between machines, but both sources must agree.
     #[test]
     fn the_kernel_says_the_same_elsewhere() {
         let found = addresses().unwrap();
