@@ -23,7 +23,7 @@ use crate::pci::Bdf;
 use crate::sys::process;
 
 /// How long another command may take: a driver can need seconds to let go of a device.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The records of this host.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ impl Records {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
         let file = options.open(&path).map_err(Self::trouble(&path))?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + LOCK_TIMEOUT;
         while !process::try_lock(&file).map_err(Self::trouble(&path))? {
             if Instant::now() >= end {
                 return Err(BindError::Busy);
