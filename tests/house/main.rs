@@ -1,0 +1,6 @@
+//! Tests of the source tree itself: what its documents and manifests promise is so.
+
+mod metadata;
+mod msrv;
+mod named;
+mod names;
