@@ -36,9 +36,10 @@ fi
 
 # The lab's kernel is built once; its cache keeps what it was built with beside it.
 here=$(cd "$(dirname "$0")" && pwd)
+config=$here/../integration/resources/lab-kernel.config
 kernels=${XDG_CACHE_HOME:-${HOME:-}/.cache}/mini-vmm/kernels
 built=$kernels/$(cat "$kernels/lab" 2>/dev/null || :)
-if ! cmp -s "$here/lab-kernel.config" "$built/lab-kernel.config"; then
+if ! cmp -s "$config" "$built/lab-kernel.config"; then
 	need make make
 	need flex flex
 	need bison bison
