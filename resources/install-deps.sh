@@ -43,7 +43,7 @@ lab_needs() {
 	fi
 
 	# The lab's kernel is built once. The cache keeps a copy of its configuration beside the kernel.
-	config=$(dirname "$0")/lab-kernel.config
+	config=$(dirname "$0")/../integration/resources/lab-kernel.config
 	kernels=${XDG_CACHE_HOME:-${HOME:-}/.cache}/mini-vmm/kernels
 	built=$kernels/$(cat "$kernels/lab" 2>/dev/null || :)
 	if ! cmp -s "$config" "$built/lab-kernel.config"; then

@@ -12,6 +12,7 @@ use lab::initramfs::Archive;
 use lab::kernel::{Choice, Kernel};
 use lab::machine::Machine;
 use lab::progress::Step;
+use lab::scripts::{L1_FUNCTIONS, L1_INIT};
 use lab::tiny::{self, Then};
 use lab::transcript::Speaker;
 use lab::{Error, Result, host};
@@ -19,8 +20,6 @@ use lab::{Error, Result, host};
 use crate::peers::{self, Guest, Kind, Peer};
 use crate::plan::Plan;
 
-const L1_INIT: &str = include_str!("../../../../resources/l1-init.sh");
-const L1_FUNCTIONS: &str = include_str!("../../../../resources/l1-functions.sh");
 /// Where QEMU's packages keep its firmware.
 const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 /// What its machines want of it without a display.
