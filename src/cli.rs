@@ -11,7 +11,6 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-
 pub use run::{GuestArgs, RunArgs};
 
 /// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.

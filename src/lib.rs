@@ -97,20 +97,7 @@
 //! common. What a guest does wrong is answered as hardware would and logged with a bound; what the
 //! user does wrong ends the run with a sentence and a hint.
 
-pub mod boot;
-pub mod bus;
 pub mod cli;
-pub mod config;
-pub mod console;
-pub mod devices;
-pub mod host;
-pub mod interrupt;
-pub mod layout;
-pub mod lifecycle;
-pub mod machine;
-pub mod memory;
-pub mod observe;
-pub mod pci;
-pub mod sys;
-pub mod vcpu;
-pub mod vfio;
+pub mod explain;
+pub mod report;
+pub mod run;

@@ -3,33 +3,26 @@
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
-use mini_vmm::boot::Images;
+use host::bind::{Host, bind, unbind};
+use host::names::Names;
+use host::style::Style;
+use host::{check, list};
 use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::{Action, Cli, RunArgs};
-use mini_vmm::config::VmConfig;
-use mini_vmm::console::{self, Console};
-use mini_vmm::host::bind::{Host, bind, unbind};
-use mini_vmm::host::explain::explain;
-use mini_vmm::host::managed::Managed;
-use mini_vmm::host::names::Names;
-use mini_vmm::host::style::Style;
-use mini_vmm::host::sysfs::Sysfs;
-use mini_vmm::host::{check, list};
-use mini_vmm::lifecycle::{self, Lifecycle, Terminal};
-use mini_vmm::machine::{Exit, Machine, MachineError};
-use mini_vmm::observe::phases::{self, Clock, Phases};
-use mini_vmm::observe::report::sentence;
-use mini_vmm::observe::stats::reporter::Reporter;
-use mini_vmm::observe::stderr::{Stderr, say};
-use mini_vmm::{phase, sys};
-use tracing::debug;
+use mini_vmm::explain::explain;
+use mini_vmm::run;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
+use vmm::hostinfo::sysfs::Sysfs;
+use vmm::log::error_chain::sentence;
+use vmm::log::phases;
+use vmm::log::phases::{Clock, Phases};
+use vmm::log::stderr::{Stderr, say};
+use vmm::sys;
 
 fn main() -> ExitCode {
     let clock = Clock::start();
@@ -154,51 +147,10 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run(config, phases) {
+    match run::run(config, phases) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }
-}
-
-fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, MachineError> {
-    // Until the main loop takes it; whoever asks for a report too early must not end the run.
-    sys::process::ignore(libc::SIGUSR1);
-    if let Err(e) = sys::raise_descriptor_limit() {
-        debug!("the limit of open files stays: {e}");
-    }
-    if config.vfio.iter().any(|device| device.managed) {
-        // A kernel that is none must not cost the host its devices.
-        Images::open(&config.kernel, config.initrd.as_deref())?;
-    }
-    let reporter = Reporter::open(&config.statistics, phases)?;
-    // While this process has one thread. The host has its devices back when the machine is gone.
-    let _managed = {
-        let _phase = phase!("bind_devices");
-        Managed::take(&config.vfio)?
-    };
-    let output = console::stdout().map_err(MachineError::Descriptors)?;
-    let mut machine = Machine::new(config, Box::new(output))?;
-    lifecycle::catch_signals().map_err(MachineError::Loop)?;
-    let console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
-    let reporter = reporter.map(Arc::new);
-    let (stats, on_request) = (machine.stats(), reporter.clone());
-    let report = move || {
-        say(format_args!("mini-vmm: {}", stats.exits));
-        if let Some(reporter) = &on_request {
-            reporter.report(&stats);
-        }
-    };
-    let terminal = Terminal {
-        console,
-        report: Box::new(report),
-    };
-    let mut lifecycle =
-        Lifecycle::new(machine.notifier(), Some(terminal)).map_err(MachineError::Loop)?;
-    let end = machine.run(&mut lifecycle);
-    if let Some(reporter) = reporter {
-        reporter.report(&machine.stats());
-    }
-    end
 }
 
 /// One sentence with its causes, and what to type.

@@ -1,9 +1,9 @@
 //! `--cpus N[,key=value]...`.
 
-use crate::config::cpus::{CpuConfig, Idle, parse_list};
-use crate::config::options::{Known, Options};
-use crate::config::topology::{Topology, Wish};
-use crate::config::{ConfigError, MAX_CPUS};
+use vmm::config::cpus::{CpuConfig, Idle, parse_list};
+use vmm::config::options::{Known, Options};
+use vmm::config::topology::{Topology, Wish};
+use vmm::config::{ConfigError, MAX_CPUS};
 
 const OPTIONS: &[Known] = &[
     Known {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use vmm::config::{ConfigError, VmConfig};
 
-use super::GuestArgs;
-use crate::config::{ConfigError, VmConfig};
+use crate::cli::GuestArgs;
 
 /// Show what a run would do with its devices, without starting a VM
 #[derive(Debug, Args)]

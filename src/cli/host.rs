@@ -1,9 +1,8 @@
 //! `mini-vmm host ...`: what the host has to pass through.
 
 use clap::{Args, Subcommand};
-
-use crate::config::{ConfigError, DEFAULT_MEMORY};
-use crate::host::bind::{BindRequest, UnbindRequest};
+use host::bind::{BindRequest, UnbindRequest};
+use vmm::config::{ConfigError, DEFAULT_MEMORY};
 
 /// One of the host's commands. Flags are made, as those of [`super::Command`], when they are asked for.
 #[derive(Debug, Subcommand)]

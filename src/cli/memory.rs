@@ -1,8 +1,8 @@
 //! `--memory SIZE[,key=value]...`.
 
-use crate::config::memory::{HugePage, MemoryConfig, Pages};
-use crate::config::options::{Known, Options};
-use crate::config::{ConfigError, SizeError, parse_memory};
+use vmm::config::memory::{HugePage, MemoryConfig, Pages};
+use vmm::config::options::{Known, Options};
+use vmm::config::{ConfigError, SizeError, parse_memory};
 
 const OPTIONS: &[Known] = &[
     Known {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use vmm::config::{BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, Statistics, VmConfig};
 
-use super::{cpus, memory};
-use crate::config::{BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, Statistics, VmConfig};
+use crate::cli::{cpus, memory};
 
 /// What to boot and with what.
 #[derive(Debug)]
@@ -130,9 +130,9 @@ impl GuestArgs {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use clap::{CommandFactory, Parser};
 
+    use super::*;
     use crate::cli::{Action, Cli};
 
     fn parse(args: &[&str]) -> Result<VmConfig, ConfigError> {

@@ -10,17 +10,15 @@ mod report;
 #[cfg(test)]
 mod tests;
 
-use serde::Serialize;
-
-use super::facts::{DeviceFacts, HostFacts};
-use super::in_use::Places;
-use super::name::HostName;
-use super::sysfs::Sysfs;
-use crate::pci::Bdf;
-use crate::vfio::VfioError;
-use crate::vfio::candidate::parse_address;
-
+use pci::Bdf;
 pub use report::{to_json, to_text};
+use serde::Serialize;
+use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::hostinfo::sysfs::Sysfs;
+use vmm::vfio::open::VfioError;
+
+use crate::facts::{DeviceFacts, HostFacts};
+use crate::in_use::Places;
 
 /// How a fact bears on passing a device through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -91,10 +89,11 @@ impl Finding {
 pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, VfioError> {
     let (sysfs, places) = (Sysfs::default(), Places::default());
     let read = |address: &String| {
-        let bdf = match parse_address(address)? {
-            HostName::Pci(bdf) => bdf,
-            name => return Err(VfioError::NotPhysical(name)),
-        };
+        let bdf =
+            match parse_address(address).map_err(|_| VfioError::BadAddress(address.clone()))? {
+                HostName::Pci(bdf) => bdf,
+                name => return Err(VfioError::NotPhysical(name)),
+            };
         let unreadable = |source| VfioError::Sysfs {
             what: format!("PCI device {bdf}"),
             source,

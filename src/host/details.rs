@@ -4,10 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use pci::Bdf;
 use serde::Serialize;
-
-use super::sysfs::PciDevice;
-use crate::pci::Bdf;
+use vmm::hostinfo::sysfs::PciDevice;
 
 /// Flags of a resource (include/linux/ioport.h).
 const IORESOURCE_IO: u64 = 0x100;
@@ -193,7 +192,7 @@ pub fn size_text(size: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tree::Tree;
+    use crate::tree::Tree;
 
     const BDF: &str = "0000:01:00.0";
 

@@ -1,18 +1,17 @@
 //! All that `host check` judges by, read once. What is not there is absent: a host that lacks
 //! everything is what the check is for.
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use vmm::hostinfo::memory::HostMemory;
+use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::sys::{may_lock, memlock_limit};
 
-use super::details::Details;
-use super::in_use::{Places, Use, in_use};
-use super::iommu::{Iommu, Reach};
-use super::memory::HostMemory;
-use super::sysfs::{PciDevice, Sysfs};
-use crate::sys::{may_lock, memlock_limit};
+use crate::details::Details;
+use crate::in_use::{Places, Use, in_use};
+use crate::iommu::{Iommu, Reach};
 
 /// A device node, for the user who asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -238,7 +237,7 @@ fn selected(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tree::Tree;
+    use crate::tree::Tree;
 
     const CPUINFO: &str = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu vmx sse\n\
         address sizes\t: 46 bits physical, 48 bits virtual\n\nprocessor\t: 1\n";

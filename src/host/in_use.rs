@@ -11,15 +11,13 @@ mod network;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs, io};
 
 use serde::Serialize;
-
-use super::sysfs::{PciDevice, Sysfs};
-use crate::sys::interfaces::{self, Address};
+use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::sys::interfaces;
+use vmm::sys::interfaces::Address;
 
 /// One thing that the host does with a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -8,13 +8,13 @@
 //! | interrupts are remapped | `/proc/interrupts`: such controllers' names begin with `IR-` |
 //! | the width of addresses | Intel's capability register, which sysfs shows (VT-d 4.1, 11.4.2) |
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
-use super::in_use::Places;
-use super::sysfs::{PciDevice, Sysfs};
-use crate::layout::Range;
+use pci::addr::Range;
+use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+
+use crate::in_use::Places;
 
 /// The IOMMU of the host as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,7 +175,7 @@ fn names(dir: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::tree::Tree;
+    use crate::tree::Tree;
 
     #[test]
     fn facts_of_an_iommu_in_use() {

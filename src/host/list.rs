@@ -8,16 +8,15 @@ mod text;
 
 use std::io;
 
-use uuid::Uuid;
-
-use super::details::Details;
-use super::mdev::MediatedDevice;
-use super::names::Names;
-use super::sysfs::{PciDevice, Sysfs};
-use crate::pci::Bdf;
-
 pub use json::to_json;
+use pci::Bdf;
 pub use text::to_text;
+use uuid::Uuid;
+use vmm::hostinfo::mdev::MediatedDevice;
+use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+
+use crate::details::Details;
+use crate::names::Names;
 
 /// Whether a device can be passed through as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]

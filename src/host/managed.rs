@@ -10,12 +10,14 @@ use std::fs::OpenOptions;
 use std::io::Write;
 
 use tracing::info;
+use vmm::config::device::DeviceConfig;
+use vmm::log::error_chain::sentence;
+use vmm::log::stderr::say;
+use vmm::sys::process;
+use vmm::sys::process::Process;
 
-use super::bind::{self, BindError, BindRequest, Host};
-use crate::config::device::DeviceConfig;
-use crate::observe::report::sentence;
-use crate::observe::stderr::say;
-use crate::sys::process::{self, Process};
+use crate::bind;
+use crate::bind::{BindError, BindRequest, Host};
 
 /// Devices that are bound as long as this lives.
 #[derive(Debug)]

@@ -6,11 +6,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
+use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::sys::interfaces::Address;
 use vmm_sys_util::tempdir::TempDir;
 
-use super::in_use::{Addresses, Places};
-use super::sysfs::{PciDevice, Sysfs};
-use crate::sys::interfaces::Address;
+use crate::in_use::{Addresses, Places};
 
 /// The tree; gone when dropped.
 pub(crate) struct Tree {

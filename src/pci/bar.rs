@@ -7,8 +7,8 @@
 
 use std::fmt;
 
-use super::lanes;
-use super::rom::{self, ROM};
+use crate::rom::ROM;
+use crate::{lanes, rom};
 
 /// How many base address registers a type 0 header has.
 pub const BAR_COUNT: usize = 6;

@@ -87,8 +87,9 @@ fn hex(text: &str, digits: usize) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn reads_both_forms() {

@@ -6,9 +6,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::config_access::{Target, pieces};
-use super::host_bridge::HostBridge;
-use super::{Bdf, PciFunction};
+use crate::config_access::{Target, pieces};
+use crate::host_bridge::HostBridge;
+use crate::{Bdf, PciFunction};
 
 const DEVICES: u8 = 32;
 const FUNCTIONS: u8 = 8;
@@ -244,11 +244,13 @@ fn occupied(slots: &[Option<Function>], device: u8) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::pci::config_access::decode_ecam;
-    use crate::pci::config_space::ConfigSpace;
-    use proptest::prelude::*;
     use std::sync::Mutex;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config_access::decode_ecam;
+    use crate::config_space::ConfigSpace;
 
     struct Plain(Mutex<ConfigSpace>);
 

@@ -4,7 +4,7 @@
 //! The image is the device's, and devices lie: a walk ends at a loop, at an impossible pointer and
 //! at all ones, which is what a device that has gone answers.
 
-use super::lanes::{put, u8_at, u16_at, u32_at};
+use crate::lanes::{put, u8_at, u16_at, u32_at};
 
 /// IDs of the standard capabilities (PCI Code and ID Assignment 1.16, 2).
 pub mod id {
@@ -274,8 +274,9 @@ fn extended_size(image: &[u8], c: &Capability) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     /// An image with standard capabilities (offset, id, next) and extended headers.
     fn image(first: u8, chain: &[(u8, u8, u8)], headers: &[(usize, u32)]) -> Vec<u8> {

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::CONFIG_SPACE_SIZE;
+use crate::CONFIG_SPACE_SIZE;
 
 const ENABLE: u32 = 1 << 31;
 /// Bits 30:24 are reserved and 1:0 read-only; both read as zero. The extended register bits that
@@ -123,8 +123,9 @@ pub fn pieces(offset: u16, len: usize) -> impl Iterator<Item = (u16, Range<usize
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn mechanism(address: u32) -> Mechanism1 {
         let mut m = Mechanism1::new();

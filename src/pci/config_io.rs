@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
 use vm_device::{DeviceMmio, DevicePio};
 
-use super::RootBus;
-use super::config_access::{Mechanism1, decode_ecam};
+use crate::RootBus;
+use crate::config_access::{Mechanism1, decode_ecam};
 
 /// Ports that mechanism 1 takes, from 0xcf8.
 pub const PORTS: u16 = 8;

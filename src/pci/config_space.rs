@@ -5,8 +5,7 @@
 //! function the space is an overlay as well: a map says which bytes it answers itself
 //! ([`ConfigSpace::set_emulated`]) and which are the device's.
 
-use super::CONFIG_SPACE_SIZE;
-use super::lanes;
+use crate::{CONFIG_SPACE_SIZE, lanes};
 
 /// Size of the configuration space of conventional PCI.
 pub const CONVENTIONAL_SIZE: usize = 256;
@@ -168,8 +167,9 @@ impl ConfigSpace {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn attributes() {

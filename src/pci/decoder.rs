@@ -7,7 +7,7 @@
 //! (7.5.1.2.4). The caller does what the effects say and tells how it went:
 //! [`Decoder::confirm`] or [`Decoder::refuse`].
 
-use super::bar::{Bars, REGISTER_COUNT};
+use crate::bar::{Bars, REGISTER_COUNT};
 
 /// One change of the address map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::PciFunction;
-use super::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use crate::PciFunction;
+use crate::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 
 /// Red Hat's generic PCIe host bridge, which guests know and have no driver or quirk for.
 const VENDOR_DEVICE: u32 = 0x0008_1b36;

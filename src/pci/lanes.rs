@@ -65,8 +65,9 @@ fn index(at: u64, lane: usize, offset: u64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn a_byte_of_a_register() {

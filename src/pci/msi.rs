@@ -10,9 +10,9 @@
 //! from then on ([`Msi::grant`]): Multiple Message Capable is what a driver asks for by, and Multiple
 //! Message Enable what it finds when it looks again.
 
-use super::Message;
-use super::capability::{self, id};
-use super::lanes::{extract, merge, u16_at};
+use crate::capability::id;
+use crate::lanes::{extract, merge, u16_at};
+use crate::{Message, capability};
 
 /// The most vectors that a function can have.
 pub const MAX_VECTORS: u8 = 32;

@@ -5,9 +5,9 @@
 //! neither the function nor the vector masked. Effects tell how the live vectors change and nothing
 //! else, so that a guest which rewrites the same values costs nothing further down.
 
-use super::Message;
-use super::capability::{self, id};
-use super::lanes::{extract, merge, touches, u16_at, u32_at};
+use crate::capability::id;
+use crate::lanes::{extract, merge, touches, u16_at, u32_at};
+use crate::{Message, capability};
 
 /// Size of a table entry.
 pub const ENTRY_SIZE: u64 = 16;

@@ -8,9 +8,9 @@ use std::cmp::Reverse;
 
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
-use super::Bdf;
-use super::bar::{BarKind, Bars};
-use crate::layout::Range;
+use crate::Bdf;
+use crate::addr::Range;
+use crate::bar::{BarKind, Bars};
 
 /// A memory BAR gets pages of its own, so that it can be mapped without showing a neighbour.
 const PAGE_SIZE: u64 = 4096;
@@ -157,11 +157,12 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::bar::Bar;
     use super::super::bar::tests::any_bars;
     use super::super::rom::ROM;
     use super::*;
-    use proptest::prelude::*;
 
     const NOWHERE: Bdf = Bdf {
         segment: 0,

@@ -15,9 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mini_vmm::vfio::device::{
-    CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo,
-};
+use vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 
 use crate::backing;
 use crate::image::config_space;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mini_vmm::vfio::device::{CONFIG_REGION, Device};
+use vmm::vfio::device::{CONFIG_REGION, Device};
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

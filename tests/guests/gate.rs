@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use mini_vmm::memory::gate::Gate;
+use vmm::memory::gate::Gate;
 
 use crate::Test;
 use crate::device::FakeDevice;

@@ -9,11 +9,11 @@ use std::sync::{Mutex, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mini_vmm::machine::Exit;
-use mini_vmm::vfio::device::ROM_REGION;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
+use vmm::machine::Exit;
+use vmm::vfio::device::ROM_REGION;
 
 use crate::Test;
 use crate::common::asm::Asm;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 
-use mini_vmm::sys;
-use mini_vmm::vfio::device::{DeviceError, Irq, IrqInfo};
+use vmm::sys;
+use vmm::vfio::device::{DeviceError, Irq, IrqInfo};
 
 use crate::device::signal;
 

@@ -1,6 +1,6 @@
 //! A guest's life: it speaks, powers off, resets, and fails.
 
-use mini_vmm::machine::Exit;
+use vmm::machine::Exit;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
@@ -144,7 +144,7 @@ fn reset_restores_the_device() {
         .expect("a reset");
     assert_eq!(device.count(&Call::Reset), 1);
     let before = &calls[..reset];
-    let disabled = Call::Disable(mini_vmm::vfio::device::Irq::Msix);
+    let disabled = Call::Disable(vmm::vfio::device::Irq::Msix);
     assert!(before.contains(&disabled), "{before:?}");
     let last = before.iter().rev().find_map(|c| match c {
         Call::Config(4, data) => Some(data.clone()),

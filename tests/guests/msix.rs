@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mini_vmm::vfio::device::Irq;
+use vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

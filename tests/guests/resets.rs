@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use mini_vmm::vfio::device::Irq;
+use vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

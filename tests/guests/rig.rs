@@ -3,17 +3,17 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use mini_vmm::bus::Bus;
-use mini_vmm::interrupt::Router;
-use mini_vmm::layout::{self, Layout};
-use mini_vmm::memory::AddressSpace;
-use mini_vmm::memory::gate::Gate;
-use mini_vmm::memory::kvm_slots::KvmSlots;
-use mini_vmm::pci::RootBus;
-use mini_vmm::vfio::device::Irq;
-use mini_vmm::vfio::function::{Surroundings, VfioFunction};
-use mini_vmm::vfio::reset;
-use mini_vmm::vfio::rom::RomSource;
+use pci::RootBus;
+use vmm::bus::Bus;
+use vmm::interrupt::Router;
+use vmm::layout;
+use vmm::layout::Layout;
+use vmm::memory::AddressSpace;
+use vmm::memory::gate::Gate;
+use vmm::memory::kvm_slots::KvmSlots;
+use vmm::vfio::device::Irq;
+use vmm::vfio::function::rom::RomSource;
+use vmm::vfio::function::{Surroundings, VfioFunction, reset};
 
 use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSI, MSIX, PM, ROM, TABLE, VECTORS};
 use crate::irq_code::ENABLE;

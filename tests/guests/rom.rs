@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mini_vmm::config::device::RomConfig;
-use mini_vmm::vfio::device::ROM_REGION;
+use vmm::config::device::RomConfig;
+use vmm::vfio::device::ROM_REGION;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

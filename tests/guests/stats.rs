@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mini_vmm::observe::stats::report::Report;
+use mini_vmm::report::Report;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mini_vmm::vfio::device::Irq;
+use vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

@@ -1,6 +1,6 @@
 //! Processors whose APIC ids have a gap.
 
-use mini_vmm::config::topology::{Topology, Wish};
+use vmm::config::topology::{Topology, Wish};
 
 use crate::Test;
 use crate::common::asm::Asm;

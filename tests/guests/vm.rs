@@ -1,23 +1,23 @@
 //! Runs a guest to its end, under a time limit, with the test beside it.
 
 use std::io::{self, Write};
-use std::panic;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{panic, thread};
 
-use mini_vmm::config::cpus::{CpuConfig, Idle};
-use mini_vmm::config::device::{DeviceConfig, RomConfig};
-use mini_vmm::config::memory::MemoryConfig;
-use mini_vmm::config::topology::Topology;
-use mini_vmm::config::{Iommu, Statistics, VmConfig};
-use mini_vmm::devices::serial::Serial;
-use mini_vmm::lifecycle::{GuestEvent, Lifecycle, Notifier};
-use mini_vmm::machine::{Exit, Machine, MachineError};
-use mini_vmm::memory::kvm_slots::KvmSlots;
-use mini_vmm::observe::phases::{Clock, Phases};
-use mini_vmm::observe::stats::exits::Exits;
-use mini_vmm::observe::stats::report::Report;
+use mini_vmm::report::Report;
+use vmm::config::cpus::{CpuConfig, Idle};
+use vmm::config::device::{DeviceConfig, RomConfig};
+use vmm::config::memory::MemoryConfig;
+use vmm::config::topology::Topology;
+use vmm::config::{Iommu, Statistics, VmConfig};
+use vmm::counters::exits::Exits;
+use vmm::devices::serial::Serial;
+use vmm::guest_event::{GuestEvent, Notifier};
+use vmm::lifecycle::Lifecycle;
+use vmm::log::phases::{Clock, Phases};
+use vmm::machine::{Exit, Machine, MachineError};
+use vmm::memory::kvm_slots::KvmSlots;
 
 use crate::common::asm::Asm;
 use crate::common::elf;

@@ -1,6 +1,6 @@
 //! Writes that KVM keeps until the next exit: nobody can tell, but for the exits.
 
-use mini_vmm::layout::{GSI_SERIAL, IOAPIC_ADDR, PORT_PCI_ADDRESS, PORT_PCI_DATA};
+use vmm::layout::{GSI_SERIAL, IOAPIC_ADDR, PORT_PCI_ADDRESS, PORT_PCI_DATA};
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

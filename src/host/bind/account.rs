@@ -1,11 +1,11 @@
 //! What binding has to say: what has become of each device, and before anything, the steps.
 
-use super::Host;
-use super::driver::Driver;
-use super::facts::Facts;
-use super::plan::Step;
-use super::record::Record;
-use super::user::User;
+use crate::bind::Host;
+use crate::bind::driver::Driver;
+use crate::bind::facts::Facts;
+use crate::bind::plan::Step;
+use crate::bind::record::Record;
+use crate::bind::user::User;
 
 /// The steps as commands, after those that load the drivers which are not there. What several devices
 /// need, a group's node for example, is done once.

@@ -5,19 +5,18 @@
 //! record says it was ([`plan::give_back`])? So a failed bind, an unbind, the end of a run and the
 //! mending after a crash are one piece of code.
 
-use std::fs;
-use std::io;
 use std::path::PathBuf;
+use std::{fs, io};
 
+use pci::Bdf;
 use tracing::{debug, warn};
 
-use super::Host;
-use super::driver::Driver;
-use super::error::BindError;
-use super::facts::{Facts, unreadable};
-use super::plan::{self, Step, Target};
-use super::record::Record;
-use crate::pci::Bdf;
+use crate::bind::driver::Driver;
+use crate::bind::error::BindError;
+use crate::bind::facts::{Facts, unreadable};
+use crate::bind::plan::{Step, Target};
+use crate::bind::record::Record;
+use crate::bind::{Host, plan};
 
 /// Loads a driver, if it is not there.
 pub(super) fn load(host: &Host, driver: &Driver) -> Result<(), BindError> {

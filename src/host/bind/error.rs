@@ -3,11 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use pci::Bdf;
 use uuid::Uuid;
-
-use crate::host::sysfs::PciDevice;
-use crate::observe::report::sentence;
-use crate::pci::Bdf;
+use vmm::hostinfo::sysfs::PciDevice;
+use vmm::log::error_chain::sentence;
 
 /// Why devices cannot be bound or given back.
 #[derive(Debug, thiserror::Error)]

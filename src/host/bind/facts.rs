@@ -1,12 +1,12 @@
 //! What binding needs to know of a device, from sysfs (Documentation/ABI/testing/sysfs-bus-pci).
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
-use super::error::BindError;
-use crate::host::sysfs::{PciDevice, Sysfs};
-use crate::pci::Bdf;
+use pci::Bdf;
+use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+
+use crate::bind::error::BindError;
 
 /// A device, and what may be changed of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

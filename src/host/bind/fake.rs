@@ -2,18 +2,17 @@
 //! drivers/pci/pci-driver.c, drivers/pci/iov.c), and that fails when it is told to.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::{fs, io};
 
+use pci::Bdf;
+use vmm::hostinfo::sysfs::Sysfs;
 use vmm_sys_util::tempdir::TempDir;
 
-use super::{Host, Kernel, Records};
-use crate::host::in_use::{Addresses, Places};
-use crate::host::sysfs::Sysfs;
-use crate::pci::Bdf;
+use crate::bind::{Host, Kernel, Records};
+use crate::in_use::{Addresses, Places};
 
 /// When the kernel refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

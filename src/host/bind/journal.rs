@@ -5,12 +5,12 @@
 //! one who wrote it is no more. A broken-off bind is taken back by it, and a broken-off unbind is
 //! brought to its end: both are the same question, what the device's record was to be.
 
-use std::fs;
-use std::io;
+use std::{fs, io};
 
-use super::error::BindError;
-use super::record::{Record, Records};
-use crate::pci::Bdf;
+use pci::Bdf;
+
+use crate::bind::error::BindError;
+use crate::bind::record::{Record, Records};
 
 /// The file's name in the records' directory.
 const NAME: &str = "under-way";
@@ -81,9 +81,10 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use vmm_sys_util::tempdir::TempDir;
+
+    use super::*;
 
     #[test]
     fn what_is_begun_is_found() {

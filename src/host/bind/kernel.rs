@@ -1,10 +1,9 @@
 //! Who carries changes out: the kernel that runs, or one made up for a test.
 
-use std::fs;
-use std::io;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::{fs, io};
 
 /// What changes the host.
 pub trait Kernel: Send + Sync {

@@ -1,17 +1,17 @@
 //! What every command that changes anything does first: a change that was broken off, the devices of
 //! a run that is no more, and records that say nothing.
 
+use pci::Bdf;
 use tracing::{debug, warn};
+use vmm::log::error_chain::sentence;
+use vmm::sys::process::Process;
 
-use super::Host;
-use super::apply::{give_back, restore, steps_back};
-use super::error::BindError;
-use super::facts::Facts;
-use super::record::{Lock, Record};
-use super::released::check_released;
-use crate::observe::report::sentence;
-use crate::pci::Bdf;
-use crate::sys::process::Process;
+use crate::bind::Host;
+use crate::bind::apply::{give_back, restore, steps_back};
+use crate::bind::error::BindError;
+use crate::bind::facts::Facts;
+use crate::bind::record::{Lock, Record};
+use crate::bind::released::check_released;
 
 /// Waits for whoever else is at work, and mends what was left. Returns what went back.
 pub(super) fn begin(host: &Host) -> Result<(Lock, Vec<Bdf>), BindError> {

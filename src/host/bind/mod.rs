@@ -32,23 +32,22 @@ mod user;
 use std::fs;
 use std::path::PathBuf;
 
-use tracing::warn;
-
-use super::in_use::Places;
-use super::sysfs::Sysfs;
-use crate::pci::Bdf;
-use crate::sys::process::Process;
 use driver::Driver;
+pub use error::BindError;
 use facts::{Facts, unreadable};
+pub use kernel::{Kernel, Running};
 use mend::{begin, check_owner};
+use pci::Bdf;
+pub use record::{Record, Records};
 use select::{Wanted, check_free, named, whole};
 use taking::Taking;
-use user::User;
-
-pub use error::BindError;
-pub use kernel::{Kernel, Running};
-pub use record::{Record, Records};
+use tracing::warn;
 pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
+use user::User;
+use vmm::hostinfo::sysfs::Sysfs;
+use vmm::sys::process::Process;
+
+use crate::in_use::Places;
 
 /// The host, or one made up for a test.
 pub struct Host {

@@ -7,11 +7,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::driver::Driver;
-use super::facts::Facts;
-use super::record::Record;
-use super::user::User;
-use crate::pci::Bdf;
+use pci::Bdf;
+
+use crate::bind::driver::Driver;
+use crate::bind::facts::Facts;
+use crate::bind::record::Record;
+use crate::bind::user::User;
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 

@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::error::BindError;
-use super::facts::Facts;
-use crate::pci::Bdf;
-use crate::sys::process::{self, Process};
+use pci::Bdf;
+use vmm::sys::process;
+use vmm::sys::process::Process;
+
+use crate::bind::error::BindError;
+use crate::bind::facts::Facts;
 
 /// The first line of each.
 pub(super) const MAGIC: &str = "mini-vmm record 1";
@@ -299,9 +301,10 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use vmm_sys_util::tempdir::TempDir;
+
+    use super::*;
 
     fn record() -> Record {
         Record {

@@ -4,12 +4,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::Host;
-use super::error::BindError;
-use super::facts::{Facts, virtual_functions};
-use super::plan::Step;
-use super::select::check_free;
-use crate::host::open_files::{Holder, holders};
+use crate::bind::Host;
+use crate::bind::error::BindError;
+use crate::bind::facts::{Facts, virtual_functions};
+use crate::bind::plan::Step;
+use crate::bind::select::check_free;
+use crate::open_files::{Holder, holders};
 
 /// No process may have the device or its group open; and where its virtual functions go with it
 /// (`sriov_numvfs`, or a driver that lets go), all of these must be free, whoever bound them.

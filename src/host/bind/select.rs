@@ -1,13 +1,13 @@
 //! Which devices a command is about, and whether they can be taken at all.
 
-use super::Host;
-use super::error::BindError;
-use super::facts::{Facts, unreadable};
-use crate::host::in_use::in_use;
-use crate::host::name::HostName;
-use crate::host::sysfs::PciDevice;
-use crate::pci::Bdf;
-use crate::vfio::candidate::parse_address;
+use pci::Bdf;
+use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::hostinfo::sysfs::PciDevice;
+
+use crate::bind::Host;
+use crate::bind::error::BindError;
+use crate::bind::facts::{Facts, unreadable};
+use crate::in_use::in_use;
 
 /// A device to take, and the one asked for because of which it is taken.
 pub(super) struct Wanted {

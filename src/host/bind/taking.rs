@@ -2,18 +2,19 @@
 
 use std::io;
 
-use super::Host;
-use super::apply::{carry_out, changes_hands, node_of, restore};
-use super::driver::Driver;
-use super::error::BindError;
-use super::facts::{Facts, virtual_functions};
-use super::journal::Entry;
-use super::plan::{self, Step};
-use super::record::{Node, Record};
-use super::select::whole;
-use super::user::User;
-use crate::pci::Bdf;
-use crate::sys::process::Process;
+use pci::Bdf;
+use vmm::sys::process::Process;
+
+use crate::bind::apply::{carry_out, changes_hands, node_of, restore};
+use crate::bind::driver::Driver;
+use crate::bind::error::BindError;
+use crate::bind::facts::{Facts, virtual_functions};
+use crate::bind::journal::Entry;
+use crate::bind::plan::Step;
+use crate::bind::record::{Node, Record};
+use crate::bind::select::whole;
+use crate::bind::user::User;
+use crate::bind::{Host, plan};
 
 /// A change under way: devices that are taken one after the other, all of them or none.
 pub(super) struct Taking<'a> {

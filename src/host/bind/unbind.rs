@@ -4,18 +4,19 @@
 //! Unlike a bind, this is done as far as it goes: a device that cannot be given back keeps its record,
 //! and the others go back all the same. To take them again would be further from what was asked for.
 
-use super::Host;
-use super::apply::{give_back, group_node, heir, let_go, node_of, steps_back};
-use super::error::BindError;
-use super::facts::{Facts, virtual_functions};
-use super::journal::Entry;
-use super::mend::{begin, check_owner, end_what_was_begun};
-use super::plan::{self, Step};
-use super::record::Record;
-use super::released::{check_released, takes_functions};
-use super::select::parse;
-use crate::pci::Bdf;
-use crate::sys::process::Process;
+use pci::Bdf;
+use vmm::sys::process::Process;
+
+use crate::bind::apply::{give_back, group_node, heir, let_go, node_of, steps_back};
+use crate::bind::error::BindError;
+use crate::bind::facts::{Facts, virtual_functions};
+use crate::bind::journal::Entry;
+use crate::bind::mend::{begin, check_owner, end_what_was_begun};
+use crate::bind::plan::Step;
+use crate::bind::record::Record;
+use crate::bind::released::{check_released, takes_functions};
+use crate::bind::select::parse;
+use crate::bind::{Host, plan};
 
 /// What `host unbind` is asked for.
 #[derive(Clone, Debug, Default)]

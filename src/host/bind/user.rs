@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::error::BindError;
+use crate::bind::error::BindError;
 
 /// A user of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,10 +117,12 @@ impl User {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
+
     use vmm_sys_util::tempdir::TempDir;
+
+    use super::*;
 
     const PASSWD: &str =
         "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001:Ada:/home/ada:/bin/sh\nbad\nworse:x:y:z\n";

@@ -1,9 +1,11 @@
 //! Whether RAM and BARs fit under the processor's and the IOMMU's addresses: laid out as a run does.
 
-use super::Finding;
-use crate::host::details::size_text;
-use crate::host::facts::{DeviceFacts, HostFacts};
-use crate::layout::{Layout, Range};
+use pci::addr::Range;
+use vmm::layout::Layout;
+
+use crate::check::Finding;
+use crate::details::size_text;
+use crate::facts::{DeviceFacts, HostFacts};
 
 const NAME: &str = "addresses";
 

@@ -1,11 +1,12 @@
 //! One device: its group, driver, reset, power, ROM, and what the host does with it.
 
-use super::Finding;
-use crate::host::class::class_name;
-use crate::host::details::size_text;
-use crate::host::facts::{DeviceFacts, HostFacts, Node};
-use crate::host::in_use::Use;
-use crate::host::sysfs::PciDevice;
+use vmm::hostinfo::sysfs::PciDevice;
+
+use crate::check::Finding;
+use crate::class::class_name;
+use crate::details::size_text;
+use crate::facts::{DeviceFacts, HostFacts, Node};
+use crate::in_use::Use;
 
 pub(super) fn check(facts: &DeviceFacts, host: &HostFacts) -> Vec<Finding> {
     let mut findings = vec![kind(facts)];

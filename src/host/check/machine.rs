@@ -1,8 +1,8 @@
 //! The host as a whole: processor, KVM, IOMMU, VFIO, memory.
 
-use super::Finding;
-use crate::host::details::size_text;
-use crate::host::facts::{HostFacts, Maker, Module, Node};
+use crate::check::Finding;
+use crate::details::size_text;
+use crate::facts::{HostFacts, Maker, Module, Node};
 
 pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
     let findings = [

@@ -1,10 +1,10 @@
 //! Findings for people, and for programs.
 
+use pci::Bdf;
 use serde::Serialize;
 
-use super::{Finding, Level, is_good};
-use crate::host::style::{Style, WIDTH, fill};
-use crate::pci::Bdf;
+use crate::check::{Finding, Level, is_good};
+use crate::style::{Style, WIDTH, fill};
 
 /// Columns of a name.
 const NAME: usize = 20;

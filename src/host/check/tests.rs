@@ -1,17 +1,17 @@
 mod device;
 mod machine;
 
-use super::*;
-use crate::host::details::{Details, HostBar, Space};
-use crate::host::facts::{Cpu, Maker, Module, Node};
-use crate::host::in_use::Use;
-use crate::host::iommu::{Iommu, Reach, Reserved};
-use crate::host::memory::HostMemory;
-use crate::host::style::{Style, WIDTH};
-use crate::host::sysfs::PciDevice;
-use crate::layout::Range;
-
 use Level::{Fail, Pass, Warn};
+use pci::addr::Range;
+use vmm::hostinfo::memory::HostMemory;
+use vmm::hostinfo::sysfs::PciDevice;
+
+use super::*;
+use crate::details::{Details, HostBar, Space};
+use crate::facts::{Cpu, Maker, Module, Node};
+use crate::in_use::Use;
+use crate::iommu::{Iommu, Reach, Reserved};
+use crate::style::{Style, WIDTH};
 
 /// A host with nothing amiss.
 fn host() -> HostFacts {

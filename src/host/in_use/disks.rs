@@ -6,9 +6,10 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Below, Places, Use, names, text};
-use crate::host::open_files::open_files;
-use crate::host::sysfs::Sysfs;
+use vmm::hostinfo::sysfs::Sysfs;
+
+use crate::in_use::{Below, Places, Use, names, text};
+use crate::open_files::open_files;
 
 pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<Vec<Use>> {
     let disks = Disks::find(sysfs, below)?;

@@ -1,14 +1,14 @@
 //! Network interfaces of a device, and those on top of them (VLANs and the like): up, with an address,
 //! a route, or a master.
 
-use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::{fs, io};
 
-use super::{Below, Places, Use, names, text};
-use crate::host::sysfs::Sysfs;
-use crate::sys::interfaces::Address;
+use vmm::hostinfo::sysfs::Sysfs;
+use vmm::sys::interfaces::Address;
+
+use crate::in_use::{Below, Places, Use, names, text};
 
 /// `IFF_UP` (netdevice(7)).
 const UP: u32 = 1;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::host::tree::Tree;
+use crate::tree::Tree;
 
 const BDF: &str = "0000:01:00.0";
 

@@ -1,11 +1,11 @@
 //! The list for programs. Its fields are documented in docs/host.md and keep their names.
 
+use pci::Bdf;
 use serde::Serialize;
 
-use super::{Item, List, Mediated, State};
-use crate::host::class::class_name;
-use crate::host::details::{HostBar, VirtualFunctions};
-use crate::pci::Bdf;
+use crate::class::class_name;
+use crate::details::{HostBar, VirtualFunctions};
+use crate::list::{Item, List, Mediated, State};
 
 #[derive(Serialize)]
 struct Listing<'a> {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::host::style::{Style, WIDTH};
-use crate::host::tree::Tree;
+use crate::style::{Style, WIDTH};
+use crate::tree::Tree;
 
 const NAMES: &str = "1b36  Red Hat, Inc.\n\t0010  QEMU NVM Express Controller with a name that takes all of the room\n";
 

@@ -15,10 +15,10 @@
 //!
 //! The mediated devices that are made of a device in the list are below it.
 
-use super::{Item, List, Mediated, State};
-use crate::host::class::class_name;
-use crate::host::details::{Details, Space, size_text};
-use crate::host::style::{Style, WIDTH, cut, fill};
+use crate::class::class_name;
+use crate::details::{Details, Space, size_text};
+use crate::list::{Item, List, Mediated, State};
+use crate::style::{Style, WIDTH, cut, fill};
 
 /// Columns before an address: group, line, blanks.
 const MARGIN: usize = 8;

@@ -1,7 +1,8 @@
 //! Tests of the base address registers, and any legal set of them for other tests.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 const M32: BarKind = BarKind::Memory32 {
     prefetchable: false,

@@ -1,10 +1,11 @@
 //! Tests of decoding: its rules one by one; any accesses are in [`model`].
 
-use super::*;
-use crate::pci::bar::tests::any_bars;
-use crate::pci::bar::{Bar, BarKind};
-use crate::pci::rom::{ROM, ROM_OFFSET};
 use proptest::prelude::*;
+
+use super::*;
+use crate::bar::tests::any_bars;
+use crate::bar::{Bar, BarKind};
+use crate::rom::{ROM, ROM_OFFSET};
 
 mod model;
 

@@ -1,7 +1,8 @@
 //! Tests of MSI: its rules one by one; any accesses are in [`model`].
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 mod model;
 

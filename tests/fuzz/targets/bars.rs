@@ -7,8 +7,8 @@ mod access;
 use access::Access;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use mini_vmm::pci::bar::{Bars, REGISTER_COUNT};
-use mini_vmm::pci::decoder::{BarEffect, Decoder};
+use pci::bar::{Bars, REGISTER_COUNT};
+use pci::decoder::{BarEffect, Decoder};
 
 #[derive(Debug, Arbitrary)]
 struct Input {

@@ -7,8 +7,9 @@ mod access;
 use access::Access;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use mini_vmm::pci::capability::{self, ext_id};
-use mini_vmm::vfio::config_policy;
+use pci::capability;
+use pci::capability::ext_id;
+use vmm::vfio::function::policy;
 
 /// A device's registers: dwords put anywhere into an image of zeros that has a list of capabilities.
 #[derive(Debug, Arbitrary)]
@@ -27,24 +28,24 @@ fuzz_target!(|input: Input| {
         let at = (usize::from(*at) % image.len()) & !3;
         image[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
-    let mut config = config_policy::apply(&image);
+    let mut config = policy::apply(&image);
     // Where nothing is in it, there is no extended space.
     let filled = image.iter().skip(256).any(|byte| *byte != 0);
     assert_eq!(config.size(), if filled { 4096 } else { 256 });
 
     // What is hidden is in no chain, and a chain ends.
-    let hidden = |table: &[(u16, config_policy::Treatment, &str)], id| {
+    let hidden = |table: &[(u16, policy::Treatment, &str)], id| {
         let row = table.iter().find(|row| row.0 == id);
-        row.is_some_and(|row| row.1 == config_policy::Treatment::Hide)
+        row.is_some_and(|row| row.1 == policy::Treatment::Hide)
     };
     let standard = capability::standard(config.image());
     let extended = capability::extended(config.image());
     assert!(standard.len() <= 48 && extended.len() <= 960);
     for cap in &standard {
-        assert!(!hidden(config_policy::STANDARD, cap.id), "{cap:?}");
+        assert!(!hidden(policy::STANDARD, cap.id), "{cap:?}");
     }
     for cap in &extended {
-        assert!(!hidden(config_policy::EXTENDED, cap.id), "{cap:?}");
+        assert!(!hidden(policy::EXTENDED, cap.id), "{cap:?}");
     }
     assert!(extended.iter().all(|cap| cap.id != ext_id::SRIOV));
 

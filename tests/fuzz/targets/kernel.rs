@@ -12,12 +12,12 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use mini_vmm::boot::acpi::{self, Placed};
-use mini_vmm::boot::{Entry, Images};
-use mini_vmm::config::memory::Pages;
-use mini_vmm::config::topology::Topology;
-use mini_vmm::layout::Layout;
-use mini_vmm::memory::ram::Ram;
+use vmm::boot::acpi::Placed;
+use vmm::boot::{Entry, Images, acpi};
+use vmm::config::memory::Pages;
+use vmm::config::topology::Topology;
+use vmm::layout::Layout;
+use vmm::memory::ram::Ram;
 use vmm_sys_util::tempfile::TempFile;
 
 #[derive(Debug, Arbitrary)]

@@ -7,7 +7,7 @@ mod access;
 use access::Access;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use mini_vmm::pci::msi::{Msi, MsiCapability, MsiEffect};
+use pci::msi::{Msi, MsiCapability, MsiEffect};
 
 #[derive(Debug, Arbitrary)]
 enum Step {

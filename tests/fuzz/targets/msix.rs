@@ -7,7 +7,7 @@ mod access;
 use access::Access;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use mini_vmm::pci::msix::{Msix, MsixCapability, MsixEffect};
+use pci::msix::{Msix, MsixCapability, MsixEffect};
 
 #[derive(Debug, Arbitrary)]
 struct Input {

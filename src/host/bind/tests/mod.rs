@@ -5,8 +5,8 @@ mod kills;
 mod later;
 mod refusals;
 
-use super::fake::{FakeHost, Fault};
 use super::*;
+use crate::bind::fake::{FakeHost, Fault};
 
 const NVME: u32 = 0x01_0802;
 const BRIDGE: u32 = 0x06_0400;

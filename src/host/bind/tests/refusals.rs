@@ -281,7 +281,7 @@ fn run_by_hand(lines: &[String]) -> Vec<String> {
     let node = |line: &str, bdf: &str| {
         let (_, chown) = line.split_once("|| ")?;
         let (chown, _) = chown.split_once("$(ls ")?;
-        let bdf: crate::pci::Bdf = bdf.parse().ok()?;
+        let bdf: pci::Bdf = bdf.parse().ok()?;
         Some(format!("{chown}vfio{:02x}{:x}", bdf.bus, bdf.function))
     };
     let devices = "/sys/bus/pci/devices";

@@ -1,12 +1,13 @@
 //! Any accesses to the header against a plain model of the specification: the same registers, and the
 //! same address ranges decoded.
 
-use super::super::*;
-use crate::pci::bar::tests::any_bars;
-use crate::pci::bar::{BAR_OFFSET, Bar, BarKind};
-use crate::pci::lanes;
-use crate::pci::rom::{ROM, ROM_OFFSET};
 use proptest::prelude::*;
+
+use super::super::*;
+use crate::bar::tests::any_bars;
+use crate::bar::{BAR_OFFSET, Bar, BarKind};
+use crate::lanes;
+use crate::rom::{ROM, ROM_OFFSET};
 
 const COMMAND: usize = 4;
 const END: usize = 0x34;

@@ -1,9 +1,10 @@
 //! Any accesses and events against a plain model of the specification: the same registers, and the
 //! same messages sent in the same order.
 
-use super::super::*;
-use super::cap;
 use proptest::prelude::*;
+
+use super::super::*;
+use crate::msi::tests::cap;
 
 /// What a host makes of the effects: lines with messages, in which events gather while masked.
 #[derive(Default)]

@@ -1,10 +1,12 @@
 //! Any accesses and events against a plain model of the specification: the same registers and
 //! pending bits, and the same messages sent in the same order.
 
-use super::super::*;
-use super::msix;
-use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::super::*;
+use crate::msix::tests::msix;
 
 /// What a host makes of the effects: a line for each vector that was live once, in which events gather
 /// while it is masked. Where there is no line, the device itself holds them back.

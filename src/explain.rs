@@ -1,0 +1,394 @@
+//! `explain`: what a run would do with its devices, from the code that does it.
+//!
+//! No VM is made. A device that VFIO can open is opened as for a run (and so reset); of any other
+//! sysfs says what it can, and the problem is named.
+
+mod picture;
+pub mod register_names;
+mod registers;
+pub mod report;
+mod source;
+mod text;
+
+use std::error::Error;
+use std::path::Path;
+use std::{fs, io};
+
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+use kvm_ioctls::Kvm;
+use pci::addr::Range;
+use pci::bar::{BAR_COUNT, BAR_OFFSET, BarError, BarKind, Bars};
+use pci::msix::MsixCapability;
+use pci::place::PlaceError;
+use pci::{Bdf, place};
+use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
+use source::Source;
+use vmm::boot::Images;
+use vmm::config::VmConfig;
+use vmm::config::device::{DeviceConfig, Slot, assign_slots};
+use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::hostinfo::sysfs;
+use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::layout::{Layout, LayoutError};
+use vmm::log::error_chain::sentence;
+use vmm::sys::memlock_limit;
+use vmm::vfio::device::{IrqInfo, VfioFile};
+use vmm::vfio::function::rom::{RomError, RomSource};
+use vmm::vfio::function::{bar_map, policy};
+use vmm::vfio::open;
+use vmm::vfio::open::{Opened, VfioError};
+use vmm::{layout, vcpu};
+
+/// Why nothing can be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// The address, or a device that is not there.
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
+    /// The file of a ROM.
+    #[error(transparent)]
+    Rom(#[from] RomError),
+    /// The memory asked for.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// sysfs.
+    #[error("cannot read what the kernel says about {}", .name.in_words())]
+    Sysfs {
+        /// The device.
+        name: HostName,
+        /// The errno.
+        source: io::Error,
+    },
+    /// BARs that make no sense.
+    #[error("{}: {source}", .name.in_words())]
+    Bars {
+        /// The device.
+        name: HostName,
+        /// What is wrong.
+        source: BarError,
+    },
+    /// BARs that fit nowhere.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+}
+
+impl ExplainError {
+    /// What to type.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Vfio(e) => e.hint(),
+            Self::Rom(e) => Some(e.hint()),
+            Self::Layout(_) => Some("give the guest less with --memory".into()),
+            _ => None,
+        }
+    }
+}
+
+/// What a run with this configuration would do with its devices.
+///
+/// # Errors
+/// An address of no device; memory or BARs that fit nowhere. What keeps a device from being passed
+/// through is none, but part of what is explained.
+pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
+    let configs = assign_slots(&config.vfio);
+    let mut problems = Vec::new();
+    let opened = open::find(sysfs, &configs)
+        .and_then(|candidates| open::open(None, &candidates, config.iommu, &|_| ()));
+    let opened = match opened {
+        Ok(opened) => opened,
+        // Of a mediated device sysfs says nothing that could be explained.
+        Err(e) if any_mediated(&configs) => return Err(e.into()),
+        Err(e) => {
+            problems.push(problem(&e, e.hint()));
+            None
+        }
+    };
+    let mut devices = Vec::new();
+    for (i, config) in configs.iter().enumerate() {
+        let device = opened.as_ref().and_then(|opened| opened.devices.get(i));
+        devices.push(Subject::read(sysfs, config, device.map(|d| &**d))?);
+    }
+
+    let phys_bits = phys_bits();
+    let bytes: u64 = devices
+        .iter()
+        .flat_map(|d| d.source.regions.iter().map(|region| region.size))
+        .fold(0, u64::saturating_add);
+    let mut layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
+    layout = layout.reachable(bytes, phys_bits, usable);
+    let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
+    place::place(&mut wishes, &layout.windows())?;
+
+    problems.extend(kernel_problem(config, &layout));
+    let placed: Vec<_> = devices.iter().flat_map(Subject::placed).collect();
+    Ok(Explanation {
+        problems,
+        guest_memory: picture::areas(&layout, &placed),
+        dma: dma(&layout, config.memory.size, opened.as_ref()),
+        devices: devices.into_iter().map(Subject::report).collect(),
+    })
+}
+
+fn any_mediated(configs: &[DeviceConfig]) -> bool {
+    let names = configs.iter().map(|c| parse_address(&c.address));
+    names
+        .flatten()
+        .any(|name| matches!(name, HostName::Mediated(_)))
+}
+
+/// Whether the kernel, if there is one, fits the guest.
+fn kernel_problem(config: &VmConfig, layout: &Layout) -> Option<Problem> {
+    if config.kernel.as_os_str().is_empty() {
+        return None;
+    }
+    let images = Images::open(&config.kernel, config.initrd.as_deref());
+    let checked = images.and_then(|images| images.check(layout, &config.cmdline));
+    checked.err().map(|e| problem(&e, e.hint()))
+}
+
+fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
+    Problem {
+        problem: sentence(error),
+        hint,
+    }
+}
+
+/// The width of a physical address: KVM's word for it, or else that of the processor.
+fn phys_bits() -> u8 {
+    let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
+    kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
+}
+
+/// `address sizes : 46 bits physical, ...`; 36 where the processor does not say.
+fn processor_bits() -> u8 {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let sizes = text
+        .lines()
+        .find_map(|line| line.strip_prefix("address sizes"));
+    let number = sizes.and_then(|sizes| sizes.split_whitespace().nth(1)?.parse().ok());
+    number.unwrap_or(36)
+}
+
+fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
+    let usable = opened.map_or(&[][..], |o| o.mapper.iova_ranges());
+    let limit = memlock_limit();
+    Dma {
+        interface: opened.map(|o| o.interface),
+        maps: layout.ram().map(|r| picture::extent(&r)).collect(),
+        usable: usable.iter().map(picture::extent).collect(),
+        reserved: picture::gaps(usable).iter().map(picture::extent).collect(),
+        pinned: memory,
+        memlock: (limit != libc::RLIM_INFINITY).then_some(limit),
+    }
+}
+
+const INTERRUPT_PIN: u16 = 0x3d;
+
+/// One device on its way to being explained.
+struct Subject {
+    name: HostName,
+    guest: Bdf,
+    driver: Option<String>,
+    group: Option<Group>,
+    resets: Vec<String>,
+    source: Source,
+    bars: Bars,
+    msix: Option<MsixCapability>,
+}
+
+impl Subject {
+    fn read(
+        sysfs: &Sysfs,
+        config: &DeviceConfig,
+        device: Option<&VfioFile>,
+    ) -> Result<Self, ExplainError> {
+        let name = parse_address(&config.address)
+            .map_err(|_| VfioError::BadAddress(config.address.clone()))?;
+        let unreadable = |source| ExplainError::Sysfs { name, source };
+        let path = sysfs.path_of(name);
+        if !path.exists() {
+            return Err(match name {
+                HostName::Pci(bdf) => VfioError::NoDevice(bdf).into(),
+                HostName::Mediated(uuid) => VfioError::NoMediated(uuid).into(),
+            });
+        }
+        let source = match device {
+            Some(device) => Source::device(device).map_err(VfioError::Device)?,
+            None => Source::sysfs(&path).map_err(unreadable)?,
+        };
+        let sizes = source.regions.each_ref().map(|region| region.size);
+        let rom = RomSource::load(&config.rom)?.size(&name.to_string(), &source.rom);
+        let bars = Bars::decode(source.raw_bars(), sizes)
+            .and_then(|bars| match rom {
+                0 => Ok(bars),
+                size => bars.with_rom(size),
+            })
+            .map_err(|source| ExplainError::Bars { name, source })?;
+        let slot = config.slot.unwrap_or(Slot {
+            device: 0,
+            function: 0,
+        });
+        Ok(Self {
+            name,
+            guest: Bdf {
+                segment: 0,
+                bus: 0,
+                device: slot.device,
+                function: slot.function,
+            },
+            driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
+            group: group(sysfs, name, &path).map_err(unreadable)?,
+            resets: resets(&path),
+            msix: MsixCapability::parse(&source.image),
+            source,
+            bars,
+        })
+    }
+
+    /// Its BARs at their first addresses, those in memory.
+    fn placed(&self) -> Vec<picture::PlacedBar> {
+        self.bars
+            .iter()
+            .filter(|(_, bar, _)| !bar.kind.is_io())
+            .map(|(index, bar, start)| {
+                let range = Range {
+                    start,
+                    size: bar.size,
+                };
+                (format!("BAR {index} of {}", self.guest), range)
+            })
+            .collect()
+    }
+
+    fn report(self) -> Device {
+        let mut config = policy::apply(&self.source.image);
+        // As firmware leaves them.
+        for register in 0..BAR_COUNT as u16 {
+            let offset = BAR_OFFSET + 4 * register;
+            let mut value = [0; 4];
+            self.bars.read(offset, &mut value);
+            config.set_u32(offset, u32::from_le_bytes(value));
+        }
+        if self.source.irqs[0].is_some() {
+            config.set_u8(INTERRUPT_PIN, self.guest.function % layout::INTX_PINS + 1);
+        }
+        Device {
+            host: self.name.to_string(),
+            guest: self.guest.to_string(),
+            bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
+            interrupts: self.interrupts(),
+            registers: registers::fields(&self.source.image, &config),
+            partial: self.source.partial,
+            driver: self.driver,
+            group: self.group,
+            resets: self.resets,
+        }
+    }
+
+    /// A BAR's pieces, as a run maps and traps them.
+    fn bar(&self, (index, bar, address): (usize, &pci::bar::Bar, u64)) -> Bar {
+        let prefetchable = |yes| if yes { ", prefetchable" } else { "" };
+        let kind = match bar.kind {
+            BarKind::Io => "ports".into(),
+            BarKind::Rom => "expansion ROM, from a copy".into(),
+            BarKind::Memory32 { prefetchable: p } => format!("32-bit memory{}", prefetchable(p)),
+            BarKind::Memory64 { prefetchable: p } => format!("64-bit memory{}", prefetchable(p)),
+        };
+        let mappable = match self.source.regions.get(index) {
+            Some(region) if !bar.kind.is_io() => region.mappable.as_slice(),
+            _ => &[],
+        };
+        let msix = self.msix.as_ref();
+        let hidden = msix.map(|msix| bar_map::virtual_ranges(msix, index));
+        let mapped = bar_map::plan(bar.size, mappable, &hidden.unwrap_or_default());
+        let as_ranges = |pieces: &[(u64, u64)]| -> Vec<Range> {
+            let ranges = pieces.iter().map(|&(start, size)| Range { start, size });
+            ranges.collect()
+        };
+        let beyond = Range {
+            start: bar.size,
+            size: 0,
+        };
+        let mut ranges = as_ranges(&mapped);
+        ranges.push(beyond);
+        let piece = |range: &Range| Piece {
+            offset: picture::hex(range.start),
+            size: range.size,
+        };
+        Bar {
+            index,
+            kind,
+            size: bar.size,
+            guest: picture::hex(address),
+            trapped: picture::gaps(&ranges).iter().map(piece).collect(),
+            mapped: as_ranges(&mapped).iter().map(piece).collect(),
+        }
+    }
+
+    /// What the guest may choose from, best first.
+    fn interrupts(&self) -> Vec<Interrupt> {
+        let [intx, msi, msix] = self.source.irqs;
+        let adding = |irq: IrqInfo| match irq.resizable {
+            true => "vectors are added while others are live",
+            false => "to add a vector, the others are off for a moment",
+        };
+        let pin = self.guest.function % layout::INTX_PINS;
+        let gsi = layout::gsi_of_pin(self.guest.device, pin);
+        let pin_name = char::from(b'A' + pin);
+        let ways = [
+            msix.zip(self.msix).map(|(irq, capability)| Interrupt {
+                kind: "MSI-X",
+                vectors: irq.count.min(capability.vectors.into()),
+                way: format!(
+                    "an eventfd for each vector in use, from VFIO to KVM; {}",
+                    adding(irq)
+                ),
+            }),
+            msi.map(|irq| Interrupt {
+                kind: "MSI",
+                vectors: irq.count,
+                way: "an eventfd for each message, from VFIO to KVM".into(),
+            }),
+            intx.map(|irq| Interrupt {
+                kind: "INTx",
+                vectors: irq.count,
+                way: format!(
+                    "INT{pin_name}, GSI {gsi}: a level, unmasked when the guest has served it"
+                ),
+            }),
+        ];
+        ways.into_iter().flatten().collect()
+    }
+}
+
+fn group(sysfs: &Sysfs, name: HostName, path: &Path) -> io::Result<Option<Group>> {
+    let number = sysfs::link_name(&path.join("iommu_group"))?.and_then(|g| g.parse().ok());
+    let Some(number) = number else {
+        return Ok(None);
+    };
+    let members = sysfs.group_members(number)?;
+    let mut members: Vec<Member> = members.iter().map(member).collect();
+    if let HostName::Mediated(_) = name {
+        members.push(Member {
+            host: name.to_string(),
+            driver: None,
+            blocks: false,
+        });
+    }
+    Ok(Some(Group { number, members }))
+}
+
+fn member(device: &PciDevice) -> Member {
+    Member {
+        host: device.bdf.to_string(),
+        driver: device.driver.clone(),
+        blocks: device.blocks_group(),
+    }
+}
+
+/// The kernel's list, best first (Documentation/ABI/testing/sysfs-bus-pci, reset_method).
+fn resets(path: &Path) -> Vec<String> {
+    let list = fs::read_to_string(path.join("reset_method")).unwrap_or_default();
+    list.split_whitespace().map(String::from).collect()
+}

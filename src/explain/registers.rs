@@ -1,0 +1,229 @@
+//! A configuration space, register by register: the host's value, the guest's, and why.
+
+use pci::capability::Capability;
+use pci::config_space::ConfigSpace;
+use pci::{capability, lanes};
+use serde::Serialize;
+use vmm::vfio::function::policy;
+use vmm::vfio::function::policy::Treatment;
+
+use crate::explain::register_names;
+
+/// How the guest gets a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Treated {
+    /// Reads and writes go to the device.
+    Passed,
+    /// Answered by mini-vmm.
+    Emulated,
+    /// Parts are passed, parts are answered by mini-vmm.
+    Masked,
+    /// Not there for the guest.
+    Hidden,
+}
+
+impl Treated {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Emulated => "emulated",
+            Self::Masked => "masked",
+            Self::Hidden => "hidden",
+        }
+    }
+}
+
+/// One register, or a capability that is shown in one piece.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Field {
+    /// In configuration space.
+    pub offset: u16,
+    /// Bytes.
+    pub length: u16,
+    /// The capability it belongs to; none in the header.
+    pub capability: Option<&'static str>,
+    /// What the specification calls it.
+    pub name: &'static str,
+    /// What the device holds, where it is 4 bytes or fewer.
+    pub host: Option<String>,
+    /// What the guest reads at power-on, where it is not the same.
+    pub guest: Option<String>,
+    /// How the guest gets it.
+    pub treatment: Treated,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// Every register of the device whose configuration space is `image`, of which the guest gets
+/// `config`.
+pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
+    let view = View { image, config };
+    let mut fields: Vec<Field> = register_names::HEADER
+        .iter()
+        .map(|(offset, length, name)| {
+            let row = policy::HEADER
+                .iter()
+                .find(|row| (row.0..row.0 + row.1).contains(offset));
+            view.field(*offset, *length, None, name, row.map_or("", |row| row.3))
+        })
+        .collect();
+    for cap in capability::standard(image) {
+        view.capability(&cap, policy::STANDARD, &mut fields);
+    }
+    for cap in capability::extended(image) {
+        view.capability(&cap, policy::EXTENDED, &mut fields);
+    }
+    fields
+}
+
+/// Why the first bytes of a capability are not the device's.
+const LINKED: &str = "relinked: the chain has what the guest gets";
+/// Extended capabilities begin here (PCI Express 6.0, 7.6.3).
+const EXTENDED_START: u16 = 0x100;
+
+struct View<'a> {
+    image: &'a [u8],
+    config: &'a ConfigSpace,
+}
+
+impl View<'_> {
+    fn capability(
+        &self,
+        cap: &Capability,
+        table: &[(u16, Treatment, &'static str)],
+        fields: &mut Vec<Field>,
+    ) {
+        let row = table.iter().find(|row| row.0 == cap.id);
+        let (treatment, reason) = row.map_or((Treatment::Pass, ""), |row| (row.1, row.2));
+        let name = register_names::capability(cap);
+        if treatment == Treatment::Hide {
+            let mut field = self.field(cap.offset, cap.len, Some(name), name, reason);
+            field.treatment = Treated::Hidden;
+            field.guest = None;
+            fields.push(field);
+            return;
+        }
+        let registers = register_names::registers(cap);
+        if registers.is_empty() {
+            fields.push(self.field(cap.offset, cap.len, Some(name), name, reason));
+        }
+        for (at, length, register) in registers {
+            if at + length <= cap.len {
+                let offset = cap.offset + at;
+                let reason = if *at == 0 { LINKED } else { reason };
+                fields.push(self.field(offset, *length, Some(name), register, reason));
+            }
+        }
+    }
+
+    fn field(
+        &self,
+        offset: u16,
+        length: u16,
+        capability: Option<&'static str>,
+        name: &'static str,
+        reason: &'static str,
+    ) -> Field {
+        // A capability's link is always ours and says nothing about its registers.
+        let link = match capability == Some(name) {
+            true if offset >= EXTENDED_START => 4,
+            true => 2,
+            false => 0,
+        };
+        let bytes = offset.saturating_add(link)..offset.saturating_add(length);
+        let count = bytes.len();
+        let emulated = bytes.filter(|at| self.config.is_emulated(*at)).count();
+        let treatment = match emulated {
+            0 => Treated::Passed,
+            n if n == count => Treated::Emulated,
+            _ => Treated::Masked,
+        };
+        let host = value(self.image, offset, length);
+        let guest = value(self.config.image(), offset, length);
+        Field {
+            offset,
+            length,
+            capability,
+            name,
+            guest: guest
+                .filter(|guest| treatment != Treated::Passed && Some(guest) != host.as_ref()),
+            host,
+            treatment,
+            reason: if treatment == Treated::Passed && capability.is_some() {
+                ""
+            } else {
+                reason
+            },
+        }
+    }
+}
+
+/// The bytes as one number, most significant digit first.
+fn value(image: &[u8], offset: u16, length: u16) -> Option<String> {
+    let length = usize::from(length);
+    if !(1..=4).contains(&length) {
+        return None;
+    }
+    let mut bytes = [0u8; 4];
+    let from = image.get(usize::from(offset)..usize::from(offset) + length)?;
+    bytes.get_mut(..length)?.copy_from_slice(from);
+    let number = lanes::u32_at(&bytes, 0)?;
+    Some(format!("{number:0width$x}", width = 2 * length))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn device() -> Vec<u8> {
+        let mut image = vec![0u8; 4096];
+        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0x07, 0x05, 0x10, 0x00]);
+        put(0x10, &[0x04, 0x00, 0xeb, 0xfe]);
+        put(0x34, &[0x40]);
+        put(0x3c, &[0x0b, 0x01]);
+        put(0x40, &[0x01, 0x80, 0x03, 0x00]);
+        put(0x80, &[0x10, 0x00, 0x02, 0x00]);
+        put(0x8c, &[0x11; 8]);
+        put(0x100, &0x0001_0010u32.to_le_bytes());
+        image
+    }
+
+    #[test]
+    fn each_register_says_how_and_why() {
+        let image = device();
+        let fields = fields(&image, &policy::apply(&image));
+        let find = |name| fields.iter().find(|f| f.name == name).unwrap();
+        let vendor = find("vendor ID");
+        assert_eq!(vendor.host.as_deref(), Some("1b36"));
+        assert_eq!((vendor.treatment, &vendor.guest), (Treated::Passed, &None));
+        let bar = find("BAR 0");
+        assert_eq!(bar.treatment, Treated::Emulated);
+        assert_eq!(bar.host.as_deref(), Some("feeb0004"));
+        assert_eq!(bar.guest.as_deref(), Some("00000000"));
+        assert!(bar.reason.contains("never move"));
+        let link = find("link capabilities");
+        assert_eq!(link.capability, Some("PCI Express"));
+        assert_eq!(link.treatment, Treated::Emulated);
+        assert_eq!(find("device control").treatment, Treated::Passed);
+        let hidden = find("SR-IOV");
+        assert_eq!(hidden.treatment, Treated::Hidden);
+        assert!(hidden.reason.contains("belong to the host"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_device_is_described(mut image in proptest::collection::vec(any::<u8>(), 256), big: bool) {
+            if big {
+                image.resize(4096, 0x5a);
+            }
+            let fields = fields(&image, &policy::apply(&image));
+            prop_assert!(fields.len() >= register_names::HEADER.len());
+            prop_assert!(fields.iter().all(|f| usize::from(f.offset) < image.len()));
+        }
+    }
+}

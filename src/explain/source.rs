@@ -1,0 +1,159 @@
+//! Where `explain` reads a device: through VFIO as a run does, or, while another driver has it, from
+//! sysfs without disturbing that driver.
+
+use std::path::Path;
+use std::{fs, io};
+
+use pci::bar::{BAR_COUNT, BAR_OFFSET};
+use pci::config_space::CONVENTIONAL_SIZE;
+use pci::lanes;
+use pci::msi::MsiCapability;
+use pci::msix::MsixCapability;
+use vmm::vfio::device::{Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
+use vmm::vfio::function::snapshot;
+
+/// Resources beyond this many bytes cannot be; sysfs is not expected to lie, but it may be a test's.
+const MAX_BAR: u64 = 1 << 52;
+/// IORESOURCE_IO (include/linux/ioport.h).
+const IO: u64 = 0x100;
+
+/// What is known of a device.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its configuration space, 256 or 4096 bytes.
+    pub image: Vec<u8>,
+    /// Only the first 64 bytes were to be had: others than root do not get the rest.
+    pub partial: bool,
+    /// Its BARs.
+    pub regions: [RegionInfo; BAR_COUNT],
+    /// Its expansion ROM.
+    pub rom: RegionInfo,
+    /// INTx, MSI, MSI-X.
+    pub irqs: [Option<IrqInfo>; 3],
+}
+
+impl Source {
+    /// Through VFIO.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub fn device(device: &dyn Device) -> Result<Self, DeviceError> {
+        Ok(Self {
+            image: snapshot::read(device)?,
+            partial: false,
+            regions: std::array::from_fn(|bar| device.region(bar as u32)),
+            rom: device.region(ROM_REGION),
+            irqs: [Irq::Intx, Irq::Msi, Irq::Msix].map(|irq| device.irq(irq)),
+        })
+    }
+
+    /// From a device's directory in sysfs (Documentation/PCI/sysfs-pci.rst). What can be mapped is
+    /// what vfio-pci maps: whole pages of memory.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn sysfs(dir: &Path) -> io::Result<Self> {
+        let mut image = fs::read(dir.join("config"))?;
+        let partial = image.len() < CONVENTIONAL_SIZE;
+        let size = if image.len() > CONVENTIONAL_SIZE {
+            pci::CONFIG_SPACE_SIZE
+        } else {
+            CONVENTIONAL_SIZE
+        };
+        image.resize(size, 0);
+        let resources = fs::read_to_string(dir.join("resource"))?;
+        let mut regions: [RegionInfo; BAR_COUNT] = Default::default();
+        let mut lines = resources.lines();
+        for (region, line) in regions.iter_mut().zip(&mut lines) {
+            *region = region_of(line).unwrap_or_default();
+        }
+        // The seventh is the ROM's.
+        let rom = lines.next().and_then(region_of).unwrap_or_default();
+        let pin = lanes::u8_at(&image, 0x3d).is_some_and(|pin| pin != 0);
+        let vectors = |count| IrqInfo {
+            count,
+            resizable: false,
+        };
+        let msi = MsiCapability::parse(&image).map(|cap| vectors(cap.max_vectors.into()));
+        let msix = MsixCapability::parse(&image).map(|cap| vectors(cap.vectors.into()));
+        Ok(Self {
+            image,
+            partial,
+            regions,
+            rom,
+            irqs: [pin.then(|| vectors(1)), msi, msix],
+        })
+    }
+
+    /// The BARs' registers.
+    pub fn raw_bars(&self) -> [u32; BAR_COUNT] {
+        std::array::from_fn(|i| {
+            lanes::u32_at(&self.image, usize::from(BAR_OFFSET) + i * 4).unwrap_or(0)
+        })
+    }
+}
+
+/// A line of `resource`: first and last address, and the kernel's flags.
+fn region_of(line: &str) -> Option<RegionInfo> {
+    let mut numbers = line.split_whitespace().map(|word| {
+        let digits = word.strip_prefix("0x").unwrap_or(word);
+        u64::from_str_radix(digits, 16).ok()
+    });
+    let (start, last, flags) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    let size = last.checked_sub(start)?.checked_add(1)?;
+    if last == 0 || size > MAX_BAR {
+        return None;
+    }
+    let memory = flags & IO == 0;
+    let whole_pages = size >= vmm::memory::PAGE_SIZE;
+    Some(RegionInfo {
+        size,
+        read: true,
+        write: true,
+        mappable: if memory && whole_pages {
+            vec![(0, size)]
+        } else {
+            Vec::new()
+        },
+        file_offset: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_sys_util::tempdir::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn sysfs_is_read_as_it_is() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.as_path();
+        let mut image = vec![0u8; 256];
+        image[0x3d] = 1;
+        fs::write(path.join("config"), &image).unwrap();
+        let lines = [
+            "0x00000000febf0000 0x00000000febf3fff 0x0000000000140204",
+            "0x0000000000000000 0x0000000000000000 0x0000000000000000",
+            "0x000000000000c000 0x000000000000c01f 0x0000000000040101",
+            "nonsense",
+            "",
+            "",
+            "0x00000000febe0000 0x00000000febeffff 0x0000000000046200",
+        ];
+        fs::write(path.join("resource"), lines.join("\n")).unwrap();
+        let source = Source::sysfs(path).unwrap();
+        let sizes = source.regions.each_ref().map(|r| r.size);
+        assert_eq!(sizes, [0x4000, 0, 0x20, 0, 0, 0]);
+        assert_eq!(source.rom.size, 0x1_0000);
+        assert_eq!(source.regions[0].mappable, [(0, 0x4000)]);
+        assert!(source.regions[2].mappable.is_empty());
+        assert_eq!(source.irqs[0].map(|irq| irq.count), Some(1));
+        assert!(!source.partial);
+        // What an ordinary user gets.
+        fs::write(path.join("config"), &image[..64]).unwrap();
+        let source = Source::sysfs(path).unwrap();
+        assert!(source.partial);
+        assert_eq!(source.image.len(), 256);
+    }
+}

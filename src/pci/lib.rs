@@ -1,0 +1,78 @@
+//! PCI as the guest sees it, without any host behind it: bytes in, bytes and effects out.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`bdf`] | the address of a function |
+//! | [`bus`] | bus 0 of segment 0: which function answers |
+//! | [`host_bridge`] | the function at 00.0 |
+//! | [`config_access`] | ports 0xcf8/0xcfc and ECAM to a function and a register |
+//! | [`config_io`] | the same two as devices on the bus |
+//! | [`config_space`] | a byte-granular register file |
+//! | [`lanes`] | the bytes of an access against the bytes of a register |
+//! | [`bar`] | the six base address registers, and the expansion ROM's |
+//! | [`rom`] | what stands in an expansion ROM, and how large it may be |
+//! | [`decoder`] | what a change of BARs or COMMAND changes in the address map |
+//! | [`place`] | gives BARs their first addresses, as firmware does |
+//! | [`capability`] | walks and edits the capability chains |
+//! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
+//!
+//! The guest is hostile: any offset, length and value gets an answer. Nothing here indexes,
+//! unwraps or panics, and what a call returns is bounded by the device, not by the guest.
+
+#![warn(missing_docs)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
+pub mod addr;
+pub mod bar;
+pub mod bdf;
+pub mod bus;
+pub mod capability;
+pub mod config_access;
+pub mod config_io;
+pub mod config_space;
+pub mod decoder;
+pub mod host_bridge;
+pub mod lanes;
+pub mod msi;
+pub mod msix;
+pub mod place;
+pub mod rom;
+
+pub use bdf::{Bdf, BdfError};
+pub use bus::{PciError, RootBus};
+
+/// Size of a function's configuration space (PCI Express 6.0, 7.2).
+pub const CONFIG_SPACE_SIZE: usize = 4096;
+
+/// One function on the bus. Several vCPUs call it at once: each function locks for itself.
+pub trait PciFunction: Send + Sync {
+    /// Fills `data` with the registers at `offset`.
+    ///
+    /// `data` has 1, 2 or 4 bytes, naturally aligned, and `offset` is below 4096: the bus has
+    /// split whatever the guest did into such pieces.
+    fn config_read(&self, offset: u16, data: &mut [u8]);
+
+    /// Writes the registers at `offset`; shapes as in [`PciFunction::config_read`].
+    fn config_write(&self, offset: u16, data: &[u8]);
+
+    /// Back to the state after power-on, as at a guest's reset.
+    fn reset(&self);
+}
+
+/// A message-signalled interrupt: a write of `data` to `address` (PCI Express 6.0, 6.1.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Where the write goes; dword-aligned.
+    pub address: u64,
+    /// What is written.
+    pub data: u32,
+}

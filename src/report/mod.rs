@@ -1,0 +1,289 @@
+//! The report of a run, as a value: `docs/stats.md` describes its JSON, `text` its table.
+
+pub mod reporter;
+mod text;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pci::Bdf;
+use serde::Serialize;
+use vmm::counters::dma::Maps;
+use vmm::counters::exits::{Exits, Reason, VcpuExits};
+use vmm::counters::registers::{Access, Space};
+use vmm::log::error_chain::sentence;
+use vmm::log::phases::{Clock, Phase, Phases};
+use vmm::stats::devices::{Calls, DeviceMeter};
+use vmm::stats::interrupts::Vector;
+use vmm::stats::kvm::Counters;
+use vmm::stats::memory::OwnMemory;
+use vmm::stats::{Place, Stats};
+
+/// Counts by [`Reason::name`]; all of them are there.
+pub type ByReason = BTreeMap<&'static str, u64>;
+
+/// The form of the report; a field that goes or changes its meaning raises it.
+pub const VERSION: u32 = 1;
+
+/// What a run has to tell. Times are microseconds from the first line of `main`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// [`VERSION`].
+    pub version: u32,
+    /// CLOCK_MONOTONIC at that moment, in nanoseconds.
+    pub started_monotonic_ns: u64,
+    /// CPU time that the process had used before.
+    pub cpu_before_main_us: u64,
+    /// When this report was made.
+    pub uptime_us: u64,
+    /// The phases of the start, by their beginnings; they overlap.
+    pub phases: Vec<Phase>,
+    /// When the guest first left KVM for this process.
+    pub first_exit_us: Option<u64>,
+    /// Exits to this process.
+    pub exits: ExitReport,
+    /// Accesses to configuration space, by ports and ECAM.
+    pub config_space: ConfigReport,
+    /// KVM's own counters.
+    pub kvm: KvmReport,
+    /// Interrupts that the host saw of the devices.
+    pub interrupts: Vec<Vector>,
+    /// The devices.
+    pub devices: Vec<DeviceReport>,
+    /// Memory of this process without the guest's RAM; null when /proc does not tell.
+    pub memory: Option<OwnMemory>,
+    /// What mapping guest memory for the devices took.
+    pub dma: DmaReport,
+}
+
+/// Exits to this process, since its start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExitReport {
+    /// All of them.
+    pub total: u64,
+    /// Of all vCPUs.
+    pub by_reason: ByReason,
+    /// Of each vCPU.
+    pub vcpus: Vec<ByReason>,
+    /// Those for ports and memory, the most frequent first.
+    pub registers: Vec<Register>,
+    /// Those for which the table of registers had no room.
+    pub other_registers: u64,
+    /// Writes that waited in KVM's ring and made no exit.
+    pub coalesced_writes: u64,
+}
+
+/// Accesses of one kind to one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Register {
+    /// `port` or `memory`.
+    pub space: &'static str,
+    /// The port or the guest-physical address, in hexadecimal.
+    pub address: String,
+    /// Whether the guest wrote.
+    pub write: bool,
+    /// How often.
+    pub count: u64,
+    /// What is there now; null when nothing is.
+    pub place: Option<String>,
+    /// How far from the place's beginning, in hexadecimal.
+    pub offset: Option<String>,
+}
+
+/// Accesses to configuration space.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConfigReport {
+    /// The most frequent first.
+    pub registers: Vec<ConfigRegister>,
+    /// Those for which the table had no room.
+    pub others: u64,
+}
+
+/// Accesses of one kind to one register.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ConfigRegister {
+    /// The function's address in the guest.
+    pub function: Bdf,
+    /// Bytes from the beginning of its configuration space, in hexadecimal.
+    pub register: String,
+    /// Whether the guest wrote.
+    pub write: bool,
+    /// How often.
+    pub count: u64,
+}
+
+/// KVM's own counters, by KVM's names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KvmReport {
+    /// Why there are none.
+    pub problem: Option<String>,
+    /// The VM's.
+    pub vm: Counters,
+    /// Each vCPU's.
+    pub vcpus: Vec<Counters>,
+}
+
+/// A device's slow calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceReport {
+    /// The host's name for it.
+    pub device: String,
+    /// Resets after the one that opening it was.
+    pub resets: Calls,
+    /// Changes of which interrupts there are (VFIO_DEVICE_SET_IRQS).
+    pub set_irqs: Calls,
+    /// When it first had a vector of MSI or MSI-X.
+    pub first_vector_us: Option<u64>,
+}
+
+/// DMA maps.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DmaReport {
+    /// Of the guest's RAM.
+    pub ram: Maps,
+    /// Of BARs, for peer-to-peer DMA.
+    pub bars: Maps,
+}
+
+impl Report {
+    /// Gathers what `stats` and `phases` have by now.
+    pub fn new(stats: &Stats, phases: &Phases) -> Self {
+        let clock = phases.clock();
+        let devices = stats.devices();
+        let first = stats.exits.vcpus().iter().filter_map(VcpuExits::first);
+        let names: Vec<String> = devices.iter().map(|(name, _)| name.clone()).collect();
+        Self {
+            version: VERSION,
+            started_monotonic_ns: clock.monotonic_ns,
+            cpu_before_main_us: clock.cpu_before_us,
+            uptime_us: clock.at(Instant::now()),
+            phases: phases.list(),
+            first_exit_us: first.min().map(|moment| clock.at(moment)),
+            exits: exits(&stats.exits, &stats.places(), stats.coalesced_writes()),
+            config_space: config_space(stats),
+            kvm: kvm_counters(stats),
+            interrupts: if names.is_empty() {
+                Vec::new()
+            } else {
+                stats.vectors(&names)
+            },
+            devices: device_reports(&devices, clock),
+            memory: stats.own_memory(),
+            dma: DmaReport {
+                ram: stats.dma.ram.maps(),
+                bars: stats.dma.bars.maps(),
+            },
+        }
+    }
+
+    /// As JSON, with a new line at its end.
+    ///
+    /// # Errors
+    /// None that is known: all of it can be said in JSON.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+fn exits(exits: &Exits, places: &[Place], coalesced: u64) -> ExitReport {
+    let by_reason = |of: &dyn Fn(Reason) -> u64| -> ByReason {
+        Reason::ALL.into_iter().map(|r| (r.name(), of(r))).collect()
+    };
+    let vcpus = exits.vcpus();
+    let all = by_reason(&|reason| exits.of(reason));
+    let mut counts: BTreeMap<Access, u64> = BTreeMap::new();
+    for table in vcpus.iter().filter_map(VcpuExits::registers) {
+        for (access, count) in table.list() {
+            *counts.entry(access).or_default() += count;
+        }
+    }
+    let counts = by_frequency(counts);
+    let others = vcpus.iter().filter_map(VcpuExits::registers);
+    ExitReport {
+        total: all.values().sum(),
+        by_reason: all,
+        vcpus: vcpus
+            .iter()
+            .map(|vcpu| by_reason(&|r| vcpu.of(r)))
+            .collect(),
+        registers: counts
+            .into_iter()
+            .map(|(access, count)| register(access, count, places))
+            .collect(),
+        other_registers: others.map(|table| table.others()).sum(),
+        coalesced_writes: coalesced,
+    }
+}
+
+/// The most frequent first; of those that are as frequent, the lowest address.
+fn by_frequency(counts: BTreeMap<Access, u64>) -> Vec<(Access, u64)> {
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    counts
+}
+
+fn config_space(stats: &Stats) -> ConfigReport {
+    let Some((accesses, others)) = stats.config_accesses() else {
+        return ConfigReport::default();
+    };
+    let register = |(access, count): (Access, u64)| ConfigRegister {
+        function: Bdf {
+            segment: 0,
+            bus: (access.address >> 20) as u8,
+            device: (access.address >> 15 & 31) as u8,
+            function: (access.address >> 12 & 7) as u8,
+        },
+        register: format!("{:#x}", access.address & 0xfff),
+        write: access.write,
+        count,
+    };
+    let counts = by_frequency(accesses.into_iter().collect());
+    ConfigReport {
+        registers: counts.into_iter().map(register).collect(),
+        others,
+    }
+}
+
+fn register(access: Access, count: u64, places: &[Place]) -> Register {
+    let place = places
+        .iter()
+        .find(|p| p.space == access.space && p.range.contains(access.address, 1));
+    Register {
+        space: match access.space {
+            Space::Port => "port",
+            Space::Memory => "memory",
+        },
+        address: format!("{:#x}", access.address),
+        write: access.write,
+        count,
+        place: place.map(|p| p.name.clone()),
+        offset: place.map(|p| format!("{:#x}", access.address - p.range.start)),
+    }
+}
+
+fn kvm_counters(stats: &Stats) -> KvmReport {
+    let mut report = KvmReport::default();
+    for (index, counters) in stats.kvm_counters().into_iter().enumerate() {
+        match counters {
+            Ok(counters) if index == 0 => report.vm = counters,
+            Ok(counters) => report.vcpus.push(counters),
+            Err(e) => {
+                let why = format!("KVM_GET_STATS_FD (Linux 5.14 has it): {}", sentence(&e));
+                report.problem.get_or_insert(why);
+            }
+        }
+    }
+    report
+}
+
+fn device_reports(devices: &[(String, Arc<DeviceMeter>)], clock: Clock) -> Vec<DeviceReport> {
+    let report = |(name, meter): &(String, Arc<DeviceMeter>)| DeviceReport {
+        device: name.clone(),
+        resets: meter.resets.calls(),
+        set_irqs: meter.irqs.calls(),
+        first_vector_us: meter.first_vector.get().map(|moment| clock.at(*moment)),
+    };
+    devices.iter().map(report).collect()
+}

@@ -1,0 +1,405 @@
+//! The ACPI tables: hardware-reduced, and nothing declared that is not there.
+//!
+//! ACPI 6.5, chapter 5 (tables) and 4.1 (the hardware-reduced model); PCI Firmware 3.3, 4.1.2
+//! (MCFG). The DSDT is in `dsdt`. What is absent is said to be absent, so that no guest
+//! wastes time looking for it: no 8259, 8042, RTC, VGA, PM timer, ACPI mode or SCI.
+
+use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink, aml_as_bytes};
+use vm_memory::{Bytes, GuestAddress};
+use zerocopy::little_endian::U16;
+use zerocopy::{Immutable, IntoBytes};
+
+use crate::boot::{GuestMemory, dsdt};
+use crate::config::topology::Topology;
+use crate::layout::{
+    ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_RESET,
+    PORT_SLEEP_CONTROL, PORT_SLEEP_STATUS, RESET_VALUE,
+};
+
+/// Whose tables these are; the same in every header (ACPI 6.5, 5.2.6).
+pub(super) const OEM_ID: [u8; 6] = *b"MINVMM";
+/// Which machine of theirs.
+pub(super) const OEM_TABLE_ID: [u8; 8] = *b"MINIVMM ";
+/// Its revision.
+pub(super) const OEM_REVISION: u32 = 1;
+
+/// Tables are aligned to this. The RSDP must be on 16 bytes (5.2.5.1), FACS would be on 64.
+const ALIGNMENT: u64 = 64;
+
+/// FADT, IAPC_BOOT_ARCH (ACPI 6.5, 5.2.9.3). The bits that stay clear: legacy devices on an ISA
+/// bus, an 8042, "MSI not supported".
+const BOOT_ARCH: u16 = BOOT_NO_VGA | BOOT_NO_ASPM | BOOT_NO_CMOS_RTC;
+const BOOT_NO_VGA: u16 = 1 << 2;
+/// The links belong to the host; the guest must not change their power states.
+const BOOT_NO_ASPM: u16 = 1 << 4;
+const BOOT_NO_CMOS_RTC: u16 = 1 << 5;
+
+/// The tables, each at its guest-physical address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Where the RSDP is, guest-physical.
+    pub rsdp: u64,
+    /// Guest-physical address and bytes of each table, all between `ACPI_START` and `ACPI_END`.
+    pub tables: Vec<(u64, Vec<u8>)>,
+}
+
+/// Why there are no tables.
+#[derive(Debug, thiserror::Error)]
+pub enum AcpiError {
+    /// The room below 1 MiB is too small.
+    #[error("the ACPI tables need {0} bytes, and there is room for {room}", room = ACPI_END - ACPI_START)]
+    TooLarge(u64),
+    /// The first megabyte is not RAM.
+    #[error("cannot write an ACPI table of {size} bytes at {address:#x}")]
+    Write {
+        /// Guest-physical.
+        address: u64,
+        /// Bytes.
+        size: usize,
+        /// The reason.
+        source: vm_memory::GuestMemoryError,
+    },
+}
+
+/// Builds the tables for a machine of vCPUs with these APIC ids.
+///
+/// # Errors
+///
+/// There is no room.
+pub fn build(layout: &Layout, topology: &Topology) -> Result<Placed, AcpiError> {
+    // The RSDP comes first, but points at the XSDT, which points at the rest.
+    let mut place = Placer::after(ACPI_START + Rsdp::len() as u64);
+    let dsdt = place.table(dsdt::build(layout, topology.cpus()));
+    let entries = [
+        place.table(bytes(&fadt(dsdt))),
+        place.table(bytes(&madt(topology))),
+        place.table(bytes(&mcfg())),
+    ];
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for entry in entries {
+        xsdt.add_entry(entry);
+    }
+    let xsdt = place.table(bytes(&xsdt));
+    let mut tables = place.tables;
+    tables.insert(0, (ACPI_START, bytes(&Rsdp::new(OEM_ID, xsdt))));
+    if place.next > ACPI_END {
+        return Err(AcpiError::TooLarge(place.next - ACPI_START));
+    }
+    Ok(Placed {
+        rsdp: ACPI_START,
+        tables,
+    })
+}
+
+impl Placed {
+    /// Writes the tables to guest memory.
+    ///
+    /// # Errors
+    ///
+    /// The first megabyte is not RAM.
+    pub fn write(&self, memory: &GuestMemory) -> Result<(), AcpiError> {
+        for (address, table) in &self.tables {
+            memory
+                .write_slice(table, GuestAddress(*address))
+                .map_err(|source| AcpiError::Write {
+                    address: *address,
+                    size: table.len(),
+                    source,
+                })?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts one table after the other.
+struct Placer {
+    next: u64,
+    tables: Vec<(u64, Vec<u8>)>,
+}
+
+impl Placer {
+    fn after(end: u64) -> Self {
+        Self {
+            next: end.next_multiple_of(ALIGNMENT),
+            tables: Vec::new(),
+        }
+    }
+
+    /// Returns the table's address.
+    fn table(&mut self, bytes: Vec<u8>) -> u64 {
+        let address = self.next;
+        self.next = (address + bytes.len() as u64).next_multiple_of(ALIGNMENT);
+        self.tables.push((address, bytes));
+        address
+    }
+}
+
+/// What a table or an AML object looks like in memory.
+pub(super) fn bytes(aml: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    aml.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// An 8-bit I/O port as a Generic Address Structure (ACPI 6.5, 5.2.3.2).
+fn port(number: u16) -> GAS {
+    GAS::new(
+        AddressSpace::SystemIo,
+        8,
+        0,
+        AccessSize::ByteAccess,
+        number.into(),
+    )
+}
+
+/// FADT (ACPI 6.5, 5.2.9): what is left of the fixed hardware in the hardware-reduced model.
+fn fadt(dsdt: u64) -> impl Aml {
+    let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .preferred_pm_profile(PmProfile::EnterpriseServer)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Wbinvd)
+        // No fixed power and sleep buttons.
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton)
+        // No keyboard, no display.
+        .flag(Flags::Headless);
+    fadt.iapc_boot_arch = BOOT_ARCH.into();
+    fadt.reset_reg = port(PORT_RESET);
+    fadt.reset_value = RESET_VALUE;
+    fadt.sleep_control_reg = port(PORT_SLEEP_CONTROL);
+    fadt.sleep_status_reg = port(PORT_SLEEP_STATUS);
+    fadt.finalize()
+}
+
+/// Local APIC NMI (ACPI 6.5, 5.2.12.7), which acpi_tables does not have.
+#[repr(C, packed)]
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+struct LocalApicNmi {
+    kind: u8,
+    length: u8,
+    processor: u8,
+    flags: U16,
+    pin: u8,
+}
+
+aml_as_bytes!(LocalApicNmi);
+
+/// MADT (ACPI 6.5, 5.2.12): the local APICs, the IOAPIC, and LINT1 as NMI, which is how
+/// [`super::cpu_state::set_lint`] sets it. PCAT_COMPAT is clear: no 8259 to disable. GSI and
+/// IOAPIC pin are the same number, so there are no interrupt source overrides.
+///
+/// A processor's `_UID` is its number, its APIC id is what the topology says.
+fn madt(topology: &Topology) -> impl Aml {
+    const EVERY_PROCESSOR: u8 = 0xff;
+    let mut madt = MADT::new(
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+        LocalInterruptController::Address(LAPIC_ADDR),
+    );
+    for (uid, apic_id) in (0u8..).zip(topology.apic_ids()) {
+        madt.add_structure(ProcessorLocalApic::new(
+            uid,
+            apic_id,
+            EnabledStatus::Enabled,
+        ));
+    }
+    madt.add_structure(IoApic::new(0, IOAPIC_ADDR, 0));
+    madt.add_structure(LocalApicNmi {
+        kind: 4,
+        length: size_of::<LocalApicNmi>() as u8,
+        processor: EVERY_PROCESSOR,
+        flags: 0.into(),
+        pin: 1,
+    });
+    madt
+}
+
+/// MCFG (PCI Firmware 3.3, 4.1.2): configuration space of segment 0, bus 0.
+fn mcfg() -> impl Aml {
+    let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    mcfg.add_ecam(ECAM_START, 0, 0, 0);
+    mcfg
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::topology::Wish;
+
+    fn cores(count: u32) -> Topology {
+        Topology::new(count, Wish::default()).unwrap()
+    }
+
+    fn placed(cpus: u32) -> Placed {
+        placed_for(&cores(cpus))
+    }
+
+    fn placed_for(topology: &Topology) -> Placed {
+        build(&Layout::new(8 << 30, 32 << 30, 46).unwrap(), topology).unwrap()
+    }
+
+    fn table(placed: &Placed, signature: &[u8; 4]) -> (u64, Vec<u8>) {
+        placed
+            .tables
+            .iter()
+            .find(|(_, t)| t.starts_with(signature))
+            .cloned()
+            .unwrap()
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    fn sums_to_zero(bytes: &[u8]) -> bool {
+        bytes.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)) == 0
+    }
+
+    #[test]
+    fn the_rsdp_leads_to_every_table() {
+        let placed = placed(2);
+        let rsdp = &placed.tables[0];
+        assert_eq!((placed.rsdp, rsdp.0), (0xe_0000, 0xe_0000));
+        assert_eq!(&rsdp.1[..8], b"RSD PTR ");
+        assert!(sums_to_zero(&rsdp.1[..20]) && sums_to_zero(&rsdp.1));
+        let (at, xsdt) = table(&placed, b"XSDT");
+        assert_eq!(u64_at(&rsdp.1, 24), at);
+        let entries: Vec<u64> = xsdt[36..].chunks(8).map(|e| u64_at(e, 0)).collect();
+        let expected: Vec<u64> = [b"FACP", b"APIC", b"MCFG"]
+            .map(|s| table(&placed, s).0)
+            .to_vec();
+        assert_eq!(entries, expected);
+        assert_eq!(
+            u64_at(&table(&placed, b"FACP").1, 140),
+            table(&placed, b"DSDT").0
+        );
+    }
+
+    #[test]
+    fn the_fadt_declares_no_legacy() {
+        let (_, fadt) = table(&placed(1), b"FACP");
+        let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
+        assert_eq!(flags & (1 << 20 | 1 << 10), 1 << 20 | 1 << 10);
+        assert_eq!(u16::from_le_bytes([fadt[109], fadt[110]]), 0b11_0100);
+        // Reset register: one byte of I/O space, and its value.
+        assert_eq!(fadt[116..120], [1, 8, 0, 1]);
+        assert_eq!((u64_at(&fadt, 120), fadt[128]), (0x602, 1));
+        assert_eq!((u64_at(&fadt, 248), u64_at(&fadt, 260)), (0x600, 0x601));
+    }
+
+    /// `_UID`, APIC id and flags of each processor; how many IOAPICs and NMIs there are.
+    fn in_madt(placed: &Placed) -> (Vec<(u8, u8, u8)>, u32, u32) {
+        let (_, madt) = table(placed, b"APIC");
+        assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 0, 0, 0, 0]);
+        let (mut rest, mut cpus, mut ioapics, mut nmis) = (&madt[44..], Vec::new(), 0, 0);
+        while !rest.is_empty() {
+            let (this, next) = rest.split_at(rest[1].into());
+            match this[0] {
+                0 => cpus.push((this[2], this[3], this[4])),
+                1 => ioapics += 1,
+                4 => nmis += 1,
+                other => panic!("MADT entry of type {other}"),
+            }
+            rest = next;
+        }
+        (cpus, ioapics, nmis)
+    }
+
+    #[test]
+    fn the_madt_has_every_cpu_once() {
+        let all: Vec<_> = (0..64).map(|i| (i, i, 1)).collect();
+        assert_eq!(in_madt(&placed(64)), (all, 1, 1));
+        let threes = Wish {
+            cores: Some(3),
+            ..Wish::default()
+        };
+        let (cpus, ..) = in_madt(&placed_for(&Topology::new(6, threes).unwrap()));
+        let ids = [(0, 0), (1, 1), (2, 2), (3, 4), (4, 5), (5, 6)];
+        assert_eq!(cpus, ids.map(|(uid, id)| (uid, id, 1)));
+    }
+
+    #[test]
+    fn the_mcfg_has_one_bus() {
+        let (_, mcfg) = table(&placed(1), b"MCFG");
+        assert_eq!(u64_at(&mcfg, 44), 0xe000_0000);
+        assert_eq!(mcfg[52..56], [0, 0, 0, 0]);
+        assert_eq!(mcfg.len(), 60);
+    }
+
+    #[test]
+    fn no_ram_there_is_an_error() {
+        let small = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        assert!(matches!(
+            placed(1).write(&small),
+            Err(AcpiError::Write { .. })
+        ));
+    }
+
+    /// iasl, where it is installed, reads every table without a complaint.
+    #[test]
+    fn iasl_agrees() {
+        use std::process::Command;
+        if Command::new("iasl").arg("-v").output().is_err() {
+            let why = "iasl is not installed (package acpica-tools)";
+            assert!(std::env::var_os("MINI_VMM_REQUIRE").is_none(), "{why}");
+            eprintln!("SKIPPED: {why}");
+            return;
+        }
+        let dir = std::env::temp_dir().join(format!("mini-vmm-acpi-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for signature in [b"DSDT", b"FACP", b"APIC", b"MCFG", b"XSDT"] {
+            let name = String::from_utf8_lossy(signature).to_string();
+            let file = dir.join(format!("{name}.dat"));
+            std::fs::write(&file, table(&placed(4), signature).1).unwrap();
+            let run = |args: &[&str], file: &std::path::Path| {
+                let out = Command::new("iasl").args(args).arg(file).output().unwrap();
+                let text = String::from_utf8_lossy(&out.stdout).to_string()
+                    + &String::from_utf8_lossy(&out.stderr);
+                assert!(out.status.success(), "{name}: {text}");
+                assert!(!text.contains("checksum"), "{name}: {text}");
+                text
+            };
+            run(&["-d"], &file);
+            if signature == b"DSDT" {
+                let text = run(&[], &file.with_extension("dsl"));
+                assert!(text.contains(" 0 Errors, 0 Warnings"), "{text}");
+            }
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn tables_are_sound(memory in (64u64 << 20)..(800 << 30), bars in 0u64..(64 << 30), cpus in 1u32..=64) {
+            if let Ok(layout) = Layout::new(memory, bars, 46) {
+                let placed = build(&layout, &cores(cpus)).unwrap();
+                let mut end = ACPI_START;
+                let mut sorted = placed.tables.clone();
+                sorted.sort();
+                for (at, table) in &sorted {
+                    prop_assert!(*at >= end && at % 16 == 0);
+                    end = at + table.len() as u64;
+                    prop_assert!(sums_to_zero(table));
+                    if *at != placed.rsdp {
+                        let length = u32::from_le_bytes(table[4..8].try_into().unwrap());
+                        prop_assert_eq!(length as usize, table.len());
+                    }
+                }
+                prop_assert!(end <= ACPI_END);
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! An ELF kernel: a vmlinux, or any other ELF that is entered by PVH.
+//!
+//! The fields are those of the System V ABI's "Object Files" and "Program Loading" chapters.
+//! linux-loader copies the segments and finds the PVH note; before that everything that it would
+//! take on trust is checked here: class, machine, and each segment against the file and RAM.
+
+use std::os::unix::fs::FileExt;
+
+use linux_loader::loader::bootparam::setup_header;
+use linux_loader::loader::{Elf, KernelLoader, PvhBootCapability};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::boot::error::BootError;
+use crate::boot::linux::header_for_vmlinux;
+use crate::boot::{Extent, GuestMemory, Source};
+use crate::layout::{HIGH_MEMORY_START, LOW_CMDLINE_SIZE};
+
+/// The first bytes of the file.
+pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
+
+const HEADER_SIZE: usize = 64;
+const SEGMENT_SIZE: usize = 56;
+const CLASS_64: u8 = 2;
+const DATA_LITTLE: u8 = 1;
+const TYPE_EXECUTABLE: u16 = 2;
+const TYPE_SHARED: u16 = 3;
+const MACHINE_X86_64: u16 = 62;
+const SEGMENT_LOAD: u32 = 1;
+const SEGMENT_INTERPRETER: u32 = 3;
+const SEGMENT_NOTE: u32 = 4;
+const SEGMENT_THREAD_LOCAL: u32 = 7;
+
+/// A PT_LOAD segment that lies inside the file.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    /// Guest-physical.
+    start: u64,
+    /// Bytes that come from the file.
+    from_file: u64,
+    /// Bytes in memory; those after `from_file` are zero.
+    in_memory: u64,
+}
+
+/// An ELF image whose headers have been checked against its file.
+pub(super) struct Image {
+    segments: Vec<Segment>,
+    extent: Extent,
+    entry: u64,
+}
+
+/// How an ELF image wants to be entered.
+pub(super) enum Start {
+    /// 32-bit protected mode, by the PVH note's address.
+    Pvh(u64),
+    /// Long mode with a zero page, at `e_entry`.
+    Linux64(u64, Box<setup_header>),
+}
+
+impl Image {
+    /// Reads and checks the ELF header and the program headers.
+    pub(super) fn read(source: &Source) -> Result<Self, BootError> {
+        let unusable = |reason: String| BootError::Unusable {
+            path: source.path.clone(),
+            reason,
+        };
+        let file_size = source.size()?;
+        let mut header = [0; HEADER_SIZE];
+        read_at(source, file_size, &mut header, 0)?;
+        if header[4] != CLASS_64 {
+            return Err(unusable("it is not a 64-bit ELF image".into()));
+        }
+        if header[5] != DATA_LITTLE {
+            return Err(unusable("it is a big-endian ELF image".into()));
+        }
+        let machine = u16_at(&header, 18);
+        if machine != MACHINE_X86_64 {
+            return Err(unusable(format!(
+                "it is for ELF machine {machine}, not for x86-64"
+            )));
+        }
+        if !matches!(u16_at(&header, 16), TYPE_EXECUTABLE | TYPE_SHARED) {
+            return Err(unusable(
+                "it is an ELF object or core, not an executable".into(),
+            ));
+        }
+        let entry = u64_at(&header, 24);
+        let table = u64_at(&header, 32);
+        if usize::from(u16_at(&header, 54)) != SEGMENT_SIZE || table < HEADER_SIZE as u64 {
+            return Err(unusable("its program headers are malformed".into()));
+        }
+        let count = usize::from(u16_at(&header, 56));
+        let mut headers = vec![0; count * SEGMENT_SIZE];
+        read_at(source, file_size, &mut headers, table)?;
+
+        let mut segments = Vec::new();
+        let mut has_note = false;
+        for h in headers.chunks_exact(SEGMENT_SIZE) {
+            let kind = u32_at(h, 0);
+            let (offset, from_file) = (u64_at(h, 8), u64_at(h, 32));
+            let (start, in_memory) = (u64_at(h, 24), u64_at(h, 40));
+            match kind {
+                // No kernel has either; dynamic and static programs do.
+                SEGMENT_INTERPRETER | SEGMENT_THREAD_LOCAL => {
+                    return Err(unusable("it is a program, not a kernel".into()));
+                }
+                SEGMENT_LOAD | SEGMENT_NOTE => {}
+                _ => continue,
+            }
+            let in_file = offset.saturating_add(from_file);
+            if in_file > file_size {
+                return Err(source.truncated(file_size, in_file));
+            }
+            if kind == SEGMENT_NOTE {
+                has_note = true;
+                continue;
+            }
+            if in_memory == 0 && from_file == 0 {
+                continue;
+            }
+            if in_memory < from_file {
+                return Err(unusable(format!(
+                    "its segment at {start:#x} has more bytes in the file than in memory"
+                )));
+            }
+            if start < HIGH_MEMORY_START {
+                return Err(unusable(format!(
+                    "its segment at {start:#x} is below 1 MiB"
+                )));
+            }
+            segments.push(Segment {
+                start,
+                from_file,
+                in_memory,
+            });
+        }
+        let start = segments.iter().map(|s| s.start).min();
+        let end = segments
+            .iter()
+            .map(|s| s.start.saturating_add(s.in_memory))
+            .max();
+        let (Some(start), Some(end)) = (start, end) else {
+            return Err(unusable("it has nothing to load".into()));
+        };
+        let image = Self {
+            segments,
+            extent: Extent { start, end },
+            entry,
+        };
+        // With a note there may be a PVH entry; linux-loader finds out while loading.
+        if !has_note && !image.has_code_at(entry) {
+            return Err(image.no_entry(source));
+        }
+        Ok(image)
+    }
+
+    /// The RAM from the lowest segment's start to the highest's end.
+    pub(super) fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Bytes of command line that our room takes, without the NUL.
+    pub(super) fn cmdline_limit(&self) -> u64 {
+        LOW_CMDLINE_SIZE - 1
+    }
+
+    /// Copies the segments; the caller has checked that [`Self::extent`] is RAM.
+    pub(super) fn load(&self, source: &Source, memory: &GuestMemory) -> Result<Start, BootError> {
+        // linux-loader leaves the rest of a segment as it is, which after a reboot is the last
+        // kernel's data. Zeroes first, so that segments that share a page keep their bytes.
+        for s in &self.segments {
+            zero(memory, s.start + s.from_file, s.in_memory - s.from_file)?;
+        }
+        let loaded =
+            Elf::load(memory, None, &mut &source.file, None).map_err(|e| BootError::Load {
+                path: source.path.clone(),
+                source: e,
+            })?;
+        // linux-loader reports the last PT_NOTE's find; Linux has one PT_NOTE.
+        match loaded.pvh_boot_cap {
+            PvhBootCapability::PvhEntryPresent(entry) if self.has_code_at(entry.0) => {
+                Ok(Start::Pvh(entry.0))
+            }
+            PvhBootCapability::PvhEntryPresent(entry) => Err(BootError::Unusable {
+                path: source.path.clone(),
+                reason: format!("its PVH entry {:#x} is outside what it loads", entry.0),
+            }),
+            // startup_64 of a vmlinux is linked at a physical address.
+            _ if self.has_code_at(self.entry) => {
+                Ok(Start::Linux64(self.entry, Box::new(header_for_vmlinux())))
+            }
+            _ => Err(self.no_entry(source)),
+        }
+    }
+
+    fn has_code_at(&self, address: u64) -> bool {
+        self.segments
+            .iter()
+            .any(|s| address >= s.start && address - s.start < s.from_file)
+    }
+
+    fn no_entry(&self, source: &Source) -> BootError {
+        BootError::Unusable {
+            path: source.path.clone(),
+            reason: format!(
+                "it has no PVH note, and its entry {:#x} is outside what it loads",
+                self.entry
+            ),
+        }
+    }
+}
+
+/// Fills guest memory with zeroes.
+fn zero(memory: &GuestMemory, start: u64, size: u64) -> Result<(), BootError> {
+    const CHUNK: usize = 64 << 10;
+    let zeroes = [0; CHUNK];
+    let mut done = 0;
+    while done < size {
+        let n = (size - done).min(CHUNK as u64);
+        memory
+            .write_slice(&zeroes[..n as usize], GuestAddress(start + done))
+            .map_err(|source| BootError::Memory {
+                what: "kernel",
+                source,
+            })?;
+        done += n;
+    }
+    Ok(())
+}
+
+/// Reads headers, which must be in the file.
+fn read_at(
+    source: &Source,
+    file_size: u64,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<(), BootError> {
+    let needed = offset.saturating_add(buffer.len() as u64);
+    if needed > file_size {
+        return Err(source.truncated(file_size, needed));
+    }
+    source
+        .file
+        .read_exact_at(buffer, offset)
+        .map_err(|e| source.unreadable(e))
+}
+
+/// `N` bytes at an offset that is a constant inside the header at hand; zeroes elsewhere.
+fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    bytes
+        .get(offset..)
+        .and_then(|b| b.first_chunk())
+        .copied()
+        .unwrap_or([0; N])
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes(bytes_at(bytes, offset))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes_at(bytes, offset))
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes_at(bytes, offset))
+}

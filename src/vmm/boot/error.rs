@@ -1,0 +1,240 @@
+//! What can be wrong with a kernel, an initrd or a command line, said to the user.
+//!
+//! Every variant is one sentence; [`BootError::hint`] says what to type.
+
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use crate::boot::acpi::AcpiError;
+use crate::layout::LOW_RAM_LIMIT;
+
+const MIB: u64 = 1 << 20;
+
+/// Which of the user's files is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `--kernel`
+    Kernel,
+    /// `--initrd`
+    Initrd,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Kernel => "kernel",
+            Role::Initrd => "initrd",
+        })
+    }
+}
+
+/// Why a guest cannot be booted from the files and the command line given.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The path leads nowhere.
+    #[error("there is no {role} at {}", .path.display())]
+    Missing {
+        /// Kernel or initrd.
+        role: Role,
+        /// As the user gave it.
+        path: PathBuf,
+    },
+    /// It exists, and may not be read.
+    #[error("cannot read the {role} {}", .path.display())]
+    Unreadable {
+        /// Kernel or initrd.
+        role: Role,
+        /// As the user gave it.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A directory.
+    #[error("the {role} {} is a directory", .path.display())]
+    Directory {
+        /// Kernel or initrd.
+        role: Role,
+        /// As the user gave it.
+        path: PathBuf,
+    },
+    /// A pipe, a device or a socket: a reboot could not read it again.
+    #[error("the {role} {} is not a regular file", .path.display())]
+    NotAFile {
+        /// Kernel or initrd.
+        role: Role,
+        /// As the user gave it.
+        path: PathBuf,
+    },
+    /// An initrd of no bytes.
+    #[error("the initrd {} is empty", .0.display())]
+    EmptyInitrd(PathBuf),
+    /// Neither magic is there.
+    #[error("{} is not a kernel: neither a bzImage nor an ELF image", .0.display())]
+    NotAKernel(PathBuf),
+    /// The headers speak of bytes beyond the file's end.
+    #[error("the kernel {} is truncated: {size} bytes where its headers speak of {needed}", .path.display())]
+    Truncated {
+        /// As the user gave it.
+        path: PathBuf,
+        /// Bytes in the file.
+        size: u64,
+        /// Bytes that the headers speak of.
+        needed: u64,
+    },
+    /// A kernel's magic, but not a kernel for this machine, or a damaged one.
+    #[error("the kernel {} cannot be booted: {reason}", .path.display())]
+    Unusable {
+        /// As the user gave it.
+        path: PathBuf,
+        /// The rest of the sentence.
+        reason: String,
+    },
+    /// The kernel needs addresses where the guest has no RAM.
+    #[error(
+        "the kernel needs memory from {start:#x} to {end:#x}, and the guest has {ram} MiB there to offer",
+        ram = .low_ram / MIB
+    )]
+    KernelDoesNotFit {
+        /// Guest-physical.
+        start: u64,
+        /// Guest-physical, exclusive.
+        end: u64,
+        /// Bytes of RAM from address 0.
+        low_ram: u64,
+    },
+    /// No room between the kernel and the end of what the kernel allows.
+    #[error(
+        "the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {limit:#x}"
+    )]
+    InitrdDoesNotFit {
+        /// Bytes of the initrd.
+        size: u64,
+        /// Guest-physical.
+        kernel_end: u64,
+        /// Guest-physical, exclusive: the end of low RAM, or of what the kernel can reach.
+        limit: u64,
+        /// Whether `limit` is the end of RAM, so that more memory would help.
+        limit_is_ram: bool,
+    },
+    /// Longer than the kernel, or our room for it, can take.
+    #[error(
+        "the kernel command line is {length} bytes long, and this kernel takes at most {limit}"
+    )]
+    CmdlineTooLong {
+        /// Bytes, without the final NUL.
+        length: u64,
+        /// Bytes, without the final NUL.
+        limit: u64,
+    },
+    /// A NUL would end the command line early.
+    #[error("the kernel command line has a NUL byte at position {0}")]
+    CmdlineNul(usize),
+    /// Control characters or bytes beyond ASCII.
+    #[error(
+        "the kernel command line has {character:?} at position {position}, which is not printable ASCII"
+    )]
+    CmdlineNotAscii {
+        /// The first such character.
+        character: char,
+        /// In bytes.
+        position: usize,
+    },
+    /// linux-loader refused or failed.
+    #[error("cannot load the kernel {}", .path.display())]
+    Load {
+        /// As the user gave it.
+        path: PathBuf,
+        /// Its reason.
+        source: linux_loader::loader::Error,
+    },
+    /// linux-loader could not write the boot parameters.
+    #[error("cannot write the boot parameters to guest memory")]
+    Configure(#[source] linux_loader::configurator::Error),
+    /// linux-loader could not take the command line.
+    #[error("cannot write the kernel command line to guest memory")]
+    Cmdline(#[source] linux_loader::cmdline::Error),
+    /// linux-loader could not write the command line.
+    #[error("cannot write the kernel command line to guest memory")]
+    CmdlineCopy(#[source] linux_loader::loader::Error),
+    /// A file's bytes, or a boot structure, did not reach guest memory.
+    #[error("cannot write the {what} to guest memory")]
+    Memory {
+        /// What was being written.
+        what: &'static str,
+        /// The reason.
+        source: vm_memory::GuestMemoryError,
+    },
+    /// ACPI tables did not reach guest memory.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+}
+
+impl BootError {
+    /// What to type to get further, if we know it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing {
+                role: Role::Kernel, ..
+            } => {
+                Some("give the path of a kernel, such as --kernel /boot/vmlinuz-$(uname -r)".into())
+            }
+            Self::Missing {
+                role: Role::Initrd, ..
+            } => Some(
+                "give the path of an initrd, such as --initrd /boot/initrd.img-$(uname -r)".into(),
+            ),
+            Self::Unreadable { path, source, .. }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Some(format!("sudo chmod a+r {}", path.display()))
+            }
+            Self::Directory { role, path } => Some(format!(
+                "name a file in it: --{role} {}/...",
+                path.display()
+            )),
+            Self::NotAFile { role, path } => Some(format!(
+                "copy it to a file first: cat {} > {role}.img; then --{role} {role}.img",
+                path.display()
+            )),
+            Self::EmptyInitrd(_) => Some("leave --initrd away, or build the initrd again".into()),
+            Self::NotAKernel(path) => Some(format!("see what it is: file {}", path.display())),
+            Self::Truncated { path, .. } => Some(format!(
+                "copy it again, and compare: sha256sum {}",
+                path.display()
+            )),
+            Self::Unusable { path, .. } => Some(format!(
+                "give an x86-64 Linux kernel; see what this is: file {}",
+                path.display()
+            )),
+            Self::KernelDoesNotFit { end, .. } => more_memory(*end),
+            Self::InitrdDoesNotFit {
+                size,
+                kernel_end,
+                limit_is_ram: true,
+                ..
+            } => {
+                // Beside its archive the unpacked file system wants room, hence twice.
+                more_memory(size.saturating_mul(2).saturating_add(*kernel_end))
+            }
+            Self::InitrdDoesNotFit { .. } => {
+                Some("use a smaller initrd, and put the rest on a disk".into())
+            }
+            Self::CmdlineTooLong { length, limit } => Some(format!(
+                "shorten --cmdline by {} bytes",
+                length.saturating_sub(*limit)
+            )),
+            Self::CmdlineNul(_) | Self::CmdlineNotAscii { .. } => {
+                Some("write --cmdline in printable ASCII, in single quotes".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The flag that gives the guest RAM up to `end`, where any amount can.
+fn more_memory(end: u64) -> Option<String> {
+    (end <= LOW_RAM_LIMIT).then(|| {
+        let mib = end.div_ceil(MIB).next_multiple_of(64).max(128);
+        format!("give the guest more with --memory {mib}M")
+    })
+}

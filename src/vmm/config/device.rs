@@ -1,0 +1,349 @@
+//! `--vfio ADDR[,key=value]...`: a device to pass through, and how the guest gets it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+use crate::hostinfo::name::parse_uuid;
+
+/// A place on the guest's bus: device and function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// Device number, 1 to 31; 0 is the host bridge's.
+    pub device: u8,
+    /// Function number, 0 to 7.
+    pub function: u8,
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}.{:x}", self.device, self.function)
+    }
+}
+
+impl FromStr for Slot {
+    type Err = ();
+
+    /// `5`, `05` or `05.1`, in hexadecimal digits as `lspci` prints them.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (device, function) = text.split_once('.').unwrap_or((text, "0"));
+        let number = |text: &str, most: u8| {
+            let digits =
+                (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+            let number = digits.then(|| u8::from_str_radix(text, 16).ok()).flatten();
+            number.filter(|n| *n <= most).ok_or(())
+        };
+        let device = number(device, 0x1f)?;
+        let function = number(function, 7)?;
+        (device != 0).then_some(Self { device, function }).ok_or(())
+    }
+}
+
+/// What the guest finds as a device's expansion ROM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RomConfig {
+    /// The device's own, if it has one.
+    #[default]
+    Device,
+    /// None: for a ROM that hangs the host when it is read, or that the guest must not see.
+    Off,
+    /// A file of the host's.
+    File(PathBuf),
+}
+
+/// A device to pass through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// The host's address, or a path in sysfs, as the user wrote it.
+    pub address: String,
+    /// Where the guest finds it; the first free device number if the user does not say.
+    pub slot: Option<Slot>,
+    /// Whether it is bound for the run, and given back to its host driver afterwards.
+    pub managed: bool,
+    /// Its expansion ROM.
+    pub rom: RomConfig,
+    /// The secret that a physical function in VFIO's hands shares with its virtual functions.
+    pub vf_token: Option<Uuid>,
+}
+
+/// Gives each device that may be anywhere the first device number that nobody has asked for; where
+/// all are taken it stays without.
+pub fn assign_slots(configs: &[DeviceConfig]) -> Vec<DeviceConfig> {
+    let mut configs = configs.to_vec();
+    let mut free: Vec<u8> = (1..=0x1f)
+        .rev()
+        .filter(|device| {
+            let mut slots = configs.iter().filter_map(|c| c.slot);
+            !slots.any(|slot| slot.device == *device)
+        })
+        .collect();
+    for config in configs.iter_mut().filter(|c| c.slot.is_none()) {
+        config.slot = free.pop().map(|device| Slot {
+            device,
+            function: 0,
+        });
+    }
+    configs
+}
+
+/// An option of a device that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceOptionError {
+    /// No such option.
+    #[error("`{option}` is not an option of --vfio {address}")]
+    Unknown {
+        /// What the user wrote.
+        option: String,
+        /// The device it was for.
+        address: String,
+    },
+    /// An option that is there twice.
+    #[error("`{option}` is given twice for --vfio {address}")]
+    Twice {
+        /// The option's name.
+        option: String,
+        /// The device it was for.
+        address: String,
+    },
+    /// A value that makes no sense.
+    #[error("`{value}` is no value for `{option}` of --vfio {address}")]
+    Value {
+        /// The option's name.
+        option: &'static str,
+        /// What the user wrote.
+        value: String,
+        /// The device it was for.
+        address: String,
+        /// What would do.
+        wanted: &'static str,
+    },
+    /// A file for a ROM that is not shown.
+    #[error("`rombar=off` and `romfile=` contradict each other for --vfio {address}")]
+    RomTwoWays {
+        /// The device they were for.
+        address: String,
+    },
+}
+
+impl DeviceOptionError {
+    /// What to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Unknown { address, .. } => {
+                format!(
+                    "there are slot=, managed=, rombar=, romfile= and vf-token=, for example --vfio {address},slot=05.0"
+                )
+            }
+            Self::Twice { option, .. } => format!("give `{option}` once"),
+            Self::Value { option, wanted, .. } => {
+                format!("give {wanted}, for example {option}={}", example(option))
+            }
+            Self::RomTwoWays { .. } => {
+                "leave `romfile=` away for no ROM, or `rombar=off` for the file's".into()
+            }
+        }
+    }
+}
+
+/// A value of an option that would do.
+fn example(option: &str) -> &'static str {
+    match option {
+        "slot" => "05.0",
+        "managed" => "on",
+        "rombar" => "off",
+        "romfile" => "vbios.rom",
+        "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
+        _ => "...",
+    }
+}
+
+impl FromStr for DeviceConfig {
+    type Err = DeviceOptionError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceOptionError> {
+        let mut parts = text.split(',');
+        let address = parts.next().unwrap_or_default().to_string();
+        let mut config = Self {
+            address: address.clone(),
+            ..Self::default()
+        };
+        let mut seen: Vec<&str> = Vec::new();
+        let mut rombar = true;
+        let mut romfile = None;
+        for part in parts {
+            let unknown = || DeviceOptionError::Unknown {
+                option: part.into(),
+                address: address.clone(),
+            };
+            let (key, value) = part.split_once('=').ok_or_else(unknown)?;
+            if seen.contains(&key) {
+                return Err(DeviceOptionError::Twice {
+                    option: key.into(),
+                    address,
+                });
+            }
+            seen.push(key);
+            let bad = |option, wanted| DeviceOptionError::Value {
+                option,
+                value: value.into(),
+                address: address.clone(),
+                wanted,
+            };
+            match key {
+                "slot" => {
+                    let wanted =
+                        "a device number from 01 to 1f and, if not 0, a function from 0 to 7";
+                    config.slot = Some(value.parse().map_err(|()| bad("slot", wanted))?);
+                }
+                "managed" => {
+                    config.managed = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(bad("managed", "on or off")),
+                    };
+                }
+                "rombar" => {
+                    rombar = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(bad("rombar", "on or off")),
+                    };
+                }
+                "romfile" => {
+                    if value.is_empty() {
+                        return Err(bad("romfile", "the path of a file"));
+                    }
+                    romfile = Some(PathBuf::from(value));
+                }
+                "vf-token" => {
+                    let wanted = "a UUID";
+                    let token = parse_uuid(value).ok_or_else(|| bad("vf-token", wanted))?;
+                    config.vf_token = Some(token);
+                }
+                _ => return Err(unknown()),
+            }
+        }
+        config.rom = match (rombar, romfile) {
+            (true, None) => RomConfig::Device,
+            (true, Some(path)) => RomConfig::File(path),
+            (false, None) => RomConfig::Off,
+            (false, Some(_)) => return Err(DeviceOptionError::RomTwoWays { address }),
+        };
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_in_every_form() {
+        for (text, device, function) in [("5", 5, 0), ("05", 5, 0), ("1f.7", 31, 7), ("a.1", 10, 1)]
+        {
+            assert_eq!(text.parse(), Ok(Slot { device, function }), "{text}");
+        }
+        for text in [
+            "", "0", "00.0", "20", "1.8", "1.", ".1", "1.1.1", "+1", "005", "é",
+        ] {
+            assert_eq!(text.parse::<Slot>(), Err(()), "{text}");
+        }
+        assert_eq!("a.1".parse::<Slot>().unwrap().to_string(), "0a.1");
+    }
+
+    #[test]
+    fn options_follow_the_address() {
+        let plain: DeviceConfig = "01:00.0".parse().unwrap();
+        assert_eq!((plain.address.as_str(), plain.slot), ("01:00.0", None));
+        let placed: DeviceConfig = "/sys/bus/pci/devices/0000:01:00.0,slot=4.1"
+            .parse()
+            .unwrap();
+        assert_eq!(placed.address, "/sys/bus/pci/devices/0000:01:00.0");
+        assert_eq!(placed.slot.unwrap().to_string(), "04.1");
+        assert!(!placed.managed);
+        let managed: DeviceConfig = "01:00.0,managed=on,slot=4".parse().unwrap();
+        assert!(managed.managed && managed.slot.is_some());
+        let unmanaged: DeviceConfig = "01:00.0,managed=off".parse().unwrap();
+        assert!(!unmanaged.managed);
+        let token = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
+        let shared: DeviceConfig = format!("01:00.1,vf-token={token}").parse().unwrap();
+        assert_eq!(shared.vf_token.unwrap().to_string(), token);
+    }
+
+    #[test]
+    fn a_rom_is_the_devices_none_or_a_files() {
+        let file = RomConfig::File("/tmp/vbios.rom".into());
+        for (text, rom) in [
+            ("01:00.0", RomConfig::Device),
+            ("01:00.0,rombar=on", RomConfig::Device),
+            ("01:00.0,rombar=off,slot=4", RomConfig::Off),
+            ("01:00.0,romfile=/tmp/vbios.rom", file.clone()),
+            ("01:00.0,romfile=/tmp/vbios.rom,rombar=on", file),
+        ] {
+            assert_eq!(text.parse::<DeviceConfig>().unwrap().rom, rom, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_free_slots_are_given_in_order() {
+        let configs =
+            ["a:0.0", "b:0.0,slot=1.1", "c:0.0,slot=1", "d:0.0"].map(|t| t.parse().unwrap());
+        let slots = assign_slots(&configs)
+            .into_iter()
+            .map(|c| c.slot.unwrap().to_string());
+        assert_eq!(slots.collect::<Vec<_>>(), ["02.0", "01.1", "01.0", "03.0"]);
+        let many = vec![DeviceConfig::default(); 32];
+        assert_eq!(
+            assign_slots(&many)
+                .iter()
+                .filter(|c| c.slot.is_none())
+                .count(),
+            1
+        );
+    }
+
+    #[test]
+    fn each_mistake_is_named() {
+        for (text, says, hints) in [
+            ("01:00.0,frob=1", "`frob=1` is not an option", "slot="),
+            ("01:00.0,slot", "`slot` is not an option", "slot="),
+            ("01:00.0,", "`` is not an option", "slot="),
+            ("01:00.0,slot=1,slot=2", "`slot` is given twice", "once"),
+            ("01:00.0,slot=0", "`0` is no value for `slot`", "slot=05.0"),
+            ("01:00.0,managed=yes", "`yes` is no value", "managed=on"),
+            ("01:00.0,managed", "`managed` is not an option", "managed="),
+            (
+                "01:00.0,slot=9.9",
+                "`9.9` is no value for `slot`",
+                "from 01 to 1f",
+            ),
+            (
+                "01:00.0,rombar=no",
+                "`no` is no value for `rombar`",
+                "on or off",
+            ),
+            (
+                "01:00.0,romfile=",
+                "`` is no value for `romfile`",
+                "the path of a file",
+            ),
+            (
+                "01:00.0,romfile=x,rombar=off",
+                "contradict each other",
+                "leave",
+            ),
+            ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
+            (
+                "01:00.0,vf-token=secret",
+                "`secret` is no value for `vf-token`",
+                "a UUID, for example vf-token=bd8d",
+            ),
+        ] {
+            let error = text.parse::<DeviceConfig>().unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(error.hint().contains(hints), "{}", error.hint());
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! How vCPUs are arranged: sockets of cores of threads, and the APIC ids that say so.
+
+use std::fmt;
+
+use crate::config::MAX_CPUS;
+
+/// Sockets, cores of each socket and threads of each core: 1 to [`MAX_CPUS`] vCPUs in all.
+///
+/// vCPUs are counted through the threads of a core, then the cores of a socket, then the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    sockets: u32,
+    cores: u32,
+    threads: u32,
+}
+
+/// One vCPU.
+impl Default for Topology {
+    fn default() -> Self {
+        Self {
+            sockets: 1,
+            cores: 1,
+            threads: 1,
+        }
+    }
+}
+
+/// As much of an arrangement as was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Sockets.
+    pub sockets: Option<u32>,
+    /// Cores of each socket.
+    pub cores: Option<u32>,
+    /// Threads of each core.
+    pub threads: Option<u32>,
+}
+
+/// vCPUs that cannot be arranged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// None, or too many.
+    #[error("{0} is no number of vCPUs from 1 to {MAX_CPUS}")]
+    Count(u32),
+    /// Not so many.
+    #[error("{cpus} vCPU{} cannot have {wish}", plural(*cpus))]
+    Product {
+        /// How many vCPUs there are to be.
+        cpus: u32,
+        /// What was asked for.
+        wish: Wish,
+    },
+}
+
+impl Topology {
+    /// `cpus` vCPUs, arranged as asked for. What is left open is one socket, as many cores as it takes
+    /// and one thread each; where the cores are given, as many sockets as it takes; where both are, as
+    /// many threads. QEMU's `-smp` does the same.
+    ///
+    /// # Errors
+    /// There are not so many, or not 1 to [`MAX_CPUS`].
+    pub fn new(cpus: u32, wish: Wish) -> Result<Self, TopologyError> {
+        if !(1..=MAX_CPUS).contains(&cpus) {
+            return Err(TopologyError::Count(cpus));
+        }
+        let error = || TopologyError::Product { cpus, wish };
+        let rest = |of: u32, with: u32| {
+            let product = of.checked_mul(with)?;
+            cpus.checked_div(product)
+        };
+        let topology = match (wish.sockets, wish.cores, wish.threads) {
+            (sockets, None, threads) => {
+                let (sockets, threads) = (sockets.unwrap_or(1), threads.unwrap_or(1));
+                let cores = rest(sockets, threads);
+                cores.map(|cores| (sockets, cores, threads))
+            }
+            (None, Some(cores), threads) => {
+                let threads = threads.unwrap_or(1);
+                rest(cores, threads).map(|sockets| (sockets, cores, threads))
+            }
+            (Some(sockets), Some(cores), None) => {
+                rest(sockets, cores).map(|threads| (sockets, cores, threads))
+            }
+            (Some(sockets), Some(cores), Some(threads)) => Some((sockets, cores, threads)),
+        };
+        let (sockets, cores, threads) = topology.ok_or_else(error)?;
+        let product = sockets
+            .checked_mul(cores)
+            .and_then(|n| n.checked_mul(threads));
+        if product != Some(cpus) {
+            return Err(error());
+        }
+        Ok(Self {
+            sockets,
+            cores,
+            threads,
+        })
+    }
+
+    /// How many vCPUs there are.
+    pub fn cpus(&self) -> u32 {
+        self.sockets * self.threads_per_socket()
+    }
+
+    /// Threads of each core.
+    pub fn threads(&self) -> u32 {
+        self.threads
+    }
+
+    /// Threads of all cores of a socket.
+    pub fn threads_per_socket(&self) -> u32 {
+        self.cores * self.threads
+    }
+
+    /// The lowest bits of an APIC id: those that number the threads of a core.
+    pub fn thread_bits(&self) -> u32 {
+        bits(self.threads)
+    }
+
+    /// The bits above them, which number the cores of a socket.
+    pub fn core_bits(&self) -> u32 {
+        bits(self.cores)
+    }
+
+    /// Both; all bits above them number the sockets.
+    pub fn socket_shift(&self) -> u32 {
+        self.core_bits() + self.thread_bits()
+    }
+
+    /// A vCPU's socket, from 0.
+    pub fn socket(&self, vcpu: u32) -> u32 {
+        vcpu / self.threads_per_socket()
+    }
+
+    /// A vCPU's core within its socket, from 0.
+    pub fn core(&self, vcpu: u32) -> u32 {
+        vcpu % self.threads_per_socket() / self.threads
+    }
+
+    /// A vCPU's thread within its core, from 0.
+    pub fn thread(&self, vcpu: u32) -> u32 {
+        vcpu % self.threads
+    }
+
+    /// The vCPU's APIC id: its socket, core and thread, each in bits of its own, so that a shift tells
+    /// them apart (SDM volume 3A, 9.9.1 and 9.9.3; AMD APM volume 3, appendix E.5). Where a number is
+    /// no power of two some ids are nobody's.
+    ///
+    /// It fits in 8 bits: rounding two numbers up makes less than four times [`MAX_CPUS`] of them.
+    pub fn apic_id(&self, vcpu: u32) -> u8 {
+        let id = self.socket(vcpu) << self.socket_shift()
+            | self.core(vcpu) << self.thread_bits()
+            | self.thread(vcpu);
+        id as u8
+    }
+
+    /// The APIC ids of all vCPUs, in order.
+    pub fn apic_ids(&self) -> impl Iterator<Item = u8> {
+        let topology = *self;
+        (0..self.cpus()).map(move |vcpu| topology.apic_id(vcpu))
+    }
+}
+
+/// Bits that number so many.
+fn bits(count: u32) -> u32 {
+    count.next_power_of_two().trailing_zeros()
+}
+
+fn plural(count: u32) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// `2 sockets, 3 cores each and 1 thread a core`.
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            (self.sockets, "socket", ""),
+            (self.cores, "core", " a socket"),
+            (self.threads, "thread", " a core"),
+        ];
+        let parts: Vec<_> = parts
+            .into_iter()
+            .filter_map(|(count, what, of)| {
+                let count = count?;
+                Some(format!("{count} {what}{}{of}", plural(count)))
+            })
+            .collect();
+        match parts.split_last() {
+            Some((last, rest)) if !rest.is_empty() => {
+                write!(f, "{} and {last}", rest.join(", "))
+            }
+            _ => f.write_str(&parts.concat()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(numbers: [u32; 3]) -> Wish {
+        let [sockets, cores, threads] = numbers.map(|n| (n > 0).then_some(n));
+        Wish {
+            sockets,
+            cores,
+            threads,
+        }
+    }
+
+    #[test]
+    fn what_is_left_open() {
+        // vCPUs; sockets, cores and threads asked for, 0 where open; those that there are.
+        for (cpus, asked, there) in [
+            (1, [0, 0, 0], [1, 1, 1]),
+            (6, [0, 0, 0], [1, 6, 1]),
+            (4, [0, 0, 2], [1, 2, 2]),
+            (4, [2, 0, 0], [2, 2, 1]),
+            (8, [2, 0, 2], [2, 2, 2]),
+            (4, [0, 2, 0], [2, 2, 1]),
+            (12, [0, 3, 2], [2, 3, 2]),
+            (8, [2, 2, 0], [2, 2, 2]),
+            (8, [2, 2, 2], [2, 2, 2]),
+            (64, [64, 0, 0], [64, 1, 1]),
+            (64, [1, 1, 0], [1, 1, 64]),
+        ] {
+            let made = Topology::new(cpus, wish(asked)).unwrap();
+            let Topology {
+                sockets,
+                cores,
+                threads,
+            } = made;
+            assert_eq!([sockets, cores, threads], there, "{cpus} {asked:?}");
+            assert_eq!(made.cpus(), cpus);
+        }
+    }
+
+    #[test]
+    fn what_does_not_divide() {
+        for (cpus, asked, message) in [
+            (3, [0, 0, 2], "3 vCPUs cannot have 2 threads a core"),
+            (
+                4,
+                [2, 3, 0],
+                "4 vCPUs cannot have 2 sockets and 3 cores a socket",
+            ),
+            (
+                4,
+                [1, 2, 1],
+                "4 vCPUs cannot have 1 socket, 2 cores a socket and 1 thread a core",
+            ),
+            (1, [2, 0, 0], "1 vCPU cannot have 2 sockets"),
+        ] {
+            let e = Topology::new(cpus, wish(asked)).unwrap_err();
+            assert_eq!(e.to_string(), message);
+        }
+        let zero = Wish {
+            cores: Some(0),
+            ..Wish::default()
+        };
+        for (cpus, asked) in [
+            (4, zero),
+            (4, wish([u32::MAX, 2, 2])),
+            (4, wish([1 << 31, 2, 0])),
+            (0, Wish::default()),
+            (MAX_CPUS + 1, Wish::default()),
+        ] {
+            assert!(Topology::new(cpus, asked).is_err(), "{cpus} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn ids_with_gaps() {
+        let ids = |cpus, asked| {
+            let topology = Topology::new(cpus, wish(asked)).unwrap();
+            topology.apic_ids().collect::<Vec<_>>()
+        };
+        assert_eq!(ids(6, [0, 0, 0]), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(ids(6, [2, 3, 1]), [0, 1, 2, 4, 5, 6]);
+        assert_eq!(ids(6, [1, 2, 3]), [0, 1, 2, 4, 5, 6]);
+        assert_eq!(ids(6, [3, 2, 1]), [0, 1, 2, 3, 4, 5]);
+        let ids = ids(45, [1, 9, 5]);
+        assert_eq!(ids.last(), Some(&(8 << 3 | 4)));
+    }
+
+    /// Every id is another, ids rise with the vCPUs, and all are below the broadcast id of an xAPIC.
+    #[test]
+    fn ids_fit() {
+        for cpus in 1..=MAX_CPUS {
+            for cores in 1..=cpus {
+                for threads in 1..=cpus {
+                    let asked = wish([0, cores, threads]);
+                    let Ok(topology) = Topology::new(cpus, asked) else {
+                        continue;
+                    };
+                    let ids: Vec<_> = topology.apic_ids().collect();
+                    assert_eq!((ids[0], ids.len()), (0, cpus as usize));
+                    assert!(ids.is_sorted_by(|a, b| a < b), "{topology:?}");
+                    let last = u32::from(ids[ids.len() - 1]);
+                    assert!(last < 0xff, "{topology:?}");
+                    let shift = topology.socket_shift();
+                    assert_eq!(last >> shift, topology.sockets - 1, "{topology:?}");
+                }
+            }
+        }
+    }
+}

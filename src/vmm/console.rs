@@ -1,0 +1,297 @@
+//! The user's terminal as the guest's: raw while the guest runs, as it was on every way out.
+//!
+//! What is typed goes to the serial port as fast as the guest takes it. Ctrl-A begins a command,
+//! as in QEMU.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use tracing::debug;
+
+use crate::devices::serial::Serial;
+use crate::log::stderr::say;
+
+const CTRL_A: u8 = 0x01;
+/// What is typed at a guest that does not read is kept up to here.
+const MAX_WAITING: usize = 4096;
+const HELP: &str = "\n\
+Ctrl-A h  this help\n\
+Ctrl-A x  quit mini-vmm\n\
+Ctrl-A a  send Ctrl-A to the guest\n";
+
+/// What a typed character means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    Send(u8),
+    Quit,
+    Help,
+    Nothing,
+}
+
+/// The state of the escape character.
+#[derive(Debug, Default)]
+struct Escape(bool);
+
+impl Escape {
+    fn feed(&mut self, byte: u8) -> Key {
+        if !std::mem::take(&mut self.0) {
+            self.0 = byte == CTRL_A;
+            return if self.0 {
+                Key::Nothing
+            } else {
+                Key::Send(byte)
+            };
+        }
+        match byte {
+            b'x' | b'X' => Key::Quit,
+            b'h' | b'H' | b'?' => Key::Help,
+            b'a' | b'A' | CTRL_A => Key::Send(CTRL_A),
+            _ => Key::Nothing,
+        }
+    }
+}
+
+/// Standard input, towards the serial port.
+pub struct Console {
+    serial: Arc<Serial>,
+    input: File,
+    /// Nothing more comes.
+    ended: bool,
+    /// epoll cannot watch a plain file; it is read whenever the guest has room.
+    plain: bool,
+    listening: bool,
+    /// Typed and not yet taken by the guest.
+    waiting: VecDeque<u8>,
+    escape: Option<Escape>,
+    quit: Option<Box<dyn Fn()>>,
+    _raw: Option<RawTerminal>,
+}
+
+impl Console {
+    /// Takes standard input; a terminal becomes raw until the console is dropped.
+    ///
+    /// # Errors
+    /// When standard input cannot be duplicated or the terminal does not obey.
+    pub fn new(serial: Arc<Serial>) -> io::Result<Self> {
+        let stdin = io::stdin();
+        let terminal = stdin.is_terminal();
+        // A job in the background would be stopped for touching the terminal.
+        let ours = !terminal || in_foreground();
+        let raw = (terminal && ours).then(RawTerminal::enter).transpose()?;
+        Ok(Self {
+            serial,
+            input: stdin.as_fd().try_clone_to_owned()?.into(),
+            ended: !ours,
+            plain: false,
+            listening: false,
+            waiting: VecDeque::new(),
+            escape: terminal.then(Escape::default),
+            quit: None,
+            _raw: raw,
+        })
+    }
+
+    /// What Ctrl-A x does.
+    pub fn on_quit(&mut self, quit: impl Fn() + 'static) {
+        self.quit = Some(Box::new(quit));
+    }
+
+    /// Reads once. Tells whether there may be more.
+    fn read(&mut self) -> bool {
+        let mut buffer = [0u8; 256];
+        let count = match self.input.read(&mut buffer) {
+            Ok(count) => count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return true,
+            Err(e) => {
+                debug!("standard input ends: {e}");
+                0
+            }
+        };
+        for &byte in buffer.iter().take(count) {
+            match self
+                .escape
+                .as_mut()
+                .map_or(Key::Send(byte), |e| e.feed(byte))
+            {
+                Key::Send(byte) if self.waiting.len() < MAX_WAITING => self.waiting.push_back(byte),
+                Key::Send(_) => {}
+                Key::Quit => {
+                    if let Some(quit) = &self.quit {
+                        quit();
+                    }
+                }
+                Key::Help => {
+                    say(format_args!("{HELP}"));
+                }
+                Key::Nothing => {}
+            }
+        }
+        count > 0
+    }
+
+    /// Hands over what the guest has room for.
+    fn pump(&mut self) {
+        let taken = self.serial.type_in(self.waiting.make_contiguous());
+        self.waiting.drain(..taken);
+    }
+
+    /// Listens to a terminal always, since Ctrl-A x must work whatever the guest does; to anything
+    /// else only while nothing waits, so that a guest that does not read holds the writer back.
+    fn adjust(&mut self, ops: &mut EventOps) {
+        let want = !self.ended && (self.escape.is_some() || self.waiting.is_empty());
+        if self.plain || want == self.listening {
+            return;
+        }
+        let events = Events::new(&self.input, EventSet::IN);
+        let outcome = if want {
+            ops.add(events)
+        } else {
+            ops.remove(events)
+        };
+        match outcome {
+            Ok(()) => self.listening = want,
+            Err(e) => {
+                debug!("standard input is read as a plain file: {e}");
+                self.plain = true;
+                self.drain_plain();
+            }
+        }
+    }
+
+    fn drain_plain(&mut self) {
+        while self.waiting.is_empty() && !self.ended {
+            self.ended = !self.read();
+            self.pump();
+        }
+    }
+}
+
+impl MutEventSubscriber for Console {
+    fn init(&mut self, ops: &mut EventOps) {
+        if let Err(e) = ops.add(Events::new(self.serial.room(), EventSet::IN)) {
+            debug!("typing will stop at the first full buffer: {e}");
+        }
+        self.adjust(ops);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        if events.fd() == self.serial.room().as_raw_fd() {
+            let _ = self.serial.room().read();
+        } else {
+            self.ended = !self.read();
+        }
+        self.pump();
+        if self.plain {
+            self.drain_plain();
+        }
+        self.adjust(ops);
+    }
+}
+
+/// What the terminal was like before, for the way out that no destructor sees.
+static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
+
+/// A raw terminal, restored when dropped and on a panic.
+struct RawTerminal;
+
+impl RawTerminal {
+    fn enter() -> io::Result<Self> {
+        static HOOK: Once = Once::new();
+        // SAFETY: termios is plain data, filled by tcgetattr before it is used.
+        let mut mode: libc::termios = unsafe { std::mem::zeroed() };
+        // SAFETY: the structure lives for the call.
+        if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut mode) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |info| {
+                restore();
+                before(info);
+            }));
+        });
+        // SAFETY: the structure lives for the call.
+        unsafe { libc::cfmakeraw(&mut mode) };
+        // Our own messages keep their line ends.
+        mode.c_oflag |= libc::OPOST | libc::ONLCR;
+        set_mode(&mode)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+fn restore() {
+    // A panic inside the lock's few lines is not possible; try_lock keeps even that from hanging.
+    if let Ok(mut saved) = SAVED.try_lock()
+        && let Some(mode) = saved.take()
+    {
+        let _ = set_mode(&mode);
+    }
+}
+
+fn set_mode(mode: &libc::termios) -> io::Result<()> {
+    // SAFETY: the structure lives for the call.
+    if unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Whether the terminal is ours: a job in the background would be stopped for touching it.
+fn in_foreground() -> bool {
+    // SAFETY: neither call has a precondition.
+    let (owner, ours) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
+    // Who has no job control, as on a terminal that is not the controlling one, is not stopped.
+    owner < 0 || owner == ours
+}
+
+/// Standard output without a buffer: a guest's prompt has no newline. Each write is one system call
+/// that a signal may interrupt.
+///
+/// # Errors
+/// When the host has no descriptors left.
+pub fn stdout() -> io::Result<File> {
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_escape_character() {
+        let mut escape = Escape::default();
+        let keys: Vec<_> = b"a\x01x\x01h\x01a\x01\x01\x01zb"
+            .iter()
+            .map(|b| escape.feed(*b))
+            .collect();
+        use Key::{Help, Nothing, Quit, Send};
+        assert_eq!(
+            keys,
+            [
+                Send(b'a'),
+                Nothing,
+                Quit,
+                Nothing,
+                Help,
+                Nothing,
+                Send(1),
+                Nothing,
+                Send(1),
+                Nothing,
+                Nothing,
+                Send(b'b'),
+            ]
+        );
+    }
+}

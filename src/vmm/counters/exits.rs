@@ -1,0 +1,223 @@
+//! Exits to this process, by vCPU, reason and register.
+//!
+//! Each vCPU has counters of its own, which only its thread writes: a plain load and store, no
+//! locked instruction, and no cache line that two processors fight for.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::counters::registers::{Access, RegisterTable, Space};
+
+/// Why a vCPU came out of KVM_RUN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// An `in`, or a string of them.
+    PioIn,
+    /// An `out`, or a string of them.
+    PioOut,
+    /// A load from where there is no memory.
+    MmioRead,
+    /// A store to where there is no memory.
+    MmioWrite,
+    /// The guest halts, where KVM leaves that to us.
+    Halt,
+    /// A signal: a kick, mostly.
+    Interrupted,
+    /// KVM could not get a page.
+    MemoryFault,
+    /// A triple fault.
+    Shutdown,
+    /// All else.
+    Other,
+}
+
+impl Reason {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Self; 9] = [
+        Self::PioIn,
+        Self::PioOut,
+        Self::MmioRead,
+        Self::MmioWrite,
+        Self::Halt,
+        Self::Interrupted,
+        Self::MemoryFault,
+        Self::Shutdown,
+        Self::Other,
+    ];
+
+    /// Its name in a report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PioIn => "pio_in",
+            Self::PioOut => "pio_out",
+            Self::MmioRead => "mmio_read",
+            Self::MmioWrite => "mmio_write",
+            Self::Halt => "halt",
+            Self::Interrupted => "interrupted",
+            Self::MemoryFault => "memory_fault",
+            Self::Shutdown => "shutdown",
+            Self::Other => "other",
+        }
+    }
+
+    fn access(self, address: u64) -> Option<Access> {
+        let (space, write) = match self {
+            Self::PioIn => (Space::Port, false),
+            Self::PioOut => (Space::Port, true),
+            Self::MmioRead => (Space::Memory, false),
+            Self::MmioWrite => (Space::Memory, true),
+            _ => return None,
+        };
+        Some(Access {
+            space,
+            write,
+            address,
+        })
+    }
+}
+
+/// One vCPU's exits. On cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct VcpuExits {
+    reasons: [AtomicU64; Reason::ALL.len()],
+    /// Only when they are asked for.
+    details: Option<Details>,
+}
+
+#[derive(Debug)]
+struct Details {
+    first: OnceLock<Instant>,
+    registers: RegisterTable,
+}
+
+impl VcpuExits {
+    /// None yet; `detailed` counts by register as well.
+    pub fn new(detailed: bool) -> Self {
+        Self {
+            reasons: Default::default(),
+            details: detailed.then(|| Details {
+                first: OnceLock::new(),
+                registers: RegisterTable::default(),
+            }),
+        }
+    }
+
+    /// Counts one. To be called by the vCPU's own thread only. `address` is the port, or the
+    /// guest-physical address; for other reasons it says nothing.
+    pub fn count(&self, reason: Reason, address: u64) {
+        let counter = &self.reasons[reason as usize];
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if let Some(details) = &self.details {
+            details.first.get_or_init(Instant::now);
+            if let Some(access) = reason.access(address) {
+                details.registers.count(access);
+            }
+        }
+    }
+
+    /// How often for this reason.
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.reasons[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// When the first was, if they are counted by register.
+    pub fn first(&self) -> Option<Instant> {
+        self.details.as_ref()?.first.get().copied()
+    }
+
+    /// By register, if they are counted so.
+    pub fn registers(&self) -> Option<&RegisterTable> {
+        self.details.as_ref().map(|details| &details.registers)
+    }
+}
+
+/// The exits of all vCPUs. Displayed as the line that `-v` and SIGUSR1 print.
+#[derive(Debug, Default)]
+pub struct Exits(Box<[VcpuExits]>);
+
+impl Exits {
+    /// For so many vCPUs; `detailed` counts by register as well.
+    pub fn new(vcpus: u32, detailed: bool) -> Self {
+        Self((0..vcpus).map(|_| VcpuExits::new(detailed)).collect())
+    }
+
+    /// Each vCPU's.
+    pub fn vcpus(&self) -> &[VcpuExits] {
+        &self.0
+    }
+
+    /// Of all vCPUs for this reason.
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.0.iter().map(|vcpu| vcpu.of(reason)).sum()
+    }
+
+    /// Port I/O.
+    pub fn pio(&self) -> u64 {
+        self.of(Reason::PioIn) + self.of(Reason::PioOut)
+    }
+
+    /// Memory-mapped I/O.
+    pub fn mmio(&self) -> u64 {
+        self.of(Reason::MmioRead) + self.of(Reason::MmioWrite)
+    }
+
+    /// For any reason.
+    pub fn total(&self) -> u64 {
+        Reason::ALL.into_iter().map(|reason| self.of(reason)).sum()
+    }
+}
+
+impl fmt::Display for Exits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (pio, mmio, total) = (self.pio(), self.mmio(), self.total());
+        // A vCPU may count on between the sums.
+        let other = total.saturating_sub(pio + mmio);
+        write!(
+            f,
+            "exits pio={pio} mmio={mmio} other={other} total={}",
+            pio + mmio + other
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_adds_up() {
+        let exits = Exits::new(2, false);
+        exits.vcpus()[0].count(Reason::PioIn, 0x3f8);
+        exits.vcpus()[1].count(Reason::MmioRead, 0xc000_0000);
+        exits.vcpus()[1].count(Reason::MmioWrite, 0xc000_0000);
+        exits.vcpus()[0].count(Reason::Interrupted, 0);
+        assert_eq!(exits.to_string(), "exits pio=1 mmio=2 other=1 total=4");
+        assert!(exits.vcpus()[0].registers().is_none() && exits.vcpus()[0].first().is_none());
+    }
+
+    #[test]
+    fn reasons_are_in_the_order_of_their_counters() {
+        for (i, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(i, reason as usize);
+        }
+    }
+
+    #[test]
+    fn registers_are_counted_when_asked_for() {
+        let exits = VcpuExits::new(true);
+        exits.count(Reason::Interrupted, 0);
+        exits.count(Reason::PioOut, 0x3f8);
+        exits.count(Reason::PioOut, 0x3f8);
+        let registers = exits.registers().unwrap();
+        let access = Access {
+            space: Space::Port,
+            write: true,
+            address: 0x3f8,
+        };
+        assert_eq!(registers.list(), [(access, 2)]);
+        assert!(exits.first().is_some());
+    }
+}

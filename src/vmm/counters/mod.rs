@@ -1,0 +1,5 @@
+//! Counters that the modules of the VM keep, and [`crate::stats`] reads.
+
+pub mod dma;
+pub mod exits;
+pub mod registers;

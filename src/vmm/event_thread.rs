@@ -1,0 +1,216 @@
+//! The one thread beside the main loop that waits: it serves a device's notices.
+//!
+//! Interrupts never come here; they stay in the kernel. What comes are the events that VFIO signals
+//! about the device itself (its error and its request to be given back), so that a busy main loop
+//! does not hold them up.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use tracing::warn;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+type Handler = Arc<dyn Fn() + Send + Sync>;
+
+/// The key of the event that ends the thread.
+const STOP: u64 = 0;
+
+/// An epoll thread that calls a handler for each signalled eventfd; it starts with the first watch.
+pub struct Service {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    epoll: EpollFd,
+    stop: EventFd,
+    watches: Mutex<Watches>,
+}
+
+#[derive(Default)]
+struct Watches {
+    last: u64,
+    live: HashMap<u64, (EventFd, Handler)>,
+}
+
+/// An epoll instance that is closed when dropped.
+struct EpollFd(i32);
+
+impl Drop for EpollFd {
+    fn drop(&mut self) {
+        // Closing cannot fail for a descriptor we own.
+        let _ = epoll::close(self.0);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Watches> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service {
+    /// Without a thread yet.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let epoll = EpollFd(epoll::create(true)?);
+        let stop = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        watch(&epoll, &stop, STOP)?;
+        let shared = Arc::new(Shared {
+            epoll,
+            stop,
+            watches: Mutex::default(),
+        });
+        Ok(Self {
+            shared,
+            thread: Mutex::new(None),
+        })
+    }
+
+    fn start(&self) -> io::Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            let worker = Arc::clone(&self.shared);
+            let builder = thread::Builder::new().name("notices".into());
+            *thread = Some(builder.spawn(move || serve(&worker))?);
+        }
+        Ok(())
+    }
+
+    /// Calls `handler` on the thread whenever `event` is signalled; returns a key for
+    /// [`Service::unwatch`].
+    ///
+    /// # Errors
+    /// The errno of epoll_ctl(2), or no thread.
+    pub fn watch(
+        &self,
+        event: &EventFd,
+        handler: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<u64> {
+        self.start()?;
+        let event = event.try_clone()?;
+        let mut watches = self.shared.lock();
+        watches.last += 1;
+        let key = watches.last;
+        watch(&self.shared.epoll, &event, key)?;
+        watches.live.insert(key, (event, Arc::new(handler)));
+        Ok(key)
+    }
+
+    /// Ends a watch. A call of its handler that has begun may still be running.
+    pub fn unwatch(&self, key: u64) {
+        if let Some((event, _)) = self.shared.lock().live.remove(&key) {
+            let none = epoll::Event::new(epoll::Events::empty(), 0);
+            let op = epoll::ControlOptions::EPOLL_CTL_DEL;
+            if let Err(e) = epoll::ctl(self.shared.epoll.0, op, event.as_raw_fd(), none) {
+                warn!("cannot stop watching an event: {e}");
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Ends the thread after the handler that it may be in. Not to be called by a handler.
+    pub fn stop(&self) {
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = self.shared.stop.write(1);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn watch(epoll: &EpollFd, event: &EventFd, key: u64) -> io::Result<()> {
+    let interest = epoll::Event::new(epoll::Events::EPOLLIN, key);
+    epoll::ctl(
+        epoll.0,
+        epoll::ControlOptions::EPOLL_CTL_ADD,
+        event.as_raw_fd(),
+        interest,
+    )
+}
+
+fn serve(shared: &Shared) {
+    let mut ready = [epoll::Event::new(epoll::Events::empty(), 0); 16];
+    loop {
+        let count = match epoll::wait(shared.epoll.0, -1, &mut ready) {
+            Ok(count) => count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return warn!("the notice thread ends: {e}"),
+        };
+        for event in ready.iter().take(count) {
+            let key = event.data;
+            if key == STOP {
+                return;
+            }
+            let handler = {
+                let watches = shared.lock();
+                watches.live.get(&key).map(|(event, handler)| {
+                    // Taking the counter re-arms the event; an empty one was another's.
+                    let _ = event.read();
+                    Arc::clone(handler)
+                })
+            };
+            if let Some(handler) = handler {
+                handler();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn handlers_are_called_until_unwatched() {
+        let service = Service::new().unwrap();
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let key = service
+            .watch(&event, move || sender.send(()).unwrap())
+            .unwrap();
+        for _ in 0..3 {
+            event.write(1).unwrap();
+            receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+        service.unwatch(key);
+        event.write(1).unwrap();
+        // The handler, and with it the sender, is gone.
+        assert!(receiver.recv_timeout(Duration::from_secs(10)).is_err());
+    }
+
+    #[test]
+    fn a_handler_may_end_its_own_watch() {
+        let service = Arc::new(Service::new().unwrap());
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let weak = Arc::downgrade(&service);
+        service
+            .watch(&event, move || {
+                weak.upgrade().unwrap().unwatch(1);
+                sender.send(()).unwrap();
+            })
+            .unwrap();
+        event.write(1).unwrap();
+        receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+}

@@ -1,0 +1,24 @@
+//! Which function is a virtual one, and whose (Documentation/ABI/testing/sysfs-bus-pci: `physfn`,
+//! `sriov_totalvfs`).
+
+use std::io;
+
+use pci::Bdf;
+
+use crate::hostinfo::sysfs::{Sysfs, link_name};
+
+impl Sysfs {
+    /// The physical function that a virtual one belongs to; `None` for any other function.
+    ///
+    /// # Errors
+    /// When sysfs cannot be read.
+    pub fn physical_function(&self, bdf: Bdf) -> io::Result<Option<Bdf>> {
+        let name = link_name(&self.device_path(bdf).join("physfn"))?;
+        Ok(name.and_then(|n| n.parse().ok()))
+    }
+
+    /// Whether a function can have virtual functions.
+    pub fn has_virtual_functions(&self, bdf: Bdf) -> bool {
+        self.device_path(bdf).join("sriov_totalvfs").exists()
+    }
+}

@@ -1,0 +1,22 @@
+//! The virtual machine monitor: KVM, the guest's memory and boot, and devices by VFIO.
+
+pub mod boot;
+pub mod bus;
+pub mod coalesced;
+pub mod config;
+pub mod console;
+pub mod counters;
+pub mod devices;
+pub mod event_thread;
+pub mod guest_event;
+pub mod hostinfo;
+pub mod interrupt;
+pub mod layout;
+pub mod lifecycle;
+pub mod log;
+pub mod machine;
+pub mod memory;
+pub mod stats;
+pub mod sys;
+pub mod vcpu;
+pub mod vfio;

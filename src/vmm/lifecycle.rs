@@ -1,0 +1,232 @@
+//! The main loop: what may end a run, and what is told on request.
+//!
+//! One thread waits here, on event-manager: for the guest's events, for signals, and for the
+//! keyboard ([`crate::console`]).
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use tracing::{error, info};
+use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::signal::register_signal_handler;
+
+use crate::console::Console;
+use crate::guest_event::{GuestEvent, Notifier};
+
+/// Why the loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The guest.
+    Guest(GuestEvent),
+    /// A signal asked for an orderly end.
+    Signal(i32),
+    /// The user typed Ctrl-A x.
+    Quit,
+}
+
+/// Signals that end a run in order.
+const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+/// What the signal handlers write and the loop reads. A handler may do no more than that.
+struct SignalMail {
+    wake: EventFd,
+    ending: AtomicI32,
+    report: AtomicBool,
+}
+
+static SIGNALS: OnceLock<SignalMail> = OnceLock::new();
+
+extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if let Some(mail) = SIGNALS.get() {
+        if number == libc::SIGUSR1 {
+            mail.report.store(true, Ordering::Release);
+        } else {
+            mail.ending.store(number, Ordering::Release);
+        }
+        let _ = mail.wake.write(1);
+    }
+}
+
+/// From now on the signals that end a run, and SIGUSR1, are kept for [`Lifecycle::wait`]; to be
+/// called before the terminal is changed.
+///
+/// # Errors
+/// When a handler cannot be installed.
+pub fn catch_signals() -> io::Result<()> {
+    signals().map(|_| ())
+}
+
+/// Installs the handlers, once for the process.
+fn signals() -> io::Result<&'static SignalMail> {
+    if let Some(mail) = SIGNALS.get() {
+        return Ok(mail);
+    }
+    let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+    let mail = SIGNALS.get_or_init(|| SignalMail {
+        wake,
+        ending: AtomicI32::new(0),
+        report: AtomicBool::new(false),
+    });
+    for number in ENDING.into_iter().chain([libc::SIGUSR1]) {
+        register_signal_handler(number, on_signal)
+            .map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
+    }
+    Ok(mail)
+}
+
+/// Whoever started the run: types, sends signals, and reads what SIGUSR1 asks for.
+pub struct Terminal {
+    /// The keyboard.
+    pub console: Console,
+    /// Called on SIGUSR1.
+    pub report: Box<dyn Fn()>,
+}
+
+type Outcome = Arc<Mutex<Option<End>>>;
+
+/// The loop, ready to wait.
+pub struct Lifecycle {
+    manager: EventManager<Box<dyn MutEventSubscriber>>,
+    outcome: Outcome,
+}
+
+fn broken(e: event_manager::Error) -> io::Error {
+    io::Error::other(format!("the main loop failed: {e}"))
+}
+
+impl Lifecycle {
+    /// Waits for the guest's events, and for signals and the keyboard if it is given a terminal:
+    /// the program has one, a test that runs a guest does not.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn new(notifier: Arc<Notifier>, terminal: Option<Terminal>) -> io::Result<Self> {
+        let mut manager = EventManager::new().map_err(broken)?;
+        let outcome = Outcome::default();
+        manager.add_subscriber(Box::new(GuestNotices {
+            notifier,
+            outcome: outcome.clone(),
+        }) as Box<dyn MutEventSubscriber>);
+        if let Some(Terminal {
+            mut console,
+            report,
+        }) = terminal
+        {
+            let mail = signals()?;
+            manager.add_subscriber(Box::new(Signals {
+                mail,
+                report,
+                outcome: outcome.clone(),
+            }));
+            let quit = outcome.clone();
+            console.on_quit(move || set(&quit, End::Quit));
+            manager.add_subscriber(Box::new(console));
+        }
+        Ok(Self { manager, outcome })
+    }
+
+    /// Waits until something ends the run.
+    ///
+    /// # Errors
+    /// When waiting itself fails.
+    pub fn wait(&mut self) -> io::Result<End> {
+        loop {
+            if let Some(end) = self
+                .outcome
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+            {
+                return Ok(end);
+            }
+            self.manager.run().map_err(broken)?;
+        }
+    }
+}
+
+/// The first counts, but for a guest that only boots again: whoever asks for an end at the same moment
+/// would not be heard.
+fn set(outcome: &Outcome, end: End) {
+    let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+    let again = matches!(
+        *outcome,
+        Some(End::Guest(GuestEvent::Reset | GuestEvent::TripleFault))
+    );
+    if outcome.is_none() || again {
+        *outcome = Some(end);
+    }
+}
+
+fn listen(ops: &mut EventOps, event: &EventFd) {
+    if let Err(e) = ops.add(Events::new(event, EventSet::IN)) {
+        error!("the main loop cannot listen to an event: {e}");
+    }
+}
+
+struct GuestNotices {
+    notifier: Arc<Notifier>,
+    outcome: Outcome,
+}
+
+impl MutEventSubscriber for GuestNotices {
+    fn init(&mut self, ops: &mut EventOps) {
+        listen(ops, self.notifier.wake());
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps) {
+        if let Some(event) = self.notifier.take() {
+            set(&self.outcome, End::Guest(event));
+        }
+    }
+}
+
+struct Signals {
+    mail: &'static SignalMail,
+    report: Box<dyn Fn()>,
+    outcome: Outcome,
+}
+
+impl MutEventSubscriber for Signals {
+    fn init(&mut self, ops: &mut EventOps) {
+        listen(ops, &self.mail.wake);
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps) {
+        let _ = self.mail.wake.read();
+        if self.mail.report.swap(false, Ordering::AcqRel) {
+            (self.report)();
+        }
+        let number = self.mail.ending.swap(0, Ordering::AcqRel);
+        if number != 0 {
+            info!("signal {number}: ending in order");
+            set(&self.outcome, End::Signal(number));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_is_asked_for_is_not_lost_in_a_reboot() {
+        let outcome = Outcome::default();
+        set(&outcome, End::Guest(GuestEvent::Reset));
+        set(&outcome, End::Signal(libc::SIGTERM));
+        set(&outcome, End::Guest(GuestEvent::Reset));
+        assert_eq!(*outcome.lock().unwrap(), Some(End::Signal(libc::SIGTERM)));
+    }
+
+    #[test]
+    fn the_first_event_counts() {
+        let notifier = Arc::new(Notifier::new().unwrap());
+        let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();
+        notifier.notify(GuestEvent::Reset);
+        notifier.notify(GuestEvent::TripleFault);
+        assert_eq!(lifecycle.wait().unwrap(), End::Guest(GuestEvent::Reset));
+        notifier.notify(GuestEvent::PowerOff);
+        assert_eq!(lifecycle.wait().unwrap(), End::Guest(GuestEvent::PowerOff));
+    }
+}

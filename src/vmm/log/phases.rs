@@ -1,0 +1,230 @@
+//! The phases of a start: spans of `tracing`, collected when statistics are wanted.
+//!
+//! A room that does a part of the start opens a span with [`phase!`](crate::phase); with nobody to
+//! collect them they cost a look at a static. Any thread may open one, so phases overlap.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use serde::Serialize;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
+use tracing::{Subscriber, warn};
+use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::sys;
+
+/// The target of the spans; the log leaves it out.
+pub const TARGET: &str = "mini_vmm::phase";
+/// The phase that ends the start: a vCPU is about to enter the guest for the first time.
+pub const FIRST_RUN: &str = "first_run";
+/// More than a start with every device that fits on the bus has.
+const MOST: usize = 1024;
+
+/// Opens the span of a phase, with the host's name of the device that it is about, if any. It lasts
+/// until it is dropped; a mark is a span that is dropped at once. None is entered: one that was would
+/// not end before those that began inside of it.
+#[macro_export]
+macro_rules! phase {
+    ($name:expr) => {
+        ::tracing::info_span!(target: $crate::log::phases::TARGET, $name)
+    };
+    ($name:expr, $device:expr) => {
+        ::tracing::info_span!(target: $crate::log::phases::TARGET, $name, device = %$device)
+    };
+}
+
+/// When this process began.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    begun: Instant,
+    /// CLOCK_MONOTONIC at that moment, in nanoseconds: comparable between processes.
+    pub monotonic_ns: u64,
+    /// CPU time that the process had used by then, in microseconds: what `fork`, `execve` and the
+    /// run-time library cost at least. The kernel tells the start itself only to 10 ms.
+    pub cpu_before_us: u64,
+}
+
+impl Clock {
+    /// To be called first in `main`.
+    pub fn start() -> Self {
+        Self {
+            begun: Instant::now(),
+            monotonic_ns: sys::clock_ns(libc::CLOCK_MONOTONIC),
+            cpu_before_us: sys::clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) / 1000,
+        }
+    }
+
+    /// Microseconds from the start until `moment`.
+    pub fn at(&self, moment: Instant) -> u64 {
+        moment.saturating_duration_since(self.begun).as_micros() as u64
+    }
+}
+
+/// A phase that is over. Times are microseconds from the first line of `main`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Phase {
+    /// What was done.
+    pub name: &'static str,
+    /// The host's name of the device that it was about.
+    pub device: Option<String>,
+    /// When it began.
+    pub start_us: u64,
+    /// When it was over.
+    pub end_us: u64,
+}
+
+/// Collects the phases of the first boot, of which some end after the first entry into the guest; a
+/// layer of `tracing`.
+#[derive(Clone)]
+pub struct Phases {
+    clock: Clock,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// The guest runs: what begins now and has been there before belongs to a later boot.
+    over: AtomicBool,
+    phases: Mutex<Vec<Phase>>,
+}
+
+impl Phases {
+    /// None yet.
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            shared: Arc::default(),
+        }
+    }
+
+    /// When the process began.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let phases = self.shared.phases.lock();
+        let phases = phases.unwrap_or_else(PoisonError::into_inner);
+        phases.iter().any(|phase| phase.name == name)
+    }
+
+    /// Those that are over, by their beginnings.
+    pub fn list(&self) -> Vec<Phase> {
+        let phases = self.shared.phases.lock();
+        let mut list = phases.unwrap_or_else(PoisonError::into_inner).clone();
+        list.sort_by_key(|phase| (phase.start_us, phase.end_us));
+        list
+    }
+}
+
+/// A span that is open.
+struct Open {
+    device: Option<String>,
+    start_us: u64,
+}
+
+impl Visit for Open {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "device" {
+            self.device = Some(format!("{value:?}"));
+        }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Phases {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if self.shared.over.load(Ordering::Relaxed) && self.has(attributes.metadata().name()) {
+            return;
+        }
+        let mut open = Open {
+            device: None,
+            start_us: self.clock.at(Instant::now()),
+        };
+        attributes.record(&mut open);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(open);
+        }
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let end_us = self.clock.at(Instant::now());
+        let Some(span) = context.span(&id) else {
+            return;
+        };
+        let Some(Open { device, start_us }) = span.extensions_mut().remove() else {
+            return;
+        };
+        let name = span.name();
+        if name == FIRST_RUN {
+            self.shared.over.store(true, Ordering::Relaxed);
+        }
+        let phase = Phase {
+            name,
+            device,
+            start_us,
+            end_us,
+        };
+        let phases = self.shared.phases.lock();
+        let mut phases = phases.unwrap_or_else(PoisonError::into_inner);
+        if phases.len() < MOST {
+            phases.push(phase);
+        } else {
+            drop(phases);
+            warn!("a start of more than {MOST} phases");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use tracing_subscriber::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn phases_of_all_threads_up_to_the_first_run() {
+        let phases = Phases::new(Clock::start());
+        let subscriber = tracing_subscriber::registry().with(phases.clone());
+        let dispatch = tracing::Dispatch::new(subscriber);
+        let work = || {
+            let _phase = phase!("open_device", "0000:00:05.0");
+            thread::sleep(std::time::Duration::from_millis(2));
+        };
+        tracing::dispatcher::with_default(&dispatch, || {
+            let _outer = phase!("outer");
+            thread::scope(|scope| {
+                scope.spawn(|| tracing::dispatcher::with_default(&dispatch, work));
+            });
+        });
+        tracing::dispatcher::with_default(&dispatch, || {
+            drop(phase!(FIRST_RUN));
+            let beside = phase!("beside the guest");
+            drop(phase!("inside of it"));
+            drop(beside);
+            drop(phase!("outer"));
+            drop(phase!(FIRST_RUN));
+        });
+        let list = phases.list();
+        let names: Vec<_> = list.iter().map(|p| p.name).collect();
+        assert_eq!(
+            names,
+            [
+                "outer",
+                "open_device",
+                FIRST_RUN,
+                "beside the guest",
+                "inside of it"
+            ]
+        );
+        assert_eq!(list[1].device.as_deref(), Some("0000:00:05.0"));
+        assert_eq!(list[0].device, None);
+        assert!(list[1].end_us - list[1].start_us >= 2000);
+        assert!(list[0].start_us <= list[1].start_us && list[1].end_us <= list[0].end_us);
+    }
+}

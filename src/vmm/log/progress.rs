@@ -1,0 +1,58 @@
+//! A progress bar for what may take long: on a terminal only, and only once it does take long.
+
+use std::io::{self, IsTerminal};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// What takes less than this needs no bar.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Progress towards a number of bytes.
+pub struct Progress {
+    what: &'static str,
+    total: u64,
+    begun: Instant,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Progress {
+    /// Nothing is shown yet.
+    pub fn new(what: &'static str, total: u64) -> Self {
+        Self {
+            what,
+            total,
+            begun: Instant::now(),
+            bar: Mutex::new(None),
+        }
+    }
+
+    /// `done` bytes are done; called from several threads.
+    pub fn set(&self, done: u64) {
+        if self.begun.elapsed() < PATIENCE || !io::stderr().is_terminal() {
+            return;
+        }
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        bar.get_or_insert_with(|| self.make_bar())
+            .set_position(done);
+    }
+
+    fn make_bar(&self) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(Some(self.total), ProgressDrawTarget::stderr());
+        let template = "{msg} [{bar:30}] {bytes}/{total_bytes} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(self.what);
+        bar
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            bar.finish_and_clear();
+        }
+    }
+}

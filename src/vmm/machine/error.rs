@@ -1,0 +1,160 @@
+//! Everything that can keep a VM from running, and what to type.
+
+use std::io;
+
+use pci::PciError;
+use pci::place::PlaceError;
+
+use crate::boot::BootError;
+use crate::boot::acpi::AcpiError;
+use crate::config::MIN_MEMORY;
+use crate::interrupt::InterruptError;
+use crate::layout::LayoutError;
+use crate::memory::MemoryError;
+use crate::memory::pinning::PinningError;
+use crate::memory::ram::RamError;
+use crate::vcpu::VcpuError;
+use crate::vfio::device::DeviceError;
+use crate::vfio::function::FunctionError;
+use crate::vfio::function::rom::RomError;
+use crate::vfio::open::VfioError;
+
+/// Why a VM cannot be made or run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // Variants are named after their rooms, whose errors say more.
+pub enum MachineError {
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Pinning(#[from] PinningError),
+    #[error(transparent)]
+    Interrupt(#[from] InterruptError),
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    Vfio(#[from] VfioError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    #[error(transparent)]
+    Rom(#[from] RomError),
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error("a device of ours could not get its addresses: {0}")]
+    Bus(#[from] vm_device::bus::Error),
+    #[error("cannot open /dev/kvm")]
+    NoKvm(#[source] io::Error),
+    #[error("this kernel's KVM speaks version {0} of its API, not 12")]
+    KvmVersion(i32),
+    #[error("this kernel's KVM lacks {0}")]
+    KvmLacks(&'static str),
+    #[error("{name} failed")]
+    Kvm {
+        name: &'static str,
+        source: kvm_ioctls::Error,
+    },
+    #[error(
+        "{} of memory is more than this host has: {} in all",
+        mib(.asked),
+        mib(.total)
+    )]
+    HostMemory { asked: u64, total: u64 },
+    #[error(
+        "{} of memory is more than {}: {} are left, and {} needs all of it present",
+        mib(.asked),
+        if *.group { "this process's control group allows" } else { "this host has now" },
+        mib(.left),
+        if *.device { "a passed-through device" } else { "prefault=on" }
+    )]
+    Present {
+        asked: u64,
+        left: u64,
+        /// Whether a control group leaves so little.
+        group: bool,
+        /// Whether a device is the reason.
+        device: bool,
+    },
+    #[error("this host's KVM cannot leave HLT to the guest (KVM_CAP_X86_DISABLE_EXITS)")]
+    NativeIdle,
+    #[error("the host has no descriptors or threads left")]
+    Descriptors(#[source] io::Error),
+    #[error("waiting for the guest failed")]
+    Loop(#[source] io::Error),
+    #[error("a thread of the set-up died")]
+    Thread,
+    #[error("the guest cannot go on: {0}")]
+    Broken(String),
+}
+
+fn mib(bytes: &u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+impl MachineError {
+    /// What to type.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Boot(e) => e.hint(),
+            Self::Vfio(e) => e.hint(),
+            Self::Rom(e) => Some(e.hint()),
+            Self::Memory(MemoryError::Dma(e)) | Self::Pinning(PinningError::Dma(e)) => e.hint(),
+            Self::NoKvm(e) => Some(
+                match e.kind() {
+                    io::ErrorKind::NotFound => {
+                        "as root: modprobe kvm_intel (or kvm_amd), and turn virtualisation on in the firmware"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "as root: usermod -aG kvm $USER (with your user's name for $USER), then log in again"
+                    }
+                    _ => "see `dmesg | grep -i kvm`",
+                }
+                .into(),
+            ),
+            Self::Layout(LayoutError::TooSmall(_)) => {
+                Some("give the guest more, for example --memory 512M".into())
+            }
+            Self::Layout(LayoutError::TooLarge { .. }) => {
+                Some("give the guest less memory with --memory".into())
+            }
+            Self::Layout(LayoutError::NoWindow { .. }) | Self::Place(_) => {
+                Some("pass fewer devices, or give the guest less memory with --memory".into())
+            }
+            Self::Ram(e) | Self::Pinning(PinningError::Ram(e)) => Some(e.hint()),
+            Self::Pinning(PinningError::Thread(_)) => {
+                Some("raise the limit of threads with `ulimit -u`".into())
+            }
+            Self::Vcpu(e) => e.hint(),
+            Self::NativeIdle => Some("leave idle=native away".into()),
+            Self::Kvm { name: "KVM_CREATE_VM", source } if source.errno() == libc::EBUSY => Some(
+                "another hypervisor has the processor's virtualisation; stop it first".into(),
+            ),
+            Self::Descriptors(_) => Some("raise the limit with `ulimit -n`".into()),
+            Self::HostMemory { total, .. } => Some(less(*total)),
+            Self::Present { left, group: false, .. } => Some(less(*left)),
+            Self::Present { left, .. } => Some(format!("{}, or raise the group's limit", less(*left))),
+            _ => None,
+        }
+    }
+}
+
+/// Half of what there is, in whole huge pages of 2 MiB.
+fn less(there: u64) -> String {
+    let half = ((there / 2) & !0x1f_ffff).max(MIN_MEMORY);
+    format!("give the guest less, for example --memory {}M", half >> 20)
+}
+
+/// Names a KVM call that failed.
+pub(super) fn kvm_call(name: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
+    move |source| MachineError::Kvm { name, source }
+}

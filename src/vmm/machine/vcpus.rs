@@ -1,0 +1,115 @@
+//! A VM's vCPUs, made in one go.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{iter, thread};
+
+use kvm_bindings::{
+    CpuId, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
+    KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
+};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use tracing::{debug, info};
+
+use crate::config::cpus::{CpuConfig, Idle};
+use crate::machine::MachineError;
+use crate::machine::error::kvm_call;
+use crate::phase;
+use crate::vcpu::cpuid::Traits;
+use crate::vcpu::{Vcpu, VcpuError, cpuid, pin};
+
+/// The most threads that make vCPUs: the kernel does a part of it one at a time.
+const MOST_THREADS: usize = 8;
+
+/// The vCPUs, in the order of their numbers. Several are made at the same time; for a single one a thread
+/// costs more than it saves. The VM has its interrupt controllers.
+pub(super) fn make_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    supported: &CpuId,
+    config: &CpuConfig,
+) -> Result<Vec<Vcpu>, MachineError> {
+    let _phase = phase!("make_vcpus");
+    let mwait = match config.idle {
+        Idle::Exit => false,
+        Idle::Native => idle_natively(vm)?,
+    };
+    let msrs = kvm
+        .get_msr_index_list()
+        .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;
+    let traits = Traits {
+        topology: config.topology,
+        tsc_khz: None,
+        tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
+        mwait: mwait.then(cpuid::host_mwait).flatten(),
+        dedicated: config.dedicated(),
+    };
+    let make = |id: u32| {
+        Vcpu::new(
+            vm,
+            (id, traits.topology.apic_id(id)),
+            |fd| {
+                let traits = Traits {
+                    tsc_khz: fd.get_tsc_khz().ok(),
+                    ..traits
+                };
+                Ok(cpuid::for_vcpu(supported, id, &traits)?)
+            },
+            msrs.as_slice(),
+            config.pin.get(id as usize).copied(),
+        )
+    };
+    let count = config.count();
+    let next = AtomicU32::new(0);
+    let work = || -> Result<Vec<Vcpu>, VcpuError> {
+        let ids = iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        ids.take_while(|id| *id < count).map(make).collect()
+    };
+    let threads = match count {
+        1 => 1,
+        n => pin::usable().len().min(n as usize).min(MOST_THREADS),
+    };
+    let mut vcpus = thread::scope(|scope| {
+        // Where the host has no thread left, this one makes more.
+        let helpers: Vec<_> = (1..threads)
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let mut vcpus = work()?;
+        for helper in helpers {
+            vcpus.extend(helper.join().map_err(|_| MachineError::Thread)??);
+        }
+        Ok::<_, MachineError>(vcpus)
+    })?;
+    vcpus.sort_by_key(Vcpu::id);
+    Ok(vcpus)
+}
+
+/// Lets HLT, and MWAIT and PAUSE where KVM can, run in the guest (api.rst, 7.13
+/// KVM_CAP_X86_DISABLE_EXITS). To be called before there are vCPUs. Tells whether MWAIT is among
+/// them.
+///
+/// # Errors
+/// KVM cannot leave HLT to the guest. That is what was asked for: a run that is slower than it says
+/// would be worse than none.
+fn idle_natively(vm: &VmFd) -> Result<bool, MachineError> {
+    const NAME: &str = "KVM_ENABLE_CAP KVM_CAP_X86_DISABLE_EXITS";
+    let can = vm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+    let can = u32::try_from(can).unwrap_or(0);
+    if can & KVM_X86_DISABLE_EXITS_HLT == 0 {
+        return Err(MachineError::NativeIdle);
+    }
+    let wanted = can
+        & (KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_MWAIT | KVM_X86_DISABLE_EXITS_PAUSE);
+    let mut cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_DISABLE_EXITS,
+        ..Default::default()
+    };
+    cap.args[0] = wanted.into();
+    debug!(wanted, "{NAME}");
+    vm.enable_cap(&cap).map_err(kvm_call(NAME))?;
+    let mwait = wanted & KVM_X86_DISABLE_EXITS_MWAIT != 0;
+    info!(
+        "HLT{} and PAUSE run in the guest",
+        if mwait { ", MWAIT" } else { "" }
+    );
+    Ok(mwait)
+}

@@ -1,0 +1,73 @@
+//! The host's reserve of huge pages (Documentation/admin-guide/mm/hugetlbpage.rst).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::memory::HugePage;
+
+/// Where the kernel tells of them.
+const SYSFS: &str = "/sys/kernel/mm/hugepages";
+
+/// Huge pages of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// In all.
+    pub total: u64,
+    /// Free, and promised to nobody.
+    pub free: u64,
+}
+
+impl Reserve {
+    /// Asks the kernel; `None` where it has no pages of this size.
+    pub fn read(page: HugePage) -> Option<Self> {
+        Self::read_at(&dir(Path::new(SYSFS), page))
+    }
+
+    fn read_at(dir: &Path) -> Option<Self> {
+        let number = |name: &str| -> Option<u64> {
+            fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
+        };
+        let free = number("free_hugepages")?;
+        Some(Self {
+            total: number("nr_hugepages")?,
+            free: free.saturating_sub(number("resv_hugepages")?),
+        })
+    }
+}
+
+/// What says how many of a size there are to be.
+pub fn knob(page: HugePage) -> PathBuf {
+    dir(Path::new(SYSFS), page).join("nr_hugepages")
+}
+
+fn dir(sysfs: &Path, page: HugePage) -> PathBuf {
+    sysfs.join(format!("hugepages-{}kB", page.size() >> 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_sys_util::tempdir::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn promised_pages_are_not_free() {
+        let root = TempDir::new().unwrap();
+        let dir = dir(root.as_path(), HugePage::Mib2);
+        assert_eq!(Reserve::read_at(&dir), None);
+        fs::create_dir(&dir).unwrap();
+        for (name, value) in [
+            ("nr_hugepages", "10\n"),
+            ("free_hugepages", "7\n"),
+            ("resv_hugepages", "3\n"),
+        ] {
+            fs::write(dir.join(name), value).unwrap();
+        }
+        let reserve = Reserve { total: 10, free: 4 };
+        assert_eq!(Reserve::read_at(&dir), Some(reserve));
+        assert_eq!(
+            knob(HugePage::Gib1).to_str(),
+            Some("/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages")
+        );
+    }
+}

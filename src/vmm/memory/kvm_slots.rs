@@ -1,0 +1,105 @@
+//! KVM's memory slots as a listener (Documentation/virt/kvm/api.rst, 4.35 KVM_SET_USER_MEMORY_REGION).
+//!
+//! Slot ids are recycled: a guest that toggles memory decode for ever does not run out of them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use tracing::{debug, error};
+
+use crate::memory::{MemoryError, MemoryListener, Region};
+
+/// Mirrors the address space into KVM.
+pub struct KvmSlots {
+    vm: Arc<VmFd>,
+    max: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Ids that were used and are free again.
+    free: Vec<u32>,
+    /// The least id never used.
+    next: u32,
+    /// Slot by guest-physical start.
+    used: HashMap<u64, u32>,
+}
+
+impl KvmSlots {
+    /// For `vm`, which has `max` slots (KVM_CAP_NR_MEMSLOTS).
+    pub fn new(vm: Arc<VmFd>, max: usize) -> Self {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        Self {
+            vm,
+            max,
+            state: Mutex::default(),
+        }
+    }
+
+    /// How many slots are in use now.
+    pub fn in_use(&self) -> usize {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .used
+            .len()
+    }
+
+    fn set(&self, slot: u32, region: &Region, size: u64) -> Result<(), kvm_ioctls::Error> {
+        let argument = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start,
+            memory_size: size,
+            userspace_addr: region.host_address(),
+        };
+        debug!(
+            slot,
+            start = region.start,
+            size,
+            "KVM_SET_USER_MEMORY_REGION"
+        );
+        // SAFETY: the region holds its host mapping, and the address space keeps the region until
+        // the slot is deleted; regions do not overlap.
+        unsafe { self.vm.set_user_memory_region(argument) }
+    }
+}
+
+impl MemoryListener for KvmSlots {
+    fn add(&self, region: &Region) -> Result<(), MemoryError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = match state.free.pop() {
+            Some(slot) => slot,
+            None if state.next < self.max => {
+                state.next += 1;
+                state.next - 1
+            }
+            None => return Err(MemoryError::NoSlot(self.max)),
+        };
+        if let Err(source) = self.set(slot, region, region.size) {
+            state.free.push(slot);
+            let (start, size) = (region.start, region.size);
+            return Err(MemoryError::Slot {
+                start,
+                size,
+                source,
+            });
+        }
+        state.used.insert(region.start, slot);
+        Ok(())
+    }
+
+    fn remove(&self, region: &Region) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = state.used.remove(&region.start) {
+            match self.set(slot, region, 0) {
+                Ok(()) => state.free.push(slot),
+                // Never seen; the id is lost rather than used twice.
+                Err(e) => error!(slot, "KVM did not delete a memory slot: {e}"),
+            }
+        }
+    }
+}

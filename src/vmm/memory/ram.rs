@@ -1,0 +1,387 @@
+//! Guest RAM: aligned, huge where the host can, present before a device may write to it.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{io, thread};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
+
+use crate::config::memory::{HugePage, Pages};
+use crate::layout::Layout;
+use crate::memory::hugetlb::Reserve;
+use crate::memory::mapping::Mapping;
+use crate::memory::{GuestMemory, Region, RegionKind, hugetlb};
+
+const GIB: u64 = 1 << 30;
+const HUGE_PAGE: u64 = 2 << 20;
+/// What one thread populates at a time. The kernel holds the address space's lock for as long, and
+/// whoever maps or starts a thread meanwhile waits; a huge page takes long enough to make the system call
+/// cheap.
+const CHUNK: u64 = HUGE_PAGE;
+/// Where the logarithm of the pages' size stands in the flags of memfd_create(2).
+const HUGE_SHIFT: u32 = 26;
+
+/// Why there is no RAM.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// mmap(2) failed.
+    #[error("cannot reserve {} MiB for the guest's memory", .0 >> 20)]
+    Reserve(u64, #[source] io::Error),
+    /// Not enough huge pages.
+    #[error(
+        "the guest's memory takes {need} huge pages of {page}; this host has {}, and {} of them are free",
+        reserve.total,
+        reserve.free
+    )]
+    HugePages {
+        /// Their size.
+        page: HugePage,
+        /// How many.
+        need: u64,
+        /// How many there are.
+        reserve: Reserve,
+    },
+    /// No such huge pages at all.
+    #[error("this host has no huge pages of {0}")]
+    NoHugePages(HugePage),
+    /// No memory that can be shared.
+    #[error("cannot make {} MiB of memory that can be shared", .0 >> 20)]
+    Share(u64, #[source] io::Error),
+    /// madvise(2) failed.
+    #[error("cannot get the guest's {} MiB of memory from the host", .0 >> 20)]
+    Populate(u64, #[source] io::Error),
+    /// vm-memory refused the regions.
+    #[error("the guest's memory regions do not fit together: {0}")]
+    Regions(String),
+}
+
+impl RamError {
+    /// What to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::HugePages {
+                page,
+                need,
+                reserve,
+            } => {
+                let total = reserve.total - reserve.free.min(reserve.total) + need;
+                let knob = hugetlb::knob(*page);
+                format!(
+                    "as root: echo {total} > {}, or give the guest other pages with hugepages=thp",
+                    knob.display()
+                )
+            }
+            Self::NoHugePages(_) => "give the guest other pages with hugepages=thp".into(),
+            _ => "free memory on the host, or give the guest less with --memory".into(),
+        }
+    }
+}
+
+/// The guest's RAM.
+#[derive(Debug)]
+pub struct Ram {
+    regions: Vec<Region>,
+    memory: GuestMemory,
+    /// What another process finds in /proc/PID/fd; the mappings live without.
+    _file: Option<File>,
+    chunk: u64,
+}
+
+impl Ram {
+    /// Reserves the RAM of `layout`, made of `pages`; `shared` as a memfd, which another process can
+    /// map. Guest and host addresses agree modulo 1 GiB (2 MiB where there is less), so that KVM and
+    /// the IOMMU can use 2 MiB and 1 GiB pages. Nothing is present yet.
+    ///
+    /// # Errors
+    /// The host has not that many addresses, huge pages, or descriptors.
+    pub fn new(layout: &Layout, pages: Pages, shared: bool) -> Result<Self, RamError> {
+        let size = layout.ram().map(|r| r.size).sum();
+        let explain = |e: io::Error| match pages {
+            Pages::Huge(page) => explain_huge(page, size, e),
+            _ if shared => RamError::Share(size, e),
+            _ => RamError::Reserve(size, e),
+        };
+        let file = shared.then(|| share(size, pages)).transpose();
+        let file = file.map_err(explain)?;
+        let mut regions = Vec::new();
+        let mut views = Vec::new();
+        let mut offset = 0;
+        for range in layout.ram() {
+            let align = if range.size >= GIB { GIB } else { HUGE_PAGE };
+            let mapping = match (&file, pages) {
+                (Some(file), _) => Mapping::reserve(range.size, align).and_then(|mapping| {
+                    mapping.map_file(0, range.size, file.as_raw_fd(), offset, true)?;
+                    Ok(mapping)
+                }),
+                (None, Pages::Huge(page)) => Mapping::huge(range.size, align, page.shift()),
+                (None, _) => Mapping::anonymous(range.size, align),
+            };
+            let mapping = match mapping {
+                Ok(mapping) => mapping,
+                Err(e) => {
+                    // What was had goes first: it is counted next.
+                    drop((regions, views, file));
+                    return Err(explain(e));
+                }
+            };
+            match pages {
+                // The first holds a few tables and what is left of a PC's first MiB: to zero all of a
+                // huge page for them is a fifth of the time to a guest's first instruction.
+                Pages::Transparent if range.start == 0 => {
+                    mapping.advise_huge_pages(HUGE_PAGE, true);
+                }
+                Pages::Transparent => mapping.advise_huge_pages(0, true),
+                Pages::Small => mapping.advise_huge_pages(0, false),
+                Pages::Huge(_) => {}
+            }
+            mapping.exclude_from_dumps();
+            // SAFETY: the address and size are those of a live mapping with these protections; the
+            // regions below keep it alive as long as the view.
+            let view = unsafe {
+                MmapRegion::build_raw(
+                    mapping.address() as *mut u8,
+                    range.size as usize,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_NORESERVE,
+                )
+            };
+            let view = view.map_err(|e| RamError::Regions(e.to_string()))?;
+            let view = GuestRegionMmap::new(view, GuestAddress(range.start))
+                .ok_or_else(|| RamError::Regions("address overflow".into()))?;
+            views.push(view);
+            regions.push(Region {
+                start: range.start,
+                size: range.size,
+                mapping: Arc::new(mapping),
+                offset: 0,
+                kind: RegionKind::Ram,
+            });
+            offset += range.size;
+        }
+        let memory =
+            GuestMemory::from_regions(views).map_err(|e| RamError::Regions(e.to_string()))?;
+        Ok(Self {
+            regions,
+            memory,
+            _file: file,
+            chunk: CHUNK.max(pages.granule()),
+        })
+    }
+
+    /// The regions for the address space.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The view that loaders write through.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// What is made present at a time, at least.
+    pub fn chunk(&self) -> u64 {
+        self.chunk
+    }
+
+    /// Bytes in all.
+    pub fn size(&self) -> u64 {
+        self.regions.iter().map(|r| r.size).sum()
+    }
+
+    /// Makes every page of `range` present (bytes of RAM, the regions one after the other), on up to
+    /// `threads` threads, calling `progress` with the bytes done; when that says no, they stop.
+    ///
+    /// The IOMMU needs the pages anyway; zeroing them here in parallel, as huge pages, takes a
+    /// fraction of what pinning them one at a time inside VFIO_IOMMU_MAP_DMA does.
+    ///
+    /// # Errors
+    /// [`RamError::Populate`] when the host runs out of pages.
+    pub fn populate(
+        &self,
+        range: Range<u64>,
+        threads: usize,
+        progress: &(dyn Fn(u64) -> bool + Sync),
+    ) -> Result<(), RamError> {
+        let next = AtomicU64::new(range.start);
+        let done = AtomicU64::new(0);
+        let failed = AtomicBool::new(false);
+        let end = range.end.min(self.size());
+        let work = || -> io::Result<()> {
+            while !failed.load(Ordering::Relaxed) {
+                let mut at = next.fetch_add(self.chunk, Ordering::Relaxed);
+                if at >= end {
+                    break;
+                }
+                let mut left = self.chunk.min(end - at);
+                let mut filled = 0;
+                for region in &self.regions {
+                    if at < region.size && left > 0 {
+                        let now = left.min(region.size - at);
+                        region
+                            .mapping
+                            .populate(at, now)
+                            .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+                        left -= now;
+                        filled += now;
+                        at = 0;
+                    } else {
+                        at = at.saturating_sub(region.size);
+                    }
+                }
+                if !progress(done.fetch_add(filled, Ordering::Relaxed) + filled) {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let chunks = end.saturating_sub(range.start).div_ceil(self.chunk);
+        let chunks = usize::try_from(chunks).unwrap_or(usize::MAX);
+        let others = threads.min(chunks).saturating_sub(1);
+        thread::scope(|scope| {
+            // A thread that the host does not give is work for the others.
+            let spawn = |_| {
+                let builder = thread::Builder::new().name("prefault".into());
+                builder.spawn_scoped(scope, work).ok()
+            };
+            let workers: Vec<_> = (0..others).filter_map(spawn).collect();
+            let mine = work();
+            let theirs = workers.into_iter().try_for_each(|w| {
+                w.join()
+                    .unwrap_or_else(|_| Err(io::Error::other("a thread died")))
+            });
+            mine.and(theirs)
+        })
+        .map_err(|e| RamError::Populate(self.size(), e))
+    }
+}
+
+/// A memfd of `size` bytes. It is sealed: whoever else maps it cannot make it shorter, which would
+/// end this process at its next access.
+fn share(size: u64, pages: Pages) -> io::Result<File> {
+    let huge = match pages {
+        Pages::Huge(page) => {
+            MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(page.shift() << HUGE_SHIFT)
+        }
+        _ => MemfdFlags::empty(),
+    };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | huge;
+    let file = File::from(memfd_create("guest-ram", flags)?);
+    file.set_len(size)?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file)
+}
+
+/// Why there are no huge pages for `size` bytes.
+fn explain_huge(page: HugePage, size: u64, error: io::Error) -> RamError {
+    let need = size / page.size();
+    match Reserve::read(page) {
+        None => RamError::NoHugePages(page),
+        Some(reserve) if reserve.free < need => RamError::HugePages {
+            page,
+            need,
+            reserve,
+        },
+        Some(_) => RamError::Reserve(size, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use vm_memory::{Bytes, GuestMemoryBackend};
+
+    use super::super::PAGE_SIZE;
+    use super::*;
+
+    const KINDS: [(Pages, bool); 4] = [
+        (Pages::Transparent, false),
+        (Pages::Transparent, true),
+        (Pages::Small, false),
+        (Pages::Small, true),
+    ];
+
+    #[test]
+    fn ram_is_congruent_and_whole() {
+        let layout = Layout::new(4 << 30, 0, 40).unwrap();
+        for (pages, shared) in KINDS {
+            let ram = Ram::new(&layout, pages, shared).unwrap();
+            assert_eq!(ram.size(), 4 << 30);
+            for r in ram.regions() {
+                assert_eq!(r.host_address() % GIB, r.start % GIB);
+            }
+            for at in [0, 3 << 30, 4 << 30] {
+                let outcome = ram.memory().write_obj(7u8, GuestAddress(at));
+                assert_eq!(outcome.is_ok(), at != 3 << 30, "{at:#x}");
+            }
+            assert_eq!(ram.memory().num_regions(), 2);
+        }
+    }
+
+    #[test]
+    fn populate_covers_both_sides_of_the_hole() {
+        let mut layout = Layout::new(96 << 20, 0, 40).unwrap();
+        layout.high_ram = Some(pci::addr::Range {
+            start: 1 << 32,
+            size: 80 << 20,
+        });
+        for (pages, shared) in KINDS {
+            let ram = Ram::new(&layout, pages, shared).unwrap();
+            let most = AtomicU64::new(0);
+            let all = || ram.regions().iter().map(present).sum::<u64>();
+            ram.populate(90 << 20..110 << 20, 2, &|_| true).unwrap();
+            assert_eq!(all(), 20 << 20, "{pages:?}, shared: {shared}");
+            ram.populate(0..ram.size(), 3, &|n| {
+                most.fetch_max(n, Ordering::Relaxed);
+                true
+            })
+            .unwrap();
+            assert_eq!(most.into_inner(), 176 << 20);
+            assert_eq!(all(), 176 << 20, "{pages:?}, shared: {shared}");
+        }
+    }
+
+    /// Bytes of a region that are there (Documentation/admin-guide/mm/pagemap.rst).
+    fn present(region: &Region) -> u64 {
+        const PRESENT: u64 = 1 << 63;
+        let mut entries = vec![0; (region.size / PAGE_SIZE * 8) as usize];
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        let at = region.host_address() / PAGE_SIZE * 8;
+        pagemap.read_exact_at(&mut entries, at).unwrap();
+        let entries = entries.chunks(8);
+        let entries = entries.map(|e| u64::from_ne_bytes(e.try_into().unwrap()));
+        entries.filter(|e| e & PRESENT != 0).count() as u64 * PAGE_SIZE
+    }
+
+    #[test]
+    fn shared_memory_cannot_be_made_shorter() {
+        let file = share(1 << 20, Pages::Small).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+        assert!(file.set_len(0).is_err());
+        assert!(file.set_len(2 << 20).is_err());
+    }
+
+    #[test]
+    fn missing_huge_pages_are_counted() {
+        // More than any host sets aside.
+        let layout = Layout::new(1 << 39, 0, 48).unwrap();
+        for page in [HugePage::Mib2, HugePage::Gib1] {
+            for shared in [false, true] {
+                let e = Ram::new(&layout, Pages::Huge(page), shared).unwrap_err();
+                match (&e, Reserve::read(page)) {
+                    (RamError::HugePages { need, .. }, Some(_)) => {
+                        assert_eq!(*need, (1 << 39) / page.size());
+                        let knob = format!("hugepages-{}kB/nr_hugepages", page.size() >> 10);
+                        assert!(e.hint().contains(&knob), "{}", e.hint());
+                    }
+                    (RamError::NoHugePages(_), None) => {}
+                    _ => panic!("{e:?}"),
+                }
+            }
+        }
+    }
+}

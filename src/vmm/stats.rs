@@ -1,0 +1,188 @@
+//! Counters of a run, and the report of them (`--stats`).
+//!
+//! [`Stats`] is what the rooms count into. Without `--stats` only exits by reason and DMA maps are
+//! counted; with it, exits are counted by register, KVM's counters are opened, and devices are
+//! [`metered`]. [`report`] gathers it all, with the [phases](super::phases) of the start.
+
+pub mod devices;
+pub mod interrupts;
+pub mod kvm;
+mod kvm_fd;
+pub mod memory;
+pub mod metered;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use devices::DeviceMeter;
+use interrupts::{Ledger, Vector};
+use kvm::Counters;
+use memory::OwnMemory;
+use metered::Metered;
+use pci::addr::Range;
+use pci::config_access::Target;
+use tracing::{info, warn};
+
+use crate::counters::dma::DmaMeter;
+use crate::counters::exits::Exits;
+use crate::counters::registers::{Access, RegisterTable, Space};
+use crate::memory::Region;
+use crate::vfio::device::SharedDevice;
+
+/// A range of ports or addresses, and what the guest has there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which space.
+    pub space: Space,
+    /// The range.
+    pub range: Range,
+    /// Its name in a report.
+    pub name: String,
+}
+
+type Counter = Box<dyn Fn() -> u64 + Send + Sync>;
+type Places = Box<dyn Fn() -> Vec<Place> + Send + Sync>;
+
+/// What a run counts.
+#[derive(Default)]
+pub struct Stats {
+    detailed: bool,
+    /// Exits to this process.
+    pub exits: Arc<Exits>,
+    /// DMA maps.
+    pub dma: Arc<DmaMeter>,
+    /// Configuration space, by ECAM's addresses, whichever way it was accessed.
+    config: Mutex<Option<RegisterTable>>,
+    ledger: Arc<Ledger>,
+    late: Mutex<Late>,
+}
+
+/// What is known once the VM is made.
+#[derive(Default)]
+struct Late {
+    /// KVM's counters, or why there are none: the VM's, then each vCPU's.
+    kvm: Vec<io::Result<File>>,
+    /// Host addresses of the guest's RAM.
+    ram: Vec<Range>,
+    devices: Vec<(String, Arc<DeviceMeter>)>,
+    places: Option<Places>,
+    coalesced: Option<Counter>,
+}
+
+impl Stats {
+    /// For a guest with so many vCPUs; `detailed` is `--stats`.
+    pub fn new(vcpus: u32, detailed: bool) -> Self {
+        Self {
+            detailed,
+            exits: Arc::new(Exits::new(vcpus, detailed)),
+            config: Mutex::new(detailed.then(RegisterTable::default)),
+            ..Self::default()
+        }
+    }
+
+    fn late(&self) -> MutexGuard<'_, Late> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an access to configuration space; any thread may.
+    pub fn count_config(&self, target: Target, write: bool) {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let [bus, device, function] = [target.bus, target.device, target.function].map(u64::from);
+        if let Some(table) = &*config {
+            table.count(Access {
+                space: Space::Memory,
+                address: bus << 20 | device << 15 | function << 12 | u64::from(target.offset),
+                write,
+            });
+        }
+    }
+
+    /// Opens KVM's counters of the VM or, after it, of its next vCPU.
+    pub fn watch_kvm(&self, of: &impl AsRawFd) {
+        if self.detailed {
+            let file = kvm_fd::open(of);
+            if let Err(e) = &file {
+                info!("no counters of KVM's own: {e}");
+            }
+            self.late().kvm.push(file);
+        }
+    }
+
+    /// Where the guest's RAM is in this process.
+    pub fn set_ram(&self, regions: &[Region]) {
+        let ranges = regions.iter().map(|region| Range {
+            start: region.host_address(),
+            size: region.size,
+        });
+        self.late().ram = ranges.collect();
+    }
+
+    /// Who knows what the guest has where.
+    pub fn set_places(&self, places: impl Fn() -> Vec<Place> + Send + Sync + 'static) {
+        self.late().places = Some(Box::new(places));
+    }
+
+    /// Who counts writes that made no exit.
+    pub fn set_coalesced(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.late().coalesced = Some(Box::new(count));
+    }
+
+    /// Accesses to configuration space with their counts, and how many found no room in the table;
+    /// `None` without `--stats`.
+    pub fn config_accesses(&self) -> Option<(Vec<(Access, u64)>, u64)> {
+        let table = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        table.as_ref().map(|t| (t.list(), t.others()))
+    }
+
+    /// KVM's own counters: the VM's, then each vCPU's.
+    pub fn kvm_counters(&self) -> Vec<io::Result<Counters>> {
+        let read = |file: &io::Result<File>| match file {
+            Ok(file) => kvm::read(file),
+            Err(e) => Err(io::Error::new(e.kind(), e.to_string())),
+        };
+        self.late().kvm.iter().map(read).collect()
+    }
+
+    /// Memory of this process without the guest's RAM; `None` where /proc does not tell.
+    pub fn own_memory(&self) -> Option<OwnMemory> {
+        OwnMemory::read(&self.late().ram)
+            .inspect_err(|e| warn!("no memory is counted: /proc/self/smaps: {e}"))
+            .ok()
+    }
+
+    /// The passed-through devices by the host's names, with the meters of their slow calls.
+    pub fn devices(&self) -> Vec<(String, Arc<DeviceMeter>)> {
+        self.late().devices.clone()
+    }
+
+    /// Interrupts that the host saw of the devices with these names.
+    pub fn vectors(&self, names: &[String]) -> Vec<Vector> {
+        self.ledger.vectors(names)
+    }
+
+    /// What the guest has at which addresses now.
+    pub fn places(&self) -> Vec<Place> {
+        let late = self.late();
+        late.places
+            .as_ref()
+            .map_or_else(Vec::new, |places| places())
+    }
+
+    /// Writes that made no exit.
+    pub fn coalesced_writes(&self) -> u64 {
+        self.late().coalesced.as_ref().map_or(0, |count| count())
+    }
+
+    /// The device to be used in `device`'s place.
+    pub fn meter(&self, device: SharedDevice) -> SharedDevice {
+        if !self.detailed {
+            return device;
+        }
+        let meter = Arc::new(DeviceMeter::default());
+        let known = (device.name().to_string(), Arc::clone(&meter));
+        self.late().devices.push(known);
+        Arc::new(Metered::new(device, Arc::clone(&self.ledger), meter))
+    }
+}

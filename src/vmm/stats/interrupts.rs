@@ -1,0 +1,279 @@
+//! Interrupts of the devices, from the host's /proc/interrupts.
+//!
+//! VFIO names each interrupt that it takes: `vfio-msix[3](0000:01:00.0)`, `vfio-msi[0](...)`,
+//! `vfio-intx(...)`. The line goes when the guest turns its interrupts off, and a guest that powers
+//! off does so: the [`Ledger`] keeps what was counted by then.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+use serde::Serialize;
+
+use crate::log::limit::RateLimit;
+use crate::vfio::device::Irq;
+
+/// An interrupt of a device, as VFIO names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    /// The host's name of the device.
+    pub device: String,
+    /// `msix`, `msi` or `intx`.
+    pub kind: &'static str,
+    /// 0 for INTx.
+    pub vector: u32,
+}
+
+/// How often the host has seen each of VFIO's interrupts, from the text of /proc/interrupts. An
+/// interrupt that is shared counts for each of its names.
+pub fn parse(text: &str) -> Vec<(Source, u64)> {
+    text.lines().flat_map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Vec<(Source, u64)> {
+    let Some((_, rest)) = line.split_once(':') else {
+        return Vec::new();
+    };
+    let counts = rest.split_ascii_whitespace().map_while(|w| w.parse().ok());
+    let count = counts.fold(0, u64::saturating_add);
+    let names = rest.split([' ', ',', '\t']).filter_map(source);
+    names.map(|source| (source, count)).collect()
+}
+
+/// `vfio-msix[3](0000:01:00.0)`.
+fn source(name: &str) -> Option<Source> {
+    let (head, device) = name.strip_suffix(')')?.split_once('(')?;
+    let (kind, vector) = match head.split_once('[') {
+        None => (head, 0),
+        Some((kind, vector)) => (kind, vector.strip_suffix(']')?.parse().ok()?),
+    };
+    let kind = match kind {
+        "vfio-msix" => "msix",
+        "vfio-msi" => "msi",
+        "vfio-intx" => "intx",
+        _ => return None,
+    };
+    Some(Source {
+        device: device.into(),
+        kind,
+        vector,
+    })
+}
+
+/// A vector and its interrupts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Vector {
+    /// The host's name of the device.
+    pub device: String,
+    /// `msix`, `msi` or `intx`.
+    pub kind: &'static str,
+    /// Its number; 0 for INTx.
+    pub vector: u32,
+    /// How many came.
+    pub interrupts: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Account {
+    total: u64,
+    /// The line's count when it was last looked at.
+    seen: u64,
+}
+
+/// What came of each interrupt in this run.
+#[derive(Default)]
+pub struct Ledger {
+    accounts: Mutex<BTreeMap<Source, Account>>,
+    limit: RateLimit,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Source, Account>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before a device's interrupts of one kind go off: their lines go with them.
+    pub fn before_disable(&self, device: &str, irq: Irq) {
+        let Some(kind) = kind(irq) else { return };
+        self.look(|accounts, now| {
+            update(accounts, now, |s| s.device == device && s.kind == kind);
+        });
+    }
+
+    /// After they went off. Not before, or a look in between would count the lines a second time.
+    pub fn after_disable(&self, device: &str, irq: Irq) {
+        let Some(kind) = kind(irq) else { return };
+        close(&mut self.lock(), device, kind);
+    }
+
+    /// After INTx went on: the line's count does not begin at 0, for others share it and it lives on.
+    pub fn after_enable(&self, device: &str, irq: Irq) {
+        if irq == Irq::Intx {
+            self.look(|accounts, now| open(accounts, now, device, "intx"));
+        }
+    }
+
+    /// What came until now, of the devices that `wanted` knows.
+    pub fn vectors(&self, wanted: &[String]) -> Vec<Vector> {
+        let mut vectors = Vec::new();
+        self.look(|accounts, now| {
+            update(accounts, now, |source| wanted.contains(&source.device));
+            vectors = accounts.iter().map(vector).collect();
+        });
+        vectors
+    }
+
+    fn look(&self, then: impl FnOnce(&mut BTreeMap<Source, Account>, &[(Source, u64)])) {
+        self.look_at(|| fs::read_to_string("/proc/interrupts"), then);
+    }
+
+    /// Reads under the lock: an older text after a newer one would count what is accounted for.
+    fn look_at(
+        &self,
+        read: impl FnOnce() -> io::Result<String>,
+        then: impl FnOnce(&mut BTreeMap<Source, Account>, &[(Source, u64)]),
+    ) {
+        let mut accounts = self.lock();
+        let text = read().unwrap_or_else(|e| {
+            self.complain(&e);
+            String::new()
+        });
+        then(&mut accounts, &parse(&text));
+    }
+
+    fn complain(&self, error: &io::Error) {
+        if self.limit.allow() {
+            tracing::warn!("no interrupts are counted: /proc/interrupts: {error}");
+        }
+    }
+}
+
+fn kind(irq: Irq) -> Option<&'static str> {
+    match irq {
+        Irq::Intx => Some("intx"),
+        Irq::Msi => Some("msi"),
+        Irq::Msix => Some("msix"),
+        Irq::Error | Irq::Request => None,
+    }
+}
+
+fn vector((source, account): (&Source, &Account)) -> Vector {
+    Vector {
+        device: source.device.clone(),
+        kind: source.kind,
+        vector: source.vector,
+        interrupts: account.total,
+    }
+}
+
+/// Adds what came since the last look.
+fn update(
+    accounts: &mut BTreeMap<Source, Account>,
+    now: &[(Source, u64)],
+    wanted: impl Fn(&Source) -> bool,
+) {
+    for (source, count) in now.iter().filter(|(source, _)| wanted(source)) {
+        let account = accounts.entry(source.clone()).or_default();
+        account.total += count.saturating_sub(account.seen);
+        account.seen = *count;
+    }
+}
+
+/// The next line of the same name begins at 0, for the host frees its interrupts.
+fn close(accounts: &mut BTreeMap<Source, Account>, device: &str, kind: &str) {
+    for (source, account) in accounts {
+        if source.device == device && source.kind == kind {
+            account.seen = 0;
+        }
+    }
+}
+
+/// What the line has by now is not this run's.
+fn open(accounts: &mut BTreeMap<Source, Account>, now: &[(Source, u64)], device: &str, kind: &str) {
+    for (source, count) in now {
+        if source.device == device && source.kind == kind {
+            accounts.entry(source.clone()).or_default().seen = *count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "           CPU0       CPU1
+   1:          9          0  IR-IO-APIC    1-edge      i8042
+  16:         40          2  IR-IO-APIC   16-fasteoi   uhci_hcd:usb1, vfio-intx(0000:00:1d.0)
+  24:        100         23  IR-PCI-MSIX-0000:00:05.0    0-edge      vfio-msix[0](0000:00:05.0)
+  25:          0   12345678  IR-PCI-MSIX-0000:00:05.0   17-edge      vfio-msix[17](0000:00:05.0)
+  26:          7          0  PCI-MSI 98304-edge      vfio-msi[0](0000:00:06.0)
+ NMI:          0          0   Non-maskable interrupts
+ ERR:          0
+";
+
+    fn on(device: &str, kind: &'static str, vector: u32) -> Source {
+        Source {
+            device: device.into(),
+            kind,
+            vector,
+        }
+    }
+
+    #[test]
+    fn lines_of_vfio_are_found() {
+        let expected = [
+            (on("0000:00:1d.0", "intx", 0), 42),
+            (on("0000:00:05.0", "msix", 0), 123),
+            (on("0000:00:05.0", "msix", 17), 12_345_678),
+            (on("0000:00:06.0", "msi", 0), 7),
+        ];
+        assert_eq!(parse(TEXT), expected);
+    }
+
+    #[test]
+    fn other_lines_are_nothing() {
+        for text in [
+            "",
+            "24:",
+            "24: 1 vfio-msix[x](0000:00:05.0)",
+            "24: 1 vfio-msix[0](0000:00:05.0",
+            "24: 1 vfio-user[0](0000:00:05.0)",
+            "vfio-intx(0000:00:05.0)",
+        ] {
+            assert_eq!(parse(text), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn the_text_is_read_under_the_lock() {
+        let ledger = Ledger::default();
+        let read = || {
+            assert!(ledger.accounts.try_lock().is_err());
+            Ok(TEXT.to_string())
+        };
+        let mut lines = 0;
+        ledger.look_at(read, |_, now| lines = now.len());
+        assert_eq!(lines, 4);
+    }
+
+    #[test]
+    fn vectors_that_come_and_go_add_up() {
+        let (msix, pin) = (on("a", "msix", 1), on("a", "intx", 0));
+        let mut accounts = BTreeMap::new();
+        update(&mut accounts, &[(msix.clone(), 5)], |_| true);
+        update(&mut accounts, &[(msix.clone(), 8)], |_| true);
+        update(&mut accounts, &[(msix.clone(), 9)], |_| true);
+        // A report while they go off.
+        update(&mut accounts, &[(msix.clone(), 9)], |_| true);
+        close(&mut accounts, "a", "msix");
+        // Freed and taken again: it begins at 0.
+        update(&mut accounts, &[(msix.clone(), 20)], |_| true);
+        open(&mut accounts, &[(pin.clone(), 1000)], "a", "intx");
+        update(&mut accounts, &[(pin.clone(), 1001)], |_| true);
+        update(&mut accounts, &[(on("b", "msi", 0), 3)], |s| {
+            s.device == "a"
+        });
+        let totals: Vec<_> = accounts.iter().map(|(s, a)| (s.kind, a.total)).collect();
+        assert_eq!(totals, [("intx", 1), ("msix", 29)]);
+    }
+}

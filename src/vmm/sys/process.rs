@@ -1,0 +1,211 @@
+//! Processes: a child that outlives its parent, waiting for another's end, and locks between them.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::{io, process};
+
+/// A process that is not mistaken for a later one with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in ticks since the host's boot (proc_pid_stat(5), field 22).
+    pub started: u64,
+}
+
+impl Process {
+    /// This process.
+    ///
+    /// # Errors
+    /// When /proc is not there.
+    pub fn this() -> io::Result<Self> {
+        let pid = process::id();
+        let (_, started) = state(pid).ok_or_else(|| io::Error::other("/proc is not there"))?;
+        Ok(Self { pid, started })
+    }
+
+    /// Whether it still runs; one that has ended and was not waited for does not.
+    pub fn lives(&self) -> bool {
+        state(self.pid)
+            .is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
+    }
+}
+
+/// A process's state and the time of its start.
+fn state(pid: u32) -> Option<(char, u64)> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name, in parentheses, may hold anything, parentheses and spaces included.
+fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
+    let text = String::from_utf8_lossy(stat);
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// A descriptor that becomes readable when this process ends (pidfd_open(2)): by then all its
+/// threads are gone and its files are closed.
+///
+/// # Errors
+/// The errno; Linux has it since 5.3.
+pub fn own_end() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process::id(), 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has opened the descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Runs `work` in a child of its own session, which holds none of this process's descriptors but
+/// `keep`, and hears none of the terminal's signals. The caller does not wait for it. To be called
+/// while this process has one thread: the child goes on with Rust code.
+///
+/// # Errors
+/// When there are other threads, or no process can be made.
+pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
+    let threads = fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other("there are other threads already"));
+    }
+    // SAFETY: with a single thread no lock can be held in the child by a thread that is not there.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // Nothing of the child may run the parent's code after this, a panic included.
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                become_quiet(keep)?;
+                work();
+                Ok::<_, io::Error>(())
+            }));
+            let status = i32::from(!matches!(outcome, Ok(Ok(()))));
+            // SAFETY: ends the child without the parent's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Has all threads allocate from one heap (mallopt(3)). Threads here allocate little; an arena for each
+/// would cost a start five system calls and some pages a thread.
+pub fn share_one_heap() {
+    // SAFETY: a setting of the allocator's, which takes it at any time.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// From here on no key, closed terminal or pipe, and no polite request ends this process: what it has
+/// begun it ends.
+pub fn ignore_signals() {
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGTERM,
+        libc::SIGPIPE,
+        libc::SIGUSR1,
+    ] {
+        ignore(signal);
+    }
+}
+
+/// From here on a signal does nothing to this process.
+pub fn ignore(signal: libc::c_int) {
+    // SAFETY: no handler is installed, only the disposition changes.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Leaves the terminal, the directory and the descriptors that came from the parent.
+fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
+    ignore_signals();
+    // SAFETY: the texts are static; a child just forked leads no group.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, c"vmm-guardian".as_ptr());
+        libc::setsid();
+        libc::chdir(c"/".as_ptr());
+    }
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    for stream in 0..3 {
+        // SAFETY: both are descriptors; the standard streams belong to nobody in Rust's sense.
+        if unsafe { libc::dup2(null.as_raw_fd(), stream) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let open: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    let kept = [keep.as_raw_fd(), null.as_raw_fd()];
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
+        // SAFETY: the owners of these are on the parent's side of the fork; the child never gets
+        // back to code that has them.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}
+
+/// Waits until a descriptor is readable, however long that takes.
+pub fn wait_readable(fd: &OwnedFd) {
+    while !super::ready(fd.as_fd(), libc::POLLIN, -1) {}
+}
+
+/// Takes a file's lock if nobody has it (flock(2)); it goes with the file's last descriptor.
+///
+/// # Errors
+/// The errno, unless it says that another has the lock.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    // SAFETY: the descriptor is open for the call.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        e if matches!(e.raw_os_error(), Some(libc::EWOULDBLOCK | libc::EINTR)) => Ok(false),
+        e => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let stat = b"12 (a) Z (b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 0 0";
+        assert_eq!(parse_stat(stat), Some(('S', 4242)));
+        for broken in [&b""[..], b"12 (x)", b"12 (x) S", b"12 (x) S 1 2 3"] {
+            assert_eq!(parse_stat(broken), None);
+        }
+    }
+
+    #[test]
+    fn an_ended_process_does_not_live() {
+        let this = Process::this().unwrap();
+        assert!(this.lives());
+        let later = Process {
+            started: this.started + 1,
+            ..this
+        };
+        assert!(!later.lives());
+        let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id();
+        let (_, started) = state(pid).unwrap();
+        let child_process = Process { pid, started };
+        assert!(child_process.lives());
+        child.kill().unwrap();
+        let mut waited = 0;
+        while child_process.lives() && waited < 5000 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            waited += 1;
+        }
+        assert!(!child_process.lives());
+        child.wait().unwrap();
+        assert!(!child_process.lives());
+    }
+
+    #[test]
+    fn this_process_has_not_ended() {
+        let end = own_end().unwrap();
+        assert!(!crate::sys::ready(end.as_fd(), libc::POLLIN, 0));
+    }
+}

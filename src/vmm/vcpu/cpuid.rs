@@ -1,0 +1,292 @@
+//! The CPUID that a vCPU shows: what KVM supports, made consistent for one vCPU of this VM.
+//!
+//! A pure function over the entries of KVM_GET_SUPPORTED_CPUID (Documentation/virt/kvm/api.rst,
+//! 4.46), which describes "what can be passed on", not a processor: topology is the host's, and
+//! features that need help from userspace are in it. The fix-ups, in this order:
+//!
+//! | leaf | is made | because |
+//! | --- | --- | --- |
+//! | 1 | HYPERVISOR, x2APIC on, MONITOR and OSXSAVE off | the guest may look for KVM's leaves; x2APIC is emulated in the kernel; MWAIT would keep a host CPU, and is there only where the user wants that; OSXSAVE mirrors CR4 |
+//! | 1 | TSC_DEADLINE as KVM has it | KVM reports it by a capability, not in CPUID |
+//! | 1, 4, 0xB, 0x1F, 0x80000001, 0x80000008, 0x8000001D, 0x8000001E | sockets, cores and threads, and the caches that they share: see `topology` | the host's are not the guest's, and all that Linux may ask must agree |
+//! | 0x80000026 | absent | AMD's newest topology leaf; the older ones serve |
+//! | 5 | zero, or the host's | as MONITOR is |
+//! | 7, 0x12 | no SGX | no enclave memory is given to the guest |
+//! | 0x8000001F | zero | no guest of ours has encrypted memory, so none has an encryption bit |
+//! | 0xD and the features that need it | see `xsave` | components, sizes and features must agree |
+//! | 0x15 | crystal of 1 GHz and the TSC's ratio, on Intel | the local APIC's timer runs at 1 GHz in KVM, and Linux takes it from this leaf |
+//! | 0x40000000.. | KVM's signature, features without asynchronous page faults | guest RAM may be pinned, and then never faults in the host |
+//! | 0x40000001 | KVM_HINTS_REALTIME where each vCPU has a host CPU of its own | spinning is then better than yielding |
+//! | 0x40000010 | TSC and APIC bus in kHz | no guest needs to calibrate |
+//!
+//! All else, the physical address bits and the PMU among it, stays as KVM says.
+
+mod topology;
+mod xsave;
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use topology::Place;
+
+use crate::config::topology::Topology;
+
+/// Why there is no CPUID for a vCPU.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CpuidError {
+    /// The vCPU is not one of the VM's.
+    #[error("there is no vCPU {vcpu} among {cpus}")]
+    NoSuchCpu {
+        /// Its index.
+        vcpu: u32,
+        /// How many there are.
+        cpus: u32,
+    },
+    /// KVM left out a leaf that every x86-64 processor has.
+    #[error("KVM_GET_SUPPORTED_CPUID has no leaf {0:#x}")]
+    MissingLeaf(u32),
+    /// More entries than KVM_SET_CPUID2 takes.
+    #[error("{0} CPUID entries are more than KVM takes")]
+    TooMany(usize),
+}
+
+const LEAF_MWAIT: u32 = 5;
+const LEAF_TOPOLOGY: u32 = 0xb;
+const LEAF_TOPOLOGY_V2: u32 = 0x1f;
+const LEAF_TSC: u32 = 0x15;
+const LEAF_KVM: u32 = 0x4000_0000;
+const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
+/// VMware's, and what other hypervisors took over.
+const LEAF_TIMING: u32 = 0x4000_0010;
+
+/// KVM's local APIC timer counts nanoseconds (APIC_BUS_CYCLE_NS_DEFAULT).
+const APIC_BUS_KHZ: u32 = 1_000_000;
+
+// Leaf 1 (SDM volume 2A, CPUID).
+const ECX1_MONITOR: u32 = 1 << 3;
+const ECX1_X2APIC: u32 = 1 << 21;
+const ECX1_TSC_DEADLINE: u32 = 1 << 24;
+const ECX1_OSXSAVE: u32 = 1 << 27;
+const ECX1_HYPERVISOR: u32 = 1 << 31;
+// Leaf 7.
+const EBX7_SGX: u32 = 1 << 2;
+const ECX7_SGX_LC: u32 = 1 << 30;
+/// KVM_HINTS_REALTIME, in edx of the same leaf.
+const KVM_HINTS_REALTIME: u32 = 1 << 0;
+/// KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT (Documentation/virt/kvm/x86/cpuid.rst).
+const KVM_ASYNC_PF: u32 = 1 << 4 | 1 << 10 | 1 << 14;
+
+/// What all vCPUs of a VM have in common.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traits {
+    /// How many there are, and of which sockets and cores they are threads.
+    pub topology: Topology,
+    /// What KVM_GET_TSC_KHZ says.
+    pub tsc_khz: Option<u32>,
+    /// KVM_CAP_TSC_DEADLINE_TIMER.
+    pub tsc_deadline: bool,
+    /// eax to edx of the host's leaf 5, where MWAIT runs in the guest.
+    pub mwait: Option<[u32; 4]>,
+    /// Whether each has a host CPU to itself.
+    pub dedicated: bool,
+}
+
+/// The host's leaf 5, if it has MONITOR and MWAIT. KVM says nothing of either.
+#[allow(
+    unused_unsafe,
+    reason = "the intrinsic is safe in newer compilers alone"
+)]
+pub fn host_mwait() -> Option<[u32; 4]> {
+    // SAFETY: every x86-64 processor has the instruction.
+    let leaf = |n| unsafe { std::arch::x86_64::__cpuid(n) };
+    if leaf(0).eax < LEAF_MWAIT || leaf(1).ecx & ECX1_MONITOR == 0 {
+        return None;
+    }
+    let five = leaf(LEAF_MWAIT);
+    Some([five.eax, five.ebx, five.ecx, five.edx])
+}
+
+/// The CPUID of one vCPU, for KVM_SET_CPUID2.
+///
+/// `vcpu` counts from 0; its APIC id is the topology's.
+///
+/// # Errors
+///
+/// There is no such vCPU; `supported` lacks leaf 0 or 1, or is so
+/// long that there is no room for the leaves added.
+pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, CpuidError> {
+    let Traits {
+        topology, tsc_khz, ..
+    } = traits;
+    let cpus = topology.cpus();
+    if vcpu >= cpus {
+        return Err(CpuidError::NoSuchCpu { vcpu, cpus });
+    }
+    let mut leaves = Leaves::new(supported.as_slice());
+    let Some(zero) = leaves.get(0, 0) else {
+        return Err(CpuidError::MissingLeaf(0));
+    };
+    let (max_leaf, vendor) = (zero.eax, [zero.ebx, zero.edx, zero.ecx]);
+    if leaves.get(1, 0).is_none() {
+        return Err(CpuidError::MissingLeaf(1));
+    }
+    basic_features(&mut leaves, traits);
+    let amd = vendor == *AMD || vendor == *HYGON;
+    Place { topology, vcpu }.tell(&mut leaves, max_leaf, amd);
+    // No enclaves.
+    leaves.remove(0x12);
+    leaves.change(7, 0, |e| {
+        e.ebx &= !EBX7_SGX;
+        e.ecx &= !ECX7_SGX_LC;
+    });
+    leaves.change(0x8000_001f, 0, |e| set(e, [0; 4]));
+    match traits.mwait {
+        Some(registers) => leaves.put(LEAF_MWAIT, None, registers),
+        None => leaves.change(LEAF_MWAIT, 0, |e| set(e, [0; 4])),
+    }
+    xsave::fix(&mut leaves);
+    if let (&Some(khz), true) = (tsc_khz, vendor == *INTEL && max_leaf >= LEAF_TSC) {
+        let (denominator, numerator) = tsc_ratio(khz);
+        leaves.put(
+            LEAF_TSC,
+            None,
+            [denominator, numerator, APIC_BUS_KHZ * 1000, 0],
+        );
+    }
+    hypervisor(&mut leaves, traits);
+    let entries = leaves.0;
+    CpuId::from_entries(&entries).map_err(|_| CpuidError::TooMany(entries.len()))
+}
+
+/// The fraction (denominator, numerator) of the crystal's frequency that comes nearest to a TSC of
+/// `khz`: TSC in Hz = ecx * ebx / eax. Linux multiplies the crystal's kHz with the numerator in 32
+/// bits (`native_calibrate_tsc`), which bounds it.
+fn tsc_ratio(khz: u32) -> (u32, u32) {
+    const CRYSTAL: u64 = APIC_BUS_KHZ as u64;
+    const MAX_NUMERATOR: u64 = u32::MAX as u64 / CRYSTAL;
+    let khz = u64::from(khz);
+    let candidates = (1..=CRYSTAL).map(|d| (d, (khz * d + CRYSTAL / 2) / CRYSTAL));
+    let best = candidates
+        .take_while(|(_, n)| *n <= MAX_NUMERATOR)
+        .filter(|(_, n)| *n > 0)
+        // Compared without dividing: |n * CRYSTAL - khz * d| / d.
+        .min_by(|(d1, n1), (d2, n2)| {
+            let error = |d: u64, n: u64| (n * CRYSTAL).abs_diff(khz * d);
+            (error(*d1, *n1) * d2).cmp(&(error(*d2, *n2) * d1))
+        });
+    best.map_or((1, 1), |(d, n)| (d as u32, n as u32))
+}
+
+const INTEL: &[u32; 3] = &vendor(b"GenuineIntel");
+const AMD: &[u32; 3] = &vendor(b"AuthenticAMD");
+const HYGON: &[u32; 3] = &vendor(b"HygonGenuine");
+
+/// A vendor's name as ebx, edx, ecx of leaf 0.
+const fn vendor(n: &[u8; 12]) -> [u32; 3] {
+    [
+        u32::from_le_bytes([n[0], n[1], n[2], n[3]]),
+        u32::from_le_bytes([n[4], n[5], n[6], n[7]]),
+        u32::from_le_bytes([n[8], n[9], n[10], n[11]]),
+    ]
+}
+
+/// Leaf 1.
+fn basic_features(leaves: &mut Leaves, traits: &Traits) {
+    leaves.change(1, 0, |e| {
+        e.ecx &= !(ECX1_MONITOR | ECX1_OSXSAVE | ECX1_TSC_DEADLINE);
+        e.ecx |= ECX1_HYPERVISOR | ECX1_X2APIC;
+        if traits.tsc_deadline {
+            e.ecx |= ECX1_TSC_DEADLINE;
+        }
+        if traits.mwait.is_some() {
+            e.ecx |= ECX1_MONITOR;
+        }
+    });
+}
+
+/// The hypervisor's own leaves.
+fn hypervisor(leaves: &mut Leaves, traits: &Traits) {
+    let tsc_khz = traits.tsc_khz;
+    let [ebx, ecx, edx] = vendor(b"KVMKVMKVM\0\0\0");
+    let last = match tsc_khz {
+        Some(_) => LEAF_TIMING,
+        None => LEAF_KVM_FEATURES,
+    };
+    leaves.put(LEAF_KVM, None, [last, ebx, ecx, edx]);
+    let mut features = leaves.get(LEAF_KVM_FEATURES, 0).map_or([0; 4], |e| {
+        [
+            e.eax & !KVM_ASYNC_PF,
+            e.ebx,
+            e.ecx,
+            e.edx & !KVM_HINTS_REALTIME,
+        ]
+    });
+    if traits.dedicated {
+        features[3] |= KVM_HINTS_REALTIME;
+    }
+    leaves.put(LEAF_KVM_FEATURES, None, features);
+    leaves.remove(LEAF_TIMING);
+    if let Some(khz) = tsc_khz {
+        leaves.put(LEAF_TIMING, None, [khz, APIC_BUS_KHZ, 0, 0]);
+    }
+}
+
+fn set(entry: &mut kvm_cpuid_entry2, [eax, ebx, ecx, edx]: [u32; 4]) {
+    (entry.eax, entry.ebx, entry.ecx, entry.edx) = (eax, ebx, ecx, edx);
+}
+
+/// CPUID entries, at most one for a function and index.
+struct Leaves(Vec<kvm_cpuid_entry2>);
+
+impl Leaves {
+    /// Of entries with the same function and index the first, which is the one KVM would find.
+    fn new(entries: &[kvm_cpuid_entry2]) -> Self {
+        let mut leaves = Self(Vec::with_capacity(entries.len() + 8));
+        for entry in entries {
+            if leaves.get(entry.function, entry.index).is_none() {
+                leaves.0.push(*entry);
+            }
+        }
+        leaves
+    }
+
+    fn get(&self, function: u32, index: u32) -> Option<&kvm_cpuid_entry2> {
+        self.0
+            .iter()
+            .find(|e| e.function == function && e.index == index)
+    }
+
+    /// Changes an entry if it is there.
+    fn change(&mut self, function: u32, index: u32, f: impl FnOnce(&mut kvm_cpuid_entry2)) {
+        let entry = self
+            .0
+            .iter_mut()
+            .find(|e| e.function == function && e.index == index);
+        if let Some(entry) = entry {
+            f(entry);
+        }
+    }
+
+    /// Sets eax, ebx, ecx and edx of an entry, adding it if need be. `index` is none for a
+    /// function that does not look at ecx.
+    fn put(&mut self, function: u32, index: Option<u32>, registers: [u32; 4]) {
+        let mut entry = kvm_cpuid_entry2 {
+            function,
+            index: index.unwrap_or(0),
+            flags: index.map_or(0, |_| KVM_CPUID_FLAG_SIGNIFCANT_INDEX),
+            ..Default::default()
+        };
+        set(&mut entry, registers);
+        self.0
+            .retain(|e| e.function != function || e.index != entry.index);
+        self.0.push(entry);
+    }
+
+    /// Removes a function with all its indexes; says whether it was there.
+    fn remove(&mut self, function: u32) -> bool {
+        let before = self.0.len();
+        self.0.retain(|e| e.function != function);
+        self.0.len() < before
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! The leaves that say which vCPUs share a core, a cache and a socket.
+//!
+//! Every way that a guest may ask must lead to the same answer (SDM volume 3A, 9.9; AMD APM volume 3,
+//! appendix E.5). What one leaf says of another's fields, such as how many bits of an APIC id number
+//! the threads of a core, is a width there and a count here: the counts are of ids, those that are
+//! nobody's among them, unless the vendor says that they are of processors.
+
+use crate::config::topology::Topology;
+use crate::vcpu::cpuid::{LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2, Leaves, set};
+
+const EDX1_HTT: u32 = 1 << 28;
+/// Leaf 0x80000001: CMP_LEGACY and TOPOEXT (AMD APM volume 3, E.4.2).
+const ECX_AMD_CMP_LEGACY: u32 = 1 << 1;
+const ECX_AMD_TOPOEXT: u32 = 1 << 22;
+const LEAF_AMD_TOPOLOGY: u32 = 0x8000_001e;
+
+/// One vCPU and its place among all.
+pub(super) struct Place<'a> {
+    pub topology: &'a Topology,
+    pub vcpu: u32,
+}
+
+impl Place<'_> {
+    fn apic_id(&self) -> u32 {
+        self.topology.apic_id(self.vcpu).into()
+    }
+
+    /// All of it; `amd` is whether the processor is AMD's or one of its kind, `max_leaf` the last of
+    /// its standard leaves.
+    pub fn tell(&self, leaves: &mut Leaves, max_leaf: u32, amd: bool) {
+        self.leaf_1(leaves, amd);
+        self.caches(leaves);
+        self.leaf_0xb(leaves, max_leaf);
+        if amd {
+            self.amd(leaves);
+        }
+        // AMD's newest; the older ones serve.
+        leaves.remove(0x8000_0026);
+    }
+
+    /// Leaf 1: ebx 31:24 the APIC id, 23:16 the ids of a socket (Intel: SDM volume 2A, CPUID) or its
+    /// threads (AMD APM volume 3, E.3.2), which counts where HTT is set.
+    fn leaf_1(&self, leaves: &mut Leaves, amd: bool) {
+        let threads = self.topology.threads_per_socket();
+        let count = match amd {
+            true => threads,
+            false => 1 << self.topology.socket_shift(),
+        };
+        leaves.change(1, 0, |e| {
+            e.ebx = (e.ebx & 0xffff) | count << 16 | self.apic_id() << 24;
+            e.edx &= !EDX1_HTT;
+            if threads > 1 {
+                e.edx |= EDX1_HTT;
+            }
+        });
+    }
+
+    /// Leaf 4 (Intel) and 0x8000001D (AMD) have the same fields: bits 4:0 the type, 7:5 the
+    /// level, 25:14 the APIC ids that share the cache less one, and for Intel 31:26 those of the
+    /// socket's cores less one. L1 and L2 are a core's own, the rest the socket's.
+    fn caches(&self, leaves: &mut Leaves) {
+        let below = |bits: u32| (1 << bits) - 1;
+        for e in &mut leaves.0 {
+            if !matches!(e.function, 4 | 0x8000_001d) || e.eax & 0x1f == 0 {
+                continue;
+            }
+            let sharing = match e.eax >> 5 & 7 {
+                0..=2 => below(self.topology.thread_bits()),
+                _ => below(self.topology.socket_shift()),
+            };
+            let cores: u32 = match e.function {
+                4 => below(self.topology.core_bits()),
+                _ => 0,
+            };
+            e.eax = (e.eax & 0x3fff) | sharing << 14 | cores.min(0x3f) << 26;
+        }
+    }
+
+    /// Leaf 0xB, and 0x1F where there is one: threads of a core, then of a socket, the end. eax is by
+    /// how many bits an x2APIC id is to be shifted for the next level's, ebx how many processors there
+    /// are below it.
+    fn leaf_0xb(&self, leaves: &mut Leaves, max_leaf: u32) {
+        const SMT: u32 = 1 << 8;
+        const CORE: u32 = 2 << 8;
+        let (topology, id) = (self.topology, self.apic_id());
+        for function in [LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2] {
+            let present = leaves.remove(function);
+            if max_leaf < function || (function == LEAF_TOPOLOGY_V2 && !present) {
+                continue;
+            }
+            let levels = [
+                [topology.thread_bits(), topology.threads(), SMT, id],
+                [
+                    topology.socket_shift(),
+                    topology.threads_per_socket(),
+                    CORE | 1,
+                    id,
+                ],
+                [0, 0, 2, id],
+            ];
+            for (index, registers) in (0..).zip(levels) {
+                leaves.put(function, Some(index), registers);
+            }
+        }
+    }
+
+    /// AMD APM volume 3, E.4.2, E.4.7 and E.4.17.
+    fn amd(&self, leaves: &mut Leaves) {
+        let topology = self.topology;
+        let threads = topology.threads_per_socket();
+        let mut extended = false;
+        leaves.change(0x8000_0001, 0, |e| {
+            e.ecx &= !ECX_AMD_CMP_LEGACY;
+            if threads > 1 {
+                e.ecx |= ECX_AMD_CMP_LEGACY;
+            }
+            // Without it there is no leaf that tells threads from cores. A processor that lacks it has
+            // no 0x8000001D either, and then the guest is told of no caches.
+            if topology.threads() > 1 {
+                e.ecx |= ECX_AMD_TOPOEXT;
+            }
+            extended = e.ecx & ECX_AMD_TOPOEXT != 0;
+        });
+        leaves.change(0x8000_0008, 0, |e| {
+            e.ecx = (e.ecx & !0xf0ff) | topology.socket_shift() << 12 | (threads - 1);
+        });
+        if !extended {
+            leaves.change(LEAF_AMD_TOPOLOGY, 0, |e| set(e, [0; 4]));
+            return;
+        }
+        leaves.change(0x8000_0000, 0, |e| e.eax = e.eax.max(LEAF_AMD_TOPOLOGY));
+        // Extended APIC id; core, and threads of each less one; node, of one in each socket.
+        let core = topology.core(self.vcpu) | (topology.threads() - 1) << 8;
+        let node = topology.socket(self.vcpu);
+        leaves.put(LEAF_AMD_TOPOLOGY, None, [self.apic_id(), core, node, 0]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! One match on the reason a vCPU came out of KVM_RUN, and nothing else
+//! (Documentation/virt/kvm/api.rst, 5 "The kvm_run structure").
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::counters::exits::{Reason, VcpuExits};
+use crate::vcpu::Shared;
+use crate::vcpu::run_page::RunPage;
+
+/// Why a vCPU's loop ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LoopEnd {
+    /// It was asked to stop.
+    Stopped,
+    /// The guest's processor shut down: a triple fault.
+    Shutdown,
+    /// KVM cannot go on with this guest.
+    Broken(String),
+}
+
+/// Runs a vCPU until it is stopped or cannot go on, and counts its exits.
+pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
+    let end = run_on(vcpu, shared, exits, stop);
+    // What a read was answered with reaches the registers inside the next KVM_RUN; without it the
+    // old instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
+    vcpu.set_kvm_immediate_exit(1);
+    let _ = vcpu.run();
+    vcpu.set_kvm_immediate_exit(0);
+    end
+}
+
+fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
+    let page = RunPage::of(vcpu);
+    let bus = &*shared.bus;
+    while !stop.load(Ordering::Acquire) {
+        let exit = vcpu.run();
+        shared.coalesced.apply();
+        let (reason, address) = match exit {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                for access in data.chunks_mut(page.port_width()) {
+                    bus.pio_read(port, access);
+                }
+                (Reason::PioIn, port.into())
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                for access in data.chunks(page.port_width()) {
+                    bus.pio_write(port, access);
+                }
+                (Reason::PioOut, port.into())
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                bus.mmio_read(address, data);
+                (Reason::MmioRead, address)
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                bus.mmio_write(address, data);
+                (Reason::MmioWrite, address)
+            }
+            Ok(VcpuExit::Shutdown) => {
+                exits.count(Reason::Shutdown, 0);
+                return LoopEnd::Shutdown;
+            }
+            Ok(VcpuExit::InternalError) => {
+                return LoopEnd::Broken("KVM cannot emulate an instruction of the guest's".into());
+            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                return LoopEnd::Broken(format!(
+                    "the processor refused to enter the guest (reason {reason:#x}, CPU {cpu})"
+                ));
+            }
+            Ok(VcpuExit::Hlt) => (Reason::Halt, 0),
+            Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
+            Ok(VcpuExit::IrqWindowOpen) => (Reason::Other, 0),
+            // A page of a device that has gone, perhaps; kernels before 6.8 do not say which.
+            Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.lost_pages.take_away(Some(gpa)) => {
+                (Reason::MemoryFault, gpa)
+            }
+            Err(e) if e.errno() == libc::EFAULT && shared.lost_pages.take_away(None) => {
+                (Reason::MemoryFault, 0)
+            }
+            Ok(VcpuExit::MemoryFault { gpa, .. }) => {
+                return LoopEnd::Broken(format!("the host has no page for {gpa:#x}"));
+            }
+            Ok(exit) => return LoopEnd::Broken(format!("KVM stopped it: {exit:?}")),
+            // A kick, or a signal that was nobody's.
+            Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
+                (Reason::Interrupted, 0)
+            }
+            Err(e) => return LoopEnd::Broken(format!("KVM_RUN failed: {e}")),
+        };
+        shared.coalesced.settle();
+        exits.count(reason, address);
+    }
+    LoopEnd::Stopped
+}

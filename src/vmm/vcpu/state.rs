@@ -1,0 +1,163 @@
+//! A vCPU's registers: as KVM made them, and back to that for a reset.
+//!
+//! KVM has no "reset a vCPU" call; a VMM writes every register back. What KVM_CREATE_VCPU left is
+//! the processor's power-on state, so it is read once and written at each reset. That also makes KVM
+//! forget where in the guest's memory it was told to write (kvm-clock, steal time, page-fault notices:
+//! all of them are MSRs). Before each boot comes what firmware would have set up ([`cpu_state`]).
+//! A new vCPU is as it shall be but for that: each of these calls takes microseconds of the start.
+
+use kvm_bindings::{
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
+    KVM_VCPUEVENT_VALID_SMM, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::VcpuFd;
+
+use crate::boot::cpu_state;
+use crate::boot::cpu_state::CpuState;
+use crate::vcpu::tsc::MSR_IA32_TSC_ADJUST;
+use crate::vcpu::{VcpuError, tsc};
+
+/// The time-stamp counter goes on over a reset, as on hardware whose firmware does not touch it;
+/// writing it vCPU by vCPU would only set the vCPUs apart ([`tsc`]).
+const MSR_IA32_TSC: u32 = 0x10;
+const MSR_IA32_FEATURE_CONTROL: u32 = 0x3a;
+
+/// What a vCPU was like when it was made, but for its local interrupt pins, which are firmware's.
+pub struct PowerOn {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xsave: kvm_xsave,
+    lapic: kvm_lapic_state,
+    xcrs: Option<kvm_xcrs>,
+    debug: kvm_debugregs,
+    events: kvm_vcpu_events,
+    mp_state: kvm_mp_state,
+    msrs: Vec<kvm_msr_entry>,
+}
+
+/// Names a failed call.
+fn call<T>(name: &'static str, outcome: Result<T, kvm_ioctls::Error>) -> Result<T, VcpuError> {
+    outcome.map_err(|source| VcpuError::Call { name, source })
+}
+
+impl PowerOn {
+    /// Reads all there is. `msrs` are the indexes that KVM saves and restores
+    /// (KVM_GET_MSR_INDEX_LIST).
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn read(vcpu: &VcpuFd, msrs: &[u32]) -> Result<Self, VcpuError> {
+        let mut lapic = call("KVM_GET_LAPIC", vcpu.get_lapic())?;
+        cpu_state::set_lint(&mut lapic);
+        Ok(Self {
+            regs: call("KVM_GET_REGS", vcpu.get_regs())?,
+            sregs: call("KVM_GET_SREGS", vcpu.get_sregs())?,
+            xsave: call("KVM_GET_XSAVE", vcpu.get_xsave())?,
+            lapic,
+            // A host without XSAVE has none to set.
+            xcrs: vcpu.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0),
+            debug: call("KVM_GET_DEBUGREGS", vcpu.get_debug_regs())?,
+            events: call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?,
+            mp_state: call("KVM_GET_MP_STATE", vcpu.get_mp_state())?,
+            msrs: read_msrs(vcpu, msrs)?,
+        })
+    }
+
+    /// What firmware sets up before it hands over, on every processor.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn set_up(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
+        call("KVM_SET_FPU", vcpu.set_fpu(&cpu_state::fpu()))?;
+        call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
+        write_msrs(vcpu, &cpu_state::MSRS);
+        Ok(())
+    }
+
+    /// Writes all of it back, and what firmware sets up. The order is the one that KVM needs: the
+    /// APIC's base before its registers, and what is pending last.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn write(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
+        // A guest that left while it was itself a hypervisor is first taken out of VMX operation;
+        // KVM does so for this MSR, and refuses CR4 before.
+        write_msrs(
+            vcpu,
+            &[kvm_msr_entry {
+                index: MSR_IA32_FEATURE_CONTROL,
+                ..Default::default()
+            }],
+        );
+        call("KVM_SET_MP_STATE", vcpu.set_mp_state(self.mp_state))?;
+        call("KVM_SET_SREGS", vcpu.set_sregs(&self.sregs))?;
+        call("KVM_SET_REGS", vcpu.set_regs(&self.regs))?;
+        // SAFETY: the structure has the size that KVM_SET_XSAVE takes as long as no component is
+        // enabled that needs the larger one (KVM_CAP_XSAVE2); we never enable any (AMX).
+        call("KVM_SET_XSAVE", unsafe { vcpu.set_xsave(&self.xsave) })?;
+        if let Some(xcrs) = &self.xcrs {
+            call("KVM_SET_XCRS", vcpu.set_xcrs(xcrs))?;
+        }
+        call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&self.debug))?;
+        self.set_up(vcpu)?;
+        write_msrs(vcpu, &self.msrs);
+        tsc::restore(vcpu);
+        let mut events = self.events;
+        events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING
+            | KVM_VCPUEVENT_VALID_SIPI_VECTOR
+            | KVM_VCPUEVENT_VALID_SHADOW
+            | KVM_VCPUEVENT_VALID_SMM;
+        call("KVM_SET_VCPU_EVENTS", vcpu.set_vcpu_events(&events))
+    }
+
+    /// Puts vCPU 0, which is new or reset, at the kernel's entry.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn enter(&self, vcpu: &VcpuFd, boot: &CpuState) -> Result<(), VcpuError> {
+        let mut sregs = self.sregs;
+        boot.apply(&mut sregs);
+        call("KVM_SET_SREGS", vcpu.set_sregs(&sregs))?;
+        call("KVM_SET_REGS", vcpu.set_regs(&boot.regs))
+    }
+}
+
+/// Reads MSRs that a reset writes back, which are not firmware's; those that KVM lists but this vCPU
+/// has not are left out.
+fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
+    let mut found = Vec::new();
+    let firmware = cpu_state::MSRS.map(|entry| entry.index);
+    let mut rest: Vec<u32> = indexes
+        .iter()
+        .copied()
+        .filter(|i| ![MSR_IA32_TSC, MSR_IA32_TSC_ADJUST].contains(i) && !firmware.contains(i))
+        .collect();
+    while !rest.is_empty() {
+        let entries: Vec<_> = rest
+            .iter()
+            .map(|&index| kvm_msr_entry {
+                index,
+                ..Default::default()
+            })
+            .collect();
+        let mut msrs = Msrs::from_entries(&entries).map_err(|_| VcpuError::Msrs)?;
+        // KVM stops at the first that it cannot read and tells how many it did.
+        let done = call("KVM_GET_MSRS", vcpu.get_msrs(&mut msrs))?;
+        found.extend(msrs.as_slice().iter().take(done).copied());
+        rest.drain(..(done + 1).min(rest.len()));
+    }
+    Ok(found)
+}
+
+/// Writes MSRs; a read-only one is skipped, since it is as it was.
+fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) {
+    let mut rest = entries;
+    while !rest.is_empty() {
+        let done = Msrs::from_entries(rest)
+            .ok()
+            .and_then(|msrs| vcpu.set_msrs(&msrs).ok());
+        let done = done.unwrap_or(0);
+        rest = rest.get(done + 1..).unwrap_or_default();
+    }
+}

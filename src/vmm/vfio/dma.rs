@@ -1,0 +1,216 @@
+//! Guest memory for DMA, through either interface to the IOMMU.
+
+use std::any::Any;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use iommufd_ioctls::IommufdError;
+use pci::addr::Range;
+use vfio_ioctls::{VfioError, VfioOps};
+
+use crate::memory::dma::DmaMapper;
+
+/// A container or an I/O address space.
+pub struct Space {
+    /// Maps and unmaps.
+    pub ops: Arc<dyn VfioOps>,
+    /// The I/O addresses that it can map; empty when the kernel does not say.
+    pub ranges: Vec<Range>,
+    /// Its devices. A container loses its IOMMU, and all maps, with the last of them.
+    pub users: Vec<Weak<dyn Any + Send + Sync>>,
+}
+
+/// Maps guest memory for all devices, whichever space they are in.
+pub struct Mapper {
+    spaces: Vec<Space>,
+    ranges: Vec<Range>,
+}
+
+impl Mapper {
+    /// What all of the spaces can map, it can.
+    pub fn new(spaces: Vec<Space>) -> Self {
+        let ranges = spaces.iter().map(|s| s.ranges.clone());
+        let ranges = ranges.reduce(|a, b| common(&a, &b)).unwrap_or_default();
+        Self { spaces, ranges }
+    }
+
+    /// Those that have devices still. One that is alone loses its last after its maps.
+    fn live(&self) -> impl Iterator<Item = &Space> {
+        let alone = self.spaces.len() == 1;
+        let live = move |s: &&Space| alone || s.users.iter().any(|u| u.strong_count() > 0);
+        self.spaces.iter().filter(live)
+    }
+}
+
+impl DmaMapper for Mapper {
+    fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()> {
+        let live: Vec<&Space> = self.live().collect();
+        for (done, space) in live.iter().enumerate() {
+            // SAFETY: the address space keeps the host pages until the map is taken away, and no
+            // Rust reference into guest memory exists: all access is volatile, through vm-memory.
+            let mapped = unsafe { space.ops.vfio_dma_map(iova, size as usize, host as *mut u8) };
+            if let Err(e) = mapped {
+                for space in live.iter().take(done) {
+                    let _ = space.ops.vfio_dma_unmap(iova, size as usize);
+                }
+                return Err(errno(e));
+            }
+        }
+        Ok(())
+    }
+
+    fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
+        let unmap = |space: &Space| space.ops.vfio_dma_unmap(iova, size as usize);
+        // Each, whatever comes of the others.
+        let outcomes: Vec<_> = self.live().map(unmap).collect();
+        let all: Result<Vec<()>, _> = outcomes.into_iter().collect();
+        all.map(|_| ()).map_err(errno)
+    }
+
+    fn iova_ranges(&self) -> &[Range] {
+        &self.ranges
+    }
+}
+
+/// What is in both; empty stands for what is not known.
+fn common(a: &[Range], b: &[Range]) -> Vec<Range> {
+    if a.is_empty() || b.is_empty() {
+        return [a, b].concat();
+    }
+    let mut both = Vec::new();
+    for a in a {
+        for b in b {
+            let (start, end) = (a.start.max(b.start), a.end().min(b.end()));
+            if start < end {
+                let size = end - start;
+                both.push(Range { start, size });
+            }
+        }
+    }
+    if both.is_empty() {
+        // Known to be nothing.
+        both.push(Range { start: 0, size: 0 });
+    }
+    both
+}
+
+/// The errno in an error of vfio-ioctls.
+fn errno(error: VfioError) -> io::Error {
+    match error {
+        VfioError::IommuDmaMap(e)
+        | VfioError::IommuDmaUnmap(e)
+        | VfioError::IommufdIoctlError(
+            IommufdError::IommuIoasMap(e) | IommufdError::IommuIoasUnmap(e),
+        ) => io::Error::from_raw_os_error(e.errno()),
+        other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use vmm_sys_util::errno::Error;
+
+    use super::*;
+
+    /// What is mapped, by I/O address; one of them is refused.
+    #[derive(Default)]
+    struct Fake {
+        mapped: Mutex<Vec<u64>>,
+        refuses: Option<u64>,
+    }
+
+    impl VfioOps for Fake {
+        unsafe fn vfio_dma_map(&self, iova: u64, _: usize, _: *mut u8) -> Result<(), VfioError> {
+            if self.refuses == Some(iova) {
+                return Err(VfioError::IommuDmaMap(Error::new(libc::EINVAL)));
+            }
+            self.mapped.lock().unwrap().push(iova);
+            Ok(())
+        }
+
+        fn vfio_dma_unmap(&self, iova: u64, _: usize) -> Result<(), VfioError> {
+            let mut mapped = self.mapped.lock().unwrap();
+            let at = mapped.iter().position(|m| *m == iova);
+            let error = || VfioError::IommuDmaUnmap(Error::new(libc::ENOENT));
+            mapped.remove(at.ok_or_else(error)?);
+            Ok(())
+        }
+
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+    }
+
+    fn space(ops: &Arc<Fake>, device: &Arc<()>) -> Space {
+        let user: Weak<dyn Any + Send + Sync> = Arc::downgrade(&(device.clone() as Arc<_>));
+        Space {
+            ops: ops.clone(),
+            ranges: Vec::new(),
+            users: vec![user],
+        }
+    }
+
+    fn range(start: u64, size: u64) -> Range {
+        Range { start, size }
+    }
+
+    #[test]
+    fn maps_go_to_all_spaces_or_to_none() {
+        let device = Arc::new(());
+        let refusing = Fake {
+            refuses: Some(0x2000),
+            ..Fake::default()
+        };
+        let (first, second) = (Arc::new(Fake::default()), Arc::new(refusing));
+        let mapper = Mapper::new(vec![space(&first, &device), space(&second, &device)]);
+        mapper.map(0x1000, 0x1000, 0).unwrap();
+        assert!(mapper.map(0x2000, 0x1000, 0).is_err());
+        for ops in [&first, &second] {
+            assert_eq!(*ops.mapped.lock().unwrap(), [0x1000]);
+        }
+        mapper.unmap(0x1000, 0x1000).unwrap();
+        for ops in [&first, &second] {
+            assert!(ops.mapped.lock().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_space_without_devices_has_no_maps() {
+        let (gone, kept) = (Arc::new(()), Arc::new(()));
+        let (first, second) = (Arc::new(Fake::default()), Arc::new(Fake::default()));
+        let mapper = Mapper::new(vec![space(&first, &gone), space(&second, &kept)]);
+        mapper.map(0x1000, 0x1000, 0).unwrap();
+        drop(gone);
+        // The kernel has taken it away.
+        first.mapped.lock().unwrap().clear();
+        mapper.unmap(0x1000, 0x1000).unwrap();
+        mapper.map(0x3000, 0x1000, 0).unwrap();
+        assert!(first.mapped.lock().unwrap().is_empty());
+        assert_eq!(*second.mapped.lock().unwrap(), [0x3000]);
+    }
+
+    #[test]
+    fn a_lone_space_is_always_live() {
+        let (only, device) = (Arc::new(Fake::default()), Arc::new(()));
+        let mapper = Mapper::new(vec![space(&only, &device)]);
+        drop(device);
+        mapper.map(0x1000, 0x1000, 0).unwrap();
+        assert_eq!(*only.mapped.lock().unwrap(), [0x1000]);
+        mapper.unmap(0x1000, 0x1000).unwrap();
+        let e = mapper.unmap(0x1000, 0x1000).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn only_what_all_can_map() {
+        let low = [range(0, 0x1000), range(0x4000, 0x4000)];
+        let high = [range(0x800, 0x5000)];
+        let both = vec![range(0x800, 0x800), range(0x4000, 0x1800)];
+        assert_eq!(common(&low, &high), both);
+        assert_eq!(common(&high, &low), both);
+        assert_eq!(common(&low, &[]), low);
+        assert_eq!(common(&[range(0, 1)], &[range(1, 1)]), [range(0, 0)]);
+    }
+}

@@ -1,0 +1,115 @@
+//! Devices at a guest's reboot: quiet first, all of them; then reset, each by itself or, where it has
+//! no reset of its own, together with its neighbours; their registers follow with the guest's bus.
+
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use crate::log::error_chain::sentence;
+use crate::vfio::device::SharedDevice;
+use crate::vfio::function::VfioFunction;
+
+/// Says at the start what a reboot will do to devices without a reset of their own.
+pub fn announce(functions: &[Arc<VfioFunction>]) {
+    let ours = names(functions);
+    for device in functions.iter().filter_map(|f| f.device()) {
+        if device.can_reset() {
+            continue;
+        }
+        let name = device.name();
+        match scope(&device, &ours) {
+            Ok(scope) => info!(
+                "{name} has no reset of its own: a guest's reboot resets its bus, which is {}",
+                list(&scope)
+            ),
+            Err(why) => {
+                warn!("{name} has no reset, and {why}: a guest's reboot leaves it as it is")
+            }
+        }
+    }
+}
+
+/// Resets every device that the guest has. Afterwards it is silent and in D0, reset or not; what could
+/// not be reset has been said.
+pub fn devices(functions: &[Arc<VfioFunction>]) {
+    // A device must neither interrupt nor write to memory while another's bus is reset.
+    let quiet: Vec<_> = functions.iter().filter(|f| f.prepare_reset()).collect();
+    // First those that can be reset alone. No device is held for longer than its own reset: the host
+    // may want it back meanwhile.
+    let mut left = Vec::new();
+    for function in quiet {
+        if let Some(device) = function.device()
+            && let Err(failure) = alone(&device)
+        {
+            left.push((function, failure));
+        }
+    }
+    let mut done: Vec<String> = Vec::new();
+    for (function, failure) in left {
+        let Some(device) = function.device() else {
+            continue;
+        };
+        let name = device.name();
+        if done.iter().any(|d| d == name) {
+            continue;
+        }
+        match scope(&device, &names(functions)) {
+            Ok(scope) => {
+                match device.hot_reset() {
+                    Ok(()) => info!("{} had a hot reset", list(&scope)),
+                    Err(e) => error!("{}: {}", sentence(&e), as_left(&scope)),
+                }
+                // Once for all of them, whatever came of it.
+                done.extend(scope);
+            }
+            // That it has no reset at all was said at the start.
+            Err(_) if failure.is_none() => {}
+            Err(_) => error!(
+                "{}: {}",
+                failure.unwrap_or_default(),
+                as_left(&[name.to_string()])
+            ),
+        }
+    }
+}
+
+/// Resets a device by itself; where that does not do, there may be a failure to tell of.
+fn alone(device: &SharedDevice) -> Result<(), Option<String>> {
+    if !device.can_reset() {
+        return Err(None);
+    }
+    match device.reset() {
+        Ok(()) => {
+            info!("{} was reset", device.name());
+            Ok(())
+        }
+        Err(e) => Err(Some(sentence(&e))),
+    }
+}
+
+/// What a hot reset of the device would reset, if all of that is `ours`; else why not.
+fn scope(device: &SharedDevice, ours: &[String]) -> Result<Vec<String>, String> {
+    let scope = device
+        .hot_reset_scope()
+        .map_err(|_| "its bus cannot be reset".to_string())?;
+    match scope.iter().find(|name| !ours.contains(name)) {
+        Some(other) => Err(format!(
+            "a reset of its bus would reset {other}, which is not this guest's"
+        )),
+        None => Ok(scope),
+    }
+}
+
+/// The functions that this process holds.
+fn names(functions: &[Arc<VfioFunction>]) -> Vec<String> {
+    let held = functions.iter().filter(|f| f.device().is_some());
+    held.map(|f| f.name().to_string()).collect()
+}
+
+fn list(names: &[String]) -> String {
+    names.join(" and ")
+}
+
+fn as_left(names: &[String]) -> String {
+    format!("the guest finds {} as it left it", list(names))
+}

@@ -1,0 +1,187 @@
+//! The devices that the user named, found and checked without touching them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use pci::Bdf;
+use uuid::Uuid;
+
+use crate::config::device::{DeviceConfig, Slot};
+use crate::hostinfo::name::{HostName, parse_address};
+use crate::hostinfo::sysfs::{PciDevice, Sysfs};
+use crate::vfio::open::VfioError;
+
+/// Slots of the root bus, less the host bridge's.
+pub(super) const MAX_DEVICES: usize = 31;
+
+/// A device that has been looked at and may be opened.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub(super) name: HostName,
+    /// Its directory in sysfs, which ends in its name.
+    pub(super) path: PathBuf,
+    pub(super) group: u32,
+    /// What the user knows of the physical function's holder.
+    pub(super) token: Option<Uuid>,
+    /// The physical function of a virtual one.
+    pub(super) physical: Option<Bdf>,
+}
+
+impl Candidate {
+    /// What the host calls it.
+    pub fn name(&self) -> HostName {
+        self.name
+    }
+
+    /// Its node for iommufd, as its directory `vfio-dev` names it; `None` where the kernel makes
+    /// none (Documentation/driver-api/vfio.rst, "VFIO Device cdev").
+    pub fn cdev(&self) -> Option<String> {
+        let mut entries = fs::read_dir(self.path.join("vfio-dev")).ok()?;
+        let name = entries.next()?.ok()?.file_name();
+        Some(format!("/dev/vfio/devices/{}", name.to_str()?))
+    }
+}
+
+/// Finds the devices that the user named and checks what can be checked without touching them.
+///
+/// An address is `01:00.0`, `0000:01:00.0`, a mediated device's UUID, or the path of either's
+/// directory in sysfs.
+///
+/// # Errors
+/// The first thing that is wrong, with what to type.
+pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, VfioError> {
+    check_slots(configs)?;
+    let mut names: Vec<HostName> = Vec::new();
+    for config in configs {
+        let address = &config.address;
+        let name = parse_address(address).map_err(|_| VfioError::BadAddress(address.clone()))?;
+        if names.contains(&name) {
+            return Err(VfioError::Twice(name));
+        }
+        names.push(name);
+    }
+    let checked = names
+        .into_iter()
+        .zip(configs)
+        .map(|(name, config)| match name {
+            HostName::Pci(bdf) => check_pci(sysfs, bdf, config.vf_token),
+            HostName::Mediated(uuid) => check_mediated(sysfs, uuid, config.vf_token),
+        });
+    checked.collect()
+}
+
+/// Whether the guest's bus has a place for each, and finds them all: nobody looks for the other
+/// functions of a device without function 0 (PCI Local Bus 3.0, 3.2.2.3.4).
+fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
+    let mut taken: Vec<Slot> = Vec::new();
+    for slot in configs.iter().filter_map(|c| c.slot) {
+        if taken.contains(&slot) {
+            return Err(VfioError::SlotTwice(slot));
+        }
+        taken.push(slot);
+    }
+    let has_first = |slot: &Slot| {
+        taken
+            .iter()
+            .any(|t| t.device == slot.device && t.function == 0)
+    };
+    if let Some(slot) = taken.iter().find(|slot| !has_first(slot)) {
+        return Err(VfioError::NoFunctionZero(*slot));
+    }
+    let first = taken.iter().filter(|slot| slot.function == 0).count();
+    let devices = first + configs.len() - taken.len();
+    if devices > MAX_DEVICES {
+        return Err(VfioError::TooMany(devices));
+    }
+    Ok(())
+}
+
+fn unreadable(what: String) -> impl FnOnce(std::io::Error) -> VfioError {
+    move |source| VfioError::Sysfs { what, source }
+}
+
+fn check_pci(sysfs: &Sysfs, bdf: Bdf, token: Option<Uuid>) -> Result<Candidate, VfioError> {
+    let name = HostName::Pci(bdf);
+    let facts = sysfs
+        .device(bdf)
+        .map_err(unreadable(name.in_words()))?
+        .ok_or(VfioError::NoDevice(bdf))?;
+    let Some(group) = facts.group else {
+        return Err(VfioError::NoGroup(bdf));
+    };
+    if !facts.is_vfio() {
+        return Err(VfioError::NotVfio {
+            bdf,
+            driver: facts.driver,
+        });
+    }
+    let culprits: Vec<_> = sysfs
+        .group_members(group)
+        .map_err(unreadable(format!("IOMMU group {group}")))?
+        .into_iter()
+        .filter(PciDevice::blocks_group)
+        .collect();
+    if !culprits.is_empty() {
+        return Err(VfioError::NotViable {
+            bdf,
+            group,
+            culprits,
+        });
+    }
+    let physical = sysfs
+        .physical_function(bdf)
+        .map_err(unreadable(name.in_words()))?;
+    if token.is_some() && !takes_token(sysfs, bdf, physical)? {
+        return Err(VfioError::TokenUnused(name));
+    }
+    Ok(Candidate {
+        name,
+        path: facts.path,
+        group,
+        token,
+        physical,
+    })
+}
+
+/// Whether the kernel compares tokens for a function: a virtual one whose physical function is in
+/// VFIO's hands too, or a physical one (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token).
+fn takes_token(sysfs: &Sysfs, bdf: Bdf, physical: Option<Bdf>) -> Result<bool, VfioError> {
+    let Some(physical) = physical else {
+        return Ok(sysfs.has_virtual_functions(bdf));
+    };
+    let holder = sysfs
+        .device(physical)
+        .map_err(unreadable(HostName::Pci(physical).in_words()))?;
+    Ok(holder.is_some_and(|h| h.is_vfio()))
+}
+
+/// A mediated device is alone in its group, and its driver is its parent's.
+fn check_mediated(sysfs: &Sysfs, uuid: Uuid, token: Option<Uuid>) -> Result<Candidate, VfioError> {
+    let name = HostName::Mediated(uuid);
+    let facts = sysfs
+        .mediated(uuid)
+        .map_err(unreadable(name.in_words()))?
+        .ok_or(VfioError::NoMediated(uuid))?;
+    if !facts.is_pci() {
+        return Err(VfioError::NotPci {
+            uuid,
+            api: facts.api,
+        });
+    }
+    let Some(group) = facts.group else {
+        return Err(VfioError::Driverless(uuid));
+    };
+    if token.is_some() {
+        return Err(VfioError::TokenUnused(name));
+    }
+    Ok(Candidate {
+        name,
+        path: facts.path,
+        group,
+        token: None,
+        physical: None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! Why a device cannot be passed through, and what to type.
+
+use std::io;
+
+use pci::Bdf;
+use uuid::Uuid;
+
+use crate::config::device::Slot;
+use crate::hostinfo::name::HostName;
+use crate::hostinfo::sysfs::PciDevice;
+use crate::vfio::device::DeviceError;
+use crate::vfio::open::IOMMUFD_NODE;
+use crate::vfio::open::candidate::MAX_DEVICES;
+
+/// Why a device cannot be passed through.
+#[derive(Debug, thiserror::Error)]
+pub enum VfioError {
+    /// Not an address.
+    #[error("`{0}` is not the address of a PCI device, nor a mediated device's UUID")]
+    BadAddress(String),
+    /// A mediated device where only a PCI device will do.
+    #[error("{} is not a PCI device of this host", .0.in_words())]
+    NotPhysical(HostName),
+    /// Nothing there.
+    #[error("there is no PCI device {0} on this host")]
+    NoDevice(Bdf),
+    /// No such mediated device.
+    #[error("there is no mediated device {0} on this host")]
+    NoMediated(Uuid),
+    /// A mediated device of another bus than PCI.
+    #[error("mediated device {uuid} is used by `{api}`, not as a PCI device")]
+    NotPci {
+        /// The device.
+        uuid: Uuid,
+        /// What its type's `device_api` says.
+        api: String,
+    },
+    /// A mediated device that its parent's driver has let go of.
+    #[error("mediated device {0} has no driver that gives it to VFIO")]
+    Driverless(Uuid),
+    /// A token for what takes none.
+    #[error("{} takes no VF token", .0.in_words())]
+    TokenUnused(HostName),
+    /// A token, and an interface that has no way to give it.
+    #[error("a VF token can be given by group and container only, not by iommufd")]
+    TokenByIommufd(HostName),
+    /// No token where one is wanted, or another one.
+    #[error(
+        "{} is opened only with {} VF token{}",
+        .name.in_words(),
+        if *.given { "another" } else { "a" },
+        holder_note(.physical)
+    )]
+    TokenRefused {
+        /// The device.
+        name: HostName,
+        /// The user gave one.
+        given: bool,
+        /// The physical function, of a virtual one.
+        physical: Option<Bdf>,
+    },
+    /// The name by which vfio-ioctls opens a device with a token.
+    #[error("cannot make a link to the device's directory in {}", std::env::temp_dir().display())]
+    Alias(#[source] io::Error),
+    /// Named more than once.
+    #[error("{} is given twice", .0.in_words())]
+    Twice(HostName),
+    /// More than the bus has room for.
+    #[error("{0} devices are more than the guest's PCI bus has slots for, which is {MAX_DEVICES}")]
+    TooMany(usize),
+    /// A place on the guest's bus that two devices want.
+    #[error("the guest's PCI address {0} is given twice")]
+    SlotTwice(Slot),
+    /// A function that no guest would find.
+    #[error("the guest's PCI address {0} has no function 0 beside it, so no guest would find it")]
+    NoFunctionZero(Slot),
+    /// sysfs did not answer.
+    #[error("cannot read what the kernel says about {what}")]
+    Sysfs {
+        /// A device or group.
+        what: String,
+        /// The errno.
+        source: io::Error,
+    },
+    /// Another driver holds it, or none.
+    #[error("PCI device {bdf} is bound to {}, not to vfio-pci", driver_name(.driver))]
+    NotVfio {
+        /// The device.
+        bdf: Bdf,
+        /// Its driver.
+        driver: Option<String>,
+    },
+    /// The IOMMU is off, or there is none.
+    #[error("PCI device {0} is in no IOMMU group: the host's IOMMU is off or missing")]
+    NoGroup(Bdf),
+    /// Other devices of the group are in the host's hands.
+    #[error(
+        "IOMMU group {group} of {bdf} is not viable: the host must give up {} too",
+        culprit_list(.culprits)
+    )]
+    NotViable {
+        /// The device asked for.
+        bdf: Bdf,
+        /// Its group.
+        group: u32,
+        /// Members that a host driver holds.
+        culprits: Vec<PciDevice>,
+    },
+    /// A node under /dev/vfio.
+    #[error("cannot open {path}{}", device_note(.name))]
+    Node {
+        /// The node.
+        path: String,
+        /// The device that needs it, if one in particular.
+        name: Option<HostName>,
+        /// The errno.
+        source: io::Error,
+    },
+    /// No node under /dev/vfio/devices.
+    #[error("{} has no node under /dev/vfio/devices", .0.in_words())]
+    NoCdev(HostName),
+    /// KVM's VFIO device.
+    #[error("KVM_CREATE_DEVICE of KVM's VFIO device failed")]
+    KvmDevice(#[source] kvm_ioctls::Error),
+    /// Any other step of opening.
+    #[error("cannot take {} over", .name.in_words())]
+    Open {
+        /// The device.
+        name: HostName,
+        /// What vfio-ioctls says.
+        source: vfio_ioctls::VfioError,
+    },
+    /// Asking the container.
+    #[error("the IOMMU does not say what it can map")]
+    IommuInfo(#[source] io::Error),
+    /// The device itself.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A thread could not be started, or died.
+    #[error("cannot open the devices in parallel")]
+    Thread,
+}
+
+fn driver_name(driver: &Option<String>) -> String {
+    driver
+        .as_ref()
+        .map_or("no driver".into(), |d| format!("the driver {d}"))
+}
+
+fn device_note(name: &Option<HostName>) -> String {
+    name.map(|n| format!(" for {}", n.in_words()))
+        .unwrap_or_default()
+}
+
+fn holder_note(physical: &Option<Bdf>) -> String {
+    physical
+        .map(|p| format!(": its physical function {p} is in VFIO's hands too"))
+        .unwrap_or_default()
+}
+
+fn culprit_list(culprits: &[PciDevice]) -> String {
+    let names: Vec<_> = culprits
+        .iter()
+        .map(|c| {
+            format!(
+                "{} (driver {})",
+                c.bdf,
+                c.driver.as_deref().unwrap_or("none")
+            )
+        })
+        .collect();
+    names.join(", ")
+}
+
+impl VfioError {
+    /// A node that cannot be opened.
+    pub(super) fn node(path: impl Into<String>, name: Option<HostName>, source: io::Error) -> Self {
+        Self::Node {
+            path: path.into(),
+            name,
+            source,
+        }
+    }
+
+    /// Whether it is a container that does not take a group, and another may.
+    pub(super) fn is_refused_group(&self) -> bool {
+        use vfio_ioctls::VfioError::{ContainerSetIOMMU, GroupSetContainer};
+        matches!(
+            self,
+            Self::Open {
+                source: GroupSetContainer | ContainerSetIOMMU(_),
+                ..
+            }
+        )
+    }
+
+    /// What to type.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::BadAddress(_) => {
+                "give an address as `mini-vmm host list` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
+            }
+            Self::NotPhysical(name) => format!(
+                "name the PCI device that it is made of: dirname $(readlink -f /sys/bus/mdev/devices/{name})"
+            ),
+            Self::NoDevice(_) => "see what there is with `mini-vmm host list`".into(),
+            Self::NoMediated(uuid) => format!(
+                "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"
+            ),
+            Self::NotPci { .. } => {
+                "take a type whose device_api is vfio-pci: grep . /sys/class/mdev_bus/*/mdev_supported_types/*/device_api".into()
+            }
+            Self::Driverless(uuid) => format!(
+                "as root, remove it and make it anew: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"
+            ),
+            Self::TokenUnused(_) => {
+                "leave vf-token= out: it is for a virtual function whose physical function is bound to vfio-pci, and for that physical function".into()
+            }
+            Self::TokenByIommufd(_) => "use --iommu container, or leave --iommu out".into(),
+            Self::TokenRefused { name, physical, .. } => match physical {
+                Some(physical) => format!(
+                    "give the token that {physical} was opened with: --vfio {name},vf-token=UUID"
+                ),
+                None => format!(
+                    "its virtual functions are in use; give the token that they were opened with: --vfio {name},vf-token=UUID"
+                ),
+            },
+            Self::Alias(_) => {
+                "set TMPDIR to a directory that you can write to, for example TMPDIR=/run".into()
+            }
+            Self::Twice(name) => format!("give --vfio {name} once"),
+            Self::SlotTwice(_) => "give each device a slot= of its own, or none".into(),
+            Self::NoFunctionZero(slot) => {
+                format!("give another device slot={:02x}.0", slot.device)
+            }
+            Self::TooMany(_) => "pass fewer devices, or run a second guest".into(),
+            Self::NotVfio { bdf, .. } => format!(
+                "as root: mini-vmm host bind {bdf}; or, for this run alone, --vfio {bdf},managed=on"
+            ),
+            Self::NotViable { bdf, .. } => {
+                format!("as root: mini-vmm host bind {bdf} --group")
+            }
+            Self::NoGroup(_) => {
+                "turn the IOMMU on in the firmware and boot the host with intel_iommu=on (Intel) or amd_iommu=on (AMD)".into()
+            }
+            Self::NoCdev(_) => {
+                "this kernel's VFIO has no device nodes; use --iommu container".into()
+            }
+            Self::Node { path, name, source } => match source.kind() {
+                io::ErrorKind::NotFound if path == IOMMUFD_NODE => {
+                    "this kernel has no iommufd, or as root: modprobe iommufd; else use --iommu container".into()
+                }
+                io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
+                io::ErrorKind::PermissionDenied => match name {
+                    Some(HostName::Pci(bdf)) => format!(
+                        "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
+                    ),
+                    _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
+                },
+                _ if source.raw_os_error() == Some(libc::EBUSY) => format!(
+                    "another process has it open; see which with `fuser -v {path}`"
+                ),
+                _ => return None,
+            },
+            Self::Open { source: vfio_ioctls::VfioError::ContainerSetIOMMU(_), .. } => {
+                "if `dmesg` says that the platform lacks interrupt remapping and you trust the guest, as root: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts".into()
+            }
+            Self::Open { .. } => "see `dmesg | grep -i vfio`".into(),
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_wanted_is_explained() {
+        let name = HostName::Pci("01:00.1".parse().unwrap());
+        let physical = "01:00.0".parse().ok();
+        for (given, physical, says, hint) in [
+            (
+                false,
+                physical,
+                "PCI device 0000:01:00.1 is opened only with a VF token: its physical function 0000:01:00.0 is in VFIO's hands too",
+                "give the token that 0000:01:00.0 was opened with: --vfio 0000:01:00.1,vf-token=UUID",
+            ),
+            (
+                true,
+                None,
+                "PCI device 0000:01:00.1 is opened only with another VF token",
+                "its virtual functions are in use; give the token that they were opened with: --vfio 0000:01:00.1,vf-token=UUID",
+            ),
+        ] {
+            let error = VfioError::TokenRefused {
+                name,
+                given,
+                physical,
+            };
+            assert_eq!(error.to_string(), says);
+            assert_eq!(error.hint().as_deref(), Some(hint));
+        }
+    }
+}
