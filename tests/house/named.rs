@@ -1,5 +1,6 @@
 //! Every file, test and make target that a document names exists.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use crate::metadata::root;
@@ -118,10 +119,12 @@ fn missing(document: &Document, names: &Names) -> Vec<String> {
         }
     }
     missing.extend(rows(&document.text).flat_map(|row| missing_in_row(row, names)));
+    let mut seen = BTreeSet::new();
+    missing.retain(|line| seen.insert(line.clone()));
     missing
-        .iter_mut()
-        .for_each(|line| *line = format!("{}: {line}", document.path));
-    missing
+        .iter()
+        .map(|line| format!("{}: {line}", document.path))
+        .collect()
 }
 
 fn missing_links(document: &Document, names: &Names) -> Vec<String> {
@@ -242,9 +245,8 @@ fn missing_cargo(code: &str, names: &Names) -> Vec<String> {
             "--lib" => kind = Some("unit"),
             // Capitals stand for a name of the reader's.
             filter if test && filter.starts_with(|c: char| c.is_ascii_lowercase()) => {
-                if !names.has_test(kind, filter) {
-                    missing.push(format!("test {filter}"));
-                }
+                let there = names.has_test(kind, filter);
+                missing.extend((!there).then(|| format!("test {filter}")));
             }
             _ => (),
         }
@@ -303,9 +305,9 @@ fn tests_of<'a>(cells: &[&'a str]) -> Vec<(Option<&'static str>, &'a str)> {
     let mut kind = None;
     for (i, part) in cells.last().unwrap_or(&"").split('`').enumerate() {
         if i % 2 == 0 {
-            let words = part.split(|c: char| !c.is_ascii_lowercase());
-            let said = words.filter_map(|word| kinds.into_iter().find(|&kind| kind == word));
-            kind = said.last().or(kind);
+            for word in part.split(|c: char| !c.is_ascii_lowercase()) {
+                kind = kinds.into_iter().find(|&kind| kind == word).or(kind);
+            }
         } else if !part.contains('/') {
             tests.push((kind, part));
         }
