@@ -356,8 +356,9 @@ fn each_kind_of_missing_name_is_found() {
     let names = Names::read();
     let text = "\
         See src/none.rs, `none.toml` and [this](docs/none.md) or [that](README.md#none).\n\
-        `make none`, `cargo test -p none`, `cargo test --test none`, `cargo test -p lab none_such`,\n\
-        `nosuch::`. There are `make unit`, `cargo test --test guests NAME`, [these](docs/rules.md)\n\
+        `make none`, `cargo test -p none`, `cargo test --test none`, `nosuch::`,\n\
+        `cargo test -p lab none_such`.\n\
+        There are `make unit`, `cargo test --test guests NAME`, [these](docs/rules.md)\n\
         and tests/house/.\n\
         | # | what | where | shown by |\n\
         | - | - | - | - |\n\
@@ -375,8 +376,8 @@ fn each_kind_of_missing_name_is_found() {
         "make target none",
         "package none",
         "target test none",
-        "test none_such",
         "tests nosuch::",
+        "test none_such",
         "unit test no_such_test",
         "name NoneSuch in its file",
     ];
