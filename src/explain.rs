@@ -17,10 +17,11 @@ use std::{fs, io};
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
 use pci::addr::Range;
-use pci::bar::{BAR_COUNT, BAR_OFFSET, BarError, BarKind, Bars};
+use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
+use pci::bar_assignment::AssignError;
 use pci::msix::MsixCapability;
-use pci::place::PlaceError;
-use pci::{Bdf, place};
+use pci::regs;
+use pci::{Bdf, bar_assignment};
 use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
 use source::Source;
 use vmm::boot::Images;
@@ -69,7 +70,7 @@ pub enum ExplainError {
     },
     /// BARs that fit nowhere.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    Place(#[from] AssignError),
 }
 
 impl ExplainError {
@@ -118,7 +119,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
     layout = layout.reachable(bytes, phys_bits, usable);
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
-    place::place(&mut wishes, &layout.windows())?;
+    bar_assignment::assign(&mut wishes, &layout.windows())?;
 
     problems.extend(kernel_problem(config, &layout));
     let placed: Vec<_> = devices.iter().flat_map(Subject::placed).collect();
@@ -182,8 +183,6 @@ fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
         memlock: (limit != libc::RLIM_INFINITY).then_some(limit),
     }
 }
-
-const INTERRUPT_PIN: u16 = 0x3d;
 
 /// One device on its way to being explained.
 struct Subject {
@@ -265,13 +264,16 @@ impl Subject {
         let mut config = policy::apply(&self.source.image);
         // As firmware leaves them.
         for register in 0..BAR_COUNT as u16 {
-            let offset = BAR_OFFSET + 4 * register;
+            let offset = regs::BAR + 4 * register;
             let mut value = [0; 4];
             self.bars.read(offset, &mut value);
             config.set_u32(offset, u32::from_le_bytes(value));
         }
         if self.source.irqs[0].is_some() {
-            config.set_u8(INTERRUPT_PIN, self.guest.function % layout::INTX_PINS + 1);
+            config.set_u8(
+                regs::INTERRUPT_PIN,
+                self.guest.function % layout::INTX_PINS + 1,
+            );
         }
         Device {
             host: self.name.to_string(),

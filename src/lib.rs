@@ -29,7 +29,7 @@
 //! ## A guest writes configuration space
 //!
 //! ```text
-//! vcpu::exit_loop ─► bus ─► pci::config_io ─► pci::config_access ─► pci::bus
+//! vcpu::exit_loop ─► bus ─► pci::access ─► pci::access ─► pci::bus
 //!                                                                      │
 //!       vfio::device ◄─ passed ─ vfio::function ◄──────────────────────┘
 //!                                  │ emulated: who answers what is vfio::config_policy
@@ -39,7 +39,7 @@
 //! ```
 //!
 //! The guest's `out` to 0xcfc, or its store into ECAM, ends KVM_RUN (the `out` to 0xcf8 before it does
-//! not: KVM keeps it, [`vcpu::coalesced`]). [`pci::config_access`] says
+//! not: KVM keeps it, [`vcpu::coalesced`]). [`pci::access`] says
 //! which function and register it means. [`vfio::function`] splits the access into bytes that the
 //! device answers and bytes that are answered here; the table in [`vfio::config_policy`] says which
 //! and why. A changed BAR or COMMAND becomes an effect of [`pci::decoder`], a changed MSI-X control

@@ -1,37 +1,38 @@
 //! Names of registers and capabilities, for people to read (PCI Express 6.0, 7.5 to 7.9).
 
 use pci::capability::{Capability, ext_id, id};
+use pci::regs;
 
 /// A register: offset and length in bytes, and its name.
 pub type Register = (u16, u16, &'static str);
 
 /// The type 0 header (7.5.1).
 pub const HEADER: &[Register] = &[
-    (0x00, 2, "vendor ID"),
-    (0x02, 2, "device ID"),
-    (0x04, 2, "command"),
-    (0x06, 2, "status"),
-    (0x08, 1, "revision"),
-    (0x09, 3, "class code"),
-    (0x0c, 1, "cache line size"),
-    (0x0d, 1, "latency timer"),
-    (0x0e, 1, "header type"),
-    (0x0f, 1, "self test"),
-    (0x10, 4, "BAR 0"),
-    (0x14, 4, "BAR 1"),
-    (0x18, 4, "BAR 2"),
-    (0x1c, 4, "BAR 3"),
-    (0x20, 4, "BAR 4"),
-    (0x24, 4, "BAR 5"),
-    (0x28, 4, "CardBus pointer"),
-    (0x2c, 2, "subsystem vendor ID"),
-    (0x2e, 2, "subsystem ID"),
-    (0x30, 4, "expansion ROM"),
-    (0x34, 1, "capabilities pointer"),
-    (0x3c, 1, "interrupt line"),
-    (0x3d, 1, "interrupt pin"),
-    (0x3e, 1, "minimum grant"),
-    (0x3f, 1, "maximum latency"),
+    (regs::VENDOR, 2, "vendor ID"),
+    (regs::VENDOR + 2, 2, "device ID"),
+    (regs::COMMAND, 2, "command"),
+    (regs::STATUS, 2, "status"),
+    (regs::REVISION, 1, "revision"),
+    (regs::REVISION + 1, 3, "class code"),
+    (regs::CACHE_LINE, 1, "cache line size"),
+    (regs::LATENCY, 1, "latency timer"),
+    (regs::HEADER_TYPE, 1, "header type"),
+    (regs::BIST, 1, "self test"),
+    (regs::BAR, 4, "BAR 0"),
+    (regs::BAR + 4, 4, "BAR 1"),
+    (regs::BAR + 8, 4, "BAR 2"),
+    (regs::BAR + 12, 4, "BAR 3"),
+    (regs::BAR + 16, 4, "BAR 4"),
+    (regs::BAR + 20, 4, "BAR 5"),
+    (regs::CARDBUS, 4, "CardBus pointer"),
+    (regs::SUBSYSTEM, 2, "subsystem vendor ID"),
+    (regs::SUBSYSTEM + 2, 2, "subsystem ID"),
+    (regs::ROM, 4, "expansion ROM"),
+    (regs::CAPABILITIES, 1, "capabilities pointer"),
+    (regs::INTERRUPT_LINE, 1, "interrupt line"),
+    (regs::INTERRUPT_PIN, 1, "interrupt pin"),
+    (regs::MIN_GRANT, 1, "minimum grant"),
+    (regs::MAX_LATENCY, 1, "maximum latency"),
 ];
 
 /// The registers of a capability, by their offset in it. The list may go on beyond the length of a

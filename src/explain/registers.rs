@@ -2,7 +2,7 @@
 
 use pci::capability::Capability;
 use pci::config_space::ConfigSpace;
-use pci::{capability, lanes};
+use pci::{byte_enable, capability};
 use serde::Serialize;
 use vmm::vfio::function::policy;
 use vmm::vfio::function::policy::Treatment;
@@ -169,7 +169,7 @@ fn value(image: &[u8], offset: u16, length: u16) -> Option<String> {
     let mut bytes = [0u8; 4];
     let from = image.get(usize::from(offset)..usize::from(offset) + length)?;
     bytes.get_mut(..length)?.copy_from_slice(from);
-    let number = lanes::u32_at(&bytes, 0)?;
+    let number = byte_enable::u32_at(&bytes, 0)?;
     Some(format!("{number:0width$x}", width = 2 * length))
 }
 

@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::{fs, io};
 
-use pci::bar::{BAR_COUNT, BAR_OFFSET};
+use pci::bar::BAR_COUNT;
+use pci::byte_enable;
 use pci::config_space::CONVENTIONAL_SIZE;
-use pci::lanes;
 use pci::msi::MsiCapability;
 use pci::msix::MsixCapability;
+use pci::regs;
 use vmm::vfio::device::{Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 use vmm::vfio::function::snapshot;
 
@@ -69,7 +70,7 @@ impl Source {
         }
         // The seventh is the ROM's.
         let rom = lines.next().and_then(region_of).unwrap_or_default();
-        let pin = lanes::u8_at(&image, 0x3d).is_some_and(|pin| pin != 0);
+        let pin = byte_enable::u8_at(&image, 0x3d).is_some_and(|pin| pin != 0);
         let vectors = |count| IrqInfo {
             count,
             resizable: false,
@@ -88,7 +89,7 @@ impl Source {
     /// The BARs' registers.
     pub fn raw_bars(&self) -> [u32; BAR_COUNT] {
         std::array::from_fn(|i| {
-            lanes::u32_at(&self.image, usize::from(BAR_OFFSET) + i * 4).unwrap_or(0)
+            byte_enable::u32_at(&self.image, usize::from(regs::BAR) + i * 4).unwrap_or(0)
         })
     }
 }

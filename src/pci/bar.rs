@@ -7,13 +7,12 @@
 
 use std::fmt;
 
+use crate::regs;
 use crate::rom::ROM;
-use crate::{lanes, rom};
+use crate::{byte_enable, rom};
 
 /// How many base address registers a type 0 header has.
 pub const BAR_COUNT: usize = 6;
-/// Register of BAR 0 in configuration space.
-pub const BAR_OFFSET: u16 = 0x10;
 /// The BARs, and after them the expansion ROM at index [`ROM`].
 pub const REGISTER_COUNT: usize = BAR_COUNT + 1;
 
@@ -27,7 +26,7 @@ const MEMORY_FLAGS: u32 = 0xf;
 const IO_END: u64 = 1 << 16;
 const MEMORY32_END: u64 = 1 << 32;
 /// Where the registers are in configuration space.
-const OFFSETS: [u16; REGISTER_COUNT] = [0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, rom::ROM_OFFSET];
+const OFFSETS: [u16; REGISTER_COUNT] = [0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, regs::ROM];
 
 /// What a BAR decodes, and with how wide an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,7 +300,7 @@ impl Bars {
     /// the rest of `data` stays as it is.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         for (register, at) in self.registers.iter().zip(OFFSETS) {
-            lanes::extract(register.value.to_le_bytes(), at.into(), offset.into(), data);
+            byte_enable::extract(register.value.to_le_bytes(), at.into(), offset.into(), data);
         }
     }
 
@@ -311,8 +310,9 @@ impl Bars {
         let mut touched = false;
         for (register, at) in self.registers.iter_mut().zip(OFFSETS) {
             let (at, offset) = (at.into(), offset.into());
-            touched |= lanes::touches(offset, data.len(), at, 4);
-            register.value = lanes::merge(register.value, at, register.writable, offset, data);
+            touched |= byte_enable::touches(offset, data.len(), at, 4);
+            register.value =
+                byte_enable::merge(register.value, at, register.writable, offset, data);
         }
         touched
     }

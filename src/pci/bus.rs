@@ -4,17 +4,31 @@
 //! way back to the processor (PCI Express 6.0, 2.3.1).
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::config_access::{Target, pieces};
 use crate::host_bridge::HostBridge;
-use crate::{Bdf, PciFunction};
+use crate::regs::HEADER_TYPE;
+use crate::regs::header_type::MULTI_FUNCTION;
+use crate::{Bdf, CONFIG_SPACE_SIZE, PciFunction};
 
 const DEVICES: u8 = 32;
 const FUNCTIONS: u8 = 8;
-const HEADER_TYPE: u16 = 0x0e;
-/// Bit 7 of the header type (PCI Express 6.0, 7.5.1.1.9).
-const MULTI_FUNCTION: u8 = 0x80;
+
+/// What an access means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Bus number.
+    pub bus: u8,
+    /// Device number, 0 to 31.
+    pub device: u8,
+    /// Function number, 0 to 7.
+    pub function: u8,
+    /// Register, in bytes, below 4096.
+    pub offset: u16,
+    /// How many bytes of the access, from its first, belong to the function.
+    pub len: usize,
+}
 
 /// Why a function cannot be put on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -131,14 +145,14 @@ impl RootBus {
         }
     }
 
-    /// Reads `data` from `offset` on, in pieces that a function accepts; ones where there is
+    /// Reads `data` from `offset` on, in parts that a function accepts; ones where there is
     /// neither function nor register.
     pub fn config_read(&self, bus: u8, device: u8, function: u8, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let Some((f, multi_function)) = self.find(bus, device, function) else {
             return;
         };
-        for (at, range) in pieces(offset, data.len()) {
+        for (at, range) in aligned_parts(offset, data.len()) {
             let Some(piece) = data.get_mut(range) else {
                 continue;
             };
@@ -160,7 +174,7 @@ impl RootBus {
         let Some((f, _)) = self.find(bus, device, function) else {
             return;
         };
-        for (at, range) in pieces(offset, data.len()) {
+        for (at, range) in aligned_parts(offset, data.len()) {
             if let Some(piece) = data.get(range) {
                 f.config_write(at, piece);
             }
@@ -242,6 +256,24 @@ fn occupied(slots: &[Option<Function>], device: u8) -> usize {
     functions.filter(|slot| slot.is_some()).count()
 }
 
+/// Splits an access into naturally aligned parts of 1, 2 and 4 bytes, as a bridge would: each with
+/// its register and its range in the access. Ends where the configuration space does.
+fn aligned_parts(offset: u16, len: usize) -> impl Iterator<Item = (u16, Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = usize::from(offset).checked_add(done)?;
+        if done >= len || at >= CONFIG_SPACE_SIZE {
+            return None;
+        }
+        let size = [4, 2, 1]
+            .into_iter()
+            .find(|size| at % size == 0 && size + done <= len)?;
+        let part = done..done + size;
+        done += size;
+        Some((u16::try_from(at).ok()?, part))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -249,7 +281,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config_access::decode_ecam;
+    use crate::access::decode_ecam;
     use crate::config_space::ConfigSpace;
 
     struct Plain(Mutex<ConfigSpace>);
@@ -353,7 +385,33 @@ mod tests {
         assert_eq!(byte(&bus, 3, 0, 0x40), 0);
     }
 
+    #[test]
+    fn pieces_are_natural() {
+        let split = |offset, len| aligned_parts(offset, len).collect::<Vec<_>>();
+        assert_eq!(split(4, 4), [(4, 0..4)]);
+        assert_eq!(split(0, 8), [(0, 0..4), (4, 4..8)]);
+        assert_eq!(split(1, 3), [(1, 0..1), (2, 1..3)]);
+        assert_eq!(split(2, 4), [(2, 0..2), (4, 2..4)]);
+        assert_eq!(split(4095, 4), [(4095, 0..1)]);
+        assert_eq!(split(4096, 4), []);
+        assert_eq!(split(0, 0), []);
+    }
+
     proptest! {
+        #[test]
+        fn pieces_cover_the_access(offset: u16, len in 0usize..40) {
+            let expected = len.min(CONFIG_SPACE_SIZE.saturating_sub(offset.into()));
+            let mut next = 0;
+            for (at, range) in aligned_parts(offset, len) {
+                prop_assert_eq!(range.start, next);
+                prop_assert_eq!(usize::from(at), usize::from(offset) + range.start);
+                prop_assert!([1, 2, 4].contains(&range.len()));
+                prop_assert_eq!(usize::from(at) % range.len(), 0);
+                next = range.end;
+            }
+            prop_assert_eq!(next, expected);
+        }
+
         #[test]
         fn any_access_is_as_memory(
             accesses in prop::collection::vec((0xff0u64..0x1008, prop::collection::vec(any::<u8>(), 0..9)), 0..20),

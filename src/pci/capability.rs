@@ -4,7 +4,8 @@
 //! The image is the device's, and devices lie: a walk ends at a loop, at an impossible pointer and
 //! at all ones, which is what a device that has gone answers.
 
-use crate::lanes::{put, u8_at, u16_at, u32_at};
+use crate::byte_enable::{put, u8_at, u16_at, u32_at};
+use crate::regs::{self, status::CAPABILITIES_LIST};
 
 /// IDs of the standard capabilities (PCI Code and ID Assignment 1.16, 2).
 pub mod id {
@@ -92,10 +93,8 @@ pub mod ext_id {
     pub const DOE: u16 = 0x2e;
 }
 
-const STATUS: usize = 0x06;
-/// STATUS says that there is a chain of capabilities.
-const CAPABILITIES_LIST: u16 = 1 << 4;
-const POINTER: usize = 0x34;
+const STATUS: usize = regs::STATUS as usize;
+const POINTER: usize = regs::CAPABILITIES as usize;
 /// The header ends here; a capability lies behind it.
 const STANDARD_START: u16 = 0x40;
 const STANDARD_END: usize = 0x100;

@@ -5,7 +5,7 @@
 //! function the space is an overlay as well: a map says which bytes it answers itself
 //! ([`ConfigSpace::set_emulated`]) and which are the device's.
 
-use crate::{CONFIG_SPACE_SIZE, lanes};
+use crate::{CONFIG_SPACE_SIZE, byte_enable};
 
 /// Size of the configuration space of conventional PCI.
 pub const CONVENTIONAL_SIZE: usize = 256;
@@ -55,32 +55,32 @@ impl ConfigSpace {
 
     /// Sets a byte, whatever the masks say. Beyond the end: nothing.
     pub fn set_u8(&mut self, offset: u16, value: u8) {
-        lanes::put(&mut self.values, offset.into(), &[value]);
+        byte_enable::put(&mut self.values, offset.into(), &[value]);
     }
 
     /// Sets 16 bits, whatever the masks say.
     pub fn set_u16(&mut self, offset: u16, value: u16) {
-        lanes::put(&mut self.values, offset.into(), &value.to_le_bytes());
+        byte_enable::put(&mut self.values, offset.into(), &value.to_le_bytes());
     }
 
     /// Sets 32 bits, whatever the masks say.
     pub fn set_u32(&mut self, offset: u16, value: u32) {
-        lanes::put(&mut self.values, offset.into(), &value.to_le_bytes());
+        byte_enable::put(&mut self.values, offset.into(), &value.to_le_bytes());
     }
 
     /// A byte; ones beyond the end.
     pub fn u8(&self, offset: u16) -> u8 {
-        lanes::u8_at(&self.values, offset.into()).unwrap_or(!0)
+        byte_enable::u8_at(&self.values, offset.into()).unwrap_or(!0)
     }
 
     /// 16 bits; ones when not wholly inside.
     pub fn u16(&self, offset: u16) -> u16 {
-        lanes::u16_at(&self.values, offset.into()).unwrap_or(!0)
+        byte_enable::u16_at(&self.values, offset.into()).unwrap_or(!0)
     }
 
     /// 32 bits; ones when not wholly inside.
     pub fn u32(&self, offset: u16) -> u32 {
-        lanes::u32_at(&self.values, offset.into()).unwrap_or(!0)
+        byte_enable::u32_at(&self.values, offset.into()).unwrap_or(!0)
     }
 
     /// Says which bits of the bytes from `offset` on the guest may change.

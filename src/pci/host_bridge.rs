@@ -8,13 +8,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::PciFunction;
 use crate::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use crate::regs::{self, command};
 
 /// Red Hat's generic PCIe host bridge, which guests know and have no driver or quirk for.
 const VENDOR_DEVICE: u32 = 0x0008_1b36;
 /// Base class 06h bridge, sub-class 00h host bridge.
 const CLASS_REVISION: u32 = 0x0600_0000;
 /// Memory space and bus master enabled, hard-wired: what lies behind always answers.
-const COMMAND: u16 = 0x0006;
+const COMMAND: u16 = command::MEMORY | command::BUS_MASTER;
 
 /// The function at 00.0.
 #[derive(Debug)]
@@ -58,9 +59,9 @@ impl PciFunction for HostBridge {
 
 fn power_on() -> ConfigSpace {
     let mut config = ConfigSpace::new(CONVENTIONAL_SIZE);
-    config.set_u32(0x00, VENDOR_DEVICE);
-    config.set_u16(0x04, COMMAND);
-    config.set_u32(0x08, CLASS_REVISION);
+    config.set_u32(regs::VENDOR, VENDOR_DEVICE);
+    config.set_u16(regs::COMMAND, COMMAND);
+    config.set_u32(regs::REVISION, CLASS_REVISION);
     config
 }
 

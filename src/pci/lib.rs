@@ -5,14 +5,14 @@
 //! | [`bdf`] | the address of a function |
 //! | [`bus`] | bus 0 of segment 0: which function answers |
 //! | [`host_bridge`] | the function at 00.0 |
-//! | [`config_access`] | ports 0xcf8/0xcfc and ECAM to a function and a register |
-//! | [`config_io`] | the same two as devices on the bus |
+//! | [`access`] | ports 0xcf8/0xcfc and ECAM: which function and register an access means |
 //! | [`config_space`] | a byte-granular register file |
-//! | [`lanes`] | the bytes of an access against the bytes of a register |
+//! | [`regs`] | the registers of the header by name |
+//! | [`byte_enable`] | the bytes of an access against the bytes of a register |
 //! | [`bar`] | the six base address registers, and the expansion ROM's |
 //! | [`rom`] | what stands in an expansion ROM, and how large it may be |
 //! | [`decoder`] | what a change of BARs or COMMAND changes in the address map |
-//! | [`place`] | gives BARs their first addresses, as firmware does |
+//! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
 //!
@@ -31,20 +31,20 @@
     )
 )]
 
+pub mod access;
 pub mod addr;
 pub mod bar;
+pub mod bar_assignment;
 pub mod bdf;
 pub mod bus;
+pub mod byte_enable;
 pub mod capability;
-pub mod config_access;
-pub mod config_io;
 pub mod config_space;
 pub mod decoder;
 pub mod host_bridge;
-pub mod lanes;
 pub mod msi;
 pub mod msix;
-pub mod place;
+pub mod regs;
 pub mod rom;
 
 pub use bdf::{Bdf, BdfError};

@@ -10,8 +10,8 @@
 //! from then on ([`Msi::grant`]): Multiple Message Capable is what a driver asks for by, and Multiple
 //! Message Enable what it finds when it looks again.
 
+use crate::byte_enable::{extract, merge, u16_at};
 use crate::capability::id;
-use crate::lanes::{extract, merge, u16_at};
 use crate::{Message, capability};
 
 /// The most vectors that a function can have.

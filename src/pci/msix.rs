@@ -5,8 +5,8 @@
 //! neither the function nor the vector masked. Effects tell how the live vectors change and nothing
 //! else, so that a guest which rewrites the same values costs nothing further down.
 
+use crate::byte_enable::{extract, merge, touches, u16_at, u32_at};
 use crate::capability::id;
-use crate::lanes::{extract, merge, touches, u16_at, u32_at};
 use crate::{Message, capability};
 
 /// Size of a table entry.

@@ -8,8 +8,6 @@
 
 /// Index of the expansion ROM among a function's BARs; VFIO and Linux count it so too.
 pub const ROM: usize = 6;
-/// Its register in configuration space.
-pub const ROM_OFFSET: u16 = 0x30;
 /// The register's own enable bit: a ROM decodes when COMMAND's is on as well.
 pub const ENABLE: u32 = 1 << 0;
 /// The address has no bits below this.

@@ -23,7 +23,7 @@
 //! ```
 
 use pci::addr::Range;
-use pci::place::Windows;
+use pci::bar_assignment::Windows;
 
 use crate::config::MIN_MEMORY;
 

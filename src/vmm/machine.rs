@@ -21,8 +21,8 @@ use lost_pages::DevicePages;
 use parts::{
     bytes_of_bars, check_lock, check_memory, left_beside, make_serial, open_kvm, pins, side_by_side,
 };
-use pci::config_io::{ConfigPorts, Ecam};
-use pci::{Bdf, RootBus, config_io};
+use pci::access::{ConfigPorts, Ecam};
+use pci::{Bdf, RootBus, access};
 use tracing::{debug, info};
 use vcpus::make_vcpus;
 use vmm_sys_util::eventfd::EventFd;
@@ -218,7 +218,7 @@ impl Machine {
         }
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
         let serial = make_serial(&router, output)?;
-        bus.insert_pio(layout::PORT_PCI_ADDRESS, config_io::PORTS, ports.clone())?;
+        bus.insert_pio(layout::PORT_PCI_ADDRESS, access::PORTS, ports.clone())?;
         bus.insert_pio(layout::PORT_SERIAL, serial::PORTS, serial.clone())?;
         bus.insert_pio(
             power::PORT,

@@ -22,7 +22,7 @@ use kvm::Counters;
 use memory::OwnMemory;
 use metered::Metered;
 use pci::addr::Range;
-use pci::config_access::Target;
+use pci::bus::Target;
 use tracing::{info, warn};
 
 use crate::counters::dma::DmaMeter;

@@ -5,3 +5,5 @@ mod metadata;
 mod msrv;
 mod named;
 mod names;
+mod source;
+mod walls;

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::bar::tests::any_bars;
 use crate::bar::{Bar, BarKind};
-use crate::rom::{ROM, ROM_OFFSET};
+use crate::regs;
+use crate::rom::ROM;
 
 mod model;
 
@@ -88,7 +89,7 @@ fn a_rom_has_two_switches() {
     let mut decoder = Decoder::new();
     bars.set_address(ROM, 0xc000_0000);
     assert_eq!(apply(&mut decoder, &bars, true, true), []);
-    bars.write(ROM_OFFSET, &[1]);
+    bars.write(regs::ROM, &[1]);
     assert_eq!(apply(&mut decoder, &bars, false, true), []);
     let map = BarEffect::Map {
         bar: ROM,
@@ -96,11 +97,11 @@ fn a_rom_has_two_switches() {
     };
     assert_eq!(apply(&mut decoder, &bars, true, false), [map]);
     // A place that is refused: back to the old one, and still on.
-    bars.write(ROM_OFFSET, &0xd000_0001u32.to_le_bytes());
+    bars.write(regs::ROM, &0xd000_0001u32.to_le_bytes());
     assert_eq!(decoder.update(&bars, true, false).len(), 1);
     decoder.refuse(&mut bars, ROM);
     assert_eq!(apply(&mut decoder, &bars, true, false), []);
-    bars.write(ROM_OFFSET, &[0]);
+    bars.write(regs::ROM, &[0]);
     let unmap = BarEffect::Unmap { bar: ROM };
     assert_eq!(apply(&mut decoder, &bars, true, false), [unmap]);
 }

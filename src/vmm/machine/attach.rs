@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use pci::bar::Bars;
-use pci::{Bdf, place};
+use pci::{Bdf, bar_assignment};
 use tracing::info;
 
 use crate::config::device::{DeviceConfig, Slot};
@@ -63,7 +63,7 @@ impl Machine {
             .collect();
         let mut wishes: Vec<(Bdf, &mut Bars)> =
             bars.iter_mut().map(|(b, bars)| (*b, bars)).collect();
-        place::place(&mut wishes, &self.layout.windows())?;
+        bar_assignment::assign(&mut wishes, &self.layout.windows())?;
         for ((_, function), (_, bars)) in self.functions.iter().zip(bars) {
             function.set_placed(bars);
         }

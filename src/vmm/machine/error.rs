@@ -3,7 +3,7 @@
 use std::io;
 
 use pci::PciError;
-use pci::place::PlaceError;
+use pci::bar_assignment::AssignError;
 
 use crate::boot::BootError;
 use crate::boot::acpi::AcpiError;
@@ -50,7 +50,7 @@ pub enum MachineError {
     #[error(transparent)]
     Pci(#[from] PciError),
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    Place(#[from] AssignError),
     #[error("a device of ours could not get its addresses: {0}")]
     Bus(#[from] vm_device::bus::Error),
     #[error("cannot open /dev/kvm")]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use pci::addr::Range;
 use pci::bar::BarKind;
-use pci::{Bdf, config_io};
+use pci::{Bdf, access};
 
 use crate::counters::registers::Space;
 use crate::devices::{power, serial};
@@ -36,7 +36,7 @@ fn places(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<Place> {
         port(layout::PORT_PCI_ADDRESS, 4, "PCI configuration address"),
         port(
             layout::PORT_PCI_DATA,
-            config_io::PORTS - 4,
+            access::PORTS - 4,
             "PCI configuration data",
         ),
         port(power::PORT, power::PORTS, "power"),

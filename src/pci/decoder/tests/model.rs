@@ -5,9 +5,10 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::bar::tests::any_bars;
-use crate::bar::{BAR_OFFSET, Bar, BarKind};
-use crate::lanes;
-use crate::rom::{ROM, ROM_OFFSET};
+use crate::bar::{Bar, BarKind};
+use crate::byte_enable;
+use crate::regs;
+use crate::rom::ROM;
 
 const COMMAND: usize = 4;
 const END: usize = 0x34;
@@ -15,8 +16,8 @@ const END: usize = 0x34;
 /// The register of a BAR or of the expansion ROM.
 fn register(bar: usize) -> usize {
     match bar {
-        ROM => ROM_OFFSET.into(),
-        _ => usize::from(BAR_OFFSET) + 4 * bar,
+        ROM => regs::ROM.into(),
+        _ => usize::from(regs::BAR) + 4 * bar,
     }
 }
 
@@ -101,7 +102,8 @@ struct Function {
 
 impl Function {
     fn write(&mut self, offset: usize, data: &[u8]) {
-        self.command = lanes::merge(self.command, COMMAND as u64, 0xffff, offset as u64, data);
+        self.command =
+            byte_enable::merge(self.command, COMMAND as u64, 0xffff, offset as u64, data);
         self.bars.write(offset as u16, data);
         let (memory, io) = (self.command & 2 != 0, self.command & 1 != 0);
         for effect in self.decoder.update(&self.bars, memory, io) {
@@ -192,9 +194,9 @@ proptest! {
                 model.write(offset, &data);
                 function.write(offset, &data);
             }
-            let mut read = [0; END - BAR_OFFSET as usize];
-            function.bars.read(BAR_OFFSET, &mut read);
-            prop_assert_eq!(&read, &model.bytes[usize::from(BAR_OFFSET)..]);
+            let mut read = [0; END - regs::BAR as usize];
+            function.bars.read(regs::BAR, &mut read);
+            prop_assert_eq!(&read, &model.bytes[usize::from(regs::BAR)..]);
             let command = function.command.to_le_bytes();
             prop_assert_eq!(&command[..2], &model.bytes[COMMAND..COMMAND + 2]);
             for bar in 0..REGISTER_COUNT {

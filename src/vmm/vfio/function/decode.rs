@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pci::addr::Range;
 use pci::decoder::BarEffect;
+use pci::regs::command;
 use pci::rom::ROM;
 use tracing::{debug, warn};
 
@@ -14,10 +15,6 @@ use crate::layout;
 use crate::memory::MemoryError;
 use crate::vfio::function::trap::BarTrap;
 use crate::vfio::function::{State, VfioFunction};
-
-/// COMMAND's decode enables (PCI Express 6.0, 7.5.1.1.3).
-const COMMAND_IO: u16 = 1 << 0;
-pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 
 /// Why a BAR cannot be where the guest wants it.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +34,7 @@ impl VfioFunction {
         let effects =
             state
                 .decoder
-                .update(&state.bars, enabled(COMMAND_MEMORY), enabled(COMMAND_IO));
+                .update(&state.bars, enabled(command::MEMORY), enabled(command::IO));
         for effect in &effects {
             if let BarEffect::Unmap { bar } | BarEffect::Move { bar, .. } = effect {
                 self.displace(state, *bar);

@@ -7,9 +7,9 @@ use tracing::warn;
 
 use crate::vfio::device::{CONFIG_REGION, Device};
 use crate::vfio::function::bar_map::BarMap;
-use crate::vfio::function::decode::COMMAND_MEMORY;
-use crate::vfio::function::snapshot::COMMAND;
-use crate::vfio::function::{PMCSR, POWER_STATE, State, VfioFunction};
+use crate::vfio::function::{State, VfioFunction};
+use pci::regs::power::{PMCSR, STATE as POWER_STATE};
+use pci::regs::{COMMAND, command};
 
 impl VfioFunction {
     /// The device has failed: it reads as all ones from now on, and the guest lives. Tells whether
@@ -89,7 +89,7 @@ impl VfioFunction {
         read(0, &mut id)
             && id != [0xff; 4]
             && read(COMMAND, &mut command)
-            && u16::from_le_bytes(command) & COMMAND_MEMORY != 0
+            && u16::from_le_bytes(command) & command::MEMORY != 0
             && self.power.is_none_or(|cap| read(cap + PMCSR, &mut pmcsr))
             && pmcsr[0] & POWER_STATE == 0
     }

@@ -19,12 +19,14 @@ mod unused_vectors;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use pci::addr::Range;
-use pci::bar::{BAR_COUNT, BAR_OFFSET, BarError, Bars};
+use pci::bar::{BAR_COUNT, BarError, Bars};
 use pci::capability::id;
 use pci::config_space::ConfigSpace;
 use pci::decoder::Decoder;
 use pci::msix::MsixCapability;
-use pci::{PciFunction, capability, lanes};
+use pci::regs::power::{PMCSR, STATE as POWER_STATE};
+use pci::regs::{self, COMMAND, command};
+use pci::{PciFunction, byte_enable, capability};
 use tracing::warn;
 
 use crate::bus::Bus;
@@ -39,15 +41,7 @@ use crate::memory::gate::Gate;
 use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
 use crate::vfio::function::bar_map::{BarMap, Piece};
 use crate::vfio::function::rom::{Rom, RomSource};
-use crate::vfio::function::snapshot::COMMAND;
 use crate::vfio::interrupts::Interrupts;
-
-const INTERRUPT_PIN: u16 = 0x3d;
-/// Bus Master Enable in COMMAND (7.5.1.1.3).
-const BUS_MASTER: u32 = 1 << 2;
-/// Offset of PMCSR in the power management capability, and its PowerState field (7.5.2.2).
-pub(super) const PMCSR: u16 = 4;
-pub(super) const POWER_STATE: u8 = 0x3;
 
 /// Why a function cannot be made of a device.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +130,7 @@ impl VfioFunction {
         let region = image.len().min(device.region(CONFIG_REGION).size as usize);
         pristine.set_emulated(region as u16, image.len() - region);
         let raw = std::array::from_fn(|i| {
-            lanes::u32_at(&image, usize::from(BAR_OFFSET) + i * 4).unwrap_or(0)
+            byte_enable::u32_at(&image, usize::from(regs::BAR) + i * 4).unwrap_or(0)
         });
         let sizes = std::array::from_fn(|i| device.region(i as u32).size);
         let rom = Rom::new(&*device, rom);
@@ -216,8 +210,8 @@ impl VfioFunction {
         let (device, router) = (self.device(), Arc::clone(&self.around.router));
         if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {
             // 1 is INTA (PCI Local Bus 3.0, 6.2.4).
-            state.pristine.set_u8(INTERRUPT_PIN, pin + 1);
-            state.config.set_u8(INTERRUPT_PIN, pin + 1);
+            state.pristine.set_u8(regs::INTERRUPT_PIN, pin + 1);
+            state.config.set_u8(regs::INTERRUPT_PIN, pin + 1);
         }
     }
 
@@ -256,7 +250,7 @@ impl VfioFunction {
 
     /// COMMAND: what it takes away goes before the device hears of it, what it gives comes after.
     fn write_command(&self, state: &mut State, offset: u16, data: &[u8]) {
-        let new = lanes::merge(
+        let new = byte_enable::merge(
             state.command.into(),
             COMMAND.into(),
             0xffff,
@@ -349,7 +343,13 @@ impl VfioFunction {
 
 /// Whether a write lets the device start requests of its own (7.5.1.1.3).
 fn masters(offset: u16, data: &[u8]) -> bool {
-    lanes::merge(0, COMMAND.into(), BUS_MASTER, offset.into(), data) != 0
+    byte_enable::merge(
+        0,
+        COMMAND.into(),
+        command::BUS_MASTER.into(),
+        offset.into(),
+        data,
+    ) != 0
 }
 
 impl PciFunction for VfioFunction {
@@ -390,7 +390,7 @@ impl PciFunction for VfioFunction {
                 return;
             };
             let touches =
-                |register: u16, size| lanes::touches(at.into(), len, register.into(), size);
+                |register: u16, size| byte_enable::touches(at.into(), len, register.into(), size);
             let pmcsr = self.power.map(|cap| cap + PMCSR);
             if emulated {
                 self.write_emulated(&mut state, at, run);

@@ -7,6 +7,7 @@
 use pci::capability;
 use pci::capability::{ext_id, id};
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use pci::regs;
 
 /// How a register is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,50 +27,70 @@ pub struct Row(pub u16, pub u16, pub Treatment, pub &'static str);
 /// Type 0 header.
 pub const HEADER: &[Row] = &[
     Row(
-        0x00,
+        regs::VENDOR,
         4,
         Pass,
         "vendor and device as VFIO shows them: a virtual function's own are all ones",
     ),
     Row(
-        0x04,
+        regs::COMMAND,
         2,
         Pass,
         "COMMAND reaches the device, so that a guest can stop DMA; decoding is followed here",
     ),
-    Row(0x06, 2, Pass, "STATUS, write-1-to-clear in the device"),
-    Row(0x08, 6, Pass, "revision, class, cache line, latency"),
     Row(
-        0x0e,
+        regs::STATUS,
+        2,
+        Pass,
+        "STATUS, write-1-to-clear in the device",
+    ),
+    Row(
+        regs::REVISION,
+        6,
+        Pass,
+        "revision, class, cache line, latency",
+    ),
+    Row(
+        regs::HEADER_TYPE,
         1,
         Emulate,
         "header type: the multi-function bit follows the guest's slot",
     ),
     Row(
-        0x0f,
+        regs::BIST,
         1,
         Emulate,
         "BIST could hang the device; VFIO hides it too",
     ),
-    Row(0x10, 24, Emulate, "BARs: the hardware's never move"),
-    Row(0x28, 4, Emulate, "CardBus pointer: nothing there"),
-    Row(0x2c, 4, Pass, "subsystem ids"),
+    Row(regs::BAR, 24, Emulate, "BARs: the hardware's never move"),
+    Row(regs::CARDBUS, 4, Emulate, "CardBus pointer: nothing there"),
+    Row(regs::SUBSYSTEM, 4, Pass, "subsystem ids"),
     Row(
-        0x30,
+        regs::ROM,
         4,
         Emulate,
         "expansion ROM: as the BARs; its content is read once, through VFIO, or is a file's",
     ),
-    Row(0x34, 4, Emulate, "head of the capability chain, relinked"),
-    Row(0x38, 4, Emulate, "reserved"),
-    Row(0x3c, 1, Emulate, "interrupt line: the guest's own note"),
     Row(
-        0x3d,
+        regs::CAPABILITIES,
+        4,
+        Emulate,
+        "head of the capability chain, relinked",
+    ),
+    Row(regs::RESERVED, 4, Emulate, "reserved"),
+    Row(
+        regs::INTERRUPT_LINE,
+        1,
+        Emulate,
+        "interrupt line: the guest's own note",
+    ),
+    Row(
+        regs::INTERRUPT_PIN,
         1,
         Emulate,
         "interrupt pin: the guest's, by function number, where the device has one",
     ),
-    Row(0x3e, 2, Pass, "minimum grant, maximum latency"),
+    Row(regs::MIN_GRANT, 2, Pass, "minimum grant, maximum latency"),
 ];
 
 /// Standard capabilities; one that is not named is passed.

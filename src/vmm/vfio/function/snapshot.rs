@@ -4,13 +4,13 @@
 
 use pci::CONFIG_SPACE_SIZE;
 use pci::config_space::CONVENTIONAL_SIZE;
+use pci::regs::{COMMAND, command};
 use tracing::info;
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
 
-pub const COMMAND: u16 = 0x04;
-/// COMMAND's enables of port and memory decoding (PCI Express 6.0, 7.5.1.1.3).
-const DECODE: u8 = 0x3;
+/// The decode enables in COMMAND's low byte.
+const DECODE: u8 = (command::IO | command::MEMORY) as u8;
 
 /// Configuration space of 256 or 4096 bytes. What the device's region does not have is reserved: it
 /// reads as zero (PCI Local Bus 3.0, 6.1).

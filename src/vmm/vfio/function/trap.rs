@@ -3,7 +3,7 @@
 
 use std::sync::Weak;
 
-use pci::lanes;
+use pci::byte_enable;
 use pci::rom::ROM;
 use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
 use vm_device::{DeviceMmio, DevicePio};
@@ -123,7 +123,7 @@ impl VfioFunction {
         ];
         for (i, (in_bar, start, size)) in parts.into_iter().enumerate() {
             let start = u64::from(start);
-            if usize::from(in_bar) != bar || !lanes::touches(offset, len, start, size) {
+            if usize::from(in_bar) != bar || !byte_enable::touches(offset, len, start, size) {
                 continue;
             }
             return Some(match offset.checked_sub(start) {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use intx::Intx;
 use msi::MsiVectors;
 use msix::MsixVectors;
-use pci::lanes;
+use pci::byte_enable;
 use pci::msi::{Msi, MsiCapability, MsiEffect};
 use pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability, MsixEffect};
 
@@ -274,7 +274,7 @@ impl Interrupts {
 /// The part of an access at `offset` that lies in `[start, start + size)`: where it begins inside,
 /// and its bytes.
 fn part_of(start: u16, size: u16, offset: u16, data: &[u8]) -> Option<(u16, &[u8])> {
-    if !lanes::touches(offset.into(), data.len(), start.into(), size.into()) {
+    if !byte_enable::touches(offset.into(), data.len(), start.into(), size.into()) {
         return None;
     }
     let skip = usize::from(start.saturating_sub(offset));

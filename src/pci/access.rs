@@ -4,34 +4,22 @@
 //! - ECAM, a window of memory (PCI Express 6.0, 7.2.2): all 4096.
 //!
 //! A register lies in one dword of one function. What an access reaches beyond the data port, or
-//! beyond the 4 KiB of a function, belongs to nobody: it reads as ones and is not written. Within
-//! that, [`pieces`] splits an access as a bridge would, so that no function sees a crossing one.
+//! beyond the 4 KiB of a function, belongs to nobody: it reads as ones and is not written.
 
-use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vm_device::bus::{MmioAddress, MmioAddressOffset, PioAddress, PioAddressOffset};
+use vm_device::{DeviceMmio, DevicePio};
 
 use crate::CONFIG_SPACE_SIZE;
+use crate::bus::{RootBus, Target};
 
 const ENABLE: u32 = 1 << 31;
 /// Bits 30:24 are reserved and 1:0 read-only; both read as zero. The extended register bits that
 /// some host bridges take in 27:24 are not decoded: ECAM exists for that.
 const ADDRESS_BITS: u32 = ENABLE | 0x00ff_fffc;
-const PORTS: u8 = 4;
+const DATA_PORTS: u8 = 4;
 const FUNCTION_SHIFT: u32 = 12;
-
-/// What an access means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Bus number.
-    pub bus: u8,
-    /// Device number, 0 to 31.
-    pub device: u8,
-    /// Function number, 0 to 7.
-    pub function: u8,
-    /// Register, in bytes, below 4096.
-    pub offset: u16,
-    /// How many bytes of the access, from its first, belong to the function.
-    pub len: usize,
-}
 
 /// Configuration mechanism 1: the address register behind port 0xcf8.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +51,7 @@ impl Mechanism1 {
 
     /// What an access of `len` bytes at port 0xcfc + `port` means; nothing while disabled.
     pub fn decode(&self, port: u8, len: usize) -> Option<Target> {
-        if self.address & ENABLE == 0 || port >= PORTS || len == 0 {
+        if self.address & ENABLE == 0 || port >= DATA_PORTS || len == 0 {
             return None;
         }
         let [register, devfn, bus, _] = self.address.to_le_bytes();
@@ -72,7 +60,7 @@ impl Mechanism1 {
             device: devfn >> 3,
             function: devfn & 7,
             offset: u16::from(register | port),
-            len: len.min(usize::from(PORTS - port)),
+            len: len.min(usize::from(DATA_PORTS - port)),
         })
     }
 
@@ -103,22 +91,76 @@ pub fn decode_ecam(offset: u64, len: usize) -> Option<Target> {
     })
 }
 
-/// Splits an access into naturally aligned pieces of 1, 2 and 4 bytes, each with its register and
-/// its place in the access. Ends where the configuration space does.
-pub fn pieces(offset: u16, len: usize) -> impl Iterator<Item = (u16, Range<usize>)> {
-    let mut done = 0;
-    std::iter::from_fn(move || {
-        let at = usize::from(offset).checked_add(done)?;
-        if done >= len || at >= CONFIG_SPACE_SIZE {
-            return None;
+/// Ports that mechanism 1 takes, from 0xcf8.
+pub const PORTS: u16 = 8;
+/// The data port, from 0xcf8.
+const DATA_PORT: u8 = 4;
+
+/// Configuration mechanism 1.
+pub struct ConfigPorts {
+    root: Arc<RootBus>,
+    mechanism: Mutex<Mechanism1>,
+}
+
+impl ConfigPorts {
+    /// Ports to the functions of `root`.
+    pub fn new(root: Arc<RootBus>) -> Self {
+        Self {
+            root,
+            mechanism: Mutex::default(),
         }
-        let size = [4, 2, 1]
-            .into_iter()
-            .find(|size| at % size == 0 && size + done <= len)?;
-        let piece = done..done + size;
-        done += size;
-        Some((u16::try_from(at).ok()?, piece))
-    })
+    }
+
+    /// Back to power-on.
+    pub fn reset(&self) {
+        self.mechanism
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .reset();
+    }
+}
+
+impl DevicePio for ConfigPorts {
+    fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
+        let port = offset as u8;
+        let mechanism = *self
+            .mechanism
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match port.checked_sub(DATA_PORT) {
+            None => mechanism.address_read(port, data),
+            Some(port) => self.root.read(mechanism.decode(port, data.len()), data),
+        }
+    }
+
+    fn pio_write(&self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
+        let port = offset as u8;
+        let mut mechanism = self
+            .mechanism
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match port.checked_sub(DATA_PORT) {
+            None => mechanism.address_write(port, data),
+            Some(port) => {
+                let target = mechanism.decode(port, data.len());
+                drop(mechanism);
+                self.root.write(target, data);
+            }
+        }
+    }
+}
+
+/// ECAM, PCI Express's memory-mapped configuration space.
+pub struct Ecam(pub Arc<RootBus>);
+
+impl DeviceMmio for Ecam {
+    fn mmio_read(&self, _: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
+        self.0.read(decode_ecam(offset, data.len()), data);
+    }
+
+    fn mmio_write(&self, _: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
+        self.0.write(decode_ecam(offset, data.len()), data);
+    }
 }
 
 #[cfg(test)]
@@ -194,33 +236,7 @@ mod tests {
         assert_eq!(decode_ecam(u64::MAX, 8), None);
     }
 
-    #[test]
-    fn pieces_are_natural() {
-        let split = |offset, len| pieces(offset, len).collect::<Vec<_>>();
-        assert_eq!(split(4, 4), [(4, 0..4)]);
-        assert_eq!(split(0, 8), [(0, 0..4), (4, 4..8)]);
-        assert_eq!(split(1, 3), [(1, 0..1), (2, 1..3)]);
-        assert_eq!(split(2, 4), [(2, 0..2), (4, 2..4)]);
-        assert_eq!(split(4095, 4), [(4095, 0..1)]);
-        assert_eq!(split(4096, 4), []);
-        assert_eq!(split(0, 0), []);
-    }
-
     proptest! {
-        #[test]
-        fn pieces_cover_the_access(offset: u16, len in 0usize..40) {
-            let expected = len.min(CONFIG_SPACE_SIZE.saturating_sub(offset.into()));
-            let mut next = 0;
-            for (at, range) in pieces(offset, len) {
-                prop_assert_eq!(range.start, next);
-                prop_assert_eq!(usize::from(at), usize::from(offset) + range.start);
-                prop_assert!([1, 2, 4].contains(&range.len()));
-                prop_assert_eq!(usize::from(at) % range.len(), 0);
-                next = range.end;
-            }
-            prop_assert_eq!(next, expected);
-        }
-
         #[test]
         fn targets_stay_inside(address: u32, port: u8, offset: u64, len: usize) {
             for t in [mechanism(address).decode(port, len), decode_ecam(offset, len)].into_iter().flatten() {

@@ -29,7 +29,7 @@ pub struct Windows {
 /// A BAR that fits nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("BAR {bar} of {function} ({kind}, {size:#x} bytes) does not fit into its window")]
-pub struct PlaceError {
+pub struct AssignError {
     /// The function, as named in the call.
     pub function: Bdf,
     /// Index of the BAR.
@@ -40,7 +40,7 @@ pub struct PlaceError {
     pub size: u64,
 }
 
-/// One BAR to be placed.
+/// A BAR without an address.
 #[derive(Clone, Copy)]
 struct Wish {
     /// Index in the list of functions, and its name.
@@ -54,8 +54,8 @@ struct Wish {
 /// Puts every BAR of the functions into its window and its address into its registers: 64-bit ones
 /// into the 64-bit window, or the 32-bit one when that is full; the others into the 32-bit window
 /// or the ports. When one does not fit, no register is changed. Expansion ROMs take what is left of
-/// the 32-bit window, and one that does not fit is left for the guest to place.
-pub fn place(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(), PlaceError> {
+/// the 32-bit window, and one that does not fit is left for the guest to assign.
+pub fn assign(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(), AssignError> {
     let mut mmio32 = Window::new(windows.mmio32);
     let mut mmio64 = Window::new(windows.mmio64);
     let mut io = Window::new(windows.io);
@@ -77,7 +77,7 @@ pub fn place(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<()
     // addresses at every start.
     wishes.sort_by_key(|wish| Reverse(wish.size));
 
-    let mut places = Vec::with_capacity(wishes.len());
+    let mut addresses = Vec::with_capacity(wishes.len());
     let mut late = Vec::new();
     let mut roms = Vec::new();
     for wish in wishes {
@@ -97,18 +97,18 @@ pub fn place(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<()
                 }
             },
         };
-        places.push((wish, address));
+        addresses.push((wish, address));
     }
     for wish in late {
-        places.push((wish, mmio32.take_pages(wish.size)));
+        addresses.push((wish, mmio32.take_pages(wish.size)));
     }
 
-    let mut placed = Vec::with_capacity(places.len());
-    for (wish, address) in places {
+    let mut assigned = Vec::with_capacity(addresses.len());
+    for (wish, address) in addresses {
         match address {
-            Some(address) => placed.push((wish, address)),
+            Some(address) => assigned.push((wish, address)),
             None => {
-                return Err(PlaceError {
+                return Err(AssignError {
                     function: wish.name,
                     bar: wish.bar,
                     kind: wish.kind,
@@ -119,10 +119,10 @@ pub fn place(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<()
     }
     for wish in roms {
         if let Some(address) = mmio32.take_pages(wish.size) {
-            placed.push((wish, address));
+            assigned.push((wish, address));
         }
     }
-    for (wish, address) in placed {
+    for (wish, address) in assigned {
         if let Some((_, bars)) = functions.get_mut(wish.function) {
             bars.set_address(wish.bar, address);
         }
@@ -135,7 +135,7 @@ struct Window(Option<AddressAllocator>);
 
 impl Window {
     fn new(range: Range) -> Self {
-        // Address 0 means "not placed" and cannot be given.
+        // Address 0 means "not assigned" and cannot be given.
         let start = range.start.max(PAGE_SIZE);
         let size = range
             .start
@@ -209,7 +209,7 @@ mod tests {
         let mut low = one(BarKind::Memory32 { prefetchable: true }, 0x2000);
         let mut port = one(BarKind::Io, 0x20);
         let mut all = [&mut small, &mut large, &mut low, &mut port].map(|b| (NOWHERE, b));
-        place(&mut all, &WINDOWS).unwrap();
+        assign(&mut all, &WINDOWS).unwrap();
         assert_eq!(large.address(0), Some(64 << 30));
         assert_eq!(small.address(0), Some(65 << 30));
         assert_eq!(low.address(0), Some(0xc000_0000));
@@ -224,7 +224,7 @@ mod tests {
         };
         let mut wide = one(BarKind::Memory64 { prefetchable: true }, 256 << 20);
         let mut narrow = one(BarKind::Memory32 { prefetchable: true }, 256 << 20);
-        place(
+        assign(
             &mut [(NOWHERE, &mut wide), (NOWHERE, &mut narrow)],
             &windows,
         )
@@ -239,13 +239,13 @@ mod tests {
             prefetchable: false,
         };
         let mut bars = one(kind, 0x1000).with_rom(1 << 24).unwrap();
-        place(&mut [(NOWHERE, &mut bars)], &WINDOWS).unwrap();
+        assign(&mut [(NOWHERE, &mut bars)], &WINDOWS).unwrap();
         assert_eq!(bars.address(0), Some(0xc000_0000));
         assert_eq!(bars.address(ROM), Some(0xc100_0000));
         assert!(!bars.is_enabled(ROM));
         let mut bars = one(kind, 1 << 28).with_rom(1 << 24).unwrap();
         let mut other = one(kind, 1 << 28);
-        place(&mut [(bdf(1), &mut bars), (bdf(2), &mut other)], &WINDOWS).unwrap();
+        assign(&mut [(bdf(1), &mut bars), (bdf(2), &mut other)], &WINDOWS).unwrap();
         assert_eq!(other.address(0), Some(0xd000_0000));
         assert_eq!(bars.address(ROM), Some(0));
     }
@@ -258,7 +258,7 @@ mod tests {
         };
         let mut huge = one(kind, 1 << 30);
         let all = &mut [(bdf(1), &mut fits), (bdf(2), &mut huge)];
-        let error = place(all, &WINDOWS).unwrap_err();
+        let error = assign(all, &WINDOWS).unwrap_err();
         assert_eq!((error.function, error.bar), (bdf(2), 0));
         assert_eq!(
             error.to_string(),
@@ -283,7 +283,7 @@ mod tests {
             // Take functions away until the rest fits; what fails must change nothing.
             loop {
                 let mut all: Vec<_> = functions.iter_mut().enumerate().map(|(i, b)| (bdf(i), b)).collect();
-                if place(&mut all, &windows).is_ok() {
+                if assign(&mut all, &windows).is_ok() {
                     break;
                 }
                 prop_assert!(functions.iter().flat_map(Bars::iter).all(|(_, _, address)| address == 0));

@@ -1,0 +1,73 @@
+//! Registers of a function's configuration space by name: the type 0 header (PCI Express 6.0,
+//! 7.5.1) and the power management capability (7.5.2). Offsets and lengths are bytes.
+
+/// Vendor and device IDs, 2 bytes each.
+pub const VENDOR: u16 = 0x00;
+/// COMMAND, 2 bytes; [`command`] has its bits.
+pub const COMMAND: u16 = 0x04;
+/// STATUS, 2 bytes.
+pub const STATUS: u16 = 0x06;
+/// Revision (1 byte) and class code (3 bytes).
+pub const REVISION: u16 = 0x08;
+/// Cache line size, 1 byte.
+pub const CACHE_LINE: u16 = 0x0c;
+/// Latency timer, 1 byte.
+pub const LATENCY: u16 = 0x0d;
+/// Header type, 1 byte.
+pub const HEADER_TYPE: u16 = 0x0e;
+/// Built-in self test, 1 byte.
+pub const BIST: u16 = 0x0f;
+/// The first of six base address registers of 4 bytes.
+pub const BAR: u16 = 0x10;
+/// CardBus CIS pointer, 4 bytes.
+pub const CARDBUS: u16 = 0x28;
+/// Subsystem vendor ID and subsystem ID, 2 bytes each.
+pub const SUBSYSTEM: u16 = 0x2c;
+/// Expansion ROM base address register, 4 bytes.
+pub const ROM: u16 = 0x30;
+/// Offset of the first capability, 1 byte.
+pub const CAPABILITIES: u16 = 0x34;
+/// Three bytes of [`CAPABILITIES`]'s dword and the dword after it are reserved.
+pub const RESERVED: u16 = 0x38;
+/// Interrupt line, 1 byte.
+pub const INTERRUPT_LINE: u16 = 0x3c;
+/// Interrupt pin, 1 byte: 0 for none, 1 for INTA.
+pub const INTERRUPT_PIN: u16 = 0x3d;
+/// Minimum grant, 1 byte.
+pub const MIN_GRANT: u16 = 0x3e;
+/// Maximum latency, 1 byte.
+pub const MAX_LATENCY: u16 = 0x3f;
+
+/// Bits of COMMAND (7.5.1.1.3).
+pub mod command {
+    /// I/O Space Enable: port BARs decode.
+    pub const IO: u16 = 1 << 0;
+    /// Memory Space Enable: memory BARs decode.
+    pub const MEMORY: u16 = 1 << 1;
+    /// Bus Master Enable: the function may start requests.
+    pub const BUS_MASTER: u16 = 1 << 2;
+    /// Interrupt Disable: the pin stays silent.
+    pub const INTX_DISABLE: u16 = 1 << 10;
+}
+
+/// Bits of STATUS (7.5.1.1.4).
+pub mod status {
+    /// Interrupt Status: the pin is asserted.
+    pub const INTERRUPT: u16 = 1 << 3;
+    /// Capabilities List: [`CAPABILITIES`](super::CAPABILITIES) is valid.
+    pub const CAPABILITIES_LIST: u16 = 1 << 4;
+}
+
+/// Bits of the header type (7.5.1.1.9).
+pub mod header_type {
+    /// The device has more functions than this one.
+    pub const MULTI_FUNCTION: u8 = 1 << 7;
+}
+
+/// The power management capability (7.5.2).
+pub mod power {
+    /// PMCSR, from the capability's beginning: control and status, 2 bytes.
+    pub const PMCSR: u16 = 4;
+    /// PowerState in PMCSR's low byte: 0 is D0, 3 is D3hot.
+    pub const STATE: u8 = 0x3;
+}
