@@ -73,7 +73,9 @@ bench-readme: ## the last results' summary, into the README
 	@cargo run --quiet --package lab --bin bench -- readme
 
 doc: ## the documentation of the crates: their map and the four paths
-	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --package mini-vmm --package lab
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --lib \
+		--workspace --exclude fuzz
+	@echo "target/doc/mini_vmm/index.html"
 
 man: ## the manual pages, into target/man
 	cargo run --quiet --package mini-vmm --example man -- target/man

@@ -16,8 +16,8 @@ pub fn packages() -> Vec<Value> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let out = Command::new(cargo)
         .current_dir(root())
-        .args(["metadata", "--format-version=1", "--locked", "--offline"])
-        // Cargo downloads the packages of this target only.
+        .args(["metadata", "--format-version=1", "--locked"])
+        // Packages of other targets need not be there.
         .arg("--filter-platform=x86_64-unknown-linux-gnu")
         .output()
         .expect("run cargo metadata");
