@@ -27,7 +27,7 @@ pub enum Choice {
     Stock,
     /// The highest version in the package lists, backports included.
     Newest,
-    /// Built from the newest `linux-source` package and resources/lab-kernel.config: all that the
+    /// Built from the newest `linux-source` package and integration/resources/lab-kernel.config: all that the
     /// lab's devices need is built in, IOMMUFD too, which no Debian kernel has.
     Lab,
 }

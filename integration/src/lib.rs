@@ -6,12 +6,12 @@
 //!  │
 //!  └─ L1  q35 with AMD SVM, an Intel IOMMU and devices: disks (image files of L0), a network card, …
 //!     │   a kernel with its own kvm-amd, vfio-pci, and the container or iommufd
-//!     │   /init is resources/l1-init.sh; it binds devices to vfio-pci and runs mini-vmm
+//!     │   /init is integration/resources/l1-init.sh; it binds devices to vfio-pci and runs mini-vmm
 //!     │
 //!     └─ L2  mini-vmm's guest: the same kernel with its own drivers
 //!            the device's registers mapped, its DMA through L1's IOMMU, its interrupts through irqfds
-//!            /init is resources/l2-init.sh; it reads, writes and counts interrupts
-//!            (resources/l2-functions.sh), then does what the scenario asks (resources/l2-acts.sh),
+//!            /init is integration/resources/l2-init.sh; it reads, writes and counts interrupts
+//!            (integration/resources/l2-functions.sh), then does what the scenario asks (integration/resources/l2-acts.sh),
 //!            with a program of its own for what shell cannot do (src/bin/guest)
 //! ```
 //!
@@ -27,6 +27,7 @@
 //! | [`random`] | content that looks random |
 //! | [`transcript`] | what was said, by whom and when |
 //! | [`scenario`] | one machine, one script, and what must be seen |
+//! | [`scripts`] | the shell scripts of both machines, and the kernel's options |
 //! | [`expect`] | what a guest that works its disk must have said and left |
 //! | [`failure`] | what a failed scenario shows |
 //! | [`vmm`] | the static mini-vmm under test, and the guest's own program |
@@ -45,6 +46,7 @@ pub mod nudge;
 pub mod progress;
 pub mod random;
 pub mod scenario;
+pub mod scripts;
 pub mod transcript;
 pub mod vmm;
 

@@ -12,14 +12,9 @@ use crate::host::{self, Host};
 use crate::initramfs::Archive;
 use crate::kernel::{Choice, Kernel};
 use crate::machine::{Ended, Machine};
+use crate::scripts::{L1_FUNCTIONS, L1_INIT, L2_ACTS, L2_FUNCTIONS, L2_INIT};
 use crate::transcript::{Line, Transcript};
 use crate::vmm::{self, Programs};
-
-const L1_INIT: &str = include_str!("../../resources/l1-init.sh");
-const L1_FUNCTIONS: &str = include_str!("../../resources/l1-functions.sh");
-const L2_INIT: &str = include_str!("../../resources/l2-init.sh");
-const L2_FUNCTIONS: &str = include_str!("../../resources/l2-functions.sh");
-const L2_ACTS: &str = include_str!("../../resources/l2-acts.sh");
 
 /// What all scenarios share; each part is there, or says why it is not.
 #[derive(Debug)]
@@ -80,7 +75,7 @@ pub struct Scenario {
     pub kernel: Choice,
     /// The form in which L2's kernel is given.
     pub image: Image,
-    /// Shell text for L1, run with the functions of resources/l1-functions.sh in /boot, where the
+    /// Shell text for L1, run with the functions of integration/resources/l1-functions.sh in /boot, where the
     /// kernel and `initrd` are.
     pub script: String,
     /// When the machine is stopped.

@@ -1,5 +1,5 @@
 //! The lab's own kernel: Debian's source, the smallest configuration that the kernel itself knows,
-//! and resources/lab-kernel.config on top of it.
+//! and integration/resources/lab-kernel.config on top of it.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,9 +10,7 @@ use super::entries;
 use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::progress::Step;
-
-/// What is wanted of the kernel.
-const CONFIG: &str = include_str!("../../../resources/lab-kernel.config");
+use crate::scripts::KERNEL_CONFIG as CONFIG;
 
 /// A copy of CONFIG in the cache, from which resources/install-deps.sh sees what was built.
 const COPY: &str = "lab-kernel.config";
@@ -90,7 +88,7 @@ fn configure(source: &Path) -> Result<()> {
         Ok(())
     } else {
         Err(Error::failed(format!(
-            "this kernel does not take these lines of resources/lab-kernel.config: {}",
+            "this kernel does not take these lines of integration/resources/lab-kernel.config: {}",
             lost.join(", ")
         )))
     }

@@ -114,7 +114,7 @@ fn packets(run: &Run<'_>, controller: &str, same: &str) -> Result<()> {
     })
 }
 
-/// Offsets of the words that are written and read; resources/l2-acts.sh has them too.
+/// Offsets of the words that are written and read; integration/resources/l2-acts.sh has them too.
 const SHARED: [usize; 3] = [0, 4096, 1_048_572];
 
 /// What the host leaves at an offset.

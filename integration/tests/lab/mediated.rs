@@ -12,7 +12,7 @@ use lab::transcript::{Run, number};
 
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 
-/// Lines that resources/l2-acts.sh sends through each port.
+/// Lines that integration/resources/l2-acts.sh sends through each port.
 const LINES: usize = 20;
 
 pub fn all() -> Vec<Scenario> {
