@@ -31,7 +31,7 @@ const LOADED: u64 = 16;
 
 /// How a disk hangs on L1; the function that is passed through is its controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wiring {
+pub enum Controller {
     /// An NVMe controller on bus 0, with one namespace.
     Nvme,
     /// One that has a single MSI-X vector, for all its queues.
@@ -62,7 +62,7 @@ pub struct Disk {
     /// Function number.
     pub function: u8,
     /// What the controller is.
-    pub wiring: Wiring,
+    pub controller: Controller,
     /// MiB that the guest copies through its page cache.
     pub buffered: u64,
     /// What the guest's random reads and writes are, up to the last of their rounds; not together
@@ -77,7 +77,7 @@ impl Disk {
             serial,
             device,
             function: 0,
-            wiring: Wiring::Nvme,
+            controller: Controller::Nvme,
             buffered: 0,
             load: None,
         }
@@ -95,31 +95,43 @@ impl Disk {
         self
     }
 
+    /// Puts the controller at another function of its device.
+    pub const fn at_function(mut self, function: u8) -> Self {
+        self.function = function;
+        self
+    }
+
+    /// Adds so many MiB that the guest copies through its page cache.
+    pub const fn buffered(mut self, mib: u64) -> Self {
+        self.buffered = mib;
+        self
+    }
+
     /// A disk behind a controller of another kind.
-    pub const fn wired(serial: &'static str, device: u8, wiring: Wiring) -> Self {
+    pub const fn behind(serial: &'static str, device: u8, controller: Controller) -> Self {
         let mut disk = Self::new(serial, device);
-        disk.wiring = wiring;
+        disk.controller = controller;
         disk
     }
 
     /// Where the controller is in L1.
     pub fn bdf(&self) -> String {
         let bus = u8::from(matches!(
-            self.wiring,
-            Wiring::NvmeBehindBridge | Wiring::NvmeWithVirtual | Wiring::SataBehindPort
+            self.controller,
+            Controller::NvmeBehindBridge | Controller::NvmeWithVirtual | Controller::SataBehindPort
         ));
         format!("0000:{bus:02x}:{:02x}.{}", self.device, self.function)
     }
 
     /// The driver that the controller has in L1 and in L2.
     pub fn driver(&self) -> &'static str {
-        match self.wiring {
-            Wiring::Nvme
-            | Wiring::NvmeOneVector
-            | Wiring::NvmeBehindBridge
-            | Wiring::NvmeWithVirtual => "nvme",
-            Wiring::Sata | Wiring::SataBehindPort => "ahci",
-            Wiring::Usb | Wiring::UsbByMsi => "xhci_hcd",
+        match self.controller {
+            Controller::Nvme
+            | Controller::NvmeOneVector
+            | Controller::NvmeBehindBridge
+            | Controller::NvmeWithVirtual => "nvme",
+            Controller::Sata | Controller::SataBehindPort => "ahci",
+            Controller::Usb | Controller::UsbByMsi => "xhci_hcd",
         }
     }
 
@@ -132,19 +144,19 @@ impl Disk {
             self.function,
             if others { ",multifunction=on" } else { "" }
         );
-        match self.wiring {
-            Wiring::Nvme => vec![format!("nvme,drive={serial},serial={serial},{addr}")],
-            Wiring::NvmeOneVector => vec![format!(
+        match self.controller {
+            Controller::Nvme => vec![format!("nvme,drive={serial},serial={serial},{addr}")],
+            Controller::NvmeOneVector => vec![format!(
                 "nvme,drive={serial},serial={serial},{addr},msix_qsize=1"
             )],
-            Wiring::NvmeBehindBridge => {
+            Controller::NvmeBehindBridge => {
                 vec![format!(
                     "nvme,drive={serial},serial={serial},bus=bridge,{addr}"
                 )]
             }
             // Queues and vectors that are given to the virtual function are taken from the physical
             // one's, which must keep some.
-            Wiring::NvmeWithVirtual => vec![
+            Controller::NvmeWithVirtual => vec![
                 format!("pcie-root-port,id={serial}-port,addr=1d"),
                 format!("nvme-subsys,id={serial}-subsystem"),
                 format!(
@@ -154,17 +166,17 @@ impl Disk {
                 ),
                 format!("nvme-ns,drive={serial},bus={serial}-at,nsid=1"),
             ],
-            Wiring::Sata => vec![
+            Controller::Sata => vec![
                 format!("ich9-ahci,id={serial}-at,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
-            Wiring::SataBehindPort => vec![
+            Controller::SataBehindPort => vec![
                 format!("ich9-ahci,id={serial}-at,bus=root,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
-            Wiring::Usb | Wiring::UsbByMsi => {
-                let controller = match self.wiring {
-                    Wiring::UsbByMsi => "nec-usb-xhci,msi=on,msix=off",
+            Controller::Usb | Controller::UsbByMsi => {
+                let controller = match self.controller {
+                    Controller::UsbByMsi => "nec-usb-xhci,msi=on,msix=off",
                     _ => "qemu-xhci",
                 };
                 vec![

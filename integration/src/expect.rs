@@ -3,7 +3,7 @@
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::scenario::Outcome;
+use crate::outcome::Outcome;
 use crate::transcript::{Run, number, value};
 
 /// Fails with a sentence unless `holds`.
@@ -31,6 +31,14 @@ pub fn exit(run: &Run<'_>, status: i32) -> Result<()> {
             run.command(),
             run.exit()
         )
+    })
+}
+
+/// mini-vmm, which ran with `-v`, used this interface to the IOMMU: `container` or `iommufd`.
+pub fn used(run: &Run<'_>, interface: &str) -> Result<()> {
+    let by_iommufd = run.messages().any(|line| line.contains("by iommufd"));
+    expect(by_iommufd == (interface == "iommufd"), || {
+        format!("\"{}\" did not use {interface}", run.command())
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::scenario::Outcome;
+use crate::outcome::Outcome;
 use crate::transcript::{Line, Speaker};
 
 /// Lines of the transcript.

@@ -121,6 +121,14 @@ pub fn forget(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Lists a directory; an unreadable one has no entries.
+pub fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).map_or_else(
+        |_| Vec::new(),
+        |list| list.flatten().map(|entry| entry.path()).collect(),
+    )
+}
+
 /// Runs a command to its end and returns its standard output; a failure shows its last words.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();

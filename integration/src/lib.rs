@@ -35,20 +35,25 @@
 //! | [`watch`] | a VMM under way: its console, its clock, its memory |
 //! | [`progress`] | long steps, shown |
 
+pub mod command;
 pub mod disk;
 pub mod error;
 pub mod expect;
 pub mod failure;
 pub mod host;
 pub mod initramfs;
+pub mod judge;
 pub mod kernel;
 pub mod load;
 pub mod machine;
 pub mod nudge;
+pub mod outcome;
 pub mod progress;
 pub mod random;
+pub mod runner;
 pub mod scenario;
 pub mod scripts;
+pub mod setup;
 pub mod tiny;
 pub mod transcript;
 pub mod vmm;

@@ -9,11 +9,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::disk::{Disk, Wiring};
+use crate::disk::{Controller, Disk};
 use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::nudge::Monitor;
 use crate::transcript::{Line, Transcript};
+
+/// A network card that reaches QEMU's own network and nothing beyond, as QEMU arguments.
+pub const NETWORK_CARD: [&str; 4] = [
+    "-netdev",
+    "user,id=net,restrict=on",
+    "-device",
+    "e1000e,netdev=net,addr=9,romfile=",
+];
 
 /// How often a silent machine is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -104,14 +112,14 @@ impl Machine {
                 "intel-iommu,intremap={remapping},caching-mode=off,aw-bits=48"
             ));
         }
-        for (wiring, device) in [
+        for (controller, device) in [
             (
-                Wiring::NvmeBehindBridge,
+                Controller::NvmeBehindBridge,
                 "pcie-pci-bridge,id=bridge,addr=1e",
             ),
-            (Wiring::SataBehindPort, "pcie-root-port,id=root,addr=1c"),
+            (Controller::SataBehindPort, "pcie-root-port,id=root,addr=1c"),
         ] {
-            if self.disks.iter().any(|disk| disk.wiring == wiring) {
+            if self.disks.iter().any(|disk| disk.controller == controller) {
                 qemu.args(["-device", device]);
             }
         }

@@ -128,6 +128,12 @@ impl<'a> Run<'a> {
             .map(|line| line.text.as_str())
     }
 
+    /// mini-vmm's standard output: what a command printed, or the guest's console.
+    pub fn output(&self) -> String {
+        let lines = self.lines.iter().filter(|line| line.from == Speaker::Guest);
+        lines.map(|line| format!("{}\n", line.text)).collect()
+    }
+
     /// Whether the guest got as far as its /init.
     pub fn reached_init(&self) -> bool {
         self.guest("init").next().is_some()

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Choice;
+use super::choice::Choice;
 use crate::error::{Error, Result};
 use crate::host;
 

@@ -6,9 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::entries;
 use crate::error::{Context, Error, Result};
-use crate::host;
+use crate::host::{self, entries};
 use crate::progress::Step;
 use crate::scripts::KERNEL_CONFIG as CONFIG;
 
