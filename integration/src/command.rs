@@ -1,13 +1,14 @@
 //! One start of mini-vmm in L1: its command line, and how the run must end.
 
-/// The values of `--iommu` that name an interface of the kernel, in the order in which
-/// [`Scenario::by_each_interface`](crate::scenario::Scenario::by_each_interface) runs them.
+/// The values of `--iommu` that name an interface of the kernel. `Scenario::by_each_interface` runs
+/// mini-vmm by each in this order.
 pub const INTERFACES: [&str; 2] = ["container", "iommufd"];
 
 /// How a run must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The guest booted so many times, worked its disks and powered off, and mini-vmm exited with 0.
+    /// The guest booted so many times, worked its disks and powered off, and mini-vmm exited with
+    /// 0.
     PoweredOff {
         /// Boots in this run.
         boots: usize,

@@ -30,7 +30,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Gets a kernel, from the cache where that is possible.
+    /// Gets a kernel, from the cache if possible.
     pub fn get(choice: Choice) -> Result<Self> {
         let cache = host::cache()?.join("kernels");
         fs::create_dir_all(&cache).context(format!("make {}", cache.display()))?;
@@ -80,12 +80,12 @@ impl Kernel {
             .into_owned()
     }
 
-    /// The bzImage, as the package has it.
+    /// The path of the bzImage.
     pub fn bzimage(&self) -> PathBuf {
         self.dir.join("vmlinuz")
     }
 
-    /// The ELF inside the bzImage.
+    /// The path of the ELF inside of the bzImage, which is unpacked once.
     pub fn vmlinux(&self) -> Result<PathBuf> {
         let path = self.dir.join("vmlinux");
         if !path.is_file() {
@@ -96,7 +96,8 @@ impl Kernel {
         Ok(path)
     }
 
-    /// The modules that L1 needs, each after those it depends on: (file name, path).
+    /// File names and paths of the modules that L1 needs, each after the modules that it depends
+    /// on.
     pub fn modules(&self) -> Result<Vec<(String, PathBuf)>> {
         let order = self.dir.join("modules/order");
         let text = fs::read_to_string(&order).context(format!("read {}", order.display()))?;
@@ -182,7 +183,7 @@ fn fill(choice: Choice, cache: &Path, work: &Path) -> Result<String> {
     Ok(key)
 }
 
-/// `/boot/vmlinuz-VERSION`, or `/usr/lib/modules/VERSION/vmlinuz` where the package is split.
+/// Finds `/boot/vmlinuz-VERSION`, or `/usr/lib/modules/VERSION/vmlinuz` in a split package.
 fn find_vmlinuz(tree: &Path) -> Result<PathBuf> {
     let boot = entries(&tree.join("boot"));
     let split = ["usr/lib/modules", "lib/modules"]
@@ -196,5 +197,5 @@ fn find_vmlinuz(tree: &Path) -> Result<PathBuf> {
         })
         .chain(split)
         .find(|path| path.is_file())
-        .ok_or_else(|| Error::failed("the kernel package holds no vmlinuz where one is expected"))
+        .ok_or_else(|| Error::failed("the kernel package has no vmlinuz in its usual directories"))
 }

@@ -162,7 +162,8 @@ impl Scenario {
         disks.iter().cloned().fold(self, Self::disk)
     }
 
-    /// Passes a function of another kind through. L1 keeps the function bound to vfio-pci at the end.
+    /// Passes a function of another kind through. L1 keeps the function bound to vfio-pci at the
+    /// end.
     pub fn function(mut self, address: &str) -> Self {
         self.given.push((address.to_owned(), ""));
         self

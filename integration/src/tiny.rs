@@ -1,10 +1,11 @@
-//! Guests of a few bytes, for measuring what happens before a guest does anything: an ELF image with
-//! a PVH note (System V ABI, "Object Files"; Xen, docs/misc/pvh.pandoc), which every VMM here loads.
-//! The code is the same in 32-bit and in 64-bit mode, so that it does not matter how it is entered.
+//! Guests of a few bytes, for measuring the time until a guest's first instruction. A guest is an
+//! ELF file with a PVH note (System V ABI, "Object Files"; Xen, docs/misc/pvh.pandoc), which all
+//! measured VMMs can load. Its code does the same in 32-bit and in 64-bit mode, because VMMs enter
+//! it in either.
 
-/// Where the code is loaded and entered.
+/// The address of the code and of its entry point.
 pub const BASE: u32 = 0x10_0000;
-/// What the first instruction's output is.
+/// The byte that the guest writes first.
 pub const MARK: u8 = b'!';
 
 const PT_LOAD: u32 = 1;
@@ -12,8 +13,8 @@ const PT_NOTE: u32 = 4;
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 const HEADERS: usize = 64 + 2 * 56;
 
-/// Writes [`MARK`] to the first serial port, and reads its line status as every driver does: a VMM may
-/// leave writes in KVM until the guest's next exit (Documentation/virt/kvm/api.rst,
+/// Writes [`MARK`] to the first serial port, and then reads the line status as drivers do: KVM may
+/// hold writes back until the guest's next exit (Documentation/virt/kvm/api.rst, 4.116,
 /// KVM_REGISTER_COALESCED_MMIO).
 const SAY: [u8; 12] = [
     0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
@@ -25,18 +26,18 @@ const SAY: [u8; 12] = [
 const SPIN: [u8; 2] = [0xeb, 0xfe]; // jmp $
 const HALT: [u8; 3] = [0xf4, 0xeb, 0xfd]; // hlt; jmp $-1
 
-/// What a guest does after it has said [`MARK`], before it does nothing for ever.
+/// What a guest does after it has written [`MARK`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// Nothing.
+    /// Jumps to itself for ever.
     Spin,
-    /// Nothing, and leaves its CPU to others: no interrupt ever wakes it.
+    /// Halts for ever: no interrupt wakes the CPU.
     Halt,
-    /// It writes this value to this port, which resets the machine, and so it says [`MARK`] again.
+    /// Writes this value to this port, which resets the machine; the guest then starts again.
     Reset(u16, u8),
 }
 
-/// A guest's code.
+/// The machine code of a guest.
 pub fn code(then: Then) -> Vec<u8> {
     let mut code = SAY.to_vec();
     if let Then::Reset(port, value) = then {
@@ -49,7 +50,7 @@ pub fn code(then: Then) -> Vec<u8> {
     code
 }
 
-/// A guest as an ELF image.
+/// The ELF file of a guest.
 pub fn image(then: Then) -> Vec<u8> {
     let code = code(then);
     let mut note = Vec::new();

@@ -1,5 +1,5 @@
-//! A program under way whose console is read, and the clock that ran since it was started.
-//! The same for every VMM, on L0 and in L1, so that figures can be compared.
+//! A running VMM: its console, the time since its start, and its memory. All VMMs are watched in
+//! the same way, on L0 and in L1, so that their figures can be compared.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
 
-/// How long a program may take to end by itself once it was asked to.
+/// How long a program may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A program's standard input, on which nobody ever types.
+/// A program's standard input, which stays empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// /dev/null.
     None,
-    /// A terminal, for programs that take nothing else.
+    /// A terminal, for programs that require one.
     Terminal,
 }
 
@@ -27,16 +27,16 @@ pub struct Watched {
     child: Child,
     console: ChildStdout,
     started: Instant,
-    /// The same by CLOCK_MONOTONIC, which a program can tell of itself.
+    /// The time of the start by CLOCK_MONOTONIC, by which the program itself can measure.
     started_monotonic: Duration,
-    /// The other end of its standard input, where that is a terminal.
+    /// The other end of the program's terminal, if it has one.
     _terminal: Option<OwnedFd>,
-    /// What was read and not yet looked for.
+    /// Console output in which nothing has been searched yet.
     unread: Vec<u8>,
 }
 
 impl Watched {
-    /// Starts a program; `stderr` is where its messages go. The clock runs from before the fork.
+    /// Starts a program, whose messages go to `stderr`. The clock starts before the fork.
     pub fn start(command: &mut Command, input: Input, stderr: Stdio) -> Result<Self> {
         let (terminal, stdin) = match input {
             Input::None => (None, Stdio::null()),
@@ -66,15 +66,15 @@ impl Watched {
         self.child.id()
     }
 
-    /// When its clock began, by CLOCK_MONOTONIC.
+    /// When the clock started, by CLOCK_MONOTONIC.
     pub fn started_monotonic(&self) -> Duration {
         self.started_monotonic
     }
 
-    /// Reads until the console has said `text`; the time since the start at which it was there.
+    /// Reads until `text` is on the console, and returns the time from the start until then.
     ///
     /// # Errors
-    /// When the console ends before, or the limit, counted from now, is over.
+    /// The console ends without the text, or the limit, counted from now, is over.
     pub fn until(&mut self, text: &[u8], limit: Duration) -> Result<Duration> {
         let deadline = Instant::now() + limit;
         let mut at = self.started.elapsed();
@@ -94,7 +94,8 @@ impl Watched {
         }
     }
 
-    /// The next whole line of the console and when it was there; nothing where the console ends.
+    /// Returns the next whole line of the console and the time from the start until then, or
+    /// nothing at the end of the console.
     pub fn line(&mut self, limit: Duration) -> Result<Option<(String, Duration)>> {
         let deadline = Instant::now() + limit;
         loop {
@@ -110,7 +111,7 @@ impl Watched {
         }
     }
 
-    /// Waits for more of the console; whether there is any.
+    /// Reads more of the console, and tells whether there was more before its end.
     fn more(&mut self, deadline: Instant) -> Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut poll = libc::pollfd {
@@ -119,7 +120,7 @@ impl Watched {
             revents: 0,
         };
         let timeout = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: one structure, which is ours.
+        // SAFETY: the kernel reads and writes one structure, which lives for the call.
         match unsafe { libc::poll(&raw mut poll, 1, timeout) } {
             0 => return Err(Error::failed("the guest took too long")),
             n if n < 0 => {
@@ -137,17 +138,18 @@ impl Watched {
         Ok(count > 0)
     }
 
-    /// What the process has of memory for itself.
+    /// The memory that belongs to the process alone, without the guest's RAM.
     pub fn memory(&self) -> Result<Private> {
         let path = format!("/proc/{}/smaps", self.pid());
         let smaps = fs::read_to_string(&path).context(format!("read {path}"))?;
         Ok(private(&smaps))
     }
 
-    /// Asks the program to end, as a user would, and waits for it.
+    /// Ends the program with SIGTERM and waits for the end.
     pub fn end(mut self) -> Result<()> {
         let pid = i32::try_from(self.pid()).context("name the process")?;
-        // SAFETY: a signal to our own child, which has not been waited for.
+        // SAFETY: the signal goes to a child that has not been waited for, so the PID is the
+        // child's.
         unsafe { libc::kill(pid, libc::SIGTERM) };
         let asked = Instant::now();
         while asked.elapsed() < PATIENCE {
@@ -162,17 +164,17 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // Either may fail only because the program has ended already.
+        // Both calls fail only if the program has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Both ends of a new terminal: ours and the program's.
+/// Creates a terminal, and returns the lab's end and the program's.
 fn terminal() -> Result<(OwnedFd, OwnedFd)> {
     let (mut ours, mut theirs) = (-1, -1);
     let none = std::ptr::null_mut();
-    // SAFETY: two ints of ours are filled; a name, settings and a size are not asked for.
+    // SAFETY: openpty writes two ints, which live for the call; the other pointers may be null.
     let ret = unsafe {
         libc::openpty(
             &raw mut ours,
@@ -185,7 +187,7 @@ fn terminal() -> Result<(OwnedFd, OwnedFd)> {
     if ret < 0 {
         return Err(std::io::Error::last_os_error()).context("make a terminal");
     }
-    // SAFETY: two new descriptors, which nobody else has.
+    // SAFETY: openpty has just opened both descriptors, and nothing else owns them.
     Ok(unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) })
 }
 
@@ -193,20 +195,20 @@ fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
     bytes.windows(text.len()).position(|window| window == text)
 }
 
-/// Pages of a process that no other process has, in KiB, without those of its guest's RAM.
+/// Pages in KiB that belong to one process alone, without the guest's RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Private {
-    /// Written to: only this process's end brings them back.
+    /// Pages that the process has written; they are freed at its end.
     pub dirty: u64,
-    /// The same as in the file they come from.
+    /// Pages with the content of a file.
     pub clean: u64,
 }
 
-/// A mapping of at least this many KiB is the guest's RAM, of which the least is 128 MiB.
+/// The least size in KiB of a mapping of guest RAM: guests here have at least 128 MiB.
 const RAM: u64 = 96 << 10;
 
-/// The part of mini-vmm's RAM that is not asked to be of huge pages, in KiB: a mapping of its own, right
-/// below the others.
+/// The size in KiB of the first part of guest RAM in mini-vmm, which has small pages: a mapping of
+/// its own, directly below the rest.
 const FIRST: u64 = 2 << 10;
 
 /// Sums up /proc/PID/smaps (Documentation/filesystems/proc.rst).
@@ -243,14 +245,14 @@ pub fn private(smaps: &str) -> Private {
     sum
 }
 
-/// The first line of a mapping.
+/// The addresses in the first line of a mapping, or nothing for other lines.
 fn addresses(line: &str) -> Option<(u64, u64)> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
     let number = |text| u64::from_str_radix(text, 16).ok();
     Some((number(start)?, number(end)?))
 }
 
-/// Where a program's messages go; the last ones tell why it failed.
+/// The last lines of a file with a program's messages, which tell why the program failed.
 pub fn last_words(path: &std::path::Path) -> String {
     let mut text = String::new();
     if let Ok(mut file) = File::open(path) {
@@ -265,7 +267,7 @@ fn monotonic() -> Result<Duration> {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: one structure, which is ours.
+    // SAFETY: the kernel writes one structure, which lives for the call.
     if unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) } < 0 {
         return Err(std::io::Error::last_os_error()).context("read the clock");
     }
@@ -310,7 +312,8 @@ mod tests {
                      Private_Dirty: 2 kB\n60000000-60200000 rw-p 00000000 00:00 0\n\
                      Private_Dirty: 100 kB\n70000000-70200000 rw-p 00000000 00:00 0\n\
                      Private_Dirty: 2048 kB\n70200000-78000000 rw-p 00000000 00:00 0\n\
-                     Private_Clean: 0 kB\nPrivate_Dirty: 77 kB\n7fff0000-7fff8000 rw-p 0 00:00 0 [stack]\n\
+                     Private_Clean: 0 kB\nPrivate_Dirty: 77 kB\n\
+                     7fff0000-7fff8000 rw-p 0 00:00 0 [stack]\n\
                      Private_Clean: 0 kB\nPrivate_Dirty: 8 kB\nVmFlags: rd wr\n";
         assert_eq!(
             private(smaps),

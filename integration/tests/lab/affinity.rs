@@ -86,7 +86,8 @@ fn queues(run: &Run<'_>) -> Result<()> {
 }
 
 /// The function has one interrupt, which the guest moves while it reads. A read whose interrupt is
-/// lost on the way would time out; an interrupt that stays on one CPU would not be counted by others.
+/// lost on the way would time out; an interrupt that stays on one CPU would not be counted by
+/// others.
 fn churned(run: &Run<'_>) -> Result<()> {
     let churned = guest(run, "churned")?;
     let [moves, reads, interrupts] =

@@ -19,8 +19,8 @@ pub fn all() -> Vec<Scenario> {
     vec![displays()]
 }
 
-/// The devices' own ROMs by each interface to the IOMMU, then a ROM from a file and a device without
-/// a ROM. The guest's slots are the host's, so that facts of both have the same address.
+/// The devices' own ROMs by each interface to the IOMMU, then a ROM from a file and a device
+/// without a ROM. The guest's slots are the host's, so that facts of both have the same address.
 fn displays() -> Scenario {
     let vmm = |options: &str, vga: &str, bochs: &str| {
         Vmm::new(format!("--memory 256M {options}"))

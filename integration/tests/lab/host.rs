@@ -1,6 +1,6 @@
-//! `host check` and `host list` on real sysfs: on a machine that is ready, and on machines that lack
-//! one thing each. Where a line of the check names a remedy, the script applies the remedy, and the
-//! next check must pass.
+//! `host check` and `host list` on real sysfs: on a machine that is ready, and on machines that
+//! lack one thing each. Where a line of the check names a remedy, the script applies the remedy,
+//! and the next check must pass.
 
 use lab::disk::{Controller, Disk};
 use lab::error::{Error, Result};

@@ -1,5 +1,6 @@
 //! The lab's scenarios as tests: `cargo test -p lab` lists, filters and reports them. A test whose
-//! requirements are missing is skipped with the reason; MINI_VMM_REQUIRE=1 turns that into a failure.
+//! requirements are missing is skipped with the reason; MINI_VMM_REQUIRE=1 turns that into a
+//! failure.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -113,7 +114,8 @@ fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial 
     .with_ignored_flag(ignored)
 }
 
-/// Only a host that lacks something is a reason to skip. A mini-vmm that does not build is a failure.
+/// Only a host that lacks something is a reason to skip. A mini-vmm that does not build is a
+/// failure.
 fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
     if lab::host::required() {
         return None;

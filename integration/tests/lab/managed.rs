@@ -17,7 +17,8 @@ pub fn all() -> Vec<Scenario> {
     ]
 }
 
-/// Power-off, an error, SIGTERM, SIGKILL to mini-vmm alone, and SIGKILL to its guardian process too.
+/// Power-off, an error, SIGTERM, SIGKILL to mini-vmm alone, and SIGKILL to its guardian process
+/// too.
 fn script() -> String {
     let bdf = DISK.bdf();
     let vmm = |more: &str| format!("mini-vmm $boot --vfio {bdf},managed=on {more}");

@@ -9,7 +9,8 @@ use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 use lab::transcript::Run;
 
-/// The most lines of a refusal: the sentence, its causes, a line for each device at fault, the hint.
+/// The most lines of a refusal: the sentence, its causes, a line for each device at fault, the
+/// hint.
 const MOST_LINES: usize = 12;
 
 pub fn all() -> Vec<Scenario> {

@@ -1,4 +1,5 @@
-//! A guest's RAM of huge pages, and vCPUs that idle in the guest. The disk's DMA must find that RAM.
+//! A guest's RAM of huge pages, and vCPUs that idle in the guest. The disk's DMA must find that
+//! RAM.
 
 use lab::Result;
 use lab::command::Vmm;
