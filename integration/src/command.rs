@@ -7,8 +7,7 @@ pub const INTERFACES: [&str; 2] = ["container", "iommufd"];
 /// How a run must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The guest booted so many times, worked its disks and powered off, and mini-vmm exited with
-    /// 0.
+    /// The guest booted so many times, worked its disks and powered off. mini-vmm exited with 0.
     PoweredOff {
         /// Boots in this run.
         boots: usize,

@@ -62,7 +62,7 @@ pub struct Disk {
     pub device: u8,
     /// Function number.
     pub function: u8,
-    /// What the controller is.
+    /// The kind of controller.
     pub controller: Controller,
     /// MiB that the guest copies through its page cache.
     pub buffered: u64,

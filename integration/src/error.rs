@@ -6,7 +6,7 @@ use std::fmt::Display;
 /// The lab's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What stopped the lab.
+/// An error of the lab.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The host lacks something that the lab needs, so nothing was tested.

@@ -9,10 +9,10 @@ use crate::machine::Ended;
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
 
-/// Whether the scenario passed.
+/// Checks that the scenario passed.
 ///
 /// # Errors
-/// The first thing that is wrong, as one sentence.
+/// A message about the first check that failed.
 pub fn judge(scenario: &Scenario, outcome: &Outcome, timed_out: bool) -> Result<()> {
     if timed_out {
         return Err(Error::failed(format!(
@@ -53,7 +53,7 @@ fn complaint(log: &Path) -> Option<String> {
         .map(|line| line.trim_end().to_owned())
 }
 
-/// Whether the emulator is to blame, and the machine may be started once more.
+/// Tells whether the emulator failed, so that the machine may be started once more.
 ///
 /// QEMU's emulation of nested SVM sometimes loses page tables, and sometimes executes half of an
 /// instruction that the kernel is patching. L1's kernel then crashes, which no program in L1 can

@@ -14,9 +14,14 @@
 //! ```
 //!
 //! By default, the kernel is the lab's own as a bzImage, and the machine has 150 s. L1 binds the
-//! devices to vfio-pci, runs mini-vmm with all of them, and gives them back to their drivers. Each
-//! guest must boot once, work its disks and power off; then L1's own driver must read what the
-//! guest wrote. A scenario with a life of its own gives its whole script, by [`Scenario::script`].
+//! devices to vfio-pci, runs mini-vmm with all of them, and gives them back to their drivers.
+//!
+//! Each guest must boot once, work its disks and power off. To work a disk is to read, copy and
+//! write as the table in the module `disk` says, with an interrupt for each request.
+//! Afterwards L1's own driver must read what the guest wrote.
+//!
+//! [`Scenario::l1`] adds shell commands to this script. [`Scenario::script`] takes its place, for
+//! scenarios that need another order; such a scenario brings all its checks.
 
 use std::time::Duration;
 
