@@ -1,8 +1,8 @@
 //! Disks behind controllers of several kinds: image files with known content, and the content that
-//! a guest must have written.
+//! a guest must have written. The guest's side is integration/resources/l2-functions.sh.
 //!
 //! ```text
-//!  offset    content before                     what the guest does (resources/l2-init.sh)
+//!  offset    content before                     what the guest does
 //!  0         one line that names the disk       prints the line
 //!  1 MiB     1 MiB of noise                     copies the noise to 4 MiB with direct I/O
 //!  4 MiB     zeroes                             writes the copy here

@@ -7,18 +7,20 @@
 //!  │
 //!  └─ L1  q35 with AMD SVM, an Intel IOMMU and devices: disks (files of L0), a network card …
 //!     │   a kernel with its own kvm-amd, vfio-pci, and the container or iommufd
-//!     │   /init is resources/l1-init.sh; its script binds devices to vfio-pci and runs mini-vmm
+//!     │   /init is integration/resources/l1-init.sh; the scenario's script runs in it, binds
+//!     │   devices to vfio-pci and runs mini-vmm
 //!     │
 //!     └─ L2  mini-vmm's guest: the same kernel with its own drivers
 //!            the device's registers are mapped, its DMA goes through L1's IOMMU, its interrupts
 //!            come by irqfds
-//!            /init is resources/l2-init.sh: it reads, writes and counts interrupts
-//!            (resources/l2-functions.sh), then does the scenario's act (resources/l2-acts.sh);
-//!            a static program does what shell cannot (src/bin/guest)
+//!            /init is integration/resources/l2-init.sh: it reads, writes and counts interrupts
+//!            (l2-functions.sh), then does the act that the scenario names (l2-acts.sh); a static
+//!            program does what shell cannot (integration/src/bin/guest)
 //! ```
 //!
-//! A new scenario is an entry in the list of a file in tests/lab. [`scenario`] shows what an entry
-//! needs. A new file also needs its name in `scenarios!` in tests/lab/main.rs.
+//! A new scenario is an entry in the list of a file in integration/tests/lab. [`scenario`] shows
+//! what an entry needs. A new file also needs its name in `scenarios!` in
+//! integration/tests/lab/main.rs.
 //!
 //! | module | what it knows |
 //! | --- | --- |

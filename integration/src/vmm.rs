@@ -21,7 +21,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub struct Programs {
     /// The mini-vmm under test.
     pub vmm: PathBuf,
-    /// The program that L2's /init calls (src/bin/guest).
+    /// The program that L2's /init calls (integration/src/bin/guest).
     pub guest: PathBuf,
 }
 

@@ -159,8 +159,8 @@ fn host_shares(outcome: &Outcome) -> Result<()> {
 /// The guest has no IOMMU, and its kernel must let VFIO work without.
 const EDU: &str = "lab.act=edu vfio.enable_unsafe_noiommu_mode=1";
 
-/// The guest's program (src/bin/guest/edu.rs) drives the device by VFIO: factorials, DMA with and
-/// without bus mastering, and a hundred interrupts by MSI and by the pin.
+/// The guest's program (integration/src/bin/guest/edu.rs) drives the device by VFIO: factorials,
+/// DMA with and without bus mastering, and a hundred interrupts by MSI and by the pin.
 fn edu_did(run: &Run<'_>) -> Result<()> {
     for (key, said, times) in [
         ("edu", "driver=vfio-pci", 1),

@@ -1,4 +1,4 @@
-//! Bad VFIO input against the real kernel: one clear sentence, a hint, exit status 1, no panic, and
+//! Bad VFIO input against the real kernel: one clear message, a hint, exit status 1, no panic, and
 //! no change of the host.
 
 use lab::Result;
@@ -9,7 +9,7 @@ use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 use lab::transcript::Run;
 
-/// The most lines of a refusal: the sentence, its causes, a line for each device at fault, the
+/// The most lines of a refusal: the message, its causes, a line for each device at fault, the
 /// hint.
 const MOST_LINES: usize = 12;
 
