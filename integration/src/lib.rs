@@ -44,8 +44,6 @@
 //! | [`vmm`] | building the static mini-vmm under test, and the guest's program |
 //! | [`host`] | what L0 needs, and the lab's directories |
 //! | [`progress`] | showing the progress of long steps |
-//! | [`tiny`] | guests of a few bytes, for measuring a start |
-//! | [`watch`] | a running VMM: its console, its clock, its memory |
 
 pub mod command;
 pub mod disk;
@@ -66,9 +64,7 @@ pub mod runner;
 pub mod scenario;
 pub mod scripts;
 pub mod setup;
-pub mod tiny;
 pub mod transcript;
 pub mod vmm;
-pub mod watch;
 
 pub use error::{Error, Result};
