@@ -1,4 +1,5 @@
-//! The shell scripts of both machines and the options of the lab's kernel, from integration/resources.
+//! The shell scripts of both machines and the options of the lab's kernel, from
+//! integration/resources.
 
 /// /init of L1.
 pub const L1_INIT: &str = include_str!("../resources/l1-init.sh");

@@ -21,7 +21,6 @@ use crate::error::{Context, Result};
 use crate::subjects::{Kind, Subject};
 use crate::tiny::{self, Then};
 
-
 /// The firmware that QEMU's machines need without a display.
 const ROMS: [&str; 6] = [
     "bios.bin",
