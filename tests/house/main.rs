@@ -7,3 +7,4 @@ mod named;
 mod names;
 mod source;
 mod walls;
+mod words;
