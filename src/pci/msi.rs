@@ -7,8 +7,8 @@
 //! replaced by i.
 //!
 //! A host may have fewer vectors to give than the device has. What it gives is what both fields say
-//! from then on ([`Msi::grant`]): Multiple Message Capable is what a driver asks for by, and
-//! Multiple Message Enable what it finds when it looks again.
+//! from then on ([`Msi::grant`]): Multiple Message Capable is what a driver asks for by, and Multiple
+//! Message Enable what it finds when it looks again.
 
 use crate::byte_enable::{extract, merge, u16_at};
 use crate::capability::id;
@@ -201,8 +201,8 @@ impl Msi {
     }
 
     /// The host has no more than so many vectors to give: the next lower power of two is what there
-    /// is, in Multiple Message Capable and in Multiple Message Enable, and at least one. Never
-    /// gives more than before; a reset does.
+    /// is, in Multiple Message Capable and in Multiple Message Enable, and at least one. Never gives
+    /// more than before; a reset does.
     ///
     /// The caller makes it so, who knows what there is: no effects.
     pub fn grant(&mut self, vectors: u8) {

@@ -177,8 +177,8 @@ impl Msix {
         !self.open() || entry.is_none_or(Entry::is_masked)
     }
 
-    /// Whether a vector behind the first is live, or may soon be because it has a message, while
-    /// the function's vectors can be.
+    /// Whether a vector behind the first is live, or may soon be because it has a message, while the
+    /// function's vectors can be.
     pub fn uses_spares(&self) -> bool {
         let mut spares = self.table.iter().skip(FIRST_SPARE.into());
         self.open() && spares.any(|entry| *entry != Entry::POWER_ON)
