@@ -6,5 +6,6 @@ mod msrv;
 mod named;
 mod names;
 mod source;
+mod tour;
 mod walls;
 mod words;
