@@ -34,7 +34,7 @@ use crate::coalesced::zones::Zones;
 use crate::event_thread::Service;
 use crate::interrupt::Router;
 use crate::layout::Layout;
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::memory::AddressSpace;
 use crate::memory::gate::Gate;
@@ -312,7 +312,7 @@ impl VfioFunction {
     /// Logs what a guest's access met with; the guest has its answer already.
     pub(super) fn complain(&self, error: &DeviceError) {
         if self.limit.allow() {
-            warn!("{}", sentence(error));
+            warn!("{}", with_causes(error));
         }
     }
 

@@ -13,7 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::event_thread::Service;
 use crate::interrupt::{InterruptError, Router, irqfd};
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::vfio::device::{Irq, SharedDevice};
 use crate::vfio::interrupts::VectorError;
@@ -88,7 +88,7 @@ impl Intx {
                 debug!(
                     "{}: its pin is unmasked from here: {}",
                     self.device.name(),
-                    sentence(&e)
+                    with_causes(&e)
                 );
                 self.watch(&served)
             }
@@ -105,7 +105,7 @@ impl Intx {
         let device = Arc::clone(&self.device);
         let unmask = move || {
             if let Err(e) = device.unmask(Irq::Intx) {
-                debug!("{}", sentence(&e));
+                debug!("{}", with_causes(&e));
             }
         };
         let watch = self
@@ -144,7 +144,7 @@ impl Intx {
     /// A guest decides how often this happens.
     fn complain(&self, what: &str, error: &dyn std::error::Error) {
         if self.limit.allow() {
-            warn!("{}: {what}: {}", self.device.name(), sentence(error));
+            warn!("{}: {what}: {}", self.device.name(), with_causes(error));
         }
     }
 
