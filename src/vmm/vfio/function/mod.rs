@@ -31,7 +31,7 @@ use tracing::warn;
 
 use crate::bus::Bus;
 use crate::coalesced::zones::Zones;
-use crate::event_thread::Service;
+use crate::event_thread::EventThread;
 use crate::interrupt::Router;
 use crate::layout::Layout;
 use crate::log::error_chain::with_causes;
@@ -205,7 +205,7 @@ impl VfioFunction {
 
     /// Wires the device's pin, if it has one, to a GSI. For the guest it is `pin` (0 is INTA),
     /// whatever it is on the host.
-    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<Service>) {
+    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {
         let mut state = self.lock();
         let (device, router) = (self.device(), Arc::clone(&self.around.router));
         if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {

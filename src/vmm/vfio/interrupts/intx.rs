@@ -4,14 +4,14 @@
 //! acknowledges it (EOI) lowers it and signals a second eventfd, which VFIO takes as "unmask": if the
 //! device still asks, the pin fires again. All of it is in the kernel
 //! (Documentation/virt/kvm/api.rst, 4.75 KVM_IRQFD_FLAG_RESAMPLE). A device whose VFIO driver does
-//! not take the second eventfd is unmasked by the notice thread instead.
+//! not take the second eventfd is unmasked by the event thread instead.
 
 use std::sync::{Arc, Weak};
 
 use tracing::{debug, warn};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::event_thread::Service;
+use crate::event_thread::EventThread;
 use crate::interrupt::{InterruptError, Router, irqfd};
 use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
@@ -22,7 +22,7 @@ use crate::vfio::interrupts::VectorError;
 pub struct Intx {
     device: SharedDevice,
     router: Arc<Router>,
-    service: Weak<Service>,
+    service: Weak<EventThread>,
     gsi: u32,
     wired: Option<Wired>,
     limit: RateLimit,
@@ -33,7 +33,7 @@ struct Wired {
     fired: EventFd,
     /// KVM to VFIO: the guest has served it.
     served: EventFd,
-    /// The watch of the notice thread, where VFIO does not listen to `served`.
+    /// The watch of the event thread, where VFIO does not listen to `served`.
     watch: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ impl Intx {
     pub fn new(
         device: SharedDevice,
         router: Arc<Router>,
-        service: Weak<Service>,
+        service: Weak<EventThread>,
         gsi: u32,
     ) -> Option<Self> {
         device.irq(Irq::Intx)?;
