@@ -157,6 +157,11 @@ pub enum LayoutError {
     },
 }
 
+/// The first guest-physical address that a processor of `phys_bits` bits cannot use.
+fn limit(phys_bits: u8) -> u64 {
+    1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX)
+}
+
 /// What is above RAM: AMD's HyperTransport range divides it in two. First and one after last.
 fn above_ram(ram_end: u64, limit: u64) -> [(u64, u64); 2] {
     [
@@ -195,30 +200,23 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out `memory` bytes of RAM and a 64-bit window that can hold `bars64` bytes of
-    /// naturally aligned BARs, under `phys_bits` bits of guest-physical address.
+    /// Lays out `memory` bytes of RAM and a 64-bit window that can hold `bars64` bytes of naturally
+    /// aligned BARs, under `phys_bits` bits of guest-physical address.
+    ///
+    /// # Errors
+    /// RAM or window do not fit, or there is too little RAM.
     pub fn new(memory: u64, bars64: u64, phys_bits: u8) -> Result<Self, LayoutError> {
         if memory < MIN_MEMORY {
             return Err(LayoutError::TooSmall(memory));
         }
-        let limit = 1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX);
         let low = memory.min(LOW_RAM_LIMIT);
         let high = memory - low;
-        let too_large = LayoutError::TooLarge {
-            memory,
-            limit: limit.min(HYPERTRANSPORT_START),
-        };
-        let ram_end = HIGH_RAM_START
-            .checked_add(high)
-            .filter(|end| *end <= limit.min(HYPERTRANSPORT_START))
-            .ok_or(too_large)?;
-        let window = place_window(&above_ram(ram_end, limit), bars64);
-        let window = window.ok_or(LayoutError::NoWindow {
-            memory,
-            window: bars64,
-            limit,
-        })?;
-        Ok(Self {
+        let limit = limit(phys_bits).min(HYPERTRANSPORT_START);
+        let end = HIGH_RAM_START.checked_add(high);
+        if end.is_none_or(|end| end > limit) {
+            return Err(LayoutError::TooLarge { memory, limit });
+        }
+        let ram_only = Self {
             low_ram: Range {
                 start: 0,
                 size: low,
@@ -231,26 +229,44 @@ impl Layout {
                 start: MMIO32_START,
                 size: MMIO32_END - MMIO32_START,
             },
-            mmio64: window,
-        })
+            mmio64: Range { start: 0, size: 0 },
+        };
+        ram_only.with_bars(bars64, phys_bits, &[])
     }
 
-    /// The same, but with the 64-bit window where devices reach it as well: inside one of the I/O
-    /// address `ranges` that the IOMMU can map. Where none has the room, the window stays where it
-    /// is, and what is missing is DMA from one device to the other.
-    #[must_use]
-    pub fn reachable(self, bars64: u64, phys_bits: u8, ranges: &[Range]) -> Self {
-        let limit = 1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX);
-        let ram_end = self.high_ram.map_or(HIGH_RAM_START, |r| r.end());
-        let above = above_ram(ram_end, limit);
-        let spaces: Vec<_> = ranges
+    /// The same RAM with a 64-bit window for `bars64` bytes of BARs. The window lies inside of one of
+    /// the I/O address `ranges`, half-open, that the IOMMU can map, so that devices can reach each
+    /// other's BARs. If no range has the room, the window lies where [`Layout::new`] puts it, and
+    /// peer-to-peer DMA does not work.
+    ///
+    /// # Errors
+    /// [`LayoutError::NoWindow`].
+    pub fn with_bars(
+        self,
+        bars64: u64,
+        phys_bits: u8,
+        ranges: &[Range],
+    ) -> Result<Self, LayoutError> {
+        let limit = limit(phys_bits);
+        let above = above_ram(self.ram_end(), limit);
+        let reachable: Vec<_> = ranges
             .iter()
             .flat_map(|range| above.map(|(from, to)| (from.max(range.start), to.min(range.end()))))
             .collect();
-        Self {
-            mmio64: place_window(&spaces, bars64).unwrap_or(self.mmio64),
+        let anywhere = place_window(&above, bars64).ok_or(LayoutError::NoWindow {
+            memory: self.ram().map(|r| r.size).sum(),
+            window: bars64,
+            limit,
+        })?;
+        Ok(Self {
+            mmio64: place_window(&reachable, bars64).unwrap_or(anywhere),
             ..self
-        }
+        })
+    }
+
+    /// The first address after RAM and the 32-bit hole.
+    fn ram_end(&self) -> u64 {
+        self.high_ram.map_or(HIGH_RAM_START, |r| r.end())
     }
 
     /// Where BARs may be.
@@ -335,7 +351,7 @@ mod tests {
         let bars = 200 << 30;
         let l = Layout::new(16 << 30, bars, 46).unwrap();
         assert!(l.mmio64.start >= 1 << 40);
-        let near = l.reachable(bars, 46, &ranges);
+        let near = l.with_bars(bars, 46, &ranges).unwrap();
         assert_eq!(near.mmio64.start, 256 << 30);
         assert!(near.mmio64.end() <= 1 << 39);
         assert_eq!(
@@ -348,8 +364,8 @@ mod tests {
         );
         // What does not fit there, or an IOMMU that does not say, changes nothing.
         let l = Layout::new(16 << 30, 400 << 30, 46).unwrap();
-        assert_eq!(l.reachable(400 << 30, 46, &ranges), l);
-        assert_eq!(l.reachable(400 << 30, 46, &[]), l);
+        assert_eq!(l.with_bars(400 << 30, 46, &ranges), Ok(l));
+        assert_eq!(l.with_bars(400 << 30, 46, &[]), Ok(l));
     }
 
     #[test]
@@ -392,7 +408,7 @@ mod tests {
                 );
                 prop_assert_eq!(l.mmio64.start % GIB, 0);
                 let half = Range { start: 0, size: 1 << (bits - 1) };
-                let near = l.reachable(bars, bits, &[half]).mmio64;
+                let near = l.with_bars(bars, bits, &[half]).unwrap().mmio64;
                 prop_assert!(near == l.mmio64 || half.contains(near.start, near.size));
                 prop_assert!(near.start >= top && near.size >= bars);
             }

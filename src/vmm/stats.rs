@@ -10,6 +10,7 @@ pub mod kvm;
 mod kvm_fd;
 pub mod memory;
 pub mod metered;
+pub mod named_ranges;
 
 use std::fs::File;
 use std::io;
@@ -21,6 +22,7 @@ use interrupts::{Ledger, Vector};
 use kvm::Counters;
 use memory::OwnMemory;
 use metered::Metered;
+use named_ranges::NamedRange;
 use pci::addr::Range;
 use pci::bus::Target;
 use tracing::{info, warn};
@@ -28,22 +30,11 @@ use tracing::{info, warn};
 use crate::counters::dma::DmaMeter;
 use crate::counters::exits::Exits;
 use crate::counters::registers::{Access, RegisterTable, Space};
-use crate::memory::Region;
+use crate::memory::region::Region;
 use crate::vfio::device::SharedDevice;
 
-/// A range of ports or addresses, and what the guest has there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Which space.
-    pub space: Space,
-    /// The range.
-    pub range: Range,
-    /// Its name in a report.
-    pub name: String,
-}
-
 type Counter = Box<dyn Fn() -> u64 + Send + Sync>;
-type Places = Box<dyn Fn() -> Vec<Place> + Send + Sync>;
+type NamedRanges = Box<dyn Fn() -> Vec<NamedRange> + Send + Sync>;
 
 /// What a run counts.
 #[derive(Default)]
@@ -67,7 +58,7 @@ struct Late {
     /// Host addresses of the guest's RAM.
     ram: Vec<Range>,
     devices: Vec<(String, Arc<DeviceMeter>)>,
-    places: Option<Places>,
+    named_ranges: Option<NamedRanges>,
     coalesced: Option<Counter>,
 }
 
@@ -80,6 +71,11 @@ impl Stats {
             config: Mutex::new(detailed.then(RegisterTable::default)),
             ..Self::default()
         }
+    }
+
+    /// Whether more is counted than exits by reason and DMA maps.
+    pub fn is_detailed(&self) -> bool {
+        self.detailed
     }
 
     fn late(&self) -> MutexGuard<'_, Late> {
@@ -119,9 +115,9 @@ impl Stats {
         self.late().ram = ranges.collect();
     }
 
-    /// Who knows what the guest has where.
-    pub fn set_places(&self, places: impl Fn() -> Vec<Place> + Send + Sync + 'static) {
-        self.late().places = Some(Box::new(places));
+    /// Keeps `ranges` for [`Stats::named_ranges`].
+    pub fn set_named_ranges(&self, ranges: impl Fn() -> Vec<NamedRange> + Send + Sync + 'static) {
+        self.late().named_ranges = Some(Box::new(ranges));
     }
 
     /// Who counts writes that made no exit.
@@ -162,12 +158,12 @@ impl Stats {
         self.ledger.vectors(names)
     }
 
-    /// What the guest has at which addresses now.
-    pub fn places(&self) -> Vec<Place> {
+    /// The ranges that the guest's devices have now; the first that contains an address names it.
+    pub fn named_ranges(&self) -> Vec<NamedRange> {
         let late = self.late();
-        late.places
+        late.named_ranges
             .as_ref()
-            .map_or_else(Vec::new, |places| places())
+            .map_or_else(Vec::new, |ranges| ranges())
     }
 
     /// Writes that made no exit.

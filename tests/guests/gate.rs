@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use vmm::memory::gate::Gate;
+use vmm::memory::dma_ready::DmaReady;
 
 use crate::Test;
 use crate::device::FakeDevice;
@@ -25,10 +25,10 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
-fn rig() -> (Arc<Gate>, Arc<Rig>) {
-    let gate = Arc::new(Gate::closed(1));
-    let rig = Rig::at(Arc::clone(&gate), FakeDevice::new(), 64);
-    (gate, Arc::new(rig))
+fn rig() -> (Arc<DmaReady>, Arc<Rig>) {
+    let ready = Arc::new(DmaReady::after(1));
+    let rig = Rig::at(Arc::clone(&ready), FakeDevice::new(), 64);
+    (ready, Arc::new(rig))
 }
 
 /// A vCPU that writes to configuration space; a message comes when its write is over.
@@ -54,7 +54,7 @@ fn only_bus_mastering_waits() {
         (COMMAND, vec![on as u8]),
         (COMMAND, vec![on as u8, 0, 0, 0]),
     ] {
-        let (gate, rig) = rig();
+        let (ready, rig) = rig();
         rig.command(MEMORY);
         assert_eq!(rig.slots.in_use(), PIECES);
         // The bit's own place in the high byte, where it is another.
@@ -66,7 +66,7 @@ fn only_bus_mastering_waits() {
         rig.command(0);
         assert_eq!(rig.slots.in_use(), 0);
         assert_eq!(rig.device.command() & on, 0);
-        gate.set_left(0);
+        ready.set_left(0);
         master.recv().unwrap();
         assert_eq!(rig.device.command() & on, on);
         assert_eq!(rig.slots.in_use(), PIECES);
@@ -74,28 +74,28 @@ fn only_bus_mastering_waits() {
 }
 
 fn a_stopped_guest_does_not_wait() {
-    let (gate, rig) = rig();
+    let (ready, rig) = rig();
     let master = vcpu(&rig, COMMAND, vec![MASTER as u8]);
     assert!(waits(&master));
-    gate.set_stopping(true);
+    ready.set_stopping(true);
     master.recv().unwrap();
     assert_eq!(u32::from(rig.device.command()) & MASTER, 0);
-    gate.set_stopping(false);
+    ready.set_stopping(false);
     let again = vcpu(&rig, COMMAND, vec![MASTER as u8]);
     assert!(waits(&again));
-    gate.set_left(0);
+    ready.set_left(0);
     again.recv().unwrap();
     assert_ne!(u32::from(rig.device.command()) & MASTER, 0);
 }
 
 fn the_host_gets_a_device_that_waits() {
-    let (gate, rig) = rig();
+    let (ready, rig) = rig();
     let master = vcpu(&rig, COMMAND, vec![MASTER as u8]);
     assert!(waits(&master));
     // This returns.
     rig.release();
     assert_eq!(rig.read(0, 2), [0xff, 0xff]);
-    gate.set_left(0);
+    ready.set_left(0);
     master.recv().unwrap();
     assert_eq!(u32::from(rig.device.command()) & MASTER, 0);
 }

@@ -9,9 +9,10 @@ use kvm_bindings::{
 };
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::boot::entry::Entry;
 use crate::boot::error::BootError;
-use crate::boot::{Entry, GuestMemory};
 use crate::layout::{LOW_GDT, LOW_IDT, LOW_PAGE_TABLES};
+use crate::memory::ram::GuestMemory;
 
 // Intel SDM volume 3A, 2.5 (control registers) and 2.2.1 (EFER).
 const CR0_PE: u64 = 1 << 0;

@@ -14,7 +14,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use pci::addr::Range;
 
-use crate::boot::acpi::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
+use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 use crate::layout;
 use crate::layout::{
     ECAM_SIZE, ECAM_START, GSI_SERIAL, Layout, PCI_IO_END, PCI_IO_START, PORT_PCI_ADDRESS,

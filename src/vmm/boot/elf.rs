@@ -10,10 +10,12 @@ use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{Elf, KernelLoader, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::boot::entry::Extent;
 use crate::boot::error::BootError;
+use crate::boot::file::BootFile;
 use crate::boot::linux::header_for_vmlinux;
-use crate::boot::{Extent, GuestMemory, Source};
 use crate::layout::{HIGH_MEMORY_START, LOW_CMDLINE_SIZE};
+use crate::memory::ram::GuestMemory;
 
 /// The first bytes of the file.
 pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
@@ -58,7 +60,7 @@ pub(super) enum Start {
 
 impl Image {
     /// Reads and checks the ELF header and the program headers.
-    pub(super) fn read(source: &Source) -> Result<Self, BootError> {
+    pub(super) fn read(source: &BootFile) -> Result<Self, BootError> {
         let unusable = |reason: String| BootError::Unusable {
             path: source.path.clone(),
             reason,
@@ -164,7 +166,7 @@ impl Image {
     }
 
     /// Copies the segments; the caller has checked that [`Self::extent`] is RAM.
-    pub(super) fn load(&self, source: &Source, memory: &GuestMemory) -> Result<Start, BootError> {
+    pub(super) fn load(&self, source: &BootFile, memory: &GuestMemory) -> Result<Start, BootError> {
         // linux-loader leaves the rest of a segment as it is, which after a reboot is the last
         // kernel's data. Zeroes first, so that segments that share a page keep their bytes.
         for s in &self.segments {
@@ -198,7 +200,7 @@ impl Image {
             .any(|s| address >= s.start && address - s.start < s.from_file)
     }
 
-    fn no_entry(&self, source: &Source) -> BootError {
+    fn no_entry(&self, source: &BootFile) -> BootError {
         BootError::Unusable {
             path: source.path.clone(),
             reason: format!(
@@ -229,7 +231,7 @@ fn zero(memory: &GuestMemory, start: u64, size: u64) -> Result<(), BootError> {
 
 /// Reads headers, which must be in the file.
 fn read_at(
-    source: &Source,
+    source: &BootFile,
     file_size: u64,
     buffer: &mut [u8],
     offset: u64,

@@ -16,9 +16,11 @@ use linux_loader::loader::{BzImage, KernelLoader};
 use vm_memory::{ByteValued, GuestAddress};
 
 use crate::boot::e820::e820;
+use crate::boot::entry::{Extent, Handover};
 use crate::boot::error::BootError;
-use crate::boot::{Extent, GuestMemory, Handover, Source};
+use crate::boot::file::BootFile;
 use crate::layout::{HIGH_MEMORY_START, LOW_CMDLINE, LOW_CMDLINE_SIZE, LOW_ZERO_PAGE, Layout};
+use crate::memory::ram::GuestMemory;
 
 /// "HdrS" at [`MAGIC_OFFSET`].
 pub(super) const MAGIC: [u8; 4] = *b"HdrS";
@@ -52,7 +54,7 @@ pub(super) struct Image {
 
 impl Image {
     /// Reads and checks the setup header.
-    pub(super) fn read(source: &Source) -> Result<Self, BootError> {
+    pub(super) fn read(source: &BootFile) -> Result<Self, BootError> {
         let file_size = source.size()?;
         let header = read_header(source, file_size)?;
         let unusable = |reason: String| BootError::Unusable {
@@ -122,7 +124,7 @@ impl Image {
     /// Returns the setup header as the kernel is to see it, and the 64-bit entry.
     pub(super) fn load(
         &self,
-        source: &Source,
+        source: &BootFile,
         memory: &GuestMemory,
     ) -> Result<(setup_header, u64), BootError> {
         let loaded = BzImage::load(
@@ -146,7 +148,7 @@ impl Image {
 
 /// The setup header, zero from its own end on: boot.rst has the length in byte 0x201, and bytes
 /// after it are code, not fields.
-fn read_header(source: &Source, file_size: u64) -> Result<setup_header, BootError> {
+fn read_header(source: &BootFile, file_size: u64) -> Result<setup_header, BootError> {
     let mut header = setup_header::default();
     let whole = HEADER_START + size_of::<setup_header>();
     if file_size < whole as u64 {

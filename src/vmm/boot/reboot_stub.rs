@@ -6,9 +6,9 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::boot::BootError;
+use crate::boot::error::BootError;
 use crate::layout::{PORT_RESET, REBOOT_VECTOR, RESET_VALUE};
-use crate::memory::GuestMemory;
+use crate::memory::ram::GuestMemory;
 
 const PORT: [u8; 2] = PORT_RESET.to_le_bytes();
 

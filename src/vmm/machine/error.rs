@@ -10,10 +10,10 @@ use crate::boot::acpi::AcpiError;
 use crate::config::MIN_MEMORY;
 use crate::interrupt::InterruptError;
 use crate::layout::LayoutError;
-use crate::memory::MemoryError;
-use crate::memory::pinning::PinningError;
+use crate::memory::error::MemoryError;
+use crate::memory::prefault::PrefaultError;
 use crate::memory::ram::RamError;
-use crate::vcpu::VcpuError;
+use crate::vcpu::error::VcpuError;
 use crate::vfio::device::DeviceError;
 use crate::vfio::function::FunctionError;
 use crate::vfio::function::rom::RomError;
@@ -34,7 +34,7 @@ pub enum MachineError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error(transparent)]
-    Pinning(#[from] PinningError),
+    Prefault(#[from] PrefaultError),
     #[error(transparent)]
     Interrupt(#[from] InterruptError),
     #[error(transparent)]
@@ -108,7 +108,7 @@ impl MachineError {
             Self::Boot(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
-            Self::Memory(MemoryError::Dma(e)) | Self::Pinning(PinningError::Dma(e)) => e.hint(),
+            Self::Memory(MemoryError::Dma(e)) | Self::Prefault(PrefaultError::Dma(e)) => e.hint(),
             Self::NoKvm(e) => Some(
                 match e.kind() {
                     io::ErrorKind::NotFound => {
@@ -130,8 +130,8 @@ impl MachineError {
             Self::Layout(LayoutError::NoWindow { .. }) | Self::Place(_) => {
                 Some("pass fewer devices, or give the guest less memory with --memory".into())
             }
-            Self::Ram(e) | Self::Pinning(PinningError::Ram(e)) => Some(e.hint()),
-            Self::Pinning(PinningError::Thread(_)) => {
+            Self::Ram(e) | Self::Prefault(PrefaultError::Ram(e)) => Some(e.hint()),
+            Self::Prefault(PrefaultError::Thread(_)) => {
                 Some("raise the limit of threads with `ulimit -u`".into())
             }
             Self::Vcpu(e) => e.hint(),

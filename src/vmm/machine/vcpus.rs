@@ -4,18 +4,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::{iter, thread};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
     KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
 };
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Cap, VmFd};
 use tracing::{debug, info};
 
 use crate::config::cpus::{CpuConfig, Idle};
-use crate::machine::MachineError;
-use crate::machine::error::kvm_call;
+use crate::machine::error::{MachineError, kvm_call};
+use crate::machine::vm::HostKvm;
 use crate::phase;
 use crate::vcpu::cpuid::Traits;
-use crate::vcpu::{Vcpu, VcpuError, cpuid, pin};
+use crate::vcpu::error::VcpuError;
+use crate::vcpu::{Vcpu, cpuid, pin};
 
 /// The most threads that make vCPUs: the kernel does a part of it one at a time.
 const MOST_THREADS: usize = 8;
@@ -23,9 +24,8 @@ const MOST_THREADS: usize = 8;
 /// The vCPUs, in the order of their numbers. Several are made at the same time; for a single one a thread
 /// costs more than it saves. The VM has its interrupt controllers.
 pub(super) fn make_vcpus(
-    kvm: &Kvm,
+    kvm: &HostKvm,
     vm: &VmFd,
-    supported: &CpuId,
     config: &CpuConfig,
 ) -> Result<Vec<Vcpu>, MachineError> {
     let _phase = phase!("make_vcpus");
@@ -34,6 +34,7 @@ pub(super) fn make_vcpus(
         Idle::Native => idle_natively(vm)?,
     };
     let msrs = kvm
+        .fd
         .get_msr_index_list()
         .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;
     let traits = Traits {
@@ -52,7 +53,7 @@ pub(super) fn make_vcpus(
                     tsc_khz: fd.get_tsc_khz().ok(),
                     ..traits
                 };
-                Ok(cpuid::for_vcpu(supported, id, &traits)?)
+                Ok(cpuid::for_vcpu(&kvm.cpuid, id, &traits)?)
             },
             msrs.as_slice(),
             config.pin.get(id as usize).copied(),

@@ -9,7 +9,9 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use tracing::{debug, error};
 
-use crate::memory::{MemoryError, MemoryListener, Region};
+use crate::memory::error::MemoryError;
+use crate::memory::listener::MemoryListener;
+use crate::memory::region::Region;
 
 /// Mirrors the address space into KVM.
 pub struct KvmSlots {

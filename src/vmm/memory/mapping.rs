@@ -7,7 +7,8 @@
 use std::os::fd::RawFd;
 use std::{io, ptr};
 
-use crate::memory::PAGE_SIZE;
+/// The host's page size in bytes, and the granule of KVM's memory slots on x86.
+pub const PAGE_SIZE: u64 = 4096;
 
 /// A range of this process's addresses, unmapped when dropped.
 #[derive(Debug)]

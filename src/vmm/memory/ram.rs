@@ -12,9 +12,13 @@ use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
 
 use crate::config::memory::{HugePage, Pages};
 use crate::layout::Layout;
+use crate::memory::hugetlb;
 use crate::memory::hugetlb::Reserve;
 use crate::memory::mapping::Mapping;
-use crate::memory::{GuestMemory, Region, RegionKind, hugetlb};
+use crate::memory::region::{Region, RegionKind};
+
+/// The guest's RAM as loaders see it: guest-physical addresses, bounds checked.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 
 const GIB: u64 = 1 << 30;
 const HUGE_PAGE: u64 = 2 << 20;
@@ -295,8 +299,8 @@ mod tests {
 
     use vm_memory::{Bytes, GuestMemoryBackend};
 
-    use super::super::PAGE_SIZE;
     use super::*;
+    use crate::memory::mapping::PAGE_SIZE;
 
     const KINDS: [(Pages, bool); 4] = [
         (Pages::Transparent, false),

@@ -5,7 +5,7 @@ use std::{io, thread};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::config::cpus::format_list;
-use crate::vcpu::VcpuError;
+use crate::vcpu::error::VcpuError;
 
 /// Keeps the calling thread on one host CPU.
 ///

@@ -15,8 +15,9 @@ use kvm_ioctls::VcpuFd;
 
 use crate::boot::cpu_state;
 use crate::boot::cpu_state::CpuState;
+use crate::vcpu::error::VcpuError;
+use crate::vcpu::tsc;
 use crate::vcpu::tsc::MSR_IA32_TSC_ADJUST;
-use crate::vcpu::{VcpuError, tsc};
 
 /// The time-stamp counter goes on over a reset, as on hardware whose firmware does not touch it;
 /// writing it vCPU by vCPU would only set the vCPUs apart ([`tsc`]).

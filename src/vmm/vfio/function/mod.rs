@@ -37,7 +37,7 @@ use crate::layout::Layout;
 use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::memory::AddressSpace;
-use crate::memory::gate::Gate;
+use crate::memory::dma_ready::DmaReady;
 use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
 use crate::vfio::function::bar_map::{BarMap, Piece};
 use crate::vfio::function::rom::{Rom, RomSource};
@@ -73,7 +73,7 @@ pub struct Surroundings {
     /// Where BARs may be.
     pub layout: Layout,
     /// Where a vCPU waits until a device may use RAM.
-    pub gate: Arc<Gate>,
+    pub dma_ready: Arc<DmaReady>,
 }
 
 /// A passed-through function.
@@ -376,7 +376,7 @@ impl PciFunction for VfioFunction {
 
     fn config_write(&self, offset: u16, data: &[u8]) {
         // Before the lock: the host may want the device back meanwhile.
-        if masters(offset, data) && !self.around.gate.pass() {
+        if masters(offset, data) && !self.around.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();

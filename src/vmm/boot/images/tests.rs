@@ -1,6 +1,6 @@
 //! Small kernels, whole and damaged, through the door that the machine uses.
 
-#[path = "../../../tests/common/kernels.rs"]
+#[path = "../../../../tests/common/kernels.rs"]
 mod kernels;
 
 use std::io::Write;
@@ -10,9 +10,11 @@ use kernels::{bzimage, elf, put};
 use linux_loader::loader::bootparam::boot_params;
 use linux_loader::loader::elf::start_info::hvm_start_info;
 use proptest::prelude::*;
+use vm_memory::Bytes;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::*;
+use crate::boot::acpi;
 use crate::config::topology::Topology;
 use crate::layout::{LOW_PVH_INFO, LOW_ZERO_PAGE};
 
