@@ -41,7 +41,7 @@ pub(super) fn make_vcpus(
         topology: config.topology,
         tsc_khz: None,
         tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
-        mwait: mwait.then(cpuid::host_mwait).flatten(),
+        mwait: mwait.then(cpuid::host::mwait).flatten(),
         dedicated: config.dedicated(),
     };
     let make = |id: u32| {

@@ -12,7 +12,7 @@
 //!
 //! On a host that is itself QEMU's TCG there is no XSAVE at all, see [`is_tcg`].
 
-use crate::vcpu::cpuid::Leaves;
+use crate::vcpu::cpuid::leaves::{AMD, Leaves};
 
 const FUNCTION: u32 = 0xd;
 const ECX1_XSAVE: u32 = 1 << 26;
@@ -200,7 +200,7 @@ fn is_tcg(leaves: &Leaves) -> bool {
     const FAMILY: u32 = 0x0ff0_0f00;
     const K8: u32 = 0x0000_0f00;
     let zero = leaves.get(0, 0).map(|e| [e.ebx, e.edx, e.ecx]);
-    zero.as_ref() == Some(super::AMD) && register(leaves, 1, 0, Eax) & FAMILY == K8
+    zero.as_ref() == Some(AMD) && register(leaves, 1, 0, Eax) & FAMILY == K8
 }
 
 /// Clears the features that need a component which is not kept, and AMX's own leaves.
