@@ -115,8 +115,8 @@ impl EventThread {
         }
     }
 
-    /// Ends the thread once the handler that it may be running has returned. A handler must not call
-    /// this.
+    /// Ends the thread once the handler that it may be running has returned. A handler must not
+    /// call this.
     pub fn stop(&self) {
         let thread = self
             .thread

@@ -9,8 +9,8 @@
 //! | `platform` | buses, emulated devices, ACPI tables |
 //! | `devices`, `device_events` | the open devices are put on the guest's bus and watched |
 //!
-//! [`Machine::run`] then gives every BAR an address and starts the vCPUs. A boot that ends in a reset
-//! is followed by the next.
+//! [`Machine::run`] then gives every BAR an address and starts the vCPUs. A boot that ends in a
+//! reset is followed by the next.
 
 mod device_events;
 mod devices;
@@ -60,7 +60,7 @@ use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::Opened;
 
-/// How a run ended.
+/// How a run ended, other than by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// The guest powered off.
@@ -74,7 +74,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The process's exit status.
+    /// The program's exit status: 3 after a triple fault, 0 otherwise.
     pub fn status(self) -> u8 {
         match self {
             Self::PowerOff | Self::Reboot | Self::Asked => 0,
@@ -115,8 +115,8 @@ impl Machine {
     ///
     /// fn run(config: VmConfig) -> Result<Exit, MachineError> {
     ///     let mut machine = Machine::new(config, Box::new(std::io::stdout()))?;
-    ///     let mut lifecycle = Lifecycle::new(machine.notifier(), None).map_err(MachineError::Loop)?;
-    ///     machine.run(&mut lifecycle)
+    ///     let lifecycle = Lifecycle::new(machine.notifier(), None);
+    ///     machine.run(&mut lifecycle.map_err(MachineError::Loop)?)
     /// }
     /// ```
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
@@ -342,8 +342,8 @@ impl Machine {
     }
 }
 
-/// In the reverse order of [`Machine::new`]: the devices stop, lose the guest's memory, and are closed;
-/// the VM goes last.
+/// In the reverse order of [`Machine::new`]: the devices stop, lose the guest's memory, and are
+/// closed; the VM goes last.
 impl Drop for Machine {
     fn drop(&mut self) {
         self.devices.detach(&self.platform.root);

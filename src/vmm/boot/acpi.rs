@@ -1,8 +1,8 @@
-//! The ACPI tables: hardware-reduced, and nothing declared that is not there.
+//! The ACPI tables of a hardware-reduced machine.
 //!
 //! ACPI 6.5, chapter 5 (tables) and 4.1 (the hardware-reduced model); PCI Firmware 3.3, 4.1.2
-//! (MCFG). The DSDT is in `dsdt`. What is absent is said to be absent, so that no guest
-//! wastes time looking for it: no 8259, 8042, RTC, VGA, PM timer, ACPI mode or SCI.
+//! (MCFG). The DSDT is in `dsdt`. The tables say which legacy devices are absent (8259, 8042, RTC,
+//! VGA, PM timer, ACPI mode, SCI), so that a guest does not look for them.
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -184,8 +184,8 @@ struct LocalApicNmi {
 aml_as_bytes!(LocalApicNmi);
 
 /// MADT (ACPI 6.5, 5.2.12): the local APICs, the IOAPIC, and LINT1 as NMI, which is how
-/// [`set_lint`](super::cpu_state::set_lint) sets it. PCAT_COMPAT is clear: no 8259 to disable. GSI and
-/// IOAPIC pin are the same number, so there are no interrupt source overrides.
+/// [`set_lint`](super::cpu_state::set_lint) sets it. PCAT_COMPAT is clear: no 8259 to disable. GSI
+/// and IOAPIC pin are the same number, so there are no interrupt source overrides.
 ///
 /// A processor's `_UID` is its number, its APIC id is what the topology says.
 fn madt(topology: &Topology) -> impl Aml {
@@ -368,7 +368,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tables_are_sound(memory in (64u64 << 20)..(800 << 30), bars in 0u64..(64 << 30), cpus in 1u32..=64) {
+        fn tables_are_sound(
+            memory in (64u64 << 20)..(800 << 30),
+            bars in 0u64..(64 << 30),
+            cpus in 1u32..=64,
+        ) {
             if let Ok(layout) = Layout::new(memory, bars, 46) {
                 let all = build(&layout, &cores(cpus)).unwrap();
                 let mut end = ACPI_START;

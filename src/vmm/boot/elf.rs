@@ -1,8 +1,8 @@
 //! An ELF kernel: a vmlinux, or any other ELF that is entered by PVH.
 //!
 //! The fields are those of the System V ABI's "Object Files" and "Program Loading" chapters.
-//! linux-loader copies the segments and finds the PVH note; before that everything that it would
-//! take on trust is checked here: class, machine, and each segment against the file and RAM.
+//! linux-loader copies the segments and finds the PVH note. It does not check class, machine and
+//! the segments' places in file and RAM, so that these checks are made here first.
 
 use std::os::unix::fs::FileExt;
 
@@ -101,7 +101,7 @@ impl Image {
             let (offset, from_file) = (u64_at(h, 8), u64_at(h, 32));
             let (start, in_memory) = (u64_at(h, 24), u64_at(h, 40));
             match kind {
-                // No kernel has either; dynamic and static programs do.
+                // Programs have these segments, and kernels do not.
                 SEGMENT_INTERPRETER | SEGMENT_THREAD_LOCAL => {
                     return Err(unusable("it is a program, not a kernel".into()));
                 }
@@ -160,15 +160,16 @@ impl Image {
         self.extent
     }
 
-    /// Bytes of command line that our room takes, without the NUL.
+    /// The most bytes of a command line, without the NUL.
     pub(super) fn cmdline_limit(&self) -> u64 {
         LOW_CMDLINE_SIZE - 1
     }
 
     /// Copies the segments; the caller has checked that [`Self::extent`] is RAM.
     pub(super) fn load(&self, source: &BootFile, memory: &GuestMemory) -> Result<Start, BootError> {
-        // linux-loader leaves the rest of a segment as it is, which after a reboot is the last
-        // kernel's data. Zeroes first, so that segments that share a page keep their bytes.
+        // linux-loader does not zero the rest of a segment, which after a reboot holds the last
+        // kernel's data. Zeroes are written first, so that segments that share a page keep their
+        // bytes.
         for s in &self.segments {
             zero(memory, s.start + s.from_file, s.in_memory - s.from_file)?;
         }
@@ -229,7 +230,7 @@ fn zero(memory: &GuestMemory, start: u64, size: u64) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Reads headers, which must be in the file.
+/// Reads headers from the file; a file that is too short for them is truncated.
 fn read_at(
     source: &BootFile,
     file_size: u64,

@@ -38,8 +38,8 @@ impl Images {
     /// Opens both files and checks the kernel's headers, before any VM exists.
     ///
     /// # Errors
-    /// A file is missing, not readable or not a regular file; the kernel is not a kernel, truncated,
-    /// or not for this machine; the initrd is empty.
+    /// A file is missing, not readable or not a regular file; the kernel is not a kernel,
+    /// truncated, or not for this machine; the initrd is empty.
     pub fn open(kernel: &Path, initrd: Option<&Path>) -> Result<Self, BootError> {
         let kernel = BootFile::open(Role::Kernel, kernel)?;
         Kernel::read(&kernel)?;
@@ -54,8 +54,8 @@ impl Images {
         Ok(Self { kernel, initrd })
     }
 
-    /// Checks that kernel, initrd and command line fit into a guest of this layout, before its memory
-    /// is allocated. [`Self::load_files`] checks the same again.
+    /// Checks that kernel, initrd and command line fit into a guest of this layout, before its
+    /// memory is allocated. [`Self::load_files`] checks the same again.
     ///
     /// # Errors
     /// The kernel or the initrd needs more memory; the command line is too long or not ASCII.
@@ -78,8 +78,8 @@ impl Images {
         self.load_rest(loaded, memory, layout, cmdline, acpi)
     }
 
-    /// Loads kernel and initrd, which takes most of the time of loading. Only the RAM of `layout` is
-    /// used, not its windows.
+    /// Loads kernel and initrd, which takes most of the time of loading. Only the RAM of `layout`
+    /// is used, not its windows.
     ///
     /// # Errors
     /// Those of [`Self::check`]; a file has changed or cannot be read any more; `memory` is smaller
@@ -144,7 +144,8 @@ impl Images {
         Ok(entry)
     }
 
-    /// Reads the kernel again, since its file may have changed, and finds the addresses of the initrd.
+    /// Reads the kernel again, since its file may have changed, and finds the addresses of the
+    /// initrd.
     fn fit(&self, layout: &Layout, cmdline: &str) -> Result<(Kernel, Option<Range>), BootError> {
         let kernel = Kernel::read(&self.kernel)?;
         let low_ram = layout.low_ram.end();

@@ -2,8 +2,8 @@
 //!
 //! Documentation/arch/x86/boot.rst: "The Real-Mode Kernel Header" for the fields,
 //! "64-bit Boot Protocol" for the entry, zero-page.rst for `struct boot_params`.
-//! linux-loader copies the payload; the checks that it leaves out are made here: that the kernel
-//! has a 64-bit entry, where it may be loaded, and that all of `init_size` is RAM.
+//! linux-loader copies the payload. It does not check that the kernel has a 64-bit entry, where the
+//! kernel may be loaded, and that all of `init_size` is RAM; this file does.
 
 use std::os::unix::fs::FileExt;
 
@@ -48,7 +48,7 @@ pub(super) struct Image {
     header: setup_header,
     /// Where the payload is loaded.
     start: u64,
-    /// Bytes from there that the kernel needs before it reads the memory map.
+    /// Bytes from `start` that the kernel needs before it reads the memory map.
     size: u64,
 }
 
@@ -91,7 +91,7 @@ impl Image {
         if payload <= ENTRY_64 {
             return Err(unusable("it holds no code".into()));
         }
-        // What follows the payload, a signature say, is loaded with it.
+        // What follows the payload, such as a signature, is loaded as well.
         let size = (file_size - setup).max(init_size.into());
         let start = load_address(&header).map_err(unusable)?;
         Ok(Self {
@@ -101,7 +101,7 @@ impl Image {
         })
     }
 
-    /// The RAM that the kernel takes until it knows the memory map.
+    /// The RAM that the kernel uses before it knows the memory map.
     pub(super) fn extent(&self) -> Extent {
         Extent {
             start: self.start,
@@ -114,7 +114,7 @@ impl Image {
         u64::from(self.header.initrd_addr_max) + 1
     }
 
-    /// Bytes of command line that the kernel and our room take, without the NUL.
+    /// The most bytes of a command line, without the NUL.
     pub(super) fn cmdline_limit(&self) -> u64 {
         u64::from(self.header.cmdline_size).min(LOW_CMDLINE_SIZE - 1)
     }
@@ -138,7 +138,8 @@ impl Image {
             source: source_error,
         })?;
         let mut header = self.header;
-        // Not linux-loader's copy of the header: that one goes on past the header's end.
+        // linux-loader's copy of the header contains bytes after the header's end, so it is not
+        // used.
         if let Some(theirs) = loaded.setup_header {
             header.code32_start = theirs.code32_start;
         }
@@ -176,8 +177,8 @@ fn read_header(source: &BootFile, file_size: u64) -> Result<setup_header, BootEr
 /// Where to load the payload: boot.rst, "pref_address", "relocatable_kernel" and
 /// "kernel_alignment".
 ///
-/// A relocatable kernel below its preferred address would move itself up to it first, so nothing
-/// is won by another place.
+/// A relocatable kernel is loaded at its preferred address as well: from a lower address it would
+/// move itself up first.
 fn load_address(header: &setup_header) -> Result<u64, String> {
     let (preferred, alignment) = (header.pref_address, header.kernel_alignment);
     if header.relocatable_kernel == 0 {
@@ -188,7 +189,9 @@ fn load_address(header: &setup_header) -> Result<u64, String> {
         };
     }
     if !alignment.is_power_of_two() {
-        return Err(format!("its alignment {alignment:#x} is no power of two"));
+        return Err(format!(
+            "its alignment {alignment:#x} is not a power of two"
+        ));
     }
     preferred
         .max(HIGH_MEMORY_START)

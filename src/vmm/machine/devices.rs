@@ -41,8 +41,8 @@ pub(super) struct AttachTo<'a> {
 }
 
 impl Devices {
-    /// No function yet. The devices of `opened` count as in use from the start: the IOMMU's maps serve
-    /// all of them.
+    /// No function yet. The devices of `opened` count as in use from the start: the IOMMU's maps
+    /// serve all of them.
     pub fn new(opened: Option<&Opened>) -> Result<Self, MachineError> {
         let in_use = opened.map_or(0, |opened| opened.devices.len());
         Ok(Self {

@@ -1,5 +1,5 @@
-//! KVM cannot get a page of a BAR, because its device has gone or no longer decodes memory: the device
-//! is disconnected from the guest, and the guest goes on.
+//! KVM cannot get a page of a BAR, because its device has gone or no longer decodes memory: the
+//! device is disconnected from the guest, and the guest goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,8 +22,8 @@ pub(super) struct DeviceFaults {
 struct Seen {
     /// Disconnected devices, for whatever reason.
     disconnected: usize,
-    /// Faults without an address that are still to be expected: each other vCPU may have touched the
-    /// lost pages at the same time.
+    /// Faults without an address that are still to be expected: each other vCPU may have touched
+    /// the lost pages at the same time.
     expected: usize,
 }
 
@@ -42,7 +42,8 @@ impl DeviceFaults {
         }
     }
 
-    /// KVM does not say which page it lacks. Every device that may have lost its pages is disconnected.
+    /// KVM does not say which page it lacks. Every device that may have lost its pages is
+    /// disconnected.
     fn handle_unknown(&self) -> bool {
         // One vCPU at a time: the second must see what the first has done.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

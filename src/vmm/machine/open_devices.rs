@@ -20,9 +20,9 @@ use crate::vfio::open::{self, Opened};
 /// Opens the devices on a thread of its own, while `rest` is done on this one: opening resets each
 /// device, which is a tenth of a second of waiting. Without devices there is no thread.
 ///
-/// Populating RAM pauses while `rest` is done, and again when the devices are open, until the returned
-/// hold is dropped. In between, set-up only waits for the devices. Opening starts its own threads while
-/// `rest` is still being done.
+/// Populating RAM pauses while `rest` is done, and again when the devices are open, until the
+/// returned hold is dropped. In between, set-up only waits for the devices. Opening starts its own
+/// threads while `rest` is still being done.
 ///
 /// # Errors
 /// The error of opening, or else that of `rest`.
@@ -51,8 +51,9 @@ pub(super) fn open_beside<R>(
     Ok((opened?, rest?, busy))
 }
 
-/// Makes the IOMMU a listener of the guest's memory, if there are devices. Returns what maps RAM, and
-/// the layout with a 64-bit window for the BARs, where possible inside of what the IOMMU can map.
+/// Makes the IOMMU a listener of the guest's memory, if there are devices. Returns what maps RAM,
+/// and the layout with a 64-bit window for the BARs, where possible inside of what the IOMMU can
+/// map.
 ///
 /// # Errors
 /// The BARs do not fit, or RAM lies where the IOMMU cannot map.

@@ -36,8 +36,8 @@ pub(super) struct Platform {
 }
 
 impl Platform {
-    /// Makes the platform of a VM with these vCPUs. COM1 writes to `output`; `notifier` hears of the
-    /// guest's power-off and reset.
+    /// Makes the platform of a VM with these vCPUs. COM1 writes to `output`; `notifier` hears of
+    /// the guest's power-off and reset.
     pub fn new(
         vm: &Vm,
         (layout, topology, dma_ready): (Layout, &Topology, Arc<DmaReady>),

@@ -16,11 +16,12 @@ use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::candidate::{self, Candidate};
 use crate::{phase, sys, vcpu};
 
-/// What the user named: kernel and initrd, and for each `--vfio` the source of its ROM and its device.
+/// What the user named: kernel and initrd, and for each `--vfio` the source of its ROM and its
+/// device.
 type Named = (Images, Vec<RomSource>, Vec<Candidate>);
 
-/// Opens the files, finds the devices in sysfs, and compares what is asked for with what the host has.
-/// The host stays as it is.
+/// Opens the files, finds the devices in sysfs, and compares what is asked for with what the host
+/// has. The host stays as it is.
 ///
 /// # Errors
 /// The first thing that the user asks for and cannot have.
@@ -38,7 +39,7 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
     Ok((images, roms, candidates))
 }
 
-/// Whether the host has the memory. If it has not, the kernel would kill some process later.
+/// Checks that the host has the memory. Otherwise the kernel would kill some process later.
 ///
 /// With a device, or with `prefault=on`, all of the memory must be there at once; otherwise pages
 /// appear as the guest touches them. Huge pages are not checked here: they are reserved when RAM is
@@ -68,7 +69,8 @@ fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), MachineError
     }
 }
 
-/// Whether this process may lock `size` bytes of RAM, which is what VFIO does for a device of the bus.
+/// Checks that this process may lock `size` bytes of RAM, which is what VFIO does for a device of
+/// the bus.
 ///
 /// This is checked after the devices are open: an error of opening tells the user more.
 ///

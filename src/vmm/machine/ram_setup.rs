@@ -24,8 +24,8 @@ pub(super) struct RamSetup {
 }
 
 impl RamSetup {
-    /// With a device, RAM is made present and mapped from now on, also while the guest runs. Without
-    /// one, pages appear as the guest touches them, unless the user wants all of them first
+    /// With a device, RAM is made present and mapped from now on, also while the guest runs.
+    /// Without one, pages appear as the guest touches them, unless the user wants all of them first
     /// (`prefault=on`).
     ///
     /// # Errors
@@ -102,8 +102,8 @@ impl RamSetup {
     }
 }
 
-/// Whether RAM is pinned for any of the devices. For a mediated device the kernel pins only the pages
-/// that the device uses.
+/// Whether RAM is pinned for any of the devices. For a mediated device the kernel pins only the
+/// pages that the device uses.
 pub(super) fn is_pinned_for_any(candidates: &[Candidate]) -> bool {
     candidates.iter().any(|c| !is_mediated(c))
 }
@@ -116,8 +116,8 @@ fn is_mediated(candidate: &Candidate) -> bool {
 ///
 /// A vCPU that enables bus mastering before all RAM is mapped waits for the rest. That must take no
 /// more than a few seconds: Linux reports a soft lockup when a CPU is away for twenty
-/// (Documentation/admin-guide/lockup-watchdogs.rst). A mediated device is a program and may use memory
-/// before bus mastering is enabled, so that all RAM must be mapped for it first.
+/// (Documentation/admin-guide/lockup-watchdogs.rst). A mediated device is a program and may use
+/// memory before bus mastering is enabled, so that all RAM must be mapped for it first.
 fn left_at_start(memory: &MemoryConfig, candidates: &[Candidate]) -> u64 {
     /// With 4 KiB pages, and where the kernel gets pages while it pins them.
     const SLOW: u64 = 1 << 30;

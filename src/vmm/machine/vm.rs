@@ -70,8 +70,8 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Makes the VM. The memory slots come before the interrupt controllers: with those, KVM waits for
-    /// a grace period at each slot.
+    /// Makes the VM. The memory slots come before the interrupt controllers: with those, KVM waits
+    /// for a grace period at each slot.
     pub fn new(kvm: &HostKvm, config: &VmConfig, images: &Images) -> Result<Self, MachineError> {
         let layout = Layout::new(config.memory.size, 0, kvm.phys_bits)?;
         images.check(&layout, &config.cmdline)?;

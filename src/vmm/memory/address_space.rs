@@ -31,10 +31,11 @@ impl AddressSpace {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a listener and tells it of the regions already there.
+    /// Adds a listener, and adds all regions to it that are already there.
     ///
     /// # Errors
-    /// The listener's own; it is then not subscribed, and has been told to forget what it took.
+    /// The listener's error. The listener is not subscribed then, and the regions that it had
+    /// accepted have been removed from it.
     pub fn subscribe(&self, listener: Arc<dyn MemoryListener>) -> Result<(), MemoryError> {
         let mut inner = self.lock();
         let mut done: Vec<&Region> = Vec::new();
@@ -49,7 +50,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Takes a listener out, after telling it to forget every region.
+    /// Removes a listener, and every region from it.
     pub fn unsubscribe(&self, listener: &dyn MemoryListener) {
         let mut inner = self.lock();
         let before = inner.listeners.len();
@@ -65,10 +66,11 @@ impl AddressSpace {
         }
     }
 
-    /// Adds a region and tells every listener.
+    /// Adds a region, also to every listener.
     ///
     /// # Errors
-    /// [`MemoryError::Overlap`], or the first listener's refusal; nothing has changed then.
+    /// [`MemoryError::BadRegion`], [`MemoryError::Overlap`], or the error of the first listener
+    /// that refuses. Nothing has changed then.
     pub fn add(&self, region: Region) -> Result<(), MemoryError> {
         let (start, size) = (region.start, region.size);
         let inside = region
@@ -101,7 +103,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Removes the region that begins at `start`; tells whether there was one.
+    /// Removes the region that begins at `start`; returns whether there was one.
     pub fn remove(&self, start: u64) -> bool {
         let mut inner = self.lock();
         let Some(region) = inner.regions.remove(&start) else {
@@ -111,7 +113,7 @@ impl AddressSpace {
         true
     }
 
-    /// What stands behind an address; `None` where nothing is.
+    /// The kind of the region at a guest-physical address; `None` if there is no region.
     pub fn kind_at(&self, address: u64) -> Option<RegionKind> {
         self.lock().overlapping(address, 1).map(|r| r.kind)
     }
@@ -121,7 +123,7 @@ impl AddressSpace {
         self.lock().regions.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no regions.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

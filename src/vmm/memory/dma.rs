@@ -1,9 +1,9 @@
 //! The IOMMU as a listener: its maps follow the guest's address space.
 //!
-//! An I/O virtual address is equal to the guest-physical address, so a driver in the guest gives its
-//! device the addresses that it uses itself. RAM must be mapped, or the device could not reach it. A
-//! BAR of another device is mapped for peer-to-peer DMA if the IOMMU can do that; if not, the VM runs
-//! without.
+//! An I/O virtual address is equal to the guest-physical address, so a driver in the guest gives
+//! its device the addresses that it uses itself. RAM must be mapped, or the device could not reach
+//! it. A BAR of another device is mapped for peer-to-peer DMA if the IOMMU can do that; if not, the
+//! VM runs without.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -33,12 +33,13 @@ pub trait DmaMapper: Send + Sync {
     /// # Errors
     /// The errno, or a message when fewer bytes were unmapped.
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
-    /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not tell.
+    /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
+    /// tell.
     fn iova_ranges(&self) -> &[Range];
 }
 
-/// Bytes that one call maps. It is the largest page of an IOMMU, so that no page is divided, and small
-/// enough for a progress bar.
+/// Bytes that one call maps. It is the largest page of an IOMMU, so that no page is divided, and
+/// small enough for a progress bar.
 pub(super) const MAP_CHUNK: u64 = 1 << 30;
 
 /// The chunks of a region: offset in the region, and bytes.
@@ -50,9 +51,9 @@ pub(super) fn map_chunks(region: &Region) -> impl DoubleEndedIterator<Item = (u6
 
 /// Mirrors the address space into the IOMMU.
 ///
-/// Mapping RAM takes long. So [`MemoryListener::add`] only notes a region of RAM, and another thread
-/// maps the region later, chunk by chunk ([`Dma::map_ram`]). BARs that are added meanwhile are mapped
-/// after RAM ([`Dma::finish_ram`]).
+/// Mapping RAM takes long. So [`MemoryListener::add`] only notes a region of RAM, and another
+/// thread maps the region later, chunk by chunk ([`Dma::map_ram`]). BARs that are added meanwhile
+/// are mapped after RAM ([`Dma::finish_ram`]).
 pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
     ram_size: u64,
@@ -85,9 +86,9 @@ struct Ram {
 }
 
 impl Dma {
-    /// Maps through `mapper`. `ram_size` is the guest's RAM in bytes, for the message when the limit
-    /// on locked memory is too low. BARs are mapped only if the guest has several devices (`peers`):
-    /// mapping a large BAR takes seconds.
+    /// Maps through `mapper`. `ram_size` is the guest's RAM in bytes, for the message when the
+    /// limit on locked memory is too low. BARs are mapped only if the guest has several devices
+    /// (`peers`): mapping a large BAR takes seconds.
     pub fn new(
         mapper: Arc<dyn DmaMapper>,
         ram_size: u64,
@@ -118,8 +119,8 @@ impl Dma {
     }
 
     /// Maps the chunk of `size` bytes at offset `at` of a region of RAM. The caller maps a region's
-    /// chunks in the order of their offsets. Nothing happens if the region has been removed. BARs may
-    /// be added and removed at the same time.
+    /// chunks in the order of their offsets. Nothing happens if the region has been removed. BARs
+    /// may be added and removed at the same time.
     ///
     /// # Errors
     /// [`DmaError::Map`] or [`DmaError::MemLock`]; the chunks before stay mapped.

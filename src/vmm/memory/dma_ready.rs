@@ -1,8 +1,9 @@
 //! Where a vCPU waits that enables bus mastering before all RAM is mapped for DMA.
 //!
 //! A function starts no request of its own before its Bus Master Enable is set (PCI Express 6.0,
-//! 7.5.1.1.3), and a guest sets that bit in COMMAND, which is trapped. So a guest may run while its RAM
-//! is still being zeroed and pinned ([`super::prefault`]): only the write that sets the bit waits.
+//! 7.5.1.1.3), and a guest sets that bit in COMMAND, which is trapped. So a guest may run while its
+//! RAM is still being zeroed and pinned ([`super::prefault`]): only the write that sets the bit
+//! waits.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

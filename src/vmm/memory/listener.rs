@@ -3,10 +3,13 @@
 use crate::memory::error::MemoryError;
 use crate::memory::region::Region;
 
-/// One who must know of every region.
+/// Mirrors the regions of the address space elsewhere.
 pub trait MemoryListener: Send + Sync {
-    /// A region appears. An error keeps it out of the address space.
+    /// A region is added.
+    ///
+    /// # Errors
+    /// The listener refuses the region, which keeps it out of the address space.
     fn add(&self, region: &Region) -> Result<(), MemoryError>;
-    /// A region goes away; it was added before.
+    /// A region that was added before is removed.
     fn remove(&self, region: &Region);
 }

@@ -1,9 +1,9 @@
 //! Guest memory: the host's pages behind it, and who has to know of them.
 //!
-//! [`AddressSpace`] holds the guest-physical regions and tells its listeners ([`MemoryListener`]) of
-//! each: KVM's memory slots ([`kvm_slots`]) and the IOMMU ([`dma`]). A listener that subscribes late
-//! is told of all regions that are there. When a listener refuses a region, those that had accepted
-//! the region are told to forget it.
+//! [`AddressSpace`] holds the guest-physical regions and tells its listeners ([`MemoryListener`])
+//! of each: KVM's memory slots ([`kvm_slots`]) and the IOMMU ([`dma`]). A listener that subscribes
+//! late is told of all regions that are there. When a listener refuses a region, those that had
+//! accepted the region are told to forget it.
 //!
 //! | file | content |
 //! | --- | --- |

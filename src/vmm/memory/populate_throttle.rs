@@ -1,10 +1,10 @@
 //! Pauses the threads that populate RAM while other threads change this process's address space.
 //!
 //! While the kernel populates pages it holds the lock of the address space for reading, and gets it
-//! again before a thread that waits to write: a waiting writer is passed by readers for 4 ms (Linux,
-//! kernel/locking/rwsem.c). So mmap(2), or the stack of a new thread, takes up to a hundred times as
-//! long beside populating: six mappings of a BAR took 280 ms. Set-up therefore holds the throttle
-//! while it has something to do, and releases it while it only waits for devices to open.
+//! again before a thread that waits to write: a waiting writer is passed by readers for 4 ms
+//! (Linux, kernel/locking/rwsem.c). So mmap(2), or the stack of a new thread, takes up to a hundred
+//! times as long beside populating: six mappings of a BAR took 280 ms. Set-up therefore holds the
+//! throttle while it has something to do, and releases it while it only waits for devices to open.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -20,8 +20,8 @@ use crate::memory::ram::{Ram, RamError};
 use crate::memory::region::Region;
 use crate::phase;
 
-/// The most threads that populate RAM. More threads only wait for each other: the kernel zeroes pages
-/// as fast as the memory takes them.
+/// The most threads that populate RAM. More threads only wait for each other: the kernel zeroes
+/// pages as fast as the memory takes them.
 const MOST_THREADS: usize = 8;
 
 /// How many threads populate RAM beside other work, which keeps one CPU.
@@ -69,9 +69,9 @@ pub struct Prefault {
 }
 
 impl Prefault {
-    /// Starts the thread. If `populate`, it begins to make RAM present at once, unless `throttle` is
-    /// held. It maps what [`Prefault::map`] asks for. The thread calls `failed` when RAM cannot be
-    /// mapped; [`Prefault::check`] returns the reason.
+    /// Starts the thread. If `populate`, it begins to make RAM present at once, unless `throttle`
+    /// is held. It maps what [`Prefault::map`] asks for. The thread calls `failed` when RAM cannot
+    /// be mapped; [`Prefault::check`] returns the reason.
     ///
     /// # Errors
     /// [`PrefaultError::Thread`] when the host has no thread left.
@@ -108,14 +108,15 @@ impl Prefault {
         Arc::clone(&self.ready)
     }
 
-    /// Lets the thread map RAM through `dma`, which knows RAM's regions already. Only the first call
-    /// has an effect.
+    /// Lets the thread map RAM through `dma`, which knows RAM's regions already. Only the first
+    /// call has an effect.
     pub fn map(&mut self, dma: Arc<Dma>) {
         // When the thread has ended, nobody receives this, and `check` returns why it has ended.
         let _ = self.dma.take().map(|sender| sender.send(dma));
     }
 
-    /// Waits until at most `left` bytes are still to be mapped, with a progress bar if that takes long.
+    /// Waits until at most `left` bytes are still to be mapped, with a progress bar if that takes
+    /// long.
     ///
     /// # Errors
     /// The reason why RAM cannot be mapped.
@@ -281,8 +282,8 @@ mod tests {
     use crate::memory::address_space::AddressSpace;
     use crate::memory::dma::DmaMapper;
 
-    /// Maps one chunk for each message, and without waiting once the sender is gone; refuses to map at
-    /// one address.
+    /// Maps one chunk for each message, and without waiting once the sender is gone; refuses to map
+    /// at one address.
     struct Slow {
         go_on: Mutex<Receiver<()>>,
         refuses: Option<u64>,

@@ -22,7 +22,8 @@ pub struct NamedRange {
     pub name: String,
 }
 
-/// Returns a function that lists the ranges at the time of its call. It keeps no PCI function alive.
+/// Returns a function that lists the ranges at the time of its call. It keeps no PCI function
+/// alive.
 pub fn lookup(
     functions: &[(Bdf, Arc<VfioFunction>)],
 ) -> impl Fn() -> Vec<NamedRange> + Send + Sync + 'static {

@@ -1,25 +1,31 @@
 //! The CPUID that a vCPU shows: what KVM supports, made consistent for one vCPU of this VM.
 //!
 //! A pure function over the entries of KVM_GET_SUPPORTED_CPUID (Documentation/virt/kvm/api.rst,
-//! 4.46), which describes "what can be passed on", not a processor: topology is the host's, and
-//! features that need help from userspace are in it. The fix-ups, in this order:
+//! 4.46). These describe "what can be passed on", not a processor: topology is the host's, and
+//! features that need help from userspace are among them. These leaves are changed, in this order:
 //!
-//! | leaf | is made | because |
-//! | --- | --- | --- |
-//! | 1 | HYPERVISOR, x2APIC on, MONITOR and OSXSAVE off | the guest may look for KVM's leaves; x2APIC is emulated in the kernel; MWAIT would keep a host CPU, and is there only where the user wants that; OSXSAVE mirrors CR4 |
-//! | 1 | TSC_DEADLINE as KVM has it | KVM reports it by a capability, not in CPUID |
-//! | 1, 4, 0xB, 0x1F, 0x80000001, 0x80000008, 0x8000001D, 0x8000001E | sockets, cores and threads, and the caches that they share: see `topology` | the host's are not the guest's, and all that Linux may ask must agree |
-//! | 0x80000026 | absent | AMD's newest topology leaf; the older ones serve |
-//! | 5 | zero, or the host's | as MONITOR is |
-//! | 7, 0x12 | no SGX | no enclave memory is given to the guest |
-//! | 0x8000001F | zero | no guest of ours has encrypted memory, so none has an encryption bit |
-//! | 0xD and the features that need it | see `xsave` | components, sizes and features must agree |
-//! | 0x15 | crystal of 1 GHz and the TSC's ratio, on Intel | the local APIC's timer runs at 1 GHz in KVM, and Linux takes it from this leaf |
-//! | 0x40000000.. | KVM's signature, features without asynchronous page faults | guest RAM may be pinned, and then never faults in the host |
-//! | 0x40000001 | KVM_HINTS_REALTIME where each vCPU has a host CPU of its own | spinning is then better than yielding |
-//! | 0x40000010 | TSC and APIC bus in kHz | no guest needs to calibrate |
+//! - Leaf 1: HYPERVISOR is on, so that the guest looks for KVM's leaves; x2APIC is on, which KVM
+//!   emulates. MONITOR is off unless the user wants it, since MWAIT in the guest keeps a host CPU
+//!   busy. OSXSAVE is off: it mirrors CR4. TSC_DEADLINE is as KVM reports it by a capability, not
+//!   in CPUID.
+//! - Leaves 1, 4, 0xB, 0x1F, 0x80000001, 0x80000008, 0x8000001D and 0x8000001E: sockets, cores,
+//!   threads and the caches that they share, see `topology`. The guest's are not the host's, and
+//!   all leaves that Linux may ask must agree. Leaf 0x80000026, AMD's newest topology leaf, is
+//!   removed; the older ones suffice.
+//! - Leaves 7 and 0x12: no SGX, since the guest gets no enclave memory.
+//! - Leaf 0x8000001F: zero. No guest has encrypted memory here, so there is no encryption bit.
+//! - Leaf 5: the host's or zero, as MONITOR is on or off.
+//! - Leaf 0xD and the features that need it: components, sizes and features must agree, see
+//!   `xsave`.
+//! - Leaf 0x15, on Intel: a crystal of 1 GHz and the TSC's ratio. The local APIC's timer runs at
+//!   1 GHz in KVM, and Linux takes that frequency from this leaf.
+//! - Leaves 0x40000000 and 0x40000001: KVM's signature and features, without asynchronous page
+//!   faults. Guest RAM may be pinned, and then never faults in the host. KVM_HINTS_REALTIME is on
+//!   if each vCPU has a host CPU of its own: spinning is then better than yielding.
+//! - Leaf 0x40000010: the frequencies of TSC and APIC bus in kHz, so that no guest has to
+//!   calibrate.
 //!
-//! All else, the physical address bits and the PMU among it, stays as KVM says.
+//! All other leaves, the physical address bits and the PMU among them, stay as KVM reports them.
 
 pub mod host;
 mod leaves;
@@ -33,15 +39,15 @@ use crate::vcpu::cpuid::host::{ECX1_MONITOR, LEAF_MWAIT};
 use crate::vcpu::cpuid::leaves::{AMD, HYGON, INTEL, Leaves, set, vendor};
 use crate::vcpu::cpuid::topology::VcpuPosition;
 
-/// Why there is no CPUID for a vCPU.
+/// Why the CPUID of a vCPU cannot be made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CpuidError {
     /// The vCPU is not one of the VM's.
     #[error("there is no vCPU {vcpu} among {cpus}")]
     NoSuchCpu {
-        /// Its index.
+        /// The index that was given.
         vcpu: u32,
-        /// How many there are.
+        /// The number of vCPUs.
         cpus: u32,
     },
     /// KVM left out a leaf that every x86-64 processor has.

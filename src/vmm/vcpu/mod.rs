@@ -57,10 +57,10 @@ pub struct Vcpu {
 }
 
 impl Vcpu {
-    /// Makes vCPU `id`, which KVM knows by `apic_id`, in the state that firmware would leave: vCPU 0
-    /// lacks its [entry](Self::enter), the others wait for their start-up IPI. `cpuid` returns the
-    /// leaves of the new vCPU, `msrs` are the indexes of the MSRs that a reset restores, and `pin` is
-    /// the number of the host CPU to run on.
+    /// Makes vCPU `id`, which KVM knows by `apic_id`, in the state that firmware would leave: vCPU
+    /// 0 lacks its [entry](Self::enter), the others wait for their start-up IPI. `cpuid` returns
+    /// the leaves of the new vCPU, `msrs` are the indexes of the MSRs that a reset restores, and
+    /// `pin` is the number of the host CPU to run on.
     ///
     /// # Errors
     /// The call that failed.
@@ -100,8 +100,8 @@ impl Vcpu {
         self.power_on.write(&self.fd)
     }
 
-    /// Sets the registers that the kernel's entry asks for. To be called on vCPU 0 after it was made or
-    /// reset.
+    /// Sets the registers that the kernel's entry asks for. To be called on vCPU 0 after it was
+    /// made or reset.
     ///
     /// # Errors
     /// The call that failed.
@@ -109,8 +109,8 @@ impl Vcpu {
         self.power_on.enter(&self.fd, boot)
     }
 
-    /// Runs the vCPU on the calling thread until `stop` is set and the thread gets a signal, or until
-    /// the guest cannot go on.
+    /// Runs the vCPU on the calling thread until `stop` is set and the thread gets a signal, or
+    /// until the guest cannot go on.
     pub fn run(&mut self, shared: &Shared, stop: &AtomicBool) -> LoopEnd {
         if let Some(cpu) = self.pin
             && let Err(e) = pin::pin(cpu)

@@ -25,8 +25,8 @@ pub struct Shared {
     pub memory_faults: Arc<dyn MemoryFaultHandler>,
 }
 
-/// Decides whether a guest can go on when KVM cannot get one of its pages (KVM_RUN fails with EFAULT;
-/// api.rst, 5, KVM_EXIT_MEMORY_FAULT).
+/// Decides whether a guest can go on when KVM cannot get one of its pages (KVM_RUN fails with
+/// EFAULT; api.rst, 5, KVM_EXIT_MEMORY_FAULT).
 pub trait MemoryFaultHandler: Send + Sync {
     /// Removes the page at a guest-physical address from the guest, or, where KVM does not tell the
     /// address, every page that may be meant. Returns whether the guest can go on.

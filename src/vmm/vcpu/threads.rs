@@ -15,7 +15,7 @@ use crate::vcpu::error::VcpuError;
 use crate::vcpu::exit_loop::LoopEnd;
 use crate::vcpu::shared::Shared;
 
-/// vCPUs that run, each on a thread.
+/// vCPUs that run, each on a thread of its own.
 pub struct Running {
     stop: Arc<AtomicBool>,
     /// Set when no vCPU runs any more.
@@ -23,14 +23,15 @@ pub struct Running {
     threads: Vec<JoinHandle<Vcpu>>,
     coalesced: Arc<Coalesced>,
     dma_ready: Arc<DmaReady>,
+    /// Empties the ring of coalesced writes.
     server: Option<JoinHandle<()>>,
 }
 
-/// How long until a thread that has not ended is interrupted again.
+/// How long a thread may take to end before it is interrupted again.
 const KICK_AGAIN: Duration = Duration::from_micros(200);
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    // Being interrupted is all that a vCPU needs.
+    // The signal only has to interrupt KVM_RUN.
 }
 
 impl Running {
@@ -80,11 +81,12 @@ impl Running {
         Ok(running)
     }
 
-    /// Stops every vCPU and gives them back; then what the guest wrote last is done, as it is its own
-    /// and not the next boot's.
+    /// Stops every vCPU and returns them. The writes that KVM still keeps are applied then: they
+    /// belong to this boot, not to the next.
     ///
-    /// A signal may arrive between a thread's look at the flag and its KVM_RUN, or its write to an output
-    /// that is full, and be lost there; so it is sent again until the thread has ended.
+    /// A signal may arrive after a thread has looked at the flag, and before KVM_RUN or a write to
+    /// an output that is full. It has no effect then, so it is sent again until the thread has
+    /// ended.
     ///
     /// # Errors
     /// [`VcpuError::Died`].
@@ -111,11 +113,11 @@ impl Running {
             .collect()
     }
 
-    /// Interrupts all threads; tells whether a vCPU's has not ended yet. Such a one may wait for the
-    /// server.
+    /// Interrupts all threads; returns whether the thread of a vCPU has not ended yet. That thread
+    /// may be waiting for the server, which is therefore interrupted as well.
     fn kick(&self) -> bool {
         let mut running = false;
-        // A thread that has ended meanwhile needs no signal.
+        // Sending fails only if the thread has ended meanwhile.
         for thread in self.threads.iter().filter(|t| !t.is_finished()) {
             let _ = thread.kill(SIGRTMIN());
             running = true;
@@ -134,7 +136,8 @@ impl Running {
     }
 }
 
-/// A vCPU's thread: runs the vCPU until it stops, and tells why if that was not asked for.
+/// The thread of a vCPU. Unless the vCPU was asked to stop, the main loop is told why it has
+/// stopped.
 fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
     let event = match vcpu.run(shared, stop) {
         LoopEnd::Stopped => return vcpu,

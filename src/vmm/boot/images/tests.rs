@@ -337,7 +337,10 @@ proptest! {
 
     #[test]
     fn initrds_lie_between_kernel_and_limit(
-        size in 1u64..(4 << 30), kernel_end in MIB..(2 << 30), low_ram in MIB..(3 << 30), reach in MIB..(4 << 30),
+        size in 1u64..(4 << 30),
+        kernel_end in MIB..(2 << 30),
+        low_ram in MIB..(3 << 30),
+        reach in MIB..(4 << 30),
     ) {
         if let Ok(range) = place_initrd(size, kernel_end, low_ram, reach) {
             prop_assert!(range.start >= kernel_end && range.end() <= low_ram.min(reach));

@@ -58,8 +58,8 @@ impl Leaves {
         }
     }
 
-    /// Sets eax, ebx, ecx and edx of an entry, and adds the entry if it is missing. `index` is `None`
-    /// for a function that does not look at ecx.
+    /// Sets eax, ebx, ecx and edx of an entry, and adds the entry if it is missing. `index` is
+    /// `None` for a function that does not look at ecx.
     pub fn put(&mut self, function: u32, index: Option<u32>, registers: [u32; 4]) {
         let mut entry = kvm_cpuid_entry2 {
             function,

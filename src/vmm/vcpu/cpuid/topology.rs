@@ -1,9 +1,9 @@
 //! The leaves that say which vCPUs share a core, a cache and a socket.
 //!
-//! A guest may ask several leaves, and all of them must give the same answer (SDM volume 3A, 9.9; AMD
-//! APM volume 3, appendix E.5). Some leaves give the bits of an APIC id that number the threads of a
-//! core or the processors of a socket. Others give a count. A count is of APIC ids, unused ones
-//! included, unless the vendor's manual defines it as a count of processors.
+//! A guest may ask several leaves, and all of them must give the same answer (SDM volume 3A, 9.9;
+//! AMD APM volume 3, appendix E.5). Some leaves give the bits of an APIC id that number the threads
+//! of a core or the processors of a socket. Others give a count. A count is of APIC ids, unused
+//! ones included, unless the vendor's manual defines it as a count of processors.
 
 use crate::config::topology::Topology;
 use crate::vcpu::cpuid::leaves::{LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2, Leaves, set};
@@ -38,8 +38,8 @@ impl VcpuPosition<'_> {
         leaves.remove(0x8000_0026);
     }
 
-    /// Leaf 1: ebx 31:24 the APIC id, 23:16 the ids of a socket (Intel: SDM volume 2A, CPUID) or its
-    /// threads (AMD APM volume 3, E.3.2), which counts where HTT is set.
+    /// Leaf 1: ebx 31:24 is the APIC id. 23:16 counts the ids of a socket (Intel: SDM volume 2A,
+    /// CPUID) or its threads (AMD APM volume 3, E.3.2), and is valid if HTT is set.
     fn leaf_1(&self, leaves: &mut Leaves, amd: bool) {
         let threads = self.topology.threads_per_socket();
         let count = match amd {
@@ -76,9 +76,9 @@ impl VcpuPosition<'_> {
         }
     }
 
-    /// Leaf 0xB, and 0x1F where there is one: threads of a core, then of a socket, the end. eax is by
-    /// how many bits an x2APIC id is to be shifted for the next level's, ebx how many processors there
-    /// are below it.
+    /// Leaf 0xB, and 0x1F if the processor has it: one level for the threads of a core, one for
+    /// those of a socket, and the end. eax is the number of bits by which an x2APIC id is shifted
+    /// right to get the id of the next level; ebx is the number of processors below that level.
     fn leaf_0xb(&self, leaves: &mut Leaves, max_leaf: u32) {
         const SMT: u32 = 1 << 8;
         const CORE: u32 = 2 << 8;
@@ -114,8 +114,8 @@ impl VcpuPosition<'_> {
             if threads > 1 {
                 e.ecx |= ECX_AMD_CMP_LEGACY;
             }
-            // Only TOPOEXT gives a leaf that tells threads from cores. A processor without TOPOEXT has no
-            // leaf 0x8000001D either, so that the guest then sees no caches.
+            // Only TOPOEXT gives a leaf that tells threads from cores. A processor without TOPOEXT
+            // has no leaf 0x8000001D either, so that the guest then sees no caches.
             if topology.threads() > 1 {
                 e.ecx |= ECX_AMD_TOPOEXT;
             }

@@ -10,7 +10,7 @@
 //! that need them: AMX needs a permission that is not asked for (arch_prctl(2),
 //! ARCH_REQ_XCOMP_GUEST_PERM), MPX and LWP are gone from Linux, APX no host has yet.
 //!
-//! On a host that is itself QEMU's TCG there is no XSAVE at all, see [`is_tcg`].
+//! On a host that is itself emulated by QEMU's TCG, XSAVE is removed, see [`is_tcg`].
 
 use crate::vcpu::cpuid::leaves::{AMD, Leaves};
 
@@ -28,7 +28,7 @@ const AMX: u64 = 1 << 17 | 1 << 18;
 const APX: u64 = 1 << 19;
 const LWP: u64 = 1 << 62;
 
-/// What may be offered in XCR0, and what in IA32_XSS.
+/// Components that may be offered in XCR0 (`USER`) and in IA32_XSS (`SUPERVISOR`).
 const USER: u64 = X87 | SSE | AVX | AVX512 | PKRU;
 const SUPERVISOR: u64 = CET;
 
@@ -235,7 +235,7 @@ fn register(leaves: &Leaves, function: u32, index: u32, reg: Register) -> u32 {
     })
 }
 
-/// A component's subleaf, if there is one that says something.
+/// A component's subleaf, if there is one and its size is not zero.
 fn component(leaves: &Leaves, index: u32) -> Option<Component> {
     let e = leaves.get(FUNCTION, index).filter(|e| e.eax != 0)?;
     Some(Component {
