@@ -20,7 +20,9 @@ fn files(text: &str) -> Vec<String> {
 
 /// The text from a heading to the next of the same level.
 fn section<'a>(text: &'a str, heading: &str) -> &'a str {
-    let start = text.find(heading).unwrap_or_else(|| panic!("there is no `{heading}`"));
+    let start = text
+        .find(heading)
+        .unwrap_or_else(|| panic!("there is no `{heading}`"));
     let rest = &text[start + heading.len()..];
     &rest[..rest.find("\n## ").unwrap_or(rest.len())]
 }
@@ -28,7 +30,10 @@ fn section<'a>(text: &'a str, heading: &str) -> &'a str {
 /// The files of the tour in order, and those named as left out.
 fn tour() -> (Vec<String>, Vec<String>) {
     let page = fs::read_to_string(root().join("docs/reading.md")).unwrap();
-    (files(section(&page, "\n## The tour\n")), files(section(&page, "\n## Left out\n")))
+    (
+        files(section(&page, "\n## The tour\n")),
+        files(section(&page, "\n## Left out\n")),
+    )
 }
 
 /// Lines of a file without the items that are compiled for tests only.
@@ -49,12 +54,18 @@ fn the_tour_is_as_long_as_promised() {
     assert!(tour.len() > 20, "only {} files", tour.len());
     let unique: BTreeSet<_> = tour.iter().collect();
     assert_eq!(unique.len(), tour.len(), "a file is in it twice");
-    let lines: Vec<_> = tour.iter().map(|path| (path, lines_to_read(path))).collect();
+    let lines: Vec<_> = tour
+        .iter()
+        .map(|path| (path, lines_to_read(path)))
+        .collect();
     let sum: usize = lines.iter().map(|(_, lines)| lines).sum();
     assert!(sum <= MOST, "{sum} lines: {lines:#?}");
     let page = fs::read_to_string(root().join("docs/reading.md")).unwrap();
     let said = format!("{sum} lines");
-    assert!(page.contains(&said), "docs/reading.md must say that the tour has {said}");
+    assert!(
+        page.contains(&said),
+        "docs/reading.md must say that the tour has {said}"
+    );
 }
 
 #[test]
@@ -64,7 +75,10 @@ fn lines_of_tests_are_not_counted() {
     assert!(lines_to_read(path) <= text.lines().count());
     let bar = "src/pci/access.rs";
     let text = fs::read_to_string(root().join(bar)).unwrap();
-    let before = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+    let before = text
+        .lines()
+        .take_while(|line| *line != "#[cfg(test)]")
+        .count();
     assert_eq!(lines_to_read(bar), before);
 }
 
@@ -79,7 +93,12 @@ fn no_file_of_the_four_paths_is_forgotten() {
     let map = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let paths = files(section(&map, "\n//! # Four paths\n"));
     assert!(paths.len() > 30, "the four paths name only {paths:?}");
-    let forgotten: Vec<_> =
-        paths.iter().filter(|path| !tour.contains(path) && !left_out.contains(path)).collect();
-    assert!(forgotten.is_empty(), "neither in the tour nor left out: {forgotten:#?}");
+    let forgotten: Vec<_> = paths
+        .iter()
+        .filter(|path| !tour.contains(path) && !left_out.contains(path))
+        .collect();
+    assert!(
+        forgotten.is_empty(),
+        "neither in the tour nor left out: {forgotten:#?}"
+    );
 }

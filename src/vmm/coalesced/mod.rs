@@ -124,7 +124,7 @@ impl Coalesced {
     /// nobody is to find them late.
     pub fn settle(&self) {
         self.apply();
-        self.serial.settle();
+        self.serial.update_interrupt();
     }
 
     /// Whether the VM is being stopped: then an output that is full loses what is written to it.

@@ -31,13 +31,13 @@ use tracing::warn;
 
 use crate::bus::Bus;
 use crate::coalesced::zones::Zones;
-use crate::event_thread::Service;
+use crate::event_thread::EventThread;
 use crate::interrupt::Router;
 use crate::layout::Layout;
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::memory::AddressSpace;
-use crate::memory::gate::Gate;
+use crate::memory::dma_ready::DmaReady;
 use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
 use crate::vfio::function::bar_map::{BarMap, Piece};
 use crate::vfio::function::rom::{Rom, RomSource};
@@ -73,7 +73,7 @@ pub struct Surroundings {
     /// Where BARs may be.
     pub layout: Layout,
     /// Where a vCPU waits until a device may use RAM.
-    pub gate: Arc<Gate>,
+    pub dma_ready: Arc<DmaReady>,
 }
 
 /// A passed-through function.
@@ -205,7 +205,7 @@ impl VfioFunction {
 
     /// Wires the device's pin, if it has one, to a GSI. For the guest it is `pin` (0 is INTA),
     /// whatever it is on the host.
-    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<Service>) {
+    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {
         let mut state = self.lock();
         let (device, router) = (self.device(), Arc::clone(&self.around.router));
         if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {
@@ -312,7 +312,7 @@ impl VfioFunction {
     /// Logs what a guest's access met with; the guest has its answer already.
     pub(super) fn complain(&self, error: &DeviceError) {
         if self.limit.allow() {
-            warn!("{}", sentence(error));
+            warn!("{}", with_causes(error));
         }
     }
 
@@ -376,7 +376,7 @@ impl PciFunction for VfioFunction {
 
     fn config_write(&self, offset: u16, data: &[u8]) {
         // Before the lock: the host may want the device back meanwhile.
-        if masters(offset, data) && !self.around.gate.pass() {
+        if masters(offset, data) && !self.around.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();
