@@ -37,6 +37,7 @@ mod topology;
 mod vectors;
 mod vm;
 mod waiting;
+mod walks;
 
 /// A test: its name and what it does. A panic is its failure.
 type Test = (&'static str, fn());
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         ("topology", topology::TESTS),
         ("waiting", waiting::TESTS),
         ("spares", spares::TESTS),
+        ("walks", walks::TESTS),
         ("hostile", hostile::TESTS),
     ];
     let trials = rooms
