@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use vmm::config::Statistics;
 use vmm::log::phases::Phases;
 use vmm::log::stderr::say;
@@ -138,9 +139,8 @@ fn same(one: &File, other: &File) -> io::Result<bool> {
 fn write_in_time(mut file: &File, mut text: &[u8], patience: Duration) -> io::Result<()> {
     let end = Instant::now() + patience;
     while !text.is_empty() {
-        let left = end.saturating_duration_since(Instant::now()).as_micros();
-        let left = left.div_ceil(1000) as i32;
-        let ready = sys::ready(file.as_fd(), libc::POLLOUT, left);
+        let left = end.saturating_duration_since(Instant::now());
+        let ready = sys::ready(file.as_fd(), PollFlags::OUT, Some(left));
         let outcome = match ready {
             true => file.write(text),
             false => Err(io::ErrorKind::WouldBlock.into()),

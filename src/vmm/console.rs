@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use rustix::process::getpgrp;
+use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use tracing::debug;
 
 use crate::devices::serial::Serial;
@@ -193,7 +195,7 @@ impl MutEventSubscriber for Console {
 }
 
 /// What the terminal was like before, for the way out that no destructor sees.
-static SAVED: Mutex<Option<libc::termios>> = Mutex::new(None);
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// A raw terminal, restored when dropped and on a panic.
 struct RawTerminal;
@@ -201,13 +203,8 @@ struct RawTerminal;
 impl RawTerminal {
     fn enter() -> io::Result<Self> {
         static HOOK: Once = Once::new();
-        // SAFETY: termios is plain data, filled by tcgetattr before it is used.
-        let mut mode: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: the structure lives for the call.
-        if unsafe { libc::tcgetattr(libc::STDIN_FILENO, &mut mode) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
+        let mut mode = tcgetattr(io::stdin())?;
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode.clone());
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |info| {
@@ -215,10 +212,9 @@ impl RawTerminal {
                 before(info);
             }));
         });
-        // SAFETY: the structure lives for the call.
-        unsafe { libc::cfmakeraw(&mut mode) };
+        mode.make_raw();
         // Our own messages keep their line ends.
-        mode.c_oflag |= libc::OPOST | libc::ONLCR;
+        mode.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
         set_mode(&mode)?;
         Ok(Self)
     }
@@ -239,20 +235,15 @@ fn restore() {
     }
 }
 
-fn set_mode(mode: &libc::termios) -> io::Result<()> {
-    // SAFETY: the structure lives for the call.
-    if unsafe { libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, mode) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+fn set_mode(mode: &Termios) -> io::Result<()> {
+    Ok(tcsetattr(io::stdin(), OptionalActions::Now, mode)?)
 }
 
-/// Whether the terminal is ours: a job in the background would be stopped for touching it.
+/// Whether this process is in the terminal's foreground: the kernel stops a job in the background
+/// that changes the terminal (termios(3), tcgetpgrp(3)).
 fn in_foreground() -> bool {
-    // SAFETY: neither call has a precondition.
-    let (owner, ours) = unsafe { (libc::tcgetpgrp(libc::STDIN_FILENO), libc::getpgrp()) };
-    // Who has no job control, as on a terminal that is not the controlling one, is not stopped.
-    owner < 0 || owner == ours
+    // Without job control, as on a terminal that is not the controlling one, nothing is stopped.
+    tcgetpgrp(io::stdin()).map_or(true, |owner| owner == getpgrp())
 }
 
 /// Standard output without a buffer: a guest's prompt has no newline. Each write is one system call

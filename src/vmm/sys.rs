@@ -1,40 +1,28 @@
-//! The few system calls that no crate of ours wraps.
+//! What the VMM and the host's side ask of the operating system, on top of rustix.
 
 pub mod interfaces;
 pub mod process;
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-/// Whether a descriptor is ready for reading (POLLIN) or writing (POLLOUT) within `timeout`
-/// milliseconds (poll(2)).
-pub fn ready(fd: BorrowedFd<'_>, events: i16, timeout: i32) -> bool {
-    let mut poll = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events,
-        revents: 0,
-    };
-    // SAFETY: one initialised structure that lives for the call.
-    let count = unsafe { libc::poll(&mut poll, 1, timeout) };
-    count == 1 && poll.revents & events != 0
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Whether a descriptor is ready for `events` within `timeout`; `None` waits without a limit
+/// (poll(2)). A signal ends the wait early, with `false`.
+pub fn ready(fd: BorrowedFd<'_>, events: PollFlags, timeout: Option<Duration>) -> bool {
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    let mut polled = [PollFd::from_borrowed_fd(fd, events)];
+    let count = poll(&mut polled, timeout.as_ref());
+    count == Ok(1) && polled[0].revents().intersects(events)
 }
 
-/// A resource's soft and hard limit (getrlimit(2)).
-fn limits(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the kernel fills the structure, which lives for the call.
-    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(limit)
-}
-
-/// RLIMIT_MEMLOCK in bytes; all ones when there is none.
+/// RLIMIT_MEMLOCK in bytes; all ones when memory may be locked without a limit (getrlimit(2)).
 pub fn memlock_limit() -> u64 {
-    limits(libc::RLIMIT_MEMLOCK).map_or(u64::MAX, |l| l.rlim_cur)
+    getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX)
 }
 
 /// Bit of CAP_IPC_LOCK, which lifts the limit on locked memory (capabilities(7)).
@@ -53,25 +41,17 @@ pub fn may_lock(status: &str) -> bool {
 /// # Errors
 /// The errno; the limit is as it was.
 pub fn raise_descriptor_limit() -> io::Result<()> {
-    let mut limit = limits(libc::RLIMIT_NOFILE)?;
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: the kernel reads the structure, which lives for the call.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, limit)?)
 }
 
-/// A clock's time in nanoseconds (clock_gettime(2)); 0 where the kernel has no such clock.
-pub fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the kernel fills the structure, which lives for the call.
-    if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
-        return 0;
-    }
+/// A clock's time in nanoseconds (clock_gettime(2)).
+pub fn clock_ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
@@ -82,15 +62,14 @@ mod tests {
     #[test]
     fn the_descriptor_limit_reaches_its_ceiling() {
         raise_descriptor_limit().unwrap();
-        let limit = limits(libc::RLIMIT_NOFILE).unwrap();
-        assert_eq!(limit.rlim_cur, limit.rlim_max);
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 
     #[test]
     fn clocks_go_forward() {
-        let before = clock_ns(libc::CLOCK_MONOTONIC);
+        let before = clock_ns(ClockId::Monotonic);
         assert!(before > 0);
-        assert!(clock_ns(libc::CLOCK_MONOTONIC) >= before);
-        assert_eq!(clock_ns(12345), 0);
+        assert!(clock_ns(ClockId::Monotonic) >= before);
     }
 }

@@ -8,7 +8,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
+use std::time::Duration;
 
+use rustix::event::PollFlags;
 use vmm::sys;
 use vmm::vfio::device::{DeviceError, Irq, IrqInfo};
 
@@ -128,7 +130,11 @@ pub fn unmask_on(irqs: &SharedIrqs, event: File) -> Result<(), Refusal> {
 fn listen(irqs: &Weak<Mutex<Irqs>>, mut event: File, listening: &AtomicBool) {
     let mut count = [0; 8];
     loop {
-        let signalled = sys::ready(event.as_fd(), libc::POLLIN, 20);
+        let signalled = sys::ready(
+            event.as_fd(),
+            PollFlags::IN,
+            Some(Duration::from_millis(20)),
+        );
         let Some(irqs) = irqs.upgrade() else { return };
         let mut irqs = lock(&irqs);
         if !listening.load(Ordering::Relaxed) {

@@ -7,8 +7,10 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pci::Message;
+use rustix::event::PollFlags;
 use tracing::warn;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -89,7 +91,7 @@ impl MsiLine {
 
     /// Whether an event has gathered while the line was masked.
     pub fn pending(&self) -> bool {
-        !self.attached && sys::ready(borrow(&self.event), libc::POLLIN, 0)
+        !self.attached && sys::ready(borrow(&self.event), PollFlags::IN, Some(Duration::ZERO))
     }
 
     /// Raises the interrupt as the device would.

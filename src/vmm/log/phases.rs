@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use rustix::time::ClockId;
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
@@ -53,8 +54,8 @@ impl Clock {
     pub fn start() -> Self {
         Self {
             begun: Instant::now(),
-            monotonic_ns: sys::clock_ns(libc::CLOCK_MONOTONIC),
-            cpu_before_us: sys::clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID) / 1000,
+            monotonic_ns: sys::clock_ns(ClockId::Monotonic),
+            cpu_before_us: sys::clock_ns(ClockId::ProcessCPUTime) / 1000,
         }
     }
 

@@ -7,11 +7,14 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::PollFlags;
 
 use crate::sys;
 
-/// How long a first message may wait for its reader, in milliseconds.
-const PATIENCE: i32 = 500;
+/// How long a first message may wait for its reader.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether the last message found no reader; the next does not wait at all.
 static STUCK: AtomicBool = AtomicBool::new(false);
@@ -24,11 +27,11 @@ impl Write for Stderr {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         let stderr = io::stderr();
         let patience = if STUCK.load(Ordering::Relaxed) {
-            0
+            Duration::ZERO
         } else {
             PATIENCE
         };
-        let ready = sys::ready(stderr.as_fd(), libc::POLLOUT, patience);
+        let ready = sys::ready(stderr.as_fd(), PollFlags::OUT, Some(patience));
         STUCK.store(!ready, Ordering::Relaxed);
         if ready {
             // A pipe that is ready takes a page without blocking; a message is less.

@@ -1,8 +1,15 @@
 //! Processes: a child that outlives its parent, waiting for another's end, and locks between them.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::{io, process};
+
+use rustix::event::PollFlags;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, chdir, getpid, pidfd_open, setsid};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+use rustix::thread::set_name;
 
 /// A process that is not mistaken for a later one with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +58,7 @@ fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
 /// # Errors
 /// The errno; Linux has it since 5.3.
 pub fn own_end() -> io::Result<OwnedFd> {
-    // SAFETY: the call takes two integers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process::id(), 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has opened the descriptor, and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Ok(pidfd_open(getpid(), PidfdFlags::empty())?)
 }
 
 /// Runs `work` in a child of its own session, which holds none of this process's descriptors but
@@ -120,19 +121,14 @@ pub fn ignore(signal: libc::c_int) {
 /// Leaves the terminal, the directory and the descriptors that came from the parent.
 fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
     ignore_signals();
-    // SAFETY: the texts are static; a child just forked leads no group.
-    unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"vmm-guardian".as_ptr());
-        libc::setsid();
-        libc::chdir(c"/".as_ptr());
-    }
+    set_name(c"vmm-guardian")?;
+    // A child just forked leads no process group, so this cannot fail.
+    setsid()?;
+    chdir("/")?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    for stream in 0..3 {
-        // SAFETY: both are descriptors; the standard streams belong to nobody in Rust's sense.
-        if unsafe { libc::dup2(null.as_raw_fd(), stream) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
     let open: Vec<i32> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
@@ -147,7 +143,7 @@ fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
 
 /// Waits until a descriptor is readable, however long that takes.
 pub fn wait_readable(fd: &OwnedFd) {
-    while !super::ready(fd.as_fd(), libc::POLLIN, -1) {}
+    while !super::ready(fd.as_fd(), PollFlags::IN, None) {}
 }
 
 /// Takes a file's lock if nobody has it (flock(2)); it goes with the file's last descriptor.
@@ -155,18 +151,17 @@ pub fn wait_readable(fd: &OwnedFd) {
 /// # Errors
 /// The errno, unless it says that another has the lock.
 pub fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: the descriptor is open for the call.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        e if matches!(e.raw_os_error(), Some(libc::EWOULDBLOCK | libc::EINTR)) => Ok(false),
-        e => Err(e),
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
+        Err(e) => Err(e.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -195,7 +190,7 @@ mod tests {
         child.kill().unwrap();
         let mut waited = 0;
         while child_process.lives() && waited < 5000 {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
             waited += 1;
         }
         assert!(!child_process.lives());
@@ -206,6 +201,10 @@ mod tests {
     #[test]
     fn this_process_has_not_ended() {
         let end = own_end().unwrap();
-        assert!(!crate::sys::ready(end.as_fd(), libc::POLLIN, 0));
+        assert!(!crate::sys::ready(
+            end.as_fd(),
+            PollFlags::IN,
+            Some(Duration::ZERO)
+        ));
     }
 }

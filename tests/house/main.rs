@@ -1,0 +1,4 @@
+//! Tests of the source tree itself: what its documents and manifests promise is so.
+
+mod source;
+mod walls;
