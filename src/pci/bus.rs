@@ -181,7 +181,7 @@ impl RootBus {
         }
     }
 
-    /// A guest's read after a decoder of [`super::config_access`] has seen it.
+    /// A guest's read of the registers that [`crate::access`] has decoded; ones where there are none.
     pub fn read(&self, target: Option<Target>, data: &mut [u8]) {
         data.fill(0xff);
         self.tell(target, false);
@@ -190,7 +190,8 @@ impl RootBus {
         }
     }
 
-    /// A guest's write after a decoder of [`super::config_access`] has seen it.
+    /// A guest's write of the registers that [`crate::access`] has decoded; dropped where there are
+    /// none.
     pub fn write(&self, target: Option<Target>, data: &[u8]) {
         self.tell(target, true);
         if let Some((t, data)) = target.and_then(|t| Some((t, data.get(..t.len)?))) {

@@ -15,6 +15,7 @@
 //! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
+//! | [`msix_layout`] | where in the BARs the MSI-X table and the pending bits are |
 //!
 //! The guest is hostile: any offset, length and value gets an answer. Nothing here indexes,
 //! unwraps or panics, and what a call returns is bounded by the device, not by the guest.
@@ -44,6 +45,7 @@ pub mod decoder;
 pub mod host_bridge;
 pub mod msi;
 pub mod msix;
+pub mod msix_layout;
 pub mod regs;
 pub mod rom;
 
@@ -58,7 +60,7 @@ pub trait PciFunction: Send + Sync {
     /// Fills `data` with the registers at `offset`.
     ///
     /// `data` has 1, 2 or 4 bytes, naturally aligned, and `offset` is below 4096: the bus has
-    /// split whatever the guest did into such pieces.
+    /// split whatever the guest did into such parts.
     fn config_read(&self, offset: u16, data: &mut [u8]);
 
     /// Writes the registers at `offset`; shapes as in [`PciFunction::config_read`].

@@ -52,7 +52,7 @@ use crate::memory::ram::Ram;
 use crate::stats::Stats;
 use crate::vcpu::{Running, Vcpu};
 use crate::vfio::function::rom::RomSource;
-use crate::vfio::function::{Surroundings, VfioFunction, reset};
+use crate::vfio::function::{VfioFunction, VmResources, reset};
 use crate::vfio::open;
 use crate::{layout, phase, vcpu};
 
@@ -95,7 +95,7 @@ pub struct Machine {
     ports: Arc<ConfigPorts>,
     serial: Arc<Serial>,
     coalesced: Arc<Coalesced>,
-    around: Surroundings,
+    around: VmResources,
     slots: Arc<KvmSlots>,
     dma: Option<Arc<Dma>>,
     pinning: Option<Pinning>,
@@ -241,7 +241,7 @@ impl Machine {
         let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
         let mut machine = Self {
             acpi,
-            around: Surroundings {
+            around: VmResources {
                 space,
                 bus,
                 router,

@@ -13,7 +13,7 @@ use vmm::memory::gate::Gate;
 use vmm::memory::kvm_slots::KvmSlots;
 use vmm::vfio::device::Irq;
 use vmm::vfio::function::rom::RomSource;
-use vmm::vfio::function::{Surroundings, VfioFunction, reset};
+use vmm::vfio::function::{VfioFunction, VmResources, reset};
 
 use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSI, MSIX, PM, ROM, TABLE, VECTORS};
 use crate::irq_code::ENABLE;
@@ -44,22 +44,22 @@ impl Rig {
     /// The same, where devices cannot reach RAM before the gate opens.
     pub fn at(gate: Arc<Gate>, device: FakeDevice, max_slots: usize) -> Self {
         let device = device.share();
-        let vm = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
-        vm.create_irq_chip().unwrap();
-        let slots = Arc::new(KvmSlots::new(vm.clone(), max_slots));
+        let fd = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
+        fd.create_irq_chip().unwrap();
+        let slots = Arc::new(KvmSlots::new(fd.clone(), max_slots));
         let space = Arc::new(AddressSpace::new());
         space.subscribe(slots.clone()).unwrap();
-        let around = Surroundings {
+        let vm = VmResources {
             space,
             bus: Arc::new(Bus::new()),
-            router: Router::new(vm).unwrap(),
+            router: Router::new(fd).unwrap(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
             gate,
         };
-        let layout = around.layout;
-        let (bus, router) = (around.bus.clone(), around.router.clone());
-        let function = VfioFunction::new(device.clone(), around, RomSource::Device).unwrap();
+        let layout = vm.layout;
+        let (bus, router) = (vm.bus.clone(), vm.router.clone());
+        let function = VfioFunction::new(device.clone(), vm, RomSource::Device).unwrap();
         // The pin of the IOAPIC that INTA of slot 1 leads to; nobody serves it from here.
         function.connect_pin(0, 17, Weak::new());
         let mut bars = function.bars();
@@ -73,7 +73,7 @@ impl Rig {
         for (bar, address) in places {
             bars.set_address(bar, address.into());
         }
-        function.set_placed(bars);
+        function.set_reset_bars(bars);
         let root = RootBus::new();
         root.add(SLOT, 0, function.clone()).unwrap();
         let mut rig = Self {

@@ -69,7 +69,7 @@ pub struct Serial {
     /// The keyboard found a vCPU in the UART.
     turned_away: AtomicBool,
     /// A character was written, and the interrupt output not looked at since.
-    unsettled: AtomicBool,
+    unsettled: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
@@ -93,7 +93,7 @@ impl Serial {
             uart,
             room,
             turned_away: AtomicBool::new(false),
-            unsettled: AtomicBool::new(false),
+            unsettled: Arc::default(),
             stop,
         })
     }
@@ -161,6 +161,11 @@ impl Serial {
             self.lock().settle();
             self.tell_turned_away();
         }
+    }
+
+    /// Set while [`Serial::settle`] has something to do.
+    pub fn unsettled(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.unsettled)
     }
 
     /// From now on (or no longer) output is dropped instead of waited for.

@@ -65,7 +65,7 @@ impl Machine {
             bars.iter_mut().map(|(b, bars)| (*b, bars)).collect();
         bar_assignment::assign(&mut wishes, &self.layout.windows())?;
         for ((_, function), (_, bars)) in self.functions.iter().zip(bars) {
-            function.set_placed(bars);
+            function.set_reset_bars(bars);
         }
         Ok(())
     }

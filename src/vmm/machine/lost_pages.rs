@@ -42,7 +42,7 @@ impl DevicePages {
 }
 
 fn count_fenced(functions: &[Arc<VfioFunction>]) -> usize {
-    functions.iter().filter(|f| f.is_fenced()).count()
+    functions.iter().filter(|f| f.is_disconnected()).count()
 }
 
 impl LostPages for DevicePages {
@@ -52,7 +52,7 @@ impl LostPages for DevicePages {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             // All of them, not the first alone.
             for function in &self.functions {
-                function.lose_pages();
+                function.disconnect_if_unmappable();
             }
             let fenced = count_fenced(&self.functions);
             if fenced > seen.fenced {
@@ -70,7 +70,9 @@ impl LostPages for DevicePages {
             Some(RegionKind::Ram) => false,
             Some(RegionKind::Device) => {
                 // Where another vCPU was quicker, nothing is there now.
-                self.functions.iter().any(|f| f.lose_page(address))
+                self.functions
+                    .iter()
+                    .any(|f| f.disconnect_if_mapped_at(address))
                     || self.space.kind_at(address).is_none()
             }
             None => true,

@@ -21,7 +21,7 @@ impl Machine {
         let failed = Arc::downgrade(function);
         let on_error = move || {
             if let Some(function) = failed.upgrade()
-                && function.fence()
+                && function.disconnect()
             {
                 let name = function.name();
                 warn!("{name} has failed: the guest sees it no more, and lives on");
@@ -41,7 +41,7 @@ impl Machine {
             let Some(function) = wanted.upgrade() else {
                 return;
             };
-            function.fence();
+            function.disconnect();
             // The IOMMU's maps go with the last device that has them.
             if in_use.fetch_sub(1, Ordering::Relaxed) == 1
                 && let Some(dma) = &dma

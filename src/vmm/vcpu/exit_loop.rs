@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::counters::exits::{Reason, VcpuExits};
-use crate::vcpu::Shared;
 use crate::vcpu::run_page::RunPage;
+use crate::vcpu::shared::Shared;
 
 /// Why a vCPU's loop ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub enum LoopEnd {
 /// Runs a vCPU until it is stopped or cannot go on, and counts its exits.
 pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
     let end = run_on(vcpu, shared, exits, stop);
-    // What a read was answered with reaches the registers inside the next KVM_RUN; without it the
-    // old instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
+    // The answer to a read reaches the guest's registers inside the next KVM_RUN. Without one the old
+    // instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
     vcpu.set_kvm_immediate_exit(1);
     let _ = vcpu.run();
     vcpu.set_kvm_immediate_exit(0);
@@ -73,7 +73,7 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             Ok(VcpuExit::Hlt) => (Reason::Halt, 0),
             Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
             Ok(VcpuExit::IrqWindowOpen) => (Reason::Other, 0),
-            // A page of a device that has gone, perhaps; kernels before 6.8 do not say which.
+            // Perhaps a page of a device that has gone; kernels before 6.8 do not say which page.
             Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.lost_pages.take_away(Some(gpa)) => {
                 (Reason::MemoryFault, gpa)
             }
@@ -84,13 +84,13 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
                 return LoopEnd::Broken(format!("the host has no page for {gpa:#x}"));
             }
             Ok(exit) => return LoopEnd::Broken(format!("KVM stopped it: {exit:?}")),
-            // A kick, or a signal that was nobody's.
+            // A kick, or a signal for no one here.
             Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
                 (Reason::Interrupted, 0)
             }
             Err(e) => return LoopEnd::Broken(format!("KVM_RUN failed: {e}")),
         };
-        shared.coalesced.settle();
+        shared.coalesced.finish_exit();
         exits.count(reason, address);
     }
     LoopEnd::Stopped

@@ -4,6 +4,7 @@ pub mod cpuid;
 pub mod exit_loop;
 pub mod pin;
 mod run_page;
+mod shared;
 pub mod state;
 mod tsc;
 
@@ -17,15 +18,14 @@ use std::time::Duration;
 use exit_loop::LoopEnd;
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
+pub use shared::{LostPages, Shared};
 use state::PowerOn;
 use tracing::warn;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::boot::cpu_state::CpuState;
-use crate::bus::Bus;
 use crate::coalesced::Coalesced;
-use crate::counters::exits::Exits;
-use crate::guest_event::{GuestEvent, Notifier};
+use crate::guest_event::GuestEvent;
 use crate::log::phases::FIRST_RUN;
 use crate::memory::gate::Gate;
 use crate::phase;
@@ -161,30 +161,6 @@ impl AsRawFd for Vcpu {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
-}
-
-/// What the threads share.
-#[derive(Clone)]
-pub struct Shared {
-    /// Where accesses go.
-    pub bus: Arc<Bus>,
-    /// Writes that come before what an exit asks for.
-    pub coalesced: Arc<Coalesced>,
-    /// Where a vCPU waits that lets a device use RAM.
-    pub gate: Arc<Gate>,
-    /// Who is told that a vCPU cannot go on.
-    pub notifier: Arc<Notifier>,
-    /// Exits are counted here.
-    pub exits: Arc<Exits>,
-    /// Who is asked when KVM cannot get a page.
-    pub lost_pages: Arc<dyn LostPages>,
-}
-
-/// Knows whose pages the guest has, for when KVM cannot get one (KVM_RUN's EFAULT).
-pub trait LostPages: Send + Sync {
-    /// Takes the page at a guest-physical address, or whichever it was where KVM does not say, out
-    /// of the guest's reach. Tells whether the guest can go on without it.
-    fn take_away(&self, address: Option<u64>) -> bool;
 }
 
 /// vCPUs that run, each on a thread.

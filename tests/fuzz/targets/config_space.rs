@@ -51,14 +51,19 @@ fuzz_target!(|input: Input| {
 
     for access in &input.accesses {
         let mut data = access.bytes();
-        // The runs are the access, in order and without a gap.
+        // The parts are the access, in order and without a gap.
         let offset = access.offset % (4096 + 16);
         let mut at = offset;
-        for (start, len, emulated) in config.runs(offset, data.len()) {
-            assert_eq!(start, at);
-            assert!(len > 0);
-            assert!((0..len as u16).all(|i| config.is_emulated(start + i) == emulated));
-            at += len as u16;
+        for part in config.split(offset, data.len()) {
+            assert_eq!(part.offset, at);
+            assert!(part.len > 0);
+            let bytes = at..at + part.len as u16;
+            assert!(
+                bytes
+                    .clone()
+                    .all(|i| config.is_emulated(i) == part.emulated)
+            );
+            at = bytes.end;
         }
         if access.write {
             config.write(offset, &data);

@@ -1,6 +1,6 @@
-//! What the guest gets to see of each register: passed to the device, emulated here, or hidden.
+//! What the guest sees of each register: passed to the device, emulated here, or hidden.
 //!
-//! The tables are the policy; [`apply`] turns a device's configuration space into the guest's.
+//! The tables are the policy. [`apply`] turns a device's configuration space into the guest's.
 //! Register names and offsets: PCI Express Base 6.0, 7.5 (header and PCIe capability), 7.6 to 7.9
 //! (extended capabilities).
 
@@ -8,6 +8,8 @@ use pci::capability;
 use pci::capability::{ext_id, id};
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use pci::regs;
+use pci::regs::header_type;
+use pci::regs::power::PMCSR;
 
 /// How a register is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,9 @@ pub const HEADER: &[Row] = &[
     Row(regs::MIN_GRANT, 2, Pass, "minimum grant, maximum latency"),
 ];
 
+/// Registers of the header whose write changes more than their value: COMMAND, the BARs and the ROM's.
+const SIDE_EFFECTS: [(u16, usize); 3] = [(regs::COMMAND, 2), (regs::BAR, 24), (regs::ROM, 4)];
+
 /// Standard capabilities; one that is not named is passed.
 pub const STANDARD: &[(u16, Treatment, &str)] = &[
     (
@@ -171,9 +176,9 @@ fn treatment(table: &[(u16, Treatment, &str)], id: u16) -> Treatment {
 
 /// The guest's configuration space for a device whose own is `image` (256 or 4096 bytes).
 ///
-/// Where all of the extended space is zero there is nothing to reach, and it reads as ones, as on a
-/// machine that has mechanism 1 alone; a guest that has seen so does not come again. The null header
-/// that stands for an empty one Linux reads for each capability that it knows: 28 exits in a boot.
+/// An extended space of zeros has no register to reach, and reads as ones, as on a machine that has
+/// mechanism 1 alone; a guest that has seen ones does not come again. The null header of an empty
+/// extended space is read by Linux for each capability that Linux knows: 28 exits in a boot.
 pub fn apply(image: &[u8]) -> ConfigSpace {
     let mut image = image.to_vec();
     let extended = image.get(CONVENTIONAL_SIZE..).unwrap_or_default();
@@ -206,21 +211,33 @@ pub fn apply(image: &[u8]) -> ConfigSpace {
             config.set_emulated(*offset, usize::from(*len));
         }
     }
-    for offset in [0x0f, 0x3d] {
+    for offset in [regs::BIST, regs::INTERRUPT_LINE, regs::INTERRUPT_PIN] {
         config.set_u8(offset, 0);
     }
-    config.set_u8(0x0e, config.u8(0x0e) & 0x7f);
-    for offset in (0x10..0x28).step_by(4).chain([0x28, 0x30]) {
+    let layout = config.u8(regs::HEADER_TYPE) & !header_type::MULTI_FUNCTION;
+    config.set_u8(regs::HEADER_TYPE, layout);
+    let bars = (regs::BAR..regs::CARDBUS).step_by(4);
+    for offset in bars.chain([regs::CARDBUS, regs::ROM]) {
         config.set_u32(offset, 0);
     }
-    config.set_u8(0x3c, 0);
-    config.set_writable(0x3c, &[0xff]);
+    config.set_writable(regs::INTERRUPT_LINE, &[0xff]);
+    // The device answers COMMAND, and what the guest wrote last is kept here besides.
+    config.set_writable(regs::COMMAND, &[0xff; 2]);
+    for (offset, len) in SIDE_EFFECTS {
+        config.set_side_effects(offset, len);
+    }
+    if let Some(cap) = capability::find(&image, id::PM) {
+        config.set_side_effects(cap.offset + PMCSR, 1);
+    }
 
     for cap in capability::standard(config.image()) {
         // Id and next pointer, relinked.
         config.set_emulated(cap.offset, 2);
         match cap.id {
-            id::MSI | id::MSIX => config.set_emulated(cap.offset, usize::from(cap.len)),
+            id::MSI | id::MSIX => {
+                config.set_emulated(cap.offset, usize::from(cap.len));
+                config.set_side_effects(cap.offset, usize::from(cap.len));
+            }
             id::PCIE => express(&mut config, cap.offset),
             _ => {}
         }
