@@ -43,13 +43,13 @@ lab-all: deps
 	cargo test --package lab -- --include-ignored
 
 bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEERS="name=/path ...")
-	@cargo run --quiet --package lab --bin bench
+	@cargo run --quiet --package bench --bin bench
 
 bench-check: ## what moved between two results of it, A=old.json B=new.json
-	@cargo run --quiet --package lab --bin bench -- check $(A) $(B)
+	@cargo run --quiet --package bench --bin bench -- check $(A) $(B)
 
-bench-readme: ## the last results' summary, into the README
-	@cargo run --quiet --package lab --bin bench -- readme
+bench-readme: ## the last results' summary, into docs/benchmarks.md
+	@cargo run --quiet --package bench --bin bench -- readme
 
 doc: ## the library's documentation: the module map and the four paths
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --package mini-vmm --package lab

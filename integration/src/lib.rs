@@ -25,13 +25,11 @@
 //! | [`machine`] | L1 as data, its QEMU command line, and running it with a time limit |
 //! | [`nudge`] | waking a QEMU that stands still |
 //! | [`random`] | content that looks random |
-//! | [`tiny`] | guests of a few bytes, for measuring a start |
 //! | [`transcript`] | what was said, by whom and when |
 //! | [`scenario`] | one machine, one script, and what must be seen |
 //! | [`expect`] | what a guest that works its disk must have said and left |
 //! | [`failure`] | what a failed scenario shows |
 //! | [`vmm`] | the static mini-vmm under test, and the guest's own program |
-//! | [`watch`] | a VMM under way: its console, its clock, its memory |
 //! | [`progress`] | long steps, shown |
 
 pub mod disk;
@@ -47,9 +45,7 @@ pub mod nudge;
 pub mod progress;
 pub mod random;
 pub mod scenario;
-pub mod tiny;
 pub mod transcript;
 pub mod vmm;
-pub mod watch;
 
 pub use error::{Error, Result};

@@ -25,10 +25,7 @@ struct Input {
 }
 
 fuzz_target!(|input: Input| {
-    let mut image = [0u8; 256];
-    // STATUS has a list of capabilities, and it begins at 0x40 (PCI Express 6.0, 7.5.1.1.4).
-    image[0x06] = 0x10;
-    image[0x34] = 0x40;
+    let mut image = access::config_space(256);
     image[0x40] = 0x05;
     image[0x42..0x44].copy_from_slice(&input.control.to_le_bytes());
     let Some(capability) = MsiCapability::parse(&image) else {
@@ -37,7 +34,7 @@ fuzz_target!(|input: Input| {
     let most = usize::from(capability.max_vectors);
     assert!(most.is_power_of_two() && most <= 32);
     let mut msi = Msi::new(capability);
-    // How many vectors are in use, told by the effects alone.
+    // How many vectors are in use by the effects.
     let mut in_use = None;
     for step in &input.steps {
         let effects = match step {

@@ -13,11 +13,11 @@ use pci::msix::{Msix, MsixCapability, MsixEffect};
 struct Input {
     /// Message control, table and PBA registers of the capability.
     registers: [u32; 3],
-    steps: Vec<(Place, Access)>,
+    steps: Vec<(Step, Access)>,
 }
 
 #[derive(Debug, Arbitrary)]
-enum Place {
+enum Step {
     Control,
     Table,
     Pending,
@@ -28,10 +28,7 @@ enum Place {
 }
 
 fuzz_target!(|input: Input| {
-    let mut image = [0u8; 256];
-    // STATUS has a list of capabilities, and it begins at 0x40 (PCI Express 6.0, 7.5.1.1.4).
-    image[0x06] = 0x10;
-    image[0x34] = 0x40;
+    let mut image = access::config_space(256);
     for (at, register) in (0x40..).step_by(4).zip(input.registers) {
         image[at..at + 4].copy_from_slice(&register.to_le_bytes());
     }
@@ -43,37 +40,37 @@ fuzz_target!(|input: Input| {
     let mut msix = Msix::new(capability);
     let vectors = capability.vectors;
     assert!((1..=2048).contains(&vectors));
-    // Which vectors are live, told by the effects alone.
+    // Vectors that are live by the effects.
     let mut live = vec![false; usize::from(vectors)];
-    for (place, access) in &input.steps {
+    for (step, access) in &input.steps {
         let mut data = access.bytes();
         let offset = u64::from(access.offset);
-        let effects = match (place, access.write) {
-            (Place::Control, true) => msix.control_write(access.offset % 16, &data),
-            (Place::Table, true) => msix.table_write(offset, &data),
-            (Place::Reset, _) => msix.reset(),
-            (Place::Refuse, _) => {
+        let effects = match (step, access.write) {
+            (Step::Control, true) => msix.control_write(access.offset % 16, &data),
+            (Step::Table, true) => msix.table_write(offset, &data),
+            (Step::Reset, _) => msix.reset(),
+            (Step::Refuse, _) => {
                 msix.refuse(access.offset);
                 if let Some(live) = live.get_mut(usize::from(access.offset)) {
                     *live = false;
                 }
                 Vec::new()
             }
-            (Place::RefuseEnable, _) => {
+            (Step::RefuseEnable, _) => {
                 msix.refuse_enable();
                 live.fill(false);
                 Vec::new()
             }
-            (Place::Control, false) => {
+            (Step::Control, false) => {
                 msix.capability_read(access.offset % 16, &mut data);
                 Vec::new()
             }
-            (Place::Table, false) => {
+            (Step::Table, false) => {
                 msix.table_read(offset, &mut data);
                 Vec::new()
             }
             // Read only.
-            (Place::Pending, _) => {
+            (Step::Pending, _) => {
                 msix.pba_read(offset, &mut data, &|vector| {
                     assert!(vector < vectors);
                     vector % 3 == 0

@@ -1,0 +1,405 @@
+//! Part 2: from process start to the guest's /init, with and without a device, by L1's clock.
+
+use std::collections::BTreeMap;
+
+use lab::disk::Disk;
+
+use super::facts::{Fact, Facts, value};
+use super::session::Session;
+use super::setup::Setup;
+use super::{filling, l1};
+use crate::error::Result;
+use crate::names::{BOOT_RAM, BOOT_WITH_DISK, DISK_ALONE, FILLED, FLOORS};
+use crate::results::{Key, Results};
+use crate::subjects::bare_calls::Map;
+use crate::subjects::{Guest, Kind, Subject};
+use crate::watch::counters::Counter;
+
+const MIB: u32 = 512;
+
+/// One guest under one VMM.
+struct Run<'a> {
+    subject: &'a Subject,
+    device: bool,
+    /// This run is for its counters alone, because counting might cost time.
+    counted: bool,
+}
+
+/// Measures, and adds to the results.
+pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
+    let disk = Disk::new("bench", 5);
+    let bdf = disk.bdf();
+    let runs = runs(setup);
+    let mut round = String::new();
+    for (id, run) in runs.iter().enumerate() {
+        round.push_str(&line(setup, id, run, &bdf));
+    }
+    let machine = l1::machine(&[disk]);
+    let map = Map {
+        interface: FLOORS[0].0,
+        device: &bdf,
+        mib: MIB,
+        pages: "thp",
+        threads: filling::threads(machine.cpus),
+    };
+    round.push_str(&format!(
+        "{} | sed 's/^/LAB: mapped {} /'\n",
+        l1::map(setup.subjects.bare_calls(), &map),
+        runs.len()
+    ));
+    let session = Session {
+        name: "bench-boots",
+        machine,
+        before: format!("bind_vfio {bdf}"),
+        round,
+    };
+    let facts = session.run(setup, "part 2, guests to their /init")?;
+    take(&facts, &runs, results);
+    Ok(())
+}
+
+/// With the device and without; first all subjects for their times, then mini-vmm for its counters.
+fn runs<'a>(setup: &Setup<'a>) -> Vec<Run<'a>> {
+    let mut runs = Vec::new();
+    for device in [true, false] {
+        let plain = |subject| Run {
+            subject,
+            device,
+            counted: false,
+        };
+        runs.extend(setup.subjects.with_vfio().map(plain));
+        if setup.subjects.abilities().stats {
+            runs.push(Run {
+                counted: true,
+                ..plain(setup.subjects.ours())
+            });
+        }
+    }
+    runs
+}
+
+/// The line of the script for one run.
+fn line(setup: &Setup<'_>, id: usize, run: &Run<'_>, bdf: &str) -> String {
+    let devices = [bdf];
+    let (devices, cmdline, stop) = if run.device {
+        (
+            &devices[..],
+            "console=ttyS0 quiet panic=-1 bench.disk=1",
+            "disk",
+        )
+    } else {
+        (&[][..], "console=ttyS0 quiet panic=-1", "init")
+    };
+    let guest = Guest {
+        initrd: Some(l1::initrd()),
+        cmdline,
+        mib: MIB,
+        devices,
+        ..Guest::new(l1::kernel())
+    };
+    let abilities = setup.subjects.abilities();
+    let (counter, command) = if run.counted {
+        (
+            run.subject.kind.counter(abilities),
+            l1::counting(run.subject, &guest, abilities),
+        )
+    } else {
+        let counter = match run.subject.kind {
+            Kind::MiniVmm => Counter::Signal,
+            kind => kind.counter(abilities),
+        };
+        (counter, l1::command(run.subject, &guest))
+    };
+    let counter = counter.word();
+    format!("probe watch {id} {counter} {stop} -- {command} || :\n")
+}
+
+fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
+    let mut reader = Reader {
+        runs,
+        results,
+        with_disk: BTreeMap::new(),
+        clock: None,
+    };
+    for fact in facts.iter() {
+        reader.read(fact);
+    }
+    results.missing.extend(facts.failed_runs(2));
+}
+
+/// Reads facts into results.
+struct Reader<'a> {
+    runs: &'a [Run<'a>],
+    results: &'a mut Results,
+    /// Milliseconds of each subject's last boot with the disk to /init.
+    with_disk: BTreeMap<String, f64>,
+    /// Number of the last counted run, and when its kernel's clock began.
+    clock: Option<(usize, f64)>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, fact: Fact<'_>) {
+        let Some(run) = self.runs.get(fact.run) else {
+            self.mapped(fact);
+            return;
+        };
+        match (fact.kind, run.counted) {
+            ("watched", true) => self.start_clock(fact),
+            ("counts", true) => {
+                self.phases(fact, run);
+                self.counts_of_kvm(fact, run);
+            }
+            (_, true) => {}
+            ("watched", false) => self.watched(fact, run),
+            ("counts", false) => {
+                self.exits(fact, run);
+                self.counts_of_kvm(fact, run);
+            }
+            ("memory", false) => self.memory(fact, run),
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, run: &Run<'_>, quantity: (&str, &str), sample: f64) {
+        let work = if run.device {
+            BOOT_WITH_DISK
+        } else {
+            "boot without a device"
+        };
+        self.add_key(work, quantity, &run.subject.name, sample);
+    }
+
+    fn add_key(&mut self, work: &str, quantity: (&str, &str), subject: &str, sample: f64) {
+        let key = Key {
+            part: 2,
+            work,
+            at: None,
+            quantity,
+        };
+        self.results.add(&key, subject, sample);
+    }
+
+    /// What the bare calls took for the guest's RAM.
+    fn mapped(&mut self, fact: Fact<'_>) {
+        if let Some(made) = value(fact.rest, "made").filter(|_| fact.kind == "mapped") {
+            self.add_key(BOOT_RAM, (FILLED, "ms"), FLOORS[0].1, made);
+        }
+    }
+
+    /// A counted run says "init" first, and its counters at the end.
+    fn start_clock(&mut self, fact: Fact<'_>) {
+        if fact.rest.contains(" init ")
+            && let Some((at, uptime)) = times(fact)
+        {
+            self.clock = Some((fact.run, at - uptime * 1e3));
+        }
+    }
+
+    fn phases(&mut self, fact: Fact<'_>, run: &Run<'_>) {
+        // L1's clock runs from before the fork, and the phases from main.
+        let main = value(fact.rest, "phase.before_main");
+        let first = value(fact.rest, "phase.main_to_first_run");
+        if let (Some((of, clock)), Some(main), Some(first)) = (self.clock.take(), main, first)
+            && of == fact.run
+        {
+            let quantity = ("from the first run to the kernel's clock", "ms");
+            self.add(run, quantity, clock - (main + first) / 1e3);
+        }
+        for word in fact.rest.split(' ') {
+            if let Some((name, micros)) = phase(word) {
+                self.add(run, (&name, "ms"), micros / 1e3);
+            }
+        }
+    }
+
+    fn counts_of_kvm(&mut self, fact: Fact<'_>, run: &Run<'_>) {
+        for (quantity, name) in BY_KVM {
+            if let Some(count) = value(fact.rest, name) {
+                self.add(run, (quantity, ""), count);
+            }
+        }
+    }
+
+    fn exits(&mut self, fact: Fact<'_>, run: &Run<'_>) {
+        for (quantity, own, kvm) in EXITS {
+            let count = value(fact.rest, own).or_else(|| value(fact.rest, kvm));
+            if let Some(count) = count {
+                self.add(run, (quantity, ""), count);
+            }
+        }
+    }
+
+    fn memory(&mut self, fact: Fact<'_>, run: &Run<'_>) {
+        for (quantity, name) in [
+            ("memory of the VMM itself, private", "private"),
+            ("memory of the VMM itself, written to", "dirty"),
+        ] {
+            if let Some(kib) = value(fact.rest, name) {
+                self.add(run, (quantity, "MiB"), kib / 1024.0);
+            }
+        }
+    }
+
+    fn watched(&mut self, fact: Fact<'_>, run: &Run<'_>) {
+        let Some((at, uptime)) = times(fact) else {
+            return;
+        };
+        if fact.rest.contains(" init ") {
+            self.init(run, at, uptime);
+        } else if fact.rest.contains(" disk ") {
+            self.add(run, ("to the disk's first block", "ms"), at);
+        }
+    }
+
+    fn init(&mut self, run: &Run<'_>, at: f64, uptime: f64) {
+        self.add(run, ("to /init", "ms"), at);
+        let before = ("of it before the kernel's clock starts", "ms");
+        self.add(run, before, at - uptime * 1e3);
+        self.add(run, ("of it in the guest's kernel", "ms"), uptime * 1e3);
+        // A boot without the device follows one with it; where that failed there is no pair.
+        let name = &run.subject.name;
+        let with_disk = self.with_disk.remove(name);
+        if run.device {
+            self.with_disk.insert(name.clone(), at);
+        } else if let Some(with_disk) = with_disk {
+            self.add_key(BOOT_WITH_DISK, (DISK_ALONE, "ms"), name, with_disk - at);
+        }
+    }
+}
+
+/// Milliseconds since the VMM's start, and seconds since the start of the kernel's clock.
+fn times(fact: Fact<'_>) -> Option<(f64, f64)> {
+    Some((value(fact.rest, "at")?, value(fact.rest, "uptime")?))
+}
+
+/// A phase's name and its microseconds, from "phase.map_dma=12", or from "ahead.map_dma=3" for the
+/// time before the guest runs.
+fn phase(word: &str) -> Option<(String, f64)> {
+    let (name, micros) = word.split_once('=')?;
+    let name = match name.split_once('.')? {
+        ("phase", name) => format!("phase {}", name.replace('_', " ")),
+        ("ahead", name) => format!("phase {}, before the guest runs", name.replace('_', " ")),
+        _ => return None,
+    };
+    Some((name, micros.parse().ok()?))
+}
+
+/// Exits that reach the VMM: the quantity, mini-vmm's name, and KVM's name for the other VMMs. KVM
+/// counts an access to a port before it looks for its handler, so `io_exits` also has those that
+/// KVM handles itself.
+const EXITS: [(&str, &str, &str); 2] = [
+    ("exits to the VMM, ports", "pio", "io_exits"),
+    ("exits to the VMM, MMIO", "mmio", "mmio_exits"),
+];
+
+/// What KVM counts alike for all VMMs.
+const BY_KVM: [(&str, &str); 2] = [
+    (
+        "port accesses that left the guest (KVM's io_exits)",
+        "io_exits",
+    ),
+    ("exits to KVM", "exits"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disks_share_is_of_one_round() {
+        let subject = Subject::new("mini-vmm", Kind::MiniVmm, "/bin/true");
+        let runs = [true, false].map(|device| Run {
+            subject: &subject,
+            device,
+            counted: false,
+        });
+        let lines = [
+            "round 1",
+            "watched 0 at=30 init uptime=0.01",
+            "watched 1 at=20 init uptime=0.01",
+            // A boot with the disk that failed: the next has no pair.
+            "watched 1 at=21 init uptime=0.01",
+            "mapped 2 made=250.5 mapped=4 unmapped=1",
+            "script 0",
+        ];
+        let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
+        let mut results = Results::default();
+        take(&facts, &runs, &mut results);
+        let alone = results.measures.iter().find(|m| m.quantity == DISK_ALONE);
+        assert_eq!(alone.unwrap().samples, [10.0]);
+        let filled = results.measures.iter().find(|m| m.work == BOOT_RAM);
+        assert_eq!(filled.unwrap().samples, [250.5]);
+    }
+
+    #[test]
+    fn a_counted_run_tells_how_long_a_kernel_takes_to_its_clock() {
+        let subject = Subject::new("mini-vmm", Kind::MiniVmm, "/bin/true");
+        let runs = [Run {
+            subject: &subject,
+            device: true,
+            counted: true,
+        }];
+        let lines = [
+            "round 1",
+            "watched 0 at=30 init uptime=0.01",
+            "counts 0 phase.before_main=2000 phase.main_to_first_run=5000",
+            "counts 0 phase.before_main=2000 phase.main_to_first_run=5000",
+            "script 0",
+        ];
+        let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
+        let mut results = Results::default();
+        take(&facts, &runs, &mut results);
+        let row = results
+            .measures
+            .iter()
+            .find(|m| m.quantity.starts_with("from the first run"));
+        assert_eq!(row.unwrap().samples, [13.0]);
+    }
+
+    #[test]
+    fn ports_are_told_as_kvm_counts_them_and_as_the_vmm_does() {
+        let kinds = [("mini-vmm", Kind::MiniVmm), ("QEMU q35", Kind::QemuQ35)];
+        let [ours, qemu] = kinds.map(|(name, kind)| Subject::new(name, kind, "/bin/true"));
+        let runs = [(&ours, false), (&ours, true), (&qemu, false)].map(|(subject, counted)| Run {
+            subject,
+            device: true,
+            counted,
+        });
+        let lines = [
+            "round 1",
+            "counts 0 pio=300 mmio=200 other=1 total=501",
+            "counts 1 pio=310 mmio=200 exits=9000 io_exits=450 mmio_exits=200",
+            "counts 2 exits=9500 io_exits=20000 mmio_exits=1100",
+            "script 0",
+        ];
+        let facts = Facts::of(lines.map(String::from).into_iter(), "/d".as_ref()).unwrap();
+        let mut results = Results::default();
+        take(&facts, &runs, &mut results);
+        let of = |quantity: &str, subject: &str| {
+            let mut all = results.measures.iter();
+            let row = all.find(|m| m.quantity.starts_with(quantity) && m.subject == subject);
+            row.map(|m| m.samples.clone())
+        };
+        for (quantity, ours, qemu) in [
+            ("exits to the VMM, ports", 300.0, 20000.0),
+            ("exits to the VMM, MMIO", 200.0, 1100.0),
+            ("port accesses", 450.0, 20000.0),
+            ("exits to KVM", 9000.0, 9500.0),
+        ] {
+            assert_eq!(of(quantity, "mini-vmm"), Some(vec![ours]), "{quantity}");
+            assert_eq!(of(quantity, "QEMU q35"), Some(vec![qemu]), "{quantity}");
+        }
+    }
+
+    #[test]
+    fn phases_may_lie_beside_the_guest() {
+        assert_eq!(
+            phase("phase.open_device=15"),
+            Some(("phase open device".into(), 15.0))
+        );
+        let ahead = "phase map dma, before the guest runs";
+        assert_eq!(phase("ahead.map_dma=0"), Some((ahead.into(), 0.0)));
+        assert_eq!(phase("dma.ram=4"), None);
+        assert_eq!(phase("pio=4"), None);
+    }
+}

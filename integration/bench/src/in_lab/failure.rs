@@ -1,0 +1,9 @@
+//! Errors of the crate `lab` as errors of the bench.
+
+use crate::error::Error;
+
+impl From<lab::Error> for Error {
+    fn from(error: lab::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}

@@ -1,0 +1,58 @@
+//! The bench does the same work under mini-vmm, under its peers and by the bare system calls, in
+//! turns. It asserts nothing: docs/benchmarking.md says how to run it and how to read its figures.
+//!
+//! Each module uses those below it only:
+//!
+//! ```text
+//!  command ─── what `make bench` and its sisters do
+//!  │
+//!  ├─ where: on_host   this machine's /dev/kvm
+//!  │         in_lab    the machine that QEMU emulates, with an IOMMU and NVMe disks
+//!  │
+//!  ├─ who:   subjects  how mini-vmm, QEMU, other VMMs and the bare calls are started
+//!  │
+//!  ├─ how:   watch     a VMM while it runs: its console, clock, counters, memory, CPU time
+//!  │         tiny      guests of a few bytes
+//!  │         plan      how much is measured
+//!  │
+//!  └─ what:  targets, compare, report ── figures ── results ── stats, names
+//! ```
+//!
+//! | module | what it knows |
+//! | --- | --- |
+//! | [`command`] | the jobs of the program |
+//! | [`plan`] | how much is measured, from environment variables |
+//! | [`subjects`] | who is measured, and how each is started |
+//! | [`on_host`] | what runs on this machine's /dev/kvm |
+//! | [`in_lab`] | what runs in the emulated machine |
+//! | [`watch`] | a VMM while it runs |
+//! | [`tiny`] | guests of a few bytes |
+//! | [`about`] | what a run was measured on |
+//! | [`names`] | names of subjects, work and quantities |
+//! | [`results`] | figures as data |
+//! | [`stats`] | medians, quartiles, slopes |
+//! | [`figures`] | numbers, cells and ratios as text |
+//! | [`report`] | the reports as Markdown, HTML and SVG |
+//! | [`targets`] | what the project wants to reach, and whether a run did |
+//! | [`compare`] | two files of results |
+//! | [`error`] | errors |
+//!
+//! Only `command` and `in_lab` use the crate `lab`, so that the rest can be made into a program for
+//! any host. A test keeps it so.
+
+pub mod about;
+pub mod command;
+pub mod compare;
+pub mod error;
+pub mod figures;
+pub mod in_lab;
+pub mod names;
+pub mod on_host;
+pub mod plan;
+pub mod report;
+pub mod results;
+pub mod stats;
+pub mod subjects;
+pub mod targets;
+pub mod tiny;
+pub mod watch;

@@ -1,0 +1,21 @@
+//! `make bench`; docs/benchmarking.md says how to run it and how to read what it writes.
+//!
+//! ```text
+//! bench                 measures, into target/bench/: results.json, report.md, report.html
+//! bench check A B       what moved between two files of results
+//! bench readme          the last results' summary, put into docs/benchmarks.md
+//! ```
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match bench::command::run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What is to be measured, and for how long.
+
+use std::env;
+use std::time::Duration;
+
+use crate::error::{Context, Error, Result};
+
+/// How much is measured.
+#[derive(Debug)]
+pub struct Plan {
+    parts: Vec<u8>,
+    /// Rounds of what takes seconds.
+    pub rounds: usize,
+    /// Rounds of what takes milliseconds.
+    pub quick_rounds: usize,
+    /// Reads of each kind in a guest.
+    pub reads: usize,
+    /// How long a part may take in the lab.
+    pub budget: Duration,
+}
+
+impl Plan {
+    /// From BENCH, BENCH_ROUNDS, BENCH_SECONDS and BENCH_READS.
+    pub fn from_environment() -> Result<Self> {
+        let rounds = number("BENCH_ROUNDS", 10)?;
+        Ok(Self {
+            parts: parts(&text("BENCH"))?,
+            rounds,
+            quick_rounds: 3 * rounds,
+            reads: number("BENCH_READS", 5000)?,
+            budget: Duration::from_secs(number("BENCH_SECONDS", 200)? as u64),
+        })
+    }
+
+    /// Whether a part is asked for.
+    pub fn has(&self, part: u8) -> bool {
+        self.parts.contains(&part)
+    }
+}
+
+/// A variable's text, empty where the variable is not set.
+pub fn text(name: &str) -> String {
+    env::var(name).unwrap_or_default()
+}
+
+fn number(name: &str, otherwise: usize) -> Result<usize> {
+    match text(name).as_str() {
+        "" => Ok(otherwise),
+        word => word.parse().context(format!("read {name}={word:?}")),
+    }
+}
+
+/// "1,3" as parts; an empty text means all of them.
+fn parts(text: &str) -> Result<Vec<u8>> {
+    if text.is_empty() {
+        return Ok((1..=5).collect());
+    }
+    text.split(',')
+        .map(|word| match word.trim().parse() {
+            Ok(part @ 1..=5) => Ok(part),
+            _ => Err(Error::with_hint(
+                format!("BENCH holds {word:?}, and the bench has parts 1 to 5"),
+                "BENCH=1,3 make bench",
+            )),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_numbers_of_one_to_five() {
+        assert_eq!(parts("").unwrap(), [1, 2, 3, 4, 5]);
+        assert_eq!(parts("3, 1").unwrap(), [3, 1]);
+        for bad in ["0", "6", "x", "1,,2"] {
+            assert!(parts(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The kinds of subjects, and what differs between them.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::arguments::Arguments;
+use super::guest::Guest;
+use super::mini_vmm::Abilities;
+use super::{alioth, bare_calls, cloud_hypervisor, crosvm, firecracker, mini_vmm, qemu};
+use crate::tiny::Then;
+use crate::watch::counters::{Counter, QMP, STATS};
+
+/// What the bench knows how to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The kernel's calls alone.
+    BareCalls,
+    /// The kernel's calls without CPUID.
+    BareCallsWithoutCpuid,
+    /// This project's VMM.
+    MiniVmm,
+    /// QEMU's general machine.
+    QemuQ35,
+    /// QEMU's small machine.
+    QemuMicrovm,
+    /// Cloud Hypervisor.
+    CloudHypervisor,
+    /// Firecracker.
+    Firecracker,
+    /// alioth.
+    Alioth,
+    /// crosvm.
+    Crosvm,
+}
+
+impl Kind {
+    /// The kind of a name that PEERS knows.
+    pub fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "cloud-hypervisor" => Self::CloudHypervisor,
+            "firecracker" => Self::Firecracker,
+            "alioth" => Self::Alioth,
+            "crosvm" => Self::Crosvm,
+            _ => return None,
+        })
+    }
+
+    /// What is typed after the program's name for the guest's first serial port to be standard
+    /// output. `config` is the file with [`Self::config_file`]'s text.
+    pub fn arguments(self, guest: &Guest<'_>, config: &Path) -> Vec<OsString> {
+        let words = match self {
+            Self::BareCalls => bare_calls::arguments(guest, true),
+            Self::BareCallsWithoutCpuid => bare_calls::arguments(guest, false),
+            Self::MiniVmm => mini_vmm::arguments(guest),
+            Self::QemuQ35 => qemu::arguments(qemu::Q35, guest),
+            Self::QemuMicrovm => qemu::arguments(qemu::MICROVM, guest),
+            Self::CloudHypervisor => cloud_hypervisor::arguments(guest),
+            Self::Firecracker => firecracker::arguments(config),
+            Self::Alioth => alioth::arguments(guest),
+            Self::Crosvm => crosvm::arguments(guest),
+        };
+        words.into_words()
+    }
+
+    /// The text of the file that a VMM takes its guest from, for a VMM that needs one.
+    pub fn config_file(self, guest: &Guest<'_>) -> Option<String> {
+        (self == Self::Firecracker).then(|| firecracker::config_file(guest))
+    }
+
+    /// How a guest resets its machine by one write: mini-vmm's ACPI reset register, the reset
+    /// control register of Intel's chipsets, or the keyboard controller's command. The other VMMs
+    /// have none of these, or end.
+    pub fn reset(self) -> Option<Then> {
+        match self {
+            Self::MiniVmm => Some(Then::Reset(0x602, 1)),
+            Self::QemuQ35 => Some(Then::Reset(0xcf9, 6)),
+            Self::CloudHypervisor | Self::Crosvm => Some(Then::Reset(0x64, 0xfe)),
+            Self::BareCalls
+            | Self::BareCallsWithoutCpuid
+            | Self::QemuMicrovm
+            | Self::Firecracker
+            | Self::Alioth => None,
+        }
+    }
+
+    /// Whether this is a VMM that takes devices by VFIO, with all that the lab's guests do with
+    /// them.
+    pub fn has_vfio(self) -> bool {
+        matches!(
+            self,
+            Self::MiniVmm | Self::QemuQ35 | Self::CloudHypervisor | Self::Crosvm
+        )
+    }
+
+    /// Whether its standard input must be a terminal.
+    pub fn needs_terminal(self) -> bool {
+        self == Self::Alioth
+    }
+
+    /// Whether its firmware takes seconds where /dev/kvm is emulated.
+    pub fn has_slow_firmware(self) -> bool {
+        self == Self::QemuQ35
+    }
+
+    /// How it is asked for its counters.
+    pub fn counter(self, abilities: Abilities) -> Counter {
+        match self {
+            Self::MiniVmm if abilities.stats => Counter::Stats,
+            Self::MiniVmm => Counter::Signal,
+            Self::QemuQ35 => Counter::Qmp,
+            _ => Counter::None,
+        }
+    }
+
+    /// What is typed besides, so that it can be watched.
+    pub fn watched(self) -> Vec<OsString> {
+        match self {
+            Self::QemuQ35 => qemu::watched(QMP).into_words(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is typed besides, so that it counts all that it can.
+    pub fn counting(self, abilities: Abilities) -> Vec<OsString> {
+        let mut words = Arguments::default();
+        if self.counter(abilities) == Counter::Stats {
+            words.text(&[&format!("--stats={STATS}")]);
+        }
+        words.into_words()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(kind: Kind, guest: &Guest<'_>) -> String {
+        let words = kind.arguments(guest, Path::new("/run/config"));
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        words.join(" ")
+    }
+
+    fn linux<'a>() -> Guest<'a> {
+        Guest {
+            initrd: Some(Path::new("/i")),
+            cmdline: "console=ttyS0",
+            cpus: 2,
+            devices: &["0000:00:05.0"],
+            ..Guest::new(Path::new("/k"))
+        }
+    }
+
+    #[test]
+    fn every_vmm_gets_the_whole_guest() {
+        for kind in [
+            Kind::MiniVmm,
+            Kind::QemuQ35,
+            Kind::CloudHypervisor,
+            Kind::Crosvm,
+        ] {
+            assert!(kind.has_vfio());
+            let line = line(kind, &linux());
+            for word in ["/k", "/i", "console=ttyS0", "512", "0000:00:05.0", "2"] {
+                assert!(line.contains(word), "{word} in {kind:?}: {line}");
+            }
+        }
+        let alioth = line(Kind::Alioth, &linux());
+        assert_eq!(
+            alioth,
+            "boot --kernel /k --initramfs /i --cmdline console=ttyS0 \
+             --cpu count=2 --memory size=512M"
+        );
+    }
+
+    #[test]
+    fn a_guest_without_more_has_no_empty_flags() {
+        let guest = Guest {
+            initrd: None,
+            cmdline: "",
+            devices: &[],
+            ..linux()
+        };
+        assert_eq!(
+            line(Kind::MiniVmm, &guest),
+            "--kernel /k --cpus 2 --memory 512M"
+        );
+        let tuned = Guest {
+            cpu_options: ",idle=native",
+            memory_options: ",hugepages=2M",
+            ..guest.clone()
+        };
+        assert_eq!(
+            line(Kind::MiniVmm, &tuned),
+            "--kernel /k --cpus 2,idle=native --memory 512M,hugepages=2M"
+        );
+        assert_eq!(line(Kind::QemuQ35, &tuned), line(Kind::QemuQ35, &guest));
+        assert!(!line(Kind::CloudHypervisor, &guest).contains("--device"));
+        assert!(line(Kind::Alioth, &guest).contains("--pvh /k"));
+    }
+
+    #[test]
+    fn firecracker_reads_a_file() {
+        assert_eq!(
+            line(Kind::Firecracker, &linux()),
+            "--no-api --config-file /run/config"
+        );
+        let text = Kind::Firecracker.config_file(&linux()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["machine-config"]["mem_size_mib"], 512);
+        assert_eq!(json["boot-source"]["initrd_path"], "/i");
+        assert_eq!(Kind::QemuQ35.config_file(&linux()), None);
+    }
+}

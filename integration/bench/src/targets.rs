@@ -1,0 +1,355 @@
+//! What the project set itself to reach, and whether a run did. Every figure is made from the run's
+//! own samples; a target of which the run measured nothing has no figure.
+
+use crate::figures::figure;
+use crate::names::{
+    BOOT_RAM, BOOT_WITH_DISK, DISK_ALONE, EXITS_TO_KVM, EXITS_TO_VMM, FILLED, FLOOR, FLOORS,
+    HOST_INTERRUPTS, IN_ORDER, INJECTED, LEAST, MAPPED, NATIVE, ONE_AT_A_TIME, OTHER_EXITS,
+    PROGRAM, READS, SIDE_BY_SIDE, START, START_IN_LAB, SUBJECT, WINDOWS,
+};
+use crate::results::{Results, Target};
+use crate::stats::{Summary, slope};
+
+const PAGES: [&str; 4] = ["4 KiB", "transparent huge", "2 MiB", "1 GiB"];
+
+/// All targets.
+pub fn targets(results: &Results) -> Vec<Target> {
+    let run = Run(results);
+    let fixed = FIXED.map(|(target, found)| (target.to_owned(), found(&run)));
+    fixed
+        .into_iter()
+        .chain(run.growth())
+        .map(|(target, found)| match found {
+            Some((reached, figure)) => Target {
+                target,
+                reached: Some(reached),
+                figure,
+            },
+            None => Target {
+                target,
+                reached: None,
+                figure: "-".into(),
+            },
+        })
+        .collect()
+}
+
+/// Whether a target was reached, and the figure that tells; nothing where it was not measured.
+type Found = Option<(bool, String)>;
+
+/// Judges one target.
+type Judge = fn(&Run<'_>) -> Found;
+
+/// The targets that are not about growth, and where each is judged.
+const FIXED: [(&str, Judge); 12] = [
+    (
+        "first instruction at most 1.5 times the bare calls', 512 MiB",
+        |run| run.floor(),
+    ),
+    ("first instruction before every peer, 512 MiB", |run| {
+        run.peers()
+    }),
+    (
+        "to `/init` with an NVMe disk at most 0.6 of Cloud Hypervisor's time",
+        |run| run.init("cloud-hypervisor", 0.6),
+    ),
+    (
+        "to `/init` with an NVMe disk at most 0.4 of QEMU's time",
+        |run| run.init("QEMU q35", 0.4),
+    ),
+    (
+        "the disk's share of that at most its opening (a reset), the filling of RAM (the bare \
+         calls' or its own, whichever is less), and 20 ms",
+        |run| run.disk_alone(),
+    ),
+    ("no exit to the VMM for any read", |run| run.exits_to_vmm()),
+    (
+        "exits to KVM for each read alone below 1.1, or below QEMU's",
+        |run| run.exits_to_kvm(),
+    ),
+    (
+        "with `idle=native` at most 0.05 exits for each read that are for no interrupt",
+        |run| run.interrupts(),
+    ),
+    (
+        "port and MMIO exits of a boot with the disk below 500",
+        |run| run.boot_exits(),
+    ),
+    (
+        "mapping for DMA at most 1.1 times the bare calls' best on the same pages",
+        |run| run.maps(),
+    ),
+    ("memory of the VMM with one device at most 5 MiB", |run| {
+        run.memory()
+    }),
+    ("program static and at most 4 MiB", |run| run.program()),
+];
+
+/// The results of one run.
+struct Run<'a>(&'a Results);
+
+impl Run<'_> {
+    /// Median and spread by work, value on an axis, quantity and subject.
+    fn summary(
+        &self,
+        work: &str,
+        at: Option<(&str, f64)>,
+        quantity: &str,
+        subject: &str,
+    ) -> Option<Summary> {
+        let measure = self.0.measures.iter().find(|measure| {
+            let row = measure.row();
+            (row.work, row.at, row.quantity.0, measure.subject.as_str())
+                == (work, at, quantity, subject)
+        })?;
+        measure.summary()
+    }
+
+    fn median(
+        &self,
+        work: &str,
+        at: Option<(&str, f64)>,
+        quantity: &str,
+        subject: &str,
+    ) -> Option<f64> {
+        Some(self.summary(work, at, quantity, subject)?.median)
+    }
+
+    fn start(&self, subject: &str) -> Option<f64> {
+        self.median(START, Some(("MiB", 512.0)), "time", subject)
+    }
+
+    fn floor(&self) -> Found {
+        let (ours, floor) = (self.start(SUBJECT)?, self.start(FLOOR)?);
+        let ratio = ours / floor;
+        let mut told = format!(
+            "×{}: {} ms, {} ms",
+            figure(ratio),
+            figure(ours),
+            figure(floor)
+        );
+        if let Some(least) = self.start(LEAST) {
+            told += &format!("; ×{} of those without CPUID", figure(ours / least));
+        }
+        Some((ratio <= 1.5, told))
+    }
+
+    /// Compared with all peers that were there; the fastest of them decides.
+    fn peers(&self) -> Found {
+        let ours = self.start(SUBJECT)?;
+        let mut peers: Vec<(f64, &str)> = self
+            .0
+            .subjects(1)
+            .into_iter()
+            .filter(|name| ![SUBJECT, FLOOR, LEAST].contains(name))
+            .filter_map(|name| Some((ours / self.start(name)?, name)))
+            .collect();
+        peers.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let told: Vec<String> = peers
+            .iter()
+            .map(|(ratio, name)| format!("×{} of {name}'s", figure(*ratio)))
+            .collect();
+        Some((peers.first()?.0 < 1.0, told.join(", ")))
+    }
+
+    fn init(&self, peer: &str, most: f64) -> Found {
+        let to = |subject| self.median(BOOT_WITH_DISK, None, "to /init", subject);
+        let ratio = to(SUBJECT)? / to(peer)?;
+        Some((ratio <= most, format!("×{}", figure(ratio))))
+    }
+
+    /// mini-vmm's phase for filling RAM also holds the time in which it waits for the rest of the
+    /// set-up, so the bare calls are the measure. They may take longer, as with fragmented memory;
+    /// then the phase is the measure.
+    fn disk_alone(&self) -> Found {
+        let of = |quantity| self.median(BOOT_WITH_DISK, None, quantity, SUBJECT);
+        let (alone, open) = (of(DISK_ALONE)?, of("phase open device")?);
+        let bare = self.median(BOOT_RAM, None, FILLED, FLOORS[0].1)?;
+        let fill = bare.min(of("phase populate ram")?);
+        let most = open + fill + 20.0;
+        let told = format!(
+            "{} ms of {} ms ({} + {} + 20)",
+            figure(alone),
+            figure(most),
+            figure(open),
+            figure(fill)
+        );
+        Some((alone <= most, told))
+    }
+
+    fn exits_to_vmm(&self) -> Found {
+        let works = [ONE_AT_A_TIME, SIDE_BY_SIDE, IN_ORDER];
+        let all: Option<Vec<Summary>> = works
+            .into_iter()
+            .map(|work| self.summary(work, None, EXITS_TO_VMM, SUBJECT))
+            .collect();
+        let most: Vec<String> = all.as_ref()?.iter().map(|s| figure(s.max)).collect();
+        let rounds = all.as_ref()?.first()?.count;
+        let reads = self.0.about.get(READS).map_or("?", String::as_str);
+        let told = format!(
+            "{} (alone, 32 at a time, in order; the most in any of {rounds} rounds of {reads} \
+             small reads)",
+            most.join(", ")
+        );
+        Some((all?.iter().all(|s| s.max == 0.0), told))
+    }
+
+    fn exits_to_kvm(&self) -> Found {
+        let ours = self.median(ONE_AT_A_TIME, None, EXITS_TO_KVM, SUBJECT)?;
+        let qemu = self.median(ONE_AT_A_TIME, None, EXITS_TO_KVM, "QEMU q35");
+        let told = qemu.map_or(String::new(), |qemu| format!("; QEMU q35 {}", figure(qemu)));
+        let below = ours < 1.1 || qemu.is_some_and(|qemu| ours < qemu);
+        Some((below, format!("{}{told}", figure(ours))))
+    }
+
+    /// Without posted interrupts each interrupt of the disk costs an exit of the host's, and one
+    /// more where the guest has its interrupts off at that moment. Each read makes one interrupt;
+    /// all others are those of the guest's clock, which are told beside the rest.
+    fn interrupts(&self) -> Found {
+        let of = |quantity| self.median(ONE_AT_A_TIME, None, quantity, NATIVE);
+        let (all, host, windows, rest) = (
+            of(EXITS_TO_KVM)?,
+            of(HOST_INTERRUPTS)?,
+            of(WINDOWS)?,
+            of(OTHER_EXITS)?,
+        );
+        let clock = of(INJECTED).map_or(0.0, |all| (all - 1.0).max(0.0));
+        let told = format!(
+            "{}: {} host interrupts, {} to deliver the guest's, {} others; {} interrupts of the \
+             guest's clock",
+            figure(all),
+            figure(host),
+            figure(windows),
+            figure(rest),
+            figure(clock)
+        );
+        Some((rest <= 0.05, told))
+    }
+
+    fn boot_exits(&self) -> Found {
+        let of = |kind: &str| {
+            self.median(
+                BOOT_WITH_DISK,
+                None,
+                &format!("exits to the VMM, {kind}"),
+                SUBJECT,
+            )
+        };
+        let (ports, mmio) = (of("ports")?, of("MMIO")?);
+        let told = format!(
+            "{} ({} + {})",
+            figure(ports + mmio),
+            figure(ports),
+            figure(mmio)
+        );
+        Some((ports + mmio < 500.0, told))
+    }
+
+    fn maps(&self) -> Found {
+        let ratios: Option<Vec<f64>> = PAGES
+            .iter()
+            .map(|pages| {
+                let work = format!("1 GiB of RAM, {pages} pages");
+                let is_floor = |subject: &str| FLOORS.iter().any(|(_, name)| *name == subject);
+                // By either interface, and with any number of threads that filled the RAM.
+                let best = self
+                    .0
+                    .measures
+                    .iter()
+                    .filter(|m| m.work == work && m.quantity.starts_with(MAPPED))
+                    .filter(|m| is_floor(&m.subject))
+                    .filter_map(|m| Some(m.summary()?.median))
+                    .min_by(f64::total_cmp)?;
+                Some(self.median(&work, None, MAPPED, SUBJECT)? / best)
+            })
+            .collect();
+        let ratios = ratios?;
+        let told: Vec<String> = PAGES
+            .iter()
+            .zip(&ratios)
+            .map(|(pages, ratio)| format!("×{} ({pages})", figure(*ratio)))
+            .collect();
+        Some((ratios.iter().all(|ratio| *ratio <= 1.1), told.join(", ")))
+    }
+
+    fn memory(&self) -> Found {
+        let mib = self.median(
+            BOOT_WITH_DISK,
+            None,
+            "memory of the VMM itself, private",
+            SUBJECT,
+        )?;
+        Some((mib <= 5.0, format!("{} MiB", figure(mib))))
+    }
+
+    fn program(&self) -> Found {
+        let told = self.0.about.get(PROGRAM)?;
+        let mib: f64 = told.split_once(" MiB")?.0.parse().ok()?;
+        Some((mib <= 4.0 && told.ends_with("static"), told.clone()))
+    }
+
+    /// Flat in vCPUs and devices; with memory not steeper than the bare calls.
+    fn growth(&self) -> Vec<(String, Found)> {
+        let flat = |work, axis, at: &str| {
+            let target = format!("start with 4 {axis} at most 1.1 times that with 1, {at}");
+            (target, self.flat(work, axis))
+        };
+        let steep = |work, at: &str| {
+            let target = format!(
+                "start grows with memory at most 1.1 times as fast as the bare calls', and by 1 % \
+                 of their start more for each GiB, {at}"
+            );
+            (target, self.steep(work))
+        };
+        vec![
+            flat(START, "vCPUs", "on /dev/kvm"),
+            flat(START_IN_LAB, "vCPUs", "in the lab with a disk"),
+            flat(START_IN_LAB, "devices", "in the lab"),
+            steep(START, "on /dev/kvm"),
+            steep(START_IN_LAB, "in the lab with a disk"),
+        ]
+    }
+
+    fn flat(&self, work: &str, axis: &str) -> Found {
+        let of = |subject| {
+            let at = |value| self.median(work, Some((axis, value)), "time", subject);
+            Some(at(4.0)? / at(1.0)?)
+        };
+        let ours = of(SUBJECT)?;
+        let told = of(FLOOR).map_or(String::new(), |floor| {
+            format!("; bare calls ×{}", figure(floor))
+        });
+        Some((ours <= 1.1, format!("×{}{told}", figure(ours))))
+    }
+
+    /// The bare calls' slope may be zero, or below zero where rounds are few. Then a multiple of it
+    /// says nothing, so 1 % of their start is allowed beside it.
+    fn steep(&self, work: &str) -> Found {
+        let points = |subject: &str| -> Vec<(f64, f64)> {
+            self.0
+                .measures
+                .iter()
+                .filter(|m| m.part == 5 && m.work == work && m.subject == subject)
+                .filter_map(|m| {
+                    let at = m.at.as_ref().filter(|at| at.axis == "MiB")?;
+                    Some((at.value / 1024.0, m.summary()?.median))
+                })
+                .collect()
+        };
+        let bare = points(FLOOR);
+        let (ours, floor) = (slope(&points(SUBJECT))?, slope(&bare)?);
+        // With the least memory.
+        let start = bare.iter().min_by(|a, b| a.0.total_cmp(&b.0))?.1;
+        let most = floor.max(0.0) * 1.1 + start * 0.01;
+        let told = format!(
+            "{} ms for each GiB of at most {} ms; bare calls {} ms",
+            figure(ours),
+            figure(most),
+            figure(floor)
+        );
+        Some((ours <= most, told))
+    }
+}
+
+#[cfg(test)]
+mod tests;
