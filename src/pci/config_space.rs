@@ -66,13 +66,13 @@ impl ConfigSpace {
         self.values.len()
     }
 
-    /// The values, for walkers of capability chains.
-    pub fn image(&self) -> &[u8] {
+    /// The values of all bytes, for walks of the capability chains.
+    pub fn bytes(&self) -> &[u8] {
         &self.values
     }
 
-    /// The values, to be changed without regard to the masks.
-    pub fn image_mut(&mut self) -> &mut [u8] {
+    /// The values of all bytes, to be changed whatever the masks say.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.values
     }
 
@@ -311,10 +311,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_bit_by_bit(steps in prop::collection::vec(step(), 0..40), probe in offset(), len in 0usize..9) {
+        fn as_bit_by_bit(
+            steps in prop::collection::vec(step(), 0..40),
+            probe in offset(),
+            len in 0usize..9,
+        ) {
             let mut space = ConfigSpace::new(256);
             let bits = 256 * 8;
-            let (mut value, mut writable, mut w1c) = (vec![false; bits], vec![false; bits], vec![false; bits]);
+            let (mut value, mut writable) = (vec![false; bits], vec![false; bits]);
+            let mut w1c = vec![false; bits];
             let mut emulated = vec![false; 256];
             let each = |offset: u16, bytes: &[u8], f: &mut dyn FnMut(usize, bool)| {
                 for (i, byte) in bytes.iter().enumerate() {
@@ -328,12 +333,22 @@ mod tests {
             };
             for step in &steps {
                 match step {
-                    Step::Writable(o, b) => { space.set_writable(*o, b); each(*o, b, &mut |i, v| writable[i] = v); }
-                    Step::W1c(o, b) => { space.set_w1c(*o, b); each(*o, b, &mut |i, v| w1c[i] = v); }
-                    Step::Set(o, v) => { space.set_u32(*o, *v); each(*o, &v.to_le_bytes(), &mut |i, v| value[i] = v); }
+                    Step::Writable(o, b) => {
+                        space.set_writable(*o, b);
+                        each(*o, b, &mut |i, v| writable[i] = v);
+                    }
+                    Step::W1c(o, b) => {
+                        space.set_w1c(*o, b);
+                        each(*o, b, &mut |i, v| w1c[i] = v);
+                    }
+                    Step::Set(o, v) => {
+                        space.set_u32(*o, *v);
+                        each(*o, &v.to_le_bytes(), &mut |i, v| value[i] = v);
+                    }
                     Step::Emulated(o, n) => {
                         space.set_emulated(*o, *n);
-                        (0..*n).map(|i| usize::from(*o) + i).filter(|i| *i < 256).for_each(|i| emulated[i] = true);
+                        let bytes = (0..*n).map(|i| usize::from(*o) + i);
+                        bytes.filter(|i| *i < 256).for_each(|i| emulated[i] = true);
                     }
                     Step::Write(o, b) => {
                         space.write(*o, b);

@@ -44,8 +44,8 @@ pub enum MsixPart {
 }
 
 impl MsixLayout {
-    /// The layout that a capability describes. Whether the structures fit into their BARs is for the
-    /// caller to check.
+    /// The layout that a capability describes. Whether the structures fit into their BARs is for
+    /// the caller to check.
     pub fn of(capability: &MsixCapability) -> Self {
         Self {
             vectors: capability.vectors,
@@ -77,8 +77,8 @@ impl MsixLayout {
             .collect()
     }
 
-    /// The part of MSI-X that an access of `len` bytes at `offset` of a BAR touches; `None` where the
-    /// access is the device's.
+    /// The part of MSI-X that an access of `len` bytes at `offset` of a BAR touches; `None` where
+    /// the access is the device's.
     pub fn part_at(&self, bar: usize, offset: u64, len: usize) -> Option<MsixPart> {
         if self.table.touches(bar, offset, len) {
             let at = self.table.inside(offset, len);

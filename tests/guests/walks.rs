@@ -1,5 +1,5 @@
-//! One write to configuration space in each test, for a debugger to follow from the exit to the next
-//! KVM_RUN: walks.py beside this file does that, and docs/walks.md has the lists.
+//! One write to configuration space in each test, for a debugger to follow from the exit to the
+//! next KVM_RUN: walks.py beside this file does that, and docs/walks.md has the lists.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ fn device() -> Arc<FakeDevice> {
     FakeDevice::new().with_vectors(64).into_arc()
 }
 
-/// Runs a guest that makes the write through ports 0xcf8 and 0xcfc, and its exit is the guest's first.
+/// Runs a guest that makes the write through ports 0xcf8 and 0xcfc, and its exit is the guest's
+/// first.
 fn write(device: &Arc<FakeDevice>, register: u16, width: Width, value: u32) {
     let mut g = Asm::new();
     g.cfg_write(SLOT, register, width, value).power_off();

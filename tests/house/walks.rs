@@ -26,10 +26,17 @@ fn walks_are_short() {
         let files: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
         let distinct: BTreeSet<&str> = files.iter().copied().collect();
         assert_eq!(distinct.len(), files.len(), "{name} names a file twice");
-        assert!((1..=limit).contains(&files.len()), "{name}: {}", files.len());
+        assert!(
+            (1..=limit).contains(&files.len()),
+            "{name}: {}",
+            files.len()
+        );
         for file in files {
             assert!(source::root().join(file).is_file(), "{name} names {file}");
         }
-        assert!(guests.contains(&format!("fn {name}()")), "no guest makes {name}");
+        assert!(
+            guests.contains(&format!("fn {name}()")),
+            "no guest makes {name}"
+        );
     }
 }

@@ -12,19 +12,19 @@
 //! | ports 0x2e8 to 0x3f7 | nothing: a guest looks for COM2 to COM4 | none |
 //! | memory | unused MSI-X table entries ([`CoalescedZones`]) | of the table or the capability |
 //!
-//! The UART's interrupt enable register must not wait: a write there raises what is pending. None of
-//! the other registers raises an interrupt here.
+//! The UART's interrupt enable register must not wait: a write there raises what is pending. None
+//! of the other registers raises an interrupt here.
 //!
 //! A guest cannot tell the difference: the ring is emptied before anything else that an exit asks
-//! for, in the order of the writes, whichever vCPU made them ([`Coalesced::apply`]). Port 0x3f8 is the
-//! divisor latch while DLAB is set; the order alone makes that right. For a guest that writes
+//! for, in the order of the writes, whichever vCPU made them ([`Coalesced::apply`]). Port 0x3f8 is
+//! the divisor latch while DLAB is set; the order alone makes that right. For a guest that writes
 //! characters and then makes no exit, a thread beside the vCPUs empties the ring. While the ring is
 //! full, a write is an exit again. The thread that empties the ring may have to wait for a standard
 //! output that is full; vCPUs with an exit then wait too, until the VM is stopped.
 //!
-//! A string instruction that needs more room than the ring has left loses the rest, in KVM itself; on
-//! kernels before about 5.17 the instruction is repeated from its start. On a real 16550 the same
-//! guest would lose all but sixteen characters.
+//! A string instruction that needs more room than the ring has left loses the rest, in KVM itself;
+//! on kernels before about 5.17 the instruction is repeated from its start. On a real 16550 the
+//! same guest would lose all but sixteen characters.
 
 mod ring;
 pub mod zones;
@@ -49,7 +49,8 @@ const PORT_COM4: u16 = 0x2e8;
 /// The UART's registers of FIFO, line and modem control.
 const UART_CONTROLS: (u16, u16) = (PORT_SERIAL + 2, PORT_SERIAL + 4);
 
-/// First and last port of each zone. They are few, because KVM may wait for a grace period with each.
+/// First and last port of each zone. They are few, because KVM may wait for a grace period with
+/// each.
 const ZONES: [(u16, u16); 3] = [
     (PORT_PCI_ADDRESS, PORT_PCI_ADDRESS + 3),
     (PORT_COM4, PORT_SERIAL),
@@ -126,9 +127,9 @@ impl Coalesced {
         true
     }
 
-    /// To be called after an exit: raises the UART's interrupt if the writes or the exit itself have
-    /// caused one. The exit may have unregistered a zone; writes that came before that are carried
-    /// out too, so that none is late.
+    /// To be called after an exit: raises the UART's interrupt if the writes or the exit itself
+    /// have caused one. The exit may have unregistered a zone; writes that came before that are
+    /// carried out too, so that none is late.
     pub fn finish_exit(&self) {
         self.apply();
         if self.serial_written.load(Ordering::Acquire) {
@@ -141,9 +142,9 @@ impl Coalesced {
         self.serial.set_stopping(stopping);
     }
 
-    /// Empties the ring for a guest that makes no exits, and a last time when no vCPU runs any more.
-    /// To end this thread is to set `ended` and to unpark the thread. A driver that reads its UART does
-    /// not need the thread, as each read is an exit.
+    /// Empties the ring for a guest that makes no exits, and a last time when no vCPU runs any
+    /// more. To end this thread is to set `ended` and to unpark the thread. A driver that reads its
+    /// UART does not need the thread, as each read is an exit.
     pub fn serve(&self, ended: &AtomicBool) {
         let mut pause = IDLE;
         while !ended.load(Ordering::Acquire) {

@@ -1,8 +1,8 @@
 //! The ring in which KVM keeps the guest's coalesced writes
 //! (Documentation/virt/kvm/api.rst, 4.116 KVM_(UN)REGISTER_COALESCED_MMIO).
 //!
-//! A leaf file: the page is shared with the kernel, which puts writes in at `last`; writes that have
-//! been carried out are taken out at `first`. The guest does not see the page.
+//! A leaf file: the page is shared with the kernel, which puts writes in at `last`; writes that
+//! have been carried out are taken out at `first`. The guest does not see the page.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -73,8 +73,9 @@ impl CoalescedRing {
         self.index(offset_of!(kvm_coalesced_mmio_ring, last))
     }
 
-    /// How many writes are in the ring. `last` is read first: were others to empty and fill the ring in
-    /// between, a `first` of before could make the ring look empty; so it can only look too full.
+    /// How many writes are in the ring. `last` is read first: were others to empty and fill the
+    /// ring in between, a `first` of before could make the ring look empty; so it can only look too
+    /// full.
     pub fn len(&self) -> u32 {
         let last = self.last().load(Ordering::Acquire);
         let first = self.first().load(Ordering::Acquire);

@@ -54,8 +54,8 @@ impl CoalescedZones {
         added.is_ok()
     }
 
-    /// Makes writes to a zone exits again; nothing where `range` is no zone. Earlier writes may be in
-    /// the ring still.
+    /// Makes writes to a zone exits again; nothing where `range` is no zone. Earlier writes may be
+    /// in the ring still.
     pub fn remove(&self, range: Range) {
         self.retain(|held| *held != range);
     }

@@ -53,7 +53,7 @@ fn places(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<Place> {
         ));
         // One that the guest is sizing is nowhere.
         let bars = function.bars();
-        for (index, bar, address) in bars.iter().filter(|(_, bar, at)| bar.is_placed(*at)) {
+        for (index, bar, address) in bars.iter().filter(|(_, bar, at)| bar.can_decode_at(*at)) {
             let name = match bar.kind {
                 BarKind::Rom => format!("{bdf} ROM"),
                 _ => format!("{bdf} BAR {index}"),

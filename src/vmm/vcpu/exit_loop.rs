@@ -23,8 +23,8 @@ pub enum LoopEnd {
 /// Runs a vCPU until it is stopped or cannot go on, and counts its exits.
 pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
     let end = run_on(vcpu, shared, exits, stop);
-    // The answer to a read reaches the guest's registers inside the next KVM_RUN. Without one the old
-    // instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
+    // The answer to a read reaches the guest's registers inside the next KVM_RUN. Without one the
+    // old instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
     vcpu.set_kvm_immediate_exit(1);
     let _ = vcpu.run();
     vcpu.set_kvm_immediate_exit(0);

@@ -35,8 +35,8 @@ fuzz_target!(|input: Input| {
         let row = table.iter().find(|row| row.0 == id);
         row.is_some_and(|row| row.1 == policy::Treatment::Hide)
     };
-    let standard = capability::standard(config.image());
-    let extended = capability::extended(config.image());
+    let standard = capability::standard(config.bytes());
+    let extended = capability::extended(config.bytes());
     assert!(standard.len() <= 48 && extended.len() <= 960);
     for cap in &standard {
         assert!(!hidden(policy::STANDARD, cap.id), "{cap:?}");

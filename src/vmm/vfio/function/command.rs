@@ -1,6 +1,6 @@
 //! COMMAND as the guest reads the register: the device's, but for enables that the device does not
 //! keep. A mediated device is a program's idea of PCI, and the kernel's sample of serial ports
-//! (samples/vfio-mdev/mtty.c) has a COMMAND that nobody can write.
+//! (samples/vfio-mdev/mtty.c) has a COMMAND that cannot be written.
 
 use pci::regs::{COMMAND, command};
 use tracing::info;

@@ -1,5 +1,5 @@
-//! Where a function's BARs are in the guest: the address map follows the BARs, COMMAND and the power
-//! state.
+//! Where a function's BARs are in the guest: the address map follows the BARs, COMMAND and the
+//! power state.
 //!
 //! To map a BAR is to give its range to the bus, for the accesses that trap, and its areas to the
 //! address space. An address that is refused leaves the BAR, and its register, where they were.
@@ -167,7 +167,7 @@ impl BarDecode {
         let effects =
             self.decoder
                 .update(&self.bars, enabled(command::MEMORY), enabled(command::IO));
-        // All that leave make room first.
+        // First those that leave, since others may come to their addresses.
         for effect in &effects {
             if let BarEffect::Unmap { bar } | BarEffect::Move { bar, .. } = effect {
                 self.unmap(*bar);
@@ -226,8 +226,9 @@ impl BarDecode {
             }
             return Ok(self.map.bus.insert_pio(port, size, trap)?);
         }
-        // Firmware assigns addresses in the windows, and each to one BAR. So the function's own zone
-        // of coalesced writes is all that can be there, and only the guest's choice is checked.
+        // Firmware assigns addresses in the windows, and each to one BAR. So the function's own
+        // zone of coalesced writes is all that can be there, and only the guest's choice is
+        // checked.
         if self.reset_bars.address(bar) != Some(address) {
             if !self.map.layout.allows_bar(address, shape.size) {
                 return Err(Refusal::Outside);

@@ -1,8 +1,9 @@
 //! The areas of a memory BAR that the guest touches directly, and the pages that trap.
 //!
 //! A mapped area is the device's own pages in the guest's address space: the guest's loads and
-//! stores reach the hardware without an exit. Only those pages trap that hold the MSI-X table or the
-//! pending bits, because both are virtual, and those that the kernel does not let this process map.
+//! stores reach the hardware without an exit. Only those pages trap that hold the MSI-X table or
+//! the pending bits, because both are virtual, and those that the kernel does not let this process
+//! map.
 
 use std::io;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use crate::vfio::device::{Device, RegionInfo};
 /// A range of a BAR: offset and size in bytes.
 pub type Area = (u64, u64);
 
-/// The areas of a BAR of `size` bytes that are mapped, where VFIO allows `mappable` and the bytes of
-/// `trapped` must trap.
+/// The areas of a BAR of `size` bytes that are mapped, where VFIO allows `mappable` and the bytes
+/// of `trapped` must trap.
 ///
 /// Every area is page aligned, not empty, inside the BAR, and free of `trapped`. The areas are in
 /// order and do not overlap.
@@ -64,9 +65,9 @@ pub fn plan(size: u64, mappable: &[Area], trapped: &[Area]) -> Vec<Area> {
     areas
 }
 
-/// Maps the areas of BAR number `bar` into this process: all that VFIO allows but the MSI-X table and
-/// the pending bits. The regions begin relative to the BAR. A BAR that cannot be mapped works all the
-/// same: it traps.
+/// Maps the areas of BAR number `bar` into this process: all that VFIO allows but the MSI-X table
+/// and the pending bits. The regions begin relative to the BAR. A BAR that cannot be mapped works
+/// all the same: it traps.
 pub(super) fn map(
     device: &dyn Device,
     bar: usize,
@@ -92,7 +93,7 @@ pub(super) fn map(
     }
 }
 
-/// The host addresses agree with any natural place of the BAR modulo its size, up to 1 GiB, so that
+/// The host addresses agree with any natural address of the BAR modulo its size, up to 1 GiB, so that
 /// the kernel can map huge page frames.
 fn map_areas(device: &dyn Device, region: &RegionInfo, areas: &[Area]) -> io::Result<Vec<Region>> {
     if areas.is_empty() {

@@ -1,8 +1,9 @@
 //! One passed-through function: a guest's accesses, and what they do to the device and to the VM.
 //!
-//! `pci` says what an access means. The [policy] says who answers, and this file carries the effects
-//! out in an order that never lets the guest touch what is not there: a BAR leaves the guest's address
-//! map before the device stops decoding, and enters the map after the device has begun.
+//! `pci` says what an access means. The [policy] says who answers, and this file carries the
+//! effects out in an order that never lets the guest touch what is not there: a BAR leaves the
+//! guest's address map before the device stops decoding, and enters the map after the device has
+//! begun.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -15,6 +16,7 @@
 //! | `trap` | BARs on the bus |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM keeps |
+//! | `vm_resources` | what a function uses of the VM |
 //! | [`reset`] | all functions at a guest's reboot |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
@@ -22,6 +24,7 @@
 mod command;
 mod connection;
 mod decode;
+mod error;
 pub(super) mod hot_reset;
 pub mod mmap_areas;
 pub mod policy;
@@ -33,12 +36,14 @@ pub mod snapshot;
 mod test_device;
 mod trap;
 mod unused_vectors;
+mod vm_resources;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use command::Command;
 use connection::Connection;
 use decode::{AddressMap, BarDecode};
+pub use error::FunctionError;
 use mmap_areas::Area;
 use pci::bar::{BarError, Bars};
 use pci::config_space::{ConfigSpace, Part};
@@ -51,49 +56,13 @@ use rom::{Rom, RomSource};
 use tracing::warn;
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
+pub use vm_resources::VmResources;
 
-use crate::bus::Bus;
-use crate::coalesced::zones::CoalescedZones;
 use crate::event_thread::Service;
 use crate::interrupt::Router;
-use crate::layout::Layout;
-use crate::memory::AddressSpace;
 use crate::memory::gate::Gate;
-use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, SharedDevice};
+use crate::vfio::device::{CONFIG_REGION, Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
-
-/// Why a function cannot be made of a device.
-#[derive(Debug, thiserror::Error)]
-pub enum FunctionError {
-    /// The device does not answer.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// The BARs of the device make no sense.
-    #[error("{device}: {source}")]
-    Bars {
-        /// The device's address.
-        device: String,
-        /// What is wrong.
-        source: BarError,
-    },
-}
-
-/// What a function uses of the VM.
-#[derive(Clone)]
-pub struct VmResources {
-    /// Takes the areas of BARs that the guest touches directly.
-    pub space: Arc<AddressSpace>,
-    /// Takes the ranges of BARs, whose accesses trap.
-    pub bus: Arc<Bus>,
-    /// Takes interrupts to the guest.
-    pub router: Arc<Router>,
-    /// Ranges of memory whose writes KVM keeps.
-    pub zones: Arc<CoalescedZones>,
-    /// The windows for BARs.
-    pub layout: Layout,
-    /// Where a vCPU waits until a device may use RAM.
-    pub gate: Arc<Gate>,
-}
 
 /// A passed-through function.
 pub struct VfioFunction {
@@ -156,8 +125,8 @@ impl State {
 }
 
 impl VfioFunction {
-    /// Reads the device's configuration space and maps its BARs into this process. Nothing is in the
-    /// guest yet, and nothing of the ROM has been read.
+    /// Reads the device's configuration space and maps its BARs into this process. Nothing is in
+    /// the guest yet, and nothing of the ROM has been read.
     ///
     /// # Errors
     /// When the device does not answer or its BARs make no sense.
@@ -272,8 +241,8 @@ impl VfioFunction {
         self.connection.write_config(COMMAND, &[0, 0]);
     }
 
-    /// Quiesces the device and brings it to D0, as it must be while the device or its bus is reset: a
-    /// reset may not reach a device in D3. Returns whether the function has a device still.
+    /// Quiesces the device and brings it to D0, as it must be while the device or its bus is reset:
+    /// a reset may not reach a device in D3. Returns whether the function has a device still.
     pub(super) fn quiesce_for_reset(&self) -> bool {
         let mut state = self.lock();
         if !state.connected {
@@ -316,8 +285,8 @@ impl VfioFunction {
         self.disconnect_gone(|state| state.decode.area_is_at(address))
     }
 
-    /// KVM could not get some page. Disconnects if the page may have been this device's, because VFIO
-    /// gives out none of them any more, and returns whether that was so.
+    /// KVM could not get some page. Disconnects if the page may have been this device's, because
+    /// VFIO gives out none of them any more, and returns whether that was so.
     pub fn disconnect_if_unmappable(&self) -> bool {
         self.disconnect_gone(|state| {
             let pmcsr = self.power.pmcsr();
@@ -325,8 +294,9 @@ impl VfioFunction {
         })
     }
 
-    /// The device has refused an access that left KVM. Where the guest should have reached the device
-    /// directly, KVM could not get the page either: disconnects, and returns whether that was so.
+    /// The device has refused an access that left KVM. Where the guest should have reached the
+    /// device directly, KVM could not get the page either: disconnects, and returns whether that
+    /// was so.
     fn disconnect_if_unreadable(&self, device: &dyn Device, bar: usize, offset: u64) -> bool {
         self.disconnect_gone(|state| {
             // Under the lock, so that no other vCPU can switch decoding off meanwhile.
@@ -353,8 +323,8 @@ impl VfioFunction {
         now
     }
 
-    /// COMMAND: what the write turns off goes before the device hears of it, what the write turns on
-    /// comes after.
+    /// COMMAND: what the write turns off goes before the device hears of it, what the write turns
+    /// on comes after.
     fn write_command(&self, state: &mut State, offset: u16, data: &[u8]) {
         let old = state.command();
         state.config.write(offset, data);

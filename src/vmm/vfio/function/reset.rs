@@ -1,6 +1,6 @@
-//! The devices at a guest's reboot: first all of them are quiesced. Then each is reset, by itself or,
-//! where it has no reset of its own, together with its neighbours. Their registers follow when the
-//! guest's bus is reset.
+//! The devices at a guest's reboot: first all of them are quiesced. Then each is reset, by itself
+//! or, where it has no reset of its own, together with its neighbours. Their registers follow when
+//! the guest's bus is reset.
 
 use std::sync::Arc;
 
@@ -30,13 +30,13 @@ pub fn announce(functions: &[Arc<VfioFunction>]) {
     }
 }
 
-/// Resets every device that the guest has. Afterwards each is quiesced and in D0, whether it was reset
-/// or not; those that could not be reset are named in the log.
+/// Resets every device that the guest has. Afterwards each is quiesced and in D0, whether it was
+/// reset or not; those that could not be reset are named in the log.
 pub fn devices(functions: &[Arc<VfioFunction>]) {
     // A device must neither interrupt nor write to memory while another's bus is reset.
     let quiet: Vec<_> = functions.iter().filter(|f| f.quiesce_for_reset()).collect();
-    // First those that can be reset alone. No device is held for longer than its own reset: the host
-    // may want it back meanwhile.
+    // First those that can be reset alone. No device is held for longer than its own reset: the
+    // host may want it back meanwhile.
     let mut left = Vec::new();
     for function in quiet {
         if let Some(device) = function.device()

@@ -1,16 +1,16 @@
 //! The expansion ROM of a passed-through function: where the content comes from, and when.
 //!
-//! The device's ROM is read whole, through VFIO, at the guest's first access, and kept: each read of
-//! the region makes the host's kernel switch the ROM on and off, and most guests never look. The
-//! guest's reads trap. A read-only memory slot would save the exits. But Linux turns a ROM on and off
-//! again for every 4 KiB that somebody reads from sysfs, each change of a slot waits in KVM for a
-//! grace period of several milliseconds, and a slot needs its content at once. Code in a ROM is
+//! The device's ROM is read whole, through VFIO, at the guest's first access, and kept: each read
+//! of the region makes the host's kernel switch the ROM on and off, and most guests never look. The
+//! guest's reads trap. A read-only memory slot would save the exits. But Linux turns a ROM on and
+//! off again for every 4 KiB that somebody reads from sysfs, each change of a slot waits in KVM for
+//! a grace period of several milliseconds, and a slot needs its content at once. Code in a ROM is
 //! copied to RAM before it runs (PCI 3.0, 6.3), so nothing else needs a slot.
 //!
-//! For the graphics card that the host was started with, the kernel may give the copy that the host's
-//! firmware left at 0xc0000 and has changed since; `romfile=` is for that. `rombar=off` is for a ROM
-//! that hangs when it is read. The kernel looks at the headers of such a ROM all the same when it is
-//! asked for the device's regions.
+//! For the graphics card that the host was started with, the kernel may give the copy that the
+//! host's firmware left at 0xc0000 and has changed since; `romfile=` is for that. `rombar=off` is
+//! for a ROM that hangs when it is read. The kernel looks at the headers of such a ROM all the same
+//! when it is asked for the device's regions.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -132,8 +132,8 @@ fn read_file(path: &Path) -> Result<Image, RomError> {
 pub(super) struct Rom {
     /// Bytes; 0 when there is none.
     size: u64,
-    /// This lock is held while the device is read, and never taken with another lock held: only those
-    /// who read the same ROM wait for it.
+    /// This lock is held while the device is read, and never taken with another lock held: only
+    /// those who read the same ROM wait for it.
     content: Mutex<Content>,
     /// How often the guest has enabled the ROM.
     enablings: AtomicU64,

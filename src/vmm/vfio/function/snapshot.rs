@@ -1,14 +1,14 @@
 //! A device's configuration space as it is when the device is opened. A mediated device is a
-//! program's idea of PCI: the kernel's sample of serial ports (samples/vfio-mdev/mtty.c) shows a byte
-//! too few.
+//! program's idea of PCI: the kernel's sample of serial ports (samples/vfio-mdev/mtty.c) shows a
+//! byte too few.
 
 use pci::CONFIG_SPACE_SIZE;
 use pci::config_space::CONVENTIONAL_SIZE;
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
 
-/// Configuration space of 256 or 4096 bytes. What the device's region does not have is reserved, and
-/// reads as zero (PCI Local Bus 3.0, 6.1).
+/// Configuration space of 256 or 4096 bytes. What the device's region does not have is reserved,
+/// and reads as zero (PCI Local Bus 3.0, 6.1).
 ///
 /// # Errors
 /// When the device does not answer.

@@ -52,7 +52,8 @@ impl UnusedVectors {
         }
     }
 
-    /// Lets KVM keep the writes, at power-on: no vCPU runs, and `bars` are as firmware assigned them.
+    /// Lets KVM keep the writes, at power-on: no vCPU runs, and `bars` are as firmware assigned
+    /// them.
     pub(super) fn coalesce(&mut self, bars: &Bars) {
         let zone = self.find(bars);
         if zone != self.zone {
@@ -61,8 +62,8 @@ impl UnusedVectors {
         self.zone = zone.filter(|zone| self.zones.add(*zone));
     }
 
-    /// Makes the writes exits again if the guest uses one of the vectors. To be called after all that
-    /// the guest does to MSI-X.
+    /// Makes the writes exits again if the guest uses one of the vectors. To be called after all
+    /// that the guest does to MSI-X.
     pub(super) fn stop_coalescing_if(&mut self, used: impl FnOnce() -> bool) {
         if self.zone.is_some() && used() {
             self.stop();
