@@ -101,7 +101,7 @@ impl BarKind {
         }
     }
 
-    /// The hard-wired low bits of the register.
+    /// The read-only low bits of the register.
     fn flags(self) -> u32 {
         match self {
             Self::Io => IO,
@@ -279,7 +279,7 @@ impl Bars {
             let kind = kind(raw);
             upper_half = kind.is_64bit();
             let mask = match kind {
-                // The upper 16 bits of an I/O BAR may be hard-wired to zero.
+                // The upper 16 bits of an I/O BAR may be fixed at zero.
                 BarKind::Io if answer & !IO_FLAGS != 0 => u64::from(answer & !IO_FLAGS) | !0xffff,
                 BarKind::Io => 0,
                 BarKind::Memory32 { .. } if answer & !MEMORY_FLAGS != 0 => {
@@ -304,7 +304,7 @@ impl Bars {
         }
     }
 
-    /// The guest's write of any bytes at `offset` of configuration space; hard-wired bits stay.
+    /// The guest's write of any bytes at `offset` of configuration space; read-only bits stay.
     /// Tells whether one of the registers was touched.
     pub fn write(&mut self, offset: u16, data: &[u8]) -> bool {
         let mut touched = false;

@@ -70,7 +70,7 @@ pub struct RootBus {
 }
 
 impl RootBus {
-    /// A bus with the host bridge in place and nothing else.
+    /// A bus with the host bridge and nothing else.
     pub fn new() -> Self {
         let bridge: Function = Arc::new(HostBridge::new());
         let mut slots = vec![Some(bridge)];

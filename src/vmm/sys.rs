@@ -1,6 +1,5 @@
 //! What the VMM and the host's side ask of the operating system, on top of rustix.
 
-pub mod interfaces;
 pub mod process;
 
 use std::io;

@@ -1,5 +1,12 @@
 //! Tests of the source tree itself: what its documents and manifests promise is so.
 
+mod libraries;
+mod metadata;
+mod msrv;
+mod named;
+mod names;
 mod source;
+mod tour;
 mod walks;
 mod walls;
+mod words;

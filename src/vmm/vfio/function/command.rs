@@ -18,12 +18,12 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Turns decoding and bus mastering off, as firmware finds a device, and looks whether the
-    /// register says so.
+    /// Clears COMMAND, so that the device neither decodes nor masters the bus, as firmware finds a
+    /// device. Looks whether the register reads so.
     ///
     /// # Errors
     /// When the device does not answer.
-    pub(super) fn turn_off(device: &dyn Device) -> Result<Self, DeviceError> {
+    pub(super) fn clear(device: &dyn Device) -> Result<Self, DeviceError> {
         device.write(CONFIG_REGION, COMMAND.into(), &[0, 0])?;
         let mut low = [0];
         device.read(CONFIG_REGION, COMMAND.into(), &mut low)?;
@@ -55,19 +55,19 @@ mod tests {
     fn a_register_that_keeps_what_is_written_is_left_alone() {
         let device = TestDevice::new();
         device.write(CONFIG_REGION, 4, &[7, 5]).unwrap();
-        let command = Command::turn_off(&device).unwrap();
+        let command = Command::clear(&device).unwrap();
         assert_eq!((device.config(4), device.config(5)), (0, 0));
         let mut data = [0xa0, 0xa1];
         command.correct(0x0003, 4, &mut data);
         assert_eq!(data, [0xa0, 0xa1]);
         device.set_deaf(true);
-        assert!(Command::turn_off(&device).is_err());
+        assert!(Command::clear(&device).is_err());
     }
 
     #[test]
     fn enables_that_cannot_be_written_read_as_the_guest_wrote_them() {
         let device = TestDevice::new().with_fixed_command(0x05);
-        let command = Command::turn_off(&device).unwrap();
+        let command = Command::clear(&device).unwrap();
         let read = |written, offset, mut data: [u8; 4]| {
             command.correct(written, offset, &mut data);
             data

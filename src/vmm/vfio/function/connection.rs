@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_decoded_only_by_a_device_that_is_there_and_awake() {
+    fn memory_is_decoded_only_in_d0_by_a_device_that_answers() {
         let device = Arc::new(TestDevice::new());
         let connection = Connection::new(device.clone());
         assert!(!connection.decodes_memory(Some(PMCSR)));

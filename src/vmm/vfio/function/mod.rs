@@ -151,7 +151,7 @@ impl VfioFunction {
         let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&router));
         let msix = interrupts.msix().map(MsixLayout::of);
         let areas = std::array::from_fn(|bar| mmap_areas::map(&*device, bar, &bars, msix.as_ref()));
-        let command = Command::turn_off(&*device)?;
+        let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
         let map = AddressMap {
             bus: vm.bus,

@@ -109,12 +109,12 @@ pub const STANDARD: &[(u16, Treatment, &str)] = &[
     (
         id::MSI,
         Emulate,
-        "messages are wired by VFIO_DEVICE_SET_IRQS",
+        "VFIO_DEVICE_SET_IRQS sets the messages up",
     ),
     (
         id::MSIX,
         Emulate,
-        "vectors are wired by VFIO_DEVICE_SET_IRQS; the table is virtual",
+        "VFIO_DEVICE_SET_IRQS sets the vectors up; the table is virtual",
     ),
     (
         id::PCIE,
