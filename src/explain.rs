@@ -20,6 +20,7 @@ use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
 use pci::msix::MsixCapability;
+use pci::msix_layout::MsixLayout;
 use pci::regs;
 use pci::{Bdf, bar_assignment};
 use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
@@ -35,7 +36,7 @@ use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::{IrqInfo, VfioFile};
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{bar_map, policy};
+use vmm::vfio::function::{mmap_areas, policy};
 use vmm::vfio::open;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::{layout, vcpu};
@@ -302,8 +303,8 @@ impl Subject {
             _ => &[],
         };
         let msix = self.msix.as_ref();
-        let hidden = msix.map(|msix| bar_map::virtual_ranges(msix, index));
-        let mapped = bar_map::plan(bar.size, mappable, &hidden.unwrap_or_default());
+        let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
+        let mapped = mmap_areas::plan(bar.size, mappable, &hidden.unwrap_or_default());
         let as_ranges = |pieces: &[(u64, u64)]| -> Vec<Range> {
             let ranges = pieces.iter().map(|&(start, size)| Range { start, size });
             ranges.collect()

@@ -13,7 +13,7 @@ use vmm::memory::dma_ready::DmaReady;
 use vmm::memory::kvm_slots::KvmSlots;
 use vmm::vfio::device::Irq;
 use vmm::vfio::function::rom::RomSource;
-use vmm::vfio::function::{Surroundings, VfioFunction, reset};
+use vmm::vfio::function::{VfioFunction, VmResources, reset};
 
 use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSI, MSIX, PM, ROM, TABLE, VECTORS};
 use crate::irq_code::ENABLE;
@@ -49,7 +49,7 @@ impl Rig {
         let slots = Arc::new(KvmSlots::new(vm.clone(), max_slots));
         let space = Arc::new(AddressSpace::new());
         space.subscribe(slots.clone()).unwrap();
-        let resources = Surroundings {
+        let resources = VmResources {
             space,
             bus: Arc::new(Bus::new()),
             router: Router::new(vm).unwrap(),
@@ -74,7 +74,7 @@ impl Rig {
         for (bar, address) in addresses {
             bars.set_address(bar, address.into());
         }
-        function.set_placed(bars);
+        function.set_reset_bars(bars);
         let root = RootBus::new();
         root.add(SLOT, 0, function.clone()).unwrap();
         let mut rig = Self {

@@ -71,7 +71,7 @@ pub struct Serial {
     /// Typing failed because a vCPU was using the UART.
     turned_away: AtomicBool,
     /// A character was written, and [`Serial::update_interrupt`] has not been called since.
-    interrupt_due: AtomicBool,
+    interrupt_due: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
@@ -95,7 +95,7 @@ impl Serial {
             uart,
             can_type,
             turned_away: AtomicBool::new(false),
-            interrupt_due: AtomicBool::new(false),
+            interrupt_due: Arc::default(),
             stop,
         })
     }
@@ -167,6 +167,11 @@ impl Serial {
             self.lock().update_interrupt();
             self.tell_turned_away();
         }
+    }
+
+    /// Set while [`Serial::update_interrupt`] has something to do.
+    pub fn interrupt_due(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt_due)
     }
 
     /// Says whether the VM is being stopped. While it is, output that would block is dropped.

@@ -25,7 +25,7 @@ pub(super) struct Release {
 impl Release {
     /// Closes the device of `function`. The last device takes the IOMMU's maps with it.
     fn release(&self, function: &VfioFunction) {
-        function.fence();
+        function.disconnect();
         if self.in_use.fetch_sub(1, Ordering::Relaxed) == 1
             && let Some(dma) = &self.dma
         {
@@ -53,7 +53,7 @@ pub(super) fn watch(
     let failed = Arc::downgrade(function);
     let on_error = move || {
         if let Some(function) = failed.upgrade()
-            && function.fence()
+            && function.disconnect()
         {
             let name = function.name();
             warn!("{name} has failed: it is removed from the guest, which goes on");

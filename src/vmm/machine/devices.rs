@@ -19,7 +19,7 @@ use crate::phase;
 use crate::stats::Stats;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::rom::RomSource;
-use crate::vfio::function::{Surroundings, VfioFunction};
+use crate::vfio::function::{VfioFunction, VmResources};
 use crate::vfio::open::Opened;
 
 /// The functions of the guest's bus, and the thread that hears of the host's devices behind them.
@@ -35,7 +35,7 @@ pub(super) struct Devices {
 /// What a device becomes a part of.
 pub(super) struct AttachTo<'a> {
     pub root: &'a RootBus,
-    pub resources: &'a Surroundings,
+    pub resources: &'a VmResources,
     pub dma: Option<&'a Arc<Dma>>,
     pub stats: &'a Stats,
 }
@@ -102,7 +102,7 @@ impl Devices {
             all.iter_mut().map(|(bdf, bars)| (*bdf, bars)).collect();
         bar_assignment::assign(&mut wishes, &layout.windows())?;
         for ((_, function), (_, bars)) in self.functions.iter().zip(all) {
-            function.set_placed(bars);
+            function.set_reset_bars(bars);
         }
         Ok(())
     }

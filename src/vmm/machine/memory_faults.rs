@@ -48,7 +48,7 @@ impl DeviceFaults {
         // One vCPU at a time: the second must see what the first has done.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for function in &self.functions {
-            function.lose_pages();
+            function.disconnect_if_unmappable();
         }
         let disconnected = count_disconnected(&self.functions);
         if disconnected > seen.disconnected {
@@ -65,7 +65,7 @@ impl DeviceFaults {
 }
 
 fn count_disconnected(functions: &[Arc<VfioFunction>]) -> usize {
-    functions.iter().filter(|f| f.is_fenced()).count()
+    functions.iter().filter(|f| f.is_disconnected()).count()
 }
 
 impl MemoryFaultHandler for DeviceFaults {
@@ -77,7 +77,9 @@ impl MemoryFaultHandler for DeviceFaults {
             Some(RegionKind::Ram) => false,
             Some(RegionKind::Device) => {
                 // If another vCPU was quicker, the region has gone meanwhile.
-                self.functions.iter().any(|f| f.lose_page(address))
+                self.functions
+                    .iter()
+                    .any(|f| f.disconnect_if_mapped_at(address))
                     || self.space.kind_at(address).is_none()
             }
             None => true,

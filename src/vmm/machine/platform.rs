@@ -22,12 +22,12 @@ use crate::memory::dma_ready::DmaReady;
 use crate::phase;
 use crate::stats::Stats;
 use crate::vcpu::Vcpu;
-use crate::vfio::function::Surroundings;
+use crate::vfio::function::VmResources;
 
 /// Buses, emulated devices and tables.
 pub(super) struct Platform {
     /// What each passed-through function works on, the bus and the layout among them.
-    pub resources: Surroundings,
+    pub resources: VmResources,
     pub root: Arc<RootBus>,
     pub ports: Arc<ConfigPorts>,
     pub serial: Arc<Serial>,
@@ -64,7 +64,7 @@ impl Platform {
         let acpi = acpi::build(&layout, topology)?;
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
         let coalesced = Coalesced::new(&vm.fd, vcpus.first(), bus.clone(), serial.clone());
-        let resources = Surroundings {
+        let resources = VmResources {
             space: Arc::clone(&vm.space),
             bus,
             router: Arc::clone(&vm.router),

@@ -65,7 +65,7 @@ fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
         ));
         // A BAR that the guest is sizing has no address.
         let bars = function.bars();
-        for (index, bar, address) in bars.iter().filter(|(_, bar, at)| bar.is_placed(*at)) {
+        for (index, bar, address) in bars.iter().filter(|(_, bar, at)| bar.can_decode_at(*at)) {
             let name = match bar.kind {
                 BarKind::Rom => format!("{bdf} ROM"),
                 _ => format!("{bdf} BAR {index}"),

@@ -90,7 +90,7 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             }
             Err(e) => return LoopEnd::Broken(format!("KVM_RUN failed: {e}")),
         };
-        shared.coalesced.settle();
+        shared.coalesced.finish_exit();
         exits.count(reason, address);
     }
     LoopEnd::Stopped
