@@ -2,7 +2,7 @@
 //!
 //! The fields are those of the System V ABI's "Object Files" and "Program Loading" chapters.
 //! linux-loader copies the segments and finds the PVH note. It does not check class, machine and
-//! the segments' places in file and RAM, so that these checks are made here first.
+//! where the segments are in file and RAM, so that these checks are made here first.
 
 use std::os::unix::fs::FileExt;
 

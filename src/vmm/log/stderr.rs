@@ -14,7 +14,7 @@ use crate::sys;
 const PATIENCE: i32 = 500;
 
 /// Whether the last message was lost. The next one does not wait then.
-static STUCK: AtomicBool = AtomicBool::new(false);
+static LAST_LOST: AtomicBool = AtomicBool::new(false);
 
 /// A writer to standard error. Each call of `write` takes a whole message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,13 +23,13 @@ pub struct Stderr;
 impl Write for Stderr {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         let stderr = io::stderr();
-        let patience = if STUCK.load(Ordering::Relaxed) {
+        let patience = if LAST_LOST.load(Ordering::Relaxed) {
             0
         } else {
             PATIENCE
         };
         let ready = sys::ready(stderr.as_fd(), libc::POLLOUT, patience);
-        STUCK.store(!ready, Ordering::Relaxed);
+        LAST_LOST.store(!ready, Ordering::Relaxed);
         if ready {
             // A pipe that is ready takes a page without blocking, so no more is written.
             let page = message.get(..4096).unwrap_or(message);
