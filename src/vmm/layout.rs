@@ -175,7 +175,7 @@ fn above_ram(ram_end: u64, limit: u64) -> [(u64, u64); 2] {
 /// Finds a window for BARs of `bars` bytes in one of the half-open `spaces`. The window is twice as
 /// large if possible, because a guest may move its BARs, and naturally aligned if possible, so that
 /// the largest BAR fits at its start.
-fn place_window(spaces: &[(u64, u64)], bars: u64) -> Option<Range> {
+fn find_window(spaces: &[(u64, u64)], bars: u64) -> Option<Range> {
     let exact = bars.max(GIB).checked_next_power_of_two()?;
     let sizes = [exact.checked_mul(2), Some(exact)];
     let aligns = |size: u64| [size, GIB];
@@ -239,8 +239,8 @@ impl Layout {
 
     /// The same RAM with a 64-bit window for `bars64` bytes of BARs. The window lies inside of one
     /// of the I/O address `ranges`, half-open, that the IOMMU can map, so that devices can reach
-    /// each other's BARs. If no range has the room, the window lies where [`Layout::new`] puts it,
-    /// and peer-to-peer DMA does not work.
+    /// each other's BARs. If no range is large enough, the window lies where [`Layout::new`] puts
+    /// it, and peer-to-peer DMA does not work.
     ///
     /// # Errors
     /// [`LayoutError::NoWindow`].
@@ -256,13 +256,13 @@ impl Layout {
             .iter()
             .flat_map(|range| above.map(|(from, to)| (from.max(range.start), to.min(range.end()))))
             .collect();
-        let anywhere = place_window(&above, bars64).ok_or(LayoutError::NoWindow {
+        let anywhere = find_window(&above, bars64).ok_or(LayoutError::NoWindow {
             memory: self.ram().map(|r| r.size).sum(),
             window: bars64,
             limit,
         })?;
         Ok(Self {
-            mmio64: place_window(&reachable, bars64).unwrap_or(anywhere),
+            mmio64: find_window(&reachable, bars64).unwrap_or(anywhere),
             ..self
         })
     }
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_split_around_the_hole() {
+    fn memory_is_split_at_the_hole() {
         let l = Layout::new(4 << 30, 0, 40).unwrap();
         assert_eq!(l.low_ram.end(), MMIO32_START);
         assert_eq!(
@@ -330,9 +330,9 @@ mod tests {
     }
 
     #[test]
-    fn large_bars_find_room() {
+    fn large_bars_find_a_window() {
         // Two devices of 128 GiB and a little more: above 1 TiB where the processor reaches that
-        // far, in the tight place after RAM where it does not.
+        // far, tightly after RAM where it does not.
         let bars = (256 << 30) + (1 << 20);
         let far = Layout::new(16 << 30, bars, 46).unwrap().mmio64;
         assert_eq!((far.start, far.size), (1 << 40, 1 << 40));

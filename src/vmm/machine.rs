@@ -129,7 +129,7 @@ impl Machine {
         let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
         let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
-        let (opened, (vcpus, loaded), busy) =
+        let (opened, (vcpus, loaded), paused) =
             open_beside(&vm.fd, &candidates, config.iommu, &ram_setup, beside)?;
         check_memory_lock(config.memory.size, &candidates)?;
         // The devices reach the guest's memory and nothing else. The same thread maps RAM.
@@ -151,7 +151,7 @@ impl Machine {
             stats,
         };
         machine.attach_all(opened, roms)?;
-        drop(busy);
+        drop(paused);
         machine.ram_setup.wait()?;
         Ok(machine)
     }
@@ -246,9 +246,9 @@ impl Machine {
         loop {
             // Mapping may have failed while the guest was being reset.
             self.ram_setup.check()?;
-            let busy = self.ram_setup.hold();
+            let paused = self.ram_setup.pause();
             let mut running = self.start()?;
-            drop(busy);
+            drop(paused);
             let end = lifecycle.wait();
             self.vcpus = running.stop()?;
             info!("{}", self.stats.exits);

@@ -51,8 +51,8 @@ pub struct AcpiTables {
 pub enum AcpiError {
     /// The area below 1 MiB is too small.
     #[error(
-        "the ACPI tables need {0} bytes, and there is room for {room}",
-        room = ACPI_END - ACPI_START
+        "the ACPI tables need {0} bytes, and the area for them has {area}",
+        area = ACPI_END - ACPI_START
     )]
     TooLarge(u64),
     /// The first megabyte is not RAM.

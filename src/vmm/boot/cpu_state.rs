@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn no_room_for_the_tables_is_an_error() {
+    fn too_little_ram_for_the_tables_is_an_error() {
         let tiny = GuestMemory::from_ranges(&[(GuestAddress(0), 0x9000)]).unwrap();
         assert!(write_tables(&tiny, &LINUX).is_err());
     }

@@ -115,7 +115,7 @@ fn bounds(range: &Range) -> Option<(u64, u64)> {
     Some((range.start, last))
 }
 
-/// `_PRT`: pin p (0 is INTA) of device d is wired to GSI `GSI_INTX_BASE + (d + p) % count`.
+/// `_PRT`: pin p (0 is INTA) of device d raises GSI `GSI_INTX_BASE + (d + p) % count`.
 fn routing() -> PackageBuilder {
     let mut table = PackageBuilder::new();
     for device in DEVICES {

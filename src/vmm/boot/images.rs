@@ -160,7 +160,7 @@ impl Images {
         check_cmdline(cmdline, kernel.cmdline_limit())?;
         let initrd = match &self.initrd {
             None => None,
-            Some(source) => Some(place_initrd(
+            Some(source) => Some(fit_initrd(
                 source.size()?,
                 extent.end,
                 low_ram,
@@ -172,7 +172,7 @@ impl Images {
 }
 
 /// Puts the initrd as high as RAM and the kernel allow, so that the kernel can be unpacked below.
-fn place_initrd(
+fn fit_initrd(
     size: u64,
     kernel_end: u64,
     low_ram: u64,

@@ -221,7 +221,7 @@ pub(super) fn write_zero_page(
     header.type_of_loader = LOADER_UNDEFINED;
     header.cmd_line_ptr = LOW_CMDLINE as u32;
     if let Some(initrd) = handover.initrd {
-        // Below 4 GiB by placement, so `ext_ramdisk_*` stay zero.
+        // The initrd is below 4 GiB, so `ext_ramdisk_*` stay zero.
         header.ramdisk_image = initrd.start as u32;
         header.ramdisk_size = initrd.size as u32;
     }

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn input_is_read_and_room_is_told() {
+    fn input_is_read_and_an_empty_buffer_is_told() {
         let s = serial(Box::new(io::sink()));
         assert_eq!(s.type_in(b"ab"), 2);
         let mut data = [0];
@@ -250,8 +250,8 @@ mod tests {
 
     #[test]
     fn a_stop_ends_a_write_that_is_interrupted_for_ever() {
-        struct Stuck(Arc<AtomicBool>, u32);
-        impl Write for Stuck {
+        struct Interrupted(Arc<AtomicBool>, u32);
+        impl Write for Interrupted {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
                 self.1 += 1;
                 self.0.store(self.1 > 3, Ordering::Release);
@@ -263,7 +263,7 @@ mod tests {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let mut output = Stoppable {
-            output: Box::new(Stuck(stop.clone(), 0)),
+            output: Box::new(Interrupted(stop.clone(), 0)),
             stop: stop.clone(),
         };
         output.write_all(b"x").unwrap();

@@ -80,8 +80,8 @@ impl<E: SerialEvents, W: io::Write> Uart<E, W> {
 
     /// Receives characters; returns how many fit into the buffer. In loopback mode none do.
     pub fn receive(&mut self, data: &[u8]) -> usize {
-        let room = self.inner.fifo_capacity().min(data.len());
-        data.get(..room)
+        let count = self.inner.fifo_capacity().min(data.len());
+        data.get(..count)
             .map_or(0, |data| self.inner.enqueue_raw_bytes(data).unwrap_or(0))
     }
 

@@ -17,7 +17,7 @@ use crate::sys;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether the last message was lost. The next one does not wait then.
-static STUCK: AtomicBool = AtomicBool::new(false);
+static LAST_LOST: AtomicBool = AtomicBool::new(false);
 
 /// A writer to standard error. Each call of `write` takes a whole message.
 #[derive(Clone, Copy, Debug, Default)]

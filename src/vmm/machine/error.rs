@@ -50,7 +50,7 @@ pub enum MachineError {
     #[error(transparent)]
     Pci(#[from] PciError),
     #[error(transparent)]
-    Place(#[from] AssignError),
+    BarAssignment(#[from] AssignError),
     #[error("an emulated device cannot get its addresses: {0}")]
     Bus(#[from] vm_device::bus::Error),
     #[error("cannot open /dev/kvm")]
@@ -129,7 +129,7 @@ impl MachineError {
             Self::Layout(LayoutError::TooLarge { .. }) => {
                 Some("give the guest less memory with --memory".into())
             }
-            Self::Layout(LayoutError::NoWindow { .. }) | Self::Place(_) => {
+            Self::Layout(LayoutError::NoWindow { .. }) | Self::BarAssignment(_) => {
                 Some("pass fewer devices, or give the guest less memory with --memory".into())
             }
             Self::Ram(e) | Self::Prefault(PrefaultError::Ram(e)) => Some(e.hint()),

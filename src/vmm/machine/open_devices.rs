@@ -11,7 +11,7 @@ use crate::machine::error::MachineError;
 use crate::machine::ram_setup::RamSetup;
 use crate::machine::vm::Vm;
 use crate::memory::dma::Dma;
-use crate::memory::populate_throttle::ThrottleHold;
+use crate::memory::populate_throttle::PopulatePause;
 use crate::stats::Stats;
 use crate::vfio::device::Device;
 use crate::vfio::open::candidate::Candidate;
@@ -21,7 +21,7 @@ use crate::vfio::open::{self, Opened};
 /// device, which is a tenth of a second of waiting. Without devices there is no thread.
 ///
 /// Populating RAM pauses while `rest` is done, and again when the devices are open, until the
-/// returned hold is dropped. In between, set-up only waits for the devices. Opening starts its own
+/// returned value is dropped. In between, set-up only waits for the devices. Opening starts its own
 /// threads while `rest` is still being done.
 ///
 /// # Errors
@@ -32,23 +32,23 @@ pub(super) fn open_beside<R>(
     iommu: Iommu,
     ram: &RamSetup,
     rest: impl FnOnce() -> Result<R, MachineError>,
-) -> Result<(Option<Opened>, R, ThrottleHold), MachineError> {
-    let busy = ram.hold();
+) -> Result<(Option<Opened>, R, PopulatePause), MachineError> {
+    let paused = ram.pause();
     if candidates.is_empty() {
-        return Ok((None, rest()?, busy));
+        return Ok((None, rest()?, paused));
     }
     let (opened, rest) = thread::scope(|scope| {
         let opening = scope.spawn(|| {
             let opened = open::open(Some(vm), candidates, iommu, &|_| ());
-            // Held before this thread ends, which needs the lock of the address space.
-            (opened, ram.hold())
+            // Paused before this thread ends, which needs the lock of the address space.
+            (opened, ram.pause())
         });
         let rest = rest();
-        drop(busy);
+        drop(paused);
         (opening.join(), rest)
     });
-    let (opened, busy) = opened.map_err(|_| MachineError::Thread)?;
-    Ok((opened?, rest?, busy))
+    let (opened, paused) = opened.map_err(|_| MachineError::Thread)?;
+    Ok((opened?, rest?, paused))
 }
 
 /// Makes the IOMMU a listener of the guest's memory, if there are devices. Returns what maps RAM,

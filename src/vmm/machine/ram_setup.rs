@@ -8,7 +8,7 @@ use crate::hostinfo::name::HostName;
 use crate::machine::error::MachineError;
 use crate::memory::dma::Dma;
 use crate::memory::dma_ready::DmaReady;
-use crate::memory::populate_throttle::{PopulateThrottle, ThrottleHold};
+use crate::memory::populate_throttle::{PopulatePause, PopulateThrottle};
 use crate::memory::prefault;
 use crate::memory::prefault::{Prefault, PrefaultError};
 use crate::memory::ram::Ram;
@@ -70,8 +70,8 @@ impl RamSetup {
     }
 
     /// Pauses populating until the returned value is dropped; see [`PopulateThrottle`].
-    pub fn hold(&self) -> ThrottleHold {
-        self.throttle.hold()
+    pub fn pause(&self) -> PopulatePause {
+        self.throttle.pause()
     }
 
     /// Lets RAM be mapped by `dma`.

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_a_file_stay_inside() {
+    fn pages_of_a_file_stay_inside() {
         let file = TempFile::new().unwrap().into_file();
         file.set_len(0x2000).unwrap();
         let m = Mapping::reserve(0x2000, PAGE_SIZE).unwrap();

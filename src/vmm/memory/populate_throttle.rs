@@ -1,14 +1,14 @@
 //! Pauses the threads that populate RAM while other threads change this process's address space.
 //!
-//! While the kernel populates pages it holds the lock of the address space for reading, and gets it
+//! While the kernel populates pages it has the lock of the address space for reading, and gets it
 //! again before a thread that waits to write: a waiting writer is passed by readers for 4 ms
 //! (Linux, kernel/locking/rwsem.c). So mmap(2), or the stack of a new thread, takes up to a hundred
-//! times as long beside populating: six mappings of a BAR took 280 ms. Set-up therefore holds the
-//! throttle while it has something to do, and releases it while it only waits for devices to open.
+//! times as long beside populating: six mappings of a BAR took 280 ms. Set-up therefore pauses
+//! populating while it has something to do, but not while it only waits for devices to open.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What set-up holds and the populating threads look at.
+/// Lets set-up pause the populating threads.
 #[derive(Debug, Default)]
 pub struct PopulateThrottle {
     state: Mutex<State>,
@@ -17,8 +17,8 @@ pub struct PopulateThrottle {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Holders that ask the populating threads to pause.
-    holders: usize,
+    /// How many [`PopulatePause`]s there are.
+    pauses: usize,
     /// Populating is to end, not to go on.
     cancelled: bool,
 }
@@ -35,33 +35,33 @@ impl PopulateThrottle {
 
     /// Pauses populating until the returned value is dropped. A page that is being populated is
     /// finished first.
-    pub fn hold(self: &Arc<Self>) -> ThrottleHold {
-        self.change(|state| state.holders += 1);
-        ThrottleHold(Arc::clone(self))
+    pub fn pause(self: &Arc<Self>) -> PopulatePause {
+        self.change(|state| state.pauses += 1);
+        PopulatePause(Arc::clone(self))
     }
 
-    /// Waits while anybody holds the throttle. Returns whether populating is to go on.
-    pub fn wait_released(&self) -> bool {
+    /// Waits while populating is paused. Returns whether populating is to go on.
+    pub fn wait_unpaused(&self) -> bool {
         let wait = self
             .changed
-            .wait_while(self.lock(), |state| state.holders > 0 && !state.cancelled);
+            .wait_while(self.lock(), |state| state.pauses > 0 && !state.cancelled);
         !wait.unwrap_or_else(PoisonError::into_inner).cancelled
     }
 
-    /// Ends populating, held or not.
+    /// Ends populating, also while it is paused.
     pub fn cancel(&self) {
         self.change(|state| state.cancelled = true);
     }
 }
 
-/// Keeps populating paused; see [`PopulateThrottle::hold`].
+/// Keeps populating paused; see [`PopulateThrottle::pause`].
 #[must_use = "populating goes on when this is dropped"]
 #[derive(Debug)]
-pub struct ThrottleHold(Arc<PopulateThrottle>);
+pub struct PopulatePause(Arc<PopulateThrottle>);
 
-impl Drop for ThrottleHold {
+impl Drop for PopulatePause {
     fn drop(&mut self) {
-        self.0.change(|state| state.holders -= 1);
+        self.0.change(|state| state.pauses -= 1);
     }
 }
 
@@ -76,17 +76,17 @@ mod tests {
     fn populating(throttle: &Arc<PopulateThrottle>) -> Receiver<bool> {
         let (tell, told) = channel();
         let throttle = Arc::clone(throttle);
-        thread::spawn(move || tell.send(throttle.wait_released()));
+        thread::spawn(move || tell.send(throttle.wait_unpaused()));
         told
     }
 
     const SHORT: Duration = Duration::from_millis(20);
 
     #[test]
-    fn populating_waits_for_every_holder() {
+    fn populating_waits_for_every_pauseer() {
         let throttle = Arc::<PopulateThrottle>::default();
         assert!(populating(&throttle).recv().unwrap());
-        let (first, second) = (throttle.hold(), throttle.hold());
+        let (first, second) = (throttle.pause(), throttle.pause());
         let waiting = populating(&throttle);
         drop(first);
         assert!(waiting.recv_timeout(SHORT).is_err());
@@ -95,9 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn a_held_thread_can_be_cancelled() {
+    fn a_paused_thread_can_be_cancelled() {
         let throttle = Arc::<PopulateThrottle>::default();
-        let _hold = throttle.hold();
+        let _pause = throttle.pause();
         let waiting = populating(&throttle);
         assert!(waiting.recv_timeout(SHORT).is_err());
         throttle.cancel();

@@ -69,9 +69,9 @@ pub struct Prefault {
 }
 
 impl Prefault {
-    /// Starts the thread. If `populate`, it begins to make RAM present at once, unless `throttle`
-    /// is held. It maps what [`Prefault::map`] asks for. The thread calls `failed` when RAM cannot
-    /// be mapped; [`Prefault::check`] returns the reason.
+    /// Starts the thread. If `populate`, the thread makes RAM present from now on, except while
+    /// `throttle` is paused. It begins to map RAM with [`Prefault::map`]. If RAM cannot be mapped,
+    /// the thread calls `failed`, and [`Prefault::check`] returns the reason.
     ///
     /// # Errors
     /// [`PrefaultError::Thread`] when the host has no thread left.
@@ -200,7 +200,7 @@ impl Work {
             if self.populate {
                 let range = offset..offset + size;
                 self.ram
-                    .populate(range, threads, &|_| throttle.wait_released())?;
+                    .populate(range, threads, &|_| throttle.wait_unpaused())?;
             }
             if self.is_cancelled() {
                 return Ok(());

@@ -56,7 +56,7 @@ pub enum RamError {
     NoHugePages(HugePage),
     /// memfd_create(2) or a call on its file failed.
     #[error("cannot make {} MiB of memory that can be shared", .0 >> 20)]
-    Share(u64, #[source] io::Error),
+    Memfd(u64, #[source] io::Error),
     /// madvise(2) failed.
     #[error("cannot get the guest's {} MiB of memory from the host", .0 >> 20)]
     Populate(u64, #[source] io::Error),
@@ -108,10 +108,10 @@ impl Ram {
         let size = layout.ram().map(|r| r.size).sum();
         let explain = |e: io::Error| match pages {
             Pages::Huge(page) => explain_huge(page, size, e),
-            _ if shared => RamError::Share(size, e),
+            _ if shared => RamError::Memfd(size, e),
             _ => RamError::Reserve(size, e),
         };
-        let file = shared.then(|| share(size, pages)).transpose();
+        let file = shared.then(|| make_memfd(size, pages)).transpose();
         let file = file.map_err(explain)?;
         let mut regions = Vec::new();
         let mut views = Vec::new();
@@ -268,7 +268,7 @@ impl Ram {
 
 /// A memfd of `size` bytes, sealed: if another process made it shorter, the next access here would
 /// raise SIGBUS.
-fn share(size: u64, pages: Pages) -> io::Result<File> {
+fn make_memfd(size: u64, pages: Pages) -> io::Result<File> {
     let huge = match pages {
         Pages::Huge(page) => {
             MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(page.shift() << HUGE_SHIFT)
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn shared_memory_cannot_be_made_shorter() {
-        let file = share(1 << 20, Pages::Small).unwrap();
+        let file = make_memfd(1 << 20, Pages::Small).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 1 << 20);
         assert!(file.set_len(0).is_err());
         assert!(file.set_len(2 << 20).is_err());

@@ -74,7 +74,8 @@ pub struct Vector {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Account {
+struct Count {
+    /// Interrupts in this run.
     total: u64,
     /// The line's count when it was last read.
     seen: u64,
@@ -83,20 +84,20 @@ struct Account {
 /// The counts of all interrupts in this run.
 #[derive(Default)]
 pub struct Ledger {
-    accounts: Mutex<BTreeMap<Source, Account>>,
+    counts: Mutex<BTreeMap<Source, Count>>,
     limit: RateLimit,
 }
 
 impl Ledger {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Source, Account>> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Source, Count>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be called before a device's interrupts of one kind are disabled: their lines go then.
     pub fn before_disable(&self, device: &str, irq: Irq) {
         let Some(kind) = kind(irq) else { return };
-        self.look(|accounts, now| {
-            update(accounts, now, |s| s.device == device && s.kind == kind);
+        self.look(|counts, now| {
+            update(counts, now, |s| s.device == device && s.kind == kind);
         });
     }
 
@@ -111,21 +112,21 @@ impl Ledger {
     /// may be shared.
     pub fn after_enable(&self, device: &str, irq: Irq) {
         if irq == Irq::Intx {
-            self.look(|accounts, now| open(accounts, now, device, "intx"));
+            self.look(|counts, now| open(counts, now, device, "intx"));
         }
     }
 
     /// The counts until now of the devices named in `wanted`.
     pub fn vectors(&self, wanted: &[String]) -> Vec<Vector> {
         let mut vectors = Vec::new();
-        self.look(|accounts, now| {
-            update(accounts, now, |source| wanted.contains(&source.device));
-            vectors = accounts.iter().map(vector).collect();
+        self.look(|counts, now| {
+            update(counts, now, |source| wanted.contains(&source.device));
+            vectors = counts.iter().map(vector).collect();
         });
         vectors
     }
 
-    fn look(&self, then: impl FnOnce(&mut BTreeMap<Source, Account>, &[(Source, u64)])) {
+    fn look(&self, then: impl FnOnce(&mut BTreeMap<Source, Count>, &[(Source, u64)])) {
         self.look_at(|| fs::read_to_string("/proc/interrupts"), then);
     }
 
@@ -134,14 +135,14 @@ impl Ledger {
     fn look_at(
         &self,
         read: impl FnOnce() -> io::Result<String>,
-        then: impl FnOnce(&mut BTreeMap<Source, Account>, &[(Source, u64)]),
+        then: impl FnOnce(&mut BTreeMap<Source, Count>, &[(Source, u64)]),
     ) {
-        let mut accounts = self.lock();
+        let mut counts = self.lock();
         let text = read().unwrap_or_else(|e| {
             self.complain(&e);
             String::new()
         });
-        then(&mut accounts, &parse(&text));
+        then(&mut counts, &parse(&text));
     }
 
     fn complain(&self, error: &io::Error) {
@@ -160,42 +161,42 @@ fn kind(irq: Irq) -> Option<&'static str> {
     }
 }
 
-fn vector((source, account): (&Source, &Account)) -> Vector {
+fn vector((source, count): (&Source, &Count)) -> Vector {
     Vector {
         device: source.device.clone(),
         kind: source.kind,
         vector: source.vector,
-        interrupts: account.total,
+        interrupts: count.total,
     }
 }
 
 /// Adds the interrupts since the last read.
 fn update(
-    accounts: &mut BTreeMap<Source, Account>,
+    counts: &mut BTreeMap<Source, Count>,
     now: &[(Source, u64)],
     wanted: impl Fn(&Source) -> bool,
 ) {
-    for (source, count) in now.iter().filter(|(source, _)| wanted(source)) {
-        let account = accounts.entry(source.clone()).or_default();
-        account.total += count.saturating_sub(account.seen);
-        account.seen = *count;
+    for (source, line) in now.iter().filter(|(source, _)| wanted(source)) {
+        let count = counts.entry(source.clone()).or_default();
+        count.total += line.saturating_sub(count.seen);
+        count.seen = *line;
     }
 }
 
 /// Notes that the next line of the same name begins at 0, since the host has freed the interrupts.
-fn close(accounts: &mut BTreeMap<Source, Account>, device: &str, kind: &str) {
-    for (source, account) in accounts {
+fn close(counts: &mut BTreeMap<Source, Count>, device: &str, kind: &str) {
+    for (source, count) in counts {
         if source.device == device && source.kind == kind {
-            account.seen = 0;
+            count.seen = 0;
         }
     }
 }
 
 /// Notes that the line's count until now is not of this run.
-fn open(accounts: &mut BTreeMap<Source, Account>, now: &[(Source, u64)], device: &str, kind: &str) {
+fn open(counts: &mut BTreeMap<Source, Count>, now: &[(Source, u64)], device: &str, kind: &str) {
     for (source, count) in now {
         if source.device == device && source.kind == kind {
-            accounts.entry(source.clone()).or_default().seen = *count;
+            counts.entry(source.clone()).or_default().seen = *count;
         }
     }
 }
@@ -251,7 +252,7 @@ mod tests {
     fn the_text_is_read_under_the_lock() {
         let ledger = Ledger::default();
         let read = || {
-            assert!(ledger.accounts.try_lock().is_err());
+            assert!(ledger.counts.try_lock().is_err());
             Ok(TEXT.to_string())
         };
         let mut lines = 0;
@@ -262,21 +263,19 @@ mod tests {
     #[test]
     fn vectors_that_come_and_go_add_up() {
         let (msix, pin) = (on("a", "msix", 1), on("a", "intx", 0));
-        let mut accounts = BTreeMap::new();
-        update(&mut accounts, &[(msix.clone(), 5)], |_| true);
-        update(&mut accounts, &[(msix.clone(), 8)], |_| true);
-        update(&mut accounts, &[(msix.clone(), 9)], |_| true);
+        let mut counts = BTreeMap::new();
+        update(&mut counts, &[(msix.clone(), 5)], |_| true);
+        update(&mut counts, &[(msix.clone(), 8)], |_| true);
+        update(&mut counts, &[(msix.clone(), 9)], |_| true);
         // A report while they go off.
-        update(&mut accounts, &[(msix.clone(), 9)], |_| true);
-        close(&mut accounts, "a", "msix");
+        update(&mut counts, &[(msix.clone(), 9)], |_| true);
+        close(&mut counts, "a", "msix");
         // Freed and taken again: it begins at 0.
-        update(&mut accounts, &[(msix.clone(), 20)], |_| true);
-        open(&mut accounts, &[(pin.clone(), 1000)], "a", "intx");
-        update(&mut accounts, &[(pin.clone(), 1001)], |_| true);
-        update(&mut accounts, &[(on("b", "msi", 0), 3)], |s| {
-            s.device == "a"
-        });
-        let totals: Vec<_> = accounts.iter().map(|(s, a)| (s.kind, a.total)).collect();
+        update(&mut counts, &[(msix.clone(), 20)], |_| true);
+        open(&mut counts, &[(pin.clone(), 1000)], "a", "intx");
+        update(&mut counts, &[(pin.clone(), 1001)], |_| true);
+        update(&mut counts, &[(on("b", "msi", 0), 3)], |s| s.device == "a");
+        let totals: Vec<_> = counts.iter().map(|(s, a)| (s.kind, a.total)).collect();
         assert_eq!(totals, [("intx", 1), ("msix", 29)]);
     }
 }

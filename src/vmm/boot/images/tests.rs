@@ -266,7 +266,7 @@ fn what_does_not_fit_says_how_much_memory_would_do() {
         "give the guest more with --memory 128M"
     );
 
-    // Beyond what any amount of memory would mend.
+    // No amount of memory would help here.
     put(&mut kernel, 0x258, &(8u64 << 30).to_le_bytes());
     let error = boot(&kernel, None, 64, "").unwrap_err();
     assert_eq!(error.hint(), None);
@@ -342,7 +342,7 @@ proptest! {
         low_ram in MIB..(3 << 30),
         reach in MIB..(4 << 30),
     ) {
-        if let Ok(range) = place_initrd(size, kernel_end, low_ram, reach) {
+        if let Ok(range) = fit_initrd(size, kernel_end, low_ram, reach) {
             prop_assert!(range.start >= kernel_end && range.end() <= low_ram.min(reach));
             prop_assert_eq!((range.start % 4096, range.size), (0, size));
         }
