@@ -31,7 +31,7 @@ use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::layout::{Layout, LayoutError};
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::{IrqInfo, VfioFile};
 use vmm::vfio::function::rom::{RomError, RomSource};
@@ -150,7 +150,7 @@ fn kernel_problem(config: &VmConfig, layout: &Layout) -> Option<Problem> {
 
 fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     Problem {
-        problem: sentence(error),
+        problem: with_causes(error),
         hint,
     }
 }

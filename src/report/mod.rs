@@ -13,7 +13,7 @@ use serde::Serialize;
 use vmm::counters::dma::Maps;
 use vmm::counters::exits::{Exits, Reason, VcpuExits};
 use vmm::counters::registers::{Access, Space};
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 use vmm::log::phases::{Clock, Phase, Phases};
 use vmm::stats::devices::{Calls, DeviceMeter};
 use vmm::stats::interrupts::Vector;
@@ -270,7 +270,7 @@ fn kvm_counters(stats: &Stats) -> KvmReport {
             Ok(counters) if index == 0 => report.vm = counters,
             Ok(counters) => report.vcpus.push(counters),
             Err(e) => {
-                let why = format!("KVM_GET_STATS_FD (Linux 5.14 has it): {}", sentence(&e));
+                let why = format!("KVM_GET_STATS_FD (Linux 5.14 has it): {}", with_causes(&e));
                 report.problem.get_or_insert(why);
             }
         }

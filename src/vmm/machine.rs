@@ -37,7 +37,7 @@ use crate::counters::exits::Exits;
 use crate::devices::power::Power;
 use crate::devices::serial::{Output, Serial};
 use crate::devices::{power, serial};
-use crate::event_thread::Service;
+use crate::event_thread::EventThread;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::hostinfo::sysfs::Sysfs;
 use crate::interrupt::irqchip;
@@ -100,7 +100,7 @@ pub struct Machine {
     dma: Option<Arc<Dma>>,
     pinning: Option<Pinning>,
     functions: Vec<(Bdf, Arc<VfioFunction>)>,
-    service: Arc<Service>,
+    service: Arc<EventThread>,
     notices: Vec<EventFd>,
     /// Devices that the host has not taken back.
     in_use: Arc<AtomicUsize>,
@@ -265,7 +265,7 @@ impl Machine {
             dma,
             pinning,
             functions: Vec::new(),
-            service: Arc::new(Service::new().map_err(MachineError::Descriptors)?),
+            service: Arc::new(EventThread::new().map_err(MachineError::Descriptors)?),
             notices: Vec::new(),
             in_use: Arc::new(AtomicUsize::new(opened_count)),
             notifier,

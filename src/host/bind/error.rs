@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pci::Bdf;
 use uuid::Uuid;
 use vmm::hostinfo::sysfs::PciDevice;
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 
 /// Why devices cannot be bound or given back.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +75,7 @@ pub enum BindError {
         run: u32,
     },
     /// What would take virtual functions away while one of them is used.
-    #[error("the virtual functions of {physical} would go with it, and {}", sentence(.cause))]
+    #[error("the virtual functions of {physical} would go with it, and {}", with_causes(.cause))]
     FunctionInUse {
         /// The physical function.
         physical: Bdf,
@@ -83,7 +83,7 @@ pub enum BindError {
         cause: Box<BindError>,
     },
     /// `--vfs` where the host keeps other devices of a virtual function's group.
-    #[error("no guest could have the virtual functions of {physical}: {}", sentence(.cause))]
+    #[error("no guest could have the virtual functions of {physical}: {}", with_causes(.cause))]
     FunctionsShared {
         /// The physical function.
         physical: Bdf,
@@ -198,7 +198,7 @@ pub enum BindError {
     #[error("cannot start the process that gives devices back when this one is killed")]
     Guardian(#[source] io::Error),
     /// A step failed, and those before it were taken back.
-    #[error("{}; {}", sentence(.cause), undone(.left))]
+    #[error("{}; {}", with_causes(.cause), undone(.left))]
     Undone {
         /// Why.
         cause: Box<BindError>,
@@ -244,7 +244,7 @@ fn undone(left: &[BindError]) -> String {
     if left.is_empty() {
         return "all that had been done is undone".into();
     }
-    let left: Vec<_> = left.iter().map(|e| sentence(e)).collect();
+    let left: Vec<_> = left.iter().map(|e| with_causes(e)).collect();
     format!("and not all could be undone: {}", left.join("; "))
 }
 

@@ -3,7 +3,7 @@
 
 use pci::Bdf;
 use tracing::{debug, warn};
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 use vmm::sys::process::Process;
 
 use crate::bind::Host;
@@ -26,7 +26,7 @@ pub(super) fn begin(host: &Host) -> Result<(Lock, Vec<Bdf>), BindError> {
 
 fn tell(error: &BindError) {
     let hint = error.hint().map_or(String::new(), |h| format!("; {h}"));
-    warn!("{}{hint}", sentence(error));
+    warn!("{}{hint}", with_causes(error));
 }
 
 /// Takes a broken-off bind back, and brings a broken-off unbind to its end: the last device first. What

@@ -12,7 +12,7 @@ use pci::addr::Range;
 use tracing::{debug, error, info};
 
 use crate::counters::dma::DmaMeter;
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::memory::{MemoryError, MemoryListener, Region, RegionKind};
 use crate::sys::memlock_limit;
@@ -221,7 +221,7 @@ impl Dma {
             Err(e) if self.limit.allow() => info!(
                 "no peer-to-peer DMA to the BAR at {:#x}: {}",
                 region.start,
-                sentence(&e)
+                with_causes(&e)
             ),
             Err(_) => {}
         }

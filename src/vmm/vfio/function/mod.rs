@@ -31,10 +31,10 @@ use tracing::warn;
 
 use crate::bus::Bus;
 use crate::coalesced::zones::Zones;
-use crate::event_thread::Service;
+use crate::event_thread::EventThread;
 use crate::interrupt::Router;
 use crate::layout::Layout;
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::memory::AddressSpace;
 use crate::memory::gate::Gate;
@@ -205,7 +205,7 @@ impl VfioFunction {
 
     /// Wires the device's pin, if it has one, to a GSI. For the guest it is `pin` (0 is INTA),
     /// whatever it is on the host.
-    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<Service>) {
+    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {
         let mut state = self.lock();
         let (device, router) = (self.device(), Arc::clone(&self.around.router));
         if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {
@@ -312,7 +312,7 @@ impl VfioFunction {
     /// Logs what a guest's access met with; the guest has its answer already.
     pub(super) fn complain(&self, error: &DeviceError) {
         if self.limit.allow() {
-            warn!("{}", sentence(error));
+            warn!("{}", with_causes(error));
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::VfioFunction;
 
@@ -57,7 +57,7 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
             Ok(scope) => {
                 match device.hot_reset() {
                     Ok(()) => info!("{} had a hot reset", list(&scope)),
-                    Err(e) => error!("{}: {}", sentence(&e), as_left(&scope)),
+                    Err(e) => error!("{}: {}", with_causes(&e), as_left(&scope)),
                 }
                 // Once for all of them, whatever came of it.
                 done.extend(scope);
@@ -83,7 +83,7 @@ fn alone(device: &SharedDevice) -> Result<(), Option<String>> {
             info!("{} was reset", device.name());
             Ok(())
         }
-        Err(e) => Err(Some(sentence(&e))),
+        Err(e) => Err(Some(with_causes(&e))),
     }
 }
 
