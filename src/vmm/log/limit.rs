@@ -1,4 +1,4 @@
-//! A bound on what a guest can make us log.
+//! A bound on what a guest can make the VMM log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +16,17 @@ impl RateLimit {
         n < Self::FREE || n.is_power_of_two()
     }
 }
+
+/// Logs a warning as `tracing::warn!` does, unless the [`RateLimit`] before it says no. For all that
+/// a guest can repeat at will.
+macro_rules! warn_limited {
+    ($limit:expr, $($message:tt)+) => {
+        if $limit.allow() {
+            tracing::warn!($($message)+);
+        }
+    };
+}
+pub(crate) use warn_limited;
 
 #[cfg(test)]
 mod tests {

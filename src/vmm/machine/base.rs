@@ -6,7 +6,8 @@ use kvm_ioctls::{Kvm, VmFd};
 
 use crate::boot::Images;
 use crate::config::VmConfig;
-use crate::interrupt::{Router, irqchip};
+use crate::gsi::irqchip;
+use crate::gsi::routing::GsiRouting;
 use crate::layout::Layout;
 use crate::machine::MachineError;
 use crate::machine::error::kvm_call;
@@ -24,7 +25,7 @@ pub(super) struct Base {
     pub space: Arc<AddressSpace>,
     pub slots: Arc<KvmSlots>,
     pub irqchip: irqchip::PowerOn,
-    pub router: Arc<Router>,
+    pub router: Arc<GsiRouting>,
 }
 
 impl Base {
@@ -57,7 +58,7 @@ impl Base {
         vm.create_irq_chip()
             .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
         let irqchip = irqchip::PowerOn::read(&vm).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
-        let router = Router::new(Arc::clone(&vm))?;
+        let router = GsiRouting::new(Arc::clone(&vm))?;
         Ok(Self {
             layout,
             ram,

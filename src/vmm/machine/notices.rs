@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::interrupt::irqfd;
 use crate::machine::{Machine, MachineError};
+use crate::sys::eventfd;
 use crate::vfio::device::{Irq, SharedDevice};
 use crate::vfio::function::VfioFunction;
 
@@ -72,7 +72,7 @@ impl Machine {
         self.service
             .watch(&event, handler)
             .map_err(MachineError::Descriptors)?;
-        device.set_events(irq, 0, &[Some(irqfd::borrow(&event))])?;
+        device.set_events(irq, 0, &[Some(eventfd::borrow(&event))])?;
         self.notices.push(event);
         Ok(())
     }

@@ -8,10 +8,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::memory::{MemoryConfig, Pages};
 use crate::devices::serial::{Output, Serial};
+use crate::gsi::routing::GsiRouting;
 use crate::hostinfo::memory;
 use crate::hostinfo::memory::HostMemory;
 use crate::hostinfo::name::HostName;
-use crate::interrupt::Router;
 use crate::machine::MachineError;
 use crate::memory::dma::DmaError;
 use crate::memory::pinning::PinningError;
@@ -138,10 +138,13 @@ pub(super) fn side_by_side<R>(
     Ok((opened, rest?))
 }
 
-pub(super) fn make_serial(router: &Router, output: Output) -> Result<Arc<Serial>, MachineError> {
+pub(super) fn make_serial(
+    router: &GsiRouting,
+    output: Output,
+) -> Result<Arc<Serial>, MachineError> {
     let event =
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Descriptors)?;
-    router.attach(&event, layout::GSI_SERIAL)?;
+    router.assign_irqfd(&event, layout::GSI_SERIAL)?;
     Ok(Arc::new(
         Serial::new(event, output).map_err(MachineError::Descriptors)?,
     ))

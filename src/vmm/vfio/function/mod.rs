@@ -32,7 +32,7 @@ use tracing::warn;
 use crate::bus::Bus;
 use crate::coalesced::zones::Zones;
 use crate::event_thread::EventThread;
-use crate::interrupt::Router;
+use crate::gsi::routing::GsiRouting;
 use crate::layout::Layout;
 use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
@@ -67,7 +67,7 @@ pub struct Surroundings {
     /// Where trapped ranges go.
     pub bus: Arc<Bus>,
     /// Where interrupts go.
-    pub router: Arc<Router>,
+    pub router: Arc<GsiRouting>,
     /// Whose writes KVM keeps.
     pub zones: Arc<Zones>,
     /// Where BARs may be.
@@ -242,7 +242,7 @@ impl VfioFunction {
 
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
     pub(super) fn silence(&self, state: &mut State) {
-        state.interrupts.silence();
+        state.interrupts.turn_off();
         state.command = 0;
         self.follow_decode(state);
         self.device_write(COMMAND, &[0, 0]);

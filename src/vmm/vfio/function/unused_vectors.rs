@@ -15,7 +15,7 @@
 //!   capability back finds it done. Linux reads the message back before it unmasks.
 
 use pci::addr::Range;
-use pci::msix::{ENTRY_SIZE, FIRST_SPARE};
+use pci::msix::{ENTRY_SIZE, FIRST_UNUSED_VECTOR};
 
 use crate::vfio::function::{State, VfioFunction};
 
@@ -39,7 +39,7 @@ impl VfioFunction {
     /// After anything that the guest has done to MSI-X.
     pub(super) fn follow_spares(&self, state: &mut State) {
         if state.spares.is_some()
-            && state.interrupts.uses_spares()
+            && state.interrupts.uses_vectors_from(FIRST_UNUSED_VECTOR)
             && let Some(zone) = state.spares.take()
         {
             self.around.zones.remove(zone);
@@ -58,7 +58,7 @@ impl VfioFunction {
     /// too few.
     fn spares(&self, state: &State, bar: usize, address: u64) -> Option<Range> {
         let place = self.msix_place.as_ref()?;
-        let skipped = u64::from(FIRST_SPARE) * ENTRY_SIZE;
+        let skipped = u64::from(FIRST_UNUSED_VECTOR) * ENTRY_SIZE;
         let start = u64::from(place.table_offset).checked_add(skipped)?;
         let size = place.table_size().checked_sub(skipped)?;
         let inside = start.checked_add(size)? <= state.bars.get(bar)?.size;
