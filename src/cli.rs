@@ -1,17 +1,16 @@
-//! The command line; the only room that reads flags and commands. The hint of an error names those to
-//! type, wherever the error is from; that there are such is tested here.
+//! The command line: flags and commands. The values of flags are read by [`vmm::config`].
+//!
+//! Hints of errors name flags to type, in all crates; a test here checks that these flags exist.
 
-mod cpus;
 pub mod explain;
 pub mod host;
-mod memory;
-mod run;
+pub mod run;
 
 use std::path::PathBuf;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-pub use run::{GuestArgs, RunArgs};
+use run::{GuestArgs, RunArgs};
 
 /// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.
 #[derive(Debug, Parser)]
@@ -53,9 +52,10 @@ pub struct Cli {
     verbose: u8,
 }
 
-/// What else than running a guest can be asked for. The flags of each are made when it is asked for: to
-/// make them all takes a twentieth of the time to a guest's first instruction. What a command does is
-/// therefore said twice: here for the list of commands, and with its flags for its own help.
+/// The commands beside running a guest. clap builds the flags of a command only when the command is
+/// used: to build all of them takes a twentieth of the time to a guest's first instruction. The
+/// purpose of a command therefore stands twice: here for the list of commands, and with its flags
+/// for its own help.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum Command {
@@ -84,16 +84,16 @@ For fish:  mini-vmm completions fish > ~/.config/fish/completions/mini-vmm.fish"
     },
 }
 
-/// What the user wants.
+/// What the command line asks for.
 #[derive(Debug)]
 pub enum Action {
-    /// A guest.
+    /// Run a guest.
     Run(Box<RunArgs>),
-    /// Something of the host.
+    /// Look at the host, or change who has its devices.
     Host(host::HostCommand),
-    /// What a run would do.
+    /// Tell what a run would do.
     Explain(Box<explain::ExplainArgs>),
-    /// A completion script.
+    /// Print a completion script.
     Completions(Shell),
 }
 
@@ -103,12 +103,12 @@ impl Cli {
         self.verbose
     }
 
-    /// Whether a run is to be measured.
+    /// Whether `--stats` is given.
     pub fn has_stats(&self) -> bool {
         self.guest.has_stats()
     }
 
-    /// What is to be done.
+    /// What the command line asks for.
     ///
     /// # Errors
     /// A usage error: there is neither a command nor a kernel.
@@ -121,7 +121,7 @@ impl Cli {
                 kernel,
                 guest: self.guest,
             }))),
-            // clap has said so already: the flag is required where there is no command.
+            // clap requires the flag where there is no command, so this is not reached.
             (None, None) => Err(Self::command().error(
                 clap::error::ErrorKind::MissingRequiredArgument,
                 "--kernel is missing",
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// What is somebody else's: mdadm's.
+    /// Flags of other programs that hints name: mdadm's.
     const OTHERS: &[&str] = &["stop"];
 
     fn flags(command: &clap::Command, all: &mut BTreeSet<String>) {
@@ -147,7 +147,7 @@ mod tests {
         command.get_subcommands().for_each(|c| flags(c, all));
     }
 
-    /// `--word` wherever it stands after a quotation mark.
+    /// Collects each `--word` that stands after a quotation mark.
     fn named(dir: &Path, all: &mut BTreeSet<String>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -184,7 +184,7 @@ mod tests {
         assert!(unknown.is_empty(), "{unknown:?} are no flags");
     }
 
-    /// What each command says that it does.
+    /// Each command with its purpose.
     fn purposes(command: &clap::Command) -> Vec<(String, Option<String>)> {
         let commands = command.get_subcommands();
         commands

@@ -1,7 +1,7 @@
 //! `explain`: what a run would do with its devices, from the code that does it.
 //!
-//! No VM is made. A device that VFIO can open is opened as for a run (and so reset); of any other
-//! sysfs says what it can, and the problem is named.
+//! No VM is made. A device that VFIO can open is opened as for a run, and so reset. For any other
+//! device sysfs is asked, and the report names the problem.
 
 mod picture;
 pub mod register_names;
@@ -40,19 +40,19 @@ use vmm::vfio::open;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::{layout, vcpu};
 
-/// Why nothing can be explained.
+/// Why there is no explanation.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
-    /// The address, or a device that is not there.
+    /// The address is invalid, or the host has no such device.
     #[error(transparent)]
     Vfio(#[from] VfioError),
-    /// The file of a ROM.
+    /// The ROM file cannot be used.
     #[error(transparent)]
     Rom(#[from] RomError),
-    /// The memory asked for.
+    /// The memory does not fit the address space.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// sysfs.
+    /// sysfs cannot be read.
     #[error("cannot read what the kernel says about {}", .name.in_words())]
     Sysfs {
         /// The device.
@@ -60,7 +60,7 @@ pub enum ExplainError {
         /// The errno.
         source: io::Error,
     },
-    /// BARs that make no sense.
+    /// The BARs contradict the specification.
     #[error("{}: {source}", .name.in_words())]
     Bars {
         /// The device.
@@ -68,13 +68,13 @@ pub enum ExplainError {
         /// What is wrong.
         source: BarError,
     },
-    /// BARs that fit nowhere.
+    /// The BARs do not fit the address space.
     #[error(transparent)]
     Place(#[from] AssignError),
 }
 
 impl ExplainError {
-    /// What to type.
+    /// The remedy to type.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Vfio(e) => e.hint(),
@@ -88,8 +88,8 @@ impl ExplainError {
 /// What a run with this configuration would do with its devices.
 ///
 /// # Errors
-/// An address of no device; memory or BARs that fit nowhere. What keeps a device from being passed
-/// through is none, but part of what is explained.
+/// An address without a device; memory or BARs that do not fit the address space. A device that
+/// cannot be passed through is not an error: the report names the problem.
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
     let configs = assign_slots(&config.vfio);
     let mut problems = Vec::new();
@@ -97,7 +97,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         .and_then(|candidates| open::open(None, &candidates, config.iommu, &|_| ()));
     let opened = match opened {
         Ok(opened) => opened,
-        // Of a mediated device sysfs says nothing that could be explained.
+        // sysfs says nothing of a mediated device that could be explained.
         Err(e) if any_mediated(&configs) => return Err(e.into()),
         Err(e) => {
             problems.push(problem(&e, e.hint()));
@@ -138,7 +138,7 @@ fn any_mediated(configs: &[DeviceConfig]) -> bool {
         .any(|name| matches!(name, HostName::Mediated(_)))
 }
 
-/// Whether the kernel, if there is one, fits the guest.
+/// Checks that the kernel, if one is given, fits the guest.
 fn kernel_problem(config: &VmConfig, layout: &Layout) -> Option<Problem> {
     if config.kernel.as_os_str().is_empty() {
         return None;
@@ -155,13 +155,13 @@ fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     }
 }
 
-/// The width of a physical address: KVM's word for it, or else that of the processor.
+/// Bits of a physical address: as KVM says, or else as the processor says.
 fn phys_bits() -> u8 {
     let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
     kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
 }
 
-/// `address sizes : 46 bits physical, ...`; 36 where the processor does not say.
+/// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo; 36 where it is missing.
 fn processor_bits() -> u8 {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let sizes = text
@@ -184,7 +184,7 @@ fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
     }
 }
 
-/// One device on its way to being explained.
+/// A device of which the explanation is being made.
 struct Subject {
     name: HostName,
     guest: Bdf,
@@ -245,7 +245,7 @@ impl Subject {
         })
     }
 
-    /// Its BARs at their first addresses, those in memory.
+    /// Its memory BARs at their first addresses.
     fn placed(&self) -> Vec<picture::PlacedBar> {
         self.bars
             .iter()
@@ -262,7 +262,7 @@ impl Subject {
 
     fn report(self) -> Device {
         let mut config = policy::apply(&self.source.image);
-        // As firmware leaves them.
+        // BARs as firmware leaves them.
         for register in 0..BAR_COUNT as u16 {
             let offset = regs::BAR + 4 * register;
             let mut value = [0; 4];
@@ -288,7 +288,7 @@ impl Subject {
         }
     }
 
-    /// A BAR's pieces, as a run maps and traps them.
+    /// The mapped and the trapped parts of a BAR, as in a run.
     fn bar(&self, (index, bar, address): (usize, &pci::bar::Bar, u64)) -> Bar {
         let prefetchable = |yes| if yes { ", prefetchable" } else { "" };
         let kind = match bar.kind {
@@ -328,7 +328,7 @@ impl Subject {
         }
     }
 
-    /// What the guest may choose from, best first.
+    /// The interrupts that the guest may choose from, best first.
     fn interrupts(&self) -> Vec<Interrupt> {
         let [intx, msi, msix] = self.source.irqs;
         let adding = |irq: IrqInfo| match irq.resizable {
@@ -389,7 +389,7 @@ fn member(device: &PciDevice) -> Member {
     }
 }
 
-/// The kernel's list, best first (Documentation/ABI/testing/sysfs-bus-pci, reset_method).
+/// The kernel's reset methods, best first (Documentation/ABI/testing/sysfs-bus-pci, reset_method).
 fn resets(path: &Path) -> Vec<String> {
     let list = fs::read_to_string(path.join("reset_method")).unwrap_or_default();
     list.split_whitespace().map(String::from).collect()

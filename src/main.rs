@@ -1,4 +1,4 @@
-//! Parse, build, run, exit code.
+//! The program: parses the command line, does what it asks for, and sets the exit status.
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -11,7 +11,8 @@ use host::style::Style;
 use host::{check, list};
 use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
-use mini_vmm::cli::{Action, Cli, RunArgs};
+use mini_vmm::cli::run::RunArgs;
+use mini_vmm::cli::{Action, Cli};
 use mini_vmm::explain::explain;
 use mini_vmm::run;
 use tracing::level_filters::LevelFilter;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 
 fn host(command: HostCommand) -> ExitCode {
     if command.changes_the_host() {
-        // All or nothing: that does not go with an end half-way.
+        // A signal must not end a command between its first and its last change.
         sys::process::ignore_signals();
     }
     match command {
@@ -110,7 +111,8 @@ fn print_lines(lines: &[String]) -> ExitCode {
     print(text.as_bytes())
 }
 
-/// Whoever reads standard output may have had enough of it, `head` for example.
+/// Writes to standard output. A closed pipe is no error: the reader, for example `head`, has what
+/// it wants.
 fn print(text: &[u8]) -> ExitCode {
     match io::stdout().write_all(text) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => fail(&e, None),
@@ -153,7 +155,7 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
     }
 }
 
-/// One sentence with its causes, and what to type.
+/// Prints an error with its causes as one sentence, and the remedy to type.
 fn fail(error: &dyn Error, hint: Option<String>) -> ExitCode {
     say(format_args!("mini-vmm: {}", with_causes(error)));
     if let Some(hint) = hint {
@@ -169,7 +171,7 @@ fn log_to_stderr(verbosity: u8, phases: Option<Phases>) {
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    // vfio-ioctls logs each region over several lines; our own events say it shorter.
+    // vfio-ioctls logs each region in several lines; mini-vmm logs each in one.
     let ours = Targets::new()
         .with_default(level)
         .with_target("vfio_ioctls", LevelFilter::ERROR)

@@ -44,9 +44,10 @@ impl RunError {
 /// Runs the guest of `config` to its end, and reports what `phases` and the VM's counters say.
 ///
 /// # Errors
-/// A mistake of the user's, or what the host refuses; its devices are as they were then.
+/// A mistake of the user's, or a refusal of the host's. The host's devices are as they were before.
 pub fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, RunError> {
-    // Until the main loop takes it; whoever asks for a report too early must not end the run.
+    // SIGUSR1 ends a process by default. Until the main loop handles it, a request for a report
+    // must not end the run.
     sys::process::ignore(libc::SIGUSR1);
     if let Err(e) = sys::raise_descriptor_limit() {
         debug!("the limit of open files stays: {e}");
@@ -56,7 +57,8 @@ pub fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, RunError> 
         Images::open(&config.kernel, config.initrd.as_deref()).map_err(MachineError::from)?;
     }
     let reporter = Reporter::open(&config.statistics, phases)?;
-    // While this process has one thread. The host has its devices back when the machine is gone.
+    // Forks, so this process must still have one thread. Dropped after the machine: the host gets
+    // its devices back when the VM no longer uses them.
     let _managed = {
         let _phase = phase!("bind_devices");
         Managed::take(&config.vfio)?

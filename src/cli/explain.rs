@@ -1,16 +1,16 @@
-//! `mini-vmm explain ...`.
+//! The flags of `mini-vmm explain ...`.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use vmm::config::{ConfigError, VmConfig};
 
-use crate::cli::GuestArgs;
+use crate::cli::run::GuestArgs;
 
 /// Show what a run would do with its devices, without starting a VM
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Kernel that the run would boot; whether it fits is said
+    /// Kernel that the run would boot; explain checks whether it fits
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
 

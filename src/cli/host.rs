@@ -1,17 +1,19 @@
-//! `mini-vmm host ...`: what the host has to pass through.
+//! `mini-vmm host ...`: looks at the host's devices, binds them, and gives them back.
 
 use clap::{Args, Subcommand};
 use host::bind::{BindRequest, UnbindRequest};
-use vmm::config::{ConfigError, DEFAULT_MEMORY};
+use vmm::config::ConfigError;
+use vmm::config::memory::{self, DEFAULT_MEMORY};
 
-/// One of the host's commands. Flags are made, as those of [`super::Command`], when they are asked for.
+/// One of the host's commands. Its flags are built only when it is used, as those of
+/// [`Command`](crate::cli::Command).
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum HostCommand {
-    /// Check whether this host can pass devices through, and say what mends what is amiss
+    /// Check whether this host can pass devices through, and name a remedy for each problem
     #[command(after_help = "\
-PASS: as it should be. WARN: it works, or will after a step that is still to
-be taken. FAIL: it will not work. The line below says what mends it.
+PASS: ready. WARN: passthrough works, or will after one more step. FAIL:
+passthrough will not work. The line below a WARN or FAIL names the remedy.
 
 Exit status: 0, or 1 when something fails.
 The fields of --json are documented in docs/host.md.")]
@@ -19,33 +21,33 @@ The fields of --json are documented in docs/host.md.")]
 
     /// List PCI devices by IOMMU group: what can be passed through, and with what together
     #[command(after_help = "\
-Devices of one group are joined by a line in the margin: a guest gets all of
-them, or none is left to a driver of the host's. A device is \"ready\" when
-vfio-pci has it and nothing else of its group is in the host's hands.
-Mediated devices are below the device that they are made of.
+A line in the margin joins the devices of one IOMMU group. Before one of them
+is passed through, all of them must leave their host drivers. A device is
+\"ready\" when vfio-pci has it and no host driver has another one of its group.
+A mediated device stands below its parent device.
 
-Names come from the list of PCI IDs that pciutils or hwdata installs; without
-it there are classes and numbers.
+Names come from the list of PCI IDs that pciutils or hwdata installs. Without
+that list, devices are shown by class and number.
 The fields of --json are documented in docs/host.md.")]
     List(ListArgs),
 
     /// Take devices from the host's drivers, for guests to have (as root)
     #[command(after_help = "\
-All of the devices are bound, or none. What each was is kept in /run/mini-vmm,
-and `mini-vmm host unbind` makes it that again. What a killed command has left is
-mended by the next.")]
+All of the devices are bound, or none. /run/mini-vmm records the state of each
+device before, and `mini-vmm host unbind` restores that state. If the command is
+killed, the next `host bind` or `host unbind` cleans up after it.")]
     Bind(BindArgs),
 
     /// Give devices back to the drivers that they had (as root)
     #[command(after_help = "\
-Each device that can go back does, whatever becomes of the others.
+Each device that can be given back is given back, even if others cannot.
 
 Exit status: 0, or 1 when one could not, or had never been taken.")]
     Unbind(UnbindArgs),
 }
 
 impl HostCommand {
-    /// Whether it does more than look.
+    /// Whether the command changes the host.
     pub fn changes_the_host(&self) -> bool {
         match self {
             Self::Check(_) | Self::List(_) => false,
@@ -55,40 +57,40 @@ impl HostCommand {
     }
 }
 
-/// Check whether this host can pass devices through, and say what mends what is amiss
+/// Check whether this host can pass devices through, and name a remedy for each problem
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys
     #[arg(value_name = "ADDR")]
     pub addresses: Vec<String>,
 
-    /// Memory that the guest is to have, as for a run
+    /// Memory of the guest, as for a run
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
     memory: String,
 
-    /// For programs
+    /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
 }
 
 impl CheckArgs {
-    /// The guest's memory in bytes.
+    /// The guest's memory, in bytes.
     ///
     /// # Errors
-    /// A size that is none.
+    /// A size that cannot be used.
     pub fn memory(&self) -> Result<u64, ConfigError> {
-        Ok(super::memory::parse(&self.memory)?.size)
+        Ok(memory::parse(&self.memory)?.size)
     }
 }
 
 /// List PCI devices by IOMMU group: what can be passed through, and with what together
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Bridges too, and devices that are in no group
+    /// List bridges, and devices without an IOMMU group, too
     #[arg(long)]
     pub all: bool,
 
-    /// For programs
+    /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
 }
@@ -104,7 +106,7 @@ pub struct BindArgs {
     #[arg(long)]
     group: bool,
 
-    /// Take a device that the host is using: a mounted disk, an interface with an address
+    /// Take a device even if the host is using it: a mounted disk, an interface with an address
     #[arg(long)]
     force: bool,
 
@@ -117,7 +119,7 @@ pub struct BindArgs {
           value_parser = clap::value_parser!(u32).range(1..=65535))]
     vfs: Option<u32>,
 
-    /// Print the commands that would do the same, and do nothing
+    /// Print the equivalent shell commands, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -125,16 +127,16 @@ pub struct BindArgs {
 /// Give devices back to the drivers that they had (as root)
 #[derive(Debug, Args)]
 pub struct UnbindArgs {
-    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys. What was bound along with one by --group,
-    /// and the virtual functions that were made of it, go too
+    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys. Devices that --group bound along with one,
+    /// and virtual functions that --vfs made of one, are included
     #[arg(required = true, value_name = "ADDR")]
     addresses: Vec<String>,
 
-    /// Take a device from the guest that has it
+    /// Take a device away from a running guest
     #[arg(long)]
     force: bool,
 
-    /// Print the commands that would do the same, and do nothing
+    /// Print the equivalent shell commands, and change nothing
     #[arg(long)]
     dry_run: bool,
 }

@@ -3,20 +3,19 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use vmm::config::{BASE_CMDLINE, ConfigError, DEFAULT_MEMORY, Iommu, Statistics, VmConfig};
-
-use crate::cli::{cpus, memory};
+use vmm::config::memory::DEFAULT_MEMORY;
+use vmm::config::{BASE_CMDLINE, ConfigError, Iommu, Statistics, VmConfig, cpus, memory};
 
 /// What to boot and with what.
 #[derive(Debug)]
 pub struct RunArgs {
     /// The kernel.
     pub kernel: PathBuf,
-    /// All else.
+    /// All other flags.
     pub guest: GuestArgs,
 }
 
-/// The flags of a run but for the kernel.
+/// The flags of a run, without the kernel.
 #[derive(Debug, Args)]
 pub struct GuestArgs {
     /// Initial RAM file system
@@ -27,27 +26,40 @@ pub struct GuestArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
 
-    /// Virtual CPUs, 1 to 64. Options: pin=LIST, the host CPU of each, in order, as taskset has it
-    /// (0,2,4-7); idle=native, HLT, MWAIT and PAUSE run in the guest: quicker to wake, and each vCPU
-    /// keeps a host CPU busy for good; sockets=N, cores=N (of each socket) and threads=N (of each
-    /// core), which multiply to the CPUs: what is not given follows from the rest
-    #[arg(long, value_name = "N[,OPTION]...", default_value = "1", value_parser = cpus::check_count)]
+    /// Virtual CPUs, 1 to 64. Options: pin=LIST: the host CPU of each vCPU, in order, as taskset
+    /// takes it (0,2,4-7). idle=native: HLT, MWAIT and PAUSE do not leave the guest; a vCPU wakes
+    /// sooner and keeps a host CPU busy all the time. sockets=N, cores=N (of each socket) and
+    /// threads=N (of each core) multiply to the number of vCPUs; those not given follow from the
+    /// rest
+    #[arg(
+        long,
+        value_name = "N[,OPTION]...",
+        default_value = "1",
+        value_parser = cpus::check_count
+    )]
     cpus: String,
 
-    /// Memory, with K, M, G or T; a bare number means MiB. Options: hugepages=2M or 1G, from the host's
-    /// reserve, thp, as the host has them (the default), or off; prefault=on, all of it is there before the
-    /// guest starts (the default with --vfio: while it starts); shared=on, other processes can map it
-    #[arg(long, value_name = "SIZE[,OPTION]...", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
+    /// Memory, with K, M, G or T; a bare number means MiB. Options: hugepages=2M or 1G: pages from
+    /// the host's reserve; thp: transparent huge pages (the default); off: 4 KiB pages.
+    /// prefault=on: all memory is present before the guest starts (with --vfio the default is:
+    /// while the guest starts). shared=on: other processes can map it
+    #[arg(
+        long,
+        value_name = "SIZE[,OPTION]...",
+        default_value = DEFAULT_MEMORY,
+        allow_hyphen_values = true
+    )]
     memory: String,
 
-    /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, or the UUID of a mediated
-    /// device; may be repeated. Options: slot=DD[.F], the device number (and function) that the guest
-    /// sees; managed=on, bind it for this run alone; rombar=off, no expansion ROM; romfile=PATH, this file as its expansion ROM;
-    /// vf-token=UUID, what the holder of a virtual function's physical function chose
+    /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, or the UUID of a
+    /// mediated device; may be repeated. Options: slot=DD[.F]: its device number (and function) in
+    /// the guest. managed=on: bind it for this run only. rombar=off: no expansion ROM.
+    /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that the user of a
+    /// virtual function's physical function has set
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 
-    /// Interface to the IOMMU; auto is iommufd where the kernel has it, else container
+    /// Interface to the IOMMU; auto means iommufd where the kernel has it, else container
     #[arg(long, value_name = "KIND", default_value = "auto")]
     iommu: IommuKind,
 
@@ -55,8 +67,8 @@ pub struct GuestArgs {
     #[arg(long)]
     no_reboot: bool,
 
-    /// At the end and on SIGUSR1, tell what the start took, what the guest left KVM for, KVM's own
-    /// counters, interrupts and memory: as a table, or in FILE as JSON
+    /// At the end and on SIGUSR1, report the time of each start phase, exits by reason and
+    /// register, KVM's own counters, interrupts and memory: as a table, or in FILE as JSON
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
 }
@@ -90,7 +102,7 @@ impl RunArgs {
 }
 
 impl GuestArgs {
-    /// Whether the run is to be measured.
+    /// Whether `--stats` is given.
     pub fn has_stats(&self) -> bool {
         self.stats.is_some()
     }

@@ -1,4 +1,4 @@
-//! Guest-physical memory from bottom to top, and what of it devices reach.
+//! The map of guest-physical addresses, and the ranges of it that devices reach.
 
 use pci::addr::Range;
 use vmm::layout::{
@@ -8,15 +8,16 @@ use vmm::layout::{
 
 use crate::explain::report::{Area, Extent};
 
-/// Each interrupt controller's registers.
+/// Bytes of an interrupt controller's registers.
 const CONTROLLER_SIZE: u64 = 0x1000;
-/// KVM's own pages: the identity map and three of TSS (Documentation/virt/kvm/api.rst, 4.35).
+/// Bytes of KVM's own pages: one for the identity map, three for the TSS
+/// (Documentation/virt/kvm/api.rst, 4.40 and 4.36).
 const KVM_PAGES: u64 = 0x4000;
 
-/// A BAR at its first address: its name, and where it is.
+/// A BAR: its name and its first range.
 pub type PlacedBar = (String, Range);
 
-/// All that is anywhere, in order of address; BARs lie in their windows.
+/// All ranges in order of address; BARs stand inside their windows.
 pub fn areas(layout: &Layout, bars: &[PlacedBar]) -> Vec<Area> {
     let fixed = |start: u64, size: u64, what: &str| (Range { start, size }, what.to_string(), 0);
     let mut all: Vec<(Range, String, u8)> = layout
@@ -60,7 +61,7 @@ pub fn extent(range: &Range) -> Extent {
     }
 }
 
-/// What lies between the ranges, below the last.
+/// The gaps between the ranges.
 pub fn gaps(ranges: &[Range]) -> Vec<Range> {
     let mut sorted = ranges.to_vec();
     sorted.sort_by_key(|range| range.start);
@@ -78,7 +79,7 @@ pub fn gaps(ranges: &[Range]) -> Vec<Range> {
     gaps
 }
 
-/// An address as people write it.
+/// An address in hexadecimal.
 pub fn hex(address: u64) -> String {
     format!("{address:#x}")
 }

@@ -6,7 +6,7 @@ use pci::regs;
 /// A register: offset and length in bytes, and its name.
 pub type Register = (u16, u16, &'static str);
 
-/// The type 0 header (7.5.1).
+/// The type 0 header (PCI Express 6.0, 7.5.1).
 pub const HEADER: &[Register] = &[
     (regs::VENDOR, 2, "vendor ID"),
     (regs::VENDOR + 2, 2, "device ID"),
@@ -35,8 +35,8 @@ pub const HEADER: &[Register] = &[
     (regs::MAX_LATENCY, 1, "maximum latency"),
 ];
 
-/// The registers of a capability, by their offset in it. The list may go on beyond the length of a
-/// capability that has only the first of them; it is empty where the capability is one piece.
+/// The registers of a capability, by their offset in it. The list may be longer than a capability
+/// that has only the first of them; it is empty for a capability that is shown as a whole.
 pub fn registers(cap: &Capability) -> &'static [Register] {
     match (cap.extended, cap.id) {
         (false, id::PM) => &[
@@ -79,7 +79,7 @@ pub fn registers(cap: &Capability) -> &'static [Register] {
     }
 }
 
-/// What a capability is called.
+/// The name of a capability.
 pub fn capability(cap: &Capability) -> &'static str {
     let names: &[(u16, &str)] = if cap.extended { EXTENDED } else { STANDARD };
     let name = names.iter().find(|(id, _)| *id == cap.id);

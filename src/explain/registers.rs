@@ -15,16 +15,16 @@ use crate::explain::register_names;
 pub enum Treated {
     /// Reads and writes go to the device.
     Passed,
-    /// Answered by mini-vmm.
+    /// mini-vmm answers.
     Emulated,
-    /// Parts are passed, parts are answered by mini-vmm.
+    /// The device answers some bits, mini-vmm the others.
     Masked,
-    /// Not there for the guest.
+    /// The guest does not see it.
     Hidden,
 }
 
 impl Treated {
-    /// The word for it.
+    /// As a word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Passed => "passed",
@@ -35,29 +35,29 @@ impl Treated {
     }
 }
 
-/// One register, or a capability that is shown in one piece.
+/// One register, or a capability that is shown as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Field {
-    /// In configuration space.
+    /// Offset in configuration space.
     pub offset: u16,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u16,
-    /// The capability it belongs to; none in the header.
+    /// The capability that has it; `None` in the header.
     pub capability: Option<&'static str>,
-    /// What the specification calls it.
+    /// Its name in the specification.
     pub name: &'static str,
-    /// What the device holds, where it is 4 bytes or fewer.
+    /// The device's value, if it has 4 bytes or fewer.
     pub host: Option<String>,
-    /// What the guest reads at power-on, where it is not the same.
+    /// The guest's value at power-on, if that differs.
     pub guest: Option<String>,
     /// How the guest gets it.
     pub treatment: Treated,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
 }
 
-/// Every register of the device whose configuration space is `image`, of which the guest gets
-/// `config`.
+/// Every register of a device: `image` is its configuration space on the host, `config` the
+/// guest's.
 pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
     let view = View { image, config };
     let mut fields: Vec<Field> = register_names::HEADER
@@ -78,7 +78,7 @@ pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
     fields
 }
 
-/// Why the first bytes of a capability are not the device's.
+/// The reason why a capability's first bytes are not the device's.
 const LINKED: &str = "relinked: the chain has what the guest gets";
 /// Extended capabilities begin here (PCI Express 6.0, 7.6.3).
 const EXTENDED_START: u16 = 0x100;
@@ -126,7 +126,8 @@ impl View<'_> {
         name: &'static str,
         reason: &'static str,
     ) -> Field {
-        // A capability's link is always ours and says nothing about its registers.
+        // mini-vmm answers the link of every capability, so the link does not decide how its
+        // registers are shown.
         let link = match capability == Some(name) {
             true if offset >= EXTENDED_START => 4,
             true => 2,
@@ -217,7 +218,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_device_is_described(mut image in proptest::collection::vec(any::<u8>(), 256), big: bool) {
+        fn any_device_is_described(
+            mut image in proptest::collection::vec(any::<u8>(), 256),
+            big: bool,
+        ) {
             if big {
                 image.resize(4096, 0x5a);
             }

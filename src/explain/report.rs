@@ -1,4 +1,4 @@
-//! What `explain` says, as data; the fields' names are those of `--json` and do not change.
+//! What `explain` says, as data. The names of the fields are those of `--json` and do not change.
 //!
 //! Addresses are hexadecimal strings, sizes are numbers of bytes.
 
@@ -6,25 +6,25 @@ use serde::Serialize;
 
 use crate::explain::registers::Field;
 
-/// The whole of it.
+/// The explanation of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
-    /// What keeps the devices from being passed through; then only what sysfs tells is told.
+    /// Why the devices cannot be passed through; the rest then comes from sysfs alone.
     pub problems: Vec<Problem>,
     /// Each device, in the order asked for.
     pub devices: Vec<Device>,
     /// The guest's physical addresses.
     pub guest_memory: Vec<Area>,
-    /// What the IOMMU gets.
+    /// What devices can address.
     pub dma: Dma,
 }
 
-/// What is wrong, and what to type.
+/// A problem and its remedy.
 #[derive(Clone, Debug, Serialize)]
 pub struct Problem {
-    /// In a sentence.
+    /// The problem, as a sentence.
     pub problem: String,
-    /// What to type.
+    /// The remedy to type.
     pub hint: Option<String>,
 }
 
@@ -33,15 +33,16 @@ pub struct Problem {
 pub struct Device {
     /// The host's name for it.
     pub host: String,
-    /// Where the guest finds it.
+    /// Its address in the guest.
     pub guest: String,
     /// Its driver on the host.
     pub driver: Option<String>,
-    /// Its IOMMU group, and who else is in it; none where there is no IOMMU.
+    /// Its IOMMU group with all devices in it; `None` without an IOMMU.
     pub group: Option<Group>,
     /// How the host's kernel can reset it, best first.
     pub resets: Vec<String>,
-    /// Only the header of its configuration space could be read: the rest takes root.
+    /// Whether only the header of its configuration space could be read: reading the rest takes
+    /// root.
     pub partial: bool,
     /// Its configuration space.
     pub registers: Vec<Field>,
@@ -67,7 +68,7 @@ pub struct Member {
     pub host: String,
     /// Its driver.
     pub driver: Option<String>,
-    /// While that driver holds it, no device of the group can be passed through.
+    /// Whether that driver keeps the whole group from being passed through.
     pub blocks: bool,
 }
 
@@ -80,11 +81,11 @@ pub struct Bar {
     pub kind: String,
     /// Bytes.
     pub size: u64,
-    /// Where the guest finds it at first.
+    /// Its first address in the guest.
     pub guest: String,
-    /// What the guest reaches without an exit.
+    /// Parts that the guest reaches without an exit.
     pub mapped: Vec<Piece>,
-    /// What mini-vmm answers.
+    /// Parts that mini-vmm answers.
     pub trapped: Vec<Piece>,
 }
 
@@ -104,7 +105,7 @@ pub struct Interrupt {
     pub kind: &'static str,
     /// How many the guest may use.
     pub vectors: u32,
-    /// How they reach the guest.
+    /// Their way to the guest.
     pub way: String,
 }
 
@@ -117,26 +118,26 @@ pub struct Area {
     pub last: String,
     /// Bytes.
     pub size: u64,
-    /// What is there.
+    /// Its use.
     pub what: String,
-    /// How deep it lies in another: 0, or 1 for what is in a window.
+    /// Depth: 0, or 1 for a range inside of a window.
     pub depth: u8,
 }
 
 /// What devices can address.
 #[derive(Clone, Debug, Serialize)]
 pub struct Dma {
-    /// `iommufd` or `container`; none where no device could be opened.
+    /// `iommufd` or `container`; `None` where no device could be opened.
     pub interface: Option<&'static str>,
-    /// RAM, at the addresses that the guest knows it by.
+    /// RAM: I/O addresses are guest-physical addresses.
     pub maps: Vec<Extent>,
-    /// What the IOMMU can map; empty where the kernel does not say.
+    /// Ranges that the IOMMU can map; empty where the kernel does not say.
     pub usable: Vec<Extent>,
-    /// Between those: what it keeps for itself.
+    /// The gaps between these, which the IOMMU reserves.
     pub reserved: Vec<Extent>,
     /// Bytes that will be pinned.
     pub pinned: u64,
-    /// Bytes that this user may lock; none where there is no limit.
+    /// Bytes that this user may lock; `None` without a limit.
     pub memlock: Option<u64>,
 }
 

@@ -1,5 +1,5 @@
-//! Where `explain` reads a device: through VFIO as a run does, or, while another driver has it, from
-//! sysfs without disturbing that driver.
+//! A device as `explain` reads it: through VFIO as a run does or, while another driver has it, from
+//! sysfs, which does not disturb that driver.
 
 use std::path::Path;
 use std::{fs, io};
@@ -13,17 +13,17 @@ use pci::regs;
 use vmm::vfio::device::{Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 use vmm::vfio::function::snapshot;
 
-/// Resources beyond this many bytes cannot be; sysfs is not expected to lie, but it may be a test's.
+/// No resource file has more bytes than this; a longer one is not read.
 const MAX_BAR: u64 = 1 << 52;
 /// IORESOURCE_IO (include/linux/ioport.h).
 const IO: u64 = 0x100;
 
-/// What is known of a device.
+/// A device's configuration space, BARs and interrupts.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Its configuration space, 256 or 4096 bytes.
     pub image: Vec<u8>,
-    /// Only the first 64 bytes were to be had: others than root do not get the rest.
+    /// Whether only the first 64 bytes are known: the kernel gives the rest to root only.
     pub partial: bool,
     /// Its BARs.
     pub regions: [RegionInfo; BAR_COUNT],
@@ -34,7 +34,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Through VFIO.
+    /// Reads a device through VFIO.
     ///
     /// # Errors
     /// When the device does not answer.
@@ -48,8 +48,8 @@ impl Source {
         })
     }
 
-    /// From a device's directory in sysfs (Documentation/PCI/sysfs-pci.rst). What can be mapped is
-    /// what vfio-pci maps: whole pages of memory.
+    /// Reads a device's directory in sysfs (Documentation/PCI/sysfs-pci.rst). Mappable are the
+    /// ranges that vfio-pci would let be mapped: whole pages of memory.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -68,7 +68,7 @@ impl Source {
         for (region, line) in regions.iter_mut().zip(&mut lines) {
             *region = region_of(line).unwrap_or_default();
         }
-        // The seventh is the ROM's.
+        // The seventh line is the expansion ROM's.
         let rom = lines.next().and_then(region_of).unwrap_or_default();
         let pin = byte_enable::u8_at(&image, 0x3d).is_some_and(|pin| pin != 0);
         let vectors = |count| IrqInfo {
@@ -151,7 +151,7 @@ mod tests {
         assert!(source.regions[2].mappable.is_empty());
         assert_eq!(source.irqs[0].map(|irq| irq.count), Some(1));
         assert!(!source.partial);
-        // What an ordinary user gets.
+        // An ordinary user reads 64 bytes.
         fs::write(path.join("config"), &image[..64]).unwrap();
         let source = Source::sysfs(path).unwrap();
         assert!(source.partial);

@@ -1,4 +1,4 @@
-//! `explain` for people.
+//! The explanation as text for people.
 
 use std::fmt;
 

@@ -21,24 +21,24 @@ use vmm::stats::kvm::Counters;
 use vmm::stats::memory::OwnMemory;
 use vmm::stats::{Place, Stats};
 
-/// Counts by [`Reason::name`]; all of them are there.
+/// Counts by [`Reason::name`]; reasons that did not occur count 0.
 pub type ByReason = BTreeMap<&'static str, u64>;
 
-/// The form of the report; a field that goes or changes its meaning raises it.
+/// The version of the JSON. It rises when a field is removed or changes its meaning.
 pub const VERSION: u32 = 1;
 
-/// What a run has to tell. Times are microseconds from the first line of `main`.
+/// The report of a run. Times are microseconds since the first line of `main`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// [`VERSION`].
     pub version: u32,
-    /// CLOCK_MONOTONIC at that moment, in nanoseconds.
+    /// CLOCK_MONOTONIC at the first line of `main`, in nanoseconds.
     pub started_monotonic_ns: u64,
-    /// CPU time that the process had used before.
+    /// CPU time of the process before the first line of `main`.
     pub cpu_before_main_us: u64,
     /// When this report was made.
     pub uptime_us: u64,
-    /// The phases of the start, by their beginnings; they overlap.
+    /// The phases of the start in the order of their beginnings; they overlap.
     pub phases: Vec<Phase>,
     /// When the guest first left KVM for this process.
     pub first_exit_us: Option<u64>,
@@ -48,30 +48,30 @@ pub struct Report {
     pub config_space: ConfigReport,
     /// KVM's own counters.
     pub kvm: KvmReport,
-    /// Interrupts that the host saw of the devices.
+    /// Interrupts of the devices that the host counted.
     pub interrupts: Vec<Vector>,
     /// The devices.
     pub devices: Vec<DeviceReport>,
-    /// Memory of this process without the guest's RAM; null when /proc does not tell.
+    /// Memory of this process without the guest's RAM; null if /proc cannot be read.
     pub memory: Option<OwnMemory>,
-    /// What mapping guest memory for the devices took.
+    /// DMA maps of guest memory.
     pub dma: DmaReport,
 }
 
 /// Exits to this process, since its start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ExitReport {
-    /// All of them.
+    /// All exits.
     pub total: u64,
-    /// Of all vCPUs.
+    /// Exits of all vCPUs.
     pub by_reason: ByReason,
-    /// Of each vCPU.
+    /// Exits of each vCPU.
     pub vcpus: Vec<ByReason>,
-    /// Those for ports and memory, the most frequent first.
+    /// Port and MMIO exits by register, the most frequent first.
     pub registers: Vec<Register>,
-    /// Those for which the table of registers had no room.
+    /// Port and MMIO exits for which the table of registers had no room.
     pub other_registers: u64,
-    /// Writes that waited in KVM's ring and made no exit.
+    /// Coalesced writes, which made no exit.
     pub coalesced_writes: u64,
 }
 
@@ -84,20 +84,20 @@ pub struct Register {
     pub address: String,
     /// Whether the guest wrote.
     pub write: bool,
-    /// How often.
+    /// Number of accesses.
     pub count: u64,
-    /// What is there now; null when nothing is.
+    /// The device or BAR that has the address now; null if none has.
     pub place: Option<String>,
-    /// How far from the place's beginning, in hexadecimal.
+    /// Offset in that device or BAR, in hexadecimal.
     pub offset: Option<String>,
 }
 
 /// Accesses to configuration space.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ConfigReport {
-    /// The most frequent first.
+    /// The registers, the most frequent first.
     pub registers: Vec<ConfigRegister>,
-    /// Those for which the table had no room.
+    /// Accesses for which the table had no room.
     pub others: u64,
 }
 
@@ -110,45 +110,45 @@ pub struct ConfigRegister {
     pub register: String,
     /// Whether the guest wrote.
     pub write: bool,
-    /// How often.
+    /// Number of accesses.
     pub count: u64,
 }
 
 /// KVM's own counters, by KVM's names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KvmReport {
-    /// Why there are none.
+    /// Why the counters could not be read.
     pub problem: Option<String>,
-    /// The VM's.
+    /// The VM's counters.
     pub vm: Counters,
-    /// Each vCPU's.
+    /// Each vCPU's counters.
     pub vcpus: Vec<Counters>,
 }
 
-/// A device's slow calls.
+/// A device's slow ioctls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceReport {
     /// The host's name for it.
     pub device: String,
-    /// Resets after the one that opening it was.
+    /// Resets, without the one that opening the device causes.
     pub resets: Calls,
-    /// Changes of which interrupts there are (VFIO_DEVICE_SET_IRQS).
+    /// VFIO_DEVICE_SET_IRQS calls.
     pub set_irqs: Calls,
-    /// When it first had a vector of MSI or MSI-X.
+    /// When the first vector of MSI or MSI-X was set up.
     pub first_vector_us: Option<u64>,
 }
 
 /// DMA maps.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DmaReport {
-    /// Of the guest's RAM.
+    /// Maps of the guest's RAM.
     pub ram: Maps,
-    /// Of BARs, for peer-to-peer DMA.
+    /// Maps of BARs, for peer-to-peer DMA.
     pub bars: Maps,
 }
 
 impl Report {
-    /// Gathers what `stats` and `phases` have by now.
+    /// Reads the counters of `stats` and the phases of the start.
     pub fn new(stats: &Stats, phases: &Phases) -> Self {
         let clock = phases.clock();
         let devices = stats.devices();
@@ -178,10 +178,10 @@ impl Report {
         }
     }
 
-    /// As JSON, with a new line at its end.
+    /// The report as JSON, with a newline at its end.
     ///
     /// # Errors
-    /// None that is known: all of it can be said in JSON.
+    /// serde_json's; none is known, because every field has a form in JSON.
     pub fn to_json(&self) -> serde_json::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
@@ -217,7 +217,7 @@ fn exits(exits: &Exits, places: &[Place], coalesced: u64) -> ExitReport {
     }
 }
 
-/// The most frequent first; of those that are as frequent, the lowest address.
+/// Sorts by falling count, then by rising address.
 fn by_frequency(counts: BTreeMap<Access, u64>) -> Vec<(Access, u64)> {
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| Reverse(*count));

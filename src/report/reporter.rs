@@ -1,4 +1,4 @@
-//! Where the report goes: a table on standard error, or JSON in a file.
+//! Writes the report: a table to standard error, or JSON to a file.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -17,8 +17,8 @@ use vmm::sys;
 
 use crate::report::Report;
 
-/// How long the reader of a pipe or a terminal has for a whole report: the main loop waits, and would
-/// not hear a signal.
+/// How long writing a report may wait for the reader of a pipe or a terminal: the main loop handles
+/// no signal meanwhile.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Writes reports.
@@ -36,18 +36,19 @@ pub struct ReportError {
 }
 
 impl ReportError {
-    /// What to type.
+    /// The remedy to type.
     pub fn hint(&self) -> String {
-        // fifo(7): opened without blocking, for writing.
+        // A FIFO without a reader cannot be opened for writing without blocking (fifo(7)).
         if self.source.raw_os_error() == Some(libc::ENXIO) {
-            return "start whoever reads it first".into();
+            return "start the program that reads it first".into();
         }
         "name a file that this user may write, for example --stats=/tmp/stats.json".into()
     }
 }
 
 impl Reporter {
-    /// Opens the file, before anything is taken from the host; `None` when no statistics are wanted.
+    /// Opens the file, before anything is taken from the host; `None` when no statistics are
+    /// wanted.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -69,7 +70,8 @@ impl Reporter {
         Ok(Some(Self { phases, file }))
     }
 
-    /// Reports what there is by now. A file that can no more be written is said, and ends no run.
+    /// Writes a report. A file that cannot be written any more is a warning and does not end the
+    /// run.
     pub fn report(&self, stats: &Arc<Stats>) {
         let report = Report::new(stats, &self.phases);
         let Some((path, target)) = &self.file else {
@@ -86,16 +88,16 @@ impl Reporter {
     }
 }
 
-/// Where JSON goes.
+/// The file for the JSON.
 struct Target {
     file: File,
-    /// A report stands in place of the one before. A pipe or a terminal has no length and no
-    /// position, and in a file that is also a standard stream others write.
+    /// Whether a report replaces the one before. A pipe or a terminal has no length and no
+    /// position, and a file that is also a standard stream has other writers.
     replace: bool,
 }
 
 impl Target {
-    /// What a file holds stays until there is a report.
+    /// Opens the file. Its content stays until the first report.
     fn open(path: &Path) -> io::Result<Self> {
         let file = File::options()
             .write(true)
@@ -109,7 +111,7 @@ impl Target {
         }
         let (stdout, stderr) = (io::stdout(), io::stderr());
         for stream in [stdout.as_fd(), stderr.as_fd()] {
-            // The stream itself: another opening of its file would have a position of its own.
+            // Writes to the stream itself: a second descriptor would have a position of its own.
             let stream = File::from(stream.try_clone_to_owned()?);
             if same(&file, &stream)? {
                 let (file, replace) = (stream, false);
@@ -135,7 +137,8 @@ fn same(one: &File, other: &File) -> io::Result<bool> {
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
-/// All of `text`, or an error when nobody takes it in time. A plain file is always ready.
+/// Writes all of `text`. An error if the reader does not take it in time; a regular file is always
+/// ready.
 fn write_in_time(mut file: &File, mut text: &[u8], patience: Duration) -> io::Result<()> {
     let end = Instant::now() + patience;
     while !text.is_empty() {
@@ -165,7 +168,7 @@ mod tests {
 
     use super::*;
 
-    /// The target that a path to this descriptor opens.
+    /// Opens the path of this descriptor below /proc/self/fd.
     fn through(fd: &impl AsRawFd) -> Target {
         Target::open(Path::new(&format!("/proc/self/fd/{}", fd.as_raw_fd()))).unwrap()
     }

@@ -1,4 +1,4 @@
-//! The report as a table for people. Its form may change; the JSON's does not.
+//! The report as a table for people. Its form may change; that of the JSON does not.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use vmm::stats::kvm::Counters;
 
 use crate::report::{KvmReport, Register, Report};
 
-/// How many of the registers are shown.
+/// Number of registers in the table.
 const SHOWN: usize = 20;
 
 /// Microseconds as milliseconds.
@@ -148,7 +148,7 @@ impl Report {
     }
 }
 
-/// What is not shown.
+/// The line that counts the registers left out.
 fn others(f: &mut fmt::Formatter<'_>, count: u64) -> fmt::Result {
     if count == 0 {
         return Ok(());

@@ -45,7 +45,7 @@ impl Bus {
             .register_pio(PioRange::new(PioAddress(start), size)?, device)
     }
 
-    /// Takes the range that begins at `start` away.
+    /// Removes the range that begins at `start`.
     pub fn remove_pio(&self, start: u16) {
         self.write().deregister_pio(PioAddress(start));
     }
@@ -64,7 +64,7 @@ impl Bus {
             .register_mmio(MmioRange::new(MmioAddress(start), size)?, device)
     }
 
-    /// Takes the range that begins at `start` away.
+    /// Removes the range that begins at `start`.
     pub fn remove_mmio(&self, start: u64) {
         self.write().deregister_mmio(MmioAddress(start));
     }
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(data, [0xff; 4]);
         bus.pio_read(0x12, &mut data[..2]);
         assert_eq!(data[..2], [0x12; 2]);
-        // An access that only begins inside a range is nobody's.
+        // No device claims an access that only begins inside its range.
         bus.pio_read(0x12, &mut data);
         assert_eq!(data, [0xff; 4]);
         bus.mmio_read(u64::MAX, &mut data);

@@ -1,7 +1,7 @@
-//! The user's terminal as the guest's: raw while the guest runs, as it was on every way out.
+//! The user's terminal as the guest's serial console: raw while the guest runs, restored on every
+//! way out.
 //!
-//! What is typed goes to the serial port as fast as the guest takes it. Ctrl-A begins a command,
-//! as in QEMU.
+//! Keys go to the serial port as fast as the guest takes them. Ctrl-A begins a command, as in QEMU.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,7 +18,7 @@ use crate::devices::serial::Serial;
 use crate::log::stderr::say;
 
 const CTRL_A: u8 = 0x01;
-/// What is typed at a guest that does not read is kept up to here.
+/// Number of bytes kept for a guest that does not read.
 const MAX_WAITING: usize = 4096;
 const HELP: &str = "\n\
 Ctrl-A h  this help\n\
@@ -57,13 +57,14 @@ impl Escape {
     }
 }
 
-/// Standard input, towards the serial port.
+/// Carries standard input to the serial port.
 pub struct Console {
     serial: Arc<Serial>,
     input: File,
-    /// Nothing more comes.
+    /// Standard input has ended.
     ended: bool,
-    /// epoll cannot watch a plain file; it is read whenever the guest has room.
+    /// Standard input is a regular file, which epoll cannot watch: it is read whenever the guest
+    /// has room.
     plain: bool,
     listening: bool,
     /// Typed and not yet taken by the guest.
@@ -77,11 +78,11 @@ impl Console {
     /// Takes standard input; a terminal becomes raw until the console is dropped.
     ///
     /// # Errors
-    /// When standard input cannot be duplicated or the terminal does not obey.
+    /// Standard input cannot be duplicated, or the terminal's mode cannot be changed.
     pub fn new(serial: Arc<Serial>) -> io::Result<Self> {
         let stdin = io::stdin();
         let terminal = stdin.is_terminal();
-        // A job in the background would be stopped for touching the terminal.
+        // The kernel stops a job in the background that changes the terminal.
         let ours = !terminal || in_foreground();
         let raw = (terminal && ours).then(RawTerminal::enter).transpose()?;
         Ok(Self {
@@ -97,12 +98,12 @@ impl Console {
         })
     }
 
-    /// What Ctrl-A x does.
+    /// Sets the action of Ctrl-A x.
     pub fn on_quit(&mut self, quit: impl Fn() + 'static) {
         self.quit = Some(Box::new(quit));
     }
 
-    /// Reads once. Tells whether there may be more.
+    /// Reads once; returns whether there may be more.
     fn read(&mut self) -> bool {
         let mut buffer = [0u8; 256];
         let count = match self.input.read(&mut buffer) {
@@ -135,14 +136,15 @@ impl Console {
         count > 0
     }
 
-    /// Hands over what the guest has room for.
+    /// Gives the guest as many bytes as it has room for.
     fn pump(&mut self) {
         let taken = self.serial.type_in(self.waiting.make_contiguous());
         self.waiting.drain(..taken);
     }
 
-    /// Listens to a terminal always, since Ctrl-A x must work whatever the guest does; to anything
-    /// else only while nothing waits, so that a guest that does not read holds the writer back.
+    /// Listens to a terminal always, because Ctrl-A x must work even if the guest does not read.
+    /// Listens to a pipe only while no byte waits, so that a guest that does not read holds the
+    /// writer back.
     fn adjust(&mut self, ops: &mut EventOps) {
         let want = !self.ended && (self.escape.is_some() || self.waiting.is_empty());
         if self.plain || want == self.listening {
@@ -194,7 +196,7 @@ impl MutEventSubscriber for Console {
     }
 }
 
-/// What the terminal was like before, for the way out that no destructor sees.
+/// The terminal's mode before the run, for a panic, which may run no destructor.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// A raw terminal, restored when dropped and on a panic.
@@ -213,7 +215,7 @@ impl RawTerminal {
             }));
         });
         mode.make_raw();
-        // Our own messages keep their line ends.
+        // mini-vmm's own messages need line ends translated.
         mode.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
         set_mode(&mode)?;
         Ok(Self)
@@ -227,7 +229,7 @@ impl Drop for RawTerminal {
 }
 
 fn restore() {
-    // A panic inside the lock's few lines is not possible; try_lock keeps even that from hanging.
+    // The panic hook runs this: try_lock cannot hang, even if the panicking thread held the lock.
     if let Ok(mut saved) = SAVED.try_lock()
         && let Some(mode) = saved.take()
     {

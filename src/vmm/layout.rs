@@ -25,7 +25,7 @@
 use pci::addr::Range;
 use pci::bar_assignment::Windows;
 
-use crate::config::MIN_MEMORY;
+use crate::config::memory::MIN_MEMORY;
 
 /// Where the zero page (`struct boot_params`) is put: Documentation/arch/x86/boot.rst, "64-bit boot protocol".
 pub const LOW_ZERO_PAGE: u64 = 0x7000;

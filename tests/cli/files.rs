@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::common::asm::Asm;
 use crate::common::elf::{self, TempFile};
+use crate::common::kernels::bzimage_of;
 use crate::kvm;
 use crate::process::{PROGRAM, as_nobody, check_refusal, command, kernel, refused};
 
@@ -15,29 +16,15 @@ fn text(path: &Path) -> &str {
 
 /// A kernel of these bytes is refused.
 #[track_caller]
-fn bad_kernel(bytes: &[u8], sentence: &str, hint: &str) {
+fn bad_kernel(bytes: &[u8], message: &str, hint: &str) {
     let file = TempFile::new(bytes);
-    refused(&["--kernel", text(file.path())], sentence, hint);
+    refused(&["--kernel", text(file.path())], message, hint);
 }
 
 fn elf_image() -> Vec<u8> {
     let mut guest = Asm::new();
     guest.power_off();
     elf::image(&guest.finish())
-}
-
-/// A setup header of protocol 2.15 with one sector of setup code, and `payload` bytes of kernel.
-fn bz_image(payload: usize) -> Vec<u8> {
-    let mut image = vec![0; 1024 + payload];
-    image[0x1f1] = 1; // setup_sects
-    image[0x1f4..0x1f8].copy_from_slice(&(payload as u32 / 16).to_le_bytes()); // syssize
-    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-    image[0x200..0x202].copy_from_slice(&[0xeb, 0x66]);
-    image[0x202..0x206].copy_from_slice(b"HdrS");
-    image[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
-    image[0x211] = 1; // loaded high
-    image[0x236] = 1; // a 64-bit entry
-    image
 }
 
 #[test]
@@ -64,13 +51,13 @@ fn no_regular_file() {
     );
 }
 
-/// Said before anybody looks for the device, which is not there either.
+/// Refused before the program looks for the device, which does not exist either.
 #[test]
 fn no_rom_in_a_file() {
     let kernel = TempFile::new(&elf_image());
     let empty = TempFile::new(b"");
     let large = TempFile::new(&vec![0; (16 << 20) + 1]);
-    for (path, sentence) in [
+    for (path, message) in [
         ("/nowhere/rom", "cannot read the expansion ROM /nowhere/rom"),
         ("/", "the expansion ROM / is not a regular file"),
         (text(empty.path()), "is empty"),
@@ -78,7 +65,7 @@ fn no_rom_in_a_file() {
     ] {
         let device = format!("00fe:fe:1f.7,romfile={path}");
         let arguments = ["--kernel", text(kernel.path()), "--vfio", &device];
-        refused(&arguments, sentence, "romfile=");
+        refused(&arguments, message, "romfile=");
     }
 }
 
@@ -100,7 +87,7 @@ fn truncated_images() {
     for len in [4, 20, 63, 100, elf.len() - 1] {
         bad_kernel(&elf[..len], "is truncated", "copy it again");
     }
-    let bz = bz_image(64 << 10);
+    let bz = bzimage_of(64 << 10);
     for len in [0x206, 0x240, 1024, 1 << 14, bz.len() - 1] {
         bad_kernel(&bz[..len], "is truncated", "copy it again");
     }
@@ -117,10 +104,10 @@ fn kernels_of_other_machines() {
     bad_kernel(&with(5, 2), "big-endian", "x86-64");
     bad_kernel(&with(18, 183), "ELF machine 183", "x86-64");
     bad_kernel(&with(16, 1), "object or core", "x86-64");
-    let mut old = bz_image(4096);
+    let mut old = bzimage_of(4096);
     old[0x206] = 0x0b;
     bad_kernel(&old, "boot protocol is 2.11", "x86-64");
-    let mut narrow = bz_image(4096);
+    let mut narrow = bzimage_of(4096);
     narrow[0x236] = 0;
     bad_kernel(&narrow, "no 64-bit entry", "x86-64");
 }
@@ -190,9 +177,9 @@ fn what_does_not_fit() {
         refused(&cmdline, "not printable ASCII", "single quotes");
     }
 
-    // The memory size of the second program header, which is the code's.
+    // The memory size of the first program header, which is the code's.
     let mut huge = elf_image();
-    huge[64 + 56 + 40..][..8].copy_from_slice(&(200u64 << 20).to_le_bytes());
+    huge[64 + 40..][..8].copy_from_slice(&(200u64 << 20).to_le_bytes());
     let huge = TempFile::new(&huge);
     let huge = ["--memory", "64M", "--kernel", text(huge.path())];
     refused(

@@ -1,4 +1,4 @@
-//! What the host has or has not: memory, devices, KVM.
+//! What the host may lack: memory, devices, KVM.
 
 use std::fs;
 use std::process::Command;
@@ -14,11 +14,11 @@ fn idle() -> TempFile {
 }
 
 #[track_caller]
-fn bad_devices(addresses: &[&str], sentence: &str, hint: &str) {
+fn bad_devices(addresses: &[&str], message: &str, hint: &str) {
     let kernel = idle();
     let mut arguments = vec!["--kernel", kernel.path().to_str().unwrap()];
     arguments.extend(addresses.iter().flat_map(|a| ["--vfio", a]));
-    refused(&arguments, sentence, hint);
+    refused(&arguments, message, hint);
 }
 
 #[test]
@@ -44,8 +44,8 @@ fn addresses_that_are_none() {
         "-1:00.0",
         "/sys/bus/pci/devices",
     ] {
-        let sentence = format!("`{address}` is not the address of a PCI device");
-        bad_devices(&[address], &sentence, "host list");
+        let message = format!("`{address}` is not the address of a PCI device");
+        bad_devices(&[address], &message, "host list");
     }
 }
 
@@ -64,8 +64,8 @@ fn devices_that_are_not_there() {
 fn mediated_devices_that_are_not_there() {
     let uuid = "0f0e0d0c-0b0a-0908-0706-050403020100";
     for address in [uuid.into(), format!("/sys/bus/mdev/devices/{uuid}")] {
-        let sentence = format!("there is no mediated device {uuid} on this host");
-        bad_devices(&[&address], &sentence, "mdev_supported_types");
+        let message = format!("there is no mediated device {uuid} on this host");
+        bad_devices(&[&address], &message, "mdev_supported_types");
     }
 }
 
@@ -74,7 +74,7 @@ fn more_devices_than_a_bus_has_slots() {
     bad_devices(&["01:00.0"; 32], "slots for, which is 31", "fewer devices");
 }
 
-/// Said before anything is asked of the device; what depends on the host's devices is the lab's.
+/// Refused before the device is looked at. The lab tests what depends on the host's devices.
 #[test]
 fn the_same_device_twice() {
     for twin in ["0000:fe:1f.7", "/sys/bus/pci/devices/0000:fe:1f.7"] {
@@ -86,17 +86,17 @@ fn the_same_device_twice() {
     }
 }
 
-/// What is asked of a device is refused the same way without a guest; nothing is changed here.
+/// `host bind` and `host unbind` refuse as a run does. `--dry-run` changes nothing.
 #[test]
 fn devices_that_cannot_be_bound() {
-    for (address, sentence) in [
+    for (address, message) in [
         ("nonsense", "`nonsense` is not the address of a PCI device"),
         ("fe:1f.7", "there is no PCI device 0000:fe:1f.7"),
     ] {
         for command in ["bind", "unbind"] {
             refused(
                 &["host", command, address, "--dry-run"],
-                sentence,
+                message,
                 "host list",
             );
         }
@@ -144,7 +144,7 @@ fn no_permission_for_kvm() {
         return;
     };
     if open_to_all {
-        return skipped("everybody may open /dev/kvm here");
+        return skipped("any user may open /dev/kvm here");
     }
     check_refusal(
         &output,
@@ -158,7 +158,7 @@ fn no_permission_for_kvm() {
 fn no_kvm() {
     match Command::new("unshare").args(["--mount", "true"]).output() {
         Ok(output) if output.status.success() => {}
-        _ => return skipped("no mount namespace can be had here"),
+        _ => return skipped("no mount namespace can be made here"),
     }
     let kernel = idle();
     let script = "mount -t tmpfs none /dev && exec \"$@\"";

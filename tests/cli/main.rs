@@ -9,10 +9,12 @@ use std::io::Write;
 mod common;
 
 mod files;
+mod golden;
 mod host;
 mod options;
 mod process;
 mod run;
+mod sandbox;
 mod stats;
 mod stats_file;
 mod streams;
@@ -20,13 +22,13 @@ mod sys;
 mod terminal;
 mod usage;
 
-/// Says why a test has nothing to say here; past the harness, which shows failures alone.
+/// Prints why a test cannot run here. The harness would show output of failed tests only.
 fn skipped(why: &str) {
-    // Where standard error is gone nobody reads it.
+    // Standard error may be closed.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-/// Whether guests can be run here. Where they cannot, that is said, and fails if they must.
+/// Whether guests can run here. If not, prints why, and fails if `MINI_VMM_REQUIRE=1`.
 fn kvm() -> bool {
     let Err(e) = kvm_ioctls::Kvm::new().and_then(|kvm| kvm.create_vm()) else {
         return true;

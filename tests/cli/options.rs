@@ -7,11 +7,11 @@ use crate::common::elf::TempFile;
 use crate::kvm;
 use crate::process::{PROGRAM, Running, check_refusal, kernel, refused};
 
-/// What of it is not asked to be of huge pages.
+/// Bytes at the start of RAM for which no huge pages are requested.
 const FIRST: u64 = 2 << 20;
 const RAM: u64 = 64 << 20;
 
-/// A guest that says so and then waits for a signal.
+/// A guest that prints "ready" and waits for a signal.
 fn ready() -> TempFile {
     kernel(|g| {
         g.print("ready").hang();
@@ -33,8 +33,8 @@ fn end(mut run: Running) {
     run.ends_well();
 }
 
-/// The mappings that are the guest's RAM in /proc/PID/smaps: the name, the bytes that are there, and the
-/// flags of the last. The first 2 MiB may be one of their own.
+/// The mappings of the guest's RAM in /proc/PID/smaps: their name, the resident bytes, and the
+/// flags of the last. The first 2 MiB may be a mapping of their own.
 fn ram_of(run: &Running) -> (String, u64, String) {
     let smaps = fs::read_to_string(format!("/proc/{}/smaps", run.pid())).unwrap();
     let mappings: Vec<_> = smaps.lines().filter_map(addresses).collect();
@@ -63,7 +63,7 @@ fn ram_of(run: &Running) -> (String, u64, String) {
     found
 }
 
-/// The guest's RAM as another process gets it: all of it is there to be read.
+/// The guest's RAM as another process opens it.
 fn memfd_of(run: &Running) -> Option<fs::File> {
     let fds = fs::read_dir(format!("/proc/{}/fd", run.pid())).unwrap();
     let path = fds.map(|fd| fd.unwrap().path()).find(|path| {
@@ -111,7 +111,8 @@ fn memory_is_as_asked_for() {
     }
 }
 
-/// Where the host has the pages set aside the guest gets them; else it is said how many are missing.
+/// A guest gets huge pages of the host's reserve. If the reserve is too small, the message says how
+/// many there are.
 #[test]
 fn huge_pages_are_the_hosts() {
     if !kvm() {
@@ -138,7 +139,7 @@ fn huge_pages_are_the_hosts() {
         assert!(flags.contains(" ht"), "{flags}");
         end(run);
     }
-    // More than a host sets aside.
+    // More than any host reserves.
     let kernel = ready();
     for options in ["hugepages=2M", "hugepages=2M,shared=on"] {
         let memory = format!("300G,{options}");
@@ -201,12 +202,12 @@ fn vcpus_are_where_they_are_put() {
     for cpu in ["1023", "8191"] {
         let cpus = format!("1,pin={cpu}");
         let arguments = ["--kernel", kernel.path().to_str().unwrap(), "--cpus", &cpus];
-        let sentence = format!("no vCPU can be pinned to host CPU {cpu}");
-        refused(&arguments, &sentence, "name host CPUs of pin=");
+        let message = format!("no vCPU can be pinned to host CPU {cpu}");
+        refused(&arguments, &message, "name host CPUs of pin=");
     }
 }
 
-/// Where KVM can leave HLT to the guest, it runs; else it is said that it cannot.
+/// The guest runs where KVM can leave HLT to the guest; elsewhere the run is refused.
 #[test]
 fn idling_natively() {
     if !kvm() {

@@ -14,21 +14,21 @@ use crate::{skipped, sys};
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mini-vmm");
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// The run was refused: one sentence, one hint, status 1, and nothing on standard output.
-/// `sentence` and `hint` must be part of what is said.
+/// The run was refused: one message, one hint, status 1, and nothing on standard output. `message`
+/// and `hint` must be parts of the two lines.
 #[track_caller]
-pub fn refused(arguments: &[&str], sentence: &str, hint: &str) {
+pub fn refused(arguments: &[&str], message: &str, hint: &str) {
     let mut command = assert_cmd::Command::new(PROGRAM);
     let output = command
         .args(arguments)
         .timeout(TIME_LIMIT)
         .output()
         .unwrap();
-    check_refusal(&output, sentence, hint);
+    check_refusal(&output, message, hint);
 }
 
 #[track_caller]
-pub fn check_refusal(output: &Output, sentence: &str, hint: &str) {
+pub fn check_refusal(output: &Output, message: &str, hint: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(output.stdout.is_empty(), "{said}");
@@ -40,12 +40,12 @@ pub fn check_refusal(output: &Output, sentence: &str, hint: &str) {
     let first = first.unwrap_or_else(|| panic!("no name: {said}"));
     let second = second.strip_prefix("hint: ");
     let second = second.unwrap_or_else(|| panic!("no hint: {said}"));
-    assert!(first.contains(sentence), "{sentence:?} is not in {said}");
+    assert!(first.contains(message), "{message:?} is not in {said}");
     assert!(second.contains(hint), "{hint:?} is not in {said}");
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// Runs a command as a user who may do nothing; says so if that cannot be done.
+/// Runs a command as an unprivileged user; prints why if that is not possible.
 pub fn as_nobody(command: &mut Command) -> Option<Output> {
     const NOBODY: u32 = 65534;
     let outcome = command.uid(NOBODY).gid(NOBODY).output();
@@ -61,7 +61,7 @@ pub fn kernel(build: impl FnOnce(&mut Asm)) -> TempFile {
     TempFile::new(&elf::image(&guest.finish()))
 }
 
-/// What a stream has brought so far; the listener holds the other reference until its end.
+/// What was read of a stream so far. The reading thread owns the other reference until the end.
 #[derive(Clone, Default)]
 pub struct Heard(Arc<Mutex<Vec<u8>>>);
 
@@ -133,7 +133,7 @@ impl Running {
         sys::kill(self.child.id(), signal);
     }
 
-    /// Waits for the end, and for all that was said; the exit status.
+    /// Waits for the end of the process and of its output; returns the exit status.
     #[track_caller]
     pub fn status(&mut self) -> Option<i32> {
         let mut status = None;
@@ -144,7 +144,7 @@ impl Running {
         status.unwrap().code()
     }
 
-    /// Waits for an end in order: status 0, and no complaint.
+    /// Waits for an orderly end: status 0, and no message.
     #[track_caller]
     pub fn ends_well(&mut self) {
         let status = self.status();

@@ -1,4 +1,4 @@
-//! Where `--stats=FILE` goes, and what does not get in a run's way.
+//! Where `--stats=FILE` writes, and which files do not stop a run.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -85,7 +85,7 @@ fn a_fifo_without_a_reader_is_refused() {
             &format!("--stats={}", fifo.path().display()),
         ],
         "cannot write the statistics to",
-        "start whoever reads it first",
+        "start the program that reads it first",
     );
 }
 

@@ -16,7 +16,7 @@ fn echo(g: &mut Asm) {
     g.print("ready\n");
     let (again, end) = (g.here(), g.label());
     g.wait_key().cmp_eax(b'!'.into()).je(end);
-    g.mov_edx(0x3f8).emit(&[0xee]).jmp(again); // out dx, al
+    g.mov_edx(0x3f8).out_dx(Width::Byte).jmp(again);
     g.bind(end).power_off();
 }
 
@@ -132,7 +132,7 @@ fn output_that_is_closed_in_mid_sentence() {
     run.ends_well();
 }
 
-/// The guest's write waits for a reader that never comes; a signal must end the run all the same.
+/// The guest's write waits for a reader that never reads; a signal must end the run anyway.
 #[test]
 fn output_that_nobody_reads() {
     if !kvm() {
@@ -144,9 +144,9 @@ fn output_that_nobody_reads() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         command.stdin(Stdio::null()).stdout(writer);
         let mut run = Running::spawn(command, guest);
-        // It runs; from here on nobody reads.
+        // The guest runs. From here on nothing reads its output.
         reader.read_exact(&mut [0; 10]).unwrap();
-        // The pipe is full when the report says twice the same.
+        // The pipe is full when two reports are equal.
         let mut last = String::new();
         eventually("a full pipe", || {
             let before = run.stderr.text().len();
@@ -163,7 +163,7 @@ fn output_that_nobody_reads() {
     }
 }
 
-/// Writes that KVM keeps are done when the run is ended from outside, too.
+/// Coalesced writes are done when the run is ended from outside, too.
 #[test]
 fn what_a_guest_wrote_last_is_not_lost() {
     if !kvm() {
@@ -171,19 +171,19 @@ fn what_a_guest_wrote_last_is_not_lost() {
     }
     let last_words = || {
         let guest = kernel(|g| {
-            // A look at the line status is an exit, after which nothing is.
+            // A read of the line status is an exit; no exit follows.
             g.print("before").input(Width::Byte, 0x3fd);
             g.print(", and after").hang();
         });
         let mut run = Running::start(guest, &[]);
         run.stdout.wait_for("before");
-        // Time for a few instructions, and less than characters wait at most.
+        // Long enough for a few instructions, shorter than characters are kept at most.
         thread::sleep(Duration::from_millis(30));
         run.signal(libc::SIGTERM);
         run.ends_well();
         run.stdout.text()
     };
-    // On a loaded host a guest may not have come so far.
+    // On a loaded host a guest may be slower than that.
     let said: Vec<_> = (0..5).map(|_| last_words()).collect();
     assert!(
         said.iter().any(|text| text == "before, and after"),

@@ -12,14 +12,15 @@ pub fn kill(pid: u32, signal: i32) {
     assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
 }
 
-/// A new terminal: the side of whoever types, and the side of the program.
+/// A new pseudo-terminal: the master's side and the program's side.
 pub fn open_terminal() -> (OwnedFd, OwnedFd) {
     let (mut ours, mut theirs) = (-1, -1);
     let none = std::ptr::null_mut();
-    // SAFETY: the first two pointers are to integers that live for the call; the others may be null.
+    // SAFETY: the first two pointers are to integers that live for the call; the others may be
+    // null.
     let outcome = unsafe { libc::openpty(&mut ours, &mut theirs, none, none.cast(), none.cast()) };
     assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
-    // SAFETY: the call has opened both descriptors, and nobody else owns them.
+    // SAFETY: the call has opened both descriptors, and nothing else owns them.
     unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) }
 }
 
@@ -74,7 +75,7 @@ pub fn mode(terminal: &OwnedFd) -> Mode {
     }
 }
 
-/// Sets a terminal as no default has it.
+/// Gives a terminal settings that differ from every default.
 pub fn make_peculiar(terminal: &OwnedFd) {
     let mut mode = termios(terminal);
     mode.c_cc[libc::VERASE] = b'#';

@@ -1,4 +1,4 @@
-//! A terminal: raw while the guest runs, as it was afterwards, with a way out and a help.
+//! A terminal: raw while the guest runs, restored afterwards, with keys to quit and for help.
 //!
 //! A shell leads the terminal's session, for the end of a session's leader resets a pseudo-terminal
 //! and would hide what mini-vmm forgot to restore.
@@ -50,7 +50,7 @@ impl Session {
         terminal.write_all(text.as_bytes()).unwrap();
     }
 
-    /// The guest has begun, and with it raw mode.
+    /// Waits until the guest runs and the terminal is raw.
     #[track_caller]
     fn is_raw(&self) {
         self.screen.wait_for("ready");
@@ -58,7 +58,7 @@ impl Session {
         assert!(mode.is_raw(), "{mode:?}");
     }
 
-    /// The run has ended with this status, and the terminal is as it was.
+    /// Checks that the run has ended with this status, and that the terminal is restored.
     #[track_caller]
     fn ends_with(&self, status: i32) {
         self.screen.wait_for("status ");
@@ -190,7 +190,7 @@ fn untouched_by_an_error() {
     assert!(session.screen.text().contains("hint: "));
 }
 
-/// <https://no-color.org>: any text in NO_COLOR is a wish for none.
+/// Any text in NO_COLOR turns colours off (<https://no-color.org>).
 #[test]
 fn colour_on_a_terminal_that_wants_it() {
     let said = |no_color: &str| {

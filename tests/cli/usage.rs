@@ -70,7 +70,7 @@ fn help_teaches() {
     ] {
         assert!(help.contains(flag), "{flag} is not in {help}");
     }
-    // How a device is bound, how one gets out, and what the end means.
+    // How to bind a device, how to quit, and what the exit status means.
     for lesson in [
         "vfio-pci",
         "host bind",
@@ -107,8 +107,8 @@ fn memory() {
         "99999999999999999999",
         "99999999T",
     ] {
-        let sentence = format!("`{size}` is not a size of memory");
-        refused(&["--kernel", "x", "--memory", size], &sentence, sizes);
+        let message = format!("`{size}` is not a size of memory");
+        refused(&["--kernel", "x", "--memory", size], &message, sizes);
     }
     for size in ["0", "1", "63M", "65532K"] {
         refused(
@@ -122,7 +122,7 @@ fn memory() {
 #[test]
 fn options_of_memory() {
     let there = "there are hugepages=, prefault= and shared=";
-    for (argument, sentence, hint) in [
+    for (argument, message, hint) in [
         ("1G,", "`` is not an option of --memory 1G", there),
         (
             "1G,frob=on",
@@ -136,22 +136,22 @@ fn options_of_memory() {
         ),
         (
             "1G,shared=maybe",
-            "`maybe` is no value for `shared`",
+            "`maybe` is not a value for `shared`",
             "give on or off",
         ),
         (
             "1G,prefault=1",
-            "`1` is no value for `prefault`",
+            "`1` is not a value for `prefault`",
             "give on or off",
         ),
         (
             "1G,hugepages=4K",
-            "`4K` is no value for `hugepages`",
+            "`4K` is not a value for `hugepages`",
             "give 2M, 1G, thp or off",
         ),
         (
             "1G,hugepages=",
-            "`` is no value for `hugepages`",
+            "`` is not a value for `hugepages`",
             "give 2M, 1G, thp or off",
         ),
         (
@@ -161,12 +161,12 @@ fn options_of_memory() {
         ),
         (
             "65M,hugepages=2M",
-            "65M of memory is no multiple of its 2 MiB pages",
+            "65M of memory is not a multiple of its 2 MiB pages",
             "2 MiB",
         ),
         (
             "1536M,hugepages=1G",
-            "1536M of memory is no multiple of its 1 GiB pages",
+            "1536M of memory is not a multiple of its 1 GiB pages",
             "1 GiB",
         ),
         (
@@ -176,20 +176,20 @@ fn options_of_memory() {
         ),
         ("1M,prefault=on", "the least is 64M", "--memory 512M"),
     ] {
-        refused(&["--kernel", "x", "--memory", argument], sentence, hint);
+        refused(&["--kernel", "x", "--memory", argument], message, hint);
     }
 }
 
 #[test]
 fn options_of_cpus() {
     let there = "there are pin=, idle=, sockets=, cores= and threads=";
-    for (argument, sentence, hint) in [
+    for (argument, message, hint) in [
         ("1,", "`` is not an option of --cpus 1", there),
         ("1,2", "`2` is not an option of --cpus 1", there),
         ("1,dies=2", "`dies=2` is not an option of --cpus 1", there),
         (
             "1,idle=poll",
-            "`poll` is no value for `idle`",
+            "`poll` is not a value for `idle`",
             "give native or exit",
         ),
         (
@@ -197,24 +197,24 @@ fn options_of_cpus() {
             "`idle` is given twice",
             "give `idle` once",
         ),
-        ("1,pin=", "`` is no value for `pin`", "pin=0,2,4-7"),
-        ("1,pin=x", "`x` is no value for `pin`", "pin=0,2,4-7"),
-        ("2,pin=0,0", "`0,0` is no value for `pin`", "each once"),
-        ("2,pin=1-0", "`1-0` is no value for `pin`", "pin=0,2,4-7"),
+        ("1,pin=", "`` is not a value for `pin`", "pin=0,2,4-7"),
+        ("1,pin=x", "`x` is not a value for `pin`", "pin=0,2,4-7"),
+        ("2,pin=0,0", "`0,0` is not a value for `pin`", "each once"),
+        ("2,pin=1-0", "`1-0` is not a value for `pin`", "pin=0,2,4-7"),
         ("4,pin=0,2", "2 host CPUs are named for 4 vCPUs", "pin=0-3"),
         ("1,pin=0-1", "2 host CPUs are named for 1 vCPU", "pin=0"),
-        ("4,cores=0", "`0` is no value for `cores`", "1 or more"),
+        ("4,cores=0", "`0` is not a value for `cores`", "1 or more"),
         (
             "1,threads=2",
             "1 vCPU cannot have 2 threads a core",
             "--cpus 4,sockets=1,cores=2,threads=2",
         ),
     ] {
-        refused(&["--kernel", "x", "--cpus", argument], sentence, hint);
+        refused(&["--kernel", "x", "--cpus", argument], message, hint);
     }
 }
 
-/// A command that needs another word says which there are, as git and cargo do.
+/// A command that lacks its subcommand lists the subcommands, as git and cargo do.
 #[test]
 fn host_alone_teaches() {
     let (status, _, stderr) = run(&["host"]);
@@ -259,7 +259,7 @@ fn the_hosts_devices_are_listed() {
     assert_eq!(json["devices"].as_array().unwrap().len(), there.len());
 }
 
-/// What is amiss depends on the host; that both forms say the same does not.
+/// The findings depend on the host. Text and JSON must agree on any host.
 #[test]
 fn the_host_is_checked() {
     let (status, text, stderr) = run(&["host", "check"]);

@@ -1,16 +1,25 @@
-//! An assembler for guests of a few hundred bytes, in flat 32-bit protected mode without paging:
-//! the instructions that the tests need and no others (Intel SDM, volume 2).
+//! Guests of a few hundred bytes, in flat 32-bit protected mode without paging. iced-x86 encodes
+//! the instructions; this file gives names to what tests do often, and [`Asm::code`] takes the
+//! rest.
 //!
 //! A guest begins with a stack and ends in [`Asm::finish`], which adds the routine behind
 //! [`Asm::print_eax`].
+
+use iced_x86::code_asm::{
+    CodeAssembler, CodeLabel, al, ax, bl, byte_ptr, dword_ptr, dx, eax, ebx, ecx, edx, esp,
+    word_ptr,
+};
+use iced_x86::{BlockEncoderOptions, IcedError};
 
 /// Where a guest is loaded and where its first instruction is.
 pub const BASE: u32 = 0x10_0000;
 const STACK: u32 = 0x9_0000;
 const COM1: u16 = 0x3f8;
 const COM1_STATUS: u16 = COM1 + 5;
+/// Bits of the line status register: a character is there.
+const DATA_READY: u32 = 1;
 
-/// A place in the code, which may come later.
+/// An address in the code, which may come later.
 #[derive(Clone, Copy)]
 pub struct Label(usize);
 
@@ -22,29 +31,32 @@ pub enum Width {
     Dword,
 }
 
-#[derive(Clone, Copy)]
-enum Fixup {
-    Relative,
-    Absolute,
-}
-
 /// Code under construction.
 pub struct Asm {
-    code: Vec<u8>,
-    labels: Vec<Option<u32>>,
-    fixups: Vec<(usize, Label, Fixup)>,
+    code: CodeAssembler,
+    labels: Vec<CodeLabel>,
+    /// Instructions whose last four bytes become a label's address.
+    addresses: Vec<(usize, Label)>,
     print_hex: Label,
+}
+
+/// 16-bit code for real mode, at the start of a segment.
+pub fn real_mode(build: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Vec<u8> {
+    let mut code = CodeAssembler::new(16).expect("16 bits");
+    build(&mut code).expect("instructions");
+    code.assemble(0).expect("code")
 }
 
 impl Asm {
     pub fn new() -> Self {
         let mut asm = Self {
-            code: Vec::new(),
-            labels: vec![None],
-            fixups: Vec::new(),
+            code: CodeAssembler::new(32).expect("32 bits"),
+            labels: Vec::new(),
+            addresses: Vec::new(),
             print_hex: Label(0),
         };
-        asm.emit(&[0xbc]).dword(STACK); // mov esp, STACK
+        asm.print_hex = asm.label();
+        asm.code(|a| a.mov(esp, STACK));
         asm
     }
 
@@ -53,37 +65,40 @@ impl Asm {
         self.hang();
         self.bind(self.print_hex);
         self.print_hex_routine();
-        for (at, label, kind) in std::mem::take(&mut self.fixups) {
-            let target = self.labels[label.0].expect("every label is bound");
-            let value = match kind {
-                Fixup::Absolute => target,
-                Fixup::Relative => target.wrapping_sub(BASE + at as u32 + 4),
-            };
-            self.code[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let options = BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS;
+        let assembled = self.code.assemble_options(BASE.into(), options);
+        let assembled = assembled.expect("code");
+        let mut code = assembled.inner.code_buffer.clone();
+        for (instruction, label) in self.addresses {
+            let next = assembled.inner.new_instruction_offsets[instruction + 1] as usize;
+            let address = assembled.label_ip(&self.labels[label.0]);
+            let address = address.expect("a bound label") as u32;
+            code[next - 4..next].copy_from_slice(&address.to_le_bytes());
         }
-        self.code
+        code
     }
 
-    /// Bytes as they are.
-    pub fn emit(&mut self, bytes: &[u8]) -> &mut Self {
-        self.code.extend_from_slice(bytes);
+    /// Any instructions, by iced-x86's names.
+    pub fn code(
+        &mut self,
+        build: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> &mut Self {
+        build(&mut self.code).expect("instructions");
         self
-    }
-
-    fn dword(&mut self, value: u32) -> &mut Self {
-        self.emit(&value.to_le_bytes())
     }
 
     // Labels and jumps.
 
     pub fn label(&mut self) -> Label {
-        self.labels.push(None);
+        self.labels.push(self.code.create_label());
         Label(self.labels.len() - 1)
     }
 
     pub fn bind(&mut self, label: Label) -> &mut Self {
-        self.labels[label.0] = Some(BASE + self.code.len() as u32);
-        self
+        let label = &mut self.labels[label.0];
+        self.code.set_label(label).expect("a label is bound once");
+        // An instruction has one label at most; this one has no bytes.
+        self.code(|a| a.zero_bytes())
     }
 
     pub fn here(&mut self) -> Label {
@@ -92,42 +107,38 @@ impl Asm {
         label
     }
 
-    fn refer(&mut self, label: Label, kind: Fixup) -> &mut Self {
-        self.fixups.push((self.code.len(), label, kind));
-        self.dword(0)
-    }
-
     pub fn jmp(&mut self, to: Label) -> &mut Self {
-        self.emit(&[0xe9]).refer(to, Fixup::Relative)
+        let to = self.labels[to.0];
+        self.code(|a| a.jmp(to))
     }
 
     /// Below, unsigned.
     pub fn jb(&mut self, to: Label) -> &mut Self {
-        self.emit(&[0x0f, 0x82]).refer(to, Fixup::Relative)
+        let to = self.labels[to.0];
+        self.code(|a| a.jb(to))
     }
 
     /// Not below: no carry.
     pub fn jae(&mut self, to: Label) -> &mut Self {
-        self.emit(&[0x0f, 0x83]).refer(to, Fixup::Relative)
+        let to = self.labels[to.0];
+        self.code(|a| a.jae(to))
     }
 
     pub fn je(&mut self, to: Label) -> &mut Self {
-        self.emit(&[0x0f, 0x84]).refer(to, Fixup::Relative)
+        let to = self.labels[to.0];
+        self.code(|a| a.je(to))
     }
 
     pub fn jne(&mut self, to: Label) -> &mut Self {
-        self.emit(&[0x0f, 0x85]).refer(to, Fixup::Relative)
-    }
-
-    fn call(&mut self, to: Label) -> &mut Self {
-        self.emit(&[0xe8]).refer(to, Fixup::Relative)
+        let to = self.labels[to.0];
+        self.code(|a| a.jne(to))
     }
 
     pub fn pause(&mut self) -> &mut Self {
-        self.emit(&[0xf3, 0x90])
+        self.code(|a| a.pause())
     }
 
-    /// Here the guest's way ends.
+    /// The guest spins here for ever.
     pub fn hang(&mut self) -> &mut Self {
         let again = self.here();
         self.pause().jmp(again)
@@ -137,31 +148,46 @@ impl Asm {
     pub fn repeat(&mut self, count: u32, body: impl FnOnce(&mut Self)) -> &mut Self {
         self.mov_ecx(count);
         let again = self.here();
-        self.emit(&[0x51]); // push ecx
+        self.code(|a| a.push(ecx));
         body(self);
-        self.emit(&[0x59, 0x49]).jne(again) // pop ecx; dec ecx
+        self.code(|a| {
+            a.pop(ecx)?;
+            a.dec(ecx)
+        });
+        self.jne(again)
     }
 
     // Registers.
 
     pub fn mov_eax(&mut self, value: u32) -> &mut Self {
-        self.emit(&[0xb8]).dword(value)
+        self.code(|a| a.mov(eax, value))
     }
 
     pub fn mov_eax_label(&mut self, label: Label) -> &mut Self {
-        self.emit(&[0xb8]).refer(label, Fixup::Absolute)
+        self.addresses.push((self.code.instructions().len(), label));
+        self.mov_eax(0)
     }
 
     pub fn mov_ecx(&mut self, value: u32) -> &mut Self {
-        self.emit(&[0xb9]).dword(value)
+        self.code(|a| a.mov(ecx, value))
     }
 
     pub fn mov_edx(&mut self, value: u32) -> &mut Self {
-        self.emit(&[0xba]).dword(value)
+        self.code(|a| a.mov(edx, value))
     }
 
     pub fn cmp_eax(&mut self, value: u32) -> &mut Self {
-        self.emit(&[0x3d]).dword(value)
+        self.code(|a| a.cmp(eax, value))
+    }
+
+    /// The processor takes no interrupts from here on.
+    pub fn cli(&mut self) -> &mut Self {
+        self.code(|a| a.cli())
+    }
+
+    /// The processor takes interrupts again.
+    pub fn sti(&mut self) -> &mut Self {
+        self.code(|a| a.sti())
     }
 
     // Memory.
@@ -169,65 +195,78 @@ impl Asm {
     /// eax takes what is at `address`, extended with zeroes.
     pub fn load(&mut self, width: Width, address: u32) -> &mut Self {
         match width {
-            Width::Byte => self.mov_eax(0).emit(&[0xa0]),
-            Width::Word => self.mov_eax(0).emit(&[0x66, 0xa1]),
-            Width::Dword => self.emit(&[0xa1]),
-        };
-        self.dword(address)
+            Width::Byte => self.mov_eax(0).code(|a| a.mov(al, byte_ptr(address))),
+            Width::Word => self.mov_eax(0).code(|a| a.mov(ax, word_ptr(address))),
+            Width::Dword => self.code(|a| a.mov(eax, dword_ptr(address))),
+        }
     }
 
     pub fn load32(&mut self, address: u32) -> &mut Self {
         self.load(Width::Dword, address)
     }
 
+    /// Stores the lowest bytes of `value`.
     pub fn store(&mut self, width: Width, address: u32, value: u32) -> &mut Self {
-        let bytes = value.to_le_bytes();
-        match width {
-            Width::Byte => self.emit(&[0xc6, 0x05]).dword(address).emit(&bytes[..1]),
-            Width::Word => self
-                .emit(&[0x66, 0xc7, 0x05])
-                .dword(address)
-                .emit(&bytes[..2]),
-            Width::Dword => self.emit(&[0xc7, 0x05]).dword(address).emit(&bytes),
-        }
+        self.code(|a| match width {
+            Width::Byte => a.mov(byte_ptr(address), value & 0xff),
+            Width::Word => a.mov(word_ptr(address), value & 0xffff),
+            Width::Dword => a.mov(dword_ptr(address), value),
+        })
     }
 
     pub fn store32(&mut self, address: u32, value: u32) -> &mut Self {
         self.store(Width::Dword, address, value)
     }
 
+    /// Stores bytes, one after the other.
+    pub fn store_bytes(&mut self, address: u32, bytes: &[u8]) -> &mut Self {
+        for (at, byte) in (address..).zip(bytes) {
+            self.store(Width::Byte, at, u32::from(*byte));
+        }
+        self
+    }
+
     pub fn store_eax(&mut self, address: u32) -> &mut Self {
-        self.emit(&[0xa3]).dword(address)
+        self.code(|a| a.mov(dword_ptr(address), eax))
     }
 
     /// Adds one to the dword at `address`.
     pub fn inc32(&mut self, address: u32) -> &mut Self {
-        self.emit(&[0xff, 0x05]).dword(address)
+        self.code(|a| a.inc(dword_ptr(address)))
     }
 
     /// The same as one step for all processors.
     pub fn lock_inc32(&mut self, address: u32) -> &mut Self {
-        self.emit(&[0xf0]).inc32(address)
+        self.code(|a| a.lock().inc(dword_ptr(address)))
     }
 
     // Ports.
 
-    pub fn out(&mut self, width: Width, port: u16, value: u32) -> &mut Self {
-        self.mov_eax(value).mov_edx(port.into());
-        match width {
-            Width::Byte => self.emit(&[0xee]),
-            Width::Word => self.emit(&[0x66, 0xef]),
-            Width::Dword => self.emit(&[0xef]),
-        }
+    /// Reads the port that dx names.
+    pub fn in_dx(&mut self, width: Width) -> &mut Self {
+        self.code(|a| match width {
+            Width::Byte => a.in_(al, dx),
+            Width::Word => a.in_(ax, dx),
+            Width::Dword => a.in_(eax, dx),
+        })
     }
 
+    /// Writes eax, or a part of it, to the port that dx names.
+    pub fn out_dx(&mut self, width: Width) -> &mut Self {
+        self.code(|a| match width {
+            Width::Byte => a.out(dx, al),
+            Width::Word => a.out(dx, ax),
+            Width::Dword => a.out(dx, eax),
+        })
+    }
+
+    pub fn out(&mut self, width: Width, port: u16, value: u32) -> &mut Self {
+        self.mov_eax(value).mov_edx(port.into()).out_dx(width)
+    }
+
+    /// eax takes what the port has, extended with zeroes.
     pub fn input(&mut self, width: Width, port: u16) -> &mut Self {
-        self.mov_eax(0).mov_edx(port.into());
-        match width {
-            Width::Byte => self.emit(&[0xec]),
-            Width::Word => self.emit(&[0x66, 0xed]),
-            Width::Dword => self.emit(&[0xed]),
-        }
+        self.mov_eax(0).mov_edx(port.into()).in_dx(width)
     }
 
     pub fn outb(&mut self, port: u16, value: u8) -> &mut Self {
@@ -240,23 +279,24 @@ impl Asm {
     pub fn print(&mut self, text: &str) -> &mut Self {
         self.mov_edx(COM1.into());
         for byte in text.bytes() {
-            self.emit(&[0xb0, byte, 0xee]); // mov al, byte; out dx, al
+            self.code(|a| a.mov(al, u32::from(byte)));
+            self.out_dx(Width::Byte);
         }
         self
     }
 
     /// eax in eight hexadecimal digits and a newline. Registers stay.
     pub fn print_eax(&mut self) -> &mut Self {
-        self.call(self.print_hex)
+        let routine = self.labels[self.print_hex.0];
+        self.code(|a| a.call(routine))
     }
 
     /// Waits for a character on the serial port and takes it.
     pub fn wait_key(&mut self) -> &mut Self {
         let again = self.here();
         self.pause();
-        // test al, 1 (data ready)
-        self.input(Width::Byte, COM1_STATUS).emit(&[0xa8, 0x01]);
-        self.je(again);
+        self.input(Width::Byte, COM1_STATUS);
+        self.code(|a| a.test(al, DATA_READY)).je(again);
         self.input(Width::Byte, COM1)
     }
 
@@ -272,18 +312,33 @@ impl Asm {
 
     /// An exception with no interrupt table to handle it.
     pub fn triple_fault(&mut self) -> &mut Self {
-        self.emit(&[0x0f, 0x0b]) // ud2
+        self.code(|a| a.ud2())
     }
 
     fn print_hex_routine(&mut self) {
-        self.emit(&[0x60, 0x89, 0xc3]); // pushad; mov ebx, eax
+        self.code(|a| {
+            a.pushad()?;
+            a.mov(ebx, eax)
+        });
         self.mov_ecx(8).mov_edx(COM1.into());
-        let again = self.here();
-        self.emit(&[0xc1, 0xc3, 0x04]); // rol ebx, 4
-        self.emit(&[0x88, 0xd8, 0x24, 0x0f]); // mov al, bl; and al, 15
-        self.emit(&[0x04, b'0', 0x3c, b'9']); // add al, '0'; cmp al, '9'
-        self.emit(&[0x76, 0x02, 0x04, b'a' - b'9' - 1]); // jbe +2; add al, ...
-        self.emit(&[0xee, 0x49]).jne(again); // out dx, al; dec ecx
-        self.emit(&[0xb0, b'\n', 0xee, 0x61, 0xc3]); // newline; popad; ret
+        let (again, digit) = (self.here(), self.label());
+        let to = self.labels[digit.0];
+        self.code(|a| {
+            a.rol(ebx, 4)?;
+            a.mov(al, bl)?;
+            a.and(al, 15)?;
+            a.add(al, i32::from(b'0'))?;
+            a.cmp(al, i32::from(b'9'))?;
+            a.jbe(to)?;
+            a.add(al, i32::from(b'a' - b'9' - 1))
+        });
+        self.bind(digit).out_dx(Width::Byte);
+        self.code(|a| a.dec(ecx)).jne(again);
+        self.code(|a| {
+            a.mov(al, i32::from(b'\n'))?;
+            a.out(dx, al)?;
+            a.popad()?;
+            a.ret()
+        });
     }
 }

@@ -4,4 +4,7 @@
 #![allow(dead_code)]
 
 pub mod asm;
+pub mod config_space;
 pub mod elf;
+pub mod golden;
+pub mod kernels;

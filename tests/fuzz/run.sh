@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every fuzz target, or those named, for FUZZ_SECONDS each (default 600). What was found is kept:
-# inputs worth mutating in target/fuzz/corpus, those that failed in target/fuzz/failures.
+# Runs every fuzz target, or those named, for FUZZ_SECONDS each (default 600). Inputs that reach new
+# code are kept in target/fuzz/corpus, and those that fail in target/fuzz/failures.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,8 +15,8 @@ if [ ${#targets[@]} = 0 ]; then
 	done
 fi
 
-# LLVM's coverage of edges and comparisons (clang's SanitizerCoverage documentation), which libFuzzer
-# follows; all of it is in the stable compiler. With --target, build scripts are left alone.
+# LLVM's coverage of edges and comparisons (clang's SanitizerCoverage documentation), which guides
+# libFuzzer; the stable compiler has all of it. With --target, build scripts are not instrumented.
 export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares"
@@ -33,5 +33,7 @@ for target in "${targets[@]}"; do
 		echo "error: $target failed; all of its output is in $log"
 		exit 1
 	fi
-	awk '/stat::number_of_executed_units/ { n = $2 } /DONE +cov:/ { cov = $4 } END { print "  " n " inputs, " cov " edges covered" }' "$log"
+	awk '/stat::number_of_executed_units/ { n = $2 }
+		/DONE +cov:/ { cov = $4 }
+		END { print "  " n " inputs, " cov " edges covered" }' "$log"
 done

@@ -1,10 +1,10 @@
-//! What stands behind a device's BARs.
+//! The file behind a made-up device's BARs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A file without a name, of so many bytes.
+/// A file of `size` bytes without a name.
 pub fn file(size: u64) -> io::Result<File> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! BARs in the guest's memory: mapped and trapped pieces, moving, refusing, and leaving.
+//! BARs in the guest's memory: mapped and trapped areas, moves, refused moves, and unmapping.
 
 use std::sync::Arc;
 
@@ -8,49 +8,28 @@ use crate::device::{BAR0, BAR1, BAR2, Call, FakeDevice, PBA, PM, TABLE};
 use crate::pci::{ECAM, IO, MEMORY, SLOT, bar_register};
 use crate::vm::{Ended, Vm};
 
-pub const TESTS: &[Test] = &[
-    ("mapped_pieces_make_no_exits", mapped_pieces_make_no_exits),
-    ("the_msix_table_is_trapped", the_msix_table_is_trapped),
-    (
-        "a_small_bar_is_forwarded_with_its_width",
-        a_small_bar_is_forwarded_with_its_width,
-    ),
-    ("ports_are_forwarded", ports_are_forwarded),
-    ("moving_with_decode_off", moving_with_decode_off),
-    ("moving_with_decode_on", moving_with_decode_on),
-    (
-        "a_64_bit_bar_moves_below_4_gib",
-        a_64_bit_bar_moves_below_4_gib,
-    ),
-    ("ports_move", ports_move),
-    ("sizing_with_decode_on", sizing_with_decode_on),
-    ("both_halves_with_decode_on", both_halves_with_decode_on),
-    ("places_outside_are_nowhere", places_outside_are_nowhere),
-    ("conflicts_roll_back", conflicts_roll_back),
-    (
-        "decode_off_takes_the_bars_away",
-        decode_off_takes_the_bars_away,
-    ),
-    (
-        "pieces_leave_before_the_device_is_told",
-        pieces_leave_before_the_device_is_told,
-    ),
-    (
-        "a_sleeping_device_decodes_nothing",
-        a_sleeping_device_decodes_nothing,
-    ),
-    (
-        "toggling_decode_leaks_nothing",
-        toggling_decode_leaks_nothing,
-    ),
-    (
-        "two_devices_share_the_windows",
-        two_devices_share_the_windows,
-    ),
+pub const TESTS: &[Test] = tests![
+    mapped_areas_make_no_exits,
+    the_msix_table_is_trapped,
+    a_small_bar_is_forwarded_with_its_width,
+    ports_are_forwarded,
+    moving_with_decode_off,
+    moving_with_decode_on,
+    a_64_bit_bar_moves_below_4_gib,
+    ports_move,
+    sizing_with_decode_on,
+    both_halves_with_decode_on,
+    addresses_outside_are_not_decoded,
+    conflicts_roll_back,
+    decode_off_takes_the_bars_away,
+    areas_are_unmapped_before_the_device_is_told,
+    a_sleeping_device_decodes_nothing,
+    toggling_decode_leaks_nothing,
+    two_devices_share_the_windows,
 ];
 
-/// Slots that the device's mapped pieces take: one of BAR 0 and one of BAR 4.
-const PIECES: usize = 2;
+/// Memory slots of the device's mapped areas: one of BAR 0 and one of BAR 4.
+const AREAS: usize = 2;
 
 fn run(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Ended {
     let mut g = Asm::new();
@@ -59,8 +38,8 @@ fn run(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Ended {
     Vm::new(g).device(device).run()
 }
 
-fn mapped_pieces_make_no_exits() {
-    let device = FakeDevice::new().share();
+fn mapped_areas_make_no_exits() {
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0x10, 0xcafe_f00d);
     device.poke(0, 0x1ffc, 0x1ead_0ff5);
     let ended = run(&device, |g| {
@@ -75,7 +54,7 @@ fn mapped_pieces_make_no_exits() {
 }
 
 fn the_msix_table_is_trapped() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     for offset in (0x2000..0x4000).step_by(4) {
         device.poke(0, offset, 0x5555_5555);
     }
@@ -91,11 +70,11 @@ fn the_msix_table_is_trapped() {
             .show(TABLE + 0x10)
             .show(TABLE + 0x18)
             .show(TABLE + 0x1c);
-        // The neighbour is untouched, and a byte is as good as a dword.
+        // The entry before is unchanged, and a byte access works as a dword does.
         g.show(TABLE).load(Width::Byte, TABLE + 0x12).print_eax();
         // Pending bits: none, and read-only.
         g.store32(PBA, !0).show(PBA);
-        // In the same page as the table, and yet the device's own.
+        // Registers of the device in the table's page.
         g.show(TABLE + 0x100)
             .store32(TABLE + 0x200, 0x77)
             .show(TABLE + 0x200);
@@ -118,14 +97,14 @@ fn the_msix_table_is_trapped() {
             0x77
         ]
     );
-    // The hardware's table is the host's.
+    // The device's own table is unchanged: it belongs to the host.
     assert_eq!(device.peek(0, 0x2010), 0x5555_5555);
     assert_eq!(device.peek(0, 0x3000), 0x5555_5555);
     assert_eq!(device.peek(0, 0x2200), 0x77);
 }
 
 fn a_small_bar_is_forwarded_with_its_width() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let ended = run(&device, |g| {
         g.command(MEMORY);
         g.store(Width::Byte, BAR1 + 0x11, 0xa1)
@@ -135,7 +114,7 @@ fn a_small_bar_is_forwarded_with_its_width() {
         g.load(Width::Word, BAR1 + 0x12)
             .print_eax()
             .show(BAR1 + 0x14);
-        // Beyond the BAR, though in its page.
+        // After the BAR, in the same page.
         g.show(BAR1 + 0x100);
     });
     assert_eq!(ended.exits().1, 7);
@@ -159,9 +138,9 @@ fn a_small_bar_is_forwarded_with_its_width() {
 }
 
 fn ports_are_forwarded() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let ended = run(&device, |g| {
-        // Not yet: I/O decode is off.
+        // While I/O decode is off.
         g.outb(BAR2 + 4, 0x12)
             .input(Width::Byte, BAR2 + 4)
             .print_eax();
@@ -178,7 +157,7 @@ fn ports_are_forwarded() {
 }
 
 fn moving_with_decode_off() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
     let numbers = run(&device, |g| {
         g.command(MEMORY).show(BAR0).command(0);
@@ -187,7 +166,7 @@ fn moving_with_decode_off() {
             .set_bar(1, 0xd100_0000)
             .command(MEMORY);
         g.show(BAR0).show(0xd000_0000);
-        // The trapped pieces and the small BAR have moved as well.
+        // The trapped areas and the small BAR have moved, too.
         g.show(TABLE + 12).show(0xd000_200c);
         g.store32(0xd100_0010, 0x5a)
             .show(BAR1 + 0x10)
@@ -199,12 +178,12 @@ fn moving_with_decode_off() {
 }
 
 fn moving_with_decode_on() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
     let ended = run(&device, |g| {
         g.command(MEMORY);
-        for place in [0xd000_0000, 0xd000_4000, 0xdfff_c000] {
-            g.set_bar(0, place).show(place).show(BAR0);
+        for address in [0xd000_0000, 0xd000_4000, 0xdfff_c000] {
+            g.set_bar(0, address).show(address).show(BAR0);
         }
         g.set_bar(0, BAR0)
             .show(0xdfff_c000)
@@ -221,10 +200,11 @@ fn moving_with_decode_on() {
 }
 
 fn a_64_bit_bar_moves_below_4_gib() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(4, 0x8000, 0x64b1);
     let numbers = run(&device, |g| {
-        // With decode off, as Linux does it: half by half it would be nowhere in between.
+        // With decode off, as Linux does it: between two writes with decode on, the BAR would be
+        // outside of the windows.
         g.set_bar(4, 0xd800_0000).set_bar(5, 0).command(MEMORY);
         g.show(0xd800_8000).store32(0xd800_fffc, 0xe4d);
         g.cfg_show(SLOT, bar_register(4))
@@ -236,7 +216,7 @@ fn a_64_bit_bar_moves_below_4_gib() {
 }
 
 fn ports_move() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let numbers = run(&device, |g| {
         g.command(IO)
             .out(Width::Word, BAR2, 0x1234)
@@ -245,7 +225,7 @@ fn ports_move() {
             .print_eax()
             .input(Width::Word, 0xffe0)
             .print_eax();
-        // Our own ports cannot be had: the serial port stays, and the BAR is nowhere.
+        // The ports of the serial port are not available: they stay, and the BAR is not decoded.
         g.set_bar(2, 0x3e0).cfg_show(SLOT, bar_register(2));
         g.input(Width::Word, 0xffe0).print_eax();
         g.set_bar(2, 0xffe0).input(Width::Word, 0xffe0).print_eax();
@@ -254,9 +234,9 @@ fn ports_move() {
     assert_eq!(numbers, [0xffff, 0x1234, 0x3e1, 0xffff, 0x1234]);
 }
 
-/// Sloppy guests size BARs while they decode: the BAR is away until its address is back.
+/// Some guests size BARs with decode on: the BAR is unmapped until its address is written back.
 fn sizing_with_decode_on() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 4, 0x600d);
     let numbers = run(&device, |g| {
         g.command(MEMORY)
@@ -268,9 +248,9 @@ fn sizing_with_decode_on() {
     assert_eq!(numbers, [0xffff_c000, u32::MAX, 0x600d]);
 }
 
-/// A 64-bit BAR is sized and moved half by half, and between the halves it is nowhere.
+/// A 64-bit BAR is sized and moved by two writes. Between them the BAR is not decoded.
 fn both_halves_with_decode_on() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(4, 0x8000, 0x64b1);
     let numbers = run(&device, |g| {
         g.command(MEMORY);
@@ -282,35 +262,35 @@ fn both_halves_with_decode_on() {
     assert_eq!(numbers, [0xffff_000c, u32::MAX, 0x64b1]);
 }
 
-/// Where the bus passes nothing on, a BAR is nowhere until it is back inside the windows.
-fn places_outside_are_nowhere() {
-    let device = FakeDevice::new().share();
+/// Outside of the host bridge's windows a BAR is not decoded until it is back inside.
+fn addresses_outside_are_not_decoded() {
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
-    // RAM, ECAM, the interrupt controllers, before the window, over its end.
-    let places = [0x0010_0000, ECAM, 0xfee0_0000, 0xb000_0000, 0xe001_0000];
+    // RAM, ECAM, the interrupt controllers, before the window, across its end.
+    let addresses = [0x0010_0000, ECAM, 0xfee0_0000, 0xb000_0000, 0xe001_0000];
     let ended = run(&device, |g| {
         g.command(MEMORY);
-        for place in places {
-            g.set_bar(0, place)
+        for address in addresses {
+            g.set_bar(0, address)
                 .cfg_show(SLOT, bar_register(0))
                 .show(BAR0);
             g.set_bar(0, BAR0).show(BAR0);
         }
-        // What was there is there.
+        // ECAM still answers at its address.
         g.set_bar(0, ECAM).show(ECAM).command(0);
     });
     assert_eq!(ended.slots.0, ended.slots.1);
-    let mut expected: Vec<u32> = places
+    let mut expected: Vec<u32> = addresses
         .iter()
-        .flat_map(|place| [*place, u32::MAX, 0x600d])
+        .flat_map(|address| [*address, u32::MAX, 0x600d])
         .collect();
     expected.push(0x0008_1b36);
     assert_eq!(ended.numbers(), expected);
 }
 
-/// Where another BAR is, a BAR cannot be: it stays where it was, and its register says so.
+/// A BAR cannot move onto another BAR: it keeps its address, and its register reads the old one.
 fn conflicts_roll_back() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
     let ended = run(&device, |g| {
         g.command(MEMORY);
@@ -326,7 +306,7 @@ fn conflicts_roll_back() {
 }
 
 fn decode_off_takes_the_bars_away() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
     let mut g = Asm::new();
     g.command(MEMORY).print("on\n").wait_key();
@@ -342,17 +322,17 @@ fn decode_off_takes_the_bars_away() {
         let on = live.slots();
         live.press_key();
         live.wait_for("off\n");
-        assert_eq!(on - live.slots(), PIECES);
+        assert_eq!(on - live.slots(), AREAS);
         live.press_key();
     });
     let text = ended.powered_off();
     let numbers: Vec<_> = text.lines().skip(2).collect();
-    // The store while it was away is lost.
+    // The store while the BAR was unmapped has no effect.
     assert_eq!(numbers, ["ffffffff", "ffffffff", "ffffffff", "0000600d"]);
 }
 
 /// While a device does not decode, the host's kernel answers a touch of its pages with SIGBUS.
-fn pieces_leave_before_the_device_is_told() {
+fn areas_are_unmapped_before_the_device_is_told() {
     let slots = Arc::new(std::sync::Mutex::new(Vec::new()));
     let live_slots = Arc::new(std::sync::OnceLock::<Arc<dyn Fn() -> usize + Send + Sync>>::new());
     let (seen, count) = (slots.clone(), live_slots.clone());
@@ -362,7 +342,7 @@ fn pieces_leave_before_the_device_is_told() {
                 seen.lock().unwrap().push((data[0], count()));
             }
         })
-        .share();
+        .into_arc();
     let mut g = Asm::new();
     g.wait_key()
         .command(MEMORY)
@@ -386,13 +366,13 @@ fn pieces_leave_before_the_device_is_told() {
 }
 
 fn a_sleeping_device_decodes_nothing() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
     let ended = run(&device, |g| {
         g.command(MEMORY).show(BAR0);
         g.cfg_write(SLOT, PM + 4, Width::Word, 3).show(BAR0);
         g.cfg_write(SLOT, PM + 4, Width::Word, 0).show(BAR0);
-        // The same in one dword, and with decode switched on in the sleep.
+        // The same by a dword, with decode switched on in D3.
         g.command(0)
             .cfg_write(SLOT, PM + 4, Width::Dword, 3)
             .command(MEMORY)
@@ -407,7 +387,7 @@ fn a_sleeping_device_decodes_nothing() {
 }
 
 fn toggling_decode_leaks_nothing() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
     let ended = run(&device, |g| {
         g.repeat(1000, |g| {
@@ -420,7 +400,7 @@ fn toggling_decode_leaks_nothing() {
 }
 
 fn two_devices_share_the_windows() {
-    let (first, second) = (FakeDevice::new().share(), FakeDevice::new().share());
+    let (first, second) = (FakeDevice::new().into_arc(), FakeDevice::new().into_arc());
     first.poke(0, 0, 1);
     second.poke(0, 0, 2);
     let mut g = Asm::new();
@@ -428,10 +408,10 @@ fn two_devices_share_the_windows() {
     g.command(MEMORY)
         .cfg_write(SLOT + 1, 4, Width::Word, MEMORY);
     g.show(BAR0).show(BAR0 + 0x4000);
-    // Each other's place is taken.
+    // Each address belongs to the other device.
     g.cfg_write(SLOT + 1, 0x10, Width::Dword, BAR0)
         .cfg_show(SLOT + 1, 0x10);
-    // Unless the other has gone.
+    // Unless the other device does not decode.
     g.command(0)
         .cfg_write(SLOT + 1, 0x10, Width::Dword, BAR0)
         .show(BAR0);

@@ -6,42 +6,27 @@ use crate::device::{self, BAR2, Call, EXPRESS, FakeDevice, ID, MSIX, PM, SERIAL_
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT, bar_register, ecam};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("both_mechanisms_agree", both_mechanisms_agree),
-    ("the_host_bridge_is_there", the_host_bridge_is_there),
-    (
-        "absent_functions_read_as_ones",
-        absent_functions_read_as_ones,
-    ),
-    ("every_width_and_lane", every_width_and_lane),
-    ("writes_of_every_width", writes_of_every_width),
-    (
-        "command_as_a_dword_with_status",
-        command_as_a_dword_with_status,
-    ),
-    ("command_as_bytes", command_as_bytes),
-    ("extended_space_needs_ecam", extended_space_needs_ecam),
-    ("capabilities_are_linked", capabilities_are_linked),
-    ("bars_are_placed_and_sized", bars_are_placed_and_sized),
-    ("a_bar_by_bytes", a_bar_by_bytes),
-    ("an_address_port_that_is_off", an_address_port_that_is_off),
-    (
-        "a_device_that_does_not_answer",
-        a_device_that_does_not_answer,
-    ),
-    (
-        "a_command_that_cannot_be_written",
-        a_command_that_cannot_be_written,
-    ),
-    (
-        "a_config_space_that_is_a_byte_short",
-        a_config_space_that_is_a_byte_short,
-    ),
+pub const TESTS: &[Test] = tests![
+    both_mechanisms_agree,
+    the_host_bridge_is_there,
+    absent_functions_read_as_ones,
+    every_width_and_lane,
+    writes_of_every_width,
+    command_as_a_dword_with_status,
+    command_as_bytes,
+    extended_space_needs_ecam,
+    capabilities_are_linked,
+    bars_are_assigned_and_sized,
+    a_bar_by_bytes,
+    an_address_port_that_is_off,
+    a_device_that_does_not_answer,
+    a_command_that_cannot_be_written,
+    a_config_space_that_is_a_byte_short,
 ];
 
 /// Runs a guest with one device and returns what it printed.
 fn numbers(build: impl FnOnce(&mut Asm)) -> Vec<u32> {
-    with_device(&FakeDevice::new().share(), build)
+    with_device(&FakeDevice::new().into_arc(), build)
 }
 
 fn with_device(device: &std::sync::Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
@@ -103,7 +88,7 @@ fn absent_functions_read_as_ones() {
         g.show(ecam(SLOT, 0x1000));
         // Single bytes are ones as well.
         g.cfg_read(2, 3, Width::Byte).print_eax();
-        // And the function that is there is untouched.
+        // The existing function is unchanged.
         g.cfg_show(SLOT, 0);
     });
     assert_eq!(numbers[..8], [u32::MAX; 8]);
@@ -128,7 +113,7 @@ fn every_width_and_lane() {
 }
 
 fn writes_of_every_width() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let numbers = with_device(&device, |g| {
         // Only the line's byte can be written; its neighbours stay.
         g.cfg_write(SLOT, 0x3c, Width::Dword, 0xffff_ff11)
@@ -144,7 +129,7 @@ fn writes_of_every_width() {
 }
 
 fn command_as_a_dword_with_status() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let numbers = with_device(&device, |g| {
         g.cfg_write(SLOT, COMMAND, Width::Dword, 0xffff_0406);
         g.cfg_show(SLOT, COMMAND).show(device::BAR0 + 0x40);
@@ -155,7 +140,7 @@ fn command_as_a_dword_with_status() {
 }
 
 fn command_as_bytes() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0x40, 0x600d);
     let numbers = with_device(&device, |g| {
         g.cfg_write(SLOT, COMMAND, Width::Byte, MEMORY | MASTER);
@@ -195,7 +180,7 @@ fn capabilities_are_linked() {
         numbers[..4],
         [pm, express << 8 | 0x01, msix << 8 | 0x10, 0x11]
     );
-    // A root complex integrated endpoint, for it is on the root bus.
+    // A root complex integrated endpoint, as the function is on the root bus.
     assert_eq!(numbers[4], 0x92);
     assert_eq!(
         numbers[5..],
@@ -203,7 +188,7 @@ fn capabilities_are_linked() {
     );
 }
 
-fn bars_are_placed_and_sized() {
+fn bars_are_assigned_and_sized() {
     let numbers = numbers(|g| {
         for bar in 0..6 {
             g.cfg_show(SLOT, bar_register(bar));
@@ -253,7 +238,7 @@ fn an_address_port_that_is_off() {
         g.out(Width::Dword, 0xcf8, address)
             .input(Width::Dword, 0xcfc)
             .print_eax();
-        // What was written can be read back; a byte is another port's.
+        // The address reads back; a byte write goes to another port.
         g.input(Width::Dword, 0xcf8).print_eax();
         g.out(Width::Dword, 0xcf8, address | 1 << 31).outb(0xcfb, 0);
         g.input(Width::Dword, 0xcfc).print_eax();
@@ -261,18 +246,18 @@ fn an_address_port_that_is_off() {
     assert_eq!(numbers, [u32::MAX, u32::from(SLOT) << 11, ID]);
 }
 
-/// Reads that fail are answered with ones, and the guest lives.
+/// Failed reads return ones, and the guest goes on.
 fn a_device_that_does_not_answer() {
     let device = FakeDevice::new()
         .on_call(|device, call| {
-            // From the guest's first enabling of memory on.
+            // From the guest's first write that enables memory on.
             if matches!(call, Call::Config(4, data) if data == &[2, 0]) {
                 device
                     .deaf
                     .store(true, std::sync::atomic::Ordering::Relaxed);
             }
         })
-        .share();
+        .into_arc();
     let numbers = with_device(&device, |g| {
         g.cfg_show(SLOT, 0).command(MEMORY);
         g.cfg_show(SLOT, 0)
@@ -284,7 +269,7 @@ fn a_device_that_does_not_answer() {
 
 /// What the guest reads is what it wrote, and what its accesses find.
 fn a_command_that_cannot_be_written() {
-    let device = FakeDevice::new().like_mtty().share();
+    let device = FakeDevice::new().like_mtty().into_arc();
     let numbers = with_device(&device, |g| {
         for command in [0, 1, 0] {
             g.command(command)
@@ -299,7 +284,7 @@ fn a_command_that_cannot_be_written() {
 }
 
 fn a_config_space_that_is_a_byte_short() {
-    let device = FakeDevice::new().like_mtty().share();
+    let device = FakeDevice::new().like_mtty().into_arc();
     let numbers = with_device(&device, |g| {
         g.cfg_show(SLOT, 0xfc)
             .cfg_read(SLOT, 0xff, Width::Byte)

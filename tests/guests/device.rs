@@ -1,9 +1,9 @@
-//! A device that behaves as VFIO's do, made of a file: its BARs are the file's pages.
+//! A made-up device that behaves as VFIO's devices do. Its BARs are the pages of a file.
 //!
 //! | BAR | what | size | in the file at |
 //! | --- | --- | --- | --- |
 //! | 0 | 32-bit memory; MSI-X table at 0x2000, pending bits at 0x3000 | 16 KiB | 0 |
-//! | 1 | 32-bit memory, less than a page; a write at 0 raises that MSI or MSI-X vector, one at 4 serves the pin | 256 | 1 MiB |
+//! | 1 | 32-bit memory: the registers `DOORBELL`, `ACKNOWLEDGE` and `ASK` | 256 | 1 MiB |
 //! | 2 | I/O ports | 32 | 2 MiB |
 //! | 4 | 64-bit prefetchable memory | 64 KiB | 4 MiB |
 //! | 6 | expansion ROM | 8 KiB | 6 MiB |
@@ -18,19 +18,13 @@ use std::sync::{Arc, Mutex};
 use vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 
 use crate::backing;
-use crate::image::config_space;
+use crate::common::config_space::config_space;
+pub use crate::common::config_space::{EXPRESS, ID, MSIX, PM, SERIAL_NUMBER, VECTORS};
 use crate::irqs::{self, Irqs, Pin, SharedIrqs, Vectors, lock};
 use crate::resets::{Outcome, Resets};
 
-pub const ID: u32 = 0x5678_1234;
-pub const VECTORS: u32 = 8;
-pub const PM: u16 = 0x40;
-pub const EXPRESS: u16 = 0x50;
-pub const MSIX: u16 = 0x90;
-/// Of a device made with it.
+/// The MSI capability of a device made with `with_msi`.
 pub const MSI: u16 = 0xa0;
-/// The one extended capability, a serial number.
-pub const SERIAL_NUMBER: u16 = 0x100;
 /// Where the BARs are after power-on: the first fit, largest first.
 pub const BAR0: u32 = 0xc000_0000;
 pub const BAR1: u32 = 0xc000_4000;
@@ -40,9 +34,10 @@ pub const TABLE: u32 = BAR0 + 0x2000;
 pub const PBA: u32 = BAR0 + 0x3000;
 /// The register in BAR 1 that raises a vector.
 pub const DOORBELL: u32 = BAR1;
-/// The register in BAR 1 that serves the device's pin.
-pub const SERVE: u32 = BAR1 + 4;
-/// The register in BAR 1 that makes the device ask by its pin, so many times; reads how often still.
+/// The register in BAR 1 that acknowledges the device's pin.
+pub const ACKNOWLEDGE: u32 = BAR1 + 4;
+/// The register in BAR 1 that makes the device assert its pin until so many acknowledgements. Reads
+/// return how many are left.
 pub const ASK: u32 = BAR1 + 8;
 
 const COMMAND: usize = 4;
@@ -78,7 +73,7 @@ pub struct FakeDevice {
     hook: Option<Hook>,
     pub resets: Resets,
     rom: bool,
-    /// COMMAND is as it is.
+    /// COMMAND cannot be written.
     fixed_command: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
@@ -128,7 +123,7 @@ impl FakeDevice {
         self
     }
 
-    /// It has a pin, and VFIO takes an eventfd that unmasks it.
+    /// The device has a pin, and VFIO takes an eventfd that unmasks the pin.
     pub fn with_resampled_pin(self) -> Self {
         let device = self.with_pin();
         device.with_its_pin(|pin| pin.resamples = true);
@@ -168,8 +163,8 @@ impl FakeDevice {
         self
     }
 
-    /// Its configuration space is as that of the kernel's sample of a mediated device: a byte short,
-    /// and its COMMAND says for ever that ports are decoded.
+    /// Configuration space as of mtty, the kernel's sample of a mediated device: one byte short,
+    /// and COMMAND always reads as decoding ports.
     pub fn like_mtty(mut self) -> Self {
         self.power_on.truncate(0xff);
         self.power_on[COMMAND] = 1;
@@ -191,18 +186,18 @@ impl FakeDevice {
         self
     }
 
-    pub fn share(self) -> Arc<Self> {
+    pub fn into_arc(self) -> Arc<Self> {
         Arc::new(self)
     }
 
-    /// The device interrupts. Tells whether anybody listened.
+    /// The device raises a vector. Returns whether the vector has an eventfd.
     pub fn raise(&self, vector: u32) -> bool {
         lock(&self.irqs).raise(vector)
     }
 
-    /// VFIO tells of an error (0) or a request to give the device back (1).
-    pub fn notice(&self, which: usize) {
-        lock(&self.irqs).notice(which);
+    /// Signals an error (0) or a request to release the device (1).
+    pub fn device_event(&self, which: usize) {
+        lock(&self.irqs).device_event(which);
     }
 
     /// The dword at `offset` of a BAR, as the device sees it.
@@ -218,8 +213,8 @@ impl FakeDevice {
         self.file.write_all_at(&value.to_le_bytes(), at).unwrap();
     }
 
-    /// The pages behind its BARs are gone: who touches one gets SIGBUS, and KVM EFAULT.
-    pub fn lose_pages(&self) {
+    /// Removes the pages behind the BARs: an access gets SIGBUS, and KVM gets EFAULT.
+    pub fn remove_pages(&self) {
         self.file.set_len(0).unwrap();
     }
 
@@ -234,14 +229,17 @@ impl FakeDevice {
     }
 
     /// MSI-X vectors that have an eventfd now.
-    pub fn wired(&self) -> Vec<u32> {
-        lock(&self.irqs).msix.wired()
+    pub fn with_eventfd(&self) -> Vec<u32> {
+        lock(&self.irqs).msix.with_eventfd()
     }
 
     /// MSI vectors that have an eventfd now.
-    pub fn wired_msi(&self) -> Vec<u32> {
+    pub fn msi_with_eventfd(&self) -> Vec<u32> {
         let irqs = lock(&self.irqs);
-        irqs.msi.as_ref().map(Vectors::wired).unwrap_or_default()
+        irqs.msi
+            .as_ref()
+            .map(Vectors::with_eventfd)
+            .unwrap_or_default()
     }
 
     /// The kind of interrupt that is on.
@@ -282,7 +280,8 @@ impl FakeDevice {
         }
     }
 
-    /// As the kernel: beyond a region EINVAL, a memory BAR that does not decode EIO.
+    /// Checks an access as the kernel does: EINVAL beyond a region, EIO for a memory BAR without
+    /// decode.
     fn check(&self, region: u32, offset: u64, len: usize) -> Result<u64, i32> {
         let size = SIZES.get(region as usize).copied().unwrap_or(0);
         let end = offset.checked_add(len as u64).ok_or(libc::EINVAL)?;
@@ -303,7 +302,7 @@ impl FakeDevice {
                 4 | 5 if self.fixed_command => 0,
                 4 => 0x47,
                 5 => 0x05,
-                // The kernel keeps the pin, the line and the power state as any device does.
+                // The kernel keeps the interrupt line and the power state.
                 0x3c => 0xff,
                 at if at == usize::from(PM) + 4 => 0x03,
                 _ => 0,
@@ -395,7 +394,7 @@ impl Device for FakeDevice {
         self.file.write_all_at(data, at).unwrap();
         match (region, offset) {
             (1, 0) => drop(self.raise(data[0].into())),
-            (1, 4) => self.with_its_pin(Pin::serve),
+            (1, 4) => self.with_its_pin(Pin::acknowledge),
             (1, 8) => self.with_its_pin(|pin| pin.ask(data[0].into())),
             _ => {}
         }

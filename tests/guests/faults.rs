@@ -1,5 +1,5 @@
-//! Devices that go while the guest has them: KVM_RUN fails for want of a page, or, where KVM emulates
-//! the access, it is handed over and the device refuses it.
+//! Devices that are removed while the guest has them. KVM_RUN fails because a page is missing;
+//! where KVM emulates the access, it is an exit and the device refuses it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,24 +12,18 @@ use crate::device::{BAR0, FakeDevice, ID};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::{Ended, Vm};
 
-pub const TESTS: &[Test] = &[
-    ("a_device_that_has_gone", a_device_that_has_gone),
-    (
-        "a_device_that_decodes_no_longer",
-        a_device_that_decodes_no_longer,
-    ),
-];
+pub const TESTS: &[Test] = tests![a_device_that_has_gone, a_device_that_decodes_no_longer,];
 
 const GONE: u32 = u32::MAX;
 
-/// The guest reads a mapped page of each device, waits, and reads again when `lose` has been done.
+/// The guest reads a mapped page of each device, waits for `lose`, and reads again.
 fn touch_again(
     first: &Arc<FakeDevice>,
     second: &Arc<FakeDevice>,
     lose: impl FnOnce() + Send,
 ) -> Ended {
     const SECOND: u8 = SLOT + 1;
-    /// The second device's first BAR: the largest come first.
+    /// BAR 0 of the second device: the largest BARs have the lowest addresses.
     const BAR0_OF_SECOND: u32 = BAR0 + 0x4000;
     first.poke(0, 0x40, 0x600d_0001);
     second.poke(0, 0x40, 0x600d_0002);
@@ -49,10 +43,10 @@ fn touch_again(
 }
 
 fn check(lose: impl FnOnce(&FakeDevice) + Send) {
-    let (lost, kept) = (FakeDevice::new().share(), FakeDevice::new().share());
+    let (lost, kept) = (FakeDevice::new().into_arc(), FakeDevice::new().into_arc());
     let ended = touch_again(&lost, &kept, || {
         lose(&lost);
-        lost.lose_pages();
+        lost.remove_pages();
     });
     assert_eq!(
         ended.numbers(),
@@ -64,7 +58,7 @@ fn a_device_that_has_gone() {
     check(|device| device.deaf.store(true, Ordering::Relaxed));
 }
 
-/// The device answers still, but somebody else has switched its memory off.
+/// The device still answers, but its memory decode was switched off from outside.
 fn a_device_that_decodes_no_longer() {
     check(|device| device.write(CONFIG_REGION, 4, &[0, 0]).unwrap());
 }

@@ -1,14 +1,15 @@
-//! Guests that mean harm: any access, in any order, from several threads at once, must leave the VM
-//! alive, hold no more than a device can have, and be forgotten by a reset.
+//! Hostile guests. After any accesses, in any order, from several threads, the VM works, no more
+//! resources are in use than a device can have, and a reset frees them.
 //!
-//! Threads stand in for vCPUs here, on the same bus and root bus, with KVM's memory slots, routes and
-//! irqfds behind; real ones are in `race`.
+//! Threads do what vCPUs would, on one bus and root bus, with KVM's memory slots, routes and
+//! irqfds. Real vCPUs are in `race`.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use iced_x86::code_asm::{dword_ptr, eax, ecx, edx};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
@@ -16,28 +17,22 @@ use vmm::machine::Exit;
 use vmm::vfio::device::ROM_REGION;
 
 use crate::Test;
-use crate::common::asm::Asm;
+use crate::common::asm::{Asm, Width};
 use crate::device::{ASK, BAR0, BAR1, Call, FakeDevice, MSI, MSIX, PM, ROM, VECTORS};
 use crate::irq_code::{ENABLE, MESSAGE_ADDRESS, MSI_64, MSI_ENABLE, MSI_MASKING, group};
 use crate::pci::{COMMAND, IO, MASTER, MEMORY, ROM_REGISTER, bar_register};
-use crate::rig::{PIECES, Rig};
+use crate::rig::{AREAS, Rig};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("slot_ids_are_recycled", slot_ids_are_recycled),
-    ("no_slot_left_for_a_bar", no_slot_left_for_a_bar),
-    (
-        "any_sequence_is_forgotten_by_a_reset",
-        any_sequence_is_forgotten_by_a_reset,
-    ),
-    ("a_slow_rom_holds_nobody_up", a_slow_rom_holds_nobody_up),
-    ("threads_race", threads_race),
-    (
-        "threads_race_on_an_old_kernel",
-        threads_race_on_an_old_kernel,
-    ),
-    ("every_port_answers", every_port_answers),
-    ("every_hole_answers", every_hole_answers),
+pub const TESTS: &[Test] = tests![
+    slot_ids_are_recycled,
+    no_slot_left_for_a_bar,
+    any_sequence_is_forgotten_by_a_reset,
+    a_slow_rom_holds_nobody_up,
+    threads_race,
+    threads_race_on_an_old_kernel,
+    every_port_answers,
+    every_hole_answers,
 ];
 
 /// MSI with as many messages as MSI-X has.
@@ -56,10 +51,10 @@ enum Action {
     Load(u64, usize),
     Out(u16, Vec<u8>),
     Raise(u32),
-    /// The device asks by its pin, so many times.
+    /// The device asserts its pin until so many acknowledgements.
     Ask(u8),
     Reset,
-    /// The host has so many MSI vectors to give.
+    /// The host has so many MSI vectors.
     Available(u32),
     /// The next so many SET_IRQS fail.
     Fail(u32),
@@ -87,7 +82,7 @@ fn act(rig: &Rig, action: &Action) {
     }
 }
 
-/// Bytes that mean something more often than chance would have it.
+/// Bytes that are meaningful values more often than random ones.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
         any::<u32>(),
@@ -156,17 +151,18 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 fn slot_ids_are_recycled() {
-    // One more than is needed, so that a single lost id is found out soon.
-    let rig = Rig::new(FakeDevice::new(), PIECES + 1);
+    // One slot more than needed: a single leaked slot number shows soon.
+    let rig = Rig::new(FakeDevice::new(), AREAS + 1);
     for _ in 0..1000 {
         rig.command(MEMORY);
-        assert_eq!(rig.slots.in_use(), PIECES);
+        assert_eq!(rig.slots.in_use(), AREAS);
         rig.command(0);
         assert_eq!(rig.slots.in_use(), 0);
     }
 }
 
-/// A BAR for which KVM has no slot is not there; the others are, and it comes when there is room.
+/// A BAR for which KVM has no slot is not mapped; the others are. The BAR is mapped when a slot is
+/// free.
 fn no_slot_left_for_a_bar() {
     let rig = Rig::new(FakeDevice::new(), 1);
     rig.device.poke(1, 0x20, 0x600d);
@@ -177,7 +173,7 @@ fn no_slot_left_for_a_bar() {
         rig.command(0);
         assert_eq!(rig.slots.in_use(), 0);
     }
-    // The first BAR out of the way: its slot is the other's.
+    // When the first BAR is unmapped, its slot is free for the other.
     rig.write(bar_register(0), &[0; 4]);
     rig.command(MEMORY);
     assert_eq!(rig.slots.in_use(), 1);
@@ -207,7 +203,7 @@ fn any_sequence_is_forgotten_by_a_reset() {
         }
         for action in &actions {
             act(&rig, action);
-            prop_assert!(rig.slots.in_use() <= PIECES);
+            prop_assert!(rig.slots.in_use() <= AREAS);
             prop_assert!(rig.router.in_use() <= VECTORS as usize);
             rig.check_interrupts();
             rig.check_decoding();
@@ -223,8 +219,8 @@ fn any_sequence_is_forgotten_by_a_reset() {
     }
 }
 
-/// While one vCPU waits for the host to read the ROM, others use the device, switch it off, and
-/// reset it.
+/// While one vCPU waits for the host to read the ROM, other vCPUs use the device, switch decode
+/// off, and reset it.
 fn a_slow_rom_holds_nobody_up() {
     let (begun, wait_begun) = mpsc::channel();
     let (go_on, wait_go_on) = mpsc::channel();
@@ -264,13 +260,13 @@ const THREADS: u8 = 4;
 fn race(device: FakeDevice) {
     const EACH: usize = 2000;
     let rig = Rig::new(device, 16);
-    // At a reset no vCPU runs.
+    // No vCPU runs during a reset.
     let running = RwLock::new(());
     thread::scope(|scope| {
         for seed in 0..THREADS {
             let (rig, running) = (&rig, &running);
             scope.spawn(move || {
-                // Seeded: the same actions at every run, in an order that the race decides.
+                // A fixed seed: each run has the same actions. The race decides their order.
                 let rng = prop::test_runner::TestRng::from_seed(
                     prop::test_runner::RngAlgorithm::ChaCha,
                     &[seed; 32],
@@ -306,38 +302,41 @@ fn threads_race_on_an_old_kernel() {
 /// Reads and writes of every port but those that end the run, in every width.
 fn every_port_answers() {
     let mut g = Asm::new();
-    for instruction in [&[0xec][..], &[0x66, 0xed], &[0xed]] {
+    for width in [Width::Byte, Width::Word, Width::Dword] {
         let (again, skip) = (g.label(), g.label());
         g.mov_ecx(0xffff).bind(again);
-        g.emit(&[0x89, 0xca]).emit(instruction); // mov edx, ecx; in
-        // Sleep control, status and reset, and what reaches into them, are left alone.
-        g.emit(&[0x89, 0xc8, 0x2d]).emit(&0x5f8u32.to_le_bytes()); // mov eax, ecx; sub eax, 0x5f8
+        g.code(|a| a.mov(edx, ecx)).in_dx(width);
+        // Not the sleep control, sleep status and reset registers, nor accesses that overlap them.
+        g.code(|a| {
+            a.mov(eax, ecx)?;
+            a.sub(eax, 0x5f8)
+        });
         g.cmp_eax(0x10).jb(skip);
-        g.emit(&[0x31, 0xc0]); // xor eax, eax
-        let [prefix @ .., opcode] = instruction else {
-            unreachable!()
-        };
-        g.emit(prefix).emit(&[opcode + 2]); // out
-        g.bind(skip).emit(&[0x49]).jne(again); // dec ecx
+        g.mov_eax(0).out_dx(width);
+        g.bind(skip).code(|a| a.dec(ecx)).jne(again);
     }
     g.print("\nalive\n").power_off();
-    let ended = Vm::new(g).device(&FakeDevice::new().share()).run();
+    let ended = Vm::new(g).device(&FakeDevice::new().into_arc()).run();
     assert_eq!(ended.exits().0 / 65_535, 5);
     assert!(ended.powered_off().ends_with("\nalive\n"));
 }
 
 /// Loads and stores all over the 32-bit hole, but for the interrupt controllers.
 fn every_hole_answers() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let mut g = Asm::new();
     g.command(MEMORY | IO);
     for (start, end) in [(0xc000_0000, 0xfec0_0000u32), (0xfef0_0000, 0xfffb_0000)] {
-        // Odd steps, so that every alignment is met.
+        // An odd step, for every alignment.
         g.mov_ecx(start);
         let again = g.here();
-        g.emit(&[0x8b, 0x01, 0x89, 0x01]); // mov eax, [ecx]; mov [ecx], eax
-        g.emit(&[0x81, 0xc1]).emit(&0x8005u32.to_le_bytes()); // add ecx, 0x8005
-        g.emit(&[0x81, 0xf9]).emit(&end.to_le_bytes()).jb(again); // cmp ecx, end
+        g.code(|a| {
+            a.mov(eax, dword_ptr(ecx))?;
+            a.mov(dword_ptr(ecx), eax)?;
+            a.add(ecx, 0x8005)?;
+            a.cmp(ecx, end)
+        });
+        g.jb(again);
     }
     g.command(0).print("alive").power_off();
     let ended = Vm::new(g).device(&device).run();

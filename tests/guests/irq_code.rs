@@ -1,7 +1,10 @@
 //! What guests do with interrupts, as extensions of the assembler: an IDT, handlers that count,
 //! the local APIC, MSI and MSI-X.
 
-use crate::common::asm::{Asm, Label, Width};
+use iced_x86::code_asm::{ax, cr0, ds, dword_ptr, eax, ecx, es, esp, ptr, ss};
+use iced_x86::{Code, Instruction};
+
+use crate::common::asm::{Asm, Label, Width, real_mode};
 use crate::device::{MSI, MSIX, TABLE};
 use crate::pci::SLOT;
 
@@ -9,7 +12,7 @@ const IDT: u32 = 0x8_0000;
 /// The boot GDT's code segment.
 const CODE_SEGMENT: u32 = 0x10;
 /// A present 32-bit interrupt gate (SDM volume 3A, figure 6-2).
-const GATE: u32 = 0x8e00;
+const INTERRUPT_GATE: u32 = 0x8e00;
 const IOAPIC: u32 = 0xfec0_0000;
 const APIC_EOI: u32 = 0xfee0_00b0;
 const APIC_SPURIOUS: u32 = 0xfee0_00f0;
@@ -31,8 +34,8 @@ pub const FUNCTION_MASK: u32 = 0x4000;
 pub const MSI_ENABLE: u16 = 1;
 pub const MSI_64: u16 = 1 << 7;
 pub const MSI_MASKING: u16 = 1 << 8;
-/// How long a guest waits for an interrupt that must not come. What has been raised is in the local
-/// APIC before this has passed, as the tests of interrupts that do come show.
+/// How long a guest waits for an interrupt that must not come. A raised interrupt is in the local
+/// APIC earlier than that, as the tests of interrupts that come show.
 const PATIENCE: u32 = 20_000;
 
 /// Where the handler of a vector counts.
@@ -55,6 +58,21 @@ pub fn msi_pending(control: u16) -> u16 {
     msi_data(control) + 8
 }
 
+/// Real-mode code, for the start of a page, that enters the flat mode of the boot protocols. The
+/// operand of LGDT is at 0x20. The offset of the jump is set where the code is stored.
+fn trampoline() -> Vec<u8> {
+    const PROTECTED_MODE: u32 = 0x11;
+    real_mode(|a| {
+        a.cli()?;
+        a.lgdt(ptr(0x20).cs())?;
+        a.mov(eax, PROTECTED_MODE)?;
+        a.mov(cr0, eax)?;
+        // A 32-bit offset, which `jmp_far` does not take in 16-bit code.
+        let target = Instruction::with_far_branch(Code::Jmp_ptr1632, CODE_SEGMENT as u16, 0)?;
+        a.add_instruction(target)
+    })
+}
+
 impl Asm {
     /// Takes interrupts with these vectors, each of which counts.
     pub fn interrupts(&mut self, vectors: &[u8]) -> &mut Self {
@@ -63,10 +81,8 @@ impl Asm {
         }
         self.store(Width::Word, IDT - 8, 0x7ff)
             .store32(IDT - 6, IDT);
-        // lidt [IDT - 8]
-        self.emit(&[0x0f, 0x01, 0x1d])
-            .emit(&(IDT - 8).to_le_bytes());
-        self.local_apic_on().emit(&[0xfb]) // sti
+        self.code(|a| a.lidt(ptr(IDT - 8)));
+        self.local_apic_on().sti()
     }
 
     /// Lets the local APIC take messages.
@@ -74,14 +90,13 @@ impl Asm {
         self.store32(APIC_SPURIOUS, APIC_ENABLE)
     }
 
-    /// Waits until the local APIC has taken a vector, which the processor need not (SDM volume 3A,
-    /// 11.8.4).
+    /// Waits until the local APIC has accepted a vector; the processor may have interrupts off (SDM
+    /// volume 3A, 11.8.4).
     pub fn await_request(&mut self, vector: u8) -> &mut Self {
         let again = self.here();
         self.pause()
             .load32(APIC_REQUESTS + 0x10 * u32::from(vector / 32));
-        // bt eax, vector
-        self.emit(&[0x0f, 0xba, 0xe0, vector % 32]).jae(again)
+        self.code(|a| a.bt(eax, u32::from(vector % 32))).jae(again)
     }
 
     /// Sends the other processors to `entry`, each with a number from 1 on in eax, in the same flat
@@ -89,29 +104,26 @@ impl Asm {
     pub fn start_others(&mut self, entry: Label, count: u32) -> &mut Self {
         let (after, flat) = (self.label(), self.label());
         self.jmp(after).bind(flat);
-        // mov eax, DATA_SEGMENT; mov ds, ax; mov es, ax; mov ss, ax
-        self.mov_eax(DATA_SEGMENT);
-        self.emit(&[0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0]);
-        // lock xadd [count], eax; inc eax
-        self.mov_eax(1).emit(&[0xf0, 0x0f, 0xc1, 0x05]);
-        self.emit(&count.to_le_bytes()).emit(&[0x40]);
-        // mov esp, eax; shl esp, 12; add esp, STACKS
-        self.emit(&[0x89, 0xc4, 0xc1, 0xe4, 0x0c, 0x81, 0xc4]);
-        self.emit(&STACKS.to_le_bytes()).jmp(entry);
-        self.bind(after);
+        self.code(|a| {
+            a.mov(eax, DATA_SEGMENT)?;
+            a.mov(ds, ax)?;
+            a.mov(es, ax)?;
+            a.mov(ss, ax)?;
+            // The number, and the stack that belongs to it.
+            a.mov(eax, 1)?;
+            a.lock().xadd(dword_ptr(count), eax)?;
+            a.inc(eax)?;
+            a.mov(esp, eax)?;
+            a.shl(esp, 12)?;
+            a.add(esp, STACKS)
+        });
+        self.jmp(entry).bind(after);
 
-        // In real mode, at the start of a page: cli; lgdt cs:[0x20]; mov eax, 0x11; mov cr0, eax;
-        // jmp far CODE_SEGMENT:flat.
-        let code: [u8; 19] = [
-            0xfa, 0x2e, 0x66, 0x0f, 0x01, 0x16, 0x20, 0x00, 0x66, 0xb8, 0x11, 0x00, 0x00, 0x00,
-            0x0f, 0x22, 0xc0, 0x66, 0xea,
-        ];
-        for (at, byte) in (TRAMPOLINE..).zip(code) {
-            self.store(Width::Byte, at, byte.into());
-        }
-        let far = TRAMPOLINE + code.len() as u32;
-        self.mov_eax_label(flat).store_eax(far);
-        self.store(Width::Word, far + 4, CODE_SEGMENT);
+        let code = trampoline();
+        self.store_bytes(TRAMPOLINE, &code);
+        // The jump ends in its target: offset and segment.
+        let target = TRAMPOLINE + code.len() as u32 - 6;
+        self.mov_eax_label(flat).store_eax(target);
         // The table of segments: flat code and data where the boot protocols have them.
         let table = TRAMPOLINE + 0x30;
         self.store(Width::Word, TRAMPOLINE + 0x20, 0x1f);
@@ -128,21 +140,22 @@ impl Asm {
         self.store32(APIC_COMMAND, 0x000c_4600 | TRAMPOLINE >> 12)
     }
 
-    /// A handler that adds one to the dword at `counter`, with its gate in the IDT.
+    /// A handler that adds one to the dword at `counter`, with its entry in the IDT.
     pub fn handler(&mut self, vector: u8, counter: u32) -> &mut Self {
         let (handler, after) = (self.label(), self.label());
         self.jmp(after).bind(handler);
         self.inc32(counter).store32(APIC_EOI, 0).leave();
-        self.bind(after).gate(vector, handler)
+        self.bind(after).idt_entry(vector, handler)
     }
 
-    /// A handler of a level: it stores to `serve`, and the device asks no more or asks again.
-    pub fn level_handler(&mut self, vector: u8, serve: u32) -> &mut Self {
+    /// A handler of a level: it stores to `acknowledge`, after which the device lowers or asserts
+    /// the pin.
+    pub fn level_handler(&mut self, vector: u8, acknowledge: u32) -> &mut Self {
         let (handler, after) = (self.label(), self.label());
         self.jmp(after).bind(handler);
-        self.inc32(counter(vector)).store32(serve, 0);
+        self.inc32(counter(vector)).store32(acknowledge, 0);
         self.store32(APIC_EOI, 0).leave();
-        self.bind(after).gate(vector, handler)
+        self.bind(after).idt_entry(vector, handler)
     }
 
     /// Lets a pin of the IOAPIC send a vector to processor 0, by level (82093AA, 3.2.4).
@@ -154,27 +167,34 @@ impl Asm {
         self.store32(IOAPIC + 0x10, LEVEL | u32::from(vector))
     }
 
-    /// What iret does, in steps: KVM's emulator, which some hosts run whole guests with, knows iret
-    /// in real mode only. The flags come last but for the address, so that an interrupt which they
-    /// let in finds a sound stack.
+    /// Does what iret does, in steps: some hosts run whole guests in KVM's emulator, which knows
+    /// iret in real mode only. The flags are restored just before the return, so that an interrupt
+    /// which they allow finds a valid stack.
     fn leave(&mut self) -> &mut Self {
-        self.emit(&[0x50, 0x51]); // push eax; push ecx
-        self.emit(&[0x8b, 0x44, 0x24, 0x08]); // mov eax, [esp + 8] (the address)
-        self.emit(&[0x8b, 0x4c, 0x24, 0x10]); // mov ecx, [esp + 16] (the flags)
-        self.emit(&[0x89, 0x44, 0x24, 0x10]); // mov [esp + 16], eax
-        self.emit(&[0x89, 0x4c, 0x24, 0x0c]); // mov [esp + 12], ecx
-        self.emit(&[0x59, 0x58, 0x83, 0xc4, 0x04]); // pop ecx; pop eax; add esp, 4
-        self.emit(&[0x9d, 0xc3]) // popfd; ret
+        self.code(|a| {
+            a.push(eax)?;
+            a.push(ecx)?;
+            // The address, then the flags.
+            a.mov(eax, dword_ptr(esp + 8))?;
+            a.mov(ecx, dword_ptr(esp + 16))?;
+            a.mov(dword_ptr(esp + 16), eax)?;
+            a.mov(dword_ptr(esp + 12), ecx)?;
+            a.pop(ecx)?;
+            a.pop(eax)?;
+            a.add(esp, 4)?;
+            a.popfd()?;
+            a.ret()
+        })
     }
 
-    fn gate(&mut self, vector: u8, handler: Label) -> &mut Self {
-        let gate = IDT + 8 * u32::from(vector);
-        // The offset's halves are at both ends of the gate.
+    fn idt_entry(&mut self, vector: u8, handler: Label) -> &mut Self {
+        let entry = IDT + 8 * u32::from(vector);
+        // The offset's halves are at both ends of the entry.
         self.mov_eax_label(handler)
-            .store_eax(gate)
-            .store_eax(gate + 4);
-        self.store(Width::Word, gate + 2, CODE_SEGMENT);
-        self.store(Width::Word, gate + 4, GATE)
+            .store_eax(entry)
+            .store_eax(entry + 4);
+        self.store(Width::Word, entry + 2, CODE_SEGMENT);
+        self.store(Width::Word, entry + 4, INTERRUPT_GATE)
     }
 
     /// Waits until a vector has come so many times.

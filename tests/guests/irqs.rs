@@ -16,20 +16,21 @@ use vmm::vfio::device::{DeviceError, Irq, IrqInfo};
 
 use crate::device::signal;
 
-/// All that a device has, of which one kind at a time is on.
+/// All interrupts of a device. One kind is on at a time.
 pub struct Irqs {
     pub msix: Vectors,
-    /// None in a device that has no MSI.
+    /// `None` for a device without MSI.
     pub msi: Option<Vectors>,
-    /// None in a device that has no pin.
+    /// `None` for a device without a pin.
     pub pin: Option<Pin>,
-    /// Error and request.
-    notices: [Option<File>; 2],
-    /// MSI-X vectors can be added one at a time, as since Linux 6.5.
+    /// The eventfds for an error and for a request to release the device.
+    device_events: [Option<File>; 2],
+    /// Whether MSI-X vectors can be added while others are on (VFIO_IRQ_INFO_NORESIZE unset, Linux
+    /// 6.5).
     pub resizable: bool,
 }
 
-/// The same for several threads: the one that unmasks the pin has it too.
+/// Shared with the thread that unmasks the pin.
 pub type SharedIrqs = Arc<Mutex<Irqs>>;
 
 impl Irqs {
@@ -38,7 +39,7 @@ impl Irqs {
             msix: Vectors::new(msix),
             msi: None,
             pin: None,
-            notices: [None, None],
+            device_events: [None, None],
             resizable: true,
         }
     }
@@ -69,13 +70,13 @@ impl Irqs {
             }
             Irq::Error | Irq::Request => {
                 let slot = usize::from(irq == Irq::Request);
-                self.notices[slot] = events.into_iter().next().flatten();
+                self.device_events[slot] = events.into_iter().next().flatten();
                 Ok(())
             }
         }
     }
 
-    /// Tells whether it was on.
+    /// Returns whether the interrupt was on.
     pub fn disable(&mut self, irq: Irq) -> bool {
         let was_on = self.is_on(irq);
         match irq {
@@ -96,8 +97,8 @@ impl Irqs {
         }
     }
 
-    /// The device interrupts by a message. With fewer messages than it has reasons, as MSI may
-    /// leave it, several reasons share one. Tells whether anybody listened.
+    /// Sends a message. MSI may have fewer messages than the device has events; then several events
+    /// share one. Returns whether the message's vector has an eventfd.
     pub fn raise(&mut self, vector: u32) -> bool {
         match &mut self.msi {
             Some(msi) if msi.is_on() => msi.raise(vector % msi.enabled.unwrap_or(1)),
@@ -105,9 +106,9 @@ impl Irqs {
         }
     }
 
-    /// VFIO tells of an error (0) or a request to give the device back (1).
-    pub fn notice(&self, which: usize) {
-        signal(self.notices[which].as_ref().expect("somebody listens"));
+    /// Signals an error (0) or a request to release the device (1).
+    pub fn device_event(&self, which: usize) {
+        signal(self.device_events[which].as_ref().expect("an eventfd"));
     }
 }
 
@@ -115,7 +116,7 @@ pub fn lock(irqs: &SharedIrqs) -> MutexGuard<'_, Irqs> {
     irqs.lock().unwrap()
 }
 
-/// As the kernel does it: the pin is unmasked whenever `event` is signalled, until it is off.
+/// Unmasks the pin whenever `event` is signalled, until the pin is off, as the kernel does.
 pub fn unmask_on(irqs: &SharedIrqs, event: File) -> Result<(), Refusal> {
     let listening = Arc::new(AtomicBool::new(true));
     match &mut lock(irqs).pin {
@@ -141,7 +142,7 @@ fn listen(irqs: &Weak<Mutex<Irqs>>, mut event: File, listening: &AtomicBool) {
             return;
         }
         if let Some(pin) = irqs.pin.as_mut().filter(|_| signalled) {
-            // Taking the counter; without one it was another's.
+            // Resets the eventfd. The read fails if another thread was faster.
             let _ = event.read(&mut count);
             pin.mask(false);
             pin.resampled += 1;
@@ -149,16 +150,16 @@ fn listen(irqs: &Weak<Mutex<Irqs>>, mut event: File, listening: &AtomicBool) {
     }
 }
 
-/// The vectors that are set up, and their eventfds.
+/// Vectors that are set up, with their eventfds.
 pub struct Vectors {
     /// How many the device has.
     count: u32,
     /// How many the host can give.
     pub available: u32,
-    /// How many are set up; none while it is off.
+    /// How many are set up; `None` while the kind is off.
     enabled: Option<u32>,
     events: BTreeMap<u32, File>,
-    /// What was raised while the host had its vector masked, which it has until somebody listens.
+    /// Vectors raised while the host had them masked: a vector is masked until it has an eventfd.
     pending: BTreeSet<u32>,
 }
 
@@ -208,7 +209,7 @@ impl Vectors {
             return Err(Refusal::Invalid);
         }
         match self.enabled {
-            // Vectors that the host did not set up cannot be had any more.
+            // Vectors that were not set up at first cannot be added.
             Some(enabled) if end > enabled && !resizable => return Err(Refusal::Invalid),
             _ if end > self.available => {
                 return Err(Refusal::Fewer {
@@ -258,23 +259,23 @@ impl Vectors {
         self.enabled.is_some()
     }
 
-    pub fn wired(&self) -> Vec<u32> {
+    pub fn with_eventfd(&self) -> Vec<u32> {
         self.events.keys().copied().collect()
     }
 }
 
-/// The interrupt pin: a level, which VFIO masks when it fires.
+/// The interrupt pin: a level, which VFIO masks when it signals the trigger eventfd.
 #[derive(Default)]
 pub struct Pin {
     event: Option<File>,
     masked: bool,
-    /// How often the device must be served until it asks no more.
+    /// Acknowledgements that the device still waits for. It asserts the pin until there are 0.
     asks: u32,
-    /// VFIO takes an eventfd that unmasks it.
+    /// Whether VFIO takes an eventfd that unmasks the pin.
     pub resamples: bool,
-    /// True until the pin is off; it has such an eventfd.
+    /// Set while such an eventfd is in use: true until the pin is off.
     listening: Option<Arc<AtomicBool>>,
-    /// How often that eventfd has unmasked it.
+    /// How often that eventfd has unmasked the pin.
     pub resampled: u32,
 }
 
@@ -285,7 +286,7 @@ impl Pin {
         }
         self.event = event;
         self.masked = false;
-        self.fire();
+        self.trigger();
     }
 
     fn is_on(&self) -> bool {
@@ -294,23 +295,23 @@ impl Pin {
 
     pub fn mask(&mut self, masked: bool) {
         self.masked = masked;
-        self.fire();
+        self.trigger();
     }
 
     pub fn ask(&mut self, times: u32) {
         self.asks = times;
-        self.fire();
+        self.trigger();
     }
 
     pub fn asks(&self) -> u32 {
         self.asks
     }
 
-    pub fn serve(&mut self) {
+    pub fn acknowledge(&mut self) {
         self.asks = self.asks.saturating_sub(1);
     }
 
-    fn fire(&mut self) {
+    fn trigger(&mut self) {
         if let Some(event) = self
             .event
             .as_ref()

@@ -1,33 +1,25 @@
-//! A guest's life: it speaks, powers off, resets, and fails.
+//! A guest prints, powers off, resets, and fails.
 
+use iced_x86::code_asm::{al, cr0, eax, edx, ptr};
 use vmm::machine::Exit;
 
 use crate::Test;
-use crate::common::asm::{Asm, Width};
+use crate::common::asm::{Asm, Width, real_mode};
 use crate::device::{self, Call, FakeDevice, ID, MSIX};
 use crate::pci::{COMMAND, MEMORY, SLOT, bar_register};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("serial_output", serial_output),
-    ("reset_boots_again", reset_boots_again),
-    ("reset_restores_the_device", reset_restores_the_device),
-    (
-        "a_device_without_reset_is_not_reset",
-        a_device_without_reset_is_not_reset,
-    ),
-    ("no_reboot_ends_with_a_reset", no_reboot_ends_with_a_reset),
-    ("triple_fault_boots_again", triple_fault_boots_again),
-    (
-        "no_reboot_ends_with_a_triple_fault",
-        no_reboot_ends_with_a_triple_fault,
-    ),
-    ("the_reboot_stub_is_there", the_reboot_stub_is_there),
-    ("real_mode_resets", real_mode_resets),
-    (
-        "the_time_stamp_counter_is_restored",
-        the_time_stamp_counter_is_restored,
-    ),
+pub const TESTS: &[Test] = tests![
+    serial_output,
+    reset_boots_again,
+    reset_restores_the_device,
+    a_device_without_reset_is_not_reset,
+    no_reboot_ends_with_a_reset,
+    triple_fault_boots_again,
+    no_reboot_ends_with_a_triple_fault,
+    the_reboot_stub_is_there,
+    real_mode_resets,
+    the_time_stamp_counter_is_restored,
 ];
 
 /// A dword of RAM that no boot overwrites.
@@ -114,7 +106,7 @@ fn show_registers(g: &mut Asm) {
 }
 
 fn reset_restores_the_device() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let mut g = Asm::new();
     let again = g.label();
     show_registers(&mut g);
@@ -126,7 +118,7 @@ fn reset_restores_the_device() {
         .set_bar(5, 0);
     g.command(7).cfg_write(SLOT, MSIX + 2, Width::Word, 0x8000);
     g.store32(0xd000_2000, 0xfee0_0000).store32(0xd000_200c, 0);
-    // Left with everything on: the reset must switch it off by itself.
+    // The guest leaves everything on: the reset must switch it off.
     g.reset();
     g.bind(again).power_off();
     let ended = Vm::new(g).device(&device).run();
@@ -154,7 +146,7 @@ fn reset_restores_the_device() {
 }
 
 fn a_device_without_reset_is_not_reset() {
-    let device = FakeDevice::new().no_reset().share();
+    let device = FakeDevice::new().no_reset().into_arc();
     let g = twice(
         |g| {
             g.command(7).reset();
@@ -176,7 +168,7 @@ fn the_reboot_stub_is_there() {
     assert_eq!(Vm::new(g).run().numbers(), [0xb006_02ba, 0xebf4_ee01]);
 }
 
-/// As Linux does it without EFI: a 16-bit code segment, then real mode, then f000:fff0.
+/// A reboot as Linux does it without EFI: a 16-bit code segment, then real mode, then f000:fff0.
 fn real_mode_resets() {
     const CODE16: u32 = 0x6_1000;
     const GDT: u32 = 0x6_2000;
@@ -187,40 +179,39 @@ fn real_mode_resets() {
     g.store32(GDT + 12, (descriptor >> 32) as u32);
     g.store(Width::Word, GDT + 0x100, 0x0f);
     g.store32(GDT + 0x102, GDT);
-    // lgdt [GDT + 0x100]
-    g.emit(&[0x0f, 0x01, 0x15])
-        .emit(&(GDT + 0x100).to_le_bytes());
-    // mov eax, cr0; and al, 0xfe; mov cr0, eax; jmp f000:fff0
-    let code = [
-        0x0f, 0x20, 0xc0, 0x24, 0xfe, 0x0f, 0x22, 0xc0, 0xea, 0xf0, 0xff, 0x00, 0xf0,
-    ];
-    for (at, byte) in (CODE16..).zip(code) {
-        g.store(Width::Byte, at, byte);
-    }
-    g.emit(&[0xea, 0, 0, 0, 0, 8, 0]); // jmp 8:0
+    g.code(|a| a.lgdt(ptr(GDT + 0x100)));
+    let code = real_mode(|a| {
+        a.mov(eax, cr0)?;
+        a.and(al, 0xfe)?;
+        a.mov(cr0, eax)?;
+        a.jmp_far(0xf000, 0xfff0)
+    });
+    g.store_bytes(CODE16, &code).code(|a| a.jmp_far(8, 0));
     // A jump that went wrong would be a triple fault.
     let ended = Vm::new(g).no_reboot().run();
     assert_eq!(ended.exit.unwrap(), Exit::Reboot);
 }
 
-/// What the guest adds to its counter is gone after a reset, and the counter goes on.
+/// A reset removes what the guest added to its time-stamp counter; the counter goes on.
 fn the_time_stamp_counter_is_restored() {
     const COUNTER: u32 = 0x10;
     const ADJUST: u32 = 0x3b;
-    // rdmsr; the high half is what tells.
+    // The high half is enough.
     let show = |g: &mut Asm| {
         for msr in [COUNTER, ADJUST] {
-            g.mov_ecx(msr).emit(&[0x0f, 0x32, 0x89, 0xd0]).print_eax();
+            g.mov_ecx(msr).code(|a| {
+                a.rdmsr()?;
+                a.mov(eax, edx)
+            });
+            g.print_eax();
         }
     };
     let g = twice(
         |g| {
             show(g);
-            // wrmsr: as many as no machine counts in the time of the test
-            g.mov_ecx(ADJUST)
-                .mov_eax(0)
-                .mov_edx(0x1_0000)
-                .emit(&[0x0f, 0x30]);
+            // More ticks than a machine counts during the test.
+            g.mov_ecx(ADJUST).mov_eax(0).mov_edx(0x1_0000);
+            g.code(|a| a.wrmsr());
             show(g);
             g.reset();
         },

@@ -11,14 +11,23 @@ use libtest_mimic::{Arguments, Failed, Trial};
 #[path = "../common/mod.rs"]
 mod common;
 
+/// Tests by the names of their functions.
+macro_rules! tests {
+    [$($name:ident),+ $(,)?] => { &[$((stringify!($name), $name)),+] };
+}
+
+/// Modules with tests by their names.
+macro_rules! modules {
+    [$($name:ident),+ $(,)?] => { [$((stringify!($name), $name::TESTS)),+] };
+}
+
 mod backing;
 mod bars;
 mod config;
 mod device;
+mod dma_ready;
 mod faults;
-mod gate;
 mod hostile;
-mod image;
 mod irq_code;
 mod irqs;
 mod life;
@@ -30,10 +39,10 @@ mod race;
 mod resets;
 mod rig;
 mod rom;
-mod spares;
 mod stats;
 mod switch;
 mod topology;
+mod unused_vectors;
 mod vectors;
 mod vm;
 mod waiting;
@@ -49,30 +58,30 @@ fn main() -> ExitCode {
         println!("SKIPPED: /dev/kvm cannot be used: {why}");
     }
     let why: Option<Arc<str>> = missing.map(|e| e.to_string().into());
-    let rooms = [
-        ("life", life::TESTS),
-        ("config", config::TESTS),
-        ("bars", bars::TESTS),
-        ("rom", rom::TESTS),
-        ("msi", msi::TESTS),
-        ("msix", msix::TESTS),
-        ("pin", pin::TESTS),
-        ("switch", switch::TESTS),
-        ("vectors", vectors::TESTS),
-        ("faults", faults::TESTS),
-        ("gate", gate::TESTS),
-        ("resets", resets::TESTS),
-        ("stats", stats::TESTS),
-        ("race", race::TESTS),
-        ("topology", topology::TESTS),
-        ("waiting", waiting::TESTS),
-        ("spares", spares::TESTS),
-        ("hostile", hostile::TESTS),
+    let modules = modules![
+        life,
+        config,
+        bars,
+        rom,
+        msi,
+        msix,
+        pin,
+        switch,
+        vectors,
+        faults,
+        dma_ready,
+        resets,
+        stats,
+        race,
+        topology,
+        waiting,
+        unused_vectors,
+        hostile,
     ];
-    let trials = rooms
+    let trials = modules
         .iter()
-        .flat_map(|(room, tests)| tests.iter().map(move |test| (room, test)))
-        .map(|(room, (name, test))| {
+        .flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)))
+        .map(|(module, (name, test))| {
             let why = why.clone();
             let ignored = why.is_some() && !required;
             let run = move || match &why {
@@ -82,7 +91,7 @@ fn main() -> ExitCode {
                     Ok(())
                 }
             };
-            Trial::test(format!("{room}::{name}"), run).with_ignored_flag(ignored)
+            Trial::test(format!("{module}::{name}"), run).with_ignored_flag(ignored)
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -1,4 +1,5 @@
-//! MSI from a device's message to a guest's handler: shapes, groups, masks, and a host that has fewer.
+//! MSI, from a device's message to a guest's handler: forms of the capability, groups, masks, and
+//! hosts with fewer vectors.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -9,44 +10,29 @@ use vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
-use crate::device::{ASK, Call, DOORBELL, FakeDevice, MSI, SERVE};
+use crate::device::{ACKNOWLEDGE, ASK, Call, DOORBELL, FakeDevice, MSI};
 use crate::irq_code::{
     MESSAGE_ADDRESS, MSI_64, MSI_ENABLE, MSI_MASKING, counter, group, msi_pending,
 };
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("every_shape_delivers", every_shape_delivers),
-    ("messages_differ_in_low_bits", messages_differ_in_low_bits),
-    ("groups_of_every_size", groups_of_every_size),
-    ("a_group_too_large_is_cut", a_group_too_large_is_cut),
-    (
-        "a_group_changes_while_enabled",
-        a_group_changes_while_enabled,
-    ),
-    ("a_masked_message_waits", a_masked_message_waits),
-    ("masked_before_enabled", masked_before_enabled),
-    (
-        "a_message_changes_while_enabled",
-        a_message_changes_while_enabled,
-    ),
-    (
-        "a_message_changes_while_masked",
-        a_message_changes_while_masked,
-    ),
-    ("enabled_in_any_access", enabled_in_any_access),
-    (
-        "fewer_messages_are_shown_from_the_start",
-        fewer_messages_are_shown_from_the_start,
-    ),
-    (
-        "fewer_messages_later_are_told",
-        fewer_messages_later_are_told,
-    ),
-    ("a_host_with_one_message", a_host_with_one_message),
-    ("a_refused_msi_reads_as_off", a_refused_msi_reads_as_off),
-    ("no_line_is_left_behind", no_line_is_left_behind),
+pub const TESTS: &[Test] = tests![
+    every_shape_delivers,
+    messages_differ_in_low_bits,
+    groups_of_every_size,
+    a_group_too_large_is_cut,
+    a_group_changes_while_enabled,
+    a_masked_message_waits,
+    masked_before_enabled,
+    a_message_changes_while_enabled,
+    a_message_changes_while_masked,
+    enabled_in_any_access,
+    fewer_messages_are_shown_from_the_start,
+    fewer_messages_later_are_told,
+    a_host_with_one_message,
+    a_refused_msi_reads_as_off,
+    no_line_is_left_behind,
 ];
 
 /// The vectors of the largest group.
@@ -73,12 +59,12 @@ fn numbers(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
     Vm::new(guest(build)).device(device).run().numbers()
 }
 
-/// The device has a reason to send message `number`.
+/// The device sends message `number`.
 fn raise(g: &mut Asm, number: u32) -> &mut Asm {
     g.store32(DOORBELL, number)
 }
 
-/// Raises a message, and waits until it has come as `vector` for the `count`th time.
+/// Raises a message, and waits until `vector` has come `count` times.
 fn expect(g: &mut Asm, number: u32, vector: u32, count: u32) {
     raise(g, number).await_count(vector as u8, count);
 }
@@ -96,7 +82,7 @@ fn set_irqs(device: &FakeDevice) -> Vec<(usize, usize)> {
 
 fn every_shape_delivers() {
     for shape in [0, MSI_64, MSI_MASKING, MSI_64 | MSI_MASKING] {
-        let device = FakeDevice::new().with_msi(shape).share();
+        let device = FakeDevice::new().with_msi(shape).into_arc();
         let data = MSI + if shape & MSI_64 != 0 { 12 } else { 8 };
         let shown = numbers(&device, |g| {
             g.msi_message(shape, BASE).msi_control(MSI_ENABLE);
@@ -104,7 +90,7 @@ fn every_shape_delivers() {
             expect(g, 0, BASE, 2);
             g.cfg_show(SLOT, MSI).cfg_show(SLOT, MSI + 4);
             g.cfg_read(SLOT, data, Width::Word).print_eax();
-            // Off: nobody listens.
+            // MSI is off: the vector has no eventfd.
             g.msi_control(0);
             raise(g, 0).show_count(GROUP.start);
         });
@@ -117,7 +103,7 @@ fn every_shape_delivers() {
 /// The guest's own low bits do not matter: they are the function's.
 fn messages_differ_in_low_bits() {
     let shape = MSI_64 | capable(3);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     let counts = numbers(&device, |g| {
         g.msi_message(shape, BASE + 3)
             .msi_control(group(2) | MSI_ENABLE);
@@ -135,7 +121,7 @@ fn messages_differ_in_low_bits() {
 
 fn groups_of_every_size() {
     let shape = MSI_64 | capable(5);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     numbers(&device, |g| {
         for log in 0..=5 {
             let size = 1 << log;
@@ -145,12 +131,12 @@ fn groups_of_every_size() {
             for number in BTreeSet::from([0, size / 2, size - 1]) {
                 expect(g, number, BASE + number, 1);
             }
-            // A device with more reasons than messages shares them.
+            // A device with more events than messages shares the messages.
             raise(g, size).await_count(GROUP.start, 2);
             g.msi_control(0);
         }
     });
-    // The host is asked what it has, then for as many as each group has.
+    // The first call finds out how many the host has; the others set up as many as each group has.
     let sizes = [(0, 32), (1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (32, 32)];
     assert_eq!(set_irqs(&device), sizes);
 }
@@ -158,7 +144,7 @@ fn groups_of_every_size() {
 fn a_group_too_large_is_cut() {
     let shape = capable(1);
     for written in [2, 5, 6, 7] {
-        let device = FakeDevice::new().with_msi(shape).share();
+        let device = FakeDevice::new().with_msi(shape).into_arc();
         let shown = numbers(&device, |g| {
             g.msi_message(shape, BASE)
                 .msi_control(group(written) | MSI_ENABLE);
@@ -171,7 +157,7 @@ fn a_group_too_large_is_cut() {
 
 fn a_group_changes_while_enabled() {
     let shape = MSI_64 | capable(4);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     numbers(&device, |g| {
         g.msi_message(shape, BASE).msi_control(MSI_ENABLE);
         expect(g, 3, BASE, 1);
@@ -186,7 +172,7 @@ fn a_group_changes_while_enabled() {
 fn a_masked_message_waits() {
     for address in [0, MSI_64] {
         let shape = address | MSI_MASKING | capable(2);
-        let device = FakeDevice::new().with_msi(shape).share();
+        let device = FakeDevice::new().with_msi(shape).into_arc();
         let shown = numbers(&device, |g| {
             g.msi_message(shape, BASE)
                 .msi_control(group(2) | MSI_ENABLE);
@@ -215,7 +201,7 @@ fn a_masked_message_waits() {
 
 fn masked_before_enabled() {
     let shape = MSI_MASKING | capable(1);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     let shown = numbers(&device, |g| {
         g.msi_mask(shape, u32::MAX)
             .msi_message(shape, BASE)
@@ -233,7 +219,7 @@ fn masked_before_enabled() {
 
 fn a_message_changes_while_enabled() {
     let shape = MSI_64 | capable(1);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     numbers(&device, |g| {
         g.msi_message(shape, BASE)
             .msi_control(group(1) | MSI_ENABLE);
@@ -245,10 +231,10 @@ fn a_message_changes_while_enabled() {
     });
 }
 
-/// As Linux moves an interrupt: what comes in between goes to the new vector.
+/// An interrupt is moved as Linux does: one raised during the move comes by the new vector.
 fn a_message_changes_while_masked() {
     let shape = MSI_MASKING | capable(1);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     let counts = numbers(&device, |g| {
         g.msi_message(shape, BASE)
             .msi_control(group(1) | MSI_ENABLE)
@@ -270,7 +256,7 @@ fn enabled_in_any_access() {
         (2, Width::Byte, control),
     ];
     for (offset, width, value) in accesses {
-        let device = FakeDevice::new().with_msi(shape).share();
+        let device = FakeDevice::new().with_msi(shape).into_arc();
         let shown = numbers(&device, |g| {
             g.msi_message(shape, BASE)
                 .cfg_write(SLOT, MSI + offset, width, value);
@@ -281,17 +267,17 @@ fn enabled_in_any_access() {
     }
 }
 
-/// A driver asks by what the capability says, so it says what there is.
+/// Drivers read the number of messages in the capability, so it is what the host has.
 fn fewer_messages_are_shown_from_the_start() {
     let shape = MSI_64 | capable(4);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     device.set_available_msi(7);
     let shown = numbers(&device, |g| {
         g.cfg_read(SLOT, MSI + 2, Width::Word).print_eax();
         g.msi_message(shape, BASE + 15)
             .msi_control(group(4) | MSI_ENABLE);
         expect(g, 3, BASE + 8 + 4 + 3, 1);
-        // The fifth reason shares the first message.
+        // The fifth event shares the first message.
         expect(g, 4, BASE + 8 + 4, 1);
         g.cfg_read(SLOT, MSI + 2, Width::Word).print_eax();
     });
@@ -301,11 +287,11 @@ fn fewer_messages_are_shown_from_the_start() {
     assert_eq!(set_irqs(&device), [(0, 4), (4, 4)]);
 }
 
-/// The host's vectors went to somebody else since: both fields say so, and what there is works.
-/// A reset begins anew.
+/// Other devices have taken the host's vectors meanwhile: both fields show the new number, and the
+/// vectors left work. A reset starts anew.
 fn fewer_messages_later_are_told() {
     let shape = MSI_64 | MSI_MASKING | capable(3);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     let other = device.clone();
     let marker = counter(P);
     let g = guest(|g| {
@@ -321,7 +307,7 @@ fn fewer_messages_later_are_told() {
         expect(g, 0, BASE + 4, 1);
         expect(g, 7, BASE + 5, 1);
         g.cfg_show(SLOT, msi_pending(shape) - 4);
-        // What can be had again is not given before a reset.
+        // Vectors that are free again are used after a reset, not before.
         g.store32(marker, 1).reset();
         g.bind(second)
             .cfg_read(SLOT, MSI + 2, Width::Word)
@@ -339,7 +325,7 @@ fn fewer_messages_later_are_told() {
 /// As on a host whose IOMMU does not remap interrupts.
 fn a_host_with_one_message() {
     let shape = MSI_64 | capable(5);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     device.set_available_msi(1);
     let shown = numbers(&device, |g| {
         g.cfg_read(SLOT, MSI + 2, Width::Word).print_eax();
@@ -350,12 +336,12 @@ fn a_host_with_one_message() {
     assert_eq!(shown, [u32::from(MSI_64)]);
 }
 
-/// No message at all: the enable bit does not stay, the pin does; and a second try may do.
+/// The host has no vector: the enable bit reads 0 and the pin stays on. A second try may work.
 fn a_refused_msi_reads_as_off() {
-    let device = FakeDevice::new().with_pin().with_msi(MSI_64).share();
+    let device = FakeDevice::new().with_pin().with_msi(MSI_64).into_arc();
     let failing = device.clone();
     let mut g = Asm::new();
-    g.level_handler(P, SERVE)
+    g.level_handler(P, ACKNOWLEDGE)
         .interrupts(&[GROUP.start])
         .ioapic_level(PIN, P)
         .command(MEMORY)
@@ -375,16 +361,16 @@ fn a_refused_msi_reads_as_off() {
     assert_eq!(ended.numbers(), [MSI_64, 0, on].map(u32::from));
 }
 
-/// At the guest's end MSI is off again, whatever the guest left.
+/// MSI is off after the guest's end, even if the guest left MSI on.
 fn no_line_is_left_behind() {
     let shape = MSI_64 | capable(5);
-    let device = FakeDevice::new().with_msi(shape).share();
+    let device = FakeDevice::new().with_msi(shape).into_arc();
     numbers(&device, |g| {
         g.msi_message(shape, BASE)
             .msi_control(group(5) | MSI_ENABLE);
         expect(g, 31, BASE + 31, 1);
     });
-    assert_eq!(device.wired_msi(), [] as [u32; 0]);
-    // What asked for the number of messages, and the end.
+    assert_eq!(device.msi_with_eventfd(), [] as [u32; 0]);
+    // The call that found out the number of messages, and the one at the end.
     assert_eq!(device.count(&Call::Disable(Irq::Msi)), 2);
 }

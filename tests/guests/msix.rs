@@ -1,4 +1,4 @@
-//! From a device's eventfd to a guest's handler: delivery, masks, messages.
+//! MSI-X, from a device's eventfd to a guest's handler: delivery, masks, messages.
 
 use std::sync::Arc;
 
@@ -11,44 +11,23 @@ use crate::irq_code::{ENABLE, FUNCTION_MASK, counter};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::{Ended, Vm, eventually};
 
-pub const TESTS: &[Test] = &[
-    ("an_interrupt_arrives", an_interrupt_arrives),
-    ("no_exit_per_interrupt", no_exit_per_interrupt),
-    ("a_masked_vector_waits", a_masked_vector_waits),
-    ("masking_again", masking_again),
-    (
-        "many_events_while_masked_are_one",
-        many_events_while_masked_are_one,
-    ),
-    (
-        "vectors_have_their_own_messages",
-        vectors_have_their_own_messages,
-    ),
-    (
-        "a_message_changes_while_unmasked",
-        a_message_changes_while_unmasked,
-    ),
-    (
-        "a_message_changes_while_masked",
-        a_message_changes_while_masked,
-    ),
-    ("the_function_mask", the_function_mask),
-    (
-        "raised_before_it_was_ever_unmasked",
-        raised_before_it_was_ever_unmasked,
-    ),
-    ("off_and_on_again", off_and_on_again),
-    ("unmasked_before_enabled", unmasked_before_enabled),
-    ("enabled_with_a_dword", enabled_with_a_dword),
-    ("a_handler_that_raises_again", a_handler_that_raises_again),
-    (
-        "no_interrupt_is_lost_between_masks",
-        no_interrupt_is_lost_between_masks,
-    ),
-    (
-        "interrupts_work_after_a_reset",
-        interrupts_work_after_a_reset,
-    ),
+pub const TESTS: &[Test] = tests![
+    an_interrupt_arrives,
+    no_exit_per_interrupt,
+    a_masked_vector_waits,
+    masking_again,
+    many_events_while_masked_are_one,
+    vectors_have_their_own_messages,
+    a_message_changes_while_unmasked,
+    a_message_changes_while_masked,
+    the_function_mask,
+    raised_before_it_was_ever_unmasked,
+    off_and_on_again,
+    unmasked_before_enabled,
+    enabled_with_a_dword,
+    a_handler_that_raises_again,
+    no_interrupt_is_lost_between_masks,
+    interrupts_work_after_a_reset,
 ];
 
 const V: u8 = 0x41;
@@ -62,22 +41,22 @@ fn run(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Ended {
     Vm::new(g).device(device).run()
 }
 
-/// The same of a device whose writes to its table are all exits, and of one with so many vectors that
-/// KVM keeps some.
+/// What a guest prints: the same with few vectors, where all table writes are exits, and with so
+/// many that KVM coalesces some.
 fn numbers(build: impl Fn(&mut Asm)) -> Vec<u32> {
     let [few, many] = [FakeDevice::new(), FakeDevice::new().with_vectors(64)]
-        .map(|device| run(&device.share(), &build).numbers());
+        .map(|device| run(&device.into_arc(), &build).numbers());
     assert_eq!(few, many);
     many
 }
 
-/// The device raises an entry from inside the guest's store.
+/// The guest's store makes the device raise the entry.
 fn raise(g: &mut Asm, entry: u32) -> &mut Asm {
     g.store32(DOORBELL, entry)
 }
 
 fn an_interrupt_arrives() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let numbers = run(&device, |g| {
         g.msix_control(ENABLE).unmask_with(3, V);
         raise(g, 3).await_count(V, 1);
@@ -102,9 +81,9 @@ fn an_interrupt_arrives() {
 
 fn no_exit_per_interrupt() {
     const INTERRUPTS: u32 = 200;
-    // The handler counts in a mapped page of the device, where this test sees it.
+    // The handler counts in a mapped page of the device, which this test reads.
     const COUNT: u32 = 0x800;
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let mut g = Asm::new();
     g.interrupts(&[]).handler(V, BAR0 + COUNT);
     g.command(MEMORY).msix_control(ENABLE).unmask_with(0, V);
@@ -192,7 +171,7 @@ fn a_message_changes_while_unmasked() {
     assert_eq!(numbers, [1, 1]);
 }
 
-/// As Linux moves an interrupt: what comes in between goes to the new vector.
+/// An interrupt is moved as Linux does: one raised during the move comes by the new vector.
 fn a_message_changes_while_masked() {
     let numbers = numbers(|g| {
         g.msix_control(ENABLE).unmask_with(0, V).mask(0);
@@ -221,7 +200,7 @@ fn the_function_mask() {
     assert_eq!(numbers, [0, 3, 1, 0, 2]);
 }
 
-/// Nobody listens to a vector that never was unmasked: the device holds its interrupt back.
+/// A vector that was never unmasked has no eventfd: the device keeps its interrupt pending.
 fn raised_before_it_was_ever_unmasked() {
     let numbers = numbers(|g| {
         g.msix_control(ENABLE);
@@ -239,11 +218,12 @@ fn raised_before_it_was_ever_unmasked() {
 }
 
 fn off_and_on_again() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let numbers = run(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, V).unmask_with(1, W);
         raise(g, 0).await_count(V, 1).msix_control(0);
-        // Nobody listens now; with its table as it was, on means unmasked.
+        // No vector has an eventfd now. The table is unchanged: when MSI-X is on again, the entry
+        // is unmasked.
         raise(g, 0).show_count(V).show(TABLE + 8).show(TABLE + 12);
         g.msix_control(ENABLE);
         raise(g, 0).await_count(V, 2);
@@ -268,7 +248,7 @@ fn unmasked_before_enabled() {
 }
 
 fn enabled_with_a_dword() {
-    let numbers = run(&FakeDevice::new().share(), |g| {
+    let numbers = run(&FakeDevice::new().into_arc(), |g| {
         g.unmask_with(0, V);
         g.cfg_write(SLOT, MSIX, Width::Dword, ENABLE << 16);
         raise(g, 0).await_count(V, 1).cfg_show(SLOT, MSIX);
@@ -279,12 +259,12 @@ fn enabled_with_a_dword() {
     assert_eq!(numbers, [0x8007_0011, 0x0007_0011]);
 }
 
-/// The device raises while the guest still serves: each is delivered, one after the other.
+/// The device raises while the guest handles the last interrupt: each is delivered in turn.
 fn a_handler_that_raises_again() {
     let numbers = numbers(|g| {
         g.msix_control(ENABLE).unmask_with(0, V);
-        g.emit(&[0xfa]); // cli
-        raise(g, 0).show_count(V).emit(&[0xfb]); // sti
+        g.cli();
+        raise(g, 0).show_count(V).sti();
         g.await_count(V, 1);
         for count in 2..50 {
             raise(g, 0).await_count(V, count);
@@ -294,12 +274,12 @@ fn a_handler_that_raises_again() {
     assert_eq!(numbers, [0, 49]);
 }
 
-/// The device interrupts whenever the last interrupt has been counted, the guest masks and
-/// unmasks for ever: a lost one would stop both.
+/// The device interrupts whenever the last interrupt was counted, while the guest masks and unmasks
+/// without end. A lost interrupt would stop both.
 fn no_interrupt_is_lost_between_masks() {
     const INTERRUPTS: u32 = 300;
     const COUNT: u32 = 0x800;
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let mut g = Asm::new();
     g.interrupts(&[])
         .handler(V, BAR0 + COUNT)
@@ -309,7 +289,7 @@ fn no_interrupt_is_lost_between_masks() {
         .unmask_with(0, V)
         .print("ready\n");
     let again = g.here();
-    // Another vector each time, as when a guest moves an interrupt between processors.
+    // A new vector each time, as when a guest moves an interrupt between processors.
     g.mask(0).store32(TABLE + 8, W.into()).unmask(0);
     g.mask(0).store32(TABLE + 8, V.into()).unmask(0);
     g.load32(BAR0 + COUNT)
@@ -329,12 +309,12 @@ fn no_interrupt_is_lost_between_masks() {
 }
 
 fn interrupts_work_after_a_reset() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let numbers = run(&device, |g| {
         let done = g.label();
         g.msix_control(ENABLE).unmask_with(0, V);
         g.load32(counter(W)).cmp_eax(1).je(done);
-        // The first boot ends with an interrupt pending and another in the air.
+        // The first boot ends with one interrupt pending and another being delivered.
         g.unmask_with(1, V).mask(1);
         raise(g, 0).await_count(V, 1);
         raise(g, 1)
@@ -349,6 +329,6 @@ fn interrupts_work_after_a_reset() {
             .show(TABLE + 16);
     })
     .numbers();
-    // The other entry is as at power-on, and what was pending has gone.
+    // The other entry is as at power-on, and no interrupt is pending.
     assert_eq!(numbers, [0, 1, 0, 0]);
 }

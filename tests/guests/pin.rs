@@ -1,4 +1,5 @@
-//! The interrupt pin: a level through the IOAPIC, which the device holds until it is served.
+//! The interrupt pin: a level through the IOAPIC, which the device asserts until the driver
+//! acknowledges it.
 
 use std::sync::Arc;
 
@@ -6,28 +7,19 @@ use vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
-use crate::device::{ASK, Call, DOORBELL, FakeDevice, SERVE};
+use crate::device::{ACKNOWLEDGE, ASK, Call, DOORBELL, FakeDevice};
 use crate::irq_code::{ENABLE, counter};
 use crate::pci::{MEMORY, SLOT, ecam};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("a_device_with_a_pin_shows_it", a_device_with_a_pin_shows_it),
-    (
-        "the_level_lasts_until_it_is_served",
-        the_level_lasts_until_it_is_served,
-    ),
-    ("the_kernel_resamples_the_pin", the_kernel_resamples_the_pin),
-    ("msix_takes_the_pins_place", msix_takes_the_pins_place),
-    (
-        "functions_of_one_device_have_pins_of_their_own",
-        functions_of_one_device_have_pins_of_their_own,
-    ),
-    ("the_pin_works_after_a_reset", the_pin_works_after_a_reset),
-    (
-        "a_pin_that_stays_up_over_a_reset",
-        a_pin_that_stays_up_over_a_reset,
-    ),
+pub const TESTS: &[Test] = tests![
+    a_device_with_a_pin_shows_it,
+    the_level_lasts_until_it_is_acknowledged,
+    the_kernel_resamples_the_pin,
+    msix_replaces_the_pin,
+    functions_of_one_device_have_pins_of_their_own,
+    the_pin_works_after_a_reset,
+    a_pin_that_stays_up_over_a_reset,
 ];
 
 /// The pin of the IOAPIC that INTA of slot 1 leads to.
@@ -38,7 +30,7 @@ const W: u8 = 0x52;
 
 fn numbers(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
     let mut g = Asm::new();
-    g.level_handler(V, SERVE).interrupts(&[W]);
+    g.level_handler(V, ACKNOWLEDGE).interrupts(&[W]);
     g.ioapic_level(PIN, V).command(MEMORY);
     build(&mut g);
     g.power_off();
@@ -46,8 +38,8 @@ fn numbers(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
 }
 
 fn a_device_with_a_pin_shows_it() {
-    let with = FakeDevice::new().with_pin().share();
-    let without = FakeDevice::new().share();
+    let with = FakeDevice::new().with_pin().into_arc();
+    let without = FakeDevice::new().into_arc();
     for (device, pin) in [(with, 1), (without, 0)] {
         let shown = numbers(&device, |g| {
             g.cfg_read(SLOT, 0x3d, Width::Byte).print_eax();
@@ -57,8 +49,8 @@ fn a_device_with_a_pin_shows_it() {
 }
 
 fn functions_of_one_device_have_pins_of_their_own() {
-    let devices = [0, 1].map(|_| FakeDevice::new().with_pin().share());
-    let alone = FakeDevice::new().with_pin().share();
+    let devices = [0, 1].map(|_| FakeDevice::new().with_pin().into_arc());
+    let alone = FakeDevice::new().with_pin().into_arc();
     let mut g = Asm::new();
     for (device, function) in [(1, 0), (2, 0), (2, 5), (2, 1)] {
         let registers = ecam(device, 0) + (function << 12);
@@ -73,15 +65,16 @@ fn functions_of_one_device_have_pins_of_their_own() {
         .device_at(&devices[1], "2.0")
         .run()
         .numbers();
-    // Header type, pin: the device that is alone; the two functions; one that is not there.
+    // Header type and pin: of a single function, of two functions, and of a function that does not
+    // exist.
     assert_eq!(numbers, [0x00, 1, 0x80, 1, 0x80, 2, 0xff, 0xff]);
 }
 
-/// Each time that the device asks it is served, and then it is quiet. A KVM that does without
-/// hardware's help may acknowledge a level before the handler does; the level then comes once more,
-/// which a driver of a shared pin must bear anyhow.
+/// Each interrupt is acknowledged, and then the pin is low. A KVM without hardware support may end
+/// a level before the handler does. The level then comes once more, which a driver of a shared pin
+/// must expect anyway.
 fn the_level_lasts(device: FakeDevice) -> Arc<FakeDevice> {
-    let device = device.share();
+    let device = device.into_arc();
     let numbers = numbers(&device, |g| {
         for asks in [1, 3, 1] {
             g.store32(ASK, asks);
@@ -98,25 +91,25 @@ fn the_level_lasts(device: FakeDevice) -> Arc<FakeDevice> {
     device
 }
 
-/// A device whose VFIO driver does not listen is unmasked from here, after each time it was served.
-fn the_level_lasts_until_it_is_served() {
+/// Where VFIO takes no eventfd for it, mini-vmm unmasks the pin after each acknowledgement.
+fn the_level_lasts_until_it_is_acknowledged() {
     let device = the_level_lasts(FakeDevice::new().with_pin());
     assert!(device.count(&UNMASKED) > 5);
 }
 
-/// Where VFIO listens, nothing of ours unmasks the pin after it was wired.
+/// Where VFIO takes an eventfd for it, mini-vmm never unmasks the pin after the set-up.
 fn the_kernel_resamples_the_pin() {
     let device = the_level_lasts(FakeDevice::new().with_resampled_pin());
     assert_eq!(device.count(&UNMASKED), 1);
     assert!(device.resampled() >= 5);
 }
 
-fn msix_takes_the_pins_place() {
-    let device = FakeDevice::new().with_resampled_pin().share();
+fn msix_replaces_the_pin() {
+    let device = FakeDevice::new().with_resampled_pin().into_arc();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, W);
         g.store32(DOORBELL, 0).await_count(W, 1);
-        // Nobody listens to the pin; it is heard when MSI-X is off again.
+        // The pin has no eventfd now; its interrupt comes when MSI-X is off again.
         g.store32(ASK, 1).show_count(V);
         g.msix_control(0).await_count(V, 1).show(ASK).show_count(W);
     });
@@ -127,14 +120,13 @@ fn msix_takes_the_pins_place() {
     assert!(at(Call::Disable(Irq::Intx)) < msix, "{calls:?}");
 }
 
-/// The first boot ends with the pin up and nobody to serve it.
+/// The first boot ends with the pin asserted and interrupts off.
 fn reset_with_the_pin_up(device: FakeDevice, second: impl FnOnce(&mut Asm)) {
-    let device = device.share();
+    let device = device.into_arc();
     let asks = numbers(&device, |g| {
         let again = g.label();
         g.load32(counter(W)).cmp_eax(1).je(again);
-        g.emit(&[0xfa]); // cli
-        g.store32(ASK, 1).store32(counter(W), 1).reset();
+        g.cli().store32(ASK, 1).store32(counter(W), 1).reset();
         g.bind(again);
         second(g);
         g.show(ASK);
@@ -153,7 +145,7 @@ fn the_pin_works_after_a_reset() {
     }
 }
 
-/// A device that has no reset still asks in the second boot, and must be heard.
+/// A device without a reset still asserts the pin in the second boot, which must get the interrupt.
 fn a_pin_that_stays_up_over_a_reset() {
     let device = FakeDevice::new().with_resampled_pin().no_reset();
     reset_with_the_pin_up(device, |g| {

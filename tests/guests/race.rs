@@ -1,39 +1,36 @@
-//! Several vCPUs of one guest at the same registers: MSI, the MSI-X table, COMMAND, the power state and
-//! the BARs, at once and out of order. Whatever comes of it, the guest can put it right afterwards.
+//! Several vCPUs of one guest write the same registers at once: MSI, the MSI-X table, COMMAND, the
+//! power state and the BARs. Whatever the state afterwards, the guest can set the device up again.
 
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
-use crate::device::{ASK, BAR0, BAR1, DOORBELL, FakeDevice, MSI, MSIX, PM, SERVE, TABLE};
+use crate::device::{ACKNOWLEDGE, ASK, BAR0, BAR1, DOORBELL, FakeDevice, MSI, MSIX, PM, TABLE};
 use crate::irq_code::{ENABLE, FUNCTION_MASK, MSI_64, MSI_ENABLE, MSI_MASKING, group};
 use crate::pci::{COMMAND, IO, MASTER, MEMORY, SLOT, bar_register, ecam};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("vcpus_race", vcpus_race),
-    ("vcpus_race_on_an_old_kernel", vcpus_race_on_an_old_kernel),
-];
+pub const TESTS: &[Test] = tests![vcpus_race, vcpus_race_on_an_old_kernel,];
 
 const CPUS: u8 = 3;
 const ROUNDS: u32 = 20;
 /// Accesses of a round of one vCPU.
 const ACCESSES: usize = 150;
-/// Where the vCPUs count themselves in and out.
+/// Counters of the vCPUs that have started, and that are done.
 const STARTED: u32 = 0x7_1000;
 const DONE: u32 = STARTED + 4;
 /// MSI with eight messages.
 const SHAPE: u16 = MSI_64 | MSI_MASKING | 3 << 1;
 /// A vector that the race cannot send: no access has this byte.
 const V: u8 = 0x99;
-/// Another place for BAR 0.
+/// Another address for BAR 0.
 const ELSEWHERE: u32 = 0xd000_0000;
 
-/// One access, of those that change what is mapped and which interrupt is on. All the bytes are such
-/// that no message made of them resets a processor: bits 8 to 10 of its data are zeros or ones (SDM
-/// volume 3A, 11.11.2). Tells whether it is an exit in any case: a BAR's own pages are while they are not
-/// mapped, and that is for the race to decide.
+/// One access that changes what is mapped or which interrupt is on. No message made of these bytes
+/// resets a processor: bits 8 to 10 of its data are all zeros or all ones (SDM volume 3A, 11.11.2).
+/// Returns whether the access is always an exit. An access to a BAR's pages is an exit only while
+/// they are unmapped, which the race decides.
 fn access(g: &mut Asm, rng: &mut TestRng) -> bool {
     let mut pick = |from: &[u32]| from[rng.next_u32() as usize % from.len()];
     let register = |g: &mut Asm, by_port: u32, at: u16, width, value| match by_port {
@@ -75,29 +72,32 @@ fn access(g: &mut Asm, rng: &mut TestRng) -> bool {
             register(g, by_port, MSIX + 2, Width::Word, value);
         }
         5 => {
-            let place = pick(&[BAR0, BAR0, ELSEWHERE, u32::MAX, BAR1 & !0xfff]);
+            let address = pick(&[BAR0, BAR0, ELSEWHERE, u32::MAX, BAR1 & !0xfff]);
             let (width, at) = match pick(&[0, 1]) {
                 0 => (Width::Dword, 0),
                 _ => (Width::Word, 2),
             };
-            register(g, by_port, bar_register(0) + at, width, place >> (8 * at));
+            register(g, by_port, bar_register(0) + at, width, address >> (8 * at));
         }
-        6 => drop(g.store32(pick(&[DOORBELL, DOORBELL, ASK, SERVE]), pick(&[0, 1, 3]))),
+        6 => drop(g.store32(
+            pick(&[DOORBELL, DOORBELL, ASK, ACKNOWLEDGE]),
+            pick(&[0, 1, 3]),
+        )),
         _ => drop(g.load32(pick(&[TABLE + 12, TABLE + 0x1000, ecam(SLOT, MSI), BAR1]))),
     }
     kind < 6
 }
 
 fn race(device: FakeDevice) {
-    let device = device.with_resampled_pin().with_msi(SHAPE).share();
+    let device = device.with_resampled_pin().with_msi(SHAPE).into_arc();
     let mut g = Asm::new();
     let others = g.label();
     g.local_apic_on().start_others(others, STARTED);
     let mut exits = 0;
     let mut race = |g: &mut Asm, cpu: u8| {
-        // Seeded: the same accesses at every run, in an order that the race decides.
+        // A fixed seed: each run has the same accesses. The race decides their order.
         let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[cpu; 32]);
-        // Nobody begins before all are there.
+        // No vCPU begins before all have started.
         let not_yet = g.here();
         g.pause().load32(STARTED).cmp_eax(u32::from(CPUS) - 1);
         g.jb(not_yet);
@@ -110,7 +110,7 @@ fn race(device: FakeDevice) {
     race(&mut g, 0);
     let not_yet = g.here();
     g.pause().load32(DONE).cmp_eax(CPUS.into()).jb(not_yet);
-    // Awake, where it was at first, and everything off: then it is as any device.
+    // In D0, with the first addresses and everything off, the device works as any other.
     g.cfg_write(SLOT, PM + 4, Width::Word, 0).command(0);
     g.set_bar(0, BAR0).msi_control(0).msix_control(0);
     g.command(MEMORY).cfg_show(SLOT, bar_register(0));
@@ -127,7 +127,7 @@ fn race(device: FakeDevice) {
         .print_eax();
     g.command(0).power_off();
 
-    // The others, each with a number in eax.
+    // The other vCPUs, each with its number in eax.
     g.bind(others);
     for cpu in 1..CPUS {
         let next = g.label();
@@ -144,7 +144,10 @@ fn race(device: FakeDevice) {
     );
     let msi = SHAPE | group(1) | MSI_ENABLE;
     assert_eq!(ended.numbers(), [BAR0, 0x600d, 0, msi.into()]);
-    assert_eq!((device.wired(), device.wired_msi()), (vec![], vec![]));
+    assert_eq!(
+        (device.with_eventfd(), device.msi_with_eventfd()),
+        (vec![], vec![])
+    );
     assert_eq!(device.kind(), None);
 }
 

@@ -1,4 +1,4 @@
-//! What a guest's reboot does to its devices: in which order, and what the user is told.
+//! What a guest's reboot does to its devices, in which order, and which messages there are.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -12,28 +12,13 @@ use crate::irq_code::ENABLE;
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    (
-        "one_hot_reset_for_all_of_a_bus",
-        one_hot_reset_for_all_of_a_bus,
-    ),
-    (
-        "a_failed_reset_is_tried_with_the_bus",
-        a_failed_reset_is_tried_with_the_bus,
-    ),
-    (
-        "no_hot_reset_of_what_is_not_ours",
-        no_hot_reset_of_what_is_not_ours,
-    ),
-    ("a_failed_reset_is_said", a_failed_reset_is_said),
-    (
-        "a_sleeper_is_woken_and_silenced",
-        a_sleeper_is_woken_and_silenced,
-    ),
-    (
-        "a_failed_hot_reset_is_said_once",
-        a_failed_hot_reset_is_said_once,
-    ),
+pub const TESTS: &[Test] = tests![
+    one_hot_reset_for_all_of_a_bus,
+    a_failed_reset_is_tried_with_the_bus,
+    no_hot_reset_of_what_is_not_ours,
+    a_failed_reset_is_said,
+    a_sleeper_is_woken_and_quiesced,
+    a_failed_hot_reset_is_said_once,
 ];
 
 const FIRST: &str = "0000:01:00.0";
@@ -47,7 +32,7 @@ const ONLY_HOT: Resets = Resets {
 /// A dword of RAM that no boot overwrites.
 const BOOTS: u32 = 0x6_0000;
 
-/// What comes of a reset.
+/// The outcome of a reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     #[default]
@@ -57,7 +42,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The errno where it does not work.
+    /// The error number of a reset that does not work.
     pub fn check(self) -> Result<(), i32> {
         match self {
             Self::Works => Ok(()),
@@ -72,7 +57,7 @@ impl Outcome {
 pub struct Resets {
     pub own: Outcome,
     pub hot: Outcome,
-    /// What a hot reset resets; nothing where its bus has none.
+    /// Devices that a hot reset resets; empty where the bus has no hot reset.
     pub bus: &'static [&'static str],
 }
 
@@ -92,27 +77,27 @@ impl Resets {
 }
 
 impl FakeDevice {
-    /// It has no reset.
+    /// The device has no reset.
     pub fn no_reset(mut self) -> Self {
         self.resets = Resets::NONE;
         self
     }
 }
 
-/// What was done to any of the devices, in order.
+/// Calls to all devices, in order.
 type Log = Arc<Mutex<Vec<(&'static str, Call)>>>;
 
-/// A device whose calls are noted beside those of others.
+/// A device that adds its calls to a common log.
 fn device(name: &'static str, log: &Log, resets: Resets) -> Arc<FakeDevice> {
     let log = Arc::clone(log);
     let mut device =
         FakeDevice::new().on_call(move |_, call| log.lock().unwrap().push((name, call.clone())));
     device.name = name;
     device.resets = resets;
-    device.share()
+    device.into_arc()
 }
 
-/// All that is logged, as a terminal has it.
+/// All log messages, as a terminal shows them.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
 
@@ -127,7 +112,7 @@ impl Write for Said {
     }
 }
 
-/// A guest that leaves its devices with everything on when it reboots, once. Returns the warnings and
+/// Runs a guest that reboots once and leaves everything of its devices on. Returns the warnings and
 /// errors.
 fn reboot(devices: &[&Arc<FakeDevice>]) -> Vec<String> {
     let mut g = Asm::new();
@@ -173,7 +158,7 @@ fn one_hot_reset_for_all_of_a_bus() {
     assert_eq!(reboot(&[&first, &second]), [] as [&str; 0]);
     let hot = position(&log, &Call::HotReset);
     assert_eq!((hot.len(), position(&log, &Call::Reset).len()), (1, 0));
-    // Before it both are silent: interrupts off, and neither decodes nor masters the bus.
+    // Both are quiesced before the reset: no interrupts, no decode, no bus mastering.
     let log = log.lock().unwrap();
     let before = &log[..hot[0]];
     assert!(
@@ -189,7 +174,7 @@ fn one_hot_reset_for_all_of_a_bus() {
     }
 }
 
-/// One device has a reset of its own that does not work.
+/// One device has a function reset that does not work.
 fn a_failed_reset_is_tried_with_the_bus() {
     let log = Log::default();
     let resets = Resets {
@@ -212,15 +197,16 @@ fn no_hot_reset_of_what_is_not_ours() {
     let only = device(FIRST, &log, ONLY_HOT);
     let said = reboot(&[&only]);
     assert_eq!(position(&log, &Call::HotReset).len(), 0);
-    // At the start, and not at each reboot.
+    // The message comes at the start, not at each reboot.
     assert_eq!(said.len(), 1, "{said:?}");
     for word in [FIRST, SECOND, "not this guest's", "leaves it as it is"] {
         assert!(said[0].contains(word), "{said:?}");
     }
 }
 
-/// The host's kernel may bring COMMAND back with D0, so it is cleared after that, too.
-fn a_sleeper_is_woken_and_silenced() {
+/// The host's kernel may restore COMMAND when the device enters D0, so COMMAND is cleared after
+/// that as well.
+fn a_sleeper_is_woken_and_quiesced() {
     let log = Log::default();
     let device = device(FIRST, &log, Resets::default());
     let mut g = Asm::new();
@@ -235,8 +221,8 @@ fn a_sleeper_is_woken_and_silenced() {
     let log = log.lock().unwrap();
     let last = |call: Call| log[..reset].iter().rposition(|(_, c)| *c == call);
     let woken = last(Call::Config(u64::from(PM) + 4, vec![0, 0])).expect("it is woken");
-    let silenced = last(Call::Config(COMMAND.into(), vec![0, 0])).expect("it is silenced");
-    assert!(woken < silenced, "{:?}", &log[..reset]);
+    let quiesced = last(Call::Config(COMMAND.into(), vec![0, 0])).expect("it is quiesced");
+    assert!(woken < quiesced, "{:?}", &log[..reset]);
 }
 
 fn a_failed_reset_is_said() {

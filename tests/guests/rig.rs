@@ -1,4 +1,4 @@
-//! A function on a bus with KVM behind it and no guest: the test is the vCPU.
+//! A function on a bus, with KVM but without a guest: the test accesses the bus as a vCPU would.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -19,10 +19,10 @@ use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSI, MSIX, PM, ROM, TABLE, VEC
 use crate::irq_code::ENABLE;
 use crate::pci::{COMMAND, IO, MEMORY, ROM_REGISTER, SLOT, bar_register};
 
-/// Slots of the device's mapped pieces.
-pub const PIECES: usize = 2;
+/// Memory slots of the device's mapped areas.
+pub const AREAS: usize = 2;
 
-/// A function on a bus with KVM behind it, and no guest.
+/// A function on a bus, with KVM and without a guest.
 pub struct Rig {
     pub device: Arc<FakeDevice>,
     function: Arc<VfioFunction>,
@@ -31,7 +31,7 @@ pub struct Rig {
     pub router: Arc<GsiRouting>,
     pub slots: Arc<KvmSlots>,
     layout: Layout,
-    /// The registers before anything was done.
+    /// Configuration space before any access.
     power_on: Vec<u8>,
 }
 
@@ -41,36 +41,37 @@ impl Rig {
         Self::at(Arc::new(Gate::open()), device, max_slots)
     }
 
-    /// The same, where devices cannot reach RAM before the gate opens.
-    pub fn at(gate: Arc<Gate>, device: FakeDevice, max_slots: usize) -> Self {
-        let device = device.share();
+    /// The same, where DMA is not possible before `ready`.
+    pub fn at(ready: Arc<Gate>, device: FakeDevice, max_slots: usize) -> Self {
+        let device = device.into_arc();
         let vm = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
         vm.create_irq_chip().unwrap();
         let slots = Arc::new(KvmSlots::new(vm.clone(), max_slots));
         let space = Arc::new(AddressSpace::new());
         space.subscribe(slots.clone()).unwrap();
-        let around = Surroundings {
+        let resources = Surroundings {
             space,
             bus: Arc::new(Bus::new()),
             router: GsiRouting::new(vm).unwrap(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
-            gate,
+            gate: ready,
         };
-        let layout = around.layout;
-        let (bus, router) = (around.bus.clone(), around.router.clone());
-        let function = VfioFunction::new(device.clone(), around, RomSource::Device).unwrap();
-        // The pin of the IOAPIC that INTA of slot 1 leads to; nobody serves it from here.
+        let layout = resources.layout;
+        let (bus, router) = (resources.bus.clone(), resources.router.clone());
+        let function = VfioFunction::new(device.clone(), resources, RomSource::Device).unwrap();
+        // The pin of the IOAPIC that INTA of slot 1 leads to. No thread handles its resample
+        // eventfd.
         function.connect_pin(0, 17, Weak::new());
         let mut bars = function.bars();
-        let places = [
+        let addresses = [
             (0, BAR0),
             (1, BAR1),
             (2, BAR2.into()),
             (4, 0xc001_0000),
             (6, ROM),
         ];
-        for (bar, address) in places {
+        for (bar, address) in addresses {
             bars.set_address(bar, address.into());
         }
         function.set_placed(bars);
@@ -121,40 +122,41 @@ impl Rig {
         self.root.reset();
     }
 
-    /// What the registers say of the interrupts is what the device does.
+    /// Checks that the device's interrupts are as the registers say.
     pub fn check_interrupts(&self) {
         let msix = self.read(MSIX + 3, 1)[0];
         let msi = self.read(MSI + 2, 1)[0];
-        let (wired, wired_msi) = (self.device.wired(), self.device.wired_msi());
+        let (with_eventfd, msi_with_eventfd) =
+            (self.device.with_eventfd(), self.device.msi_with_eventfd());
         if msix & 0x80 != 0 {
             assert_eq!(self.device.kind(), Some(Irq::Msix));
         } else if msi & 1 != 0 {
             assert_eq!(self.device.kind(), Some(Irq::Msi));
-            assert_eq!(wired_msi.len(), 1 << (msi >> 4 & 7));
-            assert_eq!(self.router.in_use(), wired_msi.len());
+            assert_eq!(msi_with_eventfd.len(), 1 << (msi >> 4 & 7));
+            assert_eq!(self.router.in_use(), msi_with_eventfd.len());
         } else {
-            // The pin, unless the host would not have it.
+            // The pin, unless the host refused it.
             assert!(matches!(self.device.kind(), Some(Irq::Intx) | None));
             assert_eq!(self.router.in_use(), 0);
         }
         let on = msix & 0xc0 == 0x80;
         let bar0 = self.read(bar_register(0), 4);
         let bar0 = u32::from_le_bytes(bar0.try_into().unwrap());
-        // The table can be asked while it is where it was at first.
+        // The table can be read while BAR 0 has its first address.
         if on && bar0 == BAR0 && self.slots.in_use() > 0 {
             for entry in 0..VECTORS {
                 let control = self.load32(u64::from(TABLE + 16 * entry + 12));
                 let live = control & 1 == 0;
-                assert!(!live || wired.contains(&entry), "vector {entry}");
+                assert!(!live || with_eventfd.contains(&entry), "vector {entry}");
             }
         }
     }
 
-    /// What the registers say of the BARs is where the device answers.
+    /// Checks that the device answers at the addresses in the registers.
     pub fn check_decoding(&self) {
         let dword = |offset| u32::from_le_bytes(self.read(offset, 4).try_into().unwrap());
-        let awake = dword(PM + 4) & 3 == 0;
-        let enabled = |bit| awake && dword(COMMAND) & bit != 0;
+        let in_d0 = dword(PM + 4) & 3 == 0;
+        let enabled = |bit| in_d0 && dword(COMMAND) & bit != 0;
         let rom = dword(ROM_REGISTER);
         // Index, size, and the address with the kind's bits cut off; the ROM is the last.
         let memory = [
@@ -173,7 +175,7 @@ impl Rig {
                     || address.saturating_add(size) <= *at
                     || at.saturating_add(*other_size) <= address
             };
-            // Of two that overlap one is nowhere, and either will do.
+            // Of two BARs that overlap, either may be the one that is not decoded.
             if !self.layout.allows_bar(address, size) || !memory.iter().all(apart) {
                 continue;
             }
@@ -199,7 +201,7 @@ impl Rig {
         }
     }
 
-    /// Nothing is left of what was done, and the device can be used.
+    /// Checks that a reset undoes everything, and that the device works afterwards.
     pub fn check_reset(&self) {
         self.device.set_available_msi(32);
         self.device.failing_events.store(0, Ordering::Relaxed);
@@ -207,12 +209,12 @@ impl Rig {
         self.check_interrupts();
         assert_eq!(self.slots.in_use(), 0, "memory slots");
         assert_eq!(self.router.in_use(), 0, "GSIs");
-        assert_eq!(self.device.wired(), [] as [u32; 0]);
+        assert_eq!(self.device.with_eventfd(), [] as [u32; 0]);
         assert_eq!(self.load32(BAR1.into()), u32::MAX);
         assert_eq!(self.read(0, 4096), self.power_on);
 
         self.command(MEMORY);
-        assert_eq!(self.slots.in_use(), PIECES);
+        assert_eq!(self.slots.in_use(), AREAS);
         self.device.poke(1, 0x20, 0x600d);
         assert_eq!(self.load32(u64::from(BAR1) + 0x20), 0x600d);
         self.write(MSIX + 2, &(ENABLE as u16).to_le_bytes());
@@ -226,7 +228,7 @@ impl Rig {
             self.bus.mmio_write(table + entry * 16 + 12, &[0; 4]);
         }
         let vectors = self.device.host_vectors() as usize;
-        assert_eq!(self.device.wired().len(), vectors);
+        assert_eq!(self.device.with_eventfd().len(), vectors);
         assert_eq!(self.router.in_use(), vectors);
         self.check_interrupts();
         self.reset();

@@ -1,4 +1,5 @@
-//! The expansion ROM: its register, its content, where it comes from, and what a guest can do to it.
+//! The expansion ROM: its register, its content, where it comes from, and what a guest can do to
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,27 +14,18 @@ use crate::device::{BAR0, BAR1, Call, FakeDevice, PM, ROM};
 use crate::pci::{MEMORY, ROM_REGISTER, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("sized_and_placed", sized_and_placed),
-    (
-        "it_decodes_by_two_switches_and_is_read_once",
-        it_decodes_by_two_switches_and_is_read_once,
-    ),
-    ("a_guest_that_does_not_look", a_guest_that_does_not_look),
-    ("it_moves", it_moves),
-    ("where_a_bar_is_it_cannot_be", where_a_bar_is_it_cannot_be),
-    ("writes_are_dropped", writes_are_dropped),
-    ("no_rom_is_shown", no_rom_is_shown),
-    ("a_file_instead", a_file_instead),
-    ("reset_puts_it_back", reset_puts_it_back),
-    (
-        "a_failed_read_is_tried_again_when_enabled_again",
-        a_failed_read_is_tried_again_when_enabled_again,
-    ),
-    (
-        "toggling_takes_no_memory_slots",
-        toggling_takes_no_memory_slots,
-    ),
+pub const TESTS: &[Test] = tests![
+    sized_and_assigned,
+    it_decodes_by_two_switches_and_is_read_once,
+    a_guest_that_does_not_look,
+    it_moves,
+    where_a_bar_is_it_cannot_be,
+    writes_are_dropped,
+    no_rom_is_shown,
+    a_file_instead,
+    reset_puts_it_back,
+    a_failed_read_is_tried_again_when_enabled_again,
+    toggling_takes_no_memory_slots,
 ];
 
 const GONE: u32 = u32::MAX;
@@ -50,7 +42,7 @@ impl Asm {
 }
 
 fn device() -> Arc<FakeDevice> {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(6, 0, 0x0004_aa55);
     device.poke(6, 0x1ffc, 0x1a57_0ff5);
     device
@@ -77,7 +69,7 @@ fn accesses(device: &FakeDevice) -> Vec<Call> {
     calls
 }
 
-fn sized_and_placed() {
+fn sized_and_assigned() {
     let numbers = run(&device(), |g| {
         g.show_rom_register();
         g.set_rom(0xffff_f800).show_rom_register();
@@ -88,7 +80,7 @@ fn sized_and_placed() {
             .show_rom_register();
         g.cfg_write(SLOT, ROM_REGISTER, Width::Byte, 1)
             .show_rom_register();
-        // The neighbours of the register are what they were.
+        // The registers beside it are unchanged.
         g.cfg_show(SLOT, 0x2c).cfg_show(SLOT, 0x34);
     });
     assert_eq!(
@@ -117,7 +109,7 @@ fn it_decodes_by_two_switches_and_is_read_once() {
         g.load(Width::Word, ROM + 0x1ffe).print_eax();
         g.show(ROM + 0x2000);
         g.set_rom(ROM).show(ROM).set_rom(ROM | ON).show(ROM);
-        // Asleep it decodes nothing.
+        // In D3 the device decodes nothing.
         g.cfg_write(SLOT, PM + 4, Width::Word, 3).show(ROM);
         g.cfg_write(SLOT, PM + 4, Width::Word, 0).show(ROM);
     });
@@ -142,10 +134,11 @@ fn a_guest_that_does_not_look() {
 fn it_moves() {
     let numbers = run(&device(), |g| {
         g.set_rom(ROM | ON).command(MEMORY);
-        for place in [0xd000_0000, 0xdfff_e000] {
-            g.set_rom(place | ON).show(place).show(ROM);
+        for address in [0xd000_0000, 0xdfff_e000] {
+            g.set_rom(address | ON).show(address).show(ROM);
         }
-        // Outside of the windows it is nowhere; half written, it is where the register says.
+        // Outside of the windows the ROM is not decoded. Half written, its address is the
+        // register's.
         g.set_rom(0x0010_0000 | ON).show(0xdfff_e000);
         g.cfg_write(SLOT, ROM_REGISTER + 2, Width::Word, 0xd123)
             .show(0xd123_0000);
@@ -158,7 +151,7 @@ fn it_moves() {
     );
 }
 
-/// Neither enabled onto a BAR nor moved there; and a BAR gives way as little.
+/// The ROM cannot be enabled at a BAR's address or moved there, and no BAR to the ROM's.
 fn where_a_bar_is_it_cannot_be() {
     let device = device();
     device.poke(0, 0, 0x600d);
@@ -185,9 +178,9 @@ fn writes_are_dropped() {
     assert_eq!(device.peek(6, 0), 0x0004_aa55);
 }
 
-/// With rombar=off, and where the device has none.
+/// With rombar=off, and for a device without a ROM.
 fn no_rom_is_shown() {
-    let without = FakeDevice::new().no_rom().share();
+    let without = FakeDevice::new().no_rom().into_arc();
     for (device, rom) in [(device(), RomConfig::Off), (without, RomConfig::Device)] {
         let mut g = Asm::new();
         g.show_rom_register();
@@ -200,7 +193,7 @@ fn no_rom_is_shown() {
     }
 }
 
-/// The file's content, and ones up to a power of two; the device is not asked.
+/// The guest reads the file, then ones up to a power of two. The device's ROM is not read.
 fn a_file_instead() {
     let mut content = vec![0x77; 0x2801];
     content[..4].copy_from_slice(&[0x55, 0xaa, 0x12, 0x34]);
@@ -236,7 +229,7 @@ fn reset_puts_it_back() {
         g.show_rom_register().command(MEMORY).show(ROM);
         g.set_rom(ROM | ON).show(ROM);
         g.inc32(BOOTS).load32(BOOTS).cmp_eax(2).je(again);
-        // Left on, and elsewhere.
+        // The first boot leaves the ROM on, at another address.
         g.set_rom(0xd000_0000 | ON).show(0xd000_0000).reset();
         g.bind(again).show(0xd000_0000).command(0);
     });
@@ -244,7 +237,7 @@ fn reset_puts_it_back() {
     assert_eq!(numbers, [ROM, GONE, first, first, ROM, GONE, first, GONE]);
 }
 
-/// A device that does not give its ROM is asked once for each time that the guest enables it.
+/// A ROM that cannot be read is tried once each time that the guest enables it.
 fn a_failed_read_is_tried_again_when_enabled_again() {
     let device = device();
     let mut g = Asm::new();

@@ -1,5 +1,5 @@
-//! From one kind of interrupt to another in a running guest: one is on at a time, and what was raised
-//! before is delivered after.
+//! Changes between kinds of interrupt in a running guest: one kind is on at a time, and an
+//! interrupt raised before the change is delivered after it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,33 +8,18 @@ use vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
-use crate::device::{ASK, Call, DOORBELL, FakeDevice, MSI, MSIX, PBA, SERVE};
+use crate::device::{ACKNOWLEDGE, ASK, Call, DOORBELL, FakeDevice, MSI, MSIX, PBA};
 use crate::irq_code::{ENABLE, FUNCTION_MASK, MSI_64, MSI_ENABLE, group};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    (
-        "nothing_is_lost_around_the_circle",
-        nothing_is_lost_around_the_circle,
-    ),
-    (
-        "nothing_is_lost_without_resampling",
-        nothing_is_lost_without_resampling,
-    ),
-    (
-        "the_pin_speaks_up_when_messages_end",
-        the_pin_speaks_up_when_messages_end,
-    ),
-    ("msix_wins_over_msi", msix_wins_over_msi),
-    (
-        "one_access_ends_one_and_not_the_other",
-        one_access_ends_one_and_not_the_other,
-    ),
-    (
-        "refused_msix_falls_back_to_msi",
-        refused_msix_falls_back_to_msi,
-    ),
+pub const TESTS: &[Test] = tests![
+    nothing_is_lost_around_the_circle,
+    nothing_is_lost_without_resampling,
+    the_pin_speaks_up_when_messages_end,
+    msix_wins_over_msi,
+    one_access_ends_one_and_not_the_other,
+    refused_msix_falls_back_to_msi,
 ];
 
 /// The pin of the IOAPIC that INTA of slot 1 leads to, and its vector.
@@ -49,20 +34,12 @@ const X: u8 = 0x52;
 
 fn numbers(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
     let mut g = Asm::new();
-    g.level_handler(P, SERVE).interrupts(&[M, M + 1, X]);
+    g.level_handler(P, ACKNOWLEDGE).interrupts(&[M, M + 1, X]);
     g.ioapic_level(PIN, P).command(MEMORY);
     g.msi_message(SHAPE, M.into());
     build(&mut g);
     g.power_off();
     Vm::new(g).device(device).run().numbers()
-}
-
-fn interrupts_off(g: &mut Asm) -> &mut Asm {
-    g.emit(&[0xfa])
-}
-
-fn interrupts_on(g: &mut Asm) -> &mut Asm {
-    g.emit(&[0xfb])
 }
 
 /// The kinds in the order in which the device was told to use them.
@@ -87,48 +64,48 @@ fn kinds(device: &FakeDevice) -> Vec<Irq> {
     kinds
 }
 
-/// Pin, MSI, MSI-X, and around again: each time the device raises an interrupt while the guest takes
-/// none, the guest changes the kind, and then the interrupt comes.
-fn around_the_circle(device: FakeDevice) {
+/// Pin, MSI, MSI-X, and the pin again. Each time the device raises an interrupt while the guest has
+/// interrupts off, the guest changes the kind, and then the interrupt is delivered.
+fn full_circle(device: FakeDevice) {
     const ROUNDS: u32 = 10;
-    let device = device.with_msi(SHAPE).share();
+    let device = device.with_msi(SHAPE).into_arc();
     let counts = numbers(&device, |g| {
         for round in 1..=ROUNDS {
-            interrupts_off(g).store32(ASK, 1).msi_control(MSI_ON);
-            // What the pin said before is in the local APIC, and is served from there.
-            let again = interrupts_on(g).here();
+            g.cli().store32(ASK, 1).msi_control(MSI_ON);
+            // The pin's earlier interrupt is in the local APIC, which delivers it now.
+            let again = g.sti().here();
             g.pause().load32(ASK).cmp_eax(0).jne(again);
 
-            interrupts_off(g).store32(DOORBELL, 1).msi_control(0);
+            g.cli().store32(DOORBELL, 1).msi_control(0);
             g.msix_control(ENABLE).unmask_with(5, X);
-            interrupts_on(g).await_count(M + 1, round);
+            g.sti().await_count(M + 1, round);
 
-            interrupts_off(g).store32(DOORBELL, 5).msix_control(0);
-            interrupts_on(g).await_count(X, round);
+            g.cli().store32(DOORBELL, 5).msix_control(0);
+            g.sti().await_count(X, round);
         }
         g.show_count(M).show_count(M + 1).show_count(X).show(ASK);
     });
     assert_eq!(counts, [0, ROUNDS, ROUNDS, 0]);
     let circle = [Irq::Intx, Irq::Msi, Irq::Intx, Irq::Msix];
     let expected = circle.iter().cycle().take(4 * ROUNDS as usize);
-    // First the host was asked for its messages, and at the end the pin is on.
+    // The first call finds out how many messages the host has. At the end the pin is on.
     let kinds = kinds(&device);
     assert_eq!((kinds[0], kinds[kinds.len() - 1]), (Irq::Msi, Irq::Intx));
     assert!(kinds[1..kinds.len() - 1].iter().eq(expected), "{kinds:?}");
 }
 
 fn nothing_is_lost_around_the_circle() {
-    around_the_circle(FakeDevice::new().with_resampled_pin());
+    full_circle(FakeDevice::new().with_resampled_pin());
 }
 
 fn nothing_is_lost_without_resampling() {
-    around_the_circle(FakeDevice::new().with_pin());
+    full_circle(FakeDevice::new().with_pin());
 }
 
-/// A device that asks by its pin while messages are on is heard when they are off.
+/// A device that asserts its pin while messages are on interrupts when they are off.
 fn the_pin_speaks_up_when_messages_end() {
     let device = FakeDevice::new().with_resampled_pin().with_msi(SHAPE);
-    let device = device.share();
+    let device = device.into_arc();
     let shown = numbers(&device, |g| {
         g.msi_control(MSI_ON).store32(ASK, 1).show_count(P);
         g.msi_control(0).await_count(P, 1).show(ASK);
@@ -139,19 +116,19 @@ fn the_pin_speaks_up_when_messages_end() {
     assert_eq!(shown, [0, 0, 0, 0]);
 }
 
-/// Both at once is undefined: here MSI-X is used, and MSI again when MSI-X is off.
+/// MSI and MSI-X at once are undefined: here MSI-X is used, then MSI when MSI-X is off.
 fn msix_wins_over_msi() {
-    let device = FakeDevice::new().with_pin().with_msi(SHAPE).share();
+    let device = FakeDevice::new().with_pin().with_msi(SHAPE).into_arc();
     let shown = numbers(&device, |g| {
         g.msi_control(MSI_ON);
         g.store32(DOORBELL, 1).await_count(M + 1, 1);
         g.msix_control(ENABLE).unmask_with(1, X);
         g.store32(DOORBELL, 1).await_count(X, 1).show_count(M + 1);
-        // MSI may change meanwhile.
+        // MSI may be changed while MSI-X is on.
         g.msi_message(SHAPE, 0x48).msi_message(SHAPE, M.into());
         g.msix_control(0);
         g.store32(DOORBELL, 1).await_count(M + 1, 2).show_count(X);
-        // The other way round.
+        // The same with MSI enabled first.
         g.msi_control(0).msix_control(ENABLE).msi_control(MSI_ON);
         g.store32(DOORBELL, 1).await_count(X, 2).show_count(M + 1);
         g.msi_control(0);
@@ -162,7 +139,7 @@ fn msix_wins_over_msi() {
 
 /// Table and mask survive while MSI-X is off, as does the message of MSI.
 fn one_access_ends_one_and_not_the_other() {
-    let device = FakeDevice::new().with_pin().with_msi(SHAPE).share();
+    let device = FakeDevice::new().with_pin().with_msi(SHAPE).into_arc();
     let shown = numbers(&device, |g| {
         g.unmask_with(2, X).msix_control(ENABLE | FUNCTION_MASK);
         g.store32(DOORBELL, 2).show(PBA).show_count(X);
@@ -177,9 +154,9 @@ fn one_access_ends_one_and_not_the_other() {
     assert_eq!(shown, [1 << 2, 0, 1]);
 }
 
-/// What was on before comes back when the next one is refused.
+/// When the host refuses the next kind, the kind before is used again.
 fn refused_msix_falls_back_to_msi() {
-    let device = FakeDevice::new().with_pin().with_msi(SHAPE).share();
+    let device = FakeDevice::new().with_pin().with_msi(SHAPE).into_arc();
     let failing = device.clone();
     let mut g = Asm::new();
     g.interrupts(&[M, M + 1, X]).command(MEMORY);

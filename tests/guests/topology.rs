@@ -1,14 +1,15 @@
 //! Processors whose APIC ids have a gap.
 
+use iced_x86::code_asm::{dword_ptr, eax, edx};
 use vmm::config::topology::{Topology, Wish};
 
 use crate::Test;
 use crate::common::asm::Asm;
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[("ids_are_the_same_wherever", ids_are_the_same_wherever)];
+pub const TESTS: &[Test] = tests![ids_are_the_same_wherever];
 
-/// Dwords of RAM: how many have started and are done, and what each found, by its id.
+/// Dwords of RAM: how many processors have started, how many are done, and the ids they found.
 const STARTED: u32 = 0x7_2000;
 const DONE: u32 = STARTED + 4;
 const FOUND: u32 = STARTED + 0x10;
@@ -18,14 +19,16 @@ const APIC_ID: u32 = 0xfee0_0020;
 
 /// Writes the local APIC's id plus one to the dword that CPUID's id chooses.
 fn find_id(g: &mut Asm) {
-    g.mov_eax(LEAF_TOPOLOGY).mov_ecx(0).emit(&[0x0f, 0xa2]); // cpuid
-    g.load32(APIC_ID);
-    // shr eax, 24; inc eax; mov [FOUND + edx * 4], eax
-    g.emit(&[0xc1, 0xe8, 0x18, 0x40, 0x89, 0x04, 0x95]);
-    g.emit(&FOUND.to_le_bytes()).lock_inc32(DONE);
+    g.mov_eax(LEAF_TOPOLOGY).mov_ecx(0).code(|a| a.cpuid());
+    g.load32(APIC_ID).code(|a| {
+        a.shr(eax, 24)?;
+        a.inc(eax)?;
+        a.mov(dword_ptr(edx * 4 + FOUND), eax)
+    });
+    g.lock_inc32(DONE);
 }
 
-/// In CPUID, in the local APIC, and for KVM, which starts each.
+/// The id is the same in CPUID, in the local APIC, and for KVM, which starts each processor.
 fn ids_are_the_same_wherever() {
     let wish = Wish {
         sockets: Some(2),

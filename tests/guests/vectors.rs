@@ -1,4 +1,4 @@
-//! Vectors that the host gives slowly, grudgingly or not at all; and a device that fails.
+//! Hosts that have few vectors or none, and add them slowly; and a device that fails.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,34 +12,19 @@ use crate::irq_code::{ENABLE, FUNCTION_MASK};
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("growing_loses_nothing", growing_loses_nothing),
-    ("growing_is_by_powers_of_two", growing_is_by_powers_of_two),
-    (
-        "adding_leaves_the_others_alone",
-        adding_leaves_the_others_alone,
-    ),
-    (
-        "growing_keeps_masked_vectors_masked",
-        growing_keeps_masked_vectors_masked,
-    ),
-    ("fewer_vectors_than_asked_for", fewer_vectors_than_asked_for),
-    (
-        "fewer_vectors_where_they_are_added",
-        fewer_vectors_where_they_are_added,
-    ),
-    ("fewer_vectors_at_once", fewer_vectors_at_once),
-    (
-        "a_refused_vector_can_be_tried_again",
-        a_refused_vector_can_be_tried_again,
-    ),
-    (
-        "a_set_that_is_lost_reads_as_off",
-        a_set_that_is_lost_reads_as_off,
-    ),
-    ("msix_that_cannot_be_enabled", msix_that_cannot_be_enabled),
-    ("a_failed_device_is_fenced", a_failed_device_is_fenced),
-    ("a_device_is_given_back", a_device_is_given_back),
+pub const TESTS: &[Test] = tests![
+    growing_loses_nothing,
+    growing_is_by_powers_of_two,
+    adding_leaves_the_others_alone,
+    growing_keeps_masked_vectors_masked,
+    fewer_vectors_than_asked_for,
+    fewer_vectors_where_they_are_added,
+    fewer_vectors_at_once,
+    a_refused_vector_can_be_tried_again,
+    a_set_that_is_lost_reads_as_off,
+    msix_that_cannot_be_enabled,
+    a_failed_device_is_disconnected,
+    a_device_is_given_back,
 ];
 
 const V: u8 = 0x41;
@@ -66,7 +51,8 @@ fn set_irqs(device: &FakeDevice) -> Vec<(u32, usize)> {
     sizes.collect()
 }
 
-/// An interrupt that comes while the set is off has nobody to hear it, and is made up for.
+/// An interrupt that is raised while the set is off for its growth has no eventfd; it is delivered
+/// afterwards.
 fn growing_loses_nothing() {
     let device = FakeDevice::new()
         .no_resize()
@@ -75,7 +61,7 @@ fn growing_loses_nothing() {
                 assert!(!device.raise(0));
             }
         })
-        .share();
+        .into_arc();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, V);
         raise(g, 0).await_count(V, 1);
@@ -87,7 +73,7 @@ fn growing_loses_nothing() {
 }
 
 fn growing_is_by_powers_of_two() {
-    let device = FakeDevice::new().no_resize().share();
+    let device = FakeDevice::new().no_resize().into_arc();
     numbers(&device, |g| {
         g.msix_control(ENABLE);
         for entry in 0..8 {
@@ -95,7 +81,7 @@ fn growing_is_by_powers_of_two() {
         }
         raise(g, 7).await_count(V, 1);
     });
-    // The fourth and the last three find their vectors set up.
+    // For the fourth and the last three the vectors are set up already.
     let one_by_one = [
         (0, 1),
         (0, 1),
@@ -111,7 +97,7 @@ fn growing_is_by_powers_of_two() {
 }
 
 fn adding_leaves_the_others_alone() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     numbers(&device, |g| {
         g.msix_control(ENABLE);
         for entry in [6, 0, 3] {
@@ -119,7 +105,7 @@ fn adding_leaves_the_others_alone() {
         }
         raise(g, 3).await_count(V, 1);
     });
-    // One call a vector, however often it is masked.
+    // One call for each vector, however often the guest masks it.
     assert_eq!(set_irqs(&device), [(0, 1), (6, 1), (0, 1), (3, 1)]);
     assert_eq!(
         device.count(&Call::Disable(Irq::Msix)),
@@ -129,7 +115,7 @@ fn adding_leaves_the_others_alone() {
 }
 
 fn growing_keeps_masked_vectors_masked() {
-    let device = FakeDevice::new().no_resize().share();
+    let device = FakeDevice::new().no_resize().into_arc();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, V).mask(0);
         g.unmask_with(1, W).show_count(V);
@@ -139,10 +125,10 @@ fn growing_keeps_masked_vectors_masked() {
     assert_eq!(numbers, [0]);
 }
 
-/// Three vectors are all that the host has: the fourth entry stays masked and reads so, the others
-/// live.
+/// The host has three vectors: the fourth entry stays masked and reads as masked, and the others
+/// work.
 fn fewer_vectors_than_asked_for() {
-    let device = FakeDevice::new().no_resize().available(3).share();
+    let device = FakeDevice::new().no_resize().available(3).into_arc();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE);
         for entry in 0..3 {
@@ -150,7 +136,7 @@ fn fewer_vectors_than_asked_for() {
         }
         g.unmask_with(3, W).show(TABLE + 3 * 16 + 12);
         raise(g, 3).show_count(W);
-        // Growing in vain may raise the others; they are counted from zero.
+        // A failed attempt to grow may raise the others; their counts begin anew.
         g.clear_counts([V]);
         for entry in 0..3 {
             raise(g, entry).await_count(V, entry + 1);
@@ -158,11 +144,11 @@ fn fewer_vectors_than_asked_for() {
         g.show_count(V);
     });
     assert_eq!(numbers, [1, 0, 3]);
-    assert_eq!(device.wired(), [] as [u32; 0]);
+    assert_eq!(device.with_eventfd(), [] as [u32; 0]);
 }
 
 fn fewer_vectors_where_they_are_added() {
-    let device = FakeDevice::new().available(2).share();
+    let device = FakeDevice::new().available(2).into_arc();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, V).unmask_with(5, W);
         g.show(TABLE + 12).show(TABLE + 5 * 16 + 12);
@@ -172,11 +158,11 @@ fn fewer_vectors_where_they_are_added() {
     assert_eq!(numbers, [0, 1, 0, 1]);
 }
 
-/// The table is filled before MSI-X is on, as Linux does it: each vector that cannot be had reads as
-/// masked when it is.
+/// The guest fills the table before MSI-X is on, as Linux does. Each entry for which the host has
+/// no vector then reads as masked.
 fn fewer_vectors_at_once() {
     for device in [FakeDevice::new(), FakeDevice::new().no_resize()] {
-        let device = device.available(4).share();
+        let device = device.available(4).into_arc();
         let numbers = numbers(&device, |g| {
             for entry in 0..6 {
                 g.unmask_with(entry, V);
@@ -185,7 +171,7 @@ fn fewer_vectors_at_once() {
             for entry in 0..6 {
                 g.show(TABLE + entry * 16 + 12);
             }
-            // Growing in vain may raise the others; they are counted from zero.
+            // A failed attempt to grow may raise the others; their counts begin anew.
             g.clear_counts([V]);
             raise(g, 3).await_count(V, 1);
         });
@@ -201,19 +187,19 @@ fn a_refused_vector_can_be_tried_again() {
                 device.failing_events.store(1, Ordering::Relaxed);
             }
         })
-        .share();
+        .into_arc();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, V);
         raise(g, 0).show_count(V).show(TABLE + 12).show(PBA);
-        // The device has kept what it raised.
+        // The device kept the interrupt pending.
         g.unmask(0).await_count(V, 1).show(PBA);
         raise(g, 0).await_count(V, 2).show_count(V).show(TABLE + 12);
     });
     assert_eq!(numbers, [0, 1, 1, 0, 2, 0]);
 }
 
-/// The set is turned off to grow, and then the host gives nothing any more: MSI-X reads as off, and
-/// can be turned on when there are vectors again.
+/// The set is turned off to grow, and then the host has no vectors any more: MSI-X reads as off.
+/// The guest can turn MSI-X on when the host has vectors again.
 fn a_set_that_is_lost_reads_as_off() {
     let device = FakeDevice::new()
         .no_resize()
@@ -222,7 +208,7 @@ fn a_set_that_is_lost_reads_as_off() {
                 device.failing_events.store(2, Ordering::Relaxed);
             }
         })
-        .share();
+        .into_arc();
     let numbers = numbers(&device, |g| {
         g.msix_control(ENABLE).unmask_with(0, V);
         raise(g, 0).await_count(V, 1);
@@ -238,8 +224,8 @@ fn a_set_that_is_lost_reads_as_off() {
 }
 
 fn msix_that_cannot_be_enabled() {
-    let device = FakeDevice::new().share();
-    // The notices are watched when the device is added, so the count begins with the guest.
+    let device = FakeDevice::new().into_arc();
+    // Device events are set up when the device is added, so the count begins with the guest.
     let failing = device.clone();
     let mut g = Asm::new();
     g.interrupts(&[V]).command(MEMORY).wait_key();
@@ -251,13 +237,13 @@ fn msix_that_cannot_be_enabled() {
         failing.failing_events.store(1, Ordering::Relaxed);
         live.press_key();
     });
-    // It reads as off.
+    // MSI-X reads as off.
     let off = (VECTORS - 1) << 16 | 0x0011;
     assert_eq!(ended.numbers(), [0, 0, off, 1]);
 }
 
-fn a_failed_device_is_fenced() {
-    let device = FakeDevice::new().share();
+fn a_failed_device_is_disconnected() {
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
     let failing = device.clone();
     let mut g = Asm::new();
@@ -271,7 +257,7 @@ fn a_failed_device_is_fenced() {
         .cmp_eax(ID)
         .je(again);
     g.print_eax().show(BAR0).show(BAR1).show(TABLE);
-    // Writes change nothing, and a vector cannot be wired.
+    // Writes change nothing, and no vector can get an eventfd.
     g.command(MEMORY)
         .msix_control(ENABLE)
         .unmask_with(0, V)
@@ -279,7 +265,7 @@ fn a_failed_device_is_fenced() {
     g.cfg_show(0, 0).power_off();
     let ended = Vm::new(g).device(&device).run_beside(|live| {
         live.wait_for("0000600d\n");
-        failing.notice(0);
+        failing.device_event(0);
     });
     assert_eq!(ended.slots.0, ended.slots.1);
     let gone = u32::MAX;
@@ -287,12 +273,13 @@ fn a_failed_device_is_fenced() {
         ended.numbers(),
         [0x600d, gone, gone, gone, gone, gone, 0x0008_1b36]
     );
-    assert_eq!((device.command(), device.wired()), (0, vec![]));
+    assert_eq!((device.command(), device.with_eventfd()), (0, vec![]));
 }
 
-/// The host wants the device back: the guest loses it and lives, and nothing keeps it open.
+/// The host asks for the device: the guest loses the device and goes on, and nothing keeps the
+/// device open.
 fn a_device_is_given_back() {
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     device.poke(0, 0, 0x600d);
     let asking = device.clone();
     let mut g = Asm::new();
@@ -306,9 +293,9 @@ fn a_device_is_given_back() {
     let ended = Vm::new(g).device(&device).run_beside(|live| {
         live.wait_for("0000600d\n");
         let ours = std::sync::Arc::strong_count(&asking);
-        asking.notice(1);
-        // The host asks again and again until it has it.
-        asking.notice(1);
+        asking.device_event(1);
+        // The host repeats its request until the device is released.
+        asking.device_event(1);
         crate::vm::eventually("the device is let go of", || {
             std::sync::Arc::strong_count(&asking) < ours
         });
@@ -317,5 +304,5 @@ fn a_device_is_given_back() {
     assert_eq!(ended.slots.0, ended.slots.1);
     let gone = u32::MAX;
     assert_eq!(ended.numbers(), [0x600d, gone, gone, gone, 0x0008_1b36]);
-    assert_eq!((device.command(), device.wired()), (0, vec![]));
+    assert_eq!((device.command(), device.with_eventfd()), (0, vec![]));
 }

@@ -1,4 +1,4 @@
-//! Runs a guest to its end, under a time limit, with the test beside it.
+//! Runs a guest to its end, under a time limit, while the test watches from another thread.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
@@ -48,7 +48,7 @@ impl Write for Output {
     }
 }
 
-/// A VM to be.
+/// The configuration of a VM.
 pub struct Vm {
     guest: Asm,
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
@@ -62,13 +62,13 @@ pub struct Ended {
     pub exit: Result<Exit, MachineError>,
     pub text: String,
     pub exits: Arc<Exits>,
-    /// What `--stats` would tell.
+    /// The report of `--stats`.
     pub report: Report,
     /// KVM's memory slots in use before the guest's first instruction and after its last.
     pub slots: (usize, usize),
 }
 
-/// A running guest, for the test beside it.
+/// A running guest, as a test on another thread has it.
 pub struct Live {
     output: Output,
     serial: Arc<Serial>,
@@ -88,13 +88,13 @@ impl Vm {
         }
     }
 
-    /// The next slot of the bus, from 1 on.
+    /// Adds the device in the first free slot, from 1 on.
     pub fn device(mut self, device: &Arc<FakeDevice>) -> Self {
         self.devices.push((device.clone(), DeviceConfig::default()));
         self
     }
 
-    /// A slot of its own, as `--vfio ADDR,slot=` has it.
+    /// Adds the device in this slot, as `--vfio ADDR,slot=` does.
     pub fn device_at(mut self, device: &Arc<FakeDevice>, slot: &str) -> Self {
         let config = DeviceConfig {
             slot: Some(slot.parse().expect("a slot")),
@@ -104,7 +104,7 @@ impl Vm {
         self
     }
 
-    /// With this expansion ROM, as `--vfio ADDR,rombar=` and `romfile=` have it.
+    /// Adds the device with this expansion ROM, as `--vfio ADDR,rombar=` and `romfile=` do.
     pub fn device_with_rom(mut self, device: &Arc<FakeDevice>, rom: RomConfig) -> Self {
         let config = DeviceConfig {
             rom,
@@ -197,7 +197,7 @@ impl Vm {
     }
 }
 
-/// Ends a run that takes too long, for as long as this lives.
+/// Ends a run that takes too long. Dropping this lifts the limit.
 struct TimeLimit {
     _alive: mpsc::Sender<()>,
 }
@@ -209,7 +209,7 @@ impl TimeLimit {
             let mut wait = TIME_LIMIT;
             while receiver.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
                 notifier.notify(GuestEvent::Broken("time limit".into()));
-                // A reset may have swallowed it.
+                // A reset may have discarded the event.
                 wait = Duration::from_millis(100);
             }
         });
@@ -230,13 +230,13 @@ impl Live {
         assert!(!wait.timed_out(), "waiting for {text:?}, got {printed:?}");
     }
 
-    /// Lets a guest go on that waits for a key.
+    /// Types the key that the guest waits for.
     pub fn press_key(&self) {
-        // The guest may be in the UART just now.
+        // The UART may be locked by the guest at this moment.
         eventually("the key is taken", || self.serial.type_in(b"k") == 1);
     }
 
-    /// Ends the run as a power-off of the guest's would.
+    /// Ends the run as if the guest had powered off.
     pub fn end(&self) {
         self.notifier.notify(GuestEvent::PowerOff);
     }
@@ -251,7 +251,7 @@ impl Live {
         self.slots.in_use()
     }
 
-    /// The same, to be asked from elsewhere.
+    /// A function that returns the same number on any thread.
     pub fn slot_counter(&self) -> impl Fn() -> usize + Send + Sync + 'static {
         let slots = Arc::clone(&self.slots);
         move || slots.in_use()
@@ -259,7 +259,7 @@ impl Live {
 }
 
 impl Ended {
-    /// The run ended with the guest's power-off; what it printed.
+    /// Checks that the guest powered off; returns what the guest printed.
     #[track_caller]
     pub fn powered_off(self) -> String {
         match self.exit {

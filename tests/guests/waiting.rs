@@ -1,4 +1,4 @@
-//! Writes that KVM keeps until the next exit: nobody can tell, but for the exits.
+//! Coalesced writes, which KVM keeps until the next exit: only the number of exits shows them.
 
 use vmm::layout::{GSI_SERIAL, IOAPIC_ADDR, PORT_PCI_ADDRESS, PORT_PCI_DATA};
 
@@ -9,22 +9,16 @@ use crate::irq_code::counter;
 use crate::pci::SLOT;
 use crate::vm::Vm;
 
-pub const TESTS: &[Test] = &[
-    ("characters_make_no_exits", characters_make_no_exits),
-    ("more_than_the_ring_holds", more_than_the_ring_holds),
-    (
-        "a_guest_without_exits_is_heard",
-        a_guest_without_exits_is_heard,
-    ),
-    ("the_divisor_is_not_text", the_divisor_is_not_text),
-    (
-        "setting_up_a_line_makes_no_exits",
-        setting_up_a_line_makes_no_exits,
-    ),
-    ("a_register_is_one_exit", a_register_is_one_exit),
-    ("text_comes_before_the_end", text_comes_before_the_end),
-    ("an_address_is_everybodys", an_address_is_everybodys),
-    ("the_transmitter_interrupts", the_transmitter_interrupts),
+pub const TESTS: &[Test] = tests![
+    characters_make_no_exits,
+    more_than_the_ring_holds,
+    a_guest_without_exits_is_heard,
+    the_divisor_is_not_text,
+    setting_up_a_line_makes_no_exits,
+    a_register_is_one_exit,
+    text_comes_before_the_end,
+    an_address_is_everybodys,
+    the_transmitter_interrupts,
 ];
 
 const COM1: u16 = 0x3f8;
@@ -37,12 +31,13 @@ const LINE_STATUS: u16 = COM1 + 5;
 const COM2: u16 = 0x2f8;
 const DLAB: u8 = 0x80;
 
-/// Dwords of RAM: what a guest has seen, whose turn it is, who has started.
+/// Dwords of RAM: a value that the guest read, the processor whose turn it is, and how many have
+/// started.
 const SEEN: u32 = 0x7_2000;
 const TURN: u32 = SEEN + 4;
 const STARTED: u32 = SEEN + 8;
 
-/// A host whose KVM cannot keep port writes makes each an exit; nothing here would be seen then.
+/// Whether KVM coalesces port writes. If not, each write is an exit, and exits are not checked.
 pub fn kept() -> bool {
     let kvm = kvm_ioctls::Kvm::new().unwrap();
     let kept = kvm.check_extension(kvm_ioctls::Cap::CoalescedPio);
@@ -52,7 +47,7 @@ pub fn kept() -> bool {
     kept
 }
 
-/// As Linux's console does it: a look at the line, then a FIFO's worth of characters.
+/// Output as from Linux's console: a read of the line status, then a FIFO full of characters.
 fn characters_make_no_exits() {
     let mut g = Asm::new();
     for _ in 0..8 {
@@ -61,7 +56,7 @@ fn characters_make_no_exits() {
     g.power_off();
     let ended = Vm::new(g).run();
     let (ports, _) = ended.exits();
-    // Looks at the sleep status are not made by this guest; the power-off is one.
+    // The guest never reads the sleep status. The power-off is one exit.
     assert!(!kept() || ports == 9, "{ports} exits");
     assert_eq!(ended.powered_off(), "sixteen letters.".repeat(8));
 }
@@ -90,7 +85,7 @@ fn a_guest_without_exits_is_heard() {
     assert_eq!(ended.text, "is anybody there");
 }
 
-/// The port of the characters is the divisor's low byte while DLAB is set.
+/// While DLAB is set, the data port is the divisor's low byte.
 fn the_divisor_is_not_text() {
     let mut g = Asm::new();
     g.print("before ");
@@ -105,7 +100,8 @@ fn the_divisor_is_not_text() {
     assert_eq!(Vm::new(g).run().powered_off(), "before after 0000000c\n");
 }
 
-/// What sets the line up waits, in order; so does what is meant for a UART that is not there.
+/// Writes that set the line up are coalesced in order, and so are writes to a UART that does not
+/// exist.
 fn setting_up_a_line_makes_no_exits() {
     let mut g = Asm::new();
     for odd in 0..20 {
@@ -123,7 +119,7 @@ fn setting_up_a_line_makes_no_exits() {
 
 fn a_register_is_one_exit() {
     const READS: u32 = 50;
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let mut g = Asm::new();
     g.repeat(READS, |g| {
         g.cfg_read(SLOT, 0, Width::Dword);
@@ -139,7 +135,7 @@ fn a_register_is_one_exit() {
 fn an_address_is_everybodys() {
     const ROUNDS: u32 = 200;
     const HOST_BRIDGE: u32 = 0x0008_1b36;
-    let device = FakeDevice::new().share();
+    let device = FakeDevice::new().into_arc();
     let turns = [(u32::from(SLOT) << 11, ID), (0, HOST_BRIDGE)];
     let mut g = Asm::new();
     let other = g.label();
@@ -178,7 +174,7 @@ fn text_comes_before_the_end() {
     }
 }
 
-/// A driver that waits for the interrupt after a FIFO's worth, and never looks at the line.
+/// A driver that waits for the interrupt after each FIFO full, and never reads the line status.
 fn the_transmitter_interrupts() {
     const VECTOR: u8 = 0x41;
     let mut g = Asm::new();

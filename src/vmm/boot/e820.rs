@@ -78,7 +78,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::MIN_MEMORY;
+    use crate::config::memory::MIN_MEMORY;
 
     fn check(map: &[Entry]) {
         for pair in map.windows(2) {

@@ -1,6 +1,41 @@
-//! vCPUs: how many and how arranged, where they run, and how they idle.
+//! `--cpus N[,key=value]...`: how many vCPUs, how arranged, where they run, and how they idle.
 
-use crate::config::topology::{Topology, TopologyError, Wish};
+use crate::config::options::{Flag, Known, OptionError, Options};
+use crate::config::topology::{MAX_CPUS, Topology, TopologyError, Wish};
+
+static CPUS: Flag = Flag {
+    name: "--cpus",
+    lists: true,
+    options: &[
+        Known {
+            name: "pin",
+            wanted: "a list of host CPUs, each once",
+            example: "0,2,4-7",
+        },
+        Known {
+            name: "idle",
+            wanted: "native or exit",
+            example: "native",
+        },
+        Known {
+            name: "sockets",
+            wanted: NUMBER,
+            example: "1",
+        },
+        Known {
+            name: "cores",
+            wanted: NUMBER,
+            example: "2",
+        },
+        Known {
+            name: "threads",
+            wanted: NUMBER,
+            example: "2",
+        },
+    ],
+};
+
+const NUMBER: &str = "a number, 1 or more";
 
 /// vCPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,10 +49,10 @@ pub struct CpuConfig {
 }
 
 impl CpuConfig {
-    /// So many vCPUs, all else as it is by default.
+    /// `count` vCPUs, with the defaults for everything else.
     ///
     /// # Errors
-    /// Not 1 to [`super::MAX_CPUS`] of them.
+    /// Not 1 to [`MAX_CPUS`] of them.
     pub fn new(count: u32) -> Result<Self, TopologyError> {
         Ok(Self {
             topology: Topology::new(count, Wish::default())?,
@@ -26,13 +61,13 @@ impl CpuConfig {
         })
     }
 
-    /// How many there are.
+    /// Number of vCPUs.
     pub fn count(&self) -> u32 {
         self.topology.cpus()
     }
 
-    /// Whether each vCPU has a host CPU to itself as far as we can tell: pinned there, and never
-    /// giving it up.
+    /// Whether each vCPU has a host CPU for itself: it is pinned and does not leave the guest when
+    /// idle.
     pub fn dedicated(&self) -> bool {
         self.idle == Idle::Native && !self.pin.is_empty()
     }
@@ -48,11 +83,100 @@ pub enum Idle {
     Native,
 }
 
+/// Options of `--cpus` that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CpuError {
+    /// An option or its value.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// Not one host CPU for each vCPU.
+    #[error("{pinned} host CPUs are named for {cpus} vCPU{}", if *cpus == 1 { "" } else { "s" })]
+    Pins {
+        /// vCPUs.
+        cpus: u32,
+        /// Host CPUs.
+        pinned: usize,
+    },
+    /// Sockets, cores and threads do not multiply to the vCPUs.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+}
+
+impl CpuError {
+    /// The remedy to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Option(e) => e.hint(),
+            Self::Pins { cpus: 1, .. } => "name one for it, for example pin=0".into(),
+            Self::Pins { cpus, .. } => {
+                format!("name one for each, for example pin=0-{}", cpus - 1)
+            }
+            Self::Topology(_) => "sockets, cores and threads multiply to the vCPUs, \
+                 for example --cpus 4,sockets=1,cores=2,threads=2"
+                .into(),
+        }
+    }
+}
+
+/// The number before the options, for the parser of flags.
+fn count(text: &str) -> Result<u32, String> {
+    let count = text.split(',').next().unwrap_or_default();
+    match count.parse() {
+        Ok(count @ 1..=MAX_CPUS) => Ok(count),
+        _ => Err(format!("`{count}` is not a number from 1 to {MAX_CPUS}")),
+    }
+}
+
+/// Checks that `text` begins with a valid number of vCPUs, and returns all of it.
+///
+/// # Errors
+/// A sentence about the number.
+pub fn check_count(text: &str) -> Result<String, String> {
+    count(text).map(|_| text.into())
+}
+
+/// The vCPUs that the argument of `--cpus` describes; [`check_count`] has seen its number.
+///
+/// # Errors
+/// An option that cannot be used, not a host CPU for each vCPU, or more or fewer threads than
+/// vCPUs.
+pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
+    let (_, options) = Options::split(&CPUS, text)?;
+    let number = |name| {
+        options.get(name, |value| {
+            let digits = value.bytes().all(|b| b.is_ascii_digit());
+            let number = digits.then(|| value.parse().ok()).flatten();
+            number.filter(|n| *n > 0)
+        })
+    };
+    let wish = Wish {
+        sockets: number("sockets")?,
+        cores: number("cores")?,
+        threads: number("threads")?,
+    };
+    let config = CpuConfig {
+        topology: Topology::new(count(text).unwrap_or(1), wish)?,
+        pin: options.get("pin", parse_list)?.unwrap_or_default(),
+        idle: options
+            .get("idle", |value| match value {
+                "native" => Some(Idle::Native),
+                "exit" => Some(Idle::Exit),
+                _ => None,
+            })?
+            .unwrap_or_default(),
+    };
+    let (cpus, pinned) = (config.count(), config.pin.len());
+    if pinned != 0 && pinned != cpus as usize {
+        return Err(CpuError::Pins { cpus, pinned });
+    }
+    Ok(config)
+}
+
 /// More than any kernel has (CONFIG_NR_CPUS is 8192 at most).
 const MAX_HOST_CPU: usize = 8191;
 
-/// Reads a list of host CPUs as taskset(1) has it: `0,2,4-7`, or every second with `0-6:2`. The
-/// order counts: the first is vCPU 0's. `None` when it is none, or names a CPU twice.
+/// Reads a list of host CPUs as taskset(1) takes it: `0,2,4-7`, or every second with `0-6:2`. The
+/// first is vCPU 0's. `None` for a malformed list, or one that names a CPU twice.
 pub fn parse_list(text: &str) -> Option<Vec<usize>> {
     let mut cpus = Vec::new();
     for part in text.split(',') {
@@ -72,7 +196,7 @@ pub fn parse_list(text: &str) -> Option<Vec<usize>> {
     Some(cpus)
 }
 
-/// Digits alone: no sign, no space.
+/// Reads a number that consists of digits only: no sign, no space.
 fn number(text: &str) -> Option<usize> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let number = digits.then(|| text.parse().ok()).flatten()?;
@@ -135,6 +259,62 @@ mod tests {
             "0-1-2",
         ] {
             assert_eq!(parse_list(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn options_become_a_config() {
+        let plain = |cpus| CpuConfig::new(cpus).unwrap();
+        assert_eq!(parse("3"), Ok(plain(3)));
+        assert_eq!(parse("3,idle=exit"), Ok(plain(3)));
+        let all = CpuConfig {
+            pin: vec![1, 4, 5, 6],
+            idle: Idle::Native,
+            ..plain(4)
+        };
+        assert_eq!(parse("4,pin=1,4-6,idle=native"), Ok(all.clone()));
+        assert_eq!(parse("4,idle=native,pin=1,4-6"), Ok(all.clone()));
+        assert!(all.dedicated() && !plain(4).dedicated());
+        for text in ["4,sockets=2,cores=1,threads=2", "4,cores=1,sockets=2"] {
+            let wish = Wish {
+                sockets: Some(2),
+                cores: Some(1),
+                threads: Some(2),
+            };
+            let topology = Topology::new(4, wish).unwrap();
+            let wanted = CpuConfig {
+                topology,
+                ..plain(4)
+            };
+            assert_eq!(parse(text), Ok(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_do_not_go_together() {
+        let e = parse("3,threads=2").unwrap_err();
+        assert_eq!(e.to_string(), "3 vCPUs cannot have 2 threads a core");
+        assert!(e.hint().contains("--cpus 4,sockets=1,cores=2,threads=2"));
+        for text in ["4,cores=0", "4,cores=", "4,cores=+2", "4,cores=99999999999"] {
+            let e = parse(text).unwrap_err();
+            assert!(e.to_string().contains("is not a value for `cores`"), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_host_cpu_for_each() {
+        for (text, cpus, pinned) in [("2,pin=0", 2, 1), ("1,pin=0-2", 1, 3)] {
+            assert_eq!(parse(text), Err(CpuError::Pins { cpus, pinned }));
+        }
+    }
+
+    #[test]
+    fn counts() {
+        for text in ["1", "64", "2,pin=0-1"] {
+            assert_eq!(check_count(text), Ok(text.into()));
+        }
+        for text in ["", "0", "65", "-1", "two", ",pin=1"] {
+            assert!(check_count(text).is_err(), "{text}");
         }
     }
 }

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
+use crate::config::options::{Flag, Known, OptionError, Options};
 use crate::hostinfo::name::parse_uuid;
 
-/// A place on the guest's bus: device and function.
+/// An address on the guest's bus: device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot {
     /// Device number, 1 to 31; 0 is the host bridge's.
@@ -41,13 +42,13 @@ impl FromStr for Slot {
     }
 }
 
-/// What the guest finds as a device's expansion ROM.
+/// The content of a device's expansion ROM in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RomConfig {
     /// The device's own, if it has one.
     #[default]
     Device,
-    /// None: for a ROM that hangs the host when it is read, or that the guest must not see.
+    /// No ROM: for a ROM that hangs the host when it is read, or that the guest must not see.
     Off,
     /// A file of the host's.
     File(PathBuf),
@@ -58,18 +59,19 @@ pub enum RomConfig {
 pub struct DeviceConfig {
     /// The host's address, or a path in sysfs, as the user wrote it.
     pub address: String,
-    /// Where the guest finds it; the first free device number if the user does not say.
+    /// Its address in the guest; `None` for the first free device number.
     pub slot: Option<Slot>,
     /// Whether it is bound for the run, and given back to its host driver afterwards.
     pub managed: bool,
     /// Its expansion ROM.
     pub rom: RomConfig,
-    /// The secret that a physical function in VFIO's hands shares with its virtual functions.
+    /// The VF token: a secret that a physical function bound to VFIO shares with its virtual
+    /// functions.
     pub vf_token: Option<Uuid>,
 }
 
-/// Gives each device that may be anywhere the first device number that nobody has asked for; where
-/// all are taken it stays without.
+/// Gives each device without a slot the first device number that no other has. A device for which
+/// none is left stays without one.
 pub fn assign_slots(configs: &[DeviceConfig]) -> Vec<DeviceConfig> {
     let mut configs = configs.to_vec();
     let mut free: Vec<u8> = (1..=0x1f)
@@ -88,37 +90,44 @@ pub fn assign_slots(configs: &[DeviceConfig]) -> Vec<DeviceConfig> {
     configs
 }
 
-/// An option of a device that cannot be used.
+static VFIO: Flag = Flag {
+    name: "--vfio",
+    lists: false,
+    options: &[
+        Known {
+            name: "slot",
+            wanted: "a device number from 01 to 1f and, if not 0, a function from 0 to 7",
+            example: "05.0",
+        },
+        Known {
+            name: "managed",
+            wanted: "on or off",
+            example: "on",
+        },
+        Known {
+            name: "rombar",
+            wanted: "on or off",
+            example: "off",
+        },
+        Known {
+            name: "romfile",
+            wanted: "the path of a file",
+            example: "vbios.rom",
+        },
+        Known {
+            name: "vf-token",
+            wanted: "a UUID",
+            example: "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
+        },
+    ],
+};
+
+/// A `--vfio` that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceOptionError {
-    /// No such option.
-    #[error("`{option}` is not an option of --vfio {address}")]
-    Unknown {
-        /// What the user wrote.
-        option: String,
-        /// The device it was for.
-        address: String,
-    },
-    /// An option that is there twice.
-    #[error("`{option}` is given twice for --vfio {address}")]
-    Twice {
-        /// The option's name.
-        option: String,
-        /// The device it was for.
-        address: String,
-    },
-    /// A value that makes no sense.
-    #[error("`{value}` is no value for `{option}` of --vfio {address}")]
-    Value {
-        /// The option's name.
-        option: &'static str,
-        /// What the user wrote.
-        value: String,
-        /// The device it was for.
-        address: String,
-        /// What would do.
-        wanted: &'static str,
-    },
+    /// An option or its value.
+    #[error(transparent)]
+    Option(#[from] OptionError),
     /// A file for a ROM that is not shown.
     #[error("`rombar=off` and `romfile=` contradict each other for --vfio {address}")]
     RomTwoWays {
@@ -128,18 +137,10 @@ pub enum DeviceOptionError {
 }
 
 impl DeviceOptionError {
-    /// What to type.
+    /// The remedy to type.
     pub fn hint(&self) -> String {
         match self {
-            Self::Unknown { address, .. } => {
-                format!(
-                    "there are slot=, managed=, rombar=, romfile= and vf-token=, for example --vfio {address},slot=05.0"
-                )
-            }
-            Self::Twice { option, .. } => format!("give `{option}` once"),
-            Self::Value { option, wanted, .. } => {
-                format!("give {wanted}, for example {option}={}", example(option))
-            }
+            Self::Option(e) => e.hint(),
             Self::RomTwoWays { .. } => {
                 "leave `romfile=` away for no ROM, or `rombar=off` for the file's".into()
             }
@@ -147,91 +148,29 @@ impl DeviceOptionError {
     }
 }
 
-/// A value of an option that would do.
-fn example(option: &str) -> &'static str {
-    match option {
-        "slot" => "05.0",
-        "managed" => "on",
-        "rombar" => "off",
-        "romfile" => "vbios.rom",
-        "vf-token" => "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
-        _ => "...",
-    }
-}
-
 impl FromStr for DeviceConfig {
     type Err = DeviceOptionError;
 
     fn from_str(text: &str) -> Result<Self, DeviceOptionError> {
-        let mut parts = text.split(',');
-        let address = parts.next().unwrap_or_default().to_string();
-        let mut config = Self {
-            address: address.clone(),
-            ..Self::default()
-        };
-        let mut seen: Vec<&str> = Vec::new();
-        let mut rombar = true;
-        let mut romfile = None;
-        for part in parts {
-            let unknown = || DeviceOptionError::Unknown {
-                option: part.into(),
-                address: address.clone(),
-            };
-            let (key, value) = part.split_once('=').ok_or_else(unknown)?;
-            if seen.contains(&key) {
-                return Err(DeviceOptionError::Twice {
-                    option: key.into(),
-                    address,
-                });
-            }
-            seen.push(key);
-            let bad = |option, wanted| DeviceOptionError::Value {
-                option,
-                value: value.into(),
-                address: address.clone(),
-                wanted,
-            };
-            match key {
-                "slot" => {
-                    let wanted =
-                        "a device number from 01 to 1f and, if not 0, a function from 0 to 7";
-                    config.slot = Some(value.parse().map_err(|()| bad("slot", wanted))?);
-                }
-                "managed" => {
-                    config.managed = match value {
-                        "on" => true,
-                        "off" => false,
-                        _ => return Err(bad("managed", "on or off")),
-                    };
-                }
-                "rombar" => {
-                    rombar = match value {
-                        "on" => true,
-                        "off" => false,
-                        _ => return Err(bad("rombar", "on or off")),
-                    };
-                }
-                "romfile" => {
-                    if value.is_empty() {
-                        return Err(bad("romfile", "the path of a file"));
-                    }
-                    romfile = Some(PathBuf::from(value));
-                }
-                "vf-token" => {
-                    let wanted = "a UUID";
-                    let token = parse_uuid(value).ok_or_else(|| bad("vf-token", wanted))?;
-                    config.vf_token = Some(token);
-                }
-                _ => return Err(unknown()),
-            }
-        }
-        config.rom = match (rombar, romfile) {
+        let (address, options) = Options::split(&VFIO, text)?;
+        let path = |value: &str| (!value.is_empty()).then(|| PathBuf::from(value));
+        let rombar = options.switch("rombar")?.unwrap_or(true);
+        let rom = match (rombar, options.get("romfile", path)?) {
             (true, None) => RomConfig::Device,
             (true, Some(path)) => RomConfig::File(path),
             (false, None) => RomConfig::Off,
-            (false, Some(_)) => return Err(DeviceOptionError::RomTwoWays { address }),
+            (false, Some(_)) => {
+                let address = address.into();
+                return Err(DeviceOptionError::RomTwoWays { address });
+            }
         };
-        Ok(config)
+        Ok(Self {
+            address: address.into(),
+            slot: options.get("slot", |value| value.parse().ok())?,
+            managed: options.switch("managed")?.unwrap_or(false),
+            vf_token: options.get("vf-token", parse_uuid)?,
+            rom,
+        })
     }
 }
 
@@ -311,22 +250,26 @@ mod tests {
             ("01:00.0,slot", "`slot` is not an option", "slot="),
             ("01:00.0,", "`` is not an option", "slot="),
             ("01:00.0,slot=1,slot=2", "`slot` is given twice", "once"),
-            ("01:00.0,slot=0", "`0` is no value for `slot`", "slot=05.0"),
-            ("01:00.0,managed=yes", "`yes` is no value", "managed=on"),
+            (
+                "01:00.0,slot=0",
+                "`0` is not a value for `slot`",
+                "slot=05.0",
+            ),
+            ("01:00.0,managed=yes", "`yes` is not a value", "managed=on"),
             ("01:00.0,managed", "`managed` is not an option", "managed="),
             (
                 "01:00.0,slot=9.9",
-                "`9.9` is no value for `slot`",
+                "`9.9` is not a value for `slot`",
                 "from 01 to 1f",
             ),
             (
                 "01:00.0,rombar=no",
-                "`no` is no value for `rombar`",
+                "`no` is not a value for `rombar`",
                 "on or off",
             ),
             (
                 "01:00.0,romfile=",
-                "`` is no value for `romfile`",
+                "`` is not a value for `romfile`",
                 "the path of a file",
             ),
             (
@@ -337,7 +280,7 @@ mod tests {
             ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
             (
                 "01:00.0,vf-token=secret",
-                "`secret` is no value for `vf-token`",
+                "`secret` is not a value for `vf-token`",
                 "a UUID, for example vf-token=bd8d",
             ),
         ] {

@@ -1,23 +1,52 @@
-//! Guest RAM: how much, and of which pages.
+//! `--memory SIZE[,key=value]...`: how much RAM the guest has, and of which pages.
 
 use std::fmt;
+
+use crate::config::options::{Flag, Known, OptionError, Options};
+
+/// The least RAM a guest gets: a stock kernel does not unpack itself in less.
+pub const MIN_MEMORY: u64 = 64 << 20;
+/// RAM when the user does not say.
+pub const DEFAULT_MEMORY: &str = "512M";
+
+static MEMORY: Flag = Flag {
+    name: "--memory",
+    lists: false,
+    options: &[
+        Known {
+            name: "hugepages",
+            wanted: "2M, 1G, thp or off",
+            example: "2M",
+        },
+        Known {
+            name: "prefault",
+            wanted: "on or off",
+            example: "on",
+        },
+        Known {
+            name: "shared",
+            wanted: "on or off",
+            example: "on",
+        },
+    ],
+};
 
 /// Guest RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Bytes, a multiple of the pages' size and at least [`super::MIN_MEMORY`].
+    /// Bytes, a multiple of the pages' size and at least [`MIN_MEMORY`].
     pub size: u64,
-    /// What it is made of.
+    /// The host's pages under it.
     pub pages: Pages,
-    /// Whether all of it is made present, and mapped for devices, before the guest runs. If the user
-    /// does not say, a device has that done while the guest begins to run.
+    /// Whether all of it is present, and mapped for devices, before the guest runs. `None`: with a
+    /// device, that is done while the guest starts; without one, not at all.
     pub prefault: Option<bool>,
     /// Whether other processes can map it: a memfd instead of private memory.
     pub shared: bool,
 }
 
 impl MemoryConfig {
-    /// As much memory as this, all else as it is by default.
+    /// `size` bytes, with the defaults for everything else.
     pub fn new(size: u64) -> Self {
         Self {
             size,
@@ -31,7 +60,7 @@ impl MemoryConfig {
 /// The host's pages under guest RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
-    /// As large as the host has them: transparent huge pages.
+    /// Transparent huge pages, where the host has them.
     #[default]
     Transparent,
     /// 4 KiB only.
@@ -80,5 +109,196 @@ impl fmt::Display for HugePage {
             Self::Mib2 => "2 MiB",
             Self::Gib1 => "1 GiB",
         })
+    }
+}
+
+/// A `--memory` that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// The size.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// An option or its value.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+}
+
+impl MemoryError {
+    /// The remedy to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Size(e) => e.hint(),
+            Self::Option(e) => e.hint(),
+        }
+    }
+}
+
+/// A memory size that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SizeError {
+    /// Not a number with a unit.
+    #[error("`{0}` is not a size of memory")]
+    Malformed(String),
+    /// Too little to boot.
+    #[error("{text} of memory is too little: the least is {least}M", least = MIN_MEMORY >> 20)]
+    TooSmall {
+        /// What the user wrote.
+        text: String,
+    },
+    /// Not a whole number of huge pages.
+    #[error("{text} of memory is not a multiple of its {page} pages")]
+    NotMultiple {
+        /// What the user wrote.
+        text: String,
+        /// The pages.
+        page: HugePage,
+    },
+}
+
+impl SizeError {
+    /// The remedy to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Malformed(_) => {
+                "give a number with K, M, G or T, for example --memory 512M or --memory 4G; \
+                 a bare number means MiB"
+                    .into()
+            }
+            Self::TooSmall { .. } => {
+                format!("give the guest more, for example --memory {DEFAULT_MEMORY}")
+            }
+            Self::NotMultiple { page, .. } => {
+                format!("give it whole pages of {page}, or smaller ones")
+            }
+        }
+    }
+}
+
+/// The RAM that the argument of `--memory` describes.
+///
+/// # Errors
+/// A size that is malformed, too small, or not a multiple of its pages; an option that cannot be
+/// used.
+pub fn parse(text: &str) -> Result<MemoryConfig, MemoryError> {
+    let (size, options) = Options::split(&MEMORY, text)?;
+    let pages = options
+        .get("hugepages", |value| match value {
+            "2M" => Some(Pages::Huge(HugePage::Mib2)),
+            "1G" => Some(Pages::Huge(HugePage::Gib1)),
+            "thp" => Some(Pages::Transparent),
+            "off" => Some(Pages::Small),
+            _ => None,
+        })?
+        .unwrap_or_default();
+    let config = MemoryConfig {
+        size: parse_size(size)?,
+        pages,
+        prefault: options.switch("prefault")?,
+        shared: options.switch("shared")?.unwrap_or(false),
+    };
+    match pages {
+        Pages::Huge(page) if !config.size.is_multiple_of(page.size()) => {
+            let text = size.into();
+            Err(SizeError::NotMultiple { text, page }.into())
+        }
+        _ => Ok(config),
+    }
+}
+
+/// Reads `512M`, `4G`, `4GiB`; a bare number means MiB, as in QEMU. The result is in bytes and a
+/// whole number of pages.
+///
+/// # Errors
+/// Malformed, beyond 64 bits, or less than [`MIN_MEMORY`].
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let malformed = || SizeError::Malformed(text.into());
+    let trimmed = text.trim();
+    let digits = trimmed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| malformed())?;
+    let unit = trimmed
+        .get(digits.len()..)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let shift = match unit.as_str() {
+        "k" | "kb" | "kib" => 10,
+        "" | "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(malformed()),
+    };
+    let bytes = number.checked_mul(1 << shift).ok_or_else(malformed)?;
+    let bytes = bytes.checked_next_multiple_of(4096).ok_or_else(malformed)?;
+    if bytes < MIN_MEMORY {
+        return Err(SizeError::TooSmall { text: text.into() });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("512M", 512u64 << 20),
+            ("512", 512 << 20),
+            ("4G", 4 << 30),
+            ("4GiB", 4 << 30),
+            ("65536k", 64 << 20),
+            ("1t", 1 << 40),
+            ("65537k", (64 << 20) + 4096),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "M",
+            "12X",
+            "-1G",
+            "1.5G",
+            "99999999999999999999",
+            "18014398509481984K",
+            "4 G",
+        ] {
+            assert!(
+                matches!(parse_size(text), Err(SizeError::Malformed(_))),
+                "{text}"
+            );
+        }
+        assert!(matches!(parse_size("63M"), Err(SizeError::TooSmall { .. })));
+        assert!(matches!(parse_size("0"), Err(SizeError::TooSmall { .. })));
+    }
+
+    #[test]
+    fn options_become_a_config() {
+        assert_eq!(parse("512M"), Ok(MemoryConfig::new(512 << 20)));
+        assert_eq!(parse("1G,hugepages=thp"), Ok(MemoryConfig::new(1 << 30)));
+        let all = parse("2G,hugepages=1G,prefault=off,shared=on");
+        let wanted = MemoryConfig {
+            size: 2 << 30,
+            pages: Pages::Huge(HugePage::Gib1),
+            prefault: Some(false),
+            shared: true,
+        };
+        assert_eq!(all, Ok(wanted));
+        let small = parse("64M,hugepages=off,prefault=on").unwrap();
+        assert_eq!((small.pages, small.prefault), (Pages::Small, Some(true)));
+    }
+
+    #[test]
+    fn huge_pages_are_whole() {
+        assert!(parse("66M,hugepages=2M").is_ok());
+        for text in [
+            "65M,hugepages=2M",
+            "1536M,hugepages=1G",
+            "65537K,hugepages=2M",
+        ] {
+            let e = parse(text).unwrap_err();
+            assert!(
+                matches!(e, MemoryError::Size(SizeError::NotMultiple { .. })),
+                "{text}"
+            );
+        }
     }
 }

@@ -1,4 +1,16 @@
-//! `VALUE[,key=value]...`: how a flag takes options. Their names are the command line's business.
+//! `VALUE[,key=value]...`: how a flag takes options. This is the only parser of them.
+
+/// A flag that takes options.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Flag {
+    /// As it is typed: `--memory`.
+    pub name: &'static str,
+    /// Its options.
+    pub options: &'static [Known],
+    /// Whether a part that begins with a digit belongs to the option before it, so that a value may
+    /// be a list: `pin=0,2,4-7`.
+    pub lists: bool,
+}
 
 /// An option that a flag has.
 #[derive(Debug, PartialEq, Eq)]
@@ -7,7 +19,7 @@ pub struct Known {
     pub name: &'static str,
     /// What its value may be, as in "give ...".
     pub wanted: &'static str,
-    /// A value that would do.
+    /// A valid value.
     pub example: &'static str,
 }
 
@@ -24,7 +36,7 @@ pub enum OptionError {
         /// Those that there are.
         known: &'static [Known],
     },
-    /// An option that is there twice.
+    /// An option that is given twice.
     #[error("`{option}` is given twice for {of}")]
     Twice {
         /// Its name.
@@ -32,8 +44,8 @@ pub enum OptionError {
         /// What it was for.
         of: String,
     },
-    /// A value that makes no sense.
-    #[error("`{value}` is no value for `{}` of {of}", option.name)]
+    /// A value that the option does not take.
+    #[error("`{value}` is not a value for `{}` of {of}", option.name)]
     Value {
         /// The option.
         option: &'static Known,
@@ -45,7 +57,7 @@ pub enum OptionError {
 }
 
 impl OptionError {
-    /// What to type.
+    /// The remedy to type.
     pub fn hint(&self) -> String {
         match self {
             Self::Unknown { of, known, .. } => {
@@ -79,18 +91,14 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Splits `text`, the argument of `flag`, into its value and its options. A part that begins with
-    /// a digit goes on with the option before it, so that a value may be a list: `pin=0,2,4-7`.
+    /// Splits `text`, the argument of `flag`, into its value and its options.
     ///
     /// # Errors
-    /// An option that is not `known`, or that is given twice.
-    pub fn split(
-        flag: &str,
-        text: &'a str,
-        known: &'static [Known],
-    ) -> Result<(&'a str, Self), OptionError> {
+    /// An option that the flag does not have, or that is given twice.
+    pub fn split(flag: &'static Flag, text: &'a str) -> Result<(&'a str, Self), OptionError> {
+        let known = flag.options;
         let (value, mut rest) = text.split_once(',').unwrap_or((text, ""));
-        let of = format!("{flag} {value}");
+        let of = format!("{} {value}", flag.name);
         let mut options = Self {
             of,
             given: Vec::new(),
@@ -98,7 +106,7 @@ impl<'a> Options<'a> {
         // A comma with nothing after it is an option without a name.
         let mut more = value.len() < text.len();
         while more {
-            let end = end_of_option(rest);
+            let end = end_of_option(rest, flag.lists);
             let (part, after) = rest.split_at(end);
             more = !after.is_empty();
             rest = after.get(1..).unwrap_or_default();
@@ -123,10 +131,10 @@ impl<'a> Options<'a> {
         Ok((value, options))
     }
 
-    /// An option's value if it was given.
+    /// An option's value, read by `read`; `None` if the option was not given.
     ///
     /// # Errors
-    /// `read` makes nothing of it.
+    /// `read` does not take the value.
     pub fn get<T>(
         &self,
         name: &str,
@@ -145,10 +153,10 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// A switch's value if it was given.
+    /// Whether an option is `on`; `None` if it was not given.
     ///
     /// # Errors
-    /// Neither `on` nor `off`.
+    /// A value other than `on` and `off`.
     pub fn switch(&self, name: &str) -> Result<Option<bool>, OptionError> {
         self.get(name, |value| match value {
             "on" => Some(true),
@@ -158,12 +166,13 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Where the first option of `text` ends: at a comma that no digit follows.
-fn end_of_option(text: &str) -> usize {
+/// Where the first option of `text` ends: at a comma, and with `lists` at one that no digit
+/// follows.
+fn end_of_option(text: &str, lists: bool) -> usize {
     let mut commas = text.match_indices(',').map(|(at, _)| at);
     let goes_on = |at: usize| {
         let next = text.as_bytes().get(at + 1);
-        next.is_some_and(u8::is_ascii_digit)
+        lists && next.is_some_and(u8::is_ascii_digit)
     };
     commas.find(|at| !goes_on(*at)).unwrap_or(text.len())
 }
@@ -185,8 +194,25 @@ mod tests {
         },
     ];
 
+    const FLAG: Flag = Flag {
+        name: "--flag",
+        options: KNOWN,
+        lists: true,
+    };
+
     fn split(text: &str) -> Result<(&str, Options<'_>), OptionError> {
-        Options::split("--flag", text, KNOWN)
+        static LISTS: Flag = FLAG;
+        Options::split(&LISTS, text)
+    }
+
+    #[test]
+    fn only_a_flag_with_lists_has_values_with_commas() {
+        static NO_LISTS: Flag = Flag {
+            lists: false,
+            ..FLAG
+        };
+        let e = Options::split(&NO_LISTS, "v,list=1,2").unwrap_err();
+        assert_eq!(e.to_string(), "`2` is not an option of --flag v");
     }
 
     #[test]
@@ -229,7 +255,7 @@ mod tests {
         let e = options.switch("switch").unwrap_err();
         assert_eq!(
             e.to_string(),
-            "`maybe` is no value for `switch` of --flag v"
+            "`maybe` is not a value for `switch` of --flag v"
         );
         assert_eq!(e.hint(), "give on or off, for example switch=on");
     }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::config::MAX_CPUS;
+/// The most vCPUs.
+pub const MAX_CPUS: u32 = 64;
 
 /// Sockets, cores of each socket and threads of each core: 1 to [`MAX_CPUS`] vCPUs in all.
 ///
@@ -25,7 +26,7 @@ impl Default for Topology {
     }
 }
 
-/// As much of an arrangement as was asked for.
+/// The parts of a topology that the user gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     /// Sockets.
@@ -39,26 +40,26 @@ pub struct Wish {
 /// vCPUs that cannot be arranged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
-    /// None, or too many.
-    #[error("{0} is no number of vCPUs from 1 to {MAX_CPUS}")]
+    /// Not 1 to [`MAX_CPUS`].
+    #[error("{0} is not a number of vCPUs from 1 to {MAX_CPUS}")]
     Count(u32),
-    /// Not so many.
+    /// The parts do not multiply to the number of vCPUs.
     #[error("{cpus} vCPU{} cannot have {wish}", plural(*cpus))]
     Product {
-        /// How many vCPUs there are to be.
+        /// Number of vCPUs.
         cpus: u32,
-        /// What was asked for.
+        /// What the user gave.
         wish: Wish,
     },
 }
 
 impl Topology {
-    /// `cpus` vCPUs, arranged as asked for. What is left open is one socket, as many cores as it takes
-    /// and one thread each; where the cores are given, as many sockets as it takes; where both are, as
-    /// many threads. QEMU's `-smp` does the same.
+    /// Arranges `cpus` vCPUs as the user asks. Parts that are not given: threads are 1, sockets are
+    /// 1, and the cores follow; with cores given, the sockets follow; with cores and sockets given,
+    /// the threads follow. QEMU's `-smp` does the same.
     ///
     /// # Errors
-    /// There are not so many, or not 1 to [`MAX_CPUS`].
+    /// The parts do not multiply to `cpus`, or `cpus` is not 1 to [`MAX_CPUS`].
     pub fn new(cpus: u32, wish: Wish) -> Result<Self, TopologyError> {
         if !(1..=MAX_CPUS).contains(&cpus) {
             return Err(TopologyError::Count(cpus));
@@ -97,7 +98,7 @@ impl Topology {
         })
     }
 
-    /// How many vCPUs there are.
+    /// Number of vCPUs.
     pub fn cpus(&self) -> u32 {
         self.sockets * self.threads_per_socket()
     }
@@ -117,12 +118,12 @@ impl Topology {
         bits(self.threads)
     }
 
-    /// The bits above them, which number the cores of a socket.
+    /// The bits above those: they number the cores of a socket.
     pub fn core_bits(&self) -> u32 {
         bits(self.cores)
     }
 
-    /// Both; all bits above them number the sockets.
+    /// The bits of cores and threads; all bits above number the sockets.
     pub fn socket_shift(&self) -> u32 {
         self.core_bits() + self.thread_bits()
     }
@@ -142,11 +143,12 @@ impl Topology {
         vcpu % self.threads
     }
 
-    /// The vCPU's APIC id: its socket, core and thread, each in bits of its own, so that a shift tells
-    /// them apart (SDM volume 3A, 9.9.1 and 9.9.3; AMD APM volume 3, appendix E.5). Where a number is
-    /// no power of two some ids are nobody's.
+    /// The vCPU's APIC id. Socket, core and thread have bits of their own, so that software
+    /// separates them by shifts (SDM volume 3A, 9.9.1 and 9.9.3; AMD APM volume 3, appendix E.5).
+    /// Where one of the numbers is not a power of two, some ids stay unused.
     ///
-    /// It fits in 8 bits: rounding two numbers up makes less than four times [`MAX_CPUS`] of them.
+    /// An id fits in 8 bits: rounding two of the numbers up gives fewer than four times
+    /// [`MAX_CPUS`] ids.
     pub fn apic_id(&self, vcpu: u32) -> u8 {
         let id = self.socket(vcpu) << self.socket_shift()
             | self.core(vcpu) << self.thread_bits()
@@ -161,7 +163,7 @@ impl Topology {
     }
 }
 
-/// Bits that number so many.
+/// Number of bits that count `n` things.
 fn bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
@@ -170,7 +172,7 @@ fn plural(count: u32) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// `2 sockets, 3 cores each and 1 thread a core`.
+/// Prints `2 sockets, 3 cores each and 1 thread a core`.
 impl fmt::Display for Wish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
@@ -282,7 +284,7 @@ mod tests {
         assert_eq!(ids.last(), Some(&(8 << 3 | 4)));
     }
 
-    /// Every id is another, ids rise with the vCPUs, and all are below the broadcast id of an xAPIC.
+    /// Ids are distinct, rise with the vCPUs, and stay below the broadcast id of an xAPIC.
     #[test]
     fn ids_fit() {
         for cpus in 1..=MAX_CPUS {

@@ -1,7 +1,8 @@
 //! Facts about mediated devices from sysfs (Documentation/driver-api/vfio-mediated-device.rst).
 //!
-//! Such a device is made of another by that one's driver: a share of a GPU, a sample's serial ports.
-//! It sits in sysfs below its parent and in `/sys/bus/mdev/devices`, and in an IOMMU group alone.
+//! The driver of a parent device makes mediated devices: a part of a GPU, the kernel sample's
+//! serial ports. A mediated device stands in sysfs below its parent and in `/sys/bus/mdev/devices`,
+//! and is alone in its IOMMU group.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -15,15 +16,16 @@ use crate::hostinfo::sysfs::{Sysfs, link_name};
 pub struct MediatedDevice {
     /// Its directory.
     pub path: PathBuf,
-    /// How it is used, which its type says: `vfio-pci` for one that looks like a PCI function.
+    /// Its programming interface, as its type says: `vfio-pci` for one that looks like a PCI
+    /// function.
     pub api: String,
     /// Its IOMMU group; `None` while its driver is not bound to it.
     pub group: Option<u32>,
-    /// The name of its type, one of those that its parent's driver makes: `mtty-2`.
+    /// The name of its type, for example `mtty-2`.
     pub kind: Option<String>,
     /// The driver that has it.
     pub driver: Option<String>,
-    /// The device that it is made of, as sysfs calls it: an address for a PCI device.
+    /// Its parent's name in sysfs; for a PCI device its address.
     pub parent: Option<String>,
 }
 
@@ -35,14 +37,14 @@ impl MediatedDevice {
 }
 
 impl Sysfs {
-    /// The directory that a mediated device has or would have.
+    /// The directory of a mediated device, whether the device exists or not.
     pub(super) fn mediated_path(&self, uuid: Uuid) -> PathBuf {
         self.root()
             .join("bus/mdev/devices")
             .join(uuid.hyphenated().to_string())
     }
 
-    /// Every mediated device of the host, in order of UUID; those that go while one looks are left out.
+    /// Every mediated device of the host, in order of UUID, without those that disappear meanwhile.
     ///
     /// # Errors
     /// When sysfs cannot be read.
@@ -54,7 +56,7 @@ impl Sysfs {
         Ok(found)
     }
 
-    /// The mediated devices that are made of the device in a directory, in order.
+    /// The mediated devices of the parent device in a directory, in order of UUID.
     ///
     /// # Errors
     /// When sysfs cannot be read.
@@ -72,7 +74,7 @@ impl Sysfs {
     fn mediated_uuids(&self) -> io::Result<Vec<Uuid>> {
         let entries = match fs::read_dir(self.root().join("bus/mdev/devices")) {
             Ok(entries) => entries,
-            // The kernel has no such bus.
+            // This kernel has no mediated devices.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(e),
         };

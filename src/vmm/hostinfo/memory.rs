@@ -1,21 +1,21 @@
-//! How much memory the host has (proc_meminfo(5)), and how much of it this process may have: the
-//! memory controller of its control group
+//! The host's memory (proc_meminfo(5)), and the part of it that this process may use: the memory
+//! controller of its control group
 //! (Documentation/admin-guide/cgroup-v2.rst, "Memory"; cgroup-v1/memory.rst).
 
 use std::fs;
 use std::path::Path;
 
-/// Bytes.
+/// The host's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMemory {
-    /// RAM in all.
+    /// All RAM.
     pub total: u64,
-    /// What can be had without swapping.
+    /// RAM that is available without swapping.
     pub available: u64,
 }
 
 impl HostMemory {
-    /// Asks the kernel; `None` when /proc is not there.
+    /// Reads /proc/meminfo; `None` if it is not there.
     pub fn read() -> Option<Self> {
         Self::parse(&String::from_utf8_lossy(&fs::read("/proc/meminfo").ok()?))
     }
@@ -36,19 +36,19 @@ impl HostMemory {
     }
 }
 
-/// RAM of the host in all, which the kernel tells more quickly than how much is available.
+/// All RAM of the host, in bytes. The call is faster than [`HostMemory::read`].
 pub fn total() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram.saturating_mul(info.mem_unit.into())
 }
 
-/// What this process's control groups leave it of memory; `None` where they have no limit.
+/// Bytes that this process's control groups leave to it; `None` without a limit.
 pub fn group_room() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     room(&groups, Path::new("/sys/fs/cgroup"))
 }
 
-/// What the groups named in the text of /proc/self/cgroup, and those above them, leave.
+/// Bytes left by the groups named in the text of /proc/self/cgroup, and by their ancestors.
 fn room(groups: &str, mount: &Path) -> Option<u64> {
     let mut least = None;
     for line in groups.lines() {
@@ -56,7 +56,7 @@ fn room(groups: &str, mount: &Path) -> Option<u64> {
         let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
             continue;
         };
-        // What of `used` the kernel takes back before it ends a process of the group.
+        // `cached` is the part of `used` that the kernel reclaims before it kills a process.
         let (root, limit, used, cached) = match controllers {
             "" => (
                 mount.into(),
@@ -76,7 +76,7 @@ fn room(groups: &str, mount: &Path) -> Option<u64> {
         for dir in leaf.ancestors().take_while(|dir| dir.starts_with(&root)) {
             let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
             let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
-            // "max" is no number, and no limit.
+            // "max" means no limit.
             let (Some(limit), Some(used)) = (number(limit), number(used)) else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! What the host's kernel says of devices and memory. Nothing is written.
+//! Facts about the host's devices and memory, read from /sys and /proc. Nothing is written.
 
 pub mod mdev;
 pub mod memory;

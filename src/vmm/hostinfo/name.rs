@@ -1,4 +1,4 @@
-//! What the host calls a device that can be passed through.
+//! The host's names of devices that can be passed through.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,14 +10,14 @@ use uuid::Uuid;
 /// The host's name of a device, as sysfs has it and as VFIO wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostName {
-    /// A PCI function has an address.
+    /// A PCI function, by its address.
     Pci(Bdf),
-    /// A mediated device has a UUID, and no place on any bus.
+    /// A mediated device, by its UUID; it has no address.
     Mediated(Uuid),
 }
 
 impl HostName {
-    /// What it is and its name, for a sentence.
+    /// Kind and name, for a sentence.
     pub fn in_words(&self) -> String {
         match self {
             Self::Pci(bdf) => format!("PCI device {bdf}"),
@@ -30,7 +30,7 @@ impl fmt::Display for HostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pci(bdf) => bdf.fmt(f),
-            // The kernel writes them in lower case too (drivers/vfio/mdev/mdev_core.c).
+            // Lower case, as in sysfs (drivers/vfio/mdev/mdev_core.c).
             Self::Mediated(uuid) => uuid.hyphenated().fmt(f),
         }
     }
@@ -52,10 +52,10 @@ impl FromStr for HostName {
     }
 }
 
-/// A UUID in the one form that the kernel takes (RFC 9562, section 4).
+/// Reads a UUID in the form that the kernel takes, with hyphens (RFC 9562, section 4).
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     let uuid = Uuid::try_parse(text).ok()?;
-    // The crate knows forms without hyphens, in braces and as a URN, too.
+    // The crate also reads forms without hyphens, in braces and as a URN.
     (text.len() == uuid::fmt::Hyphenated::LENGTH).then_some(uuid)
 }
 

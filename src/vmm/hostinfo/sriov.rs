@@ -1,5 +1,5 @@
-//! Which function is a virtual one, and whose (Documentation/ABI/testing/sysfs-bus-pci: `physfn`,
-//! `sriov_totalvfs`).
+//! SR-IOV: virtual functions and their physical functions (Documentation/ABI/testing/sysfs-bus-pci:
+//! `physfn`, `sriov_totalvfs`).
 
 use std::io;
 

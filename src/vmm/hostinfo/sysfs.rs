@@ -1,4 +1,5 @@
-//! Facts about PCI devices from sysfs (Documentation/ABI/testing/sysfs-bus-pci). Nothing is written.
+//! Facts about PCI devices from sysfs (Documentation/ABI/testing/sysfs-bus-pci). Nothing is
+//! written.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -33,8 +34,8 @@ impl PciDevice {
         self.class >> 16 == 0x06
     }
 
-    /// Whether it keeps its group from being used: a driver holds it that may do DMA of its own.
-    /// Port drivers and stubs do not (drivers/iommu: `driver_managed_dma`).
+    /// Whether its driver keeps the whole IOMMU group from being passed through, because the driver
+    /// may do DMA. Port drivers and stubs do none (drivers/iommu: `driver_managed_dma`).
     pub fn blocks_group(&self) -> bool {
         const NEUTRAL: [&str; 3] = ["pcieport", "pci-stub", "shpchp"];
         self.driver
@@ -44,7 +45,7 @@ impl PciDevice {
     }
 }
 
-/// The sysfs tree, or one made up for a test.
+/// The sysfs tree, or a test's imitation.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
     root: PathBuf,
@@ -59,27 +60,27 @@ impl Default for Sysfs {
 }
 
 impl Sysfs {
-    /// A tree that is somewhere else than /sys.
+    /// A tree in another directory than /sys.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// Where the tree begins.
+    /// The root directory of the tree.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A place in the tree.
+    /// A path in the tree.
     pub fn path(&self, below: &str) -> PathBuf {
         self.root.join(below)
     }
 
-    /// The directory that a device has or would have.
+    /// The directory of a PCI device, whether the device exists or not.
     pub fn device_path(&self, bdf: Bdf) -> PathBuf {
         self.root.join("bus/pci/devices").join(bdf.to_string())
     }
 
-    /// The directory that a device of either kind has or would have.
+    /// The directory of a device of either kind, whether the device exists or not.
     pub fn path_of(&self, name: HostName) -> PathBuf {
         match name {
             HostName::Pci(bdf) => self.device_path(bdf),
@@ -131,7 +132,7 @@ impl Sysfs {
         self.devices_in(&dir)
     }
 
-    /// The devices that a directory has links to.
+    /// The devices that the links of a directory lead to.
     fn devices_in(&self, dir: &Path) -> io::Result<Vec<PciDevice>> {
         let mut members = Vec::new();
         for entry in fs::read_dir(dir)? {
@@ -146,7 +147,7 @@ impl Sysfs {
     }
 }
 
-/// The last part of where a link leads; `None` when there is no link.
+/// The last component of a link's target; `None` if there is no link.
 pub fn link_name(link: &Path) -> io::Result<Option<String>> {
     match fs::read_link(link) {
         Ok(target) => Ok(target.file_name().map(|n| n.to_string_lossy().into_owned())),

@@ -7,7 +7,7 @@ use pci::bar_assignment::AssignError;
 
 use crate::boot::BootError;
 use crate::boot::acpi::AcpiError;
-use crate::config::MIN_MEMORY;
+use crate::config::memory::MIN_MEMORY;
 use crate::gsi::error::GsiError;
 use crate::layout::LayoutError;
 use crate::memory::MemoryError;

@@ -4,17 +4,17 @@ use std::ffi::CStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::{io, ptr};
 
-/// An address, and the interface that has it.
+/// The name of an interface, and an address of it.
 pub type Address = (String, IpAddr);
 
-/// The addresses of this host's interfaces, as far as this process's network namespace reaches:
-/// those too that no route leads to, and of interfaces that are down.
+/// All addresses of the interfaces in this process's network namespace, also of interfaces that are
+/// down, and addresses without a route.
 ///
 /// # Errors
 /// The errno.
 pub fn addresses() -> io::Result<Vec<Address>> {
     let mut first = ptr::null_mut();
-    // SAFETY: the call sets the pointer to a list of its own.
+    // SAFETY: the call writes a pointer to a list that it allocates.
     if unsafe { libc::getifaddrs(&mut first) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -22,7 +22,7 @@ pub fn addresses() -> io::Result<Vec<Address>> {
     let mut next = first;
     // SAFETY: the list is valid until it is freed below; its end is a null pointer.
     while let Some(entry) = unsafe { next.as_ref() } {
-        // SAFETY: the fields of an entry of the list are as the call has made them.
+        // SAFETY: the entry is one of getifaddrs', with a valid name and address.
         found.extend(unsafe { address(entry) });
         next = entry.ifa_next;
     }
@@ -32,18 +32,18 @@ pub fn addresses() -> io::Result<Vec<Address>> {
 }
 
 /// # Safety
-/// The entry's name is a string that ends; its address, if it has one, is as its family says.
+/// The entry's name is a C string; its address, if it has one, has the type that its family says.
 unsafe fn address(entry: &libc::ifaddrs) -> Option<Address> {
     // SAFETY: the caller's promise; an address may be missing.
     let family = unsafe { entry.ifa_addr.as_ref() }?.sa_family;
     let ip = match i32::from(family) {
         libc::AF_INET => {
-            // SAFETY: this family's addresses have this shape.
+            // SAFETY: this family's addresses have this type.
             let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
             IpAddr::V4(Ipv4Addr::from_bits(u32::from_be(address.sin_addr.s_addr)))
         }
         libc::AF_INET6 => {
-            // SAFETY: likewise.
+            // SAFETY: this family's addresses have this type.
             let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
             IpAddr::V6(Ipv6Addr::from(address.sin6_addr.s6_addr))
         }
@@ -60,7 +60,7 @@ unsafe fn address(entry: &libc::ifaddrs) -> Option<Address> {
 mod tests {
     use super::*;
 
-    /// What there is differs from machine to machine; the loopback interface, where it is up, does not.
+    /// Only the loopback interface is the same on all machines.
     #[test]
     fn the_kernel_says_the_same_elsewhere() {
         let found = addresses().unwrap();

@@ -1,4 +1,4 @@
-//! Processes: a child that outlives its parent, waiting for another's end, and locks between them.
+//! Processes: a child that outlives its parent, waiting for a process's end, and file locks.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -11,7 +11,7 @@ use rustix::process::{PidfdFlags, chdir, getpid, pidfd_open, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::set_name;
 
-/// A process that is not mistaken for a later one with the same number.
+/// A process, identified by number and start time: numbers are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Its number.
@@ -31,7 +31,7 @@ impl Process {
         Ok(Self { pid, started })
     }
 
-    /// Whether it still runs; one that has ended and was not waited for does not.
+    /// Whether it still runs; a zombie does not.
     pub fn lives(&self) -> bool {
         state(self.pid)
             .is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
@@ -43,7 +43,7 @@ fn state(pid: u32) -> Option<(char, u64)> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The name, in parentheses, may hold anything, parentheses and spaces included.
+/// Reads /proc/PID/stat. The name, in parentheses, may contain parentheses and spaces.
 fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
     let text = String::from_utf8_lossy(stat);
     let (_, rest) = text.rsplit_once(')')?;
@@ -52,8 +52,8 @@ fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// A descriptor that becomes readable when this process ends (pidfd_open(2)): by then all its
-/// threads are gone and its files are closed.
+/// A descriptor that becomes readable when this process has ended (pidfd_open(2)). All its threads
+/// are gone and its files closed by then.
 ///
 /// # Errors
 /// The errno; Linux has it since 5.3.
@@ -61,9 +61,9 @@ pub fn own_end() -> io::Result<OwnedFd> {
     Ok(pidfd_open(getpid(), PidfdFlags::empty())?)
 }
 
-/// Runs `work` in a child of its own session, which holds none of this process's descriptors but
-/// `keep`, and hears none of the terminal's signals. The caller does not wait for it. To be called
-/// while this process has one thread: the child goes on with Rust code.
+/// Runs `work` in a child process and does not wait for it. The child has a session of its own, so
+/// that the terminal's signals do not reach it, and keeps no descriptor of this process but `keep`.
+/// This process must have one thread only, because the child runs Rust code after the fork.
 ///
 /// # Errors
 /// When there are other threads, or no process can be made.
@@ -72,11 +72,11 @@ pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
     if threads != 1 {
         return Err(io::Error::other("there are other threads already"));
     }
-    // SAFETY: with a single thread no lock can be held in the child by a thread that is not there.
+    // SAFETY: there is no other thread that could hold a lock at the fork.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            // Nothing of the child may run the parent's code after this, a panic included.
+            // The child must not return into the parent's code, not even by a panic.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 become_quiet(keep)?;
                 work();
@@ -90,15 +90,15 @@ pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
     }
 }
 
-/// Has all threads allocate from one heap (mallopt(3)). Threads here allocate little; an arena for each
-/// would cost a start five system calls and some pages a thread.
+/// Makes all threads allocate from one heap (mallopt(3)). An arena for each thread would cost five
+/// system calls and some pages a thread, and the threads allocate little.
 pub fn share_one_heap() {
-    // SAFETY: a setting of the allocator's, which takes it at any time.
+    // SAFETY: the allocator takes this setting at any time.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// From here on no key, closed terminal or pipe, and no polite request ends this process: what it has
-/// begun it ends.
+/// Ignores the signals of keys, closed terminals and pipes, and SIGTERM: the process finishes what
+/// it has begun.
 pub fn ignore_signals() {
     for signal in [
         libc::SIGHUP,
@@ -112,13 +112,13 @@ pub fn ignore_signals() {
     }
 }
 
-/// From here on a signal does nothing to this process.
+/// Ignores a signal from now on.
 pub fn ignore(signal: libc::c_int) {
     // SAFETY: no handler is installed, only the disposition changes.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// Leaves the terminal, the directory and the descriptors that came from the parent.
+/// Leaves the parent's session and directory, and closes the descriptors that came from it.
 fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
     ignore_signals();
     set_name(c"vmm-guardian")?;
@@ -134,22 +134,23 @@ fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
         .collect();
     let kept = [keep.as_raw_fd(), null.as_raw_fd()];
     for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
-        // SAFETY: the owners of these are on the parent's side of the fork; the child never gets
-        // back to code that has them.
+        // SAFETY: the owners of these descriptors are in the parent's code, to which the child
+        // never returns.
         unsafe { libc::close(fd) };
     }
     Ok(())
 }
 
-/// Waits until a descriptor is readable, however long that takes.
+/// Waits until a descriptor is readable, without a time limit.
 pub fn wait_readable(fd: &OwnedFd) {
     while !super::ready(fd.as_fd(), PollFlags::IN, None) {}
 }
 
-/// Takes a file's lock if nobody has it (flock(2)); it goes with the file's last descriptor.
+/// Locks a file (flock(2)); returns `false` if another process has the lock. The lock ends with the
+/// file's last descriptor.
 ///
 /// # Errors
-/// The errno, unless it says that another has the lock.
+/// Any other errno.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),

@@ -1,4 +1,5 @@
-//! A guest's access: any register, any width, any alignment.
+//! What the targets share: a guest's access (any register, any width, any alignment), and a
+//! configuration space with capabilities.
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
@@ -21,4 +22,14 @@ impl Access {
         let len = 1usize << (self.width % 4);
         self.value.to_le_bytes().into_iter().take(len).collect()
     }
+}
+
+/// An image of zeros with a list of capabilities that begins at 0x40: STATUS and the capabilities
+/// pointer say so (PCI Express 6.0, 7.5.1.1.4 and 7.5.1.1.11).
+#[allow(dead_code)] // Not each target has one.
+pub fn config_space(size: usize) -> Vec<u8> {
+    let mut image = vec![0; size];
+    image[0x06] = 0x10;
+    image[0x34] = 0x40;
+    image
 }

@@ -1,4 +1,4 @@
-//! Any BARs, any accesses to their registers, and a decoder that follows and may be refused.
+//! Any BARs, any accesses to their registers, and a decoder whose effects may be refused.
 
 #![no_main]
 
@@ -18,7 +18,7 @@ struct Input {
     steps: Vec<Step>,
 }
 
-/// A guest's access, then COMMAND's two bits, and which BARs find no place.
+/// A guest's access, then COMMAND's two bits, and which BARs are refused.
 #[derive(Debug, Arbitrary)]
 struct Step {
     access: Access,

@@ -1,4 +1,4 @@
-//! The policy applied to any device's configuration space, and any accesses to what comes out.
+//! The policy applied to any device's configuration space, and any accesses to the result.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ use pci::capability;
 use pci::capability::ext_id;
 use vmm::vfio::function::policy;
 
-/// A device's registers: dwords put anywhere into an image of zeros that has a list of capabilities.
+/// A device's registers: dwords anywhere in an image of zeros with a list of capabilities.
 #[derive(Debug, Arbitrary)]
 struct Input {
     extended: bool,
@@ -20,20 +20,17 @@ struct Input {
 }
 
 fuzz_target!(|input: Input| {
-    let mut image = vec![0u8; if input.extended { 4096 } else { 256 }];
-    // STATUS says so, and the pointer leads to 0x40 (PCI Express 6.0, 7.5.1.1.4 and 7.5.1.1.11).
-    image[0x06] = 0x10;
-    image[0x34] = 0x40;
+    let mut image = access::config_space(if input.extended { 4096 } else { 256 });
     for (at, value) in &input.registers {
         let at = (usize::from(*at) % image.len()) & !3;
         image[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
     let mut config = policy::apply(&image);
-    // Where nothing is in it, there is no extended space.
+    // An extended space of zeros is hidden.
     let filled = image.iter().skip(256).any(|byte| *byte != 0);
     assert_eq!(config.size(), if filled { 4096 } else { 256 });
 
-    // What is hidden is in no chain, and a chain ends.
+    // Hidden capabilities are in no list, and lists end.
     let hidden = |table: &[(u16, policy::Treatment, &str)], id| {
         let row = table.iter().find(|row| row.0 == id);
         row.is_some_and(|row| row.1 == policy::Treatment::Hide)
@@ -51,7 +48,7 @@ fuzz_target!(|input: Input| {
 
     for access in &input.accesses {
         let mut data = access.bytes();
-        // The runs are the access, in order and without a gap.
+        // The runs cover the access, in order and without a gap.
         let offset = access.offset % (4096 + 16);
         let mut at = offset;
         for (start, len, emulated) in config.runs(offset, data.len()) {

@@ -91,7 +91,7 @@ fuzz_target!(|input: Input| {
     let mut file = TempFile::new().expect("a file").into_file();
     file.write_all(&image).expect("a file");
     file.rewind().expect("a file");
-    // It has no name any more.
+    // The file has no name any more.
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
 
     let guest = guest();

@@ -26,10 +26,7 @@ struct Input {
 }
 
 fuzz_target!(|input: Input| {
-    let mut image = [0u8; 256];
-    // STATUS has a list of capabilities, and it begins at 0x40 (PCI Express 6.0, 7.5.1.1.4).
-    image[0x06] = 0x10;
-    image[0x34] = 0x40;
+    let mut image = access::config_space(256);
     image[0x40] = 0x05;
     image[0x42..0x44].copy_from_slice(&input.control.to_le_bytes());
     let Some(capability) = MsiCapability::parse(&image) else {

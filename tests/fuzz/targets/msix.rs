@@ -29,10 +29,7 @@ enum Step {
 }
 
 fuzz_target!(|input: Input| {
-    let mut image = [0u8; 256];
-    // STATUS has a list of capabilities, and it begins at 0x40 (PCI Express 6.0, 7.5.1.1.4).
-    image[0x06] = 0x10;
-    image[0x34] = 0x40;
+    let mut image = access::config_space(256);
     for (at, register) in (0x40..).step_by(4).zip(input.registers) {
         image[at..at + 4].copy_from_slice(&register.to_le_bytes());
     }

@@ -1,6 +1,6 @@
 //! The guest's side: where a vCPU is, found out in each of the ways that the manuals have.
 
-use crate::config::MAX_CPUS;
+use crate::config::topology::MAX_CPUS;
 use crate::config::topology::{Topology, Wish};
 use crate::vcpu::cpuid::tests::{host, make, regs};
 use crate::vcpu::cpuid::topology::Place;

@@ -1,15 +1,26 @@
-//! The configuration space of the made-up device as it is at power-on.
+//! The configuration space of a made-up PCI function as it is at power-on.
 
-use crate::device::{EXPRESS, ID, MSIX, PM, SERIAL_NUMBER, VECTORS};
+pub const ID: u32 = 0x5678_1234;
+pub const VECTORS: u32 = 8;
+/// Capabilities: power management, PCI Express, MSI-X.
+pub const PM: u16 = 0x40;
+pub const EXPRESS: u16 = 0x50;
+pub const MSIX: u16 = 0x90;
+/// The one extended capability: a serial number.
+pub const SERIAL_NUMBER: u16 = 0x100;
 
+/// Overwrites the bytes of `config` from `at` on.
+pub fn put(config: &mut [u8], at: u16, bytes: &[u8]) {
+    let at = usize::from(at);
+    config[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// All 4096 bytes.
 pub fn config_space() -> Vec<u8> {
     let mut config = vec![0; 4096];
-    let mut put = |at: u16, bytes: &[u8]| {
-        let at = usize::from(at);
-        config[at..at + bytes.len()].copy_from_slice(bytes);
-    };
+    let mut put = |at: u16, bytes: &[u8]| put(&mut config, at, bytes);
     put(0x00, &ID.to_le_bytes());
-    // STATUS: a capability list. Revision 3 of a class that is none.
+    // STATUS: a capability list. Revision 3 of a class that no specification defines.
     put(0x06, &0x0010u16.to_le_bytes());
     put(0x08, &0xff00_0003u32.to_le_bytes());
     for (bar, flags) in [(2, 1u32), (4, 0xc)] {

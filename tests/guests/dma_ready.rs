@@ -1,5 +1,5 @@
-//! A guest that is quicker than the mapping of its RAM: the write that lets the device master the bus
-//! waits, and nothing else does.
+//! A guest that runs before its RAM is mapped for DMA: only the write that enables bus mastering
+//! waits.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -11,27 +11,21 @@ use vmm::memory::gate::Gate;
 use crate::Test;
 use crate::device::FakeDevice;
 use crate::pci::{COMMAND, MASTER, MEMORY};
-use crate::rig::{PIECES, Rig};
+use crate::rig::{AREAS, Rig};
 
-pub const TESTS: &[Test] = &[
-    ("only_bus_mastering_waits", only_bus_mastering_waits),
-    (
-        "a_stopped_guest_does_not_wait",
-        a_stopped_guest_does_not_wait,
-    ),
-    (
-        "the_host_gets_a_device_that_waits",
-        the_host_gets_a_device_that_waits,
-    ),
+pub const TESTS: &[Test] = tests![
+    only_bus_mastering_waits,
+    a_stopped_guest_does_not_wait,
+    the_host_gets_a_device_that_waits,
 ];
 
 fn rig() -> (Arc<Gate>, Arc<Rig>) {
-    let gate = Arc::new(Gate::closed(1));
-    let rig = Rig::at(Arc::clone(&gate), FakeDevice::new(), 64);
-    (gate, Arc::new(rig))
+    let ready = Arc::new(Gate::closed(1));
+    let rig = Rig::at(Arc::clone(&ready), FakeDevice::new(), 64);
+    (ready, Arc::new(rig))
 }
 
-/// A vCPU that writes to configuration space; a message comes when its write is over.
+/// A vCPU that writes to configuration space. A message is sent when the write is done.
 fn vcpu(rig: &Arc<Rig>, offset: u16, data: Vec<u8>) -> Receiver<()> {
     let (tell, told) = channel();
     let rig = Arc::clone(rig);
@@ -48,54 +42,54 @@ fn waits(vcpu: &Receiver<()>) -> bool {
 
 fn only_bus_mastering_waits() {
     let on = (MEMORY | MASTER) as u16;
-    // As Linux writes it, and in other widths.
+    // The width that Linux uses, and others.
     for (offset, data) in [
         (COMMAND, on.to_le_bytes().to_vec()),
         (COMMAND, vec![on as u8]),
         (COMMAND, vec![on as u8, 0, 0, 0]),
     ] {
-        let (gate, rig) = rig();
+        let (ready, rig) = rig();
         rig.command(MEMORY);
-        assert_eq!(rig.slots.in_use(), PIECES);
-        // The bit's own place in the high byte, where it is another.
+        assert_eq!(rig.slots.in_use(), AREAS);
+        // The same bit of COMMAND's high byte, which has another meaning.
         rig.write(COMMAND + 1, &[MASTER as u8]);
         let master = vcpu(&rig, offset, data);
         assert!(waits(&master));
-        // Another vCPU goes on, at the same function.
+        // Another vCPU accesses the same function meanwhile.
         assert_eq!(rig.read(COMMAND, 1), [MEMORY as u8]);
         rig.command(0);
         assert_eq!(rig.slots.in_use(), 0);
         assert_eq!(rig.device.command() & on, 0);
-        gate.set_left(0);
+        ready.set_left(0);
         master.recv().unwrap();
         assert_eq!(rig.device.command() & on, on);
-        assert_eq!(rig.slots.in_use(), PIECES);
+        assert_eq!(rig.slots.in_use(), AREAS);
     }
 }
 
 fn a_stopped_guest_does_not_wait() {
-    let (gate, rig) = rig();
+    let (ready, rig) = rig();
     let master = vcpu(&rig, COMMAND, vec![MASTER as u8]);
     assert!(waits(&master));
-    gate.set_stopping(true);
+    ready.set_stopping(true);
     master.recv().unwrap();
     assert_eq!(u32::from(rig.device.command()) & MASTER, 0);
-    gate.set_stopping(false);
+    ready.set_stopping(false);
     let again = vcpu(&rig, COMMAND, vec![MASTER as u8]);
     assert!(waits(&again));
-    gate.set_left(0);
+    ready.set_left(0);
     again.recv().unwrap();
     assert_ne!(u32::from(rig.device.command()) & MASTER, 0);
 }
 
 fn the_host_gets_a_device_that_waits() {
-    let (gate, rig) = rig();
+    let (ready, rig) = rig();
     let master = vcpu(&rig, COMMAND, vec![MASTER as u8]);
     assert!(waits(&master));
-    // This returns.
+    // The release does not wait.
     rig.release();
     assert_eq!(rig.read(0, 2), [0xff, 0xff]);
-    gate.set_left(0);
+    ready.set_left(0);
     master.recv().unwrap();
     assert_eq!(u32::from(rig.device.command()) & MASTER, 0);
 }

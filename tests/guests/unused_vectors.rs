@@ -1,5 +1,5 @@
-//! Entries of an MSI-X table whose writes KVM keeps until one of them is used: nobody can tell, but for
-//! the exits.
+//! Unused MSI-X vectors: KVM coalesces writes to their table entries until one is used. Only the
+//! number of exits shows that.
 
 use std::sync::Arc;
 
@@ -11,23 +11,14 @@ use crate::pci::{COMMAND, MEMORY, SLOT, bar_register};
 use crate::vm::{Vm, eventually};
 use crate::waiting::kept;
 
-pub const TESTS: &[Test] = &[
-    (
-        "masking_a_table_makes_no_exits",
-        masking_a_table_makes_no_exits,
-    ),
-    (
-        "a_vector_is_used_without_a_look",
-        a_vector_is_used_without_a_look,
-    ),
-    (
-        "more_entries_than_the_ring_holds",
-        more_entries_than_the_ring_holds,
-    ),
-    ("a_table_that_moves", a_table_that_moves),
-    ("a_small_table", a_small_table),
-    ("a_reset_begins_anew", a_reset_begins_anew),
-    ("unmasked_while_turned_on", unmasked_while_turned_on),
+pub const TESTS: &[Test] = tests![
+    masking_a_table_makes_no_exits,
+    a_vector_is_used_without_a_look,
+    more_entries_than_the_ring_holds,
+    a_table_that_moves,
+    a_small_table,
+    a_reset_begins_anew,
+    unmasked_while_turned_on,
 ];
 
 const V: u8 = 0x41;
@@ -41,7 +32,7 @@ const DONE: u32 = BOOTED + 8;
 const STARTED: u32 = BOOTED + 12;
 
 fn device() -> Arc<FakeDevice> {
-    FakeDevice::new().with_vectors(VECTORS).share()
+    FakeDevice::new().with_vectors(VECTORS).into_arc()
 }
 
 fn mask_all(g: &mut Asm) -> &mut Asm {
@@ -51,7 +42,7 @@ fn mask_all(g: &mut Asm) -> &mut Asm {
     g
 }
 
-/// Memory exits, where KVM keeps writes at all.
+/// Checks the number of memory exits, where KVM coalesces writes.
 #[track_caller]
 fn assert_exits(memory: u64, wanted: u64) {
     assert!(!kept() || memory == wanted, "{memory} exits, not {wanted}");
@@ -74,25 +65,25 @@ fn masking_a_table_makes_no_exits() {
     g.show_count(V).show_count(W).power_off();
     let ended = Vm::new(g).device(&device()).run();
     let (_, memory) = ended.exits();
-    // Of entry 0: masked three times, and twice a message and unmasked. Entry 1 unmasked, when it was
-    // in use already. Three doorbells.
+    // Of entry 0: masked three times, and twice a message and unmasked. Entry 1 unmasked, when it
+    // was in use already. Three doorbells.
     assert_exits(memory, 3 + 2 * 4 + 1 + 3);
     assert_eq!(ended.numbers(), [2, 1]);
 }
 
-/// While interrupts come through, and by a guest that makes no exit afterwards.
+/// With interrupts on, and by a guest that makes no exit afterwards.
 fn a_vector_is_used_without_a_look() {
     let device = device();
     let mut g = Asm::new();
     g.interrupts(&[V]).command(MEMORY).msix_control(ENABLE);
     g.unmask_with(5, V).await_count(V, 1);
-    // From now on it is in use, and its mask works at once.
+    // The vector is in use from here on, and its mask works at once.
     g.mask(5).print("masked\n").wait_key();
     g.show_count(V).unmask(5).await_count(V, 2);
     g.show_count(V).power_off();
     let beside = device.clone();
     let ended = Vm::new(g).device(&device).run_beside(|live| {
-        eventually("the vector is live", || beside.wired() == [5]);
+        eventually("the vector is live", || beside.with_eventfd() == [5]);
         assert!(beside.raise(5));
         live.wait_for("masked\n");
         beside.raise(5);
@@ -117,15 +108,16 @@ fn more_entries_than_the_ring_holds() {
         g.show(data(entry));
     }
     g.power_off();
-    let device = FakeDevice::new().with_vectors(MANY).share();
+    let device = FakeDevice::new().with_vectors(MANY).into_arc();
     let ended = Vm::new(g).device(&device).run();
     let (_, memory) = ended.exits();
-    // Seven looks, and the write that finds the ring full.
+    // Seven reads, and the write that finds the ring full.
     assert!(!kept() || memory <= 7 + 2, "{memory} exits");
     assert_eq!(ended.numbers(), looks.map(|entry| 0x100 + entry));
 }
 
-/// Where a table was, another device's may be next: its writes are its own, and are exits.
+/// Another device's table may get the address of a coalesced one: writes to it are exits, and go to
+/// that device.
 fn a_table_that_moves() {
     const ELSEWHERE: u32 = 0xd000_0000;
     const WRITES: u32 = 10;
@@ -148,7 +140,7 @@ fn a_table_that_moves() {
     assert_eq!(ended.numbers(), [WRITES, 0, WRITES, 0x77]);
 }
 
-/// Few entries are not worth a zone.
+/// Writes to a small table are not coalesced.
 fn a_small_table() {
     let mut g = Asm::new();
     g.command(MEMORY);
@@ -156,7 +148,7 @@ fn a_small_table() {
         g.mask(entry);
     }
     g.power_off();
-    let ended = Vm::new(g).device(&FakeDevice::new().share()).run();
+    let ended = Vm::new(g).device(&FakeDevice::new().into_arc()).run();
     assert_eq!(ended.exits().1, 8);
     ended.powered_off();
 }
@@ -175,8 +167,8 @@ fn a_reset_begins_anew() {
     assert_eq!(ended.numbers(), [u32::from(V); 2]);
 }
 
-/// One processor lets interrupts through while another unmasks an entry that nobody has used: whoever
-/// comes first, the vector is live, with the last exit at the latest.
+/// One processor turns interrupts on while another unmasks an unused entry. Whichever comes first,
+/// the vector is live at the last exit at the latest.
 fn unmasked_while_turned_on() {
     for entry in 1..=20 {
         let mut g = Asm::new();
