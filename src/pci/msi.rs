@@ -48,9 +48,9 @@ pub struct MsiCapability {
 
 impl MsiCapability {
     /// Finds and reads the capability.
-    pub fn parse(image: &[u8]) -> Option<Self> {
-        let offset = capability::find(image, id::MSI)?.offset;
-        let control = u32::from(u16_at(image, usize::from(offset) + 2)?) << 16;
+    pub fn parse(config: &[u8]) -> Option<Self> {
+        let offset = capability::find(config, id::MSI)?.offset;
+        let control = u32::from(u16_at(config, usize::from(offset) + 2)?) << 16;
         // 6 and 7 are reserved.
         let capable = (control >> CAPABLE_SHIFT & 7).min(5);
         Some(Self {

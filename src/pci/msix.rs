@@ -56,12 +56,12 @@ impl MsixCapability {
     /// Finds and reads the capability. `None` if the function has no MSI-X, or if the capability
     /// points at a BAR that does not exist. The caller checks whether table and pending bits fit
     /// into their BARs.
-    pub fn parse(image: &[u8]) -> Option<Self> {
-        let offset = capability::find(image, id::MSIX)?.offset;
+    pub fn parse(config: &[u8]) -> Option<Self> {
+        let offset = capability::find(config, id::MSIX)?.offset;
         let at = usize::from(offset);
-        let control = u16_at(image, at + 2)?;
-        let (table_bar, table_offset) = parse_bir(u32_at(image, at + 4)?)?;
-        let (pba_bar, pba_offset) = parse_bir(u32_at(image, at + 8)?)?;
+        let control = u16_at(config, at + 2)?;
+        let (table_bar, table_offset) = parse_bir(u32_at(config, at + 4)?)?;
+        let (pba_bar, pba_offset) = parse_bir(u32_at(config, at + 8)?)?;
         Some(Self {
             offset,
             vectors: (control & (MAX_VECTORS - 1)) + 1,

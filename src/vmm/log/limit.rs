@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Lets the first few messages through and then ever fewer.
+/// Lets the first few messages through, and ever fewer later.
 #[derive(Debug, Default)]
 pub struct RateLimit(AtomicU64);
 
@@ -10,15 +10,15 @@ impl RateLimit {
     const FREE: u64 = 8;
 
     /// Whether this message may be written: the first eight, then each whose number is a power of
-    /// two, so that n misdeeds of a guest cost log n lines.
+    /// two, so that a guest that does wrong n times costs log n lines.
     pub fn allow(&self) -> bool {
         let n = self.0.fetch_add(1, Ordering::Relaxed);
         n < Self::FREE || n.is_power_of_two()
     }
 }
 
-/// Logs a warning as `tracing::warn!` does, unless the [`RateLimit`] before it says no. For all that
-/// a guest can repeat at will.
+/// Logs a warning as `tracing::warn!` does, if the [`RateLimit`] before it allows that. For all
+/// warnings that a guest can repeat at will.
 macro_rules! warn_limited {
     ($limit:expr, $($message:tt)+) => {
         if $limit.allow() {

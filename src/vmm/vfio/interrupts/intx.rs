@@ -1,10 +1,11 @@
 //! INTx: a level that stays up until the guest acknowledges the interrupt.
 //!
-//! VFIO masks the pin when the device asserts it and signals the trigger eventfd, and KVM raises the
-//! GSI. When the guest acknowledges the interrupt (EOI), KVM lowers the GSI and signals the resample
-//! eventfd, by which VFIO unmasks the pin: if the device still asserts it, VFIO signals again. All
-//! of this happens in the kernel (Documentation/virt/kvm/api.rst, 4.75 KVM_IRQFD_FLAG_RESAMPLE). If
-//! a device's VFIO driver does not take the resample eventfd, the event thread unmasks the pin.
+//! VFIO masks the pin when the device asserts it and signals the trigger eventfd, and KVM raises
+//! the GSI. When the guest acknowledges the interrupt (EOI), KVM lowers the GSI and signals the
+//! resample eventfd, by which VFIO unmasks the pin: if the device still asserts it, VFIO signals
+//! again. All of this happens in the kernel (Documentation/virt/kvm/api.rst, 4.75
+//! KVM_IRQFD_FLAG_RESAMPLE). If a device's VFIO driver does not take the resample eventfd, the event
+//! thread unmasks the pin.
 
 use std::sync::{Arc, Weak};
 
@@ -74,8 +75,8 @@ impl Intx {
         }
     }
 
-    /// VFIO masks the pin first and unmasks it last: nothing would unmask it after an interrupt that
-    /// comes in between.
+    /// VFIO masks the pin first and unmasks it last: nothing would unmask it after an interrupt
+    /// that comes in between.
     fn connect(&mut self) -> Result<(), VectorError> {
         let trigger = eventfd::new().map_err(GsiError::EventFd)?;
         let resample = eventfd::new().map_err(GsiError::EventFd)?;

@@ -76,8 +76,8 @@ impl Interrupts {
         }
     }
 
-    /// Connects the pin to a GSI, once the function has its slot, and turns INTx on; returns whether
-    /// that worked.
+    /// Connects the pin to a GSI, once the function has its slot, and turns INTx on; returns
+    /// whether that worked.
     pub fn connect_pin(
         &mut self,
         device: SharedDevice,
@@ -144,8 +144,8 @@ impl Interrupts {
         }
     }
 
-    /// A guest's write of configuration space, of which the bytes in the two capabilities count. While
-    /// all kinds are off the write is dropped.
+    /// A guest's write of configuration space, of which the bytes in the two capabilities count.
+    /// While all kinds are off the write is dropped.
     pub fn config_write(&mut self, offset: u16, data: &[u8]) {
         if self.mode == Mode::Off {
             return;

@@ -1,8 +1,9 @@
 //! MSI on the host's side: one to 32 messages, each with an eventfd before the device may send.
 //!
-//! A driver decides by the capability how many messages it asks for (Linux's `pci_alloc_irq_vectors`
-//! never looks whether it got them). So the host is asked for all vectors once, before a guest sees
-//! the capability; if the host has fewer later, the capability says so from then on.
+//! A driver decides by the capability how many messages it asks for (Linux's
+//! `pci_alloc_irq_vectors` never looks whether it got them). So the host is asked for all vectors
+//! once, before a guest sees the capability; if the host has fewer later, the capability says so
+//! from then on.
 
 use std::sync::Arc;
 
@@ -65,8 +66,8 @@ impl MsiVectors {
         count
     }
 
-    /// Sets up what the registers say, with MSI enabled. If the host has fewer vectors, or none, the
-    /// registers say so afterwards. A guest must not end the VM: a failure is logged.
+    /// Sets up what the registers say, with MSI enabled. If the host has fewer vectors, or none,
+    /// the registers say so afterwards. A guest must not end the VM: a failure is logged.
     pub fn follow(&mut self, msi: &mut Msi) {
         if self.irqfds.len() == usize::from(msi.vectors()) {
             return self.update(msi);
