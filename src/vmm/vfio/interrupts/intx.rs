@@ -4,8 +4,8 @@
 //! the GSI. When the guest acknowledges the interrupt (EOI), KVM lowers the GSI and signals the
 //! resample eventfd, by which VFIO unmasks the pin: if the device still asserts it, VFIO signals
 //! again. All of this happens in the kernel (Documentation/virt/kvm/api.rst, 4.75
-//! KVM_IRQFD_FLAG_RESAMPLE). If a device's VFIO driver does not take the resample eventfd, the event
-//! thread unmasks the pin.
+//! KVM_IRQFD_FLAG_RESAMPLE). If a device's VFIO driver does not take the resample eventfd, the
+//! event thread unmasks the pin.
 
 use std::sync::{Arc, Weak};
 
