@@ -2,44 +2,65 @@
 # Everything long-running shows what it is doing.
 
 TARGET := x86_64-unknown-linux-gnu
+# The oldest Rust that is promised, and the toolchain of it that rustup has.
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst .,\.,$(MSRV))(\.[0-9]+)?-[^ ]+' | head -n 1)
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
+.PHONY: deps-build deny msrv
 .PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## install with apt what is missing for building and for the lab
-	@resources/install-deps.sh
+deps: ## install with apt what building, the tests and the lab need and this machine lacks
+	@resources/install-deps.sh lab
+
+deps-build: ## the same for building alone
+	@resources/install-deps.sh build
 
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
 
-build: deps ## the static release binary
+build: deps-build ## the static release binary
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) --package mini-vmm
 
-test: check unit fuzz-briefly lab ## format, clippy, all cargo tests, a little fuzzing, the lab's scenarios of under a minute
+test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab scenarios of over a minute
 
-test-all: check unit fuzz-briefly lab-all ## the same with all of the lab's scenarios
+test-all: deps check unit deny msrv fuzz-briefly lab-all ## all checks and tests
 
-check: deps
+check: deps-build ## formatting and lints; needs no QEMU
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-unit: deps
+unit: deps-build ## all tests except the lab's; needs no QEMU
 	cargo test --workspace --exclude lab --exclude fuzz
 
-fuzz: deps ## fuzz targets, FUZZ_SECONDS each (600)
+deny: ## licences, duplicates and sources of the dependencies, by cargo-deny
+	@if command -v cargo-deny >/dev/null; then \
+		cargo deny --locked --workspace check licenses bans sources; \
+	else \
+		echo "SKIPPED deny: cargo-deny is not installed (cargo install --locked cargo-deny)"; \
+	fi
+
+msrv: deps-build ## build with the oldest Rust that is promised, where rustup has that toolchain
+	@if [ -n "$(MSRV_TOOLCHAIN)" ]; then \
+		cargo "+$(MSRV_TOOLCHAIN)" check --workspace --all-targets --locked --target-dir target/msrv; \
+	else \
+		echo "SKIPPED msrv: Rust $(MSRV) is not installed (rustup toolchain install $(MSRV))"; \
+	fi
+
+fuzz: deps-build ## the fuzz targets, FUZZ_SECONDS each (600)
 	tests/fuzz/run.sh
 
-fuzz-briefly: deps
+fuzz-briefly: deps-build ## the same, ten seconds each
 	FUZZ_SECONDS=10 tests/fuzz/run.sh
 
-lab: deps ## the lab's scenarios: real VFIO and KVM in an emulated machine with an IOMMU
+lab: deps ## lab scenarios of under a minute: real VFIO and KVM in an emulated machine with an IOMMU
 	cargo test --package lab
 
-lab-all: deps
+lab-all: deps ## all lab scenarios
 	cargo test --package lab -- --include-ignored
 
 bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEERS="name=/path ...")
@@ -51,8 +72,10 @@ bench-check: ## what moved between two results of it, A=old.json B=new.json
 bench-readme: ## the last results' summary, into docs/benchmarks.md
 	@cargo run --quiet --package bench --bin bench -- readme
 
-doc: ## the library's documentation: the module map and the four paths
-	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --package mini-vmm --package lab
+doc: ## the documentation of the crates: their map and the four paths
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --lib \
+		--workspace --exclude fuzz
+	@echo "target/doc/mini_vmm/index.html"
 
 man: ## the manual pages, into target/man
 	cargo run --quiet --package mini-vmm --example man -- target/man

@@ -1,6 +1,10 @@
 #!/bin/sh
-# Installs, with apt, what building mini-vmm and running the lab need; what is there is left alone.
-# Quick and silent when nothing is missing; needs root or sudo otherwise.
+# Installs, with apt, the packages that are missing on this machine.
+#
+#   install-deps.sh build   what building and the tests without QEMU need
+#   install-deps.sh lab     the same, and what the lab needs (the default)
+#
+# Quick and silent when nothing is missing; otherwise it needs root or sudo.
 set -eu
 
 fail() {
@@ -16,54 +20,76 @@ need() { # need PACKAGE COMMAND
 	fi
 }
 
-[ "$(uname -m)" = x86_64 ] || fail "this is a $(uname -m) machine, and mini-vmm and its lab are for x86-64" "run it on an x86-64 machine"
+build_needs() {
+	need gcc cc
+	# libFuzzer is C++.
+	need g++ c++
+	[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+}
 
-need qemu-system-x86 qemu-system-x86_64
-need xz-utils xz
-need zstd zstd
-need gcc cc
-# libFuzzer is C++.
-need g++ c++
-need gzip gzip
-need acpica-tools iasl
-[ -e /usr/share/seabios/bios-256k.bin ] || [ -e /usr/share/qemu/bios-256k.bin ] || missing="$missing seabios"
-[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
-# The guests have no libraries, so only the static busybox serves.
-busybox=$(command -v busybox || :)
-if [ -z "$busybox" ] || LC_ALL=C ldd "$busybox" >/dev/null 2>&1; then
-	missing="$missing busybox-static"
-fi
+lab_needs() {
+	need qemu-system-x86 qemu-system-x86_64
+	need xz-utils xz
+	need zstd zstd
+	need gzip gzip
+	# A unit test reads the ACPI tables with iasl, and is skipped where iasl is not installed.
+	need acpica-tools iasl
+	[ -e /usr/share/seabios/bios-256k.bin ] || [ -e /usr/share/qemu/bios-256k.bin ] ||
+		missing="$missing seabios"
+	# The lab's guests have no libraries, so busybox must be static.
+	busybox=$(command -v busybox || :)
+	if [ -z "$busybox" ] || LC_ALL=C ldd "$busybox" >/dev/null 2>&1; then
+		missing="$missing busybox-static"
+	fi
 
-# The lab's kernel is built once; its cache keeps what it was built with beside it.
-here=$(cd "$(dirname "$0")" && pwd)
-kernels=${XDG_CACHE_HOME:-${HOME:-}/.cache}/mini-vmm/kernels
-built=$kernels/$(cat "$kernels/lab" 2>/dev/null || :)
-if ! cmp -s "$here/lab-kernel.config" "$built/lab-kernel.config"; then
-	need make make
-	need flex flex
-	need bison bison
-	need bc bc
-	[ -e /usr/include/libelf.h ] || missing="$missing libelf-dev"
-fi
+	# The lab's kernel is built once. The cache keeps a copy of its configuration beside the kernel.
+	config=$(dirname "$0")/../integration/resources/lab-kernel.config
+	kernels=${XDG_CACHE_HOME:-${HOME:-}/.cache}/mini-vmm/kernels
+	built=$kernels/$(cat "$kernels/lab" 2>/dev/null || :)
+	if ! cmp -s "$config" "$built/lab-kernel.config"; then
+		need make make
+		need flex flex
+		need bison bison
+		need bc bc
+		[ -e /usr/include/libelf.h ] || missing="$missing libelf-dev"
+	fi
+}
+
+[ "$(uname -m)" = x86_64 ] ||
+	fail "this is a $(uname -m) machine, and mini-vmm and its lab are for x86-64" \
+		"run it on an x86-64 machine"
+
+case ${1:-lab} in
+build) build_needs ;;
+lab)
+	build_needs
+	lab_needs
+	;;
+*) fail "install-deps.sh does not know '$1'" "install-deps.sh build, or install-deps.sh lab" ;;
+esac
 
 if [ -n "$missing" ]; then
 	command -v apt-get >/dev/null 2>&1 ||
-		fail "these packages are missing and there is no apt-get to install them:$missing" \
+		fail "these packages are missing, and there is no apt-get to install them:$missing" \
 			"install them with your distribution's package manager, or use Debian 12 or newer"
 	as_root=
 	if [ "$(id -u)" != 0 ]; then
-		command -v sudo >/dev/null 2>&1 || fail "these packages are missing, and installing them needs root:$missing" "run as root: apt-get install$missing"
+		command -v sudo >/dev/null 2>&1 ||
+			fail "these packages are missing, and installing them needs root:$missing" \
+				"run as root: apt-get install$missing"
 		as_root=sudo
 	fi
 	echo "installing:$missing"
 	export DEBIAN_FRONTEND=noninteractive
-	$as_root apt-get -q update || echo "apt-get update failed; going on with the package lists that are there" >&2
+	$as_root apt-get -q update ||
+		echo "apt-get update failed; the package lists that are there are used" >&2
 	# shellcheck disable=SC2086 # a list of package names
 	$as_root apt-get -q -y --no-install-recommends -o Dpkg::Use-Pty=0 install $missing ||
-		fail "apt-get could not install:$missing" "see its message above; check the network and /etc/apt/sources.list"
+		fail "apt-get could not install:$missing" \
+			"see its message above; check the network and /etc/apt/sources.list"
 fi
 
 if ! command -v cargo >/dev/null 2>&1; then
 	fail "there is no cargo on this machine's PATH" \
-		"install Rust 1.88 or newer with rustup; the cargo that Debian 12 and 13 package is too old for this workspace"
+		"install Rust 1.88 or newer with rustup; Debian 12 and 13 package an older cargo"
 fi

@@ -1,5 +1,5 @@
-//! `make man`: the manual pages of mini-vmm and of each of its commands, made from the same
-//! definitions as `--help`. They go to the directory that is named, `target/man` for one.
+//! `make man`: writes the manual pages of mini-vmm and of each command to the directory that the
+//! first argument names, or to `target/man`. Their text is that of `--help`.
 
 use std::path::PathBuf;
 use std::{env, fs, io};

@@ -1,15 +1,15 @@
-//! Disks, behind controllers of several kinds: image files with known content, and what a guest must
-//! have left in them.
+//! Disks behind controllers of several kinds: image files with known content, and the content that
+//! a guest must have written. The guest's side is integration/resources/l2-functions.sh.
 //!
 //! ```text
-//!  offset    content before                         what the guest does (resources/l2-init.sh)
-//!  0         one line of text that names the disk   prints it
-//!  1 MiB     1 MiB of noise                         copies it to 4 MiB with direct I/O
-//!  4 MiB     zeroes                                 finds the copy here
-//!  8 MiB     zeroes                                 writes a line of its own
-//!  12 MiB    zeroes                                 counts its boots here
-//!  16 MiB    noise, as much as the scenario asks    copies it behind itself through the page cache
-//!  or there  blocks of a plan (crate::load)         reads and writes them in the plan's order
+//!  offset    content before                     what the guest does
+//!  0         one line that names the disk       prints the line
+//!  1 MiB     1 MiB of noise                     copies the noise to 4 MiB with direct I/O
+//!  4 MiB     zeroes                             writes the copy here
+//!  8 MiB     zeroes                             writes a line of its own here
+//!  12 MiB    zeroes                             counts its boots here
+//!  16 MiB    as much noise as `buffered` says   copies the noise to its end by the page cache
+//!            or the blocks of a plan            reads and writes them in the order of the plan
 //! ```
 
 use std::fs::{self, File};
@@ -26,47 +26,48 @@ const NOISE: u64 = MIB;
 const COPY: u64 = 4 * MIB;
 const WRITTEN: u64 = 8 * MIB;
 const BUFFERED: u64 = 16 * MIB;
-/// MiB of a plan.
+/// Size of a plan's blocks in MiB.
 const LOADED: u64 = 16;
 
-/// How a disk hangs on L1; the function that is passed through is its controller.
+/// The controller of a disk, which is the function that is passed through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wiring {
+pub enum Controller {
     /// An NVMe controller on bus 0, with one namespace.
     Nvme,
-    /// One that has a single MSI-X vector, for all its queues.
+    /// An NVMe controller with one MSI-X vector for all its queues.
     NvmeOneVector,
-    /// An NVMe controller on bus 1, behind a bridge to conventional PCI: all of that bus is one group.
+    /// An NVMe controller on bus 1, behind a bridge to conventional PCI. All functions of that bus
+    /// are one IOMMU group.
     NvmeBehindBridge,
-    /// The same on bus 1, behind a root port, with one virtual function beside it; the namespace is
-    /// both's.
+    /// An NVMe controller on bus 1, behind a root port, that can have one virtual function. Both
+    /// functions have the same namespace.
     NvmeWithVirtual,
     /// A SATA controller with one disk.
     Sata,
-    /// The same on bus 1, behind a root port. A reset of the bus is the only one that it has, if it is
-    /// not alone there.
+    /// A SATA controller on bus 1, behind a root port. Beside another function on that bus, the
+    /// kernel can reset the controller only by a reset of the bus.
     SataBehindPort,
     /// A USB controller with one stick.
     Usb,
-    /// The same with MSI of 16 messages in place of MSI-X.
+    /// A USB controller with 16 MSI messages in place of MSI-X.
     UsbByMsi,
 }
 
 /// One controller with one disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
-    /// The disk's serial number; it also names the image file.
+    /// The disk's serial number, which also names the image file.
     pub serial: &'static str,
     /// The controller's device number.
     pub device: u8,
     /// Function number.
     pub function: u8,
-    /// What the controller is.
-    pub wiring: Wiring,
+    /// The kind of controller.
+    pub controller: Controller,
     /// MiB that the guest copies through its page cache.
     pub buffered: u64,
-    /// What the guest's random reads and writes are, up to the last of their rounds; not together
-    /// with `buffered`.
+    /// The guest's random reads and writes, with the number of the last round. A disk has either a
+    /// plan or `buffered`.
     pub load: Option<Plan>,
 }
 
@@ -77,13 +78,13 @@ impl Disk {
             serial,
             device,
             function: 0,
-            wiring: Wiring::Nvme,
+            controller: Controller::Nvme,
             buffered: 0,
             load: None,
         }
     }
 
-    /// The same with random reads and writes, in so many rounds.
+    /// Adds random reads and writes in so many rounds.
     pub const fn loaded(mut self, workers: u32, operations: u32, rounds: u32) -> Self {
         self.load = Some(Plan {
             at: BUFFERED / MIB,
@@ -95,35 +96,47 @@ impl Disk {
         self
     }
 
+    /// Puts the controller at another function of its device.
+    pub const fn at_function(mut self, function: u8) -> Self {
+        self.function = function;
+        self
+    }
+
+    /// Adds so many MiB that the guest copies through its page cache.
+    pub const fn buffered(mut self, mib: u64) -> Self {
+        self.buffered = mib;
+        self
+    }
+
     /// A disk behind a controller of another kind.
-    pub const fn wired(serial: &'static str, device: u8, wiring: Wiring) -> Self {
+    pub const fn behind(serial: &'static str, device: u8, controller: Controller) -> Self {
         let mut disk = Self::new(serial, device);
-        disk.wiring = wiring;
+        disk.controller = controller;
         disk
     }
 
-    /// Where the controller is in L1.
+    /// The controller's address in L1.
     pub fn bdf(&self) -> String {
         let bus = u8::from(matches!(
-            self.wiring,
-            Wiring::NvmeBehindBridge | Wiring::NvmeWithVirtual | Wiring::SataBehindPort
+            self.controller,
+            Controller::NvmeBehindBridge | Controller::NvmeWithVirtual | Controller::SataBehindPort
         ));
         format!("0000:{bus:02x}:{:02x}.{}", self.device, self.function)
     }
 
-    /// The driver that the controller has in L1 and in L2.
+    /// The controller's driver in L1 and in L2.
     pub fn driver(&self) -> &'static str {
-        match self.wiring {
-            Wiring::Nvme
-            | Wiring::NvmeOneVector
-            | Wiring::NvmeBehindBridge
-            | Wiring::NvmeWithVirtual => "nvme",
-            Wiring::Sata | Wiring::SataBehindPort => "ahci",
-            Wiring::Usb | Wiring::UsbByMsi => "xhci_hcd",
+        match self.controller {
+            Controller::Nvme
+            | Controller::NvmeOneVector
+            | Controller::NvmeBehindBridge
+            | Controller::NvmeWithVirtual => "nvme",
+            Controller::Sata | Controller::SataBehindPort => "ahci",
+            Controller::Usb | Controller::UsbByMsi => "xhci_hcd",
         }
     }
 
-    /// QEMU's `-device` arguments. `others`: whether the slot has other functions.
+    /// QEMU's `-device` arguments. `others` tells whether the slot has other functions.
     pub fn devices(&self, others: bool) -> Vec<String> {
         let serial = self.serial;
         let addr = format!(
@@ -132,19 +145,19 @@ impl Disk {
             self.function,
             if others { ",multifunction=on" } else { "" }
         );
-        match self.wiring {
-            Wiring::Nvme => vec![format!("nvme,drive={serial},serial={serial},{addr}")],
-            Wiring::NvmeOneVector => vec![format!(
+        match self.controller {
+            Controller::Nvme => vec![format!("nvme,drive={serial},serial={serial},{addr}")],
+            Controller::NvmeOneVector => vec![format!(
                 "nvme,drive={serial},serial={serial},{addr},msix_qsize=1"
             )],
-            Wiring::NvmeBehindBridge => {
+            Controller::NvmeBehindBridge => {
                 vec![format!(
                     "nvme,drive={serial},serial={serial},bus=bridge,{addr}"
                 )]
             }
-            // Queues and vectors that are given to the virtual function are taken from the physical
-            // one's, which must keep some.
-            Wiring::NvmeWithVirtual => vec![
+            // The flexible queues and vectors may move to the virtual function; the physical
+            // function keeps the others.
+            Controller::NvmeWithVirtual => vec![
                 format!("pcie-root-port,id={serial}-port,addr=1d"),
                 format!("nvme-subsys,id={serial}-subsystem"),
                 format!(
@@ -154,21 +167,21 @@ impl Disk {
                 ),
                 format!("nvme-ns,drive={serial},bus={serial}-at,nsid=1"),
             ],
-            Wiring::Sata => vec![
+            Controller::Sata => vec![
                 format!("ich9-ahci,id={serial}-at,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
-            Wiring::SataBehindPort => vec![
+            Controller::SataBehindPort => vec![
                 format!("ich9-ahci,id={serial}-at,bus=root,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
-            Wiring::Usb | Wiring::UsbByMsi => {
-                let controller = match self.wiring {
-                    Wiring::UsbByMsi => "nec-usb-xhci,msi=on,msix=off",
+            Controller::Usb | Controller::UsbByMsi => {
+                let usb = match self.controller {
+                    Controller::UsbByMsi => "nec-usb-xhci,msi=on,msix=off",
                     _ => "qemu-xhci",
                 };
                 vec![
-                    format!("{controller},id={serial}-at,{addr}"),
+                    format!("{usb},id={serial}-at,{addr}"),
                     format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
                 ]
             }
@@ -180,12 +193,12 @@ impl Disk {
         format!("this is disk {}, as the lab wrote it", self.serial)
     }
 
-    /// The line that a guest leaves.
+    /// The line that a guest writes.
     pub fn guest_text(&self) -> String {
         format!("written by the guest to {}", self.serial)
     }
 
-    /// Makes the image.
+    /// Creates the image file.
     pub fn create(&self, path: &Path) -> Result<()> {
         let make = || {
             let mut file = File::create(path)?;
@@ -203,7 +216,7 @@ impl Disk {
         make().context(format!("make the disk image {}", path.display()))
     }
 
-    /// Whether the image holds what a guest must have written, and still what it must not have touched.
+    /// Checks that the image has what a guest must write, and still has what a guest only reads.
     pub fn check_written(&self, path: &Path) -> Result<()> {
         self.check_untouched(path)?;
         let same = |what: &str, at: u64, expected: &[u8]| {
@@ -228,7 +241,7 @@ impl Disk {
         }
     }
 
-    /// Whether each block is as the last of the guest's writes left it.
+    /// Checks that each block has the data of the last write.
     fn check_load(&self, path: &Path, plan: &Plan) -> Result<()> {
         let bytes = read(path, plan.offset(0), plan.blocks() * BLOCK)?;
         let generations = plan.generations();
@@ -240,7 +253,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Whether what a guest only reads is as it was.
+    /// Checks that what a guest only reads has not changed.
     pub fn check_untouched(&self, path: &Path) -> Result<()> {
         let intact = read(path, 0, self.text().len())? == self.text().as_bytes()
             && read(path, NOISE, MIB as usize)? == self.noise(1, MIB);
@@ -254,9 +267,9 @@ impl Disk {
         }
     }
 
-    /// Bytes that look random, and differ between disks and places.
-    fn noise(&self, place: u64, size: u64) -> Vec<u8> {
-        let mut random = Random::new(self.serial.bytes().fold(place, |seed, b| {
+    /// Pseudorandom bytes, which differ between disks and between numbers (FNV-1a of both).
+    fn noise(&self, number: u64, size: u64) -> Vec<u8> {
+        let mut random = Random::new(self.serial.bytes().fold(number, |seed, b| {
             seed.wrapping_mul(0x100_0000_01b3) ^ u64::from(b)
         }));
         (0..size / 8)

@@ -1,45 +1,45 @@
-//! The lab's errors: one sentence with its cause, and a line that says what to do.
-//! A lab that cannot run and a test that fails are different things, so they are different variants.
+//! The lab's errors: one message with its cause, and a hint. A host that cannot run the lab and a
+//! failed test are different variants, because only the first may be skipped.
 
 use std::fmt::Display;
 
 /// The lab's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What stopped the lab.
+/// An error of the lab.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// Something outside the project is missing, so nothing was tested.
-    #[error("{sentence}\nhint: {hint}")]
+    /// The host lacks something that the lab needs, so nothing was tested.
+    #[error("{message}\nhint: {hint}")]
     CannotRun {
-        /// What is missing and why it is needed.
-        sentence: String,
-        /// What to type.
+        /// What is missing and why the lab needs it.
+        message: String,
+        /// The remedy: a command, where there is one.
         hint: String,
     },
-    /// Something that should have worked did not.
+    /// A test or a step of the lab failed.
     #[error("{0}")]
     Failed(String),
 }
 
 impl Error {
-    /// The machine lacks something.
-    pub fn cannot_run(sentence: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// The host lacks something.
+    pub fn cannot_run(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::CannotRun {
-            sentence: sentence.into(),
+            message: message.into(),
             hint: hint.into(),
         }
     }
 
-    /// Something went wrong.
-    pub fn failed(sentence: impl Into<String>) -> Self {
-        Self::Failed(sentence.into())
+    /// A test or a step failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(message.into())
     }
 }
 
-/// Says what was being done when an error of the standard library came up.
+/// Adds the action that failed to an error of the standard library.
 pub trait Context<T> {
-    /// `what` reads as "cannot {what}: {cause}".
+    /// Makes the message "cannot {what}: {cause}".
     fn context(self, what: impl Display) -> Result<T>;
 }
 

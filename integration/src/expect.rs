@@ -1,21 +1,21 @@
-//! Expectations that scenarios share: a guest that worked its disk, a disk that L1 got back.
-//! Each returns one sentence that says what was expected and what came.
+//! Checks for many scenarios: that a guest worked its disk, and that L1 got the disk back. Each
+//! failure is one message, which names what was expected and what was found.
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::scenario::Outcome;
+use crate::outcome::Outcome;
 use crate::transcript::{Run, number, value};
 
-/// Fails with a sentence unless `holds`.
-pub fn expect(holds: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
-    if holds {
+/// Fails with a message if `condition` is false.
+pub fn expect(condition: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if condition {
         Ok(())
     } else {
         Err(Error::failed(otherwise()))
     }
 }
 
-/// The run at an index.
+/// Returns the run with this number; the first has 0.
 pub fn run(outcome: &Outcome, index: usize) -> Result<Run<'_>> {
     let runs = outcome.transcript.runs();
     runs.get(index)
@@ -23,7 +23,7 @@ pub fn run(outcome: &Outcome, index: usize) -> Result<Run<'_>> {
         .ok_or_else(|| Error::failed(format!("run {} of mini-vmm was never started", index + 1)))
 }
 
-/// How mini-vmm ended.
+/// mini-vmm ended with this exit status.
 pub fn exit(run: &Run<'_>, status: i32) -> Result<()> {
     expect(run.exit() == Some(status), || {
         format!(
@@ -34,22 +34,30 @@ pub fn exit(run: &Run<'_>, status: i32) -> Result<()> {
     })
 }
 
-/// A fact that the guest must have said.
+/// mini-vmm, which ran with `-v`, used this interface to the IOMMU: `container` or `iommufd`.
+pub fn used(run: &Run<'_>, interface: &str) -> Result<()> {
+    let by_iommufd = run.messages().any(|line| line.contains("by iommufd"));
+    expect(by_iommufd == (interface == "iommufd"), || {
+        format!("\"{}\" did not use {interface}", run.command())
+    })
+}
+
+/// Returns the first fact of this key, which the guest must have said.
 pub fn guest<'a>(run: &Run<'a>, key: &'a str) -> Result<&'a str> {
     run.guest(key)
         .next()
         .ok_or_else(|| Error::failed(format!("the guest never said \"{key}\"")))
 }
 
-/// The guest read the disk's text, had an MSI-X interrupt for each read, and what it wrote is in the
-/// image.
+/// The guest read the disk's text and got an MSI or MSI-X interrupt for each read, and the image
+/// has what the guest wrote.
 pub fn worked(outcome: &Outcome, run: &Run<'_>, disk: &Disk) -> Result<()> {
     worked_by(outcome, run, disk, "MSI")
 }
 
-/// The same, by the interrupt controller that /proc/interrupts names.
-pub fn worked_by(outcome: &Outcome, run: &Run<'_>, disk: &Disk, controller: &str) -> Result<()> {
-    read_by(run, disk, controller)?;
+/// As [`worked`], with interrupts of the chip that /proc/interrupts names.
+pub fn worked_by(outcome: &Outcome, run: &Run<'_>, disk: &Disk, chip: &str) -> Result<()> {
+    read_by(run, disk, chip)?;
     disk.check_written(&outcome.image(disk.serial))?;
     let wrote = format!("{} {}", disk.serial, disk.guest_text());
     expect(run.guest("reread").any(|text| text == wrote), || {
@@ -60,12 +68,12 @@ pub fn worked_by(outcome: &Outcome, run: &Run<'_>, disk: &Disk, controller: &str
     })
 }
 
-/// The guest's own report: text, message interrupts, and no complaint of its kernel's.
+/// The guest read the disk's text and got message interrupts, and its kernel reports no error.
 pub fn read(run: &Run<'_>, disk: &Disk) -> Result<()> {
     read_by(run, disk, "MSI")
 }
 
-fn read_by(run: &Run<'_>, disk: &Disk, controller: &str) -> Result<()> {
+fn read_by(run: &Run<'_>, disk: &Disk, chip: &str) -> Result<()> {
     let serial = disk.serial;
     guest(run, "init")?;
     let text = format!("{serial} {}", disk.text());
@@ -87,15 +95,14 @@ fn read_by(run: &Run<'_>, disk: &Disk, controller: &str) -> Result<()> {
     expect(counted > 0, || {
         format!("the guest counted no interrupts of disk {serial}")
     })?;
-    expect(
-        run.guest("irq").any(|line| line.contains(controller)),
-        || format!("no {controller} line of the disk is in the guest's /proc/interrupts"),
-    )?;
+    expect(run.guest("irq").any(|line| line.contains(chip)), || {
+        format!("no {chip} line of the disk is in the guest's /proc/interrupts")
+    })?;
     no_trouble(run)
 }
 
-/// The workers of the disk's plan all did their round, with an interrupt for each read and write,
-/// and the guest found on the disk what they left.
+/// All workers of the disk's plan did their reads and writes of this round with interrupts, and the
+/// guest then read from the disk what the plan says.
 pub fn loaded(run: &Run<'_>, disk: &Disk, round: u32) -> Result<()> {
     let Some(plan) = disk.load else {
         return Err(Error::failed("the disk has no plan"));
@@ -115,7 +122,7 @@ pub fn loaded(run: &Run<'_>, disk: &Disk, round: u32) -> Result<()> {
         done += u64::from(plan.operations);
     }
     let load = guest(run, "load")?;
-    // Requests that end together share an interrupt, most of all that of a pin.
+    // Requests that end at the same time have one interrupt, above all with an interrupt pin.
     expect(
         number(load, "interrupts").is_some_and(|n| n >= done / 10),
         || format!("too few interrupts for {done} reads and writes: {load}"),
@@ -128,7 +135,7 @@ pub fn loaded(run: &Run<'_>, disk: &Disk, round: u32) -> Result<()> {
     })
 }
 
-/// The guest's kernel had nothing to complain of, and what its /init tried went well.
+/// Neither the guest's kernel nor its /init reports an error.
 pub fn no_trouble(run: &Run<'_>) -> Result<()> {
     for trouble in [
         "trouble",
@@ -147,17 +154,17 @@ pub fn no_trouble(run: &Run<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The guest ended as it was told to, after all that it had to do.
+/// mini-vmm ended with status 0 after the guest had done its act and powered off.
 pub fn ended_well(run: &Run<'_>) -> Result<()> {
     exit(run, 0)?;
     no_trouble(run)?;
     let last = run.guest("done").last();
     expect(last == Some("poweroff"), || {
-        format!("the guest's last word is {last:?}, not \"poweroff\"")
+        format!("the guest ended with {last:?}, not \"poweroff\"")
     })
 }
 
-/// The host driver has the disk again, and reads from it what is in the image.
+/// L1's own driver has the disk again each time, and reads the disk's text.
 pub fn back(outcome: &Outcome, disk: &Disk) -> Result<()> {
     let bdf = disk.bdf();
     let mut seen = 0;
@@ -179,7 +186,7 @@ pub fn back(outcome: &Outcome, disk: &Disk) -> Result<()> {
     })
 }
 
-/// What L1's own driver reads where the guest wrote.
+/// As [`back`], and L1's own driver reads what the guest wrote.
 pub fn back_with_guest_text(outcome: &Outcome, disk: &Disk) -> Result<()> {
     back(outcome, disk)?;
     let wrote = format!("{} {}", disk.bdf(), disk.guest_text());

@@ -1,36 +1,36 @@
-//! What a failed scenario shows: what was said last, and at the very end what is wrong and where
-//! everything is.
+//! The report of a failed scenario: the last lines of all logs, then the error and the path of the
+//! whole log.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::scenario::Outcome;
+use crate::outcome::Outcome;
 use crate::transcript::{Line, Speaker};
 
-/// Lines of the transcript.
+/// Lines of the transcript in a report.
 const LAST_LINES: usize = 30;
 
-/// Lines of each other log.
+/// Lines of each other log in a report.
 const LAST_OF_OTHERS: usize = 8;
 
-/// What each guest says of itself at its start, and what is right in nearly every failure.
+/// Facts that each guest says at its start. They hardly ever tell why a scenario failed.
 const INVENTORY: [&str; 5] = ["cmdline", "pci", "bar", "irq", "memory"];
 
-/// The last lines, and the sentence.
-pub fn explain(sentence: &str, outcome: &Outcome) -> String {
+/// Returns the report of an error.
+pub fn explain(error: &str, outcome: &Outcome) -> String {
     let mut text = String::new();
-    let telling: Vec<&Line> = outcome
+    let useful: Vec<&Line> = outcome
         .transcript
         .lines
         .iter()
-        .filter(|line| tells(line))
+        .filter(|line| is_useful(line))
         .collect();
-    for line in &telling[telling.len().saturating_sub(LAST_LINES)..] {
+    for line in &useful[useful.len().saturating_sub(LAST_LINES)..] {
         let at = line.at.as_secs_f64();
         let _ = writeln!(text, "[{at:8.3}] {:?}| {}", line.from, line.text);
     }
-    // QEMU has little to say, and first of all why it gives up.
+    // If QEMU gives up, its first line tells why.
     for line in lines(&outcome.dir.join("qemu.log"))
         .iter()
         .take(LAST_OF_OTHERS)
@@ -42,11 +42,11 @@ pub fn explain(sentence: &str, outcome: &Outcome) -> String {
         let _ = writeln!(text, "L1's kernel| {line}");
     }
     let log = outcome.dir.join("transcript.log");
-    let _ = write!(text, "error: {sentence}\nlog: {}", log.display());
+    let _ = write!(text, "error: {error}\nlog: {}", log.display());
     text
 }
 
-fn tells(line: &Line) -> bool {
+fn is_useful(line: &Line) -> bool {
     let inventory = line.from == Speaker::Guest
         && line
             .text
@@ -56,7 +56,7 @@ fn tells(line: &Line) -> bool {
     !inventory && !line.text.trim().is_empty()
 }
 
-/// Those that are not empty.
+/// The lines of a file that are not empty.
 fn lines(path: &Path) -> Vec<String> {
     let text = fs::read(path).unwrap_or_default();
     String::from_utf8_lossy(&text)

@@ -1,5 +1,5 @@
-//! What L0 must have, and where the lab keeps things on it.
-//! Nothing is installed here: `make deps` does that, and the hints say so.
+//! What L0 needs, and the lab's directories on L0. The lab installs nothing: `make deps` does, and
+//! the hints name that command.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::error::{Context, Error, Result};
 
-/// Set to anything but 0, a lab that cannot run is a failure instead of a skip.
+/// The variable that turns a skip into a failure, if its value is neither empty nor 0.
 pub const REQUIRE: &str = "MINI_VMM_REQUIRE";
 
 /// The programs of L0 that every lab machine needs.
@@ -20,11 +20,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks for everything; the error names all that is missing at once.
+    /// Looks for all programs. The error names everything that is missing.
     pub fn find() -> Result<Self> {
         if !cfg!(target_arch = "x86_64") {
             return Err(Error::cannot_run(
-                "the lab runs x86-64 binaries built on this machine, and this machine is not x86-64",
+                "the lab builds and runs x86-64 programs, and this machine is not x86-64",
                 "run it on an x86-64 machine",
             ));
         }
@@ -49,12 +49,12 @@ impl Host {
     }
 }
 
-/// Whether a lab that cannot run must fail.
+/// Whether a host that cannot run the lab is a failure.
 pub fn required() -> bool {
     env::var_os(REQUIRE).is_some_and(|value| !value.is_empty() && value != "0")
 }
 
-/// Finds a program on PATH, or where Debian puts those of root.
+/// Finds a program on PATH or in the directories of root's programs.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -71,13 +71,13 @@ fn is_static(path: &Path) -> bool {
         .is_ok_and(|output| !output.status.success())
 }
 
-/// Where downloads live: outside the tree, so that a clean build does not fetch them again.
+/// The directory of downloads. It is outside of the tree, so that `cargo clean` keeps them.
 pub fn cache() -> Result<PathBuf> {
     let base = match env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
         Some(dir) => PathBuf::from(dir),
         None => PathBuf::from(env::var_os("HOME").ok_or_else(|| {
             Error::cannot_run(
-                "neither XDG_CACHE_HOME nor HOME is set, so there is no place for the kernel cache",
+                "neither XDG_CACHE_HOME nor HOME is set, so the kernel cache has no directory",
                 "export XDG_CACHE_HOME=/var/tmp/cache",
             )
         })?)
@@ -86,7 +86,7 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.join("mini-vmm"))
 }
 
-/// The workspace this lab was built from.
+/// The workspace from which this lab was built.
 pub fn workspace() -> &'static Path {
     let member = Path::new(env!("CARGO_MANIFEST_DIR"));
     member.parent().unwrap_or(member)
@@ -100,12 +100,12 @@ pub fn target() -> PathBuf {
     )
 }
 
-/// The directory of one run: its images, archives and logs.
+/// The directory of a machine with its images, archives and logs.
 pub fn dir(name: &str) -> PathBuf {
     target().join("lab").join(name)
 }
 
-/// The same, fresh and empty.
+/// Creates the directory of a machine, empty.
 pub fn fresh_dir(name: &str) -> Result<PathBuf> {
     let dir = dir(name);
     forget(&dir)?;
@@ -113,7 +113,7 @@ pub fn fresh_dir(name: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Removes the directory of an earlier run, if there is one.
+/// Removes the directory of an earlier machine, if there is one.
 pub fn forget(dir: &Path) -> Result<()> {
     if dir.exists() {
         std::fs::remove_dir_all(dir).context(format!("remove {}", dir.display()))?;
@@ -121,7 +121,15 @@ pub fn forget(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command to its end and returns its standard output; a failure shows its last words.
+/// Lists a directory; an unreadable one has no entries.
+pub fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).map_or_else(
+        |_| Vec::new(),
+        |list| list.flatten().map(|entry| entry.path()).collect(),
+    )
+}
+
+/// Runs a command and returns its standard output. The error has the last lines of its messages.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().context(format!("run {name}"))?;

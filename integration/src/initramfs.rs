@@ -1,5 +1,5 @@
-//! The cpio archives that L1 and L2 boot from, in the kernel's "newc" format, uncompressed.
-//! Format: Documentation/driver-api/early-userspace/buffer-format.rst.
+//! The cpio archives that L1 and L2 boot from, uncompressed and in the kernel's format "newc"
+//! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ const FILE: u32 = 0o100_644;
 const SYMLINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// An archive being put together; directories come into being as files need them.
+/// An unfinished archive. A file's directories are added with the file.
 #[derive(Clone, Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -24,7 +24,8 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// An archive with the static busybox, `/bin/sh`, `/dev/console` and `init` as `/init`.
+    /// An archive with the static busybox, `/bin/sh`, `/dev/console`, and the script `init` as
+    /// `/init`.
     pub fn with_busybox(host: &Host, init: &str) -> Result<Self> {
         let mut archive = Self::default();
         for dir in ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc"] {
@@ -48,7 +49,7 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Adds a plain file.
+    /// Adds a file that is not executable.
     pub fn file(&mut self, name: &str, data: &[u8]) {
         self.entry(name, FILE, data, (0, 0));
     }

@@ -1,6 +1,6 @@
-//! Kernels from Debian's packages, kept in a cache outside the tree: nothing is installed.
-//! A cached kernel needs neither apt nor a network; the choice of version is made anew each week.
-//! Two are taken as they are packaged; the lab's own is built from Debian's kernel source.
+//! Kernels from Debian's packages, kept in a cache outside of the tree. Nothing is installed.
+//! A cached kernel needs neither apt nor a network; once a week the lab looks for a newer version.
+//! Two kernels are used as packaged; the third is built from Debian's kernel source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,48 +8,20 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Context, Error, Result};
-use crate::host;
+use crate::host::{self, entries};
 use crate::progress::Step;
 
 mod apt;
 mod build;
+mod choice;
 mod lock;
 mod modules;
 mod payload;
 
-/// How long a resolved version is used before the package lists are asked again.
+pub use choice::Choice;
+
+/// How long the cached version is used before the package lists are read again.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Which of Debian's kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Choice {
-    /// The one that `linux-image-cloud-amd64` stands for: the release's own.
-    Stock,
-    /// The highest version in the package lists, backports included.
-    Newest,
-    /// Built from the newest `linux-source` package and resources/lab-kernel.config: all that the
-    /// lab's devices need is built in, IOMMUFD too, which no Debian kernel has.
-    Lab,
-}
-
-impl Choice {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Stock => "stock",
-            Self::Newest => "newest",
-            Self::Lab => "lab",
-        }
-    }
-
-    /// What a kernel is called in the cache: its package's file name without the extension, and,
-    /// where it is built here, what it is built with.
-    fn key(self, package: &str) -> String {
-        match self {
-            Self::Stock | Self::Newest => package.to_owned(),
-            Self::Lab => format!("{package}{}", build::suffix()),
-        }
-    }
-}
 
 /// A kernel in the cache.
 #[derive(Clone, Debug)]
@@ -58,12 +30,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Gets a kernel, from the cache where that is possible.
+    /// Gets a kernel, from the cache if possible.
     pub fn get(choice: Choice) -> Result<Self> {
         let cache = host::cache()?.join("kernels");
         fs::create_dir_all(&cache).context(format!("make {}", cache.display()))?;
         let pointer = cache.join(choice.name());
-        // Two labs that build the same kernel would only hold each other up.
+        // Two labs must not build the same kernel at the same time.
         let _lock = match choice {
             Choice::Lab => Some(lock::take(&cache.join("lab.lock"))?),
             Choice::Stock | Choice::Newest => None,
@@ -88,7 +60,8 @@ impl Kernel {
             Err(error) => match cached {
                 Some(dir) => {
                     eprintln!(
-                        "  the package lists could not be asked for a newer kernel, so the cached {} is used: {error}",
+                        "  the lab could not look for a newer kernel, and uses the cached {}: \
+                         {error}",
                         dir.file_name().unwrap_or_default().to_string_lossy()
                     );
                     Ok(Self { dir })
@@ -107,12 +80,12 @@ impl Kernel {
             .into_owned()
     }
 
-    /// The bzImage, as the package has it.
+    /// The path of the bzImage.
     pub fn bzimage(&self) -> PathBuf {
         self.dir.join("vmlinuz")
     }
 
-    /// The ELF inside the bzImage.
+    /// The path of the ELF inside of the bzImage, which is unpacked once.
     pub fn vmlinux(&self) -> Result<PathBuf> {
         let path = self.dir.join("vmlinux");
         if !path.is_file() {
@@ -123,7 +96,8 @@ impl Kernel {
         Ok(path)
     }
 
-    /// The modules that L1 needs, each after those it depends on: (file name, path).
+    /// File names and paths of the modules that L1 needs, each after the modules that it depends
+    /// on.
     pub fn modules(&self) -> Result<Vec<(String, PathBuf)>> {
         let order = self.dir.join("modules/order");
         let text = fs::read_to_string(&order).context(format!("read {}", order.display()))?;
@@ -149,9 +123,10 @@ fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
     fs::rename(&part, path).context(format!("rename {}", part.display()))
 }
 
-/// Fills the cache and returns the key.
+/// Downloads or builds a kernel and returns its key in the cache.
 fn fetch(choice: Choice, cache: &Path) -> Result<String> {
-    // A source tree is too big to be left behind, so the next build empties the same place.
+    // The kernel's source tree is large: its directory has a fixed name, so that the next build
+    // removes what an interrupted one left.
     let work = cache.join(match choice {
         Choice::Lab => "part-lab".to_owned(),
         Choice::Stock | Choice::Newest => {
@@ -201,14 +176,14 @@ fn fill(choice: Choice, cache: &Path, work: &Path) -> Result<String> {
         }
         Choice::Lab => build::fill(&tree, &filled, &step)?,
     }
-    let place = cache.join(&key);
-    let _ = fs::remove_dir_all(&place);
-    fs::rename(&filled, &place).context(format!("move the kernel to {}", place.display()))?;
+    let cached = cache.join(&key);
+    let _ = fs::remove_dir_all(&cached);
+    fs::rename(&filled, &cached).context(format!("move the kernel to {}", cached.display()))?;
     step.done();
     Ok(key)
 }
 
-/// `/boot/vmlinuz-VERSION`, or `/usr/lib/modules/VERSION/vmlinuz` where the package is split.
+/// Finds `/boot/vmlinuz-VERSION`, or `/usr/lib/modules/VERSION/vmlinuz` in a split package.
 fn find_vmlinuz(tree: &Path) -> Result<PathBuf> {
     let boot = entries(&tree.join("boot"));
     let split = ["usr/lib/modules", "lib/modules"]
@@ -222,12 +197,5 @@ fn find_vmlinuz(tree: &Path) -> Result<PathBuf> {
         })
         .chain(split)
         .find(|path| path.is_file())
-        .ok_or_else(|| Error::failed("the kernel package holds no vmlinuz where one is expected"))
-}
-
-fn entries(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir).map_or_else(
-        |_| Vec::new(),
-        |list| list.flatten().map(|entry| entry.path()).collect(),
-    )
+        .ok_or_else(|| Error::failed("the kernel package has no vmlinuz in its usual directories"))
 }

@@ -1,50 +1,69 @@
-//! The lab: real PCI passthrough on a machine that has no IOMMU and no device to spare.
-//! QEMU emulates such a machine, a Debian kernel runs in it, and mini-vmm runs on that.
+//! The lab: real PCI passthrough on a host without an IOMMU and without a free device. QEMU
+//! emulates a machine that has both. A Debian kernel runs in the machine, and mini-vmm runs on that
+//! kernel.
 //!
 //! ```text
-//!  L0  this host ── qemu-system-x86_64, plain emulation: no /dev/kvm, no root, no network needed
+//!  L0  this host ── qemu-system-x86_64, plain emulation: no /dev/kvm, no root, no network
 //!  │
-//!  └─ L1  q35 with AMD SVM, an Intel IOMMU and devices: disks (image files of L0), a network card, …
+//!  └─ L1  q35 with AMD SVM, an Intel IOMMU and devices: disks (files of L0), a network card …
 //!     │   a kernel with its own kvm-amd, vfio-pci, and the container or iommufd
-//!     │   /init is resources/l1-init.sh; it binds devices to vfio-pci and runs mini-vmm
+//!     │   /init is integration/resources/l1-init.sh; the scenario's script runs in it, binds
+//!     │   devices to vfio-pci and runs mini-vmm
 //!     │
 //!     └─ L2  mini-vmm's guest: the same kernel with its own drivers
-//!            the device's registers mapped, its DMA through L1's IOMMU, its interrupts through irqfds
-//!            /init is resources/l2-init.sh; it reads, writes and counts interrupts
-//!            (resources/l2-functions.sh), then does what the scenario asks (resources/l2-acts.sh),
-//!            with a program of its own for what shell cannot do (src/bin/guest)
+//!            the device's registers are mapped, its DMA goes through L1's IOMMU, its interrupts
+//!            come by irqfds
+//!            /init is integration/resources/l2-init.sh: it reads, writes and counts interrupts
+//!            (l2-functions.sh), then does the act that the scenario names (l2-acts.sh); a static
+//!            program does what shell cannot (integration/src/bin/guest)
 //! ```
+//!
+//! A new scenario is an entry in the list of a file in integration/tests/lab. [`scenario`] shows
+//! what an entry needs. A new file also needs its name in `scenarios!` in
+//! integration/tests/lab/main.rs.
 //!
 //! | module | what it knows |
 //! | --- | --- |
-//! | [`host`] | what L0 must have, and where things are kept |
-//! | [`kernel`] | kernels from Debian's packages, and one built from its source; modules, the ELF inside |
+//! | [`scenario`] | a machine, a script, and what must be seen |
+//! | [`command`] | one start of mini-vmm, and how the run must end |
+//! | [`expect`] | checks of a guest that works its disk, and of a disk that L1 got back |
+//! | [`setup`] | QEMU, kernels and programs, which all scenarios use |
+//! | [`runner`] | running a scenario in a machine |
+//! | [`judge`] | whether a scenario passed, and whether the emulator is to blame |
+//! | [`failure`] | the report of a failed scenario |
+//! | [`outcome`] | what a finished machine left |
+//! | [`transcript`] | the lines of L1's serial port: who wrote them, and when |
+//! | [`machine`] | L1 as data, its QEMU command line, and running QEMU with a time limit |
+//! | [`nudge`] | waking a QEMU that hangs |
+//! | [`disk`] | disks of several kinds with known content, and what a guest must have written |
+//! | [`load`] | random reads and writes whose results can be predicted |
+//! | [`random`] | pseudorandom numbers |
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
-//! | [`disk`] | disks of several kinds with known content, and what a guest must have left in them |
-//! | [`load`] | random reads and writes of a disk, whose content proves itself |
-//! | [`machine`] | L1 as data, its QEMU command line, and running it with a time limit |
-//! | [`nudge`] | waking a QEMU that stands still |
-//! | [`random`] | content that looks random |
-//! | [`transcript`] | what was said, by whom and when |
-//! | [`scenario`] | one machine, one script, and what must be seen |
-//! | [`expect`] | what a guest that works its disk must have said and left |
-//! | [`failure`] | what a failed scenario shows |
-//! | [`vmm`] | the static mini-vmm under test, and the guest's own program |
-//! | [`progress`] | long steps, shown |
+//! | [`scripts`] | the shell scripts of both machines, and the kernel's options |
+//! | [`kernel`] | kernels from Debian's packages, and one built from source |
+//! | [`vmm`] | building the static mini-vmm under test, and the guest's program |
+//! | [`host`] | what L0 needs, and the lab's directories |
+//! | [`progress`] | showing the progress of long steps |
 
+pub mod command;
 pub mod disk;
 pub mod error;
 pub mod expect;
 pub mod failure;
 pub mod host;
 pub mod initramfs;
+pub mod judge;
 pub mod kernel;
 pub mod load;
 pub mod machine;
 pub mod nudge;
+pub mod outcome;
 pub mod progress;
 pub mod random;
+pub mod runner;
 pub mod scenario;
+pub mod scripts;
+pub mod setup;
 pub mod transcript;
 pub mod vmm;
 

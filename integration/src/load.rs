@@ -1,9 +1,9 @@
-//! Random reads and writes of a disk by several workers at once, with content that proves itself.
+//! Random reads and writes of a disk by several workers at once, with results that can be
+//! predicted.
 //!
-//! Everything follows from a [`Plan`]: which worker reads or writes which blocks in which order, and
-//! what each block holds after each write. So a worker knows what a read must find, and whoever looks
-//! at the disk later, the guest or the lab, knows what must be on it. Nothing is sent from one to the
-//! other but the plan.
+//! A [`Plan`] determines which worker reads or writes which blocks in which order, and the content
+//! of each block after each write. So a worker knows what a read must return. The guest and the
+//! lab, which both have the plan, know the content of the whole disk afterwards.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,44 +13,45 @@ use crate::random::Random;
 /// Bytes of a block, the unit of reads and writes.
 pub const BLOCK: usize = 4096;
 
-/// Blocks of an extent, which belongs to one worker. Neighbouring extents belong to different
-/// workers, and a read or write stays within one.
+/// Blocks of an extent. Each extent belongs to one worker, and the next extent to the next worker.
+/// A read or write stays within an extent.
 pub const EXTENT: usize = 16;
 
 const MIB: u64 = 1 << 20;
 
-/// What is done to a disk. As text: its numbers, with commas.
+/// The reads and writes of a disk. The text form is the numbers with commas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Where the blocks start on the disk, in MiB.
+    /// The offset of the blocks on the disk, in MiB.
     pub at: u64,
-    /// How many MiB there are.
+    /// The size of all blocks, in MiB.
     pub size: u64,
-    /// Workers at the same time.
+    /// The number of workers, which run at the same time.
     pub workers: u32,
     /// Reads and writes of each worker in each round.
     pub operations: u32,
-    /// The rounds before this one; each goes on where the one before it ended.
+    /// The number of rounds before this one. A round continues with the content that the round
+    /// before left.
     pub round: u32,
 }
 
 impl Plan {
-    /// The same disk and workers, another round.
+    /// The plan of another round of the same workers.
     pub const fn in_round(self, round: u32) -> Self {
         Self { round, ..self }
     }
 
-    /// Where a block is on the disk, in bytes.
+    /// The offset of a block on the disk, in bytes.
     pub fn offset(&self, block: usize) -> u64 {
         self.at * MIB + (block * BLOCK) as u64
     }
 
-    /// How many blocks there are.
+    /// The number of blocks.
     pub fn blocks(&self) -> usize {
         usize::try_from(self.size * MIB).unwrap_or(usize::MAX) / BLOCK
     }
 
-    /// The generation of every block when this round has ended.
+    /// The generation of each block at the end of this round: how often the block was written.
     pub fn generations(&self) -> Vec<u32> {
         let mut all = vec![0; self.blocks()];
         for round in 0..=self.round {
@@ -63,7 +64,7 @@ impl Plan {
         all
     }
 
-    /// What is on the disk before the first round.
+    /// The content of all blocks before the first round.
     pub fn fresh(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.blocks() * BLOCK];
         for (block, bytes) in bytes.chunks_exact_mut(BLOCK).enumerate() {
@@ -92,7 +93,7 @@ impl FromStr for Plan {
     fn from_str(text: &str) -> Result<Self, String> {
         let numbers: Vec<u32> = text
             .split(',')
-            .map(|word| word.parse().map_err(|_| format!("no plan: {text}")))
+            .map(|word| word.parse().map_err(|_| format!("not a plan: {text}")))
             .collect::<Result<_, _>>()?;
         let &[at, size, workers, operations, round] = numbers.as_slice() else {
             return Err(format!("a plan has five numbers: {text}"));
@@ -114,7 +115,7 @@ pub struct Operation {
     pub write: bool,
     /// The first block.
     pub block: usize,
-    /// How many blocks, at most [`EXTENT`].
+    /// The number of blocks, at most [`EXTENT`].
     pub count: usize,
 }
 
@@ -149,7 +150,7 @@ impl Worker {
         }
     }
 
-    /// The generation of a block of this worker's, after all operations so far.
+    /// The generation of one of this worker's blocks after all operations so far.
     pub fn generation(&self, block: usize) -> u32 {
         self.generations.get(block).copied().unwrap_or(0)
     }
@@ -158,7 +159,7 @@ impl Worker {
 impl Iterator for Worker {
     type Item = Operation;
 
-    /// The next operation; a write's blocks have their new generations already.
+    /// Returns the next operation. The blocks of a write have their new generations already.
     fn next(&mut self) -> Option<Operation> {
         self.left = self.left.checked_sub(1)?;
         let workers = self.plan.workers as usize;
@@ -179,7 +180,8 @@ impl Iterator for Worker {
     }
 }
 
-/// Writes what a block holds in a generation: its number, the generation, and noise made of both.
+/// Fills `bytes` with the content of a block in a generation: both numbers, and noise made from
+/// them.
 pub fn fill(block: usize, generation: u32, bytes: &mut [u8]) {
     let head = (block as u64) << 32 | u64::from(generation);
     let mut random = Random::new(head);
@@ -189,10 +191,10 @@ pub fn fill(block: usize, generation: u32, bytes: &mut [u8]) {
     }
 }
 
-/// Whether `bytes` are what a block holds in a generation.
+/// Checks that `bytes` are the content of a block in a generation.
 ///
 /// # Errors
-/// What they are instead, in words.
+/// A message that names the block and the generation in `bytes`.
 pub fn check(block: usize, generation: u32, bytes: &[u8]) -> Result<(), String> {
     let mut wanted = vec![0; bytes.len()];
     fill(block, generation, &mut wanted);
@@ -203,8 +205,8 @@ pub fn check(block: usize, generation: u32, bytes: &[u8]) -> Result<(), String> 
         .first_chunk()
         .map_or(0, |head| u64::from_le_bytes(*head));
     Err(format!(
-        "block {block} should be of generation {generation}, and differs from byte {at} on: it starts \
-         as block {} of generation {}",
+        "block {block} should be of generation {generation}, and differs from byte {at} on: its \
+         start is that of block {} of generation {}",
         head >> 32,
         head & 0xffff_ffff
     ))
@@ -266,7 +268,7 @@ mod tests {
         fill(7, 3, &mut bytes);
         check(7, 3, &bytes).unwrap();
         assert!(check(7, 2, &bytes).unwrap_err().contains("of generation 3"));
-        assert!(check(8, 3, &bytes).unwrap_err().contains("as block 7"));
+        assert!(check(8, 3, &bytes).unwrap_err().contains("of block 7"));
         bytes[BLOCK - 1] ^= 1;
         assert!(check(7, 3, &bytes).unwrap_err().contains("byte 4095"));
     }

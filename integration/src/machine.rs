@@ -1,5 +1,5 @@
-//! L1 as data, its QEMU command line, and running it with a time limit.
-//! No QEMU outlives the lab: it is killed when its guard is dropped, and by the kernel if we die.
+//! L1 as data, its QEMU command line, and running QEMU with a time limit. No QEMU outlives the lab:
+//! its guard kills QEMU when dropped, and the kernel kills QEMU if the lab dies.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -9,43 +9,51 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::disk::{Disk, Wiring};
+use crate::disk::{Controller, Disk};
 use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::nudge::Monitor;
 use crate::transcript::{Line, Transcript};
 
-/// How often a silent machine is looked at.
+/// A network card that reaches QEMU's own network and nothing beyond, as QEMU arguments.
+pub const NETWORK_CARD: [&str; 4] = [
+    "-netdev",
+    "user,id=net,restrict=on",
+    "-device",
+    "e1000e,netdev=net,addr=9,romfile=",
+];
+
+/// How often the lab looks at a machine that prints nothing.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The machine that QEMU emulates.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// CPUs, with SVM.
+    /// The number of CPUs, which have SVM.
     pub cpus: u32,
-    /// RAM in MiB; must hold the initramfs twice, and L2.
+    /// RAM in MiB: enough for the initramfs twice, and for L2.
     pub memory: u32,
-    /// Whether there is an IOMMU.
+    /// Whether the machine has an IOMMU.
     pub iommu: bool,
-    /// Whether that remaps interrupts.
+    /// Whether the IOMMU remaps interrupts.
     pub remapping: bool,
     /// More parameters for L1's kernel, with a space before each.
     pub parameters: &'static str,
     /// Disks and their controllers.
     pub disks: Vec<Disk>,
-    /// More QEMU arguments, for other devices; `{dir}` stands for the run's directory.
+    /// QEMU arguments for other devices; `{dir}` stands for the machine's directory.
     pub extra: Vec<String>,
-    /// Files that these devices want in that directory.
+    /// Files that these devices need in that directory.
     pub files: Vec<(&'static str, Vec<u8>)>,
-    /// Programs of L0 that L1 and L2 have in /bin.
+    /// Programs of L0 that are copied to /bin of L1 and L2.
     pub programs: Vec<PathBuf>,
 }
 
 impl Machine {
-    /// One CPU, an IOMMU, and RAM for a guest of 512 MiB. With two CPUs QEMU's emulation of nested
-    /// SVM is not sound: in about half of the runs of a busy guest of four vCPUs the guest, and in
-    /// some L1 itself, found its page tables gone and shut down (seen with QEMU 7.2 and 11.1); with
-    /// one, never.
+    /// A machine with one CPU, an IOMMU, and RAM for a guest of 512 MiB. QEMU's emulation of nested
+    /// SVM is not sound with two CPUs: in about half of the runs, a busy guest of four vCPUs lost
+    /// its page tables and shut down, and sometimes L1 itself did (QEMU 7.2 and 11.1). With one
+    /// CPU, that never happened.
     pub fn with_disks(disks: &[Disk]) -> Self {
         Self {
             cpus: 1,
@@ -60,7 +68,7 @@ impl Machine {
         }
     }
 
-    /// The same with a device of another kind, as QEMU arguments.
+    /// A machine with a device of another kind, as QEMU arguments.
     pub fn with_device(arguments: &[&str]) -> Self {
         Self {
             extra: arguments.iter().map(|&text| text.to_owned()).collect(),
@@ -68,7 +76,7 @@ impl Machine {
         }
     }
 
-    /// Puts images and files where QEMU will look for them.
+    /// Creates the images and files in the machine's directory.
     pub fn furnish(&self, dir: &Path) -> Result<()> {
         for disk in &self.disks {
             disk.create(&dir.join(format!("{}.img", disk.serial)))?;
@@ -80,17 +88,18 @@ impl Machine {
         Ok(())
     }
 
-    /// The QEMU command. Standard output is ttyS0, which L1's init speaks on; L1's kernel has ttyS1.
+    /// The QEMU command. Standard output is ttyS0, where L1's init writes. L1's kernel writes to
+    /// ttyS1.
     pub fn command(&self, host: &Host, dir: &Path, kernel: &Path) -> Command {
         let mut qemu = Command::new(&host.qemu);
-        // No in-kernel irqchip: interrupt remapping needs the emulated one, and there is no KVM.
+        // Plain emulation (TCG); interrupt remapping needs QEMU's own interrupt controllers.
         qemu.args(["-machine", "q35,accel=tcg,kernel-irqchip=off"]);
-        // Nested paging is what makes a guest's guest quick. Five-level paging is left out: it
-        // would lengthen every walk, of which nested translation does many. XSAVE is left out
-        // because L2's XSETBV does not reach L1's KVM: the sizes in L2's CPUID leaf 0xd then
-        // disagree with its XCR0, and its kernel warns and goes on without.
-        // Fast string operations are left out because emulated they are the slowest of all, a step
-        // a byte: both kernels then clear and copy pages by words.
+        // Nested paging (npt) makes L2 fast. These features are off:
+        // - la57: five levels of page tables would make each of the many page walks longer.
+        // - xsave: QEMU does not let L1's KVM intercept XSETBV. L2's CPUID leaf 0xd then disagrees
+        //   with XCR0, and L2's kernel warns.
+        // - erms, fsrm: QEMU emulates string instructions byte by byte. Without these features, the
+        //   kernels clear and copy pages word by word.
         qemu.args(["-cpu", "max,+svm,+npt,-la57,-xsave,-erms,-fsrm"]);
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory.to_string());
@@ -104,14 +113,14 @@ impl Machine {
                 "intel-iommu,intremap={remapping},caching-mode=off,aw-bits=48"
             ));
         }
-        for (wiring, device) in [
+        for (controller, device) in [
             (
-                Wiring::NvmeBehindBridge,
+                Controller::NvmeBehindBridge,
                 "pcie-pci-bridge,id=bridge,addr=1e",
             ),
-            (Wiring::SataBehindPort, "pcie-root-port,id=root,addr=1c"),
+            (Controller::SataBehindPort, "pcie-root-port,id=root,addr=1c"),
         ] {
-            if self.disks.iter().any(|disk| disk.wiring == wiring) {
+            if self.disks.iter().any(|disk| disk.controller == controller) {
                 qemu.args(["-device", device]);
             }
         }
@@ -135,8 +144,8 @@ impl Machine {
         qemu.arg("-kernel").arg(kernel);
         qemu.arg("-initrd").arg(dir.join("l1.cpio"));
         let iommu = if self.iommu { " intel_iommu=on" } else { "" };
-        // The kernel's check of its timer counts ticks in a delay loop, and panics where a loaded host
-        // gives the emulator too little time.
+        // Without no_timer_check, the kernel counts ticks in a delay loop, and panics if a busy
+        // host gives QEMU too little time.
         qemu.arg("-append").arg(format!(
             "console=ttyS1 panic=-1 no_timer_check loglevel=5{iommu}{}",
             self.parameters
@@ -144,8 +153,8 @@ impl Machine {
         qemu
     }
 
-    /// Runs the machine to its power-off. `dir` holds images and archive, and gets the logs;
-    /// `heard` is told each line as it comes.
+    /// Runs the machine until it powers off. `dir` has the images and the initramfs, and gets the
+    /// logs. `heard` gets each line as it comes.
     pub fn run(
         &self,
         host: &Host,
@@ -194,7 +203,7 @@ impl Machine {
                 Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => {
                     if nudge.look() {
                         let at = started.elapsed().as_secs_f64();
-                        writeln!(log, "[{at:8.3}] QEMU stood still and was woken")
+                        writeln!(log, "[{at:8.3}] QEMU hung, and the lab woke it")
                             .context("write the transcript")?;
                     }
                 }
@@ -213,14 +222,14 @@ impl Machine {
     }
 }
 
-/// How a machine's life ended.
+/// How a machine ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// All that was said.
+    /// Every line of L1's serial port.
     pub transcript: Transcript,
-    /// Whether it had to be stopped.
+    /// Whether the lab stopped the machine at its time limit.
     pub timed_out: bool,
-    /// How long it lived.
+    /// How long the machine ran.
     pub took: Duration,
 }
 
@@ -228,10 +237,11 @@ pub struct Ended {
 struct Qemu(Child);
 
 impl Qemu {
-    /// `keep` is a descriptor that QEMU inherits.
+    /// Starts QEMU, which inherits the descriptor `keep`.
     fn start(mut command: Command, keep: i32) -> Result<Self> {
-        // SAFETY: prctl and fcntl are async-signal-safe, and the descriptor is the child's own copy.
-        // The signal comes when the thread that spawned ends, and that thread waits for QEMU.
+        // SAFETY: prctl and fcntl are async-signal-safe, and the descriptor is the child's own
+        // copy. The kernel sends the signal when the thread that spawned QEMU ends; that thread
+        // waits for QEMU.
         unsafe {
             command.pre_exec(move || {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
@@ -249,7 +259,7 @@ impl Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // Either may fail only because QEMU has ended already.
+        // Both calls fail only if QEMU has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,7 +1,7 @@
-//! QEMU 7.2 stands still now and then while it emulates nested SVM: all of its threads wait for ever,
-//! though its CPUs are in the middle of an instruction and not halted (seen with its gdbstub, which woke
-//! it). Stopping the machine and letting it continue, by QMP, wakes it; so that is done when QEMU has used
-//! no CPU time for a while.
+//! Wakes a QEMU that hangs. QEMU 7.2 sometimes hangs while it emulates nested SVM: all its threads
+//! wait for ever, although its CPUs are in the middle of an instruction (the gdbstub shows the
+//! CPUs, and wakes them). The QMP commands `stop` and `cont` wake QEMU too. The lab sends them when
+//! QEMU has used no CPU time for a while.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,18 +12,17 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Result};
 
-/// How long QEMU may use no CPU time. A machine that is idle is not harmed by being woken.
+/// How long QEMU may use no CPU time. Waking an idle machine does no harm.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// QEMU's other end of the conversation, for its command line.
+/// Both ends of the socket for QMP; QEMU inherits one.
 pub struct Monitor {
     ours: UnixStream,
     theirs: UnixStream,
 }
 
 impl Monitor {
-    /// Adds a QMP monitor to the command, which must be spawned with [`Monitor::keep`]'s descriptor
-    /// open.
+    /// Adds a QMP monitor to the command. The descriptor of [`Monitor::keep`] must be open in QEMU.
     pub fn add(qemu: &mut Command) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("make a socket for QMP")?;
         let fd = theirs.as_raw_fd();
@@ -38,7 +37,7 @@ impl Monitor {
         self.theirs.as_raw_fd()
     }
 
-    /// Begins to watch the QEMU that was spawned.
+    /// Starts to watch the QEMU that was spawned.
     pub fn watch(self, pid: u32) -> Result<Nudge> {
         self.ours.set_nonblocking(true).context("set up QMP")?;
         let mut nudge = Nudge {
@@ -56,13 +55,13 @@ impl Monitor {
 pub struct Nudge {
     qmp: UnixStream,
     pid: u32,
-    /// CPU time at the last look, in ticks, and since when it is the same.
+    /// The CPU time in ticks at the last look, and since when it has not changed.
     used: u64,
     since: Instant,
 }
 
 impl Nudge {
-    /// Wakes QEMU if it stands still; tells whether it did. To be called every second or so.
+    /// Wakes QEMU if QEMU hangs, and tells whether it did. Callers call this about once a second.
     pub fn look(&mut self) -> bool {
         let used = cpu_time(self.pid).unwrap_or(self.used + 1);
         if used != self.used {
@@ -79,11 +78,11 @@ impl Nudge {
         true
     }
 
-    /// What QEMU answers is of no interest, but must be taken.
+    /// Sends a QMP command. QEMU's answers are read, so that its buffer does not fill, and ignored.
     fn say(&mut self, command: &str) {
         let mut answers = [0; 4096];
         while self.qmp.read(&mut answers).is_ok_and(|n| n > 0) {}
-        // It may have ended just now.
+        // An error means that QEMU has ended.
         let _ = writeln!(self.qmp, "{{\"execute\": \"{command}\"}}");
     }
 }

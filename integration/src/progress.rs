@@ -1,5 +1,5 @@
-//! Long steps, shown: a spinner on a terminal, two plain lines elsewhere.
-//! A step says what it does when it starts and how long it took when it ends.
+//! Shows the progress of long steps: a spinner on a terminal, and plain lines elsewhere. A step
+//! names its work when it starts, and how long the work took when it ends.
 
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a step that is not on a terminal says where it is.
+/// How often a step without a terminal prints its progress.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// One step under way.
+/// A running step.
 #[derive(Debug)]
 pub struct Step {
     what: String,
@@ -20,7 +20,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// Starts a step; `what` is a short phrase such as "building mini-vmm".
+    /// Starts a step. `what` is a short phrase such as "building mini-vmm".
     pub fn start(what: impl Into<String>) -> Self {
         let what = what.into();
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -42,7 +42,7 @@ impl Step {
         }
     }
 
-    /// Shows where the step is: at once on a terminal, now and then elsewhere.
+    /// Shows the step's progress: at once on a terminal, at intervals elsewhere.
     pub fn at(&self, detail: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}: {detail}", self.what));

@@ -1,402 +1,438 @@
-//! One machine, one script run in it, and what must be seen.
-//! A failure keeps everything, and says where it is.
+//! Scenarios: a machine, a script that runs in the machine, and what must be seen afterwards.
+//!
+//! A plain scenario says what differs from the defaults:
+//!
+//! ```no_run
+//! use lab::disk::Disk;
+//! use lab::kernel::Choice;
+//! use lab::scenario::Scenario;
+//!
+//! Scenario::new("nvme_stock_kernel")
+//!     .kernel(Choice::Stock)
+//!     .disk(Disk::new("lab-disk", 5))
+//!     .vmm("-v --memory 512M");
+//! ```
+//!
+//! By default, the kernel is the lab's own as a bzImage, and the machine has 150 s. L1 binds the
+//! devices to vfio-pci, runs mini-vmm with all of them, and gives them back to their drivers.
+//!
+//! Each guest must boot once, work its disks and power off. To work a disk is to read, copy and
+//! write as the table in the module `disk` says, with an interrupt for each request.
+//! Afterwards L1's own driver must read what the guest wrote.
+//!
+//! [`Scenario::l1`] adds shell commands to this script. [`Scenario::script`] takes its place, for
+//! scenarios that need another order; such a scenario brings all its checks.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{Context, Error, Result};
-use crate::failure;
-use crate::host::{self, Host};
-use crate::initramfs::Archive;
-use crate::kernel::{Choice, Kernel};
-use crate::machine::{Ended, Machine};
-use crate::transcript::{Line, Transcript};
-use crate::vmm::{self, Programs};
+use crate::command::{End, INTERFACES, Vmm};
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::expect::{self, expect};
+use crate::kernel::Choice;
+use crate::machine::Machine;
+use crate::outcome::Outcome;
+use crate::transcript::Run;
 
-const L1_INIT: &str = include_str!("../../resources/l1-init.sh");
-const L1_FUNCTIONS: &str = include_str!("../../resources/l1-functions.sh");
-const L2_INIT: &str = include_str!("../../resources/l2-init.sh");
-const L2_FUNCTIONS: &str = include_str!("../../resources/l2-functions.sh");
-const L2_ACTS: &str = include_str!("../../resources/l2-acts.sh");
-
-/// What all scenarios share; each part is there, or says why it is not.
-#[derive(Debug)]
-pub struct Lab {
-    /// QEMU and busybox.
-    pub host: Result<Host>,
-    /// The binary under test, and the guest's own.
-    pub programs: Result<Programs>,
-    kernels: BTreeMap<Choice, Result<Kernel>>,
-}
-
-impl Lab {
-    /// Gets everything ready, once a run. Kernels are not fetched for a host that cannot run the lab.
-    pub fn prepare(choices: &[Choice]) -> Self {
-        let host = Host::find();
-        let kernel = |choice| match &host {
-            Ok(_) => Kernel::get(choice),
-            Err(error) => Err(error.clone()),
-        };
-        Self {
-            kernels: choices
-                .iter()
-                .map(|&choice| (choice, kernel(choice)))
-                .collect(),
-            programs: vmm::build(),
-            host,
-        }
-    }
-
-    /// A kernel of this lab.
-    pub fn kernel(&self, choice: Choice) -> Result<&Kernel> {
-        match self.kernels.get(&choice) {
-            Some(kernel) => kernel.as_ref().map_err(Clone::clone),
-            None => Err(Error::failed("a kernel is used that was not asked for")),
-        }
-    }
-}
-
-/// In which form mini-vmm gets L2's kernel.
+/// The form in which mini-vmm gets L2's kernel; each is a file in L1's /boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Image {
-    /// `/boot/bzImage` in L1.
+pub enum KernelFile {
+    /// The kernel as it is packaged.
     BzImage,
-    /// `/boot/vmlinux` in L1: the ELF inside the bzImage.
+    /// The ELF inside of the bzImage.
     Vmlinux,
 }
 
-/// What is checked when the machine is off.
-pub type Check = Box<dyn Fn(&Outcome) -> Result<()> + Send + Sync>;
+impl KernelFile {
+    /// The file's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BzImage => "bzImage",
+            Self::Vmlinux => "vmlinux",
+        }
+    }
+}
+
+/// A check that runs after the machine has powered off.
+type Check = Box<dyn Fn(&Outcome) -> Result<()> + Send + Sync>;
+
+/// A check of each run that the builder started; the first run has the number 0.
+type RunCheck = Box<dyn Fn(u32, &Run<'_>) -> Result<()> + Send + Sync>;
+
+/// A part of the L1 script between binding and giving back.
+enum Step {
+    Vmm(Vmm),
+    Shell(String),
+}
 
 /// A machine, a script and what must be seen.
 pub struct Scenario {
-    /// What the test is called.
+    /// The test's name.
     pub name: &'static str,
     /// L1.
     pub machine: Machine,
-    /// The kernel of L1 and L2 both.
+    /// The kernel of both L1 and L2.
     pub kernel: Choice,
-    /// The form in which L2's kernel is given.
-    pub image: Image,
-    /// Shell text for L1, run with the functions of resources/l1-functions.sh in /boot, where the
-    /// kernel and `initrd` are.
-    pub script: String,
-    /// When the machine is stopped.
+    /// The form of L2's kernel.
+    pub kernel_file: KernelFile,
+    /// The time after which the lab stops the machine.
     pub limit: Duration,
-    /// What must be seen.
-    pub check: Check,
+    /// Whether the scenario takes over a minute; such a test is ignored by default.
+    pub slow: bool,
+    /// Addresses of the devices that are bound and given to each guest, with options of `--vfio`.
+    given: Vec<(String, &'static str)>,
+    before: String,
+    steps: Vec<Step>,
+    script: Option<String>,
+    interrupt_chip: &'static str,
+    guests_leave_text: bool,
+    run_checks: Vec<RunCheck>,
+    checks: Vec<Check>,
 }
 
-/// What a finished machine left.
-#[derive(Debug)]
-pub struct Outcome {
-    /// All that was said.
-    pub transcript: Transcript,
-    /// Where the images are.
-    pub dir: PathBuf,
-}
-
-impl Outcome {
-    /// The image of a disk.
-    pub fn image(&self, serial: &str) -> PathBuf {
-        self.dir.join(format!("{serial}.img"))
-    }
-}
-
-/// What L2's kernel says on its console before /init.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Console {
-    /// Nothing but what is serious: each character is an exit to the VMM.
-    Quiet,
-    /// All of it, where the first machine hung.
-    Kernel,
-}
-
-/// A scenario that passed.
-#[derive(Clone, Copy, Debug)]
-pub struct Passed {
-    /// How long the machine lived.
-    pub took: Duration,
-    /// Whether the first machine went off by itself, or no guest in it reached /init.
-    pub repeated: bool,
-}
-
+/// The machine and the kernel.
 impl Scenario {
-    /// Runs it; `heard` is told each line as it comes.
-    pub fn run(&self, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Result<Passed> {
-        host::forget(&self.first_dir())?;
-        let first = self.once(lab, Console::Quiet, heard)?;
-        let (ended, repeated) = if stuck(&first.0) {
-            let kept = self.keep_first(&first.1)?;
-            eprintln!(
-                "  {}: {} {:.0} s; the machine is started once more, and the first one's logs are \
-                 kept in {}",
-                self.name,
-                if first.0.timed_out {
-                    "no guest reached /init in"
-                } else {
-                    "L1 itself went off after"
-                },
-                first.0.took.as_secs_f64(),
-                kept.display()
-            );
-            (self.once(lab, Console::Kernel, heard)?, true)
-        } else {
-            (first, false)
-        };
-        let (ended, dir) = ended;
-        let outcome = Outcome {
-            transcript: ended.transcript,
-            dir,
-        };
-        self.judge(&outcome, ended.timed_out)
-            .map_err(|error| Error::failed(failure::explain(&error.to_string(), &outcome)))?;
-        self.drop_large(&outcome.dir)?;
-        Ok(Passed {
-            took: ended.took,
-            repeated,
-        })
-    }
-
-    fn once(
-        &self,
-        lab: &Lab,
-        console: Console,
-        heard: &mut dyn FnMut(&Line),
-    ) -> Result<(Ended, PathBuf)> {
-        let host = lab.host.as_ref().map_err(Clone::clone)?;
-        let kernel = lab.kernel(self.kernel)?;
-        let dir = host::fresh_dir(self.name)?;
-        self.machine.furnish(&dir)?;
-        let archive = self.archive(lab, host, kernel, console)?;
-        fs::write(dir.join("l1.cpio"), archive).context("write L1's initramfs")?;
-        let ended = self
-            .machine
-            .run(host, &dir, &kernel.bzimage(), self.limit, heard)?;
-        Ok((ended, dir))
-    }
-
-    fn script_for(&self, console: Console) -> String {
-        match console {
-            Console::Quiet => self.script.clone(),
-            Console::Kernel => self.script.replace("'quiet ", "'loglevel=7 "),
+    /// A scenario on a machine without devices.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            machine: Machine::with_disks(&[]),
+            kernel: Choice::Lab,
+            kernel_file: KernelFile::BzImage,
+            limit: Duration::from_secs(150),
+            slow: false,
+            given: Vec::new(),
+            before: String::new(),
+            steps: Vec::new(),
+            script: None,
+            interrupt_chip: "MSI",
+            guests_leave_text: true,
+            run_checks: Vec::new(),
+            checks: Vec::new(),
         }
     }
 
-    /// Where the first of two machines is kept.
-    fn first_dir(&self) -> PathBuf {
-        host::dir(&format!("{}.first", self.name))
+    /// Uses another kernel in L1 and L2.
+    pub fn kernel(mut self, kernel: Choice) -> Self {
+        self.kernel = kernel;
+        self
     }
 
-    fn keep_first(&self, dir: &Path) -> Result<PathBuf> {
-        let kept = self.first_dir();
-        fs::rename(dir, &kept).context(format!("keep {}", dir.display()))?;
-        self.drop_large(&kept)?;
-        Ok(kept)
+    /// Gives L2's kernel in another form.
+    pub fn kernel_file(mut self, file: KernelFile) -> Self {
+        self.kernel_file = file;
+        self
     }
 
-    /// Leaves the logs.
-    fn drop_large(&self, dir: &Path) -> Result<()> {
-        let images = self.machine.disks.iter().map(|disk| disk.serial);
-        for name in images
-            .map(|serial| format!("{serial}.img"))
-            .chain(["l1.cpio".to_owned()])
-        {
-            let path = dir.join(name);
-            fs::remove_file(&path).context(format!("remove {}", path.display()))?;
+    /// Gives the machine more or less time.
+    pub fn limit(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Marks a scenario that takes over a minute: the test runs with `--include-ignored` only.
+    pub fn slow(mut self) -> Self {
+        self.slow = true;
+        self
+    }
+
+    /// Changes L1.
+    pub fn machine(mut self, change: impl FnOnce(&mut Machine)) -> Self {
+        change(&mut self.machine);
+        self
+    }
+
+    /// Adds QEMU arguments for devices other than disks. L1 does not bind them by itself: see
+    /// [`Scenario::function`].
+    pub fn qemu(mut self, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|&text| text.to_owned());
+        self.machine.extra.extend(arguments);
+        self
+    }
+
+    /// Adds a disk; its controller goes to the guest.
+    pub fn disk(self, disk: Disk) -> Self {
+        self.disk_with(disk, "")
+    }
+
+    /// Adds a disk whose controller has options of `--vfio`, such as `,slot=7`.
+    pub fn disk_with(mut self, disk: Disk, options: &'static str) -> Self {
+        self.given.push((disk.bdf(), options));
+        self.machine.disks.push(disk);
+        self
+    }
+
+    /// Adds several disks.
+    pub fn disks(self, disks: &[Disk]) -> Self {
+        disks.iter().cloned().fold(self, Self::disk)
+    }
+
+    /// Passes a function of another kind through. L1 keeps the function bound to vfio-pci at the
+    /// end.
+    pub fn function(mut self, address: &str) -> Self {
+        self.given.push((address.to_owned(), ""));
+        self
+    }
+}
+
+/// What L1 does.
+impl Scenario {
+    /// Runs shell commands in L1 before the devices are bound.
+    pub fn before(mut self, shell: impl Into<String>) -> Self {
+        self.before = shell.into();
+        self
+    }
+
+    /// Runs mini-vmm once.
+    pub fn vmm(mut self, vmm: impl Into<Vmm>) -> Self {
+        self.steps.push(Step::Vmm(vmm.into()));
+        self
+    }
+
+    /// Runs mini-vmm once by each of [`INTERFACES`]; `vmm` is told the number of the run.
+    pub fn by_each_interface(self, vmm: impl Fn(u32) -> Vmm) -> Self {
+        let rounds = (0..).zip(INTERFACES);
+        rounds.fold(self, |scenario, (round, interface)| {
+            scenario.vmm(vmm(round).by(interface))
+        })
+    }
+
+    /// Runs shell commands in L1, with the functions of integration/resources/l1-functions.sh. The
+    /// scenario checks the runs of mini-vmm that these start; they come after those of `vmm`.
+    pub fn l1(mut self, shell: impl Into<String>) -> Self {
+        self.steps.push(Step::Shell(shell.into()));
+        self
+    }
+
+    /// Uses this L1 script and this check in place of all others: nothing is bound, given back or
+    /// checked by default. In the script, `$boot` names the guest's kernel and initramfs on
+    /// mini-vmm's command line, and `$cmdline` starts the guest's kernel command line.
+    pub fn script(
+        mut self,
+        script: impl Into<String>,
+        check: impl Fn(&Outcome) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.script = Some(script.into());
+        self.check(check)
+    }
+
+    /// The whole L1 script; `cmdline` starts the guest's kernel command line.
+    pub fn l1_script(&self, cmdline: &str) -> String {
+        let kernel = self.kernel_file.name();
+        let mut text = format!("boot='--kernel {kernel} --initrd initrd'\ncmdline='{cmdline}'\n");
+        if let Some(script) = &self.script {
+            text.push_str(script);
+            return text;
+        }
+        text.push_str(&self.before);
+        text.push('\n');
+        for (address, _) in &self.given {
+            text.push_str(&format!("bind_vfio {address}\n"));
+        }
+        let all = self.vfio_options();
+        for step in &self.steps {
+            match step {
+                Step::Vmm(vmm) => text.push_str(&vmm.shell(&all)),
+                Step::Shell(shell) => text.push_str(&format!("{}\n", shell.trim_end())),
+            }
+        }
+        for disk in &self.machine.disks {
+            text.push_str(&format!("give_back {}\n", disk.bdf()));
+        }
+        text
+    }
+
+    fn vfio_options(&self) -> String {
+        self.given
+            .iter()
+            .map(|(address, options)| format!(" --vfio {address}{options}"))
+            .collect()
+    }
+}
+
+/// What must be seen.
+impl Scenario {
+    /// Names the interrupt controller of the disks' lines in the guest's /proc/interrupts.
+    pub fn interrupt_chip(mut self, chip: &'static str) -> Self {
+        self.interrupt_chip = chip;
+        self
+    }
+
+    /// Says that the guests do not reach the point where they write their line of text. L1 must
+    /// still read its own text from the disks that come back.
+    pub fn guests_leave_no_text(mut self) -> Self {
+        self.guests_leave_text = false;
+        self
+    }
+
+    /// Adds a check of each run of [`Scenario::vmm`]; the check is told the number of the run.
+    pub fn each_run(
+        mut self,
+        check: impl Fn(u32, &Run<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.run_checks.push(Box::new(check));
+        self
+    }
+
+    /// Adds a check of all that the machine left.
+    pub fn check(mut self, check: impl Fn(&Outcome) -> Result<()> + Send + Sync + 'static) -> Self {
+        self.checks.push(Box::new(check));
+        self
+    }
+
+    /// Checks a finished machine.
+    pub fn verify(&self, outcome: &Outcome) -> Result<()> {
+        if self.script.is_none() {
+            let runs: Vec<&Vmm> = self.runs().collect();
+            expect(!runs.is_empty() || !self.checks.is_empty(), || {
+                "the scenario checks nothing".into()
+            })?;
+            for (index, vmm) in (0..).zip(runs) {
+                self.verify_run(outcome, index, vmm).map_err(|error| {
+                    let interface = vmm
+                        .interface()
+                        .map_or_else(String::new, |i| format!(", {i}"));
+                    Error::failed(format!("run {}{interface}: {error}", index + 1))
+                })?;
+            }
+        }
+        self.checks.iter().try_for_each(|check| check(outcome))?;
+        if self.script.is_none() {
+            self.verify_disks(outcome)?;
         }
         Ok(())
     }
 
-    fn archive(
-        &self,
-        lab: &Lab,
-        host: &Host,
-        kernel: &Kernel,
-        console: Console,
-    ) -> Result<Vec<u8>> {
-        let mut l1 = Archive::with_busybox(host, L1_INIT)?;
-        l1.file("lab/functions.sh", L1_FUNCTIONS.as_bytes());
-        l1.file("lab/scenario.sh", self.script_for(console).as_bytes());
-        // An ordinary user, for what such a one may not do.
-        l1.file(
-            "etc/passwd",
-            b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n",
-        );
-        l1.file("etc/group", b"root:x:0:\nuser:x:1000:\n");
-        let mut order = String::new();
-        for (name, path) in kernel.modules()? {
-            l1.host_file(&format!("lib/lab-modules/{name}"), &path, false)?;
-            order.push_str(&name);
-            order.push('\n');
-        }
-        l1.file("lib/lab-modules/order", order.as_bytes());
-        let programs = lab.programs.as_ref().map_err(Clone::clone)?;
-        l1.host_file("bin/mini-vmm", &programs.vmm, true)?;
-        match self.image {
-            Image::BzImage => l1.host_file("boot/bzImage", &kernel.bzimage(), false)?,
-            Image::Vmlinux => l1.host_file("boot/vmlinux", &kernel.vmlinux()?, false)?,
-        }
-        let mut l2 = Archive::with_busybox(host, L2_INIT)?;
-        l2.host_file("bin/guest", &programs.guest, true)?;
-        l2.file("lab/functions.sh", L2_FUNCTIONS.as_bytes());
-        l2.file("lab/acts.sh", L2_ACTS.as_bytes());
-        for program in &self.machine.programs {
-            l1.host_program(program)?;
-            l2.host_program(program)?;
-        }
-        l1.file("boot/initrd", &l2.finish());
-        Ok(l1.finish())
+    fn runs(&self) -> impl Iterator<Item = &Vmm> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Vmm(vmm) => Some(vmm),
+            Step::Shell(_) => None,
+        })
     }
 
-    fn judge(&self, outcome: &Outcome, timed_out: bool) -> Result<()> {
-        if timed_out {
-            return Err(Error::failed(format!(
-                "the machine was still running after {} s and was stopped",
-                self.limit.as_secs()
-            )));
-        }
-        if let Some(line) = complaint(&outcome.dir.join("l1-kernel.log")) {
-            return Err(Error::failed(format!("L1's kernel complains: {line}")));
-        }
-        let transcript = &outcome.transcript;
-        for trouble in ["module-failed", "await-failed"] {
-            if let Some(what) = transcript.lab(trouble).next() {
-                return Err(Error::failed(format!("L1 said {trouble}: {what}")));
+    fn verify_run(&self, outcome: &Outcome, index: u32, vmm: &Vmm) -> Result<()> {
+        let run = expect::run(outcome, index as usize)?;
+        match vmm.end() {
+            End::Exited(status) => expect::exit(&run, status)?,
+            End::PoweredOff { boots } => {
+                let seen = run.guest("init").count();
+                expect(seen == boots, || {
+                    format!("the guest booted {seen} times instead of {boots}")
+                })?;
+                expect::ended_well(&run)?;
+                let all = self.vfio_options();
+                for disk in &self.machine.disks {
+                    if vmm.given(&all).contains(&disk.bdf()) {
+                        expect::worked_by(outcome, &run, disk, self.interrupt_chip)?;
+                    }
+                }
             }
         }
-        match transcript.lab("script").next() {
-            Some("0") => (self.check)(outcome),
-            Some(status) => Err(Error::failed(format!(
-                "the L1 script failed with status {status}"
-            ))),
-            None => Err(Error::failed("L1 went off before its script had ended")),
+        if let Some(interface) = vmm.interface() {
+            expect::used(&run, interface)?;
         }
+        self.run_checks
+            .iter()
+            .try_for_each(|check| check(index, &run))
     }
-}
 
-/// A line of L1's kernel that no run may cause: DMA to where it must not go, or a kernel in trouble.
-fn complaint(log: &Path) -> Option<String> {
-    let text = fs::read(log).unwrap_or_default();
-    String::from_utf8_lossy(&text)
-        .lines()
-        .find(|line| {
-            (line.contains("DMAR:") && line.contains("fault"))
-                || ["WARNING: ", "BUG: ", "Oops"]
-                    .iter()
-                    .any(|word| line.contains(word))
+    fn verify_disks(&self, outcome: &Outcome) -> Result<()> {
+        self.machine.disks.iter().try_for_each(|disk| {
+            if self.guests_leave_text {
+                expect::back_with_guest_text(outcome, disk)
+            } else {
+                expect::back(outcome, disk)
+            }
         })
-        .map(|line| line.trim_end().to_owned())
-}
-
-/// The lab's own flakes: L1's processor or kernel broke down before the script's end (QEMU's emulation
-/// of nested SVM loses page tables now and then, and runs half of an instruction that is being patched:
-/// no program of L1's can do that to its kernel), or the machine hung and no guest of the run under way
-/// had reached /init. A VMM that ends with an error, or a guest that hangs or shuts down later, is never
-/// tried again; nor is a machine whose kernel complains and lives.
-fn stuck(ended: &Ended) -> bool {
-    if !ended.timed_out {
-        return ended.transcript.lab("script").next().is_none();
     }
-    ended
-        .transcript
-        .runs()
-        .last()
-        .is_none_or(|run| !run.reached_init() && run.exit().is_none())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::Disk;
+    use crate::transcript::{Line, Transcript};
 
-    fn ended(timed_out: bool, lines: &[&str]) -> Ended {
-        Ended {
+    fn outcome(lines: &[&str]) -> Outcome {
+        let lines = lines.iter().map(|raw| Line::new(Duration::ZERO, raw));
+        Outcome {
             transcript: Transcript {
-                lines: lines
-                    .iter()
-                    .map(|raw| Line::new(Duration::ZERO, raw))
-                    .collect(),
+                lines: lines.collect(),
             },
-            timed_out,
-            took: Duration::ZERO,
+            dir: "/nowhere".into(),
         }
     }
 
     #[test]
-    fn a_dma_fault_is_a_complaint_and_a_note_is_not() {
-        let path = std::env::temp_dir().join(format!("lab-complaint-{}", std::process::id()));
-        fs::write(
-            &path,
-            "[1.0] DMAR: IOMMU enabled\r\n[2.0] mtrr: your CPUs had inconsistent settings\r\n",
-        )
-        .unwrap();
-        assert_eq!(complaint(&path), None);
-        let fault = "[3.0] DMAR: [DMA Read NO_PASID] Request device [00:05.0] fault addr 0x1000";
-        fs::write(&path, format!("[1.0] x\r\n{fault}\r\n")).unwrap();
-        assert_eq!(complaint(&path).as_deref(), Some(fault));
-        fs::remove_file(&path).unwrap();
+    fn a_plain_scenario_binds_runs_and_gives_back() {
+        let scenario = Scenario::new("unit")
+            .disk(Disk::new("unit", 5))
+            .disk_with(Disk::new("other", 6), ",slot=7")
+            .before("first")
+            .vmm("--memory 512M")
+            .l1("last");
+        assert_eq!(
+            scenario.l1_script("quiet panic=-1"),
+            "boot='--kernel bzImage --initrd initrd'\ncmdline='quiet panic=-1'\nfirst\n\
+             bind_vfio 0000:00:05.0\nbind_vfio 0000:00:06.0\n\
+             run_vmm $boot --memory 512M --cmdline \"$cmdline\" --vfio 0000:00:05.0 \
+             --vfio 0000:00:06.0,slot=7\nlast\n\
+             give_back 0000:00:05.0\ngive_back 0000:00:06.0\n"
+        );
     }
 
     #[test]
-    fn the_first_of_two_machines_leaves_its_logs_and_the_second_says_more() {
-        let scenario = Scenario {
-            name: "unit-of-the-lab",
-            machine: Machine::with_disks(&[Disk::new("unit", 5)]),
-            kernel: Choice::Lab,
-            image: Image::BzImage,
-            script: "run_vmm --cmdline 'quiet panic=-1'".into(),
-            limit: Duration::ZERO,
-            check: Box::new(|_| Ok(())),
+    fn a_run_that_ends_otherwise_than_expected_is_an_error() {
+        let good = [
+            "LAB: run mini-vmm",
+            "L2| L2: init 6.1",
+            "L2| L2: done poweroff",
+            "LAB: exit 0",
+        ];
+        let scenario = Scenario::new("unit").vmm("");
+        scenario.verify(&outcome(&good)).unwrap();
+        for (index, other) in [
+            (0, "LAB: other"),
+            (1, "L2| L2: trouble WARNING"),
+            (2, "L2| L2: init 6.1"),
+            (3, "LAB: exit 1"),
+        ] {
+            let mut lines = good;
+            lines[index] = other;
+            let error = scenario.verify(&outcome(&lines)).unwrap_err();
+            assert!(error.to_string().starts_with("run 1: "), "{error}");
+        }
+        let twice = Scenario::new("unit").vmm(Vmm::new("").boots(2));
+        assert!(twice.verify(&outcome(&good)).is_err());
+        let with_disk = Scenario::new("unit").disk(Disk::new("unit", 5)).vmm("");
+        assert!(with_disk.verify(&outcome(&good)).is_err());
+        let by = Scenario::new("unit").vmm(Vmm::new("").by("iommufd"));
+        assert!(by.verify(&outcome(&good)).is_err());
+    }
+
+    #[test]
+    fn the_checks_of_a_scenario_are_asked_and_there_must_be_one() {
+        let lines = outcome(&["LAB: fact 1"]);
+        assert!(Scenario::new("unit").l1("x").verify(&lines).is_err());
+        let refuse = |_: &Outcome| Err(Error::failed("no"));
+        let own = Scenario::new("unit").script("x", refuse);
+        assert_eq!(own.verify(&lines).unwrap_err().to_string(), "no");
+        assert!(own.l1_script("quiet").ends_with("cmdline='quiet'\nx"));
+        let added = Scenario::new("unit").l1("x").check(|_| Ok(()));
+        added.verify(&lines).unwrap();
+    }
+
+    #[test]
+    fn a_disk_must_come_back_with_what_the_guest_wrote() {
+        let back = "LAB: back 0000:00:05.0 driver=nvme text=this is disk unit, as the lab wrote it";
+        let wrote = "LAB: guest-wrote 0000:00:05.0 written by the guest to unit";
+        let scenario = || {
+            let scenario = Scenario::new("unit").disk(Disk::new("unit", 5));
+            scenario.l1("x").check(|_| Ok(()))
         };
-        let dir = host::fresh_dir(scenario.name).unwrap();
-        for name in ["transcript.log", "unit.img", "l1.cpio"] {
-            fs::write(dir.join(name), name).unwrap();
-        }
-        let kept = scenario.keep_first(&dir).unwrap();
-        assert!(!dir.exists());
-        let left: Vec<_> = fs::read_dir(&kept).unwrap().collect();
-        assert_eq!(left.len(), 1);
-        assert!(kept.join("transcript.log").is_file());
-        host::forget(&kept).unwrap();
-        assert_eq!(scenario.script_for(Console::Quiet), scenario.script);
-        let loud = scenario.script_for(Console::Kernel);
-        assert_eq!(loud, "run_vmm --cmdline 'loglevel=7 panic=-1'");
-    }
-
-    #[test]
-    fn only_a_hang_before_init_and_a_broken_l1_are_tried_again() {
-        assert!(stuck(&ended(
-            true,
-            &["LAB: run mini-vmm", "L2| [0.1] rcu: stall"]
-        )));
-        assert!(stuck(&ended(true, &[])));
-        assert!(!stuck(&ended(
-            true,
-            &["LAB: run mini-vmm", "L2| L2: init 6.1"]
-        )));
-        assert!(!stuck(&ended(true, &["LAB: run mini-vmm", "LAB: exit 1"])));
-        for script in ["LAB: script 0", "LAB: script 1"] {
-            assert!(!stuck(&ended(
-                false,
-                &[
-                    "LAB: l1-kernel 6.1",
-                    "LAB: run mini-vmm",
-                    "LAB: exit 1",
-                    script
-                ]
-            )));
-        }
-        assert!(stuck(&ended(
-            false,
-            &[
-                "LAB: l1-kernel 6.1",
-                "LAB: run mini-vmm",
-                "L2| L2: init 6.1"
-            ]
-        )));
-        assert!(stuck(&ended(false, &[])));
+        assert!(scenario().verify(&outcome(&[back])).is_err());
+        scenario().verify(&outcome(&[back, wrote])).unwrap();
+        let without = scenario().guests_leave_no_text();
+        without.verify(&outcome(&[back])).unwrap();
+        assert!(without.verify(&outcome(&[])).is_err());
     }
 }

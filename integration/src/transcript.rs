@@ -1,9 +1,9 @@
-//! What was said on L1's serial line, by whom and when.
-//! Four speakers share it: L1's shell, the lab's own functions in it, mini-vmm, and the guest.
+//! The lines of L1's serial port: who wrote them, and when. There are four speakers: L1's shell,
+//! the lab's functions in that shell, mini-vmm, and the guest.
 
 use std::time::Duration;
 
-/// Who said a line.
+/// The writer of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaker {
     /// A lab function or the L1 script: "LAB: ".
@@ -16,19 +16,19 @@ pub enum Speaker {
     L1,
 }
 
-/// One line, without its prefix.
+/// A line without its prefix.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Since QEMU was started.
+    /// The time since QEMU was started.
     pub at: Duration,
-    /// Who said it.
+    /// The writer.
     pub from: Speaker,
-    /// What was said.
+    /// The text.
     pub text: String,
 }
 
 impl Line {
-    /// Reads the speaker off a raw line.
+    /// Tells the speaker by the prefix of a raw line.
     pub fn new(at: Duration, raw: &str) -> Self {
         let raw = raw.trim_end();
         let (from, text) = [
@@ -47,7 +47,7 @@ impl Line {
     }
 }
 
-/// All lines of one machine's life.
+/// All lines of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
     /// In the order in which they came.
@@ -55,12 +55,12 @@ pub struct Transcript {
 }
 
 impl Transcript {
-    /// What the lab's functions said after a key: `lab("exit")` gives "0" of "LAB: exit 0".
+    /// The facts of the lab's functions: `lab("exit")` gives "0" for "LAB: exit 0".
     pub fn lab<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         facts(&self.lines, Speaker::Lab, "", key)
     }
 
-    /// One entry a program that was run in L1 with `start_vmm` or its kin.
+    /// The runs of programs that `start_vmm` and similar functions started in L1.
     pub fn runs(&self) -> Vec<Run<'_>> {
         let starts: Vec<usize> = self
             .lines
@@ -90,12 +90,12 @@ impl Transcript {
     }
 }
 
-/// One run of mini-vmm: from its start to the next.
+/// One run of mini-vmm: all lines from its start to the start of the next run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
-    /// The name that `bad` gave it; empty elsewhere.
+    /// The name that the function `bad` gave to the run; otherwise empty.
     pub case: &'a str,
-    /// Everything said meanwhile.
+    /// The lines.
     pub lines: &'a [Line],
 }
 
@@ -105,12 +105,12 @@ impl<'a> Run<'a> {
         self.lab("run").next().unwrap_or("")
     }
 
-    /// What the lab's functions said after a key.
+    /// The facts of the lab's functions with this key.
     pub fn lab(&self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         facts(self.lines, Speaker::Lab, "", key)
     }
 
-    /// What the guest's /init said after a key: `guest("cpus")` gives "4" of "L2: cpus 4".
+    /// The facts of the guest's /init: `guest("cpus")` gives "4" for "L2: cpus 4".
     pub fn guest(&self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         facts(self.lines, Speaker::Guest, "L2: ", key)
     }
@@ -128,7 +128,13 @@ impl<'a> Run<'a> {
             .map(|line| line.text.as_str())
     }
 
-    /// Whether the guest got as far as its /init.
+    /// mini-vmm's standard output: what a command printed, or the guest's console.
+    pub fn output(&self) -> String {
+        let lines = self.lines.iter().filter(|line| line.from == Speaker::Guest);
+        lines.map(|line| format!("{}\n", line.text)).collect()
+    }
+
+    /// Whether the guest reached its /init.
     pub fn reached_init(&self) -> bool {
         self.guest("init").next().is_some()
     }
@@ -153,7 +159,7 @@ fn facts<'a>(
         })
 }
 
-/// The value of `name=` in a fact such as "nvme0 before=3 after=9"; it ends at a space.
+/// The value of `name=` in a fact such as "nvme0 before=3 after=9". A space ends the value.
 pub fn value<'a>(fact: &'a str, name: &str) -> Option<&'a str> {
     fact.split(' ')
         .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
@@ -181,7 +187,8 @@ mod tests {
     fn runs_are_told_apart() {
         let t = transcript(
             "LAB: case first\nLAB: run mini-vmm a\nVMM| error: no\r\nLAB: exit 1\n\
-             LAB: case second\nLAB: run mini-vmm b\nL2| L2: init 6.1 after 1 s\nL2| L2: cpus 4\nLAB: exit 0\nLAB: script 0",
+             LAB: case second\nLAB: run mini-vmm b\nL2| L2: init 6.1 after 1 s\n\
+             L2| L2: cpus 4\nLAB: exit 0\nLAB: script 0",
         );
         let runs = t.runs();
         assert_eq!(runs.len(), 2);

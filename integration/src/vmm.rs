@@ -1,5 +1,5 @@
-//! The static programs that the lab builds: the mini-vmm under test, and the guest's helper.
-//! MINI_VMM_BIN names another mini-vmm to take instead.
+//! Builds static programs: the mini-vmm under test, and the guest's program. If MINI_VMM_BIN names
+//! another mini-vmm, the lab tests that one.
 
 use std::env;
 use std::path::PathBuf;
@@ -9,23 +9,23 @@ use crate::error::{Context, Error, Result};
 use crate::host;
 use crate::progress::Step;
 
-/// A path to a static mini-vmm to take instead of building one.
+/// The variable with the path of a static mini-vmm to test.
 pub const BINARY: &str = "MINI_VMM_BIN";
 
-/// The target is always given: without it, `crt-static` would reach build scripts and procedural
-/// macros too, which cannot be linked that way.
+/// The target must be named: without it, cargo would apply `crt-static` to build scripts and
+/// procedural macros too, which cannot be static.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Both programs.
+/// The programs of a scenario.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// The mini-vmm under test.
     pub vmm: PathBuf,
-    /// What L2's /init cannot do by itself (src/bin/guest).
+    /// The program that L2's /init calls (integration/src/bin/guest).
     pub guest: PathBuf,
 }
 
-/// Builds them, once a run.
+/// Builds both programs.
 pub fn build() -> Result<Programs> {
     let given = env::var_os(BINARY).map(PathBuf::from);
     if let Some(path) = given.as_ref().filter(|path| !path.is_file()) {
@@ -34,7 +34,7 @@ pub fn build() -> Result<Programs> {
             path.display()
         )));
     }
-    let step = Step::start("building static programs: mini-vmm, and the guest's");
+    let step = Step::start("building static programs: mini-vmm, and the guest's program");
     let vmm = match given {
         Some(path) => path,
         None => program("mini-vmm", "mini-vmm")?,
@@ -44,7 +44,7 @@ pub fn build() -> Result<Programs> {
     Ok(Programs { vmm, guest })
 }
 
-/// Builds one static program of the workspace and says where it is.
+/// Builds a static program of the workspace and returns its path.
 pub fn program(package: &str, name: &str) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)

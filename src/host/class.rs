@@ -1,4 +1,4 @@
-//! What a class code stands for (PCI Code and ID Assignment Specification 1.11, 1.1 to 1.20).
+//! Names of class codes (PCI Code and ID Assignment Specification 1.11, 1.1 to 1.20).
 
 /// A few words for a class code; a device of no known class is a "device".
 pub fn class_name(class: u32) -> &'static str {

@@ -1,5 +1,5 @@
-//! All else that sysfs says about a PCI device (Documentation/ABI/testing/sysfs-bus-pci). What a
-//! kernel does not say is absent: no fact here is worth failing for.
+//! Further facts about a PCI device from sysfs (Documentation/ABI/testing/sysfs-bus-pci). A fact
+//! that the kernel does not show is absent: none of these is worth an error.
 
 use std::fs;
 use std::path::Path;
@@ -14,14 +14,14 @@ const IORESOURCE_MEM: u64 = 0x200;
 const IORESOURCE_PREFETCH: u64 = 0x2000;
 const IORESOURCE_MEM_64: u64 = 0x10_0000;
 
-/// Lines of the file `resource`: six BARs, then the expansion ROM.
+/// How many lines of the file `resource` are BARs. The expansion ROM follows.
 const BARS: usize = 6;
 
-/// What a BAR decodes.
+/// The address space that a BAR decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Space {
-    /// Ports.
+    /// I/O ports.
     Io,
     /// Memory below 4 GiB.
     Memory32,
@@ -29,57 +29,57 @@ pub enum Space {
     Memory64,
 }
 
-/// One BAR that the device has.
+/// A BAR of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HostBar {
-    /// Index of its register.
+    /// The index of its register.
     pub index: usize,
-    /// What it decodes.
+    /// The address space that it decodes.
     pub space: Space,
     /// Whether reads have no side effects.
     pub prefetchable: bool,
-    /// Bytes.
+    /// Its size in bytes.
     pub size: u64,
 }
 
 /// Virtual functions of a physical one (Documentation/PCI/pci-iov-howto.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct VirtualFunctions {
-    /// As many as the device can have.
+    /// How many the device can have.
     pub total: u32,
-    /// As many as there are.
+    /// How many exist.
     pub enabled: u32,
 }
 
-/// The facts.
+/// The facts of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
-    /// Vendor and device.
+    /// Vendor ID and device ID.
     pub id: (u16, u16),
-    /// Vendor and device of the board.
+    /// Subsystem vendor ID and subsystem ID.
     pub subsystem: (u16, u16),
-    /// How it can be reset, the best first: `flr`, `bus`, `pm`, ... Before Linux 5.15 the kernel only
-    /// says whether it can; that reads `unnamed`.
+    /// The reset methods, the best first: `flr`, `bus`, `pm`, ... Linux before 5.15 only shows
+    /// whether the device can be reset; the method is `unnamed` then.
     pub reset_methods: Vec<String>,
     /// Its BARs.
     pub bars: Vec<HostBar>,
     /// Bytes of its expansion ROM, if it has one.
     pub rom: Option<u64>,
-    /// The NUMA node that it is on.
+    /// Its NUMA node.
     pub numa_node: Option<u32>,
     /// Its virtual functions, if it can have any.
     pub virtual_functions: Option<VirtualFunctions>,
-    /// The physical function whose virtual function it is.
+    /// Its physical function, if it is a virtual function.
     pub physical_function: Option<Bdf>,
     /// D0, D1, D2, D3hot, D3cold, unknown or error.
     pub power_state: Option<String>,
-    /// Whether its configuration space answers. A virtual function's IDs read all ones there, and
-    /// are not looked at.
+    /// Whether its configuration space answers. This is not checked of a virtual function, whose
+    /// IDs read as all ones (PCI Express 6.0, 9.3.4.1.1).
     pub answers: bool,
 }
 
 impl Details {
-    /// Reads them.
+    /// Reads a device's facts.
     pub fn read(device: &PciDevice) -> Self {
         let dir = Dir(&device.path);
         let (bars, rom) = resources(&dir.text("resource").unwrap_or_default());
@@ -118,7 +118,7 @@ impl Dir<'_> {
         self.text(name)?.parse().ok()
     }
 
-    /// An ID; 0 where there is none.
+    /// An ID; 0 if there is none.
     fn hex(&self, name: &str) -> u16 {
         let text = self.text(name).unwrap_or_default();
         u16::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or(0)
@@ -138,7 +138,8 @@ fn reset_methods(dir: &Dir<'_>) -> Vec<String> {
     }
 }
 
-/// First address, last address and flags on each line, in hexadecimal; all zero where there is none.
+/// Parses the file `resource`: hexadecimal first address, last address and flags on each line, all
+/// zero for a missing resource.
 fn resources(text: &str) -> (Vec<HostBar>, Option<u64>) {
     let parsed = text.lines().map(|line| {
         let mut words = line.split_whitespace();
@@ -168,16 +169,17 @@ fn resources(text: &str) -> (Vec<HostBar>, Option<u64>) {
     (bars.collect(), rom)
 }
 
-/// Whether the vendor ID, read from the device anew, is one: all ones is a device that is gone.
+/// Whether the vendor ID, read from the device itself, is valid: all ones means that the device is
+/// gone.
 fn answers(device: &Path) -> bool {
     match fs::read(device.join("config")) {
         Ok(config) => !config.starts_with(&[0xff, 0xff]),
-        // Nothing is known then.
+        // Unknown, which counts as an answer.
         Err(_) => true,
     }
 }
 
-/// Bytes as lspci writes them, in a unit that leaves a whole number: `16K`, `256M`.
+/// A size as lspci prints it, in the largest unit that leaves a whole number: `16K`, `256M`.
 pub fn size_text(size: u64) -> String {
     let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
     units

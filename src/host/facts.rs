@@ -10,8 +10,9 @@ use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::sys::{may_lock, memlock_limit};
 
 use crate::details::Details;
-use crate::in_use::{Places, Use, in_use};
+use crate::in_use::{Use, in_use};
 use crate::iommu::{Iommu, Reach};
+use crate::paths::HostPaths;
 
 /// A device node, for the user who asks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,10 +129,10 @@ pub struct DeviceFacts {
 
 impl HostFacts {
     /// Reads them, for a guest with `wanted` bytes of memory.
-    pub fn read(sysfs: &Sysfs, places: &Places, wanted: u64) -> Self {
-        let proc = |name: &str| fs::read_to_string(places.proc.join(name)).unwrap_or_default();
+    pub fn read(sysfs: &Sysfs, paths: &HostPaths, wanted: u64) -> Self {
+        let proc = |name: &str| fs::read_to_string(paths.proc.join(name)).unwrap_or_default();
         let kernel = proc("sys/kernel/osrelease").trim().to_owned();
-        let modules = places.modules.join(&kernel);
+        let modules = paths.modules.join(&kernel);
         let list = |name: &str| fs::read_to_string(modules.join(name)).unwrap_or_default();
         let (built_in, loadable) = (list("modules.builtin"), list("modules.dep"));
         let module = |name: &str| {
@@ -146,8 +147,8 @@ impl HostFacts {
         let huge = fs::read_to_string(sysfs.path("kernel/mm/transparent_hugepage/enabled"));
         Self {
             cpu: cpu(&proc("cpuinfo")),
-            kvm: Node::at(&places.dev.join("kvm")),
-            iommu: Iommu::read(sysfs, places),
+            kvm: Node::at(&paths.dev.join("kvm")),
+            iommu: Iommu::read(sysfs, paths),
             vfio_pci: if sysfs.path("bus/pci/drivers/vfio-pci").exists() {
                 Module::Present
             } else {
@@ -155,8 +156,8 @@ impl HostFacts {
             },
             type1: module("vfio_iommu_type1"),
             iommufd: module("iommufd"),
-            container_node: Node::at(&places.dev.join("vfio/vfio")),
-            iommufd_node: Node::at(&places.dev.join("iommu")),
+            container_node: Node::at(&paths.dev.join("vfio/vfio")),
+            iommufd_node: Node::at(&paths.dev.join("iommu")),
             memory: HostMemory::parse(&proc("meminfo")),
             memlock: Some(memlock_limit())
                 .filter(|&limit| limit < u64::MAX && !may_lock(&proc("self/status"))),
@@ -172,19 +173,19 @@ impl DeviceFacts {
     ///
     /// # Errors
     /// When sysfs or /proc cannot be read.
-    pub fn read(sysfs: &Sysfs, places: &Places, device: PciDevice) -> io::Result<Self> {
+    pub fn read(sysfs: &Sysfs, paths: &HostPaths, device: PciDevice) -> io::Result<Self> {
         let members = match device.group {
             Some(group) => sysfs.group_members(group)?,
             None => Vec::new(),
         };
-        let node = |name: String| (Node::at(&places.dev.join(&name)), name);
+        let node = |name: String| (Node::at(&paths.dev.join(&name)), name);
         let cdev = fs::read_dir(device.path.join("vfio-dev")).ok();
         let cdev =
             cdev.and_then(|mut entries| entries.next()?.ok()?.file_name().into_string().ok());
         let cdev = cdev.map(|name| node(format!("vfio/devices/{name}")));
         Ok(Self {
             details: Details::read(&device),
-            uses: in_use(sysfs, places, &device)?,
+            uses: in_use(sysfs, paths, &device)?,
             reach: Reach::read(sysfs, &device),
             group_node: device
                 .group
@@ -263,7 +264,7 @@ mod tests {
             )
             .directory("sys/module/vfio_iommu_type1")
             .file("dev/kvm", "");
-        let facts = HostFacts::read(&tree.sysfs(), &tree.places(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
         assert_eq!(
             facts.cpu,
             Cpu {
@@ -285,14 +286,14 @@ mod tests {
         assert_eq!((facts.memlock, facts.wanted), (None, 7));
         assert_eq!(facts.huge_pages.as_deref(), Some("madvise"));
         tree.directory("sys/bus/pci/drivers/vfio-pci");
-        let facts = HostFacts::read(&tree.sysfs(), &tree.places(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
         assert_eq!(facts.vfio_pci, Module::Present);
     }
 
     #[test]
     fn a_host_that_says_nothing() {
         let tree = Tree::new();
-        let facts = HostFacts::read(&tree.sysfs(), &tree.places(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
         assert_eq!((facts.cpu, facts.kvm), (Cpu::default(), Node::Missing));
         assert_eq!(facts.vfio_pci, Module::Absent);
         assert_eq!(facts.huge_pages, None);
@@ -306,7 +307,7 @@ mod tests {
         tree.device(bdf, "0x010802", Some("vfio-pci"), Some(7))
             .file("dev/vfio/7", "")
             .directory(&format!("{}/vfio-dev/vfio3", Tree::home(bdf)));
-        let facts = DeviceFacts::read(&tree.sysfs(), &tree.places(), tree.find(bdf)).unwrap();
+        let facts = DeviceFacts::read(&tree.sysfs(), &tree.paths(), tree.find(bdf)).unwrap();
         assert_eq!((facts.members.len(), facts.group_node), (1, Node::Usable));
         assert_eq!(
             facts.cdev,

@@ -1,12 +1,12 @@
-//! What the kernel says about the host's IOMMU.
+//! Facts about the host's IOMMU from the kernel.
 //!
 //! | fact | where |
 //! | --- | --- |
 //! | units in use | `/sys/class/iommu` (Documentation/ABI/testing/sysfs-class-iommu) |
 //! | groups | `/sys/kernel/iommu_groups` (Documentation/ABI/testing/sysfs-kernel-iommu_groups) |
-//! | what the firmware describes | `/sys/firmware/acpi/tables`: DMAR of Intel's, IVRS of AMD's |
-//! | interrupts are remapped | `/proc/interrupts`: such controllers' names begin with `IR-` |
-//! | the width of addresses | Intel's capability register, which sysfs shows (VT-d 4.1, 11.4.2) |
+//! | the firmware's tables | `/sys/firmware/acpi/tables`: DMAR for Intel, IVRS for AMD |
+//! | interrupt remapping | `/proc/interrupts`: names of remapped controllers begin with `IR-` |
+//! | the address width | Intel's capability register, which sysfs shows (VT-d 4.1, 11.4.2) |
 
 use std::path::Path;
 use std::{fs, io};
@@ -14,7 +14,7 @@ use std::{fs, io};
 use pci::addr::Range;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 
-use crate::in_use::Places;
+use crate::paths::HostPaths;
 
 /// The IOMMU of the host as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,19 +27,19 @@ pub struct Iommu {
     pub tables: Vec<&'static str>,
     /// Whether interrupts are remapped.
     pub remapping: bool,
-    /// Whether containers have been told to do without that: `allow_unsafe_interrupts`.
+    /// Whether containers accept devices without remapping: `allow_unsafe_interrupts`.
     pub container_unsafe: bool,
-    /// Whether iommufd has been.
+    /// Whether iommufd accepts them.
     pub iommufd_unsafe: bool,
 }
 
 impl Iommu {
-    /// Reads the facts; what is not there is absent.
-    pub fn read(sysfs: &Sysfs, places: &Places) -> Self {
+    /// Reads the facts. A fact that the kernel does not show is absent.
+    pub fn read(sysfs: &Sysfs, paths: &HostPaths) -> Self {
         let mut units = names(&sysfs.path("class/iommu"));
         units.sort();
         let tables = names(&sysfs.path("firmware/acpi/tables"));
-        let interrupts = fs::read_to_string(places.proc.join("interrupts")).unwrap_or_default();
+        let interrupts = fs::read_to_string(paths.proc.join("interrupts")).unwrap_or_default();
         let allowed = |module: &str| {
             let file = format!("module/{module}/parameters/allow_unsafe_interrupts");
             fs::read_to_string(sysfs.path(&file)).is_ok_and(|text| text.trim() == "Y")
@@ -65,28 +65,30 @@ fn remapped(interrupts: &str) -> bool {
         .any(|word| word.starts_with("IR-"))
 }
 
-/// What keeps a range of I/O addresses from being used (Documentation/ABI/testing/sysfs-kernel-iommu_groups).
+/// The reason why a range of I/O addresses is reserved
+/// (Documentation/ABI/testing/sysfs-kernel-iommu_groups).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserved {
-    /// The firmware or the host wants it mapped one to one (an RMRR): VFIO refuses the group.
+    /// The firmware requires an identity mapping (an RMRR): VFIO refuses the group.
     Direct,
-    /// The same, needed for booting only: VFIO does not mind.
+    /// The firmware requires an identity mapping during boot only: VFIO accepts the group.
     DirectRelaxable,
-    /// Message interrupts, or anything else that cannot be mapped.
+    /// Message signalled interrupts, or another range that cannot be mapped.
     Other,
 }
 
-/// What a device's IOMMU can map for it, as far as the kernel says before the device is opened.
+/// The I/O addresses that a device's IOMMU can map, as far as the kernel shows them before the
+/// device is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// Bits of an I/O address; `None` where the kernel does not say.
+    /// The width of an I/O address in bits; `None` if the kernel does not show it.
     pub bits: Option<u8>,
-    /// Ranges of the group that are set apart.
+    /// The reserved ranges of the group.
     pub reserved: Vec<(Range, Reserved)>,
 }
 
 impl Reach {
-    /// Reads what is known of a device.
+    /// Reads the facts of a device.
     pub fn read(sysfs: &Sysfs, device: &PciDevice) -> Self {
         let cap = fs::read_to_string(device.path.join("iommu/intel-iommu/cap")).ok();
         let regions = device.group.and_then(|group| {
@@ -105,14 +107,14 @@ impl Reach {
         }
     }
 
-    /// Whether VFIO will refuse the device for the firmware's sake.
+    /// Whether VFIO will refuse the device because of an identity mapping for the firmware.
     pub fn is_refused(&self) -> bool {
         self.reserved
             .iter()
             .any(|(_, kind)| *kind == Reserved::Direct)
     }
 
-    /// What can be mapped: all of the width, without what is set apart.
+    /// The ranges that can be mapped: the address width without the reserved ranges.
     pub fn ranges(&self) -> Vec<Range> {
         let last = match self.bits {
             Some(bits @ 1..=63) => (1 << bits) - 1,
@@ -128,7 +130,7 @@ impl Reach {
     }
 }
 
-/// What is left of a range on both sides of a hole.
+/// The parts of a range before and after a hole.
 fn without(range: Range, hole: &Range) -> impl Iterator<Item = Range> + use<> {
     let before = Range {
         start: range.start,
@@ -142,7 +144,7 @@ fn without(range: Range, hole: &Range) -> impl Iterator<Item = Range> + use<> {
     [before, after].into_iter().filter(|r| r.size > 0)
 }
 
-/// A line "0xfirst 0xlast kind".
+/// Parses a line "0xfirst 0xlast kind".
 fn region(line: &str) -> Option<(Range, Reserved)> {
     let mut words = line.split_whitespace();
     let mut address = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
@@ -155,8 +157,8 @@ fn region(line: &str) -> Option<(Range, Reserved)> {
     Some((range, kind))
 }
 
-/// The lesser of MGAW (bits 21:16, less one) and the deepest page table of SAGAW (bits 12:8, where
-/// bit 1 stands for 39 address bits, bit 2 for 48 and bit 3 for 57).
+/// The address width of an Intel IOMMU: the smaller of MGAW (bits 21:16, plus one) and the widest
+/// page table of SAGAW (bits 12:8: bit 1 means 39 address bits, bit 2 means 48, bit 3 means 57).
 fn intel_width(cap: u64) -> u8 {
     let widest = (cap >> 16 & 0x3f) as u8 + 1;
     let tables = cap >> 8 & 0x1f;
@@ -180,7 +182,7 @@ mod tests {
     #[test]
     fn facts_of_an_iommu_in_use() {
         let tree = Tree::new();
-        assert_eq!(Iommu::read(&tree.sysfs(), &tree.places()), Iommu::default());
+        assert_eq!(Iommu::read(&tree.sysfs(), &tree.paths()), Iommu::default());
         tree.directory("sys/class/iommu/dmar1")
             .directory("sys/class/iommu/dmar0")
             .directory("sys/kernel/iommu_groups/0/devices")
@@ -192,7 +194,7 @@ mod tests {
                 "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
                 "Y\n",
             );
-        let iommu = Iommu::read(&tree.sysfs(), &tree.places());
+        let iommu = Iommu::read(&tree.sysfs(), &tree.paths());
         assert_eq!(iommu.units, ["dmar0", "dmar1"]);
         assert_eq!((iommu.groups, iommu.tables), (2, vec!["DMAR"]));
         assert!(iommu.remapping && iommu.container_unsafe && !iommu.iommufd_unsafe);

@@ -1,5 +1,5 @@
-//! `host list`: every PCI device by IOMMU group: what it is, who has it, and with what together it
-//! can be passed through.
+//! `host list`: all PCI devices by IOMMU group, with driver, state, and the devices that share a
+//! group.
 
 mod json;
 #[cfg(test)]
@@ -18,25 +18,25 @@ use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use crate::details::Details;
 use crate::names::Names;
 
-/// Whether a device can be passed through as it is now.
+/// Whether a device can be passed through now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// A VFIO driver has it, and no host driver has anything of its group.
+    /// The device has a VFIO driver, and no other device of its group has a host driver.
     Ready,
-    /// A driver of the host's has it.
+    /// The device has this host driver.
     Bound(String),
-    /// No driver has it.
+    /// The device has no driver.
     Unbound,
-    /// A VFIO driver has it, but these of its group are in the host's hands.
+    /// The device has a VFIO driver, but these devices of its group have host drivers.
     Blocked(Vec<PciDevice>),
-    /// The host has no IOMMU, or does not use it.
+    /// The host has no IOMMU, or does not use its IOMMU.
     NoGroup,
-    /// Bridges stay with the host.
+    /// The device is a bridge, which the host keeps.
     Bridge,
 }
 
 impl State {
-    /// The state of a device in a group with these members, itself among them.
+    /// The state of a device. `members` are the devices of its group, the device included.
     pub fn of(device: &PciDevice, members: &[PciDevice]) -> Self {
         if device.is_bridge() {
             return Self::Bridge;
@@ -65,37 +65,37 @@ impl State {
 pub struct Item {
     /// Address, driver, group, class.
     pub device: PciDevice,
-    /// All else.
+    /// What else sysfs says.
     pub details: Details,
-    /// The vendor's name, if the list of names has it.
+    /// The vendor's name, if known.
     pub vendor: Option<String>,
-    /// The device's name, likewise.
+    /// The device's name, if known.
     pub name: Option<String>,
     /// Whether it can be passed through.
     pub state: State,
-    /// The other devices of its group that are no bridges.
+    /// The other devices of its group, without bridges.
     pub shared_with: Vec<Bdf>,
-    /// What its driver has made of it.
+    /// The mediated devices that its driver has made.
     pub mediated: Vec<Mediated>,
 }
 
 /// A mediated device of the list, with its UUID.
 pub type Mediated = (Uuid, MediatedDevice);
 
-/// What there is to pass through.
+/// All devices of the list.
 #[derive(Clone, Debug)]
 pub struct List {
-    /// PCI devices, each with the mediated devices that are made of it.
+    /// PCI devices, each with its mediated devices.
     pub items: Vec<Item>,
-    /// The mediated devices that are made of no device of this list.
+    /// Mediated devices whose parent is not in the list.
     pub mediated: Vec<Mediated>,
 }
 
-/// Reads all devices in order of group, those without a group last; `all` with bridges, and with
-/// those that are in no group.
+/// Reads all devices in order of group, those without a group last. `all` includes bridges and
+/// devices without a group.
 ///
 /// # Errors
-/// When sysfs cannot be read.
+/// sysfs cannot be read.
 pub fn list(sysfs: &Sysfs, names: &Names, all: bool) -> io::Result<List> {
     let devices = sysfs.devices()?;
     let mut mediated = sysfs.mediated_devices()?;
@@ -108,7 +108,7 @@ pub fn list(sysfs: &Sysfs, names: &Names, all: bool) -> io::Result<List> {
     Ok(List { items, mediated })
 }
 
-/// Takes its own from the mediated devices.
+/// Makes a device's item, and moves its mediated devices from `mediated` into it.
 fn item(
     device: &PciDevice,
     all: &[PciDevice],

@@ -1,38 +1,38 @@
-//! Names of vendors and devices, from the list that pciutils and hwdata install.
+//! Names of vendors and devices, from the list that pciutils or hwdata installs.
 //!
-//! The list is read where it is needed and not built in: it would more than double the program.
+//! The list is read at run time: built in, it would more than double the size of the program.
 
 use std::fs;
 use std::path::Path;
 
-/// Where distributions put the list.
+/// The paths of the list on common distributions.
 const LISTS: [&str; 3] = [
     "/usr/share/misc/pci.ids",
     "/usr/share/hwdata/pci.ids",
     "/usr/share/pci.ids",
 ];
 
-/// The list, or nothing where none is installed.
+/// The list; empty if none is installed.
 #[derive(Clone, Debug, Default)]
 pub struct Names(String);
 
 impl Names {
-    /// Reads the first list that there is.
+    /// Reads the first list that exists.
     pub fn read() -> Self {
         let mut lists = LISTS.iter().map(Path::new);
         let list = lists.find_map(|path| fs::read(path).ok());
         Self::parse(&list.unwrap_or_default())
     }
 
-    /// A list's text. Of bytes that are no UTF-8 only the name suffers.
+    /// Reads a list from its text. Bytes that are not UTF-8 are replaced.
     pub fn parse(list: &[u8]) -> Self {
         Self(String::from_utf8_lossy(list).into_owned())
     }
 
-    /// The vendor's name, and the device's; `None` for what the list has not.
+    /// The names of the vendor and of the device; `None` for a name that the list lacks.
     ///
-    /// A vendor is a line "vvvv  name"; its devices follow, each with a tab before it, and below a
-    /// device its subsystems with two.
+    /// A vendor is a line "vvvv name". Its devices follow on lines with one tab, and the subsystems
+    /// of a device on lines with two.
     pub fn find(&self, vendor: u16, device: u16) -> (Option<&str>, Option<&str>) {
         let mut lines = self.0.lines().filter(|line| !line.starts_with('#'));
         let Some(name) = lines.find_map(|line| named(line, vendor)) else {
@@ -45,7 +45,7 @@ impl Names {
     }
 }
 
-/// The name on a line that begins with this number.
+/// The name on a line, if the line begins with this ID.
 fn named(line: &str, id: u16) -> Option<&str> {
     let (number, name) = line.split_once("  ")?;
     let found = number.len() == 4 && u16::from_str_radix(number, 16) == Ok(id);

@@ -1,4 +1,4 @@
-//! Which processes have a file open (proc_pid_fd(5)).
+//! Finds the processes that have a file open (proc_pid_fd(5)).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 /// A process, by its number and its name.
 pub(super) type Holder = (u32, String);
 
-/// The processes that have one of these files open, in order: all of them for root, one's own for
-/// others.
+/// The processes that have one of these files open, in order. Root sees all processes, another user
+/// only that user's.
 pub(super) fn holders(proc: &Path, files: &[PathBuf]) -> Vec<Holder> {
     let mut holders: Vec<_> = open_files(proc, files).map(|(holder, _)| holder).collect();
     holders.dedup();
     holders
 }
 
-/// Each process and each of these files that it has open, in order, once.
+/// Pairs of a process and one of these files that it has open, in order and without repetition.
 pub(super) fn open_files(
     proc: &Path,
     files: &[PathBuf],

@@ -1,9 +1,9 @@
-//! Words in colour, for a terminal (ECMA-48, 8.3.117: SGR), and lines of a bounded width.
+//! Coloured words for a terminal (ECMA-48, 8.3.117: SGR), and lines of a limited width.
 
 use std::env;
 use std::io::IsTerminal;
 
-/// Columns that every terminal has.
+/// The width of the output in columns, which every terminal has.
 pub const WIDTH: usize = 80;
 
 /// Whether words are coloured.
@@ -13,7 +13,7 @@ pub struct Style {
 }
 
 impl Style {
-    /// Colours for a terminal that wants them: NO_COLOR says that it does not, and so does a dumb one.
+    /// Colours for a terminal, unless NO_COLOR is set or the terminal is dumb.
     pub fn of(stream: &impl IsTerminal) -> Self {
         let set = |name: &str| env::var_os(name).is_some_and(|v| !v.is_empty());
         let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -51,7 +51,7 @@ impl Style {
     }
 }
 
-/// Cuts a text so that it takes at most `width` columns, the mark of the cut included.
+/// Cuts a text to at most `width` columns, including the mark `…` at the cut.
 pub fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.into();
@@ -60,7 +60,8 @@ pub fn cut(text: &str, width: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// Fills lines of at most `width` columns with words, `between` them; a word alone may be longer.
+/// Fills lines of at most `width` columns with words, separated by `between`. A line of a single
+/// word may be longer.
 pub fn fill(words: &[String], between: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in words {

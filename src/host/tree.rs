@@ -7,10 +7,10 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
-use vmm::sys::interfaces::Address;
 use vmm_sys_util::tempdir::TempDir;
 
-use crate::in_use::{Addresses, Places};
+use crate::interfaces::Address;
+use crate::paths::{Addresses, HostPaths};
 
 /// The tree; gone when dropped.
 pub(crate) struct Tree {
@@ -36,8 +36,8 @@ impl Tree {
         Sysfs::at(self.path("sys"))
     }
 
-    pub fn places(&self) -> Places {
-        Places {
+    pub fn paths(&self) -> HostPaths {
+        HostPaths {
             proc: self.path("proc"),
             dev: self.path("dev"),
             modules: self.path("lib/modules"),
@@ -58,7 +58,7 @@ impl Tree {
         self
     }
 
-    /// A link to another place in the tree, which need not be there.
+    /// A link to another path in the tree, which need not exist.
     pub fn link(&self, name: &str, to: &str) -> &Self {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -117,11 +117,11 @@ impl Tree {
 
     /// A block device below a device's directory, with its number and what is stacked on it.
     pub fn disk(&self, home: &str, name: &str, id: &str, holders: &[&str]) -> &Self {
-        let place = format!("{home}/block/{name}");
-        self.file(&format!("{place}/dev"), &format!("{id}\n"));
+        let dir = format!("{home}/block/{name}");
+        self.file(&format!("{dir}/dev"), &format!("{id}\n"));
         for holder in holders {
-            self.directory(&format!("{place}/holders/{holder}"));
+            self.directory(&format!("{dir}/holders/{holder}"));
         }
-        self.link(&format!("sys/class/block/{name}"), &place)
+        self.link(&format!("sys/class/block/{name}"), &dir)
     }
 }

@@ -1,8 +1,8 @@
 //! Gives BARs their first addresses, as firmware does before it starts an operating system
 //! (PCI Firmware 3.3, 3.5; PCI Express 6.0, 7.5.1.2.1 for natural alignment).
 //!
-//! Largest first: with naturally aligned powers of two this leaves no holes but the one that the
-//! window itself begins with.
+//! The largest BAR comes first. Sizes are powers of two and alignment is natural, so the only hole
+//! is at the start of a window.
 
 use std::cmp::Reverse;
 
@@ -15,18 +15,18 @@ use crate::bar::{BarKind, Bars};
 /// A memory BAR gets pages of its own, so that it can be mapped without showing a neighbour.
 const PAGE_SIZE: u64 = 4096;
 
-/// Where BARs may be.
+/// The ranges for BARs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
-    /// Memory below 4 GiB.
+    /// Memory addresses below 4 GiB.
     pub mmio32: Range,
-    /// Memory anywhere.
+    /// Memory addresses for 64-bit BARs.
     pub mmio64: Range,
     /// I/O ports.
     pub io: Range,
 }
 
-/// A BAR that fits nowhere.
+/// A BAR that does not fit into its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("BAR {bar} of {function} ({kind}, {size:#x} bytes) does not fit into its window")]
 pub struct AssignError {
@@ -51,10 +51,13 @@ struct Wish {
     size: u64,
 }
 
-/// Puts every BAR of the functions into its window and its address into its registers: 64-bit ones
-/// into the 64-bit window, or the 32-bit one when that is full; the others into the 32-bit window
-/// or the ports. When one does not fit, no register is changed. Expansion ROMs take what is left of
-/// the 32-bit window, and one that does not fit is left for the guest to assign.
+/// Writes an address into the registers of every BAR. A 64-bit BAR gets one from the 64-bit window
+/// or, when that is full, from the 32-bit window; a 32-bit BAR from the 32-bit window; a port BAR
+/// from the ports. Expansion ROMs come last; one that does not fit stays without an address, and
+/// the guest may assign one.
+///
+/// # Errors
+/// A BAR that does not fit; no register has changed then.
 pub fn assign(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(), AssignError> {
     let mut mmio32 = Window::new(windows.mmio32);
     let mut mmio64 = Window::new(windows.mmio64);
@@ -73,8 +76,8 @@ pub fn assign(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(
             })
         })
         .collect();
-    // Stable: BARs of the same size keep the order of their functions, so a guest finds the same
-    // addresses at every start.
+    // The sort is stable: BARs of one size keep the order of their functions, so a guest finds the
+    // same addresses at every start.
     wishes.sort_by_key(|wish| Reverse(wish.size));
 
     let mut addresses = Vec::with_capacity(wishes.len());
@@ -91,7 +94,7 @@ pub fn assign(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(
             BarKind::Memory64 { .. } => match mmio64.take_pages(wish.size) {
                 Some(address) => Some(address),
                 None => {
-                    // BARs that cannot live elsewhere come before it.
+                    // BARs that need a 32-bit address come before it.
                     late.push(wish);
                     continue;
                 }
@@ -130,7 +133,7 @@ pub fn assign(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(
     Ok(())
 }
 
-/// An allocator; none for an empty window.
+/// The allocator of a window; `None` for an empty window.
 struct Window(Option<AddressAllocator>);
 
 impl Window {
@@ -280,7 +283,7 @@ mod tests {
                 mmio64: Range { start: start64, size: size64 },
                 io: Range { start: start_io, size: size_io },
             };
-            // Take functions away until the rest fits; what fails must change nothing.
+            // Removes functions until the rest fits; an assignment that fails must change nothing.
             loop {
                 let mut all: Vec<_> = functions.iter_mut().enumerate().map(|(i, b)| (bdf(i), b)).collect();
                 if assign(&mut all, &windows).is_ok() {

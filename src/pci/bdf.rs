@@ -19,7 +19,7 @@ pub struct Bdf {
 /// Why a text is not the address of a function.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BdfError {
-    /// Not of the form `[segment:]bus:device.function` in hexadecimal digits.
+    /// The text is not of the form `[segment:]bus:device.function` in hexadecimal digits.
     #[error(
         "'{0}' is not a PCI address: expected bus:device.function in hexadecimal, \
          such as 01:00.0 or 0000:01:00.0"
@@ -45,7 +45,7 @@ impl fmt::Display for Bdf {
     }
 }
 
-/// As its text.
+/// Serialized as text.
 impl serde::Serialize for Bdf {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

@@ -1,8 +1,8 @@
 //! The host bridge at 00.0: a type 0 header and no more (PCI Express 6.0, 7.5.1.1).
 //!
-//! Guests look for it to believe that a bus is there; it has no BARs, no capabilities and
-//! nothing to configure. It is a conventional PCI function: beyond its 256 bytes there is nothing, and a
-//! guest that has seen so looks for no extended capabilities.
+//! A guest takes it as the sign that a bus is there. It has no BARs, no capabilities and nothing to
+//! configure. It is a conventional PCI function of 256 bytes, so a guest reads no extended
+//! capabilities.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,11 +10,11 @@ use crate::PciFunction;
 use crate::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use crate::regs::{self, command};
 
-/// Red Hat's generic PCIe host bridge, which guests know and have no driver or quirk for.
+/// Red Hat's generic PCIe host bridge: guests know it, and have no driver and no quirk for it.
 const VENDOR_DEVICE: u32 = 0x0008_1b36;
 /// Base class 06h bridge, sub-class 00h host bridge.
 const CLASS_REVISION: u32 = 0x0600_0000;
-/// Memory space and bus master enabled, hard-wired: what lies behind always answers.
+/// Memory space and bus mastering are enabled and read-only: the bus always works.
 const COMMAND: u16 = command::MEMORY | command::BUS_MASTER;
 
 /// The function at 00.0.
@@ -32,7 +32,7 @@ impl HostBridge {
     }
 
     fn config(&self) -> MutexGuard<'_, ConfigSpace> {
-        // A register file is sound after any single step of a thread that died in it.
+        // The register file is valid even if a thread has panicked in the middle of an access.
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

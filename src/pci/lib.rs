@@ -16,8 +16,8 @@
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
 //!
-//! The guest is hostile: any offset, length and value gets an answer. Nothing here indexes,
-//! unwraps or panics, and what a call returns is bounded by the device, not by the guest.
+//! The guest is hostile: any offset, length and value gets an answer. The code does not index,
+//! unwrap or panic, and the device bounds the size of a result, not the guest.
 
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -50,7 +50,7 @@ pub mod rom;
 pub use bdf::{Bdf, BdfError};
 pub use bus::{PciError, RootBus};
 
-/// Size of a function's configuration space (PCI Express 6.0, 7.2).
+/// Bytes of a function's configuration space (PCI Express 6.0, 7.2).
 pub const CONFIG_SPACE_SIZE: usize = 4096;
 
 /// One function on the bus. Several vCPUs call it at once: each function locks for itself.
@@ -58,7 +58,7 @@ pub trait PciFunction: Send + Sync {
     /// Fills `data` with the registers at `offset`.
     ///
     /// `data` has 1, 2 or 4 bytes, naturally aligned, and `offset` is below 4096: the bus has
-    /// split whatever the guest did into such pieces.
+    /// split the guest's access into such parts.
     fn config_read(&self, offset: u16, data: &mut [u8]);
 
     /// Writes the registers at `offset`; shapes as in [`PciFunction::config_read`].
@@ -71,8 +71,8 @@ pub trait PciFunction: Send + Sync {
 /// A message-signalled interrupt: a write of `data` to `address` (PCI Express 6.0, 6.1.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Where the write goes; dword-aligned.
+    /// The address of the write; dword-aligned.
     pub address: u64,
-    /// What is written.
+    /// The value of the write.
     pub data: u32,
 }

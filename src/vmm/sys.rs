@@ -1,7 +1,6 @@
 //! What the VMM and the host's side ask of the operating system, on top of rustix.
 
 pub mod eventfd;
-pub mod interfaces;
 pub mod process;
 
 use std::io;

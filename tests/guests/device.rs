@@ -9,7 +9,7 @@
 //! | 6 | expansion ROM | 8 KiB | 6 MiB |
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -21,7 +21,7 @@ use crate::backing;
 use crate::common::config_space::config_space;
 pub use crate::common::config_space::{EXPRESS, ID, MSIX, PM, SERIAL_NUMBER, VECTORS};
 use crate::irqs::{self, Irqs, Pin, SharedIrqs, Vectors, lock};
-use crate::resets::{Outcome, Resets};
+use crate::reset_kinds::{Outcome, Resets};
 
 /// The MSI capability of a device made with `with_msi`.
 pub const MSI: u16 = 0xa0;
@@ -475,10 +475,4 @@ impl Device for FakeDevice {
             .check()
             .map_err(|e| self.error("VFIO_DEVICE_PCI_HOT_RESET", e))
     }
-}
-
-/// Signals an eventfd.
-pub fn signal(event: &File) {
-    let mut event: &File = event;
-    event.write_all(&1u64.to_ne_bytes()).expect("an eventfd");
 }

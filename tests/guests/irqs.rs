@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -13,8 +13,6 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 use vmm::sys;
 use vmm::vfio::device::{DeviceError, Irq, IrqInfo};
-
-use crate::device::signal;
 
 /// All interrupts of a device. One kind is on at a time.
 pub struct Irqs {
@@ -321,4 +319,10 @@ impl Pin {
             signal(event);
         }
     }
+}
+
+/// Signals an eventfd.
+pub fn signal(event: &File) {
+    let mut event: &File = event;
+    event.write_all(&1u64.to_ne_bytes()).expect("an eventfd");
 }

@@ -36,6 +36,7 @@ mod msix;
 mod pci;
 mod pin;
 mod race;
+mod reset_kinds;
 mod resets;
 mod rig;
 mod rom;

@@ -10,6 +10,7 @@ use crate::common::asm::{Asm, Width};
 use crate::device::{Call, FakeDevice, ID, PM};
 use crate::irq_code::ENABLE;
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT};
+use crate::reset_kinds::{Outcome, Resets};
 use crate::vm::Vm;
 
 pub const TESTS: &[Test] = tests![
@@ -31,50 +32,6 @@ const ONLY_HOT: Resets = Resets {
 };
 /// A dword of RAM that no boot overwrites.
 const BOOTS: u32 = 0x6_0000;
-
-/// The outcome of a reset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Outcome {
-    #[default]
-    Works,
-    Fails,
-    Absent,
-}
-
-impl Outcome {
-    /// The error number of a reset that does not work.
-    pub fn check(self) -> Result<(), i32> {
-        match self {
-            Self::Works => Ok(()),
-            Self::Fails => Err(libc::EAGAIN),
-            Self::Absent => Err(libc::ENOTTY),
-        }
-    }
-}
-
-/// How a device can be reset.
-#[derive(Clone, Copy, Default)]
-pub struct Resets {
-    pub own: Outcome,
-    pub hot: Outcome,
-    /// Devices that a hot reset resets; empty where the bus has no hot reset.
-    pub bus: &'static [&'static str],
-}
-
-impl Resets {
-    pub const NONE: Self = Self {
-        own: Outcome::Absent,
-        hot: Outcome::Absent,
-        bus: &[],
-    };
-
-    pub fn scope(&self) -> Result<Vec<String>, i32> {
-        if self.bus.is_empty() {
-            return Err(libc::ENODEV);
-        }
-        Ok(self.bus.iter().map(|name| name.to_string()).collect())
-    }
-}
 
 impl FakeDevice {
     /// The device has no reset.

@@ -1,4 +1,11 @@
 //! Tests of the source tree itself: what its documents and manifests promise is so.
 
+mod libraries;
+mod metadata;
+mod msrv;
+mod named;
+mod names;
 mod source;
+mod tour;
 mod walls;
+mod words;

@@ -1,21 +1,21 @@
-//! `make demo`: boots a stock kernel with a passed-through NVMe disk, and tells the story as it goes.
-//! Ends with 0 only when the guest read the disk by DMA and was interrupted for it.
+//! `make demo`: boots a stock kernel with a passed-through NVMe disk, and reports each step.
+//! The exit status is 0 only when the guest read the disk by DMA and got its interrupts.
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use lab::Result;
 use lab::disk::Disk;
 use lab::expect;
 use lab::kernel::Choice;
-use lab::machine::Machine;
 use lab::progress::Step;
-use lab::scenario::{Image, Lab, Scenario};
+use lab::runner;
+use lab::scenario::Scenario;
+use lab::setup::Lab;
 use lab::transcript::{Line, Speaker, number, value};
 
-/// What the guest's kernel says that belongs to the story.
-const TELLING: [&str; 7] = [
+/// Lines of the guest's kernel that the demo shows.
+const SHOWN: [&str; 7] = [
     "Linux version",
     "Command line:",
     "Hypervisor detected",
@@ -49,7 +49,7 @@ fn demo() -> Result<()> {
     let mut story = Story {
         waiting: Some(Step::start("switching it on")),
     };
-    let passed = scenario.run(&lab, &mut |line| story.hear(line))?;
+    let passed = runner::run(&scenario, &lab, &mut |line| story.hear(line))?;
     heading("Seen");
     tell("the guest read the disk's text by DMA, with an MSI-X interrupt for each read,");
     tell("what it wrote is in the image, and L1's own driver has the disk again.");
@@ -60,7 +60,7 @@ fn demo() -> Result<()> {
     Ok(())
 }
 
-/// What L0 is, and why a machine is emulated on it.
+/// Describes L0, on which the demo emulates a machine.
 fn host() {
     heading("L0: this host");
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
@@ -78,32 +78,28 @@ fn host() {
 fn scenario(disk: &Disk) -> Scenario {
     let bdf = disk.bdf();
     let owned = disk.clone();
-    Scenario {
-        name: "demo",
-        machine: Machine::with_disks(std::slice::from_ref(disk)),
-        kernel: Choice::Stock,
-        image: Image::BzImage,
-        script: format!(
-            "typed() {{ say \"typed $*\"; eval \"$*\"; }}\n\
-             say iommu-groups $(ls /sys/kernel/iommu_groups | wc -l)\n\
-             say device {bdf} driver=$(driver_of {bdf}) group=$(group_of {bdf})\n\
-             typed 'mini-vmm host bind {bdf}'\n\
-             say device {bdf} driver=$(driver_of {bdf}) group=$(group_of {bdf})\n\
-             run_vmm --kernel bzImage --initrd initrd --vfio {bdf}\n\
-             typed 'mini-vmm host unbind {bdf}'\n\
-             say_back {bdf}\n"
-        ),
-        limit: Duration::from_secs(150),
-        check: Box::new(move |outcome| {
+    let script = format!(
+        "typed() {{ say \"typed $*\"; eval \"$*\"; }}\n\
+         say iommu-groups $(ls /sys/kernel/iommu_groups | wc -l)\n\
+         say device {bdf} driver=$(driver_of {bdf}) group=$(group_of {bdf})\n\
+         typed 'mini-vmm host bind {bdf}'\n\
+         say device {bdf} driver=$(driver_of {bdf}) group=$(group_of {bdf})\n\
+         run_vmm $boot --vfio {bdf}\n\
+         typed 'mini-vmm host unbind {bdf}'\n\
+         say_back {bdf}\n"
+    );
+    Scenario::new("demo")
+        .kernel(Choice::Stock)
+        .disk(disk.clone())
+        .script(script, move |outcome| {
             let run = expect::run(outcome, 0)?;
-            expect::exit(&run, 0)?;
+            expect::ended_well(&run)?;
             expect::worked(outcome, &run, &owned)?;
             expect::back_with_guest_text(outcome, &owned)
-        }),
-    }
+        })
 }
 
-/// Turns lines into a story as they come.
+/// Shows lines of L1's serial port as they come.
 struct Story {
     waiting: Option<Step>,
 }
@@ -158,10 +154,10 @@ impl Story {
     }
 }
 
-/// The guest's console: its /init's facts, and those of its kernel's lines that tell something.
+/// Shows the guest's console: facts of its /init, and some lines of its kernel.
 fn guest(text: &str) {
     let Some(fact) = text.strip_prefix("L2: ") else {
-        if TELLING.iter().any(|word| text.contains(word)) {
+        if SHOWN.iter().any(|word| text.contains(word)) {
             tell(&format!("  {text}"));
         }
         return;
@@ -202,7 +198,7 @@ fn command(text: &str) {
     say(&format!("  # {text}"));
 }
 
-/// A reader that went away is no reason to stop a run half-way.
+/// Ignores errors: a closed pipe must not stop the demo half-way.
 fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -1,8 +1,8 @@
-//! Runs in L1 and L2: one admin command without data to an NVMe controller, which no file of the
-//! kernel's can do (NVM Express Base 2.0, 5; `struct nvme_passthru_cmd` of linux/nvme_ioctl.h).
+//! Sends an admin command without data to an NVMe controller, in L1 and L2 (NVM Express Base 2.0,
+//! 5; `struct nvme_passthru_cmd` of linux/nvme_ioctl.h). sysfs has no file for these commands.
 //!
-//! `nvme-admin /dev/nvme0 OPCODE CDW10 CDW11`, numbers in decimal or with 0x. The controller's status
-//! is the exit code, as far as it fits; 255 is an error of the kernel's.
+//! `nvme-admin /dev/nvme0 OPCODE CDW10 CDW11`, with numbers in decimal or after 0x. The exit status
+//! is the low byte of the controller's status, and 255 for an error of the kernel.
 
 use std::fs::File;
 use std::io;
@@ -73,8 +73,8 @@ fn send(device: &str, opcode: u8, cdw10: u32, cdw11: u32) -> io::Result<i32> {
         cdw11,
         ..Command::default()
     };
-    // SAFETY: the kernel reads and writes a structure of the size that the ioctl's number says, which
-    // lives for the call.
+    // SAFETY: the kernel reads and writes one structure, whose size is in the ioctl's number and
+    // which lives for the call.
     let status = unsafe { libc::ioctl(file.as_raw_fd(), NVME_IOCTL_ADMIN_CMD, &mut command) };
     if status < 0 {
         return Err(io::Error::last_os_error());

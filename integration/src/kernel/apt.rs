@@ -1,19 +1,19 @@
-//! Finding and downloading kernel packages with apt, without installing them.
-//! Lists that are empty or stale are updated once, and the question asked again.
+//! Finds and downloads kernel packages with apt, without installing them. If that fails, the
+//! package lists are updated, and the lab tries once more.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::Choice;
+use super::choice::Choice;
 use crate::error::{Error, Result};
 use crate::host;
 
-/// What the release's own kernel is called in every release.
+/// The package that depends on the release's own kernel, in every release of Debian.
 const META: &str = "linux-image-cloud-amd64";
 
-/// Downloads the packages of the kernel into `work`; the first is the one that names it.
-/// One that the cache already has is not downloaded again.
+/// Downloads the packages of a kernel into `work`. The file name of the first one names the kernel.
+/// A kernel that the cache has is not downloaded again.
 pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     if host::program("apt-get").is_none() {
         return Err(Error::cannot_run(
@@ -66,7 +66,7 @@ fn attempt(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     }
     let mut command = Command::new("apt-get");
     command.current_dir(work).args(["-q", "download"]);
-    // The download directory belongs to the caller, so apt's own user could not write there.
+    // apt's own user may not write to the directory, which belongs to the caller.
     command.args(["-o", "APT::Sandbox::User=root"]);
     host::output(command.args(&names))?;
     let found: Vec<PathBuf> = names
@@ -94,25 +94,25 @@ fn attempt(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// From a package that may only stand for others to those that hold the kernel and its modules.
+/// Finds the packages with the kernel and its modules, from one that may only depend on them.
 fn resolve(image: &str) -> Result<Vec<String>> {
-    let mut holds = vec![image.to_owned()];
-    // meta, image that stands for a split pair, the pair: three steps are enough
+    let mut packages = vec![image.to_owned()];
+    // At most three steps: the meta package, an image package that is split in two, the two.
     for _ in 0..3 {
-        let text = host::output(Command::new("apt-cache").args(["depends", &holds[0]]))?;
+        let text = host::output(Command::new("apt-cache").args(["depends", &packages[0]]))?;
         let deeper = kernel_dependencies(&text);
         if deeper.is_empty() {
             break;
         }
-        holds = deeper;
-        if holds.len() > 1 {
+        packages = deeper;
+        if packages.len() > 1 {
             break;
         }
     }
-    Ok(holds)
+    Ok(packages)
 }
 
-/// The packages with a kernel or its modules that `apt-cache depends` lists; kernel first.
+/// The packages with a kernel or its modules in the output of `apt-cache depends`, kernel first.
 fn kernel_dependencies(depends: &str) -> Vec<String> {
     let mut found: Vec<String> = depends
         .lines()
@@ -129,7 +129,7 @@ fn kernel_dependencies(depends: &str) -> Vec<String> {
     found
 }
 
-/// The file that `apt-get download` would write for a package.
+/// The name of the file that `apt-get download` writes for a package.
 fn file_name(package: &str) -> Result<String> {
     let uris = host::output(Command::new("apt-get").args([
         "-q",
@@ -145,7 +145,7 @@ fn file_name(package: &str) -> Result<String> {
         .ok_or_else(|| Error::failed(format!("apt-get names no file to download for {package}")))
 }
 
-/// The package with the highest version between a prefix and a suffix.
+/// The package with the highest version between a prefix and a suffix of its name.
 fn newest(names: &str, prefix: &str, suffix: &str) -> Option<String> {
     names
         .lines()
@@ -201,7 +201,8 @@ mod tests {
         let whole =
             "linux-image-6.1.0-56-cloud-amd64\n  Depends: kmod\n  Depends: initramfs-tools\n";
         assert!(kernel_dependencies(whole).is_empty());
-        let split = "linux-image-7.2-cloud-amd64\n  Depends: linux-modules-7.2-cloud-amd64\n  Depends: linux-binary-7.2-cloud-amd64\n";
+        let split = "linux-image-7.2-cloud-amd64\n  Depends: linux-modules-7.2-cloud-amd64\n  \
+                     Depends: linux-binary-7.2-cloud-amd64\n";
         assert_eq!(
             kernel_dependencies(split),
             [

@@ -1,29 +1,28 @@
-//! The lab's own kernel: Debian's source, the smallest configuration that the kernel itself knows,
-//! and resources/lab-kernel.config on top of it.
+//! Builds the lab's own kernel from Debian's source. Its configuration is `make tinyconfig` with
+//! the options of integration/resources/lab-kernel.config.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::entries;
 use crate::error::{Context, Error, Result};
-use crate::host;
+use crate::host::{self, entries};
 use crate::progress::Step;
+use crate::scripts::KERNEL_CONFIG as CONFIG;
 
-/// What is wanted of the kernel.
-const CONFIG: &str = include_str!("../../../resources/lab-kernel.config");
-
-/// A copy of CONFIG in the cache, from which resources/install-deps.sh sees what was built.
+/// A copy of the options in the cache, by which resources/install-deps.sh tells whether the cached
+/// kernel is the current one.
 const COPY: &str = "lab-kernel.config";
 
-/// What building takes, beside a compiler.
+/// The tools that a build needs.
 const TOOLS: [&str; 7] = ["make", "cc", "flex", "bison", "bc", "xz", "zstd"];
 
-/// objtool, which the kernel builds for itself, wants this.
+/// The kernel's build compiles objtool, which needs this header.
 const LIBELF: &str = "/usr/include/libelf.h";
 
-/// Part of the cache's key: another configuration is another kernel (FNV-1a).
+/// A hash of the options (FNV-1a) for the kernel's key in the cache: other options are another
+/// kernel.
 pub fn suffix() -> String {
     let hash = CONFIG.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| {
         (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
@@ -31,7 +30,7 @@ pub fn suffix() -> String {
     format!("-{hash:016x}")
 }
 
-/// Whether this machine has what building takes.
+/// Checks that this machine has all tools for a build.
 pub fn can_build() -> Result<()> {
     let mut missing: Vec<&str> = TOOLS
         .into_iter()
@@ -53,7 +52,7 @@ pub fn can_build() -> Result<()> {
     }
 }
 
-/// Builds the kernel of an unpacked `linux-source` package: `vmlinuz`, and no module to load.
+/// Builds the kernel of an unpacked `linux-source` package. The result has no modules.
 pub fn fill(tree: &Path, filled: &Path, step: &Step) -> Result<()> {
     step.at("unpacking the source");
     let archive = entries(&tree.join("usr/src"))
@@ -77,7 +76,8 @@ pub fn fill(tree: &Path, filled: &Path, step: &Step) -> Result<()> {
     fs::write(filled.join(COPY), CONFIG).context("keep the configuration")
 }
 
-/// The kernel drops what it does not know or cannot have, so what came out is compared.
+/// Writes the configuration. The kernel's build drops options that are unknown or whose
+/// dependencies are missing, so the result is compared with the options.
 fn configure(source: &Path) -> Result<()> {
     let config = source.join(".config");
     host::output(make(source).arg("tinyconfig"))?;
@@ -90,13 +90,13 @@ fn configure(source: &Path) -> Result<()> {
         Ok(())
     } else {
         Err(Error::failed(format!(
-            "this kernel does not take these lines of resources/lab-kernel.config: {}",
+            "this kernel does not take these lines of integration/resources/lab-kernel.config: {}",
             lost.join(", ")
         )))
     }
 }
 
-/// Options that were asked for and are not there; one that was to be off may be unknown.
+/// The options that the configuration lacks. An option that must be off may be unknown.
 fn lost<'a>(wanted: &'a str, came_out: &str) -> Vec<&'a str> {
     wanted
         .lines()
@@ -148,7 +148,7 @@ fn compile(source: &Path, step: &Step) -> Result<()> {
 
 fn make(source: &Path) -> Command {
     let mut make = Command::new("make");
-    // Run from make or cargo, these would speak to the kernel's own build.
+    // make and cargo set these for their children; the kernel's build must not read them.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CARGO", "RUSTFLAGS"] {
         make.env_remove(name);
     }

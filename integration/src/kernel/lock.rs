@@ -1,4 +1,4 @@
-//! One at a time: a lock on a file, let go when the guard is dropped or its process ends.
+//! A lock on a file, for one process at a time. The lock ends with its guard or with the process.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::{Context, Error, Result};
 
-/// Holds the lock.
+/// The lock, until dropped.
 #[derive(Debug)]
 pub struct Guard {
     _file: File,
@@ -16,7 +16,7 @@ pub struct Guard {
 pub fn take(path: &Path) -> Result<Guard> {
     let file = File::create(path).context(format!("make {}", path.display()))?;
     let lock = |how| {
-        // SAFETY: flock takes a descriptor, which `file` keeps open, and touches no memory.
+        // SAFETY: `file` keeps the descriptor open, and flock accesses no memory.
         unsafe { libc::flock(file.as_raw_fd(), how) == 0 }
     };
     if !lock(libc::LOCK_EX | libc::LOCK_NB) {

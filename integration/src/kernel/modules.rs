@@ -1,5 +1,5 @@
-//! The modules that make L1 a host for passthrough, in the order in which they must be loaded.
-//! Packages carry no modules.dep, so the order comes from each module's own "depends" field.
+//! The modules that L1 needs for passthrough, in the order in which they must be loaded. Packages
+//! have no modules.dep, so the order comes from the "depends" field of each module.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,18 +8,18 @@ use std::process::Command;
 
 use crate::error::{Context, Error, Result};
 
-/// What L1 wants loaded. What a kernel has built in, or has not at all, is passed over here;
-/// L1 itself shows whether /dev/kvm and vfio-pci are there.
+/// The modules that L1 loads. A module that the package lacks is left out: the kernel may have it
+/// built in. If not, a scenario fails because /dev/kvm or vfio-pci is missing.
 const WANTED: [&str; 4] = ["kvm-amd", "vfio_iommu_type1", "vfio-pci", "nvme"];
 
-/// Copies the wanted modules and those they depend on, unpacked, and writes their order.
+/// Unpacks these modules and those that they depend on, and writes the order of all.
 pub fn collect(tree: &Path, into: &Path) -> Result<()> {
     let mut files = BTreeMap::new();
     for root in ["lib/modules", "usr/lib/modules"] {
         index(&tree.join(root), &mut files);
     }
     if files.is_empty() {
-        return Err(Error::failed("the kernel package holds no modules"));
+        return Err(Error::failed("the kernel package has no modules"));
     }
     let mut order = Vec::new();
     for name in WANTED {
@@ -30,7 +30,7 @@ pub fn collect(tree: &Path, into: &Path) -> Result<()> {
     fs::write(into.join("order"), text).context("write the modules' order")
 }
 
-/// Module names use - and _ interchangeably.
+/// The name with underscores: module names use - and _ interchangeably.
 fn key(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -39,7 +39,7 @@ fn index(dir: &Path, files: &mut BTreeMap<String, PathBuf>) {
     let Ok(list) = fs::read_dir(dir) else { return };
     for entry in list.flatten() {
         let path = entry.path();
-        // "build" and "source" links lead out of the tree
+        // The links "build" and "source" point out of the tree, and are not followed.
         let Ok(kind) = entry.file_type() else {
             continue;
         };
@@ -97,7 +97,7 @@ fn unpacked(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// The "depends=" entry of a module's .modinfo section: names separated by commas.
+/// The names in the "depends=" entry of a module's .modinfo section.
 fn depends(module: &[u8]) -> Vec<String> {
     const FIELD: &[u8] = b"\0depends=";
     let Some(at) = module

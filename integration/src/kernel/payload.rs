@@ -1,5 +1,6 @@
-//! The ELF kernel inside a bzImage: found by the boot protocol's header, unpacked by its magic.
-//! Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length.
+//! Unpacks the ELF kernel inside of a bzImage. The header of the boot protocol has the payload's
+//! offset and length (Documentation/arch/x86/boot.rst, setup_sects, payload_offset,
+//! payload_length); the payload's first bytes tell its format.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -11,7 +12,7 @@ const MAGIC: usize = 0x202;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
-/// First bytes of each format that a kernel can be packed in, and the command that unpacks it.
+/// The first bytes of each format of a kernel, and the command that unpacks the format.
 const FORMATS: [(&[u8], &[&str]); 6] = [
     (b"\x28\xb5\x2f\xfd", &["zstd", "-dc"]),
     (b"\xfd7zXZ\0", &["xz", "-dc", "--single-stream"]),
@@ -30,11 +31,7 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     let (_, tool) = FORMATS
         .iter()
         .find(|(magic, _)| packed.starts_with(magic))
-        .ok_or_else(|| {
-            Error::failed(
-                "the kernel inside the bzImage is packed in a format that is not known here",
-            )
-        })?;
+        .ok_or_else(|| Error::failed("the kernel inside of the bzImage has an unknown format"))?;
     let mut child = Command::new(tool[0])
         .args(&tool[1..])
         .stdin(Stdio::piped())
@@ -44,7 +41,7 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
         .context(format!("run {} to unpack the kernel", tool[0]))?;
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
     let input = packed.to_vec();
-    // A tool may stop reading at the end of its stream and before that of the payload.
+    // A tool may stop reading at the end of its stream, which is before that of the payload.
     let feeder = std::thread::spawn(move || {
         let _ = stdin.write_all(&input);
     });
@@ -52,8 +49,8 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
         .wait_with_output()
         .context(format!("read what {} unpacks", tool[0]))?;
     let _ = feeder.join();
-    // The last four bytes are the unpacked size, which some tools call trailing garbage and fail on:
-    // what counts is that all of the ELF came out.
+    // The last four bytes are the unpacked size. Some tools fail on them as trailing garbage, so
+    // the exit status is ignored, and the size of the output is checked.
     let size = packed
         .last_chunk::<4>()
         .map_or(0, |bytes| u32::from_le_bytes(*bytes));

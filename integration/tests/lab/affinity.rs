@@ -1,94 +1,64 @@
-//! Interrupts on the CPU where they are wanted: one queue a CPU, and interrupts of each kind that are
-//! moved round while they are in use. The disks are read and written at random meanwhile, by all CPUs.
-
-use std::time::Duration;
+//! Interrupts on the CPU that the guest chose: one queue for each CPU, and interrupts of each kind
+//! that the guest moves from CPU to CPU. All CPUs read and write the disk at random meanwhile.
 
 use lab::Result;
-use lab::disk::{Disk, Wiring};
-use lab::kernel::Choice;
-use lab::machine::Machine;
-use lab::scenario::{Check, Image, Scenario};
+use lab::command::Vmm;
+use lab::disk::{Controller, Disk};
+use lab::expect::{expect, guest, loaded};
+use lab::scenario::Scenario;
 use lab::transcript::{Run, number, value};
-
-use lab::expect::{back_with_guest_text, expect, guest, loaded, worked_by};
-
-use crate::both;
-
-const LIMIT: Duration = Duration::from_secs(240);
 
 /// Virtual CPUs.
 const CPUS: u64 = 4;
 
-/// Workers on the disk, two a CPU, and what each does by each interface.
+/// Workers on the disk, two for each CPU, and the operations of each by each interface.
 const WORKERS: u32 = 8;
 const OPERATIONS: u32 = 300;
 
+const NVME: Disk = Disk::new("lab-disk", 5);
+
 pub fn all() -> Vec<Scenario> {
-    let load = |disk: Disk| disk.loaded(WORKERS, OPERATIONS, 2);
     vec![
-        a_queue_each(load(Disk::new("lab-disk", 5))),
-        moved(
+        loaded_disk("nvme_has_a_queue_on_each_cpu", NVME, "lab.act=queues")
+            .interrupt_chip("MSIX")
+            .each_run(|_, run| queues(run)),
+        loaded_disk(
             "nvme_by_its_interrupt_pin_moved_while_reading",
-            load(Disk::new("lab-disk", 5)),
-            "pci=nomsi",
-            "IO-APIC",
-        ),
-        moved(
+            NVME,
+            "pci=nomsi lab.act=churn",
+        )
+        .interrupt_chip("IO-APIC")
+        .each_run(|_, run| churned(run)),
+        loaded_disk(
             "nvme_by_one_vector_moved_while_reading",
-            load(Disk::wired("lab-disk", 5, Wiring::NvmeOneVector)),
-            "",
-            "MSIX",
-        ),
-        moved(
+            Disk::behind("lab-disk", 5, Controller::NvmeOneVector),
+            "lab.act=churn",
+        )
+        .interrupt_chip("MSIX")
+        .each_run(|_, run| churned(run)),
+        loaded_disk(
             "sata_by_msi_moved_while_reading",
-            load(Disk::wired("sata-disk", 7, Wiring::Sata)),
-            "",
-            "MSI",
-        ),
+            Disk::behind("sata-disk", 7, Controller::Sata),
+            "lab.act=churn",
+        )
+        .each_run(|_, run| churned(run)),
     ]
 }
 
-fn scenario(name: &'static str, disk: &Disk, act: &str, words: &str, check: Check) -> Scenario {
-    let bdf = disk.bdf();
-    let plan = disk.load;
-    let script = both::script(&bdf, &format!("--cpus {CPUS}"), |round| {
-        let plan = plan.map_or_else(String::new, |plan| plan.in_round(round).to_string());
-        format!("{words} lab.act={act} lab.load={plan}")
-    });
-    Scenario {
-        name,
-        machine: Machine::with_disks(std::slice::from_ref(disk)),
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        script: format!("{script}give_back {bdf}\n"),
-        limit: LIMIT,
-        check,
-    }
+/// A disk with a plan of random reads and writes, one round of the plan by each interface.
+fn loaded_disk(name: &'static str, disk: Disk, words: &str) -> Scenario {
+    let disk = disk.loaded(WORKERS, OPERATIONS, 2);
+    let plan = |round| disk.load.map(|plan| plan.in_round(round).to_string());
+    let words = |round| format!("{words} lab.load={}", plan(round).unwrap_or_default());
+    Scenario::new(name)
+        .limit(240)
+        .disk(disk.clone())
+        .by_each_interface(|round| Vmm::new(format!("--cpus {CPUS}")).cmdline(words(round)))
+        .each_run(move |round, run| loaded(run, &disk, round))
 }
 
-/// Linux keeps the vectors of NVMe's I/O queues where it put them, one a CPU, and lets only that of
-/// the admin queue be moved: it goes three times round while all CPUs read.
-fn a_queue_each(disk: Disk) -> Scenario {
-    let check = {
-        let disk = disk.clone();
-        move |outcome: &_| {
-            both::check(outcome, |round, run| {
-                worked_by(outcome, run, &disk, "MSIX")?;
-                loaded(run, &disk, round)?;
-                queues(run)
-            })?;
-            back_with_guest_text(outcome, &disk)
-        }
-    };
-    scenario(
-        "nvme_has_a_queue_on_each_cpu",
-        &disk,
-        "queues",
-        "",
-        Box::new(check),
-    )
-}
-
+/// Linux gives each I/O queue of NVMe a vector on a CPU of its own and keeps the vector there. Only
+/// the admin queue's vector may move: it goes to each CPU three times while all CPUs read.
 fn queues(run: &Run<'_>) -> Result<()> {
     for cpu in 0..CPUS {
         for (key, least) in [("queue", 200), ("since-boot", 400)] {
@@ -98,9 +68,7 @@ fn queues(run: &Run<'_>) -> Result<()> {
                 .unwrap_or_default();
             let [here, all] = ["here", "all"].map(|name| number(fact, name).unwrap_or(0));
             expect(here >= least && here == all, || {
-                format!(
-                    "not all of CPU {cpu}'s was answered on its own queue and CPU: {key} {fact}"
-                )
+                format!("not all reads of CPU {cpu} came back by its own queue: {key} {fact}")
             })?;
         }
         let moved = run
@@ -117,28 +85,9 @@ fn queues(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// A function with one interrupt, and nobody minds where it goes: a read whose interrupt is lost on
-/// the way would time out, one that sticks would be the last.
-fn moved(
-    name: &'static str,
-    disk: Disk,
-    words: &'static str,
-    controller: &'static str,
-) -> Scenario {
-    let check = {
-        let disk = disk.clone();
-        move |outcome: &_| {
-            both::check(outcome, |round, run| {
-                worked_by(outcome, run, &disk, controller)?;
-                loaded(run, &disk, round)?;
-                churned(run)
-            })?;
-            back_with_guest_text(outcome, &disk)
-        }
-    };
-    scenario(name, &disk, "churn", words, Box::new(check))
-}
-
+/// The function has one interrupt, which the guest moves while it reads. A read whose interrupt is
+/// lost on the way would time out; an interrupt that stays on one CPU would not be counted by
+/// others.
 fn churned(run: &Run<'_>) -> Result<()> {
     let churned = guest(run, "churned")?;
     let [moves, reads, interrupts] =
@@ -156,6 +105,6 @@ fn churned(run: &Run<'_>) -> Result<()> {
     }
     let heard = run.guest("heard").count() as u64;
     expect(heard == CPUS, || {
-        format!("{heard} CPUs were asked, not {CPUS}")
+        format!("{heard} CPUs counted the interrupt, not {CPUS}")
     })
 }

@@ -1,64 +1,48 @@
 //! Devices other than NVMe: SATA with an I/O BAR, USB, a network card by each kind of interrupt,
 //! memory in a prefetchable BAR, and QEMU's teaching device; each by both interfaces to the IOMMU.
 
-use std::time::Duration;
-
 use lab::Result;
-use lab::disk::{Disk, Wiring};
+use lab::command::Vmm;
+use lab::disk::{Controller, Disk};
 use lab::error::Context;
-use lab::kernel::Choice;
-use lab::machine::Machine;
-use lab::scenario::{Image, Scenario};
+use lab::expect::{expect, guest};
+use lab::machine::NETWORK_CARD;
+use lab::outcome::Outcome;
+use lab::scenario::Scenario;
 use lab::transcript::{Run, number};
 
-use lab::expect::{back_with_guest_text, expect, guest, worked_by};
-
-use crate::both;
-
-const LIMIT: Duration = Duration::from_secs(150);
+const SATA: Disk = Disk::behind("sata-disk", 7, Controller::Sata);
 
 pub fn all() -> Vec<Scenario> {
-    let sata = || Disk::wired("sata-disk", 7, Wiring::Sata);
-    let usb = || Disk::wired("usb-stick", 8, Wiring::Usb);
     vec![
-        disk("sata_by_msi", sata(), "", "MSI"),
-        disk("sata_by_its_interrupt_pin", sata(), "pci=nomsi", "IO-APIC"),
-        disk("usb_stick_by_msix", usb(), "", "MSI"),
+        Scenario::new("sata_by_msi")
+            .disk(SATA)
+            .by_each_interface(|_| "".into())
+            .each_run(|_, run| io_bar(run)),
+        Scenario::new("sata_by_its_interrupt_pin")
+            .disk(SATA)
+            .by_each_interface(|_| Vmm::new("").cmdline("pci=nomsi"))
+            .interrupt_chip("IO-APIC")
+            .each_run(|_, run| io_bar(run)),
+        Scenario::new("usb_stick_by_msix")
+            .disk(Disk::behind("usb-stick", 8, Controller::Usb))
+            .by_each_interface(|_| "".into()),
         network("network_by_msix", "", "MSIX"),
-        network("network_by_its_interrupt_pin", "pci=nomsi", "IO-APIC"),
-        shared_memory(),
-        edu(),
+        network("network_by_its_interrupt_pin", "pci=nomsi ", "IO-APIC"),
+        shared_memory("memory_shared_through_a_bar"),
+        // The device has address lines for 256 MiB of RAM.
+        Scenario::new("edu_by_msi_and_by_its_interrupt_pin")
+            .qemu(&["-device", "edu,addr=b"])
+            .function("0000:00:0b.0")
+            .by_each_interface(|_| Vmm::new("--memory 256M").cmdline(EDU))
+            .each_run(|_, run| edu_did(run)),
     ]
 }
 
-fn disk(name: &'static str, disk: Disk, cmdline: &str, controller: &'static str) -> Scenario {
-    let bdf = disk.bdf();
-    Scenario {
-        name,
-        machine: Machine::with_disks(std::slice::from_ref(&disk)),
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        script: format!(
-            "{}give_back {bdf}\n",
-            both::script(&bdf, "", |_| cmdline.into())
-        ),
-        limit: LIMIT,
-        check: Box::new(move |outcome| {
-            both::check(outcome, |_, run| {
-                worked_by(outcome, run, &disk, controller)?;
-                if disk.wiring == Wiring::Sata {
-                    io_bar(run.guest("bar"))?;
-                }
-                Ok(())
-            })?;
-            back_with_guest_text(outcome, &disk)
-        }),
-    }
-}
-
 /// The guest gave ports to one BAR and memory to another (the kernel's IORESOURCE_IO and _MEM).
-fn io_bar<'a>(facts: impl Iterator<Item = &'a str>) -> Result<()> {
-    let flags: Vec<u64> = facts
+fn io_bar(run: &Run<'_>) -> Result<()> {
+    let flags: Vec<u64> = run
+        .guest("bar")
         .filter_map(|fact| u64::from_str_radix(fact.split_once("flags=0x")?.1, 16).ok())
         .collect();
     let has = |kind: u64| flags.iter().any(|flags| flags & 0x300 == kind);
@@ -67,34 +51,25 @@ fn io_bar<'a>(facts: impl Iterator<Item = &'a str>) -> Result<()> {
     })
 }
 
-/// The file that crosses the network holds the numbers to this one, a line each: the guest counts too.
+/// The file that crosses the network has a line for each number up to this one; the guest writes
+/// the same lines to compare.
 const NUMBERS: u32 = 40_000;
 
-/// QEMU's own network answers pings, and serves a file, without a packet leaving L0.
-fn network(name: &'static str, cmdline: &str, controller: &'static str) -> Scenario {
+/// QEMU's own network answers pings and serves a file, and no packet leaves L0.
+fn network(name: &'static str, words: &'static str, chip: &'static str) -> Scenario {
     let numbers: String = (1..=NUMBERS).map(|n| format!("{n}\n")).collect();
     let same = format!("same bytes={}", numbers.len());
-    let mut machine = Machine::with_device(&[
-        "-netdev",
-        "user,id=net,restrict=on,tftp={dir}",
-        "-device",
-        "e1000e,netdev=net,addr=9,romfile=",
-    ]);
-    machine.files.push(("numbers", numbers.into_bytes()));
-    Scenario {
-        name,
-        machine,
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        script: both::script("0000:00:09.0", "", |_| format!("{cmdline} lab.act=net")),
-        limit: LIMIT,
-        check: Box::new(move |outcome| {
-            both::check(outcome, |_, run| packets(run, controller, &same))
-        }),
-    }
+    let mut card = NETWORK_CARD;
+    card[1] = "user,id=net,restrict=on,tftp={dir}";
+    Scenario::new(name)
+        .qemu(&card)
+        .machine(|l1| l1.files.push(("numbers", numbers.into_bytes())))
+        .function("0000:00:09.0")
+        .by_each_interface(|_| Vmm::new("").cmdline(format!("{words}lab.act=net")))
+        .each_run(move |_, run| packets(run, chip, &same))
 }
 
-fn packets(run: &Run<'_>, controller: &str, same: &str) -> Result<()> {
+fn packets(run: &Run<'_>, chip: &str, same: &str) -> Result<()> {
     let ping = guest(run, "ping")?;
     expect(ping == "sent=200 received=200", || {
         format!("not all pings were answered: {ping}")
@@ -104,67 +79,50 @@ fn packets(run: &Run<'_>, controller: &str, same: &str) -> Result<()> {
     expect(after >= before + 200, || {
         format!("too few interrupts for 200 pings: {interrupts}")
     })?;
-    expect(
-        run.guest("irq").any(|line| line.contains(controller)),
-        || format!("no {controller} line of the card is in the guest's /proc/interrupts"),
-    )?;
+    expect(run.guest("irq").any(|line| line.contains(chip)), || {
+        format!("no {chip} line of the card is in the guest's /proc/interrupts")
+    })?;
     let file = guest(run, "file")?;
     expect(file == same, || {
         format!("the file came as \"{file}\" instead of \"{same}\"")
     })
 }
 
-/// Offsets of the words that are written and read; resources/l2-acts.sh has them too.
+/// Offsets of the words that are written and read. integration/resources/l2-acts.sh has the same.
 const SHARED: [usize; 3] = [0, 4096, 1_048_572];
 
-/// What the host leaves at an offset.
+/// What the host writes at an offset.
 fn from_host(at: usize) -> u32 {
     0x1057_0000 + at as u32
 }
 
-/// What the guest of a run leaves there.
+/// What the guest of a run writes at an offset.
 fn from_guest(round: u32, at: usize) -> u32 {
     0x600d_0000 + (round << 24) + at as u32
 }
 
-/// The device's third BAR is a file of the host's: written by each, read by the other. The second
-/// guest finds what the first one left.
-fn shared_memory() -> Scenario {
+/// The device's third BAR is a file of the host. Host and guest each read what the other wrote, and
+/// the second guest reads what the first one wrote.
+fn shared_memory(name: &'static str) -> Scenario {
     let mut memory = vec![0; 1 << 20];
     for at in SHARED {
         memory[at..at + 4].copy_from_slice(&from_host(at).to_le_bytes());
     }
-    let mut machine = Machine::with_device(&[
-        "-object",
-        "memory-backend-file,id=shared,size=1M,share=on,mem-path={dir}/shared",
-        "-device",
-        "ivshmem-plain,memdev=shared,addr=a",
-    ]);
-    machine.files.push(("shared", memory));
-    Scenario {
-        name: "memory_shared_through_a_bar",
-        machine,
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        script: both::script("0000:00:0a.0", "", |round| {
-            format!("lab.act=memory-{round}")
-        }),
-        limit: LIMIT,
-        check: Box::new(|outcome| {
-            both::check(outcome, shared)?;
-            let memory = std::fs::read(outcome.dir.join("shared")).context("read the memory")?;
-            for at in SHARED {
-                let found = u32::from_le_bytes([0, 1, 2, 3].map(|n| memory[at + n]));
-                expect(found == from_guest(1, at), || {
-                    format!("the host finds {found:#x} at {at}, where the last guest wrote")
-                })?;
-            }
-            Ok(())
-        }),
-    }
+    Scenario::new(name)
+        .qemu(&[
+            "-object",
+            "memory-backend-file,id=shared,size=1M,share=on,mem-path={dir}/shared",
+            "-device",
+            "ivshmem-plain,memdev=shared,addr=a",
+        ])
+        .machine(|l1| l1.files.push(("shared", memory)))
+        .function("0000:00:0a.0")
+        .by_each_interface(|round| Vmm::new("").cmdline(format!("lab.act=memory-{round}")))
+        .each_run(guest_shares)
+        .check(host_shares)
 }
 
-fn shared(round: u32, run: &Run<'_>) -> Result<()> {
+fn guest_shares(round: u32, run: &Run<'_>) -> Result<()> {
     for at in SHARED {
         let before = match round {
             0 => from_host(at),
@@ -187,23 +145,22 @@ fn shared(round: u32, run: &Run<'_>) -> Result<()> {
     )
 }
 
-/// A program of the guest's drives the device by VFIO, as it would on a host: factorials, DMA that bus
-/// mastering stops, interrupts by MSI and by the pin, each raised and acknowledged a hundred times.
-fn edu() -> Scenario {
-    Scenario {
-        name: "edu_by_msi_and_by_its_interrupt_pin",
-        machine: Machine::with_device(&["-device", "edu,addr=b"]),
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        // The device has address lines for as much.
-        script: both::script("0000:00:0b.0", "--memory 256M", |_| {
-            "lab.act=edu vfio.enable_unsafe_noiommu_mode=1".into()
-        }),
-        limit: LIMIT,
-        check: Box::new(|outcome| both::check(outcome, |_, run| edu_did(run))),
+fn host_shares(outcome: &Outcome) -> Result<()> {
+    let memory = std::fs::read(outcome.dir.join("shared")).context("read the memory")?;
+    for at in SHARED {
+        let found = u32::from_le_bytes([0, 1, 2, 3].map(|n| memory[at + n]));
+        expect(found == from_guest(1, at), || {
+            format!("the host finds {found:#x} at {at}, where the last guest wrote")
+        })?;
     }
+    Ok(())
 }
 
+/// The guest has no IOMMU, and its kernel must let VFIO work without.
+const EDU: &str = "lab.act=edu vfio.enable_unsafe_noiommu_mode=1";
+
+/// The guest's program (integration/src/bin/guest/edu.rs) drives the device by VFIO: factorials,
+/// DMA with and without bus mastering, and a hundred interrupts by MSI and by the pin.
 fn edu_did(run: &Run<'_>) -> Result<()> {
     for (key, said, times) in [
         ("edu", "driver=vfio-pci", 1),
@@ -220,11 +177,11 @@ fn edu_did(run: &Run<'_>) -> Result<()> {
             format!("the guest said {key} {facts:?}, and not \"{said}\" {times} times")
         })?;
     }
-    for (irq, controller) in [("Msi", "PCI-MSI"), ("Intx", "IO-APIC")] {
+    for (irq, chip) in [("Msi", "PCI-MSI"), ("Intx", "IO-APIC")] {
         expect(
             run.guest("irq")
-                .any(|line| line.starts_with(irq) && line.contains(controller)),
-            || format!("no {controller} line of the device is in the guest's /proc/interrupts"),
+                .any(|line| line.starts_with(irq) && line.contains(chip)),
+            || format!("no {chip} line of the device is in the guest's /proc/interrupts"),
         )?;
     }
     Ok(())

@@ -1,42 +1,60 @@
-//! `host check` and `host list` on real sysfs: on a machine as it should be, and on machines that
-//! lack one thing each. Where a line says what mends it, that is done, and must have mended it.
+//! `host check` and `host list` on real sysfs: on a machine that is ready, and on machines that
+//! lack one thing each. Where a line of the check names a remedy, the script applies the remedy,
+//! and the next check must pass.
 
-use std::time::Duration;
-
-use lab::disk::{Disk, Wiring};
+use lab::disk::{Controller, Disk};
 use lab::error::{Error, Result};
 use lab::expect::{ended_well, exit, expect, run};
 use lab::kernel::Choice;
-use lab::machine::Machine;
-use lab::scenario::{Image, Outcome, Scenario};
-use lab::transcript::{Run, Speaker};
+use lab::machine::NETWORK_CARD;
+use lab::outcome::Outcome;
+use lab::scenario::Scenario;
+use lab::transcript::Run;
 use serde_json::Value;
 
-const LIMIT: Duration = Duration::from_secs(150);
+const DISK: Disk = Disk::new("lab-disk", 5);
 
 pub fn all() -> Vec<Scenario> {
     vec![
         good(),
-        no_iommu(),
-        iommu_off(),
-        no_remapping(),
-        half_ready(),
-        ordinary_user(),
+        Scenario::new("host_check_without_an_iommu")
+            .kernel(Choice::Stock)
+            .machine(|l1| l1.iommu = false)
+            .disk(DISK)
+            .script(
+                "run_vmm host check\nrun_vmm host check 00:05.0\nrun_vmm host list\n",
+                no_iommu,
+            ),
+        // The firmware describes an IOMMU, and the kernel has been told not to use it.
+        Scenario::new("host_check_with_the_iommu_off")
+            .machine(|l1| l1.parameters = " intel_iommu=off")
+            .disk(DISK)
+            .script("run_vmm host check\n", |outcome| {
+                only(outcome, 0, "FAIL", "iommu", "boot with intel_iommu=on")
+            }),
+        Scenario::new("host_check_without_interrupt_remapping")
+            .machine(|l1| l1.remapping = false)
+            .disk(DISK)
+            .script(NO_REMAPPING, no_remapping),
+        Scenario::new("host_check_on_a_host_half_ready")
+            .kernel(Choice::Stock)
+            .disk(Disk::new("function-0", 5))
+            .disk(Disk::new("function-1", 5).at_function(1))
+            .script(HALF_READY, half_ready),
+        Scenario::new("host_check_by_an_ordinary_user")
+            .kernel(Choice::Stock)
+            .disk(DISK)
+            .script(ORDINARY_USER, ordinary_user),
     ]
 }
 
-/// What a command wrote to its standard output.
-fn output(run: &Run<'_>) -> String {
-    let lines = run.lines.iter().filter(|line| line.from == Speaker::Guest);
-    lines.map(|line| format!("{}\n", line.text)).collect()
-}
-
 fn json(run: &Run<'_>) -> Result<Value> {
-    serde_json::from_str(&output(run))
+    serde_json::from_str(&run.output())
         .map_err(|e| Error::failed(format!("\"{}\" wrote no JSON: {e}", run.command())))
 }
 
-/// The check's line of a name, with what mends it, if that is said: what follows the arrow.
+/// Finds the check's line of a level and a name, and returns the remedy below that line, which
+/// follows an arrow.
 fn line<'a>(text: &'a str, level: &str, name: &str, words: &str) -> Result<&'a str> {
     let mut lines = text.lines();
     let start = format!("{level}  {name}");
@@ -47,24 +65,23 @@ fn line<'a>(text: &'a str, level: &str, name: &str, words: &str) -> Result<&'a s
     });
     let found = found
         .ok_or_else(|| Error::failed(format!("no line \"{start} ... {words}\" in:\n{text}")))?;
-    let mend = lines.take_while(|line| line.starts_with(' '));
-    let mend = mend
-        .filter_map(|line| line.trim().strip_prefix("→ "))
-        .next();
-    expect(mend.is_some() == (level != "PASS"), || {
-        format!("\"{found}\" does not say what mends it, or does although nothing is amiss")
+    let remedy = lines
+        .take_while(|line| line.starts_with(' '))
+        .find_map(|line| line.trim().strip_prefix("→ "));
+    expect(remedy.is_some() == (level != "PASS"), || {
+        format!("\"{found}\" has no remedy, or has one although it passes")
     })?;
-    Ok(mend.unwrap_or_default())
+    Ok(remedy.unwrap_or_default())
 }
 
-/// A check with this exit status and this line; nothing else fails.
-fn only(outcome: &Outcome, index: usize, level: &str, name: &str, mend: &str) -> Result<()> {
+/// The check has this line, nothing else fails, and the exit status agrees.
+fn only(outcome: &Outcome, index: usize, level: &str, name: &str, remedy: &str) -> Result<()> {
     let run = run(outcome, index)?;
-    let text = output(&run);
+    let text = run.output();
     exit(&run, i32::from(level == "FAIL"))?;
     let said = line(&text, level, name, "")?;
-    expect(said.contains(mend), || {
-        format!("{name} says \"{said}\" without \"{mend}\"")
+    expect(said.contains(remedy), || {
+        format!("{name} says \"{said}\" without \"{remedy}\"")
     })?;
     let failed = text.lines().filter(|line| line.starts_with("FAIL")).count();
     let failed_here = text
@@ -76,7 +93,7 @@ fn only(outcome: &Outcome, index: usize, level: &str, name: &str, mend: &str) ->
     })
 }
 
-/// The list of PCI IDs that L1 has: names for some, so that both forms are seen.
+/// L1's list of PCI IDs: names for some devices only, so that the output has both forms.
 const NAMES: &str = "1b36  Red Hat, Inc.\\n\\t0010  QEMU NVM Express Controller\\n\
     8086  Intel Corporation\\n\\t10d3  82574L Gigabit Network Connection\\n";
 
@@ -86,32 +103,33 @@ const LIST: &str = include_str!("golden/host-list.txt");
 /// One of each: alone, two functions, two behind a bridge, a network card, a display, and a
 /// controller with virtual functions behind a port.
 fn good() -> Scenario {
-    let mut second = Disk::new("function-1", 6);
-    second.function = 1;
-    let disks = [
-        Disk::new("alone", 5),
-        Disk::new("function-0", 6),
-        second,
-        Disk::wired("bridged-a", 1, Wiring::NvmeBehindBridge),
-        Disk::wired("bridged-b", 2, Wiring::NvmeBehindBridge),
-    ];
-    let mut machine = Machine::with_device(&[
-        "-netdev",
-        "user,id=net,restrict=on",
-        "-device",
-        "e1000e,netdev=net,addr=9,romfile=",
-        "-device",
-        "VGA,addr=2",
-        "-device",
-        "pcie-root-port,id=above,chassis=1,addr=1c",
-        "-device",
-        "nvme-subsys,id=many",
-        "-device",
-        "nvme,serial=many,subsys=many,bus=above,max_ioqpairs=6,msix_qsize=7,\
-         sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2",
-    ]);
-    machine.disks = disks.to_vec();
-    let script = format!(
+    Scenario::new("host_check_and_list_on_a_good_machine")
+        .disk(Disk::new("alone", 5))
+        .disk(Disk::new("function-0", 6))
+        .disk(Disk::new("function-1", 6).at_function(1))
+        .disk(Disk::behind("bridged-a", 1, Controller::NvmeBehindBridge))
+        .disk(Disk::behind("bridged-b", 2, Controller::NvmeBehindBridge))
+        .qemu(&NETWORK_CARD)
+        .qemu(&[
+            "-device",
+            "VGA,addr=2",
+            "-device",
+            "pcie-root-port,id=above,chassis=1,addr=1c",
+            "-device",
+            "nvme-subsys,id=many",
+            "-device",
+            "nvme,serial=many,subsys=many,bus=above,max_ioqpairs=6,msix_qsize=7,\
+             sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2",
+        ])
+        .script(good_script(), |outcome| {
+            lists(outcome)?;
+            checks(outcome)?;
+            used_devices(outcome)
+        })
+}
+
+fn good_script() -> String {
+    format!(
         "mkdir -p /usr/share/misc\n\
          printf '{NAMES}' >/usr/share/misc/pci.ids\n\
          bind_vfio 0000:00:05.0\n\
@@ -133,90 +151,83 @@ fn good() -> Scenario {
          swapoff /dev/$(basename $(disk_of 0000:02:02.0))\n\
          ip addr flush dev eth0; ip link set eth0 down\n\
          run_vmm host check 02:01.0 02:02.0 00:09.0\n"
-    );
-    Scenario {
-        name: "host_check_and_list_on_a_good_machine",
-        machine,
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        script,
-        limit: LIMIT,
-        check: Box::new(|outcome| {
-            let listed = run(outcome, 0)?;
-            exit(&listed, 0)?;
-            let text = output(&listed);
-            expect(text == LIST, || {
-                format!("the list is not golden/host-list.txt, but:\n{text}")
-            })?;
-            expect(text.lines().all(|line| line.chars().count() <= 80), || {
-                format!("the list is wider than 80 columns:\n{text}")
-            })?;
-            list_for_programs(&json(&run(outcome, 1)?)?)?;
+    )
+}
 
-            let checked = run(outcome, 2)?;
-            exit(&checked, 0)?;
-            let text = output(&checked);
-            for name in [
-                "processor",
-                "kvm",
-                "iommu",
-                "interrupt-remapping",
-                "vfio-pci",
-                "vfio-container",
-                "iommufd",
-                "memory",
-                "memlock",
-                "huge-pages",
-                "addresses",
-                "device",
-                "group",
-                "driver",
-                "permission",
-                "reset",
-                "power",
-                "rom",
-                "in-use",
-            ] {
-                line(&text, "PASS", name, "")?;
-            }
-            line(&text, "PASS", "addresses", "16K of BARs")?;
-            let report = json(&run(outcome, 3)?)?;
-            let checks = report["checks"].as_array().map_or(0, Vec::len);
-            let lines = text.lines().filter(|line| line.starts_with("PASS")).count();
-            expect(report["good"] == true && checks == lines, || {
-                format!("the JSON has {checks} checks for {lines} lines, or is not good")
-            })?;
+fn lists(outcome: &Outcome) -> Result<()> {
+    let listed = run(outcome, 0)?;
+    exit(&listed, 0)?;
+    let text = listed.output();
+    expect(text == LIST, || {
+        format!("the list is not golden/host-list.txt, but:\n{text}")
+    })?;
+    expect(text.lines().all(|line| line.chars().count() <= 80), || {
+        format!("the list is wider than 80 columns:\n{text}")
+    })?;
+    list_for_programs(&json(&run(outcome, 1)?)?)
+}
 
-            let busy = run(outcome, 4)?;
-            exit(&busy, 1)?;
-            let text = output(&busy);
-            let mend = line(&text, "FAIL", "in-use", "is mounted at /srv/my data")?;
-            expect(mend == "as root: umount '/srv/my data'", || mend.into())?;
-            let mend = line(&text, "FAIL", "in-use", "is swap space")?;
-            expect(mend.starts_with("as root: swapoff /dev/nvme"), || {
-                mend.into()
-            })?;
-            let mend = line(&text, "FAIL", "in-use", "eth0 has the address 192.168.7.5")?;
-            let down = "as root: ip addr flush dev eth0; ip link set eth0 down";
-            expect(mend == down, || mend.into())?;
-            line(
-                &text,
-                "FAIL",
-                "in-use",
-                "the display that the firmware started with",
-            )?;
-
-            // Each was done as it was said.
-            let idle = run(outcome, 5)?;
-            exit(&idle, 0)?;
-            let text = output(&idle);
-            let free = text
-                .lines()
-                .filter(|line| line.starts_with("PASS  in-use "))
-                .count();
-            expect(free == 3, || format!("not all three are free:\n{text}"))
-        }),
+fn checks(outcome: &Outcome) -> Result<()> {
+    let checked = run(outcome, 2)?;
+    exit(&checked, 0)?;
+    let text = checked.output();
+    for name in [
+        "processor",
+        "kvm",
+        "iommu",
+        "interrupt-remapping",
+        "vfio-pci",
+        "vfio-container",
+        "iommufd",
+        "memory",
+        "memlock",
+        "huge-pages",
+        "addresses",
+        "device",
+        "group",
+        "driver",
+        "permission",
+        "reset",
+        "power",
+        "rom",
+        "in-use",
+    ] {
+        line(&text, "PASS", name, "")?;
     }
+    line(&text, "PASS", "addresses", "16K of BARs")?;
+    let report = json(&run(outcome, 3)?)?;
+    let checks = report["checks"].as_array().map_or(0, Vec::len);
+    let lines = text.lines().filter(|line| line.starts_with("PASS")).count();
+    expect(report["good"] == true && checks == lines, || {
+        format!("the JSON has {checks} checks for {lines} lines, or is not good")
+    })
+}
+
+/// Devices that the host uses; then each remedy has been applied as the check names it.
+fn used_devices(outcome: &Outcome) -> Result<()> {
+    let busy = run(outcome, 4)?;
+    exit(&busy, 1)?;
+    let text = busy.output();
+    let remedy = line(&text, "FAIL", "in-use", "is mounted at /srv/my data")?;
+    expect(remedy == "as root: umount '/srv/my data'", || remedy.into())?;
+    let remedy = line(&text, "FAIL", "in-use", "is swap space")?;
+    expect(remedy.starts_with("as root: swapoff /dev/nvme"), || {
+        remedy.into()
+    })?;
+    let remedy = line(&text, "FAIL", "in-use", "eth0 has the address 192.168.7.5")?;
+    let down = "as root: ip addr flush dev eth0; ip link set eth0 down";
+    expect(remedy == down, || remedy.into())?;
+    let display = "the display that the firmware started with";
+    line(&text, "FAIL", "in-use", display)?;
+
+    let idle = run(outcome, 5)?;
+    exit(&idle, 0)?;
+    let text = idle.output();
+    let free = text
+        .lines()
+        .filter(|line| line.starts_with("PASS  in-use "))
+        .count();
+    expect(free == 3, || format!("not all three are free:\n{text}"))
 }
 
 fn list_for_programs(list: &Value) -> Result<()> {
@@ -249,163 +260,92 @@ fn list_for_programs(list: &Value) -> Result<()> {
     })
 }
 
-fn bad(
-    name: &'static str,
-    machine: Machine,
-    kernel: Choice,
-    script: &str,
-    check: lab::scenario::Check,
-) -> Scenario {
-    Scenario {
-        name,
-        machine,
-        kernel,
-        image: Image::BzImage,
-        script: script.into(),
-        limit: LIMIT,
-        check,
-    }
+fn no_iommu(outcome: &Outcome) -> Result<()> {
+    only(outcome, 0, "FAIL", "iommu", "AMD-Vi) on in the firmware")?;
+    let text = run(outcome, 1)?.output();
+    line(&text, "FAIL", "group", "in no IOMMU group")?;
+    let listed = run(outcome, 2)?;
+    exit(&listed, 0)?;
+    expect(listed.output().contains("host check"), || listed.output())
 }
 
-fn one_disk() -> Machine {
-    Machine::with_disks(&[Disk::new("lab-disk", 5)])
+const NO_REMAPPING: &str = "\
+bind_vfio 0000:00:05.0
+run_vmm host check
+run_vmm $boot --memory 256M --vfio 00:05.0
+echo Y >/sys/module/iommufd/parameters/allow_unsafe_interrupts
+run_vmm host check
+run_vmm $boot --memory 256M --cmdline \"$cmdline\" --vfio 00:05.0
+";
+
+/// A guest starts only after the remedy that the check names.
+fn no_remapping(outcome: &Outcome) -> Result<()> {
+    let name = "interrupt-remapping";
+    let allow = "echo Y > /sys/module/iommufd/parameters/allow_unsafe_interrupts";
+    only(outcome, 0, "FAIL", name, allow)?;
+    exit(&run(outcome, 1)?, 1)?;
+    only(outcome, 2, "WARN", name, "echo N > ")?;
+    ended_well(&run(outcome, 3)?)
 }
 
-fn no_iommu() -> Scenario {
-    bad(
-        "host_check_without_an_iommu",
-        Machine {
-            iommu: false,
-            ..one_disk()
-        },
-        Choice::Stock,
-        "run_vmm host check\nrun_vmm host check 00:05.0\nrun_vmm host list\n",
-        Box::new(|outcome| {
-            only(outcome, 0, "FAIL", "iommu", "AMD-Vi) on in the firmware")?;
-            let text = output(&run(outcome, 1)?);
-            line(&text, "FAIL", "group", "in no IOMMU group")?;
-            let listed = run(outcome, 2)?;
-            exit(&listed, 0)?;
-            expect(output(&listed).contains("host check"), || output(&listed))
-        }),
-    )
+const HALF_READY: &str = "\
+rmmod vfio_pci
+run_vmm host check
+tree=/lib/modules/$(uname -r)
+mkdir -p $tree
+cp /lib/lab-modules/*.ko $tree
+depmod
+run_vmm host check
+modprobe vfio-pci
+run_vmm host check
+bind_vfio 0000:00:05.0
+run_vmm host check 0000:00:05.0
+echo 0000:00:05.1 >$sys/0000:00:05.1/driver/unbind
+run_vmm host check 0000:00:05.0
+";
+
+/// The driver is missing, then not loaded; then one of two functions of a group is bound.
+fn half_ready(outcome: &Outcome) -> Result<()> {
+    only(outcome, 0, "FAIL", "vfio-pci", "CONFIG_VFIO_PCI")?;
+    only(outcome, 1, "WARN", "vfio-pci", "as root: modprobe vfio-pci")?;
+    only(outcome, 2, "PASS", "vfio-pci", "")?;
+    let bind = "as root: mini-vmm host bind 0000:00:05.0 --group";
+    only(outcome, 3, "FAIL", "group-member", bind)?;
+    let text = run(outcome, 3)?.output();
+    let bound = "0000:00:05.1 (NVMe controller) is bound to nvme";
+    line(&text, "FAIL", "group-member", bound)?;
+    only(outcome, 4, "PASS", "group-member", "")
 }
 
-/// The firmware describes an IOMMU; the kernel has been told not to use it.
-fn iommu_off() -> Scenario {
-    bad(
-        "host_check_with_the_iommu_off",
-        Machine {
-            parameters: " intel_iommu=off",
-            ..one_disk()
-        },
-        Choice::Lab,
-        "run_vmm host check\n",
-        Box::new(|outcome| only(outcome, 0, "FAIL", "iommu", "boot with intel_iommu=on")),
-    )
-}
+const ORDINARY_USER: &str = "\
+bind_vfio 0000:00:05.0
+group=/dev/vfio/$(group_of 0000:00:05.0)
+ulimit -l 1024
+run_as user mini-vmm host check 0000:00:05.0
+chmod 660 /dev/kvm; chgrp user /dev/kvm
+chown user $group
+ulimit -l 589824
+run_as user mini-vmm host check 0000:00:05.0
+ulimit -l 1024
+run_vmm host check 0000:00:05.0
+";
 
-/// What the check says of it, a run meets.
-fn no_remapping() -> Scenario {
-    bad(
-        "host_check_without_interrupt_remapping",
-        Machine {
-            remapping: false,
-            ..one_disk()
-        },
-        Choice::Lab,
-        "bind_vfio 0000:00:05.0\n\
-         run_vmm host check\n\
-         run_vmm --kernel bzImage --initrd initrd --memory 256M --vfio 00:05.0\n\
-         echo Y >/sys/module/iommufd/parameters/allow_unsafe_interrupts\n\
-         run_vmm host check\n\
-         run_vmm --kernel bzImage --initrd initrd --memory 256M --cmdline 'quiet panic=-1' \
-         --vfio 00:05.0\n",
-        Box::new(|outcome| {
-            let name = "interrupt-remapping";
-            let allow = "echo Y > /sys/module/iommufd/parameters/allow_unsafe_interrupts";
-            only(outcome, 0, "FAIL", name, allow)?;
-            exit(&run(outcome, 1)?, 1)?;
-            only(outcome, 2, "WARN", name, "echo N > ")?;
-            ended_well(&run(outcome, 3)?)
-        }),
-    )
-}
-
-/// The driver is not loaded, or not there; and of two functions in a group one is bound.
-fn half_ready() -> Scenario {
-    let mut second = Disk::new("function-1", 5);
-    second.function = 1;
-    bad(
-        "host_check_on_a_host_half_ready",
-        Machine::with_disks(&[Disk::new("function-0", 5), second]),
-        Choice::Stock,
-        "rmmod vfio_pci\n\
-         run_vmm host check\n\
-         tree=/lib/modules/$(uname -r)\n\
-         mkdir -p $tree\n\
-         cp /lib/lab-modules/*.ko $tree\n\
-         depmod\n\
-         run_vmm host check\n\
-         modprobe vfio-pci\n\
-         run_vmm host check\n\
-         bind_vfio 0000:00:05.0\n\
-         run_vmm host check 0000:00:05.0\n\
-         echo 0000:00:05.1 >$sys/0000:00:05.1/driver/unbind\n\
-         run_vmm host check 0000:00:05.0\n",
-        Box::new(|outcome| {
-            only(outcome, 0, "FAIL", "vfio-pci", "CONFIG_VFIO_PCI")?;
-            only(outcome, 1, "WARN", "vfio-pci", "as root: modprobe vfio-pci")?;
-            only(outcome, 2, "PASS", "vfio-pci", "")?;
-            let bind = "as root: mini-vmm host bind 0000:00:05.0 --group";
-            only(outcome, 3, "FAIL", "group-member", bind)?;
-            let text = output(&run(outcome, 3)?);
-            line(
-                &text,
-                "FAIL",
-                "group-member",
-                "0000:00:05.1 (NVMe controller) is bound to nvme",
-            )?;
-            only(outcome, 4, "PASS", "group-member", "")
-        }),
-    )
-}
-
-/// An ordinary user may do nothing of it at first; each remedy takes one failure away.
-fn ordinary_user() -> Scenario {
-    bad(
-        "host_check_by_an_ordinary_user",
-        one_disk(),
-        Choice::Stock,
-        "bind_vfio 0000:00:05.0\n\
-         group=/dev/vfio/$(group_of 0000:00:05.0)\n\
-         ulimit -l 1024\n\
-         run_as user mini-vmm host check 0000:00:05.0\n\
-         chmod 660 /dev/kvm; chgrp user /dev/kvm\n\
-         chown user $group\n\
-         ulimit -l 589824\n\
-         run_as user mini-vmm host check 0000:00:05.0\n\
-         ulimit -l 1024\n\
-         run_vmm host check 0000:00:05.0\n",
-        Box::new(|outcome| {
-            let first = run(outcome, 0)?;
-            exit(&first, 1)?;
-            let text = output(&first);
-            line(
-                &text,
-                "FAIL",
-                "kvm",
-                "/dev/kvm may not be used by this user",
-            )?;
-            let mend = line(&text, "FAIL", "permission", "/dev/vfio/")?;
-            expect(mend.starts_with("as root: chown $USER /dev/vfio/"), || {
-                mend.into()
-            })?;
-            let mend = line(&text, "FAIL", "memlock", "this user may lock 1M of memory")?;
-            expect(mend.contains("ulimit -l 589824"), || mend.into())?;
-            only(outcome, 1, "PASS", "memlock", "")?;
-            // The limit does not bind root.
-            only(outcome, 2, "PASS", "memlock", "")
-        }),
-    )
+/// The user may use neither KVM nor the device and may lock too little memory; after the remedies
+/// all is well.
+fn ordinary_user(outcome: &Outcome) -> Result<()> {
+    let first = run(outcome, 0)?;
+    exit(&first, 1)?;
+    let text = first.output();
+    let kvm = "/dev/kvm may not be used by this user";
+    line(&text, "FAIL", "kvm", kvm)?;
+    let remedy = line(&text, "FAIL", "permission", "/dev/vfio/")?;
+    expect(
+        remedy.starts_with("as root: chown $USER /dev/vfio/"),
+        || remedy.into(),
+    )?;
+    let remedy = line(&text, "FAIL", "memlock", "this user may lock 1M of memory")?;
+    expect(remedy.contains("ulimit -l 589824"), || remedy.into())?;
+    only(outcome, 1, "PASS", "memlock", "")?;
+    // The limit does not apply to root.
+    only(outcome, 2, "PASS", "memlock", "")
 }

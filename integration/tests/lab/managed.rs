@@ -1,32 +1,35 @@
-//! `managed=on`: however a run ends, L1's own driver has the disk again, and it works.
+//! `managed=on`: however a run ends, L1's own driver has the disk again, and the disk works.
 
-use std::time::Duration;
-
+use lab::Result;
 use lab::disk::Disk;
-use lab::kernel::Choice;
-use lab::machine::Machine;
-use lab::scenario::{Image, Scenario};
-
 use lab::expect::{back_with_guest_text, ended_well, exit, expect, read, run, worked};
+use lab::outcome::Outcome;
+use lab::scenario::Scenario;
+
+const DISK: Disk = Disk::new("lab-disk", 5);
 
 pub fn all() -> Vec<Scenario> {
-    vec![managed()]
+    vec![
+        Scenario::new("a_managed_device_goes_back_however_a_run_ends")
+            .limit(240)
+            .disk(DISK)
+            .script(script(), check),
+    ]
 }
 
-/// Power-off, an error, SIGTERM, SIGKILL to the run alone, and to its guardian as well.
-fn managed() -> Scenario {
-    let disk = Disk::new("lab-disk", 5);
-    let bdf = disk.bdf();
-    let vmm = |more: &str| {
-        format!("mini-vmm --kernel bzImage --initrd initrd --vfio {bdf},managed=on {more}")
-    };
-    let guest = "--memory 256M --cmdline 'quiet panic=-1'";
-    let busy = vmm("--memory 256M --cmdline 'quiet panic=-1 lab.act=loop'");
+/// Power-off, an error, SIGTERM, SIGKILL to mini-vmm alone, and SIGKILL to its guardian process
+/// too.
+fn script() -> String {
+    let bdf = DISK.bdf();
+    let vmm = |more: &str| format!("mini-vmm $boot --vfio {bdf},managed=on {more}");
+    let guest = vmm("--memory 256M --cmdline \"$cmdline\"");
+    let busy = vmm("--memory 256M --cmdline \"$cmdline lab.act=loop\"");
+    let error = vmm("--memory 900T");
     let start = format!("start_as '' {busy}\nawait 'L2: looping' 90\nsleep 0.3\n");
-    let script = format!(
+    format!(
         "drivers >/run/drivers\n\
-         run_as '' {}\nstate power-off\nsay_back {bdf}\n\
-         run_as '' {}\nstate error\nsay_back {bdf}\n\
+         run_as '' {guest}\nstate power-off\nsay_back {bdf}\n\
+         run_as '' {error}\nstate error\nsay_back {bdf}\n\
          {start}kill -TERM $vmm_pid\nwait_vmm\nstate TERM\nsay_back {bdf}\n\
          {start}guardian=$(child_of $vmm_pid)\n\
          say guardian $(for f in /proc/$guardian/fd/*; do readlink $f; done | sort | uniq -c)\n\
@@ -36,55 +39,45 @@ fn managed() -> Scenario {
          say log $(dmesg | grep -c 'mini-vmm: after a killed run: {bdf}: back with nvme')\n\
          {start}guardian=$(child_of $vmm_pid)\nkill -KILL $guardian $vmm_pid\nwait_vmm\n\
          sleep 1\nsay left $(driver_of {bdf})\n\
-         host unbind {bdf}\nstate mended\nsay_back {bdf}\n\
-         run_as '' {}\nstate again\nsay_back {bdf}\n",
-        vmm(guest),
-        vmm("--memory 900T"),
-        vmm(guest),
-    );
-    Scenario {
-        name: "a_managed_device_goes_back_however_a_run_ends",
-        machine: Machine::with_disks(std::slice::from_ref(&disk)),
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        script,
-        limit: Duration::from_secs(240),
-        check: Box::new(move |outcome| {
-            let states: Vec<_> = outcome.transcript.lab("state").collect();
-            let wanted = ["power-off", "error", "TERM", "KILL", "mended", "again"];
-            let wanted = wanted.map(|what| format!("{what} same records=0"));
-            expect(states == wanted, || format!("L1's drivers were {states:?}"))?;
-            for index in [0, 5] {
-                let run = run(outcome, index)?;
-                ended_well(&run)?;
-                worked(outcome, &run, &disk)?;
-            }
-            exit(&run(outcome, 1)?, 1)?;
-            for (index, status) in [(2, 0), (3, 137), (4, 137)] {
-                let run = run(outcome, index)?;
-                exit(&run, status)?;
-                read(&run, &disk)?;
-            }
-            let guardian = outcome
-                .transcript
-                .lab("guardian")
-                .next()
-                .unwrap_or_default();
-            let only = guardian.starts_with("3 /dev/null 1 ") && guardian.contains("pidfd");
-            expect(only && guardian.split(' ').count() == 4, || {
-                format!("the guardian holds {guardian}")
-            })?;
-            for fact in [("log", "1"), ("left", "vfio-pci"), ("host-exit", "0")] {
-                let seen = outcome.transcript.lab(fact.0).next();
-                expect(seen == Some(fact.1), || {
-                    format!("L1 saw {} {seen:?} instead of {}", fact.0, fact.1)
-                })?;
-            }
-            let times = outcome.transcript.lab("back").count();
-            expect(times == 6, || {
-                format!("the disk was back {times} times, not 6")
-            })?;
-            back_with_guest_text(outcome, &disk)
-        }),
+         host unbind {bdf}\nstate recovered\nsay_back {bdf}\n\
+         run_as '' {guest}\nstate again\nsay_back {bdf}\n"
+    )
+}
+
+fn check(outcome: &Outcome) -> Result<()> {
+    let states: Vec<_> = outcome.transcript.lab("state").collect();
+    let wanted = ["power-off", "error", "TERM", "KILL", "recovered", "again"];
+    let wanted = wanted.map(|what| format!("{what} same records=0"));
+    expect(states == wanted, || format!("L1's drivers were {states:?}"))?;
+    for index in [0, 5] {
+        let run = run(outcome, index)?;
+        ended_well(&run)?;
+        worked(outcome, &run, &DISK)?;
     }
+    exit(&run(outcome, 1)?, 1)?;
+    for (index, status) in [(2, 0), (3, 137), (4, 137)] {
+        let run = run(outcome, index)?;
+        exit(&run, status)?;
+        read(&run, &DISK)?;
+    }
+    let guardian = outcome
+        .transcript
+        .lab("guardian")
+        .next()
+        .unwrap_or_default();
+    let only = guardian.starts_with("3 /dev/null 1 ") && guardian.contains("pidfd");
+    expect(only && guardian.split(' ').count() == 4, || {
+        format!("the guardian has other files open: {guardian}")
+    })?;
+    for fact in [("log", "1"), ("left", "vfio-pci"), ("host-exit", "0")] {
+        let seen = outcome.transcript.lab(fact.0).next();
+        expect(seen == Some(fact.1), || {
+            format!("L1 saw {} {seen:?} instead of {}", fact.0, fact.1)
+        })?;
+    }
+    let times = outcome.transcript.lab("back").count();
+    expect(times == 6, || {
+        format!("the disk was back {times} times, not 6")
+    })?;
+    back_with_guest_text(outcome, &DISK)
 }

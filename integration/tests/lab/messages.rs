@@ -1,64 +1,39 @@
-//! How many MSI messages a guest may ask for: as many as the host can give.
+//! The number of MSI messages that a guest may use.
 //!
-//! Linux gives a device several MSI messages where the IOMMU remaps interrupts, and one where it does
-//! not. The device has 16; a guest must read the number that it can have.
-
-use std::time::Duration;
+//! Linux gives a device several MSI messages where the IOMMU remaps interrupts, and one message
+//! elsewhere. The device has 16; the guest must read the number that the host can give.
 
 use lab::Result;
-use lab::disk::{Disk, Wiring};
-use lab::expect::{back_with_guest_text, ended_well, expect, run, worked};
-use lab::kernel::Choice;
-use lab::machine::Machine;
-use lab::scenario::{Image, Outcome, Scenario};
-use lab::transcript::number;
+use lab::command::Vmm;
+use lab::disk::{Controller, Disk};
+use lab::expect::expect;
+use lab::scenario::Scenario;
+use lab::transcript::{Run, number};
 
-const LIMIT: Duration = Duration::from_secs(150);
+const STICK: Disk = Disk::behind("usb-stick", 8, Controller::UsbByMsi);
 
 pub fn all() -> Vec<Scenario> {
+    let vmm = || Vmm::new("--memory 512M --iommu container").cmdline("lab.act=messages");
     vec![
-        messages("all_msi_messages_of_a_usb_controller", true, ""),
-        messages(
-            "one_msi_message_without_interrupt_remapping",
-            false,
-            "echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts\n",
-        ),
+        Scenario::new("all_msi_messages_of_a_usb_controller")
+            .disk(STICK)
+            .vmm(vmm())
+            .each_run(|_, run| capable_of(run, 16)),
+        Scenario::new("one_msi_message_without_interrupt_remapping")
+            .machine(|l1| l1.remapping = false)
+            .before("echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts")
+            .disk(STICK)
+            .vmm(vmm())
+            .each_run(|_, run| capable_of(run, 1)),
     ]
 }
 
-fn messages(name: &'static str, remapping: bool, before: &str) -> Scenario {
-    let disk = Disk::wired("usb-stick", 8, Wiring::UsbByMsi);
-    let bdf = disk.bdf();
-    Scenario {
-        name,
-        machine: Machine {
-            remapping,
-            ..Machine::with_disks(std::slice::from_ref(&disk))
-        },
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        script: format!(
-            "{before}bind_vfio {bdf}\n\
-             run_vmm --kernel bzImage --initrd initrd --memory 512M --iommu container \
-             --cmdline 'quiet panic=-1 lab.act=messages' --vfio {bdf}\n\
-             give_back {bdf}\n"
-        ),
-        limit: LIMIT,
-        check: Box::new(move |outcome| check(outcome, &disk, remapping)),
-    }
-}
-
-fn check(outcome: &Outcome, disk: &Disk, remapping: bool) -> Result<()> {
-    let run = run(outcome, 0)?;
-    ended_well(&run)?;
-    worked(outcome, &run, disk)?;
+fn capable_of(run: &Run<'_>, most: u64) -> Result<()> {
     let facts: Vec<_> = run.guest("messages").collect();
     let seen = facts
         .iter()
         .map(|fact| ["on", "capable", "used"].map(|key| number(fact, key).unwrap_or(0)));
-    let most = if remapping { 16 } else { 1 };
     expect(seen.eq([[1, most, 1]]), || {
         format!("the guest does not see one message of {most} in use: {facts:?}")
-    })?;
-    back_with_guest_text(outcome, disk)
+    })
 }

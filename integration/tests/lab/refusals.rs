@@ -1,34 +1,48 @@
-//! Bad VFIO input against the real kernel: one clear sentence, a hint, exit status 1, no panic,
-//! and a host that is left as it was.
-
-use std::time::Duration;
+//! Bad VFIO input against the real kernel: one clear message, a hint, exit status 1, no panic, and
+//! no change of the host.
 
 use lab::Result;
-use lab::disk::{Disk, Wiring};
+use lab::disk::{Controller, Disk};
+use lab::expect::{back, expect};
 use lab::kernel::Choice;
-use lab::machine::Machine;
-use lab::scenario::{Image, Outcome, Scenario};
+use lab::outcome::Outcome;
+use lab::scenario::Scenario;
 use lab::transcript::Run;
 
-use lab::expect::{back, expect};
-
-const LIMIT: Duration = Duration::from_secs(150);
-
-/// Lines that a refusal may take: the sentence, its causes, one line a culprit, the hint.
+/// The most lines of a refusal: the message, its causes, a line for each device at fault, the
+/// hint.
 const MOST_LINES: usize = 12;
 
 pub fn all() -> Vec<Scenario> {
-    vec![bad_input("container"), bad_input("iommufd"), no_iommu()]
+    let no_iommu = Case::new("no-iommu-group", &[FREE], &[FREE, "IOMMU", "group"]);
+    vec![
+        bad_input("bad_vfio_input_is_refused_with_a_hint", "container").kernel(Choice::Stock),
+        bad_input("bad_vfio_input_is_refused_by_iommufd_too", "iommufd"),
+        Scenario::new("a_machine_without_an_iommu_is_explained")
+            .kernel(Choice::Stock)
+            .machine(|l1| l1.iommu = false)
+            .disk(DISKS[0].clone())
+            .script(
+                no_iommu.script("") + "give_back 0000:00:05.0\n",
+                move |outcome| {
+                    no_iommu
+                        .check(outcome)
+                        .and_then(|()| back(outcome, &DISKS[0]))
+                },
+            ),
+    ]
 }
 
-/// A case's name, the mini-vmm arguments, who runs it (empty: root) and words that must be said;
-/// a word with alternatives has them separated by |.
+/// One refused run of mini-vmm.
 struct Case {
     name: &'static str,
+    /// The user who runs mini-vmm; root if empty.
     user: &'static str,
     vfio: &'static [&'static str],
+    /// Shell commands before and after the run.
     before: &'static str,
     after: &'static str,
+    /// Words that mini-vmm must say; `|` separates alternatives.
     words: &'static [&'static str],
 }
 
@@ -55,7 +69,7 @@ impl Case {
             .map(|bdf| format!(" --vfio {bdf}"))
             .collect();
         format!(
-            "{}\nbad {} '{}' mini-vmm --kernel bzImage --initrd initrd --memory 256M \
+            "{}\nbad {} '{}' mini-vmm $boot --memory 256M \
              {arguments}{vfio}\n{}\n",
             self.before, self.name, self.user, self.after
         )
@@ -64,7 +78,10 @@ impl Case {
     fn check(&self, outcome: &Outcome) -> Result<()> {
         let runs = outcome.transcript.runs();
         let run = runs.iter().find(|run| run.case == self.name);
-        let problem = run.map_or_else(|| Some("it was never run".into()), |run| self.problem(run));
+        let problem = run.map_or_else(
+            || Some("mini-vmm was never run".into()),
+            |run| self.problem(run),
+        );
         expect(problem.is_none(), || {
             format!("case {}: {}", self.name, problem.unwrap_or_default())
         })
@@ -113,6 +130,15 @@ const SHARED: &str = "0000:00:07.0";
 const NEIGHBOUR: &str = "0000:00:07.1";
 const BRIDGED: &str = "0000:01:01.0";
 const BESIDE: &str = "0000:01:02.0";
+
+const DISKS: [Disk; 6] = [
+    Disk::new("free", 5),
+    Disk::new("held", 6),
+    Disk::new("shared", 7),
+    Disk::new("neighbour", 7).at_function(1),
+    Disk::behind("bridged", 1, Controller::NvmeBehindBridge),
+    Disk::behind("beside", 2, Controller::NvmeBehindBridge),
+];
 
 fn cases(iommu: &str) -> Vec<Case> {
     let mut cases = vec![
@@ -170,7 +196,8 @@ fn nodes_of_a_group() -> [Case; 3] {
 fn nodes_of_iommufd() -> [Case; 4] {
     [
         Case {
-            before: "node=/dev/vfio/devices/$(ls $sys/0000:00:05.0/vfio-dev)\nmv $node /dev/node.away",
+            before: "node=/dev/vfio/devices/$(ls $sys/0000:00:05.0/vfio-dev)\n\
+                     mv $node /dev/node.away",
             after: "mv /dev/node.away $node",
             ..Case::new("no-device-node", &[FREE], &[FREE, "/dev/vfio/devices/"])
         },
@@ -192,7 +219,7 @@ fn nodes_of_iommufd() -> [Case; 4] {
     ]
 }
 
-/// The last of all: a limit stays.
+/// The last case of all, because the limit stays.
 fn memlock(before: &'static str) -> Case {
     Case {
         user: "user",
@@ -205,64 +232,24 @@ fn memlock(before: &'static str) -> Case {
     }
 }
 
-fn bad_input(iommu: &'static str) -> Scenario {
-    let mut neighbour = Disk::new("neighbour", 7);
-    neighbour.function = 1;
-    let disks = [
-        Disk::new("free", 5),
-        Disk::new("held", 6),
-        Disk::new("shared", 7),
-        neighbour,
-        Disk::wired("bridged", 1, Wiring::NvmeBehindBridge),
-        Disk::wired("beside", 2, Wiring::NvmeBehindBridge),
-    ];
+fn bad_input(name: &'static str, iommu: &'static str) -> Scenario {
     let mut script = format!("bind_vfio {FREE}\nbind_vfio {SHARED}\nbind_vfio {BRIDGED}\n");
     for case in cases(iommu) {
         script.push_str(&case.script(&format!("--iommu {iommu}")));
     }
-    for disk in &disks {
+    for disk in &DISKS {
         script.push_str(&format!("give_back {}\n", disk.bdf()));
     }
-    let (name, kernel) = match iommu {
-        "container" => ("bad_vfio_input_is_refused_with_a_hint", Choice::Stock),
-        _ => ("bad_vfio_input_is_refused_by_iommufd_too", Choice::Lab),
-    };
-    Scenario {
-        name,
-        machine: Machine::with_disks(&disks),
-        kernel,
-        image: Image::BzImage,
-        script,
-        limit: LIMIT,
-        check: Box::new(move |outcome| {
+    Scenario::new(name)
+        .disks(&DISKS)
+        .script(script, move |outcome| {
             for case in cases(iommu) {
                 case.check(outcome)?;
             }
-            for disk in &disks {
+            for disk in &DISKS {
                 disk.check_untouched(&outcome.image(disk.serial))?;
                 back(outcome, disk)?;
             }
             Ok(())
-        }),
-    }
-}
-
-fn no_iommu() -> Scenario {
-    let disk = Disk::new("lab-disk", 5);
-    let case = Case::new("no-iommu-group", &[FREE], &[FREE, "IOMMU", "group"]);
-    Scenario {
-        name: "a_machine_without_an_iommu_is_explained",
-        machine: Machine {
-            iommu: false,
-            ..Machine::with_disks(std::slice::from_ref(&disk))
-        },
-        kernel: Choice::Stock,
-        image: Image::BzImage,
-        script: format!("{}give_back {FREE}\n", case.script("")),
-        limit: LIMIT,
-        check: Box::new(move |outcome| {
-            case.check(outcome)?;
-            back(outcome, &disk)
-        }),
-    }
+        })
 }

@@ -1,22 +1,17 @@
-//! vCPUs as cores and threads: what Linux makes of the leaves and tables, and that an interrupt for an
-//! APIC id with a gap before it arrives.
-
-use std::time::Duration;
+//! vCPUs as cores and threads: what Linux reads from the CPUID leaves and the ACPI tables, and
+//! interrupts for an APIC id above a gap.
 
 use lab::Result;
+use lab::command::Vmm;
 use lab::disk::Disk;
-use lab::expect::{back_with_guest_text, ended_well, expect, run, worked};
-use lab::kernel::Choice;
-use lab::machine::Machine;
-use lab::scenario::{Image, Scenario};
+use lab::expect::expect;
+use lab::scenario::Scenario;
 use lab::transcript::{Run, number};
 
-const LIMIT: Duration = Duration::from_secs(180);
-
-/// What Linux says of a CPU: its APIC id and socket, and those of its core and of its socket.
+/// What Linux says of a CPU: its APIC id, its socket, the CPUs of its core and those of its socket.
 type Cpu = (u32, u32, &'static str, &'static str);
 
-/// By default each is a core.
+/// By default each vCPU is a core.
 const CORES: &[Cpu] = &[
     (0, 0, "0", "0-3"),
     (1, 0, "1", "0-3"),
@@ -29,7 +24,7 @@ const THREADS: &[Cpu] = &[
     (2, 0, "2-3", "0-3"),
     (3, 0, "2-3", "0-3"),
 ];
-/// The APIC id 3 is nobody's.
+/// No vCPU has the APIC id 3: a socket of three cores takes up four ids.
 const SOCKETS: &[Cpu] = &[
     (0, 0, "0", "0-2"),
     (1, 0, "1", "0-2"),
@@ -40,43 +35,24 @@ const SOCKETS: &[Cpu] = &[
 ];
 
 pub fn all() -> Vec<Scenario> {
-    let disk = Disk::new("lab-disk", 5);
-    let bdf = disk.bdf();
-    let vmm = |cpus: &str, more: &str| {
-        format!(
-            "run_vmm --kernel bzImage --initrd initrd --memory 256M --cpus {cpus} \
-             --cmdline 'quiet panic=-1 lab.act=topology' {more}\n"
-        )
-    };
-    let script = [
-        vmm("4", ""),
-        vmm("4,sockets=1,cores=2,threads=2", ""),
-        format!("bind_vfio {bdf}\n"),
-        vmm("6,sockets=2,cores=3", &format!("--vfio {bdf}")),
-        format!("give_back {bdf}\n"),
-    ];
-    vec![Scenario {
-        name: "vcpus_are_cores_and_threads",
-        machine: Machine::with_disks(std::slice::from_ref(&disk)),
-        kernel: Choice::Lab,
-        image: Image::BzImage,
-        script: script.concat(),
-        limit: LIMIT,
-        check: Box::new(move |outcome| {
-            for (index, cpus) in [CORES, THREADS, SOCKETS].into_iter().enumerate() {
-                let run = run(outcome, index)?;
-                ended_well(&run)?;
-                as_wished(&run, cpus)?;
-            }
-            let run = run(outcome, 2)?;
-            worked(outcome, &run, &disk)?;
-            heard(&run, SOCKETS.len())?;
-            back_with_guest_text(outcome, &disk)
-        }),
-    }]
+    let vmm =
+        |cpus: &str| Vmm::new(format!("--memory 256M --cpus {cpus}")).cmdline("lab.act=topology");
+    vec![
+        Scenario::new("vcpus_are_cores_and_threads")
+            .limit(180)
+            .disk(Disk::new("lab-disk", 5))
+            .vmm(vmm("4").devices(""))
+            .vmm(vmm("4,sockets=1,cores=2,threads=2").devices(""))
+            .vmm(vmm("6,sockets=2,cores=3"))
+            .each_run(|round, run| match round {
+                0 => as_configured(run, CORES),
+                1 => as_configured(run, THREADS),
+                _ => as_configured(run, SOCKETS).and_then(|()| interrupted(run, SOCKETS.len())),
+            }),
+    ]
 }
 
-fn as_wished(run: &Run<'_>, cpus: &[Cpu]) -> Result<()> {
+fn as_configured(run: &Run<'_>, cpus: &[Cpu]) -> Result<()> {
     let wanted: Vec<_> = cpus
         .iter()
         .enumerate()
@@ -95,8 +71,8 @@ fn as_wished(run: &Run<'_>, cpus: &[Cpu]) -> Result<()> {
     })
 }
 
-/// Each CPU had the interrupts of its own reads, and no other had them.
-fn heard(run: &Run<'_>, cpus: usize) -> Result<()> {
+/// Each CPU got the interrupts of its own reads, and no other CPU got them.
+fn interrupted(run: &Run<'_>, cpus: usize) -> Result<()> {
     for cpu in 0..cpus as u64 {
         let fact = run
             .guest("queue")
@@ -104,7 +80,7 @@ fn heard(run: &Run<'_>, cpus: usize) -> Result<()> {
             .unwrap_or_default();
         let [here, all] = ["here", "all"].map(|name| number(fact, name).unwrap_or(0));
         expect(here >= 50 && here == all, || {
-            format!("CPU {cpu} did not hear of all that it read: {fact}")
+            format!("CPU {cpu} did not get the interrupts of all its reads: {fact}")
         })?;
     }
     Ok(())

@@ -1,9 +1,9 @@
-//! Carries plans out, and takes them back.
+//! Executes plans, and gives devices back.
 //!
-//! What a device was is in its record before its first change. Taking back is then not a list of
-//! inverse steps but the same question every time: what is between the device as it is and as its
-//! record says it was ([`plan::give_back`])? So a failed bind, an unbind, the end of a run and the
-//! mending after a crash are one piece of code.
+//! A device's record says what the device was before its first change. Undoing is therefore not a
+//! list of inverse steps: [`plan::give_back`] compares the device as it is now with its record, and
+//! plans the steps between the two. A failed bind, an unbind, the end of a run and the recovery
+//! after a crash all use this one function.
 
 use std::path::PathBuf;
 use std::{fs, io};
@@ -14,11 +14,12 @@ use tracing::{debug, warn};
 use crate::bind::driver::Driver;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, unreadable};
+use crate::bind::host::Host;
+use crate::bind::plan;
 use crate::bind::plan::{Step, Target};
 use crate::bind::record::Record;
-use crate::bind::{Host, plan};
 
-/// Loads a driver, if it is not there.
+/// Loads a driver if it is not loaded.
 pub(super) fn load(host: &Host, driver: &Driver) -> Result<(), BindError> {
     let dir = host.driver_path(&driver.name);
     if dir.exists() {
@@ -26,15 +27,28 @@ pub(super) fn load(host: &Host, driver: &Driver) -> Result<(), BindError> {
     }
     debug!("modprobe {}", driver.module);
     let outcome = host.kernel.load(&driver.module).and_then(|()| {
-        let there = dir.exists();
-        there
+        let found = dir.exists();
+        found
             .then_some(())
-            .ok_or_else(|| io::Error::other("it was loaded, and the driver is not there"))
+            .ok_or_else(|| io::Error::other("the module was loaded, but has no such driver"))
     });
     outcome.map_err(|source| BindError::NoDriver {
         module: driver.module.clone(),
         source,
     })
+}
+
+/// Loads and returns the VFIO driver for a device: vfio-pci if the variant cannot be loaded.
+pub(super) fn driver_for(host: &Host, bdf: Bdf, modalias: &str) -> Result<Driver, BindError> {
+    let driver = host.choose(modalias);
+    match load(host, &driver) {
+        Err(e) if driver.is_variant() => {
+            warn!("{bdf}: {e}; using vfio-pci instead");
+            let generic = Driver::generic();
+            load(host, &generic).map(|()| generic)
+        }
+        outcome => outcome.map(|()| driver),
+    }
 }
 
 fn write(host: &Host, path: PathBuf, text: &str) -> Result<(), BindError> {
@@ -54,7 +68,8 @@ fn driver_of(host: &Host, bdf: Bdf) -> Result<Option<String>, BindError> {
     Ok(device.and_then(|d| d.driver))
 }
 
-/// A device must have this driver now: a write that starts a probe does not always tell how it went.
+/// Checks that a device has this driver now: a write that starts a probe does not always return the
+/// probe's error.
 fn check_taken(host: &Host, bdf: Bdf, wanted: &str) -> Result<(), BindError> {
     let has = driver_of(host, bdf)?;
     if has.as_deref() == Some(wanted) {
@@ -67,13 +82,13 @@ fn check_taken(host: &Host, bdf: Bdf, wanted: &str) -> Result<(), BindError> {
     })
 }
 
-/// One step on a device that is being given back, or on one that is taken and needs no record more.
+/// Executes one step that needs no change of a record.
 pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
     let device = |bdf: &Bdf, name: &str| host.sysfs.device_path(*bdf).join(name);
     match step {
         Step::Load(driver) => load(host, driver),
         Step::Override { bdf, to } => {
-            // A line without a text removes the override.
+            // An empty line removes the override.
             let text = format!("{}\n", to.as_deref().unwrap_or_default());
             write(host, device(bdf, "driver_override"), &text)
         }
@@ -92,7 +107,7 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
                 .map_or(Ok(()), |w| check_taken(host, *bdf, w))
         }
         Step::Bind { bdf, driver } => {
-            // A driver that was just loaded has looked for devices itself.
+            // A driver that was just loaded may have bound the device itself.
             if driver_of(host, *bdf)?.as_ref() == Some(driver) {
                 return Ok(());
             }
@@ -113,33 +128,34 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
                 let outcome = host.kernel.chown(&path, *uid, *gid);
                 outcome.map_err(|source| BindError::Own { path, source })
             }
-            // With its device gone from VFIO there is no node to take away.
+            // The node is removed together with the VFIO driver.
             _ => Ok(()),
         },
         Step::TakeFunctions { .. } => Ok(()),
     }
 }
 
-/// Where the node of a step is; `None` when the device has none, or the step is about none.
+/// The path of the node that a step concerns; `None` if the step concerns none or the device has
+/// none.
 pub(super) fn node_of(host: &Host, step: &Step) -> Option<PathBuf> {
     let Step::Own { bdf, target, .. } = step else {
         return None;
     };
     match target {
-        Target::Group(group) => Some(host.places.dev.join("vfio").join(group.to_string())),
+        Target::Group(group) => Some(host.paths.dev.join("vfio").join(group.to_string())),
         Target::Device(_) => device_node(host, *bdf),
         Target::Path(path) => Some(path.clone()),
     }
 }
 
-/// A device's own node, if it has one now.
+/// The device's own node, for iommufd, if the device has one now.
 fn device_node(host: &Host, bdf: Bdf) -> Option<PathBuf> {
     let dir = host.sysfs.device_path(bdf).join("vfio-dev");
     let name = fs::read_dir(dir).ok()?.next()?.ok()?.file_name();
-    Some(host.places.dev.join("vfio/devices").join(name))
+    Some(host.paths.dev.join("vfio/devices").join(name))
 }
 
-/// The node that a step makes another's; `None` when it is not there, or theirs already.
+/// The node whose owner a step changes; `None` if the node is missing or has that owner already.
 pub(super) fn changes_hands(host: &Host, step: &Step) -> Option<PathBuf> {
     let Step::Own { uid, .. } = step else {
         return None;
@@ -149,30 +165,30 @@ pub(super) fn changes_hands(host: &Host, step: &Step) -> Option<PathBuf> {
     (owner != *uid).then_some(path)
 }
 
-/// Makes a device what its record says it was, and forgets the record.
+/// Makes a device what its record says it was, and removes the record.
 pub(super) fn give_back(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     let Some(record) = host.records.load(bdf)? else {
         return Ok(());
     };
-    let record = hand_on(host, record)?;
-    put_back(host, &record)?;
+    let record = pass_node_on(host, record)?;
+    return_to(host, &record)?;
     host.records.remove(record.bdf)
 }
 
-/// Makes a device what it was before a change: what its record of then says, or all of what it was
-/// before there was one.
+/// Undoes one change of a device: makes the device what its record from before the change says. If
+/// there was no record, gives the device back.
 pub(super) fn restore(host: &Host, bdf: Bdf, before: Option<Record>) -> Result<(), BindError> {
     let Some(before) = before else {
         return give_back(host, bdf);
     };
     if let Some(now) = host.records.load(bdf)? {
-        put_back(host, &added(&before, now))?;
+        return_to(host, &added(&before, now))?;
     }
     host.records.save(&before)
 }
 
-/// What a record has more than the one before it. The virtual functions are the change's if the one
-/// before has none.
+/// A record of the change alone: what `now` has in addition to `before`. The virtual functions were
+/// made by the change if the earlier record has none.
 fn added(before: &Record, now: Record) -> Record {
     Record {
         nodes: now
@@ -187,10 +203,10 @@ fn added(before: &Record, now: Record) -> Record {
     }
 }
 
-fn put_back(host: &Host, record: &Record) -> Result<(), BindError> {
+fn return_to(host: &Host, record: &Record) -> Result<(), BindError> {
     let bdf = record.bdf;
     let Some(now) = Facts::read(&host.sysfs, bdf)?.filter(|now| record.is_of(now)) else {
-        warn!("PCI device {bdf} is gone, or another is in its place: it is left as it is");
+        warn!("PCI device {bdf} is gone or replaced by another device, which is left alone");
         return Ok(());
     };
     for step in steps_back(host, record, &now) {
@@ -199,7 +215,7 @@ fn put_back(host: &Host, record: &Record) -> Result<(), BindError> {
     Ok(())
 }
 
-/// The plan to give a device back.
+/// Plans the steps that give a device back.
 pub(super) fn steps_back(host: &Host, record: &Record, now: &Facts) -> Vec<Step> {
     let had = record.driver.as_ref();
     let loaded = had.is_none_or(|name| host.driver_path(name).exists());
@@ -213,29 +229,29 @@ pub(super) fn steps_back(host: &Host, record: &Record, now: &Facts) -> Vec<Step>
     steps
 }
 
-/// Whether a device's own node is not the device's any more: with its VFIO driver it goes, and the
-/// next device that is bound gets its name.
+/// Whether a node under /dev/vfio/devices belongs to another device now: the node is removed with
+/// the device's VFIO driver, and its name is given to the next device that is bound.
 fn is_stale(host: &Host, record: &Record, now: &Facts, target: &Target) -> bool {
     let Target::Path(path) = target else {
         return false;
     };
-    if !path.starts_with(host.places.dev.join("vfio/devices")) {
+    if !path.starts_with(host.paths.dev.join("vfio/devices")) {
         return false;
     }
-    // What a change has added to a record says nothing of a driver.
+    // A record made by `added` has no driver.
     let rebound = record.bound.is_some() && now.device.driver != record.bound;
     rebound || device_node(host, record.bdf).as_ref() != Some(path)
 }
 
-/// The node of a record's group.
+/// The node of the IOMMU group of a record's device.
 pub(super) fn group_node(host: &Host, record: &Record) -> Option<PathBuf> {
     let group = record.group?.to_string();
-    Some(host.places.dev.join("vfio").join(group))
+    Some(host.paths.dev.join("vfio").join(group))
 }
 
-/// The record of another device of the group that is bound for the user who has the group's node, if
-/// that is this record's user or one who got it later. Those that `going` names are none.
-pub(super) fn heir(
+/// Finds another bound device of the group whose user owns the group's node now. Devices in `going`
+/// do not count.
+pub(super) fn next_owner(
     host: &Host,
     record: &Record,
     going: &[Bdf],
@@ -252,10 +268,10 @@ pub(super) fn heir(
     }))
 }
 
-/// A group's node stays with its user as long as another device of the group is bound for the same:
-/// that one's record takes it on.
-fn hand_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
-    let Some(mut heir) = heir(host, &record, &[])? else {
+/// Moves the group's node from this record to the record of [`next_owner`], if there is one: the
+/// user keeps the node while another device of the group is bound for that user.
+fn pass_node_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
+    let Some(mut next_owner) = next_owner(host, &record, &[])? else {
         return Ok(record);
     };
     let path = group_node(host, &record);
@@ -265,16 +281,16 @@ fn hand_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
         .partition(|n| Some(&n.path) == path.as_ref());
     record.nodes = own;
     if !shared.is_empty() {
-        // Whose it was first comes first.
-        heir.nodes.splice(..0, shared);
-        host.records.save(&heir)?;
+        // The earliest owner comes first.
+        next_owner.nodes.splice(..0, shared);
+        host.records.save(&next_owner)?;
     }
     Ok(record)
 }
 
-/// Gives a device of which there is no record to whatever driver wants it.
-pub(super) fn let_go(host: &Host, now: &Facts) -> Result<(), BindError> {
-    for step in plan::let_go(now) {
+/// Gives a device that has no record to any driver that matches it.
+pub(super) fn release(host: &Host, now: &Facts) -> Result<(), BindError> {
+    for step in plan::release(now) {
         carry_out(host, &step)?;
     }
     Ok(())

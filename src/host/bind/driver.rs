@@ -1,19 +1,19 @@
-//! Which VFIO driver a device wants: vfio-pci, or a variant that knows more of the device.
+//! Chooses the VFIO driver of a device: vfio-pci, or a variant driver for devices of its kind.
 //!
-//! A variant driver names its devices in the running kernel's modules.alias as others do, with
-//! `vfio_pci:` in the place of `pci:` (Documentation/driver-api/vfio.rst; include/linux/mod_devicetable.h,
-//! PCI_DEVICE_DRIVER_OVERRIDE). vfio-pci itself is there too, for every device. The most particular
-//! name wins.
+//! A variant driver lists its devices in the running kernel's modules.alias as other drivers do,
+//! but with the prefix `vfio_pci:` instead of `pci:` (Documentation/driver-api/vfio.rst;
+//! include/linux/mod_devicetable.h, PCI_DEVICE_DRIVER_OVERRIDE). vfio-pci itself is listed for
+//! every device. The alias with the fewest wildcards wins.
 
 /// The driver for every device.
 pub const GENERIC: &str = "vfio-pci";
 
-/// A driver and the module that brings it.
+/// A driver, and the module that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Driver {
-    /// What /sys/bus/pci/drivers calls it.
+    /// The driver's name in /sys/bus/pci/drivers.
     pub name: String,
-    /// What modprobe calls it.
+    /// The module's name for modprobe.
     pub module: String,
 }
 
@@ -26,13 +26,13 @@ impl Driver {
         }
     }
 
-    /// Whether it knows more of its devices than that they are PCI.
+    /// Whether this is another driver than vfio-pci.
     pub fn is_variant(&self) -> bool {
         self.name != GENERIC
     }
 }
 
-/// The best driver that modules.alias knows for a device's `modalias`.
+/// The best driver that modules.alias lists for a device's `modalias`.
 pub fn choose(modalias: &str, aliases: &str) -> Driver {
     let Some(wanted) = modalias.strip_prefix("pci:") else {
         return Driver::generic();
@@ -44,7 +44,7 @@ pub fn choose(modalias: &str, aliases: &str) -> Driver {
             .then(|| (pattern.matches('*').count(), module.trim()))
     });
     match matching.min_by_key(|(wildcards, _)| *wildcards) {
-        // A module's name has no dashes, whatever its file's has; vfio-pci's driver has one.
+        // Module names have underscores where file names may have dashes; the driver is `vfio-pci`.
         None | Some((_, "vfio_pci" | "vfio-pci")) => Driver::generic(),
         Some((_, module)) => Driver {
             name: module.into(),
@@ -53,8 +53,8 @@ pub fn choose(modalias: &str, aliases: &str) -> Driver {
     }
 }
 
-/// Whether a text matches a pattern in which `*` stands for any text: as fnmatch(3) for what is in
-/// aliases, in time linear in both for each star.
+/// Whether a text matches a pattern in which `*` stands for any text, as fnmatch(3) does for
+/// aliases. The time is linear in the lengths for each star.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -69,7 +69,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
                 t += 1;
             }
             _ => match &mut star {
-                // The star takes one byte more.
+                // The star matches one byte more.
                 Some((at, taken)) => {
                     *taken += 1;
                     (p, t) = (*at + 1, *taken);

@@ -1,64 +1,67 @@
-//! Why devices cannot be bound or given back, and what to type.
+//! The reasons why devices cannot be bound or given back, and a remedy for each.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pci::Bdf;
 use uuid::Uuid;
 use vmm::hostinfo::sysfs::PciDevice;
 use vmm::log::error_chain::with_causes;
 
-/// Why devices cannot be bound or given back.
+/// The reason why devices cannot be bound or given back.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Not an address.
+    /// The text is not an address.
     #[error("`{0}` is not the address of a PCI device")]
     BadAddress(String),
-    /// Nothing there.
+    /// No device has the address.
     #[error("there is no PCI device {0} on this host")]
     NoDevice(Bdf),
-    /// A bridge belongs to the host, always.
-    #[error("PCI device {0} is a bridge, which no guest can have")]
+    /// The device is a bridge, which the host always keeps.
+    #[error("PCI device {0} is a bridge, which cannot be passed to a guest")]
     Bridge(Bdf),
-    /// The IOMMU is off, or there is none.
-    #[error("PCI device {0} is in no IOMMU group: the host's IOMMU is off or missing")]
+    /// The IOMMU is off or missing.
+    #[error("PCI device {0} is in no IOMMU group, because the host's IOMMU is off or missing")]
     NoGroup(Bdf),
-    /// Others would have to come along.
+    /// Host drivers have other devices of the group.
     #[error(
-        "{bdf} alone would be of use to nobody: the host keeps {} of its IOMMU group {group}",
+        "no guest could use {bdf} alone: the host keeps {} of its IOMMU group {group}",
         device_list(.others)
     )]
     Shared {
-        /// The device asked for.
+        /// The device that was named.
         bdf: Bdf,
         /// Its group.
         group: u32,
-        /// The members that a host driver holds.
+        /// The members that host drivers have.
         others: Vec<PciDevice>,
     },
-    /// A bridge's driver keeps the group from being used.
-    #[error("the bridge {bridge} keeps IOMMU group {group} of {bdf} in the host's hands")]
+    /// The driver of a bridge keeps the group from being used.
+    #[error(
+        "the bridge {bridge} keeps IOMMU group {group}, and {bdf} with it, from being used by a \
+         guest"
+    )]
     BridgeInGroup {
-        /// The device asked for.
+        /// The device that was named.
         bdf: Bdf,
         /// Its group.
         group: u32,
         /// The bridge.
         bridge: Bdf,
     },
-    /// The host needs it.
+    /// The host uses the device.
     #[error("PCI device {bdf} is in use: {}", .uses.join(", "))]
     InUse {
         /// The device.
         bdf: Bdf,
-        /// Each use in a few words.
+        /// Each use, in a few words.
         uses: Vec<String>,
-        /// What ends the first; none if the host cannot do without the device.
+        /// A remedy for the first use; `None` if the host cannot do without the device.
         remedy: Option<String>,
-        /// Whether it was to be bound for a run, whose command has no `--force`.
+        /// Whether the device was to be bound for a run, whose command has no `--force`.
         run: bool,
     },
-    /// A guest, or another program of VFIO's, has it open.
+    /// A guest, or another program that uses VFIO, has the device open.
     #[error("PCI device {bdf} is in use: {} it open", holder_list(.holders))]
     Held {
         /// The device.
@@ -66,47 +69,49 @@ pub enum BindError {
         /// Process ids and names.
         holders: Vec<(u32, String)>,
     },
-    /// Another run has bound it for itself, and gives it back at its end.
-    #[error("PCI device {bdf} belongs to the run of process {run}, at whose end it goes back")]
+    /// Another run has bound the device and gives it back when it ends.
+    #[error(
+        "PCI device {bdf} belongs to the run of process {run} and goes back when that run ends"
+    )]
     Owned {
         /// The device, or another of its group.
         bdf: Bdf,
         /// The run's process.
         run: u32,
     },
-    /// What would take virtual functions away while one of them is used.
+    /// Virtual functions would be removed while one of them is used.
     #[error("the virtual functions of {physical} would go with it, and {}", with_causes(.cause))]
     FunctionInUse {
         /// The physical function.
         physical: Bdf,
-        /// Who uses which.
+        /// The function in use, and by what.
         cause: Box<BindError>,
     },
-    /// `--vfs` where the host keeps other devices of a virtual function's group.
-    #[error("no guest could have the virtual functions of {physical}: {}", with_causes(.cause))]
+    /// `--vfs`, and host drivers have other devices of a virtual function's group.
+    #[error("no guest could use the virtual functions of {physical}: {}", with_causes(.cause))]
     FunctionsShared {
         /// The physical function.
         physical: Bdf,
-        /// Which devices of which group.
+        /// The devices and the group.
         cause: Box<BindError>,
     },
-    /// `unbind` of what no VFIO driver holds.
+    /// `unbind` of a device that no VFIO driver has.
     #[error("PCI device {0} is not bound to vfio-pci, so there is nothing to give back")]
     NotBound(Bdf),
     /// `--vfs` for a device without SR-IOV.
     #[error("PCI device {0} cannot have virtual functions")]
     NoFunctions(Bdf),
-    /// `--vfs` for more than the device has.
+    /// `--vfs` with more functions than the device has.
     #[error("PCI device {bdf} has {most} virtual functions at most, not {asked}")]
     TooManyFunctions {
         /// The physical function.
         bdf: Bdf,
-        /// What it can have.
+        /// How many the device can have.
         most: u32,
-        /// What was asked for.
+        /// How many were asked for.
         asked: u32,
     },
-    /// `--vfs` for a device that has some.
+    /// `--vfs` for a device that has virtual functions.
     #[error("PCI device {bdf} has {made} virtual functions already")]
     HasFunctions {
         /// The physical function.
@@ -114,7 +119,7 @@ pub enum BindError {
         /// How many there are.
         made: u32,
     },
-    /// A physical function that has some, and that is to be taken itself.
+    /// A physical function that is to be bound itself while it has virtual functions.
     #[error("PCI device {bdf} would lose its {made} virtual functions")]
     WouldLoseFunctions {
         /// The physical function.
@@ -122,18 +127,18 @@ pub enum BindError {
         /// How many there are.
         made: u32,
     },
-    /// A device of which mediated ones are made.
+    /// A device of which mediated devices are made.
     #[error("PCI device {bdf} would lose its mediated devices {}", uuid_list(.uuids))]
     WouldLoseMediated {
         /// The device.
         bdf: Bdf,
-        /// Those.
+        /// The mediated devices.
         uuids: Vec<Uuid>,
     },
-    /// `--user` with a name that is none.
+    /// `--user` with an unknown name.
     #[error("there is no user `{0}`")]
     NoUser(String),
-    /// The driver is neither in the kernel nor can it be loaded.
+    /// The kernel lacks the driver, and modprobe cannot load it.
     #[error("this kernel has no driver {module}, and it cannot be loaded")]
     NoDriver {
         /// The module.
@@ -146,12 +151,12 @@ pub enum BindError {
     Write {
         /// The attribute.
         path: PathBuf,
-        /// What was to be written.
+        /// The value.
         text: String,
         /// The errno.
         source: io::Error,
     },
-    /// A node's owner could not be changed.
+    /// The owner of a node could not be changed.
     #[error("cannot change the owner of {}", .path.display())]
     Own {
         /// The node.
@@ -159,25 +164,25 @@ pub enum BindError {
         /// The errno.
         source: io::Error,
     },
-    /// The kernel was asked, and the driver did not take the device.
+    /// The driver did not take the device when the kernel offered it.
     #[error("{wanted} did not take PCI device {bdf}, which has {}", driver(.has))]
     NotTaken {
         /// The device.
         bdf: Bdf,
-        /// The driver that should have it.
+        /// The driver that should have the device.
         wanted: String,
-        /// The driver that it has.
+        /// The driver that has the device.
         has: Option<String>,
     },
-    /// sysfs did not answer.
-    #[error("cannot read what the kernel says about {what}")]
+    /// sysfs could not be read.
+    #[error("cannot read from sysfs about {what}")]
     Sysfs {
         /// A device or group.
         what: String,
         /// The errno.
         source: io::Error,
     },
-    /// The notes of what was bound.
+    /// A record could not be read or written.
     #[error("cannot keep a record in {}", .path.display())]
     Record {
         /// The directory or file.
@@ -185,24 +190,51 @@ pub enum BindError {
         /// The errno.
         source: io::Error,
     },
-    /// A file that is no record.
-    #[error("{} is not a record of mini-vmm's", .0.display())]
+    /// A file that is not a record.
+    #[error("{} is not a record of mini-vmm", .0.display())]
     BadRecord(PathBuf),
-    /// A file that does not say what a killed command had begun.
-    #[error("{} is no note of mini-vmm's, so what a killed command had begun stays as it is", .0.display())]
+    /// A file that is not a journal.
+    #[error(
+        "{} is not a journal of mini-vmm, so the change that a killed command began stays \
+         unfinished",
+        .0.display()
+    )]
     BadJournal(PathBuf),
-    /// Somebody else binds for too long.
-    #[error("another mini-vmm is binding devices and does not come to an end")]
+    /// A record that a later program has written.
+    #[error(
+        "the record {} has version {version}, which this mini-vmm does not know",
+        .path.display()
+    )]
+    UnknownRecord {
+        /// The record.
+        path: PathBuf,
+        /// The version in the file.
+        version: String,
+    },
+    /// A journal that a later program has written.
+    #[error(
+        "the journal {} has version {version}, which this mini-vmm does not know, so the change \
+         that a killed command began stays unfinished",
+        .path.display()
+    )]
+    UnknownJournal {
+        /// The journal.
+        path: PathBuf,
+        /// The version in the file.
+        version: String,
+    },
+    /// Another command has the lock for too long.
+    #[error("another mini-vmm has been changing devices for more than 30 seconds")]
     Busy,
-    /// The process that watches over a run's devices.
+    /// The process that gives a run's devices back could not be started.
     #[error("cannot start the process that gives devices back when this one is killed")]
     Guardian(#[source] io::Error),
-    /// A step failed, and those before it were taken back.
+    /// A step failed, and the steps before it were undone.
     #[error("{}; {}", with_causes(.cause), undone(.left))]
     Undone {
-        /// Why.
+        /// The failure.
         cause: Box<BindError>,
-        /// What could not be taken back.
+        /// The steps that could not be undone.
         left: Vec<BindError>,
     },
 }
@@ -242,94 +274,151 @@ fn holder_list(holders: &[(u32, String)]) -> String {
 
 fn undone(left: &[BindError]) -> String {
     if left.is_empty() {
-        return "all that had been done is undone".into();
+        return "all changes were undone".into();
     }
     let left: Vec<_> = left.iter().map(|e| with_causes(e)).collect();
-    format!("and not all could be undone: {}", left.join("; "))
+    format!("not all changes could be undone: {}", left.join("; "))
 }
 
-/// What there is no remedy for.
+/// The hint where there is no remedy.
 const LEAVE: &str = "leave it to the host";
 
 impl BindError {
-    /// What to type.
+    /// A remedy, most often a command to type; `None` where there is no remedy.
     pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Undone { cause, .. } => cause.hint(),
+            Self::Write { source, .. } | Self::Own { source, .. } | Self::Record { source, .. }
+                if needs_root(source) =>
+            {
+                Some("only root may: put sudo before the command".into())
+            }
+            _ => self
+                .end_use()
+                .or_else(|| self.do_without_record())
+                .or_else(|| self.correct_request()),
+        }
+    }
+
+    /// How the use of a device is ended, or ignored.
+    fn end_use(&self) -> Option<String> {
+        let force = "or force it, as root:";
         Some(match self {
-            Self::Undone { cause, .. } => return cause.hint(),
-            Self::BadAddress(_) => {
-                "give an address as `mini-vmm host list` prints it, for example 0000:01:00.0".into()
-            }
-            Self::NoDevice(_) | Self::NotBound(_) => "see what there is with `mini-vmm host list`".into(),
-            Self::Bridge(_) => "name the devices behind it; see them with `mini-vmm host list --all`".into(),
-            Self::NoGroup(_) => {
-                "turn the IOMMU on in the firmware and boot the host with intel_iommu=on (Intel) or amd_iommu=on (AMD)".into()
-            }
-            Self::Shared { bdf, .. } => {
-                format!("bind all of the group, as root: mini-vmm host bind {bdf} --group")
-            }
-            Self::BridgeInGroup { bdf, .. } => {
-                format!("put {bdf} into another slot, where the bridge is not in its group")
-            }
             Self::InUse { remedy: None, .. } => LEAVE.into(),
-            Self::InUse { bdf, remedy: Some(remedy), run: true, .. } => {
-                format!("{remedy}; or take it all the same, as root: mini-vmm host bind {bdf} --force")
-            }
-            Self::InUse { remedy: Some(remedy), .. } => {
-                format!("{remedy}; or take it all the same, as root: the same command with --force")
-            }
+            Self::InUse {
+                bdf,
+                remedy: Some(remedy),
+                run: true,
+                ..
+            } => format!("{remedy}; {force} mini-vmm host bind {bdf} --force"),
+            Self::InUse {
+                remedy: Some(remedy),
+                ..
+            } => format!("{remedy}; {force} the same command with --force"),
             Self::Held { bdf, .. } => {
-                format!("end that process; or take it all the same, as root: mini-vmm host unbind {bdf} --force")
+                format!("end that process; {force} mini-vmm host unbind {bdf} --force")
             }
             Self::Owned { run, .. } => {
                 format!("wait for its end; see what it is with `ps -p {run} -f`")
             }
             Self::FunctionInUse { physical, cause } => {
                 let end = match &**cause {
-                    Self::InUse { remedy: Some(remedy), .. } => remedy,
+                    Self::InUse {
+                        remedy: Some(remedy),
+                        ..
+                    } => remedy,
                     Self::InUse { .. } => return Some(LEAVE.into()),
                     _ => "end that process",
                 };
-                format!("{end}; or take them all the same, as root: mini-vmm host unbind {physical} --force")
+                format!("{end}; {force} mini-vmm host unbind {physical} --force")
+            }
+            _ => return None,
+        })
+    }
+
+    /// How a device is given back where its record or the journal cannot be read.
+    fn do_without_record(&self) -> Option<String> {
+        Some(match self {
+            Self::BadRecord(path) => forget(path),
+            Self::UnknownRecord { path, .. } => {
+                format!(
+                    "use the mini-vmm that bound the device; or {}",
+                    forget(path)
+                )
+            }
+            Self::BadJournal(_) | Self::UnknownJournal { .. } => {
+                "see with `mini-vmm host list` which devices have no driver or a VFIO driver, \
+                 and give them back with `mini-vmm host unbind`"
+                    .into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// What to ask for instead, or what to change on the host first.
+    fn correct_request(&self) -> Option<String> {
+        Some(match self {
+            Self::BadAddress(_) => {
+                "give an address as `mini-vmm host list` prints it, for example 0000:01:00.0".into()
+            }
+            Self::NoDevice(_) | Self::NotBound(_) => {
+                "see which devices there are with `mini-vmm host list`".into()
+            }
+            Self::Bridge(_) => {
+                "name the devices behind it; see them with `mini-vmm host list --all`".into()
+            }
+            Self::NoGroup(_) => "turn the IOMMU on in the firmware and boot the host with \
+                                 intel_iommu=on (Intel) or amd_iommu=on (AMD)"
+                .into(),
+            Self::Shared { bdf, .. } => {
+                format!("bind all of the group, as root: mini-vmm host bind {bdf} --group")
+            }
+            Self::BridgeInGroup { bdf, .. } => {
+                format!("put {bdf} into another slot, where the bridge is not in its group")
             }
             Self::FunctionsShared { physical, .. } => format!(
-                "put {physical} into a slot behind a root port with ACS, where each function has a group of its own; or give a guest all of it: mini-vmm host bind {physical} --group"
+                "put {physical} into a slot behind a root port with ACS, where each function has \
+                 a group of its own; or give a guest all of it: \
+                 mini-vmm host bind {physical} --group"
             ),
-            Self::NoFunctions(_) => "leave --vfs away, or turn SR-IOV on in the firmware".into(),
+            Self::NoFunctions(_) => "omit --vfs, or turn SR-IOV on in the firmware".into(),
             Self::TooManyFunctions { most, .. } => format!("give --vfs {most} or less"),
-            Self::HasFunctions { bdf, .. } => {
-                format!("bind those (`ls -d /sys/bus/pci/devices/{bdf}/virtfn*`), or remove them first")
-            }
-            Self::WouldLoseFunctions { bdf, .. } => {
-                format!("remove them first: mini-vmm host unbind {bdf}, or as root: echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs")
-            }
+            Self::HasFunctions { bdf, .. } => format!(
+                "bind those (`ls -d /sys/bus/pci/devices/{bdf}/virtfn*`), or remove them first"
+            ),
+            Self::WouldLoseFunctions { bdf, .. } => format!(
+                "remove them first: mini-vmm host unbind {bdf}, or as root: \
+                 echo 0 > /sys/bus/pci/devices/{bdf}/sriov_numvfs"
+            ),
             Self::WouldLoseMediated { uuids, .. } => {
-                let remove = uuids.iter().map(|uuid| format!("echo 1 > /sys/bus/mdev/devices/{uuid}/remove"));
-                let remove: Vec<_> = remove.collect();
-                format!("give those to guests (--vfio UUID), or remove them first, as root: {}", remove.join("; "))
+                let remove = |uuid| format!("echo 1 > /sys/bus/mdev/devices/{uuid}/remove");
+                let remove: Vec<_> = uuids.iter().map(remove).collect();
+                format!(
+                    "give those to guests (--vfio UUID), or remove them first, as root: {}",
+                    remove.join("; ")
+                )
             }
             Self::NoUser(_) => "give a name from /etc/passwd, or a number".into(),
             Self::NoDriver { module, .. } => format!(
-                "as root: modprobe {module}; if there is no such module, the kernel needs CONFIG_VFIO_PCI"
+                "as root: modprobe {module}; if there is no such module, the kernel needs \
+                 CONFIG_VFIO_PCI"
             ),
             Self::NotTaken { bdf, .. } => format!("see why with `dmesg | grep {bdf}`"),
-            Self::BadRecord(path) => {
-                let bdf = path.file_name().unwrap_or_default().to_string_lossy();
-                format!(
-                    "as root: rm {}; then `mini-vmm host unbind {bdf}` gives the device to the driver that wants it",
-                    path.display()
-                )
-            }
-            Self::BadJournal(_) => "see which devices have no driver, or one of VFIO's, with `mini-vmm host list`, and give them back with `mini-vmm host unbind`".into(),
             Self::Busy => "see which with `fuser -v /run/mini-vmm/lock`".into(),
-            Self::Write { source, .. } | Self::Own { source, .. } | Self::Record { source, .. }
-                if needs_root(source) =>
-            {
-                "only root may: put sudo before the command".into()
-            }
             Self::Write { .. } => "see why with `dmesg | tail`".into(),
-            Self::Sysfs { .. } | Self::Own { .. } | Self::Record { .. } | Self::Guardian(_) => return None,
+            _ => return None,
         })
     }
+}
+
+/// How a device is given back without its record.
+fn forget(record: &Path) -> String {
+    let bdf = record.file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "as root: rm {}; then `mini-vmm host unbind {bdf}` gives the device to the driver that \
+         matches it",
+        record.display()
+    )
 }
 
 fn needs_root(error: &io::Error) -> bool {

@@ -1,4 +1,5 @@
-//! What binding needs to know of a device, from sysfs (Documentation/ABI/testing/sysfs-bus-pci).
+//! The facts that binding needs about a device, from sysfs
+//! (Documentation/ABI/testing/sysfs-bus-pci).
 
 use std::path::Path;
 use std::{fs, io};
@@ -8,37 +9,37 @@ use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 
 use crate::bind::error::BindError;
 
-/// A device, and what may be changed of it.
+/// A device, and the attributes that binding changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// Address, driver, group, class.
     pub device: PciDevice,
     /// Vendor, device, subsystem and class, in the form that modules' aliases match.
     pub modalias: String,
-    /// The one driver that may have it, if somebody has said so.
+    /// The only driver that may bind the device, if one is set.
     pub driver_override: Option<String>,
-    /// The module of its driver; none for one that is built in.
+    /// The module of its driver; `None` if the driver is built in.
     pub module: Option<String>,
-    /// SR-IOV (PCI Express 6.0, 9.3.3), if it is a physical function that has it.
+    /// The device's virtual functions, if it is a physical function (PCI Express 6.0, 9.3.3).
     pub functions: Option<Functions>,
 }
 
 /// A physical function's virtual functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Functions {
-    /// How many there are.
+    /// How many exist.
     pub made: u32,
-    /// How many there can be.
+    /// How many can exist.
     pub most: u32,
-    /// Whether the host's drivers take them as they appear.
+    /// Whether the host's drivers bind new ones.
     pub autoprobe: bool,
 }
 
 impl Facts {
-    /// Reads them; `None` when there is no such device.
+    /// Reads a device's facts; `None` if there is no such device.
     ///
     /// # Errors
-    /// When sysfs cannot be read.
+    /// sysfs cannot be read.
     pub fn read(sysfs: &Sysfs, bdf: Bdf) -> Result<Option<Self>, BindError> {
         let device = sysfs
             .device(bdf)
@@ -46,7 +47,7 @@ impl Facts {
         Ok(device.map(Self::of))
     }
 
-    /// The rest of what there is to know of a device.
+    /// Reads the other facts of a device.
     pub fn of(device: PciDevice) -> Self {
         let attribute = |name: &str| text(&device.path.join(name));
         let number = |name: &str| attribute(name).parse().ok();
@@ -54,14 +55,14 @@ impl Facts {
             Some(Functions {
                 made: number("sriov_numvfs")?,
                 most: number("sriov_totalvfs").filter(|most| *most > 0)?,
-                // Without the attribute, from before Linux 4.14, they do.
+                // Linux before 4.14 lacks the attribute, and drivers bind new functions.
                 autoprobe: attribute("sriov_drivers_autoprobe") != "0",
             })
         };
         let module = fs::read_link(device.path.join("driver/module")).ok();
         Self {
             modalias: attribute("modalias"),
-            // The kernel prints a missing string so.
+            // The kernel prints `(null)` for a missing string.
             driver_override: Some(attribute("driver_override"))
                 .filter(|o| !o.is_empty() && o != "(null)"),
             module: module.and_then(|m| Some(m.file_name()?.to_string_lossy().into_owned())),
@@ -75,8 +76,8 @@ impl Facts {
         self.device.bdf
     }
 
-    /// The `modalias` that its virtual functions will have, as far as can be told before they are
-    /// there: they differ in the device's number (PCI Express 6.0, 9.3.3.11).
+    /// The `modalias` that the virtual functions will have, as far as is known before they exist:
+    /// they have another device ID (VF Device ID, PCI Express 6.0, 9.3.3.11).
     pub fn functions_modalias(&self) -> String {
         let number = text(&self.device.path.join("sriov_vf_device"));
         let (Ok(number), Some((vendor, rest))) = (
@@ -106,15 +107,14 @@ pub fn virtual_functions(sysfs: &Sysfs, physical: Bdf) -> Vec<Bdf> {
     numbered.into_iter().map(|(_, bdf)| bdf).collect()
 }
 
-/// An attribute's line; empty when there is none.
+/// The first line of an attribute; empty if there is none.
 fn text(path: &Path) -> String {
     let bytes = fs::read(path).unwrap_or_default();
-    // A record keeps it on a line of its own.
     let text = String::from_utf8_lossy(&bytes);
     text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
-/// Names what could not be read.
+/// Makes an error that names what could not be read.
 pub(super) fn unreadable(what: String) -> impl FnOnce(io::Error) -> BindError {
     move |source| BindError::Sysfs { what, source }
 }

@@ -1,5 +1,6 @@
-//! A host in a temporary directory, with a kernel that does on a write what Linux does (drivers/base/bus.c,
-//! drivers/pci/pci-driver.c, drivers/pci/iov.c), and that fails when it is told to.
+//! A made-up host in a temporary directory. Its kernel does on a write what Linux does
+//! (drivers/base/bus.c, drivers/pci/pci-driver.c, drivers/pci/iov.c), and fails where a test asks
+//! for a failure.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
@@ -12,19 +13,20 @@ use vmm::hostinfo::sysfs::Sysfs;
 use vmm_sys_util::tempdir::TempDir;
 
 use crate::bind::{Host, Kernel, Records};
-use crate::in_use::{Addresses, Places};
+use crate::paths::{Addresses, HostPaths};
 
-/// When the kernel refuses.
+/// The change at which the kernel fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
     /// Never.
     #[default]
     Never,
-    /// Once, at the change of this number.
+    /// Once, at the change with this number.
     At(usize),
     /// From that change on.
     From(usize),
-    /// Never, but the program is killed after that change: a panic, which nothing here catches.
+    /// Never, but the program is killed after that change, by a panic that the program does not
+    /// catch.
     Killed(usize),
 }
 
@@ -33,9 +35,9 @@ pub enum Fault {
 struct State {
     /// The driver that matches a device by its identity.
     natural: BTreeMap<Bdf, String>,
-    /// A driver that does not get on with a device.
+    /// Drivers whose probe of a device fails.
     refuses: Vec<(String, Bdf)>,
-    /// Modules that modprobe finds.
+    /// Modules that can be loaded.
     loadable: Vec<String>,
     owners: BTreeMap<PathBuf, (u32, u32)>,
     fault: Fault,
@@ -64,7 +66,7 @@ fn errno(number: i32) -> io::Result<()> {
 }
 
 impl FakeHost {
-    /// With these drivers.
+    /// A host with these drivers.
     pub fn new(drivers: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let root = dir.as_path().to_owned();
@@ -100,7 +102,7 @@ impl FakeHost {
         self
     }
 
-    /// Writes an attribute of a device behind the kernel's back.
+    /// Writes an attribute of a device without the kernel's effects.
     pub fn set(&self, bdf: &str, name: &str, text: impl AsRef<[u8]>) {
         let bdf: Bdf = bdf.parse().unwrap();
         fs::write(self.kernel.device(bdf).join(name), text).unwrap();
@@ -110,7 +112,7 @@ impl FakeHost {
         let root = self.dir.as_path();
         Host {
             sysfs: Sysfs::at(root.join("sys")),
-            places: Places {
+            paths: HostPaths {
                 dev: root.join("dev"),
                 proc: root.join("proc"),
                 modules: root.join("modules"),
@@ -121,7 +123,7 @@ impl FakeHost {
         }
     }
 
-    /// A process has a node open.
+    /// Lets a process open a node.
     pub fn open(&self, node: &str) {
         let process = self.dir.as_path().join("proc/4711");
         fs::create_dir_all(process.join("fd")).unwrap();
@@ -129,7 +131,7 @@ impl FakeHost {
         symlink(self.dir.as_path().join(node), process.join("fd/9")).unwrap();
     }
 
-    /// It has ended.
+    /// Ends that process.
     pub fn close_all(&self) {
         fs::remove_dir_all(self.dir.as_path().join("proc/4711")).unwrap();
     }
@@ -138,7 +140,7 @@ impl FakeHost {
         self.kernel.driver(bdf.parse().unwrap())
     }
 
-    /// Everything but the records, as text: two hosts are alike if these are equal.
+    /// The host without its records, as text: two hosts with equal snapshots are equal.
     pub fn snapshot(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for below in ["sys", "dev"] {
@@ -276,7 +278,7 @@ impl FakeKernel {
         Some(text.trim().to_owned()).filter(|t| t != "(null)")
     }
 
-    /// A driver's probe. VFIO's make the nodes.
+    /// The probe of a driver. A VFIO driver makes the nodes.
     fn attach(&self, bdf: Bdf, driver: &str) -> io::Result<()> {
         if self.lock().refuses.contains(&(driver.into(), bdf)) {
             return Err(io_error());
@@ -299,7 +301,7 @@ impl FakeKernel {
         if !driver.contains("vfio") {
             return;
         }
-        // drivers/vfio/pci/vfio_pci_core.c: they go with it.
+        // vfio-pci removes them when it is unbound (drivers/vfio/pci/vfio_pci_core.c).
         if fs::read_link(self.device(bdf).join("virtfn0")).is_ok() {
             self.make_functions(bdf, 0).unwrap();
         }
@@ -329,15 +331,15 @@ impl FakeKernel {
         }
     }
 
-    /// Which driver may have a device: the one that it is reserved for, or the one that knows it.
-    fn suitor(&self, bdf: Bdf) -> Option<String> {
+    /// The driver that may bind a device: that of its override, or the one that matches its identity.
+    fn driver_for(&self, bdf: Bdf) -> Option<String> {
         let natural = self.lock().natural.get(&bdf).cloned();
         let driver = self.override_of(bdf).or(natural)?;
         self.driver_dir(&driver).exists().then_some(driver)
     }
 
-    /// Counts a change, and refuses it if that is its turn.
-    fn turn(&self) -> io::Result<()> {
+    /// Counts a change, and refuses it if the test asks for that.
+    fn count_change(&self) -> io::Result<()> {
         let mut state = self.lock();
         state.changes += 1;
         let refused = match state.fault {
@@ -348,7 +350,7 @@ impl FakeKernel {
         if refused { Err(io_error()) } else { Ok(()) }
     }
 
-    /// The end of a change, and perhaps of the program.
+    /// Ends a change, and perhaps the program.
     fn done(&self, command: String) -> io::Result<()> {
         let mut state = self.lock();
         state.log.push(command);
@@ -358,12 +360,12 @@ impl FakeKernel {
         Ok(())
     }
 
-    /// What was changed since this was asked last.
+    /// The changes since the last call, as commands.
     pub fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().log)
     }
 
-    /// A place of the made-up host as it would be on a real one.
+    /// A path of the made-up host as it would be on a real host.
     fn real(&self, path: &Path) -> String {
         format!("/{}", path.strip_prefix(&self.root).unwrap().display())
     }
@@ -404,7 +406,7 @@ impl FakeKernel {
 
 impl Kernel for FakeKernel {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        self.turn()?;
+        self.count_change()?;
         let name = path.file_name().unwrap().to_str().unwrap();
         let parent = path.parent().unwrap();
         let above = parent.file_name().unwrap().to_str().unwrap();
@@ -423,14 +425,16 @@ impl Kernel for FakeKernel {
                 Ok(())
             }
             "bind" if self.driver(named()).is_some() => errno(libc::EBUSY),
-            "bind" if self.suitor(named()).as_deref() == Some(above) => self.attach(named(), above),
+            "bind" if self.driver_for(named()).as_deref() == Some(above) => {
+                self.attach(named(), above)
+            }
             "unbind" | "bind" => errno(libc::ENODEV),
             "drivers_probe" => {
                 if let Some(driver) = self
-                    .suitor(named())
+                    .driver_for(named())
                     .filter(|_| self.driver(named()).is_none())
                 {
-                    // How it went is not told.
+                    // The write does not return the probe's error.
                     let _ = self.attach(named(), &driver);
                 }
                 Ok(())
@@ -446,7 +450,7 @@ impl Kernel for FakeKernel {
     }
 
     fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()> {
-        self.turn()?;
+        self.count_change()?;
         let (_, before) = self.owner(path)?;
         let owner = (uid, gid.unwrap_or(before));
         self.lock().owners.insert(path.to_owned(), owner);

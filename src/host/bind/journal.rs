@@ -1,79 +1,70 @@
-//! What a change that is under way has begun, for whoever comes after a kill in the middle of it.
+//! The journal: the devices of an unfinished change, for the recovery after a kill.
 //!
-//! One file for all of the change's devices: it is there before the first of them is touched, and its
-//! removal is the moment at which the whole change holds. Whoever finds it holds the lock, so that the
-//! one who wrote it is no more. A broken-off bind is taken back by it, and a broken-off unbind is
-//! brought to its end: both are the same question, what the device's record was to be.
+//! One file holds all devices of the change. The file exists before the first device is changed,
+//! and removing the file commits the change. A process that finds the file has the lock, so the
+//! process that wrote the file has ended. For each device the file holds the record to return to:
+//! recovery then undoes a killed bind and finishes a killed unbind in the same way.
 
 use std::{fs, io};
 
 use pci::Bdf;
+use serde::{Deserialize, Serialize};
 
 use crate::bind::error::BindError;
-use crate::bind::record::{Record, Records};
+use crate::bind::form::{FormError, address};
+use crate::bind::record::Record;
+use crate::bind::records::Records;
+use crate::bind::{form, old_form};
 
 /// The file's name in the records' directory.
 const NAME: &str = "under-way";
-/// Its first line.
-const MAGIC: &str = "mini-vmm change 1";
 
-/// A device of the change, and its record from before; `None` if it had none, and is to have none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A device of the change, and the record to return to: `None` if the device is to have none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
+    #[serde(rename = "device", deserialize_with = "address")]
     pub(super) bdf: Bdf,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) before: Option<Record>,
 }
 
-fn to_text(entries: &[Entry]) -> String {
-    let mut text = format!("{MAGIC}\n");
-    for Entry { bdf, before } in entries {
-        text.push_str(&format!("device {bdf}\n"));
-        text.push_str(&before.as_ref().map_or(String::new(), Record::to_text));
-    }
-    text
+/// The file's content.
+#[derive(Serialize, Deserialize)]
+struct Journal<E> {
+    devices: E,
 }
 
-/// No line of a record begins with the word that begins an entry.
-fn parse(text: &str) -> Option<Vec<Entry>> {
-    let rest = text.strip_prefix(MAGIC)?.strip_prefix('\n')?;
-    let mut devices: Vec<(Bdf, String)> = Vec::new();
-    for line in rest.lines() {
-        match (line.strip_prefix("device "), devices.last_mut()) {
-            (Some(bdf), _) => devices.push((bdf.parse().ok()?, String::new())),
-            (None, Some((_, record))) => record.push_str(&format!("{line}\n")),
-            (None, None) => return None,
-        }
+fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormError> {
+    if let Some(entries) = old_form::journal(&String::from_utf8_lossy(bytes)) {
+        let entries = entries.into_iter();
+        return Ok(entries.map(|(bdf, before)| Entry { bdf, before }).collect());
     }
-    let entries = devices.into_iter().map(|(bdf, text)| {
-        let before = match text.as_str() {
-            "" => None,
-            text => Some(Record::parse(bdf, text)?),
-        };
-        Some(Entry { bdf, before })
-    });
-    entries.collect()
+    form::parse(bytes).map(|journal: Journal<_>| journal.devices)
 }
 
 impl Records {
-    /// Notes what the change has begun; all of it, each time.
+    /// Writes the journal, with all devices that the change has begun with.
     pub(super) fn begin(&self, entries: &[Entry]) -> Result<(), BindError> {
-        self.replace(NAME, &to_text(entries))
+        self.replace(NAME, &Journal { devices: entries })
     }
 
-    /// What a change has begun and not ended.
+    /// Reads the journal; empty if there is none.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// A journal that cannot be read.
     pub(super) fn begun(&self) -> Result<Vec<Entry>, BindError> {
         let path = self.file(NAME);
         match fs::read(&path) {
-            Ok(bytes) => parse(&String::from_utf8_lossy(&bytes)).ok_or(BindError::BadJournal(path)),
+            Ok(bytes) => parse(&bytes).map_err(|e| match e {
+                FormError::Damaged => BindError::BadJournal(path),
+                FormError::Unknown(version) => BindError::UnknownJournal { path, version },
+            }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(Self::trouble(&path)(e)),
         }
     }
 
-    /// The change holds, or is taken back.
+    /// Removes the journal: the change is complete or undone.
     pub(super) fn end(&self) -> Result<(), BindError> {
         self.discard(NAME)
     }
@@ -84,6 +75,7 @@ mod tests {
     use proptest::prelude::*;
     use vmm_sys_util::tempdir::TempDir;
 
+    use super::super::record::Node;
     use super::*;
 
     #[test]
@@ -92,15 +84,24 @@ mod tests {
         let records = Records::at(dir.as_path());
         assert_eq!(records.begun().unwrap(), []);
         let bdfs: [Bdf; 3] = ["01:00.0", "02:00.0", "03:00.0"].map(|bdf| bdf.parse().unwrap());
-        let text = "mini-vmm record 1\nmodalias pci:v1\ndriver nvme\nnode 0 0 /dev/vfio/1\n";
+        let before = Record {
+            modalias: "pci:v1".into(),
+            driver: Some("nvme".into()),
+            nodes: vec![Node {
+                path: "/dev/vfio/1".into(),
+                uid: 0,
+                gid: 0,
+            }],
+            ..Record::new(bdfs[1])
+        };
         let entries = bdfs.map(|bdf| Entry {
             bdf,
-            before: Record::parse(bdf, text).filter(|_| bdf == bdfs[1]),
+            before: Some(before.clone()).filter(|_| bdf == bdfs[1]),
         });
         assert!(entries[1].before.is_some());
         records.begin(&entries).unwrap();
         assert_eq!(records.begun().unwrap(), entries);
-        // It is no record.
+        // The journal is not listed as a record.
         assert_eq!(records.all().unwrap(), []);
         records.end().unwrap();
         records.end().unwrap();
@@ -109,17 +110,29 @@ mod tests {
             "",
             "mini-vmm change 1\nx\n",
             "mini-vmm change 1\ndevice 0\n",
+            "{}",
+            r#"{"version": 2}"#,
+            r#"{"version": 2, "devices": [{"device": "0"}]}"#,
         ] {
             fs::write(dir.as_path().join(NAME), damaged).unwrap();
             let error = records.begun().unwrap_err();
             assert!(matches!(error, BindError::BadJournal(_)), "{error}");
         }
+        let newer = r#"{"version": 3, "devices": []}"#;
+        fs::write(dir.as_path().join(NAME), newer).unwrap();
+        let error = records.begun().unwrap_err();
+        assert!(matches!(error, BindError::UnknownJournal { .. }), "{error}");
     }
 
     proptest! {
         #[test]
-        fn any_text_is_answered(text in "(mini-vmm change 1\n)?((device 0000:01:00.0|mini-vmm record 1|owner 1|[ -~]{0,12})\n){0,6}") {
-            let _ = parse(&text);
+        fn any_text_is_answered(
+            text in concat!(
+                r#"(\{"version":2,"devices":\[)?"#,
+                r#"(\{"device":"(01:00.0|x)",?[ -~]{0,9}\},?){0,3}(\]\})?"#
+            )
+        ) {
+            let _ = parse(text.as_bytes());
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Who carries changes out: the kernel that runs, or one made up for a test.
+//! The kernel that makes the changes: the running one, or one made up for a test.
 
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{fs, io};
 
-/// What changes the host.
+/// Makes changes of the host.
 pub trait Kernel: Send + Sync {
     /// Writes an attribute of sysfs: one write(2), whose errno is the kernel's answer.
     ///
@@ -13,7 +13,7 @@ pub trait Kernel: Send + Sync {
     /// The errno.
     fn write(&self, path: &Path, text: &str) -> io::Result<()>;
 
-    /// Changes a node's owner and, if given, its group.
+    /// Changes the owner of a node and, if given, its group.
     ///
     /// # Errors
     /// The errno.
@@ -25,14 +25,14 @@ pub trait Kernel: Send + Sync {
     /// The errno.
     fn owner(&self, path: &Path) -> io::Result<(u32, u32)>;
 
-    /// Loads a module and what it needs.
+    /// Loads a module and the modules that it needs.
     ///
     /// # Errors
-    /// What modprobe says.
+    /// The last line that modprobe printed.
     fn load(&self, module: &str) -> io::Result<()>;
 }
 
-/// The kernel that runs.
+/// The running kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Running;
 

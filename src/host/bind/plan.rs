@@ -1,8 +1,9 @@
-//! What is to be done, as a list of steps made from facts. Nothing is touched here: a plan can be
-//! printed as the shell commands that it stands for, or carried out by [`super::apply`].
+//! Plans: lists of steps, made from facts. A plan changes nothing. It is printed as shell commands
+//! (`--dry-run`), or executed by [`super::apply`].
 //!
-//! Only driver_override is used, never new_id: it concerns one device alone, and leaves no driver
-//! that would take the next device of the kind (Documentation/ABI/testing/sysfs-bus-pci).
+//! Plans use driver_override and never new_id: driver_override concerns one device, while new_id
+//! leaves a driver that would bind the next device with the same IDs, too
+//! (Documentation/ABI/testing/sysfs-bus-pci).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,84 +20,84 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 /// A node under /dev/vfio.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// A group's, for containers.
+    /// The node of a group, for containers.
     Group(u32),
-    /// A device's own, for iommufd. Its name is known when the device is bound.
+    /// The node of a device, for iommufd. Its name is known once the device is bound.
     Device(Bdf),
-    /// One that changed hands before.
+    /// A node whose owner was changed before.
     Path(PathBuf),
 }
 
 /// One change of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Have a driver loaded.
+    /// Load a driver.
     Load(Driver),
-    /// Say which driver alone may have a device, or that any may.
+    /// Set the only driver that may bind a device, or allow any.
     Override {
         /// The device.
         bdf: Bdf,
         /// The driver.
         to: Option<String>,
     },
-    /// Take a device from its driver.
+    /// Unbind a device from its driver.
     Unbind {
         /// The device.
         bdf: Bdf,
-        /// The driver that has it.
+        /// The driver that has the device.
         driver: String,
     },
-    /// Let the drivers look at a device.
+    /// Have the kernel look for a driver for a device.
     Probe {
         /// The device.
         bdf: Bdf,
-        /// The one that must take it.
+        /// The driver that must bind the device.
         wanted: Option<String>,
     },
-    /// Give a device to one driver.
+    /// Bind a device to one driver.
     Bind {
         /// The device.
         bdf: Bdf,
         /// The driver.
         driver: String,
     },
-    /// Whether the host's drivers take virtual functions as they appear.
+    /// Set whether the host's drivers bind new virtual functions.
     Autoprobe {
         /// The physical function.
         bdf: Bdf,
-        /// Whether they do.
+        /// Whether they bind them.
         on: bool,
     },
     /// Make virtual functions, or remove them all.
     Functions {
         /// The physical function.
         bdf: Bdf,
-        /// How many there shall be.
+        /// How many there will be.
         count: u32,
     },
-    /// Bind the virtual functions that have appeared.
+    /// Bind the new virtual functions.
     TakeFunctions {
         /// The physical function.
         bdf: Bdf,
-        /// The driver that they get, as far as can be told before they are there.
+        /// The driver that they get, as far as is known before they exist.
         driver: String,
-        /// Who gets their nodes.
+        /// The user that gets their nodes.
         uid: Option<u32>,
     },
-    /// Make a node a user's.
+    /// Change the owner of a node.
     Own {
-        /// The device on whose account.
+        /// The device that the node belongs to.
         bdf: Bdf,
         /// The node.
         target: Target,
         /// The new owner.
         uid: u32,
-        /// The new group; the node's own stays without.
+        /// The new group; `None` keeps the node's group.
         gid: Option<u32>,
     },
 }
 
-/// Gives a device to a VFIO driver, and its nodes to a user.
+/// Binds a device to a VFIO driver, and gives its nodes to a user.
 pub fn take(facts: &Facts, driver: &Driver, user: Option<&User>) -> Vec<Step> {
     let bdf = facts.bdf();
     let mut steps = Vec::new();
@@ -115,7 +116,7 @@ pub fn take(facts: &Facts, driver: &Driver, user: Option<&User>) -> Vec<Step> {
     steps
 }
 
-/// Makes virtual functions, without the host's drivers seeing them.
+/// Makes virtual functions and keeps the host's drivers from binding them.
 pub fn make_functions(
     facts: &Facts,
     count: u32,
@@ -140,7 +141,8 @@ pub fn make_functions(
     steps
 }
 
-/// Makes a device's nodes a user's. A group's node is there for each of its devices.
+/// Gives a device's nodes to a user: that of its group, which all devices of the group share, and
+/// its own.
 pub fn own(facts: &Facts, user: &User) -> Vec<Step> {
     let (bdf, group) = (facts.bdf(), facts.device.group);
     let targets = group
@@ -157,17 +159,17 @@ pub fn own(facts: &Facts, user: &User) -> Vec<Step> {
         .collect()
 }
 
-/// Makes a device what its record says it was, wherever between the two it is now. What somebody
-/// else has done to it since is left alone.
+/// Makes a device what its record says it was, whichever step of a bind or unbind was the last. A
+/// change that another program has made since is kept.
 ///
-/// `loaded`: whether the driver that it had is there.
+/// `loaded`: whether the driver that the device had is loaded.
 pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     let bdf = record.bdf;
     let mut steps: Vec<_> = record
         .nodes
         .iter()
         .enumerate()
-        // One that changed hands twice is its first owner's again.
+        // A node that changed its owner twice goes to its first owner.
         .filter(|(at, node)| !record.nodes.iter().take(*at).any(|n| n.path == node.path))
         .map(|(_, node)| Step::Own {
             bdf,
@@ -191,7 +193,7 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     let by_us = has == Some(bound);
     let theirs = has.is_some() && !by_us && has != record.driver.as_ref();
     let at = now.driver_override.as_ref();
-    // None is what it has in the middle of this, below.
+    // This plan may have been interrupted between its two overrides, below.
     let ours = at == Some(bound) || (at.is_none() && !theirs);
     let then = if ours {
         record.driver_override.as_ref()
@@ -206,8 +208,8 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
         steps.extend(change(at, then));
         return steps;
     }
-    // The kernel gives a device to no driver but the one of its override, which may have been
-    // another's while this one had the device.
+    // The kernel binds a device to no other driver than that of its override. The earlier override
+    // may name another driver than the one that had the device: then it is set after the bind.
     let during = then.filter(|then| record.driver.as_ref().is_none_or(|driver| driver == *then));
     steps.extend(change(at, during));
     if by_us {
@@ -232,8 +234,8 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     steps
 }
 
-/// Gives a device to whatever driver wants it: what it had before is not known.
-pub fn let_go(now: &Facts) -> Vec<Step> {
+/// Gives a device to any driver that matches it, where its earlier driver is not known.
+pub fn release(now: &Facts) -> Vec<Step> {
     let bdf = now.bdf();
     let mut steps = Vec::new();
     if now.driver_override.is_some() {
@@ -246,7 +248,7 @@ pub fn let_go(now: &Facts) -> Vec<Step> {
     steps
 }
 
-/// As what one would type.
+/// Prints a step as a shell command.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const DRIVERS: &str = "/sys/bus/pci/drivers";
@@ -294,7 +296,7 @@ impl fmt::Display for Step {
                 match target {
                     Target::Group(group) => write!(f, "/dev/vfio/{group}"),
                     Target::Path(path) => write!(f, "{}", path.display()),
-                    // Above.
+                    // Printed above.
                     Target::Device(_) => Ok(()),
                 }
             }
@@ -302,7 +304,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Not every kernel has a node for each device.
+/// The command for a device's own node, which kernels without VFIO's device nodes lack.
 fn own_device(uid: u32, device: &str) -> String {
     let dir = format!("{DEVICES}/{device}/vfio-dev");
     format!("[ ! -d {dir} ] || chown {uid} /dev/vfio/devices/$(ls {dir})")

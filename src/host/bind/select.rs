@@ -1,15 +1,15 @@
-//! Which devices a command is about, and whether they can be taken at all.
+//! Selects the devices of a command, and checks that the host can do without them.
 
 use pci::Bdf;
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs::PciDevice;
 
-use crate::bind::Host;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, unreadable};
+use crate::bind::host::Host;
 use crate::in_use::in_use;
 
-/// A device to take, and the one asked for because of which it is taken.
+/// A device to bind. `along` is the named device of whose group it is, if it was not named itself.
 pub(super) struct Wanted {
     pub(super) facts: Facts,
     pub(super) along: Option<Bdf>,
@@ -19,7 +19,7 @@ pub(super) struct Wanted {
 pub(super) fn named(host: &Host, addresses: &[String]) -> Result<Vec<Facts>, BindError> {
     let mut found: Vec<Facts> = Vec::new();
     for address in addresses {
-        let bdf = parse(address)?;
+        let bdf = parse_pci(address)?;
         if found.iter().any(|f| f.bdf() == bdf) {
             continue;
         }
@@ -35,17 +35,21 @@ pub(super) fn named(host: &Host, addresses: &[String]) -> Result<Vec<Facts>, Bin
     Ok(found)
 }
 
-/// Mediated devices have no driver of the host's to be taken from.
-pub(super) fn parse(address: &str) -> Result<Bdf, BindError> {
+/// Parses the address of a PCI device. A mediated device has no host driver to unbind.
+pub(super) fn parse_pci(address: &str) -> Result<Bdf, BindError> {
     match parse_address(address) {
         Ok(HostName::Pci(bdf)) => Ok(bdf),
         _ => Err(BindError::BadAddress(address.to_owned())),
     }
 }
 
-/// The named devices, and the others of their groups if they are wanted; without them, there must be
-/// none that keeps a group from being used.
-pub(super) fn whole(host: &Host, named: Vec<Facts>, group: bool) -> Result<Vec<Wanted>, BindError> {
+/// The named devices, and with `group` all devices of their groups. Without `group`, no other
+/// device may keep a group from being used by a guest.
+pub(super) fn with_group(
+    host: &Host,
+    named: Vec<Facts>,
+    group: bool,
+) -> Result<Vec<Wanted>, BindError> {
     let asked: Vec<Bdf> = named.iter().map(Facts::bdf).collect();
     let mut wanted: Vec<Wanted> = Vec::new();
     for facts in named {
@@ -85,20 +89,20 @@ pub(super) fn whole(host: &Host, named: Vec<Facts>, group: bool) -> Result<Vec<W
     Ok(wanted)
 }
 
-/// Whether the host can do without a device. An interface that is up and has no address is free.
-/// `run`: whether it is wanted for a run.
+/// Checks that the host can do without a device. An interface that is up but has no address is no
+/// use. `run`: whether the device is bound for a run.
 pub(super) fn check_free(host: &Host, device: &PciDevice, run: bool) -> Result<(), BindError> {
     if device.is_vfio() {
         return Ok(());
     }
     let bdf = device.bdf;
-    let uses = in_use(&host.sysfs, &host.places, device)
+    let uses = in_use(&host.sysfs, &host.paths, device)
         .map_err(unreadable(format!("the use of PCI device {bdf}")))?;
     let serious: Vec<_> = uses.iter().filter(|u| u.is_serious()).collect();
     if serious.is_empty() {
         return Ok(());
     }
-    // One use without a remedy, and the host needs it whatever is done about the others.
+    // If one use has no remedy, ending the others does not help.
     let remedies: Option<Vec<_>> = serious.iter().map(|u| u.remedy()).collect();
     Err(BindError::InUse {
         bdf,

@@ -1,46 +1,47 @@
-//! The way back: what was bound here becomes what it was; what somebody else bound, what the kernel
-//! makes of it.
+//! `host unbind`: a device with a record becomes what it was; for any other, the kernel looks for a
+//! driver.
 //!
-//! Unlike a bind, this is done as far as it goes: a device that cannot be given back keeps its record,
-//! and the others go back all the same. To take them again would be further from what was asked for.
+//! Unlike a bind, an unbind is no transaction: a device that cannot be given back keeps its record,
+//! and the others go back. To bind those again would be further from what the user asked for.
 
 use pci::Bdf;
 use vmm::sys::process::Process;
 
-use crate::bind::apply::{give_back, group_node, heir, let_go, node_of, steps_back};
+use crate::bind::apply::{give_back, group_node, next_owner, node_of, release, steps_back};
+use crate::bind::check_unused::{check_unused, takes_functions};
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, virtual_functions};
+use crate::bind::host::Host;
 use crate::bind::journal::Entry;
-use crate::bind::mend::{begin, check_owner, end_what_was_begun};
+use crate::bind::plan;
 use crate::bind::plan::Step;
 use crate::bind::record::Record;
-use crate::bind::released::{check_released, takes_functions};
-use crate::bind::select::parse;
-use crate::bind::{Host, plan};
+use crate::bind::recover::{check_owner, lock_and_recover, recover_journal};
+use crate::bind::select::parse_pci;
 
-/// What `host unbind` is asked for.
+/// The options of `host unbind`.
 #[derive(Clone, Debug, Default)]
 pub struct UnbindRequest {
-    /// The devices, as the user wrote them.
+    /// The addresses, as the user wrote them.
     pub addresses: Vec<String>,
-    /// Devices that a guest has too.
+    /// Give back devices that a guest uses, too.
     pub force: bool,
-    /// Say what would be done, and do nothing.
+    /// Print the steps and do nothing.
     pub dry_run: bool,
 }
 
-/// A device on its way back, and its plan.
+/// A device to give back, with its facts and steps.
 type Going = (Back, Option<(Facts, Vec<Step>)>);
 
-/// A device on its way back.
+/// How a device is given back.
 enum Back {
-    /// As its record says.
+    /// As the record says.
     To(Record),
-    /// To whoever wants it.
+    /// To any driver that matches it.
     Free(Facts),
-    /// It has gone back already, or is not there any more.
+    /// The device was given back already, or is gone.
     Done(Bdf),
-    /// Nobody has taken it.
+    /// The device was not bound.
     Never(Bdf),
 }
 
@@ -53,38 +54,40 @@ impl Back {
         }
     }
 
-    /// The device as it is now, and what will be done with it; `None` if that is nothing.
+    /// The device as it is now, and the steps; `None` if there is nothing to do.
     fn plan(&self, host: &Host) -> Result<Option<(Facts, Vec<Step>)>, BindError> {
         Ok(match self {
             Self::To(record) => Facts::read(&host.sysfs, record.bdf)?.map(|now| {
                 let steps = steps_back(host, record, &now);
                 (now, steps)
             }),
-            Self::Free(now) => Some((now.clone(), plan::let_go(now))),
+            Self::Free(now) => Some((now.clone(), plan::release(now))),
             Self::Done(_) | Self::Never(_) => None,
         })
     }
 }
 
-/// What came of an unbind: a line for each device that went back, and why others did not.
+/// The result of an unbind: a line for each device that was given back, and the errors of the
+/// others.
 pub type Outcome = (Vec<String>, Vec<BindError>);
 
-/// Gives devices back, and with each those that were bound along with it and its virtual functions,
-/// where these go with it. Of several named devices, why one cannot go is one of the errors that come
-/// out, and keeps the others from nothing.
+/// Gives devices back. Devices that were bound along with a named one go with it, and so do its
+/// virtual functions if they are removed. Of several named devices, one that cannot be given back
+/// becomes an error of the [`Outcome`], and the others go back.
 ///
 /// # Errors
-/// What is wrong, with the one device that is named too; then nothing was done.
+/// A request that cannot be met; with a single named device also why it cannot be given back. Then
+/// nothing was done.
 pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError> {
-    let (lock, mended) = if request.dry_run {
+    let (lock, recovered) = if request.dry_run {
         (None, Vec::new())
     } else {
-        let (lock, mended) = begin(host)?;
-        (Some(lock), mended)
+        let (lock, recovered) = lock_and_recover(host)?;
+        (Some(lock), recovered)
     };
     let mut named = Vec::new();
     for address in &request.addresses {
-        let bdf = parse(address)?;
+        let bdf = parse_pci(address)?;
         if !named.contains(&bdf) {
             named.push(bdf);
         }
@@ -92,7 +95,7 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
     let mut outcome = Outcome::default();
     let mut going: Vec<Going> = Vec::new();
     for bdf in &named {
-        let found = find(host, *bdf, &mended, &going).and_then(|found| {
+        let found = find(host, *bdf, &recovered, &going).and_then(|found| {
             if !request.force {
                 check(host, &found)?;
             }
@@ -109,7 +112,7 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
         outcome.1.extend(going.iter().filter_map(never));
         return Ok(outcome);
     }
-    // Mended is from the last to the first.
+    // Recovery begins with the last entry.
     let entries: Vec<_> = going.iter().rev().filter_map(entry).collect();
     host.records.begin(&entries)?;
     for (back, _) in going {
@@ -123,13 +126,16 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
     Ok(outcome)
 }
 
-/// The steps as commands, but for a group's node that stays with another device's user.
+/// The steps as shell commands, without the change of a group's node that another device's user
+/// keeps.
 fn printed(host: &Host, going: &[Going]) -> Result<Vec<String>, BindError> {
     let bdfs: Vec<_> = going.iter().map(|(back, _)| back.bdf()).collect();
     let mut lines = Vec::new();
     for (back, plan) in going {
         let kept = match back {
-            Back::To(record) if heir(host, record, &bdfs)?.is_some() => group_node(host, record),
+            Back::To(record) if next_owner(host, record, &bdfs)?.is_some() => {
+                group_node(host, record)
+            }
             _ => None,
         };
         let steps = plan.iter().flat_map(|(_, steps)| steps);
@@ -146,7 +152,7 @@ fn never((back, _): &Going) -> Option<BindError> {
     }
 }
 
-/// Killed on the way, the device goes back at the next command.
+/// The journal's entry: if this process is killed, the next command gives the device back.
 fn entry((back, _): &Going) -> Option<Entry> {
     match back {
         Back::To(record) => Some(Entry {
@@ -157,24 +163,24 @@ fn entry((back, _): &Going) -> Option<Entry> {
     }
 }
 
-/// Gives back what was bound for a run. Returns what could not be; that has another owner by now, or
-/// goes back at a later command.
+/// Gives back the devices of a run. A device that cannot be given back now goes back at a later
+/// command.
 ///
 /// # Errors
-/// When the records cannot be locked or read.
+/// The records cannot be locked or read.
 pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
     let _lock = host.records.lock()?;
-    end_what_was_begun(host)?;
+    recover_journal(host)?;
     let mut outcome = Outcome::default();
     for record in host.records.all()?.into_iter().rev() {
         if record.owner != Some(run) {
             continue;
         }
         let back = Back::To(record);
-        // Another process may have opened what this run has closed.
-        let free = back.plan(host).and_then(|plan| {
-            plan.map_or(Ok(()), |(now, steps)| check_released(host, &now, &steps))
-        });
+        // Another process may have opened a device that this run has closed.
+        let free = back
+            .plan(host)
+            .and_then(|plan| plan.map_or(Ok(()), |(now, steps)| check_unused(host, &now, &steps)));
         match free.and_then(|()| carry_out(host, back)) {
             Ok(line) => outcome.0.push(line),
             Err(e) => outcome.1.push(e),
@@ -183,9 +189,14 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
     Ok(outcome)
 }
 
-/// A named device and what goes with it, which comes first; but for what is going already.
-fn find(host: &Host, named: Bdf, mended: &[Bdf], going: &[Going]) -> Result<Vec<Going>, BindError> {
-    let plan = back(host, named, mended)?.plan(host)?;
+/// A named device, after the devices that go with it. Devices in `going` are omitted.
+fn find(
+    host: &Host,
+    named: Bdf,
+    recovered: &[Bdf],
+    going: &[Going],
+) -> Result<Vec<Going>, BindError> {
+    let plan = back(host, named, recovered)?.plan(host)?;
     let functions = match plan {
         Some((_, steps)) if takes_functions(&steps) => virtual_functions(&host.sysfs, named),
         _ => Vec::new(),
@@ -195,7 +206,7 @@ fn find(host: &Host, named: Bdf, mended: &[Bdf], going: &[Going]) -> Result<Vec<
     let mut found = Vec::new();
     for bdf in along.map(|r| r.bdf).chain([named]) {
         if going.iter().all(|(back, _)| back.bdf() != bdf) {
-            let back = back(host, bdf, mended)?;
+            let back = back(host, bdf, recovered)?;
             let plan = back.plan(host)?;
             found.push((back, plan));
         }
@@ -203,23 +214,24 @@ fn find(host: &Host, named: Bdf, mended: &[Bdf], going: &[Going]) -> Result<Vec<
     Ok(found)
 }
 
-/// Whether all of these can go. What was named is behind what goes along, and says more.
+/// Checks that all of these can be given back: the named device first, whose error says more. It is
+/// the last of the list.
 fn check(host: &Host, found: &[Going]) -> Result<(), BindError> {
     for (now, steps) in found.iter().rev().filter_map(|(_, plan)| plan.as_ref()) {
         check_owner(host, now, None)?;
-        check_released(host, now, steps)?;
+        check_unused(host, now, steps)?;
     }
     Ok(())
 }
 
-fn back(host: &Host, bdf: Bdf, mended: &[Bdf]) -> Result<Back, BindError> {
+fn back(host: &Host, bdf: Bdf, recovered: &[Bdf]) -> Result<Back, BindError> {
     let record = host.records.load(bdf)?;
     Ok(match (record, Facts::read(&host.sysfs, bdf)?) {
         (Some(record), Some(now)) if record.is_of(&now) => Back::To(record),
         (_, Some(now)) if now.device.is_vfio() => Back::Free(now),
-        // What a killed command or run had has just gone back.
-        (_, Some(_)) if mended.contains(&bdf) => Back::Done(bdf),
-        // Whoever took it from its driver was killed, or has forgotten it.
+        // The recovery of this command has just given the device back.
+        (_, Some(_)) if recovered.contains(&bdf) => Back::Done(bdf),
+        // A device without driver and record was left so by another program, or by a person.
         (_, Some(now)) if now.device.driver.is_none() => Back::Free(now),
         (_, Some(_)) => Back::Never(bdf),
         (Some(_), None) => Back::Done(bdf),
@@ -233,13 +245,13 @@ fn carry_out(host: &Host, back: Back) -> Result<String, BindError> {
             give_back(host, record.bdf)?;
             if let Some(count) = record.functions {
                 let bdf = record.bdf;
-                return Ok(format!("{bdf}: {count} virtual functions are gone"));
+                return Ok(format!("{bdf}: {count} virtual functions removed"));
             }
             record.bdf
         }
         Back::Free(now) => {
             let bdf = now.bdf();
-            let_go(host, &now)?;
+            release(host, &now)?;
             host.records.remove(bdf)?;
             bdf
         }

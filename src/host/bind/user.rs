@@ -1,4 +1,4 @@
-//! The user that gets a device's nodes, and what else a run without root needs.
+//! The user that gets a device's nodes, and what else that user needs for a run.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,11 +10,11 @@ use crate::bind::error::BindError;
 /// A user of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// As it was given.
+    /// The name, or the number as it was given.
     pub name: String,
-    /// Its number.
+    /// The user's number.
     pub uid: u32,
-    /// Its own group; unknown for a bare number that has no name.
+    /// The user's primary group; unknown for a number without a name.
     pub gid: Option<u32>,
 }
 
@@ -22,11 +22,11 @@ impl User {
     /// Finds a user by name or number, in /etc/passwd, and where else getent(1) looks.
     ///
     /// # Errors
-    /// When there is none.
+    /// There is no such user.
     pub fn find(name: &str) -> Result<Self, BindError> {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let elsewhere = || {
-            // A static program cannot load the host's name services itself.
+            // A static program cannot load the host's name services (nsswitch.conf(5)) itself.
             let output = Command::new("getent")
                 .args(["passwd", "--", name])
                 .output()
@@ -90,7 +90,7 @@ impl User {
         })
     }
 
-    /// What the user needs besides the device's nodes, a sentence each.
+    /// What the user lacks besides the device's nodes, one sentence each.
     pub fn needs(&self, dev: &Path) -> Vec<String> {
         let groups = fs::read_to_string("/etc/group").unwrap_or_default();
         let name = &self.name;
@@ -100,7 +100,7 @@ impl User {
                 "{name} may not open /dev/kvm; as root: usermod -aG kvm {name} (then log in again)"
             ));
         }
-        // Either is enough, and a run takes the one that it may use.
+        // One of the two is enough: a run uses the one that it may open.
         let iommu = ["vfio/vfio", "iommu"].map(|node| self.may_use(&dev.join(node), &groups));
         if !iommu.contains(&Some(true)) && iommu.contains(&Some(false)) {
             needs.push(format!(

@@ -1,15 +1,16 @@
-//! Whether RAM and BARs fit under the processor's and the IOMMU's addresses: laid out as a run does.
+//! Checks that RAM and BARs, laid out as in a run, fit into the address widths of processor and
+//! IOMMU.
 
 use pci::addr::Range;
 use vmm::layout::Layout;
 
-use crate::check::Finding;
+use crate::check::finding::Finding;
 use crate::details::size_text;
 use crate::facts::{DeviceFacts, HostFacts};
 
 const NAME: &str = "addresses";
 
-/// One finding; none where the processor's bits are not known.
+/// The finding; `None` if the processor's address width is unknown.
 pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding> {
     let bits = host.cpu.phys_bits?;
     let all = devices.iter().flat_map(|d| &d.details.bars);
@@ -54,17 +55,20 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
         Finding::warn(
             NAME,
             format!("{what}, but the IOMMU does not reach the BARs"),
-            "give the guest less memory with --memory, if its devices are to reach each other",
+            "give the guest less memory with --memory, if its devices must reach each other",
         )
     } else if known {
         Finding::pass(NAME, format!("{what}, and the IOMMU reaches them"))
     } else {
-        // How wide its addresses are is asked when the device is opened.
-        Finding::pass(NAME, format!("{what}, clear of what the IOMMU sets apart"))
+        // The width of the IOMMU's addresses is known once the device is opened.
+        Finding::pass(
+            NAME,
+            format!("{what}, clear of the IOMMU's reserved ranges"),
+        )
     })
 }
 
-/// What the IOMMUs of all devices can map; everything where there is none.
+/// The ranges that the IOMMUs of all devices can map; everything if there is no IOMMU.
 fn reach(devices: &[DeviceFacts]) -> Vec<Range> {
     let everything: Vec<_> = Range::inclusive(0, u64::MAX).into_iter().collect();
     devices.iter().fold(everything, |ranges, device| {

@@ -1,8 +1,8 @@
-//! One device: its group, driver, reset, power, ROM, and what the host does with it.
+//! Checks of one device: its group, driver, reset, power, ROM, and the host's use of it.
 
 use vmm::hostinfo::sysfs::PciDevice;
 
-use crate::check::Finding;
+use crate::check::finding::Finding;
 use crate::class::class_name;
 use crate::details::size_text;
 use crate::facts::{DeviceFacts, HostFacts, Node};
@@ -25,7 +25,7 @@ pub(super) fn check(facts: &DeviceFacts, host: &HostFacts) -> Vec<Finding> {
     findings
 }
 
-/// What it is, and whether it is there at all.
+/// The device's class and BARs, and whether it answers.
 fn kind(facts: &DeviceFacts) -> Finding {
     const NAME: &str = "device";
     let bdf = facts.device.bdf;
@@ -41,10 +41,10 @@ fn kind(facts: &DeviceFacts) -> Finding {
     if !facts.details.answers {
         return Finding::fail(
             NAME,
-            "its configuration space reads all ones: it is off, or lost",
+            "its configuration space reads all ones: the device is off or lost",
             format!(
-                "as root: echo 1 > /sys/bus/pci/devices/{bdf}/remove; echo 1 > /sys/bus/pci/rescan; \
-                 if that does not help, switch the host off and on"
+                "as root: echo 1 > /sys/bus/pci/devices/{bdf}/remove; \
+                 echo 1 > /sys/bus/pci/rescan; if that does not help, switch the host off and on"
             ),
         );
     }
@@ -69,7 +69,8 @@ fn group(facts: &DeviceFacts) -> Finding {
     }
 }
 
-/// A line for each other device of the group. Until the device itself is bound there is time.
+/// A finding for each other device of the group. A host driver of one is a warning, and a failure
+/// once the checked device is bound.
 fn members(facts: &DeviceFacts) -> Vec<Finding> {
     const NAME: &str = "group-member";
     let bdf = facts.device.bdf;
@@ -82,7 +83,7 @@ fn members(facts: &DeviceFacts) -> Vec<Finding> {
         }
         if !member.blocks_group() {
             let state = driver.map_or("no driver".to_owned(), |d| format!("driver {d}"));
-            return Finding::pass(NAME, format!("{what} is out of the host's hands: {state}"));
+            return Finding::pass(NAME, format!("{what} has no host driver: {state}"));
         }
         let text = format!("{what} is bound to {}", driver.unwrap_or("no driver"));
         let fix = format!("as root: mini-vmm host bind {bdf} --group");
@@ -105,8 +106,8 @@ fn driver(facts: &DeviceFacts) -> Finding {
     }
 }
 
-/// The node that a run opens, which is there when the device is bound: its own where iommufd can be
-/// used, else its group's.
+/// The node that a run opens: the device's own if iommufd can be used, otherwise that of its group.
+/// It exists while the device is bound.
 fn node(facts: &DeviceFacts, host: &HostFacts) -> Option<Finding> {
     const NAME: &str = "permission";
     let group = facts.device.group.filter(|_| facts.device.is_vfio())?;
@@ -133,9 +134,9 @@ fn reserved(facts: &DeviceFacts) -> Option<Finding> {
     facts.reach.is_refused().then(|| {
         Finding::fail(
             "reserved-memory",
-            "the firmware keeps memory of its own for this device (an RMRR): VFIO refuses it",
-            "turn off what the firmware does with the device (management, shared memory, legacy USB), \
-             or pass another one",
+            "the firmware uses memory through this device (an RMRR), so VFIO refuses it",
+            "turn off the firmware's use of the device (management, shared memory, legacy USB), or \
+             pass another device",
         )
     })
 }
@@ -157,7 +158,8 @@ fn reset(facts: &DeviceFacts) -> Finding {
     }
 }
 
-/// Documentation/ABI/testing/sysfs-bus-pci: power_state. A sleeping device is woken when it is opened.
+/// The power state (Documentation/ABI/testing/sysfs-bus-pci: power_state). A sleeping device is
+/// woken when it is opened.
 fn power(facts: &DeviceFacts) -> Finding {
     const NAME: &str = "power";
     let wake = format!(
@@ -165,7 +167,7 @@ fn power(facts: &DeviceFacts) -> Finding {
         facts.device.bdf
     );
     match facts.details.power_state.as_deref() {
-        Some("error") => Finding::fail(NAME, "it does not come out of its power state", wake),
+        Some("error") => Finding::fail(NAME, "the device cannot leave its power state", wake),
         Some("unknown") | None => Finding::pass(NAME, "its power state is not known"),
         Some("D0") => Finding::pass(NAME, "D0, awake"),
         Some(state) => Finding::pass(NAME, format!("{state}: asleep until it is opened")),
@@ -176,8 +178,8 @@ fn rom(facts: &DeviceFacts) -> Finding {
     const NAME: &str = "rom";
     let boot_display = facts.uses.contains(&Use::BootDisplay);
     match facts.details.rom {
-        // What reads there is then a copy that the firmware made and changed
-        // (arch/x86/pci/fixup.c, pci_fixup_video).
+        // Reads then return the firmware's copy of the ROM in RAM, which the firmware may have
+        // changed (arch/x86/pci/fixup.c, pci_fixup_video).
         Some(size) if boot_display => Finding::warn(
             NAME,
             format!(
@@ -198,12 +200,12 @@ fn rom(facts: &DeviceFacts) -> Finding {
 fn uses(facts: &DeviceFacts) -> Vec<Finding> {
     const NAME: &str = "in-use";
     if facts.uses.is_empty() {
-        return vec![Finding::pass(NAME, "the host does nothing with it")];
+        return vec![Finding::pass(NAME, "the host does not use the device")];
     }
     let judge = |u: &Use| {
         let fix = u
             .remedy()
-            .unwrap_or_else(|| "pass another device: the host runs from this one".into());
+            .unwrap_or_else(|| "pass another device: the host cannot do without this one".into());
         if u.is_serious() {
             Finding::fail(NAME, u.to_string(), fix)
         } else {

@@ -1,6 +1,6 @@
-//! The host as a whole: processor, KVM, IOMMU, VFIO, memory.
+//! Checks of the host as a whole: processor, KVM, IOMMU, VFIO, memory.
 
-use crate::check::Finding;
+use crate::check::finding::Finding;
 use crate::details::size_text;
 use crate::facts::{HostFacts, Maker, Module, Node};
 
@@ -20,7 +20,7 @@ pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
     findings.into_iter().flatten().collect()
 }
 
-/// How a kernel parameter is set for good, on the distributions that most people have.
+/// The remedy that sets a kernel parameter permanently, on common distributions.
 fn parameter(text: &str) -> String {
     format!(
         "boot with {text}: add it to GRUB_CMDLINE_LINUX in /etc/default/grub, then as root: \
@@ -34,19 +34,19 @@ fn processor(host: &HostFacts) -> Finding {
         (Some(flag), _) => Finding::pass(NAME, format!("virtualises in hardware ({flag})")),
         (None, Node::Missing) => Finding::fail(
             NAME,
-            "does not virtualise, or is told not to",
+            "cannot virtualise, or the firmware has turned that off",
             match host.cpu.maker {
                 Maker::Intel => "turn VT-x on in the firmware",
                 Maker::Amd => "turn SVM (AMD-V) on in the firmware",
                 Maker::Other => {
-                    "turn virtualisation on in the firmware; in a virtual machine, let it nest"
+                    "turn virtualisation on in the firmware; in a virtual machine, enable nesting"
                 }
             },
         ),
         (None, _) => Finding::warn(
             NAME,
             "shows neither vmx nor svm, though there is a /dev/kvm",
-            "expect a slow guest; in a virtual machine, let virtualisation nest",
+            "expect a slow guest; in a virtual machine, enable nested virtualisation",
         ),
     }
 }
@@ -87,7 +87,7 @@ fn iommu(host: &HostFacts) -> Finding {
     match described {
         Some((table, setting)) => Finding::fail(
             NAME,
-            format!("the firmware describes one ({table}), but the kernel does not use it"),
+            format!("the firmware describes an IOMMU ({table}), but the kernel does not use it"),
             parameter(setting),
         ),
         None => Finding::fail(
@@ -104,8 +104,8 @@ fn iommu(host: &HostFacts) -> Finding {
     }
 }
 
-/// Nothing to say without an IOMMU. Containers and iommufd are each told for themselves to do without;
-/// a run takes iommufd where it can.
+/// Interrupt remapping; `None` without an IOMMU. Containers and iommufd have separate switches that
+/// allow devices without it. A run uses iommufd if it can.
 fn interrupts(host: &HostFacts) -> Option<Finding> {
     const NAME: &str = "interrupt-remapping";
     if host.iommu.units.is_empty() {
@@ -121,7 +121,7 @@ fn interrupts(host: &HostFacts) -> Option<Finding> {
         (true, _) => Finding::pass(NAME, "interrupts go through the IOMMU"),
         (false, true) => Finding::warn(
             NAME,
-            "off, and allowed to be: a guest's device can raise any interrupt of the host's",
+            "off, and VFIO accepts that: a guest's device can raise any interrupt of the host",
             format!(
                 "turn it on in the firmware and boot without intremap=off, then as root: \
                  echo N > {switch}"
@@ -129,7 +129,7 @@ fn interrupts(host: &HostFacts) -> Option<Finding> {
         ),
         (false, false) => Finding::fail(
             NAME,
-            "off: VFIO refuses devices that could raise any interrupt of the host's",
+            "off: VFIO refuses devices that could raise any interrupt of the host",
             format!(
                 "turn it on in the firmware (also called x2APIC) and boot without intremap=off; \
                  or, if you trust the guest, as root: echo Y > {switch}"
@@ -141,7 +141,7 @@ fn interrupts(host: &HostFacts) -> Option<Finding> {
 fn vfio_pci(host: &HostFacts) -> Finding {
     const NAME: &str = "vfio-pci";
     match host.vfio_pci {
-        Module::Present => Finding::pass(NAME, "the driver is there"),
+        Module::Present => Finding::pass(NAME, "the driver is available"),
         Module::Loadable => Finding::warn(
             NAME,
             "the driver is not loaded",
@@ -186,7 +186,7 @@ fn container(host: &HostFacts) -> Finding {
     }
 }
 
-/// Not needed where containers are there, so never worse than a warning.
+/// iommufd, which is not needed if containers are available: never worse than a warning.
 fn iommufd(host: &HostFacts) -> Finding {
     const NAME: &str = "iommufd";
     match (host.iommufd_node, host.iommufd) {
@@ -197,7 +197,7 @@ fn iommufd(host: &HostFacts) -> Finding {
             "as root: chown $USER /dev/iommu (with your user's name for $USER)",
         ),
         (Node::Missing, Module::Absent) => {
-            Finding::pass(NAME, "not in this kernel; containers do without")
+            Finding::pass(NAME, "not in this kernel; containers are used instead")
         }
         (Node::Missing, _) => Finding::warn(
             NAME,
@@ -207,7 +207,7 @@ fn iommufd(host: &HostFacts) -> Finding {
     }
 }
 
-/// Nothing to say where /proc is silent.
+/// Free memory; `None` if /proc does not say.
 fn memory(host: &HostFacts) -> Option<Finding> {
     const NAME: &str = "memory";
     let memory = host.memory?;
@@ -234,7 +234,8 @@ fn memory(host: &HostFacts) -> Option<Finding> {
     })
 }
 
-/// All of the guest's memory is pinned, which counts against the limit (drivers/vfio/vfio_iommu_type1.c).
+/// The limit of locked memory. All memory of the guest is pinned, which counts against the limit
+/// (drivers/vfio/vfio_iommu_type1.c).
 fn memlock(host: &HostFacts) -> Finding {
     const NAME: &str = "memlock";
     let wanted = size_text(host.wanted);
@@ -252,7 +253,8 @@ fn memlock(host: &HostFacts) -> Finding {
             Finding::fail(
                 NAME,
                 format!(
-                    "this user may lock {} of memory, and a guest of {wanted} needs all of its own",
+                    "this user may lock {} of memory, and a guest of {wanted} locks all of its \
+                     memory",
                     size_text(limit)
                 ),
                 format!(
@@ -264,7 +266,8 @@ fn memlock(host: &HostFacts) -> Finding {
     }
 }
 
-/// Documentation/admin-guide/mm/transhuge.rst. The guest's memory asks for them, which `madvise` heeds.
+/// Transparent huge pages (Documentation/admin-guide/mm/transhuge.rst). The VMM asks for them with
+/// madvise(2), so the mode `madvise` is enough.
 fn huge_pages(host: &HostFacts) -> Finding {
     const NAME: &str = "huge-pages";
     match host.huge_pages.as_deref() {
@@ -278,7 +281,7 @@ fn huge_pages(host: &HostFacts) -> Finding {
         ),
         None => Finding::warn(
             NAME,
-            "this kernel has none that come by themselves: the guest starts and runs slower",
+            "this kernel has no transparent huge pages: the guest starts and runs slower",
             "boot a kernel with CONFIG_TRANSPARENT_HUGEPAGE",
         ),
     }

@@ -1,18 +1,18 @@
-//! Findings for people, and for programs.
+//! Prints findings, for people and for programs.
 
 use pci::Bdf;
 use serde::Serialize;
 
-use crate::check::{Finding, Level, is_good};
+use crate::check::finding::{Finding, Level, is_good};
 use crate::style::{Style, WIDTH, fill};
 
 /// Columns of a name.
 const NAME: usize = 20;
-/// Columns before what is said: the level, the name.
+/// Columns before the text: the level and the name.
 const INDENT: usize = 6 + NAME;
 
-/// A line for each fact, below it what mends it; the host first, then devices under their addresses. What is to be typed
-/// is on one line, however long: it is there to be copied.
+/// Prints a line for each fact and a remedy below it; the host first, then each device under its
+/// address. A remedy is not wrapped, so that it can be copied.
 pub fn to_text(findings: &[Finding], style: Style) -> String {
     let mut text = String::new();
     let mut device: Option<Bdf> = None;
@@ -51,10 +51,10 @@ struct Report<'a> {
     checks: &'a [Finding],
 }
 
-/// One object: `good`, and the array `checks`, over several lines.
+/// Prints one object with `good` and the array `checks`, over several lines.
 ///
 /// # Errors
-/// None that can happen with these types; serde_json's signature has one.
+/// Never with these types; serde_json's signature requires it.
 pub fn to_json(findings: &[Finding]) -> serde_json::Result<String> {
     let report = Report {
         good: is_good(findings),

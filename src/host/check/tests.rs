@@ -13,7 +13,7 @@ use crate::in_use::Use;
 use crate::iommu::{Iommu, Reach, Reserved};
 use crate::style::{Style, WIDTH};
 
-/// A host with nothing amiss.
+/// A host without problems.
 fn host() -> HostFacts {
     HostFacts {
         cpu: Cpu {
@@ -56,7 +56,7 @@ fn pci(bdf: &str, driver: Option<&str>, class: u32) -> PciDevice {
     }
 }
 
-/// A device with nothing amiss.
+/// A device without problems.
 fn device() -> DeviceFacts {
     let device = pci("01:00.0", Some("vfio-pci"), 0x01_0802);
     DeviceFacts {
@@ -88,7 +88,7 @@ fn device() -> DeviceFacts {
     }
 }
 
-/// The one finding of a name; what does not pass has a remedy.
+/// The only finding of a name, which has a remedy exactly if it does not pass.
 #[track_caller]
 fn one(findings: &[Finding], name: &str) -> (Level, String, String) {
     let found: Vec<_> = findings.iter().filter(|f| f.name == name).collect();
@@ -102,7 +102,7 @@ fn one(findings: &[Finding], name: &str) -> (Level, String, String) {
     )
 }
 
-/// Changes one fact of the good host and expects a level, and words in the remedy.
+/// Changes one fact of the good host and expects a level and words in the remedy.
 #[track_caller]
 fn with_host(name: &str, change: impl FnOnce(&mut HostFacts), level: Level, words: &str) {
     let mut facts = host();
@@ -151,9 +151,13 @@ fn people_read_lines_and_programs_objects() {
         text.starts_with("PASS  processor           virtualises in hardware (vmx)\n"),
         "{text}"
     );
-    assert!(text.contains(
-        "WARN  huge-pages          off (never): the guest starts and runs slower\n      → as root: echo madvise"
-    ), "{text}");
+    assert!(
+        text.contains(
+            "WARN  huge-pages          off (never): the guest starts and runs slower\n      \
+         → as root: echo madvise"
+        ),
+        "{text}"
+    );
     assert!(
         text.contains(
             "\n0000:01:00.0\nPASS  device              NVMe controller [1b36:0010], BARs 16K\n"

@@ -1,4 +1,4 @@
-//! Disks of a device: mounted, swapped to, or held by something stacked on them.
+//! Uses of a device's disks: mounts, swap space, block devices stacked on them, open files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 
 use vmm::hostinfo::sysfs::Sysfs;
 
-use crate::in_use::{Below, Places, Use, names, text};
+use crate::in_use::lookup::{Below, names, text};
+use crate::in_use::usage::Use;
 use crate::open_files::open_files;
+use crate::paths::HostPaths;
 
-pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<Vec<Use>> {
+pub(super) fn uses(sysfs: &Sysfs, paths: &HostPaths, below: &Below) -> io::Result<Vec<Use>> {
     let disks = Disks::find(sysfs, below)?;
-    let mut uses = mounts(&disks, places)?;
-    uses.extend(swaps(&disks, places)?);
+    let mut uses = mounts(&disks, paths)?;
+    uses.extend(swaps(&disks, paths)?);
     let busy: BTreeSet<String> = uses
         .iter()
         .filter_map(|u| match u {
@@ -23,7 +25,7 @@ pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<
         })
         .collect();
     for (name, by) in &disks.held {
-        // A holder that is mounted or swapped to has been named already.
+        // A holder that is mounted or used as swap space is in the list already.
         if !busy.contains(by) {
             uses.push(Use::Held {
                 disk: name.clone(),
@@ -31,24 +33,24 @@ pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<
             });
         }
     }
-    let open = opened(&disks, places);
+    let open = opened(&disks, paths);
     if uses.is_empty() && open.is_empty() {
-        uses.extend(disks.ids.keys().filter_map(|name| taken(places, name)));
+        uses.extend(disks.ids.keys().filter_map(|name| taken(paths, name)));
     }
     uses.extend(open);
     Ok(uses)
 }
 
-/// Block devices below a device, with their partitions and all that is stacked on them.
+/// The block devices below a device, their partitions, and all block devices stacked on those.
 #[derive(Debug, Default)]
 struct Disks {
-    /// Name to `major:minor`.
+    /// The number `major:minor` of each name.
     ids: BTreeMap<String, String>,
-    /// The device mapper's names, `vg-root`: another name of `dm-0`.
+    /// The device mapper's names, such as `vg-root`, and the names that sysfs uses, such as `dm-0`.
     aliases: BTreeMap<String, String>,
-    /// A block device and one that is stacked on it.
+    /// Pairs of a block device and one that is stacked on it.
     held: Vec<(String, String)>,
-    /// Of file systems on several disks, which mountinfo shows as the first of them: btrfs.
+    /// Pairs of a disk and its btrfs file system: mountinfo shows only the first disk of each.
     pools: Vec<(String, String)>,
 }
 
@@ -93,7 +95,7 @@ impl Disks {
         Ok(disks)
     }
 
-    /// The name under which a disk is known here, from /proc's path or from its number.
+    /// Finds a disk's name in sysfs by a path from /proc or by its number.
     fn name(&self, path: &str, id: &str) -> Option<&String> {
         let name = path.strip_prefix("/dev/").unwrap_or(path);
         let alias = name.strip_prefix("mapper/").unwrap_or(name);
@@ -105,14 +107,14 @@ impl Disks {
     }
 }
 
-/// A block device's path below /dev: sysfs has `!` for each `/` of it.
+/// A block device's path below /dev: sysfs replaces each `/` of it by `!`.
 fn node(name: &str) -> String {
     name.replace('!', "/")
 }
 
-/// Loop devices, and which file below /dev each is made of: they are no holders of a disk
-/// (Documentation/ABI/testing/sysfs-block-loop has `backing_file`; drivers/block/loop.c opens it as any
-/// program does).
+/// Loop devices, each with the file below /dev that it is made of. The kernel does not list them as
+/// holders of a disk, because drivers/block/loop.c opens the file as any program does
+/// (Documentation/ABI/testing/sysfs-block-loop: `backing_file`).
 fn loops(class: &Path) -> io::Result<Vec<(String, String)>> {
     let mut loops = Vec::new();
     for name in names(class)? {
@@ -124,23 +126,23 @@ fn loops(class: &Path) -> io::Result<Vec<(String, String)>> {
     Ok(loops)
 }
 
-/// Processes that have a disk open without having claimed it: the kernel keeps no list of these, and an
-/// exclusive opening tells nothing of them.
-fn opened(disks: &Disks, places: &Places) -> Vec<Use> {
+/// Processes that have a disk open without O_EXCL. The kernel keeps no list of these, and they do
+/// not make an exclusive open fail.
+fn opened(disks: &Disks, paths: &HostPaths) -> Vec<Use> {
     let own = disks
         .ids
         .keys()
-        .map(|name| (places.dev.join(node(name)), name));
+        .map(|name| (paths.dev.join(node(name)), name));
     let mapped = disks
         .aliases
         .iter()
-        .map(|(alias, name)| (places.dev.join("mapper").join(alias), name));
+        .map(|(alias, name)| (paths.dev.join("mapper").join(alias), name));
     let nodes: BTreeMap<PathBuf, &String> = own.chain(mapped).collect();
     let files: Vec<PathBuf> = nodes.keys().cloned().collect();
     if files.is_empty() {
         return Vec::new();
     }
-    let open = open_files(&places.proc, &files).filter_map(|((process, name), path)| {
+    let open = open_files(&paths.proc, &files).filter_map(|((process, name), path)| {
         let disk = (*nodes.get(&path)?).clone();
         Some(Use::Open {
             disk,
@@ -151,8 +153,9 @@ fn opened(disks: &Disks, places: &Places) -> Vec<Use> {
     open.collect()
 }
 
-/// Whether a namespace that an NVMe subsystem has made for several controllers is reached through
-/// one below the device: it is then not below any of them (drivers/nvme/host/multipath.c).
+/// Whether a block device is an NVMe namespace that several controllers share, one of them below
+/// the device. Such a namespace is below the subsystem and not below a controller
+/// (drivers/nvme/host/multipath.c).
 fn shared_namespace(sysfs: &Sysfs, below: &Below, block: &Path) -> io::Result<bool> {
     let Ok(real) = fs::canonicalize(block) else {
         return Ok(false);
@@ -169,12 +172,13 @@ fn shared_namespace(sysfs: &Sysfs, below: &Below, block: &Path) -> io::Result<bo
     Ok(controllers.any(|path| below.has(&path)))
 }
 
-/// proc_pid_mountinfo(5): this process's view, and the first process's where it may be read.
-fn mounts(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
+/// Mounted file systems (proc_pid_mountinfo(5)), as this process sees them, and as the first
+/// process does where its file may be read.
+fn mounts(disks: &Disks, paths: &HostPaths) -> io::Result<Vec<Use>> {
     let mut uses = Vec::new();
     let mut mounted_pools = BTreeSet::new();
-    let own = text(&places.proc.join("self/mountinfo"))?;
-    let first = text(&places.proc.join("1/mountinfo")).unwrap_or_default();
+    let own = text(&paths.proc.join("self/mountinfo"))?;
+    let first = text(&paths.proc.join("1/mountinfo")).unwrap_or_default();
     for line in own.lines().chain(first.lines()) {
         // ID, parent, major:minor, root, mount point, options, optional fields, "-", type, source
         let mut fields = line.split(' ');
@@ -208,18 +212,18 @@ fn mounts(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
     Ok(uses)
 }
 
-/// proc_swaps(5).
-fn swaps(disks: &Disks, places: &Places) -> io::Result<Vec<Use>> {
-    let text = text(&places.proc.join("swaps"))?;
+/// Swap space (proc_swaps(5)).
+fn swaps(disks: &Disks, paths: &HostPaths) -> io::Result<Vec<Use>> {
+    let text = text(&paths.proc.join("swaps"))?;
     let paths = text.lines().skip(1).filter_map(|l| l.split(' ').next());
     let disks = paths.filter_map(|path| disks.name(&unescape(path), ""));
     Ok(disks.map(|disk| Use::Swap { disk: disk.clone() }).collect())
 }
 
-/// Whether somebody has claimed a disk for himself: mounted elsewhere, or in a pool that sysfs does
-/// not tell of (ZFS). An exclusive opening is refused then (open(2), O_EXCL).
-fn taken(places: &Places, name: &str) -> Option<Use> {
-    let node = places.dev.join(node(name));
+/// Whether a disk is in exclusive use: mounted in another namespace, or part of a pool that sysfs
+/// does not show (ZFS). An exclusive open fails then (open(2), O_EXCL).
+fn taken(paths: &HostPaths, name: &str) -> Option<Use> {
+    let node = paths.dev.join(node(name));
     let open = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_EXCL | libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -231,7 +235,7 @@ fn taken(places: &Places, name: &str) -> Option<Use> {
     })
 }
 
-/// /proc writes a blank, a tab, a newline and a backslash as three octal digits.
+/// Decodes the three octal digits that /proc writes for a space, a tab, a newline and a backslash.
 fn unescape(text: &str) -> String {
     let mut plain = Vec::new();
     let mut rest = text.as_bytes();

@@ -1,23 +1,25 @@
-//! Network interfaces of a device, and those on top of them (VLANs and the like): up, with an address,
-//! a route, or a master.
+//! Uses of a device's network interfaces, and of interfaces on top of them such as VLANs: an
+//! interface is up, has an address or a route, or is part of a bridge or bond.
 
 use std::net::IpAddr;
 use std::path::Path;
 use std::{fs, io};
 
 use vmm::hostinfo::sysfs::Sysfs;
-use vmm::sys::interfaces::Address;
 
-use crate::in_use::{Below, Places, Use, names, text};
+use crate::in_use::lookup::{Below, names, text};
+use crate::in_use::usage::Use;
+use crate::interfaces::Address;
+use crate::paths::HostPaths;
 
 /// `IFF_UP` (netdevice(7)).
 const UP: u32 = 1;
 
-pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<Vec<Use>> {
+pub(super) fn uses(sysfs: &Sysfs, paths: &HostPaths, below: &Below) -> io::Result<Vec<Use>> {
     let class = sysfs.path("class/net");
-    let routes = text(&places.proc.join("net/route"))?;
-    let routes6 = text(&places.proc.join("net/ipv6_route"))?;
-    let all = places.addresses.read()?;
+    let routes = text(&paths.proc.join("net/route"))?;
+    let routes6 = text(&paths.proc.join("net/ipv6_route"))?;
+    let all = paths.addresses.read()?;
     let mut uses = Vec::new();
     for name in interfaces(&class, below)? {
         let path = class.join(&name);
@@ -38,8 +40,8 @@ pub(super) fn uses(sysfs: &Sysfs, places: &Places, below: &Below) -> io::Result<
     Ok(uses)
 }
 
-/// Those of the device, in order of name, and behind them those that the kernel has put on top of them:
-/// an interface has a link `upper_NAME` for each (net/core/dev.c, `netdev_adjacent_sysfs_add`).
+/// The device's interfaces in order of name, followed by the interfaces on top of them: an
+/// interface has a link `upper_NAME` for each (net/core/dev.c, `netdev_adjacent_sysfs_add`).
 fn interfaces(class: &Path, below: &Below) -> io::Result<Vec<String>> {
     let mut found = names(class)?;
     found.retain(|name| below.has(&class.join(name)));
@@ -57,14 +59,15 @@ fn interfaces(class: &Path, below: &Below) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Documentation/ABI/testing/sysfs-class-net: flags.
+/// Whether an interface is up (Documentation/ABI/testing/sysfs-class-net: flags).
 fn is_up(interface: &Path) -> bool {
     let flags = fs::read_to_string(interface.join("flags")).unwrap_or_default();
     let digits = flags.trim().trim_start_matches("0x");
     u32::from_str_radix(digits, 16).is_ok_and(|flags| flags & UP != 0)
 }
 
-/// proc_net_route: interface, destination, gateway, flags, ..., mask, ...; addresses in hexadecimal.
+/// Reads /proc/net/route: interface, destination, gateway, flags, ..., mask, ...; addresses are
+/// hexadecimal.
 fn has_default_ipv4_route(text: &str, interface: &str) -> bool {
     text.lines()
         .skip(1)
@@ -72,7 +75,8 @@ fn has_default_ipv4_route(text: &str, interface: &str) -> bool {
         .any(|fields| fields.first() == Some(&interface) && fields.get(7) == Some(&"00000000"))
 }
 
-/// Every interface that is up has a link-local address of IPv6, so those say nothing.
+/// An interface's addresses. Link-local addresses of IPv6 do not count: every interface that is up
+/// has one.
 fn addresses_of(all: &[Address], interface: &str) -> Vec<String> {
     all.iter()
         .filter(|(name, _)| name == interface)
@@ -84,7 +88,8 @@ fn addresses_of(all: &[Address], interface: &str) -> Vec<String> {
         .collect()
 }
 
-/// proc_net_ipv6_route: destination, its prefix's length, ..., interface; `lo` has one that rejects.
+/// Reads /proc/net/ipv6_route: destination, its prefix length, ..., interface. The default route of
+/// `lo`, which rejects packets, does not matter: `lo` has no device.
 fn has_default_ipv6_route(text: &str, interface: &str) -> bool {
     text.lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())

@@ -9,7 +9,7 @@ fn nvme() -> Tree {
     let home = format!("{}/nvme/nvme0", Tree::home(BDF));
     tree.disk(&home, "nvme0n1", "259:0", &[]);
     tree.disk(&home, "nvme0n1p1", "259:1", &[]);
-    // A disk of another device's.
+    // A disk of another device.
     tree.disk(&Tree::home("0000:02:00.0"), "sda", "8:0", &[]);
     tree.file("proc/swaps", "Filename Type Size Used Priority\n");
     mounts(&tree, "30 1 0:5 / /dev rw shared:2 - devtmpfs udev rw");
@@ -23,9 +23,9 @@ fn mounts(tree: &Tree, lines: &str) {
 fn card() -> Tree {
     let tree = Tree::new();
     tree.device(BDF, "0x020000", Some("e1000e"), Some(1));
-    let place = format!("{}/net/eth0", Tree::home(BDF));
-    tree.file(&format!("{place}/flags"), "0x1002\n");
-    tree.link("sys/class/net/eth0", &place);
+    let dir = format!("{}/net/eth0", Tree::home(BDF));
+    tree.file(&format!("{dir}/flags"), "0x1002\n");
+    tree.link("sys/class/net/eth0", &dir);
     tree.file("sys/class/net/lo/flags", "0x9\n");
     tree
 }
@@ -35,7 +35,7 @@ fn uses(tree: &Tree) -> Vec<String> {
 }
 
 fn found(tree: &Tree) -> Vec<Use> {
-    in_use(&tree.sysfs(), &tree.places(), &tree.find(BDF)).unwrap()
+    in_use(&tree.sysfs(), &tree.paths(), &tree.find(BDF)).unwrap()
 }
 
 #[test]
@@ -49,20 +49,21 @@ fn mounts_by_number_and_by_name() {
     let tree = nvme();
     mounts(
         &tree,
-        "31 1 259:1 / /srv/my\\040data rw - ext4 /dev/root rw\n32 1 8:0 / / rw shared:1 - ext4 /dev/sda rw\n",
+        "31 1 259:1 / /srv/my\\040data rw - ext4 /dev/root rw\n\
+         32 1 8:0 / / rw shared:1 - ext4 /dev/sda rw\n",
     );
     assert_eq!(uses(&tree), ["/dev/nvme0n1p1 is mounted at /srv/my data"]);
-    // btrfs has a number of its own, and its source is the first of its disks.
+    // A btrfs mount has a device number of its own, and its source is the first of its disks.
     mounts(&tree, "31 1 0:44 / /mnt rw - btrfs /dev/nvme0n1 rw");
     assert_eq!(uses(&tree), ["/dev/nvme0n1 is mounted at /mnt"]);
-    // A file system's second disk is nowhere but in sysfs.
+    // Only sysfs shows the second disk of a file system.
     mounts(&tree, "31 1 0:44 / /mnt rw - btrfs /dev/sda rw");
     tree.directory("sys/fs/btrfs/1234/devices/nvme0n1p1");
     tree.directory("sys/fs/btrfs/1234/devices/sda");
     tree.directory("sys/fs/btrfs/features");
     assert_eq!(
         uses(&tree),
-        ["/dev/nvme0n1p1 is held by a program or a pool"]
+        ["/dev/nvme0n1p1 is used by a program or a pool"]
     );
     assert!(found(&tree).iter().all(Use::is_serious));
 }
@@ -101,7 +102,7 @@ fn what_is_stacked_on_a_disk() {
     assert!(uses(&tree).contains(&"/dev/dm-1 is swap space".to_owned()));
 }
 
-/// A disk that is open as any file is: the kernel refuses nobody else an exclusive opening for that.
+/// A disk that is open without O_EXCL: an exclusive open of it succeeds all the same.
 #[test]
 fn a_disk_that_a_process_has_open() {
     let tree = nvme();
@@ -111,7 +112,7 @@ fn a_disk_that_a_process_has_open() {
     assert!(uses(&tree).is_empty());
     tree.link("proc/4711/fd/4", "dev/nvme0n1p1");
     tree.link("proc/4711/fd/5", "dev/nvme0n1p1");
-    // Another device's.
+    // The disk of another device.
     tree.link("proc/4711/fd/6", "dev/sda");
     assert_eq!(
         uses(&tree),
@@ -128,8 +129,8 @@ fn a_loop_device_on_a_disk() {
     tree.disk("sys/devices/virtual", "loop0", "7:0", &[]);
     tree.disk("sys/devices/virtual", "loop1", "7:1", &[]);
     let backing = |of: &str, file: &str| {
-        let place = format!("sys/devices/virtual/block/{of}/loop/backing_file");
-        tree.file(&place, &format!("{file}\n"));
+        let dir = format!("sys/devices/virtual/block/{of}/loop/backing_file");
+        tree.file(&dir, &format!("{file}\n"));
     };
     backing("loop0", "/dev/sda");
     backing("loop1", "/srv/dev/nvme0n1");
@@ -140,7 +141,7 @@ fn a_loop_device_on_a_disk() {
     assert_eq!(remedy.unwrap(), "as root: losetup -d /dev/loop1");
     mounts(&tree, "31 1 7:1 / /mnt rw - ext4 /dev/loop1 rw");
     assert_eq!(uses(&tree), ["/dev/loop1 is mounted at /mnt"]);
-    // A process that has what is on it open counts, too.
+    // A process that has a device stacked on the disk open counts, too.
     mounts(&tree, "");
     tree.file("proc/9/comm", "qemu\n");
     tree.link("proc/9/fd/3", "dev/loop1");
@@ -177,7 +178,7 @@ fn interfaces_up_addressed_and_enslaved() {
         ["network interface eth0 has the address 2001:db8::7"]
     );
 
-    // No route leads to it, of which there is none on an interface that is down.
+    // The kernel has no routes to the addresses of an interface that is down.
     tree.no_addresses()
         .address("eth1", "10.0.0.9")
         .address("eth0", "192.168.7.5");
@@ -190,8 +191,9 @@ fn interfaces_up_addressed_and_enslaved() {
     tree.file(&flags, "0x1003\n");
 
     let header = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n";
-    // 192.168.7.0/24, as x86 stores it; another interface has the default route.
-    let routes = "eth0 0007A8C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\neth1 00000000 0100000A 0003 0 0 0 00000000 0 0 0\n";
+    // 192.168.7.0/24 in little-endian order; another interface has the default route.
+    let routes = "eth0 0007A8C0 00000000 0001 0 0 0 00FFFFFF 0 0 0\n\
+                  eth1 00000000 0100000A 0003 0 0 0 00000000 0 0 0\n";
     tree.file("proc/net/route", &format!("{header}{routes}"));
     let Use::Interface {
         addresses,
@@ -221,7 +223,7 @@ fn interfaces_up_addressed_and_enslaved() {
         ["network interface eth0 has the default route"]
     );
 
-    // On top of it is a VLAN that has the address instead, and a loop that cannot be.
+    // A VLAN on top of the interface has the address, and a loop of links must end.
     let vlan = "sys/devices/virtual/net/eth0.7";
     let home = format!("{}/net/eth0", Tree::home(BDF));
     tree.link(&format!("{home}/upper_eth0.7"), vlan);

@@ -1,4 +1,4 @@
-//! The list for programs. Its fields are documented in docs/host.md and keep their names.
+//! Prints the list for programs. docs/host.md documents the fields, which keep their names.
 
 use pci::Bdf;
 use serde::Serialize;
@@ -50,10 +50,10 @@ struct Device<'a> {
     mediated_devices: Vec<MediatedDevice<'a>>,
 }
 
-/// One object with the arrays `devices` and `mediated_devices`, over several lines.
+/// Prints one object with the arrays `devices` and `mediated_devices`, over several lines.
 ///
 /// # Errors
-/// None that can happen with these types; serde_json's signature has one.
+/// Never with these types; serde_json's signature requires it.
 pub fn to_json(list: &List) -> serde_json::Result<String> {
     let listing = Listing {
         devices: list.items.iter().map(device).collect(),

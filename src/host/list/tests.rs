@@ -2,7 +2,8 @@ use super::*;
 use crate::style::{Style, WIDTH};
 use crate::tree::Tree;
 
-const NAMES: &str = "1b36  Red Hat, Inc.\n\t0010  QEMU NVM Express Controller with a name that takes all of the room\n";
+const NAMES: &str = "1b36  Red Hat, Inc.\n\
+    \t0010  QEMU NVM Express Controller with a name that takes all of the room\n";
 
 fn host() -> Tree {
     let tree = Tree::new();
@@ -64,10 +65,10 @@ fn all_has_bridges_and_what_is_in_no_group() {
     let text = to_text(&items(&host(), true), Style::default());
     let tail = "\
       └ 0000:00:1c.0  PCI bridge [0000:0000]
-          a bridge, which stays with the host
+          a bridge, which the host keeps
           driver pcieport · no reset
     -   0000:00:1f.0  ISA bridge [0000:0000]
-          a bridge, which stays with the host
+          a bridge, which the host keeps
           no reset
     -   0000:00:1f.3  SMBus [0000:0000]
           in no IOMMU group
@@ -151,8 +152,8 @@ fn programs_read_the_same() {
 const SHARE: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 const PORTS: &str = "c2e88431-8a6b-4e0d-9b5e-3f1a2b3c4d5e";
 
-/// A share of the controller, two serial ports of a driver that has no PCI device, and one that is
-/// none of VFIO's for PCI and that no driver has.
+/// A part of the controller, a device of a parent that is not a PCI device, and one without a
+/// driver that does not look like a PCI function.
 fn with_mediated() -> Tree {
     let tree = host();
     let add = |uuid: &str, home: &str, api: &str, group: Option<u32>| {
@@ -205,7 +206,7 @@ fn mediated_devices_are_below_their_parents() {
           ready
           type shares-pci · driver shares · used as vfio-pci
     -   d2e88431-8a6b-4e0d-9b5e-3f1a2b3d4d5e  mediated device of matrix
-          looks like no PCI function
+          does not look like a PCI function
           type shares-ap · used as vfio-ap
 ";
     assert!(text.ends_with(tail), "{text}");

@@ -1,4 +1,4 @@
-//! The list for people: 80 columns, and a line down the margin beside those of one group.
+//! Prints the list for people, in 80 columns. A line in the margin joins the devices of a group.
 //!
 //! ```text
 //! GROUP   DEVICE
@@ -13,28 +13,28 @@
 //!           ...
 //! ```
 //!
-//! The mediated devices that are made of a device in the list are below it.
+//! A mediated device is printed below its parent, if the parent is in the list.
 
 use crate::class::class_name;
 use crate::details::{Details, Space, size_text};
 use crate::list::{Item, List, Mediated, State};
 use crate::style::{Style, WIDTH, cut, fill};
 
-/// Columns before an address: group, line, blanks.
+/// Columns before an address: group, line, spaces.
 const MARGIN: usize = 8;
-/// Columns before what is said of a device.
+/// Columns before the facts of a device.
 const INDENT: usize = MARGIN + 2;
-/// Between facts.
+/// The separator of facts.
 const DOT: &str = " · ";
-/// How many of its group are named beside a device; the margin shows them all.
+/// How many devices of its group are named below a device; the margin shows all of them.
 const MOST_NAMED: usize = 3;
 
-/// The list, with a heading; a word where it is empty.
+/// Prints the list with a heading, or a sentence if it is empty.
 pub fn to_text(list: &List, style: Style) -> String {
     let items = &list.items;
     if items.is_empty() && list.mediated.is_empty() {
-        return "no PCI device is in an IOMMU group; `mini-vmm host list --all` shows all that \
-                there are,\nand `mini-vmm host check` why\n"
+        return "no PCI device is in an IOMMU group; `mini-vmm host list --all` shows all PCI \
+                devices,\nand `mini-vmm host check` says why\n"
             .into();
     }
     let mut text = String::from("GROUP   DEVICE\n");
@@ -53,7 +53,7 @@ pub fn to_text(list: &List, style: Style) -> String {
     text
 }
 
-/// One that is made of none in the list.
+/// Prints a mediated device whose parent is not in the list.
 fn write_mediated(text: &mut String, device: &Mediated, style: Style) {
     let (uuid, facts) = device;
     let group = facts.group.map_or("-".into(), |group| group.to_string());
@@ -73,12 +73,12 @@ fn write_mediated(text: &mut String, device: &Mediated, style: Style) {
     }
 }
 
-/// What keeps it from being passed through, if anything does.
+/// Whether a mediated device can be passed through, or why not.
 fn mediated_state((_, facts): &Mediated) -> &'static str {
     match facts.group {
-        _ if !facts.is_pci() => "looks like no PCI function",
+        _ if !facts.is_pci() => "does not look like a PCI function",
         Some(_) => "ready",
-        None => "in no IOMMU group: no driver has it",
+        None => "in no IOMMU group: it has no driver",
     }
 }
 
@@ -137,7 +137,7 @@ fn write_item(text: &mut String, item: &Item, before: bool, after: bool, style: 
     }
 }
 
-/// Address, class, names as far as there is room, and numbers.
+/// Address, class, names cut to the width, and IDs.
 fn headline(item: &Item) -> String {
     let (vendor, device) = item.details.id;
     let address = item.device.bdf;
@@ -149,8 +149,8 @@ fn headline(item: &Item) -> String {
         [] => class.to_owned(),
         names => format!("{class}: {}", names.join(" ")),
     };
-    let room = WIDTH - MARGIN - address.to_string().len() - 2 - 1 - numbers.len();
-    format!("{address}  {} {numbers}", cut(&what, room))
+    let space_left = WIDTH - MARGIN - address.to_string().len() - 2 - 1 - numbers.len();
+    format!("{address}  {} {numbers}", cut(&what, space_left))
 }
 
 fn verdict(item: &Item) -> Vec<String> {
@@ -166,7 +166,7 @@ fn verdict(item: &Item) -> Vec<String> {
             format!("its group is held: {}", some(names.collect()))
         }
         State::NoGroup => "in no IOMMU group".into(),
-        State::Bridge => "a bridge, which stays with the host".into(),
+        State::Bridge => "a bridge, which the host keeps".into(),
     }];
     if !item.shared_with.is_empty() && item.state != State::Bridge {
         let others = item.shared_with.iter().map(ToString::to_string);
@@ -175,7 +175,7 @@ fn verdict(item: &Item) -> Vec<String> {
     words
 }
 
-/// The first few, and how many more.
+/// The first names, and the number of the others.
 fn some(names: Vec<String>) -> String {
     let shown = names.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>();
     match names.len() - shown.len() {

@@ -1,31 +1,32 @@
 //! Facts about mediated devices from sysfs (Documentation/driver-api/vfio-mediated-device.rst).
 //!
-//! The driver of a parent device makes mediated devices: a part of a GPU, the kernel sample's
-//! serial ports. A mediated device stands in sysfs below its parent and in `/sys/bus/mdev/devices`,
-//! and is alone in its IOMMU group.
+//! The driver of a parent device makes a mediated device, for example a part of a GPU. The mediated
+//! device is in sysfs below its parent and in `/sys/bus/mdev/devices`, and has an IOMMU group of
+//! its own.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use uuid::Uuid;
 
-use crate::hostinfo::sysfs::{Sysfs, link_name};
+use crate::hostinfo::sysfs::Sysfs;
+use crate::hostinfo::sysfs::link_name;
 
 /// A mediated device of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediatedDevice {
     /// Its directory.
     pub path: PathBuf,
-    /// Its programming interface, as its type says: `vfio-pci` for one that looks like a PCI
-    /// function.
+    /// The API of its type: `vfio-pci` for a device that looks like a PCI function.
     pub api: String,
-    /// Its IOMMU group; `None` while its driver is not bound to it.
+    /// Its IOMMU group; `None` while it has no driver.
     pub group: Option<u32>,
-    /// The name of its type, for example `mtty-2`.
+    /// The name of its type, which the parent's driver defines: `mtty-2`.
     pub kind: Option<String>,
-    /// The driver that has it.
+    /// Its driver.
     pub driver: Option<String>,
-    /// Its parent's name in sysfs; for a PCI device its address.
+    /// Its parent's name in sysfs: an address for a PCI device.
     pub parent: Option<String>,
 }
 
@@ -37,17 +38,18 @@ impl MediatedDevice {
 }
 
 impl Sysfs {
-    /// The directory of a mediated device, whether the device exists or not.
+    /// The directory of a mediated device, which need not exist.
     pub(super) fn mediated_path(&self, uuid: Uuid) -> PathBuf {
         self.root()
             .join("bus/mdev/devices")
             .join(uuid.hyphenated().to_string())
     }
 
-    /// Every mediated device of the host, in order of UUID, without those that disappear meanwhile.
+    /// All mediated devices of the host, in order of UUID. One that is removed meanwhile is
+    /// omitted.
     ///
     /// # Errors
-    /// When sysfs cannot be read.
+    /// sysfs cannot be read.
     pub fn mediated_devices(&self) -> io::Result<Vec<(Uuid, MediatedDevice)>> {
         let uuids = self.mediated_uuids()?.into_iter();
         let found = uuids.filter_map(|uuid| Some((uuid, self.mediated(uuid).ok()??)));
@@ -56,15 +58,15 @@ impl Sysfs {
         Ok(found)
     }
 
-    /// The mediated devices of the parent device in a directory, in order of UUID.
+    /// The mediated devices of the parent with this directory, in order.
     ///
     /// # Errors
-    /// When sysfs cannot be read.
+    /// sysfs cannot be read.
     pub fn mediated_of(&self, device: &Path) -> io::Result<Vec<Uuid>> {
         let device = fs::canonicalize(device)?;
         let mut found = self.mediated_uuids()?;
         found.retain(|uuid| {
-            // Its directory is below its parent's.
+            // A mediated device's directory is below that of its parent.
             fs::canonicalize(self.mediated_path(*uuid)).is_ok_and(|at| at.starts_with(&device))
         });
         found.sort();
@@ -74,7 +76,7 @@ impl Sysfs {
     fn mediated_uuids(&self) -> io::Result<Vec<Uuid>> {
         let entries = match fs::read_dir(self.root().join("bus/mdev/devices")) {
             Ok(entries) => entries,
-            // This kernel has no mediated devices.
+            // The kernel has no mdev bus.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(e),
         };
@@ -84,10 +86,10 @@ impl Sysfs {
             .collect())
     }
 
-    /// Reads a mediated device's facts; `None` when there is no such device.
+    /// Reads a mediated device's facts; `None` if there is no such device.
     ///
     /// # Errors
-    /// When sysfs cannot be read.
+    /// sysfs cannot be read.
     pub fn mediated(&self, uuid: Uuid) -> io::Result<Option<MediatedDevice>> {
         let path = self.mediated_path(uuid);
         if !path.try_exists()? {
@@ -95,7 +97,7 @@ impl Sysfs {
         }
         let api = fs::read_to_string(path.join("mdev_type/device_api"))?;
         let group = link_name(&path.join("iommu_group"))?.and_then(|g| g.parse().ok());
-        // Its directory is below its parent's.
+        // A mediated device's directory is below that of its parent.
         let real = fs::canonicalize(&path)?;
         let parent = real.parent().and_then(Path::file_name);
         Ok(Some(MediatedDevice {

@@ -1,17 +1,17 @@
-//! SR-IOV: virtual functions and their physical functions (Documentation/ABI/testing/sysfs-bus-pci:
+//! Virtual functions and their physical functions (Documentation/ABI/testing/sysfs-bus-pci:
 //! `physfn`, `sriov_totalvfs`).
 
 use std::io;
 
+use crate::hostinfo::sysfs::Sysfs;
+use crate::hostinfo::sysfs::link_name;
 use pci::Bdf;
 
-use crate::hostinfo::sysfs::{Sysfs, link_name};
-
 impl Sysfs {
-    /// The physical function that a virtual one belongs to; `None` for any other function.
+    /// The physical function of a virtual function; `None` for any other function.
     ///
     /// # Errors
-    /// When sysfs cannot be read.
+    /// sysfs cannot be read.
     pub fn physical_function(&self, bdf: Bdf) -> io::Result<Option<Bdf>> {
         let name = link_name(&self.device_path(bdf).join("physfn"))?;
         Ok(name.and_then(|n| n.parse().ok()))

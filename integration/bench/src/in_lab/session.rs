@@ -11,6 +11,7 @@ use lab::initramfs::Archive;
 use lab::kernel::{Choice, Kernel};
 use lab::machine::Machine;
 use lab::progress::Step;
+use lab::scripts::{L1_FUNCTIONS, L1_INIT};
 use lab::transcript::Speaker;
 
 use super::facts::Facts;
@@ -19,9 +20,6 @@ use super::setup::Setup;
 use crate::error::{Context, Result};
 use crate::subjects::{Kind, Subject};
 use crate::tiny::{self, Then};
-
-const L1_INIT: &str = include_str!("../../../../resources/l1-init.sh");
-const L1_FUNCTIONS: &str = include_str!("../../../../resources/l1-functions.sh");
 
 /// The firmware that QEMU's machines need without a display.
 const ROMS: [&str; 6] = [

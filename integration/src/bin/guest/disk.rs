@@ -1,4 +1,4 @@
-//! Random reads and writes of a disk, past the page cache, and a look at the whole afterwards.
+//! Random reads and writes of a disk without the page cache, and a check of all blocks afterwards.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -8,7 +8,7 @@ use lab::error::Context;
 use lab::load::{BLOCK, EXTENT, Operation, Plan, Worker, check, fill};
 use lab::{Error, Result};
 
-/// Bytes at an address that direct I/O takes.
+/// A buffer whose address is aligned for direct I/O.
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
@@ -39,7 +39,7 @@ fn parse(plan: &str) -> Result<Plan> {
     plan.parse().map_err(Error::Failed)
 }
 
-/// Lets some of a plan's workers do their round, each on a thread of its own.
+/// Runs one round of some of a plan's workers, each on a thread of its own.
 pub fn load(disk: &str, plan: &str, workers: &[&str]) -> Result<()> {
     let plan = parse(plan)?;
     let file = &open(disk)?;
@@ -54,7 +54,7 @@ pub fn load(disk: &str, plan: &str, workers: &[&str]) -> Result<()> {
             .into_iter()
             .try_for_each(|thread| match thread.join() {
                 Ok(result) => result,
-                Err(_) => Err(Error::failed("a worker died")),
+                Err(_) => Err(Error::failed("a worker panicked")),
             })
     })
 }
@@ -93,7 +93,7 @@ fn work(file: &File, mut worker: Worker, plan: &Plan, number: u32) -> Result<()>
     Ok(())
 }
 
-/// Reads all blocks of a plan and compares them with what its rounds leave.
+/// Reads all blocks of a plan and compares them with the content that the plan predicts.
 pub fn verify(disk: &str, plan: &str) -> Result<()> {
     let plan = parse(plan)?;
     let file = open(disk)?;

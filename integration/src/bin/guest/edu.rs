@@ -1,5 +1,5 @@
-//! QEMU's teaching device: a register that counts factorials, a buffer to copy to and from by DMA,
-//! and interrupts on request, by MSI and by the pin (docs/specs/edu in QEMU's source).
+//! Drives QEMU's teaching device: a register that computes factorials, a buffer for DMA in both
+//! directions, and interrupts on request, by MSI and by the pin (docs/specs/edu in QEMU's source).
 
 use std::fs;
 use std::thread;
@@ -25,30 +25,33 @@ const DMA_TO: u64 = 0x88;
 const DMA_COUNT: u64 = 0x90;
 const DMA_COMMAND: u64 = 0x98;
 
-/// STATUS: an interrupt at the end of a factorial, with this bit of INTERRUPTS.
-const WHEN_COUNTED: u32 = 0x80;
-const COUNTED: u32 = 1;
-/// DMA_COMMAND: start; from the device to memory; an interrupt at the end, with this bit of INTERRUPTS.
+/// STATUS: request an interrupt at the end of a factorial. INTERRUPTS then has the bit COMPUTED.
+const WHEN_COMPUTED: u32 = 0x80;
+const COMPUTED: u32 = 1;
+/// DMA_COMMAND: start; copy from the device to memory; request an interrupt at the end. INTERRUPTS
+/// then has the bit COPIED.
 const START: u32 = 1;
 const TO_MEMORY: u32 = 2;
 const WHEN_COPIED: u32 = 4;
 const COPIED: u32 = 0x100;
-/// The device's buffer, and how much of its 4 KiB is copied: the last byte may not be (edu_check_range).
+/// The address of the device's buffer of 4 KiB, and the bytes that are copied. QEMU refuses to copy
+/// the buffer's last byte (edu_check_range).
 const BUFFER: u64 = 0x40000;
 const BYTES: usize = 2048;
 
-/// Configuration space's COMMAND and its bus-master bit.
+/// The COMMAND register in configuration space, and its bit Bus Master Enable (PCI 3.0, 6.2.2).
 const COMMAND: u64 = 4;
 const BUS_MASTER: u16 = 4;
 
 const CONFIG_REGION: u32 = 7;
 
-/// Interrupts raised by each kind.
+/// Interrupts that are raised by each kind.
 const ROUNDS: u32 = 100;
 
-/// Longer than any of it takes, and as long as nothing must come.
+/// The time limit of an interrupt or a copy.
 const PATIENCE: Duration = Duration::from_secs(10);
-const SILENCE: Duration = Duration::from_millis(100);
+/// How long no interrupt may come after the last one.
+const NO_INTERRUPT: Duration = Duration::from_millis(100);
 
 struct Edu {
     device: Device,
@@ -56,7 +59,7 @@ struct Edu {
     config: u64,
 }
 
-/// Does everything that the device can, and says what came of it.
+/// Uses all functions of the device, and prints facts.
 pub fn drive(bdf: &str) -> Result<()> {
     let device = Device::open(bdf)?;
     let edu = Edu {
@@ -96,7 +99,8 @@ impl Edu {
         self.device.write(at, &command.to_le_bytes())
     }
 
-    /// One kind of interrupt: raised by hand, at the end of factorials, and at the end of copies.
+    /// Tests one kind of interrupt: raised on request, at the end of factorials, and at the end of
+    /// copies.
     fn interrupts(&self, irq: Irq, memory: &Memory) -> Result<()> {
         let event = EventFd::new(EFD_NONBLOCK).context("make an eventfd")?;
         self.device.connect(irq, &event)?;
@@ -116,10 +120,10 @@ impl Edu {
         if irq == Irq::Intx {
             line.stays_until_acknowledged()?;
         }
-        self.write(STATUS, WHEN_COUNTED)?;
+        self.write(STATUS, WHEN_COMPUTED)?;
         for (of, wanted) in [(5, 120), (12, 479_001_600)] {
             self.write(FACTORIAL, of)?;
-            line.expect(COUNTED)?;
+            line.expect(COMPUTED)?;
             let is = self.read(FACTORIAL)?;
             if is != wanted {
                 return Err(Error::failed(format!("the factorial of {of} is not {is}")));
@@ -128,12 +132,12 @@ impl Edu {
         self.write(STATUS, 0)?;
         let words = self.copy_round(memory, irq as u32, WHEN_COPIED, |_| line.expect(COPIED))?;
         println!("L2: edu irq={irq:?} raised={ROUNDS} factorials=2 words={words}");
-        line.silent()?;
+        line.stays_low()?;
         self.device.disconnect(irq)
     }
 
-    /// Copies half a page to the device and from there to another place; says how many words arrived.
-    /// `wait` returns at the end of each copy.
+    /// Copies half a page to the device and from there to another address, and returns how many
+    /// words arrived. `wait` returns at the end of each copy.
     fn copy_round(
         &self,
         memory: &Memory,
@@ -153,7 +157,7 @@ impl Edu {
     }
 
     fn copy(&self, from: u64, to: u64, command: u32) -> Result<()> {
-        // The device takes addresses of 28 bits, and the guest has no more memory than that.
+        // The device has addresses of 28 bits, and the guest has no RAM above.
         for (register, value) in [(DMA_FROM, from), (DMA_TO, to), (DMA_COUNT, BYTES as u64)] {
             let value = u32::try_from(value).context("give the device an address")?;
             self.write(register, value)?;
@@ -161,7 +165,7 @@ impl Edu {
         self.write(DMA_COMMAND, command)
     }
 
-    /// Until no copy is under way.
+    /// Waits until no copy is running.
     fn idle(&self) -> Result<()> {
         let started = Instant::now();
         while self.read(DMA_COMMAND)? & START != 0 {
@@ -174,7 +178,7 @@ impl Edu {
     }
 }
 
-/// The device's interrupt, connected.
+/// An interrupt of the device, and the eventfd that the interrupt signals.
 struct Line<'a> {
     edu: &'a Edu,
     irq: Irq,
@@ -200,7 +204,8 @@ impl Line<'_> {
         self.open()
     }
 
-    /// A pin is a level: opened again before the device is content, it interrupts again.
+    /// The pin is a level: unmasked before the device's interrupt is acknowledged, it interrupts
+    /// again.
     fn stays_until_acknowledged(&self) -> Result<()> {
         self.edu.write(RAISE, 1)?;
         for again in 0..3 {
@@ -215,13 +220,13 @@ impl Line<'_> {
             self.open()?;
         }
         println!("L2: level again=2");
-        self.silent()
+        self.stays_low()
     }
 
-    fn silent(&self) -> Result<()> {
-        if self.comes_within(SILENCE) {
+    fn stays_low(&self) -> Result<()> {
+        if self.comes_within(NO_INTERRUPT) {
             return Err(Error::failed(format!(
-                "an interrupt came by {:?} that nobody asked for",
+                "an interrupt came by {:?} that was not requested",
                 self.irq
             )));
         }

@@ -1,12 +1,13 @@
-//! What shell cannot do in the guest: a small static program, which L2's /init calls.
+//! A static program for the guest. L2's /init calls it for what shell cannot do.
 //!
 //! ```text
-//! guest load DISK PLAN WORKER...   these workers of a plan read and write the disk
-//! guest verify DISK PLAN           the disk holds what the plan's rounds leave on it
+//! guest load DISK PLAN WORKER...   runs these workers of a plan, which read and write the disk
+//! guest verify DISK PLAN           checks that the disk has the content that the plan predicts
 //! guest edu BDF                    drives QEMU's teaching device by VFIO without an IOMMU
 //! ```
 //!
-//! It says facts as /init does, in lines of "L2: key value"; "act-failed" is one that fails a scenario.
+//! The program prints facts as /init does, in lines of "L2: key value". The key "act-failed" fails
+//! the scenario.
 
 mod disk;
 mod edu;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         ["load", disk, plan, workers @ ..] => disk::load(disk, plan, workers),
         ["verify", disk, plan] => disk::verify(disk, plan),
         ["edu", bdf] => edu::drive(bdf),
-        _ => Err(Error::failed(format!("no such job: {words:?}"))),
+        _ => Err(Error::failed(format!("unknown arguments: {words:?}"))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

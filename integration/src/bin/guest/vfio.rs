@@ -1,5 +1,5 @@
-//! A PCI device by VFIO in a guest that has no IOMMU: the kernel's no-IOMMU mode, in which
-//! interrupts and registers work as ever and DMA addresses are physical ones.
+//! Opens a PCI device by VFIO in a guest without an IOMMU. In the kernel's no-IOMMU mode,
+//! interrupts and registers work as usual, and DMA addresses are physical addresses.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -19,7 +19,7 @@ ioctl_io_nr!(VFIO_GROUP_GET_DEVICE_FD, VFIO_TYPE.into(), VFIO_BASE + 6);
 ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, VFIO_TYPE.into(), VFIO_BASE + 8);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 
-/// A kind of interrupt, as VFIO numbers them.
+/// A kind of interrupt by VFIO's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Irq {
     /// The pin.
@@ -31,32 +31,32 @@ pub enum Irq {
 /// An opened device.
 pub struct Device {
     device: File,
-    // The device works as long as its group is in a container, and both are open.
+    // The device works only while its group is in a container and both are open.
     _group: File,
     _container: File,
 }
 
 impl Device {
-    /// Opens a device that vfio-pci holds.
+    /// Opens a device that is bound to vfio-pci.
     pub fn open(bdf: &str) -> Result<Self> {
         let group = fs::read_link(format!("/sys/bus/pci/devices/{bdf}/iommu_group"))
             .context(format!("find the group of {bdf}"))?;
         let group = group.file_name().unwrap_or_default().to_string_lossy();
         let container = open(Path::new("/dev/vfio/vfio"))?;
         let group = open(Path::new(&format!("/dev/vfio/noiommu-{group}")))?;
-        // SAFETY: the kernel reads one int.
+        // SAFETY: the kernel reads one int, which lives for the call.
         let ret =
             unsafe { ioctl_with_ref(&group, VFIO_GROUP_SET_CONTAINER(), &container.as_raw_fd()) };
         done(ret, "put the group into the container")?;
-        // SAFETY: the argument is a number.
+        // SAFETY: the argument is a number, and the kernel accesses no memory.
         let ret =
             unsafe { ioctl_with_val(&container, VFIO_SET_IOMMU(), VFIO_NOIOMMU_IOMMU.into()) };
         done(ret, "go without an IOMMU")?;
         let name = std::ffi::CString::new(bdf).context("name the device")?;
-        // SAFETY: the kernel reads a string that ends with a zero.
+        // SAFETY: the kernel reads a string that ends with a zero and lives for the call.
         let ret = unsafe { ioctl_with_ptr(&group, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) };
         let fd = done(ret, "open the device")?;
-        // SAFETY: a new descriptor, which nobody else has.
+        // SAFETY: the kernel has just opened the descriptor, and nothing else owns it.
         let device = unsafe { File::from_raw_fd(fd) };
         Ok(Self {
             device,
@@ -65,21 +65,21 @@ impl Device {
         })
     }
 
-    /// Where a region starts in the device's file.
+    /// The offset of a region in the device's file.
     pub fn region(&self, index: u32) -> Result<u64> {
         let mut info = vfio_region_info {
             argsz: size_of::<vfio_region_info>() as u32,
             index,
             ..Default::default()
         };
-        // SAFETY: a `struct vfio_region_info` whose length is in argsz.
+        // SAFETY: the kernel writes a `struct vfio_region_info`, whose size is in argsz.
         let ret =
             unsafe { ioctl_with_mut_ref(&self.device, VFIO_DEVICE_GET_REGION_INFO(), &mut info) };
         done(ret, "find a region")?;
         Ok(info.offset)
     }
 
-    /// Reads a register: 2 or 4 bytes.
+    /// Reads a register of 2 or 4 bytes.
     pub fn read<const N: usize>(&self, at: u64) -> Result<[u8; N]> {
         let mut bytes = [0; N];
         self.device
@@ -95,19 +95,19 @@ impl Device {
             .context(format!("write at {at:#x} of the device's file"))
     }
 
-    /// Lets an interrupt signal an event.
+    /// Lets an interrupt signal an eventfd.
     pub fn connect(&self, irq: Irq, event: &EventFd) -> Result<()> {
         let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
         self.set_irqs(irq, flags, &[event.as_raw_fd()])
     }
 
-    /// Leaves the kind of interrupt.
+    /// Turns this kind of interrupt off.
     pub fn disconnect(&self, irq: Irq) -> Result<()> {
         let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
         self.set_irqs(irq, flags, &[])
     }
 
-    /// Opens the pin, which the kernel masks at each interrupt.
+    /// Unmasks the pin, which the kernel masks at each interrupt.
     pub fn unmask(&self) -> Result<()> {
         const ONE: [u32; 5] = [
             20,
@@ -127,7 +127,8 @@ impl Device {
     }
 
     fn set(&self, words: &[u32]) -> Result<()> {
-        // SAFETY: a `struct vfio_irq_set`, five words and its data, whose length is in the first.
+        // SAFETY: the kernel reads a `struct vfio_irq_set` of five words and its data. The first
+        // word is the size of all.
         let ret = unsafe { ioctl_with_ptr(&self.device, VFIO_DEVICE_SET_IRQS(), words.as_ptr()) };
         done(ret, "set interrupts").map(|_| ())
     }

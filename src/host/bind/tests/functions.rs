@@ -1,4 +1,4 @@
-//! Virtual functions: made, in use, and gone.
+//! Virtual functions: made, used, and removed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -44,7 +44,7 @@ fn virtual_functions_have_their_own_mistakes() {
             .contains("has 2 virtual functions already"),
         "{error}"
     );
-    // It is not taken itself while it has them.
+    // The physical function is not bound itself while it has virtual functions.
     let before = fake.snapshot();
     for force in [false, true] {
         let take = BindRequest {
@@ -60,7 +60,7 @@ fn virtual_functions_have_their_own_mistakes() {
         assert!(!error.hint().unwrap().contains("--force"));
         assert_eq!(fake.snapshot(), before);
     }
-    // One goes back on its own, the other with the physical function.
+    // One function is given back alone, the other with the physical function.
     unbind(&fake.host(), &back(&["03:00.1"])).unwrap();
     assert_eq!(fake.driver("0000:03:00.1"), None);
     assert_eq!(fake.driver("0000:03:00.2").as_deref(), Some("vfio-pci"));
@@ -68,7 +68,7 @@ fn virtual_functions_have_their_own_mistakes() {
     assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
 }
 
-/// What [`physical_function`] is before anything was done, in the directory of another.
+/// The snapshot of a new [`physical_function`] with the directory name of another host.
 fn physical_function_with_same_dir(fake: &FakeHost) -> Vec<String> {
     let fresh = physical_function();
     let (from, to) = (fresh.dir.as_path(), fake.dir.as_path());
@@ -76,7 +76,7 @@ fn physical_function_with_same_dir(fake: &FakeHost) -> Vec<String> {
     fresh.snapshot().into_iter().map(renamed).collect()
 }
 
-/// Whoever bound the function, and whatever the physical function's record says of it.
+/// Both if the functions were made by a bind and if another program made them.
 #[test]
 fn a_function_that_is_used_keeps_them_all() {
     for by_physical in [true, false] {
@@ -84,7 +84,7 @@ fn a_function_that_is_used_keeps_them_all() {
         if by_physical {
             bind(&fake.host(), &make(2)).unwrap();
         } else {
-            // The physical function is a guest's too, and somebody else has made its functions.
+            // The physical function is bound for a guest, and another program made its functions.
             bind(&fake.host(), &request(&[PF])).unwrap();
             let numvfs = fake.host().sysfs.device_path(PF.parse().unwrap());
             let write = |name: &str, text| fake.kernel.write(&numvfs.join(name), text).unwrap();
@@ -93,7 +93,7 @@ fn a_function_that_is_used_keeps_them_all() {
             write("sriov_drivers_autoprobe", "1");
             bind(&fake.host(), &request(&VF[..2])).unwrap();
         }
-        // Made anew: a record of its own, and none of the physical function's doing.
+        // Bound again, the function has a record of its own without `along`.
         unbind(&fake.host(), &back(&[VF[1]])).unwrap();
         bind(&fake.host(), &request(&[VF[1]])).unwrap();
         fake.open("dev/vfio/101");
@@ -120,7 +120,7 @@ fn a_function_that_is_used_keeps_them_all() {
             );
         }
         assert_eq!(fake.snapshot(), bound);
-        // The other may go, and with force all of them. Their records go too.
+        // The other function may be given back, and with --force all. Their records are removed.
         unbind(&fake.host(), &back(&[VF[0]])).unwrap();
         let (_, errors) = unbind(&fake.host(), &force(&[PF])).unwrap();
         assert!(errors.is_empty(), "{errors:?}");
@@ -156,7 +156,7 @@ fn a_function_that_the_host_uses_keeps_them_all() {
     assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
 }
 
-/// A run's end takes nothing from another guest: what the run had goes back when that one has ended.
+/// The end of a run removes no function that another guest uses: a later recovery does.
 #[test]
 fn a_function_outlives_the_run_of_its_physical_function() {
     let fake = physical_function();
@@ -200,11 +200,11 @@ fn a_function_outlives_the_run_of_its_physical_function() {
     assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
 }
 
-/// A physical function that has a record already: bound itself, and with functions that are gone.
+/// A physical function that has a record: it is bound, or its earlier functions are gone.
 #[test]
 fn a_failure_leaves_a_bound_physical_function_as_it_was() {
     for earlier in [false, true] {
-        for turn in 1.. {
+        for change in 1.. {
             let fake = physical_function();
             bind(&fake.host(), &request(&[PF])).unwrap();
             if earlier {
@@ -213,19 +213,19 @@ fn a_failure_leaves_a_bound_physical_function_as_it_was() {
             }
             let before = fake.snapshot();
             fake.kernel.set_fault(if earlier {
-                Fault::Killed(turn)
+                Fault::Killed(change)
             } else {
-                Fault::At(turn)
+                Fault::At(change)
             });
             let host = fake.host();
             let outcome = until_killed(|| bind(&host, &make(3)));
             fake.kernel.set_fault(Fault::Never);
             if matches!(outcome, Some(Ok(_))) {
-                assert!(turn > 1);
+                assert!(change > 1);
                 break;
             }
             bind(&host, &BindRequest::default()).unwrap();
-            assert_eq!(fake.snapshot(), before, "{earlier} change {turn}");
+            assert_eq!(fake.snapshot(), before, "{earlier} change {change}");
             let records = host.records.all().unwrap();
             assert_eq!(records.len(), 1, "{records:?}");
             assert_eq!((records[0].functions, records[0].autoprobe), (None, false));
@@ -236,7 +236,7 @@ fn a_failure_leaves_a_bound_physical_function_as_it_was() {
     }
 }
 
-/// In their physical function's group they are of use to nobody, while the host has that one.
+/// No guest can use functions in the group of their physical function while that has a host driver.
 #[test]
 fn functions_that_share_a_group_with_a_host_driver_are_unmade() {
     let fake = physical_function();
@@ -245,9 +245,9 @@ fn functions_that_share_a_group_with_a_host_driver_are_unmade() {
     let error = bind(&fake.host(), &make(2)).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("no guest could have the virtual functions of 0000:03:00.0")
+        text.contains("no guest could use the virtual functions of 0000:03:00.0")
             && text.contains("the host keeps 0000:03:00.0 (driver nvme) of its IOMMU group 3")
-            && text.ends_with("; all that had been done is undone"),
+            && text.ends_with("; all changes were undone"),
         "{text}"
     );
     assert!(error.hint().unwrap().contains("ACS"));
@@ -255,7 +255,7 @@ fn functions_that_share_a_group_with_a_host_driver_are_unmade() {
     assert_eq!(fake.host().records.all().unwrap(), []);
 }
 
-/// Which driver they will want can be told by the number that the physical function announces.
+/// The VF Device ID of the physical function decides the driver of its functions.
 #[test]
 fn functions_have_a_number_of_their_own() {
     let fake = physical_function();

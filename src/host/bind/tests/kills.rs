@@ -1,52 +1,53 @@
-//! Commands that are killed on the way, runs that live, and records that nobody can read.
+//! Killed commands, running runs, and records that cannot be read.
 
 use std::fs;
 
 use super::*;
 
-/// After each change in turn the command is killed; the next command, and the end of any run, mends.
+/// The command is killed after each change, one after the other. The next command recovers, and so does the end
+/// of any run.
 #[test]
 fn a_killed_bind_is_taken_back() {
     for (make, request) in cases() {
-        for turn in 1.. {
+        for change in 1.. {
             let fake = make();
             let before = fake.snapshot();
             let host = fake.host();
-            fake.kernel.set_fault(Fault::Killed(turn));
+            fake.kernel.set_fault(Fault::Killed(change));
             let outcome = until_killed(|| bind(&host, &request));
             fake.kernel.set_fault(Fault::Never);
             if let Some(outcome) = outcome {
                 outcome.unwrap();
-                assert!(turn > 1);
+                assert!(change > 1);
                 break;
             }
-            assert_ne!(fake.snapshot(), before, "change {turn}");
-            if turn % 2 == 0 {
+            assert_ne!(fake.snapshot(), before, "change {change}");
+            if change % 2 == 0 {
                 release_run(&host, Process::this().unwrap()).unwrap();
             } else {
                 bind(&host, &BindRequest::default()).unwrap();
             }
-            assert_eq!(fake.snapshot(), before, "change {turn}");
+            assert_eq!(fake.snapshot(), before, "change {change}");
             assert_eq!(host.records.all().unwrap(), []);
             assert_eq!(host.records.begun().unwrap(), []);
         }
     }
 }
 
-/// What it was asked for is done by the next command, which may be killed, too.
+/// The next command, which may be killed too, finishes the unbind.
 #[test]
 fn a_killed_unbind_is_brought_to_its_end() {
     for (make, request) in cases() {
-        for turn in 1.. {
+        for change in 1.. {
             let fake = make();
             let before = fake.snapshot();
             let host = fake.host();
             bind(&host, &request).unwrap();
             let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
-            fake.kernel.set_fault(Fault::Killed(turn));
+            fake.kernel.set_fault(Fault::Killed(change));
             let outcome = until_killed(|| unbind(&host, &back(&addresses)));
             if let Some(outcome) = outcome {
-                assert!(outcome.unwrap().1.is_empty() && turn > 1);
+                assert!(outcome.unwrap().1.is_empty() && change > 1);
                 break;
             }
             while until_killed(|| {
@@ -56,13 +57,13 @@ fn a_killed_unbind_is_brought_to_its_end() {
             .is_none()
             {}
             fake.kernel.set_fault(Fault::Never);
-            assert_eq!(fake.snapshot(), before, "change {turn}");
+            assert_eq!(fake.snapshot(), before, "change {change}");
             assert_eq!(host.records.all().unwrap(), []);
         }
     }
 }
 
-/// A guest that took the device in the meantime keeps it; it goes back when it is asked for.
+/// A guest that has opened the device since keeps it; an unbind gives the device back.
 #[test]
 fn what_is_open_by_now_stays() {
     let fake = one_disk();
@@ -87,17 +88,20 @@ fn a_note_of_a_killed_command_that_is_none_stops_nobody() {
     let host = fake.host();
     bind(&host, &request(&[DISK])).unwrap();
     let note = fake.dir.as_path().join("run/under-way");
-    fs::write(&note, "nonsense").unwrap();
-    let error = host.records.begun().unwrap_err();
-    assert!(
-        error.hint().unwrap().contains("mini-vmm host list"),
-        "{error}"
-    );
-    let (_, errors) = unbind(&host, &back(&[DISK])).unwrap();
-    assert!(errors.is_empty() && !note.exists());
+    for text in ["nonsense", r#"{"version": 3, "devices": []}"#] {
+        fs::write(&note, text).unwrap();
+        let error = host.records.begun().unwrap_err();
+        assert!(
+            error.hint().unwrap().contains("mini-vmm host list"),
+            "{error}"
+        );
+        let (_, errors) = unbind(&host, &back(&[DISK])).unwrap();
+        assert!(errors.is_empty() && !note.exists());
+        bind(&host, &request(&[DISK])).unwrap();
+    }
 }
 
-/// Two runs, or a run and a command: a device stays with the one that lives until its end.
+/// Two runs, or a run and a command: the device belongs to the running run until that ends.
 #[test]
 fn nobody_takes_what_a_living_run_has() {
     let fake = shared_group();
@@ -109,7 +113,7 @@ fn nobody_takes_what_a_living_run_has() {
         ..request(&["02:00.0"])
     };
     bind(&fake.host(), &theirs).unwrap();
-    // The third of the group is free again, as if the run had not asked for it.
+    // The third device of the group is given back, as if the run had not bound it.
     unbind(
         &fake.host(),
         &UnbindRequest {
@@ -153,7 +157,7 @@ fn nobody_takes_what_a_living_run_has() {
     let error = unbind(&fake.host(), &back(&["02:00.0"])).unwrap_err();
     assert!(matches!(error, BindError::Owned { .. }), "{error}");
     assert_eq!(fake.snapshot(), bound);
-    // The run itself may ask twice.
+    // The run itself may bind twice.
     bind(
         &fake.host(),
         &BindRequest {
@@ -175,21 +179,30 @@ fn a_damaged_record_concerns_its_device_alone() {
     let before = fake.snapshot();
     bind(&host, &request(&[DISK, "04:00.0"])).unwrap();
     let record = fake.dir.as_path().join("run/0000:04:00.0");
-    fs::write(&record, "nonsense").unwrap();
-    // The other goes and comes.
-    unbind(&host, &back(&[DISK])).unwrap();
-    bind(&host, &request(&[DISK])).unwrap();
+    for (text, says) in [
+        ("nonsense", "is not a record of mini-vmm"),
+        (
+            r#"{"version": 3}"#,
+            "has version 3, which this mini-vmm does not know",
+        ),
+    ] {
+        fs::write(&record, text).unwrap();
+        // The other device can be given back and bound again.
+        unbind(&host, &back(&[DISK])).unwrap();
+        bind(&host, &request(&[DISK])).unwrap();
+        assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+        release_run(&host, Process::this().unwrap()).unwrap();
+        for error in [
+            unbind(&host, &back(&["04:00.0"])).unwrap_err(),
+            bind(&host, &request(&["04:00.0"])).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(error.hint().unwrap().contains("rm "));
+        }
+    }
     unbind(&host, &back(&[DISK])).unwrap();
     assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
-    release_run(&host, Process::this().unwrap()).unwrap();
-    for error in [
-        unbind(&host, &back(&["04:00.0"])).unwrap_err(),
-        bind(&host, &request(&["04:00.0"])).unwrap_err(),
-    ] {
-        assert!(matches!(error, BindError::BadRecord(_)), "{error}");
-        assert!(error.hint().unwrap().contains("rm "));
-    }
-    // As the hint has it.
+    // What the hint says.
     fs::remove_file(record).unwrap();
     unbind(&host, &back(&["04:00.0"])).unwrap();
     assert_eq!(fake.snapshot(), before);
@@ -223,7 +236,7 @@ fn one_with_nothing_to_give_back_keeps_no_other() {
     }
 }
 
-/// Whatever keeps one from going: who has it open, whose it is, what its record says, and its absence.
+/// Each reason why a device cannot be given back: open, owned by a run, a damaged record, gone.
 #[test]
 fn one_that_cannot_go_keeps_no_other() {
     const OTHER: &str = "0000:04:00.0";

@@ -1,6 +1,7 @@
-//! What is found by a later command: other drivers, other users, other devices, other processes.
+//! What a later command finds: other drivers, other users, other devices, other processes.
 
 use std::fs;
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 
@@ -14,7 +15,7 @@ fn drivers_are_loaded_or_said_to_be_missing() {
     assert!(error.to_string().contains("no driver vfio-pci"), "{error}");
     assert!(error.hint().unwrap().contains("modprobe vfio-pci"));
     assert_eq!(fake.snapshot(), before);
-    // A variant that cannot be loaded is not missed; one that can be is taken.
+    // A variant driver that cannot be loaded is replaced by vfio-pci; one that can be is used.
     fake.kernel.loadable("vfio-pci");
     let aliases = "alias vfio_pci:v00001B36d*sv*sd*bc*sc*i* special_vfio_pci\n";
     fs::write(
@@ -43,7 +44,7 @@ fn a_group_stays_its_users_until_the_last_device_goes() {
     let uid = |node| fake.kernel.owner_of(node).map(|(uid, _)| uid);
     assert_eq!(uid("dev/vfio/2"), Some(65_534));
     assert_eq!(uid("dev/vfio/devices/vfio021"), Some(65_534));
-    // Somebody else's, so the node stays when both are gone.
+    // Bound without a user: the node remains when the others are given back.
     bind(&fake.host(), &request(&["02:00.2"])).unwrap();
     let chowns = |addresses: &[&str]| {
         let dry = UnbindRequest {
@@ -61,7 +62,7 @@ fn a_group_stays_its_users_until_the_last_device_goes() {
     unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
     assert_eq!(uid("dev/vfio/2"), Some(0));
     assert_eq!(uid("dev/vfio/devices/vfio021"), None);
-    // From one user to another, and back to nobody's.
+    // From one user to another, and back to root.
     let others = BindRequest {
         user: Some("4000000002".into()),
         ..ours.clone()
@@ -73,13 +74,13 @@ fn a_group_stays_its_users_until_the_last_device_goes() {
     assert_eq!(uid("dev/vfio/2"), Some(4_000_000_002));
     unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
     assert_eq!(uid("dev/vfio/2"), Some(0));
-    // Of two that go in one command, the second has what the first left it.
+    // Of two devices in one unbind, the second has the node that the first passed on.
     bind(&fake.host(), &ours).unwrap();
     unbind(&fake.host(), &back(&["02:00.0", "02:00.1"])).unwrap();
     assert_eq!(uid("dev/vfio/2"), Some(0));
 }
 
-/// The names of nodes are given again to the next device.
+/// The kernel reuses the names of nodes.
 #[test]
 fn a_node_that_is_another_devices_by_now_stays_with_its_user() {
     const NODE: &str = "dev/vfio/devices/vfio010";
@@ -102,7 +103,7 @@ fn a_node_that_is_another_devices_by_now_stays_with_its_user() {
             fake.kernel.chown(&theirs, 4_000_000_002, None).unwrap();
         };
         if again {
-            // Bound again it has new ones.
+            // Bound again, the device has new nodes.
             bind(&fake.host(), &request(&[DISK])).unwrap();
             let record = fake.host().records.load(DISK.parse().unwrap()).unwrap();
             assert_eq!(record.unwrap().nodes, []);
@@ -117,25 +118,25 @@ fn a_node_that_is_another_devices_by_now_stays_with_its_user() {
     }
 }
 
-/// All that one change of hands did is undone, and no more.
+/// A failure undoes the changes of owners of its own bind, and no earlier ones.
 #[test]
 fn a_failure_leaves_the_nodes_with_the_user_before() {
     let user = |name: &str| BindRequest {
         user: Some(name.into()),
         ..request(&[DISK, "04:00.0"])
     };
-    for turn in 1..=5 {
+    for change in 1..=5 {
         let fake = one_disk().device("0000:04:00.0", NVME, Some("nvme"), Some(4));
         bind(&fake.host(), &user("65534")).unwrap();
         let before = fake.snapshot();
-        fake.kernel.set_fault(Fault::At(turn));
+        fake.kernel.set_fault(Fault::At(change));
         let outcome = bind(&fake.host(), &user("4000000002"));
-        assert_eq!(outcome.is_err(), turn <= 4, "change {turn}");
-        assert_eq!(fake.snapshot() == before, turn <= 4, "change {turn}");
+        assert_eq!(outcome.is_err(), change <= 4, "change {change}");
+        assert_eq!(fake.snapshot() == before, change <= 4, "change {change}");
     }
 }
 
-/// Of a group's two users the later has its node until his device goes, and then neither.
+/// Of two users of a group, the later keeps the node until that user's device is given back.
 #[test]
 fn a_groups_node_stays_with_the_user_who_got_it_last() {
     let fake = shared_group();
@@ -166,7 +167,7 @@ fn a_record_of_a_device_that_is_gone_or_another_is_forgotten() {
     let fake = one_disk();
     bind(&fake.host(), &request(&[DISK])).unwrap();
     fake.set(DISK, "modalias", "pci:v00008086d00001533\n");
-    // Another device that is on vfio-pci: it goes to whoever wants it.
+    // Another device that has vfio-pci goes to any driver that matches it.
     unbind(&fake.host(), &back(&[DISK])).unwrap();
     assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
     assert_eq!(fake.host().records.all().unwrap(), []);
@@ -190,7 +191,7 @@ fn what_was_bound_by_hand_goes_to_whoever_wants_it() {
     assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
     unbind(&fake.host(), &back(&[DISK])).unwrap();
     assert_eq!(fake.snapshot(), before);
-    // And what was bound here and given back by hand is free to be bound again.
+    // A device that was bound here and given back by hand can be bound again.
     bind(&fake.host(), &request(&[DISK])).unwrap();
     kernel.write(&device.join("driver_override"), "\n").unwrap();
     kernel
@@ -204,7 +205,7 @@ fn what_was_bound_by_hand_goes_to_whoever_wants_it() {
     assert_eq!(fake.snapshot(), before);
 }
 
-/// Somebody was killed who had taken it from its driver, and no record tells of that.
+/// Another program was killed after it had unbound the driver, and there is no record.
 #[test]
 fn a_device_without_a_driver_goes_to_whoever_wants_it() {
     let fake = one_disk();
@@ -274,7 +275,7 @@ fn a_device_that_a_process_has_open_stays() {
     );
     assert!(error.hint().unwrap().contains("--force"));
     assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
-    // Nor does it go back on its own, whatever has become of the run that it was for.
+    // Recovery does not give the device back either, although its run has ended.
     let mut record = fake
         .host()
         .records
@@ -299,15 +300,28 @@ fn a_device_that_a_process_has_open_stays() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn whatever_sysfs_says(attributes in proptest::collection::vec(("(class|modalias|driver_override|sriov_numvfs|sriov_totalvfs|sriov_drivers_autoprobe|virtfn0|vfio-dev)", proptest::collection::vec(any::<u8>(), 0..40)), 0..6), functions in proptest::option::of(0u32..3)) {
+    fn whatever_sysfs_says(
+        attributes in proptest::collection::vec(
+            (
+                "(class|modalias|driver_override|sriov_numvfs|sriov_totalvfs|\
+                 sriov_drivers_autoprobe|virtfn0|vfio-dev)",
+                proptest::collection::vec(any::<u8>(), 0..40),
+            ),
+            0..6,
+        ),
+        functions in proptest::option::of(0u32..3),
+    ) {
         let fake = one_disk();
         for (name, text) in &attributes {
             fake.set(DISK, name, text);
         }
+        // The made-up kernel reads these itself.
+        let read = |name: &str| {
+            name.starts_with("sriov") || name == "driver_override" || name == "vfio-dev"
+        };
         for dry_run in [true, false] {
             let request = BindRequest { functions, dry_run, ..request(&[DISK]) };
-            // The made-up kernel reads two of them itself.
-            if dry_run || attributes.iter().all(|(name, _)| !name.starts_with("sriov") && name != "driver_override" && name != "vfio-dev") {
+            if dry_run || !attributes.iter().any(|(name, _)| read(name)) {
                 let _ = bind(&fake.host(), &request);
                 let _ = unbind(&fake.host(), &UnbindRequest { dry_run, ..back(&[DISK]) });
             }

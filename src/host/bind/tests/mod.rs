@@ -1,9 +1,12 @@
-//! On a made-up host: there and back, and failures on the way.
+//! Tests of bind and unbind on a made-up host: both ways, with and without failures.
 
 mod functions;
 mod kills;
 mod later;
+mod old_form;
 mod refusals;
+
+use vmm::sys::process::Process;
 
 use super::*;
 use crate::bind::fake::{FakeHost, Fault};
@@ -16,7 +19,7 @@ fn one_disk() -> FakeHost {
     FakeHost::new(&["nvme", "vfio-pci"]).device(DISK, NVME, Some("nvme"), Some(1))
 }
 
-/// Two functions, a third that nobody has, and the bridge in front of them, in one group.
+/// Three functions, one of them without a driver, and their bridge, all in one group.
 fn shared_group() -> FakeHost {
     FakeHost::new(&["nvme", "e1000e", "pcieport", "vfio-pci"])
         .device("0000:00:1c.0", BRIDGE, Some("pcieport"), Some(2))
@@ -48,14 +51,14 @@ fn back(addresses: &[&str]) -> UnbindRequest {
     }
 }
 
-/// What came of it; `None` where it was killed.
+/// Runs a command; `None` if it was killed.
 fn until_killed<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 
-/// Each kind of host, and what is bound on it.
+/// Hosts of each kind, with a bind.
 fn cases() -> Vec<(fn() -> FakeHost, BindRequest)> {
-    // nobody's, of which /etc/passwd knows: nothing else has to be asked.
+    // The user `nobody`, which is in /etc/passwd: getent(1) is not needed.
     let user = Some("65534".to_owned());
     vec![
         (one_disk, request(&[DISK])),
@@ -67,7 +70,7 @@ fn cases() -> Vec<(fn() -> FakeHost, BindRequest)> {
             },
             request(&[DISK]),
         ),
-        // The override came after the driver, which it keeps from coming back.
+        // The override was set after the driver was bound, and names another driver.
         (
             || {
                 let host = one_disk();
@@ -126,7 +129,7 @@ fn there_and_back() {
         assert_ne!(bound, before);
         let records = host.records.all().unwrap().len();
         assert!(records > 0);
-        // Once more changes nothing, but for virtual functions, which are there already.
+        // A second bind changes nothing. With virtual functions it is refused.
         if request.functions.is_none() {
             bind(&host, &request).unwrap();
             assert_eq!(fake.snapshot(), bound);
@@ -146,27 +149,23 @@ fn there_and_back() {
 #[test]
 fn a_failure_at_any_change_leaves_the_host_as_it_was() {
     for (make, request) in cases() {
-        for turn in 1.. {
+        for change in 1.. {
             let fake = make();
             let before = fake.snapshot();
             let host = fake.host();
-            fake.kernel.set_fault(Fault::At(turn));
+            fake.kernel.set_fault(Fault::At(change));
             match bind(&host, &request) {
                 Err(e) => {
                     assert!(
                         matches!(&e, BindError::Undone { left, .. } if left.is_empty()),
                         "{e}"
                     );
-                    assert!(
-                        e.to_string()
-                            .ends_with("; all that had been done is undone"),
-                        "{e}"
-                    );
-                    assert_eq!(fake.snapshot(), before, "change {turn}: {e}");
-                    assert_eq!(host.records.all().unwrap(), [], "change {turn}");
+                    assert!(e.to_string().ends_with("; all changes were undone"), "{e}");
+                    assert_eq!(fake.snapshot(), before, "change {change}: {e}");
+                    assert_eq!(host.records.all().unwrap(), [], "change {change}");
                 }
                 Ok(_) => {
-                    assert!(turn > 1);
+                    assert!(change > 1);
                     break;
                 }
             }
@@ -174,24 +173,24 @@ fn a_failure_at_any_change_leaves_the_host_as_it_was() {
     }
 }
 
-/// Whatever dies in the middle, nothing more than the record is needed.
+/// The record alone is enough to give the device back after any failure.
 #[test]
 fn a_bind_that_is_broken_off_can_be_taken_back() {
     for (make, request) in cases() {
         for again in [false, true] {
-            for turn in 1.. {
+            for change in 1.. {
                 let fake = make();
                 let before = fake.snapshot();
-                fake.kernel.set_fault(Fault::From(turn));
+                fake.kernel.set_fault(Fault::From(change));
                 let outcome = bind(&fake.host(), &request);
                 fake.kernel.set_fault(Fault::Never);
                 if outcome.is_ok() {
-                    assert!(turn > 1);
+                    assert!(change > 1);
                     break;
                 }
                 let host = fake.host();
                 if again && request.functions.is_none() {
-                    // A second bind does what the first did not get to.
+                    // A second bind does the steps that are missing.
                     bind(&host, &request).unwrap();
                 }
                 let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
@@ -199,8 +198,8 @@ fn a_bind_that_is_broken_off_can_be_taken_back() {
                     continue;
                 }
                 let (_, errors) = unbind(&host, &back(&addresses)).unwrap();
-                assert!(errors.is_empty(), "change {turn}: {errors:?}");
-                assert_eq!(fake.snapshot(), before, "change {turn}");
+                assert!(errors.is_empty(), "change {change}: {errors:?}");
+                assert_eq!(fake.snapshot(), before, "change {change}");
                 assert_eq!(host.records.all().unwrap(), []);
             }
         }
@@ -229,25 +228,25 @@ fn what_a_killed_run_had_goes_back_at_the_next_command() {
             .iter()
             .any(|r| r.owner.is_none())
         {
-            // Not what a run does: it makes no virtual functions, and gives nodes to nobody.
+            // A run neither makes virtual functions nor gives nodes to a user.
             continue;
         }
         let nothing = BindRequest::default();
         bind(&fake.host(), &nothing).unwrap();
         assert_eq!(fake.snapshot(), before);
-        // Likewise when it is that very device that one asks for.
+        // The same if the unbind names that device.
         bind(&fake.host(), &owned).unwrap();
         let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
         let (lines, errors) = unbind(&fake.host(), &back(&addresses)).unwrap();
         assert!(!lines.is_empty() && errors.is_empty());
         assert_eq!(fake.snapshot(), before);
-        // And by the run's guardian.
+        // The same by the run's guardian.
         bind(&fake.host(), &owned).unwrap();
         let (lines, errors) = release_run(&fake.host(), ended).unwrap();
         assert!(!lines.is_empty() && errors.is_empty());
         assert_eq!(fake.snapshot(), before);
     }
-    // A run that lives keeps its devices.
+    // A running run keeps its devices.
     let fake = one_disk();
     let living = BindRequest {
         owner: Some(Process::this().unwrap()),
@@ -271,7 +270,7 @@ fn what_cannot_be_undone_is_named_and_can_be_tried_again() {
         "{text}"
     );
     assert!(
-        text.contains("not all could be undone") && text.contains("nvme/bind"),
+        text.contains("not all changes could be undone") && text.contains("nvme/bind"),
         "{text}"
     );
     assert!(error.hint().unwrap().contains("dmesg"));

@@ -1,4 +1,4 @@
-//! What is refused, and what is only said.
+//! Refused requests, and dry runs.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -63,7 +63,7 @@ fn mistakes_are_refused_before_anything_is_done() {
     assert!(matches!(errors[..], [BindError::NotBound(_)]), "{errors:?}");
     assert!(unbind(&fake.host(), &back(&["09:00.0"])).is_err());
     assert_eq!(fake.snapshot(), before);
-    // All that keep the group named, it is theirs.
+    // With all devices of the group named, the bind succeeds.
     bind(
         &fake.host(),
         &request(&["02:00.0", "02:00.1", "0000:02:00.0"]),
@@ -97,10 +97,10 @@ fn a_device_in_use_stays_unless_it_is_forced() {
     );
     assert_eq!(
         error.hint().unwrap(),
-        "as root: umount '/srv'; or take it all the same, as root: the same command with --force"
+        "as root: umount '/srv'; or force it, as root: the same command with --force"
     );
     assert_eq!(fake.snapshot(), before);
-    // A run has no --force.
+    // The command of a run has no --force.
     let run = BindRequest {
         owner: Some(Process::this().unwrap()),
         ..request(&[DISK])
@@ -110,7 +110,7 @@ fn a_device_in_use_stays_unless_it_is_forced() {
         hint.ends_with("mini-vmm host bind 0000:01:00.0 --force"),
         "{hint}"
     );
-    // What the host runs from stays the host's, whatever else is on the device.
+    // There is no remedy if the root file system is on the device, even if other uses have one.
     let root_too = format!("{mounts}32 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n");
     fs::write(root.join("proc/self/mountinfo"), root_too).unwrap();
     let error = bind(&fake.host(), &request(&[DISK])).unwrap_err();
@@ -138,7 +138,7 @@ fn the_parent_of_mediated_devices_stays() {
     let bus = root.join("sys/bus/mdev/devices");
     fs::create_dir_all(&bus).unwrap();
     symlink(&made, bus.join(UUID)).unwrap();
-    // One of another device's.
+    // A mediated device of another parent.
     let other = "93b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
     fs::create_dir_all(root.join("sys/devices/other")).unwrap();
     symlink(root.join("sys/devices/other"), bus.join(other)).unwrap();
@@ -214,7 +214,7 @@ fn a_dry_run_prints_and_does_nothing() {
     assert_eq!(fake.snapshot(), before);
 }
 
-/// The commands are those that a real one stands for, in order.
+/// A dry run prints the changes of a real run, in order.
 #[test]
 fn a_dry_run_prints_every_step() {
     for (make, request) in cases() {
@@ -232,7 +232,7 @@ fn a_dry_run_prints_every_step() {
         fake.kernel.log();
         bind(&fake.host(), &request).unwrap();
         assert_eq!(run_by_hand(&printed), fake.kernel.log(), "{printed:?}");
-        // Likewise of what is bound already, when another user gets it.
+        // The same for a bound device that another user gets.
         let again = BindRequest {
             user: Some("4000000002".into()),
             functions: None,
@@ -257,7 +257,7 @@ fn a_dry_run_prints_every_step() {
         let printed: Vec<_> = printed.iter().map(|line| line.replace(root, "")).collect();
         unbind(&fake.host(), &back(&addresses)).unwrap();
         let done = fake.kernel.log();
-        // A group's node is handed on from one device of it to the next, which no plan of one knows.
+        // A group's node is passed on between devices, which the plan of one device does not show.
         assert!(
             printed
                 .iter()
@@ -268,15 +268,15 @@ fn a_dry_run_prints_every_step() {
             "{printed:?} {done:?}"
         );
         if fake.driver(&request.addresses[0]).as_deref() != Some("vfio-pci") {
-            // It was there before this test began.
+            // The driver was there before the test.
             fs::create_dir_all(fake.host().driver_path("vfio-pci")).unwrap();
         }
         assert_eq!(fake.snapshot(), before);
     }
 }
 
-/// What a shell makes of the lines that are more than a command: each device's own node, whose name
-/// the made-up kernel takes from the address, and the loop over virtual functions, in groups from 100.
+/// Expands as a shell would: the name of a device's own node, which the made-up kernel derives from
+/// the address, and the loop over virtual functions, whose groups are numbered from 100.
 fn run_by_hand(lines: &[String]) -> Vec<String> {
     let node = |line: &str, bdf: &str| {
         let (_, chown) = line.split_once("|| ")?;

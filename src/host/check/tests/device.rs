@@ -10,7 +10,7 @@ fn what_does_not_fit() {
         d.reach.reserved.push((range, Reserved::Other));
     };
     with_device("addresses", hole, Fail, "below the reserved range");
-    // The processor's 46 bits have room for the BARs, the IOMMU's 39 have not.
+    // The BARs fit into the processor's 46 bits, but not into the IOMMU's 39.
     let narrow = |d: &mut DeviceFacts| {
         d.reach.bits = Some(39);
         d.details.bars[0].size = 1 << 39;
@@ -18,14 +18,14 @@ fn what_does_not_fit() {
     with_device("addresses", narrow, Warn, "--memory");
     let near = |d: &mut DeviceFacts| d.reach.bits = Some(39);
     with_device("addresses", near, Pass, "");
-    // Nothing is claimed of an IOMMU that is not there, or does not say how far it reaches.
+    // An IOMMU that is missing or does not show its width is not said to reach anything.
     let said = |change: fn(&mut DeviceFacts)| {
         let mut facts = device();
         change(&mut facts);
         one(&check(&host(), &[facts]), "addresses").1
     };
     assert!(said(|_| ()).ends_with("the IOMMU reaches them"));
-    assert!(said(|d| d.reach.bits = None).ends_with("sets apart"));
+    assert!(said(|d| d.reach.bits = None).ends_with("reserved ranges"));
     assert!(said(|d| d.device.group = None).ends_with("under 46 bits"));
 }
 
@@ -95,7 +95,7 @@ fn nodes_of_a_bound_device() {
         Fail,
         "udevadm",
     );
-    // With iommufd it is the device's own node that counts.
+    // With iommufd the device's own node counts.
     let mut host = host();
     host.iommufd_node = Node::Usable;
     let mut facts = device();

@@ -41,7 +41,7 @@ fn iommu_and_its_interrupts() {
         h.iommu.tables.clear();
     };
     with_host("iommu", none, Fail, "VT-d");
-    // Groups without a unit are those of VFIO without an IOMMU.
+    // Groups without a unit belong to VFIO's no-IOMMU mode.
     with_host("iommu", |h| h.iommu.units.clear(), Fail, "intel_iommu=on");
     let mut facts = host();
     off(&mut facts);

@@ -1,13 +1,14 @@
 #!/bin/sh
-# /init of L2, the guest: says what it sees, works its disks, then does as the command line asks.
-# Words it knows: lab.act=WORD (poweroff, reboot, or one of the acts), lab.reads=N, lab.buffered=MIB, lab.load=PLAN.
+# /init of L2, the guest: reports its devices, works its disks, then does the act that the command
+# line names. Words: lab.act=WORD (poweroff, reboot, or one of the acts), lab.reads=N,
+# lab.buffered=MIB, lab.load=PLAN.
 
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
 exec </dev/null >/dev/console 2>&1
-# From here on the console is ours: the kernel's messages stay in dmesg.
+# The kernel's messages stay in dmesg, so that they do not break lines of this script.
 dmesg -n 1
 
 act=poweroff

@@ -1,43 +1,44 @@
-//! Devices that are taken one after the other, all of them or none.
+//! A transaction: devices are bound one after the other, and all of them or none stay bound.
 
 use std::io;
 
 use pci::Bdf;
 use vmm::sys::process::Process;
 
-use crate::bind::apply::{carry_out, changes_hands, node_of, restore};
+use crate::bind::apply::{carry_out, changes_hands, driver_for, node_of, restore};
 use crate::bind::driver::Driver;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, virtual_functions};
+use crate::bind::host::Host;
 use crate::bind::journal::Entry;
+use crate::bind::plan;
 use crate::bind::plan::Step;
 use crate::bind::record::{Node, Record};
-use crate::bind::select::whole;
+use crate::bind::select::with_group;
 use crate::bind::user::User;
-use crate::bind::{Host, plan};
 
-/// A change under way: devices that are taken one after the other, all of them or none.
-pub(super) struct Taking<'a> {
+/// A transaction that has begun.
+pub(super) struct Transaction<'a> {
     host: &'a Host,
-    /// The run that it is for.
+    /// The run that the devices are for.
     owner: Option<Process>,
-    /// Who gets the nodes.
+    /// The user that gets the nodes.
     user: Option<&'a User>,
-    /// Each record as it was and as it is.
-    taken: Vec<(Option<Record>, Record)>,
+    /// The record of each device, before the transaction and now.
+    changed: Vec<(Option<Record>, Record)>,
 }
 
-impl<'a> Taking<'a> {
+impl<'a> Transaction<'a> {
     pub(super) fn new(host: &'a Host, owner: Option<Process>, user: Option<&'a User>) -> Self {
         Self {
             host,
             owner,
             user,
-            taken: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
-    /// Gives a device to a driver, and its nodes to the user.
+    /// Binds a device to a driver, and gives its nodes to the user.
     pub(super) fn take(
         &mut self,
         facts: &Facts,
@@ -72,8 +73,8 @@ impl<'a> Taking<'a> {
         self.check_handed_over(facts)
     }
 
-    /// Makes virtual functions and takes them. There are none yet: what a record says of earlier ones
-    /// is no more.
+    /// Makes virtual functions and binds them. The device has none yet, so functions in an earlier
+    /// record are gone.
     pub(super) fn make_functions(
         &mut self,
         facts: &Facts,
@@ -98,10 +99,10 @@ impl<'a> Taking<'a> {
         self.run(plan::make_functions(facts, count, driver, self.user))
     }
 
-    /// From here on the device can be given back, by whoever comes after a kill too.
+    /// Writes journal and record. From here on the device can be given back, also after a kill.
     fn begin(&mut self, before: Option<Record>, record: Record) -> Result<(), BindError> {
-        self.taken.push((before, record));
-        let entries = self.taken.iter().map(|(before, record)| Entry {
+        self.changed.push((before, record));
+        let entries = self.changed.iter().map(|(before, record)| Entry {
             bdf: record.bdf,
             before: before.clone(),
         });
@@ -111,7 +112,7 @@ impl<'a> Taking<'a> {
     }
 
     fn save(&self) -> Result<(), BindError> {
-        let last = self.taken.last();
+        let last = self.changed.last();
         last.map_or(Ok(()), |(_, record)| self.host.records.save(record))
     }
 
@@ -129,29 +130,32 @@ impl<'a> Taking<'a> {
     fn take_functions(&mut self, physical: Bdf) -> Result<(), BindError> {
         for bdf in virtual_functions(&self.host.sysfs, physical) {
             let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
-            let driver = self.host.driver_for(bdf, &facts.modalias)?;
+            let driver = driver_for(self.host, bdf, &facts.modalias)?;
             self.take(&facts, &driver, Some(physical))?;
         }
         self.check_groups(physical)
     }
 
-    /// Which groups the functions are in is seen when they are there: without ACS on the way it is
-    /// that of the physical function, whose driver keeps it from guests (PCI Express 6.0, 6.12).
+    /// Checks the groups of the new functions, which are not known before the functions exist.
+    /// Without ACS on their path, functions are in the group of the physical function, and its host
+    /// driver keeps the group from guests (PCI Express 6.0, 6.12).
     fn check_groups(&self, physical: Bdf) -> Result<(), BindError> {
         for bdf in virtual_functions(&self.host.sysfs, physical) {
             let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
-            whole(self.host, vec![facts], false).map_err(|cause| BindError::FunctionsShared {
-                physical,
-                cause: Box::new(cause),
+            with_group(self.host, vec![facts], false).map_err(|cause| {
+                BindError::FunctionsShared {
+                    physical,
+                    cause: Box::new(cause),
+                }
             })?;
         }
         Ok(())
     }
 
-    /// Whose a node was is in the record before it changes hands.
+    /// Changes the owner of a node. The record keeps the earlier owner, and is saved first.
     fn own(&mut self, step: &Step) -> Result<(), BindError> {
         let (Some(path), Some((_, record))) =
-            (changes_hands(self.host, step), self.taken.last_mut())
+            (changes_hands(self.host, step), self.changed.last_mut())
         else {
             return Ok(());
         };
@@ -165,7 +169,8 @@ impl<'a> Taking<'a> {
         carry_out(self.host, step)
     }
 
-    /// A kernel has groups' nodes, devices' own, or both.
+    /// Checks that the device has a node to hand over: that of its group, its own, or both,
+    /// depending on the kernel.
     fn check_handed_over(&self, facts: &Facts) -> Result<(), BindError> {
         let Some(user) = self.user else {
             return Ok(());
@@ -177,26 +182,26 @@ impl<'a> Taking<'a> {
         }
         let group = facts.device.group.map_or(String::new(), |g| g.to_string());
         Err(BindError::Own {
-            path: self.host.places.dev.join("vfio").join(group),
+            path: self.host.paths.dev.join("vfio").join(group),
             source: io::ErrorKind::NotFound.into(),
         })
     }
 
-    /// All of it holds; or, if that cannot be noted, none.
+    /// Commits by removing the journal. If that fails, undoes everything.
     pub(super) fn end(self) -> Result<Vec<Record>, BindError> {
         match self.host.records.end() {
-            Ok(()) => Ok(self.taken.into_iter().map(|(_, record)| record).collect()),
+            Ok(()) => Ok(self.changed.into_iter().map(|(_, record)| record).collect()),
             Err(e) => Err(self.undo(e)),
         }
     }
 
-    /// Makes everything what it was, the last first.
+    /// Undoes everything, the last device first.
     pub(super) fn undo(self, cause: BindError) -> BindError {
-        if self.taken.is_empty() {
+        if self.changed.is_empty() {
             return cause;
         }
         let mut left = Vec::new();
-        for (before, record) in self.taken.into_iter().rev() {
+        for (before, record) in self.changed.into_iter().rev() {
             left.extend(restore(self.host, record.bdf, before).err());
         }
         left.extend(self.host.records.end().err());
@@ -207,24 +212,10 @@ impl<'a> Taking<'a> {
     }
 }
 
-/// What a device is, as a record. A record that is there already is of a bind that was not taken back
-/// whole: what it says of the time before is true, and what is seen may not be.
+/// Makes the record of a device. If there is a record already, a bind was not undone completely:
+/// then the facts may show what that bind left, and the earlier record counts.
 fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
-    let mut record = Record {
-        bdf: facts.bdf(),
-        modalias: facts.modalias.clone(),
-        group: facts.device.group,
-        driver: facts.device.driver.clone(),
-        module: facts.module.clone(),
-        driver_override: facts.driver_override.clone(),
-        bound: None,
-        along: None,
-        owner: None,
-        user: None,
-        nodes: Vec::new(),
-        functions: None,
-        autoprobe: false,
-    };
+    let mut record = Record::of(facts);
     if let Some(old) = earlier.filter(|old| old.is_of(facts)) {
         if record.driver.is_none() {
             record.driver = old.driver;
@@ -234,7 +225,7 @@ fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
             record.driver_override = old.driver_override;
         }
         record.user = old.user;
-        // Without its VFIO driver it has no nodes: those of these names are others' by now.
+        // Without its VFIO driver a device has no nodes, and the names belong to other devices.
         if facts.device.driver.is_some() && facts.device.driver == old.bound {
             record.nodes = old.nodes;
         }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # /init of L1, the machine with an IOMMU: mounts, loads KVM and VFIO, runs the scenario, powers off.
-# Everything said here goes to ttyS0, which the lab reads; L1's own kernel messages go to ttyS1.
+# All output goes to ttyS0, which the lab reads; L1's kernel writes its messages to ttyS1.
 
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -18,9 +18,9 @@ echo "LAB: l1-kernel $(uname -r)"
 while read -r module; do
 	insmod "/lib/lab-modules/$module" || echo "LAB: module-failed $module"
 done </lib/lab-modules/order
-# L1's kernel measures its TSC twice, roughly at first. Where the two differ and the CPU cannot scale
-# a guest's TSC, as here, KVM gives the guest one that stands still, and its timers never fire. A
-# wide tolerance lets the guest have L1's own.
+# L1's kernel measures the TSC's frequency twice, the first time roughly. If the two differ and the
+# CPU cannot scale the TSC for guests, as here, KVM gives the guest a TSC that does not advance,
+# and the guest's timers never fire. A wide tolerance lets the guest use L1's TSC.
 echo 500000 >/sys/module/kvm/parameters/tsc_tolerance_ppm || echo "LAB: module-failed kvm"
 
 cd /boot || exit 1

@@ -1,19 +1,19 @@
-//! Whether anybody has what is about to go: the driver would wait for it, for ever perhaps, and
-//! virtual functions are taken away under their users.
+//! Checks that no process uses a device before its driver is unbound: the driver would wait for the
+//! process, perhaps forever, and virtual functions would be removed while they are used.
 
 use std::fs;
 use std::path::PathBuf;
 
-use crate::bind::Host;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, virtual_functions};
+use crate::bind::host::Host;
 use crate::bind::plan::Step;
 use crate::bind::select::check_free;
 use crate::open_files::{Holder, holders};
 
-/// No process may have the device or its group open; and where its virtual functions go with it
-/// (`sriov_numvfs`, or a driver that lets go), all of these must be free, whoever bound them.
-pub(super) fn check_released(host: &Host, now: &Facts, steps: &[Step]) -> Result<(), BindError> {
+/// Checks that no process has the device or its group open. If the steps remove its virtual
+/// functions, these are checked in the same way, and must not be used by the host.
+pub(super) fn check_unused(host: &Host, now: &Facts, steps: &[Step]) -> Result<(), BindError> {
     check_held(host, now)?;
     if !takes_functions(steps) {
         return Ok(());
@@ -33,8 +33,8 @@ pub(super) fn check_released(host: &Host, now: &Facts, steps: &[Step]) -> Result
     Ok(())
 }
 
-/// Whether these steps leave a device without virtual functions: its driver takes them away when it
-/// lets go (Documentation/PCI/pci-iov-howto.rst), vfio-pci too.
+/// Whether these steps remove a device's virtual functions. Any driver, vfio-pci included, removes
+/// them when it is unbound (Documentation/PCI/pci-iov-howto.rst).
 pub(super) fn takes_functions(steps: &[Step]) -> bool {
     steps
         .iter()
@@ -50,14 +50,14 @@ fn check_held(host: &Host, facts: &Facts) -> Result<(), BindError> {
     Err(BindError::Held { bdf, holders })
 }
 
-/// Who has a device, its group or another of its group open through VFIO.
+/// The processes that have a device, its group or another device of the group open through VFIO.
 fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
     if !facts.device.is_vfio() {
         return Vec::new();
     }
-    let vfio = host.places.dev.join("vfio");
+    let vfio = host.paths.dev.join("vfio");
     let group = facts.device.group;
-    // A host driver cannot have one device of a group while a guest has another.
+    // A host driver cannot have one device of a group while a guest has another device of it.
     let members = group.and_then(|group| host.sysfs.group_members(group).ok());
     let members = members.unwrap_or_else(|| vec![facts.device.clone()]);
     let cdevs = members
@@ -67,5 +67,5 @@ fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
         .map(|entry| vfio.join("devices").join(entry.file_name()));
     let group = group.map(|group| vfio.join(group.to_string()));
     let nodes: Vec<PathBuf> = group.into_iter().chain(cdevs).collect();
-    holders(&host.places.proc, &nodes)
+    holders(&host.paths.proc, &nodes)
 }

@@ -1,7 +1,8 @@
-# What L2's /init can be asked to do after it has worked its disks: one function an act.
-# An act ends with `act` set to poweroff or reboot.
+# Acts of L2's /init, one function for each lab.act. Most run after /init has worked its disks.
+# An act sets `act` to poweroff or reboot at its end.
 
-# Reboots until the disk has counted to $1; says and does nothing else, so that a boot is short.
+# count_boots N: counts boots on the disk, and reboots until there are N. /init does nothing else in
+# this act, so that a boot is short.
 count_boots() {
 	wait_for_disks >/run/disks
 	read -r _ disk name </run/disks
@@ -12,7 +13,7 @@ count_boots() {
 	put_text_at "$disk" 3072 "boot $boot" || say "write-failed $serial"
 	say "counted serial=$serial interrupts=$(($(interrupts "$name") - before)) boot=$boot"
 	complain
-	# L1 looks at the VMM in these two.
+	# L1 examines mini-vmm during these two boots.
 	case $boot in
 	2 | "$1") sleep 1 ;;
 	esac
@@ -23,6 +24,7 @@ count_boots() {
 	poweroff -f
 }
 
+# Reboots if this is the first boot, which the disk remembers.
 reboot_once() {
 	set -- $disks
 	if [ "$(text_at "$1" 3072)" = "boot 1" ]; then
@@ -33,7 +35,7 @@ reboot_once() {
 	fi
 }
 
-# Reads until it fails; what is written meanwhile is the same again and again.
+# Reads until a read fails, and writes the same data again and again meanwhile.
 use_for_ever() {
 	set -- $disks
 	say looping
@@ -42,7 +44,7 @@ use_for_ever() {
 	say "loop-failed"
 }
 
-# The marks are short: their own characters are exits that the measurement sees.
+# Reads between two marks. A mark is short, because each of its characters is an exit that counts.
 measure_reads() {
 	set -- $disks
 	sleep 1
@@ -56,23 +58,33 @@ measure_reads() {
 	act=poweroff
 }
 
-# read_on_cpu CPU DISK COUNT: all of it is told of by one queue, to one CPU.
+# dd_on_cpu CPU ARGS: runs dd on one CPU.
+dd_on_cpu() {
+	mask=$(printf %x $((1 << $1)))
+	shift
+	taskset "$mask" dd "$@" 2>/dev/null
+}
+
+# read_on_cpu CPU DISK COUNT: reads on one CPU, and reports how many interrupts of that CPU's queue
+# this CPU got, and how many interrupts of all queues all CPUs got.
 read_on_cpu() {
 	name=$(basename "$2" | sed 's/n1$/q/')
 	queue=$name$(($1 + 1))
 	here=$(interrupts "$queue" "$1")
 	all=$(interrupts "$name")
-	taskset "$(printf %x $((1 << $1)))" dd if="$2" of=/dev/null bs=4096 count="$3" iflag=direct 2>/dev/null ||
+	dd_on_cpu "$1" if="$2" of=/dev/null bs=4096 count="$3" iflag=direct ||
 		say "read-failed cpu $1"
-	say "queue $queue cpu=$1 here=$(($(interrupts "$queue" "$1") - here)) all=$(($(interrupts "$name") - all))"
+	here=$(($(interrupts "$queue" "$1") - here))
+	all=$(($(interrupts "$name") - all))
+	say "queue $queue cpu=$1 here=$here all=$all"
 }
 
-# Each CPU has a queue and a vector of its own: what it asks for, it is told of.
+# Reads on each CPU, which has a queue and a vector of its own.
 queue_on_each_cpu() {
 	set -- $disks
 	for cpu in $(seq 0 $(($(nproc) - 1))); do
 		read_on_cpu "$cpu" "$1" 200
-		# The kernel keeps these where they are: it says so by refusing.
+		# The kernel manages these vectors, and refuses to move them.
 		if echo 1 >"/proc/irq/$(irq_of "$queue")/smp_affinity" 2>/dev/null; then
 			say "moved-queue $queue"
 		fi
@@ -83,22 +95,23 @@ queue_on_each_cpu() {
 		say "since-boot $queue cpu=$cpu here=$(interrupts "$queue" "$cpu") all=$(interrupts "$queue")"
 	done
 
-	# The admin queue may be moved. All CPUs read meanwhile.
+	# The admin queue's vector may move. All CPUs read meanwhile.
 	for cpu in $(seq 0 $(($(nproc) - 1))); do
-		taskset "$(printf %x $((1 << cpu)))" dd if="$1" of=/dev/null bs=4096 skip=256 count=2000 iflag=direct 2>/dev/null ||
+		dd_on_cpu "$cpu" if="$1" of=/dev/null bs=4096 skip=256 count=2000 iflag=direct ||
 			say "read-failed cpu $cpu"
 	done &
-	controller=$(echo "${name%q}")
+	rescan=/sys/class/nvme/${name%q}/rescan_controller
 	for round in 1 2 3; do
 		for cpu in $(seq 0 $(($(nproc) - 1))); do
-			move_and_poke "${name}0" "$cpu" "echo 1 >/sys/class/nvme/$controller/rescan_controller"
+			move_and_poke "${name}0" "$cpu" "echo 1 >$rescan"
 		done
 	done
 	wait
 	act=poweroff
 }
 
-# move_and_poke NAME CPU COMMAND: moves an interrupt, and makes it happen until it is seen there.
+# move_and_poke NAME CPU COMMAND: moves an interrupt to a CPU, and repeats a command that causes the
+# interrupt until that CPU has counted one.
 move_and_poke() {
 	echo "$(printf %x $((1 << $2)))" >"/proc/irq/$(irq_of "$1")/smp_affinity" || fail "cannot move $1"
 	before=$(interrupts "$1" "$2")
@@ -113,7 +126,7 @@ move_and_poke() {
 	fail "no interrupt of $1 came to CPU $2"
 }
 
-# One interrupt is moved round and round while the disk is read; each read must still be heard of.
+# Moves one interrupt from CPU to CPU while dd reads the disk.
 move_while_reading() {
 	set -- $disks
 	read -r _ _ name </run/disks
@@ -123,7 +136,8 @@ move_while_reading() {
 	reader=$!
 	moves=0
 	while kill -0 "$reader" 2>/dev/null; do
-		echo "$(printf %x $((1 << (moves % $(nproc)))))" >"/proc/irq/$irq/smp_affinity" || fail "cannot move $name"
+		printf '%x\n' $((1 << (moves % $(nproc)))) >"/proc/irq/$irq/smp_affinity" ||
+			fail "cannot move $name"
 		moves=$((moves + 1))
 		usleep 5000
 	done
@@ -135,21 +149,23 @@ move_while_reading() {
 	act=poweroff
 }
 
-# The plan's workers read and write at random, two or more on each CPU; then all is read again.
+# Runs the workers of the plan, which read and write at random on all CPUs, and then checks the
+# disk.
 load_disk() {
 	set -- $disks
 	read -r _ _ name </run/disks
 	last=$(($(echo "$load" | cut -d, -f3) - 1))
 	before=$(interrupts "$name")
 	for cpu in $(seq 0 $(($(nproc) - 1))); do
-		taskset "$(printf %x $((1 << cpu)))" guest load "$1" "$load" $(seq "$cpu" "$(nproc)" "$last") &
+		taskset "$(printf %x $((1 << cpu)))" \
+			guest load "$1" "$load" $(seq "$cpu" "$(nproc)" "$last") &
 	done
 	wait
 	say "load interrupts=$(($(interrupts "$name") - before))"
 	guest verify "$1" "$load" || fail "verify"
 }
 
-# Packets both ways: pings of full size, and a file whose content is known.
+# Sends pings of full size, and receives a file whose content is known.
 talk_to_the_network() {
 	ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
 	for _ in $(seq 100); do
@@ -159,7 +175,7 @@ talk_to_the_network() {
 	say "carrier $(cat /sys/class/net/eth0/carrier)"
 	grep eth0 /proc/interrupts | while read -r line; do say "irq $line"; done
 	before=$(interrupts eth0)
-	say "ping $(ping -q -A -c 200 -s 1400 -w 30 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p')"
+	say "ping $(ping -q -A -c 200 -s 1400 -w 30 10.0.2.2 | count_pings)"
 	say "net-interrupts before=$before after=$(interrupts eth0)"
 	tftp -g -b 1400 -r numbers -l /tmp/numbers 10.0.2.2 || fail "the file did not come"
 	if seq 40000 | cmp -s - /tmp/numbers; then
@@ -170,7 +186,7 @@ talk_to_the_network() {
 	act=poweroff
 }
 
-# Memory in a BAR: what the host wrote is here, and what is written here the host will find. $1: the run.
+# share_memory RUN: reads what the host wrote to a BAR, and writes what the host will read.
 share_memory() {
 	bdf=$(function_of 0x1af4:0x1110)
 	echo 1 >"$sys/$bdf/enable"
@@ -183,8 +199,8 @@ share_memory() {
 	act=poweroff
 }
 
-# Of each display: what its expansion ROM holds, and whether its frame buffer keeps what is written
-# at its beginning, in its middle and at its end.
+# Reports the expansion ROM of each display, and whether its frame buffer keeps what is written at
+# its beginning, in its middle and at its end.
 show_displays() {
 	for d in "$sys"/*; do
 		case $(cat "$d/class") in 0x03*) ;; *) continue ;; esac
@@ -195,13 +211,13 @@ show_displays() {
 			echo 1 >"$d/rom"
 			cat "$d/rom" >/tmp/rom || fail "the ROM of $bdf cannot be read"
 			say "rom-took $bdf from=$began to=$(cut -d' ' -f1 /proc/uptime)"
-			# Read-only: switched on by hand, it holds after a write what it held before.
-			printf '\001' | dd of="$d/config" bs=1 seek=48 count=1 conv=notrunc 2>/dev/null
+			# A ROM is read-only: enabled by its register, the ROM must ignore a write.
+			write_byte "$d/config" 48 '\001'
 			rom=$(bar_of "$bdf" 6)
 			word=$(devmem $((rom)) 32)
 			devmem $((rom)) 32 0x12345678
 			say "rom-word $bdf before=$word after=$(devmem $((rom)) 32)"
-			printf '\000' | dd of="$d/config" bs=1 seek=48 count=1 conv=notrunc 2>/dev/null
+			write_byte "$d/config" 48 '\000'
 			echo 0 >"$d/rom"
 			say "rom $bdf bytes=$(wc -c </tmp/rom) md5=$(md5sum </tmp/rom | cut -d' ' -f1)"
 		else
@@ -213,14 +229,16 @@ show_displays() {
 			devmem $((start + at)) 32 $((0xd1500000 + at / 4))
 		done
 		for at in 0 $((size / 2)) $((size - 4)); do
-			[ $(($(devmem $((start + at)) 32))) != $((0xd1500000 + at / 4)) ] || say "pixel $bdf $at of=$size"
+			if [ $(($(devmem $((start + at)) 32))) = $((0xd1500000 + at / 4)) ]; then
+				say "pixel $bdf $at of=$size"
+			fi
 		done
 	done
 	act=poweroff
 }
 
-# QEMU's teaching device, by VFIO: the guest has no IOMMU, and its kernel was told to go without
-# (vfio.enable_unsafe_noiommu_mode=1).
+# Drives QEMU's teaching device by VFIO. The guest has no IOMMU, and its command line allows VFIO to
+# work without (vfio.enable_unsafe_noiommu_mode=1).
 drive_edu() {
 	bdf=$(function_of 0x1234:0x11e8)
 	echo vfio-pci >"$sys/$bdf/driver_override"
@@ -230,7 +248,8 @@ drive_edu() {
 	act=poweroff
 }
 
-# Talks to the network, and looks at the card until it is gone; then lives on, which takes more.
+# Pings, reads the card's IDs until the card is disconnected, and then checks that the guest itself
+# still works.
 lose_the_network() {
 	bdf=$(function_of 0x8086:0x10d3)
 	bar=$(bar_of "$bdf" 0)
@@ -240,7 +259,7 @@ lose_the_network() {
 		[ "$(cat /sys/class/net/eth0/carrier)" != 1 ] || break
 		sleep 0.1
 	done
-	say "ping $(ping -q -A -c 20 -w 20 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p')"
+	say "ping $(ping -q -A -c 20 -w 20 10.0.2.2 | count_pings)"
 	say "watching id=$(id)"
 	for _ in $(seq 600); do
 		[ "$(id)" != ffffffff ] || break
@@ -249,13 +268,13 @@ lose_the_network() {
 	say "gone id=$(id)"
 	echo "$bdf" >"$sys/$bdf/driver/unbind"
 	say "unbound driver=$(driver_of "$bdf") register=$(devmem "$bar" 32)"
-	# Time that goes on, and memory that is still its own.
 	sleep 1
 	say "lives md5=$(seq 40000 | md5sum | cut -d' ' -f1)"
 	act=poweroff
 }
 
-# Two serial ports on a card: what is written to one comes back from it, told by the card's one pin.
+# Sends lines through the two serial ports of a card, which come back. Both ports use the card's
+# pin.
 talk_to_serial_ports() {
 	bdf=$(function_of 0x4348:0x3253)
 	say "card $bdf driver=$(driver_of "$bdf")"
@@ -266,11 +285,11 @@ talk_to_serial_ports() {
 	exec 3<>"/dev/$1" 4<>"/dev/$2"
 	stty -F "/dev/$1" raw -echo
 	stty -F "/dev/$2" raw -echo
-	# The ports share the interrupt, which has the name of the one that was opened first.
+	# The ports share the interrupt, whose name is that of the port that was opened first.
 	grep "$1" /proc/interrupts | while read -r line; do say "irq $line"; done
 	name=$1
-	# round PORT FD N: a line, there and back. It has 15 bytes at most: the card takes a full buffer, of
-	# 16, for an empty one.
+	# round PORT FD N: sends and receives one line of at most 15 bytes. When the card's buffer of 16
+	# bytes is full, the card treats the buffer as empty.
 	round() {
 		text="line $3: $1"
 		before=$(interrupts "$name")
@@ -289,12 +308,18 @@ talk_to_serial_ports() {
 	act=poweroff
 }
 
+# byte_at FILE OFFSET: prints a byte of a file as a number.
 byte_at() {
 	hexdump -v -s "$2" -n 1 -e '1/1 "%u"' "$1"
 }
 
-# What MSI's Message Control says of each function that has it (PCI 3.0, 6.8.1.3): how many messages
-# there are, and how many are in use.
+# write_byte FILE OFFSET BYTE: writes a byte, as printf names it, to a file.
+write_byte() {
+	printf "$3" | dd of="$1" bs=1 seek="$2" count=1 conv=notrunc 2>/dev/null
+}
+
+# Reports MSI's Message Control of each function with that capability (PCI 3.0, 6.8.1.3): how many
+# messages the function can send, and how many are enabled.
 say_messages() {
 	for d in "$sys"/*; do
 		at=$(byte_at "$d/config" 52)
@@ -302,7 +327,9 @@ say_messages() {
 			[ "$at" -ge 64 ] || break
 			if [ "$(byte_at "$d/config" "$at")" = 5 ]; then
 				control=$(byte_at "$d/config" $((at + 2)))
-				say "messages $(basename "$d") on=$((control & 1)) capable=$((1 << (control >> 1 & 7))) used=$((1 << (control >> 4 & 7)))"
+				say "messages $(basename "$d") on=$((control & 1))" \
+					"capable=$((1 << (control >> 1 & 7)))" \
+					"used=$((1 << (control >> 4 & 7)))"
 			fi
 			at=$(byte_at "$d/config" $((at + 1)))
 		done
@@ -310,20 +337,25 @@ say_messages() {
 	act=poweroff
 }
 
-# Which CPUs share what with each, and whether each hears of what it read.
+# Reports the topology of each CPU, and reads the disk on each CPU if there is a disk.
 show_topology() {
 	for cpu in $(seq 0 $(($(nproc) - 1))); do
 		at=/sys/devices/system/cpu/cpu$cpu/topology
-		apic=$(awk -v cpu="$cpu" '$1 == "processor" { n = $3 } $1 == "apicid" && n == cpu { print $3 }' /proc/cpuinfo)
-		say "cpu $cpu apic=$apic socket=$(cat "$at/physical_package_id") siblings=$(cat "$at/thread_siblings_list") core=$(cat "$at/core_cpus_list") package=$(cat "$at/package_cpus_list")"
+		apic=$(awk -v cpu="$cpu" '
+			$1 == "processor" { n = $3 }
+			$1 == "apicid" && n == cpu { print $3 }' /proc/cpuinfo)
+		say "cpu $cpu apic=$apic socket=$(cat "$at/physical_package_id")" \
+			"siblings=$(cat "$at/thread_siblings_list") core=$(cat "$at/core_cpus_list")" \
+			"package=$(cat "$at/package_cpus_list")"
 		[ -z "$disks" ] || read_on_cpu "$cpu" $disks 50
 	done
-	dmesg | grep -iE 'apic.*(mismatch|firmware bug)|firmware bug.*(apic|topo)' | while read -r line; do say "trouble $line"; done
+	dmesg | grep -iE 'apic.*(mismatch|firmware bug)|firmware bug.*(apic|topo)' |
+		while read -r line; do say "trouble $line"; done
 	act=poweroff
 }
 
-# The guest has a physical function. It sets free what a virtual one needs and gives it that, waits
-# until L1 has made one, and lets it work; the rest is L1's.
+# The guest has the physical function. It assigns queues and vectors to the virtual function, and
+# brings that online as soon as L1 has created it.
 serve_virtual_function() {
 	read -r bdf _ </run/disks
 	node=/dev/$(ls "$sys/$bdf/nvme")

@@ -1,5 +1,8 @@
-# Shell functions that a scenario's L1 script uses; busybox sh, run with -e.
-# Each reports what it did as "LAB: key value" lines.
+# Shell functions for a scenario's L1 script; busybox sh, run with -e.
+# Each reports facts as lines of "LAB: key value".
+#
+# The script also has two variables: $boot, the options that name the guest's kernel and initramfs,
+# and $cmdline, the start of the guest's kernel command line.
 
 sys=/sys/bus/pci/devices
 
@@ -7,7 +10,7 @@ say() {
 	echo "LAB: $*"
 }
 
-# Name of the driver that holds a function, or "none".
+# driver_of BDF: prints the function's driver, or "none".
 driver_of() {
 	if [ -e "$sys/$1/driver" ]; then
 		basename "$(readlink "$sys/$1/driver")"
@@ -16,6 +19,7 @@ driver_of() {
 	fi
 }
 
+# group_of BDF: prints the number of the function's IOMMU group, or "none".
 group_of() {
 	if [ -e "$sys/$1/iommu_group" ]; then
 		basename "$(readlink "$sys/$1/iommu_group")"
@@ -24,7 +28,7 @@ group_of() {
 	fi
 }
 
-# Hands a function to vfio-pci, and to nothing else: only its own driver_override is set.
+# bind_vfio BDF: binds a function to vfio-pci by its own driver_override; no other function changes.
 bind_vfio() {
 	echo vfio-pci >"$sys/$1/driver_override"
 	if [ -e "$sys/$1/driver" ]; then
@@ -35,7 +39,7 @@ bind_vfio() {
 	[ "$(driver_of "$1")" = vfio-pci ]
 }
 
-# Waits for the disk of an NVMe, SATA or USB controller and prints its block device.
+# disk_of BDF: waits for the disk of an NVMe, SATA or USB controller and prints its block device.
 disk_of() {
 	for _ in $(seq 100); do
 		for d in $(cd -P "$sys/$1" && find . -name 'nvme*n1' -o -path '*/block/sd?'); do
@@ -49,7 +53,7 @@ disk_of() {
 	return 1
 }
 
-# say_rom KEY BDF: what a function's expansion ROM holds, which is left in /run/rom.
+# say_rom KEY BDF: reports size and checksum of a function's expansion ROM, which /run/rom keeps.
 say_rom() {
 	echo 1 >"$sys/$2/enable"
 	echo 1 >"$sys/$2/rom"
@@ -60,18 +64,18 @@ say_rom() {
 	say "$1 $2 bytes=$(wc -c </run/rom) md5=$(md5sum </run/rom | cut -d' ' -f1)"
 }
 
-# Since L1 was switched on, in hundredths as thousandths.
+# Prints the milliseconds since L1 was switched on, in steps of ten.
 milliseconds() {
 	read -r up _ </proc/uptime
 	echo "${up%.*}${up#*.}0"
 }
 
-# The text at a 4 KiB block of a disk, read past the page cache.
+# text_at DISK N: prints the text in a 4 KiB block of a disk, read without the page cache.
 text_at() {
 	dd if="$1" bs=4096 skip="$2" count=1 iflag=direct 2>/dev/null | tr -d '\000'
 }
 
-# Gives a function back to its host driver and reads the disk with it.
+# give_back BDF: binds a function to its own driver again, which then reads the disk.
 give_back() {
 	echo >"$sys/$1/driver_override"
 	if [ -e "$sys/$1/driver" ]; then
@@ -81,7 +85,7 @@ give_back() {
 	say_back "$1"
 }
 
-# What the host has of a disk that came back.
+# say_back BDF: reports the driver of a disk's controller, and what that driver reads.
 say_back() {
 	if disk=$(disk_of "$1"); then
 		say "back $1 driver=$(driver_of "$1") text=$(text_at "$disk" 0)"
@@ -91,10 +95,10 @@ say_back() {
 	fi
 }
 
-# inject_error BDF BITS: the device reports an uncorrectable error that it does not have; BITS are the
-# four bytes of its status register, lowest first, as printf writes them. `struct aer_error_inj` of
-# drivers/pci/pcie/aer_inject.c: bus, device, function, a byte of nothing, two status registers, a
-# header of four words, the domain.
+# inject_error BDF BITS: lets a device report an uncorrectable error that did not happen. BITS are
+# the four bytes of the status register, lowest first, as printf writes them. The argument is a
+# `struct aer_error_inj` of drivers/pci/pcie/aer_inject.c: bus, device, function, padding, two
+# status registers, a header log of four words, the domain.
 inject_error() {
 	where=$(echo "$1" | sed 's/.*:\(..\):\(..\)\.\(.\)/\\x\1\\x\2\\x0\3/')
 	none='\x00\x00\x00\x00'
@@ -102,7 +106,12 @@ inject_error() {
 	say "injected $1"
 }
 
-# ping_from BDF: whether the host's own driver of a network card reaches the network.
+# count_pings: reads the output of ping, and prints how many packets were sent and received.
+count_pings() {
+	sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p'
+}
+
+# ping_from BDF: reports whether L1's own driver of a network card reaches the network.
 ping_from() {
 	net=$(ls "$sys/$1/net")
 	ifconfig "$net" 10.0.2.15 netmask 255.255.255.0 up
@@ -110,16 +119,18 @@ ping_from() {
 		[ "$(cat /sys/class/net/$net/carrier)" != 1 ] || break
 		sleep 0.1
 	done
-	say "pinged $1 driver=$(driver_of "$1") $(ping -q -A -c 20 -w 20 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) .*/sent=\1 received=\2/p')"
+	say "pinged $1 driver=$(driver_of "$1") $(ping -q -A -c 20 -w 20 10.0.2.2 | count_pings)"
 	ifconfig "$net" down
 }
 
-# Starts mini-vmm in the background. Its console comes out as "L2| " lines, its messages as "VMM| ".
+# start_vmm ARGS: starts mini-vmm in the background. Its standard output becomes lines of "L2| ",
+# and its standard error becomes lines of "VMM| ".
 start_vmm() {
 	start_as '' mini-vmm "$@"
 }
 
-# start_as USER PROGRAM ARGS: as start_vmm, for any program and, if USER is not empty, without root.
+# start_as USER PROGRAM ARGS: starts any program as start_vmm does, and as USER if that is not
+# empty.
 start_as() {
 	user=$1
 	shift
@@ -127,10 +138,11 @@ start_as() {
 	rm -f /run/vmm.*
 	mkfifo /run/vmm.out /run/vmm.err
 	: >/run/vmm.console
-	awk '{ sub(/\r+$/, ""); print "L2| " $0; fflush(); print >"/run/vmm.console"; fflush("/run/vmm.console") }' \
-		</run/vmm.out &
+	awk -v kept=/run/vmm.console \
+		'{ sub(/\r+$/, ""); print "L2| " $0; fflush(); print >kept; fflush(kept) }' </run/vmm.out &
 	out_pid=$!
-	awk '{ print "VMM| " $0; fflush(); print >"/run/vmm.messages"; fflush("/run/vmm.messages") }' </run/vmm.err &
+	awk -v kept=/run/vmm.messages \
+		'{ print "VMM| " $0; fflush(); print >kept; fflush(kept) }' </run/vmm.err &
 	err_pid=$!
 	if [ -n "$user" ]; then
 		su -s /bin/sh -c 'exec "$0" "$@"' "$user" -- "$@" </dev/null >/run/vmm.out 2>/run/vmm.err &
@@ -142,16 +154,18 @@ start_as() {
 	watch_pid=$!
 }
 
-# Says where a VMM's threads stand whose guest has not reached its /init after a minute: in which
-# system call, and what the guest leaves KVM for (SIGUSR1, twice).
+# watch_vmm PID: if the guest has not reached /init after a minute, reports the system call of each
+# of mini-vmm's threads, and lets mini-vmm print its counts of exits twice (SIGUSR1).
 watch_vmm() {
 	sleep 60
 	if [ ! -e /proc/$1 ] || grep -q 'L2: init' /run/vmm.console; then
 		return
 	fi
 	for thread in /proc/$1/task/*; do
-		say "standing $(cat "$thread/comm"): $(cat "$thread/wchan") syscall=$(cut -d' ' -f1 "$thread/syscall")" \
-			"stack=$(sed 's/^[^ ]* //; s/+.*//' "$thread/stack" | tr '\n' ' ') $(grep ctxt "$thread/status" | tr -s '\n\t' ' ')"
+		say "thread $(cat "$thread/comm"): $(cat "$thread/wchan")" \
+			"syscall=$(cut -d' ' -f1 "$thread/syscall")" \
+			"stack=$(sed 's/^[^ ]* //; s/+.*//' "$thread/stack" | tr '\n' ' ')" \
+			"$(grep ctxt "$thread/status" | tr -s '\n\t' ' ')"
 	done
 	for _ in 1 2; do
 		kill -USR1 $1 || :
@@ -159,7 +173,7 @@ watch_vmm() {
 	done
 }
 
-# Waits for the program that start_vmm started; its exit status is said and kept in vmm_status.
+# Waits for the program that start_vmm started, and reports its exit status.
 wait_vmm() {
 	vmm_status=0
 	wait $vmm_pid || vmm_status=$?
@@ -168,17 +182,20 @@ wait_vmm() {
 	say "exit $vmm_status"
 }
 
+# run_vmm ARGS: runs mini-vmm to its end.
 run_vmm() {
 	start_vmm "$@"
 	wait_vmm
 }
 
+# run_as USER PROGRAM ARGS: runs a program to its end; see start_as.
 run_as() {
 	start_as "$@"
 	wait_vmm
 }
 
-# await TEXT SECONDS: until the guest's console has said TEXT; fails when time is up or the VMM has ended.
+# await TEXT SECONDS: waits until TEXT is on the guest's console. Fails when the time is up, or when
+# the VMM has ended without TEXT.
 await() {
 	for _ in $(seq $(($2 * 10))); do
 		if grep -qF "$1" /run/vmm.console; then
@@ -196,12 +213,18 @@ await() {
 	return 1
 }
 
-# report NAME: has the VMM, which runs with --stats=/run/stats.json, write its statistics, and keeps them.
+# Prints how often mini-vmm has said that it wrote its statistics.
+reports() {
+	grep -c 'statistics are in' /run/vmm.messages 2>/dev/null || :
+}
+
+# report NAME: lets mini-vmm, which runs with --stats=/run/stats.json, write its statistics, and
+# copies them to /run/stats.NAME.
 report() {
-	before=$(grep -c 'statistics are in' /run/vmm.messages 2>/dev/null || :)
+	before=$(reports)
 	kill -USR1 $vmm_pid
 	for _ in $(seq 100); do
-		if [ "$(grep -c 'statistics are in' /run/vmm.messages 2>/dev/null || :)" -gt "${before:-0}" ]; then
+		if [ "$(reports)" -gt "${before:-0}" ]; then
 			cp /run/stats.json "/run/stats.$1"
 			return 0
 		fi
@@ -211,30 +234,39 @@ report() {
 	return 1
 }
 
-# say_report NAME FILE: statistics as one line.
-say_report() {
-	say "stats $1 $(sed 's/^ *//' "$2" | tr -d '\n')"
+# say_reports NAME...: reports the statistics in /run/stats.NAME, each as one line.
+say_reports() {
+	for name in "$@"; do
+		say "stats $name $(sed 's/^ *//' "/run/stats.$name" | tr -d '\n')"
+	done
 }
 
-# held NAME: what the running VMM holds.
+# held NAME: reports how many files, mappings and threads mini-vmm has, and its resident memory.
 held() {
 	say "held $1 fds=$(ls /proc/$vmm_pid/fd | wc -l) maps=$(wc -l </proc/$vmm_pid/maps)" \
-		"threads=$(ls /proc/$vmm_pid/task | wc -l) rss=$(awk '$1 == "VmRSS:" { print $2 }' /proc/$vmm_pid/status)"
+		"threads=$(ls /proc/$vmm_pid/task | wc -l)" \
+		"rss=$(awk '$1 == "VmRSS:" { print $2 }' /proc/$vmm_pid/status)"
 }
 
-# taken WHEN: pages that are pinned for devices, and files of KVM, VFIO and iommufd that are open.
-taken() {
-	# The counters are exact once every CPU has handed in its own.
+# in_use WHEN: reports how many pages are pinned for devices, and how many files of KVM, VFIO and
+# iommufd are open.
+in_use() {
+	# Each CPU counts for itself; a write to this file adds up the counters.
 	echo 1 >/proc/sys/vm/stat_refresh
-	say "taken $1 pinned=$(awk '$1 == "nr_foll_pin_acquired" { n += $2 } $1 == "nr_foll_pin_released" { n -= $2 }
-		END { print n }' /proc/vmstat)" \
-		"open=$(ls -l /proc/[0-9]*/fd 2>/dev/null | grep -cE -e '-> (/dev/(kvm|vfio|iommu)|anon_inode:.*(kvm|vfio))' || :)"
+	pinned=$(awk '
+		$1 == "nr_foll_pin_acquired" { n += $2 }
+		$1 == "nr_foll_pin_released" { n -= $2 }
+		END { print n }' /proc/vmstat)
+	files='-> (/dev/(kvm|vfio|iommu)|anon_inode:.*(kvm|vfio))'
+	say "in-use $1 pinned=$pinned" \
+		"open=$(ls -l /proc/[0-9]*/fd 2>/dev/null | grep -cE -e "$files" || :)"
 }
 
-# copy_again BDF: works the disk of a function by L1's own driver, as guests do.
+# copy_again BDF: L1's own driver copies data on the disk of a function, as guests do, and compares.
 copy_again() {
 	disk=$(disk_of "$1")
-	dd if="$disk" of="$disk" bs=65536 skip=16 seek=64 count=16 iflag=direct oflag=direct conv=notrunc 2>/dev/null
+	dd if="$disk" of="$disk" bs=65536 skip=16 seek=64 count=16 \
+		iflag=direct oflag=direct conv=notrunc 2>/dev/null
 	dd if="$disk" of=/run/copied bs=65536 skip=16 count=16 iflag=direct 2>/dev/null
 	if dd if="$disk" bs=65536 skip=64 count=16 iflag=direct 2>/dev/null | cmp -s - /run/copied; then
 		say "copied same"
@@ -243,7 +275,7 @@ copy_again() {
 	fi
 }
 
-# All that a run must leave as it found it: drivers, overrides, enabled bits, device nodes.
+# Prints what a run must not change: drivers, overrides, enable counts, device nodes.
 snapshot() {
 	for d in "$sys"/*; do
 		bdf=$(basename "$d")
@@ -252,7 +284,7 @@ snapshot() {
 	ls -ln /dev/kvm /dev/vfio 2>/dev/null || :
 }
 
-# host ARGS: a command for the host's side; what it says and its exit status.
+# host ARGS: runs `mini-vmm host` and reports its output and its exit status.
 host() {
 	say "host $*"
 	host_status=0
@@ -262,7 +294,7 @@ host() {
 	say "host-exit $host_status"
 }
 
-# All that binding changes of devices, for a comparison.
+# Prints the driver and the override of each function, which `mini-vmm host bind` changes.
 drivers() {
 	for d in "$sys"/*; do
 		bdf=$(basename "$d")
@@ -270,7 +302,7 @@ drivers() {
 	done
 }
 
-# state NAME: whether all drivers are as /run/drivers says, and what is on record.
+# state NAME: reports whether all drivers are as in /run/drivers, and counts mini-vmm's records.
 state() {
 	drivers >/run/drivers.now
 	if cmp -s /run/drivers /run/drivers.now; then
@@ -280,12 +312,13 @@ state() {
 	fi
 }
 
-# The process whose parent is another (proc_pid_stat(5): no name here has a space in it).
+# child_of PID: prints the child of a process (proc_pid_stat(5); no program here has a space in its
+# name).
 child_of() {
 	cat /proc/[0-9]*/stat 2>/dev/null | awk -v parent="$1" '$4 == parent { print $1 }'
 }
 
-# await_driver BDF DRIVER: until a driver has a device, ten seconds at most.
+# await_driver BDF DRIVER: waits up to ten seconds until a function has a driver.
 await_driver() {
 	for _ in $(seq 100); do
 		[ "$(driver_of "$1")" = "$2" ] && return 0
@@ -295,7 +328,8 @@ await_driver() {
 	return 1
 }
 
-# bad NAME USER PROGRAM ARGS: a run that must be refused; also says whether the host was left unchanged.
+# bad NAME USER PROGRAM ARGS: runs mini-vmm where it must refuse, and reports whether the host
+# changed.
 bad() {
 	say "case $1"
 	shift
@@ -310,16 +344,17 @@ bad() {
 	fi
 }
 
-# make_mdev UUID TYPE: makes a mediated device of a type, such as mtty-2.
+# make_mdev UUID TYPE: creates a mediated device of a type, such as mtty-2.
 make_mdev() {
 	for create in /sys/class/mdev_bus/*/mdev_supported_types/"$2"/create; do
 		echo "$1" >"$create"
 	done
 	dir=/sys/bus/mdev/devices/$1
-	say "mdev $1 group=$(basename "$(readlink "$dir/iommu_group")") api=$(cat "$dir/mdev_type/device_api")"
+	say "mdev $1 group=$(basename "$(readlink "$dir/iommu_group")")" \
+		"api=$(cat "$dir/mdev_type/device_api")"
 }
 
-# Takes it away again, which waits for as long as anybody has it open.
+# remove_mdev UUID: removes a mediated device; the kernel waits until no process has it open.
 remove_mdev() {
 	echo 1 >"/sys/bus/mdev/devices/$1/remove"
 	if [ -e "/sys/bus/mdev/devices/$1" ]; then
@@ -329,14 +364,16 @@ remove_mdev() {
 	fi
 }
 
-# virtual CONTROLLER RESOURCE ACTION NUMBER: Virtualization Management of the NVMe controller $node (NVM
-# Express Base 2.0, 5.27): resources are queues (0) and vectors (1); actions are to set what the
-# physical function keeps (1), to give to a virtual one (8), and to let that work (9).
+# virtual CONTROLLER RESOURCE ACTION NUMBER: sends the Virtualization Management command to the
+# NVMe controller $node (NVM Express Base 2.0, 5.27). Resources are queues (0) and vectors (1).
+# Actions set what the physical function keeps (1), assign to a virtual function (8) and bring that
+# online (9).
 virtual() {
 	nvme-admin "$node" 0x1c $(($1 << 16 | $2 << 8 | $3)) "$4"
 }
 
-# make_virtual BDF: one virtual function, working, of a physical one that the host's driver has.
+# make_virtual BDF: creates one virtual function and brings it online. L1's own driver keeps the
+# physical function.
 make_virtual() {
 	node=/dev/$(ls "$sys/$1/nvme")
 	virtual 0 0 1 0

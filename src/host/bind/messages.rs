@@ -1,14 +1,14 @@
-//! What binding has to say: what has become of each device, and before anything, the steps.
+//! Messages of `host bind` to the user: the steps of a dry run, and what was done with each device.
 
-use crate::bind::Host;
 use crate::bind::driver::Driver;
 use crate::bind::facts::Facts;
+use crate::bind::host::Host;
 use crate::bind::plan::Step;
 use crate::bind::record::Record;
 use crate::bind::user::User;
 
-/// The steps as commands, after those that load the drivers which are not there. What several devices
-/// need, a group's node for example, is done once.
+/// The steps as shell commands, after the commands that load missing drivers. A command that
+/// several devices need, for example for the node of a group, is printed once.
 pub(super) fn dry_run(host: &Host, drivers: &[Driver], steps: &[Step]) -> Vec<String> {
     let missing = drivers
         .iter()
@@ -23,8 +23,8 @@ pub(super) fn dry_run(host: &Host, drivers: &[Driver], steps: &[Step]) -> Vec<St
     lines
 }
 
-/// What has become of a device.
-pub(super) fn taken(before: &Facts, driver: &Driver) -> String {
+/// What was done with a device.
+pub(super) fn bound(before: &Facts, driver: &Driver) -> String {
     let bdf = before.bdf();
     let group = before
         .device
@@ -40,7 +40,7 @@ pub(super) fn taken(before: &Facts, driver: &Driver) -> String {
     }
 }
 
-/// What has become of a physical function, or of one of its virtual functions.
+/// What was done with a physical function, or with one of its virtual functions.
 pub(super) fn function(record: &Record) -> String {
     let bdf = record.bdf;
     match (record.functions, &record.bound, record.group) {
@@ -52,7 +52,7 @@ pub(super) fn function(record: &Record) -> String {
     }
 }
 
-/// What the user has got, and what is missing still.
+/// The nodes that the user may open now, and what the user still lacks.
 pub(super) fn about_user(host: &Host, records: &[Record], user: &User) -> Vec<String> {
     let mut nodes: Vec<_> = records
         .iter()
@@ -66,7 +66,7 @@ pub(super) fn about_user(host: &Host, records: &[Record], user: &User) -> Vec<St
         lines.push(format!("{} may open {}", user.name, nodes.join(", ")));
     }
     lines.extend(
-        user.needs(&host.places.dev)
+        user.needs(&host.paths.dev)
             .into_iter()
             .map(|n| format!("note: {n}")),
     );

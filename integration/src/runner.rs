@@ -1,0 +1,184 @@
+//! Runs a scenario in a machine of its own. The directory of a failed machine keeps all its files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Context, Error, Result};
+use crate::failure;
+use crate::host::{self, Host};
+use crate::initramfs::Archive;
+use crate::judge::{emulator_failed, judge};
+use crate::kernel::Kernel;
+use crate::machine::Ended;
+use crate::outcome::Outcome;
+use crate::scenario::{KernelFile, Scenario};
+use crate::scripts::{L1_FUNCTIONS, L1_INIT, L2_ACTS, L2_FUNCTIONS, L2_INIT};
+use crate::setup::Lab;
+use crate::transcript::Line;
+
+/// The start of the guest's kernel command line. Each character of the console costs an exit to
+/// the VMM, so the kernel says only what is serious.
+const QUIET: &str = "quiet panic=-1";
+
+/// The same for a second machine after one that hung: here the kernel's messages may tell why.
+const LOUD: &str = "loglevel=7 panic=-1";
+
+/// An ordinary user beside root, for tests of permissions.
+const USERS: &[u8] = b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n";
+const USER_GROUPS: &[u8] = b"root:x:0:\nuser:x:1000:\n";
+
+/// A scenario that passed.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    /// How long the machine ran.
+    pub took: Duration,
+    /// Whether the machine was started twice, because the emulator failed the first time.
+    pub repeated: bool,
+}
+
+/// Runs a scenario; `heard` gets each line of L1's serial port as it comes.
+pub fn run(scenario: &Scenario, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Result<Passed> {
+    host::forget(&first_dir(scenario))?;
+    let first = run_once(scenario, lab, QUIET, heard)?;
+    let repeated = emulator_failed(&first.0);
+    let (ended, dir) = if repeated {
+        let kept = keep_first(scenario, &first.1)?;
+        eprintln!(
+            "  {}: {} {:.0} s; the lab starts the machine once more, and keeps the first one's \
+             logs in {}",
+            scenario.name,
+            if first.0.timed_out {
+                "no guest reached /init in"
+            } else {
+                "L1 powered off by itself after"
+            },
+            first.0.took.as_secs_f64(),
+            kept.display()
+        );
+        run_once(scenario, lab, LOUD, heard)?
+    } else {
+        first
+    };
+    let outcome = Outcome {
+        transcript: ended.transcript,
+        dir,
+    };
+    judge(scenario, &outcome, ended.timed_out)
+        .map_err(|error| Error::failed(failure::explain(&error.to_string(), &outcome)))?;
+    remove_large(scenario, &outcome.dir)?;
+    Ok(Passed {
+        took: ended.took,
+        repeated,
+    })
+}
+
+fn run_once(
+    scenario: &Scenario,
+    lab: &Lab,
+    cmdline: &str,
+    heard: &mut dyn FnMut(&Line),
+) -> Result<(Ended, PathBuf)> {
+    let host = lab.host.as_ref().map_err(Clone::clone)?;
+    let kernel = lab.kernel(scenario.kernel)?;
+    let dir = host::fresh_dir(scenario.name)?;
+    scenario.machine.furnish(&dir)?;
+    let archive = archive(scenario, lab, host, kernel, cmdline)?;
+    fs::write(dir.join("l1.cpio"), archive).context("write L1's initramfs")?;
+    let limit = scenario.limit;
+    let ended = scenario
+        .machine
+        .run(host, &dir, &kernel.bzimage(), limit, heard)?;
+    Ok((ended, dir))
+}
+
+/// L1's initramfs, with L2's inside.
+fn archive(
+    scenario: &Scenario,
+    lab: &Lab,
+    host: &Host,
+    kernel: &Kernel,
+    cmdline: &str,
+) -> Result<Vec<u8>> {
+    let programs = lab.programs.as_ref().map_err(Clone::clone)?;
+    let mut l1 = Archive::with_busybox(host, L1_INIT)?;
+    l1.file("lab/functions.sh", L1_FUNCTIONS.as_bytes());
+    l1.file("lab/scenario.sh", scenario.l1_script(cmdline).as_bytes());
+    l1.file("etc/passwd", USERS);
+    l1.file("etc/group", USER_GROUPS);
+    let mut order = String::new();
+    for (name, path) in kernel.modules()? {
+        l1.host_file(&format!("lib/lab-modules/{name}"), &path, false)?;
+        order.push_str(&name);
+        order.push('\n');
+    }
+    l1.file("lib/lab-modules/order", order.as_bytes());
+    l1.host_file("bin/mini-vmm", &programs.vmm, true)?;
+    let file = scenario.kernel_file;
+    let image = match file {
+        KernelFile::BzImage => kernel.bzimage(),
+        KernelFile::Vmlinux => kernel.vmlinux()?,
+    };
+    l1.host_file(&format!("boot/{}", file.name()), &image, false)?;
+    let mut l2 = Archive::with_busybox(host, L2_INIT)?;
+    l2.host_file("bin/guest", &programs.guest, true)?;
+    l2.file("lab/functions.sh", L2_FUNCTIONS.as_bytes());
+    l2.file("lab/acts.sh", L2_ACTS.as_bytes());
+    for program in &scenario.machine.programs {
+        l1.host_program(program)?;
+        l2.host_program(program)?;
+    }
+    l1.file("boot/initrd", &l2.finish());
+    Ok(l1.finish())
+}
+
+/// The directory that keeps the first of two machines.
+fn first_dir(scenario: &Scenario) -> PathBuf {
+    host::dir(&format!("{}.first", scenario.name))
+}
+
+fn keep_first(scenario: &Scenario, dir: &Path) -> Result<PathBuf> {
+    let kept = first_dir(scenario);
+    fs::rename(dir, &kept).context(format!("keep {}", dir.display()))?;
+    remove_large(scenario, &kept)?;
+    Ok(kept)
+}
+
+/// Removes the disk images and the initramfs; the logs stay.
+fn remove_large(scenario: &Scenario, dir: &Path) -> Result<()> {
+    let images = scenario.machine.disks.iter();
+    let images = images.map(|disk| format!("{}.img", disk.serial));
+    for name in images.chain(["l1.cpio".to_owned()]) {
+        let path = dir.join(name);
+        fs::remove_file(&path).context(format!("remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Disk;
+
+    #[test]
+    fn the_first_of_two_machines_leaves_its_logs_and_the_second_says_more() {
+        let scenario = Scenario::new("unit-of-the-lab")
+            .disk(Disk::new("unit", 5))
+            .vmm("");
+        let dir = host::fresh_dir(scenario.name).unwrap();
+        for name in ["transcript.log", "unit.img", "l1.cpio"] {
+            fs::write(dir.join(name), name).unwrap();
+        }
+        let kept = keep_first(&scenario, &dir).unwrap();
+        assert!(!dir.exists());
+        let left: Vec<_> = fs::read_dir(&kept).unwrap().collect();
+        assert_eq!(left.len(), 1);
+        assert!(kept.join("transcript.log").is_file());
+        host::forget(&kept).unwrap();
+        for (cmdline, word) in [(QUIET, "quiet"), (LOUD, "loglevel=7")] {
+            let script = scenario.l1_script(cmdline);
+            assert!(script.contains(&format!("\ncmdline='{word} panic=-1'\n")));
+            assert!(script.contains("--cmdline \"$cmdline\""));
+        }
+    }
+}

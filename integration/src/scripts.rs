@@ -1,0 +1,20 @@
+//! The shell scripts of both machines and the options of the lab's kernel, from
+//! integration/resources.
+
+/// /init of L1.
+pub const L1_INIT: &str = include_str!("../resources/l1-init.sh");
+
+/// Functions for a scenario's L1 script.
+pub const L1_FUNCTIONS: &str = include_str!("../resources/l1-functions.sh");
+
+/// /init of L2.
+pub const L2_INIT: &str = include_str!("../resources/l2-init.sh");
+
+/// Functions of L2's /init.
+pub const L2_FUNCTIONS: &str = include_str!("../resources/l2-functions.sh");
+
+/// What a scenario may ask of L2's /init, one function for each `lab.act`.
+pub const L2_ACTS: &str = include_str!("../resources/l2-acts.sh");
+
+/// Options of the lab's kernel. A hash of this text is part of the name in the kernel cache.
+pub const KERNEL_CONFIG: &str = include_str!("../resources/lab-kernel.config");

@@ -1,0 +1,61 @@
+//! `host bind --vfs N`: makes virtual functions of a device and binds them.
+
+use crate::bind::apply::driver_for;
+use crate::bind::error::BindError;
+use crate::bind::facts::Facts;
+use crate::bind::host::Host;
+use crate::bind::recover::check_owner;
+use crate::bind::request::BindRequest;
+use crate::bind::transaction::Transaction;
+use crate::bind::user::User;
+use crate::bind::{messages, plan};
+
+pub(super) fn make_functions(
+    host: &Host,
+    request: &BindRequest,
+    named: &[Facts],
+    count: u32,
+    user: Option<&User>,
+) -> Result<Vec<String>, BindError> {
+    for facts in named {
+        let bdf = facts.bdf();
+        match facts.functions {
+            None => return Err(BindError::NoFunctions(bdf)),
+            Some(f) if f.made > 0 => return Err(BindError::HasFunctions { bdf, made: f.made }),
+            Some(f) if count > f.most => {
+                return Err(BindError::TooManyFunctions {
+                    bdf,
+                    most: f.most,
+                    asked: count,
+                });
+            }
+            Some(_) => check_owner(host, facts, request.owner)?,
+        }
+    }
+    if request.dry_run {
+        let drivers = named.iter().map(|f| host.choose(&f.functions_modalias()));
+        let drivers: Vec<_> = drivers.collect();
+        let steps = named
+            .iter()
+            .zip(&drivers)
+            .flat_map(|(facts, driver)| plan::make_functions(facts, count, driver, user));
+        let steps: Vec<_> = steps.collect();
+        return Ok(messages::dry_run(host, &drivers, &steps));
+    }
+    let drivers = named
+        .iter()
+        .map(|facts| driver_for(host, facts.bdf(), &facts.functions_modalias()));
+    let drivers = drivers.collect::<Result<Vec<_>, _>>()?;
+    let mut transaction = Transaction::new(host, request.owner, user);
+    for (facts, driver) in named.iter().zip(&drivers) {
+        if let Err(e) = transaction.make_functions(facts, count, driver) {
+            return Err(transaction.undo(e));
+        }
+    }
+    let records = transaction.end()?;
+    let mut lines: Vec<_> = records.iter().map(messages::function).collect();
+    lines.extend(user.map_or(Vec::new(), |user| {
+        messages::about_user(host, &records, user)
+    }));
+    Ok(lines)
+}

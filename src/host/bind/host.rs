@@ -1,0 +1,51 @@
+//! The host that devices are bound on.
+
+use std::fs;
+use std::path::PathBuf;
+
+use vmm::hostinfo::sysfs::Sysfs;
+
+use crate::bind::driver;
+use crate::bind::driver::Driver;
+use crate::bind::kernel::{Kernel, Running};
+use crate::bind::records::Records;
+use crate::paths::HostPaths;
+
+/// This host, or one made up for a test.
+pub struct Host {
+    /// /sys.
+    pub sysfs: Sysfs,
+    /// /dev, /proc and /lib/modules.
+    pub paths: HostPaths,
+    /// The records of bound devices.
+    pub records: Records,
+    /// The kernel that makes the changes.
+    pub kernel: Box<dyn Kernel>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            sysfs: Sysfs::default(),
+            paths: HostPaths::default(),
+            records: Records::at("/run/mini-vmm"),
+            kernel: Box::new(Running),
+        }
+    }
+}
+
+impl Host {
+    /// The directory of a driver, whether or not the driver is loaded.
+    pub(super) fn driver_path(&self, driver: &str) -> PathBuf {
+        self.sysfs.path("bus/pci/drivers").join(driver)
+    }
+
+    /// The VFIO driver for a device with this `modalias`, loaded or not.
+    pub(super) fn choose(&self, modalias: &str) -> Driver {
+        let release = fs::read_to_string(self.paths.proc.join("sys/kernel/osrelease"));
+        let release = release.unwrap_or_default();
+        let aliases = self.paths.modules.join(release.trim());
+        let aliases = fs::read(aliases.join("modules.alias")).unwrap_or_default();
+        driver::choose(modalias, &String::from_utf8_lossy(&aliases))
+    }
+}

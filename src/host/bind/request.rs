@@ -1,0 +1,22 @@
+//! The options of `host bind`.
+
+use vmm::sys::process::Process;
+
+/// The options of `host bind`.
+#[derive(Clone, Debug, Default)]
+pub struct BindRequest {
+    /// The addresses, as the user wrote them.
+    pub addresses: Vec<String>,
+    /// Bind all devices of their IOMMU groups.
+    pub group: bool,
+    /// Bind devices that the host uses, too.
+    pub force: bool,
+    /// The user that may open the nodes.
+    pub user: Option<String>,
+    /// Make this many virtual functions of each device and bind those instead.
+    pub functions: Option<u32>,
+    /// Print the steps and do nothing.
+    pub dry_run: bool,
+    /// The run that the devices are for.
+    pub owner: Option<Process>,
+}

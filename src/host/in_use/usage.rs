@@ -1,0 +1,137 @@
+//! A use that the host makes of a device, in words, with a remedy.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// A use that the host makes of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Use {
+    /// A mounted file system on a disk of the device, or on a block device stacked on that disk.
+    Mounted {
+        /// The block device's name in sysfs: `nvme0n1p2`, `dm-0`.
+        disk: String,
+        /// The mount point.
+        at: String,
+    },
+    /// Swap space on such a block device.
+    Swap {
+        /// The block device's name.
+        disk: String,
+    },
+    /// A disk that is part of a RAID, a volume group or a pool.
+    Held {
+        /// The block device's name.
+        disk: String,
+        /// The block device stacked on the disk; `None` if the kernel only says that the disk is
+        /// taken.
+        by: Option<String>,
+    },
+    /// A disk that a process has open, for example a database or a virtual machine.
+    Open {
+        /// The block device's name.
+        disk: String,
+        /// The process ID.
+        process: u32,
+        /// The name of the process.
+        name: String,
+    },
+    /// A network interface that is up, has an address, or is part of a bridge or bond.
+    Interface {
+        /// The interface's name.
+        name: String,
+        /// The interface's addresses, without link-local ones of IPv6.
+        addresses: Vec<String>,
+        /// Whether a default route uses the interface.
+        default_route: bool,
+        /// The bridge or bond that the interface is part of.
+        master: Option<String>,
+    },
+    /// The display that the firmware started with. The console may be on it.
+    BootDisplay,
+}
+
+impl Use {
+    /// Whether the host loses something with the device. It does not lose an interface that is up
+    /// but has no address.
+    pub fn is_serious(&self) -> bool {
+        match self {
+            Self::Interface {
+                addresses,
+                default_route,
+                master,
+                ..
+            } => !addresses.is_empty() || *default_route || master.is_some(),
+            _ => true,
+        }
+    }
+
+    /// How to end the use, most often a command; `None` if the host cannot do without the device.
+    pub fn remedy(&self) -> Option<String> {
+        Some(match self {
+            // The root file system cannot be unmounted.
+            Self::Mounted { at, .. } if at == "/" => return None,
+            Self::Mounted { at, .. } => format!("as root: umount '{at}'"),
+            Self::Swap { disk } => format!("as root: swapoff /dev/{disk}"),
+            Self::Held { by: Some(by), .. } if by.starts_with("loop") => {
+                format!("as root: losetup -d /dev/{by}")
+            }
+            Self::Open { process, .. } => {
+                format!("see which process it is with `ps -p {process} -f`, and end it")
+            }
+            Self::Held { disk, by: Some(by) } => format!(
+                "stop what uses /dev/{disk}: as root, dmsetup remove or mdadm --stop /dev/{by}"
+            ),
+            Self::Held { disk, by: None } => format!(
+                "see what uses /dev/{disk}: as root, fuser -v /dev/{disk} \
+                 (a pool: zpool export POOL)"
+            ),
+            Self::Interface {
+                name,
+                master: Some(_),
+                ..
+            } => format!("as root: ip link set {name} nomaster down; ip addr flush dev {name}"),
+            Self::Interface { name, .. } => {
+                format!("as root: ip addr flush dev {name}; ip link set {name} down")
+            }
+            Self::BootDisplay => {
+                "boot the host on another display (a setting of its firmware), or use it by ssh"
+                    .into()
+            }
+        })
+    }
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mounted { disk, at } => write!(f, "/dev/{disk} is mounted at {at}"),
+            Self::Swap { disk } => write!(f, "/dev/{disk} is swap space"),
+            Self::Held { disk, by: Some(by) } => write!(f, "/dev/{disk} is part of /dev/{by}"),
+            Self::Held { disk, by: None } => {
+                write!(f, "/dev/{disk} is used by a program or a pool")
+            }
+            Self::Open {
+                disk,
+                process,
+                name,
+            } => write!(f, "{name} (process {process}) has /dev/{disk} open"),
+            Self::Interface {
+                name,
+                addresses,
+                default_route,
+                master,
+            } => {
+                write!(f, "network interface {name} ")?;
+                match (master, addresses.first(), default_route) {
+                    (Some(master), ..) => write!(f, "is part of {master}"),
+                    (_, _, true) => write!(f, "has the default route"),
+                    (_, Some(address), _) => write!(f, "has the address {address}"),
+                    _ => write!(f, "is up"),
+                }
+            }
+            Self::BootDisplay => write!(f, "it is the display that the firmware started with"),
+        }
+    }
+}
