@@ -17,7 +17,7 @@
 //! | [`boot`] | kernels, ACPI tables, the first registers |
 //! | [`vcpu`] | threads, the [exit loop](vcpu::exit_loop), [reset](vcpu::state), [CPUID](vcpu::cpuid) |
 //! | [`pci`] | PCI as the guest sees it: bytes in, bytes and effects out; knows neither KVM nor VFIO |
-//! | [`interrupt`] | GSIs, the routing table, [irqfds](interrupt::irqfd) |
+//! | [`gsi`] | GSIs, the [routing table](gsi::routing), [irqfds](gsi::msi_irqfd) |
 //! | [`vfio`] | the host's devices: opening them, and one [function](vfio::function) of the guest for each |
 //! | [`host`] | what the host's kernel says about devices and memory: [listed](host::list), [judged](host::check); devices [bound](host::bind) and given back |
 //! | [`devices`] | the few devices of our own: serial port, power |
@@ -63,7 +63,7 @@
 //!
 //! ```text
 //! set-up:    pci::msix ─► vfio::interrupts ─┬─► vfio::device       VFIO_DEVICE_SET_IRQS: eventfd
-//!                                           └─► interrupt::irqfd   route, then KVM_IRQFD: the same eventfd
+//!                                           └─► gsi::msi_irqfd     route, then KVM_IRQFD: the same eventfd
 //! then:      the device's message ─► VFIO's handler ─► eventfd ─► KVM ─► the guest's local APIC
 //! ```
 //!

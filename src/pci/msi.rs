@@ -1,14 +1,18 @@
-//! MSI as a state machine: one capability with the message for 1 to 32 vectors
+//! MSI: one capability with the message for 1 to 32 vectors
 //! (PCI Express 6.0, 7.7.1; PCI 3.0, 6.8.1).
 //!
 //! The capability comes in four shapes: 32 or 64-bit address, with or without a mask bit for each
-//! vector. The device says how many vectors it has (Multiple Message Capable), the guest how many
-//! of them it uses (Multiple Message Enable), and vector i then sends the data with its low bits
-//! replaced by i.
+//! vector. Multiple Message Capable says how many vectors the device has, Multiple Message Enable
+//! how many of them the guest uses, and vector i sends the data with its low bits replaced by i.
 //!
-//! A host may have fewer vectors to give than the device has. What it gives is what both fields say
-//! from then on ([`Msi::grant`]): Multiple Message Capable is what a driver asks for by, and Multiple
-//! Message Enable what it finds when it looks again.
+//! The registers are the whole state. A write changes them and returns nothing: the caller compares
+//! what they say ([`Msi::is_enabled`], [`Msi::messages`], [`Msi::masked`]) with what it has set up,
+//! and follows. What the host cannot do is written back into the registers, where a guest finds it:
+//!
+//! - [`Msi::limit_vectors`]: the host has fewer vectors than the device. Both fields say so from
+//!   then on, because a driver asks for as many as Multiple Message Capable says, and may look at
+//!   Multiple Message Enable for what it got.
+//! - [`Msi::refuse_enable`]: the host has no vector.
 
 use crate::byte_enable::{extract, merge, u16_at};
 use crate::capability::id;
@@ -37,16 +41,16 @@ pub struct MsiCapability {
     pub address_64: bool,
     /// Whether it has mask and pending bits.
     pub per_vector_masking: bool,
-    /// How many vectors the function can have: 1, 2, 4, 8, 16 or 32. May be lowered before it is
-    /// shown to a guest.
+    /// How many vectors the function can have: 1, 2, 4, 8, 16 or 32. A caller may lower it before
+    /// [`Msi::new`].
     pub max_vectors: u8,
 }
 
 impl MsiCapability {
     /// Finds and reads the capability.
-    pub fn parse(image: &[u8]) -> Option<Self> {
-        let offset = capability::find(image, id::MSI)?.offset;
-        let control = u32::from(u16_at(image, usize::from(offset) + 2)?) << 16;
+    pub fn parse(config: &[u8]) -> Option<Self> {
+        let offset = capability::find(config, id::MSI)?.offset;
+        let control = u32::from(u16_at(config, usize::from(offset) + 2)?) << 16;
         // 6 and 7 are reserved.
         let capable = (control >> CAPABLE_SHIFT & 7).min(5);
         Some(Self {
@@ -76,42 +80,13 @@ impl MsiCapability {
     }
 }
 
-/// What a guest's access changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MsiEffect {
-    /// The function uses MSI now.
-    Enable {
-        /// What each vector sends; as many as the guest uses.
-        messages: Vec<Message>,
-        /// Bit i: vector i is masked from the start.
-        masked: u32,
-    },
-    /// The function uses it no more.
-    Disable,
-    /// A vector is masked; what comes is pending.
-    Mask {
-        /// Which.
-        vector: u8,
-    },
-    /// A vector is masked no more.
-    Unmask {
-        /// Which.
-        vector: u8,
-    },
-    /// The vectors, masked ones as well, send other messages; as many as before.
-    Update {
-        /// What each vector sends now.
-        messages: Vec<Message>,
-    },
-}
-
 /// MSI of one function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Msi {
     capability: MsiCapability,
-    /// Logarithm of the number of vectors that there are: the device's, or fewer once the host had
-    /// fewer to give.
-    granted: u32,
+    /// Logarithm of the number of vectors that the guest may use: the device's, or fewer after
+    /// [`Msi::limit_vectors`].
+    available: u32,
     registers: Registers,
 }
 
@@ -131,14 +106,15 @@ impl Registers {
         1 << self.multiple_enable.min(5)
     }
 
-    /// The guest's choice, as far as there are vectors for it.
-    fn clamp(&mut self, granted: u32) {
-        self.multiple_enable = self.multiple_enable.min(granted);
-        self.mask &= bits(1 << granted);
+    /// Lowers the number of vectors in use to 2 to the power of `available`, and clears the mask
+    /// bits of vectors beyond.
+    fn clamp(&mut self, available: u32) {
+        self.multiple_enable = self.multiple_enable.min(available);
+        self.mask &= bits(1 << available);
     }
 
     fn messages(&self) -> Vec<Message> {
-        // The low bits are the function's to change, whatever the guest has put there.
+        // The function replaces the low bits of the data, whatever the guest has written there.
         let low = u32::from(self.vectors()) - 1;
         (0..self.vectors())
             .map(|vector| Message {
@@ -154,7 +130,7 @@ impl Registers {
     }
 }
 
-/// A bit for each of so many vectors, 1 to 32.
+/// The lowest `vectors` bits, 1 to 32.
 fn bits(vectors: u8) -> u32 {
     u32::MAX >> 32u32.saturating_sub(vectors.into()).min(31)
 }
@@ -164,13 +140,13 @@ impl Msi {
     pub fn new(capability: MsiCapability) -> Self {
         let vectors = capability.max_vectors.clamp(1, MAX_VECTORS);
         let capability = MsiCapability {
-            // The next lower power of two: never more than said.
+            // The next lower power of two: the field holds a logarithm.
             max_vectors: 1 << vectors.ilog2(),
             ..capability
         };
         Self {
             capability,
-            granted: capability.max_vectors.ilog2(),
+            available: capability.max_vectors.ilog2(),
             registers: Registers::default(),
         }
     }
@@ -200,31 +176,21 @@ impl Msi {
         self.registers.masked()
     }
 
-    /// The host has no more than so many vectors to give: the next lower power of two is what there
-    /// is, in Multiple Message Capable and in Multiple Message Enable, and at least one. Never gives
-    /// more than before; a reset does.
-    ///
-    /// The caller makes it so, who knows what there is: no effects.
-    pub fn grant(&mut self, vectors: u8) {
-        self.granted = self.granted.min(vectors.checked_ilog2().unwrap_or(0));
-        self.registers.clamp(self.granted);
+    /// Lowers both fields to at most `vectors`, rounded down to a power of two, and at least one.
+    /// The number never rises again before [`Msi::reset`].
+    pub fn limit_vectors(&mut self, vectors: u8) {
+        self.available = self.available.min(vectors.checked_ilog2().unwrap_or(0));
+        self.registers.clamp(self.available);
     }
 
-    /// MSI could not be turned on: the guest finds it off, and may try again.
-    pub fn refuse(&mut self) {
+    /// Clears MSI Enable, because the host could not turn MSI on. The guest may try again.
+    pub fn refuse_enable(&mut self) {
         self.registers.enabled = false;
     }
 
-    /// Whether a vector's message is held back: masked, not in use, or MSI disabled.
-    pub fn is_masked(&self, vector: u8) -> bool {
-        !self.registers.enabled
-            || vector >= self.registers.vectors()
-            || self.registers.masked() >> vector & 1 != 0
-    }
-
-    /// Reads bytes of the capability; `pending` says whether an interrupt of a vector waits. ID
-    /// and link are the configuration space's: those bytes of `data` stay as they are, as do bytes
-    /// behind the capability.
+    /// Reads bytes of the capability; `pending` says whether an interrupt of a vector waits. The
+    /// bytes of `data` for ID and link stay as they are, for the configuration space has them, and
+    /// so do those behind the capability.
     pub fn capability_read(&self, offset: u16, data: &mut [u8], pending: &dyn Fn(u8) -> bool) {
         let offset = u64::from(offset);
         let (c, r) = (&self.capability, &self.registers);
@@ -237,21 +203,19 @@ impl Msi {
         let [low, high, ..] = r.data.to_le_bytes();
         extract([low, high], c.data_offset(), offset, data);
         if let Some(mask) = c.mask_offset() {
-            // Reserved here; where there are no masks, these bytes are behind the capability.
+            // Reserved; without mask bits the capability ends before these two bytes.
             extract([0, 0], mask - 2, offset, data);
             extract(r.mask.to_le_bytes(), mask, offset, data);
-            let bits = (0..1u8 << self.granted)
+            let bits = (0..1u8 << self.available)
                 .filter(|vector| pending(*vector))
                 .fold(0u32, |bits, vector| bits | 1 << vector);
             extract(bits.to_le_bytes(), mask + 4, offset, data);
         }
     }
 
-    /// A guest's write of bytes of the capability, wherever in the access its registers are.
-    ///
-    /// A number of vectors above what there is becomes that. A change of the number while
-    /// enabled is a new beginning: `Disable`, then `Enable`.
-    pub fn capability_write(&mut self, offset: u16, data: &[u8]) -> Vec<MsiEffect> {
+    /// A guest's write of bytes of the capability; bytes that are not writable keep their value. A
+    /// number of vectors above what is available becomes what is available.
+    pub fn capability_write(&mut self, offset: u16, data: &[u8]) {
         let old = self.registers;
         let c = &self.capability;
         let at = u64::from(offset);
@@ -270,16 +234,13 @@ impl Msi {
         if let Some(mask) = c.mask_offset() {
             new.mask = merge(old.mask, mask, !0, at, data);
         }
-        new.clamp(self.granted);
+        new.clamp(self.available);
         self.registers = new;
-        changes(&old, &new)
     }
 
-    /// Back to power-on.
-    pub fn reset(&mut self) -> Vec<MsiEffect> {
-        let old = std::mem::take(&mut self.registers);
-        self.granted = self.capability.max_vectors.ilog2();
-        changes(&old, &self.registers)
+    /// Sets all registers to their values at power-on.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.capability);
     }
 
     /// The first dword of the capability without ID and link.
@@ -292,40 +253,11 @@ impl Msi {
             false => 0,
         };
         enable
-            | self.granted << CAPABLE_SHIFT
+            | self.available << CAPABLE_SHIFT
             | self.registers.multiple_enable << MULTIPLE_ENABLE_SHIFT
             | address
             | masking
     }
-}
-
-fn changes(old: &Registers, new: &Registers) -> Vec<MsiEffect> {
-    let enable = || MsiEffect::Enable {
-        messages: new.messages(),
-        masked: new.masked(),
-    };
-    match (old.enabled, new.enabled) {
-        (false, false) => return Vec::new(),
-        (false, true) => return vec![enable()],
-        (true, false) => return vec![MsiEffect::Disable],
-        (true, true) if old.vectors() != new.vectors() => {
-            return vec![MsiEffect::Disable, enable()];
-        }
-        (true, true) => {}
-    }
-    let mut effects = Vec::new();
-    let messages = new.messages();
-    if messages != old.messages() {
-        effects.push(MsiEffect::Update { messages });
-    }
-    let changed = old.masked() ^ new.masked();
-    for vector in (0..new.vectors()).filter(|vector| changed >> vector & 1 != 0) {
-        effects.push(match new.masked() >> vector & 1 {
-            0 => MsiEffect::Unmask { vector },
-            _ => MsiEffect::Mask { vector },
-        });
-    }
-    effects
 }
 
 #[cfg(test)]

@@ -1,11 +1,18 @@
-//! MSI-X as a state machine: the capability, the vector table and the pending bits
+//! MSI-X: the capability, the vector table and the pending bits
 //! (PCI Express 6.0, 7.7.2; PCI 3.0, 6.8.2).
 //!
-//! A vector is *live* when its message is sent as soon as its interrupt comes: MSI-X enabled,
-//! neither the function nor the vector masked. Effects tell how the live vectors change and nothing
-//! else, so that a guest which rewrites the same values costs nothing further down.
+//! A vector is *live* when its message is sent as soon as its interrupt comes: MSI-X is enabled,
+//! and neither the function nor the vector is masked.
+//!
+//! The registers are the whole state. The caller compares what they say ([`Msix::is_enabled`],
+//! [`Msix::live`]) with what it has set up, and follows. A write of the table returns which entries
+//! it touched, so that the caller need not compare 2048 of them. What the host cannot do is written
+//! back into the registers, where a guest finds it ([`Msix::refuse_enable`],
+//! [`Msix::refuse_vector`]).
 
-use crate::byte_enable::{extract, merge, touches, u16_at, u32_at};
+use std::ops::Range;
+
+use crate::byte_enable::{extract, merge, u16_at, u32_at};
 use crate::capability::id;
 use crate::{Message, capability};
 
@@ -13,8 +20,8 @@ use crate::{Message, capability};
 pub const ENTRY_SIZE: u64 = 16;
 /// Size of the capability.
 pub const CAPABILITY_SIZE: u16 = 12;
-/// The first vector that a driver may leave unused, with all behind it.
-pub const FIRST_SPARE: u16 = 1;
+/// A driver always uses vector 0; it may leave this one, and all behind it, unused.
+pub const FIRST_UNUSED_VECTOR: u16 = 1;
 /// The most vectors that a function can have.
 pub const MAX_VECTORS: u16 = 2048;
 
@@ -46,14 +53,15 @@ pub struct MsixCapability {
 }
 
 impl MsixCapability {
-    /// Finds and reads the capability. `None` where there is none, or where it points at a BAR that
-    /// does not exist. Whether table and pending bits fit into their BARs is for the caller.
-    pub fn parse(image: &[u8]) -> Option<Self> {
-        let offset = capability::find(image, id::MSIX)?.offset;
+    /// Finds and reads the capability. `None` if the function has no MSI-X, or if the capability
+    /// points at a BAR that does not exist. The caller checks whether table and pending bits fit
+    /// into their BARs.
+    pub fn parse(config: &[u8]) -> Option<Self> {
+        let offset = capability::find(config, id::MSIX)?.offset;
         let at = usize::from(offset);
-        let control = u16_at(image, at + 2)?;
-        let (table_bar, table_offset) = place(u32_at(image, at + 4)?)?;
-        let (pba_bar, pba_offset) = place(u32_at(image, at + 8)?)?;
+        let control = u16_at(config, at + 2)?;
+        let (table_bar, table_offset) = parse_bir(u32_at(config, at + 4)?)?;
+        let (pba_bar, pba_offset) = parse_bir(u32_at(config, at + 8)?)?;
         Some(Self {
             offset,
             vectors: (control & (MAX_VECTORS - 1)) + 1,
@@ -75,38 +83,10 @@ impl MsixCapability {
     }
 }
 
-/// BAR and offset of a table or PBA register.
-fn place(register: u32) -> Option<(u8, u32)> {
+/// BAR and offset in a Table or PBA register; `None` for a BAR that no function has.
+fn parse_bir(register: u32) -> Option<(u8, u32)> {
     let bar = u8::try_from(register & BIR).ok()?;
     (bar <= 5).then_some((bar, register & !BIR))
-}
-
-/// What a guest's access changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MsixEffect {
-    /// The function uses MSI-X now; no vector is live yet.
-    Enable,
-    /// The function uses it no more, and no vector is live.
-    Disable,
-    /// A vector becomes live.
-    Unmask {
-        /// Which.
-        vector: u16,
-        /// What it sends.
-        message: Message,
-    },
-    /// A vector is live no more; what comes is pending.
-    Mask {
-        /// Which.
-        vector: u16,
-    },
-    /// A live vector sends another message.
-    Update {
-        /// Which.
-        vector: u16,
-        /// What it sends now.
-        message: Message,
-    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,26 +151,22 @@ impl Msix {
         self.enabled
     }
 
-    /// Whether a vector is not live, for whatever reason. One that does not exist is masked.
-    pub fn is_masked(&self, vector: u16) -> bool {
-        let entry = self.table.get(usize::from(vector));
-        !self.open() || entry.is_none_or(Entry::is_masked)
+    /// The message that a vector sends; `None` while the vector is not live, or if it does not
+    /// exist.
+    pub fn live(&self, vector: u16) -> Option<Message> {
+        let entry = self.table.get(usize::from(vector))?;
+        (self.is_open() && !entry.is_masked()).then(|| entry.message())
     }
 
-    /// Whether a vector behind the first is live, or may soon be because it has a message, while the
-    /// function's vectors can be.
-    pub fn uses_spares(&self) -> bool {
-        let mut spares = self.table.iter().skip(FIRST_SPARE.into());
-        self.open() && spares.any(|entry| *entry != Entry::POWER_ON)
+    /// Whether unmasked vectors are live and the guest has written the entry of `first` or of a
+    /// later vector: such a vector is live, or may soon be because it has a message.
+    pub fn uses_vectors_from(&self, first: u16) -> bool {
+        let mut entries = self.table.iter().skip(first.into());
+        self.is_open() && entries.any(|entry| *entry != Entry::POWER_ON)
     }
 
-    /// What a vector sends, or would send.
-    pub fn message(&self, vector: u16) -> Option<Message> {
-        self.table.get(usize::from(vector)).map(Entry::message)
-    }
-
-    /// Reads bytes of the capability. ID and link are the configuration space's: those bytes of
-    /// `data` stay as they are, as do bytes behind the capability.
+    /// Reads bytes of the capability. The bytes of `data` for ID and link stay as they are, for the
+    /// configuration space has them, and so do those behind the capability.
     pub fn capability_read(&self, offset: u16, data: &mut [u8]) {
         let offset = u64::from(offset);
         let [_, _, low, high] = self.control().to_le_bytes();
@@ -202,44 +178,23 @@ impl Msix {
         extract(pba.to_le_bytes(), 8, offset, data);
     }
 
-    /// A guest's write of bytes of the capability. Only Enable and Function Mask take it, wherever
-    /// in the access they are.
-    pub fn control_write(&mut self, offset: u16, data: &[u8]) -> Vec<MsixEffect> {
-        let was_open = self.open();
-        let was_enabled = self.enabled;
+    /// A guest's write of bytes of the capability, of which MSI-X Enable and Function Mask are
+    /// writable. Any vector may begin or cease to be live.
+    pub fn control_write(&mut self, offset: u16, data: &[u8]) {
         let writable = ENABLE | FUNCTION_MASK;
         let control = merge(self.control(), 0, writable, offset.into(), data);
         self.enabled = control & ENABLE != 0;
         self.function_masked = control & FUNCTION_MASK != 0;
-
-        let mut effects = Vec::new();
-        match (was_enabled, self.enabled) {
-            (true, false) => return vec![MsixEffect::Disable],
-            (false, true) => effects.push(MsixEffect::Enable),
-            _ => {}
-        }
-        let open = self.open();
-        if was_open != open {
-            let unmasked = self.entries().filter(|(_, entry)| !entry.is_masked());
-            effects.extend(unmasked.map(|(vector, entry)| match open {
-                true => MsixEffect::Unmask {
-                    vector,
-                    message: entry.message(),
-                },
-                false => MsixEffect::Mask { vector },
-            }));
-        }
-        effects
     }
 
-    /// Reads bytes of the table; ones behind it.
+    /// Reads bytes of the table; bytes behind it read as ones.
     pub fn table_read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        for (vector, entry) in self.entries().skip(skipped(offset)) {
+        for vector in self.touched(offset, data.len()) {
+            let Some(entry) = self.table.get(usize::from(vector)) else {
+                return;
+            };
             let at = u64::from(vector) * ENTRY_SIZE;
-            if !touches(offset, data.len(), at, ENTRY_SIZE) {
-                break;
-            }
             extract(entry.address_low.to_le_bytes(), at, offset, data);
             extract(entry.address_high.to_le_bytes(), at + 4, offset, data);
             extract(entry.data.to_le_bytes(), at + 8, offset, data);
@@ -247,35 +202,21 @@ impl Msix {
         }
     }
 
-    /// A guest's write of bytes of the table; dropped behind it. The specification has dwords and
-    /// aligned quadwords only; any other access changes the bytes that it covers.
-    pub fn table_write(&mut self, offset: u64, data: &[u8]) -> Vec<MsixEffect> {
-        let open = self.open();
-        let mut effects = Vec::new();
-        for (vector, entry) in (0..).zip(&mut self.table).skip(skipped(offset)) {
-            let at = u64::from(vector) * ENTRY_SIZE;
-            if !touches(offset, data.len(), at, ENTRY_SIZE) {
-                break;
-            }
-            let old = *entry;
-            entry.address_low = merge(old.address_low, at, ADDRESS_LOW, offset, data);
-            entry.address_high = merge(old.address_high, at + 4, !0, offset, data);
-            entry.data = merge(old.data, at + 8, !0, offset, data);
-            entry.control = merge(old.control, at + 12, VECTOR_MASK, offset, data);
-            if !open {
-                continue;
-            }
-            let message = entry.message();
-            match (old.is_masked(), entry.is_masked()) {
-                (true, false) => effects.push(MsixEffect::Unmask { vector, message }),
-                (false, true) => effects.push(MsixEffect::Mask { vector }),
-                (false, false) if message != old.message() => {
-                    effects.push(MsixEffect::Update { vector, message });
-                }
-                _ => {}
+    /// A guest's write of bytes of the table; bytes behind it are dropped. The specification allows
+    /// aligned dwords and quadwords; any other access changes the bytes that it covers. Returns the
+    /// vectors whose entries it covers, if only in part.
+    pub fn table_write(&mut self, offset: u64, data: &[u8]) -> Range<u16> {
+        let touched = self.touched(offset, data.len());
+        for vector in touched.clone() {
+            if let Some(entry) = self.table.get_mut(usize::from(vector)) {
+                let at = u64::from(vector) * ENTRY_SIZE;
+                entry.address_low = merge(entry.address_low, at, ADDRESS_LOW, offset, data);
+                entry.address_high = merge(entry.address_high, at + 4, !0, offset, data);
+                entry.data = merge(entry.data, at + 8, !0, offset, data);
+                entry.control = merge(entry.control, at + 12, VECTOR_MASK, offset, data);
             }
         }
-        effects
+        touched
     }
 
     /// Reads bytes of the pending bits; `pending` says whether an interrupt of a vector waits.
@@ -291,44 +232,34 @@ impl Msix {
         }
     }
 
-    /// An `Unmask` for each vector that is live now, for a host that begins anew.
-    pub fn live(&self) -> Vec<MsixEffect> {
-        if !self.open() {
-            return Vec::new();
-        }
-        let unmasked = self.entries().filter(|(_, entry)| !entry.is_masked());
-        let effects = unmasked.map(|(vector, entry)| MsixEffect::Unmask {
-            vector,
-            message: entry.message(),
-        });
-        effects.collect()
-    }
-
-    /// A vector could not be had: the guest finds it masked, and may try again.
-    pub fn refuse(&mut self, vector: u16) {
+    /// Masks a vector, because the host could not set it up. The guest may try again.
+    pub fn refuse_vector(&mut self, vector: u16) {
         if let Some(entry) = self.table.get_mut(usize::from(vector)) {
             entry.control |= VECTOR_MASK;
         }
     }
 
-    /// MSI-X could not be turned on: the guest finds it off, and may try again.
+    /// Clears MSI-X Enable, because the host could not turn MSI-X on. The guest may try again.
     pub fn refuse_enable(&mut self) {
         self.enabled = false;
     }
 
-    /// Back to power-on.
-    pub fn reset(&mut self) -> Vec<MsixEffect> {
-        let was_enabled = self.enabled;
+    /// Sets all registers to their values at power-on.
+    pub fn reset(&mut self) {
         *self = Self::new(self.capability);
-        was_enabled
-            .then_some(MsixEffect::Disable)
-            .into_iter()
-            .collect()
     }
 
     /// Whether unmasked vectors are live.
-    fn open(&self) -> bool {
+    fn is_open(&self) -> bool {
         self.enabled && !self.function_masked
+    }
+
+    /// The vectors of the entries that an access to the table covers, if only in part.
+    fn touched(&self, offset: u64, len: usize) -> Range<u16> {
+        let count = self.capability.vectors;
+        let vector = |entry: u64| u16::try_from(entry).map_or(count, |vector| vector.min(count));
+        let end = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
+        vector(offset / ENTRY_SIZE)..vector(end.div_ceil(ENTRY_SIZE))
     }
 
     /// The first dword of the capability without ID and link.
@@ -342,15 +273,6 @@ impl Msix {
         };
         size | enable | mask
     }
-
-    fn entries(&self) -> impl Iterator<Item = (u16, &Entry)> {
-        (0..).zip(&self.table)
-    }
-}
-
-/// How many entries lie wholly before an access.
-fn skipped(offset: u64) -> usize {
-    usize::try_from(offset / ENTRY_SIZE).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

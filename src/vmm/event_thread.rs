@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use tracing::warn;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::sys::eventfd;
 
 type Handler = Arc<dyn Fn() + Send + Sync>;
 
@@ -61,7 +63,7 @@ impl EventThread {
     /// When the host has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let epoll = EpollFd(epoll::create(true)?);
-        let stop = EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let stop = eventfd::new()?;
         watch(&epoll, &stop, STOP)?;
         let shared = Arc::new(Shared {
             epoll,
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn handlers_are_called_until_unwatched() {
         let thread = EventThread::new().unwrap();
-        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let event = eventfd::new().unwrap();
         let (sender, receiver) = mpsc::channel();
         let key = thread
             .watch(&event, move || sender.send(()).unwrap())
@@ -202,7 +204,7 @@ mod tests {
     #[test]
     fn a_handler_may_end_its_own_watch() {
         let thread = Arc::new(EventThread::new().unwrap());
-        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let event = eventfd::new().unwrap();
         let (sender, receiver) = mpsc::channel();
         let weak = Arc::downgrade(&thread);
         thread

@@ -1,5 +1,6 @@
 //! What the VMM and the host's side ask of the operating system, on top of rustix.
 
+pub mod eventfd;
 pub mod process;
 
 use std::io;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use pci::RootBus;
 use vmm::bus::Bus;
-use vmm::interrupt::Router;
+use vmm::gsi::routing::GsiRouting;
 use vmm::layout;
 use vmm::layout::Layout;
 use vmm::memory::AddressSpace;
@@ -28,7 +28,7 @@ pub struct Rig {
     function: Arc<VfioFunction>,
     pub bus: Arc<Bus>,
     root: RootBus,
-    pub router: Arc<Router>,
+    pub router: Arc<GsiRouting>,
     pub slots: Arc<KvmSlots>,
     layout: Layout,
     /// Configuration space before any access.
@@ -52,7 +52,7 @@ impl Rig {
         let resources = VmResources {
             space,
             bus: Arc::new(Bus::new()),
-            router: Router::new(vm).unwrap(),
+            router: GsiRouting::new(vm).unwrap(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
             dma_ready,

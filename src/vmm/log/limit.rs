@@ -17,6 +17,17 @@ impl RateLimit {
     }
 }
 
+/// Logs a warning as `tracing::warn!` does, if the [`RateLimit`] before it allows that. For all
+/// warnings that a guest can repeat at will.
+macro_rules! warn_limited {
+    ($limit:expr, $($message:tt)+) => {
+        if $limit.allow() {
+            tracing::warn!($($message)+);
+        }
+    };
+}
+pub(crate) use warn_limited;
+
 #[cfg(test)]
 mod tests {
     use super::*;

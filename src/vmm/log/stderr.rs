@@ -26,13 +26,13 @@ pub struct Stderr;
 impl Write for Stderr {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         let stderr = io::stderr();
-        let patience = if STUCK.load(Ordering::Relaxed) {
+        let patience = if LAST_LOST.load(Ordering::Relaxed) {
             Duration::ZERO
         } else {
             PATIENCE
         };
         let ready = sys::ready(stderr.as_fd(), PollFlags::OUT, Some(patience));
-        STUCK.store(!ready, Ordering::Relaxed);
+        LAST_LOST.store(!ready, Ordering::Relaxed);
         if ready {
             // A pipe that is ready takes a page without blocking, so no more is written.
             let page = message.get(..4096).unwrap_or(message);

@@ -7,10 +7,10 @@ use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
-use crate::interrupt::irqfd;
 use crate::machine::error::MachineError;
 use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::Dma;
+use crate::sys::eventfd;
 use crate::vfio::device::{Irq, SharedDevice};
 use crate::vfio::function::VfioFunction;
 
@@ -92,6 +92,6 @@ fn watch_one(
     thread
         .watch(&event, handler)
         .map_err(MachineError::Descriptors)?;
-    device.set_events(irq, 0, &[Some(irqfd::borrow(&event))])?;
+    device.set_events(irq, 0, &[Some(eventfd::borrow(&event))])?;
     Ok(Some(event))
 }

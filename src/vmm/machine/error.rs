@@ -8,7 +8,7 @@ use pci::bar_assignment::AssignError;
 use crate::boot::BootError;
 use crate::boot::acpi::AcpiError;
 use crate::config::memory::MIN_MEMORY;
-use crate::interrupt::InterruptError;
+use crate::gsi::error::GsiError;
 use crate::layout::LayoutError;
 use crate::memory::error::MemoryError;
 use crate::memory::prefault::PrefaultError;
@@ -36,7 +36,7 @@ pub enum MachineError {
     #[error(transparent)]
     Prefault(#[from] PrefaultError),
     #[error(transparent)]
-    Interrupt(#[from] InterruptError),
+    Interrupt(#[from] GsiError),
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
     #[error(transparent)]

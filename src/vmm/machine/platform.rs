@@ -12,8 +12,8 @@ use crate::coalesced::Coalesced;
 use crate::config::topology::Topology;
 use crate::devices::power::{self, Power};
 use crate::devices::serial::{self, Output, Serial};
+use crate::gsi::routing::GsiRouting;
 use crate::guest_event::Notifier;
-use crate::interrupt::Router;
 use crate::layout;
 use crate::layout::Layout;
 use crate::machine::error::MachineError;
@@ -91,10 +91,10 @@ impl Platform {
 }
 
 /// COM1, with its interrupt.
-fn make_serial(router: &Router, output: Output) -> Result<Arc<Serial>, MachineError> {
+fn make_serial(router: &GsiRouting, output: Output) -> Result<Arc<Serial>, MachineError> {
     let event =
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Descriptors)?;
-    router.attach(&event, layout::GSI_SERIAL)?;
+    router.assign_irqfd(&event, layout::GSI_SERIAL)?;
     Ok(Arc::new(
         Serial::new(event, output).map_err(MachineError::Descriptors)?,
     ))

@@ -8,7 +8,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use crate::boot::Images;
 use crate::config::VmConfig;
-use crate::interrupt::{Router, irqchip};
+use crate::gsi::{irqchip, routing::GsiRouting};
 use crate::layout::Layout;
 use crate::machine::error::{MachineError, kvm_call};
 use crate::memory::address_space::AddressSpace;
@@ -66,7 +66,7 @@ pub(super) struct Vm {
     pub space: Arc<AddressSpace>,
     pub slots: Arc<KvmSlots>,
     pub irqchip: irqchip::PowerOn,
-    pub router: Arc<Router>,
+    pub router: Arc<GsiRouting>,
 }
 
 impl Vm {
@@ -94,7 +94,7 @@ impl Vm {
         fd.create_irq_chip()
             .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
         let irqchip = irqchip::PowerOn::read(&fd).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
-        let router = Router::new(Arc::clone(&fd))?;
+        let router = GsiRouting::new(Arc::clone(&fd))?;
         Ok(Self {
             fd,
             layout,

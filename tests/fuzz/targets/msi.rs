@@ -7,15 +7,16 @@ mod access;
 use access::Access;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use pci::msi::{Msi, MsiCapability, MsiEffect};
+use pci::msi::{Msi, MsiCapability};
 
 #[derive(Debug, Arbitrary)]
 enum Step {
     Access(Access),
     Reset,
-    /// The host has fewer vectors, or none.
-    Grant(u8),
-    Refuse,
+    /// The host has fewer vectors.
+    Limit(u8),
+    /// The host has no vector.
+    RefuseEnable,
 }
 
 #[derive(Debug, Arbitrary)]
@@ -34,50 +35,46 @@ fuzz_target!(|input: Input| {
     let most = usize::from(capability.max_vectors);
     assert!(most.is_power_of_two() && most <= 32);
     let mut msi = Msi::new(capability);
-    // How many vectors are in use by the effects.
-    let mut in_use = None;
+    // No more vectors may be in use than this.
+    let mut limit = most;
     for step in &input.steps {
-        let effects = match step {
+        match step {
             Step::Access(access) => {
                 let mut data = access.bytes();
                 let offset = access.offset % 32;
                 if access.write {
-                    msi.capability_write(offset, &data)
+                    msi.capability_write(offset, &data);
                 } else {
-                    msi.capability_read(offset, &mut data, &|vector| vector % 2 == 0);
-                    Vec::new()
+                    msi.capability_read(offset, &mut data, &|vector| {
+                        assert!(usize::from(vector) < limit);
+                        vector % 2 == 0
+                    });
                 }
             }
-            Step::Reset => msi.reset(),
-            Step::Grant(vectors) => {
-                msi.grant(*vectors);
-                assert!(msi.vectors() <= (*vectors).max(1));
-                in_use = in_use.map(|_| usize::from(msi.vectors()));
-                Vec::new()
+            Step::Reset => {
+                msi.reset();
+                limit = most;
+                assert!(!msi.is_enabled() && msi.vectors() == 1);
             }
-            Step::Refuse => {
-                msi.refuse();
-                in_use = None;
-                Vec::new()
+            Step::Limit(vectors) => {
+                let was_enabled = msi.is_enabled();
+                msi.limit_vectors(*vectors);
+                limit = limit.min(usize::from(*vectors).max(1));
+                assert_eq!(msi.is_enabled(), was_enabled);
             }
-        };
-        assert!(effects.len() <= 34);
-        for effect in effects {
-            match effect {
-                MsiEffect::Enable { messages, .. } => {
-                    assert!(messages.len().is_power_of_two() && messages.len() <= most);
-                    for (vector, message) in messages.iter().enumerate() {
-                        assert_eq!(message.data as usize % messages.len(), vector);
-                    }
-                    in_use = Some(messages.len());
-                }
-                MsiEffect::Disable => in_use = None,
-                MsiEffect::Mask { vector } | MsiEffect::Unmask { vector } => {
-                    assert!(in_use.is_some_and(|n| usize::from(vector) < n));
-                }
-                MsiEffect::Update { messages } => assert_eq!(Some(messages.len()), in_use),
+            Step::RefuseEnable => {
+                msi.refuse_enable();
+                assert!(!msi.is_enabled());
             }
         }
-        assert_eq!(msi.is_enabled(), in_use.is_some());
+        let messages = msi.messages();
+        assert_eq!(messages.len(), usize::from(msi.vectors()));
+        assert!(messages.len().is_power_of_two() && messages.len() <= limit);
+        for (vector, message) in messages.iter().enumerate() {
+            assert_eq!(message.data as usize % messages.len(), vector);
+            assert_eq!(message.address, messages[0].address);
+            assert_eq!(message.address % 4, 0);
+        }
+        assert_eq!(u64::from(msi.masked()) >> messages.len(), 0);
     }
 });

@@ -6,44 +6,48 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::msi::tests::cap;
 
-/// What a host makes of the effects: lines with messages, in which events gather while masked.
+/// What a host sets up: a message for each vector, and events that gather while it is masked.
 #[derive(Default)]
-struct Lines {
-    messages: Option<Vec<Message>>,
+struct Host {
+    messages: Vec<Message>,
     masked: u32,
     gathered: u32,
     sent: Vec<Message>,
 }
 
-impl Lines {
-    /// Every effect must be one that changes something.
-    fn apply(&mut self, effect: MsiEffect) {
-        match (effect, self.messages.clone()) {
-            (MsiEffect::Enable { messages, masked }, None) => {
-                (self.messages, self.masked, self.gathered) = (Some(messages), masked, 0);
+impl Host {
+    /// Follows the registers after a write. With `vectors` to give, it says so in the registers
+    /// until what they ask for fits, and calls `limited` with the number.
+    fn follow(&mut self, msi: &mut Msi, vectors: u8, limited: impl FnOnce(u8)) {
+        if msi.is_enabled() && usize::from(msi.vectors()) == self.messages.len() {
+            self.messages = msi.messages();
+            let due = self.gathered & !msi.masked();
+            self.masked = msi.masked();
+            self.gathered &= !due;
+            for vector in (0..32).filter(|v| due >> v & 1 == 1) {
+                self.event(vector);
             }
-            (MsiEffect::Disable, Some(_)) => (self.messages, self.gathered) = (None, 0),
-            (MsiEffect::Mask { vector }, Some(_)) if self.masked >> vector & 1 == 0 => {
-                self.masked |= 1 << vector;
+            return;
+        }
+        // Another number of vectors is a new beginning.
+        (self.messages, self.masked, self.gathered) = (Vec::new(), 0, 0);
+        if !msi.is_enabled() {
+            return;
+        }
+        if msi.vectors() > vectors {
+            match vectors {
+                0 => msi.refuse_enable(),
+                _ => msi.limit_vectors(vectors),
             }
-            (MsiEffect::Unmask { vector }, Some(_)) if self.masked >> vector & 1 == 1 => {
-                self.masked &= !(1 << vector);
-                if self.gathered >> vector & 1 == 1 {
-                    self.gathered &= !(1 << vector);
-                    self.event(vector);
-                }
-            }
-            (MsiEffect::Update { messages }, Some(old))
-                if messages != old && messages.len() == old.len() =>
-            {
-                self.messages = Some(messages);
-            }
-            wrong => panic!("{wrong:?}"),
+            limited(vectors);
+        }
+        if msi.is_enabled() {
+            (self.messages, self.masked) = (msi.messages(), msi.masked());
         }
     }
 
     fn event(&mut self, vector: u8) {
-        let message = self.messages.iter().flatten().nth(vector.into());
+        let message = self.messages.get(usize::from(vector));
         match message {
             Some(_) if self.masked >> vector & 1 == 1 => self.gathered |= 1 << vector,
             message => self.sent.extend(message),
@@ -110,7 +114,7 @@ impl Model {
         for (at, byte) in (offset..).zip(data) {
             self.bytes[at] = self.bytes[at] & !self.writable[at] | byte & self.writable[at];
         }
-        self.settle();
+        self.clamp();
         if before != (self.enabled(), self.log()) {
             self.pending = 0;
         }
@@ -121,8 +125,8 @@ impl Model {
             .for_each(|v| self.event(v));
     }
 
-    /// Never more than there is.
-    fn settle(&mut self) {
+    /// No more vectors are in use than the device has.
+    fn clamp(&mut self) {
         let log = self.log().min(self.capable());
         self.bytes[2] = self.bytes[2] & !0x70 | log << 4;
     }
@@ -146,8 +150,8 @@ impl Model {
         });
     }
 
-    /// Fewer vectors, and their masks with them.
-    fn grant(&mut self, c: &MsiCapability, vectors: u8) {
+    /// The device has fewer vectors, and mask bits for those alone.
+    fn limit(&mut self, c: &MsiCapability, vectors: u8) {
         let log = self.capable().min(vectors.ilog2() as u8);
         let old = self.bytes;
         let sent = std::mem::take(&mut self.sent);
@@ -158,7 +162,7 @@ impl Model {
         for (at, byte) in old.iter().enumerate() {
             self.bytes[at] |= byte & self.writable[at];
         }
-        self.settle();
+        self.clamp();
     }
 }
 
@@ -167,7 +171,7 @@ enum Step {
     Write(u16, Vec<u8>),
     Event(u8),
     Reset,
-    /// The next time that MSI is turned on the host gives so many vectors, none at all with 0.
+    /// The host has so many vectors the next time that MSI is turned on.
     Host(u8),
 }
 
@@ -189,75 +193,46 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..80)
 }
 
-/// As a host does it that has `host` vectors to give: it says so until what is asked fits.
-fn carry_out(
-    msi: &mut Msi,
-    effects: Vec<MsiEffect>,
-    host: u8,
-    lines: &mut Lines,
-    mut granted: impl FnMut(u8),
-) {
-    for effect in effects {
-        let enable = matches!(effect, MsiEffect::Enable { .. });
-        if !enable || msi.vectors() <= host {
-            lines.apply(effect);
-        } else if host == 0 {
-            msi.refuse();
-            granted(0);
-        } else {
-            msi.grant(host);
-            granted(host);
-            lines.apply(MsiEffect::Enable {
-                messages: msi.messages(),
-                masked: msi.masked(),
-            });
-        }
-    }
-}
-
 proptest! {
     #[test]
     fn as_the_book_has_it(address_64: bool, masking: bool, log in 0u8..6, steps in steps()) {
         let c = cap(address_64, masking, 1 << log);
         let (mut msi, mut model) = (Msi::new(c), Model::new(&c, log));
-        let (mut lines, mut host) = (Lines::default(), 32);
+        let (mut host, mut vectors) = (Host::default(), 32);
         for step in steps {
             match step {
                 Step::Write(offset, data) => {
                     model.write(offset.into(), &data);
-                    let effects = msi.capability_write(offset, &data);
-                    prop_assert!(effects.len() <= 33);
-                    carry_out(&mut msi, effects, host, &mut lines, |vectors| match vectors {
+                    msi.capability_write(offset, &data);
+                    host.follow(&mut msi, vectors, |limit| match limit {
                         0 => model.bytes[2] &= !1,
-                        _ => model.grant(&c, vectors),
+                        _ => model.limit(&c, limit),
                     });
                 }
                 Step::Event(vector) => {
                     model.event(vector);
-                    lines.event(vector);
+                    host.event(vector);
                 }
                 Step::Reset => {
-                    msi.reset().into_iter().for_each(|e| lines.apply(e));
+                    msi.reset();
+                    host.follow(&mut msi, vectors, |_| {});
                     let sent = std::mem::take(&mut model.sent);
                     model = Model { sent, ..Model::new(&c, log) };
                 }
-                Step::Host(vectors) => host = vectors,
+                Step::Host(count) => vectors = count,
             }
-            prop_assert_eq!(&lines.sent, &model.sent);
-            prop_assert_eq!(lines.messages.is_some(), model.enabled());
+            prop_assert_eq!(&host.sent, &model.sent);
+            prop_assert_eq!(msi.is_enabled(), model.enabled());
+            prop_assert_eq!(msi.vectors(), 1u8 << model.log());
+            prop_assert_eq!(msi.masked() >> (msi.vectors() - 1) >> 1, 0);
 
             let mut expected = model.bytes;
             if let Some(at) = model.mask {
                 expected[at + 4..at + 8].copy_from_slice(&model.pending.to_le_bytes());
             }
             let mut read = [0; 40];
-            msi.capability_read(0, &mut read, &|v| lines.gathered >> v & 1 == 1);
+            msi.capability_read(0, &mut read, &|v| host.gathered >> v & 1 == 1);
             prop_assert_eq!(read, expected);
-            let vectors = 1u8 << model.log();
-            for vector in 0..40 {
-                let masked = vector >= vectors || lines.masked >> vector & 1 == 1;
-                prop_assert_eq!(msi.is_masked(vector), !model.enabled() || masked);
-            }
         }
     }
 }

@@ -47,6 +47,7 @@ pub use error::FunctionError;
 use mmap_areas::Area;
 use pci::bar::{BarError, Bars};
 use pci::config_space::{ConfigSpace, Part};
+use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
 use pci::regs::{self, COMMAND, command as command_bits};
 use pci::rom::ROM;
@@ -59,7 +60,7 @@ use unused_vectors::UnusedVectors;
 pub use vm_resources::VmResources;
 
 use crate::event_thread::EventThread;
-use crate::interrupt::Router;
+use crate::gsi::routing::GsiRouting;
 use crate::memory::dma_ready::DmaReady;
 use crate::vfio::device::{CONFIG_REGION, Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
@@ -72,7 +73,7 @@ pub struct VfioFunction {
     rom: Arc<Rom>,
     power: Power,
     command: Command,
-    router: Arc<Router>,
+    router: Arc<GsiRouting>,
     dma_ready: Arc<DmaReady>,
     state: Mutex<State>,
 }
@@ -119,7 +120,7 @@ impl State {
 
     fn stop_coalescing_if_used(&mut self) {
         let interrupts = &self.interrupts;
-        let used = || interrupts.uses_spares();
+        let used = || interrupts.uses_vectors_from(FIRST_UNUSED_VECTOR);
         self.unused_vectors.stop_coalescing_if(used);
     }
 }
@@ -235,7 +236,7 @@ impl VfioFunction {
 
     /// Turns interrupts, decoding and bus mastering off, and takes the BARs out of the address map.
     fn quiesce_locked(&self, state: &mut State) {
-        state.interrupts.silence();
+        state.interrupts.turn_off();
         state.config.set_u16(COMMAND, 0);
         state.decode.set_command(0);
         self.connection.write_config(COMMAND, &[0, 0]);

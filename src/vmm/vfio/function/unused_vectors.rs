@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use pci::addr::Range;
 use pci::bar::Bars;
-use pci::msix::FIRST_SPARE;
+use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::MsixLayout;
 
 use crate::coalesced::zones::CoalescedZones;
@@ -79,7 +79,7 @@ impl UnusedVectors {
     /// Where the entries are; `None` where they are too few or not in a window for BARs.
     fn find(&self, bars: &Bars) -> Option<Range> {
         let msix = self.msix.as_ref()?;
-        let (bar, offset, size) = msix.entries_from(FIRST_SPARE)?;
+        let (bar, offset, size) = msix.entries_from(FIRST_UNUSED_VECTOR)?;
         let start = bars.address(bar)?.checked_add(offset)?;
         let inside = offset.checked_add(size)? <= bars.get(bar)?.size;
         let wanted = msix.vectors() >= FEWEST && inside && self.layout.allows_bar(start, size);

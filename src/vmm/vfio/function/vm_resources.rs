@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::bus::Bus;
 use crate::coalesced::zones::CoalescedZones;
-use crate::interrupt::Router;
+use crate::gsi::routing::GsiRouting;
 use crate::layout::Layout;
 use crate::memory::AddressSpace;
 use crate::memory::dma_ready::DmaReady;
@@ -17,7 +17,7 @@ pub struct VmResources {
     /// Takes the ranges of BARs, whose accesses trap.
     pub bus: Arc<Bus>,
     /// Takes interrupts to the guest.
-    pub router: Arc<Router>,
+    pub router: Arc<GsiRouting>,
     /// Ranges of memory whose writes KVM keeps.
     pub zones: Arc<CoalescedZones>,
     /// The windows for BARs.

@@ -1,156 +1,166 @@
-//! INTx: a level that stays up until the device is served.
+//! INTx: a level that stays up until the guest acknowledges the interrupt.
 //!
-//! VFIO masks the pin when it fires and signals an eventfd; KVM raises the GSI, and when the guest
-//! acknowledges it (EOI) lowers it and signals a second eventfd, which VFIO takes as "unmask": if the
-//! device still asks, the pin fires again. All of it is in the kernel
-//! (Documentation/virt/kvm/api.rst, 4.75 KVM_IRQFD_FLAG_RESAMPLE). A device whose VFIO driver does
-//! not take the second eventfd is unmasked by the event thread instead.
+//! VFIO masks the pin when the device asserts it and signals the trigger eventfd, and KVM raises
+//! the GSI. When the guest acknowledges the interrupt (EOI), KVM lowers the GSI and signals the
+//! resample eventfd, by which VFIO unmasks the pin: if the device still asserts it, VFIO signals
+//! again. All of this happens in the kernel (Documentation/virt/kvm/api.rst, 4.75
+//! KVM_IRQFD_FLAG_RESAMPLE). If a device's VFIO driver does not take the resample eventfd, the
+//! event thread unmasks the pin.
 
 use std::sync::{Arc, Weak};
 
-use tracing::{debug, warn};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use tracing::debug;
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
-use crate::interrupt::{InterruptError, Router, irqfd};
+use crate::gsi::error::GsiError;
+use crate::gsi::routing::GsiRouting;
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
+use crate::log::limit::{RateLimit, warn_limited};
+use crate::sys::eventfd;
 use crate::vfio::device::{Irq, SharedDevice};
-use crate::vfio::interrupts::VectorError;
+use crate::vfio::interrupts::error::VectorError;
 
 /// The interrupt pin of one device.
 pub struct Intx {
     device: SharedDevice,
-    router: Arc<Router>,
-    service: Weak<EventThread>,
+    routing: Arc<GsiRouting>,
+    event_thread: Weak<EventThread>,
     gsi: u32,
-    wired: Option<Wired>,
+    /// `None` while INTx is off.
+    events: Option<Events>,
     limit: RateLimit,
 }
 
-struct Wired {
-    /// VFIO to KVM: the pin has fired.
-    fired: EventFd,
-    /// KVM to VFIO: the guest has served it.
-    served: EventFd,
-    /// The watch of the event thread, where VFIO does not listen to `served`.
+struct Events {
+    /// From VFIO to KVM: the device asserts its pin, which VFIO has masked.
+    trigger: EventFd,
+    /// From KVM to VFIO: the guest has acknowledged the interrupt.
+    resample: EventFd,
+    /// The event thread's watch of `resample`, if VFIO does not take the eventfd.
     watch: Option<u64>,
 }
 
 impl Intx {
-    /// For a device that has a pin, wired to `gsi`; `None` when VFIO does not offer it.
+    /// The pin of a device, to raise `gsi`; `None` when VFIO does not offer a pin.
     pub fn new(
         device: SharedDevice,
-        router: Arc<Router>,
-        service: Weak<EventThread>,
+        routing: Arc<GsiRouting>,
+        event_thread: Weak<EventThread>,
         gsi: u32,
     ) -> Option<Self> {
         device.irq(Irq::Intx)?;
         Some(Self {
             device,
-            router,
-            service,
+            routing,
+            event_thread,
             gsi,
-            wired: None,
+            events: None,
             limit: RateLimit::default(),
         })
     }
 
-    /// Wires the pin. MSI and MSI-X must be off.
+    /// Turns INTx on. MSI and MSI-X must be off. A failure is logged.
     pub fn enable(&mut self) {
-        if self.wired.is_none()
-            && let Err(e) = self.wire()
-        {
-            self.complain("no interrupts by its pin", &e);
+        if self.events.is_some() {
+            return;
+        }
+        if let Err(e) = self.connect() {
+            let device = self.device.name();
+            warn_limited!(
+                self.limit,
+                "{device}: no interrupts by INTx: {}",
+                with_causes(&e)
+            );
         }
     }
 
-    /// The pin is masked while it is being wired, and unmasked last: what fires in between would
-    /// find no way to be served.
-    fn wire(&mut self) -> Result<(), VectorError> {
-        let event = || EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC);
-        let fired = event().map_err(InterruptError::EventFd)?;
-        let served = event().map_err(InterruptError::EventFd)?;
-        self.device
-            .set_events(Irq::Intx, 0, &[Some(irqfd::borrow(&fired))])?;
+    /// VFIO masks the pin first and unmasks it last: nothing would unmask it after an interrupt
+    /// that comes in between.
+    fn connect(&mut self) -> Result<(), VectorError> {
+        let trigger = eventfd::new().map_err(GsiError::EventFd)?;
+        let resample = eventfd::new().map_err(GsiError::EventFd)?;
+        let event = Some(eventfd::borrow(&trigger));
+        self.device.set_events(Irq::Intx, 0, &[event])?;
         let outcome = self
             .device
             .mask(Irq::Intx)
             .map_err(VectorError::from)
-            .and_then(|()| Ok(self.router.attach_level(&fired, &served, self.gsi)?));
+            .and_then(|()| {
+                let gsi = self.gsi;
+                Ok(self.routing.assign_level_irqfd(&trigger, &resample, gsi)?)
+            });
         if let Err(e) = outcome {
             self.turn_off();
             return Err(e);
         }
-        let watch = match self.device.set_unmask_event(irqfd::borrow(&served)) {
+        let watch = match self.device.set_unmask_event(eventfd::borrow(&resample)) {
             Ok(()) => None,
             Err(e) => {
+                let device = self.device.name();
                 debug!(
-                    "{}: its pin is unmasked from here: {}",
-                    self.device.name(),
+                    "{device}: the event thread unmasks INTx: {}",
                     with_causes(&e)
                 );
-                self.watch(&served)
+                self.watch(&resample)
             }
         };
-        self.wired = Some(Wired {
-            fired,
-            served,
+        self.events = Some(Events {
+            trigger,
+            resample,
             watch,
         });
         Ok(self.device.unmask(Irq::Intx)?)
     }
 
-    fn watch(&self, served: &EventFd) -> Option<u64> {
+    /// Lets the event thread unmask the pin whenever `resample` is signalled.
+    fn watch(&self, resample: &EventFd) -> Option<u64> {
+        let thread = self.event_thread.upgrade()?;
         let device = Arc::clone(&self.device);
         let unmask = move || {
             if let Err(e) = device.unmask(Irq::Intx) {
                 debug!("{}", with_causes(&e));
             }
         };
-        let watch = self
-            .service
-            .upgrade()
-            .map(|service| service.watch(served, unmask));
-        match watch? {
+        match thread.watch(resample, unmask) {
             Ok(key) => Some(key),
             Err(e) => {
-                self.complain("its pin stays masked after it has fired", &e);
+                let device = self.device.name();
+                warn_limited!(
+                    self.limit,
+                    "{device}: INTx stays masked after its first interrupt: {e}"
+                );
                 None
             }
         }
     }
 
-    /// Unwires the pin; KVM lowers its GSI.
+    /// Turns INTx off; KVM lowers the GSI.
     pub fn disable(&mut self) {
-        let Some(wired) = self.wired.take() else {
+        let Some(events) = self.events.take() else {
             return;
         };
-        if let (Some(key), Some(service)) = (wired.watch, self.service.upgrade()) {
-            service.unwatch(key);
+        if let (Some(key), Some(thread)) = (events.watch, self.event_thread.upgrade()) {
+            thread.unwatch(key);
         }
-        if let Err(e) = self.router.detach(&wired.fired, self.gsi) {
-            self.complain("its pin stays wired", &e);
+        if let Err(e) = self.routing.deassign_irqfd(&events.trigger, self.gsi) {
+            let device = self.device.name();
+            warn_limited!(self.limit, "{device}: KVM keeps INTx: {}", with_causes(&e));
         }
         self.turn_off();
-        drop(wired.served);
+        // VFIO has used this eventfd until now.
+        drop(events.resample);
     }
 
-    /// Whether the guest has interrupts by the pin.
-    pub fn is_wired(&self) -> bool {
-        self.wired.is_some()
-    }
-
-    /// A guest decides how often this happens.
-    fn complain(&self, what: &str, error: &dyn std::error::Error) {
-        if self.limit.allow() {
-            warn!("{}: {what}: {}", self.device.name(), with_causes(error));
-        }
+    /// Whether INTx is on.
+    pub fn is_enabled(&self) -> bool {
+        self.events.is_some()
     }
 
     fn turn_off(&self) {
         if let Err(e) = self.device.disable(Irq::Intx) {
-            self.complain("its pin stays on", &e);
+            let device = self.device.name();
+            warn_limited!(self.limit, "{device}: INTx stays on: {}", with_causes(&e));
         }
     }
 }

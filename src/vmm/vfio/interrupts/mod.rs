@@ -1,46 +1,50 @@
-//! A function's interrupts: the pin, MSI and MSI-X, of which one at a time is on.
+//! A function's interrupts: INTx, MSI and MSI-X, of which one at a time is on.
 //!
-//! VFIO refuses to turn one kind on while another is (drivers/vfio/pci/vfio_pci_intrs.c), and a
-//! device that leaves MSI or MSI-X is back at its pin (PCI Express 6.0, 6.1.4.3 and 7.5.1.1.3). So
-//! the guest's registers say which kind it is (`Interrupts::wanted`), and what was on before is
-//! taken down first. What the host refuses is put back in the registers, where the guest can see it.
+//! VFIO refuses to turn one kind on while another is on (drivers/vfio/pci/vfio_pci_intrs.c), and a
+//! device whose MSI and MSI-X are both disabled uses INTx (PCI Express 6.0, 6.1.4.3 and 7.5.1.1.3).
+//! So the guest's registers say which kind is wanted ([`Interrupts::wanted`]), and the kind that is
+//! on is turned off first.
+//!
+//! The registers ([`pci::msi`], [`pci::msix`]) are the truth, and the host's side ([`msi`],
+//! [`msix`], [`intx`]) follows them: it compares what they say with what VFIO and KVM have, and
+//! makes up the difference. What the host refuses is written back into the registers, where the
+//! guest sees it.
 
+mod error;
 mod intx;
 mod msi;
 mod msix;
 
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use intx::Intx;
 use msi::MsiVectors;
 use msix::MsixVectors;
 use pci::byte_enable;
-use pci::msi::{Msi, MsiCapability, MsiEffect};
-use pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability, MsixEffect};
+use pci::msi::{Msi, MsiCapability};
+use pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability};
 
 use crate::event_thread::EventThread;
-use crate::interrupt::{InterruptError, Router};
-use crate::vfio::device::{DeviceError, SharedDevice};
+use crate::gsi::routing::GsiRouting;
+use crate::vfio::device::SharedDevice;
 
-/// Why a vector could not be wired.
-#[derive(Debug, thiserror::Error)]
-enum VectorError {
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    #[error(transparent)]
-    Interrupt(#[from] InterruptError),
-    #[error("the table has vector {vector}, but VFIO knows of {count}")]
-    Absent { vector: u16, count: u32 },
-}
-
-/// The kind of interrupt that a function uses.
+/// The kind of interrupt that is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// None, until the next power-on.
+    /// No kind until the next [`Interrupts::power_on`].
     Off,
-    Pin,
+    Intx,
     Msi,
     Msix,
+}
+
+/// Registers that the guest has written.
+enum Written {
+    /// Any of the MSI capability.
+    Msi,
+    /// Those that concern these vectors of MSI-X.
+    Msix(Range<u16>),
 }
 
 /// The interrupts of one function.
@@ -52,39 +56,41 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// What the configuration space `image` says and VFIO offers. No pin is connected.
-    pub fn new(image: &[u8], device: SharedDevice, router: Arc<Router>) -> Self {
+    /// MSI and MSI-X as the configuration space `image` has them and VFIO offers them. INTx follows
+    /// by [`Interrupts::connect_pin`].
+    pub fn new(image: &[u8], device: SharedDevice, routing: Arc<GsiRouting>) -> Self {
         let msi = MsiCapability::parse(image)
-            .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&router)))
+            .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&routing)))
             .map(|(mut capability, vectors)| {
                 capability.max_vectors = vectors.available(capability.max_vectors);
                 (Msi::new(capability), vectors)
             });
         let msix = MsixCapability::parse(image)
             .map(Msix::new)
-            .zip(MsixVectors::new(device, router));
+            .zip(MsixVectors::new(device, routing));
         Self {
-            mode: Mode::Pin,
+            mode: Mode::Intx,
             intx: None,
             msi,
             msix,
         }
     }
 
-    /// Wires the pin to a GSI, once the function has its slot; tells whether that worked.
+    /// Connects the pin to a GSI, once the function has its slot, and turns INTx on; returns
+    /// whether that worked.
     pub fn connect_pin(
         &mut self,
         device: SharedDevice,
-        router: Arc<Router>,
+        routing: Arc<GsiRouting>,
         gsi: u32,
-        service: Weak<EventThread>,
+        event_thread: Weak<EventThread>,
     ) -> bool {
-        self.intx = Intx::new(device, router, service, gsi);
+        self.intx = Intx::new(device, routing, event_thread, gsi);
         self.power_on();
-        self.intx.as_ref().is_some_and(Intx::is_wired)
+        self.intx.as_ref().is_some_and(Intx::is_enabled)
     }
 
-    /// All off for ever, and the device let go of.
+    /// Turns all kinds off for ever, and drops the references to the device.
     pub fn release(&mut self) {
         *self = Self {
             mode: Mode::Off,
@@ -94,30 +100,30 @@ impl Interrupts {
         };
     }
 
-    /// Where the MSI-X table is.
+    /// The MSI-X capability, which says where table and pending bits are.
     pub fn msix(&self) -> Option<&MsixCapability> {
         self.msix.as_ref().map(|(msix, _)| msix.capability())
     }
 
-    /// After a reset: interrupts come by the pin, whatever was on.
+    /// The state after a reset: both capabilities disabled, INTx on.
     pub fn power_on(&mut self) {
-        self.silence();
-        self.enter(Mode::Pin);
+        self.turn_off();
+        self.enter(Mode::Intx);
     }
 
-    /// All off until the next power-on, as before a reset.
-    pub fn silence(&mut self) {
-        // What the registers lose is taken down as a whole.
+    /// Resets the registers of both capabilities, and turns all kinds off until the next
+    /// [`Interrupts::power_on`].
+    pub fn turn_off(&mut self) {
         if let Some((msix, _)) = &mut self.msix {
-            let _ = msix.reset();
+            msix.reset();
         }
         if let Some((msi, _)) = &mut self.msi {
-            let _ = msi.reset();
+            msi.reset();
         }
         self.enter(Mode::Off);
     }
 
-    /// Lays what the two capabilities hold now over a read of configuration space.
+    /// Overwrites the bytes of a read of configuration space that lie in the two capabilities.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         if let Some((msi, vectors)) = &self.msi {
             let (at, size) = (msi.capability().offset, msi.capability().size());
@@ -138,26 +144,26 @@ impl Interrupts {
         }
     }
 
-    /// A guest's write of configuration space; what of it is a capability's is done. Dropped while all
-    /// is silent.
+    /// A guest's write of configuration space, of which the bytes in the two capabilities count.
+    /// While all kinds are off the write is dropped.
     pub fn config_write(&mut self, offset: u16, data: &[u8]) {
         if self.mode == Mode::Off {
             return;
         }
-        let (mut msi_effects, mut msix_effects) = (Vec::new(), Vec::new());
         if let Some((msi, _)) = &mut self.msi {
             let (at, size) = (msi.capability().offset, msi.capability().size());
             if let Some((first, part)) = part_of(at, size, offset, data) {
-                msi_effects = msi.capability_write(first, part);
+                msi.capability_write(first, part);
+                self.follow(Written::Msi);
             }
         }
         if let Some((msix, _)) = &mut self.msix {
-            let at = msix.capability().offset;
+            let (at, vectors) = (msix.capability().offset, msix.capability().vectors);
             if let Some((first, part)) = part_of(at, CAPABILITY_SIZE, offset, data) {
-                msix_effects = msix.control_write(first, part);
+                msix.control_write(first, part);
+                self.follow(Written::Msix(0..vectors));
             }
         }
-        self.follow(&msi_effects, &msix_effects);
     }
 
     /// A read of the MSI-X table.
@@ -167,20 +173,21 @@ impl Interrupts {
         }
     }
 
-    /// A write to the MSI-X table; dropped while all is silent.
+    /// A write to the MSI-X table. While all kinds are off the write is dropped.
     pub fn table_write(&mut self, offset: u64, data: &[u8]) {
         if let Some((msix, _)) = &mut self.msix
             && self.mode != Mode::Off
         {
-            let effects = msix.table_write(offset, data);
-            self.follow(&[], &effects);
+            let vectors = msix.table_write(offset, data);
+            self.follow(Written::Msix(vectors));
         }
     }
 
-    /// Whether interrupts come through, and an MSI-X vector behind the first is in use.
-    pub fn uses_spares(&self) -> bool {
+    /// Whether MSI-X vectors can be live and the guest uses `first` or a later one
+    /// ([`Msix::uses_vectors_from`]).
+    pub fn uses_vectors_from(&self, first: u16) -> bool {
         let msix = self.msix.as_ref().filter(|_| self.mode == Mode::Msix);
-        msix.is_some_and(|(msix, _)| msix.uses_spares())
+        msix.is_some_and(|(msix, _)| msix.uses_vectors_from(first))
     }
 
     /// A read of the MSI-X pending bits.
@@ -190,51 +197,50 @@ impl Interrupts {
         }
     }
 
-    /// The kind that the guest's registers ask for. MSI and MSI-X at once is undefined (7.7.2.2);
-    /// MSI-X wins.
+    /// The kind that the guest's registers ask for. MSI and MSI-X at once is undefined
+    /// (PCI Express 6.0, 7.7.2.2); MSI-X wins.
     fn wanted(&self) -> Mode {
-        if self
-            .msix
-            .as_ref()
-            .is_some_and(|(msix, _)| msix.is_enabled())
-        {
+        let msix = self.msix.as_ref();
+        let msi = self.msi.as_ref();
+        if msix.is_some_and(|(msix, _)| msix.is_enabled()) {
             Mode::Msix
-        } else if self.msi.as_ref().is_some_and(|(msi, _)| msi.is_enabled()) {
+        } else if msi.is_some_and(|(msi, _)| msi.is_enabled()) {
             Mode::Msi
         } else {
-            Mode::Pin
+            Mode::Intx
         }
     }
 
-    /// Brings the device to what the registers say after an access with these effects.
-    fn follow(&mut self, msi_effects: &[MsiEffect], msix_effects: &[MsixEffect]) {
+    /// Brings the device to what the registers say after a write.
+    fn follow(&mut self, written: Written) {
         if self.mode == self.wanted() {
-            match self.mode {
-                Mode::Msi => {
+            match (self.mode, written) {
+                (Mode::Msi, Written::Msi) => {
                     if let Some((msi, vectors)) = &mut self.msi {
-                        vectors.apply(msi_effects, msi);
+                        vectors.follow(msi);
                     }
                 }
-                Mode::Msix => {
+                (Mode::Msix, Written::Msix(range)) => {
                     if let Some((msix, vectors)) = &mut self.msix {
-                        vectors.apply(msix_effects, msix);
+                        vectors.follow(msix, range);
                     }
                 }
-                Mode::Pin | Mode::Off => {}
+                // The registers of a kind that is off.
+                _ => {}
             }
         }
-        // A kind that is refused is wanted no more, and the pin is always there to end at.
+        // A kind that the host refuses is no longer wanted, so this ends at INTx at the latest.
         while self.mode != self.wanted() {
             self.enter(self.wanted());
         }
     }
 
-    /// Takes down what is on, and turns a kind on as its registers say.
+    /// Turns the kind that is on off, and another on as its registers say.
     fn enter(&mut self, mode: Mode) {
         match std::mem::replace(&mut self.mode, mode) {
             old if old == mode => {}
             Mode::Off => {}
-            Mode::Pin => {
+            Mode::Intx => {
                 if let Some(intx) = &mut self.intx {
                     intx.disable();
                 }
@@ -252,14 +258,14 @@ impl Interrupts {
         }
         match mode {
             Mode::Off => {}
-            Mode::Pin => {
+            Mode::Intx => {
                 if let Some(intx) = &mut self.intx {
                     intx.enable();
                 }
             }
             Mode::Msi => {
                 if let Some((msi, vectors)) = &mut self.msi {
-                    vectors.enable(msi);
+                    vectors.follow(msi);
                 }
             }
             Mode::Msix => {
@@ -271,7 +277,7 @@ impl Interrupts {
     }
 }
 
-/// The part of an access at `offset` that lies in `[start, start + size)`: where it begins inside,
+/// The part of an access at `offset` that lies in `[start, start + size)`: its offset from `start`,
 /// and its bytes.
 fn part_of(start: u16, size: u16, offset: u16, data: &[u8]) -> Option<(u16, &[u8])> {
     if !byte_enable::touches(offset.into(), data.len(), start.into(), size.into()) {
@@ -284,7 +290,8 @@ fn part_of(start: u16, size: u16, offset: u16, data: &[u8]) -> Option<(u16, &[u8
     Some((first, part.get(..room).unwrap_or(part)))
 }
 
-/// The same for a read: `fill` sees where the part begins, and the part.
+/// Lets `fill` write the part of a read that lies in `[start, start + size)`; arguments as in the
+/// result of [`part_of`].
 fn overlay(start: u16, size: u16, offset: u16, data: &mut [u8], fill: impl Fn(u16, &mut [u8])) {
     let Some((first, part)) = part_of(start, size, offset, data) else {
         return;

@@ -1,48 +1,50 @@
-//! MSI effects applied: one to 32 messages, all of them wired before the device is told to send.
+//! MSI on the host's side: one to 32 messages, each with an eventfd before the device may send.
 //!
-//! A driver decides how many messages to ask for by what the capability says (Linux's
-//! `pci_alloc_irq_vectors` never looks whether it got them), so the host is asked for all of them
-//! once, before a guest sees the capability. Should there be fewer later on, the capability says that
-//! too.
+//! A driver decides by the capability how many messages it asks for (Linux's
+//! `pci_alloc_irq_vectors` never looks whether it got them). So the host is asked for all vectors
+//! once, before a guest sees the capability; if the host has fewer later, the capability says so
+//! from then on.
 
 use std::sync::Arc;
 
 use pci::Message;
-use pci::msi::{Msi, MsiEffect};
-use tracing::{info, warn};
+use pci::msi::Msi;
+use tracing::info;
 
-use crate::interrupt::irqfd::MsiLine;
-use crate::interrupt::{Router, irqfd};
+use crate::gsi::msi_irqfd::MsiIrqfd;
+use crate::gsi::routing::GsiRouting;
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
+use crate::log::limit::{RateLimit, warn_limited};
+use crate::sys::eventfd;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
-use crate::vfio::interrupts::VectorError;
+use crate::vfio::interrupts::error::VectorError;
 
 /// The MSI vectors of one device.
 pub struct MsiVectors {
     device: SharedDevice,
-    router: Arc<Router>,
-    lines: Vec<MsiLine>,
+    routing: Arc<GsiRouting>,
+    /// One for each vector in use; empty while MSI is off.
+    irqfds: Vec<MsiIrqfd>,
     limit: RateLimit,
 }
 
 impl MsiVectors {
     /// For a device that has MSI; `None` when VFIO does not offer it.
-    pub fn new(device: SharedDevice, router: Arc<Router>) -> Option<Self> {
+    pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
         device.irq(Irq::Msi)?;
         Some(Self {
             device,
-            router,
-            lines: Vec::new(),
+            routing,
+            irqfds: Vec::new(),
             limit: RateLimit::default(),
         })
     }
 
-    /// How many vectors the host can give of the `most` that the device has, a power of two. MSI must
-    /// be off, and is off again.
+    /// How many vectors the host has for the `most` of the device, a power of two. MSI must be off,
+    /// and is off again afterwards.
     pub fn available(&self, most: u8) -> u8 {
         let mut count = most;
-        // A single one is tried when the guest enables it: there is no smaller number to show.
+        // A single vector is tried when the guest enables MSI: the capability cannot show fewer.
         while count > 1 {
             let none = vec![None; count.into()];
             match self.device.set_events(Irq::Msi, 0, &none) {
@@ -52,132 +54,119 @@ impl MsiVectors {
                 }
                 Err(e) => match fewer(&e, count) {
                     Some(left) => count = left,
-                    // It does not take the question; the guest's own attempt will tell.
+                    // VFIO does not answer this question; the guest's own attempt will show.
                     None => return most,
                 },
             }
         }
         if count < most {
-            info!(
-                "{}: the host can give {count} of its {most} MSI vectors, and the guest sees so many",
-                self.device.name()
-            );
+            let device = self.device.name();
+            info!("{device}: the host has {count} of {most} MSI vectors; the guest sees {count}");
         }
         count
     }
 
-    /// Turns MSI on as `msi` says; where the host has fewer vectors to give, `msi` says so after.
-    /// With none, it reads as off. A guest must not end the VM: what fails is logged.
-    pub fn enable(&mut self, msi: &mut Msi) {
-        loop {
-            let asked = msi.vectors();
-            let Err(error) = self.wire(&msi.messages(), msi.masked()) else {
-                return;
-            };
-            self.complain(&error);
-            self.lines.clear();
+    /// Sets up what the registers say, with MSI enabled. If the host has fewer vectors, or none,
+    /// the registers say so afterwards. A guest must not end the VM: a failure is logged.
+    pub fn follow(&mut self, msi: &mut Msi) {
+        if self.irqfds.len() == usize::from(msi.vectors()) {
+            return self.update(msi);
+        }
+        // VFIO cannot add MSI vectors while MSI is on (include/uapi/linux/vfio.h,
+        // VFIO_IRQ_INFO_NORESIZE).
+        self.disable();
+        while let Err(error) = self.set_up(&msi.messages(), msi.masked()) {
+            self.warn(&error);
+            self.irqfds.clear();
             let count = match &error {
-                VectorError::Device(e) => fewer(e, asked),
-                _ => None,
+                VectorError::Device(e) => fewer(e, msi.vectors()),
+                VectorError::Gsi(_) | VectorError::Absent { .. } => None,
             };
             match count {
-                Some(count) => msi.grant(count),
-                None => return msi.refuse(),
+                Some(count) => msi.limit_vectors(count),
+                None => return msi.refuse_enable(),
             }
         }
     }
 
-    /// Carries out what changes while MSI is on. Failures as in [`MsiVectors::enable`].
-    pub fn apply(&mut self, effects: &[MsiEffect], msi: &mut Msi) {
-        for effect in effects {
-            let outcome = match effect {
-                // Another number of vectors: it comes before an Enable, and both are one here.
-                MsiEffect::Disable => Ok(()),
-                MsiEffect::Enable { .. } => {
-                    self.disable();
-                    self.enable(msi);
-                    Ok(())
-                }
-                MsiEffect::Mask { vector } => self.line(*vector, MsiLine::mask),
-                MsiEffect::Unmask { vector } => self.line(*vector, MsiLine::unmask),
-                MsiEffect::Update { messages } => self.route(messages),
-            };
-            if let Err(e) = outcome {
-                self.complain(&e);
+    /// The same number of vectors, with other messages or masks.
+    fn update(&mut self, msi: &Msi) {
+        if let Err(e) = self.route(&msi.messages()) {
+            self.warn(&e);
+        }
+        for vector in 0..self.irqfds.len() {
+            if let Err(e) = self.set_mask(vector, msi.masked()) {
+                self.warn(&e);
             }
         }
     }
 
     /// Whether an event has gathered for a vector that is masked.
     pub fn pending(&self, vector: u8) -> bool {
-        self.lines
+        self.irqfds
             .get(usize::from(vector))
-            .is_some_and(MsiLine::pending)
+            .is_some_and(MsiIrqfd::pending)
     }
 
-    fn wire(&mut self, messages: &[Message], masked: u32) -> Result<(), VectorError> {
-        self.lines = messages
+    /// The eventfds are complete in KVM before VFIO may signal them.
+    fn set_up(&mut self, messages: &[Message], masked: u32) -> Result<(), VectorError> {
+        self.irqfds = messages
             .iter()
-            .map(|_| MsiLine::new(Arc::clone(&self.router)))
+            .map(|_| MsiIrqfd::new(Arc::clone(&self.routing)))
             .collect::<Result<_, _>>()?;
         self.route(messages)?;
-        for (vector, line) in self.lines.iter_mut().enumerate() {
-            if masked >> vector & 1 == 0 {
-                line.unmask()?;
-            }
+        for vector in 0..self.irqfds.len() {
+            self.set_mask(vector, masked)?;
         }
         let events: Vec<_> = self
-            .lines
+            .irqfds
             .iter()
-            .map(|l| Some(irqfd::borrow(l.event())))
+            .map(|irqfd| Some(eventfd::borrow(irqfd.event())))
             .collect();
         Ok(self.device.set_events(Irq::Msi, 0, &events)?)
     }
 
     fn route(&self, messages: &[Message]) -> Result<(), VectorError> {
-        for (line, message) in self.lines.iter().zip(messages) {
-            line.route(*message);
+        for (irqfd, message) in self.irqfds.iter().zip(messages) {
+            irqfd.route(*message);
         }
-        Ok(self.router.commit()?)
+        Ok(self.routing.commit()?)
     }
 
-    fn line(
-        &mut self,
-        vector: u8,
-        change: impl Fn(&mut MsiLine) -> Result<(), crate::interrupt::InterruptError>,
-    ) -> Result<(), VectorError> {
-        match self.lines.get_mut(usize::from(vector)) {
-            Some(line) => Ok(change(line)?),
+    /// Masks or unmasks a vector as its bit in `masked` says.
+    fn set_mask(&mut self, vector: usize, masked: u32) -> Result<(), VectorError> {
+        match self.irqfds.get_mut(vector) {
+            Some(irqfd) if masked >> vector & 1 != 0 => Ok(irqfd.mask()?),
+            Some(irqfd) => Ok(irqfd.unmask()?),
             None => Ok(()),
         }
     }
 
-    /// Turns MSI off and lets go of every line.
+    /// Turns MSI off and gives all GSIs back.
     pub fn disable(&mut self) {
-        if !self.lines.is_empty() {
+        if !self.irqfds.is_empty() {
             self.turn_off();
         }
-        self.lines.clear();
+        self.irqfds.clear();
     }
 
     fn turn_off(&self) {
         if let Err(e) = self.device.disable(Irq::Msi) {
-            self.complain(&e.into());
+            self.warn(&e.into());
         }
     }
 
-    fn complain(&self, error: &VectorError) {
-        if self.limit.allow() {
-            warn!(
-                "{}: MSI is not as the guest wants it: {}",
-                self.device.name(),
-                with_causes(error)
-            );
-        }
+    fn warn(&self, error: &VectorError) {
+        let device = self.device.name();
+        warn_limited!(
+            self.limit,
+            "{device}: MSI is not as the guest has set it: {}",
+            with_causes(error)
+        );
     }
 }
 
-/// What to ask for after an error of asking for `asked`: always less, and a power of two.
+/// How many vectors to ask for after `asked` was too many: fewer, and a power of two.
 fn fewer(error: &DeviceError, asked: u8) -> Option<u8> {
     let DeviceError::FewerVectors { available, .. } = error else {
         return None;

@@ -1,114 +1,118 @@
-//! MSI-X effects applied: VFIO's vectors, KVM's irqfds, and the eventfds that they share.
+//! MSI-X on the host's side: VFIO's vectors, KVM's irqfds, and the eventfds that both share.
 //!
-//! A vector costs nothing until the guest unmasks it: then it gets an eventfd and a GSI, and stays
-//! wired until MSI-X is turned off, masked or not. Where the kernel lets vectors be added one at a
+//! A vector costs nothing until the guest unmasks it: then it gets an eventfd and a GSI, and keeps
+//! them until MSI-X is turned off, masked or not. Where the kernel lets vectors be added one at a
 //! time (Linux 6.5), that is done. On older kernels the set is turned off and on again with twice
-//! as many; what the device raised in between is made up for by raising every live vector once.
+//! as many, and every vector of the guest is triggered once, for the interrupts that the device may
+//! have lost in between.
 //!
-//! A vector that cannot be had reads as masked afterwards, which is what it is: its table entry is
-//! all that a guest has to see it by.
+//! A vector that the host does not have reads as masked afterwards: the table entry is all that a
+//! guest sees of it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use pci::Message;
-use pci::msix::{Msix, MsixEffect};
-use tracing::{debug, warn};
+use pci::msix::Msix;
+use tracing::debug;
 
-use crate::interrupt::irqfd::MsiLine;
-use crate::interrupt::{Router, irqfd};
+use crate::gsi::msi_irqfd::MsiIrqfd;
+use crate::gsi::routing::GsiRouting;
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
+use crate::log::limit::{RateLimit, warn_limited};
+use crate::sys::eventfd;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
-use crate::vfio::interrupts::VectorError;
+use crate::vfio::interrupts::error::VectorError;
 
 /// The MSI-X vectors of one device.
 pub struct MsixVectors {
     device: SharedDevice,
-    router: Arc<Router>,
-    lines: BTreeMap<u16, MsiLine>,
+    routing: Arc<GsiRouting>,
+    /// The vectors that were live once since MSI-X was turned on.
+    vectors: BTreeMap<u16, Vector>,
     /// Vectors that the device has.
     count: u32,
     /// Vectors can be added one at a time.
     resizable: bool,
-    /// Vectors that the host has set up, from 0; meaningless where they can be added.
-    host: u32,
+    /// Where vectors cannot be added: VFIO has set up so many, from 0.
+    host_count: u32,
+    /// VFIO has turned MSI-X on.
     enabled: bool,
     limit: RateLimit,
 }
 
+struct Vector {
+    irqfd: MsiIrqfd,
+    /// VFIO has the eventfd.
+    vfio_signals: bool,
+}
+
 impl MsixVectors {
     /// For a device that has MSI-X; `None` when VFIO does not offer it.
-    pub fn new(device: SharedDevice, router: Arc<Router>) -> Option<Self> {
+    pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
         let info = device.irq(Irq::Msix)?;
         Some(Self {
             device,
-            router,
-            lines: BTreeMap::new(),
+            routing,
+            vectors: BTreeMap::new(),
             count: info.count,
             resizable: info.resizable,
-            host: 0,
+            host_count: 0,
             enabled: false,
             limit: RateLimit::default(),
         })
     }
 
-    /// Turns MSI-X on with the vectors that are live in `msix`.
-    ///
-    /// What fails is logged, and reads so in `msix`: a guest must not end the VM.
+    /// Turns MSI-X on, with the vectors that are live in `msix`. What the host does not have, the
+    /// registers say afterwards. A guest must not end the VM: a failure is logged.
     pub fn enable(&mut self, msix: &mut Msix) {
-        // One vector without an eventfd: the device really enters MSI-X mode, as the guest's driver
-        // expects before it unmasks anything.
+        // One vector without an eventfd: the device enters MSI-X mode, as the guest's driver
+        // expects before it unmasks a vector.
         match self.device.set_events(Irq::Msix, 0, &[None]) {
             Ok(()) => {
                 self.enabled = true;
-                self.host = 1;
-                self.apply(&msix.live(), msix);
+                self.host_count = 1;
+                self.follow(msix, 0..msix.capability().vectors);
             }
             Err(e) => {
-                self.complain("MSI-X stays off", &e);
+                self.warn("MSI-X stays off", &e);
                 msix.refuse_enable();
             }
         }
     }
 
-    /// Carries out what changes while MSI-X is on, with one change of the routing table for all of
-    /// it. Failures as in [`MsixVectors::enable`].
-    pub fn apply(&mut self, effects: &[MsixEffect], msix: &mut Msix) {
-        for effect in effects {
-            match effect {
-                // The caller's: it knows what was on before, or is to be on next.
-                MsixEffect::Enable | MsixEffect::Disable => {}
-                MsixEffect::Mask { vector } => self.mask(*vector),
-                MsixEffect::Update { vector, message } => {
-                    if let Some(line) = self.lines.get(vector) {
-                        line.route(*message);
-                    }
-                }
-                MsixEffect::Unmask { vector, message } => {
-                    if let Err(e) = self.prepare(*vector, *message) {
-                        self.refuse(*vector, &e, msix);
+    /// Brings the vectors `written`, whose registers the guest has written, to what those say, with
+    /// at most one change of the routing table. MSI-X must be on. Failures as in
+    /// [`MsixVectors::enable`].
+    pub fn follow(&mut self, msix: &mut Msix, written: Range<u16>) {
+        for vector in written.clone() {
+            match msix.live(vector) {
+                None => self.mask(vector),
+                Some(message) => {
+                    if let Err(e) = self.route(vector, message) {
+                        self.refuse(vector, &e, msix);
                     }
                 }
             }
         }
-        let committed = self.router.commit();
+        let committed = self.routing.commit();
         if let Err(e) = &committed {
-            self.complain("its interrupts keep their old routes", e);
+            self.warn("its interrupts keep their old routes", e);
         }
-        for effect in effects {
-            let MsixEffect::Unmask { vector, .. } = effect else {
-                continue;
-            };
+        for vector in written {
             if !self.enabled {
                 break;
             }
-            // Without its route it would send another's message.
+            if msix.live(vector).is_none() || self.is_unmasked(vector) {
+                continue;
+            }
+            // Without its route the GSI would send the message of another interrupt.
             if committed.is_err() {
-                msix.refuse(*vector);
-            } else if let Err(e) = self.unmask(*vector) {
-                self.refuse(*vector, &e, msix);
+                msix.refuse_vector(vector);
+            } else if let Err(e) = self.unmask(vector) {
+                self.refuse(vector, &e, msix);
             }
         }
         if !self.enabled {
@@ -117,12 +121,12 @@ impl MsixVectors {
     }
 
     fn refuse(&self, vector: u16, error: &VectorError, msix: &mut Msix) {
-        self.complain("an MSI-X vector stays masked", error);
-        msix.refuse(vector);
+        self.warn("an MSI-X vector stays masked", error);
+        msix.refuse_vector(vector);
     }
 
-    /// A read of the pending bits, inside of them. What comes for a masked vector gathers in its
-    /// eventfd; a vector that never was live has none, and the device itself holds it back.
+    /// A read of the pending bits, inside of them. Interrupts of a masked vector gather in its
+    /// eventfd; a vector that never was live has none, and the device's own bit is read.
     pub fn pending_read(&self, msix: &Msix, offset: u64, data: &mut [u8]) {
         let mut held = vec![0; data.len()];
         let (bar, at) = (msix.capability().pba_bar, msix.capability().pba_offset);
@@ -132,39 +136,41 @@ impl MsixVectors {
                 .read(bar.into(), u64::from(at) + offset, &mut held)
         {
             held.fill(0);
-            self.complain("its own pending bits cannot be read", &e);
+            self.warn("the device's pending bits cannot be read", &e);
         }
-        msix.pba_read(offset, data, &|vector| match self.lines.get(&vector) {
-            Some(line) => line.pending(),
+        msix.pba_read(offset, data, &|vector| match self.vectors.get(&vector) {
+            Some(vector) => vector.irqfd.pending(),
             None => bit(&held, offset, vector),
         });
     }
 
-    /// Turns MSI-X off and lets go of every line.
+    /// Turns MSI-X off and gives all GSIs back.
     pub fn disable(&mut self) {
         if std::mem::take(&mut self.enabled)
             && let Err(e) = self.device.disable(Irq::Msix)
         {
-            self.complain("MSI-X may still be on", &e);
+            self.warn("MSI-X may still be on", &e);
         }
-        self.host = 0;
-        self.lines.clear();
+        self.host_count = 0;
+        self.vectors.clear();
     }
 
     fn mask(&mut self, vector: u16) {
-        let failed = self
-            .lines
-            .get_mut(&vector)
-            .and_then(|line| line.mask().err());
-        if let Some(e) = failed {
-            self.complain("an MSI-X vector stays unmasked", &e);
+        let vector = self.vectors.get_mut(&vector);
+        if let Some(Err(e)) = vector.map(|vector| vector.irqfd.mask()) {
+            self.warn("an MSI-X vector stays unmasked", &e);
         }
     }
 
-    /// Makes a line for a vector that never had one, and sets its route.
-    fn prepare(&mut self, vector: u16, message: Message) -> Result<(), VectorError> {
-        if let Some(line) = self.lines.get(&vector) {
-            line.route(message);
+    fn is_unmasked(&self, vector: u16) -> bool {
+        let vector = self.vectors.get(&vector);
+        vector.is_some_and(|vector| vector.irqfd.is_unmasked())
+    }
+
+    /// Sets the route of a vector, which gets an eventfd and a GSI if it has none.
+    fn route(&mut self, vector: u16, message: Message) -> Result<(), VectorError> {
+        if let Some(vector) = self.vectors.get(&vector) {
+            vector.irqfd.route(message);
             return Ok(());
         }
         if u32::from(vector) >= self.count {
@@ -173,34 +179,43 @@ impl MsixVectors {
                 count: self.count,
             });
         }
-        let line = MsiLine::new(Arc::clone(&self.router))?;
-        line.route(message);
-        self.lines.insert(vector, line);
+        let irqfd = MsiIrqfd::new(Arc::clone(&self.routing))?;
+        irqfd.route(message);
+        let new = Vector {
+            irqfd,
+            vfio_signals: false,
+        };
+        self.vectors.insert(vector, new);
         Ok(())
     }
 
     fn unmask(&mut self, vector: u16) -> Result<(), VectorError> {
-        let Some(line) = self.lines.get_mut(&vector) else {
+        let Some(Vector {
+            irqfd,
+            vfio_signals,
+        }) = self.vectors.get_mut(&vector)
+        else {
             return Ok(());
         };
-        line.unmask()?;
-        let index = u32::from(vector);
+        irqfd.unmask()?;
         // SET_IRQS of a vector that has its eventfd already changes nothing, but costs a free_irq
-        // and a request_irq in the host: it is done once, when the line is new.
-        if !line.is_wired() {
-            let outcome = if self.resizable || index < self.host {
-                self.device
-                    .set_events(Irq::Msix, index, &[Some(irqfd::borrow(line.event()))])
-            } else {
-                self.grow(index + 1)
-            };
-            if let Err(e) = outcome {
-                self.lines.remove(&vector);
-                return Err(e.into());
-            }
-            if let Some(line) = self.lines.get_mut(&vector) {
-                line.set_wired();
-            }
+        // and a request_irq in the host.
+        if *vfio_signals {
+            return Ok(());
+        }
+        let index = u32::from(vector);
+        let outcome = if self.resizable || index < self.host_count {
+            let event = Some(eventfd::borrow(irqfd.event()));
+            self.device.set_events(Irq::Msix, index, &[event])
+        } else {
+            self.grow(index + 1)
+        };
+        if let Err(e) = outcome {
+            self.vectors.remove(&vector);
+            return Err(e.into());
+        }
+        if let Some(vector) = self.vectors.get_mut(&vector) {
+            vector.vfio_signals = true;
         }
         Ok(())
     }
@@ -210,7 +225,7 @@ impl MsixVectors {
         let ample = need.next_power_of_two().min(self.count).max(need);
         debug!(
             device = self.device.name(),
-            from = self.host,
+            from = self.host_count,
             to = ample,
             "MSI-X vectors"
         );
@@ -220,18 +235,18 @@ impl MsixVectors {
             outcome = self.set_first(need);
         }
         if outcome.is_err() {
-            // Back to what worked before, so that the vectors in use live on.
-            let before = self.host;
+            // Back to the number that worked before: the vectors in use go on.
+            let before = self.host_count;
             match self.set_first(before) {
-                Ok(()) => self.trigger_wired(),
+                Ok(()) => self.trigger_all(),
                 Err(e) => {
-                    self.complain("MSI-X goes off, and cannot be turned on again", &e);
+                    self.warn("MSI-X is off, and cannot be turned on again", &e);
                     self.enabled = false;
                 }
             }
             return outcome;
         }
-        self.trigger_wired();
+        self.trigger_all();
         Ok(())
     }
 
@@ -240,27 +255,27 @@ impl MsixVectors {
             .map(|i| {
                 u16::try_from(i)
                     .ok()
-                    .and_then(|v| self.lines.get(&v))
-                    .map(|line| irqfd::borrow(line.event()))
+                    .and_then(|v| self.vectors.get(&v))
+                    .map(|vector| eventfd::borrow(vector.irqfd.event()))
             })
             .collect();
         self.device.set_events(Irq::Msix, 0, &events)?;
-        self.host = count;
+        self.host_count = count;
         Ok(())
     }
 
-    /// Raises every vector that was live: an interrupt too many is harmless, one too few is not.
-    fn trigger_wired(&self) {
-        self.lines
-            .values()
-            .filter(|line| line.is_wired())
-            .for_each(MsiLine::trigger);
+    /// Triggers every vector that VFIO signals: an interrupt too many is harmless, one too few is
+    /// not.
+    fn trigger_all(&self) {
+        let vectors = self.vectors.values();
+        for vector in vectors.filter(|vector| vector.vfio_signals) {
+            vector.irqfd.trigger();
+        }
     }
 
-    fn complain(&self, what: &str, error: &dyn std::error::Error) {
-        if self.limit.allow() {
-            warn!("{}: {what}: {}", self.device.name(), with_causes(error));
-        }
+    fn warn(&self, what: &str, error: &dyn std::error::Error) {
+        let device = self.device.name();
+        warn_limited!(self.limit, "{device}: {what}: {}", with_causes(error));
     }
 }
 

@@ -1,12 +1,9 @@
-//! Interrupts into the guest: GSIs, the routing table, and what feeds them.
+//! GSIs and the routing table: which GSI means which pin or message, and what raises it.
 //!
-//! KVM's irqchip has 24 IOAPIC pins, GSIs 0 to 23, of which the first 16 lead to the PIC as well. Every message-signalled interrupt gets a GSI of
-//! its own above them, whose route holds the message (Documentation/virt/kvm/api.rst, 4.52
-//! KVM_SET_GSI_ROUTING). The whole table is replaced by each call, and each call waits for a grace
-//! period of some milliseconds: changes are collected and committed together.
-
-pub mod irqchip;
-pub mod irqfd;
+//! KVM's GSIs 0 to 23 are the IOAPIC's pins, and the first 16 lead to the PIC as well. Every
+//! message-signalled interrupt gets a GSI above them, whose route holds the message
+//! (Documentation/virt/kvm/api.rst, 4.52 KVM_SET_GSI_ROUTING). Each call replaces the whole table
+//! and waits for a grace period of some milliseconds: changes are collected and committed together.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,38 +19,15 @@ use tracing::debug;
 use vm_allocator::IdAllocator;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::gsi::error::GsiError;
 use crate::layout::IOAPIC_PINS;
 
-/// Pins of the two 8259A together. They are masked from power-on ([`irqchip`]) and Linux leaves them so.
+/// Pins of the two 8259A together. They are masked from power-on ([`crate::gsi::irqchip`]), and
+/// Linux leaves them masked.
 const PIC_PINS: u32 = 16;
 
-/// Why an interrupt cannot be wired.
-#[derive(Debug, thiserror::Error)]
-pub enum InterruptError {
-    /// The routing table is full.
-    #[error("all of KVM's interrupt routes are in use")]
-    NoGsi,
-    /// The table was not accepted.
-    #[error("KVM_SET_GSI_ROUTING failed")]
-    Routing(#[source] kvm_ioctls::Error),
-    /// The table is larger than its type can hold.
-    #[error("the interrupt routing table has too many entries")]
-    TooMany,
-    /// An irqfd was refused.
-    #[error("KVM_IRQFD for GSI {gsi} failed")]
-    Irqfd {
-        /// The interrupt.
-        gsi: u32,
-        /// The errno.
-        source: kvm_ioctls::Error,
-    },
-    /// No eventfd.
-    #[error("cannot make an eventfd")]
-    EventFd(#[source] std::io::Error),
-}
-
 /// The routing table and the GSIs in it.
-pub struct Router {
+pub struct GsiRouting {
     vm: Arc<VmFd>,
     state: Mutex<State>,
 }
@@ -61,21 +35,23 @@ pub struct Router {
 struct State {
     gsis: IdAllocator,
     messages: BTreeMap<u32, Message>,
-    /// What KVM has differs from `messages` in a way that matters.
+    /// KVM's table lacks a message of `messages`, or has an old one. A route of a GSI that is free
+    /// does not count: nothing raises it.
     dirty: bool,
 }
 
-impl Router {
-    /// The table that KVM_CREATE_IRQCHIP has made (api.rst, 4.24): the IOAPIC's pins, and the PIC's.
-    /// Nothing is sent: that would cost a grace period before the guest's first instruction.
+impl GsiRouting {
+    /// The table that KVM_CREATE_IRQCHIP has made (api.rst, 4.24): the pins of IOAPIC and PIC. The
+    /// table is not sent again, for that would cost a grace period before the guest's first
+    /// instruction.
     ///
     /// # Errors
-    /// When KVM has no routes to give.
-    pub fn new(vm: Arc<VmFd>) -> Result<Arc<Self>, InterruptError> {
+    /// [`GsiError::NoGsi`] if KVM has no GSI above the pins.
+    pub fn new(vm: Arc<VmFd>) -> Result<Arc<Self>, GsiError> {
         let routes = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
-        // The table can hold `routes` entries, and those of the pins are among them.
+        // The table holds `routes` entries, those of the pins among them.
         let last = routes.max(PIC_PINS + IOAPIC_PINS + 1) - PIC_PINS - 1;
-        let gsis = IdAllocator::new(IOAPIC_PINS, last).map_err(|_| InterruptError::NoGsi)?;
+        let gsis = IdAllocator::new(IOAPIC_PINS, last).map_err(|_| GsiError::NoGsi)?;
         let state = State {
             gsis,
             messages: BTreeMap::new(),
@@ -94,24 +70,21 @@ impl Router {
     /// Takes a GSI for a message-signalled interrupt.
     ///
     /// # Errors
-    /// [`InterruptError::NoGsi`].
-    pub fn allocate(&self) -> Result<u32, InterruptError> {
-        self.lock()
-            .gsis
-            .allocate_id()
-            .map_err(|_| InterruptError::NoGsi)
+    /// [`GsiError::NoGsi`].
+    pub fn allocate(&self) -> Result<u32, GsiError> {
+        self.lock().gsis.allocate_id().map_err(|_| GsiError::NoGsi)
     }
 
-    /// Gives a GSI back. Its route leaves the table with the next commit; until then nothing can
-    /// raise it, because its irqfd is gone.
+    /// Gives a GSI back, whose irqfd must have been deassigned: nothing can raise the GSI until its
+    /// route leaves the table with the next commit.
     pub fn free(&self, gsi: u32) {
         let mut state = self.lock();
         state.messages.remove(&gsi);
-        // An unknown id is the allocator's only error, and there is nothing to do about it.
+        // The allocator's only error is a GSI that is free already.
         let _ = state.gsis.free_id(gsi);
     }
 
-    /// Says what message a GSI stands for, from the next [`Router::commit`] on.
+    /// Sets the message that a GSI sends, from the next [`GsiRouting::commit`] on.
     pub fn route(&self, gsi: u32, message: Message) {
         let mut state = self.lock();
         if state.messages.insert(gsi, message) != Some(message) {
@@ -119,11 +92,11 @@ impl Router {
         }
     }
 
-    /// Hands the table to KVM if a route changed.
+    /// Hands the table to KVM if a route has changed.
     ///
     /// # Errors
-    /// When KVM refuses it; the old table stays in force.
-    pub fn commit(&self) -> Result<(), InterruptError> {
+    /// KVM refuses the table; the old one stays in force.
+    pub fn commit(&self) -> Result<(), GsiError> {
         let mut state = self.lock();
         if !state.dirty {
             return Ok(());
@@ -136,11 +109,9 @@ impl Router {
             .iter()
             .map(|(gsi, message)| msi_entry(*gsi, *message));
         let entries: Vec<_> = pins.chain(messages).collect();
-        let table = KvmIrqRouting::from_entries(&entries).map_err(|_| InterruptError::TooMany)?;
+        let table = KvmIrqRouting::from_entries(&entries).map_err(|_| GsiError::TooMany)?;
         debug!(entries = entries.len(), "KVM_SET_GSI_ROUTING");
-        self.vm
-            .set_gsi_routing(&table)
-            .map_err(InterruptError::Routing)?;
+        self.vm.set_gsi_routing(&table).map_err(GsiError::Routing)?;
         state.dirty = false;
         Ok(())
     }
@@ -149,42 +120,44 @@ impl Router {
     ///
     /// # Errors
     /// The errno of KVM_IRQFD.
-    pub fn attach(&self, event: &EventFd, gsi: u32) -> Result<(), InterruptError> {
+    pub fn assign_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), GsiError> {
         debug!(gsi, "KVM_IRQFD assign");
         self.vm
             .register_irqfd(event, gsi)
-            .map_err(|source| InterruptError::Irqfd { gsi, source })
+            .map_err(|source| GsiError::Irqfd { gsi, source })
     }
 
-    /// Lets `event` raise `gsi` as a level: it stays up until the guest acknowledges it, and then
-    /// `served` is signalled.
+    /// Lets `trigger` raise `gsi` as a level: the level stays up until the guest acknowledges the
+    /// interrupt (EOI). KVM lowers it then and signals `resample`
+    /// (api.rst, 4.75 KVM_IRQFD_FLAG_RESAMPLE).
     ///
     /// # Errors
     /// The errno of KVM_IRQFD.
-    pub fn attach_level(
+    pub fn assign_level_irqfd(
         &self,
-        event: &EventFd,
-        served: &EventFd,
+        trigger: &EventFd,
+        resample: &EventFd,
         gsi: u32,
-    ) -> Result<(), InterruptError> {
+    ) -> Result<(), GsiError> {
         debug!(gsi, "KVM_IRQFD assign, resample");
         self.vm
-            .register_irqfd_with_resample(event, served, gsi)
-            .map_err(|source| InterruptError::Irqfd { gsi, source })
+            .register_irqfd_with_resample(trigger, resample, gsi)
+            .map_err(|source| GsiError::Irqfd { gsi, source })
     }
 
-    /// Ends what [`Router::attach`] or [`Router::attach_level`] began; events that came before it have been delivered.
+    /// Ends [`GsiRouting::assign_irqfd`] or [`GsiRouting::assign_level_irqfd`]. KVM has delivered
+    /// the events that were signalled before.
     ///
     /// # Errors
     /// The errno of KVM_IRQFD.
-    pub fn detach(&self, event: &EventFd, gsi: u32) -> Result<(), InterruptError> {
+    pub fn deassign_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), GsiError> {
         debug!(gsi, "KVM_IRQFD deassign");
         self.vm
             .unregister_irqfd(event, gsi)
-            .map_err(|source| InterruptError::Irqfd { gsi, source })
+            .map_err(|source| GsiError::Irqfd { gsi, source })
     }
 
-    /// How many GSIs carry a message now.
+    /// The number of GSIs that have a message.
     pub fn in_use(&self) -> usize {
         self.lock().messages.len()
     }

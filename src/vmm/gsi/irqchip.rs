@@ -8,16 +8,16 @@ use kvm_ioctls::VmFd;
 /// OCW1 of an 8259A with every pin masked.
 const ALL_MASKED: u8 = 0xff;
 
-/// What the controllers were like when they were made (api.rst, 4.26 KVM_GET_IRQCHIP), but for the
-/// PIC's masks: KVM leaves its pins open, and an interrupt that nobody has set it up for would be an
-/// exception to the guest.
+/// The state of the controllers after KVM_CREATE_IRQCHIP (Documentation/virt/kvm/api.rst, 4.26
+/// KVM_GET_IRQCHIP), with all pins of the PIC masked: KVM leaves them open, and an interrupt that
+/// comes before the guest has set the PIC up would have the vector of an exception.
 pub struct PowerOn(Vec<kvm_irqchip>);
 
 impl PowerOn {
-    /// Reads all three, and masks the PIC.
+    /// Reads the state of both 8259A and of the IOAPIC, and masks the former.
     ///
     /// # Errors
-    /// The errno.
+    /// The errno of KVM_GET_IRQCHIP or KVM_SET_IRQCHIP.
     pub fn read(vm: &VmFd) -> Result<Self, kvm_ioctls::Error> {
         [
             KVM_IRQCHIP_PIC_MASTER,
@@ -41,10 +41,10 @@ impl PowerOn {
         .map(Self)
     }
 
-    /// Writes all three back. No vCPU may be running.
+    /// Writes the state back. No vCPU may be running.
     ///
     /// # Errors
-    /// The errno.
+    /// The errno of KVM_SET_IRQCHIP.
     pub fn write(&self, vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
         self.0.iter().try_for_each(|chip| vm.set_irqchip(chip))
     }
