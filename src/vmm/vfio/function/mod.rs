@@ -8,7 +8,6 @@
 pub mod bar_map;
 mod decode;
 mod disconnect;
-pub(super) mod hot_reset;
 pub mod policy;
 pub mod reset;
 pub mod rom;

@@ -1,4 +1,4 @@
-//! Why a device cannot be passed through, and what to type.
+//! Why a device cannot be passed through, and the command that helps.
 
 use std::io;
 
@@ -9,8 +9,10 @@ use crate::config::device::Slot;
 use crate::hostinfo::name::HostName;
 use crate::hostinfo::sysfs::PciDevice;
 use crate::vfio::device::DeviceError;
-use crate::vfio::open::IOMMUFD_NODE;
-use crate::vfio::open::candidate::MAX_DEVICES;
+use crate::vfio::open::nodes;
+
+/// Slots of the guest's root bus, less the host bridge's.
+pub(super) const MAX_DEVICES: usize = 31;
 
 /// Why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +61,6 @@ pub enum VfioError {
         /// The physical function, of a virtual one.
         physical: Option<Bdf>,
     },
-    /// The name by which vfio-ioctls opens a device with a token.
-    #[error("cannot make a link to the device's directory in {}", std::env::temp_dir().display())]
-    Alias(#[source] io::Error),
     /// Named more than once.
     #[error("{} is given twice", .0.in_words())]
     Twice(HostName),
@@ -127,8 +126,8 @@ pub enum VfioError {
     Open {
         /// The device.
         name: HostName,
-        /// What vfio-ioctls says.
-        source: vfio_ioctls::VfioError,
+        /// The step.
+        source: StepError,
     },
     /// Asking the container.
     #[error("the IOMMU does not say what it can map")]
@@ -139,6 +138,38 @@ pub enum VfioError {
     /// A thread could not be started, or died.
     #[error("cannot open the devices in parallel")]
     Thread,
+}
+
+/// A step of opening a device that has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The kernel's last word on the group, after sysfs showed no culprit.
+    #[error("its IOMMU group is not viable")]
+    NotViable,
+    /// The container does not take the group.
+    #[error("VFIO_GROUP_SET_CONTAINER failed")]
+    SetContainer(#[source] io::Error),
+    /// The container does not take the group's IOMMU.
+    #[error("VFIO_SET_IOMMU failed")]
+    SetIommu(#[source] io::Error),
+    /// Any other call.
+    #[error("{call} failed")]
+    Call {
+        /// The call's name.
+        call: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+    /// A call that vfio-ioctls makes.
+    #[error(transparent)]
+    Library(vfio_ioctls::VfioError),
+}
+
+impl StepError {
+    /// Names the call that has failed.
+    pub(super) fn call(call: &'static str, source: io::Error) -> Self {
+        Self::Call { call, source }
+    }
 }
 
 fn driver_name(driver: &Option<String>) -> String {
@@ -182,13 +213,13 @@ impl VfioError {
         }
     }
 
-    /// Whether it is a container that does not take a group, and another may.
+    /// Whether a container has refused a group, which another container may take.
     pub(super) fn is_refused_group(&self) -> bool {
-        use vfio_ioctls::VfioError::{ContainerSetIOMMU, GroupSetContainer};
+        use StepError::{SetContainer, SetIommu};
         matches!(
             self,
             Self::Open {
-                source: GroupSetContainer | ContainerSetIOMMU(_),
+                source: SetContainer(_) | SetIommu(_),
                 ..
             }
         )
@@ -225,9 +256,6 @@ impl VfioError {
                     "its virtual functions are in use; give the token that they were opened with: --vfio {name},vf-token=UUID"
                 ),
             },
-            Self::Alias(_) => {
-                "set TMPDIR to a directory that you can write to, for example TMPDIR=/run".into()
-            }
             Self::Twice(name) => format!("give --vfio {name} once"),
             Self::SlotTwice(_) => "give each device a slot= of its own, or none".into(),
             Self::NoFunctionZero(slot) => {
@@ -247,7 +275,7 @@ impl VfioError {
                 "this kernel's VFIO has no device nodes; use --iommu container".into()
             }
             Self::Node { path, name, source } => match source.kind() {
-                io::ErrorKind::NotFound if path == IOMMUFD_NODE => {
+                io::ErrorKind::NotFound if path == nodes::IOMMUFD => {
                     "this kernel has no iommufd, or as root: modprobe iommufd; else use --iommu container".into()
                 }
                 io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
@@ -262,7 +290,7 @@ impl VfioError {
                 ),
                 _ => return None,
             },
-            Self::Open { source: vfio_ioctls::VfioError::ContainerSetIOMMU(_), .. } => {
+            Self::Open { source: StepError::SetIommu(_), .. } => {
                 "if `dmesg` says that the platform lacks interrupt remapping and you trust the guest, as root: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts".into()
             }
             Self::Open { .. } => "see `dmesg | grep -i vfio`".into(),
