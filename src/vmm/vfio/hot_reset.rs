@@ -14,7 +14,8 @@ use vfio_bindings::bindings::vfio::VFIO_PCI_HOT_RESET_FLAG_DEV_ID;
 
 use crate::vfio::uapi;
 
-/// `struct vfio_pci_hot_reset_info` and `struct vfio_pci_hot_reset` begin alike: argsz, flags, count.
+/// `struct vfio_pci_hot_reset_info` and `struct vfio_pci_hot_reset` begin alike: argsz, flags and
+/// count.
 const HEADER: usize = 3;
 /// `struct vfio_pci_dependent_device`: a group or device ID, then segment, bus and devfn.
 const ENTRY: usize = 2;
@@ -83,7 +84,8 @@ impl Scope {
     /// Resets them all. `group_file` finds the open file of a group by its number.
     ///
     /// # Errors
-    /// The errno: EINVAL where one of them is not ours, ENODEV where one is bound to no VFIO driver.
+    /// The errno: EINVAL where one of them is not ours, ENODEV where one is not bound to a VFIO
+    /// driver.
     pub fn reset(
         &self,
         device: &File,

@@ -5,7 +5,7 @@
 //! | [`open`] | opens devices by either of the kernel's interfaces: the order, and why |
 //! | [`device`] | the seam: what a passed-through function needs of its device |
 //! | [`vfio_file`] | the device behind VFIO's file, which is what stands at the seam |
-//! | [`function`] | one function as the guest sees it: configuration space, BARs, ROM, power, reset |
+//! | [`function`] | a function as the guest sees it: configuration space, BARs, ROM, power, reset |
 //! | [`interrupts`] | INTx, MSI and MSI-X, from the device to the guest |
 //! | [`dma`] | maps guest memory for DMA, by either interface |
 //! | `hot_reset` | the reset of a whole slot or bus |

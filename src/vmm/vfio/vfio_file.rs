@@ -1,7 +1,7 @@
 //! A device behind VFIO's file, whichever way the file was opened.
 //!
-//! The only file that reads or writes a device's descriptor. vfio-ioctls has the same calls, but its
-//! region accesses, its reset and its SET_IRQS swallow errors, so they are made here.
+//! The only file that reads or writes a device's descriptor. vfio-ioctls has the same calls, but
+//! its region accesses, its reset and its SET_IRQS swallow errors, so they are made here.
 
 use std::fs::File;
 use std::io;

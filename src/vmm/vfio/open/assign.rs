@@ -1,9 +1,9 @@
 //! Assigns IOMMU groups to containers: one container for all groups, and a further one only for
 //! those that it refuses, because devices behind IOMMUs of different abilities do not go together.
 
-/// Assigns items to containers. `container` makes an empty one for the items that are left, of which
-/// it is told the first; `join` makes an item its member. An item that is refused is tried with the
-/// next container. Returns the containers, each with its members.
+/// Assigns items to containers. `container` makes an empty one for the items that are left, of
+/// which it is told the first; `join` makes an item its member. An item that is refused is tried
+/// with the next container. Returns the containers, each with its members.
 ///
 /// # Errors
 /// The first error other than a refusal, or the first refusal by an empty container: a second empty

@@ -163,7 +163,8 @@ fn check_pci(sysfs: &Sysfs, bdf: Bdf, token: Option<Uuid>) -> Result<Candidate, 
 }
 
 /// Whether the kernel compares tokens for a function: a virtual one whose physical function is in
-/// VFIO's hands too, or a physical one (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token).
+/// VFIO's hands too, or a physical one (drivers/vfio/pci/vfio_pci_core.c,
+/// vfio_pci_validate_vf_token).
 fn takes_token(sysfs: &Sysfs, bdf: Bdf, physical: Option<Bdf>) -> Result<bool, VfioError> {
     let Some(physical) = physical else {
         return Ok(sysfs.has_virtual_functions(bdf));

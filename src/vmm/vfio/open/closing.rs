@@ -1,6 +1,6 @@
-//! For tests of the order of closing, without VFIO: pipes stand for the files of devices and groups,
-//! since the reading end of a pipe shows when the other end has closed. They refuse every ioctl,
-//! as a device does that is gone, so each step of closing reports itself.
+//! For tests of the order of closing, without VFIO: pipes stand for the files of devices and
+//! groups, since the reading end of a pipe shows when the other end has closed. They refuse every
+//! ioctl, as a device does that is gone, so each step of closing reports itself.
 
 use std::fs::File;
 use std::io::{self, PipeReader, Write};

@@ -3,22 +3,22 @@
 //! Each device is opened in this order:
 //!
 //! 1. **The container.** `/dev/vfio/vfio` gives an empty set of I/O mappings.
-//! 2. **The group.** `/dev/vfio/N` opens once. The IOMMU cannot tell the devices of a group apart, so
-//!    the kernel hands out nothing smaller, and only when no host driver holds one of them: the
+//! 2. **The group.** `/dev/vfio/N` opens once. The IOMMU cannot tell the devices of a group apart,
+//!    so the kernel hands out nothing smaller, and only when no host driver holds one of them: the
 //!    group is *viable* (VFIO_GROUP_GET_STATUS).
-//! 3. **The group joins the container** (VFIO_GROUP_SET_CONTAINER). Only now does the container have
-//!    devices to translate for; before, the kernel refuses to give it an IOMMU.
-//! 4. **The IOMMU** (VFIO_SET_IOMMU), once, for the first group. A further group must get along with
-//!    what has been chosen, or the kernel refuses it at step 3.
+//! 3. **The group joins the container** (VFIO_GROUP_SET_CONTAINER). Only now does the container
+//!    have devices to translate for; before, the kernel refuses to give it an IOMMU.
+//! 4. **The IOMMU** (VFIO_SET_IOMMU), once, for the first group. A further group must get along
+//!    with what has been chosen, or the kernel refuses it at step 3.
 //! 5. **KVM** is told of the group (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
 //!    when their device is opened (Documentation/virt/kvm/devices/vfio.rst).
-//! 6. **The device** (VFIO_GROUP_GET_DEVICE_FD). The kernel gives it last, when nothing that it may do
-//!    can reach memory that the container does not map. The call opens and resets the function.
+//! 6. **The device** (VFIO_GROUP_GET_DEVICE_FD). The kernel gives it last: from here on the device
+//!    reaches only memory that the container maps. The call opens and resets the function.
 //!
-//! Closing goes the other way: a device closes before its group leaves the container, which
-//! the kernel refuses to a group with open devices; KVM lets the group go before its file closes,
-//! because KVM's reference keeps it open; the container closes last. None of this looks at sysfs,
-//! where the device may be gone by then, and a step that fails is reported and passed over.
+//! Closing goes the other way: a device closes before its group leaves the container, because the
+//! kernel does not let a group with open devices leave; KVM lets the group go before the group's
+//! file closes, because KVM's reference keeps that open; the container closes last. No step looks
+//! at sysfs, which the device may have left, and a step that fails is reported and passed over.
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};

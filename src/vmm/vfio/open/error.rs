@@ -23,7 +23,7 @@ pub enum VfioError {
     /// A mediated device where only a PCI device will do.
     #[error("{} is not a PCI device of this host", .0.in_words())]
     NotPhysical(HostName),
-    /// Nothing there.
+    /// No such device.
     #[error("there is no PCI device {0} on this host")]
     NoDevice(Bdf),
     /// No such mediated device.
@@ -40,13 +40,13 @@ pub enum VfioError {
     /// A mediated device that its parent's driver has let go of.
     #[error("mediated device {0} has no driver that gives it to VFIO")]
     Driverless(Uuid),
-    /// A token for what takes none.
+    /// A token for a device that does not take one.
     #[error("{} takes no VF token", .0.in_words())]
     TokenUnused(HostName),
-    /// A token, and an interface that has no way to give it.
+    /// A token, and an interface by which it is not given.
     #[error("a VF token can be given by group and container only, not by iommufd")]
     TokenByIommufd(HostName),
-    /// No token where one is wanted, or another one.
+    /// The kernel wants a token, or another one.
     #[error(
         "{} is opened only with {} VF token{}",
         .name.in_words(),
@@ -67,7 +67,7 @@ pub enum VfioError {
     /// More than the bus has room for.
     #[error("{0} devices are more than the guest's PCI bus has slots for, which is {MAX_DEVICES}")]
     TooMany(usize),
-    /// A place on the guest's bus that two devices want.
+    /// Two devices at one address of the guest's bus.
     #[error("the guest's PCI address {0} is given twice")]
     SlotTwice(Slot),
     /// A function that no guest would find.
@@ -81,7 +81,7 @@ pub enum VfioError {
         /// The errno.
         source: io::Error,
     },
-    /// Another driver holds it, or none.
+    /// The device is bound to another driver, or to no driver.
     #[error("PCI device {bdf} is bound to {}, not to vfio-pci", driver_name(.driver))]
     NotVfio {
         /// The device.
@@ -122,7 +122,7 @@ pub enum VfioError {
     #[error("KVM_CREATE_DEVICE of KVM's VFIO device failed")]
     KvmDevice(#[source] kvm_ioctls::Error),
     /// Any other step of opening.
-    #[error("cannot take {} over", .name.in_words())]
+    #[error("cannot open {}", .name.in_words())]
     Open {
         /// The device.
         name: HostName,
@@ -163,13 +163,6 @@ pub enum StepError {
     /// A call that vfio-ioctls makes.
     #[error(transparent)]
     Library(vfio_ioctls::VfioError),
-}
-
-impl StepError {
-    /// Names the call that has failed.
-    pub(super) fn call(call: &'static str, source: io::Error) -> Self {
-        Self::Call { call, source }
-    }
 }
 
 fn driver_name(driver: &Option<String>) -> String {
@@ -225,37 +218,34 @@ impl VfioError {
         )
     }
 
-    /// What to type.
+    /// What the user can do about it, most often a command.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {
-                "give an address as `mini-vmm host list` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
+                "give an address as `mini-vmm host list` prints it, for example \
+                 --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows"
+                    .into()
             }
             Self::NotPhysical(name) => format!(
-                "name the PCI device that it is made of: dirname $(readlink -f /sys/bus/mdev/devices/{name})"
+                "name the PCI device that it is made of: \
+                 dirname $(readlink -f /sys/bus/mdev/devices/{name})"
             ),
             Self::NoDevice(_) => "see what there is with `mini-vmm host list`".into(),
             Self::NoMediated(uuid) => format!(
-                "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"
+                "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > \
+                 /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"
             ),
-            Self::NotPci { .. } => {
-                "take a type whose device_api is vfio-pci: grep . /sys/class/mdev_bus/*/mdev_supported_types/*/device_api".into()
-            }
+            Self::NotPci { .. } => "take a type whose device_api is vfio-pci: \
+                 grep . /sys/class/mdev_bus/*/mdev_supported_types/*/device_api"
+                .into(),
             Self::Driverless(uuid) => format!(
                 "as root, remove it and make it anew: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"
             ),
-            Self::TokenUnused(_) => {
-                "leave vf-token= out: it is for a virtual function whose physical function is bound to vfio-pci, and for that physical function".into()
-            }
+            Self::TokenUnused(_) => "leave vf-token= out: it is for a virtual function whose \
+                 physical function is bound to vfio-pci, and for that physical function"
+                .into(),
             Self::TokenByIommufd(_) => "use --iommu container, or leave --iommu out".into(),
-            Self::TokenRefused { name, physical, .. } => match physical {
-                Some(physical) => format!(
-                    "give the token that {physical} was opened with: --vfio {name},vf-token=UUID"
-                ),
-                None => format!(
-                    "its virtual functions are in use; give the token that they were opened with: --vfio {name},vf-token=UUID"
-                ),
-            },
+            Self::TokenRefused { name, physical, .. } => token_hint(*name, *physical),
             Self::Twice(name) => format!("give --vfio {name} once"),
             Self::SlotTwice(_) => "give each device a slot= of its own, or none".into(),
             Self::NoFunctionZero(slot) => {
@@ -265,43 +255,79 @@ impl VfioError {
             Self::NotVfio { bdf, .. } => format!(
                 "as root: mini-vmm host bind {bdf}; or, for this run alone, --vfio {bdf},managed=on"
             ),
-            Self::NotViable { bdf, .. } => {
-                format!("as root: mini-vmm host bind {bdf} --group")
-            }
-            Self::NoGroup(_) => {
-                "turn the IOMMU on in the firmware and boot the host with intel_iommu=on (Intel) or amd_iommu=on (AMD)".into()
-            }
+            Self::NotViable { bdf, .. } => format!("as root: mini-vmm host bind {bdf} --group"),
+            Self::NoGroup(_) => "turn the IOMMU on in the firmware and boot the host with \
+                 intel_iommu=on (Intel) or amd_iommu=on (AMD)"
+                .into(),
             Self::NoCdev(_) => {
                 "this kernel's VFIO has no device nodes; use --iommu container".into()
             }
-            Self::Node { path, name, source } => match source.kind() {
-                io::ErrorKind::NotFound if path == nodes::IOMMUFD => {
-                    "this kernel has no iommufd, or as root: modprobe iommufd; else use --iommu container".into()
-                }
-                io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
-                io::ErrorKind::PermissionDenied => match name {
-                    Some(HostName::Pci(bdf)) => format!(
-                        "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
-                    ),
-                    _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
-                },
-                _ if source.raw_os_error() == Some(libc::EBUSY) => format!(
-                    "another process has it open; see which with `fuser -v {path}`"
-                ),
-                _ => return None,
-            },
-            Self::Open { source: StepError::SetIommu(_), .. } => {
-                "if `dmesg` says that the platform lacks interrupt remapping and you trust the guest, as root: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts".into()
-            }
-            Self::Open { .. } => "see `dmesg | grep -i vfio`".into(),
-            _ => return None,
+            Self::Node { path, name, source } => return node_hint(path, *name, source),
+            Self::Open { source, .. } => source.hint().into(),
+            Self::Sysfs { .. }
+            | Self::KvmDevice(_)
+            | Self::IommuInfo(_)
+            | Self::Device(_)
+            | Self::Thread => return None,
         })
     }
+}
+
+impl StepError {
+    /// Names the call that has failed.
+    pub(super) fn call(call: &'static str, source: io::Error) -> Self {
+        Self::Call { call, source }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::SetIommu(_) => {
+                "if `dmesg` says that the platform lacks interrupt remapping and you trust the \
+                 guest, as root: \
+                 echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+            }
+            _ => "see `dmesg | grep -i vfio`",
+        }
+    }
+}
+
+fn token_hint(name: HostName, physical: Option<Bdf>) -> String {
+    match physical {
+        Some(physical) => {
+            format!("give the token that {physical} was opened with: --vfio {name},vf-token=UUID")
+        }
+        None => format!(
+            "its virtual functions are in use; give the token that they were opened with: \
+             --vfio {name},vf-token=UUID"
+        ),
+    }
+}
+
+fn node_hint(path: &str, name: Option<HostName>, source: &io::Error) -> Option<String> {
+    Some(match source.kind() {
+        io::ErrorKind::NotFound if path == nodes::IOMMUFD => {
+            "this kernel has no iommufd, or as root: modprobe iommufd; \
+             else use --iommu container"
+                .into()
+        }
+        io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
+        io::ErrorKind::PermissionDenied => match name {
+            Some(HostName::Pci(bdf)) => format!(
+                "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
+            ),
+            _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
+        },
+        _ if source.raw_os_error() == Some(libc::EBUSY) => {
+            format!("another process has it open; see which with `fuser -v {path}`")
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::error_chain::sentence;
 
     #[test]
     fn a_token_that_is_wanted_is_explained() {
@@ -311,14 +337,17 @@ mod tests {
             (
                 false,
                 physical,
-                "PCI device 0000:01:00.1 is opened only with a VF token: its physical function 0000:01:00.0 is in VFIO's hands too",
-                "give the token that 0000:01:00.0 was opened with: --vfio 0000:01:00.1,vf-token=UUID",
+                "PCI device 0000:01:00.1 is opened only with a VF token: \
+                 its physical function 0000:01:00.0 is in VFIO's hands too",
+                "give the token that 0000:01:00.0 was opened with: \
+                 --vfio 0000:01:00.1,vf-token=UUID",
             ),
             (
                 true,
                 None,
                 "PCI device 0000:01:00.1 is opened only with another VF token",
-                "its virtual functions are in use; give the token that they were opened with: --vfio 0000:01:00.1,vf-token=UUID",
+                "its virtual functions are in use; give the token that they were opened with: \
+                 --vfio 0000:01:00.1,vf-token=UUID",
             ),
         ] {
             let error = VfioError::TokenRefused {
@@ -329,5 +358,83 @@ mod tests {
             assert_eq!(error.to_string(), says);
             assert_eq!(error.hint().as_deref(), Some(hint));
         }
+    }
+
+    /// Each errno that a step of opening is known for has an answer of its own.
+    #[test]
+    fn each_step_that_fails_is_explained() {
+        let name = HostName::Pci("01:00.0".parse().unwrap());
+        let errno = io::Error::from_raw_os_error;
+        let node = |path: &str, code| VfioError::node(path, Some(name), errno(code));
+        let open = |source| VfioError::Open { name, source };
+        let group = "/dev/vfio/7";
+        for (error, says, hint) in [
+            (
+                node(group, libc::EBUSY),
+                "cannot open /dev/vfio/7 for PCI device 0000:01:00.0",
+                "another process has it open; see which with `fuser -v /dev/vfio/7`",
+            ),
+            (
+                node(group, libc::EACCES),
+                "cannot open /dev/vfio/7 for PCI device 0000:01:00.0",
+                "as root: mini-vmm host bind 0000:01:00.0 --user $USER \
+                 (with your user's name for $USER)",
+            ),
+            (
+                node(group, libc::ENOENT),
+                "cannot open /dev/vfio/7 for PCI device 0000:01:00.0",
+                "as root: modprobe vfio-pci",
+            ),
+            (
+                node(nodes::IOMMUFD, libc::ENOENT),
+                "cannot open /dev/iommu for PCI device 0000:01:00.0",
+                "this kernel has no iommufd, or as root: modprobe iommufd; \
+                 else use --iommu container",
+            ),
+            (
+                VfioError::NoCdev(name),
+                "PCI device 0000:01:00.0 has no node under /dev/vfio/devices",
+                "this kernel's VFIO has no device nodes; use --iommu container",
+            ),
+            (
+                open(StepError::SetIommu(errno(libc::EPERM))),
+                "cannot open PCI device 0000:01:00.0: VFIO_SET_IOMMU failed",
+                "if `dmesg` says that the platform lacks interrupt remapping and you trust the \
+                 guest, as root: \
+                 echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+            ),
+            (
+                open(StepError::call(
+                    "VFIO_DEVICE_BIND_IOMMUFD",
+                    errno(libc::EINVAL),
+                )),
+                "cannot open PCI device 0000:01:00.0: VFIO_DEVICE_BIND_IOMMUFD failed",
+                "see `dmesg | grep -i vfio`",
+            ),
+            (
+                open(StepError::NotViable),
+                "cannot open PCI device 0000:01:00.0: its IOMMU group is not viable",
+                "see `dmesg | grep -i vfio`",
+            ),
+        ] {
+            let said = sentence(&error);
+            assert!(said.starts_with(says), "{said}");
+            assert_eq!(error.hint().as_deref(), Some(hint));
+        }
+    }
+
+    #[test]
+    fn only_a_refused_group_is_tried_with_another_container() {
+        let name = HostName::Pci("01:00.0".parse().unwrap());
+        let errno = || io::Error::from_raw_os_error(libc::EBUSY);
+        for (source, refused) in [
+            (StepError::SetContainer(errno()), true),
+            (StepError::SetIommu(errno()), true),
+            (StepError::call("KVM_DEV_VFIO_FILE_ADD", errno()), false),
+            (StepError::NotViable, false),
+        ] {
+            assert_eq!(VfioError::Open { name, source }.is_refused_group(), refused);
+        }
+        assert!(!VfioError::node("/dev/vfio/7", None, errno()).is_refused_group());
     }
 }

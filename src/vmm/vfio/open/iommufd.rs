@@ -5,10 +5,10 @@
 //!
 //! 1. **The iommufd.** `/dev/iommu` gives an empty set of objects, and IOMMU_IOAS_ALLOC one I/O
 //!    address space in it, which all devices use.
-//! 2. **The device's node** (`/dev/vfio/devices/vfioN`, its *cdev*). The file answers nothing yet: the
-//!    device itself is not open.
-//! 3. **KVM** is told of the file (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM when
-//!    their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
+//! 2. **The device's node** (`/dev/vfio/devices/vfioN`, its *cdev*). The file answers nothing yet:
+//!    the device itself is not open.
+//! 3. **KVM** is told of the file (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
+//!    when their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
 //! 4. **Bind** (VFIO_DEVICE_BIND_IOMMUFD). The iommufd becomes the owner of the device's DMA, for
 //!    all of its group; the call opens and resets the function, and the file answers from now on.
 //! 5. **Attach** (VFIO_DEVICE_ATTACH_IOMMUFD_PT). Until then all DMA of the device is blocked; from

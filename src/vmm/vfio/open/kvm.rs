@@ -1,7 +1,8 @@
-//! KVM's VFIO device, which is told of each group or device (Documentation/virt/kvm/devices/vfio.rst).
+//! KVM's VFIO device, which is told of each group or device
+//! (Documentation/virt/kvm/devices/vfio.rst).
 //!
-//! KVM keeps a reference to each file that it was told of, so closing a file here does not close the
-//! group or device until KVM has let the file go too.
+//! KVM keeps a reference to each file that it was told of, so closing a file here does not close
+//! the group or device until KVM has let the file go too.
 
 use std::fs::File;
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | [`candidate`] | finds the devices that the user named and checks them in sysfs, without opening |
+//! | [`candidate`] | finds the devices that the user named, and checks them without opening |
 //! | `interface` | chooses between the kernel's two interfaces to the IOMMU |
 //! | `container` | opens by groups and a container: the order, its reason and its reverse |
 //! | `iommufd` | opens by device nodes and an iommufd: the order, its reason and its reverse |

@@ -4,8 +4,8 @@ use std::thread;
 
 use crate::vfio::open::error::VfioError;
 
-/// Opens each item on a thread of its own, because opening resets a function, which takes a tenth of
-/// a second (and makes a reset at the guest's start needless). A thread is called after its item.
+/// Opens each item on a thread of its own, because opening resets a function, which takes a tenth
+/// of a second (and makes a reset at the guest's start needless). A thread has its item's name.
 ///
 /// # Errors
 /// The first item, in order, that cannot be opened. The others are dropped then, when all threads
