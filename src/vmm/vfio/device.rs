@@ -1,8 +1,8 @@
 //! What a passed-through function needs of its device: regions, interrupts and resets, with every
 //! error returned (`include/uapi/linux/vfio.h`).
 //!
-//! [`Device`] is the seam between the guest's side and the kernel: the program puts a
-//! [`VfioFile`](crate::vfio::vfio_file::VfioFile) there, and a test a device of its own.
+//! [`Device`] is the seam between the guest's side and the kernel: the program puts a `VfioFile`
+//! there, and a test a device of its own.
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};

@@ -17,8 +17,11 @@ pub struct IovaSpace {
     /// The I/O addresses that the space can map; empty when the kernel does not say.
     pub ranges: Vec<Range>,
     /// The space's devices. A container loses its IOMMU, and all maps, with the last of them.
-    pub users: Vec<Weak<dyn Any + Send + Sync>>,
+    pub users: Vec<User>,
 }
+
+/// A device of a space, for as long as it is open.
+pub type User = Weak<dyn Any + Send + Sync>;
 
 /// Maps guest memory for all devices, whichever space they are in.
 pub struct IovaSpaces {
@@ -145,7 +148,7 @@ mod tests {
     }
 
     fn space(ops: &Arc<Fake>, device: &Arc<()>) -> IovaSpace {
-        let user: Weak<dyn Any + Send + Sync> = Arc::downgrade(&(device.clone() as Arc<_>));
+        let user: User = Arc::downgrade(&(device.clone() as Arc<_>));
         IovaSpace {
             ops: ops.clone(),
             ranges: Vec::new(),

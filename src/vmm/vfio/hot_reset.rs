@@ -1,4 +1,4 @@
-//! The reset of a whole slot or bus, for functions that have none of their own
+//! The reset of a whole slot or bus, for functions that cannot be reset alone
 //! (`include/uapi/linux/vfio.h`, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO and VFIO_DEVICE_PCI_HOT_RESET).
 //!
 //! The kernel does it only for an owner of every function that it would reset. With groups the

@@ -257,8 +257,8 @@ fn set_argsz(words: &mut [u32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for a structure that a chain of capabilities may follow: once with room for its `header`,
-/// and again with as much room as the kernel then says that it needs (argsz). The structure's third
+/// Asks for a structure that a chain of capabilities may follow: once with the size of its
+/// `header`, and again with the size that the kernel then asks for (argsz). The structure's third
 /// word is an `index` or unused.
 fn ask(device: &impl AsRawFd, request: c_ulong, header: usize, index: u32) -> io::Result<Vec<u8>> {
     let mut bytes = header.next_multiple_of(8);
@@ -276,6 +276,14 @@ fn ask(device: &impl AsRawFd, request: c_ulong, header: usize, index: u32) -> io
         }
         bytes = needed.next_multiple_of(8);
     }
+}
+
+/// For tests: a file in place of a device of KVM.
+#[cfg(test)]
+pub(super) fn as_kvm_device(file: File) -> kvm_ioctls::DeviceFd {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor is open, and nothing else owns it.
+    unsafe { kvm_ioctls::DeviceFd::from_raw_fd(file.into_raw_fd()) }
 }
 
 #[cfg(test)]

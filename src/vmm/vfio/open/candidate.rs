@@ -16,7 +16,7 @@ use crate::vfio::open::nodes;
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub(super) name: HostName,
-    /// Its directory in sysfs, which ends in its name.
+    /// The device's directory in sysfs, which ends in the device's name.
     pub(super) path: PathBuf,
     pub(super) group: u32,
     /// The VF token that the user gave.
@@ -89,8 +89,9 @@ pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, V
     checked.collect()
 }
 
-/// Whether the guest's bus has a place for each, and finds them all: nobody looks for the other
-/// functions of a device without function 0 (PCI Local Bus 3.0, 3.2.2.3.4).
+/// Checks that the guest's bus has a slot for each device, and that the guest will find them all: a
+/// guest that finds no function 0 does not look for the slot's other functions (PCI Local Bus 3.0,
+/// 3.2.2.3.4).
 fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
     let mut taken: Vec<Slot> = Vec::new();
     for slot in configs.iter().filter_map(|c| c.slot) {
@@ -162,8 +163,8 @@ fn check_pci(sysfs: &Sysfs, bdf: Bdf, token: Option<Uuid>) -> Result<Candidate, 
     })
 }
 
-/// Whether the kernel compares tokens for a function: a virtual one whose physical function is in
-/// VFIO's hands too, or a physical one (drivers/vfio/pci/vfio_pci_core.c,
+/// Whether the kernel compares tokens for a function: a virtual one whose physical function is
+/// bound to VFIO too, or a physical one (drivers/vfio/pci/vfio_pci_core.c,
 /// vfio_pci_validate_vf_token).
 fn takes_token(sysfs: &Sysfs, bdf: Bdf, physical: Option<Bdf>) -> Result<bool, VfioError> {
     let Some(physical) = physical else {

@@ -20,7 +20,6 @@
 //! file closes, because KVM's reference keeps that open; the container closes last. No step looks
 //! at sysfs, which the device may have left, and a step that fails is reported and passed over.
 
-use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -32,7 +31,7 @@ use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU}
 use vfio_ioctls::{VfioContainer, VfioOps};
 
 use crate::phase;
-use crate::vfio::dma::{IovaSpace, IovaSpaces};
+use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
 use crate::vfio::open::assign::assign;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
@@ -81,11 +80,8 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
     let space = |(container, _): &(Arc<Container>, Vec<Arc<Group>>)| {
         let inside = wanted.iter().zip(&devices);
         let inside = inside.filter(|((_, group), _)| Arc::ptr_eq(&group.container, container));
-        let user = |(_, device): (_, &Arc<VfioFile>)| {
-            let user: Weak<dyn Any + Send + Sync> = Arc::downgrade(&(Arc::clone(device) as Arc<_>));
-            user
-        };
-        container.space(inside.map(user).collect())
+        let users = inside.map(|(_, device)| Arc::downgrade(device) as User);
+        container.space(users.collect())
     };
     let spaces = assigned.iter().map(space).collect::<Result<_, _>>()?;
     Ok(Opened {
@@ -156,7 +152,7 @@ impl Container {
     }
 
     /// The container as a device's address space, for as long as one of `users` is open.
-    fn space(&self, users: Vec<Weak<dyn Any + Send + Sync>>) -> Result<IovaSpace, VfioError> {
+    fn space(&self, users: Vec<User>) -> Result<IovaSpace, VfioError> {
         let info = uapi::iommu_info(&*self.vfio).map_err(VfioError::IommuInfo)?;
         Ok(IovaSpace {
             ops: Arc::<dyn Maps>::clone(&self.vfio),

@@ -64,7 +64,7 @@ pub enum VfioError {
     /// Named more than once.
     #[error("{} is given twice", .0.in_words())]
     Twice(HostName),
-    /// More than the bus has room for.
+    /// More devices than the guest's bus has slots.
     #[error("{0} devices are more than the guest's PCI bus has slots for, which is {MAX_DEVICES}")]
     TooMany(usize),
     /// Two devices at one address of the guest's bus.
@@ -86,13 +86,13 @@ pub enum VfioError {
     NotVfio {
         /// The device.
         bdf: Bdf,
-        /// Its driver.
+        /// The device's driver.
         driver: Option<String>,
     },
-    /// The IOMMU is off, or there is none.
+    /// The IOMMU is off or missing.
     #[error("PCI device {0} is in no IOMMU group: the host's IOMMU is off or missing")]
     NoGroup(Bdf),
-    /// Other devices of the group are in the host's hands.
+    /// The host's drivers hold other devices of the group.
     #[error(
         "IOMMU group {group} of {bdf} is not viable: the host must give up {} too",
         culprit_list(.culprits)
@@ -100,7 +100,7 @@ pub enum VfioError {
     NotViable {
         /// The device asked for.
         bdf: Bdf,
-        /// Its group.
+        /// The device's group.
         group: u32,
         /// Members that a host driver holds.
         culprits: Vec<PciDevice>,

@@ -22,7 +22,7 @@
 use std::any::Any;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use iommufd_ioctls::{IommuFd, IommufdError};
 use pci::addr::Range;
@@ -30,7 +30,7 @@ use tracing::{info, warn};
 use vfio_ioctls::{VfioDevice, VfioIommufd};
 
 use crate::phase;
-use crate::vfio::dma::{IovaSpace, IovaSpaces};
+use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::kvm::KvmVfio;
@@ -55,14 +55,11 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
         |candidate| candidate.name.to_string(),
         |candidate| open_device(&iommufd, &kvm, candidate),
     )?;
-    let user = |device: &Arc<VfioFile>| {
-        let user: Weak<dyn Any + Send + Sync> = Arc::downgrade(&(Arc::clone(device) as Arc<_>));
-        user
-    };
+    let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
         // Each device has narrowed what can be mapped.
         ranges: iova_ranges(&iommufd).map_err(VfioError::IommuInfo)?,
-        users: devices.iter().map(user).collect(),
+        users: users.collect(),
         ops: iommufd,
     };
     Ok(Opened {

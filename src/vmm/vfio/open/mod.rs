@@ -16,7 +16,7 @@
 mod assign;
 pub mod candidate;
 #[cfg(test)]
-mod closing;
+mod closing_watch;
 mod container;
 mod error;
 mod interface;

@@ -2,7 +2,7 @@ use std::os::fd::RawFd;
 
 use super::*;
 use crate::hostinfo::name::HostName;
-use crate::vfio::open::closing::Watch;
+use crate::vfio::open::closing_watch::Watch;
 
 /// A container that maps nothing, and says when it closes.
 struct Silent {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::vfio::open::closing::Watch;
+use crate::vfio::open::closing_watch::Watch;
 
 /// What a device is bound to.
 struct Iommufd {
