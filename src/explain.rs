@@ -34,11 +34,12 @@ use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::layout::{Layout, LayoutError};
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::{IrqInfo, VfioFile};
+use vmm::vfio::device::IrqInfo;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{mmap_areas, policy};
 use vmm::vfio::open;
 use vmm::vfio::open::{Opened, VfioError};
+use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
 
 /// Why there is no explanation.

@@ -25,7 +25,6 @@ mod command;
 mod connection;
 mod decode;
 mod error;
-pub(super) mod hot_reset;
 pub mod mmap_areas;
 pub mod policy;
 mod power;
