@@ -72,7 +72,7 @@ pub enum ExplainError {
     },
     /// The BARs do not fit the address space.
     #[error(transparent)]
-    Place(#[from] AssignError),
+    Assign(#[from] AssignError),
 }
 
 impl ExplainError {
@@ -124,10 +124,10 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
     problems.extend(kernel_problem(config, &layout));
-    let placed: Vec<_> = devices.iter().flat_map(Subject::placed).collect();
+    let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
-        guest_memory: picture::areas(&layout, &placed),
+        guest_memory: picture::areas(&layout, &at_first),
         dma: dma(&layout, config.memory.size, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
     })
@@ -248,7 +248,7 @@ impl Subject {
     }
 
     /// Its memory BARs at their first addresses.
-    fn placed(&self) -> Vec<picture::PlacedBar> {
+    fn first_bars(&self) -> Vec<picture::FirstBar> {
         self.bars
             .iter()
             .filter(|(_, bar, _)| !bar.kind.is_io())
@@ -306,8 +306,8 @@ impl Subject {
         let msix = self.msix.as_ref();
         let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
         let mapped = mmap_areas::plan(bar.size, mappable, &hidden.unwrap_or_default());
-        let as_ranges = |pieces: &[(u64, u64)]| -> Vec<Range> {
-            let ranges = pieces.iter().map(|&(start, size)| Range { start, size });
+        let as_ranges = |parts: &[(u64, u64)]| -> Vec<Range> {
+            let ranges = parts.iter().map(|&(start, size)| Range { start, size });
             ranges.collect()
         };
         let beyond = Range {

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn old_content_and_content_of_another_place_are_told_apart() {
+    fn old_content_and_content_of_another_block_are_told_apart() {
         let mut bytes = [0; BLOCK];
         fill(7, 3, &mut bytes);
         check(7, 3, &bytes).unwrap();

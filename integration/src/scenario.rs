@@ -20,7 +20,7 @@
 //! write as the table in the module `disk` says, with an interrupt for each request.
 //! Afterwards L1's own driver must read what the guest wrote.
 //!
-//! [`Scenario::l1`] adds shell commands to this script. [`Scenario::script`] takes its place, for
+//! [`Scenario::l1`] adds shell commands to this script. [`Scenario::script`] replaces it, for
 //! scenarios that need another order; such a scenario brings all its checks.
 
 use std::time::Duration;

@@ -15,10 +15,10 @@ const CONTROLLER_SIZE: u64 = 0x1000;
 const KVM_PAGES: u64 = 0x4000;
 
 /// A BAR: its name and its first range.
-pub type PlacedBar = (String, Range);
+pub type FirstBar = (String, Range);
 
 /// All ranges in order of address; BARs stand inside their windows.
-pub fn areas(layout: &Layout, bars: &[PlacedBar]) -> Vec<Area> {
+pub fn areas(layout: &Layout, bars: &[FirstBar]) -> Vec<Area> {
     let fixed = |start: u64, size: u64, what: &str| (Range { start, size }, what.to_string(), 0);
     let mut all: Vec<(Range, String, u8)> = layout
         .ram()

@@ -125,14 +125,14 @@ impl fmt::Display for Bar {
             self.kind,
             self.guest
         )?;
-        let mut pieces: Vec<(&Piece, &str)> = self
+        let mut parts: Vec<(&Piece, &str)> = self
             .mapped
             .iter()
             .map(|piece| (piece, "mapped: the guest reaches it without an exit"))
             .chain(self.trapped.iter().map(|piece| (piece, "trapped")))
             .collect();
-        pieces.sort_by_key(|(piece, _)| number(&piece.offset));
-        for (piece, how) in pieces {
+        parts.sort_by_key(|(piece, _)| number(&piece.offset));
+        for (piece, how) in parts {
             writeln!(
                 f,
                 "       {:>10} + {:<9} {how}",

@@ -67,7 +67,7 @@ pub mod ext_id {
     pub const TPH: u16 = 0x17;
     /// Latency tolerance reporting.
     pub const LTR: u16 = 0x18;
-    /// Secondary PCI Express: 8.0 GT/s lanes.
+    /// Secondary PCI Express: 8.0 GT/s links.
     pub const SECONDARY: u16 = 0x19;
     /// Process address space IDs.
     pub const PASID: u16 = 0x1b;

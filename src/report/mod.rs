@@ -88,7 +88,8 @@ pub struct Register {
     /// Number of accesses.
     pub count: u64,
     /// The device or BAR that has the address now; null if none has.
-    pub place: Option<String>,
+    #[serde(rename = "place")]
+    pub range: Option<String>,
     /// Offset in that device or BAR, in hexadecimal.
     pub offset: Option<String>,
 }
@@ -263,7 +264,7 @@ fn register(access: Access, count: u64, ranges: &[NamedRange]) -> Register {
         address: format!("{:#x}", access.address),
         write: access.write,
         count,
-        place: range.map(|r| r.name.clone()),
+        range: range.map(|r| r.name.clone()),
         offset: range.map(|r| format!("{:#x}", access.address - r.range.start)),
     }
 }

@@ -166,8 +166,8 @@ impl fmt::Display for Register {
         } = self;
         let way = if self.write { "write" } else { "read" };
         write!(f, "  {count:>10}  {way:<5} {space} {address}")?;
-        if let (Some(place), Some(offset)) = (&self.place, &self.offset) {
-            write!(f, " ({place} + {offset})")?;
+        if let (Some(range), Some(offset)) = (&self.range, &self.offset) {
+            write!(f, " ({range} + {offset})")?;
         }
         writeln!(f)
     }

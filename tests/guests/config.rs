@@ -10,7 +10,7 @@ pub const TESTS: &[Test] = tests![
     both_mechanisms_agree,
     the_host_bridge_is_there,
     absent_functions_read_as_ones,
-    every_width_and_lane,
+    every_width_and_byte,
     writes_of_every_width,
     command_as_a_dword_with_status,
     command_as_bytes,
@@ -95,7 +95,7 @@ fn absent_functions_read_as_ones() {
     assert_eq!(numbers[8..], [0xff, ID]);
 }
 
-fn every_width_and_lane() {
+fn every_width_and_byte() {
     let numbers = numbers(|g| {
         for offset in 0..4 {
             g.cfg_read(SLOT, offset, Width::Byte).print_eax();

@@ -47,7 +47,7 @@ fn by_range(report: &Report) -> BTreeMap<(&str, &str, bool), u64> {
     let registers = report.exits.registers.iter();
     registers
         .filter_map(|r| {
-            let range = r.place.as_deref()?.strip_prefix("0000:00:01.0 ")?;
+            let range = r.range.as_deref()?.strip_prefix("0000:00:01.0 ")?;
             Some(((range, r.offset.as_deref()?, r.write), r.count))
         })
         .collect()

@@ -31,10 +31,10 @@ const LINE_STATUS: u16 = COM1 + 5;
 const COM2: u16 = 0x2f8;
 const DLAB: u8 = 0x80;
 
-/// Dwords of RAM: a value that the guest read, the processor whose turn it is, and how many have
+/// Dwords of RAM: a value that the guest read, the processor whose next it is, and how many have
 /// started.
 const SEEN: u32 = 0x7_2000;
-const TURN: u32 = SEEN + 4;
+const NEXT: u32 = SEEN + 4;
 const STARTED: u32 = SEEN + 8;
 
 /// Whether KVM coalesces port writes. If not, each write is an exit, and exits are not checked.
@@ -139,9 +139,9 @@ fn an_address_is_everybodys() {
     let turns = [(u32::from(SLOT) << 11, ID), (0, HOST_BRIDGE)];
     let mut g = Asm::new();
     let other = g.label();
-    let wait = |g: &mut Asm, turn: u32| {
+    let wait = |g: &mut Asm, next: u32| {
         let not_yet = g.here();
-        g.pause().load32(TURN).cmp_eax(turn).jne(not_yet);
+        g.pause().load32(NEXT).cmp_eax(next).jne(not_yet);
     };
     g.local_apic_on().start_others(other, STARTED);
     g.repeat(ROUNDS, |g| {
@@ -149,7 +149,7 @@ fn an_address_is_everybodys() {
             let right = g.label();
             wait(g, 1);
             g.input(Width::Dword, PORT_PCI_DATA).cmp_eax(id).je(right);
-            g.inc32(SEEN).bind(right).store32(TURN, 0);
+            g.inc32(SEEN).bind(right).store32(NEXT, 0);
         }
     });
     g.show(SEEN).power_off();
@@ -157,7 +157,7 @@ fn an_address_is_everybodys() {
         for (function, _) in turns {
             wait(g, 0);
             g.out(Width::Dword, PORT_PCI_ADDRESS, 1 << 31 | function);
-            g.store32(TURN, 1);
+            g.store32(NEXT, 1);
         }
     });
     let ended = Vm::new(g).cpus(2).device(&device).run();

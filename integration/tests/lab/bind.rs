@@ -51,7 +51,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("a_group_is_bound_whole_or_not_at_all")
             .disks(&GROUP)
             .script(half_way(), check_half_way),
-        Scenario::new("a_bind_that_is_killed_is_mended")
+        Scenario::new("a_bind_that_is_killed_is_recovered")
             .disks(&GROUP)
             .script(killed(), check_killed),
         Scenario::new("an_ordinary_user_boots_a_guest")

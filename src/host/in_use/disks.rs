@@ -47,7 +47,7 @@ struct Disks {
     /// The number `major:minor` of each name.
     ids: BTreeMap<String, String>,
     /// The device mapper's names, such as `vg-root`, and the names that sysfs uses, such as `dm-0`.
-    aliases: BTreeMap<String, String>,
+    mapped_names: BTreeMap<String, String>,
     /// Pairs of a block device and one that is stacked on it.
     held: Vec<(String, String)>,
     /// Pairs of a disk and its btrfs file system: mountinfo shows only the first disk of each.
@@ -73,8 +73,10 @@ impl Disks {
             let path = class.join(&name);
             let id = text(&path.join("dev"))?.trim().to_owned();
             disks.ids.insert(name.clone(), id);
-            if let Ok(alias) = fs::read_to_string(path.join("dm/name")) {
-                disks.aliases.insert(alias.trim().to_owned(), name.clone());
+            if let Ok(mapped) = fs::read_to_string(path.join("dm/name")) {
+                disks
+                    .mapped_names
+                    .insert(mapped.trim().to_owned(), name.clone());
             }
             let holders = names(&path.join("holders"))?.into_iter();
             let on_it = loops.iter().filter(|(_, on)| *on == node(&name));
@@ -98,12 +100,12 @@ impl Disks {
     /// Finds a disk's name in sysfs by a path from /proc or by its number.
     fn name(&self, path: &str, id: &str) -> Option<&String> {
         let name = path.strip_prefix("/dev/").unwrap_or(path);
-        let alias = name.strip_prefix("mapper/").unwrap_or(name);
+        let mapped = name.strip_prefix("mapper/").unwrap_or(name);
         self.ids
             .iter()
             .find(|(n, i)| n.as_str() == name || (!id.is_empty() && i.as_str() == id))
             .map(|(n, _)| n)
-            .or_else(|| self.aliases.get(alias))
+            .or_else(|| self.mapped_names.get(mapped))
     }
 }
 
@@ -134,9 +136,9 @@ fn opened(disks: &Disks, paths: &HostPaths) -> Vec<Use> {
         .keys()
         .map(|name| (paths.dev.join(node(name)), name));
     let mapped = disks
-        .aliases
+        .mapped_names
         .iter()
-        .map(|(alias, name)| (paths.dev.join("mapper").join(alias), name));
+        .map(|(mapped, name)| (paths.dev.join("mapper").join(mapped), name));
     let nodes: BTreeMap<PathBuf, &String> = own.chain(mapped).collect();
     let files: Vec<PathBuf> = nodes.keys().cloned().collect();
     if files.is_empty() {

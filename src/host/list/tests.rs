@@ -149,7 +149,7 @@ fn programs_read_the_same() {
     assert_eq!(devices[3]["held_by"], serde_json::json!(["0000:00:07.0"]));
 }
 
-const SHARE: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+const MEDIATED: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 const PORTS: &str = "c2e88431-8a6b-4e0d-9b5e-3f1a2b3c4d5e";
 
 /// A part of the controller, a device of a parent that is not a PCI device, and one without a
@@ -174,7 +174,12 @@ fn with_mediated() -> Tree {
             );
         }
     };
-    add(SHARE, &Tree::home("0000:00:05.0"), "vfio-pci\n", Some(12));
+    add(
+        MEDIATED,
+        &Tree::home("0000:00:05.0"),
+        "vfio-pci\n",
+        Some(12),
+    );
     add(
         PORTS,
         "sys/devices/virtual/mtty/mtty",
@@ -217,11 +222,11 @@ fn mediated_devices_are_below_their_parents() {
 fn programs_read_of_mediated_devices() {
     let json = to_json(&items(&with_mediated(), false)).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let share = serde_json::json!([{
-        "uuid": SHARE, "parent": "0000:00:05.0", "type": "shares-pci", "api": "vfio-pci",
+    let listed = serde_json::json!([{
+        "uuid": MEDIATED, "parent": "0000:00:05.0", "type": "shares-pci", "api": "vfio-pci",
         "group": 12, "driver": "shares", "state": "ready",
     }]);
-    assert_eq!(json["devices"][0]["mediated_devices"], share);
+    assert_eq!(json["devices"][0]["mediated_devices"], listed);
     assert_eq!(
         json["devices"][1]["mediated_devices"],
         serde_json::json!([])

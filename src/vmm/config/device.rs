@@ -196,12 +196,12 @@ mod tests {
     fn options_follow_the_address() {
         let plain: DeviceConfig = "01:00.0".parse().unwrap();
         assert_eq!((plain.address.as_str(), plain.slot), ("01:00.0", None));
-        let placed: DeviceConfig = "/sys/bus/pci/devices/0000:01:00.0,slot=4.1"
+        let moved: DeviceConfig = "/sys/bus/pci/devices/0000:01:00.0,slot=4.1"
             .parse()
             .unwrap();
-        assert_eq!(placed.address, "/sys/bus/pci/devices/0000:01:00.0");
-        assert_eq!(placed.slot.unwrap().to_string(), "04.1");
-        assert!(!placed.managed);
+        assert_eq!(moved.address, "/sys/bus/pci/devices/0000:01:00.0");
+        assert_eq!(moved.slot.unwrap().to_string(), "04.1");
+        assert!(!moved.managed);
         let managed: DeviceConfig = "01:00.0,managed=on,slot=4".parse().unwrap();
         assert!(managed.managed && managed.slot.is_some());
         let unmanaged: DeviceConfig = "01:00.0,managed=off".parse().unwrap();

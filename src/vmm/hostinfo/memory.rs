@@ -43,13 +43,13 @@ pub fn total() -> u64 {
 }
 
 /// Bytes that this process's control groups leave to it; `None` without a limit.
-pub fn group_room() -> Option<u64> {
+pub fn group_left() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    room(&groups, Path::new("/sys/fs/cgroup"))
+    left_by_groups(&groups, Path::new("/sys/fs/cgroup"))
 }
 
 /// Bytes left by the groups named in the text of /proc/self/cgroup, and by their ancestors.
-fn room(groups: &str, mount: &Path) -> Option<u64> {
+fn left_by_groups(groups: &str, mount: &Path) -> Option<u64> {
     let mut least = None;
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -163,7 +163,7 @@ mod tests {
             ("nonsense", None),
             ("", None),
         ] {
-            assert_eq!(room(text, root.as_path()), left, "{text}");
+            assert_eq!(left_by_groups(text, root.as_path()), left, "{text}");
         }
     }
 }

@@ -57,7 +57,7 @@ fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), MachineError
         return Ok(());
     }
     let host = HostMemory::read().map(|host| (host.available, false));
-    let group = memory::group_room().map(|room| (room, true));
+    let group = memory::group_left().map(|left| (left, true));
     match host.into_iter().chain(group).min() {
         Some((left, group)) if asked > left => Err(MachineError::Present {
             asked,

@@ -37,17 +37,17 @@ impl Scope {
     /// # Errors
     /// ENODEV where neither slot nor bus can be reset, ENOTTY for a device that is not on PCI.
     pub fn of(device: &File) -> io::Result<Self> {
-        let mut room = USUAL;
+        let mut entries = USUAL;
         loop {
-            let mut words = vec![0u32; HEADER + room * ENTRY];
+            let mut words = vec![0u32; HEADER + entries * ENTRY];
             let Err(error) = uapi::hot_reset_info(device, &mut words) else {
                 return Ok(Self::parse(&words));
             };
             let count = words.get(2).map_or(0, |count| *count as usize);
-            if error.raw_os_error() != Some(libc::ENOSPC) || count <= room || count > MOST {
+            if error.raw_os_error() != Some(libc::ENOSPC) || count <= entries || count > MOST {
                 return Err(error);
             }
-            room = count;
+            entries = count;
         }
     }
 

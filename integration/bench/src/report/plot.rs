@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_has_a_dot_for_each_place() {
+    fn growth_has_a_dot_for_each_point() {
         let results = example();
         let lines = lines(&results, 1);
         let lines: Vec<&Line> = lines.iter().filter(|line| line.points.len() > 1).collect();

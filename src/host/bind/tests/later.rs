@@ -174,7 +174,7 @@ fn a_record_of_a_device_that_is_gone_or_another_is_forgotten() {
 }
 
 #[test]
-fn what_was_bound_by_hand_goes_to_whoever_wants_it() {
+fn what_was_bound_by_hand_goes_to_the_user_who_asks() {
     let fake = one_disk();
     let before = fake.snapshot();
     let kernel = &fake.kernel;
@@ -207,7 +207,7 @@ fn what_was_bound_by_hand_goes_to_whoever_wants_it() {
 
 /// Another program was killed after it had unbound the driver, and there is no record.
 #[test]
-fn a_device_without_a_driver_goes_to_whoever_wants_it() {
+fn a_device_without_a_driver_goes_to_the_user_who_asks() {
     let fake = one_disk();
     let before = fake.snapshot();
     let host = fake.host();

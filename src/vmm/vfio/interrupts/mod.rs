@@ -285,9 +285,9 @@ fn part_of(start: u16, size: u16, offset: u16, data: &[u8]) -> Option<(u16, &[u8
     }
     let skip = usize::from(start.saturating_sub(offset));
     let first = offset.saturating_sub(start);
-    let room = usize::from(size - first);
+    let most = usize::from(size - first);
     let part = data.get(skip..)?;
-    Some((first, part.get(..room).unwrap_or(part)))
+    Some((first, part.get(..most).unwrap_or(part)))
 }
 
 /// Lets `fill` write the part of a read that lies in `[start, start + size)`; arguments as in the
