@@ -32,7 +32,7 @@ use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::layout::{Layout, LayoutError};
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::{IrqInfo, VfioFile};
 use vmm::vfio::function::rom::{RomError, RomSource};
@@ -116,9 +116,9 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let mut layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let layout = Layout::new(config.memory.size, bytes, phys_bits)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    layout = layout.reachable(bytes, phys_bits, usable);
+    let layout = layout.with_bars(bytes, phys_bits, usable)?;
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
@@ -151,7 +151,7 @@ fn kernel_problem(config: &VmConfig, layout: &Layout) -> Option<Problem> {
 
 fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     Problem {
-        problem: sentence(error),
+        problem: with_causes(error),
         hint,
     }
 }

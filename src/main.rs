@@ -19,7 +19,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 use vmm::hostinfo::sysfs::Sysfs;
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 use vmm::log::phases;
 use vmm::log::phases::{Clock, Phases};
 use vmm::log::stderr::{Stderr, say};
@@ -157,7 +157,7 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
 
 /// Prints an error with its causes as one sentence, and the remedy to type.
 fn fail(error: &dyn Error, hint: Option<String>) -> ExitCode {
-    say(format_args!("mini-vmm: {}", sentence(error)));
+    say(format_args!("mini-vmm: {}", with_causes(error)));
     if let Some(hint) = hint {
         say(format_args!("hint: {hint}"));
     }

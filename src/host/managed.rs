@@ -12,7 +12,7 @@ use std::io::Write;
 
 use tracing::info;
 use vmm::config::device::DeviceConfig;
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 use vmm::log::stderr::say;
 use vmm::sys::process;
 use vmm::sys::process::Process;
@@ -70,7 +70,7 @@ impl Drop for Managed {
             Err(e) => vec![e],
         };
         for error in errors {
-            say(format_args!("mini-vmm: {}", sentence(&error)));
+            say(format_args!("mini-vmm: {}", with_causes(&error)));
             if let Some(hint) = error.hint() {
                 say(format_args!("hint: {hint}"));
             }
@@ -81,7 +81,7 @@ impl Drop for Managed {
 /// Writes the guardian's messages to the kernel's log: the guardian has no terminal.
 fn note(outcome: Result<bind::Outcome, BindError>) {
     let (lines, errors) = outcome.unwrap_or_else(|e| (Vec::new(), vec![e]));
-    let errors = errors.iter().map(|e| sentence(e));
+    let errors = errors.iter().map(|e| with_causes(e));
     let Ok(mut log) = OpenOptions::new().write(true).open("/dev/kmsg") else {
         return;
     };

@@ -1,8 +1,10 @@
-//! The one thread beside the main loop that waits: it serves a device's notices.
+//! A thread that waits for eventfds and calls a handler for each that is signalled.
 //!
-//! Interrupts never come here; they stay in the kernel. What comes are the events that VFIO signals
-//! about the device itself (its error and its request to be given back), so that a busy main loop
-//! does not hold them up.
+//! The events come from the devices of the host: VFIO signals that a device has failed or that the
+//! host asks for it back, and, where VFIO cannot unmask INTx itself, that the guest has served an
+//! interrupt by the pin ([`crate::vfio::interrupts`]). All other interrupts stay in the kernel. The
+//! thread is not the main loop ([`crate::lifecycle`]), so that a busy main loop does not delay an
+//! event.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,8 +20,8 @@ type Handler = Arc<dyn Fn() + Send + Sync>;
 /// The key of the event that ends the thread.
 const STOP: u64 = 0;
 
-/// An epoll thread that calls a handler for each signalled eventfd; it starts with the first watch.
-pub struct Service {
+/// Calls a handler for each signalled eventfd, on a thread that starts with the first watch.
+pub struct EventThread {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -52,8 +54,8 @@ impl Shared {
     }
 }
 
-impl Service {
-    /// Without a thread yet.
+impl EventThread {
+    /// Makes the epoll instance; the thread starts with the first [`EventThread::watch`].
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -76,17 +78,17 @@ impl Service {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let worker = Arc::clone(&self.shared);
-            let builder = thread::Builder::new().name("notices".into());
+            let builder = thread::Builder::new().name("device events".into());
             *thread = Some(builder.spawn(move || serve(&worker))?);
         }
         Ok(())
     }
 
     /// Calls `handler` on the thread whenever `event` is signalled; returns a key for
-    /// [`Service::unwatch`].
+    /// [`EventThread::unwatch`].
     ///
     /// # Errors
-    /// The errno of epoll_ctl(2), or no thread.
+    /// The errno of epoll_ctl(2), or of starting the thread.
     pub fn watch(
         &self,
         event: &EventFd,
@@ -112,10 +114,9 @@ impl Service {
             }
         }
     }
-}
 
-impl Service {
-    /// Ends the thread after the handler that it may be in. Not to be called by a handler.
+    /// Ends the thread once the handler that it may be running has returned. A handler must not
+    /// call this.
     pub fn stop(&self) {
         let thread = self
             .thread
@@ -129,7 +130,7 @@ impl Service {
     }
 }
 
-impl Drop for Service {
+impl Drop for EventThread {
     fn drop(&mut self) {
         self.stop();
     }
@@ -151,7 +152,7 @@ fn serve(shared: &Shared) {
         let count = match epoll::wait(shared.epoll.0, -1, &mut ready) {
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return warn!("the notice thread ends: {e}"),
+            Err(e) => return warn!("the thread of device events has ended: {e}"),
         };
         for event in ready.iter().take(count) {
             let key = event.data;
@@ -161,7 +162,7 @@ fn serve(shared: &Shared) {
             let handler = {
                 let watches = shared.lock();
                 watches.live.get(&key).map(|(event, handler)| {
-                    // Taking the counter re-arms the event; an empty one was another's.
+                    // Reading the counter re-arms the event.
                     let _ = event.read();
                     Arc::clone(handler)
                 })
@@ -182,17 +183,17 @@ mod tests {
 
     #[test]
     fn handlers_are_called_until_unwatched() {
-        let service = Service::new().unwrap();
+        let thread = EventThread::new().unwrap();
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         let (sender, receiver) = mpsc::channel();
-        let key = service
+        let key = thread
             .watch(&event, move || sender.send(()).unwrap())
             .unwrap();
         for _ in 0..3 {
             event.write(1).unwrap();
             receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         }
-        service.unwatch(key);
+        thread.unwatch(key);
         event.write(1).unwrap();
         // The handler, and with it the sender, is gone.
         assert!(receiver.recv_timeout(Duration::from_secs(10)).is_err());
@@ -200,11 +201,11 @@ mod tests {
 
     #[test]
     fn a_handler_may_end_its_own_watch() {
-        let service = Arc::new(Service::new().unwrap());
+        let thread = Arc::new(EventThread::new().unwrap());
         let event = EventFd::new(EFD_NONBLOCK).unwrap();
         let (sender, receiver) = mpsc::channel();
-        let weak = Arc::downgrade(&service);
-        service
+        let weak = Arc::downgrade(&thread);
+        thread
             .watch(&event, move || {
                 weak.upgrade().unwrap().unwatch(1);
                 sender.send(()).unwrap();

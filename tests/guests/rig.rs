@@ -9,7 +9,7 @@ use vmm::interrupt::Router;
 use vmm::layout;
 use vmm::layout::Layout;
 use vmm::memory::AddressSpace;
-use vmm::memory::gate::Gate;
+use vmm::memory::dma_ready::DmaReady;
 use vmm::memory::kvm_slots::KvmSlots;
 use vmm::vfio::device::Irq;
 use vmm::vfio::function::rom::RomSource;
@@ -38,11 +38,11 @@ pub struct Rig {
 impl Rig {
     /// With so many memory slots.
     pub fn new(device: FakeDevice, max_slots: usize) -> Self {
-        Self::at(Arc::new(Gate::open()), device, max_slots)
+        Self::at(Arc::new(DmaReady::ready()), device, max_slots)
     }
 
-    /// The same, where DMA is not possible before `ready`.
-    pub fn at(ready: Arc<Gate>, device: FakeDevice, max_slots: usize) -> Self {
+    /// The same, where devices cannot reach RAM before they are ready.
+    pub fn at(dma_ready: Arc<DmaReady>, device: FakeDevice, max_slots: usize) -> Self {
         let device = device.into_arc();
         let vm = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
         vm.create_irq_chip().unwrap();
@@ -55,7 +55,7 @@ impl Rig {
             router: Router::new(vm).unwrap(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
-            gate: ready,
+            dma_ready,
         };
         let layout = resources.layout;
         let (bus, router) = (resources.bus.clone(), resources.router.clone());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use pci::Bdf;
 use uuid::Uuid;
 use vmm::hostinfo::sysfs::PciDevice;
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 
 /// The reason why devices cannot be bound or given back.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +80,7 @@ pub enum BindError {
         run: u32,
     },
     /// Virtual functions would be removed while one of them is used.
-    #[error("the virtual functions of {physical} would go with it, and {}", sentence(.cause))]
+    #[error("the virtual functions of {physical} would go with it, and {}", with_causes(.cause))]
     FunctionInUse {
         /// The physical function.
         physical: Bdf,
@@ -88,7 +88,7 @@ pub enum BindError {
         cause: Box<BindError>,
     },
     /// `--vfs`, and host drivers have other devices of a virtual function's group.
-    #[error("no guest could use the virtual functions of {physical}: {}", sentence(.cause))]
+    #[error("no guest could use the virtual functions of {physical}: {}", with_causes(.cause))]
     FunctionsShared {
         /// The physical function.
         physical: Bdf,
@@ -230,7 +230,7 @@ pub enum BindError {
     #[error("cannot start the process that gives devices back when this one is killed")]
     Guardian(#[source] io::Error),
     /// A step failed, and the steps before it were undone.
-    #[error("{}; {}", sentence(.cause), undone(.left))]
+    #[error("{}; {}", with_causes(.cause), undone(.left))]
     Undone {
         /// The failure.
         cause: Box<BindError>,
@@ -276,7 +276,7 @@ fn undone(left: &[BindError]) -> String {
     if left.is_empty() {
         return "all changes were undone".into();
     }
-    let left: Vec<_> = left.iter().map(|e| sentence(e)).collect();
+    let left: Vec<_> = left.iter().map(|e| with_causes(e)).collect();
     format!("not all changes could be undone: {}", left.join("; "))
 }
 

@@ -3,7 +3,7 @@
 
 use pci::Bdf;
 use tracing::{debug, warn};
-use vmm::log::error_chain::sentence;
+use vmm::log::error_chain::with_causes;
 use vmm::sys::process::Process;
 
 use crate::bind::apply::{give_back, restore, steps_back};
@@ -27,7 +27,7 @@ pub(super) fn lock_and_recover(host: &Host) -> Result<(Lock, Vec<Bdf>), BindErro
 
 fn report(error: &BindError) {
     let hint = error.hint().map_or(String::new(), |h| format!("; {h}"));
-    warn!("{}{hint}", sentence(error));
+    warn!("{}{hint}", with_causes(error));
 }
 
 /// Undoes a killed bind and finishes a killed unbind, the last device first. A device that cannot

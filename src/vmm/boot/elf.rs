@@ -1,8 +1,8 @@
 //! An ELF kernel: a vmlinux, or any other ELF that is entered by PVH.
 //!
 //! The fields are those of the System V ABI's "Object Files" and "Program Loading" chapters.
-//! linux-loader copies the segments and finds the PVH note; before that everything that it would
-//! take on trust is checked here: class, machine, and each segment against the file and RAM.
+//! linux-loader copies the segments and finds the PVH note. It does not check class, machine and
+//! the segments' places in file and RAM, so that these checks are made here first.
 
 use std::os::unix::fs::FileExt;
 
@@ -10,10 +10,12 @@ use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{Elf, KernelLoader, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::boot::entry::Extent;
 use crate::boot::error::BootError;
+use crate::boot::file::BootFile;
 use crate::boot::linux::header_for_vmlinux;
-use crate::boot::{Extent, GuestMemory, Source};
 use crate::layout::{HIGH_MEMORY_START, LOW_CMDLINE_SIZE};
+use crate::memory::ram::GuestMemory;
 
 /// The first bytes of the file.
 pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
@@ -58,7 +60,7 @@ pub(super) enum Start {
 
 impl Image {
     /// Reads and checks the ELF header and the program headers.
-    pub(super) fn read(source: &Source) -> Result<Self, BootError> {
+    pub(super) fn read(source: &BootFile) -> Result<Self, BootError> {
         let unusable = |reason: String| BootError::Unusable {
             path: source.path.clone(),
             reason,
@@ -99,7 +101,7 @@ impl Image {
             let (offset, from_file) = (u64_at(h, 8), u64_at(h, 32));
             let (start, in_memory) = (u64_at(h, 24), u64_at(h, 40));
             match kind {
-                // No kernel has either; dynamic and static programs do.
+                // Programs have these segments, and kernels do not.
                 SEGMENT_INTERPRETER | SEGMENT_THREAD_LOCAL => {
                     return Err(unusable("it is a program, not a kernel".into()));
                 }
@@ -158,15 +160,16 @@ impl Image {
         self.extent
     }
 
-    /// Bytes of command line that our room takes, without the NUL.
+    /// The most bytes of a command line, without the NUL.
     pub(super) fn cmdline_limit(&self) -> u64 {
         LOW_CMDLINE_SIZE - 1
     }
 
     /// Copies the segments; the caller has checked that [`Self::extent`] is RAM.
-    pub(super) fn load(&self, source: &Source, memory: &GuestMemory) -> Result<Start, BootError> {
-        // linux-loader leaves the rest of a segment as it is, which after a reboot is the last
-        // kernel's data. Zeroes first, so that segments that share a page keep their bytes.
+    pub(super) fn load(&self, source: &BootFile, memory: &GuestMemory) -> Result<Start, BootError> {
+        // linux-loader does not zero the rest of a segment, which after a reboot holds the last
+        // kernel's data. Zeroes are written first, so that segments that share a page keep their
+        // bytes.
         for s in &self.segments {
             zero(memory, s.start + s.from_file, s.in_memory - s.from_file)?;
         }
@@ -198,7 +201,7 @@ impl Image {
             .any(|s| address >= s.start && address - s.start < s.from_file)
     }
 
-    fn no_entry(&self, source: &Source) -> BootError {
+    fn no_entry(&self, source: &BootFile) -> BootError {
         BootError::Unusable {
             path: source.path.clone(),
             reason: format!(
@@ -227,9 +230,9 @@ fn zero(memory: &GuestMemory, start: u64, size: u64) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Reads headers, which must be in the file.
+/// Reads headers from the file; a file that is too short for them is truncated.
 fn read_at(
-    source: &Source,
+    source: &BootFile,
     file_size: u64,
     buffer: &mut [u8],
     offset: u64,

@@ -1,9 +1,10 @@
-//! Errors as sentences.
+//! Errors with their causes, for messages.
 
 use std::error::Error;
 
-/// An error with its causes, as one sentence. A cause that only repeats what was said is left out.
-pub fn sentence(error: &dyn Error) -> String {
+/// The error's text and the texts of its causes, joined by ": ". A cause that the text before it
+/// ends with already is left out.
+pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(e) = cause {
@@ -41,6 +42,6 @@ mod tests {
             text: "it failed",
             source: Some(Box::new(same)),
         };
-        assert_eq!(sentence(&first), "it failed: cannot open: no entry");
+        assert_eq!(with_causes(&first), "it failed: cannot open: no entry");
     }
 }

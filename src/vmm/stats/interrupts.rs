@@ -1,8 +1,8 @@
 //! Interrupts of the devices, from the host's /proc/interrupts.
 //!
 //! VFIO names each interrupt that it takes: `vfio-msix[3](0000:01:00.0)`, `vfio-msi[0](...)`,
-//! `vfio-intx(...)`. The line goes when the guest turns its interrupts off, and a guest that powers
-//! off does so: the [`Ledger`] keeps what was counted by then.
+//! `vfio-intx(...)`. The line goes when the guest disables the interrupt, and a guest that powers
+//! off does so. The [`Ledger`] keeps the counts of lines that have gone.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,8 @@ pub struct Source {
     pub vector: u32,
 }
 
-/// How often the host has seen each of VFIO's interrupts, from the text of /proc/interrupts. An
-/// interrupt that is shared counts for each of its names.
+/// The count of each of VFIO's interrupts, from the text of /proc/interrupts. The count of a shared
+/// interrupt is returned for each of its names.
 pub fn parse(text: &str) -> Vec<(Source, u64)> {
     text.lines().flat_map(parse_line).collect()
 }
@@ -60,27 +60,27 @@ fn source(name: &str) -> Option<Source> {
     })
 }
 
-/// A vector and its interrupts.
+/// A vector and its count in this run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Vector {
     /// The host's name of the device.
     pub device: String,
     /// `msix`, `msi` or `intx`.
     pub kind: &'static str,
-    /// Its number; 0 for INTx.
+    /// The vector's number; 0 for INTx.
     pub vector: u32,
-    /// How many came.
+    /// How many interrupts came.
     pub interrupts: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Account {
     total: u64,
-    /// The line's count when it was last looked at.
+    /// The line's count when it was last read.
     seen: u64,
 }
 
-/// What came of each interrupt in this run.
+/// The counts of all interrupts in this run.
 #[derive(Default)]
 pub struct Ledger {
     accounts: Mutex<BTreeMap<Source, Account>>,
@@ -92,7 +92,7 @@ impl Ledger {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before a device's interrupts of one kind go off: their lines go with them.
+    /// To be called before a device's interrupts of one kind are disabled: their lines go then.
     pub fn before_disable(&self, device: &str, irq: Irq) {
         let Some(kind) = kind(irq) else { return };
         self.look(|accounts, now| {
@@ -100,20 +100,22 @@ impl Ledger {
         });
     }
 
-    /// After they went off. Not before, or a look in between would count the lines a second time.
+    /// To be called after they were disabled. If it were called before, a read in between would
+    /// count the lines twice.
     pub fn after_disable(&self, device: &str, irq: Irq) {
         let Some(kind) = kind(irq) else { return };
         close(&mut self.lock(), device, kind);
     }
 
-    /// After INTx went on: the line's count does not begin at 0, for others share it and it lives on.
+    /// To be called after INTx was enabled. The line's count does not begin at 0, because the line
+    /// may be shared.
     pub fn after_enable(&self, device: &str, irq: Irq) {
         if irq == Irq::Intx {
             self.look(|accounts, now| open(accounts, now, device, "intx"));
         }
     }
 
-    /// What came until now, of the devices that `wanted` knows.
+    /// The counts until now of the devices named in `wanted`.
     pub fn vectors(&self, wanted: &[String]) -> Vec<Vector> {
         let mut vectors = Vec::new();
         self.look(|accounts, now| {
@@ -127,7 +129,8 @@ impl Ledger {
         self.look_at(|| fs::read_to_string("/proc/interrupts"), then);
     }
 
-    /// Reads under the lock: an older text after a newer one would count what is accounted for.
+    /// Reads under the lock. Otherwise a thread could use an older text after a newer one, and
+    /// count interrupts twice.
     fn look_at(
         &self,
         read: impl FnOnce() -> io::Result<String>,
@@ -143,7 +146,7 @@ impl Ledger {
 
     fn complain(&self, error: &io::Error) {
         if self.limit.allow() {
-            tracing::warn!("no interrupts are counted: /proc/interrupts: {error}");
+            tracing::warn!("interrupts are not counted: /proc/interrupts: {error}");
         }
     }
 }
@@ -166,7 +169,7 @@ fn vector((source, account): (&Source, &Account)) -> Vector {
     }
 }
 
-/// Adds what came since the last look.
+/// Adds the interrupts since the last read.
 fn update(
     accounts: &mut BTreeMap<Source, Account>,
     now: &[(Source, u64)],
@@ -179,7 +182,7 @@ fn update(
     }
 }
 
-/// The next line of the same name begins at 0, for the host frees its interrupts.
+/// Notes that the next line of the same name begins at 0, since the host has freed the interrupts.
 fn close(accounts: &mut BTreeMap<Source, Account>, device: &str, kind: &str) {
     for (source, account) in accounts {
         if source.device == device && source.kind == kind {
@@ -188,7 +191,7 @@ fn close(accounts: &mut BTreeMap<Source, Account>, device: &str, kind: &str) {
     }
 }
 
-/// What the line has by now is not this run's.
+/// Notes that the line's count until now is not of this run.
 fn open(accounts: &mut BTreeMap<Source, Account>, now: &[(Source, u64)], device: &str, kind: &str) {
     for (source, count) in now {
         if source.device == device && source.kind == kind {

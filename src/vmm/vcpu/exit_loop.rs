@@ -12,7 +12,7 @@ use crate::vcpu::shared::Shared;
 /// Why a vCPU's loop ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LoopEnd {
-    /// It was asked to stop.
+    /// The vCPU was asked to stop.
     Stopped,
     /// The guest's processor shut down: a triple fault.
     Shutdown,
@@ -23,8 +23,8 @@ pub enum LoopEnd {
 /// Runs a vCPU until it is stopped or cannot go on, and counts its exits.
 pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
     let end = run_on(vcpu, shared, exits, stop);
-    // The answer to a read reaches the guest's registers inside the next KVM_RUN. Without one the
-    // old instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
+    // KVM completes an instruction that reads only in the next KVM_RUN. Without one more, the old
+    // instruction would be completed after a reset (api.rst, 4.10 KVM_RUN).
     vcpu.set_kvm_immediate_exit(1);
     let _ = vcpu.run();
     vcpu.set_kvm_immediate_exit(0);
@@ -63,7 +63,7 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
                 return LoopEnd::Shutdown;
             }
             Ok(VcpuExit::InternalError) => {
-                return LoopEnd::Broken("KVM cannot emulate an instruction of the guest's".into());
+                return LoopEnd::Broken("KVM cannot emulate an instruction of the guest".into());
             }
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
                 return LoopEnd::Broken(format!(
@@ -73,18 +73,18 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             Ok(VcpuExit::Hlt) => (Reason::Halt, 0),
             Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
             Ok(VcpuExit::IrqWindowOpen) => (Reason::Other, 0),
-            // Perhaps a page of a device that has gone; kernels before 6.8 do not say which page.
-            Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.lost_pages.take_away(Some(gpa)) => {
+            // Perhaps a page of a device that has gone. Kernels before 6.8 do not tell the address.
+            Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.memory_faults.handle(Some(gpa)) => {
                 (Reason::MemoryFault, gpa)
             }
-            Err(e) if e.errno() == libc::EFAULT && shared.lost_pages.take_away(None) => {
+            Err(e) if e.errno() == libc::EFAULT && shared.memory_faults.handle(None) => {
                 (Reason::MemoryFault, 0)
             }
             Ok(VcpuExit::MemoryFault { gpa, .. }) => {
                 return LoopEnd::Broken(format!("the host has no page for {gpa:#x}"));
             }
-            Ok(exit) => return LoopEnd::Broken(format!("KVM stopped it: {exit:?}")),
-            // A kick, or a signal for no one here.
+            Ok(exit) => return LoopEnd::Broken(format!("KVM stopped the vCPU: {exit:?}")),
+            // The signal that stops vCPUs, or another signal to this process.
             Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
                 (Reason::Interrupted, 0)
             }

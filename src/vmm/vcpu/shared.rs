@@ -1,4 +1,4 @@
-//! What the threads of all vCPUs share.
+//! What the vCPUs' threads share.
 
 use std::sync::Arc;
 
@@ -6,28 +6,29 @@ use crate::bus::Bus;
 use crate::coalesced::Coalesced;
 use crate::counters::exits::Exits;
 use crate::guest_event::Notifier;
-use crate::memory::gate::Gate;
+use crate::memory::dma_ready::DmaReady;
 
-/// What the threads share.
+/// The parts of the VM that an exit may need.
 #[derive(Clone)]
 pub struct Shared {
-    /// Where accesses go.
+    /// Dispatches port and MMIO accesses.
     pub bus: Arc<Bus>,
-    /// Writes that come before what an exit asks for.
+    /// Writes that KVM has kept; they come before the exit's own access.
     pub coalesced: Arc<Coalesced>,
-    /// Where a vCPU waits that lets a device use RAM.
-    pub gate: Arc<Gate>,
-    /// Who is told that a vCPU cannot go on.
+    /// Where a vCPU waits that lets a device use RAM; told when the vCPUs are stopped.
+    pub dma_ready: Arc<DmaReady>,
+    /// Hears of a vCPU that cannot go on.
     pub notifier: Arc<Notifier>,
-    /// Exits are counted here.
+    /// Counts the exits.
     pub exits: Arc<Exits>,
-    /// Who is asked when KVM cannot get a page.
-    pub lost_pages: Arc<dyn LostPages>,
+    /// Asked when KVM cannot get a page.
+    pub memory_faults: Arc<dyn MemoryFaultHandler>,
 }
 
-/// Knows whose pages the guest has, for when KVM cannot get one (KVM_RUN's EFAULT).
-pub trait LostPages: Send + Sync {
-    /// Takes the page at a guest-physical address, or whichever it was where KVM does not say, out
-    /// of the guest's reach. Tells whether the guest can go on without it.
-    fn take_away(&self, address: Option<u64>) -> bool;
+/// Decides whether a guest can go on when KVM cannot get one of its pages (KVM_RUN fails with
+/// EFAULT; api.rst, 5, KVM_EXIT_MEMORY_FAULT).
+pub trait MemoryFaultHandler: Send + Sync {
+    /// Removes the page at a guest-physical address from the guest, or, where KVM does not tell the
+    /// address, every page that may be meant. Returns whether the guest can go on.
+    fn handle(&self, address: Option<u64>) -> bool;
 }

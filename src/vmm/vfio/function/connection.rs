@@ -9,7 +9,7 @@ use pci::regs::power::STATE as POWER_STATE;
 use pci::regs::{COMMAND, command};
 use tracing::warn;
 
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
 
@@ -70,7 +70,7 @@ impl Connection {
     /// Logs an error that a guest's access has led to. The guest has an answer already.
     pub(super) fn complain(&self, error: &DeviceError) {
         if self.limit.allow() {
-            warn!("{}", sentence(error));
+            warn!("{}", with_causes(error));
         }
     }
 

@@ -58,9 +58,9 @@ use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
 pub use vm_resources::VmResources;
 
-use crate::event_thread::Service;
+use crate::event_thread::EventThread;
 use crate::interrupt::Router;
-use crate::memory::gate::Gate;
+use crate::memory::dma_ready::DmaReady;
 use crate::vfio::device::{CONFIG_REGION, Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
 
@@ -73,7 +73,7 @@ pub struct VfioFunction {
     power: Power,
     command: Command,
     router: Arc<Router>,
-    gate: Arc<Gate>,
+    dma_ready: Arc<DmaReady>,
     state: Mutex<State>,
 }
 
@@ -169,7 +169,7 @@ impl VfioFunction {
                 power: Power::find(&snapshot),
                 command,
                 router,
-                gate: vm.gate,
+                dma_ready: vm.dma_ready,
                 state: Mutex::new(State {
                     connected: true,
                     reset_config: config.clone(),
@@ -217,7 +217,7 @@ impl VfioFunction {
 
     /// Connects the device's pin, if there is one, to a GSI. For the guest it is `pin` (0 is INTA),
     /// whatever it is on the host.
-    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<Service>) {
+    pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {
         let mut state = self.lock();
         let (device, router) = (self.device(), Arc::clone(&self.router));
         if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {
@@ -402,7 +402,7 @@ impl PciFunction for VfioFunction {
 
     fn config_write(&self, offset: u16, data: &[u8]) {
         // Before the lock is taken: the host may want the device back meanwhile.
-        if sets_bus_master(offset, data) && !self.gate.pass() {
+        if sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();

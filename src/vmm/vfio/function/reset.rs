@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::VfioFunction;
 
@@ -58,7 +58,7 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
             Ok(scope) => {
                 match device.hot_reset() {
                     Ok(()) => info!("{} had a hot reset", list(&scope)),
-                    Err(e) => error!("{}: {}", sentence(&e), as_left(&scope)),
+                    Err(e) => error!("{}: {}", with_causes(&e), as_left(&scope)),
                 }
                 // One attempt is for all of them.
                 done.extend(scope);
@@ -84,7 +84,7 @@ fn alone(device: &SharedDevice) -> Result<(), Option<String>> {
             info!("{} was reset", device.name());
             Ok(())
         }
-        Err(e) => Err(Some(sentence(&e))),
+        Err(e) => Err(Some(with_causes(&e))),
     }
 }
 

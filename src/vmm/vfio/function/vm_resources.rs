@@ -7,7 +7,7 @@ use crate::coalesced::zones::CoalescedZones;
 use crate::interrupt::Router;
 use crate::layout::Layout;
 use crate::memory::AddressSpace;
-use crate::memory::gate::Gate;
+use crate::memory::dma_ready::DmaReady;
 
 /// What a function uses of the VM.
 #[derive(Clone)]
@@ -23,5 +23,5 @@ pub struct VmResources {
     /// The windows for BARs.
     pub layout: Layout,
     /// Where a vCPU waits until a device may use RAM.
-    pub gate: Arc<Gate>,
+    pub dma_ready: Arc<DmaReady>,
 }

@@ -4,16 +4,16 @@
 //! acknowledges it (EOI) lowers it and signals a second eventfd, which VFIO takes as "unmask": if the
 //! device still asks, the pin fires again. All of it is in the kernel
 //! (Documentation/virt/kvm/api.rst, 4.75 KVM_IRQFD_FLAG_RESAMPLE). A device whose VFIO driver does
-//! not take the second eventfd is unmasked by the notice thread instead.
+//! not take the second eventfd is unmasked by the event thread instead.
 
 use std::sync::{Arc, Weak};
 
 use tracing::{debug, warn};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::event_thread::Service;
+use crate::event_thread::EventThread;
 use crate::interrupt::{InterruptError, Router, irqfd};
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::vfio::device::{Irq, SharedDevice};
 use crate::vfio::interrupts::VectorError;
@@ -22,7 +22,7 @@ use crate::vfio::interrupts::VectorError;
 pub struct Intx {
     device: SharedDevice,
     router: Arc<Router>,
-    service: Weak<Service>,
+    service: Weak<EventThread>,
     gsi: u32,
     wired: Option<Wired>,
     limit: RateLimit,
@@ -33,7 +33,7 @@ struct Wired {
     fired: EventFd,
     /// KVM to VFIO: the guest has served it.
     served: EventFd,
-    /// The watch of the notice thread, where VFIO does not listen to `served`.
+    /// The watch of the event thread, where VFIO does not listen to `served`.
     watch: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ impl Intx {
     pub fn new(
         device: SharedDevice,
         router: Arc<Router>,
-        service: Weak<Service>,
+        service: Weak<EventThread>,
         gsi: u32,
     ) -> Option<Self> {
         device.irq(Irq::Intx)?;
@@ -88,7 +88,7 @@ impl Intx {
                 debug!(
                     "{}: its pin is unmasked from here: {}",
                     self.device.name(),
-                    sentence(&e)
+                    with_causes(&e)
                 );
                 self.watch(&served)
             }
@@ -105,7 +105,7 @@ impl Intx {
         let device = Arc::clone(&self.device);
         let unmask = move || {
             if let Err(e) = device.unmask(Irq::Intx) {
-                debug!("{}", sentence(&e));
+                debug!("{}", with_causes(&e));
             }
         };
         let watch = self
@@ -144,7 +144,7 @@ impl Intx {
     /// A guest decides how often this happens.
     fn complain(&self, what: &str, error: &dyn std::error::Error) {
         if self.limit.allow() {
-            warn!("{}: {what}: {}", self.device.name(), sentence(error));
+            warn!("{}: {what}: {}", self.device.name(), with_causes(error));
         }
     }
 

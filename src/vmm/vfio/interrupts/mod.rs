@@ -18,7 +18,7 @@ use pci::byte_enable;
 use pci::msi::{Msi, MsiCapability, MsiEffect};
 use pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability, MsixEffect};
 
-use crate::event_thread::Service;
+use crate::event_thread::EventThread;
 use crate::interrupt::{InterruptError, Router};
 use crate::vfio::device::{DeviceError, SharedDevice};
 
@@ -77,7 +77,7 @@ impl Interrupts {
         device: SharedDevice,
         router: Arc<Router>,
         gsi: u32,
-        service: Weak<Service>,
+        service: Weak<EventThread>,
     ) -> bool {
         self.intx = Intx::new(device, router, service, gsi);
         self.power_on();

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::interrupt::irqfd::MsiLine;
 use crate::interrupt::{Router, irqfd};
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 use crate::vfio::interrupts::VectorError;
@@ -171,7 +171,7 @@ impl MsiVectors {
             warn!(
                 "{}: MSI is not as the guest wants it: {}",
                 self.device.name(),
-                sentence(error)
+                with_causes(error)
             );
         }
     }

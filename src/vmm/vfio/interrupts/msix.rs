@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use crate::interrupt::irqfd::MsiLine;
 use crate::interrupt::{Router, irqfd};
-use crate::log::error_chain::sentence;
+use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 use crate::vfio::interrupts::VectorError;
@@ -259,7 +259,7 @@ impl MsixVectors {
 
     fn complain(&self, what: &str, error: &dyn std::error::Error) {
         if self.limit.allow() {
-            warn!("{}: {what}: {}", self.device.name(), sentence(error));
+            warn!("{}: {what}: {}", self.device.name(), with_causes(error));
         }
     }
 }
