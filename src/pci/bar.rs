@@ -129,8 +129,8 @@ impl fmt::Display for BarKind {
 impl Bar {
     /// Whether a BAR with this address in its registers can decode there.
     ///
-    /// Address 0 stands for a BAR without an address. A range that ends where the address space does
-    /// is what sizing leaves in the registers; a range beyond the end cannot be decoded.
+    /// Address 0 stands for a BAR without an address. A range that ends where the address space
+    /// does is what sizing leaves in the registers; a range beyond the end cannot be decoded.
     pub fn can_decode_at(&self, address: u64) -> bool {
         let end = address.checked_add(self.size);
         address != 0

@@ -18,7 +18,10 @@ const SUM: &str = "md5=1c0f34fee7176dc367bead8f96cba6bc";
 
 pub fn all() -> Vec<Scenario> {
     vec![
-        failure("a_failed_device_is_disconnected_in_a_container", "container"),
+        failure(
+            "a_failed_device_is_disconnected_in_a_container",
+            "container",
+        ),
         failure("a_failed_device_is_disconnected_by_iommufd", "iommufd"),
     ]
 }

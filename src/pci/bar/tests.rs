@@ -28,8 +28,12 @@ pub(crate) fn any_bars() -> impl Strategy<Value = Bars> {
     let one = prop_oneof![
         2 => Just(None),
         2 => (2u32..9).prop_map(|s| bar(BarKind::Io, 1 << s)),
-        3 => memory.clone().prop_map(|(prefetchable, s)| bar(BarKind::Memory32 { prefetchable }, 1 << s)),
-        3 => (any::<bool>(), 4u32..36).prop_map(|(prefetchable, s)| bar(BarKind::Memory64 { prefetchable }, 1 << s)),
+        3 => memory.clone().prop_map(|(prefetchable, s)| {
+            bar(BarKind::Memory32 { prefetchable }, 1 << s)
+        }),
+        3 => (any::<bool>(), 4u32..36).prop_map(|(prefetchable, s)| {
+            bar(BarKind::Memory64 { prefetchable }, 1 << s)
+        }),
     ];
     let rom = prop::option::of(11u32..25);
     (prop::array::uniform6(one), rom).prop_map(|(mut bars, rom)| {
@@ -196,7 +200,10 @@ proptest! {
     #[test]
     fn accesses_are_as_masked_memory(
         bars in any_bars(),
-        accesses in prop::collection::vec((0x0cusize..0x38, prop::collection::vec(any::<u8>(), 0..9)), 0..20),
+        accesses in prop::collection::vec(
+            (0x0cusize..0x38, prop::collection::vec(any::<u8>(), 0..9)),
+            0..20,
+        ),
     ) {
         let mut guest = bars.clone();
         let mut ones = bars.clone();

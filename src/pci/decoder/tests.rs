@@ -127,7 +127,13 @@ proptest! {
     fn ends_where_the_registers_say(
         bars in any_bars(),
         steps in prop::collection::vec(
-            (0x0cu16..0x38, prop::collection::vec(any::<u8>(), 0..9), any::<bool>(), any::<bool>(), any::<bool>()),
+            (
+                0x0cu16..0x38,
+                prop::collection::vec(any::<u8>(), 0..9),
+                any::<bool>(),
+                any::<bool>(),
+                any::<bool>(),
+            ),
             0..30,
         ),
     ) {

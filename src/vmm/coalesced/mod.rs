@@ -70,7 +70,7 @@ pub struct Coalesced {
     bus: Arc<Bus>,
     serial: Arc<Serial>,
     /// Characters were written, and the UART's interrupt has not followed yet.
-    serial_written: Arc<AtomicBool>,
+    interrupt_due: Arc<AtomicBool>,
     applied: AtomicU64,
 }
 
@@ -82,7 +82,7 @@ impl Coalesced {
             ring: vcpu.and_then(|vcpu| ring(vm, vcpu)),
             apply_lock: Mutex::new(()),
             bus,
-            serial_written: serial.interrupt_due(),
+            interrupt_due: serial.interrupt_due(),
             serial,
             applied: AtomicU64::new(0),
         }
@@ -132,7 +132,7 @@ impl Coalesced {
     /// carried out too, so that none is late.
     pub fn finish_exit(&self) {
         self.apply();
-        if self.serial_written.load(Ordering::Acquire) {
+        if self.interrupt_due.load(Ordering::Acquire) {
             self.serial.update_interrupt();
         }
     }

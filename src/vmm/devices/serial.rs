@@ -169,7 +169,7 @@ impl Serial {
         }
     }
 
-    /// Set while [`Serial::update_interrupt`] has something to do.
+    /// Whether a call of [`Serial::update_interrupt`] is due, for one who looks at each exit.
     pub fn interrupt_due(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.interrupt_due)
     }

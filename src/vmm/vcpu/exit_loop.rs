@@ -23,8 +23,8 @@ pub enum LoopEnd {
 /// Runs a vCPU until it is stopped or cannot go on, and counts its exits.
 pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
     let end = run_on(vcpu, shared, exits, stop);
-    // What a read was answered with reaches the registers inside the next KVM_RUN; without it the
-    // old instruction would still be finished after a reset (api.rst, 4.10 KVM_RUN).
+    // KVM completes an instruction that reads only in the next KVM_RUN. Without one more, the old
+    // instruction would be completed after a reset (api.rst, 4.10 KVM_RUN).
     vcpu.set_kvm_immediate_exit(1);
     let _ = vcpu.run();
     vcpu.set_kvm_immediate_exit(0);
@@ -73,7 +73,7 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             Ok(VcpuExit::Hlt) => (Reason::Halt, 0),
             Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
             Ok(VcpuExit::IrqWindowOpen) => (Reason::Other, 0),
-            // A page of a device that has gone, perhaps; kernels before 6.8 do not say which.
+            // Perhaps a page of a device that has gone. Kernels before 6.8 do not tell the address.
             Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.memory_faults.handle(Some(gpa)) => {
                 (Reason::MemoryFault, gpa)
             }
@@ -83,8 +83,8 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             Ok(VcpuExit::MemoryFault { gpa, .. }) => {
                 return LoopEnd::Broken(format!("the host has no page for {gpa:#x}"));
             }
-            Ok(exit) => return LoopEnd::Broken(format!("KVM stopped it: {exit:?}")),
-            // A kick, or a signal that was nobody's.
+            Ok(exit) => return LoopEnd::Broken(format!("KVM stopped the vCPU: {exit:?}")),
+            // The signal that stops vCPUs, or another signal to this process.
             Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
                 (Reason::Interrupted, 0)
             }

@@ -1,5 +1,5 @@
-//! Any accesses to the header against a plain model of the specification: the same registers, and the
-//! same address ranges decoded.
+//! Any accesses to the header against a plain model of the specification: the same registers, and
+//! the same address ranges decoded.
 
 use proptest::prelude::*;
 
@@ -147,7 +147,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     // The lowest bit enables a ROM.
     let address = (address, any::<bool>()).prop_map(|(a, enable)| a | u64::from(enable));
     let step = prop_oneof![
-        4 => (0..END, prop::collection::vec(byte, 0..9)).prop_map(|(at, data)| Step::Write(at, data)),
+        4 => (0..END, prop::collection::vec(byte, 0..9))
+            .prop_map(|(at, data)| Step::Write(at, data)),
         3 => (0u16..8).prop_map(Step::Command),
         4 => (0..REGISTER_COUNT, address).prop_map(|(bar, address)| Step::Address(bar, address)),
         2 => (0..REGISTER_COUNT).prop_map(Step::Size),

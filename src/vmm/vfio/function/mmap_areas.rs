@@ -93,8 +93,8 @@ pub(super) fn map(
     }
 }
 
-/// The host addresses agree with any natural address of the BAR modulo its size, up to 1 GiB, so that
-/// the kernel can map huge page frames.
+/// The host addresses agree with any natural address of the BAR modulo its size, up to 1 GiB, so
+/// that the kernel can map huge page frames.
 fn map_areas(device: &dyn Device, region: &RegionInfo, areas: &[Area]) -> io::Result<Vec<Region>> {
     if areas.is_empty() {
         return Ok(Vec::new());

@@ -403,7 +403,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_snapshot_is_accepted(mut snapshot in proptest::collection::vec(any::<u8>(), 256), big: bool) {
+        fn any_snapshot_is_accepted(
+            mut snapshot in proptest::collection::vec(any::<u8>(), 256),
+            big: bool,
+        ) {
             if big {
                 snapshot.resize(4096, 0xa5);
             }
