@@ -242,7 +242,7 @@ impl VfioFunction {
 
     /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
     pub(super) fn silence(&self, state: &mut State) {
-        state.interrupts.turn_off();
+        state.interrupts.quiesce();
         state.command = 0;
         self.follow_decode(state);
         self.device_write(COMMAND, &[0, 0]);
