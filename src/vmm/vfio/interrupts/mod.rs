@@ -56,8 +56,8 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// MSI and MSI-X as the configuration space in `snapshot` has them and VFIO offers them. INTx follows
-    /// by [`Interrupts::connect_pin`].
+    /// MSI and MSI-X as the configuration space in `snapshot` has them and VFIO offers them. INTx
+    /// follows by [`Interrupts::connect_pin`].
     pub fn new(snapshot: &[u8], device: SharedDevice, routing: Arc<GsiRouting>) -> Self {
         let msi = MsiCapability::parse(snapshot)
             .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&routing)))
