@@ -20,6 +20,7 @@ use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
 use pci::msix::MsixCapability;
+use pci::msix_layout::MsixLayout;
 use pci::regs;
 use pci::{Bdf, bar_assignment};
 use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
@@ -33,11 +34,12 @@ use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::layout::{Layout, LayoutError};
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::{IrqInfo, VfioFile};
+use vmm::vfio::device::IrqInfo;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{bar_map, policy};
+use vmm::vfio::function::{mmap_areas, policy};
 use vmm::vfio::open;
 use vmm::vfio::open::{Opened, VfioError};
+use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
 
 /// Why there is no explanation.
@@ -115,9 +117,9 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let mut layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let layout = Layout::new(config.memory.size, bytes, phys_bits)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    layout = layout.reachable(bytes, phys_bits, usable);
+    let layout = layout.with_bars(bytes, phys_bits, usable)?;
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
@@ -302,8 +304,8 @@ impl Subject {
             _ => &[],
         };
         let msix = self.msix.as_ref();
-        let hidden = msix.map(|msix| bar_map::virtual_ranges(msix, index));
-        let mapped = bar_map::plan(bar.size, mappable, &hidden.unwrap_or_default());
+        let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
+        let mapped = mmap_areas::plan(bar.size, mappable, &hidden.unwrap_or_default());
         let as_ranges = |pieces: &[(u64, u64)]| -> Vec<Range> {
             let ranges = pieces.iter().map(|&(start, size)| Range { start, size });
             ranges.collect()

@@ -142,7 +142,7 @@ impl View<'_> {
             _ => Treated::Masked,
         };
         let host = value(self.image, offset, length);
-        let guest = value(self.config.image(), offset, length);
+        let guest = value(self.config.bytes(), offset, length);
         Field {
             offset,
             length,

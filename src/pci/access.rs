@@ -3,8 +3,8 @@
 //! - Mechanism 1, ports 0xcf8 and 0xcfc (PCI 3.0, 3.2.2.3.2): the first 256 bytes.
 //! - ECAM, a window of memory (PCI Express 6.0, 7.2.2): all 4096.
 //!
-//! A register lies in one dword of one function. What an access reaches beyond the data port, or
-//! beyond the 4 KiB of a function, belongs to nobody: it reads as ones and is not written.
+//! A register lies in one dword of one function. Bytes of an access beyond the data port, or beyond
+//! the 4 KiB of a function, belong to no function: they read as ones and are not written.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn data_port_lanes() {
+    fn data_port_byte_enables() {
         let m = mechanism(0x8000_0000 | 0x02 << 16 | 0x1f << 11 | 3 << 8 | 0x40);
         assert_eq!(m.decode(0, 4), target(2, 0x1f, 3, 0x40, 4));
         assert_eq!(m.decode(2, 2), target(2, 0x1f, 3, 0x42, 2));
@@ -239,7 +239,8 @@ mod tests {
     proptest! {
         #[test]
         fn targets_stay_inside(address: u32, port: u8, offset: u64, len: usize) {
-            for t in [mechanism(address).decode(port, len), decode_ecam(offset, len)].into_iter().flatten() {
+            let targets = [mechanism(address).decode(port, len), decode_ecam(offset, len)];
+            for t in targets.into_iter().flatten() {
                 prop_assert!(t.device < 32 && t.function < 8);
                 prop_assert!(t.len > 0 && t.len <= len);
                 prop_assert!(usize::from(t.offset) + t.len <= CONFIG_SPACE_SIZE);

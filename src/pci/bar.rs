@@ -101,7 +101,7 @@ impl BarKind {
         }
     }
 
-    /// The hard-wired low bits of the register.
+    /// The read-only low bits of the register.
     fn flags(self) -> u32 {
         match self {
             Self::Io => IO,
@@ -127,11 +127,11 @@ impl fmt::Display for BarKind {
 }
 
 impl Bar {
-    /// Whether a BAR with this address in its registers means to decode it.
+    /// Whether a BAR with this address in its registers can decode there.
     ///
-    /// Address 0 is that of a BAR that nobody has placed. A range that ends where the address
-    /// space does is what is left in the registers after sizing; one beyond it cannot be decoded.
-    pub fn is_placed(&self, address: u64) -> bool {
+    /// Address 0 stands for a BAR without an address. A range that ends where the address space does
+    /// is what sizing leaves in the registers; a range beyond the end cannot be decoded.
+    pub fn can_decode_at(&self, address: u64) -> bool {
         let end = address.checked_add(self.size);
         address != 0
             && end.is_some_and(|end| match self.kind {
@@ -197,7 +197,7 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// Registers for these BARs, none of them placed. A 64-bit BAR takes its own register and the
+    /// Registers for these BARs, without addresses. A 64-bit BAR takes its own register and the
     /// next, which must be `None`. Sizes become powers of two.
     pub fn new(bars: [Option<Bar>; BAR_COUNT]) -> Result<Self, BarError> {
         let mut registers = [Register::default(); REGISTER_COUNT];
@@ -279,7 +279,7 @@ impl Bars {
             let kind = kind(raw);
             upper_half = kind.is_64bit();
             let mask = match kind {
-                // The upper 16 bits of an I/O BAR may be hard-wired to zero.
+                // The upper 16 bits of an I/O BAR may be fixed at zero.
                 BarKind::Io if answer & !IO_FLAGS != 0 => u64::from(answer & !IO_FLAGS) | !0xffff,
                 BarKind::Io => 0,
                 BarKind::Memory32 { .. } if answer & !MEMORY_FLAGS != 0 => {
@@ -304,7 +304,7 @@ impl Bars {
         }
     }
 
-    /// The guest's write of any bytes at `offset` of configuration space; hard-wired bits stay.
+    /// The guest's write of any bytes at `offset` of configuration space; read-only bits stay.
     /// Tells whether one of the registers was touched.
     pub fn write(&mut self, offset: u16, data: &[u8]) -> bool {
         let mut touched = false;
@@ -322,7 +322,7 @@ impl Bars {
         self.registers.get(index)?.bar.as_ref()
     }
 
-    /// The address in the register or registers of a BAR; 0 when not placed.
+    /// The address in the register or registers of a BAR; 0 when there is none.
     pub fn address(&self, index: usize) -> Option<u64> {
         let register = self.registers.get(index)?;
         let bar = register.bar?;
@@ -362,7 +362,7 @@ impl Bars {
         (0..REGISTER_COUNT).filter_map(|i| Some((i, self.get(i)?, self.address(i)?)))
     }
 
-    /// Power-on: no BAR is placed, and the ROM is off.
+    /// Power-on: no BAR has an address, and the ROM is off.
     pub fn clear(&mut self) {
         for register in &mut self.registers {
             register.value &= !register.writable;

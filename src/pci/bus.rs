@@ -62,7 +62,7 @@ type Function = Arc<dyn PciFunction>;
 type Watcher = Box<dyn Fn(Target, bool) + Send + Sync>;
 
 /// The root bus. Shared by all vCPUs; its lock is released before a function is called, so that
-/// a function may change the bus and a slow one holds up nobody else.
+/// a function may change the bus and a slow function holds up no other.
 pub struct RootBus {
     /// By device and function, as in the address: device times 8 plus function.
     slots: RwLock<Vec<Option<Function>>>,
@@ -70,7 +70,7 @@ pub struct RootBus {
 }
 
 impl RootBus {
-    /// A bus with the host bridge in place and nothing else.
+    /// A bus with the host bridge and nothing else.
     pub fn new() -> Self {
         let bridge: Function = Arc::new(HostBridge::new());
         let mut slots = vec![Some(bridge)];
@@ -83,7 +83,7 @@ impl RootBus {
 
     /// From now on `watcher` is told of each access of the guest's; there is one at most.
     pub fn watch(&self, watcher: impl Fn(Target, bool) + Send + Sync + 'static) {
-        // A second one has nothing to do here.
+        // The first one stays.
         let _ = self.watcher.set(Box::new(watcher));
     }
 
@@ -153,14 +153,14 @@ impl RootBus {
             return;
         };
         for (at, range) in aligned_parts(offset, data.len()) {
-            let Some(piece) = data.get_mut(range) else {
+            let Some(part) = data.get_mut(range) else {
                 continue;
             };
-            f.config_read(at, piece);
-            // Whether the slot has more functions is known here alone; the bit of the host's
-            // slot would send the guest looking for functions that it was not given.
-            let lane = HEADER_TYPE.checked_sub(at).map(usize::from);
-            if let Some(byte) = lane.and_then(|lane| piece.get_mut(lane)) {
+            f.config_read(at, part);
+            // Only the bus knows whether the slot has more functions. The bit of the host's slot
+            // would make the guest look for functions that the guest was not given.
+            let index = HEADER_TYPE.checked_sub(at).map(usize::from);
+            if let Some(byte) = index.and_then(|index| part.get_mut(index)) {
                 *byte &= !MULTI_FUNCTION;
                 if multi_function {
                     *byte |= MULTI_FUNCTION;
@@ -175,13 +175,14 @@ impl RootBus {
             return;
         };
         for (at, range) in aligned_parts(offset, data.len()) {
-            if let Some(piece) = data.get(range) {
-                f.config_write(at, piece);
+            if let Some(part) = data.get(range) {
+                f.config_write(at, part);
             }
         }
     }
 
-    /// A guest's read after a decoder of [`super::config_access`] has seen it.
+    /// A guest's read of the registers that [`crate::access`] has decoded; ones where there are
+    /// none.
     pub fn read(&self, target: Option<Target>, data: &mut [u8]) {
         data.fill(0xff);
         self.tell(target, false);
@@ -190,7 +191,8 @@ impl RootBus {
         }
     }
 
-    /// A guest's write after a decoder of [`super::config_access`] has seen it.
+    /// A guest's write of the registers that [`crate::access`] has decoded; dropped where there are
+    /// none.
     pub fn write(&self, target: Option<Target>, data: &[u8]) {
         self.tell(target, true);
         if let Some((t, data)) = target.and_then(|t| Some((t, data.get(..t.len)?))) {
@@ -386,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_natural() {
+    fn parts_are_aligned() {
         let split = |offset, len| aligned_parts(offset, len).collect::<Vec<_>>();
         assert_eq!(split(4, 4), [(4, 0..4)]);
         assert_eq!(split(0, 8), [(0, 0..4), (4, 4..8)]);
@@ -399,7 +401,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_cover_the_access(offset: u16, len in 0usize..40) {
+        fn parts_cover_the_access(offset: u16, len in 0usize..40) {
             let expected = len.min(CONFIG_SPACE_SIZE.saturating_sub(offset.into()));
             let mut next = 0;
             for (at, range) in aligned_parts(offset, len) {
@@ -414,7 +416,10 @@ mod tests {
 
         #[test]
         fn any_access_is_as_memory(
-            accesses in prop::collection::vec((0xff0u64..0x1008, prop::collection::vec(any::<u8>(), 0..9)), 0..20),
+            accesses in prop::collection::vec(
+                (0xff0u64..0x1008, prop::collection::vec(any::<u8>(), 0..9)),
+                0..20,
+            ),
         ) {
             let bus = RootBus::new();
             bus.add(1, 0, Plain::new(0)).unwrap();

@@ -1,15 +1,15 @@
-//! Byte lanes: how the bytes of an access meet the bytes of a register.
+//! Byte enables: which bytes of a register an access covers.
 //!
-//! PCI lets software touch a register with any byte enables (PCI 3.0, 3.2.2.3.4), so no register
-//! may match on one exact offset and size. Every register of this room goes through these few
-//! functions instead: the access is `offset` and `data`, the register lies `at`.
+//! PCI lets software access a register with any byte enables (PCI 3.0, 3.2.2.3.4), so that no
+//! register may match on one exact offset and size. The registers of this crate use these few
+//! functions instead: the access is `data` at `offset`, and the register lies at `at`.
 
 /// `register` after a write of `data` at `offset`, where `writable` bits take the new value.
 pub fn merge(register: u32, at: u64, writable: u32, offset: u64, data: &[u8]) -> u32 {
     let mut bytes = register.to_le_bytes();
-    let lanes = bytes.iter_mut().zip(writable.to_le_bytes());
-    for (lane, (byte, mask)) in lanes.enumerate() {
-        if let Some(new) = index(at, lane, offset).and_then(|i| data.get(i)) {
+    let masked = bytes.iter_mut().zip(writable.to_le_bytes());
+    for (number, (byte, mask)) in masked.enumerate() {
+        if let Some(new) = index(at, number, offset).and_then(|i| data.get(i)) {
             *byte = (*byte & !mask) | (new & mask);
         }
     }
@@ -19,8 +19,8 @@ pub fn merge(register: u32, at: u64, writable: u32, offset: u64, data: &[u8]) ->
 /// Copies the bytes of a register, little endian, that a read of `data` at `offset` covers; the
 /// rest of `data` stays as it is.
 pub fn extract<const N: usize>(register: [u8; N], at: u64, offset: u64, data: &mut [u8]) {
-    for (lane, byte) in register.into_iter().enumerate() {
-        if let Some(to) = index(at, lane, offset).and_then(|i| data.get_mut(i)) {
+    for (number, byte) in register.into_iter().enumerate() {
+        if let Some(to) = index(at, number, offset).and_then(|i| data.get_mut(i)) {
             *to = byte;
         }
     }
@@ -32,34 +32,34 @@ pub fn touches(offset: u64, len: usize, at: u64, size: u64) -> bool {
     len > 0 && size > 0 && offset < at.saturating_add(size) && at < offset.saturating_add(len)
 }
 
-/// The byte at `offset` of a little-endian image.
-pub fn u8_at(image: &[u8], offset: usize) -> Option<u8> {
-    image.get(offset).copied()
+/// The byte at `offset`.
+pub fn u8_at(from: &[u8], offset: usize) -> Option<u8> {
+    from.get(offset).copied()
 }
 
-/// The 16 bits at `offset` of a little-endian image.
-pub fn u16_at(image: &[u8], offset: usize) -> Option<u16> {
-    let bytes = image.get(offset..)?.first_chunk()?;
+/// The 16 bits at `offset`, little endian.
+pub fn u16_at(from: &[u8], offset: usize) -> Option<u16> {
+    let bytes = from.get(offset..)?.first_chunk()?;
     Some(u16::from_le_bytes(*bytes))
 }
 
-/// The 32 bits at `offset` of a little-endian image.
-pub fn u32_at(image: &[u8], offset: usize) -> Option<u32> {
-    let bytes = image.get(offset..)?.first_chunk()?;
+/// The 32 bits at `offset`, little endian.
+pub fn u32_at(from: &[u8], offset: usize) -> Option<u32> {
+    let bytes = from.get(offset..)?.first_chunk()?;
     Some(u32::from_le_bytes(*bytes))
 }
 
-/// Puts `bytes` at `offset` of an image; what lies beyond its end is dropped.
-pub fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
-    let room = image.get_mut(offset..).unwrap_or_default();
-    for (to, from) in room.iter_mut().zip(bytes) {
+/// Puts `bytes` at `offset`; what lies beyond the end is dropped.
+pub fn put(to: &mut [u8], offset: usize, bytes: &[u8]) {
+    let rest = to.get_mut(offset..).unwrap_or_default();
+    for (to, from) in rest.iter_mut().zip(bytes) {
         *to = *from;
     }
 }
 
-/// Where in the access a byte of the register is.
-fn index(at: u64, lane: usize, offset: u64) -> Option<usize> {
-    let position = at.checked_add(lane as u64)?;
+/// The index in the access of byte `number` of the register.
+fn index(at: u64, number: usize, offset: u64) -> Option<usize> {
+    let position = at.checked_add(number as u64)?;
     usize::try_from(position.checked_sub(offset)?).ok()
 }
 

@@ -1,9 +1,10 @@
-//! A configuration space as a register file: for each byte its value and what a write does to it.
+//! A configuration space as a register file: the value of each byte, and what a write does to it.
 //!
 //! The register attributes are those of PCI Express 6.0, 7.4: RO (neither mask), RW
 //! ([`ConfigSpace::set_writable`]) and RW1C ([`ConfigSpace::set_w1c`]). For a passed-through
-//! function the space is an overlay as well: a map says which bytes it answers itself
-//! ([`ConfigSpace::set_emulated`]) and which are the device's.
+//! function the space also says for each byte who answers an access: the space itself
+//! ([`ConfigSpace::set_emulated`]) or the device. Bytes whose write changes more than their own
+//! value are marked too ([`ConfigSpace::set_side_effects`]), so that all other writes end here.
 
 use crate::{CONFIG_SPACE_SIZE, byte_enable};
 
@@ -15,6 +16,28 @@ struct Behaviour {
     writable: u8,
     w1c: u8,
     emulated: bool,
+    side_effects: bool,
+}
+
+/// A part of an access whose bytes are answered by the same side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first register of the part, in bytes.
+    pub offset: u16,
+    /// How many bytes the part has, at least one.
+    pub len: usize,
+    /// Whether the configuration space answers; the device does otherwise.
+    pub emulated: bool,
+    /// Whether a write to one of the bytes changes more than their values.
+    pub side_effects: bool,
+}
+
+impl Part {
+    /// Whether the part has a byte of the register of `size` bytes at `register`.
+    pub fn touches(&self, register: u16, size: usize) -> bool {
+        let (start, at) = (usize::from(self.offset), usize::from(register));
+        start < at + size && at < start + self.len
+    }
 }
 
 /// The register file of one function.
@@ -43,13 +66,13 @@ impl ConfigSpace {
         self.values.len()
     }
 
-    /// The values, for walkers of capability chains.
-    pub fn image(&self) -> &[u8] {
+    /// The values of all bytes, for walks of the capability chains.
+    pub fn bytes(&self) -> &[u8] {
         &self.values
     }
 
-    /// The values, to be changed without regard to the masks.
-    pub fn image_mut(&mut self) -> &mut [u8] {
+    /// The values of all bytes, to be changed whatever the masks say.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.values
     }
 
@@ -105,6 +128,13 @@ impl ConfigSpace {
         }
     }
 
+    /// Says that a write to the `len` bytes from `offset` on changes more than their values.
+    pub fn set_side_effects(&mut self, offset: u16, len: usize) {
+        for behaviour in self.behaviours_at(offset).take(len) {
+            behaviour.side_effects = true;
+        }
+    }
+
     /// Whether a byte is answered here. Bytes beyond the end are: they never reach the device.
     pub fn is_emulated(&self, offset: u16) -> bool {
         self.emulated(offset.into())
@@ -131,9 +161,9 @@ impl ConfigSpace {
         }
     }
 
-    /// Splits an access into runs of bytes that are answered here (`true`) or by the device:
-    /// register, length, which.
-    pub fn runs(&self, offset: u16, len: usize) -> impl Iterator<Item = (u16, usize, bool)> + '_ {
+    /// Splits an access of `len` bytes at `offset` into the parts that the configuration space
+    /// answers and those that the device answers, in order.
+    pub fn split(&self, offset: u16, len: usize) -> impl Iterator<Item = Part> + '_ {
         let mut at = usize::from(offset);
         let end = at.saturating_add(len);
         std::iter::from_fn(move || {
@@ -141,14 +171,21 @@ impl ConfigSpace {
                 return None;
             }
             let (start, emulated) = (at, self.emulated(at));
-            // Beyond the end all bytes are alike, so the walk is bounded by the space.
+            let mut side_effects = false;
+            // All bytes beyond the end are alike, so the size of the space bounds this loop.
             while at < end && at < self.size() && self.emulated(at) == emulated {
+                side_effects |= self.behaviours.get(at).is_some_and(|b| b.side_effects);
                 at += 1;
             }
             if emulated && at >= self.size() {
                 at = end;
             }
-            Some((u16::try_from(start).ok()?, at - start, emulated))
+            Some(Part {
+                offset: u16::try_from(start).ok()?,
+                len: at - start,
+                emulated,
+                side_effects,
+            })
         })
     }
 
@@ -204,13 +241,17 @@ mod tests {
     }
 
     #[test]
-    fn runs_alternate() {
+    fn parts_alternate() {
         let mut space = ConfigSpace::new(256);
         space.set_emulated(0x10, 2);
         space.set_emulated(0x13, 1);
-        let runs = |offset, len| space.runs(offset, len).collect::<Vec<_>>();
+        let parts = |offset, len| {
+            let parts = space.split(offset, len);
+            let parts = parts.map(|part| (part.offset, part.len, part.emulated));
+            parts.collect::<Vec<_>>()
+        };
         assert_eq!(
-            runs(0x0e, 6),
+            parts(0x0e, 6),
             [
                 (0x0e, 2, false),
                 (0x10, 2, true),
@@ -218,9 +259,30 @@ mod tests {
                 (0x13, 1, true)
             ]
         );
-        assert_eq!(runs(0xfe, 4), [(0xfe, 2, false), (0x100, 2, true)]);
-        assert_eq!(runs(0xffff, usize::MAX).len(), 1);
-        assert_eq!(runs(0x10, 0), []);
+        assert_eq!(parts(0xfe, 4), [(0xfe, 2, false), (0x100, 2, true)]);
+        assert_eq!(parts(0xffff, usize::MAX).len(), 1);
+        assert_eq!(parts(0x10, 0), []);
+    }
+
+    #[test]
+    fn side_effects_are_told_of_a_whole_part() {
+        let mut space = ConfigSpace::new(256);
+        space.set_side_effects(0x04, 2);
+        space.set_emulated(0x10, 4);
+        space.set_side_effects(0x13, 1);
+        let effects = |offset, len| {
+            let parts = space.split(offset, len).map(|part| part.side_effects);
+            parts.collect::<Vec<_>>()
+        };
+        assert_eq!(effects(0x04, 4), [true]);
+        assert_eq!(effects(0x06, 2), [false]);
+        assert_eq!(effects(0x0e, 6), [false, true]);
+        assert_eq!(effects(0x10, 2), [false]);
+        let part = space.split(0x04, 4).next().unwrap();
+        assert!(part.touches(0x05, 1) && part.touches(0x07, 4) && part.touches(0x00, 5));
+        assert!(!part.touches(0x08, 1) && !part.touches(0x00, 4));
+        let end = space.split(u16::MAX, 4).next().unwrap();
+        assert!(end.touches(u16::MAX, 1) && !end.touches(0, 4));
     }
 
     #[derive(Clone, Debug)]
@@ -249,10 +311,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_bit_by_bit(steps in prop::collection::vec(step(), 0..40), probe in offset(), len in 0usize..9) {
+        fn as_bit_by_bit(
+            steps in prop::collection::vec(step(), 0..40),
+            probe in offset(),
+            len in 0usize..9,
+        ) {
             let mut space = ConfigSpace::new(256);
             let bits = 256 * 8;
-            let (mut value, mut writable, mut w1c) = (vec![false; bits], vec![false; bits], vec![false; bits]);
+            let (mut value, mut writable) = (vec![false; bits], vec![false; bits]);
+            let mut w1c = vec![false; bits];
             let mut emulated = vec![false; 256];
             let each = |offset: u16, bytes: &[u8], f: &mut dyn FnMut(usize, bool)| {
                 for (i, byte) in bytes.iter().enumerate() {
@@ -266,12 +333,22 @@ mod tests {
             };
             for step in &steps {
                 match step {
-                    Step::Writable(o, b) => { space.set_writable(*o, b); each(*o, b, &mut |i, v| writable[i] = v); }
-                    Step::W1c(o, b) => { space.set_w1c(*o, b); each(*o, b, &mut |i, v| w1c[i] = v); }
-                    Step::Set(o, v) => { space.set_u32(*o, *v); each(*o, &v.to_le_bytes(), &mut |i, v| value[i] = v); }
+                    Step::Writable(o, b) => {
+                        space.set_writable(*o, b);
+                        each(*o, b, &mut |i, v| writable[i] = v);
+                    }
+                    Step::W1c(o, b) => {
+                        space.set_w1c(*o, b);
+                        each(*o, b, &mut |i, v| w1c[i] = v);
+                    }
+                    Step::Set(o, v) => {
+                        space.set_u32(*o, *v);
+                        each(*o, &v.to_le_bytes(), &mut |i, v| value[i] = v);
+                    }
                     Step::Emulated(o, n) => {
                         space.set_emulated(*o, *n);
-                        (0..*n).map(|i| usize::from(*o) + i).filter(|i| *i < 256).for_each(|i| emulated[i] = true);
+                        let bytes = (0..*n).map(|i| usize::from(*o) + i);
+                        bytes.filter(|i| *i < 256).for_each(|i| emulated[i] = true);
                     }
                     Step::Write(o, b) => {
                         space.write(*o, b);
@@ -291,14 +368,14 @@ mod tests {
             }
             let mut at = usize::from(probe);
             let mut last = None;
-            for (start, len, here) in space.runs(probe, len) {
-                prop_assert_eq!(usize::from(start), at);
-                prop_assert!(len > 0 && last != Some(here));
-                for i in at..at + len {
-                    prop_assert_eq!(emulated.get(i).copied().unwrap_or(true), here);
+            for part in space.split(probe, len) {
+                prop_assert_eq!(usize::from(part.offset), at);
+                prop_assert!(part.len > 0 && last != Some(part.emulated));
+                for i in at..at + part.len {
+                    prop_assert_eq!(emulated.get(i).copied().unwrap_or(true), part.emulated);
                 }
-                at += len;
-                last = Some(here);
+                at += part.len;
+                last = Some(part.emulated);
             }
             prop_assert_eq!(at, usize::from(probe) + len);
         }

@@ -1,10 +1,10 @@
-//! What decoding would change: where BARs are mapped now against where the registers and COMMAND
-//! say they should be (PCI Express 6.0, 7.5.1.1.3).
+//! How the address map has to change: where BARs are mapped now, against where the registers and
+//! COMMAND say that they should be (PCI Express 6.0, 7.5.1.1.3).
 //!
-//! BARs decode while their enable bit in COMMAND is on, and only then. So sizing, which leaves all
-//! ones in a register for a moment, moves nothing as long as decoding is off; a change while it is
-//! on moves the BAR at once. The expansion ROM is the seventh: it needs its own enable bit besides
-//! (7.5.1.2.4). The caller does what the effects say and tells how it went:
+//! A BAR decodes only while its enable bit in COMMAND is on. So sizing, which leaves all ones in a
+//! register for a moment, moves nothing while decoding is off; a change while decoding is on moves
+//! the BAR at once. The expansion ROM counts as the seventh BAR, and needs its own enable bit
+//! besides (7.5.1.2.4). The caller carries the effects out and says of each whether that worked:
 //! [`Decoder::confirm`] or [`Decoder::refuse`].
 
 use crate::bar::{Bars, REGISTER_COUNT};
@@ -12,19 +12,19 @@ use crate::bar::{Bars, REGISTER_COUNT};
 /// One change of the address map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarEffect {
-    /// The BAR was nowhere and is now at `address`.
+    /// The BAR, unmapped until now, is to be at `address`.
     Map {
         /// Index of the BAR.
         bar: usize,
         /// First address, or port.
         address: u64,
     },
-    /// The BAR is nowhere now.
+    /// The BAR is to be unmapped.
     Unmap {
         /// Index of the BAR.
         bar: usize,
     },
-    /// The BAR goes elsewhere.
+    /// The BAR is to be at another address.
     Move {
         /// Index of the BAR.
         bar: usize,
@@ -56,11 +56,11 @@ impl Decoder {
         Self::default()
     }
 
-    /// What has to change, at most one effect a BAR; nothing is changed here. Those that make
-    /// room come first.
+    /// What has to change, at most one effect a BAR; nothing is changed here. BARs that leave an
+    /// address come first.
     ///
-    /// A place that was refused is named again by the next call, since the reason may be gone by
-    /// then: do not call this until it is empty.
+    /// An address that was refused is named again by the next call, since the reason may be gone by
+    /// then. So do not repeat the call until nothing is left.
     pub fn update(&self, bars: &Bars, memory_decode: bool, io_decode: bool) -> Vec<BarEffect> {
         let mut effects: Vec<_> = (0..REGISTER_COUNT)
             .filter_map(|bar| {
@@ -98,8 +98,8 @@ impl Decoder {
         }
     }
 
-    /// The caller could not put a BAR where its registers say. It stays where it was, and the
-    /// registers say so again; one that was nowhere stays nowhere, and its registers as written.
+    /// The caller could not map a BAR where its registers say. A mapped BAR stays where it is, and
+    /// its registers say so again. An unmapped BAR stays unmapped, and keeps its registers.
     pub fn refuse(&self, bars: &mut Bars, bar: usize) {
         if let Some(old) = self.mapped(bar) {
             bars.set_address(bar, old);
@@ -116,7 +116,7 @@ fn wanted(bars: &Bars, index: usize, memory_decode: bool, io_decode: bool) -> Op
     } else {
         memory_decode
     };
-    (decode && bars.is_enabled(index) && bar.is_placed(address)).then_some(address)
+    (decode && bars.is_enabled(index) && bar.can_decode_at(address)).then_some(address)
 }
 
 #[cfg(test)]

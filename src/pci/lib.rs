@@ -15,6 +15,7 @@
 //! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
+//! | [`msix_layout`] | where in the BARs the MSI-X table and the pending bits are |
 //!
 //! The guest is hostile: any offset, length and value gets an answer. The code does not index,
 //! unwrap or panic, and the device bounds the size of a result, not the guest.
@@ -44,6 +45,7 @@ pub mod decoder;
 pub mod host_bridge;
 pub mod msi;
 pub mod msix;
+pub mod msix_layout;
 pub mod regs;
 pub mod rom;
 

@@ -2,9 +2,9 @@
 //! 6.2.5.2 and 6.3).
 //!
 //! The register itself is the last of [`super::bar::Bars`]. The content is shown as it is. Some
-//! VMMs write the device's ID into an image that names another, and mend its checksum, because their
-//! firmware would not run it otherwise; no firmware runs here, Linux looks at neither, and a driver
-//! that reads its tables there wants them as the device has them.
+//! VMMs write the device's ID into an image that names another, and correct its checksum, because
+//! their firmware would not run it otherwise; no firmware runs here, Linux looks at neither, and a
+//! driver that reads its tables there wants them as the device has them.
 
 /// Index of the expansion ROM among a function's BARs; VFIO and Linux count it so too.
 pub const ROM: usize = 6;

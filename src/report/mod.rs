@@ -15,11 +15,12 @@ use vmm::counters::exits::{Exits, Reason, VcpuExits};
 use vmm::counters::registers::{Access, Space};
 use vmm::log::error_chain::with_causes;
 use vmm::log::phases::{Clock, Phase, Phases};
+use vmm::stats::Stats;
 use vmm::stats::devices::{Calls, DeviceMeter};
 use vmm::stats::interrupts::Vector;
 use vmm::stats::kvm::Counters;
 use vmm::stats::memory::OwnMemory;
-use vmm::stats::{Place, Stats};
+use vmm::stats::named_ranges::NamedRange;
 
 /// Counts by [`Reason::name`]; reasons that did not occur count 0.
 pub type ByReason = BTreeMap<&'static str, u64>;
@@ -161,7 +162,11 @@ impl Report {
             uptime_us: clock.at(Instant::now()),
             phases: phases.list(),
             first_exit_us: first.min().map(|moment| clock.at(moment)),
-            exits: exits(&stats.exits, &stats.places(), stats.coalesced_writes()),
+            exits: exits(
+                &stats.exits,
+                &stats.named_ranges(),
+                stats.coalesced_writes(),
+            ),
             config_space: config_space(stats),
             kvm: kvm_counters(stats),
             interrupts: if names.is_empty() {
@@ -187,7 +192,7 @@ impl Report {
     }
 }
 
-fn exits(exits: &Exits, places: &[Place], coalesced: u64) -> ExitReport {
+fn exits(exits: &Exits, ranges: &[NamedRange], coalesced: u64) -> ExitReport {
     let by_reason = |of: &dyn Fn(Reason) -> u64| -> ByReason {
         Reason::ALL.into_iter().map(|r| (r.name(), of(r))).collect()
     };
@@ -210,7 +215,7 @@ fn exits(exits: &Exits, places: &[Place], coalesced: u64) -> ExitReport {
             .collect(),
         registers: counts
             .into_iter()
-            .map(|(access, count)| register(access, count, places))
+            .map(|(access, count)| register(access, count, ranges))
             .collect(),
         other_registers: others.map(|table| table.others()).sum(),
         coalesced_writes: coalesced,
@@ -246,10 +251,10 @@ fn config_space(stats: &Stats) -> ConfigReport {
     }
 }
 
-fn register(access: Access, count: u64, places: &[Place]) -> Register {
-    let place = places
+fn register(access: Access, count: u64, ranges: &[NamedRange]) -> Register {
+    let range = ranges
         .iter()
-        .find(|p| p.space == access.space && p.range.contains(access.address, 1));
+        .find(|r| r.space == access.space && r.range.contains(access.address, 1));
     Register {
         space: match access.space {
             Space::Port => "port",
@@ -258,8 +263,8 @@ fn register(access: Access, count: u64, places: &[Place]) -> Register {
         address: format!("{:#x}", access.address),
         write: access.write,
         count,
-        place: place.map(|p| p.name.clone()),
-        offset: place.map(|p| format!("{:#x}", access.address - p.range.start)),
+        place: range.map(|r| r.name.clone()),
+        offset: range.map(|r| format!("{:#x}", access.address - r.range.start)),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Port and MMIO dispatch.
 //!
-//! vm-device keeps the ranges; this wrapper lets them change while vCPUs run. The lock is released
-//! before a device is called, so that a device may move its own ranges from inside an access.
-//! An unclaimed read is all ones, an unclaimed write is dropped, as on a real bus.
+//! vm-device keeps the ranges; this wrapper lets the ranges change while vCPUs run. The lock is
+//! released before a device is called, so that a device may move its own ranges during an access.
+//! A read that no device claims is all ones, and such a write is dropped, as on a real bus.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

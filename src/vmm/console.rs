@@ -176,15 +176,15 @@ impl Console {
 
 impl MutEventSubscriber for Console {
     fn init(&mut self, ops: &mut EventOps) {
-        if let Err(e) = ops.add(Events::new(self.serial.room(), EventSet::IN)) {
+        if let Err(e) = ops.add(Events::new(self.serial.can_type(), EventSet::IN)) {
             debug!("typing will stop at the first full buffer: {e}");
         }
         self.adjust(ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
-        if events.fd() == self.serial.room().as_raw_fd() {
-            let _ = self.serial.room().read();
+        if events.fd() == self.serial.can_type().as_raw_fd() {
+            let _ = self.serial.can_type().read();
         } else {
             self.ended = !self.read();
         }

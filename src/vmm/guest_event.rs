@@ -1,32 +1,35 @@
-//! What a guest asks of the main loop, and how the request gets there.
+//! Events of the guest that the main loop must act on, and their way to the loop.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// What a guest does that the main loop must act on.
+/// An event of the guest that the main loop must act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestEvent {
-    /// It has powered off.
+    /// The guest has powered off.
     PowerOff,
-    /// It asks for a reset.
+    /// The guest asks for a reset.
     Reset,
-    /// Its processor shut down.
+    /// The guest's processor shut down: a triple fault.
     TripleFault,
-    /// KVM cannot go on with it; why.
+    /// The guest cannot go on, with the reason.
     Broken(String),
 }
 
-/// Carries the guest's first event to the main loop; later ones change nothing.
+/// Carries the guest's first event to the main loop. Later events are dropped until the first is
+/// taken.
 pub struct Notifier {
     wake: EventFd,
     first: Mutex<Option<GuestEvent>>,
 }
 
 impl Notifier {
+    /// A notifier without an event.
+    ///
     /// # Errors
-    /// When no eventfd can be had.
+    /// When the host has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let wake = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         Ok(Self {
@@ -44,14 +47,15 @@ impl Notifier {
         &self.wake
     }
 
-    /// Called on a vCPU's thread.
+    /// Keeps `event` for the main loop, if no event waits yet, and wakes the loop. Any thread may
+    /// call this.
     pub fn notify(&self, event: GuestEvent) {
         self.lock().get_or_insert(event);
-        // The counter is taken by the loop long before it could overflow.
+        // The loop empties the counter long before it could overflow.
         let _ = self.wake.write(1);
     }
 
-    /// Takes the event, for the next to be first again.
+    /// Takes the event that waits, if any.
     pub fn take(&self) -> Option<GuestEvent> {
         let _ = self.wake.read();
         self.lock().take()

@@ -1,4 +1,4 @@
-//! Every guest-physical address and window, in one place.
+//! Every guest-physical address, port and GSI of the machine, and the layout of RAM and windows.
 //!
 //! ```text
 //!  0x0_0000_0000  ┌──────────────────────────────┐
@@ -27,7 +27,7 @@ use pci::bar_assignment::Windows;
 
 use crate::config::memory::MIN_MEMORY;
 
-/// Where the zero page (`struct boot_params`) is put: Documentation/arch/x86/boot.rst, "64-bit boot protocol".
+/// The zero page (`struct boot_params`; Documentation/arch/x86/boot.rst, "64-bit boot protocol").
 pub const LOW_ZERO_PAGE: u64 = 0x7000;
 /// The boot GDT for vCPU 0.
 pub const LOW_GDT: u64 = 0x500;
@@ -43,18 +43,18 @@ pub const LOW_PVH_MODULES: u64 = 0x6080;
 pub const LOW_PAGE_TABLES: u64 = 0x9000;
 /// The kernel command line.
 pub const LOW_CMDLINE: u64 = 0x20000;
-/// The longest command line that fits, its final NUL included.
+/// Bytes of the longest command line that fits, its final NUL included.
 pub const LOW_CMDLINE_SIZE: u64 = 0x10000;
-/// End of the conventional memory that is given to the guest.
+/// End (exclusive) of the conventional memory that the guest may use.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 
 /// The ACPI tables; the RSDP is the first of them, where a scan of the BIOS area finds it
 /// (ACPI 6.5, 5.2.5.1).
 pub const ACPI_START: u64 = 0xe_0000;
-/// End of the room for ACPI tables.
+/// End (exclusive) of the area for ACPI tables.
 pub const ACPI_END: u64 = 0xf_0000;
 
-/// Where a processor in real mode goes to reset the machine: f000:fff0, in the BIOS's segment.
+/// Where a processor in real mode jumps to reset the machine: f000:fff0, in the BIOS's segment.
 pub const REBOOT_VECTOR: u64 = 0xf_fff0;
 
 /// Where RAM above the BIOS area begins, and kernels with it.
@@ -76,7 +76,7 @@ pub const ECAM_SIZE: u64 = 0x10_0000;
 pub const IOAPIC_ADDR: u32 = 0xfec0_0000;
 /// Local APICs.
 pub const LAPIC_ADDR: u32 = 0xfee0_0000;
-/// Three pages for KVM_SET_TSS_ADDR (Documentation/virt/kvm/api.rst, 4.35).
+/// Three pages for KVM_SET_TSS_ADDR (Documentation/virt/kvm/api.rst, 4.36).
 pub const KVM_TSS_ADDR: u64 = 0xfffb_d000;
 /// One page for KVM_SET_IDENTITY_MAP_ADDR (api.rst, 4.40).
 pub const KVM_IDENTITY_MAP_ADDR: u64 = 0xfffb_c000;
@@ -84,9 +84,10 @@ pub const KVM_IDENTITY_MAP_ADDR: u64 = 0xfffb_c000;
 /// RAM above the 32-bit hole.
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 
-/// AMD's HyperTransport range, which no IOMMU of theirs translates: RAM stays below it, BARs outside.
+/// AMD's HyperTransport range, which AMD's IOMMUs do not translate: RAM lies below the range, and
+/// the 64-bit window outside of it.
 pub const HYPERTRANSPORT_START: u64 = 0xfd_0000_0000;
-/// The address after it.
+/// End (exclusive) of the HyperTransport range.
 pub const HYPERTRANSPORT_END: u64 = 0x100_0000_0000;
 
 /// 0xCF8, the address port of configuration mechanism 1 (PCI 3.0, 3.2.2.3.2).
@@ -107,9 +108,9 @@ pub const PORT_SLEEP_CONTROL: u16 = 0x600;
 pub const PORT_SLEEP_STATUS: u16 = 0x601;
 /// ACPI reset register (ACPI 6.5, 4.8.3.6).
 pub const PORT_RESET: u16 = 0x602;
-/// The value that written to [`PORT_RESET`] resets the machine.
+/// Writing this value to [`PORT_RESET`] resets the machine.
 pub const RESET_VALUE: u8 = 0x01;
-/// SLP_TYPx of S5, as the DSDT's `_S5` says it.
+/// SLP_TYPx of S5, as in the DSDT's `_S5`.
 pub const SLEEP_TYPE_S5: u8 = 5;
 
 /// First GSI of the four that PCI INTx pins share, routed round-robin by device number in `_PRT`.
@@ -120,7 +121,7 @@ pub const GSI_INTX_COUNT: u32 = 4;
 /// Interrupt pins of a device, INTA to INTD.
 pub const INTX_PINS: u8 = 4;
 
-/// The GSI of a device's pin, 0 for INTA: what `_PRT` says.
+/// The GSI of a device's pin, where 0 is INTA: what `_PRT` says.
 pub fn gsi_of_pin(device: u8, pin: u8) -> u32 {
     GSI_INTX_BASE + (u32::from(device) + u32::from(pin)) % GSI_INTX_COUNT
 }
@@ -138,26 +139,32 @@ pub enum LayoutError {
     /// RAM does not fit under the physical address limit.
     #[error("{memory} bytes of memory do not fit below address {limit:#x}")]
     TooLarge {
-        /// RAM asked for.
+        /// Bytes of RAM asked for.
         memory: u64,
         /// The first address that cannot be used.
         limit: u64,
     },
     /// The devices' memory does not fit beside RAM.
     #[error(
-        "{window} bytes of device memory do not fit beside {memory} bytes of RAM below address {limit:#x}, which is all that this host's processor addresses"
+        "{window} bytes of device memory do not fit beside {memory} bytes of RAM below address \
+         {limit:#x}, which is all that this host's processor addresses"
     )]
     NoWindow {
-        /// RAM asked for.
+        /// Bytes of RAM asked for.
         memory: u64,
-        /// What the BARs take.
+        /// Bytes of the BARs.
         window: u64,
         /// The first address that cannot be used.
         limit: u64,
     },
 }
 
-/// What is above RAM: AMD's HyperTransport range divides it in two. First and one after last.
+/// The first guest-physical address that a processor of `phys_bits` bits cannot use.
+fn limit(phys_bits: u8) -> u64 {
+    1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX)
+}
+
+/// The two half-open ranges above RAM: AMD's HyperTransport range divides the space.
 fn above_ram(ram_end: u64, limit: u64) -> [(u64, u64); 2] {
     [
         (ram_end, limit.min(HYPERTRANSPORT_START)),
@@ -165,9 +172,10 @@ fn above_ram(ram_end: u64, limit: u64) -> [(u64, u64); 2] {
     ]
 }
 
-/// Finds room for BARs of `bars` bytes in one of the spaces: best twice as much, for guests that move
-/// them, and naturally aligned, so that the largest BAR fits at its start.
-fn place_window(spaces: &[(u64, u64)], bars: u64) -> Option<Range> {
+/// Finds a window for BARs of `bars` bytes in one of the half-open `spaces`. The window is twice as
+/// large if possible, because a guest may move its BARs, and naturally aligned if possible, so that
+/// the largest BAR fits at its start.
+fn find_window(spaces: &[(u64, u64)], bars: u64) -> Option<Range> {
     let exact = bars.max(GIB).checked_next_power_of_two()?;
     let sizes = [exact.checked_mul(2), Some(exact)];
     let aligns = |size: u64| [size, GIB];
@@ -195,30 +203,23 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out `memory` bytes of RAM and a 64-bit window that can hold `bars64` bytes of
-    /// naturally aligned BARs, under `phys_bits` bits of guest-physical address.
+    /// Lays out `memory` bytes of RAM and a 64-bit window that can hold `bars64` bytes of naturally
+    /// aligned BARs, under `phys_bits` bits of guest-physical address.
+    ///
+    /// # Errors
+    /// RAM or window do not fit, or there is too little RAM.
     pub fn new(memory: u64, bars64: u64, phys_bits: u8) -> Result<Self, LayoutError> {
         if memory < MIN_MEMORY {
             return Err(LayoutError::TooSmall(memory));
         }
-        let limit = 1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX);
         let low = memory.min(LOW_RAM_LIMIT);
         let high = memory - low;
-        let too_large = LayoutError::TooLarge {
-            memory,
-            limit: limit.min(HYPERTRANSPORT_START),
-        };
-        let ram_end = HIGH_RAM_START
-            .checked_add(high)
-            .filter(|end| *end <= limit.min(HYPERTRANSPORT_START))
-            .ok_or(too_large)?;
-        let window = place_window(&above_ram(ram_end, limit), bars64);
-        let window = window.ok_or(LayoutError::NoWindow {
-            memory,
-            window: bars64,
-            limit,
-        })?;
-        Ok(Self {
+        let limit = limit(phys_bits).min(HYPERTRANSPORT_START);
+        let end = HIGH_RAM_START.checked_add(high);
+        if end.is_none_or(|end| end > limit) {
+            return Err(LayoutError::TooLarge { memory, limit });
+        }
+        let ram_only = Self {
             low_ram: Range {
                 start: 0,
                 size: low,
@@ -231,26 +232,44 @@ impl Layout {
                 start: MMIO32_START,
                 size: MMIO32_END - MMIO32_START,
             },
-            mmio64: window,
-        })
+            mmio64: Range { start: 0, size: 0 },
+        };
+        ram_only.with_bars(bars64, phys_bits, &[])
     }
 
-    /// The same, but with the 64-bit window where devices reach it as well: inside one of the I/O
-    /// address `ranges` that the IOMMU can map. Where none has the room, the window stays where it
-    /// is, and what is missing is DMA from one device to the other.
-    #[must_use]
-    pub fn reachable(self, bars64: u64, phys_bits: u8, ranges: &[Range]) -> Self {
-        let limit = 1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX);
-        let ram_end = self.high_ram.map_or(HIGH_RAM_START, |r| r.end());
-        let above = above_ram(ram_end, limit);
-        let spaces: Vec<_> = ranges
+    /// The same RAM with a 64-bit window for `bars64` bytes of BARs. The window lies inside of one
+    /// of the I/O address `ranges`, half-open, that the IOMMU can map, so that devices can reach
+    /// each other's BARs. If no range is large enough, the window lies where [`Layout::new`] puts
+    /// it, and peer-to-peer DMA does not work.
+    ///
+    /// # Errors
+    /// [`LayoutError::NoWindow`].
+    pub fn with_bars(
+        self,
+        bars64: u64,
+        phys_bits: u8,
+        ranges: &[Range],
+    ) -> Result<Self, LayoutError> {
+        let limit = limit(phys_bits);
+        let above = above_ram(self.ram_end(), limit);
+        let reachable: Vec<_> = ranges
             .iter()
             .flat_map(|range| above.map(|(from, to)| (from.max(range.start), to.min(range.end()))))
             .collect();
-        Self {
-            mmio64: place_window(&spaces, bars64).unwrap_or(self.mmio64),
+        let anywhere = find_window(&above, bars64).ok_or(LayoutError::NoWindow {
+            memory: self.ram().map(|r| r.size).sum(),
+            window: bars64,
+            limit,
+        })?;
+        Ok(Self {
+            mmio64: find_window(&reachable, bars64).unwrap_or(anywhere),
             ..self
-        }
+        })
+    }
+
+    /// The first address after RAM and the 32-bit hole.
+    fn ram_end(&self) -> u64 {
+        self.high_ram.map_or(HIGH_RAM_START, |r| r.end())
     }
 
     /// Where BARs may be.
@@ -298,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_split_around_the_hole() {
+    fn memory_is_split_at_the_hole() {
         let l = Layout::new(4 << 30, 0, 40).unwrap();
         assert_eq!(l.low_ram.end(), MMIO32_START);
         assert_eq!(
@@ -311,9 +330,9 @@ mod tests {
     }
 
     #[test]
-    fn large_bars_find_room() {
+    fn large_bars_find_a_window() {
         // Two devices of 128 GiB and a little more: above 1 TiB where the processor reaches that
-        // far, in the tight place after RAM where it does not.
+        // far, tightly after RAM where it does not.
         let bars = (256 << 30) + (1 << 20);
         let far = Layout::new(16 << 30, bars, 46).unwrap().mmio64;
         assert_eq!((far.start, far.size), (1 << 40, 1 << 40));
@@ -335,7 +354,7 @@ mod tests {
         let bars = 200 << 30;
         let l = Layout::new(16 << 30, bars, 46).unwrap();
         assert!(l.mmio64.start >= 1 << 40);
-        let near = l.reachable(bars, 46, &ranges);
+        let near = l.with_bars(bars, 46, &ranges).unwrap();
         assert_eq!(near.mmio64.start, 256 << 30);
         assert!(near.mmio64.end() <= 1 << 39);
         assert_eq!(
@@ -346,10 +365,10 @@ mod tests {
             l,
             "nothing else moves"
         );
-        // What does not fit there, or an IOMMU that does not say, changes nothing.
+        // BARs that do not fit there, or an IOMMU that does not tell its ranges, change nothing.
         let l = Layout::new(16 << 30, 400 << 30, 46).unwrap();
-        assert_eq!(l.reachable(400 << 30, 46, &ranges), l);
-        assert_eq!(l.reachable(400 << 30, 46, &[]), l);
+        assert_eq!(l.with_bars(400 << 30, 46, &ranges), Ok(l));
+        assert_eq!(l.with_bars(400 << 30, 46, &[]), Ok(l));
     }
 
     #[test]
@@ -378,7 +397,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_overlaps(memory in MIN_MEMORY..(900u64 << 30), bars in 0u64..(64 << 30), bits in 36u8..=52) {
+        fn nothing_overlaps(
+            memory in MIN_MEMORY..(900u64 << 30),
+            bars in 0u64..(64 << 30),
+            bits in 36u8..=52,
+        ) {
             if let Ok(l) = Layout::new(memory, bars, bits) {
                 prop_assert_eq!(l.ram().map(|r| r.size).sum::<u64>(), memory);
                 prop_assert!(l.low_ram.end() <= MMIO32_START);
@@ -392,7 +415,7 @@ mod tests {
                 );
                 prop_assert_eq!(l.mmio64.start % GIB, 0);
                 let half = Range { start: 0, size: 1 << (bits - 1) };
-                let near = l.reachable(bars, bits, &[half]).mmio64;
+                let near = l.with_bars(bars, bits, &[half]).unwrap().mmio64;
                 prop_assert!(near == l.mmio64 || half.contains(near.start, near.size));
                 prop_assert!(near.start >= top && near.size >= bars);
             }

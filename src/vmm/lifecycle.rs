@@ -1,6 +1,6 @@
-//! The main loop: what may end a run, and what is told on request.
+//! The main loop: waits for what ends a run, and reports on SIGUSR1.
 //!
-//! One thread waits here, on event-manager: for the guest's events, for signals, and for the
+//! The main thread waits here, on event-manager, for the guest's events, for signals, and for the
 //! keyboard ([`crate::console`]).
 
 use std::io;
@@ -18,7 +18,7 @@ use crate::guest_event::{GuestEvent, Notifier};
 /// Why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The guest.
+    /// The guest ended it, or cannot go on.
     Guest(GuestEvent),
     /// A signal asked for an orderly end.
     Signal(i32),
@@ -29,7 +29,8 @@ pub enum End {
 /// Signals that end a run in order.
 const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-/// What the signal handlers write and the loop reads. A handler may do no more than that.
+/// What the signal handlers write and the loop reads. A signal handler may do hardly anything else
+/// (signal-safety(7)).
 struct SignalMail {
     wake: EventFd,
     ending: AtomicI32,
@@ -49,8 +50,8 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
     }
 }
 
-/// From now on the signals that end a run, and SIGUSR1, are kept for [`Lifecycle::wait`]; to be
-/// called before the terminal is changed.
+/// Keeps the signals that end a run, and SIGUSR1, for [`Lifecycle::wait`] from now on. Must be
+/// called before the terminal is changed, which only an orderly end restores.
 ///
 /// # Errors
 /// When a handler cannot be installed.
@@ -76,7 +77,7 @@ fn signals() -> io::Result<&'static SignalMail> {
     Ok(mail)
 }
 
-/// Whoever started the run: types, sends signals, and reads what SIGUSR1 asks for.
+/// The user's side of a run: keyboard, signals, and the report that SIGUSR1 asks for.
 pub struct Terminal {
     /// The keyboard.
     pub console: Console,
@@ -86,7 +87,7 @@ pub struct Terminal {
 
 type Outcome = Arc<Mutex<Option<End>>>;
 
-/// The loop, ready to wait.
+/// The main loop.
 pub struct Lifecycle {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
     outcome: Outcome,
@@ -97,15 +98,15 @@ fn broken(e: event_manager::Error) -> io::Error {
 }
 
 impl Lifecycle {
-    /// Waits for the guest's events, and for signals and the keyboard if it is given a terminal:
-    /// the program has one, a test that runs a guest does not.
+    /// A loop that waits for the guest's events and, with a terminal, for signals and the keyboard.
+    /// The program gives a terminal; a test that runs a guest does not.
     ///
     /// # Errors
     /// When the host has no descriptors left.
     pub fn new(notifier: Arc<Notifier>, terminal: Option<Terminal>) -> io::Result<Self> {
         let mut manager = EventManager::new().map_err(broken)?;
         let outcome = Outcome::default();
-        manager.add_subscriber(Box::new(GuestNotices {
+        manager.add_subscriber(Box::new(GuestEvents {
             notifier,
             outcome: outcome.clone(),
         }) as Box<dyn MutEventSubscriber>);
@@ -146,8 +147,8 @@ impl Lifecycle {
     }
 }
 
-/// The first counts, but for a guest that only boots again: whoever asks for an end at the same moment
-/// would not be heard.
+/// Keeps the first end. Only a guest that boots again does not count as an end here, so that an end
+/// that the user asks for at the same moment is not lost.
 fn set(outcome: &Outcome, end: End) {
     let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
     let again = matches!(
@@ -165,12 +166,12 @@ fn listen(ops: &mut EventOps, event: &EventFd) {
     }
 }
 
-struct GuestNotices {
+struct GuestEvents {
     notifier: Arc<Notifier>,
     outcome: Outcome,
 }
 
-impl MutEventSubscriber for GuestNotices {
+impl MutEventSubscriber for GuestEvents {
     fn init(&mut self, ops: &mut EventOps) {
         listen(ops, self.notifier.wake());
     }

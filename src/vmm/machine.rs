@@ -1,62 +1,66 @@
-//! The composition root: reads top to bottom as the boot order.
+//! The composition root: [`Machine::new`] is the boot order, step by step.
+//!
+//! | file | step |
+//! | --- | --- |
+//! | `preflight` | what the user gave is checked; the host stays as it is |
+//! | `vm` | KVM's VM, RAM, memory slots, interrupt controllers |
+//! | `ram_setup` | with a device, a thread populates RAM from here on |
+//! | `open_devices`, `vcpus` | devices open, while vCPUs are made and the kernel is loaded |
+//! | `platform` | buses, emulated devices, ACPI tables |
+//! | `devices`, `device_events` | the open devices are put on the guest's bus and watched |
+//!
+//! [`Machine::run`] then gives every BAR an address and starts the vCPUs. A boot that ends in a
+//! reset is followed by the next.
 
-mod attach;
-mod base;
+mod device_events;
+mod devices;
 mod error;
-mod lost_pages;
-mod notices;
-mod parts;
-mod places;
+mod memory_faults;
+mod open_devices;
+mod platform;
+mod preflight;
+mod ram_setup;
 mod vcpus;
+mod vm;
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem;
+use std::sync::Arc;
 use std::time::Instant;
 
-use base::Base;
 pub use error::MachineError;
-use error::kvm_call;
-use kvm_ioctls::VmFd;
-use lost_pages::DevicePages;
-use parts::{
-    bytes_of_bars, check_lock, check_memory, left_beside, make_serial, open_kvm, pins, side_by_side,
-};
-use pci::access::{ConfigPorts, Ecam};
-use pci::{Bdf, RootBus, access};
+use pci::Bdf;
 use tracing::{debug, info};
-use vcpus::make_vcpus;
-use vmm_sys_util::eventfd::EventFd;
 
 use crate::boot::cpu_state::CpuState;
-use crate::boot::{Images, Loaded, acpi};
-use crate::bus::Bus;
-use crate::coalesced::Coalesced;
-use crate::config::device::assign_slots;
+use crate::boot::{Images, Loaded};
+use crate::config::device::{DeviceConfig, Slot, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::counters::exits::Exits;
-use crate::devices::power::Power;
 use crate::devices::serial::{Output, Serial};
-use crate::devices::{power, serial};
-use crate::event_thread::EventThread;
-use crate::gsi::irqchip;
 use crate::guest_event::{GuestEvent, Notifier};
-use crate::hostinfo::sysfs::Sysfs;
-use crate::layout::Layout;
 use crate::lifecycle::{End, Lifecycle};
+use crate::machine::devices::{AttachTo, Devices};
+use crate::machine::error::kvm_call;
+use crate::machine::memory_faults::DeviceFaults;
+use crate::machine::open_devices::{connect_iommu, open_beside};
+use crate::machine::platform::Platform;
+use crate::machine::preflight::check_memory_lock;
+use crate::machine::ram_setup::RamSetup;
+use crate::machine::vcpus::make_vcpus;
+use crate::machine::vm::{HostKvm, Vm};
 use crate::memory::dma::Dma;
-use crate::memory::gate::Gate;
 use crate::memory::kvm_slots::KvmSlots;
-use crate::memory::pinning;
-use crate::memory::pinning::Pinning;
-use crate::memory::ram::Ram;
-use crate::stats::Stats;
-use crate::vcpu::{Running, Vcpu};
+use crate::phase;
+use crate::stats::{Stats, named_ranges};
+use crate::vcpu::Vcpu;
+use crate::vcpu::shared::Shared;
+use crate::vcpu::threads::Running;
+use crate::vfio::device::SharedDevice;
+use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
-use crate::vfio::function::{Surroundings, VfioFunction, reset};
-use crate::vfio::open;
-use crate::{layout, phase, vcpu};
+use crate::vfio::open::Opened;
 
-/// How a run ended.
+/// How a run ended, other than by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// The guest powered off.
@@ -70,7 +74,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// The process's exit status.
+    /// The program's exit status: 3 after a triple fault, 0 otherwise.
     pub fn status(self) -> u8 {
         match self {
             Self::PowerOff | Self::Reboot | Self::Asked => 0,
@@ -82,222 +86,134 @@ impl Exit {
 /// A VM, from its first ioctl to its end.
 pub struct Machine {
     config: VmConfig,
-    layout: Layout,
     images: Images,
     /// Kernel and initrd, loaded for the first boot.
     loaded: Option<Loaded>,
-    acpi: acpi::Placed,
+    /// The vCPUs while they do not run.
     vcpus: Vec<Vcpu>,
-    vm: Arc<VmFd>,
-    irqchip: irqchip::PowerOn,
-    ram: Arc<Ram>,
-    root: Arc<RootBus>,
-    ports: Arc<ConfigPorts>,
-    serial: Arc<Serial>,
-    coalesced: Arc<Coalesced>,
-    around: Surroundings,
-    slots: Arc<KvmSlots>,
+    platform: Platform,
+    vm: Vm,
+    ram_setup: RamSetup,
     dma: Option<Arc<Dma>>,
-    pinning: Option<Pinning>,
-    functions: Vec<(Bdf, Arc<VfioFunction>)>,
-    service: Arc<EventThread>,
-    notices: Vec<EventFd>,
-    /// Devices that the host has not taken back.
-    in_use: Arc<AtomicUsize>,
+    devices: Devices,
     notifier: Arc<Notifier>,
     stats: Arc<Stats>,
 }
 
 impl Machine {
-    /// Builds the VM of `config`, with the guest's serial port writing to `output`. Nothing runs
-    /// yet. Mistakes of the user's are found before anything is taken from the host.
+    /// Builds the VM of `config`; the guest's serial port writes to `output`. No vCPU runs yet.
+    /// Mistakes of the user are found before anything is taken from the host.
     ///
     /// # Errors
-    /// What is wrong, with its hint; all that was taken is given back.
+    /// What is wrong, with [its remedy](MachineError::hint). All that was taken is given back.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use vmm::config::VmConfig;
+    /// use vmm::lifecycle::Lifecycle;
+    /// use vmm::machine::{Exit, Machine, MachineError};
+    ///
+    /// fn run(config: VmConfig) -> Result<Exit, MachineError> {
+    ///     let mut machine = Machine::new(config, Box::new(std::io::stdout()))?;
+    ///     let lifecycle = Lifecycle::new(machine.notifier(), None);
+    ///     machine.run(&mut lifecycle.map_err(MachineError::Loop)?)
+    /// }
+    /// ```
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
         let measured = config.statistics != Statistics::Off;
         let stats = Arc::new(Stats::new(config.cpus.count(), measured));
-        // What the user gave, without touching the host.
-        let looking = phase!("look_at_files");
-        let images = Images::open(&config.kernel, config.initrd.as_deref())?;
-        let roms = config
-            .vfio
-            .iter()
-            .map(|device| RomSource::load(&device.rom));
-        let roms = roms.collect::<Result<Vec<_>, _>>()?;
-        let candidates = open::find(&Sysfs::default(), &config.vfio)?;
-        check_memory(&config.memory, !candidates.is_empty())?;
-        vcpu::pin::check(&config.cpus.pin)?;
-        drop(looking);
-        let making = phase!("create_vm");
-        let kvm = open_kvm()?;
-        let supported = kvm
-            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
-        let phys_bits = vcpu::phys_bits(&supported);
-        let Base {
-            layout,
-            ram,
-            vm,
-            space,
-            slots,
-            irqchip,
-            router,
-        } = Base::new(&kvm, &config, &images, phys_bits)?;
-        stats.set_ram(ram.regions());
-        stats.watch_kvm(&*vm);
-        drop(making);
-
-        // With a device, RAM is made present and mapped from here on, also while the guest runs. Without
-        // one, pages may as well appear when they are touched.
-        let prefault = config.memory.prefault;
-        let devices = !candidates.is_empty();
+        // The host stays as it is.
+        let (images, roms, candidates) = preflight::check(&config)?;
+        let (kvm, vm) = create_vm(&config, &images, &stats)?;
+        // With devices, a thread populates RAM from here on, while set-up is not busy.
         let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
-        let mut pinning = None;
-        if devices {
-            let (ram, notifier) = (Arc::clone(&ram), Arc::clone(&notifier));
-            let failed =
-                move || notifier.notify(GuestEvent::Broken("its RAM is not mapped".into()));
-            let prefault = prefault.unwrap_or_else(|| pins(&candidates));
-            pinning = Some(Pinning::start(ram, prefault, failed)?);
-        } else if prefault == Some(true) {
-            pinning::populate(&ram)?;
-        }
-        let gate = pinning.as_ref().map(Pinning::gate);
-        let gate = gate.unwrap_or_else(|| Arc::new(Gate::open()));
-        // Pages are made while there is nothing to do but to wait for devices, and when vCPUs run.
-        let (loading_hold, hold) = (gate.hold(), Mutex::new(Some(gate.hold())));
-        let pace = |waiting: bool| {
-            let now = (!waiting).then(|| gate.hold());
-            *hold.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        };
-        let (opened, (vcpus, loaded)) = side_by_side(
-            devices,
-            || open::open(Some(&vm), &candidates, config.iommu, &pace),
-            || {
-                let vcpus = make_vcpus(&kvm, &vm, &supported, &config.cpus)?;
-                let loading = phase!("load_images");
-                let loaded = images.load_files(ram.memory(), &layout, &config.cmdline)?;
-                drop((loading, loading_hold));
-                Ok((vcpus, loaded))
-            },
-        )?;
-
-        // After what opening may have found, which is more to the point.
-        check_lock(config.memory.size, &candidates)?;
-
-        // The devices reach the guest's memory, when it is mapped, and nothing else.
-        let bars64 = opened.as_ref().map_or(0, bytes_of_bars);
-        let mut layout = Layout::new(config.memory.size, bars64, phys_bits)?;
-        if let Some(opened) = &opened {
-            layout = layout.reachable(bars64, phys_bits, opened.mapper.iova_ranges());
-        }
-        let dma = match &opened {
-            Some(opened) => {
-                let dma = Arc::new(Dma::new(
-                    opened.mapper.clone(),
-                    ram.size(),
-                    candidates.len() > 1,
-                    Arc::clone(&stats.dma),
-                ));
-                space.subscribe(dma.clone())?;
-                if let Some(pinning) = &mut pinning {
-                    pinning.map(dma.clone());
-                }
-                Some(dma)
-            }
-            None => None,
-        };
-
-        let platform = phase!("add_platform");
-        let bus = Arc::new(Bus::new());
-        let root = Arc::new(RootBus::new());
-        if measured {
-            let stats = Arc::clone(&stats);
-            root.watch(move |target, write| stats.count_config(target, write));
-        }
-        let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
-        let serial = make_serial(&router, output)?;
-        bus.insert_pio(layout::PORT_PCI_ADDRESS, access::PORTS, ports.clone())?;
-        bus.insert_pio(layout::PORT_SERIAL, serial::PORTS, serial.clone())?;
-        bus.insert_pio(
-            power::PORT,
-            power::PORTS,
-            Arc::new(Power::new(Arc::clone(&notifier))),
-        )?;
-        bus.insert_mmio(
-            layout::ECAM_START,
-            layout::ECAM_SIZE,
-            Arc::new(Ecam(Arc::clone(&root))),
-        )?;
-
-        let acpi = acpi::build(&layout, &config.cpus.topology)?;
-
-        vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
-        let coalesced = Coalesced::new(&vm, vcpus.first(), bus.clone(), serial.clone());
-        let zones = Arc::new(coalesced.zones(&vm));
-
-        // All that are open, those that are not in the guest yet as well: their DMA needs the maps.
-        let opened_count = opened.as_ref().map_or(0, |o| o.devices.len());
+        let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
+        let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
+        let (opened, (vcpus, loaded), paused) =
+            open_beside(&vm.fd, &candidates, config.iommu, &ram_setup, beside)?;
+        check_memory_lock(config.memory.size, &candidates)?;
+        // The devices reach the guest's memory and nothing else. The same thread maps RAM.
+        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.phys_bits, &stats)?;
+        dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
+        let map = (layout, &config.cpus.topology, ram_setup.ready());
+        let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
         let mut machine = Self {
-            acpi,
-            around: Surroundings {
-                space,
-                bus,
-                router,
-                zones,
-                layout,
-                gate,
-            },
+            devices: Devices::new(opened.as_ref())?,
             config,
-            layout,
             images,
             loaded: Some(loaded),
             vcpus,
+            platform,
             vm,
-            irqchip,
-            ram,
-            root,
-            ports,
-            serial,
-            coalesced: Arc::new(coalesced),
-            slots,
+            ram_setup,
             dma,
-            pinning,
-            functions: Vec::new(),
-            service: Arc::new(EventThread::new().map_err(MachineError::Descriptors)?),
-            notices: Vec::new(),
-            in_use: Arc::new(AtomicUsize::new(opened_count)),
             notifier,
             stats,
         };
-        drop(platform);
-        let slots: Vec<_> = assign_slots(&machine.config.vfio)
+        machine.attach_all(opened, roms)?;
+        drop(paused);
+        machine.ram_setup.wait()?;
+        Ok(machine)
+    }
+
+    /// Puts the opened devices on the root bus, in the order of `--vfio`.
+    fn attach_all(
+        &mut self,
+        opened: Option<Opened>,
+        roms: Vec<RomSource>,
+    ) -> Result<(), MachineError> {
+        let slots: Vec<_> = assign_slots(&self.config.vfio)
             .iter()
             .map(|config| config.slot)
             .collect();
-        let devices = opened.into_iter().flat_map(|o| o.devices);
+        let devices = opened.into_iter().flat_map(|opened| opened.devices);
         for (device, (slot, rom)) in devices.zip(slots.into_iter().zip(roms)) {
-            machine.attach(device, slot, rom)?;
+            self.attach(device, slot, rom)?;
         }
-        drop(hold);
-        if let Some(pinning) = &mut machine.pinning {
-            pinning.wait(left_beside(&machine.config.memory, &candidates))?;
-        }
-        Ok(machine)
+        Ok(())
+    }
+
+    /// Puts a device on the root bus, at its slot or at the next free device number. To be called
+    /// before [`Machine::run`].
+    ///
+    /// # Errors
+    /// The ROM's file cannot be used, the device does not answer, its slot is taken, or the bus is
+    /// full.
+    pub fn add_device(
+        &mut self,
+        device: SharedDevice,
+        config: &DeviceConfig,
+    ) -> Result<Bdf, MachineError> {
+        self.devices.add_open();
+        self.attach(device, config.slot, RomSource::load(&config.rom)?)
+    }
+
+    fn attach(
+        &mut self,
+        device: SharedDevice,
+        slot: Option<Slot>,
+        rom: RomSource,
+    ) -> Result<Bdf, MachineError> {
+        let to = AttachTo {
+            root: &self.platform.root,
+            resources: &self.platform.resources,
+            dma: self.dma.as_ref(),
+            stats: &self.stats,
+        };
+        self.devices.attach(device, slot, rom, &to)
     }
 
     /// COM1, for the keyboard.
     pub fn serial(&self) -> Arc<Serial> {
-        Arc::clone(&self.serial)
+        Arc::clone(&self.platform.serial)
     }
 
-    /// Who hears the guest's events.
+    /// Carries the guest's events to the main loop.
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
     }
 
-    /// What is counted, for whoever reports it.
+    /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
     }
@@ -307,64 +223,81 @@ impl Machine {
         Arc::clone(&self.stats.exits)
     }
 
-    /// The memory slots, for whoever counts them.
+    /// KVM's memory slots.
     pub fn slots(&self) -> Arc<KvmSlots> {
-        Arc::clone(&self.slots)
+        Arc::clone(&self.vm.slots)
     }
 
-    /// Runs the guest to its end.
+    /// Runs the guest until it powers off, or until the user, a signal or an error ends the run.
     ///
     /// # Errors
-    /// When the kernel cannot be loaded any more, or KVM cannot go on with the guest.
+    /// The kernel cannot be loaded again, RAM cannot be mapped for the devices, or KVM cannot go on
+    /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
-        self.place_bars()?;
-        self.stats.set_places(places::lookup(&self.functions));
-        // The root bus has the statistics: they must not keep what has the root bus.
-        let coalesced = Arc::downgrade(&self.coalesced);
+        self.devices.assign_bars(&self.platform.resources.layout)?;
+        let functions = self.devices.with_addresses();
+        self.stats.set_named_ranges(named_ranges::lookup(functions));
+        // The root bus keeps the statistics alive, so that the statistics must not keep what keeps
+        // the root bus alive.
+        let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
-        reset::announce(&self.vfio_functions());
+        reset::announce(&self.devices.functions());
         loop {
-            // What came of it while the guest was being reset.
-            self.pinning.as_mut().map_or(Ok(()), Pinning::outcome)?;
-            let starting = self.around.gate.hold();
+            // Mapping may have failed while the guest was being reset.
+            self.ram_setup.check()?;
+            let paused = self.ram_setup.pause();
             let mut running = self.start()?;
-            drop(starting);
+            drop(paused);
             let end = lifecycle.wait();
             self.vcpus = running.stop()?;
             info!("{}", self.stats.exits);
-            info!("writes without an exit: {}", self.coalesced.applied());
-            match end.map_err(MachineError::Loop)? {
-                End::Guest(GuestEvent::PowerOff) => return Ok(Exit::PowerOff),
-                End::Signal(_) | End::Quit => return Ok(Exit::Asked),
-                End::Guest(GuestEvent::Broken(why)) => {
-                    self.pinning.as_mut().map_or(Ok(()), Pinning::outcome)?;
-                    return Err(MachineError::Broken(why));
-                }
-                End::Guest(GuestEvent::Reset) if self.config.no_reboot => return Ok(Exit::Reboot),
-                End::Guest(GuestEvent::TripleFault) if self.config.no_reboot => {
-                    return Ok(Exit::TripleFault);
-                }
-                End::Guest(GuestEvent::Reset) => info!("the guest reboots"),
-                End::Guest(GuestEvent::TripleFault) => {
-                    info!("the guest's processor shut down: a triple fault, and it boots again");
-                }
+            let coalesced = self.platform.coalesced.applied();
+            info!("writes without an exit: {coalesced}");
+            if let Some(exit) = self.exit_of(end.map_err(MachineError::Loop)?)? {
+                return Ok(exit);
             }
             self.reset()?;
         }
     }
 
-    /// Loads the kernel, puts vCPU 0 at its entry, and lets all vCPUs go.
+    /// How the run ends after `end`; `None` if the guest boots again.
+    fn exit_of(&mut self, end: End) -> Result<Option<Exit>, MachineError> {
+        match end {
+            End::Guest(GuestEvent::PowerOff) => Ok(Some(Exit::PowerOff)),
+            End::Signal(_) | End::Quit => Ok(Some(Exit::Asked)),
+            End::Guest(GuestEvent::Broken(why)) => {
+                self.ram_setup.check()?;
+                Err(MachineError::Broken(why))
+            }
+            End::Guest(GuestEvent::Reset) if self.config.no_reboot => Ok(Some(Exit::Reboot)),
+            End::Guest(GuestEvent::TripleFault) if self.config.no_reboot => {
+                Ok(Some(Exit::TripleFault))
+            }
+            End::Guest(GuestEvent::Reset) => {
+                info!("the guest reboots");
+                Ok(None)
+            }
+            End::Guest(GuestEvent::TripleFault) => {
+                info!("the guest's processor shut down (a triple fault): the guest boots again");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Loads the kernel, sets vCPU 0 to its entry, and starts all vCPUs.
     fn start(&mut self) -> Result<Running, MachineError> {
-        let memory = self.ram.memory();
+        let (memory, layout) = (self.vm.ram.memory(), &self.platform.resources.layout);
         let cmdline = &self.config.cmdline;
         let loaded = match self.loaded.take() {
             Some(loaded) => loaded,
-            None => self.images.load_files(memory, &self.layout, cmdline)?,
+            None => self.images.load_files(memory, layout, cmdline)?,
         };
-        let (images, acpi) = (&self.images, &self.acpi);
         let tables = phase!("load_tables");
-        let entry = images.load_rest(loaded, memory, &self.layout, cmdline, acpi)?;
+        let acpi = &self.platform.acpi;
+        let entry = self
+            .images
+            .load_rest(loaded, memory, layout, cmdline, acpi)?;
         drop(tables);
         debug!(?entry, "loaded");
         let _phase = phase!("start_vcpus");
@@ -372,53 +305,83 @@ impl Machine {
         if let Some(first) = self.vcpus.first() {
             first.enter(&boot)?;
         }
-        let shared = vcpu::Shared {
-            bus: Arc::clone(&self.around.bus),
-            coalesced: Arc::clone(&self.coalesced),
-            gate: Arc::clone(&self.around.gate),
+        let resources = &self.platform.resources;
+        let faults = DeviceFaults::new(
+            self.devices.functions(),
+            Arc::clone(&resources.space),
+            self.vcpus.len(),
+        );
+        let shared = Shared {
+            bus: Arc::clone(&resources.bus),
+            coalesced: Arc::clone(&self.platform.coalesced),
+            dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.stats.exits),
-            lost_pages: Arc::new(DevicePages::new(self)),
+            memory_faults: Arc::new(faults),
         };
-        Ok(Running::start(std::mem::take(&mut self.vcpus), &shared)?)
+        Ok(Running::start(mem::take(&mut self.vcpus), &shared)?)
     }
 
-    /// Power-on state for all. No vCPU is running.
+    /// Brings the whole VM to its power-on state. No vCPU is running.
     fn reset(&mut self) -> Result<(), MachineError> {
-        info!("reset with slots={}", self.slots.in_use());
+        info!("reset with slots={}", self.vm.slots.in_use());
         // An event of the boot that has ended must not end the next.
         self.notifier.take();
-        // The controllers first: a pin that fires as soon as its device is reset must find them
-        // as they will be.
-        self.irqchip
-            .write(&self.vm)
+        // The interrupt controllers come first: a pin may fire as soon as its device is reset, and
+        // must find them in their power-on state.
+        self.vm
+            .irqchip
+            .write(&self.vm.fd)
             .map_err(kvm_call("KVM_SET_IRQCHIP"))?;
-        reset::devices(&self.vfio_functions());
-        self.root.reset();
-        self.ports.reset();
-        self.serial.reset();
-        // Last: what the devices have sent until they were reset goes with the local APICs.
+        reset::devices(&self.devices.functions());
+        self.platform.reset();
+        // The vCPUs come last: with them the local APICs forget the messages that the devices have
+        // sent until they were reset.
         self.vcpus.iter().try_for_each(Vcpu::reset)?;
         Ok(())
     }
 }
 
-/// In reverse: devices fall silent, lose the guest's memory, and are closed; the VM goes last.
+/// In the reverse order of [`Machine::new`]: the devices stop, lose the guest's memory, and are
+/// closed; the VM goes last.
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.service.stop();
-        for (bdf, function) in &self.functions {
-            function.quiesce();
-            self.root.remove(bdf.device, bdf.function);
-        }
-        self.pinning = None;
-        // The container loses its IOMMU with its last device: unmap while it still has it.
+        self.devices.detach(&self.platform.root);
+        self.ram_setup.stop();
+        // A container loses its IOMMU with its last device, so unmap while it has one.
         if let Some(dma) = self.dma.take() {
             let begun = Instant::now();
-            self.around.space.unsubscribe(&*dma);
+            self.vm.space.unsubscribe(&*dma);
             let us = begun.elapsed().as_micros();
             info!("the guest's memory was unmapped for DMA in {us} us");
         }
-        self.functions.clear();
+        self.devices.close();
     }
+}
+
+/// Opens KVM and makes a VM with RAM and interrupt controllers.
+fn create_vm(
+    config: &VmConfig,
+    images: &Images,
+    stats: &Stats,
+) -> Result<(HostKvm, Vm), MachineError> {
+    let _phase = phase!("create_vm");
+    let kvm = HostKvm::open()?;
+    let vm = Vm::new(&kvm, config, images)?;
+    stats.set_ram(vm.ram.regions());
+    stats.watch_kvm(&*vm.fd);
+    Ok((kvm, vm))
+}
+
+/// Makes the vCPUs, and loads kernel and initrd into RAM.
+fn make_vcpus_and_load(
+    kvm: &HostKvm,
+    vm: &Vm,
+    config: &VmConfig,
+    images: &Images,
+) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
+    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
+    let _phase = phase!("load_images");
+    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
+    Ok((vcpus, loaded))
 }

@@ -1,8 +1,8 @@
-//! Counters of a run, and the report of them (`--stats`).
+//! The statistics of a run (`--stats`).
 //!
-//! [`Stats`] is what the rooms count into. Without `--stats` only exits by reason and DMA maps are
-//! counted; with it, exits are counted by register, KVM's counters are opened, and devices are
-//! [`metered`]. [`report`] gathers it all, with the [phases](super::phases) of the start.
+//! Without `--stats` only exits by reason and DMA maps are counted. With it, exits are counted by
+//! register, KVM's counters are opened, and calls of devices are [`metered`]. The program makes its
+//! report of [`Stats`] and of the [phases](crate::log::phases) of the start.
 
 pub mod devices;
 pub mod interrupts;
@@ -10,6 +10,7 @@ pub mod kvm;
 mod kvm_fd;
 pub mod memory;
 pub mod metered;
+pub mod named_ranges;
 
 use std::fs::File;
 use std::io;
@@ -21,6 +22,7 @@ use interrupts::{Ledger, Vector};
 use kvm::Counters;
 use memory::OwnMemory;
 use metered::Metered;
+use named_ranges::NamedRange;
 use pci::addr::Range;
 use pci::bus::Target;
 use tracing::{info, warn};
@@ -28,24 +30,13 @@ use tracing::{info, warn};
 use crate::counters::dma::DmaMeter;
 use crate::counters::exits::Exits;
 use crate::counters::registers::{Access, RegisterTable, Space};
-use crate::memory::Region;
+use crate::memory::region::Region;
 use crate::vfio::device::SharedDevice;
 
-/// A range of ports or addresses, and what the guest has there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Which space.
-    pub space: Space,
-    /// The range.
-    pub range: Range,
-    /// Its name in a report.
-    pub name: String,
-}
-
 type Counter = Box<dyn Fn() -> u64 + Send + Sync>;
-type Places = Box<dyn Fn() -> Vec<Place> + Send + Sync>;
+type NamedRanges = Box<dyn Fn() -> Vec<NamedRange> + Send + Sync>;
 
-/// What a run counts.
+/// The counters of a run, and the sources of figures that are read on request.
 #[derive(Default)]
 pub struct Stats {
     detailed: bool,
@@ -53,26 +44,26 @@ pub struct Stats {
     pub exits: Arc<Exits>,
     /// DMA maps.
     pub dma: Arc<DmaMeter>,
-    /// Configuration space, by ECAM's addresses, whichever way it was accessed.
+    /// Accesses to configuration space, by their ECAM addresses, also those through ports.
     config: Mutex<Option<RegisterTable>>,
     ledger: Arc<Ledger>,
     late: Mutex<Late>,
 }
 
-/// What is known once the VM is made.
+/// What is known only when the VM has been made.
 #[derive(Default)]
 struct Late {
-    /// KVM's counters, or why there are none: the VM's, then each vCPU's.
+    /// The files of KVM's counters, or the error of opening: the VM's, then each vCPU's.
     kvm: Vec<io::Result<File>>,
     /// Host addresses of the guest's RAM.
     ram: Vec<Range>,
     devices: Vec<(String, Arc<DeviceMeter>)>,
-    places: Option<Places>,
+    named_ranges: Option<NamedRanges>,
     coalesced: Option<Counter>,
 }
 
 impl Stats {
-    /// For a guest with so many vCPUs; `detailed` is `--stats`.
+    /// No counts yet, for a guest with `vcpus` vCPUs. `detailed` is `--stats`.
     pub fn new(vcpus: u32, detailed: bool) -> Self {
         Self {
             detailed,
@@ -82,11 +73,16 @@ impl Stats {
         }
     }
 
+    /// Whether more is counted than exits by reason and DMA maps.
+    pub fn is_detailed(&self) -> bool {
+        self.detailed
+    }
+
     fn late(&self) -> MutexGuard<'_, Late> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an access to configuration space; any thread may.
+    /// Counts an access to configuration space. Any thread may call this.
     pub fn count_config(&self, target: Target, write: bool) {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let [bus, device, function] = [target.bus, target.device, target.function].map(u64::from);
@@ -99,18 +95,19 @@ impl Stats {
         }
     }
 
-    /// Opens KVM's counters of the VM or, after it, of its next vCPU.
+    /// Opens KVM's counters of a VM or vCPU. Must be called for the VM first, then for each vCPU in
+    /// the order of their numbers.
     pub fn watch_kvm(&self, of: &impl AsRawFd) {
         if self.detailed {
             let file = kvm_fd::open(of);
             if let Err(e) = &file {
-                info!("no counters of KVM's own: {e}");
+                info!("KVM's own counters cannot be read: {e}");
             }
             self.late().kvm.push(file);
         }
     }
 
-    /// Where the guest's RAM is in this process.
+    /// Says where the guest's RAM is in this process.
     pub fn set_ram(&self, regions: &[Region]) {
         let ranges = regions.iter().map(|region| Range {
             start: region.host_address(),
@@ -119,17 +116,17 @@ impl Stats {
         self.late().ram = ranges.collect();
     }
 
-    /// Who knows what the guest has where.
-    pub fn set_places(&self, places: impl Fn() -> Vec<Place> + Send + Sync + 'static) {
-        self.late().places = Some(Box::new(places));
+    /// Keeps `ranges` for [`Stats::named_ranges`].
+    pub fn set_named_ranges(&self, ranges: impl Fn() -> Vec<NamedRange> + Send + Sync + 'static) {
+        self.late().named_ranges = Some(Box::new(ranges));
     }
 
-    /// Who counts writes that made no exit.
+    /// Keeps `count` for [`Stats::coalesced_writes`].
     pub fn set_coalesced(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
         self.late().coalesced = Some(Box::new(count));
     }
 
-    /// Accesses to configuration space with their counts, and how many found no room in the table;
+    /// Accesses to configuration space with their counts, and how many more found the table full;
     /// `None` without `--stats`.
     pub fn config_accesses(&self) -> Option<(Vec<(Access, u64)>, u64)> {
         let table = self.config.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,10 +142,10 @@ impl Stats {
         self.late().kvm.iter().map(read).collect()
     }
 
-    /// Memory of this process without the guest's RAM; `None` where /proc does not tell.
+    /// Memory of this process without the guest's RAM; `None` if /proc cannot be read.
     pub fn own_memory(&self) -> Option<OwnMemory> {
         OwnMemory::read(&self.late().ram)
-            .inspect_err(|e| warn!("no memory is counted: /proc/self/smaps: {e}"))
+            .inspect_err(|e| warn!("memory is not counted: /proc/self/smaps: {e}"))
             .ok()
     }
 
@@ -157,25 +154,25 @@ impl Stats {
         self.late().devices.clone()
     }
 
-    /// Interrupts that the host saw of the devices with these names.
+    /// The interrupts that the host has seen from the devices with these names.
     pub fn vectors(&self, names: &[String]) -> Vec<Vector> {
         self.ledger.vectors(names)
     }
 
-    /// What the guest has at which addresses now.
-    pub fn places(&self) -> Vec<Place> {
+    /// The ranges that the guest's devices have now; the first that contains an address names it.
+    pub fn named_ranges(&self) -> Vec<NamedRange> {
         let late = self.late();
-        late.places
+        late.named_ranges
             .as_ref()
-            .map_or_else(Vec::new, |places| places())
+            .map_or_else(Vec::new, |ranges| ranges())
     }
 
-    /// Writes that made no exit.
+    /// How many writes needed no exit.
     pub fn coalesced_writes(&self) -> u64 {
         self.late().coalesced.as_ref().map_or(0, |count| count())
     }
 
-    /// The device to be used in `device`'s place.
+    /// With `--stats`, wraps `device` so that its calls and interrupts are counted.
     pub fn meter(&self, device: SharedDevice) -> SharedDevice {
         if !self.detailed {
             return device;

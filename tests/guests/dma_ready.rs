@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use vmm::memory::gate::Gate;
+use vmm::memory::dma_ready::DmaReady;
 
 use crate::Test;
 use crate::device::FakeDevice;
@@ -19,8 +19,8 @@ pub const TESTS: &[Test] = tests![
     the_host_gets_a_device_that_waits,
 ];
 
-fn rig() -> (Arc<Gate>, Arc<Rig>) {
-    let ready = Arc::new(Gate::closed(1));
+fn rig() -> (Arc<DmaReady>, Arc<Rig>) {
+    let ready = Arc::new(DmaReady::after(1));
     let rig = Rig::at(Arc::clone(&ready), FakeDevice::new(), 64);
     (ready, Arc::new(rig))
 }

@@ -47,6 +47,7 @@ mod unused_vectors;
 mod vectors;
 mod vm;
 mod waiting;
+mod walks;
 
 /// A test: its name and what it does. A panic is its failure.
 type Test = (&'static str, fn());
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         topology,
         waiting,
         unused_vectors,
+        walks,
         hostile,
     ];
     let trials = modules

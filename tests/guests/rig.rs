@@ -9,11 +9,11 @@ use vmm::gsi::routing::GsiRouting;
 use vmm::layout;
 use vmm::layout::Layout;
 use vmm::memory::AddressSpace;
-use vmm::memory::gate::Gate;
+use vmm::memory::dma_ready::DmaReady;
 use vmm::memory::kvm_slots::KvmSlots;
 use vmm::vfio::device::Irq;
 use vmm::vfio::function::rom::RomSource;
-use vmm::vfio::function::{Surroundings, VfioFunction, reset};
+use vmm::vfio::function::{VfioFunction, VmResources, reset};
 
 use crate::device::{BAR0, BAR1, BAR2, FakeDevice, MSI, MSIX, PM, ROM, TABLE, VECTORS};
 use crate::irq_code::ENABLE;
@@ -38,24 +38,24 @@ pub struct Rig {
 impl Rig {
     /// With so many memory slots.
     pub fn new(device: FakeDevice, max_slots: usize) -> Self {
-        Self::at(Arc::new(Gate::open()), device, max_slots)
+        Self::at(Arc::new(DmaReady::ready()), device, max_slots)
     }
 
-    /// The same, where DMA is not possible before `ready`.
-    pub fn at(ready: Arc<Gate>, device: FakeDevice, max_slots: usize) -> Self {
+    /// The same, where devices cannot reach RAM before they are ready.
+    pub fn at(dma_ready: Arc<DmaReady>, device: FakeDevice, max_slots: usize) -> Self {
         let device = device.into_arc();
         let vm = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
         vm.create_irq_chip().unwrap();
         let slots = Arc::new(KvmSlots::new(vm.clone(), max_slots));
         let space = Arc::new(AddressSpace::new());
         space.subscribe(slots.clone()).unwrap();
-        let resources = Surroundings {
+        let resources = VmResources {
             space,
             bus: Arc::new(Bus::new()),
             router: GsiRouting::new(vm).unwrap(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
-            gate: ready,
+            dma_ready,
         };
         let layout = resources.layout;
         let (bus, router) = (resources.bus.clone(), resources.router.clone());
@@ -74,7 +74,7 @@ impl Rig {
         for (bar, address) in addresses {
             bars.set_address(bar, address.into());
         }
-        function.set_placed(bars);
+        function.set_reset_bars(bars);
         let root = RootBus::new();
         root.add(SLOT, 0, function.clone()).unwrap();
         let mut rig = Self {

@@ -7,5 +7,6 @@ mod named;
 mod names;
 mod source;
 mod tour;
+mod walks;
 mod walls;
 mod words;

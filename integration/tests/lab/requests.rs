@@ -13,7 +13,7 @@ const PATIENCE_MS: u64 = 2000;
 const DISK: Disk = Disk::new("lab-disk", 5);
 
 pub fn all() -> Vec<Scenario> {
-    vec![taken_back()]
+    vec![taken_back(), removed()]
 }
 
 /// L1 unbinds the device while the guest reads and writes, by each interface. The unbind returns
@@ -40,6 +40,58 @@ fn taken_back() -> Scenario {
         .l1(format!("give_back {bdf}\nbind_vfio {bdf}"))
         .vmm(vmm(iommufd))
         .each_run(|_, run| lived_on(run))
+}
+
+/// L1 removes the device from its bus while the guest reads and writes: the VMM closes a device that
+/// leaves sysfs, says nothing of a step that failed, and the guest lives on. By each interface.
+fn removed() -> Scenario {
+    let disk = Disk::new("lab-disk", 5);
+    let bdf = disk.bdf();
+    let script = INTERFACES.map(|iommu| {
+        format!(
+            "bind_vfio {bdf}\n\
+             start_vmm --kernel bzImage --initrd initrd --memory 512M --iommu {iommu} \
+             --cmdline 'quiet panic=-1 nvme_core.io_timeout=2 nvme_core.admin_timeout=2 \
+             lab.act=loop' \
+             --vfio {bdf}\n\
+             await 'L2: looping' 90\nsleep 0.5\n\
+             before=$(milliseconds)\n\
+             echo 1 >$sys/{bdf}/remove\n\
+             say \"unbind ms=$(($(milliseconds) - before)) left=$(ls $sys | grep -c {bdf})\"\n\
+             wait_vmm\n\
+             echo 1 >/sys/bus/pci/rescan\n\
+             say_back {bdf}\n"
+        )
+    });
+    Scenario {
+        name: "a_device_leaves_the_bus_of_a_running_guest",
+        machine: Machine::with_disks(std::slice::from_ref(&disk)),
+        kernel: Choice::Lab,
+        image: Image::BzImage,
+        script: script.concat(),
+        limit: Duration::from_secs(180),
+        check: Box::new(move |outcome| {
+            for (index, iommu) in INTERFACES.into_iter().enumerate() {
+                let run = run(outcome, index)?;
+                lived_on(&run).map_err(|error| Error::failed(format!("by {iommu}: {error}")))?;
+                let left = run
+                    .lab("unbind")
+                    .next()
+                    .and_then(|fact| number(fact, "left"));
+                expect(left == Some(0), || {
+                    format!("by {iommu}: the device has not left sysfs: {left:?}")
+                })?;
+                let closed: Vec<_> = run
+                    .messages()
+                    .filter(|line| line.contains("failed"))
+                    .collect();
+                expect(closed.is_empty(), || {
+                    format!("by {iommu}: closing the device met {closed:?}")
+                })?;
+            }
+            back(outcome, &disk)
+        }),
+    }
 }
 
 fn lived_on(run: &Run<'_>) -> Result<()> {

@@ -15,7 +15,9 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
     let bits = host.cpu.phys_bits?;
     let all = devices.iter().flat_map(|d| &d.details.bars);
     let bars = all.map(|bar| bar.size).fold(0, u64::saturating_add);
-    let layout = match Layout::new(host.wanted, bars, bits) {
+    let ranges = reach(devices);
+    let layout = Layout::new(host.wanted, bars, bits);
+    let layout = match layout.and_then(|layout| layout.with_bars(bars, bits, &ranges)) {
         Ok(layout) => layout,
         Err(e) => {
             return Some(Finding::fail(
@@ -25,8 +27,6 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
             ));
         }
     };
-    let ranges = reach(devices);
-    let layout = layout.reachable(bars, bits, &ranges);
     let holds = |r: &Range| ranges.iter().any(|range| range.contains(r.start, r.size));
     if let Some(ram) = layout.ram().find(|ram| !holds(ram)) {
         return Some(Finding::fail(

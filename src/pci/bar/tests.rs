@@ -157,7 +157,7 @@ fn the_register_of_a_rom() {
 }
 
 #[test]
-fn placed() {
+fn addresses_that_can_be_decoded() {
     let b = |kind, size| Bar { kind, size };
     for (bar, address, expected) in [
         (b(M32, 0x1000), 0, false),
@@ -169,7 +169,7 @@ fn placed() {
         (b(BarKind::Io, 0x10), 0x10000, false),
         (b(BarKind::Io, 0x10), 0xffff_fff0, false),
     ] {
-        assert_eq!(bar.is_placed(address), expected, "{bar:?} {address:#x}");
+        assert_eq!(bar.can_decode_at(address), expected, "{bar:?} {address:#x}");
     }
 }
 

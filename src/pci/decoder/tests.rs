@@ -96,7 +96,7 @@ fn a_rom_has_two_switches() {
         address: 0xc000_0000,
     };
     assert_eq!(apply(&mut decoder, &bars, true, false), [map]);
-    // A place that is refused: back to the old one, and still on.
+    // An address that is refused: back to the old one, and still on.
     bars.write(regs::ROM, &0xd000_0001u32.to_le_bytes());
     assert_eq!(decoder.update(&bars, true, false).len(), 1);
     decoder.refuse(&mut bars, ROM);

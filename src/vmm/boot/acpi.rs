@@ -1,8 +1,8 @@
-//! The ACPI tables: hardware-reduced, and nothing declared that is not there.
+//! The ACPI tables of a hardware-reduced machine.
 //!
 //! ACPI 6.5, chapter 5 (tables) and 4.1 (the hardware-reduced model); PCI Firmware 3.3, 4.1.2
-//! (MCFG). The DSDT is in `dsdt`. What is absent is said to be absent, so that no guest
-//! wastes time looking for it: no 8259, 8042, RTC, VGA, PM timer, ACPI mode or SCI.
+//! (MCFG). The DSDT is in `dsdt`. The tables say which legacy devices are absent (8259, 8042, RTC,
+//! VGA, PM timer, ACPI mode, SCI), so that a guest does not look for them.
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -17,19 +17,14 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::little_endian::U16;
 use zerocopy::{Immutable, IntoBytes};
 
-use crate::boot::{GuestMemory, dsdt};
+use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
+use crate::boot::dsdt;
 use crate::config::topology::Topology;
 use crate::layout::{
     ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_RESET,
     PORT_SLEEP_CONTROL, PORT_SLEEP_STATUS, RESET_VALUE,
 };
-
-/// Whose tables these are; the same in every header (ACPI 6.5, 5.2.6).
-pub(super) const OEM_ID: [u8; 6] = *b"MINVMM";
-/// Which machine of theirs.
-pub(super) const OEM_TABLE_ID: [u8; 8] = *b"MINIVMM ";
-/// Its revision.
-pub(super) const OEM_REVISION: u32 = 1;
+use crate::memory::ram::GuestMemory;
 
 /// Tables are aligned to this. The RSDP must be on 16 bytes (5.2.5.1), FACS would be on 64.
 const ALIGNMENT: u64 = 64;
@@ -42,10 +37,10 @@ const BOOT_NO_VGA: u16 = 1 << 2;
 const BOOT_NO_ASPM: u16 = 1 << 4;
 const BOOT_NO_CMOS_RTC: u16 = 1 << 5;
 
-/// The tables, each at its guest-physical address.
+/// The tables of a machine, each with its guest-physical address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// Where the RSDP is, guest-physical.
+pub struct AcpiTables {
+    /// Guest-physical address of the RSDP.
     pub rsdp: u64,
     /// Guest-physical address and bytes of each table, all between `ACPI_START` and `ACPI_END`.
     pub tables: Vec<(u64, Vec<u8>)>,
@@ -54,8 +49,11 @@ pub struct Placed {
 /// Why there are no tables.
 #[derive(Debug, thiserror::Error)]
 pub enum AcpiError {
-    /// The room below 1 MiB is too small.
-    #[error("the ACPI tables need {0} bytes, and there is room for {room}", room = ACPI_END - ACPI_START)]
+    /// The area below 1 MiB is too small.
+    #[error(
+        "the ACPI tables need {0} bytes, and the area for them has {area}",
+        area = ACPI_END - ACPI_START
+    )]
     TooLarge(u64),
     /// The first megabyte is not RAM.
     #[error("cannot write an ACPI table of {size} bytes at {address:#x}")]
@@ -69,42 +67,40 @@ pub enum AcpiError {
     },
 }
 
-/// Builds the tables for a machine of vCPUs with these APIC ids.
+/// Builds the tables for a machine with the vCPUs of `topology` and the windows of `layout`.
 ///
 /// # Errors
-///
-/// There is no room.
-pub fn build(layout: &Layout, topology: &Topology) -> Result<Placed, AcpiError> {
+/// [`AcpiError::TooLarge`].
+pub fn build(layout: &Layout, topology: &Topology) -> Result<AcpiTables, AcpiError> {
     // The RSDP comes first, but points at the XSDT, which points at the rest.
-    let mut place = Placer::after(ACPI_START + Rsdp::len() as u64);
-    let dsdt = place.table(dsdt::build(layout, topology.cpus()));
+    let mut area = TableArea::after(ACPI_START + Rsdp::len() as u64);
+    let dsdt = area.add(dsdt::build(layout, topology.cpus()));
     let entries = [
-        place.table(bytes(&fadt(dsdt))),
-        place.table(bytes(&madt(topology))),
-        place.table(bytes(&mcfg())),
+        area.add(bytes(&fadt(dsdt))),
+        area.add(bytes(&madt(topology))),
+        area.add(bytes(&mcfg())),
     ];
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for entry in entries {
         xsdt.add_entry(entry);
     }
-    let xsdt = place.table(bytes(&xsdt));
-    let mut tables = place.tables;
+    let xsdt = area.add(bytes(&xsdt));
+    let mut tables = area.tables;
     tables.insert(0, (ACPI_START, bytes(&Rsdp::new(OEM_ID, xsdt))));
-    if place.next > ACPI_END {
-        return Err(AcpiError::TooLarge(place.next - ACPI_START));
+    if area.next > ACPI_END {
+        return Err(AcpiError::TooLarge(area.next - ACPI_START));
     }
-    Ok(Placed {
+    Ok(AcpiTables {
         rsdp: ACPI_START,
         tables,
     })
 }
 
-impl Placed {
+impl AcpiTables {
     /// Writes the tables to guest memory.
     ///
     /// # Errors
-    ///
-    /// The first megabyte is not RAM.
+    /// [`AcpiError::Write`], if the first megabyte is not RAM.
     pub fn write(&self, memory: &GuestMemory) -> Result<(), AcpiError> {
         for (address, table) in &self.tables {
             memory
@@ -119,13 +115,13 @@ impl Placed {
     }
 }
 
-/// Puts one table after the other.
-struct Placer {
+/// Gives each table the next address.
+struct TableArea {
     next: u64,
     tables: Vec<(u64, Vec<u8>)>,
 }
 
-impl Placer {
+impl TableArea {
     fn after(end: u64) -> Self {
         Self {
             next: end.next_multiple_of(ALIGNMENT),
@@ -133,20 +129,13 @@ impl Placer {
         }
     }
 
-    /// Returns the table's address.
-    fn table(&mut self, bytes: Vec<u8>) -> u64 {
+    /// Adds a table and returns its guest-physical address.
+    fn add(&mut self, bytes: Vec<u8>) -> u64 {
         let address = self.next;
         self.next = (address + bytes.len() as u64).next_multiple_of(ALIGNMENT);
         self.tables.push((address, bytes));
         address
     }
-}
-
-/// What a table or an AML object looks like in memory.
-pub(super) fn bytes(aml: &dyn Aml) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    aml.to_aml_bytes(&mut bytes);
-    bytes
 }
 
 /// An 8-bit I/O port as a Generic Address Structure (ACPI 6.5, 5.2.3.2).
@@ -195,8 +184,8 @@ struct LocalApicNmi {
 aml_as_bytes!(LocalApicNmi);
 
 /// MADT (ACPI 6.5, 5.2.12): the local APICs, the IOAPIC, and LINT1 as NMI, which is how
-/// [`super::cpu_state::set_lint`] sets it. PCAT_COMPAT is clear: no 8259 to disable. GSI and
-/// IOAPIC pin are the same number, so there are no interrupt source overrides.
+/// [`set_lint`](super::cpu_state::set_lint) sets it. PCAT_COMPAT is clear: no 8259 to disable. GSI
+/// and IOAPIC pin are the same number, so there are no interrupt source overrides.
 ///
 /// A processor's `_UID` is its number, its APIC id is what the topology says.
 fn madt(topology: &Topology) -> impl Aml {
@@ -243,17 +232,16 @@ mod tests {
         Topology::new(count, Wish::default()).unwrap()
     }
 
-    fn placed(cpus: u32) -> Placed {
-        placed_for(&cores(cpus))
+    fn tables(cpus: u32) -> AcpiTables {
+        tables_for(&cores(cpus))
     }
 
-    fn placed_for(topology: &Topology) -> Placed {
+    fn tables_for(topology: &Topology) -> AcpiTables {
         build(&Layout::new(8 << 30, 32 << 30, 46).unwrap(), topology).unwrap()
     }
 
-    fn table(placed: &Placed, signature: &[u8; 4]) -> (u64, Vec<u8>) {
-        placed
-            .tables
+    fn table(all: &AcpiTables, signature: &[u8; 4]) -> (u64, Vec<u8>) {
+        all.tables
             .iter()
             .find(|(_, t)| t.starts_with(signature))
             .cloned()
@@ -270,27 +258,24 @@ mod tests {
 
     #[test]
     fn the_rsdp_leads_to_every_table() {
-        let placed = placed(2);
-        let rsdp = &placed.tables[0];
-        assert_eq!((placed.rsdp, rsdp.0), (0xe_0000, 0xe_0000));
+        let all = tables(2);
+        let rsdp = &all.tables[0];
+        assert_eq!((all.rsdp, rsdp.0), (0xe_0000, 0xe_0000));
         assert_eq!(&rsdp.1[..8], b"RSD PTR ");
         assert!(sums_to_zero(&rsdp.1[..20]) && sums_to_zero(&rsdp.1));
-        let (at, xsdt) = table(&placed, b"XSDT");
+        let (at, xsdt) = table(&all, b"XSDT");
         assert_eq!(u64_at(&rsdp.1, 24), at);
         let entries: Vec<u64> = xsdt[36..].chunks(8).map(|e| u64_at(e, 0)).collect();
         let expected: Vec<u64> = [b"FACP", b"APIC", b"MCFG"]
-            .map(|s| table(&placed, s).0)
+            .map(|s| table(&all, s).0)
             .to_vec();
         assert_eq!(entries, expected);
-        assert_eq!(
-            u64_at(&table(&placed, b"FACP").1, 140),
-            table(&placed, b"DSDT").0
-        );
+        assert_eq!(u64_at(&table(&all, b"FACP").1, 140), table(&all, b"DSDT").0);
     }
 
     #[test]
     fn the_fadt_declares_no_legacy() {
-        let (_, fadt) = table(&placed(1), b"FACP");
+        let (_, fadt) = table(&tables(1), b"FACP");
         let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
         assert_eq!(flags & (1 << 20 | 1 << 10), 1 << 20 | 1 << 10);
         assert_eq!(u16::from_le_bytes([fadt[109], fadt[110]]), 0b11_0100);
@@ -301,8 +286,8 @@ mod tests {
     }
 
     /// `_UID`, APIC id and flags of each processor; how many IOAPICs and NMIs there are.
-    fn in_madt(placed: &Placed) -> (Vec<(u8, u8, u8)>, u32, u32) {
-        let (_, madt) = table(placed, b"APIC");
+    fn in_madt(all: &AcpiTables) -> (Vec<(u8, u8, u8)>, u32, u32) {
+        let (_, madt) = table(all, b"APIC");
         assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 0, 0, 0, 0]);
         let (mut rest, mut cpus, mut ioapics, mut nmis) = (&madt[44..], Vec::new(), 0, 0);
         while !rest.is_empty() {
@@ -321,19 +306,19 @@ mod tests {
     #[test]
     fn the_madt_has_every_cpu_once() {
         let all: Vec<_> = (0..64).map(|i| (i, i, 1)).collect();
-        assert_eq!(in_madt(&placed(64)), (all, 1, 1));
+        assert_eq!(in_madt(&tables(64)), (all, 1, 1));
         let threes = Wish {
             cores: Some(3),
             ..Wish::default()
         };
-        let (cpus, ..) = in_madt(&placed_for(&Topology::new(6, threes).unwrap()));
+        let (cpus, ..) = in_madt(&tables_for(&Topology::new(6, threes).unwrap()));
         let ids = [(0, 0), (1, 1), (2, 2), (3, 4), (4, 5), (5, 6)];
         assert_eq!(cpus, ids.map(|(uid, id)| (uid, id, 1)));
     }
 
     #[test]
     fn the_mcfg_has_one_bus() {
-        let (_, mcfg) = table(&placed(1), b"MCFG");
+        let (_, mcfg) = table(&tables(1), b"MCFG");
         assert_eq!(u64_at(&mcfg, 44), 0xe000_0000);
         assert_eq!(mcfg[52..56], [0, 0, 0, 0]);
         assert_eq!(mcfg.len(), 60);
@@ -343,7 +328,7 @@ mod tests {
     fn no_ram_there_is_an_error() {
         let small = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
         assert!(matches!(
-            placed(1).write(&small),
+            tables(1).write(&small),
             Err(AcpiError::Write { .. })
         ));
     }
@@ -363,7 +348,7 @@ mod tests {
         for signature in [b"DSDT", b"FACP", b"APIC", b"MCFG", b"XSDT"] {
             let name = String::from_utf8_lossy(signature).to_string();
             let file = dir.join(format!("{name}.dat"));
-            std::fs::write(&file, table(&placed(4), signature).1).unwrap();
+            std::fs::write(&file, table(&tables(4), signature).1).unwrap();
             let run = |args: &[&str], file: &std::path::Path| {
                 let out = Command::new("iasl").args(args).arg(file).output().unwrap();
                 let text = String::from_utf8_lossy(&out.stdout).to_string()
@@ -383,17 +368,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tables_are_sound(memory in (64u64 << 20)..(800 << 30), bars in 0u64..(64 << 30), cpus in 1u32..=64) {
+        fn tables_are_sound(
+            memory in (64u64 << 20)..(800 << 30),
+            bars in 0u64..(64 << 30),
+            cpus in 1u32..=64,
+        ) {
             if let Ok(layout) = Layout::new(memory, bars, 46) {
-                let placed = build(&layout, &cores(cpus)).unwrap();
+                let all = build(&layout, &cores(cpus)).unwrap();
                 let mut end = ACPI_START;
-                let mut sorted = placed.tables.clone();
+                let mut sorted = all.tables.clone();
                 sorted.sort();
                 for (at, table) in &sorted {
                     prop_assert!(*at >= end && at % 16 == 0);
                     end = at + table.len() as u64;
                     prop_assert!(sums_to_zero(table));
-                    if *at != placed.rsdp {
+                    if *at != all.rsdp {
                         let length = u32::from_le_bytes(table[4..8].try_into().unwrap());
                         prop_assert_eq!(length as usize, table.len());
                     }

@@ -1,17 +1,18 @@
-//! The state in which vCPU 0 meets the kernel, and what every vCPU needs beside it.
+//! The state of vCPU 0 at the kernel's entry, and what firmware sets on every vCPU.
 //!
 //! Registers are those of Documentation/arch/x86/boot.rst, "64-bit Boot Protocol", or of Xen's
-//! docs/misc/pvh.pandoc. All is pure: the vCPU's owner gets `kvm_sregs` from KVM, lets
-//! [`CpuState::apply`] change what must differ from the reset state, and sets it again.
+//! docs/misc/pvh.pandoc. Nothing here calls KVM: the vCPU's owner gets `kvm_sregs` from KVM, lets
+//! [`CpuState::apply`] change what must differ from the reset state, and sets them again.
 
 use kvm_bindings::{
     kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
 };
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::boot::entry::Entry;
 use crate::boot::error::BootError;
-use crate::boot::{Entry, GuestMemory};
 use crate::layout::{LOW_GDT, LOW_IDT, LOW_PAGE_TABLES};
+use crate::memory::ram::GuestMemory;
 
 // Intel SDM volume 3A, 2.5 (control registers) and 2.2.1 (EFER).
 const CR0_PE: u64 = 1 << 0;
@@ -92,7 +93,7 @@ impl CpuState {
             *segment = ds;
         }
         // A VM entry in protected mode wants a usable, busy TSS (SDM volume 3C, 26.3.1.2);
-        // nobody switches tasks, so that it needs no descriptor.
+        // there are no task switches, so that the TSS needs no descriptor.
         sregs.tr = kvm_segment {
             limit: TSS_LIMIT,
             type_: TYPE_TSS_BUSY,
@@ -234,10 +235,12 @@ const MISC_PEBS_UNAVAILABLE: u64 = 1 << 12;
 
 /// MSRs that every vCPU starts with, where KVM's reset state is not a PC's after its firmware.
 ///
-/// | MSR | value | because |
-/// | --- | --- | --- |
-/// | MTRRdefType | enabled, write-back | firmware would have set it. With a device whose DMA is not coherent KVM honours the guest's MTRRs, and those of the reset state make all memory uncached: a boot 20 times slower. Device memory is uncached by the page tables (PAT) |
-/// | MISC_ENABLE | fast strings | without the bit Linux gives up `rep movs` on Intel (`early_init_intel`); the two "unavailable" bits are KVM's own reset value, and BTS and PEBS are not offered |
+/// - MTRRdefType is enabled and write-back, as firmware would set it. With a device whose DMA is
+///   not coherent, KVM honours the guest's MTRRs. Those of the reset state make all memory
+///   uncached, and a boot 20 times slower. Device memory is uncached by the page tables (PAT).
+/// - MISC_ENABLE has fast strings on: without the bit Linux does not use `rep movs` on Intel
+///   (`early_init_intel`). The two "unavailable" bits are KVM's own reset value: BTS and PEBS are
+///   not offered.
 pub const MSRS: [kvm_msr_entry; 2] = [
     msr(MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
     msr(
@@ -246,8 +249,8 @@ pub const MSRS: [kvm_msr_entry; 2] = [
     ),
 ];
 
-/// The FPU as FNINIT and the reset of MXCSR leave it (SDM volume 1, 8.1.5 and 10.2.3): all
-/// exceptions masked. KVM's own state is that of power-on, with the x87 control word 0x40.
+/// The FPU after FNINIT and a reset of MXCSR (SDM volume 1, 8.1.5 and 10.2.3): all exceptions are
+/// masked. KVM's own state is that of power-on, with the x87 control word 0x40.
 pub fn fpu() -> kvm_fpu {
     kvm_fpu {
         fcw: 0x37f,
@@ -265,10 +268,10 @@ const LVT_MASKED: u32 = 1 << 16;
 
 /// Sets the two local interrupt pins, on every vCPU.
 ///
-/// LINT0 is where a PC wires its 8259, and KVM's reset state has it open on vCPU 0. Nothing reaches
-/// the 8259 that a guest could want: its inputs are masked, and the hardware-reduced ACPI declares
-/// none. Linux keeps the mask bit that it finds (`setup_local_APIC`), so LINT0 is ExtINT and masked.
-/// LINT1 is NMI and open, as the MADT says.
+/// A PC wires its 8259 to LINT0, and in KVM's reset state LINT0 of vCPU 0 is open. No interrupt
+/// that a guest wants comes from the 8259: its inputs are masked, and the hardware-reduced ACPI
+/// declares no such controller. Linux keeps the mask bit that it finds (`setup_local_APIC`), so
+/// LINT0 is ExtINT and masked. LINT1 is NMI and open, as the MADT says.
 pub fn set_lint(lapic: &mut kvm_lapic_state) {
     let mut set = |offset: usize, value: u32| {
         if let Some(register) = lapic.regs.get_mut(offset..offset + 4) {
@@ -376,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn no_room_for_the_tables_is_an_error() {
+    fn too_little_ram_for_the_tables_is_an_error() {
         let tiny = GuestMemory::from_ranges(&[(GuestAddress(0), 0x9000)]).unwrap();
         assert!(write_tables(&tiny, &LINUX).is_err());
     }

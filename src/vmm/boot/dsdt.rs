@@ -14,7 +14,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use pci::addr::Range;
 
-use crate::boot::acpi::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
+use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 use crate::layout;
 use crate::layout::{
     ECAM_SIZE, ECAM_START, GSI_SERIAL, Layout, PCI_IO_END, PCI_IO_START, PORT_PCI_ADDRESS,
@@ -74,7 +74,7 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
     ))
 }
 
-/// What lies behind the root: one bus, and the windows that BARs may be placed in.
+/// The root's resources: one bus, and the windows for BARs.
 ///
 /// The 64-bit window is not called prefetchable: Linux puts a prefetchable BAR into any window,
 /// but a BAR that is not only into one that is not (`pci_bus_alloc_from_region`), and large 64-bit
@@ -115,7 +115,7 @@ fn bounds(range: &Range) -> Option<(u64, u64)> {
     Some((range.start, last))
 }
 
-/// `_PRT`: pin p (0 is INTA) of device d is wired to GSI `GSI_INTX_BASE + (d + p) % count`.
+/// `_PRT`: pin p (0 is INTA) of device d raises GSI `GSI_INTX_BASE + (d + p) % count`.
 fn routing() -> PackageBuilder {
     let mut table = PackageBuilder::new();
     for device in DEVICES {
@@ -174,8 +174,8 @@ fn osc() -> Vec<u8> {
     ))
 }
 
-/// `_SB_.MBRD`: what is taken and belongs to no other device. Linux believes MCFG only if a
-/// motherboard device claims the range (PCI Firmware 3.3, 4.1.2, note 2).
+/// `_SB_.MBRD`: resources that are in use and belong to no other device. Linux believes MCFG only
+/// if a motherboard device claims the range (PCI Firmware 3.3, 4.1.2, note 2).
 fn motherboard() -> Vec<u8> {
     bytes(&Device::new(
         Path::new("MBRD"),
@@ -224,7 +224,7 @@ fn cpu(uid: u32) -> Vec<u8> {
     ))
 }
 
-/// AML that is made already.
+/// Bytes of AML.
 struct Raw(Vec<u8>);
 
 impl Aml for Raw {

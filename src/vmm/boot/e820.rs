@@ -1,6 +1,6 @@
 //! The guest's memory map, in the form that both boot protocols carry.
 //!
-//! A pure function of the [`Layout`]: what is RAM, and what looks free but is not.
+//! A pure function of the [`Layout`].
 //! Types are those of ACPI 6.5, 15.4 ("Address Range Types"), which e820 and PVH share.
 
 use pci::addr::Range;
@@ -13,13 +13,13 @@ use crate::layout::{
 /// The end of KVM's own pages: one for the identity map, and three for the TSS above it.
 const KVM_PAGES_END: u64 = KVM_TSS_ADDR + 0x3000;
 
-/// What a range of the map is.
+/// The type of a range of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
-    /// AddressRangeMemory: the guest's to use.
+    /// AddressRangeMemory: the guest may use it.
     Ram = 1,
-    /// AddressRangeReserved: neither RAM nor room for devices.
+    /// AddressRangeReserved: neither RAM nor free for devices.
     Reserved = 2,
     /// AddressRangeACPI: holds ACPI tables.
     Acpi = 3,
@@ -32,22 +32,22 @@ pub struct Entry {
     pub start: u64,
     /// Length in bytes, never zero.
     pub size: u64,
-    /// What it is.
+    /// The type of the range.
     pub kind: Kind,
 }
 
 /// The map for a layout: in address order, without overlaps, at most eight entries.
 ///
-/// | from | to | is | because |
-/// | --- | --- | --- | --- |
-/// | 0 | `LOW_RAM_END` | RAM | boot structures, then free |
-/// | `LOW_RAM_END` | `ACPI_START` | reserved | where PCs keep the EBDA and video memory; nothing of ours is there |
-/// | `ACPI_START` | `ACPI_END` | ACPI | the tables |
-/// | `ACPI_END` | `HIGH_MEMORY_START` | reserved | the BIOS's segment, with the reboot stub |
-/// | 1 MiB | low RAM's end | RAM | |
-/// | ECAM | | reserved | Linux trusts MCFG only for a range that is reserved |
-/// | KVM's four pages | | reserved | on older Intel hosts KVM itself uses them |
-/// | 4 GiB | high RAM's end | RAM | |
+/// | from | to | is |
+/// | --- | --- | --- |
+/// | 0 | `LOW_RAM_END` | RAM: boot structures, then free |
+/// | `LOW_RAM_END` | `ACPI_START` | reserved: the EBDA and video memory of PCs |
+/// | `ACPI_START` | `ACPI_END` | ACPI: the tables |
+/// | `ACPI_END` | `HIGH_MEMORY_START` | reserved: the BIOS's segment, with the reboot stub |
+/// | 1 MiB | low RAM's end | RAM |
+/// | `ECAM_START` | ECAM's end | reserved: Linux trusts MCFG only for a reserved range |
+/// | KVM's four pages | | reserved: on older Intel hosts KVM itself uses them |
+/// | 4 GiB | high RAM's end | RAM |
 pub fn e820(layout: &Layout) -> Vec<Entry> {
     let low_end = layout.low_ram.end();
     let mut map = Vec::with_capacity(8);

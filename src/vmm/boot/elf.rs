@@ -1,8 +1,8 @@
 //! An ELF kernel: a vmlinux, or any other ELF that is entered by PVH.
 //!
 //! The fields are those of the System V ABI's "Object Files" and "Program Loading" chapters.
-//! linux-loader copies the segments and finds the PVH note; before that everything that it would
-//! take on trust is checked here: class, machine, and each segment against the file and RAM.
+//! linux-loader copies the segments and finds the PVH note. It does not check class, machine and
+//! where the segments are in file and RAM, so that these checks are made here first.
 
 use std::os::unix::fs::FileExt;
 
@@ -10,10 +10,12 @@ use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{Elf, KernelLoader, PvhBootCapability};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::boot::entry::Extent;
 use crate::boot::error::BootError;
+use crate::boot::file::BootFile;
 use crate::boot::linux::header_for_vmlinux;
-use crate::boot::{Extent, GuestMemory, Source};
 use crate::layout::{HIGH_MEMORY_START, LOW_CMDLINE_SIZE};
+use crate::memory::ram::GuestMemory;
 
 /// The first bytes of the file.
 pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
@@ -56,82 +58,37 @@ pub(super) enum Start {
     Linux64(u64, Box<setup_header>),
 }
 
+/// What the ELF header says, checked.
+struct Header {
+    /// `e_entry`.
+    entry: u64,
+    /// Offset of the program headers in the file.
+    table: u64,
+    /// How many program headers there are.
+    count: usize,
+}
+
+/// A program header that matters.
+enum ProgramHeader {
+    Load(Segment),
+    Note,
+}
+
 impl Image {
     /// Reads and checks the ELF header and the program headers.
-    pub(super) fn read(source: &Source) -> Result<Self, BootError> {
-        let unusable = |reason: String| BootError::Unusable {
-            path: source.path.clone(),
-            reason,
-        };
+    pub(super) fn read(source: &BootFile) -> Result<Self, BootError> {
         let file_size = source.size()?;
-        let mut header = [0; HEADER_SIZE];
-        read_at(source, file_size, &mut header, 0)?;
-        if header[4] != CLASS_64 {
-            return Err(unusable("it is not a 64-bit ELF image".into()));
-        }
-        if header[5] != DATA_LITTLE {
-            return Err(unusable("it is a big-endian ELF image".into()));
-        }
-        let machine = u16_at(&header, 18);
-        if machine != MACHINE_X86_64 {
-            return Err(unusable(format!(
-                "it is for ELF machine {machine}, not for x86-64"
-            )));
-        }
-        if !matches!(u16_at(&header, 16), TYPE_EXECUTABLE | TYPE_SHARED) {
-            return Err(unusable(
-                "it is an ELF object or core, not an executable".into(),
-            ));
-        }
-        let entry = u64_at(&header, 24);
-        let table = u64_at(&header, 32);
-        if usize::from(u16_at(&header, 54)) != SEGMENT_SIZE || table < HEADER_SIZE as u64 {
-            return Err(unusable("its program headers are malformed".into()));
-        }
-        let count = usize::from(u16_at(&header, 56));
-        let mut headers = vec![0; count * SEGMENT_SIZE];
-        read_at(source, file_size, &mut headers, table)?;
-
+        let header = read_header(source, file_size)?;
+        let mut table = vec![0; header.count * SEGMENT_SIZE];
+        read_at(source, file_size, &mut table, header.table)?;
         let mut segments = Vec::new();
         let mut has_note = false;
-        for h in headers.chunks_exact(SEGMENT_SIZE) {
-            let kind = u32_at(h, 0);
-            let (offset, from_file) = (u64_at(h, 8), u64_at(h, 32));
-            let (start, in_memory) = (u64_at(h, 24), u64_at(h, 40));
-            match kind {
-                // No kernel has either; dynamic and static programs do.
-                SEGMENT_INTERPRETER | SEGMENT_THREAD_LOCAL => {
-                    return Err(unusable("it is a program, not a kernel".into()));
-                }
-                SEGMENT_LOAD | SEGMENT_NOTE => {}
-                _ => continue,
+        for bytes in table.chunks_exact(SEGMENT_SIZE) {
+            match read_program_header(source, file_size, bytes)? {
+                Some(ProgramHeader::Load(segment)) => segments.push(segment),
+                Some(ProgramHeader::Note) => has_note = true,
+                None => {}
             }
-            let in_file = offset.saturating_add(from_file);
-            if in_file > file_size {
-                return Err(source.truncated(file_size, in_file));
-            }
-            if kind == SEGMENT_NOTE {
-                has_note = true;
-                continue;
-            }
-            if in_memory == 0 && from_file == 0 {
-                continue;
-            }
-            if in_memory < from_file {
-                return Err(unusable(format!(
-                    "its segment at {start:#x} has more bytes in the file than in memory"
-                )));
-            }
-            if start < HIGH_MEMORY_START {
-                return Err(unusable(format!(
-                    "its segment at {start:#x} is below 1 MiB"
-                )));
-            }
-            segments.push(Segment {
-                start,
-                from_file,
-                in_memory,
-            });
         }
         let start = segments.iter().map(|s| s.start).min();
         let end = segments
@@ -139,15 +96,15 @@ impl Image {
             .map(|s| s.start.saturating_add(s.in_memory))
             .max();
         let (Some(start), Some(end)) = (start, end) else {
-            return Err(unusable("it has nothing to load".into()));
+            return Err(unusable(source, "it has nothing to load".into()));
         };
         let image = Self {
             segments,
             extent: Extent { start, end },
-            entry,
+            entry: header.entry,
         };
         // With a note there may be a PVH entry; linux-loader finds out while loading.
-        if !has_note && !image.has_code_at(entry) {
+        if !has_note && !image.has_code_at(image.entry) {
             return Err(image.no_entry(source));
         }
         Ok(image)
@@ -158,15 +115,16 @@ impl Image {
         self.extent
     }
 
-    /// Bytes of command line that our room takes, without the NUL.
+    /// The most bytes of a command line, without the NUL.
     pub(super) fn cmdline_limit(&self) -> u64 {
         LOW_CMDLINE_SIZE - 1
     }
 
     /// Copies the segments; the caller has checked that [`Self::extent`] is RAM.
-    pub(super) fn load(&self, source: &Source, memory: &GuestMemory) -> Result<Start, BootError> {
-        // linux-loader leaves the rest of a segment as it is, which after a reboot is the last
-        // kernel's data. Zeroes first, so that segments that share a page keep their bytes.
+    pub(super) fn load(&self, source: &BootFile, memory: &GuestMemory) -> Result<Start, BootError> {
+        // linux-loader does not zero the rest of a segment, which after a reboot holds the last
+        // kernel's data. Zeroes are written first, so that segments that share a page keep their
+        // bytes.
         for s in &self.segments {
             zero(memory, s.start + s.from_file, s.in_memory - s.from_file)?;
         }
@@ -198,7 +156,7 @@ impl Image {
             .any(|s| address >= s.start && address - s.start < s.from_file)
     }
 
-    fn no_entry(&self, source: &Source) -> BootError {
+    fn no_entry(&self, source: &BootFile) -> BootError {
         BootError::Unusable {
             path: source.path.clone(),
             reason: format!(
@@ -207,6 +165,97 @@ impl Image {
             ),
         }
     }
+}
+
+/// The error of a kernel that is not for this machine, or damaged.
+fn unusable(source: &BootFile, reason: String) -> BootError {
+    BootError::Unusable {
+        path: source.path.clone(),
+        reason,
+    }
+}
+
+/// Reads the ELF header, and checks that it is one of an x86-64 executable.
+fn read_header(source: &BootFile, file_size: u64) -> Result<Header, BootError> {
+    let unusable = |reason: String| unusable(source, reason);
+    let mut header = [0; HEADER_SIZE];
+    read_at(source, file_size, &mut header, 0)?;
+    if header[4] != CLASS_64 {
+        return Err(unusable("it is not a 64-bit ELF image".into()));
+    }
+    if header[5] != DATA_LITTLE {
+        return Err(unusable("it is a big-endian ELF image".into()));
+    }
+    let machine = u16_at(&header, 18);
+    if machine != MACHINE_X86_64 {
+        return Err(unusable(format!(
+            "it is for ELF machine {machine}, not for x86-64"
+        )));
+    }
+    if !matches!(u16_at(&header, 16), TYPE_EXECUTABLE | TYPE_SHARED) {
+        return Err(unusable(
+            "it is an ELF object or core, not an executable".into(),
+        ));
+    }
+    let table = u64_at(&header, 32);
+    if usize::from(u16_at(&header, 54)) != SEGMENT_SIZE || table < HEADER_SIZE as u64 {
+        return Err(unusable("its program headers are malformed".into()));
+    }
+    Ok(Header {
+        entry: u64_at(&header, 24),
+        table,
+        count: u16_at(&header, 56).into(),
+    })
+}
+
+/// Reads a program header of [`SEGMENT_SIZE`] bytes, and checks it against the file; `None` if it
+/// does not matter.
+fn read_program_header(
+    source: &BootFile,
+    file_size: u64,
+    bytes: &[u8],
+) -> Result<Option<ProgramHeader>, BootError> {
+    let unusable = |reason: String| unusable(source, reason);
+    let kind = u32_at(bytes, 0);
+    match kind {
+        // Programs have these segments, and kernels do not.
+        SEGMENT_INTERPRETER | SEGMENT_THREAD_LOCAL => {
+            return Err(unusable("it is a program, not a kernel".into()));
+        }
+        SEGMENT_LOAD | SEGMENT_NOTE => {}
+        _ => return Ok(None),
+    }
+    let segment = Segment {
+        start: u64_at(bytes, 24),
+        from_file: u64_at(bytes, 32),
+        in_memory: u64_at(bytes, 40),
+    };
+    let Segment {
+        start,
+        from_file,
+        in_memory,
+    } = segment;
+    let in_file = u64_at(bytes, 8).saturating_add(from_file);
+    if in_file > file_size {
+        return Err(source.truncated(file_size, in_file));
+    }
+    if kind == SEGMENT_NOTE {
+        return Ok(Some(ProgramHeader::Note));
+    }
+    if in_memory == 0 && from_file == 0 {
+        return Ok(None);
+    }
+    if in_memory < from_file {
+        return Err(unusable(format!(
+            "its segment at {start:#x} has more bytes in the file than in memory"
+        )));
+    }
+    if start < HIGH_MEMORY_START {
+        return Err(unusable(format!(
+            "its segment at {start:#x} is below 1 MiB"
+        )));
+    }
+    Ok(Some(ProgramHeader::Load(segment)))
 }
 
 /// Fills guest memory with zeroes.
@@ -227,9 +276,9 @@ fn zero(memory: &GuestMemory, start: u64, size: u64) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Reads headers, which must be in the file.
+/// Reads headers from the file; a file that is too short for them is truncated.
 fn read_at(
-    source: &Source,
+    source: &BootFile,
     file_size: u64,
     buffer: &mut [u8],
     offset: u64,

@@ -1,6 +1,6 @@
-//! What can be wrong with a kernel, an initrd or a command line, said to the user.
+//! What can be wrong with a kernel, an initrd or a command line.
 //!
-//! Every variant is one sentence; [`BootError::hint`] says what to type.
+//! Every variant is one sentence for the user; [`BootError::hint`] is the remedy.
 
 use std::path::PathBuf;
 use std::{fmt, io};
@@ -10,7 +10,7 @@ use crate::layout::LOW_RAM_LIMIT;
 
 const MIB: u64 = 1 << 20;
 
-/// Which of the user's files is meant.
+/// Which of the user's files an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `--kernel`
@@ -31,7 +31,7 @@ impl fmt::Display for Role {
 /// Why a guest cannot be booted from the files and the command line given.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// The path leads nowhere.
+    /// There is no file at the path.
     #[error("there is no {role} at {}", .path.display())]
     Missing {
         /// Kernel or initrd.
@@ -39,17 +39,17 @@ pub enum BootError {
         /// As the user gave it.
         path: PathBuf,
     },
-    /// It exists, and may not be read.
+    /// The file exists and cannot be read.
     #[error("cannot read the {role} {}", .path.display())]
     Unreadable {
         /// Kernel or initrd.
         role: Role,
         /// As the user gave it.
         path: PathBuf,
-        /// What the host said.
+        /// The errno.
         source: io::Error,
     },
-    /// A directory.
+    /// The path is a directory.
     #[error("the {role} {} is a directory", .path.display())]
     Directory {
         /// Kernel or initrd.
@@ -68,11 +68,14 @@ pub enum BootError {
     /// An initrd of no bytes.
     #[error("the initrd {} is empty", .0.display())]
     EmptyInitrd(PathBuf),
-    /// Neither magic is there.
+    /// The file has the magic bytes of neither format.
     #[error("{} is not a kernel: neither a bzImage nor an ELF image", .0.display())]
     NotAKernel(PathBuf),
     /// The headers speak of bytes beyond the file's end.
-    #[error("the kernel {} is truncated: {size} bytes where its headers speak of {needed}", .path.display())]
+    #[error(
+        "the kernel {} is truncated: {size} bytes where its headers speak of {needed}",
+        .path.display()
+    )]
     Truncated {
         /// As the user gave it.
         path: PathBuf,
@@ -91,7 +94,8 @@ pub enum BootError {
     },
     /// The kernel needs addresses where the guest has no RAM.
     #[error(
-        "the kernel needs memory from {start:#x} to {end:#x}, and the guest has {ram} MiB there to offer",
+        "the kernel needs memory from {start:#x} to {end:#x}, and the guest's RAM there ends at \
+         {ram} MiB",
         ram = .low_ram / MIB
     )]
     KernelDoesNotFit {
@@ -102,9 +106,10 @@ pub enum BootError {
         /// Bytes of RAM from address 0.
         low_ram: u64,
     },
-    /// No room between the kernel and the end of what the kernel allows.
+    /// The initrd does not fit between the kernel and the last address that the kernel allows.
     #[error(
-        "the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and {limit:#x}"
+        "the initrd of {size} bytes does not fit between the kernel's end at {kernel_end:#x} and \
+         {limit:#x}"
     )]
     InitrdDoesNotFit {
         /// Bytes of the initrd.
@@ -116,7 +121,7 @@ pub enum BootError {
         /// Whether `limit` is the end of RAM, so that more memory would help.
         limit_is_ram: bool,
     },
-    /// Longer than the kernel, or our room for it, can take.
+    /// The command line is longer than the kernel or `layout::LOW_CMDLINE_SIZE` allows.
     #[error(
         "the kernel command line is {length} bytes long, and this kernel takes at most {limit}"
     )]
@@ -131,7 +136,8 @@ pub enum BootError {
     CmdlineNul(usize),
     /// Control characters or bytes beyond ASCII.
     #[error(
-        "the kernel command line has {character:?} at position {position}, which is not printable ASCII"
+        "the kernel command line has {character:?} at position {position}, which is not printable \
+         ASCII"
     )]
     CmdlineNotAscii {
         /// The first such character.
@@ -170,7 +176,7 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// What to type to get further, if we know it.
+    /// The remedy to type, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Missing {
@@ -213,7 +219,7 @@ impl BootError {
                 limit_is_ram: true,
                 ..
             } => {
-                // Beside its archive the unpacked file system wants room, hence twice.
+                // Twice, because the unpacked file system needs memory beside its archive.
                 more_memory(size.saturating_mul(2).saturating_add(*kernel_end))
             }
             Self::InitrdDoesNotFit { .. } => {
@@ -231,7 +237,7 @@ impl BootError {
     }
 }
 
-/// The flag that gives the guest RAM up to `end`, where any amount can.
+/// The flag that gives the guest RAM up to `end`; `None` if low RAM cannot reach that far.
 fn more_memory(end: u64) -> Option<String> {
     (end <= LOW_RAM_LIMIT).then(|| {
         let mib = end.div_ceil(MIB).next_multiple_of(64).max(128);

@@ -2,8 +2,8 @@
 //!
 //! Documentation/arch/x86/boot.rst: "The Real-Mode Kernel Header" for the fields,
 //! "64-bit Boot Protocol" for the entry, zero-page.rst for `struct boot_params`.
-//! linux-loader copies the payload; the checks that it leaves out are made here: that the kernel
-//! has a 64-bit entry, where it may be loaded, and that all of `init_size` is RAM.
+//! linux-loader copies the payload. It does not check that the kernel has a 64-bit entry, where the
+//! kernel may be loaded, and that all of `init_size` is RAM; this file does.
 
 use std::os::unix::fs::FileExt;
 
@@ -16,9 +16,11 @@ use linux_loader::loader::{BzImage, KernelLoader};
 use vm_memory::{ByteValued, GuestAddress};
 
 use crate::boot::e820::e820;
+use crate::boot::entry::{Extent, Handover};
 use crate::boot::error::BootError;
-use crate::boot::{Extent, GuestMemory, Handover, Source};
+use crate::boot::file::BootFile;
 use crate::layout::{HIGH_MEMORY_START, LOW_CMDLINE, LOW_CMDLINE_SIZE, LOW_ZERO_PAGE, Layout};
+use crate::memory::ram::GuestMemory;
 
 /// "HdrS" at [`MAGIC_OFFSET`].
 pub(super) const MAGIC: [u8; 4] = *b"HdrS";
@@ -46,13 +48,13 @@ pub(super) struct Image {
     header: setup_header,
     /// Where the payload is loaded.
     start: u64,
-    /// Bytes from there that the kernel needs before it reads the memory map.
+    /// Bytes from `start` that the kernel needs before it reads the memory map.
     size: u64,
 }
 
 impl Image {
     /// Reads and checks the setup header.
-    pub(super) fn read(source: &Source) -> Result<Self, BootError> {
+    pub(super) fn read(source: &BootFile) -> Result<Self, BootError> {
         let file_size = source.size()?;
         let header = read_header(source, file_size)?;
         let unusable = |reason: String| BootError::Unusable {
@@ -89,7 +91,7 @@ impl Image {
         if payload <= ENTRY_64 {
             return Err(unusable("it holds no code".into()));
         }
-        // What follows the payload, a signature say, is loaded with it.
+        // What follows the payload, such as a signature, is loaded as well.
         let size = (file_size - setup).max(init_size.into());
         let start = load_address(&header).map_err(unusable)?;
         Ok(Self {
@@ -99,7 +101,7 @@ impl Image {
         })
     }
 
-    /// The RAM that the kernel takes until it knows the memory map.
+    /// The RAM that the kernel uses before it knows the memory map.
     pub(super) fn extent(&self) -> Extent {
         Extent {
             start: self.start,
@@ -112,7 +114,7 @@ impl Image {
         u64::from(self.header.initrd_addr_max) + 1
     }
 
-    /// Bytes of command line that the kernel and our room take, without the NUL.
+    /// The most bytes of a command line, without the NUL.
     pub(super) fn cmdline_limit(&self) -> u64 {
         u64::from(self.header.cmdline_size).min(LOW_CMDLINE_SIZE - 1)
     }
@@ -122,7 +124,7 @@ impl Image {
     /// Returns the setup header as the kernel is to see it, and the 64-bit entry.
     pub(super) fn load(
         &self,
-        source: &Source,
+        source: &BootFile,
         memory: &GuestMemory,
     ) -> Result<(setup_header, u64), BootError> {
         let loaded = BzImage::load(
@@ -136,7 +138,8 @@ impl Image {
             source: source_error,
         })?;
         let mut header = self.header;
-        // Not linux-loader's copy of the header: that one goes on past the header's end.
+        // linux-loader's copy of the header contains bytes after the header's end, so it is not
+        // used.
         if let Some(theirs) = loaded.setup_header {
             header.code32_start = theirs.code32_start;
         }
@@ -146,7 +149,7 @@ impl Image {
 
 /// The setup header, zero from its own end on: boot.rst has the length in byte 0x201, and bytes
 /// after it are code, not fields.
-fn read_header(source: &Source, file_size: u64) -> Result<setup_header, BootError> {
+fn read_header(source: &BootFile, file_size: u64) -> Result<setup_header, BootError> {
     let mut header = setup_header::default();
     let whole = HEADER_START + size_of::<setup_header>();
     if file_size < whole as u64 {
@@ -174,8 +177,8 @@ fn read_header(source: &Source, file_size: u64) -> Result<setup_header, BootErro
 /// Where to load the payload: boot.rst, "pref_address", "relocatable_kernel" and
 /// "kernel_alignment".
 ///
-/// A relocatable kernel below its preferred address would move itself up to it first, so nothing
-/// is won by another place.
+/// A relocatable kernel is loaded at its preferred address as well: from a lower address it would
+/// move itself up first.
 fn load_address(header: &setup_header) -> Result<u64, String> {
     let (preferred, alignment) = (header.pref_address, header.kernel_alignment);
     if header.relocatable_kernel == 0 {
@@ -186,7 +189,9 @@ fn load_address(header: &setup_header) -> Result<u64, String> {
         };
     }
     if !alignment.is_power_of_two() {
-        return Err(format!("its alignment {alignment:#x} is no power of two"));
+        return Err(format!(
+            "its alignment {alignment:#x} is not a power of two"
+        ));
     }
     preferred
         .max(HIGH_MEMORY_START)
@@ -216,7 +221,7 @@ pub(super) fn write_zero_page(
     header.type_of_loader = LOADER_UNDEFINED;
     header.cmd_line_ptr = LOW_CMDLINE as u32;
     if let Some(initrd) = handover.initrd {
-        // Below 4 GiB by placement, so `ext_ramdisk_*` stay zero.
+        // The initrd is below 4 GiB, so `ext_ramdisk_*` stay zero.
         header.ramdisk_image = initrd.start as u32;
         header.ramdisk_size = initrd.size as u32;
     }

@@ -11,9 +11,10 @@ use linux_loader::loader::elf::start_info::{
 use vm_memory::GuestAddress;
 
 use crate::boot::e820::e820;
+use crate::boot::entry::Handover;
 use crate::boot::error::BootError;
-use crate::boot::{GuestMemory, Handover};
 use crate::layout::{LOW_CMDLINE, LOW_PVH_INFO, LOW_PVH_MEMMAP, LOW_PVH_MODULES, Layout};
+use crate::memory::ram::GuestMemory;
 
 /// The first version with a memory map.
 const VERSION: u32 = 1;

@@ -1,14 +1,14 @@
-//! The only firmware there is: nine bytes at f000:fff0 that reset the machine.
+//! The only firmware: nine bytes at f000:fff0 that reset the machine.
 //!
-//! A kernel on a hardware-reduced ACPI machine prefers EFI's reset to the ACPI register
-//! (Linux, `efi_reboot_required`); where there is no EFI it goes back to real mode and jumps to the
-//! BIOS's entry, as DOS programs did. So something must be there, and it does what the guest wants.
+//! A kernel on a hardware-reduced ACPI machine prefers EFI's reset to the ACPI register (Linux,
+//! `efi_reboot_required`). Without EFI it goes back to real mode and jumps to the BIOS's entry, as
+//! DOS programs did. The code there writes the ACPI reset register.
 
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::boot::BootError;
+use crate::boot::error::BootError;
 use crate::layout::{PORT_RESET, REBOOT_VECTOR, RESET_VALUE};
-use crate::memory::GuestMemory;
+use crate::memory::ram::GuestMemory;
 
 const PORT: [u8; 2] = PORT_RESET.to_le_bytes();
 

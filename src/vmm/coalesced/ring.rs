@@ -1,8 +1,8 @@
 //! The ring in which KVM keeps the guest's coalesced writes
 //! (Documentation/virt/kvm/api.rst, 4.116 KVM_(UN)REGISTER_COALESCED_MMIO).
 //!
-//! A leaf file: the page is shared with the kernel, which puts writes in at `last`; what has been
-//! dealt with is taken out at `first`. The guest does not see the page.
+//! A leaf file: the page is shared with the kernel, which puts writes in at `last`; writes that
+//! have been carried out are taken out at `first`. The guest does not see the page.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -38,9 +38,13 @@ impl Write {
 
 /// The ring of a VM.
 #[derive(Debug)]
-pub struct Ring(Mapping);
+pub struct CoalescedRing {
+    /// Of the page, which `mapping` keeps.
+    address: usize,
+    _mapping: Mapping,
+}
 
-impl Ring {
+impl CoalescedRing {
     /// Maps the ring through a vCPU's descriptor; `page` is what KVM_CAP_COALESCED_MMIO answers.
     ///
     /// # Errors
@@ -49,13 +53,16 @@ impl Ring {
         let mapping = Mapping::reserve(PAGE_SIZE, PAGE_SIZE)?;
         let offset = u64::from(page) * PAGE_SIZE;
         mapping.map_file(0, PAGE_SIZE, vcpu.as_raw_fd(), offset, true)?;
-        Ok(Self(mapping))
+        Ok(Self {
+            address: mapping.address() as usize,
+            _mapping: mapping,
+        })
     }
 
     fn index(&self, offset: usize) -> &AtomicU32 {
         // SAFETY: the page is mapped, readable and writable, as long as `self` lives; both indexes
         // are aligned dwords at its start, which kernel and process access as atomics only.
-        unsafe { AtomicU32::from_ptr((self.0.address() as usize + offset) as *mut u32) }
+        unsafe { AtomicU32::from_ptr((self.address + offset) as *mut u32) }
     }
 
     fn first(&self) -> &AtomicU32 {
@@ -66,20 +73,21 @@ impl Ring {
         self.index(offset_of!(kvm_coalesced_mmio_ring, last))
     }
 
-    /// How many writes are in it. `last` is looked at first: were others to empty and fill the ring in
-    /// between, a `first` of before could make it look empty; so it can only look fuller than it is.
+    /// How many writes are in the ring. `last` is read first: were others to empty and fill the
+    /// ring in between, a `first` of before could make the ring look empty; so it can only look too
+    /// full.
     pub fn len(&self) -> u32 {
         let last = self.last().load(Ordering::Acquire);
         let first = self.first().load(Ordering::Acquire);
         (last + ENTRIES - first) % ENTRIES
     }
 
-    /// Whether there are none.
+    /// Whether no write is in the ring.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The oldest write, which stays.
+    /// The oldest write, which stays in the ring.
     pub fn front(&self) -> Option<Write> {
         let first = self.first().load(Ordering::Acquire);
         if self.is_empty() || first >= ENTRIES {
@@ -89,8 +97,7 @@ impl Ring {
             + first as usize * size_of::<kvm_coalesced_mmio>();
         // SAFETY: the entry lies inside the page (`first` is below ENTRIES); the kernel wrote it
         // before it moved `last` past it, and leaves it alone until `first` is past it too.
-        let entry =
-            unsafe { ((self.0.address() as usize + at) as *const kvm_coalesced_mmio).read() };
+        let entry = unsafe { ((self.address + at) as *const kvm_coalesced_mmio).read() };
         // SAFETY: both members of the union are a u32.
         let port = unsafe { entry.__bindgen_anon_1.pio } != 0;
         Some(Write {
@@ -101,7 +108,7 @@ impl Ring {
         })
     }
 
-    /// Takes the oldest write out, when it has been dealt with. One thread at a time.
+    /// Takes the oldest write out, after it has been carried out. One thread at a time.
     pub fn pop(&self) {
         if !self.is_empty() {
             let first = self.first().load(Ordering::Relaxed);

@@ -1,8 +1,9 @@
-//! Guest-physical ranges whose writes KVM keeps in the VM's ring ([`super::coalesced`]).
+//! Zones of coalesced MMIO: guest-physical ranges whose writes KVM keeps in the VM's ring
+//! (api.rst, 4.116).
 //!
-//! To have a zone costs little, to give one up waits for a grace period: some 20 µs, but milliseconds
-//! soon after a zone was made (Linux 6.18 and later; before, making one waits too). So zones are made
-//! before the guest runs, and none is made while it does.
+//! To register a zone costs little. To unregister one waits for a grace period: some 20 µs, but
+//! milliseconds soon after a zone was registered (Linux 6.18 and later; older kernels wait at
+//! registering too). So zones are registered before the guest runs, and none while it runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,13 +13,13 @@ use tracing::debug;
 
 /// The zones of a VM in guest-physical memory.
 #[derive(Default)]
-pub struct Zones {
-    /// None where KVM keeps no writes.
+pub struct CoalescedZones {
+    /// `None` where KVM keeps no writes.
     vm: Option<Arc<VmFd>>,
     held: Mutex<Vec<Range>>,
 }
 
-impl Zones {
+impl CoalescedZones {
     /// No zones yet. Without `vm` there will be none: every write is an exit.
     pub fn new(vm: Option<Arc<VmFd>>) -> Self {
         Self {
@@ -31,7 +32,7 @@ impl Zones {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has KVM keep writes that lie wholly inside `range`; tells whether it does.
+    /// Makes KVM keep writes that lie wholly inside `range`, and returns whether KVM does.
     pub fn add(&self, range: Range) -> bool {
         let mut held = self.held();
         if held.contains(&range) {
@@ -53,17 +54,15 @@ impl Zones {
         added.is_ok()
     }
 
-    /// Makes writes to a zone exits again; nothing if it is none. Writes of before may be in the ring
-    /// still.
+    /// Makes writes to a zone exits again; nothing where `range` is no zone. Earlier writes may be
+    /// in the ring still.
     pub fn remove(&self, range: Range) {
         self.retain(|held| *held != range);
     }
 
-    /// Gives up all zones that overlap `range`, which is to be something else's, but for `kept`.
-    pub fn make_way(&self, range: Range, kept: Option<Range>) {
-        self.retain(|held| {
-            held.end() <= range.start || range.end() <= held.start || Some(*held) == kept
-        });
+    /// Makes writes to all zones that overlap `range` exits again: something else will be there.
+    pub fn remove_overlapping(&self, range: Range) {
+        self.retain(|held| held.end() <= range.start || range.end() <= held.start);
     }
 
     fn retain(&self, stays: impl Fn(&Range) -> bool) {

@@ -1,11 +1,11 @@
-//! What mapping guest memory for devices took.
+//! How much guest memory was mapped for devices, and how long that took.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Maps of one kind.
+/// Counts the maps of one kind.
 #[derive(Debug, Default)]
 pub struct MapMeter {
     maps: AtomicU64,
@@ -13,30 +13,30 @@ pub struct MapMeter {
     ns: AtomicU64,
 }
 
-/// Maps by what was mapped.
+/// Counts maps by what they map.
 #[derive(Debug, Default)]
 pub struct DmaMeter {
     /// The guest's RAM.
     pub ram: MapMeter,
-    /// BARs, for other devices to reach.
+    /// BARs, for peer-to-peer DMA.
     pub bars: MapMeter,
 }
 
-/// A meter's figures.
+/// The figures of a meter.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Maps {
-    /// Regions of guest memory that were mapped whole, in however many calls.
+    /// Regions of guest memory that were mapped completely, each in one call or several.
     pub maps: u64,
-    /// What they mapped.
+    /// Bytes that were mapped.
     pub bytes: u64,
-    /// What they took, one after the other.
+    /// The sum of their durations in microseconds.
     pub us: u64,
-    /// How fast that is; null when nothing was mapped.
+    /// GiB per second; null if nothing was mapped.
     pub gib_per_s: Option<f64>,
 }
 
 impl MapMeter {
-    /// Counts a region of so many bytes.
+    /// Counts one region of `bytes` bytes, which took `took` to map.
     pub fn count(&self, bytes: u64, took: Duration) {
         self.maps.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! Exits to this process, by vCPU, reason and register.
 //!
-//! Each vCPU has counters of its own, which only its thread writes: a plain load and store, no
-//! locked instruction, and no cache line that two processors fight for.
+//! Each vCPU has counters of its own, which only its thread writes. So counting is a plain load and
+//! store without a locked instruction, and no cache line is shared by two writers.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -17,24 +17,24 @@ pub enum Reason {
     PioIn,
     /// An `out`, or a string of them.
     PioOut,
-    /// A load from where there is no memory.
+    /// A load from an address without memory.
     MmioRead,
-    /// A store to where there is no memory.
+    /// A store to an address without memory.
     MmioWrite,
-    /// The guest halts, where KVM leaves that to us.
+    /// HLT, where KVM does not handle it in the kernel.
     Halt,
-    /// A signal: a kick, mostly.
+    /// A signal, mostly the one that stops vCPUs.
     Interrupted,
-    /// KVM could not get a page.
+    /// KVM could not get a page of the guest.
     MemoryFault,
     /// A triple fault.
     Shutdown,
-    /// All else.
+    /// Any other reason.
     Other,
 }
 
 impl Reason {
-    /// All of them, in the order of the counters.
+    /// All reasons, in the order of the counters.
     pub const ALL: [Self; 9] = [
         Self::PioIn,
         Self::PioOut,
@@ -47,7 +47,7 @@ impl Reason {
         Self::Other,
     ];
 
-    /// Its name in a report.
+    /// The name in a report.
     pub fn name(self) -> &'static str {
         match self {
             Self::PioIn => "pio_in",
@@ -78,12 +78,12 @@ impl Reason {
     }
 }
 
-/// One vCPU's exits. On cache lines of its own.
+/// The exits of one vCPU, on cache lines of their own.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct VcpuExits {
     reasons: [AtomicU64; Reason::ALL.len()],
-    /// Only when they are asked for.
+    /// Only with `--stats`.
     details: Option<Details>,
 }
 
@@ -94,7 +94,7 @@ struct Details {
 }
 
 impl VcpuExits {
-    /// None yet; `detailed` counts by register as well.
+    /// No exits yet. `detailed` says whether exits are counted by register as well.
     pub fn new(detailed: bool) -> Self {
         Self {
             reasons: Default::default(),
@@ -105,8 +105,8 @@ impl VcpuExits {
         }
     }
 
-    /// Counts one. To be called by the vCPU's own thread only. `address` is the port, or the
-    /// guest-physical address; for other reasons it says nothing.
+    /// Counts one exit. Only the vCPU's own thread may call this. `address` is the port or the
+    /// guest-physical address; it is ignored for reasons that have none.
     pub fn count(&self, reason: Reason, address: u64) {
         let counter = &self.reasons[reason as usize];
         counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -118,17 +118,17 @@ impl VcpuExits {
         }
     }
 
-    /// How often for this reason.
+    /// How many exits there were for this reason.
     pub fn of(&self, reason: Reason) -> u64 {
         self.reasons[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// When the first was, if they are counted by register.
+    /// The time of the first exit, if exits are counted by register.
     pub fn first(&self) -> Option<Instant> {
         self.details.as_ref()?.first.get().copied()
     }
 
-    /// By register, if they are counted so.
+    /// The counts by register, if exits are counted so.
     pub fn registers(&self) -> Option<&RegisterTable> {
         self.details.as_ref().map(|details| &details.registers)
     }
@@ -139,32 +139,32 @@ impl VcpuExits {
 pub struct Exits(Box<[VcpuExits]>);
 
 impl Exits {
-    /// For so many vCPUs; `detailed` counts by register as well.
+    /// Counters for `vcpus` vCPUs. `detailed` says whether exits are counted by register as well.
     pub fn new(vcpus: u32, detailed: bool) -> Self {
         Self((0..vcpus).map(|_| VcpuExits::new(detailed)).collect())
     }
 
-    /// Each vCPU's.
+    /// The exits of each vCPU, in the order of their numbers.
     pub fn vcpus(&self) -> &[VcpuExits] {
         &self.0
     }
 
-    /// Of all vCPUs for this reason.
+    /// The exits of all vCPUs for this reason.
     pub fn of(&self, reason: Reason) -> u64 {
         self.0.iter().map(|vcpu| vcpu.of(reason)).sum()
     }
 
-    /// Port I/O.
+    /// The exits of all vCPUs for port I/O.
     pub fn pio(&self) -> u64 {
         self.of(Reason::PioIn) + self.of(Reason::PioOut)
     }
 
-    /// Memory-mapped I/O.
+    /// The exits of all vCPUs for memory-mapped I/O.
     pub fn mmio(&self) -> u64 {
         self.of(Reason::MmioRead) + self.of(Reason::MmioWrite)
     }
 
-    /// For any reason.
+    /// The exits of all vCPUs for any reason.
     pub fn total(&self) -> u64 {
         Reason::ALL.into_iter().map(|reason| self.of(reason)).sum()
     }
@@ -173,7 +173,7 @@ impl Exits {
 impl fmt::Display for Exits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (pio, mmio, total) = (self.pio(), self.mmio(), self.total());
-        // A vCPU may count on between the sums.
+        // A vCPU may count another exit between the sums.
         let other = total.saturating_sub(pio + mmio);
         write!(
             f,

@@ -1,4 +1,5 @@
-//! Counters that the modules of the VM keep, and [`crate::stats`] reads.
+//! Counters that modules of the VM write and [`crate::stats`] reads. They depend on no other
+//! module.
 
 pub mod dma;
 pub mod exits;

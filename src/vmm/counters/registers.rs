@@ -1,8 +1,9 @@
-//! A table of fixed size that counts accesses by address: a guest can fill it, and not make it grow.
+//! A table that counts accesses by address. Its size is fixed, so that a guest can fill the table
+//! but not make it grow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The two spaces that a guest's access can leave KVM for.
+/// The spaces of a guest's accesses that leave KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Space {
     /// Ports.
@@ -11,14 +12,14 @@ pub enum Space {
     Memory,
 }
 
-/// What is counted.
+/// An access that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Access {
-    /// Where.
+    /// Ports or memory.
     pub space: Space,
     /// The port or guest-physical address.
     pub address: u64,
-    /// A store or an `out`.
+    /// Whether it is a store or an `out`.
     pub write: bool,
 }
 
@@ -29,7 +30,7 @@ impl Access {
     /// Guest-physical addresses have at most 52 bits (SDM volume 3A, 4.1.4).
     const ADDRESS: u64 = (1 << 61) - 1;
 
-    /// As a number that is not 0.
+    /// The access as a number that is not zero.
     fn key(self) -> u64 {
         let memory = if self.space == Space::Memory {
             Self::MEMORY
@@ -55,12 +56,12 @@ impl Access {
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// 0 is free; written once.
+    /// [`Access::key`], written once; zero while the entry is free.
     key: AtomicU64,
     count: AtomicU64,
 }
 
-/// Counters by access. One thread counts, others may look.
+/// Counters by access. One thread counts, and any thread may read.
 #[derive(Debug)]
 pub struct RegisterTable {
     entries: Box<[Entry]>,
@@ -69,7 +70,7 @@ pub struct RegisterTable {
 
 /// Twice what a Linux guest with a handful of devices touches; 16 KiB.
 const SIZE: usize = 1024;
-/// Where an access may be found, from the place that its key gives it.
+/// How many entries an access may use, from the index that its key hashes to.
 const PROBES: usize = 16;
 
 impl Default for RegisterTable {
@@ -81,13 +82,13 @@ impl Default for RegisterTable {
     }
 }
 
-/// For a counter with one writer, which needs no locked instruction.
+/// Adds one to a counter that only this thread writes, without a locked instruction.
 fn add_one(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 impl RegisterTable {
-    /// Counts one access. To be called by one thread only.
+    /// Counts one access. Only one thread may call this.
     pub fn count(&self, access: Access) {
         let key = access.key();
         // Fibonacci hashing: the high bits of a product with 2^64 divided by the golden ratio.
@@ -107,7 +108,7 @@ impl RegisterTable {
         add_one(&self.others);
     }
 
-    /// What was counted, in no order.
+    /// The accesses with their counts, in no particular order.
     pub fn list(&self) -> Vec<(Access, u64)> {
         let load = |entry: &Entry| {
             (
@@ -121,7 +122,7 @@ impl RegisterTable {
             .collect()
     }
 
-    /// Accesses for which there was no room.
+    /// How many accesses found the table full.
     pub fn others(&self) -> u64 {
         self.others.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The few devices of our own: only what a Linux guest needs to boot, log and power off.
+//! The few emulated devices: only what a Linux guest needs to boot, log and power off.
 
 pub mod power;
 pub mod serial;

@@ -11,7 +11,7 @@ use crate::layout::{PORT_RESET, PORT_SLEEP_CONTROL, RESET_VALUE, SLEEP_TYPE_S5};
 
 /// SLP_TYPx, bits 4:2 of the sleep control register, and SLP_EN, bit 5.
 const SLEEP_FIELDS: u8 = 0x3c;
-/// Both fields as an entry of S5 has them.
+/// Both fields in the write that enters S5.
 const POWER_OFF: u8 = 1 << 5 | SLEEP_TYPE_S5 << 2;
 
 /// First port of the three registers.
@@ -25,14 +25,14 @@ pub struct Power {
 }
 
 impl Power {
-    /// Tells `notifier` what the guest asks for.
+    /// Registers that report the guest's requests to `notifier`.
     pub fn new(notifier: Arc<Notifier>) -> Self {
         Self { notifier }
     }
 }
 
 impl DevicePio for Power {
-    /// Sleep control and status read as zero: the machine was never woken.
+    /// All registers read as zero: the machine was never woken from sleep.
     fn pio_read(&self, _: PioAddress, _: PioAddressOffset, data: &mut [u8]) {
         data.fill(0);
     }

@@ -1,4 +1,4 @@
-//! COM1: vm-superio's 16550 between the guest's ports and our standard streams.
+//! COM1: vm-superio's 16550 between the guest's ports and this program's standard streams.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,26 +13,27 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::devices::uart::{DATA, IER, LCR, LSR, LSR_DATA_READY, MCR, Uart};
 
-/// Ports that a 16550 takes.
+/// How many ports a 16550 takes.
 pub const PORTS: u16 = 8;
 
 /// Where the guest's characters go.
 pub type Output = Box<dyn Write + Send>;
 
-/// Tells the main loop that the guest has taken what was typed.
-struct Room(EventFd);
+/// Tells the main loop that the guest has emptied the receive buffer.
+struct BufferEmpty(EventFd);
 
-impl SerialEvents for Room {
+impl SerialEvents for BufferEmpty {
     fn buffer_read(&self) {}
     fn out_byte(&self) {}
     fn tx_lost_byte(&self) {}
     fn in_buffer_empty(&self) {
-        // A counter that cannot overflow; a lost wake-up is not possible.
+        // The write fails only if the counter is at its maximum, and then the loop wakes anyway.
         let _ = self.0.write(1);
     }
 }
 
-/// Writes that give up once the VM is being stopped, so that an output nobody reads cannot hold it.
+/// An output whose writes give up while the VM is being stopped, so that an output that is not read
+/// cannot keep the VM from stopping.
 struct Stoppable {
     output: Output,
     stop: Arc<AtomicBool>,
@@ -47,7 +48,7 @@ impl Write for Stoppable {
             };
             match error.kind() {
                 io::ErrorKind::Interrupted => {}
-                // Somebody has made the output non-blocking: wait, but not deaf.
+                // Another process has made the output non-blocking: try again, and look at `stop`.
                 io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
                 _ => return Err(error),
             }
@@ -64,25 +65,26 @@ impl Write for Stoppable {
 
 /// COM1.
 pub struct Serial {
-    uart: Mutex<Uart<RoomHandle, Stoppable>>,
-    room: EventFd,
-    /// The keyboard found a vCPU in the UART.
+    uart: Mutex<Uart<Events, Stoppable>>,
+    /// Signalled when typing may succeed again.
+    can_type: EventFd,
+    /// Typing failed because a vCPU was using the UART.
     turned_away: AtomicBool,
-    /// A character was written, and the interrupt output not looked at since.
-    unsettled: AtomicBool,
+    /// A character was written, and [`Serial::update_interrupt`] has not been called since.
+    interrupt_due: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
-type RoomHandle = Arc<Room>;
+type Events = Arc<BufferEmpty>;
 
 impl Serial {
     /// A UART that raises `interrupt` and writes to `output`.
     ///
     /// # Errors
-    /// When no eventfd can be had.
+    /// When the host has no descriptors left.
     pub fn new(interrupt: EventFd, output: Output) -> io::Result<Self> {
-        let room = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        let events = Arc::new(Room(room.try_clone()?));
+        let can_type = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        let events = Arc::new(BufferEmpty(can_type.try_clone()?));
         let stop = Arc::new(AtomicBool::new(false));
         let output = Stoppable {
             output,
@@ -91,38 +93,41 @@ impl Serial {
         let uart = Mutex::new(Uart::new(interrupt, events, output));
         Ok(Self {
             uart,
-            room,
+            can_type,
             turned_away: AtomicBool::new(false),
-            unsettled: AtomicBool::new(false),
+            interrupt_due: Arc::default(),
             stop,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Uart<RoomHandle, Stoppable>> {
+    fn lock(&self) -> MutexGuard<'_, Uart<Events, Stoppable>> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Signalled whenever the guest has emptied the receive buffer, or typing was turned away.
-    pub fn room(&self) -> &EventFd {
-        &self.room
+    /// Readable when typing may succeed: the guest has emptied the receive buffer, or a vCPU that
+    /// was using the UART has left it.
+    pub fn can_type(&self) -> &EventFd {
+        &self.can_type
     }
 
-    /// Hands typed characters to the guest; returns how many it took, which may be none.
+    /// Puts typed characters into the receive buffer; returns how many were taken, which may be
+    /// zero.
     ///
-    /// A vCPU may be waiting in here for an output that nobody reads; whoever types must not wait
-    /// with it, and is told by [`Serial::room`] when to try again.
+    /// This never waits. A vCPU that is using the UART may itself wait for an output that is not
+    /// read; then nothing is taken, and [`Serial::can_type`] is signalled later.
     pub fn type_in(&self, data: &[u8]) -> usize {
         let Some(mut uart) = self.try_lock() else {
             return 0;
         };
         let taken = uart.receive(data);
-        uart.settle();
+        uart.update_interrupt();
         taken
     }
 
-    /// The UART if no vCPU is in it. Else the vCPU signals on its way out: it looks at the flag
-    /// after it has let go of the lock, and the second try here comes after the flag is set.
-    fn try_lock(&self) -> Option<MutexGuard<'_, Uart<RoomHandle, Stoppable>>> {
+    /// Locks the UART if no vCPU is using it. Otherwise that vCPU will signal [`Serial::can_type`]:
+    /// it looks at the flag after it has released the lock, and the second attempt here comes after
+    /// the flag is set.
+    fn try_lock(&self) -> Option<MutexGuard<'_, Uart<Events, Stoppable>>> {
         let attempt = || match self.uart.try_lock() {
             Ok(uart) => Some(uart),
             Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
@@ -134,14 +139,14 @@ impl Serial {
         })
     }
 
-    /// After a vCPU has let go of the UART.
+    /// To be called by a vCPU that has released the UART.
     fn tell_turned_away(&self) {
         if self.turned_away.swap(false, Ordering::SeqCst) {
-            let _ = self.room.write(1);
+            let _ = self.can_type.write(1);
         }
     }
 
-    /// Power-on state. What was typed and not read is gone.
+    /// Brings the UART to its power-on state. Typed characters that were not read are lost.
     pub fn reset(&self) {
         let mut uart = self.lock();
         // Interrupts off, line control and modem control to zero (16550 data sheet, reset values).
@@ -151,19 +156,25 @@ impl Serial {
         while uart.read(LSR) & LSR_DATA_READY != 0 {
             uart.read(DATA);
         }
-        uart.settle();
+        uart.update_interrupt();
     }
 
-    /// Raises the interrupt that says that characters have been sent. Writing one does not: more may
-    /// follow, and the driver may look by itself, or switch the interrupt off, in the same exit.
-    pub fn settle(&self) {
-        if self.unsettled.swap(false, Ordering::AcqRel) {
-            self.lock().settle();
+    /// Raises the interrupt of the empty transmitter, if a character was written since the last
+    /// call. Writing a character does not raise the interrupt: in the same exit more characters may
+    /// follow, or the driver may look at the status itself or disable the interrupt.
+    pub fn update_interrupt(&self) {
+        if self.interrupt_due.swap(false, Ordering::AcqRel) {
+            self.lock().update_interrupt();
             self.tell_turned_away();
         }
     }
 
-    /// From now on (or no longer) output is dropped instead of waited for.
+    /// Set while [`Serial::update_interrupt`] has something to do.
+    pub fn interrupt_due(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt_due)
+    }
+
+    /// Says whether the VM is being stopped. While it is, output that would block is dropped.
     pub fn set_stopping(&self, stopping: bool) {
         self.stop.store(stopping, Ordering::Release);
     }
@@ -171,11 +182,11 @@ impl Serial {
 
 impl DevicePio for Serial {
     fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        // Registers are bytes; a wider access reads ones.
+        // Registers are bytes. A wider access reads ones.
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
             let mut uart = self.lock();
             *value = uart.read(offset);
-            uart.settle();
+            uart.update_interrupt();
             drop(uart);
             self.tell_turned_away();
         }
@@ -186,9 +197,9 @@ impl DevicePio for Serial {
             let mut uart = self.lock();
             uart.write(offset, value);
             if offset == DATA {
-                self.unsettled.store(true, Ordering::Release);
+                self.interrupt_due.store(true, Ordering::Release);
             } else {
-                uart.settle();
+                uart.update_interrupt();
             }
             drop(uart);
             self.tell_turned_away();
@@ -205,16 +216,16 @@ mod tests {
     }
 
     #[test]
-    fn input_is_read_and_room_is_told() {
+    fn input_is_read_and_an_empty_buffer_is_told() {
         let s = serial(Box::new(io::sink()));
         assert_eq!(s.type_in(b"ab"), 2);
         let mut data = [0];
         s.pio_read(PioAddress(0), 0, &mut data);
         assert_eq!(data, *b"a");
-        assert!(s.room().read().is_err());
+        assert!(s.can_type().read().is_err());
         s.pio_read(PioAddress(0), 0, &mut data);
         assert_eq!(data, *b"b");
-        assert_eq!(s.room().read().unwrap(), 1);
+        assert_eq!(s.can_type().read().unwrap(), 1);
     }
 
     #[test]
@@ -224,7 +235,7 @@ mod tests {
         assert_eq!(s.type_in(b"a"), 0);
         drop(vcpu);
         s.tell_turned_away();
-        assert_eq!(s.room().read().unwrap(), 1);
+        assert_eq!(s.can_type().read().unwrap(), 1);
         assert_eq!(s.type_in(b"a"), 1);
     }
 
@@ -239,8 +250,8 @@ mod tests {
 
     #[test]
     fn a_stop_ends_a_write_that_is_interrupted_for_ever() {
-        struct Stuck(Arc<AtomicBool>, u32);
-        impl Write for Stuck {
+        struct Interrupted(Arc<AtomicBool>, u32);
+        impl Write for Interrupted {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
                 self.1 += 1;
                 self.0.store(self.1 > 3, Ordering::Release);
@@ -252,7 +263,7 @@ mod tests {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let mut output = Stoppable {
-            output: Box::new(Stuck(stop.clone(), 0)),
+            output: Box::new(Interrupted(stop.clone(), 0)),
             stop: stop.clone(),
         };
         output.write_all(b"x").unwrap();

@@ -1,9 +1,10 @@
 //! vm-superio's 16550, with the interrupt output of a real one.
 //!
-//! In the data sheet an interrupt is a level: high while a cause is pending and enabled, and
-//! IIR shows just such causes. vm-superio signals at each new cause and shows disabled ones too,
-//! for which Linux's driver makes another round through its handler for every line of text. So the
-//! level is made here, and the interrupt is its rise, as an edge-triggered input of the IOAPIC has it.
+//! By the data sheet the interrupt output is a level: high while a cause is pending and enabled,
+//! and IIR shows only such causes. vm-superio signals each new cause and shows disabled causes as
+//! well, so that Linux's driver runs through its handler once more for every line of text. This
+//! file computes the level and raises an interrupt when the level rises, as an edge-triggered input
+//! of the IOAPIC does.
 
 use std::io;
 
@@ -31,10 +32,10 @@ const IIR_NONE: u8 = 1 << 0;
 const IIR_TRANSMITTER: u8 = 1 << 1;
 const IIR_RECEIVER: u8 = 1 << 2;
 
-/// Takes no notice of vm-superio's signals.
-struct Never;
+/// Ignores vm-superio's own signals.
+struct NoTrigger;
 
-impl Trigger for Never {
+impl Trigger for NoTrigger {
     type E = io::Error;
 
     fn trigger(&self) -> io::Result<()> {
@@ -44,17 +45,17 @@ impl Trigger for Never {
 
 /// A 16550.
 pub struct Uart<E: SerialEvents, W: io::Write> {
-    inner: Serial<Never, E, W>,
+    inner: Serial<NoTrigger, E, W>,
     interrupt: EventFd,
-    /// The interrupt output as it was last looked at.
+    /// The level of the interrupt output at the last [`Uart::update_interrupt`].
     high: bool,
 }
 
 impl<E: SerialEvents, W: io::Write> Uart<E, W> {
-    /// After power-on; a rise of the interrupt output is written to `interrupt`.
+    /// A UART after power-on. A rise of the interrupt output is written to `interrupt`.
     pub fn new(interrupt: EventFd, events: E, output: W) -> Self {
         Self {
-            inner: Serial::with_events(Never, events, output),
+            inner: Serial::with_events(NoTrigger, events, output),
             interrupt,
             high: false,
         }
@@ -72,30 +73,30 @@ impl<E: SerialEvents, W: io::Write> Uart<E, W> {
         }
     }
 
-    /// Writes a register. An output that is closed loses the guest's words, not the guest.
+    /// Writes a register. If the output is closed, the character is lost and the guest goes on.
     pub fn write(&mut self, register: u8, value: u8) {
         let _ = self.inner.write(register, value);
     }
 
-    /// Receives characters; returns how many there was room for. In loopback mode none.
+    /// Receives characters; returns how many fit into the buffer. In loopback mode none do.
     pub fn receive(&mut self, data: &[u8]) -> usize {
-        let room = self.inner.fifo_capacity().min(data.len());
-        data.get(..room)
+        let count = self.inner.fifo_capacity().min(data.len());
+        data.get(..count)
             .map_or(0, |data| self.inner.enqueue_raw_bytes(data).unwrap_or(0))
     }
 
-    /// Looks at the interrupt output, and raises the interrupt if it has risen.
-    pub fn settle(&mut self) {
+    /// Computes the level of the interrupt output, and raises the interrupt if the level has risen.
+    pub fn update_interrupt(&mut self) {
         let pending = self.inner.state().interrupt_identification;
         let high = pending & self.enabled() & (IIR_TRANSMITTER | IIR_RECEIVER) != 0;
         if high && !self.high {
-            // A counter that cannot overflow: KVM empties it.
+            // KVM empties the counter, so that it cannot overflow.
             let _ = self.interrupt.write(1);
         }
         self.high = high;
     }
 
-    /// The bits of IIR that may be shown: all but those of disabled causes.
+    /// The bits of IIR that may be shown: all except those of disabled causes.
     fn enabled(&self) -> u8 {
         let ier = self.inner.state().interrupt_enable;
         let mut bits = !(IIR_TRANSMITTER | IIR_RECEIVER);
@@ -127,16 +128,16 @@ mod tests {
         let (mut u, event) = uart();
         u.write(IER, IER_TRANSMITTER);
         u.write(IER, 0);
-        u.settle();
+        u.update_interrupt();
         assert!(event.read().is_err());
         assert_eq!(u.read(IIR), 0xc1);
         u.write(IER, IER_TRANSMITTER);
         u.write(DATA, b'x');
         u.write(IER, 0);
-        u.settle();
+        u.update_interrupt();
         assert!(event.read().is_err());
         u.write(IER, IER_TRANSMITTER);
-        u.settle();
+        u.update_interrupt();
         assert_eq!(event.read().unwrap(), 1);
         assert_eq!(u.read(IIR), 0xc2);
         assert_eq!(u.read(IIR), 0xc1);
@@ -150,11 +151,11 @@ mod tests {
         for round in 0..3 {
             for _ in 0..16 {
                 u.write(DATA, b'x');
-                u.settle();
+                u.update_interrupt();
             }
             assert_eq!(event.read().unwrap(), 1, "round {round}");
             assert_eq!(u.read(IIR), 0xc2);
-            u.settle();
+            u.update_interrupt();
         }
         assert!(event.read().is_err());
     }
@@ -164,11 +165,11 @@ mod tests {
     fn what_was_received_meanwhile_is_told() {
         let (mut u, event) = uart();
         assert_eq!(u.receive(b"ab"), 2);
-        u.settle();
+        u.update_interrupt();
         assert!(event.read().is_err());
         assert_eq!(u.read(LSR) & LSR_DATA_READY, 1);
         u.write(IER, IER_RECEIVER);
-        u.settle();
+        u.update_interrupt();
         assert_eq!(event.read().unwrap(), 1);
         assert_eq!(u.read(IIR), 0xc4);
         assert_eq!((u.read(DATA), u.read(DATA)), (b'a', b'b'));

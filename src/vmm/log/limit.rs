@@ -1,16 +1,16 @@
-//! A bound on what a guest can make the VMM log.
+//! A limit for messages that a guest can cause.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Lets the first few messages through, and ever fewer later.
+/// Allows the first few messages, and then fewer and fewer.
 #[derive(Debug, Default)]
 pub struct RateLimit(AtomicU64);
 
 impl RateLimit {
     const FREE: u64 = 8;
 
-    /// Whether this message may be written: the first eight, then each whose number is a power of
-    /// two, so that a guest that does wrong n times costs log n lines.
+    /// Whether this message may be written: the first eight, and then each whose number is a power
+    /// of two. So n messages take about log n lines.
     pub fn allow(&self) -> bool {
         let n = self.0.fetch_add(1, Ordering::Relaxed);
         n < Self::FREE || n.is_power_of_two()

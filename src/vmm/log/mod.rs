@@ -1,4 +1,4 @@
-//! What is said to the user: bounded warnings, error chains, progress, and the phases of a start.
+//! Output for the user: limited warnings, error chains, progress bars, and the phases of a start.
 
 pub mod error_chain;
 pub mod limit;

@@ -1,7 +1,7 @@
 //! The phases of a start: spans of `tracing`, collected when statistics are wanted.
 //!
-//! A room that does a part of the start opens a span with [`phase!`](crate::phase); with nobody to
-//! collect them they cost a look at a static. Any thread may open one, so phases overlap.
+//! Code that does a part of the start opens a span with [`phase!`](crate::phase). Without a
+//! collector a span costs one load. Any thread may open a span, so phases may overlap.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,16 +18,16 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::sys;
 
-/// The target of the spans; the log leaves it out.
+/// The target of the spans, which the log does not show.
 pub const TARGET: &str = "mini_vmm::phase";
-/// The phase that ends the start: a vCPU is about to enter the guest for the first time.
+/// The phase at the end of the start: a vCPU is about to enter the guest for the first time.
 pub const FIRST_RUN: &str = "first_run";
-/// More than a start with every device that fits on the bus has.
+/// The most phases that are kept: more than a start with a full bus has.
 const MOST: usize = 1024;
 
-/// Opens the span of a phase, with the host's name of the device that it is about, if any. It lasts
-/// until it is dropped; a mark is a span that is dropped at once. None is entered: one that was would
-/// not end before those that began inside of it.
+/// Opens the span of a phase, with the host's name of its device, if any. The phase lasts until the
+/// span is dropped; a span that is dropped at once is a mark. A span is not entered, because an
+/// entered span would not end before the spans that began inside of it.
 #[macro_export]
 macro_rules! phase {
     ($name:expr) => {
@@ -38,19 +38,20 @@ macro_rules! phase {
     };
 }
 
-/// When this process began.
+/// The start of this process.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     begun: Instant,
     /// CLOCK_MONOTONIC at that moment, in nanoseconds: comparable between processes.
     pub monotonic_ns: u64,
-    /// CPU time that the process had used by then, in microseconds: what `fork`, `execve` and the
-    /// run-time library cost at least. The kernel tells the start itself only to 10 ms.
+    /// CPU time that the process had used by then, in microseconds: a lower bound of the cost of
+    /// `fork`, `execve` and the run-time library. The kernel tells the time of the start only to 10
+    /// ms.
     pub cpu_before_us: u64,
 }
 
 impl Clock {
-    /// To be called first in `main`.
+    /// Takes the time. Must be called first in `main`.
     pub fn start() -> Self {
         Self {
             begun: Instant::now(),
@@ -65,21 +66,21 @@ impl Clock {
     }
 }
 
-/// A phase that is over. Times are microseconds from the first line of `main`.
+/// A phase that has ended. Times are microseconds from the first line of `main`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Phase {
-    /// What was done.
+    /// The name of the phase.
     pub name: &'static str,
-    /// The host's name of the device that it was about.
+    /// The host's name of its device.
     pub device: Option<String>,
-    /// When it began.
+    /// When the phase began.
     pub start_us: u64,
-    /// When it was over.
+    /// When the phase ended.
     pub end_us: u64,
 }
 
-/// Collects the phases of the first boot, of which some end after the first entry into the guest; a
-/// layer of `tracing`.
+/// Collects the phases of the first boot, as a layer of `tracing`. Some of them end after the guest
+/// has been entered.
 #[derive(Clone)]
 pub struct Phases {
     clock: Clock,
@@ -88,13 +89,14 @@ pub struct Phases {
 
 #[derive(Default)]
 struct Shared {
-    /// The guest runs: what begins now and has been there before belongs to a later boot.
+    /// The guest runs. A phase that begins now belongs to a later boot if its name was there
+    /// before.
     over: AtomicBool,
     phases: Mutex<Vec<Phase>>,
 }
 
 impl Phases {
-    /// None yet.
+    /// No phases yet.
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -102,7 +104,7 @@ impl Phases {
         }
     }
 
-    /// When the process began.
+    /// The start of the process.
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -113,7 +115,7 @@ impl Phases {
         phases.iter().any(|phase| phase.name == name)
     }
 
-    /// Those that are over, by their beginnings.
+    /// The phases that have ended, in the order of their beginnings.
     pub fn list(&self) -> Vec<Phase> {
         let phases = self.shared.phases.lock();
         let mut list = phases.unwrap_or_else(PoisonError::into_inner).clone();
@@ -122,7 +124,7 @@ impl Phases {
     }
 }
 
-/// A span that is open.
+/// What is kept of a span while it is open.
 struct Open {
     device: Option<String>,
     start_us: u64,

@@ -1,4 +1,5 @@
-//! A progress bar for what may take long: on a terminal only, and only once it does take long.
+//! A progress bar for work that may take long. It is shown on a terminal only, and only after a
+//! second.
 
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// What takes less than this needs no bar.
+/// Work that takes less than this shows no bar.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Progress towards a number of bytes.
@@ -18,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Nothing is shown yet.
+    /// Starts the clock. `what` is the text beside the bar, `total` the number of bytes at the end.
     pub fn new(what: &'static str, total: u64) -> Self {
         Self {
             what,
@@ -28,7 +29,7 @@ impl Progress {
         }
     }
 
-    /// `done` bytes are done; called from several threads.
+    /// Says that `done` bytes are done. Any thread may call this.
     pub fn set(&self, done: u64) {
         if self.begun.elapsed() < PATIENCE || !io::stderr().is_terminal() {
             return;

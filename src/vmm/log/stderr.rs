@@ -1,7 +1,7 @@
-//! Standard error that cannot hold a run up.
+//! Standard error that does not delay a run.
 //!
-//! What we say is less important than what we do: a reader that has stopped, or a terminal that is
-//! gone, loses the message, and no thread waits for it or dies of it.
+//! If the reader has stopped or the terminal is gone, a message is lost; no thread waits for the
+//! reader for long, and none ends because of an error.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,28 +13,28 @@ use rustix::event::PollFlags;
 
 use crate::sys;
 
-/// How long a first message may wait for its reader.
+/// How long a message may wait for a reader that took the one before.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Whether the last message found no reader; the next does not wait at all.
-static STUCK: AtomicBool = AtomicBool::new(false);
+/// Whether the last message was lost. The next one does not wait then.
+static LAST_LOST: AtomicBool = AtomicBool::new(false);
 
-/// A writer whose every write is a whole message.
+/// A writer to standard error. Each call of `write` takes a whole message.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         let stderr = io::stderr();
-        let patience = if STUCK.load(Ordering::Relaxed) {
+        let patience = if LAST_LOST.load(Ordering::Relaxed) {
             Duration::ZERO
         } else {
             PATIENCE
         };
         let ready = sys::ready(stderr.as_fd(), PollFlags::OUT, Some(patience));
-        STUCK.store(!ready, Ordering::Relaxed);
+        LAST_LOST.store(!ready, Ordering::Relaxed);
         if ready {
-            // A pipe that is ready takes a page without blocking; a message is less.
+            // A pipe that is ready takes a page without blocking, so no more is written.
             let page = message.get(..4096).unwrap_or(message);
             let _ = stderr.lock().write(page);
         }
@@ -46,8 +46,8 @@ impl Write for Stderr {
     }
 }
 
-/// Says a line.
+/// Writes a line to standard error.
 pub fn say(line: fmt::Arguments<'_>) {
-    // The writer above has no errors.
+    // The writer never fails.
     let _ = Stderr.write_all(format!("{line}\n").as_bytes());
 }

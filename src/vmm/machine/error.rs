@@ -1,4 +1,4 @@
-//! Everything that can keep a VM from running, and what to type.
+//! Everything that can keep a VM from running, and the remedies.
 
 use std::io;
 
@@ -10,10 +10,10 @@ use crate::boot::acpi::AcpiError;
 use crate::config::memory::MIN_MEMORY;
 use crate::gsi::error::GsiError;
 use crate::layout::LayoutError;
-use crate::memory::MemoryError;
-use crate::memory::pinning::PinningError;
+use crate::memory::error::MemoryError;
+use crate::memory::prefault::PrefaultError;
 use crate::memory::ram::RamError;
-use crate::vcpu::VcpuError;
+use crate::vcpu::error::VcpuError;
 use crate::vfio::device::DeviceError;
 use crate::vfio::function::FunctionError;
 use crate::vfio::function::rom::RomError;
@@ -21,7 +21,7 @@ use crate::vfio::open::VfioError;
 
 /// Why a VM cannot be made or run.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // Variants are named after their rooms, whose errors say more.
+#[allow(missing_docs)] // Variants are named after their modules, whose errors say more.
 pub enum MachineError {
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -34,7 +34,7 @@ pub enum MachineError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error(transparent)]
-    Pinning(#[from] PinningError),
+    Prefault(#[from] PrefaultError),
     #[error(transparent)]
     Interrupt(#[from] GsiError),
     #[error(transparent)]
@@ -50,8 +50,8 @@ pub enum MachineError {
     #[error(transparent)]
     Pci(#[from] PciError),
     #[error(transparent)]
-    Place(#[from] AssignError),
-    #[error("a device of ours could not get its addresses: {0}")]
+    BarAssignment(#[from] AssignError),
+    #[error("an emulated device cannot get its addresses: {0}")]
     Bus(#[from] vm_device::bus::Error),
     #[error("cannot open /dev/kvm")]
     NoKvm(#[source] io::Error),
@@ -80,9 +80,9 @@ pub enum MachineError {
     Present {
         asked: u64,
         left: u64,
-        /// Whether a control group leaves so little.
+        /// Whether the limit is that of a control group.
         group: bool,
-        /// Whether a device is the reason.
+        /// Whether a device is the reason, not `prefault=on`.
         device: bool,
     },
     #[error("this host's KVM cannot leave HLT to the guest (KVM_CAP_X86_DISABLE_EXITS)")]
@@ -91,7 +91,7 @@ pub enum MachineError {
     Descriptors(#[source] io::Error),
     #[error("waiting for the guest failed")]
     Loop(#[source] io::Error),
-    #[error("a thread of the set-up died")]
+    #[error("a thread that sets the VM up died")]
     Thread,
     #[error("the guest cannot go on: {0}")]
     Broken(String),
@@ -102,20 +102,22 @@ fn mib(bytes: &u64) -> String {
 }
 
 impl MachineError {
-    /// What to type.
+    /// The remedy to type, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Boot(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
-            Self::Memory(MemoryError::Dma(e)) | Self::Pinning(PinningError::Dma(e)) => e.hint(),
+            Self::Memory(MemoryError::Dma(e)) | Self::Prefault(PrefaultError::Dma(e)) => e.hint(),
             Self::NoKvm(e) => Some(
                 match e.kind() {
                     io::ErrorKind::NotFound => {
-                        "as root: modprobe kvm_intel (or kvm_amd), and turn virtualisation on in the firmware"
+                        "as root: modprobe kvm_intel (or kvm_amd), and turn virtualisation on in \
+                         the firmware"
                     }
                     io::ErrorKind::PermissionDenied => {
-                        "as root: usermod -aG kvm $USER (with your user's name for $USER), then log in again"
+                        "as root: usermod -aG kvm $USER (with your user's name for $USER), then \
+                         log in again"
                     }
                     _ => "see `dmesg | grep -i kvm`",
                 }
@@ -127,28 +129,35 @@ impl MachineError {
             Self::Layout(LayoutError::TooLarge { .. }) => {
                 Some("give the guest less memory with --memory".into())
             }
-            Self::Layout(LayoutError::NoWindow { .. }) | Self::Place(_) => {
+            Self::Layout(LayoutError::NoWindow { .. }) | Self::BarAssignment(_) => {
                 Some("pass fewer devices, or give the guest less memory with --memory".into())
             }
-            Self::Ram(e) | Self::Pinning(PinningError::Ram(e)) => Some(e.hint()),
-            Self::Pinning(PinningError::Thread(_)) => {
+            Self::Ram(e) | Self::Prefault(PrefaultError::Ram(e)) => Some(e.hint()),
+            Self::Prefault(PrefaultError::Thread(_)) => {
                 Some("raise the limit of threads with `ulimit -u`".into())
             }
             Self::Vcpu(e) => e.hint(),
-            Self::NativeIdle => Some("leave idle=native away".into()),
-            Self::Kvm { name: "KVM_CREATE_VM", source } if source.errno() == libc::EBUSY => Some(
-                "another hypervisor has the processor's virtualisation; stop it first".into(),
-            ),
+            Self::NativeIdle => Some("remove idle=native from --cpus".into()),
+            Self::Kvm {
+                name: "KVM_CREATE_VM",
+                source,
+            } if source.errno() == libc::EBUSY => {
+                Some("another hypervisor uses the processor's virtualisation; stop it first".into())
+            }
             Self::Descriptors(_) => Some("raise the limit with `ulimit -n`".into()),
             Self::HostMemory { total, .. } => Some(less(*total)),
-            Self::Present { left, group: false, .. } => Some(less(*left)),
-            Self::Present { left, .. } => Some(format!("{}, or raise the group's limit", less(*left))),
+            Self::Present {
+                left, group: false, ..
+            } => Some(less(*left)),
+            Self::Present { left, .. } => {
+                Some(format!("{}, or raise the group's limit", less(*left)))
+            }
             _ => None,
         }
     }
 }
 
-/// Half of what there is, in whole huge pages of 2 MiB.
+/// Advises to take half of the bytes in `there`, in whole huge pages of 2 MiB.
 fn less(there: u64) -> String {
     let half = ((there / 2) & !0x1f_ffff).max(MIN_MEMORY);
     format!("give the guest less, for example --memory {}M", half >> 20)

@@ -1,31 +1,33 @@
-//! A VM's vCPUs, made in one go.
+//! The vCPUs of a VM, made in parallel.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{iter, thread};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
+    KVM_CAP_X86_DISABLE_EXITS, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_MWAIT,
     KVM_X86_DISABLE_EXITS_PAUSE, kvm_enable_cap,
 };
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Cap, VmFd};
 use tracing::{debug, info};
 
 use crate::config::cpus::{CpuConfig, Idle};
-use crate::machine::MachineError;
-use crate::machine::error::kvm_call;
+use crate::machine::error::{MachineError, kvm_call};
+use crate::machine::vm::HostKvm;
 use crate::phase;
 use crate::vcpu::cpuid::Traits;
-use crate::vcpu::{Vcpu, VcpuError, cpuid, pin};
+use crate::vcpu::error::VcpuError;
+use crate::vcpu::{Vcpu, cpuid, pin};
 
-/// The most threads that make vCPUs: the kernel does a part of it one at a time.
+/// The most threads that make vCPUs. More do not help: the kernel does part of the work one vCPU at
+/// a time.
 const MOST_THREADS: usize = 8;
 
-/// The vCPUs, in the order of their numbers. Several are made at the same time; for a single one a thread
-/// costs more than it saves. The VM has its interrupt controllers.
+/// Makes the vCPUs; returns them in the order of their numbers. Several are made at the same time.
+/// A single one is made on this thread, since starting a thread costs more. The VM must have its
+/// interrupt controllers.
 pub(super) fn make_vcpus(
-    kvm: &Kvm,
+    kvm: &HostKvm,
     vm: &VmFd,
-    supported: &CpuId,
     config: &CpuConfig,
 ) -> Result<Vec<Vcpu>, MachineError> {
     let _phase = phase!("make_vcpus");
@@ -34,13 +36,14 @@ pub(super) fn make_vcpus(
         Idle::Native => idle_natively(vm)?,
     };
     let msrs = kvm
+        .fd
         .get_msr_index_list()
         .map_err(kvm_call("KVM_GET_MSR_INDEX_LIST"))?;
     let traits = Traits {
         topology: config.topology,
         tsc_khz: None,
         tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
-        mwait: mwait.then(cpuid::host_mwait).flatten(),
+        mwait: mwait.then(cpuid::host::mwait).flatten(),
         dedicated: config.dedicated(),
     };
     let make = |id: u32| {
@@ -52,7 +55,7 @@ pub(super) fn make_vcpus(
                     tsc_khz: fd.get_tsc_khz().ok(),
                     ..traits
                 };
-                Ok(cpuid::for_vcpu(supported, id, &traits)?)
+                Ok(cpuid::for_vcpu(&kvm.cpuid, id, &traits)?)
             },
             msrs.as_slice(),
             config.pin.get(id as usize).copied(),
@@ -69,7 +72,7 @@ pub(super) fn make_vcpus(
         n => pin::usable().len().min(n as usize).min(MOST_THREADS),
     };
     let mut vcpus = thread::scope(|scope| {
-        // Where the host has no thread left, this one makes more.
+        // If the host has no threads left, this one makes more.
         let helpers: Vec<_> = (1..threads)
             .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
@@ -84,12 +87,11 @@ pub(super) fn make_vcpus(
 }
 
 /// Lets HLT, and MWAIT and PAUSE where KVM can, run in the guest (api.rst, 7.13
-/// KVM_CAP_X86_DISABLE_EXITS). To be called before there are vCPUs. Tells whether MWAIT is among
-/// them.
+/// KVM_CAP_X86_DISABLE_EXITS). Must be called before vCPUs are made. Returns whether MWAIT runs in
+/// the guest.
 ///
 /// # Errors
-/// KVM cannot leave HLT to the guest. That is what was asked for: a run that is slower than it says
-/// would be worse than none.
+/// KVM cannot run HLT in the guest. The user has asked for that, so the run does not go on without.
 fn idle_natively(vm: &VmFd) -> Result<bool, MachineError> {
     const NAME: &str = "KVM_ENABLE_CAP KVM_CAP_X86_DISABLE_EXITS";
     let can = vm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());

@@ -1,7 +1,9 @@
-//! IOMMU maps as a listener: what the guest can address, its devices can.
+//! The IOMMU as a listener: its maps follow the guest's address space.
 //!
-//! RAM must be mapped, or the device would write where the guest does not read. A BAR of another
-//! device is mapped for peer-to-peer DMA when the IOMMU can; where it cannot, the VM runs on.
+//! An I/O virtual address is equal to the guest-physical address, so a driver in the guest gives
+//! its device the addresses that it uses itself. RAM must be mapped, or the device could not reach
+//! it. A BAR of another device is mapped for peer-to-peer DMA if the IOMMU can do that; if not, the
+//! VM runs without.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -14,131 +16,79 @@ use tracing::{debug, error, info};
 use crate::counters::dma::DmaMeter;
 use crate::log::error_chain::with_causes;
 use crate::log::limit::RateLimit;
-use crate::memory::{MemoryError, MemoryListener, Region, RegionKind};
+use crate::memory::error::{DmaError, MemoryError};
+use crate::memory::listener::MemoryListener;
+use crate::memory::region::{Region, RegionKind};
 use crate::sys::memlock_limit;
 
-/// Why the IOMMU did not map guest memory.
-#[derive(Debug, thiserror::Error)]
-pub enum DmaError {
-    /// The map call failed.
-    #[error("the IOMMU does not map {size} bytes at {iova:#x}")]
-    Map {
-        /// I/O virtual address, equal to the guest-physical one.
-        iova: u64,
-        /// Bytes.
-        size: u64,
-        /// The errno.
-        source: io::Error,
-    },
-    /// The pages would exceed what this user may lock.
-    #[error(
-        "the devices need {need} bytes of the guest's memory locked, but this user may lock only {limit} (RLIMIT_MEMLOCK)"
-    )]
-    MemLock {
-        /// Bytes that a run locks.
-        need: u64,
-        /// The limit in bytes.
-        limit: u64,
-        /// The errno; none where nothing was tried.
-        source: Option<io::Error>,
-    },
-    /// RAM lies where the IOMMU cannot map.
-    #[error(
-        "RAM at {start:#x}+{size:#x} lies outside the ranges that the host's IOMMU can map: {ranges}"
-    )]
-    Reserved {
-        /// Guest-physical address.
-        start: u64,
-        /// Bytes.
-        size: u64,
-        /// The usable ranges.
-        ranges: String,
-    },
-}
-
-impl DmaError {
-    /// What to type.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::MemLock { need, .. } => {
-                let kib = need.div_ceil(1024) + 64 * 1024;
-                Some(format!(
-                    "raise the limit with `ulimit -l {kib}` as root, or for good with a line `* - memlock {kib}` in /etc/security/limits.conf"
-                ))
-            }
-            Self::Reserved { .. } => {
-                Some("give the guest less memory with --memory, so that it ends below the reserved range".into())
-            }
-            Self::Map { .. } => Some("see `dmesg | grep -i -e iommu -e vfio`".into()),
-        }
-    }
-}
-
-/// What maps guest memory for devices: a VFIO container.
+/// Maps guest memory for devices: VFIO containers or an address space of iommufd.
 pub trait DmaMapper: Send + Sync {
     /// Maps `[iova, iova + size)` to the host address, for reading and writing.
     ///
     /// # Errors
     /// The errno.
     fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()>;
-    /// Takes away a map made before, whole.
+    /// Removes `[iova, iova + size)`, which one call of [`DmaMapper::map`] has mapped.
     ///
     /// # Errors
-    /// The errno, or a message when less was unmapped than asked.
+    /// The errno, or a message when fewer bytes were unmapped.
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
-    /// The I/O virtual addresses that can be mapped; empty when the kernel does not say.
+    /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
+    /// tell.
     fn iova_ranges(&self) -> &[Range];
 }
 
-/// What one call maps: the largest page that an IOMMU has, so that none is divided, and little enough
-/// to tell how far pinning has come.
-pub(super) const PIECE: u64 = 1 << 30;
+/// Bytes that one call maps. It is the largest page of an IOMMU, so that no page is divided, and
+/// small enough for a progress bar.
+pub(super) const MAP_CHUNK: u64 = 1 << 30;
 
-/// Where a region's pieces begin, relative to it, and how long they are.
-pub(super) fn pieces(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
+/// The chunks of a region: offset in the region, and bytes.
+pub(super) fn map_chunks(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
     let size = region.size;
-    let count = size.div_ceil(PIECE);
-    (0..count).map(move |n| (n * PIECE, PIECE.min(size - n * PIECE)))
+    let count = size.div_ceil(MAP_CHUNK);
+    (0..count).map(move |n| (n * MAP_CHUNK, MAP_CHUNK.min(size - n * MAP_CHUNK)))
 }
 
 /// Mirrors the address space into the IOMMU.
 ///
-/// Of RAM it hears first and maps it later, a piece at a time ([`Dma::map_ram`]), as that takes long
-/// ([`super::pinning`]); BARs that appear meanwhile wait for it.
+/// Mapping RAM takes long. So [`MemoryListener::add`] only notes a region of RAM, and another
+/// thread maps the region later, chunk by chunk ([`Dma::map_ram`]). BARs that are added meanwhile
+/// are mapped after RAM ([`Dma::finish_ram`]).
 pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
     ram_size: u64,
     peers: bool,
     meter: Arc<DmaMeter>,
     limit: RateLimit,
-    /// Whoever maps or unmaps RAM.
-    turn: Mutex<()>,
+    /// Held while a chunk of RAM is mapped and while RAM is unmapped.
+    map_lock: Mutex<()>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// RAM, by where it begins.
+    /// Regions of RAM by their guest-physical starts.
     ram: HashMap<u64, Ram>,
-    /// BARs' pieces that are mapped, by where they begin.
+    /// Guest-physical starts of the regions of BARs that are mapped.
     bars: HashSet<u64>,
-    /// Those that wait until RAM is mapped whole; none once it is.
+    /// Regions of BARs that wait until all RAM is mapped; `None` once RAM is mapped.
     waiting: Option<Vec<Region>>,
 }
 
 /// How far a region of RAM is mapped.
 #[derive(Default)]
 struct Ram {
-    /// Bytes from its beginning.
+    /// Bytes that are mapped, from the region's start.
     mapped: u64,
     took: Duration,
-    /// It is to be unmapped: no further piece is mapped.
+    /// The region is being removed: no further chunk is mapped.
     going: bool,
 }
 
 impl Dma {
-    /// Maps through `mapper`. `ram_size` is for the message when the limit on locked memory is low;
-    /// BARs are mapped only where there are `peers`, for a large one takes the IOMMU seconds.
+    /// Maps through `mapper`. `ram_size` is the guest's RAM in bytes, for the message when the
+    /// limit on locked memory is too low. BARs are mapped only if the guest has several devices
+    /// (`peers`): mapping a large BAR takes seconds.
     pub fn new(
         mapper: Arc<dyn DmaMapper>,
         ram_size: u64,
@@ -154,7 +104,7 @@ impl Dma {
             ram_size,
             peers,
             meter,
-            turn: Mutex::default(),
+            map_lock: Mutex::default(),
             state: Mutex::new(state),
             limit: RateLimit::default(),
         }
@@ -164,17 +114,18 @@ impl Dma {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn map_lock(&self) -> MutexGuard<'_, ()> {
+        self.map_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Maps a piece of RAM, in the order of its addresses; one whose region has gone meanwhile is left
-    /// alone. BARs come and go at the same time.
+    /// Maps the chunk of `size` bytes at offset `at` of a region of RAM. The caller maps a region's
+    /// chunks in the order of their offsets. Nothing happens if the region has been removed. BARs
+    /// may be added and removed at the same time.
     ///
     /// # Errors
-    /// [`DmaError::Map`] or [`DmaError::MemLock`]; the pieces before stay mapped.
+    /// [`DmaError::Map`] or [`DmaError::MemLock`]; the chunks before stay mapped.
     pub fn map_ram(&self, region: &Region, at: u64, size: u64) -> Result<(), DmaError> {
-        let _turn = self.turn();
+        let _mapping = self.map_lock();
         if self.lock().ram.get(&region.start).is_none_or(|r| r.going) {
             return Ok(());
         }
@@ -193,13 +144,13 @@ impl Dma {
         Ok(())
     }
 
-    /// Does something while no RAM is being mapped or unmapped.
-    pub fn between_pieces<R>(&self, what: impl FnOnce() -> R) -> R {
-        let _turn = self.turn();
+    /// Calls `what` while no RAM is being mapped or unmapped.
+    pub fn between_maps<R>(&self, what: impl FnOnce() -> R) -> R {
+        let _mapping = self.map_lock();
         what()
     }
 
-    /// All of RAM is mapped: now for the BARs that have waited.
+    /// Maps the BARs that have waited. To be called once, when all RAM is mapped.
     pub fn finish_ram(&self) {
         let mut state = self.lock();
         for region in state.waiting.take().into_iter().flatten() {
@@ -207,7 +158,7 @@ impl Dma {
         }
     }
 
-    /// Maps a BAR's piece if it can be, so that other devices reach it.
+    /// Maps a BAR's region for other devices, if the IOMMU can.
     fn map_bar(&self, state: &mut State, region: &Region) {
         let begun = Instant::now();
         match self
@@ -243,9 +194,9 @@ impl Dma {
         })
     }
 
-    /// All of the region, or nothing.
+    /// Maps the whole region, or nothing of it.
     fn map(&self, region: &Region) -> io::Result<()> {
-        for (at, size) in pieces(region) {
+        for (at, size) in map_chunks(region) {
             let (iova, host) = (region.start + at, region.host_address() + at);
             debug!(iova, size, "map for DMA");
             if let Err(e) = self.mapper.map(iova, size, host) {
@@ -256,9 +207,9 @@ impl Dma {
         Ok(())
     }
 
-    /// The pieces before `end`, as they were mapped.
+    /// Unmaps the chunks that begin before offset `end`, each as it was mapped.
     fn unmap(&self, region: &Region, end: u64) {
-        for (at, size) in pieces(region).rev().filter(|(at, _)| *at < end) {
+        for (at, size) in map_chunks(region).rev().filter(|(at, _)| *at < end) {
             let iova = region.start + at;
             debug!(iova, size, "unmap for DMA");
             if let Err(e) = self.mapper.unmap(iova, size) {
@@ -269,7 +220,7 @@ impl Dma {
 
     fn explain(&self, region: &Region, source: io::Error) -> DmaError {
         let limit = memlock_limit();
-        // The kernel answers ENOMEM for the limit and for its own want of memory alike
+        // ENOMEM means that the limit is reached or that the kernel itself lacks memory
         // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote).
         if source.raw_os_error() == Some(libc::ENOMEM) && limit < self.ram_size {
             return DmaError::MemLock {
@@ -287,7 +238,7 @@ impl Dma {
 }
 
 impl MemoryListener for Dma {
-    /// RAM outside of what the IOMMU can map is refused at once; no BAR ever is.
+    /// Refuses RAM outside of the ranges that the IOMMU can map. A BAR is never refused.
     fn add(&self, region: &Region) -> Result<(), MemoryError> {
         let mut state = self.lock();
         match (region.kind, &mut state.waiting) {
@@ -304,11 +255,11 @@ impl MemoryListener for Dma {
 
     fn remove(&self, region: &Region) {
         if region.kind == RegionKind::Ram {
-            // Said first: whoever maps would take turn after turn.
+            // Before the lock is taken: the thread that maps could take it again and again.
             if let Some(ram) = self.lock().ram.get_mut(&region.start) {
                 ram.going = true;
             }
-            let _turn = self.turn();
+            let _mapping = self.map_lock();
             let ram = self.lock().ram.remove(&region.start);
             if let Some(ram) = ram {
                 self.unmap(region, ram.mapped);

@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 
 use crate::config::memory::HugePage;
 
-/// Where the kernel tells of them.
+/// The kernel's directory of huge pages, one for each size.
 const SYSFS: &str = "/sys/kernel/mm/hugepages";
 
-/// Huge pages of one size.
+/// The host's huge pages of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve {
-    /// In all.
+    /// How many there are.
     pub total: u64,
-    /// Free, and promised to nobody.
+    /// How many are free and not reserved for a mapping.
     pub free: u64,
 }
 
 impl Reserve {
-    /// Asks the kernel; `None` where it has no pages of this size.
+    /// Reads the counts; `None` if the host has no pages of this size.
     pub fn read(page: HugePage) -> Option<Self> {
         Self::read_at(&dir(Path::new(SYSFS), page))
     }
@@ -35,7 +35,7 @@ impl Reserve {
     }
 }
 
-/// What says how many of a size there are to be.
+/// The file that sets how many pages of a size the host has.
 pub fn knob(page: HugePage) -> PathBuf {
     dir(Path::new(SYSFS), page).join("nr_hugepages")
 }

@@ -1,6 +1,8 @@
-//! KVM's memory slots as a listener (Documentation/virt/kvm/api.rst, 4.35 KVM_SET_USER_MEMORY_REGION).
+//! KVM's memory slots as a listener (Documentation/virt/kvm/api.rst, 4.35
+//! KVM_SET_USER_MEMORY_REGION).
 //!
-//! Slot ids are recycled: a guest that toggles memory decode for ever does not run out of them.
+//! Slot ids are used again: a guest that turns memory decoding off and on for ever does not use
+//! them up.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +11,9 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use tracing::{debug, error};
 
-use crate::memory::{MemoryError, MemoryListener, Region};
+use crate::memory::error::MemoryError;
+use crate::memory::listener::MemoryListener;
+use crate::memory::region::Region;
 
 /// Mirrors the address space into KVM.
 pub struct KvmSlots {
@@ -20,16 +24,16 @@ pub struct KvmSlots {
 
 #[derive(Default)]
 struct State {
-    /// Ids that were used and are free again.
+    /// Ids that were used before and are free.
     free: Vec<u32>,
-    /// The least id never used.
+    /// The least id that was never used.
     next: u32,
-    /// Slot by guest-physical start.
+    /// Ids in use, by the guest-physical start of the region.
     used: HashMap<u64, u32>,
 }
 
 impl KvmSlots {
-    /// For `vm`, which has `max` slots (KVM_CAP_NR_MEMSLOTS).
+    /// The slots of `vm`, of which there are `max` (KVM_CAP_NR_MEMSLOTS).
     pub fn new(vm: Arc<VmFd>, max: usize) -> Self {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         Self {
@@ -97,7 +101,7 @@ impl MemoryListener for KvmSlots {
         if let Some(slot) = state.used.remove(&region.start) {
             match self.set(slot, region, 0) {
                 Ok(()) => state.free.push(slot),
-                // Never seen; the id is lost rather than used twice.
+                // Not known to happen. The id is then lost rather than used twice.
                 Err(e) => error!(slot, "KVM did not delete a memory slot: {e}"),
             }
         }

@@ -1,13 +1,14 @@
 //! Host mappings that own their addresses: guest RAM and BARs.
 //!
-//! A leaf file with the `mmap` calls. A mapping is a reserved range of the right alignment, so that
-//! KVM and the IOMMU can use 2 MiB and 1 GiB pages (host and guest address agree modulo the page
-//! size); pieces of it may be replaced by a file's pages.
+//! A leaf file with the `mmap` calls. A mapping is a reserved range with an alignment: KVM and the
+//! IOMMU can use 2 MiB and 1 GiB pages only if host and guest address agree modulo the page size.
+//! Parts of a mapping may be replaced by the pages of a file.
 
 use std::os::fd::RawFd;
 use std::{io, ptr};
 
-use crate::memory::PAGE_SIZE;
+/// The host's page size in bytes, and the granule of KVM's memory slots on x86.
+pub const PAGE_SIZE: u64 = 4096;
 
 /// A range of this process's addresses, unmapped when dropped.
 #[derive(Debug)]
@@ -17,10 +18,12 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Reserves `size` bytes at a multiple of `align` (a power of two); nothing can be accessed yet.
+    /// Reserves `size` bytes at a multiple of `align`, a power of two. The range cannot be accessed
+    /// yet.
     ///
     /// # Errors
-    /// The errno of mmap(2); EINVAL for a size or an alignment that cannot be.
+    /// The errno of mmap(2); EINVAL if `size` is zero or not a multiple of the page size, or
+    /// `align` not a power of two.
     pub fn reserve(size: u64, align: u64) -> io::Result<Self> {
         let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
         let align = align.max(PAGE_SIZE);
@@ -29,7 +32,8 @@ impl Mapping {
         }
         let span = size.checked_add(align).ok_or_else(invalid)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new private mapping at an address of the kernel's choice touches nothing of ours.
+        // SAFETY: a new private mapping at an address of the kernel's choice changes no other
+        // mapping.
         let raw = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -51,14 +55,14 @@ impl Mapping {
         Ok(Self { address, size })
     }
 
-    /// Zeroed anonymous memory at a multiple of `align`; pages appear as they are touched.
+    /// Zeroed anonymous memory at a multiple of `align`. Pages appear as they are touched.
     ///
     /// # Errors
     /// The errno of mmap(2) or mprotect(2).
     pub fn anonymous(size: u64, align: u64) -> io::Result<Self> {
         let mapping = Self::reserve(size, align)?;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: the range is a mapping of our own that nobody else knows of yet.
+        // SAFETY: the range is a new mapping that no other code knows of yet.
         let ret = unsafe { libc::mprotect(mapping.pointer(), size as usize, prot) };
         if ret != 0 {
             return Err(io::Error::last_os_error());
@@ -66,17 +70,19 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Zeroed memory of the host's reserve of huge pages, of 2 to the power of `shift` bytes each, at a
-    /// multiple of `align`. The host sets them aside now; they are zeroed as they are touched.
+    /// Zeroed memory of the host's reserve of huge pages, of 2 to the power of `shift` bytes each,
+    /// at a multiple of `align`. The host reserves the pages now, and zeroes a page when it is
+    /// touched.
     ///
     /// # Errors
-    /// The errno of mmap(2): ENOMEM where too few are free, EINVAL where the host has no such pages.
+    /// The errno of mmap(2): ENOMEM if too few pages are free, EINVAL if the host has no such
+    /// pages.
     pub fn huge(size: u64, align: u64, shift: u32) -> io::Result<Self> {
         let mapping = Self::reserve(size, align)?;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_FIXED;
         let flags = flags | (shift << libc::MAP_HUGE_SHIFT) as i32;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: the range is a mapping of our own that nobody else knows of yet, so MAP_FIXED
+        // SAFETY: the range is a new mapping that no other code knows of yet, so MAP_FIXED
         // replaces nothing else.
         let ret = unsafe { libc::mmap(mapping.pointer(), size as usize, prot, flags, -1, 0) };
         if ret == libc::MAP_FAILED {
@@ -85,10 +91,12 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Replaces `[offset, offset + size)` by the pages of `fd` from `fd_offset`, shared.
+    /// Replaces `[offset, offset + size)` of the mapping by the pages of `fd` from `fd_offset`,
+    /// shared.
     ///
     /// # Errors
-    /// EINVAL when the piece is not inside; else the errno of mmap(2). The range stays reserved.
+    /// EINVAL if the range is not inside of the mapping, otherwise the errno of mmap(2). The range
+    /// stays reserved.
     pub fn map_file(
         &self,
         offset: u64,
@@ -102,7 +110,7 @@ impl Mapping {
         }
         let write = if writable { libc::PROT_WRITE } else { 0 };
         let flags = libc::MAP_SHARED | libc::MAP_FIXED;
-        // SAFETY: the piece lies inside our own reserved range (checked above), so MAP_FIXED replaces
+        // SAFETY: the range lies inside of this mapping (checked above), so MAP_FIXED replaces
         // nothing else; no Rust reference into the range exists.
         let ret = unsafe {
             libc::mmap(
@@ -120,8 +128,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Asks for transparent huge pages from `offset` on, or for none; that the kernel has none is no
-    /// error.
+    /// Asks the kernel for transparent huge pages from `offset` to the end, or for small pages. A
+    /// kernel without transparent huge pages ignores this.
     pub fn advise_huge_pages(&self, offset: u64, wanted: bool) {
         let Some(size @ 1..) = self.size.checked_sub(offset) else {
             return;
@@ -136,7 +144,7 @@ impl Mapping {
         unsafe { libc::madvise(address, size as usize, advice) };
     }
 
-    /// Keeps the range out of core dumps: a guest's memory is nobody's business there.
+    /// Keeps the range out of core dumps, which would show the guest's memory.
     pub fn exclude_from_dumps(&self) {
         // SAFETY: advice on our own range changes no contents.
         unsafe { libc::madvise(self.pointer(), self.size as usize, libc::MADV_DONTDUMP) };
@@ -146,7 +154,7 @@ impl Mapping {
     /// Linux 5.14; older kernels fault them in when the IOMMU pins them).
     ///
     /// # Errors
-    /// ENOMEM and its like when the host has no pages left.
+    /// The errno of madvise(2), such as ENOMEM when the host has no pages left.
     pub fn populate(&self, offset: u64, size: u64) -> io::Result<()> {
         if offset.checked_add(size).is_none_or(|end| end > self.size) {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -162,12 +170,12 @@ impl Mapping {
         }
     }
 
-    /// First address.
+    /// The host address of the first byte.
     pub fn address(&self) -> u64 {
         self.address
     }
 
-    /// Bytes.
+    /// The size in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -216,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_a_file_stay_inside() {
+    fn pages_of_a_file_stay_inside() {
         let file = TempFile::new().unwrap().into_file();
         file.set_len(0x2000).unwrap();
         let m = Mapping::reserve(0x2000, PAGE_SIZE).unwrap();

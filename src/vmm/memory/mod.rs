@@ -1,347 +1,38 @@
-//! Guest-physical memory as one address space with equal subscribers.
+//! Guest memory: the host's pages behind it, and who has to know of them.
 //!
-//! Whoever must know what lies where — KVM's memory slots ([`kvm_slots`]), the IOMMU ([`dma`]) —
-//! is a [`MemoryListener`]. A late subscriber is told of all that is there already; when one
-//! listener refuses a region, those that had accepted it are told to forget it again.
+//! [`AddressSpace`] holds the guest-physical regions and tells its listeners ([`MemoryListener`])
+//! of each: KVM's memory slots ([`kvm_slots`]) and the IOMMU ([`dma`]). A listener that subscribes
+//! late is told of all regions that are there. When a listener refuses a region, those that had
+//! accepted the region are told to forget it.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | [`mapping`] | a range of host addresses: reserved, populated, replaced by a file's pages |
+//! | [`ram`] | the guest's RAM, made of mappings |
+//! | [`hugetlb`] | the host's reserve of huge pages |
+//! | [`region`], [`listener`], [`error`] | what address space and listeners exchange |
+//! | [`address_space`] | the regions and their listeners |
+//! | [`kvm_slots`], [`dma`] | the two listeners |
+//! | [`prefault`] | RAM made present and mapped for DMA while the guest starts |
+//! | [`dma_ready`] | where a vCPU waits that enables bus mastering before that is done |
+//! | [`populate_throttle`] | pauses populating while set-up needs the host's memory locks |
 
+pub mod address_space;
 pub mod dma;
-pub mod gate;
+pub mod dma_ready;
+pub mod error;
 pub mod hugetlb;
 pub mod kvm_slots;
+pub mod listener;
 pub mod mapping;
-pub mod pinning;
+pub mod populate_throttle;
+pub mod prefault;
 pub mod ram;
+pub mod region;
 
-use std::collections::BTreeMap;
-use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use mapping::Mapping;
-
-/// The guest's RAM as the loaders see it.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
-
-/// The host's page size, and KVM's granule for memory slots on x86.
-pub const PAGE_SIZE: u64 = 4096;
-
-/// What stands behind a region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegionKind {
-    /// Guest RAM: a device's DMA must reach it.
-    Ram,
-    /// A piece of a passed-through BAR: DMA from another device may reach it (peer to peer).
-    Device,
-}
-
-/// A stretch of guest-physical memory backed by host memory.
-///
-/// It holds its host mapping, so that no slot or IOMMU map outlives the pages under it.
-#[derive(Clone, Debug)]
-pub struct Region {
-    /// Guest-physical address, page aligned.
-    pub start: u64,
-    /// Length in bytes, a multiple of the page size.
-    pub size: u64,
-    /// The host mapping.
-    pub mapping: Arc<Mapping>,
-    /// Where in the mapping the region begins.
-    pub offset: u64,
-    /// RAM or a device's memory.
-    pub kind: RegionKind,
-}
-
-impl Region {
-    /// The host virtual address of the region's first byte.
-    pub fn host_address(&self) -> u64 {
-        self.mapping.address() + self.offset
-    }
-
-    fn end(&self) -> u64 {
-        self.start + self.size
-    }
-}
-
-/// Why the address space refused a region.
-#[derive(Debug, thiserror::Error)]
-pub enum MemoryError {
-    /// Not page aligned, empty, beyond its mapping, or wrapping round.
-    #[error("region {start:#x}+{size:#x} is not page aligned or reaches beyond its mapping")]
-    BadRegion {
-        /// Guest-physical address.
-        start: u64,
-        /// Bytes.
-        size: u64,
-    },
-    /// Something is there already.
-    #[error("region {start:#x}+{size:#x} overlaps {other:#x}+{other_size:#x}")]
-    Overlap {
-        /// Guest-physical address.
-        start: u64,
-        /// Bytes.
-        size: u64,
-        /// The region that is there.
-        other: u64,
-        /// Its size.
-        other_size: u64,
-    },
-    /// KVM refused a memory slot.
-    #[error("KVM_SET_USER_MEMORY_REGION of {start:#x}+{size:#x} failed")]
-    Slot {
-        /// Guest-physical address.
-        start: u64,
-        /// Bytes.
-        size: u64,
-        /// The errno.
-        source: kvm_ioctls::Error,
-    },
-    /// All memory slots are in use.
-    #[error("all of KVM's {0} memory slots are in use")]
-    NoSlot(u32),
-    /// The IOMMU refused.
-    #[error(transparent)]
-    Dma(#[from] dma::DmaError),
-}
-
-/// One who must know of every region.
-pub trait MemoryListener: Send + Sync {
-    /// A region appears. An error keeps it out of the address space.
-    fn add(&self, region: &Region) -> Result<(), MemoryError>;
-    /// A region goes away; it was added before.
-    fn remove(&self, region: &Region);
-}
-
-#[derive(Default)]
-struct Inner {
-    regions: BTreeMap<u64, Region>,
-    listeners: Vec<Arc<dyn MemoryListener>>,
-}
-
-/// The guest-physical address space.
-#[derive(Default)]
-pub struct AddressSpace {
-    inner: Mutex<Inner>,
-}
-
-impl AddressSpace {
-    /// An empty address space.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a listener and tells it of the regions already there.
-    ///
-    /// # Errors
-    /// The listener's own; it is then not subscribed, and has been told to forget what it took.
-    pub fn subscribe(&self, listener: Arc<dyn MemoryListener>) -> Result<(), MemoryError> {
-        let mut inner = self.lock();
-        let mut done: Vec<&Region> = Vec::new();
-        for region in inner.regions.values() {
-            if let Err(e) = listener.add(region) {
-                done.into_iter().rev().for_each(|r| listener.remove(r));
-                return Err(e);
-            }
-            done.push(region);
-        }
-        inner.listeners.push(listener);
-        Ok(())
-    }
-
-    /// Takes a listener out, after telling it to forget every region.
-    pub fn unsubscribe(&self, listener: &dyn MemoryListener) {
-        let mut inner = self.lock();
-        let before = inner.listeners.len();
-        inner
-            .listeners
-            .retain(|l| !ptr::addr_eq(Arc::as_ptr(l), listener));
-        if inner.listeners.len() != before {
-            inner
-                .regions
-                .values()
-                .rev()
-                .for_each(|r| listener.remove(r));
-        }
-    }
-
-    /// Adds a region and tells every listener.
-    ///
-    /// # Errors
-    /// [`MemoryError::Overlap`], or the first listener's refusal; nothing has changed then.
-    pub fn add(&self, region: Region) -> Result<(), MemoryError> {
-        let (start, size) = (region.start, region.size);
-        let inside = region
-            .offset
-            .checked_add(size)
-            .is_some_and(|end| end <= region.mapping.size());
-        let aligned = (start | size | region.offset).is_multiple_of(PAGE_SIZE);
-        if size == 0 || !inside || !aligned || start.checked_add(size).is_none() {
-            return Err(MemoryError::BadRegion { start, size });
-        }
-        let mut inner = self.lock();
-        if let Some(other) = inner.overlapping(start, size) {
-            return Err(MemoryError::Overlap {
-                start,
-                size,
-                other: other.start,
-                other_size: other.size,
-            });
-        }
-        for (i, listener) in inner.listeners.iter().enumerate() {
-            if let Err(e) = listener.add(&region) {
-                inner.listeners[..i]
-                    .iter()
-                    .rev()
-                    .for_each(|l| l.remove(&region));
-                return Err(e);
-            }
-        }
-        inner.regions.insert(start, region);
-        Ok(())
-    }
-
-    /// Removes the region that begins at `start`; tells whether there was one.
-    pub fn remove(&self, start: u64) -> bool {
-        let mut inner = self.lock();
-        let Some(region) = inner.regions.remove(&start) else {
-            return false;
-        };
-        inner.listeners.iter().rev().for_each(|l| l.remove(&region));
-        true
-    }
-
-    /// What stands behind an address; `None` where nothing is.
-    pub fn kind_at(&self, address: u64) -> Option<RegionKind> {
-        self.lock().overlapping(address, 1).map(|r| r.kind)
-    }
-
-    /// How many regions there are.
-    pub fn len(&self) -> usize {
-        self.lock().regions.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl Inner {
-    fn overlapping(&self, start: u64, size: u64) -> Option<&Region> {
-        let last = start.saturating_add(size).saturating_sub(1);
-        self.regions
-            .range(..=last)
-            .next_back()
-            .map(|(_, r)| r)
-            .filter(|r| r.end() > start)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Default)]
-    struct Recorder {
-        refuse: Option<u64>,
-        seen: Mutex<Vec<u64>>,
-    }
-
-    impl MemoryListener for Recorder {
-        fn add(&self, region: &Region) -> Result<(), MemoryError> {
-            if self.refuse == Some(region.start) {
-                return Err(MemoryError::NoSlot(0));
-            }
-            self.seen.lock().unwrap().push(region.start);
-            Ok(())
-        }
-        fn remove(&self, region: &Region) {
-            self.seen.lock().unwrap().retain(|s| *s != region.start);
-        }
-    }
-
-    fn region(start: u64, size: u64) -> Region {
-        let mapping = Arc::new(Mapping::anonymous(size, PAGE_SIZE).unwrap());
-        Region {
-            start,
-            size,
-            mapping,
-            offset: 0,
-            kind: RegionKind::Ram,
-        }
-    }
-
-    #[test]
-    fn overlaps_are_refused() {
-        let space = AddressSpace::new();
-        space.add(region(0x1000, 0x2000)).unwrap();
-        for (start, size) in [
-            (0x1000, 0x1000),
-            (0x2000, 0x1000),
-            (0, 0x2000),
-            (0, 0x10000),
-        ] {
-            assert!(matches!(
-                space.add(region(start, size)),
-                Err(MemoryError::Overlap { .. })
-            ));
-        }
-        space.add(region(0, 0x1000)).unwrap();
-        space.add(region(0x3000, 0x1000)).unwrap();
-        assert_eq!(space.len(), 3);
-        assert_eq!(space.kind_at(0x3fff), Some(RegionKind::Ram));
-        assert_eq!(space.kind_at(0x4000), None);
-    }
-
-    #[test]
-    fn bad_regions_are_refused() {
-        let space = AddressSpace::new();
-        let mut r = region(0x1000, 0x1000);
-        r.offset = 0x1000;
-        assert!(matches!(space.add(r), Err(MemoryError::BadRegion { .. })));
-        let mut r = region(0x1000, 0x1000);
-        r.start = 0x1800;
-        assert!(matches!(space.add(r), Err(MemoryError::BadRegion { .. })));
-        let mut r = region(0x1000, 0x1000);
-        r.start = u64::MAX - 0xfff;
-        assert!(matches!(space.add(r), Err(MemoryError::BadRegion { .. })));
-    }
-
-    #[test]
-    fn late_subscribers_hear_of_everything() {
-        let space = AddressSpace::new();
-        space.add(region(0x1000, 0x1000)).unwrap();
-        let recorder = Arc::new(Recorder::default());
-        space.subscribe(recorder.clone()).unwrap();
-        space.add(region(0x4000, 0x1000)).unwrap();
-        assert_eq!(*recorder.seen.lock().unwrap(), [0x1000, 0x4000]);
-        assert!(space.remove(0x1000));
-        assert!(!space.remove(0x1000));
-        space.unsubscribe(&*recorder);
-        assert!(recorder.seen.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_refusal_is_rolled_back() {
-        let space = AddressSpace::new();
-        let first = Arc::new(Recorder::default());
-        let second = Arc::new(Recorder {
-            refuse: Some(0x4000),
-            ..Default::default()
-        });
-        space.subscribe(first.clone()).unwrap();
-        space.subscribe(second.clone()).unwrap();
-        assert!(space.add(region(0x4000, 0x1000)).is_err());
-        assert!(first.seen.lock().unwrap().is_empty());
-        assert!(space.is_empty());
-        space.add(region(0x5000, 0x1000)).unwrap();
-        let third = Arc::new(Recorder {
-            refuse: Some(0x5000),
-            ..Default::default()
-        });
-        assert!(space.subscribe(third.clone()).is_err());
-        assert!(third.seen.lock().unwrap().is_empty());
-    }
-}
+pub use address_space::AddressSpace;
+pub use error::{DmaError, MemoryError};
+pub use listener::MemoryListener;
+pub use mapping::PAGE_SIZE;
+pub use ram::GuestMemory;
+pub use region::{Region, RegionKind};

@@ -1,4 +1,5 @@
-//! Guest RAM: aligned, huge where the host can, present before a device may write to it.
+//! Guest RAM: aligned, in huge pages if the host has them, and present before a device may write to
+//! it.
 
 use std::fs::File;
 use std::ops::Range;
@@ -12,20 +13,24 @@ use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
 
 use crate::config::memory::{HugePage, Pages};
 use crate::layout::Layout;
+use crate::memory::hugetlb;
 use crate::memory::hugetlb::Reserve;
 use crate::memory::mapping::Mapping;
-use crate::memory::{GuestMemory, Region, RegionKind, hugetlb};
+use crate::memory::region::{Region, RegionKind};
+
+/// The guest's RAM as loaders see it: guest-physical addresses, bounds checked.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 
 const GIB: u64 = 1 << 30;
 const HUGE_PAGE: u64 = 2 << 20;
-/// What one thread populates at a time. The kernel holds the address space's lock for as long, and
-/// whoever maps or starts a thread meanwhile waits; a huge page takes long enough to make the system call
-/// cheap.
+/// Bytes that one thread populates at a time. The kernel holds the lock of the address space as
+/// long, and another thread that maps memory waits. Zeroing a huge page takes so long that the
+/// system call itself does not count.
 const CHUNK: u64 = HUGE_PAGE;
-/// Where the logarithm of the pages' size stands in the flags of memfd_create(2).
+/// Bit position of the logarithm of the page size in the flags of memfd_create(2).
 const HUGE_SHIFT: u32 = 26;
 
-/// Why there is no RAM.
+/// Why RAM cannot be made or populated.
 #[derive(Debug, thiserror::Error)]
 pub enum RamError {
     /// mmap(2) failed.
@@ -33,24 +38,25 @@ pub enum RamError {
     Reserve(u64, #[source] io::Error),
     /// Not enough huge pages.
     #[error(
-        "the guest's memory takes {need} huge pages of {page}; this host has {}, and {} of them are free",
+        "the guest's memory takes {need} huge pages of {page}; this host has {}, and {} of them \
+         are free",
         reserve.total,
         reserve.free
     )]
     HugePages {
-        /// Their size.
+        /// The size of a page.
         page: HugePage,
-        /// How many.
+        /// How many pages the guest needs.
         need: u64,
-        /// How many there are.
+        /// How many pages the host has.
         reserve: Reserve,
     },
-    /// No such huge pages at all.
+    /// The host has no huge pages of this size.
     #[error("this host has no huge pages of {0}")]
     NoHugePages(HugePage),
-    /// No memory that can be shared.
+    /// memfd_create(2) or a call on its file failed.
     #[error("cannot make {} MiB of memory that can be shared", .0 >> 20)]
-    Share(u64, #[source] io::Error),
+    Memfd(u64, #[source] io::Error),
     /// madvise(2) failed.
     #[error("cannot get the guest's {} MiB of memory from the host", .0 >> 20)]
     Populate(u64, #[source] io::Error),
@@ -60,7 +66,7 @@ pub enum RamError {
 }
 
 impl RamError {
-    /// What to type.
+    /// The remedy to type.
     pub fn hint(&self) -> String {
         match self {
             Self::HugePages {
@@ -86,26 +92,26 @@ impl RamError {
 pub struct Ram {
     regions: Vec<Region>,
     memory: GuestMemory,
-    /// What another process finds in /proc/PID/fd; the mappings live without.
+    /// Kept open for other processes, which find it in /proc/PID/fd. The mappings do not need it.
     _file: Option<File>,
     chunk: u64,
 }
 
 impl Ram {
-    /// Reserves the RAM of `layout`, made of `pages`; `shared` as a memfd, which another process can
-    /// map. Guest and host addresses agree modulo 1 GiB (2 MiB where there is less), so that KVM and
-    /// the IOMMU can use 2 MiB and 1 GiB pages. Nothing is present yet.
+    /// Reserves the RAM of `layout`, made of `pages`. If `shared`, RAM is a memfd, which another
+    /// process can map. Guest and host addresses agree modulo 1 GiB (2 MiB for a smaller region),
+    /// so that KVM and the IOMMU can use 2 MiB and 1 GiB pages. No page is present yet.
     ///
     /// # Errors
-    /// The host has not that many addresses, huge pages, or descriptors.
+    /// The host lacks addresses, huge pages, or descriptors.
     pub fn new(layout: &Layout, pages: Pages, shared: bool) -> Result<Self, RamError> {
         let size = layout.ram().map(|r| r.size).sum();
         let explain = |e: io::Error| match pages {
             Pages::Huge(page) => explain_huge(page, size, e),
-            _ if shared => RamError::Share(size, e),
+            _ if shared => RamError::Memfd(size, e),
             _ => RamError::Reserve(size, e),
         };
-        let file = shared.then(|| share(size, pages)).transpose();
+        let file = shared.then(|| make_memfd(size, pages)).transpose();
         let file = file.map_err(explain)?;
         let mut regions = Vec::new();
         let mut views = Vec::new();
@@ -123,14 +129,14 @@ impl Ram {
             let mapping = match mapping {
                 Ok(mapping) => mapping,
                 Err(e) => {
-                    // What was had goes first: it is counted next.
+                    // Freed before the host's huge pages are counted for the message.
                     drop((regions, views, file));
                     return Err(explain(e));
                 }
             };
             match pages {
-                // The first holds a few tables and what is left of a PC's first MiB: to zero all of a
-                // huge page for them is a fifth of the time to a guest's first instruction.
+                // The first 2 MiB hold a few tables. Zeroing a whole huge page for them would take
+                // a fifth of the time to the guest's first instruction.
                 Pages::Transparent if range.start == 0 => {
                     mapping.advise_huge_pages(HUGE_PAGE, true);
                 }
@@ -172,31 +178,32 @@ impl Ram {
         })
     }
 
-    /// The regions for the address space.
+    /// The regions for the address space, in the order of their addresses.
     pub fn regions(&self) -> &[Region] {
         &self.regions
     }
 
-    /// The view that loaders write through.
+    /// The guest-physical view, for loaders.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
     }
 
-    /// What is made present at a time, at least.
+    /// The least number of bytes that are populated at a time.
     pub fn chunk(&self) -> u64 {
         self.chunk
     }
 
-    /// Bytes in all.
+    /// The size in bytes.
     pub fn size(&self) -> u64 {
         self.regions.iter().map(|r| r.size).sum()
     }
 
-    /// Makes every page of `range` present (bytes of RAM, the regions one after the other), on up to
-    /// `threads` threads, calling `progress` with the bytes done; when that says no, they stop.
+    /// Makes every page of `range` present, on up to `threads` threads. `range` counts the bytes of
+    /// all regions one after the other, without the hole between them. Each thread calls `progress`
+    /// with the bytes done by all threads, and stops when the answer is `false`.
     ///
-    /// The IOMMU needs the pages anyway; zeroing them here in parallel, as huge pages, takes a
-    /// fraction of what pinning them one at a time inside VFIO_IOMMU_MAP_DMA does.
+    /// The IOMMU needs the pages anyway. Zeroing them here in parallel, as huge pages, takes a
+    /// fraction of the time that VFIO_IOMMU_MAP_DMA takes to get them one at a time.
     ///
     /// # Errors
     /// [`RamError::Populate`] when the host runs out of pages.
@@ -242,7 +249,7 @@ impl Ram {
         let chunks = usize::try_from(chunks).unwrap_or(usize::MAX);
         let others = threads.min(chunks).saturating_sub(1);
         thread::scope(|scope| {
-            // A thread that the host does not give is work for the others.
+            // If the host gives no more threads, the others do the work.
             let spawn = |_| {
                 let builder = thread::Builder::new().name("prefault".into());
                 builder.spawn_scoped(scope, work).ok()
@@ -259,9 +266,9 @@ impl Ram {
     }
 }
 
-/// A memfd of `size` bytes. It is sealed: whoever else maps it cannot make it shorter, which would
-/// end this process at its next access.
-fn share(size: u64, pages: Pages) -> io::Result<File> {
+/// A memfd of `size` bytes, sealed: if another process made it shorter, the next access here would
+/// raise SIGBUS.
+fn make_memfd(size: u64, pages: Pages) -> io::Result<File> {
     let huge = match pages {
         Pages::Huge(page) => {
             MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(page.shift() << HUGE_SHIFT)
@@ -275,7 +282,7 @@ fn share(size: u64, pages: Pages) -> io::Result<File> {
     Ok(file)
 }
 
-/// Why there are no huge pages for `size` bytes.
+/// Explains why there are no huge pages for `size` bytes.
 fn explain_huge(page: HugePage, size: u64, error: io::Error) -> RamError {
     let need = size / page.size();
     match Reserve::read(page) {
@@ -295,8 +302,8 @@ mod tests {
 
     use vm_memory::{Bytes, GuestMemoryBackend};
 
-    use super::super::PAGE_SIZE;
     use super::*;
+    use crate::memory::mapping::PAGE_SIZE;
 
     const KINDS: [(Pages, bool); 4] = [
         (Pages::Transparent, false),
@@ -359,7 +366,7 @@ mod tests {
 
     #[test]
     fn shared_memory_cannot_be_made_shorter() {
-        let file = share(1 << 20, Pages::Small).unwrap();
+        let file = make_memfd(1 << 20, Pages::Small).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 1 << 20);
         assert!(file.set_len(0).is_err());
         assert!(file.set_len(2 << 20).is_err());

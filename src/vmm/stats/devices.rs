@@ -1,4 +1,4 @@
-//! What a device's slow calls took.
+//! How long a device's slow calls took.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// Calls of one kind.
+/// Counts the calls of one kind.
 #[derive(Debug, Default)]
 pub struct CallMeter {
     calls: AtomicU64,
     ns: AtomicU64,
 }
 
-/// A meter's figures.
+/// The figures of a meter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Calls {
     /// Calls, failed ones included.
     pub calls: u64,
-    /// What they took.
+    /// The sum of their durations in microseconds.
     pub us: u64,
 }
 
 impl CallMeter {
-    /// Counts one.
+    /// Counts one call, which took `took`.
     pub fn count(&self, took: Duration) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
@@ -38,14 +38,14 @@ impl CallMeter {
     }
 }
 
-/// One device's calls, from its attaching on.
+/// The calls of one device since it was attached.
 #[derive(Debug, Default)]
 pub struct DeviceMeter {
-    /// Resets after the one that opening it was.
+    /// Resets, without the one that opening the device is.
     pub resets: CallMeter,
-    /// VFIO_DEVICE_SET_IRQS that change which interrupts there are.
+    /// Calls of VFIO_DEVICE_SET_IRQS that enable or disable interrupts.
     pub irqs: CallMeter,
-    /// When it first had a vector of MSI or MSI-X: the guest's driver is about to use it.
+    /// When the device first had a vector of MSI or MSI-X: the guest's driver is about to use it.
     pub first_vector: OnceLock<Instant>,
 }
 

@@ -1,8 +1,8 @@
 //! Interrupts of the devices, from the host's /proc/interrupts.
 //!
 //! VFIO names each interrupt that it takes: `vfio-msix[3](0000:01:00.0)`, `vfio-msi[0](...)`,
-//! `vfio-intx(...)`. The line goes when the guest turns its interrupts off, and a guest that powers
-//! off does so: the [`Ledger`] keeps what was counted by then.
+//! `vfio-intx(...)`. The line goes when the guest disables the interrupt, and a guest that powers
+//! off does so. The [`Ledger`] keeps the counts of lines that have gone.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,8 @@ pub struct Source {
     pub vector: u32,
 }
 
-/// How often the host has seen each of VFIO's interrupts, from the text of /proc/interrupts. An
-/// interrupt that is shared counts for each of its names.
+/// The count of each of VFIO's interrupts, from the text of /proc/interrupts. The count of a shared
+/// interrupt is returned for each of its names.
 pub fn parse(text: &str) -> Vec<(Source, u64)> {
     text.lines().flat_map(parse_line).collect()
 }
@@ -60,90 +60,94 @@ fn source(name: &str) -> Option<Source> {
     })
 }
 
-/// A vector and its interrupts.
+/// A vector and its count in this run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Vector {
     /// The host's name of the device.
     pub device: String,
     /// `msix`, `msi` or `intx`.
     pub kind: &'static str,
-    /// Its number; 0 for INTx.
+    /// The vector's number; 0 for INTx.
     pub vector: u32,
-    /// How many came.
+    /// How many interrupts came.
     pub interrupts: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Account {
+struct Count {
+    /// Interrupts in this run.
     total: u64,
-    /// The line's count when it was last looked at.
+    /// The line's count when it was last read.
     seen: u64,
 }
 
-/// What came of each interrupt in this run.
+/// The counts of all interrupts in this run.
 #[derive(Default)]
 pub struct Ledger {
-    accounts: Mutex<BTreeMap<Source, Account>>,
+    counts: Mutex<BTreeMap<Source, Count>>,
     limit: RateLimit,
 }
 
 impl Ledger {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Source, Account>> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Source, Count>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before a device's interrupts of one kind go off: their lines go with them.
+    /// To be called before a device's interrupts of one kind are disabled: their lines go then.
     pub fn before_disable(&self, device: &str, irq: Irq) {
         let Some(kind) = kind(irq) else { return };
-        self.look(|accounts, now| {
-            update(accounts, now, |s| s.device == device && s.kind == kind);
+        self.look(|counts, now| {
+            update(counts, now, |s| s.device == device && s.kind == kind);
         });
     }
 
-    /// After they went off. Not before, or a look in between would count the lines a second time.
+    /// To be called after they were disabled. If it were called before, a read in between would
+    /// count the lines twice.
     pub fn after_disable(&self, device: &str, irq: Irq) {
         let Some(kind) = kind(irq) else { return };
         close(&mut self.lock(), device, kind);
     }
 
-    /// After INTx went on: the line's count does not begin at 0, for others share it and it lives on.
+    /// To be called after INTx was enabled. The line's count does not begin at 0, because the line
+    /// may be shared.
     pub fn after_enable(&self, device: &str, irq: Irq) {
         if irq == Irq::Intx {
-            self.look(|accounts, now| open(accounts, now, device, "intx"));
+            self.look(|counts, now| open(counts, now, device, "intx"));
         }
     }
 
-    /// What came until now, of the devices that `wanted` knows.
+    /// The counts until now of the devices named in `wanted`.
     pub fn vectors(&self, wanted: &[String]) -> Vec<Vector> {
         let mut vectors = Vec::new();
-        self.look(|accounts, now| {
-            update(accounts, now, |source| wanted.contains(&source.device));
-            vectors = accounts.iter().map(vector).collect();
+        self.look(|counts, now| {
+            update(counts, now, |source| wanted.contains(&source.device));
+            vectors = counts.iter().map(vector).collect();
         });
         vectors
     }
 
-    fn look(&self, then: impl FnOnce(&mut BTreeMap<Source, Account>, &[(Source, u64)])) {
+    fn look(&self, then: impl FnOnce(&mut BTreeMap<Source, Count>, &[(Source, u64)])) {
         self.look_at(|| fs::read_to_string("/proc/interrupts"), then);
     }
 
-    /// Reads under the lock: an older text after a newer one would count what is accounted for.
+    /// Reads under the lock. Otherwise a thread could use an older text after a newer one, and
+    /// count interrupts twice.
     fn look_at(
         &self,
         read: impl FnOnce() -> io::Result<String>,
-        then: impl FnOnce(&mut BTreeMap<Source, Account>, &[(Source, u64)]),
+        then: impl FnOnce(&mut BTreeMap<Source, Count>, &[(Source, u64)]),
     ) {
-        let mut accounts = self.lock();
+        let mut counts = self.lock();
         let text = read().unwrap_or_else(|e| {
             self.complain(&e);
             String::new()
         });
-        then(&mut accounts, &parse(&text));
+        then(&mut counts, &parse(&text));
     }
 
     fn complain(&self, error: &io::Error) {
         if self.limit.allow() {
-            tracing::warn!("no interrupts are counted: /proc/interrupts: {error}");
+            tracing::warn!("interrupts are not counted: /proc/interrupts: {error}");
         }
     }
 }
@@ -157,42 +161,42 @@ fn kind(irq: Irq) -> Option<&'static str> {
     }
 }
 
-fn vector((source, account): (&Source, &Account)) -> Vector {
+fn vector((source, count): (&Source, &Count)) -> Vector {
     Vector {
         device: source.device.clone(),
         kind: source.kind,
         vector: source.vector,
-        interrupts: account.total,
+        interrupts: count.total,
     }
 }
 
-/// Adds what came since the last look.
+/// Adds the interrupts since the last read.
 fn update(
-    accounts: &mut BTreeMap<Source, Account>,
+    counts: &mut BTreeMap<Source, Count>,
     now: &[(Source, u64)],
     wanted: impl Fn(&Source) -> bool,
 ) {
-    for (source, count) in now.iter().filter(|(source, _)| wanted(source)) {
-        let account = accounts.entry(source.clone()).or_default();
-        account.total += count.saturating_sub(account.seen);
-        account.seen = *count;
+    for (source, line) in now.iter().filter(|(source, _)| wanted(source)) {
+        let count = counts.entry(source.clone()).or_default();
+        count.total += line.saturating_sub(count.seen);
+        count.seen = *line;
     }
 }
 
-/// The next line of the same name begins at 0, for the host frees its interrupts.
-fn close(accounts: &mut BTreeMap<Source, Account>, device: &str, kind: &str) {
-    for (source, account) in accounts {
+/// Notes that the next line of the same name begins at 0, since the host has freed the interrupts.
+fn close(counts: &mut BTreeMap<Source, Count>, device: &str, kind: &str) {
+    for (source, count) in counts {
         if source.device == device && source.kind == kind {
-            account.seen = 0;
+            count.seen = 0;
         }
     }
 }
 
-/// What the line has by now is not this run's.
-fn open(accounts: &mut BTreeMap<Source, Account>, now: &[(Source, u64)], device: &str, kind: &str) {
+/// Notes that the line's count until now is not of this run.
+fn open(counts: &mut BTreeMap<Source, Count>, now: &[(Source, u64)], device: &str, kind: &str) {
     for (source, count) in now {
         if source.device == device && source.kind == kind {
-            accounts.entry(source.clone()).or_default().seen = *count;
+            counts.entry(source.clone()).or_default().seen = *count;
         }
     }
 }
@@ -248,7 +252,7 @@ mod tests {
     fn the_text_is_read_under_the_lock() {
         let ledger = Ledger::default();
         let read = || {
-            assert!(ledger.accounts.try_lock().is_err());
+            assert!(ledger.counts.try_lock().is_err());
             Ok(TEXT.to_string())
         };
         let mut lines = 0;
@@ -259,21 +263,19 @@ mod tests {
     #[test]
     fn vectors_that_come_and_go_add_up() {
         let (msix, pin) = (on("a", "msix", 1), on("a", "intx", 0));
-        let mut accounts = BTreeMap::new();
-        update(&mut accounts, &[(msix.clone(), 5)], |_| true);
-        update(&mut accounts, &[(msix.clone(), 8)], |_| true);
-        update(&mut accounts, &[(msix.clone(), 9)], |_| true);
+        let mut counts = BTreeMap::new();
+        update(&mut counts, &[(msix.clone(), 5)], |_| true);
+        update(&mut counts, &[(msix.clone(), 8)], |_| true);
+        update(&mut counts, &[(msix.clone(), 9)], |_| true);
         // A report while they go off.
-        update(&mut accounts, &[(msix.clone(), 9)], |_| true);
-        close(&mut accounts, "a", "msix");
+        update(&mut counts, &[(msix.clone(), 9)], |_| true);
+        close(&mut counts, "a", "msix");
         // Freed and taken again: it begins at 0.
-        update(&mut accounts, &[(msix.clone(), 20)], |_| true);
-        open(&mut accounts, &[(pin.clone(), 1000)], "a", "intx");
-        update(&mut accounts, &[(pin.clone(), 1001)], |_| true);
-        update(&mut accounts, &[(on("b", "msi", 0), 3)], |s| {
-            s.device == "a"
-        });
-        let totals: Vec<_> = accounts.iter().map(|(s, a)| (s.kind, a.total)).collect();
+        update(&mut counts, &[(msix.clone(), 20)], |_| true);
+        open(&mut counts, &[(pin.clone(), 1000)], "a", "intx");
+        update(&mut counts, &[(pin.clone(), 1001)], |_| true);
+        update(&mut counts, &[(on("b", "msi", 0), 3)], |s| s.device == "a");
+        let totals: Vec<_> = counts.iter().map(|(s, a)| (s.kind, a.total)).collect();
         assert_eq!(totals, [("intx", 1), ("msix", 29)]);
     }
 }

@@ -1,8 +1,8 @@
 //! KVM's own counters: the bytes behind KVM_GET_STATS_FD (Documentation/virt/kvm/api.rst, 4.133;
 //! Linux 5.14).
 //!
-//! A header tells where the descriptors are, and each descriptor names a counter and tells where
-//! its values are. The file belongs to the VM or vCPU as long as it is open, running or not.
+//! The header says where the descriptors are, and each descriptor names a counter and says where
+//! its values are. The file can be read whether or not the VM or vCPU runs.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,7 +16,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
-    /// Most of them.
+    /// A plain counter, as most are.
     Number(u64),
     /// A histogram's buckets.
     Buckets(Vec<u64>),
@@ -35,7 +35,7 @@ impl Value {
 /// Counters by KVM's names for them.
 pub type Counters = BTreeMap<String, Value>;
 
-/// The file ends before its own header says.
+/// The file is shorter than its header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("KVM's statistics are not as long as they say")]
 pub struct Truncated;

@@ -20,6 +20,6 @@ pub fn open(of: &impl AsRawFd) -> io::Result<File> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call has opened the descriptor, and nobody else owns it.
+    // SAFETY: the call has opened the descriptor, and nothing else owns it.
     Ok(unsafe { File::from_raw_fd(fd) })
 }

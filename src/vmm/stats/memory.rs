@@ -1,7 +1,7 @@
-//! What the process itself takes of the host's memory (proc_pid_smaps(5)).
+//! The host memory that the process itself uses (proc_pid_smaps(5)).
 //!
-//! Mappings that overlap the guest's RAM are left out, whatever backs them. What the kernel keeps
-//! for the process, page tables for example, is in no mapping and not counted.
+//! Mappings that overlap the guest's RAM are left out. Memory that the kernel uses for the process,
+//! such as page tables, is not part of a mapping and not counted.
 
 use std::{fs, io};
 
@@ -11,14 +11,14 @@ use serde::Serialize;
 /// Bytes of all mappings but the guest's RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OwnMemory {
-    /// Pages that only this process has: they would be free without it. What `smaps` calls
-    /// private, clean and dirty, and private huge pages.
+    /// Pages that only this process has, which would be free without it: those that `smaps` calls
+    /// private, clean or dirty, and private huge pages.
     pub private_bytes: u64,
-    /// Of those, what this process has written.
+    /// Those of the private pages that this process has written.
     pub private_dirty_bytes: u64,
     /// Present pages, shared ones included.
     pub resident_bytes: u64,
-    /// Present pages of the guest's RAM, which are in none of the others.
+    /// Present pages of the guest's RAM, which the other figures do not contain.
     pub guest_resident_bytes: u64,
 }
 
@@ -26,7 +26,7 @@ impl OwnMemory {
     /// Asks the kernel. `guest` are the host addresses of the guest's RAM.
     ///
     /// # Errors
-    /// When /proc is not there.
+    /// When /proc/self/smaps cannot be read.
     pub fn read(guest: &[Range]) -> io::Result<Self> {
         let smaps = fs::read_to_string("/proc/self/smaps")?;
         Ok(Self::parse(&smaps, guest))
@@ -44,7 +44,7 @@ impl OwnMemory {
             let Some((name, bytes)) = figure(line) else {
                 continue;
             };
-            // Huge pages of hugetlbfs are in no Rss.
+            // Rss does not contain the huge pages of hugetlbfs.
             if matches!(name, "Rss" | "Private_Hugetlb" | "Shared_Hugetlb") {
                 if of_guest {
                     sum.guest_resident_bytes += bytes;

@@ -1,4 +1,4 @@
-//! A device whose interrupts and resets are counted; between a function and its device, when
+//! A device whose interrupts and resets are counted. It stands between a function and its device if
 //! statistics are wanted.
 
 use std::os::fd::{BorrowedFd, RawFd};
@@ -9,7 +9,7 @@ use crate::stats::devices::DeviceMeter;
 use crate::stats::interrupts::Ledger;
 use crate::vfio::device::{Device, DeviceError, Irq, IrqInfo, RegionInfo, SharedDevice};
 
-/// Passes everything on.
+/// Passes every call on, and counts some of them.
 pub struct Metered {
     device: SharedDevice,
     ledger: Arc<Ledger>,
@@ -17,7 +17,7 @@ pub struct Metered {
 }
 
 impl Metered {
-    /// Counts into `ledger` and `meter` what `device` does.
+    /// Wraps `device`, and counts in `ledger` and `meter`.
     pub fn new(device: SharedDevice, ledger: Arc<Ledger>, meter: Arc<DeviceMeter>) -> Self {
         Self {
             device,

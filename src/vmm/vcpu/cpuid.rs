@@ -1,43 +1,53 @@
 //! The CPUID that a vCPU shows: what KVM supports, made consistent for one vCPU of this VM.
 //!
 //! A pure function over the entries of KVM_GET_SUPPORTED_CPUID (Documentation/virt/kvm/api.rst,
-//! 4.46), which describes "what can be passed on", not a processor: topology is the host's, and
-//! features that need help from userspace are in it. The fix-ups, in this order:
+//! 4.46). These describe "what can be passed on", not a processor: topology is the host's, and
+//! features that need help from userspace are among them. These leaves are changed, in this order:
 //!
-//! | leaf | is made | because |
-//! | --- | --- | --- |
-//! | 1 | HYPERVISOR, x2APIC on, MONITOR and OSXSAVE off | the guest may look for KVM's leaves; x2APIC is emulated in the kernel; MWAIT would keep a host CPU, and is there only where the user wants that; OSXSAVE mirrors CR4 |
-//! | 1 | TSC_DEADLINE as KVM has it | KVM reports it by a capability, not in CPUID |
-//! | 1, 4, 0xB, 0x1F, 0x80000001, 0x80000008, 0x8000001D, 0x8000001E | sockets, cores and threads, and the caches that they share: see `topology` | the host's are not the guest's, and all that Linux may ask must agree |
-//! | 0x80000026 | absent | AMD's newest topology leaf; the older ones serve |
-//! | 5 | zero, or the host's | as MONITOR is |
-//! | 7, 0x12 | no SGX | no enclave memory is given to the guest |
-//! | 0x8000001F | zero | no guest of ours has encrypted memory, so none has an encryption bit |
-//! | 0xD and the features that need it | see `xsave` | components, sizes and features must agree |
-//! | 0x15 | crystal of 1 GHz and the TSC's ratio, on Intel | the local APIC's timer runs at 1 GHz in KVM, and Linux takes it from this leaf |
-//! | 0x40000000.. | KVM's signature, features without asynchronous page faults | guest RAM may be pinned, and then never faults in the host |
-//! | 0x40000001 | KVM_HINTS_REALTIME where each vCPU has a host CPU of its own | spinning is then better than yielding |
-//! | 0x40000010 | TSC and APIC bus in kHz | no guest needs to calibrate |
+//! - Leaf 1: HYPERVISOR is on, so that the guest looks for KVM's leaves; x2APIC is on, which KVM
+//!   emulates. MONITOR is off unless the user wants it, since MWAIT in the guest keeps a host CPU
+//!   busy. OSXSAVE is off: it mirrors CR4. TSC_DEADLINE is as KVM reports it by a capability, not
+//!   in CPUID.
+//! - Leaves 1, 4, 0xB, 0x1F, 0x80000001, 0x80000008, 0x8000001D and 0x8000001E: sockets, cores,
+//!   threads and the caches that they share, see `topology`. The guest's are not the host's, and
+//!   all leaves that Linux may ask must agree. Leaf 0x80000026, AMD's newest topology leaf, is
+//!   removed; the older ones suffice.
+//! - Leaves 7 and 0x12: no SGX, since the guest gets no enclave memory.
+//! - Leaf 0x8000001F: zero. No guest has encrypted memory here, so there is no encryption bit.
+//! - Leaf 5: the host's or zero, as MONITOR is on or off.
+//! - Leaf 0xD and the features that need it: components, sizes and features must agree, see
+//!   `xsave`.
+//! - Leaf 0x15, on Intel: a crystal of 1 GHz and the TSC's ratio. The local APIC's timer runs at
+//!   1 GHz in KVM, and Linux takes that frequency from this leaf.
+//! - Leaves 0x40000000 and 0x40000001: KVM's signature and features, without asynchronous page
+//!   faults. Guest RAM may be pinned, and then never faults in the host. KVM_HINTS_REALTIME is on
+//!   if each vCPU has a host CPU of its own: spinning is then better than yielding.
+//! - Leaf 0x40000010: the frequencies of TSC and APIC bus in kHz, so that no guest has to
+//!   calibrate.
 //!
-//! All else, the physical address bits and the PMU among it, stays as KVM says.
+//! All other leaves, the physical address bits and the PMU among them, stay as KVM reports them.
 
+pub mod host;
+mod leaves;
 mod topology;
 mod xsave;
 
-use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
-use topology::Place;
+use kvm_bindings::CpuId;
 
 use crate::config::topology::Topology;
+use crate::vcpu::cpuid::host::{ECX1_MONITOR, LEAF_MWAIT};
+use crate::vcpu::cpuid::leaves::{AMD, HYGON, INTEL, Leaves, set, vendor};
+use crate::vcpu::cpuid::topology::VcpuPosition;
 
-/// Why there is no CPUID for a vCPU.
+/// Why the CPUID of a vCPU cannot be made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CpuidError {
     /// The vCPU is not one of the VM's.
     #[error("there is no vCPU {vcpu} among {cpus}")]
     NoSuchCpu {
-        /// Its index.
+        /// The index that was given.
         vcpu: u32,
-        /// How many there are.
+        /// The number of vCPUs.
         cpus: u32,
     },
     /// KVM left out a leaf that every x86-64 processor has.
@@ -48,9 +58,6 @@ pub enum CpuidError {
     TooMany(usize),
 }
 
-const LEAF_MWAIT: u32 = 5;
-const LEAF_TOPOLOGY: u32 = 0xb;
-const LEAF_TOPOLOGY_V2: u32 = 0x1f;
 const LEAF_TSC: u32 = 0x15;
 const LEAF_KVM: u32 = 0x4000_0000;
 const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
@@ -61,7 +68,6 @@ const LEAF_TIMING: u32 = 0x4000_0010;
 const APIC_BUS_KHZ: u32 = 1_000_000;
 
 // Leaf 1 (SDM volume 2A, CPUID).
-const ECX1_MONITOR: u32 = 1 << 3;
 const ECX1_X2APIC: u32 = 1 << 21;
 const ECX1_TSC_DEADLINE: u32 = 1 << 24;
 const ECX1_OSXSAVE: u32 = 1 << 27;
@@ -89,21 +95,6 @@ pub struct Traits {
     pub dedicated: bool,
 }
 
-/// The host's leaf 5, if it has MONITOR and MWAIT. KVM says nothing of either.
-#[allow(
-    unused_unsafe,
-    reason = "the intrinsic is safe in newer compilers alone"
-)]
-pub fn host_mwait() -> Option<[u32; 4]> {
-    // SAFETY: every x86-64 processor has the instruction.
-    let leaf = |n| unsafe { std::arch::x86_64::__cpuid(n) };
-    if leaf(0).eax < LEAF_MWAIT || leaf(1).ecx & ECX1_MONITOR == 0 {
-        return None;
-    }
-    let five = leaf(LEAF_MWAIT);
-    Some([five.eax, five.ebx, five.ecx, five.edx])
-}
-
 /// The CPUID of one vCPU, for KVM_SET_CPUID2.
 ///
 /// `vcpu` counts from 0; its APIC id is the topology's.
@@ -124,13 +115,13 @@ pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, 
     let Some(zero) = leaves.get(0, 0) else {
         return Err(CpuidError::MissingLeaf(0));
     };
-    let (max_leaf, vendor) = (zero.eax, [zero.ebx, zero.edx, zero.ecx]);
+    let (max_leaf, made_by) = (zero.eax, [zero.ebx, zero.edx, zero.ecx]);
     if leaves.get(1, 0).is_none() {
         return Err(CpuidError::MissingLeaf(1));
     }
     basic_features(&mut leaves, traits);
-    let amd = vendor == *AMD || vendor == *HYGON;
-    Place { topology, vcpu }.tell(&mut leaves, max_leaf, amd);
+    let amd = made_by == *AMD || made_by == *HYGON;
+    VcpuPosition { topology, vcpu }.describe(&mut leaves, max_leaf, amd);
     // No enclaves.
     leaves.remove(0x12);
     leaves.change(7, 0, |e| {
@@ -143,7 +134,7 @@ pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, 
         None => leaves.change(LEAF_MWAIT, 0, |e| set(e, [0; 4])),
     }
     xsave::fix(&mut leaves);
-    if let (&Some(khz), true) = (tsc_khz, vendor == *INTEL && max_leaf >= LEAF_TSC) {
+    if let (&Some(khz), true) = (tsc_khz, made_by == *INTEL && max_leaf >= LEAF_TSC) {
         let (denominator, numerator) = tsc_ratio(khz);
         leaves.put(
             LEAF_TSC,
@@ -173,19 +164,6 @@ fn tsc_ratio(khz: u32) -> (u32, u32) {
             (error(*d1, *n1) * d2).cmp(&(error(*d2, *n2) * d1))
         });
     best.map_or((1, 1), |(d, n)| (d as u32, n as u32))
-}
-
-const INTEL: &[u32; 3] = &vendor(b"GenuineIntel");
-const AMD: &[u32; 3] = &vendor(b"AuthenticAMD");
-const HYGON: &[u32; 3] = &vendor(b"HygonGenuine");
-
-/// A vendor's name as ebx, edx, ecx of leaf 0.
-const fn vendor(n: &[u8; 12]) -> [u32; 3] {
-    [
-        u32::from_le_bytes([n[0], n[1], n[2], n[3]]),
-        u32::from_le_bytes([n[4], n[5], n[6], n[7]]),
-        u32::from_le_bytes([n[8], n[9], n[10], n[11]]),
-    ]
 }
 
 /// Leaf 1.
@@ -226,65 +204,6 @@ fn hypervisor(leaves: &mut Leaves, traits: &Traits) {
     leaves.remove(LEAF_TIMING);
     if let Some(khz) = tsc_khz {
         leaves.put(LEAF_TIMING, None, [khz, APIC_BUS_KHZ, 0, 0]);
-    }
-}
-
-fn set(entry: &mut kvm_cpuid_entry2, [eax, ebx, ecx, edx]: [u32; 4]) {
-    (entry.eax, entry.ebx, entry.ecx, entry.edx) = (eax, ebx, ecx, edx);
-}
-
-/// CPUID entries, at most one for a function and index.
-struct Leaves(Vec<kvm_cpuid_entry2>);
-
-impl Leaves {
-    /// Of entries with the same function and index the first, which is the one KVM would find.
-    fn new(entries: &[kvm_cpuid_entry2]) -> Self {
-        let mut leaves = Self(Vec::with_capacity(entries.len() + 8));
-        for entry in entries {
-            if leaves.get(entry.function, entry.index).is_none() {
-                leaves.0.push(*entry);
-            }
-        }
-        leaves
-    }
-
-    fn get(&self, function: u32, index: u32) -> Option<&kvm_cpuid_entry2> {
-        self.0
-            .iter()
-            .find(|e| e.function == function && e.index == index)
-    }
-
-    /// Changes an entry if it is there.
-    fn change(&mut self, function: u32, index: u32, f: impl FnOnce(&mut kvm_cpuid_entry2)) {
-        let entry = self
-            .0
-            .iter_mut()
-            .find(|e| e.function == function && e.index == index);
-        if let Some(entry) = entry {
-            f(entry);
-        }
-    }
-
-    /// Sets eax, ebx, ecx and edx of an entry, adding it if need be. `index` is none for a
-    /// function that does not look at ecx.
-    fn put(&mut self, function: u32, index: Option<u32>, registers: [u32; 4]) {
-        let mut entry = kvm_cpuid_entry2 {
-            function,
-            index: index.unwrap_or(0),
-            flags: index.map_or(0, |_| KVM_CPUID_FLAG_SIGNIFCANT_INDEX),
-            ..Default::default()
-        };
-        set(&mut entry, registers);
-        self.0
-            .retain(|e| e.function != function || e.index != entry.index);
-        self.0.push(entry);
-    }
-
-    /// Removes a function with all its indexes; says whether it was there.
-    fn remove(&mut self, function: u32) -> bool {
-        let before = self.0.len();
-        self.0.retain(|e| e.function != function);
-        self.0.len() < before
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::counters::exits::{Reason, VcpuExits};
-use crate::vcpu::Shared;
 use crate::vcpu::run_page::RunPage;
+use crate::vcpu::shared::Shared;
 
 /// Why a vCPU's loop ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,10 +74,10 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
             Ok(VcpuExit::IrqWindowOpen) => (Reason::Other, 0),
             // A page of a device that has gone, perhaps; kernels before 6.8 do not say which.
-            Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.lost_pages.take_away(Some(gpa)) => {
+            Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.memory_faults.handle(Some(gpa)) => {
                 (Reason::MemoryFault, gpa)
             }
-            Err(e) if e.errno() == libc::EFAULT && shared.lost_pages.take_away(None) => {
+            Err(e) if e.errno() == libc::EFAULT && shared.memory_faults.handle(None) => {
                 (Reason::MemoryFault, 0)
             }
             Ok(VcpuExit::MemoryFault { gpa, .. }) => {
@@ -90,7 +90,7 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             }
             Err(e) => return LoopEnd::Broken(format!("KVM_RUN failed: {e}")),
         };
-        shared.coalesced.settle();
+        shared.coalesced.finish_exit();
         exits.count(reason, address);
     }
     LoopEnd::Stopped

@@ -1,13 +1,13 @@
-//! vCPUs on host CPUs of their own.
+//! vCPUs pinned to host CPUs.
 
 use std::{io, thread};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::config::cpus::format_list;
-use crate::vcpu::VcpuError;
+use crate::vcpu::error::VcpuError;
 
-/// Keeps the calling thread on one host CPU.
+/// Pins the calling thread to one host CPU.
 ///
 /// # Errors
 /// EINVAL when there is no such CPU, it is offline, or this process may not use it.
@@ -20,10 +20,11 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Whether each vCPU can have its host CPU; tried on a thread that nobody needs.
+/// Checks that a thread can be pinned to each of `cpus`. A thread of its own tries that, so that
+/// the calling thread is not moved.
 ///
 /// # Errors
-/// The first that cannot.
+/// [`VcpuError::Pin`] for the first host CPU that cannot be used.
 pub fn check(cpus: &[usize]) -> Result<(), VcpuError> {
     if cpus.is_empty() {
         return Ok(());

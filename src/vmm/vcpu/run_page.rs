@@ -1,9 +1,9 @@
-//! The page that KVM shares with whoever runs a vCPU (`struct kvm_run`, api.rst, 5).
+//! The page that KVM shares with the thread that runs a vCPU (`struct kvm_run`; api.rst, 5).
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 
-/// A view of the page that may be looked at while an exit's data is borrowed from it.
+/// A view of the page that can be read while the data of an exit is borrowed from it.
 pub struct RunPage(*const kvm_run);
 
 impl RunPage {

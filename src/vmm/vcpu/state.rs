@@ -1,10 +1,11 @@
-//! A vCPU's registers: as KVM made them, and back to that for a reset.
+//! A vCPU's registers at power-on: read when the vCPU is made, and written back at each reset.
 //!
-//! KVM has no "reset a vCPU" call; a VMM writes every register back. What KVM_CREATE_VCPU left is
-//! the processor's power-on state, so it is read once and written at each reset. That also makes KVM
-//! forget where in the guest's memory it was told to write (kvm-clock, steal time, page-fault notices:
-//! all of them are MSRs). Before each boot comes what firmware would have set up ([`cpu_state`]).
-//! A new vCPU is as it shall be but for that: each of these calls takes microseconds of the start.
+//! KVM has no call that resets a vCPU; a VMM writes every register back. KVM_CREATE_VCPU leaves the
+//! processor's power-on state, which is read once. Writing it back also makes KVM forget the
+//! addresses in the guest's memory that it writes to (kvm-clock, steal time and asynchronous page
+//! faults: all of them are set by MSRs). Then follows what firmware would have set up
+//! ([`cpu_state`]). A new vCPU needs only the latter, and is not reset: each call takes
+//! microseconds of the start.
 
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
@@ -15,15 +16,16 @@ use kvm_ioctls::VcpuFd;
 
 use crate::boot::cpu_state;
 use crate::boot::cpu_state::CpuState;
+use crate::vcpu::error::VcpuError;
+use crate::vcpu::tsc;
 use crate::vcpu::tsc::MSR_IA32_TSC_ADJUST;
-use crate::vcpu::{VcpuError, tsc};
 
-/// The time-stamp counter goes on over a reset, as on hardware whose firmware does not touch it;
-/// writing it vCPU by vCPU would only set the vCPUs apart ([`tsc`]).
+/// The time-stamp counter. It goes on over a reset, as on hardware whose firmware does not write
+/// it. Writing it on one vCPU after the other would make the vCPUs' counters differ ([`tsc`]).
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_FEATURE_CONTROL: u32 = 0x3a;
 
-/// What a vCPU was like when it was made, but for its local interrupt pins, which are firmware's.
+/// The state of a new vCPU, except that the local interrupt pins are as firmware sets them.
 pub struct PowerOn {
     regs: kvm_regs,
     sregs: kvm_sregs,
@@ -42,7 +44,7 @@ fn call<T>(name: &'static str, outcome: Result<T, kvm_ioctls::Error>) -> Result<
 }
 
 impl PowerOn {
-    /// Reads all there is. `msrs` are the indexes that KVM saves and restores
+    /// Reads the state of a new vCPU. `msrs` are the indexes that KVM saves and restores
     /// (KVM_GET_MSR_INDEX_LIST).
     ///
     /// # Errors
@@ -55,7 +57,7 @@ impl PowerOn {
             sregs: call("KVM_GET_SREGS", vcpu.get_sregs())?,
             xsave: call("KVM_GET_XSAVE", vcpu.get_xsave())?,
             lapic,
-            // A host without XSAVE has none to set.
+            // A host without XSAVE has no XCRs.
             xcrs: vcpu.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0),
             debug: call("KVM_GET_DEBUGREGS", vcpu.get_debug_regs())?,
             events: call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?,
@@ -64,7 +66,7 @@ impl PowerOn {
         })
     }
 
-    /// What firmware sets up before it hands over, on every processor.
+    /// Sets what firmware sets on every processor before it starts a kernel.
     ///
     /// # Errors
     /// The call that failed.
@@ -75,14 +77,14 @@ impl PowerOn {
         Ok(())
     }
 
-    /// Writes all of it back, and what firmware sets up. The order is the one that KVM needs: the
-    /// APIC's base before its registers, and what is pending last.
+    /// Writes the state back, and what firmware sets. The order is the one that KVM needs: the
+    /// APIC's base before its registers, and pending events last.
     ///
     /// # Errors
     /// The call that failed.
     pub fn write(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
-        // A guest that left while it was itself a hypervisor is first taken out of VMX operation;
-        // KVM does so for this MSR, and refuses CR4 before.
+        // If the guest was itself a hypervisor, the vCPU must leave VMX operation first, or KVM
+        // refuses CR4. Writing this MSR makes it leave.
         write_msrs(
             vcpu,
             &[kvm_msr_entry {
@@ -111,7 +113,7 @@ impl PowerOn {
         call("KVM_SET_VCPU_EVENTS", vcpu.set_vcpu_events(&events))
     }
 
-    /// Puts vCPU 0, which is new or reset, at the kernel's entry.
+    /// Sets vCPU 0, which is new or was just reset, to the kernel's entry.
     ///
     /// # Errors
     /// The call that failed.
@@ -123,8 +125,8 @@ impl PowerOn {
     }
 }
 
-/// Reads MSRs that a reset writes back, which are not firmware's; those that KVM lists but this vCPU
-/// has not are left out.
+/// Reads the MSRs that a reset writes back: all of `indexes` except those that firmware sets, those
+/// of the time-stamp counter, and those that this vCPU lacks.
 fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
     let mut found = Vec::new();
     let firmware = cpu_state::MSRS.map(|entry| entry.index);
@@ -142,7 +144,7 @@ fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuE
             })
             .collect();
         let mut msrs = Msrs::from_entries(&entries).map_err(|_| VcpuError::Msrs)?;
-        // KVM stops at the first that it cannot read and tells how many it did.
+        // KVM stops at the first MSR that it cannot read, and returns how many it has read.
         let done = call("KVM_GET_MSRS", vcpu.get_msrs(&mut msrs))?;
         found.extend(msrs.as_slice().iter().take(done).copied());
         rest.drain(..(done + 1).min(rest.len()));
@@ -150,7 +152,7 @@ fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuE
     Ok(found)
 }
 
-/// Writes MSRs; a read-only one is skipped, since it is as it was.
+/// Writes MSRs. A read-only one is skipped, since the guest cannot have changed it.
 fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) {
     let mut rest = entries;
     while !rest.is_empty() {

@@ -1,10 +1,11 @@
-//! A guest's changes to its time-stamp counter, taken back at its reboot.
+//! A guest's changes to its time-stamp counters, undone when the guest reboots.
 //!
-//! The counter itself goes on over a reset, as on hardware whose firmware does not touch it. But what
-//! the guest has added to one vCPU's, by writing the counter or IA32_TSC_ADJUST (Intel SDM volume 3,
-//! 18.17.3), would set the vCPUs of the next boot apart. KVM counts both in IA32_TSC_ADJUST. A
-//! VMM's own write of that MSR does not move the counter, so the counter's offset, an attribute of
-//! the vCPU, is moved back with it (Documentation/virt/kvm/devices/vcpu.rst, 4.1).
+//! The counter itself goes on over a reset, as on hardware whose firmware does not write it. But a
+//! guest may have added something to the counter of one vCPU, by writing the counter or
+//! IA32_TSC_ADJUST (Intel SDM volume 3, 18.17.3), and then the counters of the next boot would
+//! differ. KVM adds both up in IA32_TSC_ADJUST. When a VMM writes that MSR the counter does not
+//! change, so the counter's offset, an attribute of the vCPU, is set as well
+//! (Documentation/virt/kvm/devices/vcpu.rst, 4.1).
 
 use std::io;
 
@@ -22,8 +23,8 @@ ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 /// IA32_TSC_ADJUST; zero at power-on.
 pub const MSR_IA32_TSC_ADJUST: u32 = 0x3b;
 
-/// Takes back what the guest has added. KVM before 5.16 cannot: then IA32_TSC_ADJUST goes on saying
-/// how much it is, and the next guest can take it back itself.
+/// Undoes what the guest has added. KVM before Linux 5.16 cannot do that. IA32_TSC_ADJUST then
+/// keeps its value, so that the next boot can undo the change itself.
 pub fn restore(vcpu: &VcpuFd) {
     let added = adjustment(vcpu);
     if added == 0 {
@@ -32,7 +33,7 @@ pub fn restore(vcpu: &VcpuFd) {
     let moved = offset(vcpu).and_then(|old| set_offset(vcpu, old.wrapping_sub(added)));
     match moved {
         Ok(()) => set_adjustment(vcpu, 0),
-        Err(e) => debug!("a vCPU keeps its guest's TSC: {e}"),
+        Err(e) => debug!("the TSC of a vCPU cannot be set back: {e}"),
     }
 }
 
@@ -71,7 +72,7 @@ fn attribute(value: *mut u64) -> kvm_device_attr {
     }
 }
 
-/// What is added to the host's counter.
+/// The vCPU's offset from the host's counter.
 fn offset(vcpu: &VcpuFd) -> io::Result<u64> {
     let mut value = 0;
     let attribute = attribute(&raw mut value);

@@ -10,41 +10,45 @@ use vfio_ioctls::{VfioError, VfioOps};
 
 use crate::memory::dma::DmaMapper;
 
-/// A container or an I/O address space.
-pub struct Space {
+/// One space of I/O addresses: a container, or an address space of an iommufd.
+pub struct IovaSpace {
     /// Maps and unmaps.
     pub ops: Arc<dyn VfioOps>,
-    /// The I/O addresses that it can map; empty when the kernel does not say.
+    /// The I/O addresses that the space can map; empty when the kernel does not say.
     pub ranges: Vec<Range>,
-    /// Its devices. A container loses its IOMMU, and all maps, with the last of them.
-    pub users: Vec<Weak<dyn Any + Send + Sync>>,
+    /// The space's devices. A container loses its IOMMU, and all maps, with the last of them.
+    pub users: Vec<User>,
 }
 
+/// A device of a space, for as long as it is open.
+pub type User = Weak<dyn Any + Send + Sync>;
+
 /// Maps guest memory for all devices, whichever space they are in.
-pub struct Mapper {
-    spaces: Vec<Space>,
+pub struct IovaSpaces {
+    spaces: Vec<IovaSpace>,
     ranges: Vec<Range>,
 }
 
-impl Mapper {
-    /// What all of the spaces can map, it can.
-    pub fn new(spaces: Vec<Space>) -> Self {
+impl IovaSpaces {
+    /// Maps in all of the spaces, so that only what each of them can map is mapped.
+    pub fn new(spaces: Vec<IovaSpace>) -> Self {
         let ranges = spaces.iter().map(|s| s.ranges.clone());
         let ranges = ranges.reduce(|a, b| common(&a, &b)).unwrap_or_default();
         Self { spaces, ranges }
     }
 
-    /// Those that have devices still. One that is alone loses its last after its maps.
-    fn live(&self) -> impl Iterator<Item = &Space> {
+    /// The spaces that still have devices. A single space counts always: its maps are taken away
+    /// before its last device closes.
+    fn live(&self) -> impl Iterator<Item = &IovaSpace> {
         let alone = self.spaces.len() == 1;
-        let live = move |s: &&Space| alone || s.users.iter().any(|u| u.strong_count() > 0);
+        let live = move |s: &&IovaSpace| alone || s.users.iter().any(|u| u.strong_count() > 0);
         self.spaces.iter().filter(live)
     }
 }
 
-impl DmaMapper for Mapper {
+impl DmaMapper for IovaSpaces {
     fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()> {
-        let live: Vec<&Space> = self.live().collect();
+        let live: Vec<&IovaSpace> = self.live().collect();
         for (done, space) in live.iter().enumerate() {
             // SAFETY: the address space keeps the host pages until the map is taken away, and no
             // Rust reference into guest memory exists: all access is volatile, through vm-memory.
@@ -60,8 +64,8 @@ impl DmaMapper for Mapper {
     }
 
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()> {
-        let unmap = |space: &Space| space.ops.vfio_dma_unmap(iova, size as usize);
-        // Each, whatever comes of the others.
+        let unmap = |space: &IovaSpace| space.ops.vfio_dma_unmap(iova, size as usize);
+        // A failure in one space must not keep the map in the others.
         let outcomes: Vec<_> = self.live().map(unmap).collect();
         let all: Result<Vec<()>, _> = outcomes.into_iter().collect();
         all.map(|_| ()).map_err(errno)
@@ -72,7 +76,7 @@ impl DmaMapper for Mapper {
     }
 }
 
-/// What is in both; empty stands for what is not known.
+/// The addresses in both lists; an empty list stands for a kernel that does not say.
 fn common(a: &[Range], b: &[Range]) -> Vec<Range> {
     if a.is_empty() || b.is_empty() {
         return [a, b].concat();
@@ -88,7 +92,7 @@ fn common(a: &[Range], b: &[Range]) -> Vec<Range> {
         }
     }
     if both.is_empty() {
-        // Known to be nothing.
+        // Not an empty list: the kernel does say, and no address is in both.
         both.push(Range { start: 0, size: 0 });
     }
     both
@@ -143,9 +147,9 @@ mod tests {
         }
     }
 
-    fn space(ops: &Arc<Fake>, device: &Arc<()>) -> Space {
-        let user: Weak<dyn Any + Send + Sync> = Arc::downgrade(&(device.clone() as Arc<_>));
-        Space {
+    fn space(ops: &Arc<Fake>, device: &Arc<()>) -> IovaSpace {
+        let user: User = Arc::downgrade(&(device.clone() as Arc<_>));
+        IovaSpace {
             ops: ops.clone(),
             ranges: Vec::new(),
             users: vec![user],
@@ -164,7 +168,7 @@ mod tests {
             ..Fake::default()
         };
         let (first, second) = (Arc::new(Fake::default()), Arc::new(refusing));
-        let mapper = Mapper::new(vec![space(&first, &device), space(&second, &device)]);
+        let mapper = IovaSpaces::new(vec![space(&first, &device), space(&second, &device)]);
         mapper.map(0x1000, 0x1000, 0).unwrap();
         assert!(mapper.map(0x2000, 0x1000, 0).is_err());
         for ops in [&first, &second] {
@@ -180,7 +184,7 @@ mod tests {
     fn a_space_without_devices_has_no_maps() {
         let (gone, kept) = (Arc::new(()), Arc::new(()));
         let (first, second) = (Arc::new(Fake::default()), Arc::new(Fake::default()));
-        let mapper = Mapper::new(vec![space(&first, &gone), space(&second, &kept)]);
+        let mapper = IovaSpaces::new(vec![space(&first, &gone), space(&second, &kept)]);
         mapper.map(0x1000, 0x1000, 0).unwrap();
         drop(gone);
         // The kernel has taken it away.
@@ -194,7 +198,7 @@ mod tests {
     #[test]
     fn a_lone_space_is_always_live() {
         let (only, device) = (Arc::new(Fake::default()), Arc::new(()));
-        let mapper = Mapper::new(vec![space(&only, &device)]);
+        let mapper = IovaSpaces::new(vec![space(&only, &device)]);
         drop(device);
         mapper.map(0x1000, 0x1000, 0).unwrap();
         assert_eq!(*only.mapped.lock().unwrap(), [0x1000]);

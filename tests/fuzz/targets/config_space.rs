@@ -35,8 +35,8 @@ fuzz_target!(|input: Input| {
         let row = table.iter().find(|row| row.0 == id);
         row.is_some_and(|row| row.1 == policy::Treatment::Hide)
     };
-    let standard = capability::standard(config.image());
-    let extended = capability::extended(config.image());
+    let standard = capability::standard(config.bytes());
+    let extended = capability::extended(config.bytes());
     assert!(standard.len() <= 48 && extended.len() <= 960);
     for cap in &standard {
         assert!(!hidden(policy::STANDARD, cap.id), "{cap:?}");
@@ -48,14 +48,19 @@ fuzz_target!(|input: Input| {
 
     for access in &input.accesses {
         let mut data = access.bytes();
-        // The runs cover the access, in order and without a gap.
+        // The parts cover the access, in order and without a gap.
         let offset = access.offset % (4096 + 16);
         let mut at = offset;
-        for (start, len, emulated) in config.runs(offset, data.len()) {
-            assert_eq!(start, at);
-            assert!(len > 0);
-            assert!((0..len as u16).all(|i| config.is_emulated(start + i) == emulated));
-            at += len as u16;
+        for part in config.split(offset, data.len()) {
+            assert_eq!(part.offset, at);
+            assert!(part.len > 0);
+            let bytes = at..at + part.len as u16;
+            assert!(
+                bytes
+                    .clone()
+                    .all(|i| config.is_emulated(i) == part.emulated)
+            );
+            at = bytes.end;
         }
         if access.write {
             config.write(offset, &data);

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use vmm::boot::acpi::Placed;
+use vmm::boot::acpi::AcpiTables;
 use vmm::boot::{Entry, Images, acpi};
 use vmm::config::memory::Pages;
 use vmm::config::topology::Topology;
@@ -48,7 +48,7 @@ enum Width {
 struct Guest {
     layout: Layout,
     ram: Ram,
-    tables: Placed,
+    tables: AcpiTables,
 }
 
 fn guest() -> &'static Guest {

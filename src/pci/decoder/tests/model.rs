@@ -93,7 +93,7 @@ impl Model {
     }
 }
 
-/// The rooms under test, put together as a function does it.
+/// The modules under test, put together as a function does it.
 struct Function {
     command: u32,
     bars: Bars,

@@ -1,6 +1,7 @@
 use super::*;
+use crate::memory::address_space::AddressSpace;
 use crate::memory::mapping::Mapping;
-use crate::memory::{AddressSpace, PAGE_SIZE};
+use crate::memory::mapping::PAGE_SIZE;
 
 struct Fake {
     ranges: Vec<Range>,
@@ -58,7 +59,7 @@ fn willing() -> Fake {
 
 impl Dma {
     fn map_all(&self, region: &Region) -> Result<(), DmaError> {
-        pieces(region).try_for_each(|(at, size)| self.map_ram(region, at, size))
+        map_chunks(region).try_for_each(|(at, size)| self.map_ram(region, at, size))
     }
 }
 
@@ -134,33 +135,33 @@ fn bars_wait_for_ram() {
 #[test]
 fn ram_that_has_gone_is_not_mapped() {
     let (space, dma, fake) = space(willing(), true);
-    let size = 3 * PIECE;
+    let size = 3 * MAP_CHUNK;
     let ram = Region {
         size,
         mapping: Arc::new(Mapping::reserve(size, PAGE_SIZE).unwrap()),
-        ..region(4 * PIECE, RegionKind::Ram)
+        ..region(4 * MAP_CHUNK, RegionKind::Ram)
     };
     space.add(ram.clone()).unwrap();
-    dma.map_ram(&ram, 0, PIECE).unwrap();
-    dma.map_ram(&ram, PIECE, PIECE).unwrap();
-    assert_eq!(*fake.live.lock().unwrap(), [4 * PIECE, 5 * PIECE]);
+    dma.map_ram(&ram, 0, MAP_CHUNK).unwrap();
+    dma.map_ram(&ram, MAP_CHUNK, MAP_CHUNK).unwrap();
+    assert_eq!(*fake.live.lock().unwrap(), [4 * MAP_CHUNK, 5 * MAP_CHUNK]);
     // The last device has been given back.
     space.unsubscribe(&*dma);
     assert!(fake.live.lock().unwrap().is_empty());
-    dma.map_ram(&ram, 2 * PIECE, PIECE).unwrap();
+    dma.map_ram(&ram, 2 * MAP_CHUNK, MAP_CHUNK).unwrap();
     assert!(fake.live.lock().unwrap().is_empty());
 }
 
 #[test]
-fn large_bars_are_mapped_in_pieces_or_not_at_all() {
-    let size = 2 * PIECE + 0x20_0000;
+fn large_bars_are_mapped_in_chunks_or_not_at_all() {
+    let size = 2 * MAP_CHUNK + 0x20_0000;
     let bar = Region {
         size,
         mapping: Arc::new(Mapping::reserve(size, PAGE_SIZE).unwrap()),
-        ..region(4 * PIECE, RegionKind::Device)
+        ..region(4 * MAP_CHUNK, RegionKind::Device)
     };
-    let all = [4 * PIECE, 5 * PIECE, 6 * PIECE];
-    for (refused, mapped) in [(None, &all[..]), (Some(6 * PIECE), &[])] {
+    let all = [4 * MAP_CHUNK, 5 * MAP_CHUNK, 6 * MAP_CHUNK];
+    for (refused, mapped) in [(None, &all[..]), (Some(6 * MAP_CHUNK), &[])] {
         let errno = refused.map(|from| (from, libc::EFAULT));
         let (space, dma, fake) = space(Fake { errno, ..willing() }, true);
         dma.finish_ram();

@@ -1,5 +1,6 @@
 //! CPUID of made-up hosts.
 
+use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use std::collections::HashSet;
 
 use proptest::prelude::*;

@@ -1,12 +1,12 @@
 //! The leaves that say which vCPUs share a core, a cache and a socket.
 //!
-//! Every way that a guest may ask must lead to the same answer (SDM volume 3A, 9.9; AMD APM volume 3,
-//! appendix E.5). What one leaf says of another's fields, such as how many bits of an APIC id number
-//! the threads of a core, is a width there and a count here: the counts are of ids, those that are
-//! nobody's among them, unless the vendor says that they are of processors.
+//! A guest may ask several leaves, and all of them must give the same answer (SDM volume 3A, 9.9;
+//! AMD APM volume 3, appendix E.5). Some leaves give the bits of an APIC id that number the threads
+//! of a core or the processors of a socket. Others give a count. A count is of APIC ids, unused
+//! ones included, unless the vendor's manual defines it as a count of processors.
 
 use crate::config::topology::Topology;
-use crate::vcpu::cpuid::{LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2, Leaves, set};
+use crate::vcpu::cpuid::leaves::{LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2, Leaves, set};
 
 const EDX1_HTT: u32 = 1 << 28;
 /// Leaf 0x80000001: CMP_LEGACY and TOPOEXT (AMD APM volume 3, E.4.2).
@@ -14,32 +14,32 @@ const ECX_AMD_CMP_LEGACY: u32 = 1 << 1;
 const ECX_AMD_TOPOEXT: u32 = 1 << 22;
 const LEAF_AMD_TOPOLOGY: u32 = 0x8000_001e;
 
-/// One vCPU and its place among all.
-pub(super) struct Place<'a> {
+/// One vCPU and its position in the topology.
+pub(super) struct VcpuPosition<'a> {
     pub topology: &'a Topology,
     pub vcpu: u32,
 }
 
-impl Place<'_> {
+impl VcpuPosition<'_> {
     fn apic_id(&self) -> u32 {
         self.topology.apic_id(self.vcpu).into()
     }
 
-    /// All of it; `amd` is whether the processor is AMD's or one of its kind, `max_leaf` the last of
-    /// its standard leaves.
-    pub fn tell(&self, leaves: &mut Leaves, max_leaf: u32, amd: bool) {
+    /// Changes all leaves that describe the topology. `amd` says whether the processor is AMD's or
+    /// Hygon's; `max_leaf` is the last standard leaf.
+    pub fn describe(&self, leaves: &mut Leaves, max_leaf: u32, amd: bool) {
         self.leaf_1(leaves, amd);
         self.caches(leaves);
         self.leaf_0xb(leaves, max_leaf);
         if amd {
             self.amd(leaves);
         }
-        // AMD's newest; the older ones serve.
+        // AMD's newest topology leaf. Guests use the older ones where it is missing.
         leaves.remove(0x8000_0026);
     }
 
-    /// Leaf 1: ebx 31:24 the APIC id, 23:16 the ids of a socket (Intel: SDM volume 2A, CPUID) or its
-    /// threads (AMD APM volume 3, E.3.2), which counts where HTT is set.
+    /// Leaf 1: ebx 31:24 is the APIC id. 23:16 counts the ids of a socket (Intel: SDM volume 2A,
+    /// CPUID) or its threads (AMD APM volume 3, E.3.2), and is valid if HTT is set.
     fn leaf_1(&self, leaves: &mut Leaves, amd: bool) {
         let threads = self.topology.threads_per_socket();
         let count = match amd {
@@ -76,9 +76,9 @@ impl Place<'_> {
         }
     }
 
-    /// Leaf 0xB, and 0x1F where there is one: threads of a core, then of a socket, the end. eax is by
-    /// how many bits an x2APIC id is to be shifted for the next level's, ebx how many processors there
-    /// are below it.
+    /// Leaf 0xB, and 0x1F if the processor has it: one level for the threads of a core, one for
+    /// those of a socket, and the end. eax is the number of bits by which an x2APIC id is shifted
+    /// right to get the id of the next level; ebx is the number of processors below that level.
     fn leaf_0xb(&self, leaves: &mut Leaves, max_leaf: u32) {
         const SMT: u32 = 1 << 8;
         const CORE: u32 = 2 << 8;
@@ -114,8 +114,8 @@ impl Place<'_> {
             if threads > 1 {
                 e.ecx |= ECX_AMD_CMP_LEGACY;
             }
-            // Without it there is no leaf that tells threads from cores. A processor that lacks it has
-            // no 0x8000001D either, and then the guest is told of no caches.
+            // Only TOPOEXT gives a leaf that tells threads from cores. A processor without TOPOEXT
+            // has no leaf 0x8000001D either, so that the guest then sees no caches.
             if topology.threads() > 1 {
                 e.ecx |= ECX_AMD_TOPOEXT;
             }

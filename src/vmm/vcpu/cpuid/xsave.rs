@@ -10,9 +10,9 @@
 //! that need them: AMX needs a permission that is not asked for (arch_prctl(2),
 //! ARCH_REQ_XCOMP_GUEST_PERM), MPX and LWP are gone from Linux, APX no host has yet.
 //!
-//! On a host that is itself QEMU's TCG there is no XSAVE at all, see [`is_tcg`].
+//! On a host that is itself emulated by QEMU's TCG, XSAVE is removed, see [`is_tcg`].
 
-use crate::vcpu::cpuid::Leaves;
+use crate::vcpu::cpuid::leaves::{AMD, Leaves};
 
 const FUNCTION: u32 = 0xd;
 const ECX1_XSAVE: u32 = 1 << 26;
@@ -28,7 +28,7 @@ const AMX: u64 = 1 << 17 | 1 << 18;
 const APX: u64 = 1 << 19;
 const LWP: u64 = 1 << 62;
 
-/// What may be offered in XCR0, and what in IA32_XSS.
+/// Components that may be offered in XCR0 (`USER`) and in IA32_XSS (`SUPERVISOR`).
 const USER: u64 = X87 | SSE | AVX | AVX512 | PKRU;
 const SUPERVISOR: u64 = CET;
 
@@ -200,7 +200,7 @@ fn is_tcg(leaves: &Leaves) -> bool {
     const FAMILY: u32 = 0x0ff0_0f00;
     const K8: u32 = 0x0000_0f00;
     let zero = leaves.get(0, 0).map(|e| [e.ebx, e.edx, e.ecx]);
-    zero.as_ref() == Some(super::AMD) && register(leaves, 1, 0, Eax) & FAMILY == K8
+    zero.as_ref() == Some(AMD) && register(leaves, 1, 0, Eax) & FAMILY == K8
 }
 
 /// Clears the features that need a component which is not kept, and AMX's own leaves.
@@ -235,7 +235,7 @@ fn register(leaves: &Leaves, function: u32, index: u32, reg: Register) -> u32 {
     })
 }
 
-/// A component's subleaf, if there is one that says something.
+/// A component's subleaf, if there is one and its size is not zero.
 fn component(leaves: &Leaves, index: u32) -> Option<Component> {
     let e = leaves.get(FUNCTION, index).filter(|e| e.eax != 0)?;
     Some(Component {

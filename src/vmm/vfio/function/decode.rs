@@ -1,24 +1,29 @@
-//! Where a function's BARs are in the guest: what the decoder says, done.
+//! Where a function's BARs are in the guest: the address map follows the BARs, COMMAND and the
+//! power state.
 //!
-//! A BAR is placed by giving its range to the bus, for what is trapped, and its mapped pieces to the
-//! address space. A place that is refused leaves the BAR, and its register, where they were.
+//! To map a BAR is to give its range to the bus, for the accesses that trap, and its areas to the
+//! address space. An address that is refused leaves the BAR, and its register, where they were.
 
 use std::sync::Arc;
 
 use pci::addr::Range;
-use pci::decoder::BarEffect;
+use pci::bar::{BAR_COUNT, Bars, REGISTER_COUNT};
+use pci::decoder::{BarEffect, Decoder};
 use pci::regs::command;
 use pci::rom::ROM;
 use tracing::{debug, warn};
 
-use crate::layout;
-use crate::memory::MemoryError;
+use crate::bus::Bus;
+use crate::coalesced::zones::CoalescedZones;
+use crate::layout::{self, Layout};
+use crate::log::limit::RateLimit;
+use crate::memory::{AddressSpace, MemoryError, Region};
+use crate::vfio::function::rom::Rom;
 use crate::vfio::function::trap::BarTrap;
-use crate::vfio::function::{State, VfioFunction};
 
 /// Why a BAR cannot be where the guest wants it.
 #[derive(Debug, thiserror::Error)]
-enum PlaceRefusal {
+enum Refusal {
     #[error("outside of the bus's windows")]
     Outside,
     #[error("{0}")]
@@ -27,110 +32,258 @@ enum PlaceRefusal {
     Memory(#[from] MemoryError),
 }
 
-impl VfioFunction {
-    /// Brings the address map to where the BARs, COMMAND and the power state say it should be.
-    pub(super) fn follow_decode(&self, state: &mut State) {
-        let enabled = |bit| state.awake && !state.fenced && state.command & bit != 0;
+/// The guest's address map, as far as BARs change the map.
+#[derive(Clone)]
+pub(super) struct AddressMap {
+    /// Takes the ranges of BARs, whose accesses trap.
+    pub(super) bus: Arc<Bus>,
+    /// Takes the areas of BARs that the guest touches directly.
+    pub(super) space: Arc<AddressSpace>,
+    /// Ranges of memory whose writes KVM keeps.
+    pub(super) zones: Arc<CoalescedZones>,
+    /// The windows for BARs.
+    pub(super) layout: Layout,
+}
+
+/// The BARs of a function, what lets them decode, and where they are mapped.
+pub(super) struct BarDecode {
+    /// The device's name, for messages.
+    name: String,
+    map: AddressMap,
+    traps: [Arc<BarTrap>; REGISTER_COUNT],
+    rom: Arc<Rom>,
+    /// The areas of each BAR that the guest touches directly, relative to the BAR.
+    areas: [Vec<Region>; BAR_COUNT],
+    bars: Bars,
+    /// The BARs as firmware assigned them.
+    reset_bars: Bars,
+    decoder: Decoder,
+    /// COMMAND, whose enable bits let BARs decode.
+    command: u16,
+    /// Only in D0 does a device decode.
+    in_d0: bool,
+    limit: RateLimit,
+}
+
+impl BarDecode {
+    /// No BAR decodes yet; the device is in D0. The traps of `bars` go to `traps`.
+    pub(super) fn new(
+        name: &str,
+        bars: Bars,
+        areas: [Vec<Region>; BAR_COUNT],
+        traps: [Arc<BarTrap>; REGISTER_COUNT],
+        rom: Arc<Rom>,
+        map: AddressMap,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            map,
+            traps,
+            rom,
+            areas,
+            reset_bars: bars.clone(),
+            bars,
+            decoder: Decoder::new(),
+            command: 0,
+            in_d0: true,
+            limit: RateLimit::default(),
+        }
+    }
+
+    /// The BARs and the ROM as the guest sees them now.
+    pub(super) fn bars(&self) -> &Bars {
+        &self.bars
+    }
+
+    /// The areas of a BAR that the guest touches directly, relative to the BAR.
+    pub(super) fn areas(&self, bar: usize) -> &[Region] {
+        self.areas.get(bar).map_or(&[], Vec::as_slice)
+    }
+
+    /// Sets the BARs as firmware assigned them, now and for every reset. Nothing decodes.
+    pub(super) fn set_reset_bars(&mut self, bars: Bars) {
+        self.reset_bars = bars;
+        self.reset();
+    }
+
+    /// Sets the BARs back to what firmware assigned. Nothing decodes.
+    pub(super) fn reset(&mut self) {
+        self.bars = self.reset_bars.clone();
+    }
+
+    /// Lets go of the device's pages for ever. Nothing decodes.
+    pub(super) fn release(&mut self) {
+        self.areas = Default::default();
+    }
+
+    /// The bytes of the BARs' registers, in a read of configuration space.
+    pub(super) fn read(&self, offset: u16, data: &mut [u8]) {
+        self.bars.read(offset, data);
+    }
+
+    /// A guest's write of configuration space; the address map follows the BARs in it.
+    pub(super) fn write(&mut self, offset: u16, data: &[u8]) {
+        if self.bars.write(offset, data) {
+            self.follow();
+        }
+    }
+
+    /// COMMAND has this value now; the address map follows its enable bits.
+    pub(super) fn set_command(&mut self, command: u16) {
+        self.command = command;
+        self.follow();
+    }
+
+    /// The device is in D0 now, or is not; the address map follows.
+    pub(super) fn set_in_d0(&mut self, in_d0: bool) {
+        self.in_d0 = in_d0;
+        self.follow();
+    }
+
+    /// Whether an area is in the address space.
+    pub(super) fn any_area_is_mapped(&self) -> bool {
+        (0..BAR_COUNT).any(|bar| !self.areas(bar).is_empty() && self.decoder.mapped(bar).is_some())
+    }
+
+    /// Whether an area is at a guest-physical address.
+    pub(super) fn area_is_at(&self, address: u64) -> bool {
+        let offset_in = |bar| address.checked_sub(self.decoder.mapped(bar)?);
+        (0..BAR_COUNT).any(|bar| offset_in(bar).is_some_and(|at| self.area_has(bar, at)))
+    }
+
+    /// Whether an offset in a BAR is in one of its areas, while these are in the address space.
+    pub(super) fn maps(&self, bar: usize, offset: u64) -> bool {
+        self.decoder.mapped(bar).is_some() && self.area_has(bar, offset)
+    }
+
+    fn area_has(&self, bar: usize, offset: u64) -> bool {
+        let has = |area: &Region| offset >= area.start && offset - area.start < area.size;
+        self.areas(bar).iter().any(has)
+    }
+
+    /// Brings the address map to what the BARs, COMMAND and the power state say.
+    fn follow(&mut self) {
+        let enabled = |bit| self.in_d0 && self.command & bit != 0;
         let effects =
-            state
-                .decoder
-                .update(&state.bars, enabled(command::MEMORY), enabled(command::IO));
+            self.decoder
+                .update(&self.bars, enabled(command::MEMORY), enabled(command::IO));
+        // First those that leave, since others may come to their addresses.
         for effect in &effects {
             if let BarEffect::Unmap { bar } | BarEffect::Move { bar, .. } = effect {
-                self.displace(state, *bar);
+                self.unmap(*bar);
             }
         }
         for effect in &effects {
             let (bar, to, from) = match *effect {
                 BarEffect::Unmap { .. } => {
-                    state.decoder.confirm(effect);
+                    self.decoder.confirm(effect);
                     continue;
                 }
                 BarEffect::Map { bar, address } => (bar, address, None),
                 BarEffect::Move { bar, from, to } => (bar, to, Some(from)),
             };
-            match self.place(state, bar, to) {
+            match self.map(bar, to) {
                 Ok(()) => {
-                    debug!("{}: BAR {bar} is at {to:#x}", self.name());
-                    state.decoder.confirm(effect);
+                    debug!("{}: BAR {bar} is at {to:#x}", self.name);
+                    self.decoder.confirm(effect);
                 }
-                // As behind a bridge that does not pass it on: nobody decodes there, and the
-                // register keeps it, since one half of a 64-bit address comes before the other.
-                Err(PlaceRefusal::Outside) => {
+                // As behind a bridge that does not pass the address on: no BAR decodes there. The
+                // register keeps the address, since the halves of a 64-bit one come one by one.
+                Err(Refusal::Outside) => {
                     debug!(
-                        "{}: BAR {bar} at {to:#x} is outside of the bus's windows",
-                        self.name()
+                        "{}: BAR {bar} at {to:#x} is outside of the windows",
+                        self.name
                     );
-                    state.decoder.confirm(&BarEffect::Unmap { bar });
+                    self.decoder.confirm(&BarEffect::Unmap { bar });
                 }
                 Err(why) => {
                     if self.limit.allow() {
-                        warn!("{}: BAR {bar} cannot be at {to:#x}: {why}", self.name());
+                        warn!("{}: BAR {bar} cannot be at {to:#x}: {why}", self.name);
                     }
-                    // Back to the old place, in the register too.
-                    state.decoder.refuse(&mut state.bars, bar);
-                    if from.is_some_and(|old| self.place(state, bar, old).is_err()) {
-                        state.decoder.confirm(&BarEffect::Unmap { bar });
+                    // Back to the old address, in the register too.
+                    self.decoder.refuse(&mut self.bars, bar);
+                    if from.is_some_and(|old| self.map(bar, old).is_err()) {
+                        self.decoder.confirm(&BarEffect::Unmap { bar });
                     }
                 }
             }
         }
     }
 
-    fn place(&self, state: &mut State, bar: usize, address: u64) -> Result<(), PlaceRefusal> {
-        let Some(shape) = state.bars.get(bar).copied() else {
-            return Err(PlaceRefusal::Outside);
+    /// Puts a BAR into the guest's address map. A refusal leaves nothing behind.
+    fn map(&self, bar: usize, address: u64) -> Result<(), Refusal> {
+        let (Some(shape), Some(trap)) = (self.bars.get(bar), self.traps.get(bar)) else {
+            return Err(Refusal::Outside);
         };
-        let trap = Arc::new(BarTrap {
-            function: self.this.clone(),
-            bar,
-        });
+        let trap = Arc::clone(trap);
         if shape.kind.is_io() {
             let (port, size) = (u16::try_from(address), u16::try_from(shape.size));
             let (Ok(port), Ok(size)) = (port, size) else {
-                return Err(PlaceRefusal::Outside);
+                return Err(Refusal::Outside);
             };
             if port < layout::PCI_IO_START {
-                return Err(PlaceRefusal::Outside);
+                return Err(Refusal::Outside);
             }
-            return Ok(self.around.bus.insert_pio(port, size, trap)?);
+            return Ok(self.map.bus.insert_pio(port, size, trap)?);
         }
-        if !self.around.layout.allows_bar(address, shape.size) {
-            return Err(PlaceRefusal::Outside);
+        // Firmware assigns addresses in the windows, and each to one BAR. So the function's own
+        // zone of coalesced writes is all that can be there, and only the guest's choice is
+        // checked.
+        if self.reset_bars.address(bar) != Some(address) {
+            if !self.map.layout.allows_bar(address, shape.size) {
+                return Err(Refusal::Outside);
+            }
+            self.map.zones.remove_overlapping(Range {
+                start: address,
+                size: shape.size,
+            });
         }
         if bar == ROM {
-            self.rom.enabled();
+            self.rom.count_enabling();
         }
-        let range = Range {
-            start: address,
-            size: shape.size,
-        };
-        self.make_way(state, bar, range);
-        self.around.bus.insert_mmio(address, shape.size, trap)?;
-        if let Some(map) = state.maps.get_mut(bar)
-            && let Err(e) = map.place(&self.around.space, address)
-        {
-            self.around.bus.remove_mmio(address);
-            return Err(e.into());
+        self.map.bus.insert_mmio(address, shape.size, trap)?;
+        self.map_areas(bar, address)
+            .inspect_err(|_| self.map.bus.remove_mmio(address))?;
+        Ok(())
+    }
+
+    /// Adds the areas of a BAR to the address space: all of them, or none.
+    fn map_areas(&self, bar: usize, address: u64) -> Result<(), MemoryError> {
+        let areas = self.areas(bar);
+        for (done, area) in areas.iter().enumerate() {
+            let start = address + area.start;
+            let region = Region {
+                start,
+                ..area.clone()
+            };
+            if let Err(e) = self.map.space.add(region) {
+                for area in areas.iter().take(done) {
+                    self.map.space.remove(address + area.start);
+                }
+                return Err(e);
+            }
         }
         Ok(())
     }
 
     /// Takes a BAR out of the guest's address map.
-    fn displace(&self, state: &mut State, bar: usize) {
-        let (Some(address), Some(shape)) = (state.decoder.mapped(bar), state.bars.get(bar)) else {
+    fn unmap(&self, bar: usize) {
+        let (Some(address), Some(shape)) = (self.decoder.mapped(bar), self.bars.get(bar)) else {
             return;
         };
-        debug!("{}: BAR {bar} leaves {address:#x}", self.name());
+        debug!("{}: BAR {bar} leaves {address:#x}", self.name);
         if shape.kind.is_io() {
             if let Ok(port) = u16::try_from(address) {
-                self.around.bus.remove_pio(port);
+                self.map.bus.remove_pio(port);
             }
             return;
         }
-        if let Some(map) = state.maps.get_mut(bar) {
-            map.displace(&self.around.space);
+        for area in self.areas(bar) {
+            self.map.space.remove(address + area.start);
         }
-        self.around.bus.remove_mmio(address);
+        self.map.bus.remove_mmio(address);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,427 +1,518 @@
-//! One passed-through function: the glue between the guest's accesses and the device.
+//! One passed-through function: a guest's accesses, and what they do to the device and to the VM.
 //!
-//! The pure rooms say what an access means (`pci/`), the policy says who answers it
-//! ([`config_policy`]), and this file carries the effects out, in an order
-//! that leaves no moment in which the guest could touch what is not there: pieces leave the address
-//! space before the device stops decoding, and enter it after the device has begun.
+//! `pci` says what an access means. The [policy] says who answers, and this file carries the
+//! effects out in an order that never lets the guest touch what is not there: a BAR leaves the
+//! guest's address map before the device stops decoding, and enters the map after the device has
+//! begun.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`policy`] | what the guest sees of each register, and why |
+//! | [`snapshot`] | the device's configuration space when the device is opened |
+//! | `connection` | the device, until the host gets the device back |
+//! | `command`, `power` | two registers that the device answers and the VMM follows |
+//! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
+//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | `trap` | BARs on the bus |
+//! | [`rom`] | the expansion ROM |
+//! | `unused_vectors` | MSI-X table entries whose writes KVM keeps |
+//! | `vm_resources` | what a function uses of the VM |
+//! | [`reset`] | all functions at a guest's reboot |
+//!
+//! Which files a guest's write visits is in docs/walks.md.
 
-pub mod bar_map;
+mod command;
+mod connection;
 mod decode;
-mod disconnect;
-pub(super) mod hot_reset;
+mod error;
+pub mod mmap_areas;
 pub mod policy;
+mod power;
 pub mod reset;
 pub mod rom;
 pub mod snapshot;
+#[cfg(test)]
+mod test_device;
 mod trap;
 mod unused_vectors;
+mod vm_resources;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use pci::addr::Range;
-use pci::bar::{BAR_COUNT, BarError, Bars};
-use pci::capability::id;
-use pci::config_space::ConfigSpace;
-use pci::decoder::Decoder;
-use pci::msix::MsixCapability;
-use pci::regs::power::{PMCSR, STATE as POWER_STATE};
-use pci::regs::{self, COMMAND, command};
-use pci::{PciFunction, byte_enable, capability};
+use command::Command;
+use connection::Connection;
+use decode::{AddressMap, BarDecode};
+pub use error::FunctionError;
+use mmap_areas::Area;
+use pci::bar::{BarError, Bars};
+use pci::config_space::{ConfigSpace, Part};
+use pci::msix::FIRST_UNUSED_VECTOR;
+use pci::msix_layout::{MsixLayout, MsixPart};
+use pci::regs::{self, COMMAND, command as command_bits};
+use pci::rom::ROM;
+use pci::{PciFunction, byte_enable};
+use power::Power;
+use rom::{Rom, RomSource};
 use tracing::warn;
+use trap::{BarAccess, BarTrap};
+use unused_vectors::UnusedVectors;
+pub use vm_resources::VmResources;
 
-use crate::bus::Bus;
-use crate::coalesced::zones::Zones;
 use crate::event_thread::EventThread;
 use crate::gsi::routing::GsiRouting;
-use crate::layout::Layout;
-use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
-use crate::memory::AddressSpace;
-use crate::memory::gate::Gate;
-use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
-use crate::vfio::function::bar_map::{BarMap, Piece};
-use crate::vfio::function::rom::{Rom, RomSource};
+use crate::memory::dma_ready::DmaReady;
+use crate::vfio::device::{CONFIG_REGION, Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
-
-/// Why a function cannot be made of a device.
-#[derive(Debug, thiserror::Error)]
-pub enum FunctionError {
-    /// The device does not answer.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// Its BARs make no sense.
-    #[error("{device}: {source}")]
-    Bars {
-        /// The device's address.
-        device: String,
-        /// What is wrong.
-        source: BarError,
-    },
-}
-
-/// The rooms of the VM that a function works on.
-#[derive(Clone)]
-pub struct Surroundings {
-    /// Where mapped pieces go.
-    pub space: Arc<AddressSpace>,
-    /// Where trapped ranges go.
-    pub bus: Arc<Bus>,
-    /// Where interrupts go.
-    pub router: Arc<GsiRouting>,
-    /// Whose writes KVM keeps.
-    pub zones: Arc<Zones>,
-    /// Where BARs may be.
-    pub layout: Layout,
-    /// Where a vCPU waits until a device may use RAM.
-    pub gate: Arc<Gate>,
-}
 
 /// A passed-through function.
 pub struct VfioFunction {
-    name: String,
-    /// None once the host has it back.
-    pub(super) device: RwLock<Option<SharedDevice>>,
-    pub(super) around: Surroundings,
-    pub(super) this: Weak<Self>,
-    /// Where the MSI-X table and its pending bits are.
-    pub(super) msix_place: Option<MsixCapability>,
-    pub(super) rom: Rom,
-    /// The power management capability.
-    pub(super) power: Option<u16>,
-    /// The bits of COMMAND's low byte that the device does not keep as they are written.
-    stuck: u8,
+    connection: Connection,
+    /// Where the MSI-X table and the pending bits are.
+    msix: Option<MsixLayout>,
+    rom: Arc<Rom>,
+    power: Power,
+    command: Command,
+    router: Arc<GsiRouting>,
+    dma_ready: Arc<DmaReady>,
     state: Mutex<State>,
-    pub(super) limit: RateLimit,
 }
 
-pub(super) struct State {
-    pub(super) config: ConfigSpace,
-    /// `config` as it was at power-on.
-    pristine: ConfigSpace,
-    pub(super) bars: Bars,
-    /// `bars` as firmware placed them.
-    placed: Bars,
-    pub(super) decoder: Decoder,
-    pub(super) maps: [BarMap; BAR_COUNT],
-    pub(super) interrupts: Interrupts,
-    /// The entries of the MSI-X table that are not in use, while KVM keeps the writes to them.
-    pub(super) spares: Option<Range>,
+/// What a guest's accesses change. Its lock is never taken with the bus's lock held.
+struct State {
+    /// Until the device has failed or was taken away: from then on nothing is there.
+    connected: bool,
+    /// The registers that are answered here, and COMMAND as the guest wrote it last.
+    config: ConfigSpace,
+    /// `config` at power-on.
+    reset_config: ConfigSpace,
+    decode: BarDecode,
+    interrupts: Interrupts,
+    unused_vectors: UnusedVectors,
+}
+
+impl State {
     /// COMMAND as the guest wrote it last.
-    pub(super) command: u16,
-    /// The device is in D0.
-    pub(super) awake: bool,
-    /// The device has failed or was taken away: nothing of it is there any more.
-    pub(super) fenced: bool,
+    fn command(&self) -> u16 {
+        let mut bytes = [0; 2];
+        self.config.read(COMMAND, &mut bytes);
+        u16::from_le_bytes(bytes)
+    }
+
+    /// A read of registers that are answered here.
+    fn read_emulated(&self, offset: u16, data: &mut [u8]) {
+        self.config.read(offset, data);
+        self.decode.read(offset, data);
+        self.interrupts.config_read(offset, data);
+    }
+
+    /// A write of registers that are answered here and change more than their value.
+    fn write_emulated(&mut self, offset: u16, data: &[u8]) {
+        self.config.write(offset, data);
+        self.decode.write(offset, data);
+        self.interrupts.config_write(offset, data);
+        self.stop_coalescing_if_used();
+    }
+
+    fn coalesce_unused_vectors(&mut self) {
+        self.unused_vectors.coalesce(self.decode.bars());
+    }
+
+    fn stop_coalescing_if_used(&mut self) {
+        let interrupts = &self.interrupts;
+        let used = || interrupts.uses_vectors_from(FIRST_UNUSED_VECTOR);
+        self.unused_vectors.stop_coalescing_if(used);
+    }
 }
 
 impl VfioFunction {
-    /// Reads the device's configuration space and maps its BARs. Nothing is in the guest yet, and
-    /// nothing of the ROM has been read.
+    /// Reads the device's configuration space and maps its BARs into this process. Nothing is in
+    /// the guest yet, and nothing of the ROM has been read.
     ///
     /// # Errors
     /// When the device does not answer or its BARs make no sense.
     pub fn new(
         device: SharedDevice,
-        around: Surroundings,
+        vm: VmResources,
         rom: RomSource,
     ) -> Result<Arc<Self>, FunctionError> {
-        let image = snapshot::read(&*device)?;
-        let mut pristine = policy::apply(&image);
-        let region = image.len().min(device.region(CONFIG_REGION).size as usize);
-        pristine.set_emulated(region as u16, image.len() - region);
-        let raw = std::array::from_fn(|i| {
-            byte_enable::u32_at(&image, usize::from(regs::BAR) + i * 4).unwrap_or(0)
-        });
-        let sizes = std::array::from_fn(|i| device.region(i as u32).size);
-        let rom = Rom::new(&*device, rom);
-        let bars = Bars::decode(raw, sizes)
-            .and_then(|bars| rom.register(bars))
-            .map_err(|source| FunctionError::Bars {
-                device: device.name().into(),
-                source,
-            })?;
-        let interrupts = Interrupts::new(&image, Arc::clone(&device), Arc::clone(&around.router));
-        let msix_place = interrupts.msix().copied();
-        let power = capability::find(&image, id::PM).map(|c| c.offset);
-        let maps = std::array::from_fn(|bar| BarMap::of(&*device, bar, &bars, msix_place.as_ref()));
-        let stuck = snapshot::turn_off(&*device)?;
-        let state = State {
-            config: pristine.clone(),
-            pristine,
-            placed: bars.clone(),
-            bars,
-            decoder: Decoder::new(),
-            maps,
-            interrupts,
-            spares: None,
-            command: 0,
-            awake: true,
-            fenced: false,
+        let snapshot = snapshot::read(&*device)?;
+        let mut config = policy::apply(&snapshot);
+        let region = snapshot
+            .len()
+            .min(device.region(CONFIG_REGION).size as usize);
+        config.set_emulated(region as u16, snapshot.len() - region);
+        config.set_u16(COMMAND, 0);
+        let rom = Arc::new(Rom::new(&*device, rom));
+        let bars = bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
+            device: device.name().into(),
+            source,
+        })?;
+        let router = Arc::clone(&vm.router);
+        let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&router));
+        let msix = interrupts.msix().map(MsixLayout::of);
+        let areas = std::array::from_fn(|bar| mmap_areas::map(&*device, bar, &bars, msix.as_ref()));
+        let command = Command::clear(&*device)?;
+        let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
+        let map = AddressMap {
+            bus: vm.bus,
+            space: vm.space,
+            zones: vm.zones,
+            layout: vm.layout,
         };
-        Ok(Arc::new_cyclic(|this| Self {
-            name: device.name().into(),
-            device: RwLock::new(Some(device)),
-            around,
-            this: this.clone(),
-            msix_place,
-            rom,
-            power,
-            stuck,
-            state: Mutex::new(state),
-            limit: RateLimit::default(),
+        Ok(Arc::new_cyclic(|this: &Weak<Self>| {
+            let traps = BarTrap::all(&(this.clone() as Weak<dyn BarAccess>));
+            let decode = BarDecode::new(device.name(), bars, areas, traps, Arc::clone(&rom), map);
+            Self {
+                connection: Connection::new(device),
+                msix,
+                rom,
+                power: Power::find(&snapshot),
+                command,
+                router,
+                dma_ready: vm.dma_ready,
+                state: Mutex::new(State {
+                    connected: true,
+                    reset_config: config.clone(),
+                    config,
+                    decode,
+                    interrupts,
+                    unused_vectors,
+                }),
+            }
         }))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The host's name of the device.
     pub fn name(&self) -> &str {
-        &self.name
+        self.connection.name()
+    }
+
+    /// The device, unless the host has the device back.
+    pub(super) fn device(&self) -> Option<SharedDevice> {
+        self.connection.device()
     }
 
     /// The BARs and the ROM as the guest sees them now.
     pub fn bars(&self) -> Bars {
-        self.lock().bars.clone()
+        self.lock().decode.bars().clone()
     }
 
-    /// The mapped pieces of a BAR.
-    pub fn mapped_pieces(&self, bar: usize) -> Vec<Piece> {
-        self.lock()
-            .maps
-            .get(bar)
-            .map(|m| m.pieces().to_vec())
-            .unwrap_or_default()
+    /// The areas of a BAR that the guest touches directly.
+    pub fn mmap_areas(&self, bar: usize) -> Vec<Area> {
+        let state = self.lock();
+        let areas = state.decode.areas(bar).iter();
+        areas.map(|area| (area.start, area.size)).collect()
     }
 
-    /// Firmware's placing: the addresses that BARs have at power-on and after every reset.
-    pub fn set_placed(&self, bars: Bars) {
+    /// Sets the addresses that firmware has assigned: those of power-on and of every reset.
+    pub fn set_reset_bars(&self, bars: Bars) {
         let mut state = self.lock();
-        state.placed = bars.clone();
-        state.bars = bars;
-        self.keep_spares(&mut state);
+        state.decode.set_reset_bars(bars);
+        state.coalesce_unused_vectors();
     }
 
-    /// Wires the device's pin, if it has one, to a GSI. For the guest it is `pin` (0 is INTA),
+    /// Connects the device's pin, if there is one, to a GSI. For the guest it is `pin` (0 is INTA),
     /// whatever it is on the host.
     pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {
         let mut state = self.lock();
-        let (device, router) = (self.device(), Arc::clone(&self.around.router));
+        let (device, router) = (self.device(), Arc::clone(&self.router));
         if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {
             // 1 is INTA (PCI Local Bus 3.0, 6.2.4).
-            state.pristine.set_u8(regs::INTERRUPT_PIN, pin + 1);
+            state.reset_config.set_u8(regs::INTERRUPT_PIN, pin + 1);
             state.config.set_u8(regs::INTERRUPT_PIN, pin + 1);
         }
     }
 
-    /// Takes the function out of the guest's reach and stops its interrupts and DMA; the device
+    /// Takes the function out of the guest's reach and stops its interrupts and DMA. The device
     /// itself stays open.
     pub fn quiesce(&self) {
-        let mut state = self.lock();
-        self.silence(&mut state);
+        self.quiesce_locked(&mut self.lock());
     }
 
-    /// Silent and awake, as a device must be while it or its bus is reset (a reset in D3 may not
-    /// reach it). Tells whether there is a device still.
-    pub(super) fn prepare_reset(&self) -> bool {
+    /// Turns interrupts, decoding and bus mastering off, and takes the BARs out of the address map.
+    fn quiesce_locked(&self, state: &mut State) {
+        state.interrupts.quiesce();
+        state.config.set_u16(COMMAND, 0);
+        state.decode.set_command(0);
+        self.connection.write_config(COMMAND, &[0, 0]);
+    }
+
+    /// Quiesces the device and brings it to D0, as it must be while the device or its bus is reset:
+    /// a reset may not reach a device in D3. Returns whether the function has a device still.
+    pub(super) fn quiesce_for_reset(&self) -> bool {
         let mut state = self.lock();
-        if state.fenced {
+        if !state.connected {
             return false;
         }
-        self.silence(&mut state);
-        if let Some(power) = self.power {
-            self.device_write(power + PMCSR, &[0, 0]);
-        }
-        state.awake = true;
-        // Waking up may have brought back what the kernel saved when it fell asleep
+        self.quiesce_locked(&mut state);
+        self.power.wake(&self.connection);
+        state.decode.set_in_d0(true);
+        // On the way to D0 the kernel may have restored what it saved on the way to D3
         // (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`).
-        self.device_write(COMMAND, &[0, 0]);
+        self.connection.write_config(COMMAND, &[0, 0]);
         true
     }
 
-    /// Interrupts off, decoding and bus mastering off, pieces out of the address space.
-    pub(super) fn silence(&self, state: &mut State) {
-        state.interrupts.quiesce();
-        state.command = 0;
-        self.follow_decode(state);
-        self.device_write(COMMAND, &[0, 0]);
+    /// Disconnects the guest from the device, which has failed or is wanted back: the guest reads
+    /// ones from now on, as where no device is, and lives on. Returns whether the function was
+    /// connected.
+    pub fn disconnect(&self) -> bool {
+        self.disconnect_if(|_| true)
     }
 
-    /// COMMAND: what it takes away goes before the device hears of it, what it gives comes after.
+    /// Whether the device has failed, gone, or was taken back.
+    pub fn is_disconnected(&self) -> bool {
+        !self.lock().connected
+    }
+
+    /// Disconnects, and closes the device, so that the host gets it back.
+    pub fn release(&self) {
+        self.disconnect();
+        let mut state = self.lock();
+        state.interrupts.release();
+        // A mapped page keeps the device's file open.
+        state.decode.release();
+        self.connection.close();
+    }
+
+    /// KVM could not get the page at a guest-physical address. Disconnects if a BAR is there, and
+    /// returns whether one was.
+    pub fn disconnect_if_mapped_at(&self, address: u64) -> bool {
+        self.disconnect_gone(|state| state.decode.area_is_at(address))
+    }
+
+    /// KVM could not get some page. Disconnects if the page may have been this device's, because
+    /// VFIO gives out none of them any more, and returns whether that was so.
+    pub fn disconnect_if_unmappable(&self) -> bool {
+        self.disconnect_gone(|state| {
+            let pmcsr = self.power.pmcsr();
+            state.decode.any_area_is_mapped() && !self.connection.decodes_memory(pmcsr)
+        })
+    }
+
+    /// The device has refused an access that left KVM. Where the guest should have reached the
+    /// device directly, KVM could not get the page either: disconnects, and returns whether that
+    /// was so.
+    fn disconnect_if_unreadable(&self, device: &dyn Device, bar: usize, offset: u64) -> bool {
+        self.disconnect_gone(|state| {
+            // Under the lock, so that no other vCPU can switch decoding off meanwhile.
+            state.decode.maps(bar, offset) && device.read(bar as u32, offset, &mut [0]).is_err()
+        })
+    }
+
+    fn disconnect_gone(&self, condition: impl FnOnce(&State) -> bool) -> bool {
+        let now = self.disconnect_if(condition);
+        if now {
+            let name = self.name();
+            warn!("{name} has gone: the guest sees it no more, and lives on");
+        }
+        now
+    }
+
+    fn disconnect_if(&self, condition: impl FnOnce(&State) -> bool) -> bool {
+        let mut state = self.lock();
+        let now = state.connected && condition(&state);
+        if now {
+            self.quiesce_locked(&mut state);
+            state.connected = false;
+        }
+        now
+    }
+
+    /// COMMAND: what the write turns off goes before the device hears of it, what the write turns
+    /// on comes after.
     fn write_command(&self, state: &mut State, offset: u16, data: &[u8]) {
-        let new = byte_enable::merge(
-            state.command.into(),
-            COMMAND.into(),
-            0xffff,
-            offset.into(),
-            data,
-        );
-        let new = new as u16;
-        state.command &= new;
-        self.follow_decode(state);
-        self.device_write(offset, data);
-        state.command = new;
-        self.follow_decode(state);
+        let old = state.command();
+        state.config.write(offset, data);
+        let new = state.command();
+        state.decode.set_command(old & new);
+        self.connection.write_config(offset, data);
+        state.decode.set_command(new);
     }
 
-    /// PMCSR: only in D0 does a device decode.
-    fn write_power(&self, state: &mut State, pmcsr: u16, offset: u16, data: &[u8]) {
-        let low = data
-            .get(usize::from(pmcsr.saturating_sub(offset)))
-            .copied()
-            .unwrap_or(0);
-        if low & POWER_STATE != 0 {
-            state.awake = false;
-            self.follow_decode(state);
+    /// PMCSR: in the same order as COMMAND. The device may not do as it is told.
+    fn write_power(&self, state: &mut State, offset: u16, data: &[u8]) {
+        if self.power.leaves_d0(offset, data) {
+            state.decode.set_in_d0(false);
         }
-        self.device_write(offset, data);
-        let mut now = [0];
-        self.device_read(pmcsr, &mut now);
-        state.awake = now[0] & POWER_STATE == 0;
-        self.follow_decode(state);
+        self.connection.write_config(offset, data);
+        state
+            .decode
+            .set_in_d0(self.power.is_in_d0(&self.connection));
     }
 
-    /// The device, unless the host has it back.
-    pub(super) fn device(&self) -> Option<SharedDevice> {
-        self.device
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn device_write(&self, offset: u16, data: &[u8]) {
+    fn read_rom(&self, offset: u64, data: &mut [u8]) {
         if let Some(device) = self.device()
-            && let Err(e) = device.write(CONFIG_REGION, offset.into(), data)
+            && let Err(e) = self.rom.read(&*device, offset, data)
         {
-            self.complain(&e);
+            self.connection.complain(&e);
         }
     }
 
-    /// Reads the device's registers; ones where it does not answer.
-    fn device_read(&self, offset: u16, data: &mut [u8]) {
-        data.fill(0xff);
+    fn read_register(&self, bar: usize, offset: u64, data: &mut [u8]) {
         if let Some(device) = self.device()
-            && let Err(e) = device.read(CONFIG_REGION, offset.into(), data)
+            && let Err(e) = device.read(bar as u32, offset, data)
         {
             data.fill(0xff);
-            self.complain(&e);
+            if !self.disconnect_if_unreadable(&*device, bar, offset) {
+                self.connection.complain(&e);
+            }
         }
     }
 
-    /// Logs what a guest's access met with; the guest has its answer already.
-    pub(super) fn complain(&self, error: &DeviceError) {
-        if self.limit.allow() {
-            warn!("{}", with_causes(error));
+    fn write_register(&self, bar: usize, offset: u64, data: &[u8]) {
+        if let Some(device) = self.device()
+            && let Err(e) = device.write(bar as u32, offset, data)
+            && !self.disconnect_if_unreadable(&*device, bar, offset)
+        {
+            self.connection.complain(&e);
         }
     }
 
-    /// Decoding as it is, in what was read of a COMMAND register that does not tell.
-    fn correct_command(&self, state: &State, offset: u16, data: &mut [u8]) {
-        let low = COMMAND.checked_sub(offset).map(usize::from);
-        if let Some(low) = low.and_then(|at| data.get_mut(at)) {
-            *low = (*low & !self.stuck) | (state.command as u8 & self.stuck);
-        }
+    fn msix_part(&self, bar: usize, offset: u64, len: usize) -> Option<MsixPart> {
+        self.msix.as_ref()?.part_at(bar, offset, len)
     }
-
-    /// Bytes that are answered here.
-    fn write_emulated(&self, state: &mut State, offset: u16, data: &[u8]) {
-        state.config.write(offset, data);
-        if state.bars.write(offset, data) {
-            self.follow_decode(state);
-        }
-        state.interrupts.config_write(offset, data);
-        self.follow_spares(state);
-    }
-
-    fn read_emulated(&self, state: &State, offset: u16, data: &mut [u8]) {
-        state.config.read(offset, data);
-        state.bars.read(offset, data);
-        state.interrupts.config_read(offset, data);
-    }
-}
-
-/// Whether a write lets the device start requests of its own (7.5.1.1.3).
-fn masters(offset: u16, data: &[u8]) -> bool {
-    byte_enable::merge(
-        0,
-        COMMAND.into(),
-        command::BUS_MASTER.into(),
-        offset.into(),
-        data,
-    ) != 0
 }
 
 impl PciFunction for VfioFunction {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let state = self.lock();
-        if state.fenced {
+        if !state.connected {
             return;
         }
         let mut rest = data;
-        for (at, len, emulated) in state.config.runs(offset, rest.len()) {
-            let Some((run, tail)) = rest.split_at_mut_checked(len) else {
+        for part in state.config.split(offset, rest.len()) {
+            let Some((bytes, tail)) = rest.split_at_mut_checked(part.len) else {
                 return;
             };
-            if emulated {
-                self.read_emulated(&state, at, run);
+            if part.emulated {
+                state.read_emulated(part.offset, bytes);
             } else {
-                self.device_read(at, run);
-                self.correct_command(&state, at, run);
+                self.connection.read_config(part.offset, bytes);
+                self.command.correct(state.command(), part.offset, bytes);
             }
             rest = tail;
         }
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
-        // Before the lock: the host may want the device back meanwhile.
-        if masters(offset, data) && !self.around.gate.pass() {
+        // Before the lock is taken: the host may want the device back meanwhile.
+        if sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();
-        if state.fenced {
+        if !state.connected {
             return;
         }
-        let runs: Vec<_> = state.config.runs(offset, data.len()).collect();
+        let parts: Vec<Part> = state.config.split(offset, data.len()).collect();
         let mut rest = data;
-        for (at, len, emulated) in runs {
-            let Some((run, tail)) = rest.split_at_checked(len) else {
+        for part in parts {
+            let Some((bytes, tail)) = rest.split_at_checked(part.len) else {
                 return;
             };
-            let touches =
-                |register: u16, size| byte_enable::touches(at.into(), len, register.into(), size);
-            let pmcsr = self.power.map(|cap| cap + PMCSR);
-            if emulated {
-                self.write_emulated(&mut state, at, run);
-            } else if touches(COMMAND, 2) {
-                self.write_command(&mut state, at, run);
-            } else if let Some(pmcsr) = pmcsr.filter(|p| touches(*p, 1)) {
-                self.write_power(&mut state, pmcsr, at, run);
-            } else {
-                self.device_write(at, run);
+            match (part.emulated, part.side_effects) {
+                (true, false) => state.config.write(part.offset, bytes),
+                (true, true) => state.write_emulated(part.offset, bytes),
+                (false, false) => self.connection.write_config(part.offset, bytes),
+                (false, true) if part.touches(COMMAND, 2) => {
+                    self.write_command(&mut state, part.offset, bytes);
+                }
+                (false, true) => self.write_power(&mut state, part.offset, bytes),
             }
             rest = tail;
         }
     }
 
-    /// Registers as firmware left them, interrupts by the pin again. The device itself has been reset
-    /// before, with all others ([`super::reset`]).
+    /// Registers as firmware left them, and interrupts by the pin. The device itself has been reset
+    /// before, together with all others ([`reset`]).
     fn reset(&self) {
         let mut state = self.lock();
-        if state.fenced {
+        if !state.connected {
             return;
         }
-        self.silence(&mut state);
-        state.config = state.pristine.clone();
-        state.bars = state.placed.clone();
+        self.quiesce_locked(&mut state);
+        state.config = state.reset_config.clone();
+        state.decode.reset();
         state.interrupts.power_on();
-        self.keep_spares(&mut state);
+        state.coalesce_unused_vectors();
+    }
+}
+
+impl BarAccess for VfioFunction {
+    fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if bar == ROM {
+            return self.read_rom(offset, data);
+        }
+        let Some(part) = self.msix_part(bar, offset, data.len()) else {
+            return self.read_register(bar, offset, data);
+        };
+        let state = self.lock();
+        match part {
+            _ if !state.connected => {}
+            MsixPart::Table(at) => state.interrupts.table_read(at, data),
+            MsixPart::Pending(at) => state.interrupts.pending_read(at, data),
+            MsixPart::Straddling => {}
+        }
+    }
+
+    fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
+        if bar == ROM {
+            return;
+        }
+        match self.msix_part(bar, offset, data.len()) {
+            None => self.write_register(bar, offset, data),
+            Some(MsixPart::Table(at)) => {
+                let mut state = self.lock();
+                if state.connected {
+                    state.interrupts.table_write(at, data);
+                    state.stop_coalescing_if_used();
+                }
+            }
+            // Pending bits are read-only, and what straddles belongs to neither side.
+            Some(MsixPart::Pending(_) | MsixPart::Straddling) => {}
+        }
     }
 }
 
 impl Drop for VfioFunction {
     fn drop(&mut self) {
         self.quiesce();
+    }
+}
+
+/// The BARs of a device and the register of its ROM, without addresses.
+fn bars(snapshot: &[u8], device: &dyn Device, rom: &Rom) -> Result<Bars, BarError> {
+    let raw = std::array::from_fn(|i| {
+        byte_enable::u32_at(snapshot, usize::from(regs::BAR) + i * 4).unwrap_or(0)
+    });
+    let sizes = std::array::from_fn(|i| device.region(i as u32).size);
+    rom.add_register(Bars::decode(raw, sizes)?)
+}
+
+/// Whether a write sets Bus Master Enable, and so lets the device start requests of its own
+/// (PCI Express 6.0, 7.5.1.1.3).
+fn sets_bus_master(offset: u16, data: &[u8]) -> bool {
+    let low = COMMAND.checked_sub(offset).map(usize::from);
+    let low = low.and_then(|at| data.get(at));
+    low.is_some_and(|low| u16::from(*low) & command_bits::BUS_MASTER != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bit_of_one_byte_sets_bus_master() {
+        assert!(sets_bus_master(4, &[4]) && sets_bus_master(4, &[0xff, 0, 0, 0]));
+        assert!(sets_bus_master(3, &[0, 4]) && sets_bus_master(0, &[0, 0, 0, 0, 6, 0, 0, 0]));
+        assert!(!sets_bus_master(4, &[3, 4]) && !sets_bus_master(5, &[4]));
+        assert!(!sets_bus_master(0, &[4; 4]) && !sets_bus_master(8, &[4; 4]));
+        assert!(!sets_bus_master(4, &[]) && !sets_bus_master(u16::MAX, &[4]));
     }
 }

@@ -1,6 +1,6 @@
-//! What the guest gets to see of each register: passed to the device, emulated here, or hidden.
+//! What the guest sees of each register: passed to the device, emulated here, or hidden.
 //!
-//! The tables are the policy; [`apply`] turns a device's configuration space into the guest's.
+//! The tables are the policy. [`apply`] turns a device's configuration space into the guest's.
 //! Register names and offsets: PCI Express Base 6.0, 7.5 (header and PCIe capability), 7.6 to 7.9
 //! (extended capabilities).
 
@@ -8,6 +8,8 @@ use pci::capability;
 use pci::capability::{ext_id, id};
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use pci::regs;
+use pci::regs::header_type;
+use pci::regs::power::PMCSR;
 
 /// How a register is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +95,10 @@ pub const HEADER: &[Row] = &[
     Row(regs::MIN_GRANT, 2, Pass, "minimum grant, maximum latency"),
 ];
 
+/// Registers of the header whose write changes more than their value: COMMAND, the BARs and the
+/// ROM's.
+const SIDE_EFFECTS: [(u16, usize); 3] = [(regs::COMMAND, 2), (regs::BAR, 24), (regs::ROM, 4)];
+
 /// Standard capabilities; one that is not named is passed.
 pub const STANDARD: &[(u16, Treatment, &str)] = &[
     (
@@ -103,12 +109,12 @@ pub const STANDARD: &[(u16, Treatment, &str)] = &[
     (
         id::MSI,
         Emulate,
-        "messages are wired by VFIO_DEVICE_SET_IRQS",
+        "VFIO_DEVICE_SET_IRQS sets the messages up",
     ),
     (
         id::MSIX,
         Emulate,
-        "vectors are wired by VFIO_DEVICE_SET_IRQS; the table is virtual",
+        "VFIO_DEVICE_SET_IRQS sets the vectors up; the table is virtual",
     ),
     (
         id::PCIE,
@@ -169,58 +175,70 @@ fn treatment(table: &[(u16, Treatment, &str)], id: u16) -> Treatment {
         .map_or(Pass, |row| row.1)
 }
 
-/// The guest's configuration space for a device whose own is `image` (256 or 4096 bytes).
+/// The guest's configuration space for a device whose own is `snapshot` (256 or 4096 bytes).
 ///
-/// Where all of the extended space is zero there is nothing to reach, and it reads as ones, as on a
-/// machine that has mechanism 1 alone; a guest that has seen so does not come again. The null header
-/// that stands for an empty one Linux reads for each capability that it knows: 28 exits in a boot.
-pub fn apply(image: &[u8]) -> ConfigSpace {
-    let mut image = image.to_vec();
-    let extended = image.get(CONVENTIONAL_SIZE..).unwrap_or_default();
+/// An extended space of zeros has no register to reach, and reads as ones, as on a machine that has
+/// mechanism 1 alone; a guest that has seen ones does not come again. The null header of an empty
+/// extended space is read by Linux for each capability that Linux knows: 28 exits in a boot.
+pub fn apply(snapshot: &[u8]) -> ConfigSpace {
+    let mut snapshot = snapshot.to_vec();
+    let extended = snapshot.get(CONVENTIONAL_SIZE..).unwrap_or_default();
     if extended.iter().all(|byte| *byte == 0) {
-        image.truncate(CONVENTIONAL_SIZE);
+        snapshot.truncate(CONVENTIONAL_SIZE);
     }
     let mut hidden: Vec<(u16, u16)> = Vec::new();
-    for cap in capability::standard(&image) {
+    for cap in capability::standard(&snapshot) {
         if treatment(STANDARD, cap.id) == Hide {
             hidden.push((cap.offset, cap.len));
         }
     }
-    for cap in capability::extended(&image) {
+    for cap in capability::extended(&snapshot) {
         if treatment(EXTENDED, cap.id) == Hide {
             // The header stays: it may be the head of the chain, and then it links on.
             hidden.push((cap.offset + 4, cap.len.saturating_sub(4)));
         }
     }
-    capability::hide_standard(&mut image, |cap| treatment(STANDARD, cap.id) == Hide);
-    let headers: Vec<u16> = capability::extended(&image)
+    capability::hide_standard(&mut snapshot, |cap| treatment(STANDARD, cap.id) == Hide);
+    let headers: Vec<u16> = capability::extended(&snapshot)
         .iter()
         .map(|cap| cap.offset)
         .collect();
-    capability::hide_extended(&mut image, |cap| treatment(EXTENDED, cap.id) == Hide);
+    capability::hide_extended(&mut snapshot, |cap| treatment(EXTENDED, cap.id) == Hide);
 
-    let mut config = ConfigSpace::new(image.len());
-    config.image_mut().copy_from_slice(&image);
+    let mut config = ConfigSpace::new(snapshot.len());
+    config.bytes_mut().copy_from_slice(&snapshot);
     for Row(offset, len, treatment, _) in HEADER {
         if *treatment == Emulate {
             config.set_emulated(*offset, usize::from(*len));
         }
     }
-    for offset in [0x0f, 0x3d] {
+    for offset in [regs::BIST, regs::INTERRUPT_LINE, regs::INTERRUPT_PIN] {
         config.set_u8(offset, 0);
     }
-    config.set_u8(0x0e, config.u8(0x0e) & 0x7f);
-    for offset in (0x10..0x28).step_by(4).chain([0x28, 0x30]) {
+    let layout = config.u8(regs::HEADER_TYPE) & !header_type::MULTI_FUNCTION;
+    config.set_u8(regs::HEADER_TYPE, layout);
+    let bars = (regs::BAR..regs::CARDBUS).step_by(4);
+    for offset in bars.chain([regs::CARDBUS, regs::ROM]) {
         config.set_u32(offset, 0);
     }
-    config.set_u8(0x3c, 0);
-    config.set_writable(0x3c, &[0xff]);
+    config.set_writable(regs::INTERRUPT_LINE, &[0xff]);
+    // The device answers COMMAND, and what the guest wrote last is kept here besides.
+    config.set_writable(regs::COMMAND, &[0xff; 2]);
+    for (offset, len) in SIDE_EFFECTS {
+        config.set_side_effects(offset, len);
+    }
+    if let Some(cap) = capability::find(&snapshot, id::PM) {
+        config.set_side_effects(cap.offset + PMCSR, 1);
+    }
 
-    for cap in capability::standard(config.image()) {
+    for cap in capability::standard(config.bytes()) {
         // Id and next pointer, relinked.
         config.set_emulated(cap.offset, 2);
         match cap.id {
-            id::MSI | id::MSIX => config.set_emulated(cap.offset, usize::from(cap.len)),
+            id::MSI | id::MSIX => {
+                config.set_emulated(cap.offset, usize::from(cap.len));
+                config.set_side_effects(cap.offset, usize::from(cap.len));
+            }
             id::PCIE => express(&mut config, cap.offset),
             _ => {}
         }
@@ -266,8 +284,9 @@ mod tests {
     /// A made-up NVMe controller: PM at 0x40, MSI at 0x50, MSI-X at 0x70, PCIe at 0x80; SR-IOV at
     /// 0x100, AER at 0x140, resizable BARs at 0x190.
     fn device() -> Vec<u8> {
-        let mut image = vec![0u8; 4096];
-        let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+        let mut snapshot = vec![0u8; 4096];
+        let mut put =
+            |at: usize, bytes: &[u8]| snapshot[at..at + bytes.len()].copy_from_slice(bytes);
         put(0x00, &[0x36, 0x1b, 0x10, 0x00, 0x07, 0x05, 0x10, 0x00]);
         put(0x0e, &[0x80, 0x40]);
         put(0x10, &[0x04, 0x00, 0xeb, 0xfe]);
@@ -284,18 +303,18 @@ mod tests {
         put(0x104, &[0x33; 0x3c]);
         put(0x140, &0x1902_0001u32.to_le_bytes());
         put(0x190, &0x0001_0015u32.to_le_bytes());
-        image
+        snapshot
     }
 
     #[test]
     fn chains_are_relinked() {
         let config = apply(&device());
-        let ids: Vec<_> = capability::standard(config.image())
+        let ids: Vec<_> = capability::standard(config.bytes())
             .iter()
             .map(|c| c.id)
             .collect();
         assert_eq!(ids, [id::PM, id::MSI, id::MSIX, id::PCIE]);
-        let ids: Vec<_> = capability::extended(config.image())
+        let ids: Vec<_> = capability::extended(config.bytes())
             .iter()
             .map(|c| c.id)
             .collect();
@@ -331,13 +350,32 @@ mod tests {
     }
 
     #[test]
+    fn only_followed_registers_have_side_effects() {
+        let config = apply(&device());
+        let follows = |at| config.split(at, 1).all(|part| part.side_effects);
+        // COMMAND, the first and the last BAR, the ROM, PMCSR, MSI and MSI-X.
+        for offset in [0x04, 0x05, 0x10, 0x27, 0x30, 0x44, 0x52, 0x72, 0x7b] {
+            assert!(follows(offset), "{offset:#x}");
+        }
+        // IDs, STATUS, interrupt line and pin, the rest of power management, PCIe, extended space.
+        for offset in [0x00, 0x06, 0x28, 0x3c, 0x3d, 0x42, 0x45, 0x88, 0x144] {
+            assert!(!follows(offset), "{offset:#x}");
+        }
+        // COMMAND as the guest writes it is kept besides.
+        let mut config = config;
+        config.set_u16(regs::COMMAND, 0);
+        config.write(regs::COMMAND, &[0x06, 0x04, 0xff, 0xff]);
+        assert_eq!(config.u16(regs::COMMAND), 0x0406);
+    }
+
+    #[test]
     fn an_endpoint_on_the_root_bus_is_integrated() {
         let config = apply(&device());
         assert_eq!(config.u16(0x82), 0x0092);
         assert!(
-            config.image()[0x8c..0x94]
+            config.bytes()[0x8c..0x94]
                 .iter()
-                .chain(&config.image()[0xac..0xb4])
+                .chain(&config.bytes()[0xac..0xb4])
                 .all(|b| *b == 0)
         );
         assert!(!config.is_emulated(0x88), "device control passes");
@@ -350,29 +388,29 @@ mod tests {
 
     #[test]
     fn an_empty_extended_space_is_none() {
-        let mut image = device();
-        image[0x100..].fill(0);
-        let config = apply(&image);
+        let mut snapshot = device();
+        snapshot[0x100..].fill(0);
+        let config = apply(&snapshot);
         assert_eq!(config.size(), 256);
         assert!(config.is_emulated(0x100));
         assert_eq!(config.u32(0x100), !0);
         // Registers without a capability are something to reach.
-        image[0xfff] = 1;
-        let config = apply(&image);
+        snapshot[0xfff] = 1;
+        let config = apply(&snapshot);
         assert_eq!((config.size(), config.u32(0x100)), (4096, 0));
         assert!(!config.is_emulated(0xfff));
     }
 
     proptest! {
         #[test]
-        fn any_image_is_taken(mut image in proptest::collection::vec(any::<u8>(), 256), big: bool) {
+        fn any_snapshot_is_accepted(mut snapshot in proptest::collection::vec(any::<u8>(), 256), big: bool) {
             if big {
-                image.resize(4096, 0xa5);
+                snapshot.resize(4096, 0xa5);
             }
-            let config = apply(&image);
+            let config = apply(&snapshot);
             prop_assert!(!config.is_emulated(4));
             prop_assert!(
-                capability::extended(config.image()).iter().all(|c| c.id != ext_id::SRIOV)
+                capability::extended(config.bytes()).iter().all(|c| c.id != ext_id::SRIOV)
             );
         }
     }

@@ -1,5 +1,6 @@
-//! Devices at a guest's reboot: quiet first, all of them; then reset, each by itself or, where it has
-//! no reset of its own, together with its neighbours; their registers follow with the guest's bus.
+//! The devices at a guest's reboot: first all of them are quiesced. Then each is reset, by itself
+//! or, where it has no reset of its own, together with its neighbours. Their registers follow when
+//! the guest's bus is reset.
 
 use std::sync::Arc;
 
@@ -29,13 +30,13 @@ pub fn announce(functions: &[Arc<VfioFunction>]) {
     }
 }
 
-/// Resets every device that the guest has. Afterwards it is silent and in D0, reset or not; what could
-/// not be reset has been said.
+/// Resets every device that the guest has. Afterwards each is quiesced and in D0, whether it was
+/// reset or not; those that could not be reset are named in the log.
 pub fn devices(functions: &[Arc<VfioFunction>]) {
     // A device must neither interrupt nor write to memory while another's bus is reset.
-    let quiet: Vec<_> = functions.iter().filter(|f| f.prepare_reset()).collect();
-    // First those that can be reset alone. No device is held for longer than its own reset: the host
-    // may want it back meanwhile.
+    let quiet: Vec<_> = functions.iter().filter(|f| f.quiesce_for_reset()).collect();
+    // First those that can be reset alone. No device is held for longer than its own reset: the
+    // host may want it back meanwhile.
     let mut left = Vec::new();
     for function in quiet {
         if let Some(device) = function.device()
@@ -59,7 +60,7 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
                     Ok(()) => info!("{} had a hot reset", list(&scope)),
                     Err(e) => error!("{}: {}", with_causes(&e), as_left(&scope)),
                 }
-                // Once for all of them, whatever came of it.
+                // One attempt is for all of them.
                 done.extend(scope);
             }
             // That it has no reset at all was said at the start.

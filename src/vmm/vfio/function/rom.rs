@@ -1,16 +1,16 @@
-//! The expansion ROM of a passed-through function: where its content comes from, and when.
+//! The expansion ROM of a passed-through function: where the content comes from, and when.
 //!
-//! The device's own is read whole, through VFIO, at the guest's first access, and kept: each read
-//! of the region lets the host's kernel switch the ROM on and off, and most guests never look. The
-//! guest's reads trap. A read-only memory slot would save their exits, but Linux turns a ROM on and
-//! off again for every 4 KiB that somebody reads from sysfs, each turn would wait in KVM for a grace
-//! period of several milliseconds, and a slot needs its content before it is there. Nobody runs code
-//! from a ROM: it is copied to RAM first (PCI 3.0, 6.3).
+//! The device's ROM is read whole, through VFIO, at the guest's first access, and kept: each read
+//! of the region makes the host's kernel switch the ROM on and off, and most guests never look. The
+//! guest's reads trap. A read-only memory slot would save the exits. But Linux turns a ROM on and
+//! off again for every 4 KiB that somebody reads from sysfs, each change of a slot waits in KVM for
+//! a grace period of several milliseconds, and a slot needs its content at once. Code in a ROM is
+//! copied to RAM before it runs (PCI 3.0, 6.3), so nothing else needs a slot.
 //!
-//! What the kernel has for a graphics card that the host was started with may be the copy that the
-//! host's firmware left at 0xc0000, changed since; `romfile=` is for that. `rombar=off` is for a ROM
-//! that hangs when it is read; the kernel looks at its headers all the same when it is asked for the
-//! device's regions.
+//! For the graphics card that the host was started with, the kernel may give the copy that the
+//! host's firmware left at 0xc0000 and has changed since; `romfile=` is for that. `rombar=off` is
+//! for a ROM that hangs when it is read. The kernel looks at the headers of such a ROM all the same
+//! when it is asked for the device's regions.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -23,8 +23,7 @@ use pci::rom::{Image, ImageError, MAX_SIZE};
 use tracing::{debug, warn};
 
 use crate::config::device::RomConfig;
-use crate::vfio::device::{Device, ROM_REGION, RegionInfo};
-use crate::vfio::function::VfioFunction;
+use crate::vfio::device::{Device, DeviceError, ROM_REGION, RegionInfo};
 
 /// Why a file cannot be an expansion ROM.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +58,9 @@ impl RomError {
             {
                 format!("sudo chmod a+r {}", path.display())
             }
-            _ => "give romfile= the path of an image of the device's ROM, or leave it away for the device's own".into(),
+            _ => "give romfile= the path of an image of the device's ROM, \
+                  or leave it away for the device's own"
+                .into(),
         }
     }
 }
@@ -127,12 +128,12 @@ fn read_file(path: &Path) -> Result<Image, RomError> {
     Ok(image)
 }
 
-/// The ROM of a function: its size from the start, its content when it is asked for.
-pub struct Rom {
+/// The ROM of a function: the size from the start, the content when the guest asks for it.
+pub(super) struct Rom {
     /// Bytes; 0 when there is none.
     size: u64,
-    /// Held while the device is read, and by nobody who holds another lock: only those who read the
-    /// same ROM wait for it.
+    /// This lock is held while the device is read, and never taken with another lock held: only
+    /// those who read the same ROM wait for it.
     content: Mutex<Content>,
     /// How often the guest has enabled the ROM.
     enablings: AtomicU64,
@@ -140,7 +141,7 @@ pub struct Rom {
 
 enum Content {
     Unread,
-    /// The device did not give it, in this enabling. It is asked again in the next.
+    /// The device did not give the content, in this enabling. It is asked again in the next.
     Failed(u64),
     Read(Image),
 }
@@ -160,17 +161,59 @@ impl Rom {
         }
     }
 
-    /// Gives the ROM, if there is one, its register.
-    pub(super) fn register(&self, bars: Bars) -> Result<Bars, BarError> {
+    /// Adds the ROM's register to `bars`, if there is a ROM.
+    pub(super) fn add_register(&self, bars: Bars) -> Result<Bars, BarError> {
         match self.size {
             0 => Ok(bars),
             size => bars.with_rom(size),
         }
     }
 
-    /// The guest has enabled it.
-    pub(super) fn enabled(&self) {
+    /// Counts that the guest has enabled the ROM.
+    pub(super) fn count_enabling(&self) {
         self.enablings.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The guest's read of its ROM; ones where the device does not give the content.
+    ///
+    /// # Errors
+    /// The device's, once for each enabling of the ROM.
+    pub(super) fn read(
+        &self,
+        device: &dyn Device,
+        offset: u64,
+        data: &mut [u8],
+    ) -> Result<(), DeviceError> {
+        data.fill(0xff);
+        let mut content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let enabling = self.enablings.load(Ordering::Relaxed);
+        let wanted = match &*content {
+            Content::Unread => true,
+            Content::Failed(then) => *then != enabling,
+            Content::Read(_) => false,
+        };
+        if wanted {
+            // Until the device has answered; another vCPU may end decoding meanwhile.
+            *content = Content::Failed(enabling);
+            if let Some(image) = self.fetch(device)? {
+                *content = Content::Read(image);
+            }
+        }
+        if let Content::Read(image) = &*content {
+            image.read(offset, data);
+        }
+        Ok(())
+    }
+
+    /// The device's ROM, in one call; `None` where the size is one that no ROM has.
+    fn fetch(&self, device: &dyn Device) -> Result<Option<Image>, DeviceError> {
+        let Ok(size) = usize::try_from(self.size) else {
+            return Ok(None);
+        };
+        debug!("{}: its expansion ROM is read", device.name());
+        let mut content = vec![0; size];
+        device.read(ROM_REGION, 0, &mut content)?;
+        Ok(Image::new(content).ok())
     }
 }
 
@@ -189,43 +232,6 @@ fn device_size(name: &str, region: &RegionInfo) -> u64 {
     }
 }
 
-impl VfioFunction {
-    /// The guest's read of its ROM; ones where the device does not give it.
-    pub(super) fn rom_read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-        let rom = &self.rom;
-        let mut content = rom.content.lock().unwrap_or_else(PoisonError::into_inner);
-        let enabling = rom.enablings.load(Ordering::Relaxed);
-        let unread = match &*content {
-            Content::Unread => true,
-            Content::Failed(then) => *then != enabling,
-            Content::Read(_) => false,
-        };
-        if unread {
-            *content = self
-                .fetch_rom()
-                .map_or(Content::Failed(enabling), Content::Read);
-        }
-        if let Content::Read(image) = &*content {
-            image.read(offset, data);
-        }
-    }
-
-    /// The device's ROM, in one call. It fails when another vCPU ends decoding meanwhile.
-    fn fetch_rom(&self) -> Option<Image> {
-        let device = self.device()?;
-        let mut content = vec![0; usize::try_from(self.rom.size).ok()?];
-        debug!("{}: its expansion ROM is read", self.name());
-        match device.read(ROM_REGION, 0, &mut content) {
-            Ok(()) => Image::new(content).ok(),
-            Err(e) => {
-                self.complain(&e);
-                None
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -233,6 +239,7 @@ mod tests {
     use vmm_sys_util::tempdir::TempDir;
 
     use super::*;
+    use crate::vfio::function::test_device::TestDevice;
 
     fn load(path: &Path) -> Result<RomSource, RomError> {
         RomSource::load(&RomConfig::File(path.into()))
@@ -281,5 +288,48 @@ mod tests {
             assert!(error.to_string().contains(says), "{error}");
             assert!(error.hint().contains("romfile="), "{}", error.hint());
         }
+    }
+
+    #[test]
+    fn the_device_is_read_once() {
+        let device = TestDevice::new().with_region(ROM_REGION, 0x2000, &[]);
+        let rom = Rom::new(&device, RomSource::Device);
+        assert_eq!(device.region_reads(), 0);
+        let mut data = [0; 4];
+        for offset in [0, 4, 0x2000] {
+            rom.read(&device, offset, &mut data).unwrap();
+            let expected = if offset < 0x2000 { 0xa5 } else { 0xff };
+            assert_eq!(data, [expected; 4]);
+        }
+        assert_eq!(device.region_reads(), 1);
+    }
+
+    #[test]
+    fn a_device_that_fails_is_asked_again_when_the_rom_is_enabled_again() {
+        let device = TestDevice::new().with_region(ROM_REGION, 0x2000, &[]);
+        let rom = Rom::new(&device, RomSource::Device);
+        let mut data = [0; 4];
+        device.set_deaf(true);
+        assert!(rom.read(&device, 0, &mut data).is_err());
+        device.set_deaf(false);
+        rom.read(&device, 0, &mut data).unwrap();
+        assert_eq!((data, device.region_reads()), ([0xff; 4], 1));
+        rom.count_enabling();
+        rom.read(&device, 0, &mut data).unwrap();
+        assert_eq!((data, device.region_reads()), ([0xa5; 4], 2));
+    }
+
+    #[test]
+    fn a_file_needs_no_device() {
+        let device = TestDevice::new().with_region(ROM_REGION, 0x2000, &[]);
+        let image = Image::new(vec![0x55, 0xaa, 7]).unwrap();
+        let rom = Rom::new(&device, RomSource::Image(image));
+        let mut data = [0; 4];
+        rom.read(&device, 0, &mut data).unwrap();
+        assert_eq!((data, device.region_reads()), ([0x55, 0xaa, 7, 0xff], 0));
+        let bars = Bars::decode([0; 6], [0; 6]).unwrap();
+        assert!(rom.add_register(bars.clone()).unwrap() != bars);
+        let none = Rom::new(&device, RomSource::None);
+        assert_eq!(none.add_register(bars.clone()).unwrap(), bars);
     }
 }

@@ -1,51 +1,49 @@
-//! Which container serves which device: one for all of them, and a further one only for those that
-//! it refuses (devices behind IOMMUs of different abilities do not go together).
+//! Assigns IOMMU groups to containers: one container for all groups, and a further one only for
+//! those that it refuses, because devices behind IOMMUs of different abilities do not go together.
 
-/// A space, and the items that it took with what came of them.
-pub type Shared<S, T, D> = (S, Vec<(T, D)>);
-
-/// Gives items to spaces. `attempt` tries all that are left with a fresh space; those that are refused
-/// are tried with the next. Returns the spaces, each with what it took.
-///
-/// All items of a group are tried together, so that a group is never in two spaces.
+/// Assigns items to containers. `container` makes an empty one for the items that are left, of
+/// which it is told the first; `join` makes an item its member. An item that is refused is tried
+/// with the next container. Returns the containers, each with its members.
 ///
 /// # Errors
-/// The first that is no refusal; or the first refusal of a space that took nothing, for another as
-/// empty would refuse the same.
-pub fn share<T, S, D, E>(
+/// The first error other than a refusal, or the first refusal by an empty container: a second empty
+/// one would refuse too.
+pub(super) fn assign<T, C, M, E>(
     items: Vec<T>,
-    mut space: impl FnMut() -> Result<S, E>,
-    attempt: impl Fn(&S, Vec<T>) -> Vec<(T, Result<D, E>)>,
+    mut container: impl FnMut(&T) -> Result<C, E>,
+    join: impl Fn(&C, &T) -> Result<M, E>,
     is_refusal: impl Fn(&E) -> bool,
-) -> Result<Vec<Shared<S, T, D>>, E> {
-    let mut shared = Vec::new();
+) -> Result<Vec<(C, Vec<M>)>, E> {
+    let mut assigned = Vec::new();
     let mut left = items;
-    while !left.is_empty() {
-        let space = space()?;
-        let mut taken = Vec::new();
+    while let Some(first) = left.first() {
+        let container = container(first)?;
+        let mut members = Vec::new();
         let mut refused = Vec::new();
-        let mut why = None;
-        for (item, outcome) in attempt(&space, left) {
-            match outcome {
-                Ok(done) => taken.push((item, done)),
+        let mut first_refusal = None;
+        for item in left {
+            match join(&container, &item) {
+                Ok(member) => members.push(member),
                 Err(e) if is_refusal(&e) => {
-                    why.get_or_insert(e);
+                    first_refusal.get_or_insert(e);
                     refused.push(item);
                 }
                 Err(e) => return Err(e),
             }
         }
-        if let (Some(why), true) = (why, taken.is_empty()) {
-            return Err(why);
+        if let (Some(refusal), true) = (first_refusal, members.is_empty()) {
+            return Err(refusal);
         }
-        shared.push((space, taken));
+        assigned.push((container, members));
         left = refused;
     }
-    Ok(shared)
+    Ok(assigned)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[derive(Debug, PartialEq)]
@@ -54,44 +52,40 @@ mod tests {
         Broken,
     }
 
-    /// Spaces are numbered; each takes items of the kind of the first that it is offered, and items
-    /// below ten go nowhere.
-    fn place(items: &[u32]) -> Result<Vec<(usize, Vec<u32>)>, Trouble> {
-        let mut count = 0;
-        let space = || {
-            count += 1;
-            Ok(count)
+    /// Containers are numbered; each takes items of the tens of the first that it is offered, and
+    /// items below ten go nowhere.
+    fn assigned(items: &[u32]) -> Result<Vec<(usize, Vec<u32>)>, Trouble> {
+        let count = Cell::new(0);
+        let container = |first: &u32| {
+            count.set(count.get() + 1);
+            Ok((count.get(), *first / 10))
         };
-        let attempt = |_: &usize, items: Vec<u32>| {
-            let kind = items.first().map(|i| i / 10);
-            let one = |item: u32| match item {
-                99 => Err(Trouble::Broken),
-                item if item < 10 || Some(item / 10) != kind => Err(Trouble::Refused(item)),
-                _ => Ok(()),
-            };
-            items.into_iter().map(|item| (item, one(item))).collect()
+        let join = |(_, tens): &(usize, u32), item: &u32| match *item {
+            99 => Err(Trouble::Broken),
+            item if item < 10 || item / 10 != *tens => Err(Trouble::Refused(item)),
+            item => Ok(item),
         };
-        let shared = share(items.to_vec(), space, attempt, |e| *e != Trouble::Broken)?;
-        let plain = shared
+        let assigned = assign(items.to_vec(), container, join, |e| *e != Trouble::Broken)?;
+        let numbered = assigned
             .into_iter()
-            .map(|(space, taken)| (space, taken.into_iter().map(|(item, ())| item).collect()));
-        Ok(plain.collect())
+            .map(|((number, _), members)| (number, members));
+        Ok(numbered.collect())
     }
 
     #[test]
-    fn a_further_space_only_for_what_is_refused() {
-        assert_eq!(place(&[]), Ok(vec![]));
-        assert_eq!(place(&[11, 12]), Ok(vec![(1, vec![11, 12])]));
+    fn a_further_container_only_for_what_is_refused() {
+        assert_eq!(assigned(&[]), Ok(vec![]));
+        assert_eq!(assigned(&[11, 12]), Ok(vec![(1, vec![11, 12])]));
         assert_eq!(
-            place(&[11, 21, 12, 31, 22]),
+            assigned(&[11, 21, 12, 31, 22]),
             Ok(vec![(1, vec![11, 12]), (2, vec![21, 22]), (3, vec![31])])
         );
     }
 
     #[test]
-    fn what_an_empty_space_refuses_is_refused() {
-        assert_eq!(place(&[5]), Err(Trouble::Refused(5)));
-        assert_eq!(place(&[11, 6, 5]), Err(Trouble::Refused(6)));
-        assert_eq!(place(&[11, 99, 5]), Err(Trouble::Broken));
+    fn what_an_empty_container_refuses_is_refused() {
+        assert_eq!(assigned(&[5]), Err(Trouble::Refused(5)));
+        assert_eq!(assigned(&[11, 6, 5]), Err(Trouble::Refused(6)));
+        assert_eq!(assigned(&[11, 99, 5]), Err(Trouble::Broken));
     }
 }

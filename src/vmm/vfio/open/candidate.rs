@@ -1,7 +1,7 @@
 //! The devices that the user named, found and checked without touching them.
 
-use std::fs;
 use std::path::PathBuf;
+use std::{fs, io};
 
 use pci::Bdf;
 use uuid::Uuid;
@@ -9,36 +9,55 @@ use uuid::Uuid;
 use crate::config::device::{DeviceConfig, Slot};
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::sysfs::{PciDevice, Sysfs};
-use crate::vfio::open::VfioError;
+use crate::vfio::open::error::{MAX_DEVICES, StepError, VfioError};
+use crate::vfio::open::nodes;
 
-/// Slots of the root bus, less the host bridge's.
-pub(super) const MAX_DEVICES: usize = 31;
-
-/// A device that has been looked at and may be opened.
+/// A device that has passed the checks and may be opened.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub(super) name: HostName,
-    /// Its directory in sysfs, which ends in its name.
+    /// The device's directory in sysfs, which ends in the device's name.
     pub(super) path: PathBuf,
     pub(super) group: u32,
-    /// What the user knows of the physical function's holder.
+    /// The VF token that the user gave.
     pub(super) token: Option<Uuid>,
     /// The physical function of a virtual one.
     pub(super) physical: Option<Bdf>,
 }
 
 impl Candidate {
-    /// What the host calls it.
+    /// The host's name of the device.
     pub fn name(&self) -> HostName {
         self.name
     }
 
-    /// Its node for iommufd, as its directory `vfio-dev` names it; `None` where the kernel makes
-    /// none (Documentation/driver-api/vfio.rst, "VFIO Device cdev").
+    /// The device's node for iommufd, which its directory `vfio-dev` names; `None` where the kernel
+    /// makes no such node (Documentation/driver-api/vfio.rst, "VFIO Device cdev").
     pub fn cdev(&self) -> Option<String> {
         let mut entries = fs::read_dir(self.path.join("vfio-dev")).ok()?;
         let name = entries.next()?.ok()?.file_name();
-        Some(format!("/dev/vfio/devices/{}", name.to_str()?))
+        Some(nodes::device(name.to_str()?))
+    }
+
+    /// A step of opening the device that has failed.
+    pub(super) fn failed(&self, source: StepError) -> VfioError {
+        VfioError::Open {
+            name: self.name,
+            source,
+        }
+    }
+
+    /// The call that opens the device has failed. The kernel looks at the VF token first: EACCES
+    /// means that it wants one, or another one.
+    pub(super) fn not_given(&self, call: &'static str, source: io::Error) -> VfioError {
+        if source.raw_os_error() != Some(libc::EACCES) {
+            return self.failed(StepError::call(call, source));
+        }
+        VfioError::TokenRefused {
+            name: self.name,
+            given: self.token.is_some(),
+            physical: self.physical,
+        }
     }
 }
 
@@ -70,8 +89,9 @@ pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, V
     checked.collect()
 }
 
-/// Whether the guest's bus has a place for each, and finds them all: nobody looks for the other
-/// functions of a device without function 0 (PCI Local Bus 3.0, 3.2.2.3.4).
+/// Checks that the guest's bus has a slot for each device, and that the guest will find them all: a
+/// guest that finds no function 0 does not look for the slot's other functions (PCI Local Bus 3.0,
+/// 3.2.2.3.4).
 fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
     let mut taken: Vec<Slot> = Vec::new();
     for slot in configs.iter().filter_map(|c| c.slot) {
@@ -96,7 +116,7 @@ fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
     Ok(())
 }
 
-fn unreadable(what: String) -> impl FnOnce(std::io::Error) -> VfioError {
+fn unreadable(what: String) -> impl FnOnce(io::Error) -> VfioError {
     move |source| VfioError::Sysfs { what, source }
 }
 
@@ -143,8 +163,9 @@ fn check_pci(sysfs: &Sysfs, bdf: Bdf, token: Option<Uuid>) -> Result<Candidate, 
     })
 }
 
-/// Whether the kernel compares tokens for a function: a virtual one whose physical function is in
-/// VFIO's hands too, or a physical one (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_validate_vf_token).
+/// Whether the kernel compares tokens for a function: a virtual one whose physical function is
+/// bound to VFIO too, or a physical one (drivers/vfio/pci/vfio_pci_core.c,
+/// vfio_pci_validate_vf_token).
 fn takes_token(sysfs: &Sysfs, bdf: Bdf, physical: Option<Bdf>) -> Result<bool, VfioError> {
     let Some(physical) = physical else {
         return Ok(sysfs.has_virtual_functions(bdf));

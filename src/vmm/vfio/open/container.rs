@@ -1,163 +1,307 @@
-//! The group and container path: what one type 1 IOMMU container for all devices can map
-//! (Documentation/driver-api/vfio.rst).
+//! Devices by their IOMMU groups and a container (Documentation/driver-api/vfio.rst).
+//!
+//! Each device is opened in this order:
+//!
+//! 1. **The container.** `/dev/vfio/vfio` gives an empty set of I/O mappings.
+//! 2. **The group.** `/dev/vfio/N` opens once. The IOMMU cannot tell the devices of a group apart,
+//!    so the kernel hands out nothing smaller, and only when no host driver holds one of them: the
+//!    group is *viable* (VFIO_GROUP_GET_STATUS).
+//! 3. **The group joins the container** (VFIO_GROUP_SET_CONTAINER). Only now does the container
+//!    have devices to translate for; before, the kernel refuses to give it an IOMMU.
+//! 4. **The IOMMU** (VFIO_SET_IOMMU), once, for the first group. A further group must get along
+//!    with what has been chosen, or the kernel refuses it at step 3.
+//! 5. **KVM** is told of the group (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
+//!    when their device is opened (Documentation/virt/kvm/devices/vfio.rst).
+//! 6. **The device** (VFIO_GROUP_GET_DEVICE_FD). The kernel gives it last: from here on the device
+//!    reaches only memory that the container maps. The call opens and resets the function.
+//!
+//! Closing goes the other way: a device closes before its group leaves the container, because the
+//! kernel does not let a group with open devices leave; KVM lets the group go before the group's
+//! file closes, because KVM's reference keeps that open; the container closes last. No step looks
+//! at sysfs, which the device may have left, and a step that fails is reported and passed over.
 
-use std::io;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use pci::addr::Range;
-use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_TYPE,
-    vfio_iommu_type1_info,
-};
-use vfio_ioctls::VfioContainer;
-use vmm_sys_util::ioctl::ioctl_with_mut_ptr;
-use vmm_sys_util::ioctl_io_nr;
+use tracing::{info, warn};
+use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU};
+use vfio_ioctls::{VfioContainer, VfioOps};
 
-ioctl_io_nr!(VFIO_IOMMU_GET_INFO, VFIO_TYPE.into(), VFIO_BASE + 12);
+use crate::phase;
+use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
+use crate::vfio::open::assign::assign;
+use crate::vfio::open::candidate::Candidate;
+use crate::vfio::open::error::{StepError, VfioError};
+use crate::vfio::open::kvm::KvmVfio;
+use crate::vfio::open::nodes;
+use crate::vfio::open::opened::Opened;
+use crate::vfio::open::parallel::open_each;
+use crate::vfio::vfio_file::{OpenDevice, VfioFile};
+use crate::vfio::{info, uapi};
 
-/// The most bytes of capabilities that are read; the kernel's chain is a few hundred.
-const MAX_INFO: usize = 64 << 10;
-
-/// The I/O addresses that a container can map, asked of `struct vfio_iommu_type1_info` and its
-/// capability chain. A group must have joined: only then the container has an IOMMU.
+/// Opens the devices, with as few containers as will do.
 ///
 /// # Errors
-/// The errno of VFIO_IOMMU_GET_INFO.
-pub fn iova_ranges(container: &VfioContainer) -> io::Result<Vec<Range>> {
-    const HEADER: usize = size_of::<vfio_iommu_type1_info>();
-    let mut buffer = vec![0u64; HEADER.div_ceil(8)];
-    loop {
-        let bytes = size_of_val(buffer.as_slice());
-        if let Some(first) = buffer.first_mut() {
-            *first = bytes as u64; // argsz, flags 0
-        }
-        // SAFETY: the buffer is aligned and of the length that its argsz says.
-        let ret =
-            unsafe { ioctl_with_mut_ptr(container, VFIO_IOMMU_GET_INFO(), buffer.as_mut_ptr()) };
-        if ret < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let raw: Vec<u8> = buffer.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let needed = u32_at(&raw, 0).unwrap_or(0) as usize;
-        if needed <= bytes || needed > MAX_INFO {
-            return Ok(parse_ranges(&raw));
-        }
-        buffer = vec![0u64; needed.div_ceil(8)];
-    }
-}
-
-/// Finds VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE in the chain; an empty answer means that the kernel
-/// does not say (before Linux 5.4).
-fn parse_ranges(raw: &[u8]) -> Vec<Range> {
-    // struct vfio_iommu_type1_info: argsz, flags, iova_pgsizes (u64), cap_offset.
-    const CAP_OFFSET: usize = 16;
-    let flags = u32_at(raw, 4).unwrap_or(0);
-    let mut at = match u32_at(raw, CAP_OFFSET) {
-        Some(offset) if flags & VFIO_IOMMU_INFO_CAPS != 0 => offset as usize,
-        _ => return Vec::new(),
+/// The first step that fails; what was open is closed again then.
+pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+    let kvm = Arc::new(kvm);
+    let groups = Arc::new(OpenGroups::default());
+    let mut containers = 0;
+    // Steps 1 to 5, one group after the other: the first one of a container decides on its IOMMU.
+    let assigned = assign(
+        first_of_each_group(candidates),
+        |first| {
+            containers += 1;
+            if containers > 1 {
+                info!("container {containers}, for groups that the others refuse");
+            }
+            Container::open(&kvm, &groups, first).map(Arc::new)
+        },
+        |container, candidate| container.join(candidate),
+        VfioError::is_refused_group,
+    )?;
+    // Step 6, all devices at once: each is reset.
+    let of_its_group = |candidate| {
+        let mut groups = assigned.iter().flat_map(|(_, groups)| groups);
+        let group = groups.find(|group| group.is_of(candidate))?;
+        Some((candidate, Arc::clone(group)))
     };
-    // Each capability is 8 bytes or more, which bounds a chain that does not end.
-    for _ in 0..raw.len() / 8 {
-        let (Some(id), Some(next)) = (u32_at(raw, at), u32_at(raw, at + 4)) else {
-            break;
-        };
-        if at == 0 {
-            break;
-        }
-        if id & 0xffff == VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE {
-            let count = u32_at(raw, at + 8).unwrap_or(0) as usize;
-            return (0..count)
-                .map_while(|i| {
-                    let start = u64_at(raw, at + 16 + i * 16)?;
-                    let last = u64_at(raw, at + 24 + i * 16)?;
-                    Range::inclusive(start, last)
-                })
-                .collect();
-        }
-        at = next as usize;
+    let wanted: Vec<(&Candidate, Arc<Group>)> =
+        candidates.iter().filter_map(of_its_group).collect();
+    let devices = open_each(
+        &wanted,
+        |(candidate, _)| candidate.name.to_string(),
+        |(candidate, group)| open_device(candidate, group),
+    )?;
+    // What can be mapped is known now that all devices are there.
+    let space = |(container, _): &(Arc<Container>, Vec<Arc<Group>>)| {
+        let inside = wanted.iter().zip(&devices);
+        let inside = inside.filter(|((_, group), _)| Arc::ptr_eq(&group.container, container));
+        let users = inside.map(|(_, device)| Arc::downgrade(device) as User);
+        container.space(users.collect())
+    };
+    let spaces = assigned.iter().map(space).collect::<Result<_, _>>()?;
+    Ok(Opened {
+        devices,
+        mapper: Arc::new(IovaSpaces::new(spaces)),
+        interface: "container",
+    })
+}
+
+fn first_of_each_group(candidates: &[Candidate]) -> Vec<&Candidate> {
+    let mut seen = HashSet::new();
+    let is_new = |candidate: &&Candidate| seen.insert(candidate.group);
+    candidates.iter().filter(is_new).collect()
+}
+
+fn open_device(candidate: &Candidate, group: &Arc<Group>) -> Result<Arc<VfioFile>, VfioError> {
+    let name = candidate.name;
+    let _phase = phase!("open_device", name);
+    let device = group.device(candidate)?;
+    info!("{name} is open (IOMMU group {})", candidate.group);
+    let file = VfioFile::new(name.to_string(), Box::new(device))?;
+    Ok(Arc::new(file))
+}
+
+/// What vfio-ioctls' container does here: it maps memory and lends its descriptor.
+trait Maps: VfioOps + AsRawFd {}
+
+impl<T: VfioOps + AsRawFd> Maps for T {}
+
+/// A set of I/O mappings, and the groups that use it.
+struct Container {
+    /// vfio-ioctls opens and maps. Its own opening of groups is not used: that keeps the group's
+    /// descriptor to itself, and closes a group by looking for the device in sysfs.
+    vfio: Arc<dyn Maps>,
+    kvm: Arc<KvmVfio>,
+    /// How many groups have joined. Locked while one joins or leaves.
+    members: Mutex<usize>,
+    groups: Arc<OpenGroups>,
+}
+
+impl Container {
+    /// Step 1, for `first` and those after it.
+    fn open(
+        kvm: &Arc<KvmVfio>,
+        groups: &Arc<OpenGroups>,
+        first: &Candidate,
+    ) -> Result<Self, VfioError> {
+        let vfio = VfioContainer::new(None).map_err(|e| match e {
+            vfio_ioctls::VfioError::OpenContainer(source) => {
+                VfioError::node(nodes::CONTAINER, None, source)
+            }
+            other => first.failed(StepError::Library(other)),
+        })?;
+        Ok(Self {
+            vfio: Arc::new(vfio),
+            kvm: Arc::clone(kvm),
+            members: Mutex::new(0),
+            groups: Arc::clone(groups),
+        })
     }
-    Vec::new()
+
+    /// Steps 2 to 5, for the group of a device.
+    fn join(self: &Arc<Self>, candidate: &Candidate) -> Result<Arc<Group>, VfioError> {
+        let mut group = Group::open(self, candidate)?;
+        group.join().map_err(|step| candidate.failed(step))?;
+        self.groups.add(&group);
+        Ok(Arc::new(group))
+    }
+
+    /// The container as a device's address space, for as long as one of `users` is open.
+    fn space(&self, users: Vec<User>) -> Result<IovaSpace, VfioError> {
+        let info = uapi::iommu_info(&*self.vfio).map_err(VfioError::IommuInfo)?;
+        Ok(IovaSpace {
+            ops: Arc::<dyn Maps>::clone(&self.vfio),
+            ranges: info::iova_ranges(&info),
+            users,
+        })
+    }
+
+    fn members(&self) -> MutexGuard<'_, usize> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn u32_at(raw: &[u8], at: usize) -> Option<u32> {
-    let bytes = raw.get(at..at.checked_add(4)?)?;
-    bytes.try_into().ok().map(u32::from_le_bytes)
+/// An open IOMMU group. It leaves its container when the last of its devices has closed.
+struct Group {
+    number: u32,
+    /// Shared with a hot reset for as long as that takes. Closes before `container`.
+    file: Arc<File>,
+    /// How far the group has come, which is what closing must undo.
+    stage: Stage,
+    container: Arc<Container>,
 }
 
-fn u64_at(raw: &[u8], at: usize) -> Option<u64> {
-    let bytes = raw.get(at..at.checked_add(8)?)?;
-    bytes.try_into().ok().map(u64::from_le_bytes)
+/// The steps that a group has behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    InContainer,
+    KnownToKvm,
+}
+
+impl Group {
+    /// Step 2.
+    fn open(container: &Arc<Container>, candidate: &Candidate) -> Result<Self, VfioError> {
+        let node = nodes::group(candidate.group);
+        let file = OpenOptions::new().read(true).write(true).open(&node);
+        let file = file.map_err(|e| VfioError::node(node, Some(candidate.name), e))?;
+        let status = uapi::group_status(&file)
+            .map_err(|e| candidate.failed(StepError::call("VFIO_GROUP_GET_STATUS", e)))?;
+        if status & VFIO_GROUP_FLAGS_VIABLE == 0 {
+            return Err(candidate.failed(StepError::NotViable));
+        }
+        Ok(Self {
+            number: candidate.group,
+            file: Arc::new(file),
+            stage: Stage::Open,
+            container: Arc::clone(container),
+        })
+    }
+
+    /// Steps 3 to 5. After an error the group is dropped, which undoes those that were done.
+    fn join(&mut self) -> Result<(), StepError> {
+        let container = Arc::clone(&self.container);
+        let mut members = container.members();
+        uapi::set_container(&self.file, &*container.vfio).map_err(StepError::SetContainer)?;
+        self.stage = Stage::InContainer;
+        *members += 1;
+        if *members == 1 {
+            uapi::set_iommu(&*container.vfio, VFIO_TYPE1v2_IOMMU).map_err(StepError::SetIommu)?;
+        }
+        let added = container.kvm.add(&self.file);
+        added.map_err(|e| StepError::call("KVM_DEV_VFIO_FILE_ADD", e))?;
+        self.stage = Stage::KnownToKvm;
+        Ok(())
+    }
+
+    fn is_of(&self, candidate: &Candidate) -> bool {
+        self.number == candidate.group
+    }
+
+    /// Step 6.
+    fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
+        let name = CString::new(name_and_token(candidate)).unwrap_or_default();
+        let file = uapi::device_of_group(&self.file, &name)
+            .map_err(|e| candidate.not_given("VFIO_GROUP_GET_DEVICE_FD", e))?;
+        Ok(GroupDevice {
+            file,
+            group: Arc::clone(self),
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let failed = |call, e| warn!("IOMMU group {}: {call} failed: {e}", self.number);
+        if self.stage == Stage::KnownToKvm
+            && let Err(e) = self.container.kvm.remove(&self.file)
+        {
+            failed("KVM_DEV_VFIO_FILE_DEL", e);
+        }
+        if self.stage != Stage::Open {
+            // The container loses its IOMMU, and all of its maps, with its last group.
+            let mut members = self.container.members();
+            *members = members.saturating_sub(1);
+            // The kernel itself takes a group out whose last device leaves its bus; the call says
+            // EINVAL then (drivers/vfio/group.c, vfio_device_remove_group).
+            if let Err(e) = uapi::unset_container(&self.file)
+                && e.raw_os_error() != Some(libc::EINVAL)
+            {
+                failed("VFIO_GROUP_UNSET_CONTAINER", e);
+            }
+        }
+    }
+}
+
+/// The name by which a group is asked for a device, with its VF token behind it
+/// (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_match).
+fn name_and_token(candidate: &Candidate) -> String {
+    let name = candidate.name;
+    candidate.token.map_or_else(
+        || name.to_string(),
+        |token| format!("{name} vf_token={}", token.hyphenated()),
+    )
+}
+
+/// A device of a group. The order of the fields is that of closing.
+struct GroupDevice {
+    file: File,
+    group: Arc<Group>,
+}
+
+impl OpenDevice for GroupDevice {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn group_file(&self, number: u32) -> Option<Arc<File>> {
+        self.group.container.groups.file(number)
+    }
+}
+
+/// The files of all open groups of a guest, whichever container they have joined.
+#[derive(Default)]
+struct OpenGroups(Mutex<HashMap<u32, Weak<File>>>);
+
+impl OpenGroups {
+    fn add(&self, group: &Group) {
+        let file = Arc::downgrade(&group.file);
+        self.files().insert(group.number, file);
+    }
+
+    fn file(&self, number: u32) -> Option<Arc<File>> {
+        self.files().get(&number)?.upgrade()
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<u32, Weak<File>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn info(caps: &[u8]) -> Vec<u8> {
-        let mut raw = vec![0u8; 24];
-        raw[4..8].copy_from_slice(&VFIO_IOMMU_INFO_CAPS.to_le_bytes());
-        raw[16..20].copy_from_slice(&24u32.to_le_bytes());
-        raw.extend_from_slice(caps);
-        raw
-    }
-
-    fn range_cap(next: u32, ranges: &[(u64, u64)]) -> Vec<u8> {
-        let mut cap = (VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE | 1 << 16)
-            .to_le_bytes()
-            .to_vec();
-        cap.extend(next.to_le_bytes());
-        cap.extend((ranges.len() as u32).to_le_bytes());
-        cap.extend([0; 4]);
-        for (a, b) in ranges {
-            cap.extend(a.to_le_bytes());
-            cap.extend(b.to_le_bytes());
-        }
-        cap
-    }
-
-    #[test]
-    fn ranges_are_found() {
-        let raw = info(&range_cap(
-            0,
-            &[(0, 0xfedf_ffff), (0xfef0_0000, 0x7f_ffff_ffff)],
-        ));
-        assert_eq!(
-            parse_ranges(&raw),
-            [
-                Range {
-                    start: 0,
-                    size: 0xfee0_0000
-                },
-                Range {
-                    start: 0xfef0_0000,
-                    size: 0x7f_ffff_ffff - 0xfef0_0000 + 1
-                },
-            ]
-        );
-        // A chain with another capability first.
-        let mut caps = [2u32, 32].map(u32::to_le_bytes).concat();
-        caps.extend(range_cap(0, &[(0x1000, 0x1fff)]));
-        assert_eq!(
-            parse_ranges(&info(&caps)),
-            [Range {
-                start: 0x1000,
-                size: 0x1000
-            }]
-        );
-    }
-
-    #[test]
-    fn chains_that_do_not_end_are_left() {
-        let caps = [2u32, 24].map(u32::to_le_bytes).concat();
-        assert!(parse_ranges(&info(&caps)).is_empty());
-        assert!(parse_ranges(&[]).is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
-            parse_ranges(&raw);
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Why a device cannot be passed through, and what to type.
+//! Why a device cannot be passed through, and the command that helps.
 
 use std::io;
 
@@ -9,8 +9,10 @@ use crate::config::device::Slot;
 use crate::hostinfo::name::HostName;
 use crate::hostinfo::sysfs::PciDevice;
 use crate::vfio::device::DeviceError;
-use crate::vfio::open::IOMMUFD_NODE;
-use crate::vfio::open::candidate::MAX_DEVICES;
+use crate::vfio::open::nodes;
+
+/// Slots of the guest's root bus, less the host bridge's.
+pub(super) const MAX_DEVICES: usize = 31;
 
 /// Why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +23,7 @@ pub enum VfioError {
     /// A mediated device where only a PCI device will do.
     #[error("{} is not a PCI device of this host", .0.in_words())]
     NotPhysical(HostName),
-    /// Nothing there.
+    /// No such device.
     #[error("there is no PCI device {0} on this host")]
     NoDevice(Bdf),
     /// No such mediated device.
@@ -38,13 +40,13 @@ pub enum VfioError {
     /// A mediated device that its parent's driver has let go of.
     #[error("mediated device {0} has no driver that gives it to VFIO")]
     Driverless(Uuid),
-    /// A token for what takes none.
+    /// A token for a device that does not take one.
     #[error("{} takes no VF token", .0.in_words())]
     TokenUnused(HostName),
-    /// A token, and an interface that has no way to give it.
+    /// A token, and an interface by which it is not given.
     #[error("a VF token can be given by group and container only, not by iommufd")]
     TokenByIommufd(HostName),
-    /// No token where one is wanted, or another one.
+    /// The kernel wants a token, or another one.
     #[error(
         "{} is opened only with {} VF token{}",
         .name.in_words(),
@@ -59,16 +61,13 @@ pub enum VfioError {
         /// The physical function, of a virtual one.
         physical: Option<Bdf>,
     },
-    /// The name by which vfio-ioctls opens a device with a token.
-    #[error("cannot make a link to the device's directory in {}", std::env::temp_dir().display())]
-    Alias(#[source] io::Error),
     /// Named more than once.
     #[error("{} is given twice", .0.in_words())]
     Twice(HostName),
-    /// More than the bus has room for.
+    /// More devices than the guest's bus has slots.
     #[error("{0} devices are more than the guest's PCI bus has slots for, which is {MAX_DEVICES}")]
     TooMany(usize),
-    /// A place on the guest's bus that two devices want.
+    /// Two devices at one address of the guest's bus.
     #[error("the guest's PCI address {0} is given twice")]
     SlotTwice(Slot),
     /// A function that no guest would find.
@@ -82,18 +81,18 @@ pub enum VfioError {
         /// The errno.
         source: io::Error,
     },
-    /// Another driver holds it, or none.
+    /// The device is bound to another driver, or to no driver.
     #[error("PCI device {bdf} is bound to {}, not to vfio-pci", driver_name(.driver))]
     NotVfio {
         /// The device.
         bdf: Bdf,
-        /// Its driver.
+        /// The device's driver.
         driver: Option<String>,
     },
-    /// The IOMMU is off, or there is none.
+    /// The IOMMU is off or missing.
     #[error("PCI device {0} is in no IOMMU group: the host's IOMMU is off or missing")]
     NoGroup(Bdf),
-    /// Other devices of the group are in the host's hands.
+    /// The host's drivers hold other devices of the group.
     #[error(
         "IOMMU group {group} of {bdf} is not viable: the host must give up {} too",
         culprit_list(.culprits)
@@ -101,7 +100,7 @@ pub enum VfioError {
     NotViable {
         /// The device asked for.
         bdf: Bdf,
-        /// Its group.
+        /// The device's group.
         group: u32,
         /// Members that a host driver holds.
         culprits: Vec<PciDevice>,
@@ -123,12 +122,12 @@ pub enum VfioError {
     #[error("KVM_CREATE_DEVICE of KVM's VFIO device failed")]
     KvmDevice(#[source] kvm_ioctls::Error),
     /// Any other step of opening.
-    #[error("cannot take {} over", .name.in_words())]
+    #[error("cannot open {}", .name.in_words())]
     Open {
         /// The device.
         name: HostName,
-        /// What vfio-ioctls says.
-        source: vfio_ioctls::VfioError,
+        /// The step.
+        source: StepError,
     },
     /// Asking the container.
     #[error("the IOMMU does not say what it can map")]
@@ -139,6 +138,31 @@ pub enum VfioError {
     /// A thread could not be started, or died.
     #[error("cannot open the devices in parallel")]
     Thread,
+}
+
+/// A step of opening a device that has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The kernel's last word on the group, after sysfs showed no culprit.
+    #[error("its IOMMU group is not viable")]
+    NotViable,
+    /// The container does not take the group.
+    #[error("VFIO_GROUP_SET_CONTAINER failed")]
+    SetContainer(#[source] io::Error),
+    /// The container does not take the group's IOMMU.
+    #[error("VFIO_SET_IOMMU failed")]
+    SetIommu(#[source] io::Error),
+    /// Any other call.
+    #[error("{call} failed")]
+    Call {
+        /// The call's name.
+        call: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+    /// A call that vfio-ioctls makes.
+    #[error(transparent)]
+    Library(vfio_ioctls::VfioError),
 }
 
 fn driver_name(driver: &Option<String>) -> String {
@@ -182,52 +206,46 @@ impl VfioError {
         }
     }
 
-    /// Whether it is a container that does not take a group, and another may.
+    /// Whether a container has refused a group, which another container may take.
     pub(super) fn is_refused_group(&self) -> bool {
-        use vfio_ioctls::VfioError::{ContainerSetIOMMU, GroupSetContainer};
+        use StepError::{SetContainer, SetIommu};
         matches!(
             self,
             Self::Open {
-                source: GroupSetContainer | ContainerSetIOMMU(_),
+                source: SetContainer(_) | SetIommu(_),
                 ..
             }
         )
     }
 
-    /// What to type.
+    /// What the user can do about it, most often a command.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {
-                "give an address as `mini-vmm host list` prints it, for example --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows".into()
+                "give an address as `mini-vmm host list` prints it, for example \
+                 --vfio 0000:01:00.0, or a UUID that `ls /sys/bus/mdev/devices` shows"
+                    .into()
             }
             Self::NotPhysical(name) => format!(
-                "name the PCI device that it is made of: dirname $(readlink -f /sys/bus/mdev/devices/{name})"
+                "name the PCI device that it is made of: \
+                 dirname $(readlink -f /sys/bus/mdev/devices/{name})"
             ),
             Self::NoDevice(_) => "see what there is with `mini-vmm host list`".into(),
             Self::NoMediated(uuid) => format!(
-                "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"
+                "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > \
+                 /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"
             ),
-            Self::NotPci { .. } => {
-                "take a type whose device_api is vfio-pci: grep . /sys/class/mdev_bus/*/mdev_supported_types/*/device_api".into()
-            }
+            Self::NotPci { .. } => "take a type whose device_api is vfio-pci: \
+                 grep . /sys/class/mdev_bus/*/mdev_supported_types/*/device_api"
+                .into(),
             Self::Driverless(uuid) => format!(
                 "as root, remove it and make it anew: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"
             ),
-            Self::TokenUnused(_) => {
-                "leave vf-token= out: it is for a virtual function whose physical function is bound to vfio-pci, and for that physical function".into()
-            }
+            Self::TokenUnused(_) => "leave vf-token= out: it is for a virtual function whose \
+                 physical function is bound to vfio-pci, and for that physical function"
+                .into(),
             Self::TokenByIommufd(_) => "use --iommu container, or leave --iommu out".into(),
-            Self::TokenRefused { name, physical, .. } => match physical {
-                Some(physical) => format!(
-                    "give the token that {physical} was opened with: --vfio {name},vf-token=UUID"
-                ),
-                None => format!(
-                    "its virtual functions are in use; give the token that they were opened with: --vfio {name},vf-token=UUID"
-                ),
-            },
-            Self::Alias(_) => {
-                "set TMPDIR to a directory that you can write to, for example TMPDIR=/run".into()
-            }
+            Self::TokenRefused { name, physical, .. } => token_hint(*name, *physical),
             Self::Twice(name) => format!("give --vfio {name} once"),
             Self::SlotTwice(_) => "give each device a slot= of its own, or none".into(),
             Self::NoFunctionZero(slot) => {
@@ -237,43 +255,79 @@ impl VfioError {
             Self::NotVfio { bdf, .. } => format!(
                 "as root: mini-vmm host bind {bdf}; or, for this run alone, --vfio {bdf},managed=on"
             ),
-            Self::NotViable { bdf, .. } => {
-                format!("as root: mini-vmm host bind {bdf} --group")
-            }
-            Self::NoGroup(_) => {
-                "turn the IOMMU on in the firmware and boot the host with intel_iommu=on (Intel) or amd_iommu=on (AMD)".into()
-            }
+            Self::NotViable { bdf, .. } => format!("as root: mini-vmm host bind {bdf} --group"),
+            Self::NoGroup(_) => "turn the IOMMU on in the firmware and boot the host with \
+                 intel_iommu=on (Intel) or amd_iommu=on (AMD)"
+                .into(),
             Self::NoCdev(_) => {
                 "this kernel's VFIO has no device nodes; use --iommu container".into()
             }
-            Self::Node { path, name, source } => match source.kind() {
-                io::ErrorKind::NotFound if path == IOMMUFD_NODE => {
-                    "this kernel has no iommufd, or as root: modprobe iommufd; else use --iommu container".into()
-                }
-                io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
-                io::ErrorKind::PermissionDenied => match name {
-                    Some(HostName::Pci(bdf)) => format!(
-                        "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
-                    ),
-                    _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
-                },
-                _ if source.raw_os_error() == Some(libc::EBUSY) => format!(
-                    "another process has it open; see which with `fuser -v {path}`"
-                ),
-                _ => return None,
-            },
-            Self::Open { source: vfio_ioctls::VfioError::ContainerSetIOMMU(_), .. } => {
-                "if `dmesg` says that the platform lacks interrupt remapping and you trust the guest, as root: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts".into()
-            }
-            Self::Open { .. } => "see `dmesg | grep -i vfio`".into(),
-            _ => return None,
+            Self::Node { path, name, source } => return node_hint(path, *name, source),
+            Self::Open { source, .. } => source.hint().into(),
+            Self::Sysfs { .. }
+            | Self::KvmDevice(_)
+            | Self::IommuInfo(_)
+            | Self::Device(_)
+            | Self::Thread => return None,
         })
     }
+}
+
+impl StepError {
+    /// Names the call that has failed.
+    pub(super) fn call(call: &'static str, source: io::Error) -> Self {
+        Self::Call { call, source }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::SetIommu(_) => {
+                "if `dmesg` says that the platform lacks interrupt remapping and you trust the \
+                 guest, as root: \
+                 echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+            }
+            _ => "see `dmesg | grep -i vfio`",
+        }
+    }
+}
+
+fn token_hint(name: HostName, physical: Option<Bdf>) -> String {
+    match physical {
+        Some(physical) => {
+            format!("give the token that {physical} was opened with: --vfio {name},vf-token=UUID")
+        }
+        None => format!(
+            "its virtual functions are in use; give the token that they were opened with: \
+             --vfio {name},vf-token=UUID"
+        ),
+    }
+}
+
+fn node_hint(path: &str, name: Option<HostName>, source: &io::Error) -> Option<String> {
+    Some(match source.kind() {
+        io::ErrorKind::NotFound if path == nodes::IOMMUFD => {
+            "this kernel has no iommufd, or as root: modprobe iommufd; \
+             else use --iommu container"
+                .into()
+        }
+        io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
+        io::ErrorKind::PermissionDenied => match name {
+            Some(HostName::Pci(bdf)) => format!(
+                "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
+            ),
+            _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
+        },
+        _ if source.raw_os_error() == Some(libc::EBUSY) => {
+            format!("another process has it open; see which with `fuser -v {path}`")
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::error_chain::sentence;
 
     #[test]
     fn a_token_that_is_wanted_is_explained() {
@@ -283,14 +337,17 @@ mod tests {
             (
                 false,
                 physical,
-                "PCI device 0000:01:00.1 is opened only with a VF token: its physical function 0000:01:00.0 is in VFIO's hands too",
-                "give the token that 0000:01:00.0 was opened with: --vfio 0000:01:00.1,vf-token=UUID",
+                "PCI device 0000:01:00.1 is opened only with a VF token: \
+                 its physical function 0000:01:00.0 is in VFIO's hands too",
+                "give the token that 0000:01:00.0 was opened with: \
+                 --vfio 0000:01:00.1,vf-token=UUID",
             ),
             (
                 true,
                 None,
                 "PCI device 0000:01:00.1 is opened only with another VF token",
-                "its virtual functions are in use; give the token that they were opened with: --vfio 0000:01:00.1,vf-token=UUID",
+                "its virtual functions are in use; give the token that they were opened with: \
+                 --vfio 0000:01:00.1,vf-token=UUID",
             ),
         ] {
             let error = VfioError::TokenRefused {
@@ -301,5 +358,83 @@ mod tests {
             assert_eq!(error.to_string(), says);
             assert_eq!(error.hint().as_deref(), Some(hint));
         }
+    }
+
+    /// Each errno that a step of opening is known for has an answer of its own.
+    #[test]
+    fn each_step_that_fails_is_explained() {
+        let name = HostName::Pci("01:00.0".parse().unwrap());
+        let errno = io::Error::from_raw_os_error;
+        let node = |path: &str, code| VfioError::node(path, Some(name), errno(code));
+        let open = |source| VfioError::Open { name, source };
+        let group = "/dev/vfio/7";
+        for (error, says, hint) in [
+            (
+                node(group, libc::EBUSY),
+                "cannot open /dev/vfio/7 for PCI device 0000:01:00.0",
+                "another process has it open; see which with `fuser -v /dev/vfio/7`",
+            ),
+            (
+                node(group, libc::EACCES),
+                "cannot open /dev/vfio/7 for PCI device 0000:01:00.0",
+                "as root: mini-vmm host bind 0000:01:00.0 --user $USER \
+                 (with your user's name for $USER)",
+            ),
+            (
+                node(group, libc::ENOENT),
+                "cannot open /dev/vfio/7 for PCI device 0000:01:00.0",
+                "as root: modprobe vfio-pci",
+            ),
+            (
+                node(nodes::IOMMUFD, libc::ENOENT),
+                "cannot open /dev/iommu for PCI device 0000:01:00.0",
+                "this kernel has no iommufd, or as root: modprobe iommufd; \
+                 else use --iommu container",
+            ),
+            (
+                VfioError::NoCdev(name),
+                "PCI device 0000:01:00.0 has no node under /dev/vfio/devices",
+                "this kernel's VFIO has no device nodes; use --iommu container",
+            ),
+            (
+                open(StepError::SetIommu(errno(libc::EPERM))),
+                "cannot open PCI device 0000:01:00.0: VFIO_SET_IOMMU failed",
+                "if `dmesg` says that the platform lacks interrupt remapping and you trust the \
+                 guest, as root: \
+                 echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+            ),
+            (
+                open(StepError::call(
+                    "VFIO_DEVICE_BIND_IOMMUFD",
+                    errno(libc::EINVAL),
+                )),
+                "cannot open PCI device 0000:01:00.0: VFIO_DEVICE_BIND_IOMMUFD failed",
+                "see `dmesg | grep -i vfio`",
+            ),
+            (
+                open(StepError::NotViable),
+                "cannot open PCI device 0000:01:00.0: its IOMMU group is not viable",
+                "see `dmesg | grep -i vfio`",
+            ),
+        ] {
+            let said = sentence(&error);
+            assert!(said.starts_with(says), "{said}");
+            assert_eq!(error.hint().as_deref(), Some(hint));
+        }
+    }
+
+    #[test]
+    fn only_a_refused_group_is_tried_with_another_container() {
+        let name = HostName::Pci("01:00.0".parse().unwrap());
+        let errno = || io::Error::from_raw_os_error(libc::EBUSY);
+        for (source, refused) in [
+            (StepError::SetContainer(errno()), true),
+            (StepError::SetIommu(errno()), true),
+            (StepError::call("KVM_DEV_VFIO_FILE_ADD", errno()), false),
+            (StepError::NotViable, false),
+        ] {
+            assert_eq!(VfioError::Open { name, source }.is_refused_group(), refused);
+        }
+        assert!(!VfioError::node("/dev/vfio/7", None, errno()).is_refused_group());
     }
 }

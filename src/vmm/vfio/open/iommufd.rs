@@ -1,47 +1,195 @@
-//! The iommufd path: what one I/O address space for all devices can map
-//! (Documentation/userspace-api/iommufd.rst).
+//! Devices by their own nodes and an iommufd (Documentation/userspace-api/iommufd.rst;
+//! Documentation/driver-api/vfio.rst, "IOMMUFD and vfio_iommu_type1" and "VFIO Device cdev").
+//!
+//! Each device is opened in this order:
+//!
+//! 1. **The iommufd.** `/dev/iommu` gives an empty set of objects, and IOMMU_IOAS_ALLOC one I/O
+//!    address space in it, which all devices use.
+//! 2. **The device's node** (`/dev/vfio/devices/vfioN`, its *cdev*). The file answers nothing yet:
+//!    the device itself is not open.
+//! 3. **KVM** is told of the file (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
+//!    when their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
+//! 4. **Bind** (VFIO_DEVICE_BIND_IOMMUFD). The iommufd becomes the owner of the device's DMA, for
+//!    all of its group; the call opens and resets the function, and the file answers from now on.
+//! 5. **Attach** (VFIO_DEVICE_ATTACH_IOMMUFD_PT). Until then all DMA of the device is blocked; from
+//!    then on it goes where the address space maps it.
+//!
+//! Closing goes the other way: the device is detached; KVM lets the file go, because its
+//! reference keeps the file open; the file closes, which unbinds; the iommufd closes last. A step
+//! that fails is reported and passed over. vfio-ioctls' own device panics there, so it is not
+//! used: vfio-ioctls opens the iommufd and the node, and maps.
 
+use std::any::Any;
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
-use iommufd_bindings::iommufd::{
-    IOMMUFD_CMD_IOAS_IOVA_RANGES, IOMMUFD_TYPE, iommu_ioas_iova_ranges, iommu_iova_range,
-};
+use iommufd_ioctls::{IommuFd, IommufdError};
 use pci::addr::Range;
-use vfio_ioctls::VfioIommufd;
-use vmm_sys_util::ioctl::ioctl_with_mut_ref;
-use vmm_sys_util::ioctl_io_nr;
+use tracing::{info, warn};
+use vfio_ioctls::{VfioDevice, VfioIommufd};
 
-ioctl_io_nr!(
-    IOMMU_IOAS_IOVA_RANGES,
-    IOMMUFD_TYPE as u32,
-    IOMMUFD_CMD_IOAS_IOVA_RANGES
-);
+use crate::phase;
+use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
+use crate::vfio::open::candidate::Candidate;
+use crate::vfio::open::error::{StepError, VfioError};
+use crate::vfio::open::kvm::KvmVfio;
+use crate::vfio::open::nodes;
+use crate::vfio::open::opened::Opened;
+use crate::vfio::open::parallel::open_each;
+use crate::vfio::uapi;
+use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 
-/// More ranges than any IOMMU has; the call fails beyond.
-const MAX_RANGES: usize = 256;
-
-/// The I/O addresses that an address space can map. Its devices must be attached: each narrows them.
+/// Opens the devices, all in one I/O address space.
 ///
 /// # Errors
-/// The errno of IOMMU_IOAS_IOVA_RANGES.
-pub fn iova_ranges(iommufd: &VfioIommufd) -> io::Result<Vec<Range>> {
-    let mut ranges = [iommu_iova_range::default(); MAX_RANGES];
-    let mut argument = iommu_ioas_iova_ranges {
-        size: size_of::<iommu_ioas_iova_ranges>() as u32,
-        ioas_id: iommufd.ioas().id(),
-        num_iovas: MAX_RANGES as u32,
-        allowed_iovas: ranges.as_mut_ptr() as u64,
-        ..Default::default()
+/// The first step that fails; what was open is closed again then.
+pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+    let kvm = Arc::new(kvm);
+    // Step 1.
+    let iommufd = open_iommufd(candidates)?;
+    info!("by iommufd");
+    // Steps 2 to 5, all devices at once: each is reset.
+    let devices = open_each(
+        candidates,
+        |candidate| candidate.name.to_string(),
+        |candidate| open_device(&iommufd, &kvm, candidate),
+    )?;
+    let users = devices.iter().map(|device| Arc::downgrade(device) as User);
+    let space = IovaSpace {
+        // Each device has narrowed what can be mapped.
+        ranges: iova_ranges(&iommufd).map_err(VfioError::IommuInfo)?,
+        users: users.collect(),
+        ops: iommufd,
     };
-    let fd = iommufd.iommufd().as_ref();
-    // SAFETY: the argument and the array it points at live for the call, and the array has as many
-    // elements as the argument says.
-    let ret = unsafe { ioctl_with_mut_ref(fd, IOMMU_IOAS_IOVA_RANGES(), &mut argument) };
-    if ret < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let found = ranges.iter().take(argument.num_iovas as usize);
-    Ok(found
-        .filter_map(|r| Range::inclusive(r.start, r.last))
-        .collect())
+    Ok(Opened {
+        devices,
+        mapper: Arc::new(IovaSpaces::new(vec![space])),
+        interface: "iommufd",
+    })
 }
+
+/// Step 1.
+fn open_iommufd(candidates: &[Candidate]) -> Result<Arc<VfioIommufd>, VfioError> {
+    let iommufd = IommuFd::new().map_err(|e| match e {
+        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source),
+        other => VfioError::IommuInfo(io::Error::other(other)),
+    })?;
+    VfioIommufd::new(Arc::new(iommufd), None, None)
+        .map(Arc::new)
+        .map_err(|e| match candidates.first() {
+            Some(first) => first.failed(StepError::Library(e)),
+            None => VfioError::IommuInfo(io::Error::other(e)),
+        })
+}
+
+/// The I/O addresses that the address space can map.
+fn iova_ranges(iommufd: &VfioIommufd) -> io::Result<Vec<Range>> {
+    let ranges = uapi::ioas_ranges(&**iommufd.iommufd(), iommufd.ioas().id())?;
+    let range = |(first, last)| Range::inclusive(first, last);
+    Ok(ranges.into_iter().filter_map(range).collect())
+}
+
+fn open_device(
+    iommufd: &Arc<VfioIommufd>,
+    kvm: &Arc<KvmVfio>,
+    candidate: &Candidate,
+) -> Result<Arc<VfioFile>, VfioError> {
+    let name = candidate.name;
+    let _phase = phase!("open_device", name);
+    let device = CdevDevice::open(iommufd, kvm, candidate)?;
+    info!("{name} is open (IOMMU group {})", candidate.group);
+    let file = VfioFile::new(name.to_string(), Box::new(device))?;
+    Ok(Arc::new(file))
+}
+
+/// A device by its own node.
+struct CdevDevice {
+    name: String,
+    /// Closes before `iommufd`.
+    file: File,
+    /// How far the device has come, which is what closing must undo.
+    stage: Stage,
+    kvm: Arc<KvmVfio>,
+    /// Stays open for as long as the device is bound to it.
+    _iommufd: Arc<dyn Any + Send + Sync>,
+}
+
+/// The steps that a device has behind it and that closing its file does not undo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    KnownToKvm,
+    Attached,
+}
+
+impl CdevDevice {
+    /// Steps 2 to 5. After an error the device is dropped, which undoes those that were done.
+    fn open(
+        iommufd: &Arc<VfioIommufd>,
+        kvm: &Arc<KvmVfio>,
+        candidate: &Candidate,
+    ) -> Result<Self, VfioError> {
+        let mut device = Self {
+            name: candidate.name.to_string(),
+            file: open_node(candidate)?,
+            stage: Stage::Open,
+            kvm: Arc::clone(kvm),
+            _iommufd: Arc::<VfioIommufd>::clone(iommufd),
+        };
+
+        kvm.add(&device.file)
+            .map_err(|e| candidate.failed(StepError::call("KVM_DEV_VFIO_FILE_ADD", e)))?;
+        device.stage = Stage::KnownToKvm;
+
+        uapi::bind(&device.file, &**iommufd.iommufd())
+            .map_err(|e| candidate.not_given("VFIO_DEVICE_BIND_IOMMUFD", e))?;
+
+        uapi::attach(&device.file, iommufd.ioas().id())
+            .map_err(|e| candidate.failed(StepError::call("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e)))?;
+        device.stage = Stage::Attached;
+        Ok(device)
+    }
+}
+
+/// Step 2.
+fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
+    let name = candidate.name;
+    VfioDevice::open_cdev(&candidate.path).map_err(|e| match e {
+        vfio_ioctls::VfioError::OpenDeviceCdev(source) => {
+            VfioError::node(candidate.cdev().unwrap_or_default(), Some(name), source)
+        }
+        vfio_ioctls::VfioError::InvalidVfioDev => VfioError::NoCdev(name),
+        other => candidate.failed(StepError::Library(other)),
+    })
+}
+
+impl OpenDevice for CdevDevice {
+    fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The kernel knows the owner of each device by its iommufd.
+    fn group_file(&self, _: u32) -> Option<Arc<File>> {
+        None
+    }
+}
+
+impl Drop for CdevDevice {
+    fn drop(&mut self) {
+        let failed = |call, e| warn!("{}: {call} failed: {e}", self.name);
+        if self.stage == Stage::Attached
+            && let Err(e) = uapi::detach(&self.file)
+        {
+            failed("VFIO_DEVICE_DETACH_IOMMUFD_PT", e);
+        }
+        if self.stage != Stage::Open
+            && let Err(e) = self.kvm.remove(&self.file)
+        {
+            failed("KVM_DEV_VFIO_FILE_DEL", e);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use crate::config::topology::MAX_CPUS;
 use crate::config::topology::{Topology, Wish};
 use crate::vcpu::cpuid::tests::{host, make, regs};
-use crate::vcpu::cpuid::topology::Place;
+use crate::vcpu::cpuid::topology::VcpuPosition;
 use crate::vcpu::cpuid::{Leaves, Traits};
 
 /// Socket, core of the socket, thread of the core.
@@ -76,7 +76,7 @@ fn check(name: &[u8; 12], topology: Topology) {
     let entries = host(name);
     let tell = |vcpu| {
         let mut leaves = Leaves::new(&entries);
-        Place { topology, vcpu }.tell(&mut leaves, 0x1f, name == b"AuthenticAMD");
+        VcpuPosition { topology, vcpu }.describe(&mut leaves, 0x1f, name == b"AuthenticAMD");
         leaves
     };
     let all: Vec<_> = (0..topology.cpus()).map(tell).collect();

@@ -1,6 +1,6 @@
 //! Small kernels, whole and damaged, through the door that the machine uses.
 
-#[path = "../../../tests/common/kernels.rs"]
+#[path = "../../../../tests/common/kernels.rs"]
 mod kernels;
 
 use std::io::Write;
@@ -10,9 +10,11 @@ use kernels::{bzimage, elf, put};
 use linux_loader::loader::bootparam::boot_params;
 use linux_loader::loader::elf::start_info::hvm_start_info;
 use proptest::prelude::*;
+use vm_memory::Bytes;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::*;
+use crate::boot::acpi;
 use crate::config::topology::Topology;
 use crate::layout::{LOW_PVH_INFO, LOW_ZERO_PAGE};
 
@@ -264,7 +266,7 @@ fn what_does_not_fit_says_how_much_memory_would_do() {
         "give the guest more with --memory 128M"
     );
 
-    // Beyond what any amount of memory would mend.
+    // No amount of memory would help here.
     put(&mut kernel, 0x258, &(8u64 << 30).to_le_bytes());
     let error = boot(&kernel, None, 64, "").unwrap_err();
     assert_eq!(error.hint(), None);
@@ -335,9 +337,12 @@ proptest! {
 
     #[test]
     fn initrds_lie_between_kernel_and_limit(
-        size in 1u64..(4 << 30), kernel_end in MIB..(2 << 30), low_ram in MIB..(3 << 30), reach in MIB..(4 << 30),
+        size in 1u64..(4 << 30),
+        kernel_end in MIB..(2 << 30),
+        low_ram in MIB..(3 << 30),
+        reach in MIB..(4 << 30),
     ) {
-        if let Ok(range) = place_initrd(size, kernel_end, low_ram, reach) {
+        if let Ok(range) = fit_initrd(size, kernel_end, low_ram, reach) {
             prop_assert!(range.start >= kernel_end && range.end() <= low_ram.min(reach));
             prop_assert_eq!((range.start % 4096, range.size), (0, size));
         }

@@ -1,27 +1,21 @@
-//! The reset of a whole slot or bus, for functions that have none of their own
+//! The reset of a whole slot or bus, for functions that cannot be reset alone
 //! (`include/uapi/linux/vfio.h`, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO and VFIO_DEVICE_PCI_HOT_RESET).
 //!
-//! The kernel does it only for one who owns every function that it would reset. With groups the
+//! The kernel does it only for an owner of every function that it would reset. With groups the
 //! proof is a descriptor of each group; with iommufd the kernel sees it by itself.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use pci::Bdf;
-use vfio_bindings::bindings::vfio::{VFIO_BASE, VFIO_PCI_HOT_RESET_FLAG_DEV_ID, VFIO_TYPE};
-use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_ptr};
-use vmm_sys_util::ioctl_io_nr;
+use vfio_bindings::bindings::vfio::VFIO_PCI_HOT_RESET_FLAG_DEV_ID;
 
-ioctl_io_nr!(
-    VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
-    VFIO_TYPE.into(),
-    VFIO_BASE + 12
-);
-ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, VFIO_TYPE.into(), VFIO_BASE + 13);
+use crate::vfio::uapi;
 
-/// `struct vfio_pci_hot_reset_info` and `struct vfio_pci_hot_reset` begin alike: argsz, flags, count.
+/// `struct vfio_pci_hot_reset_info` and `struct vfio_pci_hot_reset` begin alike: argsz, flags and
+/// count.
 const HEADER: usize = 3;
 /// `struct vfio_pci_dependent_device`: a group or device ID, then segment, bus and devfn.
 const ENTRY: usize = 2;
@@ -46,20 +40,10 @@ impl Scope {
         let mut room = USUAL;
         loop {
             let mut words = vec![0u32; HEADER + room * ENTRY];
-            words[0] = size_of_val(words.as_slice()) as u32;
-            // SAFETY: the buffer is as long as its argsz says, and lives for the call.
-            let ret = unsafe {
-                ioctl_with_mut_ptr(
-                    device,
-                    VFIO_DEVICE_GET_PCI_HOT_RESET_INFO(),
-                    words.as_mut_ptr(),
-                )
-            };
-            if ret == 0 {
+            let Err(error) = uapi::hot_reset_info(device, &mut words) else {
                 return Ok(Self::parse(&words));
-            }
-            let error = io::Error::last_os_error();
-            let count = words[2] as usize;
+            };
+            let count = words.get(2).map_or(0, |count| *count as usize);
             if error.raw_os_error() != Some(libc::ENOSPC) || count <= room || count > MOST {
                 return Err(error);
             }
@@ -75,10 +59,10 @@ impl Scope {
         let by_group = flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID == 0;
         let entries = words.get(HEADER..).unwrap_or_default().chunks_exact(ENTRY);
         let functions = entries.take(count as usize).filter_map(|entry| {
-            let [id, place] = *entry else {
+            let [id, address] = *entry else {
                 return None;
             };
-            let [low, high, bus, devfn] = place.to_le_bytes();
+            let [low, high, bus, devfn] = address.to_le_bytes();
             let bdf = Bdf {
                 segment: u16::from_le_bytes([low, high]),
                 bus,
@@ -97,43 +81,29 @@ impl Scope {
         self.functions.iter().map(|(bdf, _)| *bdf)
     }
 
-    /// Resets them all.
+    /// Resets them all. `group_file` finds the open file of a group by its number.
     ///
     /// # Errors
-    /// The errno: EINVAL where one of them is not ours, ENODEV where one is bound to no VFIO driver.
-    pub fn reset(&self, device: &File) -> io::Result<()> {
+    /// The errno: EINVAL where one of them is not ours, ENODEV where one is not bound to a VFIO
+    /// driver.
+    pub fn reset(
+        &self,
+        device: &File,
+        group_file: impl Fn(u32) -> Option<Arc<File>>,
+    ) -> io::Result<()> {
         let mut groups: Vec<u32> = self.functions.iter().filter_map(|(_, g)| *g).collect();
         groups.sort_unstable();
         groups.dedup();
-        let mut words = vec![0; HEADER];
-        for group in &groups {
-            words.push(group_descriptor(*group)? as u32);
-        }
-        words[0] = size_of_val(words.as_slice()) as u32;
-        words[2] = groups.len() as u32;
-        // SAFETY: the words are a `struct vfio_pci_hot_reset` with as many descriptors behind it as
-        // it says; the kernel only reads them.
-        let ret = unsafe { ioctl_with_ptr(device, VFIO_DEVICE_PCI_HOT_RESET(), words.as_ptr()) };
-        if ret < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+        let find = |group: &u32| {
+            let not_open = || io::Error::other(format!("IOMMU group {group} is not open"));
+            group_file(*group).ok_or_else(not_open)
+        };
+        // The files stay open until the call has returned.
+        let files: Vec<_> = groups.iter().map(find).collect::<io::Result<_>>()?;
+        let mut words = vec![0, 0, files.len() as u32];
+        words.extend(files.iter().map(|file| file.as_raw_fd() as u32));
+        uapi::hot_reset(device, &mut words)
     }
-}
-
-/// The descriptor of a group. A group opens but once, and vfio-ioctls, which has it open, keeps it to
-/// itself; so it is looked for among all that this process has open.
-fn group_descriptor(group: u32) -> io::Result<RawFd> {
-    let node = format!("/dev/vfio/{group}");
-    let is_it = |link: &Path| fs::read_link(link).is_ok_and(|to| to == Path::new(&node));
-    for entry in fs::read_dir("/proc/self/fd")? {
-        let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|n| n.parse().ok());
-        if let Some(number) = number.filter(|_| is_it(&entry.path())) {
-            return Ok(number);
-        }
-    }
-    Err(io::Error::other(format!("{node} is not open")))
 }
 
 #[cfg(test)]
@@ -165,6 +135,14 @@ mod tests {
 
     #[test]
     fn a_group_that_is_not_open() {
-        assert!(group_descriptor(u32::MAX).is_err());
+        let device = File::open("/dev/null").unwrap();
+        let scope = Scope::parse(&[0, 0, 2, 7, 0x0801_0000, 9, 0xfb02_0001]);
+        let open = |group| (group == 7).then(|| Arc::new(File::open("/dev/null").unwrap()));
+        let error = scope.reset(&device, open).unwrap_err();
+        assert_eq!(error.to_string(), "IOMMU group 9 is not open");
+        // With both open it is the kernel that answers.
+        let open = |_| Some(Arc::new(File::open("/dev/null").unwrap()));
+        let error = scope.reset(&device, open).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
     }
 }

@@ -1,4 +1,4 @@
-//! What the guest has at its ports and addresses, by name.
+//! Names for the ports and addresses that the guest's devices have, for reports.
 
 use std::sync::{Arc, Weak};
 
@@ -9,21 +9,33 @@ use pci::{Bdf, access};
 use crate::counters::registers::Space;
 use crate::devices::{power, serial};
 use crate::layout;
-use crate::stats::Place;
 use crate::vfio::function::VfioFunction;
 
-/// Tells what is where at the time of the call. It keeps no function alive.
-pub(super) fn lookup(
-    functions: &[(Bdf, Arc<VfioFunction>)],
-) -> impl Fn() -> Vec<Place> + Send + Sync + 'static {
-    let functions = functions.iter().map(|(bdf, f)| (*bdf, Arc::downgrade(f)));
-    let functions: Vec<_> = functions.collect();
-    move || places(&functions)
+/// A range of ports or addresses, and what the guest has there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedRange {
+    /// Ports or guest-physical addresses.
+    pub space: Space,
+    /// Half-open.
+    pub range: Range,
+    /// The name in a report.
+    pub name: String,
 }
 
-/// The devices of ours, and the functions where they are now. The first that has an address is it.
-fn places(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<Place> {
-    let port = |start: u16, size: u16, name: &str| Place {
+/// Returns a function that lists the ranges at the time of its call. It keeps no PCI function
+/// alive.
+pub fn lookup(
+    functions: &[(Bdf, Arc<VfioFunction>)],
+) -> impl Fn() -> Vec<NamedRange> + Send + Sync + 'static {
+    let functions = functions.iter().map(|(bdf, f)| (*bdf, Arc::downgrade(f)));
+    let functions: Vec<_> = functions.collect();
+    move || list(&functions)
+}
+
+/// Emulated devices, then the functions' BARs at their current addresses. Where ranges overlap, the
+/// first counts.
+fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
+    let port = |start: u16, size: u16, name: &str| NamedRange {
         space: Space::Port,
         range: Range {
             start: start.into(),
@@ -31,7 +43,7 @@ fn places(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<Place> {
         },
         name: name.into(),
     };
-    let mut places = vec![
+    let mut ranges = vec![
         port(layout::PORT_SERIAL, serial::PORTS, "serial port"),
         port(layout::PORT_PCI_ADDRESS, 4, "PCI configuration address"),
         port(
@@ -46,14 +58,14 @@ fn places(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<Place> {
         .filter_map(|(bdf, f)| Some((bdf, f.upgrade()?)));
     for (bdf, function) in alive {
         let number = u64::from(bdf.device) << 3 | u64::from(bdf.function);
-        places.push(memory(
+        ranges.push(memory(
             layout::ECAM_START + (number << 12),
             1 << 12,
             format!("{bdf} configuration space"),
         ));
-        // One that the guest is sizing is nowhere.
+        // A BAR that the guest is sizing has no address.
         let bars = function.bars();
-        for (index, bar, address) in bars.iter().filter(|(_, bar, at)| bar.is_placed(*at)) {
+        for (index, bar, address) in bars.iter().filter(|(_, bar, at)| bar.can_decode_at(*at)) {
             let name = match bar.kind {
                 BarKind::Rom => format!("{bdf} ROM"),
                 _ => format!("{bdf} BAR {index}"),
@@ -67,19 +79,19 @@ fn places(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<Place> {
             } else {
                 Space::Memory
             };
-            places.push(Place { space, range, name });
+            ranges.push(NamedRange { space, range, name });
         }
     }
-    places.push(memory(
+    ranges.push(memory(
         layout::ECAM_START,
         layout::ECAM_SIZE,
         "configuration space of nobody".into(),
     ));
-    places
+    ranges
 }
 
-fn memory(start: u64, size: u64, name: String) -> Place {
-    Place {
+fn memory(start: u64, size: u64, name: String) -> NamedRange {
+    NamedRange {
         space: Space::Memory,
         range: Range { start, size },
         name,

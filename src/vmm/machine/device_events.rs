@@ -1,0 +1,97 @@
+//! Events of the host's devices: a device has failed, or the host asks for it back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tracing::warn;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::event_thread::EventThread;
+use crate::machine::error::MachineError;
+use crate::memory::address_space::AddressSpace;
+use crate::memory::dma::Dma;
+use crate::sys::eventfd;
+use crate::vfio::device::{Irq, SharedDevice};
+use crate::vfio::function::VfioFunction;
+
+/// What it takes to give a device back while the VM runs.
+pub(super) struct Release {
+    pub space: Arc<AddressSpace>,
+    pub dma: Option<Arc<Dma>>,
+    /// Open devices that the host has not taken back.
+    pub in_use: Arc<AtomicUsize>,
+}
+
+impl Release {
+    /// Closes the device of `function`. The last device takes the IOMMU's maps with it.
+    fn release(&self, function: &VfioFunction) {
+        function.disconnect();
+        if self.in_use.fetch_sub(1, Ordering::Relaxed) == 1
+            && let Some(dma) = &self.dma
+        {
+            self.space.unsubscribe(&**dma);
+        }
+        // Closing a device may close its container, in which no RAM may be being mapped then.
+        match &self.dma {
+            Some(dma) => dma.between_maps(|| function.release()),
+            None => function.release(),
+        }
+    }
+}
+
+/// Listens to VFIO's error and request interrupts of a device (Linux, include/uapi/linux/vfio.h,
+/// VFIO_PCI_ERR_IRQ_INDEX and VFIO_PCI_REQ_IRQ_INDEX). Returns the eventfds that VFIO signals.
+///
+/// # Errors
+/// The host has no descriptors left, or the device refuses an eventfd.
+pub(super) fn watch(
+    thread: &EventThread,
+    device: &SharedDevice,
+    function: &Arc<VfioFunction>,
+    release: Release,
+) -> Result<Vec<EventFd>, MachineError> {
+    let failed = Arc::downgrade(function);
+    let on_error = move || {
+        if let Some(function) = failed.upgrade()
+            && function.disconnect()
+        {
+            let name = function.name();
+            warn!("{name} has failed: it is removed from the guest, which goes on");
+        }
+    };
+    let name = device.name().to_string();
+    let wanted = Arc::downgrade(function);
+    // The host repeats its request until it has the device.
+    let requested = AtomicBool::new(false);
+    let on_request = move || {
+        if requested.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        warn!("the host asks for {name}: it is removed from the guest, which goes on");
+        if let Some(function) = wanted.upgrade() {
+            release.release(&function);
+        }
+    };
+    let error = watch_one(thread, device, Irq::Error, on_error)?;
+    let request = watch_one(thread, device, Irq::Request, on_request)?;
+    Ok(error.into_iter().chain(request).collect())
+}
+
+/// Calls `handler` when VFIO signals `irq`; `None` if the device has no such interrupt.
+fn watch_one(
+    thread: &EventThread,
+    device: &SharedDevice,
+    irq: Irq,
+    handler: impl Fn() + Send + Sync + 'static,
+) -> Result<Option<EventFd>, MachineError> {
+    if device.irq(irq).is_none() {
+        return Ok(None);
+    }
+    let event =
+        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Descriptors)?;
+    thread
+        .watch(&event, handler)
+        .map_err(MachineError::Descriptors)?;
+    device.set_events(irq, 0, &[Some(eventfd::borrow(&event))])?;
+    Ok(Some(event))
+}

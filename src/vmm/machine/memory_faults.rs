@@ -1,0 +1,138 @@
+//! KVM cannot get a page of a BAR, because its device has gone or no longer decodes memory: the
+//! device is disconnected from the guest, and the guest goes on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::memory::address_space::AddressSpace;
+use crate::memory::region::RegionKind;
+use crate::vcpu::shared::MemoryFaultHandler;
+use crate::vfio::function::VfioFunction;
+
+/// Answers memory faults with the guest's devices, during one boot.
+pub(super) struct DeviceFaults {
+    functions: Vec<Arc<VfioFunction>>,
+    space: Arc<AddressSpace>,
+    /// vCPUs beside the one that faults.
+    other_vcpus: usize,
+    seen: Mutex<Seen>,
+}
+
+/// The devices that are known to be disconnected, and the faults that this still explains.
+#[derive(Default)]
+struct Seen {
+    /// Disconnected devices, for whatever reason.
+    disconnected: usize,
+    /// Faults without an address that are still to be expected: each other vCPU may have touched
+    /// the lost pages at the same time.
+    expected: usize,
+}
+
+impl DeviceFaults {
+    /// For a guest with these functions, memory and number of vCPUs.
+    pub fn new(functions: Vec<Arc<VfioFunction>>, space: Arc<AddressSpace>, vcpus: usize) -> Self {
+        let seen = Seen {
+            disconnected: count_disconnected(&functions),
+            expected: 0,
+        };
+        Self {
+            seen: Mutex::new(seen),
+            functions,
+            space,
+            other_vcpus: vcpus.saturating_sub(1),
+        }
+    }
+
+    /// KVM does not say which page it lacks. Every device that may have lost its pages is
+    /// disconnected.
+    fn handle_unknown(&self) -> bool {
+        // One vCPU at a time: the second must see what the first has done.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for function in &self.functions {
+            function.disconnect_if_unmappable();
+        }
+        let disconnected = count_disconnected(&self.functions);
+        if disconnected > seen.disconnected {
+            *seen = Seen {
+                disconnected,
+                expected: self.other_vcpus,
+            };
+            return true;
+        }
+        let expected = seen.expected > 0;
+        seen.expected = seen.expected.saturating_sub(1);
+        expected
+    }
+}
+
+fn count_disconnected(functions: &[Arc<VfioFunction>]) -> usize {
+    functions.iter().filter(|f| f.is_disconnected()).count()
+}
+
+impl MemoryFaultHandler for DeviceFaults {
+    fn handle(&self, address: Option<u64>) -> bool {
+        let Some(address) = address else {
+            return self.handle_unknown();
+        };
+        match self.space.kind_at(address) {
+            Some(RegionKind::Ram) => false,
+            Some(RegionKind::Device) => {
+                // If another vCPU was quicker, the region has gone meanwhile.
+                self.functions
+                    .iter()
+                    .any(|f| f.disconnect_if_mapped_at(address))
+                    || self.space.kind_at(address).is_none()
+            }
+            None => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::mapping::{Mapping, PAGE_SIZE};
+    use crate::memory::region::Region;
+
+    fn faults(expected: usize) -> DeviceFaults {
+        let space = AddressSpace::new();
+        for (start, kind) in [(0, RegionKind::Ram), (0x8000, RegionKind::Device)] {
+            let mapping = Arc::new(Mapping::anonymous(PAGE_SIZE, PAGE_SIZE).unwrap());
+            let region = Region {
+                start,
+                size: PAGE_SIZE,
+                mapping,
+                offset: 0,
+                kind,
+            };
+            space.add(region).unwrap();
+        }
+        DeviceFaults {
+            functions: Vec::new(),
+            space: Arc::new(space),
+            other_vcpus: 0,
+            seen: Mutex::new(Seen {
+                disconnected: 0,
+                expected,
+            }),
+        }
+    }
+
+    #[test]
+    fn what_no_device_explains_ends_the_run() {
+        let faults = faults(0);
+        assert!(!faults.handle(Some(0x800)), "RAM");
+        assert!(!faults.handle(Some(0x8000)), "of no device");
+        assert!(!faults.handle(None));
+        // Another vCPU has handled the fault already.
+        assert!(faults.handle(Some(0x4000)));
+    }
+
+    #[test]
+    fn each_other_vcpu_may_fault_once() {
+        let faults = faults(2);
+        assert_eq!(
+            [(); 4].map(|()| faults.handle(None)),
+            [true, true, false, false]
+        );
+    }
+}

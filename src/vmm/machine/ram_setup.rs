@@ -1,0 +1,131 @@
+//! RAM made present, and mapped for the guest's devices, beside the rest of the set-up.
+
+use std::sync::Arc;
+
+use crate::config::memory::{MemoryConfig, Pages};
+use crate::guest_event::{GuestEvent, Notifier};
+use crate::hostinfo::name::HostName;
+use crate::machine::error::MachineError;
+use crate::memory::dma::Dma;
+use crate::memory::dma_ready::DmaReady;
+use crate::memory::populate_throttle::{PopulatePause, PopulateThrottle};
+use crate::memory::prefault;
+use crate::memory::prefault::{Prefault, PrefaultError};
+use crate::memory::ram::Ram;
+use crate::vfio::open::candidate::Candidate;
+
+/// The thread that prepares RAM, if the guest has a device, and what others need to know of it.
+pub(super) struct RamSetup {
+    prefault: Option<Prefault>,
+    ready: Arc<DmaReady>,
+    throttle: Arc<PopulateThrottle>,
+    /// Bytes that may still be unmapped when the guest starts.
+    left_at_start: u64,
+}
+
+impl RamSetup {
+    /// With a device, RAM is made present and mapped from now on, also while the guest runs.
+    /// Without one, pages appear as the guest touches them, unless the user wants all of them first
+    /// (`prefault=on`).
+    ///
+    /// # Errors
+    /// The host has no pages or threads left.
+    pub fn start(
+        ram: &Arc<Ram>,
+        memory: &MemoryConfig,
+        candidates: &[Candidate],
+        notifier: &Arc<Notifier>,
+    ) -> Result<Self, MachineError> {
+        let throttle = Arc::new(PopulateThrottle::default());
+        let mut prefault = None;
+        if !candidates.is_empty() {
+            let notifier = Arc::clone(notifier);
+            let failed =
+                move || notifier.notify(GuestEvent::Broken("its RAM is not mapped".into()));
+            let populate = memory
+                .prefault
+                .unwrap_or_else(|| is_pinned_for_any(candidates));
+            let throttle = Arc::clone(&throttle);
+            prefault = Some(Prefault::start(
+                Arc::clone(ram),
+                populate,
+                throttle,
+                failed,
+            )?);
+        } else if memory.prefault == Some(true) {
+            prefault::populate_all(ram)?;
+        }
+        let ready = prefault.as_ref().map(Prefault::ready);
+        Ok(Self {
+            prefault,
+            ready: ready.unwrap_or_else(|| Arc::new(DmaReady::ready())),
+            throttle,
+            left_at_start: left_at_start(memory, candidates),
+        })
+    }
+
+    /// Opens when devices can reach all RAM; open from the start where there is nothing to map.
+    pub fn ready(&self) -> Arc<DmaReady> {
+        Arc::clone(&self.ready)
+    }
+
+    /// Pauses populating until the returned value is dropped; see [`PopulateThrottle`].
+    pub fn pause(&self) -> PopulatePause {
+        self.throttle.pause()
+    }
+
+    /// Lets RAM be mapped by `dma`.
+    pub fn map(&mut self, dma: Arc<Dma>) {
+        if let Some(prefault) = &mut self.prefault {
+            prefault.map(dma);
+        }
+    }
+
+    /// Waits until the guest may start.
+    ///
+    /// # Errors
+    /// The reason why RAM cannot be mapped.
+    pub fn wait(&mut self) -> Result<(), PrefaultError> {
+        let left = self.left_at_start;
+        self.prefault.as_mut().map_or(Ok(()), |p| p.wait(left))
+    }
+
+    /// # Errors
+    /// The reason why RAM cannot be mapped, once that is known.
+    pub fn check(&mut self) -> Result<(), PrefaultError> {
+        self.prefault.as_mut().map_or(Ok(()), Prefault::check)
+    }
+
+    /// Ends the thread. What it has mapped stays mapped.
+    pub fn stop(&mut self) {
+        self.prefault = None;
+    }
+}
+
+/// Whether RAM is pinned for any of the devices. For a mediated device the kernel pins only the
+/// pages that the device uses.
+pub(super) fn is_pinned_for_any(candidates: &[Candidate]) -> bool {
+    candidates.iter().any(|c| !is_mediated(c))
+}
+
+fn is_mediated(candidate: &Candidate) -> bool {
+    matches!(candidate.name(), HostName::Mediated(_))
+}
+
+/// Bytes of RAM that may be mapped while the guest runs already.
+///
+/// A vCPU that enables bus mastering before all RAM is mapped waits for the rest. That must take no
+/// more than a few seconds: Linux reports a soft lockup when a CPU is away for twenty
+/// (Documentation/admin-guide/lockup-watchdogs.rst). A mediated device is a program and may use
+/// memory before bus mastering is enabled, so that all RAM must be mapped for it first.
+fn left_at_start(memory: &MemoryConfig, candidates: &[Candidate]) -> u64 {
+    /// With 4 KiB pages, and where the kernel gets pages while it pins them.
+    const SLOW: u64 = 1 << 30;
+    const FAST: u64 = 8 << 30;
+    match (memory.prefault, memory.pages) {
+        (Some(true), _) => 0,
+        _ if candidates.iter().any(is_mediated) => 0,
+        (Some(false), _) | (_, Pages::Small) => SLOW,
+        _ => FAST,
+    }
+}

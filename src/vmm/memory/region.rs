@@ -1,0 +1,43 @@
+//! A range of guest-physical memory and the host memory behind it.
+
+use std::sync::Arc;
+
+use crate::memory::mapping::Mapping;
+
+/// What kind of memory a region shows the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegionKind {
+    /// Guest RAM: a device's DMA must reach it.
+    Ram,
+    /// A mapped part of a passed-through BAR: DMA from another device may reach it (peer to peer).
+    Device,
+}
+
+/// A range of guest-physical memory backed by host memory.
+///
+/// A region keeps its host mapping alive, so that no memory slot or IOMMU map outlives the pages.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Guest-physical address, page aligned.
+    pub start: u64,
+    /// Length in bytes, a multiple of the page size.
+    pub size: u64,
+    /// The host mapping.
+    pub mapping: Arc<Mapping>,
+    /// Where in the mapping the region begins.
+    pub offset: u64,
+    /// RAM or a device's memory.
+    pub kind: RegionKind,
+}
+
+impl Region {
+    /// The host virtual address of the region's first byte.
+    pub fn host_address(&self) -> u64 {
+        self.mapping.address() + self.offset
+    }
+
+    /// The first guest-physical address after the region.
+    pub fn end(&self) -> u64 {
+        self.start + self.size
+    }
+}

@@ -1,0 +1,59 @@
+//! Why a vCPU cannot be made or run.
+
+use std::io;
+
+use crate::vcpu::cpuid::CpuidError;
+
+/// Why a vCPU cannot be made or run.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuError {
+    /// An ioctl failed.
+    #[error("{name} failed")]
+    Call {
+        /// The ioctl.
+        name: &'static str,
+        /// The errno.
+        source: kvm_ioctls::Error,
+    },
+    /// More MSRs than a call can name.
+    #[error("too many MSRs")]
+    Msrs,
+    /// A thread could not be started.
+    #[error("cannot start a thread for vCPU {0}")]
+    Thread(u32, #[source] io::Error),
+    /// The thread that empties the ring of coalesced writes could not be started.
+    #[error("cannot start a thread for coalesced writes")]
+    Server(#[source] io::Error),
+    /// The CPUID leaves cannot be made.
+    #[error(transparent)]
+    Cpuid(#[from] CpuidError),
+    /// The handler of the signal that interrupts a vCPU could not be installed.
+    #[error("cannot install the handler of the signal that stops vCPUs")]
+    Signal(#[source] vmm_sys_util::errno::Error),
+    /// A vCPU's thread has panicked.
+    #[error("the thread of a vCPU died")]
+    Died,
+    /// A host CPU that this process cannot run on.
+    #[error("no vCPU can be pinned to host CPU {cpu}")]
+    Pin {
+        /// The host CPU's number.
+        cpu: usize,
+        /// The host CPUs that can be used, as a list such as `0-3,8`.
+        usable: String,
+        /// The errno.
+        source: io::Error,
+    },
+}
+
+impl VcpuError {
+    /// The remedy to type, where one is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Call { source, .. } if source.errno() == libc::EMFILE => {
+                Some("raise the limit with `ulimit -n`".into())
+            }
+            Self::Pin { usable, .. } => Some(format!("name host CPUs of pin={usable}")),
+            _ => None,
+        }
+    }
+}

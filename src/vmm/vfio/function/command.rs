@@ -1,0 +1,81 @@
+//! COMMAND as the guest reads the register: the device's, but for enables that the device does not
+//! keep. A mediated device is a program's idea of PCI, and the kernel's sample of serial ports
+//! (samples/vfio-mdev/mtty.c) has a COMMAND that cannot be written.
+
+use pci::regs::{COMMAND, command};
+use tracing::info;
+
+use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
+
+/// The decode enables in the low byte.
+const DECODE: u8 = (command::IO | command::MEMORY) as u8;
+
+/// The bits of COMMAND that the device answers wrongly.
+#[derive(Debug)]
+pub(super) struct Command {
+    /// Decode enables that read as set after zero was written.
+    unwritable_bits: u8,
+}
+
+impl Command {
+    /// Clears COMMAND, so that the device neither decodes nor masters the bus, as firmware finds a
+    /// device. Looks whether the register reads so.
+    ///
+    /// # Errors
+    /// When the device does not answer.
+    pub(super) fn clear(device: &dyn Device) -> Result<Self, DeviceError> {
+        device.write(CONFIG_REGION, COMMAND.into(), &[0, 0])?;
+        let mut low = [0];
+        device.read(CONFIG_REGION, COMMAND.into(), &mut low)?;
+        let unwritable_bits = low[0] & DECODE;
+        if unwritable_bits != 0 {
+            info!(
+                "{}: COMMAND cannot be written; decoding is turned on and off here alone",
+                device.name()
+            );
+        }
+        Ok(Self { unwritable_bits })
+    }
+
+    /// Corrects what was read from the device at `offset`, where the guest has written `written`.
+    pub(super) fn correct(&self, written: u16, offset: u16, data: &mut [u8]) {
+        let low = COMMAND.checked_sub(offset).map(usize::from);
+        if let Some(low) = low.and_then(|at| data.get_mut(at)) {
+            *low = (*low & !self.unwritable_bits) | (written as u8 & self.unwritable_bits);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfio::function::test_device::TestDevice;
+
+    #[test]
+    fn a_register_that_keeps_what_is_written_is_left_alone() {
+        let device = TestDevice::new();
+        device.write(CONFIG_REGION, 4, &[7, 5]).unwrap();
+        let command = Command::clear(&device).unwrap();
+        assert_eq!((device.config(4), device.config(5)), (0, 0));
+        let mut data = [0xa0, 0xa1];
+        command.correct(0x0003, 4, &mut data);
+        assert_eq!(data, [0xa0, 0xa1]);
+        device.set_deaf(true);
+        assert!(Command::clear(&device).is_err());
+    }
+
+    #[test]
+    fn enables_that_cannot_be_written_read_as_the_guest_wrote_them() {
+        let device = TestDevice::new().with_fixed_command(0x05);
+        let command = Command::clear(&device).unwrap();
+        let read = |written, offset, mut data: [u8; 4]| {
+            command.correct(written, offset, &mut data);
+            data
+        };
+        // Bus Master Enable is the device's own, and so is all but the one byte.
+        assert_eq!(read(0x0000, 4, [5, 1, 2, 3]), [4, 1, 2, 3]);
+        assert_eq!(read(0x0001, 4, [5, 1, 2, 3]), [5, 1, 2, 3]);
+        assert_eq!(read(0x0000, 2, [5, 1, 5, 3]), [5, 1, 4, 3]);
+        assert_eq!(read(0x0000, 8, [5; 4]), [5; 4]);
+    }
+}

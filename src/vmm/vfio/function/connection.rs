@@ -1,0 +1,152 @@
+//! The device behind a function, until the host gets the device back.
+//!
+//! vCPUs use the device at the same time, some of them without the function's lock. So the device
+//! has a lock of its own, which is held no longer than it takes to clone or to drop the reference.
+
+use std::sync::{PoisonError, RwLock};
+
+use pci::regs::power::STATE as POWER_STATE;
+use pci::regs::{COMMAND, command};
+use tracing::warn;
+
+use crate::log::error_chain::with_causes;
+use crate::log::limit::RateLimit;
+use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
+
+/// The device of a function, and the device's configuration space.
+pub(super) struct Connection {
+    name: String,
+    /// `None` once the host has the device back.
+    device: RwLock<Option<SharedDevice>>,
+    limit: RateLimit,
+}
+
+impl Connection {
+    pub(super) fn new(device: SharedDevice) -> Self {
+        Self {
+            name: device.name().into(),
+            device: RwLock::new(Some(device)),
+            limit: RateLimit::default(),
+        }
+    }
+
+    /// The host's name of the device.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The device, unless the host has the device back.
+    pub(super) fn device(&self) -> Option<SharedDevice> {
+        let device = self.device.read();
+        device.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of the device for ever.
+    pub(super) fn close(&self) {
+        let device = self.device.write();
+        device.unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Writes registers of the device's configuration space.
+    pub(super) fn write_config(&self, offset: u16, data: &[u8]) {
+        if let Some(device) = self.device()
+            && let Err(e) = device.write(CONFIG_REGION, offset.into(), data)
+        {
+            self.complain(&e);
+        }
+    }
+
+    /// Reads registers of the device's configuration space; ones where the device does not answer.
+    pub(super) fn read_config(&self, offset: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some(device) = self.device()
+            && let Err(e) = device.read(CONFIG_REGION, offset.into(), data)
+        {
+            data.fill(0xff);
+            self.complain(&e);
+        }
+    }
+
+    /// Logs an error that a guest's access has led to. The guest has an answer already.
+    pub(super) fn complain(&self, error: &DeviceError) {
+        if self.limit.allow() {
+            warn!("{}", with_causes(error));
+        }
+    }
+
+    /// Whether the device answers, decodes memory, and is in D0 as its register at `pmcsr` says.
+    /// VFIO gives out the pages of a BAR only then (drivers/vfio/pci/vfio_pci_core.c,
+    /// `__vfio_pci_memory_enabled`).
+    pub(super) fn decodes_memory(&self, pmcsr: Option<u16>) -> bool {
+        let Some(device) = self.device() else {
+            return false;
+        };
+        let read = |at: u16, data: &mut [u8]| device.read(CONFIG_REGION, at.into(), data).is_ok();
+        let (mut id, mut enables, mut power) = ([0; 4], [0; 2], [0; 2]);
+        read(0, &mut id)
+            && id != [0xff; 4]
+            && read(COMMAND, &mut enables)
+            && u16::from_le_bytes(enables) & command::MEMORY != 0
+            && pmcsr.is_none_or(|at| read(at, &mut power))
+            && power[0] & POWER_STATE == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::vfio::function::test_device::TestDevice;
+
+    const PMCSR: u16 = 0x44;
+
+    #[test]
+    fn a_closed_connection_reads_as_ones() {
+        let device = Arc::new(TestDevice::new());
+        let connection = Connection::new(device.clone());
+        connection.write_config(0x0c, &[0x10]);
+        let mut data = [0];
+        connection.read_config(0x0c, &mut data);
+        assert_eq!(data, [0x10]);
+        connection.close();
+        assert!(connection.device().is_none());
+        // Nothing else keeps the device open.
+        assert_eq!(Arc::strong_count(&device), 1);
+        connection.write_config(0x0c, &[0x20]);
+        connection.read_config(0x0c, &mut data);
+        assert_eq!((data, device.config(0x0c)), ([0xff], 0x10));
+        assert_eq!(connection.name(), "test");
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_reads_as_ones() {
+        let device = Arc::new(TestDevice::new());
+        let connection = Connection::new(device.clone());
+        device.set_deaf(true);
+        let mut data = [0; 4];
+        connection.read_config(0, &mut data);
+        assert_eq!(data, [0xff; 4]);
+    }
+
+    #[test]
+    fn memory_is_decoded_only_in_d0_by_a_device_that_answers() {
+        let device = Arc::new(TestDevice::new());
+        let connection = Connection::new(device.clone());
+        assert!(!connection.decodes_memory(Some(PMCSR)));
+        connection.write_config(COMMAND, &[command::MEMORY as u8]);
+        assert!(connection.decodes_memory(Some(PMCSR)) && connection.decodes_memory(None));
+        connection.write_config(PMCSR, &[3]);
+        assert!(!connection.decodes_memory(Some(PMCSR)) && connection.decodes_memory(None));
+        device.set_deaf(true);
+        assert!(!connection.decodes_memory(None));
+        device.set_deaf(false);
+        connection.write_config(0, &[0xff; 4]);
+        assert!(
+            !connection.decodes_memory(None),
+            "the device is off the bus"
+        );
+        connection.close();
+        assert!(!connection.decodes_memory(None));
+    }
+}

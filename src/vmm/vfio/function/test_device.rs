@@ -1,0 +1,167 @@
+//! A device for the tests of a function's parts: a configuration space that keeps what is written,
+//! and regions without interrupts.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use vmm_sys_util::tempfile::TempFile;
+
+use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
+
+/// The bytes behind the regions, each of which begins at 0 in this file.
+const FILE_SIZE: u64 = 1 << 20;
+
+pub(crate) struct TestDevice {
+    config: Mutex<[u8; 256]>,
+    regions: [RegionInfo; 7],
+    file: File,
+    /// Reads fail.
+    deaf: AtomicBool,
+    /// COMMAND's low byte cannot be written, and reads so.
+    fixed_command: Option<u8>,
+    region_reads: AtomicU32,
+}
+
+impl TestDevice {
+    pub(crate) fn new() -> Self {
+        let file = TempFile::new().unwrap().into_file();
+        file.set_len(FILE_SIZE).unwrap();
+        Self {
+            config: Mutex::new([0; 256]),
+            regions: Default::default(),
+            file,
+            deaf: AtomicBool::new(false),
+            fixed_command: None,
+            region_reads: AtomicU32::new(0),
+        }
+    }
+
+    /// With a region of `size` bytes, of which `mappable` can be mapped.
+    pub(crate) fn with_region(mut self, index: u32, size: u64, mappable: &[(u64, u64)]) -> Self {
+        self.regions[index as usize] = RegionInfo {
+            size,
+            read: true,
+            write: true,
+            mappable: mappable.to_vec(),
+            file_offset: 0,
+        };
+        self
+    }
+
+    pub(crate) fn with_fixed_command(mut self, low: u8) -> Self {
+        self.fixed_command = Some(low);
+        self
+    }
+
+    pub(crate) fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Relaxed);
+    }
+
+    /// A byte of configuration space.
+    pub(crate) fn config(&self, offset: u16) -> u8 {
+        self.config.lock().unwrap()[usize::from(offset)]
+    }
+
+    /// How often a region other than configuration space was read.
+    pub(crate) fn region_reads(&self) -> u32 {
+        self.region_reads.load(Ordering::Relaxed)
+    }
+
+    fn error(&self) -> DeviceError {
+        DeviceError::Call {
+            device: self.name().into(),
+            call: "a test's call",
+            source: io::Error::from_raw_os_error(libc::EIO),
+        }
+    }
+
+    fn answer(&self) -> Result<(), DeviceError> {
+        match self.deaf.load(Ordering::Relaxed) {
+            true => Err(self.error()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Device for TestDevice {
+    fn name(&self) -> &str {
+        "test"
+    }
+
+    fn region(&self, index: u32) -> RegionInfo {
+        let region = self.regions.get(index as usize);
+        region.cloned().unwrap_or_default()
+    }
+
+    fn irq(&self, _: Irq) -> Option<IrqInfo> {
+        None
+    }
+
+    fn can_reset(&self) -> bool {
+        false
+    }
+
+    fn map_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        if region != CONFIG_REGION {
+            self.region_reads.fetch_add(1, Ordering::Relaxed);
+        }
+        self.answer()?;
+        data.fill(0xa5);
+        if region == CONFIG_REGION {
+            let config = self.config.lock().unwrap();
+            data.copy_from_slice(&config[offset as usize..offset as usize + data.len()]);
+            if let (Some(low), 4) = (self.fixed_command, offset) {
+                data[0] = low;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.answer()?;
+        if region == CONFIG_REGION {
+            let mut config = self.config.lock().unwrap();
+            config[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+        }
+        Ok(())
+    }
+
+    fn set_events(&self, _: Irq, _: u32, _: &[Option<BorrowedFd<'_>>]) -> Result<(), DeviceError> {
+        Err(self.error())
+    }
+
+    fn mask(&self, _: Irq) -> Result<(), DeviceError> {
+        Err(self.error())
+    }
+
+    fn unmask(&self, _: Irq) -> Result<(), DeviceError> {
+        Err(self.error())
+    }
+
+    fn set_unmask_event(&self, _: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        Err(self.error())
+    }
+
+    fn disable(&self, _: Irq) -> Result<(), DeviceError> {
+        Err(self.error())
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        Err(self.error())
+    }
+
+    fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError> {
+        Err(self.error())
+    }
+
+    fn hot_reset(&self) -> Result<(), DeviceError> {
+        Err(self.error())
+    }
+}

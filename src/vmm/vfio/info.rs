@@ -1,0 +1,209 @@
+//! Structures that the kernel answers with and that a chain of capabilities follows
+//! (`include/uapi/linux/vfio.h`, `struct vfio_info_cap_header`): bytes in, facts out.
+//!
+//! The bytes are the kernel's, but they are read as if they were anybody's: nothing here indexes or
+//! panics, and a chain that does not end is left.
+
+use pci::addr::Range;
+use vfio_bindings::bindings::vfio::{
+    VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+    VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ,
+    VFIO_REGION_INFO_FLAG_WRITE,
+};
+
+use crate::vfio::device::RegionInfo;
+
+/// Offset of `flags` in every such structure, behind argsz.
+const FLAGS: usize = 4;
+
+/// Reads a `struct vfio_region_info`.
+pub(super) fn region(raw: &[u8]) -> RegionInfo {
+    // argsz, flags, index, cap_offset, size (u64), offset (u64).
+    const CAP_OFFSET: usize = 12;
+    const SIZE: usize = 16;
+    const OFFSET: usize = 24;
+    let flags = u32_at(raw, FLAGS).unwrap_or(0);
+    let size = u64_at(raw, SIZE).unwrap_or(0);
+    let mappable = if flags & VFIO_REGION_INFO_FLAG_MMAP == 0 {
+        Vec::new()
+    } else {
+        let chain = (flags & VFIO_REGION_INFO_FLAG_CAPS != 0).then_some(CAP_OFFSET);
+        // Where the kernel names no areas, all of the region can be mapped.
+        chain
+            .and_then(|at| find(raw, at, VFIO_REGION_INFO_CAP_SPARSE_MMAP))
+            .map_or_else(|| vec![(0, size)], |capability| pairs(raw, capability))
+    };
+    RegionInfo {
+        size,
+        read: flags & VFIO_REGION_INFO_FLAG_READ != 0,
+        write: flags & VFIO_REGION_INFO_FLAG_WRITE != 0,
+        mappable,
+        file_offset: u64_at(raw, OFFSET).unwrap_or(0),
+    }
+}
+
+/// Reads the I/O addresses that a container can map from a `struct vfio_iommu_type1_info`. An empty
+/// answer means that the kernel does not say (before Linux 5.4).
+pub(super) fn iova_ranges(raw: &[u8]) -> Vec<Range> {
+    // argsz, flags, iova_pgsizes (u64), cap_offset.
+    const CAP_OFFSET: usize = 16;
+    let flags = u32_at(raw, FLAGS).unwrap_or(0);
+    if flags & VFIO_IOMMU_INFO_CAPS == 0 {
+        return Vec::new();
+    }
+    let capability = find(raw, CAP_OFFSET, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE);
+    let ranges = capability.map(|at| pairs(raw, at)).unwrap_or_default();
+    let range = |(first, last)| Range::inclusive(first, last);
+    ranges.into_iter().map_while(range).collect()
+}
+
+/// Finds a capability in the chain whose first offset stands at `pointer`; `struct
+/// vfio_info_cap_header` is an ID (u16), a version (u16) and the next one's offset (u32), 0 in the
+/// last.
+fn find(raw: &[u8], pointer: usize, id: u32) -> Option<usize> {
+    let mut at = u32_at(raw, pointer)? as usize;
+    // Each capability takes 8 bytes or more, which bounds a chain that does not end.
+    for _ in 0..raw.len() / 8 {
+        if at == 0 {
+            return None;
+        }
+        if u32_at(raw, at)? & 0xffff == id {
+            return Some(at);
+        }
+        at = u32_at(raw, at + 4)? as usize;
+    }
+    None
+}
+
+/// Reads the pairs of 64 bits in a capability that has their number behind its header: the areas of
+/// VFIO_REGION_INFO_CAP_SPARSE_MMAP and the ranges of VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE.
+fn pairs(raw: &[u8], capability: usize) -> Vec<(u64, u64)> {
+    const COUNT: usize = 8;
+    const FIRST: usize = 16;
+    let count = u32_at(raw, capability + COUNT).unwrap_or(0) as usize;
+    let pair = |index: usize| {
+        let at = capability + FIRST + index * 16;
+        Some((u64_at(raw, at)?, u64_at(raw, at + 8)?))
+    };
+    (0..count).map_while(pair).collect()
+}
+
+fn u32_at(raw: &[u8], at: usize) -> Option<u32> {
+    let bytes = raw.get(at..at.checked_add(4)?)?;
+    bytes.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn u64_at(raw: &[u8], at: usize) -> Option<u64> {
+    let bytes = raw.get(at..at.checked_add(8)?)?;
+    bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn info(caps: &[u8]) -> Vec<u8> {
+        let mut raw = vec![0u8; 24];
+        raw[4..8].copy_from_slice(&VFIO_IOMMU_INFO_CAPS.to_le_bytes());
+        raw[16..20].copy_from_slice(&24u32.to_le_bytes());
+        raw.extend_from_slice(caps);
+        raw
+    }
+
+    fn region_of(flags: u32, caps: &[u8]) -> Vec<u8> {
+        let mut raw = [32, flags, 0, 32].map(u32::to_le_bytes).concat();
+        raw.extend([0x4000u64, 0x1_0000_0000].map(u64::to_le_bytes).concat());
+        raw.extend_from_slice(caps);
+        raw
+    }
+
+    fn pairs_cap(id: u32, next: u32, pairs: &[(u64, u64)]) -> Vec<u8> {
+        let header = [id | 1 << 16, next, pairs.len() as u32, 0];
+        let mut cap = header.map(u32::to_le_bytes).concat();
+        for (a, b) in pairs {
+            cap.extend([*a, *b].map(u64::to_le_bytes).concat());
+        }
+        cap
+    }
+
+    fn range_cap(next: u32, ranges: &[(u64, u64)]) -> Vec<u8> {
+        pairs_cap(VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, next, ranges)
+    }
+
+    #[test]
+    fn ranges_are_found() {
+        let raw = info(&range_cap(
+            0,
+            &[(0, 0xfedf_ffff), (0xfef0_0000, 0x7f_ffff_ffff)],
+        ));
+        assert_eq!(
+            iova_ranges(&raw),
+            [
+                Range {
+                    start: 0,
+                    size: 0xfee0_0000
+                },
+                Range {
+                    start: 0xfef0_0000,
+                    size: 0x7f_ffff_ffff - 0xfef0_0000 + 1
+                },
+            ]
+        );
+        // A chain with another capability first.
+        let mut caps = [2u32, 32].map(u32::to_le_bytes).concat();
+        caps.extend(range_cap(0, &[(0x1000, 0x1fff)]));
+        assert_eq!(
+            iova_ranges(&info(&caps)),
+            [Range {
+                start: 0x1000,
+                size: 0x1000
+            }]
+        );
+    }
+
+    #[test]
+    fn areas_of_a_region_are_found() {
+        const ALL: u32 = VFIO_REGION_INFO_FLAG_READ
+            | VFIO_REGION_INFO_FLAG_WRITE
+            | VFIO_REGION_INFO_FLAG_MMAP
+            | VFIO_REGION_INFO_FLAG_CAPS;
+        let areas = [(0, 0x1000), (0x2000, 0x2000)];
+        let caps = pairs_cap(VFIO_REGION_INFO_CAP_SPARSE_MMAP, 0, &areas);
+        let expected = RegionInfo {
+            size: 0x4000,
+            read: true,
+            write: true,
+            mappable: areas.to_vec(),
+            file_offset: 0x1_0000_0000,
+        };
+        assert_eq!(region(&region_of(ALL, &caps)), expected);
+        // No area can be mapped, though the region can.
+        let caps = pairs_cap(VFIO_REGION_INFO_CAP_SPARSE_MMAP, 0, &[]);
+        assert_eq!(region(&region_of(ALL, &caps)).mappable, []);
+        // A chain that names no areas (VFIO_REGION_INFO_CAP_MSIX_MAPPABLE), and no chain.
+        let caps = [3u32 | 1 << 16, 0].map(u32::to_le_bytes).concat();
+        assert_eq!(region(&region_of(ALL, &caps)).mappable, [(0, 0x4000)]);
+        let raw = region_of(ALL & !VFIO_REGION_INFO_FLAG_CAPS, &[]);
+        assert_eq!(region(&raw).mappable, [(0, 0x4000)]);
+        // A region that can only be read.
+        let read = region(&region_of(VFIO_REGION_INFO_FLAG_READ, &[]));
+        assert!(read.read && !read.write && read.mappable.is_empty());
+    }
+
+    #[test]
+    fn chains_that_do_not_end_are_left() {
+        let caps = [2u32, 24].map(u32::to_le_bytes).concat();
+        assert!(iova_ranges(&info(&caps)).is_empty());
+        assert!(iova_ranges(&[]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
+            iova_ranges(&raw);
+            region(&raw);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! For tests of the order of closing, without VFIO: pipes stand for the files of devices and
+//! groups, since the reading end of a pipe shows when the other end has closed. They refuse every
+//! ioctl, as a device does that is gone, so each step of closing reports itself.
+
+use std::fs::File;
+use std::io::{self, PipeReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use tracing_subscriber::fmt;
+
+use crate::sys::ready;
+
+/// Files that are watched, and what is said while they close.
+#[derive(Clone, Default)]
+pub(super) struct Watch(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    files: Mutex<Vec<(&'static str, PipeReader)>>,
+    lines: Mutex<Vec<String>>,
+}
+
+impl Watch {
+    /// An open file under a name.
+    pub fn file(&self, name: &'static str) -> File {
+        let (reader, writer) = io::pipe().unwrap();
+        self.0.files.lock().unwrap().push((name, reader));
+        File::from(OwnedFd::from(writer))
+    }
+
+    /// Runs something, and returns each line that is logged meanwhile or [noted](Watch::note), with
+    /// the names of the files that were open at that moment.
+    pub fn lines_of(&self, act: impl FnOnce()) -> Vec<String> {
+        let watch = self.clone();
+        let subscriber = fmt()
+            .with_writer(move || watch.clone())
+            .with_ansi(false)
+            .without_time()
+            .with_level(false)
+            .with_target(false)
+            .finish();
+        tracing::subscriber::with_default(subscriber, act);
+        std::mem::take(&mut *self.0.lines.lock().unwrap())
+    }
+
+    /// Adds a line.
+    pub fn note(&self, line: &str) {
+        let files = self.0.files.lock().unwrap();
+        let is_open = |(_, reader): &&(_, PipeReader)| !ready(reader.as_fd(), libc::POLLHUP, 0);
+        let open: Vec<_> = files
+            .iter()
+            .filter(is_open)
+            .map(|(name, _)| *name)
+            .collect();
+        let line = format!("{} [{}]", line.trim(), open.join(" "));
+        self.0.lines.lock().unwrap().push(line);
+    }
+}
+
+impl Write for Watch {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.note(&String::from_utf8_lossy(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+use super::*;
+use crate::vfio::open::closing_watch::Watch;
+
+/// What a device is bound to.
+struct Iommufd {
+    _file: File,
+    watch: Watch,
+}
+
+impl Drop for Iommufd {
+    fn drop(&mut self) {
+        self.watch.note("the iommufd closes");
+    }
+}
+
+fn device(watch: &Watch, stage: Stage) -> CdevDevice {
+    CdevDevice {
+        name: "0000:01:00.0".into(),
+        file: watch.file("device"),
+        stage,
+        kvm: Arc::new(KvmVfio::refusing()),
+        _iommufd: Arc::new(Iommufd {
+            _file: watch.file("iommufd"),
+            watch: watch.clone(),
+        }),
+    }
+}
+
+/// Every call is refused here, as by a device that is gone, and the closing goes on to its end.
+#[test]
+fn a_device_detaches_then_leaves_kvm_then_closes() {
+    let refused = "Inappropriate ioctl for device (os error 25)";
+    let failed = |call| format!("0000:01:00.0: {call} failed: {refused} [device iommufd]");
+    let detach = failed("VFIO_DEVICE_DETACH_IOMMUFD_PT");
+    let remove = failed("KVM_DEV_VFIO_FILE_DEL");
+    let closes = "the iommufd closes [iommufd]".to_string();
+    for (stage, expected) in [
+        (Stage::Attached, vec![&detach, &remove, &closes]),
+        // Opening has failed before.
+        (Stage::KnownToKvm, vec![&remove, &closes]),
+        (Stage::Open, vec![&closes]),
+    ] {
+        let watch = Watch::default();
+        let device = device(&watch, stage);
+        let lines = watch.lines_of(|| drop(device));
+        assert_eq!(lines.iter().collect::<Vec<_>>(), expected, "{stage:?}");
+    }
+}
+
+#[test]
+fn by_iommufd_no_group_is_open() {
+    let watch = Watch::default();
+    assert!(device(&watch, Stage::Open).group_file(7).is_none());
+}

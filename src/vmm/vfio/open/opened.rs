@@ -1,0 +1,16 @@
+//! What opening gives.
+
+use std::sync::Arc;
+
+use crate::memory::dma::DmaMapper;
+use crate::vfio::vfio_file::VfioFile;
+
+/// Devices that have been opened, and the IOMMU that serves them all.
+pub struct Opened {
+    /// In the order asked for.
+    pub devices: Vec<Arc<VfioFile>>,
+    /// Maps guest memory for all of them.
+    pub mapper: Arc<dyn DmaMapper>,
+    /// By which interface: `container` or `iommufd`.
+    pub interface: &'static str,
+}

@@ -1,0 +1,257 @@
+//! A device behind VFIO's file, whichever way the file was opened.
+//!
+//! The only file that reads or writes a device's descriptor. vfio-ioctls has the same calls, but
+//! its region accesses, its reset and its SET_IRQS swallow errors, so they are made here.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use tracing::{debug, trace, warn};
+use vfio_bindings::bindings::vfio::{
+    VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_NORESIZE,
+    VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
+    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_VGA_REGION_INDEX,
+};
+
+use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
+use crate::vfio::hot_reset::Scope;
+use crate::vfio::{info, uapi};
+
+/// An open device. Dropping it closes the device and undoes what was done to open it.
+pub trait OpenDevice: Send + Sync {
+    /// The device's file.
+    fn file(&self) -> &File;
+
+    /// The open file of an IOMMU group, by its number: the proof that a hot reset takes. `None`
+    /// where the guest has no device of that group, or has opened it without the group.
+    fn group_file(&self, group: u32) -> Option<Arc<File>>;
+}
+
+/// A device, with what VFIO has told of it.
+pub struct VfioFile {
+    name: String,
+    /// By VFIO's index.
+    regions: Vec<RegionInfo>,
+    /// By VFIO's index.
+    irqs: Vec<IrqInfo>,
+    resettable: bool,
+    device: Box<dyn OpenDevice>,
+}
+
+impl VfioFile {
+    /// Asks an open device for its regions and interrupts.
+    ///
+    /// # Errors
+    /// When the device does not answer or is not a PCI device.
+    pub fn new(name: String, device: Box<dyn OpenDevice>) -> Result<Self, DeviceError> {
+        let file = device.file();
+        let info = uapi::device_info(file).map_err(|source| DeviceError::Call {
+            device: name.clone(),
+            call: "VFIO_DEVICE_GET_INFO",
+            source,
+        })?;
+        let whole = info.num_regions > CONFIG_REGION && info.num_irqs > VFIO_PCI_MSIX_IRQ_INDEX;
+        if info.flags & VFIO_DEVICE_FLAGS_PCI == 0 || !whole {
+            return Err(DeviceError::NotPci { device: name });
+        }
+        let regions = (0..info.num_regions).map(|index| region(&name, file, index));
+        let irqs = (0..info.num_irqs).map(|index| irq(&name, file, index));
+        Ok(Self {
+            regions: regions.collect(),
+            irqs: irqs.collect(),
+            resettable: info.flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            name,
+            device,
+        })
+    }
+
+    fn fail(&self, call: &'static str, source: io::Error) -> DeviceError {
+        DeviceError::Call {
+            device: self.name.clone(),
+            call,
+            source,
+        }
+    }
+
+    /// Where an access lies in the file; accesses beyond the region are refused here, because the
+    /// next region's bytes would be there.
+    fn locate(&self, region: u32, offset: u64, len: usize) -> io::Result<u64> {
+        let info = self.regions.get(region as usize);
+        info.filter(|r| {
+            offset
+                .checked_add(len as u64)
+                .is_some_and(|end| end <= r.size)
+        })
+        .map(|r| r.file_offset + offset)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    /// VFIO_DEVICE_SET_IRQS for `count` vectors; `fds` are empty or as many.
+    fn set_irqs(
+        &self,
+        irq: Irq,
+        flags: u32,
+        start: u32,
+        count: u32,
+        fds: &[i32],
+    ) -> Result<(), DeviceError> {
+        const CALL: &str = "VFIO_DEVICE_SET_IRQS";
+        debug!(device = self.name, ?irq, flags, start, count, "{CALL}");
+        match uapi::set_irqs(self.device.file(), flags, irq.index(), start, count, fds) {
+            Ok(0) => Ok(()),
+            Ok(available) => Err(DeviceError::FewerVectors {
+                device: self.name.clone(),
+                asked: start + count,
+                available,
+            }),
+            Err(e) => Err(self.fail(CALL, e)),
+        }
+    }
+}
+
+/// A region, or an empty one where the kernel does not tell of it.
+fn region(name: &str, file: &File, index: u32) -> RegionInfo {
+    uapi::region_info(file, index).map_or_else(
+        |e| {
+            // The kernel has the legacy VGA region for displays only.
+            if index != VFIO_PCI_VGA_REGION_INDEX || e.raw_os_error() != Some(libc::EINVAL) {
+                warn!("{name}: VFIO_DEVICE_GET_REGION_INFO of region {index} failed: {e}");
+            }
+            RegionInfo::default()
+        },
+        |raw| info::region(&raw),
+    )
+}
+
+/// A kind of interrupt, without vectors where the kernel does not tell of it (as of the error
+/// interrupt of a conventional PCI device).
+fn irq(name: &str, file: &File, index: u32) -> IrqInfo {
+    uapi::irq_info(file, index).map_or_else(
+        |e| {
+            debug!("{name} does not tell of interrupts of kind {index}: {e}");
+            IrqInfo::default()
+        },
+        |info| IrqInfo {
+            count: info.count,
+            resizable: info.flags & VFIO_IRQ_INFO_NORESIZE == 0,
+        },
+    )
+}
+
+impl Device for VfioFile {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn region(&self, index: u32) -> RegionInfo {
+        self.regions
+            .get(index as usize)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn irq(&self, irq: Irq) -> Option<IrqInfo> {
+        let info = self.irqs.get(irq.index() as usize)?;
+        (info.count > 0).then_some(*info)
+    }
+
+    fn can_reset(&self) -> bool {
+        self.resettable
+    }
+
+    fn map_fd(&self) -> RawFd {
+        self.device.file().as_raw_fd()
+    }
+
+    fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
+        trace!(
+            device = self.name,
+            region,
+            offset,
+            len = data.len(),
+            "region read"
+        );
+        self.locate(region, offset, data.len())
+            .and_then(|at| self.device.file().read_exact_at(data, at))
+            .map_err(|e| self.fail("a region read", e))
+    }
+
+    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        trace!(device = self.name, region, offset, ?data, "region write");
+        self.locate(region, offset, data.len())
+            .and_then(|at| self.device.file().write_all_at(data, at))
+            .map_err(|e| self.fail("a region write", e))
+    }
+
+    fn set_events(
+        &self,
+        irq: Irq,
+        start: u32,
+        events: &[Option<BorrowedFd<'_>>],
+    ) -> Result<(), DeviceError> {
+        let fds: Vec<i32> = events
+            .iter()
+            .map(|e| e.as_ref().map_or(-1, AsRawFd::as_raw_fd))
+            .collect();
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+        self.set_irqs(irq, flags, start, fds.len() as u32, &fds)
+    }
+
+    fn mask(&self, irq: Irq) -> Result<(), DeviceError> {
+        self.set_irqs(
+            irq,
+            VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_MASK,
+            0,
+            1,
+            &[],
+        )
+    }
+
+    fn unmask(&self, irq: Irq) -> Result<(), DeviceError> {
+        self.set_irqs(
+            irq,
+            VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK,
+            0,
+            1,
+            &[],
+        )
+    }
+
+    fn set_unmask_event(&self, event: BorrowedFd<'_>) -> Result<(), DeviceError> {
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
+        self.set_irqs(Irq::Intx, flags, 0, 1, &[event.as_raw_fd()])
+    }
+
+    fn disable(&self, irq: Irq) -> Result<(), DeviceError> {
+        self.set_irqs(
+            irq,
+            VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER,
+            0,
+            0,
+            &[],
+        )
+    }
+
+    fn reset(&self) -> Result<(), DeviceError> {
+        debug!(device = self.name, "VFIO_DEVICE_RESET");
+        uapi::reset(self.device.file()).map_err(|e| self.fail("VFIO_DEVICE_RESET", e))
+    }
+
+    fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError> {
+        let scope = Scope::of(self.device.file())
+            .map_err(|e| self.fail("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", e))?;
+        Ok(scope.functions().map(|bdf| bdf.to_string()).collect())
+    }
+
+    fn hot_reset(&self) -> Result<(), DeviceError> {
+        debug!(device = self.name, "VFIO_DEVICE_PCI_HOT_RESET");
+        let file = self.device.file();
+        Scope::of(file)
+            .and_then(|scope| scope.reset(file, |group| self.device.group_file(group)))
+            .map_err(|e| self.fail("VFIO_DEVICE_PCI_HOT_RESET", e))
+    }
+}
