@@ -2,10 +2,12 @@
 //! groups, since the reading end of a pipe shows when the other end has closed. They refuse every
 //! ioctl, as a device does that is gone, so each step of closing reports itself.
 
+use rustix::event::PollFlags;
 use std::fs::File;
 use std::io::{self, PipeReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tracing_subscriber::fmt;
 
@@ -47,7 +49,9 @@ impl Watch {
     /// Adds a line.
     pub fn note(&self, line: &str) {
         let files = self.0.files.lock().unwrap();
-        let is_open = |(_, reader): &&(_, PipeReader)| !ready(reader.as_fd(), libc::POLLHUP, 0);
+        let is_open = |(_, reader): &&(_, PipeReader)| {
+            !ready(reader.as_fd(), PollFlags::HUP, Some(Duration::ZERO))
+        };
         let open: Vec<_> = files
             .iter()
             .filter(is_open)

@@ -327,7 +327,7 @@ fn node_hint(path: &str, name: Option<HostName>, source: &io::Error) -> Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::error_chain::sentence;
+    use crate::log::error_chain::with_causes;
 
     #[test]
     fn a_token_that_is_wanted_is_explained() {
@@ -417,7 +417,7 @@ mod tests {
                 "see `dmesg | grep -i vfio`",
             ),
         ] {
-            let said = sentence(&error);
+            let said = with_causes(&error);
             assert!(said.starts_with(says), "{said}");
             assert_eq!(error.hint().as_deref(), Some(hint));
         }
