@@ -67,7 +67,7 @@ pub mod ext_id {
     pub const TPH: u16 = 0x17;
     /// Latency tolerance reporting.
     pub const LTR: u16 = 0x18;
-    /// Secondary PCI Express: 8.0 GT/s links.
+    /// Secondary PCI Express: equalization at 8.0 GT/s.
     pub const SECONDARY: u16 = 0x19;
     /// Process address space IDs.
     pub const PASID: u16 = 0x1b;
@@ -85,7 +85,7 @@ pub mod ext_id {
     pub const DATA_LINK: u16 = 0x25;
     /// Physical layer 16.0 GT/s.
     pub const PHYSICAL_16: u16 = 0x26;
-    /// Lane margining.
+    /// Margining at the receiver.
     pub const LANE_MARGIN: u16 = 0x27;
     /// Physical layer 32.0 GT/s.
     pub const PHYSICAL_32: u16 = 0x2a;

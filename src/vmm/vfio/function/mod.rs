@@ -235,7 +235,7 @@ impl VfioFunction {
 
     /// Turns interrupts, decoding and bus mastering off, and takes the BARs out of the address map.
     fn quiesce_locked(&self, state: &mut State) {
-        state.interrupts.turn_off();
+        state.interrupts.quiesce();
         state.config.set_u16(COMMAND, 0);
         state.decode.set_command(0);
         self.connection.write_config(COMMAND, &[0, 0]);

@@ -91,7 +91,7 @@ impl Intx {
                 Ok(self.routing.assign_level_irqfd(&trigger, &resample, gsi)?)
             });
         if let Err(e) = outcome {
-            self.turn_off();
+            self.disable_in_vfio();
             return Err(e);
         }
         let watch = match self.device.set_unmask_event(eventfd::borrow(&resample)) {
@@ -147,7 +147,7 @@ impl Intx {
             let device = self.device.name();
             warn_limited!(self.limit, "{device}: KVM keeps INTx: {}", with_causes(&e));
         }
-        self.turn_off();
+        self.disable_in_vfio();
         // VFIO has used this eventfd until now.
         drop(events.resample);
     }
@@ -157,7 +157,7 @@ impl Intx {
         self.events.is_some()
     }
 
-    fn turn_off(&self) {
+    fn disable_in_vfio(&self) {
         if let Err(e) = self.device.disable(Irq::Intx) {
             let device = self.device.name();
             warn_limited!(self.limit, "{device}: INTx stays on: {}", with_causes(&e));

@@ -56,16 +56,16 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// MSI and MSI-X as the configuration space `image` has them and VFIO offers them. INTx follows
-    /// by [`Interrupts::connect_pin`].
-    pub fn new(image: &[u8], device: SharedDevice, routing: Arc<GsiRouting>) -> Self {
-        let msi = MsiCapability::parse(image)
+    /// MSI and MSI-X as the configuration space in `snapshot` has them and VFIO offers them. INTx
+    /// follows by [`Interrupts::connect_pin`].
+    pub fn new(snapshot: &[u8], device: SharedDevice, routing: Arc<GsiRouting>) -> Self {
+        let msi = MsiCapability::parse(snapshot)
             .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&routing)))
             .map(|(mut capability, vectors)| {
                 capability.max_vectors = vectors.available(capability.max_vectors);
                 (Msi::new(capability), vectors)
             });
-        let msix = MsixCapability::parse(image)
+        let msix = MsixCapability::parse(snapshot)
             .map(Msix::new)
             .zip(MsixVectors::new(device, routing));
         Self {
@@ -107,13 +107,13 @@ impl Interrupts {
 
     /// The state after a reset: both capabilities disabled, INTx on.
     pub fn power_on(&mut self) {
-        self.turn_off();
+        self.quiesce();
         self.enter(Mode::Intx);
     }
 
     /// Resets the registers of both capabilities, and turns all kinds off until the next
     /// [`Interrupts::power_on`].
-    pub fn turn_off(&mut self) {
+    pub fn quiesce(&mut self) {
         if let Some((msix, _)) = &mut self.msix {
             msix.reset();
         }
@@ -285,9 +285,9 @@ fn part_of(start: u16, size: u16, offset: u16, data: &[u8]) -> Option<(u16, &[u8
     }
     let skip = usize::from(start.saturating_sub(offset));
     let first = offset.saturating_sub(start);
-    let most = usize::from(size - first);
+    let left = usize::from(size - first);
     let part = data.get(skip..)?;
-    Some((first, part.get(..most).unwrap_or(part)))
+    Some((first, part.get(..left).unwrap_or(part)))
 }
 
 /// Lets `fill` write the part of a read that lies in `[start, start + size)`; arguments as in the

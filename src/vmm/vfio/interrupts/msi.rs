@@ -49,7 +49,7 @@ impl MsiVectors {
             let none = vec![None; count.into()];
             match self.device.set_events(Irq::Msi, 0, &none) {
                 Ok(()) => {
-                    self.turn_off();
+                    self.disable_in_vfio();
                     break;
                 }
                 Err(e) => match fewer(&e, count) {
@@ -145,12 +145,12 @@ impl MsiVectors {
     /// Turns MSI off and gives all GSIs back.
     pub fn disable(&mut self) {
         if !self.irqfds.is_empty() {
-            self.turn_off();
+            self.disable_in_vfio();
         }
         self.irqfds.clear();
     }
 
-    fn turn_off(&self) {
+    fn disable_in_vfio(&self) {
         if let Err(e) = self.device.disable(Irq::Msi) {
             self.warn(&e.into());
         }
