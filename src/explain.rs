@@ -96,7 +96,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let configs = assign_slots(&config.vfio);
     let mut problems = Vec::new();
     let opened = open::find(sysfs, &configs)
-        .and_then(|candidates| open::open(None, &candidates, config.iommu, &|_| ()));
+        .and_then(|candidates| open::open(None, &candidates, config.iommu));
     let opened = match opened {
         Ok(opened) => opened,
         // sysfs says nothing of a mediated device that could be explained.

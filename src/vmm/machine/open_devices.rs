@@ -39,7 +39,7 @@ pub(super) fn open_beside<R>(
     }
     let (opened, rest) = thread::scope(|scope| {
         let opening = scope.spawn(|| {
-            let opened = open::open(Some(vm), candidates, iommu, &|_| ());
+            let opened = open::open(Some(vm), candidates, iommu);
             // Paused before this thread ends, which needs the lock of the address space.
             (opened, ram.pause())
         });

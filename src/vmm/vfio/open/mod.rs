@@ -37,8 +37,7 @@ use kvm_ioctls::VmFd;
 
 use crate::config::Iommu;
 
-/// Opens the devices. Without a `vm` they can only be looked at. `waiting` is told when there is
-/// nothing to do but to wait for the devices' resets (true), and when all are open (false).
+/// Opens the devices. Without a `vm` they can only be looked at.
 ///
 /// # Errors
 /// The first device that cannot be opened; all of them are closed again then.
@@ -46,25 +45,14 @@ pub fn open(
     vm: Option<&VmFd>,
     candidates: &[Candidate],
     iommu: Iommu,
-    waiting: &(dyn Fn(bool) + Sync),
 ) -> Result<Option<Opened>, VfioError> {
     if candidates.is_empty() {
         return Ok(None);
     }
-    waiting(true);
-    let opened = open_all(vm, candidates, iommu);
-    waiting(false);
-    opened.map(Some)
-}
-
-fn open_all(
-    vm: Option<&VmFd>,
-    candidates: &[Candidate],
-    iommu: Iommu,
-) -> Result<Opened, VfioError> {
     let kvm = KvmVfio::new(vm)?;
-    match interface::choose(candidates, iommu)? {
-        Interface::Container => container::open(kvm, candidates),
-        Interface::Iommufd => iommufd::open(kvm, candidates),
-    }
+    let opened = match interface::choose(candidates, iommu)? {
+        Interface::Container => container::open(kvm, candidates)?,
+        Interface::Iommufd => iommufd::open(kvm, candidates)?,
+    };
+    Ok(Some(opened))
 }
