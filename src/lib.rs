@@ -1,101 +1,130 @@
-//! mini-vmm boots a Linux guest under KVM and hands it real PCI devices with VFIO, at full speed.
+//! mini-vmm boots a Linux guest under KVM and passes real PCI devices to it with VFIO.
 //!
-//! This library is the whole VMM; the program only parses its flags ([`cli`]) and runs a
-//! [`machine::Machine`]. It is meant to be read: the map below says which file does what, and four
-//! paths through it explain passthrough. All of it is x86-64 Linux.
+//! This crate is the program's own part: the command line, `explain`, and the report of a run. The
+//! virtual machine monitor is the crate [`vmm`]. All of it is x86-64 Linux.
 //!
 //! # The map
 //!
-//! | room | what happens there |
+//! ```text
+//!   mini-vmm   src/        command line ─ explain ─ report ─ run
+//!                 │            │
+//!                 │            ▼
+//!                 │       host   src/host/     check, list, bind, unbind
+//!                 ▼            │
+//!   vmm        src/vmm/ ◄──────┘   machine ─ vcpu ─ memory ─ vfio ─ gsi ─ boot ─ …
+//!                 │
+//!                 ▼
+//!   pci        src/pci/        registers, capabilities, BARs, MSI-X; knows neither KVM nor VFIO
+//! ```
+//!
+//! An arrow is a dependency that Cargo knows, so the compiler keeps these walls. Inside of each
+//! crate no file and no folder imports itself by way of others; a test prints any circle.
+//!
+//! | crate | what is in it |
 //! | --- | --- |
-//! | [`cli`], [`config`] | flags to a validated description of a VM |
-//! | [`machine`] | the composition root: reads top to bottom as the boot order |
-//! | [`lifecycle`], [`console`] | the main loop: the guest's end, signals, the keyboard |
-//! | [`layout`] | every guest-physical address, with the picture |
-//! | [`bus`] | port and MMIO accesses to the device that claims them |
-//! | [`memory`] | one address space; [KVM's slots](memory::kvm_slots) and the [IOMMU](memory::dma) listen to it |
-//! | [`boot`] | kernels, ACPI tables, the first registers |
-//! | [`vcpu`] | threads, the [exit loop](vcpu::exit_loop), [reset](vcpu::state), [CPUID](vcpu::cpuid) |
-//! | [`pci`] | PCI as the guest sees it: bytes in, bytes and effects out; knows neither KVM nor VFIO |
-//! | [`gsi`] | GSIs, the [routing table](gsi::routing), [irqfds](gsi::msi_irqfd) |
-//! | [`vfio`] | the host's devices: opening them, and one [function](vfio::function) of the guest for each |
-//! | [`host`] | what the host's kernel says about devices and memory: [listed](host::list), [judged](host::check); devices [bound](host::bind) and given back |
-//! | [`devices`] | the few devices of our own: serial port, power |
-//! | [`observe`] | [counters](observe::stats), [phases](observe::phases), progress, bounded logging |
-//! | [`sys`] | the few system calls that no crate wraps |
+//! | [`pci`] | PCI as the guest sees it: bytes in, bytes and effects out |
+//! | [`vmm`] | KVM, guest memory, boot, devices; [`vmm::machine::Machine`] puts them together |
+//! | [`host`] | the host's side: devices are checked, listed, bound, and given back |
+//! | `mini_vmm` | [`cli`], [`explain`], [`report`], and [`run`], one run of a guest |
+//!
+//! | module of `vmm` | what is in it |
+//! | --- | --- |
+//! | [`machine`](vmm::machine) | the boot order, step by step |
+//! | [`lifecycle`](vmm::lifecycle) | the main loop: the guest's end, signals |
+//! | [`console`](vmm::console) | the user's terminal as the guest's serial console |
+//! | [`layout`](vmm::layout) | every guest-physical address, with a picture |
+//! | [`bus`](vmm::bus) | port and MMIO accesses to the device that claims them |
+//! | [`coalesced`](vmm::coalesced) | writes that KVM keeps until the next exit |
+//! | [`memory`](vmm::memory) | the guest's address space; KVM's slots and the IOMMU listen to it |
+//! | [`boot`](vmm::boot) | kernels, ACPI tables, the first registers |
+//! | [`vcpu`](vmm::vcpu) | threads, the exit loop, reset, CPUID |
+//! | [`gsi`](vmm::gsi) | GSIs, the routing table, irqfds |
+//! | [`vfio`](vmm::vfio) | opening devices, and one function of the guest for each |
+//! | [`devices`](vmm::devices) | the emulated devices: serial port, power |
+//! | [`config`](vmm::config) | a validated description of a VM, and the parser of flags' values |
+//! | [`hostinfo`](vmm::hostinfo), [`sys`](vmm::sys) | facts from /sys and /proc, and system calls |
+//! | [`log`](vmm::log) | messages, progress, and the phases of a start |
+//! | [`counters`](vmm::counters), [`stats`](vmm::stats) | counters of exits, maps and interrupts |
+//!
+//! The reading tour is docs/reading.md: twenty whole files in order, at most 4,000 lines.
 //!
 //! # Four paths
 //!
-//! ## A guest writes configuration space
+//! The table of the files that each path visits comes after the pictures.
+//!
+//! ### A guest writes configuration space
 //!
 //! ```text
-//! vcpu::exit_loop ─► bus ─► pci::access ─► pci::access ─► pci::bus
-//!                                                                      │
-//!       vfio::device ◄─ passed ─ vfio::function ◄──────────────────────┘
-//!                                  │ emulated: who answers what is vfio::config_policy
-//!                                  ├─► pci::config_space
-//!                                  ├─► pci::bar ─► pci::decoder ─► vfio::placement
-//!                                  └─► pci::msix ─► vfio::interrupts
+//! vcpu::exit_loop ─► bus ─► pci::access ─► pci::bus ─► vfio::function
+//!                                                        │
+//!        device ◄─ connection ◄─ passed ─────────────────┤
+//!                                                        │ emulated
+//!        pci::config_space ◄─────────────────────────────┤
+//!        decode: pci::{bar, decoder} ─► memory ◄─────────┤ a BAR, or COMMAND
+//!        interrupts: pci::{msi, msix} ─► gsi, device ◄───┘ a capability of interrupts
 //! ```
 //!
-//! The guest's `out` to 0xcfc, or its store into ECAM, ends KVM_RUN (the `out` to 0xcf8 before it does
-//! not: KVM keeps it, [`vcpu::coalesced`]). [`pci::access`] says
-//! which function and register it means. [`vfio::function`] splits the access into bytes that the
-//! device answers and bytes that are answered here; the table in [`vfio::config_policy`] says which
-//! and why. A changed BAR or COMMAND becomes an effect of [`pci::decoder`], a changed MSI-X control
-//! word one of [`pci::msix`], and both are carried out before the guest goes on.
+//! The guest's `out` to 0xcfc, or its store into ECAM, ends KVM_RUN. The `out` to 0xcf8 before it
+//! does not: KVM keeps that write ([`vmm::coalesced`]). [`pci::access`] decodes which function and
+//! register are meant. [`vmm::vfio::function`] splits the access into parts that the device answers
+//! and parts that are answered here. The table of [`vmm::vfio::function::policy`] has decided that
+//! for each byte when the function was made, with the reason. A changed BAR or COMMAND then changes
+//! the guest's address map, and a changed capability of interrupts changes VFIO's and KVM's side,
+//! before the guest goes on.
 //!
-//! ## A guest touches a BAR
+//! ### A guest touches a BAR
 //!
 //! ```text
-//! set-up:    pci::decoder ─► vfio::placement ─► vfio::bar_map ─► memory ─┬─► memory::kvm_slots
-//!                                                                        └─► memory::dma
-//! then:      the guest's load or store ─► the device        (no exit, no code of ours)
-//! trapped:   vcpu::exit_loop ─► bus ─► vfio::trap ─► pci::msix, vfio::rom or vfio::device
+//! set-up:   vfio::function::decode ─► memory::address_space ─┬─► memory::kvm_slots
+//!           (areas: vfio::function::mmap_areas)              └─► memory::dma
+//! then:     the guest's load or store ─► the device           (no exit, no code of mini-vmm)
+//! trapped:  vcpu::exit_loop ─► bus ─► vfio::function ─► pci::msix, rom, or the device
 //! ```
 //!
-//! A BAR is mapped into this process from the device's file, and its pages become a KVM memory slot:
-//! the guest's page tables point at the device. Only the pages with the MSI-X table and its pending
-//! bits are left out ([`vfio::bar_map::plan`]), because what the guest sees there is virtual. The
-//! expansion ROM counts as a seventh BAR without mapped pieces ([`vfio::rom`]).
+//! A BAR is mapped into this process from the device's file, and its pages become a memory slot of
+//! KVM: the guest's page tables lead to the device. Only the pages with the MSI-X table and its
+//! pending bits are left out, because the guest sees virtual ones. The expansion ROM is a seventh
+//! BAR that is trapped whole.
 //!
-//! ## A device interrupts the guest
+//! ### A device interrupts the guest
 //!
 //! ```text
-//! set-up:    pci::msix ─► vfio::interrupts ─┬─► vfio::device       VFIO_DEVICE_SET_IRQS: eventfd
-//!                                           └─► gsi::msi_irqfd     route, then KVM_IRQFD: the same eventfd
-//! then:      the device's message ─► VFIO's handler ─► eventfd ─► KVM ─► the guest's local APIC
+//! set-up:   pci::msix ─► vfio::interrupts ─┬─► device   VFIO_DEVICE_SET_IRQS with an eventfd
+//!                                          └─► gsi      a route, then KVM_IRQFD: the same eventfd
+//! then:     the device's message ─► VFIO's handler ─► eventfd ─► KVM ─► the guest's local APIC
 //! ```
 //!
-//! The guest unmasks a vector in the virtual table. It gets an eventfd and a GSI; the GSI's route is
-//! the guest's message; VFIO signals the eventfd and KVM turns the signal into the message. All of it
-//! happens in the kernel, and no thread here wakes. Masking takes the irqfd away and keeps the
-//! eventfd, so that what comes meanwhile is not lost but pending. A device that the guest drives by
-//! MSI or by its pin takes the same way; the pin has a second eventfd back to VFIO, for the end of
-//! each interrupt.
+//! The guest unmasks a vector in the virtual table. The vector gets an eventfd and a GSI whose
+//! route is the guest's message. VFIO signals the eventfd, and KVM turns the signal into the
+//! message; no thread of mini-vmm wakes. Masking takes the irqfd away and keeps the eventfd, so
+//! that an interrupt of the meantime is pending and not lost. MSI and the interrupt pin go the same
+//! way; the pin has a second eventfd back to VFIO, for the end of each interrupt.
 //!
-//! ## Guest memory becomes reachable for DMA
+//! ### Guest memory becomes reachable for DMA
 //!
 //! ```text
-//! machine ─► memory::ram          reserve, 1 GiB-congruent; huge pages
-//!         ─► memory               one address space
-//!              ├─► memory::kvm_slots    KVM_SET_USER_MEMORY_REGION
-//!              └─► memory::dma          hears of each region
-//!         ─► memory::pinning      beside the guest: populate on several CPUs, then map
-//!              └─► memory::dma ─► vfio::mapper       VFIO_IOMMU_MAP_DMA: I/O address = guest address
-//! vfio::function ◄─ the guest lets the device master the bus: it waits until all is mapped
+//! machine ─► memory::ram                reserve, huge pages
+//!         ─► memory::address_space ─┬─► memory::kvm_slots   KVM_SET_USER_MEMORY_REGION
+//!                                   └─► memory::dma         remembers each region
+//!         ─► memory::prefault           beside the guest: populate on several CPUs, then map
+//!              └─► memory::dma ─► vfio::dma                 I/O address = guest-physical address
+//! vfio::function ◄─ a write that sets Bus Master Enable waits in memory::dma_ready
 //! ```
 //!
-//! The guest programs its device with guest-physical addresses; the IOMMU translates them to the
-//! same pages that KVM shows the guest. The pages are pinned for that, which is why a guest with a
-//! device has all its memory present before the device may use any of it.
+//! The guest programs its device with guest-physical addresses, and the IOMMU translates them to
+//! the pages that KVM shows the guest. The maps pin these pages, so a guest with a device has all
+//! its memory present before the device may use any of it.
 //!
 //! # Seams
 //!
-//! [`vfio::device::Device`] stands above the kernel's device file, so a test can put a device of its
-//! own behind a real KVM. [`memory::MemoryListener`] is all that KVM's slots and the IOMMU have in
-//! common. What a guest does wrong is answered as hardware would and logged with a bound; what the
-//! user does wrong ends the run with a sentence and a hint.
+//! [`vmm::vfio::device::Device`] stands above the kernel's device file, so that a test can put a
+//! device of its own behind a real KVM. `MemoryListener` is all that KVM's slots and the IOMMU have
+//! in common. A mistake of a guest is answered as hardware would answer, and logged with a bound. A
+//! mistake of the user ends the run with a sentence and a hint.
+//!
+#![doc = include_str!("../docs/paths.md")]
+//!
+#![doc = include_str!("../docs/walks.md")]
 
 pub mod cli;
 pub mod explain;
