@@ -30,9 +30,10 @@ test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab 
 
 test-all: deps check unit deny msrv fuzz-briefly lab-all ## all checks and tests
 
-check: deps-build ## formatting and lints; needs no QEMU
+check: deps-build ## formatting, lints and line lengths; needs no QEMU
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	resources/check-columns.sh
 
 unit: deps-build ## all tests except the lab's; needs no QEMU
 	cargo test --workspace --exclude lab --exclude fuzz
