@@ -4,8 +4,8 @@
 //! cargo run --example minimal -- bzImage initrd.img 0000:01:00.0
 //! ```
 //!
-//! The device must be bound to vfio-pci (`mini-vmm host bind`). The guest's serial port is written to
-//! standard output; nothing is typed at it, and SIGINT ends the process at once.
+//! The device must be bound to vfio-pci (`mini-vmm host bind`). The guest's serial port is written
+//! to standard output; nothing is typed at it, and SIGINT ends the process at once.
 
 use std::env;
 use std::error::Error;

@@ -92,7 +92,8 @@ queue_on_each_cpu() {
 
 	for cpu in $(seq 0 $(($(nproc) - 1))); do
 		queue=$name$((cpu + 1))
-		say "since-boot $queue cpu=$cpu here=$(interrupts "$queue" "$cpu") all=$(interrupts "$queue")"
+		here=$(interrupts "$queue" "$cpu")
+		say "since-boot $queue cpu=$cpu here=$here all=$(interrupts "$queue")"
 	done
 
 	# The admin queue's vector may move. All CPUs read meanwhile.
@@ -113,7 +114,8 @@ queue_on_each_cpu() {
 # move_and_poke NAME CPU COMMAND: moves an interrupt to a CPU, and repeats a command that causes the
 # interrupt until that CPU has counted one.
 move_and_poke() {
-	echo "$(printf %x $((1 << $2)))" >"/proc/irq/$(irq_of "$1")/smp_affinity" || fail "cannot move $1"
+	echo "$(printf %x $((1 << $2)))" >"/proc/irq/$(irq_of "$1")/smp_affinity" ||
+		fail "cannot move $1"
 	before=$(interrupts "$1" "$2")
 	for try in $(seq 40); do
 		eval "$3"

@@ -285,11 +285,13 @@ mod tests {
             };
             // Removes functions until the rest fits; an assignment that fails must change nothing.
             loop {
-                let mut all: Vec<_> = functions.iter_mut().enumerate().map(|(i, b)| (bdf(i), b)).collect();
+                let numbered = functions.iter_mut().enumerate();
+                let mut all: Vec<_> = numbered.map(|(i, b)| (bdf(i), b)).collect();
                 if assign(&mut all, &windows).is_ok() {
                     break;
                 }
-                prop_assert!(functions.iter().flat_map(Bars::iter).all(|(_, _, address)| address == 0));
+                let mut addresses = functions.iter().flat_map(Bars::iter);
+                prop_assert!(addresses.all(|(_, _, address)| address == 0));
                 functions.pop();
             }
             let mut ports = Vec::new();
@@ -314,7 +316,8 @@ mod tests {
                 }
             }
             // The two memory windows are free to overlap in this test; only ours do not.
-            if windows.mmio32.end() <= windows.mmio64.start || windows.mmio64.end() <= windows.mmio32.start {
+            let (low, high) = (windows.mmio32, windows.mmio64);
+            if low.end() <= high.start || high.end() <= low.start {
                 memory.sort_unstable();
                 prop_assert!(memory.windows(2).all(|w| w[0].1 <= w[1].0));
             }

@@ -175,8 +175,8 @@ pub fn find(config: &[u8], id: u16) -> Option<Capability> {
 }
 
 /// Takes the standard capabilities that `hide` chooses out of the chain; returns how many. The
-/// others are linked anew, so that a loop in the device's chain does not reach the guest. Only links
-/// change: the registers of a hidden capability can still be read.
+/// others are linked anew, so that a loop in the device's chain does not reach the guest. Only
+/// links change: the registers of a hidden capability can still be read.
 pub fn hide_standard(config: &mut [u8], hide: impl Fn(&Capability) -> bool) -> usize {
     let all = standard(config);
     let kept: Vec<_> = all.iter().filter(|c| !hide(c)).collect();

@@ -26,7 +26,8 @@ for target in "${targets[@]}"; do
 	mkdir -p "$dir/corpus/$target" "$dir/failures"
 	log=$dir/$target.log
 	echo "fuzzing $target for $seconds s"
-	if ! "$dir/$triple/fuzz/fuzz_$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+	if ! "$dir/$triple/fuzz/fuzz_$target" -max_total_time="$seconds" -timeout=10 \
+		-rss_limit_mb=2048 \
 		-max_len=4096 -print_final_stats=1 -artifact_prefix="$dir/failures/$target-" \
 		"$dir/corpus/$target" >"$log" 2>&1; then
 		tail -n 40 "$log"

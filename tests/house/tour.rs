@@ -1,5 +1,5 @@
-//! What README.md and the crate documentation promise of the reading tour, docs/reading.md: its files
-//! exist, it has at most 4,000 lines, and no file of the four paths is forgotten.
+//! What README.md and the crate documentation promise of the reading tour, docs/reading.md: its
+//! files exist, it has at most 4,000 lines, and no file of the four paths is forgotten.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -40,15 +40,15 @@ const NOWHERE: &[&str] = &[
     "wired",
 ];
 
-/// Words that are the name of nothing in code. In a sentence, and as a part of a longer name, they may
-/// stand in their usual sense.
+/// Words that are the name of nothing in code. In a sentence, and as a part of a longer name, they
+/// may stand in their usual sense.
 const NO_NAMES: &[&str] = &[
     "account", "alias", "around", "awake", "fired", "gate", "hold", "masters", "notices", "pieces",
     "pinning", "room", "sentence", "served", "settle", "share", "stuck", "taking", "turn",
 ];
 
-/// Phrases that contain one of the words and stay: English, the PCIe capability of that name, and the
-/// key of the JSON report.
+/// Phrases that contain one of the words and stay: English, the PCIe capability of that name, and
+/// the key of the JSON report.
 const KEPT: &[&str] = &[
     "in place of",
     "LANE_MARGIN",

@@ -331,7 +331,8 @@ impl FakeKernel {
         }
     }
 
-    /// The driver that may bind a device: that of its override, or the one that matches its identity.
+    /// The driver that may bind a device: that of its override, or the one that matches its
+    /// identity.
     fn driver_for(&self, bdf: Bdf) -> Option<String> {
         let natural = self.lock().natural.get(&bdf).cloned();
         let driver = self.override_of(bdf).or(natural)?;

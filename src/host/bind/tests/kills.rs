@@ -4,8 +4,8 @@ use std::fs;
 
 use super::*;
 
-/// The command is killed after each change, one after the other. The next command recovers, and so does the end
-/// of any run.
+/// The command is killed after each change, one after the other. The next command recovers, and so
+/// does the end of any run.
 #[test]
 fn a_killed_bind_is_taken_back() {
     for (make, request) in cases() {
