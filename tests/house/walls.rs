@@ -24,7 +24,9 @@ fn no_file_and_no_folder_is_in_a_circle() {
                 .iter()
                 .map(|c| text(&target, c, name_of)),
         );
-        for graph in folders(&target, &files) {
+        let mut graphs = folders(&target, &files);
+        graphs.push(own_folders(&target, &files));
+        for graph in graphs {
             circles.extend(
                 self::circles(&graph)
                     .iter()
@@ -136,6 +138,32 @@ fn absolute(target: &Target, module: &Module, path: &[String], inside: bool) -> 
     }
     here.extend(rest.iter().cloned());
     Some(here)
+}
+
+/// The folders' own graph: a folder is its parent's file and the files in it, without the folders in
+/// it. A file in the root of the crate that has no folder stands for itself.
+fn own_folders(target: &Target, files: &Graph<usize>) -> Graph<String> {
+    let has_children = |path: &[String]| {
+        let below = |m: &Module| m.path.len() == path.len() + 1 && m.path.starts_with(path);
+        target.modules.iter().any(below)
+    };
+    let folder = |index: &usize| {
+        let path = &target.modules[*index].path;
+        let parent = path.len().saturating_sub(1);
+        let whole = parent == 0 || has_children(path);
+        path[..if whole { path.len() } else { parent }].join("::")
+    };
+    let mut graph = Graph::new();
+    for (from, edges) in files {
+        for (to, by) in edges {
+            let (a, b) = (folder(from), folder(to));
+            if a != b {
+                let by = format!("{by} ({})", file(&target.modules[*from]));
+                graph.entry(a).or_insert_with(BTreeMap::new).insert(b, by);
+            }
+        }
+    }
+    graph
 }
 
 /// The graphs of folders: for each module the one of its children, each with all below it.
