@@ -48,11 +48,7 @@ impl Platform {
     ) -> Result<Self, MachineError> {
         let _phase = phase!("add_platform");
         let bus = Arc::new(Bus::new());
-        let root = Arc::new(RootBus::new());
-        if stats.is_detailed() {
-            let stats = Arc::clone(stats);
-            root.watch(move |target, write| stats.count_config(target, write));
-        }
+        let root = make_root_bus(stats);
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
         let serial = make_serial(&vm.router, output)?;
         let power = Arc::new(Power::new(Arc::clone(notifier)));
@@ -88,6 +84,16 @@ impl Platform {
         self.ports.reset();
         self.serial.reset();
     }
+}
+
+/// The root bus; with `--stats`, accesses to configuration space are counted.
+fn make_root_bus(stats: &Arc<Stats>) -> Arc<RootBus> {
+    let root = Arc::new(RootBus::new());
+    if stats.is_detailed() {
+        let stats = Arc::clone(stats);
+        root.watch(move |target, write| stats.count_config(target, write));
+    }
+    root
 }
 
 /// COM1, with its interrupt.

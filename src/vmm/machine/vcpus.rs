@@ -61,11 +61,18 @@ pub(super) fn make_vcpus(
             config.pin.get(id as usize).copied(),
         )
     };
-    let count = config.count();
+    make_in_parallel(config.count(), make)
+}
+
+/// Makes vCPUs 0 to `count` - 1 by `make`; each thread takes the next number until none is left.
+fn make_in_parallel(
+    count: u32,
+    make: impl Fn(u32) -> Result<Vcpu, VcpuError> + Sync,
+) -> Result<Vec<Vcpu>, MachineError> {
     let next = AtomicU32::new(0);
     let work = || -> Result<Vec<Vcpu>, VcpuError> {
         let ids = iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-        ids.take_while(|id| *id < count).map(make).collect()
+        ids.take_while(|id| *id < count).map(&make).collect()
     };
     let threads = match count {
         1 => 1,
