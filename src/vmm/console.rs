@@ -10,12 +10,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use rustix::process::getpgrp;
+use rustix::io::Errno;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use tracing::debug;
 
 use crate::devices::serial::Serial;
 use crate::log::stderr::say;
+use crate::sys::process;
 
 const CTRL_A: u8 = 0x01;
 /// Number of bytes kept for a guest that does not read.
@@ -244,8 +245,16 @@ fn set_mode(mode: &Termios) -> io::Result<()> {
 /// Whether this process is in the terminal's foreground: the kernel stops a job in the background
 /// that changes the terminal (termios(3), tcgetpgrp(3)).
 fn in_foreground() -> bool {
-    // Without job control, as on a terminal that is not the controlling one, nothing is stopped.
-    tcgetpgrp(io::stdin()).map_or(true, |owner| owner == getpgrp())
+    let owner = match tcgetpgrp(io::stdin()) {
+        Ok(owner) => owner.as_raw_nonzero().get(),
+        // So rustix reports a group of a PID namespace that this process does not see. Its `Pid`
+        // cannot hold that group's number, 0.
+        Err(Errno::OPNOTSUPP) => 0,
+        // Without job control, as on a terminal that is not the controlling one, nothing is
+        // stopped.
+        Err(_) => return true,
+    };
+    owner == process::group()
 }
 
 /// Standard output without a buffer: a guest's prompt has no newline. Each write is one system call

@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 
 use crate::common::asm::Asm;
 use crate::common::elf::TempFile;
-use crate::kvm;
 use crate::process::{Heard, PROGRAM, eventually, kernel};
 use crate::sys::{self, Mode};
+use crate::{kvm, skipped};
 
 struct Session {
     shell: Child,
@@ -22,13 +22,30 @@ struct Session {
     _kernel: TempFile,
 }
 
+/// The shell runs the program, its arguments, and stays when that has ended.
+const RUN: &str = "\"$@\"; echo \"status $?\"; read end";
+
+/// As [`RUN`], in a PID namespace where another process group, of the namespace, is in the
+/// terminal's foreground. The program stays in the shell's group, which has no number there.
+const RUN_BEHIND_ANOTHER_GROUP: &str = "\
+unshare --pid --fork sh -c '
+foreground() { cut -d\" \" -f8 /proc/self/stat; }
+first=$(foreground)
+sh -mc \"sleep 60\" &
+until [ \"$(foreground)\" != \"$first\" ]; do sleep 0.05; done
+exec \"$@\"' sh \"$@\"
+echo \"status $?\"; sleep 60";
+
 impl Session {
     fn start(guest: impl FnOnce(&mut Asm), arguments: &[&str]) -> Self {
+        Self::start_by(RUN, guest, arguments)
+    }
+
+    fn start_by(script: &str, guest: impl FnOnce(&mut Asm), arguments: &[&str]) -> Self {
         let kernel = kernel(guest);
         let (ours, theirs) = sys::open_terminal();
         sys::make_peculiar(&ours);
         let before = sys::mode(&ours);
-        let script = "\"$@\"; echo \"status $?\"; read end";
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh", PROGRAM, "--memory", "64M", "--kernel"]);
         command.arg(kernel.path()).args(arguments);
@@ -188,6 +205,27 @@ fn untouched_by_an_error() {
     let session = Session::start(ready, &["--vfio", "nonsense"]);
     session.ends_with(1);
     assert!(session.screen.text().contains("hint: "));
+}
+
+/// The terminal belongs to another process group, which a PID namespace tells from ours although
+/// ours has no number there (pid_namespaces(7)).
+#[test]
+fn untouched_while_another_group_has_it() {
+    if !kvm() {
+        return;
+    }
+    let namespace = Command::new("unshare")
+        .args(["--pid", "--fork", "true"])
+        .output();
+    if !namespace.is_ok_and(|output| output.status.success()) {
+        return skipped("no PID namespace can be made here");
+    }
+    let guest = |g: &mut Asm| {
+        g.print("ready").power_off();
+    };
+    let session = Session::start_by(RUN_BEHIND_ANOTHER_GROUP, guest, &[]);
+    session.ends_with(0);
+    assert!(session.screen.text().contains("ready"));
 }
 
 /// Any text in NO_COLOR turns colours off (<https://no-color.org>).

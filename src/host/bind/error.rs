@@ -213,8 +213,8 @@ pub enum BindError {
     },
     /// A journal that a later program has written.
     #[error(
-        "the journal {} has version {version}, which this mini-vmm does not know, so the change \
-         that a killed command began stays unfinished",
+        "the journal {} has version {version}, which this mini-vmm does not know: a later one \
+         was killed while it changed devices",
         .path.display()
     )]
     UnknownJournal {
@@ -282,6 +282,9 @@ fn undone(left: &[BindError]) -> String {
 
 /// The hint where there is no remedy.
 const LEAVE: &str = "leave it to the host";
+/// What to do without a journal.
+const LOOK: &str = "see with `mini-vmm host list` which devices have no driver or a VFIO driver, \
+                    and give them back with `mini-vmm host unbind`";
 
 impl BindError {
     /// A remedy, most often a command to type; `None` where there is no remedy.
@@ -346,11 +349,12 @@ impl BindError {
                     forget(path)
                 )
             }
-            Self::BadJournal(_) | Self::UnknownJournal { .. } => {
-                "see with `mini-vmm host list` which devices have no driver or a VFIO driver, \
-                 and give them back with `mini-vmm host unbind`"
-                    .into()
-            }
+            Self::BadJournal(_) => LOOK.into(),
+            Self::UnknownJournal { path, .. } => format!(
+                "any `host bind` or `host unbind` of that mini-vmm recovers them; or as root: \
+                 rm {}; then {LOOK}",
+                path.display()
+            ),
             _ => return None,
         })
     }

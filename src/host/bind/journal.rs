@@ -39,7 +39,14 @@ fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormError> {
         let entries = entries.into_iter();
         return Ok(entries.map(|(bdf, before)| Entry { bdf, before }).collect());
     }
-    form::parse(bytes).map(|journal: Journal<_>| journal.devices)
+    let Journal { devices } = form::parse::<Journal<Vec<Entry>>>(bytes)?;
+    // Recovery writes the record of the entry's device, so no entry may hold another's.
+    let is_of = |entry: &Entry| entry.before.as_ref().is_none_or(|b| b.bdf == entry.bdf);
+    devices
+        .iter()
+        .all(is_of)
+        .then_some(devices)
+        .ok_or(FormError::Damaged)
 }
 
 impl Records {
@@ -113,6 +120,9 @@ mod tests {
             "{}",
             r#"{"version": 2}"#,
             r#"{"version": 2, "devices": [{"device": "0"}]}"#,
+            // The record of another device.
+            r#"{"version": 2, "devices": [{"device": "0000:01:00.0",
+                "before": {"device": "0000:02:00.0", "modalias": ""}}]}"#,
         ] {
             fs::write(dir.as_path().join(NAME), damaged).unwrap();
             let error = records.begun().unwrap_err();

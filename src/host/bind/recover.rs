@@ -32,10 +32,14 @@ fn report(error: &BindError) {
 
 /// Undoes a killed bind and finishes a killed unbind, the last device first. A device that cannot
 /// be given back now keeps its record, for an `unbind`.
+///
+/// # Errors
+/// The journal cannot be read, or has a later version; it stays as it is.
 pub(super) fn recover_journal(host: &Host) -> Result<Vec<Bdf>, BindError> {
     let entries = match host.records.begun() {
         Ok(entries) => entries,
-        Err(e @ (BindError::BadJournal(_) | BindError::UnknownJournal { .. })) => {
+        // A journal of a later version is an error: it must stay for the program that can read it.
+        Err(e @ BindError::BadJournal(_)) => {
             report(&e);
             Vec::new()
         }

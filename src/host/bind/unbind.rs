@@ -170,8 +170,12 @@ fn entry((back, _): &Going) -> Option<Entry> {
 /// The records cannot be locked or read.
 pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
     let _lock = host.records.lock()?;
-    recover_journal(host)?;
     let mut outcome = Outcome::default();
+    match recover_journal(host) {
+        // The run's own records can be read, so its devices need not wait for another program.
+        Err(e @ BindError::UnknownJournal { .. }) => outcome.1.push(e),
+        recovered => drop(recovered?),
+    }
     for record in host.records.all()?.into_iter().rev() {
         if record.owner != Some(run) {
             continue;

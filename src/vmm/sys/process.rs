@@ -90,6 +90,13 @@ pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
     }
 }
 
+/// The number of this process's group; 0 if the group is in a PID namespace that this process does
+/// not see (pid_namespaces(7)).
+pub fn group() -> libc::pid_t {
+    // SAFETY: the call takes nothing and changes nothing.
+    unsafe { libc::getpgrp() }
+}
+
 /// Makes all threads allocate from one heap (mallopt(3)). An arena for each thread would cost five
 /// system calls and some pages a thread, and the threads allocate little.
 pub fn share_one_heap() {
@@ -121,10 +128,11 @@ pub fn ignore(signal: libc::c_int) {
 /// Leaves the parent's session and directory, and closes the descriptors that came from it.
 fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
     ignore_signals();
-    set_name(c"vmm-guardian")?;
-    // A child just forked leads no process group, so this cannot fail.
-    setsid()?;
-    chdir("/")?;
+    // The devices are given back even if one of these fails: a name is for people only, and a
+    // sandbox may refuse the calls.
+    let _ = set_name(c"vmm-guardian");
+    let _ = setsid();
+    let _ = chdir("/");
     let null = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;

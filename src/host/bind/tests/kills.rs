@@ -88,17 +88,49 @@ fn a_note_of_a_killed_command_that_is_none_stops_nobody() {
     let host = fake.host();
     bind(&host, &request(&[DISK])).unwrap();
     let note = fake.dir.as_path().join("run/under-way");
-    for text in ["nonsense", r#"{"version": 3, "devices": []}"#] {
-        fs::write(&note, text).unwrap();
-        let error = host.records.begun().unwrap_err();
-        assert!(
-            error.hint().unwrap().contains("mini-vmm host list"),
-            "{error}"
-        );
-        let (_, errors) = unbind(&host, &back(&[DISK])).unwrap();
-        assert!(errors.is_empty() && !note.exists());
-        bind(&host, &request(&[DISK])).unwrap();
+    fs::write(&note, "nonsense").unwrap();
+    let error = host.records.begun().unwrap_err();
+    assert!(
+        error.hint().unwrap().contains("mini-vmm host list"),
+        "{error}"
+    );
+    let (_, errors) = unbind(&host, &back(&[DISK])).unwrap();
+    assert!(errors.is_empty() && !note.exists());
+}
+
+/// A later program can still finish what its journal says, so this one must not remove the file.
+/// What a run has bound itself goes back all the same.
+#[test]
+fn a_journal_of_a_later_version_is_left_alone() {
+    let fake = one_disk();
+    let before = fake.snapshot();
+    let host = fake.host();
+    let run = Process::this().unwrap();
+    let ours = BindRequest {
+        owner: Some(run),
+        ..request(&[DISK])
+    };
+    bind(&host, &ours).unwrap();
+    let journal = fake.dir.as_path().join("run/under-way");
+    let text = r#"{"version": 3, "devices": [{"device": "0000:09:00.0"}]}"#;
+    fs::write(&journal, text).unwrap();
+    for error in [
+        bind(&host, &request(&[DISK])).unwrap_err(),
+        unbind(&host, &back(&[DISK])).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("has version 3"), "{error}");
+        assert!(error.hint().unwrap().contains("rm "), "{error}");
+        assert_eq!(fs::read_to_string(&journal).unwrap(), text);
     }
+    assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    let (lines, errors) = release_run(&host, run).unwrap();
+    assert!(matches!(errors[..], [BindError::UnknownJournal { .. }]));
+    assert_eq!(lines.len(), 1);
+    assert_eq!(fs::read_to_string(&journal).unwrap(), text);
+    // What the hint says.
+    fs::remove_file(journal).unwrap();
+    bind(&host, &BindRequest::default()).unwrap();
+    assert_eq!(fake.snapshot(), before);
 }
 
 /// Two runs, or a run and a command: the device belongs to the running run until that ends.

@@ -2,12 +2,12 @@
 //!
 //! VFIO refuses to turn one kind on while another is on (drivers/vfio/pci/vfio_pci_intrs.c), and a
 //! device whose MSI and MSI-X are both disabled uses INTx (PCI Express 6.0, 6.1.4.3 and 7.5.1.1.3).
-//! So the guest's registers say which kind is wanted ([`Interrupts::wanted`]), and the kind that is
+//! So the guest's registers say which kind is wanted (`Interrupts::wanted`), and the kind that is
 //! on is turned off first.
 //!
-//! The registers ([`pci::msi`], [`pci::msix`]) are the truth, and the host's side ([`msi`],
-//! [`msix`], [`intx`]) follows them: it compares what they say with what VFIO and KVM have, and
-//! makes up the difference. What the host refuses is written back into the registers, where the
+//! The registers ([`pci::msi`], [`pci::msix`]) are the truth, and the host's side (`msi`, `msix`,
+//! `intx`) follows them: it compares what they say with what VFIO and KVM have, and makes up the
+//! difference. What the host refuses is written back into the registers, where the
 //! guest sees it.
 
 mod error;
