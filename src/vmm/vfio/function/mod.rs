@@ -66,7 +66,6 @@ use crate::vfio::interrupts::Interrupts;
 
 /// A passed-through function.
 pub struct VfioFunction {
-    connection: Connection,
     /// Where the MSI-X table and the pending bits are.
     msix: Option<MsixLayout>,
     rom: Arc<Rom>,
@@ -75,6 +74,8 @@ pub struct VfioFunction {
     router: Arc<GsiRouting>,
     dma_ready: Arc<DmaReady>,
     state: Mutex<State>,
+    /// After `state`, since a mapped page keeps the device's file open: the device closes last.
+    connection: Connection,
 }
 
 /// What a guest's accesses change. Its lock is never taken with the bus's lock held.

@@ -75,24 +75,19 @@ impl Intx {
         }
     }
 
-    /// VFIO masks the pin first and unmasks it last: nothing would unmask it after an interrupt
-    /// that comes in between.
+    /// VFIO holds the pin masked until it has both eventfds. KVM gets them last: while the device
+    /// asserts its pin, VFIO signals once for the eventfd and once for the unmasking, and in an
+    /// eventfd that KVM does not have yet both are one event. Otherwise KVM may raise the GSI for
+    /// the second signal after the guest has acknowledged the first, which is an interrupt too
+    /// many. An event that comes before KVM has the eventfd is not lost: KVM looks for it.
     fn connect(&mut self) -> Result<(), VectorError> {
         let trigger = eventfd::new().map_err(GsiError::EventFd)?;
         let resample = eventfd::new().map_err(GsiError::EventFd)?;
         let event = Some(eventfd::borrow(&trigger));
         self.device.set_events(Irq::Intx, 0, &[event])?;
-        let outcome = self
-            .device
-            .mask(Irq::Intx)
-            .map_err(VectorError::from)
-            .and_then(|()| {
-                let gsi = self.gsi;
-                Ok(self.routing.assign_level_irqfd(&trigger, &resample, gsi)?)
-            });
-        if let Err(e) = outcome {
+        if let Err(e) = self.device.mask(Irq::Intx) {
             self.disable_in_vfio();
-            return Err(e);
+            return Err(e.into());
         }
         let watch = match self.device.set_unmask_event(eventfd::borrow(&resample)) {
             Ok(()) => None,
@@ -105,12 +100,19 @@ impl Intx {
                 self.watch(&resample)
             }
         };
+        let unmasked = self.device.unmask(Irq::Intx);
+        let gsi = self.gsi;
+        if let Err(e) = self.routing.assign_level_irqfd(&trigger, &resample, gsi) {
+            self.unwatch(watch);
+            self.disable_in_vfio();
+            return Err(e.into());
+        }
         self.events = Some(Events {
             trigger,
             resample,
             watch,
         });
-        Ok(self.device.unmask(Irq::Intx)?)
+        Ok(unmasked?)
     }
 
     /// Lets the event thread unmask the pin whenever `resample` is signalled.
@@ -135,14 +137,18 @@ impl Intx {
         }
     }
 
+    fn unwatch(&self, watch: Option<u64>) {
+        if let (Some(key), Some(thread)) = (watch, self.event_thread.upgrade()) {
+            thread.unwatch(key);
+        }
+    }
+
     /// Turns INTx off; KVM lowers the GSI.
     pub fn disable(&mut self) {
         let Some(events) = self.events.take() else {
             return;
         };
-        if let (Some(key), Some(thread)) = (events.watch, self.event_thread.upgrade()) {
-            thread.unwatch(key);
-        }
+        self.unwatch(events.watch);
         if let Err(e) = self.routing.deassign_irqfd(&events.trigger, self.gsi) {
             let device = self.device.name();
             warn_limited!(self.limit, "{device}: KVM keeps INTx: {}", with_causes(&e));
