@@ -331,7 +331,7 @@ impl FakeKernel {
         }
     }
 
-    /// The driver that may bind a device: the driver in its override, or else the driver that matches
+    /// The driver that may bind a device: the driver in its override, or the driver that matches
     /// the device.
     fn driver_for(&self, bdf: Bdf) -> Option<String> {
         let natural = self.lock().natural.get(&bdf).cloned();
