@@ -1,6 +1,7 @@
-//! The command line: flags and commands. The values of flags are read by [`vmm::config`].
+//! The command line: flags and commands. [`vmm::config`] parses the values of flags.
 //!
-//! Hints of errors name flags to type, in all crates; a test here checks that these flags exist.
+//! The hints of errors, in all crates, name flags to type. A test in this file checks that these
+//! flags exist.
 
 pub mod explain;
 pub mod host;
@@ -52,10 +53,10 @@ pub struct Cli {
     verbose: u8,
 }
 
-/// The commands beside running a guest. clap builds the flags of a command only when the command is
-/// used: to build all of them takes a twentieth of the time to a guest's first instruction. The
-/// purpose of a command therefore stands twice: here for the list of commands, and with its flags
-/// for its own help.
+/// The commands besides a run. clap builds the flags of a command only when the command is used:
+/// building the flags of all commands would take a twentieth of the time to a guest's first
+/// instruction. The purpose of a command is therefore written twice: once in this enum for the list
+/// of commands, and once beside its flags for its own help.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum Command {
@@ -84,21 +85,21 @@ For fish:  mini-vmm completions fish > ~/.config/fish/completions/mini-vmm.fish"
     },
 }
 
-/// What the command line asks for.
+/// The action that the command line selects.
 #[derive(Debug)]
 pub enum Action {
     /// Run a guest.
     Run(Box<RunArgs>),
-    /// Look at the host, or change who has its devices.
+    /// Look at the host's devices, bind them or give them back.
     Host(host::HostCommand),
-    /// Tell what a run would do.
+    /// Explain what a run would do.
     Explain(Box<explain::ExplainArgs>),
     /// Print a completion script.
     Completions(Shell),
 }
 
 impl Cli {
-    /// How much to log: 0 warnings, 1 events, 2 ioctls, 3 accesses.
+    /// The log level: 0 warnings, 1 events, 2 ioctls, 3 accesses.
     pub fn verbosity(&self) -> u8 {
         self.verbose
     }
@@ -108,10 +109,10 @@ impl Cli {
         self.guest.has_stats()
     }
 
-    /// What the command line asks for.
+    /// The action that the command line selects.
     ///
     /// # Errors
-    /// A usage error: there is neither a command nor a kernel.
+    /// A usage error: the command line has neither a command nor a kernel.
     pub fn into_action(self) -> Result<Action, clap::Error> {
         match (self.command, self.kernel) {
             (Some(Command::Host(command)), _) => Ok(Action::Host(command)),
@@ -121,7 +122,7 @@ impl Cli {
                 kernel,
                 guest: self.guest,
             }))),
-            // clap requires the flag where there is no command, so this is not reached.
+            // clap requires the flag if there is no command, so this line is never reached.
             (None, None) => Err(Self::command().error(
                 clap::error::ErrorKind::MissingRequiredArgument,
                 "--kernel is missing",
@@ -138,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// Flags of other programs that hints name: mdadm's.
+    /// Flags of other programs in hints: `--stop` of mdadm.
     const OTHERS: &[&str] = &["stop"];
 
     fn flags(command: &clap::Command, all: &mut BTreeSet<String>) {
@@ -147,7 +148,7 @@ mod tests {
         command.get_subcommands().for_each(|c| flags(c, all));
     }
 
-    /// Collects each `--word` that stands after a quotation mark.
+    /// Collects each `--word` that follows a quotation mark.
     fn named(dir: &Path, all: &mut BTreeSet<String>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

@@ -1,7 +1,8 @@
-//! `explain`: what a run would do with its devices, from the code that does it.
+//! `explain`: shows what a run would do with its devices. The explanation comes from the code that
+//! a run uses.
 //!
-//! No VM is made. A device that VFIO can open is opened as for a run, and so reset. For any other
-//! device sysfs is asked, and the report names the problem.
+//! No VM is created. If VFIO can open a device, explain opens it as a run does, which resets the
+//! device. For any other device, explain reads sysfs, and the report names the problem.
 
 mod picture;
 pub mod register_names;
@@ -42,7 +43,7 @@ use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
 
-/// Why there is no explanation.
+/// The reason why explain fails.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
     /// The address is invalid, or the host has no such device.
@@ -76,7 +77,7 @@ pub enum ExplainError {
 }
 
 impl ExplainError {
-    /// The remedy to type.
+    /// The remedy, most often a command to type.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Vfio(e) => e.hint(),
@@ -87,11 +88,11 @@ impl ExplainError {
     }
 }
 
-/// What a run with this configuration would do with its devices.
+/// Explains what a run with this configuration would do with its devices.
 ///
 /// # Errors
-/// An address without a device; memory or BARs that do not fit the address space. A device that
-/// cannot be passed through is not an error: the report names the problem.
+/// There is no device at an address, or memory or BARs do not fit the address space. A device that
+/// cannot be passed through is no error: the report names the problem.
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
     let configs = assign_slots(&config.vfio);
     let mut problems = Vec::new();
@@ -99,7 +100,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         .and_then(|candidates| open::open(None, &candidates, config.iommu));
     let opened = match opened {
         Ok(opened) => opened,
-        // sysfs says nothing of a mediated device that could be explained.
+        // sysfs shows no registers of a mediated device, so there is nothing to explain.
         Err(e) if any_mediated(&configs) => return Err(e.into()),
         Err(e) => {
             problems.push(problem(&e, e.hint()));
@@ -140,7 +141,7 @@ fn any_mediated(configs: &[DeviceConfig]) -> bool {
         .any(|name| matches!(name, HostName::Mediated(_)))
 }
 
-/// Checks that the kernel, if one is given, fits the guest.
+/// Checks that the kernel, if the user names a kernel, fits the guest.
 fn kernel_problem(config: &VmConfig, layout: &Layout) -> Option<Problem> {
     if config.kernel.as_os_str().is_empty() {
         return None;
@@ -157,13 +158,14 @@ fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     }
 }
 
-/// Bits of a physical address: as KVM says, or else as the processor says.
+/// The width of a physical address in bits, from KVM if possible, otherwise from the processor.
 fn phys_bits() -> u8 {
     let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
     kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
 }
 
-/// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo; 36 where it is missing.
+/// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo. Without this line, the
+/// width is 36.
 fn processor_bits() -> u8 {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let sizes = text
@@ -186,7 +188,7 @@ fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
     }
 }
 
-/// A device of which the explanation is being made.
+/// A device to explain.
 struct Subject {
     name: HostName,
     guest: Bdf,
@@ -247,7 +249,7 @@ impl Subject {
         })
     }
 
-    /// Its memory BARs at their first addresses.
+    /// The memory BARs at their first addresses.
     fn first_bars(&self) -> Vec<picture::FirstBar> {
         self.bars
             .iter()
@@ -264,7 +266,7 @@ impl Subject {
 
     fn report(self) -> Device {
         let mut config = policy::apply(&self.source.image);
-        // BARs as firmware leaves them.
+        // BAR registers have the values that firmware leaves.
         for register in 0..BAR_COUNT as u16 {
             let offset = regs::BAR + 4 * register;
             let mut value = [0; 4];
@@ -290,7 +292,7 @@ impl Subject {
         }
     }
 
-    /// The mapped and the trapped parts of a BAR, as in a run.
+    /// Describes the mapped and the trapped parts of a BAR, as in a run.
     fn bar(&self, (index, bar, address): (usize, &pci::bar::Bar, u64)) -> Bar {
         let prefetchable = |yes| if yes { ", prefetchable" } else { "" };
         let kind = match bar.kind {
@@ -330,7 +332,7 @@ impl Subject {
         }
     }
 
-    /// The interrupts that the guest may choose from, best first.
+    /// The kinds of interrupt that the guest may choose from, the best first.
     fn interrupts(&self) -> Vec<Interrupt> {
         let [intx, msi, msix] = self.source.irqs;
         let adding = |irq: IrqInfo| match irq.resizable {
@@ -391,7 +393,8 @@ fn member(device: &PciDevice) -> Member {
     }
 }
 
-/// The kernel's reset methods, best first (Documentation/ABI/testing/sysfs-bus-pci, reset_method).
+/// The kernel's reset methods, the best first (Documentation/ABI/testing/sysfs-bus-pci,
+/// reset_method).
 fn resets(path: &Path) -> Vec<String> {
     let list = fs::read_to_string(path.join("reset_method")).unwrap_or_default();
     list.split_whitespace().map(String::from).collect()

@@ -1,4 +1,4 @@
-//! The program: parses the command line, does what it asks for, and sets the exit status.
+//! The program: parses the command line, runs the selected action, and sets the exit status.
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
@@ -111,8 +111,7 @@ fn print_lines(lines: &[String]) -> ExitCode {
     print(text.as_bytes())
 }
 
-/// Writes to standard output. A closed pipe is no error: the reader, for example `head`, has what
-/// it wants.
+/// Writes to standard output. A closed pipe is no error: a reader such as `head` has read enough.
 fn print(text: &[u8]) -> ExitCode {
     match io::stdout().write_all(text) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => fail(&e, None),
@@ -155,7 +154,7 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
     }
 }
 
-/// Prints an error with its causes as one sentence, and the remedy to type.
+/// Prints an error and its causes as one sentence, and then the hint.
 fn fail(error: &dyn Error, hint: Option<String>) -> ExitCode {
     say(format_args!("mini-vmm: {}", with_causes(error)));
     if let Some(hint) = hint {

@@ -1,4 +1,5 @@
-//! One run of a guest: bind what is managed, build the VM, wait for its end, report.
+//! A run of a guest: binds the devices with `managed=on`, creates the VM, waits for its end, and
+//! writes the report.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use vmm::{phase, sys};
 
 use crate::report::reporter::{ReportError, Reporter};
 
-/// Why a run could not begin, or ended.
+/// The reason why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A device could not be bound for the run.
@@ -25,13 +26,13 @@ pub enum RunError {
     /// The report cannot be written.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// The VM could not be made or run.
+    /// The VM could not be created or failed.
     #[error(transparent)]
     Machine(#[from] MachineError),
 }
 
 impl RunError {
-    /// The remedy to type, where one is known.
+    /// The remedy, most often a command to type.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Bind(e) => e.hint(),
@@ -41,24 +42,25 @@ impl RunError {
     }
 }
 
-/// Runs the guest of `config` to its end, and reports what `phases` and the VM's counters say.
+/// Runs the guest of `config` to its end, and reports `phases` and the VM's counters.
 ///
 /// # Errors
-/// A mistake of the user's, or a refusal of the host's. The host's devices are as they were before.
+/// The user made a mistake, or the host refused a request. The host's devices are in their earlier
+/// state.
 pub fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, RunError> {
-    // SIGUSR1 ends a process by default. Until the main loop handles it, a request for a report
-    // must not end the run.
+    // SIGUSR1 ends a process by default. A request for a report must not end the run before the
+    // main loop handles the signal.
     sys::process::ignore(libc::SIGUSR1);
     if let Err(e) = sys::raise_descriptor_limit() {
         debug!("the limit of open files stays: {e}");
     }
     if config.vfio.iter().any(|device| device.managed) {
-        // A bad kernel file is refused before host drivers are unbound.
+        // A bad kernel file is refused before a host driver is unbound.
         Images::open(&config.kernel, config.initrd.as_deref()).map_err(MachineError::from)?;
     }
     let reporter = Reporter::open(&config.statistics, phases)?;
-    // Forks, so this process must still have one thread. Dropped after the machine: the host gets
-    // its devices back when the VM no longer uses them.
+    // This call forks, so the process must still have a single thread. `_managed` is dropped after
+    // the machine: the host gets its devices back when the VM no longer uses them.
     let _managed = {
         let _phase = phase!("bind_devices");
         Managed::take(&config.vfio)?

@@ -1,18 +1,19 @@
-//! One start of mini-vmm in L1: its command line, and how the run must end.
+//! A start of mini-vmm in L1: its command line, and the expected end of the run.
 
-/// The values of `--iommu` that name an interface of the kernel. `Scenario::by_each_interface` runs
-/// mini-vmm by each in this order.
+/// The values of `--iommu` that select an interface of the kernel. `Scenario::by_each_interface`
+/// runs mini-vmm once with each interface, in this order.
 pub const INTERFACES: [&str; 2] = ["container", "iommufd"];
 
-/// How a run must end.
+/// The expected end of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The guest booted so many times, worked its disks and powered off. mini-vmm exited with 0.
+    /// The guest booted this number of times, worked its disks and powered off. mini-vmm exited
+    /// with status 0.
     PoweredOff {
-        /// Boots in this run.
+        /// The number of boots in this run.
         boots: usize,
     },
-    /// mini-vmm exited with this status. The scenario checks the rest.
+    /// mini-vmm exited with this status. The scenario has its own checks for the rest.
     Exited(i32),
 }
 
@@ -28,7 +29,7 @@ pub struct Vmm {
 }
 
 impl Vmm {
-    /// Starts mini-vmm with more options. The guest must work its disks and power off.
+    /// Starts mini-vmm with these further options. The guest must work its disks and power off.
     pub fn new(options: impl Into<String>) -> Self {
         Self {
             options: options.into(),
@@ -46,13 +47,14 @@ impl Vmm {
         self
     }
 
-    /// Gives the guest these devices in place of the scenario's: `--vfio` options, or nothing.
+    /// Gives the guest these devices in place of the scenario's devices: `--vfio` options, or
+    /// nothing.
     pub fn devices(mut self, options: impl Into<String>) -> Self {
         self.devices = Some(format!(" {}", options.into()).trim_end().to_owned());
         self
     }
 
-    /// Selects one of [`INTERFACES`]. mini-vmm must say that it used this interface.
+    /// Selects one of [`INTERFACES`]. mini-vmm must report that it uses this interface.
     pub fn by(mut self, interface: &'static str) -> Self {
         self.interface = Some(interface);
         self
@@ -64,34 +66,34 @@ impl Vmm {
         self
     }
 
-    /// Expects so many boots of the guest in this run.
+    /// Expects this number of boots in the run.
     pub fn boots(mut self, boots: usize) -> Self {
         self.end = End::PoweredOff { boots };
         self
     }
 
-    /// Expects only this exit status of mini-vmm, and nothing of the guest.
+    /// Expects this exit status of mini-vmm, and checks nothing of the guest.
     pub fn exits(mut self, status: i32) -> Self {
         self.end = End::Exited(status);
         self
     }
 
-    /// How the run must end.
+    /// The expected end of the run.
     pub fn end(&self) -> End {
         self.end
     }
 
-    /// The interface that mini-vmm must use, if one was selected.
+    /// The interface that mini-vmm must use, if the run selects an interface.
     pub fn interface(&self) -> Option<&'static str> {
         self.interface
     }
 
-    /// The `--vfio` options of this run. `all`: those of the scenario's devices.
+    /// The `--vfio` options of this run. `all` contains the options of the scenario's devices.
     pub fn given<'a>(&'a self, all: &'a str) -> &'a str {
         self.devices.as_deref().unwrap_or(all)
     }
 
-    /// The run as shell text for L1. `$boot` and `$cmdline` are set at the head of the L1 script.
+    /// The run as shell text for L1. The start of the L1 script sets `$boot` and `$cmdline`.
     pub fn shell(&self, all: &str) -> String {
         let iommu = self
             .interface

@@ -1,5 +1,6 @@
-//! Disks behind controllers of several kinds: image files with known content, and the content that
-//! a guest must have written. The guest's side is integration/resources/l2-functions.sh.
+//! Disks behind controllers of several kinds. Each disk is an image file. The lab writes known
+//! content before the start, and afterwards checks the content that the guest must have written.
+//! The guest's part is integration/resources/l2-functions.sh.
 //!
 //! ```text
 //!  offset    content before                     what the guest does
@@ -8,8 +9,9 @@
 //!  4 MiB     zeroes                             writes the copy here
 //!  8 MiB     zeroes                             writes a line of its own here
 //!  12 MiB    zeroes                             counts its boots here
-//!  16 MiB    as much noise as `buffered` says   copies the noise to its end by the page cache
-//!            or the blocks of a plan            reads and writes them in the order of the plan
+//!  16 MiB    `buffered` MiB of noise           copies the noise through the page cache to the
+//!                                              space after the noise
+//!            with a plan: the plan's blocks    reads and writes in the order of the plan
 //! ```
 
 use std::fs::{self, File};
@@ -26,10 +28,10 @@ const NOISE: u64 = MIB;
 const COPY: u64 = 4 * MIB;
 const WRITTEN: u64 = 8 * MIB;
 const BUFFERED: u64 = 16 * MIB;
-/// Size of a plan's blocks in MiB.
+/// The size of a plan's blocks in MiB.
 const LOADED: u64 = 16;
 
-/// The controller of a disk, which is the function that is passed through.
+/// The controller of a disk. The controller is the function that is passed through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Controller {
     /// An NVMe controller on bus 0, with one namespace.
@@ -64,9 +66,9 @@ pub struct Disk {
     pub function: u8,
     /// The kind of controller.
     pub controller: Controller,
-    /// MiB that the guest copies through its page cache.
+    /// MiB of noise that the guest copies through its page cache.
     pub buffered: u64,
-    /// The guest's random reads and writes, with the number of the last round. A disk has either a
+    /// The guest's random reads and writes; the plan's round is the last round. A disk has either a
     /// plan or `buffered`.
     pub load: Option<Plan>,
 }
@@ -84,7 +86,7 @@ impl Disk {
         }
     }
 
-    /// Adds random reads and writes in so many rounds.
+    /// Adds random reads and writes in this number of rounds.
     pub const fn loaded(mut self, workers: u32, operations: u32, rounds: u32) -> Self {
         self.load = Some(Plan {
             at: BUFFERED / MIB,
@@ -102,7 +104,7 @@ impl Disk {
         self
     }
 
-    /// Adds so many MiB that the guest copies through its page cache.
+    /// Adds this many MiB of noise, which the guest copies through its page cache.
     pub const fn buffered(mut self, mib: u64) -> Self {
         self.buffered = mib;
         self
@@ -136,7 +138,7 @@ impl Disk {
         }
     }
 
-    /// QEMU's `-device` arguments. `others` tells whether the slot has other functions.
+    /// QEMU's `-device` arguments. `others`: whether the slot has further functions.
     pub fn devices(&self, others: bool) -> Vec<String> {
         let serial = self.serial;
         let addr = format!(
@@ -155,8 +157,8 @@ impl Disk {
                     "nvme,drive={serial},serial={serial},bus=bridge,{addr}"
                 )]
             }
-            // The flexible queues and vectors may move to the virtual function; the physical
-            // function keeps the others.
+            // The flexible queues and vectors may move to the virtual function. The physical
+            // function keeps the other queues and vectors.
             Controller::NvmeWithVirtual => vec![
                 format!("pcie-root-port,id={serial}-port,addr=1d"),
                 format!("nvme-subsys,id={serial}-subsystem"),
@@ -216,7 +218,8 @@ impl Disk {
         make().context(format!("make the disk image {}", path.display()))
     }
 
-    /// Checks that the image has what a guest must write, and still has what a guest only reads.
+    /// Checks that the image has the content that a guest must write, and that the parts that a
+    /// guest only reads are unchanged.
     pub fn check_written(&self, path: &Path) -> Result<()> {
         self.check_untouched(path)?;
         let same = |what: &str, at: u64, expected: &[u8]| {
@@ -253,7 +256,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Checks that what a guest only reads has not changed.
+    /// Checks that the parts that a guest only reads are unchanged.
     pub fn check_untouched(&self, path: &Path) -> Result<()> {
         let intact = read(path, 0, self.text().len())? == self.text().as_bytes()
             && read(path, NOISE, MIB as usize)? == self.noise(1, MIB);
@@ -267,7 +270,7 @@ impl Disk {
         }
     }
 
-    /// Pseudorandom bytes, which differ between disks and between numbers (FNV-1a of both).
+    /// Pseudorandom bytes. Each disk and each number has other bytes (the seed is FNV-1a of both).
     fn noise(&self, number: u64, size: u64) -> Vec<u8> {
         let mut random = Random::new(self.serial.bytes().fold(number, |seed, b| {
             seed.wrapping_mul(0x100_0000_01b3) ^ u64::from(b)

@@ -12,7 +12,7 @@ pub enum Error {
     /// The host lacks something that the lab needs, so nothing was tested.
     #[error("{message}\nhint: {hint}")]
     CannotRun {
-        /// What is missing and why the lab needs it.
+        /// The missing thing, and the reason why the lab needs it.
         message: String,
         /// The remedy: a command, where there is one.
         hint: String,
@@ -23,7 +23,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The host lacks something.
+    /// Makes the error of a host that cannot run the lab.
     pub fn cannot_run(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::CannotRun {
             message: message.into(),
@@ -31,7 +31,7 @@ impl Error {
         }
     }
 
-    /// A test or a step failed.
+    /// Makes the error of a failed test or step.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::Failed(message.into())
     }

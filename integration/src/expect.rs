@@ -1,5 +1,5 @@
-//! Checks for many scenarios: that a guest worked its disk, and that L1 got the disk back. Each
-//! failure is one message, which names what was expected and what was found.
+//! Checks that many scenarios share: a guest worked its disk, and L1 got the disk back. Each
+//! failure is one message, which names the expected and the actual value.
 
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub fn run(outcome: &Outcome, index: usize) -> Result<Run<'_>> {
         .ok_or_else(|| Error::failed(format!("run {} of mini-vmm was never started", index + 1)))
 }
 
-/// mini-vmm ended with this exit status.
+/// Expects that mini-vmm ended with this exit status.
 pub fn exit(run: &Run<'_>, status: i32) -> Result<()> {
     expect(run.exit() == Some(status), || {
         format!(
@@ -34,7 +34,8 @@ pub fn exit(run: &Run<'_>, status: i32) -> Result<()> {
     })
 }
 
-/// mini-vmm, which ran with `-v`, used this interface to the IOMMU: `container` or `iommufd`.
+/// Expects that mini-vmm, which ran with `-v`, used this interface to the IOMMU: `container` or
+/// `iommufd`.
 pub fn used(run: &Run<'_>, interface: &str) -> Result<()> {
     let by_iommufd = run.messages().any(|line| line.contains("by iommufd"));
     expect(by_iommufd == (interface == "iommufd"), || {
@@ -42,20 +43,20 @@ pub fn used(run: &Run<'_>, interface: &str) -> Result<()> {
     })
 }
 
-/// Returns the first fact of this key, which the guest must have said.
+/// Returns the first fact with this key. The guest must have printed such a fact.
 pub fn guest<'a>(run: &Run<'a>, key: &'a str) -> Result<&'a str> {
     run.guest(key)
         .next()
         .ok_or_else(|| Error::failed(format!("the guest never said \"{key}\"")))
 }
 
-/// The guest read the disk's text and got an MSI or MSI-X interrupt for each read, and the image
-/// has what the guest wrote.
+/// Expects that the guest read the disk's text and got an MSI or MSI-X interrupt for each read, and
+/// that the image has the guest's writes.
 pub fn worked(outcome: &Outcome, run: &Run<'_>, disk: &Disk) -> Result<()> {
     worked_by(outcome, run, disk, "MSI")
 }
 
-/// As [`worked`], with interrupts of the chip that /proc/interrupts names.
+/// Like [`worked`], but the interrupts come from this interrupt chip, as /proc/interrupts names it.
 pub fn worked_by(outcome: &Outcome, run: &Run<'_>, disk: &Disk, chip: &str) -> Result<()> {
     read_by(run, disk, chip)?;
     disk.check_written(&outcome.image(disk.serial))?;
@@ -68,7 +69,8 @@ pub fn worked_by(outcome: &Outcome, run: &Run<'_>, disk: &Disk, chip: &str) -> R
     })
 }
 
-/// The guest read the disk's text and got message interrupts, and its kernel reports no error.
+/// Expects that the guest read the disk's text and got MSI or MSI-X interrupts, and that its kernel
+/// reports no error.
 pub fn read(run: &Run<'_>, disk: &Disk) -> Result<()> {
     read_by(run, disk, "MSI")
 }
@@ -101,8 +103,8 @@ fn read_by(run: &Run<'_>, disk: &Disk, chip: &str) -> Result<()> {
     no_trouble(run)
 }
 
-/// All workers of the disk's plan did their reads and writes of this round with interrupts, and the
-/// guest then read from the disk what the plan says.
+/// Expects that all workers of the disk's plan did their reads and writes of this round with
+/// interrupts, and that the guest then read the content that the plan predicts.
 pub fn loaded(run: &Run<'_>, disk: &Disk, round: u32) -> Result<()> {
     let Some(plan) = disk.load else {
         return Err(Error::failed("the disk has no plan"));
@@ -122,7 +124,7 @@ pub fn loaded(run: &Run<'_>, disk: &Disk, round: u32) -> Result<()> {
         done += u64::from(plan.operations);
     }
     let load = guest(run, "load")?;
-    // Requests that end at the same time have one interrupt, above all with an interrupt pin.
+    // Requests that end at the same time share one interrupt, above all with an interrupt pin.
     expect(
         number(load, "interrupts").is_some_and(|n| n >= done / 10),
         || format!("too few interrupts for {done} reads and writes: {load}"),
@@ -135,7 +137,7 @@ pub fn loaded(run: &Run<'_>, disk: &Disk, round: u32) -> Result<()> {
     })
 }
 
-/// Neither the guest's kernel nor its /init reports an error.
+/// Expects that neither the guest's kernel nor its /init reports an error.
 pub fn no_trouble(run: &Run<'_>) -> Result<()> {
     for trouble in [
         "trouble",
@@ -154,7 +156,7 @@ pub fn no_trouble(run: &Run<'_>) -> Result<()> {
     Ok(())
 }
 
-/// mini-vmm ended with status 0 after the guest had done its act and powered off.
+/// Expects that mini-vmm ended with status 0 after the guest had done its act and powered off.
 pub fn ended_well(run: &Run<'_>) -> Result<()> {
     exit(run, 0)?;
     no_trouble(run)?;
@@ -164,7 +166,7 @@ pub fn ended_well(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// L1's own driver has the disk again each time, and reads the disk's text.
+/// Expects that L1's own driver has the disk again after each run, and reads the disk's text.
 pub fn back(outcome: &Outcome, disk: &Disk) -> Result<()> {
     let bdf = disk.bdf();
     let mut seen = 0;
@@ -186,7 +188,7 @@ pub fn back(outcome: &Outcome, disk: &Disk) -> Result<()> {
     })
 }
 
-/// As [`back`], and L1's own driver reads what the guest wrote.
+/// Like [`back`]; in addition, L1's own driver reads the text that the guest wrote.
 pub fn back_with_guest_text(outcome: &Outcome, disk: &Disk) -> Result<()> {
     back(outcome, disk)?;
     let wrote = format!("{} {}", disk.bdf(), disk.guest_text());

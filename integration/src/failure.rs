@@ -8,13 +8,13 @@ use std::path::Path;
 use crate::outcome::Outcome;
 use crate::transcript::{Line, Speaker};
 
-/// Lines of the transcript in a report.
+/// The number of transcript lines in a report.
 const LAST_LINES: usize = 30;
 
-/// Lines of each other log in a report.
+/// The number of lines of each other log in a report.
 const LAST_OF_OTHERS: usize = 8;
 
-/// Facts that each guest says at its start. They hardly ever tell why a scenario failed.
+/// Facts that each guest prints at its start. They rarely explain why a scenario failed.
 const INVENTORY: [&str; 5] = ["cmdline", "pci", "bar", "irq", "memory"];
 
 /// Returns the report of an error.
@@ -30,7 +30,7 @@ pub fn explain(error: &str, outcome: &Outcome) -> String {
         let at = line.at.as_secs_f64();
         let _ = writeln!(text, "[{at:8.3}] {:?}| {}", line.from, line.text);
     }
-    // If QEMU gives up, its first line tells why.
+    // If QEMU exits with an error, its first line explains the error.
     for line in lines(&outcome.dir.join("qemu.log"))
         .iter()
         .take(LAST_OF_OTHERS)

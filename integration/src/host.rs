@@ -1,5 +1,5 @@
-//! What L0 needs, and the lab's directories on L0. The lab installs nothing: `make deps` does, and
-//! the hints name that command.
+//! The programs that L0 needs, and the lab's directories on L0. The lab installs nothing. `make
+//! deps` installs the programs, and the hints name that command.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::error::{Context, Error, Result};
 
-/// The variable that turns a skip into a failure, if its value is neither empty nor 0.
+/// The environment variable that turns a skip into a failure. An empty value and 0 do not count.
 pub const REQUIRE: &str = "MINI_VMM_REQUIRE";
 
 /// The programs of L0 that every lab machine needs.
@@ -20,7 +20,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks for all programs. The error names everything that is missing.
+    /// Finds all programs. The error names each missing program.
     pub fn find() -> Result<Self> {
         if !cfg!(target_arch = "x86_64") {
             return Err(Error::cannot_run(
@@ -49,7 +49,7 @@ impl Host {
     }
 }
 
-/// Whether a host that cannot run the lab is a failure.
+/// Whether a host that cannot run the lab counts as a failure.
 pub fn required() -> bool {
     env::var_os(REQUIRE).is_some_and(|value| !value.is_empty() && value != "0")
 }
@@ -71,7 +71,8 @@ fn is_static(path: &Path) -> bool {
         .is_ok_and(|output| !output.status.success())
 }
 
-/// The directory of downloads. It is outside of the tree, so that `cargo clean` keeps them.
+/// The directory of downloads. The directory is outside of the source tree, so that `cargo clean`
+/// keeps it.
 pub fn cache() -> Result<PathBuf> {
     let base = match env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {
         Some(dir) => PathBuf::from(dir),
@@ -100,12 +101,12 @@ pub fn target() -> PathBuf {
     )
 }
 
-/// The directory of a machine with its images, archives and logs.
+/// The directory of a machine: its images, archives and logs.
 pub fn dir(name: &str) -> PathBuf {
     target().join("lab").join(name)
 }
 
-/// Creates the directory of a machine, empty.
+/// Creates an empty directory for a machine.
 pub fn fresh_dir(name: &str) -> Result<PathBuf> {
     let dir = dir(name);
     forget(&dir)?;
@@ -121,7 +122,7 @@ pub fn forget(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lists a directory; an unreadable one has no entries.
+/// Lists a directory. The list is empty if the directory cannot be read.
 pub fn entries(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir).map_or_else(
         |_| Vec::new(),

@@ -1,5 +1,5 @@
-//! The verdict on a finished machine: whether the scenario passed, and whether a failure is one of
-//! the emulator's, after which the machine is started once more.
+//! Judges a finished machine: whether the scenario passed, and whether the emulator failed. After a
+//! failure of the emulator, the machine is started a second time.
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +38,7 @@ pub fn judge(scenario: &Scenario, outcome: &Outcome, timed_out: bool) -> Result<
     }
 }
 
-/// Finds a line of L1's kernel that no run may cause: a fault of the IOMMU, or an error of the
+/// Finds a line of L1's kernel that must not appear in any run: an IOMMU fault, or an error of the
 /// kernel itself.
 fn complaint(log: &Path) -> Option<String> {
     let text = fs::read(log).unwrap_or_default();
@@ -53,12 +53,13 @@ fn complaint(log: &Path) -> Option<String> {
         .map(|line| line.trim_end().to_owned())
 }
 
-/// Tells whether the emulator failed, so that the machine may be started once more.
+/// Tells whether the emulator failed, so that the machine may be started a second time.
 ///
 /// QEMU's emulation of nested SVM sometimes loses page tables, and sometimes executes half of an
-/// instruction that the kernel is patching. L1's kernel then crashes, which no program in L1 can
-/// cause; or the machine hangs before the guest reaches /init. An error of mini-vmm, a guest that
-/// fails later and a kernel that complains are never tried again.
+/// instruction that the kernel is patching. Then either L1's kernel crashes, which no program in L1
+/// can cause, or the machine hangs before the guest reaches /init. There is no second start after
+/// an error of mini-vmm, after a guest's failure later than /init, or after an error message of the
+/// kernel.
 pub fn emulator_failed(ended: &Ended) -> bool {
     if !ended.timed_out {
         return ended.transcript.lab("script").next().is_none();

@@ -1,6 +1,7 @@
-//! Kernels from Debian's packages, kept in a cache outside of the tree. Nothing is installed.
-//! A cached kernel needs neither apt nor a network; once a week the lab looks for a newer version.
-//! Two kernels are used as packaged; the third is built from Debian's kernel source.
+//! Kernels from Debian's packages, kept in a cache outside of the source tree. The lab installs no
+//! package. For a cached kernel the lab needs neither apt nor a network; once a week the lab looks
+//! for a newer version. Two kernels are used as packaged. The third kernel is built from Debian's
+//! kernel source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ mod payload;
 
 pub use choice::Choice;
 
-/// How long the cached version is used before the package lists are read again.
+/// The time after which the lab reads the package lists again.
 const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A kernel in the cache.
@@ -30,7 +31,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Gets a kernel, from the cache if possible.
+    /// Returns a kernel, from the cache if possible.
     pub fn get(choice: Choice) -> Result<Self> {
         let cache = host::cache()?.join("kernels");
         fs::create_dir_all(&cache).context(format!("make {}", cache.display()))?;
@@ -85,7 +86,7 @@ impl Kernel {
         self.dir.join("vmlinuz")
     }
 
-    /// The path of the ELF inside of the bzImage, which is unpacked once.
+    /// The path of the ELF kernel inside of the bzImage. The ELF is unpacked once.
     pub fn vmlinux(&self) -> Result<PathBuf> {
         let path = self.dir.join("vmlinux");
         if !path.is_file() {
@@ -96,8 +97,8 @@ impl Kernel {
         Ok(path)
     }
 
-    /// File names and paths of the modules that L1 needs, each after the modules that it depends
-    /// on.
+    /// File names and paths of the modules that L1 needs. Each module comes after the modules that
+    /// it depends on.
     pub fn modules(&self) -> Result<Vec<(String, PathBuf)>> {
         let order = self.dir.join("modules/order");
         let text = fs::read_to_string(&order).context(format!("read {}", order.display()))?;
@@ -125,8 +126,8 @@ fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
 
 /// Downloads or builds a kernel and returns its key in the cache.
 fn fetch(choice: Choice, cache: &Path) -> Result<String> {
-    // The kernel's source tree is large: its directory has a fixed name, so that the next build
-    // removes what an interrupted one left.
+    // The kernel's source tree is large. Its directory has a fixed name, so that the next build
+    // removes the tree of an interrupted build.
     let work = cache.join(match choice {
         Choice::Lab => "part-lab".to_owned(),
         Choice::Stock | Choice::Newest => {

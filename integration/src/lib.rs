@@ -1,4 +1,4 @@
-//! The lab: real PCI passthrough on a host without an IOMMU and without a free device. QEMU
+//! The lab tests real PCI passthrough on a host that has neither an IOMMU nor a free device. QEMU
 //! emulates a machine that has both. A Debian kernel runs in the machine, and mini-vmm runs on that
 //! kernel.
 //!
@@ -22,27 +22,29 @@
 //! what an entry needs. A new file also needs its name in `scenarios!` in
 //! integration/tests/lab/main.rs.
 //!
-//! | module | what it knows |
+//! | module | content |
 //! | --- | --- |
-//! | [`scenario`] | a machine, a script, and what must be seen |
-//! | [`command`] | one start of mini-vmm, and how the run must end |
+//! | [`scenario`] | a machine, a script, and the expected results |
+//! | [`command`] | a start of mini-vmm, and the expected end of the run |
 //! | [`expect`] | checks of a guest that works its disk, and of a disk that L1 got back |
-//! | [`setup`] | QEMU, kernels and programs, which all scenarios use |
+//! | [`setup`] | QEMU, kernels and programs, which all scenarios share |
 //! | [`runner`] | running a scenario in a machine |
-//! | [`judge`] | whether a scenario passed, and whether the emulator is to blame |
+//! | [`judge`] | whether a scenario passed, and whether the emulator failed |
 //! | [`failure`] | the report of a failed scenario |
-//! | [`outcome`] | what a finished machine left |
-//! | [`transcript`] | the lines of L1's serial port: who wrote them, and when |
-//! | [`machine`] | L1 as data, its QEMU command line, and running QEMU with a time limit |
+//! | [`outcome`] | the results of a finished machine |
+//! | [`transcript`] | the lines of L1's serial port, each with its writer and time |
+//! | [`machine`] | the description of L1, its QEMU command line, and running QEMU with a time limit
+//! |
 //! | [`nudge`] | waking a QEMU that hangs |
-//! | [`disk`] | disks of several kinds with known content, and what a guest must have written |
+//! | [`disk`] | disks of several kinds with known content, and the content that a guest must have
+//! written |
 //! | [`load`] | random reads and writes whose results can be predicted |
 //! | [`random`] | pseudorandom numbers |
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
 //! | [`scripts`] | the shell scripts of both machines, and the kernel's options |
 //! | [`kernel`] | kernels from Debian's packages, and one built from source |
 //! | [`vmm`] | building the static mini-vmm under test, and the guest's program |
-//! | [`host`] | what L0 needs, and the lab's directories |
+//! | [`host`] | the programs that L0 needs, and the lab's directories |
 //! | [`progress`] | showing the progress of long steps |
 
 pub mod command;

@@ -1,9 +1,9 @@
 //! Random reads and writes of a disk by several workers at once, with results that can be
 //! predicted.
 //!
-//! A [`Plan`] determines which worker reads or writes which blocks in which order, and the content
-//! of each block after each write. So a worker knows what a read must return. The guest and the
-//! lab, which both have the plan, know the content of the whole disk afterwards.
+//! A [`Plan`] determines the blocks that each worker reads or writes, their order, and the content
+//! of each block after each write. A worker therefore knows the result of each read. The guest and
+//! the lab both have the plan, so both know the content of the whole disk afterwards.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,13 +13,13 @@ use crate::random::Random;
 /// Bytes of a block, the unit of reads and writes.
 pub const BLOCK: usize = 4096;
 
-/// Blocks of an extent. Each extent belongs to one worker, and the next extent to the next worker.
-/// A read or write stays within an extent.
+/// The number of blocks in an extent. Each extent belongs to one worker, and the extents go to the
+/// workers in turn. A read or write never crosses the end of an extent.
 pub const EXTENT: usize = 16;
 
 const MIB: u64 = 1 << 20;
 
-/// The reads and writes of a disk. The text form is the numbers with commas.
+/// A plan of reads and writes on a disk. Its text form lists the numbers, separated by commas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The offset of the blocks on the disk, in MiB.
@@ -30,8 +30,8 @@ pub struct Plan {
     pub workers: u32,
     /// Reads and writes of each worker in each round.
     pub operations: u32,
-    /// The number of rounds before this one. A round continues with the content that the round
-    /// before left.
+    /// The number of earlier rounds. A round starts with the disk content at the end of the earlier
+    /// round.
     pub round: u32,
 }
 
@@ -51,7 +51,8 @@ impl Plan {
         usize::try_from(self.size * MIB).unwrap_or(usize::MAX) / BLOCK
     }
 
-    /// The generation of each block at the end of this round: how often the block was written.
+    /// The generation of each block at the end of this round: the number of times that the block
+    /// was written.
     pub fn generations(&self) -> Vec<u32> {
         let mut all = vec![0; self.blocks()];
         for round in 0..=self.round {
@@ -111,7 +112,7 @@ impl FromStr for Plan {
 /// One read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Whether it writes.
+    /// Whether the operation is a write.
     pub write: bool,
     /// The first block.
     pub block: usize,
@@ -150,7 +151,7 @@ impl Worker {
         }
     }
 
-    /// The generation of one of this worker's blocks after all operations so far.
+    /// The generation of one of this worker's blocks after all operations up to now.
     pub fn generation(&self, block: usize) -> u32 {
         self.generations.get(block).copied().unwrap_or(0)
     }
@@ -159,7 +160,8 @@ impl Worker {
 impl Iterator for Worker {
     type Item = Operation;
 
-    /// Returns the next operation. The blocks of a write have their new generations already.
+    /// Returns the next operation. If the operation is a write, its blocks already have their new
+    /// generations.
     fn next(&mut self) -> Option<Operation> {
         self.left = self.left.checked_sub(1)?;
         let workers = self.plan.workers as usize;
@@ -180,8 +182,8 @@ impl Iterator for Worker {
     }
 }
 
-/// Fills `bytes` with the content of a block in a generation: both numbers, and noise made from
-/// them.
+/// Fills `bytes` with the content of a block in a generation: the two numbers, then noise that is
+/// computed from both.
 pub fn fill(block: usize, generation: u32, bytes: &mut [u8]) {
     let head = (block as u64) << 32 | u64::from(generation);
     let mut random = Random::new(head);
@@ -194,7 +196,7 @@ pub fn fill(block: usize, generation: u32, bytes: &mut [u8]) {
 /// Checks that `bytes` are the content of a block in a generation.
 ///
 /// # Errors
-/// A message that names the block and the generation in `bytes`.
+/// A message names the block and the generation in `bytes`.
 pub fn check(block: usize, generation: u32, bytes: &[u8]) -> Result<(), String> {
     let mut wanted = vec![0; bytes.len()];
     fill(block, generation, &mut wanted);

@@ -1,5 +1,6 @@
-//! L1 as data, its QEMU command line, and running QEMU with a time limit. No QEMU outlives the lab:
-//! its guard kills QEMU when dropped, and the kernel kills QEMU if the lab dies.
+//! The description of L1, its QEMU command line, and running QEMU with a time limit. QEMU always
+//! ends with the lab: a guard kills QEMU when the guard is dropped, and the kernel kills QEMU if
+//! the lab is killed.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -15,7 +16,7 @@ use crate::host::Host;
 use crate::nudge::Monitor;
 use crate::transcript::{Line, Transcript};
 
-/// A network card that reaches QEMU's own network and nothing beyond, as QEMU arguments.
+/// A network card, as QEMU arguments. The card reaches only QEMU's own network.
 pub const NETWORK_CARD: [&str; 4] = [
     "-netdev",
     "user,id=net,restrict=on",
@@ -23,37 +24,37 @@ pub const NETWORK_CARD: [&str; 4] = [
     "e1000e,netdev=net,addr=9,romfile=",
 ];
 
-/// How often the lab looks at a machine that prints nothing.
+/// The interval at which the lab checks a machine that prints nothing.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The machine that QEMU emulates.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    /// The number of CPUs, which have SVM.
+    /// The number of CPUs. Each CPU has SVM.
     pub cpus: u32,
-    /// RAM in MiB: enough for the initramfs twice, and for L2.
+    /// RAM in MiB. It must hold the initramfs twice, and L2's RAM.
     pub memory: u32,
     /// Whether the machine has an IOMMU.
     pub iommu: bool,
     /// Whether the IOMMU remaps interrupts.
     pub remapping: bool,
-    /// More parameters for L1's kernel, with a space before each.
+    /// Further parameters for L1's kernel, with a space before each.
     pub parameters: &'static str,
     /// Disks and their controllers.
     pub disks: Vec<Disk>,
     /// QEMU arguments for other devices; `{dir}` stands for the machine's directory.
     pub extra: Vec<String>,
-    /// Files that these devices need in that directory.
+    /// Files in the machine's directory that these devices need.
     pub files: Vec<(&'static str, Vec<u8>)>,
-    /// Programs of L0 that are copied to /bin of L1 and L2.
+    /// Programs of L0. The lab copies them to /bin of L1 and L2.
     pub programs: Vec<PathBuf>,
 }
 
 impl Machine {
-    /// A machine with one CPU, an IOMMU, and RAM for a guest of 512 MiB. QEMU's emulation of nested
-    /// SVM is not sound with two CPUs: in about half of the runs, a busy guest of four vCPUs lost
-    /// its page tables and shut down, and sometimes L1 itself did (QEMU 7.2 and 11.1). With one
-    /// CPU, that never happened.
+    /// A machine with one CPU, an IOMMU, and enough RAM for a guest of 512 MiB. QEMU's emulation of
+    /// nested SVM is not reliable with two CPUs: in about half of the runs, a busy guest of four
+    /// vCPUs lost its page tables and shut down, and sometimes L1 itself shut down (QEMU 7.2 and
+    /// 11.1). With one CPU, neither ever happened.
     pub fn with_disks(disks: &[Disk]) -> Self {
         Self {
             cpus: 1,
@@ -88,18 +89,18 @@ impl Machine {
         Ok(())
     }
 
-    /// The QEMU command. Standard output is ttyS0, where L1's init writes. L1's kernel writes to
-    /// ttyS1.
+    /// The QEMU command. QEMU's standard output is ttyS0, to which L1's init writes. L1's kernel
+    /// writes to ttyS1.
     pub fn command(&self, host: &Host, dir: &Path, kernel: &Path) -> Command {
         let mut qemu = Command::new(&host.qemu);
         // Plain emulation (TCG); interrupt remapping needs QEMU's own interrupt controllers.
         qemu.args(["-machine", "q35,accel=tcg,kernel-irqchip=off"]);
         // Nested paging (npt) makes L2 fast. These features are off:
-        // - la57: five levels of page tables would make each of the many page walks longer.
+        // - la57: with five levels of page tables, each of the many page walks would take longer.
         // - xsave: QEMU does not let L1's KVM intercept XSETBV. L2's CPUID leaf 0xd then disagrees
-        //   with XCR0, and L2's kernel warns.
+        // with XCR0, and L2's kernel warns.
         // - erms, fsrm: QEMU emulates string instructions byte by byte. Without these features, the
-        //   kernels clear and copy pages word by word.
+        // kernels clear and copy pages word by word.
         qemu.args(["-cpu", "max,+svm,+npt,-la57,-xsave,-erms,-fsrm"]);
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory.to_string());
@@ -153,8 +154,8 @@ impl Machine {
         qemu
     }
 
-    /// Runs the machine until it powers off. `dir` has the images and the initramfs, and gets the
-    /// logs. `heard` gets each line as it comes.
+    /// Runs the machine until it powers off. `dir` contains the images and the initramfs, and
+    /// receives the logs. `heard` is called with each line when it arrives.
     pub fn run(
         &self,
         host: &Host,
@@ -222,7 +223,7 @@ impl Machine {
     }
 }
 
-/// How a machine ended.
+/// The end of a machine.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// Every line of L1's serial port.

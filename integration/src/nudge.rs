@@ -1,7 +1,7 @@
-//! Wakes a QEMU that hangs. QEMU 7.2 sometimes hangs while it emulates nested SVM: all its threads
-//! wait for ever, although its CPUs are in the middle of an instruction (the gdbstub shows the
-//! CPUs, and wakes them). The QMP commands `stop` and `cont` wake QEMU too. The lab sends them when
-//! QEMU has used no CPU time for a while.
+//! Wakes a QEMU that hangs. While QEMU 7.2 emulates nested SVM, it sometimes hangs: all its threads
+//! wait forever, although its CPUs are in the middle of an instruction. (The gdbstub shows this,
+//! and also wakes the CPUs.) The QMP commands `stop` and `cont` wake QEMU too. The lab sends these
+//! commands when QEMU has used no CPU time for a while.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Context, Result};
 
-/// How long QEMU may use no CPU time. Waking an idle machine does no harm.
+/// The time without CPU use after which QEMU counts as hung. Waking an idle machine does no harm.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Both ends of the socket for QMP; QEMU inherits one.
+/// The two ends of the QMP socket. QEMU inherits one of them.
 pub struct Monitor {
     ours: UnixStream,
     theirs: UnixStream,
 }
 
 impl Monitor {
-    /// Adds a QMP monitor to the command. The descriptor of [`Monitor::keep`] must be open in QEMU.
+    /// Adds a QMP monitor to the command. QEMU must inherit the descriptor of [`Monitor::keep`].
     pub fn add(qemu: &mut Command) -> Result<Self> {
         let (ours, theirs) = UnixStream::pair().context("make a socket for QMP")?;
         let fd = theirs.as_raw_fd();
@@ -55,13 +55,14 @@ impl Monitor {
 pub struct Nudge {
     qmp: UnixStream,
     pid: u32,
-    /// The CPU time in ticks at the last look, and since when it has not changed.
+    /// The CPU time in ticks at the last check, and the time of its last change.
     used: u64,
     since: Instant,
 }
 
 impl Nudge {
-    /// Wakes QEMU if QEMU hangs, and tells whether it did. Callers call this about once a second.
+    /// Wakes QEMU if QEMU hangs, and returns whether QEMU hung. Callers call this about once a
+    /// second.
     pub fn look(&mut self) -> bool {
         let used = cpu_time(self.pid).unwrap_or(self.used + 1);
         if used != self.used {
@@ -78,7 +79,8 @@ impl Nudge {
         true
     }
 
-    /// Sends a QMP command. QEMU's answers are read, so that its buffer does not fill, and ignored.
+    /// Sends a QMP command. Reads QEMU's answers so that QEMU's buffer does not fill, and ignores
+    /// them.
     fn say(&mut self, command: &str) {
         let mut answers = [0; 4096];
         while self.qmp.read(&mut answers).is_ok_and(|n| n > 0) {}

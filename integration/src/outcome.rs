@@ -1,10 +1,10 @@
-//! What a finished machine left: its transcript, its logs and its disk images.
+//! The results of a finished machine: its transcript, its logs and its disk images.
 
 use std::path::PathBuf;
 
 use crate::transcript::Transcript;
 
-/// What a finished machine left.
+/// The results of a finished machine.
 #[derive(Debug)]
 pub struct Outcome {
     /// Every line of L1's serial port.

@@ -1,5 +1,5 @@
-//! Shows the progress of long steps: a spinner on a terminal, and plain lines elsewhere. A step
-//! names its work when it starts, and how long the work took when it ends.
+//! Shows the progress of long steps: a spinner on a terminal, otherwise plain lines. A step prints
+//! its name at the start, and its duration at the end.
 
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// How often a step without a terminal prints its progress.
+/// The interval of progress lines without a terminal.
 const EVERY: Duration = Duration::from_secs(30);
 
 /// A running step.
@@ -42,7 +42,7 @@ impl Step {
         }
     }
 
-    /// Shows the step's progress: at once on a terminal, at intervals elsewhere.
+    /// Shows the step's progress: immediately on a terminal, otherwise at intervals.
     pub fn at(&self, detail: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}: {detail}", self.what));

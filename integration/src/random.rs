@@ -22,7 +22,7 @@ impl Random {
 
     /// Returns the next number below `bound`, which must not be 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        // The high bits are of better quality.
+        // The high bits are more random than the low bits.
         ((self.number() >> 33) as usize) % bound
     }
 }

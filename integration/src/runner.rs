@@ -17,14 +17,15 @@ use crate::scripts::{L1_FUNCTIONS, L1_INIT, L2_ACTS, L2_FUNCTIONS, L2_INIT};
 use crate::setup::Lab;
 use crate::transcript::Line;
 
-/// The start of the guest's kernel command line. Each character of the console costs an exit to
-/// the VMM, so the kernel says only what is serious.
+/// The start of the guest's kernel command line. Each character on the console causes an exit to
+/// the VMM, so the kernel prints only serious messages.
 const QUIET: &str = "quiet panic=-1";
 
-/// The same for a second machine after one that hung: here the kernel's messages may tell why.
+/// The start of the guest's kernel command line for the second start of a machine that hung. The
+/// kernel prints all messages, which may explain the hang.
 const LOUD: &str = "loglevel=7 panic=-1";
 
-/// An ordinary user beside root, for tests of permissions.
+/// The users of L1: root, and an ordinary user for tests of permissions.
 const USERS: &[u8] = b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n";
 const USER_GROUPS: &[u8] = b"root:x:0:\nuser:x:1000:\n";
 
@@ -37,7 +38,7 @@ pub struct Passed {
     pub repeated: bool,
 }
 
-/// Runs a scenario; `heard` gets each line of L1's serial port as it comes.
+/// Runs a scenario. `heard` is called with each line of L1's serial port when it arrives.
 pub fn run(scenario: &Scenario, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Result<Passed> {
     host::forget(&first_dir(scenario))?;
     let first = run_once(scenario, lab, QUIET, heard)?;
@@ -92,7 +93,7 @@ fn run_once(
     Ok((ended, dir))
 }
 
-/// L1's initramfs, with L2's inside.
+/// L1's initramfs, which contains L2's initramfs.
 fn archive(
     scenario: &Scenario,
     lab: &Lab,
@@ -132,7 +133,7 @@ fn archive(
     Ok(l1.finish())
 }
 
-/// The directory that keeps the first of two machines.
+/// The directory that keeps the files of the first machine after a second start.
 fn first_dir(scenario: &Scenario) -> PathBuf {
     host::dir(&format!("{}.first", scenario.name))
 }
@@ -144,7 +145,7 @@ fn keep_first(scenario: &Scenario, dir: &Path) -> Result<PathBuf> {
     Ok(kept)
 }
 
-/// Removes the disk images and the initramfs; the logs stay.
+/// Removes the disk images and the initramfs. Keeps the logs.
 fn remove_large(scenario: &Scenario, dir: &Path) -> Result<()> {
     let images = scenario.machine.disks.iter();
     let images = images.map(|disk| format!("{}.img", disk.serial));

@@ -1,6 +1,6 @@
-//! Scenarios: a machine, a script that runs in the machine, and what must be seen afterwards.
+//! A scenario is a machine, a script that runs in the machine, and the expected results.
 //!
-//! A plain scenario says what differs from the defaults:
+//! A plain scenario names only its differences from the defaults:
 //!
 //! ```no_run
 //! use lab::disk::Disk;
@@ -13,15 +13,16 @@
 //!     .vmm("-v --memory 512M");
 //! ```
 //!
-//! By default, the kernel is the lab's own as a bzImage, and the machine has 150 s. L1 binds the
+//! By default, the kernel is the lab's own as a bzImage, and the time limit is 150 s. L1 binds the
 //! devices to vfio-pci, runs mini-vmm with all of them, and gives them back to their drivers.
 //!
-//! Each guest must boot once, work its disks and power off. To work a disk is to read, copy and
-//! write as the table in the module `disk` says, with an interrupt for each request.
-//! Afterwards L1's own driver must read what the guest wrote.
+//! Each guest must boot once, work its disks and power off. To work a disk means to read, copy and
+//! write as the table in the module `disk` shows, with an interrupt for each request. Afterwards
+//! L1's own driver must read the content that the guest wrote.
 //!
-//! [`Scenario::l1`] adds shell commands to this script. [`Scenario::script`] replaces it, for
-//! scenarios that need another order; such a scenario brings all its checks.
+//! [`Scenario::l1`] adds shell commands to the default script. [`Scenario::script`] replaces the
+//! default script, for scenarios that need another order. Such a scenario must bring all its
+//! checks.
 
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ use crate::machine::Machine;
 use crate::outcome::Outcome;
 use crate::transcript::Run;
 
-/// The form in which mini-vmm gets L2's kernel; each is a file in L1's /boot.
+/// The form of L2's kernel for mini-vmm. Each form is a file in L1's /boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelFile {
     /// The kernel as it is packaged.
@@ -56,7 +57,7 @@ impl KernelFile {
 /// A check that runs after the machine has powered off.
 type Check = Box<dyn Fn(&Outcome) -> Result<()> + Send + Sync>;
 
-/// A check of each run that the builder started; the first run has the number 0.
+/// A check of each run of mini-vmm that the builder started. The number of the first run is 0.
 type RunCheck = Box<dyn Fn(u32, &Run<'_>) -> Result<()> + Send + Sync>;
 
 /// A part of the L1 script between binding and giving back.
@@ -65,7 +66,7 @@ enum Step {
     Shell(String),
 }
 
-/// A machine, a script and what must be seen.
+/// A machine, a script and the expected results.
 pub struct Scenario {
     /// The test's name.
     pub name: &'static str,
@@ -75,11 +76,12 @@ pub struct Scenario {
     pub kernel: Choice,
     /// The form of L2's kernel.
     pub kernel_file: KernelFile,
-    /// The time after which the lab stops the machine.
+    /// The time limit. The lab stops the machine then.
     pub limit: Duration,
-    /// Whether the scenario takes over a minute; such a test is ignored by default.
+    /// Whether the scenario takes over a minute. Such a test is ignored by default.
     pub slow: bool,
-    /// Addresses of the devices that are bound and given to each guest, with options of `--vfio`.
+    /// Addresses of the devices that each guest gets, with options of `--vfio`. L1 binds these
+    /// devices.
     given: Vec<(String, &'static str)>,
     before: String,
     steps: Vec<Step>,
@@ -124,7 +126,7 @@ impl Scenario {
         self
     }
 
-    /// Gives the machine more or less time.
+    /// Changes the time limit.
     pub fn limit(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
         self
@@ -142,8 +144,8 @@ impl Scenario {
         self
     }
 
-    /// Adds QEMU arguments for devices other than disks. L1 does not bind them by itself: see
-    /// [`Scenario::function`].
+    /// Adds QEMU arguments for devices other than disks. L1 does not bind these devices by default:
+    /// see [`Scenario::function`].
     pub fn qemu(mut self, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&text| text.to_owned());
         self.machine.extra.extend(arguments);
@@ -167,15 +169,15 @@ impl Scenario {
         disks.iter().cloned().fold(self, Self::disk)
     }
 
-    /// Passes a function of another kind through. L1 keeps the function bound to vfio-pci at the
-    /// end.
+    /// Passes a function of another kind through. At the end, L1 keeps the function bound to
+    /// vfio-pci.
     pub fn function(mut self, address: &str) -> Self {
         self.given.push((address.to_owned(), ""));
         self
     }
 }
 
-/// What L1 does.
+/// The script in L1.
 impl Scenario {
     /// Runs shell commands in L1 before the devices are bound.
     pub fn before(mut self, shell: impl Into<String>) -> Self {
@@ -189,7 +191,7 @@ impl Scenario {
         self
     }
 
-    /// Runs mini-vmm once by each of [`INTERFACES`]; `vmm` is told the number of the run.
+    /// Runs mini-vmm once with each of [`INTERFACES`]. `vmm` gets the number of the run.
     pub fn by_each_interface(self, vmm: impl Fn(u32) -> Vmm) -> Self {
         let rounds = (0..).zip(INTERFACES);
         rounds.fold(self, |scenario, (round, interface)| {
@@ -197,15 +199,16 @@ impl Scenario {
         })
     }
 
-    /// Runs shell commands in L1, with the functions of integration/resources/l1-functions.sh. The
-    /// scenario checks the runs of mini-vmm that these start; they come after those of `vmm`.
+    /// Runs shell commands in L1, which may call the functions of
+    /// integration/resources/l1-functions.sh. If the commands start mini-vmm, these runs are
+    /// numbered after the runs of `vmm`, and the scenario must check them itself.
     pub fn l1(mut self, shell: impl Into<String>) -> Self {
         self.steps.push(Step::Shell(shell.into()));
         self
     }
 
-    /// Uses this L1 script and this check in place of all others: nothing is bound, given back or
-    /// checked by default. In the script, `$boot` names the guest's kernel and initramfs on
+    /// Replaces the default script and the default checks: L1 binds nothing, gives nothing back and
+    /// checks nothing by default. In the script, `$boot` names the guest's kernel and initramfs on
     /// mini-vmm's command line, and `$cmdline` starts the guest's kernel command line.
     pub fn script(
         mut self,
@@ -250,22 +253,22 @@ impl Scenario {
     }
 }
 
-/// What must be seen.
+/// The expected results.
 impl Scenario {
-    /// Names the interrupt controller of the disks' lines in the guest's /proc/interrupts.
+    /// Sets the interrupt controller that the guest's /proc/interrupts must show for the disks.
     pub fn interrupt_chip(mut self, chip: &'static str) -> Self {
         self.interrupt_chip = chip;
         self
     }
 
-    /// Says that the guests do not reach the point where they write their line of text. L1 must
-    /// still read its own text from the disks that come back.
+    /// Declares that the guests end before they write their line of text. L1 must still read its
+    /// own text from the disks after they are given back.
     pub fn guests_leave_no_text(mut self) -> Self {
         self.guests_leave_text = false;
         self
     }
 
-    /// Adds a check of each run of [`Scenario::vmm`]; the check is told the number of the run.
+    /// Adds a check of each run of [`Scenario::vmm`]. The check gets the number of the run.
     pub fn each_run(
         mut self,
         check: impl Fn(u32, &Run<'_>) -> Result<()> + Send + Sync + 'static,
@@ -274,7 +277,7 @@ impl Scenario {
         self
     }
 
-    /// Adds a check of all that the machine left.
+    /// Adds a check of the whole outcome.
     pub fn check(mut self, check: impl Fn(&Outcome) -> Result<()> + Send + Sync + 'static) -> Self {
         self.checks.push(Box::new(check));
         self

@@ -13,8 +13,8 @@ pub const L2_INIT: &str = include_str!("../resources/l2-init.sh");
 /// Functions of L2's /init.
 pub const L2_FUNCTIONS: &str = include_str!("../resources/l2-functions.sh");
 
-/// What a scenario may ask of L2's /init, one function for each `lab.act`.
+/// Acts for L2's /init. A scenario selects an act with `lab.act=NAME`; each act is a function.
 pub const L2_ACTS: &str = include_str!("../resources/l2-acts.sh");
 
-/// Options of the lab's kernel. A hash of this text is part of the name in the kernel cache.
+/// Options of the lab's kernel. A hash of this text is a part of the kernel's name in the cache.
 pub const KERNEL_CONFIG: &str = include_str!("../resources/lab-kernel.config");

@@ -1,4 +1,5 @@
-//! What all scenarios share, found or built once: QEMU, the programs under test, and the kernels.
+//! The parts that all scenarios share: QEMU, the programs under test, and the kernels. Each part is
+//! found or built once.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +8,18 @@ use crate::host::Host;
 use crate::kernel::{Choice, Kernel};
 use crate::vmm::{self, Programs};
 
-/// Each part is ready, or holds the error that says why it is missing.
+/// The shared parts. Each part is either ready, or holds the error that explains why it is missing.
 #[derive(Debug)]
 pub struct Lab {
     /// QEMU and busybox.
     pub host: Result<Host>,
-    /// mini-vmm, and the guest's own program.
+    /// mini-vmm, and the static program for the guest.
     pub programs: Result<Programs>,
     kernels: BTreeMap<Choice, Result<Kernel>>,
 }
 
 impl Lab {
-    /// Prepares all parts. A host that cannot run the lab downloads no kernels.
+    /// Prepares all parts. If the host cannot run the lab, no kernel is downloaded.
     pub fn prepare(choices: &[Choice]) -> Self {
         let host = Host::find();
         let kernel = |choice| match &host {
@@ -35,7 +36,7 @@ impl Lab {
         }
     }
 
-    /// A kernel that [`Lab::prepare`] was asked for.
+    /// Returns a kernel that was named to [`Lab::prepare`].
     pub fn kernel(&self, choice: Choice) -> Result<&Kernel> {
         match self.kernels.get(&choice) {
             Some(kernel) => kernel.as_ref().map_err(Clone::clone),

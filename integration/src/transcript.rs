@@ -1,5 +1,5 @@
-//! The lines of L1's serial port: who wrote them, and when. There are four speakers: L1's shell,
-//! the lab's functions in that shell, mini-vmm, and the guest.
+//! The lines of L1's serial port, each with its writer and its time. There are four writers: L1's
+//! shell, the lab's functions in that shell, mini-vmm, and the guest.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Tells the speaker by the prefix of a raw line.
+    /// Parses a raw line. The line's prefix names the writer.
     pub fn new(at: Duration, raw: &str) -> Self {
         let raw = raw.trim_end();
         let (from, text) = [
@@ -50,17 +50,18 @@ impl Line {
 /// All lines of a machine.
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
-    /// In the order in which they came.
+    /// The lines, in the order in which they arrived.
     pub lines: Vec<Line>,
 }
 
 impl Transcript {
-    /// The facts of the lab's functions: `lab("exit")` gives "0" for "LAB: exit 0".
+    /// The facts that the lab's functions printed with this key: `lab("exit")` gives "0" for "LAB:
+    /// exit 0".
     pub fn lab<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         facts(&self.lines, Speaker::Lab, "", key)
     }
 
-    /// The runs of programs that `start_vmm` and similar functions started in L1.
+    /// The runs of mini-vmm that `start_vmm` and similar functions started in L1.
     pub fn runs(&self) -> Vec<Run<'_>> {
         let starts: Vec<usize> = self
             .lines
@@ -90,7 +91,7 @@ impl Transcript {
     }
 }
 
-/// One run of mini-vmm: all lines from its start to the start of the next run.
+/// One run of mini-vmm: all lines from its start up to the start of the next run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
     /// The name that the function `bad` gave to the run; otherwise empty.
@@ -105,17 +106,18 @@ impl<'a> Run<'a> {
         self.lab("run").next().unwrap_or("")
     }
 
-    /// The facts of the lab's functions with this key.
+    /// The facts that the lab's functions printed with this key.
     pub fn lab(&self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         facts(self.lines, Speaker::Lab, "", key)
     }
 
-    /// The facts of the guest's /init: `guest("cpus")` gives "4" for "L2: cpus 4".
+    /// The facts that the guest's /init printed with this key: `guest("cpus")` gives "4" for "L2:
+    /// cpus 4".
     pub fn guest(&self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         facts(self.lines, Speaker::Guest, "L2: ", key)
     }
 
-    /// The exit status that L1's shell saw.
+    /// The exit status in L1's shell.
     pub fn exit(&self) -> Option<i32> {
         self.lab("exit").next()?.parse().ok()
     }
@@ -128,7 +130,7 @@ impl<'a> Run<'a> {
             .map(|line| line.text.as_str())
     }
 
-    /// mini-vmm's standard output: what a command printed, or the guest's console.
+    /// mini-vmm's standard output: the output of a command, or the guest's console.
     pub fn output(&self) -> String {
         let lines = self.lines.iter().filter(|line| line.from == Speaker::Guest);
         lines.map(|line| format!("{}\n", line.text)).collect()

@@ -12,8 +12,8 @@ use crate::progress::Step;
 /// The variable with the path of a static mini-vmm to test.
 pub const BINARY: &str = "MINI_VMM_BIN";
 
-/// The target must be named: without it, cargo would apply `crt-static` to build scripts and
-/// procedural macros too, which cannot be static.
+/// The target triple. Without a named target, cargo would also apply `crt-static` to build scripts
+/// and procedural macros, which cannot be static.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The programs of a scenario.
@@ -21,7 +21,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub struct Programs {
     /// The mini-vmm under test.
     pub vmm: PathBuf,
-    /// The program that L2's /init calls (integration/src/bin/guest).
+    /// The static program that L2's /init calls (integration/src/bin/guest).
     pub guest: PathBuf,
 }
 

@@ -1,5 +1,5 @@
-//! The macro `scenarios!` declares the files of tests/lab, and `cargo fmt` does not follow macros.
-//! This test checks the format of these files.
+//! The macro `scenarios!` declares the files of tests/lab. `cargo fmt` does not follow macros, so
+//! this test checks the format of these files.
 
 use std::path::Path;
 use std::process::Command;

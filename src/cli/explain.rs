@@ -23,10 +23,11 @@ pub struct ExplainArgs {
 }
 
 impl ExplainArgs {
-    /// The VM that the flags describe; without a kernel its path is empty.
+    /// Makes the configuration of the VM that the flags describe. Without `--kernel`, the kernel's
+    /// path is empty.
     ///
     /// # Errors
-    /// A memory size or an option of a device that cannot be used.
+    /// A memory size or an option of a device is invalid.
     pub fn into_config(self) -> Result<VmConfig, ConfigError> {
         self.guest.into_config(self.kernel.unwrap_or_default())
     }

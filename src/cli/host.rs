@@ -5,8 +5,8 @@ use host::bind::{BindRequest, UnbindRequest};
 use vmm::config::ConfigError;
 use vmm::config::memory::{self, DEFAULT_MEMORY};
 
-/// One of the host's commands. Its flags are built only when it is used, as those of
-/// [`Command`](crate::cli::Command).
+/// A command of `mini-vmm host`. clap builds the flags of a command only when the command is used,
+/// as for [`Command`](crate::cli::Command).
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum HostCommand {
@@ -74,10 +74,10 @@ pub struct CheckArgs {
 }
 
 impl CheckArgs {
-    /// The guest's memory, in bytes.
+    /// The guest's memory in bytes.
     ///
     /// # Errors
-    /// A size that cannot be used.
+    /// The size is invalid.
     pub fn memory(&self) -> Result<u64, ConfigError> {
         Ok(memory::parse(&self.memory)?.size)
     }

@@ -73,7 +73,7 @@ pub struct GuestArgs {
     stats: Option<Option<PathBuf>>,
 }
 
-/// [`Iommu`] as a word.
+/// The values of the flag for [`Iommu`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum IommuKind {
     Auto,
@@ -92,10 +92,10 @@ impl From<IommuKind> for Iommu {
 }
 
 impl RunArgs {
-    /// The VM that the flags describe.
+    /// Makes the configuration of the VM that the flags describe.
     ///
     /// # Errors
-    /// A memory size or an option that cannot be used.
+    /// A memory size or an option is invalid.
     pub fn into_config(self) -> Result<VmConfig, ConfigError> {
         self.guest.into_config(self.kernel)
     }
@@ -107,10 +107,10 @@ impl GuestArgs {
         self.stats.is_some()
     }
 
-    /// The VM that the flags and a kernel describe.
+    /// Makes the configuration of the VM that the flags and this kernel describe.
     ///
     /// # Errors
-    /// A memory size or an option that cannot be used.
+    /// A memory size or an option is invalid.
     pub fn into_config(self, kernel: PathBuf) -> Result<VmConfig, ConfigError> {
         let memory = memory::parse(&self.memory)?;
         let cpus = cpus::parse(&self.cpus)?;

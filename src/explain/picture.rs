@@ -1,4 +1,4 @@
-//! The map of guest-physical addresses, and the ranges of it that devices reach.
+//! The map of guest-physical addresses, and the ranges that devices can reach by DMA.
 
 use pci::addr::Range;
 use vmm::layout::{
@@ -17,7 +17,7 @@ const KVM_PAGES: u64 = 0x4000;
 /// A BAR: its name and its first range.
 pub type FirstBar = (String, Range);
 
-/// All ranges in order of address; BARs stand inside their windows.
+/// All ranges in order of address. A BAR follows the window that contains it.
 pub fn areas(layout: &Layout, bars: &[FirstBar]) -> Vec<Area> {
     let fixed = |start: u64, size: u64, what: &str| (Range { start, size }, what.to_string(), 0);
     let mut all: Vec<(Range, String, u8)> = layout

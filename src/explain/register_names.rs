@@ -35,8 +35,8 @@ pub const HEADER: &[Register] = &[
     (regs::MAX_LATENCY, 1, "maximum latency"),
 ];
 
-/// The registers of a capability, by their offset in it. The list may be longer than a capability
-/// that has only the first of them; it is empty for a capability that is shown as a whole.
+/// The registers of a capability, by their offset in the capability. A capability may have only the
+/// first registers of the list. The list is empty for a capability that is shown as a whole.
 pub fn registers(cap: &Capability) -> &'static [Register] {
     match (cap.extended, cap.id) {
         (false, id::PM) => &[

@@ -9,7 +9,7 @@ use vmm::vfio::function::policy::Treatment;
 
 use crate::explain::register_names;
 
-/// How the guest gets a register.
+/// How the guest's accesses to a register are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Treated {
@@ -17,14 +17,14 @@ pub enum Treated {
     Passed,
     /// mini-vmm answers.
     Emulated,
-    /// The device answers some bits, mini-vmm the others.
+    /// The device answers for some bits, and mini-vmm for the others.
     Masked,
-    /// The guest does not see it.
+    /// The guest does not see the register.
     Hidden,
 }
 
 impl Treated {
-    /// As a word.
+    /// Returns the word for the report.
     pub fn word(self) -> &'static str {
         match self {
             Self::Passed => "passed",
@@ -35,29 +35,29 @@ impl Treated {
     }
 }
 
-/// One register, or a capability that is shown as a whole.
+/// A register, or a capability that is shown as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Field {
     /// Offset in configuration space.
     pub offset: u16,
     /// Length in bytes.
     pub length: u16,
-    /// The capability that has it; `None` in the header.
+    /// The name of the capability that contains the register; `None` in the header.
     pub capability: Option<&'static str>,
-    /// Its name in the specification.
+    /// The register's name in the specification.
     pub name: &'static str,
     /// The device's value, if it has 4 bytes or fewer.
     pub host: Option<String>,
     /// The guest's value at power-on, if that differs.
     pub guest: Option<String>,
-    /// How the guest gets it.
+    /// How the guest's accesses are handled.
     pub treatment: Treated,
     /// The reason.
     pub reason: &'static str,
 }
 
-/// Every register of a device: `image` is its configuration space on the host, `config` the
-/// guest's.
+/// Lists every register of a device. `image` is the device's configuration space on the host, and
+/// `config` the guest's configuration space.
 pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
     let view = View { image, config };
     let mut fields: Vec<Field> = register_names::HEADER
@@ -78,7 +78,7 @@ pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
     fields
 }
 
-/// The reason why a capability's first bytes are not the device's.
+/// The reason for a capability whose first bytes differ from the device's.
 const LINKED: &str = "relinked: the chain has what the guest gets";
 /// Extended capabilities begin here (PCI Express 6.0, 7.6.3).
 const EXTENDED_START: u16 = 0x100;
@@ -126,8 +126,8 @@ impl View<'_> {
         name: &'static str,
         reason: &'static str,
     ) -> Field {
-        // mini-vmm answers the link of every capability, so the link does not decide how its
-        // registers are shown.
+        // mini-vmm emulates the link of every capability. The link therefore does not count for how
+        // the registers of a capability are shown.
         let link = match capability == Some(name) {
             true if offset >= EXTENDED_START => 4,
             true => 2,
@@ -161,7 +161,7 @@ impl View<'_> {
     }
 }
 
-/// The bytes as one number, most significant digit first.
+/// The bytes as one number, with the most significant digit first.
 fn value(image: &[u8], offset: u16, length: u16) -> Option<String> {
     let length = usize::from(length);
     if !(1..=4).contains(&length) {

@@ -1,6 +1,6 @@
-//! What `explain` says, as data. The names of the fields are those of `--json` and do not change.
+//! The explanation as data. The names of the fields are the keys of the JSON and do not change.
 //!
-//! Addresses are hexadecimal strings, sizes are numbers of bytes.
+//! Addresses are hexadecimal strings. Sizes are numbers of bytes.
 
 use serde::Serialize;
 
@@ -9,13 +9,14 @@ use crate::explain::registers::Field;
 /// The explanation of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
-    /// Why the devices cannot be passed through; the rest then comes from sysfs alone.
+    /// The reasons why devices cannot be passed through. If there is a reason, all other data come
+    /// from sysfs.
     pub problems: Vec<Problem>,
-    /// Each device, in the order asked for.
+    /// Each device, in the order of the command line.
     pub devices: Vec<Device>,
     /// The guest's physical addresses.
     pub guest_memory: Vec<Area>,
-    /// What devices can address.
+    /// The addresses that devices can access.
     pub dma: Dma,
 }
 
@@ -24,51 +25,51 @@ pub struct Explanation {
 pub struct Problem {
     /// The problem, as a sentence.
     pub problem: String,
-    /// The remedy to type.
+    /// The remedy, most often a command to type.
     pub hint: Option<String>,
 }
 
-/// A device and what the guest gets of it.
+/// A device, and the parts of it that the guest gets.
 #[derive(Clone, Debug, Serialize)]
 pub struct Device {
-    /// The host's name for it.
+    /// The device's name on the host.
     pub host: String,
-    /// Its address in the guest.
+    /// The device's address in the guest.
     pub guest: String,
-    /// Its driver on the host.
+    /// The device's driver on the host.
     pub driver: Option<String>,
-    /// Its IOMMU group with all devices in it; `None` without an IOMMU.
+    /// The device's IOMMU group with all its devices; `None` without an IOMMU.
     pub group: Option<Group>,
-    /// How the host's kernel can reset it, best first.
+    /// The host kernel's reset methods for the device, the best first.
     pub resets: Vec<String>,
-    /// Whether only the header of its configuration space could be read: reading the rest takes
-    /// root.
+    /// Whether only the header of the configuration space could be read. Only root can read the
+    /// rest.
     pub partial: bool,
-    /// Its configuration space.
+    /// The registers of the device's configuration space.
     pub registers: Vec<Field>,
-    /// Its BARs.
+    /// The device's BARs.
     pub bars: Vec<Bar>,
-    /// Its interrupts.
+    /// The device's interrupts.
     pub interrupts: Vec<Interrupt>,
 }
 
 /// An IOMMU group.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
-    /// Its number.
+    /// The group's number.
     pub number: u32,
-    /// Its devices.
+    /// The group's devices.
     pub members: Vec<Member>,
 }
 
 /// A device of a group.
 #[derive(Clone, Debug, Serialize)]
 pub struct Member {
-    /// The host's name for it.
+    /// The device's name on the host.
     pub host: String,
-    /// Its driver.
+    /// The device's driver.
     pub driver: Option<String>,
-    /// Whether that driver keeps the whole group from being passed through.
+    /// Whether the driver keeps guests from using the group.
     pub blocks: bool,
 }
 
@@ -77,24 +78,24 @@ pub struct Member {
 pub struct Bar {
     /// 0 to 5.
     pub index: usize,
-    /// `ports`, `memory` or `memory, prefetchable`, with the width of its address.
+    /// The kind: `ports`, `memory` or `memory, prefetchable`, with the width of the address.
     pub kind: String,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its first address in the guest.
+    /// The BAR's first address in the guest.
     pub guest: String,
-    /// Parts that the guest reaches without an exit.
+    /// The parts that are mapped: the guest reaches them without an exit.
     pub mapped: Vec<Piece>,
-    /// Parts that mini-vmm answers.
+    /// The parts that mini-vmm emulates.
     pub trapped: Vec<Piece>,
 }
 
 /// A part of a BAR.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Piece {
-    /// From the BAR's start.
+    /// The offset from the start of the BAR.
     pub offset: String,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
@@ -103,49 +104,49 @@ pub struct Piece {
 pub struct Interrupt {
     /// `MSI-X`, `MSI` or `INTx`.
     pub kind: &'static str,
-    /// How many the guest may use.
+    /// The number of interrupts that the guest may use.
     pub vectors: u32,
-    /// Their way to the guest.
+    /// The way by which the interrupts reach the guest.
     pub way: String,
 }
 
 /// A range of guest-physical addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Area {
-    /// First address.
+    /// The first address.
     pub start: String,
-    /// Last address.
+    /// The last address.
     pub last: String,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its use.
+    /// The use of the range.
     pub what: String,
-    /// Depth: 0, or 1 for a range inside of a window.
+    /// The depth: 0, or 1 for a range inside of a window.
     pub depth: u8,
 }
 
-/// What devices can address.
+/// The addresses that devices can access.
 #[derive(Clone, Debug, Serialize)]
 pub struct Dma {
-    /// `iommufd` or `container`; `None` where no device could be opened.
+    /// The interface: `iommufd` or `container`; `None` if no device could be opened.
     pub interface: Option<&'static str>,
-    /// RAM: I/O addresses are guest-physical addresses.
+    /// The ranges of RAM. The I/O addresses are the guest-physical addresses.
     pub maps: Vec<Extent>,
-    /// Ranges that the IOMMU can map; empty where the kernel does not say.
+    /// The ranges that the IOMMU can map; empty if the kernel does not show them.
     pub usable: Vec<Extent>,
-    /// The gaps between these, which the IOMMU reserves.
+    /// The gaps between the usable ranges. The IOMMU reserves these gaps.
     pub reserved: Vec<Extent>,
-    /// Bytes that will be pinned.
+    /// The number of bytes that will be pinned.
     pub pinned: u64,
-    /// Bytes that this user may lock; `None` without a limit.
+    /// The number of bytes that this user may lock; `None` without a limit.
     pub memlock: Option<u64>,
 }
 
 /// A range of I/O addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Extent {
-    /// First address.
+    /// The first address.
     pub start: String,
-    /// Last address.
+    /// The last address.
     pub last: String,
 }

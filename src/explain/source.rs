@@ -1,5 +1,5 @@
-//! A device as `explain` reads it: through VFIO as a run does or, while another driver has it, from
-//! sysfs, which does not disturb that driver.
+//! Reads a device for `explain`: through VFIO as a run does or, while a host driver has the device,
+//! from sysfs. sysfs does not disturb the driver.
 
 use std::path::Path;
 use std::{fs, io};
@@ -13,7 +13,7 @@ use pci::regs;
 use vmm::vfio::device::{Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 use vmm::vfio::function::snapshot;
 
-/// No resource file has more bytes than this; a longer one is not read.
+/// No BAR is larger than this number of bytes. A larger resource file is ignored.
 const MAX_BAR: u64 = 1 << 52;
 /// IORESOURCE_IO (include/linux/ioport.h).
 const IO: u64 = 0x100;
@@ -21,15 +21,15 @@ const IO: u64 = 0x100;
 /// A device's configuration space, BARs and interrupts.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Its configuration space, 256 or 4096 bytes.
+    /// The configuration space, 256 or 4096 bytes.
     pub image: Vec<u8>,
-    /// Whether only the first 64 bytes are known: the kernel gives the rest to root only.
+    /// Whether only the first 64 bytes are known. The kernel shows the rest only to root.
     pub partial: bool,
-    /// Its BARs.
+    /// The BARs.
     pub regions: [RegionInfo; BAR_COUNT],
-    /// Its expansion ROM.
+    /// The expansion ROM.
     pub rom: RegionInfo,
-    /// INTx, MSI, MSI-X.
+    /// The interrupts: INTx, MSI, MSI-X.
     pub irqs: [Option<IrqInfo>; 3],
 }
 
@@ -37,7 +37,7 @@ impl Source {
     /// Reads a device through VFIO.
     ///
     /// # Errors
-    /// When the device does not answer.
+    /// The device does not answer.
     pub fn device(device: &dyn Device) -> Result<Self, DeviceError> {
         Ok(Self {
             image: snapshot::read(device)?,
@@ -48,11 +48,11 @@ impl Source {
         })
     }
 
-    /// Reads a device's directory in sysfs (Documentation/PCI/sysfs-pci.rst). Mappable are the
-    /// ranges that vfio-pci would let be mapped: whole pages of memory.
+    /// Reads a device's directory in sysfs (Documentation/PCI/sysfs-pci.rst). The mappable ranges
+    /// are those that vfio-pci would allow: whole pages of memory.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// The directory cannot be read.
     pub fn sysfs(dir: &Path) -> io::Result<Self> {
         let mut image = fs::read(dir.join("config"))?;
         let partial = image.len() < CONVENTIONAL_SIZE;
@@ -68,7 +68,7 @@ impl Source {
         for (region, line) in regions.iter_mut().zip(&mut lines) {
             *region = region_of(line).unwrap_or_default();
         }
-        // The seventh line is the expansion ROM's.
+        // The seventh line describes the expansion ROM.
         let rom = lines.next().and_then(region_of).unwrap_or_default();
         let pin = byte_enable::u8_at(&image, 0x3d).is_some_and(|pin| pin != 0);
         let vectors = |count| IrqInfo {
@@ -86,7 +86,7 @@ impl Source {
         })
     }
 
-    /// The BARs' registers.
+    /// The values of the BAR registers.
     pub fn raw_bars(&self) -> [u32; BAR_COUNT] {
         std::array::from_fn(|i| {
             byte_enable::u32_at(&self.image, usize::from(regs::BAR) + i * 4).unwrap_or(0)
@@ -94,7 +94,7 @@ impl Source {
     }
 }
 
-/// A line of `resource`: first and last address, and the kernel's flags.
+/// Parses a line of the file `resource`: the first address, the last address, the kernel's flags.
 fn region_of(line: &str) -> Option<RegionInfo> {
     let mut numbers = line.split_whitespace().map(|word| {
         let digits = word.strip_prefix("0x").unwrap_or(word);

@@ -21,11 +21,11 @@ use vmm::vfio::open::VfioError;
 use crate::facts::{DeviceFacts, HostFacts};
 use crate::paths::HostPaths;
 
-/// Reads the facts of this host and of the devices at these addresses, for a guest with `wanted`
-/// bytes of memory, and judges them.
+/// Reads the facts of this host and of the devices at these addresses, and judges them. `wanted` is
+/// the guest's memory in bytes.
 ///
 /// # Errors
-/// A text that is not an address, an address without a device, or sysfs that cannot be read.
+/// A text is not an address, there is no device at an address, or sysfs cannot be read.
 pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, VfioError> {
     let (sysfs, paths) = (Sysfs::default(), HostPaths::default());
     let read = |address: &String| {

@@ -1,5 +1,5 @@
 //! Further facts about a PCI device from sysfs (Documentation/ABI/testing/sysfs-bus-pci). A fact
-//! that the kernel does not show is absent: none of these is worth an error.
+//! that the kernel does not show is absent and is no error.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ const IORESOURCE_MEM: u64 = 0x200;
 const IORESOURCE_PREFETCH: u64 = 0x2000;
 const IORESOURCE_MEM_64: u64 = 0x10_0000;
 
-/// How many lines of the file `resource` are BARs. The expansion ROM follows.
+/// The number of lines for BARs in the file `resource`. The line of the expansion ROM follows.
 const BARS: usize = 6;
 
 /// The address space that a BAR decodes.
@@ -32,17 +32,17 @@ pub enum Space {
 /// A BAR of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HostBar {
-    /// The index of its register.
+    /// The BAR's index, 0 to 5.
     pub index: usize,
     /// The address space that it decodes.
     pub space: Space,
-    /// Whether reads have no side effects.
+    /// Whether the BAR is prefetchable: its reads have no side effects.
     pub prefetchable: bool,
-    /// Its size in bytes.
+    /// The BAR's size in bytes.
     pub size: u64,
 }
 
-/// Virtual functions of a physical one (Documentation/PCI/pci-iov-howto.rst).
+/// The number of virtual functions of a physical function (Documentation/PCI/pci-iov-howto.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct VirtualFunctions {
     /// How many the device can have.
@@ -61,20 +61,20 @@ pub struct Details {
     /// The reset methods, the best first: `flr`, `bus`, `pm`, ... Linux before 5.15 only shows
     /// whether the device can be reset; the method is `unnamed` then.
     pub reset_methods: Vec<String>,
-    /// Its BARs.
+    /// The device's BARs.
     pub bars: Vec<HostBar>,
-    /// Bytes of its expansion ROM, if it has one.
+    /// Bytes of the expansion ROM, if the device has an expansion ROM.
     pub rom: Option<u64>,
-    /// Its NUMA node.
+    /// The NUMA node, if the firmware names a node.
     pub numa_node: Option<u32>,
-    /// Its virtual functions, if it can have any.
+    /// The virtual functions, if the device supports them.
     pub virtual_functions: Option<VirtualFunctions>,
-    /// Its physical function, if it is a virtual function.
+    /// The physical function, if the device is a virtual function.
     pub physical_function: Option<Bdf>,
-    /// D0, D1, D2, D3hot, D3cold, unknown or error.
+    /// The power state: D0, D1, D2, D3hot, D3cold, unknown or error.
     pub power_state: Option<String>,
-    /// Whether its configuration space answers. This is not checked of a virtual function, whose
-    /// IDs read as all ones (PCI Express 6.0, 9.3.4.1.1).
+    /// Whether the device answers reads of its configuration space. A virtual function is not
+    /// checked: its IDs read as all ones (PCI Express 6.0, 9.3.4.1.1).
     pub answers: bool,
 }
 
@@ -90,7 +90,7 @@ impl Details {
             reset_methods: reset_methods(&dir),
             bars,
             rom,
-            // -1 means that the firmware does not say.
+            // The firmware names no node if the number is -1.
             numa_node: dir.number("numa_node"),
             virtual_functions: dir.number("sriov_totalvfs").filter(|&total| total > 0).map(
                 |total| VirtualFunctions {
@@ -118,7 +118,7 @@ impl Dir<'_> {
         self.text(name)?.parse().ok()
     }
 
-    /// An ID; 0 if there is none.
+    /// An ID; 0 if the attribute is missing.
     fn hex(&self, name: &str) -> u16 {
         let text = self.text(name).unwrap_or_default();
         u16::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or(0)
@@ -138,8 +138,8 @@ fn reset_methods(dir: &Dir<'_>) -> Vec<String> {
     }
 }
 
-/// Parses the file `resource`: hexadecimal first address, last address and flags on each line, all
-/// zero for a missing resource.
+/// Parses the file `resource`: the first address, the last address and the flags on each line, in
+/// hexadecimal. A missing resource has zeroes.
 fn resources(text: &str) -> (Vec<HostBar>, Option<u64>) {
     let parsed = text.lines().map(|line| {
         let mut words = line.split_whitespace();
@@ -169,12 +169,12 @@ fn resources(text: &str) -> (Vec<HostBar>, Option<u64>) {
     (bars.collect(), rom)
 }
 
-/// Whether the vendor ID, read from the device itself, is valid: all ones means that the device is
-/// gone.
+/// Whether the vendor ID that the device returns is valid. If the device no longer exists, all bits
+/// are ones.
 fn answers(device: &Path) -> bool {
     match fs::read(device.join("config")) {
         Ok(config) => !config.starts_with(&[0xff, 0xff]),
-        // Unknown, which counts as an answer.
+        // The ID is unknown, which counts as an answer.
         Err(_) => true,
     }
 }

@@ -1,5 +1,5 @@
-//! All that `host check` judges by, read once. What is not there is absent: a host that lacks
-//! everything is what the check is for.
+//! All facts that `host check` judges. They are read once. A fact that cannot be read is absent and
+//! no error: the check must also work on a host that lacks everything.
 
 use std::path::Path;
 use std::{fs, io};
@@ -14,20 +14,21 @@ use crate::in_use::{Use, in_use};
 use crate::iommu::{Iommu, Reach};
 use crate::paths::HostPaths;
 
-/// A device node, for the user who asks.
+/// Whether the current user may use a device node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Node {
-    /// Not there.
+    /// The node does not exist.
     #[default]
     Missing,
-    /// There, but not for this user.
+    /// The node exists, but the user may not use it.
     Denied,
-    /// May be read and written.
+    /// The user may read and write the node.
     Usable,
 }
 
 impl Node {
-    /// Asks the kernel for permission, and opens nothing: some nodes can be opened once only.
+    /// Asks the kernel for the permission with access(2). The node is not opened: some nodes can be
+    /// opened only once.
     pub fn at(path: &Path) -> Self {
         match accessat(
             CWD,
@@ -45,23 +46,23 @@ impl Node {
 /// A part of the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Module {
-    /// This kernel does not have it.
+    /// The kernel does not have the module.
     #[default]
     Absent,
-    /// A module that is not loaded.
+    /// The module is not loaded.
     Loadable,
-    /// Loaded, or built in.
+    /// The module is loaded or built in.
     Present,
 }
 
-/// Who made the processor.
+/// The manufacturer of the processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Maker {
     /// Intel: VT-x, VT-d.
     Intel,
     /// AMD, or Hygon: AMD-V, AMD-Vi.
     Amd,
-    /// Somebody else.
+    /// Another manufacturer.
     #[default]
     Other,
 }
@@ -69,7 +70,7 @@ pub enum Maker {
 /// The processor (/proc/cpuinfo).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cpu {
-    /// Who made it.
+    /// The manufacturer.
     pub maker: Maker,
     /// The flag of its virtualisation, `vmx` or `svm`.
     pub virtualisation: Option<&'static str>,
@@ -77,7 +78,7 @@ pub struct Cpu {
     pub phys_bits: Option<u8>,
 }
 
-/// The host, and the guest that it is to run.
+/// The facts of the host, and the memory of the planned guest.
 #[derive(Clone, Debug, Default)]
 pub struct HostFacts {
     /// The processor.
@@ -88,47 +89,48 @@ pub struct HostFacts {
     pub kvm: Node,
     /// The IOMMU.
     pub iommu: Iommu,
-    /// The driver that gives devices to guests.
+    /// The module of the driver vfio-pci.
     pub vfio_pci: Module,
-    /// Groups and containers.
+    /// The module for groups and containers.
     pub type1: Module,
-    /// The newer way.
+    /// The module for iommufd, the newer interface.
     pub iommufd: Module,
-    /// /dev/vfio/vfio.
+    /// The node of containers, /dev/vfio/vfio.
     pub container_node: Node,
-    /// /dev/iommu.
+    /// The node of iommufd, /dev/iommu.
     pub iommufd_node: Node,
-    /// How much memory there is.
+    /// The host's memory.
     pub memory: Option<HostMemory>,
-    /// RLIMIT_MEMLOCK in bytes; `None` when it does not bind this user.
+    /// The limit RLIMIT_MEMLOCK in bytes; `None` if the user has no limit.
     pub memlock: Option<u64>,
-    /// When pages are huge by themselves: always, madvise or never.
+    /// The mode of transparent huge pages: always, madvise or never.
     pub huge_pages: Option<String>,
-    /// Bytes of memory that the guest is to have.
+    /// The memory of the planned guest in bytes.
     pub wanted: u64,
 }
 
-/// A device that the guest is to have.
+/// The facts of a device that the guest gets.
 #[derive(Clone, Debug)]
 pub struct DeviceFacts {
     /// Address, driver, group, class.
     pub device: PciDevice,
-    /// All else.
+    /// Further facts.
     pub details: Details,
-    /// Its group, itself among them.
+    /// All devices of the group, this device included.
     pub members: Vec<PciDevice>,
-    /// What the host does with it.
+    /// The uses that the host makes of the device.
     pub uses: Vec<Use>,
-    /// What its IOMMU can map.
+    /// The addresses that the IOMMU can map.
     pub reach: Reach,
     /// The group's node, /dev/vfio/GROUP.
     pub group_node: Node,
-    /// Its own node for iommufd, if the kernel makes one: the name, and whether it may be used.
+    /// The device's own node for iommufd, if the kernel makes such a node: its name, and whether
+    /// the user may use it.
     pub cdev: Option<(String, Node)>,
 }
 
 impl HostFacts {
-    /// Reads them, for a guest with `wanted` bytes of memory.
+    /// Reads the host's facts, for a guest with `wanted` bytes of memory.
     pub fn read(sysfs: &Sysfs, paths: &HostPaths, wanted: u64) -> Self {
         let proc = |name: &str| fs::read_to_string(paths.proc.join(name)).unwrap_or_default();
         let kernel = proc("sys/kernel/osrelease").trim().to_owned();
@@ -169,10 +171,10 @@ impl HostFacts {
 }
 
 impl DeviceFacts {
-    /// Reads them.
+    /// Reads a device's facts.
     ///
     /// # Errors
-    /// When sysfs or /proc cannot be read.
+    /// sysfs or /proc cannot be read.
     pub fn read(sysfs: &Sysfs, paths: &HostPaths, device: PciDevice) -> io::Result<Self> {
         let members = match device.group {
             Some(group) => sysfs.group_members(group)?,
@@ -197,7 +199,7 @@ impl DeviceFacts {
     }
 }
 
-/// The first processor's fields; all are alike.
+/// The facts of the first processor. All processors are alike.
 fn cpu(cpuinfo: &str) -> Cpu {
     let field = |name: &str| {
         let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
@@ -221,7 +223,8 @@ fn cpu(cpuinfo: &str) -> Cpu {
     }
 }
 
-/// Whether a kernel's list of modules has one; their files' names use - and _ interchangeably.
+/// Whether the kernel's list of modules contains this module. The names of module files use - and _
+/// interchangeably.
 fn is_listed(list: &str, module: &str) -> bool {
     list.lines()
         .filter_map(|line| line.split(':').next()?.rsplit('/').next())

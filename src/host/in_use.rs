@@ -1,10 +1,11 @@
-//! Finds what the host uses a device for at the moment, and would lose if the driver were unbound.
+//! Finds the uses that the host makes of a device. The host would lose them if the driver were
+//! unbound.
 //!
-//! Disks and interfaces are found by their paths in sysfs: `/sys/class/block/NAME` and
-//! `/sys/class/net/NAME` are links to a directory below that of the device, also if a controller, a
-//! bus or a hub is between (Documentation/admin-guide/sysfs-rules.rst). The `holders` of a disk
-//! name what is stacked on it: LVM, a RAID, encryption. Nothing is written. Only a disk that seems
-//! free is opened, for a moment.
+//! Disks and interfaces are found by their paths in sysfs. `/sys/class/block/NAME` and
+//! `/sys/class/net/NAME` are links to a directory below the device's directory, also if a
+//! controller, a bus or a hub is between (Documentation/admin-guide/sysfs-rules.rst). The directory
+//! `holders` of a disk names the block devices that are stacked on it: LVM, a RAID, encryption.
+//! Nothing is written. A disk is opened for a moment, and only if it seems to be free.
 
 mod disks;
 mod lookup;
@@ -21,7 +22,8 @@ use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 
 use crate::paths::HostPaths;
 
-/// All uses that the host makes of a device and of what is below it; empty if the device is free.
+/// Returns all uses that the host makes of a device and of the devices below it. The result is
+/// empty if the host does not use the device.
 ///
 /// A device with a VFIO driver has neither disks nor interfaces.
 ///

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-/// The name of an interface, and one of its addresses.
+/// The name of an interface, and one of the interface's addresses.
 pub type Address = (String, IpAddr);
 
 /// The addresses of all interfaces in this process's network namespace, also of interfaces that are
@@ -18,7 +18,7 @@ pub fn addresses() -> io::Result<Vec<Address>> {
         .collect())
 }
 
-/// The interface of a label: an IPv4 address may have a label such as `eth0:1`.
+/// The interface's name from a label: an IPv4 address may have a label such as `eth0:1`.
 fn interface(label: &str) -> String {
     label.split(':').next().unwrap_or_default().to_owned()
 }
@@ -35,7 +35,7 @@ mod tests {
         assert_eq!(interface("eth0"), "eth0");
     }
 
-    /// Compares with /proc: the addresses differ between machines, but both sources must agree.
+    /// Compares with /proc. The addresses differ between machines, but both sources must agree.
     #[test]
     fn the_kernel_says_the_same_elsewhere() {
         let found = addresses().unwrap();

@@ -27,9 +27,9 @@ pub struct Iommu {
     pub tables: Vec<&'static str>,
     /// Whether interrupts are remapped.
     pub remapping: bool,
-    /// Whether containers accept devices without remapping: `allow_unsafe_interrupts`.
+    /// Whether containers accept devices without interrupt remapping: `allow_unsafe_interrupts`.
     pub container_unsafe: bool,
-    /// Whether iommufd accepts them.
+    /// Whether iommufd accepts devices without interrupt remapping.
     pub iommufd_unsafe: bool,
 }
 
@@ -58,7 +58,8 @@ impl Iommu {
     }
 }
 
-/// Whether a controller in /proc/interrupts is behind the IOMMU: `IR-IO-APIC`, `IR-PCI-MSIX-...`.
+/// Whether a controller in /proc/interrupts uses interrupt remapping: `IR-IO-APIC`,
+/// `IR-PCI-MSIX-...`.
 fn remapped(interrupts: &str) -> bool {
     interrupts
         .split_whitespace()
@@ -69,15 +70,15 @@ fn remapped(interrupts: &str) -> bool {
 /// (Documentation/ABI/testing/sysfs-kernel-iommu_groups).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reserved {
-    /// The firmware requires an identity mapping (an RMRR): VFIO refuses the group.
+    /// The firmware requires an identity mapping (an RMRR), so VFIO refuses the group.
     Direct,
-    /// The firmware requires an identity mapping during boot only: VFIO accepts the group.
+    /// The firmware requires an identity mapping only during boot, so VFIO accepts the group.
     DirectRelaxable,
     /// Message signalled interrupts, or another range that cannot be mapped.
     Other,
 }
 
-/// The I/O addresses that a device's IOMMU can map, as far as the kernel shows them before the
+/// The I/O addresses that a device's IOMMU can map. The kernel shows only a part of this before the
 /// device is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
@@ -107,14 +108,14 @@ impl Reach {
         }
     }
 
-    /// Whether VFIO will refuse the device because of an identity mapping for the firmware.
+    /// Whether VFIO will refuse the device because the firmware requires an identity mapping.
     pub fn is_refused(&self) -> bool {
         self.reserved
             .iter()
             .any(|(_, kind)| *kind == Reserved::Direct)
     }
 
-    /// The ranges that can be mapped: the address width without the reserved ranges.
+    /// The mappable ranges: all addresses of the IOMMU's width, without the reserved ranges.
     pub fn ranges(&self) -> Vec<Range> {
         let last = match self.bits {
             Some(bits @ 1..=63) => (1 << bits) - 1,

@@ -1,4 +1,5 @@
-//! The host side: what the host's kernel says about devices, and which drivers have them.
+//! The host side: reads facts about devices from the host's kernel, and changes which drivers have
+//! the devices.
 
 pub mod bind;
 pub mod check;

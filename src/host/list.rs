@@ -1,5 +1,5 @@
-//! `host list`: all PCI devices by IOMMU group, with driver, state, and the devices that share a
-//! group.
+//! `host list`: prints all PCI devices by IOMMU group, with the driver and the state of each, and
+//! the devices that share its group.
 
 mod json;
 #[cfg(test)]
@@ -27,7 +27,7 @@ pub enum State {
     Bound(String),
     /// The device has no driver.
     Unbound,
-    /// The device has a VFIO driver, but these devices of its group have host drivers.
+    /// The device has a VFIO driver, but host drivers have these other devices of its group.
     Blocked(Vec<PciDevice>),
     /// The host has no IOMMU, or does not use its IOMMU.
     NoGroup,
@@ -65,17 +65,17 @@ impl State {
 pub struct Item {
     /// Address, driver, group, class.
     pub device: PciDevice,
-    /// What else sysfs says.
+    /// Further facts from sysfs.
     pub details: Details,
-    /// The vendor's name, if known.
+    /// The vendor's name, if the list of names has it.
     pub vendor: Option<String>,
-    /// The device's name, if known.
+    /// The device's name, if the list of names has it.
     pub name: Option<String>,
-    /// Whether it can be passed through.
+    /// Whether the device can be passed through.
     pub state: State,
-    /// The other devices of its group, without bridges.
+    /// The other devices of the group, without bridges.
     pub shared_with: Vec<Bdf>,
-    /// The mediated devices that its driver has made.
+    /// The mediated devices that the device's driver has made.
     pub mediated: Vec<Mediated>,
 }
 
@@ -91,7 +91,7 @@ pub struct List {
     pub mediated: Vec<Mediated>,
 }
 
-/// Reads all devices in order of group, those without a group last. `all` includes bridges and
+/// Reads all devices in order of group. Devices without a group come last. `all` adds bridges and
 /// devices without a group.
 ///
 /// # Errors

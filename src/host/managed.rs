@@ -1,11 +1,11 @@
-//! `--vfio ADDR,managed=on`: devices are bound for one run and given back when it ends.
+//! `--vfio ADDR,managed=on`: devices are bound for one run and given back when the run ends.
 //!
-//! If the run ends in order, this process gives the devices back. After SIGKILL or a crash the
-//! guardian does: a child process that was forked before anything else and waits on a pidfd for the
-//! end of this process. The guardian has its own session, so that signals of the terminal do not
-//! reach it, and shares only the pidfd with this process. If the guardian is killed too, the
-//! records name a run that has ended, and the next `host bind` or `host unbind` gives the devices
-//! back.
+//! If the run ends in order, this process gives the devices back. After SIGKILL or a crash, the
+//! guardian gives them back. The guardian is a child process that is forked at the beginning and
+//! waits on a pidfd for the end of this process. It has its own session, so that signals of the
+//! terminal do not reach it, and shares only the pidfd with this process. If the guardian is killed
+//! too, the records name a run that has ended, and the next `host bind` or `host unbind` gives the
+//! devices back.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -20,18 +20,18 @@ use vmm::sys::process::Process;
 use crate::bind;
 use crate::bind::{BindError, BindRequest, Host};
 
-/// Devices that are bound for this run, and given back when this is dropped.
+/// The devices that are bound for this run. Dropping the value gives them back.
 #[derive(Debug)]
 pub struct Managed {
     run: Process,
 }
 
 impl Managed {
-    /// Binds the devices with `managed=on`; `None` if there are none. Call this while the process
-    /// has no other threads: it forks.
+    /// Binds the devices with `managed=on`; `None` if there is no such device. Call this while the
+    /// process has a single thread, because the process forks.
     ///
     /// # Errors
-    /// A device cannot be bound; then no device is.
+    /// A device cannot be bound. No device is bound then.
     pub fn take(devices: &[DeviceConfig]) -> Result<Option<Self>, BindError> {
         let managed = devices.iter().filter(|d| d.managed);
         let addresses: Vec<_> = managed.map(|d| d.address.clone()).collect();
@@ -57,7 +57,7 @@ impl Managed {
     }
 }
 
-/// The devices must be closed before: unbinding their driver waits for that.
+/// The run must have closed the devices: the unbind of their driver waits for that.
 impl Drop for Managed {
     fn drop(&mut self) {
         let errors = match bind::release_run(&Host::default(), self.run) {
@@ -78,7 +78,7 @@ impl Drop for Managed {
     }
 }
 
-/// Writes the guardian's messages to the kernel's log: the guardian has no terminal.
+/// Writes the guardian's messages to the kernel's log, because the guardian has no terminal.
 fn note(outcome: Result<bind::Outcome, BindError>) {
     let (lines, errors) = outcome.unwrap_or_else(|e| (Vec::new(), vec![e]));
     let errors = errors.iter().map(|e| with_causes(e));

@@ -1,6 +1,7 @@
 //! Names of vendors and devices, from the list that pciutils or hwdata installs.
 //!
-//! The list is read at run time: built in, it would more than double the size of the program.
+//! The list is read at run time: if the list were built in, the program would be more than twice as
+//! large.
 
 use std::fs;
 use std::path::Path;
@@ -31,8 +32,8 @@ impl Names {
 
     /// The names of the vendor and of the device; `None` for a name that the list lacks.
     ///
-    /// A vendor is a line "vvvv name". Its devices follow on lines with one tab, and the subsystems
-    /// of a device on lines with two.
+    /// A vendor's line is "vvvv name". The vendor's devices follow on lines that begin with one
+    /// tab. A device's subsystems follow on lines that begin with two tabs.
     pub fn find(&self, vendor: u16, device: u16) -> (Option<&str>, Option<&str>) {
         let mut lines = self.0.lines().filter(|line| !line.starts_with('#'));
         let Some(name) = lines.find_map(|line| named(line, vendor)) else {
@@ -45,7 +46,7 @@ impl Names {
     }
 }
 
-/// The name on a line, if the line begins with this ID.
+/// The name on this line, if the line begins with this ID.
 fn named(line: &str, id: u16) -> Option<&str> {
     let (number, name) = line.split_once("  ")?;
     let found = number.len() == 4 && u16::from_str_radix(number, 16) == Ok(id);

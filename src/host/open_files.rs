@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 /// A process, by its number and its name.
 pub(super) type Holder = (u32, String);
 
-/// The processes that have one of these files open, in order. Root sees all processes, another user
-/// only that user's.
+/// The processes that have one of these files open, in order of process ID. Root sees all
+/// processes; another user sees only the user's own processes.
 pub(super) fn holders(proc: &Path, files: &[PathBuf]) -> Vec<Holder> {
     let mut holders: Vec<_> = open_files(proc, files).map(|(holder, _)| holder).collect();
     holders.dedup();
     holders
 }
 
-/// Pairs of a process and one of these files that it has open, in order and without repetition.
+/// Pairs of a process and one of these files that the process has open, sorted and without
+/// repetition.
 pub(super) fn open_files(
     proc: &Path,
     files: &[PathBuf],

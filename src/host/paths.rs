@@ -1,4 +1,4 @@
-//! The paths of what the kernel shows outside of sysfs, and the addresses of interfaces.
+//! Paths of the kernel's file systems other than sysfs, and the addresses of interfaces.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::interfaces;
 use crate::interfaces::Address;
 
-/// The host's /proc, /dev and /lib/modules, or directories made up for a test.
+/// The host's /proc, /dev and /lib/modules, or made-up directories for a test.
 #[derive(Clone, Debug)]
 pub struct HostPaths {
     /// /proc: processors, mounts, swap, routes.
@@ -19,13 +19,13 @@ pub struct HostPaths {
     pub addresses: Addresses,
 }
 
-/// The addresses of network interfaces, which no single file lists.
+/// The source of interface addresses: no single file lists them.
 #[derive(Clone, Debug, Default)]
 pub enum Addresses {
-    /// Those of this host, from the kernel.
+    /// The addresses of this host, from the kernel.
     #[default]
     OfThisHost,
-    /// Made up for a test.
+    /// Addresses made up for a test.
     These(Vec<Address>),
 }
 

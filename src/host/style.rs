@@ -3,7 +3,7 @@
 use std::env;
 use std::io::IsTerminal;
 
-/// The width of the output in columns, which every terminal has.
+/// The width of the output in columns. Every terminal is at least this wide.
 pub const WIDTH: usize = 80;
 
 /// Whether words are coloured.

@@ -12,7 +12,7 @@ use vmm_sys_util::tempdir::TempDir;
 use crate::interfaces::Address;
 use crate::paths::{Addresses, HostPaths};
 
-/// The tree; gone when dropped.
+/// The directory tree. Dropping the value removes it.
 pub(crate) struct Tree {
     dir: TempDir,
     addresses: RefCell<Vec<Address>>,
@@ -45,7 +45,7 @@ impl Tree {
         }
     }
 
-    /// A file with its directories.
+    /// Adds a file and its directories.
     pub fn file(&self, name: &str, text: &str) -> &Self {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -58,7 +58,7 @@ impl Tree {
         self
     }
 
-    /// A link to another path in the tree, which need not exist.
+    /// Adds a link to another path in the tree. The path need not exist.
     pub fn link(&self, name: &str, to: &str) -> &Self {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -66,12 +66,12 @@ impl Tree {
         self
     }
 
-    /// Where a device of [`Self::device`] really is.
+    /// The real path of a device of [`Self::device`].
     pub fn home(bdf: &str) -> String {
         format!("sys/devices/pci0000:00/{bdf}")
     }
 
-    /// A PCI device of a class, `0x010802`, in a group.
+    /// Adds a PCI device with a class such as `0x010802` to a group.
     pub fn device(
         &self,
         bdf: &str,
@@ -100,7 +100,7 @@ impl Tree {
         self.sysfs().device(bdf.parse().unwrap()).unwrap().unwrap()
     }
 
-    /// An interface has this address too.
+    /// Gives an interface this address in addition.
     pub fn address(&self, interface: &str, address: &str) -> &Self {
         let address = address.parse().unwrap();
         self.addresses
@@ -109,13 +109,14 @@ impl Tree {
         self
     }
 
-    /// No interface has an address any more.
+    /// Removes the addresses of all interfaces.
     pub fn no_addresses(&self) -> &Self {
         self.addresses.borrow_mut().clear();
         self
     }
 
-    /// A block device below a device's directory, with its number and what is stacked on it.
+    /// Adds a block device below a device's directory, with its number and the block devices
+    /// stacked on it.
     pub fn disk(&self, home: &str, name: &str, id: &str, holders: &[&str]) -> &Self {
         let dir = format!("{home}/block/{name}");
         self.file(&format!("{dir}/dev"), &format!("{id}\n"));

@@ -1,4 +1,4 @@
-//! The report of a run, as a value: `docs/stats.md` describes its JSON, `text` its table.
+//! The report of a run, as data. `docs/stats.md` describes its JSON, and `text` prints its table.
 
 pub mod reporter;
 mod text;
@@ -22,10 +22,10 @@ use vmm::stats::kvm::Counters;
 use vmm::stats::memory::OwnMemory;
 use vmm::stats::named_ranges::NamedRange;
 
-/// Counts by [`Reason::name`]; reasons that did not occur count 0.
+/// Counts by [`Reason::name`]. A reason that did not occur has the count 0.
 pub type ByReason = BTreeMap<&'static str, u64>;
 
-/// The version of the JSON. It rises when a field is removed or changes its meaning.
+/// The version of the JSON. The version rises when a field is removed or gets another meaning.
 pub const VERSION: u32 = 1;
 
 /// The report of a run. Times are microseconds since the first line of `main`.
@@ -37,11 +37,11 @@ pub struct Report {
     pub started_monotonic_ns: u64,
     /// CPU time of the process before the first line of `main`.
     pub cpu_before_main_us: u64,
-    /// When this report was made.
+    /// The time at which this report was made.
     pub uptime_us: u64,
-    /// The phases of the start in the order of their beginnings; they overlap.
+    /// The phases of the start, in the order in which they began. Phases may overlap.
     pub phases: Vec<Phase>,
-    /// When the guest first left KVM for this process.
+    /// The time of the guest's first exit to this process.
     pub first_exit_us: Option<u64>,
     /// Exits to this process.
     pub exits: ExitReport,
@@ -49,7 +49,7 @@ pub struct Report {
     pub config_space: ConfigReport,
     /// KVM's own counters.
     pub kvm: KvmReport,
-    /// Interrupts of the devices that the host counted.
+    /// Interrupts of the devices, as the host counted them.
     pub interrupts: Vec<Vector>,
     /// The devices.
     pub devices: Vec<DeviceReport>,
@@ -70,9 +70,9 @@ pub struct ExitReport {
     pub vcpus: Vec<ByReason>,
     /// Port and MMIO exits by register, the most frequent first.
     pub registers: Vec<Register>,
-    /// Port and MMIO exits for which the table of registers had no room.
+    /// Port and MMIO exits at registers for which the table had no room.
     pub other_registers: u64,
-    /// Coalesced writes, which made no exit.
+    /// Coalesced writes, which cause no exit.
     pub coalesced_writes: u64,
 }
 
@@ -87,10 +87,10 @@ pub struct Register {
     pub write: bool,
     /// Number of accesses.
     pub count: u64,
-    /// The device or BAR that has the address now; null if none has.
+    /// The device or BAR at this address now; null if there is no device and no BAR.
     #[serde(rename = "place")]
     pub range: Option<String>,
-    /// Offset in that device or BAR, in hexadecimal.
+    /// The offset in that device or BAR, in hexadecimal.
     pub offset: Option<String>,
 }
 
@@ -99,7 +99,7 @@ pub struct Register {
 pub struct ConfigReport {
     /// The registers, the most frequent first.
     pub registers: Vec<ConfigRegister>,
-    /// Accesses for which the table had no room.
+    /// Accesses at registers for which the table had no room.
     pub others: u64,
 }
 
@@ -108,7 +108,7 @@ pub struct ConfigReport {
 pub struct ConfigRegister {
     /// The function's address in the guest.
     pub function: Bdf,
-    /// Bytes from the beginning of its configuration space, in hexadecimal.
+    /// The offset in the function's configuration space, in hexadecimal.
     pub register: String,
     /// Whether the guest wrote.
     pub write: bool,
@@ -119,7 +119,7 @@ pub struct ConfigRegister {
 /// KVM's own counters, by KVM's names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KvmReport {
-    /// Why the counters could not be read.
+    /// The reason why the counters could not be read.
     pub problem: Option<String>,
     /// The VM's counters.
     pub vm: Counters,
@@ -127,16 +127,16 @@ pub struct KvmReport {
     pub vcpus: Vec<Counters>,
 }
 
-/// A device's slow ioctls.
+/// The slow ioctls of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceReport {
-    /// The host's name for it.
+    /// The device's name on the host.
     pub device: String,
-    /// Resets, without the one that opening the device causes.
+    /// Resets, without the reset when the device is opened.
     pub resets: Calls,
     /// VFIO_DEVICE_SET_IRQS calls.
     pub set_irqs: Calls,
-    /// When the first vector of MSI or MSI-X was set up.
+    /// The time at which the first MSI or MSI-X vector was set up.
     pub first_vector_us: Option<u64>,
 }
 
@@ -150,7 +150,7 @@ pub struct DmaReport {
 }
 
 impl Report {
-    /// Reads the counters of `stats` and the phases of the start.
+    /// Makes the report from the counters of `stats` and the phases of the start.
     pub fn new(stats: &Stats, phases: &Phases) -> Self {
         let clock = phases.clock();
         let devices = stats.devices();
@@ -184,10 +184,10 @@ impl Report {
         }
     }
 
-    /// The report as JSON, with a newline at its end.
+    /// The report as JSON, with a newline at the end.
     ///
     /// # Errors
-    /// serde_json's; none is known, because every field has a form in JSON.
+    /// serde_json's signature requires an error, but these types cause no error.
     pub fn to_json(&self) -> serde_json::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
@@ -223,7 +223,7 @@ fn exits(exits: &Exits, ranges: &[NamedRange], coalesced: u64) -> ExitReport {
     }
 }
 
-/// Sorts by falling count, then by rising address.
+/// Sorts by count, the largest first, and then by address, the smallest first.
 fn by_frequency(counts: BTreeMap<Access, u64>) -> Vec<(Access, u64)> {
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| Reverse(*count));

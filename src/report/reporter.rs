@@ -17,8 +17,8 @@ use vmm::sys;
 
 use crate::report::Report;
 
-/// How long writing a report may wait for the reader of a pipe or a terminal: the main loop handles
-/// no signal meanwhile.
+/// The time limit for a write to a pipe or terminal whose reader is slow. The main loop handles no
+/// signals during the write.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Writes reports.
@@ -36,7 +36,7 @@ pub struct ReportError {
 }
 
 impl ReportError {
-    /// The remedy to type.
+    /// The remedy, most often a command to type.
     pub fn hint(&self) -> String {
         // A FIFO without a reader cannot be opened for writing without blocking (fifo(7)).
         if self.source.raw_os_error() == Some(libc::ENXIO) {
@@ -47,11 +47,11 @@ impl ReportError {
 }
 
 impl Reporter {
-    /// Opens the file, before anything is taken from the host; `None` when no statistics are
-    /// wanted.
+    /// Opens the file before the run takes anything from the host. Returns `None` if the user wants
+    /// no statistics.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// The file cannot be written.
     pub fn open(wanted: &Statistics, phases: Option<&Phases>) -> Result<Option<Self>, ReportError> {
         let Some(phases) = phases.cloned() else {
             return Ok(None);
@@ -70,8 +70,8 @@ impl Reporter {
         Ok(Some(Self { phases, file }))
     }
 
-    /// Writes a report. A file that cannot be written any more is a warning and does not end the
-    /// run.
+    /// Writes a report. If the file can no longer be written, a warning is logged and the run goes
+    /// on.
     pub fn report(&self, stats: &Arc<Stats>) {
         let report = Report::new(stats, &self.phases);
         let Some((path, target)) = &self.file else {
@@ -91,13 +91,14 @@ impl Reporter {
 /// The file for the JSON.
 struct Target {
     file: File,
-    /// Whether a report replaces the one before. A pipe or a terminal has no length and no
-    /// position, and a file that is also a standard stream has other writers.
+    /// Whether a report replaces the earlier report. It does not for a pipe or terminal, which has
+    /// no length and no position. It does not for a file that is also a standard stream, which has
+    /// other writers.
     replace: bool,
 }
 
 impl Target {
-    /// Opens the file. Its content stays until the first report.
+    /// Opens the file. Its content is kept until the first report.
     fn open(path: &Path) -> io::Result<Self> {
         let file = File::options()
             .write(true)
@@ -111,7 +112,8 @@ impl Target {
         }
         let (stdout, stderr) = (io::stdout(), io::stderr());
         for stream in [stdout.as_fd(), stderr.as_fd()] {
-            // Writes to the stream itself: a second descriptor would have a position of its own.
+            // Duplicates the stream's descriptor. Opening the file again would give a descriptor
+            // with a position of its own, and the writes would overwrite each other.
             let stream = File::from(stream.try_clone_to_owned()?);
             if same(&file, &stream)? {
                 let (file, replace) = (stream, false);
@@ -137,7 +139,7 @@ fn same(one: &File, other: &File) -> io::Result<bool> {
     Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
-/// Writes all of `text`. An error if the reader does not take it in time; a regular file is always
+/// Writes all of `text`. An error is returned if the reader is too slow. A regular file is always
 /// ready.
 fn write_in_time(mut file: &File, mut text: &[u8], patience: Duration) -> io::Result<()> {
     let end = Instant::now() + patience;
@@ -178,7 +180,7 @@ mod tests {
         let (mut reader, writer) = io::pipe().unwrap();
         let target = through(&writer);
         assert!(!target.replace);
-        // More than any pipe holds.
+        // The text is larger than the buffer of any pipe.
         let begun = Instant::now();
         let error = write_in_time(&target.file, &[b'x'; 2 << 20], PATIENCE).unwrap_err();
         assert_eq!(error.to_string(), "its reader has stopped");

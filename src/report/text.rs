@@ -1,4 +1,4 @@
-//! The report as a table for people. Its form may change; that of the JSON does not.
+//! The report as a table for people. The table may change; the JSON does not.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use vmm::stats::kvm::Counters;
 
 use crate::report::{KvmReport, Register, Report};
 
-/// Number of registers in the table.
+/// The number of registers in the table.
 const SHOWN: usize = 20;
 
 /// Microseconds as milliseconds.
@@ -148,7 +148,7 @@ impl Report {
     }
 }
 
-/// The line that counts the registers left out.
+/// Writes the line with the number of registers that the table leaves out.
 fn others(f: &mut fmt::Formatter<'_>, count: u64) -> fmt::Result {
     if count == 0 {
         return Ok(());

@@ -140,8 +140,8 @@ fn absolute(target: &Target, module: &Module, path: &[String], inside: bool) -> 
     Some(here)
 }
 
-/// The folders' own graph: a folder is its parent's file and the files in it, without the folders in
-/// it. A file in the root of the crate that has no folder stands for itself.
+/// The folders' own graph: a folder is its parent's file and the files in it, without the folders
+/// in it. A file in the root of the crate that has no folder stands for itself.
 fn own_folders(target: &Target, files: &Graph<usize>) -> Graph<String> {
     let has_children = |path: &[String]| {
         let below = |m: &Module| m.path.len() == path.len() + 1 && m.path.starts_with(path);

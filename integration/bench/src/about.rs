@@ -1,4 +1,4 @@
-//! What a run was measured on: machine, kernel, programs and their versions.
+//! Describes what a run was measured on: the machine, the kernel, the programs and their versions.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,8 +10,8 @@ use crate::names::{PROGRAM, READS};
 use crate::plan::Plan;
 use crate::subjects::Subjects;
 
-/// Name and value of each fact. `source` is the tree that mini-vmm was built from, `qemu` the QEMU
-/// of this machine.
+/// Returns the name and the value of each fact. `source` is the source tree of mini-vmm. `qemu` is
+/// the QEMU of this machine.
 pub fn about(
     plan: &Plan,
     subjects: &Subjects,
@@ -51,7 +51,7 @@ pub fn about(
     about
 }
 
-/// When, in UTC: 2026-01-31 12:00.
+/// Returns the current date and time in UTC: 2026-01-31 12:00.
 pub fn date() -> String {
     text(
         Command::new("date")
@@ -70,13 +70,14 @@ fn machine() -> String {
     format!("{cpus} CPUs, {model}")
 }
 
-/// The first line that a program says about its version.
+/// Returns the first line of a program's `--version` output.
 fn version(program: &Path) -> String {
     let said = text(Command::new(program).arg("--version").output());
     said.lines().next().unwrap_or_default().to_owned()
 }
 
-/// What a program said, without its line's end; nothing where it could not be started.
+/// Returns a program's standard output without the final newline. The text is empty if the program
+/// could not be started.
 fn text(output: std::io::Result<std::process::Output>) -> String {
     output.map_or_else(
         |_| String::new(),

@@ -1,5 +1,5 @@
-//! The program's jobs: what `make bench`, `make bench-check` and `make bench-readme` do.
-//! Subjects, measurements and reports meet here.
+//! The jobs of the program: `make bench`, `make bench-check` and `make bench-readme`. Only this
+//! module combines subjects, measurements and reports.
 
 use std::fs;
 use std::path::Path;
@@ -22,10 +22,10 @@ use crate::subjects::list::{self, Own};
 use crate::subjects::mini_vmm::Abilities;
 use crate::targets;
 
-/// The document with the tables of the last run that was written down.
+/// The document that holds the tables of the last published run.
 const DOCUMENT: &str = "docs/benchmarks.md";
 
-/// Does what the words ask for.
+/// Does the job that the words of the command line name.
 pub fn run(words: &[&str]) -> Result<()> {
     match words {
         [] => bench(),
@@ -69,7 +69,7 @@ fn bench() -> Result<()> {
     write(&results, &dir)
 }
 
-/// Writes the three reports, and shows the summary.
+/// Writes the three reports, and prints the summary.
 fn write(results: &Results, dir: &Path) -> Result<()> {
     let summary = summary::summary(results);
     let markdown = format!("{summary}\n{}", markdown::markdown(results));
@@ -86,7 +86,7 @@ fn write(results: &Results, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Rounds under a step of the lab's progress display.
+/// Calls `round` for each round, and shows the progress as a step of the lab.
 fn rounds(what: &str, count: usize, round: &mut dyn FnMut(usize)) {
     let step = Step::start(format!("{what}, {count} rounds"));
     let started = Instant::now();

@@ -1,5 +1,5 @@
-//! `make bench-check`: what moved from one file of results to another. Whether more is better is
-//! the reader's to say.
+//! `make bench-check`: lists the measures that differ between two results files. The reader judges
+//! whether a higher value is better.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -8,10 +8,11 @@ use crate::figures::cell;
 use crate::results::{Measure, Results};
 use crate::stats::{Summary, apart};
 
-/// A change of less than this is not told, however steady the figures.
+/// The smallest relative change that is listed, even if the samples vary less.
 const LEAST: f64 = 0.02;
 
-/// What moved beyond its spread, how many measures did not, and what only one of the files has.
+/// Lists the measures that changed by more than their spread, counts the others, and lists the
+/// measures that only one of the files has.
 pub fn compare(a: &Results, b: &Results) -> String {
     let mut text = format!("A is of {}, B of {} (UTC).\n", a.date, b.date);
     let names: BTreeSet<&String> = a.about.keys().chain(b.about.keys()).collect();
@@ -82,7 +83,7 @@ fn title(measure: &Measure) -> String {
     format!("{} [{}]", measure.row().title(), measure.subject)
 }
 
-/// By which fraction the median moved, if the samples lie apart.
+/// The relative change of the median, if the samples of both files lie apart.
 fn change(before: &Summary, after: &Summary) -> Option<f64> {
     let by = (after.median - before.median) / before.median.abs();
     (apart(before, after) && by.abs() >= LEAST).then_some(by)

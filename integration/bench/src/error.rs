@@ -5,7 +5,7 @@ use std::fmt::Display;
 /// The bench's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What stopped a measurement, or the whole bench.
+/// An error that stops a measurement or the whole bench.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
@@ -16,15 +16,15 @@ impl Error {
         Self(message.into())
     }
 
-    /// The same with a hint of what to type.
+    /// An error with a hint, most often a command to type.
     pub fn with_hint(message: impl Display, hint: impl Display) -> Self {
         Self(format!("{message}\nhint: {hint}"))
     }
 }
 
-/// Says what was being done when another error came up.
+/// Adds the action that failed to an error.
 pub trait Context<T> {
-    /// `what` reads as "cannot {what}: {cause}".
+    /// Makes the message "cannot {what}: {cause}".
     fn context(self, what: impl Display) -> Result<T>;
 }
 

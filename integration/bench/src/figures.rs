@@ -4,7 +4,7 @@ use crate::names::SUBJECT;
 use crate::results::Measure;
 use crate::stats::ratio;
 
-/// Three digits that mean something.
+/// A number with about three significant digits.
 pub fn figure(value: f64) -> String {
     let digits = match value.abs() {
         a if a >= 100.0 || a == 0.0 => 0,
@@ -15,7 +15,7 @@ pub fn figure(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-/// A measure's median with its quartiles: "2.10 (2.00–2.31) ms".
+/// A measure's median with its quartiles, as a table cell: "2.10 (2.00–2.31) ms".
 pub fn cell(measure: &Measure) -> String {
     let Some(s) = measure.summary() else {
         return "–".into();
@@ -29,7 +29,7 @@ pub fn cell(measure: &Measure) -> String {
     text.trim_end().to_owned()
 }
 
-/// mini-vmm's median for each of another subject's, in the same row.
+/// mini-vmm's median divided by another subject's median, in the same row.
 pub fn ratio_to(row: &[&Measure], other: &Measure) -> Option<f64> {
     let ours = row.iter().find(|measure| measure.subject == SUBJECT)?;
     if other.subject == SUBJECT {
@@ -38,8 +38,7 @@ pub fn ratio_to(row: &[&Measure], other: &Measure) -> Option<f64> {
     ratio(ours.summary()?.median, other.summary()?.median)
 }
 
-/// A signed number, such as a slope. Slopes are often small, so the two leading digits are kept
-/// wherever they stand.
+/// A signed number, such as a slope, with two significant digits: slopes are often small.
 pub fn signed(value: f64) -> String {
     if value == 0.0 {
         return "0".into();

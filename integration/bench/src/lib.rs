@@ -1,10 +1,11 @@
-//! The bench does the same work under mini-vmm, under its peers and by the bare system calls, in
-//! turns. It asserts nothing: docs/benchmarking.md says how to run it and how to read its figures.
+//! The bench does the same work under mini-vmm, under other VMMs and by the bare system calls, in
+//! turn. The bench asserts nothing. docs/benchmarking.md explains how to run it and how to read its
+//! figures.
 //!
 //! Each module uses those below it only:
 //!
 //! ```text
-//!  command ─── what `make bench` and its sisters do
+//!  command ─── `make bench`, `make bench-check`, `make bench-readme`
 //!  │
 //!  ├─ where: on_host   this machine's /dev/kvm
 //!  │         in_lab    the machine that QEMU emulates, with an IOMMU and NVMe disks
@@ -18,7 +19,7 @@
 //!  └─ what:  targets, compare, report ── figures ── results ── stats, names
 //! ```
 //!
-//! | module | what it knows |
+//! | module | content |
 //! | --- | --- |
 //! | [`command`] | the jobs of the program |
 //! | [`plan`] | how much is measured, from environment variables |

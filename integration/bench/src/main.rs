@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! bench                 measures, into target/bench/: results.json, report.md, report.html
-//! bench check A B       what moved between two files of results
-//! bench readme          the last results' summary, put into docs/benchmarks.md
+//! bench check A B       lists the measures that differ between two results files
+//! bench readme          writes the last results' summary into docs/benchmarks.md
 //! ```
 
 use std::process::ExitCode;

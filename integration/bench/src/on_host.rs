@@ -1,7 +1,7 @@
-//! Parts 1 and 5 on this machine's own /dev/kvm. A guest of a few bytes writes one byte to its
-//! first serial port in its first instructions, and every VMM here brings that byte to its standard
-//! output. The time runs from before the fork until the bench has read the byte, for all subjects
-//! alike.
+//! Parts 1 and 5, measured on this machine's own /dev/kvm. A guest of a few bytes writes one byte
+//! to its first serial port in its first instructions. Each VMM copies that byte to its standard
+//! output. For all subjects alike, the time runs from before the fork until the bench has read the
+//! byte.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -18,15 +18,16 @@ use crate::watch::process::{Input, Watched, last_words};
 
 const MARK: &[u8] = &[tiny::MARK];
 const LIMIT: Duration = Duration::from_secs(60);
-/// RAM where it is not varied, in MiB.
+/// The usual RAM in MiB, for starts that do not vary the RAM.
 const USUAL: u32 = 512;
 const REBOOT: &str = "reset to first instruction";
 
-/// Calls a function once a round with the round's number, and shows title, number of rounds and
-/// progress.
+/// Calls a function once a round with the number of the round. The arguments are the title, the
+/// number of rounds and the function. Shows the progress.
 pub type Rounds<'a> = dyn Fn(&str, usize, &mut dyn FnMut(usize)) + 'a;
 
-/// Measures, and adds to the results. `dir` is for files of the guests and messages.
+/// Measures parts 1 and 5, and adds the figures to the results. `dir` is the directory for the
+/// guests' files and the messages.
 pub fn run(
     plan: &Plan,
     subjects: &Subjects,
@@ -77,7 +78,7 @@ pub fn run(
     Ok(())
 }
 
-/// One start, and where its figures belong.
+/// One start, and the key of its figures in the results.
 struct Start {
     part: u8,
     at: (&'static str, u32),
@@ -104,7 +105,8 @@ impl Start {
         }
     }
 
-    /// Every subject is measured with this guest, memory of the VMM included.
+    /// Whether this is the usual guest, with which every subject and the VMM's own memory are
+    /// measured.
     fn is_usual(&self) -> bool {
         self.part == 1 && self.mib == USUAL
     }
@@ -114,12 +116,13 @@ struct Bench<'a> {
     dir: &'a Path,
     subjects: Vec<&'a Subject>,
     results: &'a mut Results,
-    /// Subject and work that failed: told of once, and not tried again.
+    /// The subject and the work of each failure. A failure is reported once, and the work is not
+    /// repeated.
     failed: Vec<(&'a str, &'static str)>,
 }
 
 impl<'a> Bench<'a> {
-    /// Brings programs and their libraries into memory.
+    /// Starts each subject once, so that its program and libraries are in the page cache.
     fn warm_up(&mut self) {
         let start = Start::with_memory(1, USUAL);
         for subject in self.subjects.clone() {
@@ -165,7 +168,8 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Milliseconds, and MiB of private memory, all and dirty.
+    /// Measures one start: returns the time in milliseconds, and the VMM's private memory in MiB,
+    /// first all of it and then its dirty part.
     fn time(&self, subject: &Subject, start: &Start) -> Result<(f64, [f64; 2])> {
         let mut vmm = self.start(subject, Then::Spin, start.cpus, start.mib)?;
         let time = vmm.until(MARK, LIMIT)?;
@@ -224,7 +228,8 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Milliseconds from the first boot's mark to the second's.
+    /// Measures one reboot: returns the milliseconds from the first boot's mark to the second
+    /// boot's mark.
     fn reboot(&self, subject: &Subject, reset: Then) -> Result<f64> {
         let mut vmm = self.start(subject, reset, 1, USUAL)?;
         let first = vmm.until(MARK, LIMIT)?;
@@ -250,8 +255,9 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// The calls without CPUID stand beside the others with the usual guest alone. So does a VMM whose
-/// firmware takes seconds, and that in every third round.
+/// Whether the subject takes part in this round. The bare calls without CPUID run with the usual
+/// guest only. A VMM with slow firmware also runs with the usual guest only, and in every third
+/// round.
 fn is_due(subject: &Subject, start: &Start, round: usize) -> bool {
     if subject.kind == Kind::BareCallsWithoutCpuid {
         start.is_usual()
@@ -262,7 +268,7 @@ fn is_due(subject: &Subject, start: &Start, round: usize) -> bool {
     }
 }
 
-/// RAM of this machine.
+/// The size of this machine's RAM in MiB.
 fn total_mib() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     text.lines()

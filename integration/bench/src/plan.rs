@@ -1,26 +1,26 @@
-//! What is to be measured, and for how long.
+//! The amount of work that the bench does, and the time limit.
 
 use std::env;
 use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
 
-/// How much is measured.
+/// The amount of work.
 #[derive(Debug)]
 pub struct Plan {
     parts: Vec<u8>,
-    /// Rounds of what takes seconds.
+    /// Rounds of the work that takes seconds.
     pub rounds: usize,
-    /// Rounds of what takes milliseconds.
+    /// Rounds of the work that takes milliseconds.
     pub quick_rounds: usize,
-    /// Reads of each kind in a guest.
+    /// Reads of each kind in a guest, in one round.
     pub reads: usize,
-    /// How long a part may take in the lab.
+    /// The time limit of a part in the lab.
     pub budget: Duration,
 }
 
 impl Plan {
-    /// From BENCH, BENCH_ROUNDS, BENCH_SECONDS and BENCH_READS.
+    /// Reads the variables BENCH, BENCH_ROUNDS, BENCH_SECONDS and BENCH_READS.
     pub fn from_environment() -> Result<Self> {
         let rounds = number("BENCH_ROUNDS", 10)?;
         Ok(Self {
@@ -32,13 +32,13 @@ impl Plan {
         })
     }
 
-    /// Whether a part is asked for.
+    /// Whether the plan includes a part.
     pub fn has(&self, part: u8) -> bool {
         self.parts.contains(&part)
     }
 }
 
-/// A variable's text, empty where the variable is not set.
+/// The value of an environment variable; empty if the variable is not set.
 pub fn text(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
@@ -50,7 +50,7 @@ fn number(name: &str, otherwise: usize) -> Result<usize> {
     }
 }
 
-/// "1,3" as parts; an empty text means all of them.
+/// Parses a list of parts such as "1,3". An empty text means all parts.
 fn parts(text: &str) -> Result<Vec<u8>> {
     if text.is_empty() {
         return Ok((1..=5).collect());

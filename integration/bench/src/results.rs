@@ -1,4 +1,4 @@
-//! What was measured, as data: tables, plots and comparisons are made from its JSON file.
+//! The measured figures, as data. All tables, plots and comparisons are made from the JSON file.
 //! A measure is one quantity of one kind of work under one subject, with all its samples.
 
 use std::collections::BTreeMap;
@@ -14,17 +14,17 @@ use crate::stats::Summary;
 /// All figures of one run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
-    /// The version of this file's form, 1.
+    /// The version of the file format, 1.
     pub version: u32,
-    /// When, in UTC: 2026-01-31 12:00.
+    /// The date and time in UTC: 2026-01-31 12:00.
     pub date: String,
-    /// What was measured on, and what: name and value.
+    /// Facts about the machine and the programs: name and value.
     pub about: BTreeMap<String, String>,
     /// The figures.
     pub measures: Vec<Measure>,
-    /// What could not be measured, and why.
+    /// The figures that are missing, each with the reason.
     pub missing: Vec<String>,
-    /// The targets, and which of them the run reached.
+    /// The targets, and whether the run reached each of them.
     #[serde(default)]
     pub targets: Vec<Target>,
 }
@@ -32,40 +32,41 @@ pub struct Results {
 /// Samples of one quantity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measure {
-    /// Which part of the bench, 1 to 5.
+    /// The part of the bench, 1 to 5.
     pub part: u8,
-    /// What was done, such as "first instruction".
+    /// The work, such as "first instruction".
     pub work: String,
-    /// How much of what, where that is varied.
+    /// The point on an axis, if the work varies along an axis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Coordinate>,
-    /// What was measured, such as "time".
+    /// The measured quantity, such as "time".
     pub quantity: String,
-    /// Its unit, such as "ms".
+    /// The unit of the quantity, such as "ms".
     pub unit: String,
-    /// The subject: mini-vmm, a peer, or what the kernel does without a VMM.
+    /// The subject: mini-vmm, another VMM, or the bare calls without a VMM.
     pub subject: String,
-    /// The figures, in the order in which they came.
+    /// The samples, in the order of the measurements.
     pub samples: Vec<f64>,
 }
 
-/// A point on an axis along which work grows.
+/// A point on an axis, such as 4 on the axis "vCPUs".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Coordinate {
-    /// What grows, with its unit if it has one: "vCPUs", "MiB".
+    /// The name of the axis, and its unit if it has one: "vCPUs", "MiB".
     pub axis: String,
-    /// How much of it there is.
+    /// The value on the axis.
     pub value: f64,
 }
 
-/// A target, and whether this run reached it.
+/// A target, and whether the run reached the target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Target {
-    /// What the project wants to reach.
+    /// The target, as a sentence.
     pub target: String,
-    /// Whether the run reached it; nothing where the run did not measure it.
+    /// Whether the run reached the target; `None` if the run did not measure it.
     pub reached: Option<bool>,
-    /// The figure that tells, with the figure it is compared with; "-" where nothing was measured.
+    /// The figure that decides, and the figure to compare it with; "-" if the run did not measure
+    /// it.
     pub figure: String,
 }
 
@@ -80,16 +81,16 @@ impl Target {
     }
 }
 
-/// What a measure is of, without its figures.
+/// The identity of a measure, without the subject and the samples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Key<'a> {
     /// Part of the bench.
     pub part: u8,
-    /// What was done.
+    /// The work.
     pub work: &'a str,
     /// The axis that is varied, and the value on it.
     pub at: Option<(&'a str, f64)>,
-    /// What was measured, and in which unit.
+    /// The measured quantity and its unit.
     pub quantity: (&'a str, &'a str),
 }
 
@@ -99,7 +100,7 @@ impl Measure {
         Summary::of(&self.samples)
     }
 
-    /// The key of the table row that this measure stands in, which all subjects have in common.
+    /// The key of the measure's table row, which all subjects share.
     pub fn row(&self) -> Key<'_> {
         Key {
             part: self.part,
@@ -111,7 +112,7 @@ impl Measure {
 }
 
 impl Key<'_> {
-    /// As text: "first instruction, 512 MiB: time".
+    /// The key as text: "first instruction, 512 MiB: time".
     pub fn title(&self) -> String {
         let at = self.at.map_or(String::new(), |(axis, value)| {
             if value == 1.0
@@ -127,7 +128,7 @@ impl Key<'_> {
 }
 
 impl Results {
-    /// Adds a figure to its measure.
+    /// Adds a sample to its measure.
     pub fn add(&mut self, key: &Key<'_>, subject: &str, sample: f64) {
         let known = self
             .measures
@@ -183,13 +184,13 @@ impl Results {
         subjects
     }
 
-    /// Reads a file.
+    /// Reads a results file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).context(format!("read {}", path.display()))?;
         serde_json::from_str(&text).context(format!("understand {}", path.display()))
     }
 
-    /// The file's text.
+    /// Returns the text of the results file.
     pub fn to_json(&self) -> Result<String> {
         let text = serde_json::to_string_pretty(self).context("write the results")?;
         Ok(text + "\n")

@@ -1,25 +1,25 @@
-//! Statistics of a few samples: the middle, the spread, and how a cost grows.
-//! Medians and quartiles are used because one run that the host disturbed must not move the result.
+//! Statistics of a few samples: median, spread and slope. Medians and quartiles are used, so that a
+//! single run that the host disturbed does not change the result.
 
-/// The middle of some samples, and how far they lie apart.
+/// The median of some samples, and their spread.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
-    /// How many there are.
+    /// The number of samples.
     pub count: usize,
-    /// The least.
+    /// The smallest sample.
     pub min: f64,
-    /// A quarter of them is below.
+    /// The first quartile: a quarter of the samples is below.
     pub q1: f64,
-    /// Half of them is below.
+    /// The median: half of the samples are below.
     pub median: f64,
-    /// A quarter of them is above.
+    /// The third quartile: a quarter of the samples is above.
     pub q3: f64,
-    /// The greatest.
+    /// The greatest sample.
     pub max: f64,
 }
 
 impl Summary {
-    /// Sums up the finite samples; nothing where there are none.
+    /// Summarises the finite samples; `None` without such a sample.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted: Vec<f64> = samples.iter().copied().filter(|x| x.is_finite()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -43,13 +43,13 @@ fn quantile(sorted: &[f64], fraction: f64) -> Option<f64> {
     Some(below + (above - below) * position.fract())
 }
 
-/// `a` divided by `b`; nothing where `b` is zero.
+/// `a` divided by `b`; `None` if `b` is zero.
 pub fn ratio(a: f64, b: f64) -> Option<f64> {
     (b != 0.0).then(|| a / b)
 }
 
-/// By how much y grows with x: the median of the slopes between all pairs of points (Theil and
-/// Sen), which a single bad point does not tilt. Nothing for fewer than two values of x.
+/// The slope of y over x: the median of the slopes between all pairs of points (Theil and Sen). A
+/// single bad point does not change this slope much. `None` if x has fewer than two values.
 pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let mut slopes = Vec::new();
     for (n, a) in points.iter().enumerate() {
@@ -62,7 +62,7 @@ pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
     Summary::of(&slopes).map(|summary| summary.median)
 }
 
-/// Whether two sets of samples lie apart: the middle half of neither reaches into the other's.
+/// Whether two sets of samples lie apart: the ranges from first to third quartile do not overlap.
 pub fn apart(a: &Summary, b: &Summary) -> bool {
     a.q3 < b.q1 || b.q3 < a.q1
 }

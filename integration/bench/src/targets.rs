@@ -1,5 +1,5 @@
-//! What the project set itself to reach, and whether a run did. Every figure is made from the run's
-//! own samples; a target of which the run measured nothing has no figure.
+//! The targets of the project, and whether a run reached them. Each figure is computed from the
+//! run's own samples. A target has no figure if the run did not measure it.
 
 use crate::figures::figure;
 use crate::names::{
@@ -34,13 +34,14 @@ pub fn targets(results: &Results) -> Vec<Target> {
         .collect()
 }
 
-/// Whether a target was reached, and the figure that tells; nothing where it was not measured.
+/// Whether the target was reached, and the figure that decides; `None` if the run did not measure
+/// it.
 type Found = Option<(bool, String)>;
 
 /// Judges one target.
 type Judge = fn(&Run<'_>) -> Found;
 
-/// The targets that are not about growth, and where each is judged.
+/// The targets that do not concern growth, each with its judge.
 const FIXED: [(&str, Judge); 12] = [
     (
         "first instruction at most 1.5 times the bare calls', 512 MiB",
@@ -89,7 +90,7 @@ const FIXED: [(&str, Judge); 12] = [
 struct Run<'a>(&'a Results);
 
 impl Run<'_> {
-    /// Median and spread by work, value on an axis, quantity and subject.
+    /// Looks up the samples of this work, point, quantity and subject, and summarises them.
     fn summary(
         &self,
         work: &str,
@@ -134,7 +135,7 @@ impl Run<'_> {
         Some((ratio <= 1.5, told))
     }
 
-    /// Compared with all peers that were there; the fastest of them decides.
+    /// Compares mini-vmm with all VMMs of the run. The fastest of them decides.
     fn peers(&self) -> Found {
         let ours = self.start(SUBJECT)?;
         let mut peers: Vec<(f64, &str)> = self
@@ -158,9 +159,9 @@ impl Run<'_> {
         Some((ratio <= most, format!("×{}", figure(ratio))))
     }
 
-    /// mini-vmm's phase for filling RAM also holds the time in which it waits for the rest of the
-    /// set-up, so the bare calls are the measure. They may take longer, as with fragmented memory;
-    /// then the phase is the measure.
+    /// The time for filling RAM is the bare calls' time, because mini-vmm's own phase also waits
+    /// for the rest of the start. With fragmented memory the bare calls may take longer than the
+    /// phase. The phase's time is used then.
     fn disk_alone(&self) -> Found {
         let of = |quantity| self.median(BOOT_WITH_DISK, None, quantity, SUBJECT);
         let (alone, open) = (of(DISK_ALONE)?, of("phase open device")?);
@@ -202,9 +203,10 @@ impl Run<'_> {
         Some((below, format!("{}{told}", figure(ours))))
     }
 
-    /// Without posted interrupts each interrupt of the disk costs an exit of the host's, and one
-    /// more where the guest has its interrupts off at that moment. Each read makes one interrupt;
-    /// all others are those of the guest's clock, which are told beside the rest.
+    /// Without posted interrupts, each interrupt of the disk causes an exit for the host's
+    /// interrupt. If the guest's interrupts are off at that moment, a second exit follows. Each
+    /// read causes one interrupt. All other interrupts come from the guest's clock, and the text
+    /// names them separately.
     fn interrupts(&self) -> Found {
         let of = |quantity| self.median(ONE_AT_A_TIME, None, quantity, NATIVE);
         let (all, host, windows, rest) = (
@@ -251,7 +253,7 @@ impl Run<'_> {
             .map(|pages| {
                 let work = format!("1 GiB of RAM, {pages} pages");
                 let is_floor = |subject: &str| FLOORS.iter().any(|(_, name)| *name == subject);
-                // By either interface, and with any number of threads that filled the RAM.
+                // The best of both interfaces and of all numbers of threads that fill the RAM.
                 let best = self
                     .0
                     .measures
@@ -288,7 +290,8 @@ impl Run<'_> {
         Some((mib <= 4.0 && told.ends_with("static"), told.clone()))
     }
 
-    /// Flat in vCPUs and devices; with memory not steeper than the bare calls.
+    /// The targets for growth: the start does not get slower with vCPUs and devices. With memory,
+    /// the start's slope is at most that of the bare calls.
     fn growth(&self) -> Vec<(String, Found)> {
         let flat = |work, axis, at: &str| {
             let target = format!("start with 4 {axis} at most 1.1 times that with 1, {at}");
@@ -322,8 +325,8 @@ impl Run<'_> {
         Some((ours <= 1.1, format!("×{}{told}", figure(ours))))
     }
 
-    /// The bare calls' slope may be zero, or below zero where rounds are few. Then a multiple of it
-    /// says nothing, so 1 % of their start is allowed beside it.
+    /// The slope of the bare calls may be zero or negative if there are few rounds. A ratio to such
+    /// a slope has no meaning, so 1 % of the bare calls' start is allowed in addition.
     fn steep(&self, work: &str) -> Found {
         let points = |subject: &str| -> Vec<(f64, f64)> {
             self.0
@@ -338,7 +341,7 @@ impl Run<'_> {
         };
         let bare = points(FLOOR);
         let (ours, floor) = (slope(&points(SUBJECT))?, slope(&bare)?);
-        // With the least memory.
+        // The start with the least memory.
         let start = bare.iter().min_by(|a, b| a.0.total_cmp(&b.0))?.1;
         let most = floor.max(0.0) * 1.1 + start * 0.01;
         let told = format!(

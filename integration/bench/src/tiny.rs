@@ -1,11 +1,11 @@
-//! Guests of a few bytes, for measuring what happens before a guest does anything. Each is an ELF
-//! image with a PVH note (System V ABI, "Object Files"; Xen, docs/misc/pvh.pandoc), which every VMM
-//! here loads. The code means the same in 32-bit and in 64-bit mode, because VMMs enter it in
-//! either.
+//! Guests of a few bytes, which measure the time before a guest's first instruction. Each guest is
+//! an ELF image with a PVH note (System V ABI, "Object Files"; Xen, docs/misc/pvh.pandoc), which
+//! every VMM of the bench can load. The code means the same in 32-bit and in 64-bit mode, because
+//! some VMMs enter it in the one and some in the other.
 
 /// The address where the code is loaded and entered.
 pub const BASE: u32 = 0x10_0000;
-/// The byte that the guest writes first.
+/// The byte that the guest writes to its serial port first.
 pub const MARK: u8 = b'!';
 
 const PT_LOAD: u32 = 1;
@@ -13,9 +13,9 @@ const PT_NOTE: u32 = 4;
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 const HEADERS: usize = 64 + 2 * 56;
 
-/// Writes [`MARK`] to the first serial port, and reads its line status as every driver does: a VMM
-/// may leave writes in KVM until the guest's next exit (Documentation/virt/kvm/api.rst,
-/// KVM_REGISTER_COALESCED_MMIO).
+/// Code that writes [`MARK`] to the first serial port, and then reads the line status register as
+/// every driver does. The read causes an exit: without it, a VMM may leave the write in KVM until
+/// the guest's next exit (Documentation/virt/kvm/api.rst, KVM_REGISTER_COALESCED_MMIO).
 const SAY: [u8; 12] = [
     0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
     0xb0, MARK, // mov al, MARK
@@ -26,14 +26,15 @@ const SAY: [u8; 12] = [
 const SPIN: [u8; 2] = [0xeb, 0xfe]; // jmp $
 const HALT: [u8; 3] = [0xf4, 0xeb, 0xfd]; // hlt; jmp $-1
 
-/// What a guest does after it has said [`MARK`], before it does nothing for ever.
+/// The guest's next action after it has written [`MARK`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// Nothing.
+    /// Loops forever.
     Spin,
-    /// Nothing, and it leaves its CPU to others: no interrupt ever wakes it.
+    /// Halts forever with interrupts off, and so leaves the CPU to other threads.
     Halt,
-    /// It writes this value to this port, which resets the machine, and so it says [`MARK`] again.
+    /// Writes this value to this port. The write resets the machine, and the guest writes [`MARK`]
+    /// again.
     Reset(u16, u8),
 }
 
@@ -54,7 +55,7 @@ pub fn code(then: Then) -> Vec<u8> {
 pub fn image(then: Then) -> Vec<u8> {
     let code = code(then);
     let mut note = Vec::new();
-    // Lengths of name and content, type, name, content.
+    // The note: the lengths of name and content, the type, the name, the content.
     for word in [4, 8, XEN_ELFNOTE_PHYS32_ENTRY] {
         note.extend_from_slice(&word.to_le_bytes());
     }

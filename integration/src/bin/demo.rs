@@ -99,7 +99,7 @@ fn scenario(disk: &Disk) -> Scenario {
         })
 }
 
-/// Shows lines of L1's serial port as they come.
+/// Shows lines of L1's serial port as they arrive.
 struct Story {
     waiting: Option<Step>,
 }
@@ -154,7 +154,7 @@ impl Story {
     }
 }
 
-/// Shows the guest's console: facts of its /init, and some lines of its kernel.
+/// Shows the guest's console: facts from its /init, and some lines from its kernel.
 fn guest(text: &str) {
     let Some(fact) = text.strip_prefix("L2: ") else {
         if SHOWN.iter().any(|word| text.contains(word)) {

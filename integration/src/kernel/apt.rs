@@ -9,11 +9,11 @@ use super::choice::Choice;
 use crate::error::{Error, Result};
 use crate::host;
 
-/// The package that depends on the release's own kernel, in every release of Debian.
+/// The package that depends on the release's own kernel. Every Debian release has this package.
 const META: &str = "linux-image-cloud-amd64";
 
-/// Downloads the packages of a kernel into `work`. The file name of the first one names the kernel.
-/// A kernel that the cache has is not downloaded again.
+/// Downloads the packages of a kernel into `work`. The file name of the first package becomes the
+/// kernel's key. A kernel that is in the cache is not downloaded again.
 pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     if host::program("apt-get").is_none() {
         return Err(Error::cannot_run(
@@ -66,7 +66,7 @@ fn attempt(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     }
     let mut command = Command::new("apt-get");
     command.current_dir(work).args(["-q", "download"]);
-    // apt's own user may not write to the directory, which belongs to the caller.
+    // apt's own user may not write to the directory, because the directory belongs to the caller.
     command.args(["-o", "APT::Sandbox::User=root"]);
     host::output(command.args(&names))?;
     let found: Vec<PathBuf> = names
@@ -94,10 +94,12 @@ fn attempt(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Finds the packages with the kernel and its modules, from one that may only depend on them.
+/// Finds the packages that contain the kernel and its modules. `image` may be a package that only
+/// depends on them.
 fn resolve(image: &str) -> Result<Vec<String>> {
     let mut packages = vec![image.to_owned()];
-    // At most three steps: the meta package, an image package that is split in two, the two.
+    // At most three steps: the meta package, then an image package that is split in two, then the
+    // two parts.
     for _ in 0..3 {
         let text = host::output(Command::new("apt-cache").args(["depends", &packages[0]]))?;
         let deeper = kernel_dependencies(&text);

@@ -11,8 +11,8 @@ use crate::host::{self, entries};
 use crate::progress::Step;
 use crate::scripts::KERNEL_CONFIG as CONFIG;
 
-/// A copy of the options in the cache, by which resources/install-deps.sh tells whether the cached
-/// kernel is the current one.
+/// A copy of the options in the cache. resources/install-deps.sh compares the copy with the current
+/// options, to tell whether the cached kernel is current.
 const COPY: &str = "lab-kernel.config";
 
 /// The tools that a build needs.
@@ -21,8 +21,8 @@ const TOOLS: [&str; 7] = ["make", "cc", "flex", "bison", "bc", "xz", "zstd"];
 /// The kernel's build compiles objtool, which needs this header.
 const LIBELF: &str = "/usr/include/libelf.h";
 
-/// A hash of the options (FNV-1a) for the kernel's key in the cache: other options are another
-/// kernel.
+/// A hash of the options (FNV-1a), which is a part of the kernel's key in the cache. If the options
+/// change, the key changes.
 pub fn suffix() -> String {
     let hash = CONFIG.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| {
         (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
@@ -96,7 +96,7 @@ fn configure(source: &Path) -> Result<()> {
     }
 }
 
-/// The options that the configuration lacks. An option that must be off may be unknown.
+/// The options that the configuration lacks. An option that must be off may also be unknown.
 fn lost<'a>(wanted: &'a str, came_out: &str) -> Vec<&'a str> {
     wanted
         .lines()
@@ -148,7 +148,7 @@ fn compile(source: &Path, step: &Step) -> Result<()> {
 
 fn make(source: &Path) -> Command {
     let mut make = Command::new("make");
-    // make and cargo set these for their children; the kernel's build must not read them.
+    // make and cargo set these variables for their children. The kernel's build must not read them.
     for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "CARGO", "RUSTFLAGS"] {
         make.env_remove(name);
     }

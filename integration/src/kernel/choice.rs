@@ -1,4 +1,4 @@
-//! Which kernel a machine boots, and what the kernel is called in the cache.
+//! The kernel that a machine boots, and the kernel's name in the cache.
 
 use super::build;
 

@@ -8,11 +8,12 @@ use std::process::Command;
 
 use crate::error::{Context, Error, Result};
 
-/// The modules that L1 loads. A module that the package lacks is left out: the kernel may have it
-/// built in. If not, a scenario fails because /dev/kvm or vfio-pci is missing.
+/// The modules that L1 loads. If the package lacks a module, the module is left out, because the
+/// kernel may have it built in. If the kernel lacks it too, a scenario fails because /dev/kvm or
+/// vfio-pci is missing.
 const WANTED: [&str; 4] = ["kvm-amd", "vfio_iommu_type1", "vfio-pci", "nvme"];
 
-/// Unpacks these modules and those that they depend on, and writes the order of all.
+/// Unpacks these modules and the modules that they depend on, and writes the load order.
 pub fn collect(tree: &Path, into: &Path) -> Result<()> {
     let mut files = BTreeMap::new();
     for root in ["lib/modules", "usr/lib/modules"] {
@@ -39,7 +40,7 @@ fn index(dir: &Path, files: &mut BTreeMap<String, PathBuf>) {
     let Ok(list) = fs::read_dir(dir) else { return };
     for entry in list.flatten() {
         let path = entry.path();
-        // The links "build" and "source" point out of the tree, and are not followed.
+        // The links "build" and "source" point out of the tree. They are not followed.
         let Ok(kind) = entry.file_type() else {
             continue;
         };

@@ -12,7 +12,7 @@ const MAGIC: usize = 0x202;
 const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 
-/// The first bytes of each format of a kernel, and the command that unpacks the format.
+/// The first bytes of each format, and the command that unpacks the format.
 const FORMATS: [(&[u8], &[&str]); 6] = [
     (b"\x28\xb5\x2f\xfd", &["zstd", "-dc"]),
     (b"\xfd7zXZ\0", &["xz", "-dc", "--single-stream"]),
@@ -22,7 +22,7 @@ const FORMATS: [(&[u8], &[&str]); 6] = [
     (b"\x5d\0\0", &["xz", "-dc", "--format=lzma"]),
 ];
 
-/// Returns the ELF.
+/// Returns the ELF kernel.
 pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
     let packed = find(image)?;
     if packed.starts_with(b"\x7fELF") {
@@ -41,7 +41,7 @@ pub fn unpack(image: &[u8]) -> Result<Vec<u8>> {
         .context(format!("run {} to unpack the kernel", tool[0]))?;
     let mut stdin = child.stdin.take().expect("stdin is a pipe");
     let input = packed.to_vec();
-    // A tool may stop reading at the end of its stream, which is before that of the payload.
+    // A tool may stop reading at the end of its stream, before the end of the payload.
     let feeder = std::thread::spawn(move || {
         let _ = stdin.write_all(&input);
     });

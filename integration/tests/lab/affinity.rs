@@ -1,5 +1,5 @@
-//! Interrupts on the CPU that the guest chose: one queue for each CPU, and interrupts of each kind
-//! that the guest moves from CPU to CPU. All CPUs read and write the disk at random meanwhile.
+//! Interrupts on the CPU that the guest selects: one queue for each CPU, and interrupts of each
+//! kind that the guest moves from CPU to CPU. Meanwhile all CPUs read and write the disk at random.
 
 use lab::Result;
 use lab::command::Vmm;
@@ -45,7 +45,7 @@ pub fn all() -> Vec<Scenario> {
     ]
 }
 
-/// A disk with a plan of random reads and writes, one round of the plan by each interface.
+/// A disk with a plan of random reads and writes, and one round of the plan with each interface.
 fn loaded_disk(name: &'static str, disk: Disk, words: &str) -> Scenario {
     let disk = disk.loaded(WORKERS, OPERATIONS, 2);
     let plan = |round| disk.load.map(|plan| plan.in_round(round).to_string());
@@ -85,9 +85,8 @@ fn queues(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// The function has one interrupt, which the guest moves while it reads. A read whose interrupt is
-/// lost on the way would time out; an interrupt that stays on one CPU would not be counted by
-/// others.
+/// The function has one interrupt, which the guest moves while it reads. If an interrupt is lost
+/// during a move, its read times out. If the interrupt stays on one CPU, the other CPUs count none.
 fn churned(run: &Run<'_>) -> Result<()> {
     let churned = guest(run, "churned")?;
     let [moves, reads, interrupts] =

@@ -15,7 +15,7 @@ const PF: &str = "0000:01:00.0";
 
 const DISK: Disk = Disk::new("lab-disk", 5);
 
-/// Two functions of one device, which are one group.
+/// Two functions of one device, which form one group.
 const GROUP: [Disk; 2] = [
     Disk::new("first-function", 6),
     Disk::new("second-function", 6).at_function(1),
@@ -30,7 +30,7 @@ const DISKS: [Disk; 5] = [
     Disk::behind("second-bridged", 2, Controller::NvmeBehindBridge),
 ];
 
-/// Disks of which the host uses two.
+/// Disks, two of which the host uses.
 const USED: [Disk; 3] = [
     Disk::new("mounted", 5),
     Disk::new("swap", 6),
@@ -79,7 +79,7 @@ fn exits(outcome: &Outcome, wanted: &[&str]) -> Result<()> {
     })
 }
 
-/// One line of the commands' output has all these words. `key`: host-out or host-err.
+/// Expects a line with all these words in the commands' output. `key`: host-out or host-err.
 fn said(outcome: &Outcome, key: &str, words: &[&str]) -> Result<()> {
     let lines: Vec<_> = outcome.transcript.lab(key).collect();
     let found = lines
@@ -88,7 +88,7 @@ fn said(outcome: &Outcome, key: &str, words: &[&str]) -> Result<()> {
     expect(found, || format!("no {key} says {words:?}: {lines:?}"))
 }
 
-/// The script said this fact, word for word.
+/// Expects that the script printed this fact.
 fn saw(outcome: &Outcome, fact: &str) -> Result<()> {
     let (key, rest) = fact.split_once(' ').unwrap_or((fact, ""));
     let seen: Vec<_> = outcome.transcript.lab(key).collect();
@@ -97,7 +97,8 @@ fn saw(outcome: &Outcome, fact: &str) -> Result<()> {
     })
 }
 
-/// At each of these points, all devices had their first drivers and no record was left.
+/// Expects that at each of these points all devices had their first drivers, and no record was
+/// left.
 fn unchanged(outcome: &Outcome, states: &[&str]) -> Result<()> {
     states
         .iter()
@@ -268,9 +269,9 @@ fn check_half_way(outcome: &Outcome) -> Result<()> {
     GROUP.iter().try_for_each(|disk| back(outcome, disk))
 }
 
-/// A FIFO in front of drivers_probe stops a bind between the host's driver and vfio-pci, and there
-/// SIGKILL comes. The next command, whichever it is, recovers from the bind; a run's guardian
-/// process recovers from the run.
+/// A FIFO in place of drivers_probe stops a bind after the unbind of the host's driver and before
+/// vfio-pci. SIGKILL arrives then. The next command of any kind recovers from the bind; a run's
+/// guardian process recovers from the run.
 fn killed() -> String {
     let [first, second] = [0, 1].map(|n: usize| GROUP[n].bdf());
     format!(
@@ -307,8 +308,8 @@ fn check_killed(outcome: &Outcome) -> Result<()> {
     GROUP.iter().try_for_each(|disk| back(outcome, disk))
 }
 
-/// An ordinary user runs a guest by group and container, and by iommufd, after nothing but the
-/// commands and permissions that `host bind` names.
+/// An ordinary user runs a guest by group and container, and by iommufd. The script runs only the
+/// commands and sets only the permissions that `host bind` names.
 fn ordinary_user() -> String {
     let bdf = DISK.bdf();
     let vmm =

@@ -91,12 +91,12 @@ fn packets(run: &Run<'_>, chip: &str, same: &str) -> Result<()> {
 /// Offsets of the words that are written and read. integration/resources/l2-acts.sh has the same.
 const SHARED: [usize; 3] = [0, 4096, 1_048_572];
 
-/// What the host writes at an offset.
+/// The number that the host writes at an offset.
 fn from_host(at: usize) -> u32 {
     0x1057_0000 + at as u32
 }
 
-/// What the guest of a run writes at an offset.
+/// The number that the guest of a run writes at an offset.
 fn from_guest(round: u32, at: usize) -> u32 {
     0x600d_0000 + (round << 24) + at as u32
 }
@@ -156,7 +156,7 @@ fn host_shares(outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-/// The guest has no IOMMU, and its kernel must let VFIO work without.
+/// The guest has no IOMMU, so its kernel must allow VFIO without an IOMMU.
 const EDU: &str = "lab.act=edu vfio.enable_unsafe_noiommu_mode=1";
 
 /// The guest's program (integration/src/bin/guest/edu.rs) drives the device by VFIO: factorials,

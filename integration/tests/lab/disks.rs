@@ -88,7 +88,7 @@ fn four_cpus_four_gib(run: &Run<'_>) -> Result<()> {
     expect((3900 << 10..=4 << 20).contains(&kib), || {
         format!("the guest has {memory} of its 4 GiB")
     })?;
-    // Linux takes the page cache from the zone above 4 GiB first, so the disk writes there by DMA.
+    // Linux allocates the page cache from the zone above 4 GiB first, so the disk's DMA goes there.
     let fact = guest(run, "high-pages")?;
     let [before, after, of] = ["before", "after", "of"].map(|name| number(fact, name).unwrap_or(0));
     expect(of > 0 && after >= before + of / 2, || {
@@ -96,7 +96,7 @@ fn four_cpus_four_gib(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// This kernel's iommufd cannot map BARs. mini-vmm says that the disks have no peer-to-peer DMA.
+/// This kernel's iommufd cannot map BARs. mini-vmm reports that the disks have no peer-to-peer DMA.
 fn peer_to_peer(round: u32, run: &Run<'_>) -> Result<()> {
     let without = run
         .messages()
@@ -117,8 +117,8 @@ fn two_groups(outcome: &Outcome) -> Result<()> {
     })
 }
 
-/// mini-vmm writes its statistics before and after many reads, and at its end. The guest prints
-/// nothing for a second after each mark, and the requests fall into that second.
+/// mini-vmm writes its statistics before and after many reads, and at its end. After each mark the
+/// guest prints nothing for a second, and the script sends the requests in that second.
 fn measured() -> Vmm {
     Vmm::new("--memory 512M --stats=/run/stats.json")
         .cmdline("lab.act=measure")
@@ -137,13 +137,13 @@ fn cost(outcome: &Outcome) -> Result<()> {
     let (first, second, last) = (first?, second?, last?);
     cost_of_a_read(&first, &second)?;
     whole_run(&last)?;
-    // The guest's driver has turned its interrupts off at the end.
+    // At the end, the guest's driver has turned its interrupts off.
     expect(messages(&last) >= messages(&second), || {
         "interrupts were forgotten when the guest turned them off".into()
     })
 }
 
-/// The statistics that L1 said under a name.
+/// The statistics that L1 printed under this name.
 fn stats(run: &Run<'_>, name: &str) -> Result<Value> {
     let text = run
         .lab("stats")
@@ -199,7 +199,7 @@ fn cost_of_a_read(first: &Value, second: &Value) -> Result<()> {
     })
 }
 
-/// What the statistics say of any run with this disk and 512 MiB.
+/// Checks the statistics of any run with this disk and 512 MiB.
 fn whole_run(stats: &Value) -> Result<()> {
     phases(stats)?;
     let mapped = figure(stats, "/dma/ram/bytes")?;
@@ -213,7 +213,8 @@ fn whole_run(stats: &Value) -> Result<()> {
     let private = figure(stats, "/memory/private_bytes")?;
     eprintln!("  {} KiB are mini-vmm's own", private >> 10);
     // The driver writes the MSI-X table, which is in BAR 0, once for each vector that it uses. The
-    // kernel also masks all vectors twice; KVM coalesces these writes but for the first vector's.
+    // kernel also masks all vectors twice. KVM coalesces these writes, except for the first
+    // vector's.
     let registers = stats["exits"]["registers"].as_array().cloned();
     let table = registers.unwrap_or_default().into_iter();
     let table = table.filter(|register| {
@@ -229,7 +230,7 @@ fn whole_run(stats: &Value) -> Result<()> {
     })
 }
 
-/// All phases of the start are there.
+/// Expects all phases of the start.
 fn phases(stats: &Value) -> Result<()> {
     let phases = stats["phases"].as_array().cloned().unwrap_or_default();
     let named = |name: &str| {

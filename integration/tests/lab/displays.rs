@@ -93,7 +93,7 @@ fn check(outcome: &Outcome) -> Result<()> {
     Ok(())
 }
 
-/// Size and checksum of what L1 read.
+/// The size and checksum of a ROM that L1 read.
 fn l1_rom<'a>(outcome: &'a Outcome, key: &'a str, bdf: &str) -> Result<&'a str> {
     let rom = outcome
         .transcript
@@ -104,7 +104,8 @@ fn l1_rom<'a>(outcome: &'a Outcome, key: &'a str, bdf: &str) -> Result<&'a str> 
     expect(real, || format!("L1 says no {key} {bdf}")).map(|()| rom)
 }
 
-/// The guest read this ROM, and its frame buffer keeps what the guest writes at three offsets.
+/// Expects that the guest read this ROM, and that its frame buffer keeps the guest's writes at
+/// three offsets.
 fn check_display(run: &Run<'_>, bdf: &str, rom: &str) -> Result<()> {
     let said = format!("{bdf} {rom}");
     expect(run.guest("rom").any(|fact| fact == said), || {

@@ -92,7 +92,7 @@ fn as_explained(outcome: &Outcome) -> Result<()> {
     })
 }
 
-/// Fails at the first line that differs. The machine's directory keeps the text that was found.
+/// Fails at the first line that differs. The text is kept in the machine's directory.
 fn golden(name: &str, golden: &str, found: &str, dir: &Path) -> Result<()> {
     let kept = dir.join(name);
     let _ = std::fs::write(&kept, found);

@@ -26,11 +26,11 @@ pub fn all() -> Vec<Scenario> {
     ]
 }
 
-/// The card reports an error after which the host goes on, and in a second run an error after which
-/// the host resets the link. Each time the guest loses the card and runs on, and the card works
-/// again in L1.
+/// The card reports an error that the host survives. In a second run, it reports an error after
+/// which the host resets the link. Each time the guest loses the card and runs on, and the card
+/// works again in L1.
 ///
-/// The card is idle when the error comes: QEMU 7.2 dies of an assertion when MSI-X is turned off
+/// The card is idle when the error occurs: QEMU 7.2 fails an assertion when MSI-X is turned off
 /// while this card delays an interrupt (e1000e_intrmgr_on_msix_throttling_timer).
 fn failure(name: &'static str, iommu: &str) -> Scenario {
     let one = |bits| {

@@ -1,5 +1,5 @@
-//! Groups of several functions, given to one guest whole: the functions of one device, and the
-//! devices behind one bridge to conventional PCI.
+//! One guest gets a whole group of several functions: the functions of one device, or the devices
+//! behind one bridge to conventional PCI.
 
 use lab::Result;
 use lab::disk::{Controller, Disk};
@@ -70,7 +70,7 @@ fn in_one_group(outcome: &Outcome, disks: &[Disk], slots: [(&str, &str); 2]) -> 
     Ok(())
 }
 
-/// mini-vmm does not warn in a run in which nothing is wrong, not even at its end.
+/// mini-vmm prints no warning in a run without errors, not even at its end.
 fn no_complaint(run: &Run<'_>) -> Result<()> {
     for line in run.messages() {
         let lower = line.to_lowercase();

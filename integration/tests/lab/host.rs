@@ -25,7 +25,7 @@ pub fn all() -> Vec<Scenario> {
                 "run_vmm host check\nrun_vmm host check 00:05.0\nrun_vmm host list\n",
                 no_iommu,
             ),
-        // The firmware describes an IOMMU, and the kernel has been told not to use it.
+        // The firmware describes an IOMMU, but a kernel parameter turns it off.
         Scenario::new("host_check_with_the_iommu_off")
             .machine(|l1| l1.parameters = " intel_iommu=off")
             .disk(DISK)
@@ -203,7 +203,7 @@ fn checks(outcome: &Outcome) -> Result<()> {
     })
 }
 
-/// Devices that the host uses; then each remedy has been applied as the check names it.
+/// The host uses the devices. Then the script applies each remedy that the check names.
 fn used_devices(outcome: &Outcome) -> Result<()> {
     let busy = run(outcome, 4)?;
     exit(&busy, 1)?;
@@ -278,7 +278,7 @@ run_vmm host check
 run_vmm $boot --memory 256M --cmdline \"$cmdline\" --vfio 00:05.0
 ";
 
-/// A guest starts only after the remedy that the check names.
+/// A guest starts only after the script has applied the remedy that the check names.
 fn no_remapping(outcome: &Outcome) -> Result<()> {
     let name = "interrupt-remapping";
     let allow = "echo Y > /sys/module/iommufd/parameters/allow_unsafe_interrupts";
@@ -304,7 +304,8 @@ echo 0000:00:05.1 >$sys/0000:00:05.1/driver/unbind
 run_vmm host check 0000:00:05.0
 ";
 
-/// The driver is missing, then not loaded; then one of two functions of a group is bound.
+/// First the driver is missing; then it is not loaded; then only one of two functions of a group is
+/// bound.
 fn half_ready(outcome: &Outcome) -> Result<()> {
     only(outcome, 0, "FAIL", "vfio-pci", "CONFIG_VFIO_PCI")?;
     only(outcome, 1, "WARN", "vfio-pci", "as root: modprobe vfio-pci")?;
@@ -330,8 +331,8 @@ ulimit -l 1024
 run_vmm host check 0000:00:05.0
 ";
 
-/// The user may use neither KVM nor the device and may lock too little memory; after the remedies
-/// all is well.
+/// The user may use neither KVM nor the device, and may lock too little memory. After the remedies,
+/// every check passes.
 fn ordinary_user(outcome: &Outcome) -> Result<()> {
     let first = run(outcome, 0)?;
     exit(&first, 1)?;

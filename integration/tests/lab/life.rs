@@ -1,5 +1,5 @@
-//! How a guest's life ends and begins again: reboots, triple faults, and signals to mini-vmm. Each
-//! time the disk must work afterwards, in the guest or in L1.
+//! The end and the restart of a guest: reboots, triple faults, and signals to mini-vmm. Each time
+//! the disk must work afterwards, in the guest or in L1.
 
 use lab::command::{INTERFACES, Vmm};
 use lab::disk::Disk;
@@ -15,10 +15,10 @@ const DISK: Disk = Disk::new("lab-disk", 5);
 /// Boots of a guest in one run: the first one, and one after each of 50 reboots.
 const BOOTS: u64 = 51;
 
-/// What mini-vmm's allocator may keep. A page lost in each boot would be far more.
+/// The memory that mini-vmm's allocator may keep. A page lost in each boot would be far more.
 const MOST_GROWTH_KIB: u64 = 28;
 
-/// Waits until the guest reads and writes its disk, so that a signal comes during DMA.
+/// Waits until the guest reads and writes its disk, so that a signal arrives during DMA.
 const UNTIL_BUSY: &str = "await 'L2: looping' 90\nsleep 0.5";
 
 pub fn all() -> Vec<Scenario> {
@@ -47,7 +47,7 @@ fn rebooted_once(run: &Run<'_>) -> Result<()> {
     expect(texts == 2, || {
         format!("the guest read the disk in {texts} of its 2 boots")
     })?;
-    // The first boot writes this, and the second boot looks for it.
+    // The first boot writes this text, and the second boot reads it.
     expect(run.guest("boots").last() == Some("lab-disk boot 1"), || {
         "the second boot did not find what the first one wrote".into()
     })?;
@@ -56,7 +56,8 @@ fn rebooted_once(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// Many boots in one process: each works, and mini-vmm holds as much in the last as in the second.
+/// Many boots in one process: each boot works, and mini-vmm uses as much memory in the last boot as
+/// in the second.
 fn many_reboots(name: &'static str, interface: &'static str) -> Scenario {
     let reboots = Vmm::new("--memory 128M")
         .by(interface)
@@ -124,7 +125,7 @@ fn nothing_grew(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// With --no-reboot, a reboot is exit status 0 and a triple fault is 3.
+/// With --no-reboot, the exit status is 0 after a reboot and 3 after a triple fault.
 fn no_reboot() -> Scenario {
     let vmm = |words: &str| Vmm::new("-v --memory 512M --no-reboot").cmdline(words);
     Scenario::new("no_reboot_tells_a_reboot_from_a_triple_fault")
@@ -146,8 +147,8 @@ fn no_reboot() -> Scenario {
         })
 }
 
-/// SIGTERM and SIGINT are an orderly end. A process that a signal kills would show as 128 and the
-/// signal's number in the shell.
+/// After SIGTERM and SIGINT, mini-vmm ends in order. If a signal killed the process, the shell
+/// would show 128 and the signal's number.
 fn terminated() -> Scenario {
     let bdf = DISK.bdf();
     let vmm = |signal: &str| {
@@ -167,7 +168,7 @@ fn terminated() -> Scenario {
 }
 
 /// SIGKILL during reads and writes leaves nothing behind: L1's driver works with the device again,
-/// and so does the next run. By each interface.
+/// and so does the next run. Tested with each interface.
 fn killed() -> Scenario {
     let bdf = DISK.bdf();
     let scenario = Scenario::new("a_killed_vmm_leaves_nothing_behind")
@@ -200,7 +201,7 @@ fn killed() -> Scenario {
 
 fn was_killed(run: &Run<'_>) -> Result<()> {
     read(run, &DISK)?;
-    // The count is worth something only if it sees a running guest's pages, 512 MiB at least.
+    // The count is valid only if it contains the pages of a running guest, 512 MiB at least.
     let before = in_use(run, "while-alive")?;
     expect(before[0] >= 512 << 8 && before[1] > 3, || {
         format!("L1 sees too little of a running VMM's pages and files: {before:?}")
@@ -212,11 +213,11 @@ fn was_killed(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// Seconds from the start to a signal: RAM is being made present, is being mapped for DMA, or is
-/// mapped while the guest runs.
+/// Seconds from the start to a signal. The RAM is then being made present, is being mapped for DMA,
+/// or is mapped while the guest runs.
 const DELAYS: [&str; 6] = ["0.1", "0.2", "0.3", "0.5", "0.8", "1.2"];
 
-/// A signal at any moment of the start leaves nothing pinned or open.
+/// A signal at any moment of the start leaves no page pinned and no file open.
 fn ended_early() -> Scenario {
     let bdf = DISK.bdf();
     let mut script = String::new();

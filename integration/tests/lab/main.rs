@@ -114,8 +114,8 @@ fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial 
     .with_ignored_flag(ignored)
 }
 
-/// Only a host that lacks something is a reason to skip. A mini-vmm that does not build is a
-/// failure.
+/// Only a missing requirement of the host is a reason to skip. If mini-vmm does not build, the test
+/// fails.
 fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
     if lab::host::required() {
         return None;

@@ -1,4 +1,5 @@
-//! `managed=on`: however a run ends, L1's own driver has the disk again, and the disk works.
+//! `managed=on`: after every kind of end of a run, L1's own driver has the disk again, and the disk
+//! works.
 
 use lab::Result;
 use lab::disk::Disk;

@@ -1,5 +1,6 @@
-//! A mediated device: two serial ports that a driver of L1's kernel emulates
-//! (samples/vfio-mdev/mtty.c). They have I/O ports, and a pin that only the VMM can unmask.
+//! A mediated device: two serial ports that a driver in L1's kernel emulates
+//! (samples/vfio-mdev/mtty.c). The ports have I/O ports, and an interrupt pin that only the VMM can
+//! unmask.
 
 use lab::Result;
 use lab::command::Vmm;
@@ -13,7 +14,7 @@ const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 /// Lines that the guest sends through each port (integration/resources/l2-acts.sh).
 const LINES: usize = 20;
 
-/// The device is given by its UUID to the container and by its path to iommufd.
+/// The container gets the device by its UUID, and iommufd by its path.
 pub fn all() -> Vec<Scenario> {
     let vmm = |interface: &str, device: &str| {
         Vmm::new(format!("--memory 256M --iommu {interface}"))

@@ -1,7 +1,7 @@
 //! The number of MSI messages that a guest may use.
 //!
-//! Linux gives a device several MSI messages where the IOMMU remaps interrupts, and one message
-//! elsewhere. The device has 16; the guest must read the number that the host can give.
+//! Linux gives a device several MSI messages if the IOMMU remaps interrupts, otherwise one message.
+//! The device has 16 messages. The guest must read the number that the host can give.
 
 use lab::Result;
 use lab::command::Vmm;

@@ -1,5 +1,5 @@
-//! Bad VFIO input against the real kernel: one clear message, a hint, exit status 1, no panic, and
-//! no change of the host.
+//! Bad VFIO input with the real kernel: one clear message, a hint, exit status 1, no panic, and no
+//! change of the host.
 
 use lab::Result;
 use lab::disk::{Controller, Disk};
@@ -219,7 +219,7 @@ fn nodes_of_iommufd() -> [Case; 4] {
     ]
 }
 
-/// The last case of all, because the limit stays.
+/// This case is the last, because the limit stays in force.
 fn memlock(before: &'static str) -> Case {
     Case {
         user: "user",

@@ -1,4 +1,4 @@
-//! What the host asks of a running guest's device.
+//! Requests of the host for the device of a running guest.
 
 use lab::command::{INTERFACES, Vmm};
 use lab::disk::Disk;
@@ -7,7 +7,8 @@ use lab::scenario::Scenario;
 use lab::transcript::{Run, number};
 use lab::{Error, Result};
 
-/// An unbind that waited for the guest's own timeouts would take tens of seconds.
+/// The time limit of an unbind. An unbind that waits for the guest's own timeouts would take tens
+/// of seconds.
 const PATIENCE_MS: u64 = 2000;
 
 const DISK: Disk = Disk::new("lab-disk", 5);

@@ -1,4 +1,4 @@
-//! Devices without a reset of their own, when the guest reboots.
+//! Reboots of a guest whose devices cannot be reset one by one.
 
 use lab::Result;
 use lab::command::Vmm;

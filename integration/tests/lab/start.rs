@@ -1,5 +1,5 @@
-//! A guest's RAM of huge pages, and vCPUs that idle in the guest. The disk's DMA must find that
-//! RAM.
+//! A guest's RAM of huge pages, and vCPUs that idle in the guest. The disk's DMA must reach the
+//! huge pages.
 
 use lab::Result;
 use lab::command::Vmm;
@@ -9,7 +9,7 @@ use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 use lab::transcript::{Run, number};
 
-/// Pages of 2 MiB that L1 reserves: those of a guest of 512 MiB, and a few more.
+/// The number of 2 MiB pages that L1 reserves: the pages of a guest with 512 MiB, and a few more.
 const RESERVED: u64 = 264;
 const USED: u64 = 256;
 

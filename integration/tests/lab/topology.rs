@@ -1,5 +1,5 @@
-//! vCPUs as cores and threads: what Linux reads from the CPUID leaves and the ACPI tables, and
-//! interrupts for an APIC id above a gap.
+//! vCPUs as cores and threads: Linux reads the topology from CPUID and the ACPI tables. An
+//! interrupt must also reach an APIC ID above a gap.
 
 use lab::Result;
 use lab::command::Vmm;
@@ -8,7 +8,8 @@ use lab::expect::expect;
 use lab::scenario::Scenario;
 use lab::transcript::{Run, number};
 
-/// What Linux says of a CPU: its APIC id, its socket, the CPUs of its core and those of its socket.
+/// A CPU as Linux shows it: its APIC ID, its socket, the CPUs of its core and the CPUs of its
+/// socket.
 type Cpu = (u32, u32, &'static str, &'static str);
 
 /// By default each vCPU is a core.
@@ -24,7 +25,7 @@ const THREADS: &[Cpu] = &[
     (2, 0, "2-3", "0-3"),
     (3, 0, "2-3", "0-3"),
 ];
-/// No vCPU has the APIC id 3: a socket of three cores takes up four ids.
+/// No vCPU has the APIC ID 3: a socket of three cores uses four IDs.
 const SOCKETS: &[Cpu] = &[
     (0, 0, "0", "0-2"),
     (1, 0, "1", "0-2"),

@@ -1,5 +1,5 @@
-//! Virtual functions of an NVMe controller: given to a guest while the host keeps the physical
-//! function, and beside a guest that has the physical function, by the token that both share.
+//! Virtual functions of an NVMe controller. In one case the host keeps the physical function. In
+//! the other case another guest has the physical function, and both guests share a token.
 
 use std::path::PathBuf;
 
@@ -46,7 +46,8 @@ fn identity(run: &Run<'_>) -> Result<()> {
     })
 }
 
-/// The host reads by the physical function while the guest reads and writes by the virtual one.
+/// The host reads through the physical function while the guest reads and writes through the
+/// virtual function.
 fn beside_the_host() -> String {
     let one_run = |iommu: &str| {
         format!(
@@ -105,7 +106,7 @@ fn beside_a_guest() -> String {
          echo 0 >$sys/{PHYSICAL}/sriov_numvfs\n\
          kill $primary\nwait $primary || :\n\
          give_back {PHYSICAL}\n",
-        // iommufd asks for a token since Linux 6.18 only.
+        // iommufd asks for a token only since Linux 6.18.
         second(" --iommu container"),
         second(&format!(",vf-token={OTHER}")),
         second(&format!(",vf-token={TOKEN} --iommu iommufd")),

@@ -68,8 +68,8 @@ fn driver_of(host: &Host, bdf: Bdf) -> Result<Option<String>, BindError> {
     Ok(device.and_then(|d| d.driver))
 }
 
-/// Checks that a device has this driver now: a write that starts a probe does not always return the
-/// probe's error.
+/// Checks that a device has this driver now. A write that starts a probe may return no error
+/// although the probe failed.
 fn check_taken(host: &Host, bdf: Bdf, wanted: &str) -> Result<(), BindError> {
     let has = driver_of(host, bdf)?;
     if has.as_deref() == Some(wanted) {
@@ -135,8 +135,8 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
     }
 }
 
-/// The path of the node that a step concerns; `None` if the step concerns none or the device has
-/// none.
+/// The path of the node that a step concerns; `None` if the step concerns no node or the device has
+/// no node.
 pub(super) fn node_of(host: &Host, step: &Step) -> Option<PathBuf> {
     let Step::Own { bdf, target, .. } = step else {
         return None;
@@ -148,14 +148,15 @@ pub(super) fn node_of(host: &Host, step: &Step) -> Option<PathBuf> {
     }
 }
 
-/// The device's own node, for iommufd, if the device has one now.
+/// The path of the device's own node, for iommufd, if the device has a node now.
 fn device_node(host: &Host, bdf: Bdf) -> Option<PathBuf> {
     let dir = host.sysfs.device_path(bdf).join("vfio-dev");
     let name = fs::read_dir(dir).ok()?.next()?.ok()?.file_name();
     Some(host.paths.dev.join("vfio/devices").join(name))
 }
 
-/// The node whose owner a step changes; `None` if the node is missing or has that owner already.
+/// The node whose owner a step changes; `None` if there is no such node or it already has that
+/// owner.
 pub(super) fn changes_hands(host: &Host, step: &Step) -> Option<PathBuf> {
     let Step::Own { uid, .. } = step else {
         return None;
@@ -165,7 +166,7 @@ pub(super) fn changes_hands(host: &Host, step: &Step) -> Option<PathBuf> {
     (owner != *uid).then_some(path)
 }
 
-/// Makes a device what its record says it was, and removes the record.
+/// Returns a device to the state in its record, and removes the record.
 pub(super) fn give_back(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     let Some(record) = host.records.load(bdf)? else {
         return Ok(());
@@ -175,8 +176,8 @@ pub(super) fn give_back(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     host.records.remove(record.bdf)
 }
 
-/// Undoes one change of a device: makes the device what its record from before the change says. If
-/// there was no record, gives the device back.
+/// Undoes one change of a device: returns the device to the state in `before`, its record from
+/// before the change. Gives the device back if there was no record.
 pub(super) fn restore(host: &Host, bdf: Bdf, before: Option<Record>) -> Result<(), BindError> {
     let Some(before) = before else {
         return give_back(host, bdf);
@@ -187,8 +188,8 @@ pub(super) fn restore(host: &Host, bdf: Bdf, before: Option<Record>) -> Result<(
     host.records.save(&before)
 }
 
-/// A record of the change alone: what `now` has in addition to `before`. The virtual functions were
-/// made by the change if the earlier record has none.
+/// Makes a record of the changes between `before` and `now`. If `before` has no virtual functions,
+/// the change made them.
 fn added(before: &Record, now: Record) -> Record {
     Record {
         nodes: now
@@ -229,8 +230,8 @@ pub(super) fn steps_back(host: &Host, record: &Record, now: &Facts) -> Vec<Step>
     steps
 }
 
-/// Whether a node under /dev/vfio/devices belongs to another device now: the node is removed with
-/// the device's VFIO driver, and its name is given to the next device that is bound.
+/// Whether a node under /dev/vfio/devices belongs to another device now. The node is removed with
+/// the device's VFIO driver, and the kernel gives its name to the next device that is bound.
 fn is_stale(host: &Host, record: &Record, now: &Facts, target: &Target) -> bool {
     let Target::Path(path) = target else {
         return false;
@@ -268,8 +269,8 @@ pub(super) fn next_owner(
     }))
 }
 
-/// Moves the group's node from this record to the record of [`next_owner`], if there is one: the
-/// user keeps the node while another device of the group is bound for that user.
+/// Moves the group's node from this record to the record of [`next_owner`], if there is such a
+/// record: the user keeps the node while another device of the group is bound for that user.
 fn pass_node_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
     let Some(mut next_owner) = next_owner(host, &record, &[])? else {
         return Ok(record);
@@ -281,14 +282,14 @@ fn pass_node_on(host: &Host, mut record: Record) -> Result<Record, BindError> {
         .partition(|n| Some(&n.path) == path.as_ref());
     record.nodes = own;
     if !shared.is_empty() {
-        // The earliest owner comes first.
+        // The first entry holds the node's first owner.
         next_owner.nodes.splice(..0, shared);
         host.records.save(&next_owner)?;
     }
     Ok(record)
 }
 
-/// Gives a device that has no record to any driver that matches it.
+/// Gives a device without a record to any driver that matches it.
 pub(super) fn release(host: &Host, now: &Facts) -> Result<(), BindError> {
     for step in plan::release(now) {
         carry_out(host, &step)?;

@@ -1,5 +1,6 @@
-//! Checks that no process uses a device before its driver is unbound: the driver would wait for the
-//! process, perhaps forever, and virtual functions would be removed while they are used.
+//! Checks that no process uses a device before its driver is unbound. Otherwise the driver would
+//! wait for the process, perhaps forever, and virtual functions would be removed while they are in
+//! use.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,8 +12,8 @@ use crate::bind::plan::Step;
 use crate::bind::select::check_free;
 use crate::open_files::{Holder, holders};
 
-/// Checks that no process has the device or its group open. If the steps remove its virtual
-/// functions, these are checked in the same way, and must not be used by the host.
+/// Checks that no process has the device or its group open. If the steps remove the device's
+/// virtual functions, these are checked in the same way, and the host must not use them either.
 pub(super) fn check_unused(host: &Host, now: &Facts, steps: &[Step]) -> Result<(), BindError> {
     check_held(host, now)?;
     if !takes_functions(steps) {
@@ -33,8 +34,8 @@ pub(super) fn check_unused(host: &Host, now: &Facts, steps: &[Step]) -> Result<(
     Ok(())
 }
 
-/// Whether these steps remove a device's virtual functions. Any driver, vfio-pci included, removes
-/// them when it is unbound (Documentation/PCI/pci-iov-howto.rst).
+/// Whether these steps remove a device's virtual functions. Every driver removes them when the
+/// driver is unbound, vfio-pci included (Documentation/PCI/pci-iov-howto.rst).
 pub(super) fn takes_functions(steps: &[Step]) -> bool {
     steps
         .iter()
@@ -57,7 +58,8 @@ fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
     }
     let vfio = host.paths.dev.join("vfio");
     let group = facts.device.group;
-    // A host driver cannot have one device of a group while a guest has another device of it.
+    // While a guest has one device of a group, a host driver cannot have another device of the
+    // group.
     let members = group.and_then(|group| host.sysfs.group_members(group).ok());
     let members = members.unwrap_or_else(|| vec![facts.device.clone()]);
     let cdevs = members

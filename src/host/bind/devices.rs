@@ -12,10 +12,10 @@ use crate::bind::transaction::Transaction;
 use crate::bind::user::User;
 use crate::bind::{messages, plan};
 
-/// Binds all of the devices or none of them. Returns one line of text for each message.
+/// Binds all of the devices, or changes nothing. Returns the messages, one line each.
 ///
-/// A device that has a VFIO driver already keeps it. A device is refused if host drivers have other
-/// devices of its group: the host would lose the device, and no guest could use it.
+/// A device that has a VFIO driver already keeps that driver. A device is refused if host drivers
+/// have other devices of its group: the host would lose the device, and no guest could use it.
 ///
 /// # Errors
 /// A request that cannot be met, or a failed step. Then all changes are undone, or the error says
@@ -36,8 +36,8 @@ pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError
     Ok(lines)
 }
 
-/// Refuses a physical function that has virtual functions: its driver removes them when it is
-/// unbound, even if they are in use.
+/// Refuses a physical function that has virtual functions: when its driver is unbound, the driver
+/// removes the virtual functions, even if they are in use.
 fn check_functions(facts: &Facts) -> Result<(), BindError> {
     let made = facts.functions.map_or(0, |functions| functions.made);
     if made == 0 || facts.device.is_vfio() {
@@ -49,7 +49,7 @@ fn check_functions(facts: &Facts) -> Result<(), BindError> {
     })
 }
 
-/// Refuses a device of which mediated devices are made: its driver removes them when it is unbound
+/// Refuses a device that has mediated devices: when its driver is unbound, the driver removes them
 /// (Documentation/driver-api/vfio-mediated-device.rst).
 fn check_mediated(host: &Host, facts: &Facts) -> Result<(), BindError> {
     if facts.device.is_vfio() {
@@ -76,14 +76,14 @@ fn bind_devices(
         if !request.force {
             check_free(host, &device.facts.device, request.owner.is_some())?;
         }
-        // --force does not skip these: a rollback could not make the lost devices again.
+        // --force does not skip these checks: a rollback could not restore the lost devices.
         check_functions(&device.facts)?;
         check_mediated(host, &device.facts)?;
     }
     if request.dry_run {
         return Ok(dry_run(host, &wanted, user));
     }
-    // Modules are loaded before the first change: a failure to load one changes nothing.
+    // All modules are loaded before the first change, so that a failed load changes nothing.
     let drivers = wanted
         .iter()
         .map(|w| driver_for(host, w.facts.bdf(), &w.facts.modalias));

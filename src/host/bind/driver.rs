@@ -53,8 +53,8 @@ pub fn choose(modalias: &str, aliases: &str) -> Driver {
     }
 }
 
-/// Whether a text matches a pattern in which `*` stands for any text, as fnmatch(3) does for
-/// aliases. The time is linear in the lengths for each star.
+/// Whether a text matches a pattern in which `*` stands for any text, as in fnmatch(3). For each
+/// `*`, the time is linear in the lengths.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
@@ -69,7 +69,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
                 t += 1;
             }
             _ => match &mut star {
-                // The star matches one byte more.
+                // Extend the text of the `*` by one byte.
                 Some((at, taken)) => {
                     *taken += 1;
                     (p, t) = (*at + 1, *taken);

@@ -29,20 +29,20 @@ pub enum BindError {
         device_list(.others)
     )]
     Shared {
-        /// The device that was named.
+        /// The device that the user named.
         bdf: Bdf,
         /// Its group.
         group: u32,
         /// The members that host drivers have.
         others: Vec<PciDevice>,
     },
-    /// The driver of a bridge keeps the group from being used.
+    /// The bridge's driver keeps guests from using the group.
     #[error(
         "the bridge {bridge} keeps IOMMU group {group}, and {bdf} with it, from being used by a \
          guest"
     )]
     BridgeInGroup {
-        /// The device that was named.
+        /// The device that the user named.
         bdf: Bdf,
         /// Its group.
         group: u32,
@@ -54,11 +54,11 @@ pub enum BindError {
     InUse {
         /// The device.
         bdf: Bdf,
-        /// Each use, in a few words.
+        /// The uses, a few words each.
         uses: Vec<String>,
         /// A remedy for the first use; `None` if the host cannot do without the device.
         remedy: Option<String>,
-        /// Whether the device was to be bound for a run, whose command has no `--force`.
+        /// Whether the bind was for a run. The command of a run has no `--force`.
         run: bool,
     },
     /// A guest, or another program that uses VFIO, has the device open.
@@ -84,7 +84,7 @@ pub enum BindError {
     FunctionInUse {
         /// The physical function.
         physical: Bdf,
-        /// The function in use, and by what.
+        /// The virtual function, and the reason why it is in use.
         cause: Box<BindError>,
     },
     /// `--vfs`, and host drivers have other devices of a virtual function's group.
@@ -95,7 +95,7 @@ pub enum BindError {
         /// The devices and the group.
         cause: Box<BindError>,
     },
-    /// `unbind` of a device that no VFIO driver has.
+    /// `unbind` of a device that has no VFIO driver.
     #[error("PCI device {0} is not bound to vfio-pci, so there is nothing to give back")]
     NotBound(Bdf),
     /// `--vfs` for a device without SR-IOV.
@@ -108,7 +108,7 @@ pub enum BindError {
         bdf: Bdf,
         /// How many the device can have.
         most: u32,
-        /// How many were asked for.
+        /// How many the user asked for.
         asked: u32,
     },
     /// `--vfs` for a device that has virtual functions.
@@ -119,7 +119,7 @@ pub enum BindError {
         /// How many there are.
         made: u32,
     },
-    /// A physical function that is to be bound itself while it has virtual functions.
+    /// A physical function that has virtual functions cannot be bound itself.
     #[error("PCI device {bdf} would lose its {made} virtual functions")]
     WouldLoseFunctions {
         /// The physical function.
@@ -127,7 +127,7 @@ pub enum BindError {
         /// How many there are.
         made: u32,
     },
-    /// A device of which mediated devices are made.
+    /// A device with mediated devices cannot be bound.
     #[error("PCI device {bdf} would lose its mediated devices {}", uuid_list(.uuids))]
     WouldLoseMediated {
         /// The device.
@@ -143,7 +143,7 @@ pub enum BindError {
     NoDriver {
         /// The module.
         module: String,
-        /// What modprobe said.
+        /// The last line that modprobe printed.
         source: io::Error,
     },
     /// The kernel refused a write.
@@ -164,7 +164,7 @@ pub enum BindError {
         /// The errno.
         source: io::Error,
     },
-    /// The driver did not take the device when the kernel offered it.
+    /// The driver did not bind the device when the kernel offered it.
     #[error("{wanted} did not take PCI device {bdf}, which has {}", driver(.has))]
     NotTaken {
         /// The device.
@@ -190,17 +190,17 @@ pub enum BindError {
         /// The errno.
         source: io::Error,
     },
-    /// A file that is not a record.
+    /// The file is not a record.
     #[error("{} is not a record of mini-vmm", .0.display())]
     BadRecord(PathBuf),
-    /// A file that is not a journal.
+    /// The file is not a journal.
     #[error(
         "{} is not a journal of mini-vmm, so the change that a killed command began stays \
          unfinished",
         .0.display()
     )]
     BadJournal(PathBuf),
-    /// A record that a later program has written.
+    /// A newer version of the program wrote the record.
     #[error(
         "the record {} has version {version}, which this mini-vmm does not know",
         .path.display()
@@ -211,7 +211,7 @@ pub enum BindError {
         /// The version in the file.
         version: String,
     },
-    /// A journal that a later program has written.
+    /// A newer version of the program wrote the journal.
     #[error(
         "the journal {} has version {version}, which this mini-vmm does not know: a later one \
          was killed while it changed devices",
@@ -223,10 +223,10 @@ pub enum BindError {
         /// The version in the file.
         version: String,
     },
-    /// Another command has the lock for too long.
+    /// Another command kept the lock for too long.
     #[error("another mini-vmm has been changing devices for more than 30 seconds")]
     Busy,
-    /// The process that gives a run's devices back could not be started.
+    /// The guardian, the process that gives a run's devices back, could not be started.
     #[error("cannot start the process that gives devices back when this one is killed")]
     Guardian(#[source] io::Error),
     /// A step failed, and the steps before it were undone.
@@ -280,7 +280,7 @@ fn undone(left: &[BindError]) -> String {
     format!("not all changes could be undone: {}", left.join("; "))
 }
 
-/// The hint where there is no remedy.
+/// The hint for a device that the host must keep.
 const LEAVE: &str = "leave it to the host";
 /// What to do without a journal.
 const LOOK: &str = "see with `mini-vmm host list` which devices have no driver or a VFIO driver, \
@@ -303,7 +303,7 @@ impl BindError {
         }
     }
 
-    /// How the use of a device is ended, or ignored.
+    /// The way to end or ignore the use of a device.
     fn end_use(&self) -> Option<String> {
         let force = "or force it, as root:";
         Some(match self {
@@ -339,7 +339,7 @@ impl BindError {
         })
     }
 
-    /// How a device is given back where its record or the journal cannot be read.
+    /// The way to give a device back if its record or the journal cannot be read.
     fn do_without_record(&self) -> Option<String> {
         Some(match self {
             Self::BadRecord(path) => forget(path),
@@ -359,7 +359,7 @@ impl BindError {
         })
     }
 
-    /// What to ask for instead, or what to change on the host first.
+    /// The corrected request, or the change that the host needs first.
     fn correct_request(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {
@@ -415,7 +415,7 @@ impl BindError {
     }
 }
 
-/// How a device is given back without its record.
+/// The way to give a device back without its record.
 fn forget(record: &Path) -> String {
     let bdf = record.file_name().unwrap_or_default().to_string_lossy();
     format!(

@@ -31,7 +31,7 @@ pub struct Functions {
     pub made: u32,
     /// How many can exist.
     pub most: u32,
-    /// Whether the host's drivers bind new ones.
+    /// Whether host drivers bind new virtual functions.
     pub autoprobe: bool,
 }
 
@@ -76,8 +76,8 @@ impl Facts {
         self.device.bdf
     }
 
-    /// The `modalias` that the virtual functions will have, as far as is known before they exist:
-    /// they have another device ID (VF Device ID, PCI Express 6.0, 9.3.3.11).
+    /// The expected `modalias` of the virtual functions before they exist: they have another device
+    /// ID (VF Device ID, PCI Express 6.0, 9.3.3.11).
     pub fn functions_modalias(&self) -> String {
         let number = text(&self.device.path.join("sriov_vf_device"));
         let (Ok(number), Some((vendor, rest))) = (
@@ -107,14 +107,14 @@ pub fn virtual_functions(sysfs: &Sysfs, physical: Bdf) -> Vec<Bdf> {
     numbered.into_iter().map(|(_, bdf)| bdf).collect()
 }
 
-/// The first line of an attribute; empty if there is none.
+/// The first line of an attribute; empty if the attribute is missing.
 fn text(path: &Path) -> String {
     let bytes = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
-/// Makes an error that names what could not be read.
+/// Makes an error that names the device or group whose facts could not be read.
 pub(super) fn unreadable(what: String) -> impl FnOnce(io::Error) -> BindError {
     move |source| BindError::Sysfs { what, source }
 }

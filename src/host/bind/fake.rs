@@ -1,6 +1,6 @@
-//! A made-up host in a temporary directory. Its kernel does on a write what Linux does
-//! (drivers/base/bus.c, drivers/pci/pci-driver.c, drivers/pci/iov.c), and fails where a test asks
-//! for a failure.
+//! A made-up host in a temporary directory. Its kernel reacts to a write as Linux does
+//! (drivers/base/bus.c, drivers/pci/pci-driver.c, drivers/pci/iov.c). A test can make a change
+//! fail.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
@@ -23,14 +23,14 @@ pub enum Fault {
     Never,
     /// Once, at the change with this number.
     At(usize),
-    /// From that change on.
+    /// At each change from this number on.
     From(usize),
-    /// Never, but the program is killed after that change, by a panic that the program does not
-    /// catch.
+    /// The kernel never fails, but the program is killed after the change with this number, by a
+    /// panic that the program does not catch.
     Killed(usize),
 }
 
-/// What the kernel knows that sysfs does not show.
+/// The state of the kernel that sysfs does not show.
 #[derive(Default)]
 struct State {
     /// The driver that matches a device by its identity.
@@ -42,7 +42,7 @@ struct State {
     owners: BTreeMap<PathBuf, (u32, u32)>,
     fault: Fault,
     changes: usize,
-    /// Every change, as the command that would make it.
+    /// Every change, as the equivalent shell command.
     log: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ fn errno(number: i32) -> io::Result<()> {
 }
 
 impl FakeHost {
-    /// A host with these drivers.
+    /// A host where these drivers are loaded.
     pub fn new(drivers: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let root = dir.as_path().to_owned();
@@ -102,7 +102,7 @@ impl FakeHost {
         self
     }
 
-    /// Writes an attribute of a device without the kernel's effects.
+    /// Writes an attribute of a device; the kernel does not react.
     pub fn set(&self, bdf: &str, name: &str, text: impl AsRef<[u8]>) {
         let bdf: Bdf = bdf.parse().unwrap();
         fs::write(self.kernel.device(bdf).join(name), text).unwrap();
@@ -131,7 +131,7 @@ impl FakeHost {
         symlink(self.dir.as_path().join(node), process.join("fd/9")).unwrap();
     }
 
-    /// Ends that process.
+    /// Ends all processes that have a node open.
     pub fn close_all(&self) {
         fs::remove_dir_all(self.dir.as_path().join("proc/4711")).unwrap();
     }
@@ -278,7 +278,7 @@ impl FakeKernel {
         Some(text.trim().to_owned()).filter(|t| t != "(null)")
     }
 
-    /// The probe of a driver. A VFIO driver makes the nodes.
+    /// A driver's probe of a device. A VFIO driver also makes the nodes.
     fn attach(&self, bdf: Bdf, driver: &str) -> io::Result<()> {
         if self.lock().refuses.contains(&(driver.into(), bdf)) {
             return Err(io_error());
@@ -301,7 +301,7 @@ impl FakeKernel {
         if !driver.contains("vfio") {
             return;
         }
-        // vfio-pci removes them when it is unbound (drivers/vfio/pci/vfio_pci_core.c).
+        // vfio-pci removes virtual functions when it is unbound (drivers/vfio/pci/vfio_pci_core.c).
         if fs::read_link(self.device(bdf).join("virtfn0")).is_ok() {
             self.make_functions(bdf, 0).unwrap();
         }
@@ -331,8 +331,8 @@ impl FakeKernel {
         }
     }
 
-    /// The driver that may bind a device: that of its override, or the one that matches its
-    /// identity.
+    /// The driver that may bind a device: the driver in its override, or the driver that matches
+    /// the device.
     fn driver_for(&self, bdf: Bdf) -> Option<String> {
         let natural = self.lock().natural.get(&bdf).cloned();
         let driver = self.override_of(bdf).or(natural)?;
@@ -351,7 +351,7 @@ impl FakeKernel {
         if refused { Err(io_error()) } else { Ok(()) }
     }
 
-    /// Ends a change, and perhaps the program.
+    /// Records a completed change. Kills the program here if the test asks for that.
     fn done(&self, command: String) -> io::Result<()> {
         let mut state = self.lock();
         state.log.push(command);
@@ -361,12 +361,12 @@ impl FakeKernel {
         Ok(())
     }
 
-    /// The changes since the last call, as commands.
+    /// Returns the changes since the last call, as commands.
     pub fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().log)
     }
 
-    /// A path of the made-up host as it would be on a real host.
+    /// Converts a path of the made-up host to the path on a real host.
     fn real(&self, path: &Path) -> String {
         format!("/{}", path.strip_prefix(&self.root).unwrap().display())
     }

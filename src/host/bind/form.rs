@@ -1,7 +1,7 @@
 //! The form of the files under /run/mini-vmm: one JSON object with a `version`.
 //!
-//! Version 1 was a text of lines ([`super::old_form`]). This program does not read a file of a
-//! later version: the meaning of its fields may differ.
+//! Version 1 was a text of lines ([`super::old_form`]). The program refuses a file of a later
+//! version: its fields may have another meaning.
 
 use pci::Bdf;
 use serde::de::{DeserializeOwned, Error};
@@ -9,15 +9,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use vmm::sys::process::Process;
 
-/// The version that is written and read.
+/// The version that the program writes.
 const VERSION: u32 = 2;
 
-/// Why a file cannot be read.
+/// The reason why a file cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FormError {
-    /// The bytes are not what any version of this program writes.
+    /// The file was not written by any version of this program, or is damaged.
     Damaged,
-    /// The file has this version.
+    /// The file has another version, named here.
     Unknown(String),
 }
 
@@ -33,17 +33,17 @@ struct Version {
     version: Value,
 }
 
-/// Makes a file's text of a record or of the journal.
+/// Makes the text of a file from a record or the journal.
 pub(super) fn to_text<T: Serialize>(content: &T) -> serde_json::Result<String> {
     let version = VERSION;
     let text = serde_json::to_string_pretty(&Versioned { version, content })?;
     Ok(text + "\n")
 }
 
-/// Reads what [`to_text`] made. Unknown fields are skipped.
+/// Reads a text that [`to_text`] made. Unknown fields are skipped.
 ///
 /// # Errors
-/// When it is damaged, or of another version.
+/// The text is damaged, or has another version.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormError> {
     let damaged = |_| FormError::Damaged;
     let Version { version } = serde_json::from_slice(bytes).map_err(damaged)?;
@@ -59,7 +59,7 @@ pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bdf,
     text.parse().map_err(D::Error::custom)
 }
 
-/// Reads an address that may be missing.
+/// Reads an address, or `null`.
 pub(super) fn optional_address<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Bdf>, D::Error> {
@@ -87,7 +87,7 @@ pub(super) fn write_run<S: Serializer>(
     run.map(Run).serialize(serializer)
 }
 
-/// Reads the process of a run, which may be missing.
+/// Reads the process of a run, or `null`.
 pub(super) fn run<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Process>, D::Error> {
     let run = Option::<Run>::deserialize(deserializer)?;
     Ok(run.map(|Run(process)| process))

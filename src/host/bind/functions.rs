@@ -1,4 +1,4 @@
-//! `host bind --vfs N`: makes virtual functions of a device and binds them.
+//! `host bind --vfs N`: makes virtual functions of a device and binds these functions.
 
 use crate::bind::apply::driver_for;
 use crate::bind::error::BindError;

@@ -1,4 +1,4 @@
-//! The host that devices are bound on.
+//! The host whose devices are bound.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::bind::kernel::{Kernel, Running};
 use crate::bind::records::Records;
 use crate::paths::HostPaths;
 
-/// This host, or one made up for a test.
+/// This host, or a made-up host for a test.
 pub struct Host {
     /// /sys.
     pub sysfs: Sysfs,
@@ -35,7 +35,7 @@ impl Default for Host {
 }
 
 impl Host {
-    /// The directory of a driver, whether or not the driver is loaded.
+    /// The directory of a driver in sysfs. The directory exists only if the driver is loaded.
     pub(super) fn driver_path(&self, driver: &str) -> PathBuf {
         self.sysfs.path("bus/pci/drivers").join(driver)
     }

@@ -1,9 +1,10 @@
 //! The journal: the devices of an unfinished change, for the recovery after a kill.
 //!
-//! One file holds all devices of the change. The file exists before the first device is changed,
-//! and removing the file commits the change. A process that finds the file has the lock, so the
-//! process that wrote the file has ended. For each device the file holds the record to return to:
-//! recovery then undoes a killed bind and finishes a killed unbind in the same way.
+//! One file lists all devices of the change. The file is written before the first device is
+//! changed, and removing the file commits the change. Only a process with the lock reads the file,
+//! so the process that wrote it has ended. For each device the file holds the record to return to.
+//! Recovery then works the same way for both commands: it undoes a killed bind and finishes a
+//! killed unbind.
 
 use std::{fs, io};
 
@@ -50,15 +51,15 @@ fn parse(bytes: &[u8]) -> Result<Vec<Entry>, FormError> {
 }
 
 impl Records {
-    /// Writes the journal, with all devices that the change has begun with.
+    /// Writes the journal with all devices of the change.
     pub(super) fn begin(&self, entries: &[Entry]) -> Result<(), BindError> {
         self.replace(NAME, &Journal { devices: entries })
     }
 
-    /// Reads the journal; empty if there is none.
+    /// Reads the journal. The result is empty if there is no journal.
     ///
     /// # Errors
-    /// A journal that cannot be read.
+    /// The journal cannot be read.
     pub(super) fn begun(&self) -> Result<Vec<Entry>, BindError> {
         let path = self.file(NAME);
         match fs::read(&path) {

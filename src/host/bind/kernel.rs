@@ -1,13 +1,13 @@
-//! The kernel that makes the changes: the running one, or one made up for a test.
+//! The kernel that makes the changes: the running kernel, or a made-up kernel for a test.
 
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{fs, io};
 
-/// Makes changes of the host.
+/// The changes that commands make on the host.
 pub trait Kernel: Send + Sync {
-    /// Writes an attribute of sysfs: one write(2), whose errno is the kernel's answer.
+    /// Writes an attribute of sysfs with a single write(2), which returns the kernel's error.
     ///
     /// # Errors
     /// The errno.
@@ -19,7 +19,7 @@ pub trait Kernel: Send + Sync {
     /// The errno.
     fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()>;
 
-    /// A node's user and group.
+    /// The user and the group that own a node.
     ///
     /// # Errors
     /// The errno.

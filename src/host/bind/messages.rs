@@ -1,4 +1,4 @@
-//! Messages of `host bind` to the user: the steps of a dry run, and what was done with each device.
+//! Messages of `host bind` to the user: the steps of a dry run, and the result for each device.
 
 use crate::bind::driver::Driver;
 use crate::bind::facts::Facts;
@@ -7,8 +7,8 @@ use crate::bind::plan::Step;
 use crate::bind::record::Record;
 use crate::bind::user::User;
 
-/// The steps as shell commands, after the commands that load missing drivers. A command that
-/// several devices need, for example for the node of a group, is printed once.
+/// The steps as shell commands, after the commands that load missing drivers. If several devices
+/// need the same command, for example for the node of a group, the command is printed once.
 pub(super) fn dry_run(host: &Host, drivers: &[Driver], steps: &[Step]) -> Vec<String> {
     let missing = drivers
         .iter()
@@ -23,7 +23,7 @@ pub(super) fn dry_run(host: &Host, drivers: &[Driver], steps: &[Step]) -> Vec<St
     lines
 }
 
-/// What was done with a device.
+/// The message for a device that was bound.
 pub(super) fn bound(before: &Facts, driver: &Driver) -> String {
     let bdf = before.bdf();
     let group = before
@@ -40,7 +40,7 @@ pub(super) fn bound(before: &Facts, driver: &Driver) -> String {
     }
 }
 
-/// What was done with a physical function, or with one of its virtual functions.
+/// The message for a physical function, or for one of its virtual functions.
 pub(super) fn function(record: &Record) -> String {
     let bdf = record.bdf;
     match (record.functions, &record.bound, record.group) {
@@ -52,7 +52,7 @@ pub(super) fn function(record: &Record) -> String {
     }
 }
 
-/// The nodes that the user may open now, and what the user still lacks.
+/// The nodes that the user may open now, and the permissions that the user still lacks.
 pub(super) fn about_user(host: &Host, records: &[Record], user: &User) -> Vec<String> {
     let mut nodes: Vec<_> = records
         .iter()

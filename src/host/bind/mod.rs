@@ -6,18 +6,18 @@
 //!                                   └─► --dry-run                  a run, a crash
 //! ```
 //!
-//! Every command that changes the host takes the lock of the records, and first recovers what
-//! killed commands and runs have left.
+//! Every command that changes the host first takes the lock of the records. It then recovers from
+//! killed commands and killed runs.
 //!
 //! | file | content |
 //! | --- | --- |
 //! | `devices`, `functions`, `unbind` | the commands |
-//! | `select`, `check_unused` | the devices of a command, and whether they may be taken |
+//! | `select`, `check_unused` | the devices of a command, and checks that they are not in use |
 //! | `plan`, `apply` | steps as data, and their execution |
-//! | `transaction`, `journal`, `recover` | all devices or none, also after a kill |
-//! | `record`, `records`, `form`, `old_form` | what a device was before, kept under /run/mini-vmm |
-//! | `facts`, `driver`, `user`, `host`, `kernel` | what is read, and who writes |
-//! | `messages`, `error` | what the user reads |
+//! | `transaction`, `journal`, `recover` | binding all devices or no device, also after a kill |
+//! | `record`, `records`, `form`, `old_form` | the earlier state of each device, in /run/mini-vmm |
+//! | `facts`, `driver`, `user`, `host`, `kernel` | facts about the host, and writes to it |
+//! | `messages`, `error` | texts for the user |
 
 mod apply;
 mod check_unused;

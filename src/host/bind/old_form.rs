@@ -1,7 +1,8 @@
 //! Reads records and the journal of version 1: lines of a word and a value.
 //!
-//! Such files are under /run/mini-vmm if the program was replaced by a newer one while devices were
-//! bound. A record of version 1 that changes is written in the current form ([`super::form`]).
+//! Such files exist in /run/mini-vmm if the program was replaced by a newer version while devices
+//! were bound. When a record of version 1 changes, it is written in the current form
+//! ([`super::form`]).
 
 use pci::Bdf;
 use vmm::sys::process::Process;
@@ -13,7 +14,7 @@ const RECORD: &str = "mini-vmm record 1";
 /// The first line of the journal.
 const JOURNAL: &str = "mini-vmm change 1";
 
-/// Reads a record; `None` if the text is not one. Unknown lines are skipped.
+/// Reads a record; `None` if the text is not a record. Unknown lines are skipped.
 pub(super) fn record(bdf: Bdf, text: &str) -> Option<Record> {
     let mut lines = text.lines();
     if lines.next() != Some(RECORD) {
@@ -55,8 +56,8 @@ pub(super) fn record(bdf: Bdf, text: &str) -> Option<Record> {
     Some(record)
 }
 
-/// Reads the journal: each device of the change, and its record from before the change, if it had
-/// one. `None` if the text is not a journal.
+/// Reads the journal: each device of the change, and its record from before the change if there was
+/// a record. `None` if the text is not a journal.
 pub(super) fn journal(text: &str) -> Option<Vec<(Bdf, Option<Record>)>> {
     let rest = text.strip_prefix(JOURNAL)?.strip_prefix('\n')?;
     let mut devices: Vec<(Bdf, String)> = Vec::new();

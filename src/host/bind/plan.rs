@@ -1,8 +1,8 @@
 //! Plans: lists of steps, made from facts. A plan changes nothing. It is printed as shell commands
 //! (`--dry-run`), or executed by [`super::apply`].
 //!
-//! Plans use driver_override and never new_id: driver_override concerns one device, while new_id
-//! leaves a driver that would bind the next device with the same IDs, too
+//! Plans use driver_override and never new_id. driver_override concerns a single device. After
+//! new_id, the driver would also bind the next device with the same IDs
 //! (Documentation/ABI/testing/sysfs-bus-pci).
 
 use std::fmt;
@@ -22,9 +22,9 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 pub enum Target {
     /// The node of a group, for containers.
     Group(u32),
-    /// The node of a device, for iommufd. Its name is known once the device is bound.
+    /// The node of a device, for iommufd. The kernel chooses its name when the device is bound.
     Device(Bdf),
-    /// A node whose owner was changed before.
+    /// A node whose owner an earlier bind changed.
     Path(PathBuf),
 }
 
@@ -33,11 +33,11 @@ pub enum Target {
 pub enum Step {
     /// Load a driver.
     Load(Driver),
-    /// Set the only driver that may bind a device, or allow any.
+    /// Set the only driver that may bind a device, or allow any driver.
     Override {
         /// The device.
         bdf: Bdf,
-        /// The driver.
+        /// The driver; `None` allows any driver.
         to: Option<String>,
     },
     /// Unbind a device from its driver.
@@ -47,7 +47,7 @@ pub enum Step {
         /// The driver that has the device.
         driver: String,
     },
-    /// Have the kernel look for a driver for a device.
+    /// Let the kernel look for a driver for a device.
     Probe {
         /// The device.
         bdf: Bdf,
@@ -61,14 +61,14 @@ pub enum Step {
         /// The driver.
         driver: String,
     },
-    /// Set whether the host's drivers bind new virtual functions.
+    /// Set whether host drivers bind new virtual functions.
     Autoprobe {
         /// The physical function.
         bdf: Bdf,
-        /// Whether they bind them.
+        /// Whether host drivers bind them.
         on: bool,
     },
-    /// Make virtual functions, or remove them all.
+    /// Make virtual functions, or remove all of them.
     Functions {
         /// The physical function.
         bdf: Bdf,
@@ -79,7 +79,7 @@ pub enum Step {
     TakeFunctions {
         /// The physical function.
         bdf: Bdf,
-        /// The driver that they get, as far as is known before they exist.
+        /// The expected driver of the functions. The functions do not exist yet.
         driver: String,
         /// The user that gets their nodes.
         uid: Option<u32>,
@@ -116,7 +116,7 @@ pub fn take(facts: &Facts, driver: &Driver, user: Option<&User>) -> Vec<Step> {
     steps
 }
 
-/// Makes virtual functions and keeps the host's drivers from binding them.
+/// Makes virtual functions, and keeps host drivers from binding them.
 pub fn make_functions(
     facts: &Facts,
     count: u32,
@@ -141,8 +141,8 @@ pub fn make_functions(
     steps
 }
 
-/// Gives a device's nodes to a user: that of its group, which all devices of the group share, and
-/// its own.
+/// Gives a device's nodes to a user: the group's node, which all devices of the group share, and
+/// the device's own node.
 pub fn own(facts: &Facts, user: &User) -> Vec<Step> {
     let (bdf, group) = (facts.bdf(), facts.device.group);
     let targets = group
@@ -159,17 +159,17 @@ pub fn own(facts: &Facts, user: &User) -> Vec<Step> {
         .collect()
 }
 
-/// Makes a device what its record says it was, whichever step of a bind or unbind was the last. A
-/// change that another program has made since is kept.
+/// Returns a device to the state in its record. The last step of a bind or unbind may have been
+/// any. If another program has changed the device since, that change is kept.
 ///
-/// `loaded`: whether the driver that the device had is loaded.
+/// `loaded`: whether the device's earlier driver is loaded.
 pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     let bdf = record.bdf;
     let mut steps: Vec<_> = record
         .nodes
         .iter()
         .enumerate()
-        // A node that changed its owner twice goes to its first owner.
+        // If a node changed its owner twice, the node goes to its first owner.
         .filter(|(at, node)| !record.nodes.iter().take(*at).any(|n| n.path == node.path))
         .map(|(_, node)| Step::Own {
             bdf,
@@ -193,7 +193,8 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     let by_us = has == Some(bound);
     let theirs = has.is_some() && !by_us && has != record.driver.as_ref();
     let at = now.driver_override.as_ref();
-    // This plan may have been interrupted between its two overrides, below.
+    // The override belongs to this program if it names the VFIO driver. The override may also be
+    // empty: an earlier give-back was then interrupted between its two overrides (below).
     let ours = at == Some(bound) || (at.is_none() && !theirs);
     let then = if ours {
         record.driver_override.as_ref()
@@ -208,8 +209,8 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
         steps.extend(change(at, then));
         return steps;
     }
-    // The kernel binds a device to no other driver than that of its override. The earlier override
-    // may name another driver than the one that had the device: then it is set after the bind.
+    // An override lets only the driver that it names bind the device. If the earlier override names
+    // another driver than the device's earlier driver, it is set after the bind.
     let during = then.filter(|then| record.driver.as_ref().is_none_or(|driver| driver == *then));
     steps.extend(change(at, during));
     if by_us {
@@ -234,7 +235,7 @@ pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
     steps
 }
 
-/// Gives a device to any driver that matches it, where its earlier driver is not known.
+/// Gives a device to any driver that matches it. The device's earlier driver is not known.
 pub fn release(now: &Facts) -> Vec<Step> {
     let bdf = now.bdf();
     let mut steps = Vec::new();
@@ -296,7 +297,7 @@ impl fmt::Display for Step {
                 match target {
                     Target::Group(group) => write!(f, "/dev/vfio/{group}"),
                     Target::Path(path) => write!(f, "{}", path.display()),
-                    // Printed above.
+                    // The arm above prints this target.
                     Target::Device(_) => Ok(()),
                 }
             }

@@ -1,4 +1,4 @@
-//! What a device was before it was bound, and what was done with it.
+//! A device's state before it was bound, and the changes that were made.
 
 use std::path::PathBuf;
 
@@ -9,24 +9,25 @@ use vmm::sys::process::Process;
 use crate::bind::facts::Facts;
 use crate::bind::form::{address, optional_address, run, write_run};
 
-/// The owner that a node had before a user got the node.
+/// A node, and its owner before a user got it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// The node under /dev/vfio.
     pub path: PathBuf,
-    /// Its user.
+    /// The earlier user.
     pub uid: u32,
-    /// Its group.
+    /// The earlier group.
     pub gid: u32,
 }
 
-/// What a device was, and what was done with it. The field names are the JSON keys of its file.
+/// A device's state before it was bound, and the changes that were made. The names of the fields
+/// are the keys in the record's JSON file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// The device.
     #[serde(rename = "device", deserialize_with = "address")]
     pub bdf: Bdf,
-    /// The device's identity, from its attribute `modalias`: after a hot plug, another device may
+    /// The device's identity, from its attribute `modalias`. After a hot plug, another device may
     /// have the same address.
     pub modalias: String,
     /// The device's IOMMU group.
@@ -35,23 +36,24 @@ pub struct Record {
     /// The driver that the device had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// That driver's module, in case it has to be loaded again.
+    /// The module of that driver, in case the module must be loaded again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module: Option<String>,
     /// The driver_override that the device had.
     #[serde(rename = "override", skip_serializing_if = "Option::is_none")]
     pub driver_override: Option<String>,
-    /// The VFIO driver that the device got; `None` when it keeps its own driver.
+    /// The VFIO driver that the device got; `None` if the device keeps its driver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound: Option<String>,
-    /// The device that this one was bound along with: both go back together.
+    /// The named device along with which this device was bound. Both devices are given back
+    /// together.
     #[serde(
         default,
         deserialize_with = "optional_address",
         skip_serializing_if = "Option::is_none"
     )]
     pub along: Option<Bdf>,
-    /// The run that the device is for: the device goes back at that run's end.
+    /// The run for which the device is bound. The device is given back when the run ends.
     #[serde(
         default,
         deserialize_with = "run",
@@ -59,23 +61,23 @@ pub struct Record {
         skip_serializing_if = "Option::is_none"
     )]
     pub owner: Option<Process>,
-    /// The user that got the device's nodes.
+    /// The user who got the device's nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<u32>,
-    /// The nodes that changed their owner.
+    /// The nodes whose owner changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<Node>,
     /// How many virtual functions were made of the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub functions: Option<u32>,
-    /// Whether the host's drivers took new virtual functions before. The setting is off only while
-    /// functions are made here.
+    /// Whether host drivers bound new virtual functions before. The setting is off only while `host
+    /// bind` makes functions.
     #[serde(default)]
     pub autoprobe: bool,
 }
 
 impl Record {
-    /// A record that holds no more than the address.
+    /// An empty record with only the address.
     pub(super) fn new(bdf: Bdf) -> Self {
         Self {
             bdf,
@@ -106,7 +108,8 @@ impl Record {
         }
     }
 
-    /// Whether the record is of this device, and not of another that had the address before.
+    /// Whether the record belongs to this device, and not to another device that had the address
+    /// before.
     pub fn is_of(&self, device: &Facts) -> bool {
         self.bdf == device.bdf() && self.modalias == device.modalias
     }

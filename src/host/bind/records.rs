@@ -1,5 +1,5 @@
-//! The records of this host: one file a device under /run/mini-vmm, by which any later process can
-//! give the device back.
+//! The records of this host: one file for each device in /run/mini-vmm. Any later process can give
+//! the device back with this file.
 //!
 //! A record is written before the device's first change, so that a later process can recover after
 //! a kill at any moment. A record is replaced as a whole: a reader sees the old one or the new one.
@@ -22,7 +22,7 @@ use crate::bind::form::FormError;
 use crate::bind::record::Record;
 use crate::bind::{form, old_form};
 
-/// How long another command may take: a driver can need seconds to let go of a device.
+/// The time limit for another command with the lock. A driver may need seconds to release a device.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The records of this host.
@@ -48,10 +48,10 @@ impl Records {
         move |source| BindError::Record { path, source }
     }
 
-    /// Takes the lock; waits for another process that has it.
+    /// Takes the lock, and waits while another process has the lock.
     ///
     /// # Errors
-    /// The directory cannot be made or written, or the wait takes too long.
+    /// The directory cannot be created or written, or the wait takes too long.
     pub fn lock(&self) -> Result<Lock, BindError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o755);
@@ -81,10 +81,10 @@ impl Records {
         self.file(&bdf.to_string())
     }
 
-    /// A device's record, if it has one.
+    /// A device's record, if there is a record.
     ///
     /// # Errors
-    /// A file that cannot be read, or is not a record.
+    /// The file cannot be read, or is not a record.
     pub fn load(&self, bdf: Bdf) -> Result<Option<Record>, BindError> {
         let path = self.path(bdf);
         match fs::read(&path) {
@@ -128,15 +128,16 @@ impl Records {
         Ok(loaded.filter_map(Result::transpose).collect())
     }
 
-    /// Writes a device's record, and replaces an earlier one.
+    /// Writes a device's record in place of an earlier record.
     ///
     /// # Errors
-    /// The record cannot be written; an earlier one is unchanged.
+    /// The record cannot be written. An earlier record is unchanged.
     pub fn save(&self, record: &Record) -> Result<(), BindError> {
         self.replace(&record.bdf.to_string(), record)
     }
 
-    /// Replaces a file as a whole: a reader sees all of the old one or all of the new one.
+    /// Replaces a file as a whole: a reader sees either the complete old file or the complete new
+    /// file.
     pub(super) fn replace<T: Serialize>(&self, name: &str, content: &T) -> Result<(), BindError> {
         let path = self.file(name);
         let new = self.file(&format!("{name}.new"));
@@ -166,13 +167,13 @@ impl Records {
     }
 }
 
-/// Parses a device's record, in the current form or in that of version 1.
+/// Parses a device's record, in the current form or in the form of version 1.
 fn parse(bdf: Bdf, bytes: &[u8]) -> Result<Record, FormError> {
     if let Some(record) = old_form::record(bdf, &String::from_utf8_lossy(bytes)) {
         return Ok(record);
     }
     let record: Record = form::parse(bytes)?;
-    // A file under the name of another device is not that device's record.
+    // A file with the name of another device is not that device's record.
     let is_of = record.bdf == bdf;
     is_of.then_some(record).ok_or(FormError::Damaged)
 }
@@ -311,7 +312,7 @@ mod tests {
             assert_eq!(records.damaged().unwrap().len(), 1);
             assert_eq!(fs::read_to_string(&path).unwrap(), other);
         }
-        // A field that a later program of the same version adds changes nothing.
+        // A field that a newer program of the same version adds is ignored.
         fs::write(&path, text.replacen('{', "{\n  \"later\": [1],", 1)).unwrap();
         assert_eq!(records.load(full.bdf).unwrap(), Some(full));
     }

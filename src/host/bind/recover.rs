@@ -1,5 +1,5 @@
-//! Recovery, which each command that changes the host does first: it finishes or undoes the change
-//! of a killed command, gives back the devices of killed runs, and reports damaged records.
+//! Recovery. Each command that changes the host first finishes or undoes the change of a killed
+//! command, gives back the devices of killed runs, and reports damaged records.
 
 use pci::Bdf;
 use tracing::{debug, warn};
@@ -48,7 +48,7 @@ pub(super) fn recover_journal(host: &Host) -> Result<Vec<Bdf>, BindError> {
     let mut recovered = Vec::new();
     for entry in entries.into_iter().rev() {
         let bdf = entry.bdf;
-        // Another process may have opened the device since.
+        // Another process may have opened the device since the kill.
         let outcome =
             check_free_to_restore(host, bdf).and_then(|()| restore(host, bdf, entry.before));
         match outcome {
@@ -77,7 +77,7 @@ fn check_free_to_restore(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     }
 }
 
-/// Gives back the devices of killed runs, and removes the records of devices that are gone.
+/// Gives back the devices of killed runs. Removes the records of devices that no longer exist.
 fn recover_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
     let mut recovered = Vec::new();
     for record in host.records.all()? {
@@ -88,7 +88,8 @@ fn recover_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
             host.records.remove(bdf)?;
             continue;
         };
-        // A process that has the device open keeps it, even if the run has ended.
+        // If a process has the device open, the device is not given back, even if the run has
+        // ended.
         if !is_abandoned(&record)
             || check_unused(host, &now, &steps_back(host, &record, &now)).is_err()
         {
@@ -105,13 +106,14 @@ fn recover_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
     Ok(recovered)
 }
 
-/// Whether a record belongs to a run that has ended.
+/// Whether the record names a run that has ended.
 pub(super) fn is_abandoned(record: &Record) -> bool {
     record.owner.is_some_and(|owner| !owner.lives())
 }
 
-/// Refuses a device that belongs to another running run, and the other devices of its group: their
-/// drivers could not come back while a guest has the group. `asking`: the run that asks.
+/// Refuses a device that belongs to another running run, and the other devices of its group: a host
+/// driver could not bind them while a guest uses the group. `asking` is the run that wants the
+/// device.
 pub(super) fn check_owner(
     host: &Host,
     device: &Facts,
@@ -128,7 +130,7 @@ pub(super) fn check_owner(
     });
     match theirs {
         Some((bdf, run)) => Err(BindError::Owned { bdf, run: run.pid }),
-        // A record that cannot be read is an error before the first change.
+        // If the record cannot be read, the command fails before its first change.
         None => host.records.load(device.bdf()).map(drop),
     }
 }

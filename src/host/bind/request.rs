@@ -7,16 +7,17 @@ use vmm::sys::process::Process;
 pub struct BindRequest {
     /// The addresses, as the user wrote them.
     pub addresses: Vec<String>,
-    /// Bind all devices of their IOMMU groups.
+    /// Bind all devices of the IOMMU groups.
     pub group: bool,
     /// Bind devices that the host uses, too.
     pub force: bool,
-    /// The user that may open the nodes.
+    /// The user who may open the nodes.
     pub user: Option<String>,
-    /// Make this many virtual functions of each device and bind those instead.
+    /// Make this many virtual functions of each device, and bind these functions instead of the
+    /// device.
     pub functions: Option<u32>,
-    /// Print the steps and do nothing.
+    /// Print the steps, and change nothing.
     pub dry_run: bool,
-    /// The run that the devices are for.
+    /// The run for which the devices are bound.
     pub owner: Option<Process>,
 }

@@ -1,4 +1,4 @@
-//! Selects the devices of a command, and checks that the host can do without them.
+//! Selects the devices of a command, and checks that the host does not need them.
 
 use pci::Bdf;
 use vmm::hostinfo::name::{HostName, parse_address};
@@ -9,13 +9,14 @@ use crate::bind::facts::{Facts, unreadable};
 use crate::bind::host::Host;
 use crate::in_use::in_use;
 
-/// A device to bind. `along` is the named device of whose group it is, if it was not named itself.
+/// A device to bind. `along` is the named device whose group brought this device in; `None` if the
+/// user named the device itself.
 pub(super) struct Wanted {
     pub(super) facts: Facts,
     pub(super) along: Option<Bdf>,
 }
 
-/// The devices that the user named, each once.
+/// The devices that the user named. A device that is named twice is in the list once.
 pub(super) fn named(host: &Host, addresses: &[String]) -> Result<Vec<Facts>, BindError> {
     let mut found: Vec<Facts> = Vec::new();
     for address in addresses {
@@ -43,8 +44,8 @@ pub(super) fn parse_pci(address: &str) -> Result<Bdf, BindError> {
     }
 }
 
-/// The named devices, and with `group` all devices of their groups. Without `group`, no other
-/// device may keep a group from being used by a guest.
+/// The named devices, and with `group` also all devices of their groups. Without `group`, an error
+/// if another device keeps guests from using a group.
 pub(super) fn with_group(
     host: &Host,
     named: Vec<Facts>,
@@ -89,8 +90,8 @@ pub(super) fn with_group(
     Ok(wanted)
 }
 
-/// Checks that the host can do without a device. An interface that is up but has no address is no
-/// use. `run`: whether the device is bound for a run.
+/// Checks that the host does not need a device. An interface that is up but has no address does not
+/// count as a use. `run`: whether the device is bound for a run.
 pub(super) fn check_free(host: &Host, device: &PciDevice, run: bool) -> Result<(), BindError> {
     if device.is_vfio() {
         return Ok(());
@@ -102,7 +103,7 @@ pub(super) fn check_free(host: &Host, device: &PciDevice, run: bool) -> Result<(
     if serious.is_empty() {
         return Ok(());
     }
-    // If one use has no remedy, ending the others does not help.
+    // If one use has no remedy, a remedy for the other uses does not help.
     let remedies: Option<Vec<_>> = serious.iter().map(|u| u.remedy()).collect();
     Err(BindError::InUse {
         bdf,

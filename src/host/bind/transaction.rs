@@ -1,4 +1,4 @@
-//! A transaction: devices are bound one after the other, and all of them or none stay bound.
+//! A transaction binds devices one after the other. If one bind fails, all devices are given back.
 
 use std::io;
 
@@ -20,11 +20,11 @@ use crate::bind::user::User;
 /// A transaction that has begun.
 pub(super) struct Transaction<'a> {
     host: &'a Host,
-    /// The run that the devices are for.
+    /// The run for which the devices are bound.
     owner: Option<Process>,
-    /// The user that gets the nodes.
+    /// The user who gets the nodes.
     user: Option<&'a User>,
-    /// The record of each device, before the transaction and now.
+    /// For each device: its record before the transaction, and its record now.
     changed: Vec<(Option<Record>, Record)>,
 }
 
@@ -56,7 +56,7 @@ impl<'a> Transaction<'a> {
         self.check_handed_over(facts)
     }
 
-    /// Gives the nodes of a device that is bound already to the user.
+    /// Gives the nodes of a device that is already bound to the user.
     pub(super) fn keep(&mut self, facts: &Facts, user: &User) -> Result<(), BindError> {
         let before = self.host.records.load(facts.bdf())?;
         let record = before.clone().unwrap_or_else(|| Record {
@@ -73,8 +73,8 @@ impl<'a> Transaction<'a> {
         self.check_handed_over(facts)
     }
 
-    /// Makes virtual functions and binds them. The device has none yet, so functions in an earlier
-    /// record are gone.
+    /// Makes virtual functions and binds them. The device has no virtual functions now, so the
+    /// functions in an earlier record no longer exist.
     pub(super) fn make_functions(
         &mut self,
         facts: &Facts,
@@ -99,7 +99,8 @@ impl<'a> Transaction<'a> {
         self.run(plan::make_functions(facts, count, driver, self.user))
     }
 
-    /// Writes journal and record. From here on the device can be given back, also after a kill.
+    /// Writes the journal and the record. From this point on the device can be given back, also
+    /// after a kill.
     fn begin(&mut self, before: Option<Record>, record: Record) -> Result<(), BindError> {
         self.changed.push((before, record));
         let entries = self.changed.iter().map(|(before, record)| Entry {
@@ -136,9 +137,10 @@ impl<'a> Transaction<'a> {
         self.check_groups(physical)
     }
 
-    /// Checks the groups of the new functions, which are not known before the functions exist.
-    /// Without ACS on their path, functions are in the group of the physical function, and its host
-    /// driver keeps the group from guests (PCI Express 6.0, 6.12).
+    /// Checks the groups of the new functions. The groups are known only after the functions exist.
+    /// Without ACS on the path, a function is in the group of the physical function. The host
+    /// driver of the physical function then keeps guests from using the group (PCI Express 6.0,
+    /// 6.12).
     fn check_groups(&self, physical: Bdf) -> Result<(), BindError> {
         for bdf in virtual_functions(&self.host.sysfs, physical) {
             let facts = Facts::read(&self.host.sysfs, bdf)?.ok_or(BindError::NoDevice(bdf))?;
@@ -152,7 +154,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Changes the owner of a node. The record keeps the earlier owner, and is saved first.
+    /// Changes the owner of a node. The record with the earlier owner is saved first.
     fn own(&mut self, step: &Step) -> Result<(), BindError> {
         let (Some(path), Some((_, record))) =
             (changes_hands(self.host, step), self.changed.last_mut())
@@ -169,7 +171,7 @@ impl<'a> Transaction<'a> {
         carry_out(self.host, step)
     }
 
-    /// Checks that the device has a node to hand over: that of its group, its own, or both,
+    /// Checks that the device has a node for the user: the group's node, its own node, or both,
     /// depending on the kernel.
     fn check_handed_over(&self, facts: &Facts) -> Result<(), BindError> {
         let Some(user) = self.user else {
@@ -187,7 +189,7 @@ impl<'a> Transaction<'a> {
         })
     }
 
-    /// Commits by removing the journal. If that fails, undoes everything.
+    /// Removes the journal, which commits the transaction. If that fails, undoes all changes.
     pub(super) fn end(self) -> Result<Vec<Record>, BindError> {
         match self.host.records.end() {
             Ok(()) => Ok(self.changed.into_iter().map(|(_, record)| record).collect()),
@@ -195,7 +197,7 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Undoes everything, the last device first.
+    /// Undoes all changes, the last device first.
     pub(super) fn undo(self, cause: BindError) -> BindError {
         if self.changed.is_empty() {
             return cause;
@@ -212,8 +214,9 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// Makes the record of a device. If there is a record already, a bind was not undone completely:
-/// then the facts may show what that bind left, and the earlier record counts.
+/// Makes the record of a device. If a record exists already, an earlier bind was not undone
+/// completely. The device may then be in the state that the bind left, so the earlier record's
+/// values are kept.
 fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
     let mut record = Record::of(facts);
     if let Some(old) = earlier.filter(|old| old.is_of(facts)) {
@@ -225,7 +228,8 @@ fn fresh(facts: &Facts, earlier: Option<Record>) -> Record {
             record.driver_override = old.driver_override;
         }
         record.user = old.user;
-        // Without its VFIO driver a device has no nodes, and the names belong to other devices.
+        // A device without its VFIO driver has no nodes. The names in the earlier record belong to
+        // other devices.
         if facts.device.driver.is_some() && facts.device.driver == old.bound {
             record.nodes = old.nodes;
         }

@@ -1,8 +1,9 @@
-//! `host unbind`: a device with a record becomes what it was; for any other, the kernel looks for a
-//! driver.
+//! `host unbind`: returns a device with a record to its earlier state. For a device without a
+//! record, the kernel looks for a driver.
 //!
-//! Unlike a bind, an unbind is no transaction: a device that cannot be given back keeps its record,
-//! and the others go back. To bind those again would be further from what the user asked for.
+//! Unlike a bind, an unbind is no transaction. If a device cannot be given back, it keeps its
+//! record, and the other devices are given back. To bind these again would be further from the
+//! user's wish.
 
 use pci::Bdf;
 use vmm::sys::process::Process;
@@ -24,24 +25,24 @@ use crate::bind::select::parse_pci;
 pub struct UnbindRequest {
     /// The addresses, as the user wrote them.
     pub addresses: Vec<String>,
-    /// Give back devices that a guest uses, too.
+    /// Give back devices even if a guest uses them.
     pub force: bool,
-    /// Print the steps and do nothing.
+    /// Print the steps, and change nothing.
     pub dry_run: bool,
 }
 
 /// A device to give back, with its facts and steps.
 type Going = (Back, Option<(Facts, Vec<Step>)>);
 
-/// How a device is given back.
+/// The way to give a device back.
 enum Back {
-    /// As the record says.
+    /// The device returns to the state in this record.
     To(Record),
-    /// To any driver that matches it.
+    /// The device goes to any driver that matches it.
     Free(Facts),
-    /// The device was given back already, or is gone.
+    /// The device was already given back, or no longer exists.
     Done(Bdf),
-    /// The device was not bound.
+    /// The device is not bound.
     Never(Bdf),
 }
 
@@ -54,7 +55,7 @@ impl Back {
         }
     }
 
-    /// The device as it is now, and the steps; `None` if there is nothing to do.
+    /// The device's facts now, and the steps; `None` if there is nothing to do.
     fn plan(&self, host: &Host) -> Result<Option<(Facts, Vec<Step>)>, BindError> {
         Ok(match self {
             Self::To(record) => Facts::read(&host.sysfs, record.bdf)?.map(|now| {
@@ -67,17 +68,17 @@ impl Back {
     }
 }
 
-/// The result of an unbind: a line for each device that was given back, and the errors of the
-/// others.
+/// The result of an unbind: a line for each device that was given back, and an error for each other
+/// device.
 pub type Outcome = (Vec<String>, Vec<BindError>);
 
-/// Gives devices back. Devices that were bound along with a named one go with it, and so do its
-/// virtual functions if they are removed. Of several named devices, one that cannot be given back
-/// becomes an error of the [`Outcome`], and the others go back.
+/// Gives devices back. If a device was bound along with a named device, it is given back too.
+/// Virtual functions are given back too if they are removed. With several named devices, a device
+/// that cannot be given back becomes an error in the [`Outcome`], and the others are given back.
 ///
 /// # Errors
-/// A request that cannot be met; with a single named device also why it cannot be given back. Then
-/// nothing was done.
+/// The request cannot be met. With a single named device, an error is also returned if that device
+/// cannot be given back. Nothing was changed then.
 pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError> {
     let (lock, recovered) = if request.dry_run {
         (None, Vec::new())
@@ -112,7 +113,7 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
         outcome.1.extend(going.iter().filter_map(never));
         return Ok(outcome);
     }
-    // Recovery begins with the last entry.
+    // Recovery starts with the last entry.
     let entries: Vec<_> = going.iter().rev().filter_map(entry).collect();
     host.records.begin(&entries)?;
     for (back, _) in going {
@@ -126,8 +127,8 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
     Ok(outcome)
 }
 
-/// The steps as shell commands, without the change of a group's node that another device's user
-/// keeps.
+/// The steps as shell commands. The list leaves out a change of a group's node if the user of
+/// another device keeps the node.
 fn printed(host: &Host, going: &[Going]) -> Result<Vec<String>, BindError> {
     let bdfs: Vec<_> = going.iter().map(|(back, _)| back.bdf()).collect();
     let mut lines = Vec::new();
@@ -152,7 +153,8 @@ fn never((back, _): &Going) -> Option<BindError> {
     }
 }
 
-/// The journal's entry: if this process is killed, the next command gives the device back.
+/// The device's entry in the journal. If this process is killed, the next command gives the device
+/// back.
 fn entry((back, _): &Going) -> Option<Entry> {
     match back {
         Back::To(record) => Some(Entry {
@@ -163,8 +165,8 @@ fn entry((back, _): &Going) -> Option<Entry> {
     }
 }
 
-/// Gives back the devices of a run. A device that cannot be given back now goes back at a later
-/// command.
+/// Gives back the devices of a run. If a device cannot be given back now, a later command gives it
+/// back.
 ///
 /// # Errors
 /// The records cannot be locked or read.
@@ -181,7 +183,7 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
             continue;
         }
         let back = Back::To(record);
-        // Another process may have opened a device that this run has closed.
+        // Another process may have opened the device after this run closed it.
         let free = back
             .plan(host)
             .and_then(|plan| plan.map_or(Ok(()), |(now, steps)| check_unused(host, &now, &steps)));
@@ -193,7 +195,8 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
     Ok(outcome)
 }
 
-/// A named device, after the devices that go with it. Devices in `going` are omitted.
+/// A named device, after the devices that must be given back with it. Devices in `going` are left
+/// out.
 fn find(
     host: &Host,
     named: Bdf,
@@ -218,8 +221,8 @@ fn find(
     Ok(found)
 }
 
-/// Checks that all of these can be given back: the named device first, whose error says more. It is
-/// the last of the list.
+/// Checks that all of these devices can be given back. The named device, which is the last of the
+/// list, is checked first, because its error says more.
 fn check(host: &Host, found: &[Going]) -> Result<(), BindError> {
     for (now, steps) in found.iter().rev().filter_map(|(_, plan)| plan.as_ref()) {
         check_owner(host, now, None)?;
@@ -235,7 +238,7 @@ fn back(host: &Host, bdf: Bdf, recovered: &[Bdf]) -> Result<Back, BindError> {
         (_, Some(now)) if now.device.is_vfio() => Back::Free(now),
         // The recovery of this command has just given the device back.
         (_, Some(_)) if recovered.contains(&bdf) => Back::Done(bdf),
-        // A device without driver and record was left so by another program, or by a person.
+        // Another program, or a person, left the device without a driver and without a record.
         (_, Some(now)) if now.device.driver.is_none() => Back::Free(now),
         (_, Some(_)) => Back::Never(bdf),
         (Some(_), None) => Back::Done(bdf),

@@ -1,4 +1,4 @@
-//! The user that gets a device's nodes, and what else that user needs for a run.
+//! The user who gets a device's nodes, and the permissions that the user still needs for a run.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +19,7 @@ pub struct User {
 }
 
 impl User {
-    /// Finds a user by name or number, in /etc/passwd, and where else getent(1) looks.
+    /// Finds a user by name or number, in /etc/passwd and in the other sources of getent(1).
     ///
     /// # Errors
     /// There is no such user.
@@ -90,7 +90,8 @@ impl User {
         })
     }
 
-    /// What the user lacks besides the device's nodes, one sentence each.
+    /// The permissions and limits that the user lacks, one sentence each. The device's nodes are
+    /// not included.
     pub fn needs(&self, dev: &Path) -> Vec<String> {
         let groups = fs::read_to_string("/etc/group").unwrap_or_default();
         let name = &self.name;
@@ -100,7 +101,8 @@ impl User {
                 "{name} may not open /dev/kvm; as root: usermod -aG kvm {name} (then log in again)"
             ));
         }
-        // One of the two is enough: a run uses the one that it may open.
+        // The user needs only one of the two nodes: a run uses the interface whose node it may
+        // open.
         let iommu = ["vfio/vfio", "iommu"].map(|node| self.may_use(&dev.join(node), &groups));
         if !iommu.contains(&Some(true)) && iommu.contains(&Some(false)) {
             needs.push(format!(
@@ -165,7 +167,7 @@ mod tests {
             needs.len() == 2 && needs[0].contains("/dev/vfio/vfio"),
             "{needs:?}"
         );
-        // Its own group may.
+        // The node's own group may.
         node("kvm", 0o060);
         let gid = fs::metadata(dev.as_path().join("kvm")).unwrap().gid();
         let member = User {

@@ -1,5 +1,5 @@
-//! Checks that RAM and BARs, laid out as in a run, fit into the address widths of processor and
-//! IOMMU.
+//! Checks that the guest's RAM and BARs, laid out as in a run, fit into the address widths of the
+//! processor and of the IOMMU.
 
 use pci::addr::Range;
 use vmm::layout::Layout;
@@ -10,7 +10,7 @@ use crate::facts::{DeviceFacts, HostFacts};
 
 const NAME: &str = "addresses";
 
-/// The finding; `None` if the processor's address width is unknown.
+/// Returns the finding; `None` if the processor's address width is unknown.
 pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding> {
     let bits = host.cpu.phys_bits?;
     let all = devices.iter().flat_map(|d| &d.details.bars);
@@ -60,7 +60,7 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
     } else if known {
         Finding::pass(NAME, format!("{what}, and the IOMMU reaches them"))
     } else {
-        // The width of the IOMMU's addresses is known once the device is opened.
+        // VFIO tells the width of the IOMMU's addresses only after the device is opened.
         Finding::pass(
             NAME,
             format!("{what}, clear of the IOMMU's reserved ranges"),
@@ -68,7 +68,7 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
     })
 }
 
-/// The ranges that the IOMMUs of all devices can map; everything if there is no IOMMU.
+/// The ranges that the IOMMUs of all devices can map. Without an IOMMU, all addresses.
 fn reach(devices: &[DeviceFacts]) -> Vec<Range> {
     let everything: Vec<_> = Range::inclusive(0, u64::MAX).into_iter().collect();
     devices.iter().fold(everything, |ranges, device| {

@@ -69,8 +69,8 @@ fn group(facts: &DeviceFacts) -> Finding {
     }
 }
 
-/// A finding for each other device of the group. A host driver of one is a warning, and a failure
-/// once the checked device is bound.
+/// A finding for each other device of the group. If a host driver has such a device, the finding is
+/// a warning, or a failure if the checked device is already bound.
 fn members(facts: &DeviceFacts) -> Vec<Finding> {
     const NAME: &str = "group-member";
     let bdf = facts.device.bdf;
@@ -106,8 +106,8 @@ fn driver(facts: &DeviceFacts) -> Finding {
     }
 }
 
-/// The node that a run opens: the device's own if iommufd can be used, otherwise that of its group.
-/// It exists while the device is bound.
+/// The node that a run opens: the device's own node if iommufd can be used, otherwise the group's
+/// node. The node exists only while the device is bound.
 fn node(facts: &DeviceFacts, host: &HostFacts) -> Option<Finding> {
     const NAME: &str = "permission";
     let group = facts.device.group.filter(|_| facts.device.is_vfio())?;
@@ -158,8 +158,8 @@ fn reset(facts: &DeviceFacts) -> Finding {
     }
 }
 
-/// The power state (Documentation/ABI/testing/sysfs-bus-pci: power_state). A sleeping device is
-/// woken when it is opened.
+/// The power state (Documentation/ABI/testing/sysfs-bus-pci: power_state). Opening a device wakes
+/// it.
 fn power(facts: &DeviceFacts) -> Finding {
     const NAME: &str = "power";
     let wake = format!(
@@ -178,8 +178,8 @@ fn rom(facts: &DeviceFacts) -> Finding {
     const NAME: &str = "rom";
     let boot_display = facts.uses.contains(&Use::BootDisplay);
     match facts.details.rom {
-        // Reads then return the firmware's copy of the ROM in RAM, which the firmware may have
-        // changed (arch/x86/pci/fixup.c, pci_fixup_video).
+        // For the boot display, a read of the ROM returns the firmware's copy in RAM. The firmware
+        // may have changed the copy (arch/x86/pci/fixup.c, pci_fixup_video).
         Some(size) if boot_display => Finding::warn(
             NAME,
             format!(

@@ -1,32 +1,32 @@
-//! A judged fact, and its level.
+//! A finding: a judged fact with its level.
 
 use pci::Bdf;
 use serde::Serialize;
 
-/// What a fact means for passing a device through.
+/// The meaning of a fact for passing a device through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// The fact is as it should be.
     Pass,
-    /// Passing through works less well than it could, or works after a later step, such as a bind.
+    /// Passthrough works, but worse than it could, or only after a further step such as a bind.
     Warn,
-    /// Passing through does not work.
+    /// Passthrough does not work.
     Fail,
 }
 
-/// One fact, judged.
+/// A judged fact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The name of the check, which does not change between versions.
     pub name: &'static str,
     /// The device that was checked; `None` for the host.
     pub device: Option<Bdf>,
-    /// The judgement.
+    /// The level.
     pub level: Level,
     /// The fact, in a few words.
     pub text: String,
-    /// The remedy; `None` exactly if the check passes.
+    /// The remedy; `None` if the check passes.
     pub fix: Option<String>,
 }
 
@@ -72,7 +72,7 @@ impl Finding {
     }
 }
 
-/// Whether no check fails: the exit status is 0 then.
+/// Whether no check fails. The exit status is 0 then.
 pub fn is_good(findings: &[Finding]) -> bool {
     findings.iter().all(|f| f.level != Level::Fail)
 }

@@ -20,7 +20,7 @@ pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
     findings.into_iter().flatten().collect()
 }
 
-/// The remedy that sets a kernel parameter permanently, on common distributions.
+/// The remedy that sets a kernel parameter permanently on common distributions.
 fn parameter(text: &str) -> String {
     format!(
         "boot with {text}: add it to GRUB_CMDLINE_LINUX in /etc/default/grub, then as root: \
@@ -104,8 +104,9 @@ fn iommu(host: &HostFacts) -> Finding {
     }
 }
 
-/// Interrupt remapping; `None` without an IOMMU. Containers and iommufd have separate switches that
-/// allow devices without it. A run uses iommufd if it can.
+/// Checks interrupt remapping; `None` without an IOMMU. Containers and iommufd each have a switch
+/// that allows devices without interrupt remapping. The check reads the switch of the interface
+/// that a run would use: iommufd if it is available.
 fn interrupts(host: &HostFacts) -> Option<Finding> {
     const NAME: &str = "interrupt-remapping";
     if host.iommu.units.is_empty() {
@@ -186,7 +187,7 @@ fn container(host: &HostFacts) -> Finding {
     }
 }
 
-/// iommufd, which is not needed if containers are available: never worse than a warning.
+/// Checks iommufd. A missing iommufd is at most a warning, because a run can use a container.
 fn iommufd(host: &HostFacts) -> Finding {
     const NAME: &str = "iommufd";
     match (host.iommufd_node, host.iommufd) {
@@ -207,7 +208,7 @@ fn iommufd(host: &HostFacts) -> Finding {
     }
 }
 
-/// Free memory; `None` if /proc does not say.
+/// Checks free memory; `None` if /proc does not show it.
 fn memory(host: &HostFacts) -> Option<Finding> {
     const NAME: &str = "memory";
     let memory = host.memory?;
@@ -234,8 +235,8 @@ fn memory(host: &HostFacts) -> Option<Finding> {
     })
 }
 
-/// The limit of locked memory. All memory of the guest is pinned, which counts against the limit
-/// (drivers/vfio/vfio_iommu_type1.c).
+/// Checks the limit of locked memory. VFIO pins all memory of the guest, and pinned memory counts
+/// against the limit (drivers/vfio/vfio_iommu_type1.c).
 fn memlock(host: &HostFacts) -> Finding {
     const NAME: &str = "memlock";
     let wanted = size_text(host.wanted);
@@ -266,8 +267,8 @@ fn memlock(host: &HostFacts) -> Finding {
     }
 }
 
-/// Transparent huge pages (Documentation/admin-guide/mm/transhuge.rst). The VMM asks for them with
-/// madvise(2), so the mode `madvise` is enough.
+/// Checks transparent huge pages (Documentation/admin-guide/mm/transhuge.rst). A run requests them
+/// with madvise(2), so the mode `madvise` is enough.
 fn huge_pages(host: &HostFacts) -> Finding {
     const NAME: &str = "huge-pages";
     match host.huge_pages.as_deref() {

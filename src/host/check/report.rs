@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::check::finding::{Finding, Level, is_good};
 use crate::style::{Style, WIDTH, fill};
 
-/// Columns of a name.
+/// Columns of a check's name.
 const NAME: usize = 20;
 /// Columns before the text: the level and the name.
 const INDENT: usize = 6 + NAME;
@@ -51,10 +51,10 @@ struct Report<'a> {
     checks: &'a [Finding],
 }
 
-/// Prints one object with `good` and the array `checks`, over several lines.
+/// Prints one JSON object with `good` and the array `checks`, over several lines.
 ///
 /// # Errors
-/// Never with these types; serde_json's signature requires it.
+/// serde_json's signature requires an error, but these types cause no error.
 pub fn to_json(findings: &[Finding]) -> serde_json::Result<String> {
     let report = Report {
         good: is_good(findings),

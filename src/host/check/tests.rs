@@ -88,7 +88,7 @@ fn device() -> DeviceFacts {
     }
 }
 
-/// The only finding of a name, which has a remedy exactly if it does not pass.
+/// The only finding of this name. The finding has a remedy if and only if the check does not pass.
 #[track_caller]
 fn one(findings: &[Finding], name: &str) -> (Level, String, String) {
     let found: Vec<_> = findings.iter().filter(|f| f.name == name).collect();
@@ -102,7 +102,7 @@ fn one(findings: &[Finding], name: &str) -> (Level, String, String) {
     )
 }
 
-/// Changes one fact of the good host and expects a level and words in the remedy.
+/// Changes one fact of the good host, and expects this level and these words in the remedy.
 #[track_caller]
 fn with_host(name: &str, change: impl FnOnce(&mut HostFacts), level: Level, words: &str) {
     let mut facts = host();

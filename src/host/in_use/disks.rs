@@ -25,7 +25,7 @@ pub(super) fn uses(sysfs: &Sysfs, paths: &HostPaths, below: &Below) -> io::Resul
         })
         .collect();
     for (name, by) in &disks.held {
-        // A holder that is mounted or used as swap space is in the list already.
+        // If the holder is mounted or used as swap space, it is in the list already.
         if !busy.contains(by) {
             uses.push(Use::Held {
                 disk: name.clone(),
@@ -48,9 +48,10 @@ struct Disks {
     ids: BTreeMap<String, String>,
     /// The device mapper's names, such as `vg-root`, and the names that sysfs uses, such as `dm-0`.
     mapped_names: BTreeMap<String, String>,
-    /// Pairs of a block device and one that is stacked on it.
+    /// Pairs of a block device and a block device that is stacked on it.
     held: Vec<(String, String)>,
-    /// Pairs of a disk and its btrfs file system: mountinfo shows only the first disk of each.
+    /// Pairs of a disk and its btrfs file system. mountinfo shows only the first disk of a file
+    /// system.
     pools: Vec<(String, String)>,
 }
 
@@ -97,7 +98,7 @@ impl Disks {
         Ok(disks)
     }
 
-    /// Finds a disk's name in sysfs by a path from /proc or by its number.
+    /// Finds a disk's name in sysfs by a path from /proc or by the disk's number.
     fn name(&self, path: &str, id: &str) -> Option<&String> {
         let name = path.strip_prefix("/dev/").unwrap_or(path);
         let mapped = name.strip_prefix("mapper/").unwrap_or(name);
@@ -109,13 +110,13 @@ impl Disks {
     }
 }
 
-/// A block device's path below /dev: sysfs replaces each `/` of it by `!`.
+/// A block device's path below /dev. In sysfs, the path's slashes are replaced by `!`.
 fn node(name: &str) -> String {
     name.replace('!', "/")
 }
 
-/// Loop devices, each with the file below /dev that it is made of. The kernel does not list them as
-/// holders of a disk, because drivers/block/loop.c opens the file as any program does
+/// Loop devices whose backing file is below /dev. The kernel does not list a loop device as a
+/// holder of the disk, because drivers/block/loop.c opens the file as any program does
 /// (Documentation/ABI/testing/sysfs-block-loop: `backing_file`).
 fn loops(class: &Path) -> io::Result<Vec<(String, String)>> {
     let mut loops = Vec::new();
@@ -128,8 +129,8 @@ fn loops(class: &Path) -> io::Result<Vec<(String, String)>> {
     Ok(loops)
 }
 
-/// Processes that have a disk open without O_EXCL. The kernel keeps no list of these, and they do
-/// not make an exclusive open fail.
+/// Finds processes that have a disk open without O_EXCL. The kernel has no list of such processes,
+/// and an exclusive open succeeds in spite of them.
 fn opened(disks: &Disks, paths: &HostPaths) -> Vec<Use> {
     let own = disks
         .ids
@@ -155,9 +156,9 @@ fn opened(disks: &Disks, paths: &HostPaths) -> Vec<Use> {
     open.collect()
 }
 
-/// Whether a block device is an NVMe namespace that several controllers share, one of them below
-/// the device. Such a namespace is below the subsystem and not below a controller
-/// (drivers/nvme/host/multipath.c).
+/// Whether a block device is an NVMe namespace that several controllers share, one of which is
+/// below the device. The directory of a shared namespace is below the NVMe subsystem, not below a
+/// controller (drivers/nvme/host/multipath.c).
 fn shared_namespace(sysfs: &Sysfs, below: &Below, block: &Path) -> io::Result<bool> {
     let Ok(real) = fs::canonicalize(block) else {
         return Ok(false);
@@ -174,8 +175,8 @@ fn shared_namespace(sysfs: &Sysfs, below: &Below, block: &Path) -> io::Result<bo
     Ok(controllers.any(|path| below.has(&path)))
 }
 
-/// Mounted file systems (proc_pid_mountinfo(5)), as this process sees them, and as the first
-/// process does where its file may be read.
+/// Finds mounted file systems (proc_pid_mountinfo(5)): the mounts of this process, and the mounts
+/// of process 1 if the file can be read.
 fn mounts(disks: &Disks, paths: &HostPaths) -> io::Result<Vec<Use>> {
     let mut uses = Vec::new();
     let mut mounted_pools = BTreeSet::new();
@@ -222,8 +223,8 @@ fn swaps(disks: &Disks, paths: &HostPaths) -> io::Result<Vec<Use>> {
     Ok(disks.map(|disk| Use::Swap { disk: disk.clone() }).collect())
 }
 
-/// Whether a disk is in exclusive use: mounted in another namespace, or part of a pool that sysfs
-/// does not show (ZFS). An exclusive open fails then (open(2), O_EXCL).
+/// Whether a disk is in exclusive use: it is mounted in another namespace, or is part of a pool
+/// that sysfs does not show (ZFS). An exclusive open fails then (open(2), O_EXCL).
 fn taken(paths: &HostPaths, name: &str) -> Option<Use> {
     let node = paths.dev.join(node(name));
     let open = OpenOptions::new()

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// Tells what is below a device: everything whose real path in sysfs begins with the device's path.
+/// Tells whether a path is below a device: its real path in sysfs begins with the device's path.
 pub(super) struct Below(PathBuf);
 
 impl Below {

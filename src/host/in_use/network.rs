@@ -40,8 +40,9 @@ pub(super) fn uses(sysfs: &Sysfs, paths: &HostPaths, below: &Below) -> io::Resul
     Ok(uses)
 }
 
-/// The device's interfaces in order of name, followed by the interfaces on top of them: an
-/// interface has a link `upper_NAME` for each (net/core/dev.c, `netdev_adjacent_sysfs_add`).
+/// The device's interfaces in order of name, followed by the interfaces on top of them. The
+/// directory of an interface has a link `upper_NAME` for each interface on top (net/core/dev.c,
+/// `netdev_adjacent_sysfs_add`).
 fn interfaces(class: &Path, below: &Below) -> io::Result<Vec<String>> {
     let mut found = names(class)?;
     found.retain(|name| below.has(&class.join(name)));
@@ -66,8 +67,8 @@ fn is_up(interface: &Path) -> bool {
     u32::from_str_radix(digits, 16).is_ok_and(|flags| flags & UP != 0)
 }
 
-/// Reads /proc/net/route: interface, destination, gateway, flags, ..., mask, ...; addresses are
-/// hexadecimal.
+/// Whether /proc/net/route has a default route through the interface. A line has: interface,
+/// destination, gateway, flags, ..., mask, .... Addresses are hexadecimal.
 fn has_default_ipv4_route(text: &str, interface: &str) -> bool {
     text.lines()
         .skip(1)
@@ -75,8 +76,8 @@ fn has_default_ipv4_route(text: &str, interface: &str) -> bool {
         .any(|fields| fields.first() == Some(&interface) && fields.get(7) == Some(&"00000000"))
 }
 
-/// An interface's addresses. Link-local addresses of IPv6 do not count: every interface that is up
-/// has one.
+/// An interface's addresses, without link-local addresses of IPv6: every interface that is up has
+/// such an address.
 fn addresses_of(all: &[Address], interface: &str) -> Vec<String> {
     all.iter()
         .filter(|(name, _)| name == interface)
@@ -88,8 +89,9 @@ fn addresses_of(all: &[Address], interface: &str) -> Vec<String> {
         .collect()
 }
 
-/// Reads /proc/net/ipv6_route: destination, its prefix length, ..., interface. The default route of
-/// `lo`, which rejects packets, does not matter: `lo` has no device.
+/// Whether /proc/net/ipv6_route has a default route through the interface. A line has: destination,
+/// prefix length, ..., interface. The route of `lo` that rejects packets also looks like a default
+/// route, but `lo` belongs to no device.
 fn has_default_ipv6_route(text: &str, interface: &str) -> bool {
     text.lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())

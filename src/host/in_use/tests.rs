@@ -102,7 +102,7 @@ fn what_is_stacked_on_a_disk() {
     assert!(uses(&tree).contains(&"/dev/dm-1 is swap space".to_owned()));
 }
 
-/// A disk that is open without O_EXCL: an exclusive open of it succeeds all the same.
+/// A process has a disk open without O_EXCL: an exclusive open of the disk still succeeds.
 #[test]
 fn a_disk_that_a_process_has_open() {
     let tree = nvme();
@@ -141,7 +141,7 @@ fn a_loop_device_on_a_disk() {
     assert_eq!(remedy.unwrap(), "as root: losetup -d /dev/loop1");
     mounts(&tree, "31 1 7:1 / /mnt rw - ext4 /dev/loop1 rw");
     assert_eq!(uses(&tree), ["/dev/loop1 is mounted at /mnt"]);
-    // A process that has a device stacked on the disk open counts, too.
+    // A process counts too if it has open a device that is stacked on the disk.
     mounts(&tree, "");
     tree.file("proc/9/comm", "qemu\n");
     tree.link("proc/9/fd/3", "dev/loop1");
@@ -223,7 +223,8 @@ fn interfaces_up_addressed_and_enslaved() {
         ["network interface eth0 has the default route"]
     );
 
-    // A VLAN on top of the interface has the address, and a loop of links must end.
+    // The address belongs to a VLAN on top of the interface. A loop of links must not make the
+    // search endless.
     let vlan = "sys/devices/virtual/net/eth0.7";
     let home = format!("{}/net/eth0", Tree::home(BDF));
     tree.link(&format!("{home}/upper_eth0.7"), vlan);

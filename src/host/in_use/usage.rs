@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A use that the host makes of a device.
+/// A use that the host makes of a device. The host loses it when the driver is unbound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Use {
@@ -15,7 +15,7 @@ pub enum Use {
         /// The mount point.
         at: String,
     },
-    /// Swap space on such a block device.
+    /// Swap space on a disk, or on a block device stacked on the disk.
     Swap {
         /// The block device's name.
         disk: String,
@@ -24,11 +24,11 @@ pub enum Use {
     Held {
         /// The block device's name.
         disk: String,
-        /// The block device stacked on the disk; `None` if the kernel only says that the disk is
-        /// taken.
+        /// The block device stacked on the disk; `None` if the kernel only tells that the disk is
+        /// in use.
         by: Option<String>,
     },
-    /// A disk that a process has open, for example a database or a virtual machine.
+    /// A disk that a process has open, for example a database or a VM.
     Open {
         /// The block device's name.
         disk: String,
@@ -41,20 +41,20 @@ pub enum Use {
     Interface {
         /// The interface's name.
         name: String,
-        /// The interface's addresses, without link-local ones of IPv6.
+        /// The interface's addresses, without link-local addresses of IPv6.
         addresses: Vec<String>,
         /// Whether a default route uses the interface.
         default_route: bool,
         /// The bridge or bond that the interface is part of.
         master: Option<String>,
     },
-    /// The display that the firmware started with. The console may be on it.
+    /// The display that the firmware used at boot. The console may be on this display.
     BootDisplay,
 }
 
 impl Use {
-    /// Whether the host loses something with the device. It does not lose an interface that is up
-    /// but has no address.
+    /// Whether the host loses something that it needs. An interface that is up but has no address
+    /// is not needed.
     pub fn is_serious(&self) -> bool {
         match self {
             Self::Interface {
@@ -67,7 +67,8 @@ impl Use {
         }
     }
 
-    /// How to end the use, most often a command; `None` if the host cannot do without the device.
+    /// The way to end the use, most often a command; `None` if the host cannot work without the
+    /// device.
     pub fn remedy(&self) -> Option<String> {
         Some(match self {
             // The root file system cannot be unmounted.

@@ -1,4 +1,4 @@
-//! Prints the list for programs. docs/host.md documents the fields, which keep their names.
+//! Prints the list for programs. docs/host.md documents the fields. Their names do not change.
 
 use pci::Bdf;
 use serde::Serialize;
@@ -50,10 +50,10 @@ struct Device<'a> {
     mediated_devices: Vec<MediatedDevice<'a>>,
 }
 
-/// Prints one object with the arrays `devices` and `mediated_devices`, over several lines.
+/// Prints one JSON object with the arrays `devices` and `mediated_devices`, over several lines.
 ///
 /// # Errors
-/// Never with these types; serde_json's signature requires it.
+/// serde_json's signature requires an error, but these types cause no error.
 pub fn to_json(list: &List) -> serde_json::Result<String> {
     let listing = Listing {
         devices: list.items.iter().map(device).collect(),

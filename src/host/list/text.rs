@@ -26,7 +26,7 @@ const MARGIN: usize = 8;
 const INDENT: usize = MARGIN + 2;
 /// The separator of facts.
 const DOT: &str = " · ";
-/// How many devices of its group are named below a device; the margin shows all of them.
+/// The number of devices of a group that are named below a device. The margin shows all of them.
 const MOST_NAMED: usize = 3;
 
 /// Prints the list with a heading, or a sentence if it is empty.
@@ -73,7 +73,7 @@ fn write_mediated(text: &mut String, device: &Mediated, style: Style) {
     }
 }
 
-/// Whether a mediated device can be passed through, or why not.
+/// The state of a mediated device: whether it can be passed through, or the reason why not.
 fn mediated_state((_, facts): &Mediated) -> &'static str {
     match facts.group {
         _ if !facts.is_pci() => "does not look like a PCI function",
@@ -137,7 +137,7 @@ fn write_item(text: &mut String, item: &Item, before: bool, after: bool, style: 
     }
 }
 
-/// Address, class, names cut to the width, and IDs.
+/// A device's first line: address, class, names cut to the width, and IDs.
 fn headline(item: &Item) -> String {
     let (vendor, device) = item.details.id;
     let address = item.device.bdf;
@@ -175,7 +175,7 @@ fn verdict(item: &Item) -> Vec<String> {
     words
 }
 
-/// The first names, and the number of the others.
+/// The first names of a list, and the number of further names.
 fn some(names: Vec<String>) -> String {
     let shown = names.iter().take(MOST_NAMED).cloned().collect::<Vec<_>>();
     match names.len() - shown.len() {

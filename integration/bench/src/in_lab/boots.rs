@@ -1,4 +1,5 @@
-//! Part 2: from process start to the guest's /init, with and without a device, by L1's clock.
+//! Part 2: measures the time from a VMM's start to the guest's /init, with and without a device, by
+//! L1's clock.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +22,11 @@ const MIB: u32 = 512;
 struct Run<'a> {
     subject: &'a Subject,
     device: bool,
-    /// This run is for its counters alone, because counting might cost time.
+    /// Whether the run is made for its counters only: counting may cost time.
     counted: bool,
 }
 
-/// Measures, and adds to the results.
+/// Measures part 2, and adds the figures to the results.
 pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
     let disk = Disk::new("bench", 5);
     let bdf = disk.bdf();
@@ -58,7 +59,8 @@ pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// With the device and without; first all subjects for their times, then mini-vmm for its counters.
+/// All runs of a round: with the device, then without. Each time, all VMMs run for their times, and
+/// then mini-vmm runs once more for its counters.
 fn runs<'a>(setup: &Setup<'a>) -> Vec<Run<'a>> {
     let mut runs = Vec::new();
     for device in [true, false] {
@@ -78,7 +80,7 @@ fn runs<'a>(setup: &Setup<'a>) -> Vec<Run<'a>> {
     runs
 }
 
-/// The line of the script for one run.
+/// Returns the line of L1's script for one run.
 fn line(setup: &Setup<'_>, id: usize, run: &Run<'_>, bdf: &str) -> String {
     let devices = [bdf];
     let (devices, cmdline, stop) = if run.device {
@@ -127,13 +129,13 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
     results.missing.extend(facts.failed_runs(2));
 }
 
-/// Reads facts into results.
+/// Converts facts to results.
 struct Reader<'a> {
     runs: &'a [Run<'a>],
     results: &'a mut Results,
-    /// Milliseconds of each subject's last boot with the disk to /init.
+    /// Each subject's last time to /init with the disk, in milliseconds.
     with_disk: BTreeMap<String, f64>,
-    /// Number of the last counted run, and when its kernel's clock began.
+    /// The number of the last counted run, and the time at which its guest's kernel clock started.
     clock: Option<(usize, f64)>,
 }
 
@@ -179,14 +181,15 @@ impl Reader<'_> {
         self.results.add(&key, subject, sample);
     }
 
-    /// What the bare calls took for the guest's RAM.
+    /// Adds the time in which the bare calls filled the guest's RAM.
     fn mapped(&mut self, fact: Fact<'_>) {
         if let Some(made) = value(fact.rest, "made").filter(|_| fact.kind == "mapped") {
             self.add_key(BOOT_RAM, (FILLED, "ms"), FLOORS[0].1, made);
         }
     }
 
-    /// A counted run says "init" first, and its counters at the end.
+    /// Notes when the guest's kernel clock started. A counted run prints "init" first, and its
+    /// counters at the end.
     fn start_clock(&mut self, fact: Fact<'_>) {
         if fact.rest.contains(" init ")
             && let Some((at, uptime)) = times(fact)
@@ -196,7 +199,7 @@ impl Reader<'_> {
     }
 
     fn phases(&mut self, fact: Fact<'_>, run: &Run<'_>) {
-        // L1's clock runs from before the fork, and the phases from main.
+        // L1's clock starts before the fork, and the clock of the phases starts in `main`.
         let main = value(fact.rest, "phase.before_main");
         let first = value(fact.rest, "phase.main_to_first_run");
         if let (Some((of, clock)), Some(main), Some(first)) = (self.clock.take(), main, first)
@@ -256,7 +259,8 @@ impl Reader<'_> {
         let before = ("of it before the kernel's clock starts", "ms");
         self.add(run, before, at - uptime * 1e3);
         self.add(run, ("of it in the guest's kernel", "ms"), uptime * 1e3);
-        // A boot without the device follows one with it; where that failed there is no pair.
+        // A boot without the device follows a boot with the device. If the boot with the device
+        // failed, there is no difference to add.
         let name = &run.subject.name;
         let with_disk = self.with_disk.remove(name);
         if run.device {
@@ -267,13 +271,13 @@ impl Reader<'_> {
     }
 }
 
-/// Milliseconds since the VMM's start, and seconds since the start of the kernel's clock.
+/// The milliseconds since the VMM's start, and the seconds since the kernel clock's start.
 fn times(fact: Fact<'_>) -> Option<(f64, f64)> {
     Some((value(fact.rest, "at")?, value(fact.rest, "uptime")?))
 }
 
-/// A phase's name and its microseconds, from "phase.map_dma=12", or from "ahead.map_dma=3" for the
-/// time before the guest runs.
+/// A phase's name and its time in microseconds, from "phase.map_dma=12". "ahead.map_dma=3" is the
+/// time of the phase before the guest runs.
 fn phase(word: &str) -> Option<(String, f64)> {
     let (name, micros) = word.split_once('=')?;
     let name = match name.split_once('.')? {
@@ -284,15 +288,15 @@ fn phase(word: &str) -> Option<(String, f64)> {
     Some((name, micros.parse().ok()?))
 }
 
-/// Exits that reach the VMM: the quantity, mini-vmm's name, and KVM's name for the other VMMs. KVM
-/// counts an access to a port before it looks for its handler, so `io_exits` also has those that
-/// KVM handles itself.
+/// Exits to the VMM: the quantity, mini-vmm's counter, and KVM's counter for the other VMMs. KVM
+/// counts a port access before it looks for the port's handler. `io_exits` therefore includes the
+/// accesses that KVM handles itself.
 const EXITS: [(&str, &str, &str); 2] = [
     ("exits to the VMM, ports", "pio", "io_exits"),
     ("exits to the VMM, MMIO", "mmio", "mmio_exits"),
 ];
 
-/// What KVM counts alike for all VMMs.
+/// Counters of KVM that mean the same for all VMMs.
 const BY_KVM: [(&str, &str); 2] = [
     (
         "port accesses that left the guest (KVM's io_exits)",
@@ -317,7 +321,7 @@ mod tests {
             "round 1",
             "watched 0 at=30 init uptime=0.01",
             "watched 1 at=20 init uptime=0.01",
-            // A boot with the disk that failed: the next has no pair.
+            // A boot with the disk failed: the next boot without a device has no pair.
             "watched 1 at=21 init uptime=0.01",
             "mapped 2 made=250.5 mapped=4 unmapped=1",
             "script 0",

@@ -1,17 +1,17 @@
-//! What L1 said in its rounds, as data.
+//! The lines that L1 printed in its rounds, as data.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// One line that L1 said.
+/// One line that L1 printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fact<'a> {
     /// The first word: "watched", "window", "marks" and so on.
     pub kind: &'a str,
     /// The run's number.
     pub run: usize,
-    /// All that follows.
+    /// The rest of the line.
     pub rest: &'a str,
 }
 
@@ -19,14 +19,15 @@ pub struct Fact<'a> {
 #[derive(Debug, Default)]
 pub struct Facts {
     lines: Vec<String>,
-    /// What went wrong, each once.
+    /// The messages of failures, each once.
     pub failures: Vec<String>,
-    /// Rounds that count.
+    /// The number of rounds that count.
     pub rounds: usize,
 }
 
 impl Facts {
-    /// From what L1 said; `dir` is where its log is. The first round warms up and does not count.
+    /// Parses L1's lines; `dir` is the directory of L1's log. The first round is a warm-up and does
+    /// not count.
     ///
     /// # Errors
     /// No round that counts has a line.
@@ -62,7 +63,7 @@ impl Facts {
         Ok(facts)
     }
 
-    /// One fact after the other.
+    /// Iterates over the facts in order.
     pub fn iter(&self) -> impl Iterator<Item = Fact<'_>> {
         self.lines.iter().filter_map(|line| {
             let (kind, rest) = line.split_once(' ')?;
@@ -75,14 +76,14 @@ impl Facts {
         })
     }
 
-    /// The failures as lines of the results.
+    /// The failures as texts for the results.
     pub fn failed_runs(&self, part: u8) -> impl Iterator<Item = String> {
         let failures = self.failures.iter();
         failures.map(move |why| format!("part {part}, a run: {why}"))
     }
 }
 
-/// The figure in "name=".
+/// The number in "name=NUMBER".
 pub fn value(fact: &str, name: &str) -> Option<f64> {
     lab::transcript::value(fact, name)?.parse().ok()
 }

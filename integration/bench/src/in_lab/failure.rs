@@ -1,4 +1,4 @@
-//! Errors of the crate `lab` as errors of the bench.
+//! Converts errors of the crate `lab` to errors of the bench.
 
 use crate::error::Error;
 

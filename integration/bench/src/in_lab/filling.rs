@@ -1,11 +1,12 @@
-//! By how many threads RAM is filled.
+//! The number of threads that fill RAM.
 
-/// How many threads fill mini-vmm's RAM for a device: one CPU is left to the rest of the set-up.
+/// The number of threads with which mini-vmm fills the RAM for a device. One CPU is left for the
+/// rest of the start.
 pub fn threads(cpus: u32) -> u32 {
     cpus.saturating_sub(1).max(1)
 }
 
-/// The name of the quantity: RAM filled by so many threads.
+/// The name of the quantity "RAM filled by this number of threads".
 pub fn filled(threads: u32) -> String {
     let s = if threads == 1 { "" } else { "s" };
     format!("filled by {threads} thread{s}")

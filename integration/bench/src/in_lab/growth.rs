@@ -1,7 +1,7 @@
-//! Part 5, in the lab: what a start costs with more devices, vCPUs and memory, and what a reset
-//! costs. The guests are of a few bytes (`crate::tiny`), so all of the time is the VMM's and the
-//! kernel's. The bare calls also open the devices, fill the RAM and map it, and run their guest
-//! after that.
+//! Part 5 in the lab: measures how the time of a start grows with devices, vCPUs and memory, and
+//! the time of a reset. The guests have a few bytes of code (`crate::tiny`), so the VMM and the
+//! kernel use all of the time. The bare calls also open the devices, fill the RAM and map it before
+//! they run their guest.
 
 use std::iter;
 
@@ -21,7 +21,7 @@ const USUAL: u32 = 512;
 /// One start.
 struct Run<'a> {
     subject: &'a Subject,
-    /// What grows; nothing where the machine is reset instead.
+    /// The axis along which the run varies; `None` for a reset.
     axis: Option<&'static str>,
     value: u32,
     cpus: u32,
@@ -30,7 +30,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// The usual guest with a device, and so much of one thing.
+    /// The usual guest with one device, but with `value` on this axis.
     fn at(subject: &'a Subject, axis: &'static str, value: u32) -> Self {
         let or = |name, usual| if axis == name { value } else { usual };
         Self {
@@ -43,7 +43,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The line of the script; `bdfs` are the devices that there are.
+    /// Returns the line of L1's script for this run; `bdfs` are the addresses of the devices.
     fn line(&self, id: usize, bdfs: &[&str]) -> String {
         let resetting = l1::resetting(self.subject);
         let (kernel, marks) = match self.axis {
@@ -61,7 +61,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Measures, and adds to the results.
+/// Measures part 5, and adds the figures to the results.
 pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
     let disks = ["bench1", "bench2", "bench3", "bench4"];
     let disks: Vec<Disk> = (5..)
@@ -89,8 +89,9 @@ pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// mini-vmm and the bare calls grow along every axis. The other subjects grow along that of devices
-/// alone, because a round with firmware that takes seconds would else take minutes. All VMMs reset.
+/// The runs of a round. mini-vmm and the bare calls run along every axis. The other subjects run
+/// along the axis of devices only: with firmware that takes seconds, a round would take minutes.
+/// All VMMs make a reset.
 fn runs(subjects: &Subjects) -> Vec<Run<'_>> {
     let mut runs = Vec::new();
     let axes: [(&str, &[u32]); 3] = [
@@ -152,7 +153,7 @@ fn take(facts: &Facts, runs: &[Run<'_>], results: &mut Results) {
     results.missing.extend(left_out(runs));
 }
 
-/// The subjects that were not measured along every axis, as a line of the results.
+/// A line for the results that names the subjects that were not measured along every axis.
 fn left_out(runs: &[Run<'_>]) -> Option<String> {
     let mut names: Vec<&str> = runs
         .iter()

@@ -1,4 +1,4 @@
-//! What is where in L1, and what is typed there.
+//! The paths of files in L1, and the commands that L1's script runs.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::subjects::bare_calls::Map;
 use crate::subjects::mini_vmm::Abilities;
 use crate::subjects::{Guest, Kind, Subject};
 
-/// The directories where QEMU's packages keep its firmware, the same as on this machine.
+/// The directories of the firmware in QEMU's packages. L1 has the same paths as this machine.
 pub const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
 
 /// The lab's kernel.
@@ -23,35 +23,35 @@ pub fn initrd() -> &'static Path {
     Path::new("/boot/initrd")
 }
 
-/// A guest of `crate::tiny`.
+/// The path of the guest of `crate::tiny` that loops.
 pub fn tiny() -> &'static Path {
     Path::new("/boot/tiny")
 }
 
-/// A guest that leaves its CPU to others.
+/// The path of the guest that halts, and so leaves the CPU to other threads.
 pub fn halting() -> &'static Path {
     Path::new("/boot/halting")
 }
 
-/// The guest that resets this VMM's machine.
+/// The path of the guest that resets the machine of this VMM.
 pub fn resetting(subject: &Subject) -> PathBuf {
     PathBuf::from(format!("/boot/reset-{:?}", subject.kind))
 }
 
-/// A subject's program.
+/// The path of a subject's program.
 pub fn program(subject: &Subject) -> PathBuf {
     Path::new("/bin").join(subject.program.file_name().unwrap_or_default())
 }
 
-/// A path of L1 as its initramfs has it, without the slash at the start.
+/// A path of L1 as the initramfs names it, without the slash at the start.
 pub fn archived(path: &Path) -> String {
     path.to_string_lossy().trim_start_matches('/').to_owned()
 }
 
-/// L1 with two CPUs, so that a VMM's threads run beside its guest as they do on other machines. The
-/// lab's scenarios have one CPU, because QEMU's emulation of nested SVM is not sound with two CPUs
-/// and busy guests of several vCPUs. The guests here have one vCPU each where they are busy, and of
-/// a machine that goes off early the figures up to then are kept.
+/// L1 with two CPUs, so that a VMM's threads run beside its guest as on other machines. The lab's
+/// scenarios have one CPU: QEMU's emulation of nested SVM is not reliable with two CPUs and busy
+/// guests of several vCPUs. The bench's busy guests have one vCPU each. If L1 powers off early, the
+/// bench keeps the figures that L1 has printed.
 pub fn machine(disks: &[Disk]) -> Machine {
     Machine {
         cpus: 2,
@@ -59,12 +59,12 @@ pub fn machine(disks: &[Disk]) -> Machine {
     }
 }
 
-/// What is typed for a guest.
+/// The command that starts a VMM with this guest.
 pub fn command(subject: &Subject, guest: &Guest<'_>) -> String {
     line(subject, guest, Vec::new())
 }
 
-/// The same command for a VMM that is asked for all that it counts.
+/// The same command with options that make the VMM count as much as it can.
 pub fn counting(subject: &Subject, guest: &Guest<'_>, abilities: Abilities) -> String {
     line(subject, guest, subject.kind.counting(abilities))
 }
@@ -72,7 +72,8 @@ pub fn counting(subject: &Subject, guest: &Guest<'_>, abilities: Abilities) -> S
 fn line(subject: &Subject, guest: &Guest<'_>, more: Vec<OsString>) -> String {
     let mut words = subject.kind.arguments(guest, Path::new("/run/config"));
     if subject.kind == Kind::QemuQ35 {
-        // QEMU looks for its firmware beside its program, and that is elsewhere in L1.
+        // QEMU looks for its firmware in a directory beside its program, but L1 has the firmware
+        // elsewhere.
         words.extend(
             FIRMWARE
                 .iter()
@@ -85,7 +86,7 @@ fn line(subject: &Subject, guest: &Guest<'_>, more: Vec<OsString>) -> String {
     shell_line(subject, words)
 }
 
-/// What is typed for the bare calls that map RAM.
+/// The command of the bare calls that map RAM.
 pub fn map(bare_calls: &Subject, map: &Map<'_>) -> String {
     shell_line(bare_calls, map.arguments().into_words())
 }

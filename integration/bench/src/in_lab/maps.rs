@@ -1,7 +1,7 @@
-//! Part 4: a GiB of RAM made, mapped for a device's DMA and unmapped, with pages of each size. The
-//! bare calls (src/bin/floor) show what the kernel takes by iommufd, which mini-vmm prefers, and by
-//! type 1. mini-vmm's own statistics show what it takes on the same pages. Its guest halts, so that
-//! mapping beside the running guest has the CPUs for itself, as the mapping of the bare calls has.
+//! Part 4: measures the time to make one GiB of RAM, map it for a device's DMA and unmap it, with
+//! pages of each size. The bare calls (src/bin/floor) show the kernel's time by iommufd, which
+//! mini-vmm prefers, and by type 1. mini-vmm's own statistics show its time with the same pages.
+//! Its guest halts: mapping beside the running guest has all CPUs, as for the bare calls.
 
 use lab::disk::Disk;
 
@@ -18,13 +18,13 @@ use crate::subjects::{Guest, Subjects};
 
 const MIB: u32 = 1024;
 
-/// One size of pages.
+/// One size of pages, by its names.
 struct Pages {
-    /// What `floor map` calls it.
+    /// The name in `floor map`.
     floor: &'static str,
-    /// What mini-vmm's `hugepages=` calls it.
+    /// The name in mini-vmm's option `hugepages=`.
     ours: &'static str,
-    /// What the results call it.
+    /// The name in the results.
     name: &'static str,
 }
 
@@ -51,10 +51,11 @@ const PAGES: [Pages; 4] = [
     },
 ];
 
-/// The bare calls: which of [`FLOORS`], and how many threads fill the RAM.
+/// The runs of the bare calls: the index in [`FLOORS`], and the number of threads that fill the
+/// RAM.
 const BARE: [(usize, u32); 4] = [(0, 1), (0, 2), (1, 1), (1, 2)];
 
-/// Measures, and adds to the results.
+/// Measures part 4, and adds the figures to the results.
 pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
     let disk = Disk::new("bench", 5);
     let bdf = disk.bdf();
@@ -77,10 +78,10 @@ pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// What L1 does with pages of one size.
+/// L1's script for pages of one size.
 fn script(subjects: &Subjects, id: usize, pages: &Pages, bdf: &str) -> String {
     let mut script = String::new();
-    // Pages of 2 MiB are reserved only while they are needed.
+    // Pages of 2 MiB are reserved only while a run needs them.
     let reserve = "/proc/sys/vm/nr_hugepages";
     if pages.floor == "2M" {
         script.push_str(&format!("echo {} >{reserve}\n", MIB / 2));
@@ -117,7 +118,7 @@ fn script(subjects: &Subjects, id: usize, pages: &Pages, bdf: &str) -> String {
     script
 }
 
-/// `threads` is how many fill mini-vmm's RAM.
+/// Adds the facts to the results. `threads` is the number of threads that fill mini-vmm's RAM.
 fn take(facts: &Facts, subjects: &Subjects, threads: u32, results: &mut Results) {
     for fact in facts.iter() {
         let Some(pages) = PAGES.get(fact.run) else {
@@ -148,7 +149,7 @@ fn take(facts: &Facts, subjects: &Subjects, threads: u32, results: &mut Results)
     }
 }
 
-/// Gives `add` each figure of the bare calls: quantity, subject, milliseconds.
+/// Calls `add` with each figure of the bare calls: the quantity, the subject, the milliseconds.
 fn bare_calls(fact: Fact<'_>, threads: u32, add: &mut dyn FnMut(&str, &str, f64)) {
     let floor = value(fact.rest, "by").and_then(|by| FLOORS.get(by as usize));
     let by = value(fact.rest, "threads");
@@ -159,7 +160,7 @@ fn bare_calls(fact: Fact<'_>, threads: u32, add: &mut dyn FnMut(&str, &str, f64)
     if let Some(ms) = value(fact.rest, "made") {
         add(&filled(*by), floor, ms);
     }
-    // The number of threads that filled the RAM changes how fragmented the RAM is.
+    // The number of threads that fill the RAM changes how fragmented the RAM is.
     let with = if *by == threads {
         String::new()
     } else {
@@ -172,13 +173,13 @@ fn bare_calls(fact: Fact<'_>, threads: u32, add: &mut dyn FnMut(&str, &str, f64)
     }
 }
 
-/// Gives `add` each figure of mini-vmm: quantity and milliseconds.
+/// Calls `add` with each figure of mini-vmm: the quantity and the milliseconds.
 fn mini_vmm(fact: Fact<'_>, threads: u32, add: &mut dyn FnMut(&str, f64)) {
     let ms = |name| value(fact.rest, name).map(|micros| micros / 1e3);
     match fact.kind {
         "counts" => {
-            // Where the whole RAM is one page, the first to touch it fills it, and that may be the
-            // loading of kernel and initramfs.
+            // If the whole RAM is one page, the first thread to touch the page fills all of it.
+            // That may be the thread that loads kernel and initramfs.
             let filling = ["phase.populate_ram", "phase.load_images"];
             let filling = filling.into_iter().filter_map(ms).reduce(f64::max);
             if let Some(ms) = filling {

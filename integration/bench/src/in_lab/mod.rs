@@ -1,14 +1,14 @@
-//! Parts 2 to 5 in the lab: a machine that QEMU emulates, with an IOMMU and NVMe disks, called L1.
-//! The crate `lab` has its picture.
+//! Parts 2 to 5, measured in the lab. L1 is the machine that QEMU emulates, with an IOMMU and NVMe
+//! disks; the documentation of the crate `lab` has a picture.
 //!
-//! | module | what it knows |
+//! | module | content |
 //! | --- | --- |
-//! | [`setup`] | what all parts are given |
-//! | [`programs`] | the static programs that are built for it |
-//! | [`l1`] | what is where in L1, and what is typed there |
-//! | [`session`] | one machine, switched on for one part |
-//! | [`facts`] | what L1 said, as data |
-//! | [`filling`] | by how many threads RAM is filled |
+//! | [`setup`] | the input of all parts |
+//! | [`programs`] | building the static programs |
+//! | [`l1`] | paths and commands in L1 |
+//! | [`session`] | one L1, started for one part |
+//! | [`facts`] | the lines that L1 printed, as data |
+//! | [`filling`] | the number of threads that fill RAM |
 //! | [`boots`] | part 2: guests up to their /init |
 //! | [`reads`] | part 3: reads of an NVMe disk |
 //! | [`maps`] | part 4: memory for DMA |
@@ -41,7 +41,8 @@ const PARTS: [(u8, Part); 4] = [
     (5, growth::run),
 ];
 
-/// Measures, and adds to the results. A part that fails is reported, and the others go on.
+/// Measures all parts, and adds the figures to the results. If a part fails, the failure is
+/// reported and the next part runs.
 pub fn run(setup: &Setup<'_>, results: &mut Results) {
     for (part, run) in PARTS {
         if setup.plan.has(part)

@@ -15,19 +15,19 @@ pub struct Programs {
     pub mini_vmm: PathBuf,
     /// The bare calls (src/bin/floor).
     pub floor: PathBuf,
-    /// What runs in L1 and L2 (src/bin/probe).
+    /// The program that runs in L1 and in its guests (src/bin/probe).
     pub probe: PathBuf,
 }
 
-/// Builds all of them.
+/// Builds all programs.
 pub fn build() -> Result<Programs> {
     let mini_vmm = vmm::build()?.vmm;
     let step = Step::start("building static programs: the bare calls, and the lab's probe");
     let floor = vmm::program("bench", "floor")?;
     let probe = vmm::program("bench", "probe")?;
     step.done();
-    // A page of a file that is not yet on its disk counts as written to by the process that maps
-    // it.
+    // Syncs the files. Otherwise the pages of a new file are dirty, and would count as written by
+    // the process that maps the file.
     for program in [&mini_vmm, &floor, &probe] {
         let synced = File::open(program).and_then(|file| file.sync_all());
         synced.context(format!("write {} to its disk", program.display()))?;

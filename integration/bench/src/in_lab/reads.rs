@@ -1,5 +1,6 @@
-//! Part 3: reads of an NVMe disk in the guest, and in L1 itself, which is the most that any VMM can
-//! reach. For each kind of reading: the exits to KVM and to the VMM, and the CPU time by thread.
+//! Part 3: measures reads of an NVMe disk in the guest, and in L1 without a VMM. L1's own reads are
+//! the upper limit for any VMM. For each kind of read, counts the exits to KVM and to the VMM, and
+//! the CPU time of each thread.
 
 use std::collections::BTreeMap;
 
@@ -19,18 +20,18 @@ use crate::subjects::{Guest, Kind, Subject, Subjects};
 
 /// The name of the reads without a VMM.
 const CEILING: &str = "L1 itself";
-/// The disk's size in MiB is a little more than twice this.
+/// MiB of the disk's buffered part. The disk's size is a little more than twice this.
 const HALF: u64 = 24;
-/// Each kind of reading, and the work's name.
+/// Each kind of read: its name in the guest's lines, and its name in the results.
 const KINDS: [(&str, &str); 3] = [
     ("qd1", ONE_AT_A_TIME),
     ("qd32", SIDE_BY_SIDE),
     ("seq", IN_ORDER),
 ];
-/// The window in which nothing is read.
+/// The name of the window without reads.
 const IDLE: &str = "idle";
 
-/// Measures, and adds to the results.
+/// Measures part 3, and adds the figures to the results.
 pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
     let mut disk = Disk::new("bench", 5);
     disk.buffered = HALF;
@@ -80,7 +81,7 @@ struct Run<'a> {
     cpu_options: &'static str,
 }
 
-/// All VMMs as they are, and mini-vmm once more with halts in the guest.
+/// All VMMs with their default options, and mini-vmm once more with `idle=native`.
 fn runs(subjects: &Subjects) -> Vec<Run<'_>> {
     let native = subjects.abilities().idle;
     subjects
@@ -115,7 +116,7 @@ fn take(facts: &Facts, names: &[&str], results: &mut Results) {
                 .iter()
                 .find(|(kind, _)| fact.rest.split(' ').any(|word| word == *kind))
         {
-            // The windows of this run and kind, and that in which nothing was read.
+            // The window of this run and kind, and the idle window of this run.
             let window = windows.get(&(fact.run, *kind)).map(|fact| fact.rest);
             let idle = windows.get(&(fact.run, IDLE)).map(|fact| fact.rest);
             let mut found = speed(kind, fact);
@@ -136,7 +137,7 @@ fn take(facts: &Facts, names: &[&str], results: &mut Results) {
     results.missing.extend(facts.failed_runs(3));
 }
 
-/// Latencies, and how fast the reads were: small reads by their number, large ones by their bytes.
+/// The latencies and the rate: reads per second for small reads, MiB per second for large reads.
 fn speed(kind: &str, fact: Fact<'_>) -> Vec<(Quantity, f64)> {
     let speed = if kind == "seq" {
         ("mibs", ("throughput", "MiB/s"))
@@ -155,8 +156,8 @@ fn speed(kind: &str, fact: Fact<'_>) -> Vec<(Quantity, f64)> {
 
 type Quantity = (&'static str, &'static str);
 
-/// What a window took for each of its reads. The exits to the VMM of an idle window are those of
-/// the guest's own words on the console; as many are taken off every other window.
+/// The counters of a window divided by its number of reads. The guest's own lines on the console
+/// also cause exits to the VMM. The idle window has only these exits, so they are subtracted.
 fn each(window: &str, idle: &str, count: f64) -> Vec<(Quantity, f64)> {
     let mut found = Vec::new();
     for (name, quantity) in [
@@ -174,7 +175,7 @@ fn each(window: &str, idle: &str, count: f64) -> Vec<(Quantity, f64)> {
         let known: Vec<f64> = names.iter().filter_map(|name| value(text, name)).collect();
         (!known.is_empty()).then(|| known.iter().sum())
     };
-    // mini-vmm's statistics also have KVM's counters, which count the same exits a second time.
+    // mini-vmm's statistics also include KVM's counters, which count the same exits a second time.
     let (own, kvm) = (["pio", "mmio", "other"], ["io_exits", "mmio_exits"]);
     let to_vmm = |text: &str| sum(text, &own).or_else(|| sum(text, &kvm));
     if let Some(all) = to_vmm(window) {
@@ -234,7 +235,7 @@ mod tests {
         assert_eq!(of(ours, "idle pio=0 mmio=0 other=1"), Some(5.0));
         let none = "qd1 pio=0 mmio=0 other=0 io_exits=4 mmio_exits=2";
         assert_eq!(of(none, ""), Some(0.0));
-        // QEMU counts nothing by itself.
+        // Without an own counter of the VMM: QEMU has KVM's counters only.
         let theirs = "qd1 io_exits=4 mmio_exits=2";
         assert_eq!(of(theirs, "idle io_exits=1 mmio_exits=0"), Some(5.0));
         assert_eq!(of("qd1 exits=4", ""), None);

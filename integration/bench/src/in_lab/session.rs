@@ -1,6 +1,5 @@
-//! One machine of the lab, switched on for one part of the bench: what is in its initramfs, the
-//! script that runs the work of all subjects in turns, and the figures that come out on its serial
-//! line.
+//! Runs one machine of the lab for one part of the bench. The session makes the initramfs, and a
+//! script that runs all subjects in turn. The figures come from L1's serial port.
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +20,7 @@ use crate::error::{Context, Result};
 use crate::subjects::{Kind, Subject};
 use crate::tiny::{self, Then};
 
-/// The firmware that QEMU's machines need without a display.
+/// The firmware files that QEMU's machines need without a display.
 const ROMS: [&str; 6] = [
     "bios.bin",
     "bios-256k.bin",
@@ -33,18 +32,19 @@ const ROMS: [&str; 6] = [
 
 /// A machine and its script.
 pub struct Session {
-    /// Names its directory.
+    /// The name of the session's directory.
     pub name: &'static str,
     /// L1.
     pub machine: Machine,
-    /// What the script does before the rounds.
+    /// The part of the script before the rounds.
     pub before: String,
-    /// What the script does in each round.
+    /// The part of the script that each round repeats.
     pub round: String,
 }
 
 impl Session {
-    /// Runs the machine: one round to warm up, then as many as fit. All facts of the latter.
+    /// Runs the machine: one warm-up round, then as many rounds as fit into the time. Returns the
+    /// facts of the rounds after the warm-up.
     pub fn run(&self, setup: &Setup<'_>, title: &str) -> Result<Facts> {
         let host = Host::find()?;
         let kernel = Kernel::get(Choice::Lab)?;
@@ -65,7 +65,8 @@ impl Session {
                 })
         };
         let mut ended = boot()?;
-        // On a busy host L1's kernel may miss the ticks that it looks for in its first moments.
+        // On a busy host L1's kernel may miss the first timer ticks and panic. The machine is
+        // then started again, at most twice.
         for _ in 0..2 {
             if ended.transcript.lab("l1-kernel").next().is_some() {
                 break;
@@ -126,8 +127,8 @@ impl Session {
     }
 }
 
-/// A subject's program with the libraries and firmware that it needs, and the guest that resets its
-/// machine.
+/// Adds a subject's program with its libraries and firmware, and the guest that resets the
+/// subject's machine.
 fn add_subject(archive: &mut Archive, subject: &Subject) -> Result<()> {
     if let Some(reset) = subject.kind.reset() {
         let path = l1::archived(&l1::resetting(subject));

@@ -1,17 +1,17 @@
-//! What all parts in the lab are given.
+//! The input of all parts in the lab.
 
 use std::path::Path;
 
 use crate::plan::Plan;
 use crate::subjects::Subjects;
 
-/// What to measure in the lab, and with what.
+/// The plan, the subjects and the helper program of a measurement in the lab.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
-    /// How much is measured.
+    /// The amount of work.
     pub plan: &'a Plan,
-    /// Who is measured.
+    /// The subjects to measure.
     pub subjects: &'a Subjects,
-    /// The program that works in L1 and in its guests (src/bin/probe).
+    /// The helper program that runs in L1 and in its guests (src/bin/probe).
     pub probe: &'a Path,
 }

@@ -55,7 +55,7 @@ fn one_part(text: &mut String, results: &Results, part: u8) {
     }
 }
 
-/// The first two lines of a table with a column for each subject.
+/// Writes the first two lines of a table with a column for each subject.
 fn head(text: &mut String, first: &str, subjects: &[&str]) {
     let _ = write!(text, "|{first} |");
     for subject in subjects {
@@ -66,7 +66,8 @@ fn head(text: &mut String, first: &str, subjects: &[&str]) {
     text.push('\n');
 }
 
-/// A cell, with mini-vmm's ratio to it where the cell is another subject's.
+/// The text of a cell. For another subject than mini-vmm, the ratio of mini-vmm's median to that
+/// subject's median follows.
 pub fn with_ratio(row: &[&Measure], measure: &Measure) -> String {
     let ratio = ratio_to(row, measure);
     let ratio = ratio.map_or(String::new(), |ratio| format!(", ×{}", figure(ratio)));

@@ -1,12 +1,12 @@
-//! Reports that are made from results alone.
+//! Reports of a run. Their only input is the results.
 //!
-//! | module | what it writes |
+//! | module | output |
 //! | --- | --- |
 //! | [`markdown`] | the report as Markdown, and the table of targets |
 //! | [`page`] | the report as an HTML page |
 //! | [`plot`] | its plots, as SVG |
-//! | [`series`] | nothing: the lines along an axis that tables and plots have in common |
-//! | [`summary`] | the few rows that stand in docs/benchmarks.md |
+//! | [`series`] | nothing; it finds the lines along an axis for tables and plots |
+//! | [`summary`] | the most important rows, for docs/benchmarks.md |
 
 pub mod markdown;
 pub mod page;

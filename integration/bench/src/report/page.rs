@@ -99,7 +99,8 @@ fn one_part(page: &mut String, results: &Results, part: u8) -> Result<()> {
     Ok(())
 }
 
-/// A cell, with mini-vmm's ratio to it where the cell is another subject's.
+/// The text of a cell. For another subject than mini-vmm, the ratio of mini-vmm's median to that
+/// subject's median follows.
 fn with_ratio(row: &[&Measure], measure: &Measure) -> String {
     let ratio = ratio_to(row, measure).map_or(String::new(), |ratio| {
         format!(" <span class=\"ratio\">×{}</span>", figure(ratio))
@@ -107,7 +108,7 @@ fn with_ratio(row: &[&Measure], measure: &Measure) -> String {
     format!("{}{ratio}", escape(&cell(measure)))
 }
 
-/// A plot for each quantity and axis of which some subject has more than one point.
+/// Writes a plot for each quantity and axis along which some subject has several points.
 fn growth_plots(page: &mut String, results: &Results, part: u8, subjects: &[&str]) -> Result<()> {
     let all = lines(results, part);
     let mut drawn: Vec<(&str, &str)> = Vec::new();

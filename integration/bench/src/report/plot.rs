@@ -1,4 +1,4 @@
-//! Plots as inline SVG: one row's subjects side by side, or lines of what grows.
+//! Plots as inline SVG: bars that compare the subjects of a row, or lines along an axis.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -12,14 +12,14 @@ use crate::stats::Summary;
 const WIDTH: u32 = 640;
 /// Height of one subject's bar.
 const BAR: u32 = 26;
-/// Width of the subjects' names.
+/// Width of the column with the subjects' names.
 const NAMES: i32 = 170;
-/// Width of the figures behind the bars.
+/// Width of the column with the figures, at the right of the bars.
 const FIGURES: i32 = 110;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// The colour of the subject at a position; mini-vmm is always the first.
+/// The colour of the subject at a position. mini-vmm always has the first position.
 fn colour(position: usize) -> RGBColor {
     [
         RGBColor(0x1f, 0x77, 0xb4),
@@ -32,8 +32,8 @@ fn colour(position: usize) -> RGBColor {
     ][position % 7]
 }
 
-/// One row: for each subject a bar to the median, and a stroke from quartile to quartile. The
-/// position in `subjects` chooses the colour.
+/// Draws one row: each subject has a bar up to the median, and a line from the first to the third
+/// quartile. The position in `subjects` determines the colour.
 pub fn bars(row: &[&Measure], subjects: &[&str]) -> Result<String> {
     let mut bars: Vec<(usize, Summary)> = row
         .iter()
@@ -70,7 +70,7 @@ pub fn bars(row: &[&Measure], subjects: &[&str]) -> Result<String> {
     Ok(tidy(&svg))
 }
 
-/// What grows along one axis: a line for each subject.
+/// Draws the growth along one axis, with a line for each subject.
 pub fn growth(lines: &[&Line], subjects: &[&str]) -> Result<String> {
     let points = || lines.iter().flat_map(|line| line.points.iter());
     let right = points().map(|point| point.0).fold(0.0, f64::max);
@@ -139,7 +139,7 @@ fn failed(error: impl std::fmt::Display) -> Error {
     Error::new(format!("cannot draw a plot: {error}"))
 }
 
-/// As a part of a page: without the XML declaration of a file of its own.
+/// Removes the XML declaration, so that the SVG can be a part of a page.
 fn tidy(svg: &str) -> String {
     svg.find("<svg").map_or("", |at| &svg[at..]).to_owned()
 }

@@ -1,21 +1,21 @@
-//! What a part varies: each quantity along its axis, and how fast it grows.
+//! The quantities of a part along an axis, and their slopes.
 
 use crate::figures::signed;
 use crate::results::Results;
 use crate::stats::slope;
 
-/// One quantity of one subject, at all values on an axis.
+/// The medians of one quantity of one subject along an axis.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Work and quantity.
+    /// The work and the quantity.
     pub title: String,
     /// The subject.
     pub subject: String,
-    /// What grows.
+    /// The name of the axis, such as "vCPUs".
     pub axis: String,
-    /// Unit of the quantity.
+    /// The unit of the quantity.
     pub unit: String,
-    /// Value on the axis, and median.
+    /// Pairs of a value on the axis and the median.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -48,8 +48,8 @@ pub fn lines(results: &Results, part: u8) -> Vec<Line> {
     lines
 }
 
-/// How fast each quantity grows: its title, and each subject's slope as text, empty where a
-/// subject has none.
+/// The slope of each quantity: its title, and the slope of each subject as text. The text is empty
+/// if a subject has no slope.
 pub fn slopes(results: &Results, part: u8) -> Vec<(String, Vec<String>)> {
     let all = lines(results, part);
     let mut known: Vec<(&str, &str)> = Vec::new();

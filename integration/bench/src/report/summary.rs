@@ -1,4 +1,5 @@
-//! The few rows that tell most. `bench readme` writes them between two marks in docs/benchmarks.md.
+//! The most important rows of a run. `bench readme` writes them between two marks in
+//! docs/benchmarks.md.
 
 use std::fmt::Write;
 
@@ -8,7 +9,7 @@ use crate::names::SUBJECT;
 use crate::report::markdown::{targets, with_ratio};
 use crate::results::{Measure, Results};
 
-/// Titles of rows (`Key::title`), and what the summary calls them.
+/// Titles of rows (`Key::title`), and their names in the summary.
 const ROWS: [(&str, &str); 20] = [
     (
         "first instruction, 512 MiB: time",
@@ -129,7 +130,7 @@ pub fn summary(results: &Results) -> String {
     text
 }
 
-/// A document with this summary instead of the one before.
+/// Returns the document with this summary in place of the earlier summary.
 pub fn put_into(document: &str, summary: &str) -> Result<String> {
     let parts = document
         .split_once(BEGIN)

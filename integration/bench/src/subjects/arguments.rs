@@ -24,21 +24,21 @@ impl Arguments {
         self.bare_path(path);
     }
 
-    /// Adds a flag with a path, or neither.
+    /// Adds a flag with a path if there is a path.
     pub fn optional(&mut self, flag: &str, path: Option<&Path>) {
         if let Some(path) = path {
             self.path(flag, path);
         }
     }
 
-    /// Adds a flag with kernel parameters, or neither.
+    /// Adds a flag with the kernel parameters if there are any.
     pub fn cmdline(&mut self, flag: &str, cmdline: &str) {
         if !cmdline.is_empty() {
             self.text(&[flag, cmdline]);
         }
     }
 
-    /// All words.
+    /// Returns all words.
     pub fn into_words(self) -> Vec<OsString> {
         self.0
     }

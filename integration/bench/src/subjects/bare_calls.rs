@@ -1,9 +1,10 @@
-//! The program that makes the bare calls (src/bin/floor): it brings its own guest.
+//! The program that makes the bare calls (src/bin/floor). It has a guest of its own.
 
 use super::arguments::Arguments;
 use super::guest::Guest;
 
-/// One start of its guest; with devices the RAM is filled and mapped for them before.
+/// The arguments for one start of the program's guest. With devices, the program first fills the
+/// RAM and maps it for them.
 pub fn arguments(guest: &Guest<'_>, with_cpuid: bool) -> Arguments {
     let mut words = Arguments::default();
     let job = if with_cpuid {
@@ -16,7 +17,7 @@ pub fn arguments(guest: &Guest<'_>, with_cpuid: bool) -> Arguments {
     words
 }
 
-/// RAM made, mapped for the DMA of one device, and unmapped.
+/// A measurement of `floor map`: RAM is made, mapped for the DMA of one device, and unmapped.
 #[derive(Clone, Copy, Debug)]
 pub struct Map<'a> {
     /// "iommufd" or "type1".
@@ -27,12 +28,12 @@ pub struct Map<'a> {
     pub mib: u32,
     /// "4K", "thp", "2M" or "1G".
     pub pages: &'a str,
-    /// How many threads fill the RAM.
+    /// The number of threads that fill the RAM.
     pub threads: u32,
 }
 
 impl Map<'_> {
-    /// The arguments that ask for it.
+    /// The arguments for this measurement.
     pub fn arguments(&self) -> Arguments {
         let mut words = Arguments::default();
         let (mib, threads) = (self.mib.to_string(), self.threads.to_string());

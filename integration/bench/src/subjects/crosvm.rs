@@ -3,7 +3,7 @@
 use super::arguments::Arguments;
 use super::guest::Guest;
 
-/// What follows the program's name.
+/// The arguments for this guest.
 pub fn arguments(guest: &Guest<'_>) -> Arguments {
     let mut words = Arguments::default();
     words.text(&["run", "--disable-sandbox"]);

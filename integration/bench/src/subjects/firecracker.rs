@@ -1,12 +1,13 @@
-//! Firecracker (its docs/getting-started.md and docs/initrd.md). It takes no bzImage on x86, and
-//! VFIO in its newest versions only, so it takes part on this machine's /dev/kvm alone.
+//! Firecracker (its docs/getting-started.md and docs/initrd.md). On x86, Firecracker does not boot
+//! a bzImage, and only its newest versions have VFIO. The bench therefore runs Firecracker on this
+//! machine's /dev/kvm only.
 
 use std::path::Path;
 
 use super::arguments::Arguments;
 use super::guest::Guest;
 
-/// What follows the program's name; `config` is the file with [`config_file`]'s text.
+/// The arguments; `config` is the path of the file with [`config_file`]'s text.
 pub fn arguments(config: &Path) -> Arguments {
     let mut words = Arguments::default();
     words.text(&["--no-api"]);
@@ -14,7 +15,7 @@ pub fn arguments(config: &Path) -> Arguments {
     words
 }
 
-/// The file from which Firecracker takes its guest.
+/// The text of the file that describes the guest to Firecracker.
 pub fn config_file(guest: &Guest<'_>) -> String {
     serde_json::json!({
         "boot-source": {

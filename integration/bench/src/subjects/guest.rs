@@ -1,8 +1,9 @@
-//! The guest, the same for all subjects.
+//! The description of a guest, the same for all subjects.
 
 use std::path::Path;
 
-/// What a VMM is told about its guest.
+/// The kernel, CPUs, memory and devices of a guest. Each subject translates it to its own
+/// arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest<'a> {
     /// Kernel: an ELF with a PVH note, or a bzImage.
@@ -17,14 +18,14 @@ pub struct Guest<'a> {
     pub mib: u32,
     /// PCI addresses of devices to pass through.
     pub devices: &'a [&'a str],
-    /// What follows the number of vCPUs, for mini-vmm alone: ",idle=native".
+    /// Options after the number of vCPUs, for mini-vmm only: ",idle=native".
     pub cpu_options: &'a str,
-    /// What follows the size of RAM, for mini-vmm alone: ",hugepages=2M".
+    /// Options after the size of the RAM, for mini-vmm only: ",hugepages=2M".
     pub memory_options: &'a str,
 }
 
 impl<'a> Guest<'a> {
-    /// One vCPU, 512 MiB, and nothing but a kernel.
+    /// A guest with this kernel, one vCPU, 512 MiB, and no initramfs and no devices.
     pub fn new(kernel: &'a Path) -> Self {
         Self {
             kernel,

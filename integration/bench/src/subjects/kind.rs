@@ -1,4 +1,4 @@
-//! The kinds of subjects, and what differs between them.
+//! The kinds of subjects, and the differences between them.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,18 +10,18 @@ use super::{alioth, bare_calls, cloud_hypervisor, crosvm, firecracker, mini_vmm,
 use crate::tiny::Then;
 use crate::watch::counters::{Counter, QMP, STATS};
 
-/// What the bench knows how to start.
+/// A kind of subject that the bench can start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The kernel's calls alone.
+    /// The bare system calls.
     BareCalls,
-    /// The kernel's calls without CPUID.
+    /// The bare system calls without CPUID.
     BareCallsWithoutCpuid,
-    /// This project's VMM.
+    /// mini-vmm.
     MiniVmm,
-    /// QEMU's general machine.
+    /// QEMU with the general machine, q35.
     QemuQ35,
-    /// QEMU's small machine.
+    /// QEMU with the small machine, microvm.
     QemuMicrovm,
     /// Cloud Hypervisor.
     CloudHypervisor,
@@ -34,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of a name that PEERS knows.
+    /// The kind for a name in the variable PEERS.
     pub fn of(name: &str) -> Option<Self> {
         Some(match name {
             "cloud-hypervisor" => Self::CloudHypervisor,
@@ -45,8 +45,8 @@ impl Kind {
         })
     }
 
-    /// What is typed after the program's name for the guest's first serial port to be standard
-    /// output. `config` is the file with [`Self::config_file`]'s text.
+    /// The program's arguments for this guest. The guest's first serial port is the program's
+    /// standard output. `config` is the path of the file with [`Self::config_file`]'s text.
     pub fn arguments(self, guest: &Guest<'_>, config: &Path) -> Vec<OsString> {
         let words = match self {
             Self::BareCalls => bare_calls::arguments(guest, true),
@@ -62,14 +62,14 @@ impl Kind {
         words.into_words()
     }
 
-    /// The text of the file that a VMM takes its guest from, for a VMM that needs one.
+    /// The text of the file that describes the guest, for a VMM that needs such a file.
     pub fn config_file(self, guest: &Guest<'_>) -> Option<String> {
         (self == Self::Firecracker).then(|| firecracker::config_file(guest))
     }
 
-    /// How a guest resets its machine by one write: mini-vmm's ACPI reset register, the reset
-    /// control register of Intel's chipsets, or the keyboard controller's command. The other VMMs
-    /// have none of these, or end.
+    /// The guest's way to reset its machine by one write: mini-vmm's ACPI reset register, the reset
+    /// control register of Intel's chipsets, or a command of the keyboard controller. `None` for
+    /// VMMs that have none of these, or that exit on a reset.
     pub fn reset(self) -> Option<Then> {
         match self {
             Self::MiniVmm => Some(Then::Reset(0x602, 1)),
@@ -83,8 +83,8 @@ impl Kind {
         }
     }
 
-    /// Whether this is a VMM that takes devices by VFIO, with all that the lab's guests do with
-    /// them.
+    /// Whether this VMM passes devices through with VFIO, and supports all that the lab's guests do
+    /// with a device.
     pub fn has_vfio(self) -> bool {
         matches!(
             self,
@@ -92,17 +92,17 @@ impl Kind {
         )
     }
 
-    /// Whether its standard input must be a terminal.
+    /// Whether the program's standard input must be a terminal.
     pub fn needs_terminal(self) -> bool {
         self == Self::Alioth
     }
 
-    /// Whether its firmware takes seconds where /dev/kvm is emulated.
+    /// Whether the VMM's firmware takes seconds under an emulated /dev/kvm.
     pub fn has_slow_firmware(self) -> bool {
         self == Self::QemuQ35
     }
 
-    /// How it is asked for its counters.
+    /// The way to read the VMM's counters.
     pub fn counter(self, abilities: Abilities) -> Counter {
         match self {
             Self::MiniVmm if abilities.stats => Counter::Stats,
@@ -112,7 +112,7 @@ impl Kind {
         }
     }
 
-    /// What is typed besides, so that it can be watched.
+    /// Further arguments that let the bench watch the VMM.
     pub fn watched(self) -> Vec<OsString> {
         match self {
             Self::QemuQ35 => qemu::watched(QMP).into_words(),
@@ -120,7 +120,7 @@ impl Kind {
         }
     }
 
-    /// What is typed besides, so that it counts all that it can.
+    /// Further arguments that make the VMM count as much as it can.
     pub fn counting(self, abilities: Abilities) -> Vec<OsString> {
         let mut words = Arguments::default();
         if self.counter(abilities) == Counter::Stats {

@@ -9,12 +9,12 @@ use super::subject::Subject;
 use crate::error::{Error, Result};
 use crate::names::{FLOOR, LEAST, SUBJECT};
 
-/// The programs that this project brings.
+/// The programs of this project.
 #[derive(Clone, Debug)]
 pub struct Own {
     /// mini-vmm.
     pub mini_vmm: PathBuf,
-    /// What this mini-vmm can do.
+    /// The features of this mini-vmm.
     pub abilities: Abilities,
     /// The bare calls (src/bin/floor).
     pub bare_calls: PathBuf,
@@ -23,7 +23,7 @@ pub struct Own {
 /// All subjects.
 #[derive(Clone, Debug)]
 pub struct Subjects {
-    /// With CPUID, and without.
+    /// The bare calls with CPUID, and without CPUID.
     bare_calls: [Subject; 2],
     ours: Subject,
     peers: Vec<Subject>,
@@ -31,7 +31,7 @@ pub struct Subjects {
 }
 
 impl Subjects {
-    /// The project's own, QEMU where there is one, and others.
+    /// Makes the list: this project's programs, QEMU if it is installed, and other VMMs.
     pub fn new(own: Own, qemu: Option<PathBuf>, others: Vec<Subject>) -> Self {
         let bare_calls = [
             (FLOOR, Kind::BareCalls),
@@ -51,7 +51,7 @@ impl Subjects {
         }
     }
 
-    /// mini-vmm, which can do everything, and these peers.
+    /// A list with a mini-vmm that has all features, and with these peers.
     #[cfg(test)]
     pub fn example(peers: Vec<Subject>) -> Self {
         let own = Own {
@@ -66,7 +66,7 @@ impl Subjects {
         Self::new(own, None, peers)
     }
 
-    /// What mini-vmm can do.
+    /// The features of this mini-vmm.
     pub fn abilities(&self) -> Abilities {
         self.abilities
     }
@@ -81,7 +81,7 @@ impl Subjects {
         &self.bare_calls[0]
     }
 
-    /// All: both kinds of bare calls, mini-vmm, its peers.
+    /// All subjects: both kinds of bare calls, mini-vmm, and its peers.
     pub fn all(&self) -> impl Iterator<Item = &Subject> {
         self.bare_calls.iter().chain(self.vmms())
     }
@@ -91,13 +91,13 @@ impl Subjects {
         iter::once(&self.ours).chain(&self.peers)
     }
 
-    /// The VMMs that take devices by VFIO.
+    /// The VMMs that pass devices through with VFIO.
     pub fn with_vfio(&self) -> impl Iterator<Item = &Subject> {
         self.vmms().filter(|subject| subject.kind.has_vfio())
     }
 }
 
-/// Reads PEERS: words of "name=/path/to/program".
+/// Parses the variable PEERS: words of "name=/path/to/program".
 pub fn parse(text: &str) -> Result<Vec<Subject>> {
     text.split_whitespace().map(peer).collect()
 }

@@ -1,21 +1,21 @@
-//! This project's VMM.
+//! mini-vmm.
 
 use super::arguments::Arguments;
 use super::guest::Guest;
 
-/// What a mini-vmm can do; an older one than this bench may lack some of it.
+/// The features of a mini-vmm. A version that is older than this bench may lack some of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Abilities {
-    /// It tells its phases (`--stats`).
+    /// Whether it reports its phases (`--stats`).
     pub stats: bool,
-    /// It can be told which pages to take (`--memory`'s `hugepages=`).
+    /// Whether the size of its pages can be chosen (`hugepages=` of `--memory`).
     pub hugepages: bool,
-    /// Its vCPUs can halt in the guest (`--cpus`'s `idle=`).
+    /// Whether its vCPUs can halt without an exit (`idle=` of `--cpus`).
     pub idle: bool,
 }
 
 impl Abilities {
-    /// From what `--help` says.
+    /// Reads the features from the output of `--help`.
     pub fn of(help: &str) -> Self {
         Self {
             stats: help.contains("--stats"),
@@ -25,7 +25,7 @@ impl Abilities {
     }
 }
 
-/// What follows the program's name.
+/// The arguments for this guest.
 pub fn arguments(guest: &Guest<'_>) -> Arguments {
     let mut words = Arguments::default();
     words.path("--kernel", guest.kernel);

@@ -1,15 +1,15 @@
-//! Who is measured, and how each is started: from a guest to a command line. Nothing here knows
-//! where the subjects run.
+//! The subjects of a measurement, and the way to start each: these modules translate a description
+//! of a guest to a command line. They do not depend on where a subject runs.
 //!
-//! | module | what it knows |
+//! | module | content |
 //! | --- | --- |
-//! | [`guest`] | the guest, the same for all |
-//! | [`kind`] | the kinds of subjects, and what differs between them |
-//! | [`bare_calls`] | how the program that makes the bare calls is started |
-//! | [`mini_vmm`], [`qemu`], [`cloud_hypervisor`] | how these VMMs are started |
-//! | [`firecracker`], [`alioth`], [`crosvm`] | how these VMMs are started |
-//! | [`subject`] | a kind with its name and program |
-//! | [`list`] | the subjects of one run, those of PEERS among them |
+//! | [`guest`] | the description of a guest, the same for all subjects |
+//! | [`kind`] | the kinds of subjects, and the differences between them |
+//! | [`bare_calls`] | the arguments of the program that makes the bare calls |
+//! | [`mini_vmm`], [`qemu`], [`cloud_hypervisor`] | the arguments of these VMMs |
+//! | [`firecracker`], [`alioth`], [`crosvm`] | the arguments of these VMMs |
+//! | [`subject`] | a kind with its name and its program |
+//! | [`list`] | the subjects of one run, with those that the variable PEERS names |
 //! | [`arguments`] | the words of a command line |
 
 pub mod alioth;

@@ -3,16 +3,16 @@
 use super::arguments::Arguments;
 use super::guest::Guest;
 
-/// The general machine, the only one with PCI as real hardware has it.
+/// The general machine, QEMU's only machine on x86 with PCI as in real hardware.
 pub const Q35: &str = "q35,accel=kvm,usb=off,vmport=off";
 /// The small machine, without PCI.
 pub const MICROVM: &str = "microvm,accel=kvm,isa-serial=on,auto-kernel-cmdline=off";
 
-/// Some KVMs list the register that tells of a CPU's flaws (IA32_ARCH_CAPABILITIES) but refuse
-/// every value for it, and QEMU then ends. No guest here reads it.
+/// Some versions of KVM list the register IA32_ARCH_CAPABILITIES, which reports flaws of a CPU, but
+/// refuse every value for it. QEMU exits then. The bench's guests do not read the register.
 const CPU: &str = "host,arch-capabilities=off";
 
-/// What follows the program's name.
+/// The arguments for this machine and this guest.
 pub fn arguments(machine: &str, guest: &Guest<'_>) -> Arguments {
     let mut words = Arguments::default();
     words.text(&["-machine", machine, "-cpu", CPU]);
@@ -29,7 +29,7 @@ pub fn arguments(machine: &str, guest: &Guest<'_>) -> Arguments {
     words
 }
 
-/// What lets QEMU be watched: threads with names, and its machine protocol at a socket.
+/// The arguments that let the bench watch QEMU: named threads, and a QMP socket.
 pub fn watched(socket: &str) -> Arguments {
     let mut words = Arguments::default();
     words.text(&["-name", "bench,debug-threads=on"]);

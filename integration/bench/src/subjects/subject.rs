@@ -1,23 +1,23 @@
-//! A subject: a kind with its name in tables, and its program.
+//! A subject: a kind with its program, and its name in tables.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::kind::Kind;
 
-/// What is measured.
+/// A program to measure, with its name and its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// What it is called in tables.
+    /// The name in tables.
     pub name: String,
-    /// How it is started.
+    /// The kind, which determines how the program is started.
     pub kind: Kind,
-    /// The program, on this machine.
+    /// The path of the program on this machine.
     pub program: PathBuf,
 }
 
 impl Subject {
-    /// One of a kind.
+    /// A subject of this kind.
     pub fn new(name: &str, kind: Kind, program: impl Into<PathBuf>) -> Self {
         Self {
             name: name.to_owned(),
@@ -26,20 +26,20 @@ impl Subject {
         }
     }
 
-    /// Whether PEERS named it.
+    /// Whether the variable PEERS named the subject.
     pub fn is_given(&self) -> bool {
         Kind::of(&self.name) == Some(self.kind)
     }
 
-    /// Whether its program needs libraries.
+    /// Whether the subject's program needs shared libraries.
     pub fn is_dynamic(&self) -> bool {
         is_dynamic(&self.program)
     }
 }
 
 fn is_dynamic(program: &Path) -> bool {
-    // ldd fails on a file that has no dynamic section. A file that has one, but names no library in
-    // it, is a static program that can be loaded anywhere.
+    // ldd fails on a file without a dynamic section. A static program that can be loaded at any
+    // address has a dynamic section, but ldd lists no library for it.
     Command::new("ldd")
         .arg(program)
         .output()

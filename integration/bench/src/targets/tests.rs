@@ -56,7 +56,7 @@ fn the_disks_share_may_be_opening_and_filling() {
     for (work, quantity, subject, ms) in [
         (BOOT_WITH_DISK, DISK_ALONE, SUBJECT, 400.0),
         (BOOT_WITH_DISK, "phase open device", SUBJECT, 110.0),
-        // It was held back.
+        // Filling the RAM waited for the rest of the start.
         (BOOT_WITH_DISK, "phase populate ram", SUBJECT, 900.0),
         (BOOT_RAM, FILLED, FLOORS[0].1, 300.0),
     ] {
@@ -67,7 +67,7 @@ fn the_disks_share_may_be_opening_and_filling() {
         found(&all, "the disk's share"),
         ("yes", "400 ms of 430 ms (110 + 300 + 20)")
     );
-    // The bare calls were slower.
+    // The bare calls took longer than the phase.
     for _ in 0..2 {
         add(&mut results, 2, BOOT_RAM, None, FILLED, FLOORS[0].1, 1000.0);
     }

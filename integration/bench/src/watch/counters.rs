@@ -1,4 +1,5 @@
-//! How often a guest left for KVM and for its VMM. Each VMM is asked in its own way.
+//! Counts the exits of a guest to KVM and to its VMM. Each VMM has its own way to read its
+//! counters.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,26 +13,27 @@ use serde_json::Value;
 use crate::error::{Context, Error, Result};
 use crate::watch::process::last_words;
 
-/// The file of the running VMM's messages.
+/// The file with the standard error of the running VMM.
 pub const MESSAGES: &str = "/run/probe.messages";
 /// The file of mini-vmm's statistics (docs/stats.md).
 pub const STATS: &str = "/run/probe.stats";
-/// The socket of QEMU's machine protocol.
+/// QEMU's QMP socket.
 pub const QMP: &str = "/run/probe.qmp";
 
-/// When mini-vmm's `main` began, in microseconds of CLOCK_MONOTONIC.
+/// The name of a counter: the time at which mini-vmm's `main` started, in microseconds of
+/// CLOCK_MONOTONIC.
 pub const STARTED: &str = "started_monotonic_us";
 
-/// How a VMM is asked for its counters.
+/// The way to read a VMM's counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
     /// The VMM has no counters.
     None,
-    /// By SIGUSR1, which mini-vmm answers on its standard error.
+    /// SIGUSR1: mini-vmm writes its counters to its standard error.
     Signal,
-    /// By SIGUSR1, on which a mini-vmm with `--stats` writes its statistics into [`STATS`].
+    /// SIGUSR1: mini-vmm with `--stats` writes its statistics to [`STATS`].
     Stats,
-    /// By QEMU's machine protocol, query-stats, at [`QMP`].
+    /// QMP: QEMU answers the command query-stats at [`QMP`].
     Qmp,
 }
 
@@ -39,7 +41,7 @@ pub enum Counter {
 pub type Counts = BTreeMap<String, u64>;
 
 impl Counter {
-    /// The name in a script.
+    /// The name of this way in a script.
     pub fn word(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -49,7 +51,7 @@ impl Counter {
         }
     }
 
-    /// By its name in a script.
+    /// Finds the way by its name in a script.
     pub fn of(word: &str) -> Result<Self> {
         [Self::None, Self::Signal, Self::Stats, Self::Qmp]
             .into_iter()
@@ -57,7 +59,7 @@ impl Counter {
             .ok_or_else(|| Error::new(format!("no such counter: {word}")))
     }
 
-    /// Asks a VMM for all that it counts.
+    /// Reads all counters of a VMM.
     pub fn ask(self, pid: u32) -> Result<Counts> {
         match self {
             Self::None => Ok(Counts::new()),
@@ -93,13 +95,14 @@ fn by_stats(pid: u32) -> Result<Counts> {
     )))
 }
 
-/// How often mini-vmm said that its statistics are whole.
+/// Counts mini-vmm's messages that a report has been written.
 fn times_written() -> Result<usize> {
     let text = fs::read_to_string(MESSAGES).context("read the VMM's messages")?;
     Ok(text.matches("statistics are in").count())
 }
 
-/// Exits, the sums of KVM's counters over all vCPUs, and microseconds of the phases and of mapping.
+/// The exits, the sums of KVM's counters over all vCPUs, and the microseconds of the phases and of
+/// mapping.
 fn from_report(report: &Value) -> Counts {
     let mut counts = Counts::new();
     let mut add = |name: String, value: &Value| {
@@ -128,8 +131,8 @@ fn from_report(report: &Value) -> Counts {
     counts
 }
 
-/// Microseconds of each phase; of a phase that goes on beside the running guest also the time
-/// before the guest's first run.
+/// Adds the microseconds of each phase as "phase.NAME". If a phase ends after the guest's first
+/// run, adds the part before the first run as "ahead.NAME".
 fn add_phases(report: &Value, add: &mut dyn FnMut(String, &Value)) {
     let phases = || report["phases"].as_array().into_iter().flatten();
     let first_run = phases()
@@ -142,7 +145,7 @@ fn add_phases(report: &Value, add: &mut dyn FnMut(String, &Value)) {
             phase["end_us"].as_u64(),
         ) {
             add(format!("phase.{name}"), &end.saturating_sub(start).into());
-            // The last vCPU always starts beside the first.
+            // The last vCPU always starts after the first vCPU runs.
             if let Some(run) = first_run.filter(|run| end > *run && name != "start_vcpus") {
                 add(format!("ahead.{name}"), &run.saturating_sub(start).into());
             }
@@ -163,7 +166,7 @@ fn by_signal(pid: u32) -> Result<Counts> {
         let bytes = fs::read(MESSAGES).context("read the VMM's messages")?;
         let text = String::from_utf8_lossy(&bytes[before.min(bytes.len())..]).into_owned();
         let counts = from_text(&text);
-        // The answer is whole when no more comes.
+        // The answer is complete when its length no longer grows.
         if !counts.is_empty() && text.len() == seen {
             return Ok(counts);
         }
@@ -172,7 +175,7 @@ fn by_signal(pid: u32) -> Result<Counts> {
     Err(Error::new("the VMM does not answer SIGUSR1"))
 }
 
-/// Words of "name=number".
+/// Parses words of "name=number".
 fn from_text(text: &str) -> Counts {
     text.split_whitespace()
         .filter_map(|word| {
@@ -190,7 +193,7 @@ fn by_qmp() -> Result<Counts> {
         .context("limit QEMU's time")?;
     let mut lines = BufReader::new(stream.try_clone().context("copy a socket")?).lines();
     let mut stream = stream;
-    // The greeting, the capabilities, then the answer.
+    // QEMU sends a greeting, the answer to qmp_capabilities, and then the statistics.
     let mut said = Value::Null;
     for ask in [
         "",
@@ -207,7 +210,7 @@ fn by_qmp() -> Result<Counts> {
     Ok(from_stats(&said))
 }
 
-/// The sums of the counters over all vCPUs, without histograms.
+/// Sums the counters over all vCPUs. Leaves histograms out.
 fn from_stats(said: &Value) -> Counts {
     let mut counts = Counts::new();
     let vcpus = said["return"].as_array().into_iter().flatten();

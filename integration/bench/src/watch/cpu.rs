@@ -1,4 +1,4 @@
-//! CPU time of a VMM: that of its vCPU threads, and that of all others.
+//! The CPU time of a VMM: that of its vCPU threads, and that of all other threads.
 
 use std::fs;
 use std::time::Duration;
@@ -8,27 +8,27 @@ use crate::error::{Context, Result};
 /// CPU time since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu {
-    /// The threads that run the guest, with the guest's own work.
+    /// The threads that run the guest. Their time includes the guest's own work.
     pub vcpus: Duration,
     /// All other threads.
     pub others: Duration,
 }
 
-/// Reads /proc, which counts in hundredths of a second (proc_pid_stat(5)).
+/// Reads the CPU times of a process from /proc, in hundredths of a second (proc_pid_stat(5)).
 pub fn of(pid: u32) -> Result<Cpu> {
     let tasks = format!("/proc/{pid}/task");
     let mut cpu = Cpu::default();
     for task in fs::read_dir(&tasks).context(format!("list {tasks}"))? {
         let path = task.context(format!("list {tasks}"))?.path().join("stat");
-        // A thread may end meanwhile.
+        // The thread may have ended since the listing.
         let Ok(stat) = fs::read_to_string(path) else {
             continue;
         };
         let Some((name, time)) = parse(&stat) else {
             continue;
         };
-        // mini-vmm names its vCPU's thread "vcpu 0", QEMU "CPU 0/KVM", Cloud Hypervisor "vcpu0",
-        // crosvm "crosvm_vcpu0".
+        // The name of a vCPU's thread is "vcpu 0" in mini-vmm, "CPU 0/KVM" in QEMU, "vcpu0" in
+        // Cloud Hypervisor and "crosvm_vcpu0" in crosvm.
         if name.to_ascii_lowercase().contains("cpu") {
             cpu.vcpus += time;
         } else {

@@ -1,19 +1,19 @@
 //! A process's private memory, from /proc/PID/smaps.
 
-/// Memory that a process shares with no other, in KiB, without its guest's RAM.
+/// A process's private memory in KiB, without the guest's RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Private {
-    /// Pages that were written to: they are free again only when the process ends.
+    /// Dirty pages: the kernel can free such a page only when the process ends.
     pub dirty: u64,
-    /// Pages whose content is that of the file they come from.
+    /// Clean pages: the content of such a page is that of its file.
     pub clean: u64,
 }
 
-/// A mapping of at least this many KiB is the guest's RAM; no guest has less than 128 MiB.
+/// A mapping of at least this many KiB is the guest's RAM. Each guest has at least 128 MiB.
 const RAM: u64 = 96 << 10;
 
-/// KiB of the part of mini-vmm's RAM that has no huge pages: a mapping of its own, right below the
-/// others.
+/// The size in KiB of the first part of mini-vmm's RAM, which has no huge pages. This part is a
+/// mapping of its own, directly below the rest of the RAM.
 const FIRST: u64 = 2 << 10;
 
 /// Sums up /proc/PID/smaps (Documentation/filesystems/proc.rst).
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_guests_ram_does_not_count() {
-        // A program, 2 MiB of its own, RAM in two mappings, a stack.
+        // A program, 2 MiB of private memory, RAM in two mappings, a stack.
         let smaps = "55d000-55e000 r-xp 00000000 08:01 1 /bin/vmm\nPrivate_Clean: 40 kB\n\
                      Private_Dirty: 2 kB\n60000000-60200000 rw-p 00000000 00:00 0\n\
                      Private_Dirty: 100 kB\n70000000-70200000 rw-p 00000000 00:00 0\n\

@@ -1,11 +1,11 @@
-//! A VMM while it runs, watched from outside.
+//! Watches a VMM from outside while the VMM runs.
 //!
-//! | module | what it knows |
+//! | module | content |
 //! | --- | --- |
 //! | [`process`] | start, console, clock and end of a program |
-//! | [`memory`] | the memory that it has for itself |
-//! | [`counters`] | its exits and phases, asked for in each VMM's own way |
-//! | [`cpu`] | the CPU time of its threads |
+//! | [`memory`] | the private memory of a process |
+//! | [`counters`] | the exits and phases of a VMM, read in each VMM's own way |
+//! | [`cpu`] | the CPU time of a VMM's threads |
 
 pub mod counters;
 pub mod cpu;

@@ -1,5 +1,5 @@
-//! A running program whose console is read, with a clock that runs since its start. Every VMM is
-//! timed by this code, on this machine and in the lab, so that figures can be compared.
+//! Starts a program, reads its console, and measures the time since its start. This code measures
+//! every VMM, on this machine and in the lab, so that figures can be compared.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use crate::error::{Context, Error, Result};
 use crate::watch::memory::{Private, private};
 
-/// How long a program may take to end after SIGTERM.
+/// The time limit for a program's end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A program's standard input, which stays silent.
+/// A program's standard input, on which the bench sends nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// /dev/null.
     None,
-    /// A terminal, for programs that take nothing else.
+    /// A terminal, for programs that accept no other input.
     Terminal,
 }
 
@@ -29,16 +29,16 @@ pub struct Watched {
     child: Child,
     console: ChildStdout,
     started: Instant,
-    /// The moment of `started` by CLOCK_MONOTONIC, the clock that mini-vmm names in its statistics.
+    /// The time of `started` by CLOCK_MONOTONIC. mini-vmm's statistics use the same clock.
     started_monotonic: Duration,
-    /// The master side of its standard input, where that is a terminal.
+    /// The master side of the terminal, if the standard input is a terminal.
     _terminal: Option<OwnedFd>,
-    /// What was read from the console and not yet searched.
+    /// The console's output that was read but not searched yet.
     unread: Vec<u8>,
 }
 
 impl Watched {
-    /// Starts a program; `stderr` is where its messages go. The clock runs from before the fork.
+    /// Starts a program with its messages in `stderr`. The clock starts before the fork.
     pub fn start(command: &mut Command, input: Input, stderr: Stdio) -> Result<Self> {
         let (terminal, stdin) = match input {
             Input::None => (None, Stdio::null()),
@@ -68,12 +68,12 @@ impl Watched {
         self.child.id()
     }
 
-    /// When its clock began, by CLOCK_MONOTONIC.
+    /// The time of the program's start by CLOCK_MONOTONIC.
     pub fn started_monotonic(&self) -> Duration {
         self.started_monotonic
     }
 
-    /// Reads until the console has said `text`, and returns how long after the start that was.
+    /// Reads the console until `text` appears, and returns the time since the program's start.
     ///
     /// # Errors
     /// The console ended before, or the limit, counted from now, is over.
@@ -96,7 +96,7 @@ impl Watched {
         }
     }
 
-    /// The next whole line of the console and its time since the start; nothing at the end.
+    /// Returns the console's next whole line and the time since the start; `None` at the end.
     pub fn line(&mut self, limit: Duration) -> Result<Option<(String, Duration)>> {
         let deadline = Instant::now() + limit;
         loop {
@@ -112,7 +112,7 @@ impl Watched {
         }
     }
 
-    /// Waits for more of the console; whether there is any.
+    /// Waits for more output of the console. Returns whether there is more.
     fn more(&mut self, deadline: Instant) -> Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut poll = libc::pollfd {
@@ -139,7 +139,7 @@ impl Watched {
         Ok(count > 0)
     }
 
-    /// Memory that the process shares with no other.
+    /// The process's private memory.
     pub fn memory(&self) -> Result<Private> {
         let path = format!("/proc/{}/smaps", self.pid());
         let smaps = fs::read_to_string(&path).context(format!("read {path}"))?;
@@ -164,13 +164,13 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // Either may fail only because the program has ended already.
+        // Both calls fail only if the program has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Both sides of a new terminal: the master for us, the other for the program.
+/// Opens a new terminal: the master for the bench, the other side for the program.
 fn terminal() -> Result<(OwnedFd, OwnedFd)> {
     let (mut ours, mut theirs) = (-1, -1);
     let none = std::ptr::null_mut();
@@ -195,7 +195,7 @@ fn find(bytes: &[u8], text: &[u8]) -> Option<usize> {
     bytes.windows(text.len()).position(|window| window == text)
 }
 
-/// The last lines of a file of messages, which tell why a program failed.
+/// The last lines of a file of messages, which explain why a program failed.
 pub fn last_words(path: &Path) -> String {
     let mut text = String::new();
     if let Ok(mut file) = File::open(path) {

@@ -50,7 +50,7 @@ const ROUNDS: u32 = 100;
 
 /// The time limit of an interrupt or a copy.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long no interrupt may come after the last one.
+/// The time during which no further interrupt may arrive.
 const NO_INTERRUPT: Duration = Duration::from_millis(100);
 
 struct Edu {
@@ -59,7 +59,7 @@ struct Edu {
     config: u64,
 }
 
-/// Uses all functions of the device, and prints facts.
+/// Uses all functions of the device, and prints the results.
 pub fn drive(bdf: &str) -> Result<()> {
     let device = Device::open(bdf)?;
     let edu = Edu {
@@ -99,8 +99,8 @@ impl Edu {
         self.device.write(at, &command.to_le_bytes())
     }
 
-    /// Tests one kind of interrupt: raised on request, at the end of factorials, and at the end of
-    /// copies.
+    /// Tests one kind of interrupt in three ways: raised on request, at the end of factorials, and
+    /// at the end of copies.
     fn interrupts(&self, irq: Irq, memory: &Memory) -> Result<()> {
         let event = EventFd::new(EFD_NONBLOCK).context("make an eventfd")?;
         self.device.connect(irq, &event)?;
@@ -157,7 +157,7 @@ impl Edu {
     }
 
     fn copy(&self, from: u64, to: u64, command: u32) -> Result<()> {
-        // The device has addresses of 28 bits, and the guest has no RAM above.
+        // The device has 28 address bits. The guest has no RAM above that.
         for (register, value) in [(DMA_FROM, from), (DMA_TO, to), (DMA_COUNT, BYTES as u64)] {
             let value = u32::try_from(value).context("give the device an address")?;
             self.write(register, value)?;
@@ -204,8 +204,8 @@ impl Line<'_> {
         self.open()
     }
 
-    /// The pin is a level: unmasked before the device's interrupt is acknowledged, it interrupts
-    /// again.
+    /// The pin is level-triggered: if it is unmasked before the device's interrupt is acknowledged,
+    /// it interrupts again.
     fn stays_until_acknowledged(&self) -> Result<()> {
         self.edu.write(RAISE, 1)?;
         for again in 0..3 {

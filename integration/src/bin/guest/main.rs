@@ -1,4 +1,4 @@
-//! A static program for the guest. L2's /init calls it for what shell cannot do.
+//! A static program for the guest. L2's /init calls it for jobs that a shell script cannot do.
 //!
 //! ```text
 //! guest load DISK PLAN WORKER...   runs these workers of a plan, which read and write the disk

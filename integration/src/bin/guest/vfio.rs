@@ -19,12 +19,12 @@ ioctl_io_nr!(VFIO_GROUP_GET_DEVICE_FD, VFIO_TYPE.into(), VFIO_BASE + 6);
 ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, VFIO_TYPE.into(), VFIO_BASE + 8);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 
-/// A kind of interrupt by VFIO's number.
+/// A kind of interrupt. The values are VFIO's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Irq {
-    /// The pin.
+    /// The interrupt pin.
     Intx = VFIO_PCI_INTX_IRQ_INDEX as isize,
-    /// A message.
+    /// MSI.
     Msi = VFIO_PCI_MSI_IRQ_INDEX as isize,
 }
 

@@ -76,7 +76,7 @@ fn physical_function_with_same_dir(fake: &FakeHost) -> Vec<String> {
     fresh.snapshot().into_iter().map(renamed).collect()
 }
 
-/// Both if the functions were made by a bind and if another program made them.
+/// In both cases: a bind made the functions, or another program made them.
 #[test]
 fn a_function_that_is_used_keeps_them_all() {
     for by_physical in [true, false] {
@@ -156,7 +156,8 @@ fn a_function_that_the_host_uses_keeps_them_all() {
     assert_eq!(fake.snapshot(), physical_function_with_same_dir(&fake));
 }
 
-/// The end of a run removes no function that another guest uses: a later recovery does.
+/// The end of a run does not remove a function that another guest uses. A later recovery removes
+/// it.
 #[test]
 fn a_function_outlives_the_run_of_its_physical_function() {
     let fake = physical_function();
@@ -236,7 +237,7 @@ fn a_failure_leaves_a_bound_physical_function_as_it_was() {
     }
 }
 
-/// No guest can use functions in the group of their physical function while that has a host driver.
+/// While the physical function has a host driver, a guest cannot use functions in the same group.
 #[test]
 fn functions_that_share_a_group_with_a_host_driver_are_unmade() {
     let fake = physical_function();

@@ -4,8 +4,8 @@ use std::fs;
 
 use super::*;
 
-/// The command is killed after each change, one after the other. The next command recovers, and so
-/// does the end of any run.
+/// The command is killed after each of its changes, once for each. The next command recovers, and
+/// so does the end of any run.
 #[test]
 fn a_killed_bind_is_taken_back() {
     for (make, request) in cases() {
@@ -63,7 +63,7 @@ fn a_killed_unbind_is_brought_to_its_end() {
     }
 }
 
-/// A guest that has opened the device since keeps it; an unbind gives the device back.
+/// If a guest has opened the device since, the guest keeps it; an unbind gives the device back.
 #[test]
 fn what_is_open_by_now_stays() {
     let fake = one_disk();
@@ -133,7 +133,7 @@ fn a_journal_of_a_later_version_is_left_alone() {
     assert_eq!(fake.snapshot(), before);
 }
 
-/// Two runs, or a run and a command: the device belongs to the running run until that ends.
+/// Two runs, or a run and a command: the device belongs to the first run until that run ends.
 #[test]
 fn nobody_takes_what_a_living_run_has() {
     let fake = shared_group();

@@ -1,4 +1,4 @@
-//! What a later command finds: other drivers, other users, other devices, other processes.
+//! Changes between a bind and a later command: other drivers, users, devices and processes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +15,8 @@ fn drivers_are_loaded_or_said_to_be_missing() {
     assert!(error.to_string().contains("no driver vfio-pci"), "{error}");
     assert!(error.hint().unwrap().contains("modprobe vfio-pci"));
     assert_eq!(fake.snapshot(), before);
-    // A variant driver that cannot be loaded is replaced by vfio-pci; one that can be is used.
+    // If a variant driver cannot be loaded, vfio-pci is bound. A variant driver that can be loaded
+    // is used.
     fake.kernel.loadable("vfio-pci");
     let aliases = "alias vfio_pci:v00001B36d*sv*sd*bc*sc*i* special_vfio_pci\n";
     fs::write(
@@ -74,7 +75,8 @@ fn a_group_stays_its_users_until_the_last_device_goes() {
     assert_eq!(uid("dev/vfio/2"), Some(4_000_000_002));
     unbind(&fake.host(), &back(&["02:00.1"])).unwrap();
     assert_eq!(uid("dev/vfio/2"), Some(0));
-    // Of two devices in one unbind, the second has the node that the first passed on.
+    // With two devices in one unbind, the second device has the node that the first device passed
+    // on.
     bind(&fake.host(), &ours).unwrap();
     unbind(&fake.host(), &back(&["02:00.0", "02:00.1"])).unwrap();
     assert_eq!(uid("dev/vfio/2"), Some(0));
@@ -118,7 +120,7 @@ fn a_node_that_is_another_devices_by_now_stays_with_its_user() {
     }
 }
 
-/// A failure undoes the changes of owners of its own bind, and no earlier ones.
+/// A failure undoes the owner changes of its own bind, and keeps earlier owner changes.
 #[test]
 fn a_failure_leaves_the_nodes_with_the_user_before() {
     let user = |name: &str| BindRequest {
@@ -136,7 +138,8 @@ fn a_failure_leaves_the_nodes_with_the_user_before() {
     }
 }
 
-/// Of two users of a group, the later keeps the node until that user's device is given back.
+/// If two users have devices of a group, the later user keeps the node until that user's device is
+/// given back.
 #[test]
 fn a_groups_node_stays_with_the_user_who_got_it_last() {
     let fake = shared_group();

@@ -173,7 +173,7 @@ fn a_failure_at_any_change_leaves_the_host_as_it_was() {
     }
 }
 
-/// The record alone is enough to give the device back after any failure.
+/// The record is enough to give the device back after any failure.
 #[test]
 fn a_bind_that_is_broken_off_can_be_taken_back() {
     for (make, request) in cases() {
@@ -240,7 +240,7 @@ fn what_a_killed_run_had_goes_back_at_the_next_command() {
         let (lines, errors) = unbind(&fake.host(), &back(&addresses)).unwrap();
         assert!(!lines.is_empty() && errors.is_empty());
         assert_eq!(fake.snapshot(), before);
-        // The same by the run's guardian.
+        // The run's guardian gives them back in the same way.
         bind(&fake.host(), &owned).unwrap();
         let (lines, errors) = release_run(&fake.host(), ended).unwrap();
         assert!(!lines.is_empty() && errors.is_empty());

@@ -1,4 +1,4 @@
-//! Files of version 1 that a killed program left are recovered as that program would have done.
+//! Files of version 1 from a killed program are recovered as the old program would have done.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -59,7 +59,7 @@ fn two_disks() -> FakeHost {
     one_disk().device("0000:04:00.0", NVME, Some("nvme"), Some(4))
 }
 
-/// One kill: the changes before it, the files after it, and the old program's recovery.
+/// One kill: the changes before the kill, the files after it, and the old program's recovery.
 #[derive(Default)]
 struct Kill<'a> {
     how: &'a str,
@@ -156,7 +156,7 @@ fn what_an_old_program_left_is_recovered_as_it_would_have_done() {
             let records = host.records.all().unwrap();
             let left: Vec<_> = records.iter().map(|r| r.bdf.to_string()).collect();
             assert_eq!(left, kill.records_left, "{}", kill.how);
-            // With nothing to give back, an unbind is an error, as in the old program.
+            // If there is nothing to give back, an unbind is an error, as in the old program.
             let _ = unbind(&host, &back(addresses));
             assert_eq!(fake.kernel.log(), kill.unbind, "{}", kill.how);
             assert_eq!(host.records.all().unwrap(), []);

@@ -18,7 +18,7 @@ fn what_does_not_fit() {
     with_device("addresses", narrow, Warn, "--memory");
     let near = |d: &mut DeviceFacts| d.reach.bits = Some(39);
     with_device("addresses", near, Pass, "");
-    // An IOMMU that is missing or does not show its width is not said to reach anything.
+    // If the IOMMU is missing or does not show its width, no finding mentions the IOMMU's width.
     let said = |change: fn(&mut DeviceFacts)| {
         let mut facts = device();
         change(&mut facts);
@@ -95,7 +95,7 @@ fn nodes_of_a_bound_device() {
         Fail,
         "udevadm",
     );
-    // With iommufd the device's own node counts.
+    // With iommufd, the check is of the device's own node.
     let mut host = host();
     host.iommufd_node = Node::Usable;
     let mut facts = device();

@@ -12,13 +12,15 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use crate::iommu::Iommu;
 use crate::ram::{MIB, Ram};
 
-/// RAM stops here and goes on at 4 GiB, so that it does not meet the local APICs.
+/// End of the RAM below 4 GiB. The rest of the RAM begins at 4 GiB, because the local APICs are
+/// between the two.
 const LOW: usize = 3 << 30;
 const HIGH: u64 = 4 << 30;
-/// Unused addresses for KVM on Intel, below the APICs.
+/// Guest-physical address of the TSS that KVM needs on Intel: an unused range below the APICs.
 const TSS: usize = 0xfffb_d000;
 
-/// Runs the guest until it has said its mark, and then for ever.
+/// Starts a guest, which writes its mark to the serial port and then loops. Copies the mark to
+/// standard output. The guest runs until this process is killed.
 pub fn run(mib: usize, cpus: u64, devices: &[&str], with_cpuid: bool) -> Result<()> {
     let kvm = Kvm::new().context("open /dev/kvm")?;
     let vm = kvm.create_vm().context("create a VM")?;
@@ -34,8 +36,8 @@ pub fn run(mib: usize, cpus: u64, devices: &[&str], with_cpuid: bool) -> Result<
     }
     vm.create_irq_chip()
         .context("create the interrupt controllers")?;
-    // This guest would run without CPUID, but no kernel does: CPUID tells the kernel, and KVM, that
-    // there is long mode.
+    // This guest would run without CPUID. A real kernel would not: CPUID tells the kernel, and KVM,
+    // that the CPU has long mode.
     let cpuid = with_cpuid.then(|| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
     let cpuid = cpuid.transpose().context("ask what CPUID there can be")?;
     let vcpus = (0..cpus)
@@ -51,7 +53,7 @@ pub fn run(mib: usize, cpus: u64, devices: &[&str], with_cpuid: bool) -> Result<
     let Some(mut vcpu) = vcpus.into_iter().next() else {
         return Err(Error::new("a guest has at least one CPU"));
     };
-    // Kept as long as the guest runs.
+    // The devices stay open as long as the guest runs.
     let _iommu = with_devices(&slots, devices)?;
     let code = tiny::code(Then::Spin);
     let at = slots[0].1.start.wrapping_add(tiny::BASE as usize);
@@ -71,7 +73,8 @@ pub fn run(mib: usize, cpus: u64, devices: &[&str], with_cpuid: bool) -> Result<
     }
 }
 
-/// RAM as the kernel gives it. For devices it has huge pages, which take the least time to fill.
+/// Makes RAM from anonymous memory. For devices the RAM has huge pages, which take the least time
+/// to fill.
 fn make(size: usize, devices: &[&str]) -> Result<Ram> {
     if !devices.is_empty() {
         return Ram::new(size, "thp");
@@ -96,8 +99,8 @@ fn make(size: usize, devices: &[&str]) -> Result<Ram> {
     })
 }
 
-/// Opens devices while the RAM is filled by as many threads as there are CPUs, and maps it for
-/// them.
+/// Opens the devices, and at the same time fills the RAM with one thread for each CPU. Then maps
+/// the RAM for the devices.
 fn with_devices(slots: &[(u64, Ram)], devices: &[&str]) -> Result<Option<Iommu>> {
     if devices.is_empty() {
         return Ok(None);

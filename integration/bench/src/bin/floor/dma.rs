@@ -1,4 +1,5 @@
-//! RAM made, mapped for a device's DMA, and unmapped: the calls of one interface and nothing else.
+//! Makes RAM, maps the RAM for a device's DMA, and unmaps the RAM. Only the calls of one interface
+//! are made.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::ram::{MIB, Ram};
 /// The IOVA of the RAM, aligned for pages of every size.
 const IOVA: u64 = 4 << 30;
 
-/// Measures once, and prints milliseconds.
+/// Takes one measurement, and prints each step's time in milliseconds.
 pub fn run(interface: &str, bdf: &str, mib: usize, pages: &str, threads: usize) -> Result<()> {
     let size = mib * MIB;
     let iommu = Iommu::new(interface, bdf)?;

@@ -35,7 +35,7 @@ ioctl_io_nr!(
     IOMMUFD_CMD_IOAS_UNMAP
 );
 
-/// What maps RAM for DMA. Its files stay open as long as it lives.
+/// An IOMMU interface that maps RAM for DMA. Its files stay open until it is dropped.
 pub enum Iommu {
     /// A container, and a group that was added to the container.
     Type1(File, #[expect(dead_code, reason = "it is kept open")] File),
@@ -48,7 +48,7 @@ pub enum Iommu {
 }
 
 impl Iommu {
-    /// By the name of the interface.
+    /// Opens the interface with this name, and one device.
     pub fn new(interface: &str, bdf: &str) -> Result<Self> {
         match interface {
             "type1" => Self::type1(bdf),
@@ -74,7 +74,7 @@ impl Iommu {
         Ok(Self::Type1(container, group))
     }
 
-    /// Opens each device by a thread of its own, because opening resets the device.
+    /// Opens each device in a thread of its own: opening resets the device, which takes long.
     pub fn iommufd(bdfs: &[&str]) -> Result<Self> {
         let iommufd = open("/dev/iommu")?;
         let mut space = iommu_ioas_alloc {
@@ -164,7 +164,8 @@ impl Iommu {
     }
 }
 
-/// A device's file, bound to iommufd and attached to the address space.
+/// Opens a device, binds it to iommufd and attaches it to the I/O address space. Returns the
+/// device's file.
 fn attach(bdf: &str, iommufd: &File, space: u32) -> Result<File> {
     let sysfs = format!("/sys/bus/pci/devices/{bdf}/vfio-dev");
     let entry = fs::read_dir(&sysfs)

@@ -1,14 +1,15 @@
-//! What the kernel alone costs: the system calls of a VMM's start, and nothing else.
-//! The difference between a VMM and this program is the VMM's own work.
+//! Measures the kernel's part of a VMM's start: this program makes the system calls of a start and
+//! does nothing else. The difference between a VMM's time and this program's time is the VMM's own
+//! work.
 //!
 //! ```text
-//! floor version                  which calls these are, for files of results to be compared
-//! floor boot MIB CPUS [BDF ...]  a guest of bench::tiny, which writes one byte to standard output;
-//!                                with devices (in L1) its RAM is filled and mapped for them before
+//! floor version                  prints the version of this list of calls, for results files
+//! floor boot MIB CPUS [BDF ...]  starts a guest of bench::tiny, which writes one byte to standard
+//!                                output; with devices (in L1), fills the RAM and maps it first
 //! floor boot-without-cpuid MIB CPUS
-//!                                the same without CPUID, which no kernel could use
+//!                                starts the guest without CPUID, which no real kernel could use
 //! floor map type1|iommufd BDF MIB PAGES THREADS
-//!                                RAM made, mapped for a device's DMA, and unmapped (in L1)
+//!                                makes RAM, maps it for a device's DMA, and unmaps it (in L1)
 //! ```
 
 mod boot;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 
 use bench::error::{Context, Error, Result};
 
-/// To be counted up with every change of what is called.
+/// Raise this version with each change of the system calls.
 const VERSION: &str = "2, with CPUID set";
 
 fn main() -> ExitCode {

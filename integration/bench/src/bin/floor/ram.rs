@@ -1,4 +1,4 @@
-//! RAM: address space, and pages that are made before anything touches them.
+//! RAM: anonymous memory whose pages are made present before the guest uses them.
 
 use std::ptr;
 use std::thread;
@@ -11,14 +11,15 @@ const GIB: usize = 1 << 30;
 /// Anonymous RAM, mapped until the process ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Ram {
-    /// Its first byte.
+    /// The address of the first byte.
     pub start: *mut u8,
-    /// Bytes.
+    /// The size in bytes.
     pub size: usize,
 }
 
 impl Ram {
-    /// Address space for RAM with pages of one kind, aligned for pages of every size.
+    /// Reserves address space for RAM with pages of this kind. The start is aligned for pages of
+    /// every size.
     pub fn new(size: usize, pages: &str) -> Result<Self> {
         let (flags, advice) = match pages {
             "4K" => (0, Some(libc::MADV_NOHUGEPAGE)),
@@ -60,7 +61,7 @@ impl Ram {
         })
     }
 
-    /// Makes all pages present, and so zeroed; each thread populates a chunk.
+    /// Makes all pages present, and so zeroed. Each thread makes the pages of one chunk.
     pub fn populate(&self, threads: usize) -> Result<()> {
         let chunk = (self.size / threads.max(1)).next_multiple_of(2 * MIB);
         let start = self.start as usize;
@@ -92,7 +93,7 @@ impl Ram {
     }
 }
 
-/// An error where a system call returned less than zero.
+/// Makes an error of a negative return value of a system call.
 pub fn done(ret: i32, what: &str) -> Result<()> {
     if ret < 0 {
         Err(std::io::Error::last_os_error()).context(what)

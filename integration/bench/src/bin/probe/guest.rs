@@ -1,4 +1,5 @@
-//! /init of the bench's guests. It first says that it runs, and for how long its kernel has.
+//! /init of the bench's guests. Its first line reports that /init runs, and the uptime of the
+//! guest's kernel.
 
 use std::ffi::CStr;
 use std::fs;
@@ -13,11 +14,11 @@ use bench::error::{Context, Error, Result};
 use crate::reads::{self, Window};
 
 const DISK: &str = "/dev/nvme0n1";
-/// The time before and after each window in which the VMM is looked at from outside.
+/// The pause before and after each window. During the pause `probe watch` reads the VMM's counters.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Does what the kernel's command line asks for, and then nothing. The VMM is asked for its
-/// counters and ended from outside.
+/// Does the work that the kernel's command line names, and then sleeps forever. `probe watch` reads
+/// the VMM's counters from outside, and ends the VMM.
 pub fn run() -> ! {
     println!("L2: init uptime={:.4}", uptime());
     match work() {
@@ -29,7 +30,7 @@ pub fn run() -> ! {
     }
 }
 
-/// Seconds since the kernel's clock began.
+/// The kernel's uptime in seconds.
 fn uptime() -> f64 {
     let mut now = libc::timespec {
         tv_sec: 0,
@@ -73,7 +74,7 @@ fn work() -> Result<()> {
         Window::End => {
             sleep(PAUSE);
             println!("L2: end");
-            // A VMM may bring a line's end late.
+            // A VMM may write the end of a line late.
             sleep(3 * PAUSE);
         }
     })
@@ -90,7 +91,7 @@ fn mount(kind: &CStr, directory: &CStr) -> Result<()> {
             ptr::null(),
         )
     };
-    // The kernel may have mounted /dev itself.
+    // The kernel may have mounted /dev already.
     let error = std::io::Error::last_os_error();
     if ret < 0 && error.raw_os_error() != Some(libc::EBUSY) {
         return Err(error).context(format!("mount {}", directory.to_string_lossy()));

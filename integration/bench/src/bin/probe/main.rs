@@ -1,15 +1,15 @@
-//! The bench's helper in the lab: a static program. As /init of a guest it does the guest's work;
-//! in L1 it starts VMMs and watches them.
+//! The bench's helper program in the lab, which is static. In L1, it starts VMMs and watches them.
+//! In a guest, it is /init and does the guest's work.
 //!
 //! ```text
 //! probe watch ID COUNTER STOP -- VMM ARGS   L1: starts a VMM; prints "LAB: watched ID ..." for
-//!                                           each line of its guest; ends it where the guest says
-//!                                           STOP
-//! probe marks ID COUNTER COUNT -- VMM ARGS  L1: the same for a guest of bench::tiny; the time of
-//!                                           each mark
-//! probe read DISK READS                     L1: what the guest does with its disk
-//! (as process 1)                            L2: does what bench.disk= and bench.reads= on the
-//!                                           kernel's command line ask for
+//!                                           each line of its guest; ends the VMM after the
+//!                                           guest's line STOP
+//! probe marks ID COUNTER COUNT -- VMM ARGS  L1: starts a VMM with a guest of bench::tiny; prints
+//!                                           the time of each mark
+//! probe read DISK READS                     L1: reads the disk as the guest does
+//! (as process 1)                            L2: reads the disk as bench.disk= and bench.reads= on
+//!                                           the kernel's command line say
 //! ```
 
 mod guest;

@@ -1,6 +1,6 @@
-//! Reads of a disk past the page cache, each timed: small ones at random, one at a time and 32 at a
-//! time, and large ones in order. 32 at a time means 32 threads, each of which waits for its own
-//! read.
+//! Reads a disk with direct I/O and measures the time of each read: small reads at random offsets,
+//! one at a time and 32 at a time, and large reads in order. For 32 reads at a time, each of 32
+//! threads waits for its own read.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -14,14 +14,15 @@ const BLOCK: usize = 4096;
 const LARGE: usize = 128 << 10;
 const DEPTH: usize = 32;
 
-/// The outcome of one kind of reading.
+/// The results of one kind of read.
 struct Done {
     took: Duration,
     bytes: usize,
     each: Vec<Duration>,
 }
 
-/// A window in which one kind of reading goes on, for the program that looks at the VMM meanwhile.
+/// A window in which the guest makes one kind of read. `probe watch` compares the VMM's counters
+/// before and after the window.
 pub enum Window {
     /// The window of this name begins.
     Begin(&'static str),
@@ -29,7 +30,8 @@ pub enum Window {
     End,
 }
 
-/// All kinds, with `count` small reads each; `window` is called where each begins and ends.
+/// Makes all kinds of reads, with `count` small reads of each kind. Calls `window` at the beginning
+/// and the end of each kind.
 pub fn all(disk: &str, count: usize, window: &mut dyn FnMut(Window)) -> Result<()> {
     let file = OpenOptions::new()
         .read(true)
@@ -42,7 +44,7 @@ pub fn all(disk: &str, count: usize, window: &mut dyn FnMut(Window)) -> Result<(
     }
     type Job<'a> = (&'static str, Box<dyn Fn() -> Result<Done> + 'a>);
     let jobs: [Job<'_>; 4] = [
-        // What the windows themselves cost.
+        // The idle window measures the cost of a window itself.
         ("idle", Box::new(|| Ok(idle()))),
         ("qd1", Box::new(|| random(&file, blocks, count, 1))),
         ("qd32", Box::new(|| random(&file, blocks, count, DEPTH))),
@@ -92,7 +94,7 @@ fn size(file: &File) -> Result<u64> {
     file.seek(SeekFrom::End(0)).context("find the disk's end")
 }
 
-/// Memory at an address that direct I/O takes.
+/// Memory at an address that is aligned for direct I/O.
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
@@ -106,7 +108,7 @@ impl Buffer {
         Self { bytes, start, size }
     }
 
-    /// Reads at an offset, and how long that took.
+    /// Reads at an offset, and returns the time that the read took.
     fn read(&mut self, file: &File, at: usize) -> Result<Duration> {
         let into = &mut self.bytes[self.start..][..self.size];
         let started = Instant::now();
@@ -146,7 +148,7 @@ fn random(file: &File, blocks: usize, count: usize, depth: usize) -> Result<Done
     })
 }
 
-/// As many bytes as the small reads have together.
+/// Reads in order, and as many bytes as all small reads of one kind together.
 fn in_order(file: &File, blocks: usize, count: usize) -> Result<Done> {
     let large = (blocks * BLOCK / LARGE).max(1);
     let mut buffer = Buffer::new(LARGE);
@@ -161,7 +163,7 @@ fn in_order(file: &File, blocks: usize, count: usize) -> Result<Done> {
     })
 }
 
-/// The disk's first block, once.
+/// Reads the first block of the disk once.
 pub fn first(disk: &str) -> Result<()> {
     let file = OpenOptions::new()
         .read(true)

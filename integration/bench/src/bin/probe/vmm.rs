@@ -1,5 +1,5 @@
-//! A VMM in L1, and what its guest says, with the time since the VMM's start. Between "begin" and
-//! "end" of the guest: what the VMM and KVM did meanwhile.
+//! Runs a VMM in L1. Prints each line of its guest with the time since the VMM's start. Between the
+//! guest's lines "begin" and "end" is a window: its exits and CPU time are printed too.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -19,7 +19,7 @@ fn start(command: &[&str]) -> Result<Watched> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(Error::new("there is no command to watch"));
     };
-    // The socket of the QEMU before.
+    // An earlier QEMU may have left its socket.
     let _ = fs::remove_file(QMP);
     let messages = File::create(MESSAGES).context("make a file for messages")?;
     let mut command = Command::new(program);
@@ -27,7 +27,8 @@ fn start(command: &[&str]) -> Result<Watched> {
     Watched::start(&mut command, Input::None, Stdio::from(messages))
 }
 
-/// Runs a VMM until its guest has said `stop`, or ended, and prints each line of the guest.
+/// Runs a VMM, and prints each line of its guest. Ends the VMM after the guest's line `stop`. Fails
+/// if the guest ends before that line.
 pub fn watch(id: &str, counter: Counter, stop: &str, command: &[&str]) -> Result<()> {
     let mut vmm = start(command)?;
     let mut open: Option<(String, Snapshot)> = None;
@@ -84,7 +85,8 @@ fn say_counts(id: &str, counter: Counter, vmm: &Watched) -> Result<()> {
     Ok(())
 }
 
-/// Runs a guest of `bench::tiny` until it has said its mark so many times.
+/// Runs a guest of `bench::tiny` until the guest has written its mark `count` times. Prints the
+/// time of each mark.
 pub fn marks(id: &str, counter: Counter, count: usize, command: &[&str]) -> Result<()> {
     let mut vmm = start(command)?;
     let mut times = String::new();
@@ -108,7 +110,7 @@ pub fn marks(id: &str, counter: Counter, count: usize, command: &[&str]) -> Resu
     Ok(())
 }
 
-/// mini-vmm may map the guest's memory for its devices while the guest runs already.
+/// Waits until mini-vmm has mapped the guest's memory for its devices. The guest may start before.
 fn wait_for_maps(counter: Counter, vmm: &Watched) -> Result<()> {
     let begun = Instant::now();
     while !counter.ask(vmm.pid())?.contains_key("phase.map_dma") {
@@ -119,7 +121,7 @@ fn wait_for_maps(counter: Counter, vmm: &Watched) -> Result<()> {
     Ok(())
 }
 
-/// The microseconds that unmapping the guest's memory took, from what mini-vmm says with `-v`.
+/// The time of unmapping the guest's memory in microseconds, from mini-vmm's messages with `-v`.
 fn unmapped(said: &str) -> Option<u64> {
     let (_, rest) = said.split_once("unmapped for DMA in ")?;
     rest.split_once(" us")?.0.parse().ok()
@@ -133,7 +135,7 @@ struct Snapshot {
 
 impl Snapshot {
     fn take(vmm: &Watched, counter: Counter) -> Result<Self> {
-        // Exits of the guest's last line still come after its last character.
+        // Exits for the guest's last line may still follow the line's last character.
         std::thread::sleep(Duration::from_millis(100));
         Ok(Self {
             counts: counter.ask(vmm.pid())?,
@@ -142,7 +144,8 @@ impl Snapshot {
         })
     }
 
-    /// The difference from another, as words of "name=value"; times in microseconds.
+    /// The difference from an earlier snapshot, as words of "name=value". Times are in
+    /// microseconds.
     fn since(&self, before: &Self) -> String {
         let micros = |now: Duration, then: Duration| now.saturating_sub(then).as_micros();
         let counts = self.counts.iter().map(|(name, now)| {
@@ -159,9 +162,9 @@ impl Snapshot {
     }
 }
 
-/// Counters that the bench asks for by name. They are printed even where they are zero, because a
-/// median would else be made of the other rounds alone. All others are printed only above zero,
-/// because the serial line is slow.
+/// Counters that the bench looks up by name. These are printed even if they are zero: otherwise a
+/// median would be taken of the other rounds only. Other counters are printed only if they are
+/// above zero, because the serial line is slow.
 const ASKED: [&str; 10] = [
     "pio",
     "mmio",
