@@ -1,4 +1,4 @@
-//! Where a vCPU waits that enables bus mastering before all RAM is mapped for DMA.
+//! Blocks a vCPU that enables bus mastering until all RAM is mapped for DMA.
 //!
 //! A function starts no request of its own before its Bus Master Enable is set (PCI Express 6.0,
 //! 7.5.1.1.3), and a guest sets that bit in COMMAND, which is trapped. So a guest may run while its
@@ -23,7 +23,7 @@ struct State {
     left: u64,
     /// Mapping has finished or failed: `left` does not change any more.
     over: bool,
-    /// The vCPUs are being stopped: none of them may wait.
+    /// The vCPUs are being stopped: no vCPU may wait.
     stopping: bool,
 }
 
@@ -63,7 +63,7 @@ impl DmaReady {
         wait.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until all RAM is mapped, and returns whether all of it is.
+    /// Waits until all RAM is mapped or waiting ends early; returns whether all RAM is mapped.
     ///
     /// The answer is `false` when the vCPUs are being stopped or mapping has failed. The write that
     /// waited must then have no effect; its boot ends.
@@ -80,12 +80,12 @@ impl DmaReady {
         }));
     }
 
-    /// Says whether the vCPUs are being stopped. While they are, no vCPU waits.
+    /// Sets whether the vCPUs are being stopped. While they are being stopped, no vCPU waits.
     pub fn set_stopping(&self, stopping: bool) {
         self.change(|state| state.stopping = stopping);
     }
 
-    /// Says that `left` bytes are still to be mapped; zero opens the latch.
+    /// Sets the number of bytes that are still to be mapped; zero opens the latch.
     pub fn set_left(&self, left: u64) {
         self.change(|state| {
             state.left = left;
@@ -93,7 +93,7 @@ impl DmaReady {
         });
     }
 
-    /// Says that no more will be mapped: waiting ends, whether all RAM is mapped or not.
+    /// Ends mapping: all waiting ends, whether all RAM is mapped or not.
     pub fn end(&self) {
         self.change(|state| state.over = true);
     }
