@@ -1,4 +1,4 @@
-//! vCPUs pinned to host CPUs.
+//! Pins vCPUs to host CPUs.
 
 use std::{io, thread};
 
@@ -20,8 +20,8 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Checks that a thread can be pinned to each of `cpus`. A thread of its own tries that, so that
-/// the calling thread is not moved.
+/// Checks that a thread can be pinned to each of `cpus`. A separate thread tries, so that the
+/// calling thread stays where it runs.
 ///
 /// # Errors
 /// [`VcpuError::Pin`] for the first host CPU that cannot be used.
