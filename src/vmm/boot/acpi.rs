@@ -1,8 +1,8 @@
 //! The ACPI tables of a hardware-reduced machine.
 //!
 //! ACPI 6.5, chapter 5 (tables) and 4.1 (the hardware-reduced model); PCI Firmware 3.3, 4.1.2
-//! (MCFG). The DSDT is in `dsdt`. The tables say which legacy devices are absent (8259, 8042, RTC,
-//! VGA, PM timer, ACPI mode, SCI), so that a guest does not look for them.
+//! (MCFG). The DSDT is in `dsdt`. The tables report which legacy devices are absent (8259, 8042,
+//! RTC, VGA, PM timer, ACPI mode, SCI), so that a guest does not look for them.
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -188,7 +188,7 @@ aml_as_bytes!(LocalApicNmi);
 /// [`set_lint`](super::cpu_state::set_lint) sets it. PCAT_COMPAT is clear: no 8259 to disable. GSI
 /// and IOAPIC pin are the same number, so there are no interrupt source overrides.
 ///
-/// A processor's `_UID` is its number, its APIC id is what the topology says.
+/// A processor's `_UID` is its number; the topology gives its APIC ID.
 fn madt(topology: &Topology) -> impl Aml {
     const EVERY_PROCESSOR: u8 = 0xff;
     let mut madt = MADT::new(

@@ -1,4 +1,4 @@
-//! The state of vCPU 0 at the kernel's entry, and what firmware sets on every vCPU.
+//! The state of vCPU 0 at the kernel's entry, and the state that firmware sets on every vCPU.
 //!
 //! Registers are those of Documentation/arch/x86/boot.rst, "64-bit Boot Protocol", or of Xen's
 //! docs/misc/pvh.pandoc. This file does not call KVM: the vCPU's owner gets `kvm_sregs` from KVM,
@@ -233,7 +233,7 @@ const MISC_FAST_STRING: u64 = 1 << 0;
 const MISC_BTS_UNAVAILABLE: u64 = 1 << 11;
 const MISC_PEBS_UNAVAILABLE: u64 = 1 << 12;
 
-/// The MSRs whose values in KVM's reset state differ from those that a PC's firmware leaves.
+/// The MSRs that a PC's firmware leaves with other values than KVM's reset state has.
 ///
 /// - MTRRdefType is enabled and write-back, as firmware would set it. With a device whose DMA is
 ///   not coherent, KVM honours the guest's MTRRs. The MTRRs of the reset state make all memory

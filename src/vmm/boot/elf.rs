@@ -64,7 +64,7 @@ struct Header {
     entry: u64,
     /// Offset of the program headers in the file.
     table: u64,
-    /// How many program headers there are.
+    /// The number of program headers.
     count: usize,
 }
 

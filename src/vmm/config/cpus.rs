@@ -127,7 +127,7 @@ fn count(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Checks that `text` begins with a valid number of vCPUs, and returns all of it.
+/// Checks that `text` begins with a valid number of vCPUs, and returns `text` unchanged.
 ///
 /// # Errors
 /// A sentence about the number.

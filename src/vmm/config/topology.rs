@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn what_is_left_open() {
-        // vCPUs; sockets, cores and threads asked for, 0 where open; those that there are.
+        // vCPUs; given sockets, cores and threads, 0 for not given; resulting sockets, cores and
+        // threads.
         for (cpus, asked, there) in [
             (1, [0, 0, 0], [1, 1, 1]),
             (6, [0, 0, 0], [1, 6, 1]),

@@ -185,7 +185,7 @@ impl Serial {
 
 impl DevicePio for Serial {
     fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        // Registers are bytes. A wider access reads ones.
+        // Registers are bytes. A wider access reads all ones.
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
             let mut uart = self.lock();
             *value = uart.read(offset);

@@ -80,7 +80,7 @@ impl Sysfs {
         self.root.join("bus/pci/devices").join(bdf.to_string())
     }
 
-    /// The directory of a device of either kind, whether the device exists or not.
+    /// The directory of a PCI device or mediated device, whether the device exists or not.
     pub fn path_of(&self, name: HostName) -> PathBuf {
         match name {
             HostName::Pci(bdf) => self.device_path(bdf),

@@ -23,8 +23,8 @@ use crate::vcpu::{Vcpu, cpuid, pin};
 const MOST_THREADS: usize = 8;
 
 /// Makes the vCPUs; returns them in the order of their numbers. Several are made at the same time.
-/// A single one is made on this thread, since starting a thread costs more. The VM must have its
-/// interrupt controllers.
+/// A single vCPU is made on the calling thread, because starting a thread costs more. The VM must
+/// have its interrupt controllers.
 pub(super) fn make_vcpus(
     kvm: &HostKvm,
     vm: &VmFd,

@@ -208,7 +208,7 @@ impl Dma {
         Ok(())
     }
 
-    /// Unmaps the chunks that begin before offset `end`, each as it was mapped.
+    /// Unmaps the chunks that begin before offset `end`, one call for each chunk.
     fn unmap(&self, region: &Region, end: u64) {
         for (at, size) in map_chunks(region).rev().filter(|(at, _)| *at < end) {
             let iova = region.start + at;

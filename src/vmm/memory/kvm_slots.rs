@@ -32,7 +32,7 @@ struct State {
 }
 
 impl KvmSlots {
-    /// The slots of `vm`, of which there are `max` (KVM_CAP_NR_MEMSLOTS).
+    /// The slots of `vm`: at most `max` (KVM_CAP_NR_MEMSLOTS).
     pub fn new(vm: Arc<VmFd>, max: usize) -> Self {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         Self {

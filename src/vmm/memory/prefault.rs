@@ -317,7 +317,7 @@ mod tests {
         failed: Receiver<()>,
     }
 
-    /// 4 GiB in four chunks, of which none is populated.
+    /// RAM of 4 GiB in four chunks. No chunk is populated.
     fn rig(refuses: Option<u64>) -> Rig {
         let layout = Layout::new(4 * GIB, 0, 40).unwrap();
         let ram = Arc::new(Ram::new(&layout, Pages::Transparent, false).unwrap());
@@ -384,7 +384,7 @@ mod tests {
         ready.set_stopping(false);
         let waited = waiter(ready);
         assert!(waited.recv_timeout(SHORT).is_err());
-        // Nobody will map, so nobody waits for it.
+        // Mapping has ended, so no thread waits for it.
         drop(rig);
         assert!(!waited.recv().unwrap());
     }

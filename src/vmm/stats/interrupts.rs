@@ -131,8 +131,9 @@ impl Ledger {
         self.look_at(|| fs::read_to_string("/proc/interrupts"), then);
     }
 
-    /// Reads under the lock. Otherwise a thread could process an older text after a newer text, and
-    /// count interrupts twice.
+    /// Calls `read` for the text of /proc/interrupts, and `then` with the counts, both under the
+    /// lock. Otherwise a thread could process an older text after a newer text, and count
+    /// interrupts twice.
     fn look_at(
         &self,
         read: impl FnOnce() -> io::Result<String>,

@@ -35,7 +35,7 @@ impl Value {
 /// Counters by KVM's names for them.
 pub type Counters = BTreeMap<String, Value>;
 
-/// The file is shorter than its header says.
+/// The file is shorter than its header requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("KVM's statistics are not as long as they say")]
 pub struct Truncated;

@@ -10,7 +10,7 @@ use crate::vcpu::error::VcpuError;
 /// Pins the calling thread to one host CPU.
 ///
 /// # Errors
-/// EINVAL when there is no such CPU, it is offline, or this process may not use it.
+/// EINVAL if the CPU does not exist, is offline, or may not be used by this process.
 pub fn pin(cpu: usize) -> io::Result<()> {
     if cpu >= CpuSet::MAX_CPU {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));

@@ -19,8 +19,8 @@ pub const CONFIG_REGION: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
 /// Index of the expansion ROM's region.
 pub const ROM_REGION: u32 = VFIO_PCI_ROM_REGION_INDEX;
 
-/// A kind of interrupt of a PCI device, or of event that VFIO reports like one
-/// (`VFIO_PCI_*_IRQ_INDEX`).
+/// The kinds of interrupts of a PCI device (`VFIO_PCI_*_IRQ_INDEX`). VFIO reports two events, an
+/// error of the device and a request of the host, as interrupts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Irq {
     /// The interrupt pin.

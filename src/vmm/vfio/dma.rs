@@ -16,7 +16,7 @@ pub struct IovaSpace {
     pub ops: Arc<dyn VfioOps>,
     /// The I/O addresses that the space can map; empty when the kernel does not tell.
     pub ranges: Vec<Range>,
-    /// The space's devices. A container loses its IOMMU, and all maps, with the last of them.
+    /// The space's devices. With the last device a container loses its IOMMU and unmaps all memory.
     pub users: Vec<User>,
 }
 
@@ -30,7 +30,7 @@ pub struct IovaSpaces {
 }
 
 impl IovaSpaces {
-    /// Maps in all of `spaces`. The usable addresses are those that every space can map.
+    /// Maps in all of `spaces`. An address is usable if every space can map it.
     pub fn new(spaces: Vec<IovaSpace>) -> Self {
         let ranges = spaces.iter().map(|s| s.ranges.clone());
         let ranges = ranges.reduce(|a, b| common(&a, &b)).unwrap_or_default();

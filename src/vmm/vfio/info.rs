@@ -13,7 +13,7 @@ use vfio_bindings::bindings::vfio::{
 
 use crate::vfio::device::RegionInfo;
 
-/// Offset of `flags` in every such structure, behind argsz.
+/// Offset of `flags`, which follows argsz in every such structure.
 const FLAGS: usize = 4;
 
 /// Reads a `struct vfio_region_info`.

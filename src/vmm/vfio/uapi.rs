@@ -2,9 +2,9 @@
 //!
 //! Every `unsafe` of opening, of region and interrupt set-up and of resets is in this file. A
 //! function fills the structure, makes the call and returns the answer or the errno. The caller
-//! decides when to make the call, and says why. The structures are those of
+//! decides when to make the call, and documents the reason. The structures are those of
 //! `include/uapi/linux/vfio.h` and `include/uapi/linux/iommufd.h`. vfio-ioctls makes the calls that
-//! open an iommufd or a container, and those that map memory.
+//! open an iommufd or a container, and the calls that map memory.
 
 use std::ffi::{CStr, c_int, c_ulong};
 use std::fs::File;

@@ -21,7 +21,7 @@ use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, Regi
 use crate::vfio::hot_reset::Scope;
 use crate::vfio::{info, uapi};
 
-/// An open device. Dropping it closes the device and undoes what was done to open it.
+/// An open device. Dropping it closes the device and undoes the steps of opening.
 pub trait OpenDevice: Send + Sync {
     /// The device's file.
     fn file(&self) -> &File;

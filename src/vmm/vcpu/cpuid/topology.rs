@@ -1,4 +1,4 @@
-//! The leaves that say which vCPUs share a core, a cache and a socket.
+//! The leaves that describe which vCPUs share a core, a cache and a socket.
 //!
 //! A guest may read several leaves, and all of them must give the same answer (SDM volume 3A, 9.9;
 //! AMD APM volume 3, appendix E.5). Some leaves give the bits of an APIC id that number the threads
@@ -25,8 +25,8 @@ impl VcpuPosition<'_> {
         self.topology.apic_id(self.vcpu).into()
     }
 
-    /// Changes all leaves that describe the topology. `amd` says whether the processor is AMD's or
-    /// Hygon's; `max_leaf` is the last standard leaf.
+    /// Changes all leaves that describe the topology. `amd` is set for a processor of AMD or Hygon;
+    /// `max_leaf` is the last standard leaf.
     pub fn describe(&self, leaves: &mut Leaves, max_leaf: u32, amd: bool) {
         self.leaf_1(leaves, amd);
         self.caches(leaves);

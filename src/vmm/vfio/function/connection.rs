@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(data, [0x10]);
         connection.close();
         assert!(connection.device().is_none());
-        // Nothing else keeps the device open.
+        // No other reference keeps the device open.
         assert_eq!(Arc::strong_count(&device), 1);
         connection.write_config(0x0c, &[0x20]);
         connection.read_config(0x0c, &mut data);

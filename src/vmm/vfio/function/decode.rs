@@ -101,18 +101,18 @@ impl BarDecode {
         self.areas.get(bar).map_or(&[], Vec::as_slice)
     }
 
-    /// Sets the BARs as firmware assigned them, now and for every reset. Nothing decodes.
+    /// Sets the BARs that firmware has assigned, now and for every reset. No BAR decodes.
     pub(super) fn set_reset_bars(&mut self, bars: Bars) {
         self.reset_bars = bars;
         self.reset();
     }
 
-    /// Sets the BARs back to what firmware assigned. Nothing decodes.
+    /// Sets the BARs back to the addresses that firmware assigned. No BAR decodes.
     pub(super) fn reset(&mut self) {
         self.bars = self.reset_bars.clone();
     }
 
-    /// Unmaps the device's pages from this process, for good. Nothing decodes.
+    /// Unmaps the device's pages from this process, for good. No BAR decodes.
     pub(super) fn release(&mut self) {
         self.areas = Default::default();
     }
@@ -162,7 +162,7 @@ impl BarDecode {
         self.areas(bar).iter().any(has)
     }
 
-    /// Brings the address map to what the BARs, COMMAND and the power state say.
+    /// Updates the address map by the BARs, COMMAND and the power state.
     fn follow(&mut self) {
         let enabled = |bit| self.in_d0 && self.command & bit != 0;
         let effects =
@@ -212,7 +212,8 @@ impl BarDecode {
         }
     }
 
-    /// Puts a BAR into the guest's address map. A refusal leaves nothing behind.
+    /// Adds a BAR to the guest's address map. If a part is refused, the other parts are removed
+    /// again.
     fn map(&self, bar: usize, address: u64) -> Result<(), Refusal> {
         let (Some(shape), Some(trap)) = (self.bars.get(bar), self.traps.get(bar)) else {
             return Err(Refusal::Outside);

@@ -1,9 +1,9 @@
 //! The areas of a memory BAR that the guest touches directly, and the pages that trap.
 //!
 //! A mapped area is the device's own pages in the guest's address space: the guest's loads and
-//! stores reach the hardware without an exit. Two kinds of pages trap: those of the MSI-X table and
-//! of the pending bits, because both are virtual, and those that the kernel does not let this
-//! process map.
+//! stores reach the hardware without an exit. Two kinds of pages trap: the pages of the MSI-X table
+//! and of the pending bits, because both are virtual, and the pages that the kernel does not let
+//! this process map.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! One passed-through function: a guest's accesses, and what they do to the device and to the VM.
+//! One passed-through function: a guest's accesses, and their effects on the device and the VM.
 //!
 //! `pci` decodes an access. The [policy] decides whether the device or the VMM answers. This file
 //! carries out the effects, in an order that keeps the guest from touching a BAR that does not
@@ -7,7 +7,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | [`policy`] | what the guest sees of each register, and why |
+//! | [`policy`] | the treatment of each register, and the reason |
 //! | [`snapshot`] | the device's configuration space when the device is opened |
 //! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
@@ -16,7 +16,7 @@
 //! | `trap` | BARs on the bus |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
-//! | `vm_resources` | what a function uses of the VM |
+//! | `vm_resources` | the parts of the VM that a function uses |
 //! | [`reset`] | all functions at a guest's reboot |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
@@ -251,8 +251,8 @@ impl VfioFunction {
         self.quiesce_locked(&mut state);
         self.power.wake(&self.connection);
         state.decode.set_in_d0(true);
-        // On the way to D0 the kernel may have restored what it saved on the way to D3
-        // (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`).
+        // In the transition to D0 the kernel may have restored the registers that it saved before
+        // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
         self.connection.write_config(COMMAND, &[0, 0]);
         true
     }

@@ -89,7 +89,7 @@ mod tests {
         power.wake(&connection);
         assert!(power.is_in_d0(&connection));
         assert_eq!(device.config(0x45), 0);
-        // A device that does not answer reads as ones.
+        // The register of a device that does not answer reads as all ones.
         device.set_deaf(true);
         assert!(!power.is_in_d0(&connection));
         assert!(Power::find(&[0; 256]).is_in_d0(&connection));

@@ -30,8 +30,8 @@ pub fn announce(functions: &[Arc<VfioFunction>]) {
     }
 }
 
-/// Resets every device that the guest has. Afterwards each is quiesced and in D0, whether it was
-/// reset or not; those that could not be reset are named in the log.
+/// Resets every device that the guest has. Afterwards each device is quiesced and in D0, whether it
+/// was reset or not. The log names the devices that could not be reset.
 pub fn devices(functions: &[Arc<VfioFunction>]) {
     // A device must neither interrupt nor write to memory while another's bus is reset.
     let quiet: Vec<_> = functions.iter().filter(|f| f.quiesce_for_reset()).collect();

@@ -132,7 +132,7 @@ fn read_file(path: &Path) -> Result<Image, RomError> {
 /// The ROM of a function. The size is known from the start; the content is read when the guest asks
 /// for it.
 pub(super) struct Rom {
-    /// Bytes; 0 when there is none.
+    /// Bytes; 0 if there is no ROM.
     size: u64,
     /// The lock is held while the device is read, and never taken with another lock held. So only
     /// vCPUs that read the same ROM wait for the lock.
@@ -280,7 +280,7 @@ mod tests {
         for (name, says) in [
             ("nothing", "cannot read the expansion ROM"),
             ("", "is not a regular file"),
-            // A pipe that nobody writes to is not waited for.
+            // A pipe without a writer must not block.
             ("pipe", "is not a regular file"),
             ("empty", "is empty"),
             (

@@ -1,5 +1,5 @@
-//! A device for the tests of a function's parts: a configuration space that keeps what is written,
-//! and regions without interrupts.
+//! A device for the tests of a function's parts: a plain writable configuration space, and regions,
+//! but no interrupts.
 
 use std::fs::File;
 use std::io;

@@ -2,8 +2,8 @@
 //!
 //! VFIO refuses to turn one kind on while another is on (drivers/vfio/pci/vfio_pci_intrs.c), and a
 //! device whose MSI and MSI-X are both disabled uses INTx (PCI Express 6.0, 6.1.4.3 and 7.5.1.1.3).
-//! So the guest's registers say which kind is wanted ([`Interrupts::wanted`]), and the kind that is
-//! on is turned off first.
+//! So the wanted kind follows from the guest's registers ([`Interrupts::wanted`]), and the current
+//! kind is turned off before another is turned on.
 //!
 //! The guest's registers ([`pci::msi`], [`pci::msix`]) decide, and the host's side ([`msi`],
 //! [`msix`], [`intx`]) follows: it compares the registers with the state of VFIO and KVM, and

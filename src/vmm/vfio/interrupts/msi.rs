@@ -24,7 +24,7 @@ use crate::vfio::interrupts::error::VectorError;
 pub struct MsiVectors {
     device: SharedDevice,
     routing: Arc<GsiRouting>,
-    /// One irqfd for each vector in use; empty while MSI is off.
+    /// An irqfd for each vector in use; empty while MSI is off.
     irqfds: Vec<MsiIrqfd>,
     limit: RateLimit,
 }
@@ -136,7 +136,7 @@ impl MsiVectors {
         Ok(self.routing.commit()?)
     }
 
-    /// Masks or unmasks a vector as its bit in `masked` says.
+    /// Masks or unmasks a vector by its bit in `masked`.
     fn set_mask(&mut self, vector: usize, masked: u32) -> Result<(), VectorError> {
         match self.irqfds.get_mut(vector) {
             Some(irqfd) if masked >> vector & 1 != 0 => Ok(irqfd.mask()?),

@@ -61,7 +61,7 @@ impl Candidate {
     }
 }
 
-/// Finds the devices that the user named and checks what can be checked without touching them.
+/// Finds the devices that the user named and checks them as far as possible without touching them.
 ///
 /// An address is `01:00.0`, `0000:01:00.0`, a mediated device's UUID, or the path of either's
 /// directory in sysfs.

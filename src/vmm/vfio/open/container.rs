@@ -10,7 +10,7 @@
 //!    to a container that has devices.
 //! 4. **The IOMMU** (VFIO_SET_IOMMU), once, for the first group. A further group must be compatible
 //!    with that IOMMU, or the kernel refuses the group at step 3.
-//! 5. **KVM** is told of the group (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
+//! 5. **KVM** learns of the group (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
 //!    when their device is opened (Documentation/virt/kvm/devices/vfio.rst).
 //! 6. **The device** (VFIO_GROUP_GET_DEVICE_FD). The device comes last, so that it reaches only
 //!    memory that the container maps. The call opens and resets the function.

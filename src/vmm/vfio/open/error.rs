@@ -219,7 +219,7 @@ impl VfioError {
         )
     }
 
-    /// The remedy, where one is known; mostly a command to type.
+    /// The remedy, if one is known; mostly a command to type.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {

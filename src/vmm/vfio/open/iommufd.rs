@@ -7,8 +7,8 @@
 //!    address space in it, which all devices use.
 //! 2. **The device's node** (`/dev/vfio/devices/vfioN`, its *cdev*). Until step 4 the device itself
 //!    is not open, and the file fails all other calls.
-//! 3. **KVM** is told of the file (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
-//!    when their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
+//! 3. **KVM** learns of the file (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM when
+//!    their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
 //! 4. **Bind** (VFIO_DEVICE_BIND_IOMMUFD). The iommufd becomes the owner of the device's DMA, for
 //!    the whole group. The call opens and resets the function; from now on the file serves all
 //!    calls.
@@ -116,7 +116,7 @@ struct CdevDevice {
     _iommufd: Arc<dyn Any + Send + Sync>,
 }
 
-/// The last step that a device has done, of those that closing its file does not undo.
+/// The last step that a device has done. Closing the file undoes the other steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,

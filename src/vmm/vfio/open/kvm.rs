@@ -1,8 +1,8 @@
 //! KVM's VFIO device, through which KVM learns of each group or device
 //! (Documentation/virt/kvm/devices/vfio.rst).
 //!
-//! KVM keeps a reference to each file that it was told of. So closing a file in this process does
-//! not close the group or device until KVM has dropped its reference too.
+//! KVM keeps a reference to each file that was added. So closing a file in this process does not
+//! close the group or device until KVM has dropped its reference too.
 
 use std::fs::File;
 use std::io;
@@ -48,7 +48,7 @@ impl KvmVfio {
     /// KVM_DEV_VFIO_FILE_DEL: makes KVM drop its reference to the file.
     ///
     /// # Errors
-    /// The errno; ENOENT for a file that KVM was not told of.
+    /// The errno; ENOENT for a file that was not added.
     pub fn remove(&self, file: &File) -> io::Result<()> {
         self.set(KVM_DEV_VFIO_FILE_DEL, file)
     }
