@@ -20,7 +20,7 @@ pub struct CoalescedZones {
 }
 
 impl CoalescedZones {
-    /// Without zones yet. Without `vm` no zone can be added: every write is an exit.
+    /// Makes an empty set. If `vm` is `None`, no zone can be added, and every write is an exit.
     pub fn new(vm: Option<Arc<VmFd>>) -> Self {
         Self {
             vm,

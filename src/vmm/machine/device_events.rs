@@ -23,7 +23,8 @@ pub(super) struct Release {
 }
 
 impl Release {
-    /// Closes the device of `function`. When the last device closes, the IOMMU unmaps all memory.
+    /// Closes the device of `function`. Before the last device closes, the guest's memory is
+    /// unmapped for DMA.
     fn release(&self, function: &VfioFunction) {
         function.disconnect();
         if self.in_use.fetch_sub(1, Ordering::Relaxed) == 1
@@ -31,8 +32,8 @@ impl Release {
         {
             self.space.unsubscribe(&**dma);
         }
-        // Closing a device may close its container, while no RAM may be in the course of being
-        // mapped.
+        // RAM must not be mapped while a device closes, because the device's container may close
+        // too.
         match &self.dma {
             Some(dma) => dma.between_maps(|| function.release()),
             None => function.release(),

@@ -42,8 +42,8 @@ pub(super) struct AttachTo<'a> {
 }
 
 impl Devices {
-    /// Without functions yet. The devices of `opened` count as in use from the start, because the
-    /// IOMMU maps memory for all of them.
+    /// Makes the set without functions. The devices of `opened` count as in use from the start,
+    /// because the IOMMU maps memory for all of them.
     pub fn new(opened: Option<&Opened>) -> Result<Self, MachineError> {
         let in_use = opened.map_or(0, |opened| opened.devices.len());
         Ok(Self {

@@ -28,7 +28,7 @@ struct Seen {
 }
 
 impl DeviceFaults {
-    /// For a guest with these functions, memory and number of vCPUs.
+    /// Makes the handler for a guest with these functions, memory and number of vCPUs.
     pub fn new(functions: Vec<Arc<VfioFunction>>, space: Arc<AddressSpace>, vcpus: usize) -> Self {
         let seen = Seen {
             disconnected: count_disconnected(&functions),

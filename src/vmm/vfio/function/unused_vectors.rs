@@ -39,7 +39,7 @@ pub(super) struct UnusedVectors {
 }
 
 impl UnusedVectors {
-    /// For a function whose table is at `msix`. No zone is registered yet.
+    /// Makes the state for a function whose table is at `msix`. No zone is registered yet.
     pub(super) fn new(
         msix: Option<MsixLayout>,
         layout: Layout,

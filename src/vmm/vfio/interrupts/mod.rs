@@ -123,7 +123,8 @@ impl Interrupts {
         self.enter(Mode::Off);
     }
 
-    /// Overwrites the bytes of a read of configuration space that lie in the two capabilities.
+    /// Completes a read of configuration space: where `data` covers the MSI or MSI-X capability,
+    /// its bytes are overwritten by the guest's registers.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         if let Some((msi, vectors)) = &self.msi {
             let (at, size) = (msi.capability().offset, msi.capability().size());

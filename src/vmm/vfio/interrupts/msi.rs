@@ -30,7 +30,7 @@ pub struct MsiVectors {
 }
 
 impl MsiVectors {
-    /// For a device with MSI; `None` if VFIO offers no MSI vectors.
+    /// Takes a device's MSI vectors, which are off; `None` if VFIO offers no MSI.
     pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
         device.irq(Irq::Msi)?;
         Some(Self {

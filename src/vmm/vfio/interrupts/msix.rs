@@ -50,7 +50,7 @@ struct Vector {
 }
 
 impl MsixVectors {
-    /// For a device with MSI-X; `None` if VFIO offers no MSI-X vectors.
+    /// Takes a device's MSI-X vectors, which are off; `None` if VFIO offers no MSI-X.
     pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
         let info = device.irq(Irq::Msix)?;
         Some(Self {
@@ -108,7 +108,8 @@ impl MsixVectors {
             if msix.live(vector).is_none() || self.is_unmasked(vector) {
                 continue;
             }
-            // Without its route the GSI would send the message of another interrupt.
+            // Without the new route the GSI would send an old message, which may belong to another
+            // interrupt.
             if committed.is_err() {
                 msix.refuse_vector(vector);
             } else if let Err(e) = self.unmask(vector) {

@@ -176,7 +176,8 @@ fn takes_token(sysfs: &Sysfs, bdf: Bdf, physical: Option<Bdf>) -> Result<bool, V
     Ok(holder.is_some_and(|h| h.is_vfio()))
 }
 
-/// Checks a mediated device. It is alone in its group, and its parent's driver serves it.
+/// Checks that a mediated device is used as a PCI device, has a driver, and gets no VF token. The
+/// device is alone in its group, so the group's other members need no check.
 fn check_mediated(sysfs: &Sysfs, uuid: Uuid, token: Option<Uuid>) -> Result<Candidate, VfioError> {
     let name = HostName::Mediated(uuid);
     let facts = sysfs
