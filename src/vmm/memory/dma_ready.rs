@@ -63,10 +63,11 @@ impl DmaReady {
         wait.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until all RAM is mapped or waiting ends early; returns whether all RAM is mapped.
+    /// Waits until all RAM is mapped. Returns `false` if the vCPUs are being stopped, or mapping
+    /// has failed, before that.
     ///
-    /// The answer is `false` when the vCPUs are being stopped or mapping has failed. The write that
-    /// waited must then have no effect; its boot ends.
+    /// After `false` the caller must drop the write that enables bus mastering. The guest does not
+    /// go on: its boot is over.
     pub fn wait_ready(&self) -> bool {
         self.wait_while(|state| !state.stopping).left == 0
     }
