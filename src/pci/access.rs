@@ -1,10 +1,11 @@
-//! From an access of the guest's to a function and a register: the two configuration mechanisms.
+//! The two configuration mechanisms: decode a guest's access to a function and a register.
 //!
 //! - Mechanism 1, ports 0xcf8 and 0xcfc (PCI 3.0, 3.2.2.3.2): the first 256 bytes.
 //! - ECAM, a window of memory (PCI Express 6.0, 7.2.2): all 4096.
 //!
 //! A register lies in one dword of one function. Bytes of an access beyond the data port, or beyond
-//! the 4 KiB of a function, belong to no function: they read as ones and are not written.
+//! the 4 KiB of a function, belong to no function: they read as all ones, and writes to them are
+//! dropped.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,8 +16,8 @@ use crate::CONFIG_SPACE_SIZE;
 use crate::bus::{RootBus, Target};
 
 const ENABLE: u32 = 1 << 31;
-/// Bits 30:24 are reserved and 1:0 read-only; both read as zero. The extended register bits that
-/// some host bridges take in 27:24 are not decoded: ECAM exists for that.
+/// Bits 30:24 are reserved and 1:0 read-only; both read as zero. Some host bridges decode 27:24 as
+/// extended register bits. This bridge does not, because the guest has ECAM.
 const ADDRESS_BITS: u32 = ENABLE | 0x00ff_fffc;
 const DATA_PORTS: u8 = 4;
 const FUNCTION_SHIFT: u32 = 12;
@@ -28,13 +29,13 @@ pub struct Mechanism1 {
 }
 
 impl Mechanism1 {
-    /// The register after power-on: disabled.
+    /// The mechanism after power-on: disabled.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A write to port 0xcf8 + `port`. Only a dword at 0xcf8 itself is the address register;
-    /// anything else passes it by, as if other devices were there.
+    /// A write to port 0xcf8 + `port`. Only a dword write at 0xcf8 itself reaches the address
+    /// register. Other accesses do not, as if the ports belonged to other devices.
     pub fn address_write(&mut self, port: u8, data: &[u8]) {
         if let (0, Ok(bytes)) = (port, <[u8; 4]>::try_from(data)) {
             self.address = u32::from_le_bytes(bytes) & ADDRESS_BITS;
@@ -49,7 +50,8 @@ impl Mechanism1 {
         }
     }
 
-    /// What an access of `len` bytes at port 0xcfc + `port` means; nothing while disabled.
+    /// Decodes an access of `len` bytes at port 0xcfc + `port`; `None` while the mechanism is
+    /// disabled.
     pub fn decode(&self, port: u8, len: usize) -> Option<Target> {
         if self.address & ENABLE == 0 || port >= DATA_PORTS || len == 0 {
             return None;
@@ -70,8 +72,8 @@ impl Mechanism1 {
     }
 }
 
-/// What an access of `len` bytes at `offset` in an ECAM window that begins with bus 0 means.
-/// Beyond the 256 MiB of a segment: nothing.
+/// Decodes an access of `len` bytes at `offset` in an ECAM window that begins with bus 0; `None`
+/// beyond the 256 MiB of a segment.
 pub fn decode_ecam(offset: u64, len: usize) -> Option<Target> {
     let address = u32::try_from(offset).ok()?;
     if len == 0 {
@@ -91,19 +93,19 @@ pub fn decode_ecam(offset: u64, len: usize) -> Option<Target> {
     })
 }
 
-/// Ports that mechanism 1 takes, from 0xcf8.
+/// The number of ports of mechanism 1, from 0xcf8.
 pub const PORTS: u16 = 8;
 /// The data port, from 0xcf8.
 const DATA_PORT: u8 = 4;
 
-/// Configuration mechanism 1.
+/// The ports of configuration mechanism 1, on the bus of ports.
 pub struct ConfigPorts {
     root: Arc<RootBus>,
     mechanism: Mutex<Mechanism1>,
 }
 
 impl ConfigPorts {
-    /// Ports to the functions of `root`.
+    /// Makes ports that access the functions of `root`.
     pub fn new(root: Arc<RootBus>) -> Self {
         Self {
             root,
@@ -150,7 +152,7 @@ impl DevicePio for ConfigPorts {
     }
 }
 
-/// ECAM, PCI Express's memory-mapped configuration space.
+/// ECAM, PCI Express's memory-mapped configuration space, on the memory bus.
 pub struct Ecam(pub Arc<RootBus>);
 
 impl DeviceMmio for Ecam {

@@ -1,9 +1,9 @@
 //! The six base address registers of a type 0 header, and the expansion ROM's, as the guest sees
 //! them (PCI Express 6.0, 7.5.1.2.1 and 7.5.1.2.4; PCI 3.0, 6.2.5).
 //!
-//! The registers are virtual: they start at zero and hold what the guest writes, whatever the
-//! addresses of the hardware are. What a change means for the address map is
-//! [`super::decoder`]'s matter.
+//! The registers are virtual: they start at zero and hold the guest's values, which are independent
+//! of the hardware's addresses. [`super::decoder`] turns a change of the registers into a change of
+//! the address map.
 
 use std::fmt;
 
@@ -11,9 +11,9 @@ use crate::regs;
 use crate::rom::ROM;
 use crate::{byte_enable, rom};
 
-/// How many base address registers a type 0 header has.
+/// The number of base address registers in a type 0 header.
 pub const BAR_COUNT: usize = 6;
-/// The BARs, and after them the expansion ROM at index [`ROM`].
+/// The number of registers: the BARs, and the expansion ROM at index [`ROM`].
 pub const REGISTER_COUNT: usize = BAR_COUNT + 1;
 
 const IO: u32 = 1 << 0;
@@ -22,13 +22,13 @@ const TYPE_64: u32 = 0b10 << 1;
 const PREFETCHABLE: u32 = 1 << 3;
 const IO_FLAGS: u32 = 0x3;
 const MEMORY_FLAGS: u32 = 0xf;
-/// x86 has 64 Ki ports.
+/// End (exclusive) of the port space: x86 has 64 Ki ports.
 const IO_END: u64 = 1 << 16;
 const MEMORY32_END: u64 = 1 << 32;
-/// Where the registers are in configuration space.
+/// Offsets of the registers in configuration space.
 const OFFSETS: [u16; REGISTER_COUNT] = [0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, regs::ROM];
 
-/// What a BAR decodes, and with how wide an address.
+/// The kind of a BAR: the space that it decodes, and the width of its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarKind {
     /// I/O ports.
@@ -38,25 +38,25 @@ pub enum BarKind {
         /// Reads have no side effects and writes may be merged.
         prefetchable: bool,
     },
-    /// Memory anywhere; takes two registers. Prefetchable or not: both are legal.
+    /// Memory anywhere; takes two registers. Both prefetchable and non-prefetchable BARs are legal.
     Memory64 {
         /// Reads have no side effects and writes may be merged.
         prefetchable: bool,
     },
-    /// The expansion ROM, below 4 GiB; it has an enable bit of its own.
+    /// The expansion ROM, below 4 GiB. The register has an enable bit of its own.
     Rom,
 }
 
 /// One BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bar {
-    /// What it decodes.
+    /// The kind of the BAR.
     pub kind: BarKind,
-    /// How many bytes; a power of two once in [`Bars`].
+    /// Size in bytes; a power of two once in [`Bars`].
     pub size: u64,
 }
 
-/// Why registers cannot be what they are said to be.
+/// The reason why BARs are not possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BarError {
     /// BAR 5 has no register after it.
@@ -65,13 +65,13 @@ pub enum BarError {
         /// Index of the BAR.
         bar: usize,
     },
-    /// A 64-bit BAR needs the register after it.
+    /// The register is the upper half of the 64-bit BAR before it.
     #[error("BAR {bar} is the upper half of the 64-bit BAR before it and cannot be a BAR itself")]
     UpperHalfTaken {
         /// Index of the register.
         bar: usize,
     },
-    /// Zero, or more than the kind of BAR can have.
+    /// The size is zero, or too large for the kind of BAR.
     #[error("BAR {bar} cannot have a size of {size:#x} bytes")]
     Size {
         /// Index of the BAR.
@@ -82,17 +82,17 @@ pub enum BarError {
 }
 
 impl BarKind {
-    /// Whether it decodes I/O ports.
+    /// Whether the BAR decodes I/O ports.
     pub fn is_io(self) -> bool {
         self == Self::Io
     }
 
-    /// Whether it takes two registers.
+    /// Whether the BAR takes two registers.
     pub fn is_64bit(self) -> bool {
         matches!(self, Self::Memory64 { .. })
     }
 
-    /// The address after the last that it can decode; `None` for 2^64.
+    /// The address after the last that a BAR of this kind can decode; `None` for 2^64.
     fn limit(self) -> Option<u64> {
         match self {
             Self::Io => Some(IO_END),
@@ -129,19 +129,22 @@ impl fmt::Display for BarKind {
 impl Bar {
     /// Whether a BAR with this address in its registers can decode there.
     ///
-    /// Address 0 stands for a BAR without an address. A range that ends where the address space
-    /// does is what sizing leaves in the registers; a range beyond the end cannot be decoded.
+    /// Address 0 stands for a BAR without an address. Sizing leaves an address whose range ends at
+    /// the end of the address space, so such a range does not count. A range beyond the end cannot
+    /// be decoded.
     pub fn can_decode_at(&self, address: u64) -> bool {
         let end = address.checked_add(self.size);
         address != 0
             && end.is_some_and(|end| match self.kind {
-                // The last ports can be had: the sizing value is far above them.
+                // The last ports are possible addresses, because the sizing value lies far above
+                // them.
                 BarKind::Io => end <= IO_END,
                 kind => kind.limit().is_none_or(|limit| end < limit),
             })
     }
 
-    /// With the size as hardware would have it: a power of two and not below the least.
+    /// The BAR with the size that hardware would have: a power of two, and at least the minimum;
+    /// `None` if the kind of BAR cannot be as large.
     fn normal(self) -> Option<Self> {
         let least = match self.kind {
             BarKind::Io => 4,
@@ -155,7 +158,7 @@ impl Bar {
         let most = match self.kind.limit() {
             _ if self.kind == BarKind::Rom => rom::MAX_SIZE,
             Some(IO_END) => IO_END,
-            // The address needs a bit of its own.
+            // At least one address bit must be writable.
             Some(limit) => limit >> 1,
             None => 1 << 63,
         };
@@ -171,7 +174,7 @@ impl Bar {
         }
     }
 
-    /// The bits of its first register that can be written.
+    /// The writable bits of the BAR's first register.
     fn writable(&self) -> u32 {
         let enable = match self.kind {
             BarKind::Rom => rom::ENABLE,
@@ -184,21 +187,21 @@ impl Bar {
 /// One of the seven registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Register {
-    /// The BAR that begins here; none in an upper half.
+    /// The BAR that begins at this register; `None` in an upper half.
     bar: Option<Bar>,
     value: u32,
     writable: u32,
 }
 
-/// The six registers and the expansion ROM's, which reads 0 as long as there is none.
+/// The six BARs and the ROM register, which reads zero if there is no ROM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bars {
     registers: [Register; REGISTER_COUNT],
 }
 
 impl Bars {
-    /// Registers for these BARs, without addresses. A 64-bit BAR takes its own register and the
-    /// next, which must be `None`. Sizes become powers of two.
+    /// Makes registers for these BARs, without addresses. A 64-bit BAR takes its own register and
+    /// the next, which must be `None`. Sizes are rounded up to powers of two.
     pub fn new(bars: [Option<Bar>; BAR_COUNT]) -> Result<Self, BarError> {
         let mut registers = [Register::default(); REGISTER_COUNT];
         let mut upper = None;
@@ -230,7 +233,7 @@ impl Bars {
         Ok(Self { registers })
     }
 
-    /// The same with an expansion ROM of `size` bytes, which become a power of two.
+    /// Adds an expansion ROM of `size` bytes, rounded up to a power of two.
     ///
     /// # Errors
     /// [`BarError::Size`] when a ROM cannot be that large, or has no bytes.
@@ -250,8 +253,9 @@ impl Bars {
         Ok(self)
     }
 
-    /// Registers for the BARs of a device: `raw` are its registers, `sizes` what each decodes, 0
-    /// for nothing. The size of an upper half is not looked at, and the addresses are not taken.
+    /// Makes registers for the BARs of a device: `raw` are the device's registers, and `sizes` the
+    /// bytes that each BAR decodes, 0 for no BAR. The size of an upper half is ignored, and so are
+    /// the addresses.
     pub fn decode(raw: [u32; BAR_COUNT], sizes: [u64; BAR_COUNT]) -> Result<Self, BarError> {
         let mut bars = [None; BAR_COUNT];
         let mut upper = false;
@@ -266,8 +270,8 @@ impl Bars {
         Self::new(bars)
     }
 
-    /// The sizes for [`Bars::decode`] of registers that answered `answers` after all ones were
-    /// written to them; `raw` is what they held before. Each upper half has 0.
+    /// Returns the sizes for [`Bars::decode`], found by sizing: `raw` are the registers before, and
+    /// `answers` after all ones were written to them. An upper half has size 0.
     pub fn sizes(raw: [u32; BAR_COUNT], answers: [u32; BAR_COUNT]) -> [u64; BAR_COUNT] {
         let mut sizes = [0; BAR_COUNT];
         let uppers = answers.into_iter().skip(1).chain([0]);
@@ -290,14 +294,14 @@ impl Bars {
                     u64::from(upper) << 32 | u64::from(answer & !MEMORY_FLAGS)
                 }
             };
-            // The lowest bit that took the one.
+            // The lowest writable address bit is the size.
             *size = mask & mask.wrapping_neg();
         }
         sizes
     }
 
-    /// The bytes of the registers that a read of `data` at `offset` of configuration space covers;
-    /// the rest of `data` stays as it is.
+    /// Fills in the bytes of the registers that a read of `data` at `offset` of configuration space
+    /// covers. The rest of `data` stays unchanged.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         for (register, at) in self.registers.iter().zip(OFFSETS) {
             byte_enable::extract(register.value.to_le_bytes(), at.into(), offset.into(), data);
@@ -305,7 +309,7 @@ impl Bars {
     }
 
     /// The guest's write of any bytes at `offset` of configuration space; read-only bits stay.
-    /// Tells whether one of the registers was touched.
+    /// Returns whether the write touched one of the registers.
     pub fn write(&mut self, offset: u16, data: &[u8]) -> bool {
         let mut touched = false;
         for (register, at) in self.registers.iter_mut().zip(OFFSETS) {
@@ -322,7 +326,7 @@ impl Bars {
         self.registers.get(index)?.bar.as_ref()
     }
 
-    /// The address in the register or registers of a BAR; 0 when there is none.
+    /// The address in the register or registers of a BAR; 0 if no address is assigned.
     pub fn address(&self, index: usize) -> Option<u64> {
         let register = self.registers.get(index)?;
         let bar = register.bar?;
@@ -351,7 +355,7 @@ impl Bars {
         }
     }
 
-    /// Whether the register itself lets the BAR decode; only the ROM's has a say.
+    /// Whether the register itself lets the BAR decode. Only the ROM's register has an enable bit.
     pub fn is_enabled(&self, index: usize) -> bool {
         let register = self.registers.get(index);
         index != ROM || register.is_some_and(|r| r.value & rom::ENABLE != 0)
@@ -362,7 +366,7 @@ impl Bars {
         (0..REGISTER_COUNT).filter_map(|i| Some((i, self.get(i)?, self.address(i)?)))
     }
 
-    /// Power-on: no BAR has an address, and the ROM is off.
+    /// Sets the registers to power-on: no BAR has an address, and the ROM is disabled.
     pub fn clear(&mut self) {
         for register in &mut self.registers {
             register.value &= !register.writable;
@@ -370,8 +374,8 @@ impl Bars {
     }
 }
 
-/// The kind that the low bits of a register say. Bit 0 comes first: in an I/O BAR the next bits
-/// are no type. Of the types, 01 (below 1 MiB, long gone) and 11 (reserved) count as 32-bit.
+/// The kind of BAR by the low bits of a register. Bit 0 is checked first, because an I/O BAR has no
+/// type bits. The types 01 (below 1 MiB, obsolete) and 11 (reserved) count as 32-bit.
 fn kind(raw: u32) -> BarKind {
     let prefetchable = raw & PREFETCHABLE != 0;
     if raw & IO != 0 {

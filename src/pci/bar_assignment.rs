@@ -1,8 +1,8 @@
 //! Gives BARs their first addresses, as firmware does before it starts an operating system
 //! (PCI Firmware 3.3, 3.5; PCI Express 6.0, 7.5.1.2.1 for natural alignment).
 //!
-//! The largest BAR comes first. Sizes are powers of two and alignment is natural, so the only hole
-//! is at the start of a window.
+//! The largest BAR gets its address first. Sizes are powers of two and alignment is natural, so a
+//! hole can arise only at the start of a window.
 
 use std::cmp::Reverse;
 
@@ -12,10 +12,10 @@ use crate::Bdf;
 use crate::addr::Range;
 use crate::bar::{BarKind, Bars};
 
-/// A memory BAR gets pages of its own, so that it can be mapped without showing a neighbour.
+/// A memory BAR gets pages of its own, so that no mapped page contains registers of another BAR.
 const PAGE_SIZE: u64 = 4096;
 
-/// The ranges for BARs.
+/// The address ranges for BARs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
     /// Memory addresses below 4 GiB.
@@ -34,13 +34,13 @@ pub struct AssignError {
     pub function: Bdf,
     /// Index of the BAR.
     pub bar: usize,
-    /// What it decodes.
+    /// The kind of the BAR.
     pub kind: BarKind,
     /// Its size.
     pub size: u64,
 }
 
-/// A BAR without an address.
+/// A BAR that needs an address.
 #[derive(Clone, Copy)]
 struct Wish {
     /// Index in the list of functions, and its name.
@@ -51,13 +51,13 @@ struct Wish {
     size: u64,
 }
 
-/// Writes an address into the registers of every BAR. A 64-bit BAR gets one from the 64-bit window
-/// or, when that is full, from the 32-bit window; a 32-bit BAR from the 32-bit window; a port BAR
-/// from the ports. Expansion ROMs come last; one that does not fit stays without an address, and
-/// the guest may assign one.
+/// Writes an address into the registers of every BAR. A 64-bit BAR gets an address from the 64-bit
+/// window or, when that window is full, from the 32-bit window; a 32-bit BAR from the 32-bit
+/// window; a port BAR from the ports. Expansion ROMs come last. A ROM that does not fit stays
+/// without an address, and the guest may assign one.
 ///
 /// # Errors
-/// A BAR that does not fit; no register has changed then.
+/// A BAR does not fit. No register has changed then.
 pub fn assign(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(), AssignError> {
     let mut mmio32 = Window::new(windows.mmio32);
     let mut mmio64 = Window::new(windows.mmio64);
@@ -94,7 +94,7 @@ pub fn assign(functions: &mut [(Bdf, &mut Bars)], windows: &Windows) -> Result<(
             BarKind::Memory64 { .. } => match mmio64.take_pages(wish.size) {
                 Some(address) => Some(address),
                 None => {
-                    // BARs that need a 32-bit address come before it.
+                    // BARs that need a 32-bit address come first.
                     late.push(wish);
                     continue;
                 }
@@ -138,7 +138,7 @@ struct Window(Option<AddressAllocator>);
 
 impl Window {
     fn new(range: Range) -> Self {
-        // Address 0 means "not assigned" and cannot be given.
+        // Address 0 means "not assigned", so no BAR gets it.
         let start = range.start.max(PAGE_SIZE);
         let size = range
             .start

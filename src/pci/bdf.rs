@@ -16,7 +16,7 @@ pub struct Bdf {
     pub function: u8,
 }
 
-/// Why a text is not the address of a function.
+/// The reason why a text is not the address of a function.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BdfError {
     /// The text is not of the form `[segment:]bus:device.function` in hexadecimal digits.
@@ -79,7 +79,7 @@ impl FromStr for Bdf {
     }
 }
 
-/// One to `digits` hexadecimal digits; unlike `from_str_radix` no sign.
+/// Parses one to `digits` hexadecimal digits. Unlike `from_str_radix`, does not allow a sign.
 fn hex(text: &str, digits: usize) -> Option<u16> {
     let fits = (1..=digits).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
     fits.then(|| u16::from_str_radix(text, 16).ok()).flatten()

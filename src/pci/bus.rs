@@ -1,7 +1,7 @@
 //! Bus 0 of segment 0: 32 devices of 8 functions, the host bridge at 00.0.
 //!
-//! What is absent reads as ones and takes writes silently, as an unsupported request does on the
-//! way back to the processor (PCI Express 6.0, 2.3.1).
+//! An absent function reads as all ones and ignores writes: the processor sees an unsupported
+//! request so (PCI Express 6.0, 2.3.1).
 
 use std::fmt;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::{Bdf, CONFIG_SPACE_SIZE, PciFunction};
 const DEVICES: u8 = 32;
 const FUNCTIONS: u8 = 8;
 
-/// What an access means.
+/// The function and register of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Bus number.
@@ -30,7 +30,7 @@ pub struct Target {
     pub len: usize,
 }
 
-/// Why a function cannot be put on the bus.
+/// The reason why a function cannot be put on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PciError {
     /// Device 0 is the host bridge.
@@ -44,7 +44,7 @@ pub enum PciError {
         /// Function number asked for.
         function: u8,
     },
-    /// Another function is there.
+    /// The address has a function already.
     #[error("PCI address {device:02x}.{function:x} is already taken")]
     Taken {
         /// Device number asked for.
@@ -58,19 +58,19 @@ pub enum PciError {
 }
 
 type Function = Arc<dyn PciFunction>;
-/// Told of each access, and whether it writes.
+/// Called for each access; the flag says whether the access is a write.
 type Watcher = Box<dyn Fn(Target, bool) + Send + Sync>;
 
-/// The root bus. Shared by all vCPUs; its lock is released before a function is called, so that
-/// a function may change the bus and a slow function holds up no other.
+/// The root bus, shared by all vCPUs. The lock is released before a function is called, so that a
+/// function may change the bus, and a slow function does not delay another.
 pub struct RootBus {
-    /// By device and function, as in the address: device times 8 plus function.
+    /// The functions. The index is device times 8 plus function, as in the address.
     slots: RwLock<Vec<Option<Function>>>,
     watcher: OnceLock<Watcher>,
 }
 
 impl RootBus {
-    /// A bus with the host bridge and nothing else.
+    /// A bus with only the host bridge.
     pub fn new() -> Self {
         let bridge: Function = Arc::new(HostBridge::new());
         let mut slots = vec![Some(bridge)];
@@ -81,9 +81,9 @@ impl RootBus {
         }
     }
 
-    /// From now on `watcher` is told of each access of the guest's; there is one at most.
+    /// Calls `watcher` for each access of the guest from now on. A bus has at most one watcher.
     pub fn watch(&self, watcher: impl Fn(Target, bool) + Send + Sync + 'static) {
-        // The first one stays.
+        // The first watcher stays.
         let _ = self.watcher.set(Box::new(watcher));
     }
 
@@ -93,7 +93,7 @@ impl RootBus {
         }
     }
 
-    /// Puts a function at an address of its own.
+    /// Puts a function at a free address.
     pub fn add(&self, device: u8, function: u8, f: Arc<dyn PciFunction>) -> Result<Bdf, PciError> {
         if device == 0 {
             return Err(PciError::Reserved);
@@ -109,7 +109,7 @@ impl RootBus {
         Ok(on_bus(device, function))
     }
 
-    /// Puts a function at the first device number, from 1 on, that has none, as function 0.
+    /// Puts a function, as function 0, at the first device number from 1 on without a function.
     pub fn add_next(&self, f: Arc<dyn PciFunction>) -> Result<Bdf, PciError> {
         let mut slots = self.write_slots();
         let device = (1..DEVICES)
@@ -122,7 +122,7 @@ impl RootBus {
         Ok(on_bus(device, 0))
     }
 
-    /// Takes a function off the bus. The host bridge stays.
+    /// Removes a function from the bus. The host bridge cannot be removed.
     pub fn remove(&self, device: u8, function: u8) -> Option<Arc<dyn PciFunction>> {
         if device == 0 {
             return None;
@@ -145,8 +145,8 @@ impl RootBus {
         }
     }
 
-    /// Reads `data` from `offset` on, in parts that a function accepts; ones where there is
-    /// neither function nor register.
+    /// Reads `data` from `offset` on, in parts that a function accepts. Bytes without a function or
+    /// register read as all ones.
     pub fn config_read(&self, bus: u8, device: u8, function: u8, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let Some((f, multi_function)) = self.find(bus, device, function) else {
@@ -157,8 +157,9 @@ impl RootBus {
                 continue;
             };
             f.config_read(at, part);
-            // Only the bus knows whether the slot has more functions. The bit of the host's slot
-            // would make the guest look for functions that the guest was not given.
+            // The bus sets the multi-function bit, because only the bus knows whether the slot has
+            // more functions. The host's value would make the guest look for functions that it does
+            // not have.
             let index = HEADER_TYPE.checked_sub(at).map(usize::from);
             if let Some(byte) = index.and_then(|index| part.get_mut(index)) {
                 *byte &= !MULTI_FUNCTION;
@@ -169,7 +170,8 @@ impl RootBus {
         }
     }
 
-    /// Writes `data` from `offset` on; dropped where there is neither function nor register.
+    /// Writes `data` from `offset` on, in such parts. Bytes without a function or register are
+    /// dropped.
     pub fn config_write(&self, bus: u8, device: u8, function: u8, offset: u16, data: &[u8]) {
         let Some((f, _)) = self.find(bus, device, function) else {
             return;
@@ -181,8 +183,8 @@ impl RootBus {
         }
     }
 
-    /// A guest's read of the registers that [`crate::access`] has decoded; ones where there are
-    /// none.
+    /// A guest's read of the registers that [`crate::access`] has decoded. Bytes without a register
+    /// read as all ones.
     pub fn read(&self, target: Option<Target>, data: &mut [u8]) {
         data.fill(0xff);
         self.tell(target, false);
@@ -191,8 +193,8 @@ impl RootBus {
         }
     }
 
-    /// A guest's write of the registers that [`crate::access`] has decoded; dropped where there are
-    /// none.
+    /// A guest's write of the registers that [`crate::access`] has decoded. Bytes without a
+    /// register are dropped.
     pub fn write(&self, target: Option<Target>, data: &[u8]) {
         self.tell(target, true);
         if let Some((t, data)) = target.and_then(|t| Some((t, data.get(..t.len)?))) {
@@ -200,7 +202,7 @@ impl RootBus {
         }
     }
 
-    /// The function, and whether its device has others.
+    /// Returns the function, and whether its device has other functions.
     fn find(&self, bus: u8, device: u8, function: u8) -> Option<(Function, bool)> {
         if bus != 0 {
             return None;
@@ -234,7 +236,7 @@ impl fmt::Debug for RootBus {
     }
 }
 
-/// An address on this bus.
+/// The address of a function on this bus.
 fn on_bus(device: u8, function: u8) -> Bdf {
     Bdf {
         segment: 0,
@@ -249,7 +251,7 @@ fn index(device: u8, function: u8) -> Option<usize> {
         .then(|| usize::from(device) * usize::from(FUNCTIONS) + usize::from(function))
 }
 
-/// How many functions a device has.
+/// The number of functions that a device has.
 fn occupied(slots: &[Option<Function>], device: u8) -> usize {
     let functions = index(device, 0)
         .and_then(|i| slots.get(i..))
@@ -258,8 +260,9 @@ fn occupied(slots: &[Option<Function>], device: u8) -> usize {
     functions.filter(|slot| slot.is_some()).count()
 }
 
-/// Splits an access into naturally aligned parts of 1, 2 and 4 bytes, as a bridge would: each with
-/// its register and its range in the access. Ends where the configuration space does.
+/// Splits an access into naturally aligned parts of 1, 2 and 4 bytes, as a bridge would. Returns
+/// the register of each part, and its range in the access. Ends at the end of the configuration
+/// space.
 fn aligned_parts(offset: u16, len: usize) -> impl Iterator<Item = (u16, Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {

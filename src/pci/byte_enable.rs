@@ -1,10 +1,11 @@
 //! Byte enables: which bytes of a register an access covers.
 //!
-//! PCI lets software access a register with any byte enables (PCI 3.0, 3.2.2.3.4), so that no
-//! register may match on one exact offset and size. The registers of this crate use these few
-//! functions instead: the access is `data` at `offset`, and the register lies at `at`.
+//! PCI lets software access a register with any byte enables (PCI 3.0, 3.2.2.3.4), so the code of a
+//! register must not expect one exact offset and size. The registers of this crate use the
+//! functions of this file instead: the access is `data` at `offset`, and the register lies at `at`.
 
-/// `register` after a write of `data` at `offset`, where `writable` bits take the new value.
+/// Returns `register` after a write of `data` at `offset`, of which only the `writable` bits
+/// change.
 pub fn merge(register: u32, at: u64, writable: u32, offset: u64, data: &[u8]) -> u32 {
     let mut bytes = register.to_le_bytes();
     let masked = bytes.iter_mut().zip(writable.to_le_bytes());
@@ -49,7 +50,7 @@ pub fn u32_at(from: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes))
 }
 
-/// Puts `bytes` at `offset`; what lies beyond the end is dropped.
+/// Puts `bytes` at `offset`. Bytes beyond the end are dropped.
 pub fn put(to: &mut [u8], offset: usize, bytes: &[u8]) {
     let rest = to.get_mut(offset..).unwrap_or_default();
     for (to, from) in rest.iter_mut().zip(bytes) {
@@ -57,7 +58,7 @@ pub fn put(to: &mut [u8], offset: usize, bytes: &[u8]) {
     }
 }
 
-/// The index in the access of byte `number` of the register.
+/// The index, in the access, of byte `number` of the register.
 fn index(at: u64, number: usize, offset: u64) -> Option<usize> {
     let position = at.checked_add(number as u64)?;
     usize::try_from(position.checked_sub(offset)?).ok()

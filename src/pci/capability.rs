@@ -1,8 +1,8 @@
 //! Walks and edits the two capability chains of a configuration space
 //! (PCI 3.0, 6.7; PCI Express 6.0, 7.6.3 for the extended chain).
 //!
-//! The device may be broken or hostile: a walk ends at a loop, at an impossible pointer and at all
-//! ones, which are read of a device that was removed.
+//! The device may be broken or hostile: a walk ends at a loop, at an impossible pointer, and at all
+//! ones, which a removed device returns.
 
 use crate::byte_enable::{put, u8_at, u16_at, u32_at};
 use crate::regs::{self, status::CAPABILITIES_LIST};
@@ -95,7 +95,7 @@ pub mod ext_id {
 
 const STATUS: usize = regs::STATUS as usize;
 const POINTER: usize = regs::CAPABILITIES as usize;
-/// The header ends here; capabilities lie behind it.
+/// The end of the header; capabilities lie after it.
 const STANDARD_START: u16 = 0x40;
 const STANDARD_END: usize = 0x100;
 const EXTENDED_START: u16 = 0x100;
@@ -106,16 +106,16 @@ const NEXT_MASK: u32 = 0xffc << NEXT_SHIFT;
 /// One capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// One of [`id`] or [`ext_id`], or another.
+    /// The ID: one of [`id`] or [`ext_id`], or another.
     pub id: u16,
     /// Offset of its first byte in configuration space.
     pub offset: u16,
     /// Version of an extended capability; 0 for a standard one.
     pub version: u8,
-    /// Whether it is in the extended chain.
+    /// Whether the capability is in the extended chain.
     pub extended: bool,
-    /// Bytes, as the specification or the capability itself says, or else up to the capability that
-    /// follows in configuration space. Capabilities never overlap.
+    /// Length in bytes: by the specification or by a register of the capability, or else up to the
+    /// next capability in configuration space. Capabilities never overlap.
     pub len: u16,
 }
 
@@ -147,7 +147,8 @@ pub fn standard(config: &[u8]) -> Vec<Capability> {
     found
 }
 
-/// The extended capabilities in the order of their chain; none in a conventional 256-byte space.
+/// The extended capabilities in the order of their chain; empty for a conventional space of 256
+/// bytes.
 pub fn extended(config: &[u8]) -> Vec<Capability> {
     let mut found: Vec<Capability> = Vec::new();
     let mut offset = EXTENDED_START;
@@ -169,13 +170,13 @@ pub fn extended(config: &[u8]) -> Vec<Capability> {
     found
 }
 
-/// The first standard capability of an ID.
+/// The first standard capability with this ID.
 pub fn find(config: &[u8], id: u16) -> Option<Capability> {
     standard(config).into_iter().find(|c| c.id == id)
 }
 
-/// Takes the standard capabilities that `hide` chooses out of the chain; returns how many. The
-/// others are linked anew, so that a loop in the device's chain does not reach the guest. Only
+/// Removes the standard capabilities that `hide` chooses from the chain; returns how many. The
+/// others are relinked, so that the guest sees no loop even if the device's chain has one. Only
 /// links change: the registers of a hidden capability can still be read.
 pub fn hide_standard(config: &mut [u8], hide: impl Fn(&Capability) -> bool) -> usize {
     let all = standard(config);
@@ -192,9 +193,9 @@ pub fn hide_standard(config: &mut [u8], hide: impl Fn(&Capability) -> bool) -> u
     all.len() - kept.len()
 }
 
-/// Takes the extended capabilities that `hide` chooses out of the chain; returns how many. See
-/// [`hide_standard`]. The chain begins at 0x100 without a pointer to it: a hidden head stays as a
-/// link and loses its ID. A chain without any capability is a zero dword.
+/// Removes the extended capabilities that `hide` chooses from the chain; returns how many. See
+/// [`hide_standard`]. The chain always begins at 0x100, so a hidden head stays as a link and loses
+/// its ID. An empty chain is a zero dword.
 pub fn hide_extended(config: &mut [u8], hide: impl Fn(&Capability) -> bool) -> usize {
     let all = extended(config);
     let hidden = |c: &Capability| c.id != ext_id::NULL && hide(c);
@@ -213,7 +214,8 @@ pub fn hide_extended(config: &mut [u8], hide: impl Fn(&Capability) -> bool) -> u
     all.iter().filter(|c| hidden(c)).count()
 }
 
-/// Sets the lengths; `end` is the end of the chain's part of configuration space.
+/// Sets the lengths of the capabilities. `end` is the end of the chain's part of configuration
+/// space.
 fn set_lengths(found: &mut [Capability], config: &[u8], end: usize) {
     let offsets: Vec<_> = found.iter().map(|c| c.offset).collect();
     for c in found {

@@ -1,10 +1,11 @@
-//! A configuration space as a register file: the value of each byte, and what a write does to it.
+//! A configuration space as a register file: the value of each byte, and the effect of a write on
+//! it.
 //!
 //! The register attributes are those of PCI Express 6.0, 7.4: RO (neither mask), RW
 //! ([`ConfigSpace::set_writable`]) and RW1C ([`ConfigSpace::set_w1c`]). For a passed-through
-//! function the space also says for each byte who answers an access: the space itself
-//! ([`ConfigSpace::set_emulated`]) or the device. Bytes whose write changes more than their own
-//! value are marked too ([`ConfigSpace::set_side_effects`]), so that all other writes end here.
+//! function each byte is either emulated ([`ConfigSpace::set_emulated`]), so that this register
+//! file answers an access, or passed to the device. Bytes whose write has side effects are marked
+//! too ([`ConfigSpace::set_side_effects`]): other writes only change values in this file.
 
 use crate::{CONFIG_SPACE_SIZE, byte_enable};
 
@@ -19,21 +20,21 @@ struct Behaviour {
     side_effects: bool,
 }
 
-/// A part of an access whose bytes are answered by the same side.
+/// A part of an access whose bytes are all emulated, or all passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// The first register of the part, in bytes.
     pub offset: u16,
     /// How many bytes the part has, at least one.
     pub len: usize,
-    /// Whether the configuration space answers; the device does otherwise.
+    /// Whether the bytes are emulated; otherwise the device answers.
     pub emulated: bool,
-    /// Whether a write to one of the bytes changes more than their values.
+    /// Whether a write to one of the bytes has side effects.
     pub side_effects: bool,
 }
 
 impl Part {
-    /// Whether the part has a byte of the register of `size` bytes at `register`.
+    /// Whether the part contains a byte of the register of `size` bytes at `register`.
     pub fn touches(&self, register: u16, size: usize) -> bool {
         let (start, at) = (usize::from(self.offset), usize::from(register));
         start < at + size && at < start + self.len
@@ -48,7 +49,8 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// All zero, read-only and passed. `size` is 256 or 4096; others become the next of the two.
+    /// Makes a space whose bytes are all zero, read-only and passed. `size` is 256 or 4096; another
+    /// size becomes one of the two.
     pub fn new(size: usize) -> Self {
         let size = if size <= CONVENTIONAL_SIZE {
             CONVENTIONAL_SIZE
@@ -71,76 +73,78 @@ impl ConfigSpace {
         &self.values
     }
 
-    /// The values of all bytes, to be changed whatever the masks say.
+    /// The values of all bytes, for changes without regard to the masks.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.values
     }
 
-    /// Sets a byte, whatever the masks say. Beyond the end: nothing.
+    /// Sets a byte, without regard to the masks. Has no effect beyond the end.
     pub fn set_u8(&mut self, offset: u16, value: u8) {
         byte_enable::put(&mut self.values, offset.into(), &[value]);
     }
 
-    /// Sets 16 bits, whatever the masks say.
+    /// Sets 16 bits, without regard to the masks.
     pub fn set_u16(&mut self, offset: u16, value: u16) {
         byte_enable::put(&mut self.values, offset.into(), &value.to_le_bytes());
     }
 
-    /// Sets 32 bits, whatever the masks say.
+    /// Sets 32 bits, without regard to the masks.
     pub fn set_u32(&mut self, offset: u16, value: u32) {
         byte_enable::put(&mut self.values, offset.into(), &value.to_le_bytes());
     }
 
-    /// A byte; ones beyond the end.
+    /// Reads a byte; all ones beyond the end.
     pub fn u8(&self, offset: u16) -> u8 {
         byte_enable::u8_at(&self.values, offset.into()).unwrap_or(!0)
     }
 
-    /// 16 bits; ones when not wholly inside.
+    /// Reads 16 bits; all ones if not wholly inside.
     pub fn u16(&self, offset: u16) -> u16 {
         byte_enable::u16_at(&self.values, offset.into()).unwrap_or(!0)
     }
 
-    /// 32 bits; ones when not wholly inside.
+    /// Reads 32 bits; all ones if not wholly inside.
     pub fn u32(&self, offset: u16) -> u32 {
         byte_enable::u32_at(&self.values, offset.into()).unwrap_or(!0)
     }
 
-    /// Says which bits of the bytes from `offset` on the guest may change.
+    /// Sets which bits of the bytes from `offset` on the guest may change.
     pub fn set_writable(&mut self, offset: u16, masks: &[u8]) {
         for (behaviour, mask) in self.behaviours_at(offset).zip(masks) {
             behaviour.writable = *mask;
         }
     }
 
-    /// Says which bits of the bytes from `offset` on are cleared by writing 1 to them. Such a bit
-    /// is not writable otherwise, even if a mask says so.
+    /// Sets which bits of the bytes from `offset` on a guest clears by writing 1 to them. Such a
+    /// bit is not writable otherwise, even if it is set in the mask of
+    /// [`ConfigSpace::set_writable`].
     pub fn set_w1c(&mut self, offset: u16, masks: &[u8]) {
         for (behaviour, mask) in self.behaviours_at(offset).zip(masks) {
             behaviour.w1c = *mask;
         }
     }
 
-    /// Says that the `len` bytes from `offset` on are answered here and not by the device.
+    /// Marks the `len` bytes from `offset` on as emulated.
     pub fn set_emulated(&mut self, offset: u16, len: usize) {
         for behaviour in self.behaviours_at(offset).take(len) {
             behaviour.emulated = true;
         }
     }
 
-    /// Says that a write to the `len` bytes from `offset` on changes more than their values.
+    /// Marks the `len` bytes from `offset` on: a write to them has side effects.
     pub fn set_side_effects(&mut self, offset: u16, len: usize) {
         for behaviour in self.behaviours_at(offset).take(len) {
             behaviour.side_effects = true;
         }
     }
 
-    /// Whether a byte is answered here. Bytes beyond the end are: they never reach the device.
+    /// Whether a byte is emulated. Bytes beyond the end count as emulated, because they must not
+    /// reach the device.
     pub fn is_emulated(&self, offset: u16) -> bool {
         self.emulated(offset.into())
     }
 
-    /// Reads any bytes; ones beyond the end.
+    /// Reads any bytes. Bytes beyond the end read as all ones.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let from = self.values.get(usize::from(offset)..).unwrap_or_default();
@@ -149,7 +153,7 @@ impl ConfigSpace {
         }
     }
 
-    /// The guest's write of any bytes, under the masks; dropped beyond the end.
+    /// Writes any bytes for the guest, under the masks. Bytes beyond the end are dropped.
     pub fn write(&mut self, offset: u16, data: &[u8]) {
         let offset = usize::from(offset);
         let values = self.values.get_mut(offset..).unwrap_or_default();
@@ -161,8 +165,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Splits an access of `len` bytes at `offset` into the parts that the configuration space
-    /// answers and those that the device answers, in order.
+    /// Splits an access of `len` bytes at `offset` into emulated and passed parts, in order.
     pub fn split(&self, offset: u16, len: usize) -> impl Iterator<Item = Part> + '_ {
         let mut at = usize::from(offset);
         let end = at.saturating_add(len);
@@ -172,7 +175,7 @@ impl ConfigSpace {
             }
             let (start, emulated) = (at, self.emulated(at));
             let mut side_effects = false;
-            // All bytes beyond the end are alike, so the size of the space bounds this loop.
+            // All bytes beyond the end are emulated, so the loop can stop at the size of the space.
             while at < end && at < self.size() && self.emulated(at) == emulated {
                 side_effects |= self.behaviours.get(at).is_some_and(|b| b.side_effects);
                 at += 1;

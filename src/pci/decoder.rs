@@ -1,10 +1,10 @@
-//! How the address map has to change: where BARs are mapped now, against where the registers and
-//! COMMAND say that they should be (PCI Express 6.0, 7.5.1.1.3).
+//! Computes changes of the address map: compares the current addresses of the mapped BARs with the
+//! addresses by registers and COMMAND (PCI Express 6.0, 7.5.1.1.3).
 //!
-//! A BAR decodes only while its enable bit in COMMAND is on. So sizing, which leaves all ones in a
-//! register for a moment, moves nothing while decoding is off; a change while decoding is on moves
-//! the BAR at once. The expansion ROM counts as the seventh BAR, and needs its own enable bit
-//! besides (7.5.1.2.4). The caller carries the effects out and says of each whether that worked:
+//! A BAR decodes only while its enable bit in COMMAND is on. Sizing leaves all ones in a register
+//! for a moment; while decoding is off, that moves no BAR. A change while decoding is on moves the
+//! BAR at once. The expansion ROM counts as the seventh BAR, and also needs its own enable bit
+//! (7.5.1.2.4). The caller carries the effects out and reports the outcome of each:
 //! [`Decoder::confirm`] or [`Decoder::refuse`].
 
 use crate::bar::{Bars, REGISTER_COUNT};
@@ -12,25 +12,25 @@ use crate::bar::{Bars, REGISTER_COUNT};
 /// One change of the address map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BarEffect {
-    /// The BAR, unmapped until now, is to be at `address`.
+    /// Map the BAR, which is not mapped now, at `address`.
     Map {
         /// Index of the BAR.
         bar: usize,
         /// First address, or port.
         address: u64,
     },
-    /// The BAR is to be unmapped.
+    /// Unmap the BAR.
     Unmap {
         /// Index of the BAR.
         bar: usize,
     },
-    /// The BAR is to be at another address.
+    /// Map the BAR at another address.
     Move {
         /// Index of the BAR.
         bar: usize,
-        /// Where it is mapped.
+        /// The current address.
         from: u64,
-        /// Where it is to be.
+        /// The new address.
         to: u64,
     },
 }
@@ -44,7 +44,7 @@ impl BarEffect {
     }
 }
 
-/// Where the BARs of one function are mapped.
+/// The addresses at which the BARs of one function are mapped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoder {
     mapped: [Option<u64>; REGISTER_COUNT],
@@ -56,11 +56,11 @@ impl Decoder {
         Self::default()
     }
 
-    /// What has to change, at most one effect a BAR; nothing is changed here. BARs that leave an
-    /// address come first.
+    /// Returns the necessary changes, at most one effect for each BAR, and changes nothing itself.
+    /// BARs that leave an address come first.
     ///
-    /// An address that was refused is named again by the next call, since the reason may be gone by
-    /// then. So do not repeat the call until nothing is left.
+    /// The next call returns a refused address again, because the reason for the refusal may be
+    /// gone by then. So a caller must not repeat the call until the result is empty.
     pub fn update(&self, bars: &Bars, memory_decode: bool, io_decode: bool) -> Vec<BarEffect> {
         let mut effects: Vec<_> = (0..REGISTER_COUNT)
             .filter_map(|bar| {
@@ -81,12 +81,12 @@ impl Decoder {
         effects
     }
 
-    /// Where a BAR is mapped.
+    /// The address at which a BAR is mapped; `None` if it is not mapped.
     pub fn mapped(&self, bar: usize) -> Option<u64> {
         self.mapped.get(bar).copied().flatten()
     }
 
-    /// The caller has done what the effect says.
+    /// Records that the caller has carried out the effect.
     pub fn confirm(&mut self, effect: &BarEffect) {
         let now = match *effect {
             BarEffect::Map { address, .. } => Some(address),
@@ -98,8 +98,9 @@ impl Decoder {
         }
     }
 
-    /// The caller could not map a BAR where its registers say. A mapped BAR stays where it is, and
-    /// its registers say so again. An unmapped BAR stays unmapped, and keeps its registers.
+    /// Records that the caller could not map a BAR at the address in its registers. A mapped BAR
+    /// keeps its current address, to which its registers are set back. An unmapped BAR stays
+    /// unmapped, and keeps its registers.
     pub fn refuse(&self, bars: &mut Bars, bar: usize) {
         if let Some(old) = self.mapped(bar) {
             bars.set_address(bar, old);
@@ -107,7 +108,7 @@ impl Decoder {
     }
 }
 
-/// Where registers and COMMAND say that a BAR should be.
+/// The address of a BAR by its registers and COMMAND; `None` if the BAR does not decode.
 fn wanted(bars: &Bars, index: usize, memory_decode: bool, io_decode: bool) -> Option<u64> {
     let bar = bars.get(index)?;
     let address = bars.address(index)?;

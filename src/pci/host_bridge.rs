@@ -1,7 +1,7 @@
-//! The host bridge at 00.0: a type 0 header and no more (PCI Express 6.0, 7.5.1.1).
+//! The host bridge at 00.0: a function with only a type 0 header (PCI Express 6.0, 7.5.1.1).
 //!
-//! A guest takes it as the sign that a bus is there. It has no BARs, no capabilities and nothing to
-//! configure. It is a conventional PCI function of 256 bytes, so a guest reads no extended
+//! A guest detects the bus by the host bridge. The bridge has no BARs, no capabilities and nothing
+//! to configure. It is a conventional PCI function of 256 bytes, so a guest reads no extended
 //! capabilities.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,8 @@ use crate::PciFunction;
 use crate::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use crate::regs::{self, command};
 
-/// Red Hat's generic PCIe host bridge: guests know it, and have no driver and no quirk for it.
+/// Device and vendor ID of Red Hat's generic PCIe host bridge, which guests know and for which they
+/// have neither a driver nor a quirk.
 const VENDOR_DEVICE: u32 = 0x0008_1b36;
 /// Base class 06h bridge, sub-class 00h host bridge.
 const CLASS_REVISION: u32 = 0x0600_0000;
@@ -32,7 +33,7 @@ impl HostBridge {
     }
 
     fn config(&self) -> MutexGuard<'_, ConfigSpace> {
-        // The register file is valid even if a thread has panicked in the middle of an access.
+        // The register file stays valid even if a thread panics during an access.
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,24 +1,24 @@
-//! PCI as the guest sees it, without any host behind it: bytes in, bytes and effects out.
+//! The guest's view of PCI, without a host: each access returns bytes or effects.
 //!
 //! | file | what |
 //! | --- | --- |
 //! | [`bdf`] | the address of a function |
 //! | [`bus`] | bus 0 of segment 0: which function answers |
 //! | [`host_bridge`] | the function at 00.0 |
-//! | [`access`] | ports 0xcf8/0xcfc and ECAM: which function and register an access means |
+//! | [`access`] | ports 0xcf8/0xcfc and ECAM: decode an access to function and register |
 //! | [`config_space`] | a byte-granular register file |
 //! | [`regs`] | the registers of the header by name |
-//! | [`byte_enable`] | the bytes of an access against the bytes of a register |
+//! | [`byte_enable`] | the bytes of a register that an access covers |
 //! | [`bar`] | the six base address registers, and the expansion ROM's |
-//! | [`rom`] | what stands in an expansion ROM, and how large it may be |
-//! | [`decoder`] | what a change of BARs or COMMAND changes in the address map |
+//! | [`rom`] | the content of an expansion ROM, and its limits |
+//! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
 //! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
-//! | [`msix_layout`] | where in the BARs the MSI-X table and the pending bits are |
+//! | [`msix_layout`] | finds the MSI-X table and the pending bits in the BARs |
 //!
 //! The guest is hostile: any offset, length and value gets an answer. The code does not index,
-//! unwrap or panic, and the device bounds the size of a result, not the guest.
+//! unwrap or panic. The device, not the guest, bounds the size of a result.
 
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -55,7 +55,8 @@ pub use bus::{PciError, RootBus};
 /// Bytes of a function's configuration space (PCI Express 6.0, 7.2).
 pub const CONFIG_SPACE_SIZE: usize = 4096;
 
-/// One function on the bus. Several vCPUs call it at once: each function locks for itself.
+/// One function on the bus. Several vCPUs call a function at once, so each function has its own
+/// lock.
 pub trait PciFunction: Send + Sync {
     /// Fills `data` with the registers at `offset`.
     ///
@@ -63,10 +64,10 @@ pub trait PciFunction: Send + Sync {
     /// split the guest's access into such parts.
     fn config_read(&self, offset: u16, data: &mut [u8]);
 
-    /// Writes the registers at `offset`; shapes as in [`PciFunction::config_read`].
+    /// Writes the registers at `offset`; widths and offsets are as in [`PciFunction::config_read`].
     fn config_write(&self, offset: u16, data: &[u8]);
 
-    /// Back to the state after power-on, as at a guest's reset.
+    /// Brings the function to its power-on state, as at a guest's reset.
     fn reset(&self);
 }
 

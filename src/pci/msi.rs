@@ -1,17 +1,18 @@
 //! MSI: one capability with the message for 1 to 32 vectors
 //! (PCI Express 6.0, 7.7.1; PCI 3.0, 6.8.1).
 //!
-//! The capability comes in four shapes: 32 or 64-bit address, with or without a mask bit for each
-//! vector. Multiple Message Capable says how many vectors the device has, Multiple Message Enable
-//! how many of them the guest uses, and vector i sends the data with its low bits replaced by i.
+//! The capability has four layouts: 32 or 64-bit address, with or without a mask bit for each
+//! vector. Multiple Message Capable is the number of vectors of the device, Multiple Message Enable
+//! the number that the guest uses. Vector i sends the data with its low bits replaced by i.
 //!
-//! The registers are the whole state. A write changes them and returns nothing: the caller compares
-//! what they say ([`Msi::is_enabled`], [`Msi::messages`], [`Msi::masked`]) with what it has set up,
-//! and follows. What the host cannot do is written back into the registers, where a guest finds it:
+//! The registers are the whole state. After a write, the caller compares the registers
+//! ([`Msi::is_enabled`], [`Msi::messages`], [`Msi::masked`]) with the vectors that it has set up in
+//! the host, and changes those. If the host cannot follow, the caller corrects the registers, so
+//! that a guest sees the limit:
 //!
-//! - [`Msi::limit_vectors`]: the host has fewer vectors than the device. Both fields say so from
-//!   then on, because a driver asks for as many as Multiple Message Capable says, and may look at
-//!   Multiple Message Enable for what it got.
+//! - [`Msi::limit_vectors`]: the host has fewer vectors than the device. Both fields show the lower
+//!   number from then on, because a driver takes the number of vectors from Multiple Message
+//!   Capable, and may read Multiple Message Enable to learn how many it got.
 //! - [`Msi::refuse_enable`]: the host has no vector.
 
 use crate::byte_enable::{extract, merge, u16_at};
@@ -32,17 +33,17 @@ const PER_VECTOR_MASKING: u32 = 1 << 24;
 const ADDRESS_LOW: u32 = !3;
 const DATA: u32 = 0xffff;
 
-/// Where the capability is and which shape it has.
+/// The offset and layout of the capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsiCapability {
-    /// Of the capability, in configuration space.
+    /// Offset of the capability in configuration space.
     pub offset: u16,
-    /// Whether it has the upper half of the address.
+    /// Whether the capability has the upper half of the address.
     pub address_64: bool,
-    /// Whether it has mask and pending bits.
+    /// Whether the capability has mask and pending bits.
     pub per_vector_masking: bool,
-    /// How many vectors the function can have: 1, 2, 4, 8, 16 or 32. A caller may lower it before
-    /// [`Msi::new`].
+    /// How many vectors the function can have: 1, 2, 4, 8, 16 or 32. A caller may lower the number
+    /// before [`Msi::new`].
     pub max_vectors: u8,
 }
 
@@ -51,7 +52,7 @@ impl MsiCapability {
     pub fn parse(config: &[u8]) -> Option<Self> {
         let offset = capability::find(config, id::MSI)?.offset;
         let control = u32::from(u16_at(config, usize::from(offset) + 2)?) << 16;
-        // 6 and 7 are reserved.
+        // The values 6 and 7 are reserved.
         let capable = (control >> CAPABLE_SHIFT & 7).min(5);
         Some(Self {
             offset,
@@ -84,7 +85,7 @@ impl MsiCapability {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Msi {
     capability: MsiCapability,
-    /// Logarithm of the number of vectors that the guest may use: the device's, or fewer after
+    /// Logarithm of the number of vectors that the guest may use: all of the device, or fewer after
     /// [`Msi::limit_vectors`].
     available: u32,
     registers: Registers,
@@ -107,14 +108,15 @@ impl Registers {
     }
 
     /// Lowers the number of vectors in use to 2 to the power of `available`, and clears the mask
-    /// bits of vectors beyond.
+    /// bits of the other vectors.
     fn clamp(&mut self, available: u32) {
         self.multiple_enable = self.multiple_enable.min(available);
         self.mask &= bits(1 << available);
     }
 
     fn messages(&self) -> Vec<Message> {
-        // The function replaces the low bits of the data, whatever the guest has written there.
+        // The function replaces the low bits of the data, and ignores the guest's value of these
+        // bits.
         let low = u32::from(self.vectors()) - 1;
         (0..self.vectors())
             .map(|vector| Message {
@@ -130,7 +132,7 @@ impl Registers {
     }
 }
 
-/// The lowest `vectors` bits, 1 to 32.
+/// A mask of the lowest `vectors` bits, 1 to 32.
 fn bits(vectors: u8) -> u32 {
     u32::MAX >> 32u32.saturating_sub(vectors.into()).min(31)
 }
@@ -140,7 +142,7 @@ impl Msi {
     pub fn new(capability: MsiCapability) -> Self {
         let vectors = capability.max_vectors.clamp(1, MAX_VECTORS);
         let capability = MsiCapability {
-            // The next lower power of two: the field holds a logarithm.
+            // Rounded down to a power of two, because the field holds a logarithm.
             max_vectors: 1 << vectors.ilog2(),
             ..capability
         };
@@ -151,7 +153,7 @@ impl Msi {
         }
     }
 
-    /// The capability as it is at power-on.
+    /// The capability at power-on.
     pub fn capability(&self) -> &MsiCapability {
         &self.capability
     }
@@ -161,17 +163,17 @@ impl Msi {
         self.registers.enabled
     }
 
-    /// How many vectors the guest uses.
+    /// The number of vectors that the guest uses.
     pub fn vectors(&self) -> u8 {
         self.registers.vectors()
     }
 
-    /// What each of the vectors in use sends, or would send.
+    /// The messages of the vectors in use, masked vectors included.
     pub fn messages(&self) -> Vec<Message> {
         self.registers.messages()
     }
 
-    /// The masked vectors among those in use, a bit each.
+    /// The masked vectors among those in use, as a bit mask.
     pub fn masked(&self) -> u32 {
         self.registers.masked()
     }
@@ -188,9 +190,9 @@ impl Msi {
         self.registers.enabled = false;
     }
 
-    /// Reads bytes of the capability; `pending` says whether an interrupt of a vector waits. The
-    /// bytes of `data` for ID and link stay as they are, for the configuration space has them, and
-    /// so do those behind the capability.
+    /// Reads bytes of the capability; `pending` returns whether an interrupt of a vector is
+    /// pending. Bytes of `data` for ID and link, which are in the configuration space, stay
+    /// unchanged, and so do bytes after the capability.
     pub fn capability_read(&self, offset: u16, data: &mut [u8], pending: &dyn Fn(u8) -> bool) {
         let offset = u64::from(offset);
         let (c, r) = (&self.capability, &self.registers);
@@ -203,7 +205,7 @@ impl Msi {
         let [low, high, ..] = r.data.to_le_bytes();
         extract([low, high], c.data_offset(), offset, data);
         if let Some(mask) = c.mask_offset() {
-            // Reserved; without mask bits the capability ends before these two bytes.
+            // Two reserved bytes. Without mask bits the capability ends before them.
             extract([0, 0], mask - 2, offset, data);
             extract(r.mask.to_le_bytes(), mask, offset, data);
             let bits = (0..1u8 << self.available)
@@ -213,8 +215,8 @@ impl Msi {
         }
     }
 
-    /// A guest's write of bytes of the capability; bytes that are not writable keep their value. A
-    /// number of vectors above what is available becomes what is available.
+    /// A guest's write of bytes of the capability. Read-only bytes keep their value. A number of
+    /// vectors above the available number is lowered to it.
     pub fn capability_write(&mut self, offset: u16, data: &[u8]) {
         let old = self.registers;
         let c = &self.capability;

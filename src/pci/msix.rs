@@ -1,14 +1,14 @@
 //! MSI-X: the capability, the vector table and the pending bits
 //! (PCI Express 6.0, 7.7.2; PCI 3.0, 6.8.2).
 //!
-//! A vector is *live* when its message is sent as soon as its interrupt comes: MSI-X is enabled,
-//! and neither the function nor the vector is masked.
+//! A vector is *live* when an interrupt sends its message at once: MSI-X is enabled, and neither
+//! the function nor the vector is masked.
 //!
-//! The registers are the whole state. The caller compares what they say ([`Msix::is_enabled`],
-//! [`Msix::live`]) with what it has set up, and follows. A write of the table returns which entries
-//! it touched, so that the caller need not compare 2048 of them. What the host cannot do is written
-//! back into the registers, where a guest finds it ([`Msix::refuse_enable`],
-//! [`Msix::refuse_vector`]).
+//! The registers are the whole state. After a write, the caller compares the registers
+//! ([`Msix::is_enabled`], [`Msix::live`]) with the vectors that it has set up in the host, and
+//! changes those. A write of the table returns the touched entries, so that the caller need not
+//! compare all 2048. If the host cannot follow, the caller corrects the registers, so that a guest
+//! sees the refusal ([`Msix::refuse_enable`], [`Msix::refuse_vector`]).
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ use crate::{Message, capability};
 pub const ENTRY_SIZE: u64 = 16;
 /// Size of the capability.
 pub const CAPABILITY_SIZE: u16 = 12;
-/// A driver always uses vector 0; it may leave this one, and all behind it, unused.
+/// The first vector that a driver may leave unused: a driver always uses vector 0.
 pub const FIRST_UNUSED_VECTOR: u16 = 1;
 /// The most vectors that a function can have.
 pub const MAX_VECTORS: u16 = 2048;
@@ -29,26 +29,26 @@ pub const MAX_VECTORS: u16 = 2048;
 const ENABLE: u32 = 1 << 31;
 const FUNCTION_MASK: u32 = 1 << 30;
 const TABLE_SIZE_SHIFT: u32 = 16;
-/// BIR: which BAR; the rest of the dword is the offset in it.
+/// BIR, the number of the BAR; the rest of the dword is the offset in that BAR.
 const BIR: u32 = 7;
 const VECTOR_MASK: u32 = 1;
 /// Messages are dword-aligned.
 const ADDRESS_LOW: u32 = !3;
 
-/// Where the capability is and what it says of the table.
+/// The offset of the capability, and the position of its table and pending bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsixCapability {
-    /// Of the capability, in configuration space.
+    /// Offset of the capability in configuration space.
     pub offset: u16,
     /// Entries in the table, 1 to 2048.
     pub vectors: u16,
     /// The BAR with the table.
     pub table_bar: u8,
-    /// Of the table in its BAR, a multiple of 8.
+    /// Offset of the table in its BAR, a multiple of 8.
     pub table_offset: u32,
     /// The BAR with the pending bits.
     pub pba_bar: u8,
-    /// Of the pending bits in their BAR, a multiple of 8.
+    /// Offset of the pending bits in their BAR, a multiple of 8.
     pub pba_offset: u32,
 }
 
@@ -158,15 +158,15 @@ impl Msix {
         (self.is_open() && !entry.is_masked()).then(|| entry.message())
     }
 
-    /// Whether unmasked vectors are live and the guest has written the entry of `first` or of a
-    /// later vector: such a vector is live, or may soon be because it has a message.
+    /// Whether MSI-X is enabled, the function is not masked, and the guest has changed the entry of
+    /// vector `first` or of a later vector: such a vector is live, or may soon be.
     pub fn uses_vectors_from(&self, first: u16) -> bool {
         let mut entries = self.table.iter().skip(first.into());
         self.is_open() && entries.any(|entry| *entry != Entry::POWER_ON)
     }
 
-    /// Reads bytes of the capability. The bytes of `data` for ID and link stay as they are, for the
-    /// configuration space has them, and so do those behind the capability.
+    /// Reads bytes of the capability. Bytes of `data` for ID and link, which are in the
+    /// configuration space, stay unchanged, and so do bytes after the capability.
     pub fn capability_read(&self, offset: u16, data: &mut [u8]) {
         let offset = u64::from(offset);
         let [_, _, low, high] = self.control().to_le_bytes();
@@ -178,8 +178,8 @@ impl Msix {
         extract(pba.to_le_bytes(), 8, offset, data);
     }
 
-    /// A guest's write of bytes of the capability, of which MSI-X Enable and Function Mask are
-    /// writable. Any vector may begin or cease to be live.
+    /// A guest's write of bytes of the capability. Only MSI-X Enable and Function Mask are
+    /// writable. Any vector may become live, or stop being live.
     pub fn control_write(&mut self, offset: u16, data: &[u8]) {
         let writable = ENABLE | FUNCTION_MASK;
         let control = merge(self.control(), 0, writable, offset.into(), data);
@@ -187,7 +187,7 @@ impl Msix {
         self.function_masked = control & FUNCTION_MASK != 0;
     }
 
-    /// Reads bytes of the table; bytes behind it read as ones.
+    /// Reads bytes of the table. Bytes after the table read as all ones.
     pub fn table_read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         for vector in self.touched(offset, data.len()) {
@@ -202,9 +202,9 @@ impl Msix {
         }
     }
 
-    /// A guest's write of bytes of the table; bytes behind it are dropped. The specification allows
-    /// aligned dwords and quadwords; any other access changes the bytes that it covers. Returns the
-    /// vectors whose entries it covers, if only in part.
+    /// A guest's write of bytes of the table. Bytes after the table are dropped. The specification
+    /// allows aligned dwords and quadwords; any other access changes the bytes that it covers.
+    /// Returns the vectors whose entries the write covers, even in part.
     pub fn table_write(&mut self, offset: u64, data: &[u8]) -> Range<u16> {
         let touched = self.touched(offset, data.len());
         for vector in touched.clone() {
@@ -219,8 +219,8 @@ impl Msix {
         touched
     }
 
-    /// Reads bytes of the pending bits; `pending` says whether an interrupt of a vector waits.
-    /// Bits of vectors that do not exist are zero, bytes behind the array ones.
+    /// Reads bytes of the pending bits; `pending` returns whether an interrupt of a vector is
+    /// pending. Bits of vectors that do not exist are zero. Bytes after the array read as all ones.
     pub fn pba_read(&self, offset: u64, data: &mut [u8], pending: &dyn Fn(u16) -> bool) {
         data.fill(0xff);
         for (byte, at) in data.iter_mut().zip(offset..self.capability.pba_size()) {
@@ -249,12 +249,12 @@ impl Msix {
         *self = Self::new(self.capability);
     }
 
-    /// Whether unmasked vectors are live.
+    /// Whether MSI-X is enabled and the function is not masked.
     fn is_open(&self) -> bool {
         self.enabled && !self.function_masked
     }
 
-    /// The vectors of the entries that an access to the table covers, if only in part.
+    /// The vectors of the entries that an access to the table covers, even in part.
     fn touched(&self, offset: u64, len: usize) -> Range<u16> {
         let count = self.capability.vectors;
         let vector = |entry: u64| u16::try_from(entry).map_or(count, |vector| vector.min(count));

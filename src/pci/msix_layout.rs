@@ -1,5 +1,5 @@
-//! Where a function's BARs hold the vector table and the pending bits of MSI-X
-//! (PCI Express 6.0, 7.7.2: Table Offset/BIR and PBA Offset/BIR).
+//! The positions of MSI-X's vector table and pending bits in a function's BARs (PCI Express 6.0,
+//! 7.7.2: Table Offset/BIR and PBA Offset/BIR).
 
 use crate::byte_enable::touches;
 use crate::msix::{ENTRY_SIZE, MsixCapability};
@@ -12,7 +12,7 @@ pub struct MsixLayout {
     pending: Structure,
 }
 
-/// One of the two: a range of bytes in a BAR.
+/// The table or the pending bits: a range of bytes in a BAR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Structure {
     bar: usize,
@@ -25,7 +25,8 @@ impl Structure {
         self.bar == bar && touches(offset, len, self.offset, self.size)
     }
 
-    /// The offset in the structure of an access that lies wholly inside.
+    /// The offset, in the structure, of an access that lies wholly inside; `None` for any other
+    /// access.
     fn inside(&self, offset: u64, len: usize) -> Option<u64> {
         let at = offset.checked_sub(self.offset)?;
         (at.checked_add(len as u64)? <= self.size).then_some(at)
@@ -39,13 +40,13 @@ pub enum MsixPart {
     Table(u64),
     /// The pending bits, at this offset in the array.
     Pending(u64),
-    /// A part of the table or of the pending bits, and something else; no driver does that.
+    /// A part of the table or of the pending bits, and other bytes. No driver makes such an access.
     Straddling,
 }
 
 impl MsixLayout {
-    /// The layout that a capability describes. Whether the structures fit into their BARs is for
-    /// the caller to check.
+    /// The layout that a capability describes. The caller must check that the structures fit into
+    /// their BARs.
     pub fn of(capability: &MsixCapability) -> Self {
         Self {
             vectors: capability.vectors,
@@ -62,13 +63,13 @@ impl MsixLayout {
         }
     }
 
-    /// How many entries the table has.
+    /// The number of entries in the table.
     pub fn vectors(&self) -> u16 {
         self.vectors
     }
 
-    /// The bytes of a BAR that are virtual, because they hold the table or the pending bits: offset
-    /// and size of each range.
+    /// The ranges of a BAR, as offset and size, that hold the table or the pending bits, and
+    /// therefore are virtual.
     pub fn ranges(&self, bar: usize) -> Vec<(u64, u64)> {
         [self.table, self.pending]
             .iter()
@@ -77,8 +78,8 @@ impl MsixLayout {
             .collect()
     }
 
-    /// The part of MSI-X that an access of `len` bytes at `offset` of a BAR touches; `None` where
-    /// the access is the device's.
+    /// The part of MSI-X that an access of `len` bytes at `offset` of a BAR touches; `None` if the
+    /// access touches neither.
     pub fn part_at(&self, bar: usize, offset: u64, len: usize) -> Option<MsixPart> {
         if self.table.touches(bar, offset, len) {
             let at = self.table.inside(offset, len);
@@ -92,7 +93,7 @@ impl MsixLayout {
     }
 
     /// The table's entries from vector `first` on: the BAR, and offset and size in the BAR. `None`
-    /// when the table is shorter.
+    /// if the table has no such entry.
     pub fn entries_from(&self, first: u16) -> Option<(usize, u64, u64)> {
         let skipped = u64::from(first) * ENTRY_SIZE;
         let size = self.table.size.checked_sub(skipped)?;

@@ -27,7 +27,7 @@ pub const SUBSYSTEM: u16 = 0x2c;
 pub const ROM: u16 = 0x30;
 /// Offset of the first capability, 1 byte.
 pub const CAPABILITIES: u16 = 0x34;
-/// Three bytes of [`CAPABILITIES`]'s dword and the dword after it are reserved.
+/// Reserved, 4 bytes. The three bytes before, after [`CAPABILITIES`], are reserved too.
 pub const RESERVED: u16 = 0x38;
 /// Interrupt line, 1 byte.
 pub const INTERRUPT_LINE: u16 = 0x3c;
@@ -46,7 +46,7 @@ pub mod command {
     pub const MEMORY: u16 = 1 << 1;
     /// Bus Master Enable: the function may start requests.
     pub const BUS_MASTER: u16 = 1 << 2;
-    /// Interrupt Disable: the pin stays silent.
+    /// Interrupt Disable: the function must not assert its pin.
     pub const INTX_DISABLE: u16 = 1 << 10;
 }
 
@@ -60,13 +60,13 @@ pub mod status {
 
 /// Bits of the header type (7.5.1.1.9).
 pub mod header_type {
-    /// The device has more functions than this one.
+    /// The device has more than one function.
     pub const MULTI_FUNCTION: u8 = 1 << 7;
 }
 
 /// The power management capability (7.5.2).
 pub mod power {
-    /// PMCSR, from the capability's beginning: control and status, 2 bytes.
+    /// PMCSR (control and status), 2 bytes; the offset is from the start of the capability.
     pub const PMCSR: u16 = 4;
     /// PowerState in PMCSR's low byte: 0 is D0, 3 is D3hot.
     pub const STATE: u8 = 0x3;

@@ -1,35 +1,34 @@
-//! Expansion ROM: what stands behind the register at 0x30 (PCI Express 6.0, 7.5.1.2.4; PCI 3.0,
-//! 6.2.5.2 and 6.3).
+//! The content of an expansion ROM (PCI Express 6.0, 7.5.1.2.4; PCI 3.0, 6.2.5.2 and 6.3).
 //!
-//! The register itself is the last of [`super::bar::Bars`]. The content is shown as it is. Some
-//! VMMs write the device's ID into an image that names another, and correct its checksum, because
-//! their firmware would not run it otherwise; no firmware runs here, Linux looks at neither, and a
-//! driver that reads its tables there wants them as the device has them.
+//! The register itself is the last of [`super::bar::Bars`]. The guest reads the content unchanged.
+//! Some VMMs write the device's ID into an image for another device, and correct its checksum,
+//! because their firmware would not run the image otherwise. In this VMM no firmware runs, Linux
+//! checks neither, and a driver that reads tables in its ROM needs them unchanged.
 
-/// Index of the expansion ROM among a function's BARs; VFIO and Linux count it so too.
+/// Index of the expansion ROM among a function's BARs, as in VFIO and Linux.
 pub const ROM: usize = 6;
-/// The register's own enable bit: a ROM decodes when COMMAND's is on as well.
+/// The register's own enable bit. A ROM decodes while this bit and Memory Space Enable are set.
 pub const ENABLE: u32 = 1 << 0;
-/// The address has no bits below this.
+/// The least size, because the register has no lower address bits.
 pub const MIN_SIZE: u64 = 1 << 11;
-/// No ROM may be larger (PCI 3.0, 6.2.5.2).
+/// The largest size of a ROM (PCI 3.0, 6.2.5.2).
 pub const MAX_SIZE: u64 = 16 << 20;
 
-/// An image begins with these bytes (PCI 3.0, 6.3.1.1).
+/// The first bytes of an image (PCI 3.0, 6.3.1.1).
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 
-/// Bytes that cannot be a ROM.
+/// The reason why bytes cannot be a ROM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// None at all.
+    /// There are no bytes.
     #[error("is empty")]
     Empty,
-    /// More than [`MAX_SIZE`].
+    /// There are more bytes than [`MAX_SIZE`].
     #[error("has {0} bytes, and an expansion ROM has at most {max} (16 MiB)", max = MAX_SIZE)]
     TooLarge(u64),
 }
 
-/// What stands in a ROM.
+/// The content of a ROM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image(Vec<u8>);
 
@@ -37,7 +36,7 @@ impl Image {
     /// Checks whether a ROM can have `size` bytes.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why no ROM can have this size.
     pub fn check_size(size: u64) -> Result<(), ImageError> {
         match size {
             0 => Err(ImageError::Empty),
@@ -46,7 +45,7 @@ impl Image {
         }
     }
 
-    /// A ROM with this content.
+    /// Makes a ROM with this content.
     ///
     /// # Errors
     /// As [`Image::check_size`].
@@ -60,13 +59,13 @@ impl Image {
         self.0.len() as u64
     }
 
-    /// Whether software will take it for a ROM.
+    /// Whether software will recognise the content as a ROM.
     pub fn has_signature(&self) -> bool {
         self.0.starts_with(&SIGNATURE)
     }
 
-    /// Reads any bytes. Beyond the content are ones, as in a memory chip that nobody has written,
-    /// and as VFIO fills a ROM's range.
+    /// Reads any bytes. Bytes beyond the content are all ones, as in an erased flash chip, and as
+    /// VFIO fills a ROM's range.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         let from = usize::try_from(offset)

@@ -1,8 +1,9 @@
 //! Port and MMIO dispatch.
 //!
 //! vm-device keeps the ranges; this wrapper lets the ranges change while vCPUs run. The lock is
-//! released before a device is called, so that a device may move its own ranges during an access.
-//! A read that no device claims is all ones, and such a write is dropped, as on a real bus.
+//! released before a device is called, so that a device may move its own ranges during an access. A
+//! read that no device claims returns all ones, and an unclaimed write is dropped, as on a real
+//! bus.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -88,7 +89,7 @@ impl Bus {
         }
     }
 
-    /// A guest's load from where there is no memory.
+    /// A guest's load from an address without memory.
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
         let found = self.read().find_mmio(address, data.len());
@@ -98,7 +99,7 @@ impl Bus {
         }
     }
 
-    /// A guest's store to where there is no memory.
+    /// A guest's store to an address without memory.
     pub fn mmio_write(&self, address: u64, data: &[u8]) {
         let found = self.read().find_mmio(address, data.len());
         match found {

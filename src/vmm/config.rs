@@ -12,13 +12,13 @@ use cpus::{CpuConfig, CpuError};
 use device::{DeviceConfig, DeviceOptionError};
 use memory::{MemoryConfig, MemoryError};
 
-/// What every command line begins with.
+/// The beginning of every kernel command line.
 pub const BASE_CMDLINE: &str = "console=ttyS0";
 
-/// Which of the kernel's interfaces to the IOMMU is used.
+/// The kernel's interface to the IOMMU that opens the devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Iommu {
-    /// iommufd where the kernel and the devices have it, else the container.
+    /// iommufd if the kernel and all devices support it, or else the container.
     #[default]
     Auto,
     /// VFIO groups and a type 1 container.
@@ -27,10 +27,10 @@ pub enum Iommu {
     Iommufd,
 }
 
-/// Where the statistics of a run go.
+/// The destination of the statistics of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Statistics {
-    /// There are none.
+    /// No statistics.
     #[default]
     Off,
     /// To standard error, as a table.
@@ -39,7 +39,7 @@ pub enum Statistics {
     Json(PathBuf),
 }
 
-/// What to boot and with what.
+/// The description of a VM: kernel, vCPUs, memory and devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmConfig {
     /// bzImage or ELF vmlinux.
@@ -54,11 +54,11 @@ pub struct VmConfig {
     pub memory: MemoryConfig,
     /// Devices to pass through.
     pub vfio: Vec<DeviceConfig>,
-    /// How those devices are opened.
+    /// The interface by which the devices are opened.
     pub iommu: Iommu,
-    /// End the run where the guest asks for a reboot.
+    /// Whether the run ends when the guest asks for a reboot.
     pub no_reboot: bool,
-    /// What is told about the run.
+    /// The statistics of the run.
     pub statistics: Statistics,
 }
 

@@ -1,7 +1,8 @@
 //! The user's terminal as the guest's serial console: raw while the guest runs, restored on every
 //! way out.
 //!
-//! Keys go to the serial port as fast as the guest takes them. Ctrl-A begins a command, as in QEMU.
+//! Typed characters go to the serial port as fast as the guest reads them. Ctrl-A begins a command,
+//! as in QEMU.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,14 +20,14 @@ use crate::log::stderr::say;
 use crate::sys::process;
 
 const CTRL_A: u8 = 0x01;
-/// Number of bytes kept for a guest that does not read.
+/// The most bytes that are kept for a guest that does not read.
 const MAX_WAITING: usize = 4096;
 const HELP: &str = "\n\
 Ctrl-A h  this help\n\
 Ctrl-A x  quit mini-vmm\n\
 Ctrl-A a  send Ctrl-A to the guest\n";
 
-/// What a typed character means.
+/// The meaning of a typed character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     Send(u8),
@@ -35,7 +36,7 @@ enum Key {
     Nothing,
 }
 
-/// The state of the escape character.
+/// Whether the last character was the escape character, Ctrl-A.
 #[derive(Debug, Default)]
 struct Escape(bool);
 
@@ -62,13 +63,13 @@ impl Escape {
 pub struct Console {
     serial: Arc<Serial>,
     input: File,
-    /// Standard input has ended.
+    /// Whether standard input has ended.
     ended: bool,
-    /// Standard input is a regular file, which epoll cannot watch: it is read whenever the guest
-    /// has room.
+    /// Whether standard input is a regular file, which epoll cannot watch. Such a file is read
+    /// whenever the guest's receive buffer has room.
     plain: bool,
     listening: bool,
-    /// Typed and not yet taken by the guest.
+    /// Bytes that were typed and that the guest has not taken yet.
     waiting: VecDeque<u8>,
     escape: Option<Escape>,
     quit: Option<Box<dyn Fn()>>,
@@ -76,14 +77,14 @@ pub struct Console {
 }
 
 impl Console {
-    /// Takes standard input; a terminal becomes raw until the console is dropped.
+    /// Takes over standard input. A terminal is in raw mode until the console is dropped.
     ///
     /// # Errors
     /// Standard input cannot be duplicated, or the terminal's mode cannot be changed.
     pub fn new(serial: Arc<Serial>) -> io::Result<Self> {
         let stdin = io::stdin();
         let terminal = stdin.is_terminal();
-        // The kernel stops a job in the background that changes the terminal.
+        // A background job must not change the terminal: the kernel would stop the job.
         let ours = !terminal || in_foreground();
         let raw = (terminal && ours).then(RawTerminal::enter).transpose()?;
         Ok(Self {
@@ -104,7 +105,7 @@ impl Console {
         self.quit = Some(Box::new(quit));
     }
 
-    /// Reads once; returns whether there may be more.
+    /// Reads once; returns whether there may be more input.
     fn read(&mut self) -> bool {
         let mut buffer = [0u8; 256];
         let count = match self.input.read(&mut buffer) {
@@ -137,15 +138,15 @@ impl Console {
         count > 0
     }
 
-    /// Gives the guest as many bytes as it has room for.
+    /// Gives the guest as many bytes as its receive buffer has room for.
     fn pump(&mut self) {
         let taken = self.serial.type_in(self.waiting.make_contiguous());
         self.waiting.drain(..taken);
     }
 
-    /// Listens to a terminal always, because Ctrl-A x must work even if the guest does not read.
-    /// Listens to a pipe only while no byte waits, so that a guest that does not read holds the
-    /// writer back.
+    /// Starts or stops listening to standard input. A terminal is always listened to, because
+    /// Ctrl-A x must work even if the guest does not read. A pipe is listened to only while
+    /// `waiting` is empty, so that the pipe's writer blocks if the guest does not read.
     fn adjust(&mut self, ops: &mut EventOps) {
         let want = !self.ended && (self.escape.is_some() || self.waiting.is_empty());
         if self.plain || want == self.listening {
@@ -197,7 +198,8 @@ impl MutEventSubscriber for Console {
     }
 }
 
-/// The terminal's mode before the run, for a panic, which may run no destructor.
+/// The terminal's mode before the run, for the panic hook: a panic may end the process without
+/// running destructors.
 static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// A raw terminal, restored when dropped and on a panic.
@@ -216,7 +218,8 @@ impl RawTerminal {
             }));
         });
         mode.make_raw();
-        // mini-vmm's own messages need line ends translated.
+        // Output processing stays on, because mini-vmm's own messages need their line ends
+        // translated.
         mode.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
         set_mode(&mode)?;
         Ok(Self)
@@ -257,8 +260,8 @@ fn in_foreground() -> bool {
     owner == process::group()
 }
 
-/// Standard output without a buffer: a guest's prompt has no newline. Each write is one system call
-/// that a signal may interrupt.
+/// Standard output without a buffer, because a guest's prompt has no newline. Each write is one
+/// system call, which a signal may interrupt.
 ///
 /// # Errors
 /// When the host has no descriptors left.

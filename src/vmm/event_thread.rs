@@ -1,10 +1,10 @@
 //! A thread that waits for eventfds and calls a handler for each that is signalled.
 //!
 //! The events come from the devices of the host: VFIO signals that a device has failed or that the
-//! host asks for it back, and, where VFIO cannot unmask INTx itself, that the guest has served an
-//! interrupt by the pin ([`crate::vfio::interrupts`]). All other interrupts stay in the kernel. The
-//! thread is not the main loop ([`crate::lifecycle`]), so that a busy main loop does not delay an
-//! event.
+//! host asks for the device back. If VFIO cannot unmask INTx itself, KVM signals that the guest has
+//! acknowledged an interrupt of the pin ([`crate::vfio::interrupts`]). All other interrupts stay in
+//! the kernel. The main loop ([`crate::lifecycle`]) does not handle these events, because it may be
+//! busy and delay them.
 
 use std::collections::HashMap;
 use std::io;
@@ -45,7 +45,7 @@ struct EpollFd(i32);
 
 impl Drop for EpollFd {
     fn drop(&mut self) {
-        // Closing cannot fail for a descriptor we own.
+        // Closing an own descriptor cannot fail.
         let _ = epoll::close(self.0);
     }
 }
@@ -106,7 +106,7 @@ impl EventThread {
         Ok(key)
     }
 
-    /// Ends a watch. A call of its handler that has begun may still be running.
+    /// Ends a watch. A call of the handler that has begun may still be running.
     pub fn unwatch(&self, key: u64) {
         if let Some((event, _)) = self.shared.lock().live.remove(&key) {
             let none = epoll::Event::new(epoll::Events::empty(), 0);
@@ -117,8 +117,7 @@ impl EventThread {
         }
     }
 
-    /// Ends the thread once the handler that it may be running has returned. A handler must not
-    /// call this.
+    /// Ends the thread, and waits for a running handler to return. A handler must not call this.
     pub fn stop(&self) {
         let thread = self
             .thread

@@ -1,4 +1,4 @@
-//! Events of the guest that the main loop must act on, and their way to the loop.
+//! Events of the guest that the main loop must act on, and the notifier that carries them.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,19 +14,19 @@ pub enum GuestEvent {
     Reset,
     /// The guest's processor shut down: a triple fault.
     TripleFault,
-    /// The guest cannot go on, with the reason.
+    /// The guest cannot go on, for this reason.
     Broken(String),
 }
 
-/// Carries the guest's first event to the main loop. Later events are dropped until the first is
-/// taken.
+/// Carries the guest's first event to the main loop. Later events are dropped until the loop has
+/// taken the first.
 pub struct Notifier {
     wake: EventFd,
     first: Mutex<Option<GuestEvent>>,
 }
 
 impl Notifier {
-    /// A notifier without an event.
+    /// Makes a notifier without an event.
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -42,7 +42,7 @@ impl Notifier {
         self.first.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Readable while an event waits.
+    /// An eventfd that is readable while an event waits.
     pub fn wake(&self) -> &EventFd {
         &self.wake
     }
@@ -51,11 +51,11 @@ impl Notifier {
     /// call this.
     pub fn notify(&self, event: GuestEvent) {
         self.lock().get_or_insert(event);
-        // The loop empties the counter long before it could overflow.
+        // The loop resets the counter long before it could overflow.
         let _ = self.wake.write(1);
     }
 
-    /// Takes the event that waits, if any.
+    /// Takes the waiting event, if there is one.
     pub fn take(&self) -> Option<GuestEvent> {
         let _ = self.wake.read();
         self.lock().take()

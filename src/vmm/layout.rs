@@ -48,18 +48,19 @@ pub const LOW_CMDLINE_SIZE: u64 = 0x10000;
 /// End (exclusive) of the conventional memory that the guest may use.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 
-/// The ACPI tables; the RSDP is the first of them, where a scan of the BIOS area finds it
+/// Start of the ACPI tables. The RSDP comes first: a scan of the BIOS area finds it at this address
 /// (ACPI 6.5, 5.2.5.1).
 pub const ACPI_START: u64 = 0xe_0000;
 /// End (exclusive) of the area for ACPI tables.
 pub const ACPI_END: u64 = 0xf_0000;
 
-/// Where a processor in real mode jumps to reset the machine: f000:fff0, in the BIOS's segment.
+/// The address to which a processor in real mode jumps to reset the machine: f000:fff0, in the
+/// BIOS's segment.
 pub const REBOOT_VECTOR: u64 = 0xf_fff0;
 
-/// Where RAM above the BIOS area begins, and kernels with it.
+/// Start of the RAM above the BIOS area, the lowest address at which a kernel is loaded.
 pub const HIGH_MEMORY_START: u64 = 0x10_0000;
-/// RAM stops here and goes on at [`HIGH_RAM_START`].
+/// End (exclusive) of low RAM; RAM continues at [`HIGH_RAM_START`].
 pub const LOW_RAM_LIMIT: u64 = MMIO32_START;
 
 /// 32-bit PCI window.
@@ -121,16 +122,16 @@ pub const GSI_INTX_COUNT: u32 = 4;
 /// Interrupt pins of a device, INTA to INTD.
 pub const INTX_PINS: u8 = 4;
 
-/// The GSI of a device's pin, where 0 is INTA: what `_PRT` says.
+/// The GSI of a device's pin (0 is INTA), as in `_PRT`.
 pub fn gsi_of_pin(device: u8, pin: u8) -> u32 {
     GSI_INTX_BASE + (u32::from(device) + u32::from(pin)) % GSI_INTX_COUNT
 }
-/// IOAPIC pins; MSI GSIs come after them.
+/// IOAPIC pins, which have the first GSIs. The GSIs of MSIs come after them.
 pub const IOAPIC_PINS: u32 = 24;
 
 const GIB: u64 = 1 << 30;
 
-/// Why a layout cannot be made.
+/// The reason why a layout is not possible.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LayoutError {
     /// Less than the smallest supported memory.
@@ -144,7 +145,7 @@ pub enum LayoutError {
         /// The first address that cannot be used.
         limit: u64,
     },
-    /// The devices' memory does not fit beside RAM.
+    /// The BARs do not fit in addition to RAM.
     #[error(
         "{window} bytes of device memory do not fit beside {memory} bytes of RAM below address \
          {limit:#x}, which is all that this host's processor addresses"
@@ -164,7 +165,7 @@ fn limit(phys_bits: u8) -> u64 {
     1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX)
 }
 
-/// The two half-open ranges above RAM: AMD's HyperTransport range divides the space.
+/// The two half-open ranges above RAM, below and above AMD's HyperTransport range.
 fn above_ram(ram_end: u64, limit: u64) -> [(u64, u64); 2] {
     [
         (ram_end, limit.min(HYPERTRANSPORT_START)),
@@ -237,10 +238,10 @@ impl Layout {
         ram_only.with_bars(bars64, phys_bits, &[])
     }
 
-    /// The same RAM with a 64-bit window for `bars64` bytes of BARs. The window lies inside of one
-    /// of the I/O address `ranges`, half-open, that the IOMMU can map, so that devices can reach
-    /// each other's BARs. If no range is large enough, the window lies where [`Layout::new`] puts
-    /// it, and peer-to-peer DMA does not work.
+    /// Returns the layout with the same RAM and a 64-bit window for `bars64` bytes of BARs.
+    /// `ranges` are the I/O addresses that the IOMMU can map. The window lies inside one of them,
+    /// so that devices can reach each other's BARs. If no range is large enough, the window lies
+    /// where [`Layout::new`] puts it, and peer-to-peer DMA does not work.
     ///
     /// # Errors
     /// [`LayoutError::NoWindow`].
@@ -272,7 +273,7 @@ impl Layout {
         self.high_ram.map_or(HIGH_RAM_START, |r| r.end())
     }
 
-    /// Where BARs may be.
+    /// The windows in which BARs may lie.
     pub fn windows(&self) -> Windows {
         let io_start = u64::from(PCI_IO_START);
         Windows {
@@ -290,7 +291,7 @@ impl Layout {
         std::iter::once(self.low_ram).chain(self.high_ram)
     }
 
-    /// Whether a memory BAR may be put there: inside one of the two windows.
+    /// Whether a memory BAR may lie at `start`: inside one of the two windows.
     pub fn allows_bar(&self, start: u64, size: u64) -> bool {
         self.mmio32.contains(start, size) || self.mmio64.contains(start, size)
     }

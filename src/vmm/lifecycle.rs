@@ -1,6 +1,6 @@
-//! The main loop: waits for what ends a run, and reports on SIGUSR1.
+//! The main loop: waits for the end of a run, and reports statistics on SIGUSR1.
 //!
-//! The main thread waits here, on event-manager, for the guest's events, for signals, and for the
+//! The main thread runs event-manager, which waits for the guest's events, for signals, and for the
 //! keyboard ([`crate::console`]).
 
 use std::io;
@@ -15,10 +15,10 @@ use vmm_sys_util::signal::register_signal_handler;
 use crate::console::Console;
 use crate::guest_event::{GuestEvent, Notifier};
 
-/// Why the loop ended.
+/// The reason why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The guest ended it, or cannot go on.
+    /// An event of the guest: it ended the run, or cannot go on.
     Guest(GuestEvent),
     /// A signal asked for an orderly end.
     Signal(i32),
@@ -26,11 +26,11 @@ pub enum End {
     Quit,
 }
 
-/// Signals that end a run in order.
+/// Signals that end a run in an orderly way.
 const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-/// What the signal handlers write and the loop reads. A signal handler may do hardly anything else
-/// (signal-safety(7)).
+/// The data that the signal handlers write and the loop reads. A signal handler may do little more
+/// than write it (signal-safety(7)).
 struct SignalMail {
     wake: EventFd,
     ending: AtomicI32,
@@ -50,8 +50,8 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
     }
 }
 
-/// Keeps the signals that end a run, and SIGUSR1, for [`Lifecycle::wait`] from now on. Must be
-/// called before the terminal is changed, which only an orderly end restores.
+/// From now on records the signals that end a run, and SIGUSR1, for [`Lifecycle::wait`]. Must be
+/// called before the terminal's mode is changed, because only an orderly end restores the mode.
 ///
 /// # Errors
 /// When a handler cannot be installed.
@@ -77,7 +77,7 @@ fn signals() -> io::Result<&'static SignalMail> {
     Ok(mail)
 }
 
-/// The user's side of a run: keyboard, signals, and the report that SIGUSR1 asks for.
+/// The user's side of a run: the keyboard, and the report that SIGUSR1 asks for.
 pub struct Terminal {
     /// The keyboard.
     pub console: Console,
@@ -98,8 +98,8 @@ fn broken(e: event_manager::Error) -> io::Error {
 }
 
 impl Lifecycle {
-    /// A loop that waits for the guest's events and, with a terminal, for signals and the keyboard.
-    /// The program gives a terminal; a test that runs a guest does not.
+    /// Makes a loop that waits for the guest's events and, with a terminal, for signals and the
+    /// keyboard. The program passes a terminal; a test that runs a guest does not.
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -147,8 +147,8 @@ impl Lifecycle {
     }
 }
 
-/// Keeps the first end. Only a guest that boots again does not count as an end here, so that an end
-/// that the user asks for at the same moment is not lost.
+/// Records the first reason to end. A reboot of the guest is not final: a later reason replaces it,
+/// so that a user's request to end at the same moment is not lost.
 fn set(outcome: &Outcome, end: End) {
     let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
     let again = matches!(

@@ -2,15 +2,15 @@
 //!
 //! | file | step |
 //! | --- | --- |
-//! | `preflight` | what the user gave is checked; the host stays as it is |
+//! | `preflight` | checks the user's configuration; the host stays as it is |
 //! | `vm` | KVM's VM, RAM, memory slots, interrupt controllers |
-//! | `ram_setup` | with a device, a thread populates RAM from here on |
-//! | `open_devices`, `vcpus` | devices open, while vCPUs are made and the kernel is loaded |
-//! | `platform` | buses, emulated devices, ACPI tables |
-//! | `devices`, `device_events` | the open devices are put on the guest's bus and watched |
+//! | `ram_setup` | with a device, a thread starts to populate RAM |
+//! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
+//! | `platform` | makes buses, emulated devices and ACPI tables |
+//! | `devices`, `device_events` | puts the open devices on the guest's bus and watches them |
 //!
-//! [`Machine::run`] then gives every BAR an address and starts the vCPUs. A boot that ends in a
-//! reset is followed by the next.
+//! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
+//! machine, it boots again.
 
 mod device_events;
 mod devices;
@@ -60,14 +60,15 @@ use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::Opened;
 
-/// How a run ended, other than by an error.
+/// The end of a run that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// The guest powered off.
     PowerOff,
-    /// The guest asked for a reboot, and the run ends with it.
+    /// The guest asked for a reboot, and the user has asked to end the run at a reboot.
     Reboot,
-    /// The guest's processor shut down, and the run ends with it.
+    /// The guest's processor shut down (a triple fault), and the user has asked to end the run at a
+    /// reboot.
     TripleFault,
     /// The user or a signal ended the run.
     Asked,
@@ -83,13 +84,13 @@ impl Exit {
     }
 }
 
-/// A VM, from its first ioctl to its end.
+/// A VM with its devices.
 pub struct Machine {
     config: VmConfig,
     images: Images,
-    /// Kernel and initrd, loaded for the first boot.
+    /// Kernel and initrd, loaded for the first boot; `None` after that.
     loaded: Option<Loaded>,
-    /// The vCPUs while they do not run.
+    /// The vCPUs; empty while they run.
     vcpus: Vec<Vcpu>,
     platform: Platform,
     vm: Vm,
@@ -102,10 +103,11 @@ pub struct Machine {
 
 impl Machine {
     /// Builds the VM of `config`; the guest's serial port writes to `output`. No vCPU runs yet.
-    /// Mistakes of the user are found before anything is taken from the host.
+    /// Mistakes in the configuration are reported before the VM takes anything from the host.
     ///
     /// # Errors
-    /// What is wrong, with [its remedy](MachineError::hint). All that was taken is given back.
+    /// The failure, with [its remedy](MachineError::hint). Everything that was taken from the host
+    /// is given back.
     ///
     /// # Example
     /// ```no_run
@@ -125,14 +127,15 @@ impl Machine {
         // The host stays as it is.
         let (images, roms, candidates) = preflight::check(&config)?;
         let (kvm, vm) = create_vm(&config, &images, &stats)?;
-        // With devices, a thread populates RAM from here on, while set-up is not busy.
+        // With devices, a thread populates RAM from now on, except while set-up itself is busy.
         let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
         let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
         let (opened, (vcpus, loaded), paused) =
             open_beside(&vm.fd, &candidates, config.iommu, &ram_setup, beside)?;
         check_memory_lock(config.memory.size, &candidates)?;
-        // The devices reach the guest's memory and nothing else. The same thread maps RAM.
+        // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
+        // populates RAM maps RAM too.
         let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.phys_bits, &stats)?;
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
@@ -173,8 +176,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Puts a device on the root bus, at its slot or at the next free device number. To be called
-    /// before [`Machine::run`].
+    /// Puts a device on the root bus, at the slot of `config` or at the next free device number. To
+    /// be called before [`Machine::run`].
     ///
     /// # Errors
     /// The ROM's file cannot be used, the device does not answer, its slot is taken, or the bus is
@@ -208,7 +211,7 @@ impl Machine {
         Arc::clone(&self.platform.serial)
     }
 
-    /// Carries the guest's events to the main loop.
+    /// The notifier, which carries the guest's events to the main loop.
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
     }
@@ -237,8 +240,8 @@ impl Machine {
         self.devices.assign_bars(&self.platform.resources.layout)?;
         let functions = self.devices.with_addresses();
         self.stats.set_named_ranges(named_ranges::lookup(functions));
-        // The root bus keeps the statistics alive, so that the statistics must not keep what keeps
-        // the root bus alive.
+        // A weak reference: the root bus owns the statistics, so the statistics must not own
+        // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
@@ -325,30 +328,30 @@ impl Machine {
     /// Brings the whole VM to its power-on state. No vCPU is running.
     fn reset(&mut self) -> Result<(), MachineError> {
         info!("reset with slots={}", self.vm.slots.in_use());
-        // An event of the boot that has ended must not end the next.
+        // A late event of the ended boot must not end the next boot.
         self.notifier.take();
-        // The interrupt controllers come first: a pin may fire as soon as its device is reset, and
-        // must find them in their power-on state.
+        // The interrupt controllers come first: a device may assert its pin as soon as it is reset,
+        // and the controllers must be in their power-on state then.
         self.vm
             .irqchip
             .write(&self.vm.fd)
             .map_err(kvm_call("KVM_SET_IRQCHIP"))?;
         reset::devices(&self.devices.functions());
         self.platform.reset();
-        // The vCPUs come last: with them the local APICs forget the messages that the devices have
-        // sent until they were reset.
+        // The vCPUs come last: their reset clears the local APICs of messages that the devices sent
+        // before their own reset.
         self.vcpus.iter().try_for_each(Vcpu::reset)?;
         Ok(())
     }
 }
 
-/// In the reverse order of [`Machine::new`]: the devices stop, lose the guest's memory, and are
-/// closed; the VM goes last.
+/// Takes the machine down in the reverse order of [`Machine::new`]: stops the devices, unmaps the
+/// guest's memory for DMA, and closes the devices; the VM goes last.
 impl Drop for Machine {
     fn drop(&mut self) {
         self.devices.detach(&self.platform.root);
         self.ram_setup.stop();
-        // A container loses its IOMMU with its last device, so unmap while it has one.
+        // A container loses its IOMMU with its last device, so the memory is unmapped before.
         if let Some(dma) = self.dma.take() {
             let begun = Instant::now();
             self.vm.space.unsubscribe(&*dma);

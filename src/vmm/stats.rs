@@ -1,8 +1,8 @@
 //! The statistics of a run (`--stats`).
 //!
-//! Without `--stats` only exits by reason and DMA maps are counted. With it, exits are counted by
-//! register, KVM's counters are opened, and calls of devices are [`metered`]. The program makes its
-//! report of [`Stats`] and of the [phases](crate::log::phases) of the start.
+//! Without `--stats` only exits by reason and DMA maps are counted. With `--stats`, exits are also
+//! counted by register, KVM's counters are opened, and calls to devices are [`metered`]. The
+//! program's report contains [`Stats`] and the [phases](crate::log::phases) of the start.
 
 pub mod devices;
 pub mod interrupts;
@@ -44,13 +44,13 @@ pub struct Stats {
     pub exits: Arc<Exits>,
     /// DMA maps.
     pub dma: Arc<DmaMeter>,
-    /// Accesses to configuration space, by their ECAM addresses, also those through ports.
+    /// Accesses to configuration space, by ECAM address; accesses through ports count as well.
     config: Mutex<Option<RegisterTable>>,
     ledger: Arc<Ledger>,
     late: Mutex<Late>,
 }
 
-/// What is known only when the VM has been made.
+/// The sources that exist only once the VM has been made.
 #[derive(Default)]
 struct Late {
     /// The files of KVM's counters, or the error of opening: the VM's, then each vCPU's.
@@ -63,7 +63,7 @@ struct Late {
 }
 
 impl Stats {
-    /// No counts yet, for a guest with `vcpus` vCPUs. `detailed` is `--stats`.
+    /// Makes empty counters for a guest with `vcpus` vCPUs. `detailed` is `--stats`.
     pub fn new(vcpus: u32, detailed: bool) -> Self {
         Self {
             detailed,
@@ -73,7 +73,7 @@ impl Stats {
         }
     }
 
-    /// Whether more is counted than exits by reason and DMA maps.
+    /// Whether the run has `--stats`.
     pub fn is_detailed(&self) -> bool {
         self.detailed
     }
@@ -107,7 +107,7 @@ impl Stats {
         }
     }
 
-    /// Says where the guest's RAM is in this process.
+    /// Sets the addresses of the guest's RAM in this process.
     pub fn set_ram(&self, regions: &[Region]) {
         let ranges = regions.iter().map(|region| Range {
             start: region.host_address(),
@@ -126,8 +126,8 @@ impl Stats {
         self.late().coalesced = Some(Box::new(count));
     }
 
-    /// Accesses to configuration space with their counts, and how many more found the table full;
-    /// `None` without `--stats`.
+    /// Accesses to configuration space with their counts, and the number of accesses that the full
+    /// table could not count; `None` without `--stats`.
     pub fn config_accesses(&self) -> Option<(Vec<(Access, u64)>, u64)> {
         let table = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         table.as_ref().map(|t| (t.list(), t.others()))
@@ -159,7 +159,8 @@ impl Stats {
         self.ledger.vectors(names)
     }
 
-    /// The ranges that the guest's devices have now; the first that contains an address names it.
+    /// The current ranges of the guest's devices. If ranges overlap, the first one names an
+    /// address.
     pub fn named_ranges(&self) -> Vec<NamedRange> {
         let late = self.late();
         late.named_ranges
@@ -167,7 +168,7 @@ impl Stats {
             .map_or_else(Vec::new, |ranges| ranges())
     }
 
-    /// How many writes needed no exit.
+    /// The number of writes that needed no exit.
     pub fn coalesced_writes(&self) -> u64 {
         self.late().coalesced.as_ref().map_or(0, |count| count())
     }

@@ -1,4 +1,4 @@
-//! What the VMM and the host's side ask of the operating system, on top of rustix.
+//! System calls for the VMM and for the host's side, on top of rustix.
 
 pub mod eventfd;
 pub mod process;
@@ -36,10 +36,11 @@ pub fn may_lock(status: &str) -> bool {
     set.is_some_and(|set| set & 1 << CAP_IPC_LOCK != 0)
 }
 
-/// Lets this process open as many descriptors as its user may: each interrupt vector is one.
+/// Raises the limit of open descriptors to the maximum that the user may have: each interrupt
+/// vector takes one descriptor.
 ///
 /// # Errors
-/// The errno; the limit is as it was.
+/// The errno; the limit stays as it was.
 pub fn raise_descriptor_limit() -> io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {

@@ -141,7 +141,7 @@ fn the_register_of_a_rom() {
     let mut bars = bars.with_rom(0x3000).unwrap();
     assert_eq!(bars.get(ROM).unwrap().size, 0x4000);
     assert_eq!(bars.iter().map(|b| b.0).collect::<Vec<_>>(), [ROM]);
-    // As Linux sizes it, and as others do.
+    // Sizing as Linux does it, and in other ways.
     bars.write(0x30, &0xffff_f800u32.to_le_bytes());
     assert_eq!(dword(&bars, ROM), 0xffff_c000);
     assert!(!bars.is_enabled(ROM));
@@ -208,7 +208,7 @@ proptest! {
         let mut guest = bars.clone();
         let mut ones = bars.clone();
         ones.write(0x10, &[0xff; 0x24]);
-        // From BAR 0 to the ROM's register, what lies between them included.
+        // From BAR 0 to the ROM's register, including the registers between them.
         let (mut model, mut mask) = ([0u8; 0x24], [0u8; 0x24]);
         bars.read(0x10, &mut model);
         ones.read(0x10, &mut mask);

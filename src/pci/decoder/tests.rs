@@ -61,7 +61,7 @@ fn a_change_with_decode_on_moves_at_once() {
         to: 0xc000_1000,
     };
     assert_eq!(apply(&mut decoder, &bars, true, true), [moved]);
-    // Sizing with decode on takes the BAR away until an address is back.
+    // Sizing while decoding is on unmaps the BAR until the address is written back.
     bars.write(0x10, &[0xff; 4]);
     assert_eq!(
         apply(&mut decoder, &bars, true, true),
@@ -96,7 +96,7 @@ fn a_rom_has_two_switches() {
         address: 0xc000_0000,
     };
     assert_eq!(apply(&mut decoder, &bars, true, false), [map]);
-    // An address that is refused: back to the old one, and still on.
+    // A refused address: the BAR goes back to the old address, and still decodes.
     bars.write(regs::ROM, &0xd000_0001u32.to_le_bytes());
     assert_eq!(decoder.update(&bars, true, false).len(), 1);
     decoder.refuse(&mut bars, ROM);

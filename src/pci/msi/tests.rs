@@ -39,8 +39,7 @@ fn parses_each_shape() {
     assert_eq!(MsiCapability::parse(&[0; 256]), None);
 }
 
-/// What a host sets up for MSI: the messages and which of them are masked, or nothing while it is
-/// off.
+/// The set-up of a host for MSI: the messages and the mask; `None` while MSI is off.
 fn set_up(msi: &Msi) -> Option<(Vec<Message>, u32)> {
     msi.is_enabled().then(|| (msi.messages(), msi.masked()))
 }
@@ -88,7 +87,7 @@ fn multiple_enable_is_clamped() {
     assert_eq!(Msi::new(cap(true, true, 0)).capability().max_vectors, 1);
 }
 
-/// Rule: a guest is told how many vectors there are.
+/// Rule: the registers show a guest how many vectors it can have.
 #[test]
 fn fewer_vectors_are_told() {
     let mut msi = Msi::new(cap(true, true, 16));
@@ -132,7 +131,7 @@ fn masks_and_pending() {
     assert_eq!(registers, [1, 0, 0, 0, 2, 0, 0, 0]);
     msi.capability_write(12, &[3]);
     assert_eq!(set_up(&msi), Some((messages(0, [0, 1]), 3)));
-    // With fewer vectors in use, those in use alone count.
+    // With fewer vectors in use, only the vectors in use count.
     msi.capability_write(2, &[0x01]);
     assert_eq!(set_up(&msi), Some((messages(0, [0]), 1)));
 }

@@ -21,7 +21,7 @@ fn message(address: u64, data: u32) -> Option<Message> {
     Some(Message { address, data })
 }
 
-/// What each vector sends; `None` while it is not live.
+/// The message of each vector; `None` while the vector is not live.
 fn live(m: &Msix) -> Vec<Option<Message>> {
     (0..m.capability().vectors).map(|v| m.live(v)).collect()
 }
@@ -71,7 +71,7 @@ fn an_unused_vector_is_used_by_its_message_or_its_mask() {
     }
 }
 
-/// Rule: the control word may come as two bytes, as one, or with the whole dword before it.
+/// Rule: a guest may write Message Control as a word, as one byte, or in a dword with ID and link.
 #[test]
 fn control_in_any_access() {
     let accesses: [(u16, &[u8]); 4] = [
@@ -118,7 +118,7 @@ fn life_of_a_vector() {
     assert_eq!(m.live(9), None);
     m.table_write(0, &[0x03, 0x10, 0xe0, 0xfe]);
     assert_eq!(live(&m), [message(0xfee0_1000, 0x41), None]);
-    // Function mask, and what changes under it.
+    // Function Mask, and changes while it is set.
     m.control_write(2, &ON_MASKED);
     assert_eq!(live(&m), [None, None]);
     m.table_write(28, &[0]);
@@ -150,7 +150,7 @@ fn enabled_with_the_function_masked() {
     assert_eq!(live(&m), [message(0, 0)]);
 }
 
-/// Rule: a write tells which entries it touches, and touches no other.
+/// Rule: a write returns the entries that it touches, and touches no other.
 #[test]
 fn touched_entries() {
     for (offset, len, expected) in [
@@ -176,7 +176,7 @@ fn touched_entries() {
     }
 }
 
-/// Rule: what cannot be had is not shown as if it were.
+/// Rule: if the host refuses, the registers show the refusal.
 #[test]
 fn refusals_are_shown() {
     let mut m = msix(3);

@@ -1,8 +1,8 @@
 //! The ACPI tables of a hardware-reduced machine.
 //!
 //! ACPI 6.5, chapter 5 (tables) and 4.1 (the hardware-reduced model); PCI Firmware 3.3, 4.1.2
-//! (MCFG). The DSDT is in `dsdt`. The tables say which legacy devices are absent (8259, 8042, RTC,
-//! VGA, PM timer, ACPI mode, SCI), so that a guest does not look for them.
+//! (MCFG). The DSDT is in `dsdt`. The tables report which legacy devices are absent (8259, 8042,
+//! RTC, VGA, PM timer, ACPI mode, SCI), so that a guest does not look for them.
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -26,7 +26,7 @@ use crate::layout::{
 };
 use crate::memory::ram::GuestMemory;
 
-/// Tables are aligned to this. The RSDP must be on 16 bytes (5.2.5.1), FACS would be on 64.
+/// Tables are aligned to this. The RSDP must be aligned to 16 bytes (5.2.5.1), a FACS to 64.
 const ALIGNMENT: u64 = 64;
 
 /// FADT, IAPC_BOOT_ARCH (ACPI 6.5, 5.2.9.3). The bits that stay clear: legacy devices on an ISA
@@ -46,7 +46,7 @@ pub struct AcpiTables {
     pub tables: Vec<(u64, Vec<u8>)>,
 }
 
-/// Why there are no tables.
+/// The reason why the tables cannot be made or written.
 #[derive(Debug, thiserror::Error)]
 pub enum AcpiError {
     /// The area below 1 MiB is too small.
@@ -72,7 +72,8 @@ pub enum AcpiError {
 /// # Errors
 /// [`AcpiError::TooLarge`].
 pub fn build(layout: &Layout, topology: &Topology) -> Result<AcpiTables, AcpiError> {
-    // The RSDP comes first, but points at the XSDT, which points at the rest.
+    // The RSDP has the first address, but is built last: it points at the XSDT, which points at the
+    // other tables.
     let mut area = TableArea::after(ACPI_START + Rsdp::len() as u64);
     let dsdt = area.add(dsdt::build(layout, topology.cpus()));
     let entries = [
@@ -149,7 +150,7 @@ fn port(number: u16) -> GAS {
     )
 }
 
-/// FADT (ACPI 6.5, 5.2.9): what is left of the fixed hardware in the hardware-reduced model.
+/// FADT (ACPI 6.5, 5.2.9): the fixed hardware, of which the hardware-reduced model has little.
 fn fadt(dsdt: u64) -> impl Aml {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
@@ -187,7 +188,7 @@ aml_as_bytes!(LocalApicNmi);
 /// [`set_lint`](super::cpu_state::set_lint) sets it. PCAT_COMPAT is clear: no 8259 to disable. GSI
 /// and IOAPIC pin are the same number, so there are no interrupt source overrides.
 ///
-/// A processor's `_UID` is its number, its APIC id is what the topology says.
+/// A processor's `_UID` is its number; the topology gives its APIC ID.
 fn madt(topology: &Topology) -> impl Aml {
     const EVERY_PROCESSOR: u8 = 0xff;
     let mut madt = MADT::new(

@@ -1,8 +1,8 @@
-//! The state of vCPU 0 at the kernel's entry, and what firmware sets on every vCPU.
+//! The state of vCPU 0 at the kernel's entry, and the state that firmware sets on every vCPU.
 //!
 //! Registers are those of Documentation/arch/x86/boot.rst, "64-bit Boot Protocol", or of Xen's
-//! docs/misc/pvh.pandoc. Nothing here calls KVM: the vCPU's owner gets `kvm_sregs` from KVM, lets
-//! [`CpuState::apply`] change what must differ from the reset state, and sets them again.
+//! docs/misc/pvh.pandoc. This file does not call KVM: the vCPU's owner gets `kvm_sregs` from KVM,
+//! lets [`CpuState::apply`] change them, and sets them again.
 
 use kvm_bindings::{
     kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
@@ -21,7 +21,7 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-/// RFLAGS with nothing set but the bit that is always one: interrupts off.
+/// RFLAGS with only the bit set that is always one: interrupts are off.
 const RFLAGS_FIXED: u64 = 1 << 1;
 
 /// `__BOOT_CS`, which the 64-bit protocol prescribes.
@@ -53,7 +53,7 @@ pub struct CpuState {
 }
 
 impl CpuState {
-    /// The state that an entry asks for.
+    /// The state for an entry.
     pub fn new(entry: &Entry) -> Self {
         let regs = kvm_regs {
             rflags: RFLAGS_FIXED,
@@ -92,8 +92,8 @@ impl CpuState {
         ] {
             *segment = ds;
         }
-        // A VM entry in protected mode wants a usable, busy TSS (SDM volume 3C, 26.3.1.2);
-        // there are no task switches, so that the TSS needs no descriptor.
+        // A VM entry in protected mode needs a usable, busy TSS (SDM volume 3C, 26.3.1.2). There
+        // are no task switches, so the TSS needs no descriptor.
         sregs.tr = kvm_segment {
             limit: TSS_LIMIT,
             type_: TYPE_TSS_BUSY,
@@ -149,14 +149,14 @@ impl CpuState {
         (code, data)
     }
 
-    /// The GDT that fits the segment registers: null, unused, `__BOOT_CS`, `__BOOT_DS`.
+    /// The GDT that matches the segment registers: null, unused, `__BOOT_CS`, `__BOOT_DS`.
     fn gdt(&self) -> [u64; 4] {
         let (code, data) = self.segments();
         [0, 0, descriptor(&code), descriptor(&data)]
     }
 }
 
-/// A segment register as the descriptor it would be loaded from: SDM volume 3A, figure 3-8.
+/// The descriptor that a segment register would be loaded from: SDM volume 3A, figure 3-8.
 fn descriptor(segment: &kvm_segment) -> u64 {
     let limit = u64::from(if segment.g != 0 {
         segment.limit >> 12
@@ -233,10 +233,10 @@ const MISC_FAST_STRING: u64 = 1 << 0;
 const MISC_BTS_UNAVAILABLE: u64 = 1 << 11;
 const MISC_PEBS_UNAVAILABLE: u64 = 1 << 12;
 
-/// MSRs that every vCPU starts with, where KVM's reset state is not a PC's after its firmware.
+/// The MSRs that a PC's firmware leaves with other values than KVM's reset state has.
 ///
 /// - MTRRdefType is enabled and write-back, as firmware would set it. With a device whose DMA is
-///   not coherent, KVM honours the guest's MTRRs. Those of the reset state make all memory
+///   not coherent, KVM honours the guest's MTRRs. The MTRRs of the reset state make all memory
 ///   uncached, and a boot 20 times slower. Device memory is uncached by the page tables (PAT).
 /// - MISC_ENABLE has fast strings on: without the bit Linux does not use `rep movs` on Intel
 ///   (`early_init_intel`). The two "unavailable" bits are KVM's own reset value: BTS and PEBS are
@@ -250,7 +250,7 @@ pub const MSRS: [kvm_msr_entry; 2] = [
 ];
 
 /// The FPU after FNINIT and a reset of MXCSR (SDM volume 1, 8.1.5 and 10.2.3): all exceptions are
-/// masked. KVM's own state is that of power-on, with the x87 control word 0x40.
+/// masked. KVM's own state is the power-on state, with the x87 control word 0x40.
 pub fn fpu() -> kvm_fpu {
     kvm_fpu {
         fcw: 0x37f,
@@ -268,10 +268,10 @@ const LVT_MASKED: u32 = 1 << 16;
 
 /// Sets the two local interrupt pins, on every vCPU.
 ///
-/// A PC wires its 8259 to LINT0, and in KVM's reset state LINT0 of vCPU 0 is open. No interrupt
-/// that a guest wants comes from the 8259: its inputs are masked, and the hardware-reduced ACPI
-/// declares no such controller. Linux keeps the mask bit that it finds (`setup_local_APIC`), so
-/// LINT0 is ExtINT and masked. LINT1 is NMI and open, as the MADT says.
+/// A PC connects its 8259 to LINT0, and in KVM's reset state LINT0 of vCPU 0 is unmasked. No guest
+/// needs interrupts of the 8259: its inputs are masked, and hardware-reduced ACPI declares no such
+/// controller. Linux keeps the mask bit of LINT0 (`setup_local_APIC`), so LINT0 is set to ExtINT
+/// and masked. LINT1 is set to NMI and unmasked, as in the MADT.
 pub fn set_lint(lapic: &mut kvm_lapic_state) {
     let mut set = |offset: usize, value: u32| {
         if let Some(register) = lapic.regs.get_mut(offset..offset + 4) {

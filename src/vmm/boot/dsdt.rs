@@ -28,7 +28,7 @@ const REVISION: u8 = 2;
 /// Device numbers with interrupt pins; 0 is the host bridge.
 const DEVICES: ops::Range<u8> = 1..32;
 
-/// Builds the DSDT, header and checksum included, for so many vCPUs.
+/// Builds the DSDT, header and checksum included, for `cpus` vCPUs.
 pub(super) fn build(layout: &Layout, cpus: u32) -> Vec<u8> {
     let mut dsdt = Sdt::new(
         *b"DSDT",
@@ -45,7 +45,7 @@ pub(super) fn build(layout: &Layout, cpus: u32) -> Vec<u8> {
     dsdt.append_slice(&Scope::raw(Path::new("_SB_"), devices));
     dsdt.append_slice(&bytes(&Name::new(
         Path::new("_S5_"),
-        // Only the first is used without PM1 registers.
+        // Only the first element is used on a machine without PM1 registers.
         &Package::new(vec![&SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]),
     )));
     dsdt.as_slice().to_vec()
@@ -58,7 +58,7 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
     bytes(&Device::new(
         Path::new("PCI0"),
         vec![
-            // A PCI Express root, which an older system may take for a PCI one.
+            // A PCI Express root, which an older system may use as a PCI root.
             &name("_HID", &EISAName::new("PNP0A08")),
             &name("_CID", &EISAName::new("PNP0A03")),
             &name("_UID", &ZERO),
@@ -76,9 +76,9 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
 
 /// The root's resources: one bus, and the windows for BARs.
 ///
-/// The 64-bit window is not called prefetchable: Linux puts a prefetchable BAR into any window,
-/// but a BAR that is not only into one that is not (`pci_bus_alloc_from_region`), and large 64-bit
-/// BARs that are not prefetchable exist, an NVMe's for one.
+/// The 64-bit window is not declared prefetchable. Linux puts a prefetchable BAR into any window,
+/// but puts a non-prefetchable BAR only into a non-prefetchable window
+/// (`pci_bus_alloc_from_region`). Large non-prefetchable 64-bit BARs exist, for example an NVMe's.
 fn root_resources(layout: &Layout) -> Vec<Box<dyn Aml>> {
     let mut resources: Vec<Box<dyn Aml>> = vec![
         Box::new(AddressSpace::new_bus_number(0u16, 0u16)),
@@ -109,7 +109,7 @@ fn root_resources(layout: &Layout) -> Vec<Box<dyn Aml>> {
     resources
 }
 
-/// First and last address; nothing for an empty window.
+/// First and last address; `None` for an empty window.
 fn bounds(range: &Range) -> Option<(u64, u64)> {
     let last = range.start.checked_add(range.size.checked_sub(1)?)?;
     Some((range.start, last))
@@ -121,7 +121,8 @@ fn routing() -> PackageBuilder {
     for device in DEVICES {
         for pin in 0..layout::INTX_PINS {
             let gsi = layout::gsi_of_pin(device, pin);
-            // All functions of the device; no link device, hence the number of a GSI.
+            // 0xffff stands for all functions of the device. There is no link device, so the entry
+            // has the number of a GSI.
             table.add_element(&Package::new(vec![
                 &((u32::from(device) << 16) | 0xffff),
                 &pin,
@@ -133,11 +134,11 @@ fn routing() -> PackageBuilder {
     table
 }
 
-/// `_OSC`: grants the PCI Express capability structure and nothing else.
+/// `_OSC`: grants control of the PCI Express capability structure, and of no other feature.
 ///
-/// There are no ports below the root, so neither hotplug nor PME has anything to control, and
-/// errors are the host's to handle. Arg0 is the UUID, Arg1 the revision, Arg3 the capabilities
-/// buffer: status, support, control.
+/// There are no ports below the root, so there is neither hotplug nor PME to control. The host
+/// handles errors. Arg0 is the UUID, Arg1 the revision, Arg3 the capabilities buffer: status,
+/// support, control.
 fn osc() -> Vec<u8> {
     const UUID: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";
     const CONTROL_CAPABILITY_STRUCTURE: u8 = 1 << 4;
@@ -174,8 +175,8 @@ fn osc() -> Vec<u8> {
     ))
 }
 
-/// `_SB_.MBRD`: resources that are in use and belong to no other device. Linux believes MCFG only
-/// if a motherboard device claims the range (PCI Firmware 3.3, 4.1.2, note 2).
+/// `_SB_.MBRD`: resources that are in use and belong to no other device. Linux uses MCFG only if a
+/// motherboard device claims the range (PCI Firmware 3.3, 4.1.2, note 2).
 fn motherboard() -> Vec<u8> {
     bytes(&Device::new(
         Path::new("MBRD"),

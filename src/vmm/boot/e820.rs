@@ -1,4 +1,4 @@
-//! The guest's memory map, in the form that both boot protocols carry.
+//! The guest's memory map, in the form that both boot protocols use.
 //!
 //! A pure function of the [`Layout`].
 //! Types are those of ACPI 6.5, 15.4 ("Address Range Types"), which e820 and PVH share.

@@ -1,8 +1,8 @@
 //! An ELF kernel: a vmlinux, or any other ELF that is entered by PVH.
 //!
 //! The fields are those of the System V ABI's "Object Files" and "Program Loading" chapters.
-//! linux-loader copies the segments and finds the PVH note. It does not check class, machine and
-//! where the segments are in file and RAM, so that these checks are made here first.
+//! linux-loader copies the segments and finds the PVH note. It does not check class, machine, and
+//! the positions of the segments in file and RAM, so this file makes these checks first.
 
 use std::os::unix::fs::FileExt;
 
@@ -50,7 +50,7 @@ pub(super) struct Image {
     entry: u64,
 }
 
-/// How an ELF image wants to be entered.
+/// The entry of an ELF image.
 pub(super) enum Start {
     /// 32-bit protected mode, by the PVH note's address.
     Pvh(u64),
@@ -58,17 +58,17 @@ pub(super) enum Start {
     Linux64(u64, Box<setup_header>),
 }
 
-/// What the ELF header says, checked.
+/// The checked values of the ELF header.
 struct Header {
     /// `e_entry`.
     entry: u64,
     /// Offset of the program headers in the file.
     table: u64,
-    /// How many program headers there are.
+    /// The number of program headers.
     count: usize,
 }
 
-/// A program header that matters.
+/// A program header that affects loading.
 enum ProgramHeader {
     Load(Segment),
     Note,
@@ -103,7 +103,7 @@ impl Image {
             extent: Extent { start, end },
             entry: header.entry,
         };
-        // With a note there may be a PVH entry; linux-loader finds out while loading.
+        // An image with a note may have a PVH entry; linux-loader looks for it while loading.
         if !has_note && !image.has_code_at(image.entry) {
             return Err(image.no_entry(source));
         }
@@ -122,9 +122,9 @@ impl Image {
 
     /// Copies the segments; the caller has checked that [`Self::extent`] is RAM.
     pub(super) fn load(&self, source: &BootFile, memory: &GuestMemory) -> Result<Start, BootError> {
-        // linux-loader does not zero the rest of a segment, which after a reboot holds the last
-        // kernel's data. Zeroes are written first, so that segments that share a page keep their
-        // bytes.
+        // linux-loader does not zero the rest of a segment, which after a reboot holds data of the
+        // previous kernel. The zeroes are written before loading, so that segments that share a
+        // page keep their bytes.
         for s in &self.segments {
             zero(memory, s.start + s.from_file, s.in_memory - s.from_file)?;
         }
@@ -133,7 +133,7 @@ impl Image {
                 path: source.path.clone(),
                 source: e,
             })?;
-        // linux-loader reports the last PT_NOTE's find; Linux has one PT_NOTE.
+        // linux-loader reports the entry of the last PT_NOTE; Linux has only one PT_NOTE.
         match loaded.pvh_boot_cap {
             PvhBootCapability::PvhEntryPresent(entry) if self.has_code_at(entry.0) => {
                 Ok(Start::Pvh(entry.0))
@@ -167,7 +167,7 @@ impl Image {
     }
 }
 
-/// The error of a kernel that is not for this machine, or damaged.
+/// Makes the error of a kernel that is damaged or not for this machine.
 fn unusable(source: &BootFile, reason: String) -> BootError {
     BootError::Unusable {
         path: source.path.clone(),
@@ -175,7 +175,7 @@ fn unusable(source: &BootFile, reason: String) -> BootError {
     }
 }
 
-/// Reads the ELF header, and checks that it is one of an x86-64 executable.
+/// Reads the ELF header, and checks that it is the header of an x86-64 executable.
 fn read_header(source: &BootFile, file_size: u64) -> Result<Header, BootError> {
     let unusable = |reason: String| unusable(source, reason);
     let mut header = [0; HEADER_SIZE];
@@ -209,7 +209,7 @@ fn read_header(source: &BootFile, file_size: u64) -> Result<Header, BootError> {
 }
 
 /// Reads a program header of [`SEGMENT_SIZE`] bytes, and checks it against the file; `None` if it
-/// does not matter.
+/// does not affect loading.
 fn read_program_header(
     source: &BootFile,
     file_size: u64,
@@ -218,7 +218,7 @@ fn read_program_header(
     let unusable = |reason: String| unusable(source, reason);
     let kind = u32_at(bytes, 0);
     match kind {
-        // Programs have these segments, and kernels do not.
+        // Only programs have these segments, not kernels.
         SEGMENT_INTERPRETER | SEGMENT_THREAD_LOCAL => {
             return Err(unusable("it is a program, not a kernel".into()));
         }
@@ -276,7 +276,7 @@ fn zero(memory: &GuestMemory, start: u64, size: u64) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Reads headers from the file; a file that is too short for them is truncated.
+/// Reads headers from the file; reports a file that is too short as truncated.
 fn read_at(
     source: &BootFile,
     file_size: u64,
@@ -293,7 +293,8 @@ fn read_at(
         .map_err(|e| source.unreadable(e))
 }
 
-/// `N` bytes at an offset that is a constant inside the header at hand; zeroes elsewhere.
+/// `N` bytes at an offset in a header; zeroes if the offset is outside. Every caller's offset is a
+/// constant inside.
 fn bytes_at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
     bytes
         .get(offset..)

@@ -1,8 +1,8 @@
-//! What a loaded kernel needs to be entered.
+//! The entry point of a loaded kernel, its addresses, and the data to hand over.
 
 use pci::addr::Range;
 
-/// How vCPU 0 starts; [`CpuState`](super::cpu_state::CpuState) turns it into registers.
+/// How vCPU 0 starts. [`CpuState`](super::cpu_state::CpuState) has the registers for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Long mode, identity-mapped, `rsi` pointing at the zero page.
@@ -21,7 +21,7 @@ pub enum Entry {
     },
 }
 
-/// The guest-physical addresses that a kernel takes.
+/// The guest-physical addresses that a kernel occupies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
     pub start: u64,
@@ -29,7 +29,7 @@ pub(super) struct Extent {
     pub end: u64,
 }
 
-/// What the boot structures of both protocols point at, beside the command line.
+/// The data, besides the command line, at which the boot structures of both protocols point.
 pub(super) struct Handover {
     /// Guest-physical address of the RSDP.
     pub rsdp: u64,

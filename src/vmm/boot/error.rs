@@ -1,4 +1,4 @@
-//! What can be wrong with a kernel, an initrd or a command line.
+//! The errors of loading a kernel, an initrd or a command line.
 //!
 //! Every variant is one sentence for the user; [`BootError::hint`] is the remedy.
 
@@ -10,7 +10,7 @@ use crate::layout::LOW_RAM_LIMIT;
 
 const MIB: u64 = 1 << 20;
 
-/// Which of the user's files an error is about.
+/// The user's file that an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `--kernel`
@@ -28,7 +28,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Why a guest cannot be booted from the files and the command line given.
+/// The reason why a guest cannot be booted from the given files and command line.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// There is no file at the path.
@@ -71,7 +71,7 @@ pub enum BootError {
     /// The file has the magic bytes of neither format.
     #[error("{} is not a kernel: neither a bzImage nor an ELF image", .0.display())]
     NotAKernel(PathBuf),
-    /// The headers speak of bytes beyond the file's end.
+    /// The headers refer to bytes beyond the file's end.
     #[error(
         "the kernel {} is truncated: {size} bytes where its headers speak of {needed}",
         .path.display()
@@ -81,7 +81,7 @@ pub enum BootError {
         path: PathBuf,
         /// Bytes in the file.
         size: u64,
-        /// Bytes that the headers speak of.
+        /// Bytes that the headers refer to.
         needed: u64,
     },
     /// A kernel's magic, but not a kernel for this machine, or a damaged one.
@@ -89,7 +89,7 @@ pub enum BootError {
     Unusable {
         /// As the user gave it.
         path: PathBuf,
-        /// The rest of the sentence.
+        /// The end of the message.
         reason: String,
     },
     /// The kernel needs addresses where the guest has no RAM.
@@ -116,7 +116,8 @@ pub enum BootError {
         size: u64,
         /// Guest-physical.
         kernel_end: u64,
-        /// Guest-physical, exclusive: the end of low RAM, or of what the kernel can reach.
+        /// Guest-physical, exclusive: the end of low RAM, or of the addresses that the kernel can
+        /// reach.
         limit: u64,
         /// Whether `limit` is the end of RAM, so that more memory would help.
         limit_is_ram: bool,
@@ -150,7 +151,7 @@ pub enum BootError {
     Load {
         /// As the user gave it.
         path: PathBuf,
-        /// Its reason.
+        /// The reason that linux-loader gives.
         source: linux_loader::loader::Error,
     },
     /// linux-loader could not write the boot parameters.
@@ -165,7 +166,7 @@ pub enum BootError {
     /// A file's bytes, or a boot structure, did not reach guest memory.
     #[error("cannot write the {what} to guest memory")]
     Memory {
-        /// What was being written.
+        /// The data that was being written.
         what: &'static str,
         /// The reason.
         source: vm_memory::GuestMemoryError,
@@ -219,7 +220,8 @@ impl BootError {
                 limit_is_ram: true,
                 ..
             } => {
-                // Twice, because the unpacked file system needs memory beside its archive.
+                // Twice the size, because the unpacked file system needs memory besides its
+                // archive.
                 more_memory(size.saturating_mul(2).saturating_add(*kernel_end))
             }
             Self::InitrdDoesNotFit { .. } => {

@@ -58,7 +58,7 @@ impl BootFile {
         })
     }
 
-    /// The size of the file in bytes now.
+    /// The current size of the file in bytes.
     pub fn size(&self) -> Result<u64, BootError> {
         Ok(self.file.metadata().map_err(|e| self.unreadable(e))?.len())
     }
@@ -84,7 +84,7 @@ impl BootFile {
             })
     }
 
-    /// The error of reading the file.
+    /// Makes the error of a failed read of the file.
     pub fn unreadable(&self, source: io::Error) -> BootError {
         BootError::Unreadable {
             role: self.role,
@@ -93,7 +93,7 @@ impl BootFile {
         }
     }
 
-    /// The error of a kernel whose headers speak of `needed` bytes.
+    /// Makes the error of a kernel whose headers refer to `needed` bytes.
     pub fn truncated(&self, size: u64, needed: u64) -> BootError {
         BootError::Truncated {
             path: self.path.clone(),

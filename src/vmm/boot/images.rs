@@ -1,4 +1,4 @@
-//! Kernel and initrd, from the user's files to guest memory.
+//! Loads kernel and initrd from the user's files into guest memory.
 
 use std::path::Path;
 
@@ -55,7 +55,7 @@ impl Images {
     }
 
     /// Checks that kernel, initrd and command line fit into a guest of this layout, before its
-    /// memory is allocated. [`Self::load_files`] checks the same again.
+    /// memory is allocated. [`Self::load_files`] repeats the check.
     ///
     /// # Errors
     /// The kernel or the initrd needs more memory; the command line is too long or not ASCII.
@@ -104,7 +104,7 @@ impl Images {
         Ok(Loaded { start, initrd })
     }
 
-    /// Adds what the kernel expects beside the files: command line, ACPI tables, reboot stub, boot
+    /// Writes everything else that the kernel needs: command line, ACPI tables, reboot stub, boot
     /// parameters, GDT and page tables.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ impl Images {
     }
 }
 
-/// Puts the initrd as high as RAM and the kernel allow, so that the kernel can be unpacked below.
+/// Puts the initrd as high as RAM and the kernel allow, so that the kernel can unpack itself below.
 fn fit_initrd(
     size: u64,
     kernel_end: u64,
@@ -249,7 +249,8 @@ impl Kernel {
     fn initrd_limit(&self) -> u64 {
         match self {
             Self::BzImage(image) => image.initrd_limit(),
-            // An ELF image does not say; 32-bit fields of the boot parameters carry the address.
+            // An ELF image has no such limit, but the boot parameters have 32-bit fields for the
+            // address.
             Self::Elf(_) => 1 << 32,
         }
     }

@@ -1,9 +1,9 @@
-//! bzImage by the 64-bit boot protocol, and the zero page.
+//! Loads a bzImage by the 64-bit boot protocol, and writes the zero page.
 //!
-//! Documentation/arch/x86/boot.rst: "The Real-Mode Kernel Header" for the fields,
-//! "64-bit Boot Protocol" for the entry, zero-page.rst for `struct boot_params`.
-//! linux-loader copies the payload. It does not check that the kernel has a 64-bit entry, where the
-//! kernel may be loaded, and that all of `init_size` is RAM; this file does.
+//! Documentation/arch/x86/boot.rst: "The Real-Mode Kernel Header" for the fields, "64-bit Boot
+//! Protocol" for the entry, zero-page.rst for `struct boot_params`. linux-loader copies the
+//! payload. This file makes the checks that linux-loader does not make: the kernel has a 64-bit
+//! entry, the load address is valid, and all of `init_size` is RAM.
 
 use std::os::unix::fs::FileExt;
 
@@ -29,13 +29,13 @@ pub(super) const MAGIC_OFFSET: u64 = 0x202;
 
 /// Where the setup header starts in the file and in the zero page.
 const HEADER_START: usize = 0x1f1;
-/// The header ends here plus the byte at 0x201, the target of the jump at 0x200.
+/// The header ends at this offset plus the byte at 0x201, which is the target of the jump at 0x200.
 const HEADER_END_BASE: usize = 0x202;
-/// The end of `init_size`, the last field that is needed here.
+/// The end of `init_size`, the last field that this file needs.
 const HEADER_LEAST_END: usize = 0x264;
-/// 2.12, the first with `xloadflags` (Linux 3.8).
+/// Protocol 2.12, the first with `xloadflags` (Linux 3.8).
 const LEAST_VERSION: u16 = 0x020c;
-/// The 64-bit entry, from where the payload is loaded: boot.rst, "64-bit Boot Protocol".
+/// Offset of the 64-bit entry in the loaded payload: boot.rst, "64-bit Boot Protocol".
 const ENTRY_64: u64 = 0x200;
 /// `type_of_loader`: "undefined", for loaders without a number of their own.
 const LOADER_UNDEFINED: u8 = 0xff;
@@ -61,7 +61,7 @@ impl Image {
             path: source.path.clone(),
             reason,
         };
-        // Copies: the structure is packed.
+        // The fields are copied, because the structure is packed.
         let (version, xloadflags, init_size) =
             (header.version, header.xloadflags, header.init_size);
         if version < LEAST_VERSION {
@@ -91,7 +91,7 @@ impl Image {
         if payload <= ENTRY_64 {
             return Err(unusable("it holds no code".into()));
         }
-        // What follows the payload, such as a signature, is loaded as well.
+        // Bytes after the payload, such as a signature, are loaded as well.
         let size = (file_size - setup).max(init_size.into());
         let start = load_address(&header).map_err(unusable)?;
         Ok(Self {
@@ -109,7 +109,7 @@ impl Image {
         }
     }
 
-    /// The first address that no byte of an initrd may have.
+    /// The first address above the range in which an initrd may lie.
     pub(super) fn initrd_limit(&self) -> u64 {
         u64::from(self.header.initrd_addr_max) + 1
     }
@@ -121,7 +121,7 @@ impl Image {
 
     /// Copies the payload; the caller has checked that [`Self::extent`] is RAM.
     ///
-    /// Returns the setup header as the kernel is to see it, and the 64-bit entry.
+    /// Returns the setup header for the zero page, and the address of the 64-bit entry.
     pub(super) fn load(
         &self,
         source: &BootFile,
@@ -138,8 +138,8 @@ impl Image {
             source: source_error,
         })?;
         let mut header = self.header;
-        // linux-loader's copy of the header contains bytes after the header's end, so it is not
-        // used.
+        // linux-loader's copy of the header contains bytes after the header's end. So only the
+        // field that linux-loader sets is taken from its copy.
         if let Some(theirs) = loaded.setup_header {
             header.code32_start = theirs.code32_start;
         }
@@ -147,8 +147,8 @@ impl Image {
     }
 }
 
-/// The setup header, zero from its own end on: boot.rst has the length in byte 0x201, and bytes
-/// after it are code, not fields.
+/// Reads the setup header, and zeroes the structure after the header's end. Byte 0x201 gives the
+/// length (boot.rst); the bytes after the header are code, not fields.
 fn read_header(source: &BootFile, file_size: u64) -> Result<setup_header, BootError> {
     let mut header = setup_header::default();
     let whole = HEADER_START + size_of::<setup_header>();
@@ -174,11 +174,11 @@ fn read_header(source: &BootFile, file_size: u64) -> Result<setup_header, BootEr
     Ok(header)
 }
 
-/// Where to load the payload: boot.rst, "pref_address", "relocatable_kernel" and
+/// The address at which to load the payload: boot.rst, "pref_address", "relocatable_kernel" and
 /// "kernel_alignment".
 ///
-/// A relocatable kernel is loaded at its preferred address as well: from a lower address it would
-/// move itself up first.
+/// A relocatable kernel, too, is loaded at its preferred address: from a lower address it would
+/// first move itself up.
 fn load_address(header: &setup_header) -> Result<u64, String> {
     let (preferred, alignment) = (header.pref_address, header.kernel_alignment);
     if header.relocatable_kernel == 0 {
@@ -199,12 +199,12 @@ fn load_address(header: &setup_header) -> Result<u64, String> {
         .ok_or_else(|| format!("its preferred address is {preferred:#x}"))
 }
 
-/// The setup header for a kernel that has none: an ELF vmlinux entered at its 64-bit entry.
+/// Makes a setup header for an ELF vmlinux that is entered at its 64-bit entry: the file has none.
 pub(super) fn header_for_vmlinux() -> setup_header {
     setup_header {
         boot_flag: 0xaa55,
         header: u32::from_le_bytes(MAGIC),
-        // Zero would make the kernel think that it never got a zero page.
+        // With version zero the kernel would assume that it got no zero page.
         version: LEAST_VERSION,
         kernel_alignment: 0x100_0000,
         ..Default::default()

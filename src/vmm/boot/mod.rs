@@ -1,8 +1,8 @@
-//! From files and a command line to guest memory and the registers of vCPU 0.
+//! Boots a kernel: from files and a command line to guest memory and the registers of vCPU 0.
 //!
 //! [`Images`] holds the kernel and the initrd, checked before any VM exists. [`Images::load`] puts
-//! both into guest memory with all that the kernel expects beside them, and is repeated for every
-//! reboot. The kernel's magic bytes pick the protocol:
+//! both into guest memory, with the tables and parameters that the kernel needs, and is repeated
+//! for every reboot. The kernel's magic bytes pick the protocol:
 //!
 //! - a bzImage is entered in long mode with a zero page (`linux`, Documentation/arch/x86/boot.rst);
 //! - an ELF image is entered by its PVH note in 32-bit protected mode (`pvh`, Xen's
@@ -11,12 +11,12 @@
 //! | file | content |
 //! | --- | --- |
 //! | `images` | the order of loading |
-//! | `file`, `entry`, `error` | the user's files; what a loaded kernel needs; what can be wrong |
+//! | `file`, `entry`, `error` | the user's files; the kernel's entry; the errors of loading |
 //! | `linux`, `elf`, `pvh` | the kernel's format and its boot parameters |
 //! | [`e820`] | the memory map |
 //! | [`acpi`], `dsdt`, `aml` | the ACPI tables |
 //! | [`cpu_state`] | registers, GDT and page tables |
-//! | `reboot_stub` | what stands at the BIOS's entry |
+//! | `reboot_stub` | the code at the BIOS's entry |
 
 pub mod acpi;
 mod aml;

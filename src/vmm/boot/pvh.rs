@@ -30,7 +30,7 @@ pub(super) fn write_start_info(
         .map(|entry| hvm_memmap_table_entry {
             addr: entry.start,
             size: entry.size,
-            // The Xen types are the ACPI ones.
+            // Xen's types are the same numbers as ACPI's.
             type_: entry.kind as u32,
             reserved: 0,
         })

@@ -2,7 +2,7 @@
 //!
 //! A kernel on a hardware-reduced ACPI machine prefers EFI's reset to the ACPI register (Linux,
 //! `efi_reboot_required`). Without EFI it goes back to real mode and jumps to the BIOS's entry, as
-//! DOS programs did. The code there writes the ACPI reset register.
+//! DOS programs did. The code at that entry writes the ACPI reset register.
 
 use vm_memory::{Bytes, GuestAddress};
 

@@ -1,30 +1,31 @@
-//! Writes that need no exit of their own: KVM keeps them in a ring until something else ends
-//! KVM_RUN (api.rst, 4.116 KVM_(UN)REGISTER_COALESCED_MMIO).
+//! Coalesced writes: KVM keeps a guest's writes to some ports and addresses in a ring, instead of
+//! an exit for each, until another exit ends KVM_RUN (api.rst, 4.116
+//! KVM_(UN)REGISTER_COALESCED_MMIO).
 //!
-//! A write may wait if its device does nothing before the next access to it. That holds for these
-//! writes, which a guest makes often:
+//! A write may wait if its effect cannot be observed before the device's next access. This is true
+//! of the following writes, which guests make often:
 //!
-//! | where | what | next access, an exit |
+//! | where | what | next access, which is an exit |
 //! | --- | --- | --- |
 //! | port 0xcf8 | the address of configuration mechanism 1 | to 0xcfc |
 //! | port 0x3f8 | the UART's transmitter holding register | a read of its status |
 //! | ports 0x3fa to 0x3fc | the UART's FIFO, line and modem control | a read of a register |
-//! | ports 0x2e8 to 0x3f7 | nothing: a guest looks for COM2 to COM4 | none |
+//! | ports 0x2e8 to 0x3f7 | no device: a guest looks for COM2 to COM4 | none |
 //! | memory | unused MSI-X table entries ([`CoalescedZones`]) | of the table or the capability |
 //!
-//! The UART's interrupt enable register must not wait: a write there raises what is pending. None
-//! of the other registers raises an interrupt here.
+//! Writes to the UART's interrupt enable register must not wait, because such a write may raise a
+//! pending interrupt. A write to another register raises no interrupt.
 //!
-//! A guest cannot tell the difference: the ring is emptied before anything else that an exit asks
-//! for, in the order of the writes, whichever vCPU made them ([`Coalesced::apply`]). Port 0x3f8 is
-//! the divisor latch while DLAB is set; the order alone makes that right. For a guest that writes
-//! characters and then makes no exit, a thread beside the vCPUs empties the ring. While the ring is
-//! full, a write is an exit again. The thread that empties the ring may have to wait for a standard
-//! output that is full; vCPUs with an exit then wait too, until the VM is stopped.
+//! A guest cannot tell the difference: before an exit is handled, the ring's writes are carried out
+//! in their order, whichever vCPU made them ([`Coalesced::apply`]). The order also keeps port 0x3f8
+//! right, which is the divisor latch while DLAB is set. For a guest that writes characters and then
+//! makes no exit, a thread of its own empties the ring. While the ring is full, a write is an exit
+//! again. The thread that empties the ring may have to wait for a standard output that is full.
+//! vCPUs with an exit then wait too, until the VM is stopped.
 //!
-//! A string instruction that needs more room than the ring has left loses the rest, in KVM itself;
-//! on kernels before about 5.17 the instruction is repeated from its start. On a real 16550 the
-//! same guest would lose all but sixteen characters.
+//! A string instruction that does not fit into the ring loses its remaining characters, in KVM
+//! itself. On kernels before about 5.17 the instruction is repeated from its start. On a real 16550
+//! the same guest would lose all but sixteen characters.
 
 mod ring;
 pub mod zones;
@@ -43,39 +44,40 @@ use crate::coalesced::zones::CoalescedZones;
 use crate::devices::serial::Serial;
 use crate::layout::{PORT_PCI_ADDRESS, PORT_SERIAL};
 
-/// Where a guest looks for COM4, the first of the legacy serial ports. From there to COM1 there is
-/// nothing: BARs begin further up.
+/// The first port of COM4, the lowest of the legacy serial ports. Between COM4 and COM1 the machine
+/// has no device; BARs begin further up.
 const PORT_COM4: u16 = 0x2e8;
 /// The UART's registers of FIFO, line and modem control.
 const UART_CONTROLS: (u16, u16) = (PORT_SERIAL + 2, PORT_SERIAL + 4);
 
-/// First and last port of each zone. They are few, because KVM may wait for a grace period with
-/// each.
+/// First and last port of each zone. There are few zones, because KVM may wait for a grace period
+/// for each.
 const ZONES: [(u16, u16); 3] = [
     (PORT_PCI_ADDRESS, PORT_PCI_ADDRESS + 3),
     (PORT_COM4, PORT_SERIAL),
     UART_CONTROLS,
 ];
 
-/// How long a character waits at most in a guest that makes no exit.
+/// The longest time that a character waits if the guest makes no exit.
 const IDLE: Duration = Duration::from_millis(100);
-/// The same while characters come: a FIFO of sixteen a millisecond is more than any line carries.
+/// The same while characters arrive: sixteen characters a millisecond are more than any serial line
+/// carries.
 const BUSY: Duration = Duration::from_millis(1);
 
-/// The writes of a VM that KVM keeps, and where they go.
+/// The coalesced writes of a VM, and the devices that they go to.
 pub struct Coalesced {
     ring: Option<CoalescedRing>,
-    /// Held while the ring is emptied, which one thread at a time does.
+    /// Held while the ring is emptied: one thread at a time may do so.
     apply_lock: Mutex<()>,
     bus: Arc<Bus>,
     serial: Arc<Serial>,
-    /// Characters were written, and the UART's interrupt has not followed yet.
+    /// Whether characters were written since the UART's interrupt was last updated.
     interrupt_due: Arc<AtomicBool>,
     applied: AtomicU64,
 }
 
 impl Coalesced {
-    /// Makes KVM keep writes to the ports. `vcpu` is any of the VM's. Without the capability
+    /// Makes KVM coalesce writes to the ports. `vcpu` is any vCPU of the VM. Without the capability
     /// (Linux 5.0) or the ring, every write is an exit.
     pub fn new(vm: &VmFd, vcpu: Option<&impl AsRawFd>, bus: Arc<Bus>, serial: Arc<Serial>) -> Self {
         Self {
@@ -88,18 +90,18 @@ impl Coalesced {
         }
     }
 
-    /// The zones of a VM whose writes this ring takes.
+    /// Makes the zones in guest-physical memory. Their writes go to this ring.
     pub fn zones(&self, vm: &Arc<VmFd>) -> CoalescedZones {
         CoalescedZones::new(self.ring.as_ref().map(|_| Arc::clone(vm)))
     }
 
-    /// How many writes needed no exit.
+    /// The number of writes that needed no exit.
     pub fn applied(&self) -> u64 {
         self.applied.load(Ordering::Relaxed)
     }
 
-    /// Carries out the writes in the ring: to be called before anything else that an exit asks for.
-    /// Returns whether there were any.
+    /// Carries out the writes in the ring. To be called before an exit is handled. Returns whether
+    /// the ring had writes.
     ///
     /// A vCPU's own writes are in the ring before its exit, and leave the ring after they have been
     /// carried out; so an empty ring needs no lock.
@@ -111,7 +113,7 @@ impl Coalesced {
             .apply_lock
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // What is there now, and not what other vCPUs add meanwhile: they may never stop.
+        // The number of writes is read once: other vCPUs may never stop adding more.
         for _ in 0..ring.len() {
             let Some(write) = ring.front() else {
                 break;
@@ -128,8 +130,8 @@ impl Coalesced {
     }
 
     /// To be called after an exit: raises the UART's interrupt if the writes or the exit itself
-    /// have caused one. The exit may have unregistered a zone; writes that came before that are
-    /// carried out too, so that none is late.
+    /// have caused one. The exit may have unregistered a zone, so the zone's earlier writes are
+    /// carried out first.
     pub fn finish_exit(&self) {
         self.apply();
         if self.interrupt_due.load(Ordering::Acquire) {
@@ -137,14 +139,14 @@ impl Coalesced {
         }
     }
 
-    /// Says whether the VM is being stopped: then a full output loses what is written.
+    /// Sets whether the VM is being stopped. While it is, characters for a full output are lost.
     pub fn set_stopping(&self, stopping: bool) {
         self.serial.set_stopping(stopping);
     }
 
-    /// Empties the ring for a guest that makes no exits, and a last time when no vCPU runs any
-    /// more. To end this thread is to set `ended` and to unpark the thread. A driver that reads its
-    /// UART does not need the thread, as each read is an exit.
+    /// The body of the thread that empties the ring for a guest that makes no exits, and a last
+    /// time when all vCPUs have stopped. To end the thread, set `ended` and unpark the thread. A
+    /// driver that reads its UART does not need the thread, because each read is an exit.
     pub fn serve(&self, ended: &AtomicBool) {
         let mut pause = IDLE;
         while !ended.load(Ordering::Acquire) {
@@ -163,7 +165,7 @@ fn ring(vm: &VmFd, vcpu: &impl AsRawFd) -> Option<CoalescedRing> {
     }
     let ring = CoalescedRing::map(vcpu, page).ok()?;
     for (first, last) in ZONES {
-        // A write that KVM does not keep is an exit, which works as well.
+        // A refusal is harmless: the writes stay exits.
         let size = u32::from(last - first) + 1;
         let _ = vm.register_coalesced_mmio(IoEventAddress::Pio(first.into()), size);
     }

@@ -1,8 +1,8 @@
 //! The ring in which KVM keeps the guest's coalesced writes
 //! (Documentation/virt/kvm/api.rst, 4.116 KVM_(UN)REGISTER_COALESCED_MMIO).
 //!
-//! A leaf file: the page is shared with the kernel, which puts writes in at `last`; writes that
-//! have been carried out are taken out at `first`. The guest does not see the page.
+//! A leaf file. The page is shared with the kernel, which adds writes at `last`. The VMM removes
+//! writes at `first` after it has carried them out. The guest does not see the page.
 
 use std::io;
 use std::mem::{offset_of, size_of};
@@ -14,23 +14,23 @@ use kvm_bindings::{kvm_coalesced_mmio, kvm_coalesced_mmio_ring};
 use crate::memory::PAGE_SIZE;
 use crate::memory::mapping::Mapping;
 
-/// Entries of the ring, one of which stays empty.
+/// Entries of the ring. One entry stays empty, to tell a full ring from an empty one.
 pub const ENTRIES: u32 = ((PAGE_SIZE as usize - size_of::<kvm_coalesced_mmio_ring>())
     / size_of::<kvm_coalesced_mmio>()) as u32;
 
-/// A write that the guest has made.
+/// A write of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Write {
     /// A port, or a guest-physical address.
     pub address: u64,
-    /// Whether it is a port.
+    /// Whether `address` is a port.
     pub port: bool,
     bytes: [u8; 8],
     len: usize,
 }
 
 impl Write {
-    /// What was written, at most 8 bytes.
+    /// The written bytes, at most 8.
     pub fn data(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or(&self.bytes)
     }
@@ -39,13 +39,14 @@ impl Write {
 /// The ring of a VM.
 #[derive(Debug)]
 pub struct CoalescedRing {
-    /// Of the page, which `mapping` keeps.
+    /// Host address of the ring's page, which `_mapping` keeps mapped.
     address: usize,
     _mapping: Mapping,
 }
 
 impl CoalescedRing {
-    /// Maps the ring through a vCPU's descriptor; `page` is what KVM_CAP_COALESCED_MMIO answers.
+    /// Maps the ring through a vCPU's descriptor. `page` is the ring's page number in that file,
+    /// the value of KVM_CAP_COALESCED_MMIO.
     ///
     /// # Errors
     /// The errno of mmap(2).
@@ -73,9 +74,9 @@ impl CoalescedRing {
         self.index(offset_of!(kvm_coalesced_mmio_ring, last))
     }
 
-    /// How many writes are in the ring. `last` is read first: were others to empty and fill the
-    /// ring in between, a `first` of before could make the ring look empty; so it can only look too
-    /// full.
+    /// The number of writes in the ring. `last` is read before `first`. In the other order the ring
+    /// could look empty after other threads have emptied and refilled it in between. In this order
+    /// it can only look too full.
     pub fn len(&self) -> u32 {
         let last = self.last().load(Ordering::Acquire);
         let first = self.first().load(Ordering::Acquire);
@@ -108,7 +109,8 @@ impl CoalescedRing {
         })
     }
 
-    /// Takes the oldest write out, after it has been carried out. One thread at a time.
+    /// Removes the oldest write, after it has been carried out. Only one thread at a time may call
+    /// this.
     pub fn pop(&self) {
         if !self.is_empty() {
             let first = self.first().load(Ordering::Relaxed);

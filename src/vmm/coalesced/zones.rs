@@ -1,9 +1,9 @@
-//! Zones of coalesced MMIO: guest-physical ranges whose writes KVM keeps in the VM's ring
-//! (api.rst, 4.116).
+//! Zones of coalesced MMIO: guest-physical ranges whose writes KVM keeps in the VM's ring instead
+//! of making an exit for each (api.rst, 4.116).
 //!
-//! To register a zone costs little. To unregister one waits for a grace period: some 20 µs, but
-//! milliseconds soon after a zone was registered (Linux 6.18 and later; older kernels wait at
-//! registering too). So zones are registered before the guest runs, and none while it runs.
+//! Registering a zone is cheap. Unregistering a zone waits for a grace period: some 20 µs, but
+//! milliseconds soon after a registration (Linux 6.18 and later; older kernels wait at a
+//! registration too). So zones are registered before the guest runs, never while it runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,13 +14,13 @@ use tracing::debug;
 /// The zones of a VM in guest-physical memory.
 #[derive(Default)]
 pub struct CoalescedZones {
-    /// `None` where KVM keeps no writes.
+    /// `None` if KVM cannot coalesce writes.
     vm: Option<Arc<VmFd>>,
     held: Mutex<Vec<Range>>,
 }
 
 impl CoalescedZones {
-    /// No zones yet. Without `vm` there will be none: every write is an exit.
+    /// Makes an empty set. If `vm` is `None`, no zone can be added, and every write is an exit.
     pub fn new(vm: Option<Arc<VmFd>>) -> Self {
         Self {
             vm,
@@ -32,7 +32,8 @@ impl CoalescedZones {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes KVM keep writes that lie wholly inside `range`, and returns whether KVM does.
+    /// Registers a zone: KVM coalesces writes that lie wholly inside `range`. Returns whether KVM
+    /// has accepted the zone.
     pub fn add(&self, range: Range) -> bool {
         let mut held = self.held();
         if held.contains(&range) {
@@ -54,13 +55,13 @@ impl CoalescedZones {
         added.is_ok()
     }
 
-    /// Makes writes to a zone exits again; nothing where `range` is no zone. Earlier writes may be
-    /// in the ring still.
+    /// Unregisters the zone `range`, if there is such a zone. Earlier writes may still be in the
+    /// ring.
     pub fn remove(&self, range: Range) {
         self.retain(|held| *held != range);
     }
 
-    /// Makes writes to all zones that overlap `range` exits again: something else will be there.
+    /// Unregisters all zones that overlap `range`, where another BAR will be mapped.
     pub fn remove_overlapping(&self, range: Range) {
         self.retain(|held| held.end() <= range.start || range.end() <= held.start);
     }
@@ -70,7 +71,7 @@ impl CoalescedZones {
             if stays(range) {
                 return true;
             }
-            // The size is one that was accepted, and the zone is there: KVM has nothing to refuse.
+            // KVM has accepted the zone before, so it has no reason to refuse.
             if let (Some(vm), Ok(size)) = (&self.vm, u32::try_from(range.size)) {
                 let gone = vm.unregister_coalesced_mmio(IoEventAddress::Mmio(range.start), size);
                 debug!(

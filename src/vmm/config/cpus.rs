@@ -1,4 +1,4 @@
-//! `--cpus N[,key=value]...`: how many vCPUs, how arranged, where they run, and how they idle.
+//! `--cpus N[,key=value]...`: the vCPUs' number, topology, host CPUs and idle behaviour.
 
 use crate::config::options::{Flag, Known, OptionError, Options};
 use crate::config::topology::{MAX_CPUS, Topology, TopologyError, Wish};
@@ -40,11 +40,11 @@ const NUMBER: &str = "a number, 1 or more";
 /// vCPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuConfig {
-    /// How many, and of which sockets and cores they are threads.
+    /// The number of vCPUs, and their sockets, cores and threads.
     pub topology: Topology,
-    /// The host CPU that each runs on; empty when the host's scheduler decides.
+    /// The host CPU of each vCPU; empty if the host's scheduler decides.
     pub pin: Vec<usize>,
-    /// What a vCPU without work does.
+    /// The behaviour of an idle vCPU.
     pub idle: Idle,
 }
 
@@ -52,7 +52,7 @@ impl CpuConfig {
     /// `count` vCPUs, with the defaults for everything else.
     ///
     /// # Errors
-    /// Not 1 to [`MAX_CPUS`] of them.
+    /// `count` is not 1 to [`MAX_CPUS`].
     pub fn new(count: u32) -> Result<Self, TopologyError> {
         Ok(Self {
             topology: Topology::new(count, Wish::default())?,
@@ -73,10 +73,10 @@ impl CpuConfig {
     }
 }
 
-/// What happens when the guest has nothing to do.
+/// The behaviour of an idle vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Idle {
-    /// HLT and PAUSE leave the guest, and the host CPU is free for others.
+    /// HLT and PAUSE leave the guest, and the host CPU is free for other threads.
     #[default]
     Exit,
     /// HLT, MWAIT and PAUSE run in the guest, which keeps its host CPU.
@@ -86,10 +86,10 @@ pub enum Idle {
 /// Options of `--cpus` that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CpuError {
-    /// An option or its value.
+    /// An option or its value is wrong.
     #[error(transparent)]
     Option(#[from] OptionError),
-    /// Not one host CPU for each vCPU.
+    /// The number of host CPUs differs from the number of vCPUs.
     #[error("{pinned} host CPUs are named for {cpus} vCPU{}", if *cpus == 1 { "" } else { "s" })]
     Pins {
         /// vCPUs.
@@ -97,7 +97,7 @@ pub enum CpuError {
         /// Host CPUs.
         pinned: usize,
     },
-    /// Sockets, cores and threads do not multiply to the vCPUs.
+    /// The product of sockets, cores and threads is not the number of vCPUs.
     #[error(transparent)]
     Topology(#[from] TopologyError),
 }
@@ -118,7 +118,7 @@ impl CpuError {
     }
 }
 
-/// The number before the options, for the parser of flags.
+/// Parses the number before the options.
 fn count(text: &str) -> Result<u32, String> {
     let count = text.split(',').next().unwrap_or_default();
     match count.parse() {
@@ -127,7 +127,7 @@ fn count(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Checks that `text` begins with a valid number of vCPUs, and returns all of it.
+/// Checks that `text` begins with a valid number of vCPUs, and returns `text` unchanged.
 ///
 /// # Errors
 /// A sentence about the number.
@@ -135,11 +135,10 @@ pub fn check_count(text: &str) -> Result<String, String> {
     count(text).map(|_| text.into())
 }
 
-/// The vCPUs that the argument of `--cpus` describes; [`check_count`] has seen its number.
+/// Parses the argument of `--cpus`, whose number [`check_count`] has checked.
 ///
 /// # Errors
-/// An option that cannot be used, not a host CPU for each vCPU, or more or fewer threads than
-/// vCPUs.
+/// An option cannot be used, or host CPUs or topology do not match the number of vCPUs.
 pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
     let (_, options) = Options::split(&CPUS, text)?;
     let number = |name| {
@@ -172,11 +171,11 @@ pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
     Ok(config)
 }
 
-/// More than any kernel has (CONFIG_NR_CPUS is 8192 at most).
+/// The highest host CPU of any kernel (CONFIG_NR_CPUS is 8192 at most).
 const MAX_HOST_CPU: usize = 8191;
 
-/// Reads a list of host CPUs as taskset(1) takes it: `0,2,4-7`, or every second with `0-6:2`. The
-/// first is vCPU 0's. `None` for a malformed list, or one that names a CPU twice.
+/// Reads a list of host CPUs as taskset(1) takes it: `0,2,4-7`, or every second CPU with `0-6:2`.
+/// The first CPU is for vCPU 0. `None` if the list is malformed or names a CPU twice.
 pub fn parse_list(text: &str) -> Option<Vec<usize>> {
     let mut cpus = Vec::new();
     for part in text.split(',') {
@@ -203,7 +202,7 @@ fn number(text: &str) -> Option<usize> {
     (number <= MAX_HOST_CPU).then_some(number)
 }
 
-/// A list of CPUs in its shortest form, as the kernel prints it: `0-3,8`.
+/// Formats a list of CPUs in its shortest form, as the kernel prints it: `0-3,8`.
 pub fn format_list(cpus: &[usize]) -> String {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for &cpu in cpus {

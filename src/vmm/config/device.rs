@@ -1,4 +1,4 @@
-//! `--vfio ADDR[,key=value]...`: a device to pass through, and how the guest gets it.
+//! `--vfio ADDR[,key=value]...`: a device to pass through, with its slot, ROM and token.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -42,10 +42,10 @@ impl FromStr for Slot {
     }
 }
 
-/// The content of a device's expansion ROM in the guest.
+/// The source of a device's expansion ROM in the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RomConfig {
-    /// The device's own, if it has one.
+    /// The device's own ROM, if it has one.
     #[default]
     Device,
     /// No ROM: for a ROM that hangs the host when it is read, or that the guest must not see.
@@ -59,19 +59,20 @@ pub enum RomConfig {
 pub struct DeviceConfig {
     /// The host's address, or a path in sysfs, as the user wrote it.
     pub address: String,
-    /// Its address in the guest; `None` for the first free device number.
+    /// The device's address in the guest; `None` for the first free device number.
     pub slot: Option<Slot>,
-    /// Whether it is bound for the run, and given back to its host driver afterwards.
+    /// Whether the device is bound to VFIO for the run, and given back to its host driver
+    /// afterwards.
     pub managed: bool,
-    /// Its expansion ROM.
+    /// The device's expansion ROM.
     pub rom: RomConfig,
     /// The VF token: a secret that a physical function bound to VFIO shares with its virtual
     /// functions.
     pub vf_token: Option<Uuid>,
 }
 
-/// Gives each device without a slot the first device number that no other has. A device for which
-/// none is left stays without one.
+/// Gives each device without a slot the first free device number. When no number is free, the
+/// device stays without a slot.
 pub fn assign_slots(configs: &[DeviceConfig]) -> Vec<DeviceConfig> {
     let mut configs = configs.to_vec();
     let mut free: Vec<u8> = (1..=0x1f)
@@ -125,13 +126,13 @@ static VFIO: Flag = Flag {
 /// A `--vfio` that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceOptionError {
-    /// An option or its value.
+    /// An option or its value is wrong.
     #[error(transparent)]
     Option(#[from] OptionError),
-    /// A file for a ROM that is not shown.
+    /// `romfile=` together with `rombar=off`.
     #[error("`rombar=off` and `romfile=` contradict each other for --vfio {address}")]
     RomTwoWays {
-        /// The device they were for.
+        /// The device that the options were for.
         address: String,
     },
 }

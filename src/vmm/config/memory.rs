@@ -1,4 +1,4 @@
-//! `--memory SIZE[,key=value]...`: how much RAM the guest has, and of which pages.
+//! `--memory SIZE[,key=value]...`: the size of the guest's RAM, and the host's pages behind it.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::config::options::{Flag, Known, OptionError, Options};
 
 /// The least RAM a guest gets: a stock kernel does not unpack itself in less.
 pub const MIN_MEMORY: u64 = 64 << 20;
-/// RAM when the user does not say.
+/// The default size of RAM.
 pub const DEFAULT_MEMORY: &str = "512M";
 
 static MEMORY: Flag = Flag {
@@ -36,12 +36,13 @@ static MEMORY: Flag = Flag {
 pub struct MemoryConfig {
     /// Bytes, a multiple of the pages' size and at least [`MIN_MEMORY`].
     pub size: u64,
-    /// The host's pages under it.
+    /// The host's pages behind RAM.
     pub pages: Pages,
-    /// Whether all of it is present, and mapped for devices, before the guest runs. `None`: with a
-    /// device, that is done while the guest starts; without one, not at all.
+    /// Whether all RAM is made present, and mapped for devices, before the guest runs. `None`: with
+    /// a device, RAM is made present and mapped while the guest starts; without a device, the
+    /// kernel allocates a page when the guest touches it.
     pub prefault: Option<bool>,
-    /// Whether other processes can map it: a memfd instead of private memory.
+    /// Whether other processes can map RAM: a memfd instead of private memory.
     pub shared: bool,
 }
 
@@ -57,7 +58,7 @@ impl MemoryConfig {
     }
 }
 
-/// The host's pages under guest RAM.
+/// The host's pages behind guest RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
     /// Transparent huge pages, where the host has them.
@@ -70,7 +71,7 @@ pub enum Pages {
 }
 
 impl Pages {
-    /// What the size of RAM must be a multiple of, in bytes.
+    /// The size of RAM must be a multiple of this number of bytes.
     pub fn granule(self) -> u64 {
         match self {
             Self::Transparent | Self::Small => 4096,
@@ -94,7 +95,7 @@ impl HugePage {
         1 << self.shift()
     }
 
-    /// The size's logarithm to base 2, as mmap(2) and memfd_create(2) want it.
+    /// The size's logarithm to base 2, for mmap(2) and memfd_create(2).
     pub fn shift(self) -> u32 {
         match self {
             Self::Mib2 => 21,
@@ -115,10 +116,10 @@ impl fmt::Display for HugePage {
 /// A `--memory` that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryError {
-    /// The size.
+    /// The size is wrong.
     #[error(transparent)]
     Size(#[from] SizeError),
-    /// An option or its value.
+    /// An option or its value is wrong.
     #[error(transparent)]
     Option(#[from] OptionError),
 }
@@ -150,7 +151,7 @@ pub enum SizeError {
     NotMultiple {
         /// What the user wrote.
         text: String,
-        /// The pages.
+        /// The size of a page.
         page: HugePage,
     },
 }
@@ -174,7 +175,7 @@ impl SizeError {
     }
 }
 
-/// The RAM that the argument of `--memory` describes.
+/// Parses the argument of `--memory`.
 ///
 /// # Errors
 /// A size that is malformed, too small, or not a multiple of its pages; an option that cannot be

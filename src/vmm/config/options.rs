@@ -1,14 +1,14 @@
-//! `VALUE[,key=value]...`: how a flag takes options. This is the only parser of them.
+//! The only parser of options: `VALUE[,key=value]...`.
 
 /// A flag that takes options.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Flag {
-    /// As it is typed: `--memory`.
+    /// The flag as the user types it: `--memory`.
     pub name: &'static str,
     /// Its options.
     pub options: &'static [Known],
-    /// Whether a part that begins with a digit belongs to the option before it, so that a value may
-    /// be a list: `pin=0,2,4-7`.
+    /// Whether the value of an option may be a list, `pin=0,2,4-7`: a part that begins with a digit
+    /// belongs to the option before.
     pub lists: bool,
 }
 
@@ -17,7 +17,7 @@ pub struct Flag {
 pub struct Known {
     /// Its name.
     pub name: &'static str,
-    /// What its value may be, as in "give ...".
+    /// The allowed values, as the end of a sentence that begins "give ...".
     pub wanted: &'static str,
     /// A valid value.
     pub example: &'static str,
@@ -31,9 +31,9 @@ pub enum OptionError {
     Unknown {
         /// What the user wrote.
         option: String,
-        /// What it was for.
+        /// The flag with its value.
         of: String,
-        /// Those that there are.
+        /// The options of the flag.
         known: &'static [Known],
     },
     /// An option that is given twice.
@@ -41,7 +41,7 @@ pub enum OptionError {
     Twice {
         /// Its name.
         option: &'static str,
-        /// What it was for.
+        /// The flag with its value.
         of: String,
     },
     /// A value that the option does not take.
@@ -51,7 +51,7 @@ pub enum OptionError {
         option: &'static Known,
         /// What the user wrote.
         value: String,
-        /// What it was for.
+        /// The flag with its value.
         of: String,
     },
 }
@@ -83,7 +83,7 @@ impl OptionError {
     }
 }
 
-/// The options that were given to a flag.
+/// The given options of a flag.
 #[derive(Debug)]
 pub struct Options<'a> {
     of: String,
@@ -103,7 +103,7 @@ impl<'a> Options<'a> {
             of,
             given: Vec::new(),
         };
-        // A comma with nothing after it is an option without a name.
+        // A comma at the end counts as an option without a name.
         let mut more = value.len() < text.len();
         while more {
             let end = end_of_option(rest, flag.lists);
@@ -166,8 +166,8 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Where the first option of `text` ends: at a comma, and with `lists` at one that no digit
-/// follows.
+/// The end of the first option of `text`: the first comma, or with `lists` the first comma that no
+/// digit follows.
 fn end_of_option(text: &str, lists: bool) -> usize {
     let mut commas = text.match_indices(',').map(|(at, _)| at);
     let goes_on = |at: usize| {

@@ -1,4 +1,4 @@
-//! How vCPUs are arranged: sockets of cores of threads, and the APIC ids that say so.
+//! The topology of the vCPUs, sockets of cores of threads, and their APIC IDs.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ pub const MAX_CPUS: u32 = 64;
 
 /// Sockets, cores of each socket and threads of each core: 1 to [`MAX_CPUS`] vCPUs in all.
 ///
-/// vCPUs are counted through the threads of a core, then the cores of a socket, then the sockets.
+/// vCPU numbers count the threads of a core first, then the cores of a socket, then the sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Topology {
     sockets: u32,
@@ -15,7 +15,7 @@ pub struct Topology {
     threads: u32,
 }
 
-/// One vCPU.
+/// The default is one vCPU.
 impl Default for Topology {
     fn default() -> Self {
         Self {
@@ -37,29 +37,30 @@ pub struct Wish {
     pub threads: Option<u32>,
 }
 
-/// vCPUs that cannot be arranged.
+/// The reason why a topology is not possible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TopologyError {
     /// Not 1 to [`MAX_CPUS`].
     #[error("{0} is not a number of vCPUs from 1 to {MAX_CPUS}")]
     Count(u32),
-    /// The parts do not multiply to the number of vCPUs.
+    /// The product of the parts is not the number of vCPUs.
     #[error("{cpus} vCPU{} cannot have {wish}", plural(*cpus))]
     Product {
         /// Number of vCPUs.
         cpus: u32,
-        /// What the user gave.
+        /// The parts that the user gave.
         wish: Wish,
     },
 }
 
 impl Topology {
-    /// Arranges `cpus` vCPUs as the user asks. Parts that are not given: threads are 1, sockets are
-    /// 1, and the cores follow; with cores given, the sockets follow; with cores and sockets given,
-    /// the threads follow. QEMU's `-smp` does the same.
+    /// Makes the topology of `cpus` vCPUs. The parts that the user did not give are filled in as
+    /// QEMU's `-smp` does: threads and sockets are 1, and the number of cores is computed. If cores
+    /// are given, the number of sockets is computed. If cores and sockets are given, the number of
+    /// threads is computed.
     ///
     /// # Errors
-    /// The parts do not multiply to `cpus`, or `cpus` is not 1 to [`MAX_CPUS`].
+    /// The product of the parts is not `cpus`, or `cpus` is not 1 to [`MAX_CPUS`].
     pub fn new(cpus: u32, wish: Wish) -> Result<Self, TopologyError> {
         if !(1..=MAX_CPUS).contains(&cpus) {
             return Err(TopologyError::Count(cpus));
@@ -113,17 +114,17 @@ impl Topology {
         self.cores * self.threads
     }
 
-    /// The lowest bits of an APIC id: those that number the threads of a core.
+    /// How many of an APIC ID's bits number the threads of a core: the lowest bits.
     pub fn thread_bits(&self) -> u32 {
         bits(self.threads)
     }
 
-    /// The bits above those: they number the cores of a socket.
+    /// How many bits number the cores of a socket: the bits above those of the threads.
     pub fn core_bits(&self) -> u32 {
         bits(self.cores)
     }
 
-    /// The bits of cores and threads; all bits above number the sockets.
+    /// How many bits number threads and cores; all bits above number the sockets.
     pub fn socket_shift(&self) -> u32 {
         self.core_bits() + self.thread_bits()
     }
@@ -163,7 +164,7 @@ impl Topology {
     }
 }
 
-/// Number of bits that count `n` things.
+/// The number of bits that can number `count` things.
 fn bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }
@@ -211,7 +212,8 @@ mod tests {
 
     #[test]
     fn what_is_left_open() {
-        // vCPUs; sockets, cores and threads asked for, 0 where open; those that there are.
+        // vCPUs; given sockets, cores and threads, 0 for not given; resulting sockets, cores and
+        // threads.
         for (cpus, asked, there) in [
             (1, [0, 0, 0], [1, 1, 1]),
             (6, [0, 0, 0], [1, 6, 1]),

@@ -1,4 +1,4 @@
-//! How much guest memory was mapped for devices, and how long that took.
+//! Counts the guest memory that was mapped for devices, and the time that mapping took.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub struct MapMeter {
     ns: AtomicU64,
 }
 
-/// Counts maps by what they map.
+/// Counts the maps of RAM and those of BARs.
 #[derive(Debug, Default)]
 pub struct DmaMeter {
     /// The guest's RAM.
@@ -43,7 +43,7 @@ impl MapMeter {
         self.ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// The figures now.
+    /// The current figures.
     pub fn maps(&self) -> Maps {
         let [maps, bytes, ns] =
             [&self.maps, &self.bytes, &self.ns].map(|c| c.load(Ordering::Relaxed));

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::counters::registers::{Access, RegisterTable, Space};
 
-/// Why a vCPU came out of KVM_RUN.
+/// The reason why KVM_RUN returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// An `in`, or a string of them.
@@ -21,9 +21,9 @@ pub enum Reason {
     MmioRead,
     /// A store to an address without memory.
     MmioWrite,
-    /// HLT, where KVM does not handle it in the kernel.
+    /// HLT, if KVM does not handle it in the kernel.
     Halt,
-    /// A signal, mostly the one that stops vCPUs.
+    /// A signal, mostly the signal that stops vCPUs.
     Interrupted,
     /// KVM could not get a page of the guest.
     MemoryFault,
@@ -83,7 +83,7 @@ impl Reason {
 #[repr(align(128))]
 pub struct VcpuExits {
     reasons: [AtomicU64; Reason::ALL.len()],
-    /// Only with `--stats`.
+    /// Counts by register; `None` without `--stats`.
     details: Option<Details>,
 }
 
@@ -94,7 +94,7 @@ struct Details {
 }
 
 impl VcpuExits {
-    /// No exits yet. `detailed` says whether exits are counted by register as well.
+    /// Makes empty counters. With `detailed`, exits are counted by register as well.
     pub fn new(detailed: bool) -> Self {
         Self {
             reasons: Default::default(),
@@ -118,7 +118,7 @@ impl VcpuExits {
         }
     }
 
-    /// How many exits there were for this reason.
+    /// The number of exits for this reason.
     pub fn of(&self, reason: Reason) -> u64 {
         self.reasons[reason as usize].load(Ordering::Relaxed)
     }
@@ -139,7 +139,7 @@ impl VcpuExits {
 pub struct Exits(Box<[VcpuExits]>);
 
 impl Exits {
-    /// Counters for `vcpus` vCPUs. `detailed` says whether exits are counted by register as well.
+    /// Makes counters for `vcpus` vCPUs. With `detailed`, exits are counted by register as well.
     pub fn new(vcpus: u32, detailed: bool) -> Self {
         Self((0..vcpus).map(|_| VcpuExits::new(detailed)).collect())
     }

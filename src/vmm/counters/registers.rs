@@ -1,5 +1,5 @@
-//! A table that counts accesses by address. Its size is fixed, so that a guest can fill the table
-//! but not make it grow.
+//! A table that counts accesses by address. The size is fixed: a guest can fill the table, but
+//! cannot make it grow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ pub enum Space {
     Memory,
 }
 
-/// An access that is counted.
+/// A counted access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Access {
     /// Ports or memory.
@@ -30,7 +30,7 @@ impl Access {
     /// Guest-physical addresses have at most 52 bits (SDM volume 3A, 4.1.4).
     const ADDRESS: u64 = (1 << 61) - 1;
 
-    /// The access as a number that is not zero.
+    /// The access as a number other than zero.
     fn key(self) -> u64 {
         let memory = if self.space == Space::Memory {
             Self::MEMORY
@@ -68,9 +68,10 @@ pub struct RegisterTable {
     others: AtomicU64,
 }
 
-/// Twice what a Linux guest with a handful of devices touches; 16 KiB.
+/// Entries of the table: twice the number of registers that a Linux guest with a handful of devices
+/// accesses; 16 KiB.
 const SIZE: usize = 1024;
-/// How many entries an access may use, from the index that its key hashes to.
+/// How many entries are tried for an access, from the index that its key hashes to.
 const PROBES: usize = 16;
 
 impl Default for RegisterTable {
@@ -108,7 +109,7 @@ impl RegisterTable {
         add_one(&self.others);
     }
 
-    /// The accesses with their counts, in no particular order.
+    /// The accesses with their counts, in any order.
     pub fn list(&self) -> Vec<(Access, u64)> {
         let load = |entry: &Entry| {
             (
@@ -122,7 +123,7 @@ impl RegisterTable {
             .collect()
     }
 
-    /// How many accesses found the table full.
+    /// The number of accesses that the full table could not count.
     pub fn others(&self) -> u64 {
         self.others.load(Ordering::Relaxed)
     }

@@ -11,12 +11,12 @@ use crate::layout::{PORT_RESET, PORT_SLEEP_CONTROL, RESET_VALUE, SLEEP_TYPE_S5};
 
 /// SLP_TYPx, bits 4:2 of the sleep control register, and SLP_EN, bit 5.
 const SLEEP_FIELDS: u8 = 0x3c;
-/// Both fields in the write that enters S5.
+/// The values of both fields that enter S5.
 const POWER_OFF: u8 = 1 << 5 | SLEEP_TYPE_S5 << 2;
 
 /// First port of the three registers.
 pub const PORT: u16 = PORT_SLEEP_CONTROL;
-/// How many ports they take.
+/// The number of ports of the registers.
 pub const PORTS: u16 = PORT_RESET - PORT_SLEEP_CONTROL + 1;
 
 /// Sleep control, sleep status and reset.
@@ -25,7 +25,7 @@ pub struct Power {
 }
 
 impl Power {
-    /// Registers that report the guest's requests to `notifier`.
+    /// Makes the registers, which report the guest's requests to `notifier`.
     pub fn new(notifier: Arc<Notifier>) -> Self {
         Self { notifier }
     }

@@ -1,4 +1,5 @@
-//! COM1: vm-superio's 16550 between the guest's ports and this program's standard streams.
+//! COM1: connects the guest's ports, through vm-superio's 16550, to this program's standard
+//! streams.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +14,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::devices::uart::{DATA, IER, LCR, LSR, LSR_DATA_READY, MCR, Uart};
 
-/// How many ports a 16550 takes.
+/// The number of ports of a 16550.
 pub const PORTS: u16 = 8;
 
-/// Where the guest's characters go.
+/// The receiver of the guest's characters.
 pub type Output = Box<dyn Write + Send>;
 
 /// Tells the main loop that the guest has emptied the receive buffer.
@@ -27,12 +28,12 @@ impl SerialEvents for BufferEmpty {
     fn out_byte(&self) {}
     fn tx_lost_byte(&self) {}
     fn in_buffer_empty(&self) {
-        // The write fails only if the counter is at its maximum, and then the loop wakes anyway.
+        // The write fails only if the counter is at its maximum. The loop wakes all the same.
         let _ = self.0.write(1);
     }
 }
 
-/// An output whose writes give up while the VM is being stopped, so that an output that is not read
+/// An output that drops blocked writes while the VM is being stopped. So an output without a reader
 /// cannot keep the VM from stopping.
 struct Stoppable {
     output: Output,
@@ -48,7 +49,7 @@ impl Write for Stoppable {
             };
             match error.kind() {
                 io::ErrorKind::Interrupted => {}
-                // Another process has made the output non-blocking: try again, and look at `stop`.
+                // Another process has made the output non-blocking: checks `stop`, and tries again.
                 io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
                 _ => return Err(error),
             }
@@ -66,11 +67,11 @@ impl Write for Stoppable {
 /// COM1.
 pub struct Serial {
     uart: Mutex<Uart<Events, Stoppable>>,
-    /// Signalled when typing may succeed again.
+    /// Signalled when [`Serial::type_in`] may succeed again.
     can_type: EventFd,
-    /// Typing failed because a vCPU was using the UART.
+    /// Whether [`Serial::type_in`] has failed because a vCPU was using the UART.
     turned_away: AtomicBool,
-    /// A character was written, and [`Serial::update_interrupt`] has not been called since.
+    /// Whether a character was written since the last [`Serial::update_interrupt`].
     interrupt_due: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
@@ -104,8 +105,8 @@ impl Serial {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Readable when typing may succeed: the guest has emptied the receive buffer, or a vCPU that
-    /// was using the UART has left it.
+    /// An eventfd that is readable when [`Serial::type_in`] may succeed: the guest has emptied the
+    /// receive buffer, or a vCPU that was using the UART has released it.
     pub fn can_type(&self) -> &EventFd {
         &self.can_type
     }
@@ -113,8 +114,8 @@ impl Serial {
     /// Puts typed characters into the receive buffer; returns how many were taken, which may be
     /// zero.
     ///
-    /// This never waits. A vCPU that is using the UART may itself wait for an output that is not
-    /// read; then nothing is taken, and [`Serial::can_type`] is signalled later.
+    /// The call never waits. If a vCPU is using the UART, and may itself be waiting for an output
+    /// without a reader, no character is taken, and [`Serial::can_type`] is signalled later.
     pub fn type_in(&self, data: &[u8]) -> usize {
         let Some(mut uart) = self.try_lock() else {
             return 0;
@@ -124,9 +125,9 @@ impl Serial {
         taken
     }
 
-    /// Locks the UART if no vCPU is using it. Otherwise that vCPU will signal [`Serial::can_type`]:
-    /// it looks at the flag after it has released the lock, and the second attempt here comes after
-    /// the flag is set.
+    /// Locks the UART if no vCPU is using it. Otherwise sets the flag `turned_away`, and the vCPU
+    /// signals [`Serial::can_type`]. The vCPU reads the flag after it has released the lock, and
+    /// the second attempt to lock comes after the flag is set. So the signal cannot be missed.
     fn try_lock(&self) -> Option<MutexGuard<'_, Uart<Events, Stoppable>>> {
         let attempt = || match self.uart.try_lock() {
             Ok(uart) => Some(uart),
@@ -139,7 +140,8 @@ impl Serial {
         })
     }
 
-    /// To be called by a vCPU that has released the UART.
+    /// Signals [`Serial::can_type`] if a call of [`Serial::type_in`] was turned away. To be called
+    /// by a vCPU that has released the UART.
     fn tell_turned_away(&self) {
         if self.turned_away.swap(false, Ordering::SeqCst) {
             let _ = self.can_type.write(1);
@@ -169,12 +171,13 @@ impl Serial {
         }
     }
 
-    /// Whether a call of [`Serial::update_interrupt`] is due, for one who looks at each exit.
+    /// The flag that a call of [`Serial::update_interrupt`] is due, for the code that handles
+    /// exits.
     pub fn interrupt_due(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.interrupt_due)
     }
 
-    /// Says whether the VM is being stopped. While it is, output that would block is dropped.
+    /// Sets whether the VM is being stopped. While it is, output that would block is dropped.
     pub fn set_stopping(&self, stopping: bool) {
         self.stop.store(stopping, Ordering::Release);
     }
@@ -182,7 +185,7 @@ impl Serial {
 
 impl DevicePio for Serial {
     fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        // Registers are bytes. A wider access reads ones.
+        // Registers are bytes. A wider access reads all ones.
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
             let mut uart = self.lock();
             *value = uart.read(offset);

@@ -1,10 +1,10 @@
 //! vm-superio's 16550, with the interrupt output of a real one.
 //!
-//! By the data sheet the interrupt output is a level: high while a cause is pending and enabled,
-//! and IIR shows only such causes. vm-superio signals each new cause and shows disabled causes as
-//! well, so that Linux's driver runs through its handler once more for every line of text. This
-//! file computes the level and raises an interrupt when the level rises, as an edge-triggered input
-//! of the IOAPIC does.
+//! By the data sheet the interrupt output is a level, which is high while a cause is pending and
+//! enabled, and IIR shows only enabled causes. vm-superio signals each new cause and shows disabled
+//! causes as well, so that the handler of Linux's driver runs once too often for every line of
+//! text. This file computes the level and raises an interrupt when the level rises, as an
+//! edge-triggered input of the IOAPIC does.
 
 use std::io;
 
@@ -78,7 +78,8 @@ impl<E: SerialEvents, W: io::Write> Uart<E, W> {
         let _ = self.inner.write(register, value);
     }
 
-    /// Receives characters; returns how many fit into the buffer. In loopback mode none do.
+    /// Receives characters; returns how many fitted into the buffer. In loopback mode the number is
+    /// 0.
     pub fn receive(&mut self, data: &[u8]) -> usize {
         let count = self.inner.fifo_capacity().min(data.len());
         data.get(..count)
@@ -90,13 +91,13 @@ impl<E: SerialEvents, W: io::Write> Uart<E, W> {
         let pending = self.inner.state().interrupt_identification;
         let high = pending & self.enabled() & (IIR_TRANSMITTER | IIR_RECEIVER) != 0;
         if high && !self.high {
-            // KVM empties the counter, so that it cannot overflow.
+            // The counter cannot overflow, because KVM resets it.
             let _ = self.interrupt.write(1);
         }
         self.high = high;
     }
 
-    /// The bits of IIR that may be shown: all except those of disabled causes.
+    /// The bits of IIR that the guest may read: all except those of disabled causes.
     fn enabled(&self) -> u8 {
         let ier = self.inner.state().interrupt_enable;
         let mut bits = !(IIR_TRANSMITTER | IIR_RECEIVER);

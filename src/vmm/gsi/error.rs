@@ -1,18 +1,18 @@
-//! Why KVM does not deliver an interrupt.
+//! The errors of delivering interrupts through KVM.
 
-/// A GSI, its route or its irqfd cannot be had.
+/// The reason why a GSI, its route or its irqfd cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum GsiError {
-    /// Every GSI carries a message.
+    /// Every GSI is in use.
     #[error("all of KVM's interrupt routes are in use")]
     NoGsi,
-    /// KVM does not accept the routing table.
+    /// KVM refuses the routing table.
     #[error("KVM_SET_GSI_ROUTING failed")]
     Routing(#[source] kvm_ioctls::Error),
     /// The routing table has more entries than its structure can hold.
     #[error("the interrupt routing table has too many entries")]
     TooMany,
-    /// KVM does not accept an irqfd.
+    /// KVM refuses an irqfd.
     #[error("KVM_IRQFD for GSI {gsi} failed")]
     Irqfd {
         /// The GSI.

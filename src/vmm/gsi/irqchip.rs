@@ -9,12 +9,12 @@ use kvm_ioctls::VmFd;
 const ALL_MASKED: u8 = 0xff;
 
 /// The state of the controllers after KVM_CREATE_IRQCHIP (Documentation/virt/kvm/api.rst, 4.26
-/// KVM_GET_IRQCHIP), with all pins of the PIC masked: KVM leaves them open, and an interrupt that
-/// comes before the guest has set the PIC up would have the vector of an exception.
+/// KVM_GET_IRQCHIP), with all pins of the PIC masked. KVM leaves the pins unmasked, and an
+/// interrupt before the guest has set the PIC up would have the vector of an exception.
 pub struct PowerOn(Vec<kvm_irqchip>);
 
 impl PowerOn {
-    /// Reads the state of both 8259A and of the IOAPIC, and masks the former.
+    /// Reads the state of both 8259A and of the IOAPIC, and masks the pins of both 8259A.
     ///
     /// # Errors
     /// The errno of KVM_GET_IRQCHIP or KVM_SET_IRQCHIP.

@@ -1,9 +1,9 @@
 //! One message-signalled interrupt: an eventfd that VFIO signals and KVM turns into a message.
 //!
 //! VFIO and KVM get the same eventfd, so that the kernel's irqbypass can pair them (posted
-//! interrupts) and no thread of the VMM wakes for an interrupt. Masking takes the irqfd away and
-//! keeps the eventfd: events gather in it, as in a pending bit. Unmasking sets the route first and
-//! then the irqfd, and KVM delivers at once what has gathered.
+//! interrupts) and no thread of the VMM wakes for an interrupt. Masking removes the irqfd and keeps
+//! the eventfd: events gather in the eventfd, as in a pending bit. Unmasking sets the route first
+//! and then the irqfd, and KVM delivers the gathered events at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use crate::gsi::routing::GsiRouting;
 use crate::sys;
 use crate::sys::eventfd;
 
-/// An eventfd with a GSI of its own, whose route is a message.
+/// An eventfd and a GSI whose route is a message.
 pub struct MsiIrqfd {
     routing: Arc<GsiRouting>,
     gsi: u32,
     event: EventFd,
-    /// KVM raises the GSI when the eventfd is signalled: the interrupt is unmasked.
+    /// Whether the interrupt is unmasked: KVM raises the GSI when the eventfd is signalled.
     irqfd_assigned: bool,
 }
 
 impl MsiIrqfd {
-    /// A masked interrupt without a message.
+    /// Makes a masked interrupt without a message.
     ///
     /// # Errors
     /// The VM has no GSI left, or the host no eventfd.
@@ -58,7 +58,8 @@ impl MsiIrqfd {
         self.irqfd_assigned
     }
 
-    /// Lets events through, those that have gathered first. The route must be committed.
+    /// Unmasks the interrupt: events reach the guest, gathered events first. The route must be
+    /// committed.
     ///
     /// # Errors
     /// The errno of KVM_IRQFD; the interrupt stays masked.
@@ -70,7 +71,7 @@ impl MsiIrqfd {
         Ok(())
     }
 
-    /// Holds events back.
+    /// Masks the interrupt: events gather in the eventfd.
     ///
     /// # Errors
     /// The errno of KVM_IRQFD; the interrupt stays unmasked.
@@ -82,7 +83,7 @@ impl MsiIrqfd {
         Ok(())
     }
 
-    /// Whether an event has gathered while the interrupt was masked.
+    /// Whether events have gathered while the interrupt was masked.
     pub fn pending(&self) -> bool {
         let event = eventfd::borrow(&self.event);
         !self.irqfd_assigned && sys::ready(event, PollFlags::IN, Some(Duration::ZERO))

@@ -1,9 +1,10 @@
-//! GSIs and the routing table: which GSI means which pin or message, and what raises it.
+//! GSIs and the routing table: maps each GSI to a pin or message, and eventfds to GSIs.
 //!
 //! KVM's GSIs 0 to 23 are the IOAPIC's pins, and the first 16 lead to the PIC as well. Every
 //! message-signalled interrupt gets a GSI above them, whose route holds the message
 //! (Documentation/virt/kvm/api.rst, 4.52 KVM_SET_GSI_ROUTING). Each call replaces the whole table
-//! and waits for a grace period of some milliseconds: changes are collected and committed together.
+//! and waits for a grace period of some milliseconds, so changes are collected and committed
+//! together.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,21 +36,21 @@ pub struct GsiRouting {
 struct State {
     gsis: IdAllocator,
     messages: BTreeMap<u32, Message>,
-    /// KVM's table lacks a message of `messages`, or has an old one. A route of a GSI that is free
-    /// does not count: nothing raises it.
+    /// Whether KVM's table differs from `messages`. The route of a free GSI does not count, because
+    /// nothing raises that GSI.
     dirty: bool,
 }
 
 impl GsiRouting {
-    /// The table that KVM_CREATE_IRQCHIP has made (api.rst, 4.24): the pins of IOAPIC and PIC. The
-    /// table is not sent again, for that would cost a grace period before the guest's first
-    /// instruction.
+    /// Starts with the table that KVM_CREATE_IRQCHIP has made (api.rst, 4.24): the pins of IOAPIC
+    /// and PIC. The table is not sent to KVM again, because that would cost a grace period before
+    /// the guest's first instruction.
     ///
     /// # Errors
     /// [`GsiError::NoGsi`] if KVM has no GSI above the pins.
     pub fn new(vm: Arc<VmFd>) -> Result<Arc<Self>, GsiError> {
         let routes = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
-        // The table holds `routes` entries, those of the pins among them.
+        // The table holds `routes` entries, including those of the pins.
         let last = routes.max(PIC_PINS + IOAPIC_PINS + 1) - PIC_PINS - 1;
         let gsis = IdAllocator::new(IOAPIC_PINS, last).map_err(|_| GsiError::NoGsi)?;
         let state = State {
@@ -75,12 +76,12 @@ impl GsiRouting {
         self.lock().gsis.allocate_id().map_err(|_| GsiError::NoGsi)
     }
 
-    /// Gives a GSI back, whose irqfd must have been deassigned: nothing can raise the GSI until its
-    /// route leaves the table with the next commit.
+    /// Frees a GSI. Its irqfd must have been deassigned, so that nothing raises the GSI before the
+    /// next commit removes the route from the table.
     pub fn free(&self, gsi: u32) {
         let mut state = self.lock();
         state.messages.remove(&gsi);
-        // The allocator's only error is a GSI that is free already.
+        // The only possible error is a GSI that is already free.
         let _ = state.gsis.free_id(gsi);
     }
 
@@ -95,7 +96,7 @@ impl GsiRouting {
     /// Hands the table to KVM if a route has changed.
     ///
     /// # Errors
-    /// KVM refuses the table; the old one stays in force.
+    /// KVM refuses the table; the old table stays in force.
     pub fn commit(&self) -> Result<(), GsiError> {
         let mut state = self.lock();
         if !state.dirty {
@@ -116,7 +117,7 @@ impl GsiRouting {
         Ok(())
     }
 
-    /// Lets `event` raise `gsi` inside the kernel.
+    /// Makes KVM raise `gsi` when `event` is signalled.
     ///
     /// # Errors
     /// The errno of KVM_IRQFD.
@@ -127,9 +128,9 @@ impl GsiRouting {
             .map_err(|source| GsiError::Irqfd { gsi, source })
     }
 
-    /// Lets `trigger` raise `gsi` as a level: the level stays up until the guest acknowledges the
-    /// interrupt (EOI). KVM lowers it then and signals `resample`
-    /// (api.rst, 4.75 KVM_IRQFD_FLAG_RESAMPLE).
+    /// Makes KVM raise `gsi` as a level when `trigger` is signalled. When the guest acknowledges
+    /// the interrupt (EOI), KVM lowers the level and signals `resample` (api.rst, 4.75
+    /// KVM_IRQFD_FLAG_RESAMPLE).
     ///
     /// # Errors
     /// The errno of KVM_IRQFD.
@@ -145,8 +146,8 @@ impl GsiRouting {
             .map_err(|source| GsiError::Irqfd { gsi, source })
     }
 
-    /// Ends [`GsiRouting::assign_irqfd`] or [`GsiRouting::assign_level_irqfd`]. KVM has delivered
-    /// the events that were signalled before.
+    /// Undoes [`GsiRouting::assign_irqfd`] or [`GsiRouting::assign_level_irqfd`]. KVM has delivered
+    /// all earlier events when the call returns.
     ///
     /// # Errors
     /// The errno of KVM_IRQFD.

@@ -31,7 +31,7 @@ pub struct MediatedDevice {
 }
 
 impl MediatedDevice {
-    /// Whether it looks like a PCI function (`VFIO_DEVICE_API_PCI_STRING`).
+    /// Whether the device looks like a PCI function (`VFIO_DEVICE_API_PCI_STRING`).
     pub fn is_pci(&self) -> bool {
         self.api == "vfio-pci"
     }
@@ -45,7 +45,7 @@ impl Sysfs {
             .join(uuid.hyphenated().to_string())
     }
 
-    /// All mediated devices of the host, in order of UUID. One that is removed meanwhile is
+    /// All mediated devices of the host, in order of UUID. A device that is removed meanwhile is
     /// omitted.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl Sysfs {
         Ok(found)
     }
 
-    /// The mediated devices of the parent with this directory, in order.
+    /// The mediated devices of a parent, in order. `device` is the parent's directory in sysfs.
     ///
     /// # Errors
     /// sysfs cannot be read.

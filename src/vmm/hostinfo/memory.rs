@@ -15,7 +15,7 @@ pub struct HostMemory {
 }
 
 impl HostMemory {
-    /// Reads /proc/meminfo; `None` if it is not there.
+    /// Reads /proc/meminfo; `None` if the file cannot be read.
     pub fn read() -> Option<Self> {
         Self::parse(&String::from_utf8_lossy(&fs::read("/proc/meminfo").ok()?))
     }
@@ -42,13 +42,15 @@ pub fn total() -> u64 {
     info.totalram.saturating_mul(info.mem_unit.into())
 }
 
-/// Bytes that this process's control groups leave to it; `None` without a limit.
+/// Bytes that this process may still use by the limits of its control groups; `None` without a
+/// limit.
 pub fn group_left() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     left_by_groups(&groups, Path::new("/sys/fs/cgroup"))
 }
 
-/// Bytes left by the groups named in the text of /proc/self/cgroup, and by their ancestors.
+/// The least number of bytes that the groups in the text of /proc/self/cgroup, and their ancestors,
+/// leave.
 fn left_by_groups(groups: &str, mount: &Path) -> Option<u64> {
     let mut least = None;
     for line in groups.lines() {

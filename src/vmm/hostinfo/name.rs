@@ -7,12 +7,12 @@ use std::{fmt, fs};
 use pci::Bdf;
 use uuid::Uuid;
 
-/// The host's name of a device, as sysfs has it and as VFIO wants it.
+/// The host's name of a device, as sysfs and VFIO use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostName {
     /// A PCI function, by its address.
     Pci(Bdf),
-    /// A mediated device, by its UUID; it has no address.
+    /// A mediated device, by its UUID: such a device has no address.
     Mediated(Uuid),
 }
 
@@ -59,8 +59,8 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
     (text.len() == uuid::fmt::Hyphenated::LENGTH).then_some(uuid)
 }
 
-/// The device that a user names: by its address or UUID, or by its path in sysfs. A path that leads
-/// nowhere still names the device that would be there.
+/// Parses the user's name of a device: its address or UUID, or its path in sysfs. A path below
+/// /sys/ that does not exist still names a device by its last component.
 ///
 /// # Errors
 /// The text names no device.

@@ -24,18 +24,18 @@ pub struct PciDevice {
 }
 
 impl PciDevice {
-    /// Whether a VFIO driver holds it: vfio-pci or a variant (mlx5_vfio_pci and its like).
+    /// Whether the device is bound to a VFIO driver: vfio-pci or a variant such as mlx5_vfio_pci.
     pub fn is_vfio(&self) -> bool {
         self.driver.as_deref().is_some_and(|d| d.contains("vfio"))
     }
 
-    /// Whether it is a bridge of any kind (base class 06).
+    /// Whether the device is a bridge of any kind (base class 06).
     pub fn is_bridge(&self) -> bool {
         self.class >> 16 == 0x06
     }
 
-    /// Whether its driver keeps the whole IOMMU group from being passed through, because the driver
-    /// may do DMA. Port drivers and stubs do none (drivers/iommu: `driver_managed_dma`).
+    /// Whether the device's driver makes the whole IOMMU group unusable, because the driver may do
+    /// DMA. Port drivers and stubs do no DMA (drivers/iommu: `driver_managed_dma`).
     pub fn blocks_group(&self) -> bool {
         const NEUTRAL: [&str; 3] = ["pcieport", "pci-stub", "shpchp"];
         self.driver
@@ -45,7 +45,7 @@ impl PciDevice {
     }
 }
 
-/// The sysfs tree, or a test's imitation.
+/// The sysfs tree, or an imitation for a test.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
     root: PathBuf,
@@ -80,7 +80,7 @@ impl Sysfs {
         self.root.join("bus/pci/devices").join(bdf.to_string())
     }
 
-    /// The directory of a device of either kind, whether the device exists or not.
+    /// The directory of a PCI device or mediated device, whether the device exists or not.
     pub fn path_of(&self, name: HostName) -> PathBuf {
         match name {
             HostName::Pci(bdf) => self.device_path(bdf),
@@ -132,7 +132,7 @@ impl Sysfs {
         self.devices_in(&dir)
     }
 
-    /// The devices that the links of a directory lead to.
+    /// The devices at which the links of a directory point.
     fn devices_in(&self, dir: &Path) -> io::Result<Vec<PciDevice>> {
         let mut members = Vec::new();
         for entry in fs::read_dir(dir)? {

@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-/// The error's text and the texts of its causes, joined by ": ". A cause that the text before it
-/// ends with already is left out.
+/// The error's text and the texts of its causes, joined by ": ". A cause is left out if the text
+/// before already ends with it.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

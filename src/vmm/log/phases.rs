@@ -1,7 +1,7 @@
-//! The phases of a start: spans of `tracing`, collected when statistics are wanted.
+//! The phases of a start: spans of `tracing`, which are collected with `--stats`.
 //!
 //! Code that does a part of the start opens a span with [`phase!`](crate::phase). Without a
-//! collector a span costs one load. Any thread may open a span, so phases may overlap.
+//! collector, opening a span costs one load. Any thread may open a span, so phases may overlap.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,16 +18,16 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::sys;
 
-/// The target of the spans, which the log does not show.
+/// The target of the spans. The log does not show this target.
 pub const TARGET: &str = "mini_vmm::phase";
 /// The phase at the end of the start: a vCPU is about to enter the guest for the first time.
 pub const FIRST_RUN: &str = "first_run";
-/// The most phases that are kept: more than a start with a full bus has.
+/// The most phases that are kept, more than a start with a full bus has.
 const MOST: usize = 1024;
 
 /// Opens the span of a phase, with the host's name of its device, if any. The phase lasts until the
-/// span is dropped; a span that is dropped at once is a mark. A span is not entered, because an
-/// entered span would not end before the spans that began inside of it.
+/// span is dropped. A span that is dropped at once marks a moment. A span is not entered, because
+/// an entered span would not end before the spans that began inside of it.
 #[macro_export]
 macro_rules! phase {
     ($name:expr) => {
@@ -44,14 +44,14 @@ pub struct Clock {
     begun: Instant,
     /// CLOCK_MONOTONIC at that moment, in nanoseconds: comparable between processes.
     pub monotonic_ns: u64,
-    /// CPU time that the process had used by then, in microseconds: a lower bound of the cost of
-    /// `fork`, `execve` and the run-time library. The kernel tells the time of the start only to 10
-    /// ms.
+    /// CPU time that the process had used until that moment, in microseconds: a lower bound of the
+    /// cost of `fork`, `execve` and the run-time library. The kernel reports the time of the start
+    /// only in units of 10 ms.
     pub cpu_before_us: u64,
 }
 
 impl Clock {
-    /// Takes the time. Must be called first in `main`.
+    /// Reads the clocks. Must be called first in `main`.
     pub fn start() -> Self {
         Self {
             begun: Instant::now(),
@@ -89,14 +89,14 @@ pub struct Phases {
 
 #[derive(Default)]
 struct Shared {
-    /// The guest runs. A phase that begins now belongs to a later boot if its name was there
-    /// before.
+    /// Whether the guest runs. From then on, a phase whose name is already known belongs to a later
+    /// boot, and is not kept.
     over: AtomicBool,
     phases: Mutex<Vec<Phase>>,
 }
 
 impl Phases {
-    /// No phases yet.
+    /// Makes an empty collection.
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -124,7 +124,7 @@ impl Phases {
     }
 }
 
-/// What is kept of a span while it is open.
+/// The data of an open span.
 struct Open {
     device: Option<String>,
     start_us: u64,

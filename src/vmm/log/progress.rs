@@ -1,4 +1,4 @@
-//! A progress bar for work that may take long. It is shown on a terminal only, and only after a
+//! A progress bar for work that may take long. The bar appears only on a terminal, and only after a
 //! second.
 
 use std::io::{self, IsTerminal};
@@ -29,7 +29,7 @@ impl Progress {
         }
     }
 
-    /// Says that `done` bytes are done. Any thread may call this.
+    /// Sets the number of finished bytes. Any thread may call this.
     pub fn set(&self, done: u64) {
         if self.begun.elapsed() < PATIENCE || !io::stderr().is_terminal() {
             return;

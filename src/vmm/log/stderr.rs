@@ -1,7 +1,7 @@
 //! Standard error that does not delay a run.
 //!
-//! If the reader has stopped or the terminal is gone, a message is lost; no thread waits for the
-//! reader for long, and none ends because of an error.
+//! If the reader has stopped or the terminal is gone, the message is lost. No thread waits for the
+//! reader for long, and no thread ends because of an error.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,10 +13,10 @@ use rustix::event::PollFlags;
 
 use crate::sys;
 
-/// How long a message may wait for a reader that took the one before.
+/// How long a message may wait for a reader that has taken the previous message.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Whether the last message was lost. The next one does not wait then.
+/// Whether the last message was lost. Then the next message does not wait.
 static LAST_LOST: AtomicBool = AtomicBool::new(false);
 
 /// A writer to standard error. Each call of `write` takes a whole message.
@@ -34,7 +34,8 @@ impl Write for Stderr {
         let ready = sys::ready(stderr.as_fd(), PollFlags::OUT, Some(patience));
         LAST_LOST.store(!ready, Ordering::Relaxed);
         if ready {
-            // A pipe that is ready takes a page without blocking, so no more is written.
+            // Only the first page of a message is written: a ready pipe takes a page without
+            // blocking.
             let page = message.get(..4096).unwrap_or(message);
             let _ = stderr.lock().write(page);
         }

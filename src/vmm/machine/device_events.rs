@@ -14,16 +14,17 @@ use crate::sys::eventfd;
 use crate::vfio::device::{Irq, SharedDevice};
 use crate::vfio::function::VfioFunction;
 
-/// What it takes to give a device back while the VM runs.
+/// Gives a device back to the host while the VM runs.
 pub(super) struct Release {
     pub space: Arc<AddressSpace>,
     pub dma: Option<Arc<Dma>>,
-    /// Open devices that the host has not taken back.
+    /// The number of open devices that have not been given back to the host.
     pub in_use: Arc<AtomicUsize>,
 }
 
 impl Release {
-    /// Closes the device of `function`. The last device takes the IOMMU's maps with it.
+    /// Closes the device of `function`. Before the last device closes, the guest's memory is
+    /// unmapped for DMA.
     fn release(&self, function: &VfioFunction) {
         function.disconnect();
         if self.in_use.fetch_sub(1, Ordering::Relaxed) == 1
@@ -31,7 +32,8 @@ impl Release {
         {
             self.space.unsubscribe(&**dma);
         }
-        // Closing a device may close its container, in which no RAM may be being mapped then.
+        // RAM must not be mapped while a device closes, because the device's container may close
+        // too.
         match &self.dma {
             Some(dma) => dma.between_maps(|| function.release()),
             None => function.release(),

@@ -1,4 +1,4 @@
-//! The guest's passed-through devices: put on its bus, watched, and taken away again.
+//! The guest's passed-through devices: puts them on the bus, watches them, and removes them again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,17 +22,18 @@ use crate::vfio::function::rom::RomSource;
 use crate::vfio::function::{VfioFunction, VmResources};
 use crate::vfio::open::Opened;
 
-/// The functions of the guest's bus, and the thread that hears of the host's devices behind them.
+/// The passed-through functions on the guest's bus, and the thread that handles the events of their
+/// devices.
 pub(super) struct Devices {
     functions: Vec<(Bdf, Arc<VfioFunction>)>,
     event_thread: Arc<EventThread>,
     /// The eventfds that VFIO signals.
     events: Vec<EventFd>,
-    /// Open devices that the host has not taken back.
+    /// The number of open devices that have not been given back to the host.
     in_use: Arc<AtomicUsize>,
 }
 
-/// What a device becomes a part of.
+/// The parts of the VM to which a device is attached.
 pub(super) struct AttachTo<'a> {
     pub root: &'a RootBus,
     pub resources: &'a VmResources,
@@ -41,8 +42,8 @@ pub(super) struct AttachTo<'a> {
 }
 
 impl Devices {
-    /// No function yet. The devices of `opened` count as in use from the start: the IOMMU's maps
-    /// serve all of them.
+    /// Makes the set without functions. The devices of `opened` count as in use from the start,
+    /// because the IOMMU maps memory for all of them.
     pub fn new(opened: Option<&Opened>) -> Result<Self, MachineError> {
         let in_use = opened.map_or(0, |opened| opened.devices.len());
         Ok(Self {
@@ -53,7 +54,7 @@ impl Devices {
         })
     }
 
-    /// Notes that one more device is open.
+    /// Counts one more open device.
     pub fn add_open(&self) {
         self.in_use.fetch_add(1, Ordering::Relaxed);
     }
@@ -107,7 +108,7 @@ impl Devices {
         Ok(())
     }
 
-    /// The functions with their addresses on the guest's bus.
+    /// The functions, with their addresses on the guest's bus.
     pub fn with_addresses(&self) -> &[(Bdf, Arc<VfioFunction>)] {
         &self.functions
     }
@@ -117,8 +118,8 @@ impl Devices {
         self.functions.iter().map(|(_, f)| Arc::clone(f)).collect()
     }
 
-    /// Stops hearing of the devices, stops their interrupts and DMA, and takes them off the guest's
-    /// bus. They stay open.
+    /// Stops watching the devices, stops their interrupts and DMA, and removes them from the
+    /// guest's bus. The devices stay open.
     pub fn detach(&self, root: &RootBus) {
         self.event_thread.stop();
         for (bdf, function) in &self.functions {

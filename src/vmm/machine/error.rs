@@ -1,4 +1,4 @@
-//! Everything that can keep a VM from running, and the remedies.
+//! The errors of making and running a VM, with their remedies.
 
 use std::io;
 
@@ -19,7 +19,7 @@ use crate::vfio::function::FunctionError;
 use crate::vfio::function::rom::RomError;
 use crate::vfio::open::VfioError;
 
-/// Why a VM cannot be made or run.
+/// The reason why a VM cannot be made or run.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // Variants are named after their modules, whose errors say more.
 pub enum MachineError {
@@ -80,9 +80,10 @@ pub enum MachineError {
     Present {
         asked: u64,
         left: u64,
-        /// Whether the limit is that of a control group.
+        /// Whether a control group sets the limit, and not the host's free memory.
         group: bool,
-        /// Whether a device is the reason, not `prefault=on`.
+        /// Whether all memory must be present because of a device, and not because of
+        /// `prefault=on`.
         device: bool,
     },
     #[error("this host's KVM cannot leave HLT to the guest (KVM_CAP_X86_DISABLE_EXITS)")]
@@ -157,13 +158,13 @@ impl MachineError {
     }
 }
 
-/// Advises to take half of the bytes in `there`, in whole huge pages of 2 MiB.
+/// Advises to give the guest half of `there` bytes, rounded to huge pages of 2 MiB.
 fn less(there: u64) -> String {
     let half = ((there / 2) & !0x1f_ffff).max(MIN_MEMORY);
     format!("give the guest less, for example --memory {}M", half >> 20)
 }
 
-/// Names a KVM call that failed.
+/// Makes the error of a failed KVM call.
 pub(super) fn kvm_call(name: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
     move |source| MachineError::Kvm { name, source }
 }

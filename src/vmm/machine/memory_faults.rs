@@ -1,5 +1,5 @@
-//! KVM cannot get a page of a BAR, because its device has gone or no longer decodes memory: the
-//! device is disconnected from the guest, and the guest goes on.
+//! Handles memory faults: KVM cannot get a page of a BAR, because the device has gone or no longer
+//! decodes memory. The device is disconnected from the guest, and the guest goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,27 +8,27 @@ use crate::memory::region::RegionKind;
 use crate::vcpu::shared::MemoryFaultHandler;
 use crate::vfio::function::VfioFunction;
 
-/// Answers memory faults with the guest's devices, during one boot.
+/// Handles the memory faults of one boot.
 pub(super) struct DeviceFaults {
     functions: Vec<Arc<VfioFunction>>,
     space: Arc<AddressSpace>,
-    /// vCPUs beside the one that faults.
+    /// The number of vCPUs, less one.
     other_vcpus: usize,
     seen: Mutex<Seen>,
 }
 
-/// The devices that are known to be disconnected, and the faults that this still explains.
+/// The number of disconnected devices, and of faults that their disconnection still explains.
 #[derive(Default)]
 struct Seen {
-    /// Disconnected devices, for whatever reason.
+    /// Devices that are disconnected, for any reason.
     disconnected: usize,
-    /// Faults without an address that are still to be expected: each other vCPU may have touched
-    /// the lost pages at the same time.
+    /// Faults without an address that may still come: each other vCPU may have touched the lost
+    /// pages at the same time.
     expected: usize,
 }
 
 impl DeviceFaults {
-    /// For a guest with these functions, memory and number of vCPUs.
+    /// Makes the handler for a guest with these functions, memory and number of vCPUs.
     pub fn new(functions: Vec<Arc<VfioFunction>>, space: Arc<AddressSpace>, vcpus: usize) -> Self {
         let seen = Seen {
             disconnected: count_disconnected(&functions),
@@ -42,10 +42,11 @@ impl DeviceFaults {
         }
     }
 
-    /// KVM does not say which page it lacks. Every device that may have lost its pages is
-    /// disconnected.
+    /// Handles a fault for which KVM does not tell the address: disconnects every device that may
+    /// have lost its pages.
     fn handle_unknown(&self) -> bool {
-        // One vCPU at a time: the second must see what the first has done.
+        // The lock admits one vCPU at a time: the second must see which devices the first has
+        // disconnected.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for function in &self.functions {
             function.disconnect_if_unmappable();
@@ -76,7 +77,7 @@ impl MemoryFaultHandler for DeviceFaults {
         match self.space.kind_at(address) {
             Some(RegionKind::Ram) => false,
             Some(RegionKind::Device) => {
-                // If another vCPU was quicker, the region has gone meanwhile.
+                // Another vCPU may have removed the region already.
                 self.functions
                     .iter()
                     .any(|f| f.disconnect_if_mapped_at(address))

@@ -1,4 +1,4 @@
-//! The guest's devices, opened while vCPUs are made and the kernel is loaded.
+//! Opens the guest's devices while vCPUs are made and the kernel is loaded.
 
 use std::sync::Arc;
 use std::thread;
@@ -17,12 +17,11 @@ use crate::vfio::device::Device;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::{self, Opened};
 
-/// Opens the devices on a thread of its own, while `rest` is done on this one: opening resets each
-/// device, which is a tenth of a second of waiting. Without devices there is no thread.
+/// Opens the devices on a thread of its own, while the calling thread runs `rest`: opening resets
+/// each device, which takes a tenth of a second of waiting. Without devices no thread is started.
 ///
-/// Populating RAM pauses while `rest` is done, and again when the devices are open, until the
-/// returned value is dropped. In between, set-up only waits for the devices. Opening starts its own
-/// threads while `rest` is still being done.
+/// Populating RAM pauses while `rest` runs, and again from when the devices are open until the
+/// returned value is dropped. In between, set-up only waits for the devices.
 ///
 /// # Errors
 /// The error of opening, or else that of `rest`.
@@ -40,7 +39,8 @@ pub(super) fn open_beside<R>(
     let (opened, rest) = thread::scope(|scope| {
         let opening = scope.spawn(|| {
             let opened = open::open(Some(vm), candidates, iommu);
-            // Paused before this thread ends, which needs the lock of the address space.
+            // Populating is paused before this thread ends, because ending needs the lock of the
+            // address space.
             (opened, ram.pause())
         });
         let rest = rest();
@@ -51,9 +51,9 @@ pub(super) fn open_beside<R>(
     Ok((opened?, rest?, paused))
 }
 
-/// Makes the IOMMU a listener of the guest's memory, if there are devices. Returns what maps RAM,
-/// and the layout with a 64-bit window for the BARs, where possible inside of what the IOMMU can
-/// map.
+/// Makes the IOMMU a listener of the guest's memory, if there are devices. Returns that listener,
+/// and the layout with a 64-bit window for the BARs. The window lies in addresses that the IOMMU
+/// can map, if possible.
 ///
 /// # Errors
 /// The BARs do not fit, or RAM lies where the IOMMU cannot map.
@@ -72,10 +72,10 @@ pub(super) fn connect_iommu(
     let regions = devices
         .iter()
         .flat_map(|device| (0..6).map(|bar| device.region(bar).size));
-    // An upper bound: some of the BARs may be 32-bit ones.
+    // An upper bound: some of the BARs may be 32-bit BARs.
     let bars = regions.fold(0, u64::saturating_add);
     let layout = vm.layout.with_bars(bars, phys_bits, mapper.iova_ranges())?;
-    // A BAR is mapped for the other devices, if there are any.
+    // With several devices, each BAR is mapped for the other devices.
     let peers = devices.len() > 1;
     let (ram_size, meter) = (vm.ram.size(), Arc::clone(&stats.dma));
     let dma = Arc::new(Dma::new(Arc::clone(mapper), ram_size, peers, meter));

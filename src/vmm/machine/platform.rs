@@ -1,4 +1,4 @@
-//! What a guest finds beside its processors, RAM and passed-through devices.
+//! The guest's machine without its processors, RAM and passed-through devices.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ use crate::stats::Stats;
 use crate::vcpu::Vcpu;
 use crate::vfio::function::VmResources;
 
-/// Buses, emulated devices and tables.
+/// Buses and emulated devices.
 pub(super) struct Platform {
-    /// What each passed-through function works on, the bus and the layout among them.
+    /// The parts of the VM that each passed-through function uses, such as the bus and the layout.
     pub resources: VmResources,
     pub root: Arc<RootBus>,
     pub ports: Arc<ConfigPorts>,
@@ -36,8 +36,8 @@ pub(super) struct Platform {
 }
 
 impl Platform {
-    /// Makes the platform of a VM with these vCPUs. COM1 writes to `output`; `notifier` hears of
-    /// the guest's power-off and reset.
+    /// Makes the platform of a VM with these vCPUs. COM1 writes to `output`; the guest's power-off
+    /// and reset are reported to `notifier`.
     pub fn new(
         vm: &Vm,
         (layout, topology, dma_ready): (Layout, &Topology, Arc<DmaReady>),
@@ -78,7 +78,8 @@ impl Platform {
         })
     }
 
-    /// Brings all of it to its power-on state, the functions on the root bus as well.
+    /// Brings the buses, the emulated devices and the functions on the root bus to their power-on
+    /// state.
     pub fn reset(&self) {
         self.root.reset();
         self.ports.reset();

@@ -1,4 +1,4 @@
-//! What can be wrong with a run, found before anything is taken from the host.
+//! Checks the configuration before anything is taken from the host.
 
 use std::fs;
 
@@ -16,15 +16,15 @@ use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::candidate::{self, Candidate};
 use crate::{phase, sys, vcpu};
 
-/// What the user named: kernel and initrd, and for each `--vfio` the source of its ROM and its
-/// device.
+/// The files and devices that the user named: kernel and initrd, and for each `--vfio` the source
+/// of the ROM and the device.
 type Named = (Images, Vec<RomSource>, Vec<Candidate>);
 
-/// Opens the files, finds the devices in sysfs, and compares what is asked for with what the host
-/// has. The host stays as it is.
+/// Opens the files, finds the devices in sysfs, and checks that the host can give the VM its memory
+/// and CPUs. The host stays as it is.
 ///
 /// # Errors
-/// The first thing that the user asks for and cannot have.
+/// The first demand of the user that cannot be met.
 pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
     let _phase = phase!("look_at_files");
     let images = Images::open(&config.kernel, config.initrd.as_deref())?;
@@ -39,11 +39,11 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
     Ok((images, roms, candidates))
 }
 
-/// Checks that the host has the memory. Otherwise the kernel would kill some process later.
+/// Checks that the host has enough memory. Otherwise the kernel would kill some process later.
 ///
-/// With a device, or with `prefault=on`, all of the memory must be there at once; otherwise pages
-/// appear as the guest touches them. Huge pages are not checked here: they are reserved when RAM is
-/// made.
+/// With a device, or with `prefault=on`, all of the memory must be free at the start. Otherwise the
+/// kernel allocates a page when the guest touches it. Huge pages are not checked: they are reserved
+/// when RAM is made.
 fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), MachineError> {
     let asked = config.size;
     if matches!(config.pages, Pages::Huge(_)) {
@@ -69,8 +69,8 @@ fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), MachineError
     }
 }
 
-/// Checks that this process may lock `size` bytes of RAM, which is what VFIO does for a device of
-/// the bus.
+/// Checks that this process may lock `size` bytes of RAM, because VFIO locks all RAM for a PCI
+/// device.
 ///
 /// This is checked after the devices are open: an error of opening tells the user more.
 ///
@@ -81,7 +81,7 @@ pub(super) fn check_memory_lock(size: u64, candidates: &[Candidate]) -> Result<(
     if limit >= size || !is_pinned_for_any(candidates) {
         return Ok(());
     }
-    // If the capabilities cannot be read, the kernel will judge.
+    // If the capabilities cannot be read, the check passes, and the kernel decides later.
     let status = fs::read_to_string("/proc/self/status");
     if status.map_or(true, |status| sys::may_lock(&status)) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! RAM made present, and mapped for the guest's devices, beside the rest of the set-up.
+//! Makes RAM present, and maps it for the guest's devices, in parallel to the rest of the set-up.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::memory::prefault::{Prefault, PrefaultError};
 use crate::memory::ram::Ram;
 use crate::vfio::open::candidate::Candidate;
 
-/// The thread that prepares RAM, if the guest has a device, and what others need to know of it.
+/// The thread that prepares RAM, if the guest has a device, and its state for other threads.
 pub(super) struct RamSetup {
     prefault: Option<Prefault>,
     ready: Arc<DmaReady>,
@@ -24,9 +24,9 @@ pub(super) struct RamSetup {
 }
 
 impl RamSetup {
-    /// With a device, RAM is made present and mapped from now on, also while the guest runs.
-    /// Without one, pages appear as the guest touches them, unless the user wants all of them first
-    /// (`prefault=on`).
+    /// Starts the thread if there is a device: RAM is made present and mapped from now on, also
+    /// while the guest runs. Without a device the kernel allocates a page when the guest touches
+    /// it, unless the user wants all pages first (`prefault=on`).
     ///
     /// # Errors
     /// The host has no pages or threads left.
@@ -64,7 +64,8 @@ impl RamSetup {
         })
     }
 
-    /// Opens when devices can reach all RAM; open from the start where there is nothing to map.
+    /// The latch that opens when devices can reach all RAM. Without devices it is open from the
+    /// start.
     pub fn ready(&self) -> Arc<DmaReady> {
         Arc::clone(&self.ready)
     }
@@ -74,7 +75,7 @@ impl RamSetup {
         self.throttle.pause()
     }
 
-    /// Lets RAM be mapped by `dma`.
+    /// Makes the thread map RAM through `dma`.
     pub fn map(&mut self, dma: Arc<Dma>) {
         if let Some(prefault) = &mut self.prefault {
             prefault.map(dma);
@@ -91,12 +92,12 @@ impl RamSetup {
     }
 
     /// # Errors
-    /// The reason why RAM cannot be mapped, once that is known.
+    /// The reason why RAM cannot be mapped, if mapping has failed by now.
     pub fn check(&mut self) -> Result<(), PrefaultError> {
         self.prefault.as_mut().map_or(Ok(()), Prefault::check)
     }
 
-    /// Ends the thread. What it has mapped stays mapped.
+    /// Ends the thread. Mapped RAM stays mapped.
     pub fn stop(&mut self) {
         self.prefault = None;
     }
@@ -112,14 +113,15 @@ fn is_mediated(candidate: &Candidate) -> bool {
     matches!(candidate.name(), HostName::Mediated(_))
 }
 
-/// Bytes of RAM that may be mapped while the guest runs already.
+/// How many bytes of RAM may still be unmapped when the guest starts.
 ///
-/// A vCPU that enables bus mastering before all RAM is mapped waits for the rest. That must take no
-/// more than a few seconds: Linux reports a soft lockup when a CPU is away for twenty
-/// (Documentation/admin-guide/lockup-watchdogs.rst). A mediated device is a program and may use
-/// memory before bus mastering is enabled, so that all RAM must be mapped for it first.
+/// A vCPU that enables bus mastering waits until all RAM is mapped. The wait must take no more than
+/// a few seconds: Linux reports a soft lockup when a CPU does not respond for twenty seconds
+/// (Documentation/admin-guide/lockup-watchdogs.rst). A mediated device is emulated by a program,
+/// which may use memory before bus mastering is enabled. So with a mediated device all RAM is
+/// mapped before the guest starts.
 fn left_at_start(memory: &MemoryConfig, candidates: &[Candidate]) -> u64 {
-    /// With 4 KiB pages, and where the kernel gets pages while it pins them.
+    /// The limit with 4 KiB pages, and where the kernel allocates pages while it pins them.
     const SLOW: u64 = 1 << 30;
     const FAST: u64 = 8 << 30;
     match (memory.prefault, memory.pages) {

@@ -1,4 +1,4 @@
-//! The vCPUs of a VM, made in parallel.
+//! Makes the vCPUs of a VM, in parallel.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{iter, thread};
@@ -18,13 +18,13 @@ use crate::vcpu::cpuid::Traits;
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::{Vcpu, cpuid, pin};
 
-/// The most threads that make vCPUs. More do not help: the kernel does part of the work one vCPU at
-/// a time.
+/// The most threads that make vCPUs. More threads do not help: the kernel does part of the work one
+/// vCPU at a time.
 const MOST_THREADS: usize = 8;
 
 /// Makes the vCPUs; returns them in the order of their numbers. Several are made at the same time.
-/// A single one is made on this thread, since starting a thread costs more. The VM must have its
-/// interrupt controllers.
+/// A single vCPU is made on the calling thread, because starting a thread costs more. The VM must
+/// have its interrupt controllers.
 pub(super) fn make_vcpus(
     kvm: &HostKvm,
     vm: &VmFd,
@@ -79,7 +79,7 @@ fn make_in_parallel(
         n => pin::usable().len().min(n as usize).min(MOST_THREADS),
     };
     let mut vcpus = thread::scope(|scope| {
-        // If the host has no threads left, this one makes more.
+        // If the host has no threads left, this thread makes more of the vCPUs.
         let helpers: Vec<_> = (1..threads)
             .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
@@ -98,7 +98,7 @@ fn make_in_parallel(
 /// the guest.
 ///
 /// # Errors
-/// KVM cannot run HLT in the guest. The user has asked for that, so the run does not go on without.
+/// KVM cannot run HLT in the guest, though the user has asked for that.
 fn idle_natively(vm: &VmFd) -> Result<bool, MachineError> {
     const NAME: &str = "KVM_ENABLE_CAP KVM_CAP_X86_DISABLE_EXITS";
     let can = vm.check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());

@@ -1,4 +1,4 @@
-//! KVM's VM with its memory and interrupt controllers: what there is before vCPUs and devices.
+//! KVM's VM with its memory and interrupt controllers, before it has vCPUs and devices.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::memory::kvm_slots::KvmSlots;
 use crate::memory::ram::Ram;
 use crate::{layout, phase, vcpu};
 
-/// The host's KVM and what its processors can do. Needed while a VM is made.
+/// The host's KVM and the abilities of its processors. Needed while a VM is made.
 pub(super) struct HostKvm {
     /// /dev/kvm.
     pub fd: Kvm,
@@ -27,7 +27,7 @@ pub(super) struct HostKvm {
 }
 
 impl HostKvm {
-    /// Opens /dev/kvm and checks that it has what every VM here needs.
+    /// Opens /dev/kvm and checks for the capabilities that every VM of this program needs.
     pub fn open() -> Result<Self, MachineError> {
         let fd =
             Kvm::new().map_err(|e| MachineError::NoKvm(io::Error::from_raw_os_error(e.errno())))?;
@@ -60,7 +60,7 @@ impl HostKvm {
 /// The VM, its RAM and its interrupt controllers.
 pub(super) struct Vm {
     pub fd: Arc<VmFd>,
-    /// With the least 64-bit window: no BAR is known yet.
+    /// The layout, with a 64-bit window of the least size: no BAR is known yet.
     pub layout: Layout,
     pub ram: Arc<Ram>,
     pub space: Arc<AddressSpace>,
@@ -70,8 +70,8 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// Makes the VM. The memory slots come before the interrupt controllers: with those, KVM waits
-    /// for a grace period at each slot.
+    /// Makes the VM. The memory slots come before the interrupt controllers: once there are
+    /// interrupt controllers, KVM waits for a grace period at each slot.
     pub fn new(kvm: &HostKvm, config: &VmConfig, images: &Images) -> Result<Self, MachineError> {
         let layout = Layout::new(config.memory.size, 0, kvm.phys_bits)?;
         images.check(&layout, &config.cmdline)?;

@@ -1,4 +1,4 @@
-//! Guest-physical memory as one address space with equal listeners.
+//! Guest-physical memory: one address space, whose listeners mirror every region.
 
 use std::collections::BTreeMap;
 use std::ptr;
@@ -31,11 +31,11 @@ impl AddressSpace {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a listener, and adds all regions to it that are already there.
+    /// Adds a listener, and adds all existing regions to the listener.
     ///
     /// # Errors
-    /// The listener's error. The listener is not subscribed then, and the regions that it had
-    /// accepted have been removed from it.
+    /// The listener's error. The listener is then not subscribed, and the regions that it had
+    /// accepted have been removed from it again.
     pub fn subscribe(&self, listener: Arc<dyn MemoryListener>) -> Result<(), MemoryError> {
         let mut inner = self.lock();
         let mut done: Vec<&Region> = Vec::new();
@@ -66,11 +66,11 @@ impl AddressSpace {
         }
     }
 
-    /// Adds a region, also to every listener.
+    /// Adds a region to the address space and to every listener.
     ///
     /// # Errors
     /// [`MemoryError::BadRegion`], [`MemoryError::Overlap`], or the error of the first listener
-    /// that refuses. Nothing has changed then.
+    /// that refuses the region. Neither the address space nor a listener has changed then.
     pub fn add(&self, region: Region) -> Result<(), MemoryError> {
         let (start, size) = (region.start, region.size);
         let inside = region
@@ -118,12 +118,12 @@ impl AddressSpace {
         self.lock().overlapping(address, 1).map(|r| r.kind)
     }
 
-    /// How many regions there are.
+    /// The number of regions.
     pub fn len(&self) -> usize {
         self.lock().regions.len()
     }
 
-    /// Whether there are no regions.
+    /// Whether the address space is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -2,8 +2,8 @@
 //!
 //! An I/O virtual address is equal to the guest-physical address, so a driver in the guest gives
 //! its device the addresses that it uses itself. RAM must be mapped, or the device could not reach
-//! it. A BAR of another device is mapped for peer-to-peer DMA if the IOMMU can do that; if not, the
-//! VM runs without.
+//! it. A BAR is mapped too, for peer-to-peer DMA of the other devices. If the IOMMU cannot map a
+//! BAR, the VM runs without peer-to-peer DMA.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -21,7 +21,8 @@ use crate::memory::listener::MemoryListener;
 use crate::memory::region::{Region, RegionKind};
 use crate::sys::memlock_limit;
 
-/// Maps guest memory for devices: VFIO containers or an address space of iommufd.
+/// Maps guest memory for devices. Implemented for VFIO containers and for an address space of
+/// iommufd.
 pub trait DmaMapper: Send + Sync {
     /// Maps `[iova, iova + size)` to the host address, for reading and writing.
     ///
@@ -38,8 +39,8 @@ pub trait DmaMapper: Send + Sync {
     fn iova_ranges(&self) -> &[Range];
 }
 
-/// Bytes that one call maps. It is the largest page of an IOMMU, so that no page is divided, and
-/// small enough for a progress bar.
+/// Bytes that one call maps: the size of an IOMMU's largest page, so that no page is split. A chunk
+/// is small enough for a smooth progress bar.
 pub(super) const MAP_CHUNK: u64 = 1 << 30;
 
 /// The chunks of a region: offset in the region, and bytes.
@@ -51,9 +52,9 @@ pub(super) fn map_chunks(region: &Region) -> impl DoubleEndedIterator<Item = (u6
 
 /// Mirrors the address space into the IOMMU.
 ///
-/// Mapping RAM takes long. So [`MemoryListener::add`] only notes a region of RAM, and another
-/// thread maps the region later, chunk by chunk ([`Dma::map_ram`]). BARs that are added meanwhile
-/// are mapped after RAM ([`Dma::finish_ram`]).
+/// Mapping RAM takes long. So [`MemoryListener::add`] only records a region of RAM, and another
+/// thread maps the region later, chunk by chunk ([`Dma::map_ram`]). BARs that are added before RAM
+/// is mapped are mapped after it ([`Dma::finish_ram`]).
 pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
     ram_size: u64,
@@ -144,13 +145,13 @@ impl Dma {
         Ok(())
     }
 
-    /// Calls `what` while no RAM is being mapped or unmapped.
+    /// Calls `what` under the lock that keeps RAM from being mapped or unmapped meanwhile.
     pub fn between_maps<R>(&self, what: impl FnOnce() -> R) -> R {
         let _mapping = self.map_lock();
         what()
     }
 
-    /// Maps the BARs that have waited. To be called once, when all RAM is mapped.
+    /// Maps the waiting BARs. To be called once, when all RAM is mapped.
     pub fn finish_ram(&self) {
         let mut state = self.lock();
         for region in state.waiting.take().into_iter().flatten() {
@@ -158,7 +159,7 @@ impl Dma {
         }
     }
 
-    /// Maps a BAR's region for other devices, if the IOMMU can.
+    /// Maps a BAR's region for other devices, if the IOMMU can map it.
     fn map_bar(&self, state: &mut State, region: &Region) {
         let begun = Instant::now();
         match self
@@ -207,7 +208,7 @@ impl Dma {
         Ok(())
     }
 
-    /// Unmaps the chunks that begin before offset `end`, each as it was mapped.
+    /// Unmaps the chunks that begin before offset `end`, one call for each chunk.
     fn unmap(&self, region: &Region, end: u64) {
         for (at, size) in map_chunks(region).rev().filter(|(at, _)| *at < end) {
             let iova = region.start + at;
@@ -255,7 +256,8 @@ impl MemoryListener for Dma {
 
     fn remove(&self, region: &Region) {
         if region.kind == RegionKind::Ram {
-            // Before the lock is taken: the thread that maps could take it again and again.
+            // The flag is set before `map_lock` is taken: the thread that maps could take that lock
+            // again and again.
             if let Some(ram) = self.lock().ram.get_mut(&region.start) {
                 ram.going = true;
             }

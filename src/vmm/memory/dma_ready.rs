@@ -1,4 +1,4 @@
-//! Where a vCPU waits that enables bus mastering before all RAM is mapped for DMA.
+//! Blocks a vCPU that enables bus mastering until all RAM is mapped for DMA.
 //!
 //! A function starts no request of its own before its Bus Master Enable is set (PCI Express 6.0,
 //! 7.5.1.1.3), and a guest sets that bit in COMMAND, which is trapped. So a guest may run while its
@@ -23,7 +23,7 @@ struct State {
     left: u64,
     /// Mapping has finished or failed: `left` does not change any more.
     over: bool,
-    /// The vCPUs are being stopped: none of them may wait.
+    /// The vCPUs are being stopped: no vCPU may wait.
     stopping: bool,
 }
 
@@ -63,10 +63,11 @@ impl DmaReady {
         wait.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until all RAM is mapped, and returns whether all of it is.
+    /// Waits until all RAM is mapped. Returns `false` if the vCPUs are being stopped, or mapping
+    /// has failed, before that.
     ///
-    /// The answer is `false` when the vCPUs are being stopped or mapping has failed. The write that
-    /// waited must then have no effect; its boot ends.
+    /// After `false` the caller must drop the write that enables bus mastering. The guest does not
+    /// go on: its boot is over.
     pub fn wait_ready(&self) -> bool {
         self.wait_while(|state| !state.stopping).left == 0
     }
@@ -80,12 +81,12 @@ impl DmaReady {
         }));
     }
 
-    /// Says whether the vCPUs are being stopped. While they are, no vCPU waits.
+    /// Sets whether the vCPUs are being stopped. While they are being stopped, no vCPU waits.
     pub fn set_stopping(&self, stopping: bool) {
         self.change(|state| state.stopping = stopping);
     }
 
-    /// Says that `left` bytes are still to be mapped; zero opens the latch.
+    /// Sets the number of bytes that are still to be mapped; zero opens the latch.
     pub fn set_left(&self, left: u64) {
         self.change(|state| {
             state.left = left;
@@ -93,7 +94,7 @@ impl DmaReady {
         });
     }
 
-    /// Says that no more will be mapped: waiting ends, whether all RAM is mapped or not.
+    /// Ends mapping: all waiting ends, whether all RAM is mapped or not.
     pub fn end(&self) {
         self.change(|state| state.over = true);
     }

@@ -1,8 +1,8 @@
-//! Why a region is not part of the guest's address space, or not mapped for DMA.
+//! Errors of the guest's address space and of mapping it for DMA.
 
 use std::io;
 
-/// Why the address space refused a region.
+/// The reason why the address space refuses a region.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// Not page aligned, empty, beyond its mapping, or wrapping round.
@@ -13,16 +13,16 @@ pub enum MemoryError {
         /// Bytes.
         size: u64,
     },
-    /// A region with some of the same addresses is there already.
+    /// The region overlaps an existing region.
     #[error("region {start:#x}+{size:#x} overlaps {other:#x}+{other_size:#x}")]
     Overlap {
         /// Guest-physical address.
         start: u64,
         /// Bytes.
         size: u64,
-        /// Guest-physical start of the region that is there.
+        /// Guest-physical start of the existing region.
         other: u64,
-        /// Bytes of the region that is there.
+        /// Bytes of the existing region.
         other_size: u64,
     },
     /// KVM refused a memory slot.
@@ -43,7 +43,7 @@ pub enum MemoryError {
     Dma(#[from] DmaError),
 }
 
-/// Why the IOMMU did not map guest memory.
+/// The reason why the IOMMU did not map guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum DmaError {
     /// The map call failed.
@@ -56,13 +56,13 @@ pub enum DmaError {
         /// The errno.
         source: io::Error,
     },
-    /// The pages would exceed what this user may lock.
+    /// The guest's memory exceeds the limit on locked memory (RLIMIT_MEMLOCK).
     #[error(
         "the devices need {need} bytes of the guest's memory locked, but this user may lock only \
          {limit} (RLIMIT_MEMLOCK)"
     )]
     MemLock {
-        /// Bytes that a run locks.
+        /// Bytes that the run must lock.
         need: u64,
         /// The limit in bytes.
         limit: u64,

@@ -11,9 +11,9 @@ const SYSFS: &str = "/sys/kernel/mm/hugepages";
 /// The host's huge pages of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve {
-    /// How many there are.
+    /// Pages in the reserve.
     pub total: u64,
-    /// How many are free and not reserved for a mapping.
+    /// Pages that are free and not reserved for a mapping.
     pub free: u64,
 }
 

@@ -1,8 +1,7 @@
 //! KVM's memory slots as a listener (Documentation/virt/kvm/api.rst, 4.35
 //! KVM_SET_USER_MEMORY_REGION).
 //!
-//! Slot ids are used again: a guest that turns memory decoding off and on for ever does not use
-//! them up.
+//! Slot IDs are reused, so a guest cannot exhaust them by turning memory decoding off and on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,16 +23,16 @@ pub struct KvmSlots {
 
 #[derive(Default)]
 struct State {
-    /// Ids that were used before and are free.
+    /// IDs that were used before and are free again.
     free: Vec<u32>,
-    /// The least id that was never used.
+    /// The least ID that was never used.
     next: u32,
     /// Ids in use, by the guest-physical start of the region.
     used: HashMap<u64, u32>,
 }
 
 impl KvmSlots {
-    /// The slots of `vm`, of which there are `max` (KVM_CAP_NR_MEMSLOTS).
+    /// The slots of `vm`: at most `max` (KVM_CAP_NR_MEMSLOTS).
     pub fn new(vm: Arc<VmFd>, max: usize) -> Self {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         Self {
@@ -101,7 +100,7 @@ impl MemoryListener for KvmSlots {
         if let Some(slot) = state.used.remove(&region.start) {
             match self.set(slot, region, 0) {
                 Ok(()) => state.free.push(slot),
-                // Not known to happen. The id is then lost rather than used twice.
+                // No known kernel does this. The ID is not reused, so that no two regions share it.
                 Err(e) => error!(slot, "KVM did not delete a memory slot: {e}"),
             }
         }

@@ -1,8 +1,8 @@
 //! Host mappings that own their addresses: guest RAM and BARs.
 //!
-//! A leaf file with the `mmap` calls. A mapping is a reserved range with an alignment: KVM and the
-//! IOMMU can use 2 MiB and 1 GiB pages only if host and guest address agree modulo the page size.
-//! Parts of a mapping may be replaced by the pages of a file.
+//! A leaf file with the `mmap` calls. A mapping is a reserved range with an alignment, because KVM
+//! and the IOMMU can use 2 MiB and 1 GiB pages only if host and guest address agree modulo the page
+//! size. Parts of a mapping may be replaced by the pages of a file.
 
 use std::os::fd::RawFd;
 use std::{io, ptr};
@@ -55,7 +55,8 @@ impl Mapping {
         Ok(Self { address, size })
     }
 
-    /// Zeroed anonymous memory at a multiple of `align`. Pages appear as they are touched.
+    /// Makes zeroed anonymous memory at a multiple of `align`. The kernel allocates a page when it
+    /// is touched.
     ///
     /// # Errors
     /// The errno of mmap(2) or mprotect(2).
@@ -70,9 +71,9 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Zeroed memory of the host's reserve of huge pages, of 2 to the power of `shift` bytes each,
-    /// at a multiple of `align`. The host reserves the pages now, and zeroes a page when it is
-    /// touched.
+    /// Makes zeroed memory out of huge pages from the host's reserve, each of 2 to the power of
+    /// `shift` bytes, at a multiple of `align`. The host reserves the pages now, and zeroes a page
+    /// when it is touched.
     ///
     /// # Errors
     /// The errno of mmap(2): ENOMEM if too few pages are free, EINVAL if the host has no such
@@ -128,8 +129,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Asks the kernel for transparent huge pages from `offset` to the end, or for small pages. A
-    /// kernel without transparent huge pages ignores this.
+    /// Asks the kernel for transparent huge pages from `offset` to the end if `wanted`, or else for
+    /// small pages. A kernel without transparent huge pages ignores this.
     pub fn advise_huge_pages(&self, offset: u64, wanted: bool) {
         let Some(size @ 1..) = self.size.checked_sub(offset) else {
             return;
@@ -144,7 +145,7 @@ impl Mapping {
         unsafe { libc::madvise(address, size as usize, advice) };
     }
 
-    /// Keeps the range out of core dumps, which would show the guest's memory.
+    /// Excludes the range from core dumps, which would otherwise contain the guest's memory.
     pub fn exclude_from_dumps(&self) {
         // SAFETY: advice on our own range changes no contents.
         unsafe { libc::madvise(self.pointer(), self.size as usize, libc::MADV_DONTDUMP) };

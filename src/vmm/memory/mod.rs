@@ -1,20 +1,20 @@
-//! Guest memory: the host's pages behind it, and who has to know of them.
+//! Guest memory: the host's pages behind it, and their mirrors in KVM and the IOMMU.
 //!
 //! [`AddressSpace`] holds the guest-physical regions and tells its listeners ([`MemoryListener`])
 //! of each: KVM's memory slots ([`kvm_slots`]) and the IOMMU ([`dma`]). A listener that subscribes
-//! late is told of all regions that are there. When a listener refuses a region, those that had
-//! accepted the region are told to forget it.
+//! late gets all existing regions. When a listener refuses a region, the region is removed from the
+//! listeners that had accepted it.
 //!
 //! | file | content |
 //! | --- | --- |
 //! | [`mapping`] | a range of host addresses: reserved, populated, replaced by a file's pages |
 //! | [`ram`] | the guest's RAM, made of mappings |
 //! | [`hugetlb`] | the host's reserve of huge pages |
-//! | [`region`], [`listener`], [`error`] | what address space and listeners exchange |
+//! | [`region`], [`listener`], [`error`] | the interface of address space and listeners |
 //! | [`address_space`] | the regions and their listeners |
 //! | [`kvm_slots`], [`dma`] | the two listeners |
 //! | [`prefault`] | RAM made present and mapped for DMA while the guest starts |
-//! | [`dma_ready`] | where a vCPU waits that enables bus mastering before that is done |
+//! | [`dma_ready`] | blocks a vCPU that enables bus mastering until RAM is mapped for DMA |
 //! | [`populate_throttle`] | pauses populating while set-up needs the host's memory locks |
 
 pub mod address_space;

@@ -1,14 +1,14 @@
 //! Pauses the threads that populate RAM while other threads change this process's address space.
 //!
-//! While the kernel populates pages it has the lock of the address space for reading, and gets it
-//! again before a thread that waits to write: a waiting writer is passed by readers for 4 ms
-//! (Linux, kernel/locking/rwsem.c). So mmap(2), or the stack of a new thread, takes up to a hundred
-//! times as long beside populating: six mappings of a BAR took 280 ms. Set-up therefore pauses
-//! populating while it has something to do, but not while it only waits for devices to open.
+//! While the kernel populates pages it holds the lock of the address space (`mmap_lock`) for
+//! reading. Readers may overtake a waiting writer for 4 ms (Linux, kernel/locking/rwsem.c). So
+//! mmap(2), or the stack of a new thread, takes up to a hundred times as long while RAM is
+//! populated: six mappings of a BAR took 280 ms. Set-up therefore pauses populating while it works,
+//! but not while it only waits for devices to open.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Lets set-up pause the populating threads.
+/// Pauses the populating threads on behalf of set-up.
 #[derive(Debug, Default)]
 pub struct PopulateThrottle {
     state: Mutex<State>,
@@ -17,9 +17,9 @@ pub struct PopulateThrottle {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many [`PopulatePause`]s there are.
+    /// The number of [`PopulatePause`]s alive. Populating is paused unless it is zero.
     pauses: usize,
-    /// Populating is to end, not to go on.
+    /// Whether populating must end.
     cancelled: bool,
 }
 
@@ -40,7 +40,7 @@ impl PopulateThrottle {
         PopulatePause(Arc::clone(self))
     }
 
-    /// Waits while populating is paused. Returns whether populating is to go on.
+    /// Waits while populating is paused. Returns `false` if populating must end.
     pub fn wait_unpaused(&self) -> bool {
         let wait = self
             .changed
@@ -48,7 +48,7 @@ impl PopulateThrottle {
         !wait.unwrap_or_else(PoisonError::into_inner).cancelled
     }
 
-    /// Ends populating, also while it is paused.
+    /// Makes populating end, also while it is paused.
     pub fn cancel(&self) {
         self.change(|state| state.cancelled = true);
     }

@@ -1,6 +1,6 @@
-//! Guest RAM made present and mapped for DMA by a thread beside the guest's first instructions.
+//! Makes guest RAM present and maps it for DMA, on a thread, while the guest starts.
 //!
-//! A guest may run before the thread is done: only a vCPU that lets a device use RAM has to wait
+//! A guest may run before the thread is done: only a vCPU that enables bus mastering waits
 //! ([`DmaReady`]).
 
 use std::io;
@@ -24,13 +24,13 @@ use crate::phase;
 /// pages as fast as the memory takes them.
 const MOST_THREADS: usize = 8;
 
-/// How many threads populate RAM beside other work, which keeps one CPU.
+/// How many threads populate RAM in the background: all CPUs but one, which stays free for set-up.
 fn threads() -> usize {
     let cpus = thread::available_parallelism().map_or(1, NonZero::get);
     cpus.saturating_sub(1).clamp(1, MOST_THREADS)
 }
 
-/// Makes all RAM present, with a progress bar if that takes long.
+/// Makes all RAM present, and shows a progress bar if that takes long.
 ///
 /// # Errors
 /// [`RamError::Populate`] when the host has no pages left.
@@ -44,16 +44,16 @@ pub fn populate_all(ram: &Ram) -> Result<(), RamError> {
     })
 }
 
-/// Why devices cannot reach RAM.
+/// The reason why devices cannot reach RAM.
 #[derive(Debug, thiserror::Error)]
 pub enum PrefaultError {
-    /// The host has no pages.
+    /// The host has too few free pages.
     #[error(transparent)]
     Ram(#[from] RamError),
     /// The IOMMU refused a map.
     #[error(transparent)]
     Dma(#[from] DmaError),
-    /// The thread could not be started, or died.
+    /// The thread could not be started, or has panicked.
     #[error("the guest's memory cannot be mapped beside the guest")]
     Thread(#[source] io::Error),
 }
@@ -108,15 +108,15 @@ impl Prefault {
         Arc::clone(&self.ready)
     }
 
-    /// Lets the thread map RAM through `dma`, which knows RAM's regions already. Only the first
-    /// call has an effect.
+    /// Makes the thread map RAM through `dma`, to which the regions of RAM have been added already.
+    /// Only the first call has an effect.
     pub fn map(&mut self, dma: Arc<Dma>) {
-        // When the thread has ended, nobody receives this, and `check` returns why it has ended.
+        // If the thread has ended, the message is lost, and `check` returns the reason.
         let _ = self.dma.take().map(|sender| sender.send(dma));
     }
 
-    /// Waits until at most `left` bytes are still to be mapped, with a progress bar if that takes
-    /// long.
+    /// Waits until at most `left` bytes are still to be mapped, and shows a progress bar if that
+    /// takes long.
     ///
     /// # Errors
     /// The reason why RAM cannot be mapped.
@@ -128,8 +128,8 @@ impl Prefault {
         self.check()
     }
 
-    /// Returns at once: success as long as mapping has not failed. The reason of a failure is
-    /// returned once.
+    /// Checks, without waiting, that mapping has not failed. The reason of a failure is returned
+    /// once.
     ///
     /// # Errors
     /// The reason why RAM cannot be mapped.
@@ -144,7 +144,7 @@ impl Prefault {
     }
 }
 
-/// Ends the thread, which first finishes the page that it populates or the chunk that it maps.
+/// Ends the thread, which first finishes the current page or chunk.
 impl Drop for Prefault {
     fn drop(&mut self) {
         self.ready.end();
@@ -156,7 +156,7 @@ impl Drop for Prefault {
     }
 }
 
-/// What the thread needs.
+/// The state of the thread.
 struct Work {
     ram: Arc<Ram>,
     populate: bool,
@@ -175,7 +175,7 @@ impl Work {
         outcome
     }
 
-    /// Populates RAM and maps what is present, chunk by chunk. Mapping begins as soon as `dma` is
+    /// Populates RAM and maps the present chunks one by one. Mapping begins as soon as `dma` is
     /// known: opening devices takes a tenth of a second, and populating goes on meanwhile.
     fn populate_and_map(&self) -> Result<(), PrefaultError> {
         let threads = threads();
@@ -185,7 +185,7 @@ impl Work {
         let all: Vec<Chunk<'_>> = regions
             .flat_map(|region| map_chunks(region).map(move |(at, size)| (region, at, size)))
             .collect();
-        // One thread populates one page, and a page may be as large as a chunk.
+        // A thread populates whole pages, and a page may be as large as a chunk.
         let together = if self.ram.chunk() < MAP_CHUNK {
             1
         } else {
@@ -232,26 +232,26 @@ impl Work {
             }
             dma.map_ram(region, at, size)?;
             progress.mapped += size;
-            // Zero is said only after the BARs that wait for RAM are mapped as well.
+            // Zero is reported only after the BARs that wait for RAM are mapped as well.
             let left = self.ram.size() - progress.mapped;
             self.ready.set_left(left.max(1));
         }
         Ok(())
     }
 
-    /// Whether [`Prefault`] has been dropped: nobody else ends the latch while the thread works.
+    /// Whether [`Prefault`] has been dropped: nothing else ends the latch while the thread works.
     fn is_cancelled(&self) -> bool {
         self.ready.is_over()
     }
 }
 
-/// A part of RAM that one call maps: its region, the offset in it, and bytes.
+/// A part of RAM that one call maps: region, offset in the region, and size in bytes.
 type Chunk<'a> = (&'a Region, u64, u64);
 
-/// How far populating and mapping have come.
+/// The progress of populating and mapping.
 #[derive(Default)]
 struct Progressed<'a> {
-    /// Who maps, once that is known, and the phase that began then.
+    /// The IOMMU to map into, once it is known, and the phase that began then.
     dma: Option<(Arc<Dma>, Span)>,
     /// Chunks that are present and not mapped yet.
     present: Vec<Chunk<'a>>,
@@ -260,7 +260,7 @@ struct Progressed<'a> {
 }
 
 impl Progressed<'_> {
-    /// Takes from `dma` who maps, if that is not known yet.
+    /// Asks `dma` for the IOMMU to map into, if it is not known yet.
     fn begin_mapping(&mut self, dma: impl FnOnce() -> Option<Arc<Dma>>) {
         if self.dma.is_none() {
             self.dma = dma().map(|dma| (dma, phase!("map_dma")));
@@ -317,7 +317,7 @@ mod tests {
         failed: Receiver<()>,
     }
 
-    /// 4 GiB in four chunks, of which none is populated.
+    /// RAM of 4 GiB in four chunks. No chunk is populated.
     fn rig(refuses: Option<u64>) -> Rig {
         let layout = Layout::new(4 * GIB, 0, 40).unwrap();
         let ram = Arc::new(Ram::new(&layout, Pages::Transparent, false).unwrap());
@@ -384,7 +384,7 @@ mod tests {
         ready.set_stopping(false);
         let waited = waiter(ready);
         assert!(waited.recv_timeout(SHORT).is_err());
-        // Nobody will map, so nobody waits for it.
+        // Mapping has ended, so no thread waits for it.
         drop(rig);
         assert!(!waited.recv().unwrap());
     }

@@ -1,5 +1,5 @@
-//! Guest RAM: aligned, in huge pages if the host has them, and present before a device may write to
-//! it.
+//! Guest RAM: aligned for large pages, made of huge pages if the host has them, and made present in
+//! parallel.
 
 use std::fs::File;
 use std::ops::Range;
@@ -18,25 +18,25 @@ use crate::memory::hugetlb::Reserve;
 use crate::memory::mapping::Mapping;
 use crate::memory::region::{Region, RegionKind};
 
-/// The guest's RAM as loaders see it: guest-physical addresses, bounds checked.
+/// The guest's RAM for loaders: accessed by guest-physical addresses, with bounds checks.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 
 const GIB: u64 = 1 << 30;
 const HUGE_PAGE: u64 = 2 << 20;
-/// Bytes that one thread populates at a time. The kernel holds the lock of the address space as
-/// long, and another thread that maps memory waits. Zeroing a huge page takes so long that the
-/// system call itself does not count.
+/// Bytes that one thread populates in one call. During the call the kernel holds the lock of the
+/// address space, and other threads that map memory wait. Zeroing a huge page takes so long that
+/// the cost of the call itself does not matter.
 const CHUNK: u64 = HUGE_PAGE;
-/// Bit position of the logarithm of the page size in the flags of memfd_create(2).
+/// Bit position, in the flags of memfd_create(2), of the page size's logarithm (MFD_HUGE_SHIFT).
 const HUGE_SHIFT: u32 = 26;
 
-/// Why RAM cannot be made or populated.
+/// The reason why RAM cannot be made or populated.
 #[derive(Debug, thiserror::Error)]
 pub enum RamError {
     /// mmap(2) failed.
     #[error("cannot reserve {} MiB for the guest's memory", .0 >> 20)]
     Reserve(u64, #[source] io::Error),
-    /// Not enough huge pages.
+    /// The host has too few huge pages.
     #[error(
         "the guest's memory takes {need} huge pages of {page}; this host has {}, and {} of them \
          are free",
@@ -48,7 +48,7 @@ pub enum RamError {
         page: HugePage,
         /// How many pages the guest needs.
         need: u64,
-        /// How many pages the host has.
+        /// The pages that the host has.
         reserve: Reserve,
     },
     /// The host has no huge pages of this size.
@@ -92,7 +92,8 @@ impl RamError {
 pub struct Ram {
     regions: Vec<Region>,
     memory: GuestMemory,
-    /// Kept open for other processes, which find it in /proc/PID/fd. The mappings do not need it.
+    /// The memfd, which stays open for other processes: they find it in /proc/PID/fd. The mappings
+    /// do not need the descriptor.
     _file: Option<File>,
     chunk: u64,
 }
@@ -183,12 +184,12 @@ impl Ram {
         &self.regions
     }
 
-    /// The guest-physical view, for loaders.
+    /// RAM by guest-physical addresses, for loaders.
     pub fn memory(&self) -> &GuestMemory {
         &self.memory
     }
 
-    /// The least number of bytes that are populated at a time.
+    /// The number of bytes that one call populates.
     pub fn chunk(&self) -> u64 {
         self.chunk
     }
@@ -198,12 +199,12 @@ impl Ram {
         self.regions.iter().map(|r| r.size).sum()
     }
 
-    /// Makes every page of `range` present, on up to `threads` threads. `range` counts the bytes of
-    /// all regions one after the other, without the hole between them. Each thread calls `progress`
+    /// Makes every page of `range` present, on up to `threads` threads. `range` is in bytes of RAM:
+    /// the regions follow each other without the hole between them. Each thread calls `progress`
     /// with the bytes done by all threads, and stops when the answer is `false`.
     ///
-    /// The IOMMU needs the pages anyway. Zeroing them here in parallel, as huge pages, takes a
-    /// fraction of the time that VFIO_IOMMU_MAP_DMA takes to get them one at a time.
+    /// VFIO_IOMMU_MAP_DMA would allocate and zero absent pages one at a time. Making them present
+    /// first, in parallel and as huge pages, takes a fraction of that time.
     ///
     /// # Errors
     /// [`RamError::Populate`] when the host runs out of pages.
@@ -249,7 +250,7 @@ impl Ram {
         let chunks = usize::try_from(chunks).unwrap_or(usize::MAX);
         let others = threads.min(chunks).saturating_sub(1);
         thread::scope(|scope| {
-            // If the host gives no more threads, the others do the work.
+            // If the host has no thread left, the started threads do the work.
             let spawn = |_| {
                 let builder = thread::Builder::new().name("prefault".into());
                 builder.spawn_scoped(scope, work).ok()
@@ -282,7 +283,7 @@ fn make_memfd(size: u64, pages: Pages) -> io::Result<File> {
     Ok(file)
 }
 
-/// Explains why there are no huge pages for `size` bytes.
+/// Makes the error of a failed mapping of huge pages for `size` bytes.
 fn explain_huge(page: HugePage, size: u64, error: io::Error) -> RamError {
     let need = size / page.size();
     match Reserve::read(page) {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crate::memory::mapping::Mapping;
 
-/// What kind of memory a region shows the guest.
+/// The kind of memory in a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegionKind {
     /// Guest RAM: a device's DMA must reach it.
     Ram,
-    /// A mapped part of a passed-through BAR: DMA from another device may reach it (peer to peer).
+    /// A mapped part of a passed-through BAR: DMA of other devices may reach it (peer-to-peer DMA).
     Device,
 }
 
@@ -24,9 +24,9 @@ pub struct Region {
     pub size: u64,
     /// The host mapping.
     pub mapping: Arc<Mapping>,
-    /// Where in the mapping the region begins.
+    /// Offset of the region in the mapping.
     pub offset: u64,
-    /// RAM or a device's memory.
+    /// RAM or the memory of a device.
     pub kind: RegionKind,
 }
 

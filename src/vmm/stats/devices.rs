@@ -1,4 +1,4 @@
-//! How long a device's slow calls took.
+//! Counts a device's slow calls, and the time that they took.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +29,7 @@ impl CallMeter {
         self.ns.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// The figures now.
+    /// The current figures.
     pub fn calls(&self) -> Calls {
         Calls {
             calls: self.calls.load(Ordering::Relaxed),
@@ -38,14 +38,15 @@ impl CallMeter {
     }
 }
 
-/// The calls of one device since it was attached.
+/// Counts the slow calls to one device since it was attached: resets, and changes of interrupts.
 #[derive(Debug, Default)]
 pub struct DeviceMeter {
-    /// Resets, without the one that opening the device is.
+    /// Resets, without the reset at the opening of the device.
     pub resets: CallMeter,
     /// Calls of VFIO_DEVICE_SET_IRQS that enable or disable interrupts.
     pub irqs: CallMeter,
-    /// When the device first had a vector of MSI or MSI-X: the guest's driver is about to use it.
+    /// When the device first got a vector of MSI or MSI-X: the guest's driver is about to use the
+    /// device.
     pub first_vector: OnceLock<Instant>,
 }
 

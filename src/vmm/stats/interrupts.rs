@@ -1,8 +1,8 @@
 //! Interrupts of the devices, from the host's /proc/interrupts.
 //!
-//! VFIO names each interrupt that it takes: `vfio-msix[3](0000:01:00.0)`, `vfio-msi[0](...)`,
-//! `vfio-intx(...)`. The line goes when the guest disables the interrupt, and a guest that powers
-//! off does so. The [`Ledger`] keeps the counts of lines that have gone.
+//! VFIO names each interrupt that it requests: `vfio-msix[3](0000:01:00.0)`, `vfio-msi[0](...)`,
+//! `vfio-intx(...)`. The line disappears when the guest disables the interrupt, as it does before a
+//! power-off. The [`Ledger`] keeps the counts of lines that have disappeared.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,8 +24,8 @@ pub struct Source {
     pub vector: u32,
 }
 
-/// The count of each of VFIO's interrupts, from the text of /proc/interrupts. The count of a shared
-/// interrupt is returned for each of its names.
+/// Reads the count of each VFIO interrupt from the text of /proc/interrupts. A shared interrupt is
+/// returned once for each of its names, with the same count.
 pub fn parse(text: &str) -> Vec<(Source, u64)> {
     text.lines().flat_map(parse_line).collect()
 }
@@ -93,7 +93,8 @@ impl Ledger {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To be called before a device's interrupts of one kind are disabled: their lines go then.
+    /// To be called before a device's interrupts of one kind are disabled, because their lines
+    /// disappear then.
     pub fn before_disable(&self, device: &str, irq: Irq) {
         let Some(kind) = kind(irq) else { return };
         self.look(|counts, now| {
@@ -101,8 +102,8 @@ impl Ledger {
         });
     }
 
-    /// To be called after they were disabled. If it were called before, a read in between would
-    /// count the lines twice.
+    /// To be called after a device's interrupts of one kind were disabled. An earlier call would
+    /// let a read in between count the lines twice.
     pub fn after_disable(&self, device: &str, irq: Irq) {
         let Some(kind) = kind(irq) else { return };
         close(&mut self.lock(), device, kind);
@@ -116,7 +117,7 @@ impl Ledger {
         }
     }
 
-    /// The counts until now of the devices named in `wanted`.
+    /// The current counts of the devices named in `wanted`.
     pub fn vectors(&self, wanted: &[String]) -> Vec<Vector> {
         let mut vectors = Vec::new();
         self.look(|counts, now| {
@@ -130,8 +131,9 @@ impl Ledger {
         self.look_at(|| fs::read_to_string("/proc/interrupts"), then);
     }
 
-    /// Reads under the lock. Otherwise a thread could use an older text after a newer one, and
-    /// count interrupts twice.
+    /// Calls `read` for the text of /proc/interrupts, and `then` with the counts, both under the
+    /// lock. Otherwise a thread could process an older text after a newer text, and count
+    /// interrupts twice.
     fn look_at(
         &self,
         read: impl FnOnce() -> io::Result<String>,
@@ -183,7 +185,8 @@ fn update(
     }
 }
 
-/// Notes that the next line of the same name begins at 0, since the host has freed the interrupts.
+/// Records that the next line of the same name begins at 0, because the host has freed the
+/// interrupts.
 fn close(counts: &mut BTreeMap<Source, Count>, device: &str, kind: &str) {
     for (source, count) in counts {
         if source.device == device && source.kind == kind {
@@ -192,7 +195,7 @@ fn close(counts: &mut BTreeMap<Source, Count>, device: &str, kind: &str) {
     }
 }
 
-/// Notes that the line's count until now is not of this run.
+/// Records that the line's current count belongs to earlier users of the interrupt.
 fn open(counts: &mut BTreeMap<Source, Count>, now: &[(Source, u64)], device: &str, kind: &str) {
     for (source, count) in now {
         if source.device == device && source.kind == kind {

@@ -1,8 +1,8 @@
-//! KVM's own counters: the bytes behind KVM_GET_STATS_FD (Documentation/virt/kvm/api.rst, 4.133;
-//! Linux 5.14).
+//! KVM's own counters, read from the file of KVM_GET_STATS_FD (Documentation/virt/kvm/api.rst,
+//! 4.133; Linux 5.14).
 //!
-//! The header says where the descriptors are, and each descriptor names a counter and says where
-//! its values are. The file can be read whether or not the VM or vCPU runs.
+//! The header has the offset of the descriptors. Each descriptor has the name of a counter and the
+//! offset of its values. The file can be read whether or not the VM or vCPU runs.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,14 +16,14 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
-    /// A plain counter, as most are.
+    /// A plain counter.
     Number(u64),
-    /// A histogram's buckets.
+    /// The buckets of a histogram.
     Buckets(Vec<u64>),
 }
 
 impl Value {
-    /// The number, if it is one.
+    /// The number of a plain counter.
     pub fn number(&self) -> Option<u64> {
         match self {
             Self::Number(n) => Some(*n),
@@ -35,14 +35,14 @@ impl Value {
 /// Counters by KVM's names for them.
 pub type Counters = BTreeMap<String, Value>;
 
-/// The file is shorter than its header says.
+/// The file is shorter than its header requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("KVM's statistics are not as long as they say")]
 pub struct Truncated;
 
-/// A descriptor without its name.
+/// Bytes of a descriptor without its name.
 const DESCRIPTOR: usize = size_of::<kvm_stats_desc>();
-/// Sixty-four kibibytes are ten times what Linux has.
+/// The most bytes that are read: ten times the size of Linux's file.
 const MOST: usize = 64 << 10;
 
 /// Reads the whole file's bytes.
@@ -95,7 +95,7 @@ fn word(bytes: &[u8], at: usize) -> Result<usize, Truncated> {
     Ok(u32::from_le_bytes([word[0], word[1], word[2], word[3]]) as usize)
 }
 
-/// The counters now, from what KVM_GET_STATS_FD gave.
+/// Reads the current counters from a file of KVM_GET_STATS_FD.
 ///
 /// # Errors
 /// The errno, or [`Truncated`].
@@ -103,7 +103,7 @@ pub fn read(file: &File) -> io::Result<Counters> {
     let mut bytes = Vec::with_capacity(8192);
     let mut page = [0; 4096];
     while bytes.len() < MOST {
-        // Its position is not moved by lseek(2): each read names its own.
+        // The file cannot seek, so each read gives its offset.
         match file.read_at(&mut page, bytes.len() as u64)? {
             0 => break,
             n => bytes.extend_from_slice(page.get(..n).unwrap_or_default()),

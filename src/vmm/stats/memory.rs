@@ -8,13 +8,13 @@ use std::{fs, io};
 use pci::addr::Range;
 use serde::Serialize;
 
-/// Bytes of all mappings but the guest's RAM.
+/// Bytes of all mappings except the guest's RAM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct OwnMemory {
-    /// Pages that only this process has, which would be free without it: those that `smaps` calls
-    /// private, clean or dirty, and private huge pages.
+    /// Pages that only this process uses: the clean and dirty private pages of `smaps`, and private
+    /// huge pages.
     pub private_bytes: u64,
-    /// Those of the private pages that this process has written.
+    /// Private pages that this process has written.
     pub private_dirty_bytes: u64,
     /// Present pages, shared ones included.
     pub resident_bytes: u64,

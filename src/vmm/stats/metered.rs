@@ -1,5 +1,5 @@
-//! A device whose interrupts and resets are counted. It stands between a function and its device if
-//! statistics are wanted.
+//! A wrapper of a device that counts interrupts and resets. With `--stats` a function gets the
+//! wrapper instead of the device itself.
 
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;

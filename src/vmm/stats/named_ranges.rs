@@ -1,4 +1,4 @@
-//! Names for the ports and addresses that the guest's devices have, for reports.
+//! Names the ports and addresses of the guest's devices, for reports.
 
 use std::sync::{Arc, Weak};
 
@@ -11,7 +11,7 @@ use crate::devices::{power, serial};
 use crate::layout;
 use crate::vfio::function::VfioFunction;
 
-/// A range of ports or addresses, and what the guest has there.
+/// A range of ports or addresses, with the name of its device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedRange {
     /// Ports or guest-physical addresses.
@@ -22,8 +22,8 @@ pub struct NamedRange {
     pub name: String,
 }
 
-/// Returns a function that lists the ranges at the time of its call. It keeps no PCI function
-/// alive.
+/// Returns a closure that lists the ranges at the time of its call. The closure keeps no PCI
+/// function alive.
 pub fn lookup(
     functions: &[(Bdf, Arc<VfioFunction>)],
 ) -> impl Fn() -> Vec<NamedRange> + Send + Sync + 'static {
@@ -32,8 +32,8 @@ pub fn lookup(
     move || list(&functions)
 }
 
-/// Emulated devices, then the functions' BARs at their current addresses. Where ranges overlap, the
-/// first counts.
+/// Emulated devices, then the functions' BARs at their current addresses. If ranges overlap, the
+/// first one names an address.
 fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
     let port = |start: u16, size: u16, name: &str| NamedRange {
         space: Space::Port,
@@ -63,7 +63,7 @@ fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
             1 << 12,
             format!("{bdf} configuration space"),
         ));
-        // A BAR that the guest is sizing has no address.
+        // While the guest sizes a BAR, the BAR has no address.
         let bars = function.bars();
         for (index, bar, address) in bars.iter().filter(|(_, bar, at)| bar.can_decode_at(*at)) {
             let name = match bar.kind {

@@ -1,4 +1,4 @@
-//! Eventfds (eventfd(2)) as the VMM uses them.
+//! Makes and borrows eventfds (eventfd(2)).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,7 +13,7 @@ pub fn new() -> io::Result<EventFd> {
     EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)
 }
 
-/// The eventfd's descriptor, borrowed: vmm-sys-util gives the raw one alone.
+/// Borrows the eventfd's descriptor: vmm-sys-util gives only the raw descriptor.
 pub fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the eventfd, which the result borrows.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }

@@ -1,4 +1,4 @@
-//! Processes: a child that outlives its parent, waiting for a process's end, and file locks.
+//! Processes: identity, a child that outlives its parent, ignored signals, and file locks.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -11,12 +11,12 @@ use rustix::process::{PidfdFlags, chdir, getpid, pidfd_open, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::set_name;
 
-/// A process, identified by number and start time: numbers are used again.
+/// A process, identified by number and start time, because numbers are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Its number.
     pub pid: u32,
-    /// When it was started, in ticks since the host's boot (proc_pid_stat(5), field 22).
+    /// The start time, in ticks since the host's boot (proc_pid_stat(5), field 22).
     pub started: u64,
 }
 
@@ -24,14 +24,14 @@ impl Process {
     /// This process.
     ///
     /// # Errors
-    /// When /proc is not there.
+    /// /proc is not mounted.
     pub fn this() -> io::Result<Self> {
         let pid = process::id();
         let (_, started) = state(pid).ok_or_else(|| io::Error::other("/proc is not there"))?;
         Ok(Self { pid, started })
     }
 
-    /// Whether it still runs; a zombie does not.
+    /// Whether the process still runs. A zombie does not run.
     pub fn lives(&self) -> bool {
         state(self.pid)
             .is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
@@ -52,11 +52,11 @@ fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// A descriptor that becomes readable when this process has ended (pidfd_open(2)). All its threads
-/// are gone and its files closed by then.
+/// Opens a descriptor that becomes readable when this process has ended (pidfd_open(2)). By then
+/// all its threads have ended and its files are closed.
 ///
 /// # Errors
-/// The errno; Linux has it since 5.3.
+/// The errno; ENOSYS before Linux 5.3.
 pub fn own_end() -> io::Result<OwnedFd> {
     Ok(pidfd_open(getpid(), PidfdFlags::empty())?)
 }
@@ -125,7 +125,7 @@ pub fn ignore(signal: libc::c_int) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// Leaves the parent's session and directory, and closes the descriptors that came from it.
+/// Leaves the parent's session and directory, and closes the inherited descriptors except `keep`.
 fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
     ignore_signals();
     // The devices are given back even if one of these fails: a name is for people only, and a

@@ -1,28 +1,30 @@
-//! The CPUID that a vCPU shows: what KVM supports, made consistent for one vCPU of this VM.
+//! The CPUID of a vCPU: the leaves that KVM supports, made consistent for one vCPU of this VM.
 //!
 //! A pure function over the entries of KVM_GET_SUPPORTED_CPUID (Documentation/virt/kvm/api.rst,
-//! 4.46). These describe "what can be passed on", not a processor: topology is the host's, and
-//! features that need help from userspace are among them. These leaves are changed, in this order:
+//! 4.46). These entries list what KVM can pass on; they do not describe a processor: the topology
+//! is the host's, and some features need help from userspace. The following leaves are changed, in
+//! this order:
 //!
 //! - Leaf 1: HYPERVISOR is on, so that the guest looks for KVM's leaves; x2APIC is on, which KVM
 //!   emulates. MONITOR is off unless the user wants it, since MWAIT in the guest keeps a host CPU
-//!   busy. OSXSAVE is off: it mirrors CR4. TSC_DEADLINE is as KVM reports it by a capability, not
-//!   in CPUID.
+//!   busy. OSXSAVE is off, because it mirrors CR4. TSC_DEADLINE follows KVM's capability, because
+//!   KVM does not report it in CPUID.
 //! - Leaves 1, 4, 0xB, 0x1F, 0x80000001, 0x80000008, 0x8000001D and 0x8000001E: sockets, cores,
-//!   threads and the caches that they share, see `topology`. The guest's are not the host's, and
-//!   all leaves that Linux may ask must agree. Leaf 0x80000026, AMD's newest topology leaf, is
-//!   removed; the older ones suffice.
+//!   threads and the caches that they share, see `topology`. The guest's topology differs from the
+//!   host's, and all leaves that Linux may read must agree. Leaf 0x80000026, AMD's newest topology
+//!   leaf, is removed; the older ones suffice.
 //! - Leaves 7 and 0x12: no SGX, since the guest gets no enclave memory.
-//! - Leaf 0x8000001F: zero. No guest has encrypted memory here, so there is no encryption bit.
-//! - Leaf 5: the host's or zero, as MONITOR is on or off.
-//! - Leaf 0xD and the features that need it: components, sizes and features must agree, see
+//! - Leaf 0x8000001F: zero. No guest of this VMM has encrypted memory, so there is no encryption
+//!   bit.
+//! - Leaf 5: the host's leaf if MONITOR is on, zero if MONITOR is off.
+//! - Leaf 0xD and the features that need XSAVE: components, sizes and features must agree, see
 //!   `xsave`.
 //! - Leaf 0x15, on Intel: a crystal of 1 GHz and the TSC's ratio. The local APIC's timer runs at
 //!   1 GHz in KVM, and Linux takes that frequency from this leaf.
 //! - Leaves 0x40000000 and 0x40000001: KVM's signature and features, without asynchronous page
-//!   faults. Guest RAM may be pinned, and then never faults in the host. KVM_HINTS_REALTIME is on
-//!   if each vCPU has a host CPU of its own: spinning is then better than yielding.
-//! - Leaf 0x40000010: the frequencies of TSC and APIC bus in kHz, so that no guest has to
+//!   faults. Pinned guest RAM never faults in the host. KVM_HINTS_REALTIME is on if each vCPU has a
+//!   host CPU of its own: then spinning is better than yielding.
+//! - Leaf 0x40000010: the frequencies of TSC and APIC bus in kHz, so that a guest need not
 //!   calibrate.
 //!
 //! All other leaves, the physical address bits and the PMU among them, stay as KVM reports them.
@@ -39,10 +41,10 @@ use crate::vcpu::cpuid::host::{ECX1_MONITOR, LEAF_MWAIT};
 use crate::vcpu::cpuid::leaves::{AMD, HYGON, INTEL, Leaves, set, vendor};
 use crate::vcpu::cpuid::topology::VcpuPosition;
 
-/// Why the CPUID of a vCPU cannot be made.
+/// The reason why the CPUID of a vCPU cannot be made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CpuidError {
-    /// The vCPU is not one of the VM's.
+    /// The VM has no such vCPU.
     #[error("there is no vCPU {vcpu} among {cpus}")]
     NoSuchCpu {
         /// The index that was given.
@@ -50,7 +52,7 @@ pub enum CpuidError {
         /// The number of vCPUs.
         cpus: u32,
     },
-    /// KVM left out a leaf that every x86-64 processor has.
+    /// KVM does not report a leaf that every x86-64 processor has.
     #[error("KVM_GET_SUPPORTED_CPUID has no leaf {0:#x}")]
     MissingLeaf(u32),
     /// More entries than KVM_SET_CPUID2 takes.
@@ -61,10 +63,11 @@ pub enum CpuidError {
 const LEAF_TSC: u32 = 0x15;
 const LEAF_KVM: u32 = 0x4000_0000;
 const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
-/// VMware's, and what other hypervisors took over.
+/// The timing leaf, which VMware defined and other hypervisors adopted.
 const LEAF_TIMING: u32 = 0x4000_0010;
 
-/// KVM's local APIC timer counts nanoseconds (APIC_BUS_CYCLE_NS_DEFAULT).
+/// Frequency of the APIC bus: KVM's local APIC timer counts nanoseconds
+/// (APIC_BUS_CYCLE_NS_DEFAULT).
 const APIC_BUS_KHZ: u32 = 1_000_000;
 
 // Leaf 1 (SDM volume 2A, CPUID).
@@ -80,18 +83,18 @@ const KVM_HINTS_REALTIME: u32 = 1 << 0;
 /// KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT (Documentation/virt/kvm/x86/cpuid.rst).
 const KVM_ASYNC_PF: u32 = 1 << 4 | 1 << 10 | 1 << 14;
 
-/// What all vCPUs of a VM have in common.
+/// The facts that all vCPUs of a VM have in common.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traits {
-    /// How many there are, and of which sockets and cores they are threads.
+    /// The number of vCPUs, and their sockets, cores and threads.
     pub topology: Topology,
-    /// What KVM_GET_TSC_KHZ says.
+    /// The answer of KVM_GET_TSC_KHZ.
     pub tsc_khz: Option<u32>,
-    /// KVM_CAP_TSC_DEADLINE_TIMER.
+    /// Whether KVM has KVM_CAP_TSC_DEADLINE_TIMER.
     pub tsc_deadline: bool,
-    /// eax to edx of the host's leaf 5, where MWAIT runs in the guest.
+    /// eax to edx of the host's leaf 5, if MWAIT runs in the guest.
     pub mwait: Option<[u32; 4]>,
-    /// Whether each has a host CPU to itself.
+    /// Whether each vCPU has a host CPU to itself.
     pub dedicated: bool,
 }
 
@@ -101,8 +104,7 @@ pub struct Traits {
 ///
 /// # Errors
 ///
-/// There is no such vCPU; `supported` lacks leaf 0 or 1, or is so
-/// long that there is no room for the leaves added.
+/// There is no such vCPU; `supported` lacks leaf 0 or 1, or is too long for the added leaves.
 pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, CpuidError> {
     let Traits {
         topology, tsc_khz, ..
@@ -147,9 +149,9 @@ pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, 
     CpuId::from_entries(&entries).map_err(|_| CpuidError::TooMany(entries.len()))
 }
 
-/// The fraction (denominator, numerator) of the crystal's frequency that comes nearest to a TSC of
-/// `khz`: TSC in Hz = ecx * ebx / eax. Linux multiplies the crystal's kHz with the numerator in 32
-/// bits (`native_calibrate_tsc`), which bounds it.
+/// Returns the ratio of TSC to crystal, as (denominator, numerator), that comes nearest to a TSC of
+/// `khz`: TSC in Hz = ecx * ebx / eax. Linux multiplies the crystal's kHz by the numerator in 32
+/// bits (`native_calibrate_tsc`), which bounds the numerator.
 fn tsc_ratio(khz: u32) -> (u32, u32) {
     const CRYSTAL: u64 = APIC_BUS_KHZ as u64;
     const MAX_NUMERATOR: u64 = u32::MAX as u64 / CRYSTAL;
@@ -158,7 +160,7 @@ fn tsc_ratio(khz: u32) -> (u32, u32) {
     let best = candidates
         .take_while(|(_, n)| *n <= MAX_NUMERATOR)
         .filter(|(_, n)| *n > 0)
-        // Compared without dividing: |n * CRYSTAL - khz * d| / d.
+        // Compares |n * CRYSTAL - khz * d| / d without dividing.
         .min_by(|(d1, n1), (d2, n2)| {
             let error = |d: u64, n: u64| (n * CRYSTAL).abs_diff(khz * d);
             (error(*d1, *n1) * d2).cmp(&(error(*d2, *n2) * d1))

@@ -1,10 +1,10 @@
-//! Why a vCPU cannot be made or run.
+//! Errors of making and running a vCPU.
 
 use std::io;
 
 use crate::vcpu::cpuid::CpuidError;
 
-/// Why a vCPU cannot be made or run.
+/// The reason why a vCPU cannot be made or run.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
     /// An ioctl failed.
@@ -15,7 +15,7 @@ pub enum VcpuError {
         /// The errno.
         source: kvm_ioctls::Error,
     },
-    /// More MSRs than a call can name.
+    /// More MSRs than one call can take.
     #[error("too many MSRs")]
     Msrs,
     /// A thread could not be started.
@@ -33,7 +33,7 @@ pub enum VcpuError {
     /// A vCPU's thread has panicked.
     #[error("the thread of a vCPU died")]
     Died,
-    /// A host CPU that this process cannot run on.
+    /// This process cannot run on the host CPU.
     #[error("no vCPU can be pinned to host CPU {cpu}")]
     Pin {
         /// The host CPU's number.

@@ -1,4 +1,4 @@
-//! One match on the reason a vCPU came out of KVM_RUN, and nothing else
+//! The exit loop of a vCPU: one match on the reason of each exit from KVM_RUN
 //! (Documentation/virt/kvm/api.rst, 5 "The kvm_run structure").
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +9,10 @@ use crate::counters::exits::{Reason, VcpuExits};
 use crate::vcpu::run_page::RunPage;
 use crate::vcpu::shared::Shared;
 
-/// Why a vCPU's loop ended.
+/// The reason why a vCPU's loop ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LoopEnd {
-    /// It was asked to stop.
+    /// The vCPU was asked to stop.
     Stopped,
     /// The guest's processor shut down: a triple fault.
     Shutdown,
@@ -23,8 +23,9 @@ pub enum LoopEnd {
 /// Runs a vCPU until it is stopped or cannot go on, and counts its exits.
 pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
     let end = run_on(vcpu, shared, exits, stop);
-    // KVM completes an instruction that reads only in the next KVM_RUN. Without one more, the old
-    // instruction would be completed after a reset (api.rst, 4.10 KVM_RUN).
+    // KVM completes an instruction that reads in the next KVM_RUN. So one more KVM_RUN is made at
+    // the end: otherwise KVM would complete the old instruction after a reset (api.rst, 4.10
+    // KVM_RUN).
     vcpu.set_kvm_immediate_exit(1);
     let _ = vcpu.run();
     vcpu.set_kvm_immediate_exit(0);
@@ -73,7 +74,8 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             Ok(VcpuExit::Hlt) => (Reason::Halt, 0),
             Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
             Ok(VcpuExit::IrqWindowOpen) => (Reason::Other, 0),
-            // Perhaps a page of a device that has gone. Kernels before 6.8 do not tell the address.
+            // The page may belong to a device that has gone. Kernels before 6.8 do not tell the
+            // address.
             Ok(VcpuExit::MemoryFault { gpa, .. }) if shared.memory_faults.handle(Some(gpa)) => {
                 (Reason::MemoryFault, gpa)
             }

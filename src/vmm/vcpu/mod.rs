@@ -2,10 +2,10 @@
 //!
 //! | file | content |
 //! | --- | --- |
-//! | this | a vCPU that does not run |
-//! | [`threads`] | the threads of those that run |
+//! | this file | a vCPU that does not run |
+//! | [`threads`] | the threads of running vCPUs |
 //! | [`exit_loop`] | one match on the reason of an exit |
-//! | [`shared`] | what an exit may need of the VM |
+//! | [`shared`] | the parts of the VM that an exit may need |
 //! | [`state`] | power-on state, for a reset |
 //! | [`cpuid`] | the CPUID leaves that a guest sees |
 //! | [`pin`] | vCPUs on host CPUs of their own |
@@ -35,7 +35,8 @@ use crate::vcpu::exit_loop::LoopEnd;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::state::PowerOn;
 
-/// Bits of a guest-physical address, from leaf 0x8000_0008 of what KVM supports.
+/// The number of bits of a guest-physical address, from leaf 0x8000_0008 of the leaves that KVM
+/// supports.
 pub fn phys_bits(supported: &CpuId) -> u8 {
     const ADDRESS_SIZES: u32 = 0x8000_0008;
     let leaf = supported
@@ -50,16 +51,16 @@ pub fn phys_bits(supported: &CpuId) -> u8 {
 pub struct Vcpu {
     id: u32,
     fd: VcpuFd,
-    /// Boxed: kilobytes that would otherwise be copied from stack to stack.
+    /// Boxed, because the state is kilobytes large and would be copied with each move of the vCPU.
     power_on: Box<PowerOn>,
     /// The host CPU to run on.
     pin: Option<usize>,
 }
 
 impl Vcpu {
-    /// Makes vCPU `id`, which KVM knows by `apic_id`, in the state that firmware would leave: vCPU
-    /// 0 lacks its [entry](Self::enter), the others wait for their start-up IPI. `cpuid` returns
-    /// the leaves of the new vCPU, `msrs` are the indexes of the MSRs that a reset restores, and
+    /// Makes vCPU `id`, which KVM knows by `apic_id`, in the state that firmware leaves. vCPU 0
+    /// still needs its [entry](Self::enter); the others wait for their start-up IPI. `cpuid` makes
+    /// the leaves for the new vCPU, `msrs` are the indexes of the MSRs that a reset restores, and
     /// `pin` is the number of the host CPU to run on.
     ///
     /// # Errors
@@ -100,8 +101,8 @@ impl Vcpu {
         self.power_on.write(&self.fd)
     }
 
-    /// Sets the registers that the kernel's entry asks for. To be called on vCPU 0 after it was
-    /// made or reset.
+    /// Sets the registers for the kernel's entry. To be called on vCPU 0 after it was made or
+    /// reset.
     ///
     /// # Errors
     /// The call that failed.
@@ -115,7 +116,7 @@ impl Vcpu {
         if let Some(cpu) = self.pin
             && let Err(e) = pin::pin(cpu)
         {
-            // The CPU could be used when the run began; the host has taken it away since.
+            // `check` succeeded at the start of the run; since then the host has withdrawn the CPU.
             warn!("vCPU {} is not pinned to host CPU {cpu}: {e}", self.id);
         }
         let Some(exits) = shared.exits.vcpus().get(self.id as usize) else {

@@ -1,4 +1,4 @@
-//! vCPUs pinned to host CPUs.
+//! Pins vCPUs to host CPUs.
 
 use std::{io, thread};
 
@@ -10,7 +10,7 @@ use crate::vcpu::error::VcpuError;
 /// Pins the calling thread to one host CPU.
 ///
 /// # Errors
-/// EINVAL when there is no such CPU, it is offline, or this process may not use it.
+/// EINVAL if the CPU does not exist, is offline, or may not be used by this process.
 pub fn pin(cpu: usize) -> io::Result<()> {
     if cpu >= CpuSet::MAX_CPU {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -20,8 +20,8 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Checks that a thread can be pinned to each of `cpus`. A thread of its own tries that, so that
-/// the calling thread is not moved.
+/// Checks that a thread can be pinned to each of `cpus`. A separate thread tries, so that the
+/// calling thread stays where it runs.
 ///
 /// # Errors
 /// [`VcpuError::Pin`] for the first host CPU that cannot be used.

@@ -3,17 +3,17 @@
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 
-/// A view of the page that can be read while the data of an exit is borrowed from it.
+/// A view of the page that can be read while the vCPU is borrowed for the data of an exit.
 pub struct RunPage(*const kvm_run);
 
 impl RunPage {
-    /// The page of `vcpu`, which must outlive the view.
+    /// The page of `vcpu`. The vCPU must outlive the view.
     pub fn of(vcpu: &mut VcpuFd) -> Self {
         Self(vcpu.get_kvm_run())
     }
 
-    /// After a port I/O exit: the width of one access in bytes. A string instruction's exit carries
-    /// several accesses to the same port.
+    /// The width in bytes of one access, after an exit for port I/O. The exit of a string
+    /// instruction carries several accesses to the same port.
     pub fn port_width(&self) -> usize {
         // SAFETY: the page is mapped as long as the vCPU; KVM writes it only inside KVM_RUN, which
         // this thread is not in; the field is plain data, whatever the exit was.

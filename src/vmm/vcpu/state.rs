@@ -1,11 +1,11 @@
-//! A vCPU's registers at power-on: read when the vCPU is made, and written back at each reset.
+//! A vCPU's registers at power-on. They are read when the vCPU is made, and written back at each
+//! reset.
 //!
-//! KVM has no call that resets a vCPU; a VMM writes every register back. KVM_CREATE_VCPU leaves the
-//! processor's power-on state, which is read once. Writing it back also makes KVM forget the
-//! addresses in the guest's memory that it writes to (kvm-clock, steal time and asynchronous page
-//! faults: all of them are set by MSRs). Then follows what firmware would have set up
-//! ([`cpu_state`]). A new vCPU needs only the latter, and is not reset: each call takes
-//! microseconds of the start.
+//! KVM has no call that resets a vCPU; a VMM writes every register back. KVM_CREATE_VCPU leaves a
+//! vCPU in its power-on state, which is read once. Writing the state back also clears the addresses
+//! in guest memory that KVM writes to (kvm-clock, steal time and asynchronous page faults), because
+//! MSRs set them. Then the state is set that firmware leaves ([`cpu_state`]). A new vCPU needs only
+//! the second step: each call would add microseconds to the start.
 
 use kvm_bindings::{
     KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
@@ -20,12 +20,13 @@ use crate::vcpu::error::VcpuError;
 use crate::vcpu::tsc;
 use crate::vcpu::tsc::MSR_IA32_TSC_ADJUST;
 
-/// The time-stamp counter. It goes on over a reset, as on hardware whose firmware does not write
-/// it. Writing it on one vCPU after the other would make the vCPUs' counters differ ([`tsc`]).
+/// The time-stamp counter. A reset does not change the counter, as on hardware whose firmware does
+/// not write it. Writing the counter on one vCPU after the other would make the vCPUs' counters
+/// differ ([`tsc`]).
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_FEATURE_CONTROL: u32 = 0x3a;
 
-/// The state of a new vCPU, except that the local interrupt pins are as firmware sets them.
+/// The state of a new vCPU, but with the local interrupt pins as firmware sets them.
 pub struct PowerOn {
     regs: kvm_regs,
     sregs: kvm_sregs,
@@ -38,7 +39,7 @@ pub struct PowerOn {
     msrs: Vec<kvm_msr_entry>,
 }
 
-/// Names a failed call.
+/// Adds the name of the call to an error.
 fn call<T>(name: &'static str, outcome: Result<T, kvm_ioctls::Error>) -> Result<T, VcpuError> {
     outcome.map_err(|source| VcpuError::Call { name, source })
 }
@@ -66,7 +67,7 @@ impl PowerOn {
         })
     }
 
-    /// Sets what firmware sets on every processor before it starts a kernel.
+    /// Sets the registers that firmware sets on every processor before it starts a kernel.
     ///
     /// # Errors
     /// The call that failed.
@@ -77,14 +78,14 @@ impl PowerOn {
         Ok(())
     }
 
-    /// Writes the state back, and what firmware sets. The order is the one that KVM needs: the
-    /// APIC's base before its registers, and pending events last.
+    /// Writes the state back, then sets the registers that firmware sets. KVM requires this order:
+    /// the APIC's base before its registers, and pending events last.
     ///
     /// # Errors
     /// The call that failed.
     pub fn write(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
         // If the guest was itself a hypervisor, the vCPU must leave VMX operation first, or KVM
-        // refuses CR4. Writing this MSR makes it leave.
+        // refuses CR4. Writing this MSR makes the vCPU leave VMX operation.
         write_msrs(
             vcpu,
             &[kvm_msr_entry {
@@ -125,8 +126,8 @@ impl PowerOn {
     }
 }
 
-/// Reads the MSRs that a reset writes back: all of `indexes` except those that firmware sets, those
-/// of the time-stamp counter, and those that this vCPU lacks.
+/// Reads the MSRs that a reset writes back: all of `indexes`, except the MSRs that firmware sets,
+/// the MSRs of the time-stamp counter, and the MSRs that this vCPU lacks.
 fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
     let mut found = Vec::new();
     let firmware = cpu_state::MSRS.map(|entry| entry.index);
@@ -152,7 +153,7 @@ fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuE
     Ok(found)
 }
 
-/// Writes MSRs. A read-only one is skipped, since the guest cannot have changed it.
+/// Writes MSRs. A read-only MSR is skipped, because the guest cannot have changed it.
 fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) {
     let mut rest = entries;
     while !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! vCPUs that run: a thread for each, and one that empties the ring of coalesced writes.
+//! Running vCPUs: a thread for each vCPU, and a thread that empties the ring of coalesced writes.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -15,10 +15,10 @@ use crate::vcpu::error::VcpuError;
 use crate::vcpu::exit_loop::LoopEnd;
 use crate::vcpu::shared::Shared;
 
-/// vCPUs that run, each on a thread of its own.
+/// Running vCPUs, each on a thread of its own.
 pub struct Running {
     stop: Arc<AtomicBool>,
-    /// Set when no vCPU runs any more.
+    /// Set when all vCPUs have stopped.
     ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vcpu>>,
     coalesced: Arc<Coalesced>,
@@ -27,7 +27,7 @@ pub struct Running {
     server: Option<JoinHandle<()>>,
 }
 
-/// How long a thread may take to end before it is interrupted again.
+/// The time after which a thread that has not ended is interrupted again.
 const KICK_AGAIN: Duration = Duration::from_micros(200);
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -38,7 +38,7 @@ impl Running {
     /// Starts a thread for each vCPU.
     ///
     /// # Errors
-    /// When the host has no threads left; those started are stopped again.
+    /// The host has no threads left. The started threads are stopped again.
     pub fn start(vcpus: Vec<Vcpu>, shared: &Shared) -> Result<Self, VcpuError> {
         static HANDLER: Once = Once::new();
         let mut outcome = Ok(());
@@ -81,12 +81,11 @@ impl Running {
         Ok(running)
     }
 
-    /// Stops every vCPU and returns them. The writes that KVM still keeps are applied then: they
-    /// belong to this boot, not to the next.
+    /// Stops all vCPUs and returns them. Writes that are still in KVM's ring are carried out first,
+    /// because they belong to this boot.
     ///
-    /// A signal may arrive after a thread has looked at the flag, and before KVM_RUN or a write to
-    /// an output that is full. It has no effect then, so it is sent again until the thread has
-    /// ended.
+    /// A signal has no effect if it arrives after a thread has read the flag, and before KVM_RUN or
+    /// a write to a full output. So the signal is sent again until the thread has ended.
     ///
     /// # Errors
     /// [`VcpuError::Died`].
@@ -113,8 +112,9 @@ impl Running {
             .collect()
     }
 
-    /// Interrupts all threads; returns whether the thread of a vCPU has not ended yet. That thread
-    /// may be waiting for the server, which is therefore interrupted as well.
+    /// Interrupts all threads; returns whether the thread of a vCPU is still running. A vCPU's
+    /// thread may be waiting for the thread that empties the ring, so that thread is interrupted as
+    /// well.
     fn kick(&self) -> bool {
         let mut running = false;
         // Sending fails only if the thread has ended meanwhile.
@@ -136,8 +136,8 @@ impl Running {
     }
 }
 
-/// The thread of a vCPU. Unless the vCPU was asked to stop, the main loop is told why it has
-/// stopped.
+/// The body of a vCPU's thread. If the vCPU stops without being asked to, the main loop gets the
+/// reason.
 fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
     let event = match vcpu.run(shared, stop) {
         LoopEnd::Stopped => return vcpu,

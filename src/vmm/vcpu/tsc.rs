@@ -1,10 +1,10 @@
-//! A guest's changes to its time-stamp counters, undone when the guest reboots.
+//! Undoes a guest's changes to its time-stamp counters when the guest reboots.
 //!
-//! The counter itself goes on over a reset, as on hardware whose firmware does not write it. But a
-//! guest may have added something to the counter of one vCPU, by writing the counter or
-//! IA32_TSC_ADJUST (Intel SDM volume 3, 18.17.3), and then the counters of the next boot would
-//! differ. KVM adds both up in IA32_TSC_ADJUST. When a VMM writes that MSR the counter does not
-//! change, so the counter's offset, an attribute of the vCPU, is set as well
+//! A reset does not change the counter itself, as on hardware whose firmware does not write it. But
+//! a guest may have shifted the counter of one vCPU, by writing the counter or IA32_TSC_ADJUST
+//! (Intel SDM volume 3, 18.17.3). Then the counters would differ in the next boot. KVM sums the
+//! shifts of both kinds in IA32_TSC_ADJUST. When a VMM writes that MSR the counter does not change,
+//! so the counter's offset, an attribute of the vCPU, is set as well
 //! (Documentation/virt/kvm/devices/vcpu.rst, 4.1).
 
 use std::io;
@@ -23,8 +23,8 @@ ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 /// IA32_TSC_ADJUST; zero at power-on.
 pub const MSR_IA32_TSC_ADJUST: u32 = 0x3b;
 
-/// Undoes what the guest has added. KVM before Linux 5.16 cannot do that. IA32_TSC_ADJUST then
-/// keeps its value, so that the next boot can undo the change itself.
+/// Undoes the guest's shift. KVM before Linux 5.16 cannot do that. IA32_TSC_ADJUST then keeps its
+/// value, so that the kernel of the next boot can undo the shift itself.
 pub fn restore(vcpu: &VcpuFd) {
     let added = adjustment(vcpu);
     if added == 0 {
@@ -57,12 +57,12 @@ fn adjustment(vcpu: &VcpuFd) -> u64 {
 
 fn set_adjustment(vcpu: &VcpuFd, value: u64) {
     if let Ok(msrs) = Msrs::from_entries(&entry(value)) {
-        // A vCPU without the MSR has nothing to set.
+        // A vCPU may lack the MSR, so an error is ignored.
         let _ = vcpu.set_msrs(&msrs);
     }
 }
 
-/// The attribute, with its value at `value`.
+/// The attribute KVM_VCPU_TSC_OFFSET, whose value is at `value`.
 fn attribute(value: *mut u64) -> kvm_device_attr {
     kvm_device_attr {
         flags: 0,

@@ -1,8 +1,8 @@
-//! What a passed-through function needs of its device: regions, interrupts and resets, with every
-//! error returned (`include/uapi/linux/vfio.h`).
+//! The interface between a passed-through function and its device: regions, interrupts and resets
+//! (`include/uapi/linux/vfio.h`). Every call returns its error.
 //!
-//! [`Device`] is the seam between the guest's side and the kernel: the program puts a `VfioFile`
-//! there, and a test a device of its own.
+//! [`Device`] separates the guest's side from the kernel. The program implements the trait by a
+//! `VfioFile`, and each test by a device of its own.
 
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -19,7 +19,8 @@ pub const CONFIG_REGION: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
 /// Index of the expansion ROM's region.
 pub const ROM_REGION: u32 = VFIO_PCI_ROM_REGION_INDEX;
 
-/// A kind of interrupt or notice of a PCI device (`VFIO_PCI_*_IRQ_INDEX`).
+/// The kinds of interrupts of a PCI device (`VFIO_PCI_*_IRQ_INDEX`). VFIO reports two events, an
+/// error of the device and a request of the host, as interrupts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Irq {
     /// The interrupt pin.
@@ -51,13 +52,13 @@ impl Irq {
 pub struct RegionInfo {
     /// Bytes; 0 when the device has no such region.
     pub size: u64,
-    /// It can be read.
+    /// Whether the region can be read.
     pub read: bool,
-    /// It can be written.
+    /// Whether the region can be written.
     pub write: bool,
     /// The areas that can be mapped, as `(offset, size)`.
     pub mappable: Vec<(u64, u64)>,
-    /// Where the region's bytes begin in the device's file.
+    /// Offset of the region's first byte in the device's file.
     pub file_offset: u64,
 }
 
@@ -71,7 +72,7 @@ pub struct IrqInfo {
     pub resizable: bool,
 }
 
-/// A call to a device that failed.
+/// A failed call to a device.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// An ioctl or a region access.
@@ -84,17 +85,17 @@ pub enum DeviceError {
         /// The errno.
         source: io::Error,
     },
-    /// The host has fewer vectors to give than asked for, and has enabled none.
+    /// The host can give fewer vectors than asked for, and has enabled no vector.
     #[error("{device}: the host can give {available} interrupt vectors, not {asked}")]
     FewerVectors {
         /// The device's address.
         device: String,
         /// Vectors asked for.
         asked: u32,
-        /// Vectors there are.
+        /// Vectors that the host can give.
         available: u32,
     },
-    /// VFIO's device of another bus, or one that lacks what every PCI device has.
+    /// A VFIO device of another bus, or one without the regions of a PCI device.
     #[error("{device}: VFIO does not show a PCI device")]
     NotPci {
         /// The device's address.
@@ -102,15 +103,15 @@ pub enum DeviceError {
     },
 }
 
-/// What a passed-through function needs of its device.
+/// The device of a passed-through function.
 pub trait Device: Send + Sync {
     /// The host's name of the device, for messages.
     fn name(&self) -> &str;
-    /// A region by index; one that the device does not have is empty.
+    /// Returns a region by its index; empty when the device lacks the region.
     fn region(&self, index: u32) -> RegionInfo;
-    /// Vectors of a kind; `None` when the device lacks that kind.
+    /// Returns the vectors of a kind of interrupt; `None` when the device lacks the kind.
     fn irq(&self, irq: Irq) -> Option<IrqInfo>;
-    /// Whether [`Device::reset`] does anything.
+    /// Whether the device has a reset of its own ([`Device::reset`]).
     fn can_reset(&self) -> bool;
     /// The file whose pages are the mappable areas, from [`RegionInfo::file_offset`] on.
     fn map_fd(&self) -> RawFd;
@@ -124,27 +125,29 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// As [`Device::read`].
     fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError>;
-    /// Lets the vectors from `start` signal these eventfds; `None` leaves one without.
+    /// Lets the vectors from `start` on signal these eventfds, one for each vector. `None` takes a
+    /// vector's eventfd away.
     ///
     /// # Errors
-    /// [`DeviceError::FewerVectors`] when the host cannot give as many.
+    /// [`DeviceError::FewerVectors`] when the host cannot give as many vectors.
     fn set_events(
         &self,
         irq: Irq,
         start: u32,
         events: &[Option<BorrowedFd<'_>>],
     ) -> Result<(), DeviceError>;
-    /// Holds a kind of interrupt back, in the host.
+    /// Masks a kind of interrupt in the host.
     ///
     /// # Errors
     /// The errno; only INTx can be masked.
     fn mask(&self, irq: Irq) -> Result<(), DeviceError>;
-    /// Ends [`Device::mask`], or VFIO's own masking of INTx after it has fired.
+    /// Unmasks a kind of interrupt: after [`Device::mask`], or after VFIO has masked INTx because
+    /// the pin was asserted.
     ///
     /// # Errors
     /// The errno.
     fn unmask(&self, irq: Irq) -> Result<(), DeviceError>;
-    /// Lets an eventfd unmask INTx.
+    /// Makes VFIO unmask INTx whenever `event` is signalled.
     ///
     /// # Errors
     /// The errno; some drivers do not offer this.
@@ -159,17 +162,18 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// The errno; ENOTTY when the device has no reset.
     fn reset(&self) -> Result<(), DeviceError>;
-    /// The names of all functions that [`Device::hot_reset`] would reset, this one's among them.
+    /// Returns the names of all functions that [`Device::hot_reset`] would reset, this device's
+    /// name among them.
     ///
     /// # Errors
-    /// The errno; ENODEV when neither its slot nor its bus can be reset.
+    /// The errno; ENODEV when neither the device's slot nor its bus can be reset.
     fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError>;
-    /// Resets the function's slot or bus, and so every function there.
+    /// Resets the function's slot or bus, and so every function of that slot or bus.
     ///
     /// # Errors
-    /// The errno; EINVAL when one of the functions is not this process's.
+    /// The errno; EINVAL when this process has not opened one of the functions.
     fn hot_reset(&self) -> Result<(), DeviceError>;
 }
 
-/// A device that several modules share.
+/// A device that several parts of a function refer to.
 pub type SharedDevice = Arc<dyn Device>;

@@ -14,13 +14,13 @@ use crate::memory::dma::DmaMapper;
 pub struct IovaSpace {
     /// Maps and unmaps.
     pub ops: Arc<dyn VfioOps>,
-    /// The I/O addresses that the space can map; empty when the kernel does not say.
+    /// The I/O addresses that the space can map; empty when the kernel does not tell.
     pub ranges: Vec<Range>,
-    /// The space's devices. A container loses its IOMMU, and all maps, with the last of them.
+    /// The space's devices. With the last device a container loses its IOMMU and unmaps all memory.
     pub users: Vec<User>,
 }
 
-/// A device of a space, for as long as it is open.
+/// A reference to a device of a space, which ends when the device closes.
 pub type User = Weak<dyn Any + Send + Sync>;
 
 /// Maps guest memory for all devices, whichever space they are in.
@@ -30,14 +30,14 @@ pub struct IovaSpaces {
 }
 
 impl IovaSpaces {
-    /// Maps in all of the spaces, so that only what each of them can map is mapped.
+    /// Maps in all of `spaces`. An address is usable if every space can map it.
     pub fn new(spaces: Vec<IovaSpace>) -> Self {
         let ranges = spaces.iter().map(|s| s.ranges.clone());
         let ranges = ranges.reduce(|a, b| common(&a, &b)).unwrap_or_default();
         Self { spaces, ranges }
     }
 
-    /// The spaces that still have devices. A single space counts always: its maps are taken away
+    /// The spaces that still have devices. A single space always counts: its memory is unmapped
     /// before its last device closes.
     fn live(&self) -> impl Iterator<Item = &IovaSpace> {
         let alone = self.spaces.len() == 1;
@@ -50,8 +50,8 @@ impl DmaMapper for IovaSpaces {
     fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()> {
         let live: Vec<&IovaSpace> = self.live().collect();
         for (done, space) in live.iter().enumerate() {
-            // SAFETY: the address space keeps the host pages until the map is taken away, and no
-            // Rust reference into guest memory exists: all access is volatile, through vm-memory.
+            // SAFETY: the address space keeps the host pages until they are unmapped, and no Rust
+            // reference into guest memory exists: all access is volatile, through vm-memory.
             let mapped = unsafe { space.ops.vfio_dma_map(iova, size as usize, host as *mut u8) };
             if let Err(e) = mapped {
                 for space in live.iter().take(done) {
@@ -76,7 +76,7 @@ impl DmaMapper for IovaSpaces {
     }
 }
 
-/// The addresses in both lists; an empty list stands for a kernel that does not say.
+/// The addresses in both lists. An empty list means that the kernel does not tell.
 fn common(a: &[Range], b: &[Range]) -> Vec<Range> {
     if a.is_empty() || b.is_empty() {
         return [a, b].concat();
@@ -92,7 +92,7 @@ fn common(a: &[Range], b: &[Range]) -> Vec<Range> {
         }
     }
     if both.is_empty() {
-        // Not an empty list: the kernel does say, and no address is in both.
+        // No address is in both lists. An empty list would mean that the kernel does not tell.
         both.push(Range { start: 0, size: 0 });
     }
     both

@@ -1,8 +1,8 @@
 //! The reset of a whole slot or bus, for functions that cannot be reset alone
 //! (`include/uapi/linux/vfio.h`, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO and VFIO_DEVICE_PCI_HOT_RESET).
 //!
-//! The kernel does it only for an owner of every function that it would reset. With groups the
-//! proof is a descriptor of each group; with iommufd the kernel sees it by itself.
+//! The kernel does such a reset only for a process that owns every affected function. With groups
+//! the process proves this by a descriptor of each group. With iommufd the kernel knows the owner.
 
 use std::fs::File;
 use std::io;
@@ -19,20 +19,20 @@ use crate::vfio::uapi;
 const HEADER: usize = 3;
 /// `struct vfio_pci_dependent_device`: a group or device ID, then segment, bus and devfn.
 const ENTRY: usize = 2;
-/// As many functions as a bus has.
+/// The number of functions that the first call has room for: all of a bus.
 const USUAL: usize = 256;
-/// More functions than hang on one slot of any machine.
+/// A limit that no slot or bus of any machine reaches.
 const MOST: usize = 1 << 16;
 
-/// What a hot reset would reset.
+/// The functions that a hot reset would reset.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// Each function, with its group where groups are the proof.
+    /// Each function; with its group, unless the device was opened by iommufd.
     functions: Vec<(Bdf, Option<u32>)>,
 }
 
 impl Scope {
-    /// Asks the kernel.
+    /// Asks the kernel which functions a hot reset of `device` would reset.
     ///
     /// # Errors
     /// ENODEV where neither slot nor bus can be reset, ENOTTY for a device that is not on PCI.
@@ -81,11 +81,11 @@ impl Scope {
         self.functions.iter().map(|(bdf, _)| *bdf)
     }
 
-    /// Resets them all. `group_file` finds the open file of a group by its number.
+    /// Resets all of the functions. `group_file` finds the open file of a group by its number.
     ///
     /// # Errors
-    /// The errno: EINVAL where one of them is not ours, ENODEV where one is not bound to a VFIO
-    /// driver.
+    /// The errno: EINVAL if this process does not own one of the functions, ENODEV if one is not
+    /// bound to a VFIO driver.
     pub fn reset(
         &self,
         device: &File,

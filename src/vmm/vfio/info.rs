@@ -1,8 +1,8 @@
-//! Structures that the kernel answers with and that a chain of capabilities follows
-//! (`include/uapi/linux/vfio.h`, `struct vfio_info_cap_header`): bytes in, facts out.
+//! Parses the kernel's answers that end in a chain of capabilities (`include/uapi/linux/vfio.h`,
+//! `struct vfio_info_cap_header`).
 //!
-//! The bytes are the kernel's, but they are read as if they were anybody's: nothing here indexes or
-//! panics, and a chain that does not end is left.
+//! The kernel's bytes are not trusted: this file neither indexes nor panics, and gives up on a
+//! chain that does not end.
 
 use pci::addr::Range;
 use vfio_bindings::bindings::vfio::{
@@ -13,7 +13,7 @@ use vfio_bindings::bindings::vfio::{
 
 use crate::vfio::device::RegionInfo;
 
-/// Offset of `flags` in every such structure, behind argsz.
+/// Offset of `flags`, which follows argsz in every such structure.
 const FLAGS: usize = 4;
 
 /// Reads a `struct vfio_region_info`.
@@ -28,7 +28,7 @@ pub(super) fn region(raw: &[u8]) -> RegionInfo {
         Vec::new()
     } else {
         let chain = (flags & VFIO_REGION_INFO_FLAG_CAPS != 0).then_some(CAP_OFFSET);
-        // Where the kernel names no areas, all of the region can be mapped.
+        // If the kernel names no areas, all of the region can be mapped.
         chain
             .and_then(|at| find(raw, at, VFIO_REGION_INFO_CAP_SPARSE_MMAP))
             .map_or_else(|| vec![(0, size)], |capability| pairs(raw, capability))
@@ -43,7 +43,7 @@ pub(super) fn region(raw: &[u8]) -> RegionInfo {
 }
 
 /// Reads the I/O addresses that a container can map from a `struct vfio_iommu_type1_info`. An empty
-/// answer means that the kernel does not say (before Linux 5.4).
+/// list means that the kernel does not tell (before Linux 5.4).
 pub(super) fn iova_ranges(raw: &[u8]) -> Vec<Range> {
     // argsz, flags, iova_pgsizes (u64), cap_offset.
     const CAP_OFFSET: usize = 16;
@@ -57,12 +57,12 @@ pub(super) fn iova_ranges(raw: &[u8]) -> Vec<Range> {
     ranges.into_iter().map_while(range).collect()
 }
 
-/// Finds a capability in the chain whose first offset stands at `pointer`; `struct
-/// vfio_info_cap_header` is an ID (u16), a version (u16) and the next one's offset (u32), 0 in the
-/// last.
+/// Finds a capability in the chain whose first offset stands at `pointer`. `struct
+/// vfio_info_cap_header` is an ID (u16), a version (u16) and the offset of the next capability
+/// (u32; 0 in the last).
 fn find(raw: &[u8], pointer: usize, id: u32) -> Option<usize> {
     let mut at = u32_at(raw, pointer)? as usize;
-    // Each capability takes 8 bytes or more, which bounds a chain that does not end.
+    // Each capability takes 8 bytes or more, which bounds the walk of an endless chain.
     for _ in 0..raw.len() / 8 {
         if at == 0 {
             return None;
@@ -75,8 +75,8 @@ fn find(raw: &[u8], pointer: usize, id: u32) -> Option<usize> {
     None
 }
 
-/// Reads the pairs of 64 bits in a capability that has their number behind its header: the areas of
-/// VFIO_REGION_INFO_CAP_SPARSE_MMAP and the ranges of VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE.
+/// Reads a capability that is a header, a count, and as many pairs of u64: the areas of
+/// VFIO_REGION_INFO_CAP_SPARSE_MMAP or the ranges of VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE.
 fn pairs(raw: &[u8], capability: usize) -> Vec<(u64, u64)> {
     const COUNT: usize = 8;
     const FIRST: usize = 16;

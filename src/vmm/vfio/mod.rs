@@ -3,13 +3,13 @@
 //! | file or folder | what |
 //! | --- | --- |
 //! | [`open`] | opens devices by either of the kernel's interfaces: the order, and why |
-//! | [`device`] | the seam: what a passed-through function needs of its device |
-//! | [`vfio_file`] | the device behind VFIO's file, which is what stands at the seam |
+//! | [`device`] | the interface between a function and its device; tests implement it too |
+//! | [`vfio_file`] | the device behind VFIO's file: implements that interface |
 //! | [`function`] | a function as the guest sees it: configuration space, BARs, ROM, power, reset |
 //! | [`interrupts`] | INTx, MSI and MSI-X, from the device to the guest |
 //! | [`dma`] | maps guest memory for DMA, by either interface |
 //! | `hot_reset` | the reset of a whole slot or bus |
-//! | `info` | reads the kernel's answers that end in a chain of capabilities |
+//! | `info` | parses the kernel's answers that end in a chain of capabilities |
 //! | `uapi` | the ioctls, one function for each |
 
 pub mod device;

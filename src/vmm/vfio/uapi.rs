@@ -1,10 +1,10 @@
 //! The ioctls of VFIO and iommufd that this crate makes itself, one function for each.
 //!
-//! Every `unsafe` of the open orders, of region and interrupt set-up and of resets is here. A
-//! function fills the structure, makes the call and returns its answer or its errno; when to make
-//! the call, and why, is its caller's matter. The structures are those of
+//! Every `unsafe` of opening, of region and interrupt set-up and of resets is in this file. A
+//! function fills the structure, makes the call and returns the answer or the errno. The caller
+//! decides when to make the call, and documents the reason. The structures are those of
 //! `include/uapi/linux/vfio.h` and `include/uapi/linux/iommufd.h`. vfio-ioctls makes the calls that
-//! open an iommufd or a container and that map memory.
+//! open an iommufd or a container, and the calls that map memory.
 
 use std::ffi::{CStr, c_int, c_ulong};
 use std::fs::File;
@@ -34,7 +34,7 @@ ioctl_io_nr!(VFIO_DEVICE_GET_REGION_INFO, VFIO_TYPE.into(), VFIO_BASE + 8);
 ioctl_io_nr!(VFIO_DEVICE_GET_IRQ_INFO, VFIO_TYPE.into(), VFIO_BASE + 9);
 ioctl_io_nr!(VFIO_DEVICE_SET_IRQS, VFIO_TYPE.into(), VFIO_BASE + 10);
 ioctl_io_nr!(VFIO_DEVICE_RESET, VFIO_TYPE.into(), VFIO_BASE + 11);
-// The kernel gives numbers 12 and 13 once to a device and once to a container.
+// The kernel uses the numbers 12 and 13 twice: for a device and for a container.
 ioctl_io_nr!(
     VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
     VFIO_TYPE.into(),
@@ -175,7 +175,7 @@ pub(super) fn ioas_ranges(iommufd: &impl AsRawFd, ioas: u32) -> io::Result<Vec<(
 
 // Devices.
 
-/// Returns what kind of device it is, and how many regions and kinds of interrupt it has.
+/// Returns the kind of the device, and its numbers of regions and of kinds of interrupt.
 pub(super) fn device_info(device: &File) -> io::Result<vfio_device_info> {
     let mut info = vfio_device_info {
         argsz: size_of::<vfio_device_info>() as u32,
@@ -192,7 +192,7 @@ pub(super) fn region_info(device: &File, index: u32) -> io::Result<Vec<u8>> {
     ask(device, VFIO_DEVICE_GET_REGION_INFO(), header, index)
 }
 
-/// Returns how many vectors of a kind of interrupt there are.
+/// Returns how many vectors of a kind of interrupt the device has.
 pub(super) fn irq_info(device: &File, index: u32) -> io::Result<vfio_irq_info> {
     let mut info = vfio_irq_info {
         argsz: size_of::<vfio_irq_info>() as u32,
@@ -246,7 +246,7 @@ pub(super) fn hot_reset(device: &File, words: &mut [u32]) -> io::Result<()> {
         .map(|_| ())
 }
 
-/// Writes the length of both structures of a hot reset into their first word.
+/// Writes the length of a hot reset's structure into the first word.
 fn set_argsz(words: &mut [u32]) -> io::Result<()> {
     const HEADER: usize = 3;
     let bytes = size_of_val(words) as u32;
@@ -257,13 +257,13 @@ fn set_argsz(words: &mut [u32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for a structure that a chain of capabilities may follow: once with the size of its
-/// `header`, and again with the size that the kernel then asks for (argsz). The structure's third
-/// word is an `index` or unused.
+/// Asks for a structure that a chain of capabilities may follow: first with the size of the
+/// structure (`header`), then with the size that the kernel has returned in argsz. The structure's
+/// third word is an `index` or unused.
 fn ask(device: &impl AsRawFd, request: c_ulong, header: usize, index: u32) -> io::Result<Vec<u8>> {
     let mut bytes = header.next_multiple_of(8);
     loop {
-        // Of 64 bits, because the kernel's structures are aligned so.
+        // Made of u64, because the kernel's structures have that alignment.
         let mut buffer = vec![0u64; bytes / 8];
         if let Some([argsz, third, ..]) = buffer.first_chunk_mut::<2>() {
             (*argsz, *third) = (bytes as u64, index.into());
@@ -278,7 +278,7 @@ fn ask(device: &impl AsRawFd, request: c_ulong, header: usize, index: u32) -> io
     }
 }
 
-/// For tests: a file in place of a device of KVM.
+/// For tests: makes a KVM device out of a file.
 #[cfg(test)]
 pub(super) fn as_kvm_device(file: File) -> kvm_ioctls::DeviceFd {
     use std::os::fd::IntoRawFd;

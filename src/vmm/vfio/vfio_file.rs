@@ -1,7 +1,7 @@
 //! A device behind VFIO's file, whichever way the file was opened.
 //!
-//! The only file that reads or writes a device's descriptor. vfio-ioctls has the same calls, but
-//! its region accesses, its reset and its SET_IRQS swallow errors, so they are made here.
+//! No other file reads or writes a device's descriptor. vfio-ioctls has the same calls, but its
+//! region accesses, its reset and its SET_IRQS swallow errors. So this file makes the calls itself.
 
 use std::fs::File;
 use std::io;
@@ -21,17 +21,18 @@ use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, Regi
 use crate::vfio::hot_reset::Scope;
 use crate::vfio::{info, uapi};
 
-/// An open device. Dropping it closes the device and undoes what was done to open it.
+/// An open device. Dropping it closes the device and undoes the steps of opening.
 pub trait OpenDevice: Send + Sync {
     /// The device's file.
     fn file(&self) -> &File;
 
-    /// The open file of an IOMMU group, by its number: the proof that a hot reset takes. `None`
-    /// where the guest has no device of that group, or has opened it without the group.
+    /// The open file of an IOMMU group, by its number: a hot reset proves by this file that the
+    /// guest owns the group. `None` if the guest has no device of that group, or has opened it by
+    /// iommufd.
     fn group_file(&self, group: u32) -> Option<Arc<File>>;
 }
 
-/// A device, with what VFIO has told of it.
+/// A device, with the facts that VFIO reports of it.
 pub struct VfioFile {
     name: String,
     /// By VFIO's index.
@@ -77,8 +78,8 @@ impl VfioFile {
         }
     }
 
-    /// Where an access lies in the file; accesses beyond the region are refused here, because the
-    /// next region's bytes would be there.
+    /// The file offset of an access. An access beyond the region is refused, because it would reach
+    /// the next region's bytes.
     fn locate(&self, region: u32, offset: u64, len: usize) -> io::Result<u64> {
         let info = self.regions.get(region as usize);
         info.filter(|r| {
@@ -90,7 +91,7 @@ impl VfioFile {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
     }
 
-    /// VFIO_DEVICE_SET_IRQS for `count` vectors; `fds` are empty or as many.
+    /// Calls VFIO_DEVICE_SET_IRQS for `count` vectors; `fds` has no elements or `count` elements.
     fn set_irqs(
         &self,
         irq: Irq,
@@ -113,11 +114,11 @@ impl VfioFile {
     }
 }
 
-/// A region, or an empty one where the kernel does not tell of it.
+/// A region; empty if the kernel does not report the region.
 fn region(name: &str, file: &File, index: u32) -> RegionInfo {
     uapi::region_info(file, index).map_or_else(
         |e| {
-            // The kernel has the legacy VGA region for displays only.
+            // Only a display has the legacy VGA region.
             if index != VFIO_PCI_VGA_REGION_INDEX || e.raw_os_error() != Some(libc::EINVAL) {
                 warn!("{name}: VFIO_DEVICE_GET_REGION_INFO of region {index} failed: {e}");
             }
@@ -127,8 +128,8 @@ fn region(name: &str, file: &File, index: u32) -> RegionInfo {
     )
 }
 
-/// A kind of interrupt, without vectors where the kernel does not tell of it (as of the error
-/// interrupt of a conventional PCI device).
+/// A kind of interrupt; without vectors if the kernel does not report the kind, such as the error
+/// interrupt of a conventional PCI device.
 fn irq(name: &str, file: &File, index: u32) -> IrqInfo {
     uapi::irq_info(file, index).map_or_else(
         |e| {

@@ -39,7 +39,7 @@ impl Model {
         for (bar, shape) in model.shapes.into_iter().enumerate() {
             let Some(shape) = shape else { continue };
             let at = register(bar);
-            // The kind is in the low bits; a BAR of a size has as many address bits less.
+            // The kind is in the low bits. The size determines how many address bits are read-only.
             let (kind, flag_bits, len) = match shape.kind {
                 BarKind::Io => (0b01, 0b11, 4),
                 BarKind::Rom => (0, 0x7ff, 4),
@@ -49,7 +49,7 @@ impl Model {
             model.bytes[at] = kind;
             let address = !(shape.size - 1) & !flag_bits;
             model.writable[at..at + len].copy_from_slice(&address.to_le_bytes()[..len]);
-            // The ROM's own enable.
+            // The ROM's own enable bit.
             model.writable[at] |= u8::from(bar == ROM);
         }
         model
@@ -73,12 +73,12 @@ impl Model {
         for (to, at) in address.iter_mut().zip(at..at + len) {
             *to = self.bytes[at] & self.writable[at];
         }
-        // The ROM's enable is no address.
+        // The ROM's enable bit is not part of the address.
         u64::from_le_bytes(address) & !1
     }
 
-    /// The first address that a BAR decodes: what its register says, while COMMAND lets it. Zero
-    /// counts as no address, as does what sizing leaves, the end of the space.
+    /// The first address that a BAR decodes: the address in its register, while COMMAND lets it
+    /// decode. Neither zero nor the end of the space, which sizing leaves, counts as an address.
     fn decoded(&self, bar: usize) -> Option<u64> {
         let shape = self.shapes[bar]?;
         let address = self.address(bar, shape);
@@ -107,7 +107,7 @@ impl Function {
         self.bars.write(offset as u16, data);
         let (memory, io) = (self.command & 2 != 0, self.command & 1 != 0);
         for effect in self.decoder.update(&self.bars, memory, io) {
-            // Each says truly where the BAR was.
+            // Each effect must have the BAR's true current address.
             match effect {
                 BarEffect::Map { bar, .. } => assert_eq!(self.decoder.mapped(bar), None),
                 BarEffect::Unmap { bar } => assert!(self.decoder.mapped(bar).is_some()),
@@ -130,9 +130,9 @@ impl Function {
 enum Step {
     Write(usize, Vec<u8>),
     Command(u16),
-    /// A register in two halves, as 64-bit addresses come.
+    /// Writes an address in two halves, as guests write 64-bit addresses.
     Address(usize, u64),
-    /// As software does it: ones, read, and what was there before.
+    /// Sizes a BAR as software does: writes all ones, reads, and writes the old value back.
     Size(usize),
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::msi::tests::cap;
 
-/// What a host sets up: a message for each vector, and events that gather while it is masked.
+/// A host's set-up: a message for each vector, and events that gather while the vector is masked.
 #[derive(Default)]
 struct Host {
     messages: Vec<Message>,
@@ -16,8 +16,8 @@ struct Host {
 }
 
 impl Host {
-    /// Follows the registers after a write. With `vectors` to give, it says so in the registers
-    /// until what they ask for fits, and calls `limited` with the number.
+    /// Follows the registers after a write. If the registers ask for more than `vectors` vectors,
+    /// limits them, and calls `limited` with the new number.
     fn follow(&mut self, msi: &mut Msi, vectors: u8, limited: impl FnOnce(u8)) {
         if msi.is_enabled() && usize::from(msi.vectors()) == self.messages.len() {
             self.messages = msi.messages();
@@ -29,7 +29,7 @@ impl Host {
             }
             return;
         }
-        // Another number of vectors is a new beginning.
+        // A change of the number of vectors starts the set-up anew.
         (self.messages, self.masked, self.gathered) = (Vec::new(), 0, 0);
         if !msi.is_enabled() {
             return;
@@ -55,7 +55,8 @@ impl Host {
     }
 }
 
-/// The capability by the book (PCI 3.0, 6.8.1): registers as bytes, and what the function does.
+/// The capability by the specification (PCI 3.0, 6.8.1): registers as bytes, and the behaviour of
+/// the function.
 struct Model {
     /// Message Control, address, data, mask bits; pending bits apart.
     bytes: [u8; 40],
@@ -118,7 +119,7 @@ impl Model {
         if before != (self.enabled(), self.log()) {
             self.pending = 0;
         }
-        // What is masked no more is sent, in the order of the vectors.
+        // Pending messages of unmasked vectors are sent, in the order of the vectors.
         let waiting = std::mem::take(&mut self.pending);
         (0..32)
             .filter(|v| waiting >> v & 1 == 1)
@@ -150,7 +151,7 @@ impl Model {
         });
     }
 
-    /// The device has fewer vectors, and mask bits for those alone.
+    /// The device has fewer vectors, and mask bits only for those.
     fn limit(&mut self, c: &MsiCapability, vectors: u8) {
         let log = self.capable().min(vectors.ilog2() as u8);
         let old = self.bytes;
@@ -171,7 +172,7 @@ enum Step {
     Write(u16, Vec<u8>),
     Event(u8),
     Reset,
-    /// The host has so many vectors the next time that MSI is turned on.
+    /// Sets how many vectors the host has when MSI is turned on the next time.
     Host(u8),
 }
 

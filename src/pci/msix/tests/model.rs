@@ -8,20 +8,20 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::msix::tests::msix;
 
-/// What a host sets up: an eventfd for each vector that was live once, in which events gather while
-/// the vector is masked. For any other vector the device itself holds events back.
+/// A host's set-up: an eventfd for each vector that has been live, in which events gather while the
+/// vector is masked. For any other vector the device itself keeps events pending.
 #[derive(Debug, Default)]
 struct Host {
     enabled: bool,
-    /// The message of a vector that has an eventfd, or none while it is masked.
+    /// The vectors with an eventfd, each with its message; `None` while the vector is masked.
     vectors: BTreeMap<u16, Option<Message>>,
     waiting: BTreeSet<u16>,
     sent: Vec<(u16, Message)>,
 }
 
 impl Host {
-    /// Follows the registers after a write that touched the entries `written`. A host that has
-    /// vectors below `limit` to give says so in the registers, and tells the model.
+    /// Follows the registers after a write that touched the entries `written`. The host has only
+    /// the vectors below `limit`: it refuses others in the registers, and in the model.
     fn follow(&mut self, m: &mut Msix, written: Range<u16>, limit: u16, model: &mut Model) {
         if m.is_enabled() && !self.enabled && limit == 0 {
             m.refuse_enable();
@@ -60,7 +60,7 @@ impl Host {
     }
 }
 
-/// Table, pending bits and Message Control by the book (PCI 3.0, 6.8.2).
+/// Table, pending bits and Message Control by the specification (PCI 3.0, 6.8.2).
 struct Model {
     control: u16,
     table: Vec<u8>,
@@ -103,7 +103,7 @@ impl Model {
         self.sent.push((vector, message));
     }
 
-    /// What is masked no more is sent, in the order of the vectors.
+    /// Pending messages of unmasked vectors are sent, in the order of the vectors.
     fn deliver(&mut self) {
         for vector in std::mem::take(&mut self.pending) {
             self.event(vector);
@@ -121,7 +121,7 @@ impl Model {
     fn write_table(&mut self, offset: usize, data: &[u8]) {
         for (at, byte) in (offset..).zip(data) {
             let writable = match at % 16 {
-                // Messages are dword-aligned; of Vector Control there is the mask.
+                // Messages are dword-aligned; Vector Control has only the mask bit.
                 0 => 0xfc,
                 12 => 0x01,
                 13..16 => 0,
@@ -160,14 +160,14 @@ enum Step {
     Table(u64, Vec<u8>),
     Event(u16),
     Reset,
-    /// From now on the host has the vectors below this one to give.
+    /// From now on the host has only the vectors below this number.
     Host(u16),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let byte = prop_oneof![Just(0u8), Just(0x80), Just(0xc0), any::<u8>()];
     let data = prop::collection::vec(byte, 0..9);
-    // The enable bit is in one byte, and must be met now and then.
+    // The enable bit is in a single byte, so some writes must hit that byte.
     let control = prop_oneof![0u16..14, Just(2), Just(3)];
     let table =
         prop_oneof![3 => 0u64..80, 1 => 1020u64..1100, 1 => (0u64..70).prop_map(|v| v * 16 + 12)];
@@ -226,7 +226,7 @@ proptest! {
 
             prop_assert_eq!(&host.sent, &model.sent);
             prop_assert_eq!((m.is_enabled(), host.enabled), (model.enabled(), model.enabled()));
-            // A host that looks at the written entries alone misses no change.
+            // A host that compares only the written entries misses no change.
             for vector in 0..vectors {
                 let live = m.live(vector);
                 prop_assert_eq!(live, host.vectors.get(&vector).copied().flatten());

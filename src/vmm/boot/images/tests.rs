@@ -1,4 +1,4 @@
-//! Small kernels, whole and damaged, through the door that the machine uses.
+//! Loads small kernels, whole and damaged, through the interface that the machine uses.
 
 #[path = "../../../../tests/common/kernels.rs"]
 mod kernels;
@@ -266,7 +266,7 @@ fn what_does_not_fit_says_how_much_memory_would_do() {
         "give the guest more with --memory 128M"
     );
 
-    // No amount of memory would help here.
+    // More memory would not help.
     put(&mut kernel, 0x258, &(8u64 << 30).to_le_bytes());
     let error = boot(&kernel, None, 64, "").unwrap_err();
     assert_eq!(error.hint(), None);
@@ -302,7 +302,7 @@ fn command_lines() {
     ));
 }
 
-/// Header bytes to change, and where to cut the file off.
+/// Header bytes to change, and the length to which the file is cut.
 fn damage() -> impl Strategy<Value = (Vec<(usize, u8)>, Option<usize>)> {
     let byte = prop_oneof![Just(0u8), Just(0xff), Just(0x7f), any::<u8>()];
     (
@@ -318,7 +318,7 @@ fn damaged(mut image: Vec<u8>, from: usize, to: usize, damage: (Vec<(usize, u8)>
     if let Some(end) = damage.1 {
         image.truncate(end % image.len());
     }
-    // Either answer is right; a panic or an endless run is not.
+    // Both success and an error are allowed; a panic or an endless loop is not.
     let _ = boot(&image, Some(b"initrd"), 64, "console=ttyS0");
 }
 

@@ -5,7 +5,7 @@ use crate::memory::mapping::PAGE_SIZE;
 
 struct Fake {
     ranges: Vec<Range>,
-    /// From this address on, with this error.
+    /// Maps from this address on fail, with this error.
     errno: Option<(u64, i32)>,
     live: Mutex<Vec<u64>>,
 }
@@ -40,7 +40,7 @@ fn region(start: u64, kind: RegionKind) -> Region {
     }
 }
 
-/// A space whose devices have peers or not.
+/// Makes an address space whose devices have `peers` or not.
 fn space(fake: Fake, peers: bool) -> (AddressSpace, Arc<Dma>, Arc<Fake>) {
     let fake = Arc::new(fake);
     let space = AddressSpace::new();
@@ -121,7 +121,7 @@ fn bars_wait_for_ram() {
     for start in [0x1000, 0x2000, 0x3000] {
         space.add(region(start, RegionKind::Device)).unwrap();
     }
-    // It has moved on before anybody could reach it.
+    // A BAR that is removed before RAM is mapped must never be mapped.
     space.remove(0x2000);
     assert!(fake.live.lock().unwrap().is_empty());
     dma.map_all(&ram).unwrap();

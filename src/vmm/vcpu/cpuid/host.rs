@@ -5,7 +5,8 @@ pub(super) const LEAF_MWAIT: u32 = 5;
 /// Leaf 1: the processor has MONITOR and MWAIT (SDM volume 2A, CPUID).
 pub(super) const ECX1_MONITOR: u32 = 1 << 3;
 
-/// eax to edx of the host's leaf 5, if the processor has MONITOR and MWAIT. KVM reports neither.
+/// eax to edx of the host's leaf 5, if the processor has MONITOR and MWAIT. KVM reports neither the
+/// leaf nor the feature.
 #[allow(
     unused_unsafe,
     reason = "the intrinsic is safe in newer compilers alone"

@@ -1,4 +1,4 @@
-//! CPUID entries and what several files know of them.
+//! CPUID entries, and constants that several files use.
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -47,7 +47,7 @@ impl Leaves {
             .find(|e| e.function == function && e.index == index)
     }
 
-    /// Changes the entry of a function and index, if it is there.
+    /// Changes the entry of a function and index, if there is one.
     pub fn change(&mut self, function: u32, index: u32, f: impl FnOnce(&mut kvm_cpuid_entry2)) {
         let entry = self
             .0
@@ -59,7 +59,7 @@ impl Leaves {
     }
 
     /// Sets eax, ebx, ecx and edx of an entry, and adds the entry if it is missing. `index` is
-    /// `None` for a function that does not look at ecx.
+    /// `None` for a function that ignores ecx.
     pub fn put(&mut self, function: u32, index: Option<u32>, registers: [u32; 4]) {
         let mut entry = kvm_cpuid_entry2 {
             function,

@@ -133,7 +133,7 @@ fn amd_has_leaves_of_its_own() {
     assert_eq!(regs(&made, 0x8000_001e, 0), [2, 2, 0, 0]);
     assert_eq!(regs(&made, 0x8000_001f, 0), [0; 4]);
     assert_eq!(regs(&made, 0x8000_0001, 0)[2] & 2, 2);
-    // No Intel leaf on AMD: what KVM gave stays.
+    // On AMD the VMM adds no Intel leaf: KVM's leaves stay.
     assert_eq!(regs(&made, 0x15, 0), [2, 100, 0, 0]);
 }
 
@@ -178,7 +178,7 @@ fn idling_is_as_asked_for() {
 #[test]
 fn xsave_keeps_what_agrees() {
     let made = make(&host(b"GenuineIntel"), 0, &traits(1));
-    // MPX is dropped with its feature; the rest is as it was.
+    // MPX is dropped with its feature; the other components stay.
     assert_eq!(regs(&made, 0xd, 0), [0x2e7, 576, 2696, 0]);
     assert_eq!(regs(&made, 0xd, 1), [0xf, 576, 0x1800, 0]);
     let kept: Vec<u32> = made
@@ -190,7 +190,7 @@ fn xsave_keeps_what_agrees() {
     assert_eq!(kept.len(), 9);
     assert!(!kept.contains(&3) && kept.contains(&9) && kept.contains(&12));
     assert_eq!(regs(&made, 7, 0)[1] & (1 << 14 | 1 << 16), 1 << 16);
-    // AMX was never asked for.
+    // AMX's permission was never requested.
     assert!(made.get(0x1d, 0).is_none());
     assert_eq!(regs(&made, 7, 0)[3] & (1 << 22 | 1 << 24 | 1 << 25), 0);
     assert_eq!(regs(&made, 7, 1)[0] & (1 << 21 | 1 << 4), 1 << 4);
@@ -203,24 +203,24 @@ fn xsave_drops_what_does_not() {
         leaves.change(function, index, f);
         make(&leaves.0, 0, &traits(1))
     };
-    // The sum is not KVM's: no extended component, and no feature that needs one.
+    // The sum differs from KVM's: no extended component remains, and no feature that needs one.
     let made = change(0xd, 0, |e| e.ecx += 64);
     assert_eq!(regs(&made, 0xd, 0), [3, 576, 576, 0]);
     assert_eq!(regs(&made, 1, 0)[2] & 1 << 28, 0);
     assert_eq!(regs(&made, 7, 0)[1] & (1 << 5 | 1 << 16), 0);
-    // The compacted sum is not KVM's: the standard format remains.
+    // The compacted sum differs from KVM's: only the standard format remains.
     let made = change(0xd, 1, |e| e.ebx += 64);
     assert_eq!(regs(&made, 0xd, 1), [0x5, 0, 0, 0]);
     assert_eq!(regs(&made, 0xd, 0)[0], 0x2e7);
     assert_eq!(regs(&made, 7, 0)[2] & 1 << 7, 0);
-    // Without PKU no PKRU.
+    // Without PKU there is no PKRU.
     let made = change(7, 0, |e| e.ecx &= !(1 << 3));
     assert_eq!(regs(&made, 0xd, 0), [0xe7, 576, 2688, 0]);
-    // Without AVX-512F none of its three components.
+    // Without AVX-512F its three components are dropped.
     let made = change(7, 0, |e| e.ebx &= !(1 << 16));
     assert_eq!(regs(&made, 0xd, 0), [0x207, 576, 2696, 0]);
     assert_eq!(regs(&made, 7, 0)[1] & 1 << 31, 0);
-    // Without XSAVE nothing.
+    // Without XSAVE the leaf is dropped.
     let made = change(1, 0, |e| e.ecx &= !(1 << 26));
     assert!(made.get(0xd, 0).is_none());
     assert_eq!(regs(&made, 1, 0)[2] & 1 << 28, 0);
@@ -233,7 +233,7 @@ fn tcg_gets_no_xsave() {
     let made = make(&leaves.0, 0, &traits(1));
     assert!(made.get(0xd, 0).is_none());
     assert_eq!(regs(&made, 1, 0)[2] & (1 << 26 | 1 << 28), 0);
-    // SSE and what needs no more than it stays.
+    // SSE stays, and features that need only SSE.
     assert_ne!(regs(&made, 1, 0)[2] & 1 << 20, 0);
 }
 
@@ -296,7 +296,7 @@ proptest! {
             let leaves = Leaves(made.as_slice().to_vec());
             prop_assert_eq!(regs(&leaves, 1, 0)[1] >> 24, vcpu);
             if let Some(main) = leaves.get(0xd, 0) {
-                // Every component on offer has its subleaf, and no other has one.
+                // Every offered component has a subleaf, and no other component has one.
                 let one = leaves.get(0xd, 1).unwrap();
                 let kept = main.eax & !3 | one.ecx;
                 for i in 2..32 {

@@ -1,9 +1,9 @@
-//! The leaves that say which vCPUs share a core, a cache and a socket.
+//! The leaves that describe which vCPUs share a core, a cache and a socket.
 //!
-//! A guest may ask several leaves, and all of them must give the same answer (SDM volume 3A, 9.9;
+//! A guest may read several leaves, and all of them must give the same answer (SDM volume 3A, 9.9;
 //! AMD APM volume 3, appendix E.5). Some leaves give the bits of an APIC id that number the threads
-//! of a core or the processors of a socket. Others give a count. A count is of APIC ids, unused
-//! ones included, unless the vendor's manual defines it as a count of processors.
+//! of a core or the processors of a socket. Others give a count. A count counts APIC IDs, unused
+//! IDs included, unless the vendor's manual defines it as a count of processors.
 
 use crate::config::topology::Topology;
 use crate::vcpu::cpuid::leaves::{LEAF_TOPOLOGY, LEAF_TOPOLOGY_V2, Leaves, set};
@@ -25,8 +25,8 @@ impl VcpuPosition<'_> {
         self.topology.apic_id(self.vcpu).into()
     }
 
-    /// Changes all leaves that describe the topology. `amd` says whether the processor is AMD's or
-    /// Hygon's; `max_leaf` is the last standard leaf.
+    /// Changes all leaves that describe the topology. `amd` is set for a processor of AMD or Hygon;
+    /// `max_leaf` is the last standard leaf.
     pub fn describe(&self, leaves: &mut Leaves, max_leaf: u32, amd: bool) {
         self.leaf_1(leaves, amd);
         self.caches(leaves);
@@ -34,12 +34,13 @@ impl VcpuPosition<'_> {
         if amd {
             self.amd(leaves);
         }
-        // AMD's newest topology leaf. Guests use the older ones where it is missing.
+        // AMD's newest topology leaf. Without it guests use the older leaves.
         leaves.remove(0x8000_0026);
     }
 
-    /// Leaf 1: ebx 31:24 is the APIC id. 23:16 counts the ids of a socket (Intel: SDM volume 2A,
-    /// CPUID) or its threads (AMD APM volume 3, E.3.2), and is valid if HTT is set.
+    /// Leaf 1: ebx 31:24 is the APIC id. ebx 23:16 counts the APIC IDs of a socket (Intel: SDM
+    /// volume 2A, CPUID) or the threads of a socket (AMD APM volume 3, E.3.2), and is valid if HTT
+    /// is set.
     fn leaf_1(&self, leaves: &mut Leaves, amd: bool) {
         let threads = self.topology.threads_per_socket();
         let count = match amd {
@@ -55,9 +56,10 @@ impl VcpuPosition<'_> {
         });
     }
 
-    /// Leaf 4 (Intel) and 0x8000001D (AMD) have the same fields: bits 4:0 the type, 7:5 the
-    /// level, 25:14 the APIC ids that share the cache less one, and for Intel 31:26 those of the
-    /// socket's cores less one. L1 and L2 are a core's own, the rest the socket's.
+    /// Leaf 4 (Intel) and 0x8000001D (AMD) have the same fields: bits 4:0 are the type, 7:5 the
+    /// level, 25:14 the number of APIC IDs that share the cache, less one, and for Intel 31:26 the
+    /// number of core IDs in the socket, less one. A core has its own L1 and L2; the socket's cores
+    /// share the other levels.
     fn caches(&self, leaves: &mut Leaves) {
         let below = |bits: u32| (1 << bits) - 1;
         for e in &mut leaves.0 {
@@ -76,8 +78,8 @@ impl VcpuPosition<'_> {
         }
     }
 
-    /// Leaf 0xB, and 0x1F if the processor has it: one level for the threads of a core, one for
-    /// those of a socket, and the end. eax is the number of bits by which an x2APIC id is shifted
+    /// Leaf 0xB, and 0x1F if the processor has it: one level for the threads of a core, one for the
+    /// threads of a socket, and the end. eax is the number of bits by which an x2APIC id is shifted
     /// right to get the id of the next level; ebx is the number of processors below that level.
     fn leaf_0xb(&self, leaves: &mut Leaves, max_leaf: u32) {
         const SMT: u32 = 1 << 8;
@@ -114,8 +116,8 @@ impl VcpuPosition<'_> {
             if threads > 1 {
                 e.ecx |= ECX_AMD_CMP_LEGACY;
             }
-            // Only TOPOEXT gives a leaf that tells threads from cores. A processor without TOPOEXT
-            // has no leaf 0x8000001D either, so that the guest then sees no caches.
+            // Only the leaves of TOPOEXT tell threads from cores. A processor without TOPOEXT has
+            // no leaf 0x8000001D either, so the guest then sees no caches.
             if topology.threads() > 1 {
                 e.ecx |= ECX_AMD_TOPOEXT;
             }
@@ -129,7 +131,8 @@ impl VcpuPosition<'_> {
             return;
         }
         leaves.change(0x8000_0000, 0, |e| e.eax = e.eax.max(LEAF_AMD_TOPOLOGY));
-        // Extended APIC id; core, and threads of each less one; node, of one in each socket.
+        // eax is the APIC ID; ebx the core, and the number of threads of each core, less one; ecx
+        // the node: each socket is one node.
         let core = topology.core(self.vcpu) | (topology.threads() - 1) << 8;
         let node = topology.socket(self.vcpu);
         leaves.put(LEAF_AMD_TOPOLOGY, None, [self.apic_id(), core, node, 0]);

@@ -1,16 +1,18 @@
-//! Leaf 0xD: which state components XSAVE handles, where, and which features need them.
+//! Leaf 0xD: the state components that XSAVE handles, their offsets, and the features that need
+//! them.
 //!
-//! SDM volume 1, chapter 13. Linux adds up the components' sizes and compares the sum with what
-//! CPUID reports (`paranoid_xstate_size_valid`); if they differ it gives up XSAVE, AVX with it.
-//! KVM recomputes the reported sizes for XCR0 and XSS as the guest sets them, out of the host's
-//! subleaves. So subleaves are passed on unchanged or not at all, and a component is kept only
-//! if its subleaf and its features are there and Linux would find the same sum as KVM.
+//! SDM volume 1, chapter 13. Linux adds up the components' sizes and compares the sum with the size
+//! that CPUID reports (`paranoid_xstate_size_valid`). If they differ, Linux disables XSAVE, and AVX
+//! with it. Whenever the guest sets XCR0 or XSS, KVM recomputes the reported sizes out of the
+//! host's subleaves. So subleaves are passed on unchanged or not at all. A component is kept only
+//! if its subleaf and its features exist and Linux would compute the same sum as KVM.
 //!
-//! Kept are x87, SSE, AVX, AVX-512, PKRU and the two of CET. Others are dropped with the features
-//! that need them: AMX needs a permission that is not asked for (arch_prctl(2),
-//! ARCH_REQ_XCOMP_GUEST_PERM), MPX and LWP are gone from Linux, APX no host has yet.
+//! x87, SSE, AVX, AVX-512, PKRU and both components of CET are kept. The others are dropped, with
+//! the features that need them: AMX needs a permission that the VMM does not request
+//! (arch_prctl(2), ARCH_REQ_XCOMP_GUEST_PERM), Linux no longer supports MPX and LWP, and no host
+//! has APX yet.
 //!
-//! On a host that is itself emulated by QEMU's TCG, XSAVE is removed, see [`is_tcg`].
+//! If QEMU's TCG emulates the host, XSAVE is removed, see [`is_tcg`].
 
 use crate::vcpu::cpuid::leaves::{AMD, Leaves};
 
@@ -32,7 +34,7 @@ const LWP: u64 = 1 << 62;
 const USER: u64 = X87 | SSE | AVX | AVX512 | PKRU;
 const SUPERVISOR: u64 = CET;
 
-/// The legacy area and the XSAVE header: what XSAVE writes before the first extended component.
+/// Bytes before the first extended component: the legacy area and the XSAVE header.
 const BASE_SIZE: u32 = 512 + 64;
 
 // Subleaf 1, eax.
@@ -49,8 +51,7 @@ enum Register {
 }
 use Register::{Eax, Ebx, Ecx, Edx};
 
-/// Feature bits and the components without which they cannot be used: components, function,
-/// index, register, bits.
+/// Feature bits and the components that they need: components, function, index, register, bits.
 const NEEDS: &[(u64, u32, u32, Register, u32)] = &[
     // FMA, AVX, F16C
     (AVX, 1, 0, Ecx, 1 << 12 | 1 << 28 | 1 << 29),
@@ -100,8 +101,8 @@ const NEEDS: &[(u64, u32, u32, Register, u32)] = &[
     (LWP, 0x8000_0001, 0, Ecx, 1 << 15),
 ];
 
-/// Component groups and one feature bit that must be there for them: a component whose feature
-/// KVM masked must go, for Linux would not count it.
+/// Groups of components, each with a feature bit that it requires. A component without its feature
+/// must be dropped, because Linux would not count it.
 const FEATURE_OF: &[(u64, u32, u32, Register, u32)] = &[
     (AVX | AVX512, 1, 0, Ecx, 1 << 28),
     (AVX512, 7, 0, Ebx, 1 << 16),
@@ -112,10 +113,10 @@ const FEATURE_OF: &[(u64, u32, u32, Register, u32)] = &[
 #[derive(Clone, Copy)]
 struct Component {
     size: u32,
-    /// In the standard format.
+    /// Offset in the standard format.
     offset: u32,
     supervisor: bool,
-    /// To 64 bytes, in the compacted format.
+    /// Whether the component is aligned to 64 bytes in the compacted format.
     aligned: bool,
 }
 
@@ -134,7 +135,7 @@ pub(super) fn fix(leaves: &mut Leaves) {
     let offered_xss = u64::from(one.ecx) | u64::from(one.edx) << 32;
 
     let mut user = offered & USER & (X87 | SSE | subleaves(leaves, false)) | X87 | SSE;
-    // KVM's own sum over all that it offers must be that of the subleaves it gave.
+    // The size that KVM reports for all offered components must agree with KVM's subleaves.
     if standard_size(leaves, offered & (X87 | SSE | subleaves(leaves, false))) != Some(main.ecx) {
         user &= X87 | SSE;
     }
@@ -163,7 +164,7 @@ pub(super) fn fix(leaves: &mut Leaves) {
 
     let kept = user | supervisor;
     let size = standard_size(leaves, user).unwrap_or(BASE_SIZE);
-    // XCR0 is x87 alone when a vCPU starts; KVM keeps both ebx up to date from there.
+    // XCR0 has only x87 when a vCPU starts. From then on KVM updates ebx of both subleaves.
     leaves.put(
         FUNCTION,
         Some(0),
@@ -190,12 +191,13 @@ pub(super) fn fix(leaves: &mut Leaves) {
     drop_features(leaves, kept);
 }
 
-/// Whether the host's processor is QEMU's TCG (`-cpu max`): it says that it is an AMD K8 (family
-/// 0xF, APM volume 3, E.3.2), and no K8 has XSAVE. KVM does not pass on the brand string.
+/// Whether QEMU's TCG emulates the host's processor (`-cpu max`). TCG reports an AMD K8 (family
+/// 0xF, APM volume 3, E.3.2) with XSAVE, and no real K8 has XSAVE. KVM does not pass on the brand
+/// string.
 ///
-/// TCG's SVM lets the guest's XSETBV through without an exit. KVM then never learns XCR0: leaf
-/// 0xD goes on reporting 576 bytes, which Linux answers with "XSAVE consistency problem", and the
-/// next entry puts back the XCR0 that KVM knows, under a guest that would save its registers by it.
+/// TCG's SVM executes the guest's XSETBV without an exit, so KVM never learns XCR0. Leaf 0xD goes
+/// on reporting 576 bytes, and Linux reports an "XSAVE consistency problem". The next VM entry sets
+/// XCR0 to the value that KVM knows, although the guest relies on its own value to save registers.
 fn is_tcg(leaves: &Leaves) -> bool {
     const FAMILY: u32 = 0x0ff0_0f00;
     const K8: u32 = 0x0000_0f00;
@@ -203,7 +205,7 @@ fn is_tcg(leaves: &Leaves) -> bool {
     zero.as_ref() == Some(AMD) && register(leaves, 1, 0, Eax) & FAMILY == K8
 }
 
-/// Clears the features that need a component which is not kept, and AMX's own leaves.
+/// Clears the features that need a dropped component, and AMX's own leaves.
 fn drop_features(leaves: &mut Leaves, kept: u64) {
     for &(components, function, index, reg, bits) in NEEDS {
         if components & !kept != 0 {
@@ -225,7 +227,7 @@ fn bit(index: u32) -> u64 {
     1u64.checked_shl(index).unwrap_or(0)
 }
 
-/// A register of an entry; zero if there is none.
+/// A register of an entry; zero if the entry is missing.
 fn register(leaves: &Leaves, function: u32, index: u32, reg: Register) -> u32 {
     leaves.get(function, index).map_or(0, |e| match reg {
         Eax => e.eax,
@@ -246,7 +248,8 @@ fn component(leaves: &Leaves, index: u32) -> Option<Component> {
     })
 }
 
-/// Extended components that have a subleaf, those of XCR0 or those of XSS.
+/// The extended components that have a subleaf: those of XSS if `supervisor`, or else those of
+/// XCR0.
 fn subleaves(leaves: &Leaves, supervisor: bool) -> u64 {
     (2..63)
         .filter(|&i| component(leaves, i).is_some_and(|c| c.supervisor == supervisor))

@@ -1,25 +1,25 @@
-//! COMMAND as the guest reads the register: the device's, but for enables that the device does not
-//! keep. A mediated device is a program's idea of PCI, and the kernel's sample of serial ports
-//! (samples/vfio-mdev/mtty.c) has a COMMAND that cannot be written.
+//! COMMAND as the guest reads the register: the device's value, corrected where the device does not
+//! keep an enable bit. A mediated device is emulated by a program, and may be incomplete: the
+//! COMMAND of the kernel's sample of serial ports (samples/vfio-mdev/mtty.c) cannot be written.
 
 use pci::regs::{COMMAND, command};
 use tracing::info;
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
 
-/// The decode enables in the low byte.
+/// The enable bits of I/O and memory decoding, in the low byte.
 const DECODE: u8 = (command::IO | command::MEMORY) as u8;
 
-/// The bits of COMMAND that the device answers wrongly.
+/// The enable bits of COMMAND that cannot be cleared in the device.
 #[derive(Debug)]
 pub(super) struct Command {
-    /// Decode enables that read as set after zero was written.
+    /// Decode enable bits that read as one after zero was written.
     unwritable_bits: u8,
 }
 
 impl Command {
-    /// Clears COMMAND, so that the device neither decodes nor masters the bus, as firmware finds a
-    /// device. Looks whether the register reads so.
+    /// Clears COMMAND, as a reset does: the device neither decodes nor starts requests. Reads the
+    /// register back to find the bits that stay set.
     ///
     /// # Errors
     /// When the device does not answer.
@@ -37,7 +37,8 @@ impl Command {
         Ok(Self { unwritable_bits })
     }
 
-    /// Corrects what was read from the device at `offset`, where the guest has written `written`.
+    /// Corrects `data`, which was read from the device at `offset`: an unwritable bit reads as in
+    /// `written`, the guest's last value of COMMAND.
     pub(super) fn correct(&self, written: u16, offset: u16, data: &mut [u8]) {
         let low = COMMAND.checked_sub(offset).map(usize::from);
         if let Some(low) = low.and_then(|at| data.get_mut(at)) {

@@ -1,7 +1,8 @@
-//! The device behind a function, until the host gets the device back.
+//! The device behind a function, until the device is given back to the host.
 //!
-//! vCPUs use the device at the same time, some of them without the function's lock. So the device
-//! has a lock of its own, which is held no longer than it takes to clone or to drop the reference.
+//! Several vCPUs use the device at the same time, some of them without the function's lock. So the
+//! reference to the device has a lock of its own, which is held only while the reference is cloned
+//! or dropped.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -16,7 +17,7 @@ use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
 /// The device of a function, and the device's configuration space.
 pub(super) struct Connection {
     name: String,
-    /// `None` once the host has the device back.
+    /// `None` once the device has been given back to the host.
     device: RwLock<Option<SharedDevice>>,
     limit: RateLimit,
 }
@@ -35,13 +36,13 @@ impl Connection {
         &self.name
     }
 
-    /// The device, unless the host has the device back.
+    /// The device; `None` once the device has been given back to the host.
     pub(super) fn device(&self) -> Option<SharedDevice> {
         let device = self.device.read();
         device.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets go of the device for ever.
+    /// Drops the reference to the device, for good.
     pub(super) fn close(&self) {
         let device = self.device.write();
         device.unwrap_or_else(PoisonError::into_inner).take();
@@ -56,7 +57,8 @@ impl Connection {
         }
     }
 
-    /// Reads registers of the device's configuration space; ones where the device does not answer.
+    /// Reads registers of the device's configuration space. The bytes are all ones if the device
+    /// does not answer.
     pub(super) fn read_config(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         if let Some(device) = self.device()
@@ -67,15 +69,15 @@ impl Connection {
         }
     }
 
-    /// Logs an error that a guest's access has led to. The guest has an answer already.
+    /// Logs an error that a guest's access has caused. The guest gets its answer all the same.
     pub(super) fn complain(&self, error: &DeviceError) {
         if self.limit.allow() {
             warn!("{}", with_causes(error));
         }
     }
 
-    /// Whether the device answers, decodes memory, and is in D0 as its register at `pmcsr` says.
-    /// VFIO gives out the pages of a BAR only then (drivers/vfio/pci/vfio_pci_core.c,
+    /// Whether the device answers, decodes memory, and is in D0 by its register at `pmcsr`. Only
+    /// then does VFIO hand out the pages of a BAR (drivers/vfio/pci/vfio_pci_core.c,
     /// `__vfio_pci_memory_enabled`).
     pub(super) fn decodes_memory(&self, pmcsr: Option<u16>) -> bool {
         let Some(device) = self.device() else {
@@ -111,7 +113,7 @@ mod tests {
         assert_eq!(data, [0x10]);
         connection.close();
         assert!(connection.device().is_none());
-        // Nothing else keeps the device open.
+        // No other reference keeps the device open.
         assert_eq!(Arc::strong_count(&device), 1);
         connection.write_config(0x0c, &[0x20]);
         connection.read_config(0x0c, &mut data);

@@ -1,8 +1,9 @@
 //! Where a function's BARs are in the guest: the address map follows the BARs, COMMAND and the
 //! power state.
 //!
-//! To map a BAR is to give its range to the bus, for the accesses that trap, and its areas to the
-//! address space. An address that is refused leaves the BAR, and its register, where they were.
+//! Mapping a BAR registers its range with the bus, for the accesses that trap, and adds its mmap
+//! areas to the address space. If an address is refused, the BAR keeps its old address, in the
+//! register too.
 
 use std::sync::Arc;
 
@@ -32,20 +33,20 @@ enum Refusal {
     Memory(#[from] MemoryError),
 }
 
-/// The guest's address map, as far as BARs change the map.
+/// The parts of the guest's address map that BARs change.
 #[derive(Clone)]
 pub(super) struct AddressMap {
     /// Takes the ranges of BARs, whose accesses trap.
     pub(super) bus: Arc<Bus>,
     /// Takes the areas of BARs that the guest touches directly.
     pub(super) space: Arc<AddressSpace>,
-    /// Ranges of memory whose writes KVM keeps.
+    /// Zones of coalesced MMIO.
     pub(super) zones: Arc<CoalescedZones>,
     /// The windows for BARs.
     pub(super) layout: Layout,
 }
 
-/// The BARs of a function, what lets them decode, and where they are mapped.
+/// The BARs of a function, the state that lets them decode, and their addresses in the guest.
 pub(super) struct BarDecode {
     /// The device's name, for messages.
     name: String,
@@ -60,7 +61,7 @@ pub(super) struct BarDecode {
     decoder: Decoder,
     /// COMMAND, whose enable bits let BARs decode.
     command: u16,
-    /// Only in D0 does a device decode.
+    /// Whether the device is in D0. A device decodes in no other state.
     in_d0: bool,
     limit: RateLimit,
 }
@@ -100,23 +101,23 @@ impl BarDecode {
         self.areas.get(bar).map_or(&[], Vec::as_slice)
     }
 
-    /// Sets the BARs as firmware assigned them, now and for every reset. Nothing decodes.
+    /// Sets the BARs that firmware has assigned, now and for every reset. No BAR decodes.
     pub(super) fn set_reset_bars(&mut self, bars: Bars) {
         self.reset_bars = bars;
         self.reset();
     }
 
-    /// Sets the BARs back to what firmware assigned. Nothing decodes.
+    /// Sets the BARs back to the addresses that firmware assigned. No BAR decodes.
     pub(super) fn reset(&mut self) {
         self.bars = self.reset_bars.clone();
     }
 
-    /// Lets go of the device's pages for ever. Nothing decodes.
+    /// Unmaps the device's pages from this process, for good. No BAR decodes.
     pub(super) fn release(&mut self) {
         self.areas = Default::default();
     }
 
-    /// The bytes of the BARs' registers, in a read of configuration space.
+    /// Fills in the bytes of the BARs' registers, in a read of configuration space.
     pub(super) fn read(&self, offset: u16, data: &mut [u8]) {
         self.bars.read(offset, data);
     }
@@ -128,30 +129,30 @@ impl BarDecode {
         }
     }
 
-    /// COMMAND has this value now; the address map follows its enable bits.
+    /// Takes over a new value of COMMAND; the address map follows its enable bits.
     pub(super) fn set_command(&mut self, command: u16) {
         self.command = command;
         self.follow();
     }
 
-    /// The device is in D0 now, or is not; the address map follows.
+    /// Takes over whether the device is in D0; the address map follows.
     pub(super) fn set_in_d0(&mut self, in_d0: bool) {
         self.in_d0 = in_d0;
         self.follow();
     }
 
-    /// Whether an area is in the address space.
+    /// Whether any mmap area is in the address space.
     pub(super) fn any_area_is_mapped(&self) -> bool {
         (0..BAR_COUNT).any(|bar| !self.areas(bar).is_empty() && self.decoder.mapped(bar).is_some())
     }
 
-    /// Whether an area is at a guest-physical address.
+    /// Whether a mapped area contains a guest-physical address.
     pub(super) fn area_is_at(&self, address: u64) -> bool {
         let offset_in = |bar| address.checked_sub(self.decoder.mapped(bar)?);
         (0..BAR_COUNT).any(|bar| offset_in(bar).is_some_and(|at| self.area_has(bar, at)))
     }
 
-    /// Whether an offset in a BAR is in one of its areas, while these are in the address space.
+    /// Whether an offset in a BAR lies in one of its areas, and the areas are in the address space.
     pub(super) fn maps(&self, bar: usize, offset: u64) -> bool {
         self.decoder.mapped(bar).is_some() && self.area_has(bar, offset)
     }
@@ -161,13 +162,13 @@ impl BarDecode {
         self.areas(bar).iter().any(has)
     }
 
-    /// Brings the address map to what the BARs, COMMAND and the power state say.
+    /// Updates the address map by the BARs, COMMAND and the power state.
     fn follow(&mut self) {
         let enabled = |bit| self.in_d0 && self.command & bit != 0;
         let effects =
             self.decoder
                 .update(&self.bars, enabled(command::MEMORY), enabled(command::IO));
-        // First those that leave, since others may come to their addresses.
+        // BARs that leave come first, since others may move to their addresses.
         for effect in &effects {
             if let BarEffect::Unmap { bar } | BarEffect::Move { bar, .. } = effect {
                 self.unmap(*bar);
@@ -187,8 +188,9 @@ impl BarDecode {
                     debug!("{}: BAR {bar} is at {to:#x}", self.name);
                     self.decoder.confirm(effect);
                 }
-                // As behind a bridge that does not pass the address on: no BAR decodes there. The
-                // register keeps the address, since the halves of a 64-bit one come one by one.
+                // No BAR decodes outside of the windows, as behind a bridge that does not forward
+                // the address. The register keeps the address, since a guest writes the halves of a
+                // 64-bit address one by one.
                 Err(Refusal::Outside) => {
                     debug!(
                         "{}: BAR {bar} at {to:#x} is outside of the windows",
@@ -210,7 +212,8 @@ impl BarDecode {
         }
     }
 
-    /// Puts a BAR into the guest's address map. A refusal leaves nothing behind.
+    /// Adds a BAR to the guest's address map. If a part is refused, the other parts are removed
+    /// again.
     fn map(&self, bar: usize, address: u64) -> Result<(), Refusal> {
         let (Some(shape), Some(trap)) = (self.bars.get(bar), self.traps.get(bar)) else {
             return Err(Refusal::Outside);
@@ -226,9 +229,8 @@ impl BarDecode {
             }
             return Ok(self.map.bus.insert_pio(port, size, trap)?);
         }
-        // Firmware assigns addresses in the windows, and each to one BAR. So the function's own
-        // zone of coalesced writes is all that can be there, and only the guest's choice is
-        // checked.
+        // Firmware assigns each BAR a range of its own in the windows. At that address there can be
+        // no zone but the function's own. So only an address that the guest has chosen is checked.
         if self.reset_bars.address(bar) != Some(address) {
             if !self.map.layout.allows_bar(address, shape.size) {
                 return Err(Refusal::Outside);
@@ -266,7 +268,7 @@ impl BarDecode {
         Ok(())
     }
 
-    /// Takes a BAR out of the guest's address map.
+    /// Removes a BAR from the guest's address map.
     fn unmap(&self, bar: usize) {
         let (Some(address), Some(shape)) = (self.decoder.mapped(bar), self.bars.get(bar)) else {
             return;

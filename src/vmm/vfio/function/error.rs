@@ -4,13 +4,13 @@ use pci::bar::BarError;
 
 use crate::vfio::device::DeviceError;
 
-/// Why a function cannot be made of a device.
+/// The reason why a device cannot become a function of the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum FunctionError {
     /// The device does not answer.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The BARs of the device make no sense.
+    /// The device's BAR registers contradict the sizes of its regions, or each other.
     #[error("{device}: {source}")]
     Bars {
         /// The device's address.

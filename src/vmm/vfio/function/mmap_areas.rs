@@ -1,9 +1,9 @@
 //! The areas of a memory BAR that the guest touches directly, and the pages that trap.
 //!
 //! A mapped area is the device's own pages in the guest's address space: the guest's loads and
-//! stores reach the hardware without an exit. Only those pages trap that hold the MSI-X table or
-//! the pending bits, because both are virtual, and those that the kernel does not let this process
-//! map.
+//! stores reach the hardware without an exit. Two kinds of pages trap: the pages of the MSI-X table
+//! and of the pending bits, because both are virtual, and the pages that the kernel does not let
+//! this process map.
 
 use std::io;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use crate::vfio::device::{Device, RegionInfo};
 /// A range of a BAR: offset and size in bytes.
 pub type Area = (u64, u64);
 
-/// The areas of a BAR of `size` bytes that are mapped, where VFIO allows `mappable` and the bytes
-/// of `trapped` must trap.
+/// Returns the areas to map of a BAR of `size` bytes: the `mappable` areas, which VFIO allows,
+/// without the bytes of `trapped`.
 ///
 /// Every area is page aligned, not empty, inside the BAR, and free of `trapped`. The areas are in
 /// order and do not overlap.
@@ -29,7 +29,7 @@ pub fn plan(size: u64, mappable: &[Area], trapped: &[Area]) -> Vec<Area> {
     let mut allowed: Vec<(u64, u64)> = mappable
         .iter()
         .filter_map(|(offset, len)| {
-            // Whole pages only: the rest of a page may be a neighbour's registers.
+            // Only whole pages: the rest of a page may belong to another device.
             let start = offset.checked_next_multiple_of(PAGE_SIZE)?;
             let end = offset.checked_add(*len)?.min(size);
             let end = end - end % PAGE_SIZE;
@@ -65,9 +65,9 @@ pub fn plan(size: u64, mappable: &[Area], trapped: &[Area]) -> Vec<Area> {
     areas
 }
 
-/// Maps the areas of BAR number `bar` into this process: all that VFIO allows but the MSI-X table
-/// and the pending bits. The regions begin relative to the BAR. A BAR that cannot be mapped works
-/// all the same: it traps.
+/// Maps the areas of BAR number `bar` into this process: all that VFIO allows, except the MSI-X
+/// table and the pending bits. The starts of the returned regions are relative to the BAR. A BAR
+/// that cannot be mapped traps.
 pub(super) fn map(
     device: &dyn Device,
     bar: usize,
@@ -93,8 +93,8 @@ pub(super) fn map(
     }
 }
 
-/// The host addresses agree with any natural address of the BAR modulo its size, up to 1 GiB, so
-/// that the kernel can map huge page frames.
+/// Maps the areas at a host address that is aligned to the BAR's size, up to 1 GiB. The guest's
+/// address of the BAR is aligned to that size too, so the kernel can use huge pages.
 fn map_areas(device: &dyn Device, region: &RegionInfo, areas: &[Area]) -> io::Result<Vec<Region>> {
     if areas.is_empty() {
         return Ok(Vec::new());

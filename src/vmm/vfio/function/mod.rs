@@ -1,22 +1,22 @@
-//! One passed-through function: a guest's accesses, and what they do to the device and to the VM.
+//! One passed-through function: a guest's accesses, and their effects on the device and the VM.
 //!
-//! `pci` says what an access means. The [policy] says who answers, and this file carries the
-//! effects out in an order that never lets the guest touch what is not there: a BAR leaves the
-//! guest's address map before the device stops decoding, and enters the map after the device has
-//! begun.
+//! `pci` decodes an access. The [policy] decides whether the device or the VMM answers. This file
+//! carries out the effects, in an order that keeps the guest from touching a BAR that does not
+//! decode: a BAR leaves the guest's address map before the device stops decoding, and enters the
+//! map after the device has started to decode.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | [`policy`] | what the guest sees of each register, and why |
+//! | [`policy`] | the treatment of each register, and the reason |
 //! | [`snapshot`] | the device's configuration space when the device is opened |
-//! | `connection` | the device, until the host gets the device back |
+//! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
 //! | `trap` | BARs on the bus |
 //! | [`rom`] | the expansion ROM |
-//! | `unused_vectors` | MSI-X table entries whose writes KVM keeps |
-//! | `vm_resources` | what a function uses of the VM |
+//! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
+//! | `vm_resources` | the parts of the VM that a function uses |
 //! | [`reset`] | all functions at a guest's reboot |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
@@ -80,9 +80,9 @@ pub struct VfioFunction {
 
 /// What a guest's accesses change. Its lock is never taken with the bus's lock held.
 struct State {
-    /// Until the device has failed or was taken away: from then on nothing is there.
+    /// Cleared when the device fails or goes away: from then on the guest reads all ones.
     connected: bool,
-    /// The registers that are answered here, and COMMAND as the guest wrote it last.
+    /// The emulated registers, and the guest's last value of COMMAND.
     config: ConfigSpace,
     /// `config` at power-on.
     reset_config: ConfigSpace,
@@ -99,14 +99,14 @@ impl State {
         u16::from_le_bytes(bytes)
     }
 
-    /// A read of registers that are answered here.
+    /// A guest's read of emulated registers.
     fn read_emulated(&self, offset: u16, data: &mut [u8]) {
         self.config.read(offset, data);
         self.decode.read(offset, data);
         self.interrupts.config_read(offset, data);
     }
 
-    /// A write of registers that are answered here and change more than their value.
+    /// A guest's write of emulated registers with side effects.
     fn write_emulated(&mut self, offset: u16, data: &[u8]) {
         self.config.write(offset, data);
         self.decode.write(offset, data);
@@ -126,11 +126,11 @@ impl State {
 }
 
 impl VfioFunction {
-    /// Reads the device's configuration space and maps its BARs into this process. Nothing is in
-    /// the guest yet, and nothing of the ROM has been read.
+    /// Reads the device's configuration space and maps its BARs into this process. The guest's
+    /// address map stays as it is, and the ROM is not read yet.
     ///
     /// # Errors
-    /// When the device does not answer or its BARs make no sense.
+    /// The device does not answer, or its BARs cannot be used.
     pub fn new(
         device: SharedDevice,
         vm: VmResources,
@@ -192,7 +192,7 @@ impl VfioFunction {
         self.connection.name()
     }
 
-    /// The device, unless the host has the device back.
+    /// The device; `None` once the device has been given back to the host.
     pub(super) fn device(&self) -> Option<SharedDevice> {
         self.connection.device()
     }
@@ -209,15 +209,15 @@ impl VfioFunction {
         areas.map(|area| (area.start, area.size)).collect()
     }
 
-    /// Sets the addresses that firmware has assigned: those of power-on and of every reset.
+    /// Sets the addresses that the BARs have after power-on and after every reset.
     pub fn set_reset_bars(&self, bars: Bars) {
         let mut state = self.lock();
         state.decode.set_reset_bars(bars);
         state.coalesce_unused_vectors();
     }
 
-    /// Connects the device's pin, if there is one, to a GSI. For the guest it is `pin` (0 is INTA),
-    /// whatever it is on the host.
+    /// Connects the device's interrupt pin, if there is one, to a GSI. The guest reads the pin as
+    /// `pin` (0 is INTA), whichever pin the device uses on the host.
     pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {
         let mut state = self.lock();
         let (device, router) = (self.device(), Arc::clone(&self.router));
@@ -228,13 +228,13 @@ impl VfioFunction {
         }
     }
 
-    /// Takes the function out of the guest's reach and stops its interrupts and DMA. The device
-    /// itself stays open.
+    /// Unmaps the function's BARs from the guest and stops its interrupts and DMA. The device stays
+    /// open.
     pub fn quiesce(&self) {
         self.quiesce_locked(&mut self.lock());
     }
 
-    /// Turns interrupts, decoding and bus mastering off, and takes the BARs out of the address map.
+    /// Turns interrupts, decoding and bus mastering off, and removes the BARs from the address map.
     fn quiesce_locked(&self, state: &mut State) {
         state.interrupts.quiesce();
         state.config.set_u16(COMMAND, 0);
@@ -242,8 +242,8 @@ impl VfioFunction {
         self.connection.write_config(COMMAND, &[0, 0]);
     }
 
-    /// Quiesces the device and brings it to D0, as it must be while the device or its bus is reset:
-    /// a reset may not reach a device in D3. Returns whether the function has a device still.
+    /// Quiesces the device and brings it to D0, because a reset of the device or its bus may not
+    /// reach a device in D3. Returns whether the function still has a device.
     pub(super) fn quiesce_for_reset(&self) -> bool {
         let mut state = self.lock();
         if !state.connected {
@@ -252,25 +252,25 @@ impl VfioFunction {
         self.quiesce_locked(&mut state);
         self.power.wake(&self.connection);
         state.decode.set_in_d0(true);
-        // On the way to D0 the kernel may have restored what it saved on the way to D3
-        // (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`).
+        // In the transition to D0 the kernel may have restored the registers that it saved before
+        // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
         self.connection.write_config(COMMAND, &[0, 0]);
         true
     }
 
-    /// Disconnects the guest from the device, which has failed or is wanted back: the guest reads
-    /// ones from now on, as where no device is, and lives on. Returns whether the function was
-    /// connected.
+    /// Disconnects the guest from a device that has failed or that the host asks for. From now on
+    /// the guest reads all ones, as where no device is, and goes on running. Returns whether the
+    /// function was connected.
     pub fn disconnect(&self) -> bool {
         self.disconnect_if(|_| true)
     }
 
-    /// Whether the device has failed, gone, or was taken back.
+    /// Whether the guest has been disconnected from the device.
     pub fn is_disconnected(&self) -> bool {
         !self.lock().connected
     }
 
-    /// Disconnects, and closes the device, so that the host gets it back.
+    /// Disconnects, and closes the device, which gives the device back to the host.
     pub fn release(&self) {
         self.disconnect();
         let mut state = self.lock();
@@ -280,14 +280,14 @@ impl VfioFunction {
         self.connection.close();
     }
 
-    /// KVM could not get the page at a guest-physical address. Disconnects if a BAR is there, and
-    /// returns whether one was.
+    /// Answers a failed attempt of KVM to get the page at a guest-physical address. If one of the
+    /// BARs is mapped at the address, disconnects and returns `true`.
     pub fn disconnect_if_mapped_at(&self, address: u64) -> bool {
         self.disconnect_gone(|state| state.decode.area_is_at(address))
     }
 
-    /// KVM could not get some page. Disconnects if the page may have been this device's, because
-    /// VFIO gives out none of them any more, and returns whether that was so.
+    /// Answers a failed attempt of KVM to get an unknown page. The page may be this device's if
+    /// VFIO no longer hands out the device's pages: then disconnects and returns `true`.
     pub fn disconnect_if_unmappable(&self) -> bool {
         self.disconnect_gone(|state| {
             let pmcsr = self.power.pmcsr();
@@ -295,12 +295,11 @@ impl VfioFunction {
         })
     }
 
-    /// The device has refused an access that left KVM. Where the guest should have reached the
-    /// device directly, KVM could not get the page either: disconnects, and returns whether that
-    /// was so.
+    /// Answers an access that left KVM and that the device has refused. If the access is to a
+    /// mapped area, KVM could not get the page either: disconnects and returns `true`.
     fn disconnect_if_unreadable(&self, device: &dyn Device, bar: usize, offset: u64) -> bool {
         self.disconnect_gone(|state| {
-            // Under the lock, so that no other vCPU can switch decoding off meanwhile.
+            // The lock keeps other vCPUs from switching decoding off meanwhile.
             state.decode.maps(bar, offset) && device.read(bar as u32, offset, &mut [0]).is_err()
         })
     }
@@ -309,7 +308,7 @@ impl VfioFunction {
         let now = self.disconnect_if(condition);
         if now {
             let name = self.name();
-            warn!("{name} has gone: the guest sees it no more, and lives on");
+            warn!("{name} has gone: it is removed from the guest, which goes on");
         }
         now
     }
@@ -324,8 +323,8 @@ impl VfioFunction {
         now
     }
 
-    /// COMMAND: what the write turns off goes before the device hears of it, what the write turns
-    /// on comes after.
+    /// Writes COMMAND. BARs whose decoding the write turns off are unmapped before the device gets
+    /// the write. BARs whose decoding it turns on are mapped afterwards.
     fn write_command(&self, state: &mut State, offset: u16, data: &[u8]) {
         let old = state.command();
         state.config.write(offset, data);
@@ -335,7 +334,8 @@ impl VfioFunction {
         state.decode.set_command(new);
     }
 
-    /// PMCSR: in the same order as COMMAND. The device may not do as it is told.
+    /// Writes PMCSR, in the same order as COMMAND. The device may refuse the new state, so the
+    /// state is read back.
     fn write_power(&self, state: &mut State, offset: u16, data: &[u8]) {
         if self.power.leaves_d0(offset, data) {
             state.decode.set_in_d0(false);
@@ -402,7 +402,8 @@ impl PciFunction for VfioFunction {
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {
-        // Before the lock is taken: the host may want the device back meanwhile.
+        // The vCPU waits before it takes the lock, because the host may ask for the device
+        // meanwhile.
         if sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
             return;
         }
@@ -429,8 +430,8 @@ impl PciFunction for VfioFunction {
         }
     }
 
-    /// Registers as firmware left them, and interrupts by the pin. The device itself has been reset
-    /// before, together with all others ([`reset`]).
+    /// Sets the registers back to their state at power-on, and interrupts to INTx. The device
+    /// itself has been reset before, together with all others ([`reset`]).
     fn reset(&self) {
         let mut state = self.lock();
         if !state.connected {
@@ -475,7 +476,7 @@ impl BarAccess for VfioFunction {
                     state.stop_coalescing_if_used();
                 }
             }
-            // Pending bits are read-only, and what straddles belongs to neither side.
+            // Pending bits are read-only, and an access that straddles belongs to neither side.
             Some(MsixPart::Pending(_) | MsixPart::Straddling) => {}
         }
     }
@@ -487,7 +488,7 @@ impl Drop for VfioFunction {
     }
 }
 
-/// The BARs of a device and the register of its ROM, without addresses.
+/// The BARs and the ROM register of a device, without addresses.
 fn bars(snapshot: &[u8], device: &dyn Device, rom: &Rom) -> Result<Bars, BarError> {
     let raw = std::array::from_fn(|i| {
         byte_enable::u32_at(snapshot, usize::from(regs::BAR) + i * 4).unwrap_or(0)

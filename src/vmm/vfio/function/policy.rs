@@ -1,4 +1,4 @@
-//! What the guest sees of each register: passed to the device, emulated here, or hidden.
+//! How each register is treated: passed to the device, emulated by the VMM, or hidden.
 //!
 //! The tables are the policy. [`apply`] turns a device's configuration space into the guest's.
 //! Register names and offsets: PCI Express Base 6.0, 7.5 (header and PCIe capability), 7.6 to 7.9
@@ -16,9 +16,10 @@ use pci::regs::power::PMCSR;
 pub enum Treatment {
     /// Reads and writes go to the device; VFIO filters them once more.
     Pass,
-    /// Answered here.
+    /// The VMM answers.
     Emulate,
-    /// Not there for the guest: the capability leaves its chain and its bytes read as zero.
+    /// The guest does not see the capability: it is unlinked from its chain, and its bytes read as
+    /// zero.
     Hide,
 }
 use Treatment::{Emulate, Hide, Pass};
@@ -99,7 +100,7 @@ pub const HEADER: &[Row] = &[
 /// ROM's.
 const SIDE_EFFECTS: [(u16, usize); 3] = [(regs::COMMAND, 2), (regs::BAR, 24), (regs::ROM, 4)];
 
-/// Standard capabilities; one that is not named is passed.
+/// Standard capabilities. A capability that is not listed is passed.
 pub const STANDARD: &[(u16, Treatment, &str)] = &[
     (
         id::PM,
@@ -123,7 +124,7 @@ pub const STANDARD: &[(u16, Treatment, &str)] = &[
     ),
 ];
 
-/// Extended capabilities; one that is not named is passed.
+/// Extended capabilities. A capability that is not listed is passed.
 pub const EXTENDED: &[(u16, Treatment, &str)] = &[
     (ext_id::SRIOV, Hide, "virtual functions belong to the host"),
     (ext_id::ARI, Hide, "function numbers follow the guest's bus"),
@@ -151,21 +152,21 @@ pub const EXTENDED: &[(u16, Treatment, &str)] = &[
     (
         ext_id::LTR,
         Hide,
-        "needs a root port that the guest has not",
+        "needs a root port, which the guest lacks",
     ),
     (ext_id::L1SS, Hide, "link states belong to the host's port"),
     (
         ext_id::PTM,
         Hide,
-        "needs a root port that the guest has not",
+        "needs a root port, which the guest lacks",
     ),
     (ext_id::DPC, Hide, "containment belongs to the host's port"),
 ];
 
-/// Device/Port Type of a Root Complex Integrated Endpoint (7.5.3.2): what sits on a root bus.
+/// Device/Port Type of a Root Complex Integrated Endpoint (7.5.3.2): an endpoint on a root bus.
 const RC_INTEGRATED_ENDPOINT: u16 = 0x9;
-/// Registers of the PCIe capability that describe a link, which an integrated endpoint has not
-/// (7.5.3.6 to 7.5.3.8, 7.5.3.18 to 7.5.3.20): offset and length.
+/// Registers of the PCIe capability that describe a link (7.5.3.6 to 7.5.3.8, 7.5.3.18 to
+/// 7.5.3.20): offset and length. An integrated endpoint has no link.
 const LINK_REGISTERS: [(u16, u16); 2] = [(0x0c, 8), (0x2c, 8)];
 
 fn treatment(table: &[(u16, Treatment, &str)], id: u16) -> Treatment {
@@ -175,11 +176,11 @@ fn treatment(table: &[(u16, Treatment, &str)], id: u16) -> Treatment {
         .map_or(Pass, |row| row.1)
 }
 
-/// The guest's configuration space for a device whose own is `snapshot` (256 or 4096 bytes).
+/// Makes the guest's configuration space out of the device's, `snapshot` (256 or 4096 bytes).
 ///
-/// An extended space of zeros has no register to reach, and reads as ones, as on a machine that has
-/// mechanism 1 alone; a guest that has seen ones does not come again. The null header of an empty
-/// extended space is read by Linux for each capability that Linux knows: 28 exits in a boot.
+/// An extended space of all zeros is hidden: it reads as all ones, as on a machine without ECAM,
+/// and a guest does not read it again. Linux would look for each capability that it knows behind a
+/// null header: 28 exits in a boot.
 pub fn apply(snapshot: &[u8]) -> ConfigSpace {
     let mut snapshot = snapshot.to_vec();
     let extended = snapshot.get(CONVENTIONAL_SIZE..).unwrap_or_default();
@@ -194,7 +195,8 @@ pub fn apply(snapshot: &[u8]) -> ConfigSpace {
     }
     for cap in capability::extended(&snapshot) {
         if treatment(EXTENDED, cap.id) == Hide {
-            // The header stays: it may be the head of the chain, and then it links on.
+            // The capability's header stays, because it may be the head of the chain and link to
+            // the next.
             hidden.push((cap.offset + 4, cap.len.saturating_sub(4)));
         }
     }
@@ -222,7 +224,7 @@ pub fn apply(snapshot: &[u8]) -> ConfigSpace {
         config.set_u32(offset, 0);
     }
     config.set_writable(regs::INTERRUPT_LINE, &[0xff]);
-    // The device answers COMMAND, and what the guest wrote last is kept here besides.
+    // The device answers COMMAND. The guest's last value is kept in `config` as well.
     config.set_writable(regs::COMMAND, &[0xff; 2]);
     for (offset, len) in SIDE_EFFECTS {
         config.set_side_effects(offset, len);
@@ -232,7 +234,7 @@ pub fn apply(snapshot: &[u8]) -> ConfigSpace {
     }
 
     for cap in capability::standard(config.bytes()) {
-        // Id and next pointer, relinked.
+        // ID and next pointer are emulated, because the chain is relinked.
         config.set_emulated(cap.offset, 2);
         match cap.id {
             id::MSI | id::MSIX => {
@@ -255,8 +257,8 @@ pub fn apply(snapshot: &[u8]) -> ConfigSpace {
     config
 }
 
-/// An endpoint on the root bus reads as integrated into the root complex, without a link; Linux
-/// refuses to believe anything else there. A capability of version 0 reads as 1.
+/// Makes the PCIe capability read as that of an endpoint that is integrated into the root complex,
+/// without a link: Linux accepts no other endpoint on a root bus. Version 0 reads as 1.
 fn express(config: &mut ConfigSpace, offset: u16) {
     let flags = config.u16(offset + 2);
     let version = (flags & 0xf).max(1);
@@ -265,7 +267,7 @@ fn express(config: &mut ConfigSpace, offset: u16) {
         (flags & 0xff00) | RC_INTEGRATED_ENDPOINT << 4 | version,
     );
     config.set_emulated(offset + 2, 2);
-    // Version 1 ends after the link registers, and what follows may be another capability.
+    // A capability of version 1 ends after the link registers; the next bytes may be another's.
     let count = if version >= 2 { 2 } else { 1 };
     for (at, len) in LINK_REGISTERS.into_iter().take(count) {
         for byte in at..at + len {

@@ -1,5 +1,6 @@
 //! A function's power state, which the guest sets in PMCSR (PCI Express 6.0, 7.5.2.2). The kernel
-//! does the transition; here only D0 matters, since a device decodes in no other state (5.3.1).
+//! does the transition. The VMM only needs to know whether the state is D0, since a device decodes
+//! in no other state (5.3.1).
 
 use pci::capability;
 use pci::capability::id;
@@ -26,14 +27,14 @@ impl Power {
         self.pmcsr
     }
 
-    /// Whether a write asks for another state than D0.
+    /// Whether a write asks for a state other than D0.
     pub(super) fn leaves_d0(&self, offset: u16, data: &[u8]) -> bool {
         let at = self.pmcsr.and_then(|pmcsr| pmcsr.checked_sub(offset));
         let low = at.and_then(|at| data.get(usize::from(at)));
         low.is_some_and(|low| low & STATE != 0)
     }
 
-    /// Whether the device is in D0 now. A device without the capability always is.
+    /// Whether the device is in D0 now. A device without the capability is always in D0.
     pub(super) fn is_in_d0(&self, connection: &Connection) -> bool {
         self.pmcsr.is_none_or(|pmcsr| {
             let mut low = [0];
@@ -88,7 +89,7 @@ mod tests {
         power.wake(&connection);
         assert!(power.is_in_d0(&connection));
         assert_eq!(device.config(0x45), 0);
-        // A device that does not answer reads as ones.
+        // The register of a device that does not answer reads as all ones.
         device.set_deaf(true);
         assert!(!power.is_in_d0(&connection));
         assert!(Power::find(&[0; 256]).is_in_d0(&connection));

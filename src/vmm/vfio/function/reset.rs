@@ -1,6 +1,6 @@
-//! The devices at a guest's reboot: first all of them are quiesced. Then each is reset, by itself
-//! or, where it has no reset of its own, together with its neighbours. Their registers follow when
-//! the guest's bus is reset.
+//! Resets the devices at a guest's reboot. First all devices are quiesced. Then each device is
+//! reset: alone, or together with its neighbours where it has no reset of its own. The VMM's
+//! registers follow when the guest's bus is reset.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::log::error_chain::with_causes;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::VfioFunction;
 
-/// Says at the start what a reboot will do to devices without a reset of their own.
+/// Logs, at the start, how a reboot will treat devices without a reset of their own.
 pub fn announce(functions: &[Arc<VfioFunction>]) {
     let ours = names(functions);
     for device in functions.iter().filter_map(|f| f.device()) {
@@ -30,13 +30,13 @@ pub fn announce(functions: &[Arc<VfioFunction>]) {
     }
 }
 
-/// Resets every device that the guest has. Afterwards each is quiesced and in D0, whether it was
-/// reset or not; those that could not be reset are named in the log.
+/// Resets every device that the guest has. Afterwards each device is quiesced and in D0, whether it
+/// was reset or not. The log names the devices that could not be reset.
 pub fn devices(functions: &[Arc<VfioFunction>]) {
     // A device must neither interrupt nor write to memory while another's bus is reset.
     let quiet: Vec<_> = functions.iter().filter(|f| f.quiesce_for_reset()).collect();
-    // First those that can be reset alone. No device is held for longer than its own reset: the
-    // host may want it back meanwhile.
+    // Devices that can be reset alone come first. A reference to a device is held only during its
+    // own reset, because the host may ask for the device meanwhile.
     let mut left = Vec::new();
     for function in quiet {
         if let Some(device) = function.device()
@@ -60,10 +60,10 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
                     Ok(()) => info!("{} had a hot reset", list(&scope)),
                     Err(e) => error!("{}: {}", with_causes(&e), as_left(&scope)),
                 }
-                // One attempt is for all of them.
+                // One hot reset serves all of these devices.
                 done.extend(scope);
             }
-            // That it has no reset at all was said at the start.
+            // `announce` has logged already that the device has no reset.
             Err(_) if failure.is_none() => {}
             Err(_) => error!(
                 "{}: {}",
@@ -74,7 +74,8 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
     }
 }
 
-/// Resets a device by itself; where that does not do, there may be a failure to tell of.
+/// Resets a device alone. The error is `None` if the device has no reset, or else the text of the
+/// failure.
 fn alone(device: &SharedDevice) -> Result<(), Option<String>> {
     if !device.can_reset() {
         return Err(None);
@@ -88,7 +89,8 @@ fn alone(device: &SharedDevice) -> Result<(), Option<String>> {
     }
 }
 
-/// What a hot reset of the device would reset, if all of that is `ours`; else why not.
+/// Returns the functions that a hot reset of the device would reset. If some are not `ours`,
+/// returns the reason why a hot reset is not possible.
 fn scope(device: &SharedDevice, ours: &[String]) -> Result<Vec<String>, String> {
     let scope = device
         .hot_reset_scope()
@@ -101,7 +103,7 @@ fn scope(device: &SharedDevice, ours: &[String]) -> Result<Vec<String>, String> 
     }
 }
 
-/// The functions that this process holds.
+/// The names of the functions whose device is still open.
 fn names(functions: &[Arc<VfioFunction>]) -> Vec<String> {
     let held = functions.iter().filter(|f| f.device().is_some());
     held.map(|f| f.name().to_string()).collect()

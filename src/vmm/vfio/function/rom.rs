@@ -1,16 +1,17 @@
 //! The expansion ROM of a passed-through function: where the content comes from, and when.
 //!
-//! The device's ROM is read whole, through VFIO, at the guest's first access, and kept: each read
-//! of the region makes the host's kernel switch the ROM on and off, and most guests never look. The
-//! guest's reads trap. A read-only memory slot would save the exits. But Linux turns a ROM on and
-//! off again for every 4 KiB that somebody reads from sysfs, each change of a slot waits in KVM for
-//! a grace period of several milliseconds, and a slot needs its content at once. Code in a ROM is
-//! copied to RAM before it runs (PCI 3.0, 6.3), so nothing else needs a slot.
+//! The device's ROM is read whole, through VFIO, at the guest's first access, and kept. Each read
+//! of the region makes the host's kernel switch the ROM on and off, and most guests never read
+//! their ROM. The guest's reads trap. A read-only memory slot would save the exits, but has costs:
+//! a guest's Linux turns a ROM on and off for every 4 KiB that a program reads from sysfs, each
+//! change of a slot waits in KVM for a grace period of several milliseconds, and a slot needs its
+//! content at once. Code in a ROM is copied to RAM before it runs (PCI 3.0, 6.3), so no code runs
+//! from the slot.
 //!
-//! For the graphics card that the host was started with, the kernel may give the copy that the
-//! host's firmware left at 0xc0000 and has changed since; `romfile=` is for that. `rombar=off` is
-//! for a ROM that hangs when it is read. The kernel looks at the headers of such a ROM all the same
-//! when it is asked for the device's regions.
+//! For the host's boot graphics card the kernel may return the copy that the firmware has put at
+//! 0xc0000 and changed. For such a card the user gives `romfile=`. `rombar=off` is for a device
+//! that hangs when its ROM is read. The kernel reads the headers even of such a ROM, when the VMM
+//! asks for the device's regions.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -28,18 +29,18 @@ use crate::vfio::device::{Device, DeviceError, ROM_REGION, RegionInfo};
 /// Why a file cannot be an expansion ROM.
 #[derive(Debug, thiserror::Error)]
 pub enum RomError {
-    /// Missing, or not readable.
+    /// The file is missing or not readable.
     #[error("cannot read the expansion ROM {}", .path.display())]
     Unreadable {
         /// As the user gave it.
         path: PathBuf,
-        /// What the host said.
+        /// The errno.
         source: io::Error,
     },
-    /// A directory, a pipe, a device.
+    /// The file is a directory, a pipe or a device.
     #[error("the expansion ROM {} is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// Its size is none that a ROM can have.
+    /// No ROM can have the file's size.
     #[error("the expansion ROM {} {source}", .path.display())]
     Size {
         /// As the user gave it.
@@ -50,7 +51,7 @@ pub enum RomError {
 }
 
 impl RomError {
-    /// What to type.
+    /// The remedy to type.
     pub fn hint(&self) -> String {
         match self {
             Self::Unreadable { path, source }
@@ -70,17 +71,17 @@ impl RomError {
 pub enum RomSource {
     /// The device, if it has one.
     Device,
-    /// There is none.
+    /// The function has no ROM.
     None,
     /// A file's content.
     Image(Image),
 }
 
 impl RomSource {
-    /// As the user has it; a file is read here.
+    /// Takes the user's choice; reads the file if one is given.
     ///
     /// # Errors
-    /// A file that cannot be a ROM.
+    /// The file cannot be a ROM.
     pub fn load(config: &RomConfig) -> Result<Self, RomError> {
         Ok(match config {
             RomConfig::Device => Self::Device,
@@ -89,7 +90,7 @@ impl RomSource {
         })
     }
 
-    /// Bytes of the ROM of a device that is called `name` and has such a region; 0 for no ROM.
+    /// Bytes of the ROM of the device `name`, whose ROM region is `region`; 0 for no ROM.
     pub fn size(&self, name: &str, region: &RegionInfo) -> u64 {
         match self {
             Self::None => 0,
@@ -108,7 +109,7 @@ fn read_file(path: &Path) -> Result<Image, RomError> {
         path: path.into(),
         source,
     };
-    // Looked at before it is opened: opening a pipe for reading waits for its writer.
+    // The kind is checked before the file is opened: opening a pipe waits for its writer.
     let facts = fs::metadata(path).map_err(unreadable)?;
     if !facts.is_file() {
         return Err(RomError::NotAFile(path.into()));
@@ -128,12 +129,13 @@ fn read_file(path: &Path) -> Result<Image, RomError> {
     Ok(image)
 }
 
-/// The ROM of a function: the size from the start, the content when the guest asks for it.
+/// The ROM of a function. The size is known from the start; the content is read when the guest asks
+/// for it.
 pub(super) struct Rom {
-    /// Bytes; 0 when there is none.
+    /// Bytes; 0 if there is no ROM.
     size: u64,
-    /// This lock is held while the device is read, and never taken with another lock held: only
-    /// those who read the same ROM wait for it.
+    /// The lock is held while the device is read, and never taken with another lock held. So only
+    /// vCPUs that read the same ROM wait for the lock.
     content: Mutex<Content>,
     /// How often the guest has enabled the ROM.
     enablings: AtomicU64,
@@ -141,13 +143,14 @@ pub(super) struct Rom {
 
 enum Content {
     Unread,
-    /// The device did not give the content, in this enabling. It is asked again in the next.
+    /// The device did not give the content during the enabling of this number. The next enabling
+    /// tries again.
     Failed(u64),
     Read(Image),
 }
 
 impl Rom {
-    /// The ROM of `device`. Nothing is read from it yet.
+    /// The ROM of `device`. The content is not read yet.
     pub(super) fn new(device: &dyn Device, source: RomSource) -> Self {
         let size = source.size(device.name(), &device.region(ROM_REGION));
         let content = match source {
@@ -174,10 +177,10 @@ impl Rom {
         self.enablings.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The guest's read of its ROM; ones where the device does not give the content.
+    /// Answers a guest's read of the ROM: all ones if the device does not give the content.
     ///
     /// # Errors
-    /// The device's, once for each enabling of the ROM.
+    /// The device's error, once for each enabling of the ROM.
     pub(super) fn read(
         &self,
         device: &dyn Device,
@@ -193,7 +196,8 @@ impl Rom {
             Content::Read(_) => false,
         };
         if wanted {
-            // Until the device has answered; another vCPU may end decoding meanwhile.
+            // `Failed` stays if the device does not answer, for example because another vCPU has
+            // turned decoding off meanwhile.
             *content = Content::Failed(enabling);
             if let Some(image) = self.fetch(device)? {
                 *content = Content::Read(image);
@@ -205,7 +209,7 @@ impl Rom {
         Ok(())
     }
 
-    /// The device's ROM, in one call; `None` where the size is one that no ROM has.
+    /// Reads the device's ROM in one call; `None` if no ROM can have that size.
     fn fetch(&self, device: &dyn Device) -> Result<Option<Image>, DeviceError> {
         let Ok(size) = usize::try_from(self.size) else {
             return Ok(None);
@@ -217,8 +221,8 @@ impl Rom {
     }
 }
 
-/// Bytes of the device's ROM; 0 when it has none, or none that can be. The kernel finds none where
-/// nothing is read that begins as a ROM must.
+/// Bytes of the device's ROM; 0 when the device has no ROM, or when no ROM can have the region's
+/// size. The kernel reports no ROM if the content does not begin with a ROM's signature.
 fn device_size(name: &str, region: &RegionInfo) -> u64 {
     if region.size == 0 || !region.read {
         return 0;
@@ -276,7 +280,7 @@ mod tests {
         for (name, says) in [
             ("nothing", "cannot read the expansion ROM"),
             ("", "is not a regular file"),
-            // A pipe that nobody writes to is not waited for.
+            // A pipe without a writer must not block.
             ("pipe", "is not a regular file"),
             ("empty", "is empty"),
             (

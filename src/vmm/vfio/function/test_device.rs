@@ -1,5 +1,5 @@
-//! A device for the tests of a function's parts: a configuration space that keeps what is written,
-//! and regions without interrupts.
+//! A device for the tests of a function's parts: a plain writable configuration space, and regions,
+//! but no interrupts.
 
 use std::fs::File;
 use std::io;
@@ -11,16 +11,16 @@ use vmm_sys_util::tempfile::TempFile;
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
 
-/// The bytes behind the regions, each of which begins at 0 in this file.
+/// Bytes of the file behind the regions. Every region begins at offset 0 of the file.
 const FILE_SIZE: u64 = 1 << 20;
 
 pub(crate) struct TestDevice {
     config: Mutex<[u8; 256]>,
     regions: [RegionInfo; 7],
     file: File,
-    /// Reads fail.
+    /// Whether reads fail.
     deaf: AtomicBool,
-    /// COMMAND's low byte cannot be written, and reads so.
+    /// The value of COMMAND's low byte, if that byte cannot be written.
     fixed_command: Option<u8>,
     region_reads: AtomicU32,
 }
@@ -39,7 +39,8 @@ impl TestDevice {
         }
     }
 
-    /// With a region of `size` bytes, of which `mappable` can be mapped.
+    /// Adds a region of `size` bytes. `mappable` lists the areas that can be mapped, as `(offset,
+    /// size)`.
     pub(crate) fn with_region(mut self, index: u32, size: u64, mappable: &[(u64, u64)]) -> Self {
         self.regions[index as usize] = RegionInfo {
             size,
@@ -60,12 +61,12 @@ impl TestDevice {
         self.deaf.store(deaf, Ordering::Relaxed);
     }
 
-    /// A byte of configuration space.
+    /// Returns a byte of configuration space.
     pub(crate) fn config(&self, offset: u16) -> u8 {
         self.config.lock().unwrap()[usize::from(offset)]
     }
 
-    /// How often a region other than configuration space was read.
+    /// Returns how often a region other than configuration space was read.
     pub(crate) fn region_reads(&self) -> u32 {
         self.region_reads.load(Ordering::Relaxed)
     }

@@ -1,5 +1,4 @@
-//! A function's BARs on the bus: a guest's access that left KVM goes to the function that has the
-//! BAR.
+//! A function's BARs on the bus: passes a guest's access that left KVM to the function.
 
 use std::array;
 use std::sync::{Arc, Weak};
@@ -16,14 +15,14 @@ pub(super) trait BarAccess: Send + Sync {
     fn bar_write(&self, bar: usize, offset: u64, data: &[u8]);
 }
 
-/// One BAR of a function, as the bus calls it. The trap does not keep the function alive.
+/// The bus's handler for one BAR of a function. The trap does not keep the function alive.
 pub(super) struct BarTrap {
     function: Weak<dyn BarAccess>,
     bar: usize,
 }
 
 impl BarTrap {
-    /// A trap for each of a function's BARs and for its ROM.
+    /// Makes a trap for each of a function's BARs and for its ROM.
     pub(super) fn all(function: &Weak<dyn BarAccess>) -> [Arc<Self>; REGISTER_COUNT] {
         array::from_fn(|bar| {
             Arc::new(Self {

@@ -1,19 +1,20 @@
-//! The entries of an MSI-X table that are not in use, whose writes KVM may keep.
+//! Coalesces writes to the unused entries of an MSI-X table.
 //!
 //! Linux masks each vector of a table before any interrupt is let through (`msix_mask_all`), and an
-//! NVMe driver sets MSI-X up twice: for a table of 65 entries that is 130 writes which change
-//! nothing. So the entries behind the first are a zone of coalesced writes
-//! ([`CoalescedZones`]) from power-on until one of them is used:
+//! NVMe driver sets MSI-X up twice: for a table of 65 entries, 130 writes change nothing. So all
+//! entries but the first form a zone of coalesced MMIO ([`CoalescedZones`]) from power-on until the
+//! guest uses one of them:
 //!
-//! - While MSI-X is off or the function masked, an entry is memory. A read of the entry, and the
-//!   write to the capability that lets interrupts through, are exits, and find the ring emptied.
-//! - Once interrupts come through, the zone goes as soon as an entry in it is unmasked or has a
-//!   message. A driver that begins with the first vector alone keeps the zone for its second time.
-//! - In between, the write that unmasks an entry of the zone is done at the next exit, or within a
-//!   tenth of a second by the thread that empties the ring. A doorbell in a mapped page may be
-//!   quicker, and the vector's first interrupt late by as much. A driver that reads anything of the
-//!   table or the capability back finds the write done; Linux reads the message back before it
-//!   unmasks.
+//! - While MSI-X is off or the function masked, an entry is plain memory. A read of an entry is an
+//!   exit, and so is the write to the capability that lets interrupts through. The ring is emptied
+//!   before such an exit is handled.
+//! - Once interrupts come through, the zone is unregistered as soon as one of its entries is
+//!   unmasked or has a message. A driver that first uses only the first vector keeps the zone until
+//!   it sets MSI-X up again.
+//! - The write that unmasks an entry of the zone is carried out at the next exit, or within a tenth
+//!   of a second by the thread that empties the ring. A doorbell in a mapped page may be quicker:
+//!   then the vector's first interrupt is late by as much. A driver that reads the table or the
+//!   capability back finds the write carried out. Linux reads the message back before it unmasks.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use pci::msix_layout::MsixLayout;
 use crate::coalesced::zones::CoalescedZones;
 use crate::layout::Layout;
 
-/// With fewer entries a zone costs more than the exits of its writes.
+/// The least number of entries: with fewer, a zone costs more than the exits that it saves.
 const FEWEST: u16 = 16;
 
 /// The zone of one function's unused vectors.
@@ -33,12 +34,12 @@ pub(super) struct UnusedVectors {
     msix: Option<MsixLayout>,
     layout: Layout,
     zones: Arc<CoalescedZones>,
-    /// While KVM keeps the writes.
+    /// The registered zone; `None` while every write is an exit.
     zone: Option<Range>,
 }
 
 impl UnusedVectors {
-    /// Of a function with its table as in `msix`. KVM keeps nothing yet.
+    /// Makes the state for a function whose table is at `msix`. No zone is registered yet.
     pub(super) fn new(
         msix: Option<MsixLayout>,
         layout: Layout,
@@ -52,8 +53,8 @@ impl UnusedVectors {
         }
     }
 
-    /// Lets KVM keep the writes, at power-on: no vCPU runs, and `bars` are as firmware assigned
-    /// them.
+    /// Registers the zone, at power-on: no vCPU runs, and `bars` have the addresses that firmware
+    /// assigned.
     pub(super) fn coalesce(&mut self, bars: &Bars) {
         let zone = self.find(bars);
         if zone != self.zone {
@@ -62,8 +63,8 @@ impl UnusedVectors {
         self.zone = zone.filter(|zone| self.zones.add(*zone));
     }
 
-    /// Makes the writes exits again if the guest uses one of the vectors. To be called after all
-    /// that the guest does to MSI-X.
+    /// Unregisters the zone if the guest uses one of its vectors. To be called after every access
+    /// of the guest that changes MSI-X.
     pub(super) fn stop_coalescing_if(&mut self, used: impl FnOnce() -> bool) {
         if self.zone.is_some() && used() {
             self.stop();
@@ -76,7 +77,8 @@ impl UnusedVectors {
         }
     }
 
-    /// Where the entries are; `None` where they are too few or not in a window for BARs.
+    /// The addresses of the entries; `None` if there are too few entries or they lie outside of the
+    /// windows for BARs.
     fn find(&self, bars: &Bars) -> Option<Range> {
         let msix = self.msix.as_ref()?;
         let (bar, offset, size) = msix.entries_from(FIRST_UNUSED_VECTOR)?;

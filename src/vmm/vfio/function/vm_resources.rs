@@ -1,4 +1,4 @@
-//! What a function uses of the VM.
+//! The parts of the VM that a function uses.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use crate::layout::Layout;
 use crate::memory::AddressSpace;
 use crate::memory::dma_ready::DmaReady;
 
-/// What a function uses of the VM.
+/// The parts of the VM that a function uses.
 #[derive(Clone)]
 pub struct VmResources {
     /// Takes the areas of BARs that the guest touches directly.
     pub space: Arc<AddressSpace>,
     /// Takes the ranges of BARs, whose accesses trap.
     pub bus: Arc<Bus>,
-    /// Takes interrupts to the guest.
+    /// Routes interrupts to the guest.
     pub router: Arc<GsiRouting>,
-    /// Ranges of memory whose writes KVM keeps.
+    /// Zones of coalesced MMIO.
     pub zones: Arc<CoalescedZones>,
     /// The windows for BARs.
     pub layout: Layout,
-    /// Where a vCPU waits until a device may use RAM.
+    /// Blocks a vCPU that enables bus mastering until all RAM is mapped for DMA.
     pub dma_ready: Arc<DmaReady>,
 }

@@ -6,13 +6,13 @@ use crate::vfio::device::DeviceError;
 /// VFIO or KVM refused an interrupt.
 #[derive(Debug, thiserror::Error)]
 pub enum VectorError {
-    /// VFIO does not signal its eventfd.
+    /// VFIO refuses the eventfd of the interrupt.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// KVM has no GSI, route or irqfd for it.
+    /// KVM has no GSI, route or irqfd for the interrupt.
     #[error(transparent)]
     Gsi(#[from] GsiError),
-    /// The capability claims more vectors than VFIO offers.
+    /// The capability has more vectors than VFIO offers.
     #[error("the table has vector {vector}, but VFIO knows of {count}")]
     Absent {
         /// The MSI-X vector.

@@ -1,9 +1,9 @@
-//! INTx: a level that stays up until the guest acknowledges the interrupt.
+//! INTx: a level-triggered interrupt, which stays asserted until the guest acknowledges it.
 //!
 //! VFIO masks the pin when the device asserts it and signals the trigger eventfd, and KVM raises
 //! the GSI. When the guest acknowledges the interrupt (EOI), KVM lowers the GSI and signals the
-//! resample eventfd, by which VFIO unmasks the pin: if the device still asserts it, VFIO signals
-//! again. All of this happens in the kernel (Documentation/virt/kvm/api.rst, 4.75
+//! resample eventfd, by which VFIO unmasks the pin: if the device still asserts its pin, VFIO
+//! signals again. All of this happens in the kernel (Documentation/virt/kvm/api.rst, 4.75
 //! KVM_IRQFD_FLAG_RESAMPLE). If a device's VFIO driver does not take the resample eventfd, the
 //! event thread unmasks the pin.
 
@@ -33,7 +33,7 @@ pub struct Intx {
 }
 
 struct Events {
-    /// From VFIO to KVM: the device asserts its pin, which VFIO has masked.
+    /// From VFIO to KVM: the device has asserted its pin, and VFIO has masked it.
     trigger: EventFd,
     /// From KVM to VFIO: the guest has acknowledged the interrupt.
     resample: EventFd,

@@ -1,14 +1,14 @@
-//! A function's interrupts: INTx, MSI and MSI-X, of which one at a time is on.
+//! A function's interrupts: INTx, MSI and MSI-X. One kind at a time is on.
 //!
 //! VFIO refuses to turn one kind on while another is on (drivers/vfio/pci/vfio_pci_intrs.c), and a
 //! device whose MSI and MSI-X are both disabled uses INTx (PCI Express 6.0, 6.1.4.3 and 7.5.1.1.3).
-//! So the guest's registers say which kind is wanted (`Interrupts::wanted`), and the kind that is
-//! on is turned off first.
+//! So the wanted kind follows from the guest's registers (`Interrupts::wanted`), and the current
+//! kind is turned off before another is turned on.
 //!
-//! The registers ([`pci::msi`], [`pci::msix`]) are the truth, and the host's side (`msi`, `msix`,
-//! `intx`) follows them: it compares what they say with what VFIO and KVM have, and makes up the
-//! difference. What the host refuses is written back into the registers, where the
-//! guest sees it.
+//! The guest's registers ([`pci::msi`], [`pci::msix`]) decide, and the host's side (`msi`,
+//! `msix`, `intx`) follows: it compares the registers with the state of VFIO and KVM, and
+//! changes that state. If the host refuses a change, the registers are corrected, so that the guest
+//! sees the refusal.
 
 mod error;
 mod intx;
@@ -32,18 +32,18 @@ use crate::vfio::device::SharedDevice;
 /// The kind of interrupt that is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// No kind until the next [`Interrupts::power_on`].
+    /// All kinds are off until the next [`Interrupts::power_on`].
     Off,
     Intx,
     Msi,
     Msix,
 }
 
-/// Registers that the guest has written.
+/// The registers that the guest has written.
 enum Written {
-    /// Any of the MSI capability.
+    /// Registers of the MSI capability.
     Msi,
-    /// Those that concern these vectors of MSI-X.
+    /// Registers of these MSI-X vectors.
     Msix(Range<u16>),
 }
 
@@ -56,8 +56,8 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// MSI and MSI-X as the configuration space in `snapshot` has them and VFIO offers them. INTx
-    /// follows by [`Interrupts::connect_pin`].
+    /// Takes MSI and MSI-X if both the configuration space in `snapshot` and VFIO have them. INTx
+    /// is added by [`Interrupts::connect_pin`].
     pub fn new(snapshot: &[u8], device: SharedDevice, routing: Arc<GsiRouting>) -> Self {
         let msi = MsiCapability::parse(snapshot)
             .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&routing)))
@@ -90,7 +90,7 @@ impl Interrupts {
         self.intx.as_ref().is_some_and(Intx::is_enabled)
     }
 
-    /// Turns all kinds off for ever, and drops the references to the device.
+    /// Turns all kinds off for good, and drops the references to the device.
     pub fn release(&mut self) {
         *self = Self {
             mode: Mode::Off,
@@ -100,7 +100,7 @@ impl Interrupts {
         };
     }
 
-    /// The MSI-X capability, which says where table and pending bits are.
+    /// The MSI-X capability, which locates the table and the pending bits.
     pub fn msix(&self) -> Option<&MsixCapability> {
         self.msix.as_ref().map(|(msix, _)| msix.capability())
     }
@@ -123,7 +123,8 @@ impl Interrupts {
         self.enter(Mode::Off);
     }
 
-    /// Overwrites the bytes of a read of configuration space that lie in the two capabilities.
+    /// Completes a read of configuration space: where `data` covers the MSI or MSI-X capability,
+    /// its bytes are overwritten by the guest's registers.
     pub fn config_read(&self, offset: u16, data: &mut [u8]) {
         if let Some((msi, vectors)) = &self.msi {
             let (at, size) = (msi.capability().offset, msi.capability().size());
@@ -144,7 +145,7 @@ impl Interrupts {
         }
     }
 
-    /// A guest's write of configuration space, of which the bytes in the two capabilities count.
+    /// A guest's write of configuration space. Bytes outside of the two capabilities are ignored.
     /// While all kinds are off the write is dropped.
     pub fn config_write(&mut self, offset: u16, data: &[u8]) {
         if self.mode == Mode::Off {
@@ -183,7 +184,7 @@ impl Interrupts {
         }
     }
 
-    /// Whether MSI-X vectors can be live and the guest uses `first` or a later one
+    /// Whether MSI-X vectors can be live and the guest uses vector `first` or a later vector
     /// ([`Msix::uses_vectors_from`]).
     pub fn uses_vectors_from(&self, first: u16) -> bool {
         let msix = self.msix.as_ref().filter(|_| self.mode == Mode::Msix);
@@ -197,8 +198,8 @@ impl Interrupts {
         }
     }
 
-    /// The kind that the guest's registers ask for. MSI and MSI-X at once is undefined
-    /// (PCI Express 6.0, 7.7.2.2); MSI-X wins.
+    /// The kind that the guest's registers enable. Enabling MSI and MSI-X at once is undefined (PCI
+    /// Express 6.0, 7.7.2.2); MSI-X wins.
     fn wanted(&self) -> Mode {
         let msix = self.msix.as_ref();
         let msi = self.msi.as_ref();
@@ -211,7 +212,7 @@ impl Interrupts {
         }
     }
 
-    /// Brings the device to what the registers say after a write.
+    /// Brings the device to the state of the registers, after a write.
     fn follow(&mut self, written: Written) {
         if self.mode == self.wanted() {
             match (self.mode, written) {
@@ -225,17 +226,17 @@ impl Interrupts {
                         vectors.follow(msix, range);
                     }
                 }
-                // The registers of a kind that is off.
+                // The write concerns a kind that is off.
                 _ => {}
             }
         }
-        // A kind that the host refuses is no longer wanted, so this ends at INTx at the latest.
+        // A kind that the host refuses is no longer wanted, so the loop ends at INTx at the latest.
         while self.mode != self.wanted() {
             self.enter(self.wanted());
         }
     }
 
-    /// Turns the kind that is on off, and another on as its registers say.
+    /// Turns the current kind off, and `mode` on by its registers.
     fn enter(&mut self, mode: Mode) {
         match std::mem::replace(&mut self.mode, mode) {
             old if old == mode => {}
@@ -290,8 +291,8 @@ fn part_of(start: u16, size: u16, offset: u16, data: &[u8]) -> Option<(u16, &[u8
     Some((first, part.get(..left).unwrap_or(part)))
 }
 
-/// Lets `fill` write the part of a read that lies in `[start, start + size)`; arguments as in the
-/// result of [`part_of`].
+/// Lets `fill` write the part of a read that lies in `[start, start + size)`. `fill` takes what
+/// [`part_of`] returns.
 fn overlay(start: u16, size: u16, offset: u16, data: &mut [u8], fill: impl Fn(u16, &mut [u8])) {
     let Some((first, part)) = part_of(start, size, offset, data) else {
         return;

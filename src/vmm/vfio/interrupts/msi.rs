@@ -1,8 +1,9 @@
-//! MSI on the host's side: one to 32 messages, each with an eventfd before the device may send.
+//! MSI on the host's side: one to 32 messages, each with an eventfd. All eventfds are set up before
+//! the device may send a message.
 //!
-//! A driver decides by the capability how many messages it asks for (Linux's
-//! `pci_alloc_irq_vectors` never looks whether it got them). So the host is asked for all vectors
-//! once, before a guest sees the capability; if the host has fewer later, the capability says so
+//! A driver reads in the capability how many messages it can have, and does not check whether it
+//! got them (Linux, `pci_alloc_irq_vectors`). So the host is asked for all vectors once, before a
+//! guest sees the capability. If the host has fewer vectors later, the capability shows that number
 //! from then on.
 
 use std::sync::Arc;
@@ -23,13 +24,13 @@ use crate::vfio::interrupts::error::VectorError;
 pub struct MsiVectors {
     device: SharedDevice,
     routing: Arc<GsiRouting>,
-    /// One for each vector in use; empty while MSI is off.
+    /// An irqfd for each vector in use; empty while MSI is off.
     irqfds: Vec<MsiIrqfd>,
     limit: RateLimit,
 }
 
 impl MsiVectors {
-    /// For a device that has MSI; `None` when VFIO does not offer it.
+    /// Takes a device's MSI vectors, which are off; `None` if VFIO offers no MSI.
     pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
         device.irq(Irq::Msi)?;
         Some(Self {
@@ -40,11 +41,12 @@ impl MsiVectors {
         })
     }
 
-    /// How many vectors the host has for the `most` of the device, a power of two. MSI must be off,
-    /// and is off again afterwards.
+    /// Returns how many of the device's `most` vectors the host can give, a power of two. MSI must
+    /// be off, and is off again afterwards.
     pub fn available(&self, most: u8) -> u8 {
         let mut count = most;
-        // A single vector is tried when the guest enables MSI: the capability cannot show fewer.
+        // A single vector is not tried before the guest enables MSI: the capability cannot show
+        // fewer than one.
         while count > 1 {
             let none = vec![None; count.into()];
             match self.device.set_events(Irq::Msi, 0, &none) {
@@ -54,7 +56,7 @@ impl MsiVectors {
                 }
                 Err(e) => match fewer(&e, count) {
                     Some(left) => count = left,
-                    // VFIO does not answer this question; the guest's own attempt will show.
+                    // VFIO's error does not tell a number; the guest's own attempt decides.
                     None => return most,
                 },
             }
@@ -66,8 +68,9 @@ impl MsiVectors {
         count
     }
 
-    /// Sets up what the registers say, with MSI enabled. If the host has fewer vectors, or none,
-    /// the registers say so afterwards. A guest must not end the VM: a failure is logged.
+    /// Sets the vectors up by the registers, which have MSI enabled. If the host can give fewer
+    /// vectors, or refuses all, the registers show that afterwards. A guest must not end the VM, so
+    /// a failure is only logged.
     pub fn follow(&mut self, msi: &mut Msi) {
         if self.irqfds.len() == usize::from(msi.vectors()) {
             return self.update(msi);
@@ -89,7 +92,7 @@ impl MsiVectors {
         }
     }
 
-    /// The same number of vectors, with other messages or masks.
+    /// Sets new messages and masks; the number of vectors stays the same.
     fn update(&mut self, msi: &Msi) {
         if let Err(e) = self.route(&msi.messages()) {
             self.warn(&e);
@@ -101,14 +104,14 @@ impl MsiVectors {
         }
     }
 
-    /// Whether an event has gathered for a vector that is masked.
+    /// Whether a masked vector has an interrupt pending in its eventfd.
     pub fn pending(&self, vector: u8) -> bool {
         self.irqfds
             .get(usize::from(vector))
             .is_some_and(MsiIrqfd::pending)
     }
 
-    /// The eventfds are complete in KVM before VFIO may signal them.
+    /// Sets up all vectors. KVM has every eventfd before VFIO may signal it.
     fn set_up(&mut self, messages: &[Message], masked: u32) -> Result<(), VectorError> {
         self.irqfds = messages
             .iter()
@@ -133,7 +136,7 @@ impl MsiVectors {
         Ok(self.routing.commit()?)
     }
 
-    /// Masks or unmasks a vector as its bit in `masked` says.
+    /// Masks or unmasks a vector by its bit in `masked`.
     fn set_mask(&mut self, vector: usize, masked: u32) -> Result<(), VectorError> {
         match self.irqfds.get_mut(vector) {
             Some(irqfd) if masked >> vector & 1 != 0 => Ok(irqfd.mask()?),
@@ -160,13 +163,13 @@ impl MsiVectors {
         let device = self.device.name();
         warn_limited!(
             self.limit,
-            "{device}: MSI is not as the guest has set it: {}",
+            "{device}: MSI does not follow the guest's registers: {}",
             with_causes(error)
         );
     }
 }
 
-/// How many vectors to ask for after `asked` was too many: fewer, and a power of two.
+/// How many vectors to ask for after `asked` was too many: a lower power of two.
 fn fewer(error: &DeviceError, asked: u8) -> Option<u8> {
     let DeviceError::FewerVectors { available, .. } = error else {
         return None;

@@ -1,13 +1,13 @@
 //! MSI-X on the host's side: VFIO's vectors, KVM's irqfds, and the eventfds that both share.
 //!
-//! A vector costs nothing until the guest unmasks it: then it gets an eventfd and a GSI, and keeps
-//! them until MSI-X is turned off, masked or not. Where the kernel lets vectors be added one at a
-//! time (Linux 6.5), that is done. On older kernels the set is turned off and on again with twice
-//! as many, and every vector of the guest is triggered once, for the interrupts that the device may
-//! have lost in between.
+//! A vector costs nothing until the guest unmasks it: then the vector gets an eventfd and a GSI,
+//! and keeps both until MSI-X is turned off, even while it is masked. Since Linux 6.5 vectors are
+//! added one at a time. On older kernels all vectors are turned off, and twice as many are turned
+//! on. Then every vector of the guest is triggered once, because the device may have lost
+//! interrupts in between.
 //!
-//! A vector that the host does not have reads as masked afterwards: the table entry is all that a
-//! guest sees of it.
+//! A vector that the host refuses reads as masked afterwards: a guest sees nothing of a vector but
+//! its table entry.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -30,27 +30,27 @@ use crate::vfio::interrupts::error::VectorError;
 pub struct MsixVectors {
     device: SharedDevice,
     routing: Arc<GsiRouting>,
-    /// The vectors that were live once since MSI-X was turned on.
+    /// The vectors that have been live since MSI-X was turned on.
     vectors: BTreeMap<u16, Vector>,
     /// Vectors that the device has.
     count: u32,
-    /// Vectors can be added one at a time.
+    /// Whether vectors can be added one at a time.
     resizable: bool,
-    /// Where vectors cannot be added: VFIO has set up so many, from 0.
+    /// How many vectors, from 0, VFIO has set up, if vectors cannot be added one at a time.
     host_count: u32,
-    /// VFIO has turned MSI-X on.
+    /// Whether VFIO has turned MSI-X on.
     enabled: bool,
     limit: RateLimit,
 }
 
 struct Vector {
     irqfd: MsiIrqfd,
-    /// VFIO has the eventfd.
+    /// Whether VFIO has the eventfd.
     vfio_signals: bool,
 }
 
 impl MsixVectors {
-    /// For a device that has MSI-X; `None` when VFIO does not offer it.
+    /// Takes a device's MSI-X vectors, which are off; `None` if VFIO offers no MSI-X.
     pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
         let info = device.irq(Irq::Msix)?;
         Some(Self {
@@ -65,8 +65,8 @@ impl MsixVectors {
         })
     }
 
-    /// Turns MSI-X on, with the vectors that are live in `msix`. What the host does not have, the
-    /// registers say afterwards. A guest must not end the VM: a failure is logged.
+    /// Turns MSI-X on, with the vectors that are live in `msix`. If the host refuses, the registers
+    /// in `msix` show that afterwards. A guest must not end the VM, so a failure is only logged.
     pub fn enable(&mut self, msix: &mut Msix) {
         // One vector without an eventfd: the device enters MSI-X mode, as the guest's driver
         // expects before it unmasks a vector.
@@ -83,8 +83,8 @@ impl MsixVectors {
         }
     }
 
-    /// Brings the vectors `written`, whose registers the guest has written, to what those say, with
-    /// at most one change of the routing table. MSI-X must be on. Failures as in
+    /// Brings the vectors `written` to the state of their registers, which the guest has written,
+    /// with at most one change of the routing table. MSI-X must be on. Failures are treated as in
     /// [`MsixVectors::enable`].
     pub fn follow(&mut self, msix: &mut Msix, written: Range<u16>) {
         for vector in written.clone() {
@@ -108,7 +108,8 @@ impl MsixVectors {
             if msix.live(vector).is_none() || self.is_unmasked(vector) {
                 continue;
             }
-            // Without its route the GSI would send the message of another interrupt.
+            // Without the new route the GSI would send an old message, which may belong to another
+            // interrupt.
             if committed.is_err() {
                 msix.refuse_vector(vector);
             } else if let Err(e) = self.unmask(vector) {
@@ -125,8 +126,9 @@ impl MsixVectors {
         msix.refuse_vector(vector);
     }
 
-    /// A read of the pending bits, inside of them. Interrupts of a masked vector gather in its
-    /// eventfd; a vector that never was live has none, and the device's own bit is read.
+    /// Answers a read that lies inside the pending bits. The interrupts of a masked vector gather
+    /// in its eventfd. A vector that never was live has no eventfd, and the device's own bit is
+    /// read.
     pub fn pending_read(&self, msix: &Msix, offset: u64, data: &mut [u8]) {
         let mut held = vec![0; data.len()];
         let (bar, at) = (msix.capability().pba_bar, msix.capability().pba_offset);
@@ -167,7 +169,7 @@ impl MsixVectors {
         vector.is_some_and(|vector| vector.irqfd.is_unmasked())
     }
 
-    /// Sets the route of a vector, which gets an eventfd and a GSI if it has none.
+    /// Sets the route of a vector. A new vector gets an eventfd and a GSI first.
     fn route(&mut self, vector: u16, message: Message) -> Result<(), VectorError> {
         if let Some(vector) = self.vectors.get(&vector) {
             vector.irqfd.route(message);
@@ -198,8 +200,8 @@ impl MsixVectors {
             return Ok(());
         };
         irqfd.unmask()?;
-        // SET_IRQS of a vector that has its eventfd already changes nothing, but costs a free_irq
-        // and a request_irq in the host.
+        // Setting the same eventfd again would change nothing, but cost a free_irq and a
+        // request_irq in the host.
         if *vfio_signals {
             return Ok(());
         }
@@ -220,7 +222,7 @@ impl MsixVectors {
         Ok(())
     }
 
-    /// Turns the set off and on with at least `need` vectors (kernels before 6.5).
+    /// Turns all vectors off, and at least `need` vectors on (kernels before 6.5).
     fn grow(&mut self, need: u32) -> Result<(), DeviceError> {
         let ample = need.next_power_of_two().min(self.count).max(need);
         debug!(
@@ -235,7 +237,7 @@ impl MsixVectors {
             outcome = self.set_first(need);
         }
         if outcome.is_err() {
-            // Back to the number that worked before: the vectors in use go on.
+            // Goes back to the number that worked before, so that the vectors in use keep working.
             let before = self.host_count;
             match self.set_first(before) {
                 Ok(()) => self.trigger_all(),
@@ -264,8 +266,8 @@ impl MsixVectors {
         Ok(())
     }
 
-    /// Triggers every vector that VFIO signals: an interrupt too many is harmless, one too few is
-    /// not.
+    /// Triggers every vector that VFIO signals: a spurious interrupt is harmless, a lost interrupt
+    /// is not.
     fn trigger_all(&self) {
         let vectors = self.vectors.values();
         for vector in vectors.filter(|vector| vector.vfio_signals) {
@@ -279,7 +281,7 @@ impl MsixVectors {
     }
 }
 
-/// A vector's bit in the pending bits from byte `offset` on.
+/// A vector's bit in `bytes`, which are the pending bits from byte `offset` on.
 fn bit(bytes: &[u8], offset: u64, vector: u16) -> bool {
     u64::from(vector / 8)
         .checked_sub(offset)

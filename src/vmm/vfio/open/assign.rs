@@ -1,13 +1,14 @@
-//! Assigns IOMMU groups to containers: one container for all groups, and a further one only for
-//! those that it refuses, because devices behind IOMMUs of different abilities do not go together.
+//! Assigns IOMMU groups to containers. One container takes all groups if it can; a further
+//! container takes the groups that the first refuses. A container refuses a group whose IOMMU has
+//! other abilities than the IOMMUs of its groups.
 
-/// Assigns items to containers. `container` makes an empty one for the items that are left, of
-/// which it is told the first; `join` makes an item its member. An item that is refused is tried
-/// with the next container. Returns the containers, each with its members.
+/// Assigns items to containers. `container` takes the first item that is left and makes an empty
+/// container. `join` makes an item a member of a container. A refused item is tried with the next
+/// container. Returns the containers, each with its members.
 ///
 /// # Errors
 /// The first error other than a refusal, or the first refusal by an empty container: a second empty
-/// one would refuse too.
+/// container would refuse too.
 pub(super) fn assign<T, C, M, E>(
     items: Vec<T>,
     mut container: impl FnMut(&T) -> Result<C, E>,

@@ -21,7 +21,7 @@ pub struct Candidate {
     pub(super) group: u32,
     /// The VF token that the user gave.
     pub(super) token: Option<Uuid>,
-    /// The physical function of a virtual one.
+    /// The physical function, if the device is a virtual function.
     pub(super) physical: Option<Bdf>,
 }
 
@@ -31,15 +31,15 @@ impl Candidate {
         self.name
     }
 
-    /// The device's node for iommufd, which its directory `vfio-dev` names; `None` where the kernel
-    /// makes no such node (Documentation/driver-api/vfio.rst, "VFIO Device cdev").
+    /// The device's node for iommufd, whose name is in the directory `vfio-dev`; `None` if the
+    /// kernel makes no such node (Documentation/driver-api/vfio.rst, "VFIO Device cdev").
     pub fn cdev(&self) -> Option<String> {
         let mut entries = fs::read_dir(self.path.join("vfio-dev")).ok()?;
         let name = entries.next()?.ok()?.file_name();
         Some(nodes::device(name.to_str()?))
     }
 
-    /// A step of opening the device that has failed.
+    /// Makes the error of a step of opening the device.
     pub(super) fn failed(&self, source: StepError) -> VfioError {
         VfioError::Open {
             name: self.name,
@@ -47,8 +47,8 @@ impl Candidate {
         }
     }
 
-    /// The call that opens the device has failed. The kernel looks at the VF token first: EACCES
-    /// means that it wants one, or another one.
+    /// Makes the error of the call that opens the device. The kernel checks the VF token first:
+    /// EACCES means that a token is missing or wrong.
     pub(super) fn not_given(&self, call: &'static str, source: io::Error) -> VfioError {
         if source.raw_os_error() != Some(libc::EACCES) {
             return self.failed(StepError::call(call, source));
@@ -61,13 +61,13 @@ impl Candidate {
     }
 }
 
-/// Finds the devices that the user named and checks what can be checked without touching them.
+/// Finds the devices that the user named and checks them as far as possible without touching them.
 ///
 /// An address is `01:00.0`, `0000:01:00.0`, a mediated device's UUID, or the path of either's
 /// directory in sysfs.
 ///
 /// # Errors
-/// The first thing that is wrong, with what to type.
+/// The first mistake, with its remedy.
 pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, VfioError> {
     check_slots(configs)?;
     let mut names: Vec<HostName> = Vec::new();
@@ -163,8 +163,8 @@ fn check_pci(sysfs: &Sysfs, bdf: Bdf, token: Option<Uuid>) -> Result<Candidate, 
     })
 }
 
-/// Whether the kernel compares tokens for a function: a virtual one whose physical function is
-/// bound to VFIO too, or a physical one (drivers/vfio/pci/vfio_pci_core.c,
+/// Whether the kernel compares tokens for a function: for a virtual function if its physical
+/// function is bound to VFIO too, and for a physical function (drivers/vfio/pci/vfio_pci_core.c,
 /// vfio_pci_validate_vf_token).
 fn takes_token(sysfs: &Sysfs, bdf: Bdf, physical: Option<Bdf>) -> Result<bool, VfioError> {
     let Some(physical) = physical else {
@@ -176,7 +176,8 @@ fn takes_token(sysfs: &Sysfs, bdf: Bdf, physical: Option<Bdf>) -> Result<bool, V
     Ok(holder.is_some_and(|h| h.is_vfio()))
 }
 
-/// A mediated device is alone in its group, and its driver is its parent's.
+/// Checks that a mediated device is used as a PCI device, has a driver, and gets no VF token. The
+/// device is alone in its group, so the group's other members need no check.
 fn check_mediated(sysfs: &Sysfs, uuid: Uuid, token: Option<Uuid>) -> Result<Candidate, VfioError> {
     let name = HostName::Mediated(uuid);
     let facts = sysfs

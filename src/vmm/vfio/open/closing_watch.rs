@@ -1,6 +1,6 @@
-//! For tests of the order of closing, without VFIO: pipes stand for the files of devices and
-//! groups, since the reading end of a pipe shows when the other end has closed. They refuse every
-//! ioctl, as a device does that is gone, so each step of closing reports itself.
+//! For tests of the order of closing, without VFIO. Pipes stand for the files of devices and
+//! groups, because the reading end of a pipe shows when the other end has closed. A pipe refuses
+//! every ioctl, as a removed device does, so each step of closing logs its failure.
 
 use rustix::event::PollFlags;
 use std::fs::File;
@@ -13,7 +13,7 @@ use tracing_subscriber::fmt;
 
 use crate::sys::ready;
 
-/// Files that are watched, and what is said while they close.
+/// Watched files, and the lines that are logged while they close.
 #[derive(Clone, Default)]
 pub(super) struct Watch(Arc<Inner>);
 
@@ -31,8 +31,8 @@ impl Watch {
         File::from(OwnedFd::from(writer))
     }
 
-    /// Runs something, and returns each line that is logged meanwhile or [noted](Watch::note), with
-    /// the names of the files that were open at that moment.
+    /// Runs `act`. Returns each line that is logged or [noted](Watch::note) meanwhile, with the
+    /// names of the files that were open at that moment.
     pub fn lines_of(&self, act: impl FnOnce()) -> Vec<String> {
         let watch = self.clone();
         let subscriber = fmt()

@@ -3,22 +3,22 @@
 //! Each device is opened in this order:
 //!
 //! 1. **The container.** `/dev/vfio/vfio` gives an empty set of I/O mappings.
-//! 2. **The group.** `/dev/vfio/N` opens once. The IOMMU cannot tell the devices of a group apart,
-//!    so the kernel hands out nothing smaller, and only when no host driver holds one of them: the
-//!    group is *viable* (VFIO_GROUP_GET_STATUS).
-//! 3. **The group joins the container** (VFIO_GROUP_SET_CONTAINER). Only now does the container
-//!    have devices to translate for; before, the kernel refuses to give it an IOMMU.
-//! 4. **The IOMMU** (VFIO_SET_IOMMU), once, for the first group. A further group must get along
-//!    with what has been chosen, or the kernel refuses it at step 3.
-//! 5. **KVM** is told of the group (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
+//! 2. **The group.** `/dev/vfio/N` can be opened only once. The IOMMU cannot tell the devices of a
+//!    group apart, so the kernel hands out whole groups, and only groups of which no host driver
+//!    holds a device: such a group is *viable* (VFIO_GROUP_GET_STATUS).
+//! 3. **The group joins the container** (VFIO_GROUP_SET_CONTAINER). The kernel gives an IOMMU only
+//!    to a container that has devices.
+//! 4. **The IOMMU** (VFIO_SET_IOMMU), once, for the first group. A further group must be compatible
+//!    with that IOMMU, or the kernel refuses the group at step 3.
+//! 5. **KVM** learns of the group (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
 //!    when their device is opened (Documentation/virt/kvm/devices/vfio.rst).
-//! 6. **The device** (VFIO_GROUP_GET_DEVICE_FD). The kernel gives it last: from here on the device
-//!    reaches only memory that the container maps. The call opens and resets the function.
+//! 6. **The device** (VFIO_GROUP_GET_DEVICE_FD). The device comes last, so that it reaches only
+//!    memory that the container maps. The call opens and resets the function.
 //!
-//! Closing goes the other way: a device closes before its group leaves the container, because the
-//! kernel does not let a group with open devices leave; KVM lets the group go before the group's
-//! file closes, because KVM's reference keeps that open; the container closes last. No step looks
-//! at sysfs, which the device may have left, and a step that fails is reported and passed over.
+//! Closing goes the other way. A device closes before its group leaves the container, because the
+//! kernel keeps a group with open devices in. KVM drops the group before the group's file closes,
+//! because KVM's reference keeps the file open. The container closes last. No step reads sysfs,
+//! which the device may have left. A failed step is logged, and closing goes on.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
@@ -42,15 +42,15 @@ use crate::vfio::open::parallel::open_each;
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 use crate::vfio::{info, uapi};
 
-/// Opens the devices, with as few containers as will do.
+/// Opens the devices, with as few containers as possible.
 ///
 /// # Errors
-/// The first step that fails; what was open is closed again then.
+/// The first step that fails. Everything that was open is closed again.
 pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     let groups = Arc::new(OpenGroups::default());
     let mut containers = 0;
-    // Steps 1 to 5, one group after the other: the first one of a container decides on its IOMMU.
+    // Steps 1 to 5, one group after the other: the first group of a container decides on its IOMMU.
     let assigned = assign(
         first_of_each_group(candidates),
         |first| {
@@ -76,7 +76,7 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
         |(candidate, _)| candidate.name.to_string(),
         |(candidate, group)| open_device(candidate, group),
     )?;
-    // What can be mapped is known now that all devices are there.
+    // All devices are open, so each container knows which addresses it can map.
     let space = |(container, _): &(Arc<Container>, Vec<Arc<Group>>)| {
         let inside = wanted.iter().zip(&devices);
         let inside = inside.filter(|((_, group), _)| Arc::ptr_eq(&group.container, container));
@@ -106,15 +106,16 @@ fn open_device(candidate: &Candidate, group: &Arc<Group>) -> Result<Arc<VfioFile
     Ok(Arc::new(file))
 }
 
-/// What vfio-ioctls' container does here: it maps memory and lends its descriptor.
+/// The uses of vfio-ioctls' container: it maps memory and lends its descriptor.
 trait Maps: VfioOps + AsRawFd {}
 
 impl<T: VfioOps + AsRawFd> Maps for T {}
 
 /// A set of I/O mappings, and the groups that use it.
 struct Container {
-    /// vfio-ioctls opens and maps. Its own opening of groups is not used: that keeps the group's
-    /// descriptor to itself, and closes a group by looking for the device in sysfs.
+    /// vfio-ioctls opens the container and maps memory. Its code for groups is not used: it does
+    /// not give out the group's descriptor, and searches sysfs for the device when it closes a
+    /// group.
     vfio: Arc<dyn Maps>,
     kvm: Arc<KvmVfio>,
     /// How many groups have joined. Locked while one joins or leaves.
@@ -123,7 +124,7 @@ struct Container {
 }
 
 impl Container {
-    /// Step 1, for `first` and those after it.
+    /// Step 1. `first` is the first device whose group will join.
     fn open(
         kvm: &Arc<KvmVfio>,
         groups: &Arc<OpenGroups>,
@@ -151,7 +152,7 @@ impl Container {
         Ok(Arc::new(group))
     }
 
-    /// The container as a device's address space, for as long as one of `users` is open.
+    /// The container as the I/O address space of the devices `users`.
     fn space(&self, users: Vec<User>) -> Result<IovaSpace, VfioError> {
         let info = uapi::iommu_info(&*self.vfio).map_err(VfioError::IommuInfo)?;
         Ok(IovaSpace {
@@ -169,14 +170,14 @@ impl Container {
 /// An open IOMMU group. It leaves its container when the last of its devices has closed.
 struct Group {
     number: u32,
-    /// Shared with a hot reset for as long as that takes. Closes before `container`.
+    /// A hot reset shares the file while the reset lasts. The file closes before `container`.
     file: Arc<File>,
-    /// How far the group has come, which is what closing must undo.
+    /// The last step done, from which closing goes back.
     stage: Stage,
     container: Arc<Container>,
 }
 
-/// The steps that a group has behind it.
+/// The last step that a group has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
@@ -203,7 +204,7 @@ impl Group {
         })
     }
 
-    /// Steps 3 to 5. After an error the group is dropped, which undoes those that were done.
+    /// Steps 3 to 5. After an error the group is dropped, which undoes the steps that were done.
     fn join(&mut self) -> Result<(), StepError> {
         let container = Arc::clone(&self.container);
         let mut members = container.members();
@@ -244,11 +245,12 @@ impl Drop for Group {
             failed("KVM_DEV_VFIO_FILE_DEL", e);
         }
         if self.stage != Stage::Open {
-            // The container loses its IOMMU, and all of its maps, with its last group.
+            // With its last group the container loses its IOMMU and unmaps all memory.
             let mut members = self.container.members();
             *members = members.saturating_sub(1);
-            // The kernel itself takes a group out whose last device leaves its bus; the call says
-            // EINVAL then (drivers/vfio/group.c, vfio_device_remove_group).
+            // If the last device of a group leaves its bus, the kernel itself takes the group out
+            // of the container, and the call fails with EINVAL (drivers/vfio/group.c,
+            // vfio_device_remove_group).
             if let Err(e) = uapi::unset_container(&self.file)
                 && e.raw_os_error() != Some(libc::EINVAL)
             {
@@ -258,7 +260,7 @@ impl Drop for Group {
     }
 }
 
-/// The name by which a group is asked for a device, with its VF token behind it
+/// The name of a device for VFIO_GROUP_GET_DEVICE_FD, followed by its VF token
 /// (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_match).
 fn name_and_token(candidate: &Candidate) -> String {
     let name = candidate.name;

@@ -11,7 +11,7 @@ use crate::hostinfo::sysfs::PciDevice;
 use crate::vfio::device::DeviceError;
 use crate::vfio::open::nodes;
 
-/// Slots of the guest's root bus, less the host bridge's.
+/// Slots of the guest's root bus, without the host bridge's.
 pub(super) const MAX_DEVICES: usize = 31;
 
 /// Why a device cannot be passed through.
@@ -34,19 +34,19 @@ pub enum VfioError {
     NotPci {
         /// The device.
         uuid: Uuid,
-        /// What its type's `device_api` says.
+        /// The `device_api` of the device's type.
         api: String,
     },
-    /// A mediated device that its parent's driver has let go of.
+    /// A mediated device without a driver: its parent's driver has given it up.
     #[error("mediated device {0} has no driver that gives it to VFIO")]
     Driverless(Uuid),
     /// A token for a device that does not take one.
     #[error("{} takes no VF token", .0.in_words())]
     TokenUnused(HostName),
-    /// A token, and an interface by which it is not given.
+    /// A token, though the user has chosen iommufd, which takes no tokens.
     #[error("a VF token can be given by group and container only, not by iommufd")]
     TokenByIommufd(HostName),
-    /// The kernel wants a token, or another one.
+    /// The kernel wants a token, or the token is wrong.
     #[error(
         "{} is opened only with {} VF token{}",
         .name.in_words(),
@@ -56,9 +56,9 @@ pub enum VfioError {
     TokenRefused {
         /// The device.
         name: HostName,
-        /// The user gave one.
+        /// Whether the user gave a token.
         given: bool,
-        /// The physical function, of a virtual one.
+        /// The physical function, if the device is a virtual function.
         physical: Option<Bdf>,
     },
     /// Named more than once.
@@ -70,7 +70,7 @@ pub enum VfioError {
     /// Two devices at one address of the guest's bus.
     #[error("the guest's PCI address {0} is given twice")]
     SlotTwice(Slot),
-    /// A function that no guest would find.
+    /// A function without a function 0 in its slot: no guest would find it.
     #[error("the guest's PCI address {0} has no function 0 beside it, so no guest would find it")]
     NoFunctionZero(Slot),
     /// sysfs did not answer.
@@ -105,23 +105,23 @@ pub enum VfioError {
         /// Members that a host driver holds.
         culprits: Vec<PciDevice>,
     },
-    /// A node under /dev/vfio.
+    /// A node under /dev/vfio that cannot be opened.
     #[error("cannot open {path}{}", device_note(.name))]
     Node {
         /// The node.
         path: String,
-        /// The device that needs it, if one in particular.
+        /// The device that needs the node, if it is the node of a single device.
         name: Option<HostName>,
         /// The errno.
         source: io::Error,
     },
-    /// No node under /dev/vfio/devices.
+    /// The device has no node under /dev/vfio/devices.
     #[error("{} has no node under /dev/vfio/devices", .0.in_words())]
     NoCdev(HostName),
-    /// KVM's VFIO device.
+    /// KVM's VFIO device cannot be made.
     #[error("KVM_CREATE_DEVICE of KVM's VFIO device failed")]
     KvmDevice(#[source] kvm_ioctls::Error),
-    /// Any other step of opening.
+    /// Any other step of opening failed.
     #[error("cannot open {}", .name.in_words())]
     Open {
         /// The device.
@@ -129,10 +129,10 @@ pub enum VfioError {
         /// The step.
         source: StepError,
     },
-    /// Asking the container.
+    /// The query of a container's I/O addresses failed.
     #[error("the IOMMU does not say what it can map")]
     IommuInfo(#[source] io::Error),
-    /// The device itself.
+    /// A call to the open device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// A thread could not be started, or died.
@@ -140,19 +140,20 @@ pub enum VfioError {
     Thread,
 }
 
-/// A step of opening a device that has failed.
+/// A failed step of opening a device.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// The kernel's last word on the group, after sysfs showed no culprit.
+    /// The kernel reports the group as not viable, although sysfs showed no device that a host
+    /// driver holds.
     #[error("its IOMMU group is not viable")]
     NotViable,
-    /// The container does not take the group.
+    /// The container refuses the group.
     #[error("VFIO_GROUP_SET_CONTAINER failed")]
     SetContainer(#[source] io::Error),
-    /// The container does not take the group's IOMMU.
+    /// The container refuses the group's IOMMU.
     #[error("VFIO_SET_IOMMU failed")]
     SetIommu(#[source] io::Error),
-    /// Any other call.
+    /// Any other call failed.
     #[error("{call} failed")]
     Call {
         /// The call's name.
@@ -197,7 +198,7 @@ fn culprit_list(culprits: &[PciDevice]) -> String {
 }
 
 impl VfioError {
-    /// A node that cannot be opened.
+    /// Makes the error of a node that cannot be opened.
     pub(super) fn node(path: impl Into<String>, name: Option<HostName>, source: io::Error) -> Self {
         Self::Node {
             path: path.into(),
@@ -206,7 +207,7 @@ impl VfioError {
         }
     }
 
-    /// Whether a container has refused a group, which another container may take.
+    /// Whether a container has refused a group, so that another container may take it.
     pub(super) fn is_refused_group(&self) -> bool {
         use StepError::{SetContainer, SetIommu};
         matches!(
@@ -218,7 +219,7 @@ impl VfioError {
         )
     }
 
-    /// What the user can do about it, most often a command.
+    /// The remedy, if one is known; mostly a command to type.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {
@@ -274,7 +275,7 @@ impl VfioError {
 }
 
 impl StepError {
-    /// Names the call that has failed.
+    /// Makes the error of the failed call `call`.
     pub(super) fn call(call: &'static str, source: io::Error) -> Self {
         Self::Call { call, source }
     }

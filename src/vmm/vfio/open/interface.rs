@@ -19,8 +19,8 @@ pub(super) enum Interface {
     Iommufd,
 }
 
-/// Chooses the interface for all of the devices: what the user asked for, or else iommufd where
-/// nothing stands against it.
+/// Chooses the interface for all of the devices: the user's choice, or else iommufd if every device
+/// can be opened by it.
 ///
 /// # Errors
 /// When iommufd is asked for and a device has a VF token.
@@ -41,7 +41,7 @@ pub(super) fn choose(candidates: &[Candidate], iommu: Iommu) -> Result<Interface
     }
 }
 
-/// What keeps these devices from being opened by iommufd.
+/// The reason why these devices cannot be opened by iommufd, if there is one.
 fn why_no_iommufd(candidates: &[Candidate]) -> Option<String> {
     if let Some(candidate) = candidates.iter().find(|c| c.token.is_some()) {
         return Some(format!("{} is opened with a VF token", candidate.name));
@@ -54,7 +54,7 @@ fn why_no_iommufd(candidates: &[Candidate]) -> Option<String> {
         .iter()
         .find_map(|candidate| match candidate.cdev() {
             None => Some(format!("{} has no device node of its own", candidate.name)),
-            // Opening the node is left to `iommufd`, which binds it.
+            // Only its existence is checked: `iommufd` opens the node.
             Some(node) if !Path::new(&node).exists() => Some(format!("{node} is not there")),
             Some(_) => None,
         })

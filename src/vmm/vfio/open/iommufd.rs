@@ -5,19 +5,20 @@
 //!
 //! 1. **The iommufd.** `/dev/iommu` gives an empty set of objects, and IOMMU_IOAS_ALLOC one I/O
 //!    address space in it, which all devices use.
-//! 2. **The device's node** (`/dev/vfio/devices/vfioN`, its *cdev*). The file answers nothing yet:
-//!    the device itself is not open.
-//! 3. **KVM** is told of the file (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM
-//!    when their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
+//! 2. **The device's node** (`/dev/vfio/devices/vfioN`, its *cdev*). Until step 4 the device itself
+//!    is not open, and the file fails all other calls.
+//! 3. **KVM** learns of the file (KVM_DEV_VFIO_FILE_ADD), because some drivers look for the VM when
+//!    their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
 //! 4. **Bind** (VFIO_DEVICE_BIND_IOMMUFD). The iommufd becomes the owner of the device's DMA, for
-//!    all of its group; the call opens and resets the function, and the file answers from now on.
+//!    the whole group. The call opens and resets the function; from now on the file serves all
+//!    calls.
 //! 5. **Attach** (VFIO_DEVICE_ATTACH_IOMMUFD_PT). Until then all DMA of the device is blocked; from
-//!    then on it goes where the address space maps it.
+//!    then on the address space translates it.
 //!
-//! Closing goes the other way: the device is detached; KVM lets the file go, because its
-//! reference keeps the file open; the file closes, which unbinds; the iommufd closes last. A step
-//! that fails is reported and passed over. vfio-ioctls' own device panics there, so it is not
-//! used: vfio-ioctls opens the iommufd and the node, and maps.
+//! Closing goes the other way. The device is detached. KVM drops the file, because KVM's reference
+//! keeps the file open. The file closes, which unbinds the device. The iommufd closes last. A
+//! failed step is logged, and closing goes on. vfio-ioctls' own device type panics if a step fails,
+//! so it is not used: vfio-ioctls only opens the iommufd and the node, and maps memory.
 
 use std::any::Any;
 use std::fs::File;
@@ -43,7 +44,7 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 /// Opens the devices, all in one I/O address space.
 ///
 /// # Errors
-/// The first step that fails; what was open is closed again then.
+/// The first step that fails. Everything that was open is closed again.
 pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
@@ -57,7 +58,7 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
     )?;
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
-        // Each device has narrowed what can be mapped.
+        // Each attached device may have narrowed the addresses that can be mapped.
         ranges: iova_ranges(&iommufd).map_err(VfioError::IommuInfo)?,
         users: users.collect(),
         ops: iommufd,
@@ -108,14 +109,14 @@ struct CdevDevice {
     name: String,
     /// Closes before `iommufd`.
     file: File,
-    /// How far the device has come, which is what closing must undo.
+    /// The last step done, from which closing goes back.
     stage: Stage,
     kvm: Arc<KvmVfio>,
-    /// Stays open for as long as the device is bound to it.
+    /// Stays open while the device is bound to it.
     _iommufd: Arc<dyn Any + Send + Sync>,
 }
 
-/// The steps that a device has behind it and that closing its file does not undo.
+/// The last step that a device has done. Closing the file undoes the other steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
@@ -124,7 +125,7 @@ enum Stage {
 }
 
 impl CdevDevice {
-    /// Steps 2 to 5. After an error the device is dropped, which undoes those that were done.
+    /// Steps 2 to 5. After an error the device is dropped, which undoes the steps that were done.
     fn open(
         iommufd: &Arc<VfioIommufd>,
         kvm: &Arc<KvmVfio>,
@@ -169,7 +170,7 @@ impl OpenDevice for CdevDevice {
         &self.file
     }
 
-    /// The kernel knows the owner of each device by its iommufd.
+    /// Always `None`: the kernel knows the owner of each device by its iommufd.
     fn group_file(&self, _: u32) -> Option<Arc<File>> {
         None
     }

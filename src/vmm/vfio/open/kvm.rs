@@ -1,8 +1,8 @@
-//! KVM's VFIO device, which is told of each group or device
+//! KVM's VFIO device, through which KVM learns of each group or device
 //! (Documentation/virt/kvm/devices/vfio.rst).
 //!
-//! KVM keeps a reference to each file that it was told of, so closing a file here does not close
-//! the group or device until KVM has let the file go too.
+//! KVM keeps a reference to each file that was added. So closing a file in this process does not
+//! close the group or device until KVM has dropped its reference too.
 
 use std::fs::File;
 use std::io;
@@ -45,10 +45,10 @@ impl KvmVfio {
         self.set(KVM_DEV_VFIO_FILE_ADD, file)
     }
 
-    /// KVM_DEV_VFIO_FILE_DEL: makes KVM let the file go.
+    /// KVM_DEV_VFIO_FILE_DEL: makes KVM drop its reference to the file.
     ///
     /// # Errors
-    /// The errno; ENOENT for a file that KVM was not told of.
+    /// The errno; ENOENT for a file that was not added.
     pub fn remove(&self, file: &File) -> io::Result<()> {
         self.set(KVM_DEV_VFIO_FILE_DEL, file)
     }
@@ -68,7 +68,7 @@ impl KvmVfio {
         set.map_err(|e| io::Error::from_raw_os_error(e.errno()))
     }
 
-    /// One that refuses every call with ENOTTY.
+    /// A device that refuses every call with ENOTTY.
     #[cfg(test)]
     pub fn refusing() -> Self {
         let file = File::open("/dev/null").expect("every Linux has it");

@@ -6,11 +6,11 @@
 //! | `interface` | chooses between the kernel's two interfaces to the IOMMU |
 //! | `container` | opens by groups and a container: the order, its reason and its reverse |
 //! | `iommufd` | opens by device nodes and an iommufd: the order, its reason and its reverse |
-//! | `kvm` | KVM's VFIO device, which both orders tell of their files |
+//! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
-//! | `parallel` | opens devices side by side |
+//! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
-//! | `opened` | what opening gives |
+//! | `opened` | the open devices and their IOMMU |
 //! | `error` | why a device cannot be opened, and the command that helps |
 
 mod assign;
@@ -37,10 +37,10 @@ use kvm_ioctls::VmFd;
 
 use crate::config::Iommu;
 
-/// Opens the devices. Without a `vm` they can only be looked at.
+/// Opens the devices. Without a `vm` they can be read, but not passed to a guest.
 ///
 /// # Errors
-/// The first device that cannot be opened; all of them are closed again then.
+/// The first device that cannot be opened. All devices are closed again.
 pub fn open(
     vm: Option<&VmFd>,
     candidates: &[Candidate],

@@ -1,8 +1,8 @@
 //! The device nodes of VFIO and iommufd.
 
-/// What opens a container.
+/// The node that opens a container.
 pub(super) const CONTAINER: &str = "/dev/vfio/vfio";
-/// What opens an iommufd.
+/// The node that opens an iommufd.
 pub(super) const IOMMUFD: &str = "/dev/iommu";
 
 /// The node of an IOMMU group.

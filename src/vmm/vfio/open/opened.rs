@@ -1,4 +1,4 @@
-//! What opening gives.
+//! The result of opening.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use crate::vfio::vfio_file::VfioFile;
 
 /// Devices that have been opened, and the IOMMU that serves them all.
 pub struct Opened {
-    /// In the order asked for.
+    /// In the order of the candidates.
     pub devices: Vec<Arc<VfioFile>>,
     /// Maps guest memory for all of them.
     pub mapper: Arc<dyn DmaMapper>,
-    /// By which interface: `container` or `iommufd`.
+    /// The interface that opened the devices: `container` or `iommufd`.
     pub interface: &'static str,
 }

@@ -1,15 +1,15 @@
-//! Opens devices side by side.
+//! Opens devices in parallel.
 
 use std::thread;
 
 use crate::vfio::open::error::VfioError;
 
 /// Opens each item on a thread of its own, because opening resets a function, which takes a tenth
-/// of a second (and makes a reset at the guest's start needless). A thread has its item's name.
+/// of a second. A thread is named after its item.
 ///
 /// # Errors
-/// The first item, in order, that cannot be opened. The others are dropped then, when all threads
-/// have ended.
+/// The error of the first item, in order, that cannot be opened. The open items are dropped when
+/// all threads have ended.
 pub(super) fn open_each<T: Sync, D: Send>(
     items: &[T],
     name: impl Fn(&T) -> String,

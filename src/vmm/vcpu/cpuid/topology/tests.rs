@@ -1,4 +1,4 @@
-//! The guest's side: where a vCPU is, found out in each of the ways that the manuals have.
+//! A guest's view: computes the position of a vCPU in each way that the manuals describe.
 
 use crate::config::topology::MAX_CPUS;
 use crate::config::topology::{Topology, Wish};
@@ -9,7 +9,7 @@ use crate::vcpu::cpuid::{Leaves, Traits};
 /// Socket, core of the socket, thread of the core.
 type At = [u32; 3];
 
-/// As few bits as number so many.
+/// The least number of bits that can number `count` things.
 fn width(count: u32) -> u32 {
     (0..32).find(|bits| 1u64 << bits >= count.into()).unwrap()
 }
@@ -64,13 +64,13 @@ fn by_amd(leaves: &Leaves, topology: &Topology) -> At {
     at
 }
 
-/// Whose caches the one of a subleaf is: what is left of the APIC id by a shift.
+/// The group of processors that share a subleaf's cache: the APIC ID, shifted right.
 fn shares(leaves: &Leaves, function: u32, index: u32, id: u32) -> u32 {
     let ids = (regs(leaves, function, index)[0] >> 14 & 0xfff) + 1;
     id >> width(ids)
 }
 
-/// Asks each vCPU in every way there is.
+/// Checks the position of each vCPU in every way.
 fn check(name: &[u8; 12], topology: Topology) {
     let topology = &topology;
     let entries = host(name);
@@ -117,7 +117,7 @@ fn all_leaves_agree() {
     let mut shapes = 0;
     for cores in 1..=MAX_CPUS {
         for threads in 1..=MAX_CPUS / cores {
-            // One socket, two, and as many as there can be.
+            // One socket, two sockets, and as many as possible.
             let most = MAX_CPUS / (cores * threads);
             for sockets in [1, 2, most] {
                 let wish = Wish {
@@ -136,7 +136,7 @@ fn all_leaves_agree() {
     assert!(shapes > 500, "{shapes}");
 }
 
-/// A processor of AMD's from before there was a leaf for threads.
+/// An old AMD processor, which has no leaf for threads.
 #[test]
 fn threads_without_topoext() {
     let mut old = Leaves(host(b"AuthenticAMD"));

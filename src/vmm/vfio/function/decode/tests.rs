@@ -1,4 +1,4 @@
-//! BARs without a guest: a bus, an address space whose listener may refuse, and no KVM.
+//! BARs without a guest and KVM: a bus, and an address space whose listener may refuse.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -177,7 +177,7 @@ fn an_address_that_is_taken_is_refused_and_rolled_back() {
 #[test]
 fn a_refusal_of_the_address_space_leaves_nothing_behind() {
     let mut f = Fixture::new();
-    // The second area at the new address, so that the first has to go again.
+    // The second area is refused at the new address, so the first must be removed again.
     *f.memory.refused.lock().unwrap() = Some(0xd000_3000);
     f.decode.set_command(command::MEMORY);
     f.set_bar(0, 0xd000_0000);
@@ -192,7 +192,7 @@ fn a_bar_that_can_be_nowhere_is_unmapped() {
     let mut f = Fixture::new();
     *f.memory.refused.lock().unwrap() = Some(BAR0 + 0x3000);
     f.decode.set_command(command::MEMORY);
-    // From nowhere there is no way back: the register stays as it is.
+    // An unmapped BAR has no old address to go back to, so the register keeps its value.
     assert!(f.regions().is_empty() && f.answers(BAR0).is_none());
     assert_eq!((f.address(0), f.answers(BAR1)), (BAR0, Some(1)));
     // The reason may be gone the next time.

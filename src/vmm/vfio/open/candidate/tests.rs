@@ -46,7 +46,7 @@ impl Host {
         self
     }
 
-    /// Makes a function a virtual one.
+    /// Makes a function a virtual function.
     fn virtual_of(self, bdf: &str, physical: &str) -> Self {
         let devices = self.0.as_path().join("bus/pci/devices");
         symlink(format!("../{physical}"), devices.join(bdf).join("physfn")).unwrap();

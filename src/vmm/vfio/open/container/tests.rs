@@ -4,7 +4,7 @@ use super::*;
 use crate::hostinfo::name::HostName;
 use crate::vfio::open::closing_watch::Watch;
 
-/// A container that maps nothing, and says when it closes.
+/// A container that maps no memory, and logs when it closes.
 struct Silent {
     file: File,
     watch: Watch,
@@ -46,7 +46,7 @@ fn group(watch: &Watch, container: Arc<Container>, stage: Stage) -> Group {
     }
 }
 
-/// Every call is refused here, as by a device that is gone, and the closing goes on to its end.
+/// Every call is refused, as by a removed device, and closing goes on to the end.
 #[test]
 fn a_device_closes_then_its_group_then_the_container() {
     let watch = Watch::default();

@@ -1,7 +1,7 @@
 use super::*;
 use crate::vfio::open::closing_watch::Watch;
 
-/// What a device is bound to.
+/// The iommufd to which a device is bound.
 struct Iommufd {
     _file: File,
     watch: Watch,
@@ -26,7 +26,7 @@ fn device(watch: &Watch, stage: Stage) -> CdevDevice {
     }
 }
 
-/// Every call is refused here, as by a device that is gone, and the closing goes on to its end.
+/// Every call is refused, as by a removed device, and closing goes on to the end.
 #[test]
 fn a_device_detaches_then_leaves_kvm_then_closes() {
     let refused = "Inappropriate ioctl for device (os error 25)";
