@@ -134,6 +134,11 @@ impl FakeDevice {
         lock(&self.irqs).pin.as_mut().map(f).unwrap_or_default()
     }
 
+    /// Whether the pin has signalled, and KVM has not been told.
+    pub fn pin_waits(&self) -> bool {
+        self.with_its_pin(|pin| pin.signal_waits())
+    }
+
     /// How often the eventfd has unmasked the pin.
     pub fn resampled(&self) -> u32 {
         self.with_its_pin(|pin| pin.resampled)

@@ -291,6 +291,12 @@ impl Pin {
         self.event.is_some()
     }
 
+    /// Whether a signal waits in the trigger eventfd. KVM takes it out at once, if it has that.
+    pub fn signal_waits(&self) -> bool {
+        let waits = |event: &File| sys::ready(event.as_fd(), PollFlags::IN, Some(Duration::ZERO));
+        self.event.as_ref().is_some_and(waits)
+    }
+
     pub fn mask(&mut self, masked: bool) {
         self.masked = masked;
         self.trigger();

@@ -2,7 +2,7 @@
 //! interrupt raised before the change is delivered after it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm::vfio::device::Irq;
 
@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = tests![
     nothing_is_lost_around_the_circle,
     nothing_is_lost_without_resampling,
     the_pin_speaks_up_when_messages_end,
+    two_signals_of_a_pin_are_one_interrupt,
     msix_wins_over_msi,
     one_access_ends_one_and_not_the_other,
     refused_msix_falls_back_to_msi,
@@ -118,6 +119,26 @@ fn the_pin_speaks_up_when_messages_end() {
         g.msix_control(0).await_count(P, 1).show(ASK);
     });
     assert_eq!(shown, [0, 0, 0, 0]);
+}
+
+/// VFIO signals a pin that is asserted twice, for the eventfd and for the unmasking. KVM gets the
+/// eventfd after both, and so sees one event.
+fn two_signals_of_a_pin_are_one_interrupt() {
+    let waited = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&waited);
+    let device = FakeDevice::new().with_resampled_pin().with_msi(SHAPE);
+    let device = device.on_call(move |device, call| {
+        if *call == Call::Mask(Irq::Intx, false) && device.pin_waits() {
+            seen.store(true, Ordering::Relaxed);
+        }
+    });
+    let device = device.into_arc();
+    let shown = numbers(&device, |g| {
+        g.msi_control(MSI_ON).store32(ASK, 1);
+        g.msi_control(0).await_count(P, 1).show(ASK);
+    });
+    assert_eq!(shown, [0]);
+    assert!(waited.load(Ordering::Relaxed), "KVM had the eventfd before");
 }
 
 /// MSI and MSI-X at once are undefined: here MSI-X is used, then MSI when MSI-X is off.
