@@ -127,7 +127,7 @@ fn bad_initrds() {
     refused(&with("/"), "the initrd / is a directory", "--initrd");
     refused(&with("/dev/zero"), "not a regular file", "--initrd");
     let empty = TempFile::new(b"");
-    refused(&with(text(empty.path())), "is empty", "leave --initrd away");
+    refused(&with(text(empty.path())), "is empty", "remove --initrd");
     // The other name of the flag.
     let other = [&kernel[..], &["--initramfs", "/nowhere/initrd"]].concat();
     refused(&other, "no initrd at /nowhere/initrd", "--initrd");

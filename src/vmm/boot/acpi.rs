@@ -286,7 +286,7 @@ mod tests {
         assert_eq!((u64_at(&fadt, 248), u64_at(&fadt, 260)), (0x600, 0x601));
     }
 
-    /// `_UID`, APIC id and flags of each processor; how many IOAPICs and NMIs there are.
+    /// `_UID`, APIC ID and flags of each processor; how many IOAPICs and NMIs there are.
     fn in_madt(all: &AcpiTables) -> (Vec<(u8, u8, u8)>, u32, u32) {
         let (_, madt) = table(all, b"APIC");
         assert_eq!(madt[36..44], [0, 0, 0xe0, 0xfe, 0, 0, 0, 0]);

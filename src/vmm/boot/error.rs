@@ -203,7 +203,7 @@ impl BootError {
                 "copy it to a file first: cat {} > {role}.img; then --{role} {role}.img",
                 path.display()
             )),
-            Self::EmptyInitrd(_) => Some("leave --initrd away, or build the initrd again".into()),
+            Self::EmptyInitrd(_) => Some("remove --initrd, or build the initrd again".into()),
             Self::NotAKernel(path) => Some(format!("see what it is: file {}", path.display())),
             Self::Truncated { path, .. } => Some(format!(
                 "copy it again, and compare: sha256sum {}",

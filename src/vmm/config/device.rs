@@ -143,7 +143,7 @@ impl DeviceOptionError {
         match self {
             Self::Option(e) => e.hint(),
             Self::RomTwoWays { .. } => {
-                "leave `romfile=` away for no ROM, or `rombar=off` for the file's".into()
+                "remove `romfile=` for no ROM, or `rombar=off` for the file's ROM".into()
             }
         }
     }

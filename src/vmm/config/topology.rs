@@ -144,7 +144,7 @@ impl Topology {
         vcpu % self.threads
     }
 
-    /// The vCPU's APIC id. Socket, core and thread have bits of their own, so that software
+    /// The vCPU's APIC ID. Socket, core and thread have bits of their own, so that software
     /// separates them by shifts (SDM volume 3A, 9.9.1 and 9.9.3; AMD APM volume 3, appendix E.5).
     /// Where one of the numbers is not a power of two, some ids stay unused.
     ///
@@ -157,7 +157,7 @@ impl Topology {
         id as u8
     }
 
-    /// The APIC ids of all vCPUs, in order.
+    /// The APIC IDs of all vCPUs, in order.
     pub fn apic_ids(&self) -> impl Iterator<Item = u8> {
         let topology = *self;
         (0..self.cpus()).map(move |vcpu| topology.apic_id(vcpu))

@@ -177,7 +177,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Phases {
             phases.push(phase);
         } else {
             drop(phases);
-            warn!("a start of more than {MOST} phases");
+            warn!("the start has more than {MOST} phases; the others are not reported");
         }
     }
 }

@@ -37,7 +37,7 @@ pub type Counters = BTreeMap<String, Value>;
 
 /// The file is shorter than its header requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("KVM's statistics are not as long as they say")]
+#[error("KVM's statistics are shorter than their header requires")]
 pub struct Truncated;
 
 /// Bytes of a descriptor without its name.

@@ -85,7 +85,7 @@ fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
     ranges.push(memory(
         layout::ECAM_START,
         layout::ECAM_SIZE,
-        "configuration space of nobody".into(),
+        "configuration space of an absent function".into(),
     ));
     ranges
 }

@@ -100,7 +100,7 @@ pub struct Traits {
 
 /// The CPUID of one vCPU, for KVM_SET_CPUID2.
 ///
-/// `vcpu` counts from 0; its APIC id is the topology's.
+/// `vcpu` counts from 0; its APIC ID is the topology's.
 ///
 /// # Errors
 ///

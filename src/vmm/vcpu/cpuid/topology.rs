@@ -1,7 +1,7 @@
 //! The leaves that describe which vCPUs share a core, a cache and a socket.
 //!
 //! A guest may read several leaves, and all of them must give the same answer (SDM volume 3A, 9.9;
-//! AMD APM volume 3, appendix E.5). Some leaves give the bits of an APIC id that number the threads
+//! AMD APM volume 3, appendix E.5). Some leaves give the bits of an APIC ID that number the threads
 //! of a core or the processors of a socket. Others give a count. A count counts APIC IDs, unused
 //! IDs included, unless the vendor's manual defines it as a count of processors.
 
@@ -38,7 +38,7 @@ impl VcpuPosition<'_> {
         leaves.remove(0x8000_0026);
     }
 
-    /// Leaf 1: ebx 31:24 is the APIC id. ebx 23:16 counts the APIC IDs of a socket (Intel: SDM
+    /// Leaf 1: ebx 31:24 is the APIC ID. ebx 23:16 counts the APIC IDs of a socket (Intel: SDM
     /// volume 2A, CPUID) or the threads of a socket (AMD APM volume 3, E.3.2), and is valid if HTT
     /// is set.
     fn leaf_1(&self, leaves: &mut Leaves, amd: bool) {
@@ -79,7 +79,7 @@ impl VcpuPosition<'_> {
     }
 
     /// Leaf 0xB, and 0x1F if the processor has it: one level for the threads of a core, one for the
-    /// threads of a socket, and the end. eax is the number of bits by which an x2APIC id is shifted
+    /// threads of a socket, and the end. eax is the number of bits by which an x2APIC ID is shifted
     /// right to get the id of the next level; ebx is the number of processors below that level.
     fn leaf_0xb(&self, leaves: &mut Leaves, max_leaf: u32) {
         const SMT: u32 = 1 << 8;

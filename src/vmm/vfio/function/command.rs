@@ -30,7 +30,7 @@ impl Command {
         let unwritable_bits = low[0] & DECODE;
         if unwritable_bits != 0 {
             info!(
-                "{}: COMMAND cannot be written; decoding is turned on and off here alone",
+                "{}: COMMAND cannot be written; only the VMM turns decoding on and off",
                 device.name()
             );
         }

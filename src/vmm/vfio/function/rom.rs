@@ -122,7 +122,7 @@ fn read_file(path: &Path) -> Result<Image, RomError> {
     let image = Image::new(content).map_err(wrong_size)?;
     if !image.has_signature() {
         warn!(
-            "{} does not begin with 55 aa: the guest may take it for no ROM",
+            "{} does not begin with 55 aa: the guest may not recognise it as a ROM",
             path.display()
         );
     }
@@ -230,7 +230,7 @@ fn device_size(name: &str, region: &RegionInfo) -> u64 {
     match Image::check_size(region.size) {
         Ok(()) => region.size,
         Err(why) => {
-            warn!("the expansion ROM of {name} {why}: not shown");
+            warn!("the expansion ROM of {name} {why}: the guest gets no ROM");
             0
         }
     }

@@ -56,7 +56,7 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
         |first| {
             containers += 1;
             if containers > 1 {
-                info!("container {containers}, for groups that the others refuse");
+                info!("container {containers}, for groups that the other containers refuse");
             }
             Container::open(&kvm, &groups, first).map(Arc::new)
         },

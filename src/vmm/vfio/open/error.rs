@@ -130,7 +130,7 @@ pub enum VfioError {
         source: StepError,
     },
     /// The query of a container's I/O addresses failed.
-    #[error("the IOMMU does not say what it can map")]
+    #[error("cannot read which addresses the IOMMU can map")]
     IommuInfo(#[source] io::Error),
     /// A call to the open device failed.
     #[error(transparent)]
@@ -231,9 +231,9 @@ impl VfioError {
                 "name the PCI device that it is made of: \
                  dirname $(readlink -f /sys/bus/mdev/devices/{name})"
             ),
-            Self::NoDevice(_) => "see what there is with `mini-vmm host list`".into(),
+            Self::NoDevice(_) => "list the devices with `mini-vmm host list`".into(),
             Self::NoMediated(uuid) => format!(
-                "see what there is with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > \
+                "list the devices with `ls /sys/bus/mdev/devices`; as root, `echo {uuid} > \
                  /sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create` makes one"
             ),
             Self::NotPci { .. } => "take a type whose device_api is vfio-pci: \
