@@ -1,4 +1,4 @@
-//! What can be wrong with a kernel, an initrd or a command line.
+//! The errors of a kernel, an initrd or a command line.
 //!
 //! Every variant is one sentence for the user; [`BootError::hint`] is the remedy.
 
@@ -10,7 +10,7 @@ use crate::layout::LOW_RAM_LIMIT;
 
 const MIB: u64 = 1 << 20;
 
-/// Which of the user's files an error is about.
+/// The file that an error concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `--kernel`
@@ -28,7 +28,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Why a guest cannot be booted from the files and the command line given.
+/// The reason why a guest cannot be booted from the user's files and command line.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// There is no file at the path.
@@ -36,7 +36,7 @@ pub enum BootError {
     Missing {
         /// Kernel or initrd.
         role: Role,
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
     },
     /// The file exists and cannot be read.
@@ -44,7 +44,7 @@ pub enum BootError {
     Unreadable {
         /// Kernel or initrd.
         role: Role,
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
         /// The errno.
         source: io::Error,
@@ -54,40 +54,40 @@ pub enum BootError {
     Directory {
         /// Kernel or initrd.
         role: Role,
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
     },
-    /// A pipe, a device or a socket: a reboot could not read it again.
+    /// The file is a pipe, a device or a socket, which a reboot cannot read a second time.
     #[error("the {role} {} is not a regular file", .path.display())]
     NotAFile {
         /// Kernel or initrd.
         role: Role,
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
     },
-    /// An initrd of no bytes.
+    /// The initrd has no bytes.
     #[error("the initrd {} is empty", .0.display())]
     EmptyInitrd(PathBuf),
     /// The file has the magic bytes of neither format.
     #[error("{} is not a kernel: neither a bzImage nor an ELF image", .0.display())]
     NotAKernel(PathBuf),
-    /// The headers speak of bytes beyond the file's end.
+    /// The headers describe bytes beyond the file's end.
     #[error(
-        "the kernel {} is truncated: {size} bytes where its headers speak of {needed}",
+        "the kernel {} is truncated: it has {size} bytes, and its headers describe {needed}",
         .path.display()
     )]
     Truncated {
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
         /// Bytes in the file.
         size: u64,
-        /// Bytes that the headers speak of.
+        /// Bytes that the headers describe.
         needed: u64,
     },
-    /// A kernel's magic, but not a kernel for this machine, or a damaged one.
+    /// The file has a kernel's magic bytes, but is for another machine or damaged.
     #[error("the kernel {} cannot be booted: {reason}", .path.display())]
     Unusable {
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
         /// The rest of the sentence.
         reason: String,
@@ -122,9 +122,7 @@ pub enum BootError {
         limit_is_ram: bool,
     },
     /// The command line is longer than the kernel or `layout::LOW_CMDLINE_SIZE` allows.
-    #[error(
-        "the kernel command line is {length} bytes long, and this kernel takes at most {limit}"
-    )]
+    #[error("the kernel command line has {length} bytes, and this kernel accepts at most {limit}")]
     CmdlineTooLong {
         /// Bytes, without the final NUL.
         length: u64,
@@ -148,7 +146,7 @@ pub enum BootError {
     /// linux-loader refused or failed.
     #[error("cannot load the kernel {}", .path.display())]
     Load {
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
         /// Its reason.
         source: linux_loader::loader::Error,
@@ -176,7 +174,7 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// The remedy to type, where one is known.
+    /// The remedy, most often a command to type.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Missing {
@@ -202,14 +200,17 @@ impl BootError {
                 "copy it to a file first: cat {} > {role}.img; then --{role} {role}.img",
                 path.display()
             )),
-            Self::EmptyInitrd(_) => Some("leave --initrd away, or build the initrd again".into()),
-            Self::NotAKernel(path) => Some(format!("see what it is: file {}", path.display())),
+            Self::EmptyInitrd(_) => Some("omit --initrd, or build the initrd again".into()),
+            Self::NotAKernel(path) => Some(format!(
+                "find the type of the file: file {}",
+                path.display()
+            )),
             Self::Truncated { path, .. } => Some(format!(
                 "copy it again, and compare: sha256sum {}",
                 path.display()
             )),
             Self::Unusable { path, .. } => Some(format!(
-                "give an x86-64 Linux kernel; see what this is: file {}",
+                "give an x86-64 Linux kernel; find the type of this file: file {}",
                 path.display()
             )),
             Self::KernelDoesNotFit { end, .. } => more_memory(*end),
@@ -219,7 +220,7 @@ impl BootError {
                 limit_is_ram: true,
                 ..
             } => {
-                // Twice, because the unpacked file system needs memory beside its archive.
+                // Twice the size: the unpacked file system needs memory in addition to its archive.
                 more_memory(size.saturating_mul(2).saturating_add(*kernel_end))
             }
             Self::InitrdDoesNotFit { .. } => {

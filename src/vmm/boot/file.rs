@@ -93,7 +93,7 @@ impl BootFile {
         }
     }
 
-    /// The error of a kernel whose headers speak of `needed` bytes.
+    /// The error of a kernel whose headers describe `needed` bytes.
     pub fn truncated(&self, size: u64, needed: u64) -> BootError {
         BootError::Truncated {
             path: self.path.clone(),
