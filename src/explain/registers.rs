@@ -128,7 +128,7 @@ impl View<'_> {
         reason: &'static str,
     ) -> Field {
         // mini-vmm emulates the link of every capability. A register that contains the link is
-        // therefore classified by its other bits.
+        // therefore classified by its other bytes.
         let link = match capability == Some(name) {
             true if offset >= EXTENDED_START => 4,
             true => 2,

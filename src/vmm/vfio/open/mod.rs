@@ -11,7 +11,7 @@
 //! | `parallel` | opens devices side by side |
 //! | `nodes` | the names of device nodes |
 //! | `opened` | what opening gives |
-//! | `error` | why a device cannot be opened, and the command that helps |
+//! | `error` | the reasons why a device cannot be opened, and a remedy for each |
 
 mod assign;
 pub mod candidate;
