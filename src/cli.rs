@@ -13,7 +13,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use run::{GuestArgs, RunArgs};
 
-/// Boots a Linux kernel under KVM and hands it real PCI devices with VFIO.
+/// Boots a Linux kernel under KVM and passes real PCI devices through to it with VFIO.
 #[derive(Debug, Parser)]
 #[command(
     name = "mini-vmm",
@@ -27,15 +27,16 @@ Bind a device to vfio-pci, pass it through, and give it back:
   mini-vmm --kernel bzImage --initrd initrd.img --vfio 0000:01:00.0
   sudo mini-vmm host unbind 0000:01:00.0
 
-Or, as root, all three in one:
+Or all three steps in one, as root:
   mini-vmm --kernel bzImage --initrd initrd.img --vfio 0000:01:00.0,managed=on
 
-The guest's serial port is your terminal; Ctrl-A x quits, Ctrl-A h helps.
-SIGTERM and SIGINT end the run in order; SIGUSR1 prints how often the guest
-left KVM for mini-vmm, and the statistics that --stats asks for.
+The guest's serial port is your terminal; Ctrl-A x quits, Ctrl-A h shows help.
+SIGTERM and SIGINT end the run cleanly. SIGUSR1 prints the number of exits to
+mini-vmm, and the report of --stats.
 
-Exit status: 0 the guest powered off (or you ended the run), 1 an error,
-2 a mistake in the command line, 3 a triple fault with --no-reboot."
+Exit status: 0 after the guest powered off or you ended the run, 1 after an
+error, 2 after a mistake in the command line, 3 after a triple fault with
+--no-reboot."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -48,7 +49,7 @@ pub struct Cli {
     #[command(flatten)]
     guest: GuestArgs,
 
-    /// Say more: -v what happens, -vv each ioctl, -vvv each access
+    /// Log more: -v events, -vv each ioctl, -vvv each access of the guest
     #[arg(short, long, action = ArgAction::Count, global = true)]
     verbose: u8,
 }
@@ -60,15 +61,15 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum Command {
-    /// What the host has to pass through
+    /// Check and list the host's PCI devices, bind them, and give them back
     #[command(subcommand)]
     Host(host::HostCommand),
 
     /// Show what a run would do with its devices, without starting a VM
     #[command(after_help = "\
-A device that is bound to vfio-pci is opened as for a run, and so reset; of any
-other sysfs is asked, which shows more to root. The flags of a run are taken, so
-that `explain` can be put before them.
+explain opens a device that is bound to vfio-pci as a run does, which resets
+the device. For any other device it reads sysfs, which shows more to root. The
+command accepts the flags of a run, so you can put `explain` in front of them.
 
 Example:
   mini-vmm explain --vfio 0000:01:00.0 --memory 4G")]
@@ -80,7 +81,7 @@ For bash:  mini-vmm completions bash > /etc/bash_completion.d/mini-vmm
 For zsh:   mini-vmm completions zsh > /usr/local/share/zsh/site-functions/_mini-vmm
 For fish:  mini-vmm completions fish > ~/.config/fish/completions/mini-vmm.fish")]
     Completions {
-        /// Which shell
+        /// The shell
         shell: Shell,
     },
 }

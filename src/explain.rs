@@ -56,7 +56,7 @@ pub enum ExplainError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// sysfs cannot be read.
-    #[error("cannot read what the kernel says about {}", .name.in_words())]
+    #[error("cannot read facts about {} from sysfs", .name.in_words())]
     Sysfs {
         /// The device.
         name: HostName,

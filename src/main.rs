@@ -170,7 +170,8 @@ fn log_to_stderr(verbosity: u8, phases: Option<Phases>) {
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    // vfio-ioctls logs each region in several lines; mini-vmm logs each in one.
+    // Turns off all but the errors of vfio-ioctls: it logs each region of a device in several
+    // lines, and mini-vmm logs each region in one line.
     let ours = Targets::new()
         .with_default(level)
         .with_target("vfio_ioctls", LevelFilter::ERROR)

@@ -169,8 +169,8 @@ impl Scenario {
         disks.iter().cloned().fold(self, Self::disk)
     }
 
-    /// Passes a function of another kind through. At the end, L1 keeps the function bound to
-    /// vfio-pci.
+    /// Passes a function through that is no disk controller. At the end, L1 keeps the function
+    /// bound to vfio-pci.
     pub fn function(mut self, address: &str) -> Self {
         self.given.push((address.to_owned(), ""));
         self

@@ -12,37 +12,37 @@ use vmm::config::memory::{self, DEFAULT_MEMORY};
 pub enum HostCommand {
     /// Check whether this host can pass devices through, and name a remedy for each problem
     #[command(after_help = "\
-PASS: ready. WARN: passthrough works, or will after one more step. FAIL:
-passthrough will not work. The line below a WARN or FAIL names the remedy.
+PASS: ready. WARN: passthrough works with a drawback, or after one more step.
+FAIL: passthrough does not work. The line below a WARN or FAIL is the remedy.
 
-Exit status: 0, or 1 when something fails.
+Exit status: 0, or 1 if a check fails.
 The fields of --json are documented in docs/host.md.")]
     Check(CheckArgs),
 
-    /// List PCI devices by IOMMU group: what can be passed through, and with what together
+    /// List PCI devices by IOMMU group, and show which of them can be passed through
     #[command(after_help = "\
-A line in the margin joins the devices of one IOMMU group. Before one of them
-is passed through, all of them must leave their host drivers. A device is
-\"ready\" when vfio-pci has it and no host driver has another one of its group.
-A mediated device stands below its parent device.
+A line in the margin joins the devices of one IOMMU group. All of them must be
+unbound from host drivers before one of them can be passed through. A device is
+\"ready\" if it is bound to vfio-pci and no host driver has another device of
+its group. A mediated device is listed below its parent device.
 
 Names come from the list of PCI IDs that pciutils or hwdata installs. Without
 that list, devices are shown by class and number.
 The fields of --json are documented in docs/host.md.")]
     List(ListArgs),
 
-    /// Take devices from the host's drivers, for guests to have (as root)
+    /// Unbind devices from host drivers, and bind them to vfio-pci for guests (as root)
     #[command(after_help = "\
-All of the devices are bound, or none. /run/mini-vmm records the state of each
-device before, and `mini-vmm host unbind` restores that state. If the command is
-killed, the next `host bind` or `host unbind` cleans up after it.")]
+If one of the devices cannot be bound, nothing is changed. /run/mini-vmm records
+the earlier state of each device, and `mini-vmm host unbind` restores that state.
+If the command is killed, the next `host bind` or `host unbind` undoes its changes.")]
     Bind(BindArgs),
 
-    /// Give devices back to the drivers that they had (as root)
+    /// Give devices back to their earlier drivers (as root)
     #[command(after_help = "\
-Each device that can be given back is given back, even if others cannot.
+If one of the devices cannot be given back, the others still are.
 
-Exit status: 0, or 1 when one could not, or had never been taken.")]
+Exit status: 0, or 1 if a device could not be given back or was not bound.")]
     Unbind(UnbindArgs),
 }
 
@@ -83,7 +83,7 @@ impl CheckArgs {
     }
 }
 
-/// List PCI devices by IOMMU group: what can be passed through, and with what together
+/// List PCI devices by IOMMU group, and show which of them can be passed through
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// List bridges, and devices without an IOMMU group, too
@@ -95,18 +95,18 @@ pub struct ListArgs {
     pub json: bool,
 }
 
-/// Take devices from the host's drivers, for guests to have (as root)
+/// Unbind devices from host drivers, and bind them to vfio-pci for guests (as root)
 #[derive(Debug, Args)]
 pub struct BindArgs {
     /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys
     #[arg(required = true, value_name = "ADDR")]
     addresses: Vec<String>,
 
-    /// Bind the other devices of their IOMMU groups too
+    /// Also bind the other devices of the IOMMU groups
     #[arg(long)]
     group: bool,
 
-    /// Take a device even if the host is using it: a mounted disk, an interface with an address
+    /// Bind a device even if the host uses it: a mounted disk, an interface with an address
     #[arg(long)]
     force: bool,
 
@@ -114,7 +114,7 @@ pub struct BindArgs {
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 
-    /// Make N virtual functions of each device and bind those; the device keeps its driver
+    /// Make N virtual functions of each device and bind these; the device keeps its driver
     #[arg(long, value_name = "N", conflicts_with = "group",
           value_parser = clap::value_parser!(u32).range(1..=65535))]
     vfs: Option<u32>,
@@ -124,11 +124,11 @@ pub struct BindArgs {
     dry_run: bool,
 }
 
-/// Give devices back to the drivers that they had (as root)
+/// Give devices back to their earlier drivers (as root)
 #[derive(Debug, Args)]
 pub struct UnbindArgs {
-    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys. Devices that --group bound along with one,
-    /// and virtual functions that --vfs made of one, are included
+    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys. Also gives back devices that --group bound
+    /// along with these, and virtual functions that --vfs made of these
     #[arg(required = true, value_name = "ADDR")]
     addresses: Vec<String>,
 

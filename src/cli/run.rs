@@ -26,11 +26,10 @@ pub struct GuestArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
 
-    /// Virtual CPUs, 1 to 64. Options: pin=LIST: the host CPU of each vCPU, in order, as taskset
-    /// takes it (0,2,4-7). idle=native: HLT, MWAIT and PAUSE do not leave the guest; a vCPU wakes
-    /// sooner and keeps a host CPU busy all the time. sockets=N, cores=N (of each socket) and
-    /// threads=N (of each core) multiply to the number of vCPUs; those not given follow from the
-    /// rest
+    /// Virtual CPUs, 1 to 64. Options: pin=LIST: the host CPU of each vCPU, in order, in taskset's
+    /// form (0,2,4-7). idle=native: HLT, MWAIT and PAUSE cause no exit; a vCPU wakes sooner, but
+    /// keeps a host CPU busy all the time. sockets=N, cores=N (per socket) and threads=N (per
+    /// core): the topology; the product is the number of vCPUs, and a missing value is computed
     #[arg(
         long,
         value_name = "N[,OPTION]...",
@@ -42,7 +41,7 @@ pub struct GuestArgs {
     /// Memory, with K, M, G or T; a bare number means MiB. Options: hugepages=2M or 1G: pages from
     /// the host's reserve; thp: transparent huge pages (the default); off: 4 KiB pages.
     /// prefault=on: all memory is present before the guest starts (with --vfio the default is:
-    /// while the guest starts). shared=on: other processes can map it
+    /// while the guest starts). shared=on: other processes can map the memory
     #[arg(
         long,
         value_name = "SIZE[,OPTION]...",
@@ -54,12 +53,12 @@ pub struct GuestArgs {
     /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, or the UUID of a
     /// mediated device; may be repeated. Options: slot=DD[.F]: its device number (and function) in
     /// the guest. managed=on: bind it for this run only. rombar=off: no expansion ROM.
-    /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that the user of a
-    /// virtual function's physical function has set
+    /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a virtual
+    /// function shares with its physical function
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 
-    /// Interface to the IOMMU; auto means iommufd where the kernel has it, else container
+    /// Interface to the IOMMU; auto means iommufd if the kernel has it, otherwise container
     #[arg(long, value_name = "KIND", default_value = "auto")]
     iommu: IommuKind,
 

@@ -1,4 +1,5 @@
-//! A configuration space, register by register: the host's value, the guest's, and why.
+//! Lists the registers of a configuration space: for each register the host's value, the guest's
+//! value, and the reason for a difference.
 
 use pci::capability::Capability;
 use pci::config_space::ConfigSpace;
@@ -126,8 +127,8 @@ impl View<'_> {
         name: &'static str,
         reason: &'static str,
     ) -> Field {
-        // mini-vmm emulates the link of every capability. The link therefore does not count for how
-        // the registers of a capability are shown.
+        // mini-vmm emulates the link of every capability. A register that contains the link is
+        // therefore classified by its other bytes.
         let link = match capability == Some(name) {
             true if offset >= EXTENDED_START => 4,
             true => 2,

@@ -72,7 +72,7 @@ fn no_rom_in_a_file() {
 #[test]
 fn no_kernel_at_all() {
     for bytes in [&b""[..], b"x", b"#!/bin/sh\n", &[0; 4096], b"\x7fEL"] {
-        bad_kernel(bytes, "is not a kernel", "see what it is: file ");
+        bad_kernel(bytes, "is not a kernel", "find the type of the file: file ");
     }
     refused(
         &["--kernel", PROGRAM],
@@ -127,7 +127,11 @@ fn bad_initrds() {
     refused(&with("/"), "the initrd / is a directory", "--initrd");
     refused(&with("/dev/zero"), "not a regular file", "--initrd");
     let empty = TempFile::new(b"");
+<<<<<<< HEAD
     refused(&with(text(empty.path())), "is empty", "remove --initrd");
+=======
+    refused(&with(text(empty.path())), "is empty", "omit --initrd");
+>>>>>>> ex2
     // The other name of the flag.
     let other = [&kernel[..], &["--initramfs", "/nowhere/initrd"]].concat();
     refused(&other, "no initrd at /nowhere/initrd", "--initrd");
@@ -169,7 +173,7 @@ fn what_does_not_fit() {
     let cmdline = [&small[..], &["--cmdline", &long]].concat();
     refused(
         &cmdline,
-        "70014 bytes long",
+        "has 70014 bytes",
         "shorten --cmdline by 4479 bytes",
     );
     for odd in ["quiet\nsplash", "naïve", "\u{7f}"] {

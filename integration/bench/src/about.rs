@@ -1,4 +1,4 @@
-//! Describes what a run was measured on: the machine, the kernel, the programs and their versions.
+//! Describes the environment of a run: the machine, the kernel, the programs and their versions.
 
 use std::collections::BTreeMap;
 use std::fs;

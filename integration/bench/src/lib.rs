@@ -2,7 +2,7 @@
 //! turn. The bench asserts nothing. docs/benchmarking.md explains how to run it and how to read its
 //! figures.
 //!
-//! Each module uses those below it only:
+//! Each module uses only modules below it:
 //!
 //! ```text
 //!  command ─── `make bench`, `make bench-check`, `make bench-readme`
@@ -14,7 +14,7 @@
 //!  │
 //!  ├─ how:   watch     a VMM while it runs: its console, clock, counters, memory, CPU time
 //!  │         tiny      guests of a few bytes
-//!  │         plan      how much is measured
+//!  │         plan      the amount of work
 //!  │
 //!  └─ what:  targets, compare, report ── figures ── results ── stats, names
 //! ```
@@ -22,24 +22,24 @@
 //! | module | content |
 //! | --- | --- |
 //! | [`command`] | the jobs of the program |
-//! | [`plan`] | how much is measured, from environment variables |
-//! | [`subjects`] | who is measured, and how each is started |
-//! | [`on_host`] | what runs on this machine's /dev/kvm |
-//! | [`in_lab`] | what runs in the emulated machine |
+//! | [`plan`] | the amount of work, from environment variables |
+//! | [`subjects`] | the programs to measure, and the way to start each |
+//! | [`on_host`] | measurements on this machine's /dev/kvm |
+//! | [`in_lab`] | measurements in the emulated machine |
 //! | [`watch`] | a VMM while it runs |
 //! | [`tiny`] | guests of a few bytes |
-//! | [`about`] | what a run was measured on |
+//! | [`about`] | the environment of a run |
 //! | [`names`] | names of subjects, work and quantities |
 //! | [`results`] | figures as data |
 //! | [`stats`] | medians, quartiles, slopes |
 //! | [`figures`] | numbers, cells and ratios as text |
 //! | [`report`] | the reports as Markdown, HTML and SVG |
-//! | [`targets`] | what the project wants to reach, and whether a run did |
-//! | [`compare`] | two files of results |
+//! | [`targets`] | the project's targets, and whether a run reached them |
+//! | [`compare`] | the differences between two results files |
 //! | [`error`] | errors |
 //!
-//! Only `command` and `in_lab` use the crate `lab`, so that the rest can be made into a program for
-//! any host. A test keeps it so.
+//! Only `command` and `in_lab` use the crate `lab`, which a test checks. The other modules can
+//! therefore become a program for any host.
 
 pub mod about;
 pub mod command;

@@ -1,7 +1,9 @@
-//! `make bench`; docs/benchmarking.md says how to run it and how to read what it writes.
+//! The program of `make bench`. docs/benchmarking.md explains how to run it and how to read its
+//! reports.
 //!
 //! ```text
-//! bench                 measures, into target/bench/: results.json, report.md, report.html
+//! bench                 measures, and writes results.json, report.md and report.html into
+//!                       target/bench/
 //! bench check A B       lists the measures that differ between two results files
 //! bench readme          writes the last results' summary into docs/benchmarks.md
 //! ```

@@ -31,7 +31,7 @@ pub const DISK_ALONE: &str = "the disk's share of it";
 /// Work of the bare calls in part 2: they fill the guest's RAM and do nothing else meanwhile. The
 /// number of threads is mini-vmm's.
 pub const BOOT_RAM: &str = "512 MiB of RAM, transparent huge pages";
-/// Quantity in part 2: the time to fill that RAM.
+/// Quantity in part 2: the time to fill the RAM of [`BOOT_RAM`].
 pub const FILLED: &str = "filled";
 
 /// Work in part 3: small reads, each of which starts after the previous read ends.

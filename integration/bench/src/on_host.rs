@@ -22,8 +22,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 const USUAL: u32 = 512;
 const REBOOT: &str = "reset to first instruction";
 
-/// Calls a function once a round with the number of the round. The arguments are the title, the
-/// number of rounds and the function. Shows the progress.
+/// Runs a number of rounds under a title, and shows the progress. The last argument is called in
+/// each round with the number of the round.
 pub type Rounds<'a> = dyn Fn(&str, usize, &mut dyn FnMut(usize)) + 'a;
 
 /// Measures parts 1 and 5, and adds the figures to the results. `dir` is the directory for the

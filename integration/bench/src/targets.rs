@@ -290,8 +290,8 @@ impl Run<'_> {
         Some((mib <= 4.0 && told.ends_with("static"), told.clone()))
     }
 
-    /// The targets for growth: the start does not get slower with vCPUs and devices. With memory,
-    /// the start's slope is at most that of the bare calls.
+    /// The targets for growth: a start with 4 vCPUs or devices takes at most 1.1 times as long as a
+    /// start with 1. With memory, the start's slope is at most about that of the bare calls.
     fn growth(&self) -> Vec<(String, Found)> {
         let flat = |work, axis, at: &str| {
             let target = format!("start with 4 {axis} at most 1.1 times that with 1, {at}");

@@ -14,7 +14,7 @@ use lab::scenario::Scenario;
 use lab::setup::Lab;
 use lab::transcript::{Line, Speaker, number, value};
 
-/// Lines of the guest's kernel that the demo shows.
+/// Words that select the messages of the guest's kernel that the demo shows.
 const SHOWN: [&str; 7] = [
     "Linux version",
     "Command line:",

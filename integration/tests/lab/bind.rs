@@ -259,7 +259,7 @@ fn check_half_way(outcome: &Outcome) -> Result<()> {
     for words in [
         ["cannot write `vfio-pci`", "0000:00:06.1", "undone"],
         [
-            "vfio-pci did not take PCI device 0000:00:06.1",
+            "vfio-pci did not bind PCI device 0000:00:06.1",
             "has the driver nvme",
             "undone",
         ],
@@ -385,7 +385,7 @@ fn check_virtual_functions(outcome: &Outcome) -> Result<()> {
         saw(outcome, fact)?;
     }
     for words in [
-        &["would go with it", "sleep (process "][..],
+        &["would be removed", "sleep (process "][..],
         &["has 2 virtual functions already"],
         &["2 virtual functions at most, not 3"],
     ] {

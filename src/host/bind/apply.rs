@@ -1,8 +1,8 @@
 //! Executes plans, and gives devices back.
 //!
-//! A device's record says what the device was before its first change. Undoing is therefore not a
-//! list of inverse steps: [`plan::give_back`] compares the device as it is now with its record, and
-//! plans the steps between the two. A failed bind, an unbind, the end of a run and the recovery
+//! A device's record holds the device's state before its first change. Undoing is therefore not a
+//! list of inverse steps: [`plan::give_back`] compares the device's current state with its record,
+//! and plans the steps between the two. A failed bind, an unbind, the end of a run and the recovery
 //! after a crash all use this one function.
 
 use std::path::PathBuf;

@@ -18,8 +18,8 @@ use crate::bind::{messages, plan};
 /// have other devices of its group: the host would lose the device, and no guest could use it.
 ///
 /// # Errors
-/// A request that cannot be met, or a failed step. Then all changes are undone, or the error says
-/// which are not.
+/// The request is invalid, or a step failed. After a failed step, all changes are undone. If that
+/// also fails, the error names the changes that remain.
 pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError> {
     let user = request.user.as_deref().map(User::find).transpose()?;
     let lock = if request.dry_run {

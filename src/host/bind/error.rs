@@ -25,7 +25,7 @@ pub enum BindError {
     NoGroup(Bdf),
     /// Host drivers have other devices of the group.
     #[error(
-        "no guest could use {bdf} alone: the host keeps {} of its IOMMU group {group}",
+        "{bdf} cannot be passed through alone: host drivers have {} of its IOMMU group {group}",
         device_list(.others)
     )]
     Shared {
@@ -38,8 +38,7 @@ pub enum BindError {
     },
     /// The bridge's driver keeps guests from using the group.
     #[error(
-        "the bridge {bridge} keeps IOMMU group {group}, and {bdf} with it, from being used by a \
-         guest"
+        "the bridge {bridge} keeps guests from using IOMMU group {group}, which contains {bdf}"
     )]
     BridgeInGroup {
         /// The device that the user named.
@@ -71,7 +70,7 @@ pub enum BindError {
     },
     /// Another run has bound the device and gives it back when it ends.
     #[error(
-        "PCI device {bdf} belongs to the run of process {run} and goes back when that run ends"
+        "PCI device {bdf} belongs to the run of process {run}, which gives it back when it ends"
     )]
     Owned {
         /// The device, or another of its group.
@@ -80,7 +79,7 @@ pub enum BindError {
         run: u32,
     },
     /// Virtual functions would be removed while one of them is used.
-    #[error("the virtual functions of {physical} would go with it, and {}", with_causes(.cause))]
+    #[error("the virtual functions of {physical} would be removed, and {}", with_causes(.cause))]
     FunctionInUse {
         /// The physical function.
         physical: Bdf,
@@ -88,7 +87,10 @@ pub enum BindError {
         cause: Box<BindError>,
     },
     /// `--vfs`, and host drivers have other devices of a virtual function's group.
-    #[error("no guest could use the virtual functions of {physical}: {}", with_causes(.cause))]
+    #[error(
+        "the virtual functions of {physical} cannot be passed through: {}",
+        with_causes(.cause)
+    )]
     FunctionsShared {
         /// The physical function.
         physical: Bdf,
@@ -139,7 +141,7 @@ pub enum BindError {
     #[error("there is no user `{0}`")]
     NoUser(String),
     /// The kernel lacks the driver, and modprobe cannot load it.
-    #[error("this kernel has no driver {module}, and it cannot be loaded")]
+    #[error("this kernel has no driver {module}, and the module cannot be loaded")]
     NoDriver {
         /// The module.
         module: String,
@@ -165,7 +167,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// The driver did not bind the device when the kernel offered it.
-    #[error("{wanted} did not take PCI device {bdf}, which has {}", driver(.has))]
+    #[error("{wanted} did not bind PCI device {bdf}, which has {}", driver(.has))]
     NotTaken {
         /// The device.
         bdf: Bdf,
@@ -175,7 +177,7 @@ pub enum BindError {
         has: Option<String>,
     },
     /// sysfs could not be read.
-    #[error("cannot read from sysfs about {what}")]
+    #[error("cannot read facts about {what} from sysfs")]
     Sysfs {
         /// A device or group.
         what: String,
@@ -227,7 +229,7 @@ pub enum BindError {
     #[error("another mini-vmm has been changing devices for more than 30 seconds")]
     Busy,
     /// The guardian, the process that gives a run's devices back, could not be started.
-    #[error("cannot start the process that gives devices back when this one is killed")]
+    #[error("cannot start the process that gives the devices back if this process is killed")]
     Guardian(#[source] io::Error),
     /// A step failed, and the steps before it were undone.
     #[error("{}; {}", with_causes(.cause), undone(.left))]
@@ -281,20 +283,24 @@ fn undone(left: &[BindError]) -> String {
 }
 
 /// The hint for a device that the host must keep.
+<<<<<<< HEAD
 const LEAVE: &str = "leave it to the host";
 /// What to do without a journal.
 const LOOK: &str = "see with `mini-vmm host list` which devices have no driver or a VFIO driver, \
                     and give them back with `mini-vmm host unbind`";
+=======
+const LEAVE: &str = "bind another device: the host needs this one";
+>>>>>>> ex2
 
 impl BindError {
-    /// A remedy, most often a command to type; `None` where there is no remedy.
+    /// The remedy, most often a command to type; `None` if there is no remedy.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Undone { cause, .. } => cause.hint(),
             Self::Write { source, .. } | Self::Own { source, .. } | Self::Record { source, .. }
                 if needs_root(source) =>
             {
-                Some("only root may: put sudo before the command".into())
+                Some("only root may do this: put sudo before the command".into())
             }
             _ => self
                 .end_use()
@@ -322,7 +328,7 @@ impl BindError {
                 format!("end that process; {force} mini-vmm host unbind {bdf} --force")
             }
             Self::Owned { run, .. } => {
-                format!("wait for its end; see what it is with `ps -p {run} -f`")
+                format!("wait until that run ends; `ps -p {run} -f` shows its command")
             }
             Self::FunctionInUse { physical, cause } => {
                 let end = match &**cause {
@@ -349,12 +355,20 @@ impl BindError {
                     forget(path)
                 )
             }
+<<<<<<< HEAD
             Self::BadJournal(_) => LOOK.into(),
             Self::UnknownJournal { path, .. } => format!(
                 "any `host bind` or `host unbind` of that mini-vmm recovers them; or as root: \
                  rm {}; then {LOOK}",
                 path.display()
             ),
+=======
+            Self::BadJournal(_) | Self::UnknownJournal { .. } => {
+                "find the devices without a driver or with a VFIO driver by `mini-vmm host list`, \
+                 and give them back with `mini-vmm host unbind`"
+                    .into()
+            }
+>>>>>>> ex2
             _ => return None,
         })
     }
@@ -366,10 +380,11 @@ impl BindError {
                 "give an address as `mini-vmm host list` prints it, for example 0000:01:00.0".into()
             }
             Self::NoDevice(_) | Self::NotBound(_) => {
-                "see which devices there are with `mini-vmm host list`".into()
+                "list the devices with `mini-vmm host list`".into()
             }
             Self::Bridge(_) => {
-                "name the devices behind it; see them with `mini-vmm host list --all`".into()
+                "name the devices behind the bridge; list them with `mini-vmm host list --all`"
+                    .into()
             }
             Self::NoGroup(_) => "turn the IOMMU on in the firmware and boot the host with \
                                  intel_iommu=on (Intel) or amd_iommu=on (AMD)"
@@ -388,7 +403,7 @@ impl BindError {
             Self::NoFunctions(_) => "omit --vfs, or turn SR-IOV on in the firmware".into(),
             Self::TooManyFunctions { most, .. } => format!("give --vfs {most} or less"),
             Self::HasFunctions { bdf, .. } => format!(
-                "bind those (`ls -d /sys/bus/pci/devices/{bdf}/virtfn*`), or remove them first"
+                "bind them (`ls -d /sys/bus/pci/devices/{bdf}/virtfn*`), or remove them first"
             ),
             Self::WouldLoseFunctions { bdf, .. } => format!(
                 "remove them first: mini-vmm host unbind {bdf}, or as root: \
@@ -398,7 +413,7 @@ impl BindError {
                 let remove = |uuid| format!("echo 1 > /sys/bus/mdev/devices/{uuid}/remove");
                 let remove: Vec<_> = uuids.iter().map(remove).collect();
                 format!(
-                    "give those to guests (--vfio UUID), or remove them first, as root: {}",
+                    "pass them to guests (--vfio UUID), or remove them first, as root: {}",
                     remove.join("; ")
                 )
             }
@@ -407,9 +422,9 @@ impl BindError {
                 "as root: modprobe {module}; if there is no such module, the kernel needs \
                  CONFIG_VFIO_PCI"
             ),
-            Self::NotTaken { bdf, .. } => format!("see why with `dmesg | grep {bdf}`"),
-            Self::Busy => "see which with `fuser -v /run/mini-vmm/lock`".into(),
-            Self::Write { .. } => "see why with `dmesg | tail`".into(),
+            Self::NotTaken { bdf, .. } => format!("find the reason with `dmesg | grep {bdf}`"),
+            Self::Busy => "find that process with `fuser -v /run/mini-vmm/lock`".into(),
+            Self::Write { .. } => "find the reason with `dmesg | tail`".into(),
             _ => return None,
         })
     }

@@ -20,7 +20,8 @@ use crate::bind::{form, old_form};
 /// The file's name in the records' directory.
 const NAME: &str = "under-way";
 
-/// A device of the change, and the record to return to: `None` if the device is to have none.
+/// A device of the change, and the record to return to. After a return to `None`, the device has no
+/// record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
     #[serde(rename = "device", deserialize_with = "address")]

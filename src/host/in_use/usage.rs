@@ -79,7 +79,7 @@ impl Use {
                 format!("as root: losetup -d /dev/{by}")
             }
             Self::Open { process, .. } => {
-                format!("see which process it is with `ps -p {process} -f`, and end it")
+                format!("end process {process}; `ps -p {process} -f` shows its command")
             }
             Self::Held { disk, by: Some(by) } => format!(
                 "stop what uses /dev/{disk}: as root, dmsetup remove or mdadm --stop /dev/{by}"

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 //! The errors of loading a kernel, an initrd or a command line.
+=======
+//! The errors of a kernel, an initrd or a command line.
+>>>>>>> ex2
 //!
 //! Every variant is one sentence for the user; [`BootError::hint`] is the remedy.
 
@@ -10,7 +14,11 @@ use crate::layout::LOW_RAM_LIMIT;
 
 const MIB: u64 = 1 << 20;
 
+<<<<<<< HEAD
 /// The user's file that an error is about.
+=======
+/// The file that an error concerns.
+>>>>>>> ex2
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `--kernel`
@@ -28,7 +36,11 @@ impl fmt::Display for Role {
     }
 }
 
+<<<<<<< HEAD
 /// The reason why a guest cannot be booted from the given files and command line.
+=======
+/// The reason why a guest cannot be booted from the user's files and command line.
+>>>>>>> ex2
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// There is no file at the path.
@@ -36,7 +48,7 @@ pub enum BootError {
     Missing {
         /// Kernel or initrd.
         role: Role,
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
     },
     /// The file exists and cannot be read.
@@ -44,7 +56,7 @@ pub enum BootError {
     Unreadable {
         /// Kernel or initrd.
         role: Role,
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
         /// The errno.
         source: io::Error,
@@ -54,40 +66,48 @@ pub enum BootError {
     Directory {
         /// Kernel or initrd.
         role: Role,
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
     },
-    /// A pipe, a device or a socket: a reboot could not read it again.
+    /// The file is a pipe, a device or a socket, which a reboot cannot read a second time.
     #[error("the {role} {} is not a regular file", .path.display())]
     NotAFile {
         /// Kernel or initrd.
         role: Role,
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
     },
-    /// An initrd of no bytes.
+    /// The initrd has no bytes.
     #[error("the initrd {} is empty", .0.display())]
     EmptyInitrd(PathBuf),
     /// The file has the magic bytes of neither format.
     #[error("{} is not a kernel: neither a bzImage nor an ELF image", .0.display())]
     NotAKernel(PathBuf),
+<<<<<<< HEAD
     /// The headers refer to bytes beyond the file's end.
+=======
+    /// The headers describe bytes beyond the file's end.
+>>>>>>> ex2
     #[error(
-        "the kernel {} is truncated: {size} bytes where its headers speak of {needed}",
+        "the kernel {} is truncated: it has {size} bytes, and its headers describe {needed}",
         .path.display()
     )]
     Truncated {
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
         /// Bytes in the file.
         size: u64,
+<<<<<<< HEAD
         /// Bytes that the headers refer to.
+=======
+        /// Bytes that the headers describe.
+>>>>>>> ex2
         needed: u64,
     },
-    /// A kernel's magic, but not a kernel for this machine, or a damaged one.
+    /// The file has a kernel's magic bytes, but is for another machine or damaged.
     #[error("the kernel {} cannot be booted: {reason}", .path.display())]
     Unusable {
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
         /// The end of the message.
         reason: String,
@@ -123,9 +143,7 @@ pub enum BootError {
         limit_is_ram: bool,
     },
     /// The command line is longer than the kernel or `layout::LOW_CMDLINE_SIZE` allows.
-    #[error(
-        "the kernel command line is {length} bytes long, and this kernel takes at most {limit}"
-    )]
+    #[error("the kernel command line has {length} bytes, and this kernel accepts at most {limit}")]
     CmdlineTooLong {
         /// Bytes, without the final NUL.
         length: u64,
@@ -149,7 +167,7 @@ pub enum BootError {
     /// linux-loader refused or failed.
     #[error("cannot load the kernel {}", .path.display())]
     Load {
-        /// As the user gave it.
+        /// The path, as the user wrote it.
         path: PathBuf,
         /// The reason that linux-loader gives.
         source: linux_loader::loader::Error,
@@ -177,7 +195,7 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// The remedy to type, where one is known.
+    /// The remedy, most often a command to type.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Missing {
@@ -203,14 +221,22 @@ impl BootError {
                 "copy it to a file first: cat {} > {role}.img; then --{role} {role}.img",
                 path.display()
             )),
+<<<<<<< HEAD
             Self::EmptyInitrd(_) => Some("remove --initrd, or build the initrd again".into()),
             Self::NotAKernel(path) => Some(format!("see what it is: file {}", path.display())),
+=======
+            Self::EmptyInitrd(_) => Some("omit --initrd, or build the initrd again".into()),
+            Self::NotAKernel(path) => Some(format!(
+                "find the type of the file: file {}",
+                path.display()
+            )),
+>>>>>>> ex2
             Self::Truncated { path, .. } => Some(format!(
                 "copy it again, and compare: sha256sum {}",
                 path.display()
             )),
             Self::Unusable { path, .. } => Some(format!(
-                "give an x86-64 Linux kernel; see what this is: file {}",
+                "give an x86-64 Linux kernel; find the type of this file: file {}",
                 path.display()
             )),
             Self::KernelDoesNotFit { end, .. } => more_memory(*end),
@@ -220,8 +246,12 @@ impl BootError {
                 limit_is_ram: true,
                 ..
             } => {
+<<<<<<< HEAD
                 // Twice the size, because the unpacked file system needs memory besides its
                 // archive.
+=======
+                // Twice the size: the unpacked file system needs memory in addition to its archive.
+>>>>>>> ex2
                 more_memory(size.saturating_mul(2).saturating_add(*kernel_end))
             }
             Self::InitrdDoesNotFit { .. } => {

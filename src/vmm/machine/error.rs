@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 //! The errors of making and running a VM, with their remedies.
+=======
+//! The reasons why a VM cannot run, and a remedy for each.
+>>>>>>> ex2
 
 use std::io;
 
@@ -19,7 +23,11 @@ use crate::vfio::function::FunctionError;
 use crate::vfio::function::rom::RomError;
 use crate::vfio::open::VfioError;
 
+<<<<<<< HEAD
 /// The reason why a VM cannot be made or run.
+=======
+/// The reason why a VM cannot be created or run.
+>>>>>>> ex2
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // Variants are named after their modules, whose errors say more.
 pub enum MachineError {
@@ -55,7 +63,7 @@ pub enum MachineError {
     Bus(#[from] vm_device::bus::Error),
     #[error("cannot open /dev/kvm")]
     NoKvm(#[source] io::Error),
-    #[error("this kernel's KVM speaks version {0} of its API, not 12")]
+    #[error("this kernel's KVM has version {0} of its API, not 12")]
     KvmVersion(i32),
     #[error("this kernel's KVM lacks {0}")]
     KvmLacks(&'static str),
@@ -80,10 +88,16 @@ pub enum MachineError {
     Present {
         asked: u64,
         left: u64,
+<<<<<<< HEAD
         /// Whether a control group sets the limit, and not the host's free memory.
         group: bool,
         /// Whether all memory must be present because of a device, and not because of
         /// `prefault=on`.
+=======
+        /// Whether a control group sets the limit.
+        group: bool,
+        /// Whether a device requires the memory to be present, rather than `prefault=on`.
+>>>>>>> ex2
         device: bool,
     },
     #[error("this host's KVM cannot leave HLT to the guest (KVM_CAP_X86_DISABLE_EXITS)")]
@@ -92,9 +106,9 @@ pub enum MachineError {
     Descriptors(#[source] io::Error),
     #[error("waiting for the guest failed")]
     Loop(#[source] io::Error),
-    #[error("a thread that sets the VM up died")]
+    #[error("a thread failed while the VM was set up")]
     Thread,
-    #[error("the guest cannot go on: {0}")]
+    #[error("the guest cannot continue: {0}")]
     Broken(String),
 }
 
@@ -103,7 +117,7 @@ fn mib(bytes: &u64) -> String {
 }
 
 impl MachineError {
-    /// The remedy to type, where one is known.
+    /// The remedy, most often a command to type.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Boot(e) => e.hint(),
@@ -158,7 +172,11 @@ impl MachineError {
     }
 }
 
+<<<<<<< HEAD
 /// Advises to give the guest half of `there` bytes, rounded to huge pages of 2 MiB.
+=======
+/// Advises to give the guest half of the bytes `there`, in whole huge pages of 2 MiB.
+>>>>>>> ex2
 fn less(there: u64) -> String {
     let half = ((there / 2) & !0x1f_ffff).max(MIN_MEMORY);
     format!("give the guest less, for example --memory {}M", half >> 20)

@@ -5,7 +5,7 @@
 //! | [`markdown`] | the report as Markdown, and the table of targets |
 //! | [`page`] | the report as an HTML page |
 //! | [`plot`] | its plots, as SVG |
-//! | [`series`] | nothing; it finds the lines along an axis for tables and plots |
+//! | [`series`] | the lines along an axis, as data for tables and plots |
 //! | [`summary`] | the most important rows, for docs/benchmarks.md |
 
 pub mod markdown;

@@ -106,7 +106,7 @@ fn a_function_that_is_used_keeps_them_all() {
             let error = unbind(&fake.host(), &request).unwrap_err();
             let text = error.to_string();
             assert!(
-                text.contains("functions of 0000:03:00.0 would go with it"),
+                text.contains("functions of 0000:03:00.0 would be removed"),
                 "{text}"
             );
             assert!(
@@ -246,8 +246,8 @@ fn functions_that_share_a_group_with_a_host_driver_are_unmade() {
     let error = bind(&fake.host(), &make(2)).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("no guest could use the virtual functions of 0000:03:00.0")
-            && text.contains("the host keeps 0000:03:00.0 (driver nvme) of its IOMMU group 3")
+        text.contains("the virtual functions of 0000:03:00.0 cannot be passed through")
+            && text.contains("host drivers have 0000:03:00.0 (driver nvme) of its IOMMU group 3")
             && text.ends_with("; all changes were undone"),
         "{text}"
     );

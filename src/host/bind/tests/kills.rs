@@ -183,7 +183,7 @@ fn nobody_takes_what_a_living_run_has() {
             text.contains(&format!("belongs to the run of process {}", run.pid)),
             "{text}"
         );
-        assert!(error.hint().unwrap().contains("wait for its end"));
+        assert!(error.hint().unwrap().contains("wait until that run ends"));
         assert_eq!(fake.snapshot(), bound);
     }
     let error = unbind(&fake.host(), &back(&["02:00.0"])).unwrap_err();

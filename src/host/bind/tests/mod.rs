@@ -266,7 +266,7 @@ fn what_cannot_be_undone_is_named_and_can_be_tried_again() {
     let error = bind(&fake.host(), &request(&[DISK])).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("vfio-pci did not take PCI device 0000:01:00.0"),
+        text.contains("vfio-pci did not bind PCI device 0000:01:00.0"),
         "{text}"
     );
     assert!(

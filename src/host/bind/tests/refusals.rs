@@ -31,17 +31,17 @@ fn mistakes_are_refused_before_anything_is_done() {
         (
             request(&["00:1c.0"]),
             "0000:00:1c.0 is a bridge",
-            "behind it",
+            "behind the bridge",
         ),
         (request(&["05:00.0"]), "in no IOMMU group", "intel_iommu=on"),
         (
             request(&["06:00.0"]),
-            "the bridge 0000:06:01.0 keeps IOMMU group 6",
+            "the bridge 0000:06:01.0 keeps guests from using IOMMU group 6",
             "another slot",
         ),
         (
             request(&["02:00.0"]),
-            "the host keeps 0000:02:00.1 (driver e1000e) of its IOMMU group 2",
+            "host drivers have 0000:02:00.1 (driver e1000e) of its IOMMU group 2",
             "mini-vmm host bind 0000:02:00.0 --group",
         ),
         (functions(1), "cannot have virtual functions", "--vfs"),
@@ -115,7 +115,10 @@ fn a_device_in_use_stays_unless_it_is_forced() {
     fs::write(root.join("proc/self/mountinfo"), root_too).unwrap();
     let error = bind(&fake.host(), &request(&[DISK])).unwrap_err();
     assert!(error.to_string().contains("mounted at /srv"), "{error}");
-    assert_eq!(error.hint().unwrap(), "leave it to the host");
+    assert_eq!(
+        error.hint().unwrap(),
+        "bind another device: the host needs this one"
+    );
     let force = BindRequest {
         force: true,
         ..request(&[DISK])

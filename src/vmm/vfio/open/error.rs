@@ -1,4 +1,4 @@
-//! Why a device cannot be passed through, and the command that helps.
+//! The reasons why a device cannot be passed through, and a remedy for each.
 
 use std::io;
 
@@ -14,19 +14,19 @@ use crate::vfio::open::nodes;
 /// Slots of the guest's root bus, without the host bridge's.
 pub(super) const MAX_DEVICES: usize = 31;
 
-/// Why a device cannot be passed through.
+/// The reason why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
 pub enum VfioError {
-    /// Not an address.
+    /// The text is not an address.
     #[error("`{0}` is not the address of a PCI device, nor a mediated device's UUID")]
     BadAddress(String),
-    /// A mediated device where only a PCI device will do.
+    /// A mediated device was named for a use that needs a PCI device.
     #[error("{} is not a PCI device of this host", .0.in_words())]
     NotPhysical(HostName),
-    /// No such device.
+    /// No device has the address.
     #[error("there is no PCI device {0} on this host")]
     NoDevice(Bdf),
-    /// No such mediated device.
+    /// No mediated device has the UUID.
     #[error("there is no mediated device {0} on this host")]
     NoMediated(Uuid),
     /// A mediated device of another bus than PCI.
@@ -34,19 +34,33 @@ pub enum VfioError {
     NotPci {
         /// The device.
         uuid: Uuid,
+<<<<<<< HEAD
         /// The `device_api` of the device's type.
         api: String,
     },
     /// A mediated device without a driver: its parent's driver has given it up.
+=======
+        /// The `device_api` of its type.
+        api: String,
+    },
+    /// The parent's driver has released the mediated device.
+>>>>>>> ex2
     #[error("mediated device {0} has no driver that gives it to VFIO")]
     Driverless(Uuid),
-    /// A token for a device that does not take one.
+    /// A token for a device that accepts no token.
     #[error("{} takes no VF token", .0.in_words())]
     TokenUnused(HostName),
+<<<<<<< HEAD
     /// A token, though the user has chosen iommufd, which takes no tokens.
     #[error("a VF token can be given by group and container only, not by iommufd")]
     TokenByIommufd(HostName),
     /// The kernel wants a token, or the token is wrong.
+=======
+    /// A token with an interface that cannot pass a token to VFIO.
+    #[error("a VF token can be passed by group and container only, not by iommufd")]
+    TokenByIommufd(HostName),
+    /// The kernel requires a token, or another token.
+>>>>>>> ex2
     #[error(
         "{} is opened only with {} VF token{}",
         .name.in_words(),
@@ -61,20 +75,25 @@ pub enum VfioError {
         /// The physical function, if the device is a virtual function.
         physical: Option<Bdf>,
     },
-    /// Named more than once.
+    /// The user named the device twice.
     #[error("{} is given twice", .0.in_words())]
     Twice(HostName),
     /// More devices than the guest's bus has slots.
-    #[error("{0} devices are more than the guest's PCI bus has slots for, which is {MAX_DEVICES}")]
+    #[error("{0} devices are too many: the guest's PCI bus has {MAX_DEVICES} free slots")]
     TooMany(usize),
     /// Two devices at one address of the guest's bus.
     #[error("the guest's PCI address {0} is given twice")]
     SlotTwice(Slot),
+<<<<<<< HEAD
     /// A function without a function 0 in its slot: no guest would find it.
     #[error("the guest's PCI address {0} has no function 0 beside it, so no guest would find it")]
+=======
+    /// A function without a function 0 beside it, which a guest would not find.
+    #[error("the guest would not find PCI address {0}, because its slot has no function 0")]
+>>>>>>> ex2
     NoFunctionZero(Slot),
     /// sysfs did not answer.
-    #[error("cannot read what the kernel says about {what}")]
+    #[error("cannot read facts about {what} from sysfs")]
     Sysfs {
         /// A device or group.
         what: String,
@@ -94,7 +113,7 @@ pub enum VfioError {
     NoGroup(Bdf),
     /// The host's drivers hold other devices of the group.
     #[error(
-        "IOMMU group {group} of {bdf} is not viable: the host must give up {} too",
+        "IOMMU group {group} of {bdf} is not viable: host drivers have {}",
         culprit_list(.culprits)
     )]
     NotViable {
@@ -129,13 +148,17 @@ pub enum VfioError {
         /// The step.
         source: StepError,
     },
+<<<<<<< HEAD
     /// The query of a container's I/O addresses failed.
+=======
+    /// The container did not return the IOMMU's ranges.
+>>>>>>> ex2
     #[error("cannot read which addresses the IOMMU can map")]
     IommuInfo(#[source] io::Error),
     /// A call to the open device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// A thread could not be started, or died.
+    /// A thread could not be started, or panicked.
     #[error("cannot open the devices in parallel")]
     Thread,
 }
@@ -143,8 +166,12 @@ pub enum VfioError {
 /// A failed step of opening a device.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
+<<<<<<< HEAD
     /// The kernel reports the group as not viable, although sysfs showed no device that a host
     /// driver holds.
+=======
+    /// The kernel refuses the group, although sysfs shows no host driver in the group.
+>>>>>>> ex2
     #[error("its IOMMU group is not viable")]
     NotViable,
     /// The container refuses the group.
@@ -179,7 +206,7 @@ fn device_note(name: &Option<HostName>) -> String {
 
 fn holder_note(physical: &Option<Bdf>) -> String {
     physical
-        .map(|p| format!(": its physical function {p} is in VFIO's hands too"))
+        .map(|p| format!(": its physical function {p} is bound to VFIO too"))
         .unwrap_or_default()
 }
 
@@ -207,7 +234,11 @@ impl VfioError {
         }
     }
 
+<<<<<<< HEAD
     /// Whether a container has refused a group, so that another container may take it.
+=======
+    /// Whether a container has refused a group. Another container may accept the group.
+>>>>>>> ex2
     pub(super) fn is_refused_group(&self) -> bool {
         use StepError::{SetContainer, SetIommu};
         matches!(
@@ -219,7 +250,11 @@ impl VfioError {
         )
     }
 
+<<<<<<< HEAD
     /// The remedy, if one is known; mostly a command to type.
+=======
+    /// The remedy, most often a command to type.
+>>>>>>> ex2
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {
@@ -228,7 +263,7 @@ impl VfioError {
                     .into()
             }
             Self::NotPhysical(name) => format!(
-                "name the PCI device that it is made of: \
+                "name its parent, the PCI device: \
                  dirname $(readlink -f /sys/bus/mdev/devices/{name})"
             ),
             Self::NoDevice(_) => "list the devices with `mini-vmm host list`".into(),
@@ -240,7 +275,8 @@ impl VfioError {
                  grep . /sys/class/mdev_bus/*/mdev_supported_types/*/device_api"
                 .into(),
             Self::Driverless(uuid) => format!(
-                "as root, remove it and make it anew: echo 1 > /sys/bus/mdev/devices/{uuid}/remove"
+                "remove it and create it again, as root: \
+                 echo 1 > /sys/bus/mdev/devices/{uuid}/remove"
             ),
             Self::TokenUnused(_) => "leave vf-token= out: it is for a virtual function whose \
                  physical function is bound to vfio-pci, and for that physical function"
@@ -306,11 +342,9 @@ fn token_hint(name: HostName, physical: Option<Bdf>) -> String {
 
 fn node_hint(path: &str, name: Option<HostName>, source: &io::Error) -> Option<String> {
     Some(match source.kind() {
-        io::ErrorKind::NotFound if path == nodes::IOMMUFD => {
-            "this kernel has no iommufd, or as root: modprobe iommufd; \
-             else use --iommu container"
-                .into()
-        }
+        io::ErrorKind::NotFound if path == nodes::IOMMUFD => "as root: modprobe iommufd; \
+             if this kernel has no iommufd, use --iommu container"
+            .into(),
         io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
         io::ErrorKind::PermissionDenied => match name {
             Some(HostName::Pci(bdf)) => format!(
@@ -319,7 +353,7 @@ fn node_hint(path: &str, name: Option<HostName>, source: &io::Error) -> Option<S
             _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
         },
         _ if source.raw_os_error() == Some(libc::EBUSY) => {
-            format!("another process has it open; see which with `fuser -v {path}`")
+            format!("another process has it open; find the process with `fuser -v {path}`")
         }
         _ => return None,
     })
@@ -339,7 +373,7 @@ mod tests {
                 false,
                 physical,
                 "PCI device 0000:01:00.1 is opened only with a VF token: \
-                 its physical function 0000:01:00.0 is in VFIO's hands too",
+                 its physical function 0000:01:00.0 is bound to VFIO too",
                 "give the token that 0000:01:00.0 was opened with: \
                  --vfio 0000:01:00.1,vf-token=UUID",
             ),
@@ -373,7 +407,7 @@ mod tests {
             (
                 node(group, libc::EBUSY),
                 "cannot open /dev/vfio/7 for PCI device 0000:01:00.0",
-                "another process has it open; see which with `fuser -v /dev/vfio/7`",
+                "another process has it open; find the process with `fuser -v /dev/vfio/7`",
             ),
             (
                 node(group, libc::EACCES),
@@ -389,8 +423,8 @@ mod tests {
             (
                 node(nodes::IOMMUFD, libc::ENOENT),
                 "cannot open /dev/iommu for PCI device 0000:01:00.0",
-                "this kernel has no iommufd, or as root: modprobe iommufd; \
-                 else use --iommu container",
+                "as root: modprobe iommufd; \
+                 if this kernel has no iommufd, use --iommu container",
             ),
             (
                 VfioError::NoCdev(name),

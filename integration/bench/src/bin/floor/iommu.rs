@@ -1,5 +1,5 @@
-//! Devices behind an IOMMU, and RAM mapped for them: by VFIO's type 1 interface
-//! (Documentation/driver-api/vfio.rst) or by iommufd (Documentation/userspace-api/iommufd.rst).
+//! Opens devices behind an IOMMU, and maps RAM for their DMA. The interface is VFIO's type 1
+//! (Documentation/driver-api/vfio.rst) or iommufd (Documentation/userspace-api/iommufd.rst).
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;

@@ -148,7 +148,7 @@ fn random(file: &File, blocks: usize, count: usize, depth: usize) -> Result<Done
     })
 }
 
-/// Reads in order, and as many bytes as all small reads of one kind together.
+/// Makes large reads in order. They read as many bytes as all small reads of one kind together.
 fn in_order(file: &File, blocks: usize, count: usize) -> Result<Done> {
     let large = (blocks * BLOCK / LARGE).max(1);
     let mut buffer = Buffer::new(LARGE);

@@ -84,7 +84,7 @@ fn each_mistake_is_named() {
     let many: Vec<_> = (0..32).map(|i| format!("{i:02x}:00.0")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     let cases: [(&[&str], &str); 11] = [
-        (&many, "32 devices are more than"),
+        (&many, "32 devices are too many"),
         (
             &["nonsense"],
             "`nonsense` is not the address of a PCI device",
@@ -100,7 +100,10 @@ fn each_mistake_is_named() {
             &["01:00.0,slot=4", "02:00.0,slot=4"],
             "the guest's PCI address 04.0 is given twice",
         ),
-        (&["01:00.0,slot=4.1"], "04.1 has no function 0 beside it"),
+        (
+            &["01:00.0,slot=4.1"],
+            "PCI address 04.1, because its slot has no function 0",
+        ),
     ];
     for (addresses, text) in cases {
         let error = host.find(addresses).unwrap_err();
