@@ -127,11 +127,7 @@ fn bad_initrds() {
     refused(&with("/"), "the initrd / is a directory", "--initrd");
     refused(&with("/dev/zero"), "not a regular file", "--initrd");
     let empty = TempFile::new(b"");
-<<<<<<< HEAD
     refused(&with(text(empty.path())), "is empty", "remove --initrd");
-=======
-    refused(&with(text(empty.path())), "is empty", "omit --initrd");
->>>>>>> ex2
     // The other name of the flag.
     let other = [&kernel[..], &["--initramfs", "/nowhere/initrd"]].concat();
     refused(&other, "no initrd at /nowhere/initrd", "--initrd");

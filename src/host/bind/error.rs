@@ -283,14 +283,10 @@ fn undone(left: &[BindError]) -> String {
 }
 
 /// The hint for a device that the host must keep.
-<<<<<<< HEAD
-const LEAVE: &str = "leave it to the host";
+const LEAVE: &str = "bind another device: the host needs this one";
 /// What to do without a journal.
 const LOOK: &str = "see with `mini-vmm host list` which devices have no driver or a VFIO driver, \
                     and give them back with `mini-vmm host unbind`";
-=======
-const LEAVE: &str = "bind another device: the host needs this one";
->>>>>>> ex2
 
 impl BindError {
     /// The remedy, most often a command to type; `None` if there is no remedy.
@@ -355,20 +351,12 @@ impl BindError {
                     forget(path)
                 )
             }
-<<<<<<< HEAD
             Self::BadJournal(_) => LOOK.into(),
             Self::UnknownJournal { path, .. } => format!(
                 "any `host bind` or `host unbind` of that mini-vmm recovers them; or as root: \
                  rm {}; then {LOOK}",
                 path.display()
             ),
-=======
-            Self::BadJournal(_) | Self::UnknownJournal { .. } => {
-                "find the devices without a driver or with a VFIO driver by `mini-vmm host list`, \
-                 and give them back with `mini-vmm host unbind`"
-                    .into()
-            }
->>>>>>> ex2
             _ => return None,
         })
     }

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 //! The errors of loading a kernel, an initrd or a command line.
-=======
-//! The errors of a kernel, an initrd or a command line.
->>>>>>> ex2
 //!
 //! Every variant is one sentence for the user; [`BootError::hint`] is the remedy.
 
@@ -14,11 +10,7 @@ use crate::layout::LOW_RAM_LIMIT;
 
 const MIB: u64 = 1 << 20;
 
-<<<<<<< HEAD
 /// The user's file that an error is about.
-=======
-/// The file that an error concerns.
->>>>>>> ex2
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// `--kernel`
@@ -36,11 +28,7 @@ impl fmt::Display for Role {
     }
 }
 
-<<<<<<< HEAD
 /// The reason why a guest cannot be booted from the given files and command line.
-=======
-/// The reason why a guest cannot be booted from the user's files and command line.
->>>>>>> ex2
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
     /// There is no file at the path.
@@ -83,11 +71,7 @@ pub enum BootError {
     /// The file has the magic bytes of neither format.
     #[error("{} is not a kernel: neither a bzImage nor an ELF image", .0.display())]
     NotAKernel(PathBuf),
-<<<<<<< HEAD
     /// The headers refer to bytes beyond the file's end.
-=======
-    /// The headers describe bytes beyond the file's end.
->>>>>>> ex2
     #[error(
         "the kernel {} is truncated: it has {size} bytes, and its headers describe {needed}",
         .path.display()
@@ -97,11 +81,7 @@ pub enum BootError {
         path: PathBuf,
         /// Bytes in the file.
         size: u64,
-<<<<<<< HEAD
         /// Bytes that the headers refer to.
-=======
-        /// Bytes that the headers describe.
->>>>>>> ex2
         needed: u64,
     },
     /// The file has a kernel's magic bytes, but is for another machine or damaged.
@@ -221,16 +201,11 @@ impl BootError {
                 "copy it to a file first: cat {} > {role}.img; then --{role} {role}.img",
                 path.display()
             )),
-<<<<<<< HEAD
             Self::EmptyInitrd(_) => Some("remove --initrd, or build the initrd again".into()),
-            Self::NotAKernel(path) => Some(format!("see what it is: file {}", path.display())),
-=======
-            Self::EmptyInitrd(_) => Some("omit --initrd, or build the initrd again".into()),
             Self::NotAKernel(path) => Some(format!(
                 "find the type of the file: file {}",
                 path.display()
             )),
->>>>>>> ex2
             Self::Truncated { path, .. } => Some(format!(
                 "copy it again, and compare: sha256sum {}",
                 path.display()
@@ -246,12 +221,8 @@ impl BootError {
                 limit_is_ram: true,
                 ..
             } => {
-<<<<<<< HEAD
                 // Twice the size, because the unpacked file system needs memory besides its
                 // archive.
-=======
-                // Twice the size: the unpacked file system needs memory in addition to its archive.
->>>>>>> ex2
                 more_memory(size.saturating_mul(2).saturating_add(*kernel_end))
             }
             Self::InitrdDoesNotFit { .. } => {

@@ -93,11 +93,7 @@ impl BootFile {
         }
     }
 
-<<<<<<< HEAD
     /// Makes the error of a kernel whose headers refer to `needed` bytes.
-=======
-    /// The error of a kernel whose headers describe `needed` bytes.
->>>>>>> ex2
     pub fn truncated(&self, size: u64, needed: u64) -> BootError {
         BootError::Truncated {
             path: self.path.clone(),

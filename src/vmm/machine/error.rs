@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 //! The errors of making and running a VM, with their remedies.
-=======
-//! The reasons why a VM cannot run, and a remedy for each.
->>>>>>> ex2
 
 use std::io;
 
@@ -23,11 +19,7 @@ use crate::vfio::function::FunctionError;
 use crate::vfio::function::rom::RomError;
 use crate::vfio::open::VfioError;
 
-<<<<<<< HEAD
 /// The reason why a VM cannot be made or run.
-=======
-/// The reason why a VM cannot be created or run.
->>>>>>> ex2
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // Variants are named after their modules, whose errors say more.
 pub enum MachineError {
@@ -88,16 +80,10 @@ pub enum MachineError {
     Present {
         asked: u64,
         left: u64,
-<<<<<<< HEAD
         /// Whether a control group sets the limit, and not the host's free memory.
         group: bool,
         /// Whether all memory must be present because of a device, and not because of
         /// `prefault=on`.
-=======
-        /// Whether a control group sets the limit.
-        group: bool,
-        /// Whether a device requires the memory to be present, rather than `prefault=on`.
->>>>>>> ex2
         device: bool,
     },
     #[error("this host's KVM cannot leave HLT to the guest (KVM_CAP_X86_DISABLE_EXITS)")]
@@ -172,11 +158,7 @@ impl MachineError {
     }
 }
 
-<<<<<<< HEAD
 /// Advises to give the guest half of `there` bytes, rounded to huge pages of 2 MiB.
-=======
-/// Advises to give the guest half of the bytes `there`, in whole huge pages of 2 MiB.
->>>>>>> ex2
 fn less(there: u64) -> String {
     let half = ((there / 2) & !0x1f_ffff).max(MIN_MEMORY);
     format!("give the guest less, for example --memory {}M", half >> 20)

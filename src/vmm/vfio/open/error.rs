@@ -34,33 +34,19 @@ pub enum VfioError {
     NotPci {
         /// The device.
         uuid: Uuid,
-<<<<<<< HEAD
         /// The `device_api` of the device's type.
         api: String,
     },
     /// A mediated device without a driver: its parent's driver has given it up.
-=======
-        /// The `device_api` of its type.
-        api: String,
-    },
-    /// The parent's driver has released the mediated device.
->>>>>>> ex2
     #[error("mediated device {0} has no driver that gives it to VFIO")]
     Driverless(Uuid),
     /// A token for a device that accepts no token.
     #[error("{} takes no VF token", .0.in_words())]
     TokenUnused(HostName),
-<<<<<<< HEAD
     /// A token, though the user has chosen iommufd, which takes no tokens.
     #[error("a VF token can be given by group and container only, not by iommufd")]
     TokenByIommufd(HostName),
     /// The kernel wants a token, or the token is wrong.
-=======
-    /// A token with an interface that cannot pass a token to VFIO.
-    #[error("a VF token can be passed by group and container only, not by iommufd")]
-    TokenByIommufd(HostName),
-    /// The kernel requires a token, or another token.
->>>>>>> ex2
     #[error(
         "{} is opened only with {} VF token{}",
         .name.in_words(),
@@ -84,13 +70,8 @@ pub enum VfioError {
     /// Two devices at one address of the guest's bus.
     #[error("the guest's PCI address {0} is given twice")]
     SlotTwice(Slot),
-<<<<<<< HEAD
     /// A function without a function 0 in its slot: no guest would find it.
-    #[error("the guest's PCI address {0} has no function 0 beside it, so no guest would find it")]
-=======
-    /// A function without a function 0 beside it, which a guest would not find.
     #[error("the guest would not find PCI address {0}, because its slot has no function 0")]
->>>>>>> ex2
     NoFunctionZero(Slot),
     /// sysfs did not answer.
     #[error("cannot read facts about {what} from sysfs")]
@@ -148,11 +129,7 @@ pub enum VfioError {
         /// The step.
         source: StepError,
     },
-<<<<<<< HEAD
     /// The query of a container's I/O addresses failed.
-=======
-    /// The container did not return the IOMMU's ranges.
->>>>>>> ex2
     #[error("cannot read which addresses the IOMMU can map")]
     IommuInfo(#[source] io::Error),
     /// A call to the open device failed.
@@ -166,12 +143,8 @@ pub enum VfioError {
 /// A failed step of opening a device.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-<<<<<<< HEAD
     /// The kernel reports the group as not viable, although sysfs showed no device that a host
     /// driver holds.
-=======
-    /// The kernel refuses the group, although sysfs shows no host driver in the group.
->>>>>>> ex2
     #[error("its IOMMU group is not viable")]
     NotViable,
     /// The container refuses the group.
@@ -234,11 +207,7 @@ impl VfioError {
         }
     }
 
-<<<<<<< HEAD
     /// Whether a container has refused a group, so that another container may take it.
-=======
-    /// Whether a container has refused a group. Another container may accept the group.
->>>>>>> ex2
     pub(super) fn is_refused_group(&self) -> bool {
         use StepError::{SetContainer, SetIommu};
         matches!(
@@ -250,11 +219,7 @@ impl VfioError {
         )
     }
 
-<<<<<<< HEAD
     /// The remedy, if one is known; mostly a command to type.
-=======
-    /// The remedy, most often a command to type.
->>>>>>> ex2
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::BadAddress(_) => {

@@ -10,13 +10,8 @@
 //! | `assign` | which group joins which container |
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
-<<<<<<< HEAD
 //! | `opened` | the open devices and their IOMMU |
 //! | `error` | why a device cannot be opened, and the command that helps |
-=======
-//! | `opened` | what opening gives |
-//! | `error` | the reasons why a device cannot be opened, and a remedy for each |
->>>>>>> ex2
 
 mod assign;
 pub mod candidate;
