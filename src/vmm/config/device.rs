@@ -276,7 +276,7 @@ mod tests {
             (
                 "01:00.0,romfile=x,rombar=off",
                 "contradict each other",
-                "leave",
+                "remove",
             ),
             ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
             (
