@@ -142,7 +142,7 @@ impl Image {
                 path: source.path.clone(),
                 reason: format!("its PVH entry {:#x} is outside what it loads", entry.0),
             }),
-            // startup_64 of a vmlinux is linked at a physical address.
+            // A vmlinux is entered at `e_entry`, which is the physical address of startup_64.
             _ if self.has_code_at(self.entry) => {
                 Ok(Start::Linux64(self.entry, Box::new(header_for_vmlinux())))
             }
