@@ -33,9 +33,9 @@ The fields of --json are documented in docs/host.md.")]
 
     /// Unbind devices from host drivers, and bind them to vfio-pci for guests (as root)
     #[command(after_help = "\
-If one of the devices cannot be bound, nothing is changed. /run/mini-vmm records
-the earlier state of each device, and `mini-vmm host unbind` restores that state.
-If the command is killed, the next `host bind` or `host unbind` undoes its changes.")]
+If one of the devices cannot be bound, nothing is changed. /run/mini-vmm holds
+the earlier state of each device, and `mini-vmm host unbind` restores it. If the
+command is killed, the next `host bind` or `host unbind` undoes its changes.")]
     Bind(BindArgs),
 
     /// Give devices back to their earlier drivers (as root)

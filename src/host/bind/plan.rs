@@ -159,8 +159,8 @@ pub fn own(facts: &Facts, user: &User) -> Vec<Step> {
         .collect()
 }
 
-/// Returns a device to the state in its record. The last step of a bind or unbind may have been
-/// any. If another program has changed the device since, that change is kept.
+/// Returns a device to the state in its record, even if a bind or unbind stopped between any two
+/// steps. If another program has changed the device since, that change is kept.
 ///
 /// `loaded`: whether the device's earlier driver is loaded.
 pub fn give_back(record: &Record, now: &Facts, loaded: bool) -> Vec<Step> {
