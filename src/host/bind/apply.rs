@@ -176,8 +176,8 @@ pub(super) fn give_back(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     host.records.remove(record.bdf)
 }
 
-/// Undoes one change of a device: returns the device to the state in `before`, its record from
-/// before the change. Gives the device back if there was no record.
+/// Undoes the last change of a device. `before` is the device's record from before that change.
+/// What `before` lists stays changed. If `before` is `None`, the device is given back to the host.
 pub(super) fn restore(host: &Host, bdf: Bdf, before: Option<Record>) -> Result<(), BindError> {
     let Some(before) = before else {
         return give_back(host, bdf);

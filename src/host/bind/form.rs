@@ -43,7 +43,8 @@ pub(super) fn to_text<T: Serialize>(content: &T) -> serde_json::Result<String> {
 /// Reads a text that [`to_text`] made. Unknown fields are skipped.
 ///
 /// # Errors
-/// The text is damaged, or has another version.
+/// [`FormError::Damaged`] if the text is not JSON or a required field is missing,
+/// [`FormError::Unknown`] if the text has another version.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FormError> {
     let damaged = |_| FormError::Damaged;
     let Version { version } = serde_json::from_slice(bytes).map_err(damaged)?;

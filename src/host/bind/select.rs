@@ -44,8 +44,12 @@ pub(super) fn parse_pci(address: &str) -> Result<Bdf, BindError> {
     }
 }
 
-/// The named devices, and with `group` also all devices of their groups. Without `group`, an error
-/// if another device keeps guests from using a group.
+/// Selects the named devices. With `group`, also selects the other devices of their IOMMU groups,
+/// except bridges.
+///
+/// # Errors
+/// The driver of a bridge makes a named device's group unusable ([`PciDevice::blocks_group`]).
+/// Without `group`, the driver of any other device in the group is an error as well.
 pub(super) fn with_group(
     host: &Host,
     named: Vec<Facts>,
