@@ -1,11 +1,13 @@
-//! Undoes a guest's changes to its time-stamp counters when the guest reboots.
+//! Undoes a guest's shifts of its time-stamp counters (TSC) when the guest reboots.
 //!
-//! A reset does not change the counter itself, as on hardware whose firmware does not write it. But
-//! a guest may have shifted the counter of one vCPU, by writing the counter or IA32_TSC_ADJUST
-//! (Intel SDM volume 3, 18.17.3). Then the counters would differ in the next boot. KVM sums the
-//! shifts of both kinds in IA32_TSC_ADJUST. When a VMM writes that MSR the counter does not change,
-//! so the counter's offset, an attribute of the vCPU, is set as well
-//! (Documentation/virt/kvm/devices/vcpu.rst, 4.1).
+//! A guest shifts the TSC of one vCPU by writing the TSC or IA32_TSC_ADJUST (Intel SDM volume 3,
+//! 18.17.3). KVM adds up the shifts of both kinds in IA32_TSC_ADJUST. Without the undo, the TSCs of
+//! the vCPUs would differ in the next boot. Apart from the shifts, the TSCs go on counting through
+//! the reboot.
+//!
+//! The shift is subtracted from the vCPU's TSC offset, an attribute of the vCPU
+//! (Documentation/virt/kvm/devices/vcpu.rst, 4.1). IA32_TSC_ADJUST is then set to zero. A VMM's
+//! write to that MSR alone does not change the TSC.
 
 use std::io;
 

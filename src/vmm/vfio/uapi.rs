@@ -192,7 +192,7 @@ pub(super) fn region_info(device: &File, index: u32) -> io::Result<Vec<u8>> {
     ask(device, VFIO_DEVICE_GET_REGION_INFO(), header, index)
 }
 
-/// Returns how many vectors of a kind of interrupt the device has.
+/// Asks for a kind of interrupt, by its index: the number of vectors, and flags.
 pub(super) fn irq_info(device: &File, index: u32) -> io::Result<vfio_irq_info> {
     let mut info = vfio_irq_info {
         argsz: size_of::<vfio_irq_info>() as u32,

@@ -33,7 +33,8 @@ pub fn announce(functions: &[Arc<VfioFunction>]) {
 /// Resets every device that the guest has. Afterwards each device is quiesced and in D0, whether it
 /// was reset or not. The log names the devices that could not be reset.
 pub fn devices(functions: &[Arc<VfioFunction>]) {
-    // A device must neither interrupt nor write to memory while another's bus is reset.
+    // All devices are quiesced before the first reset. No device interrupts or does DMA while
+    // another device is reset.
     let quiet: Vec<_> = functions.iter().filter(|f| f.quiesce_for_reset()).collect();
     // Devices that can be reset alone come first. A reference to a device is held only during its
     // own reset, because the host may ask for the device meanwhile.
