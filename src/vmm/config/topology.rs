@@ -164,7 +164,7 @@ impl Topology {
     }
 }
 
-/// The number of bits that can number `count` things.
+/// The width in bits of a field with `count` different values.
 fn bits(count: u32) -> u32 {
     count.next_power_of_two().trailing_zeros()
 }

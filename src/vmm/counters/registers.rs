@@ -61,7 +61,7 @@ struct Entry {
     count: AtomicU64,
 }
 
-/// Counters by access. One thread counts, and any thread may read.
+/// The table: one counter for each [`Access`]. One thread counts. Any thread may read the counters.
 #[derive(Debug)]
 pub struct RegisterTable {
     entries: Box<[Entry]>,

@@ -185,7 +185,8 @@ impl Work {
         let all: Vec<Chunk<'_>> = regions
             .flat_map(|region| map_chunks(region).map(move |(at, size)| (region, at, size)))
             .collect();
-        // A thread populates whole pages, and a page may be as large as a chunk.
+        // Between two maps, all threads populate `together` map chunks. One map chunk has work for
+        // all threads, unless pages are as large as the map chunk.
         let together = if self.ram.chunk() < MAP_CHUNK {
             1
         } else {
