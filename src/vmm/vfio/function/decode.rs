@@ -101,18 +101,21 @@ impl BarDecode {
         self.areas.get(bar).map_or(&[], Vec::as_slice)
     }
 
-    /// Sets the BARs that firmware has assigned, now and for every reset. No BAR decodes.
+    /// Sets the BARs that firmware has assigned, now and for every reset. The caller has turned
+    /// decoding off before.
     pub(super) fn set_reset_bars(&mut self, bars: Bars) {
         self.reset_bars = bars;
         self.reset();
     }
 
-    /// Sets the BARs back to the addresses that firmware assigned. No BAR decodes.
+    /// Sets the BARs back to the addresses that firmware assigned. The caller has turned decoding
+    /// off before, so the address map does not change.
     pub(super) fn reset(&mut self) {
         self.bars = self.reset_bars.clone();
     }
 
-    /// Unmaps the device's pages from this process, for good. No BAR decodes.
+    /// Unmaps the device's pages from this process, for good. The caller has turned decoding off
+    /// before.
     pub(super) fn release(&mut self) {
         self.areas = Default::default();
     }
