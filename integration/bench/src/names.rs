@@ -6,7 +6,8 @@
 pub const SUBJECT: &str = "mini-vmm";
 /// The subject "bare calls": the kernel alone, without a VMM (src/bin/floor).
 pub const FLOOR: &str = "bare calls";
-/// The subject "bare calls without CPUID", which is less than any kernel needs.
+/// The subject "bare calls without CPUID": the bare calls, except those that give the vCPUs their
+/// CPUID. A real kernel does not run without CPUID.
 pub const LEAST: &str = "bare calls without CPUID";
 /// The bare calls by each interface to the IOMMU: the interface's name in src/bin/floor, and the
 /// subject's name.

@@ -58,8 +58,8 @@ fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
     }
     let vfio = host.paths.dev.join("vfio");
     let group = facts.device.group;
-    // While a guest has one device of a group, a host driver cannot have another device of the
-    // group.
+    // All devices of the group are checked. While a guest has one of them, the kernel binds no host
+    // driver to another.
     let members = group.and_then(|group| host.sysfs.group_members(group).ok());
     let members = members.unwrap_or_else(|| vec![facts.device.clone()]);
     let cdevs = members
