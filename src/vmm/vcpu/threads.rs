@@ -81,11 +81,12 @@ impl Running {
         Ok(running)
     }
 
-    /// Stops all vCPUs and returns them. Writes that are still in KVM's ring are carried out first,
-    /// because they belong to this boot.
+    /// Stops all vCPUs and returns them. Once the vCPUs have stopped, the coalesced writes that are
+    /// still in KVM's ring are carried out, because they belong to this boot.
     ///
-    /// A signal has no effect if it arrives after a thread has read the flag, and before KVM_RUN or
-    /// a write to a full output. So the signal is sent again until the thread has ended.
+    /// A signal is meant to interrupt KVM_RUN, or a write(2) that blocks. The signal is lost if it
+    /// arrives just before that call, when the thread has already read the flag `stop`. So the
+    /// signal is sent again until the thread has ended.
     ///
     /// # Errors
     /// [`VcpuError::Died`].

@@ -184,7 +184,7 @@ impl Interrupts {
         }
     }
 
-    /// Whether MSI-X vectors can be live and the guest uses vector `first` or a later vector
+    /// Whether interrupts are in MSI-X mode and the guest uses vector `first` or a later vector
     /// ([`Msix::uses_vectors_from`]).
     pub fn uses_vectors_from(&self, first: u16) -> bool {
         let msix = self.msix.as_ref().filter(|_| self.mode == Mode::Msix);
