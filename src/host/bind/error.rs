@@ -231,12 +231,12 @@ pub enum BindError {
     /// The guardian, the process that gives a run's devices back, could not be started.
     #[error("cannot start the process that gives the devices back if this process is killed")]
     Guardian(#[source] io::Error),
-    /// A step failed, and the steps before it were undone.
+    /// A step failed. The changes before the failure were undone as far as possible.
     #[error("{}; {}", with_causes(.cause), undone(.left))]
     Undone {
         /// The failure.
         cause: Box<BindError>,
-        /// The steps that could not be undone.
+        /// The errors of changes that could not be undone.
         left: Vec<BindError>,
     },
 }
