@@ -133,7 +133,8 @@ fn archive(
     Ok(l1.finish())
 }
 
-/// The directory that keeps the files of the first machine after a second start.
+/// The directory for the logs of the first machine, if the emulator fails and the lab starts the
+/// machine again.
 fn first_dir(scenario: &Scenario) -> PathBuf {
     host::dir(&format!("{}.first", scenario.name))
 }

@@ -325,9 +325,9 @@ impl Run<'_> {
         Some((ours <= 1.1, format!("×{}{told}", figure(ours))))
     }
 
-    /// The start time of mini-vmm rises with the guest's memory at most 1.1 times as steeply as that
-    /// of the bare calls. With few rounds, the slope of the bare calls may be zero or negative. So
-    /// the limit also has 1 % of the bare calls' start time with the least memory.
+    /// Whether mini-vmm's start time rises with the guest's memory at most 1.1 times as steeply as
+    /// that of the bare calls. The slope of the bare calls may be zero or negative if there are few
+    /// rounds. So the limit is higher by 1 % of the bare calls' start time with the least memory.
     fn steep(&self, work: &str) -> Found {
         let points = |subject: &str| -> Vec<(f64, f64)> {
             self.0
