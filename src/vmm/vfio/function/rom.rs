@@ -60,7 +60,7 @@ impl RomError {
                 format!("sudo chmod a+r {}", path.display())
             }
             _ => "give romfile= the path of an image of the device's ROM, \
-                  or leave it away for the device's own"
+                  or omit romfile= for the device's own ROM"
                 .into(),
         }
     }
