@@ -204,7 +204,7 @@ fn any_sequence_is_forgotten_by_a_reset() {
         for action in &actions {
             act(&rig, action);
             prop_assert!(rig.slots.in_use() <= AREAS);
-            prop_assert!(rig.router.in_use() <= VECTORS as usize);
+            prop_assert!(rig.routing.in_use() <= VECTORS as usize);
             rig.check_interrupts();
             rig.check_decoding();
             if rig.device.command() & MEMORY as u16 == 0 {

@@ -28,7 +28,7 @@ pub struct Rig {
     function: Arc<VfioFunction>,
     pub bus: Arc<Bus>,
     root: RootBus,
-    pub router: Arc<GsiRouting>,
+    pub routing: Arc<GsiRouting>,
     pub slots: Arc<KvmSlots>,
     layout: Layout,
     /// Configuration space before any access.
@@ -52,13 +52,13 @@ impl Rig {
         let resources = VmResources {
             space,
             bus: Arc::new(Bus::new()),
-            router: GsiRouting::new(vm).unwrap(),
+            routing: GsiRouting::new(vm).unwrap(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
             dma_ready,
         };
         let layout = resources.layout;
-        let (bus, router) = (resources.bus.clone(), resources.router.clone());
+        let (bus, routing) = (resources.bus.clone(), resources.routing.clone());
         let function = VfioFunction::new(device.clone(), resources, RomSource::Device).unwrap();
         // The pin of the IOAPIC that INTA of slot 1 leads to. No thread handles its resample
         // eventfd.
@@ -82,7 +82,7 @@ impl Rig {
             function,
             bus,
             root,
-            router,
+            routing,
             slots,
             layout,
             power_on: Vec::new(),
@@ -133,11 +133,11 @@ impl Rig {
         } else if msi & 1 != 0 {
             assert_eq!(self.device.kind(), Some(Irq::Msi));
             assert_eq!(msi_with_eventfd.len(), 1 << (msi >> 4 & 7));
-            assert_eq!(self.router.in_use(), msi_with_eventfd.len());
+            assert_eq!(self.routing.in_use(), msi_with_eventfd.len());
         } else {
             // The pin, unless the host refused it.
             assert!(matches!(self.device.kind(), Some(Irq::Intx) | None));
-            assert_eq!(self.router.in_use(), 0);
+            assert_eq!(self.routing.in_use(), 0);
         }
         let on = msix & 0xc0 == 0x80;
         let bar0 = self.read(bar_register(0), 4);
@@ -208,7 +208,7 @@ impl Rig {
         self.reset();
         self.check_interrupts();
         assert_eq!(self.slots.in_use(), 0, "memory slots");
-        assert_eq!(self.router.in_use(), 0, "GSIs");
+        assert_eq!(self.routing.in_use(), 0, "GSIs");
         assert_eq!(self.device.with_eventfd(), [] as [u32; 0]);
         assert_eq!(self.load32(BAR1.into()), u32::MAX);
         assert_eq!(self.read(0, 4096), self.power_on);
@@ -229,9 +229,9 @@ impl Rig {
         }
         let vectors = self.device.host_vectors() as usize;
         assert_eq!(self.device.with_eventfd().len(), vectors);
-        assert_eq!(self.router.in_use(), vectors);
+        assert_eq!(self.routing.in_use(), vectors);
         self.check_interrupts();
         self.reset();
-        assert_eq!((self.slots.in_use(), self.router.in_use()), (0, 0));
+        assert_eq!((self.slots.in_use(), self.routing.in_use()), (0, 0));
     }
 }

@@ -50,7 +50,7 @@ impl Platform {
         let bus = Arc::new(Bus::new());
         let root = make_root_bus(stats);
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
-        let serial = make_serial(&vm.router, output)?;
+        let serial = make_serial(&vm.routing, output)?;
         let power = Arc::new(Power::new(Arc::clone(notifier)));
         let ecam = Arc::new(Ecam(Arc::clone(&root)));
         bus.insert_pio(layout::PORT_PCI_ADDRESS, access::PORTS, ports.clone())?;
@@ -63,7 +63,7 @@ impl Platform {
         let resources = VmResources {
             space: Arc::clone(&vm.space),
             bus,
-            router: Arc::clone(&vm.router),
+            routing: Arc::clone(&vm.routing),
             zones: Arc::new(coalesced.zones(&vm.fd)),
             layout,
             dma_ready,
@@ -98,10 +98,10 @@ fn make_root_bus(stats: &Arc<Stats>) -> Arc<RootBus> {
 }
 
 /// COM1, with its interrupt.
-fn make_serial(router: &GsiRouting, output: Output) -> Result<Arc<Serial>, MachineError> {
+fn make_serial(routing: &GsiRouting, output: Output) -> Result<Arc<Serial>, MachineError> {
     let event =
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Descriptors)?;
-    router.assign_irqfd(&event, layout::GSI_SERIAL)?;
+    routing.assign_irqfd(&event, layout::GSI_SERIAL)?;
     Ok(Arc::new(
         Serial::new(event, output).map_err(MachineError::Descriptors)?,
     ))

@@ -66,7 +66,7 @@ pub(super) struct Vm {
     pub space: Arc<AddressSpace>,
     pub slots: Arc<KvmSlots>,
     pub irqchip: irqchip::PowerOn,
-    pub router: Arc<GsiRouting>,
+    pub routing: Arc<GsiRouting>,
 }
 
 impl Vm {
@@ -94,7 +94,7 @@ impl Vm {
         fd.create_irq_chip()
             .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
         let irqchip = irqchip::PowerOn::read(&fd).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
-        let router = GsiRouting::new(Arc::clone(&fd))?;
+        let routing = GsiRouting::new(Arc::clone(&fd))?;
         Ok(Self {
             fd,
             layout,
@@ -102,7 +102,7 @@ impl Vm {
             space,
             slots,
             irqchip,
-            router,
+            routing,
         })
     }
 }

@@ -71,7 +71,7 @@ pub struct VfioFunction {
     rom: Arc<Rom>,
     power: Power,
     command: Command,
-    router: Arc<GsiRouting>,
+    routing: Arc<GsiRouting>,
     dma_ready: Arc<DmaReady>,
     state: Mutex<State>,
     /// After `state`, since a mapped page keeps the device's file open: the device closes last.
@@ -148,8 +148,8 @@ impl VfioFunction {
             device: device.name().into(),
             source,
         })?;
-        let router = Arc::clone(&vm.router);
-        let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&router));
+        let routing = Arc::clone(&vm.routing);
+        let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
         let msix = interrupts.msix().map(MsixLayout::of);
         let areas = std::array::from_fn(|bar| mmap_areas::map(&*device, bar, &bars, msix.as_ref()));
         let command = Command::clear(&*device)?;
@@ -169,7 +169,7 @@ impl VfioFunction {
                 rom,
                 power: Power::find(&snapshot),
                 command,
-                router,
+                routing,
                 dma_ready: vm.dma_ready,
                 state: Mutex::new(State {
                     connected: true,
@@ -220,8 +220,8 @@ impl VfioFunction {
     /// `pin` (0 is INTA), whichever pin the device uses on the host.
     pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {
         let mut state = self.lock();
-        let (device, router) = (self.device(), Arc::clone(&self.router));
-        if device.is_some_and(|d| state.interrupts.connect_pin(d, router, gsi, service)) {
+        let (device, routing) = (self.device(), Arc::clone(&self.routing));
+        if device.is_some_and(|d| state.interrupts.connect_pin(d, routing, gsi, service)) {
             // 1 is INTA (PCI Local Bus 3.0, 6.2.4).
             state.reset_config.set_u8(regs::INTERRUPT_PIN, pin + 1);
             state.config.set_u8(regs::INTERRUPT_PIN, pin + 1);

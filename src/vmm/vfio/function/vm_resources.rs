@@ -17,7 +17,7 @@ pub struct VmResources {
     /// Takes the ranges of BARs, whose accesses trap.
     pub bus: Arc<Bus>,
     /// Routes interrupts to the guest.
-    pub router: Arc<GsiRouting>,
+    pub routing: Arc<GsiRouting>,
     /// Zones of coalesced MMIO.
     pub zones: Arc<CoalescedZones>,
     /// The windows for BARs.
