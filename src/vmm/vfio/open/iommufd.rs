@@ -139,13 +139,16 @@ impl CdevDevice {
             _iommufd: Arc::<VfioIommufd>::clone(iommufd),
         };
 
+        // Step 3, before the device is open: its driver may look for the VM then.
         kvm.add(&device.file)
             .map_err(|e| candidate.failed(StepError::call("KVM_DEV_VFIO_FILE_ADD", e)))?;
         device.stage = Stage::KnownToKvm;
 
+        // Step 4, before attaching: only the owner of the device's DMA may choose its mappings.
         uapi::bind(&device.file, &**iommufd.iommufd())
             .map_err(|e| candidate.not_given("VFIO_DEVICE_BIND_IOMMUFD", e))?;
 
+        // Step 5, last: from here on the device reaches memory.
         uapi::attach(&device.file, iommufd.ioas().id())
             .map_err(|e| candidate.failed(StepError::call("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e)))?;
         device.stage = Stage::Attached;
