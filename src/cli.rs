@@ -35,7 +35,7 @@ SIGTERM and SIGINT end the run cleanly. SIGUSR1 prints the number of exits to
 mini-vmm, and the report of --stats.
 
 Exit status: 0 after the guest powered off or you ended the run, 1 after an
-error, 2 after a mistake in the command line, 3 after a triple fault with
+error, 2 if the command line cannot be parsed, 3 after a triple fault with
 --no-reboot."
 )]
 pub struct Cli {

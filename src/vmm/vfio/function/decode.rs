@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use pci::addr::Range;
-use pci::bar::{BAR_COUNT, Bars, REGISTER_COUNT};
+use pci::bar::{BAR_COUNT, BarError, Bars, REGISTER_COUNT};
+use pci::byte_enable;
 use pci::decoder::{BarEffect, Decoder};
-use pci::regs::command;
+use pci::regs::{self, command};
 use pci::rom::ROM;
 use tracing::{debug, warn};
 
@@ -19,6 +20,7 @@ use crate::coalesced::zones::CoalescedZones;
 use crate::layout::{self, Layout};
 use crate::log::limit::RateLimit;
 use crate::memory::{AddressSpace, MemoryError, Region};
+use crate::vfio::device::Device;
 use crate::vfio::function::rom::Rom;
 use crate::vfio::function::trap::BarTrap;
 
@@ -288,6 +290,15 @@ impl BarDecode {
         }
         self.map.bus.remove_mmio(address);
     }
+}
+
+/// The BARs and the ROM register of a device, without addresses.
+pub(super) fn read_bars(snapshot: &[u8], device: &dyn Device, rom: &Rom) -> Result<Bars, BarError> {
+    let raw = std::array::from_fn(|i| {
+        byte_enable::u32_at(snapshot, usize::from(regs::BAR) + i * 4).unwrap_or(0)
+    });
+    let sizes = std::array::from_fn(|i| device.region(i as u32).size);
+    rom.add_register(Bars::decode(raw, sizes)?)
 }
 
 #[cfg(test)]

@@ -44,13 +44,13 @@ use connection::Connection;
 use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
 use mmap_areas::Area;
-use pci::bar::{BarError, Bars};
+use pci::PciFunction;
+use pci::bar::Bars;
 use pci::config_space::{ConfigSpace, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
 use pci::regs::{self, COMMAND, command as command_bits};
 use pci::rom::ROM;
-use pci::{PciFunction, byte_enable};
 use power::Power;
 use rom::{Rom, RomSource};
 use tracing::warn;
@@ -144,10 +144,11 @@ impl VfioFunction {
         config.set_emulated(region as u16, snapshot.len() - region);
         config.set_u16(COMMAND, 0);
         let rom = Arc::new(Rom::new(&*device, rom));
-        let bars = bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
-            device: device.name().into(),
-            source,
-        })?;
+        let bars =
+            decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
+                device: device.name().into(),
+                source,
+            })?;
         let routing = Arc::clone(&vm.routing);
         let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
         let msix = interrupts.msix().map(MsixLayout::of);
@@ -341,9 +342,8 @@ impl VfioFunction {
             state.decode.set_in_d0(false);
         }
         self.connection.write_config(offset, data);
-        state
-            .decode
-            .set_in_d0(self.power.is_in_d0(&self.connection));
+        let in_d0 = self.power.is_in_d0(&self.connection);
+        state.decode.set_in_d0(in_d0);
     }
 
     fn read_rom(&self, offset: u64, data: &mut [u8]) {
@@ -488,33 +488,13 @@ impl Drop for VfioFunction {
     }
 }
 
-/// The BARs and the ROM register of a device, without addresses.
-fn bars(snapshot: &[u8], device: &dyn Device, rom: &Rom) -> Result<Bars, BarError> {
-    let raw = std::array::from_fn(|i| {
-        byte_enable::u32_at(snapshot, usize::from(regs::BAR) + i * 4).unwrap_or(0)
-    });
-    let sizes = std::array::from_fn(|i| device.region(i as u32).size);
-    rom.add_register(Bars::decode(raw, sizes)?)
-}
-
 /// Whether a write sets Bus Master Enable, and so lets the device start requests of its own
 /// (PCI Express 6.0, 7.5.1.1.3).
 fn sets_bus_master(offset: u16, data: &[u8]) -> bool {
-    let low = COMMAND.checked_sub(offset).map(usize::from);
-    let low = low.and_then(|at| data.get(at));
+    let at = COMMAND.checked_sub(offset).map(usize::from);
+    let low = at.and_then(|at| data.get(at));
     low.is_some_and(|low| u16::from(*low) & command_bits::BUS_MASTER != 0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_bit_of_one_byte_sets_bus_master() {
-        assert!(sets_bus_master(4, &[4]) && sets_bus_master(4, &[0xff, 0, 0, 0]));
-        assert!(sets_bus_master(3, &[0, 4]) && sets_bus_master(0, &[0, 0, 0, 0, 6, 0, 0, 0]));
-        assert!(!sets_bus_master(4, &[3, 4]) && !sets_bus_master(5, &[4]));
-        assert!(!sets_bus_master(0, &[4; 4]) && !sets_bus_master(8, &[4; 4]));
-        assert!(!sets_bus_master(4, &[]) && !sets_bus_master(u16::MAX, &[4]));
-    }
-}
+mod tests;
