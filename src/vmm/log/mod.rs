@@ -1,5 +1,7 @@
-//! Output for the user: limited warnings, error chains, progress bars, and the phases of a start.
+//! Output for the user: limited warnings, losses, error chains, progress bars, and the phases of a
+//! start.
 
+pub mod degraded;
 pub mod error_chain;
 pub mod limit;
 pub mod phases;
