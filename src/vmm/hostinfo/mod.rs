@@ -5,5 +5,6 @@ pub mod mdev;
 pub mod memory;
 pub mod name;
 pub mod resets;
+pub mod resizable;
 pub mod sriov;
 pub mod sysfs;

@@ -62,6 +62,7 @@ impl Running {
             match thread {
                 Ok(thread) => running.threads.push(thread),
                 Err(e) => {
+                    // The first error is reported.
                     let _ = running.stop();
                     return Err(VcpuError::Thread(id, e));
                 }
@@ -74,6 +75,7 @@ impl Running {
         match server {
             Ok(server) => running.server = Some(server),
             Err(e) => {
+                // The first error is reported.
                 let _ = running.stop();
                 return Err(VcpuError::Server(e));
             }
@@ -132,6 +134,7 @@ impl Running {
             return false;
         };
         server.thread().unpark();
+        // The thread may have ended by now.
         let _ = server.kill(SIGRTMIN());
         true
     }

@@ -17,7 +17,8 @@
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
 //! | `vm_resources` | the parts of the VM that a function uses |
-//! | [`reset`] | all functions at a guest's reboot |
+//! | [`reset`] | all functions before the first boot and at a reboot |
+//! | [`expected`] | what a guest will lack of a device, before there is a function |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
@@ -25,6 +26,7 @@ mod command;
 mod connection;
 mod decode;
 mod error;
+pub mod expected;
 pub mod mmap_areas;
 pub mod policy;
 mod power;
