@@ -26,7 +26,7 @@ pub struct GuestArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
 
-    /// Virtual CPUs, 1 to 64. Options: pin=LIST: the host CPU of each vCPU, in order, in taskset's
+    /// Virtual CPUs, 1 to 255. Options: pin=LIST: the host CPU of each vCPU, in order, in taskset's
     /// form (0,2,4-7). idle=native: HLT, MWAIT and PAUSE cause no exit; a vCPU wakes sooner, but
     /// keeps a host CPU busy all the time. sockets=N, cores=N (per socket) and threads=N (per
     /// core): the topology; the product is the number of vCPUs, and a missing value is computed

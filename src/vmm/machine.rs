@@ -370,6 +370,7 @@ fn create_vm(
 ) -> Result<(HostKvm, Vm), MachineError> {
     let _phase = phase!("create_vm");
     let kvm = HostKvm::open()?;
+    kvm.check_cpus(&config.cpus.topology)?;
     let vm = Vm::new(&kvm, config, images)?;
     stats.set_ram(vm.ram.regions());
     stats.watch_kvm(&*vm.fd);

@@ -59,6 +59,18 @@ pub enum MachineError {
     KvmVersion(i32),
     #[error("this kernel's KVM lacks {0}")]
     KvmLacks(&'static str),
+    #[error("{cpus} vCPUs are more than this host's KVM makes: {most}")]
+    TooManyCpus { cpus: u32, most: u32 },
+    #[error(
+        "the last of {cpus} vCPUs has APIC ID {last}, and this host's KVM has IDs up to {}",
+        ids.saturating_sub(1)
+    )]
+    HighApicId {
+        cpus: u32,
+        last: u32,
+        /// The first ID that is too high.
+        ids: u32,
+    },
     #[error("{name} failed")]
     Kvm {
         name: &'static str,
@@ -138,6 +150,11 @@ impl MachineError {
                 Some("raise the limit of threads with `ulimit -u`".into())
             }
             Self::Vcpu(e) => e.hint(),
+            Self::TooManyCpus { most, .. } => Some(format!("give the guest fewer: --cpus {most}")),
+            Self::HighApicId { cpus, ids, .. } => Some(match cpus <= ids {
+                true => format!("IDs have no gaps with --cpus {cpus} alone"),
+                false => format!("give the guest fewer: --cpus {ids}"),
+            }),
             Self::NativeIdle => Some("remove idle=native from --cpus".into()),
             Self::Kvm {
                 name: "KVM_CREATE_VM",

@@ -8,6 +8,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use crate::boot::Images;
 use crate::config::VmConfig;
+use crate::config::topology::Topology;
 use crate::gsi::{irqchip, routing::GsiRouting};
 use crate::layout::Layout;
 use crate::machine::error::{MachineError, kvm_call};
@@ -54,6 +55,26 @@ impl HostKvm {
             cpuid,
             phys_bits,
         })
+    }
+
+    /// Checks that KVM makes as many vCPUs (KVM_CAP_MAX_VCPUS) with such APIC IDs
+    /// (KVM_CAP_MAX_VCPU_ID): a kernel may be built for fewer.
+    pub fn check_cpus(&self, topology: &Topology) -> Result<(), MachineError> {
+        let limits = (self.fd.get_max_vcpus(), self.fd.get_max_vcpu_id());
+        check_cpus(topology, limits)
+    }
+}
+
+/// `limits` are the most vCPUs, and the first APIC ID that is too high.
+fn check_cpus(topology: &Topology, limits: (usize, usize)) -> Result<(), MachineError> {
+    let [most, ids] = [limits.0, limits.1].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    let cpus = topology.cpus();
+    if cpus > most {
+        return Err(MachineError::TooManyCpus { cpus, most });
+    }
+    match topology.apic_ids().last().map(u32::from) {
+        Some(last) if last >= ids => Err(MachineError::HighApicId { cpus, last, ids }),
+        _ => Ok(()),
     }
 }
 
@@ -104,5 +125,33 @@ impl Vm {
             irqchip,
             routing,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::topology::Wish;
+
+    #[test]
+    fn the_limits_of_kvm() {
+        let wish = Wish {
+            cores: Some(3),
+            ..Wish::default()
+        };
+        // IDs 0 to 2 and 4 to 6.
+        let six = Topology::new(6, wish).unwrap();
+        assert!(check_cpus(&six, (6, 7)).is_ok());
+        let e = check_cpus(&six, (5, 7)).unwrap_err();
+        assert_eq!(e.to_string(), "6 vCPUs are more than this host's KVM makes: 5");
+        assert_eq!(e.hint().unwrap(), "give the guest fewer: --cpus 5");
+        let e = check_cpus(&six, (6, 6)).unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "the last of 6 vCPUs has APIC ID 6, and this host's KVM has IDs up to 5"
+        );
+        assert_eq!(e.hint().unwrap(), "IDs have no gaps with --cpus 6 alone");
+        let e = check_cpus(&Topology::new(6, Wish::default()).unwrap(), (6, 4)).unwrap_err();
+        assert_eq!(e.hint().unwrap(), "give the guest fewer: --cpus 4");
     }
 }
