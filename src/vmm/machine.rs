@@ -136,7 +136,7 @@ impl Machine {
         check_memory_lock(config.memory.size, &candidates)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
-        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.phys_bits, &stats)?;
+        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;

@@ -77,13 +77,17 @@ fn the_last_of_255_has_interrupts() {
     g.cli().start_others(other, STARTED);
     let not_yet = g.here();
     g.pause().load32(DONE).cmp_eax(LAST.into()).jne(not_yet);
-    g.command(MEMORY).ioapic_level(PIN, LEVEL).ioapic_to(PIN, LAST);
+    g.command(MEMORY)
+        .ioapic_level(PIN, LEVEL)
+        .ioapic_to(PIN, LAST);
     g.store32(ASK, 1).await_count(LEVEL, 1);
     g.ioapic_edge(SERIAL, EDGE).ioapic_to(SERIAL, LAST);
     // The transmitter's register is empty (16550, interrupt enable register).
     g.outb(0x3f9, 2).await_count(EDGE, 1);
     g.msix_control(ENABLE).unmask_with(0, MESSAGE);
-    g.message_to(0, LAST).store32(DOORBELL, 0).await_count(MESSAGE, 1);
+    g.message_to(0, LAST)
+        .store32(DOORBELL, 0)
+        .await_count(MESSAGE, 1);
     for id in (0..=LAST).step_by(4) {
         g.show(SEEN + u32::from(id));
     }

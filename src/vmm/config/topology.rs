@@ -355,7 +355,10 @@ mod tests {
                 }
                 Err(e) => {
                     assert!(last > 254, "{cpus} {asked:?}");
-                    assert!(e.to_string().contains(&format!("APIC IDs up to {last}")), "{e}");
+                    assert!(
+                        e.to_string().contains(&format!("APIC IDs up to {last}")),
+                        "{e}"
+                    );
                     assert!(e.hint().contains(&format!("--cpus {cpus}")));
                 }
             }

@@ -10,7 +10,7 @@ use crate::boot::Images;
 use crate::config::VmConfig;
 use crate::config::topology::Topology;
 use crate::gsi::{irqchip, routing::GsiRouting};
-use crate::layout::Layout;
+use crate::layout::{Layout, Reach};
 use crate::machine::error::{MachineError, kvm_call};
 use crate::memory::address_space::AddressSpace;
 use crate::memory::kvm_slots::KvmSlots;
@@ -23,8 +23,8 @@ pub(super) struct HostKvm {
     pub fd: Kvm,
     /// The CPUID entries that KVM supports.
     pub cpuid: CpuId,
-    /// Bits of a guest-physical address.
-    pub phys_bits: u8,
+    /// The guest-physical addresses that a VM can use.
+    pub reach: Reach,
 }
 
 impl HostKvm {
@@ -49,12 +49,8 @@ impl HostKvm {
         let cpuid = fd
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
-        let phys_bits = vcpu::phys_bits(&cpuid);
-        Ok(Self {
-            fd,
-            cpuid,
-            phys_bits,
-        })
+        let reach = vcpu::reach(&cpuid);
+        Ok(Self { fd, cpuid, reach })
     }
 
     /// Checks that KVM makes as many vCPUs (KVM_CAP_MAX_VCPUS) with such APIC IDs
@@ -94,7 +90,7 @@ impl Vm {
     /// Makes the VM. The memory slots come before the interrupt controllers: once there are
     /// interrupt controllers, KVM waits for a grace period at each slot.
     pub fn new(kvm: &HostKvm, config: &VmConfig, images: &Images) -> Result<Self, MachineError> {
-        let layout = Layout::new(config.memory.size, 0, kvm.phys_bits)?;
+        let layout = Layout::new(config.memory.size, 0, kvm.reach)?;
         images.check(&layout, &config.cmdline)?;
         let ram = {
             let _phase = phase!("allocate_ram");
@@ -143,7 +139,10 @@ mod tests {
         let six = Topology::new(6, wish).unwrap();
         assert!(check_cpus(&six, (6, 7)).is_ok());
         let e = check_cpus(&six, (5, 7)).unwrap_err();
-        assert_eq!(e.to_string(), "6 vCPUs are more than this host's KVM makes: 5");
+        assert_eq!(
+            e.to_string(),
+            "6 vCPUs are more than this host's KVM makes: 5"
+        );
         assert_eq!(e.hint().unwrap(), "give the guest fewer: --cpus 5");
         let e = check_cpus(&six, (6, 6)).unwrap_err();
         assert_eq!(

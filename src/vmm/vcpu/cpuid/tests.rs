@@ -122,7 +122,10 @@ fn topology_is_one_package() {
         }
         let ids = (1 << bits) - 1;
         let [_, ebx, ..] = regs(&made, 1, 0);
-        assert_eq!((ebx >> 24, ebx >> 16 & 0xff), (cpus - 1, (ids + 1).min(0xff)));
+        assert_eq!(
+            (ebx >> 24, ebx >> 16 & 0xff),
+            (cpus - 1, (ids + 1).min(0xff))
+        );
         let cores = ids.min(0x3f) << 26;
         assert_eq!(regs(&made, 4, 0)[0], 0x121 | cores);
         assert_eq!(regs(&made, 4, 3)[0], 0x163 | ids << 14 | cores);
