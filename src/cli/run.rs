@@ -41,7 +41,8 @@ pub struct GuestArgs {
     /// Memory, with K, M, G or T; a bare number means MiB. Options: hugepages=2M or 1G: pages from
     /// the host's reserve; thp: transparent huge pages (the default); off: 4 KiB pages.
     /// prefault=on: all memory is present before the guest starts (with --vfio the default is:
-    /// while the guest starts). shared=on: other processes can map the memory
+    /// while the guest starts). shared=on: other processes can map the memory. check=off: start
+    /// even if the host seems to have too little
     #[arg(
         long,
         value_name = "SIZE[,OPTION]...",

@@ -163,22 +163,37 @@ impl MachineError {
                 Some("another hypervisor uses the processor's virtualisation; stop it first".into())
             }
             Self::Descriptors(_) => Some("raise the limit with `ulimit -n`".into()),
-            Self::HostMemory { total, .. } => Some(less(*total)),
+            Self::HostMemory { asked, total } => Some(less(*total, unchecked(*asked))),
             Self::Present {
-                left, group: false, ..
-            } => Some(less(*left)),
-            Self::Present { left, .. } => {
-                Some(format!("{}, or raise the group's limit", less(*left)))
-            }
+                asked, left, group, ..
+            } => Some(less(
+                *left,
+                match group {
+                    true => "raise the group's limit".into(),
+                    false => unchecked(*asked),
+                },
+            )),
             _ => None,
         }
     }
 }
 
-/// Advises to give the guest half of `there` bytes, rounded to huge pages of 2 MiB.
-fn less(there: u64) -> String {
+/// Advises to give the guest half of `there` bytes, rounded to huge pages of 2 MiB, or to do
+/// something else.
+fn less(there: u64, or: String) -> String {
     let half = ((there / 2) & !0x1f_ffff).max(MIN_MEMORY);
-    format!("give the guest less, for example --memory {}M", half >> 20)
+    format!(
+        "give the guest less, for example --memory {}M, or {or}",
+        half >> 20
+    )
+}
+
+/// Advises to start a guest of `asked` bytes without the check.
+fn unchecked(asked: u64) -> String {
+    format!(
+        "start it all the same with --memory {}M,check=off",
+        asked >> 20
+    )
 }
 
 /// Makes the error of a failed KVM call.
