@@ -173,7 +173,7 @@ pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
 }
 
 /// The highest host CPU of any kernel (CONFIG_NR_CPUS is 8192 at most).
-const MAX_HOST_CPU: usize = 8191;
+pub const MAX_HOST_CPU: usize = 8191;
 
 /// Reads a list of host CPUs as taskset(1) takes it: `0,2,4-7`, or every second CPU with `0-6:2`.
 /// The first CPU is for vCPU 0. `None` if the list is malformed or names a CPU twice.

@@ -1,4 +1,4 @@
-//! RAM on both sides of 1 TiB, for both makers: layout, memory map, memory slots and DMA maps agree.
+//! RAM on both sides of 1 TiB, for both makers: layout, memory map, slots and DMA maps agree.
 //! The host's addresses are reserved, but no page is present.
 
 use std::io;
