@@ -7,7 +7,7 @@ use std::{fs, io};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
-use vmm::sys::{may_lock, memlock_limit};
+use vmm::sys::{may_lock_any, memlock_limit};
 
 use crate::details::Details;
 use crate::in_use::{Use, in_use};
@@ -162,7 +162,7 @@ impl HostFacts {
             iommufd_node: Node::at(&paths.dev.join("iommu")),
             memory: HostMemory::parse(&proc("meminfo")),
             memlock: Some(memlock_limit())
-                .filter(|&limit| limit < u64::MAX && !may_lock(&proc("self/status"))),
+                .filter(|&limit| limit < u64::MAX && !may_lock_any(&paths.proc)),
             huge_pages: huge.ok().and_then(|text| selected(&text)),
             kernel,
             wanted,
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!((facts.cpu, facts.kvm), (Cpu::default(), Node::Missing));
         assert_eq!(facts.vfio_pci, Module::Absent);
         assert_eq!(facts.huge_pages, None);
-        assert!(!may_lock("CapEff:\t0000000000000000\n") && !may_lock(""));
+        assert!(!may_lock_any(&tree.paths().proc));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io::Write;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod errnos;
 mod files;
 mod golden;
 mod host;

@@ -43,6 +43,8 @@ scenarios![
     start,
     topology,
     refusals,
+    errnos,
+    confined,
     virtual_functions,
 ];
 

@@ -179,7 +179,7 @@ fn a_low_limit_is_explained() {
         &region(0, RegionKind::Ram),
         io::Error::from_raw_os_error(libc::ENOMEM),
     );
-    if memlock_limit() < u64::MAX {
+    if crate::sys::memlock_limit() < u64::MAX {
         assert!(matches!(e, DmaError::MemLock { .. }));
         assert!(e.hint().unwrap().contains("ulimit -l"));
     } else {
