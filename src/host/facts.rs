@@ -5,7 +5,9 @@ use std::path::Path;
 use std::{fs, io};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
+use vmm::hostinfo::node_access::Cause;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::sys::{may_lock_any, memlock_limit};
 
@@ -105,6 +107,11 @@ pub struct HostFacts {
     pub memlock: Option<u64>,
     /// The mode of transparent huge pages: always, madvise or never.
     pub huge_pages: Option<String>,
+    /// What other processes of the user have locked by iommufd, which counts a user's processes
+    /// together.
+    pub locked_by_others: LockedByOthers,
+    /// What keeps this process from nodes of devices that the host has.
+    pub confined: Vec<(String, Cause)>,
     /// The memory of the planned guest in bytes.
     pub wanted: u64,
 }
@@ -163,6 +170,11 @@ impl HostFacts {
             memory: HostMemory::parse(&proc("meminfo")),
             memlock: Some(memlock_limit())
                 .filter(|&limit| limit < u64::MAX && !may_lock_any(&paths.proc)),
+            locked_by_others: match Node::at(&paths.dev.join("iommu")) {
+                Node::Usable => LockedByOthers::read(),
+                Node::Denied | Node::Missing => LockedByOthers::default(),
+            },
+            confined: confined(sysfs, paths),
             huge_pages: huge.ok().and_then(|text| selected(&text)),
             kernel,
             wanted,
@@ -197,6 +209,19 @@ impl DeviceFacts {
             device,
         })
     }
+}
+
+/// The nodes of the host as a whole that this process may not use, although the host has the
+/// device.
+fn confined(sysfs: &Sysfs, paths: &HostPaths) -> Vec<(String, Cause)> {
+    let cause = |(node, class): (&str, &str)| {
+        let path = paths.dev.join(node);
+        let path = path.to_str()?;
+        let cause = Cause::confining(path, &sysfs.path("class/misc").join(class))?;
+        Some((path.to_owned(), cause))
+    };
+    let nodes = [("kvm", "kvm"), ("vfio/vfio", "vfio"), ("iommu", "iommu")];
+    nodes.into_iter().filter_map(cause).collect()
 }
 
 /// The facts of the first processor. All processors are alike.

@@ -39,7 +39,9 @@ fn refusals(name: &'static str, interface: &'static str) -> Scenario {
          give_back 0000:00:05.0\n"
     );
     let refuse = || vec![PathBuf::from(env!("CARGO_BIN_EXE_refuse"))];
+    // A hundred runs take half a minute.
     Scenario::new(name)
+        .slow()
         .machine(|l1| l1.programs = refuse())
         .disk(DISK)
         .script(script, move |outcome| check(outcome, interface))

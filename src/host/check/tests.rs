@@ -3,6 +3,7 @@ mod machine;
 
 use Level::{Fail, Pass, Warn};
 use pci::addr::Range;
+use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::sysfs::PciDevice;
 
@@ -42,6 +43,8 @@ fn host() -> HostFacts {
         }),
         memlock: None,
         huge_pages: Some("madvise".into()),
+        locked_by_others: LockedByOthers::default(),
+        confined: vec![],
         wanted: 512 << 20,
     }
 }

@@ -13,6 +13,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fmt, fs};
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
 use crate::hostinfo::holders::Holders;
 use crate::sys;
 
@@ -44,6 +46,11 @@ impl Cause {
     /// /sys/class, such as `misc/kvm`: its file `dev` has the device's numbers. `busy` are all
     /// nodes of the device.
     pub fn of(path: &str, class: &str, busy: &[&Path], error: &io::Error) -> Self {
+        let class = Path::new("/sys/class").join(class);
+        Self::find(path, &class, busy, error)
+    }
+
+    fn find(path: &str, class: &Path, busy: &[&Path], error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => match numbers(class) {
                 Some((major, minor)) => Self::OwnDev(major, minor),
@@ -57,6 +64,19 @@ impl Cause {
             Some(libc::EBUSY) => Self::Busy(Holders::of(busy)),
             _ => Self::Other,
         }
+    }
+
+    /// What confines this process, if it may not use the node `path` although the host has the
+    /// device: a control group, a /dev of its own, or a user namespace. The node is not opened.
+    pub fn confining(path: &str, class: &Path) -> Option<Self> {
+        let wanted = Access::READ_OK | Access::WRITE_OK;
+        let error = accessat(CWD, path, wanted, AtFlags::EACCESS).err()?;
+        let cause = Self::find(path, class, &[], &error.into());
+        let confines = matches!(
+            cause,
+            Self::OwnDev(..) | Self::ControlGroup | Self::NoDev | Self::UserNamespace
+        );
+        confines.then_some(cause)
     }
 
     /// The remedy, where one is known. `module` is the module behind the node, and `permit` the
@@ -104,8 +124,8 @@ impl fmt::Display for Cause {
 }
 
 /// The major and the minor number of a device.
-fn numbers(class: &str) -> Option<(u32, u32)> {
-    let text = fs::read_to_string(Path::new("/sys/class").join(class).join("dev")).ok()?;
+fn numbers(class: &Path) -> Option<(u32, u32)> {
+    let text = fs::read_to_string(class.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
@@ -151,6 +171,19 @@ mod tests {
             assert_eq!(found.hint("/dev/N", "M", "P").as_deref(), Some(hint));
         }
         assert_eq!(cause("/dev/N", libc::EIO).hint("/dev/N", "M", "P"), None);
+    }
+
+    #[test]
+    fn only_a_confined_process_is_told_so() {
+        let null = Path::new("/sys/class/mem/null");
+        assert_eq!(Cause::confining("/dev/null", null), None);
+        let away = Cause::confining("/dev/away/null", null);
+        assert_eq!(away, Some(Cause::OwnDev(1, 3)));
+        // A device that the host does not have is no matter of confinement.
+        assert_eq!(
+            Cause::confining("/dev/away/null", Path::new("/sys/nowhere")),
+            None
+        );
     }
 
     /// /dev/null is 1:3 in every kernel, and its class directory is `mem/null`.
