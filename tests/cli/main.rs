@@ -12,6 +12,7 @@ mod errnos;
 mod files;
 mod golden;
 mod host;
+mod inputs;
 mod options;
 mod process;
 mod run;

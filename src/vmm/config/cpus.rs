@@ -121,7 +121,9 @@ impl CpuError {
 /// Parses the number before the options.
 fn count(text: &str) -> Result<u32, String> {
     let count = text.split(',').next().unwrap_or_default();
-    match count.parse() {
+    // The standard library would take a sign.
+    let digits = count.bytes().all(|b| b.is_ascii_digit());
+    match digits.then_some(count).unwrap_or_default().parse() {
         Ok(count @ 1..=MAX_CPUS) => Ok(count),
         _ => Err(format!("`{count}` is not a number from 1 to {MAX_CPUS}")),
     }
@@ -312,7 +314,7 @@ mod tests {
         for text in ["1", "64", "2,pin=0-1"] {
             assert_eq!(check_count(text), Ok(text.into()));
         }
-        for text in ["", "0", "65", "-1", "two", ",pin=1"] {
+        for text in ["", "0", "65", "-1", "+1", " 1", "1 ", "two", ",pin=1"] {
             assert!(check_count(text).is_err(), "{text}");
         }
     }
