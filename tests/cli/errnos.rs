@@ -76,17 +76,17 @@ fn check(row: &Row, output: &Output) {
     let said = lines(output);
     assert_eq!(output.status.code(), Some(1), "{row:?}: {said:?}");
     assert!(output.stdout.is_empty(), "{row:?}");
-    let [sentence, hint] = &said[..] else {
+    let [chain, hint] = &said[..] else {
         panic!("{row:?}: not two lines: {said:?}");
     };
-    assert!(sentence.starts_with("mini-vmm: "), "{row:?}: {sentence}");
-    assert!(sentence.contains(row.meaning), "{row:?}: {sentence}");
+    assert!(chain.starts_with("mini-vmm: "), "{row:?}: {chain}");
+    assert!(chain.contains(row.meaning), "{row:?}: {chain}");
     assert!(
-        sentence.contains(&format!("({}", row.call)),
-        "{row:?}: {sentence}"
+        chain.contains(&format!("({}", row.call)),
+        "{row:?}: {chain}"
     );
     let text = io::Error::from_raw_os_error(number(row.errno).unwrap()).to_string();
-    assert!(sentence.ends_with(&text), "{row:?}: {sentence}");
+    assert!(chain.ends_with(&text), "{row:?}: {chain}");
     assert_eq!(*hint, format!("hint: {}", row.hint), "{row:?}");
 }
 
@@ -133,10 +133,10 @@ fn an_unknown_refusal_has_no_hint() {
         let output = run(&guest, call, libc::EXDEV);
         assert_eq!(output.status.code(), Some(1));
         let said = lines(&output);
-        let [sentence] = &said[..] else {
+        let [chain] = &said[..] else {
             panic!("not one line: {said:?}");
         };
         let text = format!("{call} failed: Invalid cross-device link (os error 18)");
-        assert!(sentence.ends_with(&text), "{sentence}");
+        assert!(chain.ends_with(&text), "{chain}");
     }
 }

@@ -184,7 +184,7 @@ fn try_row(row: &Row, request: u16, words: &[&str]) -> Result<(), String> {
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let said = listen(&mut child);
     let ends = ["start", "run", "end"].contains(&row.when);
-    let sentence = format!("{} ({}", row.meaning, row.call);
+    let chain = format!("{} ({}", row.meaning, row.call);
     let mut text = String::new();
     let begun = Instant::now();
     let status = loop {
@@ -200,7 +200,7 @@ fn try_row(row: &Row, request: u16, words: &[&str]) -> Result<(), String> {
             let _ = child.wait();
             return Err(format!("no end after {LIMIT:?}: {text}"));
         }
-        if !ends && text.contains(&sentence) {
+        if !ends && text.contains(&chain) {
             // SAFETY: the call touches no memory, and the child has not been waited for.
             unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
         }
@@ -211,9 +211,9 @@ fn try_row(row: &Row, request: u16, words: &[&str]) -> Result<(), String> {
     let hinted = !ends || last.first() == Some(&&*format!("hint: {}", row.hint));
     let told = match ends {
         true => last.get(1).is_some_and(|line| {
-            line.starts_with("mini-vmm: ") && line.contains(&sentence) && line.ends_with(&kernels)
+            line.starts_with("mini-vmm: ") && line.contains(&chain) && line.ends_with(&kernels)
         }),
-        false => text.contains(&sentence) && text.contains(&kernels),
+        false => text.contains(&chain) && text.contains(&kernels),
     };
     match (status.code() == Some(expected), told, hinted) {
         (true, true, true) => Ok(()),

@@ -121,10 +121,8 @@ impl CpuError {
 /// Parses the number before the options.
 fn count(text: &str) -> Result<u32, String> {
     let count = text.split(',').next().unwrap_or_default();
-    // The standard library would take a sign.
-    let digits = count.bytes().all(|b| b.is_ascii_digit());
-    match digits.then_some(count).unwrap_or_default().parse() {
-        Ok(count @ 1..=MAX_CPUS) => Ok(count),
+    match number(count).map(u32::try_from) {
+        Some(Ok(count @ 1..=MAX_CPUS)) => Ok(count),
         _ => Err(format!("`{count}` is not a number from 1 to {MAX_CPUS}")),
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! | errno | cause |
 //! | --- | --- |
-//! | ENOENT | the module is not loaded; or the kernel has the device, and this /dev does not: a container has a /dev of its own |
+//! | ENOENT | the module is not loaded; or the kernel has the device, and a container's /dev not |
 //! | EACCES | permissions; a file system that is mounted with `nodev`; a user namespace |
-//! | EPERM | the device control group (security/device_cgroup.c answers EPERM, file permissions EACCES) |
+//! | EPERM | the device control group (security/device_cgroup.c); permissions give EACCES |
 //! | ENXIO, ENODEV | a node without a driver behind it |
 //! | EBUSY | another process has it open |
 
