@@ -44,6 +44,8 @@ scenarios![
     topology,
     many_cpus,
     refusals,
+    errnos,
+    confined,
     virtual_functions,
 ];
 

@@ -5,11 +5,13 @@
 //! | this file | a vCPU that does not run |
 //! | [`threads`] | the threads of running vCPUs |
 //! | [`exit_loop`] | one match on the reason of an exit |
+//! | `broken` | words for the exits that end a run |
 //! | [`shared`] | the parts of the VM that an exit may need |
 //! | [`state`] | power-on state, for a reset |
 //! | [`cpuid`] | the CPUID leaves that a guest sees |
 //! | [`pin`] | vCPUs on host CPUs of their own |
 
+mod broken;
 pub mod cpuid;
 pub mod error;
 pub mod exit_loop;
