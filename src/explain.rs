@@ -35,7 +35,7 @@ use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::hostinfo::{resets, resizable};
-use vmm::layout::{Layout, LayoutError};
+use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::memory::dma::tell_no_peers;
@@ -119,14 +119,14 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         devices.push(Subject::read(sysfs, config, device.map(|d| &**d))?);
     }
 
-    let phys_bits = phys_bits();
+    let reach = reach();
     let bytes: u64 = devices
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let layout = Layout::new(config.memory.size, bytes, reach)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let layout = layout.with_bars(bytes, phys_bits, usable)?;
+    let layout = layout.with_bars(bytes, reach, usable)?;
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
@@ -197,10 +197,15 @@ fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     }
 }
 
-/// The width of a physical address in bits, from KVM if possible, otherwise from the processor.
-fn phys_bits() -> u8 {
+/// The guest-physical addresses that a VM can use: from KVM if possible, otherwise from the
+/// processor.
+fn reach() -> Reach {
     let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
-    kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
+    let processor = |_| Reach {
+        bits: processor_bits(),
+        amd: vcpu::cpuid::host::is_amd(),
+    };
+    kvm.map_or_else(processor, |cpuid| vcpu::reach(&cpuid))
 }
 
 /// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo. Without this line, the

@@ -1,6 +1,6 @@
-//! No loss is told where nobody sees it. The default log level hides `info!`, so each call is listed
-//! here with the reason why it tells of no loss; a loss goes through `degraded::tell`. No result is
-//! ignored without a reason.
+//! No loss is told where nobody sees it. The default log level hides `info!`, so each call is
+//! listed here with the reason why it tells of no loss; a loss goes through `degraded::tell`. No
+//! result is ignored without a reason.
 
 use std::collections::BTreeSet;
 use std::fs;

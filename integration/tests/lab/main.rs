@@ -42,7 +42,10 @@ scenarios![
     resets,
     start,
     topology,
+    many_cpus,
     refusals,
+    errnos,
+    confined,
     virtual_functions,
 ];
 

@@ -1,5 +1,5 @@
-//! What a guest will lack of a device, as far as an open device shows that before a run. A run tells
-//! the same where it finds it.
+//! What a guest will lack of a device, as far as an open device shows that before a run. A run
+//! tells the same where it finds it.
 
 use pci::bar::Bars;
 use pci::capability::{self, id};

@@ -12,7 +12,7 @@
 //! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
-//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
 //! | `trap` | BARs on the bus |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
@@ -36,6 +36,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod test_device;
 mod trap;
+mod unmapped;
 mod unused_vectors;
 mod vm_resources;
 

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use pci::PciFunction;
+use pci::{Bdf, PciFunction};
 use tracing::info;
 
 use crate::log::degraded::{self, Code};
@@ -68,10 +68,14 @@ pub(super) fn tell_none(device: &str, why: &str) {
         "not reset, neither now nor at a guest's reboot: the guest finds what the last driver left",
         format!("it has no reset of its own, and {why}"),
     );
-    degraded::tell(loss.of(device).hint(
-        "pass all functions of its slot and bus to this guest, if the bus can be reset; switch the \
-         host off and on before another guest gets the device",
-    ));
+    let hint = match device.parse::<Bdf>() {
+        Ok(_) => {
+            "pass all functions of its slot and bus to this guest, if the bus can be reset; switch \
+             the host off and on before another guest gets the device"
+        }
+        Err(_) => "remove the mediated device, and make a new one for the next guest",
+    };
+    degraded::tell(loss.of(device).hint(hint));
 }
 
 /// Resets every device that the guest has. Afterwards each device is quiesced and in D0, whether it
