@@ -36,6 +36,7 @@ use vmm::layout::{Layout, LayoutError};
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::IrqInfo;
+use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{mmap_areas, policy};
 use vmm::vfio::open;
@@ -265,7 +266,14 @@ impl Subject {
     }
 
     fn report(self) -> Device {
-        let mut config = policy::apply(&self.source.image);
+        let name = self.name.to_string();
+        let original = Original {
+            name: &name,
+            snapshot: &self.source.image,
+            hardware: &self.source.hardware,
+            bar_0: self.source.regions[0].size,
+        };
+        let mut config = policy::apply(&original);
         // BAR registers have the values that firmware leaves.
         for register in 0..BAR_COUNT as u16 {
             let offset = regs::BAR + 4 * register;
@@ -280,11 +288,11 @@ impl Subject {
             );
         }
         Device {
-            host: self.name.to_string(),
+            host: name.clone(),
             guest: self.guest.to_string(),
             bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
             interrupts: self.interrupts(),
-            registers: registers::fields(&self.source.image, &config),
+            registers: registers::fields(&original, &config),
             partial: self.source.partial,
             driver: self.driver,
             group: self.group,

@@ -23,6 +23,9 @@ const IO: u64 = 0x100;
 pub struct Source {
     /// The configuration space, 256 or 4096 bytes.
     pub image: Vec<u8>,
+    /// The configuration space with the capabilities that VFIO leaves out; shorter than `image` if
+    /// it is not known.
+    pub hardware: Vec<u8>,
     /// Whether only the first 64 bytes are known. The kernel shows the rest only to root.
     pub partial: bool,
     /// The BARs.
@@ -41,6 +44,7 @@ impl Source {
     pub fn device(device: &dyn Device) -> Result<Self, DeviceError> {
         Ok(Self {
             image: snapshot::read(device)?,
+            hardware: device.hardware_config(),
             partial: false,
             regions: std::array::from_fn(|bar| device.region(bar as u32)),
             rom: device.region(ROM_REGION),
@@ -62,6 +66,7 @@ impl Source {
             CONVENTIONAL_SIZE
         };
         image.resize(size, 0);
+        let hardware = if partial { Vec::new() } else { image.clone() };
         let resources = fs::read_to_string(dir.join("resource"))?;
         let mut regions: [RegionInfo; BAR_COUNT] = Default::default();
         let mut lines = resources.lines();
@@ -79,6 +84,7 @@ impl Source {
         let msix = MsixCapability::parse(&image).map(|cap| vectors(cap.vectors.into()));
         Ok(Self {
             image,
+            hardware,
             partial,
             regions,
             rom,

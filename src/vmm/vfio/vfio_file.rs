@@ -17,9 +17,10 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_VGA_REGION_INDEX,
 };
 
+use crate::hostinfo::sysfs::Sysfs;
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
 use crate::vfio::hot_reset::Scope;
-use crate::vfio::{info, uapi};
+use crate::vfio::{hardware_config, info, uapi};
 
 /// An open device. Dropping it closes the device and undoes the steps of opening.
 pub trait OpenDevice: Send + Sync {
@@ -146,6 +147,10 @@ fn irq(name: &str, file: &File, index: u32) -> IrqInfo {
 impl Device for VfioFile {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn hardware_config(&self) -> Vec<u8> {
+        hardware_config::read(&Sysfs::default(), &self.name)
     }
 
     fn region(&self, index: u32) -> RegionInfo {

@@ -46,10 +46,10 @@ pub use error::FunctionError;
 use mmap_areas::Area;
 use pci::PciFunction;
 use pci::bar::Bars;
-use pci::config_space::{ConfigSpace, Part};
+use pci::config_space::{ConfigSpace, DeviceWrite, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
-use pci::regs::{self, COMMAND, command as command_bits};
+use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
 use rom::{Rom, RomSource};
@@ -61,7 +61,7 @@ pub use vm_resources::VmResources;
 use crate::event_thread::EventThread;
 use crate::gsi::routing::GsiRouting;
 use crate::memory::dma_ready::DmaReady;
-use crate::vfio::device::{CONFIG_REGION, Device, SharedDevice};
+use crate::vfio::device::{Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
 
 /// A passed-through function.
@@ -137,12 +137,7 @@ impl VfioFunction {
         rom: RomSource,
     ) -> Result<Arc<Self>, FunctionError> {
         let snapshot = snapshot::read(&*device)?;
-        let mut config = policy::apply(&snapshot);
-        let region = snapshot
-            .len()
-            .min(device.region(CONFIG_REGION).size as usize);
-        config.set_emulated(region as u16, snapshot.len() - region);
-        config.set_u16(COMMAND, 0);
+        let config = snapshot::for_guest(&*device, &snapshot);
         let rom = Arc::new(Rom::new(&*device, rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
@@ -240,7 +235,7 @@ impl VfioFunction {
         state.interrupts.quiesce();
         state.config.set_u16(COMMAND, 0);
         state.decode.set_command(0);
-        self.connection.write_config(COMMAND, &[0, 0]);
+        self.connection.write_config(COMMAND, &self.command.quiet());
     }
 
     /// Quiesces the device and brings it to D0, because a reset of the device or its bus may not
@@ -255,7 +250,7 @@ impl VfioFunction {
         state.decode.set_in_d0(true);
         // In the transition to D0 the kernel may have restored the registers that it saved before
         // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
-        self.connection.write_config(COMMAND, &[0, 0]);
+        self.connection.write_config(COMMAND, &self.command.quiet());
         true
     }
 
@@ -322,6 +317,23 @@ impl VfioFunction {
             state.connected = false;
         }
         now
+    }
+
+    /// Writes registers that the device answers. The host's bits stay as they are.
+    fn write_passed(&self, state: &mut State, part: &Part, data: &[u8]) {
+        let mut merged = data.to_vec();
+        if part.write == DeviceWrite::Masked
+            && self.connection.read_config(part.offset, &mut merged)
+        {
+            merged = state.config.for_device(part.offset, data, &merged);
+        } else if part.write != DeviceWrite::Whole {
+            return;
+        }
+        match part.side_effects {
+            false => self.connection.write_config(part.offset, &merged),
+            true if part.touches(COMMAND, 2) => self.write_command(state, part.offset, &merged),
+            true => self.write_power(state, part.offset, &merged),
+        }
     }
 
     /// Writes COMMAND. BARs whose decoding the write turns off are unmapped before the device gets
@@ -395,6 +407,7 @@ impl PciFunction for VfioFunction {
                 state.read_emulated(part.offset, bytes);
             } else {
                 self.connection.read_config(part.offset, bytes);
+                state.config.conceal(part.offset, bytes);
                 self.command.correct(state.command(), part.offset, bytes);
             }
             rest = tail;
@@ -404,14 +417,14 @@ impl PciFunction for VfioFunction {
     fn config_write(&self, offset: u16, data: &[u8]) {
         // The vCPU waits before it takes the lock, because the host may ask for the device
         // meanwhile.
-        if sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
+        if command::sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();
         if !state.connected {
             return;
         }
-        let parts: Vec<Part> = state.config.split(offset, data.len()).collect();
+        let parts: Vec<Part> = state.config.split_write(offset, data.len()).collect();
         let mut rest = data;
         for part in parts {
             let Some((bytes, tail)) = rest.split_at_checked(part.len) else {
@@ -420,11 +433,7 @@ impl PciFunction for VfioFunction {
             match (part.emulated, part.side_effects) {
                 (true, false) => state.config.write(part.offset, bytes),
                 (true, true) => state.write_emulated(part.offset, bytes),
-                (false, false) => self.connection.write_config(part.offset, bytes),
-                (false, true) if part.touches(COMMAND, 2) => {
-                    self.write_command(&mut state, part.offset, bytes);
-                }
-                (false, true) => self.write_power(&mut state, part.offset, bytes),
+                (false, _) => self.write_passed(&mut state, &part, bytes),
             }
             rest = tail;
         }
@@ -487,14 +496,3 @@ impl Drop for VfioFunction {
         self.quiesce();
     }
 }
-
-/// Whether a write sets Bus Master Enable, and so lets the device start requests of its own
-/// (PCI Express 6.0, 7.5.1.1.3).
-fn sets_bus_master(offset: u16, data: &[u8]) -> bool {
-    let at = COMMAND.checked_sub(offset).map(usize::from);
-    let low = at.and_then(|at| data.get(at));
-    low.is_some_and(|low| u16::from(*low) & command_bits::BUS_MASTER != 0)
-}
-
-#[cfg(test)]
-mod tests;
