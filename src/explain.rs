@@ -315,7 +315,9 @@ impl Subject {
         };
         let msix = self.msix.as_ref();
         let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
-        let mapped = mmap_areas::plan(bar.size, mappable, &hidden.unwrap_or_default());
+        let mut hidden = hidden.unwrap_or_default();
+        hidden.extend(self.source.mirrors.get(index).into_iter().flatten());
+        let mapped = mmap_areas::plan(bar.size, mappable, &hidden);
         let as_ranges = |parts: &[(u64, u64)]| -> Vec<Range> {
             let ranges = parts.iter().map(|&(start, size)| Range { start, size });
             ranges.collect()

@@ -11,6 +11,8 @@ use pci::msi::MsiCapability;
 use pci::msix::MsixCapability;
 use pci::regs;
 use vmm::vfio::device::{Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
+use vmm::vfio::function::mirrors::Mirrors;
+use vmm::vfio::function::mmap_areas::Area;
 use vmm::vfio::function::snapshot;
 
 /// No BAR is larger than this number of bytes. A larger resource file is ignored.
@@ -30,6 +32,9 @@ pub struct Source {
     pub partial: bool,
     /// The BARs.
     pub regions: [RegionInfo; BAR_COUNT],
+    /// The ranges of each BAR that trap because they lead to what the VMM emulates. Only a device
+    /// that VFIO opens can be asked for all of them.
+    pub mirrors: [Vec<Area>; BAR_COUNT],
     /// The expansion ROM.
     pub rom: RegionInfo,
     /// The interrupts: INTx, MSI, MSI-X.
@@ -42,8 +47,11 @@ impl Source {
     /// # Errors
     /// The device does not answer.
     pub fn device(device: &dyn Device) -> Result<Self, DeviceError> {
+        let image = snapshot::read(device)?;
+        let mirrors = Mirrors::find(device, &image);
         Ok(Self {
-            image: snapshot::read(device)?,
+            image,
+            mirrors: std::array::from_fn(|bar| mirrors.ranges(bar)),
             hardware: device.hardware_config(),
             partial: false,
             regions: std::array::from_fn(|bar| device.region(bar as u32)),
@@ -86,6 +94,7 @@ impl Source {
             image,
             hardware,
             partial,
+            mirrors: Default::default(),
             regions,
             rom,
             irqs: [pin.then(|| vectors(1)), msi, msix],

@@ -22,7 +22,7 @@ impl Choices<'_> {
 }
 
 /// Where a capability is.
-struct Placed {
+struct Located {
     at: u16,
     known: &'static Known,
 }
@@ -31,7 +31,7 @@ struct Placed {
 struct Device {
     registers: Vec<u8>,
     snapshot: Vec<u8>,
-    placed: Vec<Placed>,
+    located: Vec<Located>,
     name: &'static str,
     is_igd: bool,
     /// Whether sysfs tells the hardware's chains.
@@ -47,7 +47,7 @@ impl Device {
         let mut device = Self {
             registers: registers.collect(),
             snapshot: Vec::new(),
-            placed: Vec::new(),
+            located: Vec::new(),
             name: if is_igd {
                 "0000:00:02.0"
             } else {
@@ -61,19 +61,25 @@ impl Device {
         device.registers[6] |= 0x10;
         device.registers[0x0b] = class;
         device.registers[0x0e] = 0;
-        device.place(choices, 0x40, 0x100, host_owned::STANDARD);
-        device.place(choices, 0x100, 0x1000, host_owned::EXTENDED);
+        device.add_some(choices, 0x40, 0x100, host_owned::STANDARD);
+        device.add_some(choices, 0x100, 0x1000, host_owned::EXTENDED);
         let mut registers = device.registers.clone();
         device.link(&mut registers, |_| true);
         // VFIO changes links, and leaves the rest.
         let mut snapshot = registers.clone();
-        device.link(&mut snapshot, |placed| placed.known.shown);
+        device.link(&mut snapshot, |located| located.known.shown);
         (device.registers, device.snapshot) = (registers, snapshot);
         device
     }
 
-    /// Places some capabilities, with gaps between.
-    fn place(&mut self, choices: &mut Choices<'_>, start: u16, end: u16, table: &'static [Known]) {
+    /// Adds some capabilities, with gaps between.
+    fn add_some(
+        &mut self,
+        choices: &mut Choices<'_>,
+        start: u16,
+        end: u16,
+        table: &'static [Known],
+    ) {
         let mut at = start;
         for _ in 0..choices.below(12) {
             let known = &table[choices.below(table.len())];
@@ -88,7 +94,7 @@ impl Device {
             }
             at += gap;
             self.shape(at, known, start == 0x100);
-            self.placed.push(Placed { at, known });
+            self.located.push(Located { at, known });
             at += known.len;
         }
     }
@@ -122,13 +128,14 @@ impl Device {
 
     /// Links the capabilities that `shown` chooses. The head of the extended chain stays, as VFIO
     /// has it, without an ID.
-    fn link(&self, space: &mut [u8], shown: impl Fn(&Placed) -> bool) {
-        let (standard, extended): (Vec<_>, Vec<_>) = self.placed.iter().partition(|p| p.at < 0x100);
+    fn link(&self, space: &mut [u8], shown: impl Fn(&Located) -> bool) {
+        let (standard, extended): (Vec<_>, Vec<_>) =
+            self.located.iter().partition(|p| p.at < 0x100);
         let mut pointer = 0x34;
-        for placed in standard.into_iter().filter(|p| shown(p)) {
-            space[pointer] = placed.at as u8;
-            space[usize::from(placed.at)] = placed.known.id as u8;
-            pointer = usize::from(placed.at) + 1;
+        for located in standard.into_iter().filter(|p| shown(p)) {
+            space[pointer] = located.at as u8;
+            space[usize::from(located.at)] = located.known.id as u8;
+            pointer = usize::from(located.at) + 1;
         }
         space[pointer] = 0;
         let linked: Vec<_> = extended
@@ -138,13 +145,13 @@ impl Device {
         if linked.is_empty() {
             space[0x100..0x104].fill(0);
         }
-        for (i, placed) in linked.iter().enumerate() {
+        for (i, located) in linked.iter().enumerate() {
             let next = linked.get(i + 1).map_or(0, |p| u32::from(p.at));
-            let id = match shown(placed) {
-                true => u32::from(placed.known.id) | 1 << 16,
+            let id = match shown(located) {
+                true => u32::from(located.known.id) | 1 << 16,
                 false => 0,
             };
-            let at = usize::from(placed.at);
+            let at = usize::from(located.at);
             space[at..at + 4].copy_from_slice(&(next << 20 | id).to_le_bytes());
         }
     }
@@ -153,7 +160,7 @@ impl Device {
     fn owned(&self) -> Vec<(String, Owned)> {
         let header = host_owned::HEADER.iter();
         let mut all: Vec<_> = header.map(|o| ("header".to_string(), *o)).collect();
-        for Placed { at, known } in &self.placed {
+        for Located { at, known } in &self.located {
             // Without the hardware's chains, nothing tells of a standard capability that VFIO has
             // unlinked: its bytes are a gap.
             if *at < 0x100 && !known.shown && !self.known {
@@ -167,8 +174,8 @@ impl Device {
             }
         }
         let free = |owned: &&Owned| {
-            let inside = |p: &Placed| owned.offset < p.at + p.known.len && owned.offset + 4 > p.at;
-            !self.placed.iter().any(inside)
+            let inside = |p: &Located| owned.offset < p.at + p.known.len && owned.offset + 4 > p.at;
+            !self.located.iter().any(inside)
         };
         if self.is_igd {
             let igd = host_owned::IGD.iter().filter(free);

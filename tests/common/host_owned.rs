@@ -78,7 +78,7 @@ pub const HEADER: &[Owned] = &[
     kept(0x3c, 2, 0xffff),
 ];
 
-/// Intel's integrated GPU: GGC has the size of stolen memory; BDSM (two places), BGSM and ASLS are
+/// Intel's integrated GPU: GGC has the size of stolen memory; BDSM (twice), BGSM and ASLS are
 /// host addresses; a write of SWSMI, ASLE or SWSCI calls the host's firmware.
 pub const IGD: &[Owned] = &[
     kept(0x50, 2, 0xffff),

@@ -31,6 +31,7 @@ mod hostile;
 mod irq_code;
 mod irqs;
 mod life;
+mod mirrors;
 mod msi;
 mod msix;
 mod pci;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         topology,
         waiting,
         unused_vectors,
+        mirrors,
         walks,
         hostile,
     ];

@@ -14,6 +14,7 @@
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
 //! | `trap` | BARs on the bus |
+//! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
 //! | `vm_resources` | the parts of the VM that a function uses |
@@ -25,6 +26,8 @@ mod command;
 mod connection;
 mod decode;
 mod error;
+mod mirror_kinds;
+pub mod mirrors;
 pub mod mmap_areas;
 pub mod policy;
 mod power;
@@ -43,6 +46,7 @@ use command::Command;
 use connection::Connection;
 use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
+use mirrors::{Access, Behind, Mirrors};
 use mmap_areas::Area;
 use pci::PciFunction;
 use pci::bar::Bars;
@@ -68,6 +72,7 @@ use crate::vfio::interrupts::Interrupts;
 pub struct VfioFunction {
     /// Where the MSI-X table and the pending bits are.
     msix: Option<MsixLayout>,
+    mirrors: Mirrors,
     rom: Arc<Rom>,
     power: Power,
     command: Command,
@@ -147,7 +152,16 @@ impl VfioFunction {
         let routing = Arc::clone(&vm.routing);
         let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
         let msix = interrupts.msix().map(MsixLayout::of);
-        let areas = std::array::from_fn(|bar| mmap_areas::map(&*device, bar, &bars, msix.as_ref()));
+        let mirrors = Mirrors::find(&*device, &snapshot);
+        let trapped = |bar| {
+            [
+                msix.map(|m| m.ranges(bar)).unwrap_or_default(),
+                mirrors.ranges(bar),
+            ]
+        };
+        let areas = std::array::from_fn(|bar| {
+            mmap_areas::map(&*device, bar, &bars, &trapped(bar).concat())
+        });
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
         let map = AddressMap {
@@ -162,6 +176,7 @@ impl VfioFunction {
             Self {
                 connection: Connection::new(device),
                 msix,
+                mirrors,
                 rom,
                 power: Power::find(&snapshot),
                 command,
@@ -460,6 +475,9 @@ impl BarAccess for VfioFunction {
         if bar == ROM {
             return self.read_rom(offset, data);
         }
+        if self.mirrors.touch(bar, offset, data.len()) {
+            return self.mirrors.access(self, bar, offset, Access::Read(data));
+        }
         let Some(part) = self.msix_part(bar, offset, data.len()) else {
             return self.read_register(bar, offset, data);
         };
@@ -476,6 +494,9 @@ impl BarAccess for VfioFunction {
         if bar == ROM {
             return;
         }
+        if self.mirrors.touch(bar, offset, data.len()) {
+            return self.mirrors.access(self, bar, offset, Access::Write(data));
+        }
         match self.msix_part(bar, offset, data.len()) {
             None => self.write_register(bar, offset, data),
             Some(MsixPart::Table(at)) => {
@@ -487,6 +508,34 @@ impl BarAccess for VfioFunction {
             }
             // Pending bits are read-only, and an access that straddles belongs to neither side.
             Some(MsixPart::Pending(_) | MsixPart::Straddling) => {}
+        }
+    }
+}
+
+impl Behind for VfioFunction {
+    fn config(&self, register: u16, access: Access<'_>) {
+        match access {
+            Access::Read(data) => self.config_read(register, data),
+            Access::Write(data) => self.config_write(register, data),
+        }
+    }
+
+    fn table(&self, offset: u64, access: Access<'_>) {
+        let mut state = self.lock();
+        match access {
+            _ if !state.connected => {}
+            Access::Read(data) => state.interrupts.table_read(offset, data),
+            Access::Write(data) => {
+                state.interrupts.table_write(offset, data);
+                state.stop_coalescing_if_used();
+            }
+        }
+    }
+
+    fn register(&self, bar: usize, offset: u64, access: Access<'_>) {
+        match access {
+            Access::Read(data) => self.read_register(bar, offset, data),
+            Access::Write(data) => self.write_register(bar, offset, data),
         }
     }
 }

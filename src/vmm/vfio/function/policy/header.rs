@@ -8,7 +8,7 @@ use crate::vfio::function::policy::rule::{PASS, READ_ONLY, Register, bits, regis
 /// The bits of COMMAND that are the guest's. The enables of SERR# and of parity errors are the
 /// host's, as those of Device Control are: either of the two lets a function report errors
 /// (6.2.5). Palette snooping and fast back-to-back transactions are agreed with others on the bus.
-pub(in crate::vfio::function) const COMMAND_BITS: u16 = command::IO
+pub const COMMAND_BITS: u16 = command::IO
     | command::MEMORY
     | command::BUS_MASTER
     | command::WRITE_INVALIDATE

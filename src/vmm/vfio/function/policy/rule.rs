@@ -29,7 +29,7 @@ pub(super) const fn bits(guest: u32) -> Treatment {
     })
 }
 
-/// A register: its place, what is done with it, and why.
+/// A register: its offset, what is done with it, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Register {
     /// Offset in bytes, from the start of the capability.
