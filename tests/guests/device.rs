@@ -115,6 +115,14 @@ impl FakeDevice {
         self
     }
 
+    /// It has the IDs and the class of a real device.
+    pub fn with_id(mut self, id: u32, class: u8) -> Self {
+        self.power_on[..4].copy_from_slice(&id.to_le_bytes());
+        self.power_on[0x0b] = class;
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
     /// Vectors cannot be added, as before Linux 6.5.
     pub fn no_resize(self) -> Self {
         lock(&self.irqs).resizable = false;

@@ -33,6 +33,7 @@ mod irqs;
 mod large_ram;
 mod life;
 mod losses;
+mod mirrors;
 mod msi;
 mod msix;
 mod pci;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         topology,
         waiting,
         unused_vectors,
+        mirrors,
         walks,
         hostile,
     ];
