@@ -32,7 +32,7 @@ use pci::Bdf;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
-use crate::boot::{Images, Loaded};
+use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, Slot, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::counters::exits::Exits;
@@ -297,6 +297,7 @@ impl Machine {
             None => self.images.load_files(memory, layout, cmdline)?,
         };
         let tables = phase!("load_tables");
+        mptable::write(memory, &self.config.cpus.topology)?;
         let acpi = &self.platform.acpi;
         let entry = self
             .images

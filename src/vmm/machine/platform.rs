@@ -10,6 +10,7 @@ use crate::boot::acpi::{self, AcpiTables};
 use crate::bus::Bus;
 use crate::coalesced::Coalesced;
 use crate::config::topology::Topology;
+use crate::devices::pm_timer::{self, PmTimer};
 use crate::devices::power::{self, Power};
 use crate::devices::serial::{self, Output, Serial};
 use crate::gsi::routing::GsiRouting;
@@ -56,6 +57,7 @@ impl Platform {
         bus.insert_pio(layout::PORT_PCI_ADDRESS, access::PORTS, ports.clone())?;
         bus.insert_pio(layout::PORT_SERIAL, serial::PORTS, serial.clone())?;
         bus.insert_pio(power::PORT, power::PORTS, power)?;
+        bus.insert_pio(layout::PORT_PM_TIMER, pm_timer::PORTS, Arc::new(PmTimer))?;
         bus.insert_mmio(layout::ECAM_START, layout::ECAM_SIZE, ecam)?;
         let acpi = acpi::build(&layout, topology)?;
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
