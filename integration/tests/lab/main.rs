@@ -37,6 +37,7 @@ scenarios![
     life,
     mediated,
     messages,
+    parameters,
     requests,
     faults,
     resets,

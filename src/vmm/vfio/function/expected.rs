@@ -34,7 +34,8 @@ pub fn tell(
     let msix = MsixCapability::parse(image).filter(|_| device.irq(Irq::Msix).is_some());
     let layout = msix.as_ref().map(MsixLayout::of);
     for bar in 0..pci::bar::BAR_COUNT {
-        mmap_areas::map(device, bar, bars, layout.as_ref())?;
+        let trapped = layout.map(|msix| msix.ranges(bar)).unwrap_or_default();
+        mmap_areas::map(device, bar, bars, &trapped)?;
     }
     if !device.can_reset()
         && let Err(why) = reset::scope(device, ours)
