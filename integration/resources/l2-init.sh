@@ -62,7 +62,8 @@ memory-*) share_memory "${act#memory-}" ;;
 displays) show_displays ;;
 messages) say_messages ;;
 edu) drive_edu ;;
-serial) talk_to_serial_ports ;;
+serial | serial-moved) talk_to_serial_ports ;;
+work) work_cpus ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
 esac
