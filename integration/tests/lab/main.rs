@@ -31,12 +31,16 @@ scenarios![
     life,
     mediated,
     messages,
+    parameters,
     requests,
     faults,
     resets,
     start,
     topology,
+    many_cpus,
     refusals,
+    errnos,
+    confined,
     virtual_functions,
 ];
 
