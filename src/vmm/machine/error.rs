@@ -125,6 +125,7 @@ impl MachineError {
             Self::Boot(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
+            Self::Function(e) => e.hint(),
             Self::Memory(e) => e.hint(),
             Self::Prefault(PrefaultError::Dma(e)) => e.hint(),
             Self::NoKvm { cause, source } => {
