@@ -36,7 +36,7 @@ struct Row {
 }
 
 fn rows() -> impl Iterator<Item = Row> {
-    let lines = TABLE.lines().skip_while(|line| !line.starts_with("| ---"));
+    let lines = TABLE.lines().skip_while(|line| !line.starts_with("| -"));
     lines.skip(1).filter_map(|line| {
         let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");
         Some(Row {
