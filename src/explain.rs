@@ -33,11 +33,12 @@ use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
-use vmm::layout::{Layout, LayoutError};
+use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::IrqInfo;
+use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{mmap_areas, policy};
 use vmm::vfio::open;
@@ -115,14 +116,14 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         devices.push(Subject::read(sysfs, config, device.map(|d| &**d))?);
     }
 
-    let phys_bits = phys_bits();
+    let reach = reach();
     let bytes: u64 = devices
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let layout = Layout::new(config.memory.size, bytes, reach)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let layout = layout.with_bars(bytes, phys_bits, usable)?;
+    let layout = layout.with_bars(bytes, reach, usable)?;
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
@@ -161,10 +162,15 @@ fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     }
 }
 
-/// The width of a physical address in bits, from KVM if possible, otherwise from the processor.
-fn phys_bits() -> u8 {
+/// The guest-physical addresses that a VM can use: from KVM if possible, otherwise from the
+/// processor.
+fn reach() -> Reach {
     let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
-    kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
+    let processor = |_| Reach {
+        bits: processor_bits(),
+        amd: vcpu::cpuid::host::is_amd(),
+    };
+    kvm.map_or_else(processor, |cpuid| vcpu::reach(&cpuid))
 }
 
 /// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo. Without this line, the
@@ -268,7 +274,14 @@ impl Subject {
     }
 
     fn report(self) -> Device {
-        let mut config = policy::apply(&self.source.image);
+        let name = self.name.to_string();
+        let original = Original {
+            name: &name,
+            snapshot: &self.source.image,
+            hardware: &self.source.hardware,
+            bar_0: self.source.regions[0].size,
+        };
+        let mut config = policy::apply(&original);
         // BAR registers have the values that firmware leaves.
         for register in 0..BAR_COUNT as u16 {
             let offset = regs::BAR + 4 * register;
@@ -283,11 +296,11 @@ impl Subject {
             );
         }
         Device {
-            host: self.name.to_string(),
+            host: name.clone(),
             guest: self.guest.to_string(),
             bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
             interrupts: self.interrupts(),
-            registers: registers::fields(&self.source.image, &config),
+            registers: registers::fields(&original, &config),
             partial: self.source.partial,
             driver: self.driver,
             group: self.group,
@@ -310,7 +323,9 @@ impl Subject {
         };
         let msix = self.msix.as_ref();
         let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
-        let mapped = mmap_areas::plan(bar.size, mappable, &hidden.unwrap_or_default());
+        let mut hidden = hidden.unwrap_or_default();
+        hidden.extend(self.source.mirrors.get(index).into_iter().flatten());
+        let mapped = mmap_areas::plan(bar.size, mappable, &hidden);
         let as_ranges = |parts: &[(u64, u64)]| -> Vec<Range> {
             let ranges = parts.iter().map(|&(start, size)| Range { start, size });
             ranges.collect()

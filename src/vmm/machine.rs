@@ -33,11 +33,12 @@ use pci::Bdf;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
-use crate::boot::{Images, Loaded};
+use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, Slot, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::counters::exits::Exits;
-use crate::devices::serial::{Output, Serial};
+use crate::devices::output_queue::Output;
+use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
 use crate::machine::devices::{AttachTo, Devices};
@@ -139,7 +140,7 @@ impl Machine {
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
-        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.phys_bits, &stats)?;
+        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
@@ -249,6 +250,13 @@ impl Machine {
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
         reset::before_first_boot(&self.devices.functions())?;
+        let end = self.run_boots(lifecycle);
+        self.platform.serial.flush();
+        end
+    }
+
+    /// Boots the guest, again after each reset, until the run ends.
+    fn run_boots(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         loop {
             // Mapping may have failed while the guest was being reset.
             self.ram_setup.check()?;
@@ -305,6 +313,7 @@ impl Machine {
             None => self.images.load_files(memory, layout, cmdline)?,
         };
         let tables = phase!("load_tables");
+        mptable::write(memory, &self.config.cpus.topology)?;
         let acpi = &self.platform.acpi;
         let entry = self
             .images
@@ -390,6 +399,7 @@ fn create_vm(
 ) -> Result<(HostKvm, Vm), MachineError> {
     let _phase = phase!("create_vm");
     let kvm = HostKvm::open()?;
+    kvm.check_cpus(&config.cpus.topology)?;
     let vm = Vm::new(&kvm, config, images)?;
     stats.set_ram(vm.ram.regions());
     stats.watch_kvm(&*vm.fd);

@@ -47,11 +47,19 @@ pub trait DmaMapper: Send + Sync {
 /// is small enough for a smooth progress bar.
 pub(super) const MAP_CHUNK: u64 = 1 << 30;
 
+/// The same for regions of 1 TiB and more: a container takes 65,535 maps (`dma_entry_limit` of
+/// vfio_iommu_type1), which would be less than 64 TiB.
+const LARGE_MAP_CHUNK: u64 = 4 * MAP_CHUNK;
+
 /// The chunks of a region: offset in the region, and bytes.
 pub(super) fn map_chunks(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
     let size = region.size;
-    let count = size.div_ceil(MAP_CHUNK);
-    (0..count).map(move |n| (n * MAP_CHUNK, MAP_CHUNK.min(size - n * MAP_CHUNK)))
+    let chunk = if size < 1 << 40 {
+        MAP_CHUNK
+    } else {
+        LARGE_MAP_CHUNK
+    };
+    (0..size.div_ceil(chunk)).map(move |n| (n * chunk, chunk.min(size - n * chunk)))
 }
 
 /// Mirrors the address space into the IOMMU.
