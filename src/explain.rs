@@ -30,15 +30,17 @@ use vmm::boot::Images;
 use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
 use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
-use vmm::layout::{Layout, LayoutError};
+use vmm::layout::{Layout, LayoutError, Reach};
+use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::IrqInfo;
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{mmap_areas, policy};
+use vmm::vfio::function::{mmap_areas, policy, snapshot};
 use vmm::vfio::open;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
@@ -114,14 +116,14 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         devices.push(Subject::read(sysfs, config, device.map(|d| &**d))?);
     }
 
-    let phys_bits = phys_bits();
+    let reach = reach();
     let bytes: u64 = devices
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let layout = Layout::new(config.memory.size, bytes, reach)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let layout = layout.with_bars(bytes, phys_bits, usable)?;
+    let layout = layout.with_bars(bytes, reach, usable)?;
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
@@ -129,6 +131,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
+        degraded: degraded::list(),
         guest_memory: picture::areas(&layout, &at_first),
         dma: dma(&layout, config.memory.size, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
@@ -159,10 +162,15 @@ fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     }
 }
 
-/// The width of a physical address in bits, from KVM if possible, otherwise from the processor.
-fn phys_bits() -> u8 {
+/// The guest-physical addresses that a VM can use: from KVM if possible, otherwise from the
+/// processor.
+fn reach() -> Reach {
     let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
-    kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
+    let processor = |_| Reach {
+        bits: processor_bits(),
+        amd: vcpu::cpuid::host::is_amd(),
+    };
+    kvm.map_or_else(processor, |cpuid| vcpu::reach(&cpuid))
 }
 
 /// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo. Without this line, the
@@ -229,6 +237,7 @@ impl Subject {
                 size => bars.with_rom(size),
             })
             .map_err(|source| ExplainError::Bars { name, source })?;
+        snapshot::tell_losses(&name.to_string(), &source.image);
         let slot = config.slot.unwrap_or(Slot {
             device: 0,
             function: 0,
@@ -243,7 +252,7 @@ impl Subject {
             },
             driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
             group: group(sysfs, name, &path).map_err(unreadable)?,
-            resets: resets(&path),
+            resets: resets::methods(&path),
             msix: MsixCapability::parse(&source.image),
             source,
             bars,
@@ -401,11 +410,4 @@ fn member(device: &PciDevice) -> Member {
         driver: device.driver.clone(),
         blocks: device.blocks_group(),
     }
-}
-
-/// The kernel's reset methods, the best first (Documentation/ABI/testing/sysfs-bus-pci,
-/// reset_method).
-fn resets(path: &Path) -> Vec<String> {
-    let list = fs::read_to_string(path.join("reset_method")).unwrap_or_default();
-    list.split_whitespace().map(String::from).collect()
 }

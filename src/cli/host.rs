@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use host::bind::{BindRequest, UnbindRequest};
 use vmm::config::ConfigError;
-use vmm::config::memory::{self, DEFAULT_MEMORY};
+use vmm::config::memory::{self, DEFAULT_MEMORY, MemoryConfig};
 
 /// A command of `mini-vmm host`. clap builds the flags of a command only when the command is used,
 /// as for [`Command`](crate::cli::Command).
@@ -74,12 +74,12 @@ pub struct CheckArgs {
 }
 
 impl CheckArgs {
-    /// The guest's memory in bytes.
+    /// The guest's memory.
     ///
     /// # Errors
-    /// The size is invalid.
-    pub fn memory(&self) -> Result<u64, ConfigError> {
-        Ok(memory::parse(&self.memory)?.size)
+    /// The size or an option is invalid.
+    pub fn memory(&self) -> Result<MemoryConfig, ConfigError> {
+        Ok(memory::parse(&self.memory)?)
     }
 }
 

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::{fs, io};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use vmm::config::memory::{HugePage, MemoryConfig, Pages};
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::memory::hugetlb::Reserve;
 use vmm::sys::{may_lock, memlock_limit};
 
 use crate::details::Details;
@@ -107,6 +109,11 @@ pub struct HostFacts {
     pub huge_pages: Option<String>,
     /// The memory of the planned guest in bytes.
     pub wanted: u64,
+    /// Whether a run with this memory looks for free memory.
+    pub checked: bool,
+    /// The size of the pages that the planned guest takes from the host's reserve, and the reserve
+    /// if the host has one; `None` for a guest of other pages.
+    pub reserve: Option<(HugePage, Option<Reserve>)>,
 }
 
 /// The facts of a device that the guest gets.
@@ -130,8 +137,8 @@ pub struct DeviceFacts {
 }
 
 impl HostFacts {
-    /// Reads the host's facts, for a guest with `wanted` bytes of memory.
-    pub fn read(sysfs: &Sysfs, paths: &HostPaths, wanted: u64) -> Self {
+    /// Reads the host's facts, for a guest with this memory.
+    pub fn read(sysfs: &Sysfs, paths: &HostPaths, guest: MemoryConfig) -> Self {
         let proc = |name: &str| fs::read_to_string(paths.proc.join(name)).unwrap_or_default();
         let kernel = proc("sys/kernel/osrelease").trim().to_owned();
         let modules = paths.modules.join(&kernel);
@@ -160,12 +167,20 @@ impl HostFacts {
             iommufd: module("iommufd"),
             container_node: Node::at(&paths.dev.join("vfio/vfio")),
             iommufd_node: Node::at(&paths.dev.join("iommu")),
-            memory: HostMemory::parse(&proc("meminfo")),
+            memory: HostMemory::read_at(&paths.proc, &sysfs.path("fs/cgroup")),
             memlock: Some(memlock_limit())
                 .filter(|&limit| limit < u64::MAX && !may_lock(&proc("self/status"))),
             huge_pages: huge.ok().and_then(|text| selected(&text)),
             kernel,
-            wanted,
+            wanted: guest.size,
+            checked: guest.is_checked(),
+            reserve: match guest.pages {
+                Pages::Huge(page) => {
+                    let pages = sysfs.path("kernel/mm/hugepages");
+                    Some((page, Reserve::read_at(&pages, page)))
+                }
+                _ => None,
+            },
         }
     }
 }
@@ -267,7 +282,7 @@ mod tests {
             )
             .directory("sys/module/vfio_iommu_type1")
             .file("dev/kvm", "");
-        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), MemoryConfig::new(7));
         assert_eq!(
             facts.cpu,
             Cpu {
@@ -289,14 +304,14 @@ mod tests {
         assert_eq!((facts.memlock, facts.wanted), (None, 7));
         assert_eq!(facts.huge_pages.as_deref(), Some("madvise"));
         tree.directory("sys/bus/pci/drivers/vfio-pci");
-        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), MemoryConfig::new(7));
         assert_eq!(facts.vfio_pci, Module::Present);
     }
 
     #[test]
     fn a_host_that_says_nothing() {
         let tree = Tree::new();
-        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), MemoryConfig::new(7));
         assert_eq!((facts.cpu, facts.kvm), (Cpu::default(), Node::Missing));
         assert_eq!(facts.vfio_pci, Module::Absent);
         assert_eq!(facts.huge_pages, None);

@@ -136,7 +136,7 @@ impl Machine {
         check_memory_lock(config.memory.size, &candidates)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
-        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.phys_bits, &stats)?;
+        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
@@ -245,7 +245,7 @@ impl Machine {
         let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
-        reset::announce(&self.devices.functions());
+        reset::before_first_boot(&self.devices.functions())?;
         loop {
             // Mapping may have failed while the guest was being reset.
             self.ram_setup.check()?;
@@ -370,6 +370,7 @@ fn create_vm(
 ) -> Result<(HostKvm, Vm), MachineError> {
     let _phase = phase!("create_vm");
     let kvm = HostKvm::open()?;
+    kvm.check_cpus(&config.cpus.topology)?;
     let vm = Vm::new(&kvm, config, images)?;
     stats.set_ram(vm.ram.regions());
     stats.watch_kvm(&*vm.fd);

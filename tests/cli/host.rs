@@ -31,6 +31,27 @@ fn more_memory_than_the_host_has() {
     }
 }
 
+/// With `check=off`, a guest that touches little of it has more memory than the host.
+#[test]
+fn memory_that_is_not_checked() {
+    if !kvm() {
+        return;
+    }
+    let kernel = idle();
+    let kernel = kernel.path().to_str().unwrap();
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.split_whitespace().nth(1).unwrap();
+    let more = (total.parse::<u64>().unwrap() >> 10) + 1024;
+    let memory = format!("{more}M");
+    let unchecked = format!("{memory},check=off");
+    let arguments = |memory| ["--kernel", kernel, "--memory", memory];
+    let hint = format!("--memory {unchecked}");
+    refused(&arguments(&memory), "is more than this host has", &hint);
+    let output = Command::new(PROGRAM).args(arguments(&unchecked)).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn addresses_that_are_none() {
     for address in [

@@ -42,6 +42,7 @@ scenarios![
     resets,
     start,
     topology,
+    many_cpus,
     refusals,
     virtual_functions,
 ];

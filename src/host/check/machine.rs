@@ -1,6 +1,7 @@
 //! Checks of the host as a whole: processor, KVM, IOMMU, VFIO, memory.
 
 use crate::check::finding::Finding;
+use crate::check::memory::memory;
 use crate::details::size_text;
 use crate::facts::{HostFacts, Maker, Module, Node};
 
@@ -206,33 +207,6 @@ fn iommufd(host: &HostFacts) -> Finding {
             "as root: modprobe iommufd",
         ),
     }
-}
-
-/// Checks free memory; `None` if /proc does not show it.
-fn memory(host: &HostFacts) -> Option<Finding> {
-    const NAME: &str = "memory";
-    let memory = host.memory?;
-    let wanted = size_text(host.wanted);
-    let mib = |bytes: u64| format!("{}M", bytes >> 20);
-    let (total, available) = (mib(memory.total), mib(memory.available));
-    Some(if host.wanted > memory.total {
-        Finding::fail(
-            NAME,
-            format!("the guest's {wanted} are more than this host's {total}"),
-            format!("run it with --memory {}M", (memory.available >> 20) / 2),
-        )
-    } else if host.wanted > memory.available {
-        Finding::warn(
-            NAME,
-            format!("the guest's {wanted} are more than the {available} that are free"),
-            format!(
-                "end other programs, or run it with --memory {}M",
-                (memory.available >> 20) / 2
-            ),
-        )
-    } else {
-        Finding::pass(NAME, format!("{available} free for the guest's {wanted}"))
-    })
 }
 
 /// Checks the limit of locked memory. VFIO pins all memory of the guest, and pinned memory counts

@@ -28,6 +28,11 @@ static MEMORY: Flag = Flag {
             wanted: "on or off",
             example: "on",
         },
+        Known {
+            name: "check",
+            wanted: "on or off",
+            example: "off",
+        },
     ],
 };
 
@@ -44,6 +49,9 @@ pub struct MemoryConfig {
     pub prefault: Option<bool>,
     /// Whether other processes can map RAM: a memfd instead of private memory.
     pub shared: bool,
+    /// Whether the host must have so much memory free. The check cannot know everything that the
+    /// host would give back; without it, the kernel may kill a process for want of memory.
+    pub check: bool,
 }
 
 impl MemoryConfig {
@@ -54,7 +62,14 @@ impl MemoryConfig {
             pages: Pages::default(),
             prefault: None,
             shared: false,
+            check: true,
         }
+    }
+
+    /// Whether a run looks for free memory. Pages of the reserve are not looked for: they are
+    /// reserved, or refused, when RAM is made.
+    pub fn is_checked(&self) -> bool {
+        self.check && !matches!(self.pages, Pages::Huge(_))
     }
 }
 
@@ -196,6 +211,7 @@ pub fn parse(text: &str) -> Result<MemoryConfig, MemoryError> {
         pages,
         prefault: options.switch("prefault")?,
         shared: options.switch("shared")?.unwrap_or(false),
+        check: options.switch("check")?.unwrap_or(true),
     };
     match pages {
         Pages::Huge(page) if !config.size.is_multiple_of(page.size()) => {
@@ -281,8 +297,13 @@ mod tests {
             pages: Pages::Huge(HugePage::Gib1),
             prefault: Some(false),
             shared: true,
+            check: true,
         };
         assert_eq!(all, Ok(wanted));
+        assert!(!wanted.is_checked());
+        assert_eq!(parse("1G,check=on"), Ok(MemoryConfig::new(1 << 30)));
+        assert!(MemoryConfig::new(1 << 30).is_checked());
+        assert!(!parse("900T,check=off").unwrap().is_checked());
         let small = parse("64M,hugepages=off,prefault=on").unwrap();
         assert_eq!((small.pages, small.prefault), (Pages::Small, Some(true)));
     }

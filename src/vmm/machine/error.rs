@@ -59,6 +59,18 @@ pub enum MachineError {
     KvmVersion(i32),
     #[error("this kernel's KVM lacks {0}")]
     KvmLacks(&'static str),
+    #[error("{cpus} vCPUs are more than this host's KVM makes: {most}")]
+    TooManyCpus { cpus: u32, most: u32 },
+    #[error(
+        "the last of {cpus} vCPUs has APIC ID {last}, and this host's KVM has IDs up to {}",
+        ids.saturating_sub(1)
+    )]
+    HighApicId {
+        cpus: u32,
+        last: u32,
+        /// The first ID that is too high.
+        ids: u32,
+    },
     #[error("{name} failed")]
     Kvm {
         name: &'static str,
@@ -109,6 +121,7 @@ impl MachineError {
             Self::Boot(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
+            Self::Function(e) => e.hint(),
             Self::Memory(MemoryError::Dma(e)) | Self::Prefault(PrefaultError::Dma(e)) => e.hint(),
             Self::NoKvm(e) => Some(
                 match e.kind() {
@@ -138,6 +151,11 @@ impl MachineError {
                 Some("raise the limit of threads with `ulimit -u`".into())
             }
             Self::Vcpu(e) => e.hint(),
+            Self::TooManyCpus { most, .. } => Some(format!("give the guest fewer: --cpus {most}")),
+            Self::HighApicId { cpus, ids, .. } => Some(match cpus <= ids {
+                true => format!("IDs have no gaps with --cpus {cpus} alone"),
+                false => format!("give the guest fewer: --cpus {ids}"),
+            }),
             Self::NativeIdle => Some("remove idle=native from --cpus".into()),
             Self::Kvm {
                 name: "KVM_CREATE_VM",
@@ -146,22 +164,37 @@ impl MachineError {
                 Some("another hypervisor uses the processor's virtualisation; stop it first".into())
             }
             Self::Descriptors(_) => Some("raise the limit with `ulimit -n`".into()),
-            Self::HostMemory { total, .. } => Some(less(*total)),
+            Self::HostMemory { asked, total } => Some(less(*total, unchecked(*asked))),
             Self::Present {
-                left, group: false, ..
-            } => Some(less(*left)),
-            Self::Present { left, .. } => {
-                Some(format!("{}, or raise the group's limit", less(*left)))
-            }
+                asked, left, group, ..
+            } => Some(less(
+                *left,
+                match group {
+                    true => "raise the group's limit".into(),
+                    false => unchecked(*asked),
+                },
+            )),
             _ => None,
         }
     }
 }
 
-/// Advises to give the guest half of `there` bytes, rounded to huge pages of 2 MiB.
-fn less(there: u64) -> String {
+/// Advises to give the guest half of `there` bytes, rounded to huge pages of 2 MiB, or to do
+/// something else.
+fn less(there: u64, or: String) -> String {
     let half = ((there / 2) & !0x1f_ffff).max(MIN_MEMORY);
-    format!("give the guest less, for example --memory {}M", half >> 20)
+    format!(
+        "give the guest less, for example --memory {}M, or {or}",
+        half >> 20
+    )
+}
+
+/// Advises to start a guest of `asked` bytes without the check.
+fn unchecked(asked: u64) -> String {
+    format!(
+        "start it all the same with --memory {}M,check=off",
+        asked >> 20
+    )
 }
 
 /// Makes the error of a failed KVM call.

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pci::addr::Range;
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
 use crate::counters::dma::DmaMeter;
+use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
 use crate::memory::error::{DmaError, MemoryError};
 use crate::memory::listener::MemoryListener;
 use crate::memory::region::{Region, RegionKind};
@@ -43,11 +43,19 @@ pub trait DmaMapper: Send + Sync {
 /// is small enough for a smooth progress bar.
 pub(super) const MAP_CHUNK: u64 = 1 << 30;
 
+/// The same for regions of 1 TiB and more: a container takes 65,535 maps (`dma_entry_limit` of
+/// vfio_iommu_type1), which would be less than 64 TiB.
+const LARGE_MAP_CHUNK: u64 = 4 * MAP_CHUNK;
+
 /// The chunks of a region: offset in the region, and bytes.
 pub(super) fn map_chunks(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
     let size = region.size;
-    let count = size.div_ceil(MAP_CHUNK);
-    (0..count).map(move |n| (n * MAP_CHUNK, MAP_CHUNK.min(size - n * MAP_CHUNK)))
+    let chunk = if size < 1 << 40 {
+        MAP_CHUNK
+    } else {
+        LARGE_MAP_CHUNK
+    };
+    (0..size.div_ceil(chunk)).map(move |n| (n * chunk, chunk.min(size - n * chunk)))
 }
 
 /// Mirrors the address space into the IOMMU.
@@ -60,7 +68,6 @@ pub struct Dma {
     ram_size: u64,
     peers: bool,
     meter: Arc<DmaMeter>,
-    limit: RateLimit,
     /// Held while a chunk of RAM is mapped and while RAM is unmapped.
     map_lock: Mutex<()>,
     state: Mutex<State>,
@@ -107,7 +114,6 @@ impl Dma {
             meter,
             map_lock: Mutex::default(),
             state: Mutex::new(state),
-            limit: RateLimit::default(),
         }
     }
 
@@ -170,12 +176,12 @@ impl Dma {
                 self.meter.bars.count(region.size, begun.elapsed());
                 state.bars.insert(region.start);
             }
-            Err(e) if self.limit.allow() => info!(
-                "no peer-to-peer DMA to the BAR at {:#x}: {}",
-                region.start,
-                with_causes(&e)
-            ),
-            Err(_) => {}
+            // The guest chooses the address, so only the cause names it.
+            Err(e) => {
+                let what = "no DMA from one device to the BARs of another (peer-to-peer)";
+                let loss = Code::NoPeerToPeer.loss(what, with_causes(&e));
+                degraded::tell(loss.hint("--iommu container, if the devices need it"));
+            }
         }
     }
 

@@ -30,6 +30,9 @@ pub mod prefault;
 pub mod ram;
 pub mod region;
 
+#[cfg(test)]
+mod large_ram;
+
 pub use address_space::AddressSpace;
 pub use error::{DmaError, MemoryError};
 pub use listener::MemoryListener;

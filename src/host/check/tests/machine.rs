@@ -133,7 +133,42 @@ fn vfio_and_iommufd() {
 
 #[test]
 fn memory_and_its_limit() {
-    with_host("memory", |h| h.wanted = 5 << 30, Warn, "--memory 2048M");
+    with_host("memory", |h| h.wanted = 5 << 30, Fail, "--memory 2048M");
+    with_host(
+        "memory",
+        |h| h.wanted = 5 << 30,
+        Fail,
+        "--memory 5120M,check=off",
+    );
+    let unchecked = |h: &mut HostFacts| (h.wanted, h.checked) = (9 << 30, false);
+    with_host("memory", unchecked, Pass, "");
+    let group = |left| {
+        move |h: &mut HostFacts| {
+            let memory = h.memory.unwrap();
+            h.memory = Some(HostMemory {
+                group: Some(left),
+                ..memory
+            });
+        }
+    };
+    with_host("memory", group(512 << 20), Pass, "");
+    with_host("memory", group(511 << 20), Fail, "raise the limit");
+    let reserve = |free| {
+        move |h: &mut HostFacts| {
+            let reserve = Reserve { total: 256, free };
+            h.reserve = Some((HugePage::Mib2, Some(reserve)));
+            // Free memory does not matter.
+            h.memory = None;
+        }
+    };
+    with_host("memory", reserve(256), Pass, "");
+    with_host("memory", reserve(255), Fail, "nr_hugepages");
+    with_host(
+        "memory",
+        |h| h.reserve = Some((HugePage::Gib1, None)),
+        Fail,
+        "hugepages=thp",
+    );
     with_host("memory", |h| h.wanted = 9 << 30, Fail, "--memory 2048M");
     with_host("memlock", |h| h.memlock = Some(512 << 20), Pass, "");
     with_host(

@@ -49,21 +49,25 @@ pub use error::FunctionError;
 use mirrors::{Access, Behind, Mirrors};
 use mmap_areas::Area;
 use pci::PciFunction;
-use pci::bar::Bars;
-use pci::config_space::{ConfigSpace, DeviceWrite, Part};
+use pci::bar::{BAR_COUNT, Bars};
+use pci::capability::{self, id};
+use pci::config_space::{ConfigSpace, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
+use pci::passed::DeviceWrite;
 use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
 use rom::{Rom, RomSource};
-use tracing::warn;
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
 pub use vm_resources::VmResources;
 
 use crate::event_thread::EventThread;
 use crate::gsi::routing::GsiRouting;
+use crate::log::degraded::{self, Code};
+use crate::log::error_chain::with_causes;
+use crate::memory::Region;
 use crate::memory::dma_ready::DmaReady;
 use crate::vfio::device::{Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
@@ -82,6 +86,9 @@ pub struct VfioFunction {
     /// After `state`, since a mapped page keeps the device's file open: the device closes last.
     connection: Connection,
 }
+
+/// The hint for a device that has gone.
+const LOOK: &str = "find the reason with `dmesg | tail`; a new run opens the device again";
 
 /// What a guest's accesses change. Its lock is never taken with the bus's lock held.
 struct State {
@@ -142,6 +149,9 @@ impl VfioFunction {
         rom: RomSource,
     ) -> Result<Arc<Self>, FunctionError> {
         let snapshot = snapshot::read(&*device)?;
+        if snapshot::is_dead(&snapshot) {
+            return Err(FunctionError::Dead(device.name().into()));
+        }
         let config = snapshot::for_guest(&*device, &snapshot);
         let rom = Arc::new(Rom::new(&*device, rom));
         let bars =
@@ -153,15 +163,12 @@ impl VfioFunction {
         let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
         let msix = interrupts.msix().map(MsixLayout::of);
         let mirrors = Mirrors::find(&*device, &snapshot);
-        let trapped = |bar| {
-            [
-                msix.map(|m| m.ranges(bar)).unwrap_or_default(),
-                mirrors.ranges(bar),
-            ]
-        };
-        let areas = std::array::from_fn(|bar| {
-            mmap_areas::map(&*device, bar, &bars, &trapped(bar).concat())
-        });
+        let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
+        for (bar, areas) in areas.iter_mut().enumerate() {
+            let mut trapped = mirrors.ranges(bar);
+            trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
+            *areas = mmap_areas::map(&*device, bar, &bars, &trapped)?;
+        }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
         let map = AddressMap {
@@ -206,6 +213,11 @@ impl VfioFunction {
     /// The device; `None` once the device has been given back to the host.
     pub(super) fn device(&self) -> Option<SharedDevice> {
         self.connection.device()
+    }
+
+    /// Whether the device has the capability of PCI Express.
+    pub fn is_express(&self) -> bool {
+        capability::find(self.lock().reset_config.bytes(), id::PCIE).is_some()
     }
 
     /// The BARs and the ROM as the guest sees them now.
@@ -318,8 +330,11 @@ impl VfioFunction {
     fn disconnect_gone(&self, condition: impl FnOnce(&State) -> bool) -> bool {
         let now = self.disconnect_if(condition);
         if now {
-            let name = self.name();
-            warn!("{name} has gone: it is removed from the guest, which goes on");
+            let loss = Code::DeviceGone.loss(
+                "removed from the guest, which goes on",
+                "the host no longer gives out the pages of its BARs",
+            );
+            degraded::tell(loss.of(self.name()).hint(LOOK));
         }
         now
     }
@@ -377,7 +392,7 @@ impl VfioFunction {
         if let Some(device) = self.device()
             && let Err(e) = self.rom.read(&*device, offset, data)
         {
-            self.connection.complain(&e);
+            rom::tell_unreadable(device.name(), &with_causes(&e));
         }
     }
 
