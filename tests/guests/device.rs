@@ -260,6 +260,11 @@ impl FakeDevice {
         u16::from_le_bytes([config[COMMAND], config[COMMAND + 1]])
     }
 
+    /// The device has lost its COMMAND.
+    pub fn forget_command(&self) {
+        self.config.lock().unwrap()[COMMAND..COMMAND + 2].fill(0);
+    }
+
     pub fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
     }
@@ -343,6 +348,10 @@ impl FakeDevice {
                 at if at == usize::from(PM) + 4 => 0x03,
                 _ => 0,
             };
+            if at == usize::from(EXPRESS) + 9 && byte & 0x80 != 0 {
+                // A function-level reset, for which the kernel wakes the device.
+                config[usize::from(PM) + 4] &= !0x03;
+            }
             let old = config.get_mut(at).ok_or(libc::EINVAL)?;
             *old = (*old & !mask) | (byte & mask);
         }

@@ -27,6 +27,7 @@ mod config;
 mod device;
 mod dma_ready;
 mod faults;
+mod function_reset;
 mod hostile;
 mod irq_code;
 mod irqs;
@@ -38,6 +39,7 @@ mod msi;
 mod msix;
 mod pci;
 mod pin;
+mod power_on;
 mod race;
 mod reset_kinds;
 mod resets;
@@ -72,9 +74,11 @@ fn main() -> ExitCode {
         msi,
         msix,
         pin,
+        power_on,
         switch,
         vectors,
         faults,
+        function_reset,
         dma_ready,
         resets,
         stats,

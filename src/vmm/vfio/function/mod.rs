@@ -11,6 +11,7 @@
 //! | [`snapshot`] | the device's configuration space when the device is opened |
 //! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
+//! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
 //! | `trap` | BARs on the bus |
@@ -33,6 +34,7 @@ pub mod policy;
 mod power;
 pub mod reset;
 pub mod rom;
+mod slow_writes;
 pub mod snapshot;
 #[cfg(test)]
 mod test_device;
@@ -59,6 +61,7 @@ use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
 use rom::{Rom, RomSource};
+use slow_writes::{BarAccesses, FunctionReset};
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
 pub use vm_resources::VmResources;
@@ -79,6 +82,8 @@ pub struct VfioFunction {
     mirrors: Mirrors,
     rom: Arc<Rom>,
     power: Power,
+    function_reset: FunctionReset,
+    bar_accesses: BarAccesses,
     command: Command,
     routing: Arc<GsiRouting>,
     dma_ready: Arc<DmaReady>,
@@ -94,6 +99,8 @@ const LOOK: &str = "find the reason with `dmesg | tail`; a new run opens the dev
 struct State {
     /// Cleared when the device fails or goes away: from then on the guest reads all ones.
     connected: bool,
+    /// Set while a vCPU makes a slow write without the lock: the guest reads all ones.
+    away: bool,
     /// The emulated registers, and the guest's last value of COMMAND.
     config: ConfigSpace,
     /// `config` at power-on.
@@ -104,6 +111,11 @@ struct State {
 }
 
 impl State {
+    /// Whether the guest reaches the device.
+    fn reachable(&self) -> bool {
+        self.connected && !self.away
+    }
+
     /// COMMAND as the guest wrote it last.
     fn command(&self) -> u16 {
         let mut bytes = [0; 2];
@@ -186,11 +198,14 @@ impl VfioFunction {
                 mirrors,
                 rom,
                 power: Power::find(&snapshot),
+                function_reset: FunctionReset::find(&snapshot),
+                bar_accesses: BarAccesses::default(),
                 command,
                 routing,
                 dma_ready: vm.dma_ready,
                 state: Mutex::new(State {
                     connected: true,
+                    away: false,
                     reset_config: config.clone(),
                     config,
                     decode,
@@ -300,6 +315,8 @@ impl VfioFunction {
         state.interrupts.release();
         // A mapped page keeps the device's file open.
         state.decode.release();
+        // The kernel resets a device that is closed: no vCPU waits for that.
+        drop(state);
         self.connection.close();
     }
 
@@ -314,7 +331,8 @@ impl VfioFunction {
     pub fn disconnect_if_unmappable(&self) -> bool {
         self.disconnect_gone(|state| {
             let pmcsr = self.power.pmcsr();
-            state.decode.any_area_is_mapped() && !self.connection.decodes_memory(pmcsr)
+            let mapped = state.reachable() && state.decode.any_area_is_mapped();
+            mapped && !self.connection.decodes_memory(pmcsr)
         })
     }
 
@@ -322,7 +340,8 @@ impl VfioFunction {
     /// mapped area, KVM could not get the page either: disconnects and returns `true`.
     fn disconnect_if_unreadable(&self, device: &dyn Device, bar: usize, offset: u64) -> bool {
         self.disconnect_gone(|state| {
-            // The lock keeps other vCPUs from switching decoding off meanwhile.
+            // The lock keeps other vCPUs from switching decoding off meanwhile, and the
+            // caller's access keeps them from a slow write.
             state.decode.maps(bar, offset) && device.read(bar as u32, offset, &mut [0]).is_err()
         })
     }
@@ -343,27 +362,43 @@ impl VfioFunction {
         let mut state = self.lock();
         let now = state.connected && condition(&state);
         if now {
-            self.quiesce_locked(&mut state);
+            // The kernel would let this thread wait for the end of a slow write. The vCPU that
+            // makes the write quiesces the device then.
+            if !state.away {
+                self.quiesce_locked(&mut state);
+            }
             state.connected = false;
         }
         now
     }
 
-    /// Writes registers that the device answers. The host's bits stay as they are.
-    fn write_passed(&self, state: &mut State, part: &Part, data: &[u8]) {
+    /// Writes registers that the device answers. The host's bits stay as they are. Returns the
+    /// lock, which a slow write releases meanwhile.
+    fn write_passed<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        part: &Part,
+        data: &[u8],
+    ) -> MutexGuard<'a, State> {
         let mut merged = data.to_vec();
         if part.write == DeviceWrite::Masked
             && self.connection.read_config(part.offset, &mut merged)
         {
             merged = state.config.for_device(part.offset, data, &merged);
         } else if part.write != DeviceWrite::Whole {
-            return;
+            return state;
+        }
+        if self.function_reset.starts(part.offset, &merged) {
+            return self.write_slowly(state, part.offset, &merged);
         }
         match part.side_effects {
             false => self.connection.write_config(part.offset, &merged),
-            true if part.touches(COMMAND, 2) => self.write_command(state, part.offset, &merged),
-            true => self.write_power(state, part.offset, &merged),
+            true if part.touches(COMMAND, 2) => {
+                self.write_command(&mut state, part.offset, &merged);
+            }
+            true => return self.write_power(state, part.offset, &merged),
         }
+        state
     }
 
     /// Writes COMMAND. BARs whose decoding the write turns off are unmapped before the device gets
@@ -377,19 +412,59 @@ impl VfioFunction {
         state.decode.set_command(new);
     }
 
-    /// Writes PMCSR, in the same order as COMMAND. The device may refuse the new state, so the
-    /// state is read back.
-    fn write_power(&self, state: &mut State, offset: u16, data: &[u8]) {
-        if self.power.leaves_d0(offset, data) {
-            state.decode.set_in_d0(false);
+    /// Writes PMCSR.
+    fn write_power<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        offset: u16,
+        data: &[u8],
+    ) -> MutexGuard<'a, State> {
+        if state.decode.is_in_d0() && !self.power.leaves_d0(offset, data) {
+            self.connection.write_config(offset, data);
+            return state;
         }
+        self.write_slowly(state, offset, data)
+    }
+
+    /// Makes a write during which the kernel resets the device or changes its power state. The lock
+    /// is released meanwhile, and the BARs are removed from the address map: other vCPUs do not
+    /// wait. Returns the lock.
+    ///
+    /// Afterwards the device tells the power state and which BARs it decodes: a reset ends D3, and
+    /// a device may refuse a power state.
+    fn write_slowly<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        offset: u16,
+        data: &[u8],
+    ) -> MutexGuard<'a, State> {
+        state.away = true;
+        state.decode.set_in_d0(false);
+        drop(state);
+        self.bar_accesses.suspend(true);
         self.connection.write_config(offset, data);
+        self.bar_accesses.suspend(false);
+        let mut state = self.lock();
+        state.away = false;
+        if !state.connected {
+            self.quiesce_locked(&mut state);
+            return state;
+        }
+        let mut enables = [0; 2];
+        self.connection.read_config(COMMAND, &mut enables);
+        let old = state.command();
+        self.command.correct(old, COMMAND, &mut enables);
+        let command = old & u16::from_le_bytes(enables);
+        state.config.set_u16(COMMAND, command);
+        state.decode.set_command(command);
         let in_d0 = self.power.is_in_d0(&self.connection);
         state.decode.set_in_d0(in_d0);
+        state
     }
 
     fn read_rom(&self, offset: u64, data: &mut [u8]) {
-        if let Some(device) = self.device()
+        if self.bar_accesses.begin().is_some()
+            && let Some(device) = self.device()
             && let Err(e) = self.rom.read(&*device, offset, data)
         {
             rom::tell_unreadable(device.name(), &with_causes(&e));
@@ -397,7 +472,8 @@ impl VfioFunction {
     }
 
     fn read_register(&self, bar: usize, offset: u64, data: &mut [u8]) {
-        if let Some(device) = self.device()
+        if let Some(_begun) = self.bar_accesses.begin()
+            && let Some(device) = self.device()
             && let Err(e) = device.read(bar as u32, offset, data)
         {
             data.fill(0xff);
@@ -408,7 +484,8 @@ impl VfioFunction {
     }
 
     fn write_register(&self, bar: usize, offset: u64, data: &[u8]) {
-        if let Some(device) = self.device()
+        if let Some(_begun) = self.bar_accesses.begin()
+            && let Some(device) = self.device()
             && let Err(e) = device.write(bar as u32, offset, data)
             && !self.disconnect_if_unreadable(&*device, bar, offset)
         {
@@ -425,7 +502,7 @@ impl PciFunction for VfioFunction {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let state = self.lock();
-        if !state.connected {
+        if !state.reachable() {
             return;
         }
         let mut rest = data;
@@ -451,19 +528,22 @@ impl PciFunction for VfioFunction {
             return;
         }
         let mut state = self.lock();
-        if !state.connected {
+        if !state.reachable() {
             return;
         }
         let parts: Vec<Part> = state.config.split_write(offset, data.len()).collect();
         let mut rest = data;
         for part in parts {
+            if !state.reachable() {
+                return;
+            }
             let Some((bytes, tail)) = rest.split_at_checked(part.len) else {
                 return;
             };
             match (part.emulated, part.side_effects) {
                 (true, false) => state.config.write(part.offset, bytes),
                 (true, true) => state.write_emulated(part.offset, bytes),
-                (false, _) => self.write_passed(&mut state, &part, bytes),
+                (false, _) => state = self.write_passed(state, &part, bytes),
             }
             rest = tail;
         }
@@ -498,7 +578,7 @@ impl BarAccess for VfioFunction {
         };
         let state = self.lock();
         match part {
-            _ if !state.connected => {}
+            _ if !state.reachable() => {}
             MsixPart::Table(at) => state.interrupts.table_read(at, data),
             MsixPart::Pending(at) => state.interrupts.pending_read(at, data),
             MsixPart::Straddling => {}
@@ -516,7 +596,7 @@ impl BarAccess for VfioFunction {
             None => self.write_register(bar, offset, data),
             Some(MsixPart::Table(at)) => {
                 let mut state = self.lock();
-                if state.connected {
+                if state.reachable() {
                     state.interrupts.table_write(at, data);
                     state.stop_coalescing_if_used();
                 }
