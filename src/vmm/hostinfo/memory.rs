@@ -42,7 +42,7 @@ impl HostMemory {
         Self::read_at(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
     }
 
-    /// Reads it from other places.
+    /// Reads the memory of a host from directories in place of /proc and /sys/fs/cgroup.
     pub fn read_at(proc: &Path, groups: &Path) -> Option<Self> {
         let read = |name: &str| {
             let text = fs::read(proc.join(name)).ok()?;
