@@ -30,6 +30,7 @@ use vmm::boot::Images;
 use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
 use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::layout::{Layout, LayoutError, Reach};
@@ -249,7 +250,7 @@ impl Subject {
             },
             driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
             group: group(sysfs, name, &path).map_err(unreadable)?,
-            resets: resets(&path),
+            resets: resets::methods(&path),
             msix: MsixCapability::parse(&source.image),
             source,
             bars,
@@ -398,11 +399,4 @@ fn member(device: &PciDevice) -> Member {
         driver: device.driver.clone(),
         blocks: device.blocks_group(),
     }
-}
-
-/// The kernel's reset methods, the best first (Documentation/ABI/testing/sysfs-bus-pci,
-/// reset_method).
-fn resets(path: &Path) -> Vec<String> {
-    let list = fs::read_to_string(path.join("reset_method")).unwrap_or_default();
-    list.split_whitespace().map(String::from).collect()
 }

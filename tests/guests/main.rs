@@ -32,6 +32,7 @@ mod irq_code;
 mod irqs;
 mod large_ram;
 mod life;
+mod losses;
 mod msi;
 mod msix;
 mod pci;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     let why: Option<Arc<str>> = missing.map(|e| e.to_string().into());
     let modules = modules![
         life,
+        losses,
         config,
         bars,
         rom,

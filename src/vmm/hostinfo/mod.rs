@@ -1,7 +1,9 @@
 //! Facts about the host's devices and memory, read from /sys and /proc. Nothing is written.
 
+pub mod iomem;
 pub mod mdev;
 pub mod memory;
 pub mod name;
+pub mod resets;
 pub mod sriov;
 pub mod sysfs;

@@ -4,13 +4,14 @@ use std::fs;
 
 use crate::boot::Images;
 use crate::config::VmConfig;
-use crate::config::memory::MemoryConfig;
+use crate::config::memory::{MemoryConfig, Pages};
 use crate::hostinfo::memory;
 use crate::hostinfo::memory::{HostMemory, Shortage};
 use crate::hostinfo::sysfs::Sysfs;
 use crate::machine::error::MachineError;
 use crate::machine::ram_setup::is_pinned_for_any;
 use crate::memory::error::DmaError;
+use crate::memory::hugetlb;
 use crate::memory::prefault::PrefaultError;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::candidate::{self, Candidate};
@@ -35,6 +36,9 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
     let roms = roms.collect::<Result<Vec<_>, _>>()?;
     let candidates = candidate::find(&Sysfs::default(), &config.vfio)?;
     check_memory(&config.memory, !candidates.is_empty())?;
+    if config.memory.pages == Pages::Transparent {
+        hugetlb::tell_if_none(config.memory.shared);
+    }
     vcpu::pin::check(&config.cpus.pin)?;
     Ok((images, roms, candidates))
 }
