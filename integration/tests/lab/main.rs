@@ -2,6 +2,7 @@
 //! requirements are missing is skipped with the reason; MINI_VMM_REQUIRE=1 turns that into a
 //! failure.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,11 +64,7 @@ fn main() -> ExitCode {
         None
     } else {
         eprintln!("preparing the lab");
-        Some(Arc::new(Lab::prepare(&[
-            Choice::Stock,
-            Choice::Newest,
-            Choice::Lab,
-        ])))
+        Some(Arc::new(Lab::prepare(&kernels(&args, &all()))))
     };
     let count = Arc::new(Count::default());
     let trials = all()
@@ -80,6 +77,18 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
+}
+
+/// The kernels of the scenarios that will run: getting a kernel may take a build of minutes.
+fn kernels(args: &Arguments, scenarios: &[Scenario]) -> Vec<Choice> {
+    let named = |name: &str| match &args.filter {
+        Some(filter) if args.exact => name == filter,
+        Some(filter) => name.contains(filter),
+        None => true,
+    };
+    let runs = |s: &&Scenario| named(s.name) && (!s.slow || args.include_ignored || args.ignored);
+    let wanted: BTreeSet<Choice> = scenarios.iter().filter(runs).map(|s| s.kernel).collect();
+    wanted.into_iter().collect()
 }
 
 fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial {
