@@ -33,6 +33,7 @@ use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::layout::{Layout, LayoutError};
+use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::IrqInfo;
@@ -128,6 +129,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
+        degraded: degraded::list(),
         guest_memory: picture::areas(&layout, &at_first),
         dma: dma(&layout, config.memory.size, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),

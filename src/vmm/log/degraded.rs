@@ -4,28 +4,44 @@
 //! DMA. Code that finds one calls [`tell`]. The user sees one warning at the default log level,
 //! and `--stats` reports the same list as `degraded`. docs/stats.md lists the codes.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Serialize, Serializer};
 use tracing::warn;
 
-/// A stable name of a kind of loss. The name is a part of the interface to programs: a code may be
-/// added, and a code keeps its meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Code {
-    /// Devices cannot reach each other's BARs by DMA.
-    NoPeerToPeer,
+/// Declares the codes: each has a comment, a variant and a name.
+macro_rules! codes {
+    ($($(#[$comment:meta])+ $variant:ident = $name:literal,)+) => {
+        /// A stable name of a kind of loss. The name is a part of the interface to programs: a
+        /// code may be added, and a code keeps its meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $($(#[$comment])+ $variant,)+
+        }
+
+        impl Code {
+            /// All codes.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name, as in JSON.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
 }
 
-impl Code {
-    /// All codes.
-    pub const ALL: [Self; 1] = [Self::NoPeerToPeer];
+codes! {
+    /// Devices cannot reach each other's BARs by DMA.
+    NoPeerToPeer = "no-peer-to-peer",
+}
 
-    /// The name, as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoPeerToPeer => "no-peer-to-peer",
-        }
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -50,6 +66,16 @@ pub struct Degraded {
     pub hint: String,
 }
 
+/// The loss as a sentence, without its hint.
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(device) = &self.device {
+            write!(f, "{device}: ")?;
+        }
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
 /// The losses of this process, in the order in which they were told. The list belongs to the
 /// process, as the log does.
 static TOLD: Mutex<Vec<Degraded>> = Mutex::new(Vec::new());
@@ -64,16 +90,7 @@ pub fn tell(loss: Degraded) {
     }
     told.push(loss.clone());
     drop(told);
-    let Degraded {
-        code,
-        device,
-        what,
-        why,
-        hint,
-    } = loss;
-    let device = device.map_or_else(String::new, |name| format!("{name}: "));
-    let code = code.name();
-    warn!("{device}{what}: {why} [{code}]; hint: {hint}");
+    warn!("{loss} [{}]; hint: {}", loss.code, loss.hint);
 }
 
 /// The losses that were told, in order.
