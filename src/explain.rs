@@ -24,11 +24,11 @@ use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
 use pci::{Bdf, bar_assignment};
-use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
+use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer, Piece, Problem};
 use source::Source;
 use vmm::boot::Images;
-use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
+use vmm::config::{Iommu, VmConfig};
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
@@ -40,6 +40,7 @@ use vmm::vfio::device::IrqInfo;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{mmap_areas, policy};
 use vmm::vfio::open;
+use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
@@ -108,6 +109,9 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
             None
         }
     };
+    if let Some(opened) = &opened {
+        open::peers::tell(opened);
+    }
     let mut devices = Vec::new();
     for (i, config) in configs.iter().enumerate() {
         let device = opened.as_ref().and_then(|opened| opened.devices.get(i));
@@ -131,7 +135,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         problems,
         degraded: degraded::list(),
         guest_memory: picture::areas(&layout, &at_first),
-        dma: dma(&layout, config.memory.size, opened.as_ref()),
+        dma: dma(&layout, config, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
     })
 }
@@ -177,17 +181,34 @@ fn processor_bits() -> u8 {
     number.unwrap_or(36)
 }
 
-fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
+fn dma(layout: &Layout, config: &VmConfig, opened: Option<&Opened>) -> Dma {
     let usable = opened.map_or(&[][..], |o| o.mapper.iova_ranges());
     let limit = memlock_limit();
     Dma {
         interface: opened.map(|o| o.interface),
+        peer_to_peer: peer_to_peer(config, opened),
         maps: layout.ram().map(|r| picture::extent(&r)).collect(),
         usable: usable.iter().map(picture::extent).collect(),
         reserved: picture::gaps(usable).iter().map(picture::extent).collect(),
-        pinned: memory,
+        pinned: config.memory.size,
         memlock: (limit != libc::RLIM_INFINITY).then_some(limit),
     }
+}
+
+/// How the devices will reach each other's BARs. iommufd's answer is the devices', which are asked
+/// when they are open.
+fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer> {
+    let Some(opened) = opened else {
+        return (config.vfio.len() > 1).then_some(match config.iommu {
+            Iommu::Container => PeerToPeer::Address,
+            Iommu::Auto | Iommu::Iommufd => PeerToPeer::Unknown,
+        });
+    };
+    Some(match open::peers::way(opened)? {
+        Way::Address => PeerToPeer::Address,
+        Way::DmaBuf => PeerToPeer::DmaBuf,
+        Way::Missing => PeerToPeer::Missing,
+    })
 }
 
 /// A device to explain.

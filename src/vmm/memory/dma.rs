@@ -3,19 +3,26 @@
 //! An I/O virtual address is equal to the guest-physical address, so a driver in the guest gives
 //! its device the addresses that it uses itself. RAM must be mapped, or the device could not reach
 //! it. A BAR is mapped too, for peer-to-peer DMA of the other devices. If the IOMMU cannot map a
-//! BAR, the VM runs without peer-to-peer DMA.
+//! BAR, the VM runs without peer-to-peer DMA, and the user is told.
+//!
+//! A container maps a BAR by its host address. iommufd maps a BAR as a dma-buf, which the BAR's
+//! device exports (VFIO_DEVICE_FEATURE_DMA_BUF, since Linux 6.19). The host revokes such an export
+//! for good when the device is reset, and when it stops decoding memory. So a BAR is mapped anew
+//! each time it enters the address space, and after a reset that it stays there for.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pci::addr::Range;
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
 use crate::counters::dma::DmaMeter;
+use crate::log::degraded::{self, Code, Degraded};
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
+use crate::memory::bar_part::BarPart;
 use crate::memory::error::{DmaError, MemoryError};
 use crate::memory::listener::MemoryListener;
 use crate::memory::region::{Region, RegionKind};
@@ -37,6 +44,19 @@ pub trait DmaMapper: Send + Sync {
     /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
     /// tell.
     fn iova_ranges(&self) -> &[Range];
+    /// Maps the BARs of devices; `None` where [`DmaMapper::map`] maps them, by host addresses.
+    fn dma_bufs(&self) -> Option<&dyn DmaBufMapper> {
+        None
+    }
+}
+
+/// Maps dma-bufs for devices. [`DmaMapper::unmap`] removes them.
+pub trait DmaBufMapper: Send + Sync {
+    /// Maps `[iova, iova + size)` to a dma-buf's first bytes, for reading and writing.
+    ///
+    /// # Errors
+    /// The errno.
+    fn map(&self, iova: u64, size: u64, buffer: BorrowedFd<'_>) -> io::Result<()>;
 }
 
 /// Bytes that one call maps: the size of an IOMMU's largest page, so that no page is split. A chunk
@@ -60,7 +80,6 @@ pub struct Dma {
     ram_size: u64,
     peers: bool,
     meter: Arc<DmaMeter>,
-    limit: RateLimit,
     /// Held while a chunk of RAM is mapped and while RAM is unmapped.
     map_lock: Mutex<()>,
     state: Mutex<State>,
@@ -107,7 +126,6 @@ impl Dma {
             meter,
             map_lock: Mutex::default(),
             state: Mutex::new(state),
-            limit: RateLimit::default(),
         }
     }
 
@@ -161,6 +179,9 @@ impl Dma {
 
     /// Maps a BAR's region for other devices, if the IOMMU can map it.
     fn map_bar(&self, state: &mut State, region: &Region) {
+        if self.cannot_export(region) {
+            return;
+        }
         let begun = Instant::now();
         match self
             .check_range(region)
@@ -170,13 +191,32 @@ impl Dma {
                 self.meter.bars.count(region.size, begun.elapsed());
                 state.bars.insert(region.start);
             }
-            Err(e) if self.limit.allow() => info!(
-                "no peer-to-peer DMA to the BAR at {:#x}: {}",
-                region.start,
-                with_causes(&e)
-            ),
-            Err(_) => {}
+            Err(e) => self.tell(region, &e),
         }
+    }
+
+    /// Whether the BAR would have to be exported, and its device cannot do that. The user has been
+    /// told of this when the devices were opened.
+    fn cannot_export(&self, region: &Region) -> bool {
+        let exports = region.bar.as_ref().is_some_and(|b| b.owner.can_export());
+        self.mapper.dma_bufs().is_some() && !exports
+    }
+
+    fn tell(&self, region: &Region, error: &DmaError) {
+        let Some(BarPart { owner, bar, .. }) = &region.bar else {
+            return;
+        };
+        let other = match self.mapper.dma_bufs() {
+            Some(_) => "use --iommu container",
+            None => "use --iommu iommufd with Linux 6.19 or newer",
+        };
+        degraded::tell(Degraded {
+            code: Code::NoPeerToPeer,
+            device: Some(owner.name().to_owned()),
+            what: format!("other devices cannot reach BAR {bar} by peer-to-peer DMA"),
+            why: with_causes(error),
+            hint: other.into(),
+        });
     }
 
     fn check_range(&self, region: &Region) -> Result<(), DmaError> {
@@ -191,6 +231,7 @@ impl Dma {
         Err(DmaError::Reserved {
             start: region.start,
             size: region.size,
+            ram: region.kind == RegionKind::Ram,
             ranges: text.join(", "),
         })
     }
@@ -200,7 +241,14 @@ impl Dma {
         for (at, size) in map_chunks(region) {
             let (iova, host) = (region.start + at, region.host_address() + at);
             debug!(iova, size, "map for DMA");
-            if let Err(e) = self.mapper.map(iova, size, host) {
+            let mapped = match (self.mapper.dma_bufs(), &region.bar) {
+                // The map keeps the buffer when its descriptor closes.
+                (Some(mapper), Some(part)) => part
+                    .export(at, size)
+                    .and_then(|buffer| mapper.map(iova, size, buffer.as_fd())),
+                _ => self.mapper.map(iova, size, host),
+            };
+            if let Err(e) = mapped {
                 self.unmap(region, at);
                 return Err(e);
             }
@@ -274,6 +322,14 @@ impl MemoryListener for Dma {
         }
         if state.bars.remove(&region.start) {
             self.unmap(region, region.size);
+        }
+    }
+
+    fn renew(&self, region: &Region) {
+        let mut state = self.lock();
+        if self.mapper.dma_bufs().is_some() && state.bars.remove(&region.start) {
+            self.unmap(region, region.size);
+            self.map_bar(&mut state, region);
         }
     }
 }

@@ -10,7 +10,7 @@
 //! | [`mapping`] | a range of host addresses: reserved, populated, replaced by a file's pages |
 //! | [`ram`] | the guest's RAM, made of mappings |
 //! | [`hugetlb`] | the host's reserve of huge pages |
-//! | [`region`], [`listener`], [`error`] | the interface of address space and listeners |
+//! | [`region`], [`bar_part`], [`listener`], [`error`] | the interface of address space and listeners |
 //! | [`address_space`] | the regions and their listeners |
 //! | [`kvm_slots`], [`dma`] | the two listeners |
 //! | [`prefault`] | RAM made present and mapped for DMA while the guest starts |
@@ -18,6 +18,7 @@
 //! | [`populate_throttle`] | pauses populating while set-up needs the host's memory locks |
 
 pub mod address_space;
+pub mod bar_part;
 pub mod dma;
 pub mod dma_ready;
 pub mod error;
@@ -31,6 +32,7 @@ pub mod ram;
 pub mod region;
 
 pub use address_space::AddressSpace;
+pub use bar_part::{BarOwner, BarPart};
 pub use error::{DmaError, MemoryError};
 pub use listener::MemoryListener;
 pub use mapping::PAGE_SIZE;

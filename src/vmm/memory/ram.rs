@@ -166,6 +166,7 @@ impl Ram {
                 mapping: Arc::new(mapping),
                 offset: 0,
                 kind: RegionKind::Ram,
+                bar: None,
             });
             offset += range.size;
         }

@@ -146,6 +146,17 @@ impl BarDecode {
         self.follow();
     }
 
+    /// Makes the other devices' access to the BARs anew, after the host may have revoked it.
+    pub(super) fn renew(&self) {
+        for bar in 0..BAR_COUNT {
+            if let Some(address) = self.decoder.mapped(bar) {
+                for area in self.areas(bar) {
+                    self.map.space.renew(address + area.start);
+                }
+            }
+        }
+    }
+
     /// Whether any mmap area is in the address space.
     pub(super) fn any_area_is_mapped(&self) -> bool {
         (0..BAR_COUNT).any(|bar| !self.areas(bar).is_empty() && self.decoder.mapped(bar).is_some())

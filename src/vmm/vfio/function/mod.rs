@@ -10,9 +10,10 @@
 //! | [`policy`] | the treatment of each register, and the reason |
 //! | [`snapshot`] | the device's configuration space when the device is opened |
 //! | `connection` | the device, until the device is given back to the host |
-//! | `command`, `power` | two registers that the device answers and the VMM follows |
+//! | `command`, `power`, `flr` | registers that the device answers and the VMM follows |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap` | BARs on the bus |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
@@ -21,10 +22,12 @@
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
+mod bar_owner;
 mod command;
 mod connection;
 mod decode;
 mod error;
+mod flr;
 pub mod mmap_areas;
 pub mod policy;
 mod power;
@@ -32,7 +35,7 @@ pub mod reset;
 pub mod rom;
 pub mod snapshot;
 #[cfg(test)]
-mod test_device;
+pub(crate) mod test_device;
 mod trap;
 mod unused_vectors;
 mod vm_resources;
@@ -43,6 +46,7 @@ use command::Command;
 use connection::Connection;
 use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
+use flr::FunctionLevelReset;
 use mmap_areas::Area;
 use pci::PciFunction;
 use pci::bar::Bars;
@@ -71,6 +75,7 @@ pub struct VfioFunction {
     rom: Arc<Rom>,
     power: Power,
     command: Command,
+    flr: FunctionLevelReset,
     routing: Arc<GsiRouting>,
     dma_ready: Arc<DmaReady>,
     state: Mutex<State>,
@@ -152,7 +157,7 @@ impl VfioFunction {
         let routing = Arc::clone(&vm.routing);
         let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
         let msix = interrupts.msix().map(MsixLayout::of);
-        let areas = std::array::from_fn(|bar| mmap_areas::map(&*device, bar, &bars, msix.as_ref()));
+        let areas = std::array::from_fn(|bar| mmap_areas::map(&device, bar, &bars, msix.as_ref()));
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
         let map = AddressMap {
@@ -169,6 +174,7 @@ impl VfioFunction {
                 msix,
                 rom,
                 power: Power::find(&snapshot),
+                flr: FunctionLevelReset::find(&snapshot),
                 command,
                 routing,
                 dma_ready: vm.dma_ready,
@@ -427,6 +433,10 @@ impl PciFunction for VfioFunction {
                 (false, true) => self.write_power(&mut state, part.offset, bytes),
             }
             rest = tail;
+        }
+        // VFIO decodes again after the reset, but has revoked what other devices had.
+        if self.flr.is_asked_by(offset, data) {
+            state.decode.renew();
         }
     }
 

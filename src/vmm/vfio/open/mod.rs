@@ -10,6 +10,7 @@
 //! | `assign` | which group joins which container |
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
+//! | [`peers`] | whose BARs the other devices cannot reach |
 //! | `opened` | the open devices and their IOMMU |
 //! | `error` | why a device cannot be opened, and the command that helps |
 
@@ -25,6 +26,7 @@ mod kvm;
 mod nodes;
 mod opened;
 mod parallel;
+pub mod peers;
 
 pub use candidate::find;
 pub use error::{StepError, VfioError};
@@ -50,7 +52,7 @@ pub fn open(
         return Ok(None);
     }
     let kvm = KvmVfio::new(vm)?;
-    let opened = match interface::choose(candidates, iommu)? {
+    let opened = match interface::choose(candidates, iommu) {
         Interface::Container => container::open(kvm, candidates)?,
         Interface::Iommufd => iommufd::open(kvm, candidates)?,
     };

@@ -9,7 +9,7 @@ use pci::rom::ENABLE;
 
 use super::*;
 use crate::memory::MemoryListener;
-use crate::vfio::device::ROM_REGION;
+use crate::vfio::device::{ROM_REGION, SharedDevice};
 use crate::vfio::function::mmap_areas;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::function::test_device::TestDevice;
@@ -38,6 +38,7 @@ impl BarAccess for Function {
 struct Listener {
     refused: Mutex<Option<u64>>,
     regions: Mutex<Vec<u64>>,
+    renewed: Mutex<Vec<u64>>,
     refusals: AtomicU32,
 }
 
@@ -57,13 +58,17 @@ impl MemoryListener for Listener {
             .unwrap()
             .retain(|at| *at != region.start);
     }
+
+    fn renew(&self, region: &Region) {
+        self.renewed.lock().unwrap().push(region.start);
+    }
 }
 
 struct Fixture {
     decode: BarDecode,
     map: AddressMap,
     memory: Arc<Listener>,
-    device: TestDevice,
+    device: Arc<TestDevice>,
     rom: Arc<Rom>,
     _function: Arc<dyn BarAccess>,
 }
@@ -74,7 +79,9 @@ impl Fixture {
         let device = TestDevice::new()
             .with_region(0, 0x4000, &AREAS)
             .with_region(ROM_REGION, 0x800, &[]);
-        let rom = Arc::new(Rom::new(&device, RomSource::Device));
+        let device = Arc::new(device);
+        let shared: SharedDevice = device.clone();
+        let rom = Arc::new(Rom::new(&*device, RomSource::Device));
         let bars = Bars::decode([0, 0, 1, 0, 0, 0], [0x4000, 0x1000, 0x20, 0, 0, 0]).unwrap();
         let mut bars = rom.add_register(bars).unwrap();
         let map = AddressMap {
@@ -87,7 +94,7 @@ impl Fixture {
         map.space.subscribe(memory.clone()).unwrap();
         let function: Arc<dyn BarAccess> = Arc::new(Function);
         let weak: Weak<dyn BarAccess> = Arc::downgrade(&function);
-        let areas = std::array::from_fn(|bar| mmap_areas::map(&device, bar, &bars, None));
+        let areas = std::array::from_fn(|bar| mmap_areas::map(&shared, bar, &bars, None));
         let (traps, shared_rom) = (BarTrap::all(&weak), Arc::clone(&rom));
         let mut decode =
             BarDecode::new("test", bars.clone(), areas, traps, shared_rom, map.clone());
@@ -224,14 +231,14 @@ fn the_rom_hears_that_it_is_enabled() {
     f.decode.set_command(command::MEMORY);
     let mut data = [0];
     f.device.set_deaf(true);
-    assert!(f.rom.read(&f.device, 0, &mut data).is_err());
+    assert!(f.rom.read(&*f.device, 0, &mut data).is_err());
     f.device.set_deaf(false);
-    f.rom.read(&f.device, 0, &mut data).unwrap();
+    f.rom.read(&*f.device, 0, &mut data).unwrap();
     assert_eq!(data, [0xff]);
     let enabled = ROM_BASE as u32 | ENABLE;
     f.decode.write(ROM_REGISTER, &enabled.to_le_bytes());
     assert_eq!(f.answers(ROM_BASE), Some(ROM as u8));
-    f.rom.read(&f.device, 0, &mut data).unwrap();
+    f.rom.read(&*f.device, 0, &mut data).unwrap();
     assert_eq!(data, [0xa5]);
 }
 
@@ -252,4 +259,16 @@ fn a_reset_brings_back_what_firmware_assigned() {
     f.decode.release();
     f.decode.set_command(command::MEMORY);
     assert!(f.regions().is_empty() && f.decode.areas(0).is_empty());
+}
+
+#[test]
+fn only_mapped_areas_are_renewed() {
+    let mut fixture = Fixture::new();
+    fixture.decode.renew();
+    fixture.decode.set_command(command::MEMORY);
+    fixture.decode.renew();
+    fixture.decode.set_in_d0(false);
+    fixture.decode.renew();
+    let areas = AREAS.map(|(offset, _)| BAR0 + offset);
+    assert_eq!(*fixture.memory.renewed.lock().unwrap(), areas);
 }
