@@ -37,8 +37,9 @@ use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::IrqInfo;
+use vmm::vfio::function::clique::CliqueError;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{mmap_areas, policy};
+use vmm::vfio::function::{clique, mmap_areas, policy};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
@@ -73,6 +74,14 @@ pub enum ExplainError {
         /// What is wrong.
         source: BarError,
     },
+    /// The device gets no clique.
+    #[error("{}: {source}", .name.in_words())]
+    Clique {
+        /// The device.
+        name: HostName,
+        /// Why not.
+        source: CliqueError,
+    },
     /// The BARs do not fit the address space.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -84,6 +93,7 @@ impl ExplainError {
         match self {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
+            Self::Clique { name, source } => Some(source.hint(&name.to_string())),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
             _ => None,
         }
@@ -219,6 +229,8 @@ struct Subject {
     group: Option<Group>,
     resets: Vec<String>,
     source: Source,
+    /// The configuration space with what mini-vmm adds to the device's.
+    shown: Vec<u8>,
     bars: Bars,
     msix: Option<MsixCapability>,
 }
@@ -243,6 +255,11 @@ impl Subject {
             Some(device) => Source::device(device).map_err(VfioError::Device)?,
             None => Source::sysfs(&path).map_err(unreadable)?,
         };
+        let mut shown = source.image.clone();
+        if let Some(number) = config.clique {
+            clique::add(&mut shown, number)
+                .map_err(|source| ExplainError::Clique { name, source })?;
+        }
         let sizes = source.regions.each_ref().map(|region| region.size);
         let rom = RomSource::load(&config.rom)?.size(&name.to_string(), &source.rom);
         let bars = Bars::decode(source.raw_bars(), sizes)
@@ -268,6 +285,7 @@ impl Subject {
             resets: resets(&path),
             msix: MsixCapability::parse(&source.image),
             source,
+            shown,
             bars,
         })
     }
@@ -288,7 +306,7 @@ impl Subject {
     }
 
     fn report(self) -> Device {
-        let mut config = policy::apply(&self.source.image);
+        let mut config = policy::apply(&self.shown);
         // BAR registers have the values that firmware leaves.
         for register in 0..BAR_COUNT as u16 {
             let offset = regs::BAR + 4 * register;
@@ -307,7 +325,7 @@ impl Subject {
             guest: self.guest.to_string(),
             bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
             interrupts: self.interrupts(),
-            registers: registers::fields(&self.source.image, &config),
+            registers: registers::fields(&self.source.image, &self.shown, &config),
             partial: self.source.partial,
             driver: self.driver,
             group: self.group,

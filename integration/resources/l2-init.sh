@@ -62,6 +62,7 @@ memory-*) share_memory "${act#memory-}" ;;
 displays) show_displays ;;
 messages) say_messages ;;
 edu) drive_edu ;;
+peers) move_between_bars ;;
 serial) talk_to_serial_ports ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;

@@ -57,9 +57,9 @@ pub struct Field {
     pub reason: &'static str,
 }
 
-/// Lists every register of a device. `image` is the device's configuration space on the host, and
-/// `config` the guest's configuration space.
-pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
+/// Lists every register of a device. `image` is the device's configuration space on the host,
+/// `shown` the same with what mini-vmm adds, and `config` the guest's configuration space.
+pub fn fields(image: &[u8], shown: &[u8], config: &ConfigSpace) -> Vec<Field> {
     let view = View { image, config };
     let mut fields: Vec<Field> = register_names::HEADER
         .iter()
@@ -70,10 +70,10 @@ pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
             view.field(*offset, *length, None, name, row.map_or("", |row| row.3))
         })
         .collect();
-    for cap in capability::standard(image) {
+    for cap in capability::standard(shown) {
         view.capability(&cap, policy::STANDARD, &mut fields);
     }
-    for cap in capability::extended(image) {
+    for cap in capability::extended(shown) {
         view.capability(&cap, policy::EXTENDED, &mut fields);
     }
     fields
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn each_register_says_how_and_why() {
         let image = device();
-        let fields = fields(&image, &policy::apply(&image));
+        let fields = fields(&image, &image, &policy::apply(&image));
         let find = |name| fields.iter().find(|f| f.name == name).unwrap();
         let vendor = find("vendor ID");
         assert_eq!(vendor.host.as_deref(), Some("1b36"));
@@ -226,7 +226,7 @@ mod tests {
             if big {
                 image.resize(4096, 0x5a);
             }
-            let fields = fields(&image, &policy::apply(&image));
+            let fields = fields(&image, &image, &policy::apply(&image));
             prop_assert!(fields.len() >= register_names::HEADER.len());
             prop_assert!(fields.iter().all(|f| usize::from(f.offset) < image.len()));
         }

@@ -40,6 +40,7 @@ scenarios![
     messages,
     requests,
     faults,
+    peers,
     resets,
     start,
     topology,

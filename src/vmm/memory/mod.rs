@@ -10,7 +10,8 @@
 //! | [`mapping`] | a range of host addresses: reserved, populated, replaced by a file's pages |
 //! | [`ram`] | the guest's RAM, made of mappings |
 //! | [`hugetlb`] | the host's reserve of huge pages |
-//! | [`region`], [`bar_part`], [`listener`], [`error`] | the interface of address space and listeners |
+//! | [`region`], [`listener`], [`error`] | the interface of address space and listeners |
+//! | [`bar_part`] | a part of a BAR, by its device: for the DMA of other devices |
 //! | [`address_space`] | the regions and their listeners |
 //! | [`kvm_slots`], [`dma`] | the two listeners |
 //! | [`prefault`] | RAM made present and mapped for DMA while the guest starts |

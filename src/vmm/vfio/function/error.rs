@@ -3,6 +3,7 @@
 use pci::bar::BarError;
 
 use crate::vfio::device::DeviceError;
+use crate::vfio::function::clique::CliqueError;
 
 /// The reason why a device cannot become a function of the guest.
 #[derive(Debug, thiserror::Error)]
@@ -18,4 +19,22 @@ pub enum FunctionError {
         /// What is wrong.
         source: BarError,
     },
+    /// The device gets no clique.
+    #[error("{device}: {source}")]
+    Clique {
+        /// The device's address.
+        device: String,
+        /// Why not.
+        source: CliqueError,
+    },
+}
+
+impl FunctionError {
+    /// The remedy to type, where one is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Clique { device, source } => Some(source.hint(device)),
+            Self::Device(_) | Self::Bars { .. } => None,
+        }
+    }
 }

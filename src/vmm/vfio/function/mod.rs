@@ -12,6 +12,8 @@
 //! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power`, `flr` | registers that the device answers and the VMM follows |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
+//! | [`clique`] | a capability that tells drivers which GPUs reach each other |
+//! | `options` | what the user chose for the function |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap` | BARs on the bus |
@@ -23,12 +25,14 @@
 //! Which files a guest's write visits is in docs/walks.md.
 
 mod bar_owner;
+pub mod clique;
 mod command;
 mod connection;
 mod decode;
 mod error;
 mod flr;
 pub mod mmap_areas;
+mod options;
 pub mod policy;
 mod power;
 pub mod reset;
@@ -48,6 +52,7 @@ use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
 use flr::FunctionLevelReset;
 use mmap_areas::Area;
+pub use options::FunctionOptions;
 use pci::PciFunction;
 use pci::bar::Bars;
 use pci::config_space::{ConfigSpace, Part};
@@ -56,7 +61,7 @@ use pci::msix_layout::{MsixLayout, MsixPart};
 use pci::regs::{self, COMMAND, command as command_bits};
 use pci::rom::ROM;
 use power::Power;
-use rom::{Rom, RomSource};
+use rom::Rom;
 use tracing::warn;
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
@@ -139,16 +144,22 @@ impl VfioFunction {
     pub fn new(
         device: SharedDevice,
         vm: VmResources,
-        rom: RomSource,
+        options: FunctionOptions,
     ) -> Result<Arc<Self>, FunctionError> {
-        let snapshot = snapshot::read(&*device)?;
+        let mut snapshot = snapshot::read(&*device)?;
+        if let Some(clique) = options.clique {
+            clique::add(&mut snapshot, clique).map_err(|source| FunctionError::Clique {
+                device: device.name().into(),
+                source,
+            })?;
+        }
         let mut config = policy::apply(&snapshot);
         let region = snapshot
             .len()
             .min(device.region(CONFIG_REGION).size as usize);
         config.set_emulated(region as u16, snapshot.len() - region);
         config.set_u16(COMMAND, 0);
-        let rom = Arc::new(Rom::new(&*device, rom));
+        let rom = Arc::new(Rom::new(&*device, options.rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
                 device: device.name().into(),

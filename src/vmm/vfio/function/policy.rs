@@ -11,6 +11,8 @@ use pci::regs;
 use pci::regs::header_type;
 use pci::regs::power::PMCSR;
 
+use crate::vfio::function::clique;
+
 /// How a register is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
@@ -244,6 +246,10 @@ pub fn apply(snapshot: &[u8]) -> ConfigSpace {
             id::PCIE => express(&mut config, cap.offset),
             _ => {}
         }
+    }
+    // The device does not have it.
+    if let Some(offset) = clique::find(config.bytes()) {
+        config.set_emulated(offset, clique::LENGTH.into());
     }
     for offset in headers {
         config.set_emulated(offset, 4);
