@@ -8,7 +8,7 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deny msrv
+.PHONY: deps-build deny msrv unit-slow
 .PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -28,7 +28,7 @@ build: deps-build ## the static release binary
 
 test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab scenarios of over a minute
 
-test-all: deps check unit deny msrv fuzz-briefly lab-all ## all checks and tests
+test-all: deps check unit unit-slow deny msrv fuzz-briefly lab-all ## all checks and tests
 
 check: deps-build ## formatting, lints and line lengths; needs no QEMU
 	cargo fmt --all --check
@@ -37,6 +37,9 @@ check: deps-build ## formatting, lints and line lengths; needs no QEMU
 
 unit: deps-build ## all tests except the lab's; needs no QEMU
 	cargo test --workspace --exclude lab --exclude fuzz
+
+unit-slow: deps-build ## the tests that unit leaves out: a guest of 1.1 TiB, for which KVM takes 3 GiB
+	cargo test --test guests -- --ignored
 
 deny: ## licences, duplicates and sources of the dependencies, by cargo-deny
 	@if command -v cargo-deny >/dev/null; then \

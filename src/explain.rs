@@ -30,9 +30,10 @@ use vmm::boot::Images;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
 use vmm::config::{Iommu, VmConfig};
 use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
-use vmm::layout::{Layout, LayoutError};
+use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
@@ -128,14 +129,14 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         devices.push(Subject::read(sysfs, config, device.map(|d| &**d))?);
     }
 
-    let phys_bits = phys_bits();
+    let reach = reach();
     let bytes: u64 = devices
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let layout = Layout::new(config.memory.size, bytes, reach)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let layout = layout.with_bars(bytes, phys_bits, usable)?;
+    let layout = layout.with_bars(bytes, reach, usable)?;
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
@@ -174,10 +175,15 @@ fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     }
 }
 
-/// The width of a physical address in bits, from KVM if possible, otherwise from the processor.
-fn phys_bits() -> u8 {
+/// The guest-physical addresses that a VM can use: from KVM if possible, otherwise from the
+/// processor.
+fn reach() -> Reach {
     let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
-    kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
+    let processor = |_| Reach {
+        bits: processor_bits(),
+        amd: vcpu::cpuid::host::is_amd(),
+    };
+    kvm.map_or_else(processor, |cpuid| vcpu::reach(&cpuid))
 }
 
 /// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo. Without this line, the
@@ -282,7 +288,7 @@ impl Subject {
             },
             driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
             group: group(sysfs, name, &path).map_err(unreadable)?,
-            resets: resets(&path),
+            resets: resets::methods(&path),
             msix: MsixCapability::parse(&source.image),
             source,
             shown,
@@ -432,11 +438,4 @@ fn member(device: &PciDevice) -> Member {
         driver: device.driver.clone(),
         blocks: device.blocks_group(),
     }
-}
-
-/// The kernel's reset methods, the best first (Documentation/ABI/testing/sysfs-bus-pci,
-/// reset_method).
-fn resets(path: &Path) -> Vec<String> {
-    let list = fs::read_to_string(path.join("reset_method")).unwrap_or_default();
-    list.split_whitespace().map(String::from).collect()
 }

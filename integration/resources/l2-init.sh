@@ -58,6 +58,7 @@ queues) queue_on_each_cpu ;;
 churn) move_while_reading ;;
 net) talk_to_the_network ;;
 lose-net) lose_the_network ;;
+last-cpu) use_the_last_cpu ;;
 memory-*) share_memory "${act#memory-}" ;;
 displays) show_displays ;;
 messages) say_messages ;;

@@ -44,7 +44,10 @@ scenarios![
     resets,
     start,
     topology,
+    many_cpus,
     refusals,
+    errnos,
+    confined,
     virtual_functions,
 ];
 

@@ -143,6 +143,7 @@ fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
     let event = match vcpu.run(shared, stop) {
         LoopEnd::Stopped => return vcpu,
         LoopEnd::Shutdown => GuestEvent::TripleFault,
+        LoopEnd::Refused(errno) => GuestEvent::RunRefused(vcpu.id(), errno),
         LoopEnd::Broken(why) => GuestEvent::Broken(format!("vCPU {}: {why}", vcpu.id())),
     };
     shared.notifier.notify(event);

@@ -14,6 +14,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_ROM_REGION_INDEX,
 };
 
+use crate::errnos;
+
 /// Index of the configuration space region; BARs are 0 to 5.
 pub const CONFIG_REGION: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
 /// Index of the expansion ROM's region.
@@ -76,7 +78,7 @@ pub struct IrqInfo {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// An ioctl or a region access.
-    #[error("{device}: {call} failed")]
+    #[error("{device}: {}", errnos::text(.call, .source))]
     Call {
         /// The device's address.
         device: String,
@@ -103,6 +105,16 @@ pub enum DeviceError {
     },
 }
 
+impl DeviceError {
+    /// The remedy to type, where one is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Call { call, source, .. } => errnos::hint(call, source),
+            Self::FewerVectors { .. } | Self::NotPci { .. } => None,
+        }
+    }
+}
+
 /// The device of a passed-through function.
 pub trait Device: Send + Sync {
     /// The host's name of the device, for messages.
@@ -113,6 +125,9 @@ pub trait Device: Send + Sync {
     fn irq(&self, irq: Irq) -> Option<IrqInfo>;
     /// Whether the device has a reset of its own ([`Device::reset`]).
     fn can_reset(&self) -> bool;
+    /// Whether that reset is D3hot and back, which may leave parts of the device as they were
+    /// (PCI Bus Power Management 1.2, 5.4.1). The reset of a bus leaves nothing.
+    fn resets_by_power(&self) -> bool;
     /// The file whose pages are the mappable areas, from [`RegionInfo::file_offset`] on.
     fn map_fd(&self) -> RawFd;
     /// Whether VFIO can export the device's BARs as dma-bufs ([`Device::export`]).

@@ -86,6 +86,10 @@ impl DmaMapper for IovaSpaces {
         all.map(|_| ()).map_err(errno)
     }
 
+    fn by_iommufd(&self) -> bool {
+        self.dma_bufs.is_some()
+    }
+
     fn iova_ranges(&self) -> &[Range] {
         &self.ranges
     }

@@ -238,9 +238,11 @@ fn a_low_limit_is_explained() {
     let dma = Dma::new(Arc::new(willing()), u64::MAX, true, Arc::default());
     let e = dma.explain(
         &region(0, RegionKind::Ram),
+        "VFIO_IOMMU_MAP_DMA",
         io::Error::from_raw_os_error(libc::ENOMEM),
     );
-    if memlock_limit() < u64::MAX {
+    let free = crate::sys::may_lock_any(std::path::Path::new("/proc"));
+    if crate::sys::memlock_limit() < u64::MAX && !free {
         assert!(matches!(e, DmaError::MemLock { .. }));
         assert!(e.hint().unwrap().contains("ulimit -l"));
     } else {
@@ -317,6 +319,6 @@ fn a_refused_bar_is_told() {
         };
         assert_eq!(loss.code, Code::NoPeerToPeer);
         assert!(loss.what.contains("BAR 2") && loss.why.contains("Bad address"));
-        assert_eq!(loss.hint, "use --iommu container");
+        assert!(loss.hint.starts_with("--iommu container"));
     }
 }

@@ -51,24 +51,21 @@ fn losses(devices: &[&dyn Device]) -> Vec<Degraded> {
     if devices.len() < 2 || silent.is_empty() {
         return Vec::new();
     }
-    let loss = |device, what: &str| Degraded {
-        code: Code::NoPeerToPeer,
-        device,
-        what: what.into(),
-        why: "iommufd takes a BAR only as a dma-buf, and VFIO exports none here; it does from \
-              Linux 6.19 on, with CONFIG_PCI_P2PDMA and CONFIG_VFIO_PCI_DMABUF"
-            .into(),
-        hint: "use --iommu container if the devices need it".into(),
+    let loss = |what| {
+        let why = "iommufd takes a BAR only as a dma-buf, and VFIO exports none here (it does from \
+                   Linux 6.19 on, with CONFIG_PCI_P2PDMA and CONFIG_VFIO_PCI_DMABUF)";
+        let loss = Code::NoPeerToPeer.loss(what, why);
+        loss.hint("--iommu container, if the devices need it")
     };
     if exporting.is_empty() {
-        let what = "the devices cannot reach each other's BARs by peer-to-peer DMA";
-        return vec![loss(None, what)];
+        return vec![loss(
+            "no DMA from one device to the BARs of another (peer-to-peer)",
+        )];
     }
-    let what = "other devices cannot reach its BARs by peer-to-peer DMA";
-    let names = silent
-        .iter()
-        .map(|device: &&&dyn Device| device.name().to_owned());
-    names.map(|name| loss(Some(name), what)).collect()
+    let of = |device: &&&dyn Device| {
+        loss("no DMA from other devices to its BARs (peer-to-peer)").of(device.name())
+    };
+    silent.iter().map(of).collect()
 }
 
 /// Whether a BAR has a page that another device can reach.
