@@ -67,6 +67,7 @@ peers) move_between_bars ;;
 serial) talk_to_serial_ports ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
+clock) show_clock ;;
 esac
 complain
 

@@ -33,11 +33,12 @@ use pci::Bdf;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
-use crate::boot::{Images, Loaded};
+use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::counters::exits::Exits;
-use crate::devices::serial::{Output, Serial};
+use crate::devices::output_queue::Output;
+use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
 use crate::machine::devices::{AttachTo, Devices};
@@ -251,6 +252,13 @@ impl Machine {
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
         reset::before_first_boot(&self.devices.functions())?;
+        let end = self.run_boots(lifecycle);
+        self.platform.serial.flush();
+        end
+    }
+
+    /// Boots the guest, again after each reset, until the run ends.
+    fn run_boots(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         loop {
             // Mapping may have failed while the guest was being reset.
             self.ram_setup.check()?;
@@ -307,6 +315,7 @@ impl Machine {
             None => self.images.load_files(memory, layout, cmdline)?,
         };
         let tables = phase!("load_tables");
+        mptable::write(memory, &self.config.cpus.topology)?;
         let acpi = &self.platform.acpi;
         let entry = self
             .images

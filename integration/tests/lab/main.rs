@@ -38,6 +38,7 @@ scenarios![
     life,
     mediated,
     messages,
+    parameters,
     requests,
     faults,
     peers,

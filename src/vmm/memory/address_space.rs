@@ -113,14 +113,6 @@ impl AddressSpace {
         true
     }
 
-    /// Tells the listeners that exports of the region that begins at `start` may be revoked.
-    pub fn renew(&self, start: u64) {
-        let inner = self.lock();
-        if let Some(region) = inner.regions.get(&start) {
-            inner.listeners.iter().for_each(|l| l.renew(region));
-        }
-    }
-
     /// The kind of the region at a guest-physical address; `None` if there is no region.
     pub fn kind_at(&self, address: u64) -> Option<RegionKind> {
         self.lock().overlapping(address, 1).map(|r| r.kind)

@@ -7,8 +7,8 @@
 //!
 //! A container maps a BAR by its host address. iommufd maps a BAR as a dma-buf, which the BAR's
 //! device exports (VFIO_DEVICE_FEATURE_DMA_BUF, since Linux 6.19). The host revokes such an export
-//! for good when the device is reset, and when it stops decoding memory. So a BAR is mapped anew
-//! each time it enters the address space, and after a reset that it stays there for.
+//! for good when the device is reset, and when it stops decoding memory. A BAR leaves the address
+//! space before either, and is exported anew when it enters again.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -362,14 +362,6 @@ impl MemoryListener for Dma {
         }
         if state.bars.remove(&region.start) {
             self.unmap(region, region.size);
-        }
-    }
-
-    fn renew(&self, region: &Region) {
-        let mut state = self.lock();
-        if self.mapper.dma_bufs().is_some() && state.bars.remove(&region.start) {
-            self.unmap(region, region.size);
-            self.map_bar(&mut state, region);
         }
     }
 }

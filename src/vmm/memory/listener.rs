@@ -12,7 +12,4 @@ pub trait MemoryListener: Send + Sync {
     fn add(&self, region: &Region) -> Result<(), MemoryError>;
     /// Removes a region that was added before.
     fn remove(&self, region: &Region);
-    /// The host may have revoked exports of a region's BAR, though the region stays: mirrors that
-    /// use an export make it anew.
-    fn renew(&self, _region: &Region) {}
 }

@@ -8,6 +8,7 @@
 //! | `broken` | words for the exits that end a run |
 //! | [`shared`] | the parts of the VM that an exit may need |
 //! | [`state`] | power-on state, for a reset |
+//! | `machine_check` | the machine-check banks |
 //! | [`cpuid`] | the CPUID leaves that a guest sees |
 //! | [`pin`] | vCPUs on host CPUs of their own |
 
@@ -15,6 +16,7 @@ mod broken;
 pub mod cpuid;
 pub mod error;
 pub mod exit_loop;
+mod machine_check;
 pub mod pin;
 mod run_page;
 pub mod shared;
@@ -93,6 +95,7 @@ impl Vcpu {
             .map_err(call("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid(&fd)?;
         fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
+        machine_check::set_up(&fd);
         let power_on = Box::new(PowerOn::read(&fd, msrs)?);
         power_on.set_up(&fd)?;
         Ok(Self {

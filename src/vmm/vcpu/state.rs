@@ -17,6 +17,7 @@ use kvm_ioctls::VcpuFd;
 use crate::boot::cpu_state;
 use crate::boot::cpu_state::CpuState;
 use crate::vcpu::error::VcpuError;
+use crate::vcpu::machine_check;
 use crate::vcpu::tsc;
 use crate::vcpu::tsc::MSR_IA32_TSC_ADJUST;
 
@@ -25,6 +26,26 @@ use crate::vcpu::tsc::MSR_IA32_TSC_ADJUST;
 /// differ ([`tsc`]).
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_FEATURE_CONTROL: u32 = 0x3a;
+
+/// MSRs that a guest can write and that KVM_GET_MSR_INDEX_LIST does not name, first and last of
+/// each range. A vCPU may lack some of them.
+const UNLISTED: [(u32, u32); 10] = [
+    // IA32_DEBUGCTL.
+    (0x1d9, 0x1d9),
+    // The variable-range MTRRs, and the fixed-range MTRRs (SDM volume 3A, 12.11.2). Firmware sets
+    // IA32_MTRR_DEF_TYPE.
+    (0x200, 0x20f),
+    (0x250, 0x250),
+    (0x258, 0x259),
+    (0x268, 0x26f),
+    (*machine_check::MSRS.start(), *machine_check::MSRS.end()),
+    // TSC_AUX, which a KVM that cannot use RDTSCP does not name.
+    (0xc000_0103, 0xc000_0103),
+    // VM_CR, the two MSRs of OSVW, and DE_CFG (AMD64 manual volume 2, 15.30; volume 3, E.4.1).
+    (0xc001_0114, 0xc001_0114),
+    (0xc001_0140, 0xc001_0141),
+    (0xc001_1029, 0xc001_1029),
+];
 
 /// The state of a new vCPU, but with the local interrupt pins as firmware sets them.
 pub struct PowerOn {
@@ -45,8 +66,8 @@ fn call<T>(name: &'static str, outcome: Result<T, kvm_ioctls::Error>) -> Result<
 }
 
 impl PowerOn {
-    /// Reads the state of a new vCPU. `msrs` are the indexes that KVM saves and restores
-    /// (KVM_GET_MSR_INDEX_LIST).
+    /// Reads the state of a new vCPU that has its machine-check banks. `msrs` are the indexes that
+    /// KVM saves and restores (KVM_GET_MSR_INDEX_LIST); [`UNLISTED`] MSRs are read as well.
     ///
     /// # Errors
     /// The call that failed.
@@ -124,14 +145,17 @@ impl PowerOn {
     }
 }
 
-/// Reads the MSRs that a reset writes back: all of `indexes`, except the MSRs that firmware sets,
-/// the MSRs of the time-stamp counter, and the MSRs that this vCPU lacks.
+/// Reads the MSRs that a reset writes back: all of `indexes` and [`UNLISTED`], except the MSRs that
+/// firmware sets, the MSRs of the time-stamp counter, and the MSRs that this vCPU lacks.
 fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
     let mut found = Vec::new();
     let firmware = cpu_state::MSRS.map(|entry| entry.index);
+    let unlisted = UNLISTED.into_iter().flat_map(|(first, last)| first..=last);
+    let unlisted = unlisted.filter(|index| !indexes.contains(index));
     let mut rest: Vec<u32> = indexes
         .iter()
         .copied()
+        .chain(unlisted)
         .filter(|i| ![MSR_IA32_TSC, MSR_IA32_TSC_ADJUST].contains(i) && !firmware.contains(i))
         .collect();
     while !rest.is_empty() {

@@ -119,6 +119,11 @@ impl DeviceError {
 pub trait Device: Send + Sync {
     /// The host's name of the device, for messages.
     fn name(&self) -> &str;
+    /// The configuration space as the hardware has it, with the capabilities that VFIO has unlinked
+    /// from their chains. Shorter than VFIO's if it is not known.
+    fn hardware_config(&self) -> Vec<u8> {
+        Vec::new()
+    }
     /// Returns a region by its index; empty when the device lacks the region.
     fn region(&self, index: u32) -> RegionInfo;
     /// Returns the vectors of a kind of interrupt; `None` when the device lacks the kind.

@@ -19,10 +19,11 @@ use vfio_bindings::bindings::vfio::{
 };
 
 use crate::hostinfo::resets;
+use crate::hostinfo::sysfs::Sysfs;
 use crate::log::degraded::{self, Code};
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
 use crate::vfio::hot_reset::Scope;
-use crate::vfio::{info, uapi};
+use crate::vfio::{hardware_config, info, uapi};
 
 /// An open device. Dropping it closes the device and undoes the steps of opening.
 pub trait OpenDevice: Send + Sync {
@@ -177,6 +178,10 @@ fn irq(name: &str, file: &File, index: u32) -> Result<IrqInfo, DeviceError> {
 impl Device for VfioFile {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn hardware_config(&self) -> Vec<u8> {
+        hardware_config::read(&Sysfs::default(), &self.name)
     }
 
     fn region(&self, index: u32) -> RegionInfo {

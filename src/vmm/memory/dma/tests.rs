@@ -263,14 +263,8 @@ fn a_bar_is_exported_chunk_by_chunk_each_time_it_is_mapped() {
         space.add(bar.clone()).unwrap();
         assert_eq!(exports(), chunks);
         assert_eq!(mapped(), [4 * MAP_CHUNK, 5 * MAP_CHUNK]);
-        // A reset has revoked the export.
-        space.renew(bar.start);
-        assert_eq!(exports(), chunks);
-        assert_eq!(mapped(), [4 * MAP_CHUNK, 5 * MAP_CHUNK]);
         space.remove(bar.start);
         assert!(mapped().is_empty());
-        space.renew(bar.start);
-        assert!(exports().is_empty() && mapped().is_empty());
     }
 }
 
@@ -283,7 +277,6 @@ fn what_cannot_be_exported_is_not_tried() {
         ..Owner::default()
     });
     space.add(part(&silent, 0x1000, 0x1000)).unwrap();
-    space.renew(0x1000);
     assert!(fake.live.lock().unwrap().is_empty());
     assert!(silent.exports.lock().unwrap().is_empty());
 }
@@ -294,7 +287,6 @@ fn a_container_maps_a_bar_by_its_host_address_and_keeps_it() {
     dma.finish_ram();
     let owner = Arc::new(Owner::default());
     space.add(part(&owner, 0x1000, 0x1000)).unwrap();
-    space.renew(0x1000);
     assert_eq!(*fake.live.lock().unwrap(), [0x1000]);
     assert!(owner.exports.lock().unwrap().is_empty());
 }

@@ -77,13 +77,14 @@ pub fn add(image: &mut [u8], clique: u8) -> Result<(), CliqueError> {
 /// The offset of the capability, if it is in the chain.
 pub fn find(image: &[u8]) -> Option<u16> {
     let mut chain = capability::standard(image).into_iter();
-    let is_clique = |cap: &Capability| {
-        let start = usize::from(cap.offset) + 2;
-        let bytes = image.get(start..start + 1 + SIGNATURE.len());
-        cap.id == id::VENDOR
-            && bytes.is_some_and(|b| b[0] == LENGTH as u8 && b[1..] == SIGNATURE[..])
-    };
-    chain.find(is_clique).map(|cap| cap.offset)
+    chain.find(|cap| is_at(image, cap)).map(|cap| cap.offset)
+}
+
+/// Whether a standard capability is that of a clique.
+pub fn is_at(image: &[u8], cap: &Capability) -> bool {
+    let start = usize::from(cap.offset) + 2;
+    let bytes = image.get(start..start + 1 + SIGNATURE.len());
+    cap.id == id::VENDOR && bytes.is_some_and(|b| b[0] == LENGTH as u8 && b[1..] == SIGNATURE[..])
 }
 
 /// Eight bytes that no capability has: at a recommended offset, or else the last ones.

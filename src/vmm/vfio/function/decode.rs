@@ -146,15 +146,9 @@ impl BarDecode {
         self.follow();
     }
 
-    /// Makes the other devices' access to the BARs anew, after the host may have revoked it.
-    pub(super) fn renew(&self) {
-        for bar in 0..BAR_COUNT {
-            if let Some(address) = self.decoder.mapped(bar) {
-                for area in self.areas(bar) {
-                    self.map.space.renew(address + area.start);
-                }
-            }
-        }
+    /// Whether the device is in D0, as far as the VMM knows.
+    pub(super) fn is_in_d0(&self) -> bool {
+        self.in_d0
     }
 
     /// Whether any mmap area is in the address space.
