@@ -34,6 +34,7 @@ scenarios![
     parameters,
     requests,
     faults,
+    peers,
     resets,
     start,
     topology,
