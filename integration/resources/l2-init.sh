@@ -66,6 +66,7 @@ serial) talk_to_serial_ports ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
 clock) show_clock ;;
+keep) keep_page ;;
 esac
 complain
 

@@ -53,6 +53,7 @@ use crate::memory::dma::Dma;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
 use crate::stats::{Stats, named_ranges};
+use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
@@ -154,6 +155,7 @@ impl Machine {
             notifier,
             stats,
         };
+        bus_error::set_memory(machine.vm.ram.areas());
         machine.attach_all(opened, roms)?;
         drop(paused);
         machine.ram_setup.wait()?;
@@ -329,6 +331,7 @@ impl Machine {
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.stats.exits),
+            ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),
         };
         Ok(Running::start(mem::take(&mut self.vcpus), &shared)?)

@@ -36,6 +36,7 @@ scenarios![
     host,
     life,
     mediated,
+    memory_errors,
     messages,
     parameters,
     requests,

@@ -1,5 +1,7 @@
 //! CPUID of the host's own processor.
 
+use crate::vcpu::cpuid::leaves::{AMD, HYGON};
+
 /// MONITOR and MWAIT.
 pub(super) const LEAF_MWAIT: u32 = 5;
 /// Leaf 1: the processor has MONITOR and MWAIT (SDM volume 2A, CPUID).
@@ -19,4 +21,16 @@ pub fn mwait() -> Option<[u32; 4]> {
     }
     let five = leaf(LEAF_MWAIT);
     Some([five.eax, five.ebx, five.ecx, five.edx])
+}
+
+/// Whether the processor is AMD's, or Hygon's of AMD's design.
+#[allow(
+    unused_unsafe,
+    reason = "the intrinsic is safe in newer compilers alone"
+)]
+pub fn is_amd() -> bool {
+    // SAFETY: every x86-64 processor has the instruction.
+    let zero = unsafe { std::arch::x86_64::__cpuid(0) };
+    let made_by = [zero.ebx, zero.edx, zero.ecx];
+    made_by == *AMD || made_by == *HYGON
 }

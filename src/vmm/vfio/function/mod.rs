@@ -164,6 +164,8 @@ impl VfioFunction {
             .min(device.region(CONFIG_REGION).size as usize);
         config.set_emulated(region as u16, snapshot.len() - region);
         config.set_u16(COMMAND, 0);
+        let function_reset = FunctionReset::find(&snapshot);
+        function_reset.mark(&mut config);
         let rom = Arc::new(Rom::new(&*device, rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
@@ -193,7 +195,7 @@ impl VfioFunction {
                 msix,
                 rom,
                 power: Power::find(&snapshot),
-                function_reset: FunctionReset::find(&snapshot),
+                function_reset,
                 bar_accesses: BarAccesses::default(),
                 command,
                 routing,
@@ -378,18 +380,10 @@ impl VfioFunction {
         state.decode.set_command(new);
     }
 
-    /// Writes PMCSR.
-    fn write_power<'a>(
-        &'a self,
-        state: MutexGuard<'a, State>,
-        offset: u16,
-        data: &[u8],
-    ) -> MutexGuard<'a, State> {
-        if state.decode.is_in_d0() && !self.power.leaves_d0(offset, data) {
-            self.connection.write_config(offset, data);
-            return state;
-        }
-        self.write_slowly(state, offset, data)
+    /// Whether a write resets the device or changes its power state.
+    fn is_slow(&self, state: &State, offset: u16, data: &[u8]) -> bool {
+        let in_d0 = state.decode.is_in_d0();
+        self.function_reset.starts(offset, data) || self.power.changes(in_d0, offset, data)
     }
 
     /// Makes a write during which the kernel resets the device or changes its power state. The lock
@@ -416,11 +410,7 @@ impl VfioFunction {
             self.quiesce_locked(&mut state);
             return state;
         }
-        let mut enables = [0; 2];
-        self.connection.read_config(COMMAND, &mut enables);
-        let old = state.command();
-        self.command.correct(old, COMMAND, &mut enables);
-        let command = old & u16::from_le_bytes(enables);
+        let command = self.command.after_reset(state.command(), &self.connection);
         state.config.set_u16(COMMAND, command);
         state.decode.set_command(command);
         let in_d0 = self.power.is_in_d0(&self.connection);
@@ -508,14 +498,14 @@ impl PciFunction for VfioFunction {
             match (part.emulated, part.side_effects) {
                 (true, false) => state.config.write(part.offset, bytes),
                 (true, true) => state.write_emulated(part.offset, bytes),
-                (false, _) if self.function_reset.starts(part.offset, bytes) => {
-                    state = self.write_slowly(state, part.offset, bytes);
-                }
                 (false, false) => self.connection.write_config(part.offset, bytes),
                 (false, true) if part.touches(COMMAND, 2) => {
                     self.write_command(&mut state, part.offset, bytes);
                 }
-                (false, true) => state = self.write_power(state, part.offset, bytes),
+                (false, true) if self.is_slow(&state, part.offset, bytes) => {
+                    state = self.write_slowly(state, part.offset, bytes);
+                }
+                (false, true) => self.connection.write_config(part.offset, bytes),
             }
             rest = tail;
         }
