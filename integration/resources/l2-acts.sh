@@ -570,3 +570,25 @@ show_clock() {
 	say "clocksource $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 	act=poweroff
 }
+
+# Runs a process that keeps a page, until the process ends or three seconds have passed.
+keep_page() {
+	guest keep &
+	keeper=$!
+	for _ in $(seq 30); do
+		sleep 0.1
+		kill -0 $keeper 2>/dev/null || break
+	done
+	if kill -0 $keeper 2>/dev/null; then
+		say "lives yes"
+		kill $keeper
+	else
+		status=0
+		wait $keeper || status=$?
+		say "keeper status=$status"
+		dmesg | grep -iE 'mce|machine check|memory failure' | tail -n 8 |
+			while read -r line; do say "mce $line"; done
+	fi
+	say "end"
+	act=poweroff
+}

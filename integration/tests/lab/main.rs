@@ -30,6 +30,7 @@ scenarios![
     host,
     life,
     mediated,
+    memory_errors,
     messages,
     parameters,
     requests,

@@ -180,7 +180,9 @@ impl VfioFunction {
                 source,
             })?;
         }
-        let config = snapshot::for_guest(&*device, &snapshot);
+        let mut config = snapshot::for_guest(&*device, &snapshot);
+        let function_reset = FunctionReset::find(&snapshot);
+        function_reset.mark(&mut config);
         let rom = Arc::new(Rom::new(&*device, options.rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
@@ -214,7 +216,7 @@ impl VfioFunction {
                 mirrors,
                 rom,
                 power: Power::find(&snapshot),
-                function_reset: FunctionReset::find(&snapshot),
+                function_reset,
                 bar_accesses: BarAccesses::default(),
                 command,
                 routing,
@@ -404,15 +406,14 @@ impl VfioFunction {
         } else if part.write != DeviceWrite::Whole {
             return state;
         }
-        if self.function_reset.starts(part.offset, &merged) {
-            return self.write_slowly(state, part.offset, &merged);
-        }
         match part.side_effects {
-            false => self.connection.write_config(part.offset, &merged),
             true if part.touches(COMMAND, 2) => {
                 self.write_command(&mut state, part.offset, &merged);
             }
-            true => return self.write_power(state, part.offset, &merged),
+            true if self.is_slow(&state, part.offset, &merged) => {
+                return self.write_slowly(state, part.offset, &merged);
+            }
+            _ => self.connection.write_config(part.offset, &merged),
         }
         state
     }
@@ -428,18 +429,10 @@ impl VfioFunction {
         state.decode.set_command(new);
     }
 
-    /// Writes PMCSR.
-    fn write_power<'a>(
-        &'a self,
-        state: MutexGuard<'a, State>,
-        offset: u16,
-        data: &[u8],
-    ) -> MutexGuard<'a, State> {
-        if state.decode.is_in_d0() && !self.power.leaves_d0(offset, data) {
-            self.connection.write_config(offset, data);
-            return state;
-        }
-        self.write_slowly(state, offset, data)
+    /// Whether a write resets the device or changes its power state.
+    fn is_slow(&self, state: &State, offset: u16, data: &[u8]) -> bool {
+        let in_d0 = state.decode.is_in_d0();
+        self.function_reset.starts(offset, data) || self.power.changes(in_d0, offset, data)
     }
 
     /// Makes a write during which the kernel resets the device or changes its power state. The lock
@@ -466,11 +459,7 @@ impl VfioFunction {
             self.quiesce_locked(&mut state);
             return state;
         }
-        let mut enables = [0; 2];
-        self.connection.read_config(COMMAND, &mut enables);
-        let old = state.command();
-        self.command.correct(old, COMMAND, &mut enables);
-        let command = old & u16::from_le_bytes(enables);
+        let command = self.command.after_reset(state.command(), &self.connection);
         state.config.set_u16(COMMAND, command);
         state.decode.set_command(command);
         let in_d0 = self.power.is_in_d0(&self.connection);
