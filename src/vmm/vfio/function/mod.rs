@@ -13,13 +13,14 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
-//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
 //! | `vm_resources` | the parts of the VM that a function uses |
-//! | [`reset`] | all functions at a guest's reboot |
+//! | [`reset`] | all functions before the first boot and at a reboot |
+//! | [`expected`] | what a guest will lack of a device, before there is a function |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
@@ -27,6 +28,7 @@ mod command;
 mod connection;
 mod decode;
 mod error;
+pub mod expected;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
@@ -39,6 +41,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod test_device;
 mod trap;
+mod unmapped;
 mod unused_vectors;
 mod vm_resources;
 
@@ -53,9 +56,10 @@ use mmap_areas::Area;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
-use pci::config_space::{ConfigSpace, DeviceWrite, Part};
+use pci::config_space::{ConfigSpace, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
+use pci::passed::DeviceWrite;
 use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
@@ -176,11 +180,9 @@ impl VfioFunction {
         let mirrors = Mirrors::find(&*device, &snapshot);
         let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
         for (bar, areas) in areas.iter_mut().enumerate() {
-            let trapped = [
-                msix.map(|m| m.ranges(bar)).unwrap_or_default(),
-                mirrors.ranges(bar),
-            ];
-            *areas = mmap_areas::map(&*device, bar, &bars, &trapped.concat())?;
+            let mut trapped = mirrors.ranges(bar);
+            trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
+            *areas = mmap_areas::map(&*device, bar, &bars, &trapped)?;
         }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));

@@ -231,6 +231,7 @@ impl Group {
 
     /// Step 6.
     fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
+        // Neither an address nor a UUID has a NUL; the kernel refuses an empty name.
         let name = CString::new(name_and_token(candidate)).unwrap_or_default();
         let file = uapi::device_of_group(&self.file, &name)
             .map_err(|e| candidate.not_given("VFIO_GROUP_GET_DEVICE_FD", e))?;
