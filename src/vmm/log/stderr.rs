@@ -35,6 +35,7 @@ impl Write for Stderr {
         let ready = sys::ready(stderr.as_fd(), PollFlags::OUT, Some(patience));
         LAST_LOST.store(!ready, Ordering::Relaxed);
         if ready {
+            // Nobody is left to be told that the reader has gone.
             let _ = stderr.lock().write(&page(message));
         }
         Ok(message.len())
