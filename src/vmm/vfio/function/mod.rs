@@ -13,7 +13,8 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
-//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
+//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | `unmapped` | BARs without such areas |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
@@ -167,6 +168,7 @@ impl VfioFunction {
             return Err(FunctionError::Dead(device.name().into()));
         }
         let config = snapshot::for_guest(&*device, &snapshot);
+        rom::tell_if_empty(&*device, &snapshot, &rom);
         let rom = Arc::new(Rom::new(&*device, rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
