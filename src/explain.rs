@@ -44,7 +44,7 @@ use vmm::sys::memlock_limit;
 use vmm::vfio::device::{Device as _, IrqInfo};
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{expected, mmap_areas, policy, rom};
+use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
 use vmm::vfio::open;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
@@ -278,6 +278,7 @@ impl Subject {
                 size => bars.with_rom(size),
             })
             .map_err(|source| ExplainError::Bars { name, source })?;
+        snapshot::tell_losses(&name.to_string(), &source.image);
         let slot = config.slot.unwrap_or(Slot {
             device: 0,
             function: 0,

@@ -281,7 +281,7 @@ fn a_failed_reset_is_said() {
     for word in [
         "WARN",
         NAME,
-        "VFIO_DEVICE_RESET",
+        "(VFIO_DEVICE_RESET)",
         "as it left it",
         "[reset-failed]",
     ] {

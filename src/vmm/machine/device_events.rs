@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tracing::debug;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
@@ -108,7 +107,7 @@ fn watch_one(
     match device.set_events(irq, 0, &[Some(eventfd::borrow(&event))]) {
         // A driver that names the event and does not have it, as the kernel's sample mtty.
         Err(DeviceError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENOTTY) => {
-            debug!("{} has no event {irq:?}", device.name());
+            expected::tell_missing(device.name(), irq);
             return Ok(None);
         }
         outcome => outcome?,

@@ -136,7 +136,7 @@ fn region(name: &str, file: &File, index: u32) -> Result<RegionInfo, DeviceError
                     format!("the guest does not get region {index}"),
                     format!("VFIO_DEVICE_GET_REGION_INFO: {e}"),
                 );
-                degraded::tell(loss.of(name).hint("find the reason with `dmesg | tail`"));
+                degraded::tell(loss.of(name).hint("use a newer kernel on the host"));
             }
             Ok(RegionInfo::default())
         }

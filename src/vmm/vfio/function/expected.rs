@@ -49,17 +49,27 @@ pub fn tell(
 /// Tells of the events that VFIO does not report. A conventional device is not expected to report
 /// errors: they are those of PCI Express (6.2).
 pub fn tell_missing_events(device: &dyn Device, is_express: bool) {
+    for (irq, expected) in [(Irq::Error, is_express), (Irq::Request, true)] {
+        if expected && device.irq(irq).is_none() {
+            tell_missing(device.name(), irq);
+        }
+    }
+}
+
+/// Tells that VFIO does not report an event of a device.
+pub fn tell_missing(device: &str, irq: Irq) {
     let why = "the device's VFIO driver has no such interrupt";
-    if is_express && device.irq(Irq::Error).is_none() {
-        let loss = Code::NoErrorEvent.loss("mini-vmm does not learn of the device's errors", why);
-        let hint = "look at `dmesg | grep -i aer` if the guest's driver complains";
-        degraded::tell(loss.of(device.name()).hint(hint));
-    }
-    if device.irq(Irq::Request).is_none() {
-        let loss = Code::NoRequestEvent.loss("the host cannot ask for the device back", why);
-        let hint = "end the guest before you unbind or remove the device";
-        degraded::tell(loss.of(device.name()).hint(hint));
-    }
+    let (loss, hint) = match irq {
+        Irq::Request => (
+            Code::NoRequestEvent.loss("the host cannot ask for the device back", why),
+            "end the guest before you unbind or remove the device",
+        ),
+        _ => (
+            Code::NoErrorEvent.loss("mini-vmm does not learn of the device's errors", why),
+            "look at `dmesg | grep -i aer` if the guest's driver complains",
+        ),
+    };
+    degraded::tell(loss.of(device).hint(hint));
 }
 
 #[cfg(test)]

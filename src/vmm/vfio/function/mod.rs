@@ -57,9 +57,10 @@ use mmap_areas::Area;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
-use pci::config_space::{ConfigSpace, DeviceWrite, Part};
+use pci::config_space::{ConfigSpace, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
+use pci::passed::DeviceWrite;
 use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
@@ -181,11 +182,9 @@ impl VfioFunction {
         let mirrors = Mirrors::find(&*device, &snapshot);
         let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
         for (bar, areas) in areas.iter_mut().enumerate() {
-            let trapped = [
-                msix.map(|m| m.ranges(bar)).unwrap_or_default(),
-                mirrors.ranges(bar),
-            ];
-            *areas = mmap_areas::map(&*device, bar, &bars, &trapped.concat())?;
+            let mut trapped = mirrors.ranges(bar);
+            trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
+            *areas = mmap_areas::map(&*device, bar, &bars, &trapped)?;
         }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));

@@ -26,7 +26,8 @@ pub mod standard;
 
 use pci::byte_enable;
 use pci::capability::{self, Capability, ext_id, id};
-use pci::config_space::{Bits, CONVENTIONAL_SIZE, ConfigSpace};
+use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use pci::passed::Bits;
 use pci::regs;
 use pci::regs::header_type;
 use pci::regs::power::PMCSR;
