@@ -49,15 +49,16 @@ pub fn tell(
 /// Tells of the events that VFIO does not report. A conventional device is not expected to report
 /// errors: they are those of PCI Express (6.2).
 pub fn tell_missing_events(device: &dyn Device, is_express: bool) {
-    for (irq, expected) in [(Irq::Error, is_express), (Irq::Request, true)] {
-        if expected && device.irq(irq).is_none() {
-            tell_missing(device.name(), irq);
-        }
+    if is_express && device.irq(Irq::Error).is_none() {
+        tell_missing_event(device.name(), Irq::Error);
+    }
+    if device.irq(Irq::Request).is_none() {
+        tell_missing_event(device.name(), Irq::Request);
     }
 }
 
-/// Tells that VFIO does not report an event of a device.
-pub fn tell_missing(device: &str, irq: Irq) {
+/// Tells that the VFIO driver of `device` does not report an event.
+pub fn tell_missing_event(device: &str, irq: Irq) {
     let why = "the device's VFIO driver has no such interrupt";
     let (loss, hint) = match irq {
         Irq::Request => (
