@@ -238,9 +238,9 @@ fn device_size(name: &str, region: &RegionInfo) -> u64 {
     }
 }
 
-/// Tells of a display that has a ROM's register, but no ROM's content that the kernel finds: drivers
-/// of displays look for tables in the ROM. VFIO reports a ROM without content as missing
-/// (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_ioctl_get_region_info`). Other devices work without.
+/// Tells of a display that has a ROM's register, but no content that the kernel finds: drivers of
+/// displays look for tables in the ROM. VFIO reports a ROM without content as missing
+/// (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_ioctl_get_region_info`). Other devices do without.
 pub fn tell_if_empty(device: &dyn Device, snapshot: &[u8], source: &RomSource) {
     /// The base class of display controllers (PCI Code and ID Assignment 1.11, 1.4).
     const DISPLAY: u8 = 0x03;
