@@ -15,7 +15,8 @@
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | [`clique`] | a capability that tells drivers which GPUs reach each other |
 //! | `options` | what the user chose for the function |
-//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
+//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | `unmapped` | BARs without such areas |
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
@@ -183,6 +184,7 @@ impl VfioFunction {
         let mut config = snapshot::for_guest(&*device, &snapshot);
         let function_reset = FunctionReset::find(&snapshot);
         function_reset.mark(&mut config);
+        rom::tell_if_empty(&*device, &snapshot, &options.rom);
         let rom = Arc::new(Rom::new(&*device, options.rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
