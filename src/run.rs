@@ -63,7 +63,7 @@ pub fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, RunError> 
     // the machine: the host gets its devices back when the VM no longer uses them.
     let _managed = {
         let _phase = phase!("bind_devices");
-        Managed::take(&config.vfio)?
+        Managed::take(&config.vfio, config.host_limit)?
     };
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::new(config, Box::new(output))?;

@@ -1,6 +1,7 @@
 //! The flags of a run: `mini-vmm --kernel PATH ...`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use vmm::config::memory::DEFAULT_MEMORY;
@@ -61,6 +62,12 @@ pub struct GuestArgs {
     /// Interface to the IOMMU; auto means iommufd if the kernel has it, otherwise container
     #[arg(long, value_name = "KIND", default_value = "auto")]
     iommu: IommuKind,
+
+    /// How long a call of the host's kernel for a device may take before the run says so; with
+    /// managed=on, a bind that takes longer ends the run and leaves the call alone
+    #[arg(long, value_name = "SECONDS", default_value = "10",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    host_timeout: u32,
 
     /// End the run when the guest reboots
     #[arg(long)]
@@ -130,6 +137,7 @@ impl GuestArgs {
             vfio,
             iommu: self.iommu.into(),
             no_reboot: self.no_reboot,
+            host_limit: Duration::from_secs(self.host_timeout.into()),
             statistics: match self.stats {
                 None => Statistics::Off,
                 Some(None) => Statistics::Table,

@@ -2,6 +2,7 @@
 
 pub mod eventfd;
 pub mod process;
+pub mod worker;
 
 use std::io;
 use std::os::fd::BorrowedFd;

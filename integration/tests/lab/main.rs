@@ -44,6 +44,7 @@ scenarios![
     topology,
     refusals,
     virtual_functions,
+    waiting,
 ];
 
 /// The default of `--test-threads`: two machines of one CPU each keep two cores busy.

@@ -11,6 +11,7 @@ use std::{fs, io};
 use pci::Bdf;
 use tracing::{debug, warn};
 
+use crate::bind::call::{check_none, write};
 use crate::bind::driver::Driver;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, unreadable};
@@ -26,7 +27,7 @@ pub(super) fn load(host: &Host, driver: &Driver) -> Result<(), BindError> {
         return Ok(());
     }
     debug!("modprobe {}", driver.module);
-    let outcome = host.kernel.load(&driver.module).and_then(|()| {
+    let outcome = host.kernel.load(&driver.module, host.limit).and_then(|()| {
         let found = dir.exists();
         found
             .then_some(())
@@ -49,17 +50,6 @@ pub(super) fn driver_for(host: &Host, bdf: Bdf, modalias: &str) -> Result<Driver
         }
         outcome => outcome.map(|()| driver),
     }
-}
-
-fn write(host: &Host, path: PathBuf, text: &str) -> Result<(), BindError> {
-    debug!("echo {} > {}", text.trim(), path.display());
-    host.kernel
-        .write(&path, text)
-        .map_err(|source| BindError::Write {
-            path,
-            text: text.trim().to_owned(),
-            source,
-        })
 }
 
 fn driver_of(host: &Host, bdf: Bdf) -> Result<Option<String>, BindError> {
@@ -90,15 +80,16 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
         Step::Override { bdf, to } => {
             // An empty line removes the override.
             let text = format!("{}\n", to.as_deref().unwrap_or_default());
-            write(host, device(bdf, "driver_override"), &text)
+            write(host, *bdf, device(bdf, "driver_override"), &text)
         }
         Step::Unbind { bdf, driver } => {
             let path = host.driver_path(driver).join("unbind");
-            write(host, path, &bdf.to_string())
+            write(host, *bdf, path, &bdf.to_string())
         }
         Step::Probe { bdf, wanted } => {
             write(
                 host,
+                *bdf,
                 host.sysfs.path("bus/pci/drivers_probe"),
                 &bdf.to_string(),
             )?;
@@ -112,15 +103,15 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
                 return Ok(());
             }
             let path = host.driver_path(driver).join("bind");
-            write(host, path, &bdf.to_string())?;
+            write(host, *bdf, path, &bdf.to_string())?;
             check_taken(host, *bdf, driver)
         }
         Step::Autoprobe { bdf, on } => {
             let text = if *on { "1" } else { "0" };
-            write(host, device(bdf, "sriov_drivers_autoprobe"), text)
+            write(host, *bdf, device(bdf, "sriov_drivers_autoprobe"), text)
         }
         Step::Functions { bdf, count } => {
-            write(host, device(bdf, "sriov_numvfs"), &count.to_string())
+            write(host, *bdf, device(bdf, "sriov_numvfs"), &count.to_string())
         }
         Step::Own { uid, gid, .. } => match node_of(host, step) {
             Some(path) if path.exists() => {
@@ -171,6 +162,7 @@ pub(super) fn give_back(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     let Some(record) = host.records.load(bdf)? else {
         return Ok(());
     };
+    check_none(host, bdf)?;
     let record = pass_node_on(host, record)?;
     return_to(host, &record)?;
     host.records.remove(record.bdf)
@@ -183,6 +175,7 @@ pub(super) fn restore(host: &Host, bdf: Bdf, before: Option<Record>) -> Result<(
         return give_back(host, bdf);
     };
     if let Some(now) = host.records.load(bdf)? {
+        check_none(host, bdf)?;
         return_to(host, &added(&before, now))?;
     }
     host.records.save(&before)

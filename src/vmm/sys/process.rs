@@ -1,5 +1,6 @@
 //! Processes: identity, a child that outlives its parent, ignored signals, and file locks.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::{io, process};
@@ -29,6 +30,36 @@ impl Process {
         let pid = process::id();
         let (_, started) = state(pid).ok_or_else(|| io::Error::other("/proc is not there"))?;
         Ok(Self { pid, started })
+    }
+
+    /// The process with this number now, if there is one.
+    pub fn of(pid: u32) -> Option<Self> {
+        let (_, started) = state(pid)?;
+        Some(Self { pid, started })
+    }
+
+    /// A child of this process that was not reaped yet, so its number is not reused.
+    pub(super) fn child(pid: u32) -> Self {
+        let started = state(pid).map_or(0, |(_, started)| started);
+        Self { pid, started }
+    }
+
+    /// Ends the process with SIGKILL if it sleeps in a way that a signal can end. A sleep that no
+    /// signal can end (state D) is left alone: the signal would take effect after the sleep, and
+    /// nothing could tell that from a failure in the kernel.
+    pub fn end_sleep(&self) {
+        let sleeps =
+            state(self.pid).is_some_and(|(state, started)| started == self.started && state == 'S');
+        if sleeps {
+            // SAFETY: the call passes two numbers. The process exists under this number, because
+            // its start time was just compared.
+            unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+        }
+    }
+
+    /// Whether the process is in a sleep that no signal ends (state D).
+    pub fn is_in_kernel(&self) -> bool {
+        state(self.pid).is_some_and(|(state, started)| started == self.started && state == 'D')
     }
 
     /// Whether the process still runs. A zombie does not run.
@@ -61,15 +92,15 @@ pub fn own_end() -> io::Result<OwnedFd> {
     Ok(pidfd_open(getpid(), PidfdFlags::empty())?)
 }
 
-/// Runs `work` in a child process and does not wait for it. The child has a session of its own, so
-/// that the terminal's signals do not reach it, and keeps no descriptor of this process but `keep`.
-/// This process must have one thread only, because the child runs Rust code after the fork.
+/// Runs `work` in a child process and does not wait for it. Returns the child's number. The child
+/// has a session of its own, so that the terminal's signals do not reach it, and keeps no descriptor
+/// of this process but `keep`. This process must have one thread only, because the child runs Rust
+/// code after the fork.
 ///
 /// # Errors
 /// When there are other threads, or no process can be made.
-pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
-    let threads = fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
+pub fn detach(name: &CStr, keep: &OwnedFd, work: impl FnOnce()) -> io::Result<u32> {
+    if !has_one_thread()? {
         return Err(io::Error::other("there are other threads already"));
     }
     // SAFETY: there is no other thread that could hold a lock at the fork.
@@ -78,7 +109,7 @@ pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
         0 => {
             // The child must not return into the parent's code, not even by a panic.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                become_quiet(keep)?;
+                become_quiet(name, keep)?;
                 work();
                 Ok::<_, io::Error>(())
             }));
@@ -86,7 +117,27 @@ pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
             // SAFETY: ends the child without the parent's exit handlers.
             unsafe { libc::_exit(status) }
         }
-        _ => Ok(()),
+        pid => Ok(pid.cast_unsigned()),
+    }
+}
+
+/// Whether this process has one thread only, so that it may fork.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn has_one_thread() -> io::Result<bool> {
+    Ok(fs::read_dir("/proc/self/task")?.count() == 1)
+}
+
+/// Reaps a child (waitpid(2)). `None`: the child still exists; otherwise the signal that ended it,
+/// if a signal did.
+pub(super) fn reap(pid: u32) -> Option<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: the status is a local variable, and the call does not wait.
+    match unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, libc::WNOHANG) } {
+        0 => None,
+        -1 => Some(None),
+        _ => Some(libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))),
     }
 }
 
@@ -126,11 +177,11 @@ pub fn ignore(signal: libc::c_int) {
 }
 
 /// Leaves the parent's session and directory, and closes the inherited descriptors except `keep`.
-fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
+fn become_quiet(name: &CStr, keep: &OwnedFd) -> io::Result<()> {
     ignore_signals();
     // The devices are given back even if one of these fails: a name is for people only, and a
     // sandbox may refuse the calls.
-    let _ = set_name(c"vmm-guardian");
+    let _ = set_name(name);
     let _ = setsid();
     let _ = chdir("/");
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -165,6 +216,12 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
         Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Unlocks a file that [`try_lock`] locked.
+pub fn unlock(file: &File) {
+    // An unlock of an open file has no errors (flock(2)).
+    let _ = flock(file, FlockOperation::Unlock);
 }
 
 #[cfg(test)]
