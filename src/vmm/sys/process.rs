@@ -184,7 +184,9 @@ fn become_quiet(name: &CStr, keep: &OwnedFd) -> io::Result<()> {
     let _ = set_name(name);
     let _ = setsid();
     let _ = chdir("/");
-    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // Without a /dev, the root directory does: nothing can be read from it or written to it.
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.or_else(|_| File::open("/"))?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
