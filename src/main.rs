@@ -151,11 +151,12 @@ fn print_json(value: &impl serde::Serialize) -> ExitCode {
 }
 
 fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
+    let host_limit = args.host_limit();
     let config = match args.into_config() {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run::run(config, phases) {
+    match run::run(config, host_limit, phases) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }

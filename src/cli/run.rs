@@ -63,8 +63,8 @@ pub struct GuestArgs {
     #[arg(long, value_name = "KIND", default_value = "auto")]
     iommu: IommuKind,
 
-    /// How long a call of the host's kernel for a device may take before the run says so; with
-    /// managed=on, a bind that takes longer ends the run and leaves the call alone
+    /// With managed=on: how long a call of the host's kernel may take; after that the call is
+    /// left alone, and a run that has not begun ends
     #[arg(long, value_name = "SECONDS", default_value = "10",
           value_parser = clap::value_parser!(u32).range(1..))]
     host_timeout: u32,
@@ -98,6 +98,11 @@ impl From<IommuKind> for Iommu {
 }
 
 impl RunArgs {
+    /// How long a call of the host's kernel may take for a device with `managed=on`.
+    pub fn host_limit(&self) -> Duration {
+        Duration::from_secs(self.guest.host_timeout.into())
+    }
+
     /// Makes the configuration of the VM that the flags describe.
     ///
     /// # Errors
@@ -137,7 +142,6 @@ impl GuestArgs {
             vfio,
             iommu: self.iommu.into(),
             no_reboot: self.no_reboot,
-            host_limit: Duration::from_secs(self.host_timeout.into()),
             statistics: match self.stats {
                 None => Statistics::Off,
                 Some(None) => Statistics::Table,

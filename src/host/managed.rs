@@ -64,7 +64,7 @@ impl Managed {
 /// The run must have closed the devices: the unbind of their driver waits for that.
 impl Drop for Managed {
     fn drop(&mut self) {
-        if !process::has_one_thread().unwrap_or(false) {
+        if !process::settle_to_one_thread() {
             // A fork beside other threads is not safe, and a call without a process of its own
             // might hold the run for ever.
             say(format_args!(

@@ -7,7 +7,6 @@ pub mod options;
 pub mod topology;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use cpus::{CpuConfig, CpuError};
 use device::{DeviceConfig, DeviceOptionError};
@@ -59,8 +58,6 @@ pub struct VmConfig {
     pub iommu: Iommu,
     /// Whether the run ends when the guest asks for a reboot.
     pub no_reboot: bool,
-    /// How long a call of the host's kernel for a device may take before the run says so.
-    pub host_limit: Duration,
     /// The statistics of the run.
     pub statistics: Statistics,
 }

@@ -39,6 +39,7 @@ use crate::counters::exits::Exits;
 use crate::devices::serial::{Output, Serial};
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
+use crate::log::slow::tell_if_slow;
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::error::kvm_call;
 use crate::machine::memory_faults::DeviceFaults;
@@ -358,7 +359,7 @@ impl Drop for Machine {
             let us = begun.elapsed().as_micros();
             info!("the guest's memory was unmapped for DMA in {us} us");
         }
-        self.devices.close();
+        tell_if_slow("closing the devices", || self.devices.close());
     }
 }
 

@@ -156,7 +156,6 @@ impl Vm {
             vfio: Vec::new(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,
-            host_limit: Duration::from_secs(10),
             statistics: self.statistics,
         };
         let output = Output::default();

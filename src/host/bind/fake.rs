@@ -2,20 +2,21 @@
 //! (drivers/base/bus.c, drivers/pci/pci-driver.c, drivers/pci/iov.c). A test can make a change
 //! fail.
 
+mod calls;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, io};
 
 use pci::Bdf;
 use vmm::hostinfo::sysfs::Sysfs;
-use vmm::sys::process::Process;
 use vmm_sys_util::tempdir::TempDir;
 
-use crate::bind::{Call, CallEnd, Host, Kernel, Records};
+use crate::bind::{Call, Host, Kernel, Records};
 use crate::paths::{Addresses, HostPaths};
 
 /// The change at which the kernel fails.
@@ -307,16 +308,6 @@ impl FakeKernel {
         Ok(())
     }
 
-    /// Whether the sleeping change has the lock of a device.
-    pub fn is_locked(&self, bdf: Bdf) -> bool {
-        let state = self.lock();
-        let names = |(_, path, text): &(Child, PathBuf, String)| {
-            let named = text.trim() == bdf.to_string();
-            named || path.starts_with(self.device(bdf))
-        };
-        state.asleep.as_ref().is_some_and(names)
-    }
-
     fn detach(&self, bdf: Bdf, driver: &str) {
         fs::remove_file(self.device(bdf).join("driver")).unwrap();
         if !driver.contains("vfio") {
@@ -426,63 +417,7 @@ impl FakeKernel {
     }
 }
 
-/// A prepared write of the made-up kernel.
-struct FakeCall {
-    kernel: FakeKernel,
-    path: PathBuf,
-    text: String,
-    process: Process,
-}
-
-/// A process that does not exist.
-const NOBODY: Process = Process { pid: 0, started: 0 };
-
-impl Call for FakeCall {
-    fn process(&self) -> Process {
-        self.process
-    }
-
-    fn start(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn wait(&mut self, _: Duration) -> CallEnd {
-        let mut state = self.kernel.lock();
-        let (fault, next) = (state.fault, state.changes + 1);
-        if self.process != NOBODY {
-            // Only this change sleeps.
-            state.fault = Fault::Never;
-            return CallEnd::Sleeps;
-        }
-        drop(state);
-        match fault {
-            Fault::Oops(n) if n == next => {
-                self.kernel.lock().changes += 1;
-                CallEnd::Killed(libc::SIGSEGV)
-            }
-            _ => CallEnd::Returned(self.kernel.write(&self.path, &self.text)),
-        }
-    }
-}
-
 impl FakeKernel {
-    /// Ends the sleep of the change that sleeps: the change is made, and its process ends.
-    pub fn wake(&self) {
-        let mut state = self.lock();
-        let (mut child, path, text) = state.asleep.take().unwrap();
-        drop(state);
-        self.write(&path, &text).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Waits for the end of the process that sleeps. Its change is not made.
-    pub fn reap(&self) {
-        let asleep = self.lock().asleep.take();
-        let (mut child, ..) = asleep.unwrap();
-        child.wait().unwrap();
-    }
-
     pub fn write(&self, path: &Path, text: &str) -> io::Result<()> {
         self.count_change()?;
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -530,22 +465,7 @@ impl FakeKernel {
 
 impl Kernel for FakeKernel {
     fn prepare(&self, path: &Path, text: &str) -> io::Result<Box<dyn Call>> {
-        let mut state = self.lock();
-        let mut process = NOBODY;
-        if state.fault == Fault::Sleeps(state.changes + 1) {
-            let mut sleep = Command::new("sleep");
-            // A failed test must not leave a reader of its output waiting.
-            sleep.arg("60").stdout(Stdio::null()).stderr(Stdio::null());
-            let child = sleep.spawn()?;
-            process = Process::of(child.id()).unwrap();
-            state.asleep = Some((child, path.into(), text.into()));
-        }
-        Ok(Box::new(FakeCall {
-            kernel: self.clone(),
-            path: path.into(),
-            text: text.into(),
-            process,
-        }))
+        calls::prepare(self, path, text)
     }
 
     fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()> {

@@ -294,115 +294,118 @@ fn escapes_in_mount_points() {
     }
 }
 
-/// What the kernel itself does with a device, without a process that has a node open.
+/// Adds a member of a class below the device, and returns its directory.
+fn member(tree: &Tree, class: &str, name: &str) -> String {
+    let dir = format!("{}/x/{class}/{name}", Tree::home(BDF));
+    tree.directory(&dir);
+    tree.link(&format!("sys/class/{class}/{name}"), &dir);
+    dir
+}
+
+/// The only use of the device is this one, and another device does not have it.
+fn plays(make: impl Fn(&Tree), says: &str, remedy: &str) {
+    let tree = nvme();
+    make(&tree);
+    assert_eq!(uses(&tree), [says]);
+    let all = found(&tree);
+    assert!(all[0].is_serious());
+    let said = all[0].remedy().unwrap_or_default();
+    assert!(said.contains(remedy), "{says}: {said}");
+    tree.device("0000:02:00.0", "0x030000", None, Some(2));
+    let other = tree.find("0000:02:00.0");
+    let other = in_use(&tree.sysfs(), &tree.paths(), &other).unwrap();
+    assert!(
+        other.iter().all(|used| used.to_string() != says),
+        "{other:?}"
+    );
+}
+
 #[test]
-fn roles_that_no_process_plays() {
-    let class = |tree: &Tree, class: &str, name: &str| {
-        let dir = format!("{}/x/{class}/{name}", Tree::home(BDF));
-        tree.directory(&dir);
-        tree.link(&format!("sys/class/{class}/{name}"), &dir);
-        dir
-    };
-    type Make<'a> = &'a dyn Fn(&Tree);
-    let cases: [(Make<'_>, &str, &str); 9] = [
-        (
-            &|tree| {
-                class(tree, "tty", "ttyS4");
-                tree.file("sys/class/tty/console/active", "tty0 ttyS4\n");
-            },
-            "ttyS4 is a console of the kernel",
-            "console=",
-        ),
-        (
-            &|tree| {
-                class(tree, "graphics", "fb0");
-                tree.file("sys/class/vtconsole/vtcon1/bind", "1\n");
-                tree.file(
-                    "sys/class/vtconsole/vtcon1/name",
-                    "(M) frame buffer device\n",
-                );
-            },
-            "fb0 is a console of the kernel",
-            "console=",
-        ),
-        (
-            &|tree| {
-                let dir = class(tree, "input", "input3");
-                tree.file(&format!("{dir}/name"), "Made-up Keys\n");
-                // KEY_SPACE is bit 57 of the last word.
-                tree.file(&format!("{dir}/capabilities/key"), "1 0 200000000000000\n");
-            },
-            "the keyboard Made-up Keys is attached to it",
-            "ssh",
-        ),
-        (
-            &|tree| {
-                let dir = class(tree, "input", "input4");
-                // BTN_LEFT is bit 16 of the fifth word.
-                tree.file(&format!("{dir}/capabilities/key"), "10000 0 0 0 0\n");
-            },
-            "the mouse input4 is attached to it",
-            "ssh",
-        ),
-        (
-            &|tree| {
-                let dir = class(tree, "drm", "card0-HDMI-A-1");
-                tree.file(&format!("{dir}/status"), "connected\n");
-                tree.file(&format!("{dir}/enabled"), "enabled\n");
-            },
-            "the screen at card0-HDMI-A-1 shows a picture",
-            "ssh",
-        ),
-        (
-            &|tree| {
-                class(tree, "sound", "card2");
-                let status = "state: RUNNING\nowner_pid   : 77\ntrigger_time: 1\n";
-                tree.file("proc/asound/card2/pcm0p/sub0/status", status);
-            },
-            "the sound stream card2/pcm0p is opened by process 77 (running)",
-            "ps -p 77",
-        ),
-        (
-            &|tree| {
-                let dir = class(tree, "watchdog", "watchdog0");
-                tree.file(&format!("{dir}/state"), "active\n");
-            },
-            "the watchdog watchdog0 runs",
-            "/dev/watchdog0",
-        ),
-        (
-            &|tree| {
-                let dir = class(tree, "rtc", "rtc1");
-                tree.file(&format!("{dir}/hctosys"), "1\n");
-            },
-            "rtc1 is the clock that sets the host's time",
-            "",
-        ),
-        (
-            &|tree| {
-                class(tree, "tpm", "tpm0");
-            },
-            "tpm0 is a TPM of the host",
-            "",
-        ),
-    ];
-    for (make, says, remedy) in cases {
-        let tree = nvme();
-        make(&tree);
-        assert_eq!(uses(&tree), [says]);
-        let all = found(&tree);
-        assert!(all[0].is_serious());
-        let said = all[0].remedy().unwrap_or_default();
-        assert!(said.contains(remedy), "{says}: {said}");
-        // It is no use of another device.
-        tree.device("0000:02:00.0", "0x030000", None, Some(2));
-        let other = tree.find("0000:02:00.0");
-        let other = in_use(&tree.sysfs(), &tree.paths(), &other).unwrap();
-        assert!(
-            other.iter().all(|used| used.to_string() != says),
-            "{other:?}"
-        );
-    }
+fn roles_at_the_console() {
+    plays(
+        |tree| {
+            member(tree, "tty", "ttyS4");
+            tree.file("sys/class/tty/console/active", "tty0 ttyS4\n");
+        },
+        "ttyS4 is a console of the kernel",
+        "console=",
+    );
+    plays(
+        |tree| {
+            member(tree, "graphics", "fb0");
+            tree.file("sys/class/vtconsole/vtcon1/bind", "1\n");
+            tree.file(
+                "sys/class/vtconsole/vtcon1/name",
+                "(M) frame buffer device\n",
+            );
+        },
+        "fb0 is a console of the kernel",
+        "console=",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "input", "input3");
+            tree.file(&format!("{dir}/name"), "Made-up Keys\n");
+            // KEY_SPACE is bit 57 of the last word.
+            tree.file(&format!("{dir}/capabilities/key"), "1 0 200000000000000\n");
+        },
+        "the keyboard Made-up Keys is attached to it",
+        "ssh",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "input", "input4");
+            // BTN_LEFT is bit 16 of the fifth word.
+            tree.file(&format!("{dir}/capabilities/key"), "10000 0 0 0 0\n");
+        },
+        "the mouse input4 is attached to it",
+        "ssh",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "drm", "card0-HDMI-A-1");
+            tree.file(&format!("{dir}/status"), "connected\n");
+            tree.file(&format!("{dir}/enabled"), "enabled\n");
+        },
+        "the screen at card0-HDMI-A-1 shows a picture",
+        "ssh",
+    );
+}
+
+#[test]
+fn roles_without_a_screen() {
+    plays(
+        |tree| {
+            member(tree, "sound", "card2");
+            let status = "state: RUNNING\nowner_pid   : 77\ntrigger_time: 1\n";
+            tree.file("proc/asound/card2/pcm0p/sub0/status", status);
+        },
+        "the sound stream card2/pcm0p is opened by process 77 (running)",
+        "ps -p 77",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "watchdog", "watchdog0");
+            tree.file(&format!("{dir}/state"), "active\n");
+        },
+        "the watchdog watchdog0 runs",
+        "/dev/watchdog0",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "rtc", "rtc1");
+            tree.file(&format!("{dir}/hctosys"), "1\n");
+        },
+        "rtc1 is the clock that sets the host's time",
+        "",
+    );
+    plays(
+        |tree| {
+            member(tree, "tpm", "tpm0");
+        },
+        "tpm0 is a TPM of the host",
+        "",
+    );
 }
 
 /// Connectors, streams, watchdogs and clocks that exist are not in use by that.

@@ -3,7 +3,8 @@
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::{io, process};
+use std::time::{Duration, Instant};
+use std::{io, process, thread};
 
 use rustix::event::PollFlags;
 use rustix::fs::{FlockOperation, flock};
@@ -125,8 +126,22 @@ pub fn detach(name: &CStr, keep: &OwnedFd, work: impl FnOnce()) -> io::Result<u3
 ///
 /// # Errors
 /// /proc cannot be read.
-pub fn has_one_thread() -> io::Result<bool> {
+fn has_one_thread() -> io::Result<bool> {
     Ok(fs::read_dir("/proc/self/task")?.count() == 1)
+}
+
+/// Waits until this process has one thread only. A joined thread is in /proc a moment longer than
+/// the join (pthread_join(3) waits for a word in memory, which the kernel clears first). Returns
+/// `false` if there are other threads after a second.
+pub fn settle_to_one_thread() -> bool {
+    let end = Instant::now() + Duration::from_secs(1);
+    while !has_one_thread().unwrap_or(false) {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 /// Reaps a child (waitpid(2)). `None`: the child still exists; otherwise the signal that ended it,
@@ -228,8 +243,6 @@ pub fn unlock(file: &File) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -258,7 +271,7 @@ mod tests {
         child.kill().unwrap();
         let mut waited = 0;
         while child_process.lives() && waited < 5000 {
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
             waited += 1;
         }
         assert!(!child_process.lives());
