@@ -12,7 +12,7 @@ mod source;
 mod text;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
@@ -24,21 +24,28 @@ use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
 use pci::{Bdf, bar_assignment};
-use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
+use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer, Piece, Problem};
 use source::Source;
 use vmm::boot::Images;
-use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
+use vmm::config::memory::Pages;
+use vmm::config::{Iommu, VmConfig};
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
-use vmm::layout::{Layout, LayoutError};
+use vmm::hostinfo::{resets, resizable};
+use vmm::layout::{Layout, LayoutError, Reach};
+use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
+use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::IrqInfo;
+use vmm::vfio::device::{IrqInfo, SharedDevice};
+use vmm::vfio::function::clique::CliqueError;
+use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{mmap_areas, policy};
+use vmm::vfio::function::{clique, expected, mmap_areas, policy, snapshot};
 use vmm::vfio::open;
+use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
@@ -71,6 +78,14 @@ pub enum ExplainError {
         /// What is wrong.
         source: BarError,
     },
+    /// The device gets no clique.
+    #[error("{}: {source}", .name.in_words())]
+    Clique {
+        /// The device.
+        name: HostName,
+        /// Why not.
+        source: CliqueError,
+    },
     /// The BARs do not fit the address space.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -82,6 +97,7 @@ impl ExplainError {
         match self {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
+            Self::Clique { name, source } => Some(source.hint(&name.to_string())),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
             _ => None,
         }
@@ -107,31 +123,59 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
             None
         }
     };
+    if let Some(opened) = &opened {
+        open::peers::tell(opened);
+    }
     let mut devices = Vec::new();
     for (i, config) in configs.iter().enumerate() {
         let device = opened.as_ref().and_then(|opened| opened.devices.get(i));
         devices.push(Subject::read(sysfs, config, device.map(|d| &**d))?);
     }
 
-    let phys_bits = phys_bits();
+    let reach = reach();
     let bytes: u64 = devices
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let layout = Layout::new(config.memory.size, bytes, reach)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let layout = layout.with_bars(bytes, phys_bits, usable)?;
+    let layout = layout.with_bars(bytes, reach, usable)?;
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
     problems.extend(kernel_problem(config, &layout));
+    problems.extend(losses(config, &devices, opened.as_ref()));
     let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
+        degraded: degraded::list(),
         guest_memory: picture::areas(&layout, &at_first),
-        dma: dma(&layout, config.memory.size, opened.as_ref()),
+        dma: dma(&layout, config, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
     })
+}
+
+/// Lists what the guest will have less of. Returns the reasons why a run would fail.
+fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Vec<Problem> {
+    if config.memory.pages == Pages::Transparent {
+        hugetlb::tell_if_none(config.memory.shared);
+    }
+    let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
+    for (name, subject) in names.iter().zip(devices) {
+        resizable::tell_if_small(name, &subject.path);
+    }
+    let Some(opened) = opened else {
+        return Vec::new();
+    };
+    let mut problems = Vec::new();
+    for (device, subject) in opened.devices.iter().zip(devices) {
+        let image = &subject.source.image;
+        let device: SharedDevice = device.clone();
+        if let Err(e) = expected::tell(&device, image, &subject.bars, &names) {
+            problems.push(problem(&e, e.hint()));
+        }
+    }
+    problems
 }
 
 fn any_mediated(configs: &[DeviceConfig]) -> bool {
@@ -158,10 +202,15 @@ fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     }
 }
 
-/// The width of a physical address in bits, from KVM if possible, otherwise from the processor.
-fn phys_bits() -> u8 {
+/// The guest-physical addresses that a VM can use: from KVM if possible, otherwise from the
+/// processor.
+fn reach() -> Reach {
     let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
-    kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
+    let processor = |_| Reach {
+        bits: processor_bits(),
+        amd: vcpu::cpuid::host::is_amd(),
+    };
+    kvm.map_or_else(processor, |cpuid| vcpu::reach(&cpuid))
 }
 
 /// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo. Without this line, the
@@ -175,27 +224,48 @@ fn processor_bits() -> u8 {
     number.unwrap_or(36)
 }
 
-fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
+fn dma(layout: &Layout, config: &VmConfig, opened: Option<&Opened>) -> Dma {
     let usable = opened.map_or(&[][..], |o| o.mapper.iova_ranges());
     let limit = memlock_limit();
     Dma {
         interface: opened.map(|o| o.interface),
+        peer_to_peer: peer_to_peer(config, opened),
         maps: layout.ram().map(|r| picture::extent(&r)).collect(),
         usable: usable.iter().map(picture::extent).collect(),
         reserved: picture::gaps(usable).iter().map(picture::extent).collect(),
-        pinned: memory,
+        pinned: config.memory.size,
         memlock: (limit != libc::RLIM_INFINITY).then_some(limit),
     }
+}
+
+/// How the devices will reach each other's BARs. iommufd's answer is the devices', which are asked
+/// when they are open.
+fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer> {
+    let Some(opened) = opened else {
+        return (config.vfio.len() > 1).then_some(match config.iommu {
+            Iommu::Container => PeerToPeer::Address,
+            Iommu::Auto | Iommu::Iommufd => PeerToPeer::Unknown,
+        });
+    };
+    Some(match open::peers::way(opened)? {
+        Way::Address => PeerToPeer::Address,
+        Way::DmaBuf => PeerToPeer::DmaBuf,
+        Way::Missing => PeerToPeer::Missing,
+    })
 }
 
 /// A device to explain.
 struct Subject {
     name: HostName,
+    /// Its directory in sysfs.
+    path: PathBuf,
     guest: Bdf,
     driver: Option<String>,
     group: Option<Group>,
     resets: Vec<String>,
     source: Source,
+    /// The configuration space with what mini-vmm adds to the device's.
+    shown: Vec<u8>,
     bars: Bars,
     msix: Option<MsixCapability>,
 }
@@ -220,6 +290,11 @@ impl Subject {
             Some(device) => Source::device(device).map_err(VfioError::Device)?,
             None => Source::sysfs(&path).map_err(unreadable)?,
         };
+        let mut shown = source.image.clone();
+        if let Some(number) = config.clique {
+            clique::add(&mut shown, number)
+                .map_err(|source| ExplainError::Clique { name, source })?;
+        }
         let sizes = source.regions.each_ref().map(|region| region.size);
         let rom = RomSource::load(&config.rom)?.size(&name.to_string(), &source.rom);
         let bars = Bars::decode(source.raw_bars(), sizes)
@@ -228,6 +303,7 @@ impl Subject {
                 size => bars.with_rom(size),
             })
             .map_err(|source| ExplainError::Bars { name, source })?;
+        snapshot::tell_losses(&name.to_string(), &source.image);
         let slot = config.slot.unwrap_or(Slot {
             device: 0,
             function: 0,
@@ -242,10 +318,12 @@ impl Subject {
             },
             driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
             group: group(sysfs, name, &path).map_err(unreadable)?,
-            resets: resets(&path),
+            resets: resets::methods(&path),
             msix: MsixCapability::parse(&source.image),
             source,
+            shown,
             bars,
+            path,
         })
     }
 
@@ -265,7 +343,14 @@ impl Subject {
     }
 
     fn report(self) -> Device {
-        let mut config = policy::apply(&self.source.image);
+        let name = self.name.to_string();
+        let original = Original {
+            name: &name,
+            snapshot: &self.shown,
+            hardware: &self.source.hardware,
+            bar_0: self.source.regions[0].size,
+        };
+        let mut config = policy::apply(&original);
         // BAR registers have the values that firmware leaves.
         for register in 0..BAR_COUNT as u16 {
             let offset = regs::BAR + 4 * register;
@@ -280,11 +365,11 @@ impl Subject {
             );
         }
         Device {
-            host: self.name.to_string(),
+            host: name.clone(),
             guest: self.guest.to_string(),
             bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
             interrupts: self.interrupts(),
-            registers: registers::fields(&self.source.image, &config),
+            registers: registers::fields(&original, &config),
             partial: self.source.partial,
             driver: self.driver,
             group: self.group,
@@ -307,7 +392,9 @@ impl Subject {
         };
         let msix = self.msix.as_ref();
         let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
-        let mapped = mmap_areas::plan(bar.size, mappable, &hidden.unwrap_or_default());
+        let mut hidden = hidden.unwrap_or_default();
+        hidden.extend(self.source.mirrors.get(index).into_iter().flatten());
+        let mapped = mmap_areas::plan(bar.size, mappable, &hidden);
         let as_ranges = |parts: &[(u64, u64)]| -> Vec<Range> {
             let ranges = parts.iter().map(|&(start, size)| Range { start, size });
             ranges.collect()
@@ -391,11 +478,4 @@ fn member(device: &PciDevice) -> Member {
         driver: device.driver.clone(),
         blocks: device.blocks_group(),
     }
-}
-
-/// The kernel's reset methods, the best first (Documentation/ABI/testing/sysfs-bus-pci,
-/// reset_method).
-fn resets(path: &Path) -> Vec<String> {
-    let list = fs::read_to_string(path.join("reset_method")).unwrap_or_default();
-    list.split_whitespace().map(String::from).collect()
 }

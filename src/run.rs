@@ -93,5 +93,7 @@ pub fn run(
     if let Some(reporter) = reporter {
         reporter.report(&machine.stats());
     }
-    Ok(end?)
+    let end = end?;
+    machine.close()?;
+    Ok(end)
 }

@@ -188,6 +188,71 @@ talk_to_the_network() {
 	act=poweroff
 }
 
+# mask_of CPU: prints the mask of a CPU of any number, as taskset takes it.
+mask_of() {
+	printf '%x' $((1 << ($1 % 4)))
+	n=$(($1 / 4))
+	while [ $n -gt 0 ]; do
+		printf 0
+		n=$((n - 1))
+	done
+}
+
+# move_to_last NAME LAST: moves all interrupts whose names start with NAME to the last CPU.
+move_to_last() {
+	for irq in $(awk -v name="$1" 'index($NF, name) == 1 { print $1 + 0 }' /proc/interrupts); do
+		echo "$2" >"/proc/irq/$irq/smp_affinity_list" || fail "cannot move interrupt $irq of $1"
+	done
+}
+
+# arrived NAME: prints how many interrupts came to the last CPU and to both CPUs that are online.
+# /proc/interrupts has a column for each online CPU.
+arrived() {
+	echo "here=$(interrupts "$1" 1) all=$(interrupts "$1")"
+}
+
+# The kernel has brought up CPU 0 alone (maxcpus=1). Brings the last CPU online by hand. Sends pings
+# with all interrupts of the card on that CPU, reads a disk there, and moves the serial port's
+# interrupt there.
+use_the_last_cpu() {
+	cpus=/sys/devices/system/cpu
+	last=$(sed 's/.*-//' $cpus/possible)
+	say "before online=$(cat $cpus/online) possible=$(cat $cpus/possible)"
+	echo 1 >"$cpus/cpu$last/online" || fail "CPU $last stays offline"
+	id=$(awk -v cpu="$last" '
+		$1 == "processor" { this = $3 }
+		$1 == "apicid" && this == cpu { print $3 }' /proc/cpuinfo)
+	say "last cpu=$last apic=$id online=$(cat $cpus/online)"
+	[ -z "$disks" ] || for disk in $disks; do
+		name=$(basename "$disk" | sed 's/n1$/q/')
+		was=$(arrived "$name")
+		taskset "$(mask_of "$last")" dd if="$disk" of=/dev/null bs=4096 count=1000 iflag=direct \
+			2>/dev/null || fail "CPU $last cannot read $disk"
+		say "last-reads before $was after $(arrived "$name")"
+	done
+	if [ -e /sys/class/net/eth0 ]; then
+		ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
+		for _ in $(seq 100); do
+			[ "$(cat /sys/class/net/eth0/carrier)" != 1 ] || break
+			sleep 0.1
+		done
+		move_to_last eth0 "$last"
+		grep eth0 /proc/interrupts | while read -r line; do say "irq $line"; done
+		was=$(arrived eth0)
+		say "last-ping $(ping -q -A -c 1000 -s 1400 -w 120 10.0.2.2 | count_pings)"
+		say "last-pings before $was after $(arrived eth0)"
+	fi
+	move_to_last ttyS0 "$last"
+	was=$(arrived ttyS0)
+	# A handler that is still sending takes the next line along, without another interrupt.
+	for n in $(seq 20); do
+		say "line $n of the serial port"
+		usleep 50000
+	done
+	say "last-serial before $was after $(arrived ttyS0)"
+	act=poweroff
+}
+
 # share_memory RUN: reads what the host wrote to a BAR, and writes what the host will read.
 share_memory() {
 	bdf=$(function_of 0x1af4:0x1110)
@@ -250,6 +315,92 @@ drive_edu() {
 	act=poweroff
 }
 
+# capability_of BDF ID: prints the offset of a capability.
+capability_of() {
+	at=$(byte_at "$sys/$1/config" 52)
+	while [ "$at" -ge 64 ] && [ "$(byte_at "$sys/$1/config" "$at")" != "$2" ]; do
+		at=$(byte_at "$sys/$1/config" $((at + 1)))
+	done
+	[ "$at" -ge 64 ] || fail "$1 has no capability $2"
+	echo "$at"
+}
+
+# edu_dma FROM TO COMMAND: QEMU's teaching device moves 16 bytes. One of the addresses is 0x40000,
+# its own buffer. Commands are 1 (into the buffer) and 3 (out of it).
+edu_dma() {
+	devmem $((edu + 0x80)) 64 $(($1))
+	devmem $((edu + 0x88)) 64 $(($2))
+	devmem $((edu + 0x90)) 64 16
+	devmem $((edu + 0x98)) 64 "$3"
+	for _ in $(seq 100); do
+		[ $(($(devmem $((edu + 0x98)) 32) & 1)) = 1 ] || return 0
+		usleep 20000
+	done
+	fail "the DMA does not end"
+}
+
+# move_words WORDS FROM TO: writes four words at FROM, which the teaching device moves to TO.
+move_words() {
+	pattern=$((pattern + 0x10))
+	for n in 0 1 2 3; do
+		devmem $(($2 + 4 * n)) 32 $((pattern + n))
+		devmem $(($3 + 4 * n)) 32 0
+	done
+	edu_dma "$2" 0x40000 1
+	edu_dma 0x40000 "$3" 3
+	same=0
+	for n in 0 1 2 3; do
+		[ $(($(devmem $(($3 + 4 * n)) 32))) != $((pattern + n)) ] || same=$((same + 1))
+	done
+	say "moved boot=$boot $1 words=$same"
+}
+
+# Moves bytes between the BARs of two devices by the DMA of a third: after a boot, after decoding
+# was off, after D3, after a function-level reset with decoding on, and after the kernel's own
+# reset. Boots twice; the memory remembers the first boot.
+move_between_bars() {
+	device=$(function_of 0x1b36:0x0010)
+	for id in 0x1234:0x11e8 0x1af4:0x1110 0x1b36:0x0010; do
+		echo 1 >"$sys/$(function_of "$id")/enable"
+		write_byte "$sys/$(function_of "$id")/config" 4 '\006'
+	done
+	edu=$(bar_of "$(function_of 0x1234:0x11e8)" 0)
+	memory=$(bar_of "$(function_of 0x1af4:0x1110)" 2)
+	buffer=$(bar_of "$device" 2)
+	registers=$sys/$device/config
+	power=$(($(capability_of "$device" 1) + 4))
+	express=$(capability_of "$device" 16)
+	boot=$(($(devmem $((memory + 0x80000)) 32) + 1))
+	pattern=$((0x600d0000 + (boot << 12)))
+	for after in boot decode-off d3 flr reset; do
+		case $after in
+		decode-off)
+			write_byte "$registers" 4 '\000'
+			write_byte "$registers" 4 '\006'
+			;;
+		d3)
+			write_byte "$registers" "$power" '\003'
+			usleep 20000
+			write_byte "$registers" "$power" '\000'
+			usleep 20000
+			;;
+		flr)
+			# Initiate Function Level Reset is bit 15 of Device Control.
+			write_byte "$registers" $((express + 9)) '\200'
+			usleep 100000
+			;;
+		reset)
+			echo 1 >"$sys/$device/reset" || fail "$device has no reset"
+			;;
+		esac
+		move_words "after=$after into-the-controller" "$memory" "$buffer"
+		move_words "after=$after out-of-the-controller" "$buffer" "$memory"
+	done
+	act=poweroff
+	[ "$boot" != 1 ] || act=reboot
+	devmem $((memory + 0x80000)) 32 $((boot % 2))
+}
+
 # Pings, reads the card's IDs until the card is disconnected, and then checks that the guest itself
 # still works.
 lose_the_network() {
@@ -290,6 +441,11 @@ talk_to_serial_ports() {
 	# The ports share the interrupt, whose name is that of the port that was opened first.
 	grep "$1" /proc/interrupts | while read -r line; do say "irq $line"; done
 	name=$1
+	mover=
+	if [ "$act" = serial-moved ]; then
+		move_for_ever "$(irq_of "$name")" &
+		mover=$!
+	fi
 	# round PORT FD N: sends and receives one line of at most 15 bytes. When the card's buffer of 16
 	# bytes is full, the card treats the buffer as empty.
 	round() {
@@ -306,8 +462,40 @@ talk_to_serial_ports() {
 		round "$1" 3 "$n"
 		round "$2" 4 "$n"
 	done
+	for cpu in $(seq 0 $(($(nproc) - 1))); do
+		say "heard cpu=$cpu interrupts=$(interrupts "$name" "$cpu")"
+	done
+	[ -z "$mover" ] || kill "$mover"
 	exec 3<&- 4<&-
 	act=poweroff
+}
+
+# Works on all CPUs at the same time: the AVX registers of twice as many threads as CPUs, and a
+# checksum on each CPU.
+work_cpus() {
+	count=$(nproc)
+	guest vectors $((2 * count))
+	head -c 65536 /dev/urandom >/run/noise
+	for cpu in $(seq 0 $((count - 1))); do
+		taskset "$(printf %x $((1 << cpu)))" md5sum /run/noise >"/run/sum.$cpu" &
+	done
+	wait
+	say "sums $(cat /run/sum.* | sort -u | wc -l) of=$(ls /run/sum.* | wc -l)"
+	say "ticks $(awk '$1 == "LOC:" { for (i = 2; i <= 1 + '"$count"'; i++) printf " %s", $i }' \
+		/proc/interrupts)"
+	say "flags $(sed -n 's/^flags.*: //p' /proc/cpuinfo | head -n 1)"
+	act=poweroff
+}
+
+# move_for_ever IRQ: moves an interrupt to the next CPU again and again.
+move_for_ever() {
+	moves=0
+	while :; do
+		printf '%x\n' $((1 << (moves % $(nproc)))) >"/proc/irq/$1/smp_affinity" ||
+			fail "cannot move interrupt $1"
+		moves=$((moves + 1))
+		usleep 5000
+	done
 }
 
 # byte_at FILE OFFSET: prints a byte of a file as a number.
@@ -373,4 +561,12 @@ serve_virtual_function() {
 	done
 	say "virtual-online"
 	sleep 600
+}
+
+# Reports the clock that the kernel has chosen. The kernel changes to the time-stamp counter about a
+# second after it has started to measure the counter.
+show_clock() {
+	sleep 1
+	say "clocksource $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+	act=poweroff
 }

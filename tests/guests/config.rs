@@ -13,9 +13,11 @@ pub const TESTS: &[Test] = tests![
     every_width_and_byte,
     writes_of_every_width,
     command_as_a_dword_with_status,
+    the_hosts_bits_stay,
     command_as_bytes,
     extended_space_needs_ecam,
     capabilities_are_linked,
+    a_clique_is_the_last_capability,
     bars_are_assigned_and_sized,
     a_bar_by_bytes,
     an_address_port_that_is_off,
@@ -136,7 +138,40 @@ fn command_as_a_dword_with_status() {
     });
     // Interrupts off, bus master, memory; STATUS is the device's.
     assert_eq!(numbers, [0x0010_0406, 0]);
-    assert!(device.count(&Call::Config(4, vec![0x06, 0x04, 0xff, 0xff])) == 1);
+    assert!(device.count(&Call::Config(4, vec![0x06, 0x04])) == 1);
+}
+
+/// Of what a guest writes, only its own bits reach the device.
+fn the_hosts_bits_stay() {
+    let device = FakeDevice::new().into_arc();
+    let numbers = with_device(&device, |g| {
+        // COMMAND and STATUS, PMCSR, Device Control and Status, Device Control 2.
+        for register in [COMMAND, PM + 4, EXPRESS + 8, EXPRESS + 0x28] {
+            g.cfg_write(SLOT, register, Width::Dword, !0);
+        }
+        g.cfg_write(SLOT, EXPRESS + 0x29, Width::Byte, !0);
+        g.store(Width::Dword, ecam(SLOT, SERIAL_NUMBER + 4), 0);
+        g.show(ecam(SLOT, SERIAL_NUMBER + 4));
+    });
+    assert_eq!(numbers, [0x1122_3344]);
+    let registers = [PM + 4, EXPRESS + 8, EXPRESS + 0x28].map(u64::from);
+    for call in [
+        Call::Config(4, vec![0x17, 0x04]),
+        Call::Config(registers[0], vec![0x03, 0x1e]),
+        Call::Config(registers[1], vec![0x10, 0xf8]),
+        Call::Config(registers[2], vec![0x1f, 0x03]),
+        Call::Config(registers[2] + 1, vec![0x03]),
+    ] {
+        assert_eq!(device.count(&call), 1, "{call:?}");
+    }
+    let calls = device.calls();
+    let others = calls.iter().filter(|call| match call {
+        // COMMAND is cleared before and after.
+        Call::Config(4, data) => data.as_slice() != [0, 0] && data.as_slice() != [0x17, 0x04],
+        Call::Config(at, _) => !registers.contains(at) && *at != registers[2] + 1,
+        _ => false,
+    });
+    assert_eq!(others.count(), 0, "{calls:?}");
 }
 
 fn command_as_bytes() {
@@ -186,6 +221,30 @@ fn capabilities_are_linked() {
         numbers[5..],
         [(device::VECTORS - 1) << 16 | 0x11, 0x2000, 0x3000]
     );
+}
+
+/// The capability is mini-vmm's: no write of it reaches the device.
+fn a_clique_is_the_last_capability() {
+    const CLIQUE: u16 = 0xc8;
+    let device = FakeDevice::new().like_a_gpu().into_arc();
+    let mut g = Asm::new();
+    g.cfg_read(SLOT, MSIX, Width::Word).print_eax();
+    g.cfg_write(SLOT, CLIQUE, Width::Dword, 0xffff_ffff);
+    g.cfg_write(SLOT, CLIQUE + 4, Width::Dword, 0);
+    g.cfg_show(SLOT, CLIQUE).cfg_show(SLOT, CLIQUE + 4);
+    g.power_off();
+    let numbers = Vm::new(g).device_in_clique(&device, 5).run().numbers();
+    let [p, two] = [b'P', b'2'].map(u32::from);
+    assert_eq!(
+        numbers,
+        [
+            u32::from(CLIQUE) << 8 | 0x11,
+            p << 24 | 8 << 16 | 9,
+            5 << 19 | p << 8 | two
+        ]
+    );
+    let touched = |call: &Call| matches!(call, Call::Config(at, _) if (0xc8..0xd0).contains(at));
+    assert!(!device.calls().iter().any(touched));
 }
 
 fn bars_are_assigned_and_sized() {

@@ -77,6 +77,10 @@ pub struct FakeDevice {
     fixed_command: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
+    /// VFIO maps no BAR.
+    pub unmapped: bool,
+    /// It has the interrupts that VFIO reports errors and requests by.
+    pub has_events: bool,
     /// Region reads fail.
     pub deaf: AtomicBool,
 }
@@ -96,6 +100,8 @@ impl FakeDevice {
             rom: true,
             fixed_command: false,
             failing_events: AtomicU32::new(0),
+            unmapped: false,
+            has_events: true,
             deaf: AtomicBool::new(false),
         }
     }
@@ -105,6 +111,21 @@ impl FakeDevice {
         lock(&self.irqs).msix = Vectors::new(count.into());
         let at = usize::from(MSIX) + 2;
         self.power_on[at..at + 2].copy_from_slice(&(count - 1).to_le_bytes());
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
+    /// It has the IDs and the class of a real device.
+    pub fn with_id(mut self, id: u32, class: u8) -> Self {
+        self.power_on[..4].copy_from_slice(&id.to_le_bytes());
+        self.power_on[0x0b] = class;
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
+    /// It has these bytes at `at` of configuration space.
+    pub fn with_config(mut self, at: usize, bytes: &[u8]) -> Self {
+        self.power_on[at..at + bytes.len()].copy_from_slice(bytes);
         self.config = Mutex::new(self.power_on.clone());
         self
     }
@@ -179,6 +200,14 @@ impl FakeDevice {
         self
     }
 
+    /// The IDs of a GPU of NVIDIA's.
+    pub fn like_a_gpu(mut self) -> Self {
+        self.power_on[..2].copy_from_slice(&0x10de_u16.to_le_bytes());
+        self.power_on[0xb] = 0x03;
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
     /// The host has only so many vectors to give.
     pub fn available(self, vectors: u32) -> Self {
         lock(&self.irqs).msix.available = vectors;
@@ -223,10 +252,25 @@ impl FakeDevice {
         self.file.set_len(0).unwrap();
     }
 
+    fn power_up(&self) {
+        *self.config.lock().unwrap() = self.power_on.clone();
+        self.with_its_pin(|pin| pin.ask(0));
+    }
+
+    /// The device loses its power: it reads as all ones, but VFIO keeps its IDs.
+    pub fn die(&self) {
+        self.config.lock().unwrap()[COMMAND..].fill(0xff);
+    }
+
     /// COMMAND as the device has it.
     pub fn command(&self) -> u16 {
         let config = self.config.lock().unwrap();
         u16::from_le_bytes([config[COMMAND], config[COMMAND + 1]])
+    }
+
+    /// The device has lost its COMMAND.
+    pub fn forget_command(&self) {
+        self.config.lock().unwrap()[COMMAND..COMMAND + 2].fill(0);
     }
 
     pub fn calls(&self) -> Vec<Call> {
@@ -312,6 +356,10 @@ impl FakeDevice {
                 at if at == usize::from(PM) + 4 => 0x03,
                 _ => 0,
             };
+            if at == usize::from(EXPRESS) + 9 && byte & 0x80 != 0 {
+                // A function-level reset, for which the kernel wakes the device.
+                config[usize::from(PM) + 4] &= !0x03;
+            }
             let old = config.get_mut(at).ok_or(libc::EINVAL)?;
             *old = (*old & !mask) | (byte & mask);
         }
@@ -331,7 +379,7 @@ impl Device for FakeDevice {
             _ => SIZES.get(index as usize).copied().unwrap_or(0),
         };
         let mappable = match index {
-            0 | 4 => vec![(0, size)],
+            0 | 4 if !self.unmapped => vec![(0, size)],
             _ => Vec::new(),
         };
         RegionInfo {
@@ -344,11 +392,18 @@ impl Device for FakeDevice {
     }
 
     fn irq(&self, irq: Irq) -> Option<IrqInfo> {
-        lock(&self.irqs).info(irq)
+        let is_event = matches!(irq, Irq::Error | Irq::Request);
+        lock(&self.irqs)
+            .info(irq)
+            .filter(|_| self.has_events || !is_event)
     }
 
     fn can_reset(&self) -> bool {
         self.resets.own != Outcome::Absent
+    }
+
+    fn resets_by_power(&self) -> bool {
+        self.resets.by_power
     }
 
     fn map_fd(&self) -> RawFd {
@@ -462,8 +517,10 @@ impl Device for FakeDevice {
             .own
             .check()
             .map_err(|e| self.error("VFIO_DEVICE_RESET", e))?;
-        *self.config.lock().unwrap() = self.power_on.clone();
-        self.with_its_pin(|pin| pin.ask(0));
+        self.power_up();
+        if self.resets.own == Outcome::Kills {
+            self.die();
+        }
         Ok(())
     }
 
@@ -478,6 +535,8 @@ impl Device for FakeDevice {
         self.resets
             .hot
             .check()
-            .map_err(|e| self.error("VFIO_DEVICE_PCI_HOT_RESET", e))
+            .map_err(|e| self.error("VFIO_DEVICE_PCI_HOT_RESET", e))?;
+        self.power_up();
+        Ok(())
     }
 }

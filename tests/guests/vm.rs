@@ -1,6 +1,7 @@
 //! Runs a guest to its end, under a time limit, while the test watches from another thread.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use std::{panic, thread};
@@ -54,6 +55,7 @@ pub struct Vm {
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     no_reboot: bool,
     topology: Topology,
+    memory: MemoryConfig,
     statistics: Statistics,
 }
 
@@ -84,6 +86,7 @@ impl Vm {
             devices: Vec::new(),
             no_reboot: false,
             topology: Topology::default(),
+            memory: MemoryConfig::new(64 << 20),
             statistics: Statistics::Off,
         }
     }
@@ -98,6 +101,16 @@ impl Vm {
     pub fn device_at(mut self, device: &Arc<FakeDevice>, slot: &str) -> Self {
         let config = DeviceConfig {
             slot: Some(slot.parse().expect("a slot")),
+            ..DeviceConfig::default()
+        };
+        self.devices.push((device.clone(), config));
+        self
+    }
+
+    /// Adds the device in this clique, as `--vfio ADDR,clique=` does.
+    pub fn device_in_clique(mut self, device: &Arc<FakeDevice>, clique: u8) -> Self {
+        let config = DeviceConfig {
+            clique: Some(clique),
             ..DeviceConfig::default()
         };
         self.devices.push((device.clone(), config));
@@ -130,10 +143,48 @@ impl Vm {
         self
     }
 
+    /// As with `--memory`.
+    pub fn memory(mut self, memory: MemoryConfig) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// As with `--stats`.
     pub fn measured(mut self) -> Self {
         self.statistics = Statistics::Table;
         self
+    }
+
+    fn config(&self) -> VmConfig {
+        VmConfig {
+            kernel: PathBuf::new(),
+            initrd: None,
+            cmdline: "console=ttyS0".into(),
+            cpus: CpuConfig {
+                topology: self.topology,
+                pin: Vec::new(),
+                idle: Idle::default(),
+            },
+            memory: self.memory,
+            vfio: Vec::new(),
+            iommu: Iommu::default(),
+            no_reboot: self.no_reboot,
+            statistics: self.statistics.clone(),
+        }
+    }
+
+    /// Makes the VM, whose bus must refuse the device.
+    #[track_caller]
+    pub fn refused(self, device: Arc<FakeDevice>) -> MachineError {
+        let config = self.config();
+        let file = elf::TempFile::new(&elf::image(&self.guest.finish()));
+        let config = VmConfig {
+            kernel: file.path().into(),
+            ..config
+        };
+        let mut machine = Machine::new(config, Box::new(Output::default())).expect("a VM");
+        let added = machine.add_device(device, &DeviceConfig::default());
+        added.expect_err("the device is refused")
     }
 
     pub fn run(self) -> Ended {
@@ -142,21 +193,11 @@ impl Vm {
 
     /// Runs the guest on this thread and `beside` on another.
     pub fn run_beside(self, beside: impl FnOnce(&Live) + Send) -> Ended {
+        let config = self.config();
         let file = elf::TempFile::new(&elf::image(&self.guest.finish()));
         let config = VmConfig {
             kernel: file.path().into(),
-            initrd: None,
-            cmdline: "console=ttyS0".into(),
-            cpus: CpuConfig {
-                topology: self.topology,
-                pin: Vec::new(),
-                idle: Idle::default(),
-            },
-            memory: MemoryConfig::new(64 << 20),
-            vfio: Vec::new(),
-            iommu: Iommu::default(),
-            no_reboot: self.no_reboot,
-            statistics: self.statistics,
+            ..config
         };
         let output = Output::default();
         let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");

@@ -15,10 +15,12 @@ use crate::bind::call::{check_none, write};
 use crate::bind::driver::Driver;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, unreadable};
+use crate::bind::functions_error::FunctionsError;
 use crate::bind::host::Host;
 use crate::bind::plan;
 use crate::bind::plan::{Step, Target};
 use crate::bind::record::Record;
+use crate::limited;
 
 /// Loads a driver if it is not loaded.
 pub(super) fn load(host: &Host, driver: &Driver) -> Result<(), BindError> {
@@ -110,9 +112,7 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
             let text = if *on { "1" } else { "0" };
             write(host, *bdf, device(bdf, "sriov_drivers_autoprobe"), text)
         }
-        Step::Functions { bdf, count } => {
-            write(host, *bdf, device(bdf, "sriov_numvfs"), &count.to_string())
-        }
+        Step::Functions { bdf, count } => make_functions(host, *bdf, *count),
         Step::Own { uid, gid, .. } => match node_of(host, step) {
             Some(path) if path.exists() => {
                 debug!("chown {uid} {}", path.display());
@@ -123,6 +123,35 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
             _ => Ok(()),
         },
         Step::TakeFunctions { .. } => Ok(()),
+    }
+}
+
+/// Makes virtual functions, or removes them if `count` is 0. The kernel may make fewer and report
+/// success (drivers/pci/iov.c, `sriov_numvfs_store`).
+fn make_functions(host: &Host, bdf: Bdf, count: u32) -> Result<(), BindError> {
+    let path = host.sysfs.device_path(bdf).join("sriov_numvfs");
+    match write(host, bdf, path.clone(), &count.to_string()) {
+        Err(BindError::Write { source, .. })
+            if count > 0 && source.raw_os_error() != Some(libc::EACCES) =>
+        {
+            return Err(FunctionsError::Refused {
+                bdf,
+                asked: count,
+                source,
+            }
+            .into());
+        }
+        outcome => outcome?,
+    }
+    let text = limited::attribute(&path).map_err(unreadable(format!("PCI device {bdf}")))?;
+    match text.parse() {
+        Ok(made) if made < count => Err(FunctionsError::Fewer {
+            bdf,
+            made,
+            asked: count,
+        }
+        .into()),
+        _ => Ok(()),
     }
 }
 

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
+use crate::log::degraded::{self, Code};
 use crate::machine::error::MachineError;
 use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::Dma;
 use crate::sys::eventfd;
-use crate::vfio::device::{Irq, SharedDevice};
-use crate::vfio::function::VfioFunction;
+use crate::vfio::device::{DeviceError, Irq, SharedDevice};
+use crate::vfio::function::{VfioFunction, expected};
 
 /// Gives a device back to the host while the VM runs.
 pub(super) struct Release {
@@ -57,23 +57,35 @@ pub(super) fn watch(
         if let Some(function) = failed.upgrade()
             && function.disconnect()
         {
-            let name = function.name();
-            warn!("{name} has failed: it is removed from the guest, which goes on");
+            let loss = Code::DeviceFailed.loss(
+                "removed from the guest, which goes on",
+                "the device has failed",
+            );
+            let hint = "find the error with `dmesg | grep -i aer`; a new run resets the device";
+            degraded::tell(loss.of(function.name()).hint(hint));
         }
     };
     let name = device.name().to_string();
     let wanted = Arc::downgrade(function);
     // The host repeats its request until it has the device.
     let requested = AtomicBool::new(false);
-    let on_request = move || {
-        if requested.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        warn!("the host asks for {name}: it is removed from the guest, which goes on");
-        if let Some(function) = wanted.upgrade() {
-            release.release(&function);
-        }
-    };
+    let on_request =
+        move || {
+            if requested.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            let loss = Code::DeviceReturned.loss(
+                "removed from the guest, which goes on",
+                "the host asks for the device",
+            );
+            degraded::tell(loss.of(&name).hint(
+                "nothing, if you have unbound or removed the device; a new run takes it again",
+            ));
+            if let Some(function) = wanted.upgrade() {
+                release.release(&function);
+            }
+        };
+    expected::tell_missing_events(&**device, function.is_express());
     let error = watch_one(thread, device, Irq::Error, on_error)?;
     let request = watch_one(thread, device, Irq::Request, on_request)?;
     Ok(error.into_iter().chain(request).collect())
@@ -91,9 +103,17 @@ fn watch_one(
     }
     let event =
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Descriptors)?;
+    // The thread listens afterwards. An event that comes before stays in the eventfd.
+    match device.set_events(irq, 0, &[Some(eventfd::borrow(&event))]) {
+        // A driver that names the event and does not have it, as the kernel's sample mtty.
+        Err(DeviceError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENOTTY) => {
+            expected::tell_missing_event(device.name(), irq);
+            return Ok(None);
+        }
+        outcome => outcome?,
+    }
     thread
         .watch(&event, handler)
         .map_err(MachineError::Descriptors)?;
-    device.set_events(irq, 0, &[Some(eventfd::borrow(&event))])?;
     Ok(Some(event))
 }

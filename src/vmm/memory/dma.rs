@@ -3,23 +3,30 @@
 //! An I/O virtual address is equal to the guest-physical address, so a driver in the guest gives
 //! its device the addresses that it uses itself. RAM must be mapped, or the device could not reach
 //! it. A BAR is mapped too, for peer-to-peer DMA of the other devices. If the IOMMU cannot map a
-//! BAR, the VM runs without peer-to-peer DMA.
+//! BAR, the VM runs without peer-to-peer DMA, and the user is told.
+//!
+//! A container maps a BAR by its host address. iommufd maps a BAR as a dma-buf, which the BAR's
+//! device exports (VFIO_DEVICE_FEATURE_DMA_BUF, since Linux 6.19). The host revokes such an export
+//! for good when the device is reset, and when it stops decoding memory. A BAR leaves the address
+//! space before either, and is exported anew when it enters again.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pci::addr::Range;
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
 use crate::counters::dma::DmaMeter;
+use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
+use crate::memory::bar_part::BarPart;
 use crate::memory::error::{DmaError, MemoryError};
 use crate::memory::listener::MemoryListener;
+use crate::memory::memlock;
 use crate::memory::region::{Region, RegionKind};
-use crate::sys::memlock_limit;
 
 /// Maps guest memory for devices. Implemented for VFIO containers and for an address space of
 /// iommufd.
@@ -34,20 +41,45 @@ pub trait DmaMapper: Send + Sync {
     /// # Errors
     /// The errno, or a message when fewer bytes were unmapped.
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
+    /// Whether iommufd maps, and not a container.
+    fn by_iommufd(&self) -> bool {
+        false
+    }
     /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
     /// tell.
     fn iova_ranges(&self) -> &[Range];
+    /// Maps the BARs of devices; `None` where [`DmaMapper::map`] maps them, by host addresses.
+    fn dma_bufs(&self) -> Option<&dyn DmaBufMapper> {
+        None
+    }
+}
+
+/// Maps dma-bufs for devices. [`DmaMapper::unmap`] removes them.
+pub trait DmaBufMapper: Send + Sync {
+    /// Maps `[iova, iova + size)` to a dma-buf's first bytes, for reading and writing.
+    ///
+    /// # Errors
+    /// The errno.
+    fn map(&self, iova: u64, size: u64, buffer: BorrowedFd<'_>) -> io::Result<()>;
 }
 
 /// Bytes that one call maps: the size of an IOMMU's largest page, so that no page is split. A chunk
 /// is small enough for a smooth progress bar.
 pub(super) const MAP_CHUNK: u64 = 1 << 30;
 
+/// The same for regions of 1 TiB and more: a container takes 65,535 maps (`dma_entry_limit` of
+/// vfio_iommu_type1), which would be less than 64 TiB.
+const LARGE_MAP_CHUNK: u64 = 4 * MAP_CHUNK;
+
 /// The chunks of a region: offset in the region, and bytes.
 pub(super) fn map_chunks(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
     let size = region.size;
-    let count = size.div_ceil(MAP_CHUNK);
-    (0..count).map(move |n| (n * MAP_CHUNK, MAP_CHUNK.min(size - n * MAP_CHUNK)))
+    let chunk = if size < 1 << 40 {
+        MAP_CHUNK
+    } else {
+        LARGE_MAP_CHUNK
+    };
+    (0..size.div_ceil(chunk)).map(move |n| (n * chunk, chunk.min(size - n * chunk)))
 }
 
 /// Mirrors the address space into the IOMMU.
@@ -60,7 +92,8 @@ pub struct Dma {
     ram_size: u64,
     peers: bool,
     meter: Arc<DmaMeter>,
-    limit: RateLimit,
+    /// The first map that could not be removed.
+    lost: Mutex<Option<DmaError>>,
     /// Held while a chunk of RAM is mapped and while RAM is unmapped.
     map_lock: Mutex<()>,
     state: Mutex<State>,
@@ -105,9 +138,9 @@ impl Dma {
             ram_size,
             peers,
             meter,
+            lost: Mutex::default(),
             map_lock: Mutex::default(),
             state: Mutex::new(state),
-            limit: RateLimit::default(),
         }
     }
 
@@ -134,7 +167,8 @@ impl Dma {
         debug!(iova, size, "map for DMA");
         let begun = Instant::now();
         let outcome = self.mapper.map(iova, size, host);
-        outcome.map_err(|e| self.explain(region, e))?;
+        let (call, _) = calls(&*self.mapper);
+        outcome.map_err(|e| self.explain(region, call, e))?;
         if let Some(ram) = self.lock().ram.get_mut(&region.start) {
             ram.mapped = at + size;
             ram.took += begun.elapsed();
@@ -161,22 +195,37 @@ impl Dma {
 
     /// Maps a BAR's region for other devices, if the IOMMU can map it.
     fn map_bar(&self, state: &mut State, region: &Region) {
+        if self.cannot_export(region) {
+            return;
+        }
         let begun = Instant::now();
-        match self
-            .check_range(region)
-            .and_then(|()| self.map(region).map_err(|e| self.explain(region, e)))
-        {
+        match self.check_range(region).and_then(|()| self.map(region)) {
             Ok(()) => {
                 self.meter.bars.count(region.size, begun.elapsed());
                 state.bars.insert(region.start);
             }
-            Err(e) if self.limit.allow() => info!(
-                "no peer-to-peer DMA to the BAR at {:#x}: {}",
-                region.start,
-                with_causes(&e)
-            ),
-            Err(_) => {}
+            Err(e) => self.tell(region, &e),
         }
+    }
+
+    /// Whether the BAR would have to be exported, and its device cannot do that. The user has been
+    /// told of this when the devices were opened.
+    fn cannot_export(&self, region: &Region) -> bool {
+        let exports = region.bar.as_ref().is_some_and(|b| b.owner.can_export());
+        self.mapper.dma_bufs().is_some() && !exports
+    }
+
+    fn tell(&self, region: &Region, error: &DmaError) {
+        let Some(BarPart { owner, bar, .. }) = &region.bar else {
+            return;
+        };
+        let hint = match self.mapper.dma_bufs() {
+            Some(_) => "--iommu container, if the devices need it",
+            None => "--iommu iommufd with Linux 6.19 or newer, if the devices need it",
+        };
+        let what = format!("no DMA from other devices to BAR {bar} (peer-to-peer)");
+        let loss = Code::NoPeerToPeer.loss(what, with_causes(error));
+        degraded::tell(loss.of(owner.name()).hint(hint));
     }
 
     fn check_range(&self, region: &Region) -> Result<(), DmaError> {
@@ -191,16 +240,16 @@ impl Dma {
         Err(DmaError::Reserved {
             start: region.start,
             size: region.size,
+            ram: region.kind == RegionKind::Ram,
             ranges: text.join(", "),
         })
     }
 
     /// Maps the whole region, or nothing of it.
-    fn map(&self, region: &Region) -> io::Result<()> {
+    fn map(&self, region: &Region) -> Result<(), DmaError> {
         for (at, size) in map_chunks(region) {
-            let (iova, host) = (region.start + at, region.host_address() + at);
-            debug!(iova, size, "map for DMA");
-            if let Err(e) = self.mapper.map(iova, size, host) {
+            debug!(iova = region.start + at, size, "map for DMA");
+            if let Err(e) = self.map_chunk(region, at, size) {
                 self.unmap(region, at);
                 return Err(e);
             }
@@ -208,33 +257,72 @@ impl Dma {
         Ok(())
     }
 
+    fn map_chunk(&self, region: &Region, at: u64, size: u64) -> Result<(), DmaError> {
+        let (iova, host) = (region.start + at, region.host_address() + at);
+        let (Some(mapper), Some(part)) = (self.mapper.dma_bufs(), &region.bar) else {
+            let (call, _) = calls(&*self.mapper);
+            let mapped = self.mapper.map(iova, size, host);
+            return mapped.map_err(|e| self.explain(region, call, e));
+        };
+        let buffer = part.export(at, size);
+        let buffer = buffer.map_err(|e| self.explain(region, "VFIO_DEVICE_FEATURE", e))?;
+        // The map keeps the buffer when its descriptor closes.
+        let mapped = mapper.map(iova, size, buffer.as_fd());
+        mapped.map_err(|e| self.explain(region, "IOMMU_IOAS_MAP_FILE", e))
+    }
+
     /// Unmaps the chunks that begin before offset `end`, one call for each chunk.
     fn unmap(&self, region: &Region, end: u64) {
         for (at, size) in map_chunks(region).rev().filter(|(at, _)| *at < end) {
             let iova = region.start + at;
             debug!(iova, size, "unmap for DMA");
-            if let Err(e) = self.mapper.unmap(iova, size) {
-                error!("the IOMMU does not unmap {iova:#x}+{size:#x}: {e}");
+            if let Err(source) = self.mapper.unmap(iova, size) {
+                let (_, call) = calls(&*self.mapper);
+                let error = DmaError::Map {
+                    call,
+                    iova,
+                    size,
+                    source,
+                };
+                error!("{}", with_causes(&error));
+                self.lost
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(error);
             }
         }
     }
 
-    fn explain(&self, region: &Region, source: io::Error) -> DmaError {
-        let limit = memlock_limit();
+    /// The first map that the IOMMU has not given up, if there is one.
+    pub fn take_lost(&self) -> Option<DmaError> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.take()
+    }
+
+    fn explain(&self, region: &Region, call: &'static str, source: io::Error) -> DmaError {
         // ENOMEM means that the limit is reached or that the kernel itself lacks memory
-        // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote).
-        if source.raw_os_error() == Some(libc::ENOMEM) && limit < self.ram_size {
-            return DmaError::MemLock {
-                need: self.ram_size,
-                limit,
-                source: Some(source),
-            };
+        // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote; drivers/iommu/iommufd/pages.c,
+        // incr_user_locked_vm).
+        let by_iommufd = self.mapper.by_iommufd();
+        if source.raw_os_error() == Some(libc::ENOMEM)
+            && let Some(too_little) = memlock::too_little(self.ram_size, by_iommufd)
+        {
+            return too_little.error(Some(source));
         }
         DmaError::Map {
+            call,
             iova: region.start,
             size: region.size,
             source,
         }
+    }
+}
+
+/// The calls of the interface that map and that unmap.
+fn calls(mapper: &dyn DmaMapper) -> (&'static str, &'static str) {
+    match mapper.by_iommufd() {
+        true => ("IOMMU_IOAS_MAP", "IOMMU_IOAS_UNMAP"),
+        false => ("VFIO_IOMMU_MAP_DMA", "VFIO_IOMMU_UNMAP_DMA"),
     }
 }
 

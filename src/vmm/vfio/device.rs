@@ -5,7 +5,7 @@
 //! `VfioFile`, and each test by a device of its own.
 
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
@@ -13,6 +13,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
     VFIO_PCI_ROM_REGION_INDEX,
 };
+
+use crate::errnos;
 
 /// Index of the configuration space region; BARs are 0 to 5.
 pub const CONFIG_REGION: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
@@ -76,7 +78,7 @@ pub struct IrqInfo {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// An ioctl or a region access.
-    #[error("{device}: {call} failed")]
+    #[error("{device}: {}", errnos::text(.call, .source))]
     Call {
         /// The device's address.
         device: String,
@@ -103,18 +105,48 @@ pub enum DeviceError {
     },
 }
 
+impl DeviceError {
+    /// The remedy to type, where one is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Call { call, source, .. } => errnos::hint(call, source),
+            Self::FewerVectors { .. } | Self::NotPci { .. } => None,
+        }
+    }
+}
+
 /// The device of a passed-through function.
 pub trait Device: Send + Sync {
     /// The host's name of the device, for messages.
     fn name(&self) -> &str;
+    /// The configuration space as the hardware has it, with the capabilities that VFIO has unlinked
+    /// from their chains. Shorter than VFIO's if it is not known.
+    fn hardware_config(&self) -> Vec<u8> {
+        Vec::new()
+    }
     /// Returns a region by its index; empty when the device lacks the region.
     fn region(&self, index: u32) -> RegionInfo;
     /// Returns the vectors of a kind of interrupt; `None` when the device lacks the kind.
     fn irq(&self, irq: Irq) -> Option<IrqInfo>;
     /// Whether the device has a reset of its own ([`Device::reset`]).
     fn can_reset(&self) -> bool;
+    /// Whether that reset is D3hot and back, which may leave parts of the device as they were
+    /// (PCI Bus Power Management 1.2, 5.4.1). The reset of a bus leaves nothing.
+    fn resets_by_power(&self) -> bool;
     /// The file whose pages are the mappable areas, from [`RegionInfo::file_offset`] on.
     fn map_fd(&self) -> RawFd;
+    /// Whether VFIO can export the device's BARs as dma-bufs ([`Device::export`]).
+    fn can_export(&self) -> bool {
+        false
+    }
+    /// Exports `[offset, offset + size)` of a BAR as a dma-buf, for the DMA of other devices. The
+    /// host revokes the export when the device stops decoding memory, and when it is reset.
+    ///
+    /// # Errors
+    /// The errno; ENOTTY if the kernel cannot export BARs.
+    fn export(&self, _bar: u32, _offset: u64, _size: u64) -> io::Result<OwnedFd> {
+        Err(io::Error::from_raw_os_error(libc::ENOTTY))
+    }
     /// Reads with the width of `data`.
     ///
     /// # Errors

@@ -2,13 +2,14 @@
 
 use std::any::Any;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 
 use iommufd_ioctls::IommufdError;
 use pci::addr::Range;
-use vfio_ioctls::{VfioError, VfioOps};
+use vfio_ioctls::{VfioError, VfioIommufd, VfioOps};
 
-use crate::memory::dma::DmaMapper;
+use crate::memory::dma::{DmaBufMapper, DmaMapper};
 
 /// One space of I/O addresses: a container, or an address space of an iommufd.
 pub struct IovaSpace {
@@ -27,6 +28,8 @@ pub type User = Weak<dyn Any + Send + Sync>;
 pub struct IovaSpaces {
     spaces: Vec<IovaSpace>,
     ranges: Vec<Range>,
+    /// Maps BARs, in the only space; `None` for containers.
+    dma_bufs: Option<Arc<dyn DmaBufMapper>>,
 }
 
 impl IovaSpaces {
@@ -34,7 +37,19 @@ impl IovaSpaces {
     pub fn new(spaces: Vec<IovaSpace>) -> Self {
         let ranges = spaces.iter().map(|s| s.ranges.clone());
         let ranges = ranges.reduce(|a, b| common(&a, &b)).unwrap_or_default();
-        Self { spaces, ranges }
+        Self {
+            spaces,
+            ranges,
+            dma_bufs: None,
+        }
+    }
+
+    /// Maps in the one space of an iommufd, where BARs are mapped as dma-bufs.
+    pub fn of_iommufd(space: IovaSpace, iommufd: Arc<VfioIommufd>) -> Self {
+        Self {
+            dma_bufs: Some(iommufd),
+            ..Self::new(vec![space])
+        }
     }
 
     /// The spaces that still have devices. A single space always counts: its memory is unmapped
@@ -71,8 +86,25 @@ impl DmaMapper for IovaSpaces {
         all.map(|_| ()).map_err(errno)
     }
 
+    fn by_iommufd(&self) -> bool {
+        self.dma_bufs.is_some()
+    }
+
     fn iova_ranges(&self) -> &[Range] {
         &self.ranges
+    }
+
+    fn dma_bufs(&self) -> Option<&dyn DmaBufMapper> {
+        self.dma_bufs.as_deref()
+    }
+}
+
+impl DmaBufMapper for VfioIommufd {
+    fn map(&self, iova: u64, size: u64, buffer: BorrowedFd<'_>) -> io::Result<()> {
+        let mapped = self
+            .ioas()
+            .map_file(buffer.as_raw_fd(), 0, size, iova, true);
+        mapped.map_err(|e| errno(VfioError::IommufdIoctlError(e)))
     }
 }
 
@@ -104,7 +136,9 @@ fn errno(error: VfioError) -> io::Error {
         VfioError::IommuDmaMap(e)
         | VfioError::IommuDmaUnmap(e)
         | VfioError::IommufdIoctlError(
-            IommufdError::IommuIoasMap(e) | IommufdError::IommuIoasUnmap(e),
+            IommufdError::IommuIoasMap(e)
+            | IommufdError::IommuIoasMapFile(e)
+            | IommufdError::IommuIoasUnmap(e),
         ) => io::Error::from_raw_os_error(e.errno()),
         other => io::Error::other(other),
     }

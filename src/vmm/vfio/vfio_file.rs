@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use tracing::{debug, trace, warn};
+use tracing::{debug, trace};
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_NORESIZE,
     VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
@@ -17,9 +18,12 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_VGA_REGION_INDEX,
 };
 
+use crate::hostinfo::resets;
+use crate::hostinfo::sysfs::Sysfs;
+use crate::log::degraded::{self, Code};
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
 use crate::vfio::hot_reset::Scope;
-use crate::vfio::{info, uapi};
+use crate::vfio::{hardware_config, info, uapi};
 
 /// An open device. Dropping it closes the device and undoes the steps of opening.
 pub trait OpenDevice: Send + Sync {
@@ -40,15 +44,19 @@ pub struct VfioFile {
     /// By VFIO's index.
     irqs: Vec<IrqInfo>,
     resettable: bool,
+    /// Whether BARs can be exported as dma-bufs.
+    exports: bool,
+    by_power: bool,
     device: Box<dyn OpenDevice>,
 }
 
 impl VfioFile {
-    /// Asks an open device for its regions and interrupts.
+    /// Asks an open device for its regions and interrupts. `dir` is the device's directory in
+    /// sysfs.
     ///
     /// # Errors
     /// When the device does not answer or is not a PCI device.
-    pub fn new(name: String, device: Box<dyn OpenDevice>) -> Result<Self, DeviceError> {
+    pub fn new(name: String, dir: &Path, device: Box<dyn OpenDevice>) -> Result<Self, DeviceError> {
         let file = device.file();
         let info = uapi::device_info(file).map_err(|source| DeviceError::Call {
             device: name.clone(),
@@ -62,9 +70,12 @@ impl VfioFile {
         let regions = (0..info.num_regions).map(|index| region(&name, file, index));
         let irqs = (0..info.num_irqs).map(|index| irq(&name, file, index));
         Ok(Self {
-            regions: regions.collect(),
-            irqs: irqs.collect(),
+            regions: regions.collect::<Result<_, _>>()?,
+            irqs: irqs.collect::<Result<_, _>>()?,
             resettable: info.flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            // Asked of this device: the kernel, its configuration and the device's driver decide.
+            exports: uapi::can_export(file).is_ok(),
+            by_power: resets::by_power_only(dir),
             name,
             device,
         })
@@ -114,38 +125,63 @@ impl VfioFile {
     }
 }
 
-/// A region; empty if the kernel does not report the region.
-fn region(name: &str, file: &File, index: u32) -> RegionInfo {
-    uapi::region_info(file, index).map_or_else(
-        |e| {
+/// A region; empty if the device does not have the region, which EINVAL means. Every device has a
+/// configuration space.
+///
+/// # Errors
+/// Any other errno: the guest would get a device without one of its BARs.
+fn region(name: &str, file: &File, index: u32) -> Result<RegionInfo, DeviceError> {
+    match uapi::region_info(file, index) {
+        Ok(raw) => Ok(info::region(&raw)),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) && index != CONFIG_REGION => {
             // Only a display has the legacy VGA region.
-            if index != VFIO_PCI_VGA_REGION_INDEX || e.raw_os_error() != Some(libc::EINVAL) {
-                warn!("{name}: VFIO_DEVICE_GET_REGION_INFO of region {index} failed: {e}");
+            if index != VFIO_PCI_VGA_REGION_INDEX {
+                let loss = Code::RegionMissing.loss(
+                    format!("the guest does not get region {index}"),
+                    format!("VFIO_DEVICE_GET_REGION_INFO: {e}"),
+                );
+                degraded::tell(loss.of(name).hint("use a newer kernel on the host"));
             }
-            RegionInfo::default()
-        },
-        |raw| info::region(&raw),
-    )
+            Ok(RegionInfo::default())
+        }
+        Err(source) => Err(DeviceError::Call {
+            device: name.into(),
+            call: "VFIO_DEVICE_GET_REGION_INFO",
+            source,
+        }),
+    }
 }
 
-/// A kind of interrupt; without vectors if the kernel does not report the kind, such as the error
-/// interrupt of a conventional PCI device.
-fn irq(name: &str, file: &File, index: u32) -> IrqInfo {
-    uapi::irq_info(file, index).map_or_else(
-        |e| {
-            debug!("{name} does not tell of interrupts of kind {index}: {e}");
-            IrqInfo::default()
-        },
-        |info| IrqInfo {
+/// A kind of interrupt; without vectors if the device does not have the kind, which EINVAL means:
+/// the error interrupt of a conventional PCI device, for example.
+///
+/// # Errors
+/// Any other errno: the guest would get a device without its interrupts.
+fn irq(name: &str, file: &File, index: u32) -> Result<IrqInfo, DeviceError> {
+    match uapi::irq_info(file, index) {
+        Ok(info) => Ok(IrqInfo {
             count: info.count,
             resizable: info.flags & VFIO_IRQ_INFO_NORESIZE == 0,
-        },
-    )
+        }),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            debug!("{name} does not tell of interrupts of kind {index}: {e}");
+            Ok(IrqInfo::default())
+        }
+        Err(source) => Err(DeviceError::Call {
+            device: name.into(),
+            call: "VFIO_DEVICE_GET_IRQ_INFO",
+            source,
+        }),
+    }
 }
 
 impl Device for VfioFile {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn hardware_config(&self) -> Vec<u8> {
+        hardware_config::read(&Sysfs::default(), &self.name)
     }
 
     fn region(&self, index: u32) -> RegionInfo {
@@ -164,8 +200,21 @@ impl Device for VfioFile {
         self.resettable
     }
 
+    fn resets_by_power(&self) -> bool {
+        self.by_power
+    }
+
     fn map_fd(&self) -> RawFd {
         self.device.file().as_raw_fd()
+    }
+
+    fn can_export(&self) -> bool {
+        self.exports
+    }
+
+    fn export(&self, bar: u32, offset: u64, size: u64) -> io::Result<OwnedFd> {
+        debug!(device = self.name, bar, offset, size, "export");
+        uapi::export(self.device.file(), bar, offset, size)
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
@@ -254,5 +303,25 @@ impl Device for VfioFile {
         Scope::of(file)
             .and_then(|scope| scope.reset(file, |group| self.device.group_file(group)))
             .map_err(|e| self.fail("VFIO_DEVICE_PCI_HOT_RESET", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_the_kernel_does_not_report_is_told() {
+        let name = "0000:46:00.0";
+        // This driver answers calls that it does not know by EINVAL, as VFIO does.
+        let file = File::open("/dev/urandom").unwrap();
+        assert_eq!(region(name, &file, 3).unwrap(), RegionInfo::default());
+        let missing = region(name, &file, VFIO_PCI_VGA_REGION_INDEX);
+        assert_eq!(missing.unwrap(), RegionInfo::default());
+        let told = degraded::list().into_iter();
+        let told = told.filter(|loss| loss.device.as_deref() == Some(name));
+        let told: Vec<_> = told.map(|loss| (loss.code, loss.what)).collect();
+        let region = "the guest does not get region 3".to_owned();
+        assert_eq!(told, [(Code::RegionMissing, region)]);
     }
 }

@@ -8,10 +8,9 @@ use std::sync::{PoisonError, RwLock};
 
 use pci::regs::power::STATE as POWER_STATE;
 use pci::regs::{COMMAND, command};
-use tracing::warn;
 
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
+use crate::log::limit::{RateLimit, warn_limited};
 use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
 
 /// The device of a function, and the device's configuration space.
@@ -57,23 +56,24 @@ impl Connection {
         }
     }
 
-    /// Reads registers of the device's configuration space. The bytes are all ones if the device
-    /// does not answer.
-    pub(super) fn read_config(&self, offset: u16, data: &mut [u8]) {
+    /// Reads registers of the device's configuration space. Returns whether the device answers; if
+    /// not, the bytes are all ones.
+    pub(super) fn read_config(&self, offset: u16, data: &mut [u8]) -> bool {
         data.fill(0xff);
-        if let Some(device) = self.device()
-            && let Err(e) = device.read(CONFIG_REGION, offset.into(), data)
-        {
+        let Some(device) = self.device() else {
+            return false;
+        };
+        let answer = device.read(CONFIG_REGION, offset.into(), data);
+        if let Err(e) = &answer {
             data.fill(0xff);
-            self.complain(&e);
+            self.complain(e);
         }
+        answer.is_ok()
     }
 
     /// Logs an error that a guest's access has caused. The guest gets its answer all the same.
     pub(super) fn complain(&self, error: &DeviceError) {
-        if self.limit.allow() {
-            warn!("{}", with_causes(error));
-        }
+        warn_limited!(self.limit, "{}", with_causes(error));
     }
 
     /// Whether the device answers, decodes memory, and is in D0 by its register at `pmcsr`. Only

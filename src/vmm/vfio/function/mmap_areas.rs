@@ -1,20 +1,22 @@
 //! The areas of a memory BAR that the guest touches directly, and the pages that trap.
 //!
 //! A mapped area is the device's own pages in the guest's address space: the guest's loads and
-//! stores reach the hardware without an exit. Two kinds of pages trap: the pages of the MSI-X table
-//! and of the pending bits, because both are virtual, and the pages that the kernel does not let
-//! this process map.
+//! stores reach the hardware without an exit. Three kinds of pages trap: the pages of the MSI-X
+//! table and of the pending bits, because both are virtual, the pages with mirrors of what is
+//! virtual ([`super::mirrors`]), and the pages that the kernel does not let this process map.
 
 use std::io;
 use std::sync::Arc;
 
 use pci::bar::Bars;
-use pci::msix_layout::MsixLayout;
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::memory::mapping::Mapping;
-use crate::memory::{PAGE_SIZE, Region, RegionKind};
-use crate::vfio::device::{Device, RegionInfo};
+use crate::memory::{BarOwner, BarPart, PAGE_SIZE, Region, RegionKind};
+use crate::vfio::device::{RegionInfo, SharedDevice};
+use crate::vfio::function::bar_owner::Owner;
+use crate::vfio::function::error::FunctionError;
+use crate::vfio::function::unmapped::{tell_trapped, unmapped};
 
 /// A range of a BAR: offset and size in bytes.
 pub type Area = (u64, u64);
@@ -65,37 +67,48 @@ pub fn plan(size: u64, mappable: &[Area], trapped: &[Area]) -> Vec<Area> {
     areas
 }
 
-/// Maps the areas of BAR number `bar` into this process: all that VFIO allows, except the MSI-X
-/// table and the pending bits. The starts of the returned regions are relative to the BAR. A BAR
-/// that cannot be mapped traps.
-pub(super) fn map(
-    device: &dyn Device,
+/// Maps the areas of BAR number `bar` into this process: all that VFIO allows, except the pages of
+/// `trapped`, which hold the MSI-X table, the pending bits, and mirrors. The starts of the returned
+/// regions are relative to the BAR. A BAR that cannot be mapped traps, and the user is told so.
+///
+/// # Errors
+/// Another user of the host holds the BAR. The device would refuse each access.
+pub fn map(
+    device: &SharedDevice,
     bar: usize,
     bars: &Bars,
-    msix: Option<&MsixLayout>,
-) -> Vec<Region> {
+    trapped: &[Area],
+) -> Result<Vec<Region>, FunctionError> {
     let region = device.region(bar as u32);
-    if bars.get(bar).is_none_or(|b| b.kind.is_io()) || region.mappable.is_empty() {
-        return Vec::new();
+    if bars.get(bar).is_none_or(|b| b.kind.is_io()) {
+        return Ok(Vec::new());
     }
-    let trapped = msix.map(|msix| msix.ranges(bar)).unwrap_or_default();
-    let areas = plan(region.size, &region.mappable, &trapped);
+    if region.mappable.is_empty() {
+        // A smaller BAR shares its page with other registers of the host.
+        if region.size >= PAGE_SIZE {
+            tell_trapped(device.name(), bar, "its VFIO driver maps no page of it");
+        }
+        return Ok(Vec::new());
+    }
+    let areas = plan(region.size, &region.mappable, trapped);
     let name = device.name();
-    match map_areas(device, &region, &areas) {
+    match map_areas(device, bar as u32, &region, &areas) {
         Ok(regions) => {
             debug!("{name}: BAR {bar} maps {areas:x?}, traps {trapped:x?}");
-            regions
+            Ok(regions)
         }
-        Err(e) => {
-            info!("{name}: BAR {bar} is trapped, because it cannot be mapped: {e}");
-            Vec::new()
-        }
+        Err(e) => unmapped(name, bar, &e),
     }
 }
 
 /// Maps the areas at a host address that is aligned to the BAR's size, up to 1 GiB. The guest's
 /// address of the BAR is aligned to that size too, so the kernel can use huge pages.
-fn map_areas(device: &dyn Device, region: &RegionInfo, areas: &[Area]) -> io::Result<Vec<Region>> {
+fn map_areas(
+    device: &SharedDevice,
+    bar: u32,
+    region: &RegionInfo,
+    areas: &[Area],
+) -> io::Result<Vec<Region>> {
     if areas.is_empty() {
         return Ok(Vec::new());
     }
@@ -107,19 +120,24 @@ fn map_areas(device: &dyn Device, region: &RegionInfo, areas: &[Area]) -> io::Re
         mapping.map_file(*offset, *len, device.map_fd(), at, region.write)?;
     }
     let mapping = Arc::new(mapping);
+    let owner: Arc<dyn BarOwner> = Arc::new(Owner::new(device));
     let regions = areas.iter().map(|(offset, size)| Region {
         start: *offset,
         size: *size,
         mapping: Arc::clone(&mapping),
         offset: *offset,
         kind: RegionKind::Device,
+        bar: Some(BarPart {
+            owner: Arc::clone(&owner),
+            bar,
+            offset: *offset,
+        }),
     });
     Ok(regions.collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use pci::msix::MsixCapability;
     use proptest::prelude::*;
 
     use super::*;
@@ -160,30 +178,26 @@ mod tests {
 
     #[test]
     fn areas_are_mapped_from_the_devices_file() {
-        let device = TestDevice::new()
-            .with_region(0, 0x4000, &[(0, 0x4000)])
-            .with_region(1, 0x100, &[(0, 0x100)])
-            .with_region(2, 0x4000, &[]);
+        let device: SharedDevice = Arc::new(
+            TestDevice::new()
+                .with_region(0, 0x4000, &[(0, 0x4000)])
+                .with_region(1, 0x100, &[(0, 0x100)])
+                .with_region(2, 0x4000, &[]),
+        );
         let bars = Bars::decode([0; 6], [0x4000, 0x100, 0x4000, 0, 0, 0]).unwrap();
-        let msix = MsixLayout::of(&MsixCapability {
-            offset: 0x90,
-            vectors: 65,
-            table_bar: 0,
-            table_offset: 0x1000,
-            pba_bar: 0,
-            pba_offset: 0x1800,
-        });
-        let mapped = |msix| {
-            let regions = map(&device, 0, &bars, msix).into_iter();
+        let mapped = |trapped: &[Area]| {
+            let regions = map(&device, 0, &bars, trapped).unwrap().into_iter();
             let areas = regions.map(|r| (r.start, r.size, r.offset, r.kind));
             areas.collect::<Vec<_>>()
         };
         let area = |at, size| (at, size, at, RegionKind::Device);
-        assert_eq!(mapped(Some(&msix)), [area(0, 0x1000), area(0x2000, 0x2000)]);
-        assert_eq!(mapped(None), [area(0, 0x4000)]);
+        let trapped = [(0x1000, 0x410), (0x1800, 16)];
+        assert_eq!(mapped(&trapped), [area(0, 0x1000), area(0x2000, 0x2000)]);
+        assert_eq!(mapped(&[]), [area(0, 0x4000)]);
         // Less than a page, nothing that VFIO lets us map, and no BAR at all.
         for bar in 1..6 {
-            assert!(map(&device, bar, &bars, None).is_empty(), "BAR {bar}");
+            let areas = map(&device, bar, &bars, &[]).unwrap();
+            assert!(areas.is_empty(), "BAR {bar}");
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -15,6 +15,9 @@ use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, Regi
 const FILE_SIZE: u64 = 1 << 20;
 
 pub(crate) struct TestDevice {
+    name: &'static str,
+    /// Registers of BARs: index, offset, value. Other registers read as 0xa5 in each byte.
+    registers: Vec<(u32, u64, u32)>,
     config: Mutex<[u8; 256]>,
     regions: [RegionInfo; 7],
     file: File,
@@ -22,6 +25,7 @@ pub(crate) struct TestDevice {
     deaf: AtomicBool,
     /// The value of COMMAND's low byte, if that byte cannot be written.
     fixed_command: Option<u8>,
+    exports: bool,
     region_reads: AtomicU32,
 }
 
@@ -30,11 +34,14 @@ impl TestDevice {
         let file = TempFile::new().unwrap().into_file();
         file.set_len(FILE_SIZE).unwrap();
         Self {
+            name: "test",
+            registers: Vec::new(),
             config: Mutex::new([0; 256]),
             regions: Default::default(),
             file,
             deaf: AtomicBool::new(false),
             fixed_command: None,
+            exports: false,
             region_reads: AtomicU32::new(0),
         }
     }
@@ -52,8 +59,25 @@ impl TestDevice {
         self
     }
 
+    pub(crate) fn with_name(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Adds a register of 32 bits, which can be read with that width while memory is decoded.
+    pub(crate) fn with_register(mut self, bar: u32, offset: u64, value: u32) -> Self {
+        self.registers.push((bar, offset, value));
+        self
+    }
+
     pub(crate) fn with_fixed_command(mut self, low: u8) -> Self {
         self.fixed_command = Some(low);
+        self
+    }
+
+    /// Lets BARs be exported: as a file of its own each time.
+    pub(crate) fn with_exports(mut self) -> Self {
+        self.exports = true;
         self
     }
 
@@ -89,7 +113,7 @@ impl TestDevice {
 
 impl Device for TestDevice {
     fn name(&self) -> &str {
-        "test"
+        self.name
     }
 
     fn region(&self, index: u32) -> RegionInfo {
@@ -105,8 +129,20 @@ impl Device for TestDevice {
         false
     }
 
+    fn resets_by_power(&self) -> bool {
+        false
+    }
+
     fn map_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    fn can_export(&self) -> bool {
+        self.exports
+    }
+
+    fn export(&self, _: u32, _: u64, _: u64) -> io::Result<OwnedFd> {
+        Ok(TempFile::new().unwrap().into_file().into())
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
@@ -115,6 +151,16 @@ impl Device for TestDevice {
         }
         self.answer()?;
         data.fill(0xa5);
+        let register = self
+            .registers
+            .iter()
+            .find(|r| (r.0, r.1) == (region, offset));
+        if let Some((_, _, value)) = register {
+            if self.config(4) & 2 == 0 {
+                return Err(self.error());
+            }
+            data.copy_from_slice(&value.to_le_bytes());
+        }
         if region == CONFIG_REGION {
             let config = self.config.lock().unwrap();
             data.copy_from_slice(&config[offset as usize..offset as usize + data.len()]);

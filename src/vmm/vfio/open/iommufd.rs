@@ -11,7 +11,7 @@
 //!    their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
 //! 4. **Bind** (VFIO_DEVICE_BIND_IOMMUFD). The iommufd becomes the owner of the device's DMA, for
 //!    the whole group. The call opens and resets the function; from now on the file serves all
-//!    calls.
+//!    calls. A VF token goes with this call, where the kernel takes it (since Linux 6.17).
 //! 5. **Attach** (VFIO_DEVICE_ATTACH_IOMMUFD_PT). Until then all DMA of the device is blocked; from
 //!    then on the address space translates it.
 //!
@@ -28,6 +28,7 @@ use std::sync::Arc;
 use iommufd_ioctls::{IommuFd, IommufdError};
 use pci::addr::Range;
 use tracing::{info, warn};
+use uuid::Uuid;
 use vfio_ioctls::{VfioDevice, VfioIommufd};
 
 use crate::phase;
@@ -48,7 +49,7 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
-    let iommufd = open_iommufd(candidates)?;
+    let iommufd = open_iommufd()?;
     info!("by iommufd");
     // Steps 2 to 5, all devices at once: each is reset.
     let devices = open_each(
@@ -59,29 +60,38 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
         // Each attached device may have narrowed the addresses that can be mapped.
-        ranges: iova_ranges(&iommufd).map_err(VfioError::IommuInfo)?,
+        ranges: iova_ranges(&iommufd).map_err(|e| iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
         users: users.collect(),
-        ops: iommufd,
+        ops: Arc::<VfioIommufd>::clone(&iommufd),
     };
     Ok(Opened {
         devices,
-        mapper: Arc::new(IovaSpaces::new(vec![space])),
+        mapper: Arc::new(IovaSpaces::of_iommufd(space, iommufd)),
         interface: "iommufd",
     })
 }
 
 /// Step 1.
-fn open_iommufd(candidates: &[Candidate]) -> Result<Arc<VfioIommufd>, VfioError> {
+fn open_iommufd() -> Result<Arc<VfioIommufd>, VfioError> {
     let iommufd = IommuFd::new().map_err(|e| match e {
-        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source),
-        other => VfioError::IommuInfo(io::Error::other(other)),
+        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source, None),
+        other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
     })?;
     VfioIommufd::new(Arc::new(iommufd), None, None)
         .map(Arc::new)
-        .map_err(|e| match candidates.first() {
-            Some(first) => first.failed(StepError::Library(e)),
-            None => VfioError::IommuInfo(io::Error::other(e)),
+        .map_err(|e| {
+            let source = match e {
+                vfio_ioctls::VfioError::NewVfioIommufd(IommufdError::IommuIoasAlloc(e)) => {
+                    io::Error::from_raw_os_error(e.errno())
+                }
+                other => io::Error::other(other),
+            };
+            iommu("IOMMU_IOAS_ALLOC", source)
         })
+}
+
+fn iommu(call: &'static str, source: io::Error) -> VfioError {
+    VfioError::Iommu { call, source }
 }
 
 /// The I/O addresses that the address space can map.
@@ -100,7 +110,7 @@ fn open_device(
     let _phase = phase!("open_device", name);
     let device = CdevDevice::open(iommufd, kvm, candidate)?;
     info!("{name} is open (IOMMU group {})", candidate.group);
-    let file = VfioFile::new(name.to_string(), Box::new(device))?;
+    let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
     Ok(Arc::new(file))
 }
 
@@ -145,8 +155,15 @@ impl CdevDevice {
         device.stage = Stage::KnownToKvm;
 
         // Step 4, before attaching: only the owner of the device's DMA may choose its mappings.
-        uapi::bind(&device.file, &**iommufd.iommufd())
-            .map_err(|e| candidate.not_given("VFIO_DEVICE_BIND_IOMMUFD", e))?;
+        let call = "VFIO_DEVICE_BIND_IOMMUFD";
+        if candidate.token.is_some()
+            && !uapi::bind_takes_token(&device.file).map_err(|e| candidate.not_given(call, e))?
+        {
+            return Err(VfioError::TokenByIommufd(candidate.name));
+        }
+        let token = candidate.token.as_ref().map(Uuid::as_bytes);
+        uapi::bind(&device.file, &**iommufd.iommufd(), token)
+            .map_err(|e| candidate.not_given(call, e))?;
 
         // Step 5, last: from here on the device reaches memory.
         uapi::attach(&device.file, iommufd.ioas().id())
@@ -161,7 +178,13 @@ fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
     let name = candidate.name;
     VfioDevice::open_cdev(&candidate.path).map_err(|e| match e {
         vfio_ioctls::VfioError::OpenDeviceCdev(source) => {
-            VfioError::node(candidate.cdev().unwrap_or_default(), Some(name), source)
+            let node = candidate.cdev().unwrap_or_default();
+            VfioError::node(
+                node,
+                Some(name),
+                source,
+                Some(nodes::group(candidate.group)),
+            )
         }
         vfio_ioctls::VfioError::InvalidVfioDev => VfioError::NoCdev(name),
         other => candidate.failed(StepError::Library(other)),
