@@ -64,7 +64,7 @@ fn add_calls(findings: &mut Vec<Finding>, records: &Records, bdfs: &[Bdf]) {
         let Some(state) = entry.under_way.filter(UnderWay::blocks) else {
             continue;
         };
-        let finding = Finding::fail("under-way", state.sentence(bdf), state.remedy(bdf));
+        let finding = Finding::fail("under-way", state.describe(bdf), state.remedy(bdf));
         let at = findings
             .iter()
             .rposition(|finding| finding.device == Some(bdf));

@@ -232,7 +232,7 @@ pub enum BindError {
         version: String,
     },
     /// A call of the kernel for the device goes on, or was lost in the kernel.
-    #[error("{}", .1.sentence(*.0))]
+    #[error("{}", .1.describe(*.0))]
     UnderWay(Bdf, Box<UnderWay>),
     /// Another command changes the device.
     #[error(

@@ -79,7 +79,7 @@ impl UnderWay {
     }
 
     /// The call's state as a sentence about the device.
-    pub fn sentence(&self, bdf: Bdf) -> String {
+    pub fn describe(&self, bdf: Bdf) -> String {
         let (call, pid) = (&self.call, self.pid());
         if let Some(signal) = self.signal {
             return format!(

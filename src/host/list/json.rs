@@ -133,7 +133,7 @@ fn device(item: &Item) -> Device<'_> {
             pid: state.pid(),
             since: state.since,
             sleeps: state.sleeps(),
-            text: state.sentence(device.bdf),
+            text: state.describe(device.bdf),
         }),
     }
 }

@@ -125,10 +125,10 @@ fn write_item(text: &mut String, item: &Item, before: bool, after: bool, style: 
     let calls = item
         .under_way
         .iter()
-        .map(|state| state.sentence(item.device.bdf));
+        .map(|state| state.describe(item.device.bdf));
     let uses = item.uses.iter().map(|used| format!("in use: {used}"));
-    for sentence in calls.chain(uses) {
-        let words: Vec<_> = sentence.split(' ').map(String::from).collect();
+    for remark in calls.chain(uses) {
+        let words: Vec<_> = remark.split(' ').map(String::from).collect();
         for part in fill(&words, " ", WIDTH - INDENT) {
             push(&format!("      {line}   {}", style.so_so(&part)));
         }

@@ -16,12 +16,12 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub fn tell_if_slow<R>(what: &str, work: impl FnOnce() -> R) -> R {
     tell_after(
         LIMIT,
-        || say(format_args!("mini-vmm: {}", sentence(what))),
+        || say(format_args!("mini-vmm: {}", describe(what))),
         work,
     )
 }
 
-fn sentence(what: &str) -> String {
+fn describe(what: &str) -> String {
     format!(
         "{what} has taken {} seconds: the kernel resets the device, and a signal takes effect \
          only after that; as root, `cat /proc/{}/task/*/stack` shows where it waits",
@@ -65,6 +65,6 @@ mod tests {
         let wait = || thread::sleep(Duration::from_millis(50));
         tell_after(Duration::from_millis(1), tell, wait);
         assert_eq!(told.load(Ordering::Relaxed), 1);
-        assert!(sentence("opening 0000:01:00.0").starts_with("opening 0000:01:00.0 has taken 10"));
+        assert!(describe("opening 0000:01:00.0").starts_with("opening 0000:01:00.0 has taken 10"));
     }
 }

@@ -241,6 +241,24 @@ pub fn unlock(file: &File) {
     let _ = flock(file, FlockOperation::Unlock);
 }
 
+/// Runs a part of a test in a child process, which has one thread only: the harness has more. Returns
+/// whether the part passed.
+#[cfg(test)]
+pub(super) fn in_one_thread(work: impl FnOnce()) -> bool {
+    // SAFETY: the other threads of the test hold no lock that `work` takes: glibc makes its own
+    // locks usable in the child (fork(2)).
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        // SAFETY: ends the child without the harness's exit handlers.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) }
+    }
+    let mut status = 1;
+    // SAFETY: the status is a local variable.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    status == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,9 @@
 //! A child process for work that may sleep in the kernel.
 //!
-//! A process in an uninterruptible sleep cannot be ended, not even by SIGKILL, and whoever waits for
-//! it waits as long. The work is therefore done by a child in a session of its own, and this
-//! process waits for the child's answer with a limit. If the limit is over, this process goes on or
-//! ends, and the child stays until the kernel lets it go.
+//! A process in an uninterruptible sleep cannot be ended, not even by SIGKILL, and its parent waits
+//! as long. The work is therefore done by a child in a session of its own, and this process waits
+//! for the child's answer with a limit. If the limit is over, this process goes on or ends, and the
+//! child stays until the kernel lets it go.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -115,5 +115,58 @@ impl Worker {
             Some(signal) => Progress::Killed(signal),
             None => Progress::Ended(std::mem::take(&mut self.answer)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_answers_sleeps_or_is_killed() {
+        let other = Worker::prepare(Vec::new);
+        assert!(other.is_err(), "a fork beside other threads");
+        assert!(process::in_one_thread(answers_sleeps_or_is_killed));
+    }
+
+    fn answers_sleeps_or_is_killed() {
+        let mut worker = Worker::prepare(|| vec![7; 10_000]).unwrap();
+        assert_eq!(worker.wait(Duration::ZERO), Progress::Busy);
+        worker.start().unwrap();
+        assert_eq!(
+            worker.wait(Duration::from_secs(60)),
+            Progress::Ended(vec![7; 10_000])
+        );
+        assert!(!worker.process().lives());
+
+        let sleeping = || {
+            thread::sleep(Duration::from_secs(600));
+            Vec::new()
+        };
+        let mut worker = Worker::prepare(sleeping).unwrap();
+        worker.start().unwrap();
+        assert_eq!(worker.wait(Duration::from_millis(50)), Progress::Busy);
+        assert!(worker.process().lives());
+        worker.process().end_sleep();
+        assert_eq!(
+            worker.wait(Duration::from_secs(60)),
+            Progress::Killed(libc::SIGKILL)
+        );
+
+        // A worker whose parent ends before the start does nothing.
+        let mut path = std::env::temp_dir();
+        path.push(format!("mini-vmm-worker-{}", std::process::id()));
+        let never = path.clone();
+        let worker = Worker::prepare(move || {
+            let _ = std::fs::write(&never, "");
+            Vec::new()
+        });
+        let process = worker.unwrap().process();
+        while process.lives() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!path.exists());
     }
 }
