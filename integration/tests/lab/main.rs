@@ -44,6 +44,7 @@ scenarios![
     errnos,
     confined,
     virtual_functions,
+    waiting,
 ];
 
 /// Two machines of one CPU each keep two cores busy.
