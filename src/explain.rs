@@ -12,7 +12,8 @@ mod source;
 mod text;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
@@ -29,18 +30,21 @@ use source::Source;
 use vmm::boot::Images;
 use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
+use vmm::config::memory::Pages;
 use vmm::hostinfo::name::{HostName, parse_address};
-use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::{resets, resizable};
 use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
+use vmm::memory::dma::tell_no_peers;
+use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::IrqInfo;
+use vmm::vfio::device::{Device as _, IrqInfo};
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{mmap_areas, policy, snapshot};
+use vmm::vfio::function::{expected, mmap_areas, policy, snapshot};
 use vmm::vfio::open;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
@@ -128,6 +132,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
     problems.extend(kernel_problem(config, &layout));
+    problems.extend(losses(config, &devices, opened.as_ref()));
     let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
@@ -136,6 +141,37 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         dma: dma(&layout, config.memory.size, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
     })
+}
+
+/// Lists what the guest will have less of. Returns the reasons why a run would fail.
+fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Vec<Problem> {
+    if config.memory.pages == Pages::Transparent {
+        hugetlb::tell_if_none(config.memory.shared);
+    }
+    let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
+    for (name, subject) in names.iter().zip(devices) {
+        resizable::tell_if_small(name, &subject.path);
+    }
+    let Some(opened) = opened else {
+        return Vec::new();
+    };
+    let mappable = |device: &Arc<VfioFile>| {
+        (0..BAR_COUNT as u32).any(|bar| !device.region(bar).mappable.is_empty())
+    };
+    if opened.interface == "iommufd"
+        && opened.devices.len() > 1
+        && opened.devices.iter().any(mappable)
+    {
+        tell_no_peers("iommufd cannot map BARs");
+    }
+    let mut problems = Vec::new();
+    for (device, subject) in opened.devices.iter().zip(devices) {
+        let image = &subject.source.image;
+        if let Err(e) = expected::tell(&**device, image, &subject.bars, &names) {
+            problems.push(problem(&e, e.hint()));
+        }
+    }
+    problems
 }
 
 fn any_mediated(configs: &[DeviceConfig]) -> bool {
@@ -200,6 +236,8 @@ fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
 /// A device to explain.
 struct Subject {
     name: HostName,
+    /// Its directory in sysfs.
+    path: PathBuf,
     guest: Bdf,
     driver: Option<String>,
     group: Option<Group>,
@@ -256,6 +294,7 @@ impl Subject {
             msix: MsixCapability::parse(&source.image),
             source,
             bars,
+            path,
         })
     }
 

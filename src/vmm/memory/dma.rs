@@ -185,9 +185,7 @@ impl Dma {
             }
             // The guest chooses the address, so only the cause names it.
             Err(e) => {
-                let what = "no DMA from one device to the BARs of another (peer-to-peer)";
-                let loss = Code::NoPeerToPeer.loss(what, with_causes(&e));
-                degraded::tell(loss.hint("--iommu container, if the devices need it"));
+                tell_no_peers(&with_causes(&e));
             }
         }
     }
@@ -267,6 +265,13 @@ impl Dma {
             source,
         }
     }
+}
+
+/// Tells the user that the devices cannot reach each other's BARs.
+pub fn tell_no_peers(why: &str) {
+    let what = "no DMA from one device to the BARs of another (peer-to-peer)";
+    let loss = Code::NoPeerToPeer.loss(what, why);
+    degraded::tell(loss.hint("--iommu container, if the devices need it"));
 }
 
 /// The calls of the interface that map and that unmap.

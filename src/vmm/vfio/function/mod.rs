@@ -13,13 +13,14 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
-//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
 //! | `vm_resources` | the parts of the VM that a function uses |
-//! | [`reset`] | all functions at a guest's reboot |
+//! | [`reset`] | all functions before the first boot and at a reboot |
+//! | [`expected`] | what a guest will lack of a device, before there is a function |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
@@ -27,6 +28,7 @@ mod command;
 mod connection;
 mod decode;
 mod error;
+pub mod expected;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
@@ -39,6 +41,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod test_device;
 mod trap;
+mod unmapped;
 mod unused_vectors;
 mod vm_resources;
 
