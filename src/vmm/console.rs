@@ -233,7 +233,8 @@ impl Drop for RawTerminal {
     }
 }
 
-fn restore() {
+/// Restores the terminal's mode, if it was changed. May be called by a signal handler.
+pub fn restore() {
     // The panic hook runs this: try_lock cannot hang, even if the panicking thread held the lock.
     if let Ok(mut saved) = SAVED.try_lock()
         && let Some(mode) = saved.take()

@@ -34,7 +34,7 @@ use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
-use crate::config::device::{DeviceConfig, Slot, assign_slots};
+use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::counters::exits::Exits;
 use crate::devices::output_queue::Output;
@@ -54,11 +54,13 @@ use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
 use crate::stats::{Stats, named_ranges};
+use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
+use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::Opened;
@@ -157,6 +159,7 @@ impl Machine {
             notifier,
             stats,
         };
+        bus_error::set_memory(machine.vm.ram.areas());
         machine.attach_all(opened, roms)?;
         drop(paused);
         machine.ram_setup.wait()?;
@@ -169,13 +172,10 @@ impl Machine {
         opened: Option<Opened>,
         roms: Vec<RomSource>,
     ) -> Result<(), MachineError> {
-        let slots: Vec<_> = assign_slots(&self.config.vfio)
-            .iter()
-            .map(|config| config.slot)
-            .collect();
+        let configs = assign_slots(&self.config.vfio);
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
-        for (device, (slot, rom)) in devices.zip(slots.into_iter().zip(roms)) {
-            self.attach(device, slot, rom)?;
+        for (device, (config, rom)) in devices.zip(configs.iter().zip(roms)) {
+            self.attach(device, config, rom)?;
         }
         Ok(())
     }
@@ -192,22 +192,26 @@ impl Machine {
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
-        self.attach(device, config.slot, RomSource::load(&config.rom)?)
+        self.attach(device, config, RomSource::load(&config.rom)?)
     }
 
     fn attach(
         &mut self,
         device: SharedDevice,
-        slot: Option<Slot>,
+        config: &DeviceConfig,
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
+        let options = FunctionOptions {
+            rom,
+            clique: config.clique,
+        };
         let to = AttachTo {
             root: &self.platform.root,
             resources: &self.platform.resources,
             dma: self.dma.as_ref(),
             stats: &self.stats,
         };
-        self.devices.attach(device, slot, rom, &to)
+        self.devices.attach(device, config.slot, options, &to)
     }
 
     /// COM1, for the keyboard.
@@ -337,6 +341,7 @@ impl Machine {
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.stats.exits),
+            ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),
         };
         Ok(Running::start(mem::take(&mut self.vcpus), &shared)?)

@@ -61,6 +61,8 @@ codes! {
     NoCoalescedWrites = "no-coalesced-writes",
     /// An uncorrectable error of the device is not reported.
     NoErrorEvent = "no-error-event",
+    /// The host has lost a page of the guest's RAM.
+    MemoryLost = "memory-lost",
     /// RAM is of small pages, though the user has not asked for them.
     NoHugePages = "no-huge-pages",
     /// `--stats` has no counters of KVM's.

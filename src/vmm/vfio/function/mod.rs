@@ -13,7 +13,10 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
+//! | [`clique`] | a capability that tells drivers which GPUs reach each other |
+//! | `options` | what the user chose for the function |
 //! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
+//! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
@@ -24,6 +27,8 @@
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
+mod bar_owner;
+pub mod clique;
 mod command;
 mod connection;
 mod decode;
@@ -32,6 +37,7 @@ pub mod expected;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
+mod options;
 pub mod policy;
 mod power;
 pub mod reset;
@@ -39,7 +45,7 @@ pub mod rom;
 mod slow_writes;
 pub mod snapshot;
 #[cfg(test)]
-mod test_device;
+pub(crate) mod test_device;
 mod trap;
 mod unmapped;
 mod unused_vectors;
@@ -53,6 +59,7 @@ use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
 use mirrors::{Access, Behind, Mirrors};
 use mmap_areas::Area;
+pub use options::FunctionOptions;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
@@ -62,7 +69,7 @@ use pci::msix_layout::{MsixLayout, MsixPart};
 use pci::regs::{self, COMMAND, command as command_bits};
 use pci::rom::ROM;
 use power::Power;
-use rom::{Rom, RomSource};
+use rom::Rom;
 use slow_writes::{BarAccesses, FunctionReset};
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
@@ -160,14 +167,22 @@ impl VfioFunction {
     pub fn new(
         device: SharedDevice,
         vm: VmResources,
-        rom: RomSource,
+        options: FunctionOptions,
     ) -> Result<Arc<Self>, FunctionError> {
-        let snapshot = snapshot::read(&*device)?;
+        let mut snapshot = snapshot::read(&*device)?;
         if snapshot::is_dead(&snapshot) {
             return Err(FunctionError::Dead(device.name().into()));
         }
-        let config = snapshot::for_guest(&*device, &snapshot);
-        let rom = Arc::new(Rom::new(&*device, rom));
+        if let Some(clique) = options.clique {
+            clique::add(&mut snapshot, clique).map_err(|source| FunctionError::Clique {
+                device: device.name().into(),
+                source,
+            })?;
+        }
+        let mut config = snapshot::for_guest(&*device, &snapshot);
+        let function_reset = FunctionReset::find(&snapshot);
+        function_reset.mark(&mut config);
+        let rom = Arc::new(Rom::new(&*device, options.rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
                 device: device.name().into(),
@@ -181,7 +196,7 @@ impl VfioFunction {
         for (bar, areas) in areas.iter_mut().enumerate() {
             let mut trapped = mirrors.ranges(bar);
             trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
-            *areas = mmap_areas::map(&*device, bar, &bars, &trapped)?;
+            *areas = mmap_areas::map(&device, bar, &bars, &trapped)?;
         }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
@@ -200,7 +215,7 @@ impl VfioFunction {
                 mirrors,
                 rom,
                 power: Power::find(&snapshot),
-                function_reset: FunctionReset::find(&snapshot),
+                function_reset,
                 bar_accesses: BarAccesses::default(),
                 command,
                 routing,
@@ -390,15 +405,14 @@ impl VfioFunction {
         } else if part.write != DeviceWrite::Whole {
             return state;
         }
-        if self.function_reset.starts(part.offset, &merged) {
-            return self.write_slowly(state, part.offset, &merged);
-        }
         match part.side_effects {
-            false => self.connection.write_config(part.offset, &merged),
             true if part.touches(COMMAND, 2) => {
                 self.write_command(&mut state, part.offset, &merged);
             }
-            true => return self.write_power(state, part.offset, &merged),
+            true if self.is_slow(&state, part.offset, &merged) => {
+                return self.write_slowly(state, part.offset, &merged);
+            }
+            _ => self.connection.write_config(part.offset, &merged),
         }
         state
     }
@@ -414,18 +428,10 @@ impl VfioFunction {
         state.decode.set_command(new);
     }
 
-    /// Writes PMCSR.
-    fn write_power<'a>(
-        &'a self,
-        state: MutexGuard<'a, State>,
-        offset: u16,
-        data: &[u8],
-    ) -> MutexGuard<'a, State> {
-        if state.decode.is_in_d0() && !self.power.leaves_d0(offset, data) {
-            self.connection.write_config(offset, data);
-            return state;
-        }
-        self.write_slowly(state, offset, data)
+    /// Whether a write resets the device or changes its power state.
+    fn is_slow(&self, state: &State, offset: u16, data: &[u8]) -> bool {
+        let in_d0 = state.decode.is_in_d0();
+        self.function_reset.starts(offset, data) || self.power.changes(in_d0, offset, data)
     }
 
     /// Makes a write during which the kernel resets the device or changes its power state. The lock
@@ -452,11 +458,7 @@ impl VfioFunction {
             self.quiesce_locked(&mut state);
             return state;
         }
-        let mut enables = [0; 2];
-        self.connection.read_config(COMMAND, &mut enables);
-        let old = state.command();
-        self.command.correct(old, COMMAND, &mut enables);
-        let command = old & u16::from_le_bytes(enables);
+        let command = self.command.after_reset(state.command(), &self.connection);
         state.config.set_u16(COMMAND, command);
         state.decode.set_command(command);
         let in_d0 = self.power.is_in_d0(&self.connection);
