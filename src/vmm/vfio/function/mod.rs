@@ -64,11 +64,10 @@ pub use options::FunctionOptions;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
-use pci::config_space::{ConfigSpace, Part};
+use pci::config_space::{ConfigSpace, DeviceWrite, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
-use pci::passed::DeviceWrite;
-use pci::regs::{self, COMMAND};
+use pci::regs::{self, COMMAND, command as command_bits};
 use pci::rom::ROM;
 use power::Power;
 use rom::Rom;
@@ -531,7 +530,7 @@ impl PciFunction for VfioFunction {
     fn config_write(&self, offset: u16, data: &[u8]) {
         // The vCPU waits before it takes the lock, because the host may ask for the device
         // meanwhile.
-        if command::sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
+        if sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();
@@ -647,3 +646,14 @@ impl Drop for VfioFunction {
         self.quiesce();
     }
 }
+
+/// Whether a write sets Bus Master Enable, and so lets the device start requests of its own
+/// (PCI Express 6.0, 7.5.1.1.3).
+fn sets_bus_master(offset: u16, data: &[u8]) -> bool {
+    let at = COMMAND.checked_sub(offset).map(usize::from);
+    let low = at.and_then(|at| data.get(at));
+    low.is_some_and(|low| u16::from(*low) & command_bits::BUS_MASTER != 0)
+}
+
+#[cfg(test)]
+mod tests;
