@@ -20,6 +20,8 @@ use kvm_ioctls::Kvm;
 use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
+use pci::clique;
+use pci::clique::CliqueError;
 use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
@@ -38,10 +40,9 @@ use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::IrqInfo;
-use vmm::vfio::function::clique::CliqueError;
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{clique, mmap_areas, policy};
+use vmm::vfio::function::{mmap_areas, policy};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
@@ -95,7 +96,7 @@ impl ExplainError {
         match self {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
-            Self::Clique { name, source } => Some(source.hint(&name.to_string())),
+            Self::Clique { name, .. } => Some(format!("remove `clique=` for --vfio {name}")),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
             _ => None,
         }
