@@ -12,7 +12,7 @@ mod source;
 mod text;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
@@ -30,19 +30,21 @@ use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer
 use source::Source;
 use vmm::boot::Images;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
+use vmm::config::memory::Pages;
 use vmm::config::{Iommu, VmConfig};
 use vmm::hostinfo::name::{HostName, parse_address};
-use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::{resets, resizable};
 use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
+use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::IrqInfo;
+use vmm::vfio::device::{IrqInfo, SharedDevice};
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{mmap_areas, policy};
+use vmm::vfio::function::{expected, mmap_areas, policy, snapshot};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
@@ -143,6 +145,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
     problems.extend(kernel_problem(config, &layout));
+    problems.extend(losses(config, &devices, opened.as_ref()));
     let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
@@ -151,6 +154,29 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         dma: dma(&layout, config, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
     })
+}
+
+/// Lists what the guest will have less of. Returns the reasons why a run would fail.
+fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Vec<Problem> {
+    if config.memory.pages == Pages::Transparent {
+        hugetlb::tell_if_none(config.memory.shared);
+    }
+    let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
+    for (name, subject) in names.iter().zip(devices) {
+        resizable::tell_if_small(name, &subject.path);
+    }
+    let Some(opened) = opened else {
+        return Vec::new();
+    };
+    let mut problems = Vec::new();
+    for (device, subject) in opened.devices.iter().zip(devices) {
+        let image = &subject.source.image;
+        let device: SharedDevice = device.clone();
+        if let Err(e) = expected::tell(&device, image, &subject.bars, &names) {
+            problems.push(problem(&e, e.hint()));
+        }
+    }
+    problems
 }
 
 fn any_mediated(configs: &[DeviceConfig]) -> bool {
@@ -232,6 +258,8 @@ fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer
 /// A device to explain.
 struct Subject {
     name: HostName,
+    /// Its directory in sysfs.
+    path: PathBuf,
     guest: Bdf,
     driver: Option<String>,
     group: Option<Group>,
@@ -276,6 +304,7 @@ impl Subject {
                 size => bars.with_rom(size),
             })
             .map_err(|source| ExplainError::Bars { name, source })?;
+        snapshot::tell_losses(&name.to_string(), &source.image);
         let slot = config.slot.unwrap_or(Slot {
             device: 0,
             function: 0,
@@ -295,6 +324,7 @@ impl Subject {
             source,
             shown,
             bars,
+            path,
         })
     }
 

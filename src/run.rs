@@ -65,6 +65,7 @@ pub fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, RunError> 
         let _phase = phase!("bind_devices");
         Managed::take(&config.vfio)?
     };
+    sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::new(config, Box::new(output))?;
     lifecycle::catch_signals().map_err(MachineError::Loop)?;

@@ -387,3 +387,22 @@ make_virtual() {
 	new=$(basename "$(readlink "$sys/$1/virtfn0")")
 	say "virtual $new of=$1 raw-id=$(hexdump -n 4 -e '"%08x"' "$sys/$new/config")"
 }
+
+# kept_page: prints the guest-physical address of the page that the guest's process keeps.
+kept_page() {
+	sed -n 's/^L2: kept //p' /run/vmm.console
+}
+
+# poison PID ADDRESS: makes the page of mini-vmm PID at a guest-physical address below 3 GiB a page
+# that L1 has lost. Guest RAM is the process's largest mapping, and begins with address 0.
+poison() {
+	start=$(sed 's/^\([^-]*\)-\([^ ]*\) .*/\1 \2/' "/proc/$1/maps" | while read -r from to; do
+		echo "$((0x$to - 0x$from)) $((0x$from))"
+	done | sort -n | tail -n 1 | cut -d' ' -f2)
+	page=$(((start + $2) / 4096))
+	set -- "$1" "$2" $(dd if="/proc/$1/pagemap" bs=8 skip=$page count=1 2>/dev/null |
+		hexdump -v -e '2/4 "%u "')
+	frame=$(($3 + (($4 & 0x7fffff) << 32)))
+	say "poison $2 frame=$frame"
+	echo $frame >/sys/kernel/debug/hwpoison/corrupt-pfn || say "poison-failed $2"
+}

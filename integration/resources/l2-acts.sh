@@ -244,7 +244,11 @@ use_the_last_cpu() {
 	fi
 	move_to_last ttyS0 "$last"
 	was=$(arrived ttyS0)
-	for n in $(seq 20); do say "line $n of the serial port"; done
+	# A handler that is still sending takes the next line along, without another interrupt.
+	for n in $(seq 20); do
+		say "line $n of the serial port"
+		usleep 50000
+	done
 	say "last-serial before $was after $(arrived ttyS0)"
 	act=poweroff
 }
@@ -437,6 +441,11 @@ talk_to_serial_ports() {
 	# The ports share the interrupt, whose name is that of the port that was opened first.
 	grep "$1" /proc/interrupts | while read -r line; do say "irq $line"; done
 	name=$1
+	mover=
+	if [ "$act" = serial-moved ]; then
+		move_for_ever "$(irq_of "$name")" &
+		mover=$!
+	fi
 	# round PORT FD N: sends and receives one line of at most 15 bytes. When the card's buffer of 16
 	# bytes is full, the card treats the buffer as empty.
 	round() {
@@ -453,8 +462,40 @@ talk_to_serial_ports() {
 		round "$1" 3 "$n"
 		round "$2" 4 "$n"
 	done
+	for cpu in $(seq 0 $(($(nproc) - 1))); do
+		say "heard cpu=$cpu interrupts=$(interrupts "$name" "$cpu")"
+	done
+	[ -z "$mover" ] || kill "$mover"
 	exec 3<&- 4<&-
 	act=poweroff
+}
+
+# Works on all CPUs at the same time: the AVX registers of twice as many threads as CPUs, and a
+# checksum on each CPU.
+work_cpus() {
+	count=$(nproc)
+	guest vectors $((2 * count))
+	head -c 65536 /dev/urandom >/run/noise
+	for cpu in $(seq 0 $((count - 1))); do
+		taskset "$(printf %x $((1 << cpu)))" md5sum /run/noise >"/run/sum.$cpu" &
+	done
+	wait
+	say "sums $(cat /run/sum.* | sort -u | wc -l) of=$(ls /run/sum.* | wc -l)"
+	say "ticks $(awk '$1 == "LOC:" { for (i = 2; i <= 1 + '"$count"'; i++) printf " %s", $i }' \
+		/proc/interrupts)"
+	say "flags $(sed -n 's/^flags.*: //p' /proc/cpuinfo | head -n 1)"
+	act=poweroff
+}
+
+# move_for_ever IRQ: moves an interrupt to the next CPU again and again.
+move_for_ever() {
+	moves=0
+	while :; do
+		printf '%x\n' $((1 << (moves % $(nproc)))) >"/proc/irq/$1/smp_affinity" ||
+			fail "cannot move interrupt $1"
+		moves=$((moves + 1))
+		usleep 5000
+	done
 }
 
 # byte_at FILE OFFSET: prints a byte of a file as a number.
@@ -527,5 +568,27 @@ serve_virtual_function() {
 show_clock() {
 	sleep 1
 	say "clocksource $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+	act=poweroff
+}
+
+# Runs a process that keeps a page, until the process ends or three seconds have passed.
+keep_page() {
+	guest keep &
+	keeper=$!
+	for _ in $(seq 30); do
+		sleep 0.1
+		kill -0 $keeper 2>/dev/null || break
+	done
+	if kill -0 $keeper 2>/dev/null; then
+		say "lives yes"
+		kill $keeper
+	else
+		status=0
+		wait $keeper || status=$?
+		say "keeper status=$status"
+		dmesg | grep -iE 'mce|machine check|memory failure' | tail -n 8 |
+			while read -r line; do say "mce $line"; done
+	fi
+	say "end"
 	act=poweroff
 }

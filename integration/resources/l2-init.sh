@@ -64,10 +64,12 @@ displays) show_displays ;;
 messages) say_messages ;;
 edu) drive_edu ;;
 peers) move_between_bars ;;
-serial) talk_to_serial_ports ;;
+serial | serial-moved) talk_to_serial_ports ;;
+work) work_cpus ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
 clock) show_clock ;;
+keep) keep_page ;;
 esac
 complain
 

@@ -186,6 +186,7 @@ impl MutEventSubscriber for Console {
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         if events.fd() == self.serial.can_type().as_raw_fd() {
+            // The eventfd only wakes this thread; an empty one has nothing to read.
             let _ = self.serial.can_type().read();
         } else {
             self.ended = !self.read();
@@ -232,11 +233,13 @@ impl Drop for RawTerminal {
     }
 }
 
-fn restore() {
+/// Restores the terminal's mode, if it was changed. May be called by a signal handler.
+pub fn restore() {
     // The panic hook runs this: try_lock cannot hang, even if the panicking thread held the lock.
     if let Ok(mut saved) = SAVED.try_lock()
         && let Some(mode) = saved.take()
     {
+        // A terminal that has gone needs no mode.
         let _ = set_mode(&mode);
     }
 }

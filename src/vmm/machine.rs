@@ -54,6 +54,7 @@ use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
 use crate::stats::{Stats, named_ranges};
+use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::shared::Shared;
@@ -158,6 +159,7 @@ impl Machine {
             notifier,
             stats,
         };
+        bus_error::set_memory(machine.vm.ram.areas());
         machine.attach_all(opened, roms)?;
         drop(paused);
         machine.ram_setup.wait()?;
@@ -339,6 +341,7 @@ impl Machine {
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
             exits: Arc::clone(&self.stats.exits),
+            ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),
         };
         Ok(Running::start(mem::take(&mut self.vcpus), &shared)?)

@@ -1,5 +1,6 @@
 //! System calls for the VMM and for the host's side, on top of rustix.
 
+pub mod bus_error;
 pub mod eventfd;
 pub mod process;
 

@@ -145,6 +145,24 @@ fn restored_after_signals() {
     }
 }
 
+/// The signal of lost memory ends the run with a sentence, and the terminal is restored.
+#[test]
+fn restored_after_a_bus_error() {
+    if !kvm() {
+        return;
+    }
+    let session = Session::start(ready, &[]);
+    session.is_raw();
+    sys::kill(session.pid(), libc::SIGBUS);
+    session.ends_with(1);
+    assert!(
+        session
+            .screen
+            .text()
+            .contains("mini-vmm: ended by a SIGBUS")
+    );
+}
+
 #[test]
 fn restored_after_a_triple_fault() {
     if !kvm() {

@@ -128,6 +128,13 @@ impl FakeDevice {
         self
     }
 
+    /// It has these bytes at `at` of configuration space.
+    pub fn with_config(mut self, at: usize, bytes: &[u8]) -> Self {
+        self.power_on[at..at + bytes.len()].copy_from_slice(bytes);
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
     /// Vectors cannot be added, as before Linux 6.5.
     pub fn no_resize(self) -> Self {
         lock(&self.irqs).resizable = false;

@@ -39,7 +39,7 @@ def follow():
     """Inside of gdb: writes the visited files to $WALK."""
     root = os.getcwd() + "/"
     source = open(LOOP, encoding="utf-8").read().splitlines()
-    run = next(i for i, line in enumerate(source, 1) if "exit = vcpu.run();" in line)
+    run = next(i for i, line in enumerate(source, 1) if "bus_error::watch(" in line)
     for setting in ("pagination off", "confirm off", "print thread-events off"):
         gdb.execute("set " + setting)
     gdb.execute("handle SIG34 nostop noprint pass")

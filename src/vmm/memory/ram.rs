@@ -17,6 +17,7 @@ use crate::memory::hugetlb;
 use crate::memory::hugetlb::Reserve;
 use crate::memory::mapping::Mapping;
 use crate::memory::region::{Region, RegionKind};
+use crate::sys::bus_error::Area;
 
 /// The guest's RAM for loaders: accessed by guest-physical addresses, with bounds checks.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
@@ -182,6 +183,16 @@ impl Ram {
             _file: file,
             chunk: CHUNK.max(pages.granule()),
         })
+    }
+
+    /// The regions by their host addresses.
+    pub fn areas(&self) -> Vec<Area> {
+        let areas = self.regions().iter().map(|region| Area {
+            host: region.host_address(),
+            size: region.size,
+            guest: region.start,
+        });
+        areas.collect()
     }
 
     /// The regions for the address space, in the order of their addresses.

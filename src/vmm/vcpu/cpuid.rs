@@ -78,6 +78,10 @@ const ECX1_HYPERVISOR: u32 = 1 << 31;
 // Leaf 7.
 const EBX7_SGX: u32 = 1 << 2;
 const ECX7_SGX_LC: u32 = 1 << 30;
+/// AMD's leaf of power management and of reliability (AMD64 manual volume 3, E.4.6), with the
+/// recovery of an overflow of the machine-check banks and of uncorrected errors.
+const LEAF_POWER_RAS: u32 = 0x8000_0007;
+const EBX_MCA_RECOVERY: u32 = 1 << 0 | 1 << 1;
 /// KVM_HINTS_REALTIME, in edx of the same leaf.
 const KVM_HINTS_REALTIME: u32 = 1 << 0;
 /// KVM_FEATURE_ASYNC_PF, _VMEXIT and _INT (Documentation/virt/kvm/x86/cpuid.rst).
@@ -131,6 +135,11 @@ pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, 
         e.ecx &= !ECX7_SGX_LC;
     });
     leaves.change(0x8000_001f, 0, |e| set(e, [0; 4]));
+    // A machine check for a lost page names the page, and the processor goes on. Without these
+    // bits Linux takes each uncorrected error on AMD as fatal (`mce_severity_amd`).
+    if amd {
+        leaves.change(LEAF_POWER_RAS, 0, |e| e.ebx |= EBX_MCA_RECOVERY);
+    }
     match traits.mwait {
         Some(registers) => leaves.put(LEAF_MWAIT, None, registers),
         None => leaves.change(LEAF_MWAIT, 0, |e| set(e, [0; 4])),

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::counters::exits::{Reason, VcpuExits};
+use crate::sys::bus_error;
 use crate::vcpu::broken;
+use crate::vcpu::machine_check;
 use crate::vcpu::run_page::RunPage;
 use crate::vcpu::shared::Shared;
 
@@ -39,7 +41,8 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
     let page = RunPage::of(vcpu);
     let bus = &*shared.bus;
     while !stop.load(Ordering::Acquire) {
-        let exit = vcpu.run();
+        let fd = &mut *vcpu;
+        let (exit, lost) = bus_error::watch(move || fd.run());
         shared.coalesced.apply();
         let (reason, address) = match exit {
             Ok(VcpuExit::IoIn(port, data)) => {
@@ -106,6 +109,9 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
         };
         shared.coalesced.finish_exit();
         exits.count(reason, address);
+        if let Some(why) = lost.and_then(|host| machine_check::lose_page(vcpu, &shared.ram, host)) {
+            return LoopEnd::Broken(why);
+        }
     }
     LoopEnd::Stopped
 }

@@ -7,6 +7,7 @@ use crate::coalesced::Coalesced;
 use crate::counters::exits::Exits;
 use crate::guest_event::Notifier;
 use crate::memory::dma_ready::DmaReady;
+use crate::sys::bus_error::Area;
 
 /// The parts of the VM that an exit may need.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct Shared {
     pub notifier: Arc<Notifier>,
     /// Counts the exits.
     pub exits: Arc<Exits>,
+    /// The guest's RAM, to find the guest's address of a page that the host has lost.
+    pub ram: Arc<[Area]>,
     /// Called when KVM cannot get a page.
     pub memory_faults: Arc<dyn MemoryFaultHandler>,
 }

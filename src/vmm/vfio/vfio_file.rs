@@ -140,7 +140,7 @@ fn region(name: &str, file: &File, index: u32) -> Result<RegionInfo, DeviceError
                     format!("the guest does not get region {index}"),
                     format!("VFIO_DEVICE_GET_REGION_INFO: {e}"),
                 );
-                degraded::tell(loss.of(name).hint("find the reason with `dmesg | tail`"));
+                degraded::tell(loss.of(name).hint("use a newer kernel on the host"));
             }
             Ok(RegionInfo::default())
         }
@@ -303,5 +303,25 @@ impl Device for VfioFile {
         Scope::of(file)
             .and_then(|scope| scope.reset(file, |group| self.device.group_file(group)))
             .map_err(|e| self.fail("VFIO_DEVICE_PCI_HOT_RESET", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_the_kernel_does_not_report_is_told() {
+        let name = "0000:46:00.0";
+        // This driver answers calls that it does not know by EINVAL, as VFIO does.
+        let file = File::open("/dev/urandom").unwrap();
+        assert_eq!(region(name, &file, 3).unwrap(), RegionInfo::default());
+        let missing = region(name, &file, VFIO_PCI_VGA_REGION_INDEX);
+        assert_eq!(missing.unwrap(), RegionInfo::default());
+        let told = degraded::list().into_iter();
+        let told = told.filter(|loss| loss.device.as_deref() == Some(name));
+        let told: Vec<_> = told.map(|loss| (loss.code, loss.what)).collect();
+        let region = "the guest does not get region 3".to_owned();
+        assert_eq!(told, [(Code::RegionMissing, region)]);
     }
 }

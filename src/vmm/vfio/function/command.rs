@@ -6,6 +6,7 @@ use pci::regs::{COMMAND, command};
 use tracing::info;
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
+use crate::vfio::function::connection::Connection;
 use crate::vfio::function::policy::header::COMMAND_BITS;
 
 /// The enable bits of I/O and memory decoding, in the low byte.
@@ -49,6 +50,15 @@ impl Command {
     /// The bytes that clear the guest's bits in the device.
     pub(super) fn quiet(&self) -> [u8; 2] {
         self.host_bits.to_le_bytes()
+    }
+
+    /// COMMAND after a reset: `written`, the guest's last value, without the bits that the device
+    /// has lost.
+    pub(super) fn after_reset(&self, written: u16, connection: &Connection) -> u16 {
+        let mut now = [0; 2];
+        connection.read_config(COMMAND, &mut now);
+        self.correct(written, COMMAND, &mut now);
+        written & u16::from_le_bytes(now)
     }
 
     /// Corrects `data`, which was read from the device at `offset`: an unwritable bit reads as in

@@ -11,13 +11,12 @@ use std::sync::Arc;
 use pci::bar::Bars;
 use tracing::debug;
 
-use crate::hostinfo::iomem;
-use crate::log::degraded::{self, Code};
 use crate::memory::mapping::Mapping;
 use crate::memory::{BarOwner, BarPart, PAGE_SIZE, Region, RegionKind};
 use crate::vfio::device::{RegionInfo, SharedDevice};
 use crate::vfio::function::bar_owner::Owner;
 use crate::vfio::function::error::FunctionError;
+use crate::vfio::function::unmapped::{tell_trapped, unmapped};
 
 /// A range of a BAR: offset and size in bytes.
 pub type Area = (u64, u64);
@@ -98,26 +97,8 @@ pub fn map(
             debug!("{name}: BAR {bar} maps {areas:x?}, traps {trapped:x?}");
             Ok(regions)
         }
-        // VFIO reserves the BAR when it is first used, and reads fail too if that is refused
-        // (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_core_setup_barmap`).
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(FunctionError::Held {
-            device: name.to_owned(),
-            bar,
-            holders: name.parse().map(iomem::holders).unwrap_or_default(),
-        }),
-        Err(e) => {
-            tell_trapped(name, bar, &format!("it cannot be mapped: {e}"));
-            Ok(Vec::new())
-        }
+        Err(e) => unmapped(name, bar, &e),
     }
-}
-
-fn tell_trapped(device: &str, bar: usize, why: &str) {
-    let loss = Code::BarTrapped.loss(format!("each access to BAR {bar} is an exit"), why);
-    degraded::tell(loss.of(device).hint(
-        "nothing, if it is fast enough; otherwise see `dmesg | tail`, or use the device's own \
-         VFIO driver",
-    ));
 }
 
 /// Maps the areas at a host address that is aligned to the BAR's size, up to 1 GiB. The guest's
@@ -215,10 +196,8 @@ mod tests {
         assert_eq!(mapped(&[]), [area(0, 0x4000)]);
         // Less than a page, nothing that VFIO lets us map, and no BAR at all.
         for bar in 1..6 {
-            assert!(
-                map(&device, bar, &bars, &[]).unwrap().is_empty(),
-                "BAR {bar}"
-            );
+            let areas = map(&device, bar, &bars, &[]).unwrap();
+            assert!(areas.is_empty(), "BAR {bar}");
         }
     }
 

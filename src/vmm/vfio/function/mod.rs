@@ -14,14 +14,15 @@
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | `options` | what the user chose for the function |
-//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
 //! | `vm_resources` | the parts of the VM that a function uses |
-//! | [`reset`] | all functions at a guest's reboot |
+//! | [`reset`] | all functions before the first boot and at a reboot |
+//! | [`expected`] | what a guest will lack of a device, before there is a function |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
@@ -30,6 +31,7 @@ mod command;
 mod connection;
 mod decode;
 mod error;
+pub mod expected;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
@@ -43,6 +45,7 @@ pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod test_device;
 mod trap;
+mod unmapped;
 mod unused_vectors;
 mod vm_resources;
 
@@ -59,9 +62,10 @@ use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
 use pci::clique;
-use pci::config_space::{ConfigSpace, DeviceWrite, Part};
+use pci::config_space::{ConfigSpace, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
+use pci::passed::DeviceWrite;
 use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
@@ -175,7 +179,9 @@ impl VfioFunction {
                 source,
             })?;
         }
-        let config = snapshot::for_guest(&*device, &snapshot);
+        let mut config = snapshot::for_guest(&*device, &snapshot);
+        let function_reset = FunctionReset::find(&snapshot);
+        function_reset.mark(&mut config);
         let rom = Arc::new(Rom::new(&*device, options.rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
@@ -188,11 +194,9 @@ impl VfioFunction {
         let mirrors = Mirrors::find(&*device, &snapshot);
         let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
         for (bar, areas) in areas.iter_mut().enumerate() {
-            let trapped = [
-                msix.map(|m| m.ranges(bar)).unwrap_or_default(),
-                mirrors.ranges(bar),
-            ];
-            *areas = mmap_areas::map(&device, bar, &bars, &trapped.concat())?;
+            let mut trapped = mirrors.ranges(bar);
+            trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
+            *areas = mmap_areas::map(&device, bar, &bars, &trapped)?;
         }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
@@ -211,7 +215,7 @@ impl VfioFunction {
                 mirrors,
                 rom,
                 power: Power::find(&snapshot),
-                function_reset: FunctionReset::find(&snapshot),
+                function_reset,
                 bar_accesses: BarAccesses::default(),
                 command,
                 routing,
@@ -401,15 +405,14 @@ impl VfioFunction {
         } else if part.write != DeviceWrite::Whole {
             return state;
         }
-        if self.function_reset.starts(part.offset, &merged) {
-            return self.write_slowly(state, part.offset, &merged);
-        }
         match part.side_effects {
-            false => self.connection.write_config(part.offset, &merged),
             true if part.touches(COMMAND, 2) => {
                 self.write_command(&mut state, part.offset, &merged);
             }
-            true => return self.write_power(state, part.offset, &merged),
+            true if self.is_slow(&state, part.offset, &merged) => {
+                return self.write_slowly(state, part.offset, &merged);
+            }
+            _ => self.connection.write_config(part.offset, &merged),
         }
         state
     }
@@ -425,18 +428,10 @@ impl VfioFunction {
         state.decode.set_command(new);
     }
 
-    /// Writes PMCSR.
-    fn write_power<'a>(
-        &'a self,
-        state: MutexGuard<'a, State>,
-        offset: u16,
-        data: &[u8],
-    ) -> MutexGuard<'a, State> {
-        if state.decode.is_in_d0() && !self.power.leaves_d0(offset, data) {
-            self.connection.write_config(offset, data);
-            return state;
-        }
-        self.write_slowly(state, offset, data)
+    /// Whether a write resets the device or changes its power state.
+    fn is_slow(&self, state: &State, offset: u16, data: &[u8]) -> bool {
+        let in_d0 = state.decode.is_in_d0();
+        self.function_reset.starts(offset, data) || self.power.changes(in_d0, offset, data)
     }
 
     /// Makes a write during which the kernel resets the device or changes its power state. The lock
@@ -463,11 +458,7 @@ impl VfioFunction {
             self.quiesce_locked(&mut state);
             return state;
         }
-        let mut enables = [0; 2];
-        self.connection.read_config(COMMAND, &mut enables);
-        let old = state.command();
-        self.command.correct(old, COMMAND, &mut enables);
-        let command = old & u16::from_le_bytes(enables);
+        let command = self.command.after_reset(state.command(), &self.connection);
         state.config.set_u16(COMMAND, command);
         state.decode.set_command(command);
         let in_d0 = self.power.is_in_d0(&self.connection);

@@ -27,11 +27,11 @@ impl Power {
         self.pmcsr
     }
 
-    /// Whether a write asks for a state other than D0.
-    pub(super) fn leaves_d0(&self, offset: u16, data: &[u8]) -> bool {
+    /// Whether a write to a device that is `in_d0`, or is not, may change the state.
+    pub(super) fn changes(&self, in_d0: bool, offset: u16, data: &[u8]) -> bool {
         let at = self.pmcsr.and_then(|pmcsr| pmcsr.checked_sub(offset));
         let low = at.and_then(|at| data.get(usize::from(at)));
-        low.is_some_and(|low| low & STATE != 0)
+        low.is_some_and(|low| !in_d0 || low & STATE != 0)
     }
 
     /// Whether the device is in D0 now. A device without the capability is always in D0.
@@ -69,14 +69,16 @@ mod tests {
     }
 
     #[test]
-    fn only_the_state_bits_leave_d0() {
+    fn only_the_state_bits_change_the_state() {
         let power = power();
         assert_eq!(power.pmcsr(), Some(0x44));
-        assert!(power.leaves_d0(0x44, &[3]) && power.leaves_d0(0x44, &[1, 0, 0, 0]));
+        assert!(power.changes(true, 0x44, &[3]) && power.changes(true, 0x44, &[1, 0, 0, 0]));
         // PME_En, and a byte that is not the state's.
-        assert!(!power.leaves_d0(0x44, &[0, 1]) && !power.leaves_d0(0x45, &[3]));
-        assert!(!power.leaves_d0(0x40, &[3; 4]));
-        assert!(!Power::find(&[0; 256]).leaves_d0(0x44, &[3]));
+        assert!(!power.changes(true, 0x44, &[0, 1]) && !power.changes(true, 0x45, &[3]));
+        assert!(!power.changes(true, 0x40, &[3; 4]));
+        // Any write of the state wakes a device that sleeps, or sends it deeper.
+        assert!(power.changes(false, 0x44, &[0]) && !power.changes(false, 0x45, &[3]));
+        assert!(!Power::find(&[0; 256]).changes(true, 0x44, &[3]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use pci::capability;
 use pci::capability::id;
+use pci::config_space::ConfigSpace;
 
 /// Device Control in the PCI Express capability, and Initiate Function Level Reset, bit 15
 /// (7.5.3.4), in the register's high byte.
@@ -39,6 +40,13 @@ impl FunctionReset {
         ];
         Self {
             triggers: triggers.into_iter().flatten().collect(),
+        }
+    }
+
+    /// Marks the registers, so that a write to them is looked at.
+    pub(super) fn mark(&self, config: &mut ConfigSpace) {
+        for (at, _) in &self.triggers {
+            config.set_side_effects(*at, 1);
         }
     }
 

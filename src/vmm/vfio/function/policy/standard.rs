@@ -1,7 +1,7 @@
 //! The standard capabilities (PCI Code and ID Assignment 1.16, 2), all of them.
 
 use pci::capability::id;
-use pci::config_space::Bits;
+use pci::passed::Bits;
 
 use crate::vfio::function::policy::express;
 use crate::vfio::function::policy::rule::Treatment::{Emulate, Hide, Pass};
