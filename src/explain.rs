@@ -20,6 +20,8 @@ use kvm_ioctls::Kvm;
 use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
+use pci::clique;
+use pci::clique::CliqueError;
 use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
@@ -40,10 +42,9 @@ use vmm::log::error_chain::with_causes;
 use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::{IrqInfo, SharedDevice};
-use vmm::vfio::function::clique::CliqueError;
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{clique, expected, mmap_areas, policy, rom, snapshot};
+use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
@@ -97,7 +98,7 @@ impl ExplainError {
         match self {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
-            Self::Clique { name, source } => Some(source.hint(&name.to_string())),
+            Self::Clique { name, .. } => Some(format!("remove `clique=` for --vfio {name}")),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
             _ => None,
         }

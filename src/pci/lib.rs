@@ -14,6 +14,7 @@
 //! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
 //! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
 //! | [`capability`] | walks and edits the capability chains |
+//! | [`clique`] | a capability that tells drivers which GPUs reach each other |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
 //! | [`msix_layout`] | finds the MSI-X table and the pending bits in the BARs |
 //!
@@ -40,6 +41,7 @@ pub mod bdf;
 pub mod bus;
 pub mod byte_enable;
 pub mod capability;
+pub mod clique;
 pub mod config_space;
 pub mod decoder;
 pub mod host_bridge;

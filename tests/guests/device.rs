@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -59,6 +59,8 @@ pub enum Call {
     Mask(Irq, bool),
     Reset,
     HotReset,
+    /// BAR, offset and size.
+    Export(u32, u64, u64),
 }
 
 type Hook = Box<dyn Fn(&FakeDevice, &Call) + Send + Sync>;
@@ -75,6 +77,8 @@ pub struct FakeDevice {
     rom: bool,
     /// COMMAND cannot be written.
     fixed_command: bool,
+    /// BARs can be exported as dma-bufs.
+    exports: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
     /// VFIO maps no BAR.
@@ -99,6 +103,7 @@ impl FakeDevice {
             resets: Resets::default(),
             rom: true,
             fixed_command: false,
+            exports: false,
             failing_events: AtomicU32::new(0),
             unmapped: false,
             has_events: true,
@@ -197,6 +202,12 @@ impl FakeDevice {
         self.power_on[0xfc..].fill(0x77);
         self.fixed_command = true;
         self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
+    /// Its BARs can be exported, as files of their own.
+    pub fn with_exports(mut self) -> Self {
+        self.exports = true;
         self
     }
 
@@ -375,6 +386,15 @@ impl FakeDevice {
 impl Device for FakeDevice {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn can_export(&self) -> bool {
+        self.exports
+    }
+
+    fn export(&self, bar: u32, offset: u64, size: u64) -> std::io::Result<OwnedFd> {
+        self.note(Call::Export(bar, offset, size));
+        Ok(backing::file(size)?.into())
     }
 
     fn region(&self, index: u32) -> RegionInfo {

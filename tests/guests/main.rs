@@ -38,6 +38,7 @@ mod mirrors;
 mod msi;
 mod msix;
 mod pci;
+mod peers;
 mod pin;
 mod power_on;
 mod race;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         rom,
         msi,
         msix,
+        peers,
         pin,
         power_on,
         switch,

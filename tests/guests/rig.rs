@@ -30,6 +30,7 @@ pub struct Rig {
     root: RootBus,
     pub routing: Arc<GsiRouting>,
     pub slots: Arc<KvmSlots>,
+    pub space: Arc<AddressSpace>,
     layout: Layout,
     /// Configuration space before any access.
     power_on: Vec<u8>,
@@ -50,7 +51,7 @@ impl Rig {
         let space = Arc::new(AddressSpace::new());
         space.subscribe(slots.clone()).unwrap();
         let resources = VmResources {
-            space,
+            space: space.clone(),
             bus: Arc::new(Bus::new()),
             routing: GsiRouting::new(vm).unwrap(),
             zones: Arc::default(),
@@ -85,6 +86,7 @@ impl Rig {
             root,
             routing,
             slots,
+            space,
             layout,
             power_on: Vec::new(),
         };

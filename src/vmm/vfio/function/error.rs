@@ -1,10 +1,10 @@
 //! Why a device cannot become a function of the guest.
 
 use pci::bar::BarError;
+use pci::clique::CliqueError;
 
 use crate::hostinfo::iomem;
 use crate::vfio::device::DeviceError;
-use crate::vfio::function::clique::CliqueError;
 
 /// The reason why a device cannot become a function of the guest.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ impl FunctionError {
                  and at `dmesg | grep {device}`"
             )),
             Self::Held { holders, .. } => Some(iomem::remedy(holders)),
-            Self::Clique { device, source } => Some(source.hint(device)),
+            Self::Clique { device, .. } => Some(format!("remove `clique=` for --vfio {device}")),
         }
     }
 }

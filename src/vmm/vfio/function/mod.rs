@@ -13,7 +13,6 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
-//! | [`clique`] | a capability that tells drivers which GPUs reach each other |
 //! | `options` | what the user chose for the function |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
 //! | `unmapped` | BARs without such areas |
@@ -29,7 +28,6 @@
 //! Which files a guest's write visits is in docs/walks.md.
 
 mod bar_owner;
-pub mod clique;
 mod command;
 mod connection;
 mod decode;
@@ -64,6 +62,7 @@ pub use options::FunctionOptions;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
+use pci::clique;
 use pci::config_space::{ConfigSpace, DeviceWrite, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};

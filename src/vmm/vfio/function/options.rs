@@ -7,7 +7,7 @@ use crate::vfio::function::rom::RomSource;
 pub struct FunctionOptions {
     /// Where the expansion ROM comes from.
     pub rom: RomSource,
-    /// The number of the GPU's clique ([`super::clique`]); `None` for no clique.
+    /// The number of the GPU's clique ([`pci::clique`]); `None` for no clique.
     pub clique: Option<u8>,
 }
 

@@ -26,14 +26,13 @@ pub mod standard;
 
 use pci::byte_enable;
 use pci::capability::{self, Capability, ext_id, id};
+use pci::clique;
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use pci::passed::Bits;
 use pci::regs;
 use pci::regs::header_type;
 use pci::regs::power::PMCSR;
 use rule::{CapabilityRule, Register, Treatment};
-
-use crate::vfio::function::clique;
 
 /// A device's configuration space on the host.
 #[derive(Clone, Copy, Debug)]

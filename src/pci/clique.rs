@@ -9,9 +9,9 @@
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | | ID 0x09 | next | length 8 | "P2P" | clique in bits 6:3, version 0 in bits 2:0 | 0 |
 
-use pci::byte_enable::{put, u16_at};
-use pci::capability::{self, Capability, id};
-use pci::regs;
+use crate::byte_enable::{put, u16_at};
+use crate::capability::{self, Capability, id};
+use crate::regs;
 
 /// The largest number of a clique.
 pub const MAX: u8 = 15;
@@ -33,18 +33,11 @@ const END: u16 = 0x100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CliqueError {
     /// The device is not a GPU of NVIDIA's.
-    #[error("`clique=` is for GPUs of NVIDIA, which it is not")]
+    #[error("a clique is for GPUs of NVIDIA, which it is not")]
     OtherDevice,
     /// All bytes are taken by other capabilities.
-    #[error("its capabilities leave no room for that of `clique=`")]
+    #[error("its capabilities leave no room for that of a clique")]
     NoRoom,
-}
-
-impl CliqueError {
-    /// The remedy to type.
-    pub fn hint(self, device: &str) -> String {
-        format!("remove `clique=` for --vfio {device}")
-    }
 }
 
 /// Adds the capability at the end of the chain in a GPU's configuration space. A clique that is
@@ -84,7 +77,9 @@ pub fn find(image: &[u8]) -> Option<u16> {
 pub fn is_at(image: &[u8], cap: &Capability) -> bool {
     let start = usize::from(cap.offset) + 2;
     let bytes = image.get(start..start + 1 + SIGNATURE.len());
-    cap.id == id::VENDOR && bytes.is_some_and(|b| b[0] == LENGTH as u8 && b[1..] == SIGNATURE[..])
+    let split = bytes.and_then(<[u8]>::split_first);
+    let is_clique = |(length, name): (&u8, &[u8])| *length == LENGTH as u8 && name == SIGNATURE;
+    cap.id == id::VENDOR && split.is_some_and(is_clique)
 }
 
 /// Eight bytes that no capability has: at a recommended offset, or else the last ones.
