@@ -115,6 +115,21 @@ impl FakeDevice {
         self
     }
 
+    /// It has the IDs and the class of a real device.
+    pub fn with_id(mut self, id: u32, class: u8) -> Self {
+        self.power_on[..4].copy_from_slice(&id.to_le_bytes());
+        self.power_on[0x0b] = class;
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
+    /// It has these bytes at `at` of configuration space.
+    pub fn with_config(mut self, at: usize, bytes: &[u8]) -> Self {
+        self.power_on[at..at + bytes.len()].copy_from_slice(bytes);
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
     /// Vectors cannot be added, as before Linux 6.5.
     pub fn no_resize(self) -> Self {
         lock(&self.irqs).resizable = false;

@@ -55,6 +55,7 @@ pub struct Vm {
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     no_reboot: bool,
     topology: Topology,
+    memory: MemoryConfig,
     statistics: Statistics,
 }
 
@@ -85,6 +86,7 @@ impl Vm {
             devices: Vec::new(),
             no_reboot: false,
             topology: Topology::default(),
+            memory: MemoryConfig::new(64 << 20),
             statistics: Statistics::Off,
         }
     }
@@ -131,6 +133,12 @@ impl Vm {
         self
     }
 
+    /// As with `--memory`.
+    pub fn memory(mut self, memory: MemoryConfig) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// As with `--stats`.
     pub fn measured(mut self) -> Self {
         self.statistics = Statistics::Table;
@@ -147,7 +155,7 @@ impl Vm {
                 pin: Vec::new(),
                 idle: Idle::default(),
             },
-            memory: MemoryConfig::new(64 << 20),
+            memory: self.memory,
             vfio: Vec::new(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,

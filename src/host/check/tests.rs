@@ -3,8 +3,11 @@ mod machine;
 
 use Level::{Fail, Pass, Warn};
 use pci::addr::Range;
+use vmm::config::memory::HugePage;
+use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::sysfs::PciDevice;
+use vmm::memory::hugetlb::Reserve;
 
 use super::*;
 use crate::details::{Details, HostBar, Space};
@@ -39,10 +42,15 @@ fn host() -> HostFacts {
         memory: Some(HostMemory {
             total: 8 << 30,
             available: 4 << 30,
+            group: None,
         }),
         memlock: None,
         huge_pages: Some("madvise".into()),
+        locked_by_others: LockedByOthers::default(),
+        confined: vec![],
         wanted: 512 << 20,
+        checked: true,
+        reserve: None,
     }
 }
 

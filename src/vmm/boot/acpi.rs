@@ -203,7 +203,9 @@ fn madt(topology: &Topology) -> impl Aml {
         OEM_REVISION,
         LocalInterruptController::Address(LAPIC_ADDR),
     );
-    for (uid, apic_id) in (0u8..).zip(topology.apic_ids()) {
+    // No ID is above 254, so each processor has the entry that every guest knows (5.2.12.12: the
+    // entry for an x2APIC is for IDs of 255 and above), and `_UID` is below 255, which means all.
+    for (apic_id, uid) in topology.apic_ids().zip(0u8..) {
         madt.add_structure(ProcessorLocalApic::new(
             uid,
             apic_id,
@@ -324,8 +326,10 @@ mod tests {
 
     #[test]
     fn the_madt_has_every_cpu_once() {
-        let all: Vec<_> = (0..64).map(|i| (i, i, 1)).collect();
-        assert_eq!(in_madt(&tables(64)), (all, 1, 1));
+        for cpus in [1, 64, 255] {
+            let all: Vec<_> = (0..cpus).map(|i| (i, i, 1)).collect();
+            assert_eq!(in_madt(&tables(cpus.into())), (all, 1, 1));
+        }
         let threes = Wish {
             cores: Some(3),
             ..Wish::default()
@@ -390,7 +394,7 @@ mod tests {
         fn tables_are_sound(
             memory in (64u64 << 20)..(800 << 30),
             bars in 0u64..(64 << 30),
-            cpus in 1u32..=64,
+            cpus in 1u32..=255,
         ) {
             if let Ok(layout) = Layout::new(memory, bars, 46) {
                 let all = build(&layout, &cores(cpus)).unwrap();

@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_table_knows_its_length() {
-        let dsdt = build(&Layout::new(64 << 20, 0, 40).unwrap(), 64);
+        let dsdt = build(&Layout::new(64 << 20, 0, 40).unwrap(), 255);
         assert_eq!(dsdt[4..8], (dsdt.len() as u32).to_le_bytes());
     }
 }

@@ -79,8 +79,7 @@ impl PowerOn {
             sregs: call("KVM_GET_SREGS", vcpu.get_sregs())?,
             xsave: call("KVM_GET_XSAVE", vcpu.get_xsave())?,
             lapic,
-            // A host without XSAVE has no XCRs.
-            xcrs: vcpu.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0),
+            xcrs: read_xcrs(vcpu)?,
             debug: call("KVM_GET_DEBUGREGS", vcpu.get_debug_regs())?,
             events: call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?,
             mp_state: call("KVM_GET_MP_STATE", vcpu.get_mp_state())?,
@@ -95,8 +94,7 @@ impl PowerOn {
     pub fn set_up(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
         call("KVM_SET_FPU", vcpu.set_fpu(&cpu_state::fpu()))?;
         call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
-        write_msrs(vcpu, &cpu_state::MSRS);
-        Ok(())
+        write_msrs(vcpu, &cpu_state::MSRS)
     }
 
     /// Writes the state back, then sets the registers that firmware sets. KVM requires this order:
@@ -113,7 +111,7 @@ impl PowerOn {
                 index: MSR_IA32_FEATURE_CONTROL,
                 ..Default::default()
             }],
-        );
+        )?;
         call("KVM_SET_MP_STATE", vcpu.set_mp_state(self.mp_state))?;
         call("KVM_SET_SREGS", vcpu.set_sregs(&self.sregs))?;
         call("KVM_SET_REGS", vcpu.set_regs(&self.regs))?;
@@ -125,7 +123,7 @@ impl PowerOn {
         }
         call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&self.debug))?;
         self.set_up(vcpu)?;
-        write_msrs(vcpu, &self.msrs);
+        write_msrs(vcpu, &self.msrs)?;
         tsc::restore(vcpu);
         let mut events = self.events;
         events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING
@@ -177,14 +175,28 @@ fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuE
     Ok(found)
 }
 
-/// Writes MSRs. A read-only MSR is skipped, because the guest cannot have changed it.
-fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) {
+/// Reads the XCRs. A host without XSAVE has none, and KVM answers EINVAL there.
+fn read_xcrs(vcpu: &VcpuFd) -> Result<Option<kvm_xcrs>, VcpuError> {
+    match vcpu.get_xcrs() {
+        Err(e) if e.errno() == libc::EINVAL => Ok(None),
+        outcome => {
+            let xcrs = call("KVM_GET_XCRS", outcome)?;
+            Ok(Some(xcrs).filter(|xcrs| xcrs.nr_xcrs > 0))
+        }
+    }
+}
+
+/// Writes MSRs. A read-only MSR is skipped, because the guest cannot have changed it: KVM stops at
+/// the first MSR that it cannot write, and returns how many it has written.
+///
+/// # Errors
+/// The errno, when KVM has not looked at the MSRs at all.
+fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), VcpuError> {
     let mut rest = entries;
     while !rest.is_empty() {
-        let done = Msrs::from_entries(rest)
-            .ok()
-            .and_then(|msrs| vcpu.set_msrs(&msrs).ok());
-        let done = done.unwrap_or(0);
+        let msrs = Msrs::from_entries(rest).map_err(|_| VcpuError::Msrs)?;
+        let done = call("KVM_SET_MSRS", vcpu.set_msrs(&msrs))?;
         rest = rest.get(done + 1..).unwrap_or_default();
     }
+    Ok(())
 }

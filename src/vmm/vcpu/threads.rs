@@ -59,6 +59,7 @@ impl Running {
             match thread {
                 Ok(thread) => running.threads.push(thread),
                 Err(e) => {
+                    // The first error is reported.
                     let _ = running.stop();
                     return Err(VcpuError::Thread(id, e));
                 }
@@ -71,6 +72,7 @@ impl Running {
         match server {
             Ok(server) => running.server = Some(server),
             Err(e) => {
+                // The first error is reported.
                 let _ = running.stop();
                 return Err(VcpuError::Server(e));
             }
@@ -135,6 +137,7 @@ fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
     let event = match vcpu.run(shared, stop) {
         LoopEnd::Stopped => return vcpu,
         LoopEnd::Shutdown => GuestEvent::TripleFault,
+        LoopEnd::Refused(errno) => GuestEvent::RunRefused(vcpu.id(), errno),
         LoopEnd::Broken(why) => GuestEvent::Broken(format!("vCPU {}: {why}", vcpu.id())),
     };
     shared.notifier.notify(event);

@@ -5,6 +5,7 @@
 //! guest verify DISK PLAN           checks that the disk has the content that the plan predicts
 //! guest keep                       tells the physical address of a page, and reads it for ever
 //! guest edu BDF                    drives QEMU's teaching device by VFIO without an IOMMU
+//! guest vectors THREADS            keeps values in the AVX registers of several threads
 //! ```
 //!
 //! The program prints facts as /init does, in lines of "L2: key value". The key "act-failed" fails
@@ -14,6 +15,7 @@ mod disk;
 mod edu;
 mod keep;
 mod memory;
+mod vectors;
 mod vfio;
 
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         ["verify", disk, plan] => disk::verify(disk, plan),
         ["edu", bdf] => edu::drive(bdf),
         ["keep"] => keep::keep(),
+        ["vectors", threads] => vectors::keep(threads),
         _ => Err(Error::failed(format!("unknown arguments: {words:?}"))),
     };
     match result {

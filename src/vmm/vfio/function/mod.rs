@@ -13,12 +13,14 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
-//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
 //! | `trap` | BARs on the bus |
+//! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
 //! | `vm_resources` | the parts of the VM that a function uses |
-//! | [`reset`] | all functions at a guest's reboot |
+//! | [`reset`] | all functions before the first boot and at a reboot |
+//! | [`expected`] | what a guest will lack of a device, before there is a function |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
@@ -26,6 +28,9 @@ mod command;
 mod connection;
 mod decode;
 mod error;
+pub mod expected;
+mod mirror_kinds;
+pub mod mirrors;
 pub mod mmap_areas;
 pub mod policy;
 mod power;
@@ -36,6 +41,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod test_device;
 mod trap;
+mod unmapped;
 mod unused_vectors;
 mod vm_resources;
 
@@ -45,6 +51,7 @@ use command::Command;
 use connection::Connection;
 use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
+use mirrors::{Access, Behind, Mirrors};
 use mmap_areas::Area;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
@@ -52,7 +59,8 @@ use pci::capability::{self, id};
 use pci::config_space::{ConfigSpace, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
-use pci::regs::{self, COMMAND, command as command_bits};
+use pci::passed::DeviceWrite;
+use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
 use rom::{Rom, RomSource};
@@ -67,13 +75,14 @@ use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
 use crate::memory::Region;
 use crate::memory::dma_ready::DmaReady;
-use crate::vfio::device::{CONFIG_REGION, Device, SharedDevice};
+use crate::vfio::device::{Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
 
 /// A passed-through function.
 pub struct VfioFunction {
     /// Where the MSI-X table and the pending bits are.
     msix: Option<MsixLayout>,
+    mirrors: Mirrors,
     rom: Arc<Rom>,
     power: Power,
     function_reset: FunctionReset,
@@ -158,12 +167,7 @@ impl VfioFunction {
         if snapshot::is_dead(&snapshot) {
             return Err(FunctionError::Dead(device.name().into()));
         }
-        let mut config = policy::apply(&snapshot);
-        let region = snapshot
-            .len()
-            .min(device.region(CONFIG_REGION).size as usize);
-        config.set_emulated(region as u16, snapshot.len() - region);
-        config.set_u16(COMMAND, 0);
+        let mut config = snapshot::for_guest(&*device, &snapshot);
         let function_reset = FunctionReset::find(&snapshot);
         function_reset.mark(&mut config);
         let rom = Arc::new(Rom::new(&*device, rom));
@@ -175,9 +179,12 @@ impl VfioFunction {
         let routing = Arc::clone(&vm.routing);
         let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
         let msix = interrupts.msix().map(MsixLayout::of);
+        let mirrors = Mirrors::find(&*device, &snapshot);
         let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
         for (bar, areas) in areas.iter_mut().enumerate() {
-            *areas = mmap_areas::map(&*device, bar, &bars, msix.as_ref())?;
+            let mut trapped = mirrors.ranges(bar);
+            trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
+            *areas = mmap_areas::map(&*device, bar, &bars, &trapped)?;
         }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
@@ -193,6 +200,7 @@ impl VfioFunction {
             Self {
                 connection: Connection::new(device),
                 msix,
+                mirrors,
                 rom,
                 power: Power::find(&snapshot),
                 function_reset,
@@ -274,7 +282,7 @@ impl VfioFunction {
         state.interrupts.quiesce();
         state.config.set_u16(COMMAND, 0);
         state.decode.set_command(0);
-        self.connection.write_config(COMMAND, &[0, 0]);
+        self.connection.write_config(COMMAND, &self.command.quiet());
     }
 
     /// Quiesces the device and brings it to D0, because a reset of the device or its bus may not
@@ -289,7 +297,7 @@ impl VfioFunction {
         state.decode.set_in_d0(true);
         // In the transition to D0 the kernel may have restored the registers that it saved before
         // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
-        self.connection.write_config(COMMAND, &[0, 0]);
+        self.connection.write_config(COMMAND, &self.command.quiet());
         true
     }
 
@@ -367,6 +375,35 @@ impl VfioFunction {
             state.connected = false;
         }
         now
+    }
+
+    /// Writes registers that the device answers. The host's bits stay as they are. Returns the
+    /// lock, which a slow write releases meanwhile.
+    fn write_passed<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        part: &Part,
+        data: &[u8],
+    ) -> MutexGuard<'a, State> {
+        let mut merged = data.to_vec();
+        if part.write == DeviceWrite::Masked
+            && self.connection.read_config(part.offset, &mut merged)
+        {
+            merged = state.config.for_device(part.offset, data, &merged);
+        } else if part.write != DeviceWrite::Whole {
+            return state;
+        }
+        match part.side_effects {
+            false => self.connection.write_config(part.offset, &merged),
+            true if part.touches(COMMAND, 2) => {
+                self.write_command(&mut state, part.offset, &merged);
+            }
+            true if self.is_slow(&state, part.offset, &merged) => {
+                return self.write_slowly(state, part.offset, &merged);
+            }
+            true => self.connection.write_config(part.offset, &merged),
+        }
+        state
     }
 
     /// Writes COMMAND. BARs whose decoding the write turns off are unmapped before the device gets
@@ -470,6 +507,7 @@ impl PciFunction for VfioFunction {
                 state.read_emulated(part.offset, bytes);
             } else {
                 self.connection.read_config(part.offset, bytes);
+                state.config.conceal(part.offset, bytes);
                 self.command.correct(state.command(), part.offset, bytes);
             }
             rest = tail;
@@ -479,14 +517,14 @@ impl PciFunction for VfioFunction {
     fn config_write(&self, offset: u16, data: &[u8]) {
         // The vCPU waits before it takes the lock, because the host may ask for the device
         // meanwhile.
-        if sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
+        if command::sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();
         if !state.reachable() {
             return;
         }
-        let parts: Vec<Part> = state.config.split(offset, data.len()).collect();
+        let parts: Vec<Part> = state.config.split_write(offset, data.len()).collect();
         let mut rest = data;
         for part in parts {
             if !state.reachable() {
@@ -498,14 +536,7 @@ impl PciFunction for VfioFunction {
             match (part.emulated, part.side_effects) {
                 (true, false) => state.config.write(part.offset, bytes),
                 (true, true) => state.write_emulated(part.offset, bytes),
-                (false, false) => self.connection.write_config(part.offset, bytes),
-                (false, true) if part.touches(COMMAND, 2) => {
-                    self.write_command(&mut state, part.offset, bytes);
-                }
-                (false, true) if self.is_slow(&state, part.offset, bytes) => {
-                    state = self.write_slowly(state, part.offset, bytes);
-                }
-                (false, true) => self.connection.write_config(part.offset, bytes),
+                (false, _) => state = self.write_passed(state, &part, bytes),
             }
             rest = tail;
         }
@@ -532,6 +563,9 @@ impl BarAccess for VfioFunction {
         if bar == ROM {
             return self.read_rom(offset, data);
         }
+        if self.mirrors.touch(bar, offset, data.len()) {
+            return self.mirrors.access(self, bar, offset, Access::Read(data));
+        }
         let Some(part) = self.msix_part(bar, offset, data.len()) else {
             return self.read_register(bar, offset, data);
         };
@@ -548,6 +582,9 @@ impl BarAccess for VfioFunction {
         if bar == ROM {
             return;
         }
+        if self.mirrors.touch(bar, offset, data.len()) {
+            return self.mirrors.access(self, bar, offset, Access::Write(data));
+        }
         match self.msix_part(bar, offset, data.len()) {
             None => self.write_register(bar, offset, data),
             Some(MsixPart::Table(at)) => {
@@ -563,19 +600,36 @@ impl BarAccess for VfioFunction {
     }
 }
 
+impl Behind for VfioFunction {
+    fn config(&self, register: u16, access: Access<'_>) {
+        match access {
+            Access::Read(data) => self.config_read(register, data),
+            Access::Write(data) => self.config_write(register, data),
+        }
+    }
+
+    fn table(&self, offset: u64, access: Access<'_>) {
+        let mut state = self.lock();
+        match access {
+            _ if !state.connected => {}
+            Access::Read(data) => state.interrupts.table_read(offset, data),
+            Access::Write(data) => {
+                state.interrupts.table_write(offset, data);
+                state.stop_coalescing_if_used();
+            }
+        }
+    }
+
+    fn register(&self, bar: usize, offset: u64, access: Access<'_>) {
+        match access {
+            Access::Read(data) => self.read_register(bar, offset, data),
+            Access::Write(data) => self.write_register(bar, offset, data),
+        }
+    }
+}
+
 impl Drop for VfioFunction {
     fn drop(&mut self) {
         self.quiesce();
     }
 }
-
-/// Whether a write sets Bus Master Enable, and so lets the device start requests of its own
-/// (PCI Express 6.0, 7.5.1.1.3).
-fn sets_bus_master(offset: u16, data: &[u8]) -> bool {
-    let at = COMMAND.checked_sub(offset).map(usize::from);
-    let low = at.and_then(|at| data.get(at));
-    low.is_some_and(|low| u16::from(*low) & command_bits::BUS_MASTER != 0)
-}
-
-#[cfg(test)]
-mod tests;
