@@ -13,7 +13,7 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
-//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
+//! | [`mmap_areas`], `unmapped` | areas of a BAR that the guest touches directly; BARs without |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
