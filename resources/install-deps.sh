@@ -28,6 +28,13 @@ build_needs() {
 	[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 }
 
+# is_built NAME FILE...: whether the cache has the kernel NAME, built with the options of the files.
+is_built() {
+	copy=$kernels/$(cat "$kernels/$1" 2>/dev/null || :)/lab-kernel.config
+	shift
+	cat "$@" | cmp -s - "$copy"
+}
+
 lab_needs() {
 	need qemu-system-x86 qemu-system-x86_64
 	need xz-utils xz
@@ -43,11 +50,14 @@ lab_needs() {
 		missing="$missing busybox-static"
 	fi
 
-	# The lab's kernel is built once. The cache keeps a copy of its configuration beside the kernel.
-	config=$(dirname "$0")/../integration/resources/lab-kernel.config
+	# Two of the lab's kernels are built once. The cache keeps a copy of each one's configuration.
+	resources=$(dirname "$0")/../integration/resources
 	kernels=${XDG_CACHE_HOME:-${HOME:-}/.cache}/mini-vmm/kernels
-	built=$kernels/$(cat "$kernels/lab" 2>/dev/null || :)
-	if ! cmp -s "$config" "$built/lab-kernel.config"; then
+	build=
+	is_built lab "$resources/lab-kernel.config" || build=yes
+	is_built lab-newest "$resources/lab-kernel.config" "$resources/lab-kernel-newest.config" ||
+		build=yes
+	if [ "$build" ]; then
 		need make make
 		need flex flex
 		need bison bison

@@ -13,7 +13,6 @@ mod text;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::{fs, io};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
@@ -25,12 +24,12 @@ use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
 use pci::{Bdf, bar_assignment};
-use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
+use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer, Piece, Problem};
 use source::Source;
 use vmm::boot::Images;
-use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
 use vmm::config::memory::Pages;
+use vmm::config::{Iommu, VmConfig};
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
@@ -38,14 +37,15 @@ use vmm::hostinfo::{resets, resizable};
 use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
-use vmm::memory::dma::tell_no_peers;
 use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::{Device as _, IrqInfo};
+use vmm::vfio::device::{IrqInfo, SharedDevice};
+use vmm::vfio::function::clique::CliqueError;
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{expected, mmap_areas, policy, snapshot};
+use vmm::vfio::function::{clique, expected, mmap_areas, policy, snapshot};
 use vmm::vfio::open;
+use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
@@ -78,6 +78,14 @@ pub enum ExplainError {
         /// What is wrong.
         source: BarError,
     },
+    /// The device gets no clique.
+    #[error("{}: {source}", .name.in_words())]
+    Clique {
+        /// The device.
+        name: HostName,
+        /// Why not.
+        source: CliqueError,
+    },
     /// The BARs do not fit the address space.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -89,6 +97,7 @@ impl ExplainError {
         match self {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
+            Self::Clique { name, source } => Some(source.hint(&name.to_string())),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
             _ => None,
         }
@@ -114,6 +123,9 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
             None
         }
     };
+    if let Some(opened) = &opened {
+        open::peers::tell(opened);
+    }
     let mut devices = Vec::new();
     for (i, config) in configs.iter().enumerate() {
         let device = opened.as_ref().and_then(|opened| opened.devices.get(i));
@@ -138,7 +150,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         problems,
         degraded: degraded::list(),
         guest_memory: picture::areas(&layout, &at_first),
-        dma: dma(&layout, config.memory.size, opened.as_ref()),
+        dma: dma(&layout, config, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
     })
 }
@@ -155,19 +167,11 @@ fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Ve
     let Some(opened) = opened else {
         return Vec::new();
     };
-    let mappable = |device: &Arc<VfioFile>| {
-        (0..BAR_COUNT as u32).any(|bar| !device.region(bar).mappable.is_empty())
-    };
-    if opened.interface == "iommufd"
-        && opened.devices.len() > 1
-        && opened.devices.iter().any(mappable)
-    {
-        tell_no_peers("iommufd cannot map BARs");
-    }
     let mut problems = Vec::new();
     for (device, subject) in opened.devices.iter().zip(devices) {
         let image = &subject.source.image;
-        if let Err(e) = expected::tell(&**device, image, &subject.bars, &names) {
+        let device: SharedDevice = device.clone();
+        if let Err(e) = expected::tell(&device, image, &subject.bars, &names) {
             problems.push(problem(&e, e.hint()));
         }
     }
@@ -220,17 +224,34 @@ fn processor_bits() -> u8 {
     number.unwrap_or(36)
 }
 
-fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
+fn dma(layout: &Layout, config: &VmConfig, opened: Option<&Opened>) -> Dma {
     let usable = opened.map_or(&[][..], |o| o.mapper.iova_ranges());
     let limit = memlock_limit();
     Dma {
         interface: opened.map(|o| o.interface),
+        peer_to_peer: peer_to_peer(config, opened),
         maps: layout.ram().map(|r| picture::extent(&r)).collect(),
         usable: usable.iter().map(picture::extent).collect(),
         reserved: picture::gaps(usable).iter().map(picture::extent).collect(),
-        pinned: memory,
+        pinned: config.memory.size,
         memlock: (limit != libc::RLIM_INFINITY).then_some(limit),
     }
+}
+
+/// How the devices will reach each other's BARs. iommufd's answer is the devices', which are asked
+/// when they are open.
+fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer> {
+    let Some(opened) = opened else {
+        return (config.vfio.len() > 1).then_some(match config.iommu {
+            Iommu::Container => PeerToPeer::Address,
+            Iommu::Auto | Iommu::Iommufd => PeerToPeer::Unknown,
+        });
+    };
+    Some(match open::peers::way(opened)? {
+        Way::Address => PeerToPeer::Address,
+        Way::DmaBuf => PeerToPeer::DmaBuf,
+        Way::Missing => PeerToPeer::Missing,
+    })
 }
 
 /// A device to explain.
@@ -243,6 +264,8 @@ struct Subject {
     group: Option<Group>,
     resets: Vec<String>,
     source: Source,
+    /// The configuration space with what mini-vmm adds to the device's.
+    shown: Vec<u8>,
     bars: Bars,
     msix: Option<MsixCapability>,
 }
@@ -267,6 +290,11 @@ impl Subject {
             Some(device) => Source::device(device).map_err(VfioError::Device)?,
             None => Source::sysfs(&path).map_err(unreadable)?,
         };
+        let mut shown = source.image.clone();
+        if let Some(number) = config.clique {
+            clique::add(&mut shown, number)
+                .map_err(|source| ExplainError::Clique { name, source })?;
+        }
         let sizes = source.regions.each_ref().map(|region| region.size);
         let rom = RomSource::load(&config.rom)?.size(&name.to_string(), &source.rom);
         let bars = Bars::decode(source.raw_bars(), sizes)
@@ -293,6 +321,7 @@ impl Subject {
             resets: resets::methods(&path),
             msix: MsixCapability::parse(&source.image),
             source,
+            shown,
             bars,
             path,
         })
@@ -317,7 +346,7 @@ impl Subject {
         let name = self.name.to_string();
         let original = Original {
             name: &name,
-            snapshot: &self.source.image,
+            snapshot: &self.shown,
             hardware: &self.source.hardware,
             bar_0: self.source.regions[0].size,
         };

@@ -63,6 +63,7 @@ memory-*) share_memory "${act#memory-}" ;;
 displays) show_displays ;;
 messages) say_messages ;;
 edu) drive_edu ;;
+peers) move_between_bars ;;
 serial | serial-moved) talk_to_serial_ports ;;
 work) work_cpus ;;
 primary) serve_virtual_function ;;

@@ -27,8 +27,7 @@ struct Count {
 pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(threads);
-    let kernels: BTreeSet<Choice> = scenarios.iter().map(|scenario| scenario.kernel).collect();
-    let kernels: Vec<Choice> = kernels.into_iter().collect();
+    let kernels = kernels(&args, &scenarios);
     let lab = if args.list {
         None
     } else {
@@ -46,6 +45,18 @@ pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
+}
+
+/// The kernels of the scenarios that will run: getting a kernel may take a build of minutes.
+fn kernels(args: &Arguments, scenarios: &[Scenario]) -> Vec<Choice> {
+    let named = |name: &str| match &args.filter {
+        Some(filter) if args.exact => name == filter,
+        Some(filter) => name.contains(filter),
+        None => true,
+    };
+    let runs = |s: &&Scenario| named(s.name) && (!s.slow || args.include_ignored || args.ignored);
+    let wanted: BTreeSet<Choice> = scenarios.iter().filter(runs).map(|s| s.kernel).collect();
+    wanted.into_iter().collect()
 }
 
 fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial {

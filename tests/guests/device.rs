@@ -200,6 +200,14 @@ impl FakeDevice {
         self
     }
 
+    /// The IDs of a GPU of NVIDIA's.
+    pub fn like_a_gpu(mut self) -> Self {
+        self.power_on[..2].copy_from_slice(&0x10de_u16.to_le_bytes());
+        self.power_on[0xb] = 0x03;
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
     /// The host has only so many vectors to give.
     pub fn available(self, vectors: u32) -> Self {
         lock(&self.irqs).msix.available = vectors;

@@ -35,6 +35,7 @@ scenarios![
     parameters,
     requests,
     faults,
+    peers,
     resets,
     start,
     topology,

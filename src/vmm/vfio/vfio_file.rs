@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct VfioFile {
     /// By VFIO's index.
     irqs: Vec<IrqInfo>,
     resettable: bool,
+    /// Whether BARs can be exported as dma-bufs.
+    exports: bool,
     by_power: bool,
     device: Box<dyn OpenDevice>,
 }
@@ -71,6 +73,8 @@ impl VfioFile {
             regions: regions.collect::<Result<_, _>>()?,
             irqs: irqs.collect::<Result<_, _>>()?,
             resettable: info.flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            // Asked of this device: the kernel, its configuration and the device's driver decide.
+            exports: uapi::can_export(file).is_ok(),
             by_power: resets::by_power_only(dir),
             name,
             device,
@@ -202,6 +206,15 @@ impl Device for VfioFile {
 
     fn map_fd(&self) -> RawFd {
         self.device.file().as_raw_fd()
+    }
+
+    fn can_export(&self) -> bool {
+        self.exports
+    }
+
+    fn export(&self, bar: u32, offset: u64, size: u64) -> io::Result<OwnedFd> {
+        debug!(device = self.name, bar, offset, size, "export");
+        uapi::export(self.device.file(), bar, offset, size)
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {

@@ -29,8 +29,8 @@ fn main() -> ExitCode {
         ["load", disk, plan, workers @ ..] => disk::load(disk, plan, workers),
         ["verify", disk, plan] => disk::verify(disk, plan),
         ["edu", bdf] => edu::drive(bdf),
-        ["keep"] => keep::keep(),
         ["vectors", threads] => vectors::keep(threads),
+        ["keep"] => keep::keep(),
         _ => Err(Error::failed(format!("unknown arguments: {words:?}"))),
     };
     match result {

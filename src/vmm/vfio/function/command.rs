@@ -1,6 +1,7 @@
 //! COMMAND as the guest reads the register: the device's value, corrected where the device does not
-//! keep an enable bit. The bits that are the host's stay as they were when the device was opened. A mediated device is emulated by a program, and may be incomplete: the
-//! COMMAND of the kernel's sample of serial ports (samples/vfio-mdev/mtty.c) cannot be written.
+//! keep an enable bit. The bits that are the host's stay as they were when the device was opened. A
+//! mediated device is emulated by a program, and may be incomplete: the COMMAND of the kernel's
+//! sample of serial ports (samples/vfio-mdev/mtty.c) cannot be written.
 
 use pci::regs::{COMMAND, command};
 use tracing::info;

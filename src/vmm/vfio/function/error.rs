@@ -4,6 +4,7 @@ use pci::bar::BarError;
 
 use crate::hostinfo::iomem;
 use crate::vfio::device::DeviceError;
+use crate::vfio::function::clique::CliqueError;
 
 /// The reason why a device cannot become a function of the guest.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,14 @@ pub enum FunctionError {
         device: String,
         /// What is wrong.
         source: BarError,
+    },
+    /// The device gets no clique.
+    #[error("{device}: {source}")]
+    Clique {
+        /// The device's address.
+        device: String,
+        /// Why not.
+        source: CliqueError,
     },
     /// The device has no power or has lost its link.
     #[error("{0} does not answer: its registers read as all ones")]
@@ -54,6 +63,7 @@ impl FunctionError {
                  and at `dmesg | grep {device}`"
             )),
             Self::Held { holders, .. } => Some(iomem::remedy(holders)),
+            Self::Clique { device, source } => Some(source.hint(device)),
         }
     }
 }

@@ -8,7 +8,7 @@ use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 
 use crate::log::degraded::{self, Code};
-use crate::vfio::device::{Device, Irq};
+use crate::vfio::device::{Device, Irq, SharedDevice};
 use crate::vfio::function::{FunctionError, mmap_areas, reset, snapshot};
 use crate::vfio::interrupts::msi;
 
@@ -18,7 +18,7 @@ use crate::vfio::interrupts::msi;
 /// # Errors
 /// A run would fail: the device does not answer, or another user holds one of its BARs.
 pub fn tell(
-    device: &dyn Device,
+    device: &SharedDevice,
     image: &[u8],
     bars: &Bars,
     ours: &[String],
@@ -29,7 +29,7 @@ pub fn tell(
     if let Some(capability) = MsiCapability::parse(image)
         && device.irq(Irq::Msi).is_some()
     {
-        msi::available(device, capability.max_vectors);
+        msi::available(&**device, capability.max_vectors);
     }
     let msix = MsixCapability::parse(image).filter(|_| device.irq(Irq::Msix).is_some());
     let layout = msix.as_ref().map(MsixLayout::of);
@@ -38,11 +38,11 @@ pub fn tell(
         mmap_areas::map(device, bar, bars, &trapped)?;
     }
     if !device.can_reset()
-        && let Err(why) = reset::scope(device, ours)
+        && let Err(why) = reset::scope(&**device, ours)
     {
         reset::tell_none(device.name(), &why);
     }
-    tell_missing_events(device, capability::find(image, id::PCIE).is_some());
+    tell_missing_events(&**device, capability::find(image, id::PCIE).is_some());
     Ok(())
 }
 
@@ -75,12 +75,14 @@ pub fn tell_missing_event(device: &str, irq: Irq) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::vfio::function::test_device::TestDevice;
 
     #[test]
     fn a_device_that_lacks_much() {
-        let device = TestDevice::new().with_region(0, 0x4000, &[]);
+        let device: SharedDevice = Arc::new(TestDevice::new().with_region(0, 0x4000, &[]));
         let bars = Bars::decode([0; 6], [0x4000, 0, 0, 0, 0, 0]).unwrap();
         let mut image = [0; 256];
         tell(&device, &image, &bars, &[]).unwrap();

@@ -13,7 +13,10 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
+//! | [`clique`] | a capability that tells drivers which GPUs reach each other |
+//! | `options` | what the user chose for the function |
 //! | [`mmap_areas`], `unmapped` | areas of a BAR that the guest touches directly; BARs without |
+//! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
@@ -24,6 +27,8 @@
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
+mod bar_owner;
+pub mod clique;
 mod command;
 mod connection;
 mod decode;
@@ -32,6 +37,7 @@ pub mod expected;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
+mod options;
 pub mod policy;
 mod power;
 pub mod reset;
@@ -39,7 +45,7 @@ pub mod rom;
 mod slow_writes;
 pub mod snapshot;
 #[cfg(test)]
-mod test_device;
+pub(crate) mod test_device;
 mod trap;
 mod unmapped;
 mod unused_vectors;
@@ -53,6 +59,7 @@ use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
 use mirrors::{Access, Behind, Mirrors};
 use mmap_areas::Area;
+pub use options::FunctionOptions;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
@@ -63,7 +70,7 @@ use pci::passed::DeviceWrite;
 use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
-use rom::{Rom, RomSource};
+use rom::Rom;
 use slow_writes::{BarAccesses, FunctionReset};
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
@@ -161,16 +168,22 @@ impl VfioFunction {
     pub fn new(
         device: SharedDevice,
         vm: VmResources,
-        rom: RomSource,
+        options: FunctionOptions,
     ) -> Result<Arc<Self>, FunctionError> {
-        let snapshot = snapshot::read(&*device)?;
+        let mut snapshot = snapshot::read(&*device)?;
         if snapshot::is_dead(&snapshot) {
             return Err(FunctionError::Dead(device.name().into()));
+        }
+        if let Some(clique) = options.clique {
+            clique::add(&mut snapshot, clique).map_err(|source| FunctionError::Clique {
+                device: device.name().into(),
+                source,
+            })?;
         }
         let mut config = snapshot::for_guest(&*device, &snapshot);
         let function_reset = FunctionReset::find(&snapshot);
         function_reset.mark(&mut config);
-        let rom = Arc::new(Rom::new(&*device, rom));
+        let rom = Arc::new(Rom::new(&*device, options.rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
                 device: device.name().into(),
@@ -184,7 +197,7 @@ impl VfioFunction {
         for (bar, areas) in areas.iter_mut().enumerate() {
             let mut trapped = mirrors.ranges(bar);
             trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
-            *areas = mmap_areas::map(&*device, bar, &bars, &trapped)?;
+            *areas = mmap_areas::map(&device, bar, &bars, &trapped)?;
         }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
@@ -394,14 +407,13 @@ impl VfioFunction {
             return state;
         }
         match part.side_effects {
-            false => self.connection.write_config(part.offset, &merged),
             true if part.touches(COMMAND, 2) => {
                 self.write_command(&mut state, part.offset, &merged);
             }
             true if self.is_slow(&state, part.offset, &merged) => {
                 return self.write_slowly(state, part.offset, &merged);
             }
-            true => self.connection.write_config(part.offset, &merged),
+            _ => self.connection.write_config(part.offset, &merged),
         }
         state
     }

@@ -33,6 +33,8 @@ use pci::regs::header_type;
 use pci::regs::power::PMCSR;
 use rule::{CapabilityRule, Register, Treatment};
 
+use crate::vfio::function::clique;
+
 /// A device's configuration space on the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Original<'a> {
@@ -74,6 +76,7 @@ impl Policy {
         let (table, unknown) = match cap.extended {
             true if is_cxl(space, cap) => return &extended::CXL,
             true => (self.extended, &extended::UNKNOWN),
+            false if clique::is_at(space, cap) => return &standard::CLIQUE,
             false => (self.standard, &standard::UNKNOWN),
         };
         table.iter().find(|r| r.id == cap.id).unwrap_or(unknown)

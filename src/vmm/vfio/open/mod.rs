@@ -11,6 +11,7 @@
 //! | `no_container` | why VFIO gives no container |
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
+//! | [`peers`] | whose BARs the other devices cannot reach |
 //! | `opened` | the open devices and their IOMMU |
 //! | `error` | why a device cannot be opened, and the command that helps |
 
@@ -27,6 +28,7 @@ mod no_container;
 mod nodes;
 mod opened;
 mod parallel;
+pub mod peers;
 
 pub use candidate::find;
 pub use error::{StepError, VfioError};
@@ -52,7 +54,7 @@ pub fn open(
         return Ok(None);
     }
     let kvm = KvmVfio::new(vm)?;
-    let opened = match interface::choose(candidates, iommu)? {
+    let opened = match interface::choose(candidates, iommu) {
         Interface::Container => container::open(kvm, candidates)?,
         Interface::Iommufd => iommufd::open(kvm, candidates)?,
     };

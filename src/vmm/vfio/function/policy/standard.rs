@@ -191,6 +191,15 @@ pub const STANDARD: &[CapabilityRule] = &[
 const MSIX_REASON: &str = "VFIO_DEVICE_SET_IRQS sets the vectors up; the table is virtual";
 
 /// A capability that no row is for. VFIO unlinks it, but passes its bytes.
+/// The capability that mini-vmm adds, and no device has.
+pub const CLIQUE: CapabilityRule = capability(
+    id::VENDOR,
+    "GPUDirect clique",
+    &[],
+    Emulate,
+    "mini-vmm adds it, as `clique=` says",
+);
+
 pub const UNKNOWN: CapabilityRule = capability(
     0xff,
     "unknown capability",
