@@ -30,7 +30,6 @@ scenarios![
     host,
     life,
     mediated,
-    memory_errors,
     messages,
     parameters,
     requests,
