@@ -5,9 +5,11 @@
 //! alone.
 
 mod addresses;
+mod bars;
 mod device;
 mod finding;
 mod machine;
+mod parameters;
 mod report;
 #[cfg(test)]
 mod tests;

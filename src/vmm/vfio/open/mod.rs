@@ -27,7 +27,7 @@ mod opened;
 mod parallel;
 
 pub use candidate::find;
-pub use error::{StepError, VfioError};
+pub use error::{StepError, TURN_ON, VfioError};
 pub use opened::Opened;
 
 use candidate::Candidate;
