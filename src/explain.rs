@@ -31,9 +31,11 @@ use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::pci_device::PciDevice;
+use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::layout::{Layout, LayoutError};
+use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::IrqInfo;
@@ -129,6 +131,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
+        degraded: degraded::list(),
         guest_memory: picture::areas(&layout, &at_first),
         dma: dma(&layout, config.memory.size, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
@@ -243,7 +246,7 @@ impl Subject {
             },
             driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
             group: group(sysfs, name, &path).map_err(unreadable)?,
-            resets: resets(&path),
+            resets: resets::methods(&path),
             msix: MsixCapability::parse(&source.image),
             source,
             bars,
@@ -392,11 +395,4 @@ fn member(device: &PciDevice) -> Member {
         driver: device.driver.clone(),
         blocks: device.blocks_group(),
     }
-}
-
-/// The kernel's reset methods, the best first (Documentation/ABI/testing/sysfs-bus-pci,
-/// reset_method).
-fn resets(path: &Path) -> Vec<String> {
-    let list = fs::read_to_string(path.join("reset_method")).unwrap_or_default();
-    list.split_whitespace().map(String::from).collect()
 }

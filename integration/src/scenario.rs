@@ -88,6 +88,7 @@ pub struct Scenario {
     script: Option<String>,
     interrupt_chip: &'static str,
     guests_leave_text: bool,
+    degraded: &'static [&'static [&'static str]],
     run_checks: Vec<RunCheck>,
     checks: Vec<Check>,
 }
@@ -109,6 +110,7 @@ impl Scenario {
             script: None,
             interrupt_chip: "MSI",
             guests_leave_text: true,
+            degraded: &[],
             run_checks: Vec::new(),
             checks: Vec::new(),
         }
@@ -268,6 +270,15 @@ impl Scenario {
         self
     }
 
+    /// Names the codes of what the guest of each run has less of (docs/stats.md), in order. By
+    /// default there are none. Each run of mini-vmm in L1 must warn of its codes, and of no others.
+    pub fn degraded(self, codes: &'static [&'static [&'static str]]) -> Self {
+        Self {
+            degraded: codes,
+            ..self
+        }
+    }
+
     /// Adds a check of each run of [`Scenario::vmm`]. The check gets the number of the run.
     pub fn each_run(
         mut self,
@@ -300,6 +311,7 @@ impl Scenario {
             }
         }
         self.checks.iter().try_for_each(|check| check(outcome))?;
+        self.verify_degraded(outcome)?;
         if self.script.is_none() {
             self.verify_disks(outcome)?;
         }
@@ -337,6 +349,19 @@ impl Scenario {
         self.run_checks
             .iter()
             .try_for_each(|check| check(index, &run))
+    }
+
+    /// Checks the codes of all runs, also of those that a script has started.
+    fn verify_degraded(&self, outcome: &Outcome) -> Result<()> {
+        let runs = outcome.transcript.runs();
+        let told: Vec<_> = runs.iter().map(Run::degraded).collect();
+        let mut wanted: Vec<&[&str]> = self.degraded.to_vec();
+        wanted.resize(wanted.len().max(told.len()), &[]);
+        expect(told == wanted, || {
+            format!(
+                "the runs' codes of what their guests have less of are {told:?}, not {wanted:?}"
+            )
+        })
     }
 
     fn verify_disks(&self, outcome: &Outcome) -> Result<()> {
@@ -422,6 +447,22 @@ mod tests {
         assert!(own.l1_script("quiet").ends_with("cmdline='quiet'\nx"));
         let added = Scenario::new("unit").l1("x").check(|_| Ok(()));
         added.verify(&lines).unwrap();
+    }
+
+    #[test]
+    fn a_loss_that_the_scenario_does_not_name_is_an_error() {
+        let warning = "VMM| WARN 0000:00:05.0: not reset: why [no-reset]; hint: none";
+        let quiet = ["LAB: run mini-vmm", "LAB: run mini-vmm"];
+        let told = ["LAB: run mini-vmm", "LAB: run mini-vmm", warning];
+        let scenario = || Scenario::new("unit").script("x", |_| Ok(()));
+        scenario().verify(&outcome(&quiet)).unwrap();
+        assert!(scenario().verify(&outcome(&told)).is_err());
+        let second = || scenario().degraded(&[&[], &["no-reset"]]);
+        second().verify(&outcome(&told)).unwrap();
+        assert!(second().verify(&outcome(&quiet)).is_err());
+        assert!(second().verify(&outcome(&told[..1])).is_err());
+        let first = scenario().degraded(&[&["no-reset"]]);
+        assert!(first.verify(&outcome(&told)).is_err());
     }
 
     #[test]

@@ -136,10 +136,24 @@ impl<'a> Run<'a> {
         lines.map(|line| format!("{}\n", line.text)).collect()
     }
 
+    /// The codes of what the guest had less of, in the warnings of mini-vmm: sorted, each once.
+    pub fn degraded(&self) -> Vec<&'a str> {
+        let mut codes: Vec<_> = self.messages().filter_map(code_of).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        codes
+    }
+
     /// Whether the guest reached its /init.
     pub fn reached_init(&self) -> bool {
         self.guest("init").next().is_some()
     }
+}
+
+/// The code in a line such as "warning: ...: why [no-reset]; hint: what to do".
+fn code_of(line: &str) -> Option<&str> {
+    let (before, _) = line.split_once("]; hint: ")?;
+    Some(before.rsplit_once(" [")?.1)
 }
 
 fn facts<'a>(
@@ -201,6 +215,16 @@ mod tests {
         assert_eq!(runs[1].guest("cpus").next(), Some("4"));
         assert!(runs[1].reached_init());
         assert_eq!(t.lab("script").next(), Some("0"));
+    }
+
+    #[test]
+    fn codes_are_in_brackets_before_the_hint() {
+        let t = transcript(
+            "LAB: run mini-vmm a\nVMM| WARN 0000:01:00.0: not reset: why [x] [no-reset]; hint: a\n\
+             VMM| WARN other: a [bar-trapped]; hint: b [c]; hint: d\nVMM| WARN plain [no-code]\n\
+             VMM| WARN 0000:01:00.1: not reset: why [no-reset]; hint: a\nL2| x [y]; hint: z",
+        );
+        assert_eq!(t.runs()[0].degraded(), ["bar-trapped", "no-reset"]);
     }
 
     #[test]

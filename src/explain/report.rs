@@ -3,6 +3,7 @@
 //! Addresses are hexadecimal strings. Sizes are numbers of bytes.
 
 use serde::Serialize;
+use vmm::log::degraded::Degraded;
 
 use crate::explain::registers::Field;
 
@@ -12,6 +13,9 @@ pub struct Explanation {
     /// The reasons why devices cannot be passed through. If there is a reason, all other data come
     /// from sysfs.
     pub problems: Vec<Problem>,
+    /// What the guest will get less of than its user expects, as far as this is known before the
+    /// run.
+    pub degraded: Vec<Degraded>,
     /// Each device, in the order of the command line.
     pub devices: Vec<Device>,
     /// The guest's physical addresses.

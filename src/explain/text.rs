@@ -14,6 +14,10 @@ impl fmt::Display for Explanation {
             }
             writeln!(f)?;
         }
+        for loss in &self.degraded {
+            writeln!(f, "The guest gets less [{}]: {loss}", loss.code)?;
+            writeln!(f, "hint: {}\n", loss.hint)?;
+        }
         for device in &self.devices {
             write!(f, "{device}")?;
         }

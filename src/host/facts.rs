@@ -189,7 +189,7 @@ impl DeviceFacts {
         let cdev = device_node(&device.path).map(|name| node(format!("vfio/devices/{name}")));
         let details = Details::read(&device);
         Ok(Self {
-            holders: Holders::read(sysfs, paths, &device, &details.bar_ranges),
+            holders: Holders::read(paths, &device, &details.bar_ranges),
             details,
             uses: in_use(sysfs, paths, &device)?,
             reach: Reach::read(sysfs, &device),

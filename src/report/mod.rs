@@ -13,6 +13,7 @@ use serde::Serialize;
 use vmm::counters::dma::Maps;
 use vmm::counters::exits::{Exits, Reason, VcpuExits};
 use vmm::counters::registers::{Access, Space};
+use vmm::log::degraded::{self, Degraded};
 use vmm::log::error_chain::with_causes;
 use vmm::log::phases::{Clock, Phase, Phases};
 use vmm::stats::Stats;
@@ -57,6 +58,8 @@ pub struct Report {
     pub memory: Option<OwnMemory>,
     /// DMA maps of guest memory.
     pub dma: DmaReport,
+    /// What the guest gets less of than its user expects, in the order in which it was told.
+    pub degraded: Vec<Degraded>,
 }
 
 /// Exits to this process, since its start.
@@ -181,6 +184,7 @@ impl Report {
                 ram: stats.dma.ram.maps(),
                 bars: stats.dma.bars.maps(),
             },
+            degraded: degraded::list(),
         }
     }
 

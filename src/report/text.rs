@@ -70,6 +70,12 @@ impl fmt::Display for Report {
                 Mib(memory.guest_resident_bytes)
             )?;
         }
+        if !self.degraded.is_empty() {
+            writeln!(f, "what the guest has less of")?;
+        }
+        for loss in &self.degraded {
+            writeln!(f, "  {}  {loss}; hint: {}", loss.code, loss.hint)?;
+        }
         Ok(())
     }
 }

@@ -245,7 +245,7 @@ impl Machine {
         let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
-        reset::announce(&self.devices.functions());
+        reset::before_first_boot(&self.devices.functions())?;
         loop {
             // Mapping may have failed while the guest was being reset.
             self.ram_setup.check()?;

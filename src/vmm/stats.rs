@@ -25,11 +25,12 @@ use metered::Metered;
 use named_ranges::NamedRange;
 use pci::addr::Range;
 use pci::bus::Target;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::counters::dma::DmaMeter;
 use crate::counters::exits::Exits;
 use crate::counters::registers::{Access, RegisterTable, Space};
+use crate::log::degraded::{self, Code};
 use crate::memory::region::Region;
 use crate::vfio::device::SharedDevice;
 
@@ -101,7 +102,11 @@ impl Stats {
         if self.detailed {
             let file = kvm_fd::open(of);
             if let Err(e) = &file {
-                info!("KVM's own counters cannot be read: {e}");
+                let loss = Code::NoKvmCounters.loss(
+                    "the statistics lack KVM's own counters",
+                    format!("KVM_GET_STATS_FD: {e}"),
+                );
+                degraded::tell(loss.hint("run Linux 5.14 or newer on the host"));
             }
             self.late().kvm.push(file);
         }

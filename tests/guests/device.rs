@@ -77,6 +77,10 @@ pub struct FakeDevice {
     fixed_command: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
+    /// VFIO maps no BAR.
+    pub unmapped: bool,
+    /// It has the interrupts that VFIO reports errors and requests by.
+    pub has_events: bool,
     /// Region reads fail.
     pub deaf: AtomicBool,
 }
@@ -96,6 +100,8 @@ impl FakeDevice {
             rom: true,
             fixed_command: false,
             failing_events: AtomicU32::new(0),
+            unmapped: false,
+            has_events: true,
             deaf: AtomicBool::new(false),
         }
     }
@@ -223,6 +229,16 @@ impl FakeDevice {
         self.file.set_len(0).unwrap();
     }
 
+    fn power_up(&self) {
+        *self.config.lock().unwrap() = self.power_on.clone();
+        self.with_its_pin(|pin| pin.ask(0));
+    }
+
+    /// The device loses its power: it reads as all ones, but VFIO keeps its IDs.
+    pub fn die(&self) {
+        self.config.lock().unwrap()[COMMAND..].fill(0xff);
+    }
+
     /// COMMAND as the device has it.
     pub fn command(&self) -> u16 {
         let config = self.config.lock().unwrap();
@@ -331,7 +347,7 @@ impl Device for FakeDevice {
             _ => SIZES.get(index as usize).copied().unwrap_or(0),
         };
         let mappable = match index {
-            0 | 4 => vec![(0, size)],
+            0 | 4 if !self.unmapped => vec![(0, size)],
             _ => Vec::new(),
         };
         RegionInfo {
@@ -344,11 +360,18 @@ impl Device for FakeDevice {
     }
 
     fn irq(&self, irq: Irq) -> Option<IrqInfo> {
-        lock(&self.irqs).info(irq)
+        let is_event = matches!(irq, Irq::Error | Irq::Request);
+        lock(&self.irqs)
+            .info(irq)
+            .filter(|_| self.has_events || !is_event)
     }
 
     fn can_reset(&self) -> bool {
         self.resets.own != Outcome::Absent
+    }
+
+    fn resets_by_power(&self) -> bool {
+        self.resets.by_power
     }
 
     fn map_fd(&self) -> RawFd {
@@ -462,8 +485,10 @@ impl Device for FakeDevice {
             .own
             .check()
             .map_err(|e| self.error("VFIO_DEVICE_RESET", e))?;
-        *self.config.lock().unwrap() = self.power_on.clone();
-        self.with_its_pin(|pin| pin.ask(0));
+        self.power_up();
+        if self.resets.own == Outcome::Kills {
+            self.die();
+        }
         Ok(())
     }
 
@@ -478,6 +503,8 @@ impl Device for FakeDevice {
         self.resets
             .hot
             .check()
-            .map_err(|e| self.error("VFIO_DEVICE_PCI_HOT_RESET", e))
+            .map_err(|e| self.error("VFIO_DEVICE_PCI_HOT_RESET", e))?;
+        self.power_up();
+        Ok(())
     }
 }

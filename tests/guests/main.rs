@@ -31,6 +31,7 @@ mod hostile;
 mod irq_code;
 mod irqs;
 mod life;
+mod losses;
 mod msi;
 mod msix;
 mod pci;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
     let why: Option<Arc<str>> = missing.map(|e| e.to_string().into());
     let modules = modules![
         life,
+        losses,
         config,
         bars,
         rom,

@@ -7,13 +7,15 @@ pub enum Outcome {
     Works,
     Fails,
     Absent,
+    /// The reset succeeds, and the device has lost its power afterwards.
+    Kills,
 }
 
 impl Outcome {
     /// The error number of a reset that does not work.
     pub fn check(self) -> Result<(), i32> {
         match self {
-            Self::Works => Ok(()),
+            Self::Works | Self::Kills => Ok(()),
             Self::Fails => Err(libc::EAGAIN),
             Self::Absent => Err(libc::ENOTTY),
         }
@@ -24,6 +26,8 @@ impl Outcome {
 #[derive(Clone, Copy, Default)]
 pub struct Resets {
     pub own: Outcome,
+    /// Whether its own reset is D3hot and back.
+    pub by_power: bool,
     pub hot: Outcome,
     /// Devices that a hot reset resets; empty where the bus has no hot reset.
     pub bus: &'static [&'static str],
@@ -32,6 +36,7 @@ pub struct Resets {
 impl Resets {
     pub const NONE: Self = Self {
         own: Outcome::Absent,
+        by_power: false,
         hot: Outcome::Absent,
         bus: &[],
     };

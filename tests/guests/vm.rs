@@ -1,6 +1,7 @@
 //! Runs a guest to its end, under a time limit, while the test watches from another thread.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use std::{panic, thread};
@@ -136,15 +137,9 @@ impl Vm {
         self
     }
 
-    pub fn run(self) -> Ended {
-        self.run_beside(|_| ())
-    }
-
-    /// Runs the guest on this thread and `beside` on another.
-    pub fn run_beside(self, beside: impl FnOnce(&Live) + Send) -> Ended {
-        let file = elf::TempFile::new(&elf::image(&self.guest.finish()));
-        let config = VmConfig {
-            kernel: file.path().into(),
+    fn config(&self) -> VmConfig {
+        VmConfig {
+            kernel: PathBuf::new(),
             initrd: None,
             cmdline: "console=ttyS0".into(),
             cpus: CpuConfig {
@@ -156,7 +151,35 @@ impl Vm {
             vfio: Vec::new(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,
-            statistics: self.statistics,
+            statistics: self.statistics.clone(),
+        }
+    }
+
+    /// Makes the VM, whose bus must refuse the device.
+    #[track_caller]
+    pub fn refused(self, device: Arc<FakeDevice>) -> MachineError {
+        let config = self.config();
+        let file = elf::TempFile::new(&elf::image(&self.guest.finish()));
+        let config = VmConfig {
+            kernel: file.path().into(),
+            ..config
+        };
+        let mut machine = Machine::new(config, Box::new(Output::default())).expect("a VM");
+        let added = machine.add_device(device, &DeviceConfig::default());
+        added.expect_err("the device is refused")
+    }
+
+    pub fn run(self) -> Ended {
+        self.run_beside(|_| ())
+    }
+
+    /// Runs the guest on this thread and `beside` on another.
+    pub fn run_beside(self, beside: impl FnOnce(&Live) + Send) -> Ended {
+        let config = self.config();
+        let file = elf::TempFile::new(&elf::image(&self.guest.finish()));
+        let config = VmConfig {
+            kernel: file.path().into(),
+            ..config
         };
         let output = Output::default();
         let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");

@@ -1,5 +1,6 @@
 //! Tests of the source tree itself: what its documents and manifests promise is so.
 
+mod codes;
 mod libraries;
 mod metadata;
 mod msrv;

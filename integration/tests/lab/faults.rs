@@ -70,6 +70,7 @@ fn failure(name: &'static str, iommu: &str) -> Scenario {
             }
             works_on_the_host(outcome)
         })
+        .degraded(&[&["device-failed"], &["device-failed"]])
 }
 
 /// The guest worked with the card, lost it and ran on; mini-vmm said so in one line.

@@ -27,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
             .vmm(vmm("container", UUID))
             .vmm(vmm("iommufd", &format!("/sys/bus/mdev/devices/{UUID}")))
             .each_run(|_, run| echoed(run))
+            .degraded(&[&["intx-by-thread"], &["intx-by-thread"]])
             .l1(format!("run_vmm host list\nremove_mdev {UUID}"))
             .check(listed_and_removed),
     ]

@@ -24,7 +24,8 @@ pub fn all() -> Vec<Scenario> {
             .before("echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts")
             .disk(STICK)
             .vmm(vmm())
-            .each_run(|_, run| capable_of(run, 1)),
+            .each_run(|_, run| capable_of(run, 1))
+            .degraded(&[&["fewer-msi-vectors"]]),
     ]
 }
 

@@ -41,6 +41,7 @@ fn taken_back() -> Scenario {
         .l1(format!("give_back {bdf}\nbind_vfio {bdf}"))
         .vmm(vmm(iommufd))
         .each_run(|_, run| lived_on(run))
+        .degraded(&[&["device-returned"], &["device-returned"]])
 }
 
 /// L1 removes the device from its bus while the guest reads and writes, by each interface. The VMM
@@ -73,6 +74,7 @@ fn removed() -> Scenario {
             }
             back(outcome, &DISK)
         })
+        .degraded(&[&["device-returned"], &["device-returned"]])
 }
 
 fn closed_without_a_word(run: &Run<'_>) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Checks of a device's BARs: each needs an address of the host, and nobody else may hold a part of
 //! it.
 
+use vmm::hostinfo::iomem;
+use vmm::hostinfo::sysfs::Sysfs;
+
 use crate::bar_holders::{Holder, Holders};
 use crate::check::finding::Finding;
 use crate::check::parameters::parameter;
@@ -63,20 +66,22 @@ fn unassigned(bar: &Unassigned) -> Finding {
 
 /// A holder that keeps VFIO from mapping the BAR: an access fails with EBUSY.
 fn held(holder: &Holder) -> Finding {
-    let text = format!("{} holds a part of BAR {}", holder.name, holder.bar);
-    match &holder.remedy {
-        Some(remedy) => Finding::fail(
+    let bar = holder
+        .bar
+        .map_or("a BAR".into(), |bar| format!("BAR {bar}"));
+    let text = format!("{} holds a part of {bar}", holder.name);
+    let remedy = iomem::remedy(&Sysfs::default(), std::slice::from_ref(&holder.name));
+    if holder.framebuffer {
+        Finding::fail(
             NAME,
-            format!("{text}: the host's boot framebuffer, so VFIO cannot map the BAR"),
+            format!("{text}: the host's boot framebuffer, so VFIO cannot have the BAR"),
             remedy,
-        ),
-        None => Finding::warn(
+        )
+    } else {
+        Finding::warn(
             NAME,
-            format!("{text}, so that VFIO may not be able to map the BAR"),
-            format!(
-                "unload the driver that names itself \"{}\" in /proc/iomem",
-                holder.name
-            ),
-        ),
+            format!("{text}, so that VFIO may not be able to have the BAR"),
+            remedy,
+        )
     }
 }

@@ -43,6 +43,7 @@ use crate::coalesced::ring::CoalescedRing;
 use crate::coalesced::zones::CoalescedZones;
 use crate::devices::serial::Serial;
 use crate::layout::{PORT_PCI_ADDRESS, PORT_SERIAL};
+use crate::log::degraded::{self, Code};
 
 /// The first port of COM4, the lowest of the legacy serial ports. Between COM4 and COM1 the machine
 /// has no device; BARs begin further up.
@@ -159,15 +160,55 @@ impl Coalesced {
 }
 
 fn ring(vm: &VmFd, vcpu: &impl AsRawFd) -> Option<CoalescedRing> {
-    let page = u32::try_from(vm.check_extension_int(Cap::CoalescedMmio)).ok()?;
-    if page == 0 || !vm.check_extension(Cap::CoalescedPio) {
-        return None;
-    }
-    let ring = CoalescedRing::map(vcpu, page).ok()?;
+    let page = vm.check_extension_int(Cap::CoalescedMmio);
+    let has_ports = vm.check_extension(Cap::CoalescedPio);
+    let page = usable(page, has_ports)
+        .inspect_err(|why| tell_without(why))
+        .ok()?;
+    let map = CoalescedRing::map(vcpu, page);
+    let ring = map.inspect_err(|e| tell_without(&e.to_string())).ok()?;
     for (first, last) in ZONES {
-        // A refusal is harmless: the writes stay exits.
         let size = u32::from(last - first) + 1;
-        let _ = vm.register_coalesced_mmio(IoEventAddress::Pio(first.into()), size);
+        if let Err(e) = vm.register_coalesced_mmio(IoEventAddress::Pio(first.into()), size) {
+            tell_without(&format!("KVM_REGISTER_COALESCED_MMIO: {e}"));
+        }
     }
     Some(ring)
+}
+
+/// The page of a vCPU's mapping that has the ring (KVM_CAP_COALESCED_MMIO), if KVM coalesces writes
+/// to ports too.
+fn usable(page: i32, has_ports: bool) -> Result<u32, &'static str> {
+    match u32::try_from(page) {
+        Ok(0) | Err(_) => Err("KVM lacks KVM_CAP_COALESCED_MMIO"),
+        Ok(_) if !has_ports => Err("KVM lacks KVM_CAP_COALESCED_PIO"),
+        Ok(page) => Ok(page),
+    }
+}
+
+fn tell_without(why: &str) {
+    let what = "each write to the serial port is an exit of its own";
+    let loss = Code::NoCoalescedWrites.loss(what, why);
+    degraded::tell(loss.hint("run Linux 5.0 or newer on the host"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_the_ring_is_told() {
+        assert_eq!(usable(2, true), Ok(2));
+        for (page, ports, lacks) in [
+            (0, true, "KVM_CAP_COALESCED_MMIO"),
+            (-1, true, "KVM_CAP_COALESCED_MMIO"),
+            (2, false, "KVM_CAP_COALESCED_PIO"),
+        ] {
+            let why = usable(page, ports).unwrap_err();
+            assert!(why.ends_with(lacks), "{why}");
+            tell_without(why);
+        }
+        let codes = degraded::list().into_iter().map(|loss| loss.code);
+        assert_eq!(codes.filter(|c| *c == Code::NoCoalescedWrites).count(), 1);
+    }
 }

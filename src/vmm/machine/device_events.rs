@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
+use crate::log::degraded::{self, Code};
 use crate::machine::error::MachineError;
 use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::Dma;
@@ -57,26 +57,55 @@ pub(super) fn watch(
         if let Some(function) = failed.upgrade()
             && function.disconnect()
         {
-            let name = function.name();
-            warn!("{name} has failed: it is removed from the guest, which goes on");
+            let loss = Code::DeviceFailed.loss(
+                "removed from the guest, which goes on",
+                "the device has failed",
+            );
+            let hint = "find the error with `dmesg | grep -i aer`; a new run resets the device";
+            degraded::tell(loss.of(function.name()).hint(hint));
         }
     };
     let name = device.name().to_string();
     let wanted = Arc::downgrade(function);
     // The host repeats its request until it has the device.
     let requested = AtomicBool::new(false);
-    let on_request = move || {
-        if requested.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        warn!("the host asks for {name}: it is removed from the guest, which goes on");
-        if let Some(function) = wanted.upgrade() {
-            release.release(&function);
-        }
-    };
-    let error = watch_one(thread, device, Irq::Error, on_error)?;
-    let request = watch_one(thread, device, Irq::Request, on_request)?;
+    let on_request =
+        move || {
+            if requested.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            let loss = Code::DeviceReturned.loss(
+                "removed from the guest, which goes on",
+                "the host asks for the device",
+            );
+            degraded::tell(loss.of(&name).hint(
+                "nothing, if you have unbound or removed the device; a new run takes it again",
+            ));
+            if let Some(function) = wanted.upgrade() {
+                release.release(&function);
+            }
+        };
+    let express = function.is_express();
+    let error = watch_one(thread, device, Irq::Error, express, on_error)?;
+    let request = watch_one(thread, device, Irq::Request, express, on_request)?;
     Ok(error.into_iter().chain(request).collect())
+}
+
+/// Tells that VFIO does not report an event. A conventional device is not expected to report
+/// errors: they are those of PCI Express (6.2).
+fn tell_missing(device: &str, irq: Irq) {
+    let why = "the device's VFIO driver has no such interrupt";
+    let (loss, hint) = match irq {
+        Irq::Request => (
+            Code::NoRequestEvent.loss("the host cannot ask for the device back", why),
+            "end the guest before you unbind or remove the device",
+        ),
+        _ => (
+            Code::NoErrorEvent.loss("mini-vmm does not learn of the device's errors", why),
+            "look at `dmesg | grep -i aer` if the guest's driver complains",
+        ),
+    };
+    degraded::tell(loss.of(device).hint(hint));
 }
 
 /// Calls `handler` when VFIO signals `irq`; `None` if the device has no such interrupt.
@@ -84,9 +113,13 @@ fn watch_one(
     thread: &EventThread,
     device: &SharedDevice,
     irq: Irq,
+    is_express: bool,
     handler: impl Fn() + Send + Sync + 'static,
 ) -> Result<Option<EventFd>, MachineError> {
     if device.irq(irq).is_none() {
+        if is_express || irq == Irq::Request {
+            tell_missing(device.name(), irq);
+        }
         return Ok(None);
     }
     let event =

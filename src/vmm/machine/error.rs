@@ -109,6 +109,7 @@ impl MachineError {
             Self::Boot(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
+            Self::Function(e) => e.hint(),
             Self::Memory(MemoryError::Dma(e)) | Self::Prefault(PrefaultError::Dma(e)) => e.hint(),
             Self::NoKvm(e) => Some(
                 match e.kind() {

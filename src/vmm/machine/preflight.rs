@@ -11,6 +11,7 @@ use crate::hostinfo::sysfs::Sysfs;
 use crate::machine::error::MachineError;
 use crate::machine::ram_setup::is_pinned_for_any;
 use crate::memory::error::DmaError;
+use crate::memory::hugetlb;
 use crate::memory::prefault::PrefaultError;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::candidate::{self, Candidate};
@@ -35,6 +36,9 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
     let roms = roms.collect::<Result<Vec<_>, _>>()?;
     let candidates = candidate::find(&Sysfs::default(), &config.vfio)?;
     check_memory(&config.memory, !candidates.is_empty())?;
+    if config.memory.pages == Pages::Transparent {
+        hugetlb::tell_if_none(config.memory.shared);
+    }
     vcpu::pin::check(&config.cpus.pin)?;
     Ok((images, roms, candidates))
 }

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pci::addr::Range;
-use tracing::{debug, error, info};
+use tracing::{debug, error};
 
 use crate::counters::dma::DmaMeter;
+use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
 use crate::memory::error::{DmaError, MemoryError};
 use crate::memory::listener::MemoryListener;
 use crate::memory::region::{Region, RegionKind};
@@ -60,7 +60,6 @@ pub struct Dma {
     ram_size: u64,
     peers: bool,
     meter: Arc<DmaMeter>,
-    limit: RateLimit,
     /// Held while a chunk of RAM is mapped and while RAM is unmapped.
     map_lock: Mutex<()>,
     state: Mutex<State>,
@@ -107,7 +106,6 @@ impl Dma {
             meter,
             map_lock: Mutex::default(),
             state: Mutex::new(state),
-            limit: RateLimit::default(),
         }
     }
 
@@ -170,12 +168,12 @@ impl Dma {
                 self.meter.bars.count(region.size, begun.elapsed());
                 state.bars.insert(region.start);
             }
-            Err(e) if self.limit.allow() => info!(
-                "no peer-to-peer DMA to the BAR at {:#x}: {}",
-                region.start,
-                with_causes(&e)
-            ),
-            Err(_) => {}
+            // The guest chooses the address, so only the cause names it.
+            Err(e) => {
+                let what = "no DMA from one device to the BARs of another (peer-to-peer)";
+                let loss = Code::NoPeerToPeer.loss(what, with_causes(&e));
+                degraded::tell(loss.hint("--iommu container, if the devices need it"));
+            }
         }
     }
 

@@ -1,12 +1,16 @@
-//! The host's reserve of huge pages (Documentation/admin-guide/mm/hugetlbpage.rst).
+//! The host's huge pages: the reserve (Documentation/admin-guide/mm/hugetlbpage.rst), and whether
+//! the kernel makes transparent ones (Documentation/admin-guide/mm/transhuge.rst).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::memory::HugePage;
+use crate::log::degraded::{self, Code};
 
 /// The kernel's directory of huge pages, one for each size.
 const SYSFS: &str = "/sys/kernel/mm/hugepages";
+/// The kernel's switches of transparent huge pages.
+const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage";
 
 /// The host's huge pages of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +39,35 @@ impl Reserve {
     }
 }
 
+/// Tells the user if RAM gets no transparent huge pages on this host. The kernel has another switch
+/// for memory that is `shared`.
+pub fn tell_if_none(shared: bool) {
+    let file = match shared {
+        true => Path::new(TRANSPARENT).join("shmem_enabled"),
+        false => Path::new(TRANSPARENT).join("enabled"),
+    };
+    let text = fs::read_to_string(&file);
+    if let Err(why) = transparent(text.as_deref().ok()) {
+        let what = "its RAM is of small pages, which makes memory and DMA slower";
+        degraded::tell(Code::NoHugePages.loss(what, why).hint(format!(
+            "as root: echo {} > {}; or reserve huge pages, --memory ...,hugepages=2M",
+            if shared { "advise" } else { "madvise" },
+            file.display()
+        )));
+    }
+}
+
+/// Whether the kernel makes huge pages where it is asked to: the selected word of `enabled`.
+fn transparent(enabled: Option<&str>) -> Result<(), &'static str> {
+    match enabled {
+        None => Err("the host's kernel has no transparent huge pages"),
+        Some(text) if text.contains("[never]") || text.contains("[deny]") => {
+            Err("transparent huge pages are off on the host")
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// The file that sets how many pages of a size the host has.
 pub fn knob(page: HugePage) -> PathBuf {
     dir(Path::new(SYSFS), page).join("nr_hugepages")
@@ -49,6 +82,18 @@ mod tests {
     use vmm_sys_util::tempdir::TempDir;
 
     use super::*;
+
+    #[test]
+    fn the_selected_word_counts() {
+        assert!(transparent(Some("always [madvise] never\n")).is_ok());
+        assert!(transparent(Some("[always] madvise never\n")).is_ok());
+        assert!(
+            transparent(Some("always madvise [never]\n"))
+                .unwrap_err()
+                .contains("off")
+        );
+        assert!(transparent(None).unwrap_err().contains("has no"));
+    }
 
     #[test]
     fn promised_pages_are_not_free() {

@@ -44,6 +44,10 @@ impl Device for Metered {
         self.device.can_reset()
     }
 
+    fn resets_by_power(&self) -> bool {
+        self.device.resets_by_power()
+    }
+
     fn map_fd(&self) -> RawFd {
         self.device.map_fd()
     }

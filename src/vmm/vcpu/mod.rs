@@ -25,9 +25,9 @@ use std::sync::atomic::AtomicBool;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
-use tracing::warn;
 
 use crate::boot::cpu_state::CpuState;
+use crate::log::degraded::{self, Code};
 use crate::log::phases::FIRST_RUN;
 use crate::phase;
 use crate::vcpu::error::VcpuError;
@@ -117,7 +117,12 @@ impl Vcpu {
             && let Err(e) = pin::pin(cpu)
         {
             // `check` succeeded at the start of the run; since then the host has withdrawn the CPU.
-            warn!("vCPU {} is not pinned to host CPU {cpu}: {e}", self.id);
+            let what = format!("vCPU {} is not pinned to host CPU {cpu}", self.id);
+            let loss = Code::VcpuNotPinned.loss(what, e.to_string());
+            degraded::tell(loss.hint(
+                "put the CPU online again (/sys/devices/system/cpu/cpuN/online) and into the \
+                 process's cpuset, then start the guest again",
+            ));
         }
         let Some(exits) = shared.exits.vcpus().get(self.id as usize) else {
             return LoopEnd::Broken("it has no counters".into());

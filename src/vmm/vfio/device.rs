@@ -113,6 +113,9 @@ pub trait Device: Send + Sync {
     fn irq(&self, irq: Irq) -> Option<IrqInfo>;
     /// Whether the device has a reset of its own ([`Device::reset`]).
     fn can_reset(&self) -> bool;
+    /// Whether that reset is D3hot and back, which may leave parts of the device as they were
+    /// (PCI Bus Power Management 1.2, 5.4.1). The reset of a bus leaves nothing.
+    fn resets_by_power(&self) -> bool;
     /// The file whose pages are the mappable areas, from [`RegionInfo::file_offset`] on.
     fn map_fd(&self) -> RawFd;
     /// Reads with the width of `data`.

@@ -7,9 +7,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use tracing::{debug, trace, warn};
+use tracing::{debug, trace};
 use vfio_bindings::bindings::vfio::{
     VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_NORESIZE,
     VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
@@ -17,6 +18,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_VGA_REGION_INDEX,
 };
 
+use crate::hostinfo::resets;
+use crate::log::degraded::{self, Code};
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
 use crate::vfio::hot_reset::Scope;
 use crate::vfio::{info, uapi};
@@ -40,15 +43,17 @@ pub struct VfioFile {
     /// By VFIO's index.
     irqs: Vec<IrqInfo>,
     resettable: bool,
+    by_power: bool,
     device: Box<dyn OpenDevice>,
 }
 
 impl VfioFile {
-    /// Asks an open device for its regions and interrupts.
+    /// Asks an open device for its regions and interrupts. `dir` is the device's directory in
+    /// sysfs.
     ///
     /// # Errors
     /// When the device does not answer or is not a PCI device.
-    pub fn new(name: String, device: Box<dyn OpenDevice>) -> Result<Self, DeviceError> {
+    pub fn new(name: String, dir: &Path, device: Box<dyn OpenDevice>) -> Result<Self, DeviceError> {
         let file = device.file();
         let info = uapi::device_info(file).map_err(|source| DeviceError::Call {
             device: name.clone(),
@@ -65,6 +70,7 @@ impl VfioFile {
             regions: regions.collect(),
             irqs: irqs.collect(),
             resettable: info.flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            by_power: resets::by_power_only(dir),
             name,
             device,
         })
@@ -120,7 +126,11 @@ fn region(name: &str, file: &File, index: u32) -> RegionInfo {
         |e| {
             // Only a display has the legacy VGA region.
             if index != VFIO_PCI_VGA_REGION_INDEX || e.raw_os_error() != Some(libc::EINVAL) {
-                warn!("{name}: VFIO_DEVICE_GET_REGION_INFO of region {index} failed: {e}");
+                let loss = Code::RegionMissing.loss(
+                    format!("the guest does not get region {index}"),
+                    format!("VFIO_DEVICE_GET_REGION_INFO: {e}"),
+                );
+                degraded::tell(loss.of(name).hint("find the reason with `dmesg | tail`"));
             }
             RegionInfo::default()
         },
@@ -162,6 +172,10 @@ impl Device for VfioFile {
 
     fn can_reset(&self) -> bool {
         self.resettable
+    }
+
+    fn resets_by_power(&self) -> bool {
+        self.by_power
     }
 
     fn map_fd(&self) -> RawFd {

@@ -128,22 +128,22 @@ fn bars_without_an_address_and_with_a_holder() {
     with_device("bars", lost(Space::Memory32, None), Fail, "pci=realloc");
     with_device("bars", lost(Space::Io, Some(32)), Fail, "pci=realloc");
     with_device("bars", lost(Space::Io, None), Warn, "I/O ports");
-    let held = |name: &'static str, remedy: Option<&'static str>| {
+    let held = |name: &'static str, framebuffer| {
         move |d: &mut DeviceFacts| {
             d.holders = Holders::Named(vec![Holder {
-                bar: 0,
+                bar: Some(0),
                 name: name.into(),
-                remedy: remedy.map(String::from),
+                framebuffer,
             }]);
         }
     };
     with_device(
         "bars",
-        held("BOOTFB", Some("boot with x")),
+        held("BOOTFB", true),
         Fail,
-        "boot with x",
+        "initcall_blacklist=sysfb_init",
     );
-    with_device("bars", held("mystery", None), Warn, "mystery");
+    with_device("bars", held("mystery", false), Warn, "/proc/iomem");
     // What was not looked at does not pass.
     let unseen = |d: &mut DeviceFacts| d.holders = Holders::Unknown;
     with_device(

@@ -8,10 +8,9 @@ use std::sync::{PoisonError, RwLock};
 
 use pci::regs::power::STATE as POWER_STATE;
 use pci::regs::{COMMAND, command};
-use tracing::warn;
 
 use crate::log::error_chain::with_causes;
-use crate::log::limit::RateLimit;
+use crate::log::limit::{RateLimit, warn_limited};
 use crate::vfio::device::{CONFIG_REGION, DeviceError, SharedDevice};
 
 /// The device of a function, and the device's configuration space.
@@ -71,9 +70,7 @@ impl Connection {
 
     /// Logs an error that a guest's access has caused. The guest gets its answer all the same.
     pub(super) fn complain(&self, error: &DeviceError) {
-        if self.limit.allow() {
-            warn!("{}", with_causes(error));
-        }
+        warn_limited!(self.limit, "{}", with_causes(error));
     }
 
     /// Whether the device answers, decodes memory, and is in D0 by its register at `pmcsr`. Only

@@ -13,12 +13,12 @@ use pci::byte_enable;
 use pci::decoder::{BarEffect, Decoder};
 use pci::regs::{self, command};
 use pci::rom::ROM;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::bus::Bus;
 use crate::coalesced::zones::CoalescedZones;
 use crate::layout::{self, Layout};
-use crate::log::limit::RateLimit;
+use crate::log::limit::{RateLimit, warn_limited};
 use crate::memory::{AddressSpace, MemoryError, Region};
 use crate::vfio::device::Device;
 use crate::vfio::function::rom::Rom;
@@ -204,9 +204,8 @@ impl BarDecode {
                     self.decoder.confirm(&BarEffect::Unmap { bar });
                 }
                 Err(why) => {
-                    if self.limit.allow() {
-                        warn!("{}: BAR {bar} cannot be at {to:#x}: {why}", self.name);
-                    }
+                    let name = &self.name;
+                    warn_limited!(self.limit, "{name}: BAR {bar} cannot be at {to:#x}: {why}");
                     // Back to the old address, in the register too.
                     self.decoder.refuse(&mut self.bars, bar);
                     if from.is_some_and(|old| self.map(bar, old).is_err()) {

@@ -10,11 +10,14 @@ use std::sync::Arc;
 
 use pci::bar::Bars;
 use pci::msix_layout::MsixLayout;
-use tracing::{debug, info};
+use tracing::debug;
 
+use crate::hostinfo::iomem;
+use crate::log::degraded::{self, Code};
 use crate::memory::mapping::Mapping;
 use crate::memory::{PAGE_SIZE, Region, RegionKind};
 use crate::vfio::device::{Device, RegionInfo};
+use crate::vfio::function::error::FunctionError;
 
 /// A range of a BAR: offset and size in bytes.
 pub type Area = (u64, u64);
@@ -67,16 +70,26 @@ pub fn plan(size: u64, mappable: &[Area], trapped: &[Area]) -> Vec<Area> {
 
 /// Maps the areas of BAR number `bar` into this process: all that VFIO allows, except the MSI-X
 /// table and the pending bits. The starts of the returned regions are relative to the BAR. A BAR
-/// that cannot be mapped traps.
-pub(super) fn map(
+/// that cannot be mapped traps, and the user is told so.
+///
+/// # Errors
+/// Another user of the host holds the BAR. The device would refuse each access.
+pub fn map(
     device: &dyn Device,
     bar: usize,
     bars: &Bars,
     msix: Option<&MsixLayout>,
-) -> Vec<Region> {
+) -> Result<Vec<Region>, FunctionError> {
     let region = device.region(bar as u32);
-    if bars.get(bar).is_none_or(|b| b.kind.is_io()) || region.mappable.is_empty() {
-        return Vec::new();
+    if bars.get(bar).is_none_or(|b| b.kind.is_io()) {
+        return Ok(Vec::new());
+    }
+    if region.mappable.is_empty() {
+        // A smaller BAR shares its page with other registers of the host.
+        if region.size >= PAGE_SIZE {
+            tell_trapped(device.name(), bar, "its VFIO driver maps no page of it");
+        }
+        return Ok(Vec::new());
     }
     let trapped = msix.map(|msix| msix.ranges(bar)).unwrap_or_default();
     let areas = plan(region.size, &region.mappable, &trapped);
@@ -84,13 +97,28 @@ pub(super) fn map(
     match map_areas(device, &region, &areas) {
         Ok(regions) => {
             debug!("{name}: BAR {bar} maps {areas:x?}, traps {trapped:x?}");
-            regions
+            Ok(regions)
         }
+        // VFIO reserves the BAR when it is first used, and reads fail too if that is refused
+        // (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_core_setup_barmap`).
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(FunctionError::Held {
+            device: name.to_owned(),
+            bar,
+            holders: name.parse().map(iomem::others).unwrap_or_default(),
+        }),
         Err(e) => {
-            info!("{name}: BAR {bar} is trapped, because it cannot be mapped: {e}");
-            Vec::new()
+            tell_trapped(name, bar, &format!("it cannot be mapped: {e}"));
+            Ok(Vec::new())
         }
     }
+}
+
+fn tell_trapped(device: &str, bar: usize, why: &str) {
+    let loss = Code::BarTrapped.loss(format!("each access to BAR {bar} is an exit"), why);
+    degraded::tell(loss.of(device).hint(
+        "nothing, if it is fast enough; otherwise see `dmesg | tail`, or use the device's own \
+         VFIO driver",
+    ));
 }
 
 /// Maps the areas at a host address that is aligned to the BAR's size, up to 1 GiB. The guest's
@@ -174,7 +202,7 @@ mod tests {
             pba_offset: 0x1800,
         });
         let mapped = |msix| {
-            let regions = map(&device, 0, &bars, msix).into_iter();
+            let regions = map(&device, 0, &bars, msix).unwrap().into_iter();
             let areas = regions.map(|r| (r.start, r.size, r.offset, r.kind));
             areas.collect::<Vec<_>>()
         };
@@ -183,7 +211,10 @@ mod tests {
         assert_eq!(mapped(None), [area(0, 0x4000)]);
         // Less than a page, nothing that VFIO lets us map, and no BAR at all.
         for bar in 1..6 {
-            assert!(map(&device, bar, &bars, None).is_empty(), "BAR {bar}");
+            assert!(
+                map(&device, bar, &bars, None).unwrap().is_empty(),
+                "BAR {bar}"
+            );
         }
     }
 

@@ -45,7 +45,8 @@ use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
 use mmap_areas::Area;
 use pci::PciFunction;
-use pci::bar::Bars;
+use pci::bar::{BAR_COUNT, Bars};
+use pci::capability::{self, id};
 use pci::config_space::{ConfigSpace, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
@@ -53,13 +54,15 @@ use pci::regs::{self, COMMAND, command as command_bits};
 use pci::rom::ROM;
 use power::Power;
 use rom::{Rom, RomSource};
-use tracing::warn;
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
 pub use vm_resources::VmResources;
 
 use crate::event_thread::EventThread;
 use crate::gsi::routing::GsiRouting;
+use crate::log::degraded::{self, Code};
+use crate::log::error_chain::with_causes;
+use crate::memory::Region;
 use crate::memory::dma_ready::DmaReady;
 use crate::vfio::device::{CONFIG_REGION, Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
@@ -77,6 +80,9 @@ pub struct VfioFunction {
     /// After `state`, since a mapped page keeps the device's file open: the device closes last.
     connection: Connection,
 }
+
+/// The hint for a device that has gone.
+const LOOK: &str = "find the reason with `dmesg | tail`; a new run opens the device again";
 
 /// What a guest's accesses change. Its lock is never taken with the bus's lock held.
 struct State {
@@ -137,6 +143,9 @@ impl VfioFunction {
         rom: RomSource,
     ) -> Result<Arc<Self>, FunctionError> {
         let snapshot = snapshot::read(&*device)?;
+        if snapshot::is_dead(&snapshot) {
+            return Err(FunctionError::Dead(device.name().into()));
+        }
         let mut config = policy::apply(&snapshot);
         let region = snapshot
             .len()
@@ -152,7 +161,10 @@ impl VfioFunction {
         let routing = Arc::clone(&vm.routing);
         let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
         let msix = interrupts.msix().map(MsixLayout::of);
-        let areas = std::array::from_fn(|bar| mmap_areas::map(&*device, bar, &bars, msix.as_ref()));
+        let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
+        for (bar, areas) in areas.iter_mut().enumerate() {
+            *areas = mmap_areas::map(&*device, bar, &bars, msix.as_ref())?;
+        }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
         let map = AddressMap {
@@ -196,6 +208,11 @@ impl VfioFunction {
     /// The device; `None` once the device has been given back to the host.
     pub(super) fn device(&self) -> Option<SharedDevice> {
         self.connection.device()
+    }
+
+    /// Whether the device has the capability of PCI Express.
+    pub fn is_express(&self) -> bool {
+        capability::find(self.lock().reset_config.bytes(), id::PCIE).is_some()
     }
 
     /// The BARs and the ROM as the guest sees them now.
@@ -308,8 +325,11 @@ impl VfioFunction {
     fn disconnect_gone(&self, condition: impl FnOnce(&State) -> bool) -> bool {
         let now = self.disconnect_if(condition);
         if now {
-            let name = self.name();
-            warn!("{name} has gone: it is removed from the guest, which goes on");
+            let loss = Code::DeviceGone.loss(
+                "removed from the guest, which goes on",
+                "the host no longer gives out the pages of its BARs",
+            );
+            degraded::tell(loss.of(self.name()).hint(LOOK));
         }
         now
     }
@@ -350,7 +370,7 @@ impl VfioFunction {
         if let Some(device) = self.device()
             && let Err(e) = self.rom.read(&*device, offset, data)
         {
-            self.connection.complain(&e);
+            rom::tell_unreadable(device.name(), &with_causes(&e));
         }
     }
 

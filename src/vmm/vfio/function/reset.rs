@@ -1,33 +1,84 @@
-//! Resets the devices at a guest's reboot. First all devices are quiesced. Then each device is
-//! reset: alone, or together with its neighbours where it has no reset of its own. The VMM's
-//! registers follow when the guest's bus is reset.
+//! Resets the devices before the first boot and at each reboot of the guest.
+//!
+//! Opening a device resets it alone, if the device has a reset of its own. Before the first boot,
+//! the other devices get a hot reset, so that a guest finds nothing of an earlier driver. A reset
+//! by power (D3hot and back) may leave parts of the device as they were, so a hot reset is
+//! preferred to it, as in QEMU. A hot reset is possible where all functions that it resets are the
+//! guest's.
+//!
+//! At a reboot all devices are quiesced first. Then each device is reset: alone, or together with
+//! its neighbours. The VMM's registers follow when the guest's bus is reset.
 
 use std::sync::Arc;
 
-use tracing::{error, info, warn};
+use pci::PciFunction;
+use tracing::info;
 
+use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
-use crate::vfio::device::SharedDevice;
-use crate::vfio::function::VfioFunction;
+use crate::vfio::device::{Device, SharedDevice};
+use crate::vfio::function::{FunctionError, VfioFunction, snapshot};
 
-/// Logs, at the start, how a reboot will treat devices without a reset of their own.
-pub fn announce(functions: &[Arc<VfioFunction>]) {
+/// Resets the devices that opening has not reset, or only by power. Devices with another reset of
+/// their own are left alone. The guest does not run yet.
+///
+/// # Errors
+/// A device does not answer after its reset.
+pub fn before_first_boot(functions: &[Arc<VfioFunction>]) -> Result<(), FunctionError> {
     let ours = names(functions);
+    let mut done: Vec<String> = Vec::new();
     for device in functions.iter().filter_map(|f| f.device()) {
-        if device.can_reset() {
+        if (device.can_reset() && !device.resets_by_power()) || done.contains(&device.name().into())
+        {
             continue;
         }
-        let name = device.name();
-        match scope(&device, &ours) {
-            Ok(scope) => info!(
-                "{name} has no reset of its own: a guest's reboot resets its bus, which is {}",
-                list(&scope)
-            ),
-            Err(why) => {
-                warn!("{name} has no reset, and {why}: a guest's reboot leaves it as it is")
-            }
+        let Ok(scope) = announce(&*device, &ours) else {
+            continue;
+        };
+        let together = functions
+            .iter()
+            .filter(|f| scope.iter().any(|n| n == f.name()));
+        together.clone().for_each(|function| {
+            function.quiesce_for_reset();
+        });
+        match device.hot_reset() {
+            Ok(()) => info!("{} had a hot reset before the first boot", list(&scope)),
+            Err(e) if device.can_reset() => info!("{}: a reset by power it is", with_causes(&e)),
+            Err(e) => tell_none(device.name(), &with_causes(&e)),
         }
+        if let Some(dead) = together.clone().find(|f| !answers(f)) {
+            return Err(FunctionError::Dead(dead.name().into()));
+        }
+        together.for_each(|function| function.reset());
+        done.extend(scope);
     }
+    Ok(())
+}
+
+/// Returns the functions that a hot reset of a device without a full reset of its own resets. If
+/// there is no such reset, and the device has no reset by power either, tells the user.
+///
+/// # Errors
+/// The reason why there is none.
+pub fn announce(device: &dyn Device, ours: &[String]) -> Result<Vec<String>, String> {
+    let scope = scope(device, ours);
+    if let Err(why) = &scope
+        && !device.can_reset()
+    {
+        tell_none(device.name(), why);
+    }
+    scope
+}
+
+fn tell_none(device: &str, why: &str) {
+    let loss = Code::NoReset.loss(
+        "not reset, neither now nor at a guest's reboot: the guest finds what the last driver left",
+        format!("it has no reset of its own, and {why}"),
+    );
+    degraded::tell(loss.of(device).hint(
+        "pass all functions of its slot or bus to this guest, or switch the host off and on before \
+         you give the device to a guest that you do not trust",
+    ));
 }
 
 /// Resets every device that the guest has. Afterwards each device is quiesced and in D0, whether it
@@ -39,11 +90,14 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
     // Devices that can be reset alone come first. A reference to a device is held only during its
     // own reset, because the host may ask for the device meanwhile.
     let mut left = Vec::new();
-    for function in quiet {
-        if let Some(device) = function.device()
-            && let Err(failure) = alone(&device)
-        {
-            left.push((function, failure));
+    for function in &quiet {
+        let Some(device) = function.device() else {
+            continue;
+        };
+        if device.resets_by_power() {
+            left.push((*function, None));
+        } else if let Err(failure) = alone(&device) {
+            left.push((*function, failure));
         }
     }
     let mut done: Vec<String> = Vec::new();
@@ -51,28 +105,65 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
         let Some(device) = function.device() else {
             continue;
         };
-        let name = device.name();
-        if done.iter().any(|d| d == name) {
-            continue;
-        }
-        match scope(&device, &names(functions)) {
-            Ok(scope) => {
-                match device.hot_reset() {
-                    Ok(()) => info!("{} had a hot reset", list(&scope)),
-                    Err(e) => error!("{}: {}", with_causes(&e), as_left(&scope)),
-                }
-                // One hot reset serves all of these devices.
-                done.extend(scope);
-            }
-            // `announce` has logged already that the device has no reset.
-            Err(_) if failure.is_none() => {}
-            Err(_) => error!(
-                "{}: {}",
-                failure.unwrap_or_default(),
-                as_left(&[name.to_string()])
-            ),
+        if !done.iter().any(|d| d == device.name()) {
+            done.extend(together(&device, failure, &names(functions)));
         }
     }
+    for function in quiet {
+        if function.device().is_some() && !answers(function) && function.disconnect() {
+            let loss = Code::DeviceDead.loss(
+                "removed from the guest, which goes on",
+                "its registers read as all ones after its reset",
+            );
+            let hint = FunctionError::Dead(function.name().into()).hint();
+            degraded::tell(loss.of(function.name()).hint(hint.unwrap_or_default()));
+        }
+    }
+}
+
+/// Resets a device with its neighbours, or by power where that is not possible. `failure` is the
+/// failure of the device's own reset. Returns the functions that need no further reset.
+fn together(device: &SharedDevice, failure: Option<String>, ours: &[String]) -> Vec<String> {
+    let name = device.name().to_string();
+    let failure = match scope(&**device, ours) {
+        Ok(scope) => match device.hot_reset() {
+            Ok(()) => {
+                info!("{} had a hot reset", list(&scope));
+                // One hot reset serves all of these devices.
+                return scope;
+            }
+            Err(e) => {
+                let failure = Some(with_causes(&e));
+                if !device.resets_by_power() {
+                    tell_failed(&name, failure, &scope);
+                    return scope;
+                }
+                failure
+            }
+        },
+        Err(_) => failure,
+    };
+    let failure = match device.resets_by_power() {
+        true => match alone(device) {
+            Ok(()) => return vec![name],
+            Err(failure) => failure,
+        },
+        false => failure,
+    };
+    // The user knows already of a device that has no reset. A dead one is removed later.
+    if failure.is_some() && snapshot::answers(&**device) {
+        tell_failed(&name, failure, std::slice::from_ref(&name));
+    }
+    vec![name]
+}
+
+fn tell_failed(device: &str, failure: Option<String>, left: &[String]) {
+    let what = format!("the guest finds {} as it left it", list(left));
+    let loss = Code::ResetFailed.loss(what, failure.unwrap_or_default());
+    degraded::tell(loss.of(device).hint(format!(
+        "end the guest, and give the device a rest: as root, echo 1 > \
+         /sys/bus/pci/devices/{device}/reset; see `dmesg | grep {device}`"
+    )));
 }
 
 /// Resets a device alone. The error is `None` if the device has no reset, or else the text of the
@@ -82,17 +173,28 @@ fn alone(device: &SharedDevice) -> Result<(), Option<String>> {
         return Err(None);
     }
     match device.reset() {
-        Ok(()) => {
+        Ok(()) if snapshot::answers(&**device) => {
             info!("{} was reset", device.name());
             Ok(())
         }
+        Ok(()) => Err(Some(format!(
+            "{} does not answer after its reset",
+            device.name()
+        ))),
         Err(e) => Err(Some(with_causes(&e))),
     }
 }
 
+/// Whether the function's device answers.
+fn answers(function: &Arc<VfioFunction>) -> bool {
+    function
+        .device()
+        .is_none_or(|device| snapshot::answers(&*device))
+}
+
 /// Returns the functions that a hot reset of the device would reset. If some are not `ours`,
 /// returns the reason why a hot reset is not possible.
-fn scope(device: &SharedDevice, ours: &[String]) -> Result<Vec<String>, String> {
+fn scope(device: &dyn Device, ours: &[String]) -> Result<Vec<String>, String> {
     let scope = device
         .hot_reset_scope()
         .map_err(|_| "its bus cannot be reset".to_string())?;
@@ -112,8 +214,4 @@ fn names(functions: &[Arc<VfioFunction>]) -> Vec<String> {
 
 fn list(names: &[String]) -> String {
     names.join(" and ")
-}
-
-fn as_left(names: &[String]) -> String {
-    format!("the guest finds {} as it left it", list(names))
 }

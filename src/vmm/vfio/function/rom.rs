@@ -24,6 +24,7 @@ use pci::rom::{Image, ImageError, MAX_SIZE};
 use tracing::{debug, warn};
 
 use crate::config::device::RomConfig;
+use crate::log::degraded::{self, Code};
 use crate::vfio::device::{Device, DeviceError, ROM_REGION, RegionInfo};
 
 /// Why a file cannot be an expansion ROM.
@@ -230,10 +231,19 @@ fn device_size(name: &str, region: &RegionInfo) -> u64 {
     match Image::check_size(region.size) {
         Ok(()) => region.size,
         Err(why) => {
-            warn!("the expansion ROM of {name} {why}: the guest gets no ROM");
+            tell_unreadable(name, &format!("it {why}"));
             0
         }
     }
+}
+
+/// Tells that the guest has no ROM of the device, or one that reads as all ones.
+pub(super) fn tell_unreadable(device: &str, why: &str) {
+    let loss = Code::RomUnreadable.loss("the guest gets nothing of its expansion ROM", why);
+    degraded::tell(
+        loss.of(device)
+            .hint("give an image of the ROM with --vfio ...,romfile=PATH, or none with rombar=off"),
+    );
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 //! (samples/vfio-mdev/mtty.c) is a byte too short.
 
 use pci::CONFIG_SPACE_SIZE;
+use pci::byte_enable;
 use pci::config_space::CONVENTIONAL_SIZE;
+use pci::regs::{COMMAND, REVISION};
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
 
@@ -25,4 +27,20 @@ pub fn read(device: &dyn Device) -> Result<Vec<u8>, DeviceError> {
     // (drivers/vfio/pci/vfio_pci_config.c, `vfio_pci_config_rw`).
     device.read(CONFIG_REGION, 0, &mut snapshot[..present])?;
     Ok(snapshot)
+}
+
+/// Whether a configuration space is that of a device that does not answer: COMMAND, STATUS,
+/// revision and class are all ones. VFIO keeps the IDs itself, and reads these registers from the
+/// device (drivers/vfio/pci/vfio_pci_config.c, `init_pci_cap_basic_perm`). COMMAND has bits that
+/// are zero in every device (PCI Express 6.0, 7.5.1.1.3).
+pub fn is_dead(snapshot: &[u8]) -> bool {
+    [COMMAND, REVISION]
+        .iter()
+        .all(|at| byte_enable::u32_at(snapshot, usize::from(*at)) == Some(!0))
+}
+
+/// Reads whether the device answers; see [`is_dead`]. A device that VFIO cannot read does not.
+pub(super) fn answers(device: &dyn Device) -> bool {
+    let mut header = [0; 12];
+    device.read(CONFIG_REGION, 0, &mut header).is_ok() && !is_dead(&header)
 }

@@ -105,6 +105,10 @@ impl Device for TestDevice {
         false
     }
 
+    fn resets_by_power(&self) -> bool {
+        false
+    }
+
     fn map_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }

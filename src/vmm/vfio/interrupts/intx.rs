@@ -15,11 +15,12 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::event_thread::EventThread;
 use crate::gsi::error::GsiError;
 use crate::gsi::routing::GsiRouting;
+use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
-use crate::log::limit::{RateLimit, warn_limited};
 use crate::sys::eventfd;
-use crate::vfio::device::{Irq, SharedDevice};
+use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 use crate::vfio::interrupts::error::VectorError;
+use crate::vfio::interrupts::refused::tell_refused;
 
 /// The interrupt pin of one device.
 pub struct Intx {
@@ -29,7 +30,6 @@ pub struct Intx {
     gsi: u32,
     /// `None` while INTx is off.
     events: Option<Events>,
-    limit: RateLimit,
 }
 
 struct Events {
@@ -56,7 +56,6 @@ impl Intx {
             event_thread,
             gsi,
             events: None,
-            limit: RateLimit::default(),
         })
     }
 
@@ -66,12 +65,7 @@ impl Intx {
             return;
         }
         if let Err(e) = self.connect() {
-            let device = self.device.name();
-            warn_limited!(
-                self.limit,
-                "{device}: no interrupts by INTx: {}",
-                with_causes(&e)
-            );
+            tell_refused(self.device.name(), "no interrupts by INTx", &e);
         }
     }
 
@@ -92,11 +86,7 @@ impl Intx {
         let watch = match self.device.set_unmask_event(eventfd::borrow(&resample)) {
             Ok(()) => None,
             Err(e) => {
-                let device = self.device.name();
-                debug!(
-                    "{device}: the event thread unmasks INTx: {}",
-                    with_causes(&e)
-                );
+                tell_by_thread(self.device.name(), &e);
                 self.watch(&resample)
             }
         };
@@ -127,11 +117,8 @@ impl Intx {
         match thread.watch(resample, unmask) {
             Ok(key) => Some(key),
             Err(e) => {
-                let device = self.device.name();
-                warn_limited!(
-                    self.limit,
-                    "{device}: INTx stays masked after its first interrupt: {e}"
-                );
+                let what = "INTx stays masked after its first interrupt";
+                tell_refused(self.device.name(), what, &e);
                 None
             }
         }
@@ -150,8 +137,7 @@ impl Intx {
         };
         self.unwatch(events.watch);
         if let Err(e) = self.routing.deassign_irqfd(&events.trigger, self.gsi) {
-            let device = self.device.name();
-            warn_limited!(self.limit, "{device}: KVM keeps INTx: {}", with_causes(&e));
+            tell_refused(self.device.name(), "KVM keeps INTx", &e);
         }
         self.disable_in_vfio();
         // VFIO has used this eventfd until now.
@@ -165,10 +151,20 @@ impl Intx {
 
     fn disable_in_vfio(&self) {
         if let Err(e) = self.device.disable(Irq::Intx) {
-            let device = self.device.name();
-            warn_limited!(self.limit, "{device}: INTx stays on: {}", with_causes(&e));
+            tell_refused(self.device.name(), "INTx stays on", &e);
         }
     }
+}
+
+fn tell_by_thread(device: &str, error: &DeviceError) {
+    let loss = Code::IntxByThread.loss(
+        "each interrupt of its pin wakes a thread of mini-vmm",
+        with_causes(error),
+    );
+    degraded::tell(loss.of(device).hint(
+        "let the guest's driver use MSI or MSI-X if the device has them; otherwise nothing: the \
+         device's VFIO driver cannot do better",
+    ));
 }
 
 impl Drop for Intx {

@@ -12,8 +12,9 @@
 
 mod error;
 mod intx;
-mod msi;
+pub mod msi;
 mod msix;
+mod refused;
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};
@@ -62,7 +63,7 @@ impl Interrupts {
         let msi = MsiCapability::parse(snapshot)
             .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&routing)))
             .map(|(mut capability, vectors)| {
-                capability.max_vectors = vectors.available(capability.max_vectors);
+                capability.max_vectors = msi::available(&*device, capability.max_vectors);
                 (Msi::new(capability), vectors)
             });
         let msix = MsixCapability::parse(snapshot)

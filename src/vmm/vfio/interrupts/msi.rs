@@ -10,15 +10,14 @@ use std::sync::Arc;
 
 use pci::Message;
 use pci::msi::Msi;
-use tracing::info;
 
 use crate::gsi::msi_irqfd::MsiIrqfd;
 use crate::gsi::routing::GsiRouting;
-use crate::log::error_chain::with_causes;
-use crate::log::limit::{RateLimit, warn_limited};
+use crate::log::degraded::{self, Code};
 use crate::sys::eventfd;
-use crate::vfio::device::{DeviceError, Irq, SharedDevice};
+use crate::vfio::device::{Device, DeviceError, Irq, SharedDevice};
 use crate::vfio::interrupts::error::VectorError;
+use crate::vfio::interrupts::refused::tell_refused;
 
 /// The MSI vectors of one device.
 pub struct MsiVectors {
@@ -26,7 +25,6 @@ pub struct MsiVectors {
     routing: Arc<GsiRouting>,
     /// An irqfd for each vector in use; empty while MSI is off.
     irqfds: Vec<MsiIrqfd>,
-    limit: RateLimit,
 }
 
 impl MsiVectors {
@@ -37,35 +35,7 @@ impl MsiVectors {
             device,
             routing,
             irqfds: Vec::new(),
-            limit: RateLimit::default(),
         })
-    }
-
-    /// Returns how many of the device's `most` vectors the host can give, a power of two. MSI must
-    /// be off, and is off again afterwards.
-    pub fn available(&self, most: u8) -> u8 {
-        let mut count = most;
-        // A single vector is not tried before the guest enables MSI: the capability cannot show
-        // fewer than one.
-        while count > 1 {
-            let none = vec![None; count.into()];
-            match self.device.set_events(Irq::Msi, 0, &none) {
-                Ok(()) => {
-                    self.disable_in_vfio();
-                    break;
-                }
-                Err(e) => match fewer(&e, count) {
-                    Some(left) => count = left,
-                    // VFIO's error does not tell a number; the guest's own attempt decides.
-                    None => return most,
-                },
-            }
-        }
-        if count < most {
-            let device = self.device.name();
-            info!("{device}: the host has {count} of {most} MSI vectors; the guest sees {count}");
-        }
-        count
     }
 
     /// Sets the vectors up by the registers, which have MSI enabled. If the host can give fewer
@@ -86,7 +56,10 @@ impl MsiVectors {
                 VectorError::Gsi(_) | VectorError::Absent { .. } => None,
             };
             match count {
-                Some(count) => msi.limit_vectors(count),
+                Some(count) => {
+                    tell_fewer(self.device.name(), count, msi.vectors());
+                    msi.limit_vectors(count);
+                }
                 None => return msi.refuse_enable(),
             }
         }
@@ -160,13 +133,50 @@ impl MsiVectors {
     }
 
     fn warn(&self, error: &VectorError) {
-        let device = self.device.name();
-        warn_limited!(
-            self.limit,
-            "{device}: MSI does not follow the guest's registers: {}",
-            with_causes(error)
-        );
+        let what = "MSI does not follow the guest's registers";
+        tell_refused(self.device.name(), what, error);
     }
+}
+
+/// Returns how many of the device's `most` MSI vectors the host can give, a power of two, and tells
+/// the user if these are fewer. MSI must be off, and is off again afterwards.
+pub fn available(device: &dyn Device, most: u8) -> u8 {
+    let mut count = most;
+    // A single vector is not tried before the guest enables MSI: the capability cannot show fewer
+    // than one.
+    while count > 1 {
+        let none = vec![None; count.into()];
+        match device.set_events(Irq::Msi, 0, &none) {
+            Ok(()) => {
+                if let Err(e) = device.disable(Irq::Msi) {
+                    tell_refused(device.name(), "MSI stays on", &e);
+                }
+                break;
+            }
+            Err(e) => match fewer(&e, count) {
+                Some(left) => count = left,
+                // VFIO's error does not tell a number; the guest's own attempt decides.
+                None => return most,
+            },
+        }
+    }
+    if count < most {
+        tell_fewer(device.name(), count, most);
+    }
+    count
+}
+
+/// Linux gives a device several MSI messages only if the IOMMU remaps interrupts
+/// (arch/x86/kernel/apic/msi.c).
+fn tell_fewer(device: &str, count: u8, most: u8) {
+    let loss = Code::FewerMsiVectors.loss(
+        format!("{count} of {most} MSI vectors"),
+        "the host has no more for the device",
+    );
+    degraded::tell(loss.of(device).hint(
+        "turn interrupt remapping on: in the firmware, and boot the host with intel_iommu=on \
+         (Intel), without intremap=off",
+    ));
 }
 
 /// How many vectors to ask for after `asked` was too many: a lower power of two.

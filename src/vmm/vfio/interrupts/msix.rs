@@ -20,11 +20,10 @@ use tracing::debug;
 
 use crate::gsi::msi_irqfd::MsiIrqfd;
 use crate::gsi::routing::GsiRouting;
-use crate::log::error_chain::with_causes;
-use crate::log::limit::{RateLimit, warn_limited};
 use crate::sys::eventfd;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 use crate::vfio::interrupts::error::VectorError;
+use crate::vfio::interrupts::refused::tell_refused;
 
 /// The MSI-X vectors of one device.
 pub struct MsixVectors {
@@ -40,7 +39,6 @@ pub struct MsixVectors {
     host_count: u32,
     /// Whether VFIO has turned MSI-X on.
     enabled: bool,
-    limit: RateLimit,
 }
 
 struct Vector {
@@ -61,7 +59,6 @@ impl MsixVectors {
             resizable: info.resizable,
             host_count: 0,
             enabled: false,
-            limit: RateLimit::default(),
         })
     }
 
@@ -276,8 +273,7 @@ impl MsixVectors {
     }
 
     fn warn(&self, what: &str, error: &dyn std::error::Error) {
-        let device = self.device.name();
-        warn_limited!(self.limit, "{device}: {what}: {}", with_causes(error));
+        tell_refused(self.device.name(), what, error);
     }
 }
 

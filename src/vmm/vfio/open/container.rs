@@ -102,7 +102,7 @@ fn open_device(candidate: &Candidate, group: &Arc<Group>) -> Result<Arc<VfioFile
     let _phase = phase!("open_device", name);
     let device = group.device(candidate)?;
     info!("{name} is open (IOMMU group {})", candidate.group);
-    let file = VfioFile::new(name.to_string(), Box::new(device))?;
+    let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
     Ok(Arc::new(file))
 }
 

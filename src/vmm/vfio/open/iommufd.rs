@@ -100,7 +100,7 @@ fn open_device(
     let _phase = phase!("open_device", name);
     let device = CdevDevice::open(iommufd, kvm, candidate)?;
     info!("{name} is open (IOMMU group {})", candidate.group);
-    let file = VfioFile::new(name.to_string(), Box::new(device))?;
+    let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
     Ok(Arc::new(file))
 }
 
