@@ -24,7 +24,7 @@ use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
 use pci::{Bdf, bar_assignment};
-use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
+use report::{Bar, Cpus, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
 use source::Source;
 use vmm::boot::Images;
 use vmm::config::VmConfig;
@@ -135,6 +135,11 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         guest_memory: picture::areas(&layout, &at_first),
         dma: dma(&layout, config.memory.size, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
+        guest_cpus: Cpus {
+            count: config.cpus.count(),
+            nested: config.cpus.nested,
+            pmu: config.cpus.pmu,
+        },
     })
 }
 

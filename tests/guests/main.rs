@@ -43,6 +43,7 @@ mod rig;
 mod rom;
 mod stats;
 mod switch;
+mod switches;
 mod topology;
 mod unused_vectors;
 mod vectors;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         msix,
         pin,
         switch,
+        switches,
         vectors,
         faults,
         dma_ready,

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pci::addr::Range;
-use tracing::{debug, error};
+use tracing::debug;
 
 use crate::counters::dma::DmaMeter;
 use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
-use crate::memory::error::{DmaError, MemoryError};
+use crate::memory::error::{DmaError, MemoryError, StillUsed};
 use crate::memory::listener::MemoryListener;
 use crate::memory::region::{Region, RegionKind};
 use crate::sys::memlock_limit;
@@ -27,7 +27,8 @@ pub trait DmaMapper: Send + Sync {
     /// Maps `[iova, iova + size)` to the host address, for reading and writing.
     ///
     /// # Errors
-    /// The errno.
+    /// The errno: nothing is mapped. [`PartStays`] as an [`io::Error`]: a part is, and cannot be
+    /// unmapped.
     fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()>;
     /// Removes `[iova, iova + size)`, which one call of [`DmaMapper::map`] has mapped.
     ///
@@ -37,6 +38,19 @@ pub trait DmaMapper: Send + Sync {
     /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
     /// tell.
     fn iova_ranges(&self) -> &[Range];
+}
+
+/// A failed map that could not be undone.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}, and a part stays mapped")]
+pub struct PartStays {
+    /// The failure.
+    pub source: io::Error,
+}
+
+/// Whether a failed call of [`DmaMapper::map`] has left something mapped.
+fn stays(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|e| e.is::<PartStays>())
 }
 
 /// Bytes that one call maps: the size of an IOMMU's largest page, so that no page is split. A chunk
@@ -132,6 +146,12 @@ impl Dma {
         debug!(iova, size, "map for DMA");
         let begun = Instant::now();
         let outcome = self.mapper.map(iova, size, host);
+        if outcome.as_ref().is_err_and(stays)
+            && let Some(ram) = self.lock().ram.get_mut(&region.start)
+        {
+            // The region's removal tries to unmap this chunk too.
+            ram.mapped = at + size;
+        }
         outcome.map_err(|e| self.explain(region, e))?;
         if let Some(ram) = self.lock().ram.get_mut(&region.start) {
             ram.mapped = at + size;
@@ -160,10 +180,16 @@ impl Dma {
     /// Maps a BAR's region for other devices, if the IOMMU can map it.
     fn map_bar(&self, state: &mut State, region: &Region) {
         let begun = Instant::now();
-        match self
-            .check_range(region)
-            .and_then(|()| self.map(region).map_err(|e| self.explain(region, e)))
-        {
+        let outcome = self.check_range(region).and_then(|()| {
+            self.map(region).map_err(|e| {
+                if stays(&e) {
+                    // The region's removal tries to unmap it too.
+                    state.bars.insert(region.start);
+                }
+                self.explain(region, e)
+            })
+        });
+        match outcome {
             Ok(()) => {
                 self.meter.bars.count(region.size, begun.elapsed());
                 state.bars.insert(region.start);
@@ -193,28 +219,38 @@ impl Dma {
         })
     }
 
-    /// Maps the whole region, or nothing of it.
+    /// Maps the whole region, or nothing of it, unless that cannot be undone ([`PartStays`]).
     fn map(&self, region: &Region) -> io::Result<()> {
         for (at, size) in map_chunks(region) {
             let (iova, host) = (region.start + at, region.host_address() + at);
             debug!(iova, size, "map for DMA");
-            if let Err(e) = self.mapper.map(iova, size, host) {
-                self.unmap(region, at);
-                return Err(e);
+            if let Err(source) = self.mapper.map(iova, size, host) {
+                return Err(match self.unmap(region, at) {
+                    Ok(()) => source,
+                    Err(_) => io::Error::other(PartStays { source }),
+                });
             }
         }
         Ok(())
     }
 
-    /// Unmaps the chunks that begin before offset `end`, one call for each chunk.
-    fn unmap(&self, region: &Region, end: u64) {
+    /// Unmaps the chunks that begin before offset `end`, one call for each chunk. After a failure
+    /// the other chunks are unmapped all the same.
+    fn unmap(&self, region: &Region, end: u64) -> Result<(), StillUsed> {
+        let mut outcome = Ok(());
         for (at, size) in map_chunks(region).rev().filter(|(at, _)| *at < end) {
             let iova = region.start + at;
             debug!(iova, size, "unmap for DMA");
-            if let Err(e) = self.mapper.unmap(iova, size) {
-                error!("the IOMMU does not unmap {iova:#x}+{size:#x}: {e}");
+            if let Err(source) = self.mapper.unmap(iova, size) {
+                outcome = Err(StillUsed {
+                    by: "the IOMMU",
+                    start: iova,
+                    size,
+                    source,
+                });
             }
         }
+        outcome
     }
 
     fn explain(&self, region: &Region, source: io::Error) -> DmaError {
@@ -252,7 +288,7 @@ impl MemoryListener for Dma {
         Ok(())
     }
 
-    fn remove(&self, region: &Region) {
+    fn remove(&self, region: &Region) -> Result<(), StillUsed> {
         if region.kind == RegionKind::Ram {
             // The flag is set before `map_lock` is taken: the thread that maps could take that lock
             // again and again.
@@ -261,18 +297,16 @@ impl MemoryListener for Dma {
             }
             let _mapping = self.map_lock();
             let ram = self.lock().ram.remove(&region.start);
-            if let Some(ram) = ram {
-                self.unmap(region, ram.mapped);
-            }
-            return;
+            return ram.map_or(Ok(()), |ram| self.unmap(region, ram.mapped));
         }
         let mut state = self.lock();
         if let Some(waiting) = &mut state.waiting {
             waiting.retain(|w| w.start != region.start);
         }
         if state.bars.remove(&region.start) {
-            self.unmap(region, region.size);
+            return self.unmap(region, region.size);
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`mapping`] | a range of host addresses: reserved, populated, replaced by a file's pages |
 //! | [`ram`] | the guest's RAM, made of mappings |
+//! | [`guest_memory`] | RAM for loaders, which keeps its mappings alive |
 //! | [`hugetlb`] | the host's reserve of huge pages |
 //! | [`region`], [`listener`], [`error`] | the interface of address space and listeners |
 //! | [`address_space`] | the regions and their listeners |
@@ -21,6 +22,7 @@ pub mod address_space;
 pub mod dma;
 pub mod dma_ready;
 pub mod error;
+pub mod guest_memory;
 pub mod hugetlb;
 pub mod kvm_slots;
 pub mod listener;
@@ -32,7 +34,7 @@ pub mod region;
 
 pub use address_space::AddressSpace;
 pub use error::{DmaError, MemoryError};
+pub use guest_memory::GuestMemory;
 pub use listener::MemoryListener;
 pub use mapping::PAGE_SIZE;
-pub use ram::GuestMemory;
 pub use region::{Region, RegionKind};

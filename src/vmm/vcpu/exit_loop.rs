@@ -3,10 +3,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kvm_bindings::{KVM_EXIT_NOTIFY, KVM_EXIT_X86_BUS_LOCK, KVM_NOTIFY_CONTEXT_INVALID};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::counters::exits::{Reason, VcpuExits};
-use crate::vcpu::run_page::RunPage;
+use crate::vcpu::run_page::Runner;
 use crate::vcpu::shared::Shared;
 
 /// The reason why a vCPU's loop ended.
@@ -33,20 +34,20 @@ pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicB
 }
 
 fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
-    let page = RunPage::of(vcpu);
+    let mut runner = Runner::new(vcpu);
     let bus = &*shared.bus;
     while !stop.load(Ordering::Acquire) {
-        let exit = vcpu.run();
+        let (exit, fields) = runner.run();
         shared.coalesced.apply();
         let (reason, address) = match exit {
             Ok(VcpuExit::IoIn(port, data)) => {
-                for access in data.chunks_mut(page.port_width()) {
+                for access in data.chunks_mut(fields.port_width) {
                     bus.pio_read(port, access);
                 }
                 (Reason::PioIn, port.into())
             }
             Ok(VcpuExit::IoOut(port, data)) => {
-                for access in data.chunks(page.port_width()) {
+                for access in data.chunks(fields.port_width) {
                     bus.pio_write(port, access);
                 }
                 (Reason::PioOut, port.into())
@@ -70,6 +71,19 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
                 return LoopEnd::Broken(format!(
                     "the processor refused to enter the guest (reason {reason:#x}, CPU {cpu})"
                 ));
+            }
+            // The instruction is done, or is done when the vCPU runs again. The exit itself slows
+            // the guest down (api.rst, 7.22 KVM_CAP_X86_BUS_LOCK_EXIT).
+            Ok(VcpuExit::Unsupported(KVM_EXIT_X86_BUS_LOCK)) => (Reason::BusLock, 0),
+            Ok(VcpuExit::Unsupported(KVM_EXIT_NOTIFY)) => {
+                // The guest has kept the processor from events for too long. It may go on, unless
+                // the processor has lost its context (api.rst, 5 KVM_EXIT_NOTIFY).
+                if fields.notify_flags & KVM_NOTIFY_CONTEXT_INVALID != 0 {
+                    return LoopEnd::Broken(
+                        "the processor lost the state of a vCPU that let no interrupt in".into(),
+                    );
+                }
+                (Reason::Notify, 0)
             }
             Ok(VcpuExit::Hlt) => (Reason::Halt, 0),
             Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
