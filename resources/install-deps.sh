@@ -3,6 +3,7 @@
 #
 #   install-deps.sh build   what building and the tests without QEMU need
 #   install-deps.sh lab     the same, and what the lab needs (the default)
+#   install-deps.sh intel   the same, and what the lab on Intel's VMX needs
 #
 # Quick and silent when nothing is missing; otherwise it needs root or sudo.
 set -eu
@@ -55,6 +56,17 @@ lab_needs() {
 	fi
 }
 
+intel_needs() {
+	need bochs bochs
+	need xorriso xorriso
+	set -- /usr/lib/*/bochs/plugins/libbx_term_gui.so
+	[ -e "$1" ] || missing="$missing bochs-term"
+	[ -e /usr/share/bochs/BIOS-bochs-latest ] || missing="$missing bochsbios"
+	[ -e /usr/share/vgabios/vgabios.bin ] || missing="$missing vgabios"
+	[ -e /usr/lib/ISOLINUX/isolinux.bin ] || missing="$missing isolinux"
+	[ -e /usr/lib/syslinux/modules/bios/ldlinux.c32 ] || missing="$missing syslinux-common"
+}
+
 [ "$(uname -m)" = x86_64 ] ||
 	fail "this is a $(uname -m) machine, and mini-vmm and its lab are for x86-64" \
 		"run it on an x86-64 machine"
@@ -65,7 +77,12 @@ lab)
 	build_needs
 	lab_needs
 	;;
-*) fail "install-deps.sh does not know '$1'" "install-deps.sh build, or install-deps.sh lab" ;;
+intel)
+	build_needs
+	lab_needs
+	intel_needs
+	;;
+*) fail "install-deps.sh does not know '$1'" "install-deps.sh build, lab or intel" ;;
 esac
 
 if [ -n "$missing" ]; then

@@ -12,7 +12,8 @@ mod source;
 mod text;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
@@ -29,18 +30,22 @@ use source::Source;
 use vmm::boot::Images;
 use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
+use vmm::config::memory::Pages;
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::pci_device::PciDevice;
-use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::Sysfs;
-use vmm::layout::{Layout, LayoutError};
+use vmm::hostinfo::{resets, resizable};
+use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
+use vmm::memory::dma::tell_no_peers;
+use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::IrqInfo;
+use vmm::vfio::device::{Device as _, IrqInfo};
+use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{mmap_areas, policy};
+use vmm::vfio::function::{expected, mmap_areas, policy, snapshot};
 use vmm::vfio::open;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
@@ -116,18 +121,19 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         devices.push(Subject::read(sysfs, config, device.map(|d| &**d))?);
     }
 
-    let phys_bits = phys_bits();
+    let reach = reach();
     let bytes: u64 = devices
         .iter()
         .flat_map(|d| d.source.regions.iter().map(|region| region.size))
         .fold(0, u64::saturating_add);
-    let layout = Layout::new(config.memory.size, bytes, phys_bits)?;
+    let layout = Layout::new(config.memory.size, bytes, reach)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let layout = layout.with_bars(bytes, phys_bits, usable)?;
+    let layout = layout.with_bars(bytes, reach, usable)?;
     let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
     problems.extend(kernel_problem(config, &layout));
+    problems.extend(losses(config, &devices, opened.as_ref()));
     let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
@@ -141,6 +147,37 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
             pmu: config.cpus.pmu,
         },
     })
+}
+
+/// Lists what the guest will have less of. Returns the reasons why a run would fail.
+fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Vec<Problem> {
+    if config.memory.pages == Pages::Transparent {
+        hugetlb::tell_if_none(config.memory.shared);
+    }
+    let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
+    for (name, subject) in names.iter().zip(devices) {
+        resizable::tell_if_small(name, &subject.path);
+    }
+    let Some(opened) = opened else {
+        return Vec::new();
+    };
+    let mappable = |device: &Arc<VfioFile>| {
+        (0..BAR_COUNT as u32).any(|bar| !device.region(bar).mappable.is_empty())
+    };
+    if opened.interface == "iommufd"
+        && opened.devices.len() > 1
+        && opened.devices.iter().any(mappable)
+    {
+        tell_no_peers("iommufd cannot map BARs");
+    }
+    let mut problems = Vec::new();
+    for (device, subject) in opened.devices.iter().zip(devices) {
+        let image = &subject.source.image;
+        if let Err(e) = expected::tell(&**device, image, &subject.bars, &names) {
+            problems.push(problem(&e, e.hint()));
+        }
+    }
+    problems
 }
 
 fn any_mediated(configs: &[DeviceConfig]) -> bool {
@@ -167,10 +204,15 @@ fn problem(error: &dyn Error, hint: Option<String>) -> Problem {
     }
 }
 
-/// The width of a physical address in bits, from KVM if possible, otherwise from the processor.
-fn phys_bits() -> u8 {
+/// The guest-physical addresses that a VM can use: from KVM if possible, otherwise from the
+/// processor.
+fn reach() -> Reach {
     let kvm = Kvm::new().and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES));
-    kvm.map_or_else(|_| processor_bits(), |cpuid| vcpu::phys_bits(&cpuid))
+    let processor = |_| Reach {
+        bits: processor_bits(),
+        amd: vcpu::cpuid::host::is_amd(),
+    };
+    kvm.map_or_else(processor, |cpuid| vcpu::reach(&cpuid))
 }
 
 /// Reads the line `address sizes : 46 bits physical, ...` of /proc/cpuinfo. Without this line, the
@@ -200,6 +242,8 @@ fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
 /// A device to explain.
 struct Subject {
     name: HostName,
+    /// Its directory in sysfs.
+    path: PathBuf,
     guest: Bdf,
     driver: Option<String>,
     group: Option<Group>,
@@ -237,6 +281,7 @@ impl Subject {
                 size => bars.with_rom(size),
             })
             .map_err(|source| ExplainError::Bars { name, source })?;
+        snapshot::tell_losses(&name.to_string(), &source.image);
         let slot = config.slot.unwrap_or(Slot {
             device: 0,
             function: 0,
@@ -255,6 +300,7 @@ impl Subject {
             msix: MsixCapability::parse(&source.image),
             source,
             bars,
+            path,
         })
     }
 
@@ -274,7 +320,14 @@ impl Subject {
     }
 
     fn report(self) -> Device {
-        let mut config = policy::apply(&self.source.image);
+        let name = self.name.to_string();
+        let original = Original {
+            name: &name,
+            snapshot: &self.source.image,
+            hardware: &self.source.hardware,
+            bar_0: self.source.regions[0].size,
+        };
+        let mut config = policy::apply(&original);
         // BAR registers have the values that firmware leaves.
         for register in 0..BAR_COUNT as u16 {
             let offset = regs::BAR + 4 * register;
@@ -289,11 +342,11 @@ impl Subject {
             );
         }
         Device {
-            host: self.name.to_string(),
+            host: name.clone(),
             guest: self.guest.to_string(),
             bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
             interrupts: self.interrupts(),
-            registers: registers::fields(&self.source.image, &config),
+            registers: registers::fields(&original, &config),
             partial: self.source.partial,
             driver: self.driver,
             group: self.group,
@@ -316,7 +369,9 @@ impl Subject {
         };
         let msix = self.msix.as_ref();
         let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
-        let mapped = mmap_areas::plan(bar.size, mappable, &hidden.unwrap_or_default());
+        let mut hidden = hidden.unwrap_or_default();
+        hidden.extend(self.source.mirrors.get(index).into_iter().flatten());
+        let mapped = mmap_areas::plan(bar.size, mappable, &hidden);
         let as_ranges = |parts: &[(u64, u64)]| -> Vec<Range> {
             let ranges = parts.iter().map(|&(start, size)| Range { start, size });
             ranges.collect()

@@ -19,6 +19,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 use vmm::hostinfo::sysfs::Sysfs;
+use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::log::phases;
 use vmm::log::phases::{Clock, Phases};
@@ -125,6 +126,8 @@ fn explain_run(args: ExplainArgs) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
+    // The report shows the losses.
+    degraded::only_list();
     let explanation = match explain(&Sysfs::default(), &config) {
         Ok(explanation) => explanation,
         Err(e) => return fail(&e, e.hint()),
@@ -156,11 +159,21 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
 
 /// Prints an error and its causes as one sentence, and then the hint.
 fn fail(error: &dyn Error, hint: Option<String>) -> ExitCode {
-    say(format_args!("mini-vmm: {}", with_causes(error)));
+    say(format_args!("mini-vmm: {}", printable(&with_causes(error))));
     if let Some(hint) = hint {
         say(format_args!("hint: {hint}"));
     }
     ExitCode::from(1)
+}
+
+/// Escapes what a terminal would take for a command or a line's end: a message quotes what the user
+/// typed, and names of files, drivers and processes.
+fn printable(text: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.into(),
+    };
+    text.chars().map(escape).collect()
 }
 
 fn log_to_stderr(verbosity: u8, phases: Option<Phases>) {

@@ -188,6 +188,67 @@ talk_to_the_network() {
 	act=poweroff
 }
 
+# mask_of CPU: prints the mask of a CPU of any number, as taskset takes it.
+mask_of() {
+	printf '%x' $((1 << ($1 % 4)))
+	n=$(($1 / 4))
+	while [ $n -gt 0 ]; do
+		printf 0
+		n=$((n - 1))
+	done
+}
+
+# move_to_last NAME LAST: moves all interrupts whose names start with NAME to the last CPU.
+move_to_last() {
+	for irq in $(awk -v name="$1" 'index($NF, name) == 1 { print $1 + 0 }' /proc/interrupts); do
+		echo "$2" >"/proc/irq/$irq/smp_affinity_list" || fail "cannot move interrupt $irq of $1"
+	done
+}
+
+# arrived NAME: prints how many interrupts came to the last CPU and to both CPUs that are online.
+# /proc/interrupts has a column for each online CPU.
+arrived() {
+	echo "here=$(interrupts "$1" 1) all=$(interrupts "$1")"
+}
+
+# The kernel has brought up CPU 0 alone (maxcpus=1). Brings the last CPU online by hand. Sends pings
+# with all interrupts of the card on that CPU, reads a disk there, and moves the serial port's
+# interrupt there.
+use_the_last_cpu() {
+	cpus=/sys/devices/system/cpu
+	last=$(sed 's/.*-//' $cpus/possible)
+	say "before online=$(cat $cpus/online) possible=$(cat $cpus/possible)"
+	echo 1 >"$cpus/cpu$last/online" || fail "CPU $last stays offline"
+	id=$(awk -v cpu="$last" '
+		$1 == "processor" { this = $3 }
+		$1 == "apicid" && this == cpu { print $3 }' /proc/cpuinfo)
+	say "last cpu=$last apic=$id online=$(cat $cpus/online)"
+	[ -z "$disks" ] || for disk in $disks; do
+		name=$(basename "$disk" | sed 's/n1$/q/')
+		was=$(arrived "$name")
+		taskset "$(mask_of "$last")" dd if="$disk" of=/dev/null bs=4096 count=1000 iflag=direct \
+			2>/dev/null || fail "CPU $last cannot read $disk"
+		say "last-reads before $was after $(arrived "$name")"
+	done
+	if [ -e /sys/class/net/eth0 ]; then
+		ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
+		for _ in $(seq 100); do
+			[ "$(cat /sys/class/net/eth0/carrier)" != 1 ] || break
+			sleep 0.1
+		done
+		move_to_last eth0 "$last"
+		grep eth0 /proc/interrupts | while read -r line; do say "irq $line"; done
+		was=$(arrived eth0)
+		say "last-ping $(ping -q -A -c 1000 -s 1400 -w 120 10.0.2.2 | count_pings)"
+		say "last-pings before $was after $(arrived eth0)"
+	fi
+	move_to_last ttyS0 "$last"
+	was=$(arrived ttyS0)
+	for n in $(seq 20); do say "line $n of the serial port"; done
+	say "last-serial before $was after $(arrived ttyS0)"
+	act=poweroff
+}
+
 # share_memory RUN: reads what the host wrote to a BAR, and writes what the host will read.
 share_memory() {
 	bdf=$(function_of 0x1af4:0x1110)
@@ -290,6 +351,11 @@ talk_to_serial_ports() {
 	# The ports share the interrupt, whose name is that of the port that was opened first.
 	grep "$1" /proc/interrupts | while read -r line; do say "irq $line"; done
 	name=$1
+	mover=
+	if [ "$act" = serial-moved ]; then
+		move_for_ever "$(irq_of "$name")" &
+		mover=$!
+	fi
 	# round PORT FD N: sends and receives one line of at most 15 bytes. When the card's buffer of 16
 	# bytes is full, the card treats the buffer as empty.
 	round() {
@@ -306,8 +372,40 @@ talk_to_serial_ports() {
 		round "$1" 3 "$n"
 		round "$2" 4 "$n"
 	done
+	for cpu in $(seq 0 $(($(nproc) - 1))); do
+		say "heard cpu=$cpu interrupts=$(interrupts "$name" "$cpu")"
+	done
+	[ -z "$mover" ] || kill "$mover"
 	exec 3<&- 4<&-
 	act=poweroff
+}
+
+# Works on all CPUs at the same time: the AVX registers of twice as many threads as CPUs, and a
+# checksum on each CPU.
+work_cpus() {
+	count=$(nproc)
+	guest vectors $((2 * count))
+	head -c 65536 /dev/urandom >/run/noise
+	for cpu in $(seq 0 $((count - 1))); do
+		taskset "$(printf %x $((1 << cpu)))" md5sum /run/noise >"/run/sum.$cpu" &
+	done
+	wait
+	say "sums $(cat /run/sum.* | sort -u | wc -l) of=$(ls /run/sum.* | wc -l)"
+	say "ticks $(awk '$1 == "LOC:" { for (i = 2; i <= 1 + '"$count"'; i++) printf " %s", $i }' \
+		/proc/interrupts)"
+	say "flags $(sed -n 's/^flags.*: //p' /proc/cpuinfo | head -n 1)"
+	act=poweroff
+}
+
+# move_for_ever IRQ: moves an interrupt to the next CPU again and again.
+move_for_ever() {
+	moves=0
+	while :; do
+		printf '%x\n' $((1 << (moves % $(nproc)))) >"/proc/irq/$1/smp_affinity" ||
+			fail "cannot move interrupt $1"
+		moves=$((moves + 1))
+		usleep 5000
+	done
 }
 
 # byte_at FILE OFFSET: prints a byte of a file as a number.
@@ -373,4 +471,12 @@ serve_virtual_function() {
 	done
 	say "virtual-online"
 	sleep 600
+}
+
+# Reports the clock that the kernel has chosen. The kernel changes to the time-stamp counter about a
+# second after it has started to measure the counter.
+show_clock() {
+	sleep 1
+	say "clocksource $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+	act=poweroff
 }

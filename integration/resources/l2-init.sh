@@ -58,13 +58,16 @@ queues) queue_on_each_cpu ;;
 churn) move_while_reading ;;
 net) talk_to_the_network ;;
 lose-net) lose_the_network ;;
+last-cpu) use_the_last_cpu ;;
 memory-*) share_memory "${act#memory-}" ;;
 displays) show_displays ;;
 messages) say_messages ;;
 edu) drive_edu ;;
-serial) talk_to_serial_ports ;;
+serial | serial-moved) talk_to_serial_ports ;;
+work) work_cpus ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
+clock) show_clock ;;
 esac
 complain
 

@@ -26,7 +26,7 @@ pub struct GuestArgs {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
 
-    /// Virtual CPUs, 1 to 64. Options: pin=LIST: the host CPU of each vCPU, in order, in taskset's
+    /// Virtual CPUs, 1 to 255. Options: pin=LIST: the host CPU of each vCPU, in order, in taskset's
     /// form (0,2,4-7). idle=native: HLT, MWAIT and PAUSE cause no exit; a vCPU wakes sooner, but
     /// keeps a host CPU busy all the time. sockets=N, cores=N (per socket) and threads=N (per
     /// core): the topology; the product is the number of vCPUs, and a missing value is computed.
@@ -43,7 +43,8 @@ pub struct GuestArgs {
     /// Memory, with K, M, G or T; a bare number means MiB. Options: hugepages=2M or 1G: pages from
     /// the host's reserve; thp: transparent huge pages (the default); off: 4 KiB pages.
     /// prefault=on: all memory is present before the guest starts (with --vfio the default is:
-    /// while the guest starts). shared=on: other processes can map the memory
+    /// while the guest starts). shared=on: other processes can map the memory. check=off: start
+    /// even if the host seems to have too little
     #[arg(
         long,
         value_name = "SIZE[,OPTION]...",

@@ -9,6 +9,7 @@ mod bars;
 mod device;
 mod finding;
 mod machine;
+mod memory;
 mod parameters;
 mod report;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 pub use finding::{Finding, Level, is_good};
 pub use report::{to_json, to_text};
+use vmm::config::memory::MemoryConfig;
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::vfio::open::VfioError;
@@ -23,12 +25,12 @@ use vmm::vfio::open::VfioError;
 use crate::facts::{DeviceFacts, HostFacts};
 use crate::paths::HostPaths;
 
-/// Reads the facts of this host and of the devices at these addresses, and judges them. `wanted` is
-/// the guest's memory in bytes.
+/// Reads the facts of this host and of the devices at these addresses, and judges them. `memory` is
+/// the guest's.
 ///
 /// # Errors
 /// A text is not an address, there is no device at an address, or sysfs cannot be read.
-pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, VfioError> {
+pub fn check_host(addresses: &[String], memory: MemoryConfig) -> Result<Vec<Finding>, VfioError> {
     let (sysfs, paths) = (Sysfs::default(), HostPaths::default());
     let read = |address: &String| {
         let bdf =
@@ -45,7 +47,7 @@ pub fn check_host(addresses: &[String], wanted: u64) -> Result<Vec<Finding>, Vfi
         DeviceFacts::read(&sysfs, &paths, device).map_err(unreadable)
     };
     let devices = addresses.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(check(&HostFacts::read(&sysfs, &paths, wanted), &devices))
+    Ok(check(&HostFacts::read(&sysfs, &paths, memory), &devices))
 }
 
 /// Judges the host, and then each device.

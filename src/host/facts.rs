@@ -5,11 +5,15 @@ use std::path::Path;
 use std::{fs, io};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use vmm::config::memory::{HugePage, MemoryConfig, Pages};
 use vmm::hostinfo::device_node::device_node;
+use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
+use vmm::hostinfo::node_access::Cause;
 use vmm::hostinfo::pci_device::PciDevice;
 use vmm::hostinfo::sysfs::Sysfs;
-use vmm::sys::{may_lock, memlock_limit};
+use vmm::memory::hugetlb::Reserve;
+use vmm::sys::{may_lock_any, memlock_limit};
 
 use crate::bar_holders::Holders;
 use crate::details::Details;
@@ -108,8 +112,18 @@ pub struct HostFacts {
     pub memlock: Option<u64>,
     /// The mode of transparent huge pages: always, madvise or never.
     pub huge_pages: Option<String>,
+    /// What other processes of the user have locked by iommufd, which counts a user's processes
+    /// together.
+    pub locked_by_others: LockedByOthers,
+    /// What keeps this process from nodes of devices that the host has.
+    pub confined: Vec<(String, Cause)>,
     /// The memory of the planned guest in bytes.
     pub wanted: u64,
+    /// Whether a run with this memory looks for free memory.
+    pub checked: bool,
+    /// The size of the pages that the planned guest takes from the host's reserve, and the reserve
+    /// if the host has one; `None` for a guest of other pages.
+    pub reserve: Option<(HugePage, Option<Reserve>)>,
 }
 
 /// The facts of a device that the guest gets.
@@ -135,8 +149,8 @@ pub struct DeviceFacts {
 }
 
 impl HostFacts {
-    /// Reads the host's facts, for a guest with `wanted` bytes of memory.
-    pub fn read(sysfs: &Sysfs, paths: &HostPaths, wanted: u64) -> Self {
+    /// Reads the host's facts, for a guest with this memory.
+    pub fn read(sysfs: &Sysfs, paths: &HostPaths, guest: MemoryConfig) -> Self {
         let proc = |name: &str| fs::read_to_string(paths.proc.join(name)).unwrap_or_default();
         let kernel = proc("sys/kernel/osrelease").trim().to_owned();
         let modules = paths.modules.join(&kernel);
@@ -165,12 +179,25 @@ impl HostFacts {
             iommufd: module("iommufd"),
             container_node: Node::at(&paths.dev.join("vfio/vfio")),
             iommufd_node: Node::at(&paths.dev.join("iommu")),
-            memory: HostMemory::parse(&proc("meminfo")),
+            memory: HostMemory::read_at(&paths.proc, &sysfs.path("fs/cgroup")),
             memlock: Some(memlock_limit())
-                .filter(|&limit| limit < u64::MAX && !may_lock(&proc("self/status"))),
+                .filter(|&limit| limit < u64::MAX && !may_lock_any(&paths.proc)),
+            locked_by_others: match Node::at(&paths.dev.join("iommu")) {
+                Node::Usable => LockedByOthers::read(),
+                Node::Denied | Node::Missing => LockedByOthers::default(),
+            },
+            confined: confined(sysfs, paths),
             huge_pages: huge.ok().and_then(|text| selected(&text)),
             kernel,
-            wanted,
+            wanted: guest.size,
+            checked: guest.is_checked(),
+            reserve: match guest.pages {
+                Pages::Huge(page) => {
+                    let pages = sysfs.path("kernel/mm/hugepages");
+                    Some((page, Reserve::read_at(&pages, page)))
+                }
+                _ => None,
+            },
         }
     }
 }
@@ -201,6 +228,19 @@ impl DeviceFacts {
             device,
         })
     }
+}
+
+/// The nodes of the host as a whole that this process may not use, although the host has the
+/// device.
+fn confined(sysfs: &Sysfs, paths: &HostPaths) -> Vec<(String, Cause)> {
+    let cause = |(node, class): (&str, &str)| {
+        let path = paths.dev.join(node);
+        let path = path.to_str()?;
+        let cause = Cause::confining(path, &sysfs.path("class/misc").join(class))?;
+        Some((path.to_owned(), cause))
+    };
+    let nodes = [("kvm", "kvm"), ("vfio/vfio", "vfio"), ("iommu", "iommu")];
+    nodes.into_iter().filter_map(cause).collect()
 }
 
 /// The facts of the first processor. All processors are alike.
@@ -271,7 +311,7 @@ mod tests {
             )
             .directory("sys/module/vfio_iommu_type1")
             .file("dev/kvm", "");
-        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), MemoryConfig::new(7));
         assert_eq!(
             facts.cpu,
             Cpu {
@@ -293,18 +333,18 @@ mod tests {
         assert_eq!((facts.memlock, facts.wanted), (None, 7));
         assert_eq!(facts.huge_pages.as_deref(), Some("madvise"));
         tree.directory("sys/bus/pci/drivers/vfio-pci");
-        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), MemoryConfig::new(7));
         assert_eq!(facts.vfio_pci, Module::Present);
     }
 
     #[test]
     fn a_host_that_says_nothing() {
         let tree = Tree::new();
-        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), 7);
+        let facts = HostFacts::read(&tree.sysfs(), &tree.paths(), MemoryConfig::new(7));
         assert_eq!((facts.cpu, facts.kvm), (Cpu::default(), Node::Missing));
         assert_eq!(facts.vfio_pci, Module::Absent);
         assert_eq!(facts.huge_pages, None);
-        assert!(!may_lock("CapEff:\t0000000000000000\n") && !may_lock(""));
+        assert!(!may_lock_any(&tree.paths().proc));
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //!  0x0_0000_0000  ┌──────────────────────────────┐
 //!                 │ RAM below 640 KiB            │ boot structures (LOW_*), then free
 //!  0x0_000a_0000  ├──────────────────────────────┤
-//!                 │ no RAM for the guest to use  │ ACPI tables at 0xe0000, a reboot stub
-//!                 │                              │ at the end
+//!                 │ no RAM for the guest to use  │ ACPI tables at 0xe0000, the MP table
+//!                 │                              │ at 0xf0000, a reboot stub at the end
 //!  0x0_0010_0000  ├──────────────────────────────┤
 //!                 │ low RAM (up to 3 GiB)        │ kernel, initrd
 //!  0x0_c000_0000  ├──────────────────────────────┤ MMIO32_START
@@ -16,7 +16,9 @@
 //!  0x0_fee0_0000  ├──────────────────────────────┤ local APIC, MSI doorbell
 //!  0x0_fffb_c000  ├──────────────────────────────┤ KVM's own four pages (TSS, identity map)
 //!  0x1_0000_0000  ├──────────────────────────────┤ HIGH_RAM_START
-//!                 │ high RAM                     │
+//!                 │ high RAM                     │ up to 1012 GiB on AMD
+//!                 ├──────────────────────────────┤ HYPERTRANSPORT_END
+//!                 │ far RAM                      │ the rest on AMD, if any
 //!                 ├──────────────────────────────┤ mmio64_start, 1 GiB aligned
 //!                 │ 64-bit PCI window            │ sized from the BARs asked for
 //!                 └──────────────────────────────┘
@@ -54,6 +56,10 @@ pub const ACPI_START: u64 = 0xe_0000;
 /// End (exclusive) of the area for ACPI tables.
 pub const ACPI_END: u64 = 0xf_0000;
 
+/// The MP floating pointer structure, with the MP table after it. A kernel looks for the structure
+/// between this address and 1 MiB (MultiProcessor Specification 1.4, 4.1).
+pub const MP_TABLE: u64 = 0xf_0000;
+
 /// The address to which a processor in real mode jumps to reset the machine: f000:fff0, in the
 /// BIOS's segment.
 pub const REBOOT_VECTOR: u64 = 0xf_fff0;
@@ -85,8 +91,8 @@ pub const KVM_IDENTITY_MAP_ADDR: u64 = 0xfffb_c000;
 /// RAM above the 32-bit hole.
 pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 
-/// AMD's HyperTransport range, which AMD's IOMMUs do not translate: RAM lies below the range, and
-/// the 64-bit window outside of it.
+/// AMD's HyperTransport range, which AMD's IOMMUs do not translate (AMD I/O Virtualization
+/// Technology, 2.1.2): on AMD, RAM and the 64-bit window lie outside of it.
 pub const HYPERTRANSPORT_START: u64 = 0xfd_0000_0000;
 /// End (exclusive) of the HyperTransport range.
 pub const HYPERTRANSPORT_END: u64 = 0x100_0000_0000;
@@ -113,6 +119,9 @@ pub const PORT_RESET: u16 = 0x602;
 pub const RESET_VALUE: u8 = 0x01;
 /// SLP_TYPx of S5, as in the DSDT's `_S5`.
 pub const SLEEP_TYPE_S5: u8 = 5;
+
+/// ACPI power management timer (ACPI 6.5, 4.8.3.3), a 32-bit register.
+pub const PORT_PM_TIMER: u16 = 0x608;
 
 /// First GSI of the four that PCI INTx pins share, routed round-robin by device number in `_PRT`.
 pub const GSI_INTX_BASE: u32 = 16;
@@ -160,17 +169,45 @@ pub enum LayoutError {
     },
 }
 
-/// The first guest-physical address that a processor of `phys_bits` bits cannot use.
-fn limit(phys_bits: u8) -> u64 {
-    1u64.checked_shl(phys_bits.into()).unwrap_or(u64::MAX)
+/// The guest-physical addresses that the host's processor and its IOMMUs can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Bits of a physical address.
+    pub bits: u8,
+    /// Whether AMD or Hygon made the processor: the HyperTransport range is not used.
+    pub amd: bool,
 }
 
-/// The two half-open ranges above RAM, below and above AMD's HyperTransport range.
-fn above_ram(ram_end: u64, limit: u64) -> [(u64, u64); 2] {
-    [
-        (ram_end, limit.min(HYPERTRANSPORT_START)),
-        (HYPERTRANSPORT_END, limit),
-    ]
+/// All addresses of so many bits.
+impl From<u8> for Reach {
+    fn from(bits: u8) -> Self {
+        Self { bits, amd: false }
+    }
+}
+
+impl Reach {
+    /// The first address that cannot be used. AMD's processors from family 17h on have the
+    /// HyperTransport range at the end of their addresses as well, which a guest cannot use either
+    /// (`vm_compute_max_gfn` in the kernel's tools/testing/selftests/kvm).
+    fn limit(self) -> u64 {
+        let end = 1u64.checked_shl(self.bits.into()).unwrap_or(u64::MAX);
+        match self.amd {
+            true => end.saturating_sub(HYPERTRANSPORT_END - HYPERTRANSPORT_START),
+            false => end,
+        }
+    }
+
+    /// The half-open ranges from `from` to the limit, without the HyperTransport range.
+    fn above(self, from: u64) -> [(u64, u64); 2] {
+        let limit = self.limit();
+        match self.amd {
+            true => [
+                (from, limit.min(HYPERTRANSPORT_START)),
+                (from.max(HYPERTRANSPORT_END), limit),
+            ],
+            false => [(from, limit), (limit, limit)],
+        }
+    }
 }
 
 /// Finds a window for BARs of `bars` bytes in one of the half-open `spaces`. The window is twice as
@@ -195,8 +232,10 @@ fn find_window(spaces: &[(u64, u64)], bars: u64) -> Option<Range> {
 pub struct Layout {
     /// RAM from address 0, at most 3 GiB.
     pub low_ram: Range,
-    /// RAM above 4 GiB, if any.
+    /// RAM from 4 GiB on, if any.
     pub high_ram: Option<Range>,
+    /// RAM above the HyperTransport range, if any.
+    pub far_ram: Option<Range>,
     /// The 32-bit PCI window.
     pub mmio32: Range,
     /// The 64-bit PCI window.
@@ -205,19 +244,24 @@ pub struct Layout {
 
 impl Layout {
     /// Lays out `memory` bytes of RAM and a 64-bit window that can hold `bars64` bytes of naturally
-    /// aligned BARs, under `phys_bits` bits of guest-physical address.
+    /// aligned BARs, in the addresses of `reach`.
     ///
     /// # Errors
     /// RAM or window do not fit, or there is too little RAM.
-    pub fn new(memory: u64, bars64: u64, phys_bits: u8) -> Result<Self, LayoutError> {
+    pub fn new(memory: u64, bars64: u64, reach: impl Into<Reach>) -> Result<Self, LayoutError> {
+        let reach = reach.into();
         if memory < MIN_MEMORY {
             return Err(LayoutError::TooSmall(memory));
         }
         let low = memory.min(LOW_RAM_LIMIT);
-        let high = memory - low;
-        let limit = limit(phys_bits).min(HYPERTRANSPORT_START);
-        let end = HIGH_RAM_START.checked_add(high);
-        if end.is_none_or(|end| end > limit) {
+        let mut left = memory - low;
+        let [high, far] = reach.above(HIGH_RAM_START).map(|(start, end)| {
+            let size = left.min(end.saturating_sub(start));
+            left -= size;
+            (size > 0).then_some(Range { start, size })
+        });
+        if left > 0 {
+            let limit = reach.limit();
             return Err(LayoutError::TooLarge { memory, limit });
         }
         let ram_only = Self {
@@ -225,17 +269,15 @@ impl Layout {
                 start: 0,
                 size: low,
             },
-            high_ram: (high > 0).then_some(Range {
-                start: HIGH_RAM_START,
-                size: high,
-            }),
+            high_ram: high,
+            far_ram: far,
             mmio32: Range {
                 start: MMIO32_START,
                 size: MMIO32_END - MMIO32_START,
             },
             mmio64: Range { start: 0, size: 0 },
         };
-        ram_only.with_bars(bars64, phys_bits, &[])
+        ram_only.with_bars(bars64, reach, &[])
     }
 
     /// Returns the layout with the same RAM and a 64-bit window for `bars64` bytes of BARs.
@@ -248,11 +290,11 @@ impl Layout {
     pub fn with_bars(
         self,
         bars64: u64,
-        phys_bits: u8,
+        reach: impl Into<Reach>,
         ranges: &[Range],
     ) -> Result<Self, LayoutError> {
-        let limit = limit(phys_bits);
-        let above = above_ram(self.ram_end(), limit);
+        let reach = reach.into();
+        let above = reach.above(self.ram_end());
         let reachable: Vec<_> = ranges
             .iter()
             .flat_map(|range| above.map(|(from, to)| (from.max(range.start), to.min(range.end()))))
@@ -260,7 +302,7 @@ impl Layout {
         let anywhere = find_window(&above, bars64).ok_or(LayoutError::NoWindow {
             memory: self.ram().map(|r| r.size).sum(),
             window: bars64,
-            limit,
+            limit: reach.limit(),
         })?;
         Ok(Self {
             mmio64: find_window(&reachable, bars64).unwrap_or(anywhere),
@@ -270,7 +312,8 @@ impl Layout {
 
     /// The first address after RAM and the 32-bit hole.
     fn ram_end(&self) -> u64 {
-        self.high_ram.map_or(HIGH_RAM_START, |r| r.end())
+        let last = self.far_ram.or(self.high_ram);
+        last.map_or(HIGH_RAM_START, |r| r.end())
     }
 
     /// The windows in which BARs may lie.
@@ -288,7 +331,8 @@ impl Layout {
 
     /// RAM regions in address order.
     pub fn ram(&self) -> impl Iterator<Item = Range> + use<> {
-        std::iter::once(self.low_ram).chain(self.high_ram)
+        let above = self.high_ram.into_iter().chain(self.far_ram);
+        std::iter::once(self.low_ram).chain(above)
     }
 
     /// Whether a memory BAR may lie at `start`: inside one of the two windows.
@@ -298,128 +342,4 @@ impl Layout {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn small_memory_stays_low() {
-        let l = Layout::new(512 << 20, 0, 40).unwrap();
-        assert_eq!(
-            l.low_ram,
-            Range {
-                start: 0,
-                size: 512 << 20
-            }
-        );
-        assert_eq!(l.high_ram, None);
-        assert!(l.mmio64.start >= HIGH_RAM_START);
-    }
-
-    #[test]
-    fn memory_is_split_at_the_hole() {
-        let l = Layout::new(4 << 30, 0, 40).unwrap();
-        assert_eq!(l.low_ram.end(), MMIO32_START);
-        assert_eq!(
-            l.high_ram,
-            Some(Range {
-                start: HIGH_RAM_START,
-                size: 1 << 30
-            })
-        );
-    }
-
-    #[test]
-    fn large_bars_find_a_window() {
-        // Two devices of 128 GiB and a little more: above 1 TiB where the processor reaches that
-        // far, tightly after RAM where it does not.
-        let bars = (256 << 30) + (1 << 20);
-        let far = Layout::new(16 << 30, bars, 46).unwrap().mmio64;
-        assert_eq!((far.start, far.size), (1 << 40, 1 << 40));
-        let near = Layout::new(16 << 30, 256 << 30, 39).unwrap().mmio64;
-        assert_eq!((near.start, near.size), (256 << 30, 256 << 30));
-        assert!(matches!(
-            Layout::new(16 << 30, bars, 39),
-            Err(LayoutError::NoWindow { .. })
-        ));
-    }
-
-    /// An Intel IOMMU of 39 bits under a processor of 46, the MSI range left out.
-    #[test]
-    fn the_window_is_where_the_iommu_reaches() {
-        let ranges = [
-            Range::inclusive(0, 0xfedf_ffff).unwrap(),
-            Range::inclusive(0xfef0_0000, (1 << 39) - 1).unwrap(),
-        ];
-        let bars = 200 << 30;
-        let l = Layout::new(16 << 30, bars, 46).unwrap();
-        assert!(l.mmio64.start >= 1 << 40);
-        let near = l.with_bars(bars, 46, &ranges).unwrap();
-        assert_eq!(near.mmio64.start, 256 << 30);
-        assert!(near.mmio64.end() <= 1 << 39);
-        assert_eq!(
-            Layout {
-                mmio64: l.mmio64,
-                ..near
-            },
-            l,
-            "nothing else moves"
-        );
-        // BARs that do not fit there, or an IOMMU that does not tell its ranges, change nothing.
-        let l = Layout::new(16 << 30, 400 << 30, 46).unwrap();
-        assert_eq!(l.with_bars(400 << 30, 46, &ranges), Ok(l));
-        assert_eq!(l.with_bars(400 << 30, 46, &[]), Ok(l));
-    }
-
-    #[test]
-    fn refuses_what_does_not_fit() {
-        assert_eq!(
-            Layout::new(1 << 20, 0, 40),
-            Err(LayoutError::TooSmall(1 << 20))
-        );
-        assert!(matches!(
-            Layout::new(64 << 30, 0, 36),
-            Err(LayoutError::TooLarge { .. })
-        ));
-        assert!(matches!(
-            Layout::new(1 << 41, 0, 52),
-            Err(LayoutError::TooLarge { .. })
-        ));
-        assert!(matches!(
-            Layout::new(1 << 30, u64::MAX, 46),
-            Err(LayoutError::NoWindow { .. })
-        ));
-        assert!(matches!(
-            Layout::new(u64::MAX, 0, 52),
-            Err(LayoutError::TooLarge { .. })
-        ));
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_overlaps(
-            memory in MIN_MEMORY..(900u64 << 30),
-            bars in 0u64..(64 << 30),
-            bits in 36u8..=52,
-        ) {
-            if let Ok(l) = Layout::new(memory, bars, bits) {
-                prop_assert_eq!(l.ram().map(|r| r.size).sum::<u64>(), memory);
-                prop_assert!(l.low_ram.end() <= MMIO32_START);
-                let top = l.high_ram.map_or(HIGH_RAM_START, |r| r.end());
-                prop_assert!(l.mmio64.start >= top);
-                prop_assert!(l.mmio64.size >= bars);
-                prop_assert!(l.mmio64.end() <= 1u64 << bits);
-                prop_assert!(top <= HYPERTRANSPORT_START);
-                prop_assert!(
-                    l.mmio64.end() <= HYPERTRANSPORT_START || l.mmio64.start >= HYPERTRANSPORT_END
-                );
-                prop_assert_eq!(l.mmio64.start % GIB, 0);
-                let half = Range { start: 0, size: 1 << (bits - 1) };
-                let near = l.with_bars(bars, bits, &[half]).unwrap().mmio64;
-                prop_assert!(near == l.mmio64 || half.contains(near.start, near.size));
-                prop_assert!(near.start >= top && near.size >= bars);
-            }
-        }
-    }
-}
+mod tests;

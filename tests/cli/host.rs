@@ -1,7 +1,10 @@
 //! What the host may lack: memory, devices, KVM.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
+
+use vmm_sys_util::tempdir::TempDir;
 
 use crate::common::elf::TempFile;
 use crate::process::{PROGRAM, as_nobody, check_refusal, command, kernel, refused};
@@ -29,6 +32,27 @@ fn more_memory_than_the_host_has() {
         let arguments = ["--kernel", kernel, "--memory", memory];
         refused(&arguments, "is more than this host has", "--memory ");
     }
+}
+
+/// With `check=off`, a guest that touches little of it has more memory than the host.
+#[test]
+fn memory_that_is_not_checked() {
+    if !kvm() {
+        return;
+    }
+    let kernel = idle();
+    let kernel = kernel.path().to_str().unwrap();
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.split_whitespace().nth(1).unwrap();
+    let more = (total.parse::<u64>().unwrap() >> 10) + 1024;
+    let memory = format!("{more}M");
+    let unchecked = format!("{memory},check=off");
+    let arguments = |memory| ["--kernel", kernel, "--memory", memory];
+    let hint = format!("--memory {unchecked}");
+    refused(&arguments(&memory), "is more than this host has", &hint);
+    let output = Command::new(PROGRAM).args(arguments(&unchecked)).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
@@ -157,21 +181,93 @@ fn no_permission_for_kvm() {
     );
 }
 
-/// In a mount namespace of its own, where /dev is empty.
+/// A device control group answers EPERM, file permissions EACCES.
+#[test]
+fn a_control_group_is_named() {
+    if !kvm() {
+        return;
+    }
+    let mount = TempDir::new().unwrap();
+    let at = mount.as_path().to_str().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "cgroup", "-o", "devices", "none", at])
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        return skipped("no hierarchy of device control groups can be mounted here");
+    }
+    let group = mount
+        .as_path()
+        .join(format!("mini-vmm-test-{}", std::process::id()));
+    let denied =
+        fs::create_dir(&group).and_then(|()| fs::write(group.join("devices.deny"), "c 10:232 rwm"));
+    let kernel = idle();
+    let inside = |arguments: &[&str]| {
+        let script = "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"";
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .arg(&group)
+            .arg(PROGRAM)
+            .args(arguments);
+        command.output().unwrap()
+    };
+    let path = kernel.path().to_str().unwrap();
+    let outputs = denied.map(|()| (inside(&["--kernel", path]), inside(&["host", "check"])));
+    let _ = fs::remove_dir(&group);
+    let _ = Command::new("umount").arg(at).status();
+    let Ok((run, check)) = outputs else {
+        return skipped("no device control group can be made here");
+    };
+    let cause = "the device control group of this process forbids it";
+    check_refusal(
+        &run,
+        &format!("cannot open /dev/kvm: {cause}"),
+        "DeviceAllow=/dev/kvm rw",
+    );
+    let check = String::from_utf8_lossy(&check.stdout).replace("\n                          ", " ");
+    assert!(
+        check.contains(&format!("/dev/kvm may not be used: {cause}")),
+        "{check}"
+    );
+}
+
+/// In a mount namespace with a /dev of its own, as a container has. The kernel's KVM is known by
+/// /sys, unless /sys is hidden too.
 #[test]
 fn no_kvm() {
     match Command::new("unshare").args(["--mount", "true"]).output() {
         Ok(output) if output.status.success() => {}
         _ => return skipped("no mount namespace can be made here"),
     }
+    let has_kvm = Path::new("/sys/class/misc/kvm/dev").exists();
     let kernel = idle();
-    let script = "mount -t tmpfs none /dev && exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script, "sh", PROGRAM, "--kernel"]);
-    let output = command.arg(kernel.path()).output().unwrap();
+    let run = |prepare: &str| {
+        let script = format!("{prepare} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, "sh", PROGRAM, "--kernel"]);
+        command.arg(kernel.path()).output().unwrap()
+    };
     check_refusal(
-        &output,
+        &run("mount -t tmpfs none /dev && mount -t tmpfs none /sys/class/misc"),
         "cannot open /dev/kvm: No such file",
+        "modprobe kvm_intel",
+    );
+    if has_kvm {
+        check_refusal(
+            &run("mount -t tmpfs none /dev"),
+            "cannot open /dev/kvm: the kernel has the device, but this /dev does not have the node",
+            "mknod /dev/kvm c 10 232",
+        );
+        check_refusal(
+            &run("mount -t tmpfs -o nodev none /dev && mknod /dev/kvm c 10 232"),
+            "the node is on a file system that is mounted with nodev: Permission denied",
+            "from the host's /dev",
+        );
+    }
+    // No driver has this number.
+    check_refusal(
+        &run("mount -t tmpfs none /dev && mknod /dev/kvm c 10 254"),
+        "cannot open /dev/kvm: no driver is behind the node",
         "modprobe kvm_intel",
     );
 }

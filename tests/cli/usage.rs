@@ -25,7 +25,7 @@ fn mistakes_end_with_2() {
         &["--kernel", "x", "--frobnicate"],
         &["--kernel", "x", "stray"],
         &["--kernel", "x", "--cpus", "0"],
-        &["--kernel", "x", "--cpus", "65"],
+        &["--kernel", "x", "--cpus", "256"],
         &["--kernel", "x", "--cpus", "many"],
         &["--kernel", "x", "--cpus", ""],
         &["--kernel", "x", "--cpus", "0,idle=native"],
@@ -63,6 +63,7 @@ fn help_teaches() {
         "hugepages=2M",
         "prefault=on",
         "shared=on",
+        "check=off",
         "pin=LIST",
         "idle=native",
         "--stats",
@@ -121,7 +122,7 @@ fn memory() {
 
 #[test]
 fn options_of_memory() {
-    let there = "there are hugepages=, prefault= and shared=";
+    let there = "there are hugepages=, prefault=, shared= and check=";
     for (argument, message, hint) in [
         ("1G,", "`` is not an option of --memory 1G", there),
         (
@@ -208,6 +209,11 @@ fn options_of_cpus() {
             "1,threads=2",
             "1 vCPU cannot have 2 threads a core",
             "--cpus 4,sockets=1,cores=2,threads=2",
+        ),
+        (
+            "255,sockets=5",
+            "need APIC IDs up to 306, and the guest's interrupt controllers reach no ID above 254",
+            "--cpus 255 alone",
         ),
     ] {
         refused(&["--kernel", "x", "--cpus", argument], message, hint);

@@ -81,8 +81,7 @@ impl Asm {
         }
         self.store(Width::Word, IDT - 8, 0x7ff)
             .store32(IDT - 6, IDT);
-        self.code(|a| a.lidt(ptr(IDT - 8)));
-        self.local_apic_on().sti()
+        self.take_interrupts()
     }
 
     /// Lets the local APIC take messages.
@@ -167,6 +166,23 @@ impl Asm {
         self.store32(IOAPIC + 0x10, LEVEL | u32::from(vector))
     }
 
+    /// Lets a pin of the IOAPIC send a vector to processor 0, by its edge.
+    pub fn ioapic_edge(&mut self, pin: u32, vector: u8) -> &mut Self {
+        self.ioapic_to(pin, 0).store32(IOAPIC, 0x10 + 2 * pin);
+        self.store32(IOAPIC + 0x10, vector.into())
+    }
+
+    /// Lets a pin of the IOAPIC send to the processor with this APIC ID.
+    pub fn ioapic_to(&mut self, pin: u32, id: u8) -> &mut Self {
+        self.store32(IOAPIC, 0x11 + 2 * pin)
+            .store32(IOAPIC + 0x10, u32::from(id) << 24)
+    }
+
+    /// Makes this processor, which has a stack, take interrupts by the handlers that are there.
+    pub fn take_interrupts(&mut self) -> &mut Self {
+        self.code(|a| a.lidt(ptr(IDT - 8))).local_apic_on().sti()
+    }
+
     /// Does what iret does, in steps: some hosts run whole guests in KVM's emulator, which knows
     /// iret in real mode only. The flags are restored just before the return, so that an interrupt
     /// which they allow finds a valid stack.
@@ -244,6 +260,11 @@ impl Asm {
     /// Writes Message Control of MSI-X.
     pub fn msix_control(&mut self, value: u32) -> &mut Self {
         self.cfg_write(SLOT, MSIX + 2, Width::Word, value)
+    }
+
+    /// Lets a table entry send to the processor with this APIC ID (SDM volume 3A, 11.11.1).
+    pub fn message_to(&mut self, entry: u32, id: u8) -> &mut Self {
+        self.store32(TABLE + 16 * entry, MESSAGE_ADDRESS | u32::from(id) << 12)
     }
 
     /// Sets what a table entry sends, and unmasks it.

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -27,15 +27,19 @@ mod config;
 mod device;
 mod dma_ready;
 mod faults;
+mod function_reset;
 mod hostile;
 mod irq_code;
 mod irqs;
+mod large_ram;
 mod life;
 mod losses;
+mod mirrors;
 mod msi;
 mod msix;
 mod pci;
 mod pin;
+mod power_on;
 mod race;
 mod reset_kinds;
 mod resets;
@@ -71,10 +75,12 @@ fn main() -> ExitCode {
         msi,
         msix,
         pin,
+        power_on,
         switch,
         switches,
         vectors,
         faults,
+        function_reset,
         dma_ready,
         resets,
         stats,
@@ -82,23 +88,30 @@ fn main() -> ExitCode {
         topology,
         waiting,
         unused_vectors,
+        mirrors,
         walks,
         hostile,
     ];
-    let trials = modules
-        .iter()
-        .flat_map(|(module, tests)| tests.iter().map(move |test| (module, test)))
-        .map(|(module, (name, test))| {
+    // Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
+    let slow = modules![large_ram];
+    let all = modules.iter().map(|module| (false, module));
+    let all = all.chain(slow.iter().map(|module| (true, module)));
+    let trials = all
+        .flat_map(|(slow, (module, tests))| tests.iter().map(move |test| (slow, module, test)))
+        .map(|(slow, module, (name, test))| {
             let why = why.clone();
-            let ignored = why.is_some() && !required;
+            let ignored = slow || (why.is_some() && !required);
             let run = move || match &why {
-                Some(why) => Err(Failed::from(format!("/dev/kvm cannot be used: {why}"))),
+                Some(why) if required => {
+                    Err(Failed::from(format!("/dev/kvm cannot be used: {why}")))
+                }
+                Some(why) => Ok(Completion::ignored_with(why.to_string())),
                 None => {
                     test();
-                    Ok(())
+                    Ok(Completion::Completed)
                 }
             };
-            Trial::test(format!("{module}::{name}"), run).with_ignored_flag(ignored)
+            Trial::ignorable_test(format!("{module}::{name}"), run).with_ignored_flag(ignored)
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()

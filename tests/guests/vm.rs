@@ -57,6 +57,7 @@ pub struct Vm {
     topology: Topology,
     nested: bool,
     pmu: bool,
+    memory: MemoryConfig,
     statistics: Statistics,
 }
 
@@ -89,6 +90,7 @@ impl Vm {
             topology: Topology::default(),
             nested: false,
             pmu: true,
+            memory: MemoryConfig::new(64 << 20),
             statistics: Statistics::Off,
         }
     }
@@ -141,6 +143,12 @@ impl Vm {
         self
     }
 
+    /// As with `--memory`.
+    pub fn memory(mut self, memory: MemoryConfig) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// As with `--stats`.
     pub fn measured(mut self) -> Self {
         self.statistics = Statistics::Table;
@@ -158,7 +166,7 @@ impl Vm {
                 pmu: self.pmu,
                 ..CpuConfig::new(1).expect("one")
             },
-            memory: MemoryConfig::new(64 << 20),
+            memory: self.memory,
             vfio: Vec::new(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,

@@ -2,11 +2,11 @@
 //! processor and of the IOMMU.
 
 use pci::addr::Range;
-use vmm::layout::Layout;
+use vmm::layout::{Layout, Reach};
 
 use crate::check::finding::Finding;
 use crate::details::size_text;
-use crate::facts::{DeviceFacts, HostFacts};
+use crate::facts::{DeviceFacts, HostFacts, Maker};
 
 const NAME: &str = "addresses";
 
@@ -15,9 +15,13 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
     let bits = host.cpu.phys_bits?;
     let all = devices.iter().flat_map(|d| &d.details.bars);
     let bars = all.map(|bar| bar.size).fold(0, u64::saturating_add);
-    let ranges = reach(devices);
-    let layout = Layout::new(host.wanted, bars, bits);
-    let layout = match layout.and_then(|layout| layout.with_bars(bars, bits, &ranges)) {
+    let ranges = mappable(devices);
+    let reach = Reach {
+        bits,
+        amd: host.cpu.maker == Maker::Amd,
+    };
+    let layout = Layout::new(host.wanted, bars, reach);
+    let layout = match layout.and_then(|layout| layout.with_bars(bars, reach, &ranges)) {
         Ok(layout) => layout,
         Err(e) => {
             return Some(Finding::fail(
@@ -69,7 +73,7 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
 }
 
 /// The ranges that the IOMMUs of all devices can map. Without an IOMMU, all addresses.
-fn reach(devices: &[DeviceFacts]) -> Vec<Range> {
+fn mappable(devices: &[DeviceFacts]) -> Vec<Range> {
     let everything: Vec<_> = Range::inclusive(0, u64::MAX).into_iter().collect();
     devices.iter().fold(everything, |ranges, device| {
         let narrower = device.reach.ranges();

@@ -1,6 +1,7 @@
 //! Checks of the host as a whole: processor, KVM, IOMMU, VFIO, memory.
 
-use crate::check::finding::Finding;
+use crate::check::finding::{Finding, Level};
+use crate::check::memory::memory;
 use crate::check::parameters::parameter;
 use crate::details::size_text;
 use crate::facts::{HostFacts, Maker, Module, Node};
@@ -18,7 +19,10 @@ pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
         Some(memlock(host)),
         Some(huge_pages(host)),
     ];
-    findings.into_iter().flatten().collect()
+    let findings = findings.into_iter().flatten();
+    findings
+        .map(|finding| name_confinement(host, finding))
+        .collect()
 }
 
 fn processor(host: &HostFacts) -> Finding {
@@ -239,40 +243,33 @@ fn iommufd(host: &HostFacts) -> Finding {
     }
 }
 
-/// Checks free memory; `None` if /proc does not show it.
-fn memory(host: &HostFacts) -> Option<Finding> {
-    const NAME: &str = "memory";
-    let memory = host.memory?;
-    let wanted = size_text(host.wanted);
-    let mib = |bytes: u64| format!("{}M", bytes >> 20);
-    let (total, available) = (mib(memory.total), mib(memory.available));
-    Some(if host.wanted > memory.total {
-        Finding::fail(
-            NAME,
-            format!("the guest's {wanted} are more than this host's {total}"),
-            format!("run it with --memory {}M", (memory.available >> 20) / 2),
-        )
-    } else if host.wanted > memory.available {
-        Finding::warn(
-            NAME,
-            format!("the guest's {wanted} are more than the {available} that are free"),
-            format!(
-                "end other programs, or run it with --memory {}M",
-                (memory.available >> 20) / 2
-            ),
-        )
-    } else {
-        Finding::pass(NAME, format!("{available} free for the guest's {wanted}"))
-    })
-}
-
 /// Checks the limit of locked memory. VFIO pins all memory of the guest, and pinned memory counts
-/// against the limit (drivers/vfio/vfio_iommu_type1.c).
+/// against the limit: of this process (drivers/vfio/vfio_iommu_type1.c), or with iommufd of all the
+/// user's processes together (drivers/iommu/iommufd/pages.c).
 fn memlock(host: &HostFacts) -> Finding {
     const NAME: &str = "memlock";
     let wanted = size_text(host.wanted);
+    let sum = host.wanted.saturating_add(host.locked_by_others.bytes());
     match host.memlock {
         None => Finding::pass(NAME, "this user may lock any amount of memory"),
+        Some(limit) if limit >= host.wanted && limit < sum => {
+            let others = &host.locked_by_others;
+            let kib = sum.div_ceil(1024) + 64 * 1024;
+            Finding::warn(
+                NAME,
+                format!(
+                    "this user may lock {}, and {} locked {} of it: iommufd counts all processes \
+                     of a user together, so that {wanted} more are too much",
+                    size_text(limit),
+                    others.in_words(),
+                    size_text(others.bytes())
+                ),
+                format!(
+                    "ulimit -l {kib} as root before the run; or run with --iommu container, which \
+                     counts each process for itself"
+                ),
+            )
+        }
         Some(limit) if limit >= host.wanted => Finding::pass(
             NAME,
             format!(
@@ -295,6 +292,27 @@ fn memlock(host: &HostFacts) -> Finding {
                 ),
             )
         }
+    }
+}
+
+/// Names what keeps this process from a node that the host has, in the finding about that node: a
+/// control group, for example. The remedies for permissions and modules would not help.
+fn name_confinement(host: &HostFacts, finding: Finding) -> Finding {
+    let node = match finding.name {
+        "kvm" => "/kvm",
+        "vfio-container" => "/vfio/vfio",
+        "iommufd" => "/iommu",
+        _ => return finding,
+    };
+    let confined = host.confined.iter().find(|(path, _)| path.ends_with(node));
+    let (Some((path, cause)), false) = (confined, finding.level == Level::Pass) else {
+        return finding;
+    };
+    let fix = cause.hint(path, "", "");
+    Finding {
+        text: format!("{path} may not be used{cause}"),
+        fix: fix.or(finding.fix),
+        ..finding
     }
 }
 

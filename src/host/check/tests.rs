@@ -3,9 +3,12 @@ mod machine;
 
 use Level::{Fail, Pass, Warn};
 use pci::addr::Range;
+use vmm::config::memory::HugePage;
 use vmm::hostinfo::header::Header;
+use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::pci_device::PciDevice;
+use vmm::memory::hugetlb::Reserve;
 
 use super::*;
 use crate::bar_holders::{Holder, Holders};
@@ -43,10 +46,15 @@ fn host() -> HostFacts {
         memory: Some(HostMemory {
             total: 8 << 30,
             available: 4 << 30,
+            group: None,
         }),
         memlock: None,
         huge_pages: Some("madvise".into()),
+        locked_by_others: LockedByOthers::default(),
+        confined: vec![],
         wanted: 512 << 20,
+        checked: true,
+        reserve: None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ACPI 6.5, chapter 5 (tables) and 4.1 (the hardware-reduced model); PCI Firmware 3.3, 4.1.2
 //! (MCFG). The DSDT is in `dsdt`. The tables report which legacy devices are absent (8259, 8042,
-//! RTC, VGA, PM timer, ACPI mode, SCI), so that a guest does not look for them.
+//! RTC, VGA, ACPI mode, SCI), so that a guest does not look for them.
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -20,8 +20,9 @@ use zerocopy::{Immutable, IntoBytes};
 use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 use crate::boot::dsdt;
 use crate::config::topology::Topology;
+use crate::devices::pm_timer;
 use crate::layout::{
-    ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_RESET,
+    ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_PM_TIMER, PORT_RESET,
     PORT_SLEEP_CONTROL, PORT_SLEEP_STATUS, RESET_VALUE,
 };
 use crate::memory::guest_memory::GuestMemory;
@@ -139,18 +140,18 @@ impl TableArea {
     }
 }
 
-/// An 8-bit I/O port as a Generic Address Structure (ACPI 6.5, 5.2.3.2).
-fn port(number: u16) -> GAS {
-    GAS::new(
-        AddressSpace::SystemIo,
-        8,
-        0,
-        AccessSize::ByteAccess,
-        number.into(),
-    )
+/// I/O ports as a Generic Address Structure (ACPI 6.5, 5.2.3.2).
+fn ports(first: u16, bits: u8, access: AccessSize) -> GAS {
+    GAS::new(AddressSpace::SystemIo, bits, 0, access, first.into())
 }
 
-/// FADT (ACPI 6.5, 5.2.9): the fixed hardware, of which the hardware-reduced model has little.
+/// An 8-bit I/O port.
+fn port(number: u16) -> GAS {
+    ports(number, 8, AccessSize::ByteAccess)
+}
+
+/// FADT (ACPI 6.5, 5.2.9): the fixed hardware, of which the hardware-reduced model has little. The
+/// PM timer is extra: guests without another clock look for the timer here ([`crate::devices`]).
 fn fadt(dsdt: u64) -> impl Aml {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
@@ -161,6 +162,8 @@ fn fadt(dsdt: u64) -> impl Aml {
         // No fixed power and sleep buttons.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton)
+        // The PM timer has 32 bits, not 24.
+        .flag(Flags::TmrValExt)
         // No keyboard, no display.
         .flag(Flags::Headless);
     fadt.iapc_boot_arch = BOOT_ARCH.into();
@@ -168,6 +171,9 @@ fn fadt(dsdt: u64) -> impl Aml {
     fadt.reset_value = RESET_VALUE;
     fadt.sleep_control_reg = port(PORT_SLEEP_CONTROL);
     fadt.sleep_status_reg = port(PORT_SLEEP_STATUS);
+    fadt.pm_tmr_blk = u32::from(PORT_PM_TIMER).into();
+    fadt.pm_tmr_len = pm_timer::PORTS as u8;
+    fadt.x_pm_tmr_blk = ports(PORT_PM_TIMER, 32, AccessSize::DwordAccess);
     fadt.finalize()
 }
 
@@ -197,7 +203,9 @@ fn madt(topology: &Topology) -> impl Aml {
         OEM_REVISION,
         LocalInterruptController::Address(LAPIC_ADDR),
     );
-    for (uid, apic_id) in (0u8..).zip(topology.apic_ids()) {
+    // No ID is above 254, so each processor has the entry that every guest knows (5.2.12.12: the
+    // entry for an x2APIC is for IDs of 255 and above), and `_UID` is below 255, which means all.
+    for (apic_id, uid) in topology.apic_ids().zip(0u8..) {
         madt.add_structure(ProcessorLocalApic::new(
             uid,
             apic_id,
@@ -287,6 +295,18 @@ mod tests {
         assert_eq!((u64_at(&fadt, 248), u64_at(&fadt, 260)), (0x600, 0x601));
     }
 
+    /// Linux takes the port from the extended field, and FreeBSD asks for the length.
+    #[test]
+    fn the_fadt_names_the_pm_timer() {
+        let (_, fadt) = table(&tables(1), b"FACP");
+        let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
+        assert_eq!(flags & 1 << 8, 1 << 8);
+        assert_eq!(fadt[76..80], [8, 6, 0, 0]);
+        assert_eq!(fadt[91], 4);
+        assert_eq!(fadt[208..212], [1, 32, 0, 3]);
+        assert_eq!(u64_at(&fadt, 212), 0x608);
+    }
+
     /// `_UID`, APIC ID and flags of each processor; how many IOAPICs and NMIs there are.
     fn in_madt(all: &AcpiTables) -> (Vec<(u8, u8, u8)>, u32, u32) {
         let (_, madt) = table(all, b"APIC");
@@ -307,8 +327,10 @@ mod tests {
 
     #[test]
     fn the_madt_has_every_cpu_once() {
-        let all: Vec<_> = (0..64).map(|i| (i, i, 1)).collect();
-        assert_eq!(in_madt(&tables(64)), (all, 1, 1));
+        for cpus in [1, 64, 255] {
+            let all: Vec<_> = (0..cpus).map(|i| (i, i, 1)).collect();
+            assert_eq!(in_madt(&tables(cpus.into())), (all, 1, 1));
+        }
         let threes = Wish {
             cores: Some(3),
             ..Wish::default()
@@ -373,7 +395,7 @@ mod tests {
         fn tables_are_sound(
             memory in (64u64 << 20)..(800 << 30),
             bars in 0u64..(64 << 30),
-            cpus in 1u32..=64,
+            cpus in 1u32..=255,
         ) {
             if let Ok(layout) = Layout::new(memory, bars, 46) {
                 let all = build(&layout, &cores(cpus)).unwrap();

@@ -6,8 +6,8 @@
 use pci::addr::Range;
 
 use crate::layout::{
-    ACPI_END, ACPI_START, ECAM_SIZE, ECAM_START, HIGH_MEMORY_START, KVM_IDENTITY_MAP_ADDR,
-    KVM_TSS_ADDR, LOW_RAM_END, Layout,
+    ACPI_END, ACPI_START, ECAM_SIZE, ECAM_START, HIGH_MEMORY_START, HYPERTRANSPORT_END,
+    HYPERTRANSPORT_START, KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR, LOW_RAM_END, Layout,
 };
 
 /// The end of KVM's own pages: one for the identity map, and three for the TSS above it.
@@ -36,21 +36,23 @@ pub struct Entry {
     pub kind: Kind,
 }
 
-/// The map for a layout: in address order, without overlaps, at most eight entries.
+/// The map for a layout: in address order, without overlaps, at most ten entries.
 ///
 /// | from | to | is |
 /// | --- | --- | --- |
 /// | 0 | `LOW_RAM_END` | RAM: boot structures, then free |
 /// | `LOW_RAM_END` | `ACPI_START` | reserved: the EBDA and video memory of PCs |
 /// | `ACPI_START` | `ACPI_END` | ACPI: the tables |
-/// | `ACPI_END` | `HIGH_MEMORY_START` | reserved: the BIOS's segment, with the reboot stub |
+/// | `ACPI_END` | `HIGH_MEMORY_START` | reserved: the BIOS's segment: MP table, reboot stub |
 /// | 1 MiB | low RAM's end | RAM |
 /// | `ECAM_START` | ECAM's end | reserved: Linux trusts MCFG only for a reserved range |
 /// | KVM's four pages | | reserved: on older Intel hosts KVM itself uses them |
 /// | 4 GiB | high RAM's end | RAM |
+/// | the HyperTransport range, below far RAM | | reserved: no address for devices |
+/// | 1 TiB | far RAM's end | RAM |
 pub fn e820(layout: &Layout) -> Vec<Entry> {
     let low_end = layout.low_ram.end();
-    let mut map = Vec::with_capacity(8);
+    let mut map = Vec::with_capacity(10);
     let mut push = |start: u64, end: u64, kind| {
         if end > start {
             map.push(Entry {
@@ -69,6 +71,10 @@ pub fn e820(layout: &Layout) -> Vec<Entry> {
     push(KVM_IDENTITY_MAP_ADDR, KVM_PAGES_END, Kind::Reserved);
     if let Some(Range { start, size }) = layout.high_ram {
         push(start, start.saturating_add(size), Kind::Ram);
+    }
+    if let Some(far) = layout.far_ram {
+        push(HYPERTRANSPORT_START, HYPERTRANSPORT_END, Kind::Reserved);
+        push(far.start, far.end(), Kind::Ram);
     }
     map
 }

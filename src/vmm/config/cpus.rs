@@ -127,9 +127,7 @@ impl CpuError {
             Self::Pins { cpus, .. } => {
                 format!("name one for each, for example pin=0-{}", cpus - 1)
             }
-            Self::Topology(_) => "sockets, cores and threads multiply to the vCPUs, \
-                 for example --cpus 4,sockets=1,cores=2,threads=2"
-                .into(),
+            Self::Topology(e) => e.hint(),
         }
     }
 }
@@ -137,9 +135,12 @@ impl CpuError {
 /// Parses the number before the options.
 fn count(text: &str) -> Result<u32, String> {
     let count = text.split(',').next().unwrap_or_default();
-    match count.parse() {
-        Ok(count @ 1..=MAX_CPUS) => Ok(count),
-        _ => Err(format!("`{count}` is not a number from 1 to {MAX_CPUS}")),
+    match number(count).map(u32::try_from) {
+        Some(Ok(count @ 1..=MAX_CPUS)) => Ok(count),
+        _ => Err(format!(
+            "`{count}` is not a number from 1 to {MAX_CPUS}: the guest's interrupt controllers \
+             reach no more processors"
+        )),
     }
 }
 
@@ -197,7 +198,7 @@ pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
 }
 
 /// The highest host CPU of any kernel (CONFIG_NR_CPUS is 8192 at most).
-const MAX_HOST_CPU: usize = 8191;
+pub const MAX_HOST_CPU: usize = 8191;
 
 /// Reads a list of host CPUs as taskset(1) takes it: `0,2,4-7`, or every second CPU with `0-6:2`.
 /// The first CPU is for vCPU 0. `None` if the list is malformed or names a CPU twice.
@@ -342,10 +343,22 @@ mod tests {
 
     #[test]
     fn counts() {
-        for text in ["1", "64", "2,pin=0-1"] {
+        for text in ["1", "64", "255", "2,pin=0-1"] {
             assert_eq!(check_count(text), Ok(text.into()));
         }
-        for text in ["", "0", "65", "-1", "two", ",pin=1"] {
+        for text in [
+            "",
+            "0",
+            "256",
+            "65536",
+            "4294967297",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "two",
+            ",pin=1",
+        ] {
             assert!(check_count(text).is_err(), "{text}");
         }
     }

@@ -28,6 +28,11 @@ static MEMORY: Flag = Flag {
             wanted: "on or off",
             example: "on",
         },
+        Known {
+            name: "check",
+            wanted: "on or off",
+            example: "off",
+        },
     ],
 };
 
@@ -44,6 +49,9 @@ pub struct MemoryConfig {
     pub prefault: Option<bool>,
     /// Whether other processes can map RAM: a memfd instead of private memory.
     pub shared: bool,
+    /// Whether the host must have so much memory free. The check cannot know everything that the
+    /// host would give back; without it, the kernel may kill a process for want of memory.
+    pub check: bool,
 }
 
 impl MemoryConfig {
@@ -54,7 +62,14 @@ impl MemoryConfig {
             pages: Pages::default(),
             prefault: None,
             shared: false,
+            check: true,
         }
+    }
+
+    /// Whether a run looks for free memory. Pages of the reserve are not looked for: they are
+    /// reserved, or refused, when RAM is made.
+    pub fn is_checked(&self) -> bool {
+        self.check && !matches!(self.pages, Pages::Huge(_))
     }
 }
 
@@ -146,6 +161,12 @@ pub enum SizeError {
         /// What the user wrote.
         text: String,
     },
+    /// Not a whole number of the processor's pages.
+    #[error("{text} of memory is not a whole number of 4 KiB pages")]
+    NotPages {
+        /// What the user wrote.
+        text: String,
+    },
     /// Not a whole number of huge pages.
     #[error("{text} of memory is not a multiple of its {page} pages")]
     NotMultiple {
@@ -167,6 +188,9 @@ impl SizeError {
             }
             Self::TooSmall { .. } => {
                 format!("give the guest more, for example --memory {DEFAULT_MEMORY}")
+            }
+            Self::NotPages { .. } => {
+                "give a multiple of 4K, for example --memory 65536K or --memory 512M".into()
             }
             Self::NotMultiple { page, .. } => {
                 format!("give it whole pages of {page}, or smaller ones")
@@ -196,6 +220,7 @@ pub fn parse(text: &str) -> Result<MemoryConfig, MemoryError> {
         pages,
         prefault: options.switch("prefault")?,
         shared: options.switch("shared")?.unwrap_or(false),
+        check: options.switch("check")?.unwrap_or(true),
     };
     match pages {
         Pages::Huge(page) if !config.size.is_multiple_of(page.size()) => {
@@ -206,17 +231,20 @@ pub fn parse(text: &str) -> Result<MemoryConfig, MemoryError> {
     }
 }
 
-/// Reads `512M`, `4G`, `4GiB`; a bare number means MiB, as in QEMU. The result is in bytes and a
-/// whole number of pages.
+/// Reads `512M`, `4G`, `4GiB`; a bare number means MiB, as in QEMU. The result is in bytes. Nothing
+/// is rounded.
 ///
 /// # Errors
-/// Malformed, beyond 64 bits, or less than [`MIN_MEMORY`].
+/// Malformed, beyond 64 bits, less than [`MIN_MEMORY`], or no whole number of pages.
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let malformed = || SizeError::Malformed(text.into());
-    let trimmed = text.trim();
-    let digits = trimmed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    // The standard library would take a sign.
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(malformed());
+    }
     let number: u64 = digits.parse().map_err(|_| malformed())?;
-    let unit = trimmed
+    let unit = text
         .get(digits.len()..)
         .unwrap_or_default()
         .to_ascii_lowercase();
@@ -228,9 +256,11 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         _ => return Err(malformed()),
     };
     let bytes = number.checked_mul(1 << shift).ok_or_else(malformed)?;
-    let bytes = bytes.checked_next_multiple_of(4096).ok_or_else(malformed)?;
     if bytes < MIN_MEMORY {
         return Err(SizeError::TooSmall { text: text.into() });
+    }
+    if !bytes.is_multiple_of(4096) {
+        return Err(SizeError::NotPages { text: text.into() });
     }
     Ok(bytes)
 }
@@ -248,7 +278,7 @@ mod tests {
             ("4GiB", 4 << 30),
             ("65536k", 64 << 20),
             ("1t", 1 << 40),
-            ("65537k", (64 << 20) + 4096),
+            ("65540k", (64 << 20) + 4096),
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
@@ -261,11 +291,22 @@ mod tests {
             "99999999999999999999",
             "18014398509481984K",
             "4 G",
+            " 4G",
+            "4G ",
+            "+4G",
+            "4_096M",
+            "0x400M",
+            "512.5M",
+            "4GG",
         ] {
             assert!(
                 matches!(parse_size(text), Err(SizeError::Malformed(_))),
                 "{text}"
             );
+        }
+        for text in ["65537k", "65539K"] {
+            let e = parse_size(text).unwrap_err();
+            assert!(matches!(e, SizeError::NotPages { .. }), "{text}");
         }
         assert!(matches!(parse_size("63M"), Err(SizeError::TooSmall { .. })));
         assert!(matches!(parse_size("0"), Err(SizeError::TooSmall { .. })));
@@ -281,8 +322,13 @@ mod tests {
             pages: Pages::Huge(HugePage::Gib1),
             prefault: Some(false),
             shared: true,
+            check: true,
         };
         assert_eq!(all, Ok(wanted));
+        assert!(!wanted.is_checked());
+        assert_eq!(parse("1G,check=on"), Ok(MemoryConfig::new(1 << 30)));
+        assert!(MemoryConfig::new(1 << 30).is_checked());
+        assert!(!parse("900T,check=off").unwrap().is_checked());
         let small = parse("64M,hugepages=off,prefault=on").unwrap();
         assert_eq!((small.pages, small.prefault), (Pages::Small, Some(true)));
     }
@@ -293,7 +339,7 @@ mod tests {
         for text in [
             "65M,hugepages=2M",
             "1536M,hugepages=1G",
-            "65537K,hugepages=2M",
+            "65540K,hugepages=2M",
         ] {
             let e = parse(text).unwrap_err();
             assert!(

@@ -2,8 +2,14 @@
 
 use std::fmt;
 
-/// The most vCPUs.
-pub const MAX_CPUS: u32 = 64;
+/// The highest APIC ID. KVM's IOAPIC and a message's address have eight bits for it, of which 255
+/// is the broadcast (SDM volume 3A, 11.6.2.1 and 11.11.1). Linux takes no processor with a higher
+/// ID online unless messages have more bits (KVM_FEATURE_MSI_EXT_DEST_ID), which KVM's IOAPIC does
+/// not have.
+pub const MAX_APIC_ID: u32 = 254;
+
+/// The most vCPUs: one for each APIC ID.
+pub const MAX_CPUS: u32 = MAX_APIC_ID + 1;
 
 /// Sockets, cores of each socket and threads of each core: 1 to [`MAX_CPUS`] vCPUs in all.
 ///
@@ -51,6 +57,35 @@ pub enum TopologyError {
         /// The parts that the user gave.
         wish: Wish,
     },
+    /// Sockets and cores have bits of their own in an APIC ID, and these are too many bits.
+    #[error(
+        "{cpus} vCPUs with {parts} need APIC IDs up to {last}, and the guest's interrupt \
+         controllers reach no ID above {MAX_APIC_ID}"
+    )]
+    ApicId {
+        /// Number of vCPUs.
+        cpus: u32,
+        /// All parts of the topology.
+        parts: Wish,
+        /// The last vCPU's ID.
+        last: u32,
+    },
+}
+
+impl TopologyError {
+    /// The remedy to type.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Count(_) => format!("give the guest fewer, for example --cpus {MAX_CPUS}"),
+            Self::Product { .. } => "sockets, cores and threads multiply to the vCPUs, \
+                 for example --cpus 4,sockets=1,cores=2,threads=2"
+                .into(),
+            Self::ApicId { cpus, .. } => format!(
+                "IDs have no gaps where cores and threads are powers of two, or with --cpus {cpus} \
+                 alone"
+            ),
+        }
+    }
 }
 
 impl Topology {
@@ -60,7 +95,8 @@ impl Topology {
     /// threads is computed.
     ///
     /// # Errors
-    /// The product of the parts is not `cpus`, or `cpus` is not 1 to [`MAX_CPUS`].
+    /// The product of the parts is not `cpus`, `cpus` is not 1 to [`MAX_CPUS`], or an APIC ID is
+    /// above [`MAX_APIC_ID`].
     pub fn new(cpus: u32, wish: Wish) -> Result<Self, TopologyError> {
         if !(1..=MAX_CPUS).contains(&cpus) {
             return Err(TopologyError::Count(cpus));
@@ -92,11 +128,21 @@ impl Topology {
         if product != Some(cpus) {
             return Err(error());
         }
-        Ok(Self {
+        let topology = Self {
             sockets,
             cores,
             threads,
-        })
+        };
+        let last = topology.id_bits(cpus - 1);
+        if last > MAX_APIC_ID {
+            let parts = Wish {
+                sockets: Some(sockets),
+                cores: Some(cores),
+                threads: Some(threads),
+            };
+            return Err(TopologyError::ApicId { cpus, parts, last });
+        }
+        Ok(topology)
     }
 
     /// Number of vCPUs.
@@ -148,13 +194,15 @@ impl Topology {
     /// separates them by shifts (SDM volume 3A, 9.9.1 and 9.9.3; AMD APM volume 3, appendix E.5).
     /// Where one of the numbers is not a power of two, some ids stay unused.
     ///
-    /// An id fits in 8 bits: rounding two of the numbers up gives fewer than four times
-    /// [`MAX_CPUS`] ids.
+    /// An id fits in 8 bits, because [`Topology::new`] refuses any id above [`MAX_APIC_ID`].
     pub fn apic_id(&self, vcpu: u32) -> u8 {
-        let id = self.socket(vcpu) << self.socket_shift()
+        self.id_bits(vcpu) as u8
+    }
+
+    fn id_bits(&self, vcpu: u32) -> u32 {
+        self.socket(vcpu) << self.socket_shift()
             | self.core(vcpu) << self.thread_bits()
-            | self.thread(vcpu);
-        id as u8
+            | self.thread(vcpu)
     }
 
     /// The APIC IDs of all vCPUs, in order.
@@ -226,6 +274,8 @@ mod tests {
             (8, [2, 2, 2], [2, 2, 2]),
             (64, [64, 0, 0], [64, 1, 1]),
             (64, [1, 1, 0], [1, 1, 64]),
+            (255, [0, 0, 0], [1, 255, 1]),
+            (255, [255, 0, 0], [255, 1, 1]),
         ] {
             let made = Topology::new(cpus, wish(asked)).unwrap();
             let Topology {
@@ -286,12 +336,48 @@ mod tests {
         assert_eq!(ids.last(), Some(&(8 << 3 | 4)));
     }
 
+    /// The ID decides, and not the number of vCPUs.
+    #[test]
+    fn ids_beyond_the_last() {
+        for (cpus, asked, last) in [
+            (250, [5, 25, 2], 4 << 6 | 24 << 1 | 1),
+            (129, [43, 3, 1], 42 << 2 | 2),
+            (192, [64, 3, 1], 63 << 2 | 2),
+            (195, [65, 3, 1], 64 << 2 | 2),
+            (254, [127, 2, 1], 253),
+        ] {
+            let made = Topology::new(cpus, wish(asked));
+            match made {
+                Ok(topology) => {
+                    let ids: Vec<_> = topology.apic_ids().map(u32::from).collect();
+                    assert!(last <= 254, "{cpus} {asked:?}");
+                    assert_eq!(ids.last(), Some(&last));
+                }
+                Err(e) => {
+                    assert!(last > 254, "{cpus} {asked:?}");
+                    assert!(
+                        e.to_string().contains(&format!("APIC IDs up to {last}")),
+                        "{e}"
+                    );
+                    assert!(e.hint().contains(&format!("--cpus {cpus}")));
+                }
+            }
+        }
+        let e = Topology::new(195, wish([65, 3, 1])).unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "195 vCPUs with 65 sockets, 3 cores a socket and 1 thread a core need APIC IDs up to \
+             258, and the guest's interrupt controllers reach no ID above 254"
+        );
+    }
+
     /// Ids are distinct, rise with the vCPUs, and stay below the broadcast id of an xAPIC.
     #[test]
     fn ids_fit() {
         for cpus in 1..=MAX_CPUS {
-            for cores in 1..=cpus {
-                for threads in 1..=cpus {
+            let divides = |n: &u32| cpus.is_multiple_of(*n);
+            for cores in (1..=cpus).filter(divides) {
+                for threads in (1..=cpus).filter(divides) {
                     let asked = wish([0, cores, threads]);
                     let Ok(topology) = Topology::new(cpus, asked) else {
                         continue;

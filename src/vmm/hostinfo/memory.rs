@@ -5,48 +5,101 @@
 use std::fs;
 use std::path::Path;
 
-/// The host's memory, in bytes.
+/// The memory that this process may use, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostMemory {
-    /// All RAM.
+    /// All RAM of the host.
     pub total: u64,
-    /// RAM that is available without swapping.
+    /// RAM that is available without swapping: free, or given back by the kernel when it is needed.
     pub available: u64,
+    /// The part that the limits of this process's control groups leave; `None` without a limit.
+    pub group: Option<u64>,
+}
+
+/// What a guest's memory exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// All RAM of the host, in bytes.
+    Total(u64),
+    /// The bytes that are available now.
+    Available(u64),
+    /// The bytes that a control group leaves.
+    Group(u64),
+}
+
+impl Shortage {
+    /// The bytes that are left.
+    pub fn left(self) -> u64 {
+        match self {
+            Self::Total(left) | Self::Available(left) | Self::Group(left) => left,
+        }
+    }
 }
 
 impl HostMemory {
-    /// Reads /proc/meminfo; `None` if the file cannot be read.
+    /// Reads the memory of this host; `None` if /proc/meminfo cannot be read.
     pub fn read() -> Option<Self> {
-        Self::parse(&String::from_utf8_lossy(&fs::read("/proc/meminfo").ok()?))
+        Self::read_at(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
     }
 
-    /// Reads the text of /proc/meminfo.
-    pub fn parse(text: &str) -> Option<Self> {
+    /// Reads it from other places.
+    pub fn read_at(proc: &Path, groups: &Path) -> Option<Self> {
+        let read = |name: &str| {
+            let text = fs::read(proc.join(name)).ok()?;
+            Some(String::from_utf8_lossy(&text).into_owned())
+        };
+        let meminfo = read("meminfo")?;
         let field = |name: &str| {
-            let line = text
-                .lines()
-                .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+            let mut lines = meminfo.lines();
+            let line = lines.find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
             let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
             kib.checked_mul(1024)
         };
+        let total = field("MemTotal")?;
+        let arc = read("spl/kstat/zfs/arcstats").map_or(0, |text| arc_surplus(&text));
         Some(Self {
-            total: field("MemTotal")?,
-            available: field("MemAvailable")?,
+            total,
+            available: field("MemAvailable")?.saturating_add(arc).min(total),
+            group: read("self/cgroup").and_then(|text| left_by_groups(&text, groups)),
         })
     }
+
+    /// Judges whether a guest can have `asked` bytes; `None` if it can. If the bytes are not all
+    /// `present` from the start, the kernel allocates a page when the guest touches it.
+    ///
+    /// Swap space does not count: memory of other programs would go to disk.
+    pub fn shortage(&self, asked: u64, present: bool) -> Option<Shortage> {
+        if asked > self.total {
+            return Some(Shortage::Total(self.total));
+        }
+        let available = Shortage::Available(self.available);
+        let group = self.group.map(Shortage::Group);
+        let least = group.into_iter().chain([available]);
+        let least = least.min_by_key(|s| s.left())?;
+        (present && asked > least.left()).then_some(least)
+    }
+}
+
+/// The bytes that the cache of ZFS (ARC) gives back: all above its least size. MemAvailable does
+/// not count them, because ZFS's pages are not in the kernel's page cache (arcstats: `size` and
+/// `c_min`, in the form of /proc/spl/kstat: name, type, value).
+fn arc_surplus(arcstats: &str) -> u64 {
+    let value = |name: &str| -> Option<u64> {
+        arcstats.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next() == Some(name)).then(|| words.nth(1)?.parse().ok())?
+        })
+    };
+    // Without its least size, nothing is known to be given back.
+    value("size")
+        .zip(value("c_min"))
+        .map_or(0, |(size, least)| size.saturating_sub(least))
 }
 
 /// All RAM of the host, in bytes. The call is faster than [`HostMemory::read`].
 pub fn total() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram.saturating_mul(info.mem_unit.into())
-}
-
-/// Bytes that this process may still use by the limits of its control groups; `None` without a
-/// limit.
-pub fn group_left() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    left_by_groups(&groups, Path::new("/sys/fs/cgroup"))
 }
 
 /// The least number of bytes that the groups in the text of /proc/self/cgroup, and their ancestors,
@@ -101,17 +154,79 @@ mod tests {
 
     use super::*;
 
+    /// A host with this /proc/meminfo and, if any, these statistics of ZFS.
+    fn host(meminfo: &str, arcstats: Option<&str>) -> Option<HostMemory> {
+        let root = TempDir::new().unwrap();
+        let zfs = root.as_path().join("spl/kstat/zfs");
+        fs::write(root.as_path().join("meminfo"), meminfo).unwrap();
+        if let Some(text) = arcstats {
+            fs::create_dir_all(&zfs).unwrap();
+            fs::write(zfs.join("arcstats"), text).unwrap();
+        }
+        HostMemory::read_at(root.as_path(), Path::new("/nowhere"))
+    }
+
+    const MEMINFO: &str =
+        "MemTotal:       24542228 kB\nMemFree:        100 kB\nMemAvailable:   20000 kB\n";
+
     #[test]
     fn both_figures_are_found() {
-        let text =
-            "MemTotal:       24542228 kB\nMemFree:        100 kB\nMemAvailable:   20000 kB\n";
-        let memory = HostMemory::parse(text).unwrap();
+        let memory = host(MEMINFO, None).unwrap();
         assert_eq!(memory.total, 24542228 << 10);
         assert_eq!(memory.available, 20000 << 10);
-        assert_eq!(HostMemory::parse("MemTotal: x kB"), None);
+        assert_eq!(memory.group, None);
+        assert_eq!(host("MemTotal: x kB", None), None);
         let host = HostMemory::read().unwrap();
         assert_eq!(host.total, total());
         assert!(host.available <= host.total);
+    }
+
+    #[test]
+    fn the_cache_of_zfs_is_given_back() {
+        let arcstats = |size: u64| {
+            format!(
+                "9 1 0x01 147 39984 4 5\nname    type data\nhits    4    77\nc       4    999\n\
+                 c_min   4    1048576\nc_max   4    8\nsize    4    {size}\nhdr_size 4 7\n"
+            )
+        };
+        for (text, more) in [
+            (arcstats(9 << 20), 8 << 20),
+            (arcstats(1 << 20), 0),
+            (arcstats(7), 0),
+            ("size 4 99999\n".into(), 0),
+            ("c_min 4 1\nsize 4\n".into(), 0),
+            (String::new(), 0),
+        ] {
+            let memory = host(MEMINFO, Some(&text)).unwrap();
+            assert_eq!(memory.available, (20000 << 10) + more, "{text}");
+        }
+        let memory = host(MEMINFO, Some(&arcstats(u64::MAX))).unwrap();
+        assert_eq!(memory.available, memory.total);
+    }
+
+    #[test]
+    fn what_a_guest_exceeds() {
+        let memory = |group| HostMemory {
+            total: 100,
+            available: 50,
+            group,
+        };
+        for (asked, present, group, short) in [
+            (50, true, None, None),
+            (51, true, None, Some(Shortage::Available(50))),
+            (51, false, None, None),
+            (101, false, None, Some(Shortage::Total(100))),
+            (101, true, Some(7), Some(Shortage::Total(100))),
+            (41, true, Some(40), Some(Shortage::Group(40))),
+            (41, false, Some(40), None),
+            (51, true, Some(60), Some(Shortage::Available(50))),
+        ] {
+            assert_eq!(
+                memory(group).shortage(asked, present),
+                short,
+                "{asked} {group:?}"
+            );
+        }
     }
 
     #[test]

@@ -2,12 +2,16 @@
 
 pub mod device_node;
 pub mod header;
+pub mod holders;
 pub mod iomem;
+pub mod locked;
 pub mod mdev;
 pub mod memory;
 pub mod name;
+pub mod node_access;
 pub mod pci_device;
 mod registered;
 pub mod resets;
+pub mod resizable;
 pub mod sriov;
 pub mod sysfs;

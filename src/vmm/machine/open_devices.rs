@@ -6,7 +6,7 @@ use std::thread;
 use kvm_ioctls::VmFd;
 
 use crate::config::Iommu;
-use crate::layout::Layout;
+use crate::layout::{Layout, Reach};
 use crate::machine::error::MachineError;
 use crate::machine::ram_setup::RamSetup;
 use crate::machine::vm::Vm;
@@ -60,7 +60,7 @@ pub(super) fn open_beside<R>(
 pub(super) fn connect_iommu(
     vm: &Vm,
     opened: Option<&Opened>,
-    phys_bits: u8,
+    reach: Reach,
     stats: &Stats,
 ) -> Result<(Layout, Option<Arc<Dma>>), MachineError> {
     let Some(Opened {
@@ -74,7 +74,7 @@ pub(super) fn connect_iommu(
         .flat_map(|device| (0..6).map(|bar| device.region(bar).size));
     // An upper bound: some of the BARs may be 32-bit BARs.
     let bars = regions.fold(0, u64::saturating_add);
-    let layout = vm.layout.with_bars(bars, phys_bits, mapper.iova_ranges())?;
+    let layout = vm.layout.with_bars(bars, reach, mapper.iova_ranges())?;
     // With several devices, each BAR is mapped for the other devices.
     let peers = devices.len() > 1;
     let (ram_size, meter) = (vm.ram.size(), Arc::clone(&stats.dma));

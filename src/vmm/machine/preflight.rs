@@ -1,21 +1,22 @@
 //! Checks the configuration before anything is taken from the host.
 
-use std::fs;
+use std::path::Path;
 
 use crate::boot::Images;
 use crate::config::VmConfig;
 use crate::config::memory::{MemoryConfig, Pages};
 use crate::hostinfo::memory;
-use crate::hostinfo::memory::HostMemory;
+use crate::hostinfo::memory::{HostMemory, Shortage};
+use crate::hostinfo::resizable;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::machine::error::MachineError;
 use crate::machine::ram_setup::is_pinned_for_any;
-use crate::memory::error::DmaError;
 use crate::memory::hugetlb;
+use crate::memory::memlock;
 use crate::memory::prefault::PrefaultError;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::candidate::{self, Candidate};
-use crate::{phase, sys, vcpu};
+use crate::{phase, vcpu};
 
 /// The files and devices that the user named: kernel and initrd, and for each `--vfio` the source
 /// of the ROM and the device.
@@ -35,6 +36,10 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
         .map(|device| RomSource::load(&device.rom));
     let roms = roms.collect::<Result<Vec<_>, _>>()?;
     let candidates = candidate::find(&Sysfs::default(), &config.vfio)?;
+    for candidate in &candidates {
+        let name = candidate.name();
+        resizable::tell_if_small(&name.to_string(), &Sysfs::default().path_of(name));
+    }
     check_memory(&config.memory, !candidates.is_empty())?;
     if config.memory.pages == Pages::Transparent {
         hugetlb::tell_if_none(config.memory.shared);
@@ -49,51 +54,51 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
 /// kernel allocates a page when the guest touches it. Huge pages are not checked: they are reserved
 /// when RAM is made.
 fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), MachineError> {
-    let asked = config.size;
-    if matches!(config.pages, Pages::Huge(_)) {
+    if !config.is_checked() {
         return Ok(());
     }
+    let present = devices || config.prefault == Some(true);
     let total = memory::total();
-    if asked > total {
-        return Err(MachineError::HostMemory { asked, total });
-    }
-    if !devices && config.prefault != Some(true) {
-        return Ok(());
-    }
-    let host = HostMemory::read().map(|host| (host.available, false));
-    let group = memory::group_left().map(|left| (left, true));
-    match host.into_iter().chain(group).min() {
-        Some((left, group)) if asked > left => Err(MachineError::Present {
+    let total_alone = HostMemory {
+        total,
+        available: total,
+        group: None,
+    };
+    let host = match present {
+        true => HostMemory::read().unwrap_or(total_alone),
+        false => total_alone,
+    };
+    let asked = config.size;
+    match host.shortage(asked, present) {
+        None => Ok(()),
+        Some(Shortage::Total(total)) => Err(MachineError::HostMemory { asked, total }),
+        Some(short) => Err(MachineError::Present {
             asked,
-            left,
-            group,
+            left: short.left(),
+            group: matches!(short, Shortage::Group(_)),
             device: devices,
         }),
-        _ => Ok(()),
     }
 }
 
 /// Checks that this process may lock `size` bytes of RAM, because VFIO locks all RAM for a PCI
-/// device.
+/// device. `interface` has opened the devices.
 ///
 /// This is checked after the devices are open: an error of opening tells the user more.
 ///
 /// # Errors
 /// [`DmaError::MemLock`].
-pub(super) fn check_memory_lock(size: u64, candidates: &[Candidate]) -> Result<(), MachineError> {
-    let limit = sys::memlock_limit();
-    if limit >= size || !is_pinned_for_any(candidates) {
-        return Ok(());
-    }
+pub(super) fn check_memory_lock(
+    size: u64,
+    candidates: &[Candidate],
+    interface: Option<&str>,
+) -> Result<(), MachineError> {
     // If the capabilities cannot be read, the check passes, and the kernel decides later.
-    let status = fs::read_to_string("/proc/self/status");
-    if status.map_or(true, |status| sys::may_lock(&status)) {
+    if !is_pinned_for_any(candidates) || !Path::new("/proc/self/status").exists() {
         return Ok(());
     }
-    Err(PrefaultError::Dma(DmaError::MemLock {
-        need: size,
-        limit,
-        source: None,
-    })
-    .into())
+    match memlock::too_little(size, interface == Some("iommufd")) {
+        Some(too_little) => Err(PrefaultError::Dma(too_little.error(None)).into()),
+        None => Ok(()),
+    }
 }

@@ -18,8 +18,8 @@ use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
 use crate::memory::error::{DmaError, MemoryError, StillUsed};
 use crate::memory::listener::MemoryListener;
+use crate::memory::memlock;
 use crate::memory::region::{Region, RegionKind};
-use crate::sys::memlock_limit;
 
 /// Maps guest memory for devices. Implemented for VFIO containers and for an address space of
 /// iommufd.
@@ -35,6 +35,10 @@ pub trait DmaMapper: Send + Sync {
     /// # Errors
     /// The errno, or a message when fewer bytes were unmapped.
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
+    /// Whether iommufd maps, and not a container.
+    fn by_iommufd(&self) -> bool {
+        false
+    }
     /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
     /// tell.
     fn iova_ranges(&self) -> &[Range];
@@ -53,15 +57,31 @@ fn stays(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|e| e.is::<PartStays>())
 }
 
+/// The same error a second time.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(
+        || io::Error::other(error.to_string()),
+        io::Error::from_raw_os_error,
+    )
+}
+
 /// Bytes that one call maps: the size of an IOMMU's largest page, so that no page is split. A chunk
 /// is small enough for a smooth progress bar.
 pub(super) const MAP_CHUNK: u64 = 1 << 30;
 
+/// The same for regions of 1 TiB and more: a container takes 65,535 maps (`dma_entry_limit` of
+/// vfio_iommu_type1), which would be less than 64 TiB.
+const LARGE_MAP_CHUNK: u64 = 4 * MAP_CHUNK;
+
 /// The chunks of a region: offset in the region, and bytes.
 pub(super) fn map_chunks(region: &Region) -> impl DoubleEndedIterator<Item = (u64, u64)> + use<> {
     let size = region.size;
-    let count = size.div_ceil(MAP_CHUNK);
-    (0..count).map(move |n| (n * MAP_CHUNK, MAP_CHUNK.min(size - n * MAP_CHUNK)))
+    let chunk = if size < 1 << 40 {
+        MAP_CHUNK
+    } else {
+        LARGE_MAP_CHUNK
+    };
+    (0..size.div_ceil(chunk)).map(move |n| (n * chunk, chunk.min(size - n * chunk)))
 }
 
 /// Mirrors the address space into the IOMMU.
@@ -74,6 +94,8 @@ pub struct Dma {
     ram_size: u64,
     peers: bool,
     meter: Arc<DmaMeter>,
+    /// The first map that could not be removed.
+    lost: Mutex<Option<DmaError>>,
     /// Held while a chunk of RAM is mapped and while RAM is unmapped.
     map_lock: Mutex<()>,
     state: Mutex<State>,
@@ -118,6 +140,7 @@ impl Dma {
             ram_size,
             peers,
             meter,
+            lost: Mutex::default(),
             map_lock: Mutex::default(),
             state: Mutex::new(state),
         }
@@ -196,9 +219,7 @@ impl Dma {
             }
             // The guest chooses the address, so only the cause names it.
             Err(e) => {
-                let what = "no DMA from one device to the BARs of another (peer-to-peer)";
-                let loss = Code::NoPeerToPeer.loss(what, with_causes(&e));
-                degraded::tell(loss.hint("--iommu container, if the devices need it"));
+                tell_no_peers(&with_causes(&e));
             }
         }
     }
@@ -246,29 +267,62 @@ impl Dma {
                     by: "the IOMMU",
                     start: iova,
                     size,
-                    source,
+                    source: again(&source),
                 });
+                let (_, call) = calls(&*self.mapper);
+                let error = DmaError::Map {
+                    call,
+                    iova,
+                    size,
+                    source,
+                };
+                self.lost
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(error);
             }
         }
         outcome
     }
 
+    /// The first map that the IOMMU has not given up, if there is one.
+    pub fn take_lost(&self) -> Option<DmaError> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.take()
+    }
+
     fn explain(&self, region: &Region, source: io::Error) -> DmaError {
-        let limit = memlock_limit();
         // ENOMEM means that the limit is reached or that the kernel itself lacks memory
-        // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote).
-        if source.raw_os_error() == Some(libc::ENOMEM) && limit < self.ram_size {
-            return DmaError::MemLock {
-                need: self.ram_size,
-                limit,
-                source: Some(source),
-            };
+        // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote; drivers/iommu/iommufd/pages.c,
+        // incr_user_locked_vm).
+        let by_iommufd = self.mapper.by_iommufd();
+        if source.raw_os_error() == Some(libc::ENOMEM)
+            && let Some(too_little) = memlock::too_little(self.ram_size, by_iommufd)
+        {
+            return too_little.error(Some(source));
         }
+        let (call, _) = calls(&*self.mapper);
         DmaError::Map {
+            call,
             iova: region.start,
             size: region.size,
             source,
         }
+    }
+}
+
+/// Tells the user that the devices cannot reach each other's BARs.
+pub fn tell_no_peers(why: &str) {
+    let what = "no DMA from one device to the BARs of another (peer-to-peer)";
+    let loss = Code::NoPeerToPeer.loss(what, why);
+    degraded::tell(loss.hint("--iommu container, if the devices need it"));
+}
+
+/// The calls of the interface that map and that unmap.
+fn calls(mapper: &dyn DmaMapper) -> (&'static str, &'static str) {
+    match mapper.by_iommufd() {
+        true => ("IOMMU_IOAS_MAP", "IOMMU_IOAS_UNMAP"),
+        false => ("VFIO_IOMMU_MAP_DMA", "VFIO_IOMMU_UNMAP_DMA"),
     }
 }
 

@@ -24,10 +24,12 @@ pub struct Reserve {
 impl Reserve {
     /// Reads the counts; `None` if the host has no pages of this size.
     pub fn read(page: HugePage) -> Option<Self> {
-        Self::read_at(&dir(Path::new(SYSFS), page))
+        Self::read_at(Path::new(SYSFS), page)
     }
 
-    fn read_at(dir: &Path) -> Option<Self> {
+    /// Reads them from a directory in place of [`SYSFS`].
+    pub fn read_at(pages: &Path, page: HugePage) -> Option<Self> {
+        let dir = dir(pages, page);
         let number = |name: &str| -> Option<u64> {
             fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
         };
@@ -48,7 +50,7 @@ pub fn tell_if_none(shared: bool) {
     };
     let text = fs::read_to_string(&file);
     if let Err(why) = transparent(text.as_deref().ok()) {
-        let what = "its RAM is of small pages, which makes memory and DMA slower";
+        let what = "the guest's RAM is of small pages, which makes memory and DMA slower";
         degraded::tell(Code::NoHugePages.loss(what, why).hint(format!(
             "as root: echo {} > {}; or reserve huge pages, --memory ...,hugepages=2M",
             if shared { "advise" } else { "madvise" },
@@ -98,8 +100,9 @@ mod tests {
     #[test]
     fn promised_pages_are_not_free() {
         let root = TempDir::new().unwrap();
+        let read = || Reserve::read_at(root.as_path(), HugePage::Mib2);
+        assert_eq!(read(), None);
         let dir = dir(root.as_path(), HugePage::Mib2);
-        assert_eq!(Reserve::read_at(&dir), None);
         fs::create_dir(&dir).unwrap();
         for (name, value) in [
             ("nr_hugepages", "10\n"),
@@ -109,7 +112,7 @@ mod tests {
             fs::write(dir.join(name), value).unwrap();
         }
         let reserve = Reserve { total: 10, free: 4 };
-        assert_eq!(Reserve::read_at(&dir), Some(reserve));
+        assert_eq!(read(), Some(reserve));
         assert_eq!(
             knob(HugePage::Gib1).to_str(),
             Some("/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages")

@@ -27,10 +27,14 @@ pub mod hugetlb;
 pub mod kvm_slots;
 pub mod listener;
 pub mod mapping;
+pub mod memlock;
 pub mod populate_throttle;
 pub mod prefault;
 pub mod ram;
 pub mod region;
+
+#[cfg(test)]
+mod large_ram;
 
 pub use address_space::AddressSpace;
 pub use error::{DmaError, MemoryError};

@@ -24,6 +24,9 @@ const HUGE_PAGE: u64 = 2 << 20;
 /// address space, and other threads that map memory wait. Zeroing a huge page takes so long that
 /// the cost of the call itself does not matter.
 const CHUNK: u64 = HUGE_PAGE;
+/// Bytes of a region's largest part. KVM takes at most 2^31 - 1 pages in a memory slot
+/// (KVM_MEM_MAX_NR_PAGES in virt/kvm/kvm_main.c), which is 8 TiB less a page.
+const MOST: u64 = 4 << 40;
 /// Bit position, in the flags of memfd_create(2), of the page size's logarithm (MFD_HUGE_SHIFT).
 const HUGE_SHIFT: u32 = 26;
 
@@ -147,13 +150,13 @@ impl Ram {
             let view = RamRegion::new(&mapping, range.start)
                 .ok_or_else(|| RamError::Regions("address overflow".into()))?;
             views.push(view);
-            regions.push(Region {
-                start: range.start,
-                size: range.size,
-                mapping,
-                offset: 0,
+            regions.extend(parts(range.size).map(|(offset, size)| Region {
+                start: range.start + offset,
+                size,
+                mapping: Arc::clone(&mapping),
+                offset,
                 kind: RegionKind::Ram,
-            });
+            }));
             offset += range.size;
         }
         let memory =
@@ -218,7 +221,7 @@ impl Ram {
                         let now = left.min(region.size - at);
                         region
                             .mapping
-                            .populate(at, now)
+                            .populate(region.offset + at, now)
                             .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
                         left -= now;
                         filled += now;
@@ -252,6 +255,12 @@ impl Ram {
         })
         .map_err(|e| RamError::Populate(self.size(), e))
     }
+}
+
+/// The parts of `size` bytes that are regions of their own: offset and size.
+fn parts(size: u64) -> impl Iterator<Item = (u64, u64)> {
+    let starts = (0..size.div_ceil(MOST)).map(|n| n * MOST);
+    starts.map(move |start| (start, MOST.min(size - start)))
 }
 
 /// A memfd of `size` bytes, sealed: if another process made it shorter, the next access here would

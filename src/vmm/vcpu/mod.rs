@@ -6,14 +6,18 @@
 //! | [`threads`] | the threads of running vCPUs |
 //! | [`exit_loop`] | one match on the reason of an exit |
 //! | [`run_page`] | the page that KVM shares with a running vCPU |
+//! | `broken` | words for the exits that end a run |
 //! | [`shared`] | the parts of the VM that an exit may need |
 //! | [`state`] | power-on state, for a reset |
+//! | `machine_check` | the machine-check banks |
 //! | [`cpuid`] | the CPUID leaves that a guest sees |
 //! | [`pin`] | vCPUs on host CPUs of their own |
 
+mod broken;
 pub mod cpuid;
 pub mod error;
 pub mod exit_loop;
+mod machine_check;
 pub mod pin;
 pub mod run_page;
 pub mod shared;
@@ -21,6 +25,7 @@ pub mod state;
 pub mod threads;
 mod tsc;
 
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::AtomicBool;
 
@@ -28,6 +33,7 @@ use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::boot::cpu_state::CpuState;
+use crate::layout::Reach;
 use crate::log::degraded::{self, Code};
 use crate::log::phases::FIRST_RUN;
 use crate::phase;
@@ -36,16 +42,28 @@ use crate::vcpu::exit_loop::LoopEnd;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::state::PowerOn;
 
-/// The number of bits of a guest-physical address, from leaf 0x8000_0008 of the leaves that KVM
-/// supports.
-pub fn phys_bits(supported: &CpuId) -> u8 {
+/// The guest-physical addresses that a VM can use: the width is in leaf 0x8000_0008 of the leaves
+/// that KVM supports, and the maker in the host's own leaf 0.
+pub fn reach(supported: &CpuId) -> Reach {
+    Reach {
+        bits: phys_bits(supported),
+        amd: cpuid::host::is_amd(),
+    }
+}
+
+/// The width of a guest-physical address. Bits 23:16 are the part of it that a guest's page tables
+/// can map, if that is less (Linux 6.10; AMD APM volume 3, E.4.7, GuestPhysAddrSize).
+fn phys_bits(supported: &CpuId) -> u8 {
     const ADDRESS_SIZES: u32 = 0x8000_0008;
     let leaf = supported
         .as_slice()
         .iter()
         .find(|e| e.function == ADDRESS_SIZES);
     // Processors without the leaf have 36 bits (SDM volume 2A, CPUID).
-    leaf.map_or(36, |e| e.eax as u8)
+    leaf.map_or(36, |e| {
+        let [bits, _, guest, _] = e.eax.to_le_bytes();
+        if guest == 0 { bits } else { bits.min(guest) }
+    })
 }
 
 /// A vCPU that is not running.
@@ -79,6 +97,7 @@ impl Vcpu {
             .map_err(call("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid(&fd)?;
         fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
+        machine_check::set_up(&fd);
         let power_on = Box::new(PowerOn::read(&fd, msrs)?);
         power_on.set_up(&fd)?;
         Ok(Self {
@@ -118,12 +137,7 @@ impl Vcpu {
             && let Err(e) = pin::pin(cpu)
         {
             // `check` succeeded at the start of the run; since then the host has withdrawn the CPU.
-            let what = format!("vCPU {} is not pinned to host CPU {cpu}", self.id);
-            let loss = Code::VcpuNotPinned.loss(what, e.to_string());
-            degraded::tell(loss.hint(
-                "put the CPU online again (/sys/devices/system/cpu/cpuN/online) and into the \
-                 process's cpuset, then start the guest again",
-            ));
+            tell_not_pinned(self.id, cpu, &e);
         }
         let Some(exits) = shared.exits.vcpus().get(self.id as usize) else {
             return LoopEnd::Broken("it has no counters".into());
@@ -135,8 +149,60 @@ impl Vcpu {
     }
 }
 
+fn tell_not_pinned(vcpu: u32, cpu: usize, error: &io::Error) {
+    let what = format!("vCPU {vcpu} is not pinned to host CPU {cpu}");
+    let loss = Code::VcpuNotPinned.loss(what, error.to_string());
+    degraded::tell(loss.hint(format!(
+        "put the CPU online again (/sys/devices/system/cpu/cpu{cpu}/online) and into the process's \
+         cpuset, then start the guest again"
+    )));
+}
+
 impl AsRawFd for Vcpu {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::kvm_cpuid_entry2;
+
+    use super::*;
+
+    /// No host has this CPU; a real one may leave between the check and the start of the thread.
+    #[test]
+    fn a_host_cpu_that_has_left_is_told() {
+        let cpu = 1_000_000;
+        let error = pin::pin(cpu).unwrap_err();
+        for vcpu in [0, 1, 0] {
+            tell_not_pinned(vcpu, cpu, &error);
+        }
+        let told = degraded::list().into_iter();
+        let told = told.filter(|loss| loss.code == Code::VcpuNotPinned);
+        let told: Vec<_> = told.map(|loss| loss.what).collect();
+        assert_eq!(
+            told,
+            [
+                "vCPU 0 is not pinned to host CPU 1000000",
+                "vCPU 1 is not pinned to host CPU 1000000"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_width_that_can_be_mapped() {
+        let with = |function, eax| {
+            let entry = kvm_cpuid_entry2 {
+                function,
+                eax,
+                ..Default::default()
+            };
+            phys_bits(&CpuId::from_entries(&[entry]).unwrap())
+        };
+        assert_eq!(with(0x8000_0008, 0x3034), 52);
+        assert_eq!(with(0x8000_0008, 0x0030_3934), 48);
+        assert_eq!(with(0x8000_0008, 0x0034_3930), 48);
+        assert_eq!(with(1, 0), 36);
     }
 }

@@ -23,13 +23,19 @@ pub struct Runner<'a> {
 
 /// The fields of the page that an exit's data lacks. A field has a meaning only after the exit that
 /// it is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fields {
     /// The width in bytes of one access, after an exit for port I/O. The exit of a string
     /// instruction carries several accesses to the same port.
     pub port_width: usize,
     /// The flags of a notify exit.
     pub notify_flags: u32,
+    /// The processor's own reason of an exit that KVM does not know.
+    pub hardware_reason: u64,
+    /// The vector and the error code of an exception.
+    pub exception: (u32, u32),
+    /// The suberror and the data of an internal error.
+    pub internal_error: (u32, Vec<u64>),
 }
 
 impl<'a> Runner<'a> {
@@ -46,10 +52,21 @@ impl<'a> Runner<'a> {
         // only inside KVM_RUN, which this thread is not in. The fields are plain data, whatever the
         // exit was, and lie outside of the data that `exit` borrows.
         let fields = unsafe {
-            let exit = &raw const (*self.page).__bindgen_anon_1;
+            let page = &raw const (*self.page).__bindgen_anon_1;
             Fields {
-                port_width: usize::from((*exit).io.size).max(1),
-                notify_flags: (*exit).notify.flags,
+                port_width: usize::from((*page).io.size).max(1),
+                notify_flags: (*page).notify.flags,
+                hardware_reason: (*page).hw.hardware_exit_reason,
+                exception: ((*page).ex.exception, (*page).ex.error_code),
+                internal_error: match exit {
+                    Ok(VcpuExit::InternalError) => {
+                        let internal = (*page).internal;
+                        let data = internal.data.iter().copied();
+                        let data = data.take(internal.ndata as usize).collect();
+                        (internal.suberror, data)
+                    }
+                    _ => (0, Vec::new()),
+                },
             }
         };
         (exit, fields)

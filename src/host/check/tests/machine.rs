@@ -1,3 +1,5 @@
+use vmm::hostinfo::node_access::Cause;
+
 use super::*;
 
 #[test]
@@ -186,9 +188,108 @@ fn no_interface_is_promised_that_is_not_there() {
     }
 }
 
+/// iommufd counts what other processes of the user have locked.
+#[test]
+fn locked_memory_of_other_guests_counts() {
+    let beside = |limit: u64| {
+        move |h: &mut HostFacts| {
+            h.memlock = Some(limit);
+            h.locked_by_others = LockedByOthers {
+                processes: vec![((12, "mini-vmm".into()), 256 << 20)],
+            };
+        }
+    };
+    let (other_way, too_low) = ("--iommu container", "ulimit -l 589824");
+    with_host("memlock", beside(600 << 20), Warn, other_way);
+    with_host("memlock", beside(600 << 20), Warn, "ulimit -l 851968");
+    with_host("memlock", beside(768 << 20), Pass, "");
+    with_host("memlock", beside(100 << 20), Fail, too_low);
+    let finding = check(
+        &{
+            let mut facts = host();
+            beside(600 << 20)(&mut facts);
+            facts
+        },
+        &[],
+    );
+    let memlock = finding.iter().find(|f| f.name == "memlock").unwrap();
+    assert!(
+        memlock
+            .text
+            .contains("process 12 (mini-vmm) locked 256M of it")
+    );
+}
+
+#[test]
+fn what_confines_this_process_is_named() {
+    let cgroup = |h: &mut HostFacts| {
+        h.kvm = Node::Denied;
+        h.confined = vec![("/dev/kvm".into(), Cause::ControlGroup)];
+    };
+    with_host("kvm", cgroup, Fail, "`DeviceAllow=/dev/kvm rw`");
+    let own_dev = |h: &mut HostFacts| {
+        h.container_node = Node::Missing;
+        h.iommufd_node = Node::Missing;
+        h.iommufd = Module::Present;
+        h.confined = vec![
+            ("/dev/vfio/vfio".into(), Cause::OwnDev(10, 196)),
+            ("/dev/iommu".into(), Cause::OwnDev(10, 123)),
+        ];
+    };
+    with_host(
+        "vfio-container",
+        own_dev,
+        Fail,
+        "mknod /dev/vfio/vfio c 10 196",
+    );
+    let facts = &mut host();
+    own_dev(facts);
+    let found = check(facts, &[]);
+    let iommufd = found.iter().find(|f| f.name == "iommufd").unwrap();
+    assert!(
+        iommufd.text.contains("this /dev does not have the node"),
+        "{iommufd:?}"
+    );
+}
+
 #[test]
 fn memory_and_its_limit() {
-    with_host("memory", |h| h.wanted = 5 << 30, Warn, "--memory 2048M");
+    with_host("memory", |h| h.wanted = 5 << 30, Fail, "--memory 2048M");
+    with_host(
+        "memory",
+        |h| h.wanted = 5 << 30,
+        Fail,
+        "--memory 5120M,check=off",
+    );
+    let unchecked = |h: &mut HostFacts| (h.wanted, h.checked) = (9 << 30, false);
+    with_host("memory", unchecked, Pass, "");
+    let group = |left| {
+        move |h: &mut HostFacts| {
+            let memory = h.memory.unwrap();
+            h.memory = Some(HostMemory {
+                group: Some(left),
+                ..memory
+            });
+        }
+    };
+    with_host("memory", group(512 << 20), Pass, "");
+    with_host("memory", group(511 << 20), Fail, "raise the limit");
+    let reserve = |free| {
+        move |h: &mut HostFacts| {
+            let reserve = Reserve { total: 256, free };
+            h.reserve = Some((HugePage::Mib2, Some(reserve)));
+            // Free memory does not matter.
+            h.memory = None;
+        }
+    };
+    with_host("memory", reserve(256), Pass, "");
+    with_host("memory", reserve(255), Fail, "nr_hugepages");
+    with_host(
+        "memory",
+        |h| h.reserve = Some((HugePage::Gib1, None)),
+        Fail,
+        "hugepages=thp",
+    );
     with_host("memory", |h| h.wanted = 9 << 30, Fail, "--memory 2048M");
     with_host("memlock", |h| h.memlock = Some(512 << 20), Pass, "");
     with_host(

@@ -1,4 +1,6 @@
-//! CPUID of made-up hosts.
+//! CPUID of made-up hosts, and in `parts` of real ones.
+
+mod parts;
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use std::collections::HashSet;
@@ -170,7 +172,7 @@ fn the_first_leaf_names_the_vcpu() {
 
 #[test]
 fn topology_is_one_package() {
-    for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (64, 6)] {
+    for (cpus, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (64, 6), (255, 8)] {
         let made = make(&host(b"GenuineIntel"), cpus - 1, &traits(cpus));
         for function in [0xb, 0x1f] {
             assert_eq!(regs(&made, function, 0), [0, 1, 0x100, cpus - 1]);
@@ -178,8 +180,14 @@ fn topology_is_one_package() {
             assert_eq!(regs(&made, function, 2)[1..3], [0, 2]);
         }
         let ids = (1 << bits) - 1;
-        assert_eq!(regs(&made, 4, 0)[0], 0x121 | ids << 26);
-        assert_eq!(regs(&made, 4, 3)[0], 0x163 | ids << 14 | ids << 26);
+        let [_, ebx, ..] = regs(&made, 1, 0);
+        assert_eq!(
+            (ebx >> 24, ebx >> 16 & 0xff),
+            (cpus - 1, (ids + 1).min(0xff))
+        );
+        let cores = ids.min(0x3f) << 26;
+        assert_eq!(regs(&made, 4, 0)[0], 0x121 | cores);
+        assert_eq!(regs(&made, 4, 3)[0], 0x163 | ids << 14 | cores);
     }
 }
 
@@ -329,7 +337,7 @@ proptest! {
     #[test]
     fn any_host_gives_unique_entries(
         extra in proptest::collection::vec(any_entry(), 0..60),
-        whole in any::<bool>(), cpus in 1u32..=64, vcpu in 0u32..64,
+        whole in any::<bool>(), cpus in 1u32..=255, vcpu in 0u32..255,
         khz in any::<Option<u32>>(), deadline in any::<bool>(),
         mwait in any::<Option<[u32; 4]>>(), dedicated in any::<bool>(),
     ) {

@@ -45,7 +45,8 @@ impl VcpuPosition<'_> {
         let threads = self.topology.threads_per_socket();
         let count = match amd {
             true => threads,
-            false => 1 << self.topology.socket_shift(),
+            // The field ends at 255. Guests with more IDs have leaf 0xB.
+            false => (1 << self.topology.socket_shift()).min(0xff),
         };
         leaves.change(1, 0, |e| {
             e.ebx = (e.ebx & 0xffff) | count << 16 | self.apic_id() << 24;

@@ -46,7 +46,8 @@ impl FunctionError {
     /// The remedy, most often a command to type.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Device(_) | Self::Bars { .. } => None,
+            Self::Device(e) => e.hint(),
+            Self::Bars { .. } => None,
             Self::Dead(device) => Some(format!(
                 "as root: echo 1 > /sys/bus/pci/devices/{device}/remove; \
                  echo 1 > /sys/bus/pci/rescan; if the device fails when it wakes, boot the host \

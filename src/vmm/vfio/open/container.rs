@@ -36,6 +36,7 @@ use crate::vfio::open::assign::assign;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::kvm::KvmVfio;
+use crate::vfio::open::no_container;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
@@ -132,9 +133,9 @@ impl Container {
     ) -> Result<Self, VfioError> {
         let vfio = VfioContainer::new(None).map_err(|e| match e {
             vfio_ioctls::VfioError::OpenContainer(source) => {
-                VfioError::node(nodes::CONTAINER, None, source)
+                VfioError::node(nodes::CONTAINER, None, source, None)
             }
-            other => first.failed(StepError::Library(other)),
+            other => first.failed(no_container::why(other)),
         })?;
         Ok(Self {
             vfio: Arc::new(vfio),
@@ -154,7 +155,10 @@ impl Container {
 
     /// The container as the I/O address space of the devices `users`.
     fn space(&self, users: Vec<User>) -> Result<IovaSpace, VfioError> {
-        let info = uapi::iommu_info(&*self.vfio).map_err(VfioError::IommuInfo)?;
+        let info = uapi::iommu_info(&*self.vfio).map_err(|source| VfioError::Iommu {
+            call: "VFIO_IOMMU_GET_INFO",
+            source,
+        })?;
         Ok(IovaSpace {
             ops: Arc::<dyn Maps>::clone(&self.vfio),
             ranges: info::iova_ranges(&info),
@@ -190,7 +194,8 @@ impl Group {
     fn open(container: &Arc<Container>, candidate: &Candidate) -> Result<Self, VfioError> {
         let node = nodes::group(candidate.group);
         let file = OpenOptions::new().read(true).write(true).open(&node);
-        let file = file.map_err(|e| VfioError::node(node, Some(candidate.name), e))?;
+        let file =
+            file.map_err(|e| VfioError::node(node, Some(candidate.name), e, candidate.cdev()))?;
         let status = uapi::group_status(&file)
             .map_err(|e| candidate.failed(StepError::call("VFIO_GROUP_GET_STATUS", e)))?;
         if status & VFIO_GROUP_FLAGS_VIABLE == 0 {
@@ -226,6 +231,7 @@ impl Group {
 
     /// Step 6.
     fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
+        // Neither an address nor a UUID has a NUL; the kernel refuses an empty name.
         let name = CString::new(name_and_token(candidate)).unwrap_or_default();
         let file = uapi::device_of_group(&self.file, &name)
             .map_err(|e| candidate.not_given("VFIO_GROUP_GET_DEVICE_FD", e))?;

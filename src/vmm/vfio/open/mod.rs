@@ -8,6 +8,7 @@
 //! | `iommufd` | opens by device nodes and an iommufd: the order, its reason and its reverse |
 //! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
+//! | `no_container` | why VFIO gives no container |
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
 //! | `opened` | the open devices and their IOMMU |
@@ -22,6 +23,7 @@ mod error;
 mod interface;
 mod iommufd;
 mod kvm;
+mod no_container;
 mod nodes;
 mod opened;
 mod parallel;
