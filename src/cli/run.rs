@@ -197,7 +197,7 @@ mod tests {
     fn mistakes_are_usage_errors() {
         for args in [
             &["--cpus", "0"][..],
-            &["--cpus", "65"],
+            &["--cpus", "256"],
             &["--frob"],
             &["extra"],
         ] {

@@ -2,8 +2,8 @@
 
 use pci::addr::Range;
 use vmm::layout::{
-    ACPI_END, ACPI_START, ECAM_SIZE, ECAM_START, IOAPIC_ADDR, KVM_IDENTITY_MAP_ADDR, LAPIC_ADDR,
-    Layout,
+    ACPI_END, ACPI_START, ECAM_SIZE, ECAM_START, HYPERTRANSPORT_END, HYPERTRANSPORT_START,
+    IOAPIC_ADDR, KVM_IDENTITY_MAP_ADDR, LAPIC_ADDR, Layout,
 };
 
 use crate::explain::report::{Area, Extent};
@@ -32,6 +32,14 @@ pub fn areas(layout: &Layout, bars: &[FirstBar]) -> Vec<Area> {
         "ACPI tables".into(),
         1,
     ));
+    if layout.far_ram.is_some() {
+        let size = HYPERTRANSPORT_END - HYPERTRANSPORT_START;
+        all.push(fixed(
+            HYPERTRANSPORT_START,
+            size,
+            "HyperTransport (AMD), reserved",
+        ));
+    }
     all.push((layout.mmio32, "PCI window below 4 GiB".into(), 0));
     all.push((layout.mmio64, "PCI window above RAM".into(), 0));
     all.extend([
@@ -116,6 +124,22 @@ mod tests {
             (areas[0].start.as_str(), areas[0].last.as_str()),
             ("0x0", "0xbfffffff")
         );
+    }
+
+    #[test]
+    fn ram_on_both_sides_of_amds_range() {
+        for (amd, after) in [
+            (true, ["HyperTransport (AMD), reserved", "RAM"]),
+            (false, ["", ""]),
+        ] {
+            let layout = Layout::new(2 << 40, 0, vmm::layout::Reach { bits: 48, amd }).unwrap();
+            let areas = areas(&layout, &[]);
+            let high = areas.iter().position(|a| a.start == "0x100000000").unwrap();
+            let next: Vec<_> = areas[high + 1..].iter().map(|a| a.what.as_str()).collect();
+            let wanted = after.iter().copied().filter(|what| !what.is_empty());
+            let wanted: Vec<_> = wanted.chain(["PCI window above RAM"]).collect();
+            assert_eq!(next, wanted);
+        }
     }
 
     #[test]

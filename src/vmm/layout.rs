@@ -187,11 +187,11 @@ impl From<u8> for Reach {
 
 impl Reach {
     /// The first address that cannot be used. AMD's processors from family 17h on have the
-    /// HyperTransport range at the end of their addresses as well, which a guest cannot use either
-    /// (`vm_compute_max_gfn` in the kernel's tools/testing/selftests/kvm).
+    /// HyperTransport range at the end of their addresses, at 40 bits or more, and a guest cannot
+    /// use that range either (`vm_compute_max_gfn` in the kernel's tools/testing/selftests/kvm).
     fn limit(self) -> u64 {
         let end = 1u64.checked_shl(self.bits.into()).unwrap_or(u64::MAX);
-        match self.amd {
+        match self.amd && self.bits >= 40 {
             true => end.saturating_sub(HYPERTRANSPORT_END - HYPERTRANSPORT_START),
             false => end,
         }

@@ -20,7 +20,7 @@ pub(super) fn memory(host: &HostFacts) -> Option<Finding> {
     if !host.checked {
         return Some(Finding::pass(
             NAME,
-            format!("{wanted}, which nobody checks (check=off)"),
+            format!("not checked for the guest's {wanted} (check=off)"),
         ));
     }
     let memory = host.memory?;

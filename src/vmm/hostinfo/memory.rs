@@ -42,7 +42,7 @@ impl HostMemory {
         Self::read_at(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
     }
 
-    /// Reads it from other places.
+    /// Reads the memory of a host from directories in place of /proc and /sys/fs/cgroup.
     pub fn read_at(proc: &Path, groups: &Path) -> Option<Self> {
         let read = |name: &str| {
             let text = fs::read(proc.join(name)).ok()?;
@@ -112,16 +112,18 @@ fn left_by_groups(groups: &str, mount: &Path) -> Option<u64> {
             continue;
         };
         // `cached` is the part of `used` that the kernel reclaims before it kills a process.
-        let (root, limit, used, cached) = match controllers {
+        // Above `memory.high` the kernel kills nobody, but it makes the process sleep at each
+        // allocation, and RAM that is pinned cannot be reclaimed: the guest would never start.
+        let (root, limits, used, cached) = match controllers {
             "" => (
                 mount.into(),
-                "memory.max",
+                &["memory.max", "memory.high"][..],
                 "memory.current",
                 &["inactive_file ", "active_file ", "slab_reclaimable "][..],
             ),
             _ if controllers.split(',').any(|c| c == "memory") => (
                 mount.join("memory"),
-                "memory.limit_in_bytes",
+                &["memory.limit_in_bytes"][..],
                 "memory.usage_in_bytes",
                 &["total_inactive_file ", "total_active_file "][..],
             ),
@@ -132,7 +134,8 @@ fn left_by_groups(groups: &str, mount: &Path) -> Option<u64> {
             let read = |name: &str| fs::read_to_string(dir.join(name)).ok();
             let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
             // "max" means no limit.
-            let (Some(limit), Some(used)) = (number(limit), number(used)) else {
+            let limit = limits.iter().filter_map(|name| number(name)).min();
+            let (Some(limit), Some(used)) = (limit, number(used)) else {
                 continue;
             };
             let stat = read("memory.stat").unwrap_or_default();
@@ -256,7 +259,19 @@ mod tests {
         );
         group(
             "free",
-            &[("memory.max", "max\n"), ("memory.current", "5\n")],
+            &[
+                ("memory.max", "max\n"),
+                ("memory.high", "max\n"),
+                ("memory.current", "5\n"),
+            ],
+        );
+        group(
+            "slow",
+            &[
+                ("memory.max", "700\n"),
+                ("memory.high", "60\n"),
+                ("memory.current", "5\n"),
+            ],
         );
         group(
             "memory/old",
@@ -273,6 +288,7 @@ mod tests {
             ("0::/slice/unit\n", Some(550)),
             ("0::/slice\n", Some(600)),
             ("0::/free\n", None),
+            ("0::/slow\n", Some(55)),
             ("0::/\n", None),
             ("3:cpu,memory:/old\n0::/\n", Some(70)),
             ("4:cpu:/old\n", None),

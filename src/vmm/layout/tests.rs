@@ -94,6 +94,17 @@ fn windows_of_both_makers() {
 #[test]
 fn the_end_of_the_addresses() {
     let far = |bits, amd| Layout::new(1000 << 30, 0, Reach { bits, amd });
+    assert!(
+        Layout::new(
+            500 << 30,
+            0,
+            Reach {
+                bits: 39,
+                amd: true
+            }
+        )
+        .is_ok()
+    );
     assert!(far(40, false).is_ok_and(|l| l.mmio64.end() <= 1 << 40));
     assert!(far(40, true).is_ok_and(|l| l.mmio64.end() <= HYPERTRANSPORT_START));
     let all = Layout::new(

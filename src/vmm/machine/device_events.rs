@@ -107,7 +107,7 @@ fn watch_one(
     match device.set_events(irq, 0, &[Some(eventfd::borrow(&event))]) {
         // A driver that names the event and does not have it, as the kernel's sample mtty.
         Err(DeviceError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENOTTY) => {
-            tell_missing(device.name(), irq);
+            expected::tell_missing_event(device.name(), irq);
             return Ok(None);
         }
         outcome => outcome?,

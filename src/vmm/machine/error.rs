@@ -190,7 +190,7 @@ impl MachineError {
             } => Some(less(
                 *left,
                 match group {
-                    true => "raise the group's limit".into(),
+                    true => format!("raise the group's limit, or {}", unchecked(*asked)),
                     false => unchecked(*asked),
                 },
             )),

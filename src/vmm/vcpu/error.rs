@@ -59,9 +59,39 @@ impl VcpuError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Run { source, .. } => errnos::hint("KVM_RUN", source),
+            Self::Call { source, .. } if source.errno() == libc::EMFILE => {
+                Some("raise the limit with `ulimit -n`".into())
+            }
             Self::Call { name, source } => errnos::hint(name, source),
+            Self::Thread(..) | Self::Server(_) => Some(
+                "raise the limit of threads with `ulimit -u`, or that of the control group \
+                 (pids.max)"
+                    .into(),
+            ),
             Self::Pin { usable, .. } => Some(format!("name host CPUs of pin={usable}")),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_vcpu_takes_a_descriptor_and_a_thread() {
+        let error = || io::Error::from_raw_os_error(libc::EAGAIN);
+        let name = "KVM_CREATE_VCPU";
+        let source = kvm_ioctls::Error::new(libc::EMFILE);
+        for (error, limit) in [
+            (VcpuError::Call { name, source }, "ulimit -n"),
+            (VcpuError::Thread(254, error()), "ulimit -u"),
+            (VcpuError::Server(error()), "ulimit -u"),
+        ] {
+            assert!(
+                error.hint().is_some_and(|hint| hint.contains(limit)),
+                "{error}"
+            );
         }
     }
 }

@@ -49,17 +49,28 @@ pub fn tell(
 /// Tells of the events that VFIO does not report. A conventional device is not expected to report
 /// errors: they are those of PCI Express (6.2).
 pub fn tell_missing_events(device: &dyn Device, is_express: bool) {
-    let why = "the device's VFIO driver has no such interrupt";
     if is_express && device.irq(Irq::Error).is_none() {
-        let loss = Code::NoErrorEvent.loss("mini-vmm does not learn of the device's errors", why);
-        let hint = "look at `dmesg | grep -i aer` if the guest's driver complains";
-        degraded::tell(loss.of(device.name()).hint(hint));
+        tell_missing_event(device.name(), Irq::Error);
     }
     if device.irq(Irq::Request).is_none() {
-        let loss = Code::NoRequestEvent.loss("the host cannot ask for the device back", why);
-        let hint = "end the guest before you unbind or remove the device";
-        degraded::tell(loss.of(device.name()).hint(hint));
+        tell_missing_event(device.name(), Irq::Request);
     }
+}
+
+/// Tells that the VFIO driver of `device` does not report an event.
+pub fn tell_missing_event(device: &str, irq: Irq) {
+    let why = "the device's VFIO driver has no such interrupt";
+    let (loss, hint) = match irq {
+        Irq::Request => (
+            Code::NoRequestEvent.loss("the host cannot ask for the device back", why),
+            "end the guest before you unbind or remove the device",
+        ),
+        _ => (
+            Code::NoErrorEvent.loss("mini-vmm does not learn of the device's errors", why),
+            "look at `dmesg | grep -i aer` if the guest's driver complains",
+        ),
+    };
+    degraded::tell(loss.of(device).hint(hint));
 }
 
 #[cfg(test)]
