@@ -26,15 +26,18 @@ use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
 use pci::{Bdf, bar_assignment};
-use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer, Piece, Problem};
+use report::{
+    Bar, Cpus, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer, Piece, Problem,
+};
 use source::Source;
 use vmm::boot::Images;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
 use vmm::config::memory::Pages;
 use vmm::config::{Iommu, VmConfig};
 use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::hostinfo::pci_device::PciDevice;
 use vmm::hostinfo::sysfs;
-use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::sysfs::Sysfs;
 use vmm::hostinfo::{resets, resizable};
 use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
@@ -153,6 +156,11 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         guest_memory: picture::areas(&layout, &at_first),
         dma: dma(&layout, config, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
+        guest_cpus: Cpus {
+            count: config.cpus.count(),
+            nested: config.cpus.nested,
+            pmu: config.cpus.pmu,
+        },
     })
 }
 

@@ -30,7 +30,9 @@ pub struct GuestArgs {
     /// Virtual CPUs, 1 to 255. Options: pin=LIST: the host CPU of each vCPU, in order, in taskset's
     /// form (0,2,4-7). idle=native: HLT, MWAIT and PAUSE cause no exit; a vCPU wakes sooner, but
     /// keeps a host CPU busy all the time. sockets=N, cores=N (per socket) and threads=N (per
-    /// core): the topology; the product is the number of vCPUs, and a missing value is computed
+    /// core): the topology; the product is the number of vCPUs, and a missing value is computed.
+    /// nested=on: the guest can be a host of guests itself (VMX, SVM). pmu=off: no performance
+    /// counters
     #[arg(
         long,
         value_name = "N[,OPTION]...",

@@ -22,6 +22,19 @@ pub struct Explanation {
     pub guest_memory: Vec<Area>,
     /// The addresses that devices can access.
     pub dma: Dma,
+    /// The guest's processors.
+    pub guest_cpus: Cpus,
+}
+
+/// The guest's processors.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cpus {
+    /// How many there are.
+    pub count: u32,
+    /// Whether the guest can be a host of guests itself.
+    pub nested: bool,
+    /// Whether the guest has performance counters.
+    pub pmu: bool,
 }
 
 /// A problem and its remedy.

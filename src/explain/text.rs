@@ -3,7 +3,9 @@
 use std::fmt;
 
 use crate::explain::registers::Field;
-use crate::explain::report::{Bar, Device, Dma, Explanation, Extent, PeerToPeer, Piece, Problem};
+use crate::explain::report::{
+    Bar, Cpus, Device, Dma, Explanation, Extent, PeerToPeer, Piece, Problem,
+};
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,7 +36,27 @@ impl fmt::Display for Explanation {
                 area.what,
             )?;
         }
-        write!(f, "\n{}", self.dma)
+        write!(f, "\n{}\n{}", self.dma, self.guest_cpus)
+    }
+}
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let option = |on, name| match on {
+            true => format!("yes; {name}=off of --cpus takes it away"),
+            false => format!("no; {name}=on of --cpus gives it"),
+        };
+        writeln!(f, "Virtual CPUs: {}", self.count)?;
+        writeln!(
+            f,
+            "  guests of its own (VMX, SVM)  {}",
+            option(self.nested, "nested")
+        )?;
+        writeln!(
+            f,
+            "  performance counters          {}",
+            option(self.pmu, "pmu")
+        )
     }
 }
 

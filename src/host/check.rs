@@ -5,10 +5,12 @@
 //! alone.
 
 mod addresses;
+mod bars;
 mod device;
 mod finding;
 mod machine;
 mod memory;
+mod parameters;
 mod report;
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use pci::Bdf;
+use pci::addr::Range;
 use serde::Serialize;
-use vmm::hostinfo::sysfs::PciDevice;
+use vmm::hostinfo::pci_device::PciDevice;
 
 use crate::limited;
 
@@ -15,6 +16,14 @@ const IORESOURCE_IO: u64 = 0x100;
 const IORESOURCE_MEM: u64 = 0x200;
 const IORESOURCE_PREFETCH: u64 = 0x2000;
 const IORESOURCE_MEM_64: u64 = 0x10_0000;
+const IORESOURCE_UNSET: u64 = 0x2000_0000;
+
+/// The first BAR's register, and its bits (PCI Local Bus 3.0, 6.2.5.1).
+const BAR_0: usize = 0x10;
+const BAR_IS_IO: u32 = 1;
+const BAR_TYPE: u32 = 0x6;
+const BAR_TYPE_64: u32 = 0x4;
+const BAR_PREFETCHABLE: u32 = 0x8;
 
 /// The number of lines for BARs in the file `resource`. The line of the expansion ROM follows.
 const BARS: usize = 6;
@@ -44,6 +53,19 @@ pub struct HostBar {
     pub size: u64,
 }
 
+/// A BAR that the host has given no address: the firmware's windows, or those of the kernel, were
+/// too small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unassigned {
+    /// The BAR's index, 0 to 5.
+    pub index: usize,
+    /// The address space that it decodes.
+    pub space: Space,
+    /// The size in bytes; `None` if the kernel has given the BAR up (drivers/pci/setup-bus.c,
+    /// reset_resource), so that only the device's register shows it.
+    pub size: Option<u64>,
+}
+
 /// The number of virtual functions of a physical function (Documentation/PCI/pci-iov-howto.rst).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct VirtualFunctions {
@@ -65,6 +87,10 @@ pub struct Details {
     pub reset_methods: Vec<String>,
     /// The device's BARs.
     pub bars: Vec<HostBar>,
+    /// The BARs without an address.
+    pub unassigned: Vec<Unassigned>,
+    /// The index and range of each memory BAR that has an address.
+    pub bar_ranges: Vec<(usize, Range)>,
     /// Bytes of the expansion ROM, if the device has an expansion ROM.
     pub rom: Option<u64>,
     /// The NUMA node, if the firmware names a node.
@@ -84,13 +110,21 @@ impl Details {
     /// Reads a device's facts.
     pub fn read(device: &PciDevice) -> Self {
         let dir = Dir(&device.path);
-        let (bars, rom) = resources(&dir.text("resource").unwrap_or_default());
+        let resource = dir.text("resource").unwrap_or_default();
+        let (bars, rom) = resources(&resource);
         let physical_function = dir.link("physfn");
+        let config: Option<[u8; 64]> = limited::read(&device.path.join("config"))
+            .ok()
+            .and_then(|bytes| bytes.get(..64)?.try_into().ok());
+        // A virtual function's own registers are zero (PCI Express 6.0, 9.3.4.1.11).
+        let registers = config.filter(|_| physical_function.is_none());
         Self {
             id: (dir.hex("vendor"), dir.hex("device")),
             subsystem: (dir.hex("subsystem_vendor"), dir.hex("subsystem_device")),
             reset_methods: reset_methods(&dir),
             bars,
+            unassigned: unassigned(&resource, registers),
+            bar_ranges: assigned(&resource),
             rom,
             // The firmware names no node if the number is -1.
             numa_node: dir.number("numa_node"),
@@ -100,7 +134,7 @@ impl Details {
                     enabled: dir.number("sriov_numvfs").unwrap_or(0),
                 },
             ),
-            answers: physical_function.is_some() || answers(&device.path),
+            answers: physical_function.is_some() || config.is_none_or(|bytes| answers(&bytes)),
             physical_function,
             power_state: dir.text("power_state"),
         }
@@ -156,13 +190,7 @@ fn resources(text: &str) -> (Vec<HostBar>, Option<u64>) {
         let (size, flags) = (*resource)?;
         Some(HostBar {
             index,
-            space: if flags & IORESOURCE_IO != 0 {
-                Space::Io
-            } else if flags & IORESOURCE_MEM_64 != 0 {
-                Space::Memory64
-            } else {
-                Space::Memory32
-            },
+            space: space(flags),
             prefetchable: flags & IORESOURCE_PREFETCH != 0,
             size,
         })
@@ -171,14 +199,92 @@ fn resources(text: &str) -> (Vec<HostBar>, Option<u64>) {
     (bars.collect(), rom)
 }
 
+/// A line of the file `resource`: the first address, the last address and the flags.
+fn lines(text: &str) -> impl Iterator<Item = (usize, u64, u64, u64)> + '_ {
+    let parsed = text.lines().take(BARS).enumerate().map(|(index, line)| {
+        let mut words = line.split_whitespace();
+        let mut next = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
+        Some((index, next()?, next()?, next()?))
+    });
+    parsed.flatten()
+}
+
+/// The memory BARs that have an address.
+fn assigned(text: &str) -> Vec<(usize, Range)> {
+    let memory = lines(text)
+        .filter(|(.., flags)| flags & IORESOURCE_MEM != 0 && flags & IORESOURCE_UNSET == 0);
+    memory
+        .filter_map(|(index, first, last, _)| Some((index, Range::inclusive(first, last)?)))
+        .collect()
+}
+
+/// The BARs without an address: those that the kernel marks, and those that the device has
+/// (`registers`), but the kernel has given up.
+fn unassigned(text: &str, registers: Option<[u8; 64]>) -> Vec<Unassigned> {
+    let given_up = registers.map_or(Vec::new(), |bytes| existing(&bytes));
+    let mut found = Vec::new();
+    for (index, first, last, flags) in lines(text) {
+        let marked = flags & IORESOURCE_UNSET != 0;
+        if marked {
+            found.push(Unassigned {
+                index,
+                space: space(flags),
+                size: last.checked_sub(first).map(|size| size.saturating_add(1)),
+            });
+        } else if (first, last, flags) == (0, 0, 0)
+            && let Some((_, space)) = given_up.iter().find(|(at, _)| *at == index)
+        {
+            found.push(Unassigned {
+                index,
+                space: *space,
+                size: None,
+            });
+        }
+    }
+    found
+}
+
+/// The BARs that the registers show: a BAR without an address still has its type. A 32-bit BAR that
+/// is not prefetchable looks as if it did not exist.
+fn existing(config: &[u8; 64]) -> Vec<(usize, Space)> {
+    let mut found = Vec::new();
+    let mut high_half = false;
+    for index in 0..BARS {
+        let at = BAR_0 + 4 * index;
+        let bytes = config
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        let register = bytes.map_or(0, u32::from_le_bytes);
+        if std::mem::take(&mut high_half) || config.starts_with(&[0xff, 0xff]) {
+            continue;
+        }
+        if register & BAR_IS_IO != 0 {
+            found.push((index, Space::Io));
+        } else if register & BAR_TYPE == BAR_TYPE_64 {
+            high_half = true;
+            found.push((index, Space::Memory64));
+        } else if register & BAR_PREFETCHABLE != 0 {
+            found.push((index, Space::Memory32));
+        }
+    }
+    found
+}
+
+/// The address space of a resource's flags.
+fn space(flags: u64) -> Space {
+    if flags & IORESOURCE_IO != 0 {
+        Space::Io
+    } else if flags & IORESOURCE_MEM_64 != 0 {
+        Space::Memory64
+    } else {
+        Space::Memory32
+    }
+}
+
 /// Whether the vendor ID that the device returns is valid. If the device no longer exists, all bits
 /// are ones.
-fn answers(device: &Path) -> bool {
-    match limited::read(&device.join("config")) {
-        Ok(config) => !config.starts_with(&[0xff, 0xff]),
-        // The ID is unknown, which counts as an answer.
-        Err(_) => true,
-    }
+fn answers(config: &[u8; 64]) -> bool {
+    !config.starts_with(&[0xff, 0xff])
 }
 
 /// A size as lspci prints it, in the largest unit that leaves a whole number: `16K`, `256M`.
@@ -227,7 +333,6 @@ mod tests {
             ("sriov_totalvfs", "4\n"),
             ("sriov_numvfs", "2\n"),
             ("power_state", "D0\n"),
-            ("config", "\u{36}\u{1b}"),
         ] {
             tree.file(&format!("{home}/{name}"), text);
         }
@@ -249,6 +354,13 @@ mod tests {
                     bar(2, Space::Memory32, true, 0x2000),
                     bar(3, Space::Io, false, 0x20),
                 ],
+                // BAR 2 has the flag IORESOURCE_UNSET.
+                unassigned: vec![Unassigned {
+                    index: 2,
+                    space: Space::Memory32,
+                    size: Some(0x2000),
+                }],
+                bar_ranges: vec![(0, Range::inclusive(0xfebd_4000, 0xfebd_7fff).unwrap())],
                 rom: Some(0x4_0000),
                 numa_node: Some(1),
                 virtual_functions: Some(VirtualFunctions {
@@ -288,6 +400,37 @@ mod tests {
         let details = Details::read(&tree.find(BDF));
         assert_eq!(details.physical_function, "02:00.0".parse().ok());
         assert!(details.answers);
+    }
+
+    #[test]
+    fn bars_that_the_kernel_has_given_up() {
+        let mut config = [0; 64];
+        // BAR 0 is 64-bit and prefetchable, BAR 2 does not exist or is 32-bit, BAR 3 has ports,
+        // BAR 4 is 32-bit and prefetchable.
+        for (index, low) in [(0, 0xc), (3, 0x1), (4, 0x8)] {
+            config[BAR_0 + 4 * index] = low;
+        }
+        let zero = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
+        let found = unassigned(&zero.repeat(6), Some(config));
+        let bar = |index, space| Unassigned {
+            index,
+            space,
+            size: None,
+        };
+        assert_eq!(
+            found,
+            [
+                bar(0, Space::Memory64),
+                bar(3, Space::Io),
+                bar(4, Space::Memory32)
+            ]
+        );
+        // A virtual function's registers say nothing, and a lost device's are all ones.
+        assert!(unassigned(&zero.repeat(6), None).is_empty());
+        assert!(unassigned(&zero.repeat(6), Some([0xff; 64])).is_empty());
+        // A BAR with an address, and one of size zero with flags.
+        let given = "0x0000000080000000 0x00000000800fffff 0x0000000000140204\n";
+        assert!(unassigned(&given.repeat(6), Some(config)).is_empty());
     }
 
     #[test]

@@ -6,13 +6,16 @@ use std::{fs, io};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use vmm::config::memory::{HugePage, MemoryConfig, Pages};
+use vmm::hostinfo::device_node::device_node;
 use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::node_access::Cause;
-use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::pci_device::PciDevice;
+use vmm::hostinfo::sysfs::Sysfs;
 use vmm::memory::hugetlb::Reserve;
 use vmm::sys::{may_lock_any, memlock_limit};
 
+use crate::bar_holders::Holders;
 use crate::details::Details;
 use crate::in_use::{Use, in_use, sees_all};
 use crate::iommu::{Iommu, Reach};
@@ -130,6 +133,8 @@ pub struct DeviceFacts {
     pub device: PciDevice,
     /// Further facts.
     pub details: Details,
+    /// What holds a part of its BARs.
+    pub holders: Holders,
     /// All devices of the group, this device included.
     pub members: Vec<PciDevice>,
     /// The uses that the host makes of the device.
@@ -210,12 +215,11 @@ impl DeviceFacts {
             None => Vec::new(),
         };
         let node = |name: String| (Node::at(&paths.dev.join(&name)), name);
-        let cdev = fs::read_dir(device.path.join("vfio-dev")).ok();
-        let cdev =
-            cdev.and_then(|mut entries| entries.next()?.ok()?.file_name().into_string().ok());
-        let cdev = cdev.map(|name| node(format!("vfio/devices/{name}")));
+        let cdev = device_node(&device.path).map(|name| node(format!("vfio/devices/{name}")));
+        let details = Details::read(&device);
         Ok(Self {
-            details: Details::read(&device),
+            holders: Holders::read(paths, &device, &details.bar_ranges),
+            details,
             uses: in_use(sysfs, paths, &device)?,
             sees_all: sees_all(paths),
             reach: Reach::read(sysfs, &device),
@@ -351,13 +355,12 @@ mod tests {
         let tree = Tree::new();
         let bdf = "0000:01:00.0";
         tree.device(bdf, "0x010802", Some("vfio-pci"), Some(7))
-            .file("dev/vfio/7", "")
-            .directory(&format!("{}/vfio-dev/vfio3", Tree::home(bdf)));
+            .file("dev/vfio/7", "");
         let facts = DeviceFacts::read(&tree.sysfs(), &tree.paths(), tree.find(bdf)).unwrap();
         assert_eq!((facts.members.len(), facts.group_node), (1, Node::Usable));
         assert_eq!(
             facts.cdev,
-            Some(("/dev/vfio/devices/vfio3".into(), Node::Missing))
+            Some(("/dev/vfio/devices/vfio0".into(), Node::Missing))
         );
         assert!(facts.uses.is_empty());
     }

@@ -22,7 +22,8 @@ use std::{fs, io};
 
 use lookup::Below;
 pub use usage::Use;
-use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::pci_device::PciDevice;
+use vmm::hostinfo::sysfs::Sysfs;
 
 use crate::limited;
 use crate::open_files::{self, Open, open_files};

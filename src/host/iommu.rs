@@ -5,6 +5,8 @@
 //! | units in use | `/sys/class/iommu` (Documentation/ABI/testing/sysfs-class-iommu) |
 //! | groups | `/sys/kernel/iommu_groups` (Documentation/ABI/testing/sysfs-kernel-iommu_groups) |
 //! | the firmware's tables | `/sys/firmware/acpi/tables`: DMAR for Intel, IVRS for AMD |
+//! | parameters that turn it off | `/proc/cmdline` (admin-guide/kernel-parameters.txt) |
+//! | VFIO's no-IOMMU mode | the parameter `enable_unsafe_noiommu_mode` of the module vfio |
 //! | interrupt remapping | `/proc/interrupts`: names of remapped controllers begin with `IR-` |
 //! | the address width | Intel's capability register, which sysfs shows (VT-d 4.1, 11.4.2) |
 
@@ -12,7 +14,8 @@ use std::path::Path;
 use std::{fs, io};
 
 use pci::addr::Range;
-use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::pci_device::PciDevice;
+use vmm::hostinfo::sysfs::Sysfs;
 
 use crate::paths::HostPaths;
 
@@ -25,6 +28,10 @@ pub struct Iommu {
     pub groups: usize,
     /// The firmware's tables that describe an IOMMU.
     pub tables: Vec<&'static str>,
+    /// The kernel's parameters that turn an IOMMU off: `iommu=off`, `amd_iommu=off`.
+    pub off: Vec<String>,
+    /// Whether VFIO accepts devices without an IOMMU: `enable_unsafe_noiommu_mode`.
+    pub no_iommu_mode: bool,
     /// Whether interrupts are remapped.
     pub remapping: bool,
     /// Whether containers accept devices without interrupt remapping: `allow_unsafe_interrupts`.
@@ -40,10 +47,12 @@ impl Iommu {
         units.sort();
         let tables = names(&sysfs.path("firmware/acpi/tables"));
         let interrupts = fs::read_to_string(paths.proc.join("interrupts")).unwrap_or_default();
-        let allowed = |module: &str| {
-            let file = format!("module/{module}/parameters/allow_unsafe_interrupts");
+        let cmdline = fs::read_to_string(paths.proc.join("cmdline")).unwrap_or_default();
+        let set = |module: &str, name: &str| {
+            let file = format!("module/{module}/parameters/{name}");
             fs::read_to_string(sysfs.path(&file)).is_ok_and(|text| text.trim() == "Y")
         };
+        let allowed = |module| set(module, "allow_unsafe_interrupts");
         Self {
             units,
             groups: names(&sysfs.path("kernel/iommu_groups")).len(),
@@ -51,6 +60,8 @@ impl Iommu {
                 .into_iter()
                 .filter(|table| tables.iter().any(|t| t == table))
                 .collect(),
+            off: turned_off(&cmdline),
+            no_iommu_mode: set("vfio", "enable_unsafe_noiommu_mode"),
             remapping: remapped(&interrupts),
             container_unsafe: allowed("vfio_iommu_type1"),
             iommufd_unsafe: allowed("iommufd"),
@@ -58,12 +69,35 @@ impl Iommu {
     }
 }
 
-/// Whether a controller in /proc/interrupts uses interrupt remapping: `IR-IO-APIC`,
-/// `IR-PCI-MSIX-...`.
-fn remapped(interrupts: &str) -> bool {
-    interrupts
+/// The parameters of the kernel's command line that turn an IOMMU off. Each is a list of options
+/// between commas.
+fn turned_off(cmdline: &str) -> Vec<String> {
+    let is_off = |word: &&str| {
+        let Some((name, options)) = word.split_once('=') else {
+            return false;
+        };
+        ["iommu", "amd_iommu", "intel_iommu"].contains(&name)
+            && options.split(',').any(|option| option == "off")
+    };
+    cmdline
         .split_whitespace()
-        .any(|word| word.starts_with("IR-"))
+        .filter(is_off)
+        .map(String::from)
+        .collect()
+}
+
+/// Whether a controller in /proc/interrupts uses interrupt remapping: `IR-IO-APIC`,
+/// `IR-PCI-MSIX-...`. The controller follows the interrupt's number and a count for each processor
+/// (kernel/irq/proc.c, show_interrupts). The driver's own name is at the end of the line.
+fn remapped(interrupts: &str) -> bool {
+    let is_number = |word: &&str| word.bytes().all(|byte| byte.is_ascii_digit());
+    interrupts.lines().any(|line| {
+        let Some((number, rest)) = line.split_once(':') else {
+            return false;
+        };
+        let mut words = rest.split_whitespace().skip_while(is_number);
+        is_number(&number.trim()) && words.next().is_some_and(|chip| chip.starts_with("IR-"))
+    })
 }
 
 /// The reason why a range of I/O addresses is reserved
@@ -190,6 +224,14 @@ mod tests {
             .directory("sys/kernel/iommu_groups/1/devices")
             .file("sys/firmware/acpi/tables/DMAR", "")
             .file("sys/firmware/acpi/tables/FACP", "")
+            .file(
+                "proc/cmdline",
+                "quiet iommu=pt,off amd_iommu=off x_iommu=off iommu=pt\n",
+            )
+            .file(
+                "sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
+                "Y\n",
+            )
             .file("proc/interrupts", " CPU0\n 4: 7 IR-IO-APIC 4-edge ttyS0\n")
             .file(
                 "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
@@ -198,9 +240,15 @@ mod tests {
         let iommu = Iommu::read(&tree.sysfs(), &tree.paths());
         assert_eq!(iommu.units, ["dmar0", "dmar1"]);
         assert_eq!((iommu.groups, iommu.tables), (2, vec!["DMAR"]));
+        assert_eq!(iommu.off, ["iommu=pt,off", "amd_iommu=off"]);
+        assert!(iommu.no_iommu_mode);
         assert!(iommu.remapping && iommu.container_unsafe && !iommu.iommufd_unsafe);
+        // The name of a device is no controller's.
         assert!(!remapped(
-            " 4: 7 IO-APIC 4-edge ttyS0\n 24: 0 PCI-MSI 1-edge XIR-x\n"
+            " 4: 7 IO-APIC 4-edge ttyS0\n 24: 0 PCI-MSI 1-edge IR-receiver\nNMI: 0 IR-x\n"
+        ));
+        assert!(remapped(
+            " 24: 0 12 IR-PCI-MSIX-0000:01:00.0 0-edge nvme0q0\n"
         ));
     }
 

@@ -1,6 +1,7 @@
 //! The host side: reads facts about devices from the host's kernel, and changes which drivers have
 //! the devices.
 
+pub mod bar_holders;
 pub mod bind;
 pub mod check;
 pub mod class;

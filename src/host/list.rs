@@ -13,7 +13,8 @@ use pci::Bdf;
 pub use text::to_text;
 use uuid::Uuid;
 use vmm::hostinfo::mdev::MediatedDevice;
-use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::pci_device::PciDevice;
+use vmm::hostinfo::sysfs::Sysfs;
 
 use crate::bind::{Entry, Records, UnderWay};
 use crate::details::Details;
@@ -32,7 +33,7 @@ pub enum State {
     Unbound,
     /// The device has a VFIO driver, but host drivers have these other devices of its group.
     Blocked(Vec<PciDevice>),
-    /// The host has no IOMMU, or does not use its IOMMU.
+    /// The host has no IOMMU, or does not use its IOMMU. VFIO's no-IOMMU mode counts as none.
     NoGroup,
     /// The device is a bridge, which the host keeps.
     Bridge,
@@ -44,7 +45,7 @@ impl State {
         if device.is_bridge() {
             return Self::Bridge;
         }
-        if device.group.is_none() {
+        if device.group.is_none() || device.no_iommu {
             return Self::NoGroup;
         }
         match &device.driver {

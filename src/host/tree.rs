@@ -6,7 +6,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::pci_device::PciDevice;
+use vmm::hostinfo::sysfs::Sysfs;
 use vmm_sys_util::tempdir::TempDir;
 
 use crate::interfaces::Address;
@@ -71,7 +72,8 @@ impl Tree {
         format!("sys/devices/pci0000:00/{bdf}")
     }
 
-    /// Adds a PCI device with a class such as `0x010802` to a group.
+    /// Adds a PCI device with a class such as `0x010802` to a group. The driver vfio-pci registers
+    /// it; the header of a PCI bridge's class is that of a bridge.
     pub fn device(
         &self,
         bdf: &str,
@@ -81,6 +83,10 @@ impl Tree {
     ) -> &Self {
         let home = Self::home(bdf);
         self.file(&format!("{home}/class"), &format!("{class}\n"));
+        self.header(bdf, u8::from(class.starts_with("0x0604")));
+        if driver == Some("vfio-pci") {
+            self.registered(bdf);
+        }
         self.link(&format!("sys/bus/pci/devices/{bdf}"), &home);
         if let Some(driver) = driver {
             self.directory(&format!("sys/bus/pci/drivers/{driver}"));
@@ -94,6 +100,21 @@ impl Tree {
             self.link(&format!("{members}/devices/{bdf}"), &home);
         }
         self
+    }
+
+    /// Gives a device a configuration space with this header type, and no IDs.
+    pub fn header(&self, bdf: &str, header: u8) -> &Self {
+        let mut config = [0; 64];
+        config[0x0e] = header;
+        fs::write(self.path(&format!("{}/config", Self::home(bdf))), config).unwrap();
+        self
+    }
+
+    /// Registers a device with VFIO.
+    pub fn registered(&self, bdf: &str) -> &Self {
+        self.directory("sys/class/vfio-dev");
+        let device = format!("{}/vfio-dev/vfio0", Self::home(bdf));
+        self.file(&format!("{device}/dev"), "511:0\n")
     }
 
     pub fn find(&self, bdf: &str) -> PciDevice {

@@ -3,6 +3,7 @@
 //! | file | step |
 //! | --- | --- |
 //! | `preflight` | checks the user's configuration; the host stays as it is |
+//! | `capabilities` | what KVM must have, and what it turns on for this VM |
 //! | `vm` | KVM's VM, RAM, memory slots, interrupt controllers |
 //! | `ram_setup` | with a device, a thread starts to populate RAM |
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
@@ -12,6 +13,7 @@
 //! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
 //! machine, it boots again.
 
+mod capabilities;
 mod device_events;
 mod devices;
 mod error;
@@ -135,6 +137,9 @@ impl Machine {
         let (kvm, vm) = create_vm(&config, &images, &stats)?;
         // With devices, a thread populates RAM from now on, except while set-up itself is busy.
         let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
+        let ends = Arc::clone(&notifier);
+        vm.space
+            .on_loss(move |why| ends.notify(GuestEvent::Broken(why.into())));
         let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
         let (opened, (vcpus, loaded), paused) =
@@ -404,7 +409,7 @@ fn create_vm(
     stats: &Stats,
 ) -> Result<(HostKvm, Vm), MachineError> {
     let _phase = phase!("create_vm");
-    let kvm = HostKvm::open()?;
+    let kvm = HostKvm::open(!config.vfio.is_empty())?;
     kvm.check_cpus(&config.cpus.topology)?;
     let vm = Vm::new(&kvm, config, images)?;
     stats.set_ram(vm.ram.regions());

@@ -33,6 +33,7 @@ const NOT_PCI: &str = "0f0e0d0c-0b0a-0908-0706-050403020101";
 /// The shell script that makes the namespace; its first argument is the made-up host's directory.
 const ENTER: &str = "\
 mount --bind \"$0/sys\" /sys && mount --bind \"$0/cpuinfo\" /proc/cpuinfo &&
+mount --bind \"$0/iomem\" /proc/iomem &&
 mount -t tmpfs none /run && mount -t tmpfs none /usr/share && mkdir /usr/share/misc &&
 cp \"$0/pci.ids\" /usr/share/misc && mount -t tmpfs none /dev && cd \"$0\" && ulimit -l 64 &&
 exec \"$@\"";
@@ -138,7 +139,10 @@ fn functions() -> [Function; 9] {
         ],
     };
     [
-        function("0000:00:1c.0", "0x060400", Some("pcieport"), Some(7)),
+        Function {
+            config: bridge(),
+            ..function("0000:00:1c.0", "0x060400", Some("pcieport"), Some(7))
+        },
         Function {
             config: all_capabilities(),
             files: &[
@@ -173,6 +177,13 @@ fn functions() -> [Function; 9] {
     ]
 }
 
+/// A configuration space whose header is of type 1.
+fn bridge() -> Vec<u8> {
+    let mut config = config_space();
+    put(&mut config, 0x0e, &[1]);
+    config
+}
+
 fn build(root: &Path) {
     write(
         &root.join("cpuinfo"),
@@ -181,6 +192,10 @@ fn build(root: &Path) {
     write(
         &root.join("pci.ids"),
         "1234  Made-up Devices\n\t5678  Function\n",
+    );
+    write(
+        &root.join("iomem"),
+        "00000000-00000fff : Reserved\nfe000000-fe003fff : PCI Bus 0000:01\n",
     );
     write(&root.join("rom"), "\u{55}\u{0}");
     let sys = root.join("sys");
@@ -253,6 +268,11 @@ fn add(sys: &Path, function: &Function) {
         let at = format!("bus/pci/drivers/{driver}");
         fs::create_dir_all(sys.join(&at)).unwrap();
         link(sys, &format!("{home}/driver"), &at);
+        if driver == "vfio-pci" {
+            // Linux 6.1 without nodes for iommufd.
+            fs::create_dir_all(sys.join(&home).join("vfio-dev/vfio0")).unwrap();
+            fs::create_dir_all(sys.join("class/vfio-dev")).unwrap();
+        }
     }
     if let Some(group) = function.group {
         let at = format!("kernel/iommu_groups/{group}");

@@ -183,7 +183,7 @@ fn options_of_memory() {
 
 #[test]
 fn options_of_cpus() {
-    let there = "there are pin=, idle=, sockets=, cores= and threads=";
+    let there = "there are pin=, idle=, nested=, pmu=, sockets=, cores= and threads=";
     for (argument, message, hint) in [
         ("1,", "`` is not an option of --cpus 1", there),
         ("1,2", "`2` is not an option of --cpus 1", there),

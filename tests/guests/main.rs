@@ -48,6 +48,7 @@ mod rig;
 mod rom;
 mod stats;
 mod switch;
+mod switches;
 mod topology;
 mod unused_vectors;
 mod vectors;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         pin,
         power_on,
         switch,
+        switches,
         vectors,
         faults,
         function_reset,

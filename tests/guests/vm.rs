@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{panic, thread};
 
 use mini_vmm::report::Report;
-use vmm::config::cpus::{CpuConfig, Idle};
+use vmm::config::cpus::CpuConfig;
 use vmm::config::device::{DeviceConfig, RomConfig};
 use vmm::config::memory::MemoryConfig;
 use vmm::config::topology::Topology;
@@ -55,6 +55,8 @@ pub struct Vm {
     devices: Vec<(Arc<FakeDevice>, DeviceConfig)>,
     no_reboot: bool,
     topology: Topology,
+    nested: bool,
+    pmu: bool,
     memory: MemoryConfig,
     statistics: Statistics,
 }
@@ -86,6 +88,8 @@ impl Vm {
             devices: Vec::new(),
             no_reboot: false,
             topology: Topology::default(),
+            nested: false,
+            pmu: true,
             memory: MemoryConfig::new(64 << 20),
             statistics: Statistics::Off,
         }
@@ -143,6 +147,12 @@ impl Vm {
         self
     }
 
+    /// As with `--cpus N,nested=,pmu=`.
+    pub fn switches(mut self, nested: bool, pmu: bool) -> Self {
+        (self.nested, self.pmu) = (nested, pmu);
+        self
+    }
+
     /// As with `--memory`.
     pub fn memory(mut self, memory: MemoryConfig) -> Self {
         self.memory = memory;
@@ -162,8 +172,9 @@ impl Vm {
             cmdline: "console=ttyS0".into(),
             cpus: CpuConfig {
                 topology: self.topology,
-                pin: Vec::new(),
-                idle: Idle::default(),
+                nested: self.nested,
+                pmu: self.pmu,
+                ..CpuConfig::new(1).expect("one")
             },
             memory: self.memory,
             vfio: Vec::new(),
@@ -185,6 +196,20 @@ impl Vm {
         let mut machine = Machine::new(config, Box::new(Output::default())).expect("a VM");
         let added = machine.add_device(device, &DeviceConfig::default());
         added.expect_err("the device is refused")
+    }
+
+    /// Fails to make the VM.
+    pub fn not_made(self) -> MachineError {
+        let config = self.config();
+        let file = elf::TempFile::new(&elf::image(&self.guest.finish()));
+        let config = VmConfig {
+            kernel: file.path().into(),
+            ..config
+        };
+        match Machine::new(config, Box::new(Output::default())) {
+            Ok(_) => panic!("the VM is made"),
+            Err(e) => e,
+        }
     }
 
     pub fn run(self) -> Ended {

@@ -25,6 +25,31 @@ pub fn all() -> Vec<Scenario> {
                 "run_vmm host check\nrun_vmm host check 00:05.0\nrun_vmm host list\n",
                 no_iommu,
             ),
+        // VFIO's no-IOMMU mode gives every device a group that isolates nothing.
+        Scenario::new("a_device_in_no_iommu_mode_is_refused")
+            .machine(|l1| {
+                l1.iommu = false;
+                l1.parameters = " vfio.enable_unsafe_noiommu_mode=1";
+            })
+            .disk(DISK)
+            .script(
+                "bind_vfio 0000:00:05.0\n\
+                 run_vmm host check 00:05.0\n\
+                 run_vmm $boot --memory 256M --vfio 00:05.0\n\
+                 run_vmm explain --vfio 00:05.0\n\
+                 run_vmm host bind 00:05.0\n\
+                 run_vmm host list\n\
+                 give_back 0000:00:05.0\n",
+                no_iommu_mode,
+            ),
+        // Functions of the chipset with the class of a bridge and a header of type 0, in one group.
+        Scenario::new("an_endpoint_of_a_bridges_class_is_bound").script(
+            "run_vmm host check 00:1f.0\n\
+             run_vmm host bind 00:1f.0 --group\n\
+             run_vmm host check 00:1f.0\n\
+             run_vmm host unbind 00:1f.0\n",
+            bridges_by_class,
+        ),
         // The firmware describes an IOMMU, but a kernel parameter turns it off.
         Scenario::new("host_check_with_the_iommu_off")
             .machine(|l1| l1.parameters = " intel_iommu=off")
@@ -187,6 +212,7 @@ fn checks(outcome: &Outcome) -> Result<()> {
         "group",
         "driver",
         "permission",
+        "bars",
         "reset",
         "power",
         "rom",
@@ -267,6 +293,35 @@ fn no_iommu(outcome: &Outcome) -> Result<()> {
     let listed = run(outcome, 2)?;
     exit(&listed, 0)?;
     expect(listed.output().contains("host check"), || listed.output())
+}
+
+fn no_iommu_mode(outcome: &Outcome) -> Result<()> {
+    let checked = run(outcome, 0)?;
+    exit(&checked, 1)?;
+    let text = checked.output();
+    line(&text, "FAIL", "iommu", "")?;
+    line(&text, "FAIL", "group", "no-IOMMU mode")?;
+    // `explain` reports the problem, and does not fail.
+    for (index, status) in [(1, 1), (2, 0), (3, 1)] {
+        let refused = run(outcome, index)?;
+        exit(&refused, status)?;
+        let messages: Vec<_> = refused.messages().collect();
+        let text = refused.output() + &messages.join("\n");
+        expect(text.contains("no-IOMMU mode") && text.contains("turn the IOMMU on"), || text)?;
+    }
+    Ok(())
+}
+
+fn bridges_by_class(outcome: &Outcome) -> Result<()> {
+    let checked = run(outcome, 0)?;
+    let text = checked.output();
+    line(&text, "PASS", "device", "ISA bridge [8086:2918]")?;
+    exit(&run(outcome, 1)?, 0)?;
+    let bound = run(outcome, 2)?;
+    exit(&bound, 0)?;
+    line(&bound.output(), "PASS", "driver", "vfio-pci")?;
+    line(&bound.output(), "PASS", "group-member", "0000:00:1f.2")?;
+    exit(&run(outcome, 3)?, 0)
 }
 
 const NO_REMAPPING: &str = "\

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::bind::functions_error::FunctionsError;
 use pci::Bdf;
 use uuid::Uuid;
-use vmm::hostinfo::sysfs::PciDevice;
+use vmm::hostinfo::pci_device::PciDevice;
 use vmm::log::error_chain::with_causes;
+use vmm::vfio::open::TURN_ON;
 
 use crate::bind::under_way::UnderWay;
 
@@ -26,6 +27,9 @@ pub enum BindError {
     /// The IOMMU is off or missing.
     #[error("PCI device {0} is in no IOMMU group, because the host's IOMMU is off or missing")]
     NoGroup(Bdf),
+    /// VFIO's no-IOMMU mode has made the device's group.
+    #[error("PCI device {0} is in VFIO's no-IOMMU mode, which isolates nothing")]
+    NoIommuMode(Bdf),
     /// Host drivers have other devices of the group.
     #[error(
         "{bdf} cannot be passed through alone: host drivers have {} of its IOMMU group {group}",
@@ -412,9 +416,7 @@ impl BindError {
                 "name the devices behind the bridge; list them with `mini-vmm host list --all`"
                     .into()
             }
-            Self::NoGroup(_) => "turn the IOMMU on in the firmware and boot the host with \
-                                 intel_iommu=on (Intel) or amd_iommu=on (AMD)"
-                .into(),
+            Self::NoGroup(_) | Self::NoIommuMode(_) => TURN_ON.into(),
             Self::Shared { bdf, .. } => {
                 format!("bind all of the group, as root: mini-vmm host bind {bdf} --group")
             }

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::{fs, io};
 
 use pci::Bdf;
-use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::pci_device::PciDevice;
+use vmm::hostinfo::sysfs::Sysfs;
 
+use crate::bind::driver::GENERIC;
 use crate::bind::error::BindError;
 use crate::limited;
 
@@ -85,6 +87,15 @@ impl Facts {
     /// Its address.
     pub fn bdf(&self) -> Bdf {
         self.device.bdf
+    }
+
+    /// Whether the device was taken from the host for a guest: its driver is vfio-pci, or a driver
+    /// that has it only by an override, as variants do. A GPU's driver that gives its own virtual
+    /// function to guests has it by its identity; to unbind that driver ends the vGPU.
+    pub fn is_taken(&self) -> bool {
+        let driver = self.device.driver.as_deref();
+        let by_override = driver.is_some() && self.driver_override.as_deref() == driver;
+        self.device.is_vfio() && (driver == Some(GENERIC) || by_override)
     }
 
     /// The expected `modalias` of the virtual functions before they exist: they have another device

@@ -68,6 +68,11 @@ pub struct FakeHost {
     pub kernel: FakeKernel,
 }
 
+/// Whether a driver of the made-up kernel registers its devices with VFIO. `vfio-x` does not.
+fn registers(driver: &str) -> bool {
+    driver == "vfio-pci" || driver.ends_with("_vfio_pci")
+}
+
 fn io_error() -> io::Error {
     io::Error::from_raw_os_error(libc::EIO)
 }
@@ -84,6 +89,7 @@ impl FakeHost {
         for below in [
             "sys/bus/pci/devices",
             "sys/bus/pci/drivers",
+            "sys/class/vfio-dev",
             "dev/vfio",
             "proc/sys/kernel",
             "modules/6.1.0",
@@ -133,6 +139,14 @@ impl FakeHost {
             kernel: Box::new(self.kernel.clone()),
             limit: Duration::ZERO,
         }
+    }
+
+    /// Gives a device another type of header than its class has.
+    pub fn header(self, bdf: &str, header: u8) -> Self {
+        let mut config = [0; 64];
+        config[0x0e] = header;
+        self.set(bdf, "config", config);
+        self
     }
 
     /// Lets a process open a node.
@@ -237,6 +251,9 @@ impl FakeKernel {
         let dir = self.device(bdf);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("class"), format!("0x{class:06x}\n")).unwrap();
+        let mut config = [0; 64];
+        config[0x0e] = u8::from(class >> 8 == 0x0604);
+        fs::write(dir.join("config"), config).unwrap();
         fs::write(dir.join("driver_override"), "(null)\n").unwrap();
         let modalias = format!("pci:v00001B36d000000{:02X}sv0sd0bc01sc08i02\n", bdf.bus);
         fs::write(dir.join("modalias"), modalias).unwrap();
@@ -296,7 +313,7 @@ impl FakeKernel {
             return Err(io_error());
         }
         symlink(self.driver_dir(driver), self.device(bdf).join("driver"))?;
-        if driver.contains("vfio") {
+        if registers(driver) {
             let name = format!("vfio{:02x}{:x}", bdf.bus, bdf.function);
             fs::create_dir_all(self.device(bdf).join("vfio-dev").join(&name))?;
             fs::create_dir_all(self.root.join("dev/vfio/devices"))?;
@@ -310,7 +327,7 @@ impl FakeKernel {
 
     fn detach(&self, bdf: Bdf, driver: &str) {
         fs::remove_file(self.device(bdf).join("driver")).unwrap();
-        if !driver.contains("vfio") {
+        if !registers(driver) {
             return;
         }
         // vfio-pci removes virtual functions when it is unbound (drivers/vfio/pci/vfio_pci_core.c).
@@ -335,7 +352,7 @@ impl FakeKernel {
             let mut members = fs::read_dir(members).unwrap();
             let vfio = |name: String| {
                 let driver = self.driver(name.parse().unwrap());
-                driver.is_some_and(|d| d.contains("vfio"))
+                driver.is_some_and(|d| registers(&d))
             };
             if !members.any(|m| vfio(m.unwrap().file_name().into_string().unwrap())) {
                 gone(self.root.join("dev/vfio").join(group));

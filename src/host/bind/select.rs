@@ -2,7 +2,7 @@
 
 use pci::Bdf;
 use vmm::hostinfo::name::{HostName, parse_address};
-use vmm::hostinfo::sysfs::PciDevice;
+use vmm::hostinfo::pci_device::PciDevice;
 
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, unreadable};
@@ -30,6 +30,9 @@ pub(super) fn named(host: &Host, addresses: &[String]) -> Result<Vec<Facts>, Bin
         }
         if facts.device.group.is_none() {
             return Err(BindError::NoGroup(bdf));
+        }
+        if facts.device.no_iommu {
+            return Err(BindError::NoIommuMode(bdf));
         }
         found.push(facts);
     }

@@ -243,7 +243,7 @@ fn back(host: &Host, bdf: Bdf, recovered: &[Bdf]) -> Result<Back, BindError> {
     let record = host.records.load(bdf)?;
     Ok(match (record, Facts::read(&host.sysfs, bdf)?) {
         (Some(record), Some(now)) if record.is_of(&now) => Back::To(record),
-        (_, Some(now)) if now.device.is_vfio() => Back::Free(now),
+        (_, Some(now)) if now.is_taken() => Back::Free(now),
         // The recovery of this command has just given the device back.
         (_, Some(_)) if recovered.contains(&bdf) => Back::Done(bdf),
         // Another program, or a person, left the device without a driver and without a record.

@@ -1,7 +1,8 @@
 //! Checks of one device: its group, driver, reset, power, ROM, and the host's use of it.
 
-use vmm::hostinfo::sysfs::PciDevice;
+use vmm::hostinfo::pci_device::PciDevice;
 
+use crate::check::bars;
 use crate::check::finding::Finding;
 use crate::class::class_name;
 use crate::details::size_text;
@@ -18,6 +19,7 @@ pub(super) fn check(facts: &DeviceFacts, host: &HostFacts) -> Vec<Finding> {
     findings.push(driver(facts));
     findings.extend(node(facts, host));
     findings.extend(reserved(facts));
+    findings.extend(bars::check(facts));
     findings.push(reset(facts));
     findings.push(power(facts));
     findings.push(rom(facts));
@@ -59,6 +61,12 @@ fn kind(facts: &DeviceFacts) -> Finding {
 fn group(facts: &DeviceFacts) -> Finding {
     const NAME: &str = "group";
     match (facts.device.group, facts.members.len()) {
+        _ if facts.device.no_iommu => Finding::fail(
+            NAME,
+            "in VFIO's no-IOMMU mode: nothing keeps it from reading and writing all of the host's \
+             memory",
+            "turn the IOMMU on: see the line `iommu` above",
+        ),
         (None, _) => Finding::fail(
             NAME,
             "in no IOMMU group",
@@ -98,7 +106,11 @@ fn members(facts: &DeviceFacts) -> Vec<Finding> {
 
 fn driver(facts: &DeviceFacts) -> Finding {
     const NAME: &str = "driver";
-    let fix = format!("as root: mini-vmm host bind {}", facts.device.bdf);
+    let fix = match facts.device.vgpu_type_file() {
+        // To bind another driver would end what the GPU's driver does for guests.
+        Some(file) => format!("as root: echo NUMBER > {} (a vGPU type)", file.display()),
+        None => format!("as root: mini-vmm host bind {}", facts.device.bdf),
+    };
     match &facts.device.driver {
         Some(driver) if facts.device.is_vfio() => Finding::pass(NAME, driver),
         Some(driver) => Finding::warn(NAME, format!("bound to {driver}, not to vfio-pci"), fix),

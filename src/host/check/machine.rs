@@ -2,6 +2,7 @@
 
 use crate::check::finding::{Finding, Level};
 use crate::check::memory::memory;
+use crate::check::parameters::parameter;
 use crate::details::size_text;
 use crate::facts::{HostFacts, Maker, Module, Node};
 
@@ -22,14 +23,6 @@ pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
     findings
         .map(|finding| name_confinement(host, finding))
         .collect()
-}
-
-/// The remedy that sets a kernel parameter permanently on common distributions.
-fn parameter(text: &str) -> String {
-    format!(
-        "boot with {text}: add it to GRUB_CMDLINE_LINUX in /etc/default/grub, then as root: \
-         update-grub (or grub2-mkconfig -o /boot/grub2/grub.cfg); reboot"
-    )
 }
 
 fn processor(host: &HostFacts) -> Finding {
@@ -83,28 +76,48 @@ fn iommu(host: &HostFacts) -> Finding {
         let units = iommu.units.join(", ");
         return Finding::pass(NAME, format!("in use ({units}), {} groups", iommu.groups));
     }
-    let described = match iommu.tables.as_slice() {
-        ["DMAR", ..] => Some(("DMAR", "intel_iommu=on")),
-        ["IVRS", ..] => Some(("IVRS", "amd_iommu=on (and without iommu=off)")),
-        _ => None,
+    let mode = if iommu.no_iommu_mode {
+        "; VFIO's no-IOMMU mode is on, which isolates nothing: no guest gets a device by it"
+    } else {
+        ""
     };
-    match described {
-        Some((table, setting)) => Finding::fail(
-            NAME,
-            format!("the firmware describes an IOMMU ({table}), but the kernel does not use it"),
-            parameter(setting),
-        ),
-        None => Finding::fail(
-            NAME,
-            "none: the firmware describes no IOMMU",
-            match host.cpu.maker {
-                Maker::Intel => "turn VT-d on in the firmware, and boot with intel_iommu=on",
-                Maker::Amd => "turn IOMMU (AMD-Vi) on in the firmware",
-                Maker::Other => {
-                    "turn VT-d or AMD-Vi on in the firmware, and boot Intel's with intel_iommu=on"
-                }
-            },
-        ),
+    let (table, intel) = match iommu.tables.as_slice() {
+        ["DMAR", ..] => ("DMAR", true),
+        ["IVRS", ..] => ("IVRS", false),
+        _ => {
+            return Finding::fail(
+                NAME,
+                format!("none: the firmware describes no IOMMU{mode}"),
+                match host.cpu.maker {
+                    Maker::Intel => "turn VT-d on in the firmware, and boot with intel_iommu=on",
+                    Maker::Amd => "turn IOMMU (AMD-Vi) on in the firmware",
+                    Maker::Other => {
+                        "turn VT-d or AMD-Vi on in the firmware, and boot Intel's with \
+                         intel_iommu=on"
+                    }
+                },
+            );
+        }
+    };
+    Finding::fail(
+        NAME,
+        format!("the firmware describes an IOMMU ({table}), but the kernel does not use it{mode}"),
+        turn_on(intel, &iommu.off),
+    )
+}
+
+/// The remedy for an IOMMU that the firmware describes. Linux uses AMD's unless a parameter turns
+/// it off; `amd_iommu=on` is no value that Linux knows
+/// (Documentation/admin-guide/kernel-parameters.txt).
+fn turn_on(intel: bool, off: &[String]) -> String {
+    let off = off.join(" and ");
+    match (intel, off.as_str()) {
+        (true, "") => parameter("with intel_iommu=on"),
+        (true, off) => parameter(&format!("with intel_iommu=on, and without {off}")),
+        (false, "") => "find the reason with `dmesg | grep -i -e AMD-Vi -e IVRS`: AMD's IOMMU is \
+                        on by default"
+            .into(),
+        (false, off) => parameter(&format!("without {off}")),
     }
 }
 
@@ -165,10 +178,15 @@ fn has_iommufd(host: &HostFacts) -> bool {
     host.iommufd_node == Node::Usable
 }
 
+/// Whether groups and containers can be used, now or after a remedy.
+fn has_containers(host: &HostFacts) -> bool {
+    host.container_node == Node::Usable && host.type1 == Module::Present
+}
+
 fn container(host: &HostFacts) -> Finding {
     const NAME: &str = "vfio-container";
     let (text, fix) = match (host.container_node, host.type1) {
-        (Node::Usable, Module::Present) => {
+        _ if has_containers(host) => {
             return Finding::pass(NAME, "groups and containers may be used");
         }
         (Node::Denied, _) => (
@@ -191,23 +209,36 @@ fn container(host: &HostFacts) -> Finding {
     }
 }
 
-/// Checks iommufd. A missing iommufd is at most a warning, because a run can use a container.
+/// Checks iommufd. A missing iommufd is no failure if a run can use a container, now or after the
+/// remedy of the line above.
 fn iommufd(host: &HostFacts) -> Finding {
     const NAME: &str = "iommufd";
-    match (host.iommufd_node, host.iommufd) {
-        (Node::Usable, _) => Finding::pass(NAME, "/dev/iommu may be used"),
-        (Node::Denied, _) => Finding::warn(
-            NAME,
-            "/dev/iommu may not be used by this user; containers are used instead",
+    let (text, fix) = match (host.iommufd_node, host.iommufd) {
+        (Node::Usable, _) => return Finding::pass(NAME, "/dev/iommu may be used"),
+        (Node::Denied, _) => (
+            "/dev/iommu may not be used by this user",
             "as root: chown $USER /dev/iommu (with your user's name for $USER)",
         ),
-        (Node::Missing, Module::Absent) => {
-            Finding::pass(NAME, "not in this kernel; containers are used instead")
+        (Node::Missing, Module::Absent) => (
+            "not in this kernel",
+            "boot a kernel with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV, or with containers",
+        ),
+        (Node::Missing, _) => ("not loaded", "as root: modprobe iommufd"),
+    };
+    match (has_containers(host), host.type1) {
+        (true, _) if host.iommufd == Module::Absent && host.iommufd_node == Node::Missing => {
+            Finding::pass(NAME, format!("{text}; containers are used instead"))
         }
-        (Node::Missing, _) => Finding::warn(
+        (true, _) => Finding::warn(NAME, format!("{text}; containers are used instead"), fix),
+        (false, Module::Absent) => Finding::fail(
             NAME,
-            "not loaded; containers are used instead",
-            "as root: modprobe iommufd",
+            format!("{text}, and this kernel has no containers either"),
+            fix,
+        ),
+        (false, _) => Finding::warn(
+            NAME,
+            format!("{text}, and containers cannot be used yet"),
+            fix,
         ),
     }
 }

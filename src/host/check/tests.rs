@@ -4,13 +4,15 @@ mod machine;
 use Level::{Fail, Pass, Warn};
 use pci::addr::Range;
 use vmm::config::memory::HugePage;
+use vmm::hostinfo::header::Header;
 use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
-use vmm::hostinfo::sysfs::PciDevice;
+use vmm::hostinfo::pci_device::PciDevice;
 use vmm::memory::hugetlb::Reserve;
 
 use super::*;
-use crate::details::{Details, HostBar, Space};
+use crate::bar_holders::{Holder, Holders};
+use crate::details::{Details, HostBar, Space, Unassigned};
 use crate::facts::{Cpu, Maker, Module, Node};
 use crate::in_use::Use;
 use crate::iommu::{Iommu, Reach, Reserved};
@@ -30,6 +32,8 @@ fn host() -> HostFacts {
             units: vec!["dmar0".into()],
             groups: 12,
             tables: vec!["DMAR"],
+            off: Vec::new(),
+            no_iommu_mode: false,
             remapping: true,
             container_unsafe: false,
             iommufd_unsafe: false,
@@ -61,6 +65,13 @@ fn pci(bdf: &str, driver: Option<&str>, class: u32) -> PciDevice {
         driver: driver.map(String::from),
         group: Some(7),
         class,
+        header: match class >> 8 {
+            0x0604 => Header::Bridge,
+            _ => Header::Endpoint,
+        },
+        vfio: driver == Some("vfio-pci"),
+        owned_groups: true,
+        no_iommu: false,
     }
 }
 
@@ -81,6 +92,7 @@ fn device() -> DeviceFacts {
             answers: true,
             ..Details::default()
         },
+        holders: Holders::Named(Vec::new()),
         members: vec![device.clone()],
         uses: Vec::new(),
         sees_all: true,
@@ -95,6 +107,12 @@ fn device() -> DeviceFacts {
         cdev: None,
         device,
     }
+}
+
+/// Gives the device another driver, which registers it with VFIO or not.
+fn bind_to(facts: &mut DeviceFacts, driver: Option<&str>, vfio: bool) {
+    facts.device.driver = driver.map(String::from);
+    facts.device.vfio = vfio;
 }
 
 /// The only finding of this name. The finding has a remedy if and only if the check does not pass.
@@ -138,7 +156,7 @@ fn a_good_host_passes_everything() {
     assert!(is_good(&findings));
     let names: Vec<_> = findings.iter().map(|f| f.name).collect();
     let expected = "processor kvm iommu interrupt-remapping vfio-pci vfio-container iommufd memory \
-        memlock huge-pages addresses device group driver permission reset power rom in-use";
+        memlock huge-pages addresses device group driver permission bars reset power rom in-use";
     assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>());
     assert!(
         findings
@@ -153,7 +171,7 @@ fn people_read_lines_and_programs_objects() {
     bad.huge_pages = Some("never".into());
     bad.wanted = 1 << 40;
     let mut unbound = device();
-    unbound.device.driver = None;
+    bind_to(&mut unbound, None, false);
     let findings = check(&bad, &[unbound]);
     let text = to_text(&findings, Style::default());
     assert!(

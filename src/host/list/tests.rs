@@ -68,13 +68,49 @@ fn all_has_bridges_and_what_is_in_no_group() {
           a bridge, which the host keeps
           driver pcieport · no reset
     -   0000:00:1f.0  ISA bridge [0000:0000]
-          a bridge, which the host keeps
+          in no IOMMU group
           no reset
     -   0000:00:1f.3  SMBus [0000:0000]
           in no IOMMU group
           no reset
 ";
     assert!(text.ends_with(tail), "{text}");
+}
+
+/// The header type says what a bridge is, and the kernel which driver is VFIO's.
+#[test]
+fn names_and_classes_do_not_decide() {
+    let tree = Tree::new();
+    tree.device("0000:01:00.0", "0x068000", Some("vfio-pci"), Some(1));
+    tree.device("0000:02:00.0", "0x060400", Some("vfio-x"), Some(2));
+    tree.header("0000:02:00.0", 0);
+    tree.device("0000:03:00.0", "0x068000", Some("pcieport"), Some(3));
+    tree.header("0000:03:00.0", 1);
+    tree.device("0000:04:00.0", "0x030000", Some("gpu"), Some(4));
+    tree.registered("0000:04:00.0");
+    tree.device("0000:05:00.0", "0x010802", Some("vfio-pci"), Some(5));
+    tree.file("sys/kernel/iommu_groups/5/name", "vfio-noiommu\n");
+    let states: Vec<_> = items(&tree, true)
+        .items
+        .into_iter()
+        .map(|i| i.state)
+        .collect();
+    assert_eq!(
+        states,
+        [
+            State::Ready,
+            State::Bound("vfio-x".into()),
+            State::Bridge,
+            State::Ready,
+            State::NoGroup
+        ]
+    );
+    assert_eq!(items(&tree, false).items.len(), 4);
+    let text = to_text(&items(&tree, true), Style::default());
+    assert!(
+        text.contains("no-IOMMU mode, which isolates nothing"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -143,7 +179,7 @@ fn programs_read_the_same() {
     assert_eq!(
         states,
         [
-            "ready", "bound", "unbound", "blocked", "bridge", "bridge", "no-group"
+            "ready", "bound", "unbound", "blocked", "bridge", "no-group", "no-group"
         ]
     );
     assert_eq!(devices[3]["held_by"], serde_json::json!(["0000:00:07.0"]));

@@ -176,6 +176,9 @@ fn verdict(item: &Item) -> Vec<String> {
             });
             format!("its group is held: {}", some(names.collect()))
         }
+        State::NoGroup if item.device.no_iommu => {
+            "in VFIO's no-IOMMU mode, which isolates nothing".into()
+        }
         State::NoGroup => "in no IOMMU group".into(),
         State::Bridge => "a bridge, which the host keeps".into(),
     }];

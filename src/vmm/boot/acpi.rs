@@ -25,7 +25,7 @@ use crate::layout::{
     ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_PM_TIMER, PORT_RESET,
     PORT_SLEEP_CONTROL, PORT_SLEEP_STATUS, RESET_VALUE,
 };
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 /// Tables are aligned to this. The RSDP must be aligned to 16 bytes (5.2.5.1), a FACS to 64.
 const ALIGNMENT: u64 = 64;
@@ -236,6 +236,7 @@ mod tests {
 
     use super::*;
     use crate::config::topology::Wish;
+    use crate::memory::guest_memory::test_memory;
 
     fn cores(count: u32) -> Topology {
         Topology::new(count, Wish::default()).unwrap()
@@ -349,7 +350,7 @@ mod tests {
 
     #[test]
     fn no_ram_there_is_an_error() {
-        let small = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let small = test_memory(&[(GuestAddress(0), 0x1000)]);
         assert!(matches!(
             tables(1).write(&small),
             Err(AcpiError::Write { .. })

@@ -12,7 +12,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::boot::entry::Entry;
 use crate::boot::error::BootError;
 use crate::layout::{LOW_GDT, LOW_IDT, LOW_PAGE_TABLES};
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 // Intel SDM volume 3A, 2.5 (control registers) and 2.2.1 (EFER).
 const CR0_PE: u64 = 1 << 0;
@@ -280,6 +280,7 @@ pub fn set_lint(lapic: &mut kvm_lapic_state) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::guest_memory::test_memory;
 
     const LINUX: Entry = Entry::Linux64 {
         rip: 0x100_0200,
@@ -291,7 +292,7 @@ mod tests {
     };
 
     fn memory() -> GuestMemory {
-        GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
+        test_memory(&[(GuestAddress(0), 1 << 20)])
     }
 
     fn words(memory: &GuestMemory, at: u64, n: usize) -> Vec<u64> {
@@ -373,7 +374,7 @@ mod tests {
 
     #[test]
     fn too_little_ram_for_the_tables_is_an_error() {
-        let tiny = GuestMemory::from_ranges(&[(GuestAddress(0), 0x9000)]).unwrap();
+        let tiny = test_memory(&[(GuestAddress(0), 0x9000)]);
         assert!(write_tables(&tiny, &LINUX).is_err());
     }
 

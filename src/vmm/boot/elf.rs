@@ -15,7 +15,7 @@ use crate::boot::error::BootError;
 use crate::boot::file::BootFile;
 use crate::boot::linux::header_for_vmlinux;
 use crate::layout::{HIGH_MEMORY_START, LOW_CMDLINE_SIZE};
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 /// The first bytes of the file.
 pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";

@@ -9,7 +9,7 @@ use pci::addr::Range;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::boot::error::{BootError, Role};
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 /// A regular file that the user named: the kernel or the initrd.
 #[derive(Debug)]

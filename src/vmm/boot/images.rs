@@ -12,7 +12,7 @@ use crate::boot::error::{BootError, Role};
 use crate::boot::file::BootFile;
 use crate::boot::{cpu_state, elf, linux, pvh, reboot_stub};
 use crate::layout::{LOW_CMDLINE, LOW_CMDLINE_SIZE, LOW_PVH_INFO, LOW_ZERO_PAGE, Layout};
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 const PAGE: u64 = 4096;
 

@@ -20,7 +20,7 @@ use crate::boot::entry::{Extent, Handover};
 use crate::boot::error::BootError;
 use crate::boot::file::BootFile;
 use crate::layout::{HIGH_MEMORY_START, LOW_CMDLINE, LOW_CMDLINE_SIZE, LOW_ZERO_PAGE, Layout};
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 /// "HdrS" at [`MAGIC_OFFSET`].
 pub(super) const MAGIC: [u8; 4] = *b"HdrS";

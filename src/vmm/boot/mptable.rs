@@ -13,7 +13,7 @@ use crate::boot::aml::{OEM_ID, OEM_TABLE_ID};
 use crate::boot::error::BootError;
 use crate::config::topology::Topology;
 use crate::layout::{INTX_PINS, IOAPIC_ADDR, LAPIC_ADDR, MP_TABLE, gsi_of_pin};
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 /// Bytes of the floating pointer structure (4.1). A kernel looks for the structure in the BIOS's
 /// segment.
@@ -161,6 +161,7 @@ mod tests {
     use super::*;
     use crate::config::topology::Wish;
     use crate::layout::{HIGH_MEMORY_START, REBOOT_VECTOR};
+    use crate::memory::guest_memory::test_memory;
 
     fn cores(count: u32) -> Topology {
         Topology::new(count, Wish::default()).unwrap()
@@ -173,7 +174,7 @@ mod tests {
     /// The bytes as a kernel finds them in memory.
     fn read(topology: &Topology) -> (Vec<u8>, Vec<u8>) {
         let ranges = [(GuestAddress(0), HIGH_MEMORY_START as usize)];
-        let memory = GuestMemory::from_ranges(&ranges).unwrap();
+        let memory = test_memory(&ranges);
         write(&memory, topology).unwrap();
         let take = |at: u64, size: usize| {
             let mut bytes = vec![0; size];

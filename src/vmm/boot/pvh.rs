@@ -14,7 +14,7 @@ use crate::boot::e820::e820;
 use crate::boot::entry::Handover;
 use crate::boot::error::BootError;
 use crate::layout::{LOW_CMDLINE, LOW_PVH_INFO, LOW_PVH_MEMMAP, LOW_PVH_MODULES, Layout};
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 /// The first version with a memory map.
 const VERSION: u32 = 1;
@@ -71,11 +71,12 @@ mod tests {
     use vm_memory::Bytes;
 
     use super::*;
+    use crate::memory::guest_memory::test_memory;
 
     #[test]
     fn says_where_everything_is() {
         let layout = Layout::new(64 << 20, 0, 40).unwrap();
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = test_memory(&[(GuestAddress(0), 1 << 20)]);
         let handover = Handover {
             rsdp: 0xe_0000,
             initrd: Some(Range {
@@ -99,7 +100,7 @@ mod tests {
     #[test]
     fn without_an_initrd_there_is_no_module_list() {
         let layout = Layout::new(64 << 20, 0, 40).unwrap();
-        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let memory = test_memory(&[(GuestAddress(0), 1 << 20)]);
         let handover = Handover {
             rsdp: 0xe_0000,
             initrd: None,

@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::boot::error::BootError;
 use crate::layout::{PORT_RESET, REBOOT_VECTOR, RESET_VALUE};
-use crate::memory::ram::GuestMemory;
+use crate::memory::guest_memory::GuestMemory;
 
 const PORT: [u8; 2] = PORT_RESET.to_le_bytes();
 

@@ -18,6 +18,16 @@ static CPUS: Flag = Flag {
             example: "native",
         },
         Known {
+            name: "nested",
+            wanted: "on or off",
+            example: "on",
+        },
+        Known {
+            name: "pmu",
+            wanted: "on or off",
+            example: "off",
+        },
+        Known {
             name: "sockets",
             wanted: NUMBER,
             example: "1",
@@ -46,6 +56,10 @@ pub struct CpuConfig {
     pub pin: Vec<usize>,
     /// The behaviour of an idle vCPU.
     pub idle: Idle,
+    /// Whether the guest can be a host of guests itself (VMX or SVM).
+    pub nested: bool,
+    /// Whether the guest has performance counters.
+    pub pmu: bool,
 }
 
 impl CpuConfig {
@@ -58,6 +72,8 @@ impl CpuConfig {
             topology: Topology::new(count, Wish::default())?,
             pin: Vec::new(),
             idle: Idle::default(),
+            nested: false,
+            pmu: true,
         })
     }
 
@@ -149,6 +165,13 @@ pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
             number.filter(|n| *n > 0)
         })
     };
+    let switch = |name| {
+        options.get(name, |value| match value {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        })
+    };
     let wish = Wish {
         sockets: number("sockets")?,
         cores: number("cores")?,
@@ -164,6 +187,8 @@ pub fn parse(text: &str) -> Result<CpuConfig, CpuError> {
                 _ => None,
             })?
             .unwrap_or_default(),
+        nested: switch("nested")?.unwrap_or(false),
+        pmu: switch("pmu")?.unwrap_or(true),
     };
     let (cpus, pinned) = (config.count(), config.pin.len());
     if pinned != 0 && pinned != cpus as usize {
@@ -275,6 +300,14 @@ mod tests {
         assert_eq!(parse("4,pin=1,4-6,idle=native"), Ok(all.clone()));
         assert_eq!(parse("4,idle=native,pin=1,4-6"), Ok(all.clone()));
         assert!(all.dedicated() && !plain(4).dedicated());
+        let switched = CpuConfig {
+            nested: true,
+            pmu: false,
+            ..plain(2)
+        };
+        assert_eq!(parse("2,pmu=off,nested=on"), Ok(switched));
+        assert_eq!(parse("2,nested=off,pmu=on"), Ok(plain(2)));
+        assert!(parse("2,nested=yes").is_err() && parse("2,pmu=").is_err());
         for text in ["4,sockets=2,cores=1,threads=2", "4,cores=1,sockets=2"] {
             let wish = Wish {
                 sockets: Some(2),

@@ -27,6 +27,10 @@ pub enum Reason {
     Interrupted,
     /// KVM could not get a page of the guest.
     MemoryFault,
+    /// The guest has locked the memory bus, by an atomic access across cache lines for one.
+    BusLock,
+    /// The guest has kept the processor from interrupts for too long.
+    Notify,
     /// A triple fault.
     Shutdown,
     /// Any other reason.
@@ -35,7 +39,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::PioIn,
         Self::PioOut,
         Self::MmioRead,
@@ -43,6 +47,8 @@ impl Reason {
         Self::Halt,
         Self::Interrupted,
         Self::MemoryFault,
+        Self::BusLock,
+        Self::Notify,
         Self::Shutdown,
         Self::Other,
     ];
@@ -57,6 +63,8 @@ impl Reason {
             Self::Halt => "halt",
             Self::Interrupted => "interrupted",
             Self::MemoryFault => "memory_fault",
+            Self::BusLock => "bus_lock",
+            Self::Notify => "notify",
             Self::Shutdown => "shutdown",
             Self::Other => "other",
         }

@@ -1,5 +1,7 @@
 //! Facts about the host's devices and memory, read from /sys and /proc. Nothing is written.
 
+pub mod device_node;
+pub mod header;
 pub mod holders;
 pub mod iomem;
 pub mod locked;
@@ -7,6 +9,8 @@ pub mod mdev;
 pub mod memory;
 pub mod name;
 pub mod node_access;
+pub mod pci_device;
+mod registered;
 pub mod resets;
 pub mod resizable;
 pub mod sriov;

@@ -61,8 +61,14 @@ pub enum MachineError {
     KvmVersionCall(#[source] io::Error),
     #[error("this kernel's KVM has version {0} of its API, not 12")]
     KvmVersion(i32),
-    #[error("this kernel's KVM lacks {0}")]
-    KvmLacks(&'static str),
+    #[error("this kernel's KVM lacks {name}, which is for {what}; Linux {since} and later have it")]
+    KvmLacks {
+        name: &'static str,
+        what: &'static str,
+        since: &'static str,
+    },
+    #[error("this host's KVM cannot take the performance counters from a guest")]
+    PmuStays,
     #[error("{cpus} vCPUs are more than this host's KVM makes: {most}")]
     TooManyCpus { cpus: u32, most: u32 },
     #[error(
@@ -151,6 +157,12 @@ impl MachineError {
                 Some("raise the limit of threads with `ulimit -u`".into())
             }
             Self::Vcpu(e) => e.hint(),
+            Self::KvmLacks { .. } => Some("boot the host with a newer kernel".into()),
+            Self::PmuStays => Some(
+                "boot a kernel that has KVM_CAP_PMU_CAPABILITY (Linux 5.18), or as root, for all \
+                 guests: modprobe kvm enable_pmu=0; or remove pmu=off from --cpus"
+                    .into(),
+            ),
             Self::TooManyCpus { most, .. } => Some(format!("give the guest fewer: --cpus {most}")),
             Self::HighApicId { cpus, ids, .. } => Some(match cpus <= ids {
                 true => format!("IDs have no gaps with --cpus {cpus} alone"),

@@ -45,6 +45,8 @@ pub(super) fn make_vcpus(
         tsc_deadline: vm.check_extension(Cap::TscDeadlineTimer),
         mwait: mwait.then(cpuid::host::mwait).flatten(),
         dedicated: config.dedicated(),
+        nested: config.nested,
+        pmu: config.pmu,
     };
     let make = |id: u32| {
         Vcpu::new(

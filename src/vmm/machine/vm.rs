@@ -4,13 +4,14 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::CpuId;
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Kvm, VmFd};
 
 use crate::boot::Images;
 use crate::config::VmConfig;
 use crate::config::topology::Topology;
 use crate::gsi::{irqchip, routing::GsiRouting};
 use crate::layout::{Layout, Reach};
+use crate::machine::capabilities;
 use crate::machine::error::{MachineError, kvm_call, no_kvm};
 use crate::memory::address_space::AddressSpace;
 use crate::memory::kvm_slots::KvmSlots;
@@ -28,8 +29,8 @@ pub(super) struct HostKvm {
 }
 
 impl HostKvm {
-    /// Opens /dev/kvm and checks for the capabilities that every VM of this program needs.
-    pub fn open() -> Result<Self, MachineError> {
+    /// Opens /dev/kvm and checks for the capabilities that a VM with or without `devices` needs.
+    pub fn open(devices: bool) -> Result<Self, MachineError> {
         let fd = Kvm::new().map_err(|e| no_kvm(io::Error::from_raw_os_error(e.errno())))?;
         let version = fd.get_api_version();
         if version < 0 {
@@ -38,16 +39,7 @@ impl HostKvm {
         if version != kvm_bindings::KVM_API_VERSION as i32 {
             return Err(MachineError::KvmVersion(version));
         }
-        let needed = [
-            (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-            (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-            (Cap::Irqfd, "KVM_CAP_IRQFD"),
-            (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING"),
-            (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
-        ];
-        if let Some((_, name)) = needed.iter().find(|(cap, _)| !fd.check_extension(*cap)) {
-            return Err(MachineError::KvmLacks(name));
-        }
+        capabilities::check(|cap| fd.check_extension_raw(cap.into()), devices)?;
         let cpuid = fd
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;
@@ -104,6 +96,8 @@ impl Vm {
             .map_err(kvm_call("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(layout::KVM_TSS_ADDR as usize)
             .map_err(kvm_call("KVM_SET_TSS_ADDR"))?;
+        capabilities::protect_host(&fd);
+        capabilities::choose_pmu(&fd, &config.cpus, &kvm.cpuid)?;
         let space = Arc::new(AddressSpace::new());
         let slots = Arc::new(KvmSlots::new(Arc::clone(&fd), kvm.fd.get_nr_memslots()));
         space.subscribe(slots.clone())?;

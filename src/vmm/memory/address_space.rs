@@ -1,9 +1,12 @@
 //! Guest-physical memory: one address space, whose listeners mirror every region.
 
 use std::collections::BTreeMap;
-use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{mem, ptr};
 
+use tracing::error;
+
+use crate::log::error_chain::with_causes;
 use crate::memory::error::MemoryError;
 use crate::memory::listener::MemoryListener;
 use crate::memory::mapping::PAGE_SIZE;
@@ -13,18 +16,47 @@ use crate::memory::region::{Region, RegionKind};
 struct Inner {
     regions: BTreeMap<u64, Region>,
     listeners: Vec<Arc<dyn MemoryListener>>,
+    /// Removed regions whose host memory the kernel still uses. No other region gets an address of
+    /// theirs.
+    lost: Vec<Region>,
 }
+
+type OnLoss = Box<dyn Fn(&str) + Send + Sync>;
 
 /// The guest-physical address space.
 #[derive(Default)]
 pub struct AddressSpace {
     inner: Mutex<Inner>,
+    /// Called with a sentence when the kernel does not give up a region.
+    on_loss: OnceLock<OnLoss>,
 }
 
 impl AddressSpace {
     /// An empty address space.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets what ends the run when the kernel does not give up a region: the guest can then go on
+    /// only with memory that the host believes to be free. Only the first call counts.
+    pub fn on_loss(&self, what: impl Fn(&str) + Send + Sync + 'static) {
+        // A second call would come from a second run of the same VM.
+        let _ = self.on_loss.set(Box::new(what));
+    }
+
+    /// Removes `region` from a listener. If the kernel still uses the host memory, its mapping is
+    /// kept for good, on purpose: an address that this process maps anew would be the guest's.
+    fn remove_from(&self, listener: &dyn MemoryListener, region: &Region, lost: &mut Vec<Region>) {
+        let Err(e) = listener.remove(region) else {
+            return;
+        };
+        mem::forget(Arc::clone(&region.mapping));
+        lost.push(region.clone());
+        let why = with_causes(&e);
+        error!("{why}");
+        if let Some(tell) = self.on_loss.get() {
+            tell(&why);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -37,11 +69,14 @@ impl AddressSpace {
     /// The listener's error. The listener is then not subscribed, and the regions that it had
     /// accepted have been removed from it again.
     pub fn subscribe(&self, listener: Arc<dyn MemoryListener>) -> Result<(), MemoryError> {
-        let mut inner = self.lock();
+        let mut guard = self.lock();
+        let inner = &mut *guard;
         let mut done: Vec<&Region> = Vec::new();
         for region in inner.regions.values() {
             if let Err(e) = listener.add(region) {
-                done.into_iter().rev().for_each(|r| listener.remove(r));
+                for region in done.into_iter().rev() {
+                    self.remove_from(&*listener, region, &mut inner.lost);
+                }
                 return Err(e);
             }
             done.push(region);
@@ -52,17 +87,16 @@ impl AddressSpace {
 
     /// Removes a listener, and every region from it.
     pub fn unsubscribe(&self, listener: &dyn MemoryListener) {
-        let mut inner = self.lock();
+        let mut guard = self.lock();
+        let inner = &mut *guard;
         let before = inner.listeners.len();
         inner
             .listeners
             .retain(|l| !ptr::addr_eq(Arc::as_ptr(l), listener));
         if inner.listeners.len() != before {
-            inner
-                .regions
-                .values()
-                .rev()
-                .for_each(|r| listener.remove(r));
+            for region in inner.regions.values().rev() {
+                self.remove_from(listener, region, &mut inner.lost);
+            }
         }
     }
 
@@ -81,8 +115,12 @@ impl AddressSpace {
         if size == 0 || !inside || !aligned || start.checked_add(size).is_none() {
             return Err(MemoryError::BadRegion { start, size });
         }
-        let mut inner = self.lock();
-        if let Some(other) = inner.overlapping(start, size) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        if let Some(other) = inner
+            .overlapping(start, size)
+            .or(inner.lost_at(start, size))
+        {
             return Err(MemoryError::Overlap {
                 start,
                 size,
@@ -92,10 +130,9 @@ impl AddressSpace {
         }
         for (i, listener) in inner.listeners.iter().enumerate() {
             if let Err(e) = listener.add(&region) {
-                inner.listeners[..i]
-                    .iter()
-                    .rev()
-                    .for_each(|l| l.remove(&region));
+                for listener in inner.listeners[..i].iter().rev() {
+                    self.remove_from(&**listener, &region, &mut inner.lost);
+                }
                 return Err(e);
             }
         }
@@ -105,11 +142,14 @@ impl AddressSpace {
 
     /// Removes the region that begins at `start`; returns whether there was one.
     pub fn remove(&self, start: u64) -> bool {
-        let mut inner = self.lock();
+        let mut guard = self.lock();
+        let inner = &mut *guard;
         let Some(region) = inner.regions.remove(&start) else {
             return false;
         };
-        inner.listeners.iter().rev().for_each(|l| l.remove(&region));
+        for listener in inner.listeners.iter().rev() {
+            self.remove_from(&**listener, &region, &mut inner.lost);
+        }
         true
     }
 
@@ -130,6 +170,11 @@ impl AddressSpace {
 }
 
 impl Inner {
+    fn lost_at(&self, start: u64, size: u64) -> Option<&Region> {
+        let end = start.saturating_add(size);
+        self.lost.iter().find(|r| r.start < end && r.end() > start)
+    }
+
     fn overlapping(&self, start: u64, size: u64) -> Option<&Region> {
         let last = start.saturating_add(size).saturating_sub(1);
         self.regions
@@ -143,11 +188,14 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::error::StillUsed;
     use crate::memory::mapping::Mapping;
 
     #[derive(Default)]
     struct Recorder {
         refuse: Option<u64>,
+        /// This region is never given up.
+        keep: Option<u64>,
         seen: Mutex<Vec<u64>>,
     }
 
@@ -159,8 +207,17 @@ mod tests {
             self.seen.lock().unwrap().push(region.start);
             Ok(())
         }
-        fn remove(&self, region: &Region) {
+        fn remove(&self, region: &Region) -> Result<(), StillUsed> {
+            if self.keep == Some(region.start) {
+                return Err(StillUsed {
+                    by: "a test",
+                    start: region.start,
+                    size: region.size,
+                    source: std::io::Error::from_raw_os_error(libc::EIO),
+                });
+            }
             self.seen.lock().unwrap().retain(|s| *s != region.start);
+            Ok(())
         }
     }
 
@@ -224,6 +281,71 @@ mod tests {
         assert!(!space.remove(0x1000));
         space.unsubscribe(&*recorder);
         assert!(recorder.seen.lock().unwrap().is_empty());
+    }
+
+    /// Whether this process has the mapping's first page.
+    fn is_mapped(address: u64) -> bool {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let ranges = maps
+            .lines()
+            .filter_map(|line| line.split(' ').next()?.split_once('-'));
+        let number = |text| u64::from_str_radix(text, 16).unwrap();
+        let mut ranges = ranges.map(|(start, end)| number(start)..number(end));
+        ranges.any(|range| range.contains(&address))
+    }
+
+    /// However a region is removed: what the kernel still uses stays mapped, no region gets its
+    /// address, and the run learns of it.
+    #[test]
+    fn memory_that_is_not_given_up_stays_for_good() {
+        type Way = fn(&AddressSpace, &Arc<Recorder>);
+        let ways: [Way; 3] = [
+            |space, _| assert!(space.remove(0x4000)),
+            |space, recorder| space.unsubscribe(&**recorder),
+            // A later listener refuses the region, and the first does not give it up again.
+            |space, _| {
+                space.remove(0x5000);
+                let refuse = Some(0x4000);
+                let other = Arc::new(Recorder {
+                    refuse,
+                    ..Default::default()
+                });
+                space.subscribe(other).unwrap_err();
+                space.remove(0x4000);
+            },
+        ];
+        for way in ways {
+            let space = AddressSpace::new();
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let heard = Arc::clone(&told);
+            space.on_loss(move |why| heard.lock().unwrap().push(why.to_owned()));
+            let keep = Some(0x4000);
+            let recorder = Arc::new(Recorder {
+                keep,
+                ..Default::default()
+            });
+            space.subscribe(recorder.clone()).unwrap();
+            let region = region(0x4000, 0x1000);
+            let address = region.host_address();
+            space.add(region).unwrap();
+            way(&space, &recorder);
+            space.remove(0x4000);
+            assert!(matches!(
+                space.add(super::tests::region(0x4000, 0x1000)),
+                Err(MemoryError::Overlap { .. })
+            ));
+            drop((space, recorder));
+            assert!(is_mapped(address));
+            let told = told.lock().unwrap();
+            assert!(told[0].starts_with("a test does not give up the guest's memory at 0x4000"));
+        }
+        // A mapping that is given up goes.
+        let space = AddressSpace::new();
+        let region = region(0x4000, 0x1000);
+        let address = region.host_address();
+        space.add(region).unwrap();
+        space.remove(0x4000);
+        assert!(!is_mapped(address));
     }
 
     #[test]

@@ -17,13 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pci::addr::Range;
-use tracing::{debug, error};
+use tracing::debug;
 
 use crate::counters::dma::DmaMeter;
 use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
 use crate::memory::bar_part::BarPart;
-use crate::memory::error::{DmaError, MemoryError};
+use crate::memory::error::{DmaError, MemoryError, StillUsed};
 use crate::memory::listener::MemoryListener;
 use crate::memory::memlock;
 use crate::memory::region::{Region, RegionKind};
@@ -34,7 +34,8 @@ pub trait DmaMapper: Send + Sync {
     /// Maps `[iova, iova + size)` to the host address, for reading and writing.
     ///
     /// # Errors
-    /// The errno.
+    /// The errno: nothing is mapped. [`PartStays`] as an [`io::Error`]: a part is, and cannot be
+    /// unmapped.
     fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()>;
     /// Removes `[iova, iova + size)`, which one call of [`DmaMapper::map`] has mapped.
     ///
@@ -61,6 +62,27 @@ pub trait DmaBufMapper: Send + Sync {
     /// # Errors
     /// The errno.
     fn map(&self, iova: u64, size: u64, buffer: BorrowedFd<'_>) -> io::Result<()>;
+}
+
+/// A failed map that could not be undone.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}, and a part stays mapped")]
+pub struct PartStays {
+    /// The failure.
+    pub source: io::Error,
+}
+
+/// Whether a failed call of [`DmaMapper::map`] has left something mapped.
+fn stays(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|e| e.is::<PartStays>())
+}
+
+/// The same error a second time.
+fn again(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(
+        || io::Error::other(error.to_string()),
+        io::Error::from_raw_os_error,
+    )
 }
 
 /// Bytes that one call maps: the size of an IOMMU's largest page, so that no page is split. A chunk
@@ -167,6 +189,12 @@ impl Dma {
         debug!(iova, size, "map for DMA");
         let begun = Instant::now();
         let outcome = self.mapper.map(iova, size, host);
+        if outcome.as_ref().is_err_and(stays)
+            && let Some(ram) = self.lock().ram.get_mut(&region.start)
+        {
+            // The region's removal tries to unmap this chunk too.
+            ram.mapped = at + size;
+        }
         let (call, _) = calls(&*self.mapper);
         outcome.map_err(|e| self.explain(region, call, e))?;
         if let Some(ram) = self.lock().ram.get_mut(&region.start) {
@@ -199,12 +227,19 @@ impl Dma {
             return;
         }
         let begun = Instant::now();
-        match self.check_range(region).and_then(|()| self.map(region)) {
+        let outcome = self.check_range(region).map_err(|e| (e, false));
+        match outcome.and_then(|()| self.map(region)) {
             Ok(()) => {
                 self.meter.bars.count(region.size, begun.elapsed());
                 state.bars.insert(region.start);
             }
-            Err(e) => self.tell(region, &e),
+            Err((e, stays)) => {
+                if stays {
+                    // The region's removal tries to unmap the rest.
+                    state.bars.insert(region.start);
+                }
+                self.tell(region, &e);
+            }
         }
     }
 
@@ -245,13 +280,14 @@ impl Dma {
         })
     }
 
-    /// Maps the whole region, or nothing of it.
-    fn map(&self, region: &Region) -> Result<(), DmaError> {
+    /// Maps the whole region, or nothing of it. The error tells whether a part stays mapped,
+    /// because that could not be undone.
+    fn map(&self, region: &Region) -> Result<(), (DmaError, bool)> {
         for (at, size) in map_chunks(region) {
             debug!(iova = region.start + at, size, "map for DMA");
             if let Err(e) = self.map_chunk(region, at, size) {
-                self.unmap(region, at);
-                return Err(e);
+                let stays = matches!(&e, DmaError::Map { source, .. } if stays(source));
+                return Err((e, self.unmap(region, at).is_err() || stays));
             }
         }
         Ok(())
@@ -271,12 +307,20 @@ impl Dma {
         mapped.map_err(|e| self.explain(region, "IOMMU_IOAS_MAP_FILE", e))
     }
 
-    /// Unmaps the chunks that begin before offset `end`, one call for each chunk.
-    fn unmap(&self, region: &Region, end: u64) {
+    /// Unmaps the chunks that begin before offset `end`, one call for each chunk. After a failure
+    /// the other chunks are unmapped all the same.
+    fn unmap(&self, region: &Region, end: u64) -> Result<(), StillUsed> {
+        let mut outcome = Ok(());
         for (at, size) in map_chunks(region).rev().filter(|(at, _)| *at < end) {
             let iova = region.start + at;
             debug!(iova, size, "unmap for DMA");
             if let Err(source) = self.mapper.unmap(iova, size) {
+                outcome = Err(StillUsed {
+                    by: "the IOMMU",
+                    start: iova,
+                    size,
+                    source: again(&source),
+                });
                 let (_, call) = calls(&*self.mapper);
                 let error = DmaError::Map {
                     call,
@@ -284,13 +328,13 @@ impl Dma {
                     size,
                     source,
                 };
-                error!("{}", with_causes(&error));
                 self.lost
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .get_or_insert(error);
             }
         }
+        outcome
     }
 
     /// The first map that the IOMMU has not given up, if there is one.
@@ -342,7 +386,7 @@ impl MemoryListener for Dma {
         Ok(())
     }
 
-    fn remove(&self, region: &Region) {
+    fn remove(&self, region: &Region) -> Result<(), StillUsed> {
         if region.kind == RegionKind::Ram {
             // The flag is set before `map_lock` is taken: the thread that maps could take that lock
             // again and again.
@@ -351,18 +395,16 @@ impl MemoryListener for Dma {
             }
             let _mapping = self.map_lock();
             let ram = self.lock().ram.remove(&region.start);
-            if let Some(ram) = ram {
-                self.unmap(region, ram.mapped);
-            }
-            return;
+            return ram.map_or(Ok(()), |ram| self.unmap(region, ram.mapped));
         }
         let mut state = self.lock();
         if let Some(waiting) = &mut state.waiting {
             waiting.retain(|w| w.start != region.start);
         }
         if state.bars.remove(&region.start) {
-            self.unmap(region, region.size);
+            return self.unmap(region, region.size);
         }
+        Ok(())
     }
 }
 

@@ -61,6 +61,23 @@ impl MemoryError {
     }
 }
 
+/// The kernel did not give up the host memory behind a part of guest memory.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{by} does not give up the guest's memory at {start:#x}+{size:#x}, so the host memory behind \
+     it stays reserved until the program ends"
+)]
+pub struct StillUsed {
+    /// KVM, or the IOMMU.
+    pub by: &'static str,
+    /// Guest-physical address.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The errno.
+    pub source: io::Error,
+}
+
 /// The reason why the IOMMU did not map guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum DmaError {

@@ -4,13 +4,14 @@
 //! Slot IDs are reused, so a guest cannot exhaust them by turning memory decoding off and on.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use tracing::{debug, error};
+use tracing::debug;
 
-use crate::memory::error::MemoryError;
+use crate::memory::error::{MemoryError, StillUsed};
 use crate::memory::listener::MemoryListener;
 use crate::memory::region::Region;
 
@@ -95,14 +96,64 @@ impl MemoryListener for KvmSlots {
         Ok(())
     }
 
-    fn remove(&self, region: &Region) {
+    fn remove(&self, region: &Region) -> Result<(), StillUsed> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = state.used.remove(&region.start) {
-            match self.set(slot, region, 0) {
-                Ok(()) => state.free.push(slot),
-                // No known kernel does this. The ID is not reused, so that no two regions share it.
-                Err(e) => error!(slot, "KVM did not delete a memory slot: {e}"),
-            }
-        }
+        let Some(slot) = state.used.remove(&region.start) else {
+            return Ok(());
+        };
+        // No known kernel fails here. The ID of such a slot is not used again.
+        self.set(slot, region, 0).map_err(|e| StillUsed {
+            by: "KVM",
+            start: region.start,
+            size: region.size,
+            source: io::Error::from_raw_os_error(e.errno()),
+        })?;
+        state.free.push(slot);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use kvm_ioctls::Kvm;
+
+    use super::*;
+    use crate::memory::address_space::AddressSpace;
+    use crate::memory::mapping::{Mapping, PAGE_SIZE};
+    use crate::memory::region::RegionKind;
+
+    /// KVM does not fail here, so the VM's descriptor becomes one that refuses every ioctl.
+    #[test]
+    fn a_slot_that_is_not_deleted_keeps_its_memory() {
+        let Ok(kvm) = Kvm::new() else {
+            println!("SKIPPED: /dev/kvm cannot be opened");
+            return;
+        };
+        let vm = Arc::new(kvm.create_vm().unwrap());
+        let slots = Arc::new(KvmSlots::new(Arc::clone(&vm), 8));
+        let space = AddressSpace::new();
+        space.subscribe(slots.clone()).unwrap();
+        let region = Region {
+            start: 0x1000,
+            size: PAGE_SIZE,
+            mapping: Arc::new(Mapping::anonymous(PAGE_SIZE, PAGE_SIZE).unwrap()),
+            offset: 0,
+            kind: RegionKind::Ram,
+            bar: None,
+        };
+        let mapping = Arc::downgrade(&region.mapping);
+        space.add(region.clone()).unwrap();
+        assert!(space.remove(0x1000));
+        space.add(region).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        // SAFETY: both descriptors are open, and nothing reads or writes the VM's.
+        assert!(unsafe { libc::dup2(null.as_raw_fd(), vm.as_raw_fd()) } >= 0);
+        assert!(space.remove(0x1000));
+        assert_eq!(slots.in_use(), 0);
+        drop((space, slots, vm));
+        assert!(mapping.upgrade().is_some());
     }
 }

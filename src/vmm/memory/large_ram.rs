@@ -37,7 +37,9 @@ impl MemoryListener for Slots {
         Ok(())
     }
 
-    fn remove(&self, _: &Region) {}
+    fn remove(&self, _: &Region) -> Result<(), crate::memory::error::StillUsed> {
+        Ok(())
+    }
 }
 
 /// An IOMMU that maps as this maker's does.

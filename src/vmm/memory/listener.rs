@@ -1,6 +1,6 @@
 //! The interface of the two mirrors of the guest's address space: KVM's memory slots and the IOMMU.
 
-use crate::memory::error::MemoryError;
+use crate::memory::error::{MemoryError, StillUsed};
 use crate::memory::region::Region;
 
 /// Mirrors the regions of the address space elsewhere.
@@ -11,5 +11,9 @@ pub trait MemoryListener: Send + Sync {
     /// The listener refuses the region, which then does not become part of the address space.
     fn add(&self, region: &Region) -> Result<(), MemoryError>;
     /// Removes a region that was added before.
-    fn remove(&self, region: &Region);
+    ///
+    /// # Errors
+    /// The kernel still uses the host memory behind the region, which must then never be unmapped:
+    /// the guest or a device would reach whatever this process maps there next.
+    fn remove(&self, region: &Region) -> Result<(), StillUsed>;
 }

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`mapping`] | a range of host addresses: reserved, populated, replaced by a file's pages |
 //! | [`ram`] | the guest's RAM, made of mappings |
+//! | [`guest_memory`] | RAM for loaders, which keeps its mappings alive |
 //! | [`hugetlb`] | the host's reserve of huge pages |
 //! | [`region`], [`listener`], [`error`] | the interface of address space and listeners |
 //! | [`bar_part`] | a part of a BAR, by its device: for the DMA of other devices |
@@ -23,6 +24,7 @@ pub mod bar_part;
 pub mod dma;
 pub mod dma_ready;
 pub mod error;
+pub mod guest_memory;
 pub mod hugetlb;
 pub mod kvm_slots;
 pub mod listener;
@@ -39,7 +41,7 @@ mod large_ram;
 pub use address_space::AddressSpace;
 pub use bar_part::{BarOwner, BarPart};
 pub use error::{DmaError, MemoryError};
+pub use guest_memory::GuestMemory;
 pub use listener::MemoryListener;
 pub use mapping::PAGE_SIZE;
-pub use ram::GuestMemory;
 pub use region::{Region, RegionKind};

@@ -9,18 +9,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::{io, thread};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
 
 use crate::config::memory::{HugePage, Pages};
 use crate::layout::Layout;
+use crate::memory::guest_memory::{GuestMemory, RamRegion};
 use crate::memory::hugetlb;
 use crate::memory::hugetlb::Reserve;
 use crate::memory::mapping::Mapping;
 use crate::memory::region::{Region, RegionKind};
 use crate::sys::bus_error::Area;
-
-/// The guest's RAM for loaders: accessed by guest-physical addresses, with bounds checks.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 
 const GIB: u64 = 1 << 30;
 const HUGE_PAGE: u64 = 2 << 20;
@@ -150,21 +147,10 @@ impl Ram {
                 Pages::Huge(_) => {}
             }
             mapping.exclude_from_dumps();
-            // SAFETY: the address and size are those of a live mapping with these protections; the
-            // regions below keep it alive as long as the view.
-            let view = unsafe {
-                MmapRegion::build_raw(
-                    mapping.address() as *mut u8,
-                    range.size as usize,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_NORESERVE,
-                )
-            };
-            let view = view.map_err(|e| RamError::Regions(e.to_string()))?;
-            let view = GuestRegionMmap::new(view, GuestAddress(range.start))
+            let mapping = Arc::new(mapping);
+            let view = RamRegion::new(&mapping, range.start)
                 .ok_or_else(|| RamError::Regions("address overflow".into()))?;
             views.push(view);
-            let mapping = Arc::new(mapping);
             regions.extend(parts(range.size).map(|(offset, size)| Region {
                 start: range.start + offset,
                 size,
@@ -323,7 +309,7 @@ fn explain_huge(page: HugePage, size: u64, error: io::Error) -> RamError {
 mod tests {
     use std::os::unix::fs::FileExt;
 
-    use vm_memory::{Bytes, GuestMemoryBackend};
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
     use super::*;
     use crate::memory::mapping::PAGE_SIZE;

@@ -27,14 +27,18 @@
 //! - Leaf 0x40000010: the frequencies of TSC and APIC bus in kHz, so that a guest need not
 //!   calibrate.
 //!
-//! All other leaves, the physical address bits and the PMU among them, stay as KVM reports them.
+//! - Virtualisation and performance counters, if the user does not want them, see `switches`.
+//!
+//! All other leaves, the physical address bits among them, stay as KVM reports them.
 
 pub mod host;
 mod leaves;
+mod switches;
 mod topology;
 mod xsave;
 
 use kvm_bindings::CpuId;
+pub use switches::has_pmu;
 
 use crate::config::topology::Topology;
 use crate::vcpu::cpuid::host::{ECX1_MONITOR, LEAF_MWAIT};
@@ -100,6 +104,10 @@ pub struct Traits {
     pub mwait: Option<[u32; 4]>,
     /// Whether each vCPU has a host CPU to itself.
     pub dedicated: bool,
+    /// Whether the guest can be a host of guests itself.
+    pub nested: bool,
+    /// Whether the guest has performance counters.
+    pub pmu: bool,
 }
 
 /// The CPUID of one vCPU, for KVM_SET_CPUID2.
@@ -152,6 +160,12 @@ pub fn for_vcpu(supported: &CpuId, vcpu: u32, traits: &Traits) -> Result<CpuId, 
             None,
             [denominator, numerator, APIC_BUS_KHZ * 1000, 0],
         );
+    }
+    if !traits.nested {
+        switches::without_nested(&mut leaves);
+    }
+    if !traits.pmu {
+        switches::without_pmu(&mut leaves);
     }
     hypervisor(&mut leaves, traits);
     let entries = leaves.0;

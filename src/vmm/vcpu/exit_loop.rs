@@ -3,13 +3,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kvm_bindings::{KVM_EXIT_NOTIFY, KVM_EXIT_X86_BUS_LOCK, KVM_NOTIFY_CONTEXT_INVALID};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::counters::exits::{Reason, VcpuExits};
 use crate::sys::bus_error;
 use crate::vcpu::broken;
 use crate::vcpu::machine_check;
-use crate::vcpu::run_page::RunPage;
+use crate::vcpu::run_page::Runner;
 use crate::vcpu::shared::Shared;
 
 /// The reason why a vCPU's loop ended.
@@ -38,21 +39,21 @@ pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicB
 }
 
 fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
-    let page = RunPage::of(vcpu);
+    let mut runner = Runner::new(vcpu);
     let bus = &*shared.bus;
     while !stop.load(Ordering::Acquire) {
-        let fd = &mut *vcpu;
-        let (exit, lost) = bus_error::watch(move || fd.run());
+        let running = &mut runner;
+        let ((exit, fields), lost) = bus_error::watch(move || running.run());
         shared.coalesced.apply();
         let (reason, address) = match exit {
             Ok(VcpuExit::IoIn(port, data)) => {
-                for access in data.chunks_mut(page.port_width()) {
+                for access in data.chunks_mut(fields.port_width) {
                     bus.pio_read(port, access);
                 }
                 (Reason::PioIn, port.into())
             }
             Ok(VcpuExit::IoOut(port, data)) => {
-                for access in data.chunks(page.port_width()) {
+                for access in data.chunks(fields.port_width) {
                     bus.pio_write(port, access);
                 }
                 (Reason::PioOut, port.into())
@@ -70,11 +71,24 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
                 return LoopEnd::Shutdown;
             }
             Ok(VcpuExit::InternalError) => {
-                let (suberror, data) = page.internal_error();
+                let (suberror, data) = fields.internal_error;
                 return LoopEnd::Broken(broken::internal_error(suberror, &data));
             }
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
                 return LoopEnd::Broken(broken::fail_entry(reason, cpu));
+            }
+            // The instruction is done, or is done when the vCPU runs again. The exit itself slows
+            // the guest down (api.rst, 7.22 KVM_CAP_X86_BUS_LOCK_EXIT).
+            Ok(VcpuExit::Unsupported(KVM_EXIT_X86_BUS_LOCK)) => (Reason::BusLock, 0),
+            Ok(VcpuExit::Unsupported(KVM_EXIT_NOTIFY)) => {
+                // The guest has kept the processor from events for too long. It may go on, unless
+                // the processor has lost its context (api.rst, 5 KVM_EXIT_NOTIFY).
+                if fields.notify_flags & KVM_NOTIFY_CONTEXT_INVALID != 0 {
+                    return LoopEnd::Broken(
+                        "the processor lost the state of a vCPU that let no interrupt in".into(),
+                    );
+                }
+                (Reason::Notify, 0)
             }
             Ok(VcpuExit::Hlt) => (Reason::Halt, 0),
             Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
@@ -91,10 +105,10 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
                 return LoopEnd::Broken(broken::memory_fault(gpa, size, flags));
             }
             Ok(VcpuExit::Unknown) => {
-                return LoopEnd::Broken(broken::unknown(page.hardware_reason()));
+                return LoopEnd::Broken(broken::unknown(fields.hardware_reason));
             }
             Ok(VcpuExit::Exception) => {
-                let (vector, code) = page.exception();
+                let (vector, code) = fields.exception;
                 return LoopEnd::Broken(broken::exception(vector, code));
             }
             Ok(VcpuExit::Unsupported(reason)) => {
@@ -109,7 +123,8 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
         };
         shared.coalesced.finish_exit();
         exits.count(reason, address);
-        if let Some(why) = lost.and_then(|host| machine_check::lose_page(vcpu, &shared.ram, host)) {
+        let lose = |host| machine_check::lose_page(runner.vcpu(), &shared.ram, host);
+        if let Some(why) = lost.and_then(lose) {
             return LoopEnd::Broken(why);
         }
     }

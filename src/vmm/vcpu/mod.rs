@@ -5,6 +5,7 @@
 //! | this file | a vCPU that does not run |
 //! | [`threads`] | the threads of running vCPUs |
 //! | [`exit_loop`] | one match on the reason of an exit |
+//! | [`run_page`] | the page that KVM shares with a running vCPU |
 //! | `broken` | words for the exits that end a run |
 //! | [`shared`] | the parts of the VM that an exit may need |
 //! | [`state`] | power-on state, for a reset |
@@ -18,7 +19,7 @@ pub mod error;
 pub mod exit_loop;
 mod machine_check;
 pub mod pin;
-mod run_page;
+pub mod run_page;
 pub mod shared;
 pub mod state;
 pub mod threads;

@@ -9,7 +9,7 @@ use iommufd_ioctls::IommufdError;
 use pci::addr::Range;
 use vfio_ioctls::{VfioError, VfioIommufd, VfioOps};
 
-use crate::memory::dma::{DmaBufMapper, DmaMapper};
+use crate::memory::dma::{DmaBufMapper, DmaMapper, PartStays};
 
 /// One space of I/O addresses: a container, or an address space of an iommufd.
 pub struct IovaSpace {
@@ -69,10 +69,15 @@ impl DmaMapper for IovaSpaces {
             // reference into guest memory exists: all access is volatile, through vm-memory.
             let mapped = unsafe { space.ops.vfio_dma_map(iova, size as usize, host as *mut u8) };
             if let Err(e) = mapped {
+                let mut undone = true;
                 for space in live.iter().take(done) {
-                    let _ = space.ops.vfio_dma_unmap(iova, size as usize);
+                    undone &= space.ops.vfio_dma_unmap(iova, size as usize).is_ok();
                 }
-                return Err(errno(e));
+                let source = errno(e);
+                return Err(match undone {
+                    true => source,
+                    false => io::Error::other(PartStays { source }),
+                });
             }
         }
         Ok(())
@@ -156,6 +161,7 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         mapped: Mutex<Vec<u64>>,
+        keeps: bool,
         refuses: Option<u64>,
     }
 
@@ -169,6 +175,9 @@ mod tests {
         }
 
         fn vfio_dma_unmap(&self, iova: u64, _: usize) -> Result<(), VfioError> {
+            if self.keeps {
+                return Err(VfioError::IommuDmaUnmap(Error::new(libc::EIO)));
+            }
             let mut mapped = self.mapped.lock().unwrap();
             let at = mapped.iter().position(|m| *m == iova);
             let error = || VfioError::IommuDmaUnmap(Error::new(libc::ENOENT));
@@ -212,6 +221,24 @@ mod tests {
         for ops in [&first, &second] {
             assert!(ops.mapped.lock().unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn a_map_that_cannot_be_undone_is_told() {
+        let device = Arc::new(());
+        // The first space gives nothing up, and the second maps nothing.
+        let keeping = Fake {
+            keeps: true,
+            ..Fake::default()
+        };
+        let refusing = Fake {
+            refuses: Some(0x1000),
+            ..Fake::default()
+        };
+        let spaces = [keeping, refusing].map(|fake| space(&Arc::new(fake), &device));
+        let mapper = IovaSpaces::new(Vec::from(spaces));
+        let e = mapper.map(0x1000, 0x1000, 0).unwrap_err();
+        assert!(e.get_ref().unwrap().is::<PartStays>(), "{e}");
     }
 
     #[test]

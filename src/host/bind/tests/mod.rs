@@ -2,6 +2,7 @@
 
 mod functions;
 mod kills;
+mod kinds;
 mod later;
 mod old_form;
 mod refusals;

@@ -44,7 +44,7 @@ fn what_does_not_fit() {
 
 #[test]
 fn devices_that_cannot_be_passed() {
-    let bridge = |d: &mut DeviceFacts| d.device.class = 0x06_0400;
+    let bridge = |d: &mut DeviceFacts| d.device.header = Header::Bridge;
     with_device("device", bridge, Fail, "host list");
     with_device(
         "device",
@@ -52,7 +52,10 @@ fn devices_that_cannot_be_passed() {
         Fail,
         "01:00.0/remove",
     );
+    // An NVSwitch and a non-transparent bridge have a bridge's class and an endpoint's header.
+    with_device("device", |d| d.device.class = 0x06_8000, Pass, "");
     with_device("group", |d| d.device.group = None, Fail, "iommu");
+    with_device("group", |d| d.device.no_iommu = true, Fail, "iommu");
     let direct = |d: &mut DeviceFacts| {
         d.reach.reserved[0].1 = Reserved::Direct;
     };
@@ -62,13 +65,11 @@ fn devices_that_cannot_be_passed() {
 #[test]
 fn drivers_of_the_device_and_of_its_group() {
     let bind = "mini-vmm host bind 0000:01:00.0";
-    with_device(
-        "driver",
-        |d| d.device.driver = Some("nvme".into()),
-        Warn,
-        bind,
-    );
-    with_device("driver", |d| d.device.driver = None, Warn, bind);
+    with_device("driver", |d| bind_to(d, Some("nvme"), false), Warn, bind);
+    with_device("driver", |d| bind_to(d, None, false), Warn, bind);
+    // The kernel says who is registered, not the driver's name.
+    with_device("driver", |d| bind_to(d, Some("vfio-x"), false), Warn, bind);
+    with_device("driver", |d| bind_to(d, Some("gpu"), true), Pass, "");
     let beside = |driver: Option<&'static str>, class| {
         move |d: &mut DeviceFacts| d.members.push(pci("01:00.1", driver, class))
     };
@@ -76,7 +77,7 @@ fn drivers_of_the_device_and_of_its_group() {
     with_device("group-member", held, Fail, "--group");
     let both_held = |d: &mut DeviceFacts| {
         held(d);
-        d.device.driver = Some("nvme".into());
+        bind_to(d, Some("nvme"), false);
     };
     with_device("group-member", both_held, Warn, "--group");
     with_device("group-member", beside(None, 0x02_0000), Pass, "");
@@ -116,11 +117,53 @@ fn nodes_of_a_bound_device() {
     let (level, _, fix) = one(&check(&host, &[facts]), "permission");
     assert!(level == Fail && fix.contains("chown $USER /dev/vfio/devices/vfio0"));
     let mut unbound = device();
-    unbound.device.driver = None;
+    bind_to(&mut unbound, None, false);
     assert!(
         check(&host, &[unbound])
             .iter()
             .all(|f| f.name != "permission")
+    );
+}
+
+#[test]
+fn bars_without_an_address_and_with_a_holder() {
+    let lost = |space, size| {
+        move |d: &mut DeviceFacts| {
+            d.details.unassigned.push(Unassigned {
+                index: 1,
+                space,
+                size,
+            });
+        }
+    };
+    let large = lost(Space::Memory64, Some(16 << 30));
+    with_device("bars", large, Fail, "Above 4G Decoding");
+    with_device("bars", lost(Space::Memory32, None), Fail, "pci=realloc");
+    with_device("bars", lost(Space::Io, Some(32)), Fail, "pci=realloc");
+    with_device("bars", lost(Space::Io, None), Warn, "I/O ports");
+    let held = |name: &'static str, framebuffer| {
+        move |d: &mut DeviceFacts| {
+            d.holders = Holders::Named(vec![Holder {
+                bar: Some(0),
+                name: name.into(),
+                framebuffer,
+            }]);
+        }
+    };
+    with_device(
+        "bars",
+        held("BOOTFB", true),
+        Fail,
+        "initcall_blacklist=sysfb_init",
+    );
+    with_device("bars", held("mystery", false), Warn, "/proc/iomem");
+    // What was not looked at does not pass.
+    let unseen = |d: &mut DeviceFacts| d.holders = Holders::Unknown;
+    with_device(
+        "bars",
+        unseen,
+        Warn,
+        "as root: mini-vmm host check 0000:01:00.0",
     );
 }
 

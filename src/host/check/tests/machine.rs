@@ -37,7 +37,36 @@ fn iommu_and_its_interrupts() {
         off(h);
         h.iommu.tables = vec!["IVRS"];
     };
-    with_host("iommu", amd, Fail, "amd_iommu=on");
+    // AMD's IOMMU is on by default: no parameter turns it on, but one may turn it off.
+    with_host("iommu", amd, Fail, "dmesg");
+    let amd_off = |h: &mut HostFacts| {
+        amd(h);
+        h.iommu.off = vec!["amd_iommu=off".into(), "iommu=off".into()];
+    };
+    with_host(
+        "iommu",
+        amd_off,
+        Fail,
+        "boot without amd_iommu=off and iommu=off: change",
+    );
+    let intel_off = |h: &mut HostFacts| {
+        off(h);
+        h.iommu.off = vec!["intel_iommu=off".into()];
+    };
+    with_host(
+        "iommu",
+        intel_off,
+        Fail,
+        "boot with intel_iommu=on, and without intel_iommu=off",
+    );
+    let mode = |h: &mut HostFacts| {
+        off(h);
+        h.iommu.no_iommu_mode = true;
+    };
+    let mut unsafe_host = host();
+    mode(&mut unsafe_host);
+    let (_, text, _) = one(&check(&unsafe_host, &[]), "iommu");
+    assert!(text.contains("no-IOMMU mode is on"), "{text}");
     let none = |h: &mut HostFacts| {
         off(h);
         h.iommu.tables.clear();
@@ -131,6 +160,32 @@ fn vfio_and_iommufd() {
         Warn,
         "modprobe iommufd",
     );
+}
+
+/// A kernel with neither interface, and kernels where the other interface needs a remedy: nothing
+/// promises an interface that cannot be used.
+#[test]
+fn no_interface_is_promised_that_is_not_there() {
+    let neither = |h: &mut HostFacts| {
+        h.type1 = Module::Absent;
+        h.container_node = Node::Missing;
+    };
+    with_host("vfio-container", neither, Fail, "CONFIG_VFIO_IOMMU_TYPE1");
+    with_host("iommufd", neither, Fail, "CONFIG_IOMMUFD");
+    let denied = |h: &mut HostFacts| h.container_node = Node::Denied;
+    with_host("iommufd", denied, Warn, "CONFIG_IOMMUFD");
+    let loadable = |h: &mut HostFacts| {
+        neither(h);
+        h.iommufd = Module::Loadable;
+    };
+    with_host("iommufd", loadable, Fail, "modprobe iommufd");
+    for change in [&neither as &dyn Fn(&mut HostFacts), &denied, &loadable] {
+        let mut facts = host();
+        change(&mut facts);
+        let findings = check(&facts, &[]);
+        let promises = findings.iter().any(|f| f.text.contains("are used instead"));
+        assert!(!promises, "{findings:#?}");
+    }
 }
 
 /// iommufd counts what other processes of the user have locked.

@@ -17,6 +17,7 @@ use super::*;
 use crate::boot::acpi;
 use crate::config::topology::Topology;
 use crate::layout::{LOW_PVH_INFO, LOW_ZERO_PAGE};
+use crate::memory::guest_memory::test_memory;
 
 const MIB: u64 = 1 << 20;
 fn file(bytes: &[u8]) -> TempFile {
@@ -43,7 +44,7 @@ fn boot(
         .ram()
         .map(|r| (GuestAddress(r.start), r.size as usize))
         .collect();
-    let memory = GuestMemory::from_ranges(&ranges).unwrap();
+    let memory = test_memory(&ranges);
     let tables = acpi::build(&layout, &Topology::default()).unwrap();
     let checked = images.check(&layout, cmdline);
     let entry = images.load(&memory, &layout, cmdline, &tables);
@@ -140,7 +141,7 @@ fn a_second_load_leaves_nothing_of_the_first_guest() {
     let kernel = file(&elf(true));
     let images = Images::open(kernel.as_path(), None).unwrap();
     let layout = Layout::new(64 * MIB, 0, 40).unwrap();
-    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
+    let memory = test_memory(&[(GuestAddress(0), 64 << 20)]);
     memory
         .write_slice(&[0xaa; 4 << 20], GuestAddress(0x100_0000))
         .unwrap();

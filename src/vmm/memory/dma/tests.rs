@@ -12,6 +12,8 @@ struct Fake {
     ranges: Vec<Range>,
     /// Maps from this address on fail, with this error.
     errno: Option<(u64, i32)>,
+    /// This address cannot be unmapped.
+    keeps: Option<u64>,
     live: Mutex<Vec<u64>>,
     /// Whether BARs are mapped as dma-bufs.
     by_dma_buf: bool,
@@ -28,6 +30,9 @@ impl DmaMapper for Fake {
         Ok(())
     }
     fn unmap(&self, iova: u64, _size: u64) -> io::Result<()> {
+        if self.keeps == Some(iova) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         self.live.lock().unwrap().retain(|i| *i != iova);
         Ok(())
     }
@@ -105,6 +110,7 @@ fn willing() -> Fake {
     Fake {
         ranges: vec![],
         errno: None,
+        keeps: None,
         live: Mutex::default(),
         by_dma_buf: false,
     }
@@ -236,6 +242,41 @@ fn large_bars_are_mapped_in_chunks_or_not_at_all() {
         assert_eq!(*fake.live.lock().unwrap(), mapped);
         space.remove(bar.start);
         assert!(fake.live.lock().unwrap().is_empty());
+    }
+}
+
+/// A peer's map that is not given up, when the BAR moves and when the map itself fails half way.
+#[test]
+fn a_map_that_stays_is_not_forgotten() {
+    let size = 2 * MAP_CHUNK;
+    let start = 4 * MAP_CHUNK;
+    for errno in [None, Some((start + MAP_CHUNK, libc::EFAULT))] {
+        let keeps = Some(start);
+        let (space, dma, fake) = space(
+            Fake {
+                errno,
+                keeps,
+                ..willing()
+            },
+            true,
+        );
+        let told = Arc::new(Mutex::new(String::new()));
+        let heard = Arc::clone(&told);
+        space.on_loss(move |why| *heard.lock().unwrap() = why.to_owned());
+        dma.finish_ram();
+        let bar = Region {
+            size,
+            mapping: Arc::new(Mapping::reserve(size, PAGE_SIZE).unwrap()),
+            ..region(start, RegionKind::Device)
+        };
+        let mapping = Arc::downgrade(&bar.mapping);
+        space.add(bar).unwrap();
+        assert!(space.remove(start));
+        assert_eq!(*fake.live.lock().unwrap(), [start]);
+        let told = told.lock().unwrap();
+        assert!(told.starts_with("the IOMMU does not give up"), "{told}");
+        drop((space, dma));
+        assert!(mapping.upgrade().is_some());
     }
 }
 

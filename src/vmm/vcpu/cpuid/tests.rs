@@ -90,7 +90,64 @@ fn traits(cpus: u32) -> Traits {
         topology: cores(cpus),
         tsc_khz: Some(2_500_000),
         tsc_deadline: true,
+        pmu: true,
         ..Traits::default()
+    }
+}
+
+/// A host with virtualisation and counters of both makers.
+fn all_switched(name: &[u8; 12]) -> Vec<kvm_cpuid_entry2> {
+    let mut entries = host(name);
+    for e in &mut entries {
+        match (e.function, e.index) {
+            (1, 0) => e.ecx |= 1 << 5 | 1 << 15,
+            (7, 0) => e.edx |= 1 << 19,
+            (0x8000_0001, 0) => e.ecx |= 1 << 2 | 1 << 10 | 1 << 23 | 1 << 24 | 1 << 28,
+            _ => {}
+        }
+    }
+    entries.extend([
+        entry(0xa, 0, [0x0730_0605, 0, 7, 0x8603]),
+        entry(0x1c, 0, [1, 2, 3, 0]),
+        entry(0x23, 0, [0xf, 0, 0, 0]),
+        entry(0x8000_000a, 0, [1, 8, 0, 0xff]),
+        entry(0x8000_001b, 0, [0x3ff, 0, 0, 0]),
+        entry(0x8000_0022, 0, [1, 6, 0, 0]),
+    ]);
+    entries
+}
+
+/// Each switch takes what it names, and nothing of the other's.
+#[test]
+fn virtualisation_and_counters_are_switched() {
+    for name in [b"GenuineIntel", b"AuthenticAMD"] {
+        let supported = all_switched(name);
+        for (nested, pmu) in [(false, true), (true, false), (true, true), (false, false)] {
+            let traits = Traits {
+                nested,
+                pmu,
+                ..traits(1)
+            };
+            let made = make(&supported, 0, &traits);
+            let bit = |function, register: usize, bit: u32| {
+                regs(&made, function, 0)[register] & 1 << bit != 0
+            };
+            assert_eq!(bit(1, 2, 5), nested, "VMX");
+            assert_eq!(bit(0x8000_0001, 2, 2), nested, "SVM");
+            assert_eq!(regs(&made, 0x8000_000a, 0) != [0; 4], nested);
+            assert_eq!(bit(1, 2, 15), pmu, "PDCM");
+            assert_eq!(bit(7, 3, 19), pmu, "architectural LBR");
+            for feature in [10, 23, 24, 28] {
+                assert_eq!(bit(0x8000_0001, 2, feature), pmu, "{feature}");
+            }
+            for function in [0xa, 0x8000_001b, 0x8000_0022] {
+                assert_eq!(regs(&made, function, 0) != [0; 4], pmu, "{function:#x}");
+            }
+            for function in [0x1c, 0x23] {
+                assert_eq!(made.get(function, 0).is_some(), pmu, "{function:#x}");
+            }
+            assert_eq!(has_pmu(&CpuId::from_entries(&made.0).unwrap()), pmu);
+        }
     }
 }
 
@@ -295,6 +352,7 @@ proptest! {
             tsc_deadline: deadline,
             mwait,
             dedicated,
+            ..traits(1)
         };
         if let Ok(made) = for_vcpu(&supported, vcpu, &traits) {
             let mut seen = HashSet::new();

@@ -4,6 +4,7 @@ use pci::bar::BarError;
 use pci::clique::CliqueError;
 
 use crate::hostinfo::iomem;
+use crate::hostinfo::sysfs::Sysfs;
 use crate::vfio::device::DeviceError;
 
 /// The reason why a device cannot become a function of the guest.
@@ -62,7 +63,7 @@ impl FunctionError {
                  with vfio-pci.disable_idle_d3=1; if it stays away, look at its power and slot, \
                  and at `dmesg | grep {device}`"
             )),
-            Self::Held { holders, .. } => Some(iomem::remedy(holders)),
+            Self::Held { holders, .. } => Some(iomem::remedy(&Sysfs::default(), holders)),
             Self::Clique { device, .. } => Some(format!("remove `clique=` for --vfio {device}")),
         }
     }

@@ -20,7 +20,7 @@ pub(super) fn unmapped(
             device: device.to_owned(),
             bar,
             // A mediated device has no address, and so no BARs in the host's memory.
-            holders: device.parse().map(iomem::holders).unwrap_or_default(),
+            holders: device.parse().map(iomem::others).unwrap_or_default(),
         });
     }
     tell_trapped(device, bar, &format!("it cannot be mapped: {error}"));

@@ -1,15 +1,17 @@
 //! The devices that the user named, found and checked without touching them.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use pci::Bdf;
 use uuid::Uuid;
 
 use crate::config::device::{DeviceConfig, Slot};
+use crate::hostinfo::device_node::device_node;
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::{HostName, parse_address};
-use crate::hostinfo::sysfs::{PciDevice, Sysfs};
+use crate::hostinfo::pci_device::PciDevice;
+use crate::hostinfo::sysfs::Sysfs;
 use crate::vfio::open::error::{MAX_DEVICES, StepError, VfioError};
 use crate::vfio::open::nodes;
 
@@ -35,9 +37,7 @@ impl Candidate {
     /// The device's node for iommufd, whose name is in the directory `vfio-dev`; `None` if the
     /// kernel makes no such node (Documentation/driver-api/vfio.rst, "VFIO Device cdev").
     pub fn cdev(&self) -> Option<String> {
-        let mut entries = fs::read_dir(self.path.join("vfio-dev")).ok()?;
-        let name = entries.next()?.ok()?.file_name();
-        Some(nodes::device(name.to_str()?))
+        Some(nodes::device(&device_node(&self.path)?))
     }
 
     /// Makes the error of a step of opening the device.
@@ -148,12 +148,19 @@ fn check_pci(sysfs: &Sysfs, bdf: Bdf, token: Option<Uuid>) -> Result<Candidate, 
         .device(bdf)
         .map_err(unreadable(name.in_words()))?
         .ok_or(VfioError::NoDevice(bdf))?;
+    if facts.is_bridge() {
+        return Err(VfioError::Bridge(bdf));
+    }
     let Some(group) = facts.group else {
         return Err(VfioError::NoGroup(bdf));
     };
+    if facts.no_iommu {
+        return Err(VfioError::NoIommuMode(bdf));
+    }
     if !facts.is_vfio() {
         return Err(VfioError::NotVfio {
             bdf,
+            vgpu: facts.vgpu_type_file(),
             driver: facts.driver,
         });
     }

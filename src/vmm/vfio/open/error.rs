@@ -1,7 +1,7 @@
 //! The reasons why a device cannot be passed through, and a remedy for each.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pci::Bdf;
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use crate::errnos;
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::HostName;
 use crate::hostinfo::node_access::Cause;
-use crate::hostinfo::sysfs::PciDevice;
+use crate::hostinfo::pci_device::PciDevice;
 use crate::vfio::device::DeviceError;
 use crate::vfio::open::nodes;
 
@@ -95,7 +95,18 @@ pub enum VfioError {
         bdf: Bdf,
         /// The device's driver.
         driver: Option<String>,
+        /// The attribute that makes the device a vGPU, if its driver has one.
+        vgpu: Option<PathBuf>,
     },
+    /// The device is a bridge.
+    #[error("PCI device {0} is a bridge, which cannot be passed to a guest")]
+    Bridge(Bdf),
+    /// VFIO's no-IOMMU mode has made the device's group.
+    #[error(
+        "PCI device {0} is in VFIO's no-IOMMU mode: nothing keeps it from reading and writing all \
+         of the host's memory, so no guest can have it"
+    )]
+    NoIommuMode(Bdf),
     /// The IOMMU is off or missing.
     #[error("PCI device {0} is in no IOMMU group: the host's IOMMU is off or missing")]
     NoGroup(Bdf),
@@ -200,6 +211,20 @@ pub enum StepError {
     Library(vfio_ioctls::VfioError),
 }
 
+/// The way to turn an IOMMU on. AMD's is on unless a parameter turns it off
+/// (Documentation/admin-guide/kernel-parameters.txt, amd_iommu, intel_iommu, iommu).
+pub const TURN_ON: &str = "turn the IOMMU on in the firmware, and boot the host with \
+     intel_iommu=on (Intel) or without amd_iommu=off (AMD), and without iommu=off";
+
+fn vgpu_hint(file: &Path) -> String {
+    let dir = file.parent().unwrap_or(file).display();
+    format!(
+        "choose a vGPU type for the virtual function: `cat {dir}/creatable_vgpu_types`, then as \
+         root: echo NUMBER > {}",
+        file.display()
+    )
+}
+
 fn driver_name(driver: &Option<String>) -> String {
     driver
         .as_ref()
@@ -297,13 +322,17 @@ impl VfioError {
                 format!("give another device slot={:02x}.0", slot.device)
             }
             Self::TooMany(_) => "pass fewer devices, or run a second guest".into(),
+            Self::NotVfio {
+                vgpu: Some(file), ..
+            } => vgpu_hint(file),
             Self::NotVfio { bdf, .. } => format!(
                 "as root: mini-vmm host bind {bdf}; or, for this run alone, --vfio {bdf},managed=on"
             ),
             Self::NotViable { bdf, .. } => format!("as root: mini-vmm host bind {bdf} --group"),
-            Self::NoGroup(_) => "turn the IOMMU on in the firmware and boot the host with \
-                 intel_iommu=on (Intel) or amd_iommu=on (AMD)"
-                .into(),
+            Self::Bridge(_) => {
+                "name a device behind the bridge; `mini-vmm host list` shows them".into()
+            }
+            Self::NoGroup(_) | Self::NoIommuMode(_) => TURN_ON.into(),
             Self::NoCdev(_) => {
                 "this kernel's VFIO has no device nodes; use --iommu container".into()
             }

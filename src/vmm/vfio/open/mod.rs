@@ -31,7 +31,7 @@ mod parallel;
 pub mod peers;
 
 pub use candidate::find;
-pub use error::{StepError, VfioError};
+pub use error::{StepError, TURN_ON, VfioError};
 pub use opened::Opened;
 
 use candidate::Candidate;

@@ -147,6 +147,7 @@ fn each(check: impl Fn(&Processor, &Processor, &Topology, u32)) {
                 topology,
                 tsc_khz: Some(2_593_907),
                 tsc_deadline: true,
+                pmu: true,
                 ..Traits::default()
             };
             for vcpu in 0..topology.cpus() {

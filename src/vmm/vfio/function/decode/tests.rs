@@ -9,6 +9,7 @@ use pci::rom::ENABLE;
 
 use super::*;
 use crate::memory::MemoryListener;
+use crate::memory::error::StillUsed;
 use crate::vfio::device::{ROM_REGION, SharedDevice};
 use crate::vfio::function::mmap_areas;
 use crate::vfio::function::rom::RomSource;
@@ -51,11 +52,10 @@ impl MemoryListener for Listener {
         Ok(())
     }
 
-    fn remove(&self, region: &Region) {
-        self.regions
-            .lock()
-            .unwrap()
-            .retain(|at| *at != region.start);
+    fn remove(&self, region: &Region) -> Result<(), StillUsed> {
+        let mut regions = self.regions.lock().unwrap();
+        regions.retain(|at| *at != region.start);
+        Ok(())
     }
 }
 

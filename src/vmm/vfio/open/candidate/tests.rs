@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::symlink;
 
 use vmm_sys_util::tempdir::TempDir;
@@ -17,6 +18,9 @@ impl Host {
         fs::create_dir_all(&dir).unwrap();
         if let Some(driver) = driver {
             symlink(format!("drivers/{driver}"), dir.join("driver")).unwrap();
+            if driver == "vfio-pci" {
+                fs::create_dir_all(dir.join("vfio-dev/vfio0")).unwrap();
+            }
         }
         if let Some(group) = group {
             symlink(format!("groups/{group}"), dir.join("iommu_group")).unwrap();
@@ -51,6 +55,26 @@ impl Host {
         let devices = self.0.as_path().join("bus/pci/devices");
         symlink(format!("../{physical}"), devices.join(bdf).join("physfn")).unwrap();
         fs::write(devices.join(physical).join("sriov_totalvfs"), "2").unwrap();
+        self
+    }
+
+    /// Gives a device this header type.
+    fn header(self, bdf: &str, header: u8) -> Self {
+        let mut config = [0; 64];
+        config[0x0e] = header;
+        let dir = self.0.as_path().join("bus/pci/devices").join(bdf);
+        fs::write(dir.join("config"), config).unwrap();
+        self
+    }
+
+    /// Adds a file or, without text, a directory.
+    fn with(self, name: &str, text: Option<&str>) -> Self {
+        let path = self.0.as_path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match text {
+            Some(text) => fs::write(path, text).unwrap(),
+            None => fs::create_dir_all(path).unwrap(),
+        }
         self
     }
 
@@ -116,6 +140,55 @@ fn each_mistake_is_named() {
         "{hint}"
     );
 }
+
+/// A kernel may register devices without making nodes for them.
+#[test]
+fn a_node_is_there_if_it_has_a_number() {
+    let device = "bus/pci/devices/0000:01:00.0";
+    let host = Host::new().add("0000:01:00.0", Some("vfio-pci"), Some(3));
+    assert_eq!(host.find(&["01:00.0"]).unwrap()[0].cdev(), None);
+    let host = host.with(&format!("{device}/vfio-dev/vfio0/dev"), Some("511:0\n"));
+    let node = host.find(&["01:00.0"]).unwrap()[0].cdev();
+    assert_eq!(node.as_deref(), Some("/dev/vfio/devices/vfio0"));
+}
+
+/// Neither a driver's name nor a class decides.
+#[test]
+fn what_the_kernel_says_decides() {
+    let devices = "bus/pci/devices";
+    let host = Host::new()
+        .add("0000:01:00.0", Some("gpu"), Some(3))
+        .with(&format!("{devices}/0000:01:00.0/vfio-dev/vfio1"), None)
+        .add("0000:01:00.1", Some("gpu"), Some(4))
+        .with(
+            &format!("{devices}/0000:01:00.1/nvidia/current_vgpu_type"),
+            Some("0\n"),
+        )
+        .add("0000:02:00.0", Some("vfio-x"), Some(5))
+        .add("0000:03:00.0", Some("pcieport"), Some(6))
+        .header("0000:03:00.0", 1)
+        .add("0000:04:00.0", Some("vfio-pci"), Some(7))
+        .with("kernel/iommu_groups/7/name", Some("vfio-noiommu\n"))
+        .add("0000:05:00.0", Some("vfio-pci"), Some(8))
+        .with(&format!("{devices}/0000:05:00.0/class"), Some("0x068000\n"));
+    for address in ["01:00.0", "05:00.0"] {
+        host.find(&[address]).unwrap();
+    }
+    for (address, text, hint) in [
+        ("01:00.1", "the driver gpu", "current_vgpu_type"),
+        ("02:00.0", "the driver vfio-x", "mini-vmm host bind"),
+        ("03:00.0", "is a bridge", "host list"),
+        ("04:00.0", "no-IOMMU mode", "turn the IOMMU on"),
+    ] {
+        let error = host.find(&[address]).unwrap_err();
+        assert!(error.to_string().contains(text), "{error}");
+        let said = error.hint().unwrap();
+        assert!(said.contains(hint), "{said}");
+        let binds = said.contains("host bind");
+        assert_eq!(binds, address == "02:00.0", "{said}");
+    }
+}
+
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 const TOKEN: &str = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
 
