@@ -1,11 +1,12 @@
 //! Runs mini-vmm in L1 once for each row of docs/errnos.md, with a seccomp filter that answers the
 //! row's call with the row's errno.
 //!
-//! `refuse INTERFACE BDF KERNEL INITRD [OTHER]` runs the rows of `container` or `iommufd`, those of both,
-//! and KVM's rows that need a device. For each row the program prints "LAB: refusal CALL ERRNO ok",
-//! or what was wrong in place of "ok". The kernel and the initramfs are for the rows in which a
-//! guest must set up interrupts, OTHER is a device for the reset of a bus; the other guests are a few instructions long. Without arguments
-//! the program only writes these guests to /run: off.elf, reset.elf and halt.elf.
+//! `refuse INTERFACE BDF KERNEL INITRD [OTHER]` runs the rows of `container` or `iommufd`, those of
+//! both, and KVM's rows that need a device. For each row the program prints "LAB: refusal CALL
+//! ERRNO ok", or what was wrong instead. The kernel and the initramfs are for the rows in which a
+//! guest must set up interrupts, and OTHER is a device for the reset of a bus. The other guests are
+//! a few instructions long. Without arguments the program only writes these guests to /run:
+//! off.elf, reset.elf and halt.elf.
 
 use std::fs;
 use std::io::{self, Read};
