@@ -44,7 +44,7 @@ use vmm::sys::memlock_limit;
 use vmm::vfio::device::{IrqInfo, SharedDevice};
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{expected, mmap_areas, policy, snapshot};
+use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
@@ -171,6 +171,7 @@ fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Ve
     let mut problems = Vec::new();
     for (device, subject) in opened.devices.iter().zip(devices) {
         let image = &subject.source.image;
+        rom::tell_if_empty(&**device, image, &subject.rom);
         let device: SharedDevice = device.clone();
         if let Err(e) = expected::tell(&device, image, &subject.bars, &names) {
             problems.push(problem(&e, e.hint()));
@@ -260,6 +261,7 @@ struct Subject {
     name: HostName,
     /// Its directory in sysfs.
     path: PathBuf,
+    rom: RomSource,
     guest: Bdf,
     driver: Option<String>,
     group: Option<Group>,
@@ -297,7 +299,8 @@ impl Subject {
                 .map_err(|source| ExplainError::Clique { name, source })?;
         }
         let sizes = source.regions.each_ref().map(|region| region.size);
-        let rom = RomSource::load(&config.rom)?.size(&name.to_string(), &source.rom);
+        let from = RomSource::load(&config.rom)?;
+        let rom = from.size(&name.to_string(), &source.rom);
         let bars = Bars::decode(source.raw_bars(), sizes)
             .and_then(|bars| match rom {
                 0 => Ok(bars),
@@ -325,6 +328,7 @@ impl Subject {
             shown,
             bars,
             path,
+            rom: from,
         })
     }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use host::bind::{Host, bind, unbind};
 use host::names::Names;
+use host::paths::HostPaths;
 use host::style::Style;
 use host::{check, list};
 use mini_vmm::cli::explain::ExplainArgs;
@@ -53,11 +54,11 @@ fn host(command: HostCommand) -> ExitCode {
     match command {
         HostCommand::Check(args) => host_check(&args),
         HostCommand::List(args) => host_list(&args),
-        HostCommand::Bind(args) => match bind(&Host::default(), &args.into()) {
+        HostCommand::Bind(args) => match bind(&Host::with_limit(args.limit()), &args.into()) {
             Ok(lines) => print_lines(&lines),
             Err(e) => fail(&e, e.hint()),
         },
-        HostCommand::Unbind(args) => match unbind(&Host::default(), &args.into()) {
+        HostCommand::Unbind(args) => match unbind(&Host::with_limit(args.limit()), &args.into()) {
             Ok((lines, errors)) => {
                 let mut status = print_lines(&lines);
                 for error in &errors {
@@ -92,7 +93,13 @@ fn host_check(args: &CheckArgs) -> ExitCode {
 }
 
 fn host_list(args: &ListArgs) -> ExitCode {
-    let found = match list::list(&Sysfs::default(), &Names::read(), args.all) {
+    let sysfs = Sysfs::default();
+    let found = list::list(&sysfs, &Names::read(), args.all).and_then(|mut found| {
+        found.add_calls(&Host::default().records);
+        found.add_uses(&sysfs, &HostPaths::default())?;
+        Ok(found)
+    });
+    let found = match found {
         Ok(found) => found,
         Err(e) => return fail(&e, None),
     };
@@ -147,11 +154,12 @@ fn print_json(value: &impl serde::Serialize) -> ExitCode {
 }
 
 fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
+    let host_limit = args.host_limit();
     let config = match args.into_config() {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run::run(config, phases) {
+    match run::run(config, host_limit, phases) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }

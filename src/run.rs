@@ -2,6 +2,7 @@
 //! writes the report.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use host::bind::BindError;
 use host::managed::Managed;
@@ -42,12 +43,17 @@ impl RunError {
     }
 }
 
-/// Runs the guest of `config` to its end, and reports `phases` and the VM's counters.
+/// Runs the guest of `config` to its end, and reports `phases` and the VM's counters. `host_limit`:
+/// how long a call of the host's kernel may take for a device with `managed=on`.
 ///
 /// # Errors
 /// The user made a mistake, or the host refused a request. The host's devices are in their earlier
 /// state.
-pub fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, RunError> {
+pub fn run(
+    config: VmConfig,
+    host_limit: Duration,
+    phases: Option<&Phases>,
+) -> Result<Exit, RunError> {
     // SIGUSR1 ends a process by default. A request for a report must not end the run before the
     // main loop handles the signal.
     sys::process::ignore(libc::SIGUSR1);
@@ -63,7 +69,7 @@ pub fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, RunError> 
     // the machine: the host gets its devices back when the VM no longer uses them.
     let _managed = {
         let _phase = phase!("bind_devices");
-        Managed::take(&config.vfio)?
+        Managed::take(&config.vfio, host_limit)?
     };
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;

@@ -1,5 +1,7 @@
 //! `mini-vmm host ...`: looks at the host's devices, binds them, and gives them back.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use host::bind::{BindRequest, UnbindRequest};
 use vmm::config::ConfigError;
@@ -115,7 +117,8 @@ pub struct BindArgs {
     #[arg(long)]
     group: bool,
 
-    /// Bind a device even if the host uses it: a mounted disk, an interface with an address
+    /// Bind a device even if the host uses it: a mounted disk, an interface with an address, an
+    /// open node
     #[arg(long)]
     force: bool,
 
@@ -131,6 +134,18 @@ pub struct BindArgs {
     /// Print the equivalent shell commands, and change nothing
     #[arg(long)]
     dry_run: bool,
+
+    /// How long a call of the kernel may take before the command ends and leaves the call alone
+    #[arg(long, value_name = "SECONDS", default_value = "10",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: u32,
+}
+
+impl BindArgs {
+    /// How long a call of the kernel may take.
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
 }
 
 /// Give devices back to their earlier drivers (as root)
@@ -148,6 +163,18 @@ pub struct UnbindArgs {
     /// Print the equivalent shell commands, and change nothing
     #[arg(long)]
     dry_run: bool,
+
+    /// How long a call of the kernel may take before the command ends and leaves the call alone
+    #[arg(long, value_name = "SECONDS", default_value = "10",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    timeout: u32,
+}
+
+impl UnbindArgs {
+    /// How long a call of the kernel may take.
+    pub fn limit(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
 }
 
 impl From<BindArgs> for BindRequest {

@@ -1,6 +1,7 @@
 //! The flags of a run: `mini-vmm --kernel PATH ...`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use vmm::config::memory::DEFAULT_MEMORY;
@@ -63,6 +64,12 @@ pub struct GuestArgs {
     #[arg(long, value_name = "KIND", default_value = "auto")]
     iommu: IommuKind,
 
+    /// With managed=on: how long a call of the host's kernel may take; after that the call is
+    /// left alone, and a run that has not begun ends
+    #[arg(long, value_name = "SECONDS", default_value = "10",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    host_timeout: u32,
+
     /// End the run when the guest reboots
     #[arg(long)]
     no_reboot: bool,
@@ -92,6 +99,11 @@ impl From<IommuKind> for Iommu {
 }
 
 impl RunArgs {
+    /// How long a call of the host's kernel may take for a device with `managed=on`.
+    pub fn host_limit(&self) -> Duration {
+        Duration::from_secs(self.guest.host_timeout.into())
+    }
+
     /// Makes the configuration of the VM that the flags describe.
     ///
     /// # Errors

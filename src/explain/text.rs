@@ -61,7 +61,7 @@ impl fmt::Display for Device {
             writeln!(f, "  {}  {driver}{note}", member.host)?;
         }
         let resets = match self.resets.is_empty() {
-            true => "none: a guest's reboot leaves it as it is".into(),
+            true => "none of its own".into(),
             false => self.resets.join(", "),
         };
         writeln!(f, "Resets: {resets}\n")?;

@@ -14,12 +14,14 @@ mod report;
 mod tests;
 
 pub use finding::{Finding, Level, is_good};
+use pci::Bdf;
 pub use report::{to_json, to_text};
 use vmm::config::memory::MemoryConfig;
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::vfio::open::VfioError;
 
+use crate::bind::{Host, Records, UnderWay};
 use crate::facts::{DeviceFacts, HostFacts};
 use crate::paths::HostPaths;
 
@@ -45,7 +47,30 @@ pub fn check_host(addresses: &[String], memory: MemoryConfig) -> Result<Vec<Find
         DeviceFacts::read(&sysfs, &paths, device).map_err(unreadable)
     };
     let devices = addresses.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    Ok(check(&HostFacts::read(&sysfs, &paths, memory), &devices))
+    let mut findings = check(&HostFacts::read(&sysfs, &paths, memory), &devices);
+    let bdfs: Vec<_> = devices.iter().map(|facts| facts.device.bdf).collect();
+    add_calls(&mut findings, &Host::default().records, &bdfs);
+    Ok(findings)
+}
+
+/// Adds a failure for each of these devices for which a call of the kernel is under way.
+fn add_calls(findings: &mut Vec<Finding>, records: &Records, bdfs: &[Bdf]) {
+    let entries = records.begun().unwrap_or_default();
+    for entry in entries
+        .into_iter()
+        .filter(|entry| bdfs.contains(&entry.bdf))
+    {
+        let bdf = entry.bdf;
+        let Some(state) = entry.under_way.filter(UnderWay::blocks) else {
+            continue;
+        };
+        let finding = Finding::fail("under-way", state.describe(bdf), state.remedy(bdf));
+        let at = findings
+            .iter()
+            .rposition(|finding| finding.device == Some(bdf));
+        let at = at.map_or(findings.len(), |at| at + 1);
+        findings.insert(at, finding.of(bdf));
+    }
 }
 
 /// Judges the host, and then each device.

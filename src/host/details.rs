@@ -8,6 +8,8 @@ use pci::Bdf;
 use serde::Serialize;
 use vmm::hostinfo::sysfs::PciDevice;
 
+use crate::limited;
+
 /// Flags of a resource (include/linux/ioport.h).
 const IORESOURCE_IO: u64 = 0x100;
 const IORESOURCE_MEM: u64 = 0x200;
@@ -172,7 +174,7 @@ fn resources(text: &str) -> (Vec<HostBar>, Option<u64>) {
 /// Whether the vendor ID that the device returns is valid. If the device no longer exists, all bits
 /// are ones.
 fn answers(device: &Path) -> bool {
-    match fs::read(device.join("config")) {
+    match limited::read(&device.join("config")) {
         Ok(config) => !config.starts_with(&[0xff, 0xff]),
         // The ID is unknown, which counts as an answer.
         Err(_) => true,

@@ -14,7 +14,7 @@ use vmm::memory::hugetlb::Reserve;
 use vmm::sys::{may_lock_any, memlock_limit};
 
 use crate::details::Details;
-use crate::in_use::{Use, in_use};
+use crate::in_use::{Use, in_use, sees_all};
 use crate::iommu::{Iommu, Reach};
 use crate::paths::HostPaths;
 
@@ -134,6 +134,8 @@ pub struct DeviceFacts {
     pub members: Vec<PciDevice>,
     /// The uses that the host makes of the device.
     pub uses: Vec<Use>,
+    /// Whether this user sees the open files of all processes, which are uses too.
+    pub sees_all: bool,
     /// The addresses that the IOMMU can map.
     pub reach: Reach,
     /// The group's node, /dev/vfio/GROUP.
@@ -215,6 +217,7 @@ impl DeviceFacts {
         Ok(Self {
             details: Details::read(&device),
             uses: in_use(sysfs, paths, &device)?,
+            sees_all: sees_all(paths),
             reach: Reach::read(sysfs, &device),
             group_node: device
                 .group

@@ -15,8 +15,11 @@ use uuid::Uuid;
 use vmm::hostinfo::mdev::MediatedDevice;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 
+use crate::bind::{Entry, Records, UnderWay};
 use crate::details::Details;
+use crate::in_use::{Use, in_use_at_a_glance};
 use crate::names::Names;
+use crate::paths::HostPaths;
 
 /// Whether a device can be passed through now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +80,10 @@ pub struct Item {
     pub shared_with: Vec<Bdf>,
     /// The mediated devices that the device's driver has made.
     pub mediated: Vec<Mediated>,
+    /// The uses that the host makes of the device and that it would lose.
+    pub uses: Vec<String>,
+    /// The call of the kernel that a command of mini-vmm waits for or has left alone.
+    pub under_way: Option<UnderWay>,
 }
 
 /// A mediated device of the list, with its UUID.
@@ -106,6 +113,44 @@ pub fn list(sysfs: &Sysfs, names: &Names, all: bool) -> io::Result<List> {
         .collect();
     items.sort_by_key(|i| (i.device.group.is_none(), i.device.group, i.device.bdf));
     Ok(List { items, mediated })
+}
+
+impl List {
+    /// Adds what the host does with each device. No disk is opened for it, as `host check` and
+    /// `host bind` do.
+    ///
+    /// # Errors
+    /// sysfs or /proc cannot be read.
+    pub fn add_uses(&mut self, sysfs: &Sysfs, paths: &HostPaths) -> io::Result<()> {
+        // A call that goes on for the device may hold every reader.
+        let items = self
+            .items
+            .iter_mut()
+            .filter(|item| item.under_way.is_none());
+        let mut items: Vec<_> = items.filter(|item| !item.device.is_bridge()).collect();
+        let devices: Vec<_> = items.iter().map(|item| &item.device).collect();
+        let uses = in_use_at_a_glance(sysfs, paths, &devices)?;
+        for (item, uses) in items.iter_mut().zip(uses) {
+            let uses = uses.iter().filter(|u| u.is_serious());
+            item.uses = uses.map(Use::to_string).collect();
+        }
+        Ok(())
+    }
+
+    /// Adds the calls of the kernel that are under way, from the journal of host commands. A
+    /// journal that cannot be read adds nothing: the commands that change devices report it.
+    pub fn add_calls(&mut self, records: &Records) {
+        let entries = records.begun().unwrap_or_default();
+        for entry in entries.into_iter().filter(Entry::blocks) {
+            let item = self
+                .items
+                .iter_mut()
+                .find(|item| item.device.bdf == entry.bdf);
+            if let Some(item) = item {
+                item.under_way = entry.under_way;
+            }
+        }
+    }
 }
 
 /// Makes a device's item, and moves its mediated devices from `mediated` into it.
@@ -139,5 +184,7 @@ fn item(
             .collect(),
         mediated: own,
         details,
+        uses: Vec::new(),
+        under_way: None,
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! If the run ends in order, this process gives the devices back. After SIGKILL or a crash, the
 //! guardian gives them back. The guardian is a child process that is forked at the beginning and
-//! waits on a pidfd for the end of this process. It has its own session, so that signals of the
+//! waits on a pidfd for the end of this process. A call of the kernel that may sleep is made by
+//! another process that outlives this one ([`crate::bind`]). The guardian has its own session, so that signals of the
 //! terminal do not reach it, and shares only the pidfd with this process. If the guardian is killed
 //! too, the records name a run that has ended, and the next `host bind` or `host unbind` gives the
 //! devices back.
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::time::Duration;
 
 use tracing::info;
 use vmm::config::device::DeviceConfig;
@@ -24,6 +26,8 @@ use crate::bind::{BindError, BindRequest, Host};
 #[derive(Debug)]
 pub struct Managed {
     run: Process,
+    /// The time for which a call of the kernel is waited for.
+    limit: Duration,
 }
 
 impl Managed {
@@ -32,7 +36,7 @@ impl Managed {
     ///
     /// # Errors
     /// A device cannot be bound. No device is bound then.
-    pub fn take(devices: &[DeviceConfig]) -> Result<Option<Self>, BindError> {
+    pub fn take(devices: &[DeviceConfig], limit: Duration) -> Result<Option<Self>, BindError> {
         let managed = devices.iter().filter(|d| d.managed);
         let addresses: Vec<_> = managed.map(|d| d.address.clone()).collect();
         if addresses.is_empty() {
@@ -40,9 +44,9 @@ impl Managed {
         }
         let run = Process::this().map_err(BindError::Guardian)?;
         let end = process::own_end().map_err(BindError::Guardian)?;
-        process::detach(&end, || {
+        process::detach(c"vmm-guardian", &end, || {
             process::wait_readable(&end);
-            note(bind::release_run(&Host::default(), run));
+            note(bind::release_run(&Host::with_limit(limit), run));
         })
         .map_err(BindError::Guardian)?;
         let request = BindRequest {
@@ -50,17 +54,26 @@ impl Managed {
             owner: Some(run),
             ..BindRequest::default()
         };
-        for line in bind::bind(&Host::default(), &request)? {
+        for line in bind::bind(&Host::with_limit(limit), &request)? {
             info!("{line}");
         }
-        Ok(Some(Self { run }))
+        Ok(Some(Self { run, limit }))
     }
 }
 
 /// The run must have closed the devices: the unbind of their driver waits for that.
 impl Drop for Managed {
     fn drop(&mut self) {
-        let errors = match bind::release_run(&Host::default(), self.run) {
+        if !process::settle_to_one_thread() {
+            // A fork beside other threads is not safe, and a call without a process of its own
+            // might hold the run for ever.
+            say(format_args!(
+                "mini-vmm: the devices are given back after the end of process {}",
+                self.run.pid
+            ));
+            return;
+        }
+        let errors = match bind::release_run(&Host::with_limit(self.limit), self.run) {
             Ok((lines, errors)) => {
                 for line in lines {
                     info!("{line}");

@@ -9,7 +9,7 @@
 //! effects are marked too ([`ConfigSpace::set_side_effects`]): other writes only change values in
 //! this file.
 
-use crate::passed::{Bits, DeviceWrite, Owners};
+use crate::passed::Bits;
 use crate::{CONFIG_SPACE_SIZE, byte_enable};
 
 /// Size of the configuration space of conventional PCI.
@@ -21,8 +21,33 @@ struct Behaviour {
     w1c: u8,
     emulated: bool,
     side_effects: bool,
-    /// The owners of the bits, if the byte is passed.
-    owners: Owners,
+    /// Of a passed byte: the bits that are the host's.
+    host: u8,
+    /// The host's bits that a guest's write carries as zero, not as the device has them.
+    cleared: u8,
+    /// The bits that read as zero.
+    concealed: u8,
+}
+
+/// What the device gets of a guest's write to passed bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceWrite {
+    /// All bits.
+    Whole,
+    /// The guest's bits, beside the host's: [`ConfigSpace::for_device`].
+    Masked,
+    /// Nothing: no bit is the guest's.
+    Dropped,
+}
+
+impl Behaviour {
+    fn device_write(&self) -> DeviceWrite {
+        match self.host {
+            0 => DeviceWrite::Whole,
+            0xff => DeviceWrite::Dropped,
+            _ => DeviceWrite::Masked,
+        }
+    }
 }
 
 /// A part of an access whose bytes are all emulated, or all passed.
@@ -147,36 +172,38 @@ impl ConfigSpace {
 
     /// Sets the owners of the bits of a passed register of `len` bytes, at most four.
     pub fn set_passed(&mut self, offset: u16, len: usize, bits: Bits) {
-        let owners = bits.owners().into_iter().take(len);
-        for (behaviour, owners) in self.behaviours_at(offset).zip(owners) {
-            behaviour.owners = owners;
+        let masks = [bits.guest, bits.cleared, bits.concealed].map(u32::to_le_bytes);
+        let [guest, cleared, concealed] = masks.map(|mask| mask.into_iter().take(len));
+        let masks = guest.zip(cleared).zip(concealed);
+        for (behaviour, ((guest, cleared), concealed)) in self.behaviours_at(offset).zip(masks) {
+            behaviour.host = !guest;
+            behaviour.cleared = cleared;
+            behaviour.concealed = concealed;
         }
     }
 
     /// What the device gets of a guest's write to a passed byte.
     pub fn device_write(&self, offset: u16) -> DeviceWrite {
-        let owners = self.owners_from(offset).next();
-        owners.map_or(DeviceWrite::Dropped, Owners::device_write)
+        let behaviour = self.behaviours.get(usize::from(offset));
+        behaviour.map_or(DeviceWrite::Dropped, Behaviour::device_write)
     }
 
     /// The bytes that the device gets of a guest's write of `data` to passed bytes that have
     /// `current` in the device.
     pub fn for_device(&self, offset: u16, data: &[u8], current: &[u8]) -> Vec<u8> {
-        let bytes = self.owners_from(offset).zip(data).zip(current);
-        let bytes = bytes.map(|((owners, new), old)| owners.merge(*new, *old));
-        bytes.collect()
+        let behaviours = self.behaviours.get(usize::from(offset)..);
+        let bytes = behaviours.unwrap_or_default().iter().zip(data).zip(current);
+        bytes
+            .map(|((b, new), old)| (new & !b.host) | (old & b.host & !b.cleared))
+            .collect()
     }
 
     /// Clears the bits of `data`, which the device has answered, that read as zero.
     pub fn conceal(&self, offset: u16, data: &mut [u8]) {
-        for (byte, owners) in data.iter_mut().zip(self.owners_from(offset)) {
-            *byte = owners.shown(*byte);
-        }
-    }
-
-    fn owners_from(&self, offset: u16) -> impl Iterator<Item = Owners> + '_ {
         let behaviours = self.behaviours.get(usize::from(offset)..);
-        behaviours.unwrap_or_default().iter().map(|b| b.owners)
+        for (byte, behaviour) in data.iter_mut().zip(behaviours.unwrap_or_default()) {
+            *byte &= !behaviour.concealed;
+        }
     }
 
     /// Whether a byte is emulated. Bytes beyond the end count as emulated, because they must not
@@ -215,7 +242,7 @@ impl ConfigSpace {
     pub fn split_write(&self, offset: u16, len: usize) -> impl Iterator<Item = Part> + '_ {
         self.split_by(offset, len, |b| match b.emulated {
             true => (true, DeviceWrite::Dropped),
-            false => (false, b.owners.device_write()),
+            false => (false, b.device_write()),
         })
     }
 

@@ -41,6 +41,7 @@ use crate::devices::output_queue::Output;
 use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
+use crate::log::slow::tell_if_slow;
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{connect_iommu, open_beside};
@@ -391,7 +392,7 @@ impl Machine {
             info!("the guest's memory was unmapped for DMA in {us} us");
             lost = dma.take_lost();
         }
-        self.devices.close();
+        tell_if_slow("closing the devices", || self.devices.close());
         lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))
     }
 }

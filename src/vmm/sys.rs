@@ -3,6 +3,7 @@
 pub mod bus_error;
 pub mod eventfd;
 pub mod process;
+pub mod worker;
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;

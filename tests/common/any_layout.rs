@@ -1,8 +1,7 @@
 //! Any configuration space and any accesses, made from bytes that a fuzzer or proptest chooses; and
 //! the comparison of what reached the device, and what the guest read, with [`host_owned`].
 
-use pci::config_space::ConfigSpace;
-use pci::passed::DeviceWrite;
+use pci::config_space::{ConfigSpace, DeviceWrite};
 use vmm::vfio::function::policy::{Original, Policy};
 
 use crate::host_owned::{self, Known, Owned};
@@ -26,6 +25,30 @@ impl Choices<'_> {
 struct Located {
     at: u16,
     known: &'static Known,
+}
+
+/// What is the host's, and a name for each.
+struct HostOwned {
+    all: Vec<(String, Owned)>,
+    /// Of each byte, the indices.
+    by_byte: Vec<Vec<usize>>,
+}
+
+impl HostOwned {
+    fn new(all: Vec<(String, Owned)>) -> Self {
+        let mut by_byte = vec![Vec::new(); 4096];
+        for (index, (_, o)) in all.iter().enumerate() {
+            for at in o.offset..o.offset + o.len {
+                by_byte[usize::from(at)].push(index);
+            }
+        }
+        Self { all, by_byte }
+    }
+
+    fn of_byte(&self, at: u16) -> impl Iterator<Item = &(String, Owned)> {
+        let indices = self.by_byte[usize::from(at)].iter();
+        indices.map(|index| &self.all[*index])
+    }
 }
 
 /// A device: its registers, and the chains as VFIO shows them.
@@ -158,7 +181,7 @@ impl Device {
     }
 
     /// What is the host's, at its offsets in configuration space, and a name for each.
-    fn owned(&self) -> Vec<(String, Owned)> {
+    fn owned(&self) -> HostOwned {
         let header = host_owned::HEADER.iter();
         let mut all: Vec<_> = header.map(|o| ("header".to_string(), *o)).collect();
         for Located { at, known } in &self.located {
@@ -195,18 +218,15 @@ impl Device {
                 all.push((format!("gap at {offset:#x}"), gap));
             }
         }
-        all
+        HostOwned::new(all)
     }
 
     /// A write as it reaches the device: an error if it carries what it must not.
-    fn judge(&self, owned: &[(String, Owned)], offset: u16, data: &[u8]) -> Result<(), String> {
+    fn judge(&self, owned: &HostOwned, offset: u16, data: &[u8]) -> Result<(), String> {
         for (at, new) in (offset..).zip(data) {
             let old = self.registers[usize::from(at)];
-            for (name, o) in owned {
-                let index = usize::from(at.wrapping_sub(o.offset));
-                if index >= usize::from(o.len) {
-                    continue;
-                }
+            for (name, o) in owned.of_byte(at) {
+                let index = usize::from(at - o.offset);
                 let [kept, never] = [o.kept, o.never_one].map(|bits| bits.to_le_bytes()[index]);
                 if (old ^ new) & kept != 0 || new & never != 0 {
                     return Err(format!("{name} gets {new:#04x}, had {old:#04x}"));
@@ -221,7 +241,7 @@ impl Device {
 fn write(
     config: &mut ConfigSpace,
     device: &Device,
-    owned: &[(String, Owned)],
+    owned: &HostOwned,
     (offset, data): (u16, &[u8]),
 ) -> Result<(), String> {
     let parts: Vec<_> = config.split_write(offset, data.len()).collect();
@@ -269,7 +289,7 @@ pub fn check(policy: &Policy, input: &[u8]) -> Result<(), String> {
         bar_0: 16 << 20,
     });
     let owned = device.owned();
-    for (name, o) in &owned {
+    for (name, o) in &owned.all {
         for index in 0..o.len {
             let secret = o.secret.to_le_bytes()[usize::from(index)];
             let value = read(&config, &device, o.offset + index);
@@ -279,7 +299,7 @@ pub fn check(policy: &Policy, input: &[u8]) -> Result<(), String> {
         }
     }
     // Each of the host's registers once, and then anything.
-    for (_, o) in &owned {
+    for (_, o) in &owned.all {
         for value in [0u32, !0] {
             let data = &value.to_le_bytes()[..usize::from(o.len)];
             write(&mut config, &device, &owned, (o.offset, data))?;

@@ -268,9 +268,14 @@ impl FakeDevice {
         self.with_its_pin(|pin| pin.ask(0));
     }
 
-    /// The device loses its power: it reads as all ones, but VFIO keeps its IDs.
+    /// The device loses its power: it reads as all ones, but VFIO keeps the IDs, Interrupt Disable
+    /// and Capabilities List.
     pub fn die(&self) {
-        self.config.lock().unwrap()[COMMAND..].fill(0xff);
+        let mut config = self.config.lock().unwrap();
+        for (at, kept) in config.iter_mut().zip([0xff, 0xff, 0xff, 0xff, 0, 4, 0x10]) {
+            *at |= !kept;
+        }
+        config[7..].fill(0xff);
     }
 
     /// COMMAND as the device has it.

@@ -7,6 +7,7 @@ mod metadata;
 mod msrv;
 mod named;
 mod names;
+mod ownership;
 mod source;
 mod tour;
 mod walks;

@@ -16,7 +16,8 @@ use vmm::vfio::function::policy::{POLICY, Policy};
 /// Runs the check on many inputs, the same in each run.
 fn run(policy: Policy) -> Result<(), String> {
     let config = Config {
-        cases: 512,
+        cases: 256,
+        max_shrink_iters: 64,
         failure_persistence: None,
         ..Config::default()
     };

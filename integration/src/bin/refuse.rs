@@ -72,8 +72,7 @@ fn request(call: &str) -> Option<u16> {
         "VFIO_IOMMU_GET_INFO" => 0x3b70,
         "VFIO_IOMMU_MAP_DMA" => 0x3b71,
         "VFIO_IOMMU_UNMAP_DMA" => 0x3b72,
-        // By a container these two numbers are others' as well.
-        "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO" => 0x3b70,
+        // By a container this number is VFIO_IOMMU_MAP_DMA.
         "VFIO_DEVICE_PCI_HOT_RESET" => 0x3b71,
         "VFIO_DEVICE_BIND_IOMMUFD" => 0x3b76,
         "VFIO_DEVICE_ATTACH_IOMMUFD_PT" => 0x3b77,

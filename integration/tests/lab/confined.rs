@@ -177,7 +177,7 @@ own_dev dev-container rw \"mknod kvm c 10 232 && $by_group\"
 own_dev dev-group rw \"mknod kvm c 10 232 && mkdir vfio && mknod vfio/vfio c 10 196 && $by_group\"
 own_dev dev-iommu rw \"mknod kvm c 10 232 && $by_node\"
 own_dev nodev nodev \"mknod kvm c 10 232 && $by_group\"
-own_dev no-driver rw \"mknod kvm c 240 99 && $by_group\"
+own_dev no-driver rw \"mknod kvm c 10 254 && $by_group\"
 refused namespace unshare -U -r sh -c \"ulimit -l 1024; $by_group\"
 ";
 

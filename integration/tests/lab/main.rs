@@ -30,7 +30,6 @@ scenarios![
     host,
     life,
     mediated,
-    memory_errors,
     messages,
     parameters,
     requests,
@@ -44,6 +43,7 @@ scenarios![
     errnos,
     confined,
     virtual_functions,
+    waiting,
 ];
 
 /// Two machines of one CPU each keep two cores busy.

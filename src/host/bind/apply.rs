@@ -11,6 +11,7 @@ use std::{fs, io};
 use pci::Bdf;
 use tracing::{debug, warn};
 
+use crate::bind::call::{check_none, write};
 use crate::bind::driver::Driver;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, unreadable};
@@ -19,6 +20,7 @@ use crate::bind::host::Host;
 use crate::bind::plan;
 use crate::bind::plan::{Step, Target};
 use crate::bind::record::Record;
+use crate::limited;
 
 /// Loads a driver if it is not loaded.
 pub(super) fn load(host: &Host, driver: &Driver) -> Result<(), BindError> {
@@ -27,7 +29,7 @@ pub(super) fn load(host: &Host, driver: &Driver) -> Result<(), BindError> {
         return Ok(());
     }
     debug!("modprobe {}", driver.module);
-    let outcome = host.kernel.load(&driver.module).and_then(|()| {
+    let outcome = host.kernel.load(&driver.module, host.limit).and_then(|()| {
         let found = dir.exists();
         found
             .then_some(())
@@ -50,17 +52,6 @@ pub(super) fn driver_for(host: &Host, bdf: Bdf, modalias: &str) -> Result<Driver
         }
         outcome => outcome.map(|()| driver),
     }
-}
-
-fn write(host: &Host, path: PathBuf, text: &str) -> Result<(), BindError> {
-    debug!("echo {} > {}", text.trim(), path.display());
-    host.kernel
-        .write(&path, text)
-        .map_err(|source| BindError::Write {
-            path,
-            text: text.trim().to_owned(),
-            source,
-        })
 }
 
 fn driver_of(host: &Host, bdf: Bdf) -> Result<Option<String>, BindError> {
@@ -91,15 +82,16 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
         Step::Override { bdf, to } => {
             // An empty line removes the override.
             let text = format!("{}\n", to.as_deref().unwrap_or_default());
-            write(host, device(bdf, "driver_override"), &text)
+            write(host, *bdf, device(bdf, "driver_override"), &text)
         }
         Step::Unbind { bdf, driver } => {
             let path = host.driver_path(driver).join("unbind");
-            write(host, path, &bdf.to_string())
+            write(host, *bdf, path, &bdf.to_string())
         }
         Step::Probe { bdf, wanted } => {
             write(
                 host,
+                *bdf,
                 host.sysfs.path("bus/pci/drivers_probe"),
                 &bdf.to_string(),
             )?;
@@ -113,12 +105,12 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
                 return Ok(());
             }
             let path = host.driver_path(driver).join("bind");
-            write(host, path, &bdf.to_string())?;
+            write(host, *bdf, path, &bdf.to_string())?;
             check_taken(host, *bdf, driver)
         }
         Step::Autoprobe { bdf, on } => {
             let text = if *on { "1" } else { "0" };
-            write(host, device(bdf, "sriov_drivers_autoprobe"), text)
+            write(host, *bdf, device(bdf, "sriov_drivers_autoprobe"), text)
         }
         Step::Functions { bdf, count } => make_functions(host, *bdf, *count),
         Step::Own { uid, gid, .. } => match node_of(host, step) {
@@ -138,7 +130,7 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
 /// success (drivers/pci/iov.c, `sriov_numvfs_store`).
 fn make_functions(host: &Host, bdf: Bdf, count: u32) -> Result<(), BindError> {
     let path = host.sysfs.device_path(bdf).join("sriov_numvfs");
-    match write(host, path.clone(), &count.to_string()) {
+    match write(host, bdf, path.clone(), &count.to_string()) {
         Err(BindError::Write { source, .. })
             if count > 0 && source.raw_os_error() != Some(libc::EACCES) =>
         {
@@ -151,8 +143,8 @@ fn make_functions(host: &Host, bdf: Bdf, count: u32) -> Result<(), BindError> {
         }
         outcome => outcome?,
     }
-    let text = fs::read_to_string(path).map_err(unreadable(format!("PCI device {bdf}")))?;
-    match text.trim().parse() {
+    let text = limited::attribute(&path).map_err(unreadable(format!("PCI device {bdf}")))?;
+    match text.parse() {
         Ok(made) if made < count => Err(FunctionsError::Fewer {
             bdf,
             made,
@@ -199,6 +191,7 @@ pub(super) fn give_back(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     let Some(record) = host.records.load(bdf)? else {
         return Ok(());
     };
+    check_none(host, bdf)?;
     let record = pass_node_on(host, record)?;
     return_to(host, &record)?;
     host.records.remove(record.bdf)
@@ -211,6 +204,7 @@ pub(super) fn restore(host: &Host, bdf: Bdf, before: Option<Record>) -> Result<(
         return give_back(host, bdf);
     };
     if let Some(now) = host.records.load(bdf)? {
+        check_none(host, bdf)?;
         return_to(host, &added(&before, now))?;
     }
     host.records.save(&before)

@@ -2,11 +2,11 @@
 //! wait for the process, perhaps forever, and virtual functions would be removed while they are in
 //! use.
 
-use std::fs;
 use std::path::PathBuf;
+use std::{fs, io};
 
 use crate::bind::error::BindError;
-use crate::bind::facts::{Facts, virtual_functions};
+use crate::bind::facts::{Facts, unreadable, virtual_functions};
 use crate::bind::host::Host;
 use crate::bind::plan::Step;
 use crate::bind::select::check_free;
@@ -43,18 +43,19 @@ pub(super) fn takes_functions(steps: &[Step]) -> bool {
 }
 
 fn check_held(host: &Host, facts: &Facts) -> Result<(), BindError> {
+    let bdf = facts.bdf();
     let holders = holders_of(host, facts);
+    let holders = holders.map_err(unreadable(format!("the use of PCI device {bdf}")))?;
     if holders.is_empty() {
         return Ok(());
     }
-    let bdf = facts.bdf();
     Err(BindError::Held { bdf, holders })
 }
 
 /// The processes that have a device, its group or another device of the group open through VFIO.
-fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
+fn holders_of(host: &Host, facts: &Facts) -> io::Result<Vec<Holder>> {
     if !facts.device.is_vfio() {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let vfio = host.paths.dev.join("vfio");
     let group = facts.device.group;
@@ -69,5 +70,5 @@ fn holders_of(host: &Host, facts: &Facts) -> Vec<Holder> {
         .map(|entry| vfio.join("devices").join(entry.file_name()));
     let group = group.map(|group| vfio.join(group.to_string()));
     let nodes: Vec<PathBuf> = group.into_iter().chain(cdevs).collect();
-    holders(&host.paths.proc, &nodes)
+    holders(&host.paths, &nodes)
 }

@@ -1,13 +1,14 @@
 //! `host bind`: selects devices, checks them, and binds them in one transaction.
 
 use crate::bind::apply::{changes_hands, driver_for};
+use crate::bind::call::check_none;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, unreadable};
 use crate::bind::functions::make_functions;
 use crate::bind::host::Host;
-use crate::bind::recover::{check_owner, lock_and_recover};
+use crate::bind::recover::{check_owner, lock_for, with_siblings};
 use crate::bind::request::BindRequest;
-use crate::bind::select::{Wanted, check_free, named, with_group};
+use crate::bind::select::{Wanted, check_free, named, parse_pci, with_group};
 use crate::bind::transaction::Transaction;
 use crate::bind::user::User;
 use crate::bind::{messages, plan};
@@ -22,11 +23,16 @@ use crate::bind::{messages, plan};
 /// also fails, the error names the changes that remain.
 pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError> {
     let user = request.user.as_deref().map(User::find).transpose()?;
+    let addresses = request.addresses.iter().map(|address| parse_pci(address));
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
     let lock = if request.dry_run {
         None
     } else {
-        Some(lock_and_recover(host)?)
+        Some(lock_for(host, &addresses)?)
     };
+    for bdf in with_siblings(host, &addresses, request.group) {
+        check_none(host, bdf)?;
+    }
     let named = named(host, &request.addresses)?;
     let lines = match request.functions {
         Some(count) => make_functions(host, request, &named, count, user.as_ref()),
@@ -81,7 +87,7 @@ fn bind_devices(
         check_mediated(host, &device.facts)?;
     }
     if request.dry_run {
-        return Ok(dry_run(host, &wanted, user));
+        return Ok(dry_run(host, &wanted, user, request.force));
     }
     // All modules are loaded before the first change, so that a failed load changes nothing.
     let drivers = wanted
@@ -110,7 +116,7 @@ fn bind_devices(
 }
 
 /// The plans as shell commands.
-fn dry_run(host: &Host, wanted: &[Wanted], user: Option<&User>) -> Vec<String> {
+fn dry_run(host: &Host, wanted: &[Wanted], user: Option<&User>, force: bool) -> Vec<String> {
     let (mut drivers, mut steps) = (Vec::new(), Vec::new());
     for facts in wanted.iter().map(|w| &w.facts) {
         if !facts.device.is_vfio() {
@@ -122,5 +128,13 @@ fn dry_run(host: &Host, wanted: &[Wanted], user: Option<&User>) -> Vec<String> {
             steps.extend(own.filter(|step| changes_hands(host, step).is_some()));
         }
     }
-    messages::dry_run(host, &drivers, &steps)
+    let mut lines = messages::dry_run(host, &drivers, &steps);
+    for facts in wanted
+        .iter()
+        .map(|w| &w.facts)
+        .filter(|facts| !facts.device.is_vfio())
+    {
+        lines.extend(messages::uses(host, facts, force));
+    }
+    lines
 }

@@ -9,6 +9,8 @@ use uuid::Uuid;
 use vmm::hostinfo::sysfs::PciDevice;
 use vmm::log::error_chain::with_causes;
 
+use crate::bind::under_way::UnderWay;
+
 /// The reason why devices cannot be bound or given back.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -229,6 +231,22 @@ pub enum BindError {
         /// The version in the file.
         version: String,
     },
+    /// A call of the kernel for the device goes on, or was lost in the kernel.
+    #[error("{}", .1.describe(*.0))]
+    UnderWay(Bdf, Box<UnderWay>),
+    /// Another command changes the device.
+    #[error(
+        "process {process}, another mini-vmm, is changing PCI device {bdf}{}",
+        call_text(.call)
+    )]
+    Changing {
+        /// The device.
+        bdf: Bdf,
+        /// The other command.
+        process: u32,
+        /// The call of the kernel that the command waits for.
+        call: Option<String>,
+    },
     /// Another command kept the lock for too long.
     #[error("another mini-vmm has been changing devices for more than 30 seconds")]
     Busy,
@@ -236,7 +254,7 @@ pub enum BindError {
     #[error("cannot start the process that gives the devices back if this process is killed")]
     Guardian(#[source] io::Error),
     /// A step failed. The changes before the failure were undone as far as possible.
-    #[error("{}; {}", with_causes(.cause), undone(.left))]
+    #[error("{}; {}", with_causes(.cause), undone(.cause, .left))]
     Undone {
         /// The failure.
         cause: Box<BindError>,
@@ -278,9 +296,17 @@ fn holder_list(holders: &[(u32, String)]) -> String {
     format!("{} {verb}", names.join(", "))
 }
 
-fn undone(left: &[BindError]) -> String {
+fn call_text(call: &Option<String>) -> String {
+    let text = |call: &String| format!(": it waits for `{call}`");
+    call.as_ref().map_or(String::new(), text)
+}
+
+fn undone(cause: &BindError, left: &[BindError]) -> String {
     if left.is_empty() {
-        return "all changes were undone".into();
+        return match cause {
+            BindError::UnderWay(..) => "the changes of other devices were undone".into(),
+            _ => "all changes were undone".into(),
+        };
     }
     let left: Vec<_> = left.iter().map(|e| with_causes(e)).collect();
     format!("not all changes could be undone: {}", left.join("; "))
@@ -343,6 +369,14 @@ impl BindError {
             }
             _ => return None,
         })
+    }
+
+    /// Whether both errors are about the same call.
+    pub(super) fn is_same_call(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::UnderWay(a, _), Self::UnderWay(b, _)) => a == b,
+            _ => false,
+        }
     }
 
     /// The way to give a device back if its record or the journal cannot be read.
@@ -416,6 +450,14 @@ impl BindError {
                  CONFIG_VFIO_PCI"
             ),
             Self::NotTaken { bdf, .. } => format!("find the reason with `dmesg | grep {bdf}`"),
+            Self::UnderWay(bdf, state) => state.remedy(*bdf),
+            Self::Changing { process, .. } => {
+                format!("wait until that command ends; `ps -p {process} -f` shows it")
+            }
+            Self::Sysfs { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                "see which process sleeps in the kernel: ps -eo pid,stat,wchan:30,args | grep ' D'"
+                    .into()
+            }
             Self::Busy => "find that process with `fuser -v /run/mini-vmm/lock`".into(),
             Self::Write { .. } => "find the reason with `dmesg | tail`".into(),
             _ => return None,

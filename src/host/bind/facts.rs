@@ -8,6 +8,7 @@ use pci::Bdf;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 
 use crate::bind::error::BindError;
+use crate::limited;
 
 /// A device, and the attributes that binding changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,31 +45,41 @@ impl Facts {
         let device = sysfs
             .device(bdf)
             .map_err(unreadable(format!("PCI device {bdf}")))?;
-        Ok(device.map(Self::of))
+        device.map(Self::of).transpose()
     }
 
     /// Reads the other facts of a device.
-    pub fn of(device: PciDevice) -> Self {
+    ///
+    /// # Errors
+    /// The kernel does not answer, because a process that changes the device sleeps.
+    pub fn of(device: PciDevice) -> Result<Self, BindError> {
         let attribute = |name: &str| text(&device.path.join(name));
         let number = |name: &str| attribute(name).parse().ok();
+        // These two are read under the device's lock (drivers/pci/pci-sysfs.c, drivers/pci/iov.c).
+        let locked = |name: &str| {
+            let bdf = device.bdf;
+            limited::attribute(&device.path.join(name))
+                .map_err(unreadable(format!("PCI device {bdf}")))
+        };
+        let driver_override = locked("driver_override")?;
+        let made = locked("sriov_numvfs")?.parse().ok();
         let functions = || {
             Some(Functions {
-                made: number("sriov_numvfs")?,
+                made: made?,
                 most: number("sriov_totalvfs").filter(|most| *most > 0)?,
                 // Linux before 4.14 lacks the attribute, and drivers bind new functions.
                 autoprobe: attribute("sriov_drivers_autoprobe") != "0",
             })
         };
         let module = fs::read_link(device.path.join("driver/module")).ok();
-        Self {
+        Ok(Self {
             modalias: attribute("modalias"),
             // The kernel prints `(null)` for a missing string.
-            driver_override: Some(attribute("driver_override"))
-                .filter(|o| !o.is_empty() && o != "(null)"),
+            driver_override: Some(driver_override).filter(|o| !o.is_empty() && o != "(null)"),
             module: module.and_then(|m| Some(m.file_name()?.to_string_lossy().into_owned())),
             functions: functions(),
             device,
-        }
+        })
     }
 
     /// Its address.

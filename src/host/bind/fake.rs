@@ -2,17 +2,21 @@
 //! (drivers/base/bus.c, drivers/pci/pci-driver.c, drivers/pci/iov.c). A test can make a change
 //! fail.
 
+mod calls;
+
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use std::{fs, io};
 
 use pci::Bdf;
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm_sys_util::tempdir::TempDir;
 
-use crate::bind::{Host, Kernel, Records};
+use crate::bind::{Call, Host, Kernel, Records};
 use crate::paths::{Addresses, HostPaths};
 
 /// The change at which the kernel fails.
@@ -25,6 +29,11 @@ pub enum Fault {
     At(usize),
     /// At each change from this number on.
     From(usize),
+    /// Once, the change with this number does not end before [`FakeKernel::wake`].
+    Sleeps(usize),
+    /// Once, the kernel fails in the change with this number (an oops): the writing process is
+    /// ended, and the change is not complete.
+    Oops(usize),
     /// The kernel never fails, but the program is killed after the change with this number, by a
     /// panic that the program does not catch.
     Killed(usize),
@@ -41,6 +50,8 @@ struct State {
     loadable: Vec<String>,
     owners: BTreeMap<PathBuf, (u32, u32)>,
     fault: Fault,
+    /// The process that sleeps in the change at which [`Fault::Sleeps`] occurred, and the change.
+    asleep: Option<(Child, PathBuf, String)>,
     changes: usize,
     /// Every change, as the equivalent shell command.
     log: Vec<String>,
@@ -120,6 +131,7 @@ impl FakeHost {
             },
             records: Records::at(root.join("run")),
             kernel: Box::new(self.kernel.clone()),
+            limit: Duration::ZERO,
         }
     }
 
@@ -344,7 +356,7 @@ impl FakeKernel {
         let mut state = self.lock();
         state.changes += 1;
         let refused = match state.fault {
-            Fault::Never | Fault::Killed(_) => false,
+            Fault::Never | Fault::Killed(_) | Fault::Sleeps(_) | Fault::Oops(_) => false,
             Fault::At(n) => state.changes == n,
             Fault::From(n) => state.changes >= n,
         };
@@ -411,8 +423,8 @@ impl FakeKernel {
     }
 }
 
-impl Kernel for FakeKernel {
-    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+impl FakeKernel {
+    pub fn write(&self, path: &Path, text: &str) -> io::Result<()> {
         self.count_change()?;
         let name = path.file_name().unwrap().to_str().unwrap();
         let parent = path.parent().unwrap();
@@ -455,6 +467,12 @@ impl Kernel for FakeKernel {
         let blank = if text.is_empty() { "" } else { " " };
         self.done(format!("echo {text}{blank}> {}", self.real(path)))
     }
+}
+
+impl Kernel for FakeKernel {
+    fn prepare(&self, path: &Path, text: &str) -> io::Result<Box<dyn Call>> {
+        calls::prepare(self, path, text)
+    }
 
     fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()> {
         self.count_change()?;
@@ -470,7 +488,7 @@ impl Kernel for FakeKernel {
         Ok(self.lock().owners.get(path).copied().unwrap_or_default())
     }
 
-    fn load(&self, module: &str) -> io::Result<()> {
+    fn load(&self, module: &str, _: Duration) -> io::Result<()> {
         if !self.lock().loadable.iter().any(|m| m == module) {
             return Err(io::Error::other("modprobe: not found"));
         }

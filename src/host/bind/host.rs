@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use vmm::hostinfo::sysfs::Sysfs;
 
@@ -21,7 +22,12 @@ pub struct Host {
     pub records: Records,
     /// The kernel that makes the changes.
     pub kernel: Box<dyn Kernel>,
+    /// The time for which a command waits for a call of the kernel.
+    pub limit: Duration,
 }
+
+/// The time for which a command waits for a call of the kernel, if the user gives no other.
+pub const DEFAULT_LIMIT: Duration = Duration::from_secs(10);
 
 impl Default for Host {
     fn default() -> Self {
@@ -30,11 +36,20 @@ impl Default for Host {
             paths: HostPaths::default(),
             records: Records::at("/run/mini-vmm"),
             kernel: Box::new(Running),
+            limit: DEFAULT_LIMIT,
         }
     }
 }
 
 impl Host {
+    /// This host, whose calls are waited for until `limit` is over.
+    pub fn with_limit(limit: Duration) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
     /// The directory of a driver in sysfs. The directory exists only if the driver is loaded.
     pub(super) fn driver_path(&self, driver: &str) -> PathBuf {
         self.sysfs.path("bus/pci/drivers").join(driver)

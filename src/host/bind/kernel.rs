@@ -2,16 +2,24 @@
 
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 use std::{fs, io};
+
+use vmm::sys::process::Process;
+use vmm::sys::worker::{Progress, Worker};
+
+use crate::limited_command;
 
 /// The changes that commands make on the host.
 pub trait Kernel: Send + Sync {
-    /// Writes an attribute of sysfs with a single write(2), which returns the kernel's error.
+    /// Prepares the write of an attribute of sysfs with a single write(2), which returns the
+    /// kernel's error. A process of its own makes the write, because the kernel may hold the writer
+    /// in a sleep that nobody can end.
     ///
     /// # Errors
-    /// The errno.
-    fn write(&self, path: &Path, text: &str) -> io::Result<()>;
+    /// No process can be made.
+    fn prepare(&self, path: &Path, text: &str) -> io::Result<Box<dyn Call>>;
 
     /// Changes the owner of a node and, if given, its group.
     ///
@@ -28,8 +36,34 @@ pub trait Kernel: Send + Sync {
     /// Loads a module and the modules that it needs.
     ///
     /// # Errors
-    /// The last line that modprobe printed.
-    fn load(&self, module: &str) -> io::Result<()>;
+    /// The last line that modprobe printed, or [`io::ErrorKind::TimedOut`].
+    fn load(&self, module: &str, limit: Duration) -> io::Result<()>;
+}
+
+/// A prepared call of the kernel.
+pub trait Call {
+    /// The process that makes the call, and nothing else.
+    fn process(&self) -> Process;
+
+    /// Lets the process make the call.
+    ///
+    /// # Errors
+    /// The process has ended.
+    fn start(&mut self) -> io::Result<()>;
+
+    /// Waits for the end of the call. May be called again after [`CallEnd::Sleeps`].
+    fn wait(&mut self, limit: Duration) -> CallEnd;
+}
+
+/// The state of a call.
+#[derive(Debug)]
+pub enum CallEnd {
+    /// The call returned.
+    Returned(io::Result<()>),
+    /// A signal ended the process.
+    Killed(i32),
+    /// The limit is over, and the call goes on.
+    Sleeps,
 }
 
 /// The running kernel.
@@ -37,17 +71,13 @@ pub trait Kernel: Send + Sync {
 pub struct Running;
 
 impl Kernel for Running {
-    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        use std::io::Write;
-        let count = fs::OpenOptions::new()
-            .write(true)
-            .open(path)?
-            .write(text.as_bytes())?;
-        if count == text.len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::WriteZero.into())
-        }
+    fn prepare(&self, path: &Path, text: &str) -> io::Result<Box<dyn Call>> {
+        let worker = Worker::prepare(|| {
+            let outcome = write(path, text);
+            let errno = outcome.map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+            errno.to_le_bytes().to_vec()
+        })?;
+        Ok(Box::new(Written(worker)))
     }
 
     fn chown(&self, path: &Path, uid: u32, gid: Option<u32>) -> io::Result<()> {
@@ -59,10 +89,10 @@ impl Kernel for Running {
         Ok((metadata.uid(), metadata.gid()))
     }
 
-    fn load(&self, module: &str) -> io::Result<()> {
+    fn load(&self, module: &str, limit: Duration) -> io::Result<()> {
         let mut modprobe = Command::new("modprobe");
-        modprobe.arg("--").arg(module).stdin(Stdio::null());
-        let output = modprobe.output().map_err(|e| match e.kind() {
+        modprobe.arg("--").arg(module);
+        let output = limited_command::output(modprobe, limit).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => io::Error::other("there is no program modprobe"),
             _ => e,
         })?;
@@ -72,5 +102,46 @@ impl Kernel for Running {
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().last().unwrap_or("modprobe failed");
         Err(io::Error::other(last.to_owned()))
+    }
+}
+
+/// A write in a child process.
+struct Written(Worker);
+
+impl Call for Written {
+    fn process(&self) -> Process {
+        self.0.process()
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        self.0.start()
+    }
+
+    fn wait(&mut self, limit: Duration) -> CallEnd {
+        match self.0.wait(limit) {
+            Progress::Busy => CallEnd::Sleeps,
+            Progress::Killed(signal) => CallEnd::Killed(signal),
+            Progress::Ended(answer) => {
+                let errno = <[u8; 4]>::try_from(answer).map(i32::from_le_bytes);
+                CallEnd::Returned(match errno {
+                    Ok(0) => Ok(()),
+                    Ok(errno) => Err(io::Error::from_raw_os_error(errno)),
+                    Err(_) => Err(io::Error::other("the writing process gave no answer")),
+                })
+            }
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    use std::io::Write;
+    let count = fs::OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write(text.as_bytes())?;
+    if count == text.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
     }
 }

@@ -6,6 +6,7 @@ use crate::bind::host::Host;
 use crate::bind::plan::Step;
 use crate::bind::record::Record;
 use crate::bind::user::User;
+use crate::in_use::{Use, in_use, nothing_found, sees_all};
 
 /// The steps as shell commands, after the commands that load missing drivers. If several devices
 /// need the same command, for example for the node of a group, the command is printed once.
@@ -21,6 +22,26 @@ pub(super) fn dry_run(host: &Host, drivers: &[Driver], steps: &[Step]) -> Vec<St
         }
     }
     lines
+}
+
+/// What the host does with a device, as comments below the commands: the uses, or what was looked at
+/// without finding one. Without `force`, a device with a serious use was refused.
+pub(super) fn uses(host: &Host, before: &Facts, force: bool) -> Vec<String> {
+    let bdf = before.bdf();
+    let uses = match in_use(&host.sysfs, &host.paths, &before.device) {
+        Ok(uses) => uses,
+        Err(e) => return vec![format!("# {bdf}: its use could not be found out: {e}")],
+    };
+    if uses.is_empty() {
+        return vec![format!("# {bdf}: {}", nothing_found(sees_all(&host.paths)))];
+    }
+    let despite = if force {
+        " (--force binds it all the same)"
+    } else {
+        ""
+    };
+    let line = |used: &Use| format!("# {bdf}: {used}{despite}");
+    uses.iter().map(line).collect()
 }
 
 /// The message for a device that was bound.

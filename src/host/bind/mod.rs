@@ -15,11 +15,13 @@
 //! | `select`, `check_unused` | the devices of a command, and checks that they are not in use |
 //! | `plan`, `apply` | steps as data, and their execution |
 //! | `transaction`, `journal`, `recover` | binding all devices or no device, also after a kill |
+//! | `call`, `under_way` | calls of the kernel that may sleep for ever |
 //! | `record`, `records`, `form`, `old_form` | the earlier state of each device, in /run/mini-vmm |
 //! | `facts`, `driver`, `user`, `host`, `kernel` | facts about the host, and writes to it |
 //! | `messages`, `error` | texts for the user |
 
 mod apply;
+mod call;
 mod check_unused;
 mod devices;
 mod driver;
@@ -45,13 +47,16 @@ mod select;
 mod tests;
 mod transaction;
 mod unbind;
+mod under_way;
 mod user;
 
 pub use devices::bind;
 pub use error::BindError;
-pub use host::Host;
-pub use kernel::{Kernel, Running};
+pub use host::{DEFAULT_LIMIT, Host};
+pub use journal::Entry;
+pub use kernel::{Call, CallEnd, Kernel, Running};
 pub use record::{Node, Record};
 pub use records::{Lock, Records};
 pub use request::BindRequest;
 pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
+pub use under_way::UnderWay;

@@ -10,6 +10,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,25 +23,36 @@ use crate::bind::form::FormError;
 use crate::bind::record::Record;
 use crate::bind::{form, old_form};
 
-/// The time limit for another command with the lock. A driver may need seconds to release a device.
+/// The time limit for another command with the lock. No command has it while the kernel sleeps.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The records of this host.
 #[derive(Clone, Debug)]
 pub struct Records {
     dir: PathBuf,
+    /// The file of the lock while this process has the lock.
+    held: Arc<Mutex<Option<File>>>,
 }
 
 /// The lock of the records and the devices; unlocked when dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    held: Arc<Mutex<Option<File>>>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl Records {
     /// The records in a directory, which need not exist yet.
     pub fn at(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self {
+            dir: dir.into(),
+            held: Arc::default(),
+        }
     }
 
     pub(super) fn trouble(path: &Path) -> impl FnOnce(io::Error) -> BindError {
@@ -62,14 +74,45 @@ impl Records {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
         let file = options.open(&path).map_err(Self::trouble(&path))?;
+        self.take(&file)?;
+        *self.held() = Some(file);
+        Ok(Lock {
+            held: self.held.clone(),
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<File>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, file: &File) -> Result<(), BindError> {
         let end = Instant::now() + LOCK_TIMEOUT;
-        while !process::try_lock(&file).map_err(Self::trouble(&path))? {
+        while !process::try_lock(file).map_err(Self::trouble(&self.dir.join("lock")))? {
             if Instant::now() >= end {
                 return Err(BindError::Busy);
             }
             thread::sleep(Duration::from_millis(20));
         }
-        Ok(Lock { _file: file })
+        Ok(())
+    }
+
+    /// Gives the lock away while a call of the kernel sleeps. The journal keeps other commands from
+    /// the devices of this change.
+    pub(super) fn pause(&self) {
+        if let Some(file) = &*self.held() {
+            process::unlock(file);
+        }
+    }
+
+    /// Takes the lock again after [`Self::pause`].
+    ///
+    /// # Errors
+    /// Another command has it for too long.
+    pub(super) fn resume(&self) -> Result<(), BindError> {
+        match &*self.held() {
+            Some(file) => self.take(file),
+            None => Ok(()),
+        }
     }
 
     /// The path of a file in this directory.

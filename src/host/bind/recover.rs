@@ -1,28 +1,79 @@
 //! Recovery. Each command that changes the host first finishes or undoes the change of a killed
 //! command, gives back the devices of killed runs, and reports damaged records.
 
+use std::time::{Duration, Instant};
+
 use pci::Bdf;
 use tracing::{debug, warn};
 use vmm::log::error_chain::with_causes;
 use vmm::sys::process::Process;
 
 use crate::bind::apply::{give_back, restore, steps_back};
+use crate::bind::call::check_none;
 use crate::bind::check_unused::check_unused;
 use crate::bind::error::BindError;
 use crate::bind::facts::Facts;
 use crate::bind::host::Host;
 use crate::bind::record::Record;
 use crate::bind::records::Lock;
+use crate::bind::under_way::UnderWay;
 
-/// Takes the lock and recovers. Returns the lock and the devices that were given back.
-pub(super) fn lock_and_recover(host: &Host) -> Result<(Lock, Vec<Bdf>), BindError> {
-    let lock = host.records.lock()?;
-    let mut recovered = recover_journal(host)?;
+/// How often a command looks whether another command has ended.
+const LOOK: Duration = Duration::from_millis(50);
+/// The time that a process has to end after a signal.
+const END: Duration = Duration::from_secs(1);
+
+/// Takes the lock for a change of these devices, and recovers. Waits while another command changes
+/// one of the devices or a device of its group. Returns the lock and the devices that were given
+/// back.
+pub(super) fn lock_for(host: &Host, bdfs: &[Bdf]) -> Result<(Lock, Vec<Bdf>), BindError> {
+    let end = Instant::now() + host.limit;
+    let lock = loop {
+        let lock = host.records.lock()?;
+        match changed_by_another(host, bdfs)? {
+            None => break lock,
+            Some(error) if Instant::now() >= end => return Err(error),
+            Some(_) => drop(lock),
+        }
+        std::thread::sleep(LOOK);
+    };
+    let mut recovered = recover_journal(host, bdfs)?;
     for error in host.records.damaged()? {
         report(&error);
     }
-    recovered.extend(recover_runs(host)?);
+    let runs = recover_runs(host)?;
+    // Each had an entry for the time of its calls.
+    host.records.end(&runs)?;
+    recovered.extend(runs);
     Ok((lock, recovered))
+}
+
+/// An error if another command changes one of these devices or a device of its group.
+fn changed_by_another(host: &Host, bdfs: &[Bdf]) -> Result<Option<BindError>, BindError> {
+    let near = with_siblings(host, bdfs, true);
+    let mut entries = host.records.readable()?.into_iter();
+    let theirs = entries.find(|entry| near.contains(&entry.bdf) && entry.has_command());
+    Ok(theirs.map(|entry| BindError::Changing {
+        bdf: entry.bdf,
+        process: entry.command.map_or(0, |command| command.pid),
+        call: entry.under_way.map(|state| state.call),
+    }))
+}
+
+/// These devices and, with `group`, the other devices of their groups.
+pub(super) fn with_siblings(host: &Host, bdfs: &[Bdf], group: bool) -> Vec<Bdf> {
+    let mut near = bdfs.to_vec();
+    for bdf in bdfs.iter().filter(|_| group) {
+        let group = host
+            .sysfs
+            .device(*bdf)
+            .ok()
+            .flatten()
+            .and_then(|device| device.group);
+        let members = group.and_then(|group| host.sysfs.group_members(group).ok());
+        near.extend(members.into_iter().flatten().map(|member| member.bdf));
+    }
+    near
 }
 
 fn report(error: &BindError) {
@@ -31,23 +82,38 @@ fn report(error: &BindError) {
 }
 
 /// Undoes a killed bind and finishes a killed unbind, the last device first. A device that cannot
-/// be given back now keeps its record, for an `unbind`.
+/// be given back now keeps its record, for an `unbind`. `named` are the devices of this command,
+/// which says itself what keeps it from them.
 ///
 /// # Errors
 /// The journal cannot be read, or has a later version; it stays as it is.
-pub(super) fn recover_journal(host: &Host) -> Result<Vec<Bdf>, BindError> {
+pub(super) fn recover_journal(host: &Host, named: &[Bdf]) -> Result<Vec<Bdf>, BindError> {
     let entries = match host.records.begun() {
         Ok(entries) => entries,
         // A journal of a later version is an error: it must stay for the program that can read it.
         Err(e @ BindError::BadJournal(_)) => {
             report(&e);
+            // Nothing can be kept of it.
+            host.records.end(&[])?;
             Vec::new()
         }
         Err(e) => return Err(e),
     };
-    let mut recovered = Vec::new();
-    for entry in entries.into_iter().rev() {
+    let (mut recovered, mut done) = (Vec::new(), Vec::new());
+    for entry in entries
+        .into_iter()
+        .rev()
+        .filter(|entry| !entry.has_command())
+    {
         let bdf = entry.bdf;
+        let ended = check_ended(entry.under_way.as_ref(), bdf);
+        if let Err(e) = ended.and_then(|()| check_none(host, bdf)) {
+            if !named.contains(&bdf) {
+                report(&e);
+            }
+            continue;
+        }
+        done.push(bdf);
         // Another process may have opened the device since the kill.
         let outcome =
             check_free_to_restore(host, bdf).and_then(|()| restore(host, bdf, entry.before));
@@ -66,8 +132,29 @@ pub(super) fn recover_journal(host: &Host) -> Result<Vec<Bdf>, BindError> {
             }
         }
     }
-    host.records.end()?;
+    host.records.end(&done)?;
     Ok(recovered)
+}
+
+/// Checks that the last call for a device has ended. If its command was killed, the process of the
+/// call is ended too, unless the kernel holds it in a sleep without signals.
+fn check_ended(state: Option<&UnderWay>, bdf: Bdf) -> Result<(), BindError> {
+    let Some(state) = state else {
+        return Ok(());
+    };
+    if !state.given_up
+        && let Some(process) = state.process
+    {
+        process.end_sleep();
+        let end = Instant::now() + END;
+        while process.lives() && !process.is_in_kernel() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    if state.blocks() {
+        return Err(BindError::UnderWay(bdf, Box::new(state.clone())));
+    }
+    Ok(())
 }
 
 fn check_free_to_restore(host: &Host, bdf: Bdf) -> Result<(), BindError> {
@@ -82,6 +169,10 @@ fn recover_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
     let mut recovered = Vec::new();
     for record in host.records.all()? {
         let bdf = record.bdf;
+        // Recovery of the journal has reported it.
+        if check_none(host, bdf).is_err() {
+            continue;
+        }
         let now = Facts::read(&host.sysfs, bdf)?;
         let Some(now) = now.filter(|now| record.is_of(now)) else {
             debug!("PCI device {bdf} is gone or replaced by another device");

@@ -85,7 +85,7 @@ pub(super) fn with_group(
         for other in others {
             if wanted.iter().all(|w| w.facts.bdf() != other.bdf) {
                 wanted.push(Wanted {
-                    facts: Facts::of(other),
+                    facts: Facts::of(other)?,
                     along: Some(bdf),
                 });
             }

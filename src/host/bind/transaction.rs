@@ -103,10 +103,8 @@ impl<'a> Transaction<'a> {
     /// after a kill.
     fn begin(&mut self, before: Option<Record>, record: Record) -> Result<(), BindError> {
         self.changed.push((before, record));
-        let entries = self.changed.iter().map(|(before, record)| Entry {
-            bdf: record.bdf,
-            before: before.clone(),
-        });
+        let entries = self.changed.iter();
+        let entries = entries.map(|(before, record)| Entry::new(record.bdf, before.clone()));
         let entries: Vec<_> = entries.collect();
         self.host.records.begin(&entries)?;
         self.save()
@@ -191,7 +189,8 @@ impl<'a> Transaction<'a> {
 
     /// Removes the journal, which commits the transaction. If that fails, undoes all changes.
     pub(super) fn end(self) -> Result<Vec<Record>, BindError> {
-        match self.host.records.end() {
+        let bdfs: Vec<_> = self.changed.iter().map(|(_, record)| record.bdf).collect();
+        match self.host.records.end(&bdfs) {
             Ok(()) => Ok(self.changed.into_iter().map(|(_, record)| record).collect()),
             Err(e) => Err(self.undo(e)),
         }
@@ -202,11 +201,21 @@ impl<'a> Transaction<'a> {
         if self.changed.is_empty() {
             return cause;
         }
-        let mut left = Vec::new();
+        let alone = self.changed.len() == 1;
+        let (mut left, mut done) = (Vec::new(), Vec::new());
         for (before, record) in self.changed.into_iter().rev() {
-            left.extend(restore(self.host, record.bdf, before).err());
+            let outcome = restore(self.host, record.bdf, before);
+            // A device for which a call goes on is put right by a later command.
+            if !matches!(outcome, Err(BindError::UnderWay(..))) {
+                done.push(record.bdf);
+            }
+            // The cause says it already.
+            left.extend(outcome.err().filter(|e| !e.is_same_call(&cause)));
         }
-        left.extend(self.host.records.end().err());
+        left.extend(self.host.records.end(&done).err());
+        if alone && left.is_empty() && matches!(cause, BindError::UnderWay(..)) {
+            return cause;
+        }
         BindError::Undone {
             cause: Box::new(cause),
             left,

@@ -9,6 +9,7 @@ use pci::Bdf;
 use vmm::sys::process::Process;
 
 use crate::bind::apply::{give_back, group_node, next_owner, node_of, release, steps_back};
+use crate::bind::call::check_none;
 use crate::bind::check_unused::{check_unused, takes_functions};
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, virtual_functions};
@@ -17,7 +18,7 @@ use crate::bind::journal::Entry;
 use crate::bind::plan;
 use crate::bind::plan::Step;
 use crate::bind::record::Record;
-use crate::bind::recover::{check_owner, lock_and_recover, recover_journal};
+use crate::bind::recover::{check_owner, lock_for, recover_journal};
 use crate::bind::select::parse_pci;
 
 /// The options of `host unbind`.
@@ -80,12 +81,6 @@ pub type Outcome = (Vec<String>, Vec<BindError>);
 /// The request cannot be met. With a single named device, an error is also returned if that device
 /// cannot be given back. Nothing was changed then.
 pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError> {
-    let (lock, recovered) = if request.dry_run {
-        (None, Vec::new())
-    } else {
-        let (lock, recovered) = lock_and_recover(host)?;
-        (Some(lock), recovered)
-    };
     let mut named = Vec::new();
     for address in &request.addresses {
         let bdf = parse_pci(address)?;
@@ -93,10 +88,18 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
             named.push(bdf);
         }
     }
+    let (lock, recovered) = if request.dry_run {
+        (None, Vec::new())
+    } else {
+        let (lock, recovered) = lock_for(host, &named)?;
+        (Some(lock), recovered)
+    };
     let mut outcome = Outcome::default();
     let mut going: Vec<Going> = Vec::new();
     for bdf in &named {
-        let found = find(host, *bdf, &recovered, &going).and_then(|found| {
+        let found = check_none(host, *bdf);
+        let found = found.and_then(|()| find(host, *bdf, &recovered, &going));
+        let found = found.and_then(|found| {
             if !request.force {
                 check(host, &found)?;
             }
@@ -116,13 +119,14 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
     // Recovery starts with the last entry.
     let entries: Vec<_> = going.iter().rev().filter_map(entry).collect();
     host.records.begin(&entries)?;
+    let bdfs: Vec<_> = going.iter().map(|(back, _)| back.bdf()).collect();
     for (back, _) in going {
         match carry_out(host, back) {
             Ok(line) => outcome.0.push(line),
             Err(e) => outcome.1.push(e),
         }
     }
-    host.records.end()?;
+    host.records.end(&bdfs)?;
     drop(lock);
     Ok(outcome)
 }
@@ -157,10 +161,7 @@ fn never((back, _): &Going) -> Option<BindError> {
 /// back.
 fn entry((back, _): &Going) -> Option<Entry> {
     match back {
-        Back::To(record) => Some(Entry {
-            bdf: record.bdf,
-            before: None,
-        }),
+        Back::To(record) => Some(Entry::new(record.bdf, None)),
         _ => None,
     }
 }
@@ -173,13 +174,18 @@ fn entry((back, _): &Going) -> Option<Entry> {
 pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
     let _lock = host.records.lock()?;
     let mut outcome = Outcome::default();
-    match recover_journal(host) {
+    match recover_journal(host, &[]) {
         // The run's own records can be read, so its devices need not wait for another program.
         Err(e @ BindError::UnknownJournal { .. }) => outcome.1.push(e),
         recovered => drop(recovered?),
     }
+    let mut done = Vec::new();
     for record in host.records.all()?.into_iter().rev() {
         if record.owner != Some(run) {
+            continue;
+        }
+        if let Err(e) = check_none(host, record.bdf) {
+            outcome.1.push(e);
             continue;
         }
         let back = Back::To(record);
@@ -187,11 +193,13 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
         let free = back
             .plan(host)
             .and_then(|plan| plan.map_or(Ok(()), |(now, steps)| check_unused(host, &now, &steps)));
+        done.push(back.bdf());
         match free.and_then(|()| carry_out(host, back)) {
             Ok(line) => outcome.0.push(line),
             Err(e) => outcome.1.push(e),
         }
     }
+    host.records.end(&done)?;
     Ok(outcome)
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::bind::error::BindError;
+use crate::{limited, limited_command};
 
 /// A user of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +28,10 @@ impl User {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let elsewhere = || {
             // A static program cannot load the host's name services (nsswitch.conf(5)) itself.
-            let output = Command::new("getent")
-                .args(["passwd", "--", name])
-                .output()
-                .ok()?;
+            let mut getent = Command::new("getent");
+            getent.args(["passwd", "--", name]);
+            // A name service may wait for the network.
+            let output = limited_command::output(getent, limited::LIMIT).ok()?;
             Self::parse(name, &String::from_utf8_lossy(&output.stdout))
         };
         let number = || {

@@ -6,7 +6,7 @@ use crate::check::finding::Finding;
 use crate::class::class_name;
 use crate::details::size_text;
 use crate::facts::{DeviceFacts, HostFacts, Node};
-use crate::in_use::Use;
+use crate::in_use::{Use, nothing_found};
 
 pub(super) fn check(facts: &DeviceFacts, host: &HostFacts) -> Vec<Finding> {
     let mut findings = vec![kind(facts)];
@@ -200,7 +200,7 @@ fn rom(facts: &DeviceFacts) -> Finding {
 fn uses(facts: &DeviceFacts) -> Vec<Finding> {
     const NAME: &str = "in-use";
     if facts.uses.is_empty() {
-        return vec![Finding::pass(NAME, "the host does not use the device")];
+        return vec![Finding::pass(NAME, nothing_found(facts.sees_all))];
     }
     let judge = |u: &Use| {
         let fix = u

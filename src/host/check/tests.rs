@@ -83,6 +83,7 @@ fn device() -> DeviceFacts {
         },
         members: vec![device.clone()],
         uses: Vec::new(),
+        sees_all: true,
         reach: Reach {
             bits: Some(48),
             reserved: vec![(

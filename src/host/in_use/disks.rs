@@ -10,10 +10,18 @@ use vmm::hostinfo::sysfs::Sysfs;
 
 use crate::in_use::lookup::{Below, names, text};
 use crate::in_use::usage::Use;
-use crate::open_files::open_files;
+use crate::nodes::Node;
+use crate::open_files::{Files, Open};
 use crate::paths::HostPaths;
 
-pub(super) fn uses(sysfs: &Sysfs, paths: &HostPaths, below: &Below) -> io::Result<Vec<Use>> {
+/// `open`: the open files of all processes. `probe`: whether disks that seem to be free are opened.
+pub(super) fn uses(
+    sysfs: &Sysfs,
+    paths: &HostPaths,
+    below: &Below,
+    open: &[Open],
+    probe: bool,
+) -> io::Result<Vec<Use>> {
     let disks = Disks::find(sysfs, below)?;
     let mut uses = mounts(&disks, paths)?;
     uses.extend(swaps(&disks, paths)?);
@@ -33,8 +41,8 @@ pub(super) fn uses(sysfs: &Sysfs, paths: &HostPaths, below: &Below) -> io::Resul
             });
         }
     }
-    let open = opened(&disks, paths);
-    if uses.is_empty() && open.is_empty() {
+    let open = opened(&disks, paths, open);
+    if probe && uses.is_empty() && open.is_empty() {
         uses.extend(disks.ids.keys().filter_map(|name| taken(paths, name)));
     }
     uses.extend(open);
@@ -131,7 +139,7 @@ fn loops(class: &Path) -> io::Result<Vec<(String, String)>> {
 
 /// Finds processes that have a disk open without O_EXCL. The kernel has no list of such processes,
 /// and an exclusive open succeeds in spite of them.
-fn opened(disks: &Disks, paths: &HostPaths) -> Vec<Use> {
+fn opened(disks: &Disks, paths: &HostPaths, open: &[Open]) -> Vec<Use> {
     let own = disks
         .ids
         .keys()
@@ -141,19 +149,22 @@ fn opened(disks: &Disks, paths: &HostPaths) -> Vec<Use> {
         .iter()
         .map(|(mapped, name)| (paths.dev.join("mapper").join(mapped), name));
     let nodes: BTreeMap<PathBuf, &String> = own.chain(mapped).collect();
-    let files: Vec<PathBuf> = nodes.keys().cloned().collect();
-    if files.is_empty() {
-        return Vec::new();
-    }
-    let open = open_files(&paths.proc, &files).filter_map(|((process, name), path)| {
-        let disk = (*nodes.get(&path)?).clone();
-        Some(Use::Open {
-            disk,
-            process,
-            name,
-        })
+    let numbers = disks.ids.values().filter_map(|id| Node::block(id));
+    let files = nodes.keys().cloned().map(Node::Path).chain(numbers);
+    let files = Files::of(files.collect());
+    let uses = files.among(open).map(|open| {
+        // A container may have the node at another path.
+        let node = open.path.strip_prefix("/dev").unwrap_or(&open.path);
+        let disk = nodes.get(&open.path).map(|name| (*name).clone());
+        Use::Open {
+            disk: disk.unwrap_or_else(|| node.display().to_string()),
+            process: open.process,
+            name: open.name.clone(),
+        }
     });
-    open.collect()
+    let mut uses: Vec<_> = uses.collect();
+    uses.dedup();
+    uses
 }
 
 /// Whether a block device is an NVMe namespace that several controllers share, one of which is

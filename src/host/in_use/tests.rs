@@ -293,3 +293,182 @@ fn escapes_in_mount_points() {
         );
     }
 }
+
+/// Adds a member of a class below the device, and returns its directory.
+fn member(tree: &Tree, class: &str, name: &str) -> String {
+    let dir = format!("{}/x/{class}/{name}", Tree::home(BDF));
+    tree.directory(&dir);
+    tree.link(&format!("sys/class/{class}/{name}"), &dir);
+    dir
+}
+
+/// The only use of the device is this one, and another device does not have it.
+fn plays(make: impl Fn(&Tree), says: &str, remedy: &str) {
+    let tree = nvme();
+    make(&tree);
+    assert_eq!(uses(&tree), [says]);
+    let all = found(&tree);
+    assert!(all[0].is_serious());
+    let said = all[0].remedy().unwrap_or_default();
+    assert!(said.contains(remedy), "{says}: {said}");
+    tree.device("0000:02:00.0", "0x030000", None, Some(2));
+    let other = tree.find("0000:02:00.0");
+    let other = in_use(&tree.sysfs(), &tree.paths(), &other).unwrap();
+    assert!(
+        other.iter().all(|used| used.to_string() != says),
+        "{other:?}"
+    );
+}
+
+#[test]
+fn roles_at_the_console() {
+    plays(
+        |tree| {
+            member(tree, "tty", "ttyS4");
+            tree.file("sys/class/tty/console/active", "tty0 ttyS4\n");
+        },
+        "ttyS4 is a console of the kernel",
+        "console=",
+    );
+    plays(
+        |tree| {
+            member(tree, "graphics", "fb0");
+            tree.file("sys/class/vtconsole/vtcon1/bind", "1\n");
+            tree.file(
+                "sys/class/vtconsole/vtcon1/name",
+                "(M) frame buffer device\n",
+            );
+        },
+        "fb0 is a console of the kernel",
+        "console=",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "input", "input3");
+            tree.file(&format!("{dir}/name"), "Made-up Keys\n");
+            // KEY_SPACE is bit 57 of the last word.
+            tree.file(&format!("{dir}/capabilities/key"), "1 0 200000000000000\n");
+        },
+        "the keyboard Made-up Keys is attached to it",
+        "ssh",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "input", "input4");
+            // BTN_LEFT is bit 16 of the fifth word.
+            tree.file(&format!("{dir}/capabilities/key"), "10000 0 0 0 0\n");
+        },
+        "the mouse input4 is attached to it",
+        "ssh",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "drm", "card0-HDMI-A-1");
+            tree.file(&format!("{dir}/status"), "connected\n");
+            tree.file(&format!("{dir}/enabled"), "enabled\n");
+        },
+        "the screen at card0-HDMI-A-1 shows a picture",
+        "ssh",
+    );
+}
+
+#[test]
+fn roles_without_a_screen() {
+    plays(
+        |tree| {
+            member(tree, "sound", "card2");
+            let status = "state: RUNNING\nowner_pid   : 77\ntrigger_time: 1\n";
+            tree.file("proc/asound/card2/pcm0p/sub0/status", status);
+        },
+        "the sound stream card2/pcm0p is opened by process 77 (running)",
+        "ps -p 77",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "watchdog", "watchdog0");
+            tree.file(&format!("{dir}/state"), "active\n");
+        },
+        "the watchdog watchdog0 runs",
+        "/dev/watchdog0",
+    );
+    plays(
+        |tree| {
+            let dir = member(tree, "rtc", "rtc1");
+            tree.file(&format!("{dir}/hctosys"), "1\n");
+        },
+        "rtc1 is the clock that sets the host's time",
+        "",
+    );
+    plays(
+        |tree| {
+            member(tree, "tpm", "tpm0");
+        },
+        "tpm0 is a TPM of the host",
+        "",
+    );
+}
+
+/// Connectors, streams, watchdogs and clocks that exist are not in use by that.
+#[test]
+fn roles_that_exist_and_are_not_played() {
+    let tree = nvme();
+    let home = format!("{}/x", Tree::home(BDF));
+    for (class, name, attribute, text) in [
+        ("tty", "ttyS5", "dev", "4:69\n"),
+        ("drm", "card0-DP-1", "status", "connected\n"),
+        ("drm", "card0-DP-2", "enabled", "enabled\n"),
+        ("graphics", "fb1", "dev", "29:1\n"),
+        ("input", "input5", "capabilities/key", "0 4000 0\n"),
+        ("sound", "card3", "id", "x\n"),
+        ("watchdog", "watchdog1", "state", "inactive\n"),
+        ("rtc", "rtc0", "hctosys", "0\n"),
+    ] {
+        let dir = format!("{home}/{class}/{name}");
+        tree.file(&format!("{dir}/{attribute}"), text);
+        tree.link(&format!("sys/class/{class}/{name}"), &dir);
+    }
+    tree.file("sys/class/tty/console/active", "ttyS0\n");
+    tree.file("proc/asound/card3/pcm0p/sub0/status", "closed\n");
+    assert_eq!(uses(&tree), [""; 0]);
+}
+
+/// A process with a character device below the device open, whatever its path.
+#[test]
+fn a_node_that_a_process_has_open() {
+    let tree = nvme();
+    // /dev/null stands for the node: anybody may look at it.
+    tree.file(
+        &format!("{}/sound/card0/controlC0/dev", Tree::home(BDF)),
+        "1:3\n",
+    );
+    tree.file("proc/88/comm", "player\n")
+        .directory("proc/88/fd");
+    std::os::unix::fs::symlink("/dev/null", tree.path("proc/88/fd/9")).unwrap();
+    assert_eq!(uses(&tree), ["player (process 88) has /dev/null open"]);
+    let all = found(&tree);
+    assert!(all[0].is_serious() && all[0].remedy().unwrap().contains("ps -p 88"));
+}
+
+/// A claim that nothing was found names each thing that was looked at.
+#[test]
+fn a_claim_names_what_was_looked_at() {
+    for sees_all in [true, false] {
+        let claim = nothing_found(sees_all);
+        for word in [
+            "open or mapped node",
+            "mounted file system",
+            "swap space",
+            "interface",
+            "console",
+            "keyboard",
+            "screen",
+            "sound stream",
+            "TPM",
+            "clock",
+            "watchdog",
+        ] {
+            assert!(claim.contains(word), "{word}: {claim}");
+        }
+        assert_eq!(claim.contains("process of this user"), !sees_all);
+    }
+}

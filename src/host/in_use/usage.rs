@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A use that the host makes of a device. The host loses it when the driver is unbound.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "use", rename_all = "kebab-case")]
 pub enum Use {
     /// A mounted file system on a disk of the device, or on a block device stacked on that disk.
     Mounted {
@@ -50,6 +50,73 @@ pub enum Use {
     },
     /// The display that the firmware used at boot. The console may be on this display.
     BootDisplay,
+    /// A node of the device that a process has open or mapped.
+    Node {
+        /// The node's path, as the process sees it.
+        path: String,
+        /// The process ID.
+        process: u32,
+        /// The name of the process.
+        name: String,
+    },
+    /// A console of the kernel.
+    Console {
+        /// The serial port (`ttyS4`), or the frame buffer with the text console (`fb0`).
+        tty: String,
+    },
+    /// A keyboard, a mouse or a touch device.
+    Input {
+        /// The kind of device.
+        kind: InputKind,
+        /// Its name.
+        name: String,
+    },
+    /// A screen that shows a picture of the driver.
+    Screen {
+        /// The connector: `card0-HDMI-A-1`.
+        connector: String,
+    },
+    /// An open sound stream.
+    Sound {
+        /// The card and the device: `card0/pcm0p`.
+        stream: String,
+        /// The state of the stream: `running`, `prepared`, ...
+        state: String,
+        /// The process that opened the stream.
+        process: Option<u32>,
+    },
+    /// A clock from which the kernel has set its time.
+    Clock {
+        /// The clock's name: `rtc0`.
+        name: String,
+    },
+    /// A watchdog that runs: it resets the host when nobody serves it.
+    Watchdog {
+        /// The watchdog's name: `watchdog0`.
+        name: String,
+    },
+    /// A TPM.
+    Tpm {
+        /// The TPM's name: `tpm0`.
+        name: String,
+    },
+    /// The search for uses has not ended.
+    Unknown {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A kind of input device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InputKind {
+    /// Has a space bar.
+    Keyboard,
+    /// Has a left button.
+    Mouse,
+    /// A touch pad or touch screen.
+    Touch,
 }
 
 impl Use {
@@ -100,6 +167,29 @@ impl Use {
                 "boot the host on another display (a setting of its firmware), or use it by ssh"
                     .into()
             }
+            Self::Node { process, .. }
+            | Self::Sound {
+                process: Some(process),
+                ..
+            } => format!("end process {process}; `ps -p {process} -f` shows its command"),
+            Self::Sound { stream, .. } => {
+                format!("stop the sound; cat /proc/asound/{stream}/sub0/status shows the stream")
+            }
+            Self::Console { .. } => {
+                "boot the host with another console (the kernel's parameter console=)".into()
+            }
+            Self::Input { .. } => "plug it into another controller, or use the host by ssh".into(),
+            Self::Screen { .. } => {
+                "use the host by ssh, or with a screen on another display controller".into()
+            }
+            Self::Watchdog { name } => {
+                format!("stop the program that serves /dev/{name}, in the way that stops the timer")
+            }
+            Self::Clock { .. } | Self::Tpm { .. } => return None,
+            Self::Unknown { .. } => {
+                "see which process sleeps in the kernel: ps -eo pid,stat,wchan:30,args | grep ' D'"
+                    .into()
+            }
         })
     }
 }
@@ -133,6 +223,33 @@ impl fmt::Display for Use {
                 }
             }
             Self::BootDisplay => write!(f, "it is the display that the firmware started with"),
+            Self::Node {
+                path,
+                process,
+                name,
+            } => write!(f, "{name} (process {process}) has {path} open"),
+            Self::Console { tty } => write!(f, "{tty} is a console of the kernel"),
+            Self::Input { kind, name } => {
+                let kind = match kind {
+                    InputKind::Keyboard => "keyboard",
+                    InputKind::Mouse => "mouse",
+                    InputKind::Touch => "touch device",
+                };
+                write!(f, "the {kind} {name} is attached to it")
+            }
+            Self::Screen { connector } => write!(f, "the screen at {connector} shows a picture"),
+            Self::Sound {
+                stream,
+                state,
+                process,
+            } => {
+                let by = process.map_or(String::new(), |pid| format!(" by process {pid}"));
+                write!(f, "the sound stream {stream} is opened{by} ({state})")
+            }
+            Self::Clock { name } => write!(f, "{name} is the clock that sets the host's time"),
+            Self::Watchdog { name } => write!(f, "the watchdog {name} runs"),
+            Self::Tpm { name } => write!(f, "{name} is a TPM of the host"),
+            Self::Unknown { why } => write!(f, "its use could not be found out: {why}"),
         }
     }
 }

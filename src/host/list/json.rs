@@ -48,6 +48,17 @@ struct Device<'a> {
     held_by: Vec<Bdf>,
     shared_with: &'a [Bdf],
     mediated_devices: Vec<MediatedDevice<'a>>,
+    uses: &'a [String],
+    under_way: Option<Call<'a>>,
+}
+
+#[derive(Serialize)]
+struct Call<'a> {
+    call: &'a str,
+    pid: u32,
+    since: u64,
+    sleeps: bool,
+    text: String,
 }
 
 /// Prints one JSON object with the arrays `devices` and `mediated_devices`, over several lines.
@@ -116,5 +127,13 @@ fn device(item: &Item) -> Device<'_> {
         held_by,
         shared_with: &item.shared_with,
         mediated_devices: item.mediated.iter().map(mediated).collect(),
+        uses: &item.uses,
+        under_way: item.under_way.as_ref().map(|state| Call {
+            call: &state.call,
+            pid: state.pid(),
+            since: state.since,
+            sleeps: state.sleeps(),
+            text: state.describe(device.bdf),
+        }),
     }
 }

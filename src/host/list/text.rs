@@ -122,6 +122,17 @@ fn write_item(text: &mut String, item: &Item, before: bool, after: bool, style: 
         };
         push(&format!("      {line}   {painted}"));
     }
+    let calls = item
+        .under_way
+        .iter()
+        .map(|state| state.describe(item.device.bdf));
+    let uses = item.uses.iter().map(|used| format!("in use: {used}"));
+    for remark in calls.chain(uses) {
+        let words: Vec<_> = remark.split(' ').map(String::from).collect();
+        for part in fill(&words, " ", WIDTH - INDENT) {
+            push(&format!("      {line}   {}", style.so_so(&part)));
+        }
+    }
     for facts in fill(&facts(item), DOT, WIDTH - INDENT) {
         push(&format!("      {line}   {}", style.faint(&facts)));
     }

@@ -215,14 +215,6 @@ pub fn write_tables(memory: &GuestMemory, entry: &Entry) -> Result<(), BootError
     Ok(())
 }
 
-const fn msr(index: u32, data: u64) -> kvm_msr_entry {
-    kvm_msr_entry {
-        index,
-        reserved: 0,
-        data,
-    }
-}
-
 /// IA32_MTRR_DEF_TYPE: SDM volume 3A, 12.11.2.1.
 const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLE: u64 = 1 << 11;
@@ -230,24 +222,25 @@ const MTRR_WRITE_BACK: u64 = 6;
 /// IA32_MISC_ENABLE: SDM volume 4, table 2-2.
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_FAST_STRING: u64 = 1 << 0;
-const MISC_BTS_UNAVAILABLE: u64 = 1 << 11;
-const MISC_PEBS_UNAVAILABLE: u64 = 1 << 12;
 
-/// The MSRs that a PC's firmware leaves with other values than KVM's reset state has.
+/// Changes an MSR from KVM's reset value to the value that a PC's firmware leaves.
 ///
 /// - MTRRdefType is enabled and write-back, as firmware would set it. With a device whose DMA is
 ///   not coherent, KVM honours the guest's MTRRs. The MTRRs of the reset state make all memory
 ///   uncached, and a boot 20 times slower. Device memory is uncached by the page tables (PAT).
 /// - MISC_ENABLE has fast strings on: without the bit Linux does not use `rep movs` on Intel
-///   (`early_init_intel`). The two "unavailable" bits are KVM's own reset value: BTS and PEBS are
-///   not offered.
-pub const MSRS: [kvm_msr_entry; 2] = [
-    msr(MSR_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
-    msr(
-        MSR_MISC_ENABLE,
-        MISC_FAST_STRING | MISC_BTS_UNAVAILABLE | MISC_PEBS_UNAVAILABLE,
-    ),
-];
+///   (`early_init_intel`). Its other bits stay: they tell which performance counters there are, as
+///   CPUID leaf 0xA does, and that BTS and PEBS are not offered.
+pub fn as_firmware_leaves(msr: &mut kvm_msr_entry) {
+    match msr.index {
+        MSR_MTRR_DEF_TYPE => msr.data = MTRR_ENABLE | MTRR_WRITE_BACK,
+        MSR_MISC_ENABLE => msr.data |= MISC_FAST_STRING,
+        _ => (),
+    }
+}
+
+/// The MSRs that [`as_firmware_leaves`] changes.
+pub const FIRMWARE_MSRS: [u32; 2] = [MSR_MTRR_DEF_TYPE, MSR_MISC_ENABLE];
 
 /// The FPU after FNINIT and a reset of MXCSR (SDM volume 1, 8.1.5 and 10.2.3): all exceptions are
 /// masked. KVM's own state is the power-on state, with the x87 control word 0x40.
@@ -394,7 +387,19 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_write_back() {
-        assert_eq!((MSRS[0].index, MSRS[0].data), (0x2ff, 0x806));
+    fn memory_is_write_back_and_strings_are_fast() {
+        let left = |index, data| {
+            let mut msr = kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            };
+            as_firmware_leaves(&mut msr);
+            msr.data
+        };
+        assert_eq!(left(0x2ff, 0), 0x806);
+        // Performance monitoring is there, and neither BTS nor PEBS.
+        assert_eq!(left(0x1a0, 0x1880), 0x1881);
+        assert_eq!(left(0x10, 7), 7);
     }
 }

@@ -6,6 +6,7 @@
 //! | EACCES | permissions; a file system that is mounted with `nodev`; a user namespace |
 //! | EPERM | the device control group (security/device_cgroup.c); permissions give EACCES |
 //! | ENXIO, ENODEV | a node without a driver behind it |
+//! | EMFILE, ENFILE | the limit of open files, of the process or of the host |
 //! | EBUSY | another process has it open |
 
 use std::io;
@@ -37,6 +38,10 @@ pub enum Cause {
     Permissions,
     /// Other processes have it open.
     Busy(Holders),
+    /// This process may open no more files.
+    ProcessFiles,
+    /// The host can open no more files.
+    HostFiles,
     /// Any other errno.
     Other,
 }
@@ -61,6 +66,8 @@ impl Cause {
             Some(libc::EACCES) if is_foreign(path) => Self::UserNamespace,
             Some(libc::EACCES) => Self::Permissions,
             Some(libc::ENXIO | libc::ENODEV) => Self::NoDriver,
+            Some(libc::EMFILE) => Self::ProcessFiles,
+            Some(libc::ENFILE) => Self::HostFiles,
             Some(libc::EBUSY) => Self::Busy(Holders::of(busy)),
             _ => Self::Other,
         }
@@ -102,6 +109,8 @@ impl Cause {
             ),
             Self::Permissions => permit.into(),
             Self::Busy(holders) => holders.hint(path),
+            Self::ProcessFiles => "raise the limit with `ulimit -n 4096`".into(),
+            Self::HostFiles => "as root: sysctl -w fs.file-max=1000000".into(),
             Self::Other => return None,
         })
     }
@@ -117,7 +126,11 @@ impl fmt::Display for Cause {
             Self::NoDev => "the node is on a file system that is mounted with nodev",
             Self::UserNamespace => "its owner is outside of this process's user namespace",
             Self::Busy(holders) => return write!(f, ": {holders}"),
-            Self::NoDevice | Self::Permissions | Self::Other => return Ok(()),
+            Self::NoDevice
+            | Self::Permissions
+            | Self::ProcessFiles
+            | Self::HostFiles
+            | Self::Other => return Ok(()),
         };
         write!(f, ": {text}")
     }
@@ -164,6 +177,18 @@ mod tests {
                  `DeviceAllow=/dev/N rw` in the systemd unit",
             ),
             (libc::EACCES, Cause::Permissions, "", "P"),
+            (
+                libc::EMFILE,
+                Cause::ProcessFiles,
+                "",
+                "raise the limit with `ulimit -n 4096`",
+            ),
+            (
+                libc::ENFILE,
+                Cause::HostFiles,
+                "",
+                "as root: sysctl -w fs.file-max=1000000",
+            ),
         ] {
             let found = cause("/dev/N", errno);
             assert_eq!(found, expected);

@@ -6,4 +6,5 @@ pub mod error_chain;
 pub mod limit;
 pub mod phases;
 pub mod progress;
+pub mod slow;
 pub mod stderr;

@@ -3,6 +3,7 @@
 //! If the reader has stopped or the terminal is gone, the message is lost. No thread waits for the
 //! reader for long, and no thread ends because of an error.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -34,10 +35,8 @@ impl Write for Stderr {
         let ready = sys::ready(stderr.as_fd(), PollFlags::OUT, Some(patience));
         LAST_LOST.store(!ready, Ordering::Relaxed);
         if ready {
-            // Only the first page of a message is written: a ready pipe takes a page without
-            // blocking.
-            let page = message.get(..4096).unwrap_or(message);
-            let _ = stderr.lock().write(page);
+            // Nobody is left to be told that the reader has gone.
+            let _ = stderr.lock().write(&page(message));
         }
         Ok(message.len())
     }
@@ -47,8 +46,33 @@ impl Write for Stderr {
     }
 }
 
+/// The part of a message that is written: at most a page, because a ready pipe takes a page without
+/// blocking. The end of a longer message shows that it was cut, and ends the line.
+fn page(message: &[u8]) -> Cow<'_, [u8]> {
+    const PAGE: usize = 4096;
+    const CUT: &[u8] = b" ... (cut)\n";
+    match message.get(..PAGE - CUT.len()) {
+        Some(start) if message.len() > PAGE => [start, CUT].concat().into(),
+        _ => message.into(),
+    }
+}
+
 /// Writes a line to standard error.
 pub fn say(line: fmt::Arguments<'_>) {
     // The writer never fails.
     let _ = Stderr.write_all(format!("{line}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_cut_shows_it() {
+        let whole = [b'x'; 4096];
+        assert_eq!(*page(&whole), whole);
+        let cut = page(&[b'x'; 4097]).into_owned();
+        assert_eq!(cut.len(), 4096);
+        assert!(cut.starts_with(b"xxx") && cut.ends_with(b"x ... (cut)\n"));
+    }
 }

@@ -117,15 +117,6 @@ pub enum MachineError {
 /// KVM's node.
 const KVM: &str = "/dev/kvm";
 
-/// The remedy where a process or the host may open no more files.
-fn limit_of_files(error: &io::Error) -> Option<String> {
-    match error.raw_os_error() {
-        Some(libc::EMFILE) => Some("raise the limit with `ulimit -n 4096`".into()),
-        Some(libc::ENFILE) => Some("as root: sysctl -w fs.file-max=1000000".into()),
-        _ => None,
-    }
-}
-
 fn mib(bytes: &u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
@@ -140,12 +131,11 @@ impl MachineError {
             Self::Function(e) => e.hint(),
             Self::Memory(e) => e.hint(),
             Self::Prefault(PrefaultError::Dma(e)) => e.hint(),
-            Self::NoKvm { cause, source } => {
+            Self::NoKvm { cause, .. } => {
                 let module = "kvm_intel (or kvm_amd), and turn virtualisation on in the firmware";
                 let permit = "as root: usermod -aG kvm $USER (with your user's name for $USER), \
                               then log in again";
-                let files = || limit_of_files(source);
-                cause.hint(KVM, module, permit).or_else(files)
+                cause.hint(KVM, module, permit)
             }
             Self::Layout(LayoutError::TooSmall(_)) => {
                 Some("give the guest more, for example --memory 512M".into())

@@ -1,8 +1,10 @@
 //! Processes: identity, a child that outlives its parent, ignored signals, and file locks.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::{io, process};
+use std::time::{Duration, Instant};
+use std::{io, process, thread};
 
 use rustix::event::PollFlags;
 use rustix::fs::{FlockOperation, flock};
@@ -29,6 +31,36 @@ impl Process {
         let pid = process::id();
         let (_, started) = state(pid).ok_or_else(|| io::Error::other("/proc is not there"))?;
         Ok(Self { pid, started })
+    }
+
+    /// The process with this number now, if there is one.
+    pub fn of(pid: u32) -> Option<Self> {
+        let (_, started) = state(pid)?;
+        Some(Self { pid, started })
+    }
+
+    /// A child of this process that was not reaped yet, so its number is not reused.
+    pub(super) fn child(pid: u32) -> Self {
+        let started = state(pid).map_or(0, |(_, started)| started);
+        Self { pid, started }
+    }
+
+    /// Ends the process with SIGKILL if it sleeps in a way that a signal can end. A sleep that no
+    /// signal can end (state D) is left alone: the signal would take effect after the sleep, and
+    /// nothing could tell that from a failure in the kernel.
+    pub fn end_sleep(&self) {
+        let sleeps =
+            state(self.pid).is_some_and(|(state, started)| started == self.started && state == 'S');
+        if sleeps {
+            // SAFETY: the call passes two numbers. The process exists under this number, because
+            // its start time was just compared.
+            unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+        }
+    }
+
+    /// Whether the process is in a sleep that no signal ends (state D).
+    pub fn is_in_kernel(&self) -> bool {
+        state(self.pid).is_some_and(|(state, started)| started == self.started && state == 'D')
     }
 
     /// Whether the process still runs. A zombie does not run.
@@ -61,15 +93,15 @@ pub fn own_end() -> io::Result<OwnedFd> {
     Ok(pidfd_open(getpid(), PidfdFlags::empty())?)
 }
 
-/// Runs `work` in a child process and does not wait for it. The child has a session of its own, so
-/// that the terminal's signals do not reach it, and keeps no descriptor of this process but `keep`.
-/// This process must have one thread only, because the child runs Rust code after the fork.
+/// Runs `work` in a child process and does not wait for it. Returns the child's number. The child
+/// has a session of its own, so that the terminal's signals do not reach it, and keeps no descriptor
+/// of this process but `keep`. This process must have one thread only, because the child runs Rust
+/// code after the fork.
 ///
 /// # Errors
 /// When there are other threads, or no process can be made.
-pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
-    let threads = fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
+pub fn detach(name: &CStr, keep: &OwnedFd, work: impl FnOnce()) -> io::Result<u32> {
+    if !has_one_thread()? {
         return Err(io::Error::other("there are other threads already"));
     }
     // SAFETY: there is no other thread that could hold a lock at the fork.
@@ -78,7 +110,7 @@ pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
         0 => {
             // The child must not return into the parent's code, not even by a panic.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                become_quiet(keep)?;
+                become_quiet(name, keep)?;
                 work();
                 Ok::<_, io::Error>(())
             }));
@@ -86,7 +118,41 @@ pub fn detach(keep: &OwnedFd, work: impl FnOnce()) -> io::Result<()> {
             // SAFETY: ends the child without the parent's exit handlers.
             unsafe { libc::_exit(status) }
         }
-        _ => Ok(()),
+        pid => Ok(pid.cast_unsigned()),
+    }
+}
+
+/// Whether this process has one thread only, so that it may fork.
+///
+/// # Errors
+/// /proc cannot be read.
+fn has_one_thread() -> io::Result<bool> {
+    Ok(fs::read_dir("/proc/self/task")?.count() == 1)
+}
+
+/// Waits until this process has one thread only. A joined thread is in /proc a moment longer than
+/// the join (pthread_join(3) waits for a word in memory, which the kernel clears first). Returns
+/// `false` if there are other threads after a second.
+pub fn settle_to_one_thread() -> bool {
+    let end = Instant::now() + Duration::from_secs(1);
+    while !has_one_thread().unwrap_or(false) {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
+/// Reaps a child (waitpid(2)). `None`: the child still exists; otherwise the signal that ended it,
+/// if a signal did.
+pub(super) fn reap(pid: u32) -> Option<Option<i32>> {
+    let mut status = 0;
+    // SAFETY: the status is a local variable, and the call does not wait.
+    match unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, libc::WNOHANG) } {
+        0 => None,
+        -1 => Some(None),
+        _ => Some(libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))),
     }
 }
 
@@ -126,14 +192,16 @@ pub fn ignore(signal: libc::c_int) {
 }
 
 /// Leaves the parent's session and directory, and closes the inherited descriptors except `keep`.
-fn become_quiet(keep: &OwnedFd) -> io::Result<()> {
+fn become_quiet(name: &CStr, keep: &OwnedFd) -> io::Result<()> {
     ignore_signals();
     // The devices are given back even if one of these fails: a name is for people only, and a
     // sandbox may refuse the calls.
-    let _ = set_name(c"vmm-guardian");
+    let _ = set_name(name);
     let _ = setsid();
     let _ = chdir("/");
-    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // Without a /dev, the root directory does: nothing can be read from it or written to it.
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.or_else(|_| File::open("/"))?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
@@ -167,10 +235,32 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Unlocks a file that [`try_lock`] locked.
+pub fn unlock(file: &File) {
+    // An unlock of an open file has no errors (flock(2)).
+    let _ = flock(file, FlockOperation::Unlock);
+}
+
+/// Runs a part of a test in a child process, which has one thread only: the harness has more. Returns
+/// whether the part passed.
+#[cfg(test)]
+pub(super) fn in_one_thread(work: impl FnOnce()) -> bool {
+    // SAFETY: the other threads of the test hold no lock that `work` takes: glibc makes its own
+    // locks usable in the child (fork(2)).
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        // SAFETY: ends the child without the harness's exit handlers.
+        unsafe { libc::_exit(i32::from(outcome.is_err())) }
+    }
+    let mut status = 1;
+    // SAFETY: the status is a local variable.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    status == 0
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -199,7 +289,7 @@ mod tests {
         child.kill().unwrap();
         let mut waited = 0;
         while child_process.lives() && waited < 5000 {
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
             waited += 1;
         }
         assert!(!child_process.lives());

@@ -58,6 +58,8 @@ pub struct PowerOn {
     events: kvm_vcpu_events,
     mp_state: kvm_mp_state,
     msrs: Vec<kvm_msr_entry>,
+    /// The MSRs to which firmware gives other values than KVM, with these values.
+    firmware_msrs: Vec<kvm_msr_entry>,
 }
 
 /// Adds the name of the call to an error.
@@ -74,6 +76,12 @@ impl PowerOn {
     pub fn read(vcpu: &VcpuFd, msrs: &[u32]) -> Result<Self, VcpuError> {
         let mut lapic = call("KVM_GET_LAPIC", vcpu.get_lapic())?;
         cpu_state::set_lint(&mut lapic);
+        let (mut firmware_msrs, msrs): (Vec<_>, Vec<_>) = read_msrs(vcpu, msrs)?
+            .into_iter()
+            .partition(|msr| cpu_state::FIRMWARE_MSRS.contains(&msr.index));
+        firmware_msrs
+            .iter_mut()
+            .for_each(cpu_state::as_firmware_leaves);
         Ok(Self {
             regs: call("KVM_GET_REGS", vcpu.get_regs())?,
             sregs: call("KVM_GET_SREGS", vcpu.get_sregs())?,
@@ -83,7 +91,8 @@ impl PowerOn {
             debug: call("KVM_GET_DEBUGREGS", vcpu.get_debug_regs())?,
             events: call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?,
             mp_state: call("KVM_GET_MP_STATE", vcpu.get_mp_state())?,
-            msrs: read_msrs(vcpu, msrs)?,
+            msrs,
+            firmware_msrs,
         })
     }
 
@@ -94,7 +103,7 @@ impl PowerOn {
     pub fn set_up(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
         call("KVM_SET_FPU", vcpu.set_fpu(&cpu_state::fpu()))?;
         call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
-        write_msrs(vcpu, &cpu_state::MSRS)
+        write_msrs(vcpu, &self.firmware_msrs)
     }
 
     /// Writes the state back, then sets the registers that firmware sets. KVM requires this order:
@@ -145,18 +154,19 @@ impl PowerOn {
     }
 }
 
-/// Reads the MSRs that a reset writes back: all of `indexes` and [`UNLISTED`], except the MSRs that
-/// firmware sets, the MSRs of the time-stamp counter, and the MSRs that this vCPU lacks.
+/// Reads the MSRs that a reset writes back: all of `indexes` and [`UNLISTED`], and those that
+/// firmware sets; not the MSRs of the time-stamp counter, and the MSRs that this vCPU lacks.
 fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
     let mut found = Vec::new();
-    let firmware = cpu_state::MSRS.map(|entry| entry.index);
     let unlisted = UNLISTED.into_iter().flat_map(|(first, last)| first..=last);
-    let unlisted = unlisted.filter(|index| !indexes.contains(index));
+    let unlisted = unlisted
+        .chain(cpu_state::FIRMWARE_MSRS)
+        .filter(|index| !indexes.contains(index));
     let mut rest: Vec<u32> = indexes
         .iter()
         .copied()
         .chain(unlisted)
-        .filter(|i| ![MSR_IA32_TSC, MSR_IA32_TSC_ADJUST].contains(i) && !firmware.contains(i))
+        .filter(|i| ![MSR_IA32_TSC, MSR_IA32_TSC_ADJUST].contains(i))
         .collect();
     while !rest.is_empty() {
         let entries: Vec<_> = rest

@@ -358,8 +358,11 @@ fn ask(device: &impl AsRawFd, request: c_ulong, header: usize, index: u32) -> io
         // SAFETY: the buffer is aligned and as long as its argsz says, and lives for the call.
         check(unsafe { ioctl_with_mut_ptr(device, request, buffer.as_mut_ptr()) })?;
         let needed = buffer.first().map_or(0, |first| *first as u32 as usize);
-        if needed <= bytes || needed > MAX_INFO {
+        if needed <= bytes {
             return Ok(buffer.iter().flat_map(|word| word.to_le_bytes()).collect());
+        }
+        if needed > MAX_INFO {
+            return Err(io::Error::other(format!("the answer has {needed} bytes")));
         }
         bytes = needed.next_multiple_of(8);
     }

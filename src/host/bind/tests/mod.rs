@@ -5,6 +5,7 @@ mod kills;
 mod later;
 mod old_form;
 mod refusals;
+mod waiting;
 
 use vmm::sys::process::Process;
 

@@ -306,7 +306,7 @@ fn run_by_hand(lines: &[String]) -> Vec<String> {
                     commands.push(node(&command, &bdf).unwrap_or(command));
                 }
             }
-        } else {
+        } else if !line.starts_with('#') {
             commands.push(line.clone());
         }
     }

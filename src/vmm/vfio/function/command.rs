@@ -1,6 +1,8 @@
 //! COMMAND as the guest reads the register: the device's value, corrected where the device does not
-//! keep an enable bit. The bits that are the host's stay as they were when the device was opened. A mediated device is emulated by a program, and may be incomplete: the
-//! COMMAND of the kernel's sample of serial ports (samples/vfio-mdev/mtty.c) cannot be written.
+//! keep an enable bit. The bits that are the host's stay as they were when the device was opened.
+//!
+//! A mediated device is emulated by a program, and may be incomplete: the COMMAND of the kernel's
+//! sample of serial ports (samples/vfio-mdev/mtty.c) cannot be written.
 
 use pci::regs::{COMMAND, command};
 use tracing::info;
@@ -71,27 +73,10 @@ impl Command {
     }
 }
 
-/// Whether a write sets Bus Master Enable, and so lets the device start requests of its own
-/// (PCI Express 6.0, 7.5.1.1.3).
-pub(super) fn sets_bus_master(offset: u16, data: &[u8]) -> bool {
-    let at = COMMAND.checked_sub(offset).map(usize::from);
-    let low = at.and_then(|at| data.get(at));
-    low.is_some_and(|low| u16::from(*low) & command::BUS_MASTER != 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::vfio::function::test_device::TestDevice;
-
-    #[test]
-    fn one_bit_of_one_byte_sets_bus_master() {
-        assert!(sets_bus_master(4, &[4]) && sets_bus_master(4, &[0xff, 0, 0, 0]));
-        assert!(sets_bus_master(3, &[0, 4]) && sets_bus_master(0, &[0, 0, 0, 0, 6, 0, 0, 0]));
-        assert!(!sets_bus_master(4, &[3, 4]) && !sets_bus_master(5, &[4]));
-        assert!(!sets_bus_master(0, &[4; 4]) && !sets_bus_master(8, &[4; 4]));
-        assert!(!sets_bus_master(4, &[]) && !sets_bus_master(u16::MAX, &[4]));
-    }
 
     #[test]
     fn error_reports_stay_on_for_the_host() {

@@ -14,7 +14,8 @@
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | `options` | what the user chose for the function |
-//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
+//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | `unmapped` | BARs without such areas |
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
@@ -62,11 +63,10 @@ use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
 use pci::clique;
-use pci::config_space::{ConfigSpace, Part};
+use pci::config_space::{ConfigSpace, DeviceWrite, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
-use pci::passed::DeviceWrite;
-use pci::regs::{self, COMMAND};
+use pci::regs::{self, COMMAND, command as command_bits};
 use pci::rom::ROM;
 use power::Power;
 use rom::Rom;
@@ -182,6 +182,7 @@ impl VfioFunction {
         let mut config = snapshot::for_guest(&*device, &snapshot);
         let function_reset = FunctionReset::find(&snapshot);
         function_reset.mark(&mut config);
+        rom::tell_if_empty(&*device, &snapshot, &options.rom);
         let rom = Arc::new(Rom::new(&*device, options.rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
@@ -528,7 +529,7 @@ impl PciFunction for VfioFunction {
     fn config_write(&self, offset: u16, data: &[u8]) {
         // The vCPU waits before it takes the lock, because the host may ask for the device
         // meanwhile.
-        if command::sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
+        if sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();
@@ -644,3 +645,14 @@ impl Drop for VfioFunction {
         self.quiesce();
     }
 }
+
+/// Whether a write sets Bus Master Enable, and so lets the device start requests of its own
+/// (PCI Express 6.0, 7.5.1.1.3).
+fn sets_bus_master(offset: u16, data: &[u8]) -> bool {
+    let at = COMMAND.checked_sub(offset).map(usize::from);
+    let low = at.and_then(|at| data.get(at));
+    low.is_some_and(|low| u16::from(*low) & command_bits::BUS_MASTER != 0)
+}
+
+#[cfg(test)]
+mod tests;

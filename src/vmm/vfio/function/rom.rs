@@ -21,6 +21,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pci::bar::{BarError, Bars};
 use pci::rom::{Image, ImageError, MAX_SIZE};
+use pci::{byte_enable, regs};
 use tracing::{debug, warn};
 
 use crate::config::device::RomConfig;
@@ -237,6 +238,24 @@ fn device_size(name: &str, region: &RegionInfo) -> u64 {
     }
 }
 
+/// Tells of a display that has a ROM's register, but no content that the kernel finds: drivers of
+/// displays look for tables in the ROM. VFIO reports a ROM without content as missing
+/// (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_ioctl_get_region_info`). Other devices do without.
+pub fn tell_if_empty(device: &dyn Device, snapshot: &[u8], source: &RomSource) {
+    /// The base class of display controllers (PCI Code and ID Assignment 1.11, 1.4).
+    const DISPLAY: u8 = 0x03;
+    let class = byte_enable::u32_at(snapshot, usize::from(regs::REVISION)).unwrap_or(0) >> 24;
+    let register = byte_enable::u32_at(snapshot, usize::from(regs::ROM)).unwrap_or(0);
+    let has_register = register & 0xffff_f800 != 0;
+    if *source == RomSource::Device
+        && class == u32::from(DISPLAY)
+        && has_register
+        && device.region(ROM_REGION).size == 0
+    {
+        tell_unreadable(device.name(), "the kernel finds no image in it");
+    }
+}
+
 /// Tells that the guest has no ROM of the device, or one that reads as all ones.
 pub(super) fn tell_unreadable(device: &str, why: &str) {
     let loss = Code::RomUnreadable.loss("the guest gets nothing of its expansion ROM", why);
@@ -331,6 +350,33 @@ mod tests {
         rom.count_enabling();
         rom.read(&device, 0, &mut data).unwrap();
         assert_eq!((data, device.region_reads()), ([0xa5; 4], 2));
+    }
+
+    #[test]
+    fn a_display_whose_rom_is_empty_is_told() {
+        let told = || {
+            let losses = degraded::list().into_iter();
+            let of_rom = losses.filter(|loss| loss.why == "the kernel finds no image in it");
+            of_rom.count()
+        };
+        let (without, with) = (
+            TestDevice::new(),
+            TestDevice::new().with_region(ROM_REGION, 0x2000, &[]),
+        );
+        let snapshot = |class, rom: u32| {
+            let mut snapshot = [0; 256];
+            snapshot[0x0b] = class;
+            snapshot[0x30..0x34].copy_from_slice(&rom.to_le_bytes());
+            snapshot
+        };
+        let display = snapshot(3, 0xfe00_0000);
+        tell_if_empty(&with, &display, &RomSource::Device);
+        tell_if_empty(&without, &display, &RomSource::None);
+        tell_if_empty(&without, &snapshot(2, 0xfe00_0000), &RomSource::Device);
+        tell_if_empty(&without, &snapshot(3, 1), &RomSource::Device);
+        assert_eq!(told(), 0);
+        tell_if_empty(&without, &display, &RomSource::Device);
+        assert_eq!(told(), 1);
     }
 
     #[test]

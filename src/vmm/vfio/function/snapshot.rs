@@ -58,14 +58,15 @@ pub fn tell_losses(name: &str, snapshot: &[u8]) {
     }
 }
 
-/// Whether a configuration space is that of a device that does not answer: COMMAND, STATUS,
-/// revision and class are all ones. VFIO keeps the IDs itself, and reads these registers from the
-/// device (drivers/vfio/pci/vfio_pci_config.c, `init_pci_cap_basic_perm`). COMMAND has bits that
-/// are zero in every device (PCI Express 6.0, 7.5.1.1.3).
+/// Whether a configuration space is that of a device that does not answer: revision, class and the
+/// reserved bits of COMMAND are ones, which are zeros in every device (PCI Express 6.0, 7.5.1.1.3).
+/// VFIO reads these bits from the device. VFIO itself keeps the IDs, Interrupt Disable in COMMAND
+/// and Capabilities List in STATUS (drivers/vfio/pci/vfio_pci_config.c, `init_pci_cap_basic_perm`).
 pub fn is_dead(snapshot: &[u8]) -> bool {
-    [COMMAND, REVISION]
-        .iter()
-        .all(|at| byte_enable::u32_at(snapshot, usize::from(*at)) == Some(!0))
+    /// Bits 11 to 15.
+    const RESERVED: u32 = 0xf800;
+    let register = |at: u16| byte_enable::u32_at(snapshot, usize::from(at)).unwrap_or(0);
+    register(REVISION) == !0 && register(COMMAND) & RESERVED == RESERVED
 }
 
 /// Reads whether the device answers; see [`is_dead`]. A device that VFIO cannot read does not.

@@ -42,7 +42,7 @@ pub(super) const REGISTERS: &[Register] = &[
         // Relaxed ordering, no snoop, read request size, function-level reset.
         bits(0xf810),
         "ordering, snooping, the size of read requests and reset are the guest's; error reports, \
-         payload size, tags, phantom functions and auxiliary power are agreed with the host's ports",
+         payload size, tags, phantom functions and auxiliary power are agreed with the host",
     ),
     register(
         0x0a,

@@ -33,7 +33,7 @@ const PM: &[Register] = &[
     register(
         6,
         2,
-        "bridge extensions and data",
+        "extensions and data",
         READ_ONLY,
         "measured by the device",
     ),

@@ -1,0 +1,207 @@
+//! Calls of the kernel that do not end, and calls in which the kernel fails.
+
+use std::process::Command;
+
+use super::*;
+
+const OTHER: &str = "0000:04:00.0";
+
+fn two_disks() -> FakeHost {
+    one_disk().device(OTHER, NVME, Some("nvme"), Some(4))
+}
+
+fn under_way(fake: &FakeHost) -> Vec<(String, bool)> {
+    let entries = fake.host().records.begun().unwrap().into_iter();
+    let calls = entries.map(|entry| (entry.bdf.to_string(), entry.under_way.is_some()));
+    calls.collect()
+}
+
+/// Whichever change sleeps: the command ends, nothing else is written for the device, other devices
+/// can be bound and given back, and after the sleep the next command puts the device right.
+#[test]
+fn a_bind_that_sleeps_is_given_up_and_put_right_later() {
+    let mut slept = 0;
+    for (make, request) in cases() {
+        for change in 1.. {
+            let fake = make().device(OTHER, NVME, None, Some(4));
+            let before = fake.snapshot();
+            let host = fake.host();
+            fake.kernel.set_fault(Fault::Sleeps(change));
+            let outcome = bind(&host, &request);
+            if outcome.is_ok() {
+                break;
+            }
+            slept += 1;
+            let error = outcome.unwrap_err();
+            let text = error.to_string();
+            let says = "is under way: the kernel has not ended `echo ";
+            assert!(text.contains(says), "change {change}: {text}");
+            assert!(error.hint().unwrap().contains("mini-vmm host unbind"));
+            let asleep = fake.snapshot();
+            fake.kernel.log();
+            // The device stays as it is, whatever is asked of it.
+            let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
+            for again in [
+                bind(&host, &request).map(drop),
+                unbind(&host, &back(&addresses)).map(drop),
+                release_run(&host, Process::this().unwrap()).map(drop),
+            ] {
+                if let Err(e) = again {
+                    assert!(e.to_string().contains("has not ended"), "{e}");
+                }
+            }
+            assert_eq!(fake.kernel.log(), [""; 0], "change {change}");
+            assert_eq!(fake.snapshot(), asleep);
+            // Another device is free.
+            bind(&host, &super::request(&[OTHER])).unwrap();
+            assert_eq!(fake.driver(OTHER).as_deref(), Some("vfio-pci"));
+            unbind(&host, &back(&[OTHER])).unwrap();
+            assert_eq!(fake.snapshot(), asleep);
+            assert!(under_way(&fake).iter().any(|(_, call)| *call));
+            fake.kernel.wake();
+            bind(&host, &BindRequest::default()).unwrap();
+            assert_eq!(fake.snapshot(), before, "change {change}");
+            assert_eq!(host.records.all().unwrap(), []);
+            assert_eq!(host.records.begun().unwrap(), []);
+        }
+    }
+    assert!(slept > 10, "{slept}");
+}
+
+#[test]
+fn an_unbind_that_sleeps_is_finished_later() {
+    let mut slept = 0;
+    for (make, request) in cases() {
+        for change in 1.. {
+            let fake = make();
+            let before = fake.snapshot();
+            let host = fake.host();
+            bind(&host, &request).unwrap();
+            let addresses: Vec<_> = request.addresses.iter().map(String::as_str).collect();
+            fake.kernel.set_fault(Fault::Sleeps(change));
+            let (_, errors) = unbind(&host, &back(&addresses)).unwrap();
+            let [BindError::UnderWay(bdf, _)] = &errors[..] else {
+                assert!(errors.is_empty(), "{errors:?}");
+                break;
+            };
+            slept += 1;
+            let asleep = fake.snapshot();
+            assert!(fake.kernel.is_locked(*bdf));
+            let alone = unbind(&host, &back(&[&bdf.to_string()])).unwrap_err();
+            assert!(matches!(alone, BindError::UnderWay(..)), "{alone}");
+            assert_eq!(fake.snapshot(), asleep);
+            fake.kernel.wake();
+            bind(&host, &BindRequest::default()).unwrap();
+            assert_eq!(fake.snapshot(), before, "change {change}");
+            assert_eq!(host.records.all().unwrap(), []);
+            assert_eq!(host.records.begun().unwrap(), []);
+        }
+    }
+    assert!(slept > 10, "{slept}");
+}
+
+/// The kernel fails in a driver and ends the writing process. The lock of the device is never
+/// released, so nothing is ever written for the device again.
+#[test]
+fn a_call_that_the_kernel_lost_is_not_made_again() {
+    let fake = two_disks();
+    let host = fake.host();
+    // The override is the first change, the unbind the second.
+    fake.kernel.set_fault(Fault::Oops(2));
+    let error = bind(&host, &request(&[DISK])).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("locked until the host is restarted") && text.contains("signal 11"),
+        "{text}"
+    );
+    assert!(error.hint().unwrap().contains("dmesg"));
+    fake.kernel.set_fault(Fault::Never);
+    fake.kernel.log();
+    for _ in 0..3 {
+        bind(&host, &BindRequest::default()).unwrap();
+        let error = bind(&host, &request(&[DISK])).unwrap_err();
+        assert!(error.to_string().contains("is locked"), "{error}");
+        let error = unbind(&host, &back(&[DISK])).unwrap_err();
+        assert!(error.to_string().contains("is locked"), "{error}");
+        let request = UnbindRequest {
+            force: true,
+            ..back(&[DISK])
+        };
+        unbind(&host, &request).unwrap_err();
+    }
+    assert_eq!(fake.kernel.log(), [""; 0]);
+    bind(&host, &request(&[OTHER])).unwrap();
+    unbind(&host, &back(&[OTHER])).unwrap();
+}
+
+/// Another command that waits in a call has given the lock away. It still has its device, and the
+/// others of the group.
+#[test]
+fn what_another_command_changes_is_left_alone() {
+    let fake = shared_group().device(OTHER, NVME, Some("nvme"), Some(4));
+    let host = fake.host();
+    let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+    let command = Process::of(other.id());
+    let bdf = "0000:02:00.0".parse().unwrap();
+    drop(host.records.lock().unwrap());
+    host.records.begin(&[Entry::new(bdf, None)]).unwrap();
+    let path = fake.dir.as_path().join("run/under-way");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let ours = Process::this().unwrap();
+    let text = text
+        .replace(
+            &format!("\"pid\": {}", ours.pid),
+            &format!("\"pid\": {}", other.id()),
+        )
+        .replace(
+            &format!("\"started\": {}", ours.started),
+            &format!("\"started\": {}", command.unwrap().started),
+        );
+    std::fs::write(&path, text).unwrap();
+    let before = fake.snapshot();
+    for named in ["02:00.0", "02:00.1"] {
+        for error in [
+            bind(&host, &request(&[named])).unwrap_err(),
+            unbind(&host, &back(&[named])).unwrap_err(),
+        ] {
+            let text = error.to_string();
+            assert!(
+                text.contains(&format!("process {}, another mini-vmm", other.id())),
+                "{text}"
+            );
+            assert!(error.hint().unwrap().contains("ps -p "));
+        }
+        assert_eq!(fake.snapshot(), before);
+    }
+    bind(&host, &request(&[OTHER])).unwrap();
+    unbind(&host, &back(&[OTHER])).unwrap();
+    assert_eq!(host.records.begun().unwrap().len(), 1);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    bind(&host, &BindRequest::default()).unwrap();
+    assert_eq!(host.records.begun().unwrap(), []);
+}
+
+/// A command that was killed while its call slept: the call is not interrupted by recovery if no
+/// signal can end it. A call that a signal can end is ended, and undone.
+#[test]
+fn a_call_of_a_killed_command_is_ended_if_a_signal_can() {
+    let fake = one_disk();
+    let before = fake.snapshot();
+    let host = fake.host();
+    fake.kernel.set_fault(Fault::Sleeps(2));
+    bind(&host, &request(&[DISK])).unwrap_err();
+    // As if the command had been killed before it gave up.
+    let path = fake.dir.as_path().join("run/under-way");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace("\"given_up\": true", "\"given_up\": false");
+    std::fs::write(&path, text).unwrap();
+    fake.kernel.set_fault(Fault::Never);
+    // The process of the call is a child of this test and sleeps interruptibly.
+    let reaper = fake.kernel.clone();
+    let thread = std::thread::spawn(move || reaper.reap());
+    bind(&host, &BindRequest::default()).unwrap();
+    thread.join().unwrap();
+    assert_eq!(fake.snapshot(), before);
+    assert_eq!(host.records.begun().unwrap(), []);
+}
