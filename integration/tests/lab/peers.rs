@@ -33,11 +33,13 @@ pub fn all() -> Vec<Scenario> {
     vec![
         moves("bytes_between_bars_by_address")
             .vmm(vmm("container"))
+            .degraded(&[&["no-reset"]])
             .each_run(|_, run| moved(run)),
         moves("bytes_between_bars_by_dma_buf")
             .kernel(Choice::LabNewest)
             .vmm(vmm("iommufd"))
             .vmm(vmm("container"))
+            .degraded(&[&["no-reset"], &["no-reset"]])
             .each_run(|_, run| moved(run)),
         Scenario::new("nvme_by_each_interface_of_the_newest_lab_kernel")
             .kernel(Choice::LabNewest)
