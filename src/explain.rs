@@ -38,6 +38,7 @@ use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::sys::memlock_limit;
 use vmm::vfio::device::IrqInfo;
+use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{mmap_areas, policy};
 use vmm::vfio::open;
@@ -273,7 +274,14 @@ impl Subject {
     }
 
     fn report(self) -> Device {
-        let mut config = policy::apply(&self.source.image);
+        let name = self.name.to_string();
+        let original = Original {
+            name: &name,
+            snapshot: &self.source.image,
+            hardware: &self.source.hardware,
+            bar_0: self.source.regions[0].size,
+        };
+        let mut config = policy::apply(&original);
         // BAR registers have the values that firmware leaves.
         for register in 0..BAR_COUNT as u16 {
             let offset = regs::BAR + 4 * register;
@@ -288,11 +296,11 @@ impl Subject {
             );
         }
         Device {
-            host: self.name.to_string(),
+            host: name.clone(),
             guest: self.guest.to_string(),
             bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
             interrupts: self.interrupts(),
-            registers: registers::fields(&self.source.image, &config),
+            registers: registers::fields(&original, &config),
             partial: self.source.partial,
             driver: self.driver,
             group: self.group,
@@ -315,7 +323,9 @@ impl Subject {
         };
         let msix = self.msix.as_ref();
         let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
-        let mapped = mmap_areas::plan(bar.size, mappable, &hidden.unwrap_or_default());
+        let mut hidden = hidden.unwrap_or_default();
+        hidden.extend(self.source.mirrors.get(index).into_iter().flatten());
+        let mapped = mmap_areas::plan(bar.size, mappable, &hidden);
         let as_ranges = |parts: &[(u64, u64)]| -> Vec<Range> {
             let ranges = parts.iter().map(|&(start, size)| Range { start, size });
             ranges.collect()

@@ -156,11 +156,21 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
 
 /// Prints an error and its causes as one sentence, and then the hint.
 fn fail(error: &dyn Error, hint: Option<String>) -> ExitCode {
-    say(format_args!("mini-vmm: {}", with_causes(error)));
+    say(format_args!("mini-vmm: {}", printable(&with_causes(error))));
     if let Some(hint) = hint {
         say(format_args!("hint: {hint}"));
     }
     ExitCode::from(1)
+}
+
+/// Escapes what a terminal would take for a command or a line's end: a message quotes what the user
+/// typed, and names of files, drivers and processes.
+fn printable(text: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.into(),
+    };
+    text.chars().map(escape).collect()
 }
 
 fn log_to_stderr(verbosity: u8, phases: Option<Phases>) {

@@ -87,5 +87,7 @@ pub fn run(config: VmConfig, phases: Option<&Phases>) -> Result<Exit, RunError> 
     if let Some(reporter) = reporter {
         reporter.report(&machine.stats());
     }
-    Ok(end?)
+    let end = end?;
+    machine.close()?;
+    Ok(end)
 }

@@ -439,3 +439,11 @@ serve_virtual_function() {
 	say "virtual-online"
 	sleep 600
 }
+
+# Reports the clock that the kernel has chosen. The kernel changes to the time-stamp counter about a
+# second after it has started to measure the counter.
+show_clock() {
+	sleep 1
+	say "clocksource $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+	act=poweroff
+}

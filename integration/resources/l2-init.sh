@@ -66,6 +66,7 @@ edu) drive_edu ;;
 serial) talk_to_serial_ports ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
+clock) show_clock ;;
 esac
 complain
 

@@ -73,6 +73,15 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
+/// Reads a number of virtual functions, as a PCI register holds it: 1 to 65535, in digits.
+fn number_of_functions(text: &str) -> Result<u32, String> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number
+        .filter(|number| (1..=65535).contains(number))
+        .ok_or_else(|| format!("`{text}` is not a number from 1 to 65535"))
+}
+
 impl CheckArgs {
     /// The guest's memory.
     ///
@@ -116,7 +125,7 @@ pub struct BindArgs {
 
     /// Make N virtual functions of each device and bind these; the device keeps its driver
     #[arg(long, value_name = "N", conflicts_with = "group",
-          value_parser = clap::value_parser!(u32).range(1..=65535))]
+          value_parser = number_of_functions)]
     vfs: Option<u32>,
 
     /// Print the equivalent shell commands, and change nothing

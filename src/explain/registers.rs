@@ -1,12 +1,15 @@
 //! Lists the registers of a configuration space: for each register the host's value, the guest's
 //! value, and the reason for a difference.
 
+use std::ops::Range;
+
 use pci::capability::Capability;
-use pci::config_space::ConfigSpace;
+use pci::config_space::{ConfigSpace, DeviceWrite};
 use pci::{byte_enable, capability};
 use serde::Serialize;
 use vmm::vfio::function::policy;
-use vmm::vfio::function::policy::Treatment;
+use vmm::vfio::function::policy::rule::{CapabilityRule, Treatment};
+use vmm::vfio::function::policy::{Original, POLICY, igd};
 
 use crate::explain::register_names;
 
@@ -16,6 +19,9 @@ use crate::explain::register_names;
 pub enum Treated {
     /// Reads and writes go to the device.
     Passed,
+    /// Reads go to the device, and writes have no effect.
+    #[serde(rename = "read-only")]
+    ReadOnly,
     /// mini-vmm answers.
     Emulated,
     /// The device answers for some bits, and mini-vmm for the others.
@@ -29,6 +35,7 @@ impl Treated {
     pub fn word(self) -> &'static str {
         match self {
             Self::Passed => "passed",
+            Self::ReadOnly => "read-only",
             Self::Emulated => "emulated",
             Self::Masked => "masked",
             Self::Hidden => "hidden",
@@ -57,24 +64,47 @@ pub struct Field {
     pub reason: &'static str,
 }
 
-/// Lists every register of a device. `image` is the device's configuration space on the host, and
-/// `config` the guest's configuration space.
-pub fn fields(image: &[u8], config: &ConfigSpace) -> Vec<Field> {
+/// Lists every register of a device. `config` is the guest's configuration space.
+pub fn fields(original: &Original<'_>, config: &ConfigSpace) -> Vec<Field> {
+    let image = original.snapshot;
     let view = View { image, config };
     let mut fields: Vec<Field> = register_names::HEADER
         .iter()
         .map(|(offset, length, name)| {
-            let row = policy::HEADER
+            let row = POLICY
+                .header
                 .iter()
-                .find(|row| (row.0..row.0 + row.1).contains(offset));
-            view.field(*offset, *length, None, name, row.map_or("", |row| row.3))
+                .find(|row| (row.offset..row.offset + row.len).contains(offset));
+            view.field(
+                *offset,
+                *length,
+                None,
+                name,
+                row.map_or("", |row| row.reason),
+            )
         })
         .collect();
     for cap in capability::standard(image) {
-        view.capability(&cap, policy::STANDARD, &mut fields);
+        view.capability(&cap, POLICY.rule(image, &cap), &mut fields);
     }
     for cap in capability::extended(image) {
-        view.capability(&cap, policy::EXTENDED, &mut fields);
+        view.capability(&cap, POLICY.rule(image, &cap), &mut fields);
+    }
+    let hardware = View {
+        image: original.hardware,
+        config,
+    };
+    for cap in policy::unlinked(original) {
+        let rule = POLICY.rule(original.hardware, &cap);
+        let reason = match rule.treatment {
+            Treatment::Hide => rule.reason,
+            _ => "VFIO does not show it",
+        };
+        fields.push(hardware.hidden(&cap, rule.name, reason));
+    }
+    if igd::is_igd(original.name, image) {
+        let rows = POLICY.igd.iter();
+        fields.extend(rows.map(|row| view.field(row.offset, row.len, None, row.name, row.reason)));
     }
     fields
 }
@@ -90,33 +120,31 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn capability(
-        &self,
-        cap: &Capability,
-        table: &[(u16, Treatment, &'static str)],
-        fields: &mut Vec<Field>,
-    ) {
-        let row = table.iter().find(|row| row.0 == cap.id);
-        let (treatment, reason) = row.map_or((Treatment::Pass, ""), |row| (row.1, row.2));
-        let name = register_names::capability(cap);
-        if treatment == Treatment::Hide {
-            let mut field = self.field(cap.offset, cap.len, Some(name), name, reason);
-            field.treatment = Treated::Hidden;
-            field.guest = None;
-            fields.push(field);
+    fn capability(&self, cap: &Capability, rule: &'static CapabilityRule, to: &mut Vec<Field>) {
+        let name = rule.name;
+        if rule.treatment == Treatment::Hide {
+            to.push(self.hidden(cap, name, rule.reason));
             return;
         }
-        let registers = register_names::registers(cap);
-        if registers.is_empty() {
-            fields.push(self.field(cap.offset, cap.len, Some(name), name, reason));
+        if rule.registers.is_empty() {
+            to.push(self.field(cap.offset, cap.len, Some(name), name, rule.reason));
+            return;
         }
-        for (at, length, register) in registers {
-            if at + length <= cap.len {
-                let offset = cap.offset + at;
-                let reason = if *at == 0 { LINKED } else { reason };
-                fields.push(self.field(offset, *length, Some(name), register, reason));
+        let header = if cap.extended { 4 } else { 2 };
+        to.push(self.field(cap.offset, header, Some(name), "header", LINKED));
+        for row in rule.registers {
+            if row.offset + row.len <= cap.len {
+                let offset = cap.offset + row.offset;
+                to.push(self.field(offset, row.len, Some(name), row.name, row.reason));
             }
         }
+    }
+
+    fn hidden(&self, cap: &Capability, name: &'static str, reason: &'static str) -> Field {
+        let mut field = self.field(cap.offset, cap.len, Some(name), name, reason);
+        field.treatment = Treated::Hidden;
+        field.guest = None;
+        field
     }
 
     fn field(
@@ -135,13 +163,7 @@ impl View<'_> {
             false => 0,
         };
         let bytes = offset.saturating_add(link)..offset.saturating_add(length);
-        let count = bytes.len();
-        let emulated = bytes.filter(|at| self.config.is_emulated(*at)).count();
-        let treatment = match emulated {
-            0 => Treated::Passed,
-            n if n == count => Treated::Emulated,
-            _ => Treated::Masked,
-        };
+        let treatment = self.treatment(bytes);
         let host = value(self.image, offset, length);
         let guest = value(self.config.bytes(), offset, length);
         Field {
@@ -158,6 +180,23 @@ impl View<'_> {
             } else {
                 reason
             },
+        }
+    }
+}
+
+impl View<'_> {
+    fn treatment(&self, bytes: Range<u16>) -> Treated {
+        let of_byte = |at| match (self.config.is_emulated(at), self.config.device_write(at)) {
+            (true, _) => Treated::Emulated,
+            (false, DeviceWrite::Whole) => Treated::Passed,
+            (false, DeviceWrite::Dropped) => Treated::ReadOnly,
+            (false, DeviceWrite::Masked) => Treated::Masked,
+        };
+        let mut kinds = bytes.map(of_byte);
+        let first = kinds.next().unwrap_or(Treated::Emulated);
+        match kinds.all(|kind| kind == first) {
+            true => first,
+            false => Treated::Masked,
         }
     }
 }
@@ -195,14 +234,27 @@ mod tests {
         image
     }
 
+    fn explain(name: &str, image: &[u8]) -> Vec<Field> {
+        let original = Original {
+            name,
+            snapshot: image,
+            hardware: image,
+            bar_0: 0,
+        };
+        fields(&original, &policy::apply(&original))
+    }
+
     #[test]
     fn each_register_says_how_and_why() {
         let image = device();
-        let fields = fields(&image, &policy::apply(&image));
+        let fields = explain("0000:01:00.0", &image);
         let find = |name| fields.iter().find(|f| f.name == name).unwrap();
         let vendor = find("vendor ID");
         assert_eq!(vendor.host.as_deref(), Some("1b36"));
-        assert_eq!((vendor.treatment, &vendor.guest), (Treated::Passed, &None));
+        assert_eq!(
+            (vendor.treatment, &vendor.guest),
+            (Treated::ReadOnly, &None)
+        );
         let bar = find("BAR 0");
         assert_eq!(bar.treatment, Treated::Emulated);
         assert_eq!(bar.host.as_deref(), Some("feeb0004"));
@@ -211,7 +263,7 @@ mod tests {
         let link = find("link capabilities");
         assert_eq!(link.capability, Some("PCI Express"));
         assert_eq!(link.treatment, Treated::Emulated);
-        assert_eq!(find("device control").treatment, Treated::Passed);
+        assert_eq!(find("device control").treatment, Treated::Masked);
         let hidden = find("SR-IOV");
         assert_eq!(hidden.treatment, Treated::Hidden);
         assert!(hidden.reason.contains("belong to the host"));
@@ -226,7 +278,7 @@ mod tests {
             if big {
                 image.resize(4096, 0x5a);
             }
-            let fields = fields(&image, &policy::apply(&image));
+            let fields = explain("0000:00:02.0", &image);
             prop_assert!(fields.len() >= register_names::HEADER.len());
             prop_assert!(fields.iter().all(|f| usize::from(f.offset) < image.len()));
         }

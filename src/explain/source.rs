@@ -11,6 +11,8 @@ use pci::msi::MsiCapability;
 use pci::msix::MsixCapability;
 use pci::regs;
 use vmm::vfio::device::{Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
+use vmm::vfio::function::mirrors::Mirrors;
+use vmm::vfio::function::mmap_areas::Area;
 use vmm::vfio::function::snapshot;
 
 /// No BAR is larger than this number of bytes. A larger resource file is ignored.
@@ -23,10 +25,16 @@ const IO: u64 = 0x100;
 pub struct Source {
     /// The configuration space, 256 or 4096 bytes.
     pub image: Vec<u8>,
+    /// The configuration space with the capabilities that VFIO leaves out; shorter than `image` if
+    /// it is not known.
+    pub hardware: Vec<u8>,
     /// Whether only the first 64 bytes are known. The kernel shows the rest only to root.
     pub partial: bool,
     /// The BARs.
     pub regions: [RegionInfo; BAR_COUNT],
+    /// The ranges of each BAR that trap because they lead to what the VMM emulates. Only a device
+    /// that VFIO opens can be asked for all of them.
+    pub mirrors: [Vec<Area>; BAR_COUNT],
     /// The expansion ROM.
     pub rom: RegionInfo,
     /// The interrupts: INTx, MSI, MSI-X.
@@ -39,8 +47,12 @@ impl Source {
     /// # Errors
     /// The device does not answer.
     pub fn device(device: &dyn Device) -> Result<Self, DeviceError> {
+        let image = snapshot::read(device)?;
+        let mirrors = Mirrors::find(device, &image);
         Ok(Self {
-            image: snapshot::read(device)?,
+            image,
+            mirrors: std::array::from_fn(|bar| mirrors.ranges(bar)),
+            hardware: device.hardware_config(),
             partial: false,
             regions: std::array::from_fn(|bar| device.region(bar as u32)),
             rom: device.region(ROM_REGION),
@@ -62,6 +74,7 @@ impl Source {
             CONVENTIONAL_SIZE
         };
         image.resize(size, 0);
+        let hardware = if partial { Vec::new() } else { image.clone() };
         let resources = fs::read_to_string(dir.join("resource"))?;
         let mut regions: [RegionInfo; BAR_COUNT] = Default::default();
         let mut lines = resources.lines();
@@ -79,7 +92,9 @@ impl Source {
         let msix = MsixCapability::parse(&image).map(|cap| vectors(cap.vectors.into()));
         Ok(Self {
             image,
+            hardware,
             partial,
+            mirrors: Default::default(),
             regions,
             rom,
             irqs: [pin.then(|| vectors(1)), msi, msix],

@@ -6,10 +6,12 @@ use std::{fs, io};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use vmm::config::memory::{HugePage, MemoryConfig, Pages};
+use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
+use vmm::hostinfo::node_access::Cause;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
 use vmm::memory::hugetlb::Reserve;
-use vmm::sys::{may_lock, memlock_limit};
+use vmm::sys::{may_lock_any, memlock_limit};
 
 use crate::details::Details;
 use crate::in_use::{Use, in_use};
@@ -107,6 +109,11 @@ pub struct HostFacts {
     pub memlock: Option<u64>,
     /// The mode of transparent huge pages: always, madvise or never.
     pub huge_pages: Option<String>,
+    /// What other processes of the user have locked by iommufd, which counts a user's processes
+    /// together.
+    pub locked_by_others: LockedByOthers,
+    /// What keeps this process from nodes of devices that the host has.
+    pub confined: Vec<(String, Cause)>,
     /// The memory of the planned guest in bytes.
     pub wanted: u64,
     /// Whether a run with this memory looks for free memory.
@@ -169,7 +176,12 @@ impl HostFacts {
             iommufd_node: Node::at(&paths.dev.join("iommu")),
             memory: HostMemory::read_at(&paths.proc, &sysfs.path("fs/cgroup")),
             memlock: Some(memlock_limit())
-                .filter(|&limit| limit < u64::MAX && !may_lock(&proc("self/status"))),
+                .filter(|&limit| limit < u64::MAX && !may_lock_any(&paths.proc)),
+            locked_by_others: match Node::at(&paths.dev.join("iommu")) {
+                Node::Usable => LockedByOthers::read(),
+                Node::Denied | Node::Missing => LockedByOthers::default(),
+            },
+            confined: confined(sysfs, paths),
             huge_pages: huge.ok().and_then(|text| selected(&text)),
             kernel,
             wanted: guest.size,
@@ -212,6 +224,19 @@ impl DeviceFacts {
             device,
         })
     }
+}
+
+/// The nodes of the host as a whole that this process may not use, although the host has the
+/// device.
+fn confined(sysfs: &Sysfs, paths: &HostPaths) -> Vec<(String, Cause)> {
+    let cause = |(node, class): (&str, &str)| {
+        let path = paths.dev.join(node);
+        let path = path.to_str()?;
+        let cause = Cause::confining(path, &sysfs.path("class/misc").join(class))?;
+        Some((path.to_owned(), cause))
+    };
+    let nodes = [("kvm", "kvm"), ("vfio/vfio", "vfio"), ("iommu", "iommu")];
+    nodes.into_iter().filter_map(cause).collect()
 }
 
 /// The facts of the first processor. All processors are alike.
@@ -315,7 +340,7 @@ mod tests {
         assert_eq!((facts.cpu, facts.kvm), (Cpu::default(), Node::Missing));
         assert_eq!(facts.vfio_pci, Module::Absent);
         assert_eq!(facts.huge_pages, None);
-        assert!(!may_lock("CapEff:\t0000000000000000\n") && !may_lock(""));
+        assert!(!may_lock_any(&tree.paths().proc));
     }
 
     #[test]

@@ -4,94 +4,11 @@
 //! The device may be broken or hostile: a walk ends at a loop, at an impossible pointer, and at all
 //! ones, which a removed device returns.
 
+pub mod ext_id;
+pub mod id;
+
 use crate::byte_enable::{put, u8_at, u16_at, u32_at};
 use crate::regs::{self, status::CAPABILITIES_LIST};
-
-/// IDs of the standard capabilities (PCI Code and ID Assignment 1.16, 2).
-pub mod id {
-    /// A link without registers.
-    pub const NULL: u16 = 0x00;
-    /// Power management.
-    pub const PM: u16 = 0x01;
-    /// Vital product data.
-    pub const VPD: u16 = 0x03;
-    /// MSI.
-    pub const MSI: u16 = 0x05;
-    /// Vendor-specific.
-    pub const VENDOR: u16 = 0x09;
-    /// PCI Express.
-    pub const PCIE: u16 = 0x10;
-    /// MSI-X.
-    pub const MSIX: u16 = 0x11;
-    /// Advanced features of conventional PCI, function-level reset among them.
-    pub const AF: u16 = 0x13;
-    /// Enhanced allocation.
-    pub const EA: u16 = 0x14;
-}
-
-/// IDs of the extended capabilities (PCI Code and ID Assignment 1.16, 3).
-pub mod ext_id {
-    /// A link without registers.
-    pub const NULL: u16 = 0x00;
-    /// Advanced error reporting.
-    pub const AER: u16 = 0x01;
-    /// Virtual channel.
-    pub const VC: u16 = 0x02;
-    /// Device serial number.
-    pub const DSN: u16 = 0x03;
-    /// Power budgeting.
-    pub const POWER_BUDGET: u16 = 0x04;
-    /// Multi-function virtual channel.
-    pub const MFVC: u16 = 0x08;
-    /// Virtual channel of a function that has MFVC as well.
-    pub const VC9: u16 = 0x09;
-    /// Vendor-specific.
-    pub const VENDOR: u16 = 0x0b;
-    /// Access control services.
-    pub const ACS: u16 = 0x0d;
-    /// Alternative routing-ID interpretation.
-    pub const ARI: u16 = 0x0e;
-    /// Address translation services.
-    pub const ATS: u16 = 0x0f;
-    /// Single-root I/O virtualisation.
-    pub const SRIOV: u16 = 0x10;
-    /// Multicast.
-    pub const MULTICAST: u16 = 0x12;
-    /// Page requests.
-    pub const PRI: u16 = 0x13;
-    /// Resizable BAR.
-    pub const REBAR: u16 = 0x15;
-    /// Dynamic power allocation.
-    pub const DPA: u16 = 0x16;
-    /// TLP processing hints.
-    pub const TPH: u16 = 0x17;
-    /// Latency tolerance reporting.
-    pub const LTR: u16 = 0x18;
-    /// Secondary PCI Express: equalization at 8.0 GT/s.
-    pub const SECONDARY: u16 = 0x19;
-    /// Process address space IDs.
-    pub const PASID: u16 = 0x1b;
-    /// Downstream port containment.
-    pub const DPC: u16 = 0x1d;
-    /// L1 power management substates.
-    pub const L1SS: u16 = 0x1e;
-    /// Precision time measurement.
-    pub const PTM: u16 = 0x1f;
-    /// Designated vendor-specific.
-    pub const DVSEC: u16 = 0x23;
-    /// Resizable BARs of virtual functions.
-    pub const VF_REBAR: u16 = 0x24;
-    /// Data link feature.
-    pub const DATA_LINK: u16 = 0x25;
-    /// Physical layer 16.0 GT/s.
-    pub const PHYSICAL_16: u16 = 0x26;
-    /// Margining at the receiver.
-    pub const LANE_MARGIN: u16 = 0x27;
-    /// Physical layer 32.0 GT/s.
-    pub const PHYSICAL_32: u16 = 0x2a;
-    /// Data object exchange.
-    pub const DOE: u16 = 0x2e;
-}
 
 const STATUS: usize = regs::STATUS as usize;
 const POINTER: usize = regs::CAPABILITIES as usize;
@@ -235,8 +152,15 @@ fn standard_size(config: &[u8], c: &Capability) -> Option<u16> {
     let offset = usize::from(c.offset);
     Some(match c.id {
         id::NULL => 2,
-        id::PM => 8,
-        id::VPD => 8,
+        id::PM | id::VPD | id::HOT_PLUG | id::BRIDGE_SUBSYSTEM => 8,
+        id::SLOT_ID | id::HOT_SWAP | id::DEBUG_PORT | id::RESOURCE_CONTROL => 4,
+        id::AGP | id::AGP_8X => 12,
+        // Version in bits 13:12 of the command register: the first has no registers for ECC.
+        id::PCI_X if u16_at(config, offset + 2)? & 0x3000 == 0 => 8,
+        id::PCI_X => 24,
+        // Bits 3:0 of SATACR1 tell whether index and data follow (AHCI 1.3.1, 2.4.2).
+        id::SATA if u8_at(config, offset + 4)? & 0xf == 0xf => 16,
+        id::SATA => 8,
         // Message Control: bit 7 64-bit address, bit 8 per-vector masking.
         id::MSI => match u16_at(config, offset + 2)? >> 7 & 3 {
             0 => 10,
@@ -257,18 +181,34 @@ fn standard_size(config: &[u8], c: &Capability) -> Option<u16> {
 fn extended_size(config: &[u8], c: &Capability) -> Option<u16> {
     Some(match c.id {
         ext_id::NULL => 4,
-        ext_id::AER => 0x48,
+        // Bit 11 of capabilities and control tells whether there is a log of prefixes. The
+        // registers before the log are a root port's.
+        ext_id::AER if u16_at(config, usize::from(c.offset) + 0x18)? & 1 << 11 != 0 => 0x48,
+        ext_id::AER => 0x2c,
+        // Bits 2:0 are the number of channels but one, of 12 bytes each. Tables of arbitration may
+        // follow elsewhere.
+        ext_id::VC | ext_id::VC9 | ext_id::MFVC => {
+            let channels = u8_at(config, usize::from(c.offset) + 4)? & 7;
+            0x10 + 12 * (u16::from(channels) + 1)
+        }
+        // A vector of egress control may follow.
+        ext_id::ACS => 8,
+        // Bits 4:0 are the number of substates but one, of a byte each.
+        ext_id::DPA => {
+            let substates = u8_at(config, usize::from(c.offset) + 4)? & 0x1f;
+            0x10 + u16::from(substates) + 1
+        }
         ext_id::DSN => 12,
         ext_id::POWER_BUDGET => 16,
         // The length is in bits 31:20 of the dword after the header.
         ext_id::VENDOR | ext_id::DVSEC => {
             (u32_at(config, usize::from(c.offset) + 4)? >> NEXT_SHIFT) as u16
         }
-        ext_id::ARI | ext_id::ATS | ext_id::LTR | ext_id::PASID => 8,
+        ext_id::ARI | ext_id::ATS | ext_id::LTR | ext_id::PASID | ext_id::LNR => 8,
         ext_id::SRIOV => 0x40,
         ext_id::PRI => 16,
         ext_id::L1SS => 20,
-        ext_id::PTM => 12,
+        ext_id::PTM | ext_id::READINESS_TIME | ext_id::DATA_LINK => 12,
         _ => return None,
     })
 }

@@ -4,8 +4,10 @@
 //! The register attributes are those of PCI Express 6.0, 7.4: RO (neither mask), RW
 //! ([`ConfigSpace::set_writable`]) and RW1C ([`ConfigSpace::set_w1c`]). For a passed-through
 //! function each byte is either emulated ([`ConfigSpace::set_emulated`]), so that this register
-//! file answers an access, or passed to the device. Bytes whose write has side effects are marked
-//! too ([`ConfigSpace::set_side_effects`]): other writes only change values in this file.
+//! file answers an access, or passed to the device. Of a passed byte, some bits may be the host's
+//! ([`ConfigSpace::set_passed`]): a guest's write does not change them. Bytes whose write has side
+//! effects are marked too ([`ConfigSpace::set_side_effects`]): other writes only change values in
+//! this file.
 
 use crate::{CONFIG_SPACE_SIZE, byte_enable};
 
@@ -18,6 +20,61 @@ struct Behaviour {
     w1c: u8,
     emulated: bool,
     side_effects: bool,
+    /// Of a passed byte: the bits that are not the guest's.
+    host: u8,
+    /// Of the host's bits: those that a guest's write carries as zero. The write carries the others
+    /// as the device has them.
+    cleared: u8,
+    /// The bits of a passed byte that read as zero.
+    concealed: u8,
+}
+
+/// What the device gets of a guest's write to passed bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceWrite {
+    /// All bits.
+    Whole,
+    /// The guest's bits, beside the host's: [`ConfigSpace::for_device`].
+    Masked,
+    /// Nothing: no bit is the guest's.
+    Dropped,
+}
+
+impl Behaviour {
+    fn device_write(&self) -> DeviceWrite {
+        match self.host {
+            0 => DeviceWrite::Whole,
+            0xff => DeviceWrite::Dropped,
+            _ => DeviceWrite::Masked,
+        }
+    }
+}
+
+/// The bits of a passed register, by their owner. A bit that is in none of the masks is the host's,
+/// and a guest's write carries it as the device has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bits {
+    /// The guest's: writes reach the device.
+    pub guest: u32,
+    /// The host's, written as zero: bits that a write of one clears, and bits that start something.
+    pub cleared: u32,
+    /// Read as zero.
+    pub concealed: u32,
+}
+
+impl Bits {
+    /// All bits are the guest's.
+    pub const GUEST: Self = Self {
+        guest: !0,
+        cleared: 0,
+        concealed: 0,
+    };
+    /// All bits are the host's, and can be read.
+    pub const READ_ONLY: Self = Self {
+        guest: 0,
+        cleared: 0,
+        concealed: 0,
+    };
 }
 
 /// A part of an access whose bytes are all emulated, or all passed.
@@ -31,6 +88,8 @@ pub struct Part {
     pub emulated: bool,
     /// Whether a write to one of the bytes has side effects.
     pub side_effects: bool,
+    /// What the device gets of a write. Only the parts of [`ConfigSpace::split_write`] tell.
+    pub write: DeviceWrite,
 }
 
 impl Part {
@@ -138,6 +197,44 @@ impl ConfigSpace {
         }
     }
 
+    /// Sets the owners of the bits of a passed register of `len` bytes, at most four.
+    pub fn set_passed(&mut self, offset: u16, len: usize, bits: Bits) {
+        let [guest, cleared, concealed] =
+            [bits.guest, bits.cleared, bits.concealed].map(u32::to_le_bytes);
+        let masks = guest.into_iter().zip(cleared).zip(concealed).take(len);
+        for (behaviour, ((guest, cleared), concealed)) in self.behaviours_at(offset).zip(masks) {
+            behaviour.host = !guest;
+            behaviour.cleared = cleared & !guest;
+            behaviour.concealed = concealed;
+        }
+    }
+
+    /// What the device gets of a guest's write to a passed byte.
+    pub fn device_write(&self, offset: u16) -> DeviceWrite {
+        let behaviour = self.behaviours.get(usize::from(offset));
+        behaviour.map_or(DeviceWrite::Dropped, Behaviour::device_write)
+    }
+
+    /// The bytes that the device gets of a guest's write of `data` to passed bytes that have
+    /// `current` in the device.
+    pub fn for_device(&self, offset: u16, data: &[u8], current: &[u8]) -> Vec<u8> {
+        let behaviours = self.behaviours.get(usize::from(offset)..);
+        let masks = behaviours.unwrap_or_default().iter();
+        let bytes = masks.zip(data).zip(current);
+        let merge = |((b, new), old): ((&Behaviour, &u8), &u8)| {
+            (new & !b.host) | (old & b.host & !b.cleared)
+        };
+        bytes.map(merge).collect()
+    }
+
+    /// Clears the bits of `data`, which the device has answered, that read as zero.
+    pub fn conceal(&self, offset: u16, data: &mut [u8]) {
+        let behaviours = self.behaviours.get(usize::from(offset)..);
+        for (byte, behaviour) in data.iter_mut().zip(behaviours.unwrap_or_default()) {
+            *byte &= !behaviour.concealed;
+        }
+    }
+
     /// Whether a byte is emulated. Bytes beyond the end count as emulated, because they must not
     /// reach the device.
     pub fn is_emulated(&self, offset: u16) -> bool {
@@ -167,19 +264,38 @@ impl ConfigSpace {
 
     /// Splits an access of `len` bytes at `offset` into emulated and passed parts, in order.
     pub fn split(&self, offset: u16, len: usize) -> impl Iterator<Item = Part> + '_ {
+        self.split_by(offset, len, |b| (b.emulated, DeviceWrite::Whole))
+    }
+
+    /// Splits a write as [`ConfigSpace::split`] does, and passed parts by what the device gets.
+    pub fn split_write(&self, offset: u16, len: usize) -> impl Iterator<Item = Part> + '_ {
+        self.split_by(offset, len, |b| match b.emulated {
+            true => (true, DeviceWrite::Dropped),
+            false => (false, b.device_write()),
+        })
+    }
+
+    fn split_by(
+        &self,
+        offset: u16,
+        len: usize,
+        kind: fn(&Behaviour) -> (bool, DeviceWrite),
+    ) -> impl Iterator<Item = Part> + '_ {
         let mut at = usize::from(offset);
         let end = at.saturating_add(len);
+        let kind_at = move |at: usize| self.behaviours.get(at).map(kind);
         std::iter::from_fn(move || {
             if at >= end {
                 return None;
             }
-            let (start, emulated) = (at, self.emulated(at));
+            let (start, first) = (at, kind_at(at));
             let mut side_effects = false;
             // All bytes beyond the end are emulated, so the loop can stop at the size of the space.
-            while at < end && at < self.size() && self.emulated(at) == emulated {
+            while at < end && at < self.size() && kind_at(at) == first {
                 side_effects |= self.behaviours.get(at).is_some_and(|b| b.side_effects);
                 at += 1;
             }
+            let (emulated, write) = first.unwrap_or((true, DeviceWrite::Dropped));
             if emulated && at >= self.size() {
                 at = end;
             }
@@ -188,6 +304,7 @@ impl ConfigSpace {
                 len: at - start,
                 emulated,
                 side_effects,
+                write,
             })
         })
     }
@@ -286,6 +403,45 @@ mod tests {
         assert!(!part.touches(0x08, 1) && !part.touches(0x00, 4));
         let end = space.split(u16::MAX, 4).next().unwrap();
         assert!(end.touches(u16::MAX, 1) && !end.touches(0, 4));
+    }
+
+    #[test]
+    fn the_device_gets_the_guests_bits() {
+        let mut space = ConfigSpace::new(256);
+        let bits = Bits {
+            guest: 0x00f0_ff0f,
+            cleared: 0x0f00_0080,
+            concealed: 0x8000_0010,
+        };
+        space.set_passed(0x40, 4, bits);
+        space.set_passed(0x44, 2, Bits::READ_ONLY);
+        space.set_emulated(0x46, 2);
+        let parts = space.split_write(0x3f, 10);
+        let parts: Vec<_> = parts.map(|p| (p.offset, p.len, p.write)).collect();
+        use DeviceWrite::{Dropped, Masked, Whole};
+        assert_eq!(
+            parts,
+            [
+                (0x3f, 1, Whole),
+                (0x40, 1, Masked),
+                (0x41, 1, Whole),
+                (0x42, 1, Masked),
+                (0x43, 3, Dropped),
+                (0x46, 2, Dropped),
+                (0x48, 1, Whole),
+            ]
+        );
+        // A read does not tell masks apart.
+        assert_eq!(space.split(0x3f, 10).count(), 3);
+        let new = space.for_device(0x40, &[0xff; 4], &[0x90, 0, 0x05, 0xff]);
+        assert_eq!(new, [0x1f, 0xff, 0xf5, 0xf0]);
+        let mut data = [0xff; 4];
+        space.conceal(0x40, &mut data);
+        assert_eq!(data, [0xef, 0xff, 0xff, 0x7f]);
+        assert_eq!(space.for_device(0xff, &[1, 2], &[0; 2]), [1]);
+        space.conceal(u16::MAX, &mut data);
+        assert_eq!(space.device_write(0x44), Dropped);
+        assert_eq!(space.device_write(0x100), Dropped);
     }
 
     #[derive(Clone, Debug)]

@@ -46,6 +46,8 @@ pub mod command {
     pub const MEMORY: u16 = 1 << 1;
     /// Bus Master Enable: the function may start requests.
     pub const BUS_MASTER: u16 = 1 << 2;
+    /// Memory Write and Invalidate Enable.
+    pub const WRITE_INVALIDATE: u16 = 1 << 4;
     /// Interrupt Disable: the function must not assert its pin.
     pub const INTX_DISABLE: u16 = 1 << 10;
 }

@@ -261,7 +261,7 @@ fn in_foreground() -> bool {
 }
 
 /// Standard output without a buffer, because a guest's prompt has no newline. Each write is one
-/// system call, which a signal may interrupt.
+/// system call.
 ///
 /// # Errors
 /// When the host has no descriptors left.

@@ -14,6 +14,8 @@ pub enum GuestEvent {
     Reset,
     /// The guest's processor shut down: a triple fault.
     TripleFault,
+    /// KVM_RUN of this vCPU failed with this errno.
+    RunRefused(u32, i32),
     /// The guest cannot go on, for this reason.
     Broken(String),
 }

@@ -4,8 +4,8 @@
 //!  0x0_0000_0000  ┌──────────────────────────────┐
 //!                 │ RAM below 640 KiB            │ boot structures (LOW_*), then free
 //!  0x0_000a_0000  ├──────────────────────────────┤
-//!                 │ no RAM for the guest to use  │ ACPI tables at 0xe0000, a reboot stub
-//!                 │                              │ at the end
+//!                 │ no RAM for the guest to use  │ ACPI tables at 0xe0000, the MP table
+//!                 │                              │ at 0xf0000, a reboot stub at the end
 //!  0x0_0010_0000  ├──────────────────────────────┤
 //!                 │ low RAM (up to 3 GiB)        │ kernel, initrd
 //!  0x0_c000_0000  ├──────────────────────────────┤ MMIO32_START
@@ -55,6 +55,10 @@ pub const LOW_RAM_END: u64 = 0x9_fc00;
 pub const ACPI_START: u64 = 0xe_0000;
 /// End (exclusive) of the area for ACPI tables.
 pub const ACPI_END: u64 = 0xf_0000;
+
+/// The MP floating pointer structure, with the MP table after it. A kernel looks for the structure
+/// between this address and 1 MiB (MultiProcessor Specification 1.4, 4.1).
+pub const MP_TABLE: u64 = 0xf_0000;
 
 /// The address to which a processor in real mode jumps to reset the machine: f000:fff0, in the
 /// BIOS's segment.
@@ -115,6 +119,9 @@ pub const PORT_RESET: u16 = 0x602;
 pub const RESET_VALUE: u8 = 0x01;
 /// SLP_TYPx of S5, as in the DSDT's `_S5`.
 pub const SLEEP_TYPE_S5: u8 = 5;
+
+/// ACPI power management timer (ACPI 6.5, 4.8.3.3), a 32-bit register.
+pub const PORT_PM_TIMER: u16 = 0x608;
 
 /// First GSI of the four that PCI INTx pins share, routed round-robin by device number in `_PRT`.
 pub const GSI_INTX_BASE: u32 = 16;

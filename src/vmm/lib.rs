@@ -7,6 +7,7 @@ pub mod config;
 pub mod console;
 pub mod counters;
 pub mod devices;
+pub mod errnos;
 pub mod event_thread;
 pub mod gsi;
 pub mod guest_event;

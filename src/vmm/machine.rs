@@ -23,6 +23,7 @@ mod ram_setup;
 mod vcpus;
 mod vm;
 
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,15 +33,15 @@ use pci::Bdf;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
-use crate::boot::{Images, Loaded};
+use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, Slot, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::counters::exits::Exits;
-use crate::devices::serial::{Output, Serial};
+use crate::devices::output_queue::Output;
+use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
 use crate::machine::devices::{AttachTo, Devices};
-use crate::machine::error::kvm_call;
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{connect_iommu, open_beside};
 use crate::machine::platform::Platform;
@@ -49,10 +50,12 @@ use crate::machine::ram_setup::RamSetup;
 use crate::machine::vcpus::make_vcpus;
 use crate::machine::vm::{HostKvm, Vm};
 use crate::memory::dma::Dma;
+use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
 use crate::stats::{Stats, named_ranges};
 use crate::vcpu::Vcpu;
+use crate::vcpu::error::VcpuError;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
@@ -133,7 +136,8 @@ impl Machine {
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
         let (opened, (vcpus, loaded), paused) =
             open_beside(&vm.fd, &candidates, config.iommu, &ram_setup, beside)?;
-        check_memory_lock(config.memory.size, &candidates)?;
+        let interface = opened.as_ref().map(|opened| opened.interface);
+        check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
         let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
@@ -246,6 +250,13 @@ impl Machine {
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
         reset::before_first_boot(&self.devices.functions())?;
+        let end = self.run_boots(lifecycle);
+        self.platform.serial.flush();
+        end
+    }
+
+    /// Boots the guest, again after each reset, until the run ends.
+    fn run_boots(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         loop {
             // Mapping may have failed while the guest was being reset.
             self.ram_setup.check()?;
@@ -269,6 +280,11 @@ impl Machine {
         match end {
             End::Guest(GuestEvent::PowerOff) => Ok(Some(Exit::PowerOff)),
             End::Signal(_) | End::Quit => Ok(Some(Exit::Asked)),
+            End::Guest(GuestEvent::RunRefused(id, errno)) => {
+                self.ram_setup.check()?;
+                let source = io::Error::from_raw_os_error(errno);
+                Err(VcpuError::Run { id, source }.into())
+            }
             End::Guest(GuestEvent::Broken(why)) => {
                 self.ram_setup.check()?;
                 Err(MachineError::Broken(why))
@@ -297,6 +313,7 @@ impl Machine {
             None => self.images.load_files(memory, layout, cmdline)?,
         };
         let tables = phase!("load_tables");
+        mptable::write(memory, &self.config.cpus.topology)?;
         let acpi = &self.platform.acpi;
         let entry = self
             .images
@@ -332,10 +349,7 @@ impl Machine {
         self.notifier.take();
         // The interrupt controllers come first: a device may assert its pin as soon as it is reset,
         // and the controllers must be in their power-on state then.
-        self.vm
-            .irqchip
-            .write(&self.vm.fd)
-            .map_err(kvm_call("KVM_SET_IRQCHIP"))?;
+        self.vm.irqchip.write(&self.vm.fd)?;
         reset::devices(&self.devices.functions());
         self.platform.reset();
         // The vCPUs come last: their reset clears the local APICs of messages that the devices sent
@@ -349,6 +363,19 @@ impl Machine {
 /// guest's memory for DMA, and closes the devices; the VM goes last.
 impl Drop for Machine {
     fn drop(&mut self) {
+        // The error has been logged. `close` has returned it already, if anybody wants it.
+        let _ = self.close();
+    }
+}
+
+impl Machine {
+    /// Gives everything back to the host. Dropping the machine does the same.
+    ///
+    /// # Errors
+    /// The IOMMU has not given up a part of the guest's memory. Closing the devices ends that map
+    /// too, but the kernel has a fault.
+    pub fn close(&mut self) -> Result<(), MachineError> {
+        let mut lost = None;
         self.devices.detach(&self.platform.root);
         self.ram_setup.stop();
         // A container loses its IOMMU with its last device, so the memory is unmapped before.
@@ -357,8 +384,10 @@ impl Drop for Machine {
             self.vm.space.unsubscribe(&*dma);
             let us = begun.elapsed().as_micros();
             info!("the guest's memory was unmapped for DMA in {us} us");
+            lost = dma.take_lost();
         }
         self.devices.close();
+        lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))
     }
 }
 

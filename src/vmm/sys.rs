@@ -3,9 +3,10 @@
 pub mod eventfd;
 pub mod process;
 
-use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -34,6 +35,28 @@ pub fn may_lock(status: &str) -> bool {
     let field = lines.find_map(|line| line.strip_prefix("CapEff:"));
     let set = field.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
     set.is_some_and(|set| set & 1 << CAP_IPC_LOCK != 0)
+}
+
+/// Whether this process may lock any amount of memory: it has CAP_IPC_LOCK in the first user
+/// namespace. The kernel asks for the capability there (capable()), so a user namespace's own
+/// CAP_IPC_LOCK does not count. If `proc` tells nothing, the answer is no.
+pub fn may_lock_any(proc: &Path) -> bool {
+    let status = fs::read_to_string(proc.join("self/status"));
+    status.is_ok_and(|status| may_lock(&status)) && !is_in_user_namespace(proc)
+}
+
+/// Whether this process is in another user namespace than the first, whose number never changes
+/// (Linux, include/linux/proc_ns.h, PROC_USER_INIT_INO).
+pub fn is_in_user_namespace(proc: &Path) -> bool {
+    let namespace = fs::read_link(proc.join("self/ns/user"));
+    namespace.is_ok_and(|name| name != Path::new("user:[4026531837]"))
+}
+
+/// Whether a path is on a file system that is mounted with `nodev`, so that no device node of it
+/// can be opened (mount(2)).
+pub fn is_on_nodev(path: &Path) -> bool {
+    let flags = rustix::fs::statvfs(path).map(|found| found.f_flag);
+    flags.is_ok_and(|flags| flags.contains(rustix::fs::StatVfsMountFlags::NODEV))
 }
 
 /// Raises the limit of open descriptors to the maximum that the user may have: each interrupt

@@ -170,7 +170,7 @@ fn what_does_not_fit() {
     refused(
         &cmdline,
         "has 70014 bytes",
-        "shorten --cmdline by 4479 bytes",
+        "shorten --cmdline by 67967 bytes",
     );
     for odd in ["quiet\nsplash", "naïve", "\u{7f}"] {
         let cmdline = [&small[..], &["--cmdline", odd]].concat();

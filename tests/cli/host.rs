@@ -1,6 +1,7 @@
 //! What the host may lack: memory, devices, KVM.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::common::elf::TempFile;
@@ -178,21 +179,43 @@ fn no_permission_for_kvm() {
     );
 }
 
-/// In a mount namespace of its own, where /dev is empty.
+/// In a mount namespace with a /dev of its own, as a container has. The kernel's KVM is known by
+/// /sys, unless /sys is hidden too.
 #[test]
 fn no_kvm() {
     match Command::new("unshare").args(["--mount", "true"]).output() {
         Ok(output) if output.status.success() => {}
         _ => return skipped("no mount namespace can be made here"),
     }
+    let has_kvm = Path::new("/sys/class/misc/kvm/dev").exists();
     let kernel = idle();
-    let script = "mount -t tmpfs none /dev && exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script, "sh", PROGRAM, "--kernel"]);
-    let output = command.arg(kernel.path()).output().unwrap();
+    let run = |prepare: &str| {
+        let script = format!("{prepare} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, "sh", PROGRAM, "--kernel"]);
+        command.arg(kernel.path()).output().unwrap()
+    };
     check_refusal(
-        &output,
+        &run("mount -t tmpfs none /dev && mount -t tmpfs none /sys"),
         "cannot open /dev/kvm: No such file",
+        "modprobe kvm_intel",
+    );
+    if has_kvm {
+        check_refusal(
+            &run("mount -t tmpfs none /dev"),
+            "cannot open /dev/kvm: the kernel has the device, but this /dev does not have the node",
+            "mknod /dev/kvm c 10 232",
+        );
+        check_refusal(
+            &run("mount -t tmpfs -o nodev none /dev && mknod /dev/kvm c 10 232"),
+            "the node is on a file system that is mounted with nodev: Permission denied",
+            "from the host's /dev",
+        );
+    }
+    // No driver has this number.
+    check_refusal(
+        &run("mount -t tmpfs none /dev && mknod /dev/kvm c 10 254"),
+        "cannot open /dev/kvm: no driver is behind the node",
         "modprobe kvm_intel",
     );
 }

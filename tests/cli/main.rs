@@ -8,9 +8,11 @@ use std::io::Write;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod errnos;
 mod files;
 mod golden;
 mod host;
+mod inputs;
 mod options;
 mod process;
 mod run;

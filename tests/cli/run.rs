@@ -1,5 +1,7 @@
 //! Runs that end: by the guest, by a signal.
 
+use iced_x86::code_asm::eax;
+
 use crate::kvm;
 use crate::process::{Running, kernel};
 
@@ -38,6 +40,24 @@ fn a_triple_fault_ends_with_3() {
     });
     let mut run = Running::start(guest, &["--no-reboot"]);
     assert_eq!(run.status(), Some(3));
+}
+
+/// The message has what KVM tells: the name of the suberror, and its data.
+#[test]
+fn an_internal_error_of_kvm_is_told_whole() {
+    if !kvm() {
+        return;
+    }
+    // No memory is there, so KVM cannot fetch an instruction.
+    let guest = kernel(|g| {
+        g.mov_eax(0xc000_0000).code(|a| a.jmp(eax));
+    });
+    let mut run = Running::start(guest, &["--no-reboot"]);
+    let status = run.status();
+    let said = run.stderr.text();
+    assert_eq!(status, Some(1), "{said}");
+    let found = said.contains("(KVM_INTERNAL_ERROR_EMULATION, ") && said.contains("data 0x");
+    assert!(found, "{said}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use iced_x86::code_asm::al;
 
 use crate::common::asm::{Asm, Width};
 use crate::common::elf::TempFile;
@@ -132,7 +134,8 @@ fn output_that_is_closed_in_mid_sentence() {
     run.ends_well();
 }
 
-/// The guest's write waits for a reader that never reads; a signal must end the run anyway.
+/// A guest that does not look at its serial port loses characters to a reader that never reads; a
+/// signal must end the run anyway.
 #[test]
 fn output_that_nobody_reads() {
     if !kvm() {
@@ -146,21 +149,94 @@ fn output_that_nobody_reads() {
         let mut run = Running::spawn(command, guest);
         // The guest runs. From here on nothing reads its output.
         reader.read_exact(&mut [0; 10]).unwrap();
-        // The pipe is full when two reports are equal.
-        let mut last = String::new();
-        eventually("a full pipe", || {
-            let before = run.stderr.text().len();
-            run.signal(libc::SIGUSR1);
-            eventually("a report", || run.stderr.text().len() > before);
-            thread::sleep(Duration::from_millis(50));
-            let text = run.stderr.text();
-            let report = text.lines().last().unwrap_or_default().to_string();
-            std::mem::replace(&mut last, report.clone()) == report
-        });
+        run.stderr.wait_for("busy serial port: characters are lost");
         run.signal(libc::SIGTERM);
         assert_eq!(run.status(), Some(0));
+        assert!(run.stderr.text().contains("nobody reads"));
         drop(reader);
     }
+}
+
+/// As drivers do: each time that the transmitter is empty, a FIFO full of characters.
+fn polite(g: &mut Asm, line: &str, count: u32) {
+    const TRANSMITTER_EMPTY: u32 = 1 << 5;
+    g.repeat(count, |g| {
+        let busy = g.here();
+        g.input(Width::Byte, 0x3fd);
+        g.code(|a| a.test(al, TRANSMITTER_EMPTY)).je(busy);
+        g.print(line);
+    });
+}
+
+/// While the reader of the console has stopped, the guest's vCPU goes on: it looks at its serial
+/// port again and again. When the reader goes on, nothing is missing.
+#[test]
+fn a_reader_that_stops_holds_up_no_vcpu() {
+    if !kvm() {
+        return;
+    }
+    const LINE: &str = "0123456789abcde\n";
+    // More than a pipe and the queue hold.
+    const LINES: usize = 12_000;
+    let guest = kernel(|g| {
+        polite(g, LINE, LINES as u32);
+        g.wait_key().power_off();
+    });
+    let mut command = command(&guest, &[]);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    command.stdin(Stdio::piped()).stdout(writer);
+    let mut run = Running::spawn(command, guest);
+    // The guest runs. From here on the reader takes nothing for a while.
+    let mut text = vec![0; LINE.len() * LINES];
+    reader.read_exact(&mut text[..1]).unwrap();
+    let report = |run: &Running| {
+        let before = run.stderr.text().len();
+        run.signal(libc::SIGUSR1);
+        eventually("a report", || run.stderr.text()[before..].ends_with('\n'));
+        let text = run.stderr.text();
+        let total = text.rsplit("total=").next().unwrap_or_default();
+        total.trim_end().parse::<u64>().unwrap()
+    };
+    // Far more exits than the guest needs for as many lines as the pipe and the queue hold.
+    let end = Instant::now() + Duration::from_secs(30);
+    let wanted = 4 * LINES as u64;
+    while report(&run) < wanted {
+        assert!(Instant::now() < end, "the vCPU waits for the reader");
+        thread::sleep(Duration::from_millis(50));
+    }
+    reader.read_exact(&mut text[1..]).unwrap();
+    assert!(
+        text == LINE.repeat(LINES).into_bytes(),
+        "characters are missing"
+    );
+    run.stdin.as_mut().unwrap().write_all(b"k").unwrap();
+    assert_eq!(run.status(), Some(0));
+    assert!(!run.stderr.text().contains("lost"));
+}
+
+/// What is in the queue when the guest powers off reaches a slow reader.
+#[test]
+fn a_slow_reader_gets_the_end() {
+    if !kvm() {
+        return;
+    }
+    const LINES: usize = 7_000;
+    let guest = kernel(|g| {
+        polite(g, "0123456789abcde\n", LINES as u32);
+        g.power_off();
+    });
+    let mut command = command(&guest, &[]);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    command.stdin(Stdio::null()).stdout(writer);
+    let mut run = Running::spawn(command, guest);
+    let mut text = Vec::new();
+    let mut part = [0; 8192];
+    while let Ok(count @ 1..) = reader.read(&mut part) {
+        text.extend_from_slice(&part[..count]);
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(text.len(), 16 * LINES);
+    run.ends_well();
 }
 
 /// Coalesced writes are done when the run is ended from outside, too.

@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = tests![
     every_width_and_byte,
     writes_of_every_width,
     command_as_a_dword_with_status,
+    the_hosts_bits_stay,
     command_as_bytes,
     extended_space_needs_ecam,
     capabilities_are_linked,
@@ -136,7 +137,40 @@ fn command_as_a_dword_with_status() {
     });
     // Interrupts off, bus master, memory; STATUS is the device's.
     assert_eq!(numbers, [0x0010_0406, 0]);
-    assert!(device.count(&Call::Config(4, vec![0x06, 0x04, 0xff, 0xff])) == 1);
+    assert!(device.count(&Call::Config(4, vec![0x06, 0x04])) == 1);
+}
+
+/// Of what a guest writes, only its own bits reach the device.
+fn the_hosts_bits_stay() {
+    let device = FakeDevice::new().into_arc();
+    let numbers = with_device(&device, |g| {
+        // COMMAND and STATUS, PMCSR, Device Control and Status, Device Control 2.
+        for register in [COMMAND, PM + 4, EXPRESS + 8, EXPRESS + 0x28] {
+            g.cfg_write(SLOT, register, Width::Dword, !0);
+        }
+        g.cfg_write(SLOT, EXPRESS + 0x29, Width::Byte, !0);
+        g.store(Width::Dword, ecam(SLOT, SERIAL_NUMBER + 4), 0);
+        g.show(ecam(SLOT, SERIAL_NUMBER + 4));
+    });
+    assert_eq!(numbers, [0x1122_3344]);
+    let registers = [PM + 4, EXPRESS + 8, EXPRESS + 0x28].map(u64::from);
+    for call in [
+        Call::Config(4, vec![0x17, 0x04]),
+        Call::Config(registers[0], vec![0x03, 0x1e]),
+        Call::Config(registers[1], vec![0x10, 0xf8]),
+        Call::Config(registers[2], vec![0x1f, 0x03]),
+        Call::Config(registers[2] + 1, vec![0x03]),
+    ] {
+        assert_eq!(device.count(&call), 1, "{call:?}");
+    }
+    let calls = device.calls();
+    let others = calls.iter().filter(|call| match call {
+        // COMMAND is cleared before and after.
+        Call::Config(4, data) => data.as_slice() != [0, 0] && data.as_slice() != [0x17, 0x04],
+        Call::Config(at, _) => !registers.contains(at) && *at != registers[2] + 1,
+        _ => false,
+    });
+    assert_eq!(others.count(), 0, "{calls:?}");
 }
 
 fn command_as_bytes() {

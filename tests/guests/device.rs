@@ -115,6 +115,14 @@ impl FakeDevice {
         self
     }
 
+    /// It has the IDs and the class of a real device.
+    pub fn with_id(mut self, id: u32, class: u8) -> Self {
+        self.power_on[..4].copy_from_slice(&id.to_le_bytes());
+        self.power_on[0x0b] = class;
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
     /// Vectors cannot be added, as before Linux 6.5.
     pub fn no_resize(self) -> Self {
         lock(&self.irqs).resizable = false;
@@ -245,6 +253,11 @@ impl FakeDevice {
         u16::from_le_bytes([config[COMMAND], config[COMMAND + 1]])
     }
 
+    /// The device has lost its COMMAND.
+    pub fn forget_command(&self) {
+        self.config.lock().unwrap()[COMMAND..COMMAND + 2].fill(0);
+    }
+
     pub fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
     }
@@ -328,6 +341,10 @@ impl FakeDevice {
                 at if at == usize::from(PM) + 4 => 0x03,
                 _ => 0,
             };
+            if at == usize::from(EXPRESS) + 9 && byte & 0x80 != 0 {
+                // A function-level reset, for which the kernel wakes the device.
+                config[usize::from(PM) + 4] &= !0x03;
+            }
             let old = config.get_mut(at).ok_or(libc::EINVAL)?;
             *old = (*old & !mask) | (byte & mask);
         }

@@ -27,16 +27,19 @@ mod config;
 mod device;
 mod dma_ready;
 mod faults;
+mod function_reset;
 mod hostile;
 mod irq_code;
 mod irqs;
 mod large_ram;
 mod life;
 mod losses;
+mod mirrors;
 mod msi;
 mod msix;
 mod pci;
 mod pin;
+mod power_on;
 mod race;
 mod reset_kinds;
 mod resets;
@@ -71,9 +74,11 @@ fn main() -> ExitCode {
         msi,
         msix,
         pin,
+        power_on,
         switch,
         vectors,
         faults,
+        function_reset,
         dma_ready,
         resets,
         stats,
@@ -81,6 +86,7 @@ fn main() -> ExitCode {
         topology,
         waiting,
         unused_vectors,
+        mirrors,
         walks,
         hostile,
     ];

@@ -37,6 +37,7 @@ scenarios![
     life,
     mediated,
     messages,
+    parameters,
     requests,
     faults,
     resets,
@@ -44,6 +45,8 @@ scenarios![
     topology,
     many_cpus,
     refusals,
+    errnos,
+    confined,
     virtual_functions,
 ];
 

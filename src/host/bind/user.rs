@@ -36,7 +36,10 @@ impl User {
         let number = || {
             Some(Self {
                 name: name.into(),
-                uid: name.parse().ok()?,
+                uid: name
+                    .bytes()
+                    .all(|b| b.is_ascii_digit())
+                    .then(|| name.parse().ok())??,
                 gid: None,
             })
         };

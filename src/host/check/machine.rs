@@ -9,6 +9,7 @@ pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
     let findings = [
         Some(processor(host)),
         Some(kvm(host)),
+        confined(host),
         Some(iommu(host)),
         interrupts(host),
         Some(vfio_pci(host)),
@@ -210,12 +211,32 @@ fn iommufd(host: &HostFacts) -> Finding {
 }
 
 /// Checks the limit of locked memory. VFIO pins all memory of the guest, and pinned memory counts
-/// against the limit (drivers/vfio/vfio_iommu_type1.c).
+/// against the limit: of this process (drivers/vfio/vfio_iommu_type1.c), or with iommufd of all the
+/// user's processes together (drivers/iommu/iommufd/pages.c).
 fn memlock(host: &HostFacts) -> Finding {
     const NAME: &str = "memlock";
     let wanted = size_text(host.wanted);
+    let sum = host.wanted.saturating_add(host.locked_by_others.bytes());
     match host.memlock {
         None => Finding::pass(NAME, "this user may lock any amount of memory"),
+        Some(limit) if limit >= host.wanted && limit < sum => {
+            let others = &host.locked_by_others;
+            let kib = sum.div_ceil(1024) + 64 * 1024;
+            Finding::warn(
+                NAME,
+                format!(
+                    "this user may lock {}, and {} locked {} of it: iommufd counts all processes \
+                     of a user together, so that {wanted} more are too much",
+                    size_text(limit),
+                    others.in_words(),
+                    size_text(others.bytes())
+                ),
+                format!(
+                    "ulimit -l {kib} as root before the run; or run with --iommu container, which \
+                     counts each process for itself"
+                ),
+            )
+        }
         Some(limit) if limit >= host.wanted => Finding::pass(
             NAME,
             format!(
@@ -239,6 +260,22 @@ fn memlock(host: &HostFacts) -> Finding {
             )
         }
     }
+}
+
+/// Names what keeps this process from nodes that the host has; `None` where nothing does.
+fn confined(host: &HostFacts) -> Option<Finding> {
+    let (path, cause) = host.confined.first()?;
+    let texts: Vec<_> = host
+        .confined
+        .iter()
+        .map(|(path, cause)| format!("{path}{cause}"))
+        .collect();
+    let fix = cause.hint(path, "kvm", "run outside of the container");
+    Some(Finding::warn(
+        "confinement",
+        texts.join("; "),
+        fix.unwrap_or_default(),
+    ))
 }
 
 /// Checks transparent huge pages (Documentation/admin-guide/mm/transhuge.rst). A run requests them

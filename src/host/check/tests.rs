@@ -4,6 +4,7 @@ mod machine;
 use Level::{Fail, Pass, Warn};
 use pci::addr::Range;
 use vmm::config::memory::HugePage;
+use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::sysfs::PciDevice;
 use vmm::memory::hugetlb::Reserve;
@@ -45,6 +46,8 @@ fn host() -> HostFacts {
         }),
         memlock: None,
         huge_pages: Some("madvise".into()),
+        locked_by_others: LockedByOthers::default(),
+        confined: vec![],
         wanted: 512 << 20,
         checked: true,
         reserve: None,

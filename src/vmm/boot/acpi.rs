@@ -2,7 +2,7 @@
 //!
 //! ACPI 6.5, chapter 5 (tables) and 4.1 (the hardware-reduced model); PCI Firmware 3.3, 4.1.2
 //! (MCFG). The DSDT is in `dsdt`. The tables report which legacy devices are absent (8259, 8042,
-//! RTC, VGA, PM timer, ACPI mode, SCI), so that a guest does not look for them.
+//! RTC, VGA, ACPI mode, SCI), so that a guest does not look for them.
 
 use acpi_tables::fadt::{FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -20,8 +20,9 @@ use zerocopy::{Immutable, IntoBytes};
 use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 use crate::boot::dsdt;
 use crate::config::topology::Topology;
+use crate::devices::pm_timer;
 use crate::layout::{
-    ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_RESET,
+    ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_PM_TIMER, PORT_RESET,
     PORT_SLEEP_CONTROL, PORT_SLEEP_STATUS, RESET_VALUE,
 };
 use crate::memory::ram::GuestMemory;
@@ -139,18 +140,18 @@ impl TableArea {
     }
 }
 
-/// An 8-bit I/O port as a Generic Address Structure (ACPI 6.5, 5.2.3.2).
-fn port(number: u16) -> GAS {
-    GAS::new(
-        AddressSpace::SystemIo,
-        8,
-        0,
-        AccessSize::ByteAccess,
-        number.into(),
-    )
+/// I/O ports as a Generic Address Structure (ACPI 6.5, 5.2.3.2).
+fn ports(first: u16, bits: u8, access: AccessSize) -> GAS {
+    GAS::new(AddressSpace::SystemIo, bits, 0, access, first.into())
 }
 
-/// FADT (ACPI 6.5, 5.2.9): the fixed hardware, of which the hardware-reduced model has little.
+/// An 8-bit I/O port.
+fn port(number: u16) -> GAS {
+    ports(number, 8, AccessSize::ByteAccess)
+}
+
+/// FADT (ACPI 6.5, 5.2.9): the fixed hardware, of which the hardware-reduced model has little. The
+/// PM timer is extra: guests without another clock look for the timer here ([`crate::devices`]).
 fn fadt(dsdt: u64) -> impl Aml {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .dsdt_64(dsdt)
@@ -161,6 +162,8 @@ fn fadt(dsdt: u64) -> impl Aml {
         // No fixed power and sleep buttons.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton)
+        // The PM timer has 32 bits, not 24.
+        .flag(Flags::TmrValExt)
         // No keyboard, no display.
         .flag(Flags::Headless);
     fadt.iapc_boot_arch = BOOT_ARCH.into();
@@ -168,6 +171,9 @@ fn fadt(dsdt: u64) -> impl Aml {
     fadt.reset_value = RESET_VALUE;
     fadt.sleep_control_reg = port(PORT_SLEEP_CONTROL);
     fadt.sleep_status_reg = port(PORT_SLEEP_STATUS);
+    fadt.pm_tmr_blk = u32::from(PORT_PM_TIMER).into();
+    fadt.pm_tmr_len = pm_timer::PORTS as u8;
+    fadt.x_pm_tmr_blk = ports(PORT_PM_TIMER, 32, AccessSize::DwordAccess);
     fadt.finalize()
 }
 
@@ -286,6 +292,18 @@ mod tests {
         assert_eq!(fadt[116..120], [1, 8, 0, 1]);
         assert_eq!((u64_at(&fadt, 120), fadt[128]), (0x602, 1));
         assert_eq!((u64_at(&fadt, 248), u64_at(&fadt, 260)), (0x600, 0x601));
+    }
+
+    /// Linux takes the port from the extended field, and FreeBSD asks for the length.
+    #[test]
+    fn the_fadt_names_the_pm_timer() {
+        let (_, fadt) = table(&tables(1), b"FACP");
+        let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
+        assert_eq!(flags & 1 << 8, 1 << 8);
+        assert_eq!(fadt[76..80], [8, 6, 0, 0]);
+        assert_eq!(fadt[91], 4);
+        assert_eq!(fadt[208..212], [1, 32, 0, 3]);
+        assert_eq!(u64_at(&fadt, 212), 0x608);
     }
 
     /// `_UID`, APIC ID and flags of each processor; how many IOAPICs and NMIs there are.

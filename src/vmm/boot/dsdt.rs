@@ -18,7 +18,7 @@ use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 use crate::layout;
 use crate::layout::{
     ECAM_SIZE, ECAM_START, GSI_SERIAL, Layout, PCI_IO_END, PCI_IO_START, PORT_PCI_ADDRESS,
-    PORT_SERIAL, PORT_SLEEP_CONTROL, SLEEP_TYPE_S5,
+    PORT_PM_TIMER, PORT_SERIAL, PORT_SLEEP_CONTROL, SLEEP_TYPE_S5,
 };
 
 /// Bytes of a table's header.
@@ -189,6 +189,7 @@ fn motherboard() -> Vec<u8> {
                     &Memory32Fixed::new(true, ECAM_START as u32, ECAM_SIZE as u32),
                     // Sleep control, sleep status, reset.
                     &IO::new(PORT_SLEEP_CONTROL, PORT_SLEEP_CONTROL, 1, 3),
+                    &IO::new(PORT_PM_TIMER, PORT_PM_TIMER, 1, 4),
                 ]),
             ),
         ],

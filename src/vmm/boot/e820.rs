@@ -43,7 +43,7 @@ pub struct Entry {
 /// | 0 | `LOW_RAM_END` | RAM: boot structures, then free |
 /// | `LOW_RAM_END` | `ACPI_START` | reserved: the EBDA and video memory of PCs |
 /// | `ACPI_START` | `ACPI_END` | ACPI: the tables |
-/// | `ACPI_END` | `HIGH_MEMORY_START` | reserved: the BIOS's segment, with the reboot stub |
+/// | `ACPI_END` | `HIGH_MEMORY_START` | reserved: the BIOS's segment: MP table, reboot stub |
 /// | 1 MiB | low RAM's end | RAM |
 /// | `ECAM_START` | ECAM's end | reserved: Linux trusts MCFG only for a reserved range |
 /// | KVM's four pages | | reserved: on older Intel hosts KVM itself uses them |

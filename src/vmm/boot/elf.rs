@@ -115,9 +115,11 @@ impl Image {
         self.extent
     }
 
-    /// The most bytes of a command line, without the NUL.
+    /// The most bytes of a command line, without the NUL. An ELF image does not tell. Linux cuts a
+    /// longer one without a word (arch/x86/include/asm/setup.h, COMMAND_LINE_SIZE).
     pub(super) fn cmdline_limit(&self) -> u64 {
-        LOW_CMDLINE_SIZE - 1
+        const LINUX: u64 = 2048;
+        LINUX.min(LOW_CMDLINE_SIZE) - 1
     }
 
     /// Copies the segments; the caller has checked that [`Self::extent`] is RAM.

@@ -65,6 +65,21 @@ pub enum BootError {
         /// The path, as the user wrote it.
         path: PathBuf,
     },
+    /// The file has got another size while it was read.
+    #[error(
+        "the {role} {} has changed from {from} to {to} bytes while it was read",
+        .path.display()
+    )]
+    Changed {
+        /// Kernel or initrd.
+        role: Role,
+        /// The path, as the user wrote it.
+        path: PathBuf,
+        /// The size before.
+        from: u64,
+        /// The size afterwards.
+        to: u64,
+    },
     /// The initrd has no bytes.
     #[error("the initrd {} is empty", .0.display())]
     EmptyInitrd(PathBuf),

@@ -73,7 +73,10 @@ impl BootFile {
         }
     }
 
-    /// Copies the first `to.size` bytes of the file, an initrd, to guest memory.
+    /// Copies the file, an initrd of `to.size` bytes, to guest memory.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has another size by now: a part of an initrd is no initrd.
     pub fn copy(&self, memory: &GuestMemory, to: Range) -> Result<(), BootError> {
         (&self.file).rewind().map_err(|e| self.unreadable(e))?;
         memory
@@ -81,7 +84,16 @@ impl BootFile {
             .map_err(|source| BootError::Memory {
                 what: "initrd",
                 source,
-            })
+            })?;
+        match self.size()? {
+            size if size == to.size => Ok(()),
+            size => Err(BootError::Changed {
+                role: self.role,
+                path: self.path.clone(),
+                from: to.size,
+                to: size,
+            }),
+        }
     }
 
     /// Makes the error of a failed read of the file.

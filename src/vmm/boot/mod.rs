@@ -15,6 +15,7 @@
 //! | `linux`, `elf`, `pvh` | the kernel's format and its boot parameters |
 //! | [`e820`] | the memory map |
 //! | [`acpi`], `dsdt`, `aml` | the ACPI tables |
+//! | [`mptable`] | the table for a kernel without ACPI |
 //! | [`cpu_state`] | registers, GDT and page tables |
 //! | `reboot_stub` | the code at the BIOS's entry |
 
@@ -29,6 +30,7 @@ mod error;
 mod file;
 mod images;
 mod linux;
+pub mod mptable;
 mod pvh;
 mod reboot_stub;
 

@@ -20,8 +20,7 @@
 //! in their order, whichever vCPU made them ([`Coalesced::apply`]). The order also keeps port 0x3f8
 //! right, which is the divisor latch while DLAB is set. For a guest that writes characters and then
 //! makes no exit, a thread of its own empties the ring. While the ring is full, a write is an exit
-//! again. The thread that empties the ring may have to wait for a standard output that is full.
-//! vCPUs with an exit then wait too, until the VM is stopped.
+//! again.
 //!
 //! A string instruction that does not fit into the ring loses its remaining characters, in KVM
 //! itself. On kernels before about 5.17 the instruction is repeated from its start. On a real 16550
@@ -138,11 +137,6 @@ impl Coalesced {
         if self.interrupt_due.load(Ordering::Acquire) {
             self.serial.update_interrupt();
         }
-    }
-
-    /// Sets whether the VM is being stopped. While it is, characters for a full output are lost.
-    pub fn set_stopping(&self, stopping: bool) {
-        self.serial.set_stopping(stopping);
     }
 
     /// The body of the thread that empties the ring for a guest that makes no exits, and a last

@@ -119,8 +119,8 @@ impl CpuError {
 /// Parses the number before the options.
 fn count(text: &str) -> Result<u32, String> {
     let count = text.split(',').next().unwrap_or_default();
-    match count.parse() {
-        Ok(count @ 1..=MAX_CPUS) => Ok(count),
+    match number(count).map(u32::try_from) {
+        Some(Ok(count @ 1..=MAX_CPUS)) => Ok(count),
         _ => Err(format!(
             "`{count}` is not a number from 1 to {MAX_CPUS}: the guest's interrupt controllers \
              reach no more processors"
@@ -313,7 +313,19 @@ mod tests {
         for text in ["1", "64", "255", "2,pin=0-1"] {
             assert_eq!(check_count(text), Ok(text.into()));
         }
-        for text in ["", "0", "256", "65536", "4294967297", "-1", "two", ",pin=1"] {
+        for text in [
+            "",
+            "0",
+            "256",
+            "65536",
+            "4294967297",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "two",
+            ",pin=1",
+        ] {
             assert!(check_count(text).is_err(), "{text}");
         }
     }

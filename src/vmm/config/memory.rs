@@ -161,6 +161,12 @@ pub enum SizeError {
         /// What the user wrote.
         text: String,
     },
+    /// Not a whole number of the processor's pages.
+    #[error("{text} of memory is not a whole number of 4 KiB pages")]
+    NotPages {
+        /// What the user wrote.
+        text: String,
+    },
     /// Not a whole number of huge pages.
     #[error("{text} of memory is not a multiple of its {page} pages")]
     NotMultiple {
@@ -182,6 +188,9 @@ impl SizeError {
             }
             Self::TooSmall { .. } => {
                 format!("give the guest more, for example --memory {DEFAULT_MEMORY}")
+            }
+            Self::NotPages { .. } => {
+                "give a multiple of 4K, for example --memory 65536K or --memory 512M".into()
             }
             Self::NotMultiple { page, .. } => {
                 format!("give it whole pages of {page}, or smaller ones")
@@ -222,17 +231,20 @@ pub fn parse(text: &str) -> Result<MemoryConfig, MemoryError> {
     }
 }
 
-/// Reads `512M`, `4G`, `4GiB`; a bare number means MiB, as in QEMU. The result is in bytes and a
-/// whole number of pages.
+/// Reads `512M`, `4G`, `4GiB`; a bare number means MiB, as in QEMU. The result is in bytes. Nothing
+/// is rounded.
 ///
 /// # Errors
-/// Malformed, beyond 64 bits, or less than [`MIN_MEMORY`].
+/// Malformed, beyond 64 bits, less than [`MIN_MEMORY`], or no whole number of pages.
 pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let malformed = || SizeError::Malformed(text.into());
-    let trimmed = text.trim();
-    let digits = trimmed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    // The standard library would take a sign.
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(malformed());
+    }
     let number: u64 = digits.parse().map_err(|_| malformed())?;
-    let unit = trimmed
+    let unit = text
         .get(digits.len()..)
         .unwrap_or_default()
         .to_ascii_lowercase();
@@ -244,9 +256,11 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         _ => return Err(malformed()),
     };
     let bytes = number.checked_mul(1 << shift).ok_or_else(malformed)?;
-    let bytes = bytes.checked_next_multiple_of(4096).ok_or_else(malformed)?;
     if bytes < MIN_MEMORY {
         return Err(SizeError::TooSmall { text: text.into() });
+    }
+    if !bytes.is_multiple_of(4096) {
+        return Err(SizeError::NotPages { text: text.into() });
     }
     Ok(bytes)
 }
@@ -264,7 +278,7 @@ mod tests {
             ("4GiB", 4 << 30),
             ("65536k", 64 << 20),
             ("1t", 1 << 40),
-            ("65537k", (64 << 20) + 4096),
+            ("65540k", (64 << 20) + 4096),
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
@@ -277,11 +291,22 @@ mod tests {
             "99999999999999999999",
             "18014398509481984K",
             "4 G",
+            " 4G",
+            "4G ",
+            "+4G",
+            "4_096M",
+            "0x400M",
+            "512.5M",
+            "4GG",
         ] {
             assert!(
                 matches!(parse_size(text), Err(SizeError::Malformed(_))),
                 "{text}"
             );
+        }
+        for text in ["65537k", "65539K"] {
+            let e = parse_size(text).unwrap_err();
+            assert!(matches!(e, SizeError::NotPages { .. }), "{text}");
         }
         assert!(matches!(parse_size("63M"), Err(SizeError::TooSmall { .. })));
         assert!(matches!(parse_size("0"), Err(SizeError::TooSmall { .. })));
@@ -314,7 +339,7 @@ mod tests {
         for text in [
             "65M,hugepages=2M",
             "1536M,hugepages=1G",
-            "65537K,hugepages=2M",
+            "65540K,hugepages=2M",
         ] {
             let e = parse(text).unwrap_err();
             assert!(

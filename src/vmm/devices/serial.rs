@@ -1,10 +1,9 @@
 //! COM1: connects the guest's ports, through vm-superio's 16550, to this program's standard
 //! streams.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use vm_device::DevicePio;
@@ -12,13 +11,14 @@ use vm_device::bus::{PioAddress, PioAddressOffset};
 use vm_superio::serial::SerialEvents;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::devices::output_queue::{self, Output, QueueEnd, QueueWriter};
 use crate::devices::uart::{DATA, IER, LCR, LSR, LSR_DATA_READY, MCR, Uart};
 
 /// The number of ports of a 16550.
 pub const PORTS: u16 = 8;
 
-/// The receiver of the guest's characters.
-pub type Output = Box<dyn Write + Send>;
+/// How long the end of a run waits for a reader that takes nothing of the output.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells the main loop that the guest has emptied the receive buffer.
 struct BufferEmpty(EventFd);
@@ -33,50 +33,17 @@ impl SerialEvents for BufferEmpty {
     }
 }
 
-/// An output that drops blocked writes while the VM is being stopped. So an output without a reader
-/// cannot keep the VM from stopping.
-struct Stoppable {
-    output: Output,
-    stop: Arc<AtomicBool>,
-}
+type Com1 = Uart<Arc<BufferEmpty>, QueueWriter>;
 
-impl Write for Stoppable {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        loop {
-            let error = match self.output.write(data) {
-                Err(e) => e,
-                outcome => return outcome,
-            };
-            match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                // Another process has made the output non-blocking: checks `stop`, and tries again.
-                io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
-                _ => return Err(error),
-            }
-            if self.stop.load(Ordering::Acquire) {
-                return Ok(data.len());
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
-    }
-}
-
-/// COM1.
+/// COM1. Its lock is held only for the moment of an access: nobody waits for the output with it.
 pub struct Serial {
-    uart: Mutex<Uart<Events, Stoppable>>,
+    uart: Arc<Mutex<Com1>>,
+    output: QueueEnd,
     /// Signalled when [`Serial::type_in`] may succeed again.
     can_type: EventFd,
-    /// Whether [`Serial::type_in`] has failed because a vCPU was using the UART.
-    turned_away: AtomicBool,
     /// Whether a character was written since the last [`Serial::update_interrupt`].
     interrupt_due: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
 }
-
-type Events = Arc<BufferEmpty>;
 
 impl Serial {
     /// A UART that raises `interrupt` and writes to `output`.
@@ -86,66 +53,50 @@ impl Serial {
     pub fn new(interrupt: EventFd, output: Output) -> io::Result<Self> {
         let can_type = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         let events = Arc::new(BufferEmpty(can_type.try_clone()?));
-        let stop = Arc::new(AtomicBool::new(false));
-        let output = Stoppable {
-            output,
-            stop: Arc::clone(&stop),
-        };
-        let uart = Mutex::new(Uart::new(interrupt, events, output));
+        let mut end = None;
+        let uart = Arc::new_cyclic(|uart: &Weak<Mutex<Com1>>| {
+            let uart = Weak::clone(uart);
+            let idle = move || {
+                if let Some(uart) = uart.upgrade() {
+                    lock(&uart).set_transmitter_empty();
+                }
+            };
+            let (writer, queue_end) = output_queue::queue(output, idle);
+            end = Some(queue_end);
+            Mutex::new(Uart::new(interrupt, events, writer))
+        });
+        let output = end.ok_or_else(|| io::Error::other("no queue"))?;
         Ok(Self {
             uart,
+            output,
             can_type,
-            turned_away: AtomicBool::new(false),
             interrupt_due: Arc::default(),
-            stop,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Uart<Events, Stoppable>> {
-        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Com1> {
+        lock(&self.uart)
     }
 
     /// An eventfd that is readable when [`Serial::type_in`] may succeed: the guest has emptied the
-    /// receive buffer, or a vCPU that was using the UART has released it.
+    /// receive buffer.
     pub fn can_type(&self) -> &EventFd {
         &self.can_type
     }
 
     /// Puts typed characters into the receive buffer; returns how many were taken, which may be
-    /// zero.
-    ///
-    /// The call never waits. If a vCPU is using the UART, and may itself be waiting for an output
-    /// without a reader, no character is taken, and [`Serial::can_type`] is signalled later.
+    /// zero. The call never waits.
     pub fn type_in(&self, data: &[u8]) -> usize {
-        let Some(mut uart) = self.try_lock() else {
-            return 0;
-        };
+        let mut uart = self.lock();
         let taken = uart.receive(data);
         uart.update_interrupt();
         taken
     }
 
-    /// Locks the UART if no vCPU is using it. Otherwise sets the flag `turned_away`, and the vCPU
-    /// signals [`Serial::can_type`]. The vCPU reads the flag after it has released the lock, and
-    /// the second attempt to lock comes after the flag is set. So the signal cannot be missed.
-    fn try_lock(&self) -> Option<MutexGuard<'_, Uart<Events, Stoppable>>> {
-        let attempt = || match self.uart.try_lock() {
-            Ok(uart) => Some(uart),
-            Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        attempt().or_else(|| {
-            self.turned_away.store(true, Ordering::SeqCst);
-            attempt()
-        })
-    }
-
-    /// Signals [`Serial::can_type`] if a call of [`Serial::type_in`] was turned away. To be called
-    /// by a vCPU that has released the UART.
-    fn tell_turned_away(&self) {
-        if self.turned_away.swap(false, Ordering::SeqCst) {
-            let _ = self.can_type.write(1);
-        }
+    /// Waits until the output has all characters, at the end of a run. An output that takes nothing
+    /// for a second loses the rest.
+    pub fn flush(&self) {
+        self.output.flush(PATIENCE);
     }
 
     /// Brings the UART to its power-on state. Typed characters that were not read are lost.
@@ -167,7 +118,6 @@ impl Serial {
     pub fn update_interrupt(&self) {
         if self.interrupt_due.swap(false, Ordering::AcqRel) {
             self.lock().update_interrupt();
-            self.tell_turned_away();
         }
     }
 
@@ -176,11 +126,10 @@ impl Serial {
     pub fn interrupt_due(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.interrupt_due)
     }
+}
 
-    /// Sets whether the VM is being stopped. While it is, output that would block is dropped.
-    pub fn set_stopping(&self, stopping: bool) {
-        self.stop.store(stopping, Ordering::Release);
-    }
+fn lock(uart: &Mutex<Com1>) -> MutexGuard<'_, Com1> {
+    uart.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DevicePio for Serial {
@@ -190,8 +139,6 @@ impl DevicePio for Serial {
             let mut uart = self.lock();
             *value = uart.read(offset);
             uart.update_interrupt();
-            drop(uart);
-            self.tell_turned_away();
         }
     }
 
@@ -204,8 +151,6 @@ impl DevicePio for Serial {
             } else {
                 uart.update_interrupt();
             }
-            drop(uart);
-            self.tell_turned_away();
         }
     }
 }
@@ -232,44 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn typing_does_not_wait_for_a_vcpu() {
-        let s = serial(Box::new(io::sink()));
-        let vcpu = s.lock();
-        assert_eq!(s.type_in(b"a"), 0);
-        drop(vcpu);
-        s.tell_turned_away();
-        assert_eq!(s.can_type().read().unwrap(), 1);
-        assert_eq!(s.type_in(b"a"), 1);
-    }
-
-    #[test]
     fn wide_accesses_are_nothing() {
         let s = serial(Box::new(io::sink()));
         let mut data = [0xff; 4];
         s.pio_read(PioAddress(0), 0, &mut data);
         assert_eq!(data, [0xff; 4]);
         s.pio_write(PioAddress(0), 0, &data);
-    }
-
-    #[test]
-    fn a_stop_ends_a_write_that_is_interrupted_for_ever() {
-        struct Interrupted(Arc<AtomicBool>, u32);
-        impl Write for Interrupted {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                self.1 += 1;
-                self.0.store(self.1 > 3, Ordering::Release);
-                Err(io::ErrorKind::Interrupted.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut output = Stoppable {
-            output: Box::new(Interrupted(stop.clone(), 0)),
-            stop: stop.clone(),
-        };
-        output.write_all(b"x").unwrap();
     }
 
     #[test]

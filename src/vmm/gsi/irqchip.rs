@@ -5,6 +5,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
+use crate::gsi::error::GsiError;
+
 /// OCW1 of an 8259A with every pin masked.
 const ALL_MASKED: u8 = 0xff;
 
@@ -18,7 +20,7 @@ impl PowerOn {
     ///
     /// # Errors
     /// The errno of KVM_GET_IRQCHIP or KVM_SET_IRQCHIP.
-    pub fn read(vm: &VmFd) -> Result<Self, kvm_ioctls::Error> {
+    pub fn read(vm: &VmFd) -> Result<Self, GsiError> {
         [
             KVM_IRQCHIP_PIC_MASTER,
             KVM_IRQCHIP_PIC_SLAVE,
@@ -30,10 +32,12 @@ impl PowerOn {
                 chip_id,
                 ..Default::default()
             };
-            vm.get_irqchip(&mut chip)?;
+            let call = "KVM_GET_IRQCHIP";
+            vm.get_irqchip(&mut chip)
+                .map_err(|source| GsiError::Irqchip { call, source })?;
             if chip_id != KVM_IRQCHIP_IOAPIC {
                 chip.chip.pic.imr = ALL_MASKED;
-                vm.set_irqchip(&chip)?;
+                set(vm, &chip)?;
             }
             Ok(chip)
         })
@@ -45,7 +49,13 @@ impl PowerOn {
     ///
     /// # Errors
     /// The errno of KVM_SET_IRQCHIP.
-    pub fn write(&self, vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
-        self.0.iter().try_for_each(|chip| vm.set_irqchip(chip))
+    pub fn write(&self, vm: &VmFd) -> Result<(), GsiError> {
+        self.0.iter().try_for_each(|chip| set(vm, chip))
     }
+}
+
+fn set(vm: &VmFd, chip: &kvm_irqchip) -> Result<(), GsiError> {
+    let call = "KVM_SET_IRQCHIP";
+    let outcome = vm.set_irqchip(chip);
+    outcome.map_err(|source| GsiError::Irqchip { call, source })
 }

@@ -1,9 +1,12 @@
 //! Facts about the host's devices and memory, read from /sys and /proc. Nothing is written.
 
+pub mod holders;
 pub mod iomem;
+pub mod locked;
 pub mod mdev;
 pub mod memory;
 pub mod name;
+pub mod node_access;
 pub mod resets;
 pub mod sriov;
 pub mod sysfs;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tracing::debug;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
@@ -11,7 +12,7 @@ use crate::machine::error::MachineError;
 use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::Dma;
 use crate::sys::eventfd;
-use crate::vfio::device::{Irq, SharedDevice};
+use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 use crate::vfio::function::VfioFunction;
 
 /// Gives a device back to the host while the VM runs.
@@ -124,9 +125,17 @@ fn watch_one(
     }
     let event =
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(MachineError::Descriptors)?;
+    // The thread listens afterwards. An event that comes before stays in the eventfd.
+    match device.set_events(irq, 0, &[Some(eventfd::borrow(&event))]) {
+        // A driver that names the event and does not have it, as the kernel's sample mtty.
+        Err(DeviceError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENOTTY) => {
+            debug!("{} has no event {irq:?}", device.name());
+            return Ok(None);
+        }
+        outcome => outcome?,
+    }
     thread
         .watch(&event, handler)
         .map_err(MachineError::Descriptors)?;
-    device.set_events(irq, 0, &[Some(eventfd::borrow(&event))])?;
     Ok(Some(event))
 }

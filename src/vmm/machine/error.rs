@@ -8,7 +8,9 @@ use pci::bar_assignment::AssignError;
 use crate::boot::BootError;
 use crate::boot::acpi::AcpiError;
 use crate::config::memory::MIN_MEMORY;
+use crate::errnos;
 use crate::gsi::error::GsiError;
+use crate::hostinfo::node_access::Cause;
 use crate::layout::LayoutError;
 use crate::memory::error::MemoryError;
 use crate::memory::prefault::PrefaultError;
@@ -53,8 +55,10 @@ pub enum MachineError {
     BarAssignment(#[from] AssignError),
     #[error("an emulated device cannot get its addresses: {0}")]
     Bus(#[from] vm_device::bus::Error),
-    #[error("cannot open /dev/kvm")]
-    NoKvm(#[source] io::Error),
+    #[error("cannot open {KVM}{cause}")]
+    NoKvm { cause: Cause, source: io::Error },
+    #[error("{}", errnos::text("KVM_GET_API_VERSION", .0))]
+    KvmVersionCall(#[source] io::Error),
     #[error("this kernel's KVM has version {0} of its API, not 12")]
     KvmVersion(i32),
     #[error("this kernel's KVM lacks {0}")]
@@ -71,7 +75,7 @@ pub enum MachineError {
         /// The first ID that is too high.
         ids: u32,
     },
-    #[error("{name} failed")]
+    #[error("{}", errnos::text(.name, .source))]
     Kvm {
         name: &'static str,
         source: kvm_ioctls::Error,
@@ -110,6 +114,18 @@ pub enum MachineError {
     Broken(String),
 }
 
+/// KVM's node.
+const KVM: &str = "/dev/kvm";
+
+/// The remedy where a process or the host may open no more files.
+fn limit_of_files(error: &io::Error) -> Option<String> {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => Some("raise the limit with `ulimit -n 4096`".into()),
+        Some(libc::ENFILE) => Some("as root: sysctl -w fs.file-max=1000000".into()),
+        _ => None,
+    }
+}
+
 fn mib(bytes: &u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
@@ -122,21 +138,15 @@ impl MachineError {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
             Self::Function(e) => e.hint(),
-            Self::Memory(MemoryError::Dma(e)) | Self::Prefault(PrefaultError::Dma(e)) => e.hint(),
-            Self::NoKvm(e) => Some(
-                match e.kind() {
-                    io::ErrorKind::NotFound => {
-                        "as root: modprobe kvm_intel (or kvm_amd), and turn virtualisation on in \
-                         the firmware"
-                    }
-                    io::ErrorKind::PermissionDenied => {
-                        "as root: usermod -aG kvm $USER (with your user's name for $USER), then \
-                         log in again"
-                    }
-                    _ => "see `dmesg | grep -i kvm`",
-                }
-                .into(),
-            ),
+            Self::Memory(e) => e.hint(),
+            Self::Prefault(PrefaultError::Dma(e)) => e.hint(),
+            Self::NoKvm { cause, source } => {
+                let module = "kvm_intel (or kvm_amd), and turn virtualisation on in the firmware";
+                let permit = "as root: usermod -aG kvm $USER (with your user's name for $USER), \
+                              then log in again";
+                let files = || limit_of_files(source);
+                cause.hint(KVM, module, permit).or_else(files)
+            }
             Self::Layout(LayoutError::TooSmall(_)) => {
                 Some("give the guest more, for example --memory 512M".into())
             }
@@ -157,12 +167,10 @@ impl MachineError {
                 false => format!("give the guest fewer: --cpus {ids}"),
             }),
             Self::NativeIdle => Some("remove idle=native from --cpus".into()),
-            Self::Kvm {
-                name: "KVM_CREATE_VM",
-                source,
-            } if source.errno() == libc::EBUSY => {
-                Some("another hypervisor uses the processor's virtualisation; stop it first".into())
-            }
+            Self::Kvm { name, source } => errnos::hint(name, source),
+            Self::KvmVersionCall(e) => errnos::hint("KVM_GET_API_VERSION", e),
+            Self::Interrupt(e) => e.hint(),
+            Self::Device(e) => e.hint(),
             Self::Descriptors(_) => Some("raise the limit with `ulimit -n`".into()),
             Self::HostMemory { asked, total } => Some(less(*total, unchecked(*asked))),
             Self::Present {
@@ -195,6 +203,14 @@ fn unchecked(asked: u64) -> String {
         "start it all the same with --memory {}M,check=off",
         asked >> 20
     )
+}
+
+/// Makes the error of a /dev/kvm that cannot be opened.
+pub(super) fn no_kvm(source: io::Error) -> MachineError {
+    MachineError::NoKvm {
+        cause: Cause::of(KVM, "misc/kvm", &[], &source),
+        source,
+    }
 }
 
 /// Makes the error of a failed KVM call.

@@ -1,6 +1,6 @@
 //! Checks the configuration before anything is taken from the host.
 
-use std::fs;
+use std::path::Path;
 
 use crate::boot::Images;
 use crate::config::VmConfig;
@@ -10,12 +10,12 @@ use crate::hostinfo::memory::{HostMemory, Shortage};
 use crate::hostinfo::sysfs::Sysfs;
 use crate::machine::error::MachineError;
 use crate::machine::ram_setup::is_pinned_for_any;
-use crate::memory::error::DmaError;
 use crate::memory::hugetlb;
+use crate::memory::memlock;
 use crate::memory::prefault::PrefaultError;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::candidate::{self, Candidate};
-use crate::{phase, sys, vcpu};
+use crate::{phase, vcpu};
 
 /// The files and devices that the user named: kernel and initrd, and for each `--vfio` the source
 /// of the ROM and the device.
@@ -77,26 +77,23 @@ fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), MachineError
 }
 
 /// Checks that this process may lock `size` bytes of RAM, because VFIO locks all RAM for a PCI
-/// device.
+/// device. `interface` has opened the devices.
 ///
 /// This is checked after the devices are open: an error of opening tells the user more.
 ///
 /// # Errors
 /// [`DmaError::MemLock`].
-pub(super) fn check_memory_lock(size: u64, candidates: &[Candidate]) -> Result<(), MachineError> {
-    let limit = sys::memlock_limit();
-    if limit >= size || !is_pinned_for_any(candidates) {
-        return Ok(());
-    }
+pub(super) fn check_memory_lock(
+    size: u64,
+    candidates: &[Candidate],
+    interface: Option<&str>,
+) -> Result<(), MachineError> {
     // If the capabilities cannot be read, the check passes, and the kernel decides later.
-    let status = fs::read_to_string("/proc/self/status");
-    if status.map_or(true, |status| sys::may_lock(&status)) {
+    if !is_pinned_for_any(candidates) || !Path::new("/proc/self/status").exists() {
         return Ok(());
     }
-    Err(PrefaultError::Dma(DmaError::MemLock {
-        need: size,
-        limit,
-        source: None,
-    })
-    .into())
+    match memlock::too_little(size, interface == Some("iommufd")) {
+        Some(too_little) => Err(PrefaultError::Dma(too_little.error(None)).into()),
+        None => Ok(()),
+    }
 }

@@ -11,7 +11,7 @@ use crate::config::VmConfig;
 use crate::config::topology::Topology;
 use crate::gsi::{irqchip, routing::GsiRouting};
 use crate::layout::{Layout, Reach};
-use crate::machine::error::{MachineError, kvm_call};
+use crate::machine::error::{MachineError, kvm_call, no_kvm};
 use crate::memory::address_space::AddressSpace;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::memory::ram::Ram;
@@ -30,9 +30,11 @@ pub(super) struct HostKvm {
 impl HostKvm {
     /// Opens /dev/kvm and checks for the capabilities that every VM of this program needs.
     pub fn open() -> Result<Self, MachineError> {
-        let fd =
-            Kvm::new().map_err(|e| MachineError::NoKvm(io::Error::from_raw_os_error(e.errno())))?;
+        let fd = Kvm::new().map_err(|e| no_kvm(io::Error::from_raw_os_error(e.errno())))?;
         let version = fd.get_api_version();
+        if version < 0 {
+            return Err(MachineError::KvmVersionCall(io::Error::last_os_error()));
+        }
         if version != kvm_bindings::KVM_API_VERSION as i32 {
             return Err(MachineError::KvmVersion(version));
         }
@@ -110,7 +112,7 @@ impl Vm {
         }
         fd.create_irq_chip()
             .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
-        let irqchip = irqchip::PowerOn::read(&fd).map_err(kvm_call("KVM_GET_IRQCHIP"))?;
+        let irqchip = irqchip::PowerOn::read(&fd)?;
         let routing = GsiRouting::new(Arc::clone(&fd))?;
         Ok(Self {
             fd,

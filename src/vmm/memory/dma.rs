@@ -18,8 +18,8 @@ use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
 use crate::memory::error::{DmaError, MemoryError};
 use crate::memory::listener::MemoryListener;
+use crate::memory::memlock;
 use crate::memory::region::{Region, RegionKind};
-use crate::sys::memlock_limit;
 
 /// Maps guest memory for devices. Implemented for VFIO containers and for an address space of
 /// iommufd.
@@ -34,6 +34,10 @@ pub trait DmaMapper: Send + Sync {
     /// # Errors
     /// The errno, or a message when fewer bytes were unmapped.
     fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
+    /// Whether iommufd maps, and not a container.
+    fn by_iommufd(&self) -> bool {
+        false
+    }
     /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
     /// tell.
     fn iova_ranges(&self) -> &[Range];
@@ -68,6 +72,8 @@ pub struct Dma {
     ram_size: u64,
     peers: bool,
     meter: Arc<DmaMeter>,
+    /// The first map that could not be removed.
+    lost: Mutex<Option<DmaError>>,
     /// Held while a chunk of RAM is mapped and while RAM is unmapped.
     map_lock: Mutex<()>,
     state: Mutex<State>,
@@ -112,6 +118,7 @@ impl Dma {
             ram_size,
             peers,
             meter,
+            lost: Mutex::default(),
             map_lock: Mutex::default(),
             state: Mutex::new(state),
         }
@@ -219,28 +226,54 @@ impl Dma {
         for (at, size) in map_chunks(region).rev().filter(|(at, _)| *at < end) {
             let iova = region.start + at;
             debug!(iova, size, "unmap for DMA");
-            if let Err(e) = self.mapper.unmap(iova, size) {
-                error!("the IOMMU does not unmap {iova:#x}+{size:#x}: {e}");
+            if let Err(source) = self.mapper.unmap(iova, size) {
+                let (_, call) = calls(&*self.mapper);
+                let error = DmaError::Map {
+                    call,
+                    iova,
+                    size,
+                    source,
+                };
+                error!("{}", with_causes(&error));
+                self.lost
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(error);
             }
         }
     }
 
+    /// The first map that the IOMMU has not given up, if there is one.
+    pub fn take_lost(&self) -> Option<DmaError> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.take()
+    }
+
     fn explain(&self, region: &Region, source: io::Error) -> DmaError {
-        let limit = memlock_limit();
         // ENOMEM means that the limit is reached or that the kernel itself lacks memory
-        // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote).
-        if source.raw_os_error() == Some(libc::ENOMEM) && limit < self.ram_size {
-            return DmaError::MemLock {
-                need: self.ram_size,
-                limit,
-                source: Some(source),
-            };
+        // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote; drivers/iommu/iommufd/pages.c,
+        // incr_user_locked_vm).
+        let by_iommufd = self.mapper.by_iommufd();
+        if source.raw_os_error() == Some(libc::ENOMEM)
+            && let Some(too_little) = memlock::too_little(self.ram_size, by_iommufd)
+        {
+            return too_little.error(Some(source));
         }
+        let (call, _) = calls(&*self.mapper);
         DmaError::Map {
+            call,
             iova: region.start,
             size: region.size,
             source,
         }
+    }
+}
+
+/// The calls of the interface that map and that unmap.
+fn calls(mapper: &dyn DmaMapper) -> (&'static str, &'static str) {
+    match mapper.by_iommufd() {
+        true => ("IOMMU_IOAS_MAP", "IOMMU_IOAS_UNMAP"),
+        false => ("VFIO_IOMMU_MAP_DMA", "VFIO_IOMMU_UNMAP_DMA"),
     }
 }
 

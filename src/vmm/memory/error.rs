@@ -2,6 +2,9 @@
 
 use std::io;
 
+use crate::errnos;
+use crate::hostinfo::locked::LockedByOthers;
+
 /// The reason why the address space refuses a region.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -26,7 +29,10 @@ pub enum MemoryError {
         other_size: u64,
     },
     /// KVM refused a memory slot.
-    #[error("KVM_SET_USER_MEMORY_REGION of {start:#x}+{size:#x} failed")]
+    #[error(
+        "guest memory {start:#x}+{size:#x}: {}",
+        errnos::text("KVM_SET_USER_MEMORY_REGION", .source)
+    )]
     Slot {
         /// Guest-physical address.
         start: u64,
@@ -43,12 +49,26 @@ pub enum MemoryError {
     Dma(#[from] DmaError),
 }
 
+impl MemoryError {
+    /// The remedy to type, where one is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Slot { source, .. } => errnos::hint("KVM_SET_USER_MEMORY_REGION", source),
+            Self::NoSlot(_) => Some("pass fewer devices".into()),
+            Self::Dma(e) => e.hint(),
+            Self::BadRegion { .. } | Self::Overlap { .. } => None,
+        }
+    }
+}
+
 /// The reason why the IOMMU did not map guest memory.
 #[derive(Debug, thiserror::Error)]
 pub enum DmaError {
     /// The map call failed.
-    #[error("the IOMMU does not map {size} bytes at {iova:#x}")]
+    #[error("{size} bytes at {iova:#x}: {}", errnos::text(.call, .source))]
     Map {
+        /// VFIO_IOMMU_MAP_DMA or IOMMU_IOAS_MAP, or the call that unmaps.
+        call: &'static str,
         /// I/O virtual address, equal to the guest-physical one.
         iova: u64,
         /// Bytes.
@@ -59,13 +79,18 @@ pub enum DmaError {
     /// The guest's memory exceeds the limit on locked memory (RLIMIT_MEMLOCK).
     #[error(
         "the devices need {need} bytes of the guest's memory locked, but this user may lock only \
-         {limit} (RLIMIT_MEMLOCK)"
+         {limit} (RLIMIT_MEMLOCK){}",
+        why_too_little(.others, *.namespace)
     )]
     MemLock {
         /// Bytes that the run must lock.
         need: u64,
         /// The limit in bytes.
         limit: u64,
+        /// What other processes of this user have locked, if the interface counts that too.
+        others: LockedByOthers,
+        /// Whether this process has CAP_IPC_LOCK, but only in a user namespace.
+        namespace: bool,
         /// The errno; `None` when the limit was found before a map was tried.
         source: Option<io::Error>,
     },
@@ -84,15 +109,35 @@ pub enum DmaError {
     },
 }
 
+/// What the user does not see in the limit.
+fn why_too_little(others: &LockedByOthers, namespace: bool) -> String {
+    let mut text = String::new();
+    if !others.processes.is_empty() {
+        text = format!(
+            ", and {} locked {} of it: iommufd counts all processes of a user together",
+            others.in_words(),
+            others.bytes()
+        );
+    }
+    if namespace {
+        text.push_str("; the CAP_IPC_LOCK of a user namespace does not count");
+    }
+    text
+}
+
 impl DmaError {
     /// The remedy to type, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::MemLock { need, .. } => {
-                let kib = need.div_ceil(1024) + 64 * 1024;
+            Self::MemLock { need, others, .. } => {
+                let kib = (need + others.bytes()).div_ceil(1024) + 64 * 1024;
+                let other_way = match others.processes[..] {
+                    [] => "",
+                    _ => "; or use --iommu container, which counts each process for itself",
+                };
                 Some(format!(
                     "raise the limit with `ulimit -l {kib}` as root, or for good with a line \
-                     `* - memlock {kib}` in /etc/security/limits.conf"
+                     `* - memlock {kib}` in /etc/security/limits.conf{other_way}"
                 ))
             }
             Self::Reserved { .. } => Some(
@@ -100,7 +145,7 @@ impl DmaError {
                  reserved range"
                     .into(),
             ),
-            Self::Map { .. } => Some("see `dmesg | grep -i -e iommu -e vfio`".into()),
+            Self::Map { call, source, .. } => errnos::hint(call, source),
         }
     }
 }

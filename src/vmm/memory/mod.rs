@@ -25,6 +25,7 @@ pub mod hugetlb;
 pub mod kvm_slots;
 pub mod listener;
 pub mod mapping;
+pub mod memlock;
 pub mod populate_throttle;
 pub mod prefault;
 pub mod ram;

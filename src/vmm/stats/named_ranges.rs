@@ -7,7 +7,7 @@ use pci::bar::BarKind;
 use pci::{Bdf, access};
 
 use crate::counters::registers::Space;
-use crate::devices::{power, serial};
+use crate::devices::{pm_timer, power, serial};
 use crate::layout;
 use crate::vfio::function::VfioFunction;
 
@@ -52,6 +52,7 @@ fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
             "PCI configuration data",
         ),
         port(power::PORT, power::PORTS, "power"),
+        port(layout::PORT_PM_TIMER, pm_timer::PORTS, "ACPI PM timer"),
     ];
     let alive = functions
         .iter()

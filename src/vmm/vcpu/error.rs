@@ -2,18 +2,27 @@
 
 use std::io;
 
+use crate::errnos;
 use crate::vcpu::cpuid::CpuidError;
 
 /// The reason why a vCPU cannot be made or run.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
     /// An ioctl failed.
-    #[error("{name} failed")]
+    #[error("{}", errnos::text(.name, .source))]
     Call {
         /// The ioctl.
         name: &'static str,
         /// The errno.
         source: kvm_ioctls::Error,
+    },
+    /// KVM does not run a vCPU.
+    #[error("vCPU {id}: {}", errnos::text("KVM_RUN", .source))]
+    Run {
+        /// The vCPU's number.
+        id: u32,
+        /// The errno.
+        source: io::Error,
     },
     /// More MSRs than one call can take.
     #[error("too many MSRs")]
@@ -49,9 +58,8 @@ impl VcpuError {
     /// The remedy to type, where one is known.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Call { source, .. } if source.errno() == libc::EMFILE => {
-                Some("raise the limit with `ulimit -n`".into())
-            }
+            Self::Run { source, .. } => errnos::hint("KVM_RUN", source),
+            Self::Call { name, source } => errnos::hint(name, source),
             Self::Thread(..) | Self::Server(_) => Some(
                 "raise the limit of threads with `ulimit -u`, or that of the control group \
                  (pids.max)"

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::counters::exits::{Reason, VcpuExits};
+use crate::vcpu::broken;
 use crate::vcpu::run_page::RunPage;
 use crate::vcpu::shared::Shared;
 
@@ -18,6 +19,8 @@ pub enum LoopEnd {
     Shutdown,
     /// KVM cannot go on with this guest.
     Broken(String),
+    /// KVM_RUN failed with this errno.
+    Refused(i32),
 }
 
 /// Runs a vCPU until it is stopped or cannot go on, and counts its exits.
@@ -64,12 +67,11 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
                 return LoopEnd::Shutdown;
             }
             Ok(VcpuExit::InternalError) => {
-                return LoopEnd::Broken("KVM cannot emulate an instruction of the guest's".into());
+                let (suberror, data) = page.internal_error();
+                return LoopEnd::Broken(broken::internal_error(suberror, &data));
             }
             Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                return LoopEnd::Broken(format!(
-                    "the processor refused to enter the guest (reason {reason:#x}, CPU {cpu})"
-                ));
+                return LoopEnd::Broken(broken::fail_entry(reason, cpu));
             }
             Ok(VcpuExit::Hlt) => (Reason::Halt, 0),
             Ok(VcpuExit::Intr) => (Reason::Interrupted, 0),
@@ -82,15 +84,25 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             Err(e) if e.errno() == libc::EFAULT && shared.memory_faults.handle(None) => {
                 (Reason::MemoryFault, 0)
             }
-            Ok(VcpuExit::MemoryFault { gpa, .. }) => {
-                return LoopEnd::Broken(format!("the host has no page for {gpa:#x}"));
+            Ok(VcpuExit::MemoryFault { gpa, size, flags }) => {
+                return LoopEnd::Broken(broken::memory_fault(gpa, size, flags));
+            }
+            Ok(VcpuExit::Unknown) => {
+                return LoopEnd::Broken(broken::unknown(page.hardware_reason()));
+            }
+            Ok(VcpuExit::Exception) => {
+                let (vector, code) = page.exception();
+                return LoopEnd::Broken(broken::exception(vector, code));
+            }
+            Ok(VcpuExit::Unsupported(reason)) => {
+                return LoopEnd::Broken(broken::undecoded(reason));
             }
             Ok(exit) => return LoopEnd::Broken(format!("KVM stopped the vCPU: {exit:?}")),
             // The signal that stops vCPUs, or another signal to this process.
             Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
                 (Reason::Interrupted, 0)
             }
-            Err(e) => return LoopEnd::Broken(format!("KVM_RUN failed: {e}")),
+            Err(e) => return LoopEnd::Refused(e.errno()),
         };
         shared.coalesced.finish_exit();
         exits.count(reason, address);

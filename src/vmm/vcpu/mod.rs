@@ -5,14 +5,18 @@
 //! | this file | a vCPU that does not run |
 //! | [`threads`] | the threads of running vCPUs |
 //! | [`exit_loop`] | one match on the reason of an exit |
+//! | `broken` | words for the exits that end a run |
 //! | [`shared`] | the parts of the VM that an exit may need |
 //! | [`state`] | power-on state, for a reset |
+//! | `machine_check` | the machine-check banks |
 //! | [`cpuid`] | the CPUID leaves that a guest sees |
 //! | [`pin`] | vCPUs on host CPUs of their own |
 
+mod broken;
 pub mod cpuid;
 pub mod error;
 pub mod exit_loop;
+mod machine_check;
 pub mod pin;
 mod run_page;
 pub mod shared;
@@ -91,6 +95,7 @@ impl Vcpu {
             .map_err(call("KVM_CREATE_VCPU"))?;
         let cpuid = cpuid(&fd)?;
         fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
+        machine_check::set_up(&fd);
         let power_on = Box::new(PowerOn::read(&fd, msrs)?);
         power_on.set_up(&fd)?;
         Ok(Self {

@@ -12,6 +12,30 @@ impl RunPage {
         Self(vcpu.get_kvm_run())
     }
 
+    /// The suberror and the data of an internal error.
+    pub fn internal_error(&self) -> (u32, Vec<u64>) {
+        // SAFETY: as in `port_width`.
+        let internal = unsafe { (*self.0).__bindgen_anon_1.internal };
+        let data = internal.data.iter().copied();
+        (
+            internal.suberror,
+            data.take(internal.ndata as usize).collect(),
+        )
+    }
+
+    /// The processor's own reason of an exit that KVM does not know.
+    pub fn hardware_reason(&self) -> u64 {
+        // SAFETY: as in `port_width`.
+        unsafe { (*self.0).__bindgen_anon_1.hw.hardware_exit_reason }
+    }
+
+    /// The vector and the error code of an exception.
+    pub fn exception(&self) -> (u32, u32) {
+        // SAFETY: as in `port_width`.
+        let exception = unsafe { (*self.0).__bindgen_anon_1.ex };
+        (exception.exception, exception.error_code)
+    }
+
     /// The width in bytes of one access, after an exit for port I/O. The exit of a string
     /// instruction carries several accesses to the same port.
     pub fn port_width(&self) -> usize {

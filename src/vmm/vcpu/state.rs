@@ -17,6 +17,7 @@ use kvm_ioctls::VcpuFd;
 use crate::boot::cpu_state;
 use crate::boot::cpu_state::CpuState;
 use crate::vcpu::error::VcpuError;
+use crate::vcpu::machine_check;
 use crate::vcpu::tsc;
 use crate::vcpu::tsc::MSR_IA32_TSC_ADJUST;
 
@@ -25,6 +26,26 @@ use crate::vcpu::tsc::MSR_IA32_TSC_ADJUST;
 /// differ ([`tsc`]).
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_FEATURE_CONTROL: u32 = 0x3a;
+
+/// MSRs that a guest can write and that KVM_GET_MSR_INDEX_LIST does not name, first and last of
+/// each range. A vCPU may lack some of them.
+const UNLISTED: [(u32, u32); 10] = [
+    // IA32_DEBUGCTL.
+    (0x1d9, 0x1d9),
+    // The variable-range MTRRs, and the fixed-range MTRRs (SDM volume 3A, 12.11.2). Firmware sets
+    // IA32_MTRR_DEF_TYPE.
+    (0x200, 0x20f),
+    (0x250, 0x250),
+    (0x258, 0x259),
+    (0x268, 0x26f),
+    (*machine_check::MSRS.start(), *machine_check::MSRS.end()),
+    // TSC_AUX, which a KVM that cannot use RDTSCP does not name.
+    (0xc000_0103, 0xc000_0103),
+    // VM_CR, the two MSRs of OSVW, and DE_CFG (AMD64 manual volume 2, 15.30; volume 3, E.4.1).
+    (0xc001_0114, 0xc001_0114),
+    (0xc001_0140, 0xc001_0141),
+    (0xc001_1029, 0xc001_1029),
+];
 
 /// The state of a new vCPU, but with the local interrupt pins as firmware sets them.
 pub struct PowerOn {
@@ -45,8 +66,8 @@ fn call<T>(name: &'static str, outcome: Result<T, kvm_ioctls::Error>) -> Result<
 }
 
 impl PowerOn {
-    /// Reads the state of a new vCPU. `msrs` are the indexes that KVM saves and restores
-    /// (KVM_GET_MSR_INDEX_LIST).
+    /// Reads the state of a new vCPU that has its machine-check banks. `msrs` are the indexes that
+    /// KVM saves and restores (KVM_GET_MSR_INDEX_LIST); [`UNLISTED`] MSRs are read as well.
     ///
     /// # Errors
     /// The call that failed.
@@ -58,8 +79,7 @@ impl PowerOn {
             sregs: call("KVM_GET_SREGS", vcpu.get_sregs())?,
             xsave: call("KVM_GET_XSAVE", vcpu.get_xsave())?,
             lapic,
-            // A host without XSAVE has no XCRs.
-            xcrs: vcpu.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0),
+            xcrs: read_xcrs(vcpu)?,
             debug: call("KVM_GET_DEBUGREGS", vcpu.get_debug_regs())?,
             events: call("KVM_GET_VCPU_EVENTS", vcpu.get_vcpu_events())?,
             mp_state: call("KVM_GET_MP_STATE", vcpu.get_mp_state())?,
@@ -74,8 +94,7 @@ impl PowerOn {
     pub fn set_up(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
         call("KVM_SET_FPU", vcpu.set_fpu(&cpu_state::fpu()))?;
         call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
-        write_msrs(vcpu, &cpu_state::MSRS);
-        Ok(())
+        write_msrs(vcpu, &cpu_state::MSRS)
     }
 
     /// Writes the state back, then sets the registers that firmware sets. KVM requires this order:
@@ -92,7 +111,7 @@ impl PowerOn {
                 index: MSR_IA32_FEATURE_CONTROL,
                 ..Default::default()
             }],
-        );
+        )?;
         call("KVM_SET_MP_STATE", vcpu.set_mp_state(self.mp_state))?;
         call("KVM_SET_SREGS", vcpu.set_sregs(&self.sregs))?;
         call("KVM_SET_REGS", vcpu.set_regs(&self.regs))?;
@@ -104,7 +123,7 @@ impl PowerOn {
         }
         call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&self.debug))?;
         self.set_up(vcpu)?;
-        write_msrs(vcpu, &self.msrs);
+        write_msrs(vcpu, &self.msrs)?;
         tsc::restore(vcpu);
         let mut events = self.events;
         events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING
@@ -126,14 +145,17 @@ impl PowerOn {
     }
 }
 
-/// Reads the MSRs that a reset writes back: all of `indexes`, except the MSRs that firmware sets,
-/// the MSRs of the time-stamp counter, and the MSRs that this vCPU lacks.
+/// Reads the MSRs that a reset writes back: all of `indexes` and [`UNLISTED`], except the MSRs that
+/// firmware sets, the MSRs of the time-stamp counter, and the MSRs that this vCPU lacks.
 fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
     let mut found = Vec::new();
     let firmware = cpu_state::MSRS.map(|entry| entry.index);
+    let unlisted = UNLISTED.into_iter().flat_map(|(first, last)| first..=last);
+    let unlisted = unlisted.filter(|index| !indexes.contains(index));
     let mut rest: Vec<u32> = indexes
         .iter()
         .copied()
+        .chain(unlisted)
         .filter(|i| ![MSR_IA32_TSC, MSR_IA32_TSC_ADJUST].contains(i) && !firmware.contains(i))
         .collect();
     while !rest.is_empty() {
@@ -153,14 +175,28 @@ fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuE
     Ok(found)
 }
 
-/// Writes MSRs. A read-only MSR is skipped, because the guest cannot have changed it.
-fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) {
+/// Reads the XCRs. A host without XSAVE has none, and KVM answers EINVAL there.
+fn read_xcrs(vcpu: &VcpuFd) -> Result<Option<kvm_xcrs>, VcpuError> {
+    match vcpu.get_xcrs() {
+        Err(e) if e.errno() == libc::EINVAL => Ok(None),
+        outcome => {
+            let xcrs = call("KVM_GET_XCRS", outcome)?;
+            Ok(Some(xcrs).filter(|xcrs| xcrs.nr_xcrs > 0))
+        }
+    }
+}
+
+/// Writes MSRs. A read-only MSR is skipped, because the guest cannot have changed it: KVM stops at
+/// the first MSR that it cannot write, and returns how many it has written.
+///
+/// # Errors
+/// The errno, when KVM has not looked at the MSRs at all.
+fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), VcpuError> {
     let mut rest = entries;
     while !rest.is_empty() {
-        let done = Msrs::from_entries(rest)
-            .ok()
-            .and_then(|msrs| vcpu.set_msrs(&msrs).ok());
-        let done = done.unwrap_or(0);
+        let msrs = Msrs::from_entries(rest).map_err(|_| VcpuError::Msrs)?;
+        let done = call("KVM_SET_MSRS", vcpu.set_msrs(&msrs))?;
         rest = rest.get(done + 1..).unwrap_or_default();
     }
+    Ok(())
 }

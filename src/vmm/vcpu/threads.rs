@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::coalesced::Coalesced;
 use crate::guest_event::GuestEvent;
 use crate::memory::dma_ready::DmaReady;
 use crate::vcpu::Vcpu;
@@ -21,7 +20,6 @@ pub struct Running {
     /// Set when all vCPUs have stopped.
     ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vcpu>>,
-    coalesced: Arc<Coalesced>,
     dma_ready: Arc<DmaReady>,
     /// Empties the ring of coalesced writes.
     server: Option<JoinHandle<()>>,
@@ -49,7 +47,6 @@ impl Running {
             stop: Arc::default(),
             ended: Arc::default(),
             threads: Vec::new(),
-            coalesced: Arc::clone(&shared.coalesced),
             dma_ready: Arc::clone(&shared.dma_ready),
             server: None,
         };
@@ -84,14 +81,13 @@ impl Running {
     /// Stops all vCPUs and returns them. Once the vCPUs have stopped, the coalesced writes that are
     /// still in KVM's ring are carried out, because they belong to this boot.
     ///
-    /// A signal is meant to interrupt KVM_RUN, or a write(2) that blocks. The signal is lost if it
-    /// arrives just before that call, when the thread has already read the flag `stop`. So the
-    /// signal is sent again until the thread has ended.
+    /// A signal is meant to interrupt KVM_RUN. The signal is lost if it arrives just before that
+    /// call, when the thread has already read the flag `stop`. So the signal is sent again until
+    /// the thread has ended.
     ///
     /// # Errors
     /// [`VcpuError::Died`].
     pub fn stop(&mut self) -> Result<Vec<Vcpu>, VcpuError> {
-        self.coalesced.set_stopping(true);
         self.dma_ready.set_stopping(true);
         self.stop.store(true, Ordering::Release);
         while self.kick() {
@@ -101,7 +97,6 @@ impl Running {
         while self.kick_server() {
             thread::sleep(KICK_AGAIN);
         }
-        self.coalesced.set_stopping(false);
         self.dma_ready.set_stopping(false);
         self.server
             .take()
@@ -113,9 +108,7 @@ impl Running {
             .collect()
     }
 
-    /// Interrupts all threads; returns whether the thread of a vCPU is still running. A vCPU's
-    /// thread may be waiting for the thread that empties the ring, so that thread is interrupted as
-    /// well.
+    /// Interrupts the threads of the vCPUs; returns whether one of them is still running.
     fn kick(&self) -> bool {
         let mut running = false;
         // Sending fails only if the thread has ended meanwhile.
@@ -123,16 +116,15 @@ impl Running {
             let _ = thread.kill(SIGRTMIN());
             running = true;
         }
-        self.kick_server();
         running
     }
 
+    /// Wakes the thread that empties the ring; returns whether it is still running.
     fn kick_server(&self) -> bool {
         let Some(server) = self.server.as_ref().filter(|t| !t.is_finished()) else {
             return false;
         };
         server.thread().unpark();
-        let _ = server.kill(SIGRTMIN());
         true
     }
 }
@@ -143,6 +135,7 @@ fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
     let event = match vcpu.run(shared, stop) {
         LoopEnd::Stopped => return vcpu,
         LoopEnd::Shutdown => GuestEvent::TripleFault,
+        LoopEnd::Refused(errno) => GuestEvent::RunRefused(vcpu.id(), errno),
         LoopEnd::Broken(why) => GuestEvent::Broken(format!("vCPU {}: {why}", vcpu.id())),
     };
     shared.notifier.notify(event);

@@ -14,6 +14,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_PCI_ROM_REGION_INDEX,
 };
 
+use crate::errnos;
+
 /// Index of the configuration space region; BARs are 0 to 5.
 pub const CONFIG_REGION: u32 = VFIO_PCI_CONFIG_REGION_INDEX;
 /// Index of the expansion ROM's region.
@@ -76,7 +78,7 @@ pub struct IrqInfo {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// An ioctl or a region access.
-    #[error("{device}: {call} failed")]
+    #[error("{device}: {}", errnos::text(.call, .source))]
     Call {
         /// The device's address.
         device: String,
@@ -103,10 +105,25 @@ pub enum DeviceError {
     },
 }
 
+impl DeviceError {
+    /// The remedy to type, where one is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Call { call, source, .. } => errnos::hint(call, source),
+            Self::FewerVectors { .. } | Self::NotPci { .. } => None,
+        }
+    }
+}
+
 /// The device of a passed-through function.
 pub trait Device: Send + Sync {
     /// The host's name of the device, for messages.
     fn name(&self) -> &str;
+    /// The configuration space as the hardware has it, with the capabilities that VFIO has unlinked
+    /// from their chains. Shorter than VFIO's if it is not known.
+    fn hardware_config(&self) -> Vec<u8> {
+        Vec::new()
+    }
     /// Returns a region by its index; empty when the device lacks the region.
     fn region(&self, index: u32) -> RegionInfo;
     /// Returns the vectors of a kind of interrupt; `None` when the device lacks the kind.

@@ -27,14 +27,27 @@ pub type User = Weak<dyn Any + Send + Sync>;
 pub struct IovaSpaces {
     spaces: Vec<IovaSpace>,
     ranges: Vec<Range>,
+    by_iommufd: bool,
 }
 
 impl IovaSpaces {
+    /// Says that the spaces are those of an iommufd.
+    pub fn of_iommufd(self) -> Self {
+        Self {
+            by_iommufd: true,
+            ..self
+        }
+    }
+
     /// Maps in all of `spaces`. An address is usable if every space can map it.
     pub fn new(spaces: Vec<IovaSpace>) -> Self {
         let ranges = spaces.iter().map(|s| s.ranges.clone());
         let ranges = ranges.reduce(|a, b| common(&a, &b)).unwrap_or_default();
-        Self { spaces, ranges }
+        Self {
+            spaces,
+            ranges,
+            by_iommufd: false,
+        }
     }
 
     /// The spaces that still have devices. A single space always counts: its memory is unmapped
@@ -69,6 +82,10 @@ impl DmaMapper for IovaSpaces {
         let outcomes: Vec<_> = self.live().map(unmap).collect();
         let all: Result<Vec<()>, _> = outcomes.into_iter().collect();
         all.map(|_| ()).map_err(errno)
+    }
+
+    fn by_iommufd(&self) -> bool {
+        self.by_iommufd
     }
 
     fn iova_ranges(&self) -> &[Range] {

@@ -9,12 +9,14 @@
 //! | [`interrupts`] | INTx, MSI and MSI-X, from the device to the guest |
 //! | [`dma`] | maps guest memory for DMA, by either interface |
 //! | `hot_reset` | the reset of a whole slot or bus |
+//! | `hardware_config` | configuration space with what VFIO leaves out |
 //! | `info` | parses the kernel's answers that end in a chain of capabilities |
 //! | `uapi` | the ioctls, one function for each |
 
 pub mod device;
 pub mod dma;
 pub mod function;
+mod hardware_config;
 mod hot_reset;
 mod info;
 pub mod interrupts;

@@ -24,6 +24,8 @@ use vmm_sys_util::ioctl::{
 };
 use vmm_sys_util::ioctl_io_nr;
 
+ioctl_io_nr!(VFIO_GET_API_VERSION, VFIO_TYPE.into(), VFIO_BASE);
+ioctl_io_nr!(VFIO_CHECK_EXTENSION, VFIO_TYPE.into(), VFIO_BASE + 1);
 ioctl_io_nr!(VFIO_SET_IOMMU, VFIO_TYPE.into(), VFIO_BASE + 2);
 ioctl_io_nr!(VFIO_GROUP_GET_STATUS, VFIO_TYPE.into(), VFIO_BASE + 3);
 ioctl_io_nr!(VFIO_GROUP_SET_CONTAINER, VFIO_TYPE.into(), VFIO_BASE + 4);
@@ -72,6 +74,18 @@ fn check(ret: c_int) -> io::Result<c_int> {
 }
 
 // Groups and containers.
+
+/// Returns the version of VFIO's interface.
+pub(super) fn api_version(container: &File) -> io::Result<c_int> {
+    // SAFETY: the ioctl takes no argument.
+    check(unsafe { ioctl(container, VFIO_GET_API_VERSION()) })
+}
+
+/// Returns 1 if the kernel has an IOMMU driver, `VFIO_TYPE1v2_IOMMU` for example, else 0.
+pub(super) fn check_extension(container: &File, driver: u32) -> io::Result<c_int> {
+    // SAFETY: the argument is a number.
+    check(unsafe { ioctl_with_val(container, VFIO_CHECK_EXTENSION(), driver.into()) })
+}
 
 /// Returns the group's flags, `VFIO_GROUP_FLAGS_*`.
 pub(super) fn group_status(group: &File) -> io::Result<u32> {
@@ -296,6 +310,8 @@ mod tests {
         let file = File::open("/dev/null").unwrap();
         let words = &mut [0; 3];
         let outcomes = [
+            api_version(&file).map(|_| ()),
+            check_extension(&file, 3).map(|_| ()),
             group_status(&file).map(|_| ()),
             set_container(&file, &file),
             unset_container(&file),

@@ -19,10 +19,11 @@ use vfio_bindings::bindings::vfio::{
 };
 
 use crate::hostinfo::resets;
+use crate::hostinfo::sysfs::Sysfs;
 use crate::log::degraded::{self, Code};
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
 use crate::vfio::hot_reset::Scope;
-use crate::vfio::{info, uapi};
+use crate::vfio::{hardware_config, info, uapi};
 
 /// An open device. Dropping it closes the device and undoes the steps of opening.
 pub trait OpenDevice: Send + Sync {
@@ -67,8 +68,8 @@ impl VfioFile {
         let regions = (0..info.num_regions).map(|index| region(&name, file, index));
         let irqs = (0..info.num_irqs).map(|index| irq(&name, file, index));
         Ok(Self {
-            regions: regions.collect(),
-            irqs: irqs.collect(),
+            regions: regions.collect::<Result<_, _>>()?,
+            irqs: irqs.collect::<Result<_, _>>()?,
             resettable: info.flags & VFIO_DEVICE_FLAGS_RESET != 0,
             by_power: resets::by_power_only(dir),
             name,
@@ -120,42 +121,63 @@ impl VfioFile {
     }
 }
 
-/// A region; empty if the kernel does not report the region.
-fn region(name: &str, file: &File, index: u32) -> RegionInfo {
-    uapi::region_info(file, index).map_or_else(
-        |e| {
+/// A region; empty if the device does not have the region, which EINVAL means. Every device has a
+/// configuration space.
+///
+/// # Errors
+/// Any other errno: the guest would get a device without one of its BARs.
+fn region(name: &str, file: &File, index: u32) -> Result<RegionInfo, DeviceError> {
+    match uapi::region_info(file, index) {
+        Ok(raw) => Ok(info::region(&raw)),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) && index != CONFIG_REGION => {
             // Only a display has the legacy VGA region.
-            if index != VFIO_PCI_VGA_REGION_INDEX || e.raw_os_error() != Some(libc::EINVAL) {
+            if index != VFIO_PCI_VGA_REGION_INDEX {
                 let loss = Code::RegionMissing.loss(
                     format!("the guest does not get region {index}"),
                     format!("VFIO_DEVICE_GET_REGION_INFO: {e}"),
                 );
                 degraded::tell(loss.of(name).hint("find the reason with `dmesg | tail`"));
             }
-            RegionInfo::default()
-        },
-        |raw| info::region(&raw),
-    )
+            Ok(RegionInfo::default())
+        }
+        Err(source) => Err(DeviceError::Call {
+            device: name.into(),
+            call: "VFIO_DEVICE_GET_REGION_INFO",
+            source,
+        }),
+    }
 }
 
-/// A kind of interrupt; without vectors if the kernel does not report the kind, such as the error
-/// interrupt of a conventional PCI device.
-fn irq(name: &str, file: &File, index: u32) -> IrqInfo {
-    uapi::irq_info(file, index).map_or_else(
-        |e| {
-            debug!("{name} does not tell of interrupts of kind {index}: {e}");
-            IrqInfo::default()
-        },
-        |info| IrqInfo {
+/// A kind of interrupt; without vectors if the device does not have the kind, which EINVAL means:
+/// the error interrupt of a conventional PCI device, for example.
+///
+/// # Errors
+/// Any other errno: the guest would get a device without its interrupts.
+fn irq(name: &str, file: &File, index: u32) -> Result<IrqInfo, DeviceError> {
+    match uapi::irq_info(file, index) {
+        Ok(info) => Ok(IrqInfo {
             count: info.count,
             resizable: info.flags & VFIO_IRQ_INFO_NORESIZE == 0,
-        },
-    )
+        }),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            debug!("{name} does not tell of interrupts of kind {index}: {e}");
+            Ok(IrqInfo::default())
+        }
+        Err(source) => Err(DeviceError::Call {
+            device: name.into(),
+            call: "VFIO_DEVICE_GET_IRQ_INFO",
+            source,
+        }),
+    }
 }
 
 impl Device for VfioFile {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn hardware_config(&self) -> Vec<u8> {
+        hardware_config::read(&Sysfs::default(), &self.name)
     }
 
     fn region(&self, index: u32) -> RegionInfo {

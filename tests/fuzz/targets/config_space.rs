@@ -10,6 +10,8 @@ use libfuzzer_sys::fuzz_target;
 use pci::capability;
 use pci::capability::ext_id;
 use vmm::vfio::function::policy;
+use vmm::vfio::function::policy::rule::Treatment;
+use vmm::vfio::function::policy::{Original, POLICY};
 
 /// A device's registers: dwords anywhere in an image of zeros with a list of capabilities.
 #[derive(Debug, Arbitrary)]
@@ -25,24 +27,27 @@ fuzz_target!(|input: Input| {
         let at = (usize::from(*at) % image.len()) & !3;
         image[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
-    let mut config = policy::apply(&image);
+    let original = Original {
+        name: "0000:00:02.0",
+        snapshot: &image,
+        hardware: &[],
+        bar_0: 0,
+    };
+    let mut config = policy::apply(&original);
     // An extended space of zeros is hidden.
     let filled = image.iter().skip(256).any(|byte| *byte != 0);
     assert_eq!(config.size(), if filled { 4096 } else { 256 });
 
     // Hidden capabilities are in no list, and lists end.
-    let hidden = |table: &[(u16, policy::Treatment, &str)], id| {
-        let row = table.iter().find(|row| row.0 == id);
-        row.is_some_and(|row| row.1 == policy::Treatment::Hide)
-    };
+    let hidden = |cap| POLICY.rule(&image, cap).treatment == Treatment::Hide;
     let standard = capability::standard(config.bytes());
     let extended = capability::extended(config.bytes());
     assert!(standard.len() <= 48 && extended.len() <= 960);
     for cap in &standard {
-        assert!(!hidden(policy::STANDARD, cap.id), "{cap:?}");
+        assert!(!hidden(cap), "{cap:?}");
     }
     for cap in &extended {
-        assert!(!hidden(policy::EXTENDED, cap.id), "{cap:?}");
+        assert!(!hidden(cap), "{cap:?}");
     }
     assert!(extended.iter().all(|cap| cap.id != ext_id::SRIOV));
 

@@ -1,3 +1,5 @@
+use vmm::hostinfo::node_access::Cause;
+
 use super::*;
 
 #[test]
@@ -129,6 +131,52 @@ fn vfio_and_iommufd() {
         Warn,
         "modprobe iommufd",
     );
+}
+
+/// iommufd counts what other processes of the user have locked.
+#[test]
+fn locked_memory_of_other_guests_counts() {
+    let beside = |limit: u64| {
+        move |h: &mut HostFacts| {
+            h.memlock = Some(limit);
+            h.locked_by_others = LockedByOthers {
+                processes: vec![((12, "mini-vmm".into()), 256 << 20)],
+            };
+        }
+    };
+    let (other_way, too_low) = ("--iommu container", "ulimit -l 589824");
+    with_host("memlock", beside(600 << 20), Warn, other_way);
+    with_host("memlock", beside(600 << 20), Warn, "ulimit -l 851968");
+    with_host("memlock", beside(768 << 20), Pass, "");
+    with_host("memlock", beside(100 << 20), Fail, too_low);
+    let finding = check(
+        &{
+            let mut facts = host();
+            beside(600 << 20)(&mut facts);
+            facts
+        },
+        &[],
+    );
+    let memlock = finding.iter().find(|f| f.name == "memlock").unwrap();
+    assert!(
+        memlock
+            .text
+            .contains("process 12 (mini-vmm) locked 256M of it")
+    );
+}
+
+#[test]
+fn what_confines_this_process_is_named() {
+    let cgroup = |h: &mut HostFacts| {
+        h.confined = vec![("/dev/kvm".into(), Cause::ControlGroup)];
+    };
+    with_host("confinement", cgroup, Warn, "`DeviceAllow=/dev/kvm rw`");
+    let own_dev = |h: &mut HostFacts| {
+        h.confined = vec![("/dev/iommu".into(), Cause::OwnDev(10, 123))];
+    };
+    with_host("confinement", own_dev, Warn, "mknod /dev/iommu c 10 123");
+    let plain = check(&host(), &[]);
+    assert!(plain.iter().all(|f| f.name != "confinement"));
 }
 
 #[test]

@@ -56,16 +56,19 @@ impl Connection {
         }
     }
 
-    /// Reads registers of the device's configuration space. The bytes are all ones if the device
-    /// does not answer.
-    pub(super) fn read_config(&self, offset: u16, data: &mut [u8]) {
+    /// Reads registers of the device's configuration space. Returns whether the device answers; if
+    /// not, the bytes are all ones.
+    pub(super) fn read_config(&self, offset: u16, data: &mut [u8]) -> bool {
         data.fill(0xff);
-        if let Some(device) = self.device()
-            && let Err(e) = device.read(CONFIG_REGION, offset.into(), data)
-        {
+        let Some(device) = self.device() else {
+            return false;
+        };
+        let answer = device.read(CONFIG_REGION, offset.into(), data);
+        if let Err(e) = &answer {
             data.fill(0xff);
-            self.complain(&e);
+            self.complain(e);
         }
+        answer.is_ok()
     }
 
     /// Logs an error that a guest's access has caused. The guest gets its answer all the same.

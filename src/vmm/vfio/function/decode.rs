@@ -146,6 +146,11 @@ impl BarDecode {
         self.follow();
     }
 
+    /// Whether the device is in D0, as far as the VMM knows.
+    pub(super) fn is_in_d0(&self) -> bool {
+        self.in_d0
+    }
+
     /// Whether any mmap area is in the address space.
     pub(super) fn any_area_is_mapped(&self) -> bool {
         (0..BAR_COUNT).any(|bar| !self.areas(bar).is_empty() && self.decoder.mapped(bar).is_some())

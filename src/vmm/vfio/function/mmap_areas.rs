@@ -1,15 +1,14 @@
 //! The areas of a memory BAR that the guest touches directly, and the pages that trap.
 //!
 //! A mapped area is the device's own pages in the guest's address space: the guest's loads and
-//! stores reach the hardware without an exit. Two kinds of pages trap: the pages of the MSI-X table
-//! and of the pending bits, because both are virtual, and the pages that the kernel does not let
-//! this process map.
+//! stores reach the hardware without an exit. Three kinds of pages trap: the pages of the MSI-X
+//! table and of the pending bits, because both are virtual, the pages with mirrors of what is
+//! virtual ([`super::mirrors`]), and the pages that the kernel does not let this process map.
 
 use std::io;
 use std::sync::Arc;
 
 use pci::bar::Bars;
-use pci::msix_layout::MsixLayout;
 use tracing::debug;
 
 use crate::hostinfo::iomem;
@@ -68,9 +67,9 @@ pub fn plan(size: u64, mappable: &[Area], trapped: &[Area]) -> Vec<Area> {
     areas
 }
 
-/// Maps the areas of BAR number `bar` into this process: all that VFIO allows, except the MSI-X
-/// table and the pending bits. The starts of the returned regions are relative to the BAR. A BAR
-/// that cannot be mapped traps, and the user is told so.
+/// Maps the areas of BAR number `bar` into this process: all that VFIO allows, except the pages of
+/// `trapped`, which hold the MSI-X table, the pending bits, and mirrors. The starts of the returned
+/// regions are relative to the BAR. A BAR that cannot be mapped traps, and the user is told so.
 ///
 /// # Errors
 /// Another user of the host holds the BAR. The device would refuse each access.
@@ -78,7 +77,7 @@ pub fn map(
     device: &dyn Device,
     bar: usize,
     bars: &Bars,
-    msix: Option<&MsixLayout>,
+    trapped: &[Area],
 ) -> Result<Vec<Region>, FunctionError> {
     let region = device.region(bar as u32);
     if bars.get(bar).is_none_or(|b| b.kind.is_io()) {
@@ -91,8 +90,7 @@ pub fn map(
         }
         return Ok(Vec::new());
     }
-    let trapped = msix.map(|msix| msix.ranges(bar)).unwrap_or_default();
-    let areas = plan(region.size, &region.mappable, &trapped);
+    let areas = plan(region.size, &region.mappable, trapped);
     let name = device.name();
     match map_areas(device, &region, &areas) {
         Ok(regions) => {
@@ -147,7 +145,6 @@ fn map_areas(device: &dyn Device, region: &RegionInfo, areas: &[Area]) -> io::Re
 
 #[cfg(test)]
 mod tests {
-    use pci::msix::MsixCapability;
     use proptest::prelude::*;
 
     use super::*;
@@ -193,26 +190,19 @@ mod tests {
             .with_region(1, 0x100, &[(0, 0x100)])
             .with_region(2, 0x4000, &[]);
         let bars = Bars::decode([0; 6], [0x4000, 0x100, 0x4000, 0, 0, 0]).unwrap();
-        let msix = MsixLayout::of(&MsixCapability {
-            offset: 0x90,
-            vectors: 65,
-            table_bar: 0,
-            table_offset: 0x1000,
-            pba_bar: 0,
-            pba_offset: 0x1800,
-        });
-        let mapped = |msix| {
-            let regions = map(&device, 0, &bars, msix).unwrap().into_iter();
+        let mapped = |trapped: &[Area]| {
+            let regions = map(&device, 0, &bars, trapped).unwrap().into_iter();
             let areas = regions.map(|r| (r.start, r.size, r.offset, r.kind));
             areas.collect::<Vec<_>>()
         };
         let area = |at, size| (at, size, at, RegionKind::Device);
-        assert_eq!(mapped(Some(&msix)), [area(0, 0x1000), area(0x2000, 0x2000)]);
-        assert_eq!(mapped(None), [area(0, 0x4000)]);
+        let trapped = [(0x1000, 0x410), (0x1800, 16)];
+        assert_eq!(mapped(&trapped), [area(0, 0x1000), area(0x2000, 0x2000)]);
+        assert_eq!(mapped(&[]), [area(0, 0x4000)]);
         // Less than a page, nothing that VFIO lets us map, and no BAR at all.
         for bar in 1..6 {
             assert!(
-                map(&device, bar, &bars, None).unwrap().is_empty(),
+                map(&device, bar, &bars, &[]).unwrap().is_empty(),
                 "BAR {bar}"
             );
         }

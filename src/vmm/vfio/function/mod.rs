@@ -11,9 +11,11 @@
 //! | [`snapshot`] | the device's configuration space when the device is opened |
 //! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
+//! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
 //! | `trap` | BARs on the bus |
+//! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
 //! | `vm_resources` | the parts of the VM that a function uses |
@@ -25,11 +27,14 @@ mod command;
 mod connection;
 mod decode;
 mod error;
+mod mirror_kinds;
+pub mod mirrors;
 pub mod mmap_areas;
 pub mod policy;
 mod power;
 pub mod reset;
 pub mod rom;
+mod slow_writes;
 pub mod snapshot;
 #[cfg(test)]
 mod test_device;
@@ -43,17 +48,19 @@ use command::Command;
 use connection::Connection;
 use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
+use mirrors::{Access, Behind, Mirrors};
 use mmap_areas::Area;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
-use pci::config_space::{ConfigSpace, Part};
+use pci::config_space::{ConfigSpace, DeviceWrite, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
-use pci::regs::{self, COMMAND, command as command_bits};
+use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
 use rom::{Rom, RomSource};
+use slow_writes::{BarAccesses, FunctionReset};
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
 pub use vm_resources::VmResources;
@@ -64,15 +71,18 @@ use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
 use crate::memory::Region;
 use crate::memory::dma_ready::DmaReady;
-use crate::vfio::device::{CONFIG_REGION, Device, SharedDevice};
+use crate::vfio::device::{Device, SharedDevice};
 use crate::vfio::interrupts::Interrupts;
 
 /// A passed-through function.
 pub struct VfioFunction {
     /// Where the MSI-X table and the pending bits are.
     msix: Option<MsixLayout>,
+    mirrors: Mirrors,
     rom: Arc<Rom>,
     power: Power,
+    function_reset: FunctionReset,
+    bar_accesses: BarAccesses,
     command: Command,
     routing: Arc<GsiRouting>,
     dma_ready: Arc<DmaReady>,
@@ -88,6 +98,8 @@ const LOOK: &str = "find the reason with `dmesg | tail`; a new run opens the dev
 struct State {
     /// Cleared when the device fails or goes away: from then on the guest reads all ones.
     connected: bool,
+    /// Set while a vCPU makes a slow write without the lock: the guest reads all ones.
+    away: bool,
     /// The emulated registers, and the guest's last value of COMMAND.
     config: ConfigSpace,
     /// `config` at power-on.
@@ -98,6 +110,11 @@ struct State {
 }
 
 impl State {
+    /// Whether the guest reaches the device.
+    fn reachable(&self) -> bool {
+        self.connected && !self.away
+    }
+
     /// COMMAND as the guest wrote it last.
     fn command(&self) -> u16 {
         let mut bytes = [0; 2];
@@ -146,12 +163,7 @@ impl VfioFunction {
         if snapshot::is_dead(&snapshot) {
             return Err(FunctionError::Dead(device.name().into()));
         }
-        let mut config = policy::apply(&snapshot);
-        let region = snapshot
-            .len()
-            .min(device.region(CONFIG_REGION).size as usize);
-        config.set_emulated(region as u16, snapshot.len() - region);
-        config.set_u16(COMMAND, 0);
+        let config = snapshot::for_guest(&*device, &snapshot);
         let rom = Arc::new(Rom::new(&*device, rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
@@ -161,9 +173,14 @@ impl VfioFunction {
         let routing = Arc::clone(&vm.routing);
         let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
         let msix = interrupts.msix().map(MsixLayout::of);
+        let mirrors = Mirrors::find(&*device, &snapshot);
         let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
         for (bar, areas) in areas.iter_mut().enumerate() {
-            *areas = mmap_areas::map(&*device, bar, &bars, msix.as_ref())?;
+            let trapped = [
+                msix.map(|m| m.ranges(bar)).unwrap_or_default(),
+                mirrors.ranges(bar),
+            ];
+            *areas = mmap_areas::map(&*device, bar, &bars, &trapped.concat())?;
         }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
@@ -179,13 +196,17 @@ impl VfioFunction {
             Self {
                 connection: Connection::new(device),
                 msix,
+                mirrors,
                 rom,
                 power: Power::find(&snapshot),
+                function_reset: FunctionReset::find(&snapshot),
+                bar_accesses: BarAccesses::default(),
                 command,
                 routing,
                 dma_ready: vm.dma_ready,
                 state: Mutex::new(State {
                     connected: true,
+                    away: false,
                     reset_config: config.clone(),
                     config,
                     decode,
@@ -257,7 +278,7 @@ impl VfioFunction {
         state.interrupts.quiesce();
         state.config.set_u16(COMMAND, 0);
         state.decode.set_command(0);
-        self.connection.write_config(COMMAND, &[0, 0]);
+        self.connection.write_config(COMMAND, &self.command.quiet());
     }
 
     /// Quiesces the device and brings it to D0, because a reset of the device or its bus may not
@@ -272,7 +293,7 @@ impl VfioFunction {
         state.decode.set_in_d0(true);
         // In the transition to D0 the kernel may have restored the registers that it saved before
         // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
-        self.connection.write_config(COMMAND, &[0, 0]);
+        self.connection.write_config(COMMAND, &self.command.quiet());
         true
     }
 
@@ -295,6 +316,8 @@ impl VfioFunction {
         state.interrupts.release();
         // A mapped page keeps the device's file open.
         state.decode.release();
+        // The kernel resets a device that is closed: no vCPU waits for that.
+        drop(state);
         self.connection.close();
     }
 
@@ -309,7 +332,8 @@ impl VfioFunction {
     pub fn disconnect_if_unmappable(&self) -> bool {
         self.disconnect_gone(|state| {
             let pmcsr = self.power.pmcsr();
-            state.decode.any_area_is_mapped() && !self.connection.decodes_memory(pmcsr)
+            let mapped = state.reachable() && state.decode.any_area_is_mapped();
+            mapped && !self.connection.decodes_memory(pmcsr)
         })
     }
 
@@ -317,7 +341,8 @@ impl VfioFunction {
     /// mapped area, KVM could not get the page either: disconnects and returns `true`.
     fn disconnect_if_unreadable(&self, device: &dyn Device, bar: usize, offset: u64) -> bool {
         self.disconnect_gone(|state| {
-            // The lock keeps other vCPUs from switching decoding off meanwhile.
+            // The lock keeps other vCPUs from switching decoding off meanwhile, and the
+            // caller's access keeps them from a slow write.
             state.decode.maps(bar, offset) && device.read(bar as u32, offset, &mut [0]).is_err()
         })
     }
@@ -338,10 +363,43 @@ impl VfioFunction {
         let mut state = self.lock();
         let now = state.connected && condition(&state);
         if now {
-            self.quiesce_locked(&mut state);
+            // The kernel would let this thread wait for the end of a slow write. The vCPU that
+            // makes the write quiesces the device then.
+            if !state.away {
+                self.quiesce_locked(&mut state);
+            }
             state.connected = false;
         }
         now
+    }
+
+    /// Writes registers that the device answers. The host's bits stay as they are. Returns the
+    /// lock, which a slow write releases meanwhile.
+    fn write_passed<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        part: &Part,
+        data: &[u8],
+    ) -> MutexGuard<'a, State> {
+        let mut merged = data.to_vec();
+        if part.write == DeviceWrite::Masked
+            && self.connection.read_config(part.offset, &mut merged)
+        {
+            merged = state.config.for_device(part.offset, data, &merged);
+        } else if part.write != DeviceWrite::Whole {
+            return state;
+        }
+        if self.function_reset.starts(part.offset, &merged) {
+            return self.write_slowly(state, part.offset, &merged);
+        }
+        match part.side_effects {
+            false => self.connection.write_config(part.offset, &merged),
+            true if part.touches(COMMAND, 2) => {
+                self.write_command(&mut state, part.offset, &merged);
+            }
+            true => return self.write_power(state, part.offset, &merged),
+        }
+        state
     }
 
     /// Writes COMMAND. BARs whose decoding the write turns off are unmapped before the device gets
@@ -355,19 +413,59 @@ impl VfioFunction {
         state.decode.set_command(new);
     }
 
-    /// Writes PMCSR, in the same order as COMMAND. The device may refuse the new state, so the
-    /// state is read back.
-    fn write_power(&self, state: &mut State, offset: u16, data: &[u8]) {
-        if self.power.leaves_d0(offset, data) {
-            state.decode.set_in_d0(false);
+    /// Writes PMCSR.
+    fn write_power<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        offset: u16,
+        data: &[u8],
+    ) -> MutexGuard<'a, State> {
+        if state.decode.is_in_d0() && !self.power.leaves_d0(offset, data) {
+            self.connection.write_config(offset, data);
+            return state;
         }
+        self.write_slowly(state, offset, data)
+    }
+
+    /// Makes a write during which the kernel resets the device or changes its power state. The lock
+    /// is released meanwhile, and the BARs are removed from the address map: other vCPUs do not
+    /// wait. Returns the lock.
+    ///
+    /// Afterwards the device tells the power state and which BARs it decodes: a reset ends D3, and
+    /// a device may refuse a power state.
+    fn write_slowly<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        offset: u16,
+        data: &[u8],
+    ) -> MutexGuard<'a, State> {
+        state.away = true;
+        state.decode.set_in_d0(false);
+        drop(state);
+        self.bar_accesses.suspend(true);
         self.connection.write_config(offset, data);
+        self.bar_accesses.suspend(false);
+        let mut state = self.lock();
+        state.away = false;
+        if !state.connected {
+            self.quiesce_locked(&mut state);
+            return state;
+        }
+        let mut enables = [0; 2];
+        self.connection.read_config(COMMAND, &mut enables);
+        let old = state.command();
+        self.command.correct(old, COMMAND, &mut enables);
+        let command = old & u16::from_le_bytes(enables);
+        state.config.set_u16(COMMAND, command);
+        state.decode.set_command(command);
         let in_d0 = self.power.is_in_d0(&self.connection);
         state.decode.set_in_d0(in_d0);
+        state
     }
 
     fn read_rom(&self, offset: u64, data: &mut [u8]) {
-        if let Some(device) = self.device()
+        if self.bar_accesses.begin().is_some()
+            && let Some(device) = self.device()
             && let Err(e) = self.rom.read(&*device, offset, data)
         {
             rom::tell_unreadable(device.name(), &with_causes(&e));
@@ -375,7 +473,8 @@ impl VfioFunction {
     }
 
     fn read_register(&self, bar: usize, offset: u64, data: &mut [u8]) {
-        if let Some(device) = self.device()
+        if let Some(_begun) = self.bar_accesses.begin()
+            && let Some(device) = self.device()
             && let Err(e) = device.read(bar as u32, offset, data)
         {
             data.fill(0xff);
@@ -386,7 +485,8 @@ impl VfioFunction {
     }
 
     fn write_register(&self, bar: usize, offset: u64, data: &[u8]) {
-        if let Some(device) = self.device()
+        if let Some(_begun) = self.bar_accesses.begin()
+            && let Some(device) = self.device()
             && let Err(e) = device.write(bar as u32, offset, data)
             && !self.disconnect_if_unreadable(&*device, bar, offset)
         {
@@ -403,7 +503,7 @@ impl PciFunction for VfioFunction {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
         data.fill(0xff);
         let state = self.lock();
-        if !state.connected {
+        if !state.reachable() {
             return;
         }
         let mut rest = data;
@@ -415,6 +515,7 @@ impl PciFunction for VfioFunction {
                 state.read_emulated(part.offset, bytes);
             } else {
                 self.connection.read_config(part.offset, bytes);
+                state.config.conceal(part.offset, bytes);
                 self.command.correct(state.command(), part.offset, bytes);
             }
             rest = tail;
@@ -424,27 +525,26 @@ impl PciFunction for VfioFunction {
     fn config_write(&self, offset: u16, data: &[u8]) {
         // The vCPU waits before it takes the lock, because the host may ask for the device
         // meanwhile.
-        if sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
+        if command::sets_bus_master(offset, data) && !self.dma_ready.wait_ready() {
             return;
         }
         let mut state = self.lock();
-        if !state.connected {
+        if !state.reachable() {
             return;
         }
-        let parts: Vec<Part> = state.config.split(offset, data.len()).collect();
+        let parts: Vec<Part> = state.config.split_write(offset, data.len()).collect();
         let mut rest = data;
         for part in parts {
+            if !state.reachable() {
+                return;
+            }
             let Some((bytes, tail)) = rest.split_at_checked(part.len) else {
                 return;
             };
             match (part.emulated, part.side_effects) {
                 (true, false) => state.config.write(part.offset, bytes),
                 (true, true) => state.write_emulated(part.offset, bytes),
-                (false, false) => self.connection.write_config(part.offset, bytes),
-                (false, true) if part.touches(COMMAND, 2) => {
-                    self.write_command(&mut state, part.offset, bytes);
-                }
-                (false, true) => self.write_power(&mut state, part.offset, bytes),
+                (false, _) => state = self.write_passed(state, &part, bytes),
             }
             rest = tail;
         }
@@ -471,12 +571,15 @@ impl BarAccess for VfioFunction {
         if bar == ROM {
             return self.read_rom(offset, data);
         }
+        if self.mirrors.touch(bar, offset, data.len()) {
+            return self.mirrors.access(self, bar, offset, Access::Read(data));
+        }
         let Some(part) = self.msix_part(bar, offset, data.len()) else {
             return self.read_register(bar, offset, data);
         };
         let state = self.lock();
         match part {
-            _ if !state.connected => {}
+            _ if !state.reachable() => {}
             MsixPart::Table(at) => state.interrupts.table_read(at, data),
             MsixPart::Pending(at) => state.interrupts.pending_read(at, data),
             MsixPart::Straddling => {}
@@ -487,11 +590,14 @@ impl BarAccess for VfioFunction {
         if bar == ROM {
             return;
         }
+        if self.mirrors.touch(bar, offset, data.len()) {
+            return self.mirrors.access(self, bar, offset, Access::Write(data));
+        }
         match self.msix_part(bar, offset, data.len()) {
             None => self.write_register(bar, offset, data),
             Some(MsixPart::Table(at)) => {
                 let mut state = self.lock();
-                if state.connected {
+                if state.reachable() {
                     state.interrupts.table_write(at, data);
                     state.stop_coalescing_if_used();
                 }
@@ -502,19 +608,36 @@ impl BarAccess for VfioFunction {
     }
 }
 
+impl Behind for VfioFunction {
+    fn config(&self, register: u16, access: Access<'_>) {
+        match access {
+            Access::Read(data) => self.config_read(register, data),
+            Access::Write(data) => self.config_write(register, data),
+        }
+    }
+
+    fn table(&self, offset: u64, access: Access<'_>) {
+        let mut state = self.lock();
+        match access {
+            _ if !state.connected => {}
+            Access::Read(data) => state.interrupts.table_read(offset, data),
+            Access::Write(data) => {
+                state.interrupts.table_write(offset, data);
+                state.stop_coalescing_if_used();
+            }
+        }
+    }
+
+    fn register(&self, bar: usize, offset: u64, access: Access<'_>) {
+        match access {
+            Access::Read(data) => self.read_register(bar, offset, data),
+            Access::Write(data) => self.write_register(bar, offset, data),
+        }
+    }
+}
+
 impl Drop for VfioFunction {
     fn drop(&mut self) {
         self.quiesce();
     }
 }
-
-/// Whether a write sets Bus Master Enable, and so lets the device start requests of its own
-/// (PCI Express 6.0, 7.5.1.1.3).
-fn sets_bus_master(offset: u16, data: &[u8]) -> bool {
-    let at = COMMAND.checked_sub(offset).map(usize::from);
-    let low = at.and_then(|at| data.get(at));
-    low.is_some_and(|low| u16::from(*low) & command_bits::BUS_MASTER != 0)
-}
-
-#[cfg(test)]
-mod tests;

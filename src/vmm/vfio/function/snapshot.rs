@@ -4,10 +4,12 @@
 
 use pci::CONFIG_SPACE_SIZE;
 use pci::byte_enable;
-use pci::config_space::CONVENTIONAL_SIZE;
+use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use pci::regs::{COMMAND, REVISION};
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
+use crate::vfio::function::policy;
+use crate::vfio::function::policy::Original;
 
 /// Reads the configuration space, 256 or 4096 bytes. Bytes beyond the device's region are reserved,
 /// and read as zero (PCI Local Bus 3.0, 6.1).
@@ -43,4 +45,19 @@ pub fn is_dead(snapshot: &[u8]) -> bool {
 pub(super) fn answers(device: &dyn Device) -> bool {
     let mut header = [0; 12];
     device.read(CONFIG_REGION, 0, &mut header).is_ok() && !is_dead(&header)
+}
+
+/// Makes the guest's configuration space out of a snapshot.
+pub fn for_guest(device: &dyn Device, snapshot: &[u8]) -> ConfigSpace {
+    let mut config = policy::apply(&Original {
+        name: device.name(),
+        snapshot,
+        hardware: &device.hardware_config(),
+        bar_0: device.region(0).size,
+    });
+    let region = device.region(CONFIG_REGION).size as usize;
+    let region = snapshot.len().min(region);
+    config.set_emulated(region as u16, snapshot.len() - region);
+    config.set_u16(COMMAND, 0);
+    config
 }

@@ -15,6 +15,9 @@ use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, Regi
 const FILE_SIZE: u64 = 1 << 20;
 
 pub(crate) struct TestDevice {
+    name: &'static str,
+    /// Registers of BARs: index, offset, value. Other registers read as 0xa5 in each byte.
+    registers: Vec<(u32, u64, u32)>,
     config: Mutex<[u8; 256]>,
     regions: [RegionInfo; 7],
     file: File,
@@ -30,6 +33,8 @@ impl TestDevice {
         let file = TempFile::new().unwrap().into_file();
         file.set_len(FILE_SIZE).unwrap();
         Self {
+            name: "test",
+            registers: Vec::new(),
             config: Mutex::new([0; 256]),
             regions: Default::default(),
             file,
@@ -49,6 +54,17 @@ impl TestDevice {
             mappable: mappable.to_vec(),
             file_offset: 0,
         };
+        self
+    }
+
+    pub(crate) fn with_name(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Adds a register of 32 bits, which can be read with that width while memory is decoded.
+    pub(crate) fn with_register(mut self, bar: u32, offset: u64, value: u32) -> Self {
+        self.registers.push((bar, offset, value));
         self
     }
 
@@ -89,7 +105,7 @@ impl TestDevice {
 
 impl Device for TestDevice {
     fn name(&self) -> &str {
-        "test"
+        self.name
     }
 
     fn region(&self, index: u32) -> RegionInfo {
@@ -119,6 +135,16 @@ impl Device for TestDevice {
         }
         self.answer()?;
         data.fill(0xa5);
+        let register = self
+            .registers
+            .iter()
+            .find(|r| (r.0, r.1) == (region, offset));
+        if let Some((_, _, value)) = register {
+            if self.config(4) & 2 == 0 {
+                return Err(self.error());
+            }
+            data.copy_from_slice(&value.to_le_bytes());
+        }
         if region == CONFIG_REGION {
             let config = self.config.lock().unwrap();
             data.copy_from_slice(&config[offset as usize..offset as usize + data.len()]);

@@ -1,12 +1,13 @@
 //! The devices that the user named, found and checked without touching them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use pci::Bdf;
 use uuid::Uuid;
 
 use crate::config::device::{DeviceConfig, Slot};
+use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::sysfs::{PciDevice, Sysfs};
 use crate::vfio::open::error::{MAX_DEVICES, StepError, VfioError};
@@ -48,15 +49,36 @@ impl Candidate {
     }
 
     /// Makes the error of the call that opens the device. The kernel checks the VF token first:
-    /// EACCES means that a token is missing or wrong.
+    /// EACCES means that a token is missing or wrong. EINVAL and EBUSY mean that another process
+    /// has the device, if one is there: the kernel uses EINVAL for other reasons too.
     pub(super) fn not_given(&self, call: &'static str, source: io::Error) -> VfioError {
-        if source.raw_os_error() != Some(libc::EACCES) {
+        match source.raw_os_error() {
+            Some(libc::EACCES) => VfioError::TokenRefused {
+                name: self.name,
+                given: self.token.is_some(),
+                physical: self.physical,
+            },
+            Some(libc::EINVAL | libc::EBUSY) => self.held(call, source),
+            _ => self.failed(StepError::call(call, source)),
+        }
+    }
+
+    /// Names the processes that have the device, if there are any.
+    fn held(&self, call: &'static str, source: io::Error) -> VfioError {
+        let (group, device) = (nodes::group(self.group), self.cdev());
+        let both = [Some(&group), device.as_ref()];
+        let both: Vec<_> = both.into_iter().flatten().map(Path::new).collect();
+        let holders = Holders::of(&both);
+        // Without a holder in sight, a hidden one is likely only if the kernel says no more.
+        if holders.processes.is_empty() && !holders.hidden {
             return self.failed(StepError::call(call, source));
         }
-        VfioError::TokenRefused {
+        VfioError::Held {
             name: self.name,
-            given: self.token.is_some(),
-            physical: self.physical,
+            holders,
+            node: device.unwrap_or(group),
+            call,
+            source,
         }
     }
 }

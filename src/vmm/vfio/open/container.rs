@@ -132,9 +132,9 @@ impl Container {
     ) -> Result<Self, VfioError> {
         let vfio = VfioContainer::new(None).map_err(|e| match e {
             vfio_ioctls::VfioError::OpenContainer(source) => {
-                VfioError::node(nodes::CONTAINER, None, source)
+                VfioError::node(nodes::CONTAINER, None, source, None)
             }
-            other => first.failed(StepError::Library(other)),
+            other => first.failed(why_no_container(other)),
         })?;
         Ok(Self {
             vfio: Arc::new(vfio),
@@ -154,7 +154,10 @@ impl Container {
 
     /// The container as the I/O address space of the devices `users`.
     fn space(&self, users: Vec<User>) -> Result<IovaSpace, VfioError> {
-        let info = uapi::iommu_info(&*self.vfio).map_err(VfioError::IommuInfo)?;
+        let info = uapi::iommu_info(&*self.vfio).map_err(|source| VfioError::Iommu {
+            call: "VFIO_IOMMU_GET_INFO",
+            source,
+        })?;
         Ok(IovaSpace {
             ops: Arc::<dyn Maps>::clone(&self.vfio),
             ranges: info::iova_ranges(&info),
@@ -164,6 +167,33 @@ impl Container {
 
     fn members(&self) -> MutexGuard<'_, usize> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why vfio-ioctls takes a node for no container. It drops the errno, so the call is made again.
+fn why_no_container(error: vfio_ioctls::VfioError) -> StepError {
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(nodes::CONTAINER)
+    };
+    match error {
+        vfio_ioctls::VfioError::VfioApiVersion => {
+            let answer = open().and_then(|node| uapi::api_version(&node));
+            match answer {
+                Err(e) => StepError::call("VFIO_GET_API_VERSION", e),
+                Ok(_) => StepError::Library(error),
+            }
+        }
+        vfio_ioctls::VfioError::VfioExtension => {
+            let answer = open().and_then(|node| uapi::check_extension(&node, VFIO_TYPE1v2_IOMMU));
+            match answer {
+                Err(e) => StepError::call("VFIO_CHECK_EXTENSION", e),
+                Ok(_) => StepError::NoType1,
+            }
+        }
+        other => StepError::Library(other),
     }
 }
 
@@ -190,7 +220,8 @@ impl Group {
     fn open(container: &Arc<Container>, candidate: &Candidate) -> Result<Self, VfioError> {
         let node = nodes::group(candidate.group);
         let file = OpenOptions::new().read(true).write(true).open(&node);
-        let file = file.map_err(|e| VfioError::node(node, Some(candidate.name), e))?;
+        let file =
+            file.map_err(|e| VfioError::node(node, Some(candidate.name), e, candidate.cdev()))?;
         let status = uapi::group_status(&file)
             .map_err(|e| candidate.failed(StepError::call("VFIO_GROUP_GET_STATUS", e)))?;
         if status & VFIO_GROUP_FLAGS_VIABLE == 0 {

@@ -1,12 +1,16 @@
 //! The reasons why a device cannot be passed through, and a remedy for each.
 
 use std::io;
+use std::path::Path;
 
 use pci::Bdf;
 use uuid::Uuid;
 
 use crate::config::device::Slot;
+use crate::errnos;
+use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::HostName;
+use crate::hostinfo::node_access::Cause;
 use crate::hostinfo::sysfs::PciDevice;
 use crate::vfio::device::DeviceError;
 use crate::vfio::open::nodes;
@@ -106,8 +110,10 @@ pub enum VfioError {
         culprits: Vec<PciDevice>,
     },
     /// A node under /dev/vfio that cannot be opened.
-    #[error("cannot open {path}{}", device_note(.name))]
+    #[error("cannot open {path}{}{cause}", device_note(.name))]
     Node {
+        /// The facts behind the errno.
+        cause: Cause,
         /// The node.
         path: String,
         /// The device that needs the node, if it is the node of a single device.
@@ -119,7 +125,7 @@ pub enum VfioError {
     #[error("{} has no node under /dev/vfio/devices", .0.in_words())]
     NoCdev(HostName),
     /// KVM's VFIO device cannot be made.
-    #[error("KVM_CREATE_DEVICE of KVM's VFIO device failed")]
+    #[error("{}", errnos::text("KVM_CREATE_DEVICE", .0))]
     KvmDevice(#[source] kvm_ioctls::Error),
     /// Any other step of opening failed.
     #[error("cannot open {}", .name.in_words())]
@@ -129,9 +135,28 @@ pub enum VfioError {
         /// The step.
         source: StepError,
     },
-    /// The query of a container's I/O addresses failed.
-    #[error("cannot read which addresses the IOMMU can map")]
-    IommuInfo(#[source] io::Error),
+    /// Other processes have the device.
+    #[error("cannot open {}: {holders} ({call})", .name.in_words())]
+    Held {
+        /// The device.
+        name: HostName,
+        /// The processes.
+        holders: Holders,
+        /// The device's node.
+        node: String,
+        /// The call that the kernel has refused.
+        call: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+    /// The query of the I/O addresses, or the making of the I/O address space, failed.
+    #[error("{}", errnos::text(.call, .source))]
+    Iommu {
+        /// The call's name.
+        call: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
     /// A call to the open device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -139,6 +164,9 @@ pub enum VfioError {
     #[error("cannot open the devices in parallel")]
     Thread,
 }
+
+const SET_CONTAINER: &str = "VFIO_GROUP_SET_CONTAINER";
+const SET_IOMMU: &str = "VFIO_SET_IOMMU";
 
 /// A failed step of opening a device.
 #[derive(Debug, thiserror::Error)]
@@ -148,13 +176,16 @@ pub enum StepError {
     #[error("its IOMMU group is not viable")]
     NotViable,
     /// The container refuses the group.
-    #[error("VFIO_GROUP_SET_CONTAINER failed")]
+    #[error("{}", errnos::text(SET_CONTAINER, .0))]
     SetContainer(#[source] io::Error),
     /// The container refuses the group's IOMMU.
-    #[error("VFIO_SET_IOMMU failed")]
+    #[error("{}", errnos::text(SET_IOMMU, .0))]
     SetIommu(#[source] io::Error),
+    /// The kernel has no type 1 IOMMU for containers.
+    #[error("VFIO has no IOMMU of type 1 for containers")]
+    NoType1,
     /// Any other call failed.
-    #[error("{call} failed")]
+    #[error("{}", errnos::text(.call, .source))]
     Call {
         /// The call's name.
         call: &'static str,
@@ -198,10 +229,19 @@ fn culprit_list(culprits: &[PciDevice]) -> String {
 }
 
 impl VfioError {
-    /// Makes the error of a node that cannot be opened.
-    pub(super) fn node(path: impl Into<String>, name: Option<HostName>, source: io::Error) -> Self {
+    /// Makes the error of a node that cannot be opened. `also` is the device's other node.
+    pub(super) fn node(
+        path: impl Into<String>,
+        name: Option<HostName>,
+        source: io::Error,
+        also: Option<String>,
+    ) -> Self {
+        let path = path.into();
+        let both = [Some(&path), also.as_ref()];
+        let both: Vec<_> = both.into_iter().flatten().map(Path::new).collect();
         Self::Node {
-            path: path.into(),
+            cause: Cause::of(&path, &nodes::class(&path), &both, &source),
+            path,
             name,
             source,
         }
@@ -264,13 +304,16 @@ impl VfioError {
             Self::NoCdev(_) => {
                 "this kernel's VFIO has no device nodes; use --iommu container".into()
             }
-            Self::Node { path, name, source } => return node_hint(path, *name, source),
-            Self::Open { source, .. } => source.hint().into(),
-            Self::Sysfs { .. }
-            | Self::KvmDevice(_)
-            | Self::IommuInfo(_)
-            | Self::Device(_)
-            | Self::Thread => return None,
+            Self::Node {
+                path, name, cause, ..
+            } => return node_hint(path, *name, cause),
+            Self::Held { holders, node, .. } => holders.hint(node),
+            Self::Open { name, source } => return source.hint(*name),
+            Self::Iommu { call, source } => return errnos::hint(call, source),
+            Self::KvmDevice(e) => return errnos::hint("KVM_CREATE_DEVICE", e),
+            Self::Device(e) => return e.hint(),
+            Self::Thread => "raise the limit of threads with `ulimit -u`".into(),
+            Self::Sysfs { .. } => return None,
         })
     }
 }
@@ -281,14 +324,16 @@ impl StepError {
         Self::Call { call, source }
     }
 
-    fn hint(&self) -> &'static str {
+    fn hint(&self, name: HostName) -> Option<String> {
         match self {
-            Self::SetIommu(_) => {
-                "if `dmesg` says that the platform lacks interrupt remapping and you trust the \
-                 guest, as root: \
-                 echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+            Self::SetContainer(e) => errnos::hint(SET_CONTAINER, e),
+            Self::SetIommu(e) => errnos::hint(SET_IOMMU, e),
+            Self::Call { call, source } => errnos::hint(call, source),
+            Self::NotViable => Some(format!("as root: mini-vmm host bind {name} --group")),
+            Self::NoType1 => {
+                Some("as root: modprobe vfio_iommu_type1; or use --iommu iommufd".into())
             }
-            _ => "see `dmesg | grep -i vfio`",
+            Self::Library(_) => None,
         }
     }
 }
@@ -305,23 +350,18 @@ fn token_hint(name: HostName, physical: Option<Bdf>) -> String {
     }
 }
 
-fn node_hint(path: &str, name: Option<HostName>, source: &io::Error) -> Option<String> {
-    Some(match source.kind() {
-        io::ErrorKind::NotFound if path == nodes::IOMMUFD => "as root: modprobe iommufd; \
-             if this kernel has no iommufd, use --iommu container"
-            .into(),
-        io::ErrorKind::NotFound => "as root: modprobe vfio-pci".into(),
-        io::ErrorKind::PermissionDenied => match name {
-            Some(HostName::Pci(bdf)) => format!(
-                "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
-            ),
-            _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
-        },
-        _ if source.raw_os_error() == Some(libc::EBUSY) => {
-            format!("another process has it open; find the process with `fuser -v {path}`")
-        }
-        _ => return None,
-    })
+fn node_hint(path: &str, name: Option<HostName>, cause: &Cause) -> Option<String> {
+    let permit = match name {
+        Some(HostName::Pci(bdf)) => format!(
+            "as root: mini-vmm host bind {bdf} --user $USER (with your user's name for $USER)"
+        ),
+        _ => format!("as root: chown $USER {path} (with your user's name for $USER)"),
+    };
+    let module = match path {
+        nodes::IOMMUFD => "iommufd; if this kernel has no iommufd, use --iommu container",
+        _ => "vfio-pci",
+    };
+    cause.hint(path, module, &permit)
 }
 
 #[cfg(test)]
@@ -365,14 +405,14 @@ mod tests {
     fn each_step_that_fails_is_explained() {
         let name = HostName::Pci("01:00.0".parse().unwrap());
         let errno = io::Error::from_raw_os_error;
-        let node = |path: &str, code| VfioError::node(path, Some(name), errno(code));
+        let node = |path: &str, code| VfioError::node(path, Some(name), errno(code), None);
         let open = |source| VfioError::Open { name, source };
         let group = "/dev/vfio/7";
         for (error, says, hint) in [
             (
                 node(group, libc::EBUSY),
-                "cannot open /dev/vfio/7 for PCI device 0000:01:00.0",
-                "another process has it open; find the process with `fuser -v /dev/vfio/7`",
+                "cannot open /dev/vfio/7 for PCI device 0000:01:00.0: another process has it open",
+                "look for it outside of this container, as root: mini-vmm host list",
             ),
             (
                 node(group, libc::EACCES),
@@ -398,23 +438,24 @@ mod tests {
             ),
             (
                 open(StepError::SetIommu(errno(libc::EPERM))),
-                "cannot open PCI device 0000:01:00.0: VFIO_SET_IOMMU failed",
-                "if `dmesg` says that the platform lacks interrupt remapping and you trust the \
-                 guest, as root: \
-                 echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+                "cannot open PCI device 0000:01:00.0: the platform lacks interrupt remapping, so \
+                 a guest's device could raise any interrupt of the host (VFIO_SET_IOMMU)",
+                "turn interrupt remapping on in the firmware; or, if you trust the guest, as \
+                 root: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
             ),
             (
                 open(StepError::call(
                     "VFIO_DEVICE_BIND_IOMMUFD",
-                    errno(libc::EINVAL),
+                    errno(libc::EBUSY),
                 )),
-                "cannot open PCI device 0000:01:00.0: VFIO_DEVICE_BIND_IOMMUFD failed",
-                "see `dmesg | grep -i vfio`",
+                "cannot open PCI device 0000:01:00.0: another process has the device's IOMMU \
+                 group open (VFIO_DEVICE_BIND_IOMMUFD)",
+                "end the process that has the group",
             ),
             (
                 open(StepError::NotViable),
                 "cannot open PCI device 0000:01:00.0: its IOMMU group is not viable",
-                "see `dmesg | grep -i vfio`",
+                "as root: mini-vmm host bind 0000:01:00.0 --group",
             ),
         ] {
             let said = with_causes(&error);
@@ -435,6 +476,6 @@ mod tests {
         ] {
             assert_eq!(VfioError::Open { name, source }.is_refused_group(), refused);
         }
-        assert!(!VfioError::node("/dev/vfio/7", None, errno()).is_refused_group());
+        assert!(!VfioError::node("/dev/vfio/7", None, errno(), None).is_refused_group());
     }
 }

@@ -48,7 +48,7 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
-    let iommufd = open_iommufd(candidates)?;
+    let iommufd = open_iommufd()?;
     info!("by iommufd");
     // Steps 2 to 5, all devices at once: each is reset.
     let devices = open_each(
@@ -59,29 +59,38 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
         // Each attached device may have narrowed the addresses that can be mapped.
-        ranges: iova_ranges(&iommufd).map_err(VfioError::IommuInfo)?,
+        ranges: iova_ranges(&iommufd).map_err(|e| iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
         users: users.collect(),
         ops: iommufd,
     };
     Ok(Opened {
         devices,
-        mapper: Arc::new(IovaSpaces::new(vec![space])),
+        mapper: Arc::new(IovaSpaces::new(vec![space]).of_iommufd()),
         interface: "iommufd",
     })
 }
 
 /// Step 1.
-fn open_iommufd(candidates: &[Candidate]) -> Result<Arc<VfioIommufd>, VfioError> {
+fn open_iommufd() -> Result<Arc<VfioIommufd>, VfioError> {
     let iommufd = IommuFd::new().map_err(|e| match e {
-        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source),
-        other => VfioError::IommuInfo(io::Error::other(other)),
+        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source, None),
+        other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
     })?;
     VfioIommufd::new(Arc::new(iommufd), None, None)
         .map(Arc::new)
-        .map_err(|e| match candidates.first() {
-            Some(first) => first.failed(StepError::Library(e)),
-            None => VfioError::IommuInfo(io::Error::other(e)),
+        .map_err(|e| {
+            let source = match e {
+                vfio_ioctls::VfioError::NewVfioIommufd(IommufdError::IommuIoasAlloc(e)) => {
+                    io::Error::from_raw_os_error(e.errno())
+                }
+                other => io::Error::other(other),
+            };
+            iommu("IOMMU_IOAS_ALLOC", source)
         })
+}
+
+fn iommu(call: &'static str, source: io::Error) -> VfioError {
+    VfioError::Iommu { call, source }
 }
 
 /// The I/O addresses that the address space can map.
@@ -161,7 +170,13 @@ fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
     let name = candidate.name;
     VfioDevice::open_cdev(&candidate.path).map_err(|e| match e {
         vfio_ioctls::VfioError::OpenDeviceCdev(source) => {
-            VfioError::node(candidate.cdev().unwrap_or_default(), Some(name), source)
+            let node = candidate.cdev().unwrap_or_default();
+            VfioError::node(
+                node,
+                Some(name),
+                source,
+                Some(nodes::group(candidate.group)),
+            )
         }
         vfio_ioctls::VfioError::InvalidVfioDev => VfioError::NoCdev(name),
         other => candidate.failed(StepError::Library(other)),

@@ -87,7 +87,7 @@ impl Fixture {
         map.space.subscribe(memory.clone()).unwrap();
         let function: Arc<dyn BarAccess> = Arc::new(Function);
         let weak: Weak<dyn BarAccess> = Arc::downgrade(&function);
-        let areas = std::array::from_fn(|bar| mmap_areas::map(&device, bar, &bars, None).unwrap());
+        let areas = std::array::from_fn(|bar| mmap_areas::map(&device, bar, &bars, &[]).unwrap());
         let (traps, shared_rom) = (BarTrap::all(&weak), Arc::clone(&rom));
         let mut decode =
             BarDecode::new("test", bars.clone(), areas, traps, shared_rom, map.clone());
