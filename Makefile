@@ -8,7 +8,7 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deny msrv unit-slow
+.PHONY: deps-build deps-intel deny msrv lab-intel unit-slow
 .PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -19,6 +19,9 @@ deps: ## install with apt what building, the tests and the lab need and this mac
 
 deps-build: ## the same for building alone
 	@resources/install-deps.sh build
+
+deps-intel: deps ## the same for make lab-intel
+	@resources/install-deps.sh intel
 
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
@@ -66,6 +69,9 @@ lab: deps ## lab scenarios of under a minute: real VFIO and KVM in an emulated m
 
 lab-all: deps ## all lab scenarios
 	cargo test --package lab -- --include-ignored
+
+lab-intel: deps-intel ## Linux guests on Intel's VMX with several CPUs, in Bochs; some minutes
+	cargo test --package lab --test intel
 
 bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEERS="name=/path ...")
 	@cargo run --quiet --package bench --bin bench

@@ -3,6 +3,7 @@
 #
 #   install-deps.sh build   what building and the tests without QEMU need
 #   install-deps.sh lab     the same, and what the lab needs (the default)
+#   install-deps.sh intel   the same, and what the lab on Intel's VMX needs
 #
 # Quick and silent when nothing is missing; otherwise it needs root or sudo.
 set -eu
@@ -27,6 +28,13 @@ build_needs() {
 	[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 }
 
+# is_built NAME FILE...: whether the cache has the kernel NAME, built with the options of the files.
+is_built() {
+	copy=$kernels/$(cat "$kernels/$1" 2>/dev/null || :)/lab-kernel.config
+	shift
+	cat "$@" | cmp -s - "$copy"
+}
+
 lab_needs() {
 	need qemu-system-x86 qemu-system-x86_64
 	need xz-utils xz
@@ -42,17 +50,31 @@ lab_needs() {
 		missing="$missing busybox-static"
 	fi
 
-	# The lab's kernel is built once. The cache keeps a copy of its configuration beside the kernel.
-	config=$(dirname "$0")/../integration/resources/lab-kernel.config
+	# Two of the lab's kernels are built once. The cache keeps a copy of each one's configuration.
+	resources=$(dirname "$0")/../integration/resources
 	kernels=${XDG_CACHE_HOME:-${HOME:-}/.cache}/mini-vmm/kernels
-	built=$kernels/$(cat "$kernels/lab" 2>/dev/null || :)
-	if ! cmp -s "$config" "$built/lab-kernel.config"; then
+	build=
+	is_built lab "$resources/lab-kernel.config" || build=yes
+	is_built lab-newest "$resources/lab-kernel.config" "$resources/lab-kernel-newest.config" ||
+		build=yes
+	if [ "$build" ]; then
 		need make make
 		need flex flex
 		need bison bison
 		need bc bc
 		[ -e /usr/include/libelf.h ] || missing="$missing libelf-dev"
 	fi
+}
+
+intel_needs() {
+	need bochs bochs
+	need xorriso xorriso
+	set -- /usr/lib/*/bochs/plugins/libbx_term_gui.so
+	[ -e "$1" ] || missing="$missing bochs-term"
+	[ -e /usr/share/bochs/BIOS-bochs-latest ] || missing="$missing bochsbios"
+	[ -e /usr/share/vgabios/vgabios.bin ] || missing="$missing vgabios"
+	[ -e /usr/lib/ISOLINUX/isolinux.bin ] || missing="$missing isolinux"
+	[ -e /usr/lib/syslinux/modules/bios/ldlinux.c32 ] || missing="$missing syslinux-common"
 }
 
 [ "$(uname -m)" = x86_64 ] ||
@@ -65,7 +87,12 @@ lab)
 	build_needs
 	lab_needs
 	;;
-*) fail "install-deps.sh does not know '$1'" "install-deps.sh build, or install-deps.sh lab" ;;
+intel)
+	build_needs
+	lab_needs
+	intel_needs
+	;;
+*) fail "install-deps.sh does not know '$1'" "install-deps.sh build, lab or intel" ;;
 esac
 
 if [ -n "$missing" ]; then

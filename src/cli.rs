@@ -140,8 +140,8 @@ mod tests {
 
     use super::*;
 
-    /// Flags of other programs in hints: `--stop` of mdadm.
-    const OTHERS: &[&str] = &["stop"];
+    /// Flags of other programs in hints: `--stop` of mdadm, `--device` of docker and podman.
+    const OTHERS: &[&str] = &["device", "stop"];
 
     fn flags(command: &clap::Command, all: &mut BTreeSet<String>) {
         let longs = command.get_arguments().filter_map(clap::Arg::get_long);

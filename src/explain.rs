@@ -12,7 +12,7 @@ mod source;
 mod text;
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
@@ -24,24 +24,28 @@ use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
 use pci::{Bdf, bar_assignment};
-use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, Piece, Problem};
+use report::{Bar, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer, Piece, Problem};
 use source::Source;
 use vmm::boot::Images;
-use vmm::config::VmConfig;
 use vmm::config::device::{DeviceConfig, Slot, assign_slots};
+use vmm::config::memory::Pages;
+use vmm::config::{Iommu, VmConfig};
 use vmm::hostinfo::name::{HostName, parse_address};
-use vmm::hostinfo::resets;
 use vmm::hostinfo::sysfs;
 use vmm::hostinfo::sysfs::{PciDevice, Sysfs};
+use vmm::hostinfo::{resets, resizable};
 use vmm::layout::{Layout, LayoutError, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
+use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::IrqInfo;
+use vmm::vfio::device::{IrqInfo, SharedDevice};
+use vmm::vfio::function::clique::CliqueError;
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{mmap_areas, policy};
+use vmm::vfio::function::{clique, expected, mmap_areas, policy, snapshot};
 use vmm::vfio::open;
+use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
 use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
@@ -74,6 +78,14 @@ pub enum ExplainError {
         /// What is wrong.
         source: BarError,
     },
+    /// The device gets no clique.
+    #[error("{}: {source}", .name.in_words())]
+    Clique {
+        /// The device.
+        name: HostName,
+        /// Why not.
+        source: CliqueError,
+    },
     /// The BARs do not fit the address space.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -85,6 +97,7 @@ impl ExplainError {
         match self {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
+            Self::Clique { name, source } => Some(source.hint(&name.to_string())),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
             _ => None,
         }
@@ -110,6 +123,9 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
             None
         }
     };
+    if let Some(opened) = &opened {
+        open::peers::tell(opened);
+    }
     let mut devices = Vec::new();
     for (i, config) in configs.iter().enumerate() {
         let device = opened.as_ref().and_then(|opened| opened.devices.get(i));
@@ -128,14 +144,38 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     bar_assignment::assign(&mut wishes, &layout.windows())?;
 
     problems.extend(kernel_problem(config, &layout));
+    problems.extend(losses(config, &devices, opened.as_ref()));
     let at_first: Vec<_> = devices.iter().flat_map(Subject::first_bars).collect();
     Ok(Explanation {
         problems,
         degraded: degraded::list(),
         guest_memory: picture::areas(&layout, &at_first),
-        dma: dma(&layout, config.memory.size, opened.as_ref()),
+        dma: dma(&layout, config, opened.as_ref()),
         devices: devices.into_iter().map(Subject::report).collect(),
     })
+}
+
+/// Lists what the guest will have less of. Returns the reasons why a run would fail.
+fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Vec<Problem> {
+    if config.memory.pages == Pages::Transparent {
+        hugetlb::tell_if_none(config.memory.shared);
+    }
+    let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
+    for (name, subject) in names.iter().zip(devices) {
+        resizable::tell_if_small(name, &subject.path);
+    }
+    let Some(opened) = opened else {
+        return Vec::new();
+    };
+    let mut problems = Vec::new();
+    for (device, subject) in opened.devices.iter().zip(devices) {
+        let image = &subject.source.image;
+        let device: SharedDevice = device.clone();
+        if let Err(e) = expected::tell(&device, image, &subject.bars, &names) {
+            problems.push(problem(&e, e.hint()));
+        }
+    }
+    problems
 }
 
 fn any_mediated(configs: &[DeviceConfig]) -> bool {
@@ -184,27 +224,48 @@ fn processor_bits() -> u8 {
     number.unwrap_or(36)
 }
 
-fn dma(layout: &Layout, memory: u64, opened: Option<&Opened>) -> Dma {
+fn dma(layout: &Layout, config: &VmConfig, opened: Option<&Opened>) -> Dma {
     let usable = opened.map_or(&[][..], |o| o.mapper.iova_ranges());
     let limit = memlock_limit();
     Dma {
         interface: opened.map(|o| o.interface),
+        peer_to_peer: peer_to_peer(config, opened),
         maps: layout.ram().map(|r| picture::extent(&r)).collect(),
         usable: usable.iter().map(picture::extent).collect(),
         reserved: picture::gaps(usable).iter().map(picture::extent).collect(),
-        pinned: memory,
+        pinned: config.memory.size,
         memlock: (limit != libc::RLIM_INFINITY).then_some(limit),
     }
+}
+
+/// How the devices will reach each other's BARs. iommufd's answer is the devices', which are asked
+/// when they are open.
+fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer> {
+    let Some(opened) = opened else {
+        return (config.vfio.len() > 1).then_some(match config.iommu {
+            Iommu::Container => PeerToPeer::Address,
+            Iommu::Auto | Iommu::Iommufd => PeerToPeer::Unknown,
+        });
+    };
+    Some(match open::peers::way(opened)? {
+        Way::Address => PeerToPeer::Address,
+        Way::DmaBuf => PeerToPeer::DmaBuf,
+        Way::Missing => PeerToPeer::Missing,
+    })
 }
 
 /// A device to explain.
 struct Subject {
     name: HostName,
+    /// Its directory in sysfs.
+    path: PathBuf,
     guest: Bdf,
     driver: Option<String>,
     group: Option<Group>,
     resets: Vec<String>,
     source: Source,
+    /// The configuration space with what mini-vmm adds to the device's.
+    shown: Vec<u8>,
     bars: Bars,
     msix: Option<MsixCapability>,
 }
@@ -229,6 +290,11 @@ impl Subject {
             Some(device) => Source::device(device).map_err(VfioError::Device)?,
             None => Source::sysfs(&path).map_err(unreadable)?,
         };
+        let mut shown = source.image.clone();
+        if let Some(number) = config.clique {
+            clique::add(&mut shown, number)
+                .map_err(|source| ExplainError::Clique { name, source })?;
+        }
         let sizes = source.regions.each_ref().map(|region| region.size);
         let rom = RomSource::load(&config.rom)?.size(&name.to_string(), &source.rom);
         let bars = Bars::decode(source.raw_bars(), sizes)
@@ -237,6 +303,7 @@ impl Subject {
                 size => bars.with_rom(size),
             })
             .map_err(|source| ExplainError::Bars { name, source })?;
+        snapshot::tell_losses(&name.to_string(), &source.image);
         let slot = config.slot.unwrap_or(Slot {
             device: 0,
             function: 0,
@@ -254,7 +321,9 @@ impl Subject {
             resets: resets::methods(&path),
             msix: MsixCapability::parse(&source.image),
             source,
+            shown,
             bars,
+            path,
         })
     }
 
@@ -277,7 +346,7 @@ impl Subject {
         let name = self.name.to_string();
         let original = Original {
             name: &name,
-            snapshot: &self.source.image,
+            snapshot: &self.shown,
             hardware: &self.source.hardware,
             bar_0: self.source.regions[0].size,
         };

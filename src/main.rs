@@ -19,6 +19,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 use vmm::hostinfo::sysfs::Sysfs;
+use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::log::phases;
 use vmm::log::phases::{Clock, Phases};
@@ -125,6 +126,8 @@ fn explain_run(args: ExplainArgs) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
+    // The report shows the losses.
+    degraded::only_list();
     let explanation = match explain(&Sysfs::default(), &config) {
         Ok(explanation) => explanation,
         Err(e) => return fail(&e, e.hint()),

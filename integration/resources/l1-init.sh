@@ -12,7 +12,7 @@ mount -t tmpfs tmpfs /tmp
 chmod 1777 /tmp
 
 exec </dev/null >/dev/ttyS0 2>&1
-stty -F /dev/ttyS0 raw
+stty -F /dev/ttyS0 raw 115200
 echo "LAB: l1-kernel $(uname -r)"
 
 while read -r module; do
@@ -27,6 +27,8 @@ cd /boot || exit 1
 sh -e -c '. /lab/functions.sh; . /lab/scenario.sh'
 echo "LAB: script $?"
 
-# The UART must be empty before the machine goes away.
+# The UART must be empty before the machine goes away: the last close of a serial port waits until
+# all has been sent.
+exec >/dev/null 2>&1
 sleep 0.1
 poweroff -f

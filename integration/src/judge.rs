@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::machine::Ended;
+use crate::listen::Ended;
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
 

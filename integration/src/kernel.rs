@@ -1,7 +1,7 @@
 //! Kernels from Debian's packages, kept in a cache outside of the source tree. The lab installs no
-//! package. For a cached kernel the lab needs neither apt nor a network; once a week the lab looks
-//! for a newer version. Two kernels are used as packaged. The third kernel is built from Debian's
-//! kernel source.
+//! package. For a cached kernel the lab needs neither apt nor a network; at times the lab looks for
+//! a newer version. Two kernels are used as packaged. The other two are built from Debian's kernel
+//! source: one from the release's, one from the testing suite's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,12 @@ use crate::progress::Step;
 mod apt;
 mod build;
 mod choice;
+mod lists;
 mod lock;
 mod modules;
 mod payload;
 
 pub use choice::Choice;
-
-/// The time after which the lab reads the package lists again.
-const FRESH: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A kernel in the cache.
 #[derive(Clone, Debug)]
@@ -38,16 +36,16 @@ impl Kernel {
         let pointer = cache.join(choice.name());
         // Two labs must not build the same kernel at the same time.
         let _lock = match choice {
-            Choice::Lab => Some(lock::take(&cache.join("lab.lock"))?),
+            Choice::Lab | Choice::LabNewest => Some(lock::take(&cache.join("lab.lock"))?),
             Choice::Stock | Choice::Newest => None,
         };
         let cached = fs::read_to_string(&pointer)
             .ok()
-            .filter(|key| choice != Choice::Lab || key.trim().ends_with(&build::suffix()))
+            .filter(|key| choice.is_current(key.trim()))
             .map(|key| cache.join(key.trim()))
             .filter(|dir| dir.join("vmlinuz").is_file());
         if let Some(dir) = &cached
-            && is_fresh(&pointer)
+            && is_fresh(&pointer, choice.fresh())
         {
             return Ok(Self { dir: dir.clone() });
         }
@@ -109,12 +107,12 @@ impl Kernel {
     }
 }
 
-fn is_fresh(pointer: &Path) -> bool {
+fn is_fresh(pointer: &Path, time: Duration) -> bool {
     let modified = fs::metadata(pointer).and_then(|meta| meta.modified());
     modified.is_ok_and(|at| {
         SystemTime::now()
             .duration_since(at)
-            .is_ok_and(|age| age < FRESH)
+            .is_ok_and(|age| age < time)
     })
 }
 
@@ -129,7 +127,7 @@ fn fetch(choice: Choice, cache: &Path) -> Result<String> {
     // The kernel's source tree is large. Its directory has a fixed name, so that the next build
     // removes the tree of an interrupted build.
     let work = cache.join(match choice {
-        Choice::Lab => "part-lab".to_owned(),
+        Choice::Lab | Choice::LabNewest => format!("part-{}", choice.name()),
         Choice::Stock | Choice::Newest => {
             format!("part-{}-{}", choice.name(), std::process::id())
         }
@@ -146,9 +144,12 @@ fn fill(choice: Choice, cache: &Path, work: &Path) -> Result<String> {
         Choice::Stock | Choice::Newest => {
             format!("getting the {} kernel of Debian's packages", choice.name())
         }
-        Choice::Lab => {
+        Choice::Lab | Choice::LabNewest => {
             build::can_build()?;
-            "building the lab's own kernel from Debian's source, once".to_owned()
+            format!(
+                "building the {} kernel from Debian's source, once",
+                choice.name()
+            )
         }
     });
     let packages = apt::download(choice, cache, work)?;
@@ -168,14 +169,14 @@ fn fill(choice: Choice, cache: &Path, work: &Path) -> Result<String> {
     }
     let filled = work.join("filled");
     fs::create_dir_all(filled.join("modules")).context("make the modules' directory")?;
-    match choice {
-        Choice::Stock | Choice::Newest => {
+    match choice.options() {
+        None => {
             let vmlinuz = find_vmlinuz(&tree)?;
             fs::copy(&vmlinuz, filled.join("vmlinuz"))
                 .context(format!("copy {}", vmlinuz.display()))?;
             modules::collect(&tree, &filled.join("modules"))?;
         }
-        Choice::Lab => build::fill(&tree, &filled, &step)?,
+        Some(options) => build::fill(&options, &tree, &filled, &step)?,
     }
     let cached = cache.join(&key);
     let _ = fs::remove_dir_all(&cached);

@@ -28,6 +28,7 @@
 //! | [`command`] | a start of mini-vmm, and the expected end of the run |
 //! | [`expect`] | checks of a guest that works its disk, and of a disk that L1 got back |
 //! | [`setup`] | QEMU, kernels and programs, which all scenarios share |
+//! | [`suite`] | running scenarios as tests |
 //! | [`runner`] | running a scenario in a machine |
 //! | [`judge`] | whether a scenario passed, and whether the emulator failed |
 //! | [`failure`] | the report of a failed scenario |
@@ -35,6 +36,9 @@
 //! | [`transcript`] | the lines of L1's serial port, each with its writer and time |
 //! | [`machine`] | the description of L1, its QEMU command line, and running QEMU with a time limit
 //! |
+//! | [`bochs`] | L1 with Intel's VMX, in Bochs |
+//! | [`emulator`] | the process of an emulator |
+//! | [`listen`] | reading L1's serial port |
 //! | [`nudge`] | waking a QEMU that hangs |
 //! | [`disk`] | disks of several kinds with known content, and the content that a guest must have
 //! written |
@@ -47,8 +51,10 @@
 //! | [`host`] | the programs that L0 needs, and the lab's directories |
 //! | [`progress`] | showing the progress of long steps |
 
+pub mod bochs;
 pub mod command;
 pub mod disk;
+pub mod emulator;
 pub mod error;
 pub mod expect;
 pub mod failure;
@@ -56,6 +62,7 @@ pub mod host;
 pub mod initramfs;
 pub mod judge;
 pub mod kernel;
+pub mod listen;
 pub mod load;
 pub mod machine;
 pub mod nudge;
@@ -66,6 +73,7 @@ pub mod runner;
 pub mod scenario;
 pub mod scripts;
 pub mod setup;
+pub mod suite;
 pub mod transcript;
 pub mod vmm;
 

@@ -1,20 +1,18 @@
-//! The description of L1, its QEMU command line, and running QEMU with a time limit. QEMU always
-//! ends with the lab: a guard kills QEMU when the guard is dropped, and the kernel kills QEMU if
-//! the lab is killed.
+//! The description of L1, its QEMU command line, and running QEMU with a time limit.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::bochs::Bochs;
 use crate::disk::{Controller, Disk};
+use crate::emulator::Emulator;
 use crate::error::{Context, Result};
 use crate::host::Host;
+use crate::listen::{Ear, Ended, Quiet, listen};
 use crate::nudge::Monitor;
-use crate::transcript::{Line, Transcript};
+use crate::transcript::Line;
 
 /// A network card, as QEMU arguments. The card reaches only QEMU's own network.
 pub const NETWORK_CARD: [&str; 4] = [
@@ -23,9 +21,6 @@ pub const NETWORK_CARD: [&str; 4] = [
     "-device",
     "e1000e,netdev=net,addr=9,romfile=",
 ];
-
-/// The interval at which the lab checks a machine that prints nothing.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The machine that QEMU emulates.
 #[derive(Clone, Debug)]
@@ -48,6 +43,9 @@ pub struct Machine {
     pub files: Vec<(&'static str, Vec<u8>)>,
     /// Programs of L0. The lab copies them to /bin of L1 and L2.
     pub programs: Vec<PathBuf>,
+    /// Bochs in place of QEMU: a machine with Intel's VMX. The machine has no disks and no devices
+    /// of QEMU.
+    pub bochs: Option<Bochs>,
 }
 
 impl Machine {
@@ -66,6 +64,7 @@ impl Machine {
             extra: Vec::new(),
             files: Vec::new(),
             programs: Vec::new(),
+            bochs: None,
         }
     }
 
@@ -164,8 +163,9 @@ impl Machine {
         limit: Duration,
         heard: &mut dyn FnMut(&Line),
     ) -> Result<Ended> {
-        let mut log =
-            File::create(dir.join("transcript.log")).context("make the transcript's file")?;
+        if let Some(bochs) = &self.bochs {
+            return bochs.run(self.parameters, dir, kernel, limit, heard);
+        }
         let errors = File::create(dir.join("qemu.log")).context("make QEMU's log")?;
         let started = Instant::now();
         let mut command = self.command(host, dir, kernel);
@@ -174,95 +174,20 @@ impl Machine {
             .stdout(Stdio::piped())
             .stderr(errors);
         let monitor = Monitor::add(&mut command)?;
-        let mut qemu = Qemu::start(command, monitor.keep())?;
-        let mut nudge = monitor.watch(qemu.0.id())?;
-        let stdout = qemu.0.stdout.take().expect("stdout is a pipe");
-        let (send, receive) = mpsc::channel();
-        let reader = std::thread::spawn(move || {
-            let mut raw = Vec::new();
-            let mut stdout = BufReader::new(stdout);
-            while stdout.read_until(b'\n', &mut raw).is_ok_and(|n| n > 0) {
-                let line = Line::new(started.elapsed(), &String::from_utf8_lossy(&raw));
-                if send.send((line, raw.clone())).is_err() {
-                    break;
-                }
-                raw.clear();
-            }
-        });
-        let mut transcript = Transcript::default();
-        let timed_out = loop {
-            let left = limit.saturating_sub(started.elapsed());
-            match receive.recv_timeout(left.min(LOOK)) {
-                Ok((line, raw)) => {
-                    write!(log, "[{:8.3}] ", line.at.as_secs_f64())
-                        .and_then(|()| log.write_all(raw.trim_ascii_end()))
-                        .and_then(|()| log.write_all(b"\n"))
-                        .context("write the transcript")?;
-                    heard(&line);
-                    transcript.lines.push(line);
-                }
-                Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => {
-                    if nudge.look() {
-                        let at = started.elapsed().as_secs_f64();
-                        writeln!(log, "[{at:8.3}] QEMU hung, and the lab woke it")
-                            .context("write the transcript")?;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => break true,
-                Err(RecvTimeoutError::Disconnected) => break false,
-            }
+        let mut qemu = Emulator::start(command, Some(monitor.keep()))?;
+        let mut nudge = monitor.watch(qemu.id())?;
+        let serial = qemu.take_stdout();
+        let mut quiet = || match nudge.look() {
+            true => Quiet::Noted("QEMU hung, and the lab woke it"),
+            false => Quiet::Runs,
         };
-        drop(receive);
-        drop(qemu);
-        let _ = reader.join();
-        Ok(Ended {
-            transcript,
-            timed_out,
-            took: started.elapsed(),
-        })
-    }
-}
-
-/// The end of a machine.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// Every line of L1's serial port.
-    pub transcript: Transcript,
-    /// Whether the lab stopped the machine at its time limit.
-    pub timed_out: bool,
-    /// How long the machine ran.
-    pub took: Duration,
-}
-
-/// A running QEMU, killed when dropped.
-struct Qemu(Child);
-
-impl Qemu {
-    /// Starts QEMU, which inherits the descriptor `keep`.
-    fn start(mut command: Command, keep: i32) -> Result<Self> {
-        // SAFETY: prctl and fcntl are async-signal-safe, and the descriptor is the child's own
-        // copy. The kernel sends the signal when the thread that spawned QEMU ends; that thread
-        // waits for QEMU.
-        unsafe {
-            command.pre_exec(move || {
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
-                    && libc::fcntl(keep, libc::F_SETFD, 0) == 0
-                {
-                    Ok(())
-                } else {
-                    Err(std::io::Error::last_os_error())
-                }
-            });
-        }
-        command.spawn().map(Self).context("start QEMU")
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        // Both calls fail only if QEMU has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let ear = Ear {
+            heard,
+            quiet: &mut quiet,
+            // QEMU ends when L1 powers off.
+            is_last: &|_| false,
+        };
+        listen(serial, dir, started, limit, ear)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::host::{self, Host};
 use crate::initramfs::Archive;
 use crate::judge::{emulator_failed, judge};
 use crate::kernel::Kernel;
-use crate::machine::Ended;
+use crate::listen::Ended;
 use crate::outcome::Outcome;
 use crate::scenario::{KernelFile, Scenario};
 use crate::scripts::{L1_FUNCTIONS, L1_INIT, L2_ACTS, L2_FUNCTIONS, L2_INIT};

@@ -18,3 +18,6 @@ pub const L2_ACTS: &str = include_str!("../resources/l2-acts.sh");
 
 /// Options of the lab's kernel. A hash of this text is a part of the kernel's name in the cache.
 pub const KERNEL_CONFIG: &str = include_str!("../resources/lab-kernel.config");
+
+/// Further options of the lab's newest kernel.
+pub const KERNEL_CONFIG_NEWEST: &str = include_str!("../resources/lab-kernel-newest.config");

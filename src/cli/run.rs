@@ -55,7 +55,7 @@ pub struct GuestArgs {
     /// mediated device; may be repeated. Options: slot=DD[.F]: its device number (and function) in
     /// the guest. managed=on: bind it for this run only. rombar=off: no expansion ROM.
     /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a virtual
-    /// function shares with its physical function
+    /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 

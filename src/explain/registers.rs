@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use pci::capability::Capability;
-use pci::config_space::{ConfigSpace, DeviceWrite};
+use pci::config_space::ConfigSpace;
+use pci::passed::DeviceWrite;
 use pci::{byte_enable, capability};
 use serde::Serialize;
 use vmm::vfio::function::policy;

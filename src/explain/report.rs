@@ -134,6 +134,8 @@ pub struct Area {
 pub struct Dma {
     /// The interface: `iommufd` or `container`; `None` if no device could be opened.
     pub interface: Option<&'static str>,
+    /// How the devices reach each other's BARs; `None` for fewer than two devices.
+    pub peer_to_peer: Option<PeerToPeer>,
     /// The ranges of RAM. The I/O addresses are the guest-physical addresses.
     pub maps: Vec<Extent>,
     /// The ranges that the IOMMU can map; empty if the kernel does not show them.
@@ -144,6 +146,20 @@ pub struct Dma {
     pub pinned: u64,
     /// The number of bytes that this user may lock; `None` without a limit.
     pub memlock: Option<u64>,
+}
+
+/// How devices reach each other's BARs by DMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerToPeer {
+    /// The container maps the BARs by their addresses.
+    Address,
+    /// The devices export their BARs as dma-bufs, as far as each can.
+    DmaBuf,
+    /// Not at all: `degraded` has the reason.
+    Missing,
+    /// The devices are asked when they are open, and they are not.
+    Unknown,
 }
 
 /// A range of I/O addresses.

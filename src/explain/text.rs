@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::explain::registers::Field;
-use crate::explain::report::{Bar, Device, Dma, Explanation, Extent, Piece, Problem};
+use crate::explain::report::{Bar, Device, Dma, Explanation, Extent, PeerToPeer, Piece, Problem};
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -166,12 +166,24 @@ impl fmt::Display for Dma {
                 writeln!(f, "  {start:>14} - {last:<18}  {what}")?;
             }
         }
+        if let Some(way) = self.peer_to_peer {
+            writeln!(f, "Peer-to-peer DMA: {}", in_words(way))?;
+        }
         let limit = self.memlock.map_or("no limit".into(), bytes);
         writeln!(
             f,
             "Pinned: {} (RLIMIT_MEMLOCK: {limit})",
             bytes(self.pinned)
         )
+    }
+}
+
+fn in_words(way: PeerToPeer) -> &'static str {
+    match way {
+        PeerToPeer::Address => "BARs are mapped by their addresses",
+        PeerToPeer::DmaBuf => "BARs are mapped as dma-bufs, while their device decodes them",
+        PeerToPeer::Missing => "none",
+        PeerToPeer::Unknown => "by iommufd if the devices can export dma-bufs, which the run asks",
     }
 }
 

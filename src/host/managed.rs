@@ -86,7 +86,7 @@ fn note(outcome: Result<bind::Outcome, BindError>) {
         return;
     };
     for line in lines.into_iter().chain(errors) {
-        // One write is one message.
+        // One write is one message. Without the kernel's log there is nobody left to tell.
         let _ = log.write(format!("mini-vmm: after a killed run: {line}\n").as_bytes());
     }
 }

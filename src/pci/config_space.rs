@@ -9,6 +9,7 @@
 //! effects are marked too ([`ConfigSpace::set_side_effects`]): other writes only change values in
 //! this file.
 
+use crate::passed::{Bits, DeviceWrite, Owners};
 use crate::{CONFIG_SPACE_SIZE, byte_enable};
 
 /// Size of the configuration space of conventional PCI.
@@ -20,61 +21,8 @@ struct Behaviour {
     w1c: u8,
     emulated: bool,
     side_effects: bool,
-    /// Of a passed byte: the bits that are not the guest's.
-    host: u8,
-    /// Of the host's bits: those that a guest's write carries as zero. The write carries the others
-    /// as the device has them.
-    cleared: u8,
-    /// The bits of a passed byte that read as zero.
-    concealed: u8,
-}
-
-/// What the device gets of a guest's write to passed bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceWrite {
-    /// All bits.
-    Whole,
-    /// The guest's bits, beside the host's: [`ConfigSpace::for_device`].
-    Masked,
-    /// Nothing: no bit is the guest's.
-    Dropped,
-}
-
-impl Behaviour {
-    fn device_write(&self) -> DeviceWrite {
-        match self.host {
-            0 => DeviceWrite::Whole,
-            0xff => DeviceWrite::Dropped,
-            _ => DeviceWrite::Masked,
-        }
-    }
-}
-
-/// The bits of a passed register, by their owner. A bit that is in none of the masks is the host's,
-/// and a guest's write carries it as the device has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bits {
-    /// The guest's: writes reach the device.
-    pub guest: u32,
-    /// The host's, written as zero: bits that a write of one clears, and bits that start something.
-    pub cleared: u32,
-    /// Read as zero.
-    pub concealed: u32,
-}
-
-impl Bits {
-    /// All bits are the guest's.
-    pub const GUEST: Self = Self {
-        guest: !0,
-        cleared: 0,
-        concealed: 0,
-    };
-    /// All bits are the host's, and can be read.
-    pub const READ_ONLY: Self = Self {
-        guest: 0,
-        cleared: 0,
-        concealed: 0,
-    };
+    /// The owners of the bits, if the byte is passed.
+    owners: Owners,
 }
 
 /// A part of an access whose bytes are all emulated, or all passed.
@@ -199,40 +147,36 @@ impl ConfigSpace {
 
     /// Sets the owners of the bits of a passed register of `len` bytes, at most four.
     pub fn set_passed(&mut self, offset: u16, len: usize, bits: Bits) {
-        let [guest, cleared, concealed] =
-            [bits.guest, bits.cleared, bits.concealed].map(u32::to_le_bytes);
-        let masks = guest.into_iter().zip(cleared).zip(concealed).take(len);
-        for (behaviour, ((guest, cleared), concealed)) in self.behaviours_at(offset).zip(masks) {
-            behaviour.host = !guest;
-            behaviour.cleared = cleared & !guest;
-            behaviour.concealed = concealed;
+        let owners = bits.owners().into_iter().take(len);
+        for (behaviour, owners) in self.behaviours_at(offset).zip(owners) {
+            behaviour.owners = owners;
         }
     }
 
     /// What the device gets of a guest's write to a passed byte.
     pub fn device_write(&self, offset: u16) -> DeviceWrite {
-        let behaviour = self.behaviours.get(usize::from(offset));
-        behaviour.map_or(DeviceWrite::Dropped, Behaviour::device_write)
+        let owners = self.owners_from(offset).next();
+        owners.map_or(DeviceWrite::Dropped, Owners::device_write)
     }
 
     /// The bytes that the device gets of a guest's write of `data` to passed bytes that have
     /// `current` in the device.
     pub fn for_device(&self, offset: u16, data: &[u8], current: &[u8]) -> Vec<u8> {
-        let behaviours = self.behaviours.get(usize::from(offset)..);
-        let masks = behaviours.unwrap_or_default().iter();
-        let bytes = masks.zip(data).zip(current);
-        let merge = |((b, new), old): ((&Behaviour, &u8), &u8)| {
-            (new & !b.host) | (old & b.host & !b.cleared)
-        };
-        bytes.map(merge).collect()
+        let bytes = self.owners_from(offset).zip(data).zip(current);
+        let bytes = bytes.map(|((owners, new), old)| owners.merge(*new, *old));
+        bytes.collect()
     }
 
     /// Clears the bits of `data`, which the device has answered, that read as zero.
     pub fn conceal(&self, offset: u16, data: &mut [u8]) {
-        let behaviours = self.behaviours.get(usize::from(offset)..);
-        for (byte, behaviour) in data.iter_mut().zip(behaviours.unwrap_or_default()) {
-            *byte &= !behaviour.concealed;
+        for (byte, owners) in data.iter_mut().zip(self.owners_from(offset)) {
+            *byte = owners.shown(*byte);
         }
+    }
+
+    fn owners_from(&self, offset: u16) -> impl Iterator<Item = Owners> + '_ {
+        let behaviours = self.behaviours.get(usize::from(offset)..);
+        behaviours.unwrap_or_default().iter().map(|b| b.owners)
     }
 
     /// Whether a byte is emulated. Bytes beyond the end count as emulated, because they must not
@@ -271,7 +215,7 @@ impl ConfigSpace {
     pub fn split_write(&self, offset: u16, len: usize) -> impl Iterator<Item = Part> + '_ {
         self.split_by(offset, len, |b| match b.emulated {
             true => (true, DeviceWrite::Dropped),
-            false => (false, b.device_write()),
+            false => (false, b.owners.device_write()),
         })
     }
 

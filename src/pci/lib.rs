@@ -46,6 +46,7 @@ pub mod host_bridge;
 pub mod msi;
 pub mod msix;
 pub mod msix_layout;
+pub mod passed;
 pub mod regs;
 pub mod rom;
 

@@ -186,6 +186,7 @@ impl MutEventSubscriber for Console {
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         if events.fd() == self.serial.can_type().as_raw_fd() {
+            // The eventfd only wakes this thread; an empty one has nothing to read.
             let _ = self.serial.can_type().read();
         } else {
             self.ended = !self.read();
@@ -237,6 +238,7 @@ fn restore() {
     if let Ok(mut saved) = SAVED.try_lock()
         && let Some(mode) = saved.take()
     {
+        // A terminal that has gone needs no mode.
         let _ = set_mode(&mode);
     }
 }

@@ -27,7 +27,7 @@ pub struct Row {
 
 /// All rows, in the document's order.
 pub fn rows() -> impl Iterator<Item = Row> {
-    let lines = TEXT.lines().skip_while(|line| !line.starts_with("| ---"));
+    let lines = TEXT.lines().skip_while(|line| !line.starts_with("| -"));
     lines.skip(1).filter_map(row)
 }
 

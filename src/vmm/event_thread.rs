@@ -125,6 +125,7 @@ impl EventThread {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(thread) = thread {
+            // A full counter wakes the thread too. A panic would have ended the process.
             let _ = self.shared.stop.write(1);
             let _ = thread.join();
         }

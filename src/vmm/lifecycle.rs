@@ -46,6 +46,7 @@ extern "C" fn on_signal(number: libc::c_int, _: *mut libc::siginfo_t, _: *mut li
         } else {
             mail.ending.store(number, Ordering::Release);
         }
+        // A full counter wakes the main loop too, and a signal handler could tell nobody.
         let _ = mail.wake.write(1);
     }
 }
@@ -195,6 +196,7 @@ impl MutEventSubscriber for Signals {
     }
 
     fn process(&mut self, _: Events, _: &mut EventOps) {
+        // The eventfd only wakes this loop; an empty one has nothing to read.
         let _ = self.mail.wake.read();
         if self.mail.report.swap(false, Ordering::AcqRel) {
             (self.report)();

@@ -34,7 +34,7 @@ use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
-use crate::config::device::{DeviceConfig, Slot, assign_slots};
+use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::counters::exits::Exits;
 use crate::devices::output_queue::Output;
@@ -59,6 +59,7 @@ use crate::vcpu::error::VcpuError;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
+use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::Opened;
@@ -169,13 +170,10 @@ impl Machine {
         opened: Option<Opened>,
         roms: Vec<RomSource>,
     ) -> Result<(), MachineError> {
-        let slots: Vec<_> = assign_slots(&self.config.vfio)
-            .iter()
-            .map(|config| config.slot)
-            .collect();
+        let configs = assign_slots(&self.config.vfio);
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
-        for (device, (slot, rom)) in devices.zip(slots.into_iter().zip(roms)) {
-            self.attach(device, slot, rom)?;
+        for (device, (config, rom)) in devices.zip(configs.iter().zip(roms)) {
+            self.attach(device, config, rom)?;
         }
         Ok(())
     }
@@ -192,22 +190,26 @@ impl Machine {
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
-        self.attach(device, config.slot, RomSource::load(&config.rom)?)
+        self.attach(device, config, RomSource::load(&config.rom)?)
     }
 
     fn attach(
         &mut self,
         device: SharedDevice,
-        slot: Option<Slot>,
+        config: &DeviceConfig,
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
+        let options = FunctionOptions {
+            rom,
+            clique: config.clique,
+        };
         let to = AttachTo {
             root: &self.platform.root,
             resources: &self.platform.resources,
             dma: self.dma.as_ref(),
             stats: &self.stats,
         };
-        self.devices.attach(device, slot, rom, &to)
+        self.devices.attach(device, config.slot, options, &to)
     }
 
     /// COM1, for the keyboard.

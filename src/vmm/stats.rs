@@ -189,3 +189,25 @@ impl Stats {
         Arc::new(Metered::new(device, Arc::clone(&self.ledger), meter))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_the_counters_is_told() {
+        let told = || {
+            let losses = degraded::list().into_iter();
+            let of_kvm = losses.filter(|loss| loss.code == Code::NoKvmCounters);
+            of_kvm.count()
+        };
+        let file = File::open("/dev/null").unwrap();
+        Stats::new(1, false).watch_kvm(&file);
+        assert_eq!(told(), 0);
+        let stats = Stats::new(1, true);
+        stats.watch_kvm(&file);
+        stats.watch_kvm(&file);
+        assert_eq!(told(), 1);
+        assert!(stats.kvm_counters().iter().all(Result::is_err));
+    }
+}

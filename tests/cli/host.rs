@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use vmm_sys_util::tempdir::TempDir;
+
 use crate::common::elf::TempFile;
 use crate::process::{PROGRAM, as_nobody, check_refusal, command, kernel, refused};
 use crate::{kvm, skipped};
@@ -179,6 +181,56 @@ fn no_permission_for_kvm() {
     );
 }
 
+/// A device control group answers EPERM, file permissions EACCES.
+#[test]
+fn a_control_group_is_named() {
+    if !kvm() {
+        return;
+    }
+    let mount = TempDir::new().unwrap();
+    let at = mount.as_path().to_str().unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "cgroup", "-o", "devices", "none", at])
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        return skipped("no hierarchy of device control groups can be mounted here");
+    }
+    let group = mount
+        .as_path()
+        .join(format!("mini-vmm-test-{}", std::process::id()));
+    let denied =
+        fs::create_dir(&group).and_then(|()| fs::write(group.join("devices.deny"), "c 10:232 rwm"));
+    let kernel = idle();
+    let inside = |arguments: &[&str]| {
+        let script = "echo $$ >\"$0/cgroup.procs\" && exec \"$@\"";
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .arg(&group)
+            .arg(PROGRAM)
+            .args(arguments);
+        command.output().unwrap()
+    };
+    let path = kernel.path().to_str().unwrap();
+    let outputs = denied.map(|()| (inside(&["--kernel", path]), inside(&["host", "check"])));
+    let _ = fs::remove_dir(&group);
+    let _ = Command::new("umount").arg(at).status();
+    let Ok((run, check)) = outputs else {
+        return skipped("no device control group can be made here");
+    };
+    let cause = "the device control group of this process forbids it";
+    check_refusal(
+        &run,
+        &format!("cannot open /dev/kvm: {cause}"),
+        "DeviceAllow=/dev/kvm rw",
+    );
+    let check = String::from_utf8_lossy(&check.stdout).replace("\n                          ", " ");
+    assert!(
+        check.contains(&format!("/dev/kvm may not be used: {cause}")),
+        "{check}"
+    );
+}
+
 /// In a mount namespace with a /dev of its own, as a container has. The kernel's KVM is known by
 /// /sys, unless /sys is hidden too.
 #[test]
@@ -196,7 +248,7 @@ fn no_kvm() {
         command.arg(kernel.path()).output().unwrap()
     };
     check_refusal(
-        &run("mount -t tmpfs none /dev && mount -t tmpfs none /sys"),
+        &run("mount -t tmpfs none /dev && mount -t tmpfs none /sys/class/misc"),
         "cannot open /dev/kvm: No such file",
         "modprobe kvm_intel",
     );

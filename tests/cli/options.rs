@@ -74,6 +74,12 @@ fn memfd_of(run: &Running) -> Option<fs::File> {
     Some(file)
 }
 
+fn makes_huge_pages(shared: bool) -> bool {
+    let file = if shared { "shmem_enabled" } else { "enabled" };
+    let text = fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{file}"));
+    text.is_ok_and(|text| !text.contains("[never]") && !text.contains("[deny]"))
+}
+
 /// The first line of a mapping.
 fn addresses(line: &str) -> Option<(u64, u64)> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
@@ -95,7 +101,7 @@ fn memory_is_as_asked_for() {
         (",shared=on,hugepages=off,prefault=on", true, true, " nh"),
         (",prefault=off,shared=off", false, false, " hg"),
     ] {
-        let run = start(&["--memory", &format!("64M{options}")]);
+        let mut run = start(&["--memory", &format!("64M{options}")]);
         let (name, present, flags) = ram_of(&run);
         assert_eq!(
             name.contains("memfd:guest-ram"),
@@ -107,7 +113,18 @@ fn memory_is_as_asked_for() {
         assert!(flags.contains(flag), "{options}: {flags}");
         // Not in core dumps.
         assert!(flags.contains(" dd"), "{options}: {flags}");
-        end(run);
+        // The kernel has a switch of its own for shared memory, which is off on most hosts.
+        if !options.contains("hugepages=off") && !makes_huge_pages(shared) {
+            run.signal(libc::SIGTERM);
+            let told = (run.status(), run.stderr.text());
+            assert_eq!(told.0, Some(0));
+            assert!(
+                told.1.contains("[no-huge-pages]; hint: as root: echo "),
+                "{told:?}"
+            );
+        } else {
+            end(run);
+        }
     }
 }
 

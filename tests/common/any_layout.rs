@@ -1,7 +1,8 @@
 //! Any configuration space and any accesses, made from bytes that a fuzzer or proptest chooses; and
 //! the comparison of what reached the device, and what the guest read, with [`host_owned`].
 
-use pci::config_space::{ConfigSpace, DeviceWrite};
+use pci::config_space::ConfigSpace;
+use pci::passed::DeviceWrite;
 use vmm::vfio::function::policy::{Original, Policy};
 
 use crate::host_owned::{self, Known, Owned};

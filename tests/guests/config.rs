@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = tests![
     command_as_bytes,
     extended_space_needs_ecam,
     capabilities_are_linked,
+    a_clique_is_the_last_capability,
     bars_are_assigned_and_sized,
     a_bar_by_bytes,
     an_address_port_that_is_off,
@@ -220,6 +221,30 @@ fn capabilities_are_linked() {
         numbers[5..],
         [(device::VECTORS - 1) << 16 | 0x11, 0x2000, 0x3000]
     );
+}
+
+/// The capability is mini-vmm's: no write of it reaches the device.
+fn a_clique_is_the_last_capability() {
+    const CLIQUE: u16 = 0xc8;
+    let device = FakeDevice::new().like_a_gpu().into_arc();
+    let mut g = Asm::new();
+    g.cfg_read(SLOT, MSIX, Width::Word).print_eax();
+    g.cfg_write(SLOT, CLIQUE, Width::Dword, 0xffff_ffff);
+    g.cfg_write(SLOT, CLIQUE + 4, Width::Dword, 0);
+    g.cfg_show(SLOT, CLIQUE).cfg_show(SLOT, CLIQUE + 4);
+    g.power_off();
+    let numbers = Vm::new(g).device_in_clique(&device, 5).run().numbers();
+    let [p, two] = [b'P', b'2'].map(u32::from);
+    assert_eq!(
+        numbers,
+        [
+            u32::from(CLIQUE) << 8 | 0x11,
+            p << 24 | 8 << 16 | 9,
+            5 << 19 | p << 8 | two
+        ]
+    );
+    let touched = |call: &Call| matches!(call, Call::Config(at, _) if (0xc8..0xd0).contains(at));
+    assert!(!device.calls().iter().any(touched));
 }
 
 fn bars_are_assigned_and_sized() {

@@ -123,6 +123,13 @@ impl FakeDevice {
         self
     }
 
+    /// It has these bytes at `at` of configuration space.
+    pub fn with_config(mut self, at: usize, bytes: &[u8]) -> Self {
+        self.power_on[at..at + bytes.len()].copy_from_slice(bytes);
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
     /// Vectors cannot be added, as before Linux 6.5.
     pub fn no_resize(self) -> Self {
         lock(&self.irqs).resizable = false;
@@ -189,6 +196,14 @@ impl FakeDevice {
         self.power_on[COMMAND] = 1;
         self.power_on[0xfc..].fill(0x77);
         self.fixed_command = true;
+        self.config = Mutex::new(self.power_on.clone());
+        self
+    }
+
+    /// The IDs of a GPU of NVIDIA's.
+    pub fn like_a_gpu(mut self) -> Self {
+        self.power_on[..2].copy_from_slice(&0x10de_u16.to_le_bytes());
+        self.power_on[0xb] = 0x03;
         self.config = Mutex::new(self.power_on.clone());
         self
     }

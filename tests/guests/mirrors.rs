@@ -4,6 +4,7 @@ use crate::Test;
 use crate::common::asm::{Asm, Width};
 use crate::device::{BAR0, Call, FakeDevice, MSIX, TABLE};
 use crate::irq_code::ENABLE;
+use crate::losses::codes_of;
 use crate::pci::{MEMORY, SLOT};
 use crate::vm::Vm;
 
@@ -11,6 +12,7 @@ pub const TESTS: &[Test] = tests![
     a_copy_of_configuration_space,
     a_window_to_the_table,
     other_pages_are_mapped,
+    an_integrated_gpu_without_its_firmware,
 ];
 
 /// Of a display controller of NVIDIA's.
@@ -91,4 +93,24 @@ fn other_pages_are_mapped() {
     assert_eq!(numbers, [0x600d, 0x7a9]);
     assert_eq!(device.count(&Call::Read(0, 0x40, 4)), 0);
     assert_eq!(device.count(&Call::Read(0, 0x1400, 4)), 1);
+}
+
+/// No address of the host's memory is shown, no write calls the host's firmware, and the user is
+/// told.
+fn an_integrated_gpu_without_its_firmware() {
+    let mut device = FakeDevice::new().with_id(0x9a49_8086, 3);
+    for at in [0xc0, 0xe0, 0xe8, 0xfc] {
+        device = device.with_config(at, &0x8a5f_1001u32.to_le_bytes());
+    }
+    device.name = "0000:00:02.0";
+    let device = device.into_arc();
+    let mut g = Asm::new();
+    for at in [0xc0, 0xe0, 0xe8, 0xfc] {
+        g.cfg_show(SLOT, at).cfg_write(SLOT, at, Width::Dword, !0);
+    }
+    g.power_off();
+    assert_eq!(Vm::new(g).device(&device).run().numbers(), [0; 4]);
+    let reached = |call: &Call| matches!(call, Call::Config(0xc0.., _));
+    assert!(!device.calls().iter().any(reached));
+    assert_eq!(codes_of(device.name), ["igd-without-firmware"]);
 }

@@ -281,7 +281,7 @@ fn a_failed_reset_is_said() {
     for word in [
         "WARN",
         NAME,
-        "VFIO_DEVICE_RESET failed",
+        "(VFIO_DEVICE_RESET)",
         "as it left it",
         "[reset-failed]",
     ] {
@@ -311,10 +311,7 @@ fn a_failed_hot_reset_is_said_once() {
             ],
         ),
     ] {
-        for word in words
-            .into_iter()
-            .chain(["VFIO_DEVICE_PCI_HOT_RESET failed"])
-        {
+        for word in words.into_iter().chain(["VFIO_DEVICE_PCI_HOT_RESET"]) {
             assert!(said[line].contains(word), "{said:?}");
         }
     }

@@ -59,7 +59,8 @@ impl Rig {
         };
         let layout = resources.layout;
         let (bus, routing) = (resources.bus.clone(), resources.routing.clone());
-        let function = VfioFunction::new(device.clone(), resources, RomSource::Device).unwrap();
+        let function =
+            VfioFunction::new(device.clone(), resources, RomSource::Device.into()).unwrap();
         // The pin of the IOAPIC that INTA of slot 1 leads to. No thread handles its resample
         // eventfd.
         function.connect_pin(0, 17, Weak::new());

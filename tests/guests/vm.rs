@@ -107,6 +107,16 @@ impl Vm {
         self
     }
 
+    /// Adds the device in this clique, as `--vfio ADDR,clique=` does.
+    pub fn device_in_clique(mut self, device: &Arc<FakeDevice>, clique: u8) -> Self {
+        let config = DeviceConfig {
+            clique: Some(clique),
+            ..DeviceConfig::default()
+        };
+        self.devices.push((device.clone(), config));
+        self
+    }
+
     /// Adds the device with this expansion ROM, as `--vfio ADDR,rombar=` and `romfile=` do.
     pub fn device_with_rom(mut self, device: &Arc<FakeDevice>, rom: RomConfig) -> Self {
         let config = DeviceConfig {

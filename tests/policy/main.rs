@@ -7,7 +7,7 @@ mod any_layout;
 mod host_owned;
 
 use pci::capability::{ext_id, id};
-use pci::config_space::Bits;
+use pci::passed::Bits;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use vmm::vfio::function::policy::rule::{CapabilityRule, Register, Treatment};

@@ -1,10 +1,10 @@
 //! Runs mini-vmm in L1 once for each row of docs/errnos.md, with a seccomp filter that answers the
 //! row's call with the row's errno.
 //!
-//! `refuse INTERFACE BDF KERNEL INITRD` runs the rows of `container` or `iommufd`, those of both,
+//! `refuse INTERFACE BDF KERNEL INITRD [OTHER]` runs the rows of `container` or `iommufd`, those of both,
 //! and KVM's rows that need a device. For each row the program prints "LAB: refusal CALL ERRNO ok",
 //! or what was wrong in place of "ok". The kernel and the initramfs are for the rows in which a
-//! guest must set up interrupts; the other guests are a few instructions long. Without arguments
+//! guest must set up interrupts, OTHER is a device for the reset of a bus; the other guests are a few instructions long. Without arguments
 //! the program only writes these guests to /run: off.elf, reset.elf and halt.elf.
 
 use std::fs;
@@ -36,7 +36,7 @@ struct Row {
 }
 
 fn rows() -> impl Iterator<Item = Row> {
-    let lines = TABLE.lines().skip_while(|line| !line.starts_with("| ---"));
+    let lines = TABLE.lines().skip_while(|line| !line.starts_with("| -"));
     lines.skip(1).filter_map(|line| {
         let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");
         Some(Row {
@@ -72,6 +72,9 @@ fn request(call: &str) -> Option<u16> {
         "VFIO_IOMMU_GET_INFO" => 0x3b70,
         "VFIO_IOMMU_MAP_DMA" => 0x3b71,
         "VFIO_IOMMU_UNMAP_DMA" => 0x3b72,
+        // By a container these two numbers are others' as well.
+        "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO" => 0x3b70,
+        "VFIO_DEVICE_PCI_HOT_RESET" => 0x3b71,
         "VFIO_DEVICE_BIND_IOMMUFD" => 0x3b76,
         "VFIO_DEVICE_ATTACH_IOMMUFD_PT" => 0x3b77,
         "IOMMU_IOAS_ALLOC" => 0x3b81,
@@ -124,12 +127,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let [interface, bdf, kernel, initrd] = &words[..] else {
+    let [interface, bdf, kernel, initrd, rest @ ..] = &words[..] else {
         return ExitCode::SUCCESS;
     };
     let mut good = true;
     for row in rows().filter(|row| [interface, "both", "kvm"].contains(&row.interface)) {
-        let Some(request) = request(row.call) else {
+        let hot = row.call.contains("HOT_RESET");
+        let device = if hot { rest.first() } else { Some(bdf) };
+        let (Some(request), Some(bdf)) = (request(row.call), device) else {
             continue;
         };
         let pins = pinned();
@@ -180,6 +185,10 @@ fn try_row(row: &Row, request: u16, words: &[&str]) -> Result<(), String> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    if row.call.contains("HOT_RESET") {
+        // The bus is reset only if the device's own reset fails.
+        filter(&mut command, 0x3b6f, libc::EINVAL);
+    }
     filter(&mut command, request, errno);
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let said = listen(&mut child);

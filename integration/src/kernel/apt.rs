@@ -1,11 +1,12 @@
 //! Finds and downloads kernel packages with apt, without installing them. If that fails, the
-//! package lists are updated, and the lab tries once more.
+//! package lists are updated, and the lab tries once more. Lists of the lab's own are updated
+//! first.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::choice::Choice;
+use super::lists::Lists;
 use crate::error::{Error, Result};
 use crate::host;
 
@@ -21,9 +22,19 @@ pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf
             "run the lab on Debian 12 or newer",
         ));
     }
-    attempt(choice, cache, work).or_else(|first| {
-        update()
-            .and_then(|()| attempt(choice, cache, work))
+    let lists = match choice {
+        Choice::Stock | Choice::Newest | Choice::Lab => Lists::of_machine(),
+        Choice::LabNewest => Lists::of_testing(cache)?,
+    };
+    let first = if lists.are_the_labs() {
+        Err(Error::failed("the lab's own package lists are read anew"))
+    } else {
+        attempt(choice, &lists, cache, work)
+    };
+    first.or_else(|first| {
+        lists
+            .update()
+            .and_then(|()| attempt(choice, &lists, cache, work))
             .map_err(|second| {
                 Error::cannot_run(
                     format!(
@@ -35,39 +46,24 @@ pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf
     })
 }
 
-fn update() -> Result<()> {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    let root = unsafe { libc::geteuid() } == 0;
-    let mut command = if root {
-        Command::new("apt-get")
-    } else {
-        let mut command = Command::new("sudo");
-        command.args(["-n", "apt-get"]);
-        command
-    };
-    host::output(command.args(["-q", "update"])).map(drop)
-}
-
-fn attempt(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
+fn attempt(choice: Choice, lists: &Lists, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
     let newest = |prefix: &str, suffix: &str| {
-        let names = host::output(Command::new("apt-cache").args(["pkgnames", prefix]))?;
+        let names = host::output(lists.command("apt-cache").args(["pkgnames", prefix]))?;
         newest(&names, prefix, suffix)
             .ok_or_else(|| Error::failed(format!("the package lists name no {prefix}…{suffix}")))
     };
     let names = match choice {
-        Choice::Stock => resolve(META)?,
-        Choice::Newest => resolve(&newest("linux-image-", "-cloud-amd64")?)?,
-        Choice::Lab => vec![newest("linux-source-", "")?],
+        Choice::Stock => resolve(lists, META)?,
+        Choice::Newest => resolve(lists, &newest("linux-image-", "-cloud-amd64")?)?,
+        Choice::Lab | Choice::LabNewest => vec![newest("linux-source-", "")?],
     };
-    let file = file_name(&names[0])?;
+    let file = file_name(lists, &names[0])?;
     let key = choice.key(file.trim_end_matches(".deb"));
     if cache.join(key).join("vmlinuz").is_file() {
         return Ok(vec![work.join(file)]);
     }
-    let mut command = Command::new("apt-get");
+    let mut command = lists.command("apt-get");
     command.current_dir(work).args(["-q", "download"]);
-    // apt's own user may not write to the directory, because the directory belongs to the caller.
-    command.args(["-o", "APT::Sandbox::User=root"]);
     host::output(command.args(&names))?;
     let found: Vec<PathBuf> = names
         .iter()
@@ -96,12 +92,12 @@ fn attempt(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf>> {
 
 /// Finds the packages that contain the kernel and its modules. `image` may be a package that only
 /// depends on them.
-fn resolve(image: &str) -> Result<Vec<String>> {
+fn resolve(lists: &Lists, image: &str) -> Result<Vec<String>> {
     let mut packages = vec![image.to_owned()];
     // At most three steps: the meta package, then an image package that is split in two, then the
     // two parts.
     for _ in 0..3 {
-        let text = host::output(Command::new("apt-cache").args(["depends", &packages[0]]))?;
+        let text = host::output(lists.command("apt-cache").args(["depends", &packages[0]]))?;
         let deeper = kernel_dependencies(&text);
         if deeper.is_empty() {
             break;
@@ -132,15 +128,9 @@ fn kernel_dependencies(depends: &str) -> Vec<String> {
 }
 
 /// The name of the file that `apt-get download` writes for a package.
-fn file_name(package: &str) -> Result<String> {
-    let uris = host::output(Command::new("apt-get").args([
-        "-q",
-        "download",
-        "--print-uris",
-        "-o",
-        "APT::Sandbox::User=root",
-        package,
-    ]))?;
+fn file_name(lists: &Lists, package: &str) -> Result<String> {
+    let mut command = lists.command("apt-get");
+    let uris = host::output(command.args(["-q", "download", "--print-uris", package]))?;
     // 'URI' FILE SIZE HASH
     let file = uris.split_whitespace().nth(1);
     file.map(str::to_owned)

@@ -1,5 +1,6 @@
-//! Builds the lab's own kernel from Debian's source. Its configuration is `make tinyconfig` with
-//! the options of integration/resources/lab-kernel.config.
+//! Builds one of the lab's own kernels from Debian's source. Its configuration is `make tinyconfig`
+//! with the options of integration/resources/lab-kernel.config and, for the newest kernel, those of
+//! integration/resources/lab-kernel-newest.config.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,7 +10,6 @@ use std::process::{Command, Stdio};
 use crate::error::{Context, Error, Result};
 use crate::host::{self, entries};
 use crate::progress::Step;
-use crate::scripts::KERNEL_CONFIG as CONFIG;
 
 /// A copy of the options in the cache. resources/install-deps.sh compares the copy with the current
 /// options, to tell whether the cached kernel is current.
@@ -23,8 +23,8 @@ const LIBELF: &str = "/usr/include/libelf.h";
 
 /// A hash of the options (FNV-1a), which is a part of the kernel's key in the cache. If the options
 /// change, the key changes.
-pub fn suffix() -> String {
-    let hash = CONFIG.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| {
+pub fn suffix(options: &str) -> String {
+    let hash = options.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| {
         (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
     });
     format!("-{hash:016x}")
@@ -53,7 +53,7 @@ pub fn can_build() -> Result<()> {
 }
 
 /// Builds the kernel of an unpacked `linux-source` package. The result has no modules.
-pub fn fill(tree: &Path, filled: &Path, step: &Step) -> Result<()> {
+pub fn fill(options: &str, tree: &Path, filled: &Path, step: &Step) -> Result<()> {
     step.at("unpacking the source");
     let archive = entries(&tree.join("usr/src"))
         .into_iter()
@@ -68,29 +68,29 @@ pub fn fill(tree: &Path, filled: &Path, step: &Step) -> Result<()> {
             .arg("--directory")
             .arg(&source),
     )?;
-    configure(&source)?;
+    configure(&source, options)?;
     compile(&source, step)?;
     let image = source.join("arch/x86/boot/bzImage");
     fs::copy(&image, filled.join("vmlinuz")).context(format!("copy {}", image.display()))?;
     fs::write(filled.join("modules/order"), "").context("write the modules' order")?;
-    fs::write(filled.join(COPY), CONFIG).context("keep the configuration")
+    fs::write(filled.join(COPY), options).context("keep the configuration")
 }
 
 /// Writes the configuration. The kernel's build drops options that are unknown or whose
 /// dependencies are missing, so the result is compared with the options.
-fn configure(source: &Path) -> Result<()> {
+fn configure(source: &Path, options: &str) -> Result<()> {
     let config = source.join(".config");
     host::output(make(source).arg("tinyconfig"))?;
     let smallest = fs::read_to_string(&config).context("read the kernel's configuration")?;
-    fs::write(&config, smallest + CONFIG).context("write the kernel's configuration")?;
+    fs::write(&config, smallest + options).context("write the kernel's configuration")?;
     host::output(make(source).arg("olddefconfig"))?;
     let came_out = fs::read_to_string(&config).context("read the kernel's configuration")?;
-    let lost = lost(CONFIG, &came_out);
+    let lost = lost(options, &came_out);
     if lost.is_empty() {
         Ok(())
     } else {
         Err(Error::failed(format!(
-            "this kernel does not take these lines of integration/resources/lab-kernel.config: {}",
+            "this kernel does not take these lines of integration/resources/lab-kernel*.config: {}",
             lost.join(", ")
         )))
     }

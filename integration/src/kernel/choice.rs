@@ -1,6 +1,9 @@
 //! The kernel that a machine boots, and the kernel's name in the cache.
 
+use std::time::Duration;
+
 use super::build;
+use crate::scripts::{KERNEL_CONFIG, KERNEL_CONFIG_NEWEST};
 
 /// One of the lab's kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,7 +16,13 @@ pub enum Choice {
     /// integration/resources/lab-kernel.config. All drivers that the lab needs are built in, and
     /// so is IOMMUFD, which Debian's kernels lack.
     Lab,
+    /// Built like `Lab`, from the newest `linux-source` package of Debian's testing suite: VFIO and
+    /// iommufd there have what the release's kernels lack. Its further options are in
+    /// integration/resources/lab-kernel-newest.config.
+    LabNewest,
 }
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Choice {
     /// Names the file in the cache that holds the key of the current version.
@@ -22,15 +31,39 @@ impl Choice {
             Self::Stock => "stock",
             Self::Newest => "newest",
             Self::Lab => "lab",
+            Self::LabNewest => "lab-newest",
+        }
+    }
+
+    /// The time after which the lab looks for a newer version. The testing suite has a new kernel
+    /// every few days, and each costs a build.
+    pub fn fresh(self) -> Duration {
+        match self {
+            Self::Stock | Self::Newest | Self::Lab => 7 * DAY,
+            Self::LabNewest => 30 * DAY,
+        }
+    }
+
+    /// The options with which the kernel is built; `None` for a kernel that is used as packaged.
+    pub fn options(self) -> Option<String> {
+        match self {
+            Self::Stock | Self::Newest => None,
+            Self::Lab => Some(KERNEL_CONFIG.to_owned()),
+            Self::LabNewest => Some([KERNEL_CONFIG, KERNEL_CONFIG_NEWEST].concat()),
         }
     }
 
     /// The kernel's key in the cache: the file name of its package without the extension and, for
-    /// the lab's own kernel, a hash of its options.
+    /// a kernel that the lab builds, a hash of its options.
     pub fn key(self, package: &str) -> String {
-        match self {
-            Self::Stock | Self::Newest => package.to_owned(),
-            Self::Lab => format!("{package}{}", build::suffix()),
-        }
+        let options = self.options();
+        let suffix = options.map_or_else(String::new, |options| build::suffix(&options));
+        format!("{package}{suffix}")
+    }
+
+    /// Whether a key in the cache is that of a kernel with the current options.
+    pub fn is_current(self, key: &str) -> bool {
+        self.options()
+            .is_none_or(|options| key.ends_with(&build::suffix(&options)))
     }
 }

@@ -41,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
             Disk::behind("sata-disk", 7, Controller::Sata),
             "lab.act=churn",
         )
+        .degraded(&[&["no-reset"], &["no-reset"]])
         .each_run(|_, run| churned(run)),
     ]
 }

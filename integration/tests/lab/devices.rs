@@ -13,19 +13,25 @@ use lab::transcript::{Run, number};
 
 const SATA: Disk = Disk::behind("sata-disk", 7, Controller::Sata);
 
+/// The device has no reset, and the root bus has none either.
+const NO_RESET: &[&[&str]] = &[&["no-reset"], &["no-reset"]];
+
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("sata_by_msi")
             .disk(SATA)
             .by_each_interface(|_| "".into())
+            .degraded(NO_RESET)
             .each_run(|_, run| io_bar(run)),
         Scenario::new("sata_by_its_interrupt_pin")
             .disk(SATA)
             .by_each_interface(|_| Vmm::new("").cmdline("pci=nomsi"))
             .interrupt_chip("IO-APIC")
+            .degraded(NO_RESET)
             .each_run(|_, run| io_bar(run)),
         Scenario::new("usb_stick_by_msix")
             .disk(Disk::behind("usb-stick", 8, Controller::Usb))
+            .degraded(NO_RESET)
             .by_each_interface(|_| "".into()),
         network("network_by_msix", "", "MSIX"),
         network("network_by_its_interrupt_pin", "pci=nomsi ", "IO-APIC"),
@@ -35,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
             .qemu(&["-device", "edu,addr=b"])
             .function("0000:00:0b.0")
             .by_each_interface(|_| Vmm::new("--memory 256M").cmdline(EDU))
+            .degraded(NO_RESET)
             .each_run(|_, run| edu_did(run)),
     ]
 }
@@ -118,6 +125,7 @@ fn shared_memory(name: &'static str) -> Scenario {
         .machine(|l1| l1.files.push(("shared", memory)))
         .function("0000:00:0a.0")
         .by_each_interface(|round| Vmm::new("").cmdline(format!("lab.act=memory-{round}")))
+        .degraded(NO_RESET)
         .each_run(guest_shares)
         .check(host_shares)
 }

@@ -28,7 +28,9 @@ const FREE_SLOTS: [(&str, &str); 2] = [("", "bdf=0000:00:01.0"), ("", "bdf=0000:
 pub fn all() -> Vec<Scenario> {
     vec![
         one_group("two_functions_in_a_container", FUNCTIONS, ONE_SLOT).vmm(by("container")),
-        one_group("two_functions_by_iommufd", FUNCTIONS, ONE_SLOT).vmm(by("iommufd")),
+        one_group("two_functions_by_iommufd", FUNCTIONS, ONE_SLOT)
+            .vmm(by("iommufd"))
+            .degraded(&[&["no-peer-to-peer"]]),
         one_group("two_bridged_devices_in_a_container", BRIDGED, FREE_SLOTS).vmm(by("container")),
         one_group("two_bridged_devices_by_iommufd", BRIDGED, FREE_SLOTS)
             .vmm(by("iommufd"))

@@ -11,6 +11,9 @@ use lab::transcript::{Run, number};
 
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 
+/// The driver has no reset, no request, and takes no eventfd that unmasks the pin.
+const LACKS: &[&str] = &["intx-by-thread", "no-request-event", "no-reset"];
+
 /// Lines that the guest sends through each port (integration/resources/l2-acts.sh).
 const LINES: usize = 20;
 
@@ -27,7 +30,7 @@ pub fn all() -> Vec<Scenario> {
             .vmm(vmm("container", UUID))
             .vmm(vmm("iommufd", &format!("/sys/bus/mdev/devices/{UUID}")))
             .each_run(|_, run| echoed(run))
-            .degraded(&[&["intx-by-thread"], &["intx-by-thread"]])
+            .degraded(&[LACKS, LACKS])
             .l1(format!("run_vmm host list\nremove_mdev {UUID}"))
             .check(listed_and_removed),
     ]

@@ -18,14 +18,15 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("all_msi_messages_of_a_usb_controller")
             .disk(STICK)
             .vmm(vmm())
-            .each_run(|_, run| capable_of(run, 16)),
+            .each_run(|_, run| capable_of(run, 16))
+            .degraded(&[&["no-reset"]]),
         Scenario::new("one_msi_message_without_interrupt_remapping")
             .machine(|l1| l1.remapping = false)
             .before("echo 1 >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts")
             .disk(STICK)
             .vmm(vmm())
             .each_run(|_, run| capable_of(run, 1))
-            .degraded(&[&["fewer-msi-vectors"]]),
+            .degraded(&[&["fewer-msi-vectors", "no-reset"]]),
     ]
 }
 

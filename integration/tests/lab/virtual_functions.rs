@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use lab::Result;
 use lab::disk::{Controller, Disk};
-use lab::expect::{back, back_with_guest_text, ended_well, exit, expect, run, worked};
+use lab::expect::{back, back_with_guest_text, ended_well, exit, expect, run, used, worked};
+use lab::kernel::Choice;
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 use lab::transcript::Run;
@@ -28,7 +29,33 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("a_virtual_function_with_a_token")
             .machine(|l1| l1.programs = admin())
             .disk(BY_TOKEN)
-            .script(beside_a_guest(), check_beside_a_guest),
+            .script(
+                beside_a_guest(&[
+                    // iommufd asks for a token only since Linux 6.17.
+                    " --iommu container".into(),
+                    format!(",vf-token={OTHER}"),
+                    format!(",vf-token={TOKEN} --iommu iommufd"),
+                    format!(",vf-token={TOKEN}"),
+                ]),
+                |outcome| {
+                    check_beside_a_guest(outcome, &[NO_TOKEN, OTHER_TOKEN, CONTAINER_ONLY])
+                },
+            ),
+        Scenario::new("a_virtual_function_with_a_token_by_iommufd")
+            .kernel(Choice::LabNewest)
+            .machine(|l1| l1.programs = admin())
+            .disk(BY_TOKEN)
+            .script(
+                beside_a_guest(&[
+                    " --iommu iommufd".into(),
+                    format!(",vf-token={OTHER} --iommu iommufd"),
+                    format!(",vf-token={TOKEN} -v --iommu iommufd"),
+                ]),
+                |outcome| {
+                    check_beside_a_guest(outcome, &[NO_TOKEN, OTHER_TOKEN])?;
+                    used(&run(outcome, 3)?, "iommufd")
+                },
+            ),
     ]
 }
 
@@ -88,8 +115,9 @@ fn check_beside_the_host(outcome: &Outcome) -> Result<()> {
 }
 
 /// One guest has the physical function and another the virtual one.
-fn beside_a_guest() -> String {
-    let second = |more: &str| format!("run_as '' mini-vmm {}\n", vmm(VIRTUAL, more));
+fn beside_a_guest(options: &[String]) -> String {
+    let second = |more: &String| format!("run_as '' mini-vmm {}\n", vmm(VIRTUAL, more));
+    let runs: String = options.iter().map(second).collect();
     format!(
         "disk_of {PHYSICAL}\n\
          echo 1 >/sys/module/vfio_pci/parameters/enable_sriov\n\
@@ -102,19 +130,19 @@ fn beside_a_guest() -> String {
          say \"made {VIRTUAL} driver=$(driver_of {VIRTUAL})\"\n\
          await 'L2: virtual-online' 60\n\
          say \"links $(find /tmp -name '*vf_token*' | wc -l)\"\n\
-         {}{}{}{}\
+         {runs}\
          echo 0 >$sys/{PHYSICAL}/sriov_numvfs\n\
          kill $primary\nwait $primary || :\n\
          give_back {PHYSICAL}\n",
-        // iommufd asks for a token only since Linux 6.18.
-        second(" --iommu container"),
-        second(&format!(",vf-token={OTHER}")),
-        second(&format!(",vf-token={TOKEN} --iommu iommufd")),
-        second(&format!(",vf-token={TOKEN}")),
     )
 }
 
-fn check_beside_a_guest(outcome: &Outcome) -> Result<()> {
+const NO_TOKEN: &str = "is opened only with a VF token";
+const OTHER_TOKEN: &str = "is opened only with another VF token";
+const CONTAINER_ONLY: &str = "by group and container only";
+
+/// `refused` has what the runs before the last say. The last run works.
+fn check_beside_a_guest(outcome: &Outcome, refused: &[&str]) -> Result<()> {
     let made = format!("{VIRTUAL} driver=vfio-pci");
     expect(
         outcome.transcript.lab("made").any(|fact| fact == made),
@@ -124,13 +152,12 @@ fn check_beside_a_guest(outcome: &Outcome) -> Result<()> {
     expect(outcome.transcript.lab("links").eq(["0"]), || {
         "a link with the token in its name is there while the device is open".into()
     })?;
-    let hint = format!("hint: give the token that {PHYSICAL} was opened with");
-    let other_interface = "hint: use --iommu container";
-    for (index, says, hint) in [
-        (1, "is opened only with a VF token", hint.as_str()),
-        (2, "is opened only with another VF token", hint.as_str()),
-        (3, "by group and container only", other_interface),
-    ] {
+    let token = format!("hint: give the token that {PHYSICAL} was opened with");
+    for (says, index) in refused.iter().zip(1..) {
+        let hint = match *says {
+            CONTAINER_ONLY => "hint: use --iommu container",
+            _ => &token,
+        };
         let run = run(outcome, index)?;
         exit(&run, 1)?;
         let messages: Vec<_> = run.messages().collect();
@@ -140,7 +167,7 @@ fn check_beside_a_guest(outcome: &Outcome) -> Result<()> {
             })?;
         }
     }
-    let run = run(outcome, 4)?;
+    let run = run(outcome, refused.len() + 1)?;
     ended_well(&run)?;
     identity(&run)?;
     worked(outcome, &run, &BY_TOKEN)?;

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 use crate::bind::driver::Driver;
 use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, unreadable};
+use crate::bind::functions_error::FunctionsError;
 use crate::bind::host::Host;
 use crate::bind::plan;
 use crate::bind::plan::{Step, Target};
@@ -119,9 +120,7 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
             let text = if *on { "1" } else { "0" };
             write(host, device(bdf, "sriov_drivers_autoprobe"), text)
         }
-        Step::Functions { bdf, count } => {
-            write(host, device(bdf, "sriov_numvfs"), &count.to_string())
-        }
+        Step::Functions { bdf, count } => make_functions(host, *bdf, *count),
         Step::Own { uid, gid, .. } => match node_of(host, step) {
             Some(path) if path.exists() => {
                 debug!("chown {uid} {}", path.display());
@@ -132,6 +131,35 @@ pub(super) fn carry_out(host: &Host, step: &Step) -> Result<(), BindError> {
             _ => Ok(()),
         },
         Step::TakeFunctions { .. } => Ok(()),
+    }
+}
+
+/// Makes virtual functions, or removes them if `count` is 0. The kernel may make fewer and report
+/// success (drivers/pci/iov.c, `sriov_numvfs_store`).
+fn make_functions(host: &Host, bdf: Bdf, count: u32) -> Result<(), BindError> {
+    let path = host.sysfs.device_path(bdf).join("sriov_numvfs");
+    match write(host, path.clone(), &count.to_string()) {
+        Err(BindError::Write { source, .. })
+            if count > 0 && source.raw_os_error() != Some(libc::EACCES) =>
+        {
+            return Err(FunctionsError::Refused {
+                bdf,
+                asked: count,
+                source,
+            }
+            .into());
+        }
+        outcome => outcome?,
+    }
+    let text = fs::read_to_string(path).map_err(unreadable(format!("PCI device {bdf}")))?;
+    match text.trim().parse() {
+        Ok(made) if made < count => Err(FunctionsError::Fewer {
+            bdf,
+            made,
+            asked: count,
+        }
+        .into()),
+        _ => Ok(()),
     }
 }
 

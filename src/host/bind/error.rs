@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::bind::functions_error::FunctionsError;
 use pci::Bdf;
 use uuid::Uuid;
 use vmm::hostinfo::sysfs::PciDevice;
@@ -113,6 +114,9 @@ pub enum BindError {
         /// How many the user asked for.
         asked: u32,
     },
+    /// `--vfs`, and the device or its driver does not make them.
+    #[error(transparent)]
+    Functions(#[from] FunctionsError),
     /// `--vfs` for a device that has virtual functions.
     #[error("PCI device {bdf} has {made} virtual functions already")]
     HasFunctions {
@@ -389,6 +393,7 @@ impl BindError {
                  mini-vmm host bind {physical} --group"
             ),
             Self::NoFunctions(_) => "omit --vfs, or turn SR-IOV on in the firmware".into(),
+            Self::Functions(e) => e.hint(),
             Self::TooManyFunctions { most, .. } => format!("give --vfs {most} or less"),
             Self::HasFunctions { bdf, .. } => format!(
                 "bind them (`ls -d /sys/bus/pci/devices/{bdf}/virtfn*`), or remove them first"

@@ -390,7 +390,13 @@ impl FakeKernel {
         }
         let probe = fs::read_to_string(dir.join("sriov_drivers_autoprobe"))?.trim() == "1";
         let natural = self.lock().natural.get(&physical).cloned();
-        for n in 0..count {
+        let limit = dir.join("makes");
+        let made = match fs::read_to_string(limit).map(|text| text.parse::<i32>().unwrap()) {
+            Ok(error @ ..0) if count > 0 => return errno(-error),
+            Ok(most) => count.min(most.unsigned_abs()),
+            Err(_) => count,
+        };
+        for n in 0..made {
             let bdf = function(n);
             let alone = !self.device(physical).join("no_acs").exists();
             let shared = self.group(physical).and_then(|group| group.parse().ok());
@@ -401,7 +407,7 @@ impl FakeKernel {
                 self.attach(bdf, driver)?;
             }
         }
-        fs::write(dir.join("sriov_numvfs"), format!("{count}\n"))
+        fs::write(dir.join("sriov_numvfs"), format!("{made}\n"))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `host bind --vfs N`: makes virtual functions of a device and binds these functions.
 
+use std::fs;
+
 use crate::bind::apply::driver_for;
 use crate::bind::error::BindError;
 use crate::bind::facts::Facts;
@@ -54,8 +56,31 @@ pub(super) fn make_functions(
     }
     let records = transaction.end()?;
     let mut lines: Vec<_> = records.iter().map(messages::function).collect();
+    lines.extend(named.iter().flat_map(|facts| addresses(facts, count)));
     lines.extend(user.map_or(Vec::new(), |user| {
         messages::about_user(host, &records, user)
     }));
     Ok(lines)
+}
+
+/// How to give the virtual functions of a network card their addresses. Many drivers leave an
+/// address of zeros, with which a guest takes a random one at each boot, or none.
+fn addresses(facts: &Facts, count: u32) -> Vec<String> {
+    // A device that is no network card has no such directory.
+    let interfaces = fs::read_dir(facts.device.path.join("net")).into_iter();
+    let names = interfaces.flatten().flatten();
+    let last = count.saturating_sub(1);
+    let line = |name: &str| {
+        format!(
+            "note: set the address of each function before a run, as root: ip link set {name} vf N \
+             mac 02:00:00:00:00:01 (N is 0 to {last})"
+        )
+    };
+    let mut lines: Vec<_> = names
+        .filter_map(|entry| Some(line(entry.file_name().to_str()?)))
+        .collect();
+    lines.sort();
+    // A card with several interfaces has one that leads to the functions.
+    lines.truncate(1);
+    lines
 }

@@ -29,6 +29,7 @@ mod facts;
 mod fake;
 mod form;
 mod functions;
+mod functions_error;
 mod host;
 mod journal;
 mod kernel;

@@ -1,6 +1,6 @@
 //! Checks of the host as a whole: processor, KVM, IOMMU, VFIO, memory.
 
-use crate::check::finding::Finding;
+use crate::check::finding::{Finding, Level};
 use crate::check::memory::memory;
 use crate::details::size_text;
 use crate::facts::{HostFacts, Maker, Module, Node};
@@ -9,7 +9,6 @@ pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
     let findings = [
         Some(processor(host)),
         Some(kvm(host)),
-        confined(host),
         Some(iommu(host)),
         interrupts(host),
         Some(vfio_pci(host)),
@@ -19,7 +18,10 @@ pub(super) fn check(host: &HostFacts) -> Vec<Finding> {
         Some(memlock(host)),
         Some(huge_pages(host)),
     ];
-    findings.into_iter().flatten().collect()
+    let findings = findings.into_iter().flatten();
+    findings
+        .map(|finding| name_confinement(host, finding))
+        .collect()
 }
 
 /// The remedy that sets a kernel parameter permanently on common distributions.
@@ -262,20 +264,25 @@ fn memlock(host: &HostFacts) -> Finding {
     }
 }
 
-/// Names what keeps this process from nodes that the host has; `None` where nothing does.
-fn confined(host: &HostFacts) -> Option<Finding> {
-    let (path, cause) = host.confined.first()?;
-    let texts: Vec<_> = host
-        .confined
-        .iter()
-        .map(|(path, cause)| format!("{path}{cause}"))
-        .collect();
-    let fix = cause.hint(path, "kvm", "run outside of the container");
-    Some(Finding::warn(
-        "confinement",
-        texts.join("; "),
-        fix.unwrap_or_default(),
-    ))
+/// Names what keeps this process from a node that the host has, in the finding about that node: a
+/// control group, for example. The remedies for permissions and modules would not help.
+fn name_confinement(host: &HostFacts, finding: Finding) -> Finding {
+    let node = match finding.name {
+        "kvm" => "/kvm",
+        "vfio-container" => "/vfio/vfio",
+        "iommufd" => "/iommu",
+        _ => return finding,
+    };
+    let confined = host.confined.iter().find(|(path, _)| path.ends_with(node));
+    let (Some((path, cause)), false) = (confined, finding.level == Level::Pass) else {
+        return finding;
+    };
+    let fix = cause.hint(path, "", "");
+    Finding {
+        text: format!("{path} may not be used{cause}"),
+        fix: fix.or(finding.fix),
+        ..finding
+    }
 }
 
 /// Checks transparent huge pages (Documentation/admin-guide/mm/transhuge.rst). A run requests them

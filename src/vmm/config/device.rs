@@ -69,6 +69,9 @@ pub struct DeviceConfig {
     /// The VF token: a secret that a physical function bound to VFIO shares with its virtual
     /// functions.
     pub vf_token: Option<Uuid>,
+    /// The GPUDirect clique of an NVIDIA GPU, 0 to 15: drivers in the guest use peer-to-peer DMA
+    /// between GPUs of one clique.
+    pub clique: Option<u8>,
 }
 
 /// Gives each device without a slot the first free device number. When no number is free, the
@@ -120,6 +123,11 @@ static VFIO: Flag = Flag {
             wanted: "a UUID",
             example: "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3",
         },
+        Known {
+            name: "clique",
+            wanted: "a number from 0 to 15",
+            example: "0",
+        },
     ],
 };
 
@@ -170,9 +178,17 @@ impl FromStr for DeviceConfig {
             slot: options.get("slot", |value| value.parse().ok())?,
             managed: options.switch("managed")?.unwrap_or(false),
             vf_token: options.get("vf-token", parse_uuid)?,
+            clique: options.get("clique", clique)?,
             rom,
         })
     }
+}
+
+/// `0` to `15`, in decimal digits alone.
+fn clique(text: &str) -> Option<u8> {
+    let digits = (1..=2).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number.filter(|n| *n <= 15)
 }
 
 #[cfg(test)]
@@ -210,6 +226,10 @@ mod tests {
         let token = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
         let shared: DeviceConfig = format!("01:00.1,vf-token={token}").parse().unwrap();
         assert_eq!(shared.vf_token.unwrap().to_string(), token);
+        for (text, clique) in [("0", 0), ("15", 15), ("07", 7)] {
+            let gpu: DeviceConfig = format!("01:00.0,clique={text}").parse().unwrap();
+            assert_eq!(gpu.clique, Some(clique));
+        }
     }
 
     #[test]
@@ -279,6 +299,10 @@ mod tests {
                 "remove",
             ),
             ("01:00.0,romfile=x,romfile=y", "given twice", "once"),
+            ("01:00.0,clique=16", "`16` is not a value", "from 0 to 15"),
+            ("01:00.0,clique=-1", "`-1` is not a value", "from 0 to 15"),
+            ("01:00.0,clique=+1", "`+1` is not a value", "from 0 to 15"),
+            ("01:00.0,clique=", "`` is not a value", "clique=0"),
             (
                 "01:00.0,vf-token=secret",
                 "`secret` is not a value for `vf-token`",

@@ -132,24 +132,33 @@ fn lock(uart: &Mutex<Com1>) -> MutexGuard<'_, Com1> {
     uart.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The registers are bytes. The bus of a PC splits a wider access into one access for each byte, in
+/// the order of the ports.
 impl DevicePio for Serial {
     fn pio_read(&self, _: PioAddress, offset: PioAddressOffset, data: &mut [u8]) {
-        // Registers are bytes. A wider access reads all ones.
-        if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
-            let mut uart = self.lock();
-            *value = uart.read(offset);
-            uart.update_interrupt();
+        let mut uart = self.lock();
+        for (register, value) in (offset..).zip(data) {
+            if let Ok(register) = u8::try_from(register) {
+                *value = uart.read(register);
+                uart.update_interrupt();
+            }
         }
     }
 
     fn pio_write(&self, _: PioAddress, offset: PioAddressOffset, data: &[u8]) {
-        if let (&[value], Ok(offset)) = (data, u8::try_from(offset)) {
-            let mut uart = self.lock();
-            uart.write(offset, value);
-            if offset == DATA {
-                self.interrupt_due.store(true, Ordering::Release);
-            } else {
-                uart.update_interrupt();
+        let mut uart = self.lock();
+        for (register, value) in (offset..).zip(data) {
+            match u8::try_from(register) {
+                Ok(DATA) => {
+                    uart.write(DATA, *value);
+                    self.interrupt_due.store(true, Ordering::Release);
+                }
+                Ok(register) => {
+                    uart.write(register, *value);
+                    uart.update_interrupt();
+                }
+                // The range of the device has eight ports.
+                Err(_) => {}
             }
         }
     }
@@ -176,13 +185,19 @@ mod tests {
         assert_eq!(s.can_type().read().unwrap(), 1);
     }
 
+    /// No byte of a wide access is lost.
     #[test]
-    fn wide_accesses_are_nothing() {
+    fn a_wide_access_is_one_for_each_byte() {
         let s = serial(Box::new(io::sink()));
-        let mut data = [0xff; 4];
-        s.pio_read(PioAddress(0), 0, &mut data);
-        assert_eq!(data, [0xff; 4]);
-        s.pio_write(PioAddress(0), 0, &data);
+        // Line control and modem control (16550 data sheet, registers 3 and 4), then both again.
+        s.pio_write(PioAddress(0), u16::from(LCR), &[0x03, 0x0b]);
+        let mut both = [0; 2];
+        s.pio_read(PioAddress(0), u16::from(LCR), &mut both);
+        assert_eq!(both, [0x03, 0x0b]);
+        // The scratch register, and nothing behind it.
+        s.pio_write(PioAddress(0), 7, &[0x5a]);
+        s.pio_read(PioAddress(0), 7, &mut both[..1]);
+        assert_eq!(both[0], 0x5a);
     }
 
     #[test]

@@ -8,5 +8,6 @@ pub mod memory;
 pub mod name;
 pub mod node_access;
 pub mod resets;
+pub mod resizable;
 pub mod sriov;
 pub mod sysfs;

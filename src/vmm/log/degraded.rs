@@ -51,6 +51,8 @@ codes! {
     DeviceReturned = "device-returned",
     /// The device has fewer MSI messages than its capability says.
     FewerMsiVectors = "fewer-msi-vectors",
+    /// An integrated GPU has neither its part of the host's memory nor the firmware's tables.
+    IgdWithoutFirmware = "igd-without-firmware",
     /// The host refuses interrupts that the guest has enabled.
     InterruptsRefused = "interrupts-refused",
     /// Each interrupt of the pin wakes a thread of the VMM.

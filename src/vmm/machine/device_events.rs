@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use tracing::debug;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
@@ -13,7 +12,7 @@ use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::Dma;
 use crate::sys::eventfd;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
-use crate::vfio::function::VfioFunction;
+use crate::vfio::function::{VfioFunction, expected};
 
 /// Gives a device back to the host while the VM runs.
 pub(super) struct Release {
@@ -86,27 +85,10 @@ pub(super) fn watch(
                 release.release(&function);
             }
         };
-    let express = function.is_express();
-    let error = watch_one(thread, device, Irq::Error, express, on_error)?;
-    let request = watch_one(thread, device, Irq::Request, express, on_request)?;
+    expected::tell_missing_events(&**device, function.is_express());
+    let error = watch_one(thread, device, Irq::Error, on_error)?;
+    let request = watch_one(thread, device, Irq::Request, on_request)?;
     Ok(error.into_iter().chain(request).collect())
-}
-
-/// Tells that VFIO does not report an event. A conventional device is not expected to report
-/// errors: they are those of PCI Express (6.2).
-fn tell_missing(device: &str, irq: Irq) {
-    let why = "the device's VFIO driver has no such interrupt";
-    let (loss, hint) = match irq {
-        Irq::Request => (
-            Code::NoRequestEvent.loss("the host cannot ask for the device back", why),
-            "end the guest before you unbind or remove the device",
-        ),
-        _ => (
-            Code::NoErrorEvent.loss("mini-vmm does not learn of the device's errors", why),
-            "look at `dmesg | grep -i aer` if the guest's driver complains",
-        ),
-    };
-    degraded::tell(loss.of(device).hint(hint));
 }
 
 /// Calls `handler` when VFIO signals `irq`; `None` if the device has no such interrupt.
@@ -114,13 +96,9 @@ fn watch_one(
     thread: &EventThread,
     device: &SharedDevice,
     irq: Irq,
-    is_express: bool,
     handler: impl Fn() + Send + Sync + 'static,
 ) -> Result<Option<EventFd>, MachineError> {
     if device.irq(irq).is_none() {
-        if is_express || irq == Irq::Request {
-            tell_missing(device.name(), irq);
-        }
         return Ok(None);
     }
     let event =
@@ -129,7 +107,7 @@ fn watch_one(
     match device.set_events(irq, 0, &[Some(eventfd::borrow(&event))]) {
         // A driver that names the event and does not have it, as the kernel's sample mtty.
         Err(DeviceError::Call { source, .. }) if source.raw_os_error() == Some(libc::ENOTTY) => {
-            debug!("{} has no event {irq:?}", device.name());
+            expected::tell_missing_event(device.name(), irq);
             return Ok(None);
         }
         outcome => outcome?,

@@ -18,8 +18,7 @@ use crate::memory::dma::Dma;
 use crate::phase;
 use crate::stats::Stats;
 use crate::vfio::device::SharedDevice;
-use crate::vfio::function::rom::RomSource;
-use crate::vfio::function::{VfioFunction, VmResources};
+use crate::vfio::function::{FunctionOptions, VfioFunction, VmResources};
 use crate::vfio::open::Opened;
 
 /// The passed-through functions on the guest's bus, and the thread that handles the events of their
@@ -64,12 +63,12 @@ impl Devices {
         &mut self,
         device: SharedDevice,
         slot: Option<Slot>,
-        rom: RomSource,
+        options: FunctionOptions,
         to: &AttachTo<'_>,
     ) -> Result<Bdf, MachineError> {
         let _phase = phase!("add_device", device.name());
         let device = to.stats.meter(device);
-        let function = VfioFunction::new(Arc::clone(&device), to.resources.clone(), rom)?;
+        let function = VfioFunction::new(Arc::clone(&device), to.resources.clone(), options)?;
         let bdf = match slot {
             Some(Slot {
                 device,

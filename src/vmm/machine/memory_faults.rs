@@ -104,6 +104,7 @@ mod tests {
                 mapping,
                 offset: 0,
                 kind,
+                bar: None,
             };
             space.add(region).unwrap();
         }

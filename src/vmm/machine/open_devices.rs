@@ -15,7 +15,7 @@ use crate::memory::populate_throttle::PopulatePause;
 use crate::stats::Stats;
 use crate::vfio::device::Device;
 use crate::vfio::open::candidate::Candidate;
-use crate::vfio::open::{self, Opened};
+use crate::vfio::open::{self, Opened, peers};
 
 /// Opens the devices on a thread of its own, while the calling thread runs `rest`: opening resets
 /// each device, which takes a tenth of a second of waiting. Without devices no thread is started.
@@ -63,12 +63,12 @@ pub(super) fn connect_iommu(
     reach: Reach,
     stats: &Stats,
 ) -> Result<(Layout, Option<Arc<Dma>>), MachineError> {
-    let Some(Opened {
-        devices, mapper, ..
-    }) = opened
-    else {
+    let Some(opened) = opened else {
         return Ok((vm.layout, None));
     };
+    let Opened {
+        devices, mapper, ..
+    } = opened;
     let regions = devices
         .iter()
         .flat_map(|device| (0..6).map(|bar| device.region(bar).size));
@@ -77,6 +77,7 @@ pub(super) fn connect_iommu(
     let layout = vm.layout.with_bars(bars, reach, mapper.iova_ranges())?;
     // With several devices, each BAR is mapped for the other devices.
     let peers = devices.len() > 1;
+    peers::tell(opened);
     let (ram_size, meter) = (vm.ram.size(), Arc::clone(&stats.dma));
     let dma = Arc::new(Dma::new(Arc::clone(mapper), ram_size, peers, meter));
     vm.space.subscribe(dma.clone())?;

@@ -7,6 +7,7 @@ use crate::config::VmConfig;
 use crate::config::memory::{MemoryConfig, Pages};
 use crate::hostinfo::memory;
 use crate::hostinfo::memory::{HostMemory, Shortage};
+use crate::hostinfo::resizable;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::machine::error::MachineError;
 use crate::machine::ram_setup::is_pinned_for_any;
@@ -35,6 +36,10 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
         .map(|device| RomSource::load(&device.rom));
     let roms = roms.collect::<Result<Vec<_>, _>>()?;
     let candidates = candidate::find(&Sysfs::default(), &config.vfio)?;
+    for candidate in &candidates {
+        let name = candidate.name();
+        resizable::tell_if_small(&name.to_string(), &Sysfs::default().path_of(name));
+    }
     check_memory(&config.memory, !candidates.is_empty())?;
     if config.memory.pages == Pages::Transparent {
         hugetlb::tell_if_none(config.memory.shared);

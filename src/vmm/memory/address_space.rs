@@ -172,6 +172,7 @@ mod tests {
             mapping,
             offset: 0,
             kind: RegionKind::Ram,
+            bar: None,
         }
     }
 

@@ -3,10 +3,16 @@
 //! An I/O virtual address is equal to the guest-physical address, so a driver in the guest gives
 //! its device the addresses that it uses itself. RAM must be mapped, or the device could not reach
 //! it. A BAR is mapped too, for peer-to-peer DMA of the other devices. If the IOMMU cannot map a
-//! BAR, the VM runs without peer-to-peer DMA.
+//! BAR, the VM runs without peer-to-peer DMA, and the user is told.
+//!
+//! A container maps a BAR by its host address. iommufd maps a BAR as a dma-buf, which the BAR's
+//! device exports (VFIO_DEVICE_FEATURE_DMA_BUF, since Linux 6.19). The host revokes such an export
+//! for good when the device is reset, and when it stops decoding memory. A BAR leaves the address
+//! space before either, and is exported anew when it enters again.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +22,7 @@ use tracing::{debug, error};
 use crate::counters::dma::DmaMeter;
 use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
+use crate::memory::bar_part::BarPart;
 use crate::memory::error::{DmaError, MemoryError};
 use crate::memory::listener::MemoryListener;
 use crate::memory::memlock;
@@ -41,6 +48,19 @@ pub trait DmaMapper: Send + Sync {
     /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
     /// tell.
     fn iova_ranges(&self) -> &[Range];
+    /// Maps the BARs of devices; `None` where [`DmaMapper::map`] maps them, by host addresses.
+    fn dma_bufs(&self) -> Option<&dyn DmaBufMapper> {
+        None
+    }
+}
+
+/// Maps dma-bufs for devices. [`DmaMapper::unmap`] removes them.
+pub trait DmaBufMapper: Send + Sync {
+    /// Maps `[iova, iova + size)` to a dma-buf's first bytes, for reading and writing.
+    ///
+    /// # Errors
+    /// The errno.
+    fn map(&self, iova: u64, size: u64, buffer: BorrowedFd<'_>) -> io::Result<()>;
 }
 
 /// Bytes that one call maps: the size of an IOMMU's largest page, so that no page is split. A chunk
@@ -147,7 +167,8 @@ impl Dma {
         debug!(iova, size, "map for DMA");
         let begun = Instant::now();
         let outcome = self.mapper.map(iova, size, host);
-        outcome.map_err(|e| self.explain(region, e))?;
+        let (call, _) = calls(&*self.mapper);
+        outcome.map_err(|e| self.explain(region, call, e))?;
         if let Some(ram) = self.lock().ram.get_mut(&region.start) {
             ram.mapped = at + size;
             ram.took += begun.elapsed();
@@ -174,22 +195,37 @@ impl Dma {
 
     /// Maps a BAR's region for other devices, if the IOMMU can map it.
     fn map_bar(&self, state: &mut State, region: &Region) {
+        if self.cannot_export(region) {
+            return;
+        }
         let begun = Instant::now();
-        match self
-            .check_range(region)
-            .and_then(|()| self.map(region).map_err(|e| self.explain(region, e)))
-        {
+        match self.check_range(region).and_then(|()| self.map(region)) {
             Ok(()) => {
                 self.meter.bars.count(region.size, begun.elapsed());
                 state.bars.insert(region.start);
             }
-            // The guest chooses the address, so only the cause names it.
-            Err(e) => {
-                let what = "no DMA from one device to the BARs of another (peer-to-peer)";
-                let loss = Code::NoPeerToPeer.loss(what, with_causes(&e));
-                degraded::tell(loss.hint("--iommu container, if the devices need it"));
-            }
+            Err(e) => self.tell(region, &e),
         }
+    }
+
+    /// Whether the BAR would have to be exported, and its device cannot do that. The user has been
+    /// told of this when the devices were opened.
+    fn cannot_export(&self, region: &Region) -> bool {
+        let exports = region.bar.as_ref().is_some_and(|b| b.owner.can_export());
+        self.mapper.dma_bufs().is_some() && !exports
+    }
+
+    fn tell(&self, region: &Region, error: &DmaError) {
+        let Some(BarPart { owner, bar, .. }) = &region.bar else {
+            return;
+        };
+        let hint = match self.mapper.dma_bufs() {
+            Some(_) => "--iommu container, if the devices need it",
+            None => "--iommu iommufd with Linux 6.19 or newer, if the devices need it",
+        };
+        let what = format!("no DMA from other devices to BAR {bar} (peer-to-peer)");
+        let loss = Code::NoPeerToPeer.loss(what, with_causes(error));
+        degraded::tell(loss.of(owner.name()).hint(hint));
     }
 
     fn check_range(&self, region: &Region) -> Result<(), DmaError> {
@@ -204,21 +240,35 @@ impl Dma {
         Err(DmaError::Reserved {
             start: region.start,
             size: region.size,
+            ram: region.kind == RegionKind::Ram,
             ranges: text.join(", "),
         })
     }
 
     /// Maps the whole region, or nothing of it.
-    fn map(&self, region: &Region) -> io::Result<()> {
+    fn map(&self, region: &Region) -> Result<(), DmaError> {
         for (at, size) in map_chunks(region) {
-            let (iova, host) = (region.start + at, region.host_address() + at);
-            debug!(iova, size, "map for DMA");
-            if let Err(e) = self.mapper.map(iova, size, host) {
+            debug!(iova = region.start + at, size, "map for DMA");
+            if let Err(e) = self.map_chunk(region, at, size) {
                 self.unmap(region, at);
                 return Err(e);
             }
         }
         Ok(())
+    }
+
+    fn map_chunk(&self, region: &Region, at: u64, size: u64) -> Result<(), DmaError> {
+        let (iova, host) = (region.start + at, region.host_address() + at);
+        let (Some(mapper), Some(part)) = (self.mapper.dma_bufs(), &region.bar) else {
+            let (call, _) = calls(&*self.mapper);
+            let mapped = self.mapper.map(iova, size, host);
+            return mapped.map_err(|e| self.explain(region, call, e));
+        };
+        let buffer = part.export(at, size);
+        let buffer = buffer.map_err(|e| self.explain(region, "VFIO_DEVICE_FEATURE", e))?;
+        // The map keeps the buffer when its descriptor closes.
+        let mapped = mapper.map(iova, size, buffer.as_fd());
+        mapped.map_err(|e| self.explain(region, "IOMMU_IOAS_MAP_FILE", e))
     }
 
     /// Unmaps the chunks that begin before offset `end`, one call for each chunk.
@@ -249,7 +299,7 @@ impl Dma {
         lost.take()
     }
 
-    fn explain(&self, region: &Region, source: io::Error) -> DmaError {
+    fn explain(&self, region: &Region, call: &'static str, source: io::Error) -> DmaError {
         // ENOMEM means that the limit is reached or that the kernel itself lacks memory
         // (drivers/vfio/vfio_iommu_type1.c, vfio_pin_pages_remote; drivers/iommu/iommufd/pages.c,
         // incr_user_locked_vm).
@@ -259,7 +309,6 @@ impl Dma {
         {
             return too_little.error(Some(source));
         }
-        let (call, _) = calls(&*self.mapper);
         DmaError::Map {
             call,
             iova: region.start,

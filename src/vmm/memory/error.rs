@@ -94,16 +94,16 @@ pub enum DmaError {
         /// The errno; `None` when the limit was found before a map was tried.
         source: Option<io::Error>,
     },
-    /// RAM lies where the IOMMU cannot map.
-    #[error(
-        "RAM at {start:#x}+{size:#x} lies outside the ranges that the host's IOMMU can map: \
-         {ranges}"
-    )]
+    /// Guest memory lies where the IOMMU cannot map.
+    #[error("{} at {start:#x}+{size:#x} lies outside the ranges that the host's IOMMU can map: \
+             {ranges}", if *.ram { "RAM" } else { "the BAR" })]
     Reserved {
         /// Guest-physical address.
         start: u64,
         /// Bytes.
         size: u64,
+        /// Whether it is RAM, and not a BAR.
+        ram: bool,
         /// The usable ranges.
         ranges: String,
     },

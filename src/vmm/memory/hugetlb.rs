@@ -50,7 +50,7 @@ pub fn tell_if_none(shared: bool) {
     };
     let text = fs::read_to_string(&file);
     if let Err(why) = transparent(text.as_deref().ok()) {
-        let what = "its RAM is of small pages, which makes memory and DMA slower";
+        let what = "the guest's RAM is of small pages, which makes memory and DMA slower";
         degraded::tell(Code::NoHugePages.loss(what, why).hint(format!(
             "as root: echo {} > {}; or reserve huge pages, --memory ...,hugepages=2M",
             if shared { "advise" } else { "madvise" },

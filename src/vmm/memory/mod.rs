@@ -11,6 +11,7 @@
 //! | [`ram`] | the guest's RAM, made of mappings |
 //! | [`hugetlb`] | the host's reserve of huge pages |
 //! | [`region`], [`listener`], [`error`] | the interface of address space and listeners |
+//! | [`bar_part`] | a part of a BAR, by its device: for the DMA of other devices |
 //! | [`address_space`] | the regions and their listeners |
 //! | [`kvm_slots`], [`dma`] | the two listeners |
 //! | [`prefault`] | RAM made present and mapped for DMA while the guest starts |
@@ -18,6 +19,7 @@
 //! | [`populate_throttle`] | pauses populating while set-up needs the host's memory locks |
 
 pub mod address_space;
+pub mod bar_part;
 pub mod dma;
 pub mod dma_ready;
 pub mod error;
@@ -35,6 +37,7 @@ pub mod region;
 mod large_ram;
 
 pub use address_space::AddressSpace;
+pub use bar_part::{BarOwner, BarPart};
 pub use error::{DmaError, MemoryError};
 pub use listener::MemoryListener;
 pub use mapping::PAGE_SIZE;

@@ -151,6 +151,7 @@ impl Drop for Prefault {
         self.throttle.cancel();
         self.dma.take();
         if let Some(thread) = self.thread.take() {
+            // The run is over, and a failure before has ended it (`Prefault::check`).
             let _ = thread.join();
         }
     }

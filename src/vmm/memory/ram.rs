@@ -170,6 +170,7 @@ impl Ram {
                 mapping: Arc::clone(&mapping),
                 offset,
                 kind: RegionKind::Ram,
+                bar: None,
             }));
             offset += range.size;
         }

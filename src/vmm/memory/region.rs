@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::memory::bar_part::BarPart;
 use crate::memory::mapping::Mapping;
 
 /// The kind of memory in a region.
@@ -28,6 +29,8 @@ pub struct Region {
     pub offset: u64,
     /// RAM or the memory of a device.
     pub kind: RegionKind,
+    /// The part of a BAR that the region is; `None` for RAM.
+    pub bar: Option<BarPart>,
 }
 
 impl Region {

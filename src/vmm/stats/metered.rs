@@ -1,7 +1,8 @@
 //! A wrapper of a device that counts interrupts and resets. With `--stats` a function gets the
 //! wrapper instead of the device itself.
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +51,14 @@ impl Device for Metered {
 
     fn map_fd(&self) -> RawFd {
         self.device.map_fd()
+    }
+
+    fn can_export(&self) -> bool {
+        self.device.can_export()
+    }
+
+    fn export(&self, bar: u32, offset: u64, size: u64) -> io::Result<OwnedFd> {
+        self.device.export(bar, offset, size)
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {

@@ -59,6 +59,9 @@ impl VcpuError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Run { source, .. } => errnos::hint("KVM_RUN", source),
+            Self::Call { source, .. } if source.errno() == libc::EMFILE => {
+                Some("raise the limit with `ulimit -n`".into())
+            }
             Self::Call { name, source } => errnos::hint(name, source),
             Self::Thread(..) | Self::Server(_) => Some(
                 "raise the limit of threads with `ulimit -u`, or that of the control group \

@@ -24,6 +24,7 @@ pub mod state;
 pub mod threads;
 mod tsc;
 
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::AtomicBool;
 
@@ -135,12 +136,7 @@ impl Vcpu {
             && let Err(e) = pin::pin(cpu)
         {
             // `check` succeeded at the start of the run; since then the host has withdrawn the CPU.
-            let what = format!("vCPU {} is not pinned to host CPU {cpu}", self.id);
-            let loss = Code::VcpuNotPinned.loss(what, e.to_string());
-            degraded::tell(loss.hint(
-                "put the CPU online again (/sys/devices/system/cpu/cpuN/online) and into the \
-                 process's cpuset, then start the guest again",
-            ));
+            tell_not_pinned(self.id, cpu, &e);
         }
         let Some(exits) = shared.exits.vcpus().get(self.id as usize) else {
             return LoopEnd::Broken("it has no counters".into());
@@ -150,6 +146,15 @@ impl Vcpu {
         }
         exit_loop::run(&mut self.fd, shared, exits, stop)
     }
+}
+
+fn tell_not_pinned(vcpu: u32, cpu: usize, error: &io::Error) {
+    let what = format!("vCPU {vcpu} is not pinned to host CPU {cpu}");
+    let loss = Code::VcpuNotPinned.loss(what, error.to_string());
+    degraded::tell(loss.hint(format!(
+        "put the CPU online again (/sys/devices/system/cpu/cpu{cpu}/online) and into the process's \
+         cpuset, then start the guest again"
+    )));
 }
 
 impl AsRawFd for Vcpu {
@@ -163,6 +168,26 @@ mod tests {
     use kvm_bindings::kvm_cpuid_entry2;
 
     use super::*;
+
+    /// No host has this CPU; a real one may leave between the check and the start of the thread.
+    #[test]
+    fn a_host_cpu_that_has_left_is_told() {
+        let cpu = 1_000_000;
+        let error = pin::pin(cpu).unwrap_err();
+        for vcpu in [0, 1, 0] {
+            tell_not_pinned(vcpu, cpu, &error);
+        }
+        let told = degraded::list().into_iter();
+        let told = told.filter(|loss| loss.code == Code::VcpuNotPinned);
+        let told: Vec<_> = told.map(|loss| loss.what).collect();
+        assert_eq!(
+            told,
+            [
+                "vCPU 0 is not pinned to host CPU 1000000",
+                "vCPU 1 is not pinned to host CPU 1000000"
+            ]
+        );
+    }
 
     #[test]
     fn the_width_that_can_be_mapped() {

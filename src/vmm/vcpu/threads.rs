@@ -59,6 +59,7 @@ impl Running {
             match thread {
                 Ok(thread) => running.threads.push(thread),
                 Err(e) => {
+                    // The first error is reported.
                     let _ = running.stop();
                     return Err(VcpuError::Thread(id, e));
                 }
@@ -71,6 +72,7 @@ impl Running {
         match server {
             Ok(server) => running.server = Some(server),
             Err(e) => {
+                // The first error is reported.
                 let _ = running.stop();
                 return Err(VcpuError::Server(e));
             }

@@ -5,7 +5,7 @@
 //! `VfioFile`, and each test by a device of its own.
 
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use vfio_bindings::bindings::vfio::{
@@ -135,6 +135,18 @@ pub trait Device: Send + Sync {
     fn resets_by_power(&self) -> bool;
     /// The file whose pages are the mappable areas, from [`RegionInfo::file_offset`] on.
     fn map_fd(&self) -> RawFd;
+    /// Whether VFIO can export the device's BARs as dma-bufs ([`Device::export`]).
+    fn can_export(&self) -> bool {
+        false
+    }
+    /// Exports `[offset, offset + size)` of a BAR as a dma-buf, for the DMA of other devices. The
+    /// host revokes the export when the device stops decoding memory, and when it is reset.
+    ///
+    /// # Errors
+    /// The errno; ENOTTY if the kernel cannot export BARs.
+    fn export(&self, _bar: u32, _offset: u64, _size: u64) -> io::Result<OwnedFd> {
+        Err(io::Error::from_raw_os_error(libc::ENOTTY))
+    }
     /// Reads with the width of `data`.
     ///
     /// # Errors

@@ -2,13 +2,14 @@
 
 use std::any::Any;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Weak};
 
 use iommufd_ioctls::IommufdError;
 use pci::addr::Range;
-use vfio_ioctls::{VfioError, VfioOps};
+use vfio_ioctls::{VfioError, VfioIommufd, VfioOps};
 
-use crate::memory::dma::DmaMapper;
+use crate::memory::dma::{DmaBufMapper, DmaMapper};
 
 /// One space of I/O addresses: a container, or an address space of an iommufd.
 pub struct IovaSpace {
@@ -27,18 +28,11 @@ pub type User = Weak<dyn Any + Send + Sync>;
 pub struct IovaSpaces {
     spaces: Vec<IovaSpace>,
     ranges: Vec<Range>,
-    by_iommufd: bool,
+    /// Maps BARs, in the only space; `None` for containers.
+    dma_bufs: Option<Arc<dyn DmaBufMapper>>,
 }
 
 impl IovaSpaces {
-    /// Says that the spaces are those of an iommufd.
-    pub fn of_iommufd(self) -> Self {
-        Self {
-            by_iommufd: true,
-            ..self
-        }
-    }
-
     /// Maps in all of `spaces`. An address is usable if every space can map it.
     pub fn new(spaces: Vec<IovaSpace>) -> Self {
         let ranges = spaces.iter().map(|s| s.ranges.clone());
@@ -46,7 +40,15 @@ impl IovaSpaces {
         Self {
             spaces,
             ranges,
-            by_iommufd: false,
+            dma_bufs: None,
+        }
+    }
+
+    /// Maps in the one space of an iommufd, where BARs are mapped as dma-bufs.
+    pub fn of_iommufd(space: IovaSpace, iommufd: Arc<VfioIommufd>) -> Self {
+        Self {
+            dma_bufs: Some(iommufd),
+            ..Self::new(vec![space])
         }
     }
 
@@ -85,11 +87,24 @@ impl DmaMapper for IovaSpaces {
     }
 
     fn by_iommufd(&self) -> bool {
-        self.by_iommufd
+        self.dma_bufs.is_some()
     }
 
     fn iova_ranges(&self) -> &[Range] {
         &self.ranges
+    }
+
+    fn dma_bufs(&self) -> Option<&dyn DmaBufMapper> {
+        self.dma_bufs.as_deref()
+    }
+}
+
+impl DmaBufMapper for VfioIommufd {
+    fn map(&self, iova: u64, size: u64, buffer: BorrowedFd<'_>) -> io::Result<()> {
+        let mapped = self
+            .ioas()
+            .map_file(buffer.as_raw_fd(), 0, size, iova, true);
+        mapped.map_err(|e| errno(VfioError::IommufdIoctlError(e)))
     }
 }
 
@@ -121,7 +136,9 @@ fn errno(error: VfioError) -> io::Error {
         VfioError::IommuDmaMap(e)
         | VfioError::IommuDmaUnmap(e)
         | VfioError::IommufdIoctlError(
-            IommufdError::IommuIoasMap(e) | IommufdError::IommuIoasUnmap(e),
+            IommufdError::IommuIoasMap(e)
+            | IommufdError::IommuIoasMapFile(e)
+            | IommufdError::IommuIoasUnmap(e),
         ) => io::Error::from_raw_os_error(e.errno()),
         other => io::Error::other(other),
     }

@@ -9,13 +9,14 @@
 use std::ffi::{CStr, c_int, c_ulong};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use iommufd_bindings::iommufd::{
     IOMMUFD_CMD_IOAS_IOVA_RANGES, IOMMUFD_TYPE, iommu_ioas_iova_ranges, iommu_iova_range,
 };
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_TYPE, vfio_device_attach_iommufd_pt, vfio_device_bind_iommufd,
+    VFIO_BASE, VFIO_DEVICE_BIND_FLAG_TOKEN, VFIO_DEVICE_FEATURE_DMA_BUF, VFIO_DEVICE_FEATURE_GET,
+    VFIO_DEVICE_FEATURE_PROBE, VFIO_TYPE, vfio_device_attach_iommufd_pt, vfio_device_bind_iommufd,
     vfio_device_detach_iommufd_pt, vfio_device_info, vfio_group_status, vfio_iommu_type1_info,
     vfio_irq_info, vfio_irq_set, vfio_region_info,
 };
@@ -44,6 +45,7 @@ ioctl_io_nr!(
 );
 ioctl_io_nr!(VFIO_IOMMU_GET_INFO, VFIO_TYPE.into(), VFIO_BASE + 12);
 ioctl_io_nr!(VFIO_DEVICE_PCI_HOT_RESET, VFIO_TYPE.into(), VFIO_BASE + 13);
+ioctl_io_nr!(VFIO_DEVICE_FEATURE, VFIO_TYPE.into(), VFIO_BASE + 17);
 ioctl_io_nr!(VFIO_DEVICE_BIND_IOMMUFD, VFIO_TYPE.into(), VFIO_BASE + 18);
 ioctl_io_nr!(
     VFIO_DEVICE_ATTACH_IOMMUFD_PT,
@@ -135,16 +137,45 @@ pub(super) fn device_of_group(group: &File, name: &CStr) -> io::Result<File> {
 
 // iommufd.
 
-/// Binds a device's file to an iommufd, which opens the device.
-pub(super) fn bind(device: &File, iommufd: &impl AsRawFd) -> io::Result<()> {
+/// Binds a device's file to an iommufd, which opens the device. A VF token is passed as its bytes.
+pub(super) fn bind(
+    device: &File,
+    iommufd: &impl AsRawFd,
+    token: Option<&[u8; 16]>,
+) -> io::Result<()> {
     let mut bind = vfio_device_bind_iommufd {
         argsz: size_of::<vfio_device_bind_iommufd>() as u32,
+        flags: token.map_or(0, |_| VFIO_DEVICE_BIND_FLAG_TOKEN),
         iommufd: iommufd.as_raw_fd(),
+        token_uuid_ptr: token.map_or(0, |token| token.as_ptr() as u64),
         ..Default::default()
     };
-    // SAFETY: the kernel reads and fills a structure of the size that argsz says, which lives for
-    // the call.
+    // SAFETY: the kernel reads and fills a structure of the size that argsz says, and reads 16
+    // bytes of the token; both live for the call.
     check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_BIND_IOMMUFD(), &mut bind) }).map(|_| ())
+}
+
+/// Whether [`bind`] takes a VF token for a device that is not bound yet. The call names a token at
+/// an address that no process has, so it binds nothing: a kernel that looks for the token answers
+/// EFAULT. A kernel that does not know the flag, as before Linux 6.17, and a driver without tokens
+/// answer EINVAL (drivers/vfio/device_cdev.c, `vfio_df_check_token`).
+pub(super) fn bind_takes_token(device: &File) -> io::Result<bool> {
+    let mut bind = vfio_device_bind_iommufd {
+        argsz: size_of::<vfio_device_bind_iommufd>() as u32,
+        flags: VFIO_DEVICE_BIND_FLAG_TOKEN,
+        // Looked at after the token.
+        iommufd: device.as_raw_fd(),
+        token_uuid_ptr: u64::MAX - 0xfff,
+        ..Default::default()
+    };
+    // SAFETY: the kernel reads a structure of the size that argsz says, which lives for the call.
+    // It reads the token by a checked copy, which fails at that address.
+    let ret = unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_BIND_IOMMUFD(), &mut bind) };
+    match check(ret) {
+        Err(e) if e.raw_os_error() == Some(libc::EFAULT) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        other => other.map(|_| false),
+    }
 }
 
 /// Attaches a bound device to an I/O address space of its iommufd.
@@ -236,6 +267,48 @@ pub(super) fn set_irqs(
     check(ret).map(|available| available as u32)
 }
 
+/// The words of a `struct vfio_device_feature`: its size and flags.
+const FEATURE: usize = 2;
+/// The words of a `struct vfio_device_feature_dma_buf` with one range: index of the region, flags
+/// for the descriptor, flags, number of ranges, and offset and length of the range, two words each.
+const DMA_BUF: usize = 8;
+
+/// Asks whether the device can export BARs as dma-bufs.
+pub(super) fn can_export(device: &File) -> io::Result<()> {
+    let flags = VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
+    let mut words = [size_of::<[u32; FEATURE]>() as u32, flags];
+    // SAFETY: the words are a `struct vfio_device_feature` of the size that its argsz says, which
+    // lives for the call. A probe reads and writes nothing else.
+    let ret = unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_FEATURE(), &mut words) };
+    check(ret).map(|_| ())
+}
+
+/// Exports a part of a BAR as a dma-buf.
+pub(super) fn export(device: &File, bar: u32, offset: u64, size: u64) -> io::Result<OwnedFd> {
+    let argsz = size_of::<[u32; FEATURE + DMA_BUF]>() as u32;
+    let flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
+    let open = (libc::O_RDWR | libc::O_CLOEXEC) as u32;
+    let [low, high] = [|wide: u64| wide as u32, |wide: u64| (wide >> 32) as u32];
+    let mut words: [u32; FEATURE + DMA_BUF] = [
+        argsz,
+        flags,
+        bar,
+        open,
+        0,
+        1,
+        low(offset),
+        high(offset),
+        low(size),
+        high(size),
+    ];
+    // SAFETY: the words are the two structures above, of the size that argsz says, and live for the
+    // call.
+    let ret = unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_FEATURE(), &mut words) };
+    let descriptor = check(ret)?;
+    // SAFETY: the kernel has just made the descriptor, and nothing else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// Resets a function by itself.
 pub(super) fn reset(device: &File) -> io::Result<()> {
     // SAFETY: the ioctl takes no argument.
@@ -318,7 +391,9 @@ mod tests {
             set_iommu(&file, 3),
             iommu_info(&file).map(|_| ()),
             device_of_group(&file, c"0000:01:00.0").map(|_| ()),
-            bind(&file, &file),
+            bind(&file, &file, None),
+            bind(&file, &file, Some(&[0; 16])),
+            bind_takes_token(&file).map(|_| ()),
             attach(&file, 1),
             detach(&file),
             ioas_ranges(&file, 1).map(|_| ()),
@@ -326,6 +401,8 @@ mod tests {
             region_info(&file, 0).map(|_| ()),
             irq_info(&file, 0).map(|_| ()),
             set_irqs(&file, 0, 0, 0, 1, &[-1]).map(|_| ()),
+            can_export(&file),
+            export(&file, 0, 0, 4096).map(|_| ()),
             reset(&file),
             hot_reset_info(&file, words),
             hot_reset(&file, words),

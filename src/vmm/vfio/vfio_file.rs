@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct VfioFile {
     /// By VFIO's index.
     irqs: Vec<IrqInfo>,
     resettable: bool,
+    /// Whether BARs can be exported as dma-bufs.
+    exports: bool,
     by_power: bool,
     device: Box<dyn OpenDevice>,
 }
@@ -71,6 +73,8 @@ impl VfioFile {
             regions: regions.collect::<Result<_, _>>()?,
             irqs: irqs.collect::<Result<_, _>>()?,
             resettable: info.flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            // Asked of this device: the kernel, its configuration and the device's driver decide.
+            exports: uapi::can_export(file).is_ok(),
             by_power: resets::by_power_only(dir),
             name,
             device,
@@ -136,7 +140,7 @@ fn region(name: &str, file: &File, index: u32) -> Result<RegionInfo, DeviceError
                     format!("the guest does not get region {index}"),
                     format!("VFIO_DEVICE_GET_REGION_INFO: {e}"),
                 );
-                degraded::tell(loss.of(name).hint("find the reason with `dmesg | tail`"));
+                degraded::tell(loss.of(name).hint("use a newer kernel on the host"));
             }
             Ok(RegionInfo::default())
         }
@@ -202,6 +206,15 @@ impl Device for VfioFile {
 
     fn map_fd(&self) -> RawFd {
         self.device.file().as_raw_fd()
+    }
+
+    fn can_export(&self) -> bool {
+        self.exports
+    }
+
+    fn export(&self, bar: u32, offset: u64, size: u64) -> io::Result<OwnedFd> {
+        debug!(device = self.name, bar, offset, size, "export");
+        uapi::export(self.device.file(), bar, offset, size)
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
@@ -290,5 +303,25 @@ impl Device for VfioFile {
         Scope::of(file)
             .and_then(|scope| scope.reset(file, |group| self.device.group_file(group)))
             .map_err(|e| self.fail("VFIO_DEVICE_PCI_HOT_RESET", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_that_the_kernel_does_not_report_is_told() {
+        let name = "0000:46:00.0";
+        // This driver answers calls that it does not know by EINVAL, as VFIO does.
+        let file = File::open("/dev/urandom").unwrap();
+        assert_eq!(region(name, &file, 3).unwrap(), RegionInfo::default());
+        let missing = region(name, &file, VFIO_PCI_VGA_REGION_INDEX);
+        assert_eq!(missing.unwrap(), RegionInfo::default());
+        let told = degraded::list().into_iter();
+        let told = told.filter(|loss| loss.device.as_deref() == Some(name));
+        let told: Vec<_> = told.map(|loss| (loss.code, loss.what)).collect();
+        let region = "the guest does not get region 3".to_owned();
+        assert_eq!(told, [(Code::RegionMissing, region)]);
     }
 }

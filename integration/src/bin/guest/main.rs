@@ -4,6 +4,7 @@
 //! guest load DISK PLAN WORKER...   runs these workers of a plan, which read and write the disk
 //! guest verify DISK PLAN           checks that the disk has the content that the plan predicts
 //! guest edu BDF                    drives QEMU's teaching device by VFIO without an IOMMU
+//! guest vectors THREADS            keeps values in the AVX registers of several threads
 //! ```
 //!
 //! The program prints facts as /init does, in lines of "L2: key value". The key "act-failed" fails
@@ -12,6 +13,7 @@
 mod disk;
 mod edu;
 mod memory;
+mod vectors;
 mod vfio;
 
 use std::process::ExitCode;
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         ["load", disk, plan, workers @ ..] => disk::load(disk, plan, workers),
         ["verify", disk, plan] => disk::verify(disk, plan),
         ["edu", bdf] => edu::drive(bdf),
+        ["vectors", threads] => vectors::keep(threads),
         _ => Err(Error::failed(format!("unknown arguments: {words:?}"))),
     };
     match result {

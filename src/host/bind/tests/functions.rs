@@ -276,3 +276,66 @@ fn functions_have_a_number_of_their_own() {
     let takes = |line: &String| line.contains("echo special_vfio_pci > ");
     assert!(lines.iter().any(takes), "{lines:?}");
 }
+
+/// The device's driver makes fewer, or none with an errno: nothing stays changed.
+#[test]
+fn functions_that_are_not_made_are_told() {
+    let fake = physical_function();
+    let dir = fake.host().sysfs.device_path(PF.parse().unwrap());
+    let before = fake.snapshot();
+    let refused = |makes: String| {
+        fs::write(dir.join("makes"), makes).unwrap();
+        let error = bind(&fake.host(), &make(3)).unwrap_err();
+        fs::remove_file(dir.join("makes")).unwrap();
+        assert_eq!(fake.snapshot(), before);
+        assert_eq!(fake.host().records.all().unwrap(), []);
+        (error.to_string(), error.hint().unwrap())
+    };
+    let (text, hint) = refused("2".into());
+    assert!(
+        text.contains("made 2 virtual functions, not 3; all changes were undone"),
+        "{text}"
+    );
+    assert!(hint.contains("--vfs 2"), "{hint}");
+    for (errno, says, remedy) in [
+        (
+            libc::ENOENT,
+            "a driver that makes none",
+            "host unbind 0000:03:00.0",
+        ),
+        (
+            libc::ENOSPC,
+            "no queues or interrupts left",
+            "smaller --vfs",
+        ),
+        (libc::ENOMEM, "no addresses or bus numbers", "pci=realloc"),
+    ] {
+        let (text, hint) = refused(format!("-{errno}"));
+        assert!(
+            text.contains(says) && hint.contains(remedy),
+            "{text} {hint}"
+        );
+    }
+}
+
+#[test]
+fn a_network_cards_functions_need_addresses() {
+    let fake = physical_function();
+    let dir = fake.host().sysfs.device_path(PF.parse().unwrap());
+    fs::create_dir_all(dir.join("net/enp3s0f0")).unwrap();
+    let lines = bind(&fake.host(), &make(2)).unwrap();
+    let note = lines
+        .iter()
+        .find(|line| line.starts_with("note: "))
+        .unwrap();
+    assert!(
+        note.contains("ip link set enp3s0f0 vf N mac") && note.contains("0 to 1"),
+        "{note}"
+    );
+    let other = physical_function();
+    let lines = bind(&other.host(), &make(2)).unwrap();
+    assert!(
+        lines.iter().all(|line| !line.contains("ip link")),
+        "{lines:?}"
+    );
+}

@@ -168,15 +168,33 @@ fn locked_memory_of_other_guests_counts() {
 #[test]
 fn what_confines_this_process_is_named() {
     let cgroup = |h: &mut HostFacts| {
+        h.kvm = Node::Denied;
         h.confined = vec![("/dev/kvm".into(), Cause::ControlGroup)];
     };
-    with_host("confinement", cgroup, Warn, "`DeviceAllow=/dev/kvm rw`");
+    with_host("kvm", cgroup, Fail, "`DeviceAllow=/dev/kvm rw`");
     let own_dev = |h: &mut HostFacts| {
-        h.confined = vec![("/dev/iommu".into(), Cause::OwnDev(10, 123))];
+        h.container_node = Node::Missing;
+        h.iommufd_node = Node::Missing;
+        h.iommufd = Module::Present;
+        h.confined = vec![
+            ("/dev/vfio/vfio".into(), Cause::OwnDev(10, 196)),
+            ("/dev/iommu".into(), Cause::OwnDev(10, 123)),
+        ];
     };
-    with_host("confinement", own_dev, Warn, "mknod /dev/iommu c 10 123");
-    let plain = check(&host(), &[]);
-    assert!(plain.iter().all(|f| f.name != "confinement"));
+    with_host(
+        "vfio-container",
+        own_dev,
+        Fail,
+        "mknod /dev/vfio/vfio c 10 196",
+    );
+    let facts = &mut host();
+    own_dev(facts);
+    let found = check(facts, &[]);
+    let iommufd = found.iter().find(|f| f.name == "iommufd").unwrap();
+    assert!(
+        iommufd.text.contains("this /dev does not have the node"),
+        "{iommufd:?}"
+    );
 }
 
 #[test]

@@ -1,5 +1,10 @@
+use std::os::fd::OwnedFd;
+
+use vmm_sys_util::tempfile::TempFile;
+
 use super::*;
 use crate::memory::address_space::AddressSpace;
+use crate::memory::bar_part::BarOwner;
 use crate::memory::mapping::Mapping;
 use crate::memory::mapping::PAGE_SIZE;
 
@@ -8,6 +13,8 @@ struct Fake {
     /// Maps from this address on fail, with this error.
     errno: Option<(u64, i32)>,
     live: Mutex<Vec<u64>>,
+    /// Whether BARs are mapped as dma-bufs.
+    by_dma_buf: bool,
 }
 
 impl DmaMapper for Fake {
@@ -27,6 +34,50 @@ impl DmaMapper for Fake {
     fn iova_ranges(&self) -> &[Range] {
         &self.ranges
     }
+    fn dma_bufs(&self) -> Option<&dyn DmaBufMapper> {
+        self.by_dma_buf.then_some(self)
+    }
+}
+
+impl DmaBufMapper for Fake {
+    fn map(&self, iova: u64, size: u64, _: BorrowedFd<'_>) -> io::Result<()> {
+        DmaMapper::map(self, iova, size, 0)
+    }
+}
+
+/// A device of BAR 2, which counts its exports, as offset and size.
+#[derive(Debug, Default)]
+struct Owner {
+    exports: Mutex<Vec<(u64, u64)>>,
+    silent: bool,
+}
+
+impl BarOwner for Owner {
+    fn name(&self) -> &str {
+        "the DMA test's device"
+    }
+    fn can_export(&self) -> bool {
+        !self.silent
+    }
+    fn export(&self, bar: u32, offset: u64, size: u64) -> io::Result<OwnedFd> {
+        assert_eq!(bar, 2);
+        self.exports.lock().unwrap().push((offset, size));
+        Ok(TempFile::new().unwrap().into_file().into())
+    }
+}
+
+/// A part of the owner's BAR, from the BAR's second page on.
+fn part(owner: &Arc<Owner>, start: u64, size: u64) -> Region {
+    Region {
+        size,
+        mapping: Arc::new(Mapping::reserve(size, PAGE_SIZE).unwrap()),
+        bar: Some(BarPart {
+            owner: owner.clone(),
+            bar: 2,
+            offset: 0x1000,
+        }),
+        ..region(start, RegionKind::Device)
+    }
 }
 
 fn region(start: u64, kind: RegionKind) -> Region {
@@ -37,6 +88,7 @@ fn region(start: u64, kind: RegionKind) -> Region {
         mapping,
         offset: 0,
         kind,
+        bar: None,
     }
 }
 
@@ -54,6 +106,15 @@ fn willing() -> Fake {
         ranges: vec![],
         errno: None,
         live: Mutex::default(),
+        by_dma_buf: false,
+    }
+}
+
+/// As iommufd.
+fn by_dma_buf() -> Fake {
+    Fake {
+        by_dma_buf: true,
+        ..willing()
     }
 }
 
@@ -111,6 +172,12 @@ fn failures_are_fatal_for_ram_alone() {
     assert!(matches!(refused, DmaError::Map { .. }));
     dma.finish_ram();
     space.add(region(0x1000, RegionKind::Device)).unwrap();
+    let told = degraded::list();
+    let told = told
+        .iter()
+        .filter(|loss| loss.code == Code::NoPeerToPeer && loss.device.is_none());
+    let hints: Vec<_> = told.map(|loss| &*loss.hint).collect();
+    assert!(hints.iter().all(|hint| hint.contains("--iommu container")) && hints.len() == 1);
 }
 
 #[test]
@@ -177,6 +244,7 @@ fn a_low_limit_is_explained() {
     let dma = Dma::new(Arc::new(willing()), u64::MAX, true, Arc::default());
     let e = dma.explain(
         &region(0, RegionKind::Ram),
+        "VFIO_IOMMU_MAP_DMA",
         io::Error::from_raw_os_error(libc::ENOMEM),
     );
     let free = crate::sys::may_lock_any(std::path::Path::new("/proc"));
@@ -185,5 +253,70 @@ fn a_low_limit_is_explained() {
         assert!(e.hint().unwrap().contains("ulimit -l"));
     } else {
         assert!(matches!(e, DmaError::Map { .. }));
+    }
+}
+
+#[test]
+fn a_bar_is_exported_chunk_by_chunk_each_time_it_is_mapped() {
+    let (space, dma, fake) = space(by_dma_buf(), true);
+    dma.finish_ram();
+    let owner = Arc::new(Owner::default());
+    let bar = part(&owner, 4 * MAP_CHUNK, MAP_CHUNK + 0x2000);
+    let chunks = [(0x1000, MAP_CHUNK), (0x1000 + MAP_CHUNK, 0x2000)];
+    let exports = || std::mem::take(&mut *owner.exports.lock().unwrap());
+    let mapped = || fake.live.lock().unwrap().clone();
+    for _ in 0..2 {
+        space.add(bar.clone()).unwrap();
+        assert_eq!(exports(), chunks);
+        assert_eq!(mapped(), [4 * MAP_CHUNK, 5 * MAP_CHUNK]);
+        space.remove(bar.start);
+        assert!(mapped().is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_exported_is_not_tried() {
+    let (space, dma, fake) = space(by_dma_buf(), true);
+    dma.finish_ram();
+    let silent = Arc::new(Owner {
+        silent: true,
+        ..Owner::default()
+    });
+    space.add(part(&silent, 0x1000, 0x1000)).unwrap();
+    assert!(fake.live.lock().unwrap().is_empty());
+    assert!(silent.exports.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_container_maps_a_bar_by_its_host_address_and_keeps_it() {
+    let (space, dma, fake) = space(willing(), true);
+    dma.finish_ram();
+    let owner = Arc::new(Owner::default());
+    space.add(part(&owner, 0x1000, 0x1000)).unwrap();
+    assert_eq!(*fake.live.lock().unwrap(), [0x1000]);
+    assert!(owner.exports.lock().unwrap().is_empty());
+}
+
+/// The user is told, once, whose BAR is missing and what else could be tried.
+#[test]
+fn a_refused_bar_is_told() {
+    let owner = Arc::new(Owner::default());
+    let told = || {
+        let losses = degraded::list().into_iter();
+        let ours = losses.filter(|l| l.device.as_deref() == Some(owner.name()));
+        ours.collect::<Vec<_>>()
+    };
+    assert!(told().is_empty());
+    let errno = Some((0, libc::EFAULT));
+    for fake in [by_dma_buf(), willing()] {
+        let (space, dma, _) = space(Fake { errno, ..fake }, true);
+        dma.finish_ram();
+        space.add(part(&owner, 0x1000, 0x1000)).unwrap();
+        let [loss] = &told()[..] else {
+            panic!("{:?}", told());
+        };
+        assert_eq!(loss.code, Code::NoPeerToPeer);
+        assert!(loss.what.contains("BAR 2") && loss.why.contains("Bad address"));
+        assert!(loss.hint.starts_with("--iommu container"));
     }
 }

@@ -4,6 +4,7 @@ use pci::bar::BarError;
 
 use crate::hostinfo::iomem;
 use crate::vfio::device::DeviceError;
+use crate::vfio::function::clique::CliqueError;
 
 /// The reason why a device cannot become a function of the guest.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,14 @@ pub enum FunctionError {
         device: String,
         /// What is wrong.
         source: BarError,
+    },
+    /// The device gets no clique.
+    #[error("{device}: {source}")]
+    Clique {
+        /// The device's address.
+        device: String,
+        /// Why not.
+        source: CliqueError,
     },
     /// The device has no power or has lost its link.
     #[error("{0} does not answer: its registers read as all ones")]
@@ -45,7 +54,8 @@ impl FunctionError {
     /// The remedy, most often a command to type.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Device(_) | Self::Bars { .. } => None,
+            Self::Device(e) => e.hint(),
+            Self::Bars { .. } => None,
             Self::Dead(device) => Some(format!(
                 "as root: echo 1 > /sys/bus/pci/devices/{device}/remove; \
                  echo 1 > /sys/bus/pci/rescan; if the device fails when it wakes, boot the host \
@@ -53,6 +63,7 @@ impl FunctionError {
                  and at `dmesg | grep {device}`"
             )),
             Self::Held { holders, .. } => Some(iomem::remedy(holders)),
+            Self::Clique { device, source } => Some(source.hint(device)),
         }
     }
 }

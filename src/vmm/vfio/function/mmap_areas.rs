@@ -11,12 +11,12 @@ use std::sync::Arc;
 use pci::bar::Bars;
 use tracing::debug;
 
-use crate::hostinfo::iomem;
-use crate::log::degraded::{self, Code};
 use crate::memory::mapping::Mapping;
-use crate::memory::{PAGE_SIZE, Region, RegionKind};
-use crate::vfio::device::{Device, RegionInfo};
+use crate::memory::{BarOwner, BarPart, PAGE_SIZE, Region, RegionKind};
+use crate::vfio::device::{RegionInfo, SharedDevice};
+use crate::vfio::function::bar_owner::Owner;
 use crate::vfio::function::error::FunctionError;
+use crate::vfio::function::unmapped::{tell_trapped, unmapped};
 
 /// A range of a BAR: offset and size in bytes.
 pub type Area = (u64, u64);
@@ -74,7 +74,7 @@ pub fn plan(size: u64, mappable: &[Area], trapped: &[Area]) -> Vec<Area> {
 /// # Errors
 /// Another user of the host holds the BAR. The device would refuse each access.
 pub fn map(
-    device: &dyn Device,
+    device: &SharedDevice,
     bar: usize,
     bars: &Bars,
     trapped: &[Area],
@@ -92,36 +92,23 @@ pub fn map(
     }
     let areas = plan(region.size, &region.mappable, trapped);
     let name = device.name();
-    match map_areas(device, &region, &areas) {
+    match map_areas(device, bar as u32, &region, &areas) {
         Ok(regions) => {
             debug!("{name}: BAR {bar} maps {areas:x?}, traps {trapped:x?}");
             Ok(regions)
         }
-        // VFIO reserves the BAR when it is first used, and reads fail too if that is refused
-        // (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_core_setup_barmap`).
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Err(FunctionError::Held {
-            device: name.to_owned(),
-            bar,
-            holders: name.parse().map(iomem::holders).unwrap_or_default(),
-        }),
-        Err(e) => {
-            tell_trapped(name, bar, &format!("it cannot be mapped: {e}"));
-            Ok(Vec::new())
-        }
+        Err(e) => unmapped(name, bar, &e),
     }
-}
-
-fn tell_trapped(device: &str, bar: usize, why: &str) {
-    let loss = Code::BarTrapped.loss(format!("each access to BAR {bar} is an exit"), why);
-    degraded::tell(loss.of(device).hint(
-        "nothing, if it is fast enough; otherwise see `dmesg | tail`, or use the device's own \
-         VFIO driver",
-    ));
 }
 
 /// Maps the areas at a host address that is aligned to the BAR's size, up to 1 GiB. The guest's
 /// address of the BAR is aligned to that size too, so the kernel can use huge pages.
-fn map_areas(device: &dyn Device, region: &RegionInfo, areas: &[Area]) -> io::Result<Vec<Region>> {
+fn map_areas(
+    device: &SharedDevice,
+    bar: u32,
+    region: &RegionInfo,
+    areas: &[Area],
+) -> io::Result<Vec<Region>> {
     if areas.is_empty() {
         return Ok(Vec::new());
     }
@@ -133,12 +120,18 @@ fn map_areas(device: &dyn Device, region: &RegionInfo, areas: &[Area]) -> io::Re
         mapping.map_file(*offset, *len, device.map_fd(), at, region.write)?;
     }
     let mapping = Arc::new(mapping);
+    let owner: Arc<dyn BarOwner> = Arc::new(Owner::new(device));
     let regions = areas.iter().map(|(offset, size)| Region {
         start: *offset,
         size: *size,
         mapping: Arc::clone(&mapping),
         offset: *offset,
         kind: RegionKind::Device,
+        bar: Some(BarPart {
+            owner: Arc::clone(&owner),
+            bar,
+            offset: *offset,
+        }),
     });
     Ok(regions.collect())
 }
@@ -185,10 +178,12 @@ mod tests {
 
     #[test]
     fn areas_are_mapped_from_the_devices_file() {
-        let device = TestDevice::new()
-            .with_region(0, 0x4000, &[(0, 0x4000)])
-            .with_region(1, 0x100, &[(0, 0x100)])
-            .with_region(2, 0x4000, &[]);
+        let device: SharedDevice = Arc::new(
+            TestDevice::new()
+                .with_region(0, 0x4000, &[(0, 0x4000)])
+                .with_region(1, 0x100, &[(0, 0x100)])
+                .with_region(2, 0x4000, &[]),
+        );
         let bars = Bars::decode([0; 6], [0x4000, 0x100, 0x4000, 0, 0, 0]).unwrap();
         let mapped = |trapped: &[Area]| {
             let regions = map(&device, 0, &bars, trapped).unwrap().into_iter();
@@ -201,10 +196,8 @@ mod tests {
         assert_eq!(mapped(&[]), [area(0, 0x4000)]);
         // Less than a page, nothing that VFIO lets us map, and no BAR at all.
         for bar in 1..6 {
-            assert!(
-                map(&device, bar, &bars, &[]).unwrap().is_empty(),
-                "BAR {bar}"
-            );
+            let areas = map(&device, bar, &bars, &[]).unwrap();
+            assert!(areas.is_empty(), "BAR {bar}");
         }
     }
 

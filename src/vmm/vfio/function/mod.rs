@@ -13,23 +13,31 @@
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
-//! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
+//! | [`clique`] | a capability that tells drivers which GPUs reach each other |
+//! | `options` | what the user chose for the function |
+//! | [`mmap_areas`], `unmapped` | the areas of a BAR that the guest touches directly; BARs without |
+//! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap` | BARs on the bus |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
 //! | `vm_resources` | the parts of the VM that a function uses |
-//! | [`reset`] | all functions at a guest's reboot |
+//! | [`reset`] | all functions before the first boot and at a reboot |
+//! | [`expected`] | what a guest will lack of a device, before there is a function |
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
+mod bar_owner;
+pub mod clique;
 mod command;
 mod connection;
 mod decode;
 mod error;
+pub mod expected;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
+mod options;
 pub mod policy;
 mod power;
 pub mod reset;
@@ -37,8 +45,9 @@ pub mod rom;
 mod slow_writes;
 pub mod snapshot;
 #[cfg(test)]
-mod test_device;
+pub(crate) mod test_device;
 mod trap;
+mod unmapped;
 mod unused_vectors;
 mod vm_resources;
 
@@ -50,16 +59,18 @@ use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
 use mirrors::{Access, Behind, Mirrors};
 use mmap_areas::Area;
+pub use options::FunctionOptions;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
-use pci::config_space::{ConfigSpace, DeviceWrite, Part};
+use pci::config_space::{ConfigSpace, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::{MsixLayout, MsixPart};
+use pci::passed::DeviceWrite;
 use pci::regs::{self, COMMAND};
 use pci::rom::ROM;
 use power::Power;
-use rom::{Rom, RomSource};
+use rom::Rom;
 use slow_writes::{BarAccesses, FunctionReset};
 use trap::{BarAccess, BarTrap};
 use unused_vectors::UnusedVectors;
@@ -157,14 +168,20 @@ impl VfioFunction {
     pub fn new(
         device: SharedDevice,
         vm: VmResources,
-        rom: RomSource,
+        options: FunctionOptions,
     ) -> Result<Arc<Self>, FunctionError> {
-        let snapshot = snapshot::read(&*device)?;
+        let mut snapshot = snapshot::read(&*device)?;
         if snapshot::is_dead(&snapshot) {
             return Err(FunctionError::Dead(device.name().into()));
         }
+        if let Some(clique) = options.clique {
+            clique::add(&mut snapshot, clique).map_err(|source| FunctionError::Clique {
+                device: device.name().into(),
+                source,
+            })?;
+        }
         let config = snapshot::for_guest(&*device, &snapshot);
-        let rom = Arc::new(Rom::new(&*device, rom));
+        let rom = Arc::new(Rom::new(&*device, options.rom));
         let bars =
             decode::read_bars(&snapshot, &*device, &rom).map_err(|source| FunctionError::Bars {
                 device: device.name().into(),
@@ -176,11 +193,9 @@ impl VfioFunction {
         let mirrors = Mirrors::find(&*device, &snapshot);
         let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
         for (bar, areas) in areas.iter_mut().enumerate() {
-            let trapped = [
-                msix.map(|m| m.ranges(bar)).unwrap_or_default(),
-                mirrors.ranges(bar),
-            ];
-            *areas = mmap_areas::map(&*device, bar, &bars, &trapped.concat())?;
+            let mut trapped = mirrors.ranges(bar);
+            trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
+            *areas = mmap_areas::map(&device, bar, &bars, &trapped)?;
         }
         let command = Command::clear(&*device)?;
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));

@@ -26,11 +26,14 @@ pub mod standard;
 
 use pci::byte_enable;
 use pci::capability::{self, Capability, ext_id, id};
-use pci::config_space::{Bits, CONVENTIONAL_SIZE, ConfigSpace};
+use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use pci::passed::Bits;
 use pci::regs;
 use pci::regs::header_type;
 use pci::regs::power::PMCSR;
 use rule::{CapabilityRule, Register, Treatment};
+
+use crate::vfio::function::clique;
 
 /// A device's configuration space on the host.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +76,7 @@ impl Policy {
         let (table, unknown) = match cap.extended {
             true if is_cxl(space, cap) => return &extended::CXL,
             true => (self.extended, &extended::UNKNOWN),
+            false if clique::is_at(space, cap) => return &standard::CLIQUE,
             false => (self.standard, &standard::UNKNOWN),
         };
         table.iter().find(|r| r.id == cap.id).unwrap_or(unknown)

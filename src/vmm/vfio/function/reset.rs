@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use pci::PciFunction;
+use pci::{Bdf, PciFunction};
 use tracing::info;
 
 use crate::log::degraded::{self, Code};
@@ -32,8 +32,14 @@ pub fn before_first_boot(functions: &[Arc<VfioFunction>]) -> Result<(), Function
         {
             continue;
         }
-        let Ok(scope) = announce(&*device, &ours) else {
-            continue;
+        let scope = match scope(&*device, &ours) {
+            Ok(scope) => scope,
+            Err(why) => {
+                if !device.can_reset() {
+                    tell_none(device.name(), &why);
+                }
+                continue;
+            }
         };
         let together = functions
             .iter()
@@ -43,6 +49,7 @@ pub fn before_first_boot(functions: &[Arc<VfioFunction>]) -> Result<(), Function
         });
         match device.hot_reset() {
             Ok(()) => info!("{} had a hot reset before the first boot", list(&scope)),
+            // Opening has reset it by power.
             Err(e) if device.can_reset() => info!("{}: a reset by power it is", with_causes(&e)),
             Err(e) => tell_none(device.name(), &with_causes(&e)),
         }
@@ -55,30 +62,20 @@ pub fn before_first_boot(functions: &[Arc<VfioFunction>]) -> Result<(), Function
     Ok(())
 }
 
-/// Returns the functions that a hot reset of a device without a full reset of its own resets. If
-/// there is no such reset, and the device has no reset by power either, tells the user.
-///
-/// # Errors
-/// The reason why there is none.
-pub fn announce(device: &dyn Device, ours: &[String]) -> Result<Vec<String>, String> {
-    let scope = scope(device, ours);
-    if let Err(why) = &scope
-        && !device.can_reset()
-    {
-        tell_none(device.name(), why);
-    }
-    scope
-}
-
-fn tell_none(device: &str, why: &str) {
+/// Tells that a device is not reset, because it has no reset of its own and of `why`.
+pub(super) fn tell_none(device: &str, why: &str) {
     let loss = Code::NoReset.loss(
         "not reset, neither now nor at a guest's reboot: the guest finds what the last driver left",
         format!("it has no reset of its own, and {why}"),
     );
-    degraded::tell(loss.of(device).hint(
-        "pass all functions of its slot or bus to this guest, or switch the host off and on before \
-         you give the device to a guest that you do not trust",
-    ));
+    let hint = match device.parse::<Bdf>() {
+        Ok(_) => {
+            "pass all functions of its slot and bus to this guest, if the bus can be reset; switch \
+             the host off and on before another guest gets the device"
+        }
+        Err(_) => "remove the mediated device, and make a new one for the next guest",
+    };
+    degraded::tell(loss.of(device).hint(hint));
 }
 
 /// Resets every device that the guest has. Afterwards each device is quiesced and in D0, whether it
@@ -194,7 +191,7 @@ fn answers(function: &Arc<VfioFunction>) -> bool {
 
 /// Returns the functions that a hot reset of the device would reset. If some are not `ours`,
 /// returns the reason why a hot reset is not possible.
-fn scope(device: &dyn Device, ours: &[String]) -> Result<Vec<String>, String> {
+pub(super) fn scope(device: &dyn Device, ours: &[String]) -> Result<Vec<String>, String> {
     let scope = device
         .hot_reset_scope()
         .map_err(|_| "its bus cannot be reset".to_string())?;

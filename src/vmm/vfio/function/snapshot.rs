@@ -7,9 +7,10 @@ use pci::byte_enable;
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use pci::regs::{COMMAND, REVISION};
 
+use crate::log::degraded::{self, Code};
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
 use crate::vfio::function::policy;
-use crate::vfio::function::policy::Original;
+use crate::vfio::function::policy::{Original, igd};
 
 /// Reads the configuration space, 256 or 4096 bytes. Bytes beyond the device's region are reserved,
 /// and read as zero (PCI Local Bus 3.0, 6.1).
@@ -31,6 +32,32 @@ pub fn read(device: &dyn Device) -> Result<Vec<u8>, DeviceError> {
     Ok(snapshot)
 }
 
+/// Makes the guest's configuration space out of a snapshot.
+pub fn for_guest(device: &dyn Device, snapshot: &[u8]) -> ConfigSpace {
+    let mut config = policy::apply(&Original {
+        name: device.name(),
+        snapshot,
+        hardware: &device.hardware_config(),
+        bar_0: device.region(0).size,
+    });
+    tell_losses(device.name(), snapshot);
+    let region = device.region(CONFIG_REGION).size as usize;
+    let region = snapshot.len().min(region);
+    config.set_emulated(region as u16, snapshot.len() - region);
+    config.set_u16(COMMAND, 0);
+    config
+}
+
+/// Tells of what the policy keeps from the guest and a user may miss.
+pub fn tell_losses(name: &str, snapshot: &[u8]) {
+    if igd::is_igd(name, snapshot) {
+        let what = "the GPU renders and computes, and may find no display";
+        let why = "its stolen memory and its OpRegion are at addresses of the host's memory";
+        let loss = Code::IgdWithoutFirmware.loss(what, why).of(name);
+        degraded::tell(loss.hint("use the GPU without a display, or a card in a slot"));
+    }
+}
+
 /// Whether a configuration space is that of a device that does not answer: COMMAND, STATUS,
 /// revision and class are all ones. VFIO keeps the IDs itself, and reads these registers from the
 /// device (drivers/vfio/pci/vfio_pci_config.c, `init_pci_cap_basic_perm`). COMMAND has bits that
@@ -45,19 +72,4 @@ pub fn is_dead(snapshot: &[u8]) -> bool {
 pub(super) fn answers(device: &dyn Device) -> bool {
     let mut header = [0; 12];
     device.read(CONFIG_REGION, 0, &mut header).is_ok() && !is_dead(&header)
-}
-
-/// Makes the guest's configuration space out of a snapshot.
-pub fn for_guest(device: &dyn Device, snapshot: &[u8]) -> ConfigSpace {
-    let mut config = policy::apply(&Original {
-        name: device.name(),
-        snapshot,
-        hardware: &device.hardware_config(),
-        bar_0: device.region(0).size,
-    });
-    let region = device.region(CONFIG_REGION).size as usize;
-    let region = snapshot.len().min(region);
-    config.set_emulated(region as u16, snapshot.len() - region);
-    config.set_u16(COMMAND, 0);
-    config
 }

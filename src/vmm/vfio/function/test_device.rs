@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -25,6 +25,7 @@ pub(crate) struct TestDevice {
     deaf: AtomicBool,
     /// The value of COMMAND's low byte, if that byte cannot be written.
     fixed_command: Option<u8>,
+    exports: bool,
     region_reads: AtomicU32,
 }
 
@@ -40,6 +41,7 @@ impl TestDevice {
             file,
             deaf: AtomicBool::new(false),
             fixed_command: None,
+            exports: false,
             region_reads: AtomicU32::new(0),
         }
     }
@@ -70,6 +72,12 @@ impl TestDevice {
 
     pub(crate) fn with_fixed_command(mut self, low: u8) -> Self {
         self.fixed_command = Some(low);
+        self
+    }
+
+    /// Lets BARs be exported: as a file of its own each time.
+    pub(crate) fn with_exports(mut self) -> Self {
+        self.exports = true;
         self
     }
 
@@ -127,6 +135,14 @@ impl Device for TestDevice {
 
     fn map_fd(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    fn can_export(&self) -> bool {
+        self.exports
+    }
+
+    fn export(&self, _: u32, _: u64, _: u64) -> io::Result<OwnedFd> {
+        Ok(TempFile::new().unwrap().into_file().into())
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {

@@ -36,6 +36,7 @@ use crate::vfio::open::assign::assign;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::kvm::KvmVfio;
+use crate::vfio::open::no_container;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
@@ -134,7 +135,7 @@ impl Container {
             vfio_ioctls::VfioError::OpenContainer(source) => {
                 VfioError::node(nodes::CONTAINER, None, source, None)
             }
-            other => first.failed(why_no_container(other)),
+            other => first.failed(no_container::why(other)),
         })?;
         Ok(Self {
             vfio: Arc::new(vfio),
@@ -167,33 +168,6 @@ impl Container {
 
     fn members(&self) -> MutexGuard<'_, usize> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why vfio-ioctls takes a node for no container. It drops the errno, so the call is made again.
-fn why_no_container(error: vfio_ioctls::VfioError) -> StepError {
-    let open = || {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(nodes::CONTAINER)
-    };
-    match error {
-        vfio_ioctls::VfioError::VfioApiVersion => {
-            let answer = open().and_then(|node| uapi::api_version(&node));
-            match answer {
-                Err(e) => StepError::call("VFIO_GET_API_VERSION", e),
-                Ok(_) => StepError::Library(error),
-            }
-        }
-        vfio_ioctls::VfioError::VfioExtension => {
-            let answer = open().and_then(|node| uapi::check_extension(&node, VFIO_TYPE1v2_IOMMU));
-            match answer {
-                Err(e) => StepError::call("VFIO_CHECK_EXTENSION", e),
-                Ok(_) => StepError::NoType1,
-            }
-        }
-        other => StepError::Library(other),
     }
 }
 
@@ -257,6 +231,7 @@ impl Group {
 
     /// Step 6.
     fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
+        // Neither an address nor a UUID has a NUL; the kernel refuses an empty name.
         let name = CString::new(name_and_token(candidate)).unwrap_or_default();
         let file = uapi::device_of_group(&self.file, &name)
             .map_err(|e| candidate.not_given("VFIO_GROUP_GET_DEVICE_FD", e))?;

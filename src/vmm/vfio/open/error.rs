@@ -47,8 +47,11 @@ pub enum VfioError {
     /// A token for a device that accepts no token.
     #[error("{} takes no VF token", .0.in_words())]
     TokenUnused(HostName),
-    /// A token, though the user has chosen iommufd, which takes no tokens.
-    #[error("a VF token can be given by group and container only, not by iommufd")]
+    /// A token, though the user has chosen iommufd, which takes no token for the device.
+    #[error(
+        "this kernel takes the VF token of {} by group and container only, not by iommufd",
+        .0.in_words()
+    )]
     TokenByIommufd(HostName),
     /// The kernel wants a token, or the token is wrong.
     #[error(

@@ -1,14 +1,15 @@
 //! Which of the kernel's two interfaces to the IOMMU opens the devices.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::Path;
 
 use tracing::info;
 
 use crate::config::Iommu;
 use crate::vfio::open::candidate::Candidate;
-use crate::vfio::open::error::VfioError;
 use crate::vfio::open::nodes;
+use crate::vfio::uapi;
 
 /// The kernel's interface to the IOMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,41 +22,44 @@ pub(super) enum Interface {
 
 /// Chooses the interface for all of the devices: the user's choice, or else iommufd if every device
 /// can be opened by it.
-///
-/// # Errors
-/// When iommufd is asked for and a device has a VF token.
-pub(super) fn choose(candidates: &[Candidate], iommu: Iommu) -> Result<Interface, VfioError> {
+pub(super) fn choose(candidates: &[Candidate], iommu: Iommu) -> Interface {
     match iommu {
-        Iommu::Container => Ok(Interface::Container),
-        Iommu::Iommufd => match candidates.iter().find(|c| c.token.is_some()) {
-            None => Ok(Interface::Iommufd),
-            Some(candidate) => Err(VfioError::TokenByIommufd(candidate.name)),
-        },
-        Iommu::Auto => Ok(match why_no_iommufd(candidates) {
+        Iommu::Container => Interface::Container,
+        Iommu::Iommufd => Interface::Iommufd,
+        Iommu::Auto => match why_no_iommufd(candidates) {
             None => Interface::Iommufd,
             Some(why) => {
                 info!("by group and container: {why}");
                 Interface::Container
             }
-        }),
+        },
     }
 }
 
 /// The reason why these devices cannot be opened by iommufd, if there is one.
 fn why_no_iommufd(candidates: &[Candidate]) -> Option<String> {
-    if let Some(candidate) = candidates.iter().find(|c| c.token.is_some()) {
-        return Some(format!("{} is opened with a VF token", candidate.name));
-    }
-    let usable = |node: &str| OpenOptions::new().read(true).write(true).open(node);
-    if let Err(e) = usable(nodes::IOMMUFD) {
+    if let Err(e) = open(nodes::IOMMUFD) {
         return Some(format!("{}: {e}", nodes::IOMMUFD));
     }
     candidates
         .iter()
         .find_map(|candidate| match candidate.cdev() {
             None => Some(format!("{} has no device node of its own", candidate.name)),
-            // Only its existence is checked: `iommufd` opens the node.
+            // Without a token only the existence is checked: `iommufd` opens the node.
             Some(node) if !Path::new(&node).exists() => Some(format!("{node} is not there")),
-            Some(_) => None,
+            Some(node) => (candidate.token.is_some() && !may_take_token(&node))
+                .then(|| format!("iommufd does not take the VF token of {}", candidate.name)),
         })
+}
+
+fn open(node: &str) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(node)
+}
+
+/// Whether a device takes a VF token by its own node. If it cannot be asked, opening it will tell
+/// why.
+fn may_take_token(node: &str) -> bool {
+    open(node)
+        .and_then(|file| uapi::bind_takes_token(&file))
+        .unwrap_or(true)
 }

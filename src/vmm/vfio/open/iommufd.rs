@@ -11,7 +11,7 @@
 //!    their device is opened, which is step 4 (Documentation/virt/kvm/devices/vfio.rst).
 //! 4. **Bind** (VFIO_DEVICE_BIND_IOMMUFD). The iommufd becomes the owner of the device's DMA, for
 //!    the whole group. The call opens and resets the function; from now on the file serves all
-//!    calls.
+//!    calls. A VF token goes with this call, where the kernel takes it (since Linux 6.17).
 //! 5. **Attach** (VFIO_DEVICE_ATTACH_IOMMUFD_PT). Until then all DMA of the device is blocked; from
 //!    then on the address space translates it.
 //!
@@ -28,6 +28,7 @@ use std::sync::Arc;
 use iommufd_ioctls::{IommuFd, IommufdError};
 use pci::addr::Range;
 use tracing::{info, warn};
+use uuid::Uuid;
 use vfio_ioctls::{VfioDevice, VfioIommufd};
 
 use crate::phase;
@@ -61,11 +62,11 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
         // Each attached device may have narrowed the addresses that can be mapped.
         ranges: iova_ranges(&iommufd).map_err(|e| iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
         users: users.collect(),
-        ops: iommufd,
+        ops: Arc::<VfioIommufd>::clone(&iommufd),
     };
     Ok(Opened {
         devices,
-        mapper: Arc::new(IovaSpaces::new(vec![space]).of_iommufd()),
+        mapper: Arc::new(IovaSpaces::of_iommufd(space, iommufd)),
         interface: "iommufd",
     })
 }
@@ -154,8 +155,15 @@ impl CdevDevice {
         device.stage = Stage::KnownToKvm;
 
         // Step 4, before attaching: only the owner of the device's DMA may choose its mappings.
-        uapi::bind(&device.file, &**iommufd.iommufd())
-            .map_err(|e| candidate.not_given("VFIO_DEVICE_BIND_IOMMUFD", e))?;
+        let call = "VFIO_DEVICE_BIND_IOMMUFD";
+        if candidate.token.is_some()
+            && !uapi::bind_takes_token(&device.file).map_err(|e| candidate.not_given(call, e))?
+        {
+            return Err(VfioError::TokenByIommufd(candidate.name));
+        }
+        let token = candidate.token.as_ref().map(Uuid::as_bytes);
+        uapi::bind(&device.file, &**iommufd.iommufd(), token)
+            .map_err(|e| candidate.not_given(call, e))?;
 
         // Step 5, last: from here on the device reaches memory.
         uapi::attach(&device.file, iommufd.ioas().id())

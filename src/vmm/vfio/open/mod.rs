@@ -8,8 +8,10 @@
 //! | `iommufd` | opens by device nodes and an iommufd: the order, its reason and its reverse |
 //! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
+//! | `no_container` | why VFIO gives no container |
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
+//! | [`peers`] | whose BARs the other devices cannot reach |
 //! | `opened` | the open devices and their IOMMU |
 //! | `error` | why a device cannot be opened, and the command that helps |
 
@@ -22,9 +24,11 @@ mod error;
 mod interface;
 mod iommufd;
 mod kvm;
+mod no_container;
 mod nodes;
 mod opened;
 mod parallel;
+pub mod peers;
 
 pub use candidate::find;
 pub use error::{StepError, VfioError};
@@ -50,7 +54,7 @@ pub fn open(
         return Ok(None);
     }
     let kvm = KvmVfio::new(vm)?;
-    let opened = match interface::choose(candidates, iommu)? {
+    let opened = match interface::choose(candidates, iommu) {
         Interface::Container => container::open(kvm, candidates)?,
         Interface::Iommufd => iommufd::open(kvm, candidates)?,
     };

@@ -9,7 +9,7 @@ use pci::rom::ENABLE;
 
 use super::*;
 use crate::memory::MemoryListener;
-use crate::vfio::device::ROM_REGION;
+use crate::vfio::device::{ROM_REGION, SharedDevice};
 use crate::vfio::function::mmap_areas;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::function::test_device::TestDevice;
@@ -63,7 +63,7 @@ struct Fixture {
     decode: BarDecode,
     map: AddressMap,
     memory: Arc<Listener>,
-    device: TestDevice,
+    device: Arc<TestDevice>,
     rom: Arc<Rom>,
     _function: Arc<dyn BarAccess>,
 }
@@ -74,7 +74,9 @@ impl Fixture {
         let device = TestDevice::new()
             .with_region(0, 0x4000, &AREAS)
             .with_region(ROM_REGION, 0x800, &[]);
-        let rom = Arc::new(Rom::new(&device, RomSource::Device));
+        let device = Arc::new(device);
+        let shared: SharedDevice = device.clone();
+        let rom = Arc::new(Rom::new(&*device, RomSource::Device));
         let bars = Bars::decode([0, 0, 1, 0, 0, 0], [0x4000, 0x1000, 0x20, 0, 0, 0]).unwrap();
         let mut bars = rom.add_register(bars).unwrap();
         let map = AddressMap {
@@ -87,7 +89,7 @@ impl Fixture {
         map.space.subscribe(memory.clone()).unwrap();
         let function: Arc<dyn BarAccess> = Arc::new(Function);
         let weak: Weak<dyn BarAccess> = Arc::downgrade(&function);
-        let areas = std::array::from_fn(|bar| mmap_areas::map(&device, bar, &bars, &[]).unwrap());
+        let areas = std::array::from_fn(|bar| mmap_areas::map(&shared, bar, &bars, &[]).unwrap());
         let (traps, shared_rom) = (BarTrap::all(&weak), Arc::clone(&rom));
         let mut decode =
             BarDecode::new("test", bars.clone(), areas, traps, shared_rom, map.clone());
@@ -224,14 +226,14 @@ fn the_rom_hears_that_it_is_enabled() {
     f.decode.set_command(command::MEMORY);
     let mut data = [0];
     f.device.set_deaf(true);
-    assert!(f.rom.read(&f.device, 0, &mut data).is_err());
+    assert!(f.rom.read(&*f.device, 0, &mut data).is_err());
     f.device.set_deaf(false);
-    f.rom.read(&f.device, 0, &mut data).unwrap();
+    f.rom.read(&*f.device, 0, &mut data).unwrap();
     assert_eq!(data, [0xff]);
     let enabled = ROM_BASE as u32 | ENABLE;
     f.decode.write(ROM_REGISTER, &enabled.to_le_bytes());
     assert_eq!(f.answers(ROM_BASE), Some(ROM as u8));
-    f.rom.read(&f.device, 0, &mut data).unwrap();
+    f.rom.read(&*f.device, 0, &mut data).unwrap();
     assert_eq!(data, [0xa5]);
 }
 

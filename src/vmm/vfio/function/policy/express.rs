@@ -1,7 +1,8 @@
 //! The PCI Express capability (PCI Express Base 6.0, 7.5.3), register by register.
 
 use pci::capability::Capability;
-use pci::config_space::{Bits, ConfigSpace};
+use pci::config_space::ConfigSpace;
+use pci::passed::Bits;
 
 use crate::vfio::function::policy::rule::Treatment::{Emulate, Pass};
 use crate::vfio::function::policy::rule::{READ_ONLY, Register, bits, register};

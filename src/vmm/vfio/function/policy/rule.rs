@@ -1,6 +1,6 @@
 //! What a row of the policy says: who owns a register, and why.
 
-use pci::config_space::Bits;
+use pci::passed::Bits;
 
 /// How a register is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

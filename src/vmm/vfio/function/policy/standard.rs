@@ -1,7 +1,7 @@
 //! The standard capabilities (PCI Code and ID Assignment 1.16, 2), all of them.
 
 use pci::capability::id;
-use pci::config_space::Bits;
+use pci::passed::Bits;
 
 use crate::vfio::function::policy::express;
 use crate::vfio::function::policy::rule::Treatment::{Emulate, Hide, Pass};
@@ -191,6 +191,15 @@ pub const STANDARD: &[CapabilityRule] = &[
 const MSIX_REASON: &str = "VFIO_DEVICE_SET_IRQS sets the vectors up; the table is virtual";
 
 /// A capability that no row is for. VFIO unlinks it, but passes its bytes.
+/// The capability that mini-vmm adds, and no device has.
+pub const CLIQUE: CapabilityRule = capability(
+    id::VENDOR,
+    "GPUDirect clique",
+    &[],
+    Emulate,
+    "mini-vmm adds it, as `clique=` says",
+);
+
 pub const UNKNOWN: CapabilityRule = capability(
     0xff,
     "unknown capability",

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use pci::config_space::DeviceWrite::{Dropped, Masked, Whole};
+use pci::passed::DeviceWrite::{Dropped, Masked, Whole};
 
 /// The guest's space of a device whose chains sysfs tells.
 fn apply(image: &[u8]) -> ConfigSpace {

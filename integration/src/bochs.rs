@@ -1,0 +1,262 @@
+//! A machine with Intel's VMX and EPT, and with CPUs that take turns: Bochs in place of QEMU.
+//!
+//! QEMU's emulator has no VMX, and its nested SVM is not reliable with several CPUs. Bochs
+//! interprets each instruction, so it is slow. Its CPUs run in one thread, each for `quantum`
+//! instructions at a time. Such a machine shows interleavings of several CPUs that one CPU never
+//! has. It shows no reordering of memory accesses.
+//!
+//! The machine boots from a CD, because Bochs has no loader for Linux. It has no IOMMU; a mediated
+//! device needs none.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::emulator::Emulator;
+use crate::error::{Context, Error, Result};
+use crate::host;
+use crate::listen::{Ear, Ended, Quiet, listen};
+use crate::transcript::{Line, Speaker};
+
+/// The boot loader of the CD, and the part of it that it reads from the CD.
+const LOADER: &str = "/usr/lib/ISOLINUX/isolinux.bin";
+const LOADER_CORE: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
+/// The machine's firmware.
+const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
+
+/// A model with AVX2. Linux can use its XSAVE.
+pub const BROADWELL: &str = "broadwell_ult";
+/// A newer model. Bochs 2.7 reports PKRU without the size of that component, so Linux does not use
+/// this model's XSAVE ("XSAVE consistency problem").
+pub const ICE_LAKE: &str = "corei7_icelake_u";
+
+/// A machine that Bochs emulates.
+#[derive(Clone, Debug)]
+pub struct Bochs {
+    /// The CPU model, by Bochs' name.
+    pub model: &'static str,
+    /// The number of CPUs.
+    pub cpus: u32,
+    /// How many instructions a CPU runs before the next CPU's turn: 1 to 32.
+    pub quantum: u32,
+    /// RAM in MiB.
+    pub memory: u32,
+}
+
+impl Bochs {
+    /// Two CPUs with VMX and EPT, of one of Bochs' models.
+    pub fn with_vmx(model: &'static str) -> Self {
+        Self {
+            model,
+            cpus: 2,
+            quantum: 16,
+            memory: 1024,
+        }
+    }
+
+    /// Checks that this machine has Bochs and the tools that make the CD.
+    ///
+    /// # Errors
+    /// The missing parts.
+    pub fn find() -> Result<PathBuf> {
+        let bochs = host::program("bochs");
+        let mut missing: Vec<&str> = Vec::new();
+        if bochs.is_none() {
+            missing.push("bochs");
+        }
+        if host::program("xorriso").is_none() {
+            missing.push("xorriso");
+        }
+        let files = [LOADER, LOADER_CORE, BIOS, VGA_BIOS];
+        missing.extend(files.into_iter().filter(|file| !Path::new(file).is_file()));
+        match bochs {
+            Some(bochs) if missing.is_empty() => Ok(bochs),
+            _ => Err(Error::cannot_run(
+                format!("this machine lacks {}", missing.join(", ")),
+                "make deps-intel",
+            )),
+        }
+    }
+
+    /// Runs the machine until the end of L1's script. `dir` contains the initramfs, and receives
+    /// the logs.
+    ///
+    /// # Errors
+    /// The machine cannot be started.
+    pub fn run(
+        &self,
+        parameters: &str,
+        dir: &Path,
+        kernel: &Path,
+        limit: Duration,
+        heard: &mut dyn FnMut(&Line),
+    ) -> Result<Ended> {
+        let bochs = Self::find()?;
+        make_cd(dir, kernel, parameters)?;
+        let serial = fifo(&dir.join("serial"))?;
+        fs::write(dir.join("bochsrc"), self.configuration(dir)).context("write bochsrc")?;
+        // Debian's Bochs contains a debugger, which waits for this command.
+        fs::write(dir.join("commands"), "c\n").context("write the debugger's commands")?;
+        let started = Instant::now();
+        let terminal = Terminal::open().context("open a terminal for Bochs")?;
+        let errors = File::create(dir.join("bochs.err")).context("make Bochs' log")?;
+        let mut command = Command::new(bochs);
+        command
+            .arg("-q")
+            .arg("-f")
+            .arg(dir.join("bochsrc"))
+            .arg("-rc")
+            .arg(dir.join("commands"))
+            .env("TERM", "xterm")
+            .stdin(terminal.side()?)
+            .stdout(terminal.side()?)
+            .stderr(errors);
+        let mut emulator = Emulator::start(command, None)?;
+        terminal.drain();
+        let mut quiet = || match emulator.has_ended() {
+            true => Quiet::Ended,
+            false => Quiet::Runs,
+        };
+        let ear = Ear {
+            heard,
+            quiet: &mut quiet,
+            // Bochs goes on after L1 has powered off.
+            is_last: &|line| line.from == Speaker::Lab && line.text.starts_with("script "),
+        };
+        listen(serial, dir, started, limit, ear)
+    }
+
+    fn configuration(&self, dir: &Path) -> String {
+        let at = |name: &str| dir.join(name).display().to_string();
+        [
+            "config_interface: textconfig".to_owned(),
+            "display_library: term".to_owned(),
+            format!(
+                "cpu: model={}, count={}, quantum={}, ips=100000000, reset_on_triple_fault=0, \
+                 ignore_bad_msrs=1",
+                self.model, self.cpus, self.quantum
+            ),
+            format!("memory: guest={0}, host={0}", self.memory),
+            format!("romimage: file={BIOS}"),
+            format!("vgaromimage: file={VGA_BIOS}"),
+            "pci: enabled=1, chipset=i440fx".to_owned(),
+            "ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14".to_owned(),
+            format!(
+                "ata0-master: type=cdrom, path={}, status=inserted",
+                at("l1.iso")
+            ),
+            "boot: cdrom".to_owned(),
+            format!("com1: enabled=1, mode=file, dev={}", at("serial")),
+            format!("com2: enabled=1, mode=file, dev={}", at("l1-kernel.log")),
+            "clock: sync=none".to_owned(),
+            format!("log: {}", at("bochs.log")),
+            "panic: action=report".to_owned(),
+            "error: action=report".to_owned(),
+            "info: action=ignore".to_owned(),
+            "debug: action=ignore".to_owned(),
+            String::new(),
+        ]
+        .join("\n")
+    }
+}
+
+/// Makes l1.iso, from which ISOLINUX loads the kernel and the initramfs.
+fn make_cd(dir: &Path, kernel: &Path, parameters: &str) -> Result<()> {
+    let tree = dir.join("cd");
+    fs::create_dir_all(&tree).context("make the CD's directory")?;
+    for (from, name) in [
+        (Path::new(LOADER), "isolinux.bin"),
+        (Path::new(LOADER_CORE), "ldlinux.c32"),
+        (kernel, "vmlinuz"),
+    ] {
+        fs::copy(from, tree.join(name)).context(format!("copy {}", from.display()))?;
+    }
+    fs::rename(dir.join("l1.cpio"), tree.join("l1.cpio")).context("move the initramfs")?;
+    // The CPUs count time in instructions, so the kernel can calibrate nothing against a clock.
+    let options = format!(
+        "DEFAULT l1\nLABEL l1\nKERNEL vmlinuz\nINITRD l1.cpio\nAPPEND console=ttyS1 panic=-1 \
+         tsc=reliable lpj=1000000 nokaslr loglevel=5{parameters}\n"
+    );
+    fs::write(tree.join("isolinux.cfg"), options).context("write isolinux.cfg")?;
+    host::output(
+        Command::new("xorriso")
+            .args([
+                "-as",
+                "mkisofs",
+                "-quiet",
+                "-b",
+                "isolinux.bin",
+                "-c",
+                "boot.cat",
+            ])
+            .args([
+                "-no-emul-boot",
+                "-boot-load-size",
+                "4",
+                "-boot-info-table",
+                "-o",
+            ])
+            .arg(dir.join("l1.iso"))
+            .arg(&tree),
+    )?;
+    fs::rename(tree.join("l1.cpio"), dir.join("l1.cpio")).context("move the initramfs")?;
+    fs::remove_dir_all(&tree).context("remove the CD's directory")
+}
+
+/// Makes a FIFO and opens it for reading. The open does not wait for Bochs, because this process
+/// holds the other end as well.
+fn fifo(path: &Path) -> Result<File> {
+    host::output(Command::new("mkfifo").arg(path))?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .context(format!("open {}", path.display()))
+}
+
+/// A terminal for Bochs' text display, which nobody looks at.
+struct Terminal {
+    master: File,
+    path: PathBuf,
+}
+
+impl Terminal {
+    fn open() -> io::Result<Self> {
+        let master = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/ptmx")?;
+        let (mut number, unlock): (libc::c_uint, libc::c_int) = (0, 0);
+        // SAFETY: both requests (ioctl_tty(2)) take a pointer to an int, which outlives the call.
+        let failed = unsafe {
+            libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock) < 0
+                || libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number) < 0
+        };
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            master,
+            path: PathBuf::from(format!("/dev/pts/{number}")),
+        })
+    }
+
+    /// The side of the program.
+    fn side(&self) -> Result<Stdio> {
+        let side = OpenOptions::new().read(true).write(true).open(&self.path);
+        let side = side.context(format!("open {}", self.path.display()))?;
+        Ok(side.into())
+    }
+
+    /// Reads what the program writes, until the program ends.
+    fn drain(mut self) {
+        std::thread::spawn(move || {
+            let mut page = [0; 4096];
+            while self.master.read(&mut page).is_ok_and(|n| n > 0) {}
+        });
+    }
+}
