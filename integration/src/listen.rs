@@ -33,7 +33,7 @@ pub struct Ended {
     pub took: Duration,
 }
 
-/// What a listener does with lines and with silence.
+/// What a listener does with lines, and while there are none.
 pub struct Ear<'a> {
     /// Gets each line when it arrives.
     pub heard: &'a mut dyn FnMut(&Line),

@@ -5,9 +5,9 @@
 //! `/sys/class/net/NAME` are links to a directory below the device's directory, also if a
 //! controller, a bus or a hub is between (Documentation/admin-guide/sysfs-rules.rst). The directory
 //! `holders` of a disk names the block devices that are stacked on it: LVM, a RAID, encryption.
-//! Processes that have a node of the device open are found by the node's number, and what the kernel
-//! itself does with a device by its classes. Nothing is written. A disk is opened for a moment, and
-//! only if it seems to be free.
+//! Processes that have a node of the device open are found by the node's number, and what the
+//! kernel itself does with a device by its classes. Nothing is written. A disk is opened for a
+//! moment, and only if it seems to be free.
 
 mod disks;
 mod lookup;

@@ -1,8 +1,8 @@
 //! Reads and searches with a time limit.
 //!
 //! A few attributes of sysfs are read under the device's lock or wait for its reset, and a file
-//! under /proc under the lock of a process's memory. If the holder of such a lock sleeps, the reader
-//! sleeps too, and no signal ends that. A child process reads therefore
+//! under /proc under the lock of a process's memory. If the holder of such a lock sleeps, the
+//! reader sleeps too, and no signal ends that. A child process reads therefore
 //! ([`vmm::sys::worker::Worker`]).
 
 use std::path::Path;

@@ -3,10 +3,10 @@
 //! If the run ends in order, this process gives the devices back. After SIGKILL or a crash, the
 //! guardian gives them back. The guardian is a child process that is forked at the beginning and
 //! waits on a pidfd for the end of this process. A call of the kernel that may sleep is made by
-//! another process that outlives this one ([`crate::bind`]). The guardian has its own session, so that signals of the
-//! terminal do not reach it, and shares only the pidfd with this process. If the guardian is killed
-//! too, the records name a run that has ended, and the next `host bind` or `host unbind` gives the
-//! devices back.
+//! another process that outlives this one ([`crate::bind`]). The guardian has its own session, so
+//! that signals of the terminal do not reach it, and shares only the pidfd with this process. If
+//! the guardian is killed too, the records name a run that has ended, and the next `host bind` or
+//! `host unbind` gives the devices back.
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -1,8 +1,8 @@
 //! The device nodes of a PCI device: of the device itself and of all that is below it.
 //!
 //! Each device that has a node has a file `dev` with the node's number in its directory
-//! (Documentation/admin-guide/sysfs-rules.rst). The directories of a sound card, of a display, of
-//! a USB controller's keyboards and disks are below the directory of the PCI device. The node's path
+//! (Documentation/admin-guide/sysfs-rules.rst). The directories of a sound card, of a display, of a
+//! USB controller's keyboards and disks are below the directory of the PCI device. The node's path
 //! under /dev is up to udev, so nodes are known by number.
 
 use std::fs;
@@ -202,6 +202,13 @@ mod tests {
 
         let tree = Tree::new();
         tree.device(BDF, "0x010802", Some("vfio-pci"), Some(9));
-        assert_eq!(found(&tree), [Node::Path(tree.path("dev/vfio/9"))]);
+        // VFIO's own node of the device, and that of its group.
+        assert_eq!(
+            found(&tree),
+            [
+                Node::Number(Kind::Character, 511, 0),
+                Node::Path(tree.path("dev/vfio/9")),
+            ]
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Calls of the kernel that do not end: a sound card whose driver waits, when it is unbound, for the
-//! last process that has one of its nodes open. The wait cannot be interrupted.
+//! Calls of the kernel that do not end: a sound card whose driver waits, when it is unbound, for
+//! the last process that has one of its nodes open. The wait cannot be interrupted.
 
 use lab::Result;
 use lab::disk::Disk;
@@ -35,7 +35,8 @@ const HELPERS: &str = "\
     let_go() { kill $holder; wait $holder || :; sleep 0.5; }\n\
     timed() { name=$1; shift; from=$(milliseconds); \"$@\"; \
         say took $name $(($(milliseconds) - from)); }\n\
-    under_way() { say under-way $1 $(grep -c under_way /run/mini-vmm/under-way 2>/dev/null || :); }\n\
+    under_way() { say under-way $1 \
+        $(grep -c under_way /run/mini-vmm/under-way 2>/dev/null || :); }\n\
     for _ in $(seq 100); do [ -e /dev/snd/controlC0 ] && break; sleep 0.1; done\n";
 
 fn script() -> String {

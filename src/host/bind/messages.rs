@@ -24,8 +24,8 @@ pub(super) fn dry_run(host: &Host, drivers: &[Driver], steps: &[Step]) -> Vec<St
     lines
 }
 
-/// What the host does with a device, as comments below the commands: the uses, or what was looked at
-/// without finding one. Without `force`, a device with a serious use was refused.
+/// What the host does with a device, as comments below the commands: the uses, or what was looked
+/// at without finding one. Without `force`, a device with a serious use was refused.
 pub(super) fn uses(host: &Host, before: &Facts, force: bool) -> Vec<String> {
     let bdf = before.bdf();
     let uses = match in_use(&host.sysfs, &host.paths, &before.device) {

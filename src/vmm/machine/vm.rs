@@ -29,8 +29,8 @@ pub(super) struct HostKvm {
 }
 
 impl HostKvm {
-    /// Opens /dev/kvm and checks for the capabilities that a VM with or without `devices` needs.
-    pub fn open(devices: bool) -> Result<Self, MachineError> {
+    /// Opens /dev/kvm and checks for the capabilities that a VM needs.
+    pub fn open() -> Result<Self, MachineError> {
         let fd = Kvm::new().map_err(|e| no_kvm(io::Error::from_raw_os_error(e.errno())))?;
         let version = fd.get_api_version();
         if version < 0 {
@@ -39,7 +39,7 @@ impl HostKvm {
         if version != kvm_bindings::KVM_API_VERSION as i32 {
             return Err(MachineError::KvmVersion(version));
         }
-        capabilities::check(|cap| fd.check_extension_raw(cap.into()), devices)?;
+        capabilities::check(|cap| fd.check_extension_raw(cap.into()))?;
         let cpuid = fd
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm_call("KVM_GET_SUPPORTED_CPUID"))?;

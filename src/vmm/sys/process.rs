@@ -94,9 +94,9 @@ pub fn own_end() -> io::Result<OwnedFd> {
 }
 
 /// Runs `work` in a child process and does not wait for it. Returns the child's number. The child
-/// has a session of its own, so that the terminal's signals do not reach it, and keeps no descriptor
-/// of this process but `keep`. This process must have one thread only, because the child runs Rust
-/// code after the fork.
+/// has a session of its own, so that the terminal's signals do not reach it, and keeps no
+/// descriptor of this process but `keep`. This process must have one thread only, because the child
+/// runs Rust code after the fork.
 ///
 /// # Errors
 /// When there are other threads, or no process can be made.
@@ -241,8 +241,8 @@ pub fn unlock(file: &File) {
     let _ = flock(file, FlockOperation::Unlock);
 }
 
-/// Runs a part of a test in a child process, which has one thread only: the harness has more. Returns
-/// whether the part passed.
+/// Runs a part of a test in a child process, which has one thread only: the harness has more.
+/// Returns whether the part passed.
 #[cfg(test)]
 pub(super) fn in_one_thread(work: impl FnOnce()) -> bool {
     // SAFETY: the other threads of the test hold no lock that `work` takes: glibc makes its own

@@ -10,7 +10,7 @@ use crate::counters::exits::{Reason, VcpuExits};
 use crate::sys::bus_error;
 use crate::vcpu::broken;
 use crate::vcpu::machine_check;
-use crate::vcpu::run_page::Runner;
+use crate::vcpu::run_page::{Fields, Runner};
 use crate::vcpu::shared::Shared;
 
 /// The reason why a vCPU's loop ended.
@@ -101,20 +101,7 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
             Err(e) if e.errno() == libc::EFAULT && shared.memory_faults.handle(None) => {
                 (Reason::MemoryFault, 0)
             }
-            Ok(VcpuExit::MemoryFault { gpa, size, flags }) => {
-                return LoopEnd::Broken(broken::memory_fault(gpa, size, flags));
-            }
-            Ok(VcpuExit::Unknown) => {
-                return LoopEnd::Broken(broken::unknown(fields.hardware_reason));
-            }
-            Ok(VcpuExit::Exception) => {
-                let (vector, code) = fields.exception;
-                return LoopEnd::Broken(broken::exception(vector, code));
-            }
-            Ok(VcpuExit::Unsupported(reason)) => {
-                return LoopEnd::Broken(broken::undecoded(reason));
-            }
-            Ok(exit) => return LoopEnd::Broken(format!("KVM stopped the vCPU: {exit:?}")),
+            Ok(exit) => return LoopEnd::Broken(why(&exit, &fields)),
             // The signal that stops vCPUs, or another signal to this process.
             Err(e) if e.errno() == libc::EINTR || e.errno() == libc::EAGAIN => {
                 (Reason::Interrupted, 0)
@@ -129,4 +116,18 @@ fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBo
         }
     }
     LoopEnd::Stopped
+}
+
+/// Why a vCPU cannot go on after an exit that no other arm of the loop handles.
+fn why(exit: &VcpuExit<'_>, fields: &Fields) -> String {
+    match exit {
+        VcpuExit::MemoryFault { gpa, size, flags } => broken::memory_fault(*gpa, *size, *flags),
+        VcpuExit::Unknown => broken::unknown(fields.hardware_reason),
+        VcpuExit::Exception => {
+            let (vector, code) = fields.exception;
+            broken::exception(vector, code)
+        }
+        VcpuExit::Unsupported(reason) => broken::undecoded(*reason),
+        exit => format!("KVM stopped the vCPU: {exit:?}"),
+    }
 }

@@ -17,7 +17,8 @@
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
 //! | `unmapped` | BARs without such areas |
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
-//! | `trap` | BARs on the bus |
+//! | `trap`, `bar_side` | BARs on the bus, and the function behind them |
+//! | `leaving` | what happens when the host takes the device back, or it fails |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
@@ -28,11 +29,13 @@
 //! Which files a guest's write visits is in docs/walks.md.
 
 mod bar_owner;
+mod bar_side;
 mod command;
 mod connection;
 mod decode;
 mod error;
 pub mod expected;
+mod leaving;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
@@ -56,7 +59,7 @@ use command::Command;
 use connection::Connection;
 use decode::{AddressMap, BarDecode};
 pub use error::FunctionError;
-use mirrors::{Access, Behind, Mirrors};
+use mirrors::Mirrors;
 use mmap_areas::Area;
 pub use options::FunctionOptions;
 use pci::PciFunction;
@@ -65,9 +68,8 @@ use pci::capability::{self, id};
 use pci::clique;
 use pci::config_space::{ConfigSpace, DeviceWrite, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
-use pci::msix_layout::{MsixLayout, MsixPart};
+use pci::msix_layout::MsixLayout;
 use pci::regs::{self, COMMAND, command as command_bits};
-use pci::rom::ROM;
 use power::Power;
 use rom::Rom;
 use slow_writes::{BarAccesses, FunctionReset};
@@ -77,11 +79,9 @@ pub use vm_resources::VmResources;
 
 use crate::event_thread::EventThread;
 use crate::gsi::routing::GsiRouting;
-use crate::log::degraded::{self, Code};
-use crate::log::error_chain::with_causes;
 use crate::memory::Region;
 use crate::memory::dma_ready::DmaReady;
-use crate::vfio::device::{Device, SharedDevice};
+use crate::vfio::device::SharedDevice;
 use crate::vfio::interrupts::Interrupts;
 
 /// A passed-through function.
@@ -100,9 +100,6 @@ pub struct VfioFunction {
     /// After `state`, since a mapped page keeps the device's file open: the device closes last.
     connection: Connection,
 }
-
-/// The hint for a device that has gone.
-const LOOK: &str = "find the reason with `dmesg | tail`; a new run opens the device again";
 
 /// What a guest's accesses change. Its lock is never taken with the bus's lock held.
 struct State {
@@ -314,82 +311,6 @@ impl VfioFunction {
         true
     }
 
-    /// Disconnects the guest from a device that has failed or that the host asks for. From now on
-    /// the guest reads all ones, as where no device is, and goes on running. Returns whether the
-    /// function was connected.
-    pub fn disconnect(&self) -> bool {
-        self.disconnect_if(|_| true)
-    }
-
-    /// Whether the guest has been disconnected from the device.
-    pub fn is_disconnected(&self) -> bool {
-        !self.lock().connected
-    }
-
-    /// Disconnects, and closes the device, which gives the device back to the host.
-    pub fn release(&self) {
-        self.disconnect();
-        let mut state = self.lock();
-        state.interrupts.release();
-        // A mapped page keeps the device's file open.
-        state.decode.release();
-        // The kernel resets a device that is closed: no vCPU waits for that.
-        drop(state);
-        self.connection.close();
-    }
-
-    /// Answers a failed attempt of KVM to get the page at a guest-physical address. If one of the
-    /// BARs is mapped at the address, disconnects and returns `true`.
-    pub fn disconnect_if_mapped_at(&self, address: u64) -> bool {
-        self.disconnect_gone(|state| state.decode.area_is_at(address))
-    }
-
-    /// Answers a failed attempt of KVM to get an unknown page. The page may be this device's if
-    /// VFIO no longer hands out the device's pages: then disconnects and returns `true`.
-    pub fn disconnect_if_unmappable(&self) -> bool {
-        self.disconnect_gone(|state| {
-            let pmcsr = self.power.pmcsr();
-            let mapped = state.reachable() && state.decode.any_area_is_mapped();
-            mapped && !self.connection.decodes_memory(pmcsr)
-        })
-    }
-
-    /// Answers an access that left KVM and that the device has refused. If the access is to a
-    /// mapped area, KVM could not get the page either: disconnects and returns `true`.
-    fn disconnect_if_unreadable(&self, device: &dyn Device, bar: usize, offset: u64) -> bool {
-        self.disconnect_gone(|state| {
-            // The lock keeps other vCPUs from switching decoding off meanwhile, and the
-            // caller's access keeps them from a slow write.
-            state.decode.maps(bar, offset) && device.read(bar as u32, offset, &mut [0]).is_err()
-        })
-    }
-
-    fn disconnect_gone(&self, condition: impl FnOnce(&State) -> bool) -> bool {
-        let now = self.disconnect_if(condition);
-        if now {
-            let loss = Code::DeviceGone.loss(
-                "removed from the guest, which goes on",
-                "the host no longer gives out the pages of its BARs",
-            );
-            degraded::tell(loss.of(self.name()).hint(LOOK));
-        }
-        now
-    }
-
-    fn disconnect_if(&self, condition: impl FnOnce(&State) -> bool) -> bool {
-        let mut state = self.lock();
-        let now = state.connected && condition(&state);
-        if now {
-            // The kernel would let this thread wait for the end of a slow write. The vCPU that
-            // makes the write quiesces the device then.
-            if !state.away {
-                self.quiesce_locked(&mut state);
-            }
-            state.connected = false;
-        }
-        now
-    }
-
     /// Writes registers that the device answers. The host's bits stay as they are. Returns the
     /// lock, which a slow write releases meanwhile.
     fn write_passed<'a>(
@@ -466,41 +387,6 @@ impl VfioFunction {
         state.decode.set_in_d0(in_d0);
         state
     }
-
-    fn read_rom(&self, offset: u64, data: &mut [u8]) {
-        if self.bar_accesses.begin().is_some()
-            && let Some(device) = self.device()
-            && let Err(e) = self.rom.read(&*device, offset, data)
-        {
-            rom::tell_unreadable(device.name(), &with_causes(&e));
-        }
-    }
-
-    fn read_register(&self, bar: usize, offset: u64, data: &mut [u8]) {
-        if let Some(_begun) = self.bar_accesses.begin()
-            && let Some(device) = self.device()
-            && let Err(e) = device.read(bar as u32, offset, data)
-        {
-            data.fill(0xff);
-            if !self.disconnect_if_unreadable(&*device, bar, offset) {
-                self.connection.complain(&e);
-            }
-        }
-    }
-
-    fn write_register(&self, bar: usize, offset: u64, data: &[u8]) {
-        if let Some(_begun) = self.bar_accesses.begin()
-            && let Some(device) = self.device()
-            && let Err(e) = device.write(bar as u32, offset, data)
-            && !self.disconnect_if_unreadable(&*device, bar, offset)
-        {
-            self.connection.complain(&e);
-        }
-    }
-
-    fn msix_part(&self, bar: usize, offset: u64, len: usize) -> Option<MsixPart> {
-        self.msix.as_ref()?.part_at(bar, offset, len)
-    }
 }
 
 impl PciFunction for VfioFunction {
@@ -566,77 +452,6 @@ impl PciFunction for VfioFunction {
         state.decode.reset();
         state.interrupts.power_on();
         state.coalesce_unused_vectors();
-    }
-}
-
-impl BarAccess for VfioFunction {
-    fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
-        data.fill(0xff);
-        if bar == ROM {
-            return self.read_rom(offset, data);
-        }
-        if self.mirrors.touch(bar, offset, data.len()) {
-            return self.mirrors.access(self, bar, offset, Access::Read(data));
-        }
-        let Some(part) = self.msix_part(bar, offset, data.len()) else {
-            return self.read_register(bar, offset, data);
-        };
-        let state = self.lock();
-        match part {
-            _ if !state.reachable() => {}
-            MsixPart::Table(at) => state.interrupts.table_read(at, data),
-            MsixPart::Pending(at) => state.interrupts.pending_read(at, data),
-            MsixPart::Straddling => {}
-        }
-    }
-
-    fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
-        if bar == ROM {
-            return;
-        }
-        if self.mirrors.touch(bar, offset, data.len()) {
-            return self.mirrors.access(self, bar, offset, Access::Write(data));
-        }
-        match self.msix_part(bar, offset, data.len()) {
-            None => self.write_register(bar, offset, data),
-            Some(MsixPart::Table(at)) => {
-                let mut state = self.lock();
-                if state.reachable() {
-                    state.interrupts.table_write(at, data);
-                    state.stop_coalescing_if_used();
-                }
-            }
-            // Pending bits are read-only, and an access that straddles belongs to neither side.
-            Some(MsixPart::Pending(_) | MsixPart::Straddling) => {}
-        }
-    }
-}
-
-impl Behind for VfioFunction {
-    fn config(&self, register: u16, access: Access<'_>) {
-        match access {
-            Access::Read(data) => self.config_read(register, data),
-            Access::Write(data) => self.config_write(register, data),
-        }
-    }
-
-    fn table(&self, offset: u64, access: Access<'_>) {
-        let mut state = self.lock();
-        match access {
-            _ if !state.connected => {}
-            Access::Read(data) => state.interrupts.table_read(offset, data),
-            Access::Write(data) => {
-                state.interrupts.table_write(offset, data);
-                state.stop_coalescing_if_used();
-            }
-        }
-    }
-
-    fn register(&self, bar: usize, offset: u64, access: Access<'_>) {
-        match access {
-            Access::Read(data) => self.read_register(bar, offset, data),
-            Access::Write(data) => self.write_register(bar, offset, data),
-        }
     }
 }
 

@@ -1,0 +1,121 @@
+//! The function behind its BARs: who answers an access that traps. The expansion ROM is a copy, the
+//! MSI-X table and its pending bits are emulated, registers that mirror configuration space lead
+//! there, and the device answers the rest.
+
+use pci::PciFunction;
+use pci::msix_layout::MsixPart;
+use pci::rom::ROM;
+
+use crate::log::error_chain::with_causes;
+use crate::vfio::function::VfioFunction;
+use crate::vfio::function::mirrors::{Access, Behind};
+use crate::vfio::function::rom;
+use crate::vfio::function::trap::BarAccess;
+
+impl VfioFunction {
+    fn read_rom(&self, offset: u64, data: &mut [u8]) {
+        if self.bar_accesses.begin().is_some()
+            && let Some(device) = self.device()
+            && let Err(e) = self.rom.read(&*device, offset, data)
+        {
+            rom::tell_unreadable(device.name(), &with_causes(&e));
+        }
+    }
+
+    fn read_register(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        if let Some(_begun) = self.bar_accesses.begin()
+            && let Some(device) = self.device()
+            && let Err(e) = device.read(bar as u32, offset, data)
+        {
+            data.fill(0xff);
+            if !self.disconnect_if_unreadable(&*device, bar, offset) {
+                self.connection.complain(&e);
+            }
+        }
+    }
+
+    fn write_register(&self, bar: usize, offset: u64, data: &[u8]) {
+        if let Some(_begun) = self.bar_accesses.begin()
+            && let Some(device) = self.device()
+            && let Err(e) = device.write(bar as u32, offset, data)
+            && !self.disconnect_if_unreadable(&*device, bar, offset)
+        {
+            self.connection.complain(&e);
+        }
+    }
+
+    fn msix_part(&self, bar: usize, offset: u64, len: usize) -> Option<MsixPart> {
+        self.msix.as_ref()?.part_at(bar, offset, len)
+    }
+}
+
+impl BarAccess for VfioFunction {
+    fn bar_read(&self, bar: usize, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if bar == ROM {
+            return self.read_rom(offset, data);
+        }
+        if self.mirrors.touch(bar, offset, data.len()) {
+            return self.mirrors.access(self, bar, offset, Access::Read(data));
+        }
+        let Some(part) = self.msix_part(bar, offset, data.len()) else {
+            return self.read_register(bar, offset, data);
+        };
+        let state = self.lock();
+        match part {
+            _ if !state.reachable() => {}
+            MsixPart::Table(at) => state.interrupts.table_read(at, data),
+            MsixPart::Pending(at) => state.interrupts.pending_read(at, data),
+            MsixPart::Straddling => {}
+        }
+    }
+
+    fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
+        if bar == ROM {
+            return;
+        }
+        if self.mirrors.touch(bar, offset, data.len()) {
+            return self.mirrors.access(self, bar, offset, Access::Write(data));
+        }
+        match self.msix_part(bar, offset, data.len()) {
+            None => self.write_register(bar, offset, data),
+            Some(MsixPart::Table(at)) => {
+                let mut state = self.lock();
+                if state.reachable() {
+                    state.interrupts.table_write(at, data);
+                    state.stop_coalescing_if_used();
+                }
+            }
+            // Pending bits are read-only, and an access that straddles belongs to neither side.
+            Some(MsixPart::Pending(_) | MsixPart::Straddling) => {}
+        }
+    }
+}
+
+impl Behind for VfioFunction {
+    fn config(&self, register: u16, access: Access<'_>) {
+        match access {
+            Access::Read(data) => self.config_read(register, data),
+            Access::Write(data) => self.config_write(register, data),
+        }
+    }
+
+    fn table(&self, offset: u64, access: Access<'_>) {
+        let mut state = self.lock();
+        match access {
+            _ if !state.connected => {}
+            Access::Read(data) => state.interrupts.table_read(offset, data),
+            Access::Write(data) => {
+                state.interrupts.table_write(offset, data);
+                state.stop_coalescing_if_used();
+            }
+        }
+    }
+
+    fn register(&self, bar: usize, offset: u64, access: Access<'_>) {
+        match access {
+            Access::Read(data) => self.read_register(bar, offset, data),
+            Access::Write(data) => self.write_register(bar, offset, data),
+        }
+    }
+}
