@@ -22,6 +22,9 @@ use vmm::sys::process::Process;
 use crate::bind;
 use crate::bind::{BindError, BindRequest, Host};
 
+/// How often the guardian looks whether a call has ended.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The devices that are bound for this run. Dropping the value gives them back.
 #[derive(Debug)]
 pub struct Managed {
@@ -46,7 +49,7 @@ impl Managed {
         let end = process::own_end().map_err(BindError::Guardian)?;
         process::detach(c"vmm-guardian", &end, || {
             process::wait_readable(&end);
-            note(bind::release_run(&Host::with_limit(limit), run));
+            note(release_when_possible(&Host::with_limit(limit), run));
         })
         .map_err(BindError::Guardian)?;
         let request = BindRequest {
@@ -87,6 +90,24 @@ impl Drop for Managed {
             if let Some(hint) = error.hint() {
                 say(format_args!("hint: {hint}"));
             }
+        }
+    }
+}
+
+/// Gives the devices of a killed run back. A call that the run had begun may still go on in the
+/// kernel; the guardian has nothing else to do, and waits for the call's end without the lock.
+fn release_when_possible(host: &Host, run: Process) -> Result<bind::Outcome, BindError> {
+    loop {
+        let outcome = bind::release_run(host, run);
+        let errors = match &outcome {
+            Ok((_, errors)) => errors.as_slice(),
+            Err(e) => std::slice::from_ref(e),
+        };
+        let Some(call) = errors.iter().find_map(BindError::sleeping_call) else {
+            return outcome;
+        };
+        while call.sleeps() {
+            std::thread::sleep(LOOK);
         }
     }
 }

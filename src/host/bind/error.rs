@@ -323,6 +323,14 @@ const LOOK: &str = "see with `mini-vmm host list` which devices have no driver o
                     and give them back with `mini-vmm host unbind`";
 
 impl BindError {
+    /// The call of the kernel that keeps a device from this command, if the call still goes on.
+    pub fn sleeping_call(&self) -> Option<UnderWay> {
+        match self {
+            Self::UnderWay(_, state) if state.sleeps() => Some((**state).clone()),
+            _ => None,
+        }
+    }
+
     /// The remedy, most often a command to type; `None` if there is no remedy.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -147,7 +147,7 @@ fn check_ended(state: Option<&UnderWay>, bdf: Bdf) -> Result<(), BindError> {
     {
         process.end_sleep();
         let end = Instant::now() + END;
-        while process.lives() && !process.is_in_kernel() && Instant::now() < end {
+        while process.lives() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -58,11 +58,6 @@ impl Process {
         }
     }
 
-    /// Whether the process is in a sleep that no signal ends (state D).
-    pub fn is_in_kernel(&self) -> bool {
-        state(self.pid).is_some_and(|(state, started)| started == self.started && state == 'D')
-    }
-
     /// Whether the process still runs. A zombie does not run.
     pub fn lives(&self) -> bool {
         state(self.pid)
