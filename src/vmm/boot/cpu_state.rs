@@ -216,7 +216,7 @@ pub fn write_tables(memory: &GuestMemory, entry: &Entry) -> Result<(), BootError
 }
 
 /// IA32_MTRR_DEF_TYPE: SDM volume 3A, 12.11.2.1.
-const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
+pub const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLE: u64 = 1 << 11;
 const MTRR_WRITE_BACK: u64 = 6;
 /// IA32_MISC_ENABLE: SDM volume 4, table 2-2.

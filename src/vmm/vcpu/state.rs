@@ -101,9 +101,13 @@ impl PowerOn {
     /// # Errors
     /// The call that failed.
     pub fn set_up(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
-        call("KVM_SET_FPU", vcpu.set_fpu(&cpu_state::fpu()))?;
-        call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))?;
+        self.set_up_registers(vcpu)?;
         write_msrs(vcpu, &self.firmware_msrs)
+    }
+
+    fn set_up_registers(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
+        call("KVM_SET_FPU", vcpu.set_fpu(&cpu_state::fpu()))?;
+        call("KVM_SET_LAPIC", vcpu.set_lapic(&self.lapic))
     }
 
     /// Writes the state back, then sets the registers that firmware sets. KVM requires this order:
@@ -113,13 +117,16 @@ impl PowerOn {
     /// The call that failed.
     pub fn write(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
         // If the guest was itself a hypervisor, the vCPU must leave VMX operation first, or KVM
-        // refuses CR4. Writing this MSR makes the vCPU leave VMX operation.
+        // refuses CR4. Writing FEATURE_CONTROL makes the vCPU leave VMX operation. MTRRs are written
+        // while they are off: for a range of MTRRs that are on and empty, Linux 6.1 zaps no page and
+        // complains in its log (arch/x86/kvm/mtrr.c, `update_mtrr`).
+        let zero = |index| kvm_msr_entry {
+            index,
+            ..Default::default()
+        };
         write_msrs(
             vcpu,
-            &[kvm_msr_entry {
-                index: MSR_IA32_FEATURE_CONTROL,
-                ..Default::default()
-            }],
+            &[MSR_IA32_FEATURE_CONTROL, cpu_state::MSR_MTRR_DEF_TYPE].map(zero),
         )?;
         call("KVM_SET_MP_STATE", vcpu.set_mp_state(self.mp_state))?;
         call("KVM_SET_SREGS", vcpu.set_sregs(&self.sregs))?;
@@ -131,8 +138,9 @@ impl PowerOn {
             call("KVM_SET_XCRS", vcpu.set_xcrs(xcrs))?;
         }
         call("KVM_SET_DEBUGREGS", vcpu.set_debug_regs(&self.debug))?;
-        self.set_up(vcpu)?;
+        self.set_up_registers(vcpu)?;
         write_msrs(vcpu, &self.msrs)?;
+        write_msrs(vcpu, &self.firmware_msrs)?;
         tsc::restore(vcpu);
         let mut events = self.events;
         events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING
