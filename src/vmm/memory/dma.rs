@@ -254,9 +254,13 @@ impl Dma {
         let Some(BarPart { owner, bar, .. }) = &region.bar else {
             return;
         };
-        let hint = match self.mapper.dma_bufs() {
-            Some(_) => "--iommu container, if the devices need it",
-            None => "--iommu iommufd with Linux 6.19 or newer, if the devices need it",
+        let hint = match (error, self.mapper.dma_bufs()) {
+            // Both interfaces have the same addresses.
+            (DmaError::Reserved { .. }, _) => {
+                "less memory with --memory, so that the BARs lie where the IOMMU can map"
+            }
+            (_, Some(_)) => "--iommu container, if the devices need it",
+            (_, None) => "--iommu iommufd with Linux 6.19 or newer, if the devices need it",
         };
         let what = format!("no DMA from other devices to BAR {bar} (peer-to-peer)");
         let loss = Code::NoPeerToPeer.loss(what, with_causes(error));
