@@ -394,11 +394,23 @@ kept_page() {
 }
 
 # poison PID ADDRESS: makes the page of mini-vmm PID at a guest-physical address below 3 GiB a page
-# that L1 has lost. Guest RAM is the process's largest mapping, and begins with address 0.
+# that L1 has lost. Guest RAM is the process's largest mapping. Its first 2 MiB, which have small
+# pages, may be a mapping of their own before it.
 poison() {
-	start=$(sed 's/^\([^-]*\)-\([^ ]*\) .*/\1 \2/' "/proc/$1/maps" | while read -r from to; do
-		echo "$((0x$to - 0x$from)) $((0x$from))"
-	done | sort -n | tail -n 1 | cut -d' ' -f2)
+	start=$(sed 's/^\([^-]*\)-\([^ ]*\) .*/\1 \2/' "/proc/$1/maps" | {
+		before_from=0 before_to=0 from=0 size=0
+		while read -r first last; do
+			first=$((0x$first)) last=$((0x$last))
+			if [ $((last - first)) -gt $size ]; then
+				size=$((last - first)) from=$first
+				if [ $before_to = $first ] && [ $((before_to - before_from)) = 2097152 ]; then
+					from=$before_from
+				fi
+			fi
+			before_from=$first before_to=$last
+		done
+		echo $from
+	})
 	page=$(((start + $2) / 4096))
 	set -- "$1" "$2" $(dd if="/proc/$1/pagemap" bs=8 skip=$page count=1 2>/dev/null |
 		hexdump -v -e '2/4 "%u "')

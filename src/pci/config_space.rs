@@ -198,6 +198,13 @@ impl ConfigSpace {
             .collect()
     }
 
+    /// Whether a write to these passed bytes carries bits of the host's as the device has them.
+    pub fn keeps_host_bits(&self, offset: u16, len: usize) -> bool {
+        let from = self.behaviours.get(usize::from(offset)..);
+        let mut bytes = from.unwrap_or_default().iter().take(len);
+        bytes.any(|b| b.host & !b.cleared != 0)
+    }
+
     /// Clears the bits of `data`, which the device has answered, that read as zero.
     pub fn conceal(&self, offset: u16, data: &mut [u8]) {
         let behaviours = self.behaviours.get(usize::from(offset)..);

@@ -29,6 +29,7 @@ scenarios![
     explain,
     host,
     life,
+    memory_errors,
     mediated,
     messages,
     parameters,

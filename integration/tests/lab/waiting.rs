@@ -22,6 +22,7 @@ pub fn all() -> Vec<Scenario> {
             .limit(180)
             .disk(DISK)
             .qemu(&CARD)
+            .degraded(&[&["no-reset"]])
             .script(killed(), check_killed),
     ]
 }

@@ -26,7 +26,7 @@ impl Release {
     /// Closes the device of `function`. Before the last device closes, the guest's memory is
     /// unmapped for DMA.
     fn release(&self, function: &VfioFunction) {
-        function.disconnect();
+        function.disconnect_and_wait();
         if self.in_use.fetch_sub(1, Ordering::Relaxed) == 1
             && let Some(dma) = &self.dma
         {

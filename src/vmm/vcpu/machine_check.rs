@@ -6,7 +6,7 @@
 
 use std::io;
 
-use kvm_bindings::{KVMIO, kvm_x86_mce};
+use kvm_bindings::{KVMIO, Msrs, kvm_msr_entry, kvm_x86_mce};
 use kvm_ioctls::VcpuFd;
 use tracing::debug;
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -50,6 +50,9 @@ const DATA_LOAD: u64 = 0x134;
 const PHYSICAL_PAGE: u64 = 2 << 6 | 12;
 
 const CR4_MCE: u64 = 1 << 6;
+/// IA32_MCG_CTL, and the control register of bank 0.
+const MCG_CTL: u32 = 0x17b;
+const BANK_0_CTL: u32 = 0x400;
 
 /// First and last index of the banks' registers: control, status, address and misc of each bank.
 pub const MSRS: std::ops::RangeInclusive<u32> = 0x400..=0x400 + 4 * BANKS as u32 - 1;
@@ -85,6 +88,17 @@ pub fn lose_page(vcpu: &VcpuFd, ram: &[Area], host: u64) -> Option<String> {
     None
 }
 
+/// An MSR of a vCPU; `None` if the vCPU lacks it.
+fn read_msr(vcpu: &VcpuFd, index: u32) -> Option<u64> {
+    let entry = kvm_msr_entry {
+        index,
+        ..Default::default()
+    };
+    let mut msrs = Msrs::from_entries(&[entry]).ok()?;
+    let read = vcpu.get_msrs(&mut msrs).ok()?;
+    msrs.as_slice().iter().take(read).map(|msr| msr.data).next()
+}
+
 /// Raises a machine check in a vCPU that has touched a lost page at a guest-physical address.
 /// Returns whether the guest takes the machine check. A guest that has not enabled machine checks
 /// would get a triple fault.
@@ -93,6 +107,11 @@ pub fn lose_page(vcpu: &VcpuFd, ram: &[Area], host: u64) -> Option<String> {
 /// Intel's tell what the software must do.
 fn raise(vcpu: &VcpuFd, address: u64) -> bool {
     if !vcpu.get_sregs().is_ok_and(|sregs| sregs.cr4 & CR4_MCE != 0) {
+        return false;
+    }
+    // KVM drops the event if the guest has not enabled its reports.
+    let enabled = |index| read_msr(vcpu, index).is_none_or(|value| value == u64::MAX);
+    if !enabled(MCG_CTL) || !enabled(BANK_0_CTL + 4 * u32::from(BANK)) {
         return false;
     }
     let intels = if host::is_amd() {

@@ -117,9 +117,9 @@ impl PowerOn {
     /// The call that failed.
     pub fn write(&self, vcpu: &VcpuFd) -> Result<(), VcpuError> {
         // If the guest was itself a hypervisor, the vCPU must leave VMX operation first, or KVM
-        // refuses CR4. Writing FEATURE_CONTROL makes the vCPU leave VMX operation. MTRRs are written
-        // while they are off: for a range of MTRRs that are on and empty, Linux 6.1 zaps no page and
-        // complains in its log (arch/x86/kvm/mtrr.c, `update_mtrr`).
+        // refuses CR4. Writing FEATURE_CONTROL makes the vCPU leave VMX operation. MTRRs are
+        // written while they are off: for a range of MTRRs that are on and empty, Linux 6.1 zaps no
+        // page and complains in its log (arch/x86/kvm/mtrr.c, `update_mtrr`).
         let zero = |index| kvm_msr_entry {
             index,
             ..Default::default()

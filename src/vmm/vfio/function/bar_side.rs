@@ -14,7 +14,7 @@ use crate::vfio::function::trap::BarAccess;
 
 impl VfioFunction {
     fn read_rom(&self, offset: u64, data: &mut [u8]) {
-        if self.bar_accesses.begin().is_some()
+        if let Some(_begun) = self.bar_accesses.begin()
             && let Some(device) = self.device()
             && let Err(e) = self.rom.read(&*device, offset, data)
         {
@@ -44,6 +44,21 @@ impl VfioFunction {
         }
     }
 
+    fn access_msix(&self, part: MsixPart, access: Access<'_>) {
+        let mut state = self.lock();
+        match (part, access) {
+            _ if !state.reachable() => {}
+            (MsixPart::Table(at), Access::Read(data)) => state.interrupts.table_read(at, data),
+            (MsixPart::Table(at), Access::Write(data)) => {
+                state.interrupts.table_write(at, data);
+                state.stop_coalescing_if_used();
+            }
+            (MsixPart::Pending(at), Access::Read(data)) => state.interrupts.pending_read(at, data),
+            // Pending bits are read-only, and an access that straddles belongs to neither side.
+            (MsixPart::Pending(_) | MsixPart::Straddling, _) => {}
+        }
+    }
+
     fn msix_part(&self, bar: usize, offset: u64, len: usize) -> Option<MsixPart> {
         self.msix.as_ref()?.part_at(bar, offset, len)
     }
@@ -58,16 +73,7 @@ impl BarAccess for VfioFunction {
         if self.mirrors.touch(bar, offset, data.len()) {
             return self.mirrors.access(self, bar, offset, Access::Read(data));
         }
-        let Some(part) = self.msix_part(bar, offset, data.len()) else {
-            return self.read_register(bar, offset, data);
-        };
-        let state = self.lock();
-        match part {
-            _ if !state.reachable() => {}
-            MsixPart::Table(at) => state.interrupts.table_read(at, data),
-            MsixPart::Pending(at) => state.interrupts.pending_read(at, data),
-            MsixPart::Straddling => {}
-        }
+        self.register(bar, offset, Access::Read(data));
     }
 
     fn bar_write(&self, bar: usize, offset: u64, data: &[u8]) {
@@ -77,18 +83,7 @@ impl BarAccess for VfioFunction {
         if self.mirrors.touch(bar, offset, data.len()) {
             return self.mirrors.access(self, bar, offset, Access::Write(data));
         }
-        match self.msix_part(bar, offset, data.len()) {
-            None => self.write_register(bar, offset, data),
-            Some(MsixPart::Table(at)) => {
-                let mut state = self.lock();
-                if state.reachable() {
-                    state.interrupts.table_write(at, data);
-                    state.stop_coalescing_if_used();
-                }
-            }
-            // Pending bits are read-only, and an access that straddles belongs to neither side.
-            Some(MsixPart::Pending(_) | MsixPart::Straddling) => {}
-        }
+        self.register(bar, offset, Access::Write(data));
     }
 }
 
@@ -101,21 +96,18 @@ impl Behind for VfioFunction {
     }
 
     fn table(&self, offset: u64, access: Access<'_>) {
-        let mut state = self.lock();
-        match access {
-            _ if !state.connected => {}
-            Access::Read(data) => state.interrupts.table_read(offset, data),
-            Access::Write(data) => {
-                state.interrupts.table_write(offset, data);
-                state.stop_coalescing_if_used();
-            }
-        }
+        self.access_msix(MsixPart::Table(offset), access);
+    }
+
+    fn is_emulated(&self, bar: usize, offset: u64, len: usize) -> bool {
+        self.msix_part(bar, offset, len).is_some()
     }
 
     fn register(&self, bar: usize, offset: u64, access: Access<'_>) {
-        match access {
-            Access::Read(data) => self.read_register(bar, offset, data),
-            Access::Write(data) => self.write_register(bar, offset, data),
+        match (self.msix_part(bar, offset, access.len()), access) {
+            (Some(part), access) => self.access_msix(part, access),
+            (None, Access::Read(data)) => self.read_register(bar, offset, data),
+            (None, Access::Write(data)) => self.write_register(bar, offset, data),
         }
     }
 }

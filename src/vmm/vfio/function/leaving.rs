@@ -1,6 +1,8 @@
 //! The end of a device in a running guest: the device has failed, it has gone, or the host asks for
 //! it. The guest reads ones afterwards, as where no device is, and goes on.
 
+use std::sync::{MutexGuard, PoisonError};
+
 use crate::log::degraded::{self, Code};
 use crate::vfio::device::Device;
 use crate::vfio::function::{State, VfioFunction};
@@ -21,10 +23,22 @@ impl VfioFunction {
         !self.lock().connected
     }
 
+    /// Disconnects, and waits for the end of a slow write. A call that turns interrupts off would
+    /// wait for that in the kernel, with the function's lock.
+    pub fn disconnect_and_wait(&self) {
+        self.disconnect();
+        drop(self.without_slow_write());
+    }
+
+    fn without_slow_write(&self) -> MutexGuard<'_, State> {
+        let state = self.slow_write_ended.wait_while(self.lock(), |s| s.away);
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Disconnects, and closes the device, which gives the device back to the host.
     pub fn release(&self) {
         self.disconnect();
-        let mut state = self.lock();
+        let mut state = self.without_slow_write();
         state.interrupts.release();
         // A mapped page keeps the device's file open.
         state.decode.release();

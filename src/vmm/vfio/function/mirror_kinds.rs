@@ -125,6 +125,9 @@ fn first_register(device: &dyn Device, offset: u64) -> Option<u32> {
     answer.ok().map(|()| u32::from_le_bytes(value))
 }
 
+/// The register that acknowledges an MSI.
+const MSI_ACKNOWLEDGE: u16 = 0x704;
+
 /// The bytes of a copy that are the device's: those of no capability, such as the register at 0x704
 /// that acknowledges an MSI, and the ID of MSI, which some drivers write for the same purpose.
 fn raw(device: &dyn Device, snapshot: &[u8], size: u16) -> Vec<Range<u16>> {
@@ -139,6 +142,13 @@ fn raw(device: &dyn Device, snapshot: &[u8], size: u16) -> Vec<Range<u16>> {
     }));
     let mut owned: Vec<(u16, u16)> = caps.iter().map(|c| (c.offset, c.len)).collect();
     owned.push((0, 0x40));
+    if hardware.len() < snapshot.len() {
+        // It is not known where the capabilities are that VFIO does not show.
+        owned.extend([
+            (0x100, MSI_ACKNOWLEDGE - 0x100),
+            (MSI_ACKNOWLEDGE + 4, 0x8f8),
+        ]);
+    }
     for cap in caps.iter().filter(|c| !c.extended && c.id == id::MSI) {
         owned.retain(|(offset, _)| *offset != cap.offset);
         owned.push((cap.offset + 2, cap.len.saturating_sub(2)));

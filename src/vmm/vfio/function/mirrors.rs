@@ -21,7 +21,7 @@ pub(super) enum Access<'a> {
 }
 
 impl<'a> Access<'a> {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Read(data) => data.len(),
             Self::Write(data) => data.len(),
@@ -49,6 +49,8 @@ pub(super) trait Behind {
     fn config(&self, register: u16, access: Access<'_>);
     /// A guest's access to the MSI-X table.
     fn table(&self, offset: u64, access: Access<'_>);
+    /// Whether an access to a BAR touches the MSI-X table or its pending bits.
+    fn is_emulated(&self, bar: usize, offset: u64, len: usize) -> bool;
     /// An access to a BAR that has no mirror there.
     fn register(&self, bar: usize, offset: u64, access: Access<'_>);
 }
@@ -174,7 +176,7 @@ impl Mirrors {
                 }
             }
             Access::Read(data) if on => {
-                let mut value = [0; 4];
+                let mut value = [0xff; 4];
                 to.table(entry(window.address), Access::Read(&mut value));
                 extract(value, 0, at, data);
                 extract((window.address ^ FLAG).to_le_bytes(), 4, at, data);
@@ -198,7 +200,8 @@ impl Mirrors {
         let mut address = [0; 4];
         to.register(mirror.bar, mirror.offset, Access::Read(&mut address));
         let there = u64::from(u32::from_le_bytes(address)).saturating_add(byte);
-        match self.touch(target, there, access.len()) {
+        let len = access.len();
+        match self.touch(target, there, len) || to.is_emulated(target, there, len) {
             true => self.access(to, target, there, access),
             false => direct(access),
         }

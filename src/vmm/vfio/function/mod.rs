@@ -53,7 +53,7 @@ mod unmapped;
 mod unused_vectors;
 mod vm_resources;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use command::Command;
 use connection::Connection;
@@ -97,6 +97,8 @@ pub struct VfioFunction {
     routing: Arc<GsiRouting>,
     dma_ready: Arc<DmaReady>,
     state: Mutex<State>,
+    /// A slow write has ended.
+    slow_write_ended: Condvar,
     /// After `state`, since a mapped page keeps the device's file open: the device closes last.
     connection: Connection,
 }
@@ -208,6 +210,7 @@ impl VfioFunction {
             let traps = BarTrap::all(&(this.clone() as Weak<dyn BarAccess>));
             let decode = BarDecode::new(device.name(), bars, areas, traps, Arc::clone(&rom), map);
             Self {
+                slow_write_ended: Condvar::new(),
                 connection: Connection::new(device),
                 msix,
                 mirrors,
@@ -323,6 +326,12 @@ impl VfioFunction {
         if part.write == DeviceWrite::Masked
             && self.connection.read_config(part.offset, &mut merged)
         {
+            // A device that is off its bus for a moment reads as ones. The host's bits are unknown.
+            if merged.iter().all(|byte| *byte == 0xff)
+                && state.config.keeps_host_bits(part.offset, part.len)
+            {
+                return state;
+            }
             merged = state.config.for_device(part.offset, data, &merged);
         } else if part.write != DeviceWrite::Whole {
             return state;
@@ -347,6 +356,12 @@ impl VfioFunction {
         let new = state.command();
         state.decode.set_command(old & new);
         self.connection.write_config(offset, data);
+        // A device may answer again only after the slow write that it did not answer.
+        if !state.decode.is_in_d0() {
+            state
+                .decode
+                .set_in_d0(self.power.is_in_d0(&self.connection));
+        }
         state.decode.set_command(new);
     }
 
@@ -376,6 +391,7 @@ impl VfioFunction {
         self.bar_accesses.suspend(false);
         let mut state = self.lock();
         state.away = false;
+        self.slow_write_ended.notify_all();
         if !state.connected {
             self.quiesce_locked(&mut state);
             return state;

@@ -471,8 +471,10 @@ mod tests {
             (
                 open(StepError::SetIommu(errno(libc::EPERM))),
                 "cannot open PCI device 0000:01:00.0: the platform lacks interrupt remapping, so \
-                 a guest's device could raise any interrupt of the host (VFIO_SET_IOMMU)",
-                "turn interrupt remapping on in the firmware; or, if you trust the guest, as \
+                 a guest's device could raise any interrupt of the host, or the firmware shares \
+                 memory with the device (RMRR) (VFIO_SET_IOMMU)",
+                "if `dmesg` names an RMRR requirement, choose another device; otherwise turn \
+                 interrupt remapping on in the firmware; or, if you trust the guest, as \
                  root: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
             ),
             (

@@ -40,6 +40,11 @@ impl Behind for Log {
         self.note("table", offset, access, 0x7a);
     }
 
+    /// The table is at 0xb9_0000 of BAR 0.
+    fn is_emulated(&self, bar: usize, offset: u64, len: usize) -> bool {
+        bar == 0 && touches(offset, len, 0xb9_0000, 0x1000)
+    }
+
     fn register(&self, bar: usize, offset: u64, access: Access<'_>) {
         match access {
             Access::Read(data) if (bar, offset, data.len()) == (5, 8, 4) => {
@@ -154,6 +159,10 @@ fn ports_lead_to_the_copy() {
     log.take();
     write(&mirrors, &log, 5, 0xc, &[1, 2, 3, 4]);
     assert_eq!(log.take(), [("port", 0xc, vec![1, 2, 3, 4])]);
+    // The MSI-X table is reached as in its BAR.
+    *log.address.lock().unwrap() = 0xb9_0000;
+    write(&mirrors, &log, 5, 0xc, &[1, 2, 3, 4]);
+    assert_eq!(log.take(), [("BAR", 0xb9_0000, vec![1, 2, 3, 4])]);
 }
 
 #[test]

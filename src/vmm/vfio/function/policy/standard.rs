@@ -190,7 +190,6 @@ pub const STANDARD: &[CapabilityRule] = &[
 
 const MSIX_REASON: &str = "VFIO_DEVICE_SET_IRQS sets the vectors up; the table is virtual";
 
-/// A capability that no row is for. VFIO unlinks it, but passes its bytes.
 /// The capability that mini-vmm adds, and no device has.
 pub const CLIQUE: CapabilityRule = capability(
     id::VENDOR,
@@ -200,6 +199,7 @@ pub const CLIQUE: CapabilityRule = capability(
     "mini-vmm adds it, as `clique=` says",
 );
 
+/// A capability that no row is for. VFIO unlinks it, but passes its bytes.
 pub const UNKNOWN: CapabilityRule = capability(
     0xff,
     "unknown capability",
