@@ -187,7 +187,7 @@ impl Records {
         self.write_journal(&all)
     }
 
-    fn write_journal(&self, entries: &[Entry]) -> Result<(), BindError> {
+    pub(super) fn write_journal(&self, entries: &[Entry]) -> Result<(), BindError> {
         if entries.is_empty() {
             return self.discard(NAME);
         }
