@@ -177,13 +177,17 @@ impl Records {
     }
 
     /// Removes the entries of these devices: the change is complete or undone. A device whose call
-    /// goes on keeps its entry.
+    /// goes on keeps its entry, without a command: this process may be a run that goes on for days
+    /// and does nothing more about the device.
     pub(super) fn end(&self, bdfs: &[Bdf]) -> Result<(), BindError> {
         let mut all = match self.readable() {
             Err(BindError::UnknownJournal { .. }) => return Ok(()),
             all => all?,
         };
         all.retain(|entry| entry.is_blocked() || !bdfs.contains(&entry.bdf));
+        for entry in all.iter_mut().filter(|entry| bdfs.contains(&entry.bdf)) {
+            entry.command = None;
+        }
         self.write_journal(&all)
     }
 

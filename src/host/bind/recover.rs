@@ -51,10 +51,7 @@ fn recover(host: &Host, named: &[Bdf]) -> Result<Vec<Bdf>, BindError> {
     for error in host.records.damaged()? {
         report(&error);
     }
-    let runs = recover_runs(host)?;
-    // Each had an entry for the time of its calls.
-    host.records.end(&runs)?;
-    recovered.extend(runs);
+    recovered.extend(recover_runs(host)?);
     Ok(recovered)
 }
 
@@ -223,6 +220,8 @@ fn recover_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
             }
             Err(e) => report(&e),
         }
+        // It had an entry for the time of its calls.
+        host.records.end(&[bdf])?;
     }
     Ok(recovered)
 }
