@@ -33,7 +33,7 @@ pub struct Entry {
     pub bdf: Bdf,
     /// The record to return to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) before: Option<Record>,
+    pub(crate) before: Option<Record>,
     /// The command that changes the device; `None` in a journal of an earlier program, whose
     /// commands had the lock until they ended.
     #[serde(
@@ -191,7 +191,7 @@ impl Records {
         self.write_journal(&all)
     }
 
-    pub(super) fn write_journal(&self, entries: &[Entry]) -> Result<(), BindError> {
+    pub(crate) fn write_journal(&self, entries: &[Entry]) -> Result<(), BindError> {
         if entries.is_empty() {
             return self.discard(NAME);
         }
