@@ -436,6 +436,7 @@ impl FakeKernel {
             let group = Some(100 + n).filter(|_| alone).or(shared);
             self.add_device(bdf, 0x01_0802, group);
             symlink(self.device(bdf), dir.join(format!("virtfn{n}")))?;
+            symlink(&dir, self.device(bdf).join("physfn"))?;
             if let Some(driver) = natural.as_ref().filter(|_| probe) {
                 self.attach(bdf, driver)?;
             }

@@ -12,7 +12,7 @@ use crate::bind::apply::{give_back, restore, steps_back};
 use crate::bind::call::check_none;
 use crate::bind::check_unused::check_unused;
 use crate::bind::error::BindError;
-use crate::bind::facts::Facts;
+use crate::bind::facts::{Facts, virtual_functions};
 use crate::bind::host::Host;
 use crate::bind::record::Record;
 use crate::bind::records::Lock;
@@ -55,14 +55,19 @@ fn recover(host: &Host, named: &[Bdf]) -> Result<Vec<Bdf>, BindError> {
     Ok(recovered)
 }
 
-/// An error if another command changes one of these devices or, with `group`, a device of its
-/// group. A journal of a later version names nobody.
+/// An error if another command changes one of these devices, its physical function, which can
+/// remove it, one of its virtual functions or, with `group`, a device of its group. A journal of a
+/// later version names nobody.
 pub(super) fn changed_by_another(
     host: &Host,
     bdfs: &[Bdf],
     group: bool,
 ) -> Result<Option<BindError>, BindError> {
-    let near = with_siblings(host, bdfs, group);
+    let mut near = with_siblings(host, bdfs, group);
+    for bdf in near.clone() {
+        near.extend(host.sysfs.physical_function(bdf).ok().flatten());
+        near.extend(virtual_functions(&host.sysfs, bdf));
+    }
     let mut entries = match host.records.readable() {
         // What must not go on then fails in its recovery; a run gives back its own devices.
         Err(BindError::UnknownJournal { .. }) => return Ok(None),

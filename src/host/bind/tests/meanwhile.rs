@@ -12,14 +12,14 @@ fn two_disks() -> FakeHost {
 }
 
 /// Another command that goes on until the value is dropped.
-struct Another(Child);
+pub(super) struct Another(Child);
 
 impl Another {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Command::new("sleep").arg("60").spawn().unwrap())
     }
 
-    fn process(&self) -> Process {
+    pub(super) fn process(&self) -> Process {
         Process::of(self.0.id()).unwrap()
     }
 }
@@ -32,7 +32,7 @@ impl Drop for Another {
 }
 
 /// Adds an entry of another command to the journal.
-fn change(host: &Host, bdf: &str, command: Process) {
+pub(super) fn change(host: &Host, bdf: &str, command: Process) {
     let mut entries = host.records.readable().unwrap();
     entries.push(Entry {
         command: Some(command),
