@@ -20,7 +20,7 @@ use vmm::sys::process;
 use vmm::sys::process::Process;
 
 use crate::bind;
-use crate::bind::{BindError, BindRequest, Host};
+use crate::bind::{BindError, BindRequest, Host, UnderWay};
 
 /// How often the guardian looks whether a call has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -95,7 +95,8 @@ impl Drop for Managed {
 }
 
 /// Gives the devices of a killed run back. A call that the run had begun may still go on in the
-/// kernel; the guardian has nothing else to do, and waits for the call's end without the lock.
+/// kernel, and another command may have the lock or change the device. The guardian has nothing
+/// else to do, and waits without the lock until that has ended.
 fn release_when_possible(host: &Host, run: Process) -> Result<bind::Outcome, BindError> {
     loop {
         let outcome = bind::release_run(host, run);
@@ -103,10 +104,13 @@ fn release_when_possible(host: &Host, run: Process) -> Result<bind::Outcome, Bin
             Ok((_, errors)) => errors.as_slice(),
             Err(e) => std::slice::from_ref(e),
         };
-        let Some(call) = errors.iter().find_map(BindError::sleeping_call) else {
+        let call = errors.iter().find_map(BindError::sleeping_call);
+        let waits = |e: &BindError| matches!(e, BindError::Busy | BindError::Changing { .. });
+        if call.is_none() && !errors.iter().any(waits) {
             return outcome;
-        };
-        while call.sleeps() {
+        }
+        std::thread::sleep(LOOK);
+        while call.as_ref().is_some_and(UnderWay::sleeps) {
             std::thread::sleep(LOOK);
         }
     }
@@ -122,5 +126,72 @@ fn note(outcome: Result<bind::Outcome, BindError>) {
     for line in lines.into_iter().chain(errors) {
         // One write is one message. Without the kernel's log there is nobody left to tell.
         let _ = log.write(format!("mini-vmm: after a killed run: {line}\n").as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::thread;
+
+    use super::*;
+    use crate::bind::Entry;
+    use crate::bind::fake::FakeHost;
+
+    const DISK: &str = "0000:01:00.0";
+
+    /// A disk that is bound for a run that has ended.
+    fn bound() -> (FakeHost, Host, Process) {
+        let fake =
+            FakeHost::new(&["nvme", "vfio-pci"]).device(DISK, 0x01_0802, Some("nvme"), Some(1));
+        let run = Process {
+            pid: std::process::id(),
+            started: 1,
+        };
+        let request = BindRequest {
+            addresses: vec![DISK.into()],
+            owner: Some(run),
+            ..BindRequest::default()
+        };
+        bind::bind(&fake.host(), &request).unwrap();
+        let mut host = fake.host();
+        host.records = host.records.with_timeout(Duration::from_millis(10));
+        (fake, host, run)
+    }
+
+    #[test]
+    fn the_guardian_waits_for_the_lock() {
+        let (fake, host, run) = bound();
+        let lock = fake.host().records.lock().unwrap();
+        let ends = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            drop(lock);
+        });
+        let (lines, errors) = release_when_possible(&host, run).unwrap();
+        assert!(lines.len() == 1 && errors.is_empty(), "{errors:?}");
+        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+        ends.join().unwrap();
+    }
+
+    #[test]
+    fn the_guardian_waits_for_a_command_that_changes_the_device() {
+        let (fake, host, run) = bound();
+        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+        let entry = Entry {
+            bdf: DISK.parse().unwrap(),
+            before: None,
+            command: Process::of(other.id()),
+            under_way: None,
+        };
+        host.records.write_journal(&[entry]).unwrap();
+        let ends = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            other.kill().unwrap();
+            other.wait().unwrap();
+        });
+        let (_, errors) = release_when_possible(&host, run).unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+        ends.join().unwrap();
     }
 }

@@ -86,10 +86,12 @@ pub(super) fn write(host: &Host, bdf: Bdf, path: PathBuf, text: &str) -> Result<
 
 /// Checks that no call for a device goes on or was lost in the kernel. While one does, each access
 /// that takes the device's lock sleeps too, and so does a read of its `driver_override`.
-/// A change of a physical function also takes the locks of its virtual functions, to remove them.
+/// A change of a physical function also takes the locks of its virtual functions, to remove them:
+/// each waits for the other.
 pub(super) fn check_none(host: &Host, bdf: Bdf) -> Result<(), BindError> {
     let functions = virtual_functions(&host.sysfs, bdf);
-    for bdf in [bdf].into_iter().chain(functions) {
+    let physical = host.sysfs.physical_function(bdf).ok().flatten();
+    for bdf in [bdf].into_iter().chain(physical).chain(functions) {
         if let Some(state) = host.records.call_of(bdf)? {
             return Err(BindError::UnderWay(bdf, Box::new(state)));
         }

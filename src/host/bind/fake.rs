@@ -31,6 +31,8 @@ pub enum Fault {
     From(usize),
     /// Once, the change with this number does not end before [`FakeKernel::wake`].
     Sleeps(usize),
+    /// Once, the change with this number takes so long that the lock is given away meanwhile.
+    Pauses(usize),
     /// Once, the kernel fails in the change with this number (an oops): the writing process is
     /// ended, and the change is not complete.
     Oops(usize),
@@ -52,6 +54,8 @@ struct State {
     fault: Fault,
     /// The process that sleeps in the change at which [`Fault::Sleeps`] occurred, and the change.
     asleep: Option<(Child, PathBuf, String)>,
+    /// What another command does while the change at which [`Fault::Pauses`] occurs goes on.
+    meanwhile: Option<Box<dyn FnOnce() + Send>>,
     changes: usize,
     /// Every change, as the equivalent shell command.
     log: Vec<String>,
@@ -373,9 +377,9 @@ impl FakeKernel {
         let mut state = self.lock();
         state.changes += 1;
         let refused = match state.fault {
-            Fault::Never | Fault::Killed(_) | Fault::Sleeps(_) | Fault::Oops(_) => false,
             Fault::At(n) => state.changes == n,
             Fault::From(n) => state.changes >= n,
+            _ => false,
         };
         if refused { Err(io_error()) } else { Ok(()) }
     }
@@ -432,6 +436,7 @@ impl FakeKernel {
             let group = Some(100 + n).filter(|_| alone).or(shared);
             self.add_device(bdf, 0x01_0802, group);
             symlink(self.device(bdf), dir.join(format!("virtfn{n}")))?;
+            symlink(&dir, self.device(bdf).join("physfn"))?;
             if let Some(driver) = natural.as_ref().filter(|_| probe) {
                 self.attach(bdf, driver)?;
             }

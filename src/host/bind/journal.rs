@@ -33,7 +33,7 @@ pub struct Entry {
     pub bdf: Bdf,
     /// The record to return to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) before: Option<Record>,
+    pub(crate) before: Option<Record>,
     /// The command that changes the device; `None` in a journal of an earlier program, whose
     /// commands had the lock until they ended.
     #[serde(
@@ -177,17 +177,21 @@ impl Records {
     }
 
     /// Removes the entries of these devices: the change is complete or undone. A device whose call
-    /// goes on keeps its entry.
+    /// goes on keeps its entry, without a command: this process may be a run that goes on for days
+    /// and does nothing more about the device.
     pub(super) fn end(&self, bdfs: &[Bdf]) -> Result<(), BindError> {
         let mut all = match self.readable() {
             Err(BindError::UnknownJournal { .. }) => return Ok(()),
             all => all?,
         };
         all.retain(|entry| entry.is_blocked() || !bdfs.contains(&entry.bdf));
+        for entry in all.iter_mut().filter(|entry| bdfs.contains(&entry.bdf)) {
+            entry.command = None;
+        }
         self.write_journal(&all)
     }
 
-    fn write_journal(&self, entries: &[Entry]) -> Result<(), BindError> {
+    pub(crate) fn write_journal(&self, entries: &[Entry]) -> Result<(), BindError> {
         if entries.is_empty() {
             return self.discard(NAME);
         }

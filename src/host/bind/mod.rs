@@ -28,7 +28,7 @@ mod driver;
 mod error;
 mod facts;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod form;
 mod functions;
 mod functions_error;

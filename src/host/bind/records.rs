@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use pci::Bdf;
 use serde::Serialize;
+use tracing::warn;
 use vmm::sys::process;
 
 use crate::bind::error::BindError;
@@ -23,7 +24,9 @@ use crate::bind::form::FormError;
 use crate::bind::record::Record;
 use crate::bind::{form, old_form};
 
-/// The time limit for another command with the lock. No command has it while the kernel sleeps.
+/// The time for which a command waits for the lock before its first change. Another command gives
+/// the lock away while a call of the kernel sleeps, but has it while it loads modules, and between
+/// its calls.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The records of this host.
@@ -32,6 +35,8 @@ pub struct Records {
     dir: PathBuf,
     /// The file of the lock while this process has the lock.
     held: Arc<Mutex<Option<File>>>,
+    /// [`LOCK_TIMEOUT`], or a shorter time in a test.
+    timeout: Duration,
 }
 
 /// The lock of the records and the devices; unlocked when dropped.
@@ -52,7 +57,14 @@ impl Records {
         Self {
             dir: dir.into(),
             held: Arc::default(),
+            timeout: LOCK_TIMEOUT,
         }
+    }
+
+    /// These records, with a lock that is waited for no longer than this.
+    #[cfg(test)]
+    pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     pub(super) fn trouble(path: &Path) -> impl FnOnce(io::Error) -> BindError {
@@ -86,7 +98,7 @@ impl Records {
     }
 
     fn take(&self, file: &File) -> Result<(), BindError> {
-        let end = Instant::now() + LOCK_TIMEOUT;
+        let end = Instant::now() + self.timeout;
         while !process::try_lock(file).map_err(Self::trouble(&self.dir.join("lock")))? {
             if Instant::now() >= end {
                 return Err(BindError::Busy);
@@ -104,14 +116,25 @@ impl Records {
         }
     }
 
-    /// Takes the lock again after [`Self::pause`].
+    /// Takes the lock again after [`Self::pause`]. There is no time limit: without the lock, the
+    /// outcome of the call could not be written down, and the change could be neither continued nor
+    /// undone. Another command gives the lock away at its end at the latest.
     ///
     /// # Errors
-    /// Another command has it for too long.
+    /// The lock cannot be used.
     pub(super) fn resume(&self) -> Result<(), BindError> {
-        match &*self.held() {
-            Some(file) => self.take(file),
-            None => Ok(()),
+        let held = self.held();
+        let Some(file) = &*held else {
+            return Ok(());
+        };
+        loop {
+            match self.take(file) {
+                Err(e @ BindError::Busy) => {
+                    let hint = e.hint().unwrap_or_default();
+                    warn!("{e}; this change goes on after it; {hint}");
+                }
+                taken => return taken,
+            }
         }
     }
 
@@ -284,6 +307,28 @@ mod tests {
         assert!(!process::try_lock(&file).unwrap());
         drop(lock);
         assert!(process::try_lock(&file).unwrap());
+    }
+
+    /// A change that has begun waits as long as it must.
+    #[test]
+    fn a_paused_change_gets_the_lock_again() {
+        let dir = TempDir::new().unwrap();
+        let records = Records::at(dir.as_path()).with_timeout(Duration::from_millis(10));
+        let lock = records.lock().unwrap();
+        let other = Records::at(dir.as_path());
+        let busy = other.clone().with_timeout(Duration::ZERO);
+        assert!(matches!(busy.lock(), Err(BindError::Busy)));
+        records.pause();
+        let theirs = other.lock().unwrap();
+        let ends = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            drop(theirs);
+        });
+        records.resume().unwrap();
+        ends.join().unwrap();
+        assert!(matches!(busy.lock(), Err(BindError::Busy)));
+        drop(lock);
+        drop(other.lock().unwrap());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::bind::apply::{give_back, restore, steps_back};
 use crate::bind::call::check_none;
 use crate::bind::check_unused::check_unused;
 use crate::bind::error::BindError;
-use crate::bind::facts::Facts;
+use crate::bind::facts::{Facts, virtual_functions};
 use crate::bind::host::Host;
 use crate::bind::record::Record;
 use crate::bind::records::Lock;
@@ -28,30 +28,51 @@ const END: Duration = Duration::from_secs(1);
 /// back.
 pub(super) fn lock_for(host: &Host, bdfs: &[Bdf]) -> Result<(Lock, Vec<Bdf>), BindError> {
     let end = Instant::now() + host.limit;
-    let lock = loop {
+    let mut recovered = Vec::new();
+    loop {
         let lock = host.records.lock()?;
-        match changed_by_another(host, bdfs)? {
-            None => break lock,
+        let mut theirs = changed_by_another(host, bdfs, true)?;
+        if theirs.is_none() {
+            recovered.extend(recover(host, bdfs)?);
+            // Another command may have begun while a call of the recovery had given the lock away.
+            theirs = changed_by_another(host, bdfs, true)?;
+        }
+        match theirs {
+            None => return Ok((lock, recovered)),
             Some(error) if Instant::now() >= end => return Err(error),
             Some(_) => drop(lock),
         }
         std::thread::sleep(LOOK);
-    };
-    let mut recovered = recover_journal(host, bdfs)?;
+    }
+}
+
+fn recover(host: &Host, named: &[Bdf]) -> Result<Vec<Bdf>, BindError> {
+    let mut recovered = recover_journal(host, named)?;
     for error in host.records.damaged()? {
         report(&error);
     }
-    let runs = recover_runs(host)?;
-    // Each had an entry for the time of its calls.
-    host.records.end(&runs)?;
-    recovered.extend(runs);
-    Ok((lock, recovered))
+    recovered.extend(recover_runs(host)?);
+    Ok(recovered)
 }
 
-/// An error if another command changes one of these devices or a device of its group.
-fn changed_by_another(host: &Host, bdfs: &[Bdf]) -> Result<Option<BindError>, BindError> {
-    let near = with_siblings(host, bdfs, true);
-    let mut entries = host.records.readable()?.into_iter();
+/// An error if another command changes one of these devices, its physical function, which can
+/// remove it, one of its virtual functions or, with `group`, a device of its group. A journal of a
+/// later version names nobody.
+pub(super) fn changed_by_another(
+    host: &Host,
+    bdfs: &[Bdf],
+    group: bool,
+) -> Result<Option<BindError>, BindError> {
+    let mut near = with_siblings(host, bdfs, group);
+    for bdf in near.clone() {
+        near.extend(host.sysfs.physical_function(bdf).ok().flatten());
+        near.extend(virtual_functions(&host.sysfs, bdf));
+    }
+    let mut entries = match host.records.readable() {
+        // What must not go on then fails in its recovery; a run gives back its own devices.
+        Err(BindError::UnknownJournal { .. }) => return Ok(None),
+        entries => entries?.into_iter(),
+    };
     let theirs = entries.find(|entry| near.contains(&entry.bdf) && entry.has_command());
     Ok(theirs.map(|entry| BindError::Changing {
         bdf: entry.bdf,
@@ -99,13 +120,18 @@ pub(super) fn recover_journal(host: &Host, named: &[Bdf]) -> Result<Vec<Bdf>, Bi
         }
         Err(e) => return Err(e),
     };
-    let (mut recovered, mut done) = (Vec::new(), Vec::new());
+    let mut recovered = Vec::new();
     for entry in entries
         .into_iter()
         .rev()
         .filter(|entry| !entry.has_command())
     {
         let bdf = entry.bdf;
+        // A call for another entry may have given the lock away. Another command may have recovered
+        // this device meanwhile, and may have bound it again.
+        if !host.records.readable()?.contains(&entry) {
+            continue;
+        }
         let ended = check_ended(entry.under_way.as_ref(), bdf);
         if let Err(e) = ended.and_then(|()| check_none(host, bdf)) {
             if !named.contains(&bdf) {
@@ -113,7 +139,6 @@ pub(super) fn recover_journal(host: &Host, named: &[Bdf]) -> Result<Vec<Bdf>, Bi
             }
             continue;
         }
-        done.push(bdf);
         // Another process may have opened the device since the kill.
         let outcome =
             check_free_to_restore(host, bdf).and_then(|()| restore(host, bdf, entry.before));
@@ -131,8 +156,8 @@ pub(super) fn recover_journal(host: &Host, named: &[Bdf]) -> Result<Vec<Bdf>, Bi
                 report(&e);
             }
         }
+        host.records.end(&[bdf])?;
     }
-    host.records.end(&done)?;
     Ok(recovered)
 }
 
@@ -167,8 +192,15 @@ fn check_free_to_restore(host: &Host, bdf: Bdf) -> Result<(), BindError> {
 /// Gives back the devices of killed runs. Removes the records of devices that no longer exist.
 fn recover_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
     let mut recovered = Vec::new();
-    for record in host.records.all()? {
-        let bdf = record.bdf;
+    for bdf in host.records.all()?.into_iter().map(|record| record.bdf) {
+        // A call for another device may have given the lock away. The record is read again, and one
+        // that is damaged by now is left to a later command, which reports it.
+        let Ok(Some(record)) = host.records.load(bdf) else {
+            continue;
+        };
+        if changed_by_another(host, &[bdf], false)?.is_some() {
+            continue;
+        }
         // Recovery of the journal has reported it.
         if check_none(host, bdf).is_err() {
             continue;
@@ -193,6 +225,8 @@ fn recover_runs(host: &Host) -> Result<Vec<Bdf>, BindError> {
             }
             Err(e) => report(&e),
         }
+        // It had an entry for the time of its calls.
+        host.records.end(&[bdf])?;
     }
     Ok(recovered)
 }

@@ -18,7 +18,7 @@ use crate::bind::journal::Entry;
 use crate::bind::plan;
 use crate::bind::plan::Step;
 use crate::bind::record::Record;
-use crate::bind::recover::{check_owner, lock_for, recover_journal};
+use crate::bind::recover::{changed_by_another, check_owner, lock_for, recover_journal};
 use crate::bind::select::parse_pci;
 
 /// The options of `host unbind`.
@@ -179,12 +179,16 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
         Err(e @ BindError::UnknownJournal { .. }) => outcome.1.push(e),
         recovered => drop(recovered?),
     }
-    let mut done = Vec::new();
-    for record in host.records.all()?.into_iter().rev() {
-        if record.owner != Some(run) {
-            continue;
-        }
-        if let Err(e) = check_none(host, record.bdf) {
+    let ours = host.records.all()?.into_iter().rev();
+    for bdf in ours.filter(|r| r.owner == Some(run)).map(|r| r.bdf) {
+        // A call for another device may have given the lock away, and another command may have
+        // taken this one. A record that is damaged by now is reported by the next command.
+        let record = match host.records.load(bdf) {
+            Ok(Some(record)) if record.owner == Some(run) => record,
+            _ => continue,
+        };
+        let theirs = changed_by_another(host, &[bdf], false)?;
+        if let Some(e) = theirs.or(check_none(host, bdf).err()) {
             outcome.1.push(e);
             continue;
         }
@@ -193,13 +197,12 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
         let free = back
             .plan(host)
             .and_then(|plan| plan.map_or(Ok(()), |(now, steps)| check_unused(host, &now, &steps)));
-        done.push(back.bdf());
         match free.and_then(|()| carry_out(host, back)) {
             Ok(line) => outcome.0.push(line),
             Err(e) => outcome.1.push(e),
         }
+        host.records.end(&[bdf])?;
     }
-    host.records.end(&done)?;
     Ok(outcome)
 }
 

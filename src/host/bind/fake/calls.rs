@@ -17,6 +17,8 @@ struct FakeCall {
     path: PathBuf,
     text: String,
     process: Process,
+    /// Whether the call outlasts the time for which the lock is kept.
+    pauses: bool,
 }
 
 /// A process that does not exist.
@@ -39,7 +41,15 @@ impl Call for FakeCall {
             state.fault = Fault::Never;
             return CallEnd::Sleeps;
         }
+        if self.pauses && fault == Fault::Pauses(next) {
+            state.fault = Fault::Never;
+            return CallEnd::Sleeps;
+        }
+        let meanwhile = state.meanwhile.take_if(|_| self.pauses);
         drop(state);
+        if let Some(work) = meanwhile {
+            work();
+        }
         match fault {
             Fault::Oops(n) if n == next => {
                 self.kernel.lock().changes += 1;
@@ -61,7 +71,9 @@ pub(super) fn prepare(kernel: &FakeKernel, path: &Path, text: &str) -> io::Resul
         process = Process::of(child.id()).unwrap();
         state.asleep = Some((child, path.into(), text.into()));
     }
+    let pauses = state.fault == Fault::Pauses(state.changes + 1);
     Ok(Box::new(FakeCall {
+        pauses,
         kernel: kernel.clone(),
         path: path.into(),
         text: text.into(),
@@ -70,6 +82,12 @@ pub(super) fn prepare(kernel: &FakeKernel, path: &Path, text: &str) -> io::Resul
 }
 
 impl FakeKernel {
+    /// Lets another command work while the change with this number, counted from now, goes on.
+    pub fn meanwhile(&self, change: usize, work: impl FnOnce() + Send + 'static) {
+        self.set_fault(Fault::Pauses(change));
+        self.lock().meanwhile = Some(Box::new(work));
+    }
+
     /// Ends the sleep of the change that sleeps: the change is made, and its process ends.
     pub fn wake(&self) {
         let mut state = self.lock();

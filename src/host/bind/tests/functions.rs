@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use super::meanwhile::{Another, change};
 use super::*;
 
 const PF: &str = "0000:03:00.0";
@@ -338,4 +339,75 @@ fn a_network_cards_functions_need_addresses() {
         lines.iter().all(|line| !line.contains("ip link")),
         "{lines:?}"
     );
+}
+
+/// The kernel removes the functions, and waits for one of them.
+#[test]
+fn functions_that_are_being_removed_are_left_alone() {
+    let fake = physical_function();
+    bind(&fake.host(), &make(2)).unwrap();
+    fake.kernel.log();
+    unbind(&fake.host(), &back(&[PF])).unwrap();
+    let log = fake.kernel.log();
+    let removal = log.iter().position(|line| line.contains("sriov_numvfs"));
+    let before = fake.snapshot();
+    bind(&fake.host(), &make(2)).unwrap();
+    fake.kernel.set_fault(Fault::Sleeps(removal.unwrap() + 1));
+    let (_, errors) = unbind(&fake.host(), &back(&[PF])).unwrap();
+    assert!(
+        matches!(errors[..], [BindError::UnderWay(..)]),
+        "{errors:?}"
+    );
+    let asleep = fake.snapshot();
+    for error in [
+        unbind(&fake.host(), &back(&[VF[0]])).unwrap_err(),
+        bind(&fake.host(), &request(&[VF[1]])).unwrap_err(),
+    ] {
+        let by_physical = matches!(&error, BindError::UnderWay(bdf, _) if bdf.to_string() == PF);
+        assert!(by_physical, "{error}");
+        assert_eq!(fake.snapshot(), asleep);
+    }
+    fake.kernel.wake();
+    bind(&fake.host(), &BindRequest::default()).unwrap();
+    assert_eq!(fake.snapshot(), before);
+    assert_eq!(fake.host().records.begun().unwrap(), []);
+}
+
+/// Another command changes the physical function or one of its functions.
+#[test]
+fn a_function_and_its_physical_function_are_changed_by_one_command_alone() {
+    let fake = physical_function();
+    bind(&fake.host(), &make(2)).unwrap();
+    let bound = fake.snapshot();
+    let another = Another::new();
+    for (theirs, ours, group) in [
+        (PF, VF[0], false),
+        (PF, VF[1], true),
+        (VF[0], PF, false),
+        (VF[1], PF, true),
+    ] {
+        let host = fake.host();
+        change(&host, theirs, another.process());
+        for error in [
+            unbind(&host, &back(&[ours])).unwrap_err(),
+            bind(
+                &host,
+                &BindRequest {
+                    group,
+                    ..request(&[ours])
+                },
+            )
+            .unwrap_err(),
+        ] {
+            let is_theirs =
+                matches!(&error, BindError::Changing { bdf, .. } if bdf.to_string() == theirs);
+            assert!(is_theirs, "{error}");
+        }
+        assert_eq!(fake.snapshot(), bound);
+        host.records.end(&[theirs.parse().unwrap()]).unwrap();
+    }
+    // Another function of the same device can be changed.
+    change(&fake.host(), VF[0], another.process());
+    unbind(&fake.host(), &back(&[VF[1]])).unwrap();
+    assert_eq!(fake.driver(VF[1]), None);
 }

@@ -4,6 +4,7 @@ mod functions;
 mod kills;
 mod kinds;
 mod later;
+mod meanwhile;
 mod old_form;
 mod refusals;
 mod waiting;

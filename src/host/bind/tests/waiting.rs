@@ -205,3 +205,49 @@ fn a_call_of_a_killed_command_is_ended_if_a_signal_can() {
     assert_eq!(fake.snapshot(), before);
     assert_eq!(host.records.begun().unwrap(), []);
 }
+
+/// The command that recovers may be a run, which goes on for days. What it could not give back does
+/// not wait for the end of that run.
+#[test]
+fn what_a_recovery_left_is_nobodys() {
+    let ended = Process {
+        pid: std::process::id(),
+        started: 1,
+    };
+    let owned = BindRequest {
+        owner: Some(ended),
+        ..request(&[DISK])
+    };
+    // A killed command, and an ended run.
+    for killed in [true, false] {
+        let fake = one_disk();
+        let before = fake.snapshot();
+        let host = fake.host();
+        if killed {
+            fake.kernel.set_fault(Fault::Killed(3));
+            assert!(until_killed(|| bind(&host, &request(&[DISK]))).is_none());
+        } else {
+            bind(&host, &owned).unwrap();
+        }
+        fake.kernel.set_fault(Fault::Sleeps(2));
+        bind(&host, &BindRequest::default()).unwrap();
+        let entries = host.records.begun().unwrap();
+        assert!(matches!(&entries[..], [e] if e.is_blocked() && e.command.is_none()));
+        fake.kernel.wake();
+        bind(&host, &BindRequest::default()).unwrap();
+        assert_eq!(fake.snapshot(), before);
+        assert_eq!(host.records.begun().unwrap(), []);
+    }
+    // A failure without a sleep leaves no entry.
+    let fake = one_disk();
+    let before = fake.snapshot();
+    let host = fake.host();
+    bind(&host, &owned).unwrap();
+    fake.kernel.refuse("nvme", DISK);
+    bind(&host, &BindRequest::default()).unwrap();
+    assert_eq!(host.records.begun().unwrap(), []);
+    assert_eq!(host.records.all().unwrap().len(), 1);
+    fake.kernel.accept_all();
+    unbind(&host, &back(&[DISK])).unwrap();
+    assert_eq!(fake.snapshot(), before);
+}
