@@ -102,8 +102,15 @@ fn holders(outcome: &Outcome) -> Result<()> {
         let ended = format!("`kill {pid}`");
         for second in ["container", "iommufd"] {
             let name = format!("{first}-{second}");
-            refusal(outcome, &name, &["0000:00:05.0", &named, "hint: end it", &ended])?;
-            let hidden = ["that this user cannot see", "hint: as root: fuser -v /dev/vfio/"];
+            refusal(
+                outcome,
+                &name,
+                &["0000:00:05.0", &named, "hint: end it", &ended],
+            )?;
+            let hidden = [
+                "that this user cannot see",
+                "hint: as root: fuser -v /dev/vfio/",
+            ];
             refusal(outcome, &format!("user-{name}"), &hidden)?;
         }
     }
@@ -136,14 +143,24 @@ fn two_guests(outcome: &Outcome) -> Result<()> {
     let pid = outcome.transcript.lab("first").next().unwrap_or("none");
     let named = format!("process {pid} (mini-vmm) locked 100663296 of it");
     // 64 MiB and 96 MiB, and 64 MiB to spare.
-    let words = [&named, "67108864 bytes", "134217728", "`ulimit -l 229376`", "--iommu container"];
+    let words = [
+        &named,
+        "67108864 bytes",
+        "134217728",
+        "`ulimit -l 229376`",
+        "--iommu container",
+    ];
     refusal(outcome, "second", &words)?;
     let lab = |key| outcome.transcript.lab(key).next().unwrap_or("nothing");
     let check = lab("check");
     let warned = check.contains("WARN") && check.contains("96M") && check.contains(pid);
     expect(warned, || format!("host check says: {check}"))?;
     expect((lab("by-container"), lab("alone")) == ("0", "0"), || {
-        format!("by container: {}, alone: {}", lab("by-container"), lab("alone"))
+        format!(
+            "by container: {}, alone: {}",
+            lab("by-container"),
+            lab("alone")
+        )
     })
 }
 
@@ -185,17 +202,48 @@ fn confined(outcome: &Outcome) -> Result<()> {
     let group = "the device control group of this process forbids it";
     let missing = "the kernel has the device, but this /dev does not have the node";
     for (name, words) in [
-        ("cgroup-kvm", ["/dev/kvm", group, "`DeviceAllow=/dev/kvm rw`"]),
-        ("cgroup-group", ["/dev/vfio/", group, "`DeviceAllow=/dev/vfio/"]),
-        ("cgroup-node", ["/dev/vfio/devices/", group, "--device /dev/vfio/devices/"]),
-        ("cgroup-iommu", ["/dev/iommu", group, "`DeviceAllow=/dev/iommu rw`"]),
+        (
+            "cgroup-kvm",
+            ["/dev/kvm", group, "`DeviceAllow=/dev/kvm rw`"],
+        ),
+        (
+            "cgroup-group",
+            ["/dev/vfio/", group, "`DeviceAllow=/dev/vfio/"],
+        ),
+        (
+            "cgroup-node",
+            ["/dev/vfio/devices/", group, "--device /dev/vfio/devices/"],
+        ),
+        (
+            "cgroup-iommu",
+            ["/dev/iommu", group, "`DeviceAllow=/dev/iommu rw`"],
+        ),
         ("dev-kvm", ["/dev/kvm", missing, "mknod /dev/kvm c 10 232"]),
-        ("dev-container", ["/dev/vfio/vfio", missing, "mknod /dev/vfio/vfio c 10 196"]),
-        ("dev-group", ["cannot open /dev/vfio/", missing, "--device /dev/vfio/"]),
+        (
+            "dev-container",
+            ["/dev/vfio/vfio", missing, "mknod /dev/vfio/vfio c 10 196"],
+        ),
+        (
+            "dev-group",
+            ["cannot open /dev/vfio/", missing, "--device /dev/vfio/"],
+        ),
         ("dev-iommu", ["/dev/iommu", missing, "--device /dev/iommu"]),
-        ("nodev", ["/dev/kvm", "mounted with nodev", "hint: give the node"]),
-        ("no-driver", ["/dev/kvm", "no driver is behind the node", "modprobe kvm_intel"]),
-        ("namespace", ["1048576", "CAP_IPC_LOCK of a user namespace", "ulimit -l"]),
+        (
+            "nodev",
+            ["/dev/kvm", "mounted with nodev", "hint: give the node"],
+        ),
+        (
+            "no-driver",
+            [
+                "/dev/kvm",
+                "no driver is behind the node",
+                "modprobe kvm_intel",
+            ],
+        ),
+        (
+            "namespace",
+            ["1048576", "CAP_IPC_LOCK of a user namespace", "ulimit -l"],
+        ),
     ] {
         refusal(outcome, name, &words)?;
     }

@@ -75,12 +75,16 @@ fn check(outcome: &Outcome, interface: &str) -> Result<()> {
     })?;
     let in_use: Vec<_> = outcome.transcript.lab("in-use").collect();
     let numbers = |when: &str| in_use.iter().find_map(|line| line.strip_prefix(when));
-    expect(numbers("before ") == numbers("after "), || format!("{in_use:?}"))?;
+    expect(numbers("before ") == numbers("after "), || {
+        format!("{in_use:?}")
+    })?;
     let records: Vec<_> = outcome.transcript.lab("records").collect();
     expect(records == ["0"], || format!("{records:?} records"))?;
     let runs = outcome.transcript.runs();
     let plain = runs.first().and_then(|run| run.exit());
-    expect(plain == Some(0), || format!("a plain run ends with {plain:?}"))?;
+    expect(plain == Some(0), || {
+        format!("a plain run ends with {plain:?}")
+    })?;
     back(outcome, &BEHIND_A_PORT)?;
     back(outcome, &DISK)
 }

@@ -307,7 +307,10 @@ fn no_iommu_mode(outcome: &Outcome) -> Result<()> {
         exit(&refused, status)?;
         let messages: Vec<_> = refused.messages().collect();
         let text = refused.output() + &messages.join("\n");
-        expect(text.contains("no-IOMMU mode") && text.contains("turn the IOMMU on"), || text)?;
+        expect(
+            text.contains("no-IOMMU mode") && text.contains("turn the IOMMU on"),
+            || text,
+        )?;
     }
     Ok(())
 }

@@ -61,7 +61,9 @@ fn online(run: &Run<'_>, cpus: u32) -> Result<()> {
     })?;
     let now = guest(run, "last")?;
     let wanted = format!("cpu={last} apic={LAST_ID} online=0,{last}");
-    expect(now == wanted, || format!("\"{now}\" instead of \"{wanted}\""))
+    expect(now == wanted, || {
+        format!("\"{now}\" instead of \"{wanted}\"")
+    })
 }
 
 fn pinged(run: &Run<'_>, cpus: u32, chip: &str) -> Result<()> {
@@ -81,11 +83,15 @@ fn pinged(run: &Run<'_>, cpus: u32, chip: &str) -> Result<()> {
 /// when it comes next.
 fn arrived(run: &Run<'_>, key: &str, least: u64) -> Result<()> {
     let fact = guest(run, key)?;
-    let counts = fact.strip_prefix("before ").and_then(|f| f.split_once(" after "));
+    let counts = fact
+        .strip_prefix("before ")
+        .and_then(|f| f.split_once(" after "));
     let (before, after) = counts.unwrap_or_default();
-    let grown = |name| number(after, name)
+    let grown = |name| {
+        number(after, name)
             .unwrap_or(0)
-            .saturating_sub(number(before, name).unwrap_or(0));
+            .saturating_sub(number(before, name).unwrap_or(0))
+    };
     let (here, all) = (grown("here"), grown("all"));
     expect(here >= least && all.saturating_sub(here) <= 10, || {
         format!("{here} of {all} interrupts came to the last CPU, at least {least} were due: {key}")

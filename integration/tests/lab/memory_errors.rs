@@ -48,7 +48,10 @@ fn unharmed(run: &Run<'_>) -> Result<()> {
     expect(run.guest("lives").next() == Some("yes"), || {
         "the guest has lost a page that it does not use".into()
     })?;
-    let told: Vec<_> = run.messages().filter(|line| !line.contains("no-huge-pages")).collect();
+    let told: Vec<_> = run
+        .messages()
+        .filter(|line| !line.contains("no-huge-pages"))
+        .collect();
     expect(told.is_empty(), || format!("mini-vmm said {told:?}"))
 }
 
@@ -63,9 +66,10 @@ fn told(run: &Run<'_>) -> Result<()> {
         told.len() == 1 && told[0].contains("machine check") && told[0].contains("memory-lost"),
         || format!("mini-vmm did not say in one line that {kept} is lost: {told:?}"),
     )?;
-    let killed = run.guest("keeper").next().ok_or_else(|| {
-        Error::failed("the process with the lost page did not end")
-    })?;
+    let killed = run
+        .guest("keeper")
+        .next()
+        .ok_or_else(|| Error::failed("the process with the lost page did not end"))?;
     // 128 and the number of SIGBUS.
     expect(killed == "status=135", || {
         format!("the process with the lost page ended with {killed}")

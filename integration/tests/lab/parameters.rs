@@ -87,9 +87,11 @@ fn without_acpi() -> Scenario {
 /// than there is.
 fn with_less() -> Scenario {
     let scenario = Scenario::new("a_guest_without_its_usual_helpers").disk(DISK);
-    let scenario = PARAMETERS.iter().fold(scenario, |scenario, (cpus, words, _)| {
-        scenario.vmm(Vmm::new(format!("--memory 256M --cpus {cpus}")).cmdline(*words))
-    });
+    let scenario = PARAMETERS
+        .iter()
+        .fold(scenario, |scenario, (cpus, words, _)| {
+            scenario.vmm(Vmm::new(format!("--memory 256M --cpus {cpus}")).cmdline(*words))
+        });
     scenario.each_run(|round, run| {
         let (.., cpus) = PARAMETERS[round as usize];
         uses(run, cpus)

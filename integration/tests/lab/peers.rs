@@ -80,5 +80,7 @@ fn moved(run: &Run<'_>) -> Result<()> {
     let lost = run
         .messages()
         .any(|line| line.contains("[no-peer-to-peer]"));
-    expect(!lost, || "mini-vmm says that there is no peer-to-peer DMA".into())
+    expect(!lost, || {
+        "mini-vmm says that there is no peer-to-peer DMA".into()
+    })
 }

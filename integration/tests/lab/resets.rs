@@ -33,7 +33,9 @@ fn together(name: &'static str, iommu: &str) -> Scenario {
 fn reset_together(run: &Run<'_>) -> Result<()> {
     let both = format!("{} and {} had a hot reset", DISKS[0].bdf(), DISKS[1].bdf());
     let told: Vec<_> = run.messages().filter(|line| line.contains(&both)).collect();
-    let first = told.first().is_some_and(|line| line.contains("before the first boot"));
+    let first = told
+        .first()
+        .is_some_and(|line| line.contains("before the first boot"));
     expect(told.len() == 2 && first, || {
         format!("mini-vmm did not say before both boots that {both}: {told:?}")
     })?;

@@ -37,9 +37,7 @@ pub fn all() -> Vec<Scenario> {
                     format!(",vf-token={TOKEN} --iommu iommufd"),
                     format!(",vf-token={TOKEN}"),
                 ]),
-                |outcome| {
-                    check_beside_a_guest(outcome, &[NO_TOKEN, OTHER_TOKEN, CONTAINER_ONLY])
-                },
+                |outcome| check_beside_a_guest(outcome, &[NO_TOKEN, OTHER_TOKEN, CONTAINER_ONLY]),
             ),
         Scenario::new("a_virtual_function_with_a_token_by_iommufd")
             .kernel(Choice::LabNewest)

@@ -9,7 +9,12 @@ use lab::scenario::Scenario;
 
 const DISK: Disk = Disk::new("lab-disk", 5);
 const SOUND: &str = "0000:00:08.0";
-const CARD: [&str; 4] = ["-device", "intel-hda,id=hda,addr=8", "-device", "hda-duplex,bus=hda.0"];
+const CARD: [&str; 4] = [
+    "-device",
+    "intel-hda,id=hda,addr=8",
+    "-device",
+    "hda-duplex,bus=hda.0",
+];
 
 pub fn all() -> Vec<Scenario> {
     vec![
@@ -99,10 +104,22 @@ fn check(outcome: &Outcome) -> Result<()> {
     let held = format!("sleep (process {holder}) has /dev/snd/controlC0 open");
     said(outcome, "host-err", &[&held, "--force", "is under way"])?;
     let waits = format!("the call waits for sleep (process {holder}) with /dev/snd/controlC0 open");
-    said(outcome, "host-err", &[&waits, "snd_hda_intel/unbind", &format!("kill {holder}")])?;
-    said(outcome, "host-out", &["is under way: the kernel has not ended", "FAIL  under-way"])?;
+    said(
+        outcome,
+        "host-err",
+        &[&waits, "snd_hda_intel/unbind", &format!("kill {holder}")],
+    )?;
+    said(
+        outcome,
+        "host-out",
+        &["is under way: the kernel has not ended", "FAIL  under-way"],
+    )?;
     // A claim names what was looked at.
-    said(outcome, "host-out", &["no use found: no process with an open or mapped node"])?;
+    said(
+        outcome,
+        "host-out",
+        &["no use found: no process with an open or mapped node"],
+    )?;
     let managed = run(outcome, 0)?;
     exit(&managed, 1)?;
     expect(managed.messages().any(|m| m.contains(&held)), || {
@@ -155,7 +172,11 @@ fn check_killed(outcome: &Outcome) -> Result<()> {
     facts(outcome, "killed", &["137"])?;
     let states = ["killed", "managed"].map(|state| format!("{state} same records=0"));
     facts(outcome, "state", &states.each_ref().map(String::as_str))?;
-    said(outcome, "host-err", &["is under way", "snd_hda_intel/unbind"])?;
+    said(
+        outcome,
+        "host-err",
+        &["is under way", "snd_hda_intel/unbind"],
+    )?;
     facts(outcome, "host-exit", &["0", "0", "1", "0", "0", "0"])?;
     for quick in ["beside", "unbind", "disk"] {
         let time = took(outcome, quick)?;
