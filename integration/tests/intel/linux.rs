@@ -34,7 +34,8 @@ pub fn all() -> Vec<Scenario> {
                 0 => worked(run),
                 _ => {
                     let clock = guest(run, "clocksource")?;
-                    expect(clock == "tsc", || {
+                    // Linux may still be about to compare the counter with another clock.
+                    expect(clock == "tsc" || clock == "tsc-early", || {
                         format!("without KVM's clock, the guest's clock is {clock}")
                     })
                 }
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Scenario> {
                     .cmdline("lab.act=serial-moved")
                     .devices(format!("--vfio {UUID}")),
             )
+            .degraded(&[&["intx-by-thread", "no-request-event", "no-reset"]])
             .each_run(|_, run| echoed(run))
             .l1(format!("remove_mdev {UUID}\nhost check --json"))
             .check(checked),
@@ -146,11 +148,8 @@ fn checked(outcome: &Outcome) -> Result<()> {
     let findings: serde_json::Value = serde_json::from_str(&text)
         .map_err(|e| Error::failed(format!("host check wrote no JSON: {e}: {text}")))?;
     let level = |name: &str| {
-        let all = findings["findings"]
-            .as_array()
-            .or_else(|| findings.as_array());
-        let found = all.and_then(|all| all.iter().find(|finding| finding["name"] == name));
-        found.and_then(|finding| finding["level"].as_str())
+        let mut all = findings["checks"].as_array()?.iter();
+        all.find(|finding| finding["name"] == name)?["level"].as_str()
     };
     expect(
         [level("kvm"), level("iommu")] == [Some("pass"), Some("fail")],
