@@ -20,13 +20,15 @@ use crate::memory::mapping::Mapping;
 /// A clone keeps the host memory mapped:
 ///
 /// ```
-/// use vm_memory::{Bytes, GuestAddress};
+/// use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 /// use vmm::config::memory::Pages;
 /// use vmm::layout::Layout;
 /// use vmm::memory::ram::Ram;
 ///
 /// let layout = Layout::new(64 << 20, 0, 40).unwrap();
 /// let ram = Ram::new(&layout, Pages::Small, false).unwrap();
+/// let slice = ram.memory().get_slice(GuestAddress(0x1000), 8).unwrap();
+/// slice.copy_from(&[0u8; 8]);
 /// let clone = ram.memory().clone();
 /// drop(ram);
 /// clone.write_obj(7u8, GuestAddress(0x1000)).unwrap();

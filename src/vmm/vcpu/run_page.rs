@@ -6,6 +6,17 @@ use kvm_ioctls::{Error, VcpuExit, VcpuFd};
 /// A vCPU and its page. The page is mapped as long as the vCPU's descriptor is open, so it is read
 /// only by this type, which borrows the vCPU, and only its fields leave the type.
 ///
+/// ```no_run
+/// use kvm_ioctls::VcpuFd;
+/// use vmm::vcpu::run_page::Runner;
+///
+/// fn borrowed(mut vcpu: VcpuFd) {
+///     let mut runner = Runner::new(&mut vcpu);
+///     let _ = runner.run();
+///     drop(vcpu);
+/// }
+/// ```
+///
 /// ```compile_fail,E0505
 /// use kvm_ioctls::VcpuFd;
 /// use vmm::vcpu::run_page::Runner;
