@@ -7,9 +7,10 @@ use std::process::{Command, Output};
 
 use vmm::errnos::{Row, number, rows};
 
+use crate::answer_ioctl::answer_ioctl;
 use crate::common::elf::TempFile;
 use crate::process::{command, kernel};
-use crate::{kvm, skipped, sys};
+use crate::{kvm, skipped};
 
 /// The ioctl's type (KVMIO) and number (include/uapi/linux/kvm.h) of a call; `None` for the calls
 /// that a run without a device does not make.
@@ -61,7 +62,7 @@ fn run(kernel: &TempFile, call: &str, errno: i32) -> Output {
         &[]
     };
     let mut command = command(kernel, idle);
-    sys::answer_ioctl(&mut command, request(call).unwrap(), errno);
+    answer_ioctl(&mut command, request(call).unwrap(), errno);
     command.output().unwrap()
 }
 

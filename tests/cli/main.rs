@@ -5,6 +5,8 @@
 
 use std::io::Write;
 
+#[path = "../common/answer_ioctl.rs"]
+mod answer_ioctl;
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -8,13 +8,17 @@
 //! a few instructions long. Without arguments the program only writes these guests to /run:
 //! off.elf, reset.elf and halt.elf.
 
+#[path = "../../../tests/common/answer_ioctl.rs"]
+mod answer_ioctl;
+
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use answer_ioctl::answer_ioctl;
 
 const TABLE: &str = include_str!("../../../docs/errnos.md");
 const LIMIT: Duration = Duration::from_secs(40);
@@ -187,9 +191,9 @@ fn try_row(row: &Row, request: u16, words: &[&str]) -> Result<(), String> {
         .stderr(Stdio::piped());
     if row.call.contains("HOT_RESET") {
         // The bus is reset only if the device's own reset fails.
-        filter(&mut command, 0x3b6f, libc::EINVAL);
+        answer_ioctl(&mut command, 0x3b6f, libc::EINVAL);
     }
-    filter(&mut command, request, errno);
+    answer_ioctl(&mut command, request, errno);
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let said = listen(&mut child);
     let ends = ["start", "run", "end"].contains(&row.when);
@@ -245,46 +249,6 @@ fn listen(child: &mut Child) -> Receiver<String> {
         }
     });
     receiver
-}
-
-/// Answers each ioctl of this type and number with an errno.
-fn filter(command: &mut Command, type_and_number: u16, errno: i32) {
-    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    let and = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
-    let jump = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    let end = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // Offsets in `struct seccomp_data`: the system call is at 0, the low half of its second
-    // argument at 24.
-    let steps = [
-        step(load, 0, 0, 0),
-        step(jump, 0, 4, libc::SYS_ioctl as u32),
-        step(load, 0, 0, 24),
-        step(and, 0, 0, 0xffff),
-        step(jump, 0, 1, type_and_number.into()),
-        step(end, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
-        step(end, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let install = move || {
-        let program = libc::sock_fprog {
-            len: steps.len() as u16,
-            filter: steps.as_ptr().cast_mut(),
-        };
-        // SAFETY: both calls may be made between fork and exec; the kernel only reads the program,
-        // which lives for the call.
-        let outcome = unsafe {
-            match libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) {
-                0 => libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program),
-                failed => failed,
-            }
-        };
-        match outcome {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: the closure makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(install) };
 }
 
 /// Pages that are pinned for devices.
