@@ -18,6 +18,9 @@
 //! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
 //! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
 //! | [`capability`] | walks and edits the capability chains |
+//! | [`express`] | the PCI Express capability: the function's type, and registers by name |
+//! | [`link`] | a link's speed and width |
+//! | [`atomic_ops`] | the AtomicOps that a root port completes |
 //! | [`clique`] | a capability that tells drivers which GPUs reach each other |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
 //! | [`msix_layout`] | finds the MSI-X table and the pending bits in the BARs |
@@ -39,6 +42,7 @@
 
 pub mod access;
 pub mod addr;
+pub mod atomic_ops;
 pub mod bar;
 pub mod bar_assignment;
 pub mod bdf;
@@ -48,7 +52,9 @@ pub mod capability;
 pub mod clique;
 pub mod config_space;
 pub mod decoder;
+pub mod express;
 pub mod host_bridge;
+pub mod link;
 pub mod msi;
 pub mod msix;
 pub mod msix_layout;
