@@ -16,7 +16,7 @@ use crate::vfio::device::DeviceError;
 use crate::vfio::open::nodes;
 
 /// Slots of the guest's root bus, without the host bridge's.
-pub(super) const MAX_DEVICES: usize = 31;
+const MAX_DEVICES: usize = 31;
 
 /// The reason why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -321,7 +321,11 @@ impl VfioError {
             Self::NoFunctionZero(slot) => {
                 format!("give another device slot={:02x}.0", slot.device)
             }
-            Self::TooMany(_) => "pass fewer devices, or run a second guest".into(),
+            Self::TooMany(_) => {
+                "pass fewer devices, run a second guest, or let eight devices share a slot behind \
+                 root ports: port=on"
+                    .into()
+            }
             Self::NotVfio {
                 vgpu: Some(file), ..
             } => vgpu_hint(file),
