@@ -7,7 +7,7 @@ use pci::Bdf;
 use uuid::Uuid;
 
 use crate::config::device::DeviceConfig;
-use crate::config::slots::{self, SlotError};
+use crate::config::slots;
 use crate::hostinfo::device_node::device_node;
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::{HostName, parse_address};
@@ -92,7 +92,8 @@ impl Candidate {
 /// # Errors
 /// The first mistake, with its remedy.
 pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, VfioError> {
-    check_slots(configs)?;
+    // The guest's bus has a slot for each device, and the guest will find them all.
+    slots::assign(configs)?;
     let mut names: Vec<HostName> = Vec::new();
     for config in configs {
         let address = &config.address;
@@ -110,16 +111,6 @@ pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, V
             HostName::Mediated(uuid) => check_mediated(sysfs, uuid, config.vf_token),
         });
     checked.collect()
-}
-
-/// Checks that the guest's bus has a slot for each device, and that the guest will find them all.
-fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
-    match slots::assign(configs) {
-        Ok(_) => Ok(()),
-        Err(SlotError::Twice(slot)) => Err(VfioError::SlotTwice(slot)),
-        Err(SlotError::NoFunctionZero(slot)) => Err(VfioError::NoFunctionZero(slot)),
-        Err(SlotError::TooMany(devices)) => Err(VfioError::TooMany(devices)),
-    }
 }
 
 fn unreadable(what: String) -> impl FnOnce(io::Error) -> VfioError {

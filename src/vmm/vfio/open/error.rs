@@ -7,6 +7,7 @@ use pci::Bdf;
 use uuid::Uuid;
 
 use crate::config::device::Slot;
+use crate::config::slots::SlotError;
 use crate::errnos;
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::HostName;
@@ -254,6 +255,16 @@ fn culprit_list(culprits: &[PciDevice]) -> String {
         })
         .collect();
     names.join(", ")
+}
+
+impl From<SlotError> for VfioError {
+    fn from(error: SlotError) -> Self {
+        match error {
+            SlotError::Twice(slot) => Self::SlotTwice(slot),
+            SlotError::NoFunctionZero(slot) => Self::NoFunctionZero(slot),
+            SlotError::TooMany(devices) => Self::TooMany(devices),
+        }
+    }
 }
 
 impl VfioError {
