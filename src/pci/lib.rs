@@ -12,7 +12,9 @@
 //! | [`bar`] | the six base address registers, and the expansion ROM's |
 //! | [`rom`] | the content of an expansion ROM, and its limits |
 //! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
-//! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
+//! | [`bar_assignment`] | gives BARs and windows their first addresses, as firmware does |
+//! | [`bridge_windows`] | how large a root port's windows must be |
+//! | [`port_setup`] | what firmware sets in a root port |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`express`] | the PCI Express capability: the function's type, and registers by name |
 //! | [`link`] | a link's speed and width |
@@ -42,6 +44,7 @@ pub mod atomic_ops;
 pub mod bar;
 pub mod bar_assignment;
 pub mod bdf;
+pub mod bridge_windows;
 pub mod bus;
 pub mod byte_enable;
 pub mod capability;
@@ -55,6 +58,7 @@ pub mod msi;
 pub mod msix;
 pub mod msix_layout;
 pub mod passed;
+pub mod port_setup;
 pub mod regs;
 pub mod rom;
 
