@@ -3,8 +3,12 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`bdf`] | the address of a function |
-//! | [`bus`] | bus 0 of segment 0: which function answers |
+//! | [`bus`] | the tree of buses: which function answers |
 //! | [`host_bridge`] | the function at 00.0 |
+//! | [`root_port`] | a PCI Express root port: a bridge to a bus of its own |
+//! | [`upstream`] | what a root port lets through to the functions behind it |
+//! | [`position`] | where a function is: on bus 0, or behind a root port |
+//! | [`port_setup`] | the bus numbers and windows of root ports, as firmware sets them |
 //! | [`access`] | ports 0xcf8/0xcfc and ECAM: decode an access to function and register |
 //! | [`config_space`] | a byte-granular register file |
 //! | [`regs`] | the registers of the header by name |
@@ -14,7 +18,6 @@
 //! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
 //! | [`bar_assignment`] | gives BARs and windows their first addresses, as firmware does |
 //! | [`bridge_windows`] | how large a root port's windows must be |
-//! | [`port_setup`] | what firmware sets in a root port |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`express`] | the PCI Express capability: the function's type, and registers by name |
 //! | [`link`] | a link's speed and width |
@@ -59,8 +62,11 @@ pub mod msix;
 pub mod msix_layout;
 pub mod passed;
 pub mod port_setup;
+pub mod position;
 pub mod regs;
 pub mod rom;
+pub mod root_port;
+pub mod upstream;
 
 pub use bdf::{Bdf, BdfError};
 pub use bus::{PciError, RootBus};

@@ -32,6 +32,7 @@ use std::time::Instant;
 
 pub use error::MachineError;
 use pci::Bdf;
+use pci::position::Position;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
@@ -210,6 +211,7 @@ impl Machine {
         let options = FunctionOptions {
             rom,
             clique: config.clique,
+            position: Position::RootBus,
         };
         let to = AttachTo {
             root: &self.platform.root,
