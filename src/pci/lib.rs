@@ -22,6 +22,7 @@
 //! | [`express`] | the PCI Express capability: the function's type, and registers by name |
 //! | [`link`] | a link's speed and width |
 //! | [`atomic_ops`] | the AtomicOps that a root port completes |
+//! | [`host_path`] | what a root port shows of the host's way to a device |
 //! | [`clique`] | a capability that tells drivers which GPUs reach each other |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
 //! | [`msix_layout`] | finds the MSI-X table and the pending bits in the BARs |
@@ -56,6 +57,7 @@ pub mod config_space;
 pub mod decoder;
 pub mod express;
 pub mod host_bridge;
+pub mod host_path;
 pub mod link;
 pub mod msi;
 pub mod msix;
