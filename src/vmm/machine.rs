@@ -32,8 +32,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::MachineError;
-use pci::{Bdf, PciError};
 use pci::position::Position;
+use pci::{Bdf, PciError};
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;

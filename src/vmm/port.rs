@@ -49,7 +49,8 @@ impl Port {
         self.change(|registers| registers.set_occupied(true));
     }
 
-    /// Sets the bus numbers and windows that the port has after power-on and after every reset.
+    /// Sets the bus numbers and windows that the port has after power-on and after every reset. A
+    /// port without a window of I/O ports never has one.
     pub fn set_power_on(&self, setup: &PortSetup) {
         self.change(|registers| registers.set_power_on(setup));
     }

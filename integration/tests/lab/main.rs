@@ -36,6 +36,7 @@ scenarios![
     requests,
     faults,
     peers,
+    ports,
     resets,
     start,
     topology,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pci::bar::Bars;
-use pci::bar_assignment::{self, BehindPort};
+use pci::bridge_windows::Room;
 use pci::position::Position;
+use pci::tree_assignment::{TreeFunction, assign_tree};
 use pci::{Bdf, RootBus};
 use tracing::info;
 use vmm_sys_util::eventfd::EventFd;
@@ -136,25 +137,22 @@ impl Devices {
     pub fn assign_bars(&mut self, layout: &Layout) -> Result<(), MachineError> {
         let functions = self.functions.iter();
         let mut all: Vec<Bars> = functions.map(|f| f.function.bars()).collect();
-        let mut on_root = Vec::new();
-        let mut behind: Vec<_> = self.ports.iter().map(|p| BehindPort::new(p.bdf)).collect();
-        for (attached, bars) in self.functions.iter().zip(&mut all) {
-            match attached.port {
-                None => on_root.push((attached.bdf, bars)),
-                Some(port) => behind
-                    .iter_mut()
-                    .filter(|b| b.port == port)
-                    .take(1)
-                    .for_each(|b| b.functions.push((attached.bdf, &mut *bars))),
-            }
-        }
-        let setups =
-            bar_assignment::assign_with_ports(&mut on_root, &mut behind, &layout.windows())?;
+        let functions = self.functions.iter().zip(&mut all);
+        let functions = functions.map(|(attached, bars)| TreeFunction {
+            name: attached.bdf,
+            port: attached.port,
+            bars,
+        });
+        let ports: Vec<_> = self
+            .ports
+            .iter()
+            .map(|p| (p.bdf, Room::default()))
+            .collect();
+        let setups = assign_tree(functions.collect(), &ports, &layout.windows())?;
         self.ports.set_power_on(&setups);
-        let ports: Vec<_> = self.ports.iter().map(|port| port.bdf).collect();
         for (attached, bars) in self.functions.iter_mut().zip(all) {
             attached.function.set_reset_bars(bars);
-            let index = ports.iter().position(|port| Some(*port) == attached.port);
+            let index = ports.iter().position(|(p, _)| Some(*p) == attached.port);
             if let Some(setup) = index.and_then(|index| setups.get(index)) {
                 attached.bdf.bus = setup.secondary;
             }
@@ -170,7 +168,10 @@ impl Devices {
             function: Arc::downgrade(&attached.function),
             upstream: above(attached.port).map(|above| Arc::clone(above.port.upstream())),
         });
-        (functions.collect(), self.ports.iter().map(|p| p.bdf).collect())
+        (
+            functions.collect(),
+            self.ports.iter().map(|p| p.bdf).collect(),
+        )
     }
 
     /// The functions.
