@@ -16,7 +16,8 @@
 //! | [`bar`] | the six base address registers, and the expansion ROM's |
 //! | [`rom`] | the content of an expansion ROM, and its limits |
 //! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
-//! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
+//! | [`bar_assignment`] | gives BARs and windows their first addresses, as firmware does |
+//! | [`bridge_windows`] | how large a root port's windows must be |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`express`] | the PCI Express capability: the function's type, and registers by name |
 //! | [`link`] | a link's speed and width |
@@ -47,6 +48,7 @@ pub mod atomic_ops;
 pub mod bar;
 pub mod bar_assignment;
 pub mod bdf;
+pub mod bridge_windows;
 pub mod bus;
 pub mod byte_enable;
 pub mod capability;
