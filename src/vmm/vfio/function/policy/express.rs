@@ -24,8 +24,6 @@ const NO_LINK: &str = "an endpoint on a root bus is integrated, and has no link"
 const HOST_LINK: &str = "the host's link; a virtual function has its physical function's";
 const LINK_CONTROLS: &str = "link states, clocks and speeds are the host's: the guest reads what \
                              it wrote, and nothing of that reaches the link";
-const NO_SLOT: &str = "only ports have slots";
-const NO_ROOT: &str = "only root ports have it";
 
 /// AtomicOp Requester Enable in Device Control 2 (7.5.3.16).
 const ATOMIC_REQUESTER: u32 = 1 << 6;
@@ -82,12 +80,6 @@ pub(super) const REGISTERS: &[Register] = &[
         .behind_port(READ_ONLY, HOST_LINK),
     register(LINK_CONTROL, 2, "link control", Emulate, NO_LINK).behind_port(Emulate, LINK_CONTROLS),
     register(LINK_STATUS, 2, "link status", Emulate, NO_LINK).behind_port(READ_ONLY, HOST_LINK),
-    register(0x14, 4, "slot capabilities", READ_ONLY, NO_SLOT),
-    register(0x18, 2, "slot control", READ_ONLY, NO_SLOT),
-    register(0x1a, 2, "slot status", READ_ONLY, NO_SLOT),
-    register(0x1c, 2, "root control", READ_ONLY, NO_ROOT),
-    register(0x1e, 2, "root capabilities", READ_ONLY, NO_ROOT),
-    register(0x20, 4, "root status", READ_ONLY, NO_ROOT),
     register(
         0x24,
         4,
