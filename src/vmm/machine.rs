@@ -40,6 +40,7 @@ use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::counters::exits::Exits;
 use crate::devices::output_queue::Output;
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
@@ -223,6 +224,11 @@ impl Machine {
     /// COM1, for the keyboard.
     pub fn serial(&self) -> Arc<Serial> {
         Arc::clone(&self.platform.serial)
+    }
+
+    /// The power button, which any thread may press.
+    pub fn power_button(&self) -> Arc<PowerButton> {
+        Arc::clone(&self.platform.power_button)
     }
 
     /// The notifier, which carries the guest's events to the main loop.

@@ -1,4 +1,5 @@
-//! The DSDT: the namespace of a machine with one PCI Express root, a serial port and CPUs.
+//! The DSDT: the namespace of a machine with one PCI Express root, a serial port, a power button
+//! and CPUs.
 //!
 //! ACPI 6.5: 6.1 (identification), 6.4 (resources), 6.2.13 (`_PRT`), 6.2.11 (`_OSC`), 7.4.2
 //! (`\_S5`); PCI Firmware 3.3, 4.5.1 (`_OSC` of PCI host bridges).
@@ -15,6 +16,7 @@ use acpi_tables::sdt::Sdt;
 use pci::addr::Range;
 
 use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
+use crate::boot::power_button;
 use crate::layout;
 use crate::layout::{
     ECAM_SIZE, ECAM_START, GSI_SERIAL, Layout, PCI_IO_END, PCI_IO_START, PORT_PCI_ADDRESS,
@@ -41,6 +43,7 @@ pub(super) fn build(layout: &Layout, cpus: u32) -> Vec<u8> {
     let mut devices = pci_root(layout);
     devices.extend(motherboard());
     devices.extend(serial());
+    devices.extend(power_button::devices());
     (0..cpus).for_each(|uid| devices.extend(cpu(uid)));
     dsdt.append_slice(&Scope::raw(Path::new("_SB_"), devices));
     dsdt.append_slice(&bytes(&Name::new(
