@@ -32,6 +32,7 @@ use std::time::Instant;
 
 pub use error::MachineError;
 use pci::Bdf;
+use pci::position::Position;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
@@ -211,6 +212,7 @@ impl Machine {
         let options = FunctionOptions {
             rom,
             clique: config.clique,
+            position: Position::RootBus,
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -259,7 +261,9 @@ impl Machine {
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.devices.assign_bars(&self.platform.resources.layout)?;
         let functions = self.devices.with_addresses();
-        self.stats.set_named_ranges(named_ranges::lookup(functions));
+        let ecam = self.platform.resources.layout.ecam();
+        self.stats
+            .set_named_ranges(named_ranges::lookup(functions, ecam));
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);

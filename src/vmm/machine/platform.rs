@@ -62,7 +62,7 @@ impl Platform {
         bus.insert_pio(layout::PORT_SERIAL, serial::PORTS, serial.clone())?;
         bus.insert_pio(power::PORT, power::PORTS, power)?;
         bus.insert_pio(layout::PORT_PM_TIMER, pm_timer::PORTS, Arc::new(PmTimer))?;
-        bus.insert_mmio(layout::ECAM_START, layout::ECAM_SIZE, ecam)?;
+        bus.insert_mmio(layout.ecam().start, layout.ecam().size, ecam)?;
         let acpi = acpi::build(&layout, topology)?;
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
         let coalesced = Coalesced::new(&vm.fd, vcpus.first(), bus.clone(), serial.clone());
