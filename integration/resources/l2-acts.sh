@@ -598,15 +598,14 @@ await_button() {
 	mkdir -p /etc/acpi/PWRF /etc/acpi/PWRB
 	cat >/etc/acpi/PWRF/00000080 <<-'END'
 		#!/bin/sh
-		echo "L2: pressed $(sed -n '/Power Button/,/Handlers/s/.*Phys=//p' /proc/bus/input/devices)" >/dev/console
+		button=$(sed -n '/Power Button/,/Handlers/s/.*Phys=//p' /proc/bus/input/devices)
+		echo "L2: pressed $button" >/dev/console
 		echo "L2: done poweroff" >/dev/console
 		poweroff -f
 	END
 	chmod 755 /etc/acpi/PWRF/00000080
 	cp /etc/acpi/PWRF/00000080 /etc/acpi/PWRB
-	ls /sys/bus/acpi/drivers/button /sys/bus/acpi/devices | grep -E 'PNP0C0C|ACPI0013' |
-		while read -r device; do say "acpi $device"; done
-	grep -iE 'ACPI:acpi-ged|ACPI.*ged' /proc/interrupts | while read -r line; do say "irq $line"; done
+	grep 'ACPI:Ged' /proc/interrupts | while read -r line; do say "irq $line"; done
 	acpid -d -l /dev/null -p /run/acpid.pid >/run/acpid.log 2>&1 &
 	sleep 1
 	say "listening"

@@ -39,7 +39,6 @@ use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
-use crate::counters::exits::Exits;
 use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
@@ -241,11 +240,6 @@ impl Machine {
     /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
-    }
-
-    /// The exit counters.
-    pub fn exits(&self) -> Arc<Exits> {
-        Arc::clone(&self.stats.exits)
     }
 
     /// KVM's memory slots.

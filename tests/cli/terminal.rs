@@ -194,8 +194,8 @@ fn ctrl_a_x_quits_and_ctrl_a_h_helps() {
     session.ends_with(0);
 }
 
-/// The guest lets the button's pin of the IOAPIC send a vector (82093AA, 3.2.4), and waits until the
-/// local APIC has it (SDM volume 3A, 11.8.4). Interrupts stay off.
+/// The guest lets the button's pin of the IOAPIC send a vector (82093AA, 3.2.4), and waits until
+/// the local APIC has it (SDM volume 3A, 11.8.4). Interrupts stay off.
 #[test]
 fn ctrl_a_p_presses_the_power_button() {
     const VECTOR: u32 = 0x41;

@@ -236,7 +236,7 @@ impl Vm {
         let live = Live {
             output,
             serial: machine.serial(),
-            exits: machine.exits(),
+            exits: Arc::clone(&machine.stats().exits),
             slots: machine.slots(),
             notifier: machine.notifier(),
             power_button: machine.power_button(),

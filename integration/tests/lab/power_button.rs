@@ -63,6 +63,11 @@ fn powered_off(run: &Run<'_>) -> Result<()> {
     let pressed = guest(run, "pressed")?;
     expect(pressed.contains("PNP0C0C"), || {
         format!("acpid heard another button: {pressed}")
+    })?;
+    // An edge, because a level would need a register that lowers it.
+    let mut interrupts = run.guest("irq");
+    expect(interrupts.any(|line| line.contains("20-edge")), || {
+        "the event device has not the interrupt of its table".into()
     })
 }
 
