@@ -16,11 +16,13 @@
 //! | [`bar`] | the six base address registers, and the expansion ROM's |
 //! | [`rom`] | the content of an expansion ROM, and its limits |
 //! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
-//! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
+//! | [`bar_assignment`] | gives BARs and windows their first addresses, as firmware does |
+//! | [`bridge_windows`] | how large a root port's windows must be |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`express`] | the PCI Express capability: the function's type, and registers by name |
 //! | [`link`] | a link's speed and width |
 //! | [`atomic_ops`] | the AtomicOps that a root port completes |
+//! | [`host_path`] | what a root port shows of the host's way to a device |
 //! | [`clique`] | a capability that tells drivers which GPUs reach each other |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
 //! | [`msix_layout`] | finds the MSI-X table and the pending bits in the BARs |
@@ -46,6 +48,7 @@ pub mod atomic_ops;
 pub mod bar;
 pub mod bar_assignment;
 pub mod bdf;
+pub mod bridge_windows;
 pub mod bus;
 pub mod byte_enable;
 pub mod capability;
@@ -54,6 +57,7 @@ pub mod config_space;
 pub mod decoder;
 pub mod express;
 pub mod host_bridge;
+pub mod host_path;
 pub mod link;
 pub mod msi;
 pub mod msix;

@@ -20,11 +20,12 @@ mod shape;
 mod windows;
 
 pub use effect::PortEffect;
-pub use shape::{LinkShape, PortShape};
+pub use shape::PortShape;
 
 use crate::byte_enable::{overlay, part_of};
 use crate::capability::id;
 use crate::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use crate::host_path::HostPath;
 use crate::msi::{Msi, MsiCapability};
 use crate::port_setup::PortSetup;
 use crate::regs::{self, bridge, command, header_type, status};
@@ -95,6 +96,16 @@ impl RootPort {
         self.reset();
     }
 
+    /// Sets what the port shows of the host's way to the device that comes behind it. Device
+    /// Control stays as the guest has it until the next reset.
+    pub fn set_path(&mut self, path: HostPath) {
+        self.shape.path = path;
+        express::set_path(&mut self.config, &self.shape);
+        express::set_path(&mut self.power_on, &self.shape);
+        express::set_payload(&mut self.power_on, &self.shape);
+        self.follow_link();
+    }
+
     /// Sets whether there is a device behind the port.
     pub fn set_occupied(&mut self, occupied: bool) {
         self.occupied = occupied;
@@ -163,7 +174,7 @@ impl RootPort {
 
     fn follow_link(&mut self) {
         let active = self.occupied && self.may_have_link();
-        express::set_link_active(&mut self.config, &self.shape.link, active);
+        express::set_link_active(&mut self.config, &self.shape.path.link, active);
     }
 }
 

@@ -3,7 +3,9 @@
 
 use crate::capability::id;
 use crate::config_space::ConfigSpace;
-use crate::root_port::shape::{LinkShape, PortShape};
+use crate::host_path::HostPath;
+use crate::link::Link;
+use crate::root_port::shape::PortShape;
 
 /// Offset of the capability.
 pub(super) const OFFSET: u16 = 0x40;
@@ -16,6 +18,7 @@ const LINK_CAPABILITIES: u16 = OFFSET + 0x0c;
 const LINK_CONTROL: u16 = OFFSET + 0x10;
 const LINK_STATUS: u16 = OFFSET + 0x12;
 const ROOT_CONTROL: u16 = OFFSET + 0x1c;
+const DEVICE_CAPABILITIES_2: u16 = OFFSET + 0x24;
 const LINK_CAPABILITIES_2: u16 = OFFSET + 0x2c;
 const LINK_CONTROL_2: u16 = OFFSET + 0x30;
 
@@ -25,6 +28,8 @@ const ROLE_BASED_ERRORS: u32 = 1 << 15;
 /// Nothing depends on them.
 const DEVICE_CONTROL_BITS: u16 = 0x08ff;
 const PAYLOAD_SHIFT: u16 = 5;
+/// 4096 bytes.
+const MAX_PAYLOAD: u8 = 5;
 /// Data Link Layer Link Active Reporting Capable, and ASPM Optionality Compliance.
 const LINK_ACTIVE_REPORTING: u32 = 1 << 20;
 const ASPM_OPTIONALITY: u32 = 1 << 22;
@@ -44,28 +49,37 @@ const TARGET_SPEED: u16 = 0x000f;
 
 /// Adds the capability, without a link to the next.
 pub(super) fn add(config: &mut ConfigSpace, shape: &PortShape) {
-    let link = &shape.link;
     config.set_u8(OFFSET, id::PCIE as u8);
     config.set_u16(OFFSET + 2, FLAGS);
-    let payload = link.payload.min(5);
-    config.set_u32(DEVICE_CAPABILITIES, ROLE_BASED_ERRORS | u32::from(payload));
-    config.set_u16(DEVICE_CONTROL, u16::from(payload) << PAYLOAD_SHIFT);
+    set_path(config, shape);
+    set_payload(config, shape);
     config.set_writable(DEVICE_CONTROL, &DEVICE_CONTROL_BITS.to_le_bytes());
-    config.set_u32(
-        LINK_CAPABILITIES,
-        u32::from(link.max_speed & 0xf)
-            | u32::from(link.max_width & 0x3f) << 4
-            | LINK_ACTIVE_REPORTING
-            | ASPM_OPTIONALITY
-            | u32::from(shape.number) << 24,
-    );
     config.set_writable(LINK_CONTROL, &LINK_CONTROL_BITS.to_le_bytes());
     config.set_writable(ROOT_CONTROL, &ROOT_CONTROL_BITS.to_le_bytes());
-    // Bit 1 is 2.5 GT/s.
-    let speeds = (1u32 << (link.max_speed.clamp(1, 7) + 1)) - 2;
-    config.set_u32(LINK_CAPABILITIES_2, speeds);
-    config.set_u16(LINK_CONTROL_2, u16::from(link.max_speed & 0xf));
+    config.set_u16(LINK_CONTROL_2, shape.path.link.control_2());
     config.set_writable(LINK_CONTROL_2, &TARGET_SPEED.to_le_bytes());
+}
+
+/// Sets the registers that describe the host's way to the device.
+pub(super) fn set_path(config: &mut ConfigSpace, shape: &PortShape) {
+    let HostPath {
+        link,
+        payload,
+        atomic_ops,
+    } = shape.path;
+    let payload = payload.min(MAX_PAYLOAD);
+    config.set_u32(DEVICE_CAPABILITIES, ROLE_BASED_ERRORS | u32::from(payload));
+    // A guest's driver enables AtomicOps in its device where the root port above completes them.
+    config.set_u32(DEVICE_CAPABILITIES_2, atomic_ops.device_capabilities_2());
+    let fixed = LINK_ACTIVE_REPORTING | ASPM_OPTIONALITY | u32::from(shape.number) << 24;
+    config.set_u32(LINK_CAPABILITIES, link.capabilities() | fixed);
+    config.set_u32(LINK_CAPABILITIES_2, link.capabilities_2());
+}
+
+/// Sets the payload in Device Control to that of the host's way.
+pub(super) fn set_payload(config: &mut ConfigSpace, shape: &PortShape) {
+    let payload = shape.path.payload.min(MAX_PAYLOAD);
+    config.set_u16(DEVICE_CONTROL, u16::from(payload) << PAYLOAD_SHIFT);
 }
 
 /// Whether Link Disable is set.
@@ -74,7 +88,7 @@ pub(super) fn is_link_disabled(config: &ConfigSpace) -> bool {
 }
 
 /// Sets Link Status: the speed and width of the link, if it is `active`.
-pub(super) fn set_link_active(config: &mut ConfigSpace, link: &LinkShape, active: bool) {
-    let up = LINK_ACTIVE | u16::from(link.width & 0x3f) << 4 | u16::from(link.speed & 0xf);
+pub(super) fn set_link_active(config: &mut ConfigSpace, link: &Link, active: bool) {
+    let up = LINK_ACTIVE | link.status();
     config.set_u16(LINK_STATUS, SLOT_CLOCK | if active { up } else { 0 });
 }

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addr::Range;
+use crate::atomic_ops::AtomicOps;
 use crate::capability;
+use crate::host_path::HostPath;
+use crate::link::{Link, Speed};
 
 const MIB: u64 = 1 << 20;
 
@@ -184,15 +187,19 @@ fn a_reset_and_a_disabled_link_hide_what_is_behind() {
 
 #[test]
 fn the_link_is_shown() {
-    let link = LinkShape {
-        max_speed: 4,
-        max_width: 16,
-        speed: 3,
-        width: 8,
+    let speed = |code| Speed::from_code(code).unwrap();
+    let link = Link::new(speed(3), 8, Some((speed(4), 16))).unwrap();
+    let path = HostPath {
+        link,
         payload: 1,
+        atomic_ops: AtomicOps {
+            bits_32: true,
+            bits_64: true,
+            cas_128: false,
+        },
     };
     let mut port = RootPort::new(PortShape {
-        link,
+        path,
         ..PortShape::default()
     });
     assert_eq!(dword(&port, 0x50) >> 16, 0x1000);
@@ -204,6 +211,20 @@ fn the_link_is_shown() {
         (dword(&port, 0x44) & 7, dword(&port, 0x48) >> 5 & 7),
         (1, 1)
     );
+    assert_eq!(dword(&port, 0x64), 0x180, "AtomicOps of 32 and 64 bits");
+    // The next device behind the port is another.
+    port.write(0x48, &[0x40, 0]);
+    port.set_path(HostPath::default());
+    assert_eq!(dword(&port, 0x50) >> 16, 0x3011);
+    assert_eq!((dword(&port, 0x4c) & 0x3ff, dword(&port, 0x6c)), (0x11, 2));
+    assert_eq!((dword(&port, 0x44) & 7, dword(&port, 0x64)), (0, 0));
+    assert_eq!(
+        dword(&port, 0x48) & 0xff,
+        0x40,
+        "Device Control is the guest's"
+    );
+    port.reset();
+    assert_eq!(dword(&port, 0x48) & 0xff, 0);
 }
 
 /// Registers that a guest may change, byte by byte, in a port with an I/O window.
