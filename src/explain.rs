@@ -21,7 +21,7 @@ use pci::Bdf;
 use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
-use pci::bridge_windows::Room;
+use pci::bridge_windows::Reserve;
 use pci::clique;
 use pci::clique::CliqueError;
 use pci::msix::MsixCapability;
@@ -174,13 +174,16 @@ fn assign_addresses(devices: &mut [Subject], layout: &Layout) -> Result<(), Expl
     let mut ports: Vec<_> = devices.iter().filter_map(|device| device.port).collect();
     ports.sort();
     ports.dedup();
-    let with_room: Vec<_> = ports.iter().map(|port| (*port, Room::default())).collect();
+    let with_reserve: Vec<_> = ports
+        .iter()
+        .map(|port| (*port, Reserve::default()))
+        .collect();
     let functions = devices.iter_mut().map(|device| TreeFunction {
         name: device.guest,
         port: device.port,
         bars: &mut device.bars,
     });
-    let setups = assign_tree(functions.collect(), &with_room, &layout.windows())?;
+    let setups = assign_tree(functions.collect(), &with_reserve, &layout.windows())?;
     for device in devices {
         let index = ports.iter().position(|port| Some(*port) == device.port);
         if let Some(setup) = index.and_then(|index| setups.get(index)) {
@@ -412,6 +415,7 @@ impl Subject {
             snapshot: &self.shown,
             hardware: &self.source.hardware,
             bar_0: self.source.regions[0].size,
+            port: None,
         };
         let mut config = policy::apply(&original);
         // BAR registers have the values that firmware leaves.

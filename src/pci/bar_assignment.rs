@@ -13,7 +13,9 @@ use vm_allocator::{AddressAllocator, AllocPolicy};
 use crate::Bdf;
 use crate::addr::Range;
 use crate::bar::{BarKind, Bars};
-use crate::bridge_windows::{Extent, PAGE_SIZE, Room, Window, extent, occupied, pack, size_text};
+use crate::bridge_windows::{
+    Extent, PAGE_SIZE, Reserve, Window, extent, occupied, pack, size_text,
+};
 use crate::port_setup::PortSetup;
 
 /// The address ranges for BARs.
@@ -34,7 +36,7 @@ pub struct BehindPort<'a> {
     /// The functions, with their names and BARs.
     pub functions: Vec<(Bdf, &'a mut Bars)>,
     /// The least room in the windows.
-    pub room: Room,
+    pub reserve: Reserve,
 }
 
 /// What does not fit into its window.
@@ -156,10 +158,10 @@ pub fn assign_with_ports(
     ports: &mut [BehindPort<'_>],
     windows: &Windows,
 ) -> Result<Vec<PortSetup>, AssignError> {
-    let placed = place(functions, ports, windows, true);
-    let (placed, roms) = match placed {
-        Ok(placed) => (placed, true),
-        Err(_) => (place(functions, ports, windows, false)?, false),
+    let found = find_addresses(functions, ports, windows, true);
+    let (found, roms) = match found {
+        Ok(found) => (found, true),
+        Err(_) => (find_addresses(functions, ports, windows, false)?, false),
     };
     let mut setups = Vec::with_capacity(ports.len());
     for index in 0..ports.len() {
@@ -170,7 +172,7 @@ pub fn assign_with_ports(
             ..PortSetup::default()
         });
     }
-    for (wish, address) in placed {
+    for (wish, address) in found {
         match wish.owner {
             Owner::Bar { function, bar, .. } => {
                 if let Some((_, bars)) = functions.get_mut(function) {
@@ -214,7 +216,7 @@ fn assign_behind(port: &mut BehindPort<'_>, window: Window, start: u64, roms: bo
 }
 
 /// Finds an address for everybody. ROMs behind ports take part if `roms_behind` is set.
-fn place(
+fn find_addresses(
     functions: &[(Bdf, &mut Bars)],
     ports: &[BehindPort<'_>],
     windows: &Windows,
@@ -228,7 +230,7 @@ fn place(
     // same addresses at every start.
     wishes.sort_by_key(|wish| Reverse(wish.rank()));
 
-    let (mut placed, mut late, mut roms) = (Vec::with_capacity(wishes.len()), vec![], vec![]);
+    let (mut all, mut late, mut roms) = (Vec::with_capacity(wishes.len()), vec![], vec![]);
     for wish in wishes {
         let found = match wish.owner {
             Owner::Bar { kind, .. } => match kind {
@@ -259,18 +261,18 @@ fn place(
                 },
             },
         };
-        placed.push((wish, found.ok_or_else(|| wish.error(&left))?));
+        all.push((wish, found.ok_or_else(|| wish.error(&left))?));
     }
     for wish in late {
         let found = left.mmio32.take(wish.extent);
-        placed.push((wish, found.ok_or_else(|| wish.error(&left))?));
+        all.push((wish, found.ok_or_else(|| wish.error(&left))?));
     }
     for wish in roms {
         if let Some(address) = left.mmio32.take(wish.extent) {
-            placed.push((wish, address));
+            all.push((wish, address));
         }
     }
-    Ok(placed)
+    Ok(all)
 }
 
 /// The BARs of the functions on the root bus.
@@ -307,7 +309,7 @@ fn of_ports(ports: &[BehindPort<'_>], roms: bool) -> impl Iterator<Item = Wish> 
                         name: behind.port,
                         window,
                     },
-                    extent: extent(bars, &behind.room, window, roms)?,
+                    extent: extent(bars, &behind.reserve, window, roms)?,
                 })
             })
     })

@@ -75,7 +75,7 @@ impl fmt::Display for Window {
 /// The least room that a port keeps in its windows, in bytes: for a device that comes later. A
 /// window of 0 bytes is closed unless a BAR needs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct Reserve {
     /// Memory below 4 GiB.
     pub mem32: u64,
     /// Prefetchable memory.
@@ -84,7 +84,7 @@ pub struct Room {
     pub io: u64,
 }
 
-impl Room {
+impl Reserve {
     fn of(&self, window: Window) -> u64 {
         match window {
             Window::Memory32 => self.mem32,
@@ -104,10 +104,10 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// The extent of a window for BARs of these sizes, which are powers of two, and for `room`
+    /// The extent of a window for BARs of these sizes, which are powers of two, and for `reserve`
     /// bytes at least; `None` if there is nothing to hold. A BAR as large as the room fits into an
     /// empty window, because the window begins at a multiple of that size.
-    pub fn new(window: Window, bars: impl IntoIterator<Item = u64>, room: u64) -> Option<Self> {
+    pub fn new(window: Window, bars: impl IntoIterator<Item = u64>, reserve: u64) -> Option<Self> {
         let granule = window.granule();
         let (mut size, mut largest) = (0u64, 0);
         for bar in bars {
@@ -115,10 +115,10 @@ impl Extent {
             size = size.saturating_add(bar);
             largest = largest.max(bar);
         }
-        let size = size.max(room);
-        let natural = match room {
+        let size = size.max(reserve);
+        let natural = match reserve {
             0 => 0,
-            room => 1 << room.ilog2(),
+            reserve => 1 << reserve.ilog2(),
         };
         (size > 0).then(|| Self {
             // A window of such a size fits nowhere.
@@ -163,11 +163,11 @@ pub(crate) fn sizes<'a>(
 /// The extent of a port's window for these functions; `None` for a closed window.
 pub(crate) fn extent<'a>(
     bars: impl IntoIterator<Item = &'a Bars>,
-    room: &Room,
+    reserve: &Reserve,
     window: Window,
     roms: bool,
 ) -> Option<Extent> {
-    Extent::new(window, sizes(bars, window, roms), room.of(window))
+    Extent::new(window, sizes(bars, window, roms), reserve.of(window))
 }
 
 /// The addresses of BARs in a window that begins at `start`, which is aligned for the largest: each
@@ -176,12 +176,12 @@ pub(crate) fn pack<T>(window: Window, start: u64, mut bars: Vec<(u64, T)>) -> Ve
     // The sort is stable, so a guest finds the same addresses at every start.
     bars.sort_by_key(|(size, _)| Reverse(*size));
     let mut at = start;
-    let place = |(size, name)| {
+    let address_of = |(size, name)| {
         let address = at;
         at = at.saturating_add(occupied(window, size));
         (name, address)
     };
-    bars.into_iter().map(place).collect()
+    bars.into_iter().map(address_of).collect()
 }
 
 /// What is behind a port, or is to be, does not fit a window of the port.
@@ -209,7 +209,7 @@ pub fn check_room<'a>(
     setup: &PortSetup,
 ) -> Result<(), NoRoom> {
     for window in [Window::Memory32, Window::Prefetchable, Window::Io] {
-        let Some(need) = extent(bars.clone(), &Room::default(), window, false) else {
+        let Some(need) = extent(bars.clone(), &Reserve::default(), window, false) else {
             continue;
         };
         let here = window.in_setup(setup);
@@ -230,20 +230,20 @@ pub fn check_room<'a>(
 
 /// The bytes of a 64-bit window that surely hold BARs of the root bus with these sizes, and the
 /// prefetchable windows of ports: for each port the sizes of its BARs, all of which may be
-/// prefetchable, and its room. The window must be aligned for the largest of them.
+/// prefetchable, and its reserve. The window must be aligned for the largest of them.
 pub fn upper_bound<P>(root: impl IntoIterator<Item = u64>, ports: P) -> u64
 where
-    P: IntoIterator<Item = (Vec<u64>, Room)>,
+    P: IntoIterator<Item = (Vec<u64>, Reserve)>,
 {
     let window = Window::Prefetchable;
     let root = root.into_iter().filter(|size| *size > 0).map(|size| {
         let size = occupied(window, size.checked_next_power_of_two().unwrap_or(u64::MAX));
         Extent { size, align: size }
     });
-    let behind = ports.into_iter().filter_map(|(sizes, room)| {
+    let behind = ports.into_iter().filter_map(|(sizes, reserve)| {
         let sizes = sizes.into_iter().filter(|size| *size > 0);
         let sizes = sizes.map(|size| size.checked_next_power_of_two().unwrap_or(u64::MAX));
-        Extent::new(window, sizes, room.pref64)
+        Extent::new(window, sizes, reserve.pref64)
     });
     let mut all: Vec<_> = root.chain(behind).collect();
     all.sort_by_key(|extent| Reverse(extent.align));
@@ -301,10 +301,10 @@ mod tests {
 
     #[test]
     fn extents() {
-        let of = |bars: &Bars, room: &Room, window| {
-            extent([bars], room, window, true).map(|e| (e.size, e.align))
+        let of = |bars: &Bars, reserve: &Reserve, window| {
+            extent([bars], reserve, window, true).map(|e| (e.size, e.align))
         };
-        let none = Room::default();
+        let none = Reserve::default();
         let nvme = bars(&[(NVME, 0x4000)]);
         assert_eq!(of(&nvme, &none, Window::Memory32), Some((MIB, MIB)));
         assert_eq!(of(&nvme, &none, Window::Prefetchable), None);
@@ -329,7 +329,7 @@ mod tests {
         );
         assert_eq!(of(&gpu, &none, Window::Io), Some((0x1000, 0x1000)));
         // The room of an empty port, and of a port with a device that needs less or more.
-        let room = Room {
+        let reserve = Reserve {
             mem32: 4 * MIB,
             pref64: 3 * GIB,
             io: 0x1000,
@@ -337,17 +337,20 @@ mod tests {
         let empty = bars(&[]);
         assert_eq!(of(&empty, &none, Window::Memory32), None);
         assert_eq!(
-            of(&empty, &room, Window::Memory32),
+            of(&empty, &reserve, Window::Memory32),
             Some((4 * MIB, 4 * MIB))
         );
         assert_eq!(
-            of(&empty, &room, Window::Prefetchable),
+            of(&empty, &reserve, Window::Prefetchable),
             Some((3 * GIB, 2 * GIB))
         );
-        assert_eq!(of(&empty, &room, Window::Io), Some((0x1000, 0x1000)));
-        assert_eq!(of(&nvme, &room, Window::Memory32), Some((4 * MIB, 4 * MIB)));
+        assert_eq!(of(&empty, &reserve, Window::Io), Some((0x1000, 0x1000)));
         assert_eq!(
-            of(&gpu, &room, Window::Memory32),
+            of(&nvme, &reserve, Window::Memory32),
+            Some((4 * MIB, 4 * MIB))
+        );
+        assert_eq!(
+            of(&gpu, &reserve, Window::Memory32),
             Some((17 * MIB, 16 * MIB))
         );
     }

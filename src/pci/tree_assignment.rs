@@ -3,7 +3,7 @@
 use crate::Bdf;
 use crate::bar::Bars;
 use crate::bar_assignment::{AssignError, BehindPort, Windows, assign_with_ports};
-use crate::bridge_windows::Room;
+use crate::bridge_windows::Reserve;
 use crate::port_setup::PortSetup;
 
 /// A function of the tree.
@@ -23,14 +23,14 @@ pub struct TreeFunction<'a> {
 /// A BAR or a window does not fit. No register has changed then.
 pub fn assign_tree(
     functions: Vec<TreeFunction<'_>>,
-    ports: &[(Bdf, Room)],
+    ports: &[(Bdf, Reserve)],
     windows: &Windows,
 ) -> Result<Vec<PortSetup>, AssignError> {
     let mut on_root = Vec::new();
-    let ports = ports.iter().map(|(port, room)| BehindPort {
+    let ports = ports.iter().map(|(port, reserve)| BehindPort {
         port: *port,
         functions: Vec::new(),
-        room: *room,
+        reserve: *reserve,
     });
     let mut ports: Vec<_> = ports.collect();
     for function in functions {
@@ -77,7 +77,7 @@ mod tests {
             mmio64: Range { start: 0, size: 0 },
             io: Range { start: 0, size: 0 },
         };
-        let ports = ["00:04.0", "00:05.0", "00:06.0"].map(|port| (bdf(port), Room::default()));
+        let ports = ["00:04.0", "00:05.0", "00:06.0"].map(|port| (bdf(port), Reserve::default()));
         let above = [None, Some(ports[1].0), Some(ports[0].0), Some(ports[1].0)];
         let mut all = [bars(), bars(), bars(), bars()];
         let functions = all.iter_mut().zip(above).map(|(bars, port)| TreeFunction {

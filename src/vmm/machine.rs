@@ -32,8 +32,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::MachineError;
+use pci::Bdf;
+use pci::host_path::HostPath;
 use pci::position::Position;
-use pci::{Bdf, PciError};
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
@@ -41,8 +42,8 @@ use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::DeviceConfig;
 use crate::config::slots::{self, GuestAddress};
 use crate::config::{Statistics, VmConfig};
-use crate::counters::exits::Exits;
 use crate::devices::output_queue::Output;
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
@@ -207,15 +208,12 @@ impl Machine {
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
-        let mut configs = self.config.vfio.clone();
-        configs.push(config.clone());
-        let addresses = slots::assign(&configs).map_err(VfioError::from)?;
-        let Some((config, address)) = configs.last_mut().zip(addresses.last()) else {
-            return Err(PciError::Full.into());
-        };
-        config.slot = Some(address.slot);
-        let bdf = self.attach(device, config, *address, RomSource::load(&config.rom)?)?;
-        self.config.vfio = configs;
+        let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
+        let bdf = self.attach(device, config, address, RomSource::load(&config.rom)?)?;
+        self.config.vfio.push(DeviceConfig {
+            slot: Some(address.slot),
+            ..config.clone()
+        });
         Ok(bdf)
     }
 
@@ -230,6 +228,7 @@ impl Machine {
             rom,
             clique: config.clique,
             position: Position::RootBus,
+            path: HostPath::default(),
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -245,6 +244,11 @@ impl Machine {
         Arc::clone(&self.platform.serial)
     }
 
+    /// The power button, which any thread may press.
+    pub fn power_button(&self) -> Arc<PowerButton> {
+        Arc::clone(&self.platform.power_button)
+    }
+
     /// The notifier, which carries the guest's events to the main loop.
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
@@ -253,11 +257,6 @@ impl Machine {
     /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
-    }
-
-    /// The exit counters.
-    pub fn exits(&self) -> Arc<Exits> {
-        Arc::clone(&self.stats.exits)
     }
 
     /// KVM's memory slots.

@@ -114,18 +114,18 @@ const FAR: BarKind = BarKind::Memory64 { prefetchable: true };
 const NVME: BarKind = BarKind::Memory64 {
     prefetchable: false,
 };
-const EMPTY: Room = Room {
+const EMPTY: Reserve = Reserve {
     mem32: 4 * MIB,
     pref64: GIB,
     io: 0,
 };
 
-fn behind(port: usize, room: Room, functions: Vec<&mut Bars>) -> BehindPort<'_> {
+fn behind(port: usize, reserve: Reserve, functions: Vec<&mut Bars>) -> BehindPort<'_> {
     let functions = functions.into_iter().enumerate();
     BehindPort {
         port: bdf(port),
         functions: functions.map(|(i, bars)| (bdf(i), bars)).collect(),
-        room,
+        reserve,
     }
 }
 
@@ -161,8 +161,8 @@ fn bars_that_are_not_prefetchable_lie_below() {
     let gpu = gpu.as_mut().unwrap();
     let mut on_root = one(FAR, 0x4000);
     let mut ports = [
-        behind(1, Room::default(), vec![&mut nvme]),
-        behind(2, Room::default(), vec![gpu]),
+        behind(1, Reserve::default(), vec![&mut nvme]),
+        behind(2, Reserve::default(), vec![gpu]),
         behind(3, EMPTY, vec![]),
     ];
     let setups = assign_with_ports(&mut [(bdf(9), &mut on_root)], &mut ports, &WINDOWS).unwrap();
@@ -207,7 +207,7 @@ fn the_same_device_on_the_root_bus_lies_above() {
 #[test]
 fn a_device_that_does_not_fit_below_is_named_with_both_sizes() {
     let mut large = one(NVME, GIB);
-    let mut ports = [behind(4, Room::default(), vec![&mut large])];
+    let mut ports = [behind(4, Reserve::default(), vec![&mut large])];
     let error = assign_with_ports(&mut [], &mut ports, &WINDOWS).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -219,9 +219,9 @@ fn a_device_that_does_not_fit_below_is_named_with_both_sizes() {
     let (mut a, mut b) = (one(NVME, 256 * MIB), one(NVME, 256 * MIB));
     let mut small = one(NVME, 0x1000);
     let mut ports = [
-        behind(4, Room::default(), vec![&mut small]),
-        behind(5, Room::default(), vec![&mut a]),
-        behind(6, Room::default(), vec![&mut b]),
+        behind(4, Reserve::default(), vec![&mut small]),
+        behind(5, Reserve::default(), vec![&mut a]),
+        behind(6, Reserve::default(), vec![&mut b]),
     ];
     let error = assign_with_ports(&mut [], &mut ports, &WINDOWS).unwrap_err();
     let wanted = AssignError::Window {
@@ -238,14 +238,14 @@ fn roms_behind_ports_are_left_out_before_a_device() {
     let mut with_rom = one(NVME, 256 * MIB).with_rom(16 * MIB).unwrap();
     let mut other = one(NVME, 256 * MIB);
     let mut ports = [
-        behind(1, Room::default(), vec![&mut with_rom]),
-        behind(2, Room::default(), vec![&mut other]),
+        behind(1, Reserve::default(), vec![&mut with_rom]),
+        behind(2, Reserve::default(), vec![&mut other]),
     ];
     let setups = assign_with_ports(&mut [], &mut ports, &WINDOWS).unwrap();
     assert_eq!(setups[0].mem32, range(0xc000_0000, 256 * MIB));
     drop(ports);
     assert_eq!(with_rom.address(ROM), Some(0));
-    let mut ports = [behind(1, Room::default(), vec![&mut with_rom])];
+    let mut ports = [behind(1, Reserve::default(), vec![&mut with_rom])];
     let setups = assign_with_ports(&mut [], &mut ports, &WINDOWS).unwrap();
     assert_eq!(setups[0].mem32, range(0xc000_0000, 272 * MIB));
     drop(ports);
@@ -254,15 +254,15 @@ fn roms_behind_ports_are_left_out_before_a_device() {
 
 #[test]
 fn there_are_fifteen_windows_of_ports() {
-    let room = Room {
+    let reserve = Reserve {
         io: 0x1000,
-        ..Room::default()
+        ..Reserve::default()
     };
-    let mut ports: Vec<_> = (1..=15).map(|port| behind(port, room, vec![])).collect();
+    let mut ports: Vec<_> = (1..=15).map(|port| behind(port, reserve, vec![])).collect();
     let setups = assign_with_ports(&mut [], &mut ports, &WINDOWS).unwrap();
     assert_eq!(setups[0].io, range(0x1000, 0x1000));
     assert_eq!(setups[14].io, range(0xf000, 0x1000));
-    ports.push(behind(16, room, vec![]));
+    ports.push(behind(16, reserve, vec![]));
     let error = assign_with_ports(&mut [], &mut ports, &WINDOWS).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -273,7 +273,7 @@ fn there_are_fifteen_windows_of_ports() {
 #[test]
 fn each_port_has_a_bus_number() {
     let mut ports: Vec<_> = (0..255)
-        .map(|i| behind(i / 8 + 1, Room::default(), vec![]))
+        .map(|i| behind(i / 8 + 1, Reserve::default(), vec![]))
         .collect();
     let setups = assign_with_ports(&mut [], &mut ports, &WINDOWS).unwrap();
     assert!(
@@ -282,20 +282,17 @@ fn each_port_has_a_bus_number() {
             .zip(1..=255)
             .all(|(s, bus)| s.secondary == bus && s.subordinate == bus)
     );
-    ports.push(behind(1, Room::default(), vec![]));
+    ports.push(behind(1, Reserve::default(), vec![]));
     let error = assign_with_ports(&mut [], &mut ports, &WINDOWS);
     assert_eq!(error, Err(AssignError::Buses));
 }
 
-/// A port with up to three functions and some room.
-fn any_port() -> impl Strategy<Value = (Vec<Bars>, Room)> {
-    let room = (0u64..8 * MIB, 0u64..3 * GIB, 0u64..0x1800).prop_map(|(mem32, pref64, io)| Room {
-        mem32,
-        pref64,
-        io,
-    });
-    let room = prop_oneof![Just(Room::default()), Just(EMPTY), room];
-    (prop::collection::vec(any_bars(), 0..4), room)
+/// A port with up to three functions and some reserve.
+fn any_port() -> impl Strategy<Value = (Vec<Bars>, Reserve)> {
+    let reserve = (0u64..8 * MIB, 0u64..3 * GIB, 0u64..0x1800)
+        .prop_map(|(mem32, pref64, io)| Reserve { mem32, pref64, io });
+    let reserve = prop_oneof![Just(Reserve::default()), Just(EMPTY), reserve];
+    (prop::collection::vec(any_bars(), 0..4), reserve)
 }
 
 /// Checks a window: its alignment, its size, and that the root's window contains it.
@@ -319,7 +316,7 @@ fn apart(mut ranges: Vec<Range>) -> bool {
 /// Assigns; returns the setups and all BARs.
 fn run(
     root: &mut [Bars],
-    ports: &mut [(Vec<Bars>, Room)],
+    ports: &mut [(Vec<Bars>, Reserve)],
     windows: &Windows,
 ) -> Result<Vec<PortSetup>, AssignError> {
     let mut functions: Vec<_> = root
@@ -329,7 +326,7 @@ fn run(
         .collect();
     let ports = ports.iter_mut().enumerate();
     let mut ports: Vec<_> = ports
-        .map(|(i, (bars, room))| behind(i, *room, bars.iter_mut().collect()))
+        .map(|(i, (bars, reserve))| behind(i, *reserve, bars.iter_mut().collect()))
         .collect();
     assign_with_ports(&mut functions, &mut ports, windows)
 }
@@ -366,13 +363,13 @@ proptest! {
                 false => memory.push(Range { start, size: bar.size.max(PAGE_SIZE) }),
             }
         }
-        for (index, (setup, (functions, room))) in setups.iter().zip(&ports).enumerate() {
+        for (index, (setup, (functions, reserve))) in setups.iter().zip(&ports).enumerate() {
             prop_assert_eq!(usize::from(setup.secondary), index + 1);
             prop_assert_eq!(setup.subordinate, setup.secondary);
             let both = [windows.mmio32, windows.mmio64];
-            check_window(setup.mem32, MIB, room.mem32, &both[..1]);
-            check_window(setup.pref64, MIB, room.pref64, &both);
-            check_window(setup.io, 0x1000, room.io, &[windows.io]);
+            check_window(setup.mem32, MIB, reserve.mem32, &both[..1]);
+            check_window(setup.pref64, MIB, reserve.pref64, &both);
+            check_window(setup.io, 0x1000, reserve.io, &[windows.io]);
             memory.extend(setup.mem32.into_iter().chain(setup.pref64));
             io.extend(setup.io);
             let mut inside = Vec::new();
@@ -416,7 +413,7 @@ proptest! {
         };
         let bound = crate::bridge_windows::upper_bound(
             root.iter().flat_map(sizes),
-            ports.iter().map(|(bars, room)| (bars.iter().flat_map(sizes).collect(), *room)),
+            ports.iter().map(|(bars, reserve)| (bars.iter().flat_map(sizes).collect(), *reserve)),
         );
         prop_assume!(bound < 1 << 61);
         let windows = Windows {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pci::bar::Bars;
-use pci::bridge_windows::Room;
+use pci::bridge_windows::Reserve;
 use pci::position::Position;
 use pci::tree_assignment::{TreeFunction, assign_tree};
 use pci::{Bdf, RootBus};
@@ -109,11 +109,7 @@ impl Devices {
         };
         match port {
             None => info!("{} is {bdf} in the guest", function.name()),
-            Some(port) => info!(
-                "{} is function {:x} behind the root port {port} in the guest",
-                function.name(),
-                bdf.function
-            ),
+            Some(_) => info!("{} is {address} in the guest", function.name()),
         }
         let (pin, gsi) = pin_and_gsi(bdf, port);
         function.connect_pin(pin, gsi, Arc::downgrade(&self.event_thread));
@@ -146,7 +142,7 @@ impl Devices {
         let ports: Vec<_> = self
             .ports
             .iter()
-            .map(|p| (p.bdf, Room::default()))
+            .map(|p| (p.bdf, Reserve::default()))
             .collect();
         let setups = assign_tree(functions.collect(), &ports, &layout.windows())?;
         self.ports.set_power_on(&setups);
