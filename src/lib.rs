@@ -127,6 +127,8 @@
 #![doc = include_str!("../docs/walks.md")]
 
 pub mod cli;
+pub mod control;
+pub mod ctl;
 pub mod explain;
 pub mod report;
 pub mod run;

@@ -10,6 +10,7 @@ mod answer_ioctl;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod control;
 mod errnos;
 mod files;
 mod golden;
