@@ -4,11 +4,15 @@
 //! | --- | --- |
 //! | [`routes`] | methods and paths, as Cloud Hypervisor has them where it has them |
 //! | [`info`] | `vmm.ping` and `vm.info` |
+//! | [`summary`] | the configuration in `vm.info` |
+//! | [`vm`] | what all answers are made of |
 //!
 //! The crate `api` has the socket, HTTP and the limits; `vmm::control` makes the changes.
 
 pub mod info;
 pub mod routes;
+pub mod summary;
+pub mod vm;
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +28,8 @@ use vmm::log::degraded;
 use vmm::run_events::RunEvent;
 use vmm::stats::Stats;
 
-use crate::control::info::VmSummary;
+use crate::control::summary::VmSummary;
+use crate::control::vm::Vm;
 
 /// Why a run has no socket.
 #[derive(Debug, thiserror::Error)]
@@ -45,20 +50,6 @@ impl ControlError {
             Self::Start(_) => "raise the limits with `ulimit -n` and `ulimit -u`".into(),
         }
     }
-}
-
-/// What the answers are made of.
-pub struct Vm {
-    /// The controls of the machine.
-    pub control: Control,
-    /// The counters of the run.
-    pub stats: Arc<Stats>,
-    /// The configuration.
-    pub summary: VmSummary,
-    /// When the process began.
-    pub started: Instant,
-    /// The events of the run.
-    pub log: Arc<EventLog>,
 }
 
 /// Serves the socket until the returned server is dropped. Events of the run are published from now

@@ -66,6 +66,7 @@ pub fn ctl(args: &CtlArgs, out: &mut impl Write) -> Result<(), CtlError> {
         Verb::Pause => change(path, "vm.pause"),
         Verb::Resume => change(path, "vm.resume"),
         Verb::Reboot => change(path, "vm.reboot"),
+        Verb::PowerButton => change(path, "vm.power-button"),
         Verb::Shutdown => change(path, "vm.shutdown"),
         Verb::Events(args) => events(path, args, out),
     }

@@ -1,6 +1,6 @@
 //! The body of a request in chunks (RFC 9112, 7.1).
 
-use crate::parser::{MAX_BODY, MAX_HEAD};
+use crate::limits::{MAX_BODY, MAX_HEAD};
 
 /// The most bytes that size lines, extensions and trailer fields may add to a body.
 const MAX_FRAMING: usize = MAX_HEAD;

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::events::{EventLog, Next};
+use crate::limits::{MAX_BODY, MAX_HEAD};
 use crate::message::{self, CONTINUE, Request, Response, Status};
-use crate::parser::{MAX_BODY, MAX_HEAD, Parsed, parse};
+use crate::parser::{Parsed, parse};
 use crate::service::Caller;
 
 /// How long a request may take to arrive, and an answer to be read; a connection without a request

@@ -7,6 +7,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`parser`] | bytes to a request, with the limits of a request |
+//! | [`limits`] | the sizes that a request may have |
 //! | `chunked` | the body of a request in chunks |
 //! | [`message`] | a request and a response |
 //! | [`service`] | routes, and how long their answers may take |
@@ -34,6 +35,7 @@ mod chunked;
 pub mod client;
 mod connection;
 pub mod events;
+pub mod limits;
 pub mod listener;
 pub mod message;
 pub mod parser;

@@ -6,12 +6,9 @@
 use httparse::{EMPTY_HEADER, Header};
 
 use crate::chunked::{self, Decoded};
+use crate::limits::{MAX_BODY, MAX_HEAD};
 use crate::message::{Request, Response, Status};
 
-/// The most bytes of the request line and the header fields.
-pub const MAX_HEAD: usize = 8 << 10;
-/// The most bytes of a body.
-pub const MAX_BODY: usize = 64 << 10;
 /// The most header fields.
 const MAX_FIELDS: usize = 64;
 

@@ -360,7 +360,10 @@ fn dispatch(
     if kind == Kind::Events {
         let seen = match since(&request, log.last()) {
             Ok(seen) => seen,
-            Err(why) => return Some(Response::error(Status::BadRequest, &[why])),
+            Err(why) => {
+                let hint = "hint: the numbers of another run do not count: leave since out";
+                return Some(Response::error(Status::BadRequest, &[&why, hint]));
+            }
         };
         connection.stream(seen);
         connection.pump(log, Instant::now());

@@ -41,6 +41,12 @@ The guest is not asked. The vCPUs run afterwards, even if the guest was paused.
 With --no-reboot the run ends.")]
     Reboot,
 
+    /// Press the guest's power button: its system shuts down, if it listens
+    #[command(after_help = "\
+The guest decides what the button does. Linux reports the press to systemd, or
+to acpid; without either, nothing happens. Ctrl-A p is the same.")]
+    PowerButton,
+
     /// End the run, as SIGTERM does; the guest is not asked
     Shutdown,
 

@@ -1,13 +1,14 @@
-//! Methods and paths of the socket. resources/openapi.yaml describes them, and a test compares.
+//! Methods and paths of the socket (docs/control.md).
 
 use std::sync::Arc;
 
 use api::message::{Response, Status};
 use api::service::{Kind, Route};
 use vmm::control::ControlRequest;
+use vmm::log::error_chain::with_causes;
 
-use crate::control::Vm;
 use crate::control::info::{Info, Ping};
+use crate::control::vm::Vm;
 
 /// All routes of the VM.
 pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
@@ -26,6 +27,7 @@ pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
         change(vm, "/api/v1/vm.pause", ControlRequest::Pause),
         change(vm, "/api/v1/vm.resume", ControlRequest::Resume),
         change(vm, "/api/v1/vm.reboot", ControlRequest::Reboot),
+        change(vm, "/api/v1/vm.power-button", ControlRequest::PowerButton),
         // Not a change: an end must be possible during a change that takes long.
         Route::new(
             "PUT",
@@ -57,8 +59,8 @@ fn change(vm: &Arc<Vm>, path: &'static str, wanted: ControlRequest) -> Route {
                     false => Status::InternalError,
                 };
                 let hint = e.hint().map(|hint| format!("hint: {hint}"));
-                let lines: Vec<String> =
-                    [Some(e.to_string()), hint].into_iter().flatten().collect();
+                let lines = [Some(with_causes(&e)), hint];
+                let lines: Vec<String> = lines.into_iter().flatten().collect();
                 Response::error(status, &lines)
             }
         }

@@ -1,7 +1,5 @@
 //! Answers for people.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
 /// `vm.info`; `None` if a field is missing that every version has.
@@ -15,31 +13,29 @@ pub fn info(info: &Value) -> Option<String> {
         info["pid"]
     );
     if let Some(note) = info["note"].as_str() {
-        let _ = writeln!(text, "         {note}");
+        text += &format!("         {note}\n");
     }
     let cpus = config["cpus"]["boot_vcpus"].as_u64()?;
     let memory = config["memory"]["size"].as_u64()?;
     let payload = &config["payload"];
-    let _ = writeln!(
-        text,
-        "guest    {cpus} vCPU{}, {} MiB\nkernel   {}\ncmdline  {}",
+    text += &format!(
+        "guest    {cpus} vCPU{}, {} MiB\nkernel   {}\ncmdline  {}\n",
         if cpus == 1 { "" } else { "s" },
         memory >> 20,
         payload["kernel"].as_str()?,
         payload["cmdline"].as_str()?
     );
     if let Some(initrd) = payload["initramfs"].as_str() {
-        let _ = writeln!(text, "initrd   {initrd}");
+        text += &format!("initrd   {initrd}\n");
     }
     for (id, node) in info["device_tree"].as_object()? {
-        let _ = writeln!(
-            text,
-            "device   {id} is {} in the guest",
+        text += &format!(
+            "device   {id} is {} in the guest\n",
             node["pci_bdf"].as_str()?
         );
     }
     for loss in info["degraded"].as_array()? {
-        let _ = writeln!(text, "loss     {}", self::loss(loss)?);
+        text += &format!("loss     {}\n", self::loss(loss)?);
     }
     Some(text)
 }

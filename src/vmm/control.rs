@@ -3,10 +3,12 @@
 //! Any thread may ask. A request that changes the VM returns when the change is made, which may
 //! take seconds; what is read takes no lock that a change keeps.
 
+use std::io;
 use std::sync::{Arc, Weak};
 
 use pci::Bdf;
 
+use crate::devices::power_button::PowerButton;
 use crate::exit::Exit;
 use crate::lifecycle::Asker;
 use crate::run_events::{RunEvent, RunEvents};
@@ -23,14 +25,19 @@ pub enum ControlRequest {
     /// Reset the VM and its devices, and boot again; the vCPUs run afterwards. With `--no-reboot`
     /// the run ends.
     Reboot,
+    /// Press the power button: the guest's system shuts down if it listens.
+    PowerButton,
 }
 
 /// Why a change is not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The vCPUs are not in the state that the change needs, or do not reach the wanted one.
     #[error(transparent)]
     Pause(#[from] PauseError),
+    /// The power button's interrupt is not raised.
+    #[error("the power button cannot be pressed")]
+    PowerButton(#[source] io::Error),
     /// The run is over.
     #[error("the run has ended")]
     Ended,
@@ -40,12 +47,14 @@ impl ControlError {
     /// The remedy, most often a command to type.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Pause(PauseError::AlreadyPaused) => Some("`ctl PATH resume` lets it go on"),
-            Self::Pause(PauseError::NotPaused) => Some("`ctl PATH pause` pauses it"),
+            Self::Pause(PauseError::AlreadyPaused) => {
+                Some("let it go on: mini-vmm ctl PATH resume")
+            }
+            Self::Pause(PauseError::NotPaused) => Some("pause it first: mini-vmm ctl PATH pause"),
             Self::Pause(PauseError::Busy(_)) => {
                 Some("try again; the vCPUs wait for a reset of a device, or for memory")
             }
-            Self::Pause(PauseError::Ended) | Self::Ended => None,
+            Self::Pause(PauseError::Ended) | Self::PowerButton(_) | Self::Ended => None,
         }
     }
 
@@ -73,6 +82,7 @@ pub struct Control {
     pub(crate) pause: Arc<PausePoint>,
     pub(crate) events: Arc<RunEvents>,
     pub(crate) asker: Asker,
+    pub(crate) power_button: Arc<PowerButton>,
     pub(crate) functions: Vec<(Bdf, Weak<VfioFunction>)>,
 }
 
@@ -112,6 +122,11 @@ impl Control {
             ControlRequest::Pause => self.pause()?,
             ControlRequest::Resume => self.resume()?,
             ControlRequest::Reboot => self.reboot()?,
+            ControlRequest::PowerButton => {
+                self.power_button
+                    .press()
+                    .map_err(ControlError::PowerButton)?;
+            }
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ use std::time::Instant;
 
 pub use error::MachineError;
 use pci::Bdf;
+use pci::position::Position;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
@@ -39,8 +40,8 @@ use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
 use crate::control::Control;
-use crate::counters::exits::Exits;
 use crate::devices::output_queue::Output;
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 pub use crate::exit::Exit;
 use crate::guest_event::{GuestEvent, Notifier};
@@ -52,7 +53,7 @@ use crate::machine::open_devices::{connect_iommu, open_beside};
 use crate::machine::platform::Platform;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
-use crate::machine::vcpus::make_vcpus;
+use crate::machine::vcpus::make_vcpus_and_load;
 use crate::machine::vm::{HostKvm, Vm};
 use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
@@ -194,6 +195,7 @@ impl Machine {
         let options = FunctionOptions {
             rom,
             clique: config.clique,
+            position: Position::RootBus,
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -209,6 +211,11 @@ impl Machine {
         Arc::clone(&self.platform.serial)
     }
 
+    /// The power button, which any thread may press.
+    pub fn power_button(&self) -> Arc<PowerButton> {
+        Arc::clone(&self.platform.power_button)
+    }
+
     /// The notifier, which carries the guest's events to the main loop.
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
@@ -220,6 +227,7 @@ impl Machine {
             pause: Arc::clone(&self.pause),
             events: Arc::clone(&self.events),
             asker,
+            power_button: self.power_button(),
             functions: self.devices.weak_with_addresses(),
         }
     }
@@ -227,11 +235,6 @@ impl Machine {
     /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
-    }
-
-    /// The exit counters.
-    pub fn exits(&self) -> Arc<Exits> {
-        Arc::clone(&self.stats.exits)
     }
 
     /// KVM's memory slots.
@@ -254,7 +257,9 @@ impl Machine {
     fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.devices.assign_bars(&self.platform.resources.layout)?;
         let functions = self.devices.with_addresses();
-        self.stats.set_named_ranges(named_ranges::lookup(functions));
+        let ecam = self.platform.resources.layout.ecam();
+        self.stats
+            .set_named_ranges(named_ranges::lookup(functions, ecam));
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);
@@ -418,17 +423,4 @@ fn create_vm(
     stats.set_ram(vm.ram.regions());
     stats.watch_kvm(&*vm.fd);
     Ok((kvm, vm))
-}
-
-/// Makes the vCPUs, and loads kernel and initrd into RAM.
-fn make_vcpus_and_load(
-    kvm: &HostKvm,
-    vm: &Vm,
-    config: &VmConfig,
-    images: &Images,
-) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
-    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
-    let _phase = phase!("load_images");
-    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
-    Ok((vcpus, loaded))
 }

@@ -404,7 +404,11 @@ fn events_come_in_order() {
     assert_eq!(seen, 1);
     guest.ctl(&["resume"]);
     guest.ctl(&["reboot"]);
-    guest.refuses(&["events", "--since", "99"], "after the last event", "");
+    guest.refuses(
+        &["events", "--since", "99"],
+        "after the last event",
+        "leave since out",
+    );
     guest.ctl(&["shutdown"]);
     guest.run.ends_well();
     let output = follower.join().unwrap();

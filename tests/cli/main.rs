@@ -11,6 +11,7 @@ mod answer_ioctl;
 mod common;
 
 mod control;
+mod control_docs;
 mod errnos;
 mod files;
 mod golden;
