@@ -32,6 +32,7 @@ use std::time::Instant;
 
 pub use error::MachineError;
 use pci::Bdf;
+use pci::host_path::HostPath;
 use pci::position::Position;
 use tracing::{debug, info};
 
@@ -196,6 +197,7 @@ impl Machine {
             rom,
             clique: config.clique,
             position: Position::RootBus,
+            path: HostPath::default(),
         };
         let to = AttachTo {
             root: &self.platform.root,
