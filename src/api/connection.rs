@@ -1,6 +1,7 @@
 //! One client: what it has sent, and what it still has to read.
 
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use crate::service::Caller;
 /// How long a request may take to arrive, and an answer to be read; a connection without a request
 /// is closed after the same time.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client that was refused may take to end its request.
+const LINGER: Duration = Duration::from_secs(1);
 /// The bytes of a stream that wait for its reader; the other events wait in the log.
 const STREAM_BUFFER: usize = 16 << 10;
 /// More than the largest request has, with its chunks: the next request waits in the socket.
@@ -30,6 +33,9 @@ enum State {
     Streaming { seen: u64, chunks: bool },
     /// That the client reads the last bytes.
     Closing,
+    /// That a client that was refused ends its request. Closing at once would make its write fail,
+    /// and it might not read the answer (RFC 9112, 9.6).
+    Lingering,
     /// Nothing.
     Closed,
 }
@@ -54,6 +60,8 @@ pub struct Connection {
     /// Whether "100 Continue" was sent for the request that is arriving.
     continued: bool,
     output: Vec<u8>,
+    /// Whether the client may still be sending what nobody reads.
+    refused: bool,
     /// How much of the output was written.
     written: usize,
     deadline: Option<Instant>,
@@ -73,6 +81,7 @@ impl Connection {
             input: Vec::new(),
             input_ended: false,
             continued: false,
+            refused: false,
             output: Vec::new(),
             written: 0,
             deadline: Some(now + TIME_LIMIT),
@@ -89,8 +98,16 @@ impl Connection {
         matches!(self.state, State::Closed)
     }
 
+    /// Whether the connection is over but for a client that was refused.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
     /// Whether more input is wanted now.
     pub fn wants_input(&self) -> bool {
+        if matches!(self.state, State::Lingering) {
+            return true;
+        }
         matches!(self.state, State::Reading) && self.output.is_empty() && !self.input_ended
     }
 
@@ -116,14 +133,9 @@ impl Connection {
     pub fn expire(&mut self) {
         match self.state {
             State::Reading if !self.input.is_empty() && self.output.is_empty() => {
-                self.form.keep_alive = false;
                 let late = "The request has not arrived whole within 10 seconds";
-                self.respond(
-                    &Response::error(Status::RequestTimeout, &[late]),
-                    Instant::now(),
-                );
-                self.flush();
-                self.hang_up();
+                let late = Response::error(Status::RequestTimeout, &[late]);
+                self.refuse(&late, Instant::now());
             }
             _ => self.hang_up(),
         }
@@ -138,11 +150,15 @@ impl Connection {
                     self.input_ended = true;
                     break;
                 }
+                Ok(_) if matches!(self.state, State::Lingering) => {}
                 Ok(count) => self.input.extend(buffer.iter().take(count)),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return self.hang_up(),
             }
+        }
+        if self.input_ended && matches!(self.state, State::Lingering) {
+            self.state = State::Closed;
         }
     }
 
@@ -184,9 +200,7 @@ impl Connection {
                 None
             }
             Parsed::Bad(response) => {
-                self.form.keep_alive = false;
-                self.form.with_body = true;
-                self.respond(&response, now);
+                self.refuse(&response, now);
                 None
             }
         }
@@ -213,6 +227,14 @@ impl Connection {
         };
         self.deadline = Some(now + TIME_LIMIT);
         self.flush();
+    }
+
+    /// Answers what is no request of ours; the connection is of no further use.
+    pub fn refuse(&mut self, response: &Response, now: Instant) {
+        self.refused = true;
+        self.form.keep_alive = false;
+        self.form.with_body = true;
+        self.respond(response, now);
     }
 
     /// Answers the last request with the events after number `seen`.
@@ -251,6 +273,7 @@ impl Connection {
     pub fn finish(&mut self, now: Instant) {
         match self.state {
             State::Streaming { chunks, .. } => self.end_stream(chunks, now),
+            State::Lingering => self.state = State::Closed,
             State::Reading if self.output.is_empty() => self.state = State::Closed,
             State::Reading => self.state = State::Closing,
             _ => {}
@@ -277,7 +300,15 @@ impl Connection {
         self.output.clear();
         self.written = 0;
         if matches!(self.state, State::Closing) {
-            self.state = State::Closed;
+            self.state = match self.refused && !self.input_ended {
+                false => State::Closed,
+                true => {
+                    // A client that has gone needs no end.
+                    let _ = self.stream.shutdown(Shutdown::Write);
+                    self.deadline = Some(Instant::now() + LINGER);
+                    State::Lingering
+                }
+            };
         }
     }
 }

@@ -221,13 +221,17 @@ impl Thread {
         let peer = Peer::of(stream.as_fd());
         let may = peer.is_ok_and(Peer::may_control);
         let mut connection = Connection::new(stream, now);
+        let all = self.connections.values();
+        let refused = all.filter(|(c, _)| c.is_refused()).count();
         if !may {
             let why = "Only root and the user of this process may use its socket";
-            return connection.respond(&Response::error(Status::Forbidden, &[why]), now);
-        }
-        if self.connections.len() >= MAX_CONNECTIONS {
+            connection.refuse(&Response::error(Status::Forbidden, &[why]), now);
+        } else if self.connections.len() - refused >= MAX_CONNECTIONS {
             let why = format!("There are {MAX_CONNECTIONS} connections already");
-            return connection.respond(&Response::error(Status::Unavailable, &[why]), now);
+            connection.refuse(&Response::error(Status::Unavailable, &[&why]), now);
+        }
+        if connection.is_refused() && refused >= MAX_CONNECTIONS {
+            return;
         }
         self.last += 1;
         let (data, input) = (EventData::new_u64(self.last), EventFlags::IN);
