@@ -1,8 +1,8 @@
 //! The guest's passed-through devices: puts them on bus 0 or behind root ports, watches them, and
 //! removes them again.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use pci::bar::Bars;
 use pci::bridge_windows::Reserve;
@@ -168,6 +168,14 @@ impl Devices {
             functions.collect(),
             self.ports.iter().map(|p| p.bdf).collect(),
         )
+    }
+
+    /// The same, without keeping a function alive.
+    pub fn weak_with_addresses(&self) -> Vec<(Bdf, Weak<VfioFunction>)> {
+        let functions = self.functions.iter();
+        functions
+            .map(|(bdf, f)| (*bdf, Arc::downgrade(f)))
+            .collect()
     }
 
     /// The functions.
