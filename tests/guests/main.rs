@@ -48,6 +48,7 @@ mod reset_kinds;
 mod resets;
 mod rig;
 mod rom;
+mod slot;
 mod stats;
 mod switch;
 mod switches;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         config,
         bars,
         rom,
+        slot,
         msi,
         msix,
         peers,

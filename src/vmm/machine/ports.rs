@@ -7,9 +7,10 @@ use pci::root_port::PortShape;
 use pci::{Bdf, RootBus};
 
 use crate::config::device::Slot;
+use crate::gsi::emulated::EmulatedInterrupts;
 use crate::layout;
 use crate::machine::error::MachineError;
-use crate::port::Port;
+use crate::port::{Port, PortInterrupts};
 
 /// A root port on bus 0.
 pub(super) struct GuestPort {
@@ -20,12 +21,20 @@ pub(super) struct GuestPort {
 
 /// The root ports, in the order of their addresses. That is the order in which a guest finds them,
 /// and so firmware numbers their buses.
-#[derive(Default)]
 pub(super) struct Ports {
     list: Vec<GuestPort>,
+    interrupts: Arc<EmulatedInterrupts>,
 }
 
 impl Ports {
+    /// No ports. Later ones interrupt the guest by `interrupts`.
+    pub fn new(interrupts: Arc<EmulatedInterrupts>) -> Self {
+        Self {
+            list: Vec::new(),
+            interrupts,
+        }
+    }
+
     /// The port at `slot`, which is made if there is none.
     ///
     /// # Errors
@@ -38,7 +47,12 @@ impl Ports {
         let index = match found {
             Ok(index) => index,
             Err(index) => {
-                let port = Arc::new(Port::new(shape(slot)));
+                let shape = shape(slot);
+                let interrupts = PortInterrupts {
+                    kvm: Arc::clone(&self.interrupts),
+                    gsi: layout::gsi_of_pin(slot.device, shape.pin),
+                };
+                let port = Arc::new(Port::new(shape, interrupts));
                 let upstream = Arc::clone(port.upstream());
                 let bdf = root.add_port(slot.device, slot.function, port.clone(), upstream)?;
                 self.list.insert(index, GuestPort { bdf, port });
@@ -68,11 +82,13 @@ impl Ports {
     }
 }
 
-/// What is fixed about the port at a slot. No two ports of a guest have one number; 0 is no slot's.
+/// What is fixed about the port at a slot. No two ports of a guest have one number: function 0 of a
+/// device has the device's number, and the others follow at distances of 32.
 fn shape(slot: Slot) -> PortShape {
     PortShape {
-        number: slot.device << 3 | slot.function,
+        number: slot.function << 5 | slot.device,
         pin: slot.function % layout::INTX_PINS,
+        hot_plug: true,
         ..PortShape::default()
     }
 }
