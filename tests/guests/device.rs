@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pci::atomic_ops::AtomicOps;
+use pci::express;
+use pci::link::Link;
 use vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 
 use crate::backing;
@@ -84,6 +86,8 @@ pub struct FakeDevice {
     pub failing_events: AtomicU32,
     /// The AtomicOps that VFIO reports.
     pub atomic_ops: AtomicOps,
+    /// The link that the host tells of, if not that of the registers.
+    pub link: Option<Link>,
     /// VFIO maps no BAR.
     pub unmapped: bool,
     /// It has the interrupts that VFIO reports errors and requests by.
@@ -109,6 +113,7 @@ impl FakeDevice {
             exports: false,
             failing_events: AtomicU32::new(0),
             atomic_ops: AtomicOps::NONE,
+            link: None,
             unmapped: false,
             has_events: true,
             deaf: AtomicBool::new(false),
@@ -437,6 +442,10 @@ impl Device for FakeDevice {
 
     fn atomic_ops(&self) -> AtomicOps {
         self.atomic_ops
+    }
+
+    fn link(&self, config: &[u8]) -> Option<Link> {
+        self.link.or_else(|| express::link(config))
     }
 
     fn map_fd(&self) -> RawFd {
