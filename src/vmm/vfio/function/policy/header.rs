@@ -33,7 +33,8 @@ pub const HEADER: &[Register] = &[
     )
     .behind_port(
         bits(COMMAND_BITS as u32),
-        "as on bus 0; a BAR is there only while the port decodes it, in one of its windows",
+        "as on bus 0, but memory, ports and requests are let through only while the port's COMMAND \
+         and windows say so: while the port's Bus Master Enable is off, the device's is off too",
     ),
     register(
         regs::STATUS,
