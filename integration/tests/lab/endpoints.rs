@@ -39,21 +39,23 @@ pub fn all() -> Vec<Scenario> {
 /// Expects that a function of the guest and the port above it have the link that a function of the
 /// host has now, and the function also what that link has at most.
 pub fn same_link(outcome: &Outcome, run: &Run<'_>, host: &str, in_guest: &str) -> Result<()> {
-    let link = |facts: &mut dyn Iterator<Item = &str>, name: &str| {
-        let found = facts.find_map(|fact| fact.strip_prefix(name).map(str::trim));
-        found.unwrap_or("none").to_owned()
-    };
-    let hosts = link(&mut outcome.transcript.lab("link"), host);
-    let device = link(&mut run.guest("link"), in_guest);
+    let hosts = of(outcome.transcript.lab("link"), host);
+    let device = of(run.guest("link"), in_guest);
     expect(hosts.contains(" GT/s") && device == hosts, || {
         format!("the guest's {in_guest} has the link \"{device}\", the host's {host} \"{hosts}\"")
     })?;
-    let port = link(&mut run.guest("above"), in_guest);
-    let ports = link(&mut run.guest("link"), &port);
+    let port = of(run.guest("above"), in_guest);
+    let ports = of(run.guest("link"), &port);
     let now = |link: &str| link.split(" of ").next().unwrap_or_default().to_owned();
     expect(now(&ports) == now(&hosts), || {
         format!("the port {port} has the link \"{ports}\", the host has \"{hosts}\"")
     })
+}
+
+/// The fact about a function.
+fn of<'a>(mut facts: impl Iterator<Item = &'a str>, name: &str) -> String {
+    let found = facts.find_map(|fact| fact.strip_prefix(name));
+    found.unwrap_or("none").trim().to_owned()
 }
 
 /// The endpoint is behind a port, and the others are on bus 0.
