@@ -40,11 +40,13 @@ use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
+use crate::control::Control;
 use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
+pub use crate::exit::Exit;
 use crate::guest_event::{GuestEvent, Notifier};
-use crate::lifecycle::{End, Lifecycle};
+use crate::lifecycle::{Asker, End, Lifecycle};
 use crate::log::slow::tell_if_slow;
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::memory_faults::DeviceFaults;
@@ -52,16 +54,18 @@ use crate::machine::open_devices::{connect_iommu, open_beside};
 use crate::machine::platform::Platform;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
-use crate::machine::vcpus::make_vcpus;
+use crate::machine::vcpus::make_vcpus_and_load;
 use crate::machine::vm::{HostKvm, Vm};
 use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
+use crate::run_events::RunEvents;
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
+use crate::vcpu::pause::PausePoint;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
@@ -69,30 +73,6 @@ use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::Opened;
-
-/// The end of a run that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// The guest powered off.
-    PowerOff,
-    /// The guest asked for a reboot, and the user has asked to end the run at a reboot.
-    Reboot,
-    /// The guest's processor shut down (a triple fault), and the user has asked to end the run at a
-    /// reboot.
-    TripleFault,
-    /// The user or a signal ended the run.
-    Asked,
-}
-
-impl Exit {
-    /// The program's exit status: 3 after a triple fault, 0 otherwise.
-    pub fn status(self) -> u8 {
-        match self {
-            Self::PowerOff | Self::Reboot | Self::Asked => 0,
-            Self::TripleFault => 3,
-        }
-    }
-}
 
 /// A VM with its devices.
 pub struct Machine {
@@ -108,6 +88,8 @@ pub struct Machine {
     dma: Option<Arc<Dma>>,
     devices: Devices,
     notifier: Arc<Notifier>,
+    pause: Arc<PausePoint>,
+    events: Arc<RunEvents>,
     stats: Arc<Stats>,
 }
 
@@ -165,6 +147,8 @@ impl Machine {
             ram_setup,
             dma,
             notifier,
+            pause: Arc::default(),
+            events: Arc::default(),
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
@@ -239,6 +223,17 @@ impl Machine {
         Arc::clone(&self.notifier)
     }
 
+    /// The controls of the VM, for another thread. `asker` is that of the main loop.
+    pub fn control(&self, asker: Asker) -> Control {
+        Control {
+            pause: Arc::clone(&self.pause),
+            events: Arc::clone(&self.events),
+            asker,
+            power_button: self.power_button(),
+            functions: self.devices.weak_with_addresses(),
+        }
+    }
+
     /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
@@ -255,6 +250,13 @@ impl Machine {
     /// The kernel cannot be loaded again, RAM cannot be mapped for the devices, or KVM cannot go on
     /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
+        let end = self.run_to_the_end(lifecycle);
+        self.events
+            .end(end.as_ref().map_or("error", |exit| exit.name()));
+        end
+    }
+
+    fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.devices.assign_bars(&self.platform.resources.layout)?;
         let functions = self.devices.with_addresses();
         let ecam = self.platform.resources.layout.ecam();
@@ -279,6 +281,7 @@ impl Machine {
             let paused = self.ram_setup.pause();
             let mut running = self.start()?;
             drop(paused);
+            self.events.boot();
             let end = lifecycle.wait();
             self.vcpus = running.stop()?;
             info!("{}", self.stats.exits);
@@ -352,6 +355,7 @@ impl Machine {
             coalesced: Arc::clone(&self.platform.coalesced),
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
+            pause: Arc::clone(&self.pause),
             exits: Arc::clone(&self.stats.exits),
             ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),
@@ -421,17 +425,4 @@ fn create_vm(
     stats.set_ram(vm.ram.regions());
     stats.watch_kvm(&*vm.fd);
     Ok((kvm, vm))
-}
-
-/// Makes the vCPUs, and loads kernel and initrd into RAM.
-fn make_vcpus_and_load(
-    kvm: &HostKvm,
-    vm: &Vm,
-    config: &VmConfig,
-    images: &Images,
-) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
-    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
-    let _phase = phase!("load_images");
-    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
-    Ok((vcpus, loaded))
 }

@@ -1,7 +1,7 @@
 //! The guest's passed-through devices: puts them on the bus, watches them, and removes them again.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use pci::bar::Bars;
 use pci::{Bdf, RootBus, bar_assignment};
@@ -110,6 +110,14 @@ impl Devices {
     /// The functions, with their addresses on the guest's bus.
     pub fn with_addresses(&self) -> &[(Bdf, Arc<VfioFunction>)] {
         &self.functions
+    }
+
+    /// The same, without keeping a function alive.
+    pub fn weak_with_addresses(&self) -> Vec<(Bdf, Weak<VfioFunction>)> {
+        let functions = self.functions.iter();
+        functions
+            .map(|(bdf, f)| (*bdf, Arc::downgrade(f)))
+            .collect()
     }
 
     /// The functions.
