@@ -170,7 +170,7 @@ impl Devices {
         )
     }
 
-    /// The same, without keeping a function alive.
+    /// The functions with their addresses, without keeping a function alive.
     pub fn weak_with_addresses(&self) -> Vec<(Bdf, Weak<VfioFunction>)> {
         let functions = self.functions.iter();
         functions
