@@ -293,6 +293,11 @@ impl FakeDevice {
         u16::from_le_bytes([config[COMMAND], config[COMMAND + 1]])
     }
 
+    /// The device changes its registers.
+    pub fn set_config(&self, at: usize, bytes: &[u8]) {
+        self.config.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// The device has lost its COMMAND.
     pub fn forget_command(&self) {
         self.config.lock().unwrap()[COMMAND..COMMAND + 2].fill(0);
@@ -379,6 +384,8 @@ impl FakeDevice {
                 // The kernel keeps the interrupt line and the power state.
                 0x3c => 0xff,
                 at if at == usize::from(PM) + 4 => 0x03,
+                // Device Control 2: VFIO passes all but ARI Forwarding Enable.
+                at if at == usize::from(EXPRESS) + 0x28 => 0xdf,
                 _ => 0,
             };
             if at == usize::from(EXPRESS) + 9 && byte & 0x80 != 0 {
