@@ -187,7 +187,7 @@ mod tests {
             "0000:77:00.0",
             "nonsense",
         ];
-        let configs = names.map(|name| format!("{name}").parse::<DeviceConfig>().unwrap());
+        let configs = names.map(|name| name.parse::<DeviceConfig>().unwrap());
         let behind = decide_all(&sysfs, &configs);
         let behind: Vec<_> = behind.iter().map(|d| d.behind_port).collect();
         assert_eq!(
