@@ -1,5 +1,5 @@
-//! The way from an open device to the host's root complex, for the root port above the device in the
-//! guest.
+//! The way from an open device to the host's root complex, which the root port above the device in
+//! the guest shows.
 
 use pci::config_space::CONVENTIONAL_SIZE;
 use pci::express;
