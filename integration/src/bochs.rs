@@ -1,9 +1,9 @@
 //! A machine with Intel's VMX and EPT, and with CPUs that take turns: Bochs in place of QEMU.
 //!
 //! QEMU's emulator has no VMX, and its nested SVM is not reliable with several CPUs. Bochs
-//! interprets each instruction, so it is slow. Its CPUs run in one thread, each for `quantum`
-//! instructions at a time. Such a machine shows interleavings of several CPUs that one CPU never
-//! has. It shows no reordering of memory accesses.
+//! interprets each instruction, so it is slow. Its CPUs run in one thread, each for a few
+//! instructions at a time ([`Turn`]). Such a machine shows interleavings of several CPUs that one
+//! CPU never has. It shows no reordering of memory accesses.
 //!
 //! The machine boots from a CD, because Bochs has no loader for Linux. It has no IOMMU; a mediated
 //! device needs none.
@@ -28,11 +28,38 @@ const LOADER_CORE: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
 const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 
+/// How many instructions of a CPU are a second of the machine's clocks.
+const IPS: u32 = 100_000_000;
+
 /// A model with AVX2. Linux can use its XSAVE.
 pub const BROADWELL: &str = "broadwell_ult";
 /// A newer model. Bochs 2.7 reports PKRU without the size of that component, so Linux does not use
 /// this model's XSAVE ("XSAVE consistency problem").
 pub const ICE_LAKE: &str = "corei7_icelake_u";
+
+/// How many instructions a CPU runs before the next CPU's turn.
+///
+/// The option `quantum` of Bochs changes nothing of that: Debian's program contains the debugger,
+/// whose commands have their own turns. A program without the debugger gives each CPU one piece of
+/// code without a jump, and takes `quantum` for a CPU that is halted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// One instruction.
+    One,
+    /// Five instructions.
+    Five,
+}
+
+impl Turn {
+    /// Commands of the debugger that let the machine run until the lab ends it. A step has at most
+    /// 2^32 - 1 instructions, and the machine waits for nobody between two steps.
+    fn commands(self) -> String {
+        match self {
+            Self::One => "step all 4294967295\n".repeat(100),
+            Self::Five => "continue\n".into(),
+        }
+    }
+}
 
 /// A machine that Bochs emulates.
 #[derive(Clone, Debug)]
@@ -41,8 +68,8 @@ pub struct Bochs {
     pub model: &'static str,
     /// The number of CPUs.
     pub cpus: u32,
-    /// How many instructions a CPU runs before the next CPU's turn: 1 to 32.
-    pub quantum: u32,
+    /// How many instructions a CPU runs before the next CPU's turn.
+    pub turn: Turn,
     /// RAM in MiB.
     pub memory: u32,
 }
@@ -53,7 +80,7 @@ impl Bochs {
         Self {
             model,
             cpus: 2,
-            quantum: 16,
+            turn: Turn::Five,
             memory: 1024,
         }
     }
@@ -99,8 +126,8 @@ impl Bochs {
         make_cd(dir, kernel, parameters)?;
         let serial = fifo(&dir.join("serial"))?;
         fs::write(dir.join("bochsrc"), self.configuration(dir)).context("write bochsrc")?;
-        // Debian's Bochs contains a debugger, which waits for this command.
-        fs::write(dir.join("commands"), "c\n").context("write the debugger's commands")?;
+        fs::write(dir.join("commands"), self.turn.commands())
+            .context("write the debugger's commands")?;
         let started = Instant::now();
         let terminal = Terminal::open().context("open a terminal for Bochs")?;
         let errors = File::create(dir.join("bochs.err")).context("make Bochs' log")?;
@@ -136,9 +163,8 @@ impl Bochs {
             "config_interface: textconfig".to_owned(),
             "display_library: term".to_owned(),
             format!(
-                "cpu: model={}, count={}, quantum={}, ips=100000000, reset_on_triple_fault=0, \
-                 ignore_bad_msrs=1",
-                self.model, self.cpus, self.quantum
+                "cpu: model={}, count={}, ips={IPS}, reset_on_triple_fault=0, ignore_bad_msrs=1",
+                self.model, self.cpus
             ),
             format!("memory: guest={0}, host={0}", self.memory),
             format!("romimage: file={BIOS}"),
@@ -176,10 +202,15 @@ fn make_cd(dir: &Path, kernel: &Path, parameters: &str) -> Result<()> {
         fs::copy(from, tree.join(name)).context(format!("copy {}", from.display()))?;
     }
     fs::rename(dir.join("l1.cpio"), tree.join("l1.cpio")).context("move the initramfs")?;
-    // The CPUs count time in instructions, so the kernel can calibrate nothing against a clock.
+    // - The CPUs count time in instructions, `ips` to the second, so the kernel cannot calibrate
+    //   anything against another clock. CPUID of the newer models names a frequency that is 15
+    //   times as high, by which every timer would take 15 times as long.
+    // - An idle CPU must not wait by MWAIT: in Bochs 2.7, MONITOR does not hear a store by another
+    //   CPU that has the page in its TLB, and the CPU sleeps until its next timer.
     let options = format!(
         "DEFAULT l1\nLABEL l1\nKERNEL vmlinuz\nINITRD l1.cpio\nAPPEND console=ttyS1 panic=-1 \
-         tsc=reliable lpj=1000000 nokaslr loglevel=5{parameters}\n"
+         idle=nomwait tsc=reliable tsc_early_khz={} lpj=1000000 nokaslr loglevel=5{parameters}\n",
+        IPS / 1000
     );
     fs::write(tree.join("isolinux.cfg"), options).context("write isolinux.cfg")?;
     host::output(

@@ -47,6 +47,7 @@ mod resets;
 mod rig;
 mod rom;
 mod stats;
+mod storm;
 mod switch;
 mod switches;
 mod topology;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         dma_ready,
         resets,
         stats,
+        storm,
         race,
         topology,
         waiting,
