@@ -9,10 +9,11 @@
 //! device needs none.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::emulator::Emulator;
@@ -141,9 +142,11 @@ impl Bochs {
             .env("TERM", "xterm")
             .stdin(terminal.side()?)
             .stdout(terminal.side()?)
-            .stderr(errors);
+            .stderr(Stdio::piped());
         let mut emulator = Emulator::start(command, None)?;
         terminal.drain();
+        let messages = emulator.take_stderr();
+        std::thread::spawn(move || keep_messages(messages, errors));
         let mut quiet = || match emulator.has_ended() {
             true => Quiet::Ended,
             false => Quiet::Runs,
@@ -249,7 +252,44 @@ fn fifo(path: &Path) -> Result<File> {
         .context(format!("open {}", path.display()))
 }
 
-/// A terminal for Bochs' text display, which nobody looks at.
+/// Writes Bochs' messages to a file. One of them names Bochs' screen.
+fn keep_messages(messages: ChildStderr, mut file: File) {
+    let lines = BufReader::new(messages).split(b'\n');
+    for line in lines.map_while(io::Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        // A log that cannot be written is not worth the machine.
+        let _ = writeln!(file, "{line}");
+        if let Some(path) = screen(&line)
+            && let Ok(screen) = open_terminal(Path::new(path))
+        {
+            drain(screen);
+        }
+    }
+}
+
+/// The terminal that Bochs, if it contains the debugger, makes for the machine's screen.
+fn screen(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("connected to screen \"")?;
+    rest.split('"').next()
+}
+
+/// Reads what a program writes to a terminal, until the program ends. A full terminal would stop
+/// the program, and with it the machine.
+fn drain(mut terminal: File) {
+    std::thread::spawn(move || {
+        let mut page = [0; 4096];
+        while terminal.read(&mut page).is_ok_and(|n| n > 0) {}
+    });
+}
+
+/// Opens a terminal that does not become this process's controlling terminal.
+fn open_terminal(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true);
+    options.custom_flags(libc::O_NOCTTY).open(path)
+}
+
+/// A terminal for Bochs' debugger, whose answers nobody looks at.
 struct Terminal {
     master: File,
     path: PathBuf,
@@ -257,10 +297,7 @@ struct Terminal {
 
 impl Terminal {
     fn open() -> io::Result<Self> {
-        let master = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/ptmx")?;
+        let master = open_terminal(Path::new("/dev/ptmx"))?;
         let (mut number, unlock): (libc::c_uint, libc::c_int) = (0, 0);
         // SAFETY: both requests (ioctl_tty(2)) take a pointer to an int, which outlives the call.
         let failed = unsafe {
@@ -278,16 +315,33 @@ impl Terminal {
 
     /// The side of the program.
     fn side(&self) -> Result<Stdio> {
-        let side = OpenOptions::new().read(true).write(true).open(&self.path);
-        let side = side.context(format!("open {}", self.path.display()))?;
+        let side = open_terminal(&self.path).context(format!("open {}", self.path.display()))?;
         Ok(side.into())
     }
 
     /// Reads what the program writes, until the program ends.
-    fn drain(mut self) {
-        std::thread::spawn(move || {
-            let mut page = [0; 4096];
-            while self.master.read(&mut page).is_ok_and(|n| n > 0) {}
-        });
+    fn drain(self) {
+        drain(self.master);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_is_found_in_the_messages() {
+        let message = "Bochs connected to screen \"/dev/pts/7\"";
+        assert_eq!(screen(message), Some("/dev/pts/7"));
+        assert_eq!(screen("ALSA lib pcm.c: Unknown PCM default"), None);
+    }
+
+    /// More than a terminal holds.
+    #[test]
+    fn a_terminal_without_a_reader_does_not_stop_its_writer() {
+        let terminal = Terminal::open().unwrap();
+        let mut side = open_terminal(&terminal.path).unwrap();
+        terminal.drain();
+        side.write_all(&[b'x'; 1 << 20]).unwrap();
     }
 }
