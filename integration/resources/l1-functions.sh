@@ -173,7 +173,7 @@ watch_vmm() {
 	done
 }
 
-# say_threads PID: reports the system call of each of mini-vmm's threads, and lets mini-vmm print its
+# say_threads PID: reports what each of the threads of mini-vmm does, and lets mini-vmm print its
 # counts of exits twice (SIGUSR1).
 say_threads() {
 	for thread in /proc/$1/task/*; do
