@@ -2,7 +2,7 @@
 //!
 //! QEMU's emulator has no VMX, and its nested SVM is not reliable with several CPUs. Bochs
 //! interprets each instruction, so it is slow. Its CPUs run in one thread, each for a few
-//! instructions at a time ([`Turn`]). Such a machine shows interleavings of several CPUs that one
+//! instructions at a time ([`Slice`]). Such a machine shows interleavings of several CPUs that one
 //! CPU never has. It shows no reordering of memory accesses.
 //!
 //! The machine boots from a CD, because Bochs has no loader for Linux. It has no IOMMU; a mediated
@@ -44,14 +44,14 @@ pub const ICE_LAKE: &str = "corei7_icelake_u";
 /// whose commands have their own turns. A program without the debugger gives each CPU one piece of
 /// code without a jump, and takes `quantum` for a CPU that is halted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Slice {
     /// One instruction.
     One,
     /// Five instructions.
     Five,
 }
 
-impl Turn {
+impl Slice {
     /// Commands of the debugger that let the machine run until the lab ends it. A step has at most
     /// 2^32 - 1 instructions, and the machine waits for nobody between two steps.
     fn commands(self) -> String {
@@ -70,7 +70,7 @@ pub struct Bochs {
     /// The number of CPUs.
     pub cpus: u32,
     /// How many instructions a CPU runs before the next CPU's turn.
-    pub turn: Turn,
+    pub slice: Slice,
     /// RAM in MiB.
     pub memory: u32,
 }
@@ -81,7 +81,7 @@ impl Bochs {
         Self {
             model,
             cpus: 2,
-            turn: Turn::Five,
+            slice: Slice::Five,
             memory: 1024,
         }
     }
@@ -127,7 +127,7 @@ impl Bochs {
         make_cd(dir, kernel, parameters)?;
         let serial = fifo(&dir.join("serial"))?;
         fs::write(dir.join("bochsrc"), self.configuration(dir)).context("write bochsrc")?;
-        fs::write(dir.join("commands"), self.turn.commands())
+        fs::write(dir.join("commands"), self.slice.commands())
             .context("write the debugger's commands")?;
         let started = Instant::now();
         let terminal = Terminal::open().context("open a terminal for Bochs")?;

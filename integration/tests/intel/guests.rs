@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use lab::Result;
-use lab::bochs::{Bochs, ICE_LAKE, Turn};
+use lab::bochs::{Bochs, ICE_LAKE, Slice};
 use lab::expect::expect;
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
@@ -47,20 +47,25 @@ const LEFT_OUT: [(&str, &str); 2] = [
 
 pub fn all() -> Vec<Scenario> {
     let some = [
-        tests("some_tiny_guests_in_turns_of_1", 2, Turn::One, &SOME),
-        tests("some_tiny_guests_in_turns_of_5", 2, Turn::Five, &SOME),
-        tests("some_tiny_guests_on_3_cpus", 3, Turn::Five, &SOME),
+        tests("some_tiny_guests_in_turns_of_1", 2, Slice::One, &SOME),
+        tests("some_tiny_guests_in_turns_of_5", 2, Slice::Five, &SOME),
+        tests("some_tiny_guests_on_3_cpus", 3, Slice::Five, &SOME),
     ];
     let whole = [
-        tests("all_tiny_guests_in_turns_of_1", 2, Turn::One, &[]),
-        tests("all_tiny_guests_in_turns_of_5", 2, Turn::Five, &[]),
-        tests("all_tiny_guests_on_3_cpus", 3, Turn::Five, &[]),
+        tests("all_tiny_guests_in_turns_of_1", 2, Slice::One, &[]),
+        tests("all_tiny_guests_in_turns_of_5", 2, Slice::Five, &[]),
+        tests("all_tiny_guests_on_3_cpus", 3, Slice::Five, &[]),
     ];
     some.into_iter().chain(whole.map(Scenario::slow)).collect()
 }
 
 /// Runs the tests of these modules, or of all modules.
-fn tests(name: &'static str, cpus: u32, turn: Turn, modules: &'static [&'static str]) -> Scenario {
+fn tests(
+    name: &'static str,
+    cpus: u32,
+    slice: Slice,
+    modules: &'static [&'static str],
+) -> Scenario {
     let wanted = match modules {
         [] => String::new(),
         some => format!(" | grep -E '^({})::'", some.join("|")),
@@ -92,7 +97,7 @@ done
         .machine(|machine| {
             machine.bochs = Some(Bochs {
                 cpus,
-                turn,
+                slice,
                 ..Bochs::with_vmx(ICE_LAKE)
             });
         })
