@@ -38,7 +38,9 @@ fn guest(cpus: u8, target: u8) -> Asm {
     let mut g = Asm::new();
     let (others, second) = (g.label(), g.label());
     g.level_handler(V, NOWHERE).interrupts(&[]);
-    g.store32(STARTED, 0).store32(READY, 0).store32(counter(V), 0);
+    g.store32(STARTED, 0)
+        .store32(READY, 0)
+        .store32(counter(V), 0);
     if cpus > 1 {
         g.start_others(others, STARTED);
         let not_yet = g.here();
@@ -60,7 +62,10 @@ fn ends(device: FakeDevice, cpus: u8, target: u8) {
     // The thread is left alone if the test fails: the end of the process ends it.
     thread::spawn(move || {
         let device = device.into_arc();
-        let run = Vm::new(guest(cpus, target)).cpus(cpus).device(&device).run();
+        let run = Vm::new(guest(cpus, target))
+            .cpus(cpus)
+            .device(&device)
+            .run();
         // Nobody waits after the time limit.
         let _ = sender.send(run.exit.map_err(|e| e.to_string()));
     });
