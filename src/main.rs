@@ -14,7 +14,7 @@ use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::run::RunArgs;
 use mini_vmm::cli::{Action, Cli};
-use mini_vmm::explain::explain;
+use mini_vmm::explain::{explain, note};
 use mini_vmm::run;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -133,6 +133,9 @@ fn explain_run(args: ExplainArgs) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
+    if let Some(note) = note(&config) {
+        say(format_args!("mini-vmm: {note}"));
+    }
     // The report shows the losses.
     degraded::only_list();
     let explanation = match explain(&Sysfs::default(), &config) {

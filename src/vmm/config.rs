@@ -12,6 +12,9 @@ use cpus::{CpuConfig, CpuError};
 use device::{DeviceConfig, DeviceOptionError};
 use memory::{MemoryConfig, MemoryError};
 
+use crate::given::GivenError;
+use crate::sys::descriptor::Descriptor;
+
 /// The beginning of every kernel command line.
 pub const BASE_CMDLINE: &str = "console=ttyS0";
 
@@ -25,6 +28,8 @@ pub enum Iommu {
     Container,
     /// iommufd and device nodes.
     Iommufd,
+    /// iommufd, by a file that another process has opened.
+    Given(Descriptor),
 }
 
 /// The destination of the statistics of a run.
@@ -56,6 +61,8 @@ pub struct VmConfig {
     pub vfio: Vec<DeviceConfig>,
     /// The interface by which the devices are opened.
     pub iommu: Iommu,
+    /// KVM's file, if another process has opened it.
+    pub kvm: Option<Descriptor>,
     /// Whether the run ends when the guest asks for a reboot.
     pub no_reboot: bool,
     /// The statistics of the run.
@@ -74,6 +81,9 @@ pub enum ConfigError {
     /// `--cpus`.
     #[error(transparent)]
     Cpus(#[from] CpuError),
+    /// A file that was handed over.
+    #[error(transparent)]
+    Given(#[from] GivenError),
 }
 
 impl ConfigError {
@@ -83,6 +93,7 @@ impl ConfigError {
             Self::Memory(e) => e.hint(),
             Self::Device(e) => e.hint(),
             Self::Cpus(e) => e.hint(),
+            Self::Given(e) => e.hint(),
         }
     }
 }

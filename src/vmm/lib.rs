@@ -9,6 +9,7 @@ pub mod counters;
 pub mod devices;
 pub mod errnos;
 pub mod event_thread;
+pub mod given;
 pub mod gsi;
 pub mod guest_event;
 pub mod hostinfo;

@@ -12,6 +12,7 @@ mod common;
 
 mod errnos;
 mod files;
+mod given;
 mod golden;
 mod host;
 mod inputs;

@@ -31,6 +31,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 use vfio_ioctls::{VfioDevice, VfioIommufd};
 
+use crate::config::Iommu;
 use crate::phase;
 use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
 use crate::vfio::open::candidate::Candidate;
@@ -46,10 +47,14 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 ///
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
-pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+pub(super) fn open(
+    kvm: KvmVfio,
+    candidates: &[Candidate],
+    choice: Iommu,
+) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
-    let iommufd = open_iommufd()?;
+    let iommufd = open_iommufd(choice)?;
     info!("by iommufd");
     // Steps 2 to 5, all devices at once: each is reset.
     let devices = open_each(
@@ -71,12 +76,16 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
     })
 }
 
-/// Step 1.
-fn open_iommufd() -> Result<Arc<VfioIommufd>, VfioError> {
-    let iommufd = IommuFd::new().map_err(|e| match e {
-        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source, None),
-        other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
-    })?;
+/// Step 1. The file that another process has opened takes the place of the node.
+fn open_iommufd(choice: Iommu) -> Result<Arc<VfioIommufd>, VfioError> {
+    let node = |source| VfioError::node(nodes::IOMMUFD, None, source, None);
+    let iommufd = match choice {
+        Iommu::Given(given) => IommuFd::new_from_fd(given.take().map_err(node)?),
+        _ => IommuFd::new().map_err(|e| match e {
+            IommufdError::OpenIommufd(source) => node(source),
+            other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
+        })?,
+    };
     VfioIommufd::new(Arc::new(iommufd), None, None)
         .map(Arc::new)
         .map_err(|e| {
@@ -173,9 +182,14 @@ impl CdevDevice {
     }
 }
 
-/// Step 2.
+/// Step 2, which another process may have done.
 fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
     let name = candidate.name;
+    if let Some(given) = candidate.given {
+        return given
+            .take()
+            .map_err(|source| VfioError::Given { name, source });
+    }
     VfioDevice::open_cdev(&candidate.path).map_err(|e| match e {
         vfio_ioctls::VfioError::OpenDeviceCdev(source) => {
             let node = candidate.cdev().unwrap_or_default();

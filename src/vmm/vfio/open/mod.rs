@@ -56,7 +56,7 @@ pub fn open(
     let kvm = KvmVfio::new(vm)?;
     let opened = match interface::choose(candidates, iommu) {
         Interface::Container => container::open(kvm, candidates)?,
-        Interface::Iommufd => iommufd::open(kvm, candidates)?,
+        Interface::Iommufd => iommufd::open(kvm, candidates, iommu)?,
     };
     Ok(Some(opened))
 }
