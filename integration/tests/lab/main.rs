@@ -38,6 +38,7 @@ scenarios![
     requests,
     faults,
     peers,
+    ports,
     resets,
     start,
     topology,
