@@ -23,8 +23,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Prepares all parts, with Debian's root file system if `debian` is set. If the host cannot run
-    /// the lab, nothing is downloaded.
+    /// Prepares all parts, with Debian's root file system if `debian` is set. If the host cannot
+    /// run the lab, nothing is downloaded.
     pub fn prepare(choices: &BTreeSet<Choice>, debian: bool) -> Self {
         let host = Host::find();
         let kernel = |choice| match &host {

@@ -17,7 +17,8 @@ use crate::sys::descriptor::{Descriptor, DescriptorError, char_device, is_writab
 use crate::sys::kvm_file::kvm;
 
 /// The node that a group's file is no file of.
-const OWN_NODE: &str = "open the device's own node: ls /sys/bus/pci/devices/ADDR/vfio-dev names it in /dev/vfio/devices";
+const OWN_NODE: &str = "open the device's own node in /dev/vfio/devices; its name is that in \
+     ls /sys/bus/pci/devices/ADDR/vfio-dev";
 
 /// The reason why a file that was handed over cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +76,7 @@ pub enum GivenError {
         /// What the kernel calls the file.
         name: String,
     },
-    /// Whoever has opened the device has bound it too.
+    /// A device with an open node is bound already.
     #[error("{0} is bound to VFIO already, and cannot be bound for this run alone")]
     Managed(HostName),
     /// The interface does not take the file of a device.

@@ -8,8 +8,8 @@ use lab::scenario::Scenario;
 
 const DISK: Disk = Disk::new("lab-disk", 5);
 
-/// `refused NAME COMMAND...` reports the exit status and the message of a command. `apart COMMAND...`
-/// runs a command as nobody, where /dev has only /dev/null; the first line says so.
+/// `refused NAME COMMAND...` reports the exit status and the message of a command. `/run/apart
+/// COMMAND...` runs a command as nobody, where /dev has only /dev/null; the first line says so.
 const SCRIPT: &str = "\
 refused() {
 \tname=$1

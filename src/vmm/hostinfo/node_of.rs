@@ -47,8 +47,8 @@ mod tests {
     use super::*;
 
     /// Adds a node with a class and a device, as the kernel does.
-    fn add(root: &TempDir, number: &str, place: &str, class: &str, device: Option<&str>) {
-        let dir = root.as_path().join(place);
+    fn add(root: &TempDir, number: &str, path: &str, class: &str, device: Option<&str>) {
+        let dir = root.as_path().join(path);
         create_dir_all(&dir).unwrap();
         symlink(format!("../class/{class}"), dir.join("subsystem")).unwrap();
         if let Some(device) = device {
@@ -56,7 +56,7 @@ mod tests {
         }
         let chars = root.as_path().join("dev/char");
         create_dir_all(&chars).unwrap();
-        symlink(format!("../../{place}"), chars.join(number)).unwrap();
+        symlink(format!("../../{path}"), chars.join(number)).unwrap();
     }
 
     #[test]

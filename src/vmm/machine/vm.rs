@@ -31,14 +31,9 @@ pub(super) struct HostKvm {
 }
 
 impl HostKvm {
-    /// Opens /dev/kvm, or takes the file that another process has opened, and checks for the
-    /// capabilities that a VM needs.
+    /// Opens /dev/kvm, if it is not `given`, and checks for the capabilities that a VM needs.
     pub fn open(given: Option<Descriptor>) -> Result<Self, MachineError> {
-        let fd = match given {
-            Some(given) => given.take().map(kvm_file::kvm),
-            None => Kvm::new().map_err(|e| io::Error::from_raw_os_error(e.errno())),
-        };
-        let fd = fd.map_err(no_kvm)?;
+        let fd = kvm_file::open(given).map_err(no_kvm)?;
         let version = fd.get_api_version();
         if version < 0 {
             return Err(MachineError::KvmVersionCall(io::Error::last_os_error()));

@@ -76,7 +76,7 @@ pub(super) fn open(
     })
 }
 
-/// Step 1. The file that another process has opened takes the place of the node.
+/// Step 1, which another process may have begun by opening the node.
 fn open_iommufd(choice: Iommu) -> Result<Arc<VfioIommufd>, VfioError> {
     let node = |source| VfioError::node(nodes::IOMMUFD, None, source, None);
     let iommufd = match choice {
