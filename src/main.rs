@@ -10,6 +10,7 @@ use host::names::Names;
 use host::paths::HostPaths;
 use host::style::Style;
 use host::{check, list};
+use mini_vmm::api_socket::ApiSocket;
 use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::run::RunArgs;
@@ -167,7 +168,12 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run::run(config, host_limit, api_socket.as_deref(), phases) {
+    // After the flags, which may name some of the descriptors that a service manager gives.
+    let api_socket = match ApiSocket::find(api_socket) {
+        Ok(api_socket) => api_socket,
+        Err(e) => return fail(&e, Some(e.hint())),
+    };
+    match run::run(config, host_limit, api_socket, phases) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }

@@ -4,6 +4,7 @@ pub mod bus_error;
 pub mod descriptor;
 pub mod eventfd;
 pub mod kvm_file;
+pub mod listen_fds;
 pub mod process;
 pub mod worker;
 

@@ -1,7 +1,11 @@
-//! Files that the program's parent has opened: `--kvm fd=N`, `--iommu fd=N`, `--vfio fd=N`.
+//! Files that the program's parent has opened: `--kvm fd=N`, `--iommu fd=N`, `--vfio fd=N`, and the
+//! socket of a service manager.
 
-use std::process::{Command, Output};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Output, Stdio};
 
+use crate::control::SocketPath;
 use crate::process::{PROGRAM, check_refusal, kernel};
 use crate::{kvm, skipped};
 
@@ -165,4 +169,101 @@ fn a_file_is_for_one_flag() {
     let options = ["--kernel", "x", "--iommu", "fd=7"];
     let message = "the file is /dev/kvm, not /dev/iommu";
     check_refusal(&with_files("7<>/dev/kvm", &options), message, "/dev/iommu");
+}
+
+/// As systemd starts a service of a socket unit: the socket listens already, and its file stays.
+#[test]
+fn a_service_manager_gives_the_socket_for_requests() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.print("ready").hang();
+    });
+    let socket = SocketPath::new();
+    let listener = UnixListener::bind(socket.path()).unwrap();
+    let script = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+    let start = |more: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", PROGRAM, "--memory", "64M", "--kernel"]);
+        command.arg(guest.path()).args(more);
+        command.stdin(OwnedFd::from(listener.try_clone().unwrap()));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let running = start(&[]);
+    let ctl = |verb| {
+        Command::new(PROGRAM)
+            .args(["ctl", socket.text(), verb])
+            .output()
+            .unwrap()
+    };
+    let info = ctl("info");
+    assert!(info.status.success(), "{info:?}");
+    assert!(ctl("shutdown").status.success());
+    let output = running.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(socket.path().exists());
+
+    let both = start(&["--api-socket", "/nowhere/else"]).wait_with_output();
+    let message = "--api-socket and LISTEN_FDS in the environment both give a socket";
+    check_refusal(&both.unwrap(), message, "leave --api-socket out");
+}
+
+#[test]
+fn a_service_manager_that_gives_something_else() {
+    for (count, files, message, hint) in [
+        (
+            "1",
+            "3</dev/null",
+            "descriptor 3 is no Unix socket that listens",
+            "systemd",
+        ),
+        (
+            "2",
+            "3</dev/null 4</dev/null",
+            "gives 2 sockets",
+            "one ListenStream=",
+        ),
+        (
+            "1",
+            "3<&-",
+            "promises more: descriptor 3 is not open",
+            "unset LISTEN_FDS",
+        ),
+        (
+            "x",
+            "3</dev/null",
+            "LISTEN_FDS in the environment is `x`",
+            "unset LISTEN_FDS",
+        ),
+    ] {
+        let script = format!("LISTEN_FDS={count} LISTEN_PID=$$ exec \"$@\" {files}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh", PROGRAM, "--kernel", "x"]);
+        check_refusal(&command.output().unwrap(), message, hint);
+    }
+    // Another process's variables are no matter of ours.
+    let script = "LISTEN_FDS=x LISTEN_PID=1 exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", PROGRAM, "--kernel", "/nowhere/x"]);
+    check_refusal(&command.output().unwrap(), "/nowhere/x", "");
+}
+
+/// systemd's OpenFile= passes files in the same way. Those that a flag names are no sockets.
+#[test]
+fn files_and_a_socket_may_come_together() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.print("ready").power_off();
+    });
+    let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<>/dev/kvm 0</dev/null";
+    let mut command = Command::new("sh");
+    command.args([
+        "-c", script, "sh", PROGRAM, "--memory", "64M", "--kvm", "fd=3",
+    ]);
+    let output = command.arg("--kernel").arg(guest.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
