@@ -16,7 +16,7 @@ mod apt;
 mod build;
 mod choice;
 mod lists;
-pub(crate) mod lock;
+mod lock;
 mod modules;
 mod payload;
 
