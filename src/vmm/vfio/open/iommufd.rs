@@ -25,7 +25,6 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use iommufd_ioctls::{IommuFd, IommufdError};
 use pci::addr::Range;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -34,6 +33,7 @@ use vfio_ioctls::{VfioDevice, VfioIommufd};
 use crate::config::Iommu;
 use crate::phase;
 use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
+use crate::vfio::open::address_space;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::kvm::KvmVfio;
@@ -54,7 +54,7 @@ pub(super) fn open(
 ) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
-    let iommufd = open_iommufd(choice)?;
+    let iommufd = address_space::open(choice)?;
     info!("by iommufd");
     // Steps 2 to 5, all devices at once: each is reset.
     let devices = open_each(
@@ -65,7 +65,8 @@ pub(super) fn open(
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
         // Each attached device may have narrowed the addresses that can be mapped.
-        ranges: iova_ranges(&iommufd).map_err(|e| iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
+        ranges: iova_ranges(&iommufd)
+            .map_err(|e| address_space::iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
         users: users.collect(),
         ops: Arc::<VfioIommufd>::clone(&iommufd),
     };
@@ -74,33 +75,6 @@ pub(super) fn open(
         mapper: Arc::new(IovaSpaces::of_iommufd(space, iommufd)),
         interface: "iommufd",
     })
-}
-
-/// Step 1, which another process may have begun by opening the node.
-fn open_iommufd(choice: Iommu) -> Result<Arc<VfioIommufd>, VfioError> {
-    let node = |source| VfioError::node(nodes::IOMMUFD, None, source, None);
-    let iommufd = match choice {
-        Iommu::Given(given) => IommuFd::new_from_fd(given.take().map_err(node)?),
-        _ => IommuFd::new().map_err(|e| match e {
-            IommufdError::OpenIommufd(source) => node(source),
-            other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
-        })?,
-    };
-    VfioIommufd::new(Arc::new(iommufd), None, None)
-        .map(Arc::new)
-        .map_err(|e| {
-            let source = match e {
-                vfio_ioctls::VfioError::NewVfioIommufd(IommufdError::IommuIoasAlloc(e)) => {
-                    io::Error::from_raw_os_error(e.errno())
-                }
-                other => io::Error::other(other),
-            };
-            iommu("IOMMU_IOAS_ALLOC", source)
-        })
-}
-
-fn iommu(call: &'static str, source: io::Error) -> VfioError {
-    VfioError::Iommu { call, source }
 }
 
 /// The I/O addresses that the address space can map.
