@@ -10,7 +10,7 @@ use crate::config::Iommu;
 use crate::vfio::open::error::VfioError;
 use crate::vfio::open::nodes;
 
-/// Opens /dev/iommu, or takes the file that another process has opened, and makes the address space.
+/// Opens /dev/iommu, or takes the file that another process has opened, and makes an address space.
 ///
 /// # Errors
 /// The node cannot be opened, or IOMMU_IOAS_ALLOC fails.
