@@ -19,6 +19,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod machine;
 pub mod memory;
+pub mod port;
 pub mod run_events;
 pub mod stats;
 pub mod sys;

@@ -40,6 +40,7 @@ mod msix;
 mod pci;
 mod peers;
 mod pin;
+mod ports;
 mod power_button;
 mod power_on;
 mod race;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         msix,
         peers,
         pin,
+        ports,
         power_button,
         power_on,
         switch,
