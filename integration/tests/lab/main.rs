@@ -33,6 +33,7 @@ scenarios![
     mediated,
     messages,
     parameters,
+    paused,
     power_button,
     requests,
     faults,
