@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::events::EventLog;
 use api::listener::Listener;
 use host::bind::BindError;
 use host::managed::Managed;
@@ -19,6 +20,7 @@ use vmm::machine::{Exit, Machine, MachineError};
 use vmm::{phase, sys};
 
 use crate::control::summary::VmSummary;
+use crate::control::vm::Vm;
 use crate::control::{self, ControlError};
 use crate::report::reporter::{ReportError, Reporter};
 
@@ -113,8 +115,15 @@ pub fn run(
         Some(path) => {
             let listener = Listener::bind(path).map_err(ControlError::from)?;
             let asker = lifecycle.asker().map_err(MachineError::Loop)?;
-            let (control, stats) = (machine.control(asker), machine.stats());
-            Some(control::serve(listener, control, stats, summary, started)?)
+            let vm = Vm {
+                control: machine.control(asker),
+                stats: machine.stats(),
+                phases: phases.cloned(),
+                summary,
+                started,
+                log: Arc::new(EventLog::new().map_err(ControlError::Start)?),
+            };
+            Some(control::serve(listener, vm)?)
         }
     };
     let end = machine.run(&mut lifecycle);
