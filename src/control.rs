@@ -5,6 +5,7 @@
 //! | [`routes`] | methods and paths, as Cloud Hypervisor has them where it has them |
 //! | [`info`] | `vmm.ping` and `vm.info` |
 //! | [`counters`] | `vm.counters` |
+//! | [`pci`], [`message`] | `vm.pci`, and what a message of MSI means |
 //! | [`summary`] | the configuration in `vm.info` |
 //! | [`vm`] | what all answers are made of |
 //!
@@ -12,6 +13,8 @@
 
 pub mod counters;
 pub mod info;
+pub mod message;
+pub mod pci;
 pub mod routes;
 pub mod summary;
 pub mod vm;

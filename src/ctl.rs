@@ -3,8 +3,10 @@
 //! | file | what |
 //! | --- | --- |
 //! | `text` | answers for people |
+//! | `tree` | `vm.pci` for people |
 
 mod text;
+mod tree;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -63,6 +65,7 @@ pub fn ctl(args: &CtlArgs, out: &mut impl Write) -> Result<(), CtlError> {
     let path = &args.path;
     match &args.verb {
         Verb::Info { json } => show(path, "vm.info", *json, text::info, out),
+        Verb::Pci { json } => show(path, "vm.pci", *json, tree::tree, out),
         Verb::Counters { json } => show(path, "vm.counters", *json, text::counters, out),
         Verb::Pause => change(path, "vm.pause"),
         Verb::Resume => change(path, "vm.resume"),

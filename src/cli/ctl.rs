@@ -27,6 +27,17 @@ pub enum Verb {
         json: bool,
     },
 
+    /// Show the guest's PCI functions: BARs and where they are, interrupts, DMA maps
+    #[command(after_help = "\
+A part of a BAR is `direct` if the guest reaches it without an exit. A vector
+shows its message as the guest wrote it and what it means, the GSI and the
+eventfd of its irqfd, and whether KVM listens to it.")]
+    Pci {
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+
     /// Show how often the guest left to mini-vmm and why, and more with --stats
     #[command(after_help = "\
 The counters are those of SIGUSR1 and, if the run has --stats, of its report.

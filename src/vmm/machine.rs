@@ -42,7 +42,7 @@ use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::DeviceConfig;
 use crate::config::slots::{self, GuestAddress};
 use crate::config::{Statistics, VmConfig};
-use crate::control::Control;
+use crate::control::{Control, RunControls};
 use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
@@ -62,12 +62,10 @@ use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
-use crate::run_events::RunEvents;
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
-use crate::vcpu::pause::PausePoint;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
@@ -90,8 +88,7 @@ pub struct Machine {
     dma: Option<Arc<Dma>>,
     devices: Devices,
     notifier: Arc<Notifier>,
-    pause: Arc<PausePoint>,
-    events: Arc<RunEvents>,
+    run_controls: RunControls,
     stats: Arc<Stats>,
 }
 
@@ -151,8 +148,7 @@ impl Machine {
             ram_setup,
             dma,
             notifier,
-            pause: Arc::default(),
-            events: Arc::default(),
+            run_controls: RunControls::default(),
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
@@ -241,11 +237,12 @@ impl Machine {
     /// The controls of the VM, for another thread. `asker` is that of the main loop.
     pub fn control(&self, asker: Asker) -> Control {
         Control {
-            pause: Arc::clone(&self.pause),
-            events: Arc::clone(&self.events),
+            run: self.run_controls.clone(),
             asker,
             power_button: self.power_button(),
             functions: self.devices.weak_with_addresses(),
+            root: Arc::downgrade(&self.platform.root),
+            dma: self.dma.as_ref().map(Arc::downgrade),
         }
     }
 
@@ -266,8 +263,7 @@ impl Machine {
     /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         let end = self.run_to_the_end(lifecycle);
-        self.events
-            .end(end.as_ref().map_or("error", |exit| exit.name()));
+        self.run_controls.end(&end);
         end
     }
 
@@ -296,7 +292,7 @@ impl Machine {
             let paused = self.ram_setup.pause();
             let mut running = self.start()?;
             drop(paused);
-            self.events.boot();
+            self.run_controls.events.boot();
             let end = lifecycle.wait();
             self.vcpus = running.stop()?;
             info!("{}", self.stats.exits);
@@ -370,7 +366,7 @@ impl Machine {
             coalesced: Arc::clone(&self.platform.coalesced),
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
-            pause: Arc::clone(&self.pause),
+            pause: Arc::clone(&self.run_controls.pause),
             exits: Arc::clone(&self.stats.exits),
             ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),

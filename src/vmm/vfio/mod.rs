@@ -11,6 +11,7 @@
 //! | `hot_reset` | the reset of a whole slot or bus |
 //! | `hardware_config` | configuration space with what VFIO leaves out |
 //! | `info` | parses the kernel's answers that end in a chain of capabilities |
+//! | [`view`] | a function as a report shows it |
 //! | `uapi` | the ioctls, one function for each |
 
 pub mod device;
@@ -23,3 +24,4 @@ pub mod interrupts;
 pub mod open;
 mod uapi;
 pub mod vfio_file;
+pub mod view;
