@@ -9,6 +9,7 @@
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
 //! | `platform` | makes buses, emulated devices and ACPI tables |
 //! | `devices`, `device_events` | puts the open devices on the guest's bus and watches them |
+//! | `ends` | the end of a boot: the end of the run, or another boot |
 //!
 //! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
 //! machine, it boots again.
@@ -16,6 +17,7 @@
 mod capabilities;
 mod device_events;
 mod devices;
+mod ends;
 mod error;
 mod memory_faults;
 mod open_devices;
@@ -26,7 +28,6 @@ mod ram_setup;
 mod vcpus;
 mod vm;
 
-use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
@@ -47,10 +48,12 @@ use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 pub use crate::exit::Exit;
+use crate::gsi::emulated::EmulatedInterrupts;
 use crate::guest_event::{GuestEvent, Notifier};
-use crate::lifecycle::{Asker, End, Lifecycle};
+use crate::lifecycle::{Asker, Lifecycle};
 use crate::log::slow::tell_if_slow;
 use crate::machine::devices::{AttachTo, Devices};
+use crate::machine::ends::exit_of;
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{connect_iommu, open_beside};
 use crate::machine::platform::Platform;
@@ -65,13 +68,13 @@ use crate::phase;
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
-use crate::vcpu::error::VcpuError;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
+use crate::vfio::host_path;
 use crate::vfio::open::{Opened, VfioError};
 
 /// A VM with its devices.
@@ -138,7 +141,10 @@ impl Machine {
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
         let mut machine = Self {
-            devices: Devices::new(opened.as_ref())?,
+            devices: Devices::new(
+                opened.as_ref(),
+                Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd))),
+            )?,
             config,
             images,
             loaded: Some(loaded),
@@ -169,9 +175,14 @@ impl Machine {
             config.slot = Some(address.slot);
         }
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
+        let devices: Vec<SharedDevice> = devices.map(|device| device as SharedDevice).collect();
+        let paths = ports::paths(&devices, &addresses)?;
         let configs = self.config.vfio.clone();
-        for (((device, config), rom), address) in devices.zip(&configs).zip(roms).zip(addresses) {
-            self.attach(device, config, address, rom)?;
+        let where_to = addresses.into_iter().zip(paths);
+        for (((device, config), rom), at) in
+            devices.into_iter().zip(&configs).zip(roms).zip(where_to)
+        {
+            self.attach(device, config, at, rom)?;
         }
         Ok(())
     }
@@ -189,7 +200,12 @@ impl Machine {
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
         let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
-        let bdf = self.attach(device, config, address, RomSource::load(&config.rom)?)?;
+        let path = match address.behind {
+            None => HostPath::default(),
+            Some(_) => host_path::of(&*device)?,
+        };
+        let rom = RomSource::load(&config.rom)?;
+        let bdf = self.attach(device, config, (address, path), rom)?;
         self.config.vfio.push(DeviceConfig {
             slot: Some(address.slot),
             ..config.clone()
@@ -201,14 +217,14 @@ impl Machine {
         &mut self,
         device: SharedDevice,
         config: &DeviceConfig,
-        address: GuestAddress,
+        (address, path): (GuestAddress, HostPath),
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
         let options = FunctionOptions {
             rom,
             clique: config.clique,
             position: Position::RootBus,
-            path: HostPath::default(),
+            path,
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -298,39 +314,11 @@ impl Machine {
             info!("{}", self.stats.exits);
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
-            if let Some(exit) = self.exit_of(end.map_err(MachineError::Loop)?)? {
+            let end = end.map_err(MachineError::Loop)?;
+            if let Some(exit) = exit_of(end, self.config.no_reboot, &mut self.ram_setup)? {
                 return Ok(exit);
             }
             self.reset()?;
-        }
-    }
-
-    /// How the run ends after `end`; `None` if the guest boots again.
-    fn exit_of(&mut self, end: End) -> Result<Option<Exit>, MachineError> {
-        match end {
-            End::Guest(GuestEvent::PowerOff) => Ok(Some(Exit::PowerOff)),
-            End::Signal(_) | End::Quit => Ok(Some(Exit::Asked)),
-            End::Guest(GuestEvent::RunRefused(id, errno)) => {
-                self.ram_setup.check()?;
-                let source = io::Error::from_raw_os_error(errno);
-                Err(VcpuError::Run { id, source }.into())
-            }
-            End::Guest(GuestEvent::Broken(why)) => {
-                self.ram_setup.check()?;
-                Err(MachineError::Broken(why))
-            }
-            End::Guest(GuestEvent::Reset) if self.config.no_reboot => Ok(Some(Exit::Reboot)),
-            End::Guest(GuestEvent::TripleFault) if self.config.no_reboot => {
-                Ok(Some(Exit::TripleFault))
-            }
-            End::Guest(GuestEvent::Reset) => {
-                info!("the guest reboots");
-                Ok(None)
-            }
-            End::Guest(GuestEvent::TripleFault) => {
-                info!("the guest's processor shut down (a triple fault): the guest boots again");
-                Ok(None)
-            }
         }
     }
 

@@ -27,6 +27,7 @@ mod config;
 mod control;
 mod device;
 mod dma_ready;
+mod endpoints;
 mod faults;
 mod function_reset;
 mod hostile;
@@ -49,6 +50,7 @@ mod reset_kinds;
 mod resets;
 mod rig;
 mod rom;
+mod slot;
 mod stats;
 mod switch;
 mod switches;
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         control,
         bars,
         rom,
+        slot,
         msi,
         msix,
         peers,
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
         faults,
         function_reset,
         dma_ready,
+        endpoints,
         resets,
         stats,
         race,

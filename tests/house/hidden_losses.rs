@@ -73,9 +73,13 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "writes without an exit: ",
         "counts of exits",
     ),
-    ("src/vmm/machine.rs", "the guest reboots", "the guest's act"),
     (
-        "src/vmm/machine.rs",
+        "src/vmm/machine/ends.rs",
+        "the guest reboots",
+        "the guest's act",
+    ),
+    (
+        "src/vmm/machine/ends.rs",
         "the guest's processor shut down",
         "the guest's act",
     ),

@@ -163,7 +163,8 @@ fn requests_one_after_the_other() {
     let requests = "GET /count HTTP/1.1\r\n\r\nGET /ping HTTP/1.1\r\n\r\n\
                     PUT /echo HTTP/1.1\r\nContent-Length: 2\r\n\r\nhiGET /count HTTP/1.1\r\n\r\n\
                     PUT /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\
-                    3\r\nabc\r\n2\r\nde\r\n0\r\n\r\nGET /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n";
+                    3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n\
+                    GET /nowhere HTTP/1.1\r\nConnection: close\r\n\r\n";
     let all = rig.exchange(requests.as_bytes());
     assert_eq!(statuses(&all), ["200", "200", "200", "200", "200", "404"]);
     let bodies: Vec<_> = all.split("\r\n\r\n").skip(1).collect();

@@ -22,6 +22,7 @@
 //! | `trap`, `bar_side` | BARs on the bus, and the function behind them |
 //! | `leaving` | what happens when the host takes the device back, or it fails |
 //! | `report` | what the function looks like now |
+//! | `link` | the link as the device tells now, for the root port above |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
@@ -41,6 +42,7 @@ mod decode;
 mod error;
 pub mod expected;
 mod leaving;
+mod link;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
