@@ -43,6 +43,7 @@ mod pci;
 mod peers;
 mod pin;
 mod ports;
+mod ports_race;
 mod power_button;
 mod power_on;
 mod race;
@@ -52,6 +53,7 @@ mod rig;
 mod rom;
 mod slot;
 mod stats;
+mod storm;
 mod switch;
 mod switches;
 mod topology;
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         peers,
         pin,
         ports,
+        ports_race,
         power_button,
         power_on,
         switch,
@@ -96,6 +99,7 @@ fn main() -> ExitCode {
         endpoints,
         resets,
         stats,
+        storm,
         race,
         topology,
         waiting,
