@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use vmm::config::memory::DEFAULT_MEMORY;
-use vmm::config::{BASE_CMDLINE, ConfigError, Iommu, Statistics, VmConfig, cpus, memory};
+use vmm::config::{BASE_CMDLINE, ConfigError, Iommu, Statistics, VmConfig, cpus, memory, ports};
 
 /// What to boot and with what.
 #[derive(Debug)]
@@ -61,6 +61,19 @@ pub struct GuestArgs {
     /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
+
+    /// Empty PCI Express root ports, 1 to 248, for devices that are added while the guest runs.
+    /// Options: mem32=SIZE: each port's memory below 4 GiB (default 4M), for BARs that are not
+    /// prefetchable; the ports and all devices share 512M. mem64=SIZE: its prefetchable memory
+    /// (default 1G). io=on: a window of I/O ports, for 15 ports at most. A guest keeps these
+    /// windows: a device whose BARs are larger cannot be added later
+    #[arg(
+        long,
+        value_name = "N[,OPTION]...",
+        value_parser = ports::check_count,
+        allow_hyphen_values = true
+    )]
+    ports: Option<String>,
 
     /// Interface to the IOMMU; auto means iommufd if the kernel has it, otherwise container
     #[arg(long, value_name = "KIND", default_value = "auto")]
@@ -132,6 +145,7 @@ impl GuestArgs {
         let vfio = vfio
             .collect::<Result<_, _>>()
             .map_err(ConfigError::Device)?;
+        let ports = self.ports.as_deref().map(ports::parse).transpose()?;
         let cmdline = match self.cmdline.as_deref().map(str::trim) {
             None | Some("") => BASE_CMDLINE.to_string(),
             Some(more) => format!("{BASE_CMDLINE} {more}"),
@@ -143,6 +157,7 @@ impl GuestArgs {
             cpus,
             memory,
             vfio,
+            ports: ports.unwrap_or_default(),
             iommu: self.iommu.into(),
             no_reboot: self.no_reboot,
             statistics: match self.stats {

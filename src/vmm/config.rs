@@ -4,6 +4,7 @@ pub mod cpus;
 pub mod device;
 pub mod memory;
 pub mod options;
+pub mod ports;
 pub mod topology;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use cpus::{CpuConfig, CpuError};
 use device::{DeviceConfig, DeviceOptionError};
 use memory::{MemoryConfig, MemoryError};
+use ports::{PortsConfig, PortsError};
 
 /// The beginning of every kernel command line.
 pub const BASE_CMDLINE: &str = "console=ttyS0";
@@ -54,6 +56,8 @@ pub struct VmConfig {
     pub memory: MemoryConfig,
     /// Devices to pass through.
     pub vfio: Vec<DeviceConfig>,
+    /// Empty root ports.
+    pub ports: PortsConfig,
     /// The interface by which the devices are opened.
     pub iommu: Iommu,
     /// Whether the run ends when the guest asks for a reboot.
@@ -74,6 +78,9 @@ pub enum ConfigError {
     /// `--cpus`.
     #[error(transparent)]
     Cpus(#[from] CpuError),
+    /// `--ports`.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
 }
 
 impl ConfigError {
@@ -83,6 +90,7 @@ impl ConfigError {
             Self::Memory(e) => e.hint(),
             Self::Device(e) => e.hint(),
             Self::Cpus(e) => e.hint(),
+            Self::Ports(e) => e.hint(),
         }
     }
 }

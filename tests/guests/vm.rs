@@ -10,6 +10,7 @@ use mini_vmm::report::Report;
 use vmm::config::cpus::CpuConfig;
 use vmm::config::device::{DeviceConfig, RomConfig};
 use vmm::config::memory::MemoryConfig;
+use vmm::config::ports::PortsConfig;
 use vmm::config::topology::Topology;
 use vmm::config::{Iommu, Statistics, VmConfig};
 use vmm::counters::exits::Exits;
@@ -178,6 +179,7 @@ impl Vm {
             },
             memory: self.memory,
             vfio: Vec::new(),
+            ports: PortsConfig::default(),
             iommu: Iommu::default(),
             no_reboot: self.no_reboot,
             statistics: self.statistics.clone(),
