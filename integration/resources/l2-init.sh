@@ -71,6 +71,8 @@ topology) show_topology ;;
 clock) show_clock ;;
 windows) show_windows ;;
 keep) keep_page ;;
+button) await_button ;;
+deaf) be_deaf ;;
 esac
 complain
 

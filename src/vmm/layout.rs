@@ -129,6 +129,9 @@ pub const GSI_INTX_BASE: u32 = 16;
 /// How many GSIs INTx pins share.
 pub const GSI_INTX_COUNT: u32 = 4;
 
+/// The power button's interrupt: the first pin of the IOAPIC after those that INTx pins share.
+pub const GSI_POWER_BUTTON: u32 = GSI_INTX_BASE + GSI_INTX_COUNT;
+
 /// Interrupt pins of a device, INTA to INTD.
 pub const INTX_PINS: u8 = 4;
 

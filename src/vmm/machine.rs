@@ -32,6 +32,7 @@ use std::time::Instant;
 
 pub use error::MachineError;
 use pci::Bdf;
+use pci::host_path::HostPath;
 use pci::position::Position;
 use tracing::{debug, info};
 
@@ -39,8 +40,8 @@ use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
-use crate::counters::exits::Exits;
 use crate::devices::output_queue::Output;
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
@@ -212,6 +213,7 @@ impl Machine {
             rom,
             clique: config.clique,
             position: Position::RootBus,
+            path: HostPath::default(),
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -227,6 +229,11 @@ impl Machine {
         Arc::clone(&self.platform.serial)
     }
 
+    /// The power button, which any thread may press.
+    pub fn power_button(&self) -> Arc<PowerButton> {
+        Arc::clone(&self.platform.power_button)
+    }
+
     /// The notifier, which carries the guest's events to the main loop.
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
@@ -235,11 +242,6 @@ impl Machine {
     /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
-    }
-
-    /// The exit counters.
-    pub fn exits(&self) -> Arc<Exits> {
-        Arc::clone(&self.stats.exits)
     }
 
     /// KVM's memory slots.

@@ -33,6 +33,7 @@ scenarios![
     mediated,
     messages,
     parameters,
+    power_button,
     requests,
     faults,
     peers,

@@ -1,6 +1,6 @@
-//! The DSDT: the namespace of a machine with one PCI Express root, a serial port and CPUs.
-//! Root ports are no devices of the namespace: the guest finds them, and routes the pins behind a
-//! port itself (PCI Express 6.0, 2.2.8.1).
+//! The DSDT: the namespace of a machine with one PCI Express root, a serial port, a power button
+//! and CPUs. Root ports are no devices of the namespace: the guest finds them, and routes the pins
+//! behind a port itself (PCI Express 6.0, 2.2.8.1).
 //!
 //! ACPI 6.5: 6.1 (identification), 6.4 (resources), 6.2.13 (`_PRT`), 6.2.11 (`_OSC`), 7.4.2
 //! (`\_S5`); PCI Firmware 3.3, 4.5.1 (`_OSC` of PCI host bridges).
@@ -17,6 +17,7 @@ use acpi_tables::sdt::Sdt;
 use pci::addr::Range;
 
 use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
+use crate::boot::power_button;
 use crate::layout;
 use crate::layout::{
     GSI_SERIAL, Layout, PCI_IO_END, PCI_IO_START, PORT_PCI_ADDRESS, PORT_PM_TIMER, PORT_SERIAL,
@@ -43,6 +44,7 @@ pub(super) fn build(layout: &Layout, cpus: u32) -> Vec<u8> {
     let mut devices = pci_root(layout);
     devices.extend(motherboard(layout));
     devices.extend(serial());
+    devices.extend(power_button::devices());
     (0..cpus).for_each(|uid| devices.extend(cpu(uid)));
     dsdt.append_slice(&Scope::raw(Path::new("_SB_"), devices));
     dsdt.append_slice(&bytes(&Name::new(

@@ -13,6 +13,7 @@ use crate::config::topology::Topology;
 use crate::devices::output_queue::Output;
 use crate::devices::pm_timer::{self, PmTimer};
 use crate::devices::power::{self, Power};
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::{self, Serial};
 use crate::gsi::routing::GsiRouting;
 use crate::guest_event::Notifier;
@@ -33,6 +34,7 @@ pub(super) struct Platform {
     pub root: Arc<RootBus>,
     pub ports: Arc<ConfigPorts>,
     pub serial: Arc<Serial>,
+    pub power_button: Arc<PowerButton>,
     pub coalesced: Arc<Coalesced>,
     pub acpi: AcpiTables,
 }
@@ -53,6 +55,7 @@ impl Platform {
         let root = make_root_bus(stats);
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
         let serial = make_serial(&vm.routing, output)?;
+        let power_button = Arc::new(PowerButton::new(&vm.routing)?);
         let power = Arc::new(Power::new(Arc::clone(notifier)));
         let ecam = Arc::new(Ecam(Arc::clone(&root)));
         bus.insert_pio(layout::PORT_PCI_ADDRESS, access::PORTS, ports.clone())?;
@@ -76,6 +79,7 @@ impl Platform {
             root,
             ports,
             serial,
+            power_button,
             coalesced: Arc::new(coalesced),
             acpi,
         })

@@ -1,5 +1,6 @@
 //! What the user chose for a function, and where the function is.
 
+use pci::host_path::HostPath;
 use pci::position::Position;
 
 use crate::vfio::function::rom::RomSource;
@@ -13,6 +14,15 @@ pub struct FunctionOptions {
     pub clique: Option<u8>,
     /// Where the function is in the guest.
     pub position: Position,
+    /// What the root port above the function shows, if there is one.
+    pub path: HostPath,
+}
+
+impl FunctionOptions {
+    /// What the root port above the function shows; `None` on the root bus.
+    pub fn port(&self) -> Option<HostPath> {
+        self.position.is_behind_port().then_some(self.path)
+    }
 }
 
 impl From<RomSource> for FunctionOptions {
@@ -22,6 +32,7 @@ impl From<RomSource> for FunctionOptions {
             rom,
             clique: None,
             position: Position::RootBus,
+            path: HostPath::default(),
         }
     }
 }
