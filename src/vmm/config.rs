@@ -5,6 +5,7 @@ pub mod device;
 pub mod memory;
 pub mod options;
 pub mod ports;
+pub mod slots;
 pub mod topology;
 
 use std::path::PathBuf;

@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod machine;
 pub mod memory;
+pub mod port;
 pub mod stats;
 pub mod sys;
 pub mod vcpu;

@@ -20,6 +20,7 @@ mod error;
 mod memory_faults;
 mod open_devices;
 mod platform;
+mod ports;
 mod preflight;
 mod ram_setup;
 mod vcpus;
@@ -31,14 +32,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::MachineError;
-use pci::Bdf;
 use pci::host_path::HostPath;
 use pci::position::Position;
+use pci::{Bdf, PciError};
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
-use crate::config::device::{DeviceConfig, assign_slots};
+use crate::config::device::DeviceConfig;
+use crate::config::slots::{self, GuestAddress};
 use crate::config::{Statistics, VmConfig};
 use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
@@ -68,7 +70,7 @@ use crate::vfio::device::SharedDevice;
 use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
-use crate::vfio::open::Opened;
+use crate::vfio::open::{Opened, VfioError};
 
 /// The end of a run that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +153,8 @@ impl Machine {
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
         let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
+        let ports = slots::ports(&config.vfio);
+        let layout = layout.with_last_bus(u8::try_from(ports).unwrap_or(u8::MAX));
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
@@ -174,16 +178,20 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Puts the opened devices on the root bus, in the order of `--vfio`.
+    /// Puts the opened devices on their buses, in the order of `--vfio`.
     fn attach_all(
         &mut self,
         opened: Option<Opened>,
         roms: Vec<RomSource>,
     ) -> Result<(), MachineError> {
-        let configs = assign_slots(&self.config.vfio);
+        let addresses = slots::assign(&self.config.vfio).map_err(VfioError::from)?;
+        for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
+            config.slot = Some(address.slot);
+        }
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
-        for (device, (config, rom)) in devices.zip(configs.iter().zip(roms)) {
-            self.attach(device, config, rom)?;
+        let configs = self.config.vfio.clone();
+        for (((device, config), rom), address) in devices.zip(&configs).zip(roms).zip(addresses) {
+            self.attach(device, config, address, rom)?;
         }
         Ok(())
     }
@@ -200,13 +208,23 @@ impl Machine {
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
-        self.attach(device, config, RomSource::load(&config.rom)?)
+        let mut configs = self.config.vfio.clone();
+        configs.push(config.clone());
+        let addresses = slots::assign(&configs).map_err(VfioError::from)?;
+        let Some((config, address)) = configs.last_mut().zip(addresses.last()) else {
+            return Err(PciError::Full.into());
+        };
+        config.slot = Some(address.slot);
+        let bdf = self.attach(device, config, *address, RomSource::load(&config.rom)?)?;
+        self.config.vfio = configs;
+        Ok(bdf)
     }
 
     fn attach(
         &mut self,
         device: SharedDevice,
         config: &DeviceConfig,
+        address: GuestAddress,
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
         let options = FunctionOptions {
@@ -221,7 +239,7 @@ impl Machine {
             dma: self.dma.as_ref(),
             stats: &self.stats,
         };
-        self.devices.attach(device, config.slot, options, &to)
+        self.devices.attach(device, address, options, &to)
     }
 
     /// COM1, for the keyboard.
@@ -256,10 +274,10 @@ impl Machine {
     /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.devices.assign_bars(&self.platform.resources.layout)?;
-        let functions = self.devices.with_addresses();
         let ecam = self.platform.resources.layout.ecam();
+        let (functions, ports) = self.devices.named();
         self.stats
-            .set_named_ranges(named_ranges::lookup(functions, ecam));
+            .set_named_ranges(named_ranges::lookup(functions, ports, ecam));
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);

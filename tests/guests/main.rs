@@ -41,6 +41,7 @@ mod pci;
 mod peers;
 mod pin;
 mod power_button;
+mod ports;
 mod power_on;
 mod race;
 mod reset_kinds;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         peers,
         pin,
         power_button,
+        ports,
         power_on,
         switch,
         switches,

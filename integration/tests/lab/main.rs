@@ -37,6 +37,7 @@ scenarios![
     requests,
     faults,
     peers,
+    ports,
     resets,
     start,
     topology,

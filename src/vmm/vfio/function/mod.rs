@@ -12,6 +12,7 @@
 //! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
 //! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
+//! | `behind_port` | what changes for a function when the root port above it does |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | `options` | what the user chose for the function |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
@@ -30,6 +31,7 @@
 
 mod bar_owner;
 mod bar_side;
+mod behind_port;
 mod command;
 mod connection;
 mod decode;
@@ -109,6 +111,8 @@ struct State {
     connected: bool,
     /// Set while a vCPU makes a slow write without the lock: the guest reads all ones.
     away: bool,
+    /// Whether requests were let through when the device last got COMMAND.
+    requests_through: bool,
     /// The emulated registers, and the guest's last value of COMMAND.
     config: ConfigSpace,
     /// `config` at power-on.
@@ -198,13 +202,15 @@ impl VfioFunction {
             trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
             *areas = mmap_areas::map(&device, bar, &bars, &trapped)?;
         }
-        let command = Command::clear(&*device)?;
+        let upstream = options.position.upstream().cloned();
+        let command = Command::clear(&*device)?.behind(upstream.clone());
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
         let map = AddressMap {
             bus: vm.bus,
             space: vm.space,
             zones: vm.zones,
             layout: vm.layout,
+            upstream,
         };
         Ok(Arc::new_cyclic(|this: &Weak<Self>| {
             let traps = BarTrap::all(&(this.clone() as Weak<dyn BarAccess>));
@@ -224,6 +230,7 @@ impl VfioFunction {
                 state: Mutex::new(State {
                     connected: true,
                     away: false,
+                    requests_through: false,
                     reset_config: config.clone(),
                     config,
                     decode,
@@ -302,16 +309,19 @@ impl VfioFunction {
     /// reach a device in D3. Returns whether the function still has a device.
     pub(super) fn quiesce_for_reset(&self) -> bool {
         let mut state = self.lock();
-        if !state.connected {
-            return false;
+        if state.connected {
+            self.make_quiet(&mut state);
         }
-        self.quiesce_locked(&mut state);
+        state.connected
+    }
+
+    fn make_quiet(&self, state: &mut State) {
+        self.quiesce_locked(state);
         self.power.wake(&self.connection);
         state.decode.set_in_d0(true);
         // In the transition to D0 the kernel may have restored the registers that it saved before
         // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
         self.connection.write_config(COMMAND, &self.command.quiet());
-        true
     }
 
     /// Writes registers that the device answers. The host's bits stay as they are. Returns the
@@ -355,7 +365,9 @@ impl VfioFunction {
         state.config.write(offset, data);
         let new = state.command();
         state.decode.set_command(old & new);
-        self.connection.write_config(offset, data);
+        state.requests_through = self.command.lets_requests_through();
+        let for_device = Command::for_device(offset, data, state.requests_through);
+        self.connection.write_config(offset, &for_device);
         // A device may answer again only after the slow write that it did not answer.
         if !state.decode.is_in_d0() {
             state
@@ -396,6 +408,7 @@ impl VfioFunction {
             self.quiesce_locked(&mut state);
             return state;
         }
+        self.follow_bus_master(&mut state);
         let command = self.command.after_reset(state.command(), &self.connection);
         state.config.set_u16(COMMAND, command);
         state.decode.set_command(command);
