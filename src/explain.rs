@@ -174,7 +174,10 @@ fn assign_addresses(devices: &mut [Subject], layout: &Layout) -> Result<(), Expl
     let mut ports: Vec<_> = devices.iter().filter_map(|device| device.port).collect();
     ports.sort();
     ports.dedup();
-    let with_room: Vec<_> = ports.iter().map(|port| (*port, Reserve::default())).collect();
+    let with_room: Vec<_> = ports
+        .iter()
+        .map(|port| (*port, Reserve::default()))
+        .collect();
     let functions = devices.iter_mut().map(|device| TreeFunction {
         name: device.guest,
         port: device.port,

@@ -7,6 +7,7 @@ pub mod options;
 pub mod ports;
 pub mod slots;
 pub mod topology;
+pub mod window;
 
 use std::path::PathBuf;
 

@@ -17,6 +17,7 @@ mod capabilities;
 mod device_events;
 mod devices;
 mod error;
+mod later_devices;
 mod memory_faults;
 mod open_devices;
 mod platform;
@@ -152,8 +153,8 @@ impl Machine {
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
-        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
-        let ports = slots::ports(&config.vfio);
+        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &config, &stats)?;
+        let ports = slots::ports(&config.vfio) + usize::from(config.ports.count);
         let layout = layout.with_last_bus(u8::try_from(ports).unwrap_or(u8::MAX));
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
@@ -184,7 +185,9 @@ impl Machine {
         opened: Option<Opened>,
         roms: Vec<RomSource>,
     ) -> Result<(), MachineError> {
-        let addresses = slots::assign(&self.config.vfio).map_err(VfioError::from)?;
+        let empty = self.config.ports.count;
+        let addresses = slots::assign_with_empty(&self.config.vfio, empty);
+        let (addresses, _) = addresses.map_err(VfioError::from)?;
         for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
             config.slot = Some(address.slot);
         }
@@ -273,6 +276,11 @@ impl Machine {
     /// The kernel cannot be loaded again, RAM cannot be mapped for the devices, or KVM cannot go on
     /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
+        let ports = self.config.ports;
+        let slots = slots::assign_with_empty(&self.config.vfio, ports.count);
+        let (_, empty) = slots.map_err(VfioError::from)?;
+        let root = &self.platform.root;
+        self.devices.add_empty_ports(&empty, ports.reserve, root)?;
         self.devices.assign_bars(&self.platform.resources.layout)?;
         let ecam = self.platform.resources.layout.ecam();
         let (functions, ports) = self.devices.named();

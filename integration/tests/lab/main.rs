@@ -40,6 +40,7 @@ scenarios![
     ports,
     resets,
     start,
+    windows,
     topology,
     many_cpus,
     refusals,

@@ -12,6 +12,7 @@ use pci::{Bdf, RootBus};
 use tracing::info;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::config::device::Slot;
 use crate::config::slots::GuestAddress;
 use crate::event_thread::EventThread;
 use crate::layout;
@@ -132,6 +133,19 @@ impl Devices {
         Ok(bdf)
     }
 
+    /// Puts an empty root port at each of these slots.
+    pub fn add_empty_ports(
+        &mut self,
+        slots: &[Slot],
+        reserve: Reserve,
+        root: &RootBus,
+    ) -> Result<(), MachineError> {
+        let ports = &mut self.ports;
+        slots
+            .iter()
+            .try_for_each(|slot| ports.add_empty(*slot, reserve, root))
+    }
+
     /// Gives every BAR its address at power-on, and every root port its bus numbers and windows, as
     /// firmware does.
     pub fn assign_bars(&mut self, layout: &Layout) -> Result<(), MachineError> {
@@ -143,11 +157,7 @@ impl Devices {
             port: attached.port,
             bars,
         });
-        let ports: Vec<_> = self
-            .ports
-            .iter()
-            .map(|p| (p.bdf, Reserve::default()))
-            .collect();
+        let ports: Vec<_> = self.ports.iter().map(|p| (p.bdf, p.reserve)).collect();
         let setups = assign_tree(functions.collect(), &ports, &layout.windows())?;
         self.ports.set_power_on(&setups);
         for (attached, bars) in self.functions.iter_mut().zip(all) {

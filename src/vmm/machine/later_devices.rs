@@ -76,7 +76,10 @@ mod tests {
         let layout = Layout::new(8 << 30, 0, 46).unwrap();
         let display = group(48, &[MSI, (0x8000_0000, 0x8fff_ffff, Reserved::Direct)]);
         let all = Range::inclusive(0, u64::MAX).unwrap();
-        assert_eq!(mappable(&layout, std::slice::from_ref(&display)).unwrap(), [all]);
+        assert_eq!(
+            mappable(&layout, std::slice::from_ref(&display)).unwrap(),
+            [all]
+        );
         let card = group(48, &[MSI, (0x8000_0000, 0x8fff_ffff, Reserved::Other)]);
         assert!(mappable(&layout, &[display.clone(), card]).is_err());
         let ranges = mappable(&layout, &[display, group(46, &[MSI])]).unwrap();

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use pci::bridge_windows::Reserve;
 use pci::port_setup::PortSetup;
 use pci::root_port::PortShape;
 use pci::{Bdf, RootBus};
+use tracing::info;
 
 use crate::config::device::Slot;
+use crate::config::ports::OCCUPIED;
 use crate::layout;
 use crate::machine::error::MachineError;
 use crate::port::Port;
@@ -16,6 +19,8 @@ pub(super) struct GuestPort {
     /// The port's address.
     pub bdf: Bdf,
     pub port: Arc<Port>,
+    /// The least room in its windows.
+    pub reserve: Reserve,
 }
 
 /// The root ports, in the order of their addresses. That is the order in which a guest finds them,
@@ -26,11 +31,33 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// The port at `slot`, which is made if there is none.
+    /// The port at `slot`, which is made if there is none, for a device.
     ///
     /// # Errors
     /// The address belongs to another function.
     pub fn at(&mut self, slot: Slot, root: &RootBus) -> Result<&GuestPort, MachineError> {
+        self.make(slot, OCCUPIED, root)
+    }
+
+    /// Makes a port that keeps `reserve` free.
+    ///
+    /// # Errors
+    /// The address belongs to another function.
+    pub fn add_empty(
+        &mut self,
+        slot: Slot,
+        reserve: Reserve,
+        root: &RootBus,
+    ) -> Result<(), MachineError> {
+        self.make(slot, reserve, root).map(|_| ())
+    }
+
+    fn make(
+        &mut self,
+        slot: Slot,
+        reserve: Reserve,
+        root: &RootBus,
+    ) -> Result<&GuestPort, MachineError> {
         let key = (slot.device, slot.function);
         let found = self
             .list
@@ -41,7 +68,8 @@ impl Ports {
                 let port = Arc::new(Port::new(shape(slot)));
                 let upstream = Arc::clone(port.upstream());
                 let bdf = root.add_port(slot.device, slot.function, port.clone(), upstream)?;
-                self.list.insert(index, GuestPort { bdf, port });
+                let port = GuestPort { bdf, port, reserve };
+                self.list.insert(index, port);
                 index
             }
         };
@@ -56,6 +84,7 @@ impl Ports {
     /// Sets what each port has at power-on.
     pub fn set_power_on(&self, setups: &[PortSetup]) {
         for (port, setup) in self.list.iter().zip(setups) {
+            info!("root port {} has {setup}", port.bdf);
             port.port.set_power_on(setup);
         }
     }

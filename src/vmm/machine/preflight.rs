@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::boot::Images;
 use crate::config::VmConfig;
 use crate::config::memory::{MemoryConfig, Pages};
+use crate::config::slots;
 use crate::hostinfo::memory;
 use crate::hostinfo::memory::{HostMemory, Shortage};
 use crate::hostinfo::resizable;
@@ -15,6 +16,7 @@ use crate::memory::hugetlb;
 use crate::memory::memlock;
 use crate::memory::prefault::PrefaultError;
 use crate::vfio::function::rom::RomSource;
+use crate::vfio::open::VfioError;
 use crate::vfio::open::candidate::{self, Candidate};
 use crate::{phase, vcpu};
 
@@ -35,6 +37,7 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
         .iter()
         .map(|device| RomSource::load(&device.rom));
     let roms = roms.collect::<Result<Vec<_>, _>>()?;
+    slots::assign_with_empty(&config.vfio, config.ports.count).map_err(VfioError::from)?;
     let candidates = candidate::find(&Sysfs::default(), &config.vfio)?;
     for candidate in &candidates {
         let name = candidate.name();
