@@ -26,6 +26,7 @@ mod bars;
 mod config;
 mod device;
 mod dma_ready;
+mod empty_ports;
 mod faults;
 mod function_reset;
 mod hostile;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         pin,
         power_button,
         ports,
+        empty_ports,
         power_on,
         switch,
         switches,

@@ -154,9 +154,11 @@ impl MachineError {
             Self::Layout(LayoutError::TooLarge { .. }) => {
                 Some("give the guest less memory with --memory".into())
             }
-            Self::Layout(LayoutError::NoWindow { .. }) | Self::BarAssignment(_) => {
-                Some("pass fewer devices, or give the guest less memory with --memory".into())
-            }
+            Self::Layout(LayoutError::NoWindow { .. }) | Self::BarAssignment(_) => Some(
+                "pass fewer devices, give the guest less memory with --memory, or fewer or smaller \
+                 root ports, for example --ports 1,mem32=2M,mem64=1G"
+                    .into(),
+            ),
             Self::RamOutOfReach { .. } => Some(
                 "give the guest less memory with --memory, so that it ends below the reserved \
                  range, or remove --ports"
