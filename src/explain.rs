@@ -174,7 +174,7 @@ fn assign_addresses(devices: &mut [Subject], layout: &Layout) -> Result<(), Expl
     let mut ports: Vec<_> = devices.iter().filter_map(|device| device.port).collect();
     ports.sort();
     ports.dedup();
-    let with_room: Vec<_> = ports
+    let with_reserve: Vec<_> = ports
         .iter()
         .map(|port| (*port, Reserve::default()))
         .collect();
@@ -183,7 +183,7 @@ fn assign_addresses(devices: &mut [Subject], layout: &Layout) -> Result<(), Expl
         port: device.port,
         bars: &mut device.bars,
     });
-    let setups = assign_tree(functions.collect(), &with_room, &layout.windows())?;
+    let setups = assign_tree(functions.collect(), &with_reserve, &layout.windows())?;
     for device in devices {
         let index = ports.iter().position(|port| Some(*port) == device.port);
         if let Some(setup) = index.and_then(|index| setups.get(index)) {

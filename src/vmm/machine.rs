@@ -33,9 +33,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::MachineError;
+use pci::Bdf;
 use pci::host_path::HostPath;
 use pci::position::Position;
-use pci::{Bdf, PciError};
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
@@ -43,11 +43,13 @@ use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::DeviceConfig;
 use crate::config::slots::{self, GuestAddress};
 use crate::config::{Statistics, VmConfig};
+use crate::control::Control;
 use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
+pub use crate::exit::Exit;
 use crate::guest_event::{GuestEvent, Notifier};
-use crate::lifecycle::{End, Lifecycle};
+use crate::lifecycle::{Asker, End, Lifecycle};
 use crate::log::slow::tell_if_slow;
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::memory_faults::DeviceFaults;
@@ -55,16 +57,18 @@ use crate::machine::open_devices::{connect_iommu, open_beside};
 use crate::machine::platform::Platform;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
-use crate::machine::vcpus::make_vcpus;
+use crate::machine::vcpus::make_vcpus_and_load;
 use crate::machine::vm::{HostKvm, Vm};
 use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
+use crate::run_events::RunEvents;
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
+use crate::vcpu::pause::PausePoint;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
@@ -72,30 +76,6 @@ use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::{Opened, VfioError};
-
-/// The end of a run that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// The guest powered off.
-    PowerOff,
-    /// The guest asked for a reboot, and the user has asked to end the run at a reboot.
-    Reboot,
-    /// The guest's processor shut down (a triple fault), and the user has asked to end the run at a
-    /// reboot.
-    TripleFault,
-    /// The user or a signal ended the run.
-    Asked,
-}
-
-impl Exit {
-    /// The program's exit status: 3 after a triple fault, 0 otherwise.
-    pub fn status(self) -> u8 {
-        match self {
-            Self::PowerOff | Self::Reboot | Self::Asked => 0,
-            Self::TripleFault => 3,
-        }
-    }
-}
 
 /// A VM with its devices.
 pub struct Machine {
@@ -111,6 +91,8 @@ pub struct Machine {
     dma: Option<Arc<Dma>>,
     devices: Devices,
     notifier: Arc<Notifier>,
+    pause: Arc<PausePoint>,
+    events: Arc<RunEvents>,
     stats: Arc<Stats>,
 }
 
@@ -170,6 +152,8 @@ impl Machine {
             ram_setup,
             dma,
             notifier,
+            pause: Arc::default(),
+            events: Arc::default(),
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
@@ -211,15 +195,12 @@ impl Machine {
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
-        let mut configs = self.config.vfio.clone();
-        configs.push(config.clone());
-        let addresses = slots::assign(&configs).map_err(VfioError::from)?;
-        let Some((config, address)) = configs.last_mut().zip(addresses.last()) else {
-            return Err(PciError::Full.into());
-        };
-        config.slot = Some(address.slot);
-        let bdf = self.attach(device, config, *address, RomSource::load(&config.rom)?)?;
-        self.config.vfio = configs;
+        let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
+        let bdf = self.attach(device, config, address, RomSource::load(&config.rom)?)?;
+        self.config.vfio.push(DeviceConfig {
+            slot: Some(address.slot),
+            ..config.clone()
+        });
         Ok(bdf)
     }
 
@@ -260,6 +241,17 @@ impl Machine {
         Arc::clone(&self.notifier)
     }
 
+    /// The controls of the VM, for another thread. `asker` is that of the main loop.
+    pub fn control(&self, asker: Asker) -> Control {
+        Control {
+            pause: Arc::clone(&self.pause),
+            events: Arc::clone(&self.events),
+            asker,
+            power_button: self.power_button(),
+            functions: self.devices.weak_with_addresses(),
+        }
+    }
+
     /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
@@ -276,11 +268,20 @@ impl Machine {
     /// The kernel cannot be loaded again, RAM cannot be mapped for the devices, or KVM cannot go on
     /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
+        let end = self.run_to_the_end(lifecycle);
+        self.events
+            .end(end.as_ref().map_or("error", |exit| exit.name()));
+        end
+    }
+
+    fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         let ports = self.config.ports;
-        let slots = slots::assign_with_empty(&self.config.vfio, ports.count);
-        let (_, empty) = slots.map_err(VfioError::from)?;
-        let root = &self.platform.root;
-        self.devices.add_empty_ports(&empty, ports.reserve, root)?;
+        if ports.count > 0 {
+            let slots = slots::assign_with_empty(&self.config.vfio, ports.count);
+            let (_, empty) = slots.map_err(VfioError::from)?;
+            let root = &self.platform.root;
+            self.devices.add_empty_ports(&empty, ports.reserve, root)?;
+        }
         self.devices.assign_bars(&self.platform.resources.layout)?;
         let ecam = self.platform.resources.layout.ecam();
         let (functions, ports) = self.devices.named();
@@ -305,6 +306,7 @@ impl Machine {
             let paused = self.ram_setup.pause();
             let mut running = self.start()?;
             drop(paused);
+            self.events.boot();
             let end = lifecycle.wait();
             self.vcpus = running.stop()?;
             info!("{}", self.stats.exits);
@@ -378,6 +380,7 @@ impl Machine {
             coalesced: Arc::clone(&self.platform.coalesced),
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
+            pause: Arc::clone(&self.pause),
             exits: Arc::clone(&self.stats.exits),
             ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),
@@ -447,17 +450,4 @@ fn create_vm(
     stats.set_ram(vm.ram.regions());
     stats.watch_kvm(&*vm.fd);
     Ok((kvm, vm))
-}
-
-/// Makes the vCPUs, and loads kernel and initrd into RAM.
-fn make_vcpus_and_load(
-    kvm: &HostKvm,
-    vm: &Vm,
-    config: &VmConfig,
-    images: &Images,
-) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
-    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
-    let _phase = phase!("load_images");
-    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
-    Ok((vcpus, loaded))
 }

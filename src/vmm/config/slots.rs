@@ -68,16 +68,37 @@ pub fn assign_with_empty(
     empty: u8,
 ) -> Result<(Vec<GuestAddress>, Vec<Slot>), SlotError> {
     let mut groups = group(configs);
-    let with_devices = groups.len();
+    check_functions(&groups)?;
     groups.extend((0..empty).map(|_| Group {
         slot: None,
         port: true,
         host: None,
         members: Vec::new(),
     }));
-    check(&groups)?;
+    assign_groups(groups, configs.len())
+}
+
+/// Gives a device an address beside the devices that `taken` describes, which have their slots. The
+/// slot's function 0 may come later.
+///
+/// # Errors
+/// [`SlotError`].
+pub fn assign_one(taken: &[DeviceConfig], new: &DeviceConfig) -> Result<GuestAddress, SlotError> {
+    let mut configs = taken.to_vec();
+    configs.push(new.clone());
+    let (addresses, _) = assign_groups(group(&configs), configs.len())?;
+    let last = addresses.last().copied();
+    last.ok_or(SlotError::TooMany(configs.len()))
+}
+
+/// Gives each of the devices an address, and each group without a device a slot.
+fn assign_groups(
+    mut groups: Vec<Group>,
+    devices: usize,
+) -> Result<(Vec<GuestAddress>, Vec<Slot>), SlotError> {
+    check_twice(&groups)?;
     give_slots(&mut groups)?;
-    let mut addresses = vec![None; configs.len()];
+    let mut addresses = vec![None; devices];
     for group in &groups {
         for (member, function) in group.members.iter().zip(group.numbers()) {
             if let (Some(address), Some(slot)) = (addresses.get_mut(member.index), group.slot) {
@@ -89,8 +110,8 @@ pub fn assign_with_empty(
         }
     }
     let addresses: Option<Vec<_>> = addresses.into_iter().collect();
-    let empty = groups.iter().skip(with_devices).map(|group| group.slot);
-    let empty: Option<Vec<_>> = empty.collect();
+    let empty = groups.iter().filter(|group| group.members.is_empty());
+    let empty: Option<Vec<_>> = empty.map(|group| group.slot).collect();
     addresses.zip(empty).ok_or(SlotError::TooMany(groups.len()))
 }
 
@@ -167,8 +188,8 @@ fn group(configs: &[DeviceConfig]) -> Vec<Group> {
     groups
 }
 
-/// Checks the slots that the user chose.
-fn check(groups: &[Group]) -> Result<(), SlotError> {
+/// Checks that the user chose no slot twice.
+fn check_twice(groups: &[Group]) -> Result<(), SlotError> {
     let mut taken: Vec<Slot> = Vec::new();
     for slot in groups.iter().filter_map(|group| group.slot) {
         if taken.contains(&slot) {
@@ -176,6 +197,13 @@ fn check(groups: &[Group]) -> Result<(), SlotError> {
         }
         taken.push(slot);
     }
+    Ok(())
+}
+
+/// Checks that each slot that the user chose has a function 0: a guest that finds none does not
+/// look for the others (PCI Local Bus 3.0, 3.2.2.3.4).
+fn check_functions(groups: &[Group]) -> Result<(), SlotError> {
+    let taken: Vec<_> = groups.iter().filter_map(|group| group.slot).collect();
     let has_first = |slot: &Slot| {
         let mut at_device = taken.iter().filter(|t| t.device == slot.device);
         at_device.any(|t| t.function == 0)
@@ -331,6 +359,21 @@ mod tests {
         assert_eq!(empty[247], slot("1f.7"));
         let one = std::slice::from_ref(&configs[0]);
         assert_eq!(assign_with_empty(one, 248), Err(SlotError::TooMany(32)));
+    }
+
+    #[test]
+    fn one_more_goes_beside_the_others() {
+        let one = |taken: &[&str], new: &str| {
+            let taken: Vec<_> = taken.iter().map(|t| t.parse().unwrap()).collect();
+            assign_one(&taken, &new.parse().unwrap()).map(|address| address.to_string())
+        };
+        let taken = ["1:0.0,slot=1", "2:0.0,slot=3,port=on"];
+        assert_eq!(one(&taken, "3:0.0"), Ok("02.0".into()));
+        assert_eq!(one(&taken, "3:0.0,slot=7.2"), Ok("07.2".into()));
+        let shares = "function 1 behind the root port at 03.0";
+        assert_eq!(one(&taken, "2:0.1,port=on"), Ok(shares.into()));
+        let twice = Err(SlotError::Twice(slot("1")));
+        assert_eq!(one(&taken, "3:0.0,slot=1"), twice);
     }
 
     #[test]

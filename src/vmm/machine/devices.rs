@@ -1,8 +1,8 @@
 //! The guest's passed-through devices: puts them on bus 0 or behind root ports, watches them, and
 //! removes them again.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use pci::bar::Bars;
 use pci::bridge_windows::Reserve;
@@ -110,11 +110,7 @@ impl Devices {
         };
         match port {
             None => info!("{} is {bdf} in the guest", function.name()),
-            Some(port) => info!(
-                "{} is function {:x} behind the root port {port} in the guest",
-                function.name(),
-                bdf.function
-            ),
+            Some(_) => info!("{} is {address} in the guest", function.name()),
         }
         let (pin, gsi) = pin_and_gsi(bdf, port);
         function.connect_pin(pin, gsi, Arc::downgrade(&self.event_thread));
@@ -182,6 +178,14 @@ impl Devices {
             functions.collect(),
             self.ports.iter().map(|p| p.bdf).collect(),
         )
+    }
+
+    /// The functions with their addresses, without keeping a function alive.
+    pub fn weak_with_addresses(&self) -> Vec<(Bdf, Weak<VfioFunction>)> {
+        let functions = self.functions.iter();
+        functions
+            .map(|attached| (attached.bdf, Arc::downgrade(&attached.function)))
+            .collect()
     }
 
     /// The functions.

@@ -1,5 +1,5 @@
-//! What changes for a function when the root port above it changes: the BARs that it decodes, the
-//! requests that its device may start, and a reset of the bus.
+//! What changes for a function when the root port above it changes: the BARs that it decodes, and
+//! the requests that its device may start.
 //!
 //! The port has written its [`Upstream`](pci::upstream::Upstream) before it calls a function here,
 //! and holds no lock. Each function follows what the port lets through at that moment, so that of
@@ -27,35 +27,5 @@ impl VfioFunction {
             let command = self.command.again(state.command(), through);
             self.connection.write_config(pci::regs::COMMAND, &command);
         }
-    }
-
-    /// Prepares the device for a reset of its bus: the device is quiesced and in D0, and reads as
-    /// ones. Waits for the end of a slow write. Returns whether the function has a device.
-    pub(super) fn begin_bus_reset(&self) -> bool {
-        let mut state = self.without_slow_write();
-        if !state.connected {
-            return false;
-        }
-        self.make_quiet(&mut state);
-        state.away = true;
-        drop(state);
-        self.bar_accesses.suspend(true);
-        true
-    }
-
-    /// Ends what [`VfioFunction::begin_bus_reset`] began: all registers are as after power-on,
-    /// before firmware. No BAR has an address.
-    pub(super) fn end_bus_reset(&self) {
-        self.bar_accesses.suspend(false);
-        let mut state = self.lock();
-        state.away = false;
-        self.slow_write_ended.notify_all();
-        if !state.connected {
-            self.quiesce_locked(&mut state);
-            return;
-        }
-        state.config = state.reset_config.clone();
-        state.decode.clear();
-        state.interrupts.power_on();
     }
 }

@@ -11,7 +11,8 @@
 //! | [`snapshot`] | the device's configuration space when the device is opened |
 //! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
-//! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
+//! | `slow_writes` | registers that reset the function or change its power state |
+//! | `away` | a function while it is reset: only one vCPU waits |
 //! | `behind_port` | what changes for a function when the root port above it does |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | `options` | what the user chose for the function |
@@ -29,6 +30,7 @@
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
+mod away;
 mod bar_owner;
 mod bar_side;
 mod behind_port;
@@ -305,25 +307,6 @@ impl VfioFunction {
         self.connection.write_config(COMMAND, &self.command.quiet());
     }
 
-    /// Quiesces the device and brings it to D0, because a reset of the device or its bus may not
-    /// reach a device in D3. Returns whether the function still has a device.
-    pub(super) fn quiesce_for_reset(&self) -> bool {
-        let mut state = self.lock();
-        if state.connected {
-            self.make_quiet(&mut state);
-        }
-        state.connected
-    }
-
-    fn make_quiet(&self, state: &mut State) {
-        self.quiesce_locked(state);
-        self.power.wake(&self.connection);
-        state.decode.set_in_d0(true);
-        // In the transition to D0 the kernel may have restored the registers that it saved before
-        // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
-        self.connection.write_config(COMMAND, &self.command.quiet());
-    }
-
     /// Writes registers that the device answers. The host's bits stay as they are. Returns the
     /// lock, which a slow write releases meanwhile.
     fn write_passed<'a>(
@@ -381,40 +364,6 @@ impl VfioFunction {
     fn is_slow(&self, state: &State, offset: u16, data: &[u8]) -> bool {
         let in_d0 = state.decode.is_in_d0();
         self.function_reset.starts(offset, data) || self.power.changes(in_d0, offset, data)
-    }
-
-    /// Makes a write during which the kernel resets the device or changes its power state. The lock
-    /// is released meanwhile, and the BARs are removed from the address map: other vCPUs do not
-    /// wait. Returns the lock.
-    ///
-    /// Afterwards the device tells the power state and which BARs it decodes: a reset ends D3, and
-    /// a device may refuse a power state.
-    fn write_slowly<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        offset: u16,
-        data: &[u8],
-    ) -> MutexGuard<'a, State> {
-        state.away = true;
-        state.decode.set_in_d0(false);
-        drop(state);
-        self.bar_accesses.suspend(true);
-        self.connection.write_config(offset, data);
-        self.bar_accesses.suspend(false);
-        let mut state = self.lock();
-        state.away = false;
-        self.slow_write_ended.notify_all();
-        if !state.connected {
-            self.quiesce_locked(&mut state);
-            return state;
-        }
-        self.follow_bus_master(&mut state);
-        let command = self.command.after_reset(state.command(), &self.connection);
-        state.config.set_u16(COMMAND, command);
-        state.decode.set_command(command);
-        let in_d0 = self.power.is_in_d0(&self.connection);
-        state.decode.set_in_d0(in_d0);
-        state
     }
 }
 
