@@ -18,7 +18,10 @@ pub fn all() -> Vec<Scenario> {
             .vmm(Vmm::new("-v --ports 2").cmdline("lab.act=windows"))
             .each_run(|_, run| as_set(run, 2)),
         windows("windows_stay_as_firmware_sets_them", Choice::Lab),
-        windows("windows_stay_as_firmware_sets_them_stock_kernel", Choice::Stock),
+        windows(
+            "windows_stay_as_firmware_sets_them_stock_kernel",
+            Choice::Stock,
+        ),
     ]
 }
 
@@ -31,7 +34,7 @@ fn windows(name: &'static str, kernel: Choice) -> Scenario {
         .disk_with(DISK, ",port=on")
         .vmm(Vmm::new(vmm).cmdline("lab.act=windows"))
         .each_run(|_, run| as_set(run, 4))
-        .check(|outcome| large(outcome))
+        .check(large)
 }
 
 /// The registers of bus numbers and windows of a port that mini-vmm has set: the buses, and first
