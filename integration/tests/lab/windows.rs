@@ -14,7 +14,7 @@ const DISK: Disk = Disk::new("lab-disk", 5);
 
 pub fn all() -> Vec<Scenario> {
     vec![
-        Scenario::new("two_empty_root_ports")
+        Scenario::new("windows_of_two_empty_root_ports")
             .vmm(Vmm::new("-v --ports 2").cmdline("lab.act=windows"))
             .each_run(|_, run| as_set(run, 2)),
         windows("windows_stay_as_firmware_sets_them", Choice::Lab),
