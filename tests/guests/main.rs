@@ -27,6 +27,7 @@ mod config;
 mod device;
 mod dma_ready;
 mod empty_ports;
+mod endpoints;
 mod faults;
 mod function_reset;
 mod hostile;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         faults,
         function_reset,
         dma_ready,
+        endpoints,
         resets,
         stats,
         race,
