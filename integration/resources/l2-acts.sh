@@ -577,7 +577,8 @@ show_windows() {
 	for d in "$sys"/*; do
 		case $(cat "$d/class") in 0x0604*) ;; *) continue ;; esac
 		at=$(basename "$d")
-		say "port $at bus=$(cat "$d/secondary_bus_number") last=$(cat "$d/subordinate_bus_number")" \
+		say "port $at bus=$(cat "$d/secondary_bus_number")" \
+			"last=$(cat "$d/subordinate_bus_number")" \
 			"registers=$(hexdump -v -s 24 -n 28 -e '1/1 "%02x"' "$d/config")"
 	done
 	for slot in /sys/bus/pci/slots/*; do

@@ -137,8 +137,6 @@ impl Machine {
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
         let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &config, &stats)?;
-        let ports = slots::ports(&config.vfio) + usize::from(config.ports.count);
-        let layout = layout.with_last_bus(u8::try_from(ports).unwrap_or(u8::MAX));
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
@@ -286,13 +284,8 @@ impl Machine {
     }
 
     fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
-        let ports = self.config.ports;
-        if ports.count > 0 {
-            let slots = slots::assign_with_empty(&self.config.vfio, ports.count);
-            let (_, empty) = slots.map_err(VfioError::from)?;
-            let root = &self.platform.root;
-            self.devices.add_empty_ports(&empty, ports.reserve, root)?;
-        }
+        let root = &self.platform.root;
+        self.devices.add_empty_ports(&self.config, root)?;
         self.devices.assign_bars(&self.platform.resources.layout)?;
         let ecam = self.platform.resources.layout.ecam();
         let (functions, ports) = self.devices.named();

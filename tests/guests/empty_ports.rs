@@ -1,5 +1,5 @@
-//! Empty root ports (`--ports`): the guest finds them with the bus numbers and windows that firmware
-//! has set, and nothing behind them.
+//! Empty root ports (`--ports`): the guest finds them with the bus numbers and windows that
+//! firmware has set, and nothing behind them.
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};

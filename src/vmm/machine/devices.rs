@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use pci::bar::Bars;
-use pci::bridge_windows::Reserve;
 use pci::position::Position;
 use pci::tree_assignment::{TreeFunction, assign_tree};
 use pci::{Bdf, RootBus};
 use tracing::info;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::config::device::Slot;
-use crate::config::slots::GuestAddress;
+use crate::config::VmConfig;
+use crate::config::ports::PortsConfig;
+use crate::config::slots::{self, GuestAddress};
 use crate::event_thread::EventThread;
 use crate::layout;
 use crate::layout::Layout;
@@ -26,7 +26,7 @@ use crate::stats::Stats;
 use crate::stats::named_ranges::NamedFunction;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::{FunctionOptions, VfioFunction, VmResources};
-use crate::vfio::open::Opened;
+use crate::vfio::open::{Opened, VfioError};
 
 /// A passed-through function on a bus of the guest.
 struct Attached {
@@ -129,17 +129,21 @@ impl Devices {
         Ok(bdf)
     }
 
-    /// Puts an empty root port at each of these slots.
+    /// Puts the empty root ports on the root bus, beside the devices.
     pub fn add_empty_ports(
         &mut self,
-        slots: &[Slot],
-        reserve: Reserve,
+        config: &VmConfig,
         root: &RootBus,
     ) -> Result<(), MachineError> {
+        let PortsConfig { count, reserve } = config.ports;
+        if count == 0 {
+            return Ok(());
+        }
+        let (_, empty) = slots::assign_with_empty(&config.vfio, count).map_err(VfioError::from)?;
         let ports = &mut self.ports;
-        slots
-            .iter()
-            .try_for_each(|slot| ports.add_empty(*slot, reserve, root))
+        empty
+            .into_iter()
+            .try_for_each(|slot| ports.add_empty(slot, reserve, root))
     }
 
     /// Gives every BAR its address at power-on, and every root port its bus numbers and windows, as

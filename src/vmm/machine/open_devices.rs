@@ -5,7 +5,7 @@ use std::thread;
 
 use kvm_ioctls::VmFd;
 
-use crate::config::{Iommu, VmConfig, window};
+use crate::config::{Iommu, VmConfig, slots, window};
 use crate::hostinfo::iova;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::layout::{Layout, Reach};
@@ -56,8 +56,9 @@ pub(super) fn open_beside<R>(
 }
 
 /// Makes the IOMMU a listener of the guest's memory, if there are devices. Returns that listener,
-/// and the layout with a 64-bit window for BARs and ports. The window lies in addresses that the
-/// IOMMU can map, if possible; with empty ports, the IOMMUs of all devices that may come.
+/// and the layout with a 64-bit window for BARs and ports, and with a bus for each port. The window
+/// lies in addresses that the IOMMU can map, if possible; with empty ports, the IOMMUs of all
+/// devices that may come.
 ///
 /// # Errors
 /// The window does not fit, or RAM lies where the IOMMU cannot map.
@@ -68,6 +69,8 @@ pub(super) fn connect_iommu(
     config: &VmConfig,
     stats: &Stats,
 ) -> Result<(Layout, Option<Arc<Dma>>), MachineError> {
+    let last_bus = slots::ports(&config.vfio) + usize::from(config.ports.count);
+    let last_bus = u8::try_from(last_bus).unwrap_or(u8::MAX);
     let later = match config.ports.count {
         0 => None,
         _ => {
@@ -86,6 +89,7 @@ pub(super) fn connect_iommu(
         (Some(now), Some(later)) => iova::intersect(now, &later),
     };
     let layout = vm.layout.with_bars(bytes, reach, &ranges)?;
+    let layout = layout.with_last_bus(last_bus);
     let Some(opened) = opened else {
         return Ok((layout, None));
     };
