@@ -50,6 +50,7 @@ mod reset_kinds;
 mod resets;
 mod rig;
 mod rom;
+mod slot;
 mod stats;
 mod switch;
 mod switches;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         config,
         bars,
         rom,
+        slot,
         msi,
         msix,
         peers,

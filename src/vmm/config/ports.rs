@@ -41,8 +41,8 @@ static PORTS: Flag = Flag {
 /// The largest prefetchable window that can be asked for: half of the addresses of 46 bits.
 const MOST_MEM64: u64 = 32 << 40;
 
-/// What a port with a device keeps in its windows, at least. A guest's kernel gives a window that is
-/// closed at the start a size of its own choice, because another device may come later
+/// What a port with a device keeps in its windows, at least. A guest's kernel gives a window that
+/// is closed at the start a size of its own choice, because another device may come later
 /// (pci_hotplug_mmio_size in Linux's drivers/pci/setup-bus.c).
 pub const OCCUPIED: Reserve = Reserve {
     mem32: 1 << 20,
