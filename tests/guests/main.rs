@@ -52,6 +52,7 @@ mod rig;
 mod rom;
 mod slot;
 mod stats;
+mod storm;
 mod switch;
 mod switches;
 mod topology;
@@ -96,6 +97,7 @@ fn main() -> ExitCode {
         endpoints,
         resets,
         stats,
+        storm,
         race,
         topology,
         waiting,
