@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         vfio: vec![device.parse()?],
         ports: PortsConfig::default(),
         iommu: Iommu::Auto,
+        kvm: None,
         no_reboot: true,
         statistics: Statistics::Off,
     };

@@ -13,9 +13,13 @@ pub mod window;
 use std::path::PathBuf;
 
 use cpus::{CpuConfig, CpuError};
-use device::{DeviceConfig, DeviceOptionError};
+use device::{DeviceConfig, DeviceOptionError, Slot};
 use memory::{MemoryConfig, MemoryError};
 use ports::{PortsConfig, PortsError};
+use slots::{GuestAddress, SlotError};
+
+use crate::given::GivenError;
+use crate::sys::descriptor::Descriptor;
 
 /// The beginning of every kernel command line.
 pub const BASE_CMDLINE: &str = "console=ttyS0";
@@ -30,6 +34,8 @@ pub enum Iommu {
     Container,
     /// iommufd and device nodes.
     Iommufd,
+    /// iommufd, by a file that another process has opened.
+    Given(Descriptor),
 }
 
 /// The destination of the statistics of a run.
@@ -63,10 +69,22 @@ pub struct VmConfig {
     pub ports: PortsConfig,
     /// The interface by which the devices are opened.
     pub iommu: Iommu,
+    /// KVM's file, if another process has opened it.
+    pub kvm: Option<Descriptor>,
     /// Whether the run ends when the guest asks for a reboot.
     pub no_reboot: bool,
     /// The statistics of the run.
     pub statistics: Statistics,
+}
+
+impl VmConfig {
+    /// Where each device is in the guest, and each empty root port.
+    ///
+    /// # Errors
+    /// The bus has no address for one of them.
+    pub fn addresses(&self) -> Result<(Vec<GuestAddress>, Vec<Slot>), SlotError> {
+        slots::assign_with_empty(&self.vfio, self.ports.count)
+    }
 }
 
 /// A flag's value that cannot be used.
@@ -84,6 +102,9 @@ pub enum ConfigError {
     /// `--ports`.
     #[error(transparent)]
     Ports(#[from] PortsError),
+    /// A file that was handed over.
+    #[error(transparent)]
+    Given(#[from] GivenError),
 }
 
 impl ConfigError {
@@ -94,6 +115,7 @@ impl ConfigError {
             Self::Device(e) => e.hint(),
             Self::Cpus(e) => e.hint(),
             Self::Ports(e) => e.hint(),
+            Self::Given(e) => e.hint(),
         }
     }
 }

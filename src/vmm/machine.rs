@@ -172,9 +172,7 @@ impl Machine {
         opened: Option<Opened>,
         roms: Vec<RomSource>,
     ) -> Result<(), MachineError> {
-        let empty = self.config.ports.count;
-        let addresses = slots::assign_with_empty(&self.config.vfio, empty);
-        let (addresses, _) = addresses.map_err(VfioError::from)?;
+        let (addresses, _) = self.config.addresses().map_err(VfioError::from)?;
         for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
             config.slot = Some(address.slot);
         }
@@ -288,10 +286,9 @@ impl Machine {
     }
 
     fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
-        let root = &self.platform.root;
-        self.devices.add_empty_ports(&self.config, root)?;
-        self.devices.assign_bars(&self.platform.resources.layout)?;
-        let ecam = self.platform.resources.layout.ecam();
+        let (layout, root) = (&self.platform.resources.layout, &self.platform.root);
+        self.devices.set_up(&self.config, layout, root)?;
+        let ecam = layout.ecam();
         let (functions, ports) = self.devices.named();
         self.stats
             .set_named_ranges(named_ranges::lookup(functions, ports, ecam));
@@ -452,7 +449,7 @@ fn create_vm(
     stats: &Stats,
 ) -> Result<(HostKvm, Vm), MachineError> {
     let _phase = phase!("create_vm");
-    let kvm = HostKvm::open()?;
+    let kvm = HostKvm::open(config.kvm)?;
     kvm.check_cpus(&config.cpus.topology)?;
     let vm = Vm::new(&kvm, config, images)?;
     stats.set_ram(vm.ram.regions());

@@ -43,6 +43,7 @@ mod pci;
 mod peers;
 mod pin;
 mod ports;
+mod ports_race;
 mod power_button;
 mod power_on;
 mod race;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         pin,
         ports,
         empty_ports,
+        ports_race,
         power_button,
         power_on,
         switch,

@@ -213,6 +213,7 @@ impl Vm {
             vfio: Vec::new(),
             ports: self.ports,
             iommu: Iommu::default(),
+            kvm: None,
             no_reboot: self.no_reboot,
             statistics: self.statistics.clone(),
         }

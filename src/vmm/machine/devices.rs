@@ -12,8 +12,7 @@ use tracing::info;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::VmConfig;
-use crate::config::ports::PortsConfig;
-use crate::config::slots::{self, GuestAddress};
+use crate::config::slots::GuestAddress;
 use crate::event_thread::EventThread;
 use crate::gsi::emulated::EmulatedInterrupts;
 use crate::layout;
@@ -133,26 +132,33 @@ impl Devices {
         Ok(bdf)
     }
 
-    /// Puts the empty root ports on the root bus, beside the devices.
-    pub fn add_empty_ports(
+    /// Does what firmware does before it starts the guest: adds the empty root ports, and gives
+    /// every BAR and every port its addresses.
+    pub fn set_up(
         &mut self,
         config: &VmConfig,
+        layout: &Layout,
         root: &RootBus,
     ) -> Result<(), MachineError> {
-        let PortsConfig { count, reserve } = config.ports;
-        if count == 0 {
+        self.add_empty_ports(config, root)?;
+        self.assign_bars(layout)
+    }
+
+    /// Puts the empty root ports on the root bus, beside the devices.
+    fn add_empty_ports(&mut self, config: &VmConfig, root: &RootBus) -> Result<(), MachineError> {
+        if config.ports.count == 0 {
             return Ok(());
         }
-        let (_, empty) = slots::assign_with_empty(&config.vfio, count).map_err(VfioError::from)?;
+        let (_, empty) = config.addresses().map_err(VfioError::from)?;
         let ports = &mut self.ports;
         empty
             .into_iter()
-            .try_for_each(|slot| ports.add_empty(slot, reserve, root))
+            .try_for_each(|slot| ports.add_empty(slot, config.ports.reserve, root))
     }
 
     /// Gives every BAR its address at power-on, and every root port its bus numbers and windows, as
     /// firmware does.
-    pub fn assign_bars(&mut self, layout: &Layout) -> Result<(), MachineError> {
+    fn assign_bars(&mut self, layout: &Layout) -> Result<(), MachineError> {
         let functions = self.functions.iter();
         let mut all: Vec<Bars> = functions.map(|f| f.function.bars()).collect();
         let functions = self.functions.iter().zip(&mut all);

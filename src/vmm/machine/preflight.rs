@@ -5,7 +5,6 @@ use std::path::Path;
 use crate::boot::Images;
 use crate::config::VmConfig;
 use crate::config::memory::{MemoryConfig, Pages};
-use crate::config::slots;
 use crate::hostinfo::memory;
 use crate::hostinfo::memory::{HostMemory, Shortage};
 use crate::hostinfo::resizable;
@@ -37,7 +36,7 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
         .iter()
         .map(|device| RomSource::load(&device.rom));
     let roms = roms.collect::<Result<Vec<_>, _>>()?;
-    slots::assign_with_empty(&config.vfio, config.ports.count).map_err(VfioError::from)?;
+    config.addresses().map_err(VfioError::from)?;
     let candidates = candidate::find(&Sysfs::default(), &config.vfio)?;
     for candidate in &candidates {
         let name = candidate.name();
