@@ -27,6 +27,7 @@ mod config;
 mod control;
 mod device;
 mod dma_ready;
+mod empty_ports;
 mod endpoints;
 mod faults;
 mod function_reset;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         peers,
         pin,
         ports,
+        empty_ports,
         ports_race,
         power_button,
         power_on,
