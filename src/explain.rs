@@ -303,7 +303,13 @@ impl Subject {
         };
         let mut shown = source.image.clone();
         if let Some(number) = config.clique {
-            clique::add(&mut shown, number)
+            let in_use = policy::in_use(&Original {
+                name: &name.to_string(),
+                snapshot: &source.image,
+                hardware: &source.hardware,
+                bar_0: 0,
+            });
+            clique::add(&mut shown, number, &in_use)
                 .map_err(|source| ExplainError::Clique { name, source })?;
         }
         let sizes = source.regions.each_ref().map(|region| region.size);

@@ -24,6 +24,8 @@ pub mod igd;
 pub mod rule;
 pub mod standard;
 
+use std::ops::Range;
+
 use pci::byte_enable;
 use pci::capability::{self, Capability, ext_id, id};
 use pci::clique;
@@ -219,6 +221,20 @@ fn all(space: &[u8]) -> Vec<Capability> {
     let mut caps = capability::standard(space);
     caps.extend(capability::extended(space));
     caps
+}
+
+/// Ranges of standard space that are the device's and in no capability that VFIO shows: those that
+/// VFIO has unlinked, or each byte that is not zero where the hardware's chain is not known.
+pub fn in_use(original: &Original<'_>) -> Vec<Range<u16>> {
+    if original.hardware.len() < original.snapshot.len() {
+        let standard = original.snapshot.iter().take(CONVENTIONAL_SIZE);
+        let used = (0u16..).zip(standard).filter(|(_, byte)| **byte != 0);
+        return used.map(|(at, _)| at..at + 1).collect();
+    }
+    let unlinked = unlinked(original).into_iter().filter(|cap| !cap.extended);
+    unlinked
+        .map(|cap| cap.offset..cap.offset.saturating_add(cap.len))
+        .collect()
 }
 
 /// The capabilities that the device has and VFIO has unlinked.
