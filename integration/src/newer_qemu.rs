@@ -2,8 +2,8 @@
 //!
 //! KVM intercepts a guest's XSETBV, because KVM needs XCR0: CPUID leaf 0xd depends on it, and KVM
 //! loads the guest's XCR0 at each entry. QEMU's emulation of SVM ignores this intercept before
-//! version 8.2. The guest's XSETBV then sets the register without KVM's knowledge: leaf 0xd stays as
-//! it was, and the next entry sets XCR0 back to its value at reset.
+//! version 8.2. The guest's XSETBV then sets the register without KVM's knowledge: leaf 0xd stays
+//! as it was, and the next entry sets XCR0 back to its value at reset.
 //!
 //! The CPU model makes no difference. Seen with QEMU 7.2:
 //!

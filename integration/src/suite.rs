@@ -48,8 +48,8 @@ pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     conclusion.exit_code()
 }
 
-/// The kernels of the scenarios that will run, and whether one of them needs a newer QEMU: getting a
-/// kernel may take a build of minutes.
+/// The kernels of the scenarios that will run, as getting a kernel may take a build of minutes,
+/// and whether one of the scenarios needs a newer QEMU.
 fn needs(args: &Arguments, scenarios: &[Scenario]) -> (Vec<Choice>, bool) {
     let named = |name: &str| match &args.filter {
         Some(filter) if args.exact => name == filter,
