@@ -35,10 +35,10 @@ const END: u16 = 0x100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CliqueError {
     /// The device is not a GPU of NVIDIA's.
-    #[error("a clique is for GPUs of NVIDIA, which it is not")]
+    #[error("the device is no GPU of NVIDIA, and a clique is for these only")]
     OtherDevice,
     /// All bytes are taken by other capabilities.
-    #[error("its capabilities leave no room for that of a clique")]
+    #[error("the other capabilities leave no room for that of a clique")]
     NoRoom,
 }
 

@@ -67,7 +67,7 @@ pub fn for_guest(device: &dyn Device, snapshot: &[u8]) -> ConfigSpace {
 pub fn tell_losses(name: &str, snapshot: &[u8]) {
     if igd::is_igd(name, snapshot) {
         let what = "the GPU renders and computes, and may find no display";
-        let why = "its stolen memory and its OpRegion are at addresses of the host's memory";
+        let why = "the stolen memory and the OpRegion are at addresses of the host's memory";
         let loss = Code::IgdWithoutFirmware.loss(what, why).of(name);
         degraded::tell(loss.hint("use the GPU without a display, or a card in a slot"));
     }
