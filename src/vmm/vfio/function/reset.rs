@@ -155,7 +155,10 @@ fn together(device: &SharedDevice, failure: Option<String>, ours: &[String]) -> 
 }
 
 fn tell_failed(device: &str, failure: Option<String>, left: &[String]) {
-    let what = format!("the guest finds what the last driver left in {}", list(left));
+    let what = format!(
+        "the guest finds what the last driver left in {}",
+        list(left)
+    );
     let loss = Code::ResetFailed.loss(what, failure.unwrap_or_default());
     degraded::tell(loss.of(device).hint(format!(
         "end the guest, and give the device a rest: as root, echo 1 > \
