@@ -1,9 +1,11 @@
 //! A run of a guest: binds the devices with `managed=on`, creates the VM, waits for its end, and
 //! writes the report.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use api::listener::Listener;
 use host::bind::BindError;
 use host::managed::Managed;
 use tracing::debug;
@@ -16,6 +18,8 @@ use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
 use vmm::{phase, sys};
 
+use crate::control::summary::VmSummary;
+use crate::control::{self, ControlError};
 use crate::report::reporter::{ReportError, Reporter};
 
 /// The reason why a run failed.
@@ -27,6 +31,9 @@ pub enum RunError {
     /// The report cannot be written.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The socket for requests cannot be made.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The VM could not be created or failed.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -38,13 +45,15 @@ impl RunError {
         match self {
             Self::Bind(e) => e.hint(),
             Self::Report(e) => Some(e.hint()),
+            Self::Control(e) => Some(e.hint()),
             Self::Machine(e) => e.hint(),
         }
     }
 }
 
 /// Runs the guest of `config` to its end, and reports `phases` and the VM's counters. `host_limit`:
-/// how long a call of the host's kernel may take for a device with `managed=on`.
+/// how long a call of the host's kernel may take for a device with `managed=on`. `api_socket`: the
+/// socket that takes requests.
 ///
 /// # Errors
 /// The user made a mistake, or the host refused a request. The host's devices are in their earlier
@@ -52,8 +61,10 @@ impl RunError {
 pub fn run(
     config: VmConfig,
     host_limit: Duration,
+    api_socket: Option<&Path>,
     phases: Option<&Phases>,
 ) -> Result<Exit, RunError> {
+    let started = Instant::now();
     // SIGUSR1 ends a process by default. A request for a report must not end the run before the
     // main loop handles the signal.
     sys::process::ignore(libc::SIGUSR1);
@@ -64,6 +75,11 @@ pub fn run(
         // A bad kernel file is refused before a host driver is unbound.
         Images::open(&config.kernel, config.initrd.as_deref()).map_err(MachineError::from)?;
     }
+    // A socket that is in use is an error before the run takes anything from the host.
+    api_socket
+        .map_or(Ok(()), Listener::check)
+        .map_err(ControlError::from)?;
+    let summary = VmSummary::new(&config);
     let reporter = Reporter::open(&config.statistics, phases)?;
     // This call forks, so the process must still have a single thread. `_managed` is dropped after
     // the machine: the host gets its devices back when the VM no longer uses them.
@@ -75,7 +91,8 @@ pub fn run(
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::new(config, Box::new(output))?;
     lifecycle::catch_signals().map_err(MachineError::Loop)?;
-    let console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
+    let mut console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
+    console.set_power_button(machine.power_button());
     let reporter = reporter.map(Arc::new);
     let (stats, on_request) = (machine.stats(), reporter.clone());
     let report = move || {
@@ -90,7 +107,19 @@ pub fn run(
     };
     let mut lifecycle =
         Lifecycle::new(machine.notifier(), Some(terminal)).map_err(MachineError::Loop)?;
+    // The socket is there from now on: signals no longer end the process without removing it.
+    let server = match api_socket {
+        None => None,
+        Some(path) => {
+            let listener = Listener::bind(path).map_err(ControlError::from)?;
+            let asker = lifecycle.asker().map_err(MachineError::Loop)?;
+            let (control, stats) = (machine.control(asker), machine.stats());
+            Some(control::serve(listener, control, stats, summary, started)?)
+        }
+    };
     let end = machine.run(&mut lifecycle);
+    // Before the devices are closed: an answer may use them.
+    drop(server);
     if let Some(reporter) = reporter {
         reporter.report(&machine.stats());
     }

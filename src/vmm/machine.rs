@@ -20,6 +20,7 @@ mod error;
 mod memory_faults;
 mod open_devices;
 mod platform;
+mod ports;
 mod preflight;
 mod ram_setup;
 mod vcpus;
@@ -32,17 +33,22 @@ use std::time::Instant;
 
 pub use error::MachineError;
 use pci::Bdf;
+use pci::host_path::HostPath;
+use pci::position::Position;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
-use crate::config::device::{DeviceConfig, assign_slots};
+use crate::config::device::DeviceConfig;
+use crate::config::slots::{self, GuestAddress};
 use crate::config::{Statistics, VmConfig};
-use crate::counters::exits::Exits;
+use crate::control::Control;
 use crate::devices::output_queue::Output;
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
+pub use crate::exit::Exit;
 use crate::guest_event::{GuestEvent, Notifier};
-use crate::lifecycle::{End, Lifecycle};
+use crate::lifecycle::{Asker, End, Lifecycle};
 use crate::log::slow::tell_if_slow;
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::memory_faults::DeviceFaults;
@@ -50,47 +56,25 @@ use crate::machine::open_devices::{connect_iommu, open_beside};
 use crate::machine::platform::Platform;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
-use crate::machine::vcpus::make_vcpus;
+use crate::machine::vcpus::make_vcpus_and_load;
 use crate::machine::vm::{HostKvm, Vm};
 use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
+use crate::run_events::RunEvents;
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
+use crate::vcpu::pause::PausePoint;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
-use crate::vfio::open::Opened;
-
-/// The end of a run that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// The guest powered off.
-    PowerOff,
-    /// The guest asked for a reboot, and the user has asked to end the run at a reboot.
-    Reboot,
-    /// The guest's processor shut down (a triple fault), and the user has asked to end the run at a
-    /// reboot.
-    TripleFault,
-    /// The user or a signal ended the run.
-    Asked,
-}
-
-impl Exit {
-    /// The program's exit status: 3 after a triple fault, 0 otherwise.
-    pub fn status(self) -> u8 {
-        match self {
-            Self::PowerOff | Self::Reboot | Self::Asked => 0,
-            Self::TripleFault => 3,
-        }
-    }
-}
+use crate::vfio::open::{Opened, VfioError};
 
 /// A VM with its devices.
 pub struct Machine {
@@ -106,6 +90,8 @@ pub struct Machine {
     dma: Option<Arc<Dma>>,
     devices: Devices,
     notifier: Arc<Notifier>,
+    pause: Arc<PausePoint>,
+    events: Arc<RunEvents>,
     stats: Arc<Stats>,
 }
 
@@ -149,6 +135,8 @@ impl Machine {
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
         let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
+        let ports = slots::ports(&config.vfio);
+        let layout = layout.with_last_bus(u8::try_from(ports).unwrap_or(u8::MAX));
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
@@ -163,6 +151,8 @@ impl Machine {
             ram_setup,
             dma,
             notifier,
+            pause: Arc::default(),
+            events: Arc::default(),
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
@@ -172,16 +162,20 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Puts the opened devices on the root bus, in the order of `--vfio`.
+    /// Puts the opened devices on their buses, in the order of `--vfio`.
     fn attach_all(
         &mut self,
         opened: Option<Opened>,
         roms: Vec<RomSource>,
     ) -> Result<(), MachineError> {
-        let configs = assign_slots(&self.config.vfio);
+        let addresses = slots::assign(&self.config.vfio).map_err(VfioError::from)?;
+        for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
+            config.slot = Some(address.slot);
+        }
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
-        for (device, (config, rom)) in devices.zip(configs.iter().zip(roms)) {
-            self.attach(device, config, rom)?;
+        let configs = self.config.vfio.clone();
+        for (((device, config), rom), address) in devices.zip(&configs).zip(roms).zip(addresses) {
+            self.attach(device, config, address, rom)?;
         }
         Ok(())
     }
@@ -198,18 +192,27 @@ impl Machine {
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
-        self.attach(device, config, RomSource::load(&config.rom)?)
+        let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
+        let bdf = self.attach(device, config, address, RomSource::load(&config.rom)?)?;
+        self.config.vfio.push(DeviceConfig {
+            slot: Some(address.slot),
+            ..config.clone()
+        });
+        Ok(bdf)
     }
 
     fn attach(
         &mut self,
         device: SharedDevice,
         config: &DeviceConfig,
+        address: GuestAddress,
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
         let options = FunctionOptions {
             rom,
             clique: config.clique,
+            position: Position::RootBus,
+            path: HostPath::default(),
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -217,7 +220,7 @@ impl Machine {
             dma: self.dma.as_ref(),
             stats: &self.stats,
         };
-        self.devices.attach(device, config.slot, options, &to)
+        self.devices.attach(device, address, options, &to)
     }
 
     /// COM1, for the keyboard.
@@ -225,19 +228,30 @@ impl Machine {
         Arc::clone(&self.platform.serial)
     }
 
+    /// The power button, which any thread may press.
+    pub fn power_button(&self) -> Arc<PowerButton> {
+        Arc::clone(&self.platform.power_button)
+    }
+
     /// The notifier, which carries the guest's events to the main loop.
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
     }
 
+    /// The controls of the VM, for another thread. `asker` is that of the main loop.
+    pub fn control(&self, asker: Asker) -> Control {
+        Control {
+            pause: Arc::clone(&self.pause),
+            events: Arc::clone(&self.events),
+            asker,
+            power_button: self.power_button(),
+            functions: self.devices.weak_with_addresses(),
+        }
+    }
+
     /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
-    }
-
-    /// The exit counters.
-    pub fn exits(&self) -> Arc<Exits> {
-        Arc::clone(&self.stats.exits)
     }
 
     /// KVM's memory slots.
@@ -251,9 +265,18 @@ impl Machine {
     /// The kernel cannot be loaded again, RAM cannot be mapped for the devices, or KVM cannot go on
     /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
+        let end = self.run_to_the_end(lifecycle);
+        self.events
+            .end(end.as_ref().map_or("error", |exit| exit.name()));
+        end
+    }
+
+    fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.devices.assign_bars(&self.platform.resources.layout)?;
-        let functions = self.devices.with_addresses();
-        self.stats.set_named_ranges(named_ranges::lookup(functions));
+        let ecam = self.platform.resources.layout.ecam();
+        let (functions, ports) = self.devices.named();
+        self.stats
+            .set_named_ranges(named_ranges::lookup(functions, ports, ecam));
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);
@@ -273,6 +296,7 @@ impl Machine {
             let paused = self.ram_setup.pause();
             let mut running = self.start()?;
             drop(paused);
+            self.events.boot();
             let end = lifecycle.wait();
             self.vcpus = running.stop()?;
             info!("{}", self.stats.exits);
@@ -346,6 +370,7 @@ impl Machine {
             coalesced: Arc::clone(&self.platform.coalesced),
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
+            pause: Arc::clone(&self.pause),
             exits: Arc::clone(&self.stats.exits),
             ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),
@@ -415,17 +440,4 @@ fn create_vm(
     stats.set_ram(vm.ram.regions());
     stats.watch_kvm(&*vm.fd);
     Ok((kvm, vm))
-}
-
-/// Makes the vCPUs, and loads kernel and initrd into RAM.
-fn make_vcpus_and_load(
-    kvm: &HostKvm,
-    vm: &Vm,
-    config: &VmConfig,
-    images: &Images,
-) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
-    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
-    let _phase = phase!("load_images");
-    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
-    Ok((vcpus, loaded))
 }

@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex};
 
+use pci::atomic_ops::AtomicOps;
 use vmm::vfio::device::{Device, DeviceError, Irq};
 
 use crate::backing;
@@ -82,6 +83,8 @@ pub struct FakeDevice {
     exports: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
+    /// The AtomicOps that VFIO reports.
+    pub atomic_ops: AtomicOps,
     /// VFIO maps no BAR.
     pub unmapped: bool,
     /// It has the interrupts that VFIO reports errors and requests by.
@@ -106,6 +109,7 @@ impl FakeDevice {
             fixed_command: false,
             exports: false,
             failing_events: AtomicU32::new(0),
+            atomic_ops: AtomicOps::NONE,
             unmapped: false,
             has_events: true,
             deaf: AtomicBool::new(false),

@@ -40,6 +40,8 @@ mod msix;
 mod pci;
 mod peers;
 mod pin;
+mod ports;
+mod power_button;
 mod power_on;
 mod race;
 mod reset_kinds;
@@ -77,6 +79,8 @@ fn main() -> ExitCode {
         msix,
         peers,
         pin,
+        ports,
+        power_button,
         power_on,
         switch,
         switches,

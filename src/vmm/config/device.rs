@@ -54,12 +54,25 @@ pub enum RomConfig {
     File(PathBuf),
 }
 
+/// Whether a device is behind a root port of its own in the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PortChoice {
+    /// As is right for the device.
+    #[default]
+    Auto,
+    /// Behind a root port.
+    On,
+    /// On bus 0, as a part of the root complex.
+    Off,
+}
+
 /// A device to pass through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceConfig {
     /// The host's address, or a path in sysfs, as the user wrote it.
     pub address: String,
-    /// The device's address in the guest; `None` for the first free device number.
+    /// The address on the guest's bus 0, of the device or of its root port; `None` for the first
+    /// free device number.
     pub slot: Option<Slot>,
     /// Whether the device is bound to VFIO for the run, and given back to its host driver
     /// afterwards.
@@ -72,26 +85,8 @@ pub struct DeviceConfig {
     /// The GPUDirect clique of an NVIDIA GPU, 0 to 15: drivers in the guest use peer-to-peer DMA
     /// between GPUs of one clique.
     pub clique: Option<u8>,
-}
-
-/// Gives each device without a slot the first free device number. When no number is free, the
-/// device stays without a slot.
-pub fn assign_slots(configs: &[DeviceConfig]) -> Vec<DeviceConfig> {
-    let mut configs = configs.to_vec();
-    let mut free: Vec<u8> = (1..=0x1f)
-        .rev()
-        .filter(|device| {
-            let mut slots = configs.iter().filter_map(|c| c.slot);
-            !slots.any(|slot| slot.device == *device)
-        })
-        .collect();
-    for config in configs.iter_mut().filter(|c| c.slot.is_none()) {
-        config.slot = free.pop().map(|device| Slot {
-            device,
-            function: 0,
-        });
-    }
-    configs
+    /// Whether the device is behind a root port.
+    pub port: PortChoice,
 }
 
 static VFIO: Flag = Flag {
@@ -127,6 +122,11 @@ static VFIO: Flag = Flag {
             name: "clique",
             wanted: "a number from 0 to 15",
             example: "0",
+        },
+        Known {
+            name: "port",
+            wanted: "auto, on or off",
+            example: "on",
         },
     ],
 };
@@ -179,8 +179,18 @@ impl FromStr for DeviceConfig {
             managed: options.switch("managed")?.unwrap_or(false),
             vf_token: options.get("vf-token", parse_uuid)?,
             clique: options.get("clique", clique)?,
+            port: options.get("port", port)?.unwrap_or_default(),
             rom,
         })
+    }
+}
+
+fn port(text: &str) -> Option<PortChoice> {
+    match text {
+        "auto" => Some(PortChoice::Auto),
+        "on" => Some(PortChoice::On),
+        "off" => Some(PortChoice::Off),
+        _ => None,
     }
 }
 
@@ -230,6 +240,15 @@ mod tests {
             let gpu: DeviceConfig = format!("01:00.0,clique={text}").parse().unwrap();
             assert_eq!(gpu.clique, Some(clique));
         }
+        assert_eq!(plain.port, PortChoice::Auto);
+        for (text, port) in [
+            ("auto", PortChoice::Auto),
+            ("on", PortChoice::On),
+            ("off", PortChoice::Off),
+        ] {
+            let device: DeviceConfig = format!("01:00.0,port={text}").parse().unwrap();
+            assert_eq!(device.port, port);
+        }
     }
 
     #[test]
@@ -244,24 +263,6 @@ mod tests {
         ] {
             assert_eq!(text.parse::<DeviceConfig>().unwrap().rom, rom, "{text}");
         }
-    }
-
-    #[test]
-    fn the_free_slots_are_given_in_order() {
-        let configs =
-            ["a:0.0", "b:0.0,slot=1.1", "c:0.0,slot=1", "d:0.0"].map(|t| t.parse().unwrap());
-        let slots = assign_slots(&configs)
-            .into_iter()
-            .map(|c| c.slot.unwrap().to_string());
-        assert_eq!(slots.collect::<Vec<_>>(), ["02.0", "01.1", "01.0", "03.0"]);
-        let many = vec![DeviceConfig::default(); 32];
-        assert_eq!(
-            assign_slots(&many)
-                .iter()
-                .filter(|c| c.slot.is_none())
-                .count(),
-            1
-        );
     }
 
     #[test]
@@ -303,6 +304,11 @@ mod tests {
             ("01:00.0,clique=-1", "`-1` is not a value", "from 0 to 15"),
             ("01:00.0,clique=+1", "`+1` is not a value", "from 0 to 15"),
             ("01:00.0,clique=", "`` is not a value", "clique=0"),
+            (
+                "01:00.0,port=yes",
+                "`yes` is not a value",
+                "auto, on or off",
+            ),
             (
                 "01:00.0,vf-token=secret",
                 "`secret` is not a value for `vf-token`",

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
+use pci::atomic_ops::AtomicOps;
 use vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 
 use super::{Call, FakeDevice, SIZES, SPACING};
@@ -58,6 +59,10 @@ impl Device for FakeDevice {
 
     fn resets_by_power(&self) -> bool {
         self.resets.by_power
+    }
+
+    fn atomic_ops(&self) -> AtomicOps {
+        self.atomic_ops
     }
 
     fn map_fd(&self) -> RawFd {

@@ -30,6 +30,7 @@ use pci::byte_enable;
 use pci::capability::{self, Capability, ext_id, id};
 use pci::clique;
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use pci::host_path::HostPath;
 use pci::passed::Bits;
 use pci::regs;
 use pci::regs::header_type;
@@ -48,6 +49,8 @@ pub struct Original<'a> {
     pub hardware: &'a [u8],
     /// The size of BAR 0.
     pub bar_0: u64,
+    /// What the root port above the function shows in the guest; `None` on bus 0.
+    pub port: Option<HostPath>,
 }
 
 /// The tables.
@@ -115,16 +118,17 @@ impl Policy {
             image.truncate(CONVENTIONAL_SIZE);
         }
         let mut caps = all(&image);
-        let unlinked = unlinked(original);
+        let unlinked = unlinked(original.snapshot, original.hardware);
         let space = image.clone();
         capability::hide_standard(&mut image, |cap| self.hides(&space, cap));
         capability::hide_extended(&mut image, |cap| self.hides(&space, cap));
 
         let mut config = ConfigSpace::new(image.len());
         config.bytes_mut().copy_from_slice(&image);
-        self.set_header(&mut config);
+        let port = original.port.as_ref();
+        self.set_header(&mut config, port.is_some());
         for cap in &caps {
-            self.set_capability(&mut config, &space, cap);
+            self.set_capability(&mut config, &space, cap, port);
         }
         for cap in &unlinked {
             hide(&mut config, cap.offset, cap.len);
@@ -138,10 +142,10 @@ impl Policy {
         config
     }
 
-    fn set_header(&self, config: &mut ConfigSpace) {
+    fn set_header(&self, config: &mut ConfigSpace, behind_port: bool) {
         config.set_passed(0, usize::from(HEADER_SIZE), Bits::READ_ONLY);
         for row in self.header {
-            set_register(config, 0, row);
+            set_register(config, 0, row, behind_port);
         }
         for offset in [regs::BIST, regs::INTERRUPT_LINE, regs::INTERRUPT_PIN] {
             config.set_u8(offset, 0);
@@ -160,7 +164,13 @@ impl Policy {
         }
     }
 
-    fn set_capability(&self, config: &mut ConfigSpace, space: &[u8], cap: &Capability) {
+    fn set_capability(
+        &self,
+        config: &mut ConfigSpace,
+        space: &[u8],
+        cap: &Capability,
+        port: Option<&HostPath>,
+    ) {
         let rule = self.rule(space, cap);
         // ID and next pointer are emulated, because the chain is relinked.
         let header = if cap.extended { 4 } else { 2 };
@@ -181,14 +191,17 @@ impl Policy {
         }
         for row in rule.registers {
             if row.offset + row.len <= cap.len {
-                set_register(config, cap.offset, row);
+                set_register(config, cap.offset, row, port.is_some());
             }
         }
         config.set_emulated(cap.offset, header.into());
         match cap.id {
             _ if cap.extended => {}
             id::MSI | id::MSIX => config.set_side_effects(cap.offset, cap.len.into()),
-            id::PCIE => express::integrate(config, cap),
+            id::PCIE => match port {
+                None => express::integrate(config, cap),
+                Some(path) => express::attach(config, space, cap, path),
+            },
             id::PM => config.set_side_effects(cap.offset + PMCSR, 1),
             _ => {}
         }
@@ -225,22 +238,23 @@ fn all(space: &[u8]) -> Vec<Capability> {
 
 /// Ranges of standard space that are the device's and in no capability that VFIO shows: those that
 /// VFIO has unlinked, or each byte that is not zero where the hardware's chain is not known.
-pub fn in_use(original: &Original<'_>) -> Vec<Range<u16>> {
-    if original.hardware.len() < original.snapshot.len() {
-        let standard = original.snapshot.iter().take(CONVENTIONAL_SIZE);
+pub fn in_use(snapshot: &[u8], hardware: &[u8]) -> Vec<Range<u16>> {
+    if hardware.len() < snapshot.len() {
+        let standard = snapshot.iter().take(CONVENTIONAL_SIZE);
         let used = (0u16..).zip(standard).filter(|(_, byte)| **byte != 0);
         return used.map(|(at, _)| at..at + 1).collect();
     }
-    let unlinked = unlinked(original).into_iter().filter(|cap| !cap.extended);
+    let unlinked = unlinked(snapshot, hardware).into_iter();
     unlinked
+        .filter(|cap| !cap.extended)
         .map(|cap| cap.offset..cap.offset.saturating_add(cap.len))
         .collect()
 }
 
 /// The capabilities that the device has and VFIO has unlinked.
-pub fn unlinked(original: &Original<'_>) -> Vec<Capability> {
-    let size = original.snapshot.len();
-    let (shown, mut all) = (all(original.snapshot), all(original.hardware));
+pub fn unlinked(snapshot: &[u8], hardware: &[u8]) -> Vec<Capability> {
+    let size = snapshot.len();
+    let (shown, mut all) = (all(snapshot), all(hardware));
     let is_shown = |cap: &Capability| {
         shown
             .iter()
@@ -258,9 +272,9 @@ pub fn unlinked(original: &Original<'_>) -> Vec<Capability> {
 }
 
 /// Sets what a row says.
-fn set_register(config: &mut ConfigSpace, base: u16, row: &Register) {
+fn set_register(config: &mut ConfigSpace, base: u16, row: &Register, behind_port: bool) {
     let offset = base + row.offset;
-    match row.treatment {
+    match row.at(behind_port).0 {
         Treatment::Pass(bits) => set_bits(config, offset, row.len, bits),
         Treatment::Emulate => config.set_emulated(offset, row.len.into()),
         Treatment::Hide => hide(config, offset, row.len),

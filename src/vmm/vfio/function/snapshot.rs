@@ -6,6 +6,7 @@ use pci::CONFIG_SPACE_SIZE;
 use pci::byte_enable;
 use pci::clique::{self, CliqueError};
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use pci::host_path::HostPath;
 use pci::regs::{COMMAND, REVISION};
 
 use crate::log::degraded::{self, Code};
@@ -38,23 +39,20 @@ pub fn read(device: &dyn Device) -> Result<Vec<u8>, DeviceError> {
 /// # Errors
 /// The device is no such GPU, or has no room.
 pub fn add_clique(device: &dyn Device, snapshot: &mut [u8], clique: u8) -> Result<(), CliqueError> {
-    let in_use = policy::in_use(&original(device, snapshot, &device.hardware_config()));
+    let in_use = policy::in_use(snapshot, &device.hardware_config());
     clique::add(snapshot, clique, &in_use)
 }
 
-fn original<'a>(device: &'a dyn Device, snapshot: &'a [u8], hardware: &'a [u8]) -> Original<'a> {
-    Original {
+/// Makes the guest's configuration space out of a snapshot. `port` is what the root port above the
+/// function shows; `None` on bus 0.
+pub fn for_guest(device: &dyn Device, snapshot: &[u8], port: Option<HostPath>) -> ConfigSpace {
+    let mut config = policy::apply(&Original {
         name: device.name(),
         snapshot,
-        hardware,
+        hardware: &device.hardware_config(),
         bar_0: device.region(0).size,
-    }
-}
-
-/// Makes the guest's configuration space out of a snapshot.
-pub fn for_guest(device: &dyn Device, snapshot: &[u8]) -> ConfigSpace {
-    let hardware = device.hardware_config();
-    let mut config = policy::apply(&original(device, snapshot, &hardware));
+        port,
+    });
     tell_losses(device.name(), snapshot);
     let region = device.region(CONFIG_REGION).size as usize;
     let region = snapshot.len().min(region);
