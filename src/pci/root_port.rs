@@ -26,6 +26,7 @@ use crate::byte_enable::{overlay, part_of};
 use crate::capability::id;
 use crate::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use crate::host_path::HostPath;
+use crate::link::Link;
 use crate::msi::{Msi, MsiCapability};
 use crate::port_setup::PortSetup;
 use crate::regs::{self, bridge, command, header_type, status};
@@ -109,6 +110,17 @@ impl RootPort {
         express::set_path(&mut self.config, &self.shape);
         express::set_path(&mut self.power_on, &self.shape);
         express::set_payload(&mut self.power_on, &self.shape);
+        self.follow_link();
+    }
+
+    /// Whether an access touches Link Status, which follows the link of the device behind the port.
+    pub fn shows_link(offset: u16, len: usize) -> bool {
+        express::shows_link(offset, len)
+    }
+
+    /// Sets what the link has now. What it has at most stays.
+    pub fn set_link(&mut self, link: Link) {
+        self.shape.path.link = self.shape.path.link.at(&link);
         self.follow_link();
     }
 

@@ -74,6 +74,7 @@ use crate::vfio::device::SharedDevice;
 use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
+use crate::vfio::host_path;
 use crate::vfio::open::{Opened, VfioError};
 
 /// A VM with its devices.
@@ -173,9 +174,14 @@ impl Machine {
             config.slot = Some(address.slot);
         }
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
+        let devices: Vec<SharedDevice> = devices.map(|device| device as SharedDevice).collect();
+        let paths = ports::paths(&devices, &addresses)?;
         let configs = self.config.vfio.clone();
-        for (((device, config), rom), address) in devices.zip(&configs).zip(roms).zip(addresses) {
-            self.attach(device, config, address, rom)?;
+        let where_to = addresses.into_iter().zip(paths);
+        for (((device, config), rom), at) in
+            devices.into_iter().zip(&configs).zip(roms).zip(where_to)
+        {
+            self.attach(device, config, at, rom)?;
         }
         Ok(())
     }
@@ -193,7 +199,12 @@ impl Machine {
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
         let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
-        let bdf = self.attach(device, config, address, RomSource::load(&config.rom)?)?;
+        let path = match address.behind {
+            None => HostPath::default(),
+            Some(_) => host_path::of(&*device)?,
+        };
+        let rom = RomSource::load(&config.rom)?;
+        let bdf = self.attach(device, config, (address, path), rom)?;
         self.config.vfio.push(DeviceConfig {
             slot: Some(address.slot),
             ..config.clone()
@@ -205,14 +216,14 @@ impl Machine {
         &mut self,
         device: SharedDevice,
         config: &DeviceConfig,
-        address: GuestAddress,
+        (address, path): (GuestAddress, HostPath),
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
         let options = FunctionOptions {
             rom,
             clique: config.clique,
             position: Position::RootBus,
-            path: HostPath::default(),
+            path,
         };
         let to = AttachTo {
             root: &self.platform.root,

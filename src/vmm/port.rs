@@ -9,6 +9,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use pci::PciFunction;
+use pci::host_path::HostPath;
 use pci::port_setup::PortSetup;
 use pci::root_port::{PortEffect, PortShape, RootPort};
 use pci::upstream::Upstream;
@@ -39,6 +40,15 @@ impl Port {
     /// What the port lets through.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
+    }
+
+    /// Another function comes behind the port: from now on the port shows what the ways of all have
+    /// in common.
+    pub fn share_path(&self, path: HostPath) {
+        self.change(|registers| {
+            let all = [registers.shape().path, path];
+            registers.set_path(HostPath::shared(&all));
+        });
     }
 
     /// Adds a function that is behind the port, and trains the link.
@@ -84,7 +94,16 @@ impl Port {
 
 impl PciFunction for Port {
     fn config_read(&self, offset: u16, data: &mut [u8]) {
-        self.lock().read(offset, data);
+        // The host may have changed the speed since. A function's lock is taken before the port's.
+        let link = match RootPort::shows_link(offset, data.len()) {
+            true => self.functions().iter().find_map(|function| function.link()),
+            false => None,
+        };
+        let mut registers = self.lock();
+        if let Some(link) = link {
+            registers.set_link(link);
+        }
+        registers.read(offset, data);
     }
 
     fn config_write(&self, offset: u16, data: &[u8]) {

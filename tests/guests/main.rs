@@ -26,6 +26,7 @@ mod bars;
 mod config;
 mod device;
 mod dma_ready;
+mod endpoints;
 mod faults;
 mod function_reset;
 mod hostile;
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
         faults,
         function_reset,
         dma_ready,
+        endpoints,
         resets,
         stats,
         race,

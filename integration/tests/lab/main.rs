@@ -26,6 +26,7 @@ scenarios![
     devices,
     displays,
     groups,
+    endpoints,
     explain,
     host,
     life,

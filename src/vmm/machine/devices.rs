@@ -94,7 +94,7 @@ impl Devices {
                 (bdf, function, None)
             }
             Some(number) => {
-                let above = self.ports.at(slot, to.root)?;
+                let above = self.ports.at(slot, options.path, to.root)?;
                 options.position = Position::BehindPort(Arc::clone(above.port.upstream()));
                 let function = make(options)?;
                 to.root.add_behind(above.bdf, number, function.clone())?;

@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
 use pci::atomic_ops::AtomicOps;
+use pci::express;
+use pci::link::Link;
 use vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 
 use super::{Call, FakeDevice, SIZES, SPACING};
@@ -63,6 +65,10 @@ impl Device for FakeDevice {
 
     fn atomic_ops(&self) -> AtomicOps {
         self.atomic_ops
+    }
+
+    fn link(&self, config: &[u8]) -> Option<Link> {
+        self.link.or_else(|| express::link(config))
     }
 
     fn map_fd(&self) -> RawFd {

@@ -21,6 +21,7 @@
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap`, `bar_side` | BARs on the bus, and the function behind them |
 //! | `leaving` | what happens when the host takes the device back, or it fails |
+//! | `link` | the link as the device tells now, for the root port above |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
@@ -40,6 +41,7 @@ mod decode;
 mod error;
 pub mod expected;
 mod leaving;
+mod link;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
