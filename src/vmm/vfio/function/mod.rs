@@ -180,12 +180,7 @@ impl VfioFunction {
             return Err(FunctionError::Dead(device.name().into()));
         }
         if let Some(clique) = options.clique {
-            snapshot::add_clique(&*device, &mut snapshot, clique).map_err(|source| {
-                FunctionError::Clique {
-                    device: device.name().into(),
-                    source,
-                }
-            })?;
+            snapshot::add_clique(&*device, &mut snapshot, clique)?;
         }
         let mut config = snapshot::for_guest(&*device, &snapshot, options.port());
         let function_reset = FunctionReset::find(&snapshot);

@@ -4,13 +4,14 @@
 
 use pci::CONFIG_SPACE_SIZE;
 use pci::byte_enable;
-use pci::clique::{self, CliqueError};
+use pci::clique;
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use pci::host_path::HostPath;
 use pci::regs::{COMMAND, REVISION};
 
 use crate::log::degraded::{self, Code};
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
+use crate::vfio::function::error::FunctionError;
 use crate::vfio::function::policy;
 use crate::vfio::function::policy::{Original, igd};
 
@@ -38,9 +39,16 @@ pub fn read(device: &dyn Device) -> Result<Vec<u8>, DeviceError> {
 ///
 /// # Errors
 /// The device is no such GPU, or has no room.
-pub fn add_clique(device: &dyn Device, snapshot: &mut [u8], clique: u8) -> Result<(), CliqueError> {
+pub fn add_clique(
+    device: &dyn Device,
+    snapshot: &mut [u8],
+    clique: u8,
+) -> Result<(), FunctionError> {
     let in_use = policy::in_use(snapshot, &device.hardware_config());
-    clique::add(snapshot, clique, &in_use)
+    clique::add(snapshot, clique, &in_use).map_err(|source| FunctionError::Clique {
+        device: device.name().into(),
+        source,
+    })
 }
 
 /// Makes the guest's configuration space out of a snapshot. `port` is what the root port above the
