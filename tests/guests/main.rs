@@ -42,6 +42,7 @@ mod pci;
 mod peers;
 mod pin;
 mod ports;
+mod ports_race;
 mod power_button;
 mod power_on;
 mod race;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         peers,
         pin,
         ports,
+        ports_race,
         power_button,
         power_on,
         switch,
