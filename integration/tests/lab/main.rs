@@ -50,6 +50,7 @@ scenarios![
     confined,
     virtual_functions,
     waiting,
+    processor,
 ];
 
 /// Two machines of one CPU each keep two cores busy.
