@@ -96,6 +96,12 @@ pub enum ExplainError {
     /// The BARs do not fit the address space.
     #[error(transparent)]
     Assign(#[from] AssignError),
+    /// Only the file of a mediated device shows its registers, and explain must not use the file.
+    #[error(
+        "a device by an open file is explained by sysfs, which shows no registers of a mediated \
+         device: to read them, explain would have to bind the file, which can be bound once"
+    )]
+    Given,
 }
 
 impl ExplainError {
@@ -105,6 +111,7 @@ impl ExplainError {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
             Self::Clique { name, .. } => Some(format!("remove `clique=` for --vfio {name}")),
+            Self::Given => Some("name the devices by their addresses and UUIDs".into()),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
             _ => None,
         }
@@ -119,8 +126,15 @@ impl ExplainError {
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
     let configs = &config.vfio;
     let mut problems = Vec::new();
-    let opened = open::find(sysfs, configs)
-        .and_then(|candidates| open::open(None, &candidates, config.iommu));
+    let handed_over = configs.iter().any(|config| config.given.is_some());
+    if handed_over && any_mediated(configs) {
+        return Err(ExplainError::Given);
+    }
+    // The kernel binds an open file once, and the run needs that.
+    let opened = open::find(sysfs, configs).and_then(|candidates| match handed_over {
+        true => Ok(None),
+        false => open::open(None, &candidates, config.iommu),
+    });
     let opened = match opened {
         Ok(opened) => opened,
         // sysfs shows no registers of a mediated device, so there is nothing to explain.
@@ -166,6 +180,14 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
             nested: config.cpus.nested,
             pmu: config.cpus.pmu,
         },
+    })
+}
+
+/// What explain does otherwise than a run with this configuration, if there is such a thing.
+pub fn note(config: &VmConfig) -> Option<String> {
+    config.vfio.iter().any(|d| d.given.is_some()).then(|| {
+        "explain reads all devices from sysfs, because an open file can be bound once, by the run"
+            .into()
     })
 }
 
@@ -283,7 +305,7 @@ fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer
     let Some(opened) = opened else {
         return (config.vfio.len() > 1).then_some(match config.iommu {
             Iommu::Container => PeerToPeer::Address,
-            Iommu::Auto | Iommu::Iommufd => PeerToPeer::Unknown,
+            Iommu::Auto | Iommu::Iommufd | Iommu::Given(_) => PeerToPeer::Unknown,
         });
     };
     Some(match open::peers::way(opened)? {
@@ -363,7 +385,8 @@ impl Subject {
         };
         let mut shown = source.image.clone();
         if let Some(number) = config.clique {
-            clique::add(&mut shown, number)
+            let in_use = policy::in_use(&source.image, &source.hardware);
+            clique::add(&mut shown, number, &in_use)
                 .map_err(|source| ExplainError::Clique { name, source })?;
         }
         let sizes = source.regions.each_ref().map(|region| region.size);

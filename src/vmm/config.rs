@@ -5,14 +5,21 @@ pub mod device;
 pub mod memory;
 pub mod options;
 pub mod port;
+pub mod ports;
 pub mod slots;
 pub mod topology;
+pub mod window;
 
 use std::path::PathBuf;
 
 use cpus::{CpuConfig, CpuError};
-use device::{DeviceConfig, DeviceOptionError};
+use device::{DeviceConfig, DeviceOptionError, Slot};
 use memory::{MemoryConfig, MemoryError};
+use ports::{PortsConfig, PortsError};
+use slots::{GuestAddress, SlotError};
+
+use crate::given::GivenError;
+use crate::sys::descriptor::Descriptor;
 
 /// The beginning of every kernel command line.
 pub const BASE_CMDLINE: &str = "console=ttyS0";
@@ -27,6 +34,8 @@ pub enum Iommu {
     Container,
     /// iommufd and device nodes.
     Iommufd,
+    /// iommufd, by a file that another process has opened.
+    Given(Descriptor),
 }
 
 /// The destination of the statistics of a run.
@@ -56,12 +65,26 @@ pub struct VmConfig {
     pub memory: MemoryConfig,
     /// Devices to pass through.
     pub vfio: Vec<DeviceConfig>,
+    /// Empty root ports.
+    pub ports: PortsConfig,
     /// The interface by which the devices are opened.
     pub iommu: Iommu,
+    /// KVM's file, if another process has opened it.
+    pub kvm: Option<Descriptor>,
     /// Whether the run ends when the guest asks for a reboot.
     pub no_reboot: bool,
     /// The statistics of the run.
     pub statistics: Statistics,
+}
+
+impl VmConfig {
+    /// Where each device is in the guest, and each empty root port.
+    ///
+    /// # Errors
+    /// The bus has no address for one of them.
+    pub fn addresses(&self) -> Result<(Vec<GuestAddress>, Vec<Slot>), SlotError> {
+        slots::assign_with_empty(&self.vfio, self.ports.count)
+    }
 }
 
 /// A flag's value that cannot be used.
@@ -76,6 +99,12 @@ pub enum ConfigError {
     /// `--cpus`.
     #[error(transparent)]
     Cpus(#[from] CpuError),
+    /// `--ports`.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// A file that was handed over.
+    #[error(transparent)]
+    Given(#[from] GivenError),
 }
 
 impl ConfigError {
@@ -85,6 +114,8 @@ impl ConfigError {
             Self::Memory(e) => e.hint(),
             Self::Device(e) => e.hint(),
             Self::Cpus(e) => e.hint(),
+            Self::Ports(e) => e.hint(),
+            Self::Given(e) => e.hint(),
         }
     }
 }

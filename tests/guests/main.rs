@@ -24,8 +24,10 @@ macro_rules! modules {
 mod backing;
 mod bars;
 mod config;
+mod control;
 mod device;
 mod dma_ready;
+mod empty_ports;
 mod endpoints;
 mod faults;
 mod function_reset;
@@ -42,6 +44,7 @@ mod pci;
 mod peers;
 mod pin;
 mod ports;
+mod ports_race;
 mod power_button;
 mod power_on;
 mod race;
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         life,
         losses,
         config,
+        control,
         bars,
         rom,
         slot,
@@ -84,6 +88,8 @@ fn main() -> ExitCode {
         peers,
         pin,
         ports,
+        empty_ports,
+        ports_race,
         power_button,
         power_on,
         switch,
