@@ -13,8 +13,10 @@ mod text;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
+use host::bind::DEFAULT_LIMIT;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
 use pci::addr::Range;
@@ -51,6 +53,7 @@ use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
+use vmm::vfio::opener::Opener;
 use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
 
@@ -115,9 +118,13 @@ impl ExplainError {
 /// cannot be passed through is no error: the report names the problem.
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
     let configs = assign_slots(&config.vfio);
+    let opener = match configs.is_empty() {
+        true => Arc::new(Opener::here()),
+        false => Opener::start_or_here(DEFAULT_LIMIT),
+    };
     let mut problems = Vec::new();
     let opened = open::find(sysfs, &configs)
-        .and_then(|candidates| open::open(None, &candidates, config.iommu));
+        .and_then(|candidates| open::open(None, &candidates, config.iommu, &opener));
     let opened = match opened {
         Ok(opened) => opened,
         // sysfs shows no registers of a mediated device, so there is nothing to explain.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use host::bind::BindError;
+use host::bind::{BindError, Host, check_calls, note_call};
 use host::managed::Managed;
 use tracing::debug;
 use vmm::boot::Images;
@@ -14,6 +14,7 @@ use vmm::lifecycle::{self, Lifecycle, Terminal};
 use vmm::log::phases::Phases;
 use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
+use vmm::vfio::opener::{Opener, Waiting};
 use vmm::{phase, sys};
 
 use crate::report::reporter::{ReportError, Reporter};
@@ -65,15 +66,30 @@ pub fn run(
         Images::open(&config.kernel, config.initrd.as_deref()).map_err(MachineError::from)?;
     }
     let reporter = Reporter::open(&config.statistics, phases)?;
-    // This call forks, so the process must still have a single thread. `_managed` is dropped after
+    // This call forks, so the process must still have a single thread. A device for which a call of
+    // an earlier run sleeps is refused. `_managed` is dropped after
     // the machine: the host gets its devices back when the VM no longer uses them.
-    let _managed = {
+    let (_managed, opener) = {
         let _phase = phase!("bind_devices");
+        check_calls(&Host::default(), &config.vfio)?;
         Managed::take(&config.vfio, host_limit)?
     };
+    let outcome = run_machine(config, reporter, Arc::clone(&opener));
+    for waiting in opener.given_up() {
+        note(&waiting);
+    }
+    outcome
+}
+
+/// Runs the guest. All threads have ended afterwards, and the devices are closed.
+fn run_machine(
+    config: VmConfig,
+    reporter: Option<Reporter>,
+    opener: Arc<Opener>,
+) -> Result<Exit, RunError> {
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
-    let mut machine = Machine::new(config, Box::new(output))?;
+    let mut machine = Machine::with_opener(config, Box::new(output), opener)?;
     lifecycle::catch_signals().map_err(MachineError::Loop)?;
     let console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
     let reporter = reporter.map(Arc::new);
@@ -97,4 +113,15 @@ pub fn run(
     let end = end?;
     machine.close()?;
     Ok(end)
+}
+
+/// Notes a call that goes on after the run, so that the next command finds it. A user who is not
+/// root cannot write the records.
+fn note(waiting: &Waiting) {
+    let (Ok(bdf), Some(caller)) = (waiting.device.parse(), waiting.caller) else {
+        return;
+    };
+    if let Err(e) = note_call(&Host::default(), bdf, waiting.call, caller) {
+        debug!("{}: {e}", waiting.device);
+    }
 }

@@ -43,7 +43,6 @@ use crate::devices::output_queue::Output;
 use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
-use crate::log::slow::tell_if_slow;
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{connect_iommu, open_beside};
@@ -67,6 +66,7 @@ use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::Opened;
+use crate::vfio::opener::Opener;
 
 /// The end of a run that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,7 @@ pub struct Machine {
     ram_setup: RamSetup,
     dma: Option<Arc<Dma>>,
     devices: Devices,
+    opener: Arc<Opener>,
     notifier: Arc<Notifier>,
     stats: Arc<Stats>,
 }
@@ -130,6 +131,19 @@ impl Machine {
     /// }
     /// ```
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
+        Self::with_opener(config, output, Arc::new(Opener::here()))
+    }
+
+    /// As [`Machine::new`]; `opener` opens, resets and closes the devices. With
+    /// [`Opener::start`], no device can hold this process up.
+    ///
+    /// # Errors
+    /// As [`Machine::new`].
+    pub fn with_opener(
+        config: VmConfig,
+        output: Output,
+        opener: Arc<Opener>,
+    ) -> Result<Self, MachineError> {
         let measured = config.statistics != Statistics::Off;
         let stats = Arc::new(Stats::new(config.cpus.count(), measured));
         // The host stays as it is.
@@ -142,8 +156,13 @@ impl Machine {
             .on_loss(move |why| ends.notify(GuestEvent::Broken(why.into())));
         let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
-        let (opened, (vcpus, loaded), paused) =
-            open_beside(&vm.fd, &candidates, config.iommu, &ram_setup, beside)?;
+        let (opened, (vcpus, loaded), paused) = open_beside(
+            &vm.fd,
+            &candidates,
+            (config.iommu, &opener),
+            &ram_setup,
+            beside,
+        )?;
         let interface = opened.as_ref().map(|opened| opened.interface);
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
@@ -162,6 +181,7 @@ impl Machine {
             vm,
             ram_setup,
             dma,
+            opener,
             notifier,
             stats,
         };
@@ -259,7 +279,9 @@ impl Machine {
         let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
-        reset::before_first_boot(&self.devices.functions())?;
+        let reset = reset::before_first_boot(&self.devices.functions());
+        self.check_calls()?;
+        reset?;
         let end = self.run_boots(lifecycle);
         self.platform.serial.flush();
         end
@@ -274,7 +296,10 @@ impl Machine {
             let mut running = self.start()?;
             drop(paused);
             let end = lifecycle.wait();
+            self.opener.set_stopping(true);
             self.vcpus = running.stop()?;
+            self.check_calls()?;
+            self.opener.set_stopping(false);
             info!("{}", self.stats.exits);
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
@@ -362,6 +387,7 @@ impl Machine {
         // and the controllers must be in their power-on state then.
         self.vm.irqchip.write(&self.vm.fd)?;
         reset::devices(&self.devices.functions());
+        self.check_calls()?;
         self.platform.reset();
         // The vCPUs come last: their reset clears the local APICs of messages that the devices sent
         // before their own reset.
@@ -384,7 +410,7 @@ impl Machine {
     ///
     /// # Errors
     /// The IOMMU has not given up a part of the guest's memory. Closing the devices ends that map
-    /// too, but the kernel has a fault.
+    /// too, but the kernel has a fault. Or a call for a device has not ended.
     pub fn close(&mut self) -> Result<(), MachineError> {
         let mut lost = None;
         self.devices.detach(&self.platform.root);
@@ -397,8 +423,20 @@ impl Machine {
             info!("the guest's memory was unmapped for DMA in {us} us");
             lost = dma.take_lost();
         }
-        tell_if_slow("closing the devices", || self.devices.close());
+        self.devices.close();
+        self.check_calls()?;
         lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))
+    }
+}
+
+impl Machine {
+    /// Checks that the kernel has ended all calls for the devices. A run does not go on beside one
+    /// that sleeps, because a reset of the guest would wait for the call.
+    fn check_calls(&self) -> Result<(), MachineError> {
+        match self.opener.given_up().into_iter().next() {
+            Some(waiting) => Err(MachineError::Waits(waiting)),
+            None => Ok(()),
+        }
     }
 }
 

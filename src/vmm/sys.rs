@@ -2,6 +2,7 @@
 
 pub mod bus_error;
 pub mod eventfd;
+pub mod packets;
 pub mod process;
 pub mod worker;
 

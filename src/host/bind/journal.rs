@@ -185,6 +185,19 @@ impl Records {
             all => all?,
         };
         all.retain(|entry| entry.is_blocked() || !bdfs.contains(&entry.bdf));
+        self.write_without_command(all, bdfs)
+    }
+
+    /// Leaves the entries of these devices to the next command: a call for the device, or for
+    /// another one on which it depends, goes on.
+    pub(super) fn leave(&self, bdfs: &[Bdf]) -> Result<(), BindError> {
+        match self.readable() {
+            Err(BindError::UnknownJournal { .. }) => Ok(()),
+            all => self.write_without_command(all?, bdfs),
+        }
+    }
+
+    fn write_without_command(&self, mut all: Vec<Entry>, bdfs: &[Bdf]) -> Result<(), BindError> {
         for entry in all.iter_mut().filter(|entry| bdfs.contains(&entry.bdf)) {
             entry.command = None;
         }

@@ -127,8 +127,10 @@ impl Devices {
         }
     }
 
-    /// Closes the devices.
+    /// Closes the devices, which are quiet already. No mapped page keeps a device's file open.
     pub fn close(&mut self) {
-        self.functions.clear();
+        for (_, function) in self.functions.drain(..) {
+            function.close();
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::stats::Stats;
 use crate::vfio::device::Device;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::{self, Opened, peers};
+use crate::vfio::opener::Opener;
 
 /// Opens the devices on a thread of its own, while the calling thread runs `rest`: opening resets
 /// each device, which takes a tenth of a second of waiting. Without devices no thread is started.
@@ -28,7 +29,7 @@ use crate::vfio::open::{self, Opened, peers};
 pub(super) fn open_beside<R>(
     vm: &VmFd,
     candidates: &[Candidate],
-    iommu: Iommu,
+    (iommu, opener): (Iommu, &Arc<Opener>),
     ram: &RamSetup,
     rest: impl FnOnce() -> Result<R, MachineError>,
 ) -> Result<(Option<Opened>, R, PopulatePause), MachineError> {
@@ -38,7 +39,7 @@ pub(super) fn open_beside<R>(
     }
     let (opened, rest) = thread::scope(|scope| {
         let opening = scope.spawn(|| {
-            let opened = open::open(Some(vm), candidates, iommu);
+            let opened = open::open(Some(vm), candidates, iommu, opener);
             // Populating is paused before this thread ends, because ending needs the lock of the
             // address space.
             (opened, ram.pause())

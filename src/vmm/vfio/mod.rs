@@ -3,6 +3,7 @@
 //! | file or folder | what |
 //! | --- | --- |
 //! | [`open`] | opens devices by either of the kernel's interfaces: the order, and why |
+//! | [`opener`] | makes the calls that may sleep in the kernel, in a process of its own |
 //! | [`device`] | the interface between a function and its device; tests implement it too |
 //! | [`vfio_file`] | the device behind VFIO's file: implements that interface |
 //! | [`function`] | a function as the guest sees it: configuration space, BARs, ROM, power, reset |
@@ -21,5 +22,6 @@ mod hot_reset;
 mod info;
 pub mod interrupts;
 pub mod open;
+pub mod opener;
 mod uapi;
 pub mod vfio_file;

@@ -14,6 +14,7 @@ use crate::hostinfo::pci_device::PciDevice;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::vfio::open::error::{MAX_DEVICES, StepError, VfioError};
 use crate::vfio::open::nodes;
+use crate::vfio::opener::Waiting;
 
 /// A device that has passed the checks and may be opened.
 #[derive(Clone, Debug)]
@@ -52,6 +53,9 @@ impl Candidate {
     /// EACCES means that a token is missing or wrong. EINVAL and EBUSY mean that another process
     /// has the device, if one is there: the kernel uses EINVAL for other reasons too.
     pub(super) fn not_given(&self, call: &'static str, source: io::Error) -> VfioError {
+        if let Some(waiting) = Waiting::behind(&source) {
+            return VfioError::Waits(waiting.clone());
+        }
         match source.raw_os_error() {
             Some(libc::EACCES) => VfioError::TokenRefused {
                 name: self.name,

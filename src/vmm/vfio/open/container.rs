@@ -15,6 +15,9 @@
 //! 6. **The device** (VFIO_GROUP_GET_DEVICE_FD). The device comes last, so that it reaches only
 //!    memory that the container maps. The call opens and resets the function.
 //!
+//! The process of the [`Opener`] makes the calls of steps 2 and 6, because they may sleep: step 6
+//! for the device, and step 2 while another process opens or closes a device of the group.
+//!
 //! Closing goes the other way. A device closes before its group leaves the container, because the
 //! kernel keeps a group with open devices in. KVM drops the group before the group's file closes,
 //! because KVM's reference keeps the file open. The container closes last. No step reads sysfs,
@@ -22,7 +25,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -40,6 +43,7 @@ use crate::vfio::open::no_container;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
+use crate::vfio::opener::{DeviceFile, Opener, Waiting};
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 use crate::vfio::{info, uapi};
 
@@ -47,7 +51,11 @@ use crate::vfio::{info, uapi};
 ///
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
-pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+pub(super) fn open(
+    kvm: KvmVfio,
+    candidates: &[Candidate],
+    opener: &Arc<Opener>,
+) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     let groups = Arc::new(OpenGroups::default());
     let mut containers = 0;
@@ -59,7 +67,7 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
             if containers > 1 {
                 info!("container {containers}, for groups that the other containers refuse");
             }
-            Container::open(&kvm, &groups, first).map(Arc::new)
+            Container::open(&kvm, &groups, opener, first).map(Arc::new)
         },
         |container, candidate| container.join(candidate),
         VfioError::is_refused_group,
@@ -119,6 +127,7 @@ struct Container {
     /// group.
     vfio: Arc<dyn Maps>,
     kvm: Arc<KvmVfio>,
+    opener: Arc<Opener>,
     /// How many groups have joined. Locked while one joins or leaves.
     members: Mutex<usize>,
     groups: Arc<OpenGroups>,
@@ -129,6 +138,7 @@ impl Container {
     fn open(
         kvm: &Arc<KvmVfio>,
         groups: &Arc<OpenGroups>,
+        opener: &Arc<Opener>,
         first: &Candidate,
     ) -> Result<Self, VfioError> {
         let vfio = VfioContainer::new(None).map_err(|e| match e {
@@ -140,6 +150,7 @@ impl Container {
         Ok(Self {
             vfio: Arc::new(vfio),
             kvm: Arc::clone(kvm),
+            opener: Arc::clone(opener),
             members: Mutex::new(0),
             groups: Arc::clone(groups),
         })
@@ -193,9 +204,11 @@ impl Group {
     /// Step 2.
     fn open(container: &Arc<Container>, candidate: &Candidate) -> Result<Self, VfioError> {
         let node = nodes::group(candidate.group);
-        let file = OpenOptions::new().read(true).write(true).open(&node);
-        let file =
-            file.map_err(|e| VfioError::node(node, Some(candidate.name), e, candidate.cdev()))?;
+        let file = container.opener.open(&candidate.name.to_string(), &node);
+        let file = file.map_err(|e| match Waiting::behind(&e) {
+            Some(waiting) => VfioError::Waits(waiting.clone()),
+            None => VfioError::node(node, Some(candidate.name), e, candidate.cdev()),
+        })?;
         let status = uapi::group_status(&file)
             .map_err(|e| candidate.failed(StepError::call("VFIO_GROUP_GET_STATUS", e)))?;
         if status & VFIO_GROUP_FLAGS_VIABLE == 0 {
@@ -233,10 +246,13 @@ impl Group {
     fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
         // Neither an address nor a UUID has a NUL; the kernel refuses an empty name.
         let name = CString::new(name_and_token(candidate)).unwrap_or_default();
-        let file = uapi::device_of_group(&self.file, &name)
+        let opener = &self.container.opener;
+        let device = candidate.name.to_string();
+        let file = opener
+            .device_of_group(&device, &self.file, name)
             .map_err(|e| candidate.not_given("VFIO_GROUP_GET_DEVICE_FD", e))?;
         Ok(GroupDevice {
-            file,
+            file: DeviceFile::new(device, file, opener),
             group: Arc::clone(self),
         })
     }
@@ -250,7 +266,9 @@ impl Drop for Group {
         {
             failed("KVM_DEV_VFIO_FILE_DEL", e);
         }
-        if self.stage != Stage::Open {
+        // While a call for a device of the group sleeps, the kernel has the group's lock. The group
+        // leaves its container when the last of its files closes.
+        if self.stage != Stage::Open && !self.container.opener.is_stuck() {
             // With its last group the container loses its IOMMU and unmaps all memory.
             let mut members = self.container.members();
             *members = members.saturating_sub(1);
@@ -278,12 +296,12 @@ fn name_and_token(candidate: &Candidate) -> String {
 
 /// A device of a group. The order of the fields is that of closing.
 struct GroupDevice {
-    file: File,
+    file: DeviceFile,
     group: Arc<Group>,
 }
 
 impl OpenDevice for GroupDevice {
-    fn file(&self) -> &File {
+    fn file(&self) -> &DeviceFile {
         &self.file
     }
 

@@ -14,6 +14,7 @@ use crate::hostinfo::node_access::Cause;
 use crate::hostinfo::pci_device::PciDevice;
 use crate::vfio::device::DeviceError;
 use crate::vfio::open::nodes;
+use crate::vfio::opener::Waiting;
 
 /// Slots of the guest's root bus, without the host bridge's.
 pub(super) const MAX_DEVICES: usize = 31;
@@ -171,6 +172,9 @@ pub enum VfioError {
         /// The errno.
         source: io::Error,
     },
+    /// The call that opens a device has not ended.
+    #[error("cannot open {0}")]
+    Waits(Waiting),
     /// A call to the open device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -316,6 +320,7 @@ impl VfioError {
                 .into(),
             Self::TokenByIommufd(_) => "use --iommu container, or leave --iommu out".into(),
             Self::TokenRefused { name, physical, .. } => token_hint(*name, *physical),
+            Self::Waits(waiting) => waiting.hint(),
             Self::Twice(name) => format!("give --vfio {name} once"),
             Self::SlotTwice(_) => "give each device a slot= of its own, or none".into(),
             Self::NoFunctionZero(slot) => {

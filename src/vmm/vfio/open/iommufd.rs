@@ -15,6 +15,9 @@
 //! 5. **Attach** (VFIO_DEVICE_ATTACH_IOMMUFD_PT). Until then all DMA of the device is blocked; from
 //!    then on the address space translates it.
 //!
+//! The process of the [`Opener`] makes the calls of steps 4 and 5, because they may sleep: step 4 for
+//! the device, and step 5 while a device that is reset together with this one is opened or closed.
+//!
 //! Closing goes the other way. The device is detached. KVM drops the file, because KVM's reference
 //! keeps the file open. The file closes, which unbinds the device. The iommufd closes last. A
 //! failed step is logged, and closing goes on. vfio-ioctls' own device type panics if a step fails,
@@ -39,6 +42,7 @@ use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
+use crate::vfio::opener::{DeviceFile, Opener, Waiting};
 use crate::vfio::uapi;
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 
@@ -46,7 +50,11 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 ///
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
-pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+pub(super) fn open(
+    kvm: KvmVfio,
+    candidates: &[Candidate],
+    opener: &Arc<Opener>,
+) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
     let iommufd = open_iommufd()?;
@@ -55,7 +63,7 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
     let devices = open_each(
         candidates,
         |candidate| candidate.name.to_string(),
-        |candidate| open_device(&iommufd, &kvm, candidate),
+        |candidate| open_device(&iommufd, &kvm, opener, candidate),
     )?;
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
@@ -104,11 +112,12 @@ fn iova_ranges(iommufd: &VfioIommufd) -> io::Result<Vec<Range>> {
 fn open_device(
     iommufd: &Arc<VfioIommufd>,
     kvm: &Arc<KvmVfio>,
+    opener: &Arc<Opener>,
     candidate: &Candidate,
 ) -> Result<Arc<VfioFile>, VfioError> {
     let name = candidate.name;
     let _phase = phase!("open_device", name);
-    let device = CdevDevice::open(iommufd, kvm, candidate)?;
+    let device = CdevDevice::open(iommufd, kvm, opener, candidate)?;
     info!("{name} is open (IOMMU group {})", candidate.group);
     let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
     Ok(Arc::new(file))
@@ -118,7 +127,7 @@ fn open_device(
 struct CdevDevice {
     name: String,
     /// Closes before `iommufd`.
-    file: File,
+    file: DeviceFile,
     /// The last step done, from which closing goes back.
     stage: Stage,
     kvm: Arc<KvmVfio>,
@@ -139,11 +148,13 @@ impl CdevDevice {
     fn open(
         iommufd: &Arc<VfioIommufd>,
         kvm: &Arc<KvmVfio>,
+        opener: &Arc<Opener>,
         candidate: &Candidate,
     ) -> Result<Self, VfioError> {
+        let name = candidate.name.to_string();
         let mut device = Self {
-            name: candidate.name.to_string(),
-            file: open_node(candidate)?,
+            file: DeviceFile::new(name.clone(), open_node(candidate)?, opener),
+            name,
             stage: Stage::Open,
             kvm: Arc::clone(kvm),
             _iommufd: Arc::<VfioIommufd>::clone(iommufd),
@@ -161,13 +172,21 @@ impl CdevDevice {
         {
             return Err(VfioError::TokenByIommufd(candidate.name));
         }
-        let token = candidate.token.as_ref().map(Uuid::as_bytes);
-        uapi::bind(&device.file, &**iommufd.iommufd(), token)
+        let token = candidate.token.map(Uuid::into_bytes);
+        let owner = uapi::borrow(iommufd.iommufd());
+        opener
+            .bind(&device.name, &device.file, owner, token)
             .map_err(|e| candidate.not_given(call, e))?;
 
         // Step 5, last: from here on the device reaches memory.
-        uapi::attach(&device.file, iommufd.ioas().id())
-            .map_err(|e| candidate.failed(StepError::call("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e)))?;
+        let failed = |e: io::Error| match Waiting::behind(&e) {
+            Some(waiting) => VfioError::Waits(waiting.clone()),
+            None => candidate.failed(StepError::call("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e)),
+        };
+        let ioas = iommufd.ioas().id();
+        opener
+            .attach(&device.name, &device.file, ioas)
+            .map_err(failed)?;
         device.stage = Stage::Attached;
         Ok(device)
     }
@@ -192,7 +211,7 @@ fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
 }
 
 impl OpenDevice for CdevDevice {
-    fn file(&self) -> &File {
+    fn file(&self) -> &DeviceFile {
         &self.file
     }
 
@@ -205,8 +224,11 @@ impl OpenDevice for CdevDevice {
 impl Drop for CdevDevice {
     fn drop(&mut self) {
         let failed = |call, e| warn!("{}: {call} failed: {e}", self.name);
+        let opener = self.file.opener();
+        // After a call that sleeps, the close undoes this step too.
         if self.stage == Stage::Attached
-            && let Err(e) = uapi::detach(&self.file)
+            && !opener.is_stuck()
+            && let Err(e) = opener.detach(&self.name, &self.file)
         {
             failed("VFIO_DEVICE_DETACH_IOMMUFD_PT", e);
         }

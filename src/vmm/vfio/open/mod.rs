@@ -38,10 +38,13 @@ use candidate::Candidate;
 use interface::Interface;
 use kvm::KvmVfio;
 use kvm_ioctls::VmFd;
+use std::sync::Arc;
 
 use crate::config::Iommu;
+use crate::vfio::opener::Opener;
 
-/// Opens the devices. Without a `vm` they can be read, but not passed to a guest.
+/// Opens the devices. Without a `vm` they can be read, but not passed to a guest. The `opener` makes
+/// the calls that may sleep.
 ///
 /// # Errors
 /// The first device that cannot be opened. All devices are closed again.
@@ -49,14 +52,15 @@ pub fn open(
     vm: Option<&VmFd>,
     candidates: &[Candidate],
     iommu: Iommu,
+    opener: &Arc<Opener>,
 ) -> Result<Option<Opened>, VfioError> {
     if candidates.is_empty() {
         return Ok(None);
     }
     let kvm = KvmVfio::new(vm)?;
     let opened = match interface::choose(candidates, iommu) {
-        Interface::Container => container::open(kvm, candidates)?,
-        Interface::Iommufd => iommufd::open(kvm, candidates)?,
+        Interface::Container => container::open(kvm, candidates, opener)?,
+        Interface::Iommufd => iommufd::open(kvm, candidates, opener)?,
     };
     Ok(Some(opened))
 }

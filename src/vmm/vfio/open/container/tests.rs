@@ -32,6 +32,7 @@ fn container(watch: &Watch, members: usize) -> Arc<Container> {
     Arc::new(Container {
         vfio: Arc::new(silent),
         kvm: Arc::new(KvmVfio::refusing()),
+        opener: Arc::new(Opener::here()),
         members: Mutex::new(members),
         groups: Arc::default(),
     })
@@ -52,8 +53,8 @@ fn a_device_closes_then_its_group_then_the_container() {
     let watch = Watch::default();
     let container = container(&watch, 1);
     let group = Arc::new(group(&watch, container, Stage::KnownToKvm));
-    let device = |name| GroupDevice {
-        file: watch.file(name),
+    let device = |name: &'static str| GroupDevice {
+        file: DeviceFile::new(name.into(), watch.file(name), &group.container.opener),
         group: Arc::clone(&group),
     };
     let (first, second) = (device("first"), device("second"));
@@ -96,7 +97,11 @@ fn a_hot_reset_finds_the_groups_that_are_open() {
     let group = Arc::new(group(&watch, container(&watch, 0), Stage::Open));
     group.container.groups.add(&group);
     let device = GroupDevice {
-        file: watch.file("device"),
+        file: DeviceFile::new(
+            "device".into(),
+            watch.file("device"),
+            &group.container.opener,
+        ),
         group: Arc::clone(&group),
     };
     let found = device.group_file(7).map(|file| file.as_raw_fd());

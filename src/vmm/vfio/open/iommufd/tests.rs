@@ -16,7 +16,11 @@ impl Drop for Iommufd {
 fn device(watch: &Watch, stage: Stage) -> CdevDevice {
     CdevDevice {
         name: "0000:01:00.0".into(),
-        file: watch.file("device"),
+        file: DeviceFile::new(
+            "device".into(),
+            watch.file("device"),
+            &Arc::new(Opener::here()),
+        ),
         stage,
         kvm: Arc::new(KvmVfio::refusing()),
         _iommufd: Arc::new(Iommufd {

@@ -1,0 +1,217 @@
+//! The calls that may sleep in the kernel for ever, as messages to the process that makes them.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use crate::vfio::uapi;
+
+/// A call. The files that it needs are sent along.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Opens a node for reading and writing. The node of an IOMMU group waits for the group's lock,
+    /// which the kernel holds while it opens or closes a device of the group.
+    Open(String),
+    /// VFIO_GROUP_GET_DEVICE_FD for a device's name. The file is the group's.
+    DeviceOfGroup(CString),
+    /// VFIO_DEVICE_BIND_IOMMUFD. The files are the device's and the iommufd.
+    Bind {
+        /// The VF token.
+        token: Option<[u8; 16]>,
+    },
+    /// VFIO_DEVICE_ATTACH_IOMMUFD_PT. The file is the device's.
+    Attach {
+        /// The I/O address space.
+        ioas: u32,
+    },
+    /// VFIO_DEVICE_DETACH_IOMMUFD_PT. The file is the device's.
+    Detach,
+    /// VFIO_DEVICE_RESET. The file is the device's.
+    Reset,
+    /// VFIO_DEVICE_PCI_HOT_RESET. The files are the device's and those of all affected groups.
+    HotReset,
+    /// A write to a region, which resets the device or changes its power state. The file is the
+    /// device's.
+    Write {
+        /// The offset in the device's file.
+        at: u64,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+    /// Closes the file, the last one that the device has.
+    Close,
+}
+
+impl Request {
+    /// The call's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Open(_) => "open",
+            Self::DeviceOfGroup(_) => "VFIO_GROUP_GET_DEVICE_FD",
+            Self::Bind { .. } => "VFIO_DEVICE_BIND_IOMMUFD",
+            Self::Attach { .. } => "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+            Self::Detach => "VFIO_DEVICE_DETACH_IOMMUFD_PT",
+            Self::Reset => "VFIO_DEVICE_RESET",
+            Self::HotReset => "VFIO_DEVICE_PCI_HOT_RESET",
+            Self::Write { .. } => "a region write",
+            Self::Close => "close",
+        }
+    }
+
+    /// What the call does while it sleeps.
+    pub(super) fn does(&self) -> &'static str {
+        match self {
+            Self::DeviceOfGroup(_) | Self::Bind { .. } => "the call opens the device and resets it",
+            Self::Open(_) | Self::Attach { .. } | Self::Detach => {
+                "the call waits for another call for the device, for its group, or for a device \
+                 that is reset with it"
+            }
+            Self::Reset | Self::HotReset => "the call resets the device",
+            Self::Write { .. } => "the call resets the device or wakes it",
+            Self::Close => "the call resets the device",
+        }
+    }
+
+    /// The request as bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let (kind, rest): (u8, Vec<u8>) = match self {
+            Self::Open(path) => (0, path.clone().into_bytes()),
+            Self::DeviceOfGroup(name) => (1, name.to_bytes().into()),
+            Self::Bind { token } => (2, token.map_or_else(Vec::new, Vec::from)),
+            Self::Attach { ioas } => (3, ioas.to_le_bytes().into()),
+            Self::Detach => (4, Vec::new()),
+            Self::Reset => (5, Vec::new()),
+            Self::HotReset => (6, Vec::new()),
+            Self::Write { at, data } => (7, [&at.to_le_bytes(), data.as_slice()].concat()),
+            Self::Close => (8, Vec::new()),
+        };
+        [&[kind], rest.as_slice()].concat()
+    }
+
+    /// The request from its bytes; `None` if the bytes are no request.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        Some(match kind {
+            0 => Self::Open(String::from_utf8(rest.into()).ok()?),
+            1 => Self::DeviceOfGroup(CString::new(rest).ok()?),
+            2 if rest.is_empty() => Self::Bind { token: None },
+            2 => Self::Bind {
+                token: Some(rest.try_into().ok()?),
+            },
+            3 => Self::Attach {
+                ioas: u32::from_le_bytes(rest.try_into().ok()?),
+            },
+            4 => Self::Detach,
+            5 => Self::Reset,
+            6 => Self::HotReset,
+            7 => {
+                let (at, data) = rest.split_first_chunk()?;
+                Self::Write {
+                    at: u64::from_le_bytes(*at),
+                    data: data.into(),
+                }
+            }
+            8 => Self::Close,
+            _ => return None,
+        })
+    }
+}
+
+/// Makes the calls: the kernel, or a test.
+pub trait Calls: Send + Sync {
+    /// Makes a call with its files. Returns the file that the call has opened.
+    ///
+    /// # Errors
+    /// The errno.
+    fn make(&self, request: &Request, files: Vec<File>) -> io::Result<Option<OwnedFd>>;
+}
+
+/// The calls of the running kernel.
+#[derive(Debug)]
+pub struct Kernel;
+
+impl Calls for Kernel {
+    fn make(&self, request: &Request, files: Vec<File>) -> io::Result<Option<OwnedFd>> {
+        let file = |index: usize| {
+            let missing = || io::Error::from_raw_os_error(libc::EBADF);
+            files.get(index).ok_or_else(missing)
+        };
+        match request {
+            Request::Open(path) => {
+                let file = OpenOptions::new().read(true).write(true).open(path)?;
+                return Ok(Some(file.into()));
+            }
+            Request::DeviceOfGroup(name) => {
+                return uapi::device_of_group(file(0)?, name).map(|file| Some(file.into()));
+            }
+            Request::Bind { token } => uapi::bind(file(0)?, file(1)?, token.as_ref())?,
+            Request::Attach { ioas } => uapi::attach(file(0)?, *ioas)?,
+            Request::Detach => uapi::detach(file(0)?)?,
+            Request::Reset => uapi::reset(file(0)?)?,
+            Request::HotReset => {
+                let groups = files.get(1..).unwrap_or_default();
+                let mut words = vec![0, 0, groups.len() as u32];
+                words.extend(groups.iter().map(|group| group.as_raw_fd() as u32));
+                uapi::hot_reset(file(0)?, &mut words)?;
+            }
+            Request::Write { at, data } => file(0)?.write_all_at(data, *at)?,
+            Request::Close => drop(files),
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_arrives_as_it_was() {
+        for request in [
+            Request::Open("/dev/vfio/7".into()),
+            Request::DeviceOfGroup(c"0000:01:00.0 vf_token=x".into()),
+            Request::Bind { token: None },
+            Request::Bind {
+                token: Some([7; 16]),
+            },
+            Request::Attach { ioas: 0x1234_5678 },
+            Request::Detach,
+            Request::Reset,
+            Request::HotReset,
+            Request::Write {
+                at: 0x7000_0000_0059,
+                data: vec![0x80],
+            },
+            Request::Close,
+        ] {
+            assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+        for nonsense in [
+            &[][..],
+            &[9],
+            &[1, 0],
+            &[2, 1],
+            &[3, 1],
+            &[7, 1],
+            &[0, 0xff],
+        ] {
+            assert_eq!(Request::decode(nonsense), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_its_file_is_refused() {
+        for request in [Request::Reset, Request::Bind { token: None }] {
+            let error = Kernel.make(&request, Vec::new()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+        }
+        let null = || vec![File::open("/dev/null").unwrap()];
+        let error = Kernel.make(&Request::Reset, null()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
+        assert!(Kernel.make(&Request::Close, null()).unwrap().is_none());
+        let opened = Kernel.make(&Request::Open("/dev/null".into()), Vec::new());
+        assert!(opened.unwrap().is_some());
+    }
+}
