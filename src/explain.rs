@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use host::bind::DEFAULT_LIMIT;
+use host::limited;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
 use pci::addr::Range;
@@ -178,7 +179,7 @@ fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Ve
     }
     let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
     for (name, subject) in names.iter().zip(devices) {
-        resizable::tell_if_small(name, &subject.path);
+        resizable::tell_if_small(name, &subject.path, limited::read);
     }
     let Some(opened) = opened else {
         return Vec::new();

@@ -131,7 +131,9 @@ impl Details {
             virtual_functions: dir.number("sriov_totalvfs").filter(|&total| total > 0).map(
                 |total| VirtualFunctions {
                     total,
-                    enabled: dir.number("sriov_numvfs").unwrap_or(0),
+                    // Read under the device's lock (drivers/pci/iov.c).
+                    enabled: limited::attribute(&device.path.join("sriov_numvfs"))
+                        .map_or(0, |text| text.parse().unwrap_or(0)),
                 },
             ),
             answers: physical_function.is_some() || config.is_none_or(|bytes| answers(&bytes)),

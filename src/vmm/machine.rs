@@ -147,7 +147,8 @@ impl Machine {
         let measured = config.statistics != Statistics::Off;
         let stats = Arc::new(Stats::new(config.cpus.count(), measured));
         // The host stays as it is.
-        let (images, roms, candidates) = preflight::check(&config)?;
+        let (images, roms, candidates) = preflight::check(&config, &opener)?;
+        check_calls(&opener)?;
         let (kvm, vm) = create_vm(&config, &images, &stats)?;
         // With devices, a thread populates RAM from now on, except while set-up itself is busy.
         let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
@@ -280,7 +281,7 @@ impl Machine {
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
         let reset = reset::before_first_boot(&self.devices.functions());
-        self.check_calls()?;
+        check_calls(&self.opener)?;
         reset?;
         let end = self.run_boots(lifecycle);
         self.platform.serial.flush();
@@ -298,7 +299,7 @@ impl Machine {
             let end = lifecycle.wait();
             self.opener.set_stopping(true);
             self.vcpus = running.stop()?;
-            self.check_calls()?;
+            check_calls(&self.opener)?;
             self.opener.set_stopping(false);
             info!("{}", self.stats.exits);
             let coalesced = self.platform.coalesced.applied();
@@ -387,7 +388,7 @@ impl Machine {
         // and the controllers must be in their power-on state then.
         self.vm.irqchip.write(&self.vm.fd)?;
         reset::devices(&self.devices.functions());
-        self.check_calls()?;
+        check_calls(&self.opener)?;
         self.platform.reset();
         // The vCPUs come last: their reset clears the local APICs of messages that the devices sent
         // before their own reset.
@@ -424,19 +425,17 @@ impl Machine {
             lost = dma.take_lost();
         }
         self.devices.close();
-        self.check_calls()?;
+        check_calls(&self.opener)?;
         lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))
     }
 }
 
-impl Machine {
-    /// Checks that the kernel has ended all calls for the devices. A run does not go on beside one
-    /// that sleeps, because a reset of the guest would wait for the call.
-    fn check_calls(&self) -> Result<(), MachineError> {
-        match self.opener.given_up().into_iter().next() {
-            Some(waiting) => Err(MachineError::Waits(waiting)),
-            None => Ok(()),
-        }
+/// Checks that the kernel has ended all calls for the devices. A run does not go on beside one that
+/// sleeps, because a reset of the guest would wait for the call.
+fn check_calls(opener: &Opener) -> Result<(), MachineError> {
+    match opener.given_up().into_iter().next() {
+        Some(waiting) => Err(MachineError::Waits(waiting)),
+        None => Ok(()),
     }
 }
 

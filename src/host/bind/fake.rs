@@ -145,11 +145,14 @@ impl FakeHost {
         }
     }
 
-    /// Gives a device another type of header than its class has.
-    pub fn header(self, bdf: &str, header: u8) -> Self {
-        let mut config = [0; 64];
-        config[0x0e] = header;
-        self.set(bdf, "config", config);
+    /// Makes a device a bridge or not, whatever its class says.
+    pub fn bridge(self, bdf: &str, is: bool) -> Self {
+        let bus = self.kernel.device(bdf.parse().unwrap());
+        let bus = bus.join("secondary_bus_number");
+        match is {
+            true => fs::write(bus, "2\n").unwrap(),
+            false => fs::remove_file(bus).unwrap(),
+        }
         self
     }
 
@@ -255,9 +258,10 @@ impl FakeKernel {
         let dir = self.device(bdf);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("class"), format!("0x{class:06x}\n")).unwrap();
-        let mut config = [0; 64];
-        config[0x0e] = u8::from(class >> 8 == 0x0604);
-        fs::write(dir.join("config"), config).unwrap();
+        fs::write(dir.join("config"), [0; 64]).unwrap();
+        if class >> 8 == 0x0604 {
+            fs::write(dir.join("secondary_bus_number"), "2\n").unwrap();
+        }
         fs::write(dir.join("driver_override"), "(null)\n").unwrap();
         let modalias = format!("pci:v00001B36d000000{:02X}sv0sd0bc01sc08i02\n", bdf.bus);
         fs::write(dir.join("modalias"), modalias).unwrap();

@@ -214,7 +214,8 @@ impl Device for VfioFile {
     }
 
     fn hardware_config(&self) -> Vec<u8> {
-        hardware_config::read(&Sysfs::default(), &self.name)
+        let read = |path: &Path| self.by_opener(|opener, name, _| opener.read(name, path));
+        hardware_config::read(&Sysfs::default(), &self.name, read)
     }
 
     fn region(&self, index: u32) -> RegionInfo {

@@ -2,8 +2,9 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -119,6 +120,18 @@ impl Opener {
     pub fn open(&self, device: &str, path: &str) -> io::Result<File> {
         let request = Request::Open(path.into());
         opened(self.call(device, &request, &[], Patience::Limited))
+    }
+
+    /// Reads a file of sysfs, for which the kernel wakes a device or waits for its reset.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn read(&self, device: &str, path: &Path) -> io::Result<Vec<u8>> {
+        let request = Request::Read(path.to_string_lossy().into());
+        let mut answer = opened(self.call(device, &request, &[], Patience::Limited))?;
+        let mut bytes = Vec::new();
+        answer.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Opens a device of a group.

@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use rustix::fs::{MemfdFlags, memfd_create};
+
 use crate::vfio::uapi;
 
 /// A call. The files that it needs are sent along.
@@ -14,6 +16,9 @@ pub enum Request {
     /// Opens a node for reading and writing. The node of an IOMMU group waits for the group's lock,
     /// which the kernel holds while it opens or closes a device of the group.
     Open(String),
+    /// Reads a file of sysfs, for which the kernel asks the device. The answer is a file with the
+    /// bytes.
+    Read(String),
     /// VFIO_GROUP_GET_DEVICE_FD for a device's name. The file is the group's.
     DeviceOfGroup(CString),
     /// VFIO_DEVICE_BIND_IOMMUFD. The files are the device's and the iommufd.
@@ -49,6 +54,7 @@ impl Request {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Open(_) => "open",
+            Self::Read(_) => "a read of sysfs",
             Self::DeviceOfGroup(_) => "VFIO_GROUP_GET_DEVICE_FD",
             Self::Bind { .. } => "VFIO_DEVICE_BIND_IOMMUFD",
             Self::Attach { .. } => "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
@@ -64,6 +70,7 @@ impl Request {
     pub(super) fn does(&self) -> &'static str {
         match self {
             Self::DeviceOfGroup(_) | Self::Bind { .. } => "the call opens the device and resets it",
+            Self::Read(_) => "the call wakes the device, or waits for its reset",
             Self::Open(_) | Self::Attach { .. } | Self::Detach => {
                 "the call waits for another call for the device, for its group, or for a device \
                  that is reset with it"
@@ -86,6 +93,7 @@ impl Request {
             Self::HotReset => (6, Vec::new()),
             Self::Write { at, data } => (7, [&at.to_le_bytes(), data.as_slice()].concat()),
             Self::Close => (8, Vec::new()),
+            Self::Read(path) => (9, path.clone().into_bytes()),
         };
         [&[kind], rest.as_slice()].concat()
     }
@@ -114,6 +122,7 @@ impl Request {
                 }
             }
             8 => Self::Close,
+            9 => Self::Read(String::from_utf8(rest.into()).ok()?),
             _ => return None,
         })
     }
@@ -143,6 +152,12 @@ impl Calls for Kernel {
                 let file = OpenOptions::new().read(true).write(true).open(path)?;
                 return Ok(Some(file.into()));
             }
+            Request::Read(path) => {
+                let bytes = std::fs::read(path)?;
+                let file = memfd_create("answer", MemfdFlags::CLOEXEC)?;
+                File::from(file.try_clone()?).write_all_at(&bytes, 0)?;
+                return Ok(Some(file));
+            }
             Request::DeviceOfGroup(name) => {
                 return uapi::device_of_group(file(0)?, name).map(|file| Some(file.into()));
             }
@@ -171,6 +186,7 @@ mod tests {
     fn every_request_arrives_as_it_was() {
         for request in [
             Request::Open("/dev/vfio/7".into()),
+            Request::Read("/sys/x".into()),
             Request::DeviceOfGroup(c"0000:01:00.0 vf_token=x".into()),
             Request::Bind { token: None },
             Request::Bind {

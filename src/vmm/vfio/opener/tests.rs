@@ -12,7 +12,7 @@ use rustix::event::PollFlags;
 use super::*;
 use crate::sys::process::in_one_thread;
 use crate::sys::ready;
-use crate::vfio::opener::request::{Calls, Request};
+use crate::vfio::opener::request::{Calls, Kernel, Request};
 
 const DEVICE: &str = "0000:01:00.0";
 const LIMIT: Duration = Duration::from_millis(300);
@@ -25,6 +25,7 @@ impl Calls for Pipes {
     fn make(&self, request: &Request, files: Vec<File>) -> io::Result<Option<OwnedFd>> {
         match request {
             Request::Open(path) => Ok(Some(File::open(path)?.into())),
+            Request::Read(_) => Kernel.make(request, files),
             Request::Attach { .. } => Err(io::Error::from_raw_os_error(libc::EBUSY)),
             Request::Close => {
                 let text = format!("closed by {}\n", std::process::id());
@@ -70,6 +71,8 @@ fn answers_come_with_their_file_or_errno() {
         let file = opener.open(DEVICE, "/proc/self/comm").unwrap();
         let name = io::read_to_string(file).unwrap();
         assert_eq!(name, "vmm-guardian\n", "another process opens");
+        let name = opener.read(DEVICE, "/proc/self/comm".as_ref()).unwrap();
+        assert_eq!(name, b"vmm-call\n");
         let error = opener.open(DEVICE, "/nowhere").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
         let error = opener.attach(DEVICE, &pipe().0, 1).unwrap_err();
