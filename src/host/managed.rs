@@ -7,8 +7,8 @@
 //! process, and gives the devices back when its last call has returned. A call that binds or
 //! unbinds a device is made by a further process ([`crate::bind`]). The guardian has its own
 //! session, so that signals of the terminal do not reach it, and shares only a socket and the pidfd
-//! with this process. If the guardian is killed too, the records name a run that has ended, and the next `host bind` or
-//! `host unbind` gives the devices back.
+//! with this process. If the guardian is killed too, the records name a run that has ended, and the
+//! next `host bind` or `host unbind` gives the devices back.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -83,9 +83,9 @@ impl Managed {
 /// The run must have closed the devices: the unbind of their driver waits for that.
 impl Drop for Managed {
     fn drop(&mut self) {
-        // While a call for a device sleeps, the unbind of its driver would wait for that call. A fork
-        // beside other threads is not safe, and a call without a process of its own might hold the
-        // run for ever.
+        // While a call for a device sleeps, the unbind of its driver would wait for that call. A
+        // fork beside other threads is not safe, and a call without a process of its own might hold
+        // the run for ever.
         if self.opener.is_stuck() || !process::settle_to_one_thread() {
             say(format_args!(
                 "mini-vmm: the devices are given back after the end of process {}{}",

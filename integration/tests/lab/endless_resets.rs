@@ -13,9 +13,9 @@ const DISK: Disk = Disk::new("lab-disk", 5);
 const SLOW: &str = "0000:01:00.0";
 const DEVICES: [&str; 4] = [
     "-device",
-    "pcie-root-port,id=port,chassis=1,slot=1,addr=1c",
+    "pcie-root-port,id=deaf,chassis=1,slot=1,addr=1c",
     "-device",
-    "nvme,serial=slow,bus=port,addr=0",
+    "nvme,serial=slow,bus=deaf,addr=0",
 ];
 
 pub fn all() -> Vec<Scenario> {

@@ -89,9 +89,9 @@ pub fn own_end() -> io::Result<OwnedFd> {
 }
 
 /// Runs `work` in a child process and does not wait for it. Returns the child's number. The child
-/// has a session of its own, so that the terminal's signals do not reach it, and keeps no descriptor
-/// of this process but those of `keep`. This process must have one thread only, because the child
-/// runs Rust code after the fork.
+/// has a session of its own, so that the terminal's signals do not reach it, and keeps no
+/// descriptor of this process but those of `keep`. This process must have one thread only, because
+/// the child runs Rust code after the fork.
 ///
 /// # Errors
 /// When there are other threads, or no process can be made.

@@ -9,8 +9,8 @@ use pci::Bdf;
 use crate::hostinfo::sysfs::Sysfs;
 
 /// Reads the configuration space. sysfs shows root all of it, and others the first 64 bytes. A
-/// mediated device has none. `read` reads a file with a time limit: the kernel lets a reader of this
-/// one wait for a reset of the device.
+/// mediated device has none. `read` reads a file with a time limit: the kernel lets a reader of
+/// this one wait for a reset of the device.
 pub(super) fn read(
     sysfs: &Sysfs,
     name: &str,

@@ -15,8 +15,9 @@
 //! 5. **Attach** (VFIO_DEVICE_ATTACH_IOMMUFD_PT). Until then all DMA of the device is blocked; from
 //!    then on the address space translates it.
 //!
-//! The process of the [`Opener`] makes the calls of steps 4 and 5, because they may sleep: step 4 for
-//! the device, and step 5 while a device that is reset together with this one is opened or closed.
+//! The process of the [`Opener`] makes the calls of steps 4 and 5, because they may sleep: step 4
+//! for the device, and step 5 while a device that is reset together with this one is opened or
+//! closed.
 //!
 //! Closing goes the other way. The device is detached. KVM drops the file, because KVM's reference
 //! keeps the file open. The file closes, which unbinds the device. The iommufd closes last. A

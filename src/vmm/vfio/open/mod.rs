@@ -43,8 +43,8 @@ use std::sync::Arc;
 use crate::config::Iommu;
 use crate::vfio::opener::Opener;
 
-/// Opens the devices. Without a `vm` they can be read, but not passed to a guest. The `opener` makes
-/// the calls that may sleep.
+/// Opens the devices. Without a `vm` they can be read, but not passed to a guest. The `opener`
+/// makes the calls that may sleep.
 ///
 /// # Errors
 /// The first device that cannot be opened. All devices are closed again.

@@ -262,14 +262,18 @@ impl Opener {
         if let Way::Process(socket) = &self.way
             && let Ok(answers) = ask(socket, request, files)
         {
-            return self.wait(device, request, &answers, patience);
+            match self.wait(device, request, &answers, patience) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+                outcome => return outcome,
+            }
         }
         let own = |file: &BorrowedFd<'_>| file.try_clone_to_owned().map(File::from);
         let files = files.iter().map(own).collect::<io::Result<_>>()?;
         self.calls.make(request, files)
     }
 
-    /// Waits for the outcome of a call.
+    /// Waits for the outcome of a call. The error is an unexpected end if the other process has
+    /// ended.
     fn wait(
         &self,
         device: &str,
@@ -311,9 +315,7 @@ impl Opener {
                 continue;
             }
             let Some(packet) = answers.receive()? else {
-                return Err(io::Error::other(
-                    "the process of mini-vmm that makes the call has ended",
-                ));
+                return Err(io::ErrorKind::UnexpectedEof.into());
             };
             match Answer::decode(&packet.bytes) {
                 Some(Answer::Begun(thread)) => caller = Process::of(thread),

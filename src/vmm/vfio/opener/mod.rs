@@ -1,10 +1,10 @@
 //! Opens, resets and closes devices.
 //!
-//! Each of these calls resets the device, and some wait for another call's reset. A reset may take a
-//! minute (PCI Express 6.0, 6.6.2), and a device that has failed may never end it. The sleep cannot
-//! be interrupted: a process with a thread in such a call cannot end, and keeps its terminal. So a
-//! process of its own makes these calls. The VMM waits for the answer with a limit, and can end at
-//! any time. The process stays until its last call has returned.
+//! Each of these calls resets the device, and some wait for another call's reset. A reset may take
+//! a minute (PCI Express 6.0, 6.6.2), and a device that has failed may never end it. The sleep
+//! cannot be interrupted: a process with a thread in such a call cannot end, and keeps its
+//! terminal. So a process of its own makes these calls. The VMM waits for the answer with a limit,
+//! and can end at any time. The process stays until its last call has returned.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -15,8 +15,8 @@
 //! | `device_file` | the file of an open device, which is closed by the opener |
 //!
 //! The process has a descriptor of a device only during a call for the device. If the VMM is
-//! killed, the kernel therefore closes the devices with the VMM, as without that process. To close a
-//! device, the VMM sends its descriptor and closes its own one, and then the process closes the
+//! killed, the kernel therefore closes the devices with the VMM, as without that process. To close
+//! a device, the VMM sends its descriptor and closes its own one, and then the process closes the
 //! last one.
 
 mod client;

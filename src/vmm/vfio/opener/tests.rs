@@ -72,7 +72,7 @@ fn answers_come_with_their_file_or_errno() {
         let name = io::read_to_string(file).unwrap();
         assert_eq!(name, "vmm-guardian\n", "another process opens");
         let name = opener.read(DEVICE, "/proc/self/comm".as_ref()).unwrap();
-        assert_eq!(name, b"vmm-call\n");
+        assert_eq!(name, b"vmm-guardian\n");
         let error = opener.open(DEVICE, "/nowhere").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
         let error = opener.attach(DEVICE, &pipe().0, 1).unwrap_err();
