@@ -13,7 +13,6 @@ mod text;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::{fs, io};
 
 use host::bind::DEFAULT_LIMIT;
@@ -51,10 +50,10 @@ use vmm::vfio::device::{IrqInfo, SharedDevice};
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
+use vmm::vfio::kernel_calls::{opener_here, opener_or_here};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
-use vmm::vfio::opener::Opener;
 use vmm::vfio::vfio_file::VfioFile;
 use vmm::{layout, vcpu};
 
@@ -120,8 +119,8 @@ impl ExplainError {
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
     let configs = assign_slots(&config.vfio);
     let opener = match configs.is_empty() {
-        true => Arc::new(Opener::here()),
-        false => Opener::start_or_here(DEFAULT_LIMIT),
+        true => opener_here(),
+        false => opener_or_here(DEFAULT_LIMIT),
     };
     let mut problems = Vec::new();
     let opened = open::find(sysfs, &configs)

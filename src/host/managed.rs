@@ -21,6 +21,7 @@ use vmm::log::error_chain::with_causes;
 use vmm::log::stderr::say;
 use vmm::sys::process;
 use vmm::sys::process::Process;
+use vmm::vfio::kernel_calls;
 use vmm::vfio::opener::Opener;
 
 use crate::bind;
@@ -51,14 +52,14 @@ impl Managed {
         let managed = devices.iter().filter(|d| d.managed);
         let addresses: Vec<_> = managed.map(|d| d.address.clone()).collect();
         if devices.is_empty() {
-            return Ok((None, Arc::new(Opener::here())));
+            return Ok((None, kernel_calls::opener_here()));
         }
         if addresses.is_empty() {
-            return Ok((None, Opener::start_or_here(limit)));
+            return Ok((None, kernel_calls::opener_or_here(limit)));
         }
         let run = Process::this().map_err(BindError::Guardian)?;
         let end = process::own_end().map_err(BindError::Guardian)?;
-        let opener = Opener::start(limit, &[&end], || {
+        let opener = kernel_calls::opener(limit, &[&end], || {
             process::wait_readable(&end);
             note(release_when_possible(&Host::with_limit(limit), run));
         })

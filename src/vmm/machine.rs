@@ -65,6 +65,7 @@ use crate::vfio::device::SharedDevice;
 use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
+use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::Opened;
 use crate::vfio::opener::Opener;
 
@@ -131,7 +132,7 @@ impl Machine {
     /// }
     /// ```
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
-        Self::with_opener(config, output, Arc::new(Opener::here()))
+        Self::with_opener(config, output, opener_here())
     }
 
     /// As [`Machine::new`]; `opener` opens, resets and closes the devices. With

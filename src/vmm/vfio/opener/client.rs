@@ -17,7 +17,7 @@ use crate::sys::packets::Packets;
 use crate::sys::process::{self, Process};
 use crate::sys::ready;
 use crate::vfio::opener::helper::{self, Answer};
-use crate::vfio::opener::request::{Calls, Kernel, Request};
+use crate::vfio::opener::request::{Calls, Request};
 use crate::vfio::opener::waiting::Waiting;
 
 /// How often a wait without a limit looks whether the run stops.
@@ -56,8 +56,8 @@ enum Patience {
 
 impl Opener {
     /// This process makes the calls itself: it ends only after them.
-    pub fn here() -> Self {
-        Self::by(Way::Here, Arc::new(Kernel), Duration::MAX)
+    pub fn here(calls: Arc<dyn Calls>) -> Self {
+        Self::by(Way::Here, calls, Duration::MAX)
     }
 
     /// Starts the process that makes the calls. Each call is waited for until `limit` is over. When
@@ -69,26 +69,10 @@ impl Opener {
     /// There are other threads, or no process can be made.
     pub fn start(
         limit: Duration,
-        keep: &[&OwnedFd],
-        at_end: impl FnOnce(),
-    ) -> io::Result<Arc<Self>> {
-        Self::start_with(limit, Arc::new(Kernel), keep, at_end)
-    }
-
-    /// Starts the process, or does without it where this process may not fork.
-    pub fn start_or_here(limit: Duration) -> Arc<Self> {
-        Self::start(limit, &[], || {}).unwrap_or_else(|e| {
-            debug!("calls for devices are made without another process: {e}");
-            Arc::new(Self::here())
-        })
-    }
-
-    pub(super) fn start_with(
-        limit: Duration,
         calls: Arc<dyn Calls>,
         keep: &[&OwnedFd],
         at_end: impl FnOnce(),
-    ) -> io::Result<Arc<Self>> {
+    ) -> io::Result<Self> {
         let (ours, theirs) = Packets::pair()?;
         let theirs = OwnedFd::from(theirs);
         let kept: Vec<_> = [&theirs].into_iter().chain(keep.iter().copied()).collect();
@@ -100,7 +84,7 @@ impl Opener {
             process::settle_to_one_thread();
             at_end();
         })?;
-        Ok(Arc::new(Self::by(Way::Process(ours), calls, limit)))
+        Ok(Self::by(Way::Process(ours), calls, limit))
     }
 
     fn by(way: Way, calls: Arc<dyn Calls>, limit: Duration) -> Self {

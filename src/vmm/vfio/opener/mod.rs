@@ -9,7 +9,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `client` | the VMM's side: [`Opener`], with a method for each call |
-//! | `request` | the calls as messages, and the kernel that answers them |
+//! | `request` | the calls as messages, and the interface to what makes them |
 //! | `helper` | the process that makes the calls |
 //! | `waiting` | a call that has not ended within its limit |
 //! | `device_file` | the file of an open device, which is closed by the opener |
@@ -27,6 +27,7 @@ mod waiting;
 
 pub use client::Opener;
 pub use device_file::DeviceFile;
+pub use request::{Calls, Request};
 pub use waiting::Waiting;
 
 #[cfg(test)]

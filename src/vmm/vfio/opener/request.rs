@@ -1,14 +1,9 @@
 //! The calls that may sleep in the kernel for ever, as messages to the process that makes them.
 
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-
-use rustix::fs::{MemfdFlags, memfd_create};
-
-use crate::vfio::uapi;
+use std::os::fd::OwnedFd;
 
 /// A call. The files that it needs are sent along.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,47 +132,6 @@ pub trait Calls: Send + Sync {
     fn make(&self, request: &Request, files: Vec<File>) -> io::Result<Option<OwnedFd>>;
 }
 
-/// The calls of the running kernel.
-#[derive(Debug)]
-pub struct Kernel;
-
-impl Calls for Kernel {
-    fn make(&self, request: &Request, files: Vec<File>) -> io::Result<Option<OwnedFd>> {
-        let file = |index: usize| {
-            let missing = || io::Error::from_raw_os_error(libc::EBADF);
-            files.get(index).ok_or_else(missing)
-        };
-        match request {
-            Request::Open(path) => {
-                let file = OpenOptions::new().read(true).write(true).open(path)?;
-                return Ok(Some(file.into()));
-            }
-            Request::Read(path) => {
-                let bytes = std::fs::read(path)?;
-                let file = memfd_create("answer", MemfdFlags::CLOEXEC)?;
-                File::from(file.try_clone()?).write_all_at(&bytes, 0)?;
-                return Ok(Some(file));
-            }
-            Request::DeviceOfGroup(name) => {
-                return uapi::device_of_group(file(0)?, name).map(|file| Some(file.into()));
-            }
-            Request::Bind { token } => uapi::bind(file(0)?, file(1)?, token.as_ref())?,
-            Request::Attach { ioas } => uapi::attach(file(0)?, *ioas)?,
-            Request::Detach => uapi::detach(file(0)?)?,
-            Request::Reset => uapi::reset(file(0)?)?,
-            Request::HotReset => {
-                let groups = files.get(1..).unwrap_or_default();
-                let mut words = vec![0, 0, groups.len() as u32];
-                words.extend(groups.iter().map(|group| group.as_raw_fd() as u32));
-                uapi::hot_reset(file(0)?, &mut words)?;
-            }
-            Request::Write { at, data } => file(0)?.write_all_at(data, *at)?,
-            Request::Close => drop(files),
-        }
-        Ok(None)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,19 +170,5 @@ mod tests {
         ] {
             assert_eq!(Request::decode(nonsense), None, "{nonsense:?}");
         }
-    }
-
-    #[test]
-    fn a_request_without_its_file_is_refused() {
-        for request in [Request::Reset, Request::Bind { token: None }] {
-            let error = Kernel.make(&request, Vec::new()).unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EBADF));
-        }
-        let null = || vec![File::open("/dev/null").unwrap()];
-        let error = Kernel.make(&Request::Reset, null()).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
-        assert!(Kernel.make(&Request::Close, null()).unwrap().is_none());
-        let opened = Kernel.make(&Request::Open("/dev/null".into()), Vec::new());
-        assert!(opened.unwrap().is_some());
     }
 }

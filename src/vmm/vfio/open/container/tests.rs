@@ -2,6 +2,7 @@ use std::os::fd::RawFd;
 
 use super::*;
 use crate::hostinfo::name::HostName;
+use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::closing_watch::Watch;
 
 /// A container that maps no memory, and logs when it closes.
@@ -32,7 +33,7 @@ fn container(watch: &Watch, members: usize) -> Arc<Container> {
     Arc::new(Container {
         vfio: Arc::new(silent),
         kvm: Arc::new(KvmVfio::refusing()),
-        opener: Arc::new(Opener::here()),
+        opener: opener_here(),
         members: Mutex::new(members),
         groups: Arc::default(),
     })
