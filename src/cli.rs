@@ -30,7 +30,8 @@ Bind a device to vfio-pci, pass it through, and give it back:
 Or all three steps in one, as root:
   mini-vmm --kernel bzImage --initrd initrd.img --vfio 0000:01:00.0,managed=on
 
-The guest's serial port is your terminal; Ctrl-A x quits, Ctrl-A h shows help.
+The guest's serial port is your terminal; Ctrl-A p presses the guest's power
+button, Ctrl-A x quits, Ctrl-A h shows help.
 SIGTERM and SIGINT end the run cleanly. SIGUSR1 prints the number of exits to
 mini-vmm, and the report of --stats.
 

@@ -369,6 +369,7 @@ impl Subject {
             snapshot: &self.shown,
             hardware: &self.source.hardware,
             bar_0: self.source.regions[0].size,
+            port: None,
         };
         let mut config = policy::apply(&original);
         // BAR registers have the values that firmware leaves.

@@ -91,7 +91,8 @@ fn run_machine(
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::with_opener(config, Box::new(output), opener)?;
     lifecycle::catch_signals().map_err(MachineError::Loop)?;
-    let console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
+    let mut console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
+    console.set_power_button(machine.power_button());
     let reporter = reporter.map(Arc::new);
     let (stats, on_request) = (machine.stats(), reporter.clone());
     let report = move || {

@@ -592,3 +592,32 @@ keep_page() {
 	say "end"
 	act=poweroff
 }
+
+# Listens to the power button with acpid, which powers off at the first press.
+await_button() {
+	mkdir -p /etc/acpi/PWRF /etc/acpi/PWRB
+	cat >/etc/acpi/PWRF/00000080 <<-'END'
+		#!/bin/sh
+		button=$(sed -n '/Power Button/,/Handlers/s/.*Phys=//p' /proc/bus/input/devices)
+		echo "L2: pressed $button" >/dev/console
+		echo "L2: done poweroff" >/dev/console
+		poweroff -f
+	END
+	chmod 755 /etc/acpi/PWRF/00000080
+	cp /etc/acpi/PWRF/00000080 /etc/acpi/PWRB
+	grep 'ACPI:Ged' /proc/interrupts | while read -r line; do say "irq $line"; done
+	acpid -d -l /dev/null -p /run/acpid.pid >/run/acpid.log 2>&1 &
+	sleep 1
+	say "listening"
+	sleep 60
+	fail "no press: $(tr '\n' ' ' </run/acpid.log)"
+	act=poweroff
+}
+
+# Goes on while the power button is pressed, which a guest without ACPI does not hear.
+be_deaf() {
+	say "listening"
+	sleep 4
+	say "lives"
+	act=reboot
+}

@@ -70,6 +70,8 @@ primary) serve_virtual_function ;;
 topology) show_topology ;;
 clock) show_clock ;;
 keep) keep_page ;;
+button) await_button ;;
+deaf) be_deaf ;;
 esac
 complain
 

@@ -2,8 +2,8 @@
 
 use pci::addr::Range;
 use vmm::layout::{
-    ACPI_END, ACPI_START, ECAM_SIZE, ECAM_START, HYPERTRANSPORT_END, HYPERTRANSPORT_START,
-    IOAPIC_ADDR, KVM_IDENTITY_MAP_ADDR, LAPIC_ADDR, Layout,
+    ACPI_END, ACPI_START, HYPERTRANSPORT_END, HYPERTRANSPORT_START, IOAPIC_ADDR,
+    KVM_IDENTITY_MAP_ADDR, LAPIC_ADDR, Layout,
 };
 
 use crate::explain::report::{Area, Extent};
@@ -42,8 +42,8 @@ pub fn areas(layout: &Layout, bars: &[FirstBar]) -> Vec<Area> {
     }
     all.push((layout.mmio32, "PCI window below 4 GiB".into(), 0));
     all.push((layout.mmio64, "PCI window above RAM".into(), 0));
+    all.push((layout.ecam(), "configuration space (ECAM)".into(), 0));
     all.extend([
-        fixed(ECAM_START, ECAM_SIZE, "configuration space (ECAM)"),
         fixed(IOAPIC_ADDR.into(), CONTROLLER_SIZE, "IOAPIC"),
         fixed(LAPIC_ADDR.into(), CONTROLLER_SIZE, "local APICs, MSI"),
         fixed(KVM_IDENTITY_MAP_ADDR, KVM_PAGES, "KVM's own pages"),

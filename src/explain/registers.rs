@@ -67,7 +67,12 @@ pub struct Field {
 /// Lists every register of a device. `config` is the guest's configuration space.
 pub fn fields(original: &Original<'_>, config: &ConfigSpace) -> Vec<Field> {
     let image = original.snapshot;
-    let view = View { image, config };
+    let behind_port = original.port.is_some();
+    let view = View {
+        image,
+        config,
+        behind_port,
+    };
     let mut fields: Vec<Field> = register_names::HEADER
         .iter()
         .map(|(offset, length, name)| {
@@ -80,7 +85,7 @@ pub fn fields(original: &Original<'_>, config: &ConfigSpace) -> Vec<Field> {
                 *length,
                 None,
                 name,
-                row.map_or("", |row| row.reason),
+                row.map_or("", |row| row.at(behind_port).1),
             )
         })
         .collect();
@@ -93,6 +98,7 @@ pub fn fields(original: &Original<'_>, config: &ConfigSpace) -> Vec<Field> {
     let hardware = View {
         image: original.hardware,
         config,
+        behind_port,
     };
     for cap in policy::unlinked(original) {
         let rule = POLICY.rule(original.hardware, &cap);
@@ -117,6 +123,7 @@ const EXTENDED_START: u16 = 0x100;
 struct View<'a> {
     image: &'a [u8],
     config: &'a ConfigSpace,
+    behind_port: bool,
 }
 
 impl View<'_> {
@@ -135,7 +142,8 @@ impl View<'_> {
         for row in rule.registers {
             if row.offset + row.len <= cap.len {
                 let offset = cap.offset + row.offset;
-                to.push(self.field(offset, row.len, Some(name), row.name, row.reason));
+                let (_, reason) = row.at(self.behind_port);
+                to.push(self.field(offset, row.len, Some(name), row.name, reason));
             }
         }
     }
@@ -240,6 +248,7 @@ mod tests {
             snapshot: image,
             hardware: image,
             bar_0: 0,
+            port: None,
         };
         fields(&original, &policy::apply(&original))
     }

@@ -1,7 +1,12 @@
-//! Bus 0 of segment 0: 32 devices of 8 functions, the host bridge at 00.0.
+//! The tree of buses of segment 0. Bus 0 has 32 devices of 8 functions, the host bridge at 00.0.
+//! Each root port on bus 0 has one bus behind it, with one device of up to 8 functions.
+//!
+//! The guest numbers the buses behind the ports. An access to another bus than 0 goes through the
+//! port that has the bus among its own (PCI Express 6.0, 7.3.3): on the secondary bus only device 0
+//! answers, because a link has one device, and behind that there is no further bridge.
 //!
 //! An absent function reads as all ones and ignores writes: the processor sees an unsupported
-//! request so (PCI Express 6.0, 2.3.1).
+//! request so (PCI Express 6.0, 2.3.1). So does a function whose link is down.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,6 +15,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 use crate::host_bridge::HostBridge;
 use crate::regs::HEADER_TYPE;
 use crate::regs::header_type::MULTI_FUNCTION;
+use crate::upstream::Upstream;
 use crate::{Bdf, CONFIG_SPACE_SIZE, PciFunction};
 
 const DEVICES: u8 = 32;
@@ -55,6 +61,17 @@ pub enum PciError {
     /// All device numbers have a function.
     #[error("all 31 PCI device numbers are taken")]
     Full,
+    /// There is no root port at the address.
+    #[error("there is no root port at {0}")]
+    NoPort(Bdf),
+    /// The bus behind the port has such a function already.
+    #[error("function {function:x} behind the root port at {port} is already taken")]
+    TakenBehind {
+        /// The port.
+        port: Bdf,
+        /// Function number asked for.
+        function: u8,
+    },
 }
 
 type Function = Arc<dyn PciFunction>;
@@ -64,9 +81,23 @@ type Watcher = Box<dyn Fn(Target, bool) + Send + Sync>;
 /// The root bus, shared by all vCPUs. The lock is released before a function is called, so that a
 /// function may change the bus, and a slow function does not delay another.
 pub struct RootBus {
-    /// The functions. The index is device times 8 plus function, as in the address.
-    slots: RwLock<Vec<Option<Function>>>,
+    tree: RwLock<Tree>,
     watcher: OnceLock<Watcher>,
+}
+
+struct Tree {
+    /// The functions of bus 0. The index is device times 8 plus function, as in the address.
+    slots: Vec<Option<Function>>,
+    links: Vec<Link>,
+}
+
+/// The link below a root port.
+struct Link {
+    /// The port's index on bus 0.
+    port: usize,
+    upstream: Arc<Upstream>,
+    /// The functions of the one device behind the port.
+    behind: Vec<Option<Function>>,
 }
 
 impl RootBus {
@@ -75,8 +106,9 @@ impl RootBus {
         let bridge: Function = Arc::new(HostBridge::new());
         let mut slots = vec![Some(bridge)];
         slots.resize(usize::from(DEVICES) * usize::from(FUNCTIONS), None);
+        let links = Vec::new();
         Self {
-            slots: RwLock::new(slots),
+            tree: RwLock::new(Tree { slots, links }),
             watcher: OnceLock::new(),
         }
     }
@@ -93,53 +125,96 @@ impl RootBus {
         }
     }
 
-    /// Puts a function at a free address.
+    /// Puts a function at a free address on bus 0.
     pub fn add(&self, device: u8, function: u8, f: Arc<dyn PciFunction>) -> Result<Bdf, PciError> {
-        if device == 0 {
-            return Err(PciError::Reserved);
-        }
-        let mut slots = self.write_slots();
-        let slot = index(device, function)
-            .and_then(|i| slots.get_mut(i))
-            .ok_or(PciError::NoSuchSlot { device, function })?;
-        if slot.is_some() {
-            return Err(PciError::Taken { device, function });
-        }
-        *slot = Some(f);
+        let mut tree = self.write_tree();
+        *tree.free_slot(device, function)? = Some(f);
         Ok(on_bus(device, function))
     }
 
     /// Puts a function, as function 0, at the first device number from 1 on without a function.
     pub fn add_next(&self, f: Arc<dyn PciFunction>) -> Result<Bdf, PciError> {
-        let mut slots = self.write_slots();
+        let mut tree = self.write_tree();
         let device = (1..DEVICES)
-            .find(|device| occupied(&slots, *device) == 0)
+            .find(|device| occupied(&tree.slots, *device) == 0)
             .ok_or(PciError::Full)?;
-        let slot = index(device, 0)
-            .and_then(|i| slots.get_mut(i))
-            .ok_or(PciError::Full)?;
-        *slot = Some(f);
+        *tree.free_slot(device, 0)? = Some(f);
         Ok(on_bus(device, 0))
     }
 
-    /// Removes a function from the bus. The host bridge cannot be removed.
+    /// Puts a root port at a free address on bus 0. `upstream` is what the port lets through.
+    pub fn add_port(
+        &self,
+        device: u8,
+        function: u8,
+        port: Arc<dyn PciFunction>,
+        upstream: Arc<Upstream>,
+    ) -> Result<Bdf, PciError> {
+        let mut tree = self.write_tree();
+        *tree.free_slot(device, function)? = Some(port);
+        tree.links.push(Link {
+            port: index(device, function).unwrap_or_default(),
+            upstream,
+            behind: vec![None; FUNCTIONS.into()],
+        });
+        Ok(on_bus(device, function))
+    }
+
+    /// Puts a function behind a root port, as function `function` of the one device there.
+    pub fn add_behind(
+        &self,
+        port: Bdf,
+        function: u8,
+        f: Arc<dyn PciFunction>,
+    ) -> Result<(), PciError> {
+        let mut tree = self.write_tree();
+        let link = tree.link(port).ok_or(PciError::NoPort(port))?;
+        let slot = link.behind.get_mut(usize::from(function));
+        let slot = slot.ok_or(PciError::NoSuchSlot {
+            device: 0,
+            function,
+        })?;
+        if slot.is_some() {
+            return Err(PciError::TakenBehind { port, function });
+        }
+        *slot = Some(f);
+        Ok(())
+    }
+
+    /// Removes a function from bus 0; with a root port goes all that is behind the port. The host
+    /// bridge cannot be removed.
     pub fn remove(&self, device: u8, function: u8) -> Option<Arc<dyn PciFunction>> {
         if device == 0 {
             return None;
         }
-        self.write_slots()
-            .get_mut(index(device, function)?)
-            .and_then(Option::take)
+        let at = index(device, function)?;
+        let mut tree = self.write_tree();
+        tree.links.retain(|link| link.port != at);
+        tree.slots.get_mut(at).and_then(Option::take)
     }
 
-    /// The function at an address.
+    /// Removes a function from behind a root port.
+    pub fn remove_behind(&self, port: Bdf, function: u8) -> Option<Arc<dyn PciFunction>> {
+        let mut tree = self.write_tree();
+        let link = tree.link(port)?;
+        link.behind.get_mut(usize::from(function))?.take()
+    }
+
+    /// The function at an address on bus 0.
     pub fn get(&self, device: u8, function: u8) -> Option<Arc<dyn PciFunction>> {
-        self.read_slots().get(index(device, function)?)?.clone()
+        self.read_tree()
+            .slots
+            .get(index(device, function)?)?
+            .clone()
     }
 
-    /// Resets every function.
+    /// Resets every function: those on bus 0 first, root ports among them.
     pub fn reset(&self) {
-        let functions: Vec<_> = self.read_slots().iter().flatten().cloned().collect();
+        let functions: Vec<_> = {
+            let tree = self.read_tree();
+            let behind = tree.links.iter().flat_map(|link| &link.behind);
+            tree.slots.iter().chain(behind).flatten().cloned().collect()
+        };
         for function in functions {
             function.reset();
         }
@@ -204,20 +279,51 @@ impl RootBus {
 
     /// Returns the function, and whether its device has other functions.
     fn find(&self, bus: u8, device: u8, function: u8) -> Option<(Function, bool)> {
-        if bus != 0 {
+        let tree = self.read_tree();
+        if bus == 0 {
+            let f = tree.slots.get(index(device, function)?)?.clone()?;
+            return Some((f, occupied(&tree.slots, device) > 1));
+        }
+        let mut links = tree
+            .links
+            .iter()
+            .map(|link| (&link.behind, link.upstream.now()));
+        let (behind, now) = links.find(|(_, now)| now.has_bus(bus))?;
+        if !now.link_up || bus != now.secondary || device != 0 {
             return None;
         }
-        let slots = self.read_slots();
-        let f = slots.get(index(device, function)?)?.clone()?;
-        Some((f, occupied(&slots, device) > 1))
+        let f = behind.get(usize::from(function))?.clone()?;
+        Some((f, occupied(behind, 0) > 1))
     }
 
-    fn read_slots(&self) -> RwLockReadGuard<'_, Vec<Option<Function>>> {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner)
+    fn read_tree(&self) -> RwLockReadGuard<'_, Tree> {
+        self.tree.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_slots(&self) -> RwLockWriteGuard<'_, Vec<Option<Function>>> {
-        self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    fn write_tree(&self) -> RwLockWriteGuard<'_, Tree> {
+        self.tree.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tree {
+    /// The slot of bus 0 at an address, which has no function yet.
+    fn free_slot(&mut self, device: u8, function: u8) -> Result<&mut Option<Function>, PciError> {
+        if device == 0 {
+            return Err(PciError::Reserved);
+        }
+        let slot = index(device, function)
+            .and_then(|i| self.slots.get_mut(i))
+            .ok_or(PciError::NoSuchSlot { device, function })?;
+        match slot {
+            Some(_) => Err(PciError::Taken { device, function }),
+            None => Ok(slot),
+        }
+    }
+
+    /// The link below a port.
+    fn link(&mut self, port: Bdf) -> Option<&mut Link> {
+        let at = index(port.device, port.function).filter(|_| port.bus == 0)?;
+        self.links.iter_mut().find(|link| link.port == at)
     }
 }
 
@@ -229,9 +335,10 @@ impl Default for RootBus {
 
 impl fmt::Debug for RootBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let functions = self.read_slots().iter().flatten().count();
+        let tree = self.read_tree();
         f.debug_struct("RootBus")
-            .field("functions", &functions)
+            .field("functions", &tree.slots.iter().flatten().count())
+            .field("ports", &tree.links.len())
             .finish()
     }
 }
@@ -280,167 +387,4 @@ fn aligned_parts(offset: u16, len: usize) -> impl Iterator<Item = (u16, Range<us
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::access::decode_ecam;
-    use crate::config_space::ConfigSpace;
-
-    struct Plain(Mutex<ConfigSpace>);
-
-    impl Plain {
-        fn new(header_type: u8) -> Arc<Self> {
-            let mut space = ConfigSpace::new(4096);
-            space.set_writable(0, &[0xff; 4096]);
-            space.set_u8(HEADER_TYPE, header_type);
-            Arc::new(Self(Mutex::new(space)))
-        }
-    }
-
-    impl PciFunction for Plain {
-        fn config_read(&self, offset: u16, data: &mut [u8]) {
-            assert!([1, 2, 4].contains(&data.len()));
-            assert_eq!(usize::from(offset) % data.len(), 0);
-            assert!(offset < 4096);
-            self.0.lock().unwrap().read(offset, data);
-        }
-        fn config_write(&self, offset: u16, data: &[u8]) {
-            assert!([1, 2, 4].contains(&data.len()));
-            assert_eq!(usize::from(offset) % data.len(), 0);
-            assert!(offset < 4096);
-            self.0.lock().unwrap().write(offset, data);
-        }
-        fn reset(&self) {
-            *self.0.lock().unwrap() = ConfigSpace::new(4096);
-        }
-    }
-
-    fn byte(bus: &RootBus, device: u8, function: u8, offset: u16) -> u8 {
-        let mut data = [0];
-        bus.config_read(0, device, function, offset, &mut data);
-        data[0]
-    }
-
-    #[test]
-    fn slots() {
-        let bus = RootBus::new();
-        let taken = |device, function| Err(PciError::Taken { device, function });
-        let none = |device, function| Err(PciError::NoSuchSlot { device, function });
-        assert_eq!(bus.add(0, 1, Plain::new(0)), Err(PciError::Reserved));
-        assert_eq!(bus.add(32, 0, Plain::new(0)), none(32, 0));
-        assert_eq!(bus.add(1, 8, Plain::new(0)), none(1, 8));
-        assert_eq!(bus.add(2, 1, Plain::new(0)), Ok(on_bus(2, 1)));
-        assert_eq!(bus.add(2, 1, Plain::new(0)), taken(2, 1));
-        let devices: Vec<_> = (0..30)
-            .map(|_| bus.add_next(Plain::new(0)).unwrap().device)
-            .collect();
-        let expected: Vec<_> = (1..32).filter(|d| *d != 2).collect();
-        assert_eq!(devices, expected);
-        assert_eq!(bus.add_next(Plain::new(0)), Err(PciError::Full));
-        assert!(bus.remove(7, 0).is_some());
-        assert!(bus.remove(7, 0).is_none());
-        assert!(bus.get(7, 0).is_none());
-        assert_eq!(bus.add_next(Plain::new(0)).unwrap().device, 7);
-        assert!(bus.remove(0, 0).is_none());
-        assert!(bus.get(0, 0).is_some());
-        assert!(bus.get(200, 200).is_none());
-    }
-
-    #[test]
-    fn absent_is_all_ones() {
-        let bus = RootBus::new();
-        bus.add(1, 0, Plain::new(0)).unwrap();
-        for (number, device, function) in [(0, 1, 1), (1, 1, 0), (0, 31, 7), (0, 255, 255)] {
-            let mut data = [0; 4];
-            bus.config_write(number, device, function, 0, &[0; 4]);
-            bus.config_read(number, device, function, 0, &mut data);
-            assert_eq!(data, [0xff; 4]);
-        }
-    }
-
-    #[test]
-    fn multi_function_bit_follows_the_slot() {
-        let bus = RootBus::new();
-        bus.add(1, 0, Plain::new(0x80)).unwrap();
-        bus.add(2, 0, Plain::new(0x00)).unwrap();
-        assert_eq!(byte(&bus, 1, 0, HEADER_TYPE), 0x00);
-        bus.add(2, 3, Plain::new(0x00)).unwrap();
-        assert_eq!(byte(&bus, 2, 0, HEADER_TYPE), 0x80);
-        let mut dword = [0; 4];
-        bus.config_read(0, 2, 0, 0x0c, &mut dword);
-        assert_eq!(dword, [0, 0, 0x80, 0]);
-        bus.remove(2, 3);
-        assert_eq!(byte(&bus, 2, 0, HEADER_TYPE), 0x00);
-        assert_eq!(byte(&bus, 2, 3, HEADER_TYPE), 0xff);
-        // Its neighbours are not touched.
-        bus.config_write(0, 1, 0, 0x0f, &[0x80]);
-        assert_eq!(byte(&bus, 1, 0, 0x0f), 0x80);
-        assert_eq!(byte(&bus, 0, 0, HEADER_TYPE), 0x00);
-    }
-
-    #[test]
-    fn reset_reaches_every_function() {
-        let bus = RootBus::new();
-        bus.add(3, 0, Plain::new(0)).unwrap();
-        bus.config_write(0, 3, 0, 0x40, &[1]);
-        bus.reset();
-        assert_eq!(byte(&bus, 3, 0, 0x40), 0);
-    }
-
-    #[test]
-    fn parts_are_aligned() {
-        let split = |offset, len| aligned_parts(offset, len).collect::<Vec<_>>();
-        assert_eq!(split(4, 4), [(4, 0..4)]);
-        assert_eq!(split(0, 8), [(0, 0..4), (4, 4..8)]);
-        assert_eq!(split(1, 3), [(1, 0..1), (2, 1..3)]);
-        assert_eq!(split(2, 4), [(2, 0..2), (4, 2..4)]);
-        assert_eq!(split(4095, 4), [(4095, 0..1)]);
-        assert_eq!(split(4096, 4), []);
-        assert_eq!(split(0, 0), []);
-    }
-
-    proptest! {
-        #[test]
-        fn parts_cover_the_access(offset: u16, len in 0usize..40) {
-            let expected = len.min(CONFIG_SPACE_SIZE.saturating_sub(offset.into()));
-            let mut next = 0;
-            for (at, range) in aligned_parts(offset, len) {
-                prop_assert_eq!(range.start, next);
-                prop_assert_eq!(usize::from(at), usize::from(offset) + range.start);
-                prop_assert!([1, 2, 4].contains(&range.len()));
-                prop_assert_eq!(usize::from(at) % range.len(), 0);
-                next = range.end;
-            }
-            prop_assert_eq!(next, expected);
-        }
-
-        #[test]
-        fn any_access_is_as_memory(
-            accesses in prop::collection::vec(
-                (0xff0u64..0x1008, prop::collection::vec(any::<u8>(), 0..9)),
-                0..20,
-            ),
-        ) {
-            let bus = RootBus::new();
-            bus.add(1, 0, Plain::new(0)).unwrap();
-            let base = 1 << 15;
-            let mut model = [0u8; 4096];
-            for (offset, data) in accesses {
-                bus.write(decode_ecam(base + offset, data.len()), &data);
-                for (i, byte) in data.iter().enumerate().filter(|_| offset < 4096) {
-                    if let Some(to) = model.get_mut(offset as usize + i) {
-                        *to = *byte;
-                    }
-                }
-                let mut read = vec![0; data.len()];
-                bus.read(decode_ecam(base + offset, read.len()), &mut read);
-                for (i, byte) in read.iter().enumerate() {
-                    prop_assert_eq!(*byte, *model.get(offset as usize + i).unwrap_or(&0xff));
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -33,6 +33,37 @@ pub fn touches(offset: u64, len: usize, at: u64, size: u64) -> bool {
     len > 0 && size > 0 && offset < at.saturating_add(size) && at < offset.saturating_add(len)
 }
 
+/// The part of an access at `offset` that lies in the `size` bytes at `start`: its offset from
+/// `start`, and its bytes.
+pub fn part_of(start: u16, size: u16, offset: u16, data: &[u8]) -> Option<(u16, &[u8])> {
+    if !touches(offset.into(), data.len(), start.into(), size.into()) {
+        return None;
+    }
+    let skip = usize::from(start.saturating_sub(offset));
+    let first = offset.saturating_sub(start);
+    let left = usize::from(size - first);
+    let part = data.get(skip..)?;
+    Some((first, part.get(..left).unwrap_or(part)))
+}
+
+/// Lets `fill` write the part of a read that lies in the `size` bytes at `start`. `fill` takes what
+/// [`part_of`] returns.
+pub fn overlay(
+    start: u16,
+    size: u16,
+    offset: u16,
+    data: &mut [u8],
+    fill: impl FnOnce(u16, &mut [u8]),
+) {
+    let Some((first, part)) = part_of(start, size, offset, data) else {
+        return;
+    };
+    let (skip, len) = (usize::from(start.saturating_sub(offset)), part.len());
+    if let Some(part) = data.get_mut(skip..skip + len) {
+        fill(first, part);
+    }
+}
+
 /// The byte at `offset`.
 pub fn u8_at(from: &[u8], offset: usize) -> Option<u8> {
     from.get(offset).copied()
@@ -81,6 +112,22 @@ mod tests {
         let mut data = [0; 4];
         extract(0x1122_3344u32.to_le_bytes(), 4, 2, &mut data);
         assert_eq!(data, [0, 0, 0x44, 0x33]);
+    }
+
+    #[test]
+    fn parts_of_an_access() {
+        let data = [0, 1, 2, 3];
+        assert_eq!(part_of(0x50, 12, 0x50, &data), Some((0, &data[..])));
+        assert_eq!(part_of(0x50, 12, 0x4e, &data), Some((0, &data[2..])));
+        assert_eq!(part_of(0x50, 12, 0x5a, &data), Some((10, &data[..2])));
+        assert_eq!(part_of(0x50, 12, 0x5c, &data), None);
+        assert_eq!(part_of(0x50, 12, 0x4c, &data), None);
+        assert_eq!(part_of(0x50, 2, 0x4f, &data), Some((0, &data[1..3])));
+        let mut data = [9; 4];
+        overlay(0x50, 2, 0x4f, &mut data, |first, part| {
+            part.fill(first as u8)
+        });
+        assert_eq!(data, [9, 0, 0, 9]);
     }
 
     #[test]

@@ -3,8 +3,12 @@
 //! | file | what |
 //! | --- | --- |
 //! | [`bdf`] | the address of a function |
-//! | [`bus`] | bus 0 of segment 0: which function answers |
+//! | [`bus`] | the tree of buses: which function answers |
 //! | [`host_bridge`] | the function at 00.0 |
+//! | [`root_port`] | a PCI Express root port: a bridge to a bus of its own |
+//! | [`upstream`] | what a root port lets through to the functions behind it |
+//! | [`position`] | where a function is: on bus 0, or behind a root port |
+//! | [`port_setup`] | the bus numbers and windows of root ports, as firmware sets them |
 //! | [`access`] | ports 0xcf8/0xcfc and ECAM: decode an access to function and register |
 //! | [`config_space`] | a byte-granular register file |
 //! | [`regs`] | the registers of the header by name |
@@ -12,8 +16,13 @@
 //! | [`bar`] | the six base address registers, and the expansion ROM's |
 //! | [`rom`] | the content of an expansion ROM, and its limits |
 //! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
-//! | [`bar_assignment`] | gives BARs their first addresses, as firmware does |
+//! | [`bar_assignment`] | gives BARs and windows their first addresses, as firmware does |
+//! | [`bridge_windows`] | how large a root port's windows must be |
 //! | [`capability`] | walks and edits the capability chains |
+//! | [`express`] | the PCI Express capability: the function's type, and registers by name |
+//! | [`link`] | a link's speed and width |
+//! | [`atomic_ops`] | the AtomicOps that a root port completes |
+//! | [`host_path`] | what a root port shows of the host's way to a device |
 //! | [`clique`] | a capability that tells drivers which GPUs reach each other |
 //! | [`msix`], [`msi`] | the two interrupt capabilities as state machines |
 //! | [`msix_layout`] | finds the MSI-X table and the pending bits in the BARs |
@@ -35,22 +44,31 @@
 
 pub mod access;
 pub mod addr;
+pub mod atomic_ops;
 pub mod bar;
 pub mod bar_assignment;
 pub mod bdf;
+pub mod bridge_windows;
 pub mod bus;
 pub mod byte_enable;
 pub mod capability;
 pub mod clique;
 pub mod config_space;
 pub mod decoder;
+pub mod express;
 pub mod host_bridge;
+pub mod host_path;
+pub mod link;
 pub mod msi;
 pub mod msix;
 pub mod msix_layout;
 pub mod passed;
+pub mod port_setup;
+pub mod position;
 pub mod regs;
 pub mod rom;
+pub mod root_port;
+pub mod upstream;
 
 pub use bdf::{Bdf, BdfError};
 pub use bus::{PciError, RootBus};

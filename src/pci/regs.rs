@@ -48,6 +48,10 @@ pub mod command {
     pub const BUS_MASTER: u16 = 1 << 2;
     /// Memory Write and Invalidate Enable.
     pub const WRITE_INVALIDATE: u16 = 1 << 4;
+    /// Parity Error Response.
+    pub const PARITY: u16 = 1 << 6;
+    /// SERR# Enable: errors are reported to the root complex.
+    pub const SERR: u16 = 1 << 8;
     /// Interrupt Disable: the function must not assert its pin.
     pub const INTX_DISABLE: u16 = 1 << 10;
 }
@@ -64,6 +68,47 @@ pub mod status {
 pub mod header_type {
     /// The device has more than one function.
     pub const MULTI_FUNCTION: u8 = 1 << 7;
+    /// The layout of a bridge's header ([`bridge`](super::bridge)).
+    pub const BRIDGE: u8 = 1;
+}
+
+/// The registers that a type 1 header has where a type 0 header has others (7.5.1.3; PCI-to-PCI
+/// Bridge Architecture 1.2, 3.2.5).
+pub mod bridge {
+    /// Primary bus number, 1 byte; software writes it, and nothing depends on it.
+    pub const PRIMARY: u16 = 0x18;
+    /// Secondary bus number, 1 byte.
+    pub const SECONDARY: u16 = 0x19;
+    /// Subordinate bus number, 1 byte.
+    pub const SUBORDINATE: u16 = 0x1a;
+    /// Base of the window of ports, 1 byte: bits 7:4 are bits 15:12 of the first port.
+    pub const IO_BASE: u16 = 0x1c;
+    /// Limit of the window of ports, 1 byte.
+    pub const IO_LIMIT: u16 = 0x1d;
+    /// Base of the memory window, 2 bytes: bits 15:4 are bits 31:20 of the first address.
+    pub const MEMORY_BASE: u16 = 0x20;
+    /// Limit of the memory window, 2 bytes.
+    pub const MEMORY_LIMIT: u16 = 0x22;
+    /// Base of the prefetchable window, 2 bytes.
+    pub const PREFETCHABLE_BASE: u16 = 0x24;
+    /// Limit of the prefetchable window, 2 bytes.
+    pub const PREFETCHABLE_LIMIT: u16 = 0x26;
+    /// Upper half of the prefetchable base, 4 bytes.
+    pub const PREFETCHABLE_BASE_UPPER: u16 = 0x28;
+    /// Upper half of the prefetchable limit, 4 bytes.
+    pub const PREFETCHABLE_LIMIT_UPPER: u16 = 0x2c;
+    /// Bridge control, 2 bytes; [`control`] has its bits.
+    pub const CONTROL: u16 = 0x3e;
+
+    /// Bits of bridge control (7.5.1.3.13).
+    pub mod control {
+        /// Parity Error Response Enable.
+        pub const PARITY: u16 = 1 << 0;
+        /// SERR# Enable.
+        pub const SERR: u16 = 1 << 1;
+        /// Secondary Bus Reset: what is behind the port is in reset while the bit is set.
+        pub const RESET: u16 = 1 << 6;
+    }
 }
 
 /// The power management capability (7.5.2).

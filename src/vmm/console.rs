@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 use tracing::debug;
 
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 use crate::log::stderr::say;
 use crate::sys::process;
@@ -25,6 +26,7 @@ const MAX_WAITING: usize = 4096;
 const HELP: &str = "\n\
 Ctrl-A h  this help\n\
 Ctrl-A x  quit mini-vmm\n\
+Ctrl-A p  press the guest's power button\n\
 Ctrl-A a  send Ctrl-A to the guest\n";
 
 /// The meaning of a typed character.
@@ -32,6 +34,7 @@ Ctrl-A a  send Ctrl-A to the guest\n";
 enum Key {
     Send(u8),
     Quit,
+    PowerButton,
     Help,
     Nothing,
 }
@@ -52,6 +55,7 @@ impl Escape {
         }
         match byte {
             b'x' | b'X' => Key::Quit,
+            b'p' | b'P' => Key::PowerButton,
             b'h' | b'H' | b'?' => Key::Help,
             b'a' | b'A' | CTRL_A => Key::Send(CTRL_A),
             _ => Key::Nothing,
@@ -73,6 +77,7 @@ pub struct Console {
     waiting: VecDeque<u8>,
     escape: Option<Escape>,
     quit: Option<Box<dyn Fn()>>,
+    power_button: Option<Arc<PowerButton>>,
     _raw: Option<RawTerminal>,
 }
 
@@ -96,6 +101,7 @@ impl Console {
             waiting: VecDeque::new(),
             escape: terminal.then(Escape::default),
             quit: None,
+            power_button: None,
             _raw: raw,
         })
     }
@@ -103,6 +109,24 @@ impl Console {
     /// Sets the action of Ctrl-A x.
     pub fn on_quit(&mut self, quit: impl Fn() + 'static) {
         self.quit = Some(Box::new(quit));
+    }
+
+    /// Sets the button that Ctrl-A p presses.
+    pub fn set_power_button(&mut self, button: Arc<PowerButton>) {
+        self.power_button = Some(button);
+    }
+
+    /// Tells what was pressed: the guest itself may show nothing.
+    fn press(&self) {
+        let outcome = self.power_button.as_ref().map(|button| button.press());
+        match outcome {
+            Some(Ok(())) => say(format_args!(
+                "mini-vmm: the power button is pressed; a guest that does not listen to it, such \
+                 as one with acpi=off, does nothing (Ctrl-A x quits)"
+            )),
+            Some(Err(e)) => say(format_args!("mini-vmm: cannot press the power button: {e}")),
+            None => {}
+        }
     }
 
     /// Reads once; returns whether there may be more input.
@@ -129,6 +153,7 @@ impl Console {
                         quit();
                     }
                 }
+                Key::PowerButton => self.press(),
                 Key::Help => {
                     say(format_args!("{HELP}"));
                 }
@@ -279,17 +304,19 @@ mod tests {
     #[test]
     fn the_escape_character() {
         let mut escape = Escape::default();
-        let keys: Vec<_> = b"a\x01x\x01h\x01a\x01\x01\x01zb"
+        let keys: Vec<_> = b"a\x01x\x01p\x01h\x01a\x01\x01\x01zb"
             .iter()
             .map(|b| escape.feed(*b))
             .collect();
-        use Key::{Help, Nothing, Quit, Send};
+        use Key::{Help, Nothing, PowerButton, Quit, Send};
         assert_eq!(
             keys,
             [
                 Send(b'a'),
                 Nothing,
                 Quit,
+                Nothing,
+                PowerButton,
                 Nothing,
                 Help,
                 Nothing,

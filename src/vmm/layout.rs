@@ -11,7 +11,7 @@
 //!  0x0_c000_0000  ├──────────────────────────────┤ MMIO32_START
 //!                 │ 32-bit PCI window (512 MiB)  │ BARs that need 32-bit addresses
 //!  0x0_e000_0000  ├──────────────────────────────┤ ECAM_START
-//!                 │ ECAM, 1 MiB for bus 0        │
+//!                 │ ECAM, 1 MiB for each bus     │ bus 0, and one for each root port
 //!  0x0_fec0_0000  ├──────────────────────────────┤ IOAPIC
 //!  0x0_fee0_0000  ├──────────────────────────────┤ local APIC, MSI doorbell
 //!  0x0_fffb_c000  ├──────────────────────────────┤ KVM's own four pages (TSS, identity map)
@@ -74,10 +74,10 @@ pub const MMIO32_START: u64 = 0xc000_0000;
 /// End (exclusive) of the 32-bit PCI window.
 pub const MMIO32_END: u64 = 0xe000_0000;
 
-/// ECAM of segment 0, bus 0 (PCI Express 6.0, 7.2.2): 4 KiB a function, 256 functions.
+/// ECAM of segment 0 (PCI Express 6.0, 7.2.2): 4 KiB a function, 256 functions a bus, from bus 0.
 pub const ECAM_START: u64 = 0xe000_0000;
 /// Size of the ECAM of one bus.
-pub const ECAM_SIZE: u64 = 0x10_0000;
+pub const ECAM_BUS_SIZE: u64 = 0x10_0000;
 
 /// In-kernel IOAPIC.
 pub const IOAPIC_ADDR: u32 = 0xfec0_0000;
@@ -127,6 +127,9 @@ pub const PORT_PM_TIMER: u16 = 0x608;
 pub const GSI_INTX_BASE: u32 = 16;
 /// How many GSIs INTx pins share.
 pub const GSI_INTX_COUNT: u32 = 4;
+
+/// The power button's interrupt: the first pin of the IOAPIC after those that INTx pins share.
+pub const GSI_POWER_BUTTON: u32 = GSI_INTX_BASE + GSI_INTX_COUNT;
 
 /// Interrupt pins of a device, INTA to INTD.
 pub const INTX_PINS: u8 = 4;
@@ -240,6 +243,8 @@ pub struct Layout {
     pub mmio32: Range,
     /// The 64-bit PCI window.
     pub mmio64: Range,
+    /// The number of the last bus: bus 0 is the root, and each root port has one bus behind it.
+    pub last_bus: u8,
 }
 
 impl Layout {
@@ -276,6 +281,7 @@ impl Layout {
                 size: MMIO32_END - MMIO32_START,
             },
             mmio64: Range { start: 0, size: 0 },
+            last_bus: 0,
         };
         ram_only.with_bars(bars64, reach, &[])
     }
@@ -308,6 +314,22 @@ impl Layout {
             mmio64: find_window(&reachable, bars64).unwrap_or(anywhere),
             ..self
         })
+    }
+
+    /// Returns the layout with buses up to `last`.
+    pub fn with_last_bus(self, last: u8) -> Self {
+        Self {
+            last_bus: last,
+            ..self
+        }
+    }
+
+    /// The ECAM of all buses: at most 256 MiB, below the IOAPIC.
+    pub fn ecam(&self) -> Range {
+        Range {
+            start: ECAM_START,
+            size: (u64::from(self.last_bus) + 1) * ECAM_BUS_SIZE,
+        }
     }
 
     /// The first address after RAM and the 32-bit hole.

@@ -32,14 +32,16 @@ use std::time::Instant;
 
 pub use error::MachineError;
 use pci::Bdf;
+use pci::host_path::HostPath;
+use pci::position::Position;
 use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::{DeviceConfig, assign_slots};
 use crate::config::{Statistics, VmConfig};
-use crate::counters::exits::Exits;
 use crate::devices::output_queue::Output;
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
@@ -232,6 +234,8 @@ impl Machine {
         let options = FunctionOptions {
             rom,
             clique: config.clique,
+            position: Position::RootBus,
+            path: HostPath::default(),
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -247,6 +251,11 @@ impl Machine {
         Arc::clone(&self.platform.serial)
     }
 
+    /// The power button, which any thread may press.
+    pub fn power_button(&self) -> Arc<PowerButton> {
+        Arc::clone(&self.platform.power_button)
+    }
+
     /// The notifier, which carries the guest's events to the main loop.
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
@@ -255,11 +264,6 @@ impl Machine {
     /// The counters of the run.
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
-    }
-
-    /// The exit counters.
-    pub fn exits(&self) -> Arc<Exits> {
-        Arc::clone(&self.stats.exits)
     }
 
     /// KVM's memory slots.
@@ -275,7 +279,9 @@ impl Machine {
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.devices.assign_bars(&self.platform.resources.layout)?;
         let functions = self.devices.with_addresses();
-        self.stats.set_named_ranges(named_ranges::lookup(functions));
+        let ecam = self.platform.resources.layout.ecam();
+        self.stats
+            .set_named_ranges(named_ranges::lookup(functions, ecam));
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);

@@ -8,6 +8,8 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
+use vmm::layout::GSI_POWER_BUTTON;
+
 use crate::common::asm::Asm;
 use crate::common::elf::TempFile;
 use crate::process::{Heard, PROGRAM, eventually, kernel};
@@ -189,6 +191,37 @@ fn ctrl_a_x_quits_and_ctrl_a_h_helps() {
     session.type_in("\x01h");
     session.screen.wait_for("Ctrl-A x  quit");
     session.type_in("\x01x");
+    session.ends_with(0);
+}
+
+/// The guest lets the button's pin of the IOAPIC send a vector (82093AA, 3.2.4), and waits until
+/// the local APIC has it (SDM volume 3A, 11.8.4). Interrupts stay off.
+#[test]
+fn ctrl_a_p_presses_the_power_button() {
+    const VECTOR: u32 = 0x41;
+    const IOAPIC: u32 = 0xfec0_0000;
+    const APIC: u32 = 0xfee0_0000;
+    if !kvm() {
+        return;
+    }
+    let session = Session::start(
+        |g| {
+            g.store32(APIC + 0xf0, 0x1ff);
+            for (register, value) in [(1, 0), (0, VECTOR)] {
+                g.store32(IOAPIC, 0x10 + 2 * GSI_POWER_BUTTON + register);
+                g.store32(IOAPIC + 0x10, value);
+            }
+            g.print("ready");
+            let again = g.here();
+            g.pause().load32(APIC + 0x200 + 0x10 * (VECTOR / 32));
+            g.cmp_eax(1 << (VECTOR % 32)).jne(again);
+            g.power_off();
+        },
+        &[],
+    );
+    session.is_raw();
+    session.type_in("\x01p");
+    session.screen.wait_for("the power button is pressed");
     session.ends_with(0);
 }
 

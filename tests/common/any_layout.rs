@@ -1,7 +1,10 @@
 //! Any configuration space and any accesses, made from bytes that a fuzzer or proptest chooses; and
 //! the comparison of what reached the device, and what the guest read, with [`host_owned`].
 
+use pci::atomic_ops::AtomicOps;
 use pci::config_space::{ConfigSpace, DeviceWrite};
+use pci::host_path::HostPath;
+use pci::link::Link;
 use vmm::vfio::function::policy::{Original, Policy};
 
 use crate::host_owned::{self, Known, Owned};
@@ -20,6 +23,10 @@ impl Choices<'_> {
         usize::from(self.byte()) % count
     }
 }
+
+/// The link of each device: 8 GT/s x4, at most 16 GT/s x8.
+const LINK_CAPABILITIES: u32 = 0x84;
+const LINK_STATUS: u16 = 0x43;
 
 /// Where a capability is.
 struct Located {
@@ -60,12 +67,27 @@ struct Device {
     is_igd: bool,
     /// Whether sysfs tells the hardware's chains.
     known: bool,
+    /// What the root port above shows; `None` on bus 0.
+    port: Option<HostPath>,
 }
 
 impl Device {
     fn new(choices: &mut Choices<'_>) -> Self {
         let kind = choices.byte();
         let (is_igd, known) = (kind & 1 == 1, kind & 2 == 0);
+        let path = HostPath {
+            // The device's link, or another, as for a virtual function.
+            link: match kind & 64 {
+                0 => Link::from_registers(LINK_CAPABILITIES, LINK_STATUS).unwrap(),
+                _ => Link::SLOWEST,
+            },
+            payload: kind >> 6,
+            atomic_ops: AtomicOps {
+                bits_32: kind & 8 != 0,
+                bits_64: kind & 16 != 0,
+                cas_128: kind & 32 != 0,
+            },
+        };
         let fill = choices.byte() | 1;
         let registers = (0..4096u32).map(|at| (at as u8).wrapping_mul(37) ^ fill);
         let mut device = Self {
@@ -79,6 +101,7 @@ impl Device {
             },
             is_igd,
             known,
+            port: (kind & 4 != 0).then_some(path),
         };
         let (vendor, class) = if is_igd { (0x8086u16, 3) } else { (0x1234, 1) };
         device.registers[..2].copy_from_slice(&vendor.to_le_bytes());
@@ -134,7 +157,11 @@ impl Device {
             (false, 0x05) => put(registers, 2, &[0x80, 0x01]),
             (false, 0x07) => put(registers, 2, &[0x00, 0x10]),
             (false, 0x09) => put(registers, 2, &[known.len as u8]),
-            (false, 0x10) => put(registers, 2, &[0x02, 0x00]),
+            (false, 0x10) => {
+                put(registers, 2, &[0x02, 0x00]);
+                put(registers, 0x0c, &LINK_CAPABILITIES.to_le_bytes());
+                put(registers, 0x12, &LINK_STATUS.to_le_bytes());
+            }
             (false, 0x11) => put(registers, 2, &[0x07, 0x00]),
             (false, 0x12) => put(registers, 4, &[0x0f, 0x00]),
             (true, 0x01) => put(registers, 0x18, &[0x00, 0x08]),
@@ -195,6 +222,21 @@ impl Device {
                 let kind = if *at < 0x100 { "standard" } else { "extended" };
                 let name = format!("{kind} {:#x} + {:#x}", known.id, owned.offset);
                 all.push((name, Owned { offset, ..*owned }));
+            }
+        }
+        let express = self.located.iter().filter(|p| p.at < 0x100);
+        for Located { at, .. } in express.filter(|p| p.known.id == host_owned::PCIE_ID) {
+            let mut own = |owned: Owned, name: &str| {
+                let offset = at + owned.offset;
+                all.push((name.to_string(), Owned { offset, ..owned }));
+            };
+            if !self.port.is_some_and(|path| path.atomic_ops.any()) {
+                own(host_owned::ATOMIC_REQUESTER, "AtomicOp requests");
+            }
+            if self.port.is_none() {
+                for owned in host_owned::LINK {
+                    own(owned, "link on bus 0");
+                }
             }
         }
         let free = |owned: &&Owned| {
@@ -287,6 +329,7 @@ pub fn check(policy: &Policy, input: &[u8]) -> Result<(), String> {
         snapshot: &device.snapshot,
         hardware,
         bar_0: 16 << 20,
+        port: device.port,
     });
     let owned = device.owned();
     for (name, o) in &owned.all {

@@ -115,16 +115,24 @@ const PCIE: &[Owned] = &[
     never_one(0x1a, 2, 0x011f),
     kept(0x1c, 2, 0xffff),
     never_one(0x20, 4, 0x0001_0000),
-    Owned {
-        offset: 0x28,
-        len: 2,
-        kept: 0xfce0,
-        never_one: 0,
-        secret: 0x0040,
-    },
+    kept(0x28, 2, 0xfca0),
     kept(0x30, 2, 0xffff),
     never_one(0x32, 2, 0x0020),
 ];
+/// The ID of the PCI Express capability.
+pub const PCIE_ID: u16 = 0x10;
+/// AtomicOp Requester Enable of Device Control 2, which is the guest's only behind a root port that
+/// completes AtomicOps.
+pub const ATOMIC_REQUESTER: Owned = Owned {
+    offset: 0x28,
+    len: 2,
+    kept: 0x0040,
+    never_one: 0,
+    secret: 0x0040,
+};
+/// Speed and width of the link, in Link Capabilities and Link Status. A function on a root bus has
+/// no link.
+pub const LINK: [Owned; 2] = [secret(0x0c, 0x03ff), secret(0x10, 0x03ff_0000)];
 const AER: &[Owned] = &[
     never_one(0x04, 4, !0),
     kept(0x08, 4, !0),
@@ -195,7 +203,7 @@ pub const STANDARD: &[Known] = &[
     known(0x0d, 8, false, ALL_STANDARD),
     known(0x0e, 12, false, ALL_STANDARD),
     known(0x0f, 16, false, ALL_STANDARD),
-    known(0x10, 60, true, PCIE),
+    known(PCIE_ID, 60, true, PCIE),
     known(0x11, 12, true, MSIX),
     known(0x12, 16, true, ALL_STANDARD),
     known(0x13, 8, true, &[kept(4, 1, 0xfe)]),

@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use pci::atomic_ops::AtomicOps;
 use vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 
 use crate::backing;
@@ -81,6 +82,8 @@ pub struct FakeDevice {
     exports: bool,
     /// The next calls of SET_IRQS that fail.
     pub failing_events: AtomicU32,
+    /// The AtomicOps that VFIO reports.
+    pub atomic_ops: AtomicOps,
     /// VFIO maps no BAR.
     pub unmapped: bool,
     /// It has the interrupts that VFIO reports errors and requests by.
@@ -105,6 +108,7 @@ impl FakeDevice {
             fixed_command: false,
             exports: false,
             failing_events: AtomicU32::new(0),
+            atomic_ops: AtomicOps::NONE,
             unmapped: false,
             has_events: true,
             deaf: AtomicBool::new(false),
@@ -429,6 +433,10 @@ impl Device for FakeDevice {
 
     fn resets_by_power(&self) -> bool {
         self.resets.by_power
+    }
+
+    fn atomic_ops(&self) -> AtomicOps {
+        self.atomic_ops
     }
 
     fn map_fd(&self) -> RawFd {

@@ -40,6 +40,7 @@ mod msix;
 mod pci;
 mod peers;
 mod pin;
+mod power_button;
 mod power_on;
 mod race;
 mod reset_kinds;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         msix,
         peers,
         pin,
+        power_button,
         power_on,
         switch,
         switches,

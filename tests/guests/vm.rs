@@ -13,6 +13,7 @@ use vmm::config::memory::MemoryConfig;
 use vmm::config::topology::Topology;
 use vmm::config::{Iommu, Statistics, VmConfig};
 use vmm::counters::exits::Exits;
+use vmm::devices::power_button::PowerButton;
 use vmm::devices::serial::Serial;
 use vmm::guest_event::{GuestEvent, Notifier};
 use vmm::lifecycle::Lifecycle;
@@ -79,6 +80,7 @@ pub struct Live {
     exits: Arc<Exits>,
     slots: Arc<KvmSlots>,
     notifier: Arc<Notifier>,
+    pub power_button: Arc<PowerButton>,
 }
 
 impl Vm {
@@ -234,9 +236,10 @@ impl Vm {
         let live = Live {
             output,
             serial: machine.serial(),
-            exits: machine.exits(),
+            exits: Arc::clone(&machine.stats().exits),
             slots: machine.slots(),
             notifier: machine.notifier(),
+            power_button: machine.power_button(),
         };
         let notifier = live.notifier.clone();
         let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();

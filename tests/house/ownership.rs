@@ -12,6 +12,9 @@ use crate::metadata::root;
 
 const MADE: &str = "<!-- made by tests/house/ownership.rs -->\n";
 const HEAD: &str = "| at | register | owner | why |\n| --- | --- | --- | --- |\n";
+/// The head of a table whose registers may differ behind a root port.
+const HEAD_BOTH: &str = "| at | register | owner | why | behind a root port |\n\
+                         | --- | --- | --- | --- | --- |\n";
 
 fn owner(treatment: Treatment) -> String {
     let bits = match treatment {
@@ -42,6 +45,27 @@ fn rows(base: &str, registers: &[Register]) -> String {
     registers.iter().map(row).collect()
 }
 
+/// A row's last cell: what differs behind a root port, and why.
+fn behind(register: &Register) -> String {
+    let Some((treatment, reason)) = register.behind_port else {
+        return "the same".into();
+    };
+    match treatment == register.treatment {
+        true => format!("the same owner: {reason}"),
+        false => format!("{}: {reason}", self::owner(treatment)),
+    }
+}
+
+/// The rows of a table with that cell.
+fn rows_of_both(base: &str, registers: &[Register]) -> String {
+    let rows = registers.iter().map(|register| {
+        let row = rows(base, std::slice::from_ref(register));
+        let row = row.trim_end();
+        format!("{row} {} |\n", behind(register))
+    });
+    rows.collect()
+}
+
 fn capabilities(table: &[CapabilityRule]) -> String {
     let row = |rule: &CapabilityRule| {
         let (id, name) = (format!("{:#04x}", rule.id), rule.name);
@@ -51,26 +75,28 @@ fn capabilities(table: &[CapabilityRule]) -> String {
         };
         let owner = owner(rule.treatment);
         let base = format!("{id} + ");
-        format!("| {id} | {what} | {owner} | {} |\n", rule.reason) + &rows(&base, rule.registers)
+        let row = format!("| {id} | {what} | {owner} | {} | the same |\n", rule.reason);
+        row + &rows_of_both(&base, rule.registers)
     };
     table.iter().map(row).collect()
 }
 
 fn tables() -> String {
-    let mut text = format!("\n## The header\n\n{HEAD}{}", rows("", POLICY.header));
+    let extended = capabilities(POLICY.extended) + &capabilities(&[CXL]);
+    let igd = "Intel's integrated GPU, register by register";
     let parts = [
-        ("Standard capabilities", capabilities(POLICY.standard)),
+        ("The header", HEAD_BOTH, rows_of_both("", POLICY.header)),
         (
-            "Extended capabilities",
-            capabilities(POLICY.extended) + &capabilities(&[CXL]),
+            "Standard capabilities",
+            HEAD_BOTH,
+            capabilities(POLICY.standard),
         ),
-        (
-            "Intel's integrated GPU, register by register",
-            rows("", POLICY.igd),
-        ),
+        ("Extended capabilities", HEAD_BOTH, extended),
+        (igd, HEAD, rows("", POLICY.igd)),
     ];
-    for (title, rows) in parts {
-        let _ = write!(text, "\n## {title}\n\n{HEAD}{rows}");
+    let mut text = String::new();
+    for (title, head, rows) in parts {
+        let _ = write!(text, "\n## {title}\n\n{head}{rows}");
     }
     text
 }

@@ -47,10 +47,28 @@ fn with_passed(
 }
 
 fn passed(registers: &[Register], offset: u16) -> &'static [Register] {
+    changed(registers, offset, |register| {
+        register.treatment = Treatment::Pass(Bits::GUEST);
+    })
+}
+
+fn changed(
+    registers: &[Register],
+    offset: u16,
+    change: impl Fn(&mut Register),
+) -> &'static [Register] {
     let mut registers = registers.to_vec();
-    let register = registers.iter_mut().find(|r| r.offset == offset).unwrap();
-    register.treatment = Treatment::Pass(Bits::GUEST);
+    change(registers.iter_mut().find(|r| r.offset == offset).unwrap());
     registers.leak()
+}
+
+/// The policy with one register of the PCI Express capability changed.
+fn with_express(offset: u16, change: impl Fn(&mut Register)) -> Policy {
+    let mut table = POLICY.standard.to_vec();
+    let rule = table.iter_mut().find(|rule| rule.id == id::PCIE).unwrap();
+    rule.registers = changed(rule.registers, offset, change);
+    let standard = table.leak();
+    Policy { standard, ..POLICY }
 }
 
 #[test]
@@ -69,22 +87,45 @@ fn a_mask_of_errors_that_passes_is_found() {
 fn an_atomic_op_enable_that_passes_is_found() {
     let standard = with_passed(POLICY.standard, id::PCIE, 0x28);
     let found = run(Policy { standard, ..POLICY }).unwrap_err();
-    assert!(found.contains("standard 0x10 + 0x28 "), "{found}");
+    let names = ["standard 0x10 + 0x28 ", "AtomicOp requests "];
+    assert!(names.iter().any(|name| found.contains(name)), "{found}");
     // The one bit alone is found too.
-    let mut table = POLICY.standard.to_vec();
-    let rule = table.iter_mut().find(|rule| rule.id == id::PCIE).unwrap();
-    let mut registers = rule.registers.to_vec();
-    for register in registers.iter_mut().filter(|r| r.offset == 0x28) {
+    let found = run(with_express(0x28, |register| {
         register.treatment = Treatment::Pass(Bits {
             guest: 0x035f,
             cleared: 0,
             concealed: 0x40,
         });
+    }));
+    let found = found.unwrap_err();
+    assert!(found.contains("AtomicOp requests gets"), "{found}");
+}
+
+/// Link Control and Link Control 2 that pass behind a root port, and Slot Control, for which there
+/// is no row.
+#[test]
+fn a_control_of_the_link_or_the_slot_that_passes_is_found() {
+    for offset in [0x10, 0x18, 0x30] {
+        // Where there is no row, Link Status becomes one.
+        let row = if offset == 0x18 { 0x12 } else { offset };
+        let wrong = with_express(row, |register| {
+            register.offset = offset;
+            let (_, reason) = register.at(true);
+            register.behind_port = Some((Treatment::Pass(Bits::GUEST), reason));
+        });
+        let found = run(wrong).unwrap_err();
+        let name = format!("standard 0x10 + {offset:#x} gets");
+        assert!(found.contains(&name), "{found}");
     }
-    rule.registers = registers.leak();
-    let standard = table.leak();
-    let found = run(Policy { standard, ..POLICY }).unwrap_err();
-    assert!(found.contains("standard 0x10 + 0x28 gets"), "{found}");
+}
+
+#[test]
+fn a_status_of_the_link_that_passes_is_found() {
+    let wrong = with_express(0x12, |register| {
+        register.behind_port = Some((Treatment::Pass(Bits::GUEST), "wrong"));
+    });
+    let found = run(wrong).unwrap_err();
+    assert!(found.contains("standard 0x10 + 0x12 gets"), "{found}");
 }
 
 #[test]

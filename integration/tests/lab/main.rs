@@ -34,6 +34,7 @@ scenarios![
     mediated,
     messages,
     parameters,
+    power_button,
     requests,
     faults,
     peers,

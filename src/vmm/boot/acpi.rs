@@ -22,7 +22,7 @@ use crate::boot::dsdt;
 use crate::config::topology::Topology;
 use crate::devices::pm_timer;
 use crate::layout::{
-    ACPI_END, ACPI_START, ECAM_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_PM_TIMER, PORT_RESET,
+    ACPI_END, ACPI_START, IOAPIC_ADDR, LAPIC_ADDR, Layout, PORT_PM_TIMER, PORT_RESET,
     PORT_SLEEP_CONTROL, PORT_SLEEP_STATUS, RESET_VALUE,
 };
 use crate::memory::guest_memory::GuestMemory;
@@ -80,7 +80,7 @@ pub fn build(layout: &Layout, topology: &Topology) -> Result<AcpiTables, AcpiErr
     let entries = [
         area.add(bytes(&fadt(dsdt))),
         area.add(bytes(&madt(topology))),
-        area.add(bytes(&mcfg())),
+        area.add(bytes(&mcfg(layout))),
     ];
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for entry in entries {
@@ -223,10 +223,10 @@ fn madt(topology: &Topology) -> impl Aml {
     madt
 }
 
-/// MCFG (PCI Firmware 3.3, 4.1.2): configuration space of segment 0, bus 0.
-fn mcfg() -> impl Aml {
+/// MCFG (PCI Firmware 3.3, 4.1.2): configuration space of all buses of segment 0.
+fn mcfg(layout: &Layout) -> impl Aml {
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    mcfg.add_ecam(ECAM_START, 0, 0, 0);
+    mcfg.add_ecam(layout.ecam().start, 0, 0, layout.last_bus);
     mcfg
 }
 
@@ -349,6 +349,17 @@ mod tests {
     }
 
     #[test]
+    fn the_mcfg_has_the_buses_of_all_ports() {
+        let layout = Layout::new(64 << 20, 0, 40).unwrap();
+        for last in [1, 8, 255] {
+            let all = build(&layout.with_last_bus(last), &cores(1)).unwrap();
+            let (_, mcfg) = table(&all, b"MCFG");
+            assert_eq!(u64_at(&mcfg, 44), 0xe000_0000);
+            assert_eq!(mcfg[52..56], [0, 0, 0, last]);
+        }
+    }
+
+    #[test]
     fn no_ram_there_is_an_error() {
         let small = test_memory(&[(GuestAddress(0), 0x1000)]);
         assert!(matches!(
@@ -367,12 +378,21 @@ mod tests {
             eprintln!("SKIPPED: {why}");
             return;
         }
+        let layout = Layout::new(8 << 30, 32 << 30, 46).unwrap();
+        for last_bus in [0, 3, 255] {
+            let all = build(&layout.with_last_bus(last_bus), &cores(4)).unwrap();
+            iasl_reads(&all);
+        }
+    }
+
+    fn iasl_reads(all: &AcpiTables) {
+        use std::process::Command;
         let dir = std::env::temp_dir().join(format!("mini-vmm-acpi-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         for signature in [b"DSDT", b"FACP", b"APIC", b"MCFG", b"XSDT"] {
             let name = String::from_utf8_lossy(signature).to_string();
             let file = dir.join(format!("{name}.dat"));
-            std::fs::write(&file, table(&tables(4), signature).1).unwrap();
+            std::fs::write(&file, table(all, signature).1).unwrap();
             let run = |args: &[&str], file: &std::path::Path| {
                 let out = Command::new("iasl").args(args).arg(file).output().unwrap();
                 let text = String::from_utf8_lossy(&out.stdout).to_string()

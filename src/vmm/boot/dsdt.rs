@@ -1,4 +1,6 @@
-//! The DSDT: the namespace of a machine with one PCI Express root, a serial port and CPUs.
+//! The DSDT: the namespace of a machine with one PCI Express root, a serial port, a power button
+//! and CPUs. Root ports are no devices of the namespace: the guest finds them, and routes the pins
+//! behind a port itself (PCI Express 6.0, 2.2.8.1).
 //!
 //! ACPI 6.5: 6.1 (identification), 6.4 (resources), 6.2.13 (`_PRT`), 6.2.11 (`_OSC`), 7.4.2
 //! (`\_S5`); PCI Firmware 3.3, 4.5.1 (`_OSC` of PCI host bridges).
@@ -15,10 +17,11 @@ use acpi_tables::sdt::Sdt;
 use pci::addr::Range;
 
 use crate::boot::aml::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
+use crate::boot::power_button;
 use crate::layout;
 use crate::layout::{
-    ECAM_SIZE, ECAM_START, GSI_SERIAL, Layout, PCI_IO_END, PCI_IO_START, PORT_PCI_ADDRESS,
-    PORT_PM_TIMER, PORT_SERIAL, PORT_SLEEP_CONTROL, SLEEP_TYPE_S5,
+    GSI_SERIAL, Layout, PCI_IO_END, PCI_IO_START, PORT_PCI_ADDRESS, PORT_PM_TIMER, PORT_SERIAL,
+    PORT_SLEEP_CONTROL, SLEEP_TYPE_S5,
 };
 
 /// Bytes of a table's header.
@@ -39,8 +42,9 @@ pub(super) fn build(layout: &Layout, cpus: u32) -> Vec<u8> {
         OEM_REVISION,
     );
     let mut devices = pci_root(layout);
-    devices.extend(motherboard());
+    devices.extend(motherboard(layout));
     devices.extend(serial());
+    devices.extend(power_button::devices());
     (0..cpus).for_each(|uid| devices.extend(cpu(uid)));
     dsdt.append_slice(&Scope::raw(Path::new("_SB_"), devices));
     dsdt.append_slice(&bytes(&Name::new(
@@ -69,19 +73,19 @@ fn pci_root(layout: &Layout) -> Vec<u8> {
                 &ResourceTemplate::new(resources.iter().map(|r| &**r).collect()),
             ),
             &name("_PRT", &routing()),
-            &Raw(osc()),
+            &Raw(osc(layout)),
         ],
     ))
 }
 
-/// The root's resources: one bus, and the windows for BARs.
+/// The root's resources: the buses, and the windows for BARs.
 ///
 /// The 64-bit window is not declared prefetchable. Linux puts a prefetchable BAR into any window,
 /// but puts a non-prefetchable BAR only into a non-prefetchable window
 /// (`pci_bus_alloc_from_region`). Large non-prefetchable 64-bit BARs exist, for example an NVMe's.
 fn root_resources(layout: &Layout) -> Vec<Box<dyn Aml>> {
     let mut resources: Vec<Box<dyn Aml>> = vec![
-        Box::new(AddressSpace::new_bus_number(0u16, 0u16)),
+        Box::new(AddressSpace::new_bus_number(0u16, layout.last_bus.into())),
         // Configuration mechanism 1 is the root's own, not passed on to the bus.
         Box::new(IO::new(PORT_PCI_ADDRESS, PORT_PCI_ADDRESS, 1, 8)),
         Box::new(AddressSpace::new_io(PCI_IO_START, PCI_IO_END, None)),
@@ -134,17 +138,24 @@ fn routing() -> PackageBuilder {
     table
 }
 
-/// `_OSC`: grants control of the PCI Express capability structure, and of no other feature.
+/// `_OSC`: grants control of the PCI Express capability structure and, if there are root ports, of
+/// native hot-plug. Each other feature that the guest asks for is masked, and the status says so.
 ///
-/// There are no ports below the root, so there is neither hotplug nor PME to control. The host
-/// handles errors. Arg0 is the UUID, Arg1 the revision, Arg3 the capabilities buffer: status,
-/// support, control.
-fn osc() -> Vec<u8> {
+/// The root ports raise no PME, and have neither AER nor DPC: the host handles errors. There is no
+/// latency to tell, and no SHPC, which is conventional PCI's hot-plug controller. ACPI has no
+/// hot-plug of its own here (no `_EJ0`, no `_RMV`). Arg0 is the UUID, Arg1 the revision, Arg3 the
+/// capabilities buffer: status, support, control.
+fn osc(layout: &Layout) -> Vec<u8> {
     const UUID: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";
+    const CONTROL_NATIVE_HOT_PLUG: u8 = 1;
     const CONTROL_CAPABILITY_STRUCTURE: u8 = 1 << 4;
     const STATUS_UNKNOWN_UUID: u8 = 1 << 2;
     const STATUS_UNKNOWN_REVISION: u8 = 1 << 3;
     const STATUS_MASKED: u8 = 1 << 4;
+    let granted = match layout.last_bus {
+        0 => CONTROL_CAPABILITY_STRUCTURE,
+        _ => CONTROL_CAPABILITY_STRUCTURE | CONTROL_NATIVE_HOT_PLUG,
+    };
     let status = Path::new("CDW1");
     let control = Path::new("CDW3");
     bytes(&Method::new(
@@ -157,7 +168,7 @@ fn osc() -> Vec<u8> {
                 &Equal::new(&Arg(0), &Uuid::new(UUID)),
                 vec![
                     &CreateDWordField::new(&control, &Arg(3), &8u8),
-                    &And::new(&Local(0), &control, &CONTROL_CAPABILITY_STRUCTURE),
+                    &And::new(&Local(0), &control, &granted),
                     &If::new(
                         &NotEqual::new(&Arg(1), &ONE),
                         vec![&Or::new(&status, &status, &STATUS_UNKNOWN_REVISION)],
@@ -177,7 +188,8 @@ fn osc() -> Vec<u8> {
 
 /// `_SB_.MBRD`: resources that are in use and belong to no other device. Linux uses MCFG only if a
 /// motherboard device claims the range (PCI Firmware 3.3, 4.1.2, note 2).
-fn motherboard() -> Vec<u8> {
+fn motherboard(layout: &Layout) -> Vec<u8> {
+    let ecam = layout.ecam();
     bytes(&Device::new(
         Path::new("MBRD"),
         vec![
@@ -186,7 +198,7 @@ fn motherboard() -> Vec<u8> {
             &Name::new(
                 Path::new("_CRS"),
                 &ResourceTemplate::new(vec![
-                    &Memory32Fixed::new(true, ECAM_START as u32, ECAM_SIZE as u32),
+                    &Memory32Fixed::new(true, ecam.start as u32, ecam.size as u32),
                     // Sleep control, sleep status, reset.
                     &IO::new(PORT_SLEEP_CONTROL, PORT_SLEEP_CONTROL, 1, 3),
                     &IO::new(PORT_PM_TIMER, PORT_PM_TIMER, 1, 4),
@@ -237,6 +249,10 @@ impl Aml for Raw {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -255,6 +271,158 @@ mod tests {
         let before = root_resources(&layout).len();
         layout.mmio64.size = 0;
         assert_eq!(root_resources(&layout).len(), before - 1);
+    }
+
+    /// The machine's tables without root ports, as they were before it could have any.
+    #[test]
+    fn without_ports_nothing_has_changed() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let layout = Layout::new(64 << 20, 0, 40).unwrap();
+        assert_eq!(
+            hex(&motherboard(&layout)),
+            "5b823c4d425244085f4849440c41d00c02085f55494400085f43525311210a1e86090001000000e0000010\
+             00470100060006010347010806080601047900"
+        );
+        assert_eq!(
+            hex(&osc(&layout)),
+            "1441075f4f53430c8a6b0043445731a04305936811130a105b4ddb33f71f1c4096577441c03dd7668a6b0a\
+             08434457337b434457330a1060a010929369017d434457310a0843445731a013929343445733607d434457\
+             310a1043445731706043445733a10c7d434457310a0443445731a46b"
+        );
+        let root = hex(&pci_root(&layout));
+        assert!(root.starts_with(
+            "5b82417350434930085f4849440c41d00a08085f4349440c41d00a03085f55494400085f53454700085f42\
+             424e00085f4352531146070a72880d00020c00000000000000000001004701f80cf80c0108880d00010c03\
+             00000010ffff000000f0871700000c0100000000000000c0ffffffdf00000000000000208a2b00000c0100\
+             000000000000000000000001000000ffffff7f01000000000000000000000000000080000000007900085f\
+             505254"
+        ));
+        assert_eq!(root.len(), 2 * 1843);
+    }
+
+    /// The buses are those of the root, of its configuration space, and of MCFG (boot::acpi).
+    #[test]
+    fn ports_have_buses_and_configuration_space() {
+        let layout = Layout::new(64 << 20, 0, 40).unwrap().with_last_bus(40);
+        // WordBusNumber: length 13, type 2, fixed bounds; granularity, 0 to 40, no offset, 41.
+        let buses = [0x88, 13, 0, 2, 12, 0, 0, 0, 0, 0, 40, 0, 0, 0, 41, 0];
+        let root = pci_root(&layout);
+        assert!(root.windows(buses.len()).any(|w| w == buses));
+        // Memory32Fixed: length 9, writable, 0xe0000000, 41 MiB.
+        let ecam = [0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x90, 2];
+        let board = motherboard(&layout);
+        assert!(board.windows(ecam.len()).any(|w| w == ecam));
+    }
+
+    /// What a guest asks of `_OSC`: the UUID, its revision, and the control field.
+    type Question = (&'static str, u8, u32);
+
+    const PCI: &str = "5b 4d db 33 f7 1f 1c 40 96 57 74 41 c0 3d d7 66";
+    const OTHER: &str = "6e b0 11 08 27 4a 44 f9 8d 60 3c bb c2 2e 7b 48";
+    const SUPPORT: u32 = 0x11f;
+
+    /// The status and the control field of each answer of `_OSC` in a machine with this last bus.
+    /// ACPICA's interpreter, which Linux has too, runs the method; `None` if it is not installed.
+    fn ask(last_bus: u8, questions: &[Question]) -> Option<Vec<[u32; 2]>> {
+        let layout = Layout::new(64 << 20, 0, 40).unwrap();
+        let name = format!("mini-vmm-osc-{}-{last_bus}.aml", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, build(&layout.with_last_bus(last_bus), 1)).unwrap();
+        let calls = questions.iter().map(|(uuid, revision, control)| {
+            let words = [0, SUPPORT, *control].map(u32::to_le_bytes).concat();
+            let words: Vec<_> = words.iter().map(|b| format!("{b:02x}")).collect();
+            let words = words.join(" ");
+            format!(r"evaluate \_SB.PCI0._OSC ({uuid}) {revision} 3 ({words})")
+        });
+        let calls = calls.collect::<Vec<_>>().join("\n") + "\nquit\n";
+        let run = interpret(&file, &calls);
+        std::fs::remove_file(&file).unwrap();
+        let Ok(text) = run else {
+            let why = "acpiexec is not installed (package acpica-tools)";
+            assert!(std::env::var_os("MINI_VMM_REQUIRE").is_none(), "{why}");
+            eprintln!("SKIPPED: {why}");
+            return None;
+        };
+        // "[Buffer] Length 0C = 0000: 10 00 00 00 ...": the bytes of each returned buffer.
+        let answer = |part: &str| {
+            let (_, line) = part.split_once(": ").unwrap_or_else(|| panic!("{text}"));
+            let bytes = line.split_whitespace();
+            let bytes = bytes.map_while(|word| u8::from_str_radix(word, 16).ok());
+            let bytes: Vec<_> = bytes.take(12).collect();
+            let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+            assert_eq!(word(4), SUPPORT, "{text}");
+            [word(0), word(8)]
+        };
+        let answers: Vec<_> = text.split("[Buffer]").skip(1).map(answer).collect();
+        assert_eq!(answers.len(), questions.len(), "{text}");
+        Some(answers)
+    }
+
+    /// What ACPICA's interpreter says to these commands, with this table.
+    fn interpret(table: &std::path::Path, commands: &str) -> io::Result<String> {
+        let mut interpreter = Command::new("acpiexec")
+            .arg(table)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut input = interpreter.stdin.take().unwrap();
+        input.write_all(commands.as_bytes())?;
+        drop(input);
+        let output = interpreter.wait_with_output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).to_string())
+    }
+
+    /// Bits of the control field (PCI Firmware 3.3, 4.5.1): native hot-plug, SHPC, PME, AER, the
+    /// capability structure, LTR, DPC, and what is not defined.
+    #[test]
+    fn the_guest_controls_hot_plug_and_nothing_of_the_hosts() {
+        const MASKED: u32 = 1 << 4;
+        for (last_bus, cases) in [
+            (
+                2,
+                &[
+                    ((PCI, 1, 0x1), [0, 0x1]),
+                    ((PCI, 1, 0x11), [0, 0x11]),
+                    ((PCI, 1, 0x10), [0, 0x10]),
+                    ((PCI, 1, 0), [0, 0]),
+                    ((PCI, 1, 0x3f), [MASKED, 0x11]),
+                    ((PCI, 1, 0xbf), [MASKED, 0x11]),
+                    ((PCI, 1, 0x02), [MASKED, 0]),
+                    ((PCI, 1, 0x04), [MASKED, 0]),
+                    ((PCI, 1, 0x08), [MASKED, 0]),
+                    ((PCI, 1, 0x20), [MASKED, 0]),
+                    ((PCI, 1, 0x80), [MASKED, 0]),
+                    ((PCI, 1, 0xffff_ffff), [MASKED, 0x11]),
+                    ((PCI, 2, 0x11), [1 << 3, 0x11]),
+                    ((OTHER, 1, 0x11), [1 << 2, 0x11]),
+                ][..],
+            ),
+            (
+                0,
+                &[
+                    ((PCI, 1, 0x3f), [MASKED, 0x10]),
+                    ((PCI, 1, 0x10), [0, 0x10]),
+                ],
+            ),
+        ] {
+            let questions: Vec<_> = cases.iter().map(|(question, _)| *question).collect();
+            let Some(answers) = ask(last_bus, &questions) else {
+                return;
+            };
+            for ((question, wanted), answer) in cases.iter().zip(answers) {
+                assert_eq!(answer, *wanted, "last bus {last_bus}, {question:x?}");
+            }
+        }
+    }
+
+    /// ACPI's own hot-plug would compete with the native one.
+    #[test]
+    fn acpi_has_no_hot_plug() {
+        let dsdt = build(&Layout::new(64 << 20, 0, 40).unwrap().with_last_bus(9), 1);
+        for name in [b"_EJ0", b"_RMV", b"_SUN", b"_PS3"] {
+            assert!(!dsdt.windows(4).any(|w| w == name), "{name:?}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@
 use pci::addr::Range;
 
 use crate::layout::{
-    ACPI_END, ACPI_START, ECAM_SIZE, ECAM_START, HIGH_MEMORY_START, HYPERTRANSPORT_END,
-    HYPERTRANSPORT_START, KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR, LOW_RAM_END, Layout,
+    ACPI_END, ACPI_START, HIGH_MEMORY_START, HYPERTRANSPORT_END, HYPERTRANSPORT_START,
+    KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR, LOW_RAM_END, Layout,
 };
 
 /// The end of KVM's own pages: one for the identity map, and three for the TSS above it.
@@ -67,7 +67,8 @@ pub fn e820(layout: &Layout) -> Vec<Entry> {
     push(ACPI_START, ACPI_END, Kind::Acpi);
     push(ACPI_END, HIGH_MEMORY_START, Kind::Reserved);
     push(HIGH_MEMORY_START, low_end, Kind::Ram);
-    push(ECAM_START, ECAM_START + ECAM_SIZE, Kind::Reserved);
+    let ecam = layout.ecam();
+    push(ecam.start, ecam.end(), Kind::Reserved);
     push(KVM_IDENTITY_MAP_ADDR, KVM_PAGES_END, Kind::Reserved);
     if let Some(Range { start, size }) = layout.high_ram {
         push(start, start.saturating_add(size), Kind::Ram);
@@ -121,6 +122,21 @@ mod tests {
             }
         );
         assert_eq!(map.len(), 7);
+    }
+
+    #[test]
+    fn the_configuration_space_of_all_buses_is_reserved() {
+        let layout = Layout::new(64 << 20, 0, 40).unwrap();
+        for (last, mib) in [(0, 1), (1, 2), (255, 256)] {
+            let map = e820(&layout.with_last_bus(last));
+            check(&map);
+            let wanted = Entry {
+                start: 0xe000_0000,
+                size: mib << 20,
+                kind: Kind::Reserved,
+            };
+            assert!(map.contains(&wanted), "{map:x?}");
+        }
     }
 
     #[test]

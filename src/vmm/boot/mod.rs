@@ -31,6 +31,7 @@ mod file;
 mod images;
 mod linux;
 pub mod mptable;
+mod power_button;
 mod pvh;
 mod reboot_stub;
 

@@ -54,6 +54,18 @@ pub enum RomConfig {
     File(PathBuf),
 }
 
+/// Whether a device is behind a root port of its own in the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PortChoice {
+    /// As is right for the device.
+    #[default]
+    Auto,
+    /// Behind a root port.
+    On,
+    /// On bus 0, as a part of the root complex.
+    Off,
+}
+
 /// A device to pass through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceConfig {
@@ -72,6 +84,8 @@ pub struct DeviceConfig {
     /// The GPUDirect clique of an NVIDIA GPU, 0 to 15: drivers in the guest use peer-to-peer DMA
     /// between GPUs of one clique.
     pub clique: Option<u8>,
+    /// Whether the device is behind a root port.
+    pub port: PortChoice,
 }
 
 /// Gives each device without a slot the first free device number. When no number is free, the
@@ -128,6 +142,11 @@ static VFIO: Flag = Flag {
             wanted: "a number from 0 to 15",
             example: "0",
         },
+        Known {
+            name: "port",
+            wanted: "auto, on or off",
+            example: "on",
+        },
     ],
 };
 
@@ -179,8 +198,18 @@ impl FromStr for DeviceConfig {
             managed: options.switch("managed")?.unwrap_or(false),
             vf_token: options.get("vf-token", parse_uuid)?,
             clique: options.get("clique", clique)?,
+            port: options.get("port", port)?.unwrap_or_default(),
             rom,
         })
+    }
+}
+
+fn port(text: &str) -> Option<PortChoice> {
+    match text {
+        "auto" => Some(PortChoice::Auto),
+        "on" => Some(PortChoice::On),
+        "off" => Some(PortChoice::Off),
+        _ => None,
     }
 }
 
@@ -229,6 +258,15 @@ mod tests {
         for (text, clique) in [("0", 0), ("15", 15), ("07", 7)] {
             let gpu: DeviceConfig = format!("01:00.0,clique={text}").parse().unwrap();
             assert_eq!(gpu.clique, Some(clique));
+        }
+        assert_eq!(plain.port, PortChoice::Auto);
+        for (text, port) in [
+            ("auto", PortChoice::Auto),
+            ("on", PortChoice::On),
+            ("off", PortChoice::Off),
+        ] {
+            let device: DeviceConfig = format!("01:00.0,port={text}").parse().unwrap();
+            assert_eq!(device.port, port);
         }
     }
 
@@ -303,6 +341,11 @@ mod tests {
             ("01:00.0,clique=-1", "`-1` is not a value", "from 0 to 15"),
             ("01:00.0,clique=+1", "`+1` is not a value", "from 0 to 15"),
             ("01:00.0,clique=", "`` is not a value", "clique=0"),
+            (
+                "01:00.0,port=yes",
+                "`yes` is not a value",
+                "auto, on or off",
+            ),
             (
                 "01:00.0,vf-token=secret",
                 "`secret` is not a value for `vf-token`",

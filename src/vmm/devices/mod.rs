@@ -3,5 +3,6 @@
 pub mod output_queue;
 pub mod pm_timer;
 pub mod power;
+pub mod power_button;
 pub mod serial;
 pub mod uart;

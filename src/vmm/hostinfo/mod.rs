@@ -1,6 +1,7 @@
 //! Facts about the host's devices and memory, read from /sys and /proc. Nothing is written.
 
 pub mod device_node;
+pub mod express;
 pub mod header;
 pub mod holders;
 pub mod iomem;

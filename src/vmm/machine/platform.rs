@@ -13,6 +13,7 @@ use crate::config::topology::Topology;
 use crate::devices::output_queue::Output;
 use crate::devices::pm_timer::{self, PmTimer};
 use crate::devices::power::{self, Power};
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::{self, Serial};
 use crate::gsi::routing::GsiRouting;
 use crate::guest_event::Notifier;
@@ -33,6 +34,7 @@ pub(super) struct Platform {
     pub root: Arc<RootBus>,
     pub ports: Arc<ConfigPorts>,
     pub serial: Arc<Serial>,
+    pub power_button: Arc<PowerButton>,
     pub coalesced: Arc<Coalesced>,
     pub acpi: AcpiTables,
 }
@@ -53,13 +55,14 @@ impl Platform {
         let root = make_root_bus(stats);
         let ports = Arc::new(ConfigPorts::new(Arc::clone(&root)));
         let serial = make_serial(&vm.routing, output)?;
+        let power_button = Arc::new(PowerButton::new(&vm.routing)?);
         let power = Arc::new(Power::new(Arc::clone(notifier)));
         let ecam = Arc::new(Ecam(Arc::clone(&root)));
         bus.insert_pio(layout::PORT_PCI_ADDRESS, access::PORTS, ports.clone())?;
         bus.insert_pio(layout::PORT_SERIAL, serial::PORTS, serial.clone())?;
         bus.insert_pio(power::PORT, power::PORTS, power)?;
         bus.insert_pio(layout::PORT_PM_TIMER, pm_timer::PORTS, Arc::new(PmTimer))?;
-        bus.insert_mmio(layout::ECAM_START, layout::ECAM_SIZE, ecam)?;
+        bus.insert_mmio(layout.ecam().start, layout.ecam().size, ecam)?;
         let acpi = acpi::build(&layout, topology)?;
         vcpus.iter().for_each(|vcpu| stats.watch_kvm(vcpu));
         let coalesced = Coalesced::new(&vm.fd, vcpus.first(), bus.clone(), serial.clone());
@@ -76,6 +79,7 @@ impl Platform {
             root,
             ports,
             serial,
+            power_button,
             coalesced: Arc::new(coalesced),
             acpi,
         })

@@ -6,6 +6,8 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use pci::atomic_ops::AtomicOps;
+
 use crate::stats::devices::DeviceMeter;
 use crate::stats::interrupts::Ledger;
 use crate::vfio::device::{Device, DeviceError, Irq, IrqInfo, RegionInfo, SharedDevice};
@@ -47,6 +49,10 @@ impl Device for Metered {
 
     fn resets_by_power(&self) -> bool {
         self.device.resets_by_power()
+    }
+
+    fn atomic_ops(&self) -> AtomicOps {
+        self.device.atomic_ops()
     }
 
     fn map_fd(&self) -> RawFd {

@@ -23,18 +23,19 @@ pub struct NamedRange {
 }
 
 /// Returns a closure that lists the ranges at the time of its call. The closure keeps no PCI
-/// function alive.
+/// function alive. `ecam` has the configuration space of all buses.
 pub fn lookup(
     functions: &[(Bdf, Arc<VfioFunction>)],
+    ecam: Range,
 ) -> impl Fn() -> Vec<NamedRange> + Send + Sync + 'static {
     let functions = functions.iter().map(|(bdf, f)| (*bdf, Arc::downgrade(f)));
     let functions: Vec<_> = functions.collect();
-    move || list(&functions)
+    move || list(&functions, ecam)
 }
 
 /// Emulated devices, then the functions' BARs at their current addresses. If ranges overlap, the
 /// first one names an address.
-fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
+fn list(functions: &[(Bdf, Weak<VfioFunction>)], ecam: Range) -> Vec<NamedRange> {
     let port = |start: u16, size: u16, name: &str| NamedRange {
         space: Space::Port,
         range: Range {
@@ -58,9 +59,10 @@ fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
         .iter()
         .filter_map(|(bdf, f)| Some((bdf, f.upgrade()?)));
     for (bdf, function) in alive {
-        let number = u64::from(bdf.device) << 3 | u64::from(bdf.function);
+        let [bus, device, function_number] = [bdf.bus, bdf.device, bdf.function].map(u64::from);
+        let number = bus << 8 | device << 3 | function_number;
         ranges.push(memory(
-            layout::ECAM_START + (number << 12),
+            ecam.start + (number << 12),
             1 << 12,
             format!("{bdf} configuration space"),
         ));
@@ -84,8 +86,8 @@ fn list(functions: &[(Bdf, Weak<VfioFunction>)]) -> Vec<NamedRange> {
         }
     }
     ranges.push(memory(
-        layout::ECAM_START,
-        layout::ECAM_SIZE,
+        ecam.start,
+        ecam.size,
         "configuration space of an absent function".into(),
     ));
     ranges

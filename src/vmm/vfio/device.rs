@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use pci::atomic_ops::AtomicOps;
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_INTX_IRQ_INDEX,
     VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
@@ -133,6 +134,9 @@ pub trait Device: Send + Sync {
     /// Whether that reset is D3hot and back, which may leave parts of the device as they were
     /// (PCI Bus Power Management 1.2, 5.4.1). The reset of a bus leaves nothing.
     fn resets_by_power(&self) -> bool;
+    /// The AtomicOps that the device has and the host's root port above it completes, as
+    /// VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP tells.
+    fn atomic_ops(&self) -> AtomicOps;
     /// The file whose pages are the mappable areas, from [`RegionInfo::file_offset`] on.
     fn map_fd(&self) -> RawFd;
     /// Whether VFIO can export the device's BARs as dma-bufs ([`Device::export`]).

@@ -5,16 +5,60 @@
 //! chain that does not end.
 
 use pci::addr::Range;
+use pci::atomic_ops::AtomicOps;
 use vfio_bindings::bindings::vfio::{
-    VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_REGION_INFO_CAP_SPARSE_MMAP,
-    VFIO_REGION_INFO_FLAG_CAPS, VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ,
-    VFIO_REGION_INFO_FLAG_WRITE,
+    VFIO_DEVICE_FLAGS_CAPS, VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET,
+    VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP, VFIO_IOMMU_INFO_CAPS,
+    VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE, VFIO_PCI_ATOMIC_COMP32, VFIO_PCI_ATOMIC_COMP64,
+    VFIO_PCI_ATOMIC_COMP128, VFIO_REGION_INFO_CAP_SPARSE_MMAP, VFIO_REGION_INFO_FLAG_CAPS,
+    VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
 };
 
 use crate::vfio::device::RegionInfo;
 
 /// Offset of `flags`, which follows argsz in every such structure.
 const FLAGS: usize = 4;
+
+/// A device, as VFIO describes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct DeviceInfo {
+    /// Whether the device is a PCI device.
+    pub is_pci: bool,
+    /// Whether VFIO_DEVICE_RESET works.
+    pub can_reset: bool,
+    /// The number of regions.
+    pub regions: u32,
+    /// The number of kinds of interrupt.
+    pub irqs: u32,
+    /// The AtomicOps of the device that the host's root port completes.
+    pub atomic_ops: AtomicOps,
+}
+
+/// Reads a `struct vfio_device_info`.
+pub(super) fn device(raw: &[u8]) -> DeviceInfo {
+    // argsz, flags, num_regions, num_irqs, cap_offset.
+    const REGIONS: usize = 8;
+    const IRQS: usize = 12;
+    const CAP_OFFSET: usize = 16;
+    /// The flags of `struct vfio_device_info_cap_pci_atomic_comp`, after its header.
+    const COMPLETERS: usize = 8;
+    let flags = u32_at(raw, FLAGS).unwrap_or(0);
+    let chain = (flags & VFIO_DEVICE_FLAGS_CAPS != 0).then_some(CAP_OFFSET);
+    let capability = chain.and_then(|at| find(raw, at, VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP));
+    let completers = capability.and_then(|at| u32_at(raw, at.checked_add(COMPLETERS)?));
+    let completes = |flag| completers.is_some_and(|flags| flags & flag != 0);
+    DeviceInfo {
+        is_pci: flags & VFIO_DEVICE_FLAGS_PCI != 0,
+        can_reset: flags & VFIO_DEVICE_FLAGS_RESET != 0,
+        regions: u32_at(raw, REGIONS).unwrap_or(0),
+        irqs: u32_at(raw, IRQS).unwrap_or(0),
+        atomic_ops: AtomicOps {
+            bits_32: completes(VFIO_PCI_ATOMIC_COMP32),
+            bits_64: completes(VFIO_PCI_ATOMIC_COMP64),
+            cas_128: completes(VFIO_PCI_ATOMIC_COMP128),
+        },
+    }
+}
 
 /// Reads a `struct vfio_region_info`.
 pub(super) fn region(raw: &[u8]) -> RegionInfo {
@@ -192,6 +236,51 @@ mod tests {
         assert!(read.read && !read.write && read.mappable.is_empty());
     }
 
+    /// A device with nine regions, five kinds of interrupt, and these capabilities.
+    fn device_of(flags: u32, caps: &[u8]) -> Vec<u8> {
+        let mut raw = [24, flags, 9, 5, 24, 0].map(u32::to_le_bytes).concat();
+        raw.extend_from_slice(caps);
+        raw
+    }
+
+    fn completers(next: u32, flags: u32) -> Vec<u8> {
+        let header = VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP | 1 << 16;
+        [header, next, flags, 0].map(u32::to_le_bytes).concat()
+    }
+
+    #[test]
+    fn a_device_with_and_without_atomic_ops() {
+        const ALL: u32 = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET | VFIO_DEVICE_FLAGS_CAPS;
+        let with = |flags| device(&device_of(ALL, &completers(0, flags)));
+        let expected = DeviceInfo {
+            is_pci: true,
+            can_reset: true,
+            regions: 9,
+            irqs: 5,
+            atomic_ops: AtomicOps {
+                bits_32: true,
+                bits_64: true,
+                cas_128: false,
+            },
+        };
+        let both = VFIO_PCI_ATOMIC_COMP32 | VFIO_PCI_ATOMIC_COMP64;
+        assert_eq!(with(both), expected);
+        for (flags, bits) in [(0, 0), (1, 0x80), (2, 0x100), (4, 0x200), (!0, 0x380)] {
+            let found = with(flags).atomic_ops.device_capabilities_2();
+            assert_eq!(found, bits, "{flags:#x}");
+        }
+        // Behind another capability.
+        let mut caps = [1u32 | 1 << 16, 32].map(u32::to_le_bytes).concat();
+        caps.extend(completers(0, both));
+        assert_eq!(device(&device_of(ALL, &caps)), expected);
+        // Without the flag, or cut short, there is no chain.
+        let none = |raw: &[u8]| assert_eq!(device(raw).atomic_ops, AtomicOps::NONE);
+        none(&device_of(VFIO_DEVICE_FLAGS_PCI, &completers(0, both)));
+        none(&device_of(ALL, &completers(0, both)[..8]));
+        none(&device_of(ALL, &[]));
+        none(&[]);
+    }
+
     #[test]
     fn chains_that_do_not_end_are_left() {
         let caps = [2u32, 24].map(u32::to_le_bytes).concat();
@@ -204,6 +293,7 @@ mod tests {
         fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             iova_ranges(&raw);
             region(&raw);
+            device(&raw);
         }
     }
 }

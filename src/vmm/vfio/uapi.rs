@@ -227,15 +227,13 @@ pub(super) fn ioas_ranges(iommufd: &impl AsRawFd, ioas: u32) -> io::Result<Vec<(
 
 // Devices.
 
-/// Returns the kind of the device, and its numbers of regions and of kinds of interrupt.
-pub(super) fn device_info(device: &File) -> io::Result<vfio_device_info> {
-    let mut info = vfio_device_info {
-        argsz: size_of::<vfio_device_info>() as u32,
-        ..Default::default()
-    };
-    // SAFETY: the kernel fills a structure of the size that argsz says, which lives for the call.
-    check(unsafe { ioctl_with_mut_ref(device, VFIO_DEVICE_GET_INFO(), &mut info) })?;
-    Ok(info)
+/// The capability of AtomicOps has 16 bytes. With this many, one call is enough.
+const DEVICE_CAPABILITIES: usize = 64;
+
+/// Returns a `struct vfio_device_info` with its capabilities.
+pub(super) fn device_info(device: &File) -> io::Result<Vec<u8>> {
+    let size = size_of::<vfio_device_info>() + DEVICE_CAPABILITIES;
+    ask(device, VFIO_DEVICE_GET_INFO(), size, 0)
 }
 
 /// Returns a `struct vfio_region_info` with its capabilities.
@@ -351,11 +349,11 @@ fn set_argsz(words: &mut [u32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for a structure that a chain of capabilities may follow: first with the size of the
-/// structure (`header`), then with the size that the kernel has returned in argsz. The structure's
-/// third word is an `index` or unused.
-fn ask(device: &impl AsRawFd, request: c_ulong, header: usize, index: u32) -> io::Result<Vec<u8>> {
-    let mut bytes = header.next_multiple_of(8);
+/// Asks for a structure that a chain of capabilities may follow: first with a `size` of at least
+/// the structure's, then with the size that the kernel has returned in argsz. The structure's third
+/// word is an `index` or unused.
+fn ask(device: &impl AsRawFd, request: c_ulong, size: usize, index: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = size.next_multiple_of(8);
     loop {
         // Made of u64, because the kernel's structures have that alignment.
         let mut buffer = vec![0u64; bytes / 8];

@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pci::atomic_ops::AtomicOps;
 use tracing::{debug, trace};
 use vfio_bindings::bindings::vfio::{
-    VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_NORESIZE,
-    VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
-    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_MSIX_IRQ_INDEX,
-    VFIO_PCI_VGA_REGION_INDEX,
+    VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER,
+    VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_VGA_REGION_INDEX,
 };
 
 use crate::hostinfo::resets;
@@ -46,6 +46,7 @@ pub struct VfioFile {
     /// By VFIO's index.
     irqs: Vec<IrqInfo>,
     resettable: bool,
+    atomic_ops: AtomicOps,
     /// Whether BARs can be exported as dma-bufs.
     exports: bool,
     by_power: bool,
@@ -62,21 +63,23 @@ impl VfioFile {
     /// When the device does not answer or is not a PCI device.
     pub fn new(name: String, dir: &Path, device: Box<dyn OpenDevice>) -> Result<Self, DeviceError> {
         let file = device.file();
-        let info = uapi::device_info(file).map_err(|source| DeviceError::Call {
+        let raw = uapi::device_info(file).map_err(|source| DeviceError::Call {
             device: name.clone(),
             call: "VFIO_DEVICE_GET_INFO",
             source,
         })?;
-        let whole = info.num_regions > CONFIG_REGION && info.num_irqs > VFIO_PCI_MSIX_IRQ_INDEX;
-        if info.flags & VFIO_DEVICE_FLAGS_PCI == 0 || !whole {
+        let info = info::device(&raw);
+        let whole = info.regions > CONFIG_REGION && info.irqs > VFIO_PCI_MSIX_IRQ_INDEX;
+        if !info.is_pci || !whole {
             return Err(DeviceError::NotPci { device: name });
         }
-        let regions = (0..info.num_regions).map(|index| region(&name, file, index));
-        let irqs = (0..info.num_irqs).map(|index| irq(&name, file, index));
+        let regions = (0..info.regions).map(|index| region(&name, file, index));
+        let irqs = (0..info.irqs).map(|index| irq(&name, file, index));
         Ok(Self {
             regions: regions.collect::<Result<_, _>>()?,
             irqs: irqs.collect::<Result<_, _>>()?,
-            resettable: info.flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            resettable: info.can_reset,
+            atomic_ops: info.atomic_ops,
             // Asked of this device: the kernel, its configuration and the device's driver decide.
             exports: uapi::can_export(file).is_ok(),
             by_power: resets::by_power_only(dir),
@@ -236,6 +239,10 @@ impl Device for VfioFile {
 
     fn resets_by_power(&self) -> bool {
         self.by_power
+    }
+
+    fn atomic_ops(&self) -> AtomicOps {
+        self.atomic_ops
     }
 
     fn map_fd(&self) -> RawFd {

@@ -9,6 +9,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use pci::capability;
 use pci::capability::ext_id;
+use pci::host_path::HostPath;
 use vmm::vfio::function::policy;
 use vmm::vfio::function::policy::rule::Treatment;
 use vmm::vfio::function::policy::{Original, POLICY};
@@ -19,6 +20,7 @@ struct Input {
     extended: bool,
     registers: Vec<(u16, u32)>,
     accesses: Vec<Access>,
+    behind_port: bool,
 }
 
 fuzz_target!(|input: Input| {
@@ -32,6 +34,7 @@ fuzz_target!(|input: Input| {
         snapshot: &image,
         hardware: &[],
         bar_0: 0,
+        port: input.behind_port.then(HostPath::default),
     };
     let mut config = policy::apply(&original);
     // An extended space of zeros is hidden.

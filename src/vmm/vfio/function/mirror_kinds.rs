@@ -139,6 +139,7 @@ fn raw(device: &dyn Device, snapshot: &[u8], size: u16) -> Vec<Range<u16>> {
         snapshot,
         hardware: &hardware,
         bar_0: 0,
+        port: None,
     }));
     let mut owned: Vec<(u16, u16)> = caps.iter().map(|c| (c.offset, c.len)).collect();
     owned.push((0, 0x40));

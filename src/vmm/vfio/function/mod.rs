@@ -178,7 +178,7 @@ impl VfioFunction {
                 source,
             })?;
         }
-        let mut config = snapshot::for_guest(&*device, &snapshot);
+        let mut config = snapshot::for_guest(&*device, &snapshot, options.port());
         let function_reset = FunctionReset::find(&snapshot);
         function_reset.mark(&mut config);
         rom::tell_if_empty(&*device, &snapshot, &options.rom);

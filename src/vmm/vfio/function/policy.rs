@@ -28,6 +28,7 @@ use pci::byte_enable;
 use pci::capability::{self, Capability, ext_id, id};
 use pci::clique;
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use pci::host_path::HostPath;
 use pci::passed::Bits;
 use pci::regs;
 use pci::regs::header_type;
@@ -46,6 +47,8 @@ pub struct Original<'a> {
     pub hardware: &'a [u8],
     /// The size of BAR 0.
     pub bar_0: u64,
+    /// What the root port above the function shows in the guest; `None` on bus 0.
+    pub port: Option<HostPath>,
 }
 
 /// The tables.
@@ -120,9 +123,10 @@ impl Policy {
 
         let mut config = ConfigSpace::new(image.len());
         config.bytes_mut().copy_from_slice(&image);
-        self.set_header(&mut config);
+        let port = original.port.as_ref();
+        self.set_header(&mut config, port.is_some());
         for cap in &caps {
-            self.set_capability(&mut config, &space, cap);
+            self.set_capability(&mut config, &space, cap, port);
         }
         for cap in &unlinked {
             hide(&mut config, cap.offset, cap.len);
@@ -136,10 +140,10 @@ impl Policy {
         config
     }
 
-    fn set_header(&self, config: &mut ConfigSpace) {
+    fn set_header(&self, config: &mut ConfigSpace, behind_port: bool) {
         config.set_passed(0, usize::from(HEADER_SIZE), Bits::READ_ONLY);
         for row in self.header {
-            set_register(config, 0, row);
+            set_register(config, 0, row, behind_port);
         }
         for offset in [regs::BIST, regs::INTERRUPT_LINE, regs::INTERRUPT_PIN] {
             config.set_u8(offset, 0);
@@ -158,7 +162,13 @@ impl Policy {
         }
     }
 
-    fn set_capability(&self, config: &mut ConfigSpace, space: &[u8], cap: &Capability) {
+    fn set_capability(
+        &self,
+        config: &mut ConfigSpace,
+        space: &[u8],
+        cap: &Capability,
+        port: Option<&HostPath>,
+    ) {
         let rule = self.rule(space, cap);
         // ID and next pointer are emulated, because the chain is relinked.
         let header = if cap.extended { 4 } else { 2 };
@@ -179,14 +189,17 @@ impl Policy {
         }
         for row in rule.registers {
             if row.offset + row.len <= cap.len {
-                set_register(config, cap.offset, row);
+                set_register(config, cap.offset, row, port.is_some());
             }
         }
         config.set_emulated(cap.offset, header.into());
         match cap.id {
             _ if cap.extended => {}
             id::MSI | id::MSIX => config.set_side_effects(cap.offset, cap.len.into()),
-            id::PCIE => express::integrate(config, cap),
+            id::PCIE => match port {
+                None => express::integrate(config, cap),
+                Some(path) => express::attach(config, space, cap, path),
+            },
             id::PM => config.set_side_effects(cap.offset + PMCSR, 1),
             _ => {}
         }
@@ -242,9 +255,9 @@ pub fn unlinked(original: &Original<'_>) -> Vec<Capability> {
 }
 
 /// Sets what a row says.
-fn set_register(config: &mut ConfigSpace, base: u16, row: &Register) {
+fn set_register(config: &mut ConfigSpace, base: u16, row: &Register, behind_port: bool) {
     let offset = base + row.offset;
-    match row.treatment {
+    match row.at(behind_port).0 {
         Treatment::Pass(bits) => set_bits(config, offset, row.len, bits),
         Treatment::Emulate => config.set_emulated(offset, row.len.into()),
         Treatment::Hide => hide(config, offset, row.len),

@@ -5,6 +5,7 @@
 use pci::CONFIG_SPACE_SIZE;
 use pci::byte_enable;
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
+use pci::host_path::HostPath;
 use pci::regs::{COMMAND, REVISION};
 
 use crate::log::degraded::{self, Code};
@@ -32,13 +33,15 @@ pub fn read(device: &dyn Device) -> Result<Vec<u8>, DeviceError> {
     Ok(snapshot)
 }
 
-/// Makes the guest's configuration space out of a snapshot.
-pub fn for_guest(device: &dyn Device, snapshot: &[u8]) -> ConfigSpace {
+/// Makes the guest's configuration space out of a snapshot. `port` is what the root port above the
+/// function shows; `None` on bus 0.
+pub fn for_guest(device: &dyn Device, snapshot: &[u8], port: Option<HostPath>) -> ConfigSpace {
     let mut config = policy::apply(&Original {
         name: device.name(),
         snapshot,
         hardware: &device.hardware_config(),
         bar_0: device.region(0).size,
+        port,
     });
     tell_losses(device.name(), snapshot);
     let region = device.region(CONFIG_REGION).size as usize;

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use pci::atomic_ops::AtomicOps;
 use vmm_sys_util::tempfile::TempFile;
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
@@ -131,6 +132,10 @@ impl Device for TestDevice {
 
     fn resets_by_power(&self) -> bool {
         false
+    }
+
+    fn atomic_ops(&self) -> AtomicOps {
+        AtomicOps::NONE
     }
 
     fn map_fd(&self) -> RawFd {

@@ -22,7 +22,7 @@ use std::sync::{Arc, Weak};
 use intx::Intx;
 use msi::MsiVectors;
 use msix::MsixVectors;
-use pci::byte_enable;
+use pci::byte_enable::{overlay, part_of};
 use pci::msi::{Msi, MsiCapability};
 use pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability};
 
@@ -276,46 +276,5 @@ impl Interrupts {
                 }
             }
         }
-    }
-}
-
-/// The part of an access at `offset` that lies in `[start, start + size)`: its offset from `start`,
-/// and its bytes.
-fn part_of(start: u16, size: u16, offset: u16, data: &[u8]) -> Option<(u16, &[u8])> {
-    if !byte_enable::touches(offset.into(), data.len(), start.into(), size.into()) {
-        return None;
-    }
-    let skip = usize::from(start.saturating_sub(offset));
-    let first = offset.saturating_sub(start);
-    let left = usize::from(size - first);
-    let part = data.get(skip..)?;
-    Some((first, part.get(..left).unwrap_or(part)))
-}
-
-/// Lets `fill` write the part of a read that lies in `[start, start + size)`. `fill` takes what
-/// [`part_of`] returns.
-fn overlay(start: u16, size: u16, offset: u16, data: &mut [u8], fill: impl Fn(u16, &mut [u8])) {
-    let Some((first, part)) = part_of(start, size, offset, data) else {
-        return;
-    };
-    let (skip, len) = (usize::from(start.saturating_sub(offset)), part.len());
-    if let Some(part) = data.get_mut(skip..skip + len) {
-        fill(first, part);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_of_an_access() {
-        let data = [0, 1, 2, 3];
-        assert_eq!(part_of(0x50, 12, 0x50, &data), Some((0, &data[..])));
-        assert_eq!(part_of(0x50, 12, 0x4e, &data), Some((0, &data[2..])));
-        assert_eq!(part_of(0x50, 12, 0x5a, &data), Some((10, &data[..2])));
-        assert_eq!(part_of(0x50, 12, 0x5c, &data), None);
-        assert_eq!(part_of(0x50, 12, 0x4c, &data), None);
-        assert_eq!(part_of(0x50, 2, 0x4f, &data), Some((0, &data[1..3])));
     }
 }

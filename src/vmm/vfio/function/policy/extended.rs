@@ -27,7 +27,7 @@ const POWER_BUDGET: &[Register] = &[register(
 
 const LINK: &str = "the link belongs to the host's port";
 const TRAFFIC: &str = "traffic classes are agreed with the host's port";
-const REPORTS: &str = "needs a root port, which the guest lacks";
+const PORTS: &str = "needs root ports that take part, and those are the host's";
 const RESIZE: &str = "a BAR that changes its size under VFIO's maps";
 
 /// The extended capabilities in the order of their IDs. [`UNKNOWN`] is for an ID that is not here.
@@ -92,12 +92,12 @@ pub const EXTENDED: &[CapabilityRule] = &[
         "access control",
         &[],
         READ_ONLY,
-        "keeps the host's functions apart",
+        "says which of the host's functions reach each other; only an IOMMU in the guest would ask",
     ),
     hidden(
         ext_id::ARI,
         "alternative routing ID",
-        "function numbers follow the guest's bus",
+        "function numbers follow the guest's bus, where none is above 7",
     ),
     hidden(
         ext_id::ATS,
@@ -134,7 +134,7 @@ pub const EXTENDED: &[CapabilityRule] = &[
         "TLP processing hints",
         "steering tags name the host's processors",
     ),
-    hidden(ext_id::LTR, "latency tolerance", REPORTS),
+    hidden(ext_id::LTR, "latency tolerance", PORTS),
     hidden(ext_id::SECONDARY, "secondary PCI Express", LINK),
     hidden(ext_id::PMUX, "protocol multiplexing", LINK),
     hidden(
@@ -142,7 +142,7 @@ pub const EXTENDED: &[CapabilityRule] = &[
         "process address spaces",
         "process address spaces need an IOMMU in the guest",
     ),
-    hidden(ext_id::LNR, "LN requester", REPORTS),
+    hidden(ext_id::LNR, "LN requester", PORTS),
     hidden(
         ext_id::DPC,
         "downstream port containment",
@@ -153,9 +153,9 @@ pub const EXTENDED: &[CapabilityRule] = &[
         "L1 substates",
         "link states belong to the host's port",
     ),
-    hidden(ext_id::PTM, "precision time", REPORTS),
+    hidden(ext_id::PTM, "precision time", PORTS),
     hidden(ext_id::M_PCIE, "PCI Express over M-PHY", LINK),
-    hidden(ext_id::FRS, "FRS queueing", REPORTS),
+    hidden(ext_id::FRS, "FRS queueing", PORTS),
     capability(
         ext_id::READINESS_TIME,
         "readiness time",

@@ -30,6 +30,10 @@ pub const HEADER: &[Register] = &[
         bits(COMMAND_BITS as u32),
         "COMMAND reaches the device, so that a guest can stop DMA; decoding is followed here; \
          the enables of error reports are the host's",
+    )
+    .behind_port(
+        bits(COMMAND_BITS as u32),
+        "as on bus 0; a BAR is there only while the port decodes it, in one of its windows",
     ),
     register(
         regs::STATUS,

@@ -42,6 +42,24 @@ pub struct Register {
     pub treatment: Treatment,
     /// The reason.
     pub reason: &'static str,
+    /// What is done behind a root port, and why; `None` if the same as on bus 0.
+    pub behind_port: Option<(Treatment, &'static str)>,
+}
+
+impl Register {
+    /// Sets what is done behind a root port.
+    pub(super) const fn behind_port(mut self, treatment: Treatment, reason: &'static str) -> Self {
+        self.behind_port = Some((treatment, reason));
+        self
+    }
+
+    /// What is done and why, behind a root port or on bus 0.
+    pub fn at(&self, behind_port: bool) -> (Treatment, &'static str) {
+        let on_root_bus = (self.treatment, self.reason);
+        self.behind_port
+            .filter(|_| behind_port)
+            .unwrap_or(on_root_bus)
+    }
 }
 
 /// A capability.
@@ -72,6 +90,7 @@ pub(super) const fn register(
         name,
         treatment,
         reason,
+        behind_port: None,
     }
 }
 

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use pci::atomic_ops::AtomicOps;
 use pci::config_space::DeviceWrite::{Dropped, Masked, Whole};
+use pci::link::Link;
 
 /// The guest's space of a device whose chains sysfs tells.
 fn apply(image: &[u8]) -> ConfigSpace {
@@ -16,6 +18,7 @@ fn original(image: &[u8]) -> Original<'_> {
         snapshot: image,
         hardware: image,
         bar_0: 0,
+        port: None,
     }
 }
 
@@ -121,6 +124,135 @@ fn an_endpoint_on_the_root_bus_is_integrated() {
     let config = apply(&old);
     assert_eq!(config.u16(0x82), 0x0091);
     assert!(!config.is_emulated(0xac), "version 1 ends before");
+}
+
+/// The guest's space of a device behind a root port.
+fn behind(image: &[u8], path: HostPath) -> ConfigSpace {
+    super::apply(&Original {
+        port: Some(path),
+        ..original(image)
+    })
+}
+
+/// A link of 8 GT/s x4, of 16 GT/s x8 at most.
+fn path() -> HostPath {
+    HostPath {
+        link: Link::from_registers(0x84, 0x43).unwrap(),
+        payload: 1,
+        atomic_ops: AtomicOps::NONE,
+    }
+}
+
+/// The same device, with the link of [`path`] in its registers.
+fn linked() -> Vec<u8> {
+    let mut image = device();
+    image[0x8c..0x94].copy_from_slice(&[0x84, 0x0c, 0x41, 0x00, 0x42, 0x00, 0x43, 0x10]);
+    image[0xac..0xb4].copy_from_slice(&[0x1e, 0, 0, 0, 0x03, 0, 0x1e, 0]);
+    image
+}
+
+#[test]
+fn an_endpoint_behind_a_port_is_as_it_is() {
+    let mut config = behind(&linked(), path());
+    assert_eq!(config.u16(0x82), 0x0002, "an endpoint");
+    // The device answers for capabilities and status of its link, and cannot be written.
+    for at in (0x8c..0x90)
+        .chain(0x92..0x94)
+        .chain(0xac..0xb0)
+        .chain(0xb2..0xb4)
+    {
+        assert!(!config.is_emulated(at), "{at:#x}");
+        assert_eq!(config.device_write(at), Dropped, "{at:#x}");
+    }
+    // The controls begin as after a reset, and keep what the guest writes to themselves.
+    assert_eq!((config.u16(0x90), config.u16(0xb0)), (0, 4));
+    config.write(0x90, &[0xff; 2]);
+    config.write(0xb0, &[0xff; 2]);
+    assert_eq!((config.u16(0x90), config.u16(0xb0)), (0x03cb, 0xffbf));
+    assert!(
+        (0x90..0x92)
+            .chain(0xb0..0xb2)
+            .all(|at| config.is_emulated(at))
+    );
+    // A legacy endpoint stays one, and version 0 reads as 1.
+    let mut legacy = linked();
+    legacy[0x82] = 0x10;
+    let config = behind(&legacy, path());
+    assert_eq!(config.u16(0x82), 0x0011);
+    assert!(!config.is_emulated(0xb0), "version 1 ends before");
+    assert!(config.is_emulated(0x90));
+}
+
+#[test]
+fn a_link_that_the_device_does_not_tell_of_is_the_ports() {
+    let mut silent = linked();
+    silent[0x92..0x94].fill(0);
+    let mut integrated = linked();
+    integrated[0x82] = 0x92;
+    let mut copy = linked();
+    copy[0x92] = 0x11;
+    for image in [silent, integrated, copy] {
+        let mut config = behind(&image, path());
+        assert_eq!(config.u16(0x82), 0x0002);
+        assert_eq!((config.u32(0x8c), config.u16(0x92)), (0x84, 0x43));
+        assert_eq!((config.u32(0xac), config.u16(0xb2)), (0x1e, 0));
+        assert!(
+            (0x8c..0x94)
+                .chain(0xac..0xb4)
+                .all(|at| config.is_emulated(at))
+        );
+        config.write(0x8c, &[0xff; 4]);
+        config.write(0x92, &[0xff; 2]);
+        assert_eq!((config.u32(0x8c), config.u16(0x92)), (0x84, 0x43));
+    }
+    let slowest = behind(&device(), HostPath::default());
+    assert_eq!((slowest.u32(0x8c), slowest.u16(0x92)), (0x11, 0x11));
+    assert_eq!((slowest.u32(0xac), slowest.u16(0xb0)), (2, 1));
+}
+
+#[test]
+fn atomic_ops_are_the_guests_where_the_port_completes_them() {
+    let enabled = |config: &ConfigSpace| {
+        let mut read = [0xff, 0xff];
+        config.conceal(0xa8, &mut read);
+        (of_ones(config, 0xa8, 2), read)
+    };
+    let without = behind(&linked(), path());
+    assert_eq!(enabled(&without), (vec![0x1f, 0x03], [0xbf, 0xff]));
+    for atomic_ops in [
+        AtomicOps::ALL,
+        AtomicOps {
+            cas_128: true,
+            ..AtomicOps::NONE
+        },
+    ] {
+        let with = behind(
+            &linked(),
+            HostPath {
+                atomic_ops,
+                ..path()
+            },
+        );
+        assert_eq!(enabled(&with), (vec![0x5f, 0x03], [0xff, 0xff]));
+    }
+}
+
+#[test]
+fn the_rest_is_the_same_behind_a_port() {
+    let (root, port) = (apply(&linked()), behind(&linked(), path()));
+    let link = |at: &u16| matches!(at, 0x82 | 0x8c..0x94 | 0xa8 | 0xac..0xb4);
+    for at in (0..4096).filter(|at| !link(at)) {
+        assert_eq!(root.is_emulated(at), port.is_emulated(at), "{at:#x}");
+        assert_eq!(root.device_write(at), port.device_write(at), "{at:#x}");
+        assert_eq!(root.u8(at), port.u8(at), "{at:#x}");
+    }
+    // A conventional device has no link to show.
+    let mut conventional = linked();
+    conventional[0x71] = 0;
+    assert_eq!(
+        behind(&conventional, HostPath::default()),
+        apply(&conventional)
+    );
 }
 
 #[test]
@@ -301,6 +433,13 @@ fn tables_have_a_row_for_each_id_in_order() {
         end += row.len;
     }
     assert_eq!(end, HEADER_SIZE);
+    let rules = POLICY.standard.iter().chain(POLICY.extended);
+    let registers = rules.flat_map(|rule| rule.registers).chain(POLICY.header);
+    for row in registers {
+        let behind = row.at(true);
+        assert!(!behind.1.is_empty(), "{}", row.name);
+        assert!(row.behind_port != Some(row.at(false)), "{}", row.name);
+    }
 }
 
 proptest! {
@@ -308,11 +447,15 @@ proptest! {
     fn any_snapshot_is_accepted(
         mut snapshot in proptest::collection::vec(any::<u8>(), 256),
         big: bool,
+        port: bool,
     ) {
         if big {
             snapshot.resize(4096, 0xa5);
         }
-        let config = apply(&snapshot);
+        let config = match port {
+            true => behind(&snapshot, path()),
+            false => apply(&snapshot),
+        };
         prop_assert!(!config.is_emulated(4));
         prop_assert!(
             capability::extended(config.bytes()).iter().all(|c| c.id != ext_id::SRIOV)

@@ -1,0 +1,20 @@
+//! What firmware sets in a root port before it starts an operating system: bus numbers and windows
+//! (PCI Firmware 3.3, 3.5; PCI Express 6.0, 7.5.1.3).
+
+use crate::addr::Range;
+
+/// The bus numbers and windows of a root port at power-on. A window is aligned, in start and size,
+/// to 1 MiB for memory and 4 KiB for ports; `None` is a closed window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortSetup {
+    /// The bus behind the port.
+    pub secondary: u8,
+    /// The last bus behind the port.
+    pub subordinate: u8,
+    /// The memory window, below 4 GiB: for BARs that are not prefetchable.
+    pub mem32: Option<Range>,
+    /// The prefetchable window, anywhere.
+    pub pref64: Option<Range>,
+    /// The window of ports.
+    pub io: Option<Range>,
+}

@@ -1,0 +1,70 @@
+//! What a root port lets through to the functions behind it (PCI Express 6.0, 7.5.1.3).
+//!
+//! The port, the bus and the functions behind the port share one [`Upstream`]: the port writes it,
+//! the bus finds the function of a configuration access by it, and a function decodes a BAR only
+//! where it says so. Its lock is held for a copy alone, so that no vCPU waits for a port that is
+//! busy with another vCPU's write.
+
+use std::sync::{PoisonError, RwLock};
+
+use crate::addr::Range;
+
+/// What a port lets through now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// The bus behind the port; 0 while the guest has not numbered it.
+    pub secondary: u8,
+    /// The last bus behind the port.
+    pub subordinate: u8,
+    /// The memory window and the prefetchable window, while the port decodes memory.
+    pub memory: [Option<Range>; 2],
+    /// The window of ports, while the port decodes I/O.
+    pub io: Option<Range>,
+    /// Whether the functions behind the port may start requests.
+    pub bus_master: bool,
+    /// Whether the functions behind the port answer: the slot has power, and the link is neither
+    /// disabled nor in reset.
+    pub link_up: bool,
+}
+
+impl Forwarding {
+    /// Whether a configuration access to `bus` goes through the port.
+    pub fn has_bus(&self, bus: u8) -> bool {
+        self.secondary != 0 && (self.secondary..=self.subordinate).contains(&bus)
+    }
+
+    /// Whether the memory at `[start, start + size)` lies in one of the two windows. A port does
+    /// not ask whether the BAR behind it is prefetchable.
+    pub fn allows_memory(&self, start: u64, size: u64) -> bool {
+        let mut windows = self.memory.iter().flatten();
+        self.link_up && windows.any(|window| window.contains(start, size))
+    }
+
+    /// Whether the ports `[start, start + size)` lie in the window of ports.
+    pub fn allows_io(&self, start: u64, size: u64) -> bool {
+        self.link_up && self.io.is_some_and(|window| window.contains(start, size))
+    }
+}
+
+/// What a port lets through, shared with the functions behind it.
+#[derive(Debug, Default)]
+pub struct Upstream {
+    now: RwLock<Forwarding>,
+}
+
+impl Upstream {
+    /// A port that lets nothing through yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the port lets through now.
+    pub fn now(&self) -> Forwarding {
+        *self.now.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The port lets this through from now on. The functions behind it are told separately.
+    pub fn set(&self, forwarding: Forwarding) {
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = forwarding;
+    }
+}
