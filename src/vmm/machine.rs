@@ -17,6 +17,7 @@ mod capabilities;
 mod device_events;
 mod devices;
 mod error;
+mod exit;
 mod memory_faults;
 mod open_devices;
 mod platform;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::MachineError;
+pub use exit::Exit;
 use pci::Bdf;
 use pci::host_path::HostPath;
 use pci::position::Position;
@@ -47,11 +49,11 @@ use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{End, Lifecycle};
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::memory_faults::DeviceFaults;
-use crate::machine::open_devices::{connect_iommu, open_beside};
+use crate::machine::open_devices::{check_calls, connect_iommu, open_beside};
 use crate::machine::platform::Platform;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
-use crate::machine::vcpus::make_vcpus;
+use crate::machine::vcpus::make_vcpus_and_load;
 use crate::machine::vm::{HostKvm, Vm};
 use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
@@ -70,30 +72,6 @@ use crate::vfio::function::rom::RomSource;
 use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::Opened;
 use crate::vfio::opener::Opener;
-
-/// The end of a run that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// The guest powered off.
-    PowerOff,
-    /// The guest asked for a reboot, and the user has asked to end the run at a reboot.
-    Reboot,
-    /// The guest's processor shut down (a triple fault), and the user has asked to end the run at a
-    /// reboot.
-    TripleFault,
-    /// The user or a signal ended the run.
-    Asked,
-}
-
-impl Exit {
-    /// The program's exit status: 3 after a triple fault, 0 otherwise.
-    pub fn status(self) -> u8 {
-        match self {
-            Self::PowerOff | Self::Reboot | Self::Asked => 0,
-            Self::TripleFault => 3,
-        }
-    }
-}
 
 /// A VM with its devices.
 pub struct Machine {
@@ -437,15 +415,6 @@ impl Machine {
     }
 }
 
-/// Checks that the kernel has ended all calls for the devices. A run does not go on beside one that
-/// sleeps, because a reset of the guest would wait for the call.
-fn check_calls(opener: &Opener) -> Result<(), MachineError> {
-    match opener.given_up().into_iter().next() {
-        Some(waiting) => Err(MachineError::Waits(waiting)),
-        None => Ok(()),
-    }
-}
-
 /// Opens KVM and makes a VM with RAM and interrupt controllers.
 fn create_vm(
     config: &VmConfig,
@@ -459,17 +428,4 @@ fn create_vm(
     stats.set_ram(vm.ram.regions());
     stats.watch_kvm(&*vm.fd);
     Ok((kvm, vm))
-}
-
-/// Makes the vCPUs, and loads kernel and initrd into RAM.
-fn make_vcpus_and_load(
-    kvm: &HostKvm,
-    vm: &Vm,
-    config: &VmConfig,
-    images: &Images,
-) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
-    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
-    let _phase = phase!("load_images");
-    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
-    Ok((vcpus, loaded))
 }

@@ -63,10 +63,6 @@ const NEVER: &[&str] = &[
     "\"enable\"",
     "\"label\"",
     "\"acpi_index\"",
-    "\"current_link_speed\"",
-    "\"current_link_width\"",
-    "\"max_link_speed\"",
-    "\"max_link_width\"",
     "\"power/control\"",
     "\"d3cold_allowed\"",
 ];

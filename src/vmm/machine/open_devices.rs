@@ -84,3 +84,12 @@ pub(super) fn connect_iommu(
     vm.space.subscribe(dma.clone())?;
     Ok((layout, Some(dma)))
 }
+
+/// Checks that the kernel has ended all calls for the devices. A run does not go on beside one that
+/// sleeps, because a reset of the guest would wait for the call.
+pub(super) fn check_calls(opener: &Opener) -> Result<(), MachineError> {
+    match opener.given_up().into_iter().next() {
+        Some(waiting) => Err(MachineError::Waits(waiting)),
+        None => Ok(()),
+    }
+}

@@ -1,4 +1,4 @@
-//! Makes the vCPUs of a VM, in parallel.
+//! Makes the vCPUs of a VM, in parallel, and loads the kernel.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{iter, thread};
@@ -10,9 +10,11 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, VmFd};
 use tracing::{debug, info};
 
+use crate::boot::{Images, Loaded};
+use crate::config::VmConfig;
 use crate::config::cpus::{CpuConfig, Idle};
 use crate::machine::error::{MachineError, kvm_call};
-use crate::machine::vm::HostKvm;
+use crate::machine::vm::{HostKvm, Vm};
 use crate::phase;
 use crate::vcpu::cpuid::Traits;
 use crate::vcpu::error::VcpuError;
@@ -22,14 +24,23 @@ use crate::vcpu::{Vcpu, cpuid, pin};
 /// vCPU at a time.
 const MOST_THREADS: usize = 8;
 
+/// Makes the vCPUs, and loads kernel and initrd into RAM.
+pub(super) fn make_vcpus_and_load(
+    kvm: &HostKvm,
+    vm: &Vm,
+    config: &VmConfig,
+    images: &Images,
+) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
+    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
+    let _phase = phase!("load_images");
+    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
+    Ok((vcpus, loaded))
+}
+
 /// Makes the vCPUs; returns them in the order of their numbers. Several are made at the same time.
 /// A single vCPU is made on the calling thread, because starting a thread costs more. The VM must
 /// have its interrupt controllers.
-pub(super) fn make_vcpus(
-    kvm: &HostKvm,
-    vm: &VmFd,
-    config: &CpuConfig,
-) -> Result<Vec<Vcpu>, MachineError> {
+fn make_vcpus(kvm: &HostKvm, vm: &VmFd, config: &CpuConfig) -> Result<Vec<Vcpu>, MachineError> {
     let _phase = phase!("make_vcpus");
     let mwait = match config.idle {
         Idle::Exit => false,

@@ -41,6 +41,16 @@ impl Candidate {
         Some(nodes::device(&device_node(&self.path)?))
     }
 
+    /// The device's name for VFIO_GROUP_GET_DEVICE_FD, followed by its VF token
+    /// (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_match).
+    pub(super) fn name_and_token(&self) -> String {
+        let name = self.name;
+        self.token.map_or_else(
+            || name.to_string(),
+            |token| format!("{name} vf_token={}", token.hyphenated()),
+        )
+    }
+
     /// Makes the error of a step of opening the device.
     pub(super) fn failed(&self, source: StepError) -> VfioError {
         VfioError::Open {

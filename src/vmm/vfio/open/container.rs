@@ -23,11 +23,11 @@
 //! because KVM's reference keeps the file open. The container closes last. No step reads sysfs,
 //! which the device may have left. A failed step is logged, and closing goes on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{info, warn};
 use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU};
@@ -41,6 +41,7 @@ use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::no_container;
 use crate::vfio::open::nodes;
+use crate::vfio::open::open_groups::OpenGroups;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
 use crate::vfio::opener::{DeviceFile, Opener, Waiting};
@@ -160,7 +161,7 @@ impl Container {
     fn join(self: &Arc<Self>, candidate: &Candidate) -> Result<Arc<Group>, VfioError> {
         let mut group = Group::open(self, candidate)?;
         group.join().map_err(|step| candidate.failed(step))?;
-        self.groups.add(&group);
+        self.groups.add(group.number, &group.file);
         Ok(Arc::new(group))
     }
 
@@ -245,7 +246,7 @@ impl Group {
     /// Step 6.
     fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
         // Neither an address nor a UUID has a NUL; the kernel refuses an empty name.
-        let name = CString::new(name_and_token(candidate)).unwrap_or_default();
+        let name = CString::new(candidate.name_and_token()).unwrap_or_default();
         let opener = &self.container.opener;
         let device = candidate.name.to_string();
         let file = opener
@@ -284,16 +285,6 @@ impl Drop for Group {
     }
 }
 
-/// The name of a device for VFIO_GROUP_GET_DEVICE_FD, followed by its VF token
-/// (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_match).
-fn name_and_token(candidate: &Candidate) -> String {
-    let name = candidate.name;
-    candidate.token.map_or_else(
-        || name.to_string(),
-        |token| format!("{name} vf_token={}", token.hyphenated()),
-    )
-}
-
 /// A device of a group. The order of the fields is that of closing.
 struct GroupDevice {
     file: DeviceFile,
@@ -307,25 +298,6 @@ impl OpenDevice for GroupDevice {
 
     fn group_file(&self, number: u32) -> Option<Arc<File>> {
         self.group.container.groups.file(number)
-    }
-}
-
-/// The files of all open groups of a guest, whichever container they have joined.
-#[derive(Default)]
-struct OpenGroups(Mutex<HashMap<u32, Weak<File>>>);
-
-impl OpenGroups {
-    fn add(&self, group: &Group) {
-        let file = Arc::downgrade(&group.file);
-        self.files().insert(group.number, file);
-    }
-
-    fn file(&self, number: u32) -> Option<Arc<File>> {
-        self.files().get(&number)?.upgrade()
-    }
-
-    fn files(&self) -> MutexGuard<'_, HashMap<u32, Weak<File>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
 //! | [`peers`] | whose BARs the other devices cannot reach |
+//! | `open_groups` | the files of the open groups, for hot resets |
 //! | `opened` | the open devices and their IOMMU |
 //! | `error` | why a device cannot be opened, and the command that helps |
 
@@ -26,6 +27,7 @@ mod iommufd;
 mod kvm;
 mod no_container;
 mod nodes;
+mod open_groups;
 mod opened;
 mod parallel;
 pub mod peers;

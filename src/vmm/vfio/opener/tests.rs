@@ -100,7 +100,7 @@ fn a_call_that_sleeps_is_given_up_and_its_process_stays() {
         }
         assert!(waiting.hint().contains("--host-timeout 60"));
         assert!(opener.is_stuck());
-        assert_eq!(opener.given_up(), [waiting.clone()]);
+        assert_eq!(opener.given_up(), std::slice::from_ref(&waiting));
         let caller = waiting.caller.unwrap();
         drop((opener, reader));
         thread::sleep(Duration::from_millis(100));

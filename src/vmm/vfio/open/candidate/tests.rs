@@ -275,3 +275,20 @@ fn tokens_are_for_functions_that_take_one() {
         }
     }
 }
+
+#[test]
+fn the_token_follows_the_name() {
+    let mut candidate = Candidate {
+        name: "0000:01:00.1".parse().map(HostName::Pci).unwrap(),
+        path: "/nowhere".into(),
+        group: 7,
+        token: None,
+        physical: None,
+    };
+    assert_eq!(candidate.name_and_token(), "0000:01:00.1");
+    candidate.token = "BD8D9D2B-5A5F-4F5A-A211-F591514BA1F3".parse().ok();
+    assert_eq!(
+        candidate.name_and_token(),
+        "0000:01:00.1 vf_token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
+    );
+}
