@@ -59,13 +59,18 @@ impl Candidate {
         }
     }
 
+    /// Makes the error of a call that has failed, or has not ended.
+    pub(super) fn call_failed(&self, call: &'static str, source: io::Error) -> VfioError {
+        match Waiting::behind(&source) {
+            Some(waiting) => VfioError::Waits(waiting.clone()),
+            None => self.failed(StepError::call(call, source)),
+        }
+    }
+
     /// Makes the error of the call that opens the device. The kernel checks the VF token first:
     /// EACCES means that a token is missing or wrong. EINVAL and EBUSY mean that another process
     /// has the device, if one is there: the kernel uses EINVAL for other reasons too.
     pub(super) fn not_given(&self, call: &'static str, source: io::Error) -> VfioError {
-        if let Some(waiting) = Waiting::behind(&source) {
-            return VfioError::Waits(waiting.clone());
-        }
         match source.raw_os_error() {
             Some(libc::EACCES) => VfioError::TokenRefused {
                 name: self.name,
@@ -73,7 +78,7 @@ impl Candidate {
                 physical: self.physical,
             },
             Some(libc::EINVAL | libc::EBUSY) => self.held(call, source),
-            _ => self.failed(StepError::call(call, source)),
+            _ => self.call_failed(call, source),
         }
     }
 

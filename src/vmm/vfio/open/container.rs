@@ -44,7 +44,7 @@ use crate::vfio::open::nodes;
 use crate::vfio::open::open_groups::OpenGroups;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
-use crate::vfio::opener::{DeviceFile, Opener, Waiting};
+use crate::vfio::opener::{DeviceFile, Opener};
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 use crate::vfio::{info, uapi};
 
@@ -206,10 +206,8 @@ impl Group {
     fn open(container: &Arc<Container>, candidate: &Candidate) -> Result<Self, VfioError> {
         let node = nodes::group(candidate.group);
         let file = container.opener.open(&candidate.name.to_string(), &node);
-        let file = file.map_err(|e| match Waiting::behind(&e) {
-            Some(waiting) => VfioError::Waits(waiting.clone()),
-            None => VfioError::node(node, Some(candidate.name), e, candidate.cdev()),
-        })?;
+        let file =
+            file.map_err(|e| VfioError::node(node, Some(candidate.name), e, candidate.cdev()))?;
         let status = uapi::group_status(&file)
             .map_err(|e| candidate.failed(StepError::call("VFIO_GROUP_GET_STATUS", e)))?;
         if status & VFIO_GROUP_FLAGS_VIABLE == 0 {

@@ -268,6 +268,9 @@ impl VfioError {
         source: io::Error,
         also: Option<String>,
     ) -> Self {
+        if let Some(waiting) = Waiting::behind(&source) {
+            return Self::Waits(waiting.clone());
+        }
         let path = path.into();
         let both = [Some(&path), also.as_ref()];
         let both: Vec<_> = both.into_iter().flatten().map(Path::new).collect();

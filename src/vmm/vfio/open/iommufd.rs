@@ -43,7 +43,7 @@ use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
-use crate::vfio::opener::{DeviceFile, Opener, Waiting};
+use crate::vfio::opener::{DeviceFile, Opener};
 use crate::vfio::uapi;
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 
@@ -163,7 +163,7 @@ impl CdevDevice {
 
         // Step 3, before the device is open: its driver may look for the VM then.
         kvm.add(&device.file)
-            .map_err(|e| candidate.failed(StepError::call("KVM_DEV_VFIO_FILE_ADD", e)))?;
+            .map_err(|e| candidate.call_failed("KVM_DEV_VFIO_FILE_ADD", e))?;
         device.stage = Stage::KnownToKvm;
 
         // Step 4, before attaching: only the owner of the device's DMA may choose its mappings.
@@ -180,14 +180,9 @@ impl CdevDevice {
             .map_err(|e| candidate.not_given(call, e))?;
 
         // Step 5, last: from here on the device reaches memory.
-        let failed = |e: io::Error| match Waiting::behind(&e) {
-            Some(waiting) => VfioError::Waits(waiting.clone()),
-            None => candidate.failed(StepError::call("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e)),
-        };
-        let ioas = iommufd.ioas().id();
         opener
-            .attach(&device.name, &device.file, ioas)
-            .map_err(failed)?;
+            .attach(&device.name, &device.file, iommufd.ioas().id())
+            .map_err(|e| candidate.call_failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e))?;
         device.stage = Stage::Attached;
         Ok(device)
     }
