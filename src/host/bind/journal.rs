@@ -166,6 +166,16 @@ impl Records {
         }
     }
 
+    /// The devices for which a call goes on or was lost in the kernel. A journal that cannot be
+    /// read names none: the commands that change devices report it.
+    pub fn busy(&self) -> Vec<Bdf> {
+        let entries = self.begun().unwrap_or_default().into_iter();
+        entries
+            .filter(Entry::is_blocked)
+            .map(|entry| entry.bdf)
+            .collect()
+    }
+
     /// A call for the device that goes on or was lost in the kernel.
     pub(super) fn call_of(&self, bdf: Bdf) -> Result<Option<UnderWay>, BindError> {
         let mut entries = match self.readable() {

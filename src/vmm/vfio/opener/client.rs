@@ -210,7 +210,11 @@ impl Opener {
         // If this fails, the other process sees the end of the socket, which counts as well.
         let _ = answers.send(&[0], &[]);
         if let Err(e) = self.wait(device, &Request::Close, &answers, Patience::Ending) {
-            debug!("{device}: close: {e}");
+            // The end of a run says it itself.
+            match self.stopping.load(Ordering::Acquire) {
+                true => debug!("{e}"),
+                false => say(format_args!("mini-vmm: {e}")),
+            }
         }
     }
 
