@@ -3,6 +3,7 @@
 //! The hints of errors, in all crates, name flags to type. A test in this file checks that these
 //! flags exist.
 
+pub mod ctl;
 pub mod explain;
 pub mod host;
 pub mod run;
@@ -76,6 +77,15 @@ Example:
   mini-vmm explain --vfio 0000:01:00.0 --memory 4G")]
     Explain(Box<explain::ExplainArgs>),
 
+    /// Ask or change a running guest, through the socket of its --api-socket
+    #[command(after_help = "\
+The run must have --api-socket PATH. Only root and the user of that run may use
+the socket.
+
+Example:
+  mini-vmm ctl /run/user/1000/guest.sock info")]
+    Ctl(ctl::CtlArgs),
+
     /// Print a script that completes commands and flags in a shell
     #[command(after_help = "\
 For bash:  mini-vmm completions bash > /etc/bash_completion.d/mini-vmm
@@ -96,6 +106,8 @@ pub enum Action {
     Host(host::HostCommand),
     /// Explain what a run would do.
     Explain(Box<explain::ExplainArgs>),
+    /// Ask or change a running guest.
+    Ctl(ctl::CtlArgs),
     /// Print a completion script.
     Completions(Shell),
 }
@@ -119,6 +131,7 @@ impl Cli {
         match (self.command, self.kernel) {
             (Some(Command::Host(command)), _) => Ok(Action::Host(command)),
             (Some(Command::Explain(args)), _) => Ok(Action::Explain(args)),
+            (Some(Command::Ctl(args)), _) => Ok(Action::Ctl(args)),
             (Some(Command::Completions { shell }), _) => Ok(Action::Completions(shell)),
             (None, Some(kernel)) => Ok(Action::Run(Box::new(RunArgs {
                 kernel,
@@ -204,7 +217,7 @@ mod tests {
         let mut built = Cli::command();
         built.build();
         assert_eq!(purposes(&built), listed);
-        assert_eq!(listed.len(), 7);
+        assert_eq!(listed.len(), 15);
         assert!(listed.iter().all(|(_, purpose)| purpose.is_some()));
     }
 }

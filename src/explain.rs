@@ -19,22 +19,25 @@ use host::bind::DEFAULT_LIMIT;
 use host::limited;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
+use pci::Bdf;
 use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
+use pci::bridge_windows::Reserve;
 use pci::clique;
 use pci::clique::CliqueError;
 use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
-use pci::{Bdf, bar_assignment};
+use pci::tree_assignment::{TreeFunction, assign_tree};
 use report::{
     Bar, Cpus, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer, Piece, Problem,
 };
 use source::Source;
 use vmm::boot::Images;
-use vmm::config::device::{DeviceConfig, Slot, assign_slots};
+use vmm::config::device::DeviceConfig;
 use vmm::config::memory::Pages;
+use vmm::config::slots::{self, GuestAddress};
 use vmm::config::{Iommu, VmConfig};
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::pci_device::PciDevice;
@@ -117,18 +120,18 @@ impl ExplainError {
 /// There is no device at an address, or memory or BARs do not fit the address space. A device that
 /// cannot be passed through is no error: the report names the problem.
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
-    let configs = assign_slots(&config.vfio);
+    let configs = &config.vfio;
     let opener = match configs.is_empty() {
         true => opener_here(),
         false => opener_or_here(DEFAULT_LIMIT),
     };
     let mut problems = Vec::new();
-    let opened = open::find(sysfs, &configs)
+    let opened = open::find(sysfs, configs)
         .and_then(|candidates| open::open(None, &candidates, config.iommu, &opener));
     let opened = match opened {
         Ok(opened) => opened,
         // sysfs shows no registers of a mediated device, so there is nothing to explain.
-        Err(e) if any_mediated(&configs) => return Err(e.into()),
+        Err(e) if any_mediated(configs) => return Err(e.into()),
         Err(e) => {
             problems.push(problem(&e, e.hint()));
             None
@@ -137,10 +140,13 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     if let Some(opened) = &opened {
         open::peers::tell(opened);
     }
+    // Slots that cannot be are among the problems already.
+    let addresses = slots::assign(configs).unwrap_or_default();
     let mut devices = Vec::new();
     for (i, config) in configs.iter().enumerate() {
         let device = opened.as_ref().and_then(|opened| opened.devices.get(i));
-        devices.push(Subject::read(sysfs, config, device.map(|d| &**d))?);
+        let address = addresses.get(i).copied();
+        devices.push(Subject::read(sysfs, config, address, device.map(|d| &**d))?);
     }
 
     let reach = reach();
@@ -151,8 +157,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let layout = Layout::new(config.memory.size, bytes, reach)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
     let layout = layout.with_bars(bytes, reach, usable)?;
-    let mut wishes: Vec<_> = devices.iter_mut().map(|d| (d.guest, &mut d.bars)).collect();
-    bar_assignment::assign(&mut wishes, &layout.windows())?;
+    assign_addresses(&mut devices, &layout)?;
 
     problems.extend(kernel_problem(config, &layout));
     problems.extend(losses(config, &devices, opened.as_ref()));
@@ -169,6 +174,30 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
             pmu: config.cpus.pmu,
         },
     })
+}
+
+/// Gives each BAR its first address, and each bus behind a root port its number, as a run does.
+fn assign_addresses(devices: &mut [Subject], layout: &Layout) -> Result<(), ExplainError> {
+    let mut ports: Vec<_> = devices.iter().filter_map(|device| device.port).collect();
+    ports.sort();
+    ports.dedup();
+    let with_reserve: Vec<_> = ports
+        .iter()
+        .map(|port| (*port, Reserve::default()))
+        .collect();
+    let functions = devices.iter_mut().map(|device| TreeFunction {
+        name: device.guest,
+        port: device.port,
+        bars: &mut device.bars,
+    });
+    let setups = assign_tree(functions.collect(), &with_reserve, &layout.windows())?;
+    for device in devices {
+        let index = ports.iter().position(|port| Some(*port) == device.port);
+        if let Some(setup) = index.and_then(|index| setups.get(index)) {
+            device.guest.bus = setup.secondary;
+        }
+    }
+    Ok(())
 }
 
 /// Lists what the guest will have less of. Returns the reasons why a run would fail.
@@ -271,6 +300,34 @@ fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer
     })
 }
 
+/// The address of a device that gets none, because the guest has too many.
+const NOWHERE: Bdf = Bdf {
+    segment: 0,
+    bus: 0,
+    device: 0,
+    function: 0,
+};
+
+/// The addresses of a device and of the root port above it. The bus behind a port has no number
+/// yet.
+fn in_guest(address: GuestAddress) -> (Bdf, Option<Bdf>) {
+    let on_root = Bdf {
+        device: address.slot.device,
+        function: address.slot.function,
+        ..NOWHERE
+    };
+    match address.behind {
+        None => (on_root, None),
+        Some(function) => (
+            Bdf {
+                function,
+                ..NOWHERE
+            },
+            Some(on_root),
+        ),
+    }
+}
+
 /// A device to explain.
 struct Subject {
     name: HostName,
@@ -278,6 +335,8 @@ struct Subject {
     path: PathBuf,
     rom: RomSource,
     guest: Bdf,
+    /// The root port above the device in the guest.
+    port: Option<Bdf>,
     driver: Option<String>,
     group: Option<Group>,
     resets: Vec<String>,
@@ -292,6 +351,7 @@ impl Subject {
     fn read(
         sysfs: &Sysfs,
         config: &DeviceConfig,
+        address: Option<GuestAddress>,
         device: Option<&VfioFile>,
     ) -> Result<Self, ExplainError> {
         let name = parse_address(&config.address)
@@ -323,18 +383,11 @@ impl Subject {
             })
             .map_err(|source| ExplainError::Bars { name, source })?;
         snapshot::tell_losses(&name.to_string(), &source.image);
-        let slot = config.slot.unwrap_or(Slot {
-            device: 0,
-            function: 0,
-        });
+        let (guest, port) = address.map_or((NOWHERE, None), in_guest);
         Ok(Self {
             name,
-            guest: Bdf {
-                segment: 0,
-                bus: 0,
-                device: slot.device,
-                function: slot.function,
-            },
+            guest,
+            port,
             driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
             group: group(sysfs, name, &path).map_err(unreadable)?,
             resets: resets::methods(&path),
@@ -388,6 +441,7 @@ impl Subject {
         Device {
             host: name.clone(),
             guest: self.guest.to_string(),
+            port: self.port.map(|port| port.to_string()),
             bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
             interrupts: self.interrupts(),
             registers: registers::fields(&original, &config),
@@ -448,7 +502,8 @@ impl Subject {
             false => "to add a vector, the others are off for a moment",
         };
         let pin = self.guest.function % layout::INTX_PINS;
-        let gsi = layout::gsi_of_pin(self.guest.device, pin);
+        // A port passes the pins of its link's device 0 on as its own.
+        let gsi = layout::gsi_of_pin(self.port.unwrap_or(self.guest).device, pin);
         let pin_name = char::from(b'A' + pin);
         let ways = [
             msix.zip(self.msix).map(|(irq, capability)| Interrupt {

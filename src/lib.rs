@@ -10,7 +10,7 @@
 //!                 │            │
 //!                 │            ▼
 //!                 │       host   src/host/     check, list, bind, unbind
-//!                 ▼            │
+//!                 ▼            │           api   src/api/   HTTP on a Unix socket
 //!   vmm        src/vmm/ ◄──────┘   machine ─ vcpu ─ memory ─ vfio ─ gsi ─ boot ─ …
 //!                 │
 //!                 ▼
@@ -24,13 +24,15 @@
 //! | --- | --- |
 //! | [`pci`] | PCI as the guest sees it: bytes in, bytes and effects out |
 //! | [`vmm`] | KVM, guest memory, boot, devices; [`vmm::machine::Machine`] puts them together |
+//! | [`api`] | HTTP with JSON on a Unix socket, for `--api-socket`; knows no guest |
 //! | [`host`] | the host's side: devices are checked, listed, bound, and given back |
-//! | `mini_vmm` | [`cli`], [`explain`], [`report`], and [`run`], one run of a guest |
+//! | `mini_vmm` | [`cli`], [`explain`], [`report`], [`control`], [`ctl`], and [`run`] |
 //!
 //! | module of `vmm` | what is in it |
 //! | --- | --- |
 //! | [`machine`](vmm::machine) | the boot order, step by step |
 //! | [`lifecycle`](vmm::lifecycle) | the main loop: the guest's end, signals |
+//! | [`control`](vmm::control) | pause, resume, reboot, for another thread |
 //! | [`console`](vmm::console) | the user's terminal as the guest's serial console |
 //! | [`layout`](vmm::layout) | every guest-physical address, with a picture |
 //! | [`bus`](vmm::bus) | port and MMIO accesses to the device that claims them |
@@ -127,6 +129,8 @@
 #![doc = include_str!("../docs/walks.md")]
 
 pub mod cli;
+pub mod control;
+pub mod ctl;
 pub mod explain;
 pub mod report;
 pub mod run;

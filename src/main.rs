@@ -14,6 +14,7 @@ use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::run::RunArgs;
 use mini_vmm::cli::{Action, Cli};
+use mini_vmm::ctl::ctl;
 use mini_vmm::explain::explain;
 use mini_vmm::run;
 use tracing::level_filters::LevelFilter;
@@ -37,6 +38,10 @@ fn main() -> ExitCode {
         Ok(Action::Run(args)) => run_guest(*args, phases.as_ref()),
         Ok(Action::Host(command)) => host(command),
         Ok(Action::Explain(args)) => explain_run(*args),
+        Ok(Action::Ctl(args)) => match ctl(&args, &mut io::stdout()) {
+            Err(e) if !e.is_closed_pipe() => fail(&e, e.hint()),
+            _ => ExitCode::SUCCESS,
+        },
         Ok(Action::Completions(shell)) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mini-vmm", &mut script);
@@ -156,12 +161,12 @@ fn print_json(value: &impl serde::Serialize) -> ExitCode {
 }
 
 fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
-    let host_limit = args.host_limit();
+    let (host_limit, api_socket) = (args.host_limit(), args.api_socket());
     let config = match args.into_config() {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run::run(config, host_limit, phases) {
+    match run::run(config, host_limit, api_socket.as_deref(), phases) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }

@@ -1,9 +1,11 @@
 //! A run of a guest: binds the devices with `managed=on`, creates the VM, waits for its end, and
 //! writes the report.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use api::listener::Listener;
 use host::bind::{BindError, Host, check_calls, note_call};
 use host::managed::Managed;
 use tracing::debug;
@@ -14,9 +16,11 @@ use vmm::lifecycle::{self, Lifecycle, Terminal};
 use vmm::log::phases::Phases;
 use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
-use vmm::vfio::opener::{Opener, Waiting};
+use vmm::vfio::opener::Opener;
 use vmm::{phase, sys};
 
+use crate::control::summary::VmSummary;
+use crate::control::{self, ControlError};
 use crate::report::reporter::{ReportError, Reporter};
 
 /// The reason why a run failed.
@@ -28,6 +32,9 @@ pub enum RunError {
     /// The report cannot be written.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The socket for requests cannot be made.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The VM could not be created or failed.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -39,13 +46,15 @@ impl RunError {
         match self {
             Self::Bind(e) => e.hint(),
             Self::Report(e) => Some(e.hint()),
+            Self::Control(e) => Some(e.hint()),
             Self::Machine(e) => e.hint(),
         }
     }
 }
 
 /// Runs the guest of `config` to its end, and reports `phases` and the VM's counters. `host_limit`:
-/// how long a call of the host's kernel may take for a device with `managed=on`.
+/// how long a call of the host's kernel may take for a device with `managed=on`. `api_socket`: the
+/// socket that takes requests.
 ///
 /// # Errors
 /// The user made a mistake, or the host refused a request. The host's devices are in their earlier
@@ -53,8 +62,10 @@ impl RunError {
 pub fn run(
     config: VmConfig,
     host_limit: Duration,
+    api_socket: Option<&Path>,
     phases: Option<&Phases>,
 ) -> Result<Exit, RunError> {
+    let started = Instant::now();
     // SIGUSR1 ends a process by default. A request for a report must not end the run before the
     // main loop handles the signal.
     sys::process::ignore(libc::SIGUSR1);
@@ -65,28 +76,21 @@ pub fn run(
         // A bad kernel file is refused before a host driver is unbound.
         Images::open(&config.kernel, config.initrd.as_deref()).map_err(MachineError::from)?;
     }
+    // A socket that is in use is an error before the run takes anything from the host.
+    api_socket
+        .map_or(Ok(()), Listener::check)
+        .map_err(ControlError::from)?;
+    let summary = VmSummary::new(&config);
     let reporter = Reporter::open(&config.statistics, phases)?;
     // This call forks, so the process must still have a single thread. A device for which a call of
-    // an earlier run sleeps is refused. `_managed` is dropped after
-    // the machine: the host gets its devices back when the VM no longer uses them.
+    // an earlier run sleeps is refused. `_managed` is dropped after the machine: the host gets its
+    // devices back when the VM no longer uses them.
     let (_managed, opener) = {
         let _phase = phase!("bind_devices");
         check_calls(&Host::default(), &config.vfio)?;
         Managed::take(&config.vfio, host_limit)?
     };
-    let outcome = run_machine(config, reporter, Arc::clone(&opener));
-    for waiting in opener.given_up() {
-        note(&waiting);
-    }
-    outcome
-}
-
-/// Runs the guest. All threads have ended afterwards, and the devices are closed.
-fn run_machine(
-    config: VmConfig,
-    reporter: Option<Reporter>,
-    opener: Arc<Opener>,
-) -> Result<Exit, RunError> {
+    let _calls = Calls(Arc::clone(&opener));
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::with_opener(config, Box::new(output), opener)?;
@@ -107,7 +111,19 @@ fn run_machine(
     };
     let mut lifecycle =
         Lifecycle::new(machine.notifier(), Some(terminal)).map_err(MachineError::Loop)?;
+    // The socket is there from now on: signals no longer end the process without removing it.
+    let server = match api_socket {
+        None => None,
+        Some(path) => {
+            let listener = Listener::bind(path).map_err(ControlError::from)?;
+            let asker = lifecycle.asker().map_err(MachineError::Loop)?;
+            let (control, stats) = (machine.control(asker), machine.stats());
+            Some(control::serve(listener, control, stats, summary, started)?)
+        }
+    };
     let end = machine.run(&mut lifecycle);
+    // Before the devices are closed: an answer may use them.
+    drop(server);
     if let Some(reporter) = reporter {
         reporter.report(&machine.stats());
     }
@@ -116,13 +132,19 @@ fn run_machine(
     Ok(end)
 }
 
-/// Notes a call that goes on after the run, so that the next command finds it. A user who is not
-/// root cannot write the records.
-fn note(waiting: &Waiting) {
-    let (Ok(bdf), Some(caller)) = (waiting.device.parse(), waiting.caller) else {
-        return;
-    };
-    if let Err(e) = note_call(&Host::default(), bdf, waiting.call, caller) {
-        debug!("{}: {e}", waiting.device);
+/// The calls for devices that go on after the run. They are noted when the value is dropped, so
+/// that the next command finds them. A user who is not root cannot write the records.
+struct Calls(Arc<Opener>);
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        for waiting in self.0.given_up() {
+            let (Ok(bdf), Some(caller)) = (waiting.device.parse(), waiting.caller) else {
+                continue;
+            };
+            if let Err(e) = note_call(&Host::default(), bdf, waiting.call, caller) {
+                debug!("{}: {e}", waiting.device);
+            }
+        }
     }
 }

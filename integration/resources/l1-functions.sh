@@ -19,6 +19,12 @@ driver_of() {
 	fi
 }
 
+# say_link BDF: reports speed and width of the function's link, now and at most.
+say_link() {
+	say "link $1 $(cd "$sys/$1" && echo "$(cat current_link_speed) x$(cat current_link_width)" \
+		"of $(cat max_link_speed) x$(cat max_link_width)")"
+}
+
 # group_of BDF: prints the number of the function's IOMMU group, or "none".
 group_of() {
 	if [ -e "$sys/$1/iommu_group" ]; then

@@ -72,10 +72,20 @@ driver_of() {
 	basename "$(readlink "$sys/$1/driver" || echo none)"
 }
 
-# Reports all functions and their BARs.
+# link_of BDF: prints speed and width of the function's link, now and at most.
+link_of() {
+	(cd "$sys/$1" && echo "$(cat current_link_speed) x$(cat current_link_width)" \
+		"of $(cat max_link_speed) x$(cat max_link_width)")
+}
+
+# Reports all functions and their BARs, and the links of those of PCI Express.
 say_functions() {
 	for d in "$sys"/*; do
 		bdf=$(basename "$d")
+		if [ -e "$d/current_link_speed" ]; then
+			say "link $bdf $(link_of "$bdf")"
+			say "above $bdf $(basename "$(dirname "$(readlink -f "$d")")")"
+		fi
 		say "pci $bdf id=$(cat "$d/vendor"):$(cat "$d/device") class=$(cat "$d/class")" \
 			"driver=$(driver_of "$bdf")"
 		n=0

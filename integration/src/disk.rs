@@ -38,6 +38,8 @@ pub enum Controller {
     Nvme,
     /// An NVMe controller with one MSI-X vector for all its queues.
     NvmeOneVector,
+    /// An NVMe controller on bus 1, behind a root port of 8 GT/s x4.
+    NvmeBehindPort,
     /// An NVMe controller on bus 1, behind a bridge to conventional PCI. All functions of that bus
     /// are one IOMMU group.
     NvmeBehindBridge,
@@ -121,7 +123,10 @@ impl Disk {
     pub fn bdf(&self) -> String {
         let bus = u8::from(matches!(
             self.controller,
-            Controller::NvmeBehindBridge | Controller::NvmeWithVirtual | Controller::SataBehindPort
+            Controller::NvmeBehindPort
+                | Controller::NvmeBehindBridge
+                | Controller::NvmeWithVirtual
+                | Controller::SataBehindPort
         ));
         format!("0000:{bus:02x}:{:02x}.{}", self.device, self.function)
     }
@@ -131,6 +136,7 @@ impl Disk {
         match self.controller {
             Controller::Nvme
             | Controller::NvmeOneVector
+            | Controller::NvmeBehindPort
             | Controller::NvmeBehindBridge
             | Controller::NvmeWithVirtual => "nvme",
             Controller::Sata | Controller::SataBehindPort => "ahci",
@@ -152,6 +158,10 @@ impl Disk {
             Controller::NvmeOneVector => vec![format!(
                 "nvme,drive={serial},serial={serial},{addr},msix_qsize=1"
             )],
+            Controller::NvmeBehindPort => vec![
+                format!("pcie-root-port,id={serial}-port,addr=1d,x-speed=8,x-width=4"),
+                format!("nvme,drive={serial},serial={serial},bus={serial}-port,{addr}"),
+            ],
             Controller::NvmeBehindBridge => {
                 vec![format!(
                     "nvme,drive={serial},serial={serial},bus=bridge,{addr}"

@@ -76,6 +76,11 @@ pub struct GuestArgs {
     #[arg(long)]
     no_reboot: bool,
 
+    /// Listen on this Unix socket for requests to look at the guest and to change it: see
+    /// `mini-vmm ctl --help` and docs/control.md
+    #[arg(long, value_name = "PATH")]
+    api_socket: Option<PathBuf>,
+
     /// At the end and on SIGUSR1, report the time of each start phase, exits by reason and
     /// register, KVM's own counters, interrupts and memory: as a table, or in FILE as JSON
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
@@ -104,6 +109,11 @@ impl RunArgs {
     /// How long a call of the host's kernel may take for a device with `managed=on`.
     pub fn host_limit(&self) -> Duration {
         Duration::from_secs(self.guest.host_timeout.into())
+    }
+
+    /// The path of the socket for requests.
+    pub fn api_socket(&self) -> Option<PathBuf> {
+        self.guest.api_socket.clone()
     }
 
     /// Makes the configuration of the VM that the flags describe.

@@ -53,6 +53,9 @@ pub struct Device {
     pub host: String,
     /// The device's address in the guest.
     pub guest: String,
+    /// The address of the root port above the device in the guest; `None` on bus 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
     /// The device's driver on the host.
     pub driver: Option<String>,
     /// The device's IOMMU group with all its devices; `None` without an IOMMU.

@@ -63,9 +63,13 @@ impl fmt::Display for Cpus {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let driver = self.driver.as_deref().unwrap_or("no driver");
+        let port = self.port.as_ref();
+        let port = port.map_or(String::new(), |port| {
+            format!(" behind the root port {port}")
+        });
         writeln!(
             f,
-            "{} is {} in the guest ({driver})\n",
+            "{} is {}{port} in the guest ({driver})\n",
             self.host, self.guest
         )?;
 

@@ -7,7 +7,7 @@
 //! (7.5.1.2.4). The caller carries the effects out and reports the outcome of each:
 //! [`Decoder::confirm`] or [`Decoder::refuse`].
 
-use crate::bar::{Bars, REGISTER_COUNT};
+use crate::bar::{Bar, Bars, REGISTER_COUNT};
 
 /// One change of the address map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,22 @@ impl Decoder {
     /// The next call returns a refused address again, because the reason for the refusal may be
     /// gone by then. So a caller must not repeat the call until the result is empty.
     pub fn update(&self, bars: &Bars, memory_decode: bool, io_decode: bool) -> Vec<BarEffect> {
+        self.update_where(bars, memory_decode, io_decode, |_, _| true)
+    }
+
+    /// As [`Decoder::update`], for a function behind a bridge: a BAR at an address that is not
+    /// `allowed` does not decode. It keeps its registers.
+    pub fn update_where(
+        &self,
+        bars: &Bars,
+        memory_decode: bool,
+        io_decode: bool,
+        allowed: impl Fn(&Bar, u64) -> bool,
+    ) -> Vec<BarEffect> {
         let mut effects: Vec<_> = (0..REGISTER_COUNT)
             .filter_map(|bar| {
                 let to = wanted(bars, bar, memory_decode, io_decode);
+                let to = to.filter(|at| bars.get(bar).is_some_and(|bar| allowed(bar, *at)));
                 match (self.mapped(bar), to) {
                     (None, Some(address)) => Some(BarEffect::Map { bar, address }),
                     (Some(_), None) => Some(BarEffect::Unmap { bar }),

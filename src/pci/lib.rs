@@ -17,6 +17,7 @@
 //! | [`rom`] | the content of an expansion ROM, and its limits |
 //! | [`decoder`] | turns changes of BARs or COMMAND into changes of the address map |
 //! | [`bar_assignment`] | gives BARs and windows their first addresses, as firmware does |
+//! | [`tree_assignment`] | the same for a tree with root ports |
 //! | [`bridge_windows`] | how large a root port's windows must be |
 //! | [`capability`] | walks and edits the capability chains |
 //! | [`express`] | the PCI Express capability: the function's type, and registers by name |
@@ -68,6 +69,7 @@ pub mod position;
 pub mod regs;
 pub mod rom;
 pub mod root_port;
+pub mod tree_assignment;
 pub mod upstream;
 
 pub use bdf::{Bdf, BdfError};

@@ -93,6 +93,15 @@ impl Link {
         Self::new(Speed::from_code(low & 0xf)?, width, max)
     }
 
+    /// The link when it has the speed and the width of `now`, as far as it can have them.
+    pub fn at(&self, now: &Self) -> Self {
+        Self {
+            speed: now.speed.min(self.max_speed),
+            width: now.width.min(self.max_width),
+            ..*self
+        }
+    }
+
     /// The speed now.
     pub fn speed(&self) -> Speed {
         self.speed
@@ -171,6 +180,11 @@ mod tests {
         // The other bits of the registers tell of other things.
         assert_eq!(Link::from_registers(0xfffe_fd04, 0xfc83), Some(link));
         assert_eq!(Link::SLOWEST.capabilities(), 0x11);
+        // The host lets it rest, and a link is never better than it can be.
+        let resting = Link::new(Speed::SLOWEST, 8, None).unwrap();
+        assert_eq!(link.at(&resting).to_string(), "2.5 GT/s x8");
+        assert_eq!(link.at(&resting).capabilities(), 0x104);
+        assert_eq!(Link::SLOWEST.at(&link), Link::SLOWEST);
         assert_eq!(Link::SLOWEST.capabilities_2(), 2);
     }
 

@@ -26,6 +26,7 @@ use crate::byte_enable::{overlay, part_of};
 use crate::capability::id;
 use crate::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use crate::host_path::HostPath;
+use crate::link::Link;
 use crate::msi::{Msi, MsiCapability};
 use crate::port_setup::PortSetup;
 use crate::regs::{self, bridge, command, header_type, status};
@@ -55,6 +56,8 @@ const MSI: MsiCapability = MsiCapability {
 #[derive(Clone, Debug)]
 pub struct RootPort {
     shape: PortShape,
+    /// Whether the port has a window of I/O ports.
+    io: bool,
     config: ConfigSpace,
     /// `config` at power-on, as firmware has set it.
     power_on: ConfigSpace,
@@ -71,9 +74,10 @@ impl RootPort {
         express::add(&mut config, &shape);
         config.set_u8(express::OFFSET + 1, MSI.offset as u8);
         config.set_u8(MSI.offset, id::MSI as u8);
-        windows::set(&mut config, &PortSetup::default(), shape.io);
+        windows::set(&mut config, &PortSetup::default());
         let mut port = Self {
             shape,
+            io: false,
             power_on: config.clone(),
             config,
             msi: Msi::new(MSI),
@@ -88,11 +92,14 @@ impl RootPort {
         &self.shape
     }
 
-    /// Sets the numbers and windows that the port has at power-on, and resets the port.
+    /// Sets the numbers and windows that the port has at power-on, and resets the port. Without
+    /// I/O ports in `setup` the port has no such window.
     pub fn set_power_on(&mut self, setup: &PortSetup) {
+        self.io = setup.io.is_some();
+        set_io(&mut self.power_on, self.io);
         self.power_on.set_u8(bridge::SECONDARY, setup.secondary);
         self.power_on.set_u8(bridge::SUBORDINATE, setup.subordinate);
-        windows::set(&mut self.power_on, setup, self.shape.io);
+        windows::set(&mut self.power_on, setup);
         self.reset();
     }
 
@@ -103,6 +110,17 @@ impl RootPort {
         express::set_path(&mut self.config, &self.shape);
         express::set_path(&mut self.power_on, &self.shape);
         express::set_payload(&mut self.power_on, &self.shape);
+        self.follow_link();
+    }
+
+    /// Whether an access touches Link Status, which follows the link of the device behind the port.
+    pub fn shows_link(offset: u16, len: usize) -> bool {
+        express::shows_link(offset, len)
+    }
+
+    /// Sets what the link has now. What it has at most stays.
+    pub fn set_link(&mut self, link: Link) {
+        self.shape.path.link = self.shape.path.link.at(&link);
         self.follow_link();
     }
 
@@ -161,7 +179,7 @@ impl RootPort {
             secondary: self.config.u8(bridge::SECONDARY),
             subordinate: self.config.u8(bridge::SUBORDINATE),
             memory: if_set(command::MEMORY, windows::memory(&self.config)),
-            io: io.filter(|_| self.shape.io),
+            io: io.filter(|_| self.io),
             bus_master: command & command::BUS_MASTER != 0,
             link_up: self.occupied && self.may_have_link(),
         }
@@ -178,18 +196,24 @@ impl RootPort {
     }
 }
 
+/// Makes the registers that are about I/O ports writable, or read-only zeros.
+fn set_io(config: &mut ConfigSpace, io: bool) {
+    let enable = if io { command::IO } else { 0 };
+    config.set_writable(regs::COMMAND, &(COMMAND_BITS | enable).to_le_bytes());
+    windows::set_io_writable(config, io);
+}
+
 /// A type 1 header.
 fn header(shape: &PortShape) -> ConfigSpace {
     let mut config = ConfigSpace::new(CONVENTIONAL_SIZE);
     config.set_u32(regs::VENDOR, VENDOR_DEVICE);
-    let io = if shape.io { command::IO } else { 0 };
-    config.set_writable(regs::COMMAND, &(COMMAND_BITS | io).to_le_bytes());
+    set_io(&mut config, false);
     config.set_u16(regs::STATUS, status::CAPABILITIES_LIST);
     config.set_u32(regs::REVISION, CLASS_REVISION);
     config.set_writable(regs::CACHE_LINE, &[0xff]);
     config.set_u8(regs::HEADER_TYPE, header_type::BRIDGE);
     config.set_writable(bridge::PRIMARY, &[0xff; 3]);
-    windows::set_writable(&mut config, shape.io);
+    windows::set_writable(&mut config);
     config.set_u8(regs::CAPABILITIES, express::OFFSET as u8);
     config.set_writable(regs::INTERRUPT_LINE, &[0xff]);
     config.set_u8(regs::INTERRUPT_PIN, shape.pin % 4 + 1);

@@ -8,6 +8,7 @@
 use std::sync::{PoisonError, RwLock};
 
 use crate::addr::Range;
+use crate::bar::Bar;
 
 /// What a port lets through now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,15 +34,24 @@ impl Forwarding {
         self.secondary != 0 && (self.secondary..=self.subordinate).contains(&bus)
     }
 
+    /// Whether the port lets accesses to a BAR at this address through. A BAR that lies in a window
+    /// with a part alone is not decoded at all.
+    pub fn allows(&self, bar: &Bar, address: u64) -> bool {
+        match bar.kind.is_io() {
+            true => self.allows_io(address, bar.size),
+            false => self.allows_memory(address, bar.size),
+        }
+    }
+
     /// Whether the memory at `[start, start + size)` lies in one of the two windows. A port does
     /// not ask whether the BAR behind it is prefetchable.
-    pub fn allows_memory(&self, start: u64, size: u64) -> bool {
+    fn allows_memory(&self, start: u64, size: u64) -> bool {
         let mut windows = self.memory.iter().flatten();
         self.link_up && windows.any(|window| window.contains(start, size))
     }
 
     /// Whether the ports `[start, start + size)` lie in the window of ports.
-    pub fn allows_io(&self, start: u64, size: u64) -> bool {
+    fn allows_io(&self, start: u64, size: u64) -> bool {
         self.link_up && self.io.is_some_and(|window| window.contains(start, size))
     }
 }
@@ -66,5 +76,65 @@ impl Upstream {
     /// The port lets this through from now on. The functions behind it are told separately.
     pub fn set(&self, forwarding: Forwarding) {
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = forwarding;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bar::BarKind;
+
+    const MIB: u64 = 1 << 20;
+
+    fn port() -> Forwarding {
+        let range = |start, size| Some(Range { start, size });
+        Forwarding {
+            secondary: 2,
+            subordinate: 4,
+            memory: [range(0xc000_0000, MIB), range(1 << 38, 1 << 30)],
+            io: range(0x2000, 0x1000),
+            bus_master: true,
+            link_up: true,
+        }
+    }
+
+    fn memory(prefetchable: bool) -> Bar {
+        let kind = BarKind::Memory64 { prefetchable };
+        Bar { kind, size: MIB }
+    }
+
+    #[test]
+    fn a_bar_is_inside_of_one_window() {
+        let port = port();
+        for prefetchable in [false, true] {
+            let bar = memory(prefetchable);
+            assert!(port.allows(&bar, 0xc000_0000) && port.allows(&bar, 1 << 38));
+            assert!(!port.allows(&bar, 0xc008_0000) && !port.allows(&bar, 0xbff0_0000));
+            assert!(!port.allows(&bar, u64::MAX - MIB + 1));
+        }
+        let io = Bar {
+            kind: BarKind::Io,
+            size: 0x20,
+        };
+        assert!(port.allows(&io, 0x2fe0) && !port.allows(&io, 0x2ff0));
+        // Ports are no memory.
+        assert!(!port.allows(&io, 0xc000_0000) && !port.allows(&memory(true), 0x2000));
+        let down = Forwarding {
+            link_up: false,
+            ..port
+        };
+        assert!(!down.allows(&io, 0x2000) && !down.allows(&memory(true), 1 << 38));
+        let nothing = Forwarding::default();
+        assert!(!nothing.allows(&io, 0) && !nothing.allows(&memory(true), 0));
+    }
+
+    #[test]
+    fn all_see_what_the_port_has_set() {
+        let upstream = Upstream::new();
+        assert!(!upstream.now().has_bus(0));
+        upstream.set(port());
+        assert_eq!(upstream.now(), port());
+        assert!((2..=4).all(|bus| port().has_bus(bus)));
+        assert!(!port().has_bus(1) && !port().has_bus(5));
     }
 }

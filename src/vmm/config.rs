@@ -4,6 +4,8 @@ pub mod cpus;
 pub mod device;
 pub mod memory;
 pub mod options;
+pub mod port;
+pub mod slots;
 pub mod topology;
 
 use std::path::PathBuf;

@@ -88,6 +88,31 @@ pub struct Terminal {
 
 type Outcome = Arc<Mutex<Option<End>>>;
 
+/// Asks the loop for an end, from any thread.
+#[derive(Clone)]
+pub struct Asker {
+    outcome: Outcome,
+    wake: Arc<EventFd>,
+}
+
+impl Asker {
+    /// Asks for the end of the run.
+    pub fn shut_down(&self) {
+        self.ask(End::Quit);
+    }
+
+    /// Asks for a reset of the VM.
+    pub fn reboot(&self) {
+        self.ask(End::Guest(GuestEvent::Reset));
+    }
+
+    fn ask(&self, end: End) {
+        set(&self.outcome, end);
+        // A full counter wakes the main loop too.
+        let _ = self.wake.write(1);
+    }
+}
+
 /// The main loop.
 pub struct Lifecycle {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
@@ -127,6 +152,20 @@ impl Lifecycle {
             manager.add_subscriber(Box::new(console));
         }
         Ok(Self { manager, outcome })
+    }
+
+    /// Makes the loop listen to another thread's requests.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn asker(&mut self) -> io::Result<Asker> {
+        let wake = Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
+        self.manager
+            .add_subscriber(Box::new(Asked(Arc::clone(&wake))));
+        Ok(Asker {
+            outcome: self.outcome.clone(),
+            wake,
+        })
     }
 
     /// Waits until something ends the run.
@@ -184,6 +223,20 @@ impl MutEventSubscriber for GuestEvents {
     }
 }
 
+/// Wakes the loop for the requests of an [`Asker`].
+struct Asked(Arc<EventFd>);
+
+impl MutEventSubscriber for Asked {
+    fn init(&mut self, ops: &mut EventOps) {
+        listen(ops, &self.0);
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps) {
+        // The eventfd only wakes this loop; an empty one has nothing to read.
+        let _ = self.0.read();
+    }
+}
+
 struct Signals {
     mail: &'static SignalMail,
     report: Box<dyn Fn()>,
@@ -220,6 +273,18 @@ mod tests {
         set(&outcome, End::Signal(libc::SIGTERM));
         set(&outcome, End::Guest(GuestEvent::Reset));
         assert_eq!(*outcome.lock().unwrap(), Some(End::Signal(libc::SIGTERM)));
+    }
+
+    #[test]
+    fn another_thread_may_ask() {
+        let mut lifecycle = Lifecycle::new(Arc::new(Notifier::new().unwrap()), None).unwrap();
+        let asker = lifecycle.asker().unwrap();
+        let (again, reboot) = (asker.clone(), End::Guest(GuestEvent::Reset));
+        std::thread::spawn(move || again.reboot());
+        assert_eq!(lifecycle.wait().unwrap(), reboot);
+        asker.reboot();
+        asker.shut_down();
+        assert_eq!(lifecycle.wait().unwrap(), End::Quit);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `preflight` | checks the user's configuration; the host stays as it is |
 //! | `capabilities` | what KVM must have, and what it turns on for this VM |
-//! | `vm` | KVM's VM, RAM, memory slots, interrupt controllers |
+//! | `create`, `vm` | KVM's VM, RAM, memory slots, interrupt controllers |
 //! | `ram_setup` | with a device, a thread starts to populate RAM |
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
 //! | `platform` | makes buses, emulated devices and ACPI tables |
@@ -14,13 +14,14 @@
 //! machine, it boots again.
 
 mod capabilities;
+mod create;
 mod device_events;
 mod devices;
 mod error;
-mod exit;
 mod memory_faults;
 mod open_devices;
 mod platform;
+mod ports;
 mod preflight;
 mod ram_setup;
 mod vcpus;
@@ -32,7 +33,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::MachineError;
-pub use exit::Exit;
 use pci::Bdf;
 use pci::host_path::HostPath;
 use pci::position::Position;
@@ -40,13 +40,17 @@ use tracing::{debug, info};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
-use crate::config::device::{DeviceConfig, assign_slots};
+use crate::config::device::DeviceConfig;
+use crate::config::slots::{self, GuestAddress};
 use crate::config::{Statistics, VmConfig};
+use crate::control::Control;
 use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
+pub use crate::exit::Exit;
 use crate::guest_event::{GuestEvent, Notifier};
-use crate::lifecycle::{End, Lifecycle};
+use crate::lifecycle::{Asker, End, Lifecycle};
+use crate::machine::create::create_vm;
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{check_calls, connect_iommu, open_beside};
@@ -54,23 +58,26 @@ use crate::machine::platform::Platform;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
 use crate::machine::vcpus::make_vcpus_and_load;
-use crate::machine::vm::{HostKvm, Vm};
+use crate::machine::vm::Vm;
 use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
+use crate::run_events::RunEvents;
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
+use crate::vcpu::pause::PausePoint;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
+use crate::vfio::host_path;
 use crate::vfio::kernel_calls::opener_here;
-use crate::vfio::open::Opened;
+use crate::vfio::open::{Opened, VfioError};
 use crate::vfio::opener::Opener;
 
 /// A VM with its devices.
@@ -88,6 +95,8 @@ pub struct Machine {
     devices: Devices,
     opener: Arc<Opener>,
     notifier: Arc<Notifier>,
+    pause: Arc<PausePoint>,
+    events: Arc<RunEvents>,
     stats: Arc<Stats>,
 }
 
@@ -138,18 +147,16 @@ impl Machine {
             .on_loss(move |why| ends.notify(GuestEvent::Broken(why.into())));
         let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
-        let (opened, (vcpus, loaded), paused) = open_beside(
-            &vm.fd,
-            &candidates,
-            (config.iommu, &opener),
-            &ram_setup,
-            beside,
-        )?;
+        let by = (config.iommu, &opener);
+        let (opened, (vcpus, loaded), paused) =
+            open_beside(&vm.fd, &candidates, by, &ram_setup, beside)?;
         let interface = opened.as_ref().map(|opened| opened.interface);
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
         let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
+        let ports = slots::ports(&config.vfio);
+        let layout = layout.with_last_bus(u8::try_from(ports).unwrap_or(u8::MAX));
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
@@ -165,6 +172,8 @@ impl Machine {
             dma,
             opener,
             notifier,
+            pause: Arc::default(),
+            events: Arc::default(),
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
@@ -174,16 +183,25 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Puts the opened devices on the root bus, in the order of `--vfio`.
+    /// Puts the opened devices on their buses, in the order of `--vfio`.
     fn attach_all(
         &mut self,
         opened: Option<Opened>,
         roms: Vec<RomSource>,
     ) -> Result<(), MachineError> {
-        let configs = assign_slots(&self.config.vfio);
+        let addresses = slots::assign(&self.config.vfio).map_err(VfioError::from)?;
+        for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
+            config.slot = Some(address.slot);
+        }
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
-        for (device, (config, rom)) in devices.zip(configs.iter().zip(roms)) {
-            self.attach(device, config, rom)?;
+        let devices: Vec<SharedDevice> = devices.map(|device| device as SharedDevice).collect();
+        let paths = ports::paths(&devices, &addresses)?;
+        let configs = self.config.vfio.clone();
+        let where_to = addresses.into_iter().zip(paths);
+        for (((device, config), rom), at) in
+            devices.into_iter().zip(&configs).zip(roms).zip(where_to)
+        {
+            self.attach(device, config, at, rom)?;
         }
         Ok(())
     }
@@ -200,20 +218,32 @@ impl Machine {
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
-        self.attach(device, config, RomSource::load(&config.rom)?)
+        let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
+        let path = match address.behind {
+            None => HostPath::default(),
+            Some(_) => host_path::of(&*device)?,
+        };
+        let rom = RomSource::load(&config.rom)?;
+        let bdf = self.attach(device, config, (address, path), rom)?;
+        self.config.vfio.push(DeviceConfig {
+            slot: Some(address.slot),
+            ..config.clone()
+        });
+        Ok(bdf)
     }
 
     fn attach(
         &mut self,
         device: SharedDevice,
         config: &DeviceConfig,
+        (address, path): (GuestAddress, HostPath),
         rom: RomSource,
     ) -> Result<Bdf, MachineError> {
         let options = FunctionOptions {
             rom,
             clique: config.clique,
             position: Position::RootBus,
-            path: HostPath::default(),
+            path,
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -221,7 +251,7 @@ impl Machine {
             dma: self.dma.as_ref(),
             stats: &self.stats,
         };
-        self.devices.attach(device, config.slot, options, &to)
+        self.devices.attach(device, address, options, &to)
     }
 
     /// COM1, for the keyboard.
@@ -237,6 +267,17 @@ impl Machine {
     /// The notifier, which carries the guest's events to the main loop.
     pub fn notifier(&self) -> Arc<Notifier> {
         Arc::clone(&self.notifier)
+    }
+
+    /// The controls of the VM, for another thread. `asker` is that of the main loop.
+    pub fn control(&self, asker: Asker) -> Control {
+        Control {
+            pause: Arc::clone(&self.pause),
+            events: Arc::clone(&self.events),
+            asker,
+            power_button: self.power_button(),
+            functions: self.devices.weak_with_addresses(),
+        }
     }
 
     /// The counters of the run.
@@ -255,11 +296,18 @@ impl Machine {
     /// The kernel cannot be loaded again, RAM cannot be mapped for the devices, or KVM cannot go on
     /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
+        let end = self.run_to_the_end(lifecycle);
+        self.events
+            .end(end.as_ref().map_or("error", |exit| exit.name()));
+        end
+    }
+
+    fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         self.devices.assign_bars(&self.platform.resources.layout)?;
-        let functions = self.devices.with_addresses();
         let ecam = self.platform.resources.layout.ecam();
+        let (functions, ports) = self.devices.named();
         self.stats
-            .set_named_ranges(named_ranges::lookup(functions, ecam));
+            .set_named_ranges(named_ranges::lookup(functions, ports, ecam));
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);
@@ -279,13 +327,14 @@ impl Machine {
             // Mapping may have failed while the guest was being reset.
             self.ram_setup.check()?;
             let paused = self.ram_setup.pause();
+            self.opener.set_stopping(false);
             let mut running = self.start()?;
             drop(paused);
+            self.events.boot();
             let end = lifecycle.wait();
             self.opener.set_stopping(true);
             self.vcpus = running.stop()?;
             check_calls(&self.opener)?;
-            self.opener.set_stopping(false);
             info!("{}", self.stats.exits);
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
@@ -357,6 +406,7 @@ impl Machine {
             coalesced: Arc::clone(&self.platform.coalesced),
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
+            pause: Arc::clone(&self.pause),
             exits: Arc::clone(&self.stats.exits),
             ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),
@@ -413,19 +463,4 @@ impl Machine {
         check_calls(&self.opener)?;
         lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))
     }
-}
-
-/// Opens KVM and makes a VM with RAM and interrupt controllers.
-fn create_vm(
-    config: &VmConfig,
-    images: &Images,
-    stats: &Stats,
-) -> Result<(HostKvm, Vm), MachineError> {
-    let _phase = phase!("create_vm");
-    let kvm = HostKvm::open()?;
-    kvm.check_cpus(&config.cpus.topology)?;
-    let vm = Vm::new(&kvm, config, images)?;
-    stats.set_ram(vm.ram.regions());
-    stats.watch_kvm(&*vm.fd);
-    Ok((kvm, vm))
 }

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use pci::atomic_ops::AtomicOps;
+use pci::express;
+use pci::link::Link;
 use vmm::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 
 use crate::backing;
@@ -84,6 +86,8 @@ pub struct FakeDevice {
     pub failing_events: AtomicU32,
     /// The AtomicOps that VFIO reports.
     pub atomic_ops: AtomicOps,
+    /// The link that the host tells of, if not that of the registers.
+    pub link: Option<Link>,
     /// VFIO maps no BAR.
     pub unmapped: bool,
     /// It has the interrupts that VFIO reports errors and requests by.
@@ -109,6 +113,7 @@ impl FakeDevice {
             exports: false,
             failing_events: AtomicU32::new(0),
             atomic_ops: AtomicOps::NONE,
+            link: None,
             unmapped: false,
             has_events: true,
             deaf: AtomicBool::new(false),
@@ -288,6 +293,11 @@ impl FakeDevice {
         u16::from_le_bytes([config[COMMAND], config[COMMAND + 1]])
     }
 
+    /// The device changes its registers.
+    pub fn set_config(&self, at: usize, bytes: &[u8]) {
+        self.config.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
     /// The device has lost its COMMAND.
     pub fn forget_command(&self) {
         self.config.lock().unwrap()[COMMAND..COMMAND + 2].fill(0);
@@ -374,6 +384,8 @@ impl FakeDevice {
                 // The kernel keeps the interrupt line and the power state.
                 0x3c => 0xff,
                 at if at == usize::from(PM) + 4 => 0x03,
+                // Device Control 2: VFIO passes all but ARI Forwarding Enable.
+                at if at == usize::from(EXPRESS) + 0x28 => 0xdf,
                 _ => 0,
             };
             if at == usize::from(EXPRESS) + 9 && byte & 0x80 != 0 {
@@ -437,6 +449,10 @@ impl Device for FakeDevice {
 
     fn atomic_ops(&self) -> AtomicOps {
         self.atomic_ops
+    }
+
+    fn link(&self, config: &[u8]) -> Option<Link> {
+        self.link.or_else(|| express::link(config))
     }
 
     fn map_fd(&self) -> RawFd {

@@ -26,6 +26,7 @@ mod bars;
 mod config;
 mod device;
 mod dma_ready;
+mod endpoints;
 mod faults;
 mod function_reset;
 mod hostile;
@@ -40,6 +41,7 @@ mod msix;
 mod pci;
 mod peers;
 mod pin;
+mod ports;
 mod power_button;
 mod power_on;
 mod race;
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         msix,
         peers,
         pin,
+        ports,
         power_button,
         power_on,
         switch,
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         faults,
         function_reset,
         dma_ready,
+        endpoints,
         resets,
         stats,
         race,

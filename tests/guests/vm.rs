@@ -8,7 +8,7 @@ use std::{panic, thread};
 
 use mini_vmm::report::Report;
 use vmm::config::cpus::CpuConfig;
-use vmm::config::device::{DeviceConfig, RomConfig};
+use vmm::config::device::{DeviceConfig, PortChoice, RomConfig};
 use vmm::config::memory::MemoryConfig;
 use vmm::config::topology::Topology;
 use vmm::config::{Iommu, Statistics, VmConfig};
@@ -107,6 +107,28 @@ impl Vm {
     pub fn device_at(mut self, device: &Arc<FakeDevice>, slot: &str) -> Self {
         let config = DeviceConfig {
             slot: Some(slot.parse().expect("a slot")),
+            ..DeviceConfig::default()
+        };
+        self.devices.push((device.clone(), config));
+        self
+    }
+
+    /// Adds the device behind a root port in this slot, as `--vfio ADDR,port=on,slot=` does.
+    pub fn device_behind_port(self, device: &Arc<FakeDevice>, slot: &str) -> Self {
+        self.function_behind_port(device, slot, "01:00.0")
+    }
+
+    /// The same, with the host's address of the function.
+    pub fn function_behind_port(
+        mut self,
+        device: &Arc<FakeDevice>,
+        slot: &str,
+        host: &str,
+    ) -> Self {
+        let config = DeviceConfig {
+            address: host.into(),
+            slot: Some(slot.parse().expect("a slot")),
+            port: PortChoice::On,
             ..DeviceConfig::default()
         };
         self.devices.push((device.clone(), config));

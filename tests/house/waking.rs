@@ -16,6 +16,12 @@ const LIMITED: &[(&str, &str, &str)] = &[
         "the opener",
     ),
     (
+        "\"config\"",
+        "src/vmm/config/port.rs",
+        "no limit of its own: a device with a known call under way is refused before; the reset of \
+         another program would hold the read",
+    ),
+    (
         "resource{bar}_resize",
         "src/vmm/hostinfo/resizable.rs",
         "the caller's reader: the opener, or host::limited",

@@ -1,6 +1,7 @@
 //! The PCI Express capability of a root port (PCI Express 6.0, 7.5.3). No register of it reaches
 //! the host: the host's link and slot are the host's.
 
+use crate::byte_enable;
 use crate::capability::id;
 use crate::config_space::ConfigSpace;
 use crate::host_path::HostPath;
@@ -85,6 +86,11 @@ pub(super) fn set_payload(config: &mut ConfigSpace, shape: &PortShape) {
 /// Whether Link Disable is set.
 pub(super) fn is_link_disabled(config: &ConfigSpace) -> bool {
     config.u16(LINK_CONTROL) & LINK_DISABLE != 0
+}
+
+/// Whether an access touches Link Status.
+pub(super) fn shows_link(offset: u16, len: usize) -> bool {
+    byte_enable::touches(offset.into(), len, LINK_STATUS.into(), 2)
 }
 
 /// Sets Link Status: the speed and width of the link, if it is `active`.

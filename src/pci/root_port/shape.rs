@@ -9,8 +9,6 @@ pub struct PortShape {
     pub number: u8,
     /// The interrupt pin, 0 for INTA.
     pub pin: u8,
-    /// Whether the port has a window of I/O ports.
-    pub io: bool,
     /// The way to the device's root complex on the host.
     pub path: HostPath,
 }

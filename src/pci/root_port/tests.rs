@@ -33,10 +33,12 @@ fn setup() -> PortSetup {
 fn port(io: bool) -> RootPort {
     let mut port = RootPort::new(PortShape {
         number: 7,
-        io,
         ..PortShape::default()
     });
-    port.set_power_on(&setup());
+    port.set_power_on(&PortSetup {
+        io: setup().io.filter(|_| io),
+        ..setup()
+    });
     port.set_occupied(true);
     port
 }
@@ -89,9 +91,10 @@ fn firmware_sets_numbers_and_windows() {
 
 #[test]
 fn closed_windows_let_nothing_through() {
-    let mut port = RootPort::new(PortShape {
-        io: true,
-        ..PortShape::default()
+    let mut port = RootPort::new(PortShape::default());
+    port.set_power_on(&PortSetup {
+        io: Some(Range { start: 0, size: 0 }),
+        ..PortSetup::default()
     });
     port.set_occupied(true);
     port.write(4, &[7, 0]);

@@ -18,20 +18,24 @@ const IO_LOW: u64 = 0xfff;
 /// Base and limit of a closed window, of memory and of ports.
 const CLOSED: (u64, u64) = (0xfff0_f000, 0);
 
-/// Makes the registers of the memory windows writable, and with `io` those of the ports.
-pub(super) fn set_writable(config: &mut ConfigSpace, io: bool) {
+/// Makes the registers of the memory windows writable.
+pub(super) fn set_writable(config: &mut ConfigSpace) {
     let [low, high] = MEMORY_BITS.to_le_bytes();
     for register in [bridge::MEMORY_BASE, bridge::PREFETCHABLE_BASE] {
         config.set_writable(register, &[low, high, low, high]);
     }
     config.set_writable(bridge::PREFETCHABLE_BASE_UPPER, &[0xff; 8]);
-    if io {
-        config.set_writable(bridge::IO_BASE, &[IO_BITS; 2]);
-    }
 }
 
-/// Writes the windows that firmware has chosen. Without `io` the registers of the ports stay zero.
-pub(super) fn set(config: &mut ConfigSpace, setup: &PortSetup, io: bool) {
+/// Makes the registers of the window of ports writable or not.
+pub(super) fn set_io_writable(config: &mut ConfigSpace, io: bool) {
+    let bits = if io { IO_BITS } else { 0 };
+    config.set_writable(bridge::IO_BASE, &[bits; 2]);
+}
+
+/// Writes the windows that firmware has chosen. Without a window of ports its registers are zero,
+/// by which a guest knows that there is none (7.5.1.3.6).
+pub(super) fn set(config: &mut ConfigSpace, setup: &PortSetup) {
     let register = |address: u64| (address >> 16) as u16 & MEMORY_BITS;
     let (base, limit) = ends(setup.mem32);
     config.set_u16(bridge::MEMORY_BASE, register(base));
@@ -41,11 +45,10 @@ pub(super) fn set(config: &mut ConfigSpace, setup: &PortSetup, io: bool) {
     config.set_u16(bridge::PREFETCHABLE_LIMIT, register(limit) | TYPE_64);
     config.set_u32(bridge::PREFETCHABLE_BASE_UPPER, (base >> 32) as u32);
     config.set_u32(bridge::PREFETCHABLE_LIMIT_UPPER, (limit >> 32) as u32);
-    if io {
-        let (base, limit) = ends(setup.io);
-        config.set_u8(bridge::IO_BASE, (base >> 8) as u8 & IO_BITS);
-        config.set_u8(bridge::IO_LIMIT, (limit >> 8) as u8 & IO_BITS);
-    }
+    let io = |port: u64| (port >> 8) as u8 & IO_BITS;
+    let (base, limit) = setup.io.map_or((0, 0), |window| ends(Some(window)));
+    config.set_u8(bridge::IO_BASE, io(base));
+    config.set_u8(bridge::IO_LIMIT, io(limit));
 }
 
 /// First and last address of a window.

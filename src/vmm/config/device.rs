@@ -71,7 +71,8 @@ pub enum PortChoice {
 pub struct DeviceConfig {
     /// The host's address, or a path in sysfs, as the user wrote it.
     pub address: String,
-    /// The device's address in the guest; `None` for the first free device number.
+    /// The address on the guest's bus 0, of the device or of its root port; `None` for the first
+    /// free device number.
     pub slot: Option<Slot>,
     /// Whether the device is bound to VFIO for the run, and given back to its host driver
     /// afterwards.
@@ -86,26 +87,6 @@ pub struct DeviceConfig {
     pub clique: Option<u8>,
     /// Whether the device is behind a root port.
     pub port: PortChoice,
-}
-
-/// Gives each device without a slot the first free device number. When no number is free, the
-/// device stays without a slot.
-pub fn assign_slots(configs: &[DeviceConfig]) -> Vec<DeviceConfig> {
-    let mut configs = configs.to_vec();
-    let mut free: Vec<u8> = (1..=0x1f)
-        .rev()
-        .filter(|device| {
-            let mut slots = configs.iter().filter_map(|c| c.slot);
-            !slots.any(|slot| slot.device == *device)
-        })
-        .collect();
-    for config in configs.iter_mut().filter(|c| c.slot.is_none()) {
-        config.slot = free.pop().map(|device| Slot {
-            device,
-            function: 0,
-        });
-    }
-    configs
 }
 
 static VFIO: Flag = Flag {
@@ -282,24 +263,6 @@ mod tests {
         ] {
             assert_eq!(text.parse::<DeviceConfig>().unwrap().rom, rom, "{text}");
         }
-    }
-
-    #[test]
-    fn the_free_slots_are_given_in_order() {
-        let configs =
-            ["a:0.0", "b:0.0,slot=1.1", "c:0.0,slot=1", "d:0.0"].map(|t| t.parse().unwrap());
-        let slots = assign_slots(&configs)
-            .into_iter()
-            .map(|c| c.slot.unwrap().to_string());
-        assert_eq!(slots.collect::<Vec<_>>(), ["02.0", "01.1", "01.0", "03.0"]);
-        let many = vec![DeviceConfig::default(); 32];
-        assert_eq!(
-            assign_slots(&many)
-                .iter()
-                .filter(|c| c.slot.is_none())
-                .count(),
-            1
-        );
     }
 
     #[test]

@@ -156,6 +156,16 @@ static ONLY_LISTED: AtomicBool = AtomicBool::new(false);
 /// time must not make the list grow.
 const MOST: usize = 1024;
 
+/// Called with each loss that is told from now on.
+type Observer = Box<dyn Fn(&Degraded) + Send + Sync>;
+static OBSERVER: Mutex<Option<Observer>> = Mutex::new(None);
+
+/// Calls `observer` with each loss, once it is in the list. Any thread may call it, and it must
+/// return at once.
+pub fn observe(observer: impl Fn(&Degraded) + Send + Sync + 'static) {
+    *OBSERVER.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(observer));
+}
+
 /// Lists losses without a warning from now on, for a command that prints the list itself.
 pub fn only_list() {
     ONLY_LISTED.store(true, Ordering::Relaxed);
@@ -173,6 +183,9 @@ pub fn tell(loss: Degraded) {
     }
     told.push(loss.clone());
     drop(told);
+    if let Some(observer) = &*OBSERVER.lock().unwrap_or_else(PoisonError::into_inner) {
+        observer(&loss);
+    }
     if !ONLY_LISTED.load(Ordering::Relaxed) {
         warn!("{loss} [{}]; hint: {}", loss.code, loss.hint);
     }

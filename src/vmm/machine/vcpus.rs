@@ -1,4 +1,4 @@
-//! Makes the vCPUs of a VM, in parallel, and loads the kernel.
+//! Makes the vCPUs of a VM, in parallel.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{iter, thread};
@@ -23,19 +23,6 @@ use crate::vcpu::{Vcpu, cpuid, pin};
 /// The most threads that make vCPUs. More threads do not help: the kernel does part of the work one
 /// vCPU at a time.
 const MOST_THREADS: usize = 8;
-
-/// Makes the vCPUs, and loads kernel and initrd into RAM.
-pub(super) fn make_vcpus_and_load(
-    kvm: &HostKvm,
-    vm: &Vm,
-    config: &VmConfig,
-    images: &Images,
-) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
-    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
-    let _phase = phase!("load_images");
-    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
-    Ok((vcpus, loaded))
-}
 
 /// Makes the vCPUs; returns them in the order of their numbers. Several are made at the same time.
 /// A single vCPU is made on the calling thread, because starting a thread costs more. The VM must
@@ -134,4 +121,17 @@ fn idle_natively(vm: &VmFd) -> Result<bool, MachineError> {
         if mwait { ", MWAIT" } else { "" }
     );
     Ok(mwait)
+}
+
+/// Makes the vCPUs, and loads kernel and initrd into RAM.
+pub(super) fn make_vcpus_and_load(
+    kvm: &HostKvm,
+    vm: &Vm,
+    config: &VmConfig,
+    images: &Images,
+) -> Result<(Vec<Vcpu>, Loaded), MachineError> {
+    let vcpus = make_vcpus(kvm, &vm.fd, &config.cpus)?;
+    let _phase = phase!("load_images");
+    let loaded = images.load_files(vm.ram.memory(), &vm.layout, &config.cmdline)?;
+    Ok((vcpus, loaded))
 }

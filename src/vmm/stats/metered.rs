@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pci::atomic_ops::AtomicOps;
+use pci::link::Link;
 
 use crate::stats::devices::DeviceMeter;
 use crate::stats::interrupts::Ledger;
@@ -53,6 +54,10 @@ impl Device for Metered {
 
     fn atomic_ops(&self) -> AtomicOps {
         self.device.atomic_ops()
+    }
+
+    fn link(&self, config: &[u8]) -> Option<Link> {
+        self.device.link(config)
     }
 
     fn map_fd(&self) -> RawFd {

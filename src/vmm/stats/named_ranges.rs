@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use pci::addr::Range;
 use pci::bar::BarKind;
+use pci::upstream::Upstream;
 use pci::{Bdf, access};
 
 use crate::counters::registers::Space;
@@ -22,20 +23,50 @@ pub struct NamedRange {
     pub name: String,
 }
 
-/// Returns a closure that lists the ranges at the time of its call. The closure keeps no PCI
-/// function alive. `ecam` has the configuration space of all buses.
-pub fn lookup(
-    functions: &[(Bdf, Arc<VfioFunction>)],
-    ecam: Range,
-) -> impl Fn() -> Vec<NamedRange> + Send + Sync + 'static {
-    let functions = functions.iter().map(|(bdf, f)| (*bdf, Arc::downgrade(f)));
-    let functions: Vec<_> = functions.collect();
-    move || list(&functions, ecam)
+/// A passed-through function, for the names of its registers.
+#[derive(Clone)]
+pub struct NamedFunction {
+    /// The function's address as firmware has numbered the buses.
+    pub bdf: Bdf,
+    /// The function.
+    pub function: Weak<VfioFunction>,
+    /// What the root port above lets through, its bus number among that; `None` on bus 0.
+    pub upstream: Option<Arc<Upstream>>,
 }
 
-/// Emulated devices, then the functions' BARs at their current addresses. If ranges overlap, the
-/// first one names an address.
-fn list(functions: &[(Bdf, Weak<VfioFunction>)], ecam: Range) -> Vec<NamedRange> {
+impl NamedFunction {
+    /// The function's address as the guest has numbered the buses.
+    fn address(&self) -> Bdf {
+        let bus = match &self.upstream {
+            Some(upstream) => upstream.now().secondary,
+            None => self.bdf.bus,
+        };
+        Bdf { bus, ..self.bdf }
+    }
+}
+
+/// Returns a closure that lists the ranges at the time of its call: for these functions and root
+/// ports. The closure keeps no PCI function alive. `ecam` has the configuration space of all buses.
+pub fn lookup(
+    functions: Vec<NamedFunction>,
+    ports: Vec<Bdf>,
+    ecam: Range,
+) -> impl Fn() -> Vec<NamedRange> + Send + Sync + 'static {
+    move || list(&functions, &ports, ecam)
+}
+
+/// Emulated devices, root ports, then the functions' BARs at their current addresses. If ranges
+/// overlap, the first one names an address.
+fn list(functions: &[NamedFunction], ports: &[Bdf], ecam: Range) -> Vec<NamedRange> {
+    let config = |bdf: &Bdf, name: String| {
+        let [bus, device, function] = [bdf.bus, bdf.device, bdf.function].map(u64::from);
+        let number = bus << 8 | device << 3 | function;
+        memory(
+            ecam.start + (number << 12),
+            1 << 12,
+            format!("{name} configuration space"),
+        )
+    };
     let port = |start: u16, size: u16, name: &str| NamedRange {
         space: Space::Port,
         range: Range {
@@ -55,17 +86,15 @@ fn list(functions: &[(Bdf, Weak<VfioFunction>)], ecam: Range) -> Vec<NamedRange>
         port(power::PORT, power::PORTS, "power"),
         port(layout::PORT_PM_TIMER, pm_timer::PORTS, "ACPI PM timer"),
     ];
+    for bdf in ports {
+        let name = format!("port {:02x}:{:02x}.{:x}", bdf.bus, bdf.device, bdf.function);
+        ranges.push(config(bdf, name));
+    }
     let alive = functions
         .iter()
-        .filter_map(|(bdf, f)| Some((bdf, f.upgrade()?)));
+        .filter_map(|named| Some((named.address(), named.function.upgrade()?)));
     for (bdf, function) in alive {
-        let [bus, device, function_number] = [bdf.bus, bdf.device, bdf.function].map(u64::from);
-        let number = bus << 8 | device << 3 | function_number;
-        ranges.push(memory(
-            ecam.start + (number << 12),
-            1 << 12,
-            format!("{bdf} configuration space"),
-        ));
+        ranges.push(config(&bdf, bdf.to_string()));
         // While the guest sizes a BAR, the BAR has no address.
         let bars = function.bars();
         for (index, bar, address) in bars.iter().filter(|(_, bar, at)| bar.can_decode_at(*at)) {

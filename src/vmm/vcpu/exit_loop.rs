@@ -26,22 +26,21 @@ pub enum LoopEnd {
     Refused(i32),
 }
 
-/// Runs a vCPU until it is stopped or cannot go on, and counts its exits.
-pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
-    let end = run_on(vcpu, shared, exits, stop);
-    // KVM completes an instruction that reads in the next KVM_RUN. So one more KVM_RUN is made at
-    // the end: otherwise KVM would complete the old instruction after a reset (api.rst, 4.10
-    // KVM_RUN).
+/// Makes one more KVM_RUN, before the vCPU is reset: KVM completes an instruction that reads in the
+/// next KVM_RUN, and would otherwise complete the old instruction after the reset (api.rst, 4.10
+/// KVM_RUN).
+pub fn complete(vcpu: &mut VcpuFd) {
     vcpu.set_kvm_immediate_exit(1);
     let _ = vcpu.run();
     vcpu.set_kvm_immediate_exit(0);
-    end
 }
 
-fn run_on(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, stop: &AtomicBool) -> LoopEnd {
+/// Runs a vCPU until `leave` is set or it cannot go on, and counts its exits. After `leave` the
+/// vCPU may go on by another call, which completes the last exit's instruction.
+pub fn run(vcpu: &mut VcpuFd, shared: &Shared, exits: &VcpuExits, leave: &AtomicBool) -> LoopEnd {
     let mut runner = Runner::new(vcpu);
     let bus = &*shared.bus;
-    while !stop.load(Ordering::Acquire) {
+    while !leave.load(Ordering::Acquire) {
         let running = &mut runner;
         let ((exit, fields), lost) = bus_error::watch(move || running.run());
         shared.coalesced.apply();

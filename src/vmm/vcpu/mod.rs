@@ -5,6 +5,7 @@
 //! | this file | a vCPU that does not run |
 //! | [`threads`] | the threads of running vCPUs |
 //! | [`exit_loop`] | one match on the reason of an exit |
+//! | [`pause`] | where the threads wait while the guest is paused |
 //! | [`run_page`] | the page that KVM shares with a running vCPU |
 //! | `broken` | words for the exits that end a run |
 //! | [`shared`] | the parts of the VM that an exit may need |
@@ -18,6 +19,7 @@ pub mod cpuid;
 pub mod error;
 pub mod exit_loop;
 mod machine_check;
+pub mod pause;
 pub mod pin;
 pub mod run_page;
 pub mod shared;
@@ -31,6 +33,7 @@ use std::sync::atomic::AtomicBool;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{VcpuFd, VmFd};
+use tracing::debug;
 
 use crate::boot::cpu_state::CpuState;
 use crate::layout::Reach;
@@ -130,22 +133,42 @@ impl Vcpu {
         self.power_on.enter(&self.fd, boot)
     }
 
-    /// Runs the vCPU on the calling thread until `stop` is set and the thread gets a signal, or
-    /// until the guest cannot go on.
-    pub fn run(&mut self, shared: &Shared, stop: &AtomicBool) -> LoopEnd {
+    /// Prepares the calling thread to run the vCPU.
+    pub fn prepare_thread(&self) {
         if let Some(cpu) = self.pin
             && let Err(e) = pin::pin(cpu)
         {
             // `check` succeeded at the start of the run; since then the host has withdrawn the CPU.
             tell_not_pinned(self.id, cpu, &e);
         }
-        let Some(exits) = shared.exits.vcpus().get(self.id as usize) else {
-            return LoopEnd::Broken("it has no counters".into());
-        };
         if self.id == 0 {
             drop(phase!(FIRST_RUN));
         }
-        exit_loop::run(&mut self.fd, shared, exits, stop)
+    }
+
+    /// Runs the vCPU on the calling thread until `leave` is set and the thread gets a signal, or
+    /// until the guest cannot go on.
+    pub fn run(&mut self, shared: &Shared, leave: &AtomicBool) -> LoopEnd {
+        let Some(exits) = shared.exits.vcpus().get(self.id as usize) else {
+            return LoopEnd::Broken("it has no counters".into());
+        };
+        exit_loop::run(&mut self.fd, shared, exits, leave)
+    }
+
+    /// Completes the instruction of the last exit, at the end of the vCPU's boot.
+    pub fn complete(&mut self) {
+        exit_loop::complete(&mut self.fd);
+    }
+
+    /// Tells the guest that it was paused, so that its watchdogs do not take the pause for a hang
+    /// (api.rst, 4.74 KVM_KVMCLOCK_CTRL). To be called before the vCPU goes on.
+    pub fn tell_paused(&self) {
+        // A guest that does not use KVM's clock cannot be told (EINVAL).
+        if let Err(e) = self.fd.kvmclock_ctrl()
+            && e.errno() != libc::EINVAL
+        {
+            debug!("vCPU {} is not told of the pause: {e}", self.id);
+        }
     }
 }
 

@@ -12,11 +12,12 @@ use crate::memory::dma_ready::DmaReady;
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::exit_loop::LoopEnd;
+use crate::vcpu::pause::PausePoint;
 use crate::vcpu::shared::Shared;
 
 /// Running vCPUs, each on a thread of its own.
 pub struct Running {
-    stop: Arc<AtomicBool>,
+    pause: Arc<PausePoint>,
     /// Set when all vCPUs have stopped.
     ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vcpu>>,
@@ -42,9 +43,10 @@ impl Running {
         let mut outcome = Ok(());
         HANDLER.call_once(|| outcome = register_signal_handler(SIGRTMIN(), on_kick));
         outcome.map_err(VcpuError::Signal)?;
+        shared.pause.begin();
 
         let mut running = Self {
-            stop: Arc::default(),
+            pause: Arc::clone(&shared.pause),
             ended: Arc::default(),
             threads: Vec::new(),
             dma_ready: Arc::clone(&shared.dma_ready),
@@ -52,10 +54,10 @@ impl Running {
         };
         for vcpu in vcpus {
             let id = vcpu.id();
-            let (shared, stop) = (shared.clone(), Arc::clone(&running.stop));
+            let shared = shared.clone();
             let thread = thread::Builder::new()
                 .name(format!("vcpu {id}"))
-                .spawn(move || body(vcpu, &shared, &stop));
+                .spawn(move || body(vcpu, &shared));
             match thread {
                 Ok(thread) => running.threads.push(thread),
                 Err(e) => {
@@ -84,14 +86,14 @@ impl Running {
     /// still in KVM's ring are carried out, because they belong to this boot.
     ///
     /// A signal is meant to interrupt KVM_RUN. The signal is lost if it arrives just before that
-    /// call, when the thread has already read the flag `stop`. So the signal is sent again until
+    /// call, when the thread has already read the flag. So the signal is sent again until
     /// the thread has ended.
     ///
     /// # Errors
     /// [`VcpuError::Died`].
     pub fn stop(&mut self) -> Result<Vec<Vcpu>, VcpuError> {
         self.dma_ready.set_stopping(true);
-        self.stop.store(true, Ordering::Release);
+        self.pause.stop();
         while self.kick() {
             thread::sleep(KICK_AGAIN);
         }
@@ -133,8 +135,12 @@ impl Running {
 
 /// The body of a vCPU's thread. If the vCPU stops without being asked to, the main loop gets the
 /// reason.
-fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
-    let event = match vcpu.run(shared, stop) {
+fn body(mut vcpu: Vcpu, shared: &Shared) -> Vcpu {
+    let _member = shared.pause.join();
+    vcpu.prepare_thread();
+    let end = run(&mut vcpu, shared);
+    vcpu.complete();
+    let event = match end {
         LoopEnd::Stopped => return vcpu,
         LoopEnd::Shutdown => GuestEvent::TripleFault,
         LoopEnd::Refused(errno) => GuestEvent::RunRefused(vcpu.id(), errno),
@@ -142,4 +148,14 @@ fn body(mut vcpu: Vcpu, shared: &Shared, stop: &AtomicBool) -> Vcpu {
     };
     shared.notifier.notify(event);
     vcpu
+}
+
+/// Runs a vCPU, and waits while the guest is paused.
+fn run(vcpu: &mut Vcpu, shared: &Shared) -> LoopEnd {
+    loop {
+        match vcpu.run(shared, shared.pause.leave()) {
+            LoopEnd::Stopped if shared.pause.wait() => vcpu.tell_paused(),
+            end => return end,
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use pci::atomic_ops::AtomicOps;
+use pci::link::Link;
 use vfio_bindings::bindings::vfio::{
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_INTX_IRQ_INDEX,
     VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
@@ -137,6 +138,9 @@ pub trait Device: Send + Sync {
     /// The AtomicOps that the device has and the host's root port above it completes, as
     /// VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP tells.
     fn atomic_ops(&self) -> AtomicOps;
+    /// What the host tells of the device's link. `config` is the device's configuration space, or
+    /// its first 256 bytes. A virtual function has its physical function's link.
+    fn link(&self, config: &[u8]) -> Option<Link>;
     /// The file whose pages are the mappable areas, from [`RegionInfo::file_offset`] on.
     fn map_fd(&self) -> RawFd;
     /// Whether VFIO can export the device's BARs as dma-bufs ([`Device::export`]).

@@ -11,6 +11,7 @@
 //! | [`interrupts`] | INTx, MSI and MSI-X, from the device to the guest |
 //! | [`dma`] | maps guest memory for DMA, by either interface |
 //! | `hot_reset` | the reset of a whole slot or bus |
+//! | [`host_path`] | the device's link and AtomicOps on the host, for a root port of the guest |
 //! | `hardware_config` | configuration space with what VFIO leaves out |
 //! | `info` | parses the kernel's answers that end in a chain of capabilities |
 //! | `uapi` | the ioctls, one function for each |
@@ -19,6 +20,7 @@ pub mod device;
 pub mod dma;
 pub mod function;
 mod hardware_config;
+pub mod host_path;
 mod hot_reset;
 mod info;
 pub mod interrupts;

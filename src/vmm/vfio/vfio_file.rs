@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pci::atomic_ops::AtomicOps;
+use pci::link::Link;
 use tracing::{debug, trace};
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_MASK, VFIO_IRQ_SET_ACTION_TRIGGER,
@@ -243,6 +244,11 @@ impl Device for VfioFile {
 
     fn atomic_ops(&self) -> AtomicOps {
         self.atomic_ops
+    }
+
+    fn link(&self, config: &[u8]) -> Option<Link> {
+        let name = self.name.parse().ok()?;
+        Sysfs::default().express(name, config).link
     }
 
     fn map_fd(&self) -> RawFd {

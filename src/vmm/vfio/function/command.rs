@@ -1,10 +1,17 @@
 //! COMMAND as the guest reads the register: the device's value, corrected where the device does not
 //! keep an enable bit. The bits that are the host's stay as they were when the device was opened.
 //!
+//! Behind a root port whose Bus Master Enable is off, the device's own is off too, because nothing
+//! else stops its requests and messages: the port of the guest is not in their way (PCI Express
+//! 6.0, 7.5.1.1.3). The guest reads the bit as it wrote it.
+//!
 //! A mediated device is emulated by a program, and may be incomplete: the COMMAND of the kernel's
 //! sample of serial ports (samples/vfio-mdev/mtty.c) cannot be written.
 
+use std::sync::Arc;
+
 use pci::regs::{COMMAND, command};
+use pci::upstream::Upstream;
 use tracing::info;
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
@@ -13,10 +20,14 @@ use crate::vfio::function::policy::header::COMMAND_BITS;
 
 /// The enable bits of I/O and memory decoding, in the low byte.
 const DECODE: u8 = (command::IO | command::MEMORY) as u8;
+/// Bus Master Enable, in the low byte.
+const BUS_MASTER: u8 = command::BUS_MASTER as u8;
 
 /// The bits of COMMAND that do not follow the guest.
 #[derive(Debug)]
 pub(super) struct Command {
+    /// What the root port above the function lets through; `None` on the root bus.
+    upstream: Option<Arc<Upstream>>,
     /// Decode enable bits that read as one after zero was written.
     unwritable_bits: u8,
     /// The host's bits, among them the enables of error reports.
@@ -44,9 +55,39 @@ impl Command {
             );
         }
         Ok(Self {
+            upstream: None,
             unwritable_bits,
             host_bits,
         })
+    }
+
+    /// The same of a function that is behind a root port, if there is `upstream`.
+    pub(super) fn behind(self, upstream: Option<Arc<Upstream>>) -> Self {
+        Self { upstream, ..self }
+    }
+
+    /// Whether the port above the function lets requests of the device through.
+    pub(super) fn lets_requests_through(&self) -> bool {
+        self.upstream
+            .as_ref()
+            .is_none_or(|port| port.now().bus_master)
+    }
+
+    /// What the device gets of a guest's write of `data` at `offset`, where requests are let
+    /// `through` or not.
+    pub(super) fn for_device(offset: u16, data: &[u8], through: bool) -> Vec<u8> {
+        let mut data = data.to_vec();
+        if let Some(low) = low_byte(offset, &mut data)
+            && !through
+        {
+            *low &= !BUS_MASTER;
+        }
+        data
+    }
+
+    /// The bytes that set the device's COMMAND to `written`, the guest's last value.
+    pub(super) fn again(&self, written: u16, through: bool) -> Vec<u8> {
+        Self::for_device(COMMAND, &(self.host_bits | written).to_le_bytes(), through)
     }
 
     /// The bytes that clear the guest's bits in the device.
@@ -66,15 +107,27 @@ impl Command {
     /// Corrects `data`, which was read from the device at `offset`: an unwritable bit reads as in
     /// `written`, the guest's last value of COMMAND.
     pub(super) fn correct(&self, written: u16, offset: u16, data: &mut [u8]) {
-        let low = COMMAND.checked_sub(offset).map(usize::from);
-        if let Some(low) = low.and_then(|at| data.get_mut(at)) {
-            *low = (*low & !self.unwritable_bits) | (written as u8 & self.unwritable_bits);
+        if let Some(low) = low_byte(offset, data) {
+            let withheld = match self.lets_requests_through() {
+                true => 0,
+                false => BUS_MASTER,
+            };
+            let kept = self.unwritable_bits | withheld;
+            *low = (*low & !kept) | (written as u8 & kept);
         }
     }
 }
 
+/// The low byte of COMMAND in an access of `data` at `offset`.
+fn low_byte(offset: u16, data: &mut [u8]) -> Option<&mut u8> {
+    let low = COMMAND.checked_sub(offset).map(usize::from);
+    data.get_mut(low?)
+}
+
 #[cfg(test)]
 mod tests {
+    use pci::upstream::Forwarding;
+
     use super::*;
     use crate::vfio::function::test_device::TestDevice;
 
@@ -99,6 +152,35 @@ mod tests {
         assert_eq!(data, [0xa0, 0xa1]);
         device.set_deaf(true);
         assert!(Command::clear(&device).is_err());
+    }
+
+    #[test]
+    fn a_port_withholds_bus_mastering() {
+        let device = TestDevice::new();
+        device.write(CONFIG_REGION, 4, &[0x40, 1]).unwrap();
+        let upstream = Arc::new(Upstream::new());
+        let command = Command::clear(&device).unwrap();
+        let command = command.behind(Some(Arc::clone(&upstream)));
+        let withheld = |offset, data: &[u8]| Command::for_device(offset, data, false);
+        assert_eq!(withheld(4, &[0x47, 1]), [0x43, 1]);
+        assert_eq!(withheld(0, &[0, 0, 0, 0, 4]), [0; 5]);
+        assert_eq!(withheld(5, &[4]), [4]);
+        assert_eq!(Command::for_device(4, &[0x47, 1], true), [0x47, 1]);
+        assert!(!command.lets_requests_through());
+        assert_eq!(command.again(0x0406, false), [0x42, 5]);
+        assert_eq!(command.again(0x0406, true), [0x46, 5]);
+        // The guest reads what it wrote.
+        let mut data = [0x43, 1];
+        command.correct(0x0006, 4, &mut data);
+        assert_eq!(data, [0x47, 1]);
+        upstream.set(Forwarding {
+            bus_master: true,
+            ..Forwarding::default()
+        });
+        assert!(command.lets_requests_through());
+        let mut data = [0x43, 1];
+        command.correct(0x0006, 4, &mut data);
+        assert_eq!(data, [0x43, 1], "the device's own again");
     }
 
     #[test]

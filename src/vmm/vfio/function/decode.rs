@@ -1,5 +1,5 @@
-//! Where a function's BARs are in the guest: the address map follows the BARs, COMMAND and the
-//! power state.
+//! Where a function's BARs are in the guest: the address map follows the BARs, COMMAND, the power
+//! state, and the root port above the function, if there is one.
 //!
 //! Mapping a BAR registers its range with the bus, for the accesses that trap, and adds its mmap
 //! areas to the address space. If an address is refused, the BAR keeps its old address, in the
@@ -13,6 +13,7 @@ use pci::byte_enable;
 use pci::decoder::{BarEffect, Decoder};
 use pci::regs::{self, command};
 use pci::rom::ROM;
+use pci::upstream::Upstream;
 use tracing::debug;
 
 use crate::bus::Bus;
@@ -46,6 +47,8 @@ pub(super) struct AddressMap {
     pub(super) zones: Arc<CoalescedZones>,
     /// The windows for BARs.
     pub(super) layout: Layout,
+    /// What the root port above the function lets through; `None` on the root bus.
+    pub(super) upstream: Option<Arc<Upstream>>,
 }
 
 /// The BARs of a function, the state that lets them decode, and their addresses in the guest.
@@ -116,6 +119,12 @@ impl BarDecode {
         self.bars = self.reset_bars.clone();
     }
 
+    /// Sets the BARs to no address, as a reset of the device's bus does. The caller has turned
+    /// decoding off before.
+    pub(super) fn clear(&mut self) {
+        self.bars.clear();
+    }
+
     /// Unmaps the device's pages from this process, for good. The caller has turned decoding off
     /// before.
     pub(super) fn release(&mut self) {
@@ -172,12 +181,19 @@ impl BarDecode {
         self.areas(bar).iter().any(has)
     }
 
-    /// Updates the address map by the BARs, COMMAND and the power state.
-    fn follow(&mut self) {
+    /// Updates the address map by the BARs, COMMAND, the power state, and what the port above the
+    /// function lets through.
+    pub(super) fn follow(&mut self) {
         let enabled = |bit| self.in_d0 && self.command & bit != 0;
-        let effects =
-            self.decoder
-                .update(&self.bars, enabled(command::MEMORY), enabled(command::IO));
+        let (memory, io) = (enabled(command::MEMORY), enabled(command::IO));
+        let effects = match &self.map.upstream {
+            None => self.decoder.update(&self.bars, memory, io),
+            Some(upstream) => {
+                let port = upstream.now();
+                self.decoder
+                    .update_where(&self.bars, memory, io, |bar, at| port.allows(bar, at))
+            }
+        };
         // BARs that leave come first, since others may move to their addresses.
         for effect in &effects {
             if let BarEffect::Unmap { bar } | BarEffect::Move { bar, .. } = effect {

@@ -30,7 +30,8 @@ impl VfioFunction {
         drop(self.without_slow_write());
     }
 
-    fn without_slow_write(&self) -> MutexGuard<'_, State> {
+    /// Waits for the end of a slow write.
+    pub(super) fn without_slow_write(&self) -> MutexGuard<'_, State> {
         let state = self.slow_write_ended.wait_while(self.lock(), |s| s.away);
         state.unwrap_or_else(PoisonError::into_inner)
     }

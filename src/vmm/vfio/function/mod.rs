@@ -11,7 +11,9 @@
 //! | [`snapshot`] | the device's configuration space when the device is opened |
 //! | `connection` | the device, until the device is given back to the host |
 //! | `command`, `power` | two registers that the device answers and the VMM follows |
-//! | `slow_writes` | a reset and a change of the power state: only one vCPU waits |
+//! | `slow_writes` | registers that reset the function or change its power state |
+//! | `away` | a function while it is reset: only one vCPU waits |
+//! | `behind_port` | what changes for a function when the root port above it does |
 //! | `decode` | BARs: registers, enables, and where they are in the guest's address map |
 //! | `options` | what the user chose for the function |
 //! | [`mmap_areas`] | the areas of a BAR that the guest touches directly |
@@ -19,6 +21,7 @@
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap`, `bar_side` | BARs on the bus, and the function behind them |
 //! | `leaving` | what happens when the host takes the device back, or it fails |
+//! | `link` | the link as the device tells now, for the root port above |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
 //! | `unused_vectors` | MSI-X table entries whose writes KVM coalesces |
@@ -28,14 +31,17 @@
 //!
 //! Which files a guest's write visits is in docs/walks.md.
 
+mod away;
 mod bar_owner;
 mod bar_side;
+mod behind_port;
 mod command;
 mod connection;
 mod decode;
 mod error;
 pub mod expected;
 mod leaving;
+mod link;
 mod mirror_kinds;
 pub mod mirrors;
 pub mod mmap_areas;
@@ -109,6 +115,8 @@ struct State {
     connected: bool,
     /// Set while a vCPU makes a slow write without the lock: the guest reads all ones.
     away: bool,
+    /// Whether requests were let through when the device last got COMMAND.
+    requests_through: bool,
     /// The emulated registers, and the guest's last value of COMMAND.
     config: ConfigSpace,
     /// `config` at power-on.
@@ -198,13 +206,15 @@ impl VfioFunction {
             trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
             *areas = mmap_areas::map(&device, bar, &bars, &trapped)?;
         }
-        let command = Command::clear(&*device)?;
+        let upstream = options.position.upstream().cloned();
+        let command = Command::clear(&*device)?.behind(upstream.clone());
         let unused_vectors = UnusedVectors::new(msix, vm.layout, Arc::clone(&vm.zones));
         let map = AddressMap {
             bus: vm.bus,
             space: vm.space,
             zones: vm.zones,
             layout: vm.layout,
+            upstream,
         };
         Ok(Arc::new_cyclic(|this: &Weak<Self>| {
             let traps = BarTrap::all(&(this.clone() as Weak<dyn BarAccess>));
@@ -224,6 +234,7 @@ impl VfioFunction {
                 state: Mutex::new(State {
                     connected: true,
                     away: false,
+                    requests_through: false,
                     reset_config: config.clone(),
                     config,
                     decode,
@@ -298,22 +309,6 @@ impl VfioFunction {
         self.connection.write_config(COMMAND, &self.command.quiet());
     }
 
-    /// Quiesces the device and brings it to D0, because a reset of the device or its bus may not
-    /// reach a device in D3. Returns whether the function still has a device.
-    pub(super) fn quiesce_for_reset(&self) -> bool {
-        let mut state = self.lock();
-        if !state.connected {
-            return false;
-        }
-        self.quiesce_locked(&mut state);
-        self.power.wake(&self.connection);
-        state.decode.set_in_d0(true);
-        // In the transition to D0 the kernel may have restored the registers that it saved before
-        // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
-        self.connection.write_config(COMMAND, &self.command.quiet());
-        true
-    }
-
     /// Writes registers that the device answers. The host's bits stay as they are. Returns the
     /// lock, which a slow write releases meanwhile.
     fn write_passed<'a>(
@@ -355,7 +350,9 @@ impl VfioFunction {
         state.config.write(offset, data);
         let new = state.command();
         state.decode.set_command(old & new);
-        self.connection.write_config(offset, data);
+        state.requests_through = self.command.lets_requests_through();
+        let for_device = Command::for_device(offset, data, state.requests_through);
+        self.connection.write_config(offset, &for_device);
         // A device may answer again only after the slow write that it did not answer.
         if !state.decode.is_in_d0() {
             state
@@ -369,39 +366,6 @@ impl VfioFunction {
     fn is_slow(&self, state: &State, offset: u16, data: &[u8]) -> bool {
         let in_d0 = state.decode.is_in_d0();
         self.function_reset.starts(offset, data) || self.power.changes(in_d0, offset, data)
-    }
-
-    /// Makes a write during which the kernel resets the device or changes its power state. The lock
-    /// is released meanwhile, and the BARs are removed from the address map: other vCPUs do not
-    /// wait. Returns the lock.
-    ///
-    /// Afterwards the device tells the power state and which BARs it decodes: a reset ends D3, and
-    /// a device may refuse a power state.
-    fn write_slowly<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        offset: u16,
-        data: &[u8],
-    ) -> MutexGuard<'a, State> {
-        state.away = true;
-        state.decode.set_in_d0(false);
-        drop(state);
-        self.bar_accesses.suspend(true);
-        self.connection.write_config_slowly(offset, data);
-        self.bar_accesses.suspend(false);
-        let mut state = self.lock();
-        state.away = false;
-        self.slow_write_ended.notify_all();
-        if !state.connected {
-            self.quiesce_locked(&mut state);
-            return state;
-        }
-        let command = self.command.after_reset(state.command(), &self.connection);
-        state.config.set_u16(COMMAND, command);
-        state.decode.set_command(command);
-        let in_d0 = self.power.is_in_d0(&self.connection);
-        state.decode.set_in_d0(in_d0);
-        state
     }
 }
 

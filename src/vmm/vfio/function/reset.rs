@@ -6,7 +6,8 @@
 //! preferred to it, as in QEMU. A hot reset is possible where all functions that it resets are the
 //! guest's.
 //!
-//! At a reboot all devices are quiesced first. Then each device is reset: alone, or together with
+//! At a reboot, and when the guest resets the bus behind a root port, all devices are quiesced
+//! first. Then each device is reset: alone, or together with
 //! its neighbours. The VMM's registers follow when the guest's bus is reset.
 
 use std::sync::Arc;
@@ -84,10 +85,25 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
     // All devices are quiesced before the first reset. No device interrupts or does DMA while
     // another device is reset.
     let quiet: Vec<_> = functions.iter().filter(|f| f.quiesce_for_reset()).collect();
+    reset_quiet(&quiet, &names(functions));
+}
+
+/// Resets the functions behind a root port, whose secondary bus is in reset or whose link is down.
+/// A hot reset is possible where its scope is these functions: others of the guest go on. Meanwhile
+/// the functions read as ones, and only the calling vCPU waits.
+pub fn behind_port(functions: &[Arc<VfioFunction>]) {
+    let quiet: Vec<_> = functions.iter().filter(|f| f.begin_bus_reset()).collect();
+    reset_quiet(&quiet, &names(functions));
+    quiet.iter().for_each(|function| function.end_bus_reset());
+}
+
+/// Resets the devices of functions that are quiesced. `ours` are the functions that a hot reset may
+/// reset.
+fn reset_quiet(quiet: &[&Arc<VfioFunction>], ours: &[String]) {
     // Devices that can be reset alone come first. A reference to a device is held only during its
     // own reset, because the host may ask for the device meanwhile.
     let mut left = Vec::new();
-    for function in &quiet {
+    for function in quiet {
         let Some(device) = function.device() else {
             continue;
         };
@@ -103,7 +119,7 @@ pub fn devices(functions: &[Arc<VfioFunction>]) {
             continue;
         };
         if !done.iter().any(|d| d == device.name()) {
-            done.extend(together(&device, failure, &names(functions)));
+            done.extend(together(&device, failure, ours));
         }
     }
     for function in quiet {

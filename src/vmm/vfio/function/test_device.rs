@@ -8,6 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pci::atomic_ops::AtomicOps;
+use pci::express;
+use pci::link::Link;
 use vmm_sys_util::tempfile::TempFile;
 
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
@@ -20,13 +22,14 @@ pub(crate) struct TestDevice {
     /// Registers of BARs: index, offset, value. Other registers read as 0xa5 in each byte.
     registers: Vec<(u32, u64, u32)>,
     config: Mutex<[u8; 256]>,
-    regions: [RegionInfo; 7],
+    regions: [RegionInfo; 8],
     file: File,
     /// Whether reads fail.
     deaf: AtomicBool,
     /// The value of COMMAND's low byte, if that byte cannot be written.
     fixed_command: Option<u8>,
     exports: bool,
+    atomic_ops: AtomicOps,
     region_reads: AtomicU32,
 }
 
@@ -43,6 +46,7 @@ impl TestDevice {
             deaf: AtomicBool::new(false),
             fixed_command: None,
             exports: false,
+            atomic_ops: AtomicOps::NONE,
             region_reads: AtomicU32::new(0),
         }
     }
@@ -68,6 +72,17 @@ impl TestDevice {
     /// Adds a register of 32 bits, which can be read with that width while memory is decoded.
     pub(crate) fn with_register(mut self, bar: u32, offset: u64, value: u32) -> Self {
         self.registers.push((bar, offset, value));
+        self
+    }
+
+    /// Sets bytes of configuration space.
+    pub(crate) fn with_config(self, at: usize, bytes: &[u8]) -> Self {
+        self.config.lock().unwrap()[at..at + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+
+    pub(crate) fn with_atomic_ops(mut self, atomic_ops: AtomicOps) -> Self {
+        self.atomic_ops = atomic_ops;
         self
     }
 
@@ -135,7 +150,11 @@ impl Device for TestDevice {
     }
 
     fn atomic_ops(&self) -> AtomicOps {
-        AtomicOps::NONE
+        self.atomic_ops
+    }
+
+    fn link(&self, config: &[u8]) -> Option<Link> {
+        express::link(config)
     }
 
     fn map_fd(&self) -> RawFd {

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use pci::Bdf;
 use uuid::Uuid;
 
-use crate::config::device::{DeviceConfig, Slot};
+use crate::config::device::DeviceConfig;
+use crate::config::slots;
 use crate::hostinfo::device_node::device_node;
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::pci_device::PciDevice;
 use crate::hostinfo::sysfs::Sysfs;
-use crate::vfio::open::error::{MAX_DEVICES, StepError, VfioError};
+use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::nodes;
 use crate::vfio::opener::Waiting;
 
@@ -110,7 +111,8 @@ impl Candidate {
 /// # Errors
 /// The first mistake, with its remedy.
 pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, VfioError> {
-    check_slots(configs)?;
+    // The guest's bus has a slot for each device, and the guest will find them all.
+    slots::assign(configs)?;
     let mut names: Vec<HostName> = Vec::new();
     for config in configs {
         let address = &config.address;
@@ -128,33 +130,6 @@ pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, V
             HostName::Mediated(uuid) => check_mediated(sysfs, uuid, config.vf_token),
         });
     checked.collect()
-}
-
-/// Checks that the guest's bus has a slot for each device, and that the guest will find them all: a
-/// guest that finds no function 0 does not look for the slot's other functions (PCI Local Bus 3.0,
-/// 3.2.2.3.4).
-fn check_slots(configs: &[DeviceConfig]) -> Result<(), VfioError> {
-    let mut taken: Vec<Slot> = Vec::new();
-    for slot in configs.iter().filter_map(|c| c.slot) {
-        if taken.contains(&slot) {
-            return Err(VfioError::SlotTwice(slot));
-        }
-        taken.push(slot);
-    }
-    let has_first = |slot: &Slot| {
-        taken
-            .iter()
-            .any(|t| t.device == slot.device && t.function == 0)
-    };
-    if let Some(slot) = taken.iter().find(|slot| !has_first(slot)) {
-        return Err(VfioError::NoFunctionZero(*slot));
-    }
-    let first = taken.iter().filter(|slot| slot.function == 0).count();
-    let devices = first + configs.len() - taken.len();
-    if devices > MAX_DEVICES {
-        return Err(VfioError::TooMany(devices));
-    }
-    Ok(())
 }
 
 fn unreadable(what: String) -> impl FnOnce(io::Error) -> VfioError {

@@ -7,6 +7,7 @@ use pci::Bdf;
 use uuid::Uuid;
 
 use crate::config::device::Slot;
+use crate::config::slots::SlotError;
 use crate::errnos;
 use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::HostName;
@@ -17,7 +18,7 @@ use crate::vfio::open::nodes;
 use crate::vfio::opener::Waiting;
 
 /// Slots of the guest's root bus, without the host bridge's.
-pub(super) const MAX_DEVICES: usize = 31;
+const MAX_DEVICES: usize = 31;
 
 /// The reason why a device cannot be passed through.
 #[derive(Debug, thiserror::Error)]
@@ -260,6 +261,16 @@ fn culprit_list(culprits: &[PciDevice]) -> String {
     names.join(", ")
 }
 
+impl From<SlotError> for VfioError {
+    fn from(error: SlotError) -> Self {
+        match error {
+            SlotError::Twice(slot) => Self::SlotTwice(slot),
+            SlotError::NoFunctionZero(slot) => Self::NoFunctionZero(slot),
+            SlotError::TooMany(devices) => Self::TooMany(devices),
+        }
+    }
+}
+
 impl VfioError {
     /// Makes the error of a node that cannot be opened. `also` is the device's other node.
     pub(super) fn node(
@@ -329,7 +340,11 @@ impl VfioError {
             Self::NoFunctionZero(slot) => {
                 format!("give another device slot={:02x}.0", slot.device)
             }
-            Self::TooMany(_) => "pass fewer devices, or run a second guest".into(),
+            Self::TooMany(_) => {
+                "pass fewer devices, run a second guest, or let eight devices share a slot behind \
+                 root ports: port=on"
+                    .into()
+            }
             Self::NotVfio {
                 vgpu: Some(file), ..
             } => vgpu_hint(file),

@@ -26,11 +26,8 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
-use iommufd_ioctls::{IommuFd, IommufdError};
-use pci::addr::Range;
 use tracing::{info, warn};
 use uuid::Uuid;
 use vfio_ioctls::{VfioDevice, VfioIommufd};
@@ -39,6 +36,7 @@ use crate::phase;
 use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
+use crate::vfio::open::ioas::{iommu, iova_ranges, open_iommufd};
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
@@ -78,36 +76,6 @@ pub(super) fn open(
         mapper: Arc::new(IovaSpaces::of_iommufd(space, iommufd)),
         interface: "iommufd",
     })
-}
-
-/// Step 1.
-fn open_iommufd() -> Result<Arc<VfioIommufd>, VfioError> {
-    let iommufd = IommuFd::new().map_err(|e| match e {
-        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source, None),
-        other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
-    })?;
-    VfioIommufd::new(Arc::new(iommufd), None, None)
-        .map(Arc::new)
-        .map_err(|e| {
-            let source = match e {
-                vfio_ioctls::VfioError::NewVfioIommufd(IommufdError::IommuIoasAlloc(e)) => {
-                    io::Error::from_raw_os_error(e.errno())
-                }
-                other => io::Error::other(other),
-            };
-            iommu("IOMMU_IOAS_ALLOC", source)
-        })
-}
-
-fn iommu(call: &'static str, source: io::Error) -> VfioError {
-    VfioError::Iommu { call, source }
-}
-
-/// The I/O addresses that the address space can map.
-fn iova_ranges(iommufd: &VfioIommufd) -> io::Result<Vec<Range>> {
-    let ranges = uapi::ioas_ranges(&**iommufd.iommufd(), iommufd.ioas().id())?;
-    let range = |(first, last)| Range::inclusive(first, last);
-    Ok(ranges.into_iter().filter_map(range).collect())
 }
 
 fn open_device(

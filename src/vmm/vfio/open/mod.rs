@@ -6,6 +6,7 @@
 //! | `interface` | chooses between the kernel's two interfaces to the IOMMU |
 //! | `container` | opens by groups and a container: the order, its reason and its reverse |
 //! | `iommufd` | opens by device nodes and an iommufd: the order, its reason and its reverse |
+//! | `ioas` | the iommufd and its address space |
 //! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
 //! | `no_container` | why VFIO gives no container |
@@ -23,6 +24,7 @@ mod closing_watch;
 mod container;
 mod error;
 mod interface;
+mod ioas;
 mod iommufd;
 mod kvm;
 mod no_container;

@@ -84,6 +84,7 @@ impl Fixture {
             space: Arc::default(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
+            upstream: None,
         };
         let memory = Arc::new(Listener::default());
         map.space.subscribe(memory.clone()).unwrap();

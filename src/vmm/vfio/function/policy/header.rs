@@ -33,7 +33,9 @@ pub const HEADER: &[Register] = &[
     )
     .behind_port(
         bits(COMMAND_BITS as u32),
-        "as on bus 0; a BAR is there only while the port decodes it, in one of its windows",
+        "as on bus 0; a BAR is there only while the port decodes it, in one of its windows; the \
+         device masters the bus only while the port's COMMAND lets it, because the host's port \
+         does not follow the guest's",
     ),
     register(
         regs::STATUS,

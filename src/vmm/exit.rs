@@ -15,6 +15,16 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// The name in an event.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power-off",
+            Self::Reboot => "reboot",
+            Self::TripleFault => "triple-fault",
+            Self::Asked => "asked",
+        }
+    }
+
     /// The program's exit status: 3 after a triple fault, 0 otherwise.
     pub fn status(self) -> u8 {
         match self {

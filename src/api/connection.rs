@@ -1,0 +1,314 @@
+//! One client: what it has sent, and what it still has to read.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::events::{EventLog, Next};
+use crate::limits::{MAX_BODY, MAX_HEAD};
+use crate::message::{self, CONTINUE, Request, Response, Status};
+use crate::parser::{Parsed, parse};
+use crate::service::Caller;
+
+/// How long a request may take to arrive, and an answer to be read; a connection without a request
+/// is closed after the same time.
+pub const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client that was refused may take to end its request.
+const LINGER: Duration = Duration::from_secs(1);
+/// The bytes of a stream that wait for its reader; the other events wait in the log.
+const STREAM_BUFFER: usize = 16 << 10;
+/// More than the largest request has, with its chunks: the next request waits in the socket.
+const INPUT_BUFFER: usize = 2 * MAX_HEAD + MAX_BODY + MAX_HEAD;
+
+/// What the connection waits for.
+#[derive(Debug)]
+enum State {
+    /// A request.
+    Reading,
+    /// The answer that another thread makes.
+    Waiting(Caller),
+    /// Events after number `seen`.
+    Streaming { seen: u64, chunks: bool },
+    /// That the client reads the last bytes.
+    Closing,
+    /// That a client that was refused ends its request. Closing at once would make its write fail,
+    /// and it might not read the answer (RFC 9112, 9.6).
+    Lingering,
+    /// Nothing.
+    Closed,
+}
+
+/// How the last request wants its answer.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    keep_alive: bool,
+    with_body: bool,
+    chunks: bool,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    state: State,
+    form: Form,
+    input: Vec<u8>,
+    /// Whether the client has said all it will say.
+    input_ended: bool,
+    /// Whether "100 Continue" was sent for the request that is arriving.
+    continued: bool,
+    output: Vec<u8>,
+    /// Whether the client may still be sending what nobody reads.
+    refused: bool,
+    /// How much of the output was written.
+    written: usize,
+    deadline: Option<Instant>,
+}
+
+impl Connection {
+    /// Takes a stream, which must not block.
+    pub fn new(stream: UnixStream, now: Instant) -> Self {
+        Self {
+            stream,
+            state: State::Reading,
+            form: Form {
+                keep_alive: false,
+                with_body: true,
+                chunks: true,
+            },
+            input: Vec::new(),
+            input_ended: false,
+            continued: false,
+            refused: false,
+            output: Vec::new(),
+            written: 0,
+            deadline: Some(now + TIME_LIMIT),
+        }
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Whether the connection is over.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Whether the connection is over but for a client that was refused.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Whether more input is wanted now.
+    pub fn wants_input(&self) -> bool {
+        if matches!(self.state, State::Lingering) {
+            return true;
+        }
+        matches!(self.state, State::Reading) && self.output.is_empty() && !self.input_ended
+    }
+
+    /// Whether output waits for the client.
+    pub fn wants_output(&self) -> bool {
+        !self.output.is_empty() && !self.is_closed()
+    }
+
+    /// When the client has waited for too long.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The client has closed its side of the connection for good.
+    pub fn hang_up(&mut self) {
+        if let State::Waiting(caller) = &self.state {
+            caller.leave();
+        }
+        self.state = State::Closed;
+    }
+
+    /// The deadline is over.
+    pub fn expire(&mut self) {
+        match self.state {
+            State::Reading if !self.input.is_empty() && self.output.is_empty() => {
+                let late = "The request has not arrived whole within 10 seconds";
+                let late = Response::error(Status::RequestTimeout, &[late]);
+                self.refuse(&late, Instant::now());
+            }
+            _ => self.hang_up(),
+        }
+    }
+
+    /// Reads what there is.
+    pub fn read(&mut self) {
+        let mut buffer = [0; 16 << 10];
+        while self.input.len() < INPUT_BUFFER {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => {
+                    self.input_ended = true;
+                    break;
+                }
+                Ok(_) if matches!(self.state, State::Lingering) => {}
+                Ok(count) => self.input.extend(buffer.iter().take(count)),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return self.hang_up(),
+            }
+        }
+        if self.input_ended && matches!(self.state, State::Lingering) {
+            self.state = State::Closed;
+        }
+    }
+
+    /// The next request that has arrived whole, if this connection can answer one now. A request
+    /// that is none of ours is answered here.
+    pub fn next_request(&mut self, now: Instant) -> Option<Request> {
+        if !matches!(self.state, State::Reading) || !self.output.is_empty() {
+            return None;
+        }
+        if self.input.is_empty() {
+            if self.input_ended {
+                self.state = State::Closed;
+            }
+            return None;
+        }
+        match parse(&self.input) {
+            Parsed::Whole(request, used) => {
+                self.input.drain(..used);
+                self.continued = false;
+                self.deadline = None;
+                self.form = Form {
+                    keep_alive: request.keep_alive,
+                    with_body: request.method != "HEAD",
+                    chunks: request.chunks,
+                };
+                Some(*request)
+            }
+            Parsed::Partial { .. } if self.input_ended => {
+                // Nobody is there who would read an answer.
+                self.state = State::Closed;
+                None
+            }
+            Parsed::Partial { expects } => {
+                if expects && !self.continued {
+                    self.continued = true;
+                    self.output.extend(CONTINUE);
+                    self.flush();
+                }
+                None
+            }
+            Parsed::Bad(response) => {
+                self.refuse(&response, now);
+                None
+            }
+        }
+    }
+
+    /// Another thread makes the answer. Returns what tells that thread whether the client has gone.
+    pub fn wait(&mut self) -> Caller {
+        let caller = Caller::default();
+        self.state = State::Waiting(caller.clone());
+        caller
+    }
+
+    /// Queues the answer to the last request.
+    pub fn respond(&mut self, response: &Response, now: Instant) {
+        let Form {
+            keep_alive,
+            with_body,
+            ..
+        } = self.form;
+        self.output.extend(response.encode(keep_alive, with_body));
+        self.state = match keep_alive {
+            true => State::Reading,
+            false => State::Closing,
+        };
+        self.deadline = Some(now + TIME_LIMIT);
+        self.flush();
+    }
+
+    /// Answers what is no request of ours; the connection is of no further use.
+    pub fn refuse(&mut self, response: &Response, now: Instant) {
+        self.refused = true;
+        self.form.keep_alive = false;
+        self.form.with_body = true;
+        self.respond(response, now);
+    }
+
+    /// Answers the last request with the events after number `seen`.
+    pub fn stream(&mut self, seen: u64) {
+        let chunks = self.form.chunks;
+        self.state = State::Streaming { seen, chunks };
+        self.output.extend(message::stream_head(chunks));
+        self.flush();
+    }
+
+    /// Writes events that the client has not seen, as far as it reads. Without new events nothing
+    /// happens.
+    pub fn pump(&mut self, log: &EventLog, now: Instant) {
+        while let State::Streaming { seen, chunks } = self.state
+            && self.output.len() < STREAM_BUFFER
+        {
+            match log.after(seen) {
+                Next::Nothing => return,
+                Next::Line(line) => {
+                    let seen = seen + 1;
+                    self.state = State::Streaming { seen, chunks };
+                    self.output
+                        .extend(message::stream_line(Some(&line), chunks));
+                }
+                Next::Lost(line) => {
+                    self.output
+                        .extend(message::stream_line(Some(&line), chunks));
+                    self.end_stream(chunks, now);
+                }
+            }
+            self.flush();
+        }
+    }
+
+    /// Ends the stream, at the end of the server.
+    pub fn finish(&mut self, now: Instant) {
+        match self.state {
+            State::Streaming { chunks, .. } => self.end_stream(chunks, now),
+            State::Lingering => self.state = State::Closed,
+            State::Reading if self.output.is_empty() => self.state = State::Closed,
+            State::Reading => self.state = State::Closing,
+            _ => {}
+        }
+    }
+
+    fn end_stream(&mut self, chunks: bool, now: Instant) {
+        self.output.extend(message::stream_line(None, chunks));
+        self.state = State::Closing;
+        self.deadline = Some(now + TIME_LIMIT);
+        self.flush();
+    }
+
+    /// Writes what the client takes.
+    pub fn flush(&mut self) {
+        while let Some(rest @ [_, ..]) = self.output.get(self.written..) {
+            match self.stream.write(rest) {
+                Ok(count) => self.written += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.hang_up(),
+            }
+        }
+        self.output.clear();
+        self.written = 0;
+        if matches!(self.state, State::Closing) {
+            self.state = match self.refused && !self.input_ended {
+                false => State::Closed,
+                true => {
+                    // A client that has gone needs no end.
+                    let _ = self.stream.shutdown(Shutdown::Write);
+                    self.deadline = Some(Instant::now() + LINGER);
+                    State::Lingering
+                }
+            };
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The thread of all connections: its descriptors and its time limits.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use tracing::{debug, error};
+
+use crate::connection::Connection;
+use crate::events::{self, EventLog};
+use crate::listener::Listener;
+use crate::message::{Request, Response, Status};
+use crate::peer::Peer;
+use crate::service::{Caller, Found, Kind, Route, Service};
+use crate::workers::{Job, Workers};
+
+/// The most connections at a time.
+pub const MAX_CONNECTIONS: usize = 16;
+/// How long the last answers may take to be made, and those and the last events to be read, at the
+/// end. A worker that a call of the kernel keeps ends with the process.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long no connection is taken after the host had no descriptors left.
+const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+const LISTENER: u64 = 0;
+const STOP: u64 = 1;
+const EVENTS: u64 = 2;
+const ANSWERS: u64 = 3;
+/// The first number of a connection.
+const FIRST: u64 = 16;
+
+/// A running server. Dropping this ends it.
+pub struct Server {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves `service` and the events of `log` on the socket, by a thread of its own.
+    ///
+    /// # Errors
+    /// The host has no descriptors or threads left.
+    pub fn start(listener: Listener, service: Service, log: Arc<EventLog>) -> io::Result<Self> {
+        let stop = Arc::new(events::new_eventfd()?);
+        let workers = Workers::start()?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let input = EventFlags::IN;
+        for (fd, key) in [
+            (listener.socket().as_fd(), LISTENER),
+            (stop.as_fd(), STOP),
+            (log.wake(), EVENTS),
+            (workers.wake(), ANSWERS),
+        ] {
+            epoll::add(&epoll, fd, EventData::new_u64(key), input)?;
+        }
+        let thread = Thread {
+            epoll,
+            listener: Some(listener),
+            listen_again: None,
+            service,
+            log,
+            workers,
+            connections: BTreeMap::new(),
+            last: FIRST,
+            stop: Arc::clone(&stop),
+        };
+        let name = thread::Builder::new().name("api".into());
+        Ok(Self {
+            stop,
+            thread: Some(name.spawn(move || thread.run())?),
+        })
+    }
+
+    /// Ends the server: the socket goes, and the clients get their last answers and events, if they
+    /// read them within a second.
+    pub fn stop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            events::wake(&self.stop);
+            // A panic was printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What the thread owns.
+struct Thread {
+    epoll: OwnedFd,
+    /// `None` once the server is being stopped.
+    listener: Option<Listener>,
+    /// When connections are taken again, after the host had no descriptors left.
+    listen_again: Option<Instant>,
+    service: Service,
+    log: Arc<EventLog>,
+    workers: Workers,
+    connections: BTreeMap<u64, (Connection, EventFlags)>,
+    last: u64,
+    stop: Arc<OwnedFd>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        let mut end = None;
+        while end.is_none_or(|end| Instant::now() < end) {
+            let stops = match self.step(end) {
+                Ok(stops) => stops,
+                Err(e) => return error!("the API's socket is closed: {e}"),
+            };
+            if stops && let Some(listener) = self.listener.take() {
+                listener.close();
+                end = Some(Instant::now() + LAST_WORDS);
+            }
+            if end.is_some() {
+                self.finish();
+                if self.connections.is_empty() && !self.workers.are_busy() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Lets each connection end once it has its answer and its events.
+    fn finish(&mut self) {
+        let now = Instant::now();
+        for (connection, _) in self.connections.values_mut() {
+            connection.pump(&self.log, now);
+            connection.finish(now);
+        }
+        self.update();
+    }
+
+    /// Waits for descriptors and deadlines, and serves them. Returns whether the server is to stop.
+    fn step(&mut self, end: Option<Instant>) -> io::Result<bool> {
+        let mut events = Vec::with_capacity(32);
+        let timeout = self.timeout(end);
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(&self.epoll, buffer, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let mut stops = false;
+        for Event { flags, data } in events {
+            match data.u64() {
+                LISTENER => self.accept(),
+                STOP => {
+                    events::clear(self.stop.as_fd());
+                    stops = true;
+                }
+                EVENTS => {
+                    events::clear(self.log.wake());
+                    self.pump();
+                }
+                ANSWERS => self.answer(),
+                number => self.serve(number, flags),
+            }
+        }
+        self.expire();
+        self.update();
+        Ok(stops)
+    }
+
+    /// The time until the next deadline.
+    fn timeout(&self, end: Option<Instant>) -> Option<Timespec> {
+        let connections = self.connections.values();
+        let deadlines = connections.filter_map(|(connection, _)| connection.deadline());
+        let next = deadlines.chain(self.listen_again).chain(end).min()?;
+        let left = next.saturating_duration_since(Instant::now());
+        // Rounded up, so that the deadline is over afterwards.
+        Timespec::try_from(left + Duration::from_millis(1)).ok()
+    }
+
+    /// Takes the connections that wait.
+    fn accept(&mut self) {
+        while let Some(listener) = &self.listener {
+            match listener.socket().accept() {
+                Ok((stream, _)) => self.take(stream),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if is_lack(&e) => {
+                    debug!("no connection is taken for a moment: {e}");
+                    self.listen_again = Some(Instant::now() + WITHOUT_DESCRIPTORS);
+                    return self.listen(false);
+                }
+                // The client has gone already (accept(2)).
+                Err(e) => debug!("a connection was lost: {e}"),
+            }
+        }
+    }
+
+    /// Whether the socket's connections wake the thread.
+    fn listen(&self, wanted: bool) {
+        let flags = match wanted {
+            true => EventFlags::IN,
+            false => EventFlags::empty(),
+        };
+        if let Some(listener) = &self.listener {
+            let (socket, data) = (listener.socket(), EventData::new_u64(LISTENER));
+            if let Err(e) = epoll::modify(&self.epoll, socket, data, flags) {
+                error!("the API takes no connections: {e}");
+            }
+        }
+    }
+
+    /// Takes a connection, if its client may control this process and there are not too many.
+    fn take(&mut self, stream: UnixStream) {
+        if let Err(e) = stream.set_nonblocking(true) {
+            return debug!("a connection cannot be used: {e}");
+        }
+        let now = Instant::now();
+        let peer = Peer::of(stream.as_fd());
+        let may = peer.is_ok_and(Peer::may_control);
+        let mut connection = Connection::new(stream, now);
+        let all = self.connections.values();
+        let refused = all.filter(|(c, _)| c.is_refused()).count();
+        if !may {
+            let why = "Only root and the user of this process may use its socket";
+            connection.refuse(&Response::error(Status::Forbidden, &[why]), now);
+        } else if self.connections.len() - refused >= MAX_CONNECTIONS {
+            let why = format!("There are {MAX_CONNECTIONS} connections already");
+            connection.refuse(&Response::error(Status::Unavailable, &[&why]), now);
+        }
+        if connection.is_refused() && refused >= MAX_CONNECTIONS {
+            return;
+        }
+        self.last += 1;
+        let (data, input) = (EventData::new_u64(self.last), EventFlags::IN);
+        match epoll::add(&self.epoll, connection.fd(), data, input) {
+            Ok(()) => _ = self.connections.insert(self.last, (connection, input)),
+            Err(e) => debug!("a connection cannot be watched: {e}"),
+        }
+    }
+
+    /// A connection is readable or writable, or its client has gone.
+    fn serve(&mut self, number: u64, flags: EventFlags) {
+        let Some((connection, _)) = self.connections.get_mut(&number) else {
+            return;
+        };
+        if flags.contains(EventFlags::OUT) {
+            connection.flush();
+        }
+        if flags.contains(EventFlags::IN) {
+            connection.read();
+        }
+        connection.pump(&self.log, Instant::now());
+        self.requests(number);
+        // A client may send its last request and leave.
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR)
+            && let Some((connection, _)) = self.connections.get_mut(&number)
+        {
+            connection.hang_up();
+        }
+    }
+
+    /// Answers the requests of a connection that have arrived, in their order.
+    fn requests(&mut self, number: u64) {
+        while let Some((connection, _)) = self.connections.get_mut(&number)
+            && let Some(request) = connection.next_request(Instant::now())
+        {
+            let response = match self.service.find(&request.method, &request.path) {
+                Found::Nothing => {
+                    let why = format!("There is no {}", request.path);
+                    Some(Response::error(Status::NotFound, &[why]))
+                }
+                Found::OtherMethods(methods) => Some(Response::allow_only(&methods)),
+                Found::Route(route) => {
+                    let route = Arc::clone(route);
+                    dispatch(
+                        number,
+                        connection,
+                        request,
+                        route,
+                        &self.log,
+                        &mut self.workers,
+                    )
+                }
+            };
+            if let Some(response) = response {
+                connection.respond(&response, Instant::now());
+            }
+        }
+    }
+
+    /// Answers of the workers.
+    fn answer(&mut self) {
+        for done in self.workers.done() {
+            if let Some((connection, _)) = self.connections.get_mut(&done.connection) {
+                connection.respond(&done.response, Instant::now());
+                self.requests(done.connection);
+            }
+        }
+    }
+
+    /// There are events.
+    fn pump(&mut self) {
+        let now = Instant::now();
+        for (connection, _) in self.connections.values_mut() {
+            connection.pump(&self.log, now);
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = Instant::now();
+        for (connection, _) in self.connections.values_mut() {
+            if connection
+                .deadline()
+                .is_some_and(|deadline| deadline <= now)
+            {
+                connection.expire();
+            }
+        }
+        if self.listen_again.is_some_and(|again| again <= now) {
+            self.listen_again = None;
+            self.listen(true);
+        }
+    }
+
+    /// Drops the connections that are over, and tells epoll what the others wait for.
+    fn update(&mut self) {
+        self.connections
+            .retain(|_, (connection, _)| !connection.is_closed());
+        for (number, (connection, told)) in &mut self.connections {
+            let mut wanted = EventFlags::empty();
+            wanted.set(EventFlags::IN, connection.wants_input());
+            wanted.set(EventFlags::OUT, connection.wants_output());
+            if wanted != *told {
+                let data = EventData::new_u64(*number);
+                match epoll::modify(&self.epoll, connection.fd(), data, wanted) {
+                    Ok(()) => *told = wanted,
+                    Err(e) => {
+                        debug!("a connection cannot be watched: {e}");
+                        connection.hang_up();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Answers a request, or leaves the answer to a worker or to the stream of events.
+fn dispatch(
+    number: u64,
+    connection: &mut Connection,
+    request: Request,
+    route: Arc<Route>,
+    log: &EventLog,
+    workers: &mut Workers,
+) -> Option<Response> {
+    debug!("{} {}", request.method, request.path);
+    let kind = route.kind;
+    if kind == Kind::Now {
+        return Some((route.answer)(&request, &Caller::default()));
+    }
+    if kind == Kind::Events {
+        let seen = match since(&request, log.last()) {
+            Ok(seen) => seen,
+            Err(why) => {
+                let hint = "hint: the numbers of another run do not count: leave since out";
+                return Some(Response::error(Status::BadRequest, &[&why, hint]));
+            }
+        };
+        connection.stream(seen);
+        connection.pump(log, Instant::now());
+        return None;
+    }
+    let caller = connection.wait();
+    let job = Job {
+        connection: number,
+        route,
+        request,
+        caller,
+    };
+    let (takes, status, why) = match kind {
+        Kind::Change => (
+            workers.change(job),
+            Status::Conflict,
+            "Another change is being made: try again when it has ended",
+        ),
+        _ => (
+            workers.query(job),
+            Status::Unavailable,
+            "Too many requests wait for an answer",
+        ),
+    };
+    (!takes).then(|| Response::error(status, &[why]))
+}
+
+/// The number of the last event that a client has seen; without `?since=`, the last there is.
+fn since(request: &Request, last: u64) -> Result<u64, String> {
+    let Some(text) = request.parameter("since") else {
+        return Ok(last);
+    };
+    match text.parse() {
+        Ok(seen) if seen <= last => Ok(seen),
+        Ok(_) => Err(format!(
+            "since= is after the last event, which has number {last}"
+        )),
+        Err(_) => Err("since= is the number of an event".into()),
+    }
+}
+
+/// Whether the host has no descriptors or memory left (accept(2)).
+fn is_lack(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Routes: which function answers which request, and how long that may take.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::message::{Request, Response};
+
+/// How a route is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// At once, on the thread of all connections: the function takes no lock that may be held long.
+    Now,
+    /// On a thread of its own, one after the other.
+    Query,
+    /// On another thread, one at a time: a second change meanwhile is refused (409).
+    Change,
+    /// By the stream of events; the function is not called.
+    Events,
+}
+
+/// A function that answers requests.
+pub type Answer = Box<dyn Fn(&Request, &Caller) -> Response + Send + Sync>;
+
+/// A route.
+pub struct Route {
+    /// The method, in capitals.
+    pub method: &'static str,
+    /// The path.
+    pub path: &'static str,
+    /// How it is answered.
+    pub kind: Kind,
+    /// The answer.
+    pub answer: Answer,
+}
+
+impl Route {
+    /// Makes a route.
+    pub fn new(
+        method: &'static str,
+        path: &'static str,
+        kind: Kind,
+        answer: impl Fn(&Request, &Caller) -> Response + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            method,
+            path,
+            kind,
+            answer: Box::new(answer),
+        }
+    }
+}
+
+/// The client that waits for an answer.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    gone: Arc<AtomicBool>,
+}
+
+impl Caller {
+    /// Whether the client has closed its connection, so that nobody learns the answer.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn leave(&self) {
+        self.gone.store(true, Ordering::Release);
+    }
+}
+
+/// What a method and a path lead to.
+pub(crate) enum Found<'a> {
+    Route(&'a Arc<Route>),
+    /// The path has only these methods.
+    OtherMethods(Vec<&'static str>),
+    Nothing,
+}
+
+/// All routes.
+pub struct Service {
+    routes: Vec<Arc<Route>>,
+}
+
+impl Service {
+    /// Makes a service of these routes.
+    pub fn new(routes: Vec<Route>) -> Self {
+        Self {
+            routes: routes.into_iter().map(Arc::new).collect(),
+        }
+    }
+
+    /// Method and path of each route.
+    pub fn routes(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        self.routes.iter().map(|route| (route.method, route.path))
+    }
+
+    pub(crate) fn find(&self, method: &str, path: &str) -> Found<'_> {
+        let here: Vec<_> = self.routes.iter().filter(|r| r.path == path).collect();
+        match here.iter().find(|r| r.method == method) {
+            Some(route) => Found::Route(route),
+            None if here.is_empty() => Found::Nothing,
+            None => Found::OtherMethods(here.iter().map(|r| r.method).collect()),
+        }
+    }
+}

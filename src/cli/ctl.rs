@@ -1,0 +1,79 @@
+//! `mini-vmm ctl PATH VERB`: asks a running guest's mini-vmm, or changes the guest.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Ask or change a running guest, through the socket of its --api-socket
+#[derive(Debug, Args)]
+pub struct CtlArgs {
+    /// The socket, as the run's --api-socket names it
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// A request. clap builds the flags of a verb only when the verb is used, as for
+/// [`Command`](crate::cli::Command).
+#[derive(Debug, Subcommand)]
+#[command(defer = true)]
+pub enum Verb {
+    /// Show the guest's state, its configuration and its devices
+    Info(Output),
+
+    /// Stop the guest's vCPUs
+    #[command(after_help = "\
+Only the vCPUs stop. The devices go on: DMA that was asked for still reaches the
+guest's memory, and interrupts gather until the guest resumes. A Linux guest's
+watchdogs are told of the pause when it ends.
+
+SIGTERM, SIGUSR1, Ctrl-A x and the other verbs work during a pause.")]
+    Pause,
+
+    /// Let the guest's vCPUs go on after a pause
+    Resume,
+
+    /// Reset the guest and its devices, and boot again, as a reset button does
+    #[command(after_help = "\
+The guest is not asked. The vCPUs run afterwards, even if the guest was paused.
+With --no-reboot the run ends.")]
+    Reboot,
+
+    /// Press the guest's power button: its system shuts down, if it listens
+    #[command(after_help = "\
+The guest decides what the button does. Linux reports the press to systemd, or
+to acpid; without either, nothing happens. Ctrl-A p is the same.")]
+    PowerButton,
+
+    /// End the run, as SIGTERM does; the guest is not asked
+    Shutdown,
+
+    /// Print what happens, one line for each event, until the run ends
+    #[command(after_help = "\
+Events: guest-reset, paused, resumed, shutdown, degraded (a loss of the guest,
+with its code). A reader that is more than 1024 events behind gets `lost` with
+their number, and is disconnected.")]
+    Events(EventsArgs),
+}
+
+/// Show the guest's state, its configuration and its devices
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Print what happens, one line for each event, until the run ends
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Begin after the event with this number; 0 begins with the first [only new events]
+    #[arg(long, value_name = "NUMBER")]
+    pub since: Option<u64>,
+
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,101 @@
+//! `--api-socket`: what the socket of a running guest answers (docs/control.md).
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`routes`] | methods and paths, as Cloud Hypervisor has them where it has them |
+//! | [`info`] | `vmm.ping` and `vm.info` |
+//! | [`summary`] | the configuration in `vm.info` |
+//! | [`vm`] | what all answers are made of |
+//!
+//! The crate `api` has the socket, HTTP and the limits; `vmm::control` makes the changes.
+
+pub mod info;
+pub mod routes;
+pub mod summary;
+pub mod vm;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use api::events::EventLog;
+use api::listener::{ListenError, Listener};
+use api::server::Server;
+use api::service::Service;
+use serde::Serialize;
+use vmm::control::Control;
+use vmm::log::degraded;
+use vmm::run_events::RunEvent;
+use vmm::stats::Stats;
+
+use crate::control::summary::VmSummary;
+use crate::control::vm::Vm;
+
+/// Why a run has no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The socket cannot be made.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The host has no threads or descriptors left.
+    #[error("the API cannot be started")]
+    Start(#[source] io::Error),
+}
+
+impl ControlError {
+    /// The remedy.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Listen(e) => e.hint(),
+            Self::Start(_) => "raise the limits with `ulimit -n` and `ulimit -u`".into(),
+        }
+    }
+}
+
+/// Serves the socket until the returned server is dropped. Events of the run are published from now
+/// on.
+///
+/// # Errors
+/// The host has no threads or descriptors left.
+pub fn serve(
+    listener: Listener,
+    control: Control,
+    stats: Arc<Stats>,
+    summary: VmSummary,
+    started: Instant,
+) -> Result<Server, ControlError> {
+    let log = Arc::new(EventLog::new().map_err(ControlError::Start)?);
+    publish(&control, &log);
+    let vm = Arc::new(Vm {
+        control,
+        stats,
+        summary,
+        started,
+        log: Arc::clone(&log),
+    });
+    let service = Service::new(routes::routes(&vm));
+    Server::start(listener, service, log).map_err(ControlError::Start)
+}
+
+/// What an event says beside its name.
+#[derive(Serialize)]
+struct Reason {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+/// Publishes the events of the run, and each loss of the guest.
+fn publish(control: &Control, log: &Arc<EventLog>) {
+    let of_run = Arc::clone(log);
+    control.events().observe(move |event| {
+        let (name, reason) = match event {
+            RunEvent::GuestReset => ("guest-reset", None),
+            RunEvent::Paused => ("paused", None),
+            RunEvent::Resumed => ("resumed", None),
+            RunEvent::Shutdown(reason) => ("shutdown", Some(reason)),
+        };
+        of_run.publish(name, &Reason { reason });
+    });
+    let of_losses = Arc::clone(log);
+    degraded::observe(move |loss| of_losses.publish("degraded", loss));
+}

@@ -1,0 +1,24 @@
+//! What all answers are made of.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use api::events::EventLog;
+use vmm::control::Control;
+use vmm::stats::Stats;
+
+use crate::control::summary::VmSummary;
+
+/// What the answers are made of.
+pub struct Vm {
+    /// The controls of the machine.
+    pub control: Control,
+    /// The counters of the run.
+    pub stats: Arc<Stats>,
+    /// The configuration.
+    pub summary: VmSummary,
+    /// When the process began.
+    pub started: Instant,
+    /// The events of the run.
+    pub log: Arc<EventLog>,
+}

@@ -1,0 +1,167 @@
+//! What a user may ask of a running VM, and what the user is told.
+//!
+//! Any thread may ask. A request that changes the VM returns when the change is made, which may
+//! take seconds; what is read takes no lock that a change keeps.
+
+use std::io;
+use std::sync::{Arc, Weak};
+
+use pci::Bdf;
+
+use crate::devices::power_button::PowerButton;
+use crate::exit::Exit;
+use crate::lifecycle::Asker;
+use crate::run_events::{RunEvent, RunEvents};
+use crate::vcpu::pause::{PauseError, PausePoint};
+use crate::vfio::function::VfioFunction;
+
+/// A change of a running VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ControlRequest {
+    /// Stop the vCPUs. Devices go on: their DMA reaches guest memory, and their interrupts gather.
+    Pause,
+    /// Let the vCPUs go on.
+    Resume,
+    /// Reset the VM and its devices, and boot again; the vCPUs run afterwards. With `--no-reboot`
+    /// the run ends.
+    Reboot,
+    /// Press the power button: the guest's system shuts down if it listens.
+    PowerButton,
+}
+
+/// Why a change is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The vCPUs are not in the state that the change needs, or do not reach the wanted one.
+    #[error(transparent)]
+    Pause(#[from] PauseError),
+    /// The power button's interrupt is not raised.
+    #[error("the power button cannot be pressed")]
+    PowerButton(#[source] io::Error),
+    /// The run is over.
+    #[error("the run has ended")]
+    Ended,
+}
+
+impl ControlError {
+    /// The remedy, most often a command to type.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Pause(PauseError::AlreadyPaused) => {
+                Some("let it go on: mini-vmm ctl PATH resume")
+            }
+            Self::Pause(PauseError::NotPaused) => Some("pause it first: mini-vmm ctl PATH pause"),
+            Self::Pause(PauseError::Busy(_)) => {
+                Some("try again; the vCPUs wait for a reset of a device, or for memory")
+            }
+            Self::Pause(PauseError::Ended) | Self::PowerButton(_) | Self::Ended => None,
+        }
+    }
+
+    /// Whether the VM's state does not allow the change, as opposed to a change that failed.
+    pub fn is_state(&self) -> bool {
+        use PauseError::{AlreadyPaused, NotPaused};
+        matches!(self, Self::Pause(AlreadyPaused | NotPaused))
+    }
+}
+
+/// The state of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// The vCPUs run, or are being started.
+    Running,
+    /// The vCPUs have stopped; devices go on.
+    Paused,
+    /// The run is over.
+    Ended,
+}
+
+/// The controls of one machine.
+#[derive(Clone)]
+pub struct Control {
+    pub(crate) pause: Arc<PausePoint>,
+    pub(crate) events: Arc<RunEvents>,
+    pub(crate) asker: Asker,
+    pub(crate) power_button: Arc<PowerButton>,
+    pub(crate) functions: Vec<(Bdf, Weak<VfioFunction>)>,
+}
+
+impl Control {
+    /// The state of the run.
+    pub fn state(&self) -> RunState {
+        match (self.events.ended(), self.pause.is_paused()) {
+            (Some(_), _) => RunState::Ended,
+            (None, true) => RunState::Paused,
+            (None, false) => RunState::Running,
+        }
+    }
+
+    /// What has happened in the run.
+    pub fn events(&self) -> &RunEvents {
+        &self.events
+    }
+
+    /// The passed-through functions with their addresses in the guest, without those that have been
+    /// removed.
+    pub fn functions(&self) -> Vec<(Bdf, Arc<VfioFunction>)> {
+        let functions = self.functions.iter();
+        functions
+            .filter_map(|(bdf, f)| Some((*bdf, f.upgrade()?)))
+            .collect()
+    }
+
+    /// Makes a change, and returns when it is made.
+    ///
+    /// # Errors
+    /// The VM's state does not allow the change, or the change has failed.
+    pub fn change(&self, request: ControlRequest) -> Result<(), ControlError> {
+        if self.events.ended().is_some() {
+            return Err(ControlError::Ended);
+        }
+        match request {
+            ControlRequest::Pause => self.pause()?,
+            ControlRequest::Resume => self.resume()?,
+            ControlRequest::Reboot => self.reboot()?,
+            ControlRequest::PowerButton => {
+                self.power_button
+                    .press()
+                    .map_err(ControlError::PowerButton)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the run, as SIGTERM does, paused or not. Returns at once, and cannot be refused.
+    pub fn shut_down(&self) {
+        self.asker.shut_down();
+    }
+
+    fn pause(&self) -> Result<(), PauseError> {
+        self.pause.pause()?;
+        self.events.tell(RunEvent::Paused);
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), PauseError> {
+        self.pause.resume()?;
+        self.events.tell(RunEvent::Resumed);
+        Ok(())
+    }
+
+    /// The vCPUs of a paused guest do not run before its reset: they wait at the start of the next
+    /// boot, and the pause is ended there.
+    fn reboot(&self) -> Result<(), ControlError> {
+        let boots = self.events.boots();
+        self.asker.reboot();
+        match self.events.wait_for_boot_after(boots) {
+            None => {}
+            // The run ends at a reboot, as the user wished.
+            Some(reason) if reason == Exit::Reboot.name() => return Ok(()),
+            Some(_) => return Err(ControlError::Ended),
+        }
+        if self.pause.is_paused() {
+            self.resume()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! The guest's root ports: where they are on bus 0, and what firmware has set in them.
+
+use std::sync::Arc;
+
+use pci::host_path::HostPath;
+use pci::port_setup::PortSetup;
+use pci::root_port::PortShape;
+use pci::{Bdf, RootBus};
+
+use crate::config::device::Slot;
+use crate::config::slots::GuestAddress;
+use crate::layout;
+use crate::machine::error::MachineError;
+use crate::port::Port;
+use crate::vfio::device::SharedDevice;
+use crate::vfio::host_path;
+
+/// A root port on bus 0.
+pub(super) struct GuestPort {
+    /// The port's address.
+    pub bdf: Bdf,
+    pub port: Arc<Port>,
+}
+
+/// The root ports, in the order of their addresses. That is the order in which a guest finds them,
+/// and so firmware numbers their buses.
+#[derive(Default)]
+pub(super) struct Ports {
+    list: Vec<GuestPort>,
+}
+
+impl Ports {
+    /// The port at `slot`, which is made if there is none. `path` is the way of the function that
+    /// comes behind the port to the host's root complex; the port shows what all of them have.
+    ///
+    /// # Errors
+    /// The address belongs to another function.
+    pub fn at(
+        &mut self,
+        slot: Slot,
+        path: HostPath,
+        root: &RootBus,
+    ) -> Result<&GuestPort, MachineError> {
+        let key = (slot.device, slot.function);
+        let found = self
+            .list
+            .binary_search_by_key(&key, |port| (port.bdf.device, port.bdf.function));
+        let index = match found {
+            Ok(index) => {
+                self.list[index].port.share_path(path);
+                index
+            }
+            Err(index) => {
+                let port = Arc::new(Port::new(shape(slot, path)));
+                let upstream = Arc::clone(port.upstream());
+                let bdf = root.add_port(slot.device, slot.function, port.clone(), upstream)?;
+                self.list.insert(index, GuestPort { bdf, port });
+                index
+            }
+        };
+        Ok(&self.list[index])
+    }
+
+    /// The ports, in the order of their addresses.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &GuestPort> {
+        self.list.iter()
+    }
+
+    /// Sets what each port has at power-on.
+    pub fn set_power_on(&self, setups: &[PortSetup]) {
+        for (port, setup) in self.list.iter().zip(setups) {
+            port.port.set_power_on(setup);
+        }
+    }
+
+    /// Removes the ports from the bus, with all that is behind them.
+    pub fn detach(&self, root: &RootBus) {
+        for port in &self.list {
+            root.remove(port.bdf.device, port.bdf.function);
+        }
+    }
+}
+
+/// The way of each device to the host's root complex, which the port above it in the guest shows.
+/// Functions behind one port have one way. A device on bus 0 is not asked.
+///
+/// # Errors
+/// A device does not answer.
+pub(super) fn paths(
+    devices: &[SharedDevice],
+    addresses: &[GuestAddress],
+) -> Result<Vec<HostPath>, MachineError> {
+    let own = devices.iter().zip(addresses);
+    let own = own.map(|(device, address)| match address.behind {
+        None => Ok(HostPath::default()),
+        Some(_) => host_path::of(&**device),
+    });
+    let own = own.collect::<Result<Vec<_>, _>>()?;
+    let shared = addresses.iter().map(|address| {
+        let all = own.iter().zip(addresses);
+        let same = all.filter(|(_, other)| other.slot == address.slot);
+        HostPath::shared(&same.map(|(path, _)| *path).collect::<Vec<_>>())
+    });
+    Ok(shared.collect())
+}
+
+/// What is fixed about the port at a slot. No two ports of a guest have one number; 0 is no slot's.
+fn shape(slot: Slot, path: HostPath) -> PortShape {
+    PortShape {
+        path,
+        number: slot.device << 3 | slot.function,
+        pin: slot.function % layout::INTX_PINS,
+    }
+}

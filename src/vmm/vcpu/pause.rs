@@ -1,0 +1,272 @@
+//! Pausing and stopping vCPUs: where their threads wait while the guest is paused.
+//!
+//! The exit loop reads one flag before each KVM_RUN, for a pause and for the end alike, so a pause
+//! costs nothing while nobody asks for one. A thread that leaves the loop for a pause keeps its
+//! vCPU as the last exit left it: the next KVM_RUN completes the exit's instruction.
+//!
+//! A pause lasts until it is ended. If the guest is reset meanwhile, the vCPUs of its next boot
+//! wait before their first instruction.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::signal::{Killable, SIGRTMIN};
+
+/// How long a vCPU may take to leave an exit. A reset of a device that its vCPU waits for may take
+/// longer (docs/rules.md, "What holds a vCPU up").
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The time after which the signal is sent again: the first is lost if it arrives just before
+/// KVM_RUN.
+const KICK_AGAIN: Duration = Duration::from_micros(200);
+
+/// Why a guest is not paused, or does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PauseError {
+    /// It is paused.
+    #[error("the guest is paused already")]
+    AlreadyPaused,
+    /// It is not paused.
+    #[error("the guest is not paused")]
+    NotPaused,
+    /// vCPUs wait in an exit.
+    #[error("the guest is not paused: {0} of its vCPUs still wait for a device after 10 seconds")]
+    Busy(usize),
+    /// Somebody ended the pause before all vCPUs had stopped.
+    #[error("the guest is not paused: the pause was ended meanwhile")]
+    Ended,
+}
+
+/// A vCPU's thread, which is alive while it is in the list of threads.
+#[derive(Clone, Copy)]
+struct VcpuThread(libc::pthread_t);
+
+// SAFETY: a VcpuThread is removed from the list by its own thread, under the list's lock, so the
+// handle is valid for each user of the list.
+unsafe impl Killable for VcpuThread {
+    fn pthread_handle(&self) -> libc::pthread_t {
+        self.0
+    }
+}
+
+/// Where the threads of all vCPUs wait.
+#[derive(Default)]
+pub struct PausePoint {
+    /// Whether the vCPUs must leave their exit loops.
+    leave: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    paused: bool,
+    stopping: bool,
+    threads: Vec<VcpuThread>,
+    /// Threads that wait for the end of the pause.
+    waiting: usize,
+}
+
+impl State {
+    fn running(&self) -> usize {
+        self.threads.len().saturating_sub(self.waiting)
+    }
+}
+
+/// The calling thread's membership; dropping it ends the membership.
+pub struct Membership<'a>(&'a PausePoint);
+
+impl Drop for Membership<'_> {
+    fn drop(&mut self) {
+        let this = this_thread();
+        self.0.lock().threads.retain(|thread| thread.0 != this.0);
+        self.0.changed.notify_all();
+    }
+}
+
+fn this_thread() -> VcpuThread {
+    // SAFETY: the call takes nothing and changes nothing.
+    VcpuThread(unsafe { libc::pthread_self() })
+}
+
+impl PausePoint {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let leave = state.paused || state.stopping;
+        self.leave.store(leave, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// The flag that the exit loop reads.
+    pub fn leave(&self) -> &AtomicBool {
+        &self.leave
+    }
+
+    /// Makes the calling thread one of the vCPUs' threads, which a pause waits for.
+    pub fn join(&self) -> Membership<'_> {
+        self.lock().threads.push(this_thread());
+        Membership(self)
+    }
+
+    /// Waits until the pause is over; returns `false` if the vCPUs are being stopped. To be called
+    /// by a vCPU's thread that has left its loop.
+    pub fn wait(&self) -> bool {
+        let mut state = self.lock();
+        state.waiting += 1;
+        self.changed.notify_all();
+        let over = |state: &mut State| state.paused && !state.stopping;
+        let wait = self.changed.wait_while(state, over);
+        let mut state = wait.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        !state.stopping
+    }
+
+    /// The vCPUs are about to start.
+    pub fn begin(&self) {
+        self.change(|state| state.stopping = false);
+    }
+
+    /// The vCPUs must stop, paused or not. The caller interrupts their threads.
+    pub fn stop(&self) {
+        self.change(|state| state.stopping = true);
+    }
+
+    /// Whether no vCPU runs because of a pause.
+    pub fn is_paused(&self) -> bool {
+        let state = self.lock();
+        state.paused && state.running() == 0
+    }
+
+    /// Pauses the guest: after this, no vCPU executes an instruction until [`PausePoint::resume`].
+    ///
+    /// # Errors
+    /// The guest is paused already, or a vCPU does not leave an exit in time; the others go on
+    /// then.
+    pub fn pause(&self) -> Result<(), PauseError> {
+        if self.lock().paused {
+            return Err(PauseError::AlreadyPaused);
+        }
+        self.change(|state| state.paused = true);
+        let end = Instant::now() + PATIENCE;
+        let mut state = self.lock();
+        while state.paused && state.running() > 0 {
+            if Instant::now() >= end {
+                let running = state.running();
+                drop(state);
+                self.change(|state| state.paused = false);
+                return Err(PauseError::Busy(running));
+            }
+            for thread in &state.threads {
+                // A thread in the list has not ended, so the signal reaches it.
+                let _ = thread.kill(SIGRTMIN());
+            }
+            let wait = self.changed.wait_timeout(state, KICK_AGAIN);
+            state = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        match state.paused {
+            true => Ok(()),
+            false => Err(PauseError::Ended),
+        }
+    }
+
+    /// Ends a pause.
+    ///
+    /// # Errors
+    /// The guest is not paused.
+    pub fn resume(&self) -> Result<(), PauseError> {
+        if !self.lock().paused {
+            return Err(PauseError::NotPaused);
+        }
+        self.change(|state| state.paused = false);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+
+    use vmm_sys_util::signal::register_signal_handler;
+
+    use super::*;
+
+    extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+    /// A thread that counts, as a vCPU executes instructions.
+    fn count(point: &PausePoint, counter: &AtomicU64) {
+        let _member = point.join();
+        loop {
+            while !point.leave().load(Ordering::Acquire) {
+                counter.fetch_add(1, Ordering::Relaxed);
+                thread::yield_now();
+            }
+            if !point.wait() {
+                return;
+            }
+        }
+    }
+
+    fn counts(counter: &AtomicU64) -> bool {
+        let before = counter.load(Ordering::Relaxed);
+        let end = Instant::now() + Duration::from_secs(10);
+        while counter.load(Ordering::Relaxed) == before {
+            if Instant::now() >= end {
+                return false;
+            }
+            thread::yield_now();
+        }
+        true
+    }
+
+    #[test]
+    fn nothing_runs_during_a_pause() {
+        register_signal_handler(SIGRTMIN(), nothing).unwrap();
+        let (point, counters) = (PausePoint::default(), [const { AtomicU64::new(0) }; 3]);
+        let values = || counters.each_ref().map(|c| c.load(Ordering::Relaxed));
+        thread::scope(|scope| {
+            for counter in &counters {
+                scope.spawn(|| count(&point, counter));
+            }
+            assert!(counters.iter().all(counts));
+            assert_eq!(point.resume(), Err(PauseError::NotPaused));
+            for _ in 0..20 {
+                point.pause().unwrap();
+                assert!(point.is_paused());
+                let before = values();
+                thread::sleep(Duration::from_millis(2));
+                assert_eq!(values(), before);
+                assert_eq!(point.pause(), Err(PauseError::AlreadyPaused));
+                point.resume().unwrap();
+                assert!(!point.is_paused() && counters.iter().all(counts));
+            }
+            // The end comes through a pause, and a pause outlasts it.
+            point.pause().unwrap();
+            point.stop();
+        });
+        assert!(point.is_paused());
+        point.begin();
+        assert!(point.leave().load(Ordering::Acquire));
+        point.resume().unwrap();
+        assert!(!point.leave().load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn threads_that_have_not_begun_do_not_run_in_a_pause() {
+        let (point, counter) = (PausePoint::default(), AtomicU64::new(0));
+        point.pause().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| count(&point, &counter));
+            thread::sleep(Duration::from_millis(20));
+            assert_eq!(counter.load(Ordering::Relaxed), 0);
+            point.resume().unwrap();
+            assert!(counts(&counter));
+            point.stop();
+        });
+    }
+}

@@ -1,0 +1,43 @@
+//! The iommufd and its I/O address space.
+
+use std::io;
+use std::sync::Arc;
+
+use iommufd_ioctls::{IommuFd, IommufdError};
+use pci::addr::Range;
+use vfio_ioctls::VfioIommufd;
+
+use crate::vfio::open::error::VfioError;
+use crate::vfio::open::nodes;
+use crate::vfio::uapi;
+
+/// Opens an iommufd with one address space.
+pub(super) fn open_iommufd() -> Result<Arc<VfioIommufd>, VfioError> {
+    let iommufd = IommuFd::new().map_err(|e| match e {
+        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source, None),
+        other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
+    })?;
+    VfioIommufd::new(Arc::new(iommufd), None, None)
+        .map(Arc::new)
+        .map_err(|e| {
+            let source = match e {
+                vfio_ioctls::VfioError::NewVfioIommufd(IommufdError::IommuIoasAlloc(e)) => {
+                    io::Error::from_raw_os_error(e.errno())
+                }
+                other => io::Error::other(other),
+            };
+            iommu("IOMMU_IOAS_ALLOC", source)
+        })
+}
+
+/// Makes the error of a call to the iommufd.
+pub(super) fn iommu(call: &'static str, source: io::Error) -> VfioError {
+    VfioError::Iommu { call, source }
+}
+
+/// The I/O addresses that the address space can map.
+pub(super) fn iova_ranges(iommufd: &VfioIommufd) -> io::Result<Vec<Range>> {
+    let ranges = uapi::ioas_ranges(&**iommufd.iommufd(), iommufd.ioas().id())?;
+    let range = |(first, last)| Range::inclusive(first, last);
+    Ok(ranges.into_iter().filter_map(range).collect())
+}
