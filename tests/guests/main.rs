@@ -42,6 +42,7 @@ mod pci;
 mod peers;
 mod pin;
 mod ports;
+mod ports_race;
 mod power_button;
 mod power_on;
 mod race;
@@ -49,7 +50,9 @@ mod reset_kinds;
 mod resets;
 mod rig;
 mod rom;
+mod slot;
 mod stats;
+mod storm;
 mod switch;
 mod switches;
 mod topology;
@@ -76,11 +79,13 @@ fn main() -> ExitCode {
         config,
         bars,
         rom,
+        slot,
         msi,
         msix,
         peers,
         pin,
         ports,
+        ports_race,
         power_button,
         power_on,
         switch,
@@ -92,6 +97,7 @@ fn main() -> ExitCode {
         endpoints,
         resets,
         stats,
+        storm,
         race,
         topology,
         waiting,

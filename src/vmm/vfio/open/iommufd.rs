@@ -32,11 +32,12 @@ use tracing::{info, warn};
 use uuid::Uuid;
 use vfio_ioctls::{VfioDevice, VfioIommufd};
 
+use crate::config::Iommu;
 use crate::phase;
 use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
+use crate::vfio::open::address_space;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
-use crate::vfio::open::ioas::{iommu, iova_ranges, open_iommufd};
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
@@ -52,11 +53,12 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 pub(super) fn open(
     kvm: KvmVfio,
     candidates: &[Candidate],
+    choice: Iommu,
     opener: &Arc<Opener>,
 ) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
-    let iommufd = open_iommufd()?;
+    let iommufd = address_space::open(choice)?;
     info!("by iommufd");
     // Steps 2 to 5, all devices at once: each is reset.
     let devices = open_each(
@@ -67,7 +69,8 @@ pub(super) fn open(
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
         // Each attached device may have narrowed the addresses that can be mapped.
-        ranges: iova_ranges(&iommufd).map_err(|e| iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
+        ranges: address_space::iova_ranges(&iommufd)
+            .map_err(|e| address_space::iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
         users: users.collect(),
         ops: Arc::<VfioIommufd>::clone(&iommufd),
     };
@@ -156,9 +159,14 @@ impl CdevDevice {
     }
 }
 
-/// Step 2.
+/// Step 2, which another process may have done.
 fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
     let name = candidate.name;
+    if let Some(given) = candidate.given {
+        return given
+            .take()
+            .map_err(|source| VfioError::Given { name, source });
+    }
     VfioDevice::open_cdev(&candidate.path).map_err(|e| match e {
         vfio_ioctls::VfioError::OpenDeviceCdev(source) => {
             let node = candidate.cdev().unwrap_or_default();

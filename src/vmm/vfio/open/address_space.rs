@@ -1,4 +1,4 @@
-//! The iommufd and its I/O address space.
+//! An iommufd with one I/O address space, which all devices use.
 
 use std::io;
 use std::sync::Arc;
@@ -7,16 +7,24 @@ use iommufd_ioctls::{IommuFd, IommufdError};
 use pci::addr::Range;
 use vfio_ioctls::VfioIommufd;
 
+use crate::config::Iommu;
 use crate::vfio::open::error::VfioError;
 use crate::vfio::open::nodes;
 use crate::vfio::uapi;
 
-/// Opens an iommufd with one address space.
-pub(super) fn open_iommufd() -> Result<Arc<VfioIommufd>, VfioError> {
-    let iommufd = IommuFd::new().map_err(|e| match e {
-        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source, None),
-        other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
-    })?;
+/// Opens /dev/iommu, or takes the file that another process has opened, and makes an address space.
+///
+/// # Errors
+/// The node cannot be opened, or IOMMU_IOAS_ALLOC fails.
+pub(super) fn open(choice: Iommu) -> Result<Arc<VfioIommufd>, VfioError> {
+    let node = |source| VfioError::node(nodes::IOMMUFD, None, source, None);
+    let iommufd = match choice {
+        Iommu::Given(given) => IommuFd::new_from_fd(given.take().map_err(node)?),
+        _ => IommuFd::new().map_err(|e| match e {
+            IommufdError::OpenIommufd(source) => node(source),
+            other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
+        })?,
+    };
     VfioIommufd::new(Arc::new(iommufd), None, None)
         .map(Arc::new)
         .map_err(|e| {
@@ -36,6 +44,9 @@ pub(super) fn iommu(call: &'static str, source: io::Error) -> VfioError {
 }
 
 /// The I/O addresses that the address space can map.
+///
+/// # Errors
+/// The errno of IOMMU_IOAS_IOVA_RANGES.
 pub(super) fn iova_ranges(iommufd: &VfioIommufd) -> io::Result<Vec<Range>> {
     let ranges = uapi::ioas_ranges(&**iommufd.iommufd(), iommufd.ioas().id())?;
     let range = |(first, last)| Range::inclusive(first, last);
