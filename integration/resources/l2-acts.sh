@@ -44,6 +44,28 @@ use_for_ever() {
 	say "loop-failed"
 }
 
+# Reads and writes until the clock has jumped by 20 seconds, which is a pause, and for five seconds
+# more. The detector of soft lockups looks every four seconds.
+work_through_a_pause() {
+	set -- $disks
+	say looping
+	last=$(cut -d. -f1 /proc/uptime)
+	end=
+	while [ -z "$end" ] || [ "$last" -lt "$end" ]; do
+		copy_noise "$1" || say "copy-failed"
+		now=$(cut -d. -f1 /proc/uptime)
+		if [ $((now - last)) -ge 20 ]; then
+			say "paused s=$((now - last))"
+			end=$((now + 5))
+		fi
+		last=$now
+	done
+	watchdog=$(cat /proc/sys/kernel/soft_watchdog 2>/dev/null || echo 0)
+	lines=$(dmesg | grep -ciE 'lockup|rcu.*(stall|starved)|hung task|clocksource.*unstable' || :)
+	say "log watchdog=$watchdog lines=$lines"
+	act=poweroff
+}
+
 # Reads between two marks. A mark is short, because each of its characters is an exit that counts.
 measure_reads() {
 	set -- $disks
@@ -568,6 +590,30 @@ serve_virtual_function() {
 show_clock() {
 	sleep 1
 	say "clocksource $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+	act=poweroff
+}
+
+# Reports the windows of each root port, as the port's registers and as the kernel have them, and
+# what the kernel itself has given an address, or could not give one.
+show_windows() {
+	for d in "$sys"/*; do
+		case $(cat "$d/class") in 0x0604*) ;; *) continue ;; esac
+		at=$(basename "$d")
+		say "port $at bus=$(cat "$d/secondary_bus_number")" \
+			"last=$(cat "$d/subordinate_bus_number")" \
+			"registers=$(hexdump -v -s 24 -n 28 -e '1/1 "%02x"' "$d/config")"
+	done
+	for slot in /sys/bus/pci/slots/*; do
+		[ ! -e "$slot/address" ] || say "slot $(basename "$slot") address=$(cat "$slot/address")"
+	done
+	grep 'PCI Bus 0000:' /proc/iomem /proc/ioports | while IFS=: read -r file rest; do
+		say "window $(basename "$file") $(echo $rest)"
+	done
+	dmesg | grep -oE '_OSC: OS now controls.*' | while read -r line; do say "osc $line"; done
+	dmesg | grep -iE 'pci.*(: assigned|can.t (assign|claim)|failed to assign|no compatible)' |
+		while read -r line; do say "changed $line"; done
+	dmesg | grep -iE 'pci.*(no space|not big enough|conflict|releasing|invalid)' |
+		while read -r line; do say "changed $line"; done
 	act=poweroff
 }
 

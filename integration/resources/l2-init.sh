@@ -54,6 +54,7 @@ case $act in
 reboot-once) reboot_once ;;
 loop) use_for_ever ;;
 measure) measure_reads ;;
+paused) work_through_a_pause ;;
 queues) queue_on_each_cpu ;;
 churn) move_while_reading ;;
 net) talk_to_the_network ;;
@@ -69,6 +70,7 @@ work) work_cpus ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
 clock) show_clock ;;
+windows) show_windows ;;
 keep) keep_page ;;
 button) await_button ;;
 deaf) be_deaf ;;

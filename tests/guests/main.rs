@@ -24,8 +24,10 @@ macro_rules! modules {
 mod backing;
 mod bars;
 mod config;
+mod control;
 mod device;
 mod dma_ready;
+mod empty_ports;
 mod endpoints;
 mod faults;
 mod function_reset;
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         life,
         losses,
         config,
+        control,
         bars,
         rom,
         slot,
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         peers,
         pin,
         ports,
+        empty_ports,
         ports_race,
         power_button,
         power_on,

@@ -26,6 +26,11 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "progress",
     ),
     (
+        "src/vmm/machine/ports.rs",
+        "root port {} has {setup}",
+        "what firmware set",
+    ),
+    (
         "src/vmm/machine/vcpus.rs",
         "HLT{} and PAUSE run in the guest",
         "what the user asked for; idle=native promises MWAIT only where KVM can",
@@ -73,9 +78,13 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "writes without an exit: ",
         "counts of exits",
     ),
-    ("src/vmm/machine.rs", "the guest reboots", "the guest's act"),
     (
-        "src/vmm/machine.rs",
+        "src/vmm/machine/ends.rs",
+        "the guest reboots",
+        "the guest's act",
+    ),
+    (
+        "src/vmm/machine/ends.rs",
         "the guest's processor shut down",
         "the guest's act",
     ),

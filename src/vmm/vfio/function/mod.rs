@@ -21,6 +21,7 @@
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap`, `bar_side` | BARs on the bus, and the function behind them |
 //! | `leaving` | what happens when the host takes the device back, or it fails |
+//! | `report` | what the function looks like now |
 //! | `link` | the link as the device tells now, for the root port above |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
@@ -48,6 +49,7 @@ pub mod mmap_areas;
 mod options;
 pub mod policy;
 mod power;
+mod report;
 pub mod reset;
 pub mod rom;
 mod slow_writes;

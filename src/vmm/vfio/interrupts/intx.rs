@@ -59,6 +59,11 @@ impl Intx {
         })
     }
 
+    /// The GSI.
+    pub fn gsi(&self) -> u32 {
+        self.gsi
+    }
+
     /// Turns INTx on. MSI and MSI-X must be off. A failure is logged.
     pub fn enable(&mut self) {
         if self.events.is_some() {
