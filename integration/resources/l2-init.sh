@@ -67,6 +67,10 @@ edu) drive_edu ;;
 peers) move_between_bars ;;
 serial | serial-moved) talk_to_serial_ports ;;
 work) work_cpus ;;
+work-twice)
+	work_cpus
+	reboot_once
+	;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
 clock) show_clock ;;

@@ -26,6 +26,11 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "progress",
     ),
     (
+        "src/vmm/machine/devices.rs",
+        "{why}",
+        "a function's number, which a guest finds all the same",
+    ),
+    (
         "src/vmm/machine/ports.rs",
         "root port {} has {setup}",
         "what firmware set",

@@ -51,6 +51,7 @@ scenarios![
     confined,
     virtual_functions,
     waiting,
+    processor,
 ];
 
 /// Two machines of one CPU each keep two cores busy.

@@ -73,7 +73,6 @@ pub use options::FunctionOptions;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
-use pci::clique;
 use pci::config_space::{ConfigSpace, DeviceWrite, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::MsixLayout;
@@ -183,10 +182,7 @@ impl VfioFunction {
             return Err(FunctionError::Dead(device.name().into()));
         }
         if let Some(clique) = options.clique {
-            clique::add(&mut snapshot, clique).map_err(|source| FunctionError::Clique {
-                device: device.name().into(),
-                source,
-            })?;
+            snapshot::add_clique(&*device, &mut snapshot, clique)?;
         }
         let mut config = snapshot::for_guest(&*device, &snapshot, options.port());
         let function_reset = FunctionReset::find(&snapshot);

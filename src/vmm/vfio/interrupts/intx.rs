@@ -163,7 +163,7 @@ impl Intx {
 
 fn tell_by_thread(device: &str, error: &DeviceError) {
     let loss = Code::IntxByThread.loss(
-        "each interrupt of its pin wakes a thread of mini-vmm",
+        "each interrupt of the pin wakes a thread of mini-vmm",
         with_causes(error),
     );
     degraded::tell(loss.of(device).hint(
