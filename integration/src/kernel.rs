@@ -16,7 +16,7 @@ mod apt;
 mod build;
 mod choice;
 mod lists;
-mod lock;
+pub(crate) mod lock;
 mod modules;
 mod payload;
 

@@ -47,12 +47,14 @@
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
 //! | [`scripts`] | the shell scripts of both machines, and the kernel's options |
 //! | [`kernel`] | kernels from Debian's packages, and one built from source |
+//! | [`debian`] | a disk image with Debian's root file system |
 //! | [`vmm`] | building the static mini-vmm under test, and the guest's program |
 //! | [`host`] | the programs that L0 needs, and the lab's directories |
 //! | [`progress`] | showing the progress of long steps |
 
 pub mod bochs;
 pub mod command;
+pub mod debian;
 pub mod disk;
 pub mod emulator;
 pub mod error;

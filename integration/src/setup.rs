@@ -1,8 +1,10 @@
 //! The parts that all scenarios share: QEMU, the programs under test, and the kernels. Each part is
 //! found or built once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
+use crate::debian;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::kernel::{Choice, Kernel};
@@ -15,12 +17,15 @@ pub struct Lab {
     pub host: Result<Host>,
     /// mini-vmm, and the static program for the guest.
     pub programs: Result<Programs>,
+    /// The image with Debian's root file system, if it was asked for.
+    pub debian: Result<Option<PathBuf>>,
     kernels: BTreeMap<Choice, Result<Kernel>>,
 }
 
 impl Lab {
-    /// Prepares all parts. If the host cannot run the lab, no kernel is downloaded.
-    pub fn prepare(choices: &[Choice]) -> Self {
+    /// Prepares all parts, with Debian's root file system if `debian` is set. If the host cannot
+    /// run the lab, nothing is downloaded.
+    pub fn prepare(choices: &BTreeSet<Choice>, debian: bool) -> Self {
         let host = Host::find();
         let kernel = |choice| match &host {
             Ok(_) => Kernel::get(choice),
@@ -31,6 +36,11 @@ impl Lab {
                 .iter()
                 .map(|&choice| (choice, kernel(choice)))
                 .collect(),
+            debian: match (&host, debian) {
+                (_, false) => Ok(None),
+                (Ok(_), true) => debian::image().map(Some),
+                (Err(error), true) => Err(error.clone()),
+            },
             programs: vmm::build(),
             host,
         }

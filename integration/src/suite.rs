@@ -10,7 +10,6 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::bochs::Bochs;
 use crate::error::Error;
 use crate::host;
-use crate::kernel::Choice;
 use crate::runner;
 use crate::scenario::Scenario;
 use crate::setup::Lab;
@@ -27,12 +26,13 @@ struct Count {
 pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(threads);
-    let kernels = kernels(&args, &scenarios);
+    let kernels: BTreeSet<_> = selected(&args, &scenarios).map(|s| s.kernel).collect();
+    let debian = selected(&args, &scenarios).any(|s| s.machine.debian.is_some());
     let lab = if args.list {
         None
     } else {
         eprintln!("preparing the lab");
-        Some(Arc::new(Lab::prepare(&kernels)))
+        Some(Arc::new(Lab::prepare(&kernels, debian)))
     };
     let count = Arc::new(Count::default());
     let trials = scenarios
@@ -47,16 +47,19 @@ pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     conclusion.exit_code()
 }
 
-/// The kernels of the scenarios that will run: getting a kernel may take a build of minutes.
-fn kernels(args: &Arguments, scenarios: &[Scenario]) -> Vec<Choice> {
+/// The scenarios that will run. Only their parts are prepared, which may take minutes.
+fn selected<'a>(
+    args: &'a Arguments,
+    scenarios: &'a [Scenario],
+) -> impl Iterator<Item = &'a Scenario> {
     let named = |name: &str| match &args.filter {
         Some(filter) if args.exact => name == filter,
         Some(filter) => name.contains(filter),
         None => true,
     };
-    let runs = |s: &&Scenario| named(s.name) && (!s.slow || args.include_ignored || args.ignored);
-    let wanted: BTreeSet<Choice> = scenarios.iter().filter(runs).map(|s| s.kernel).collect();
-    wanted.into_iter().collect()
+    scenarios
+        .iter()
+        .filter(move |s| named(s.name) && (!s.slow || args.include_ignored || args.ignored))
 }
 
 fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial {
@@ -107,6 +110,10 @@ fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
         .cloned()
         .and_then(lacks)
         .or_else(|| lab.kernel(scenario.kernel).err().and_then(lacks))
+        .or_else(|| {
+            let debian = scenario.machine.debian.is_some();
+            debian.then(|| lab.debian.clone())?.err().and_then(lacks)
+        })
         .or_else(|| {
             let bochs = scenario.machine.bochs.is_some();
             bochs.then(Bochs::find)?.err().and_then(lacks)
