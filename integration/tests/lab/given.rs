@@ -1,5 +1,7 @@
 //! A run by files that its parent has opened: the user has no rights, and /dev has no nodes.
 
+use std::path::PathBuf;
+
 use lab::Result;
 use lab::disk::Disk;
 use lab::expect::{back_with_guest_text, ended_well, expect, run, used, worked};
@@ -33,17 +35,18 @@ refused managed sh -c \"exec mini-vmm --kernel x --vfio fd=9,managed=on 9<>$node
 refused container sh -c \"exec mini-vmm --kernel x --iommu container --vfio fd=9 9<>$node\"
 refused type1 sh -c 'exec mini-vmm --kernel x --iommu fd=8 8<>/dev/vfio/vfio'
 refused twice sh -c \"exec mini-vmm --kernel bzImage --vfio fd=9 --vfio fd=8 8<>$node 9<>$node\"
-exec 7<>/dev/kvm 8<>/dev/iommu 9<>$node
-refused explain mini-vmm explain --vfio fd=9
 ulimit -l unlimited
-run_as '' unshare -m /run/apart mini-vmm $boot -v --memory 512M \\
+run_as '' sh -c 'exec 7<>/dev/kvm 8<>/dev/iommu 9<>'$node'
+\tmini-vmm explain --vfio fd=9 >/run/explained 2>&1 || exit 9
+\texec unshare -m /run/apart mini-vmm \"$@\"' sh $boot -v --memory 512M \\
 \t--kvm fd=7 --iommu fd=8 --vfio fd=9 --cmdline \"$cmdline\"
-refused bound mini-vmm --kernel bzImage --vfio fd=9
-exec 7<&- 8<&- 9<&-
 in_use after
-exec 9<>$node
-run_vmm $boot -v --memory 512M --vfio fd=9 --cmdline \"$cmdline\"
-exec 9<&-
+refused explain grep -m 4 -e 'explain reads' -e 0000:00:05.0 /run/explained
+run_as '' sh -c 'exec mini-vmm \"$@\" 9<>'$node sh $boot -v --memory 512M --vfio fd=9 \\
+\t--cmdline \"$cmdline\"
+refuse
+refused bound sh -c \"exec 9<>$node; mini-vmm --kernel /run/off.elf --memory 64M --vfio fd=9 &&
+\texec mini-vmm --kernel /run/off.elf --vfio fd=9\"
 give_back $bdf
 ";
 
@@ -51,6 +54,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("a_guest_by_open_files_alone")
             .disk(DISK)
+            .machine(|l1| l1.programs = vec![PathBuf::from(env!("CARGO_BIN_EXE_refuse"))])
             .script(SCRIPT, by_files),
     ]
 }
