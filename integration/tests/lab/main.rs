@@ -42,6 +42,7 @@ scenarios![
     ports,
     resets,
     start,
+    windows,
     topology,
     many_cpus,
     refusals,
