@@ -1,13 +1,15 @@
 //! The parts that all scenarios share: QEMU, the programs under test, and the kernels. Each part is
 //! found or built once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::debian;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::kernel::{Choice, Kernel};
+use crate::machine::Machine;
+use crate::newer_qemu;
 use crate::vmm::{self, Programs};
 
 /// The shared parts. Each part is either ready, or holds the error that explains why it is missing.
@@ -20,12 +22,14 @@ pub struct Lab {
     /// The image with Debian's root file system, if it was asked for.
     pub debian: Result<Option<PathBuf>>,
     kernels: BTreeMap<Choice, Result<Kernel>>,
+    /// The host with a QEMU for guests with XSAVE, if a scenario needs one.
+    newer: Option<Result<Host>>,
 }
 
 impl Lab {
     /// Prepares all parts, with Debian's root file system if `debian` is set. If the host cannot
     /// run the lab, nothing is downloaded.
-    pub fn prepare(choices: &BTreeSet<Choice>, debian: bool) -> Self {
+    pub fn prepare(choices: &[Choice], debian: bool) -> Self {
         let host = Host::find();
         let kernel = |choice| match &host {
             Ok(_) => Kernel::get(choice),
@@ -42,8 +46,29 @@ impl Lab {
                 (Err(error), true) => Err(error.clone()),
             },
             programs: vmm::build(),
+            newer: None,
             host,
         }
+    }
+
+    /// Prepares a QEMU for guests with XSAVE, too.
+    #[must_use]
+    pub fn with_newer_qemu(mut self) -> Self {
+        let host = self.host.as_ref().map_err(Clone::clone);
+        self.newer = Some(host.and_then(newer_qemu::find));
+        self
+    }
+
+    /// Returns the programs of L0 that a machine needs.
+    pub fn host(&self, machine: &Machine) -> Result<&Host> {
+        let host = match &self.newer {
+            Some(newer) if machine.xsave => newer,
+            None if machine.xsave => {
+                return Err(Error::failed("the lab did not prepare a newer QEMU"));
+            }
+            _ => &self.host,
+        };
+        host.as_ref().map_err(Clone::clone)
     }
 
     /// Returns a kernel that was named to [`Lab::prepare`].

@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::bochs::Bochs;
 use crate::error::Error;
 use crate::host;
+use crate::kernel::Choice;
 use crate::runner;
 use crate::scenario::Scenario;
 use crate::setup::Lab;
@@ -26,13 +27,13 @@ struct Count {
 pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(threads);
-    let kernels: BTreeSet<_> = selected(&args, &scenarios).map(|s| s.kernel).collect();
-    let debian = selected(&args, &scenarios).any(|s| s.machine.debian.is_some());
+    let (kernels, xsave, debian) = needs(&args, &scenarios);
     let lab = if args.list {
         None
     } else {
         eprintln!("preparing the lab");
-        Some(Arc::new(Lab::prepare(&kernels, debian)))
+        let lab = Lab::prepare(&kernels, debian);
+        Some(Arc::new(if xsave { lab.with_newer_qemu() } else { lab }))
     };
     let count = Arc::new(Count::default());
     let trials = scenarios
@@ -47,19 +48,20 @@ pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     conclusion.exit_code()
 }
 
-/// The scenarios that will run. Only their parts are prepared, which may take minutes.
-fn selected<'a>(
-    args: &'a Arguments,
-    scenarios: &'a [Scenario],
-) -> impl Iterator<Item = &'a Scenario> {
+/// The kernels of the scenarios that will run, as getting a kernel may take a build of minutes,
+/// and whether one of the scenarios needs a newer QEMU, or Debian's root file system.
+fn needs(args: &Arguments, scenarios: &[Scenario]) -> (Vec<Choice>, bool, bool) {
     let named = |name: &str| match &args.filter {
         Some(filter) if args.exact => name == filter,
         Some(filter) => name.contains(filter),
         None => true,
     };
-    scenarios
-        .iter()
-        .filter(move |s| named(s.name) && (!s.slow || args.include_ignored || args.ignored))
+    let runs = |s: &&Scenario| named(s.name) && (!s.slow || args.include_ignored || args.ignored);
+    let wanted: Vec<_> = scenarios.iter().filter(runs).collect();
+    let kernels: BTreeSet<Choice> = wanted.iter().map(|s| s.kernel).collect();
+    let xsave = wanted.iter().any(|s| s.machine.xsave);
+    let debian = wanted.iter().any(|s| s.machine.debian.is_some());
+    (kernels.into_iter().collect(), xsave, debian)
 }
 
 fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial {
@@ -104,10 +106,8 @@ fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
         Error::CannotRun { .. } => Some(error.to_string().replace('\n', " ")),
         Error::Failed(_) => None,
     };
-    lab.host
-        .as_ref()
+    lab.host(&scenario.machine)
         .err()
-        .cloned()
         .and_then(lacks)
         .or_else(|| lab.kernel(scenario.kernel).err().and_then(lacks))
         .or_else(|| {

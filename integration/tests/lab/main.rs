@@ -35,6 +35,7 @@ scenarios![
     mediated,
     messages,
     parameters,
+    paused,
     power_button,
     requests,
     faults,
@@ -50,6 +51,7 @@ scenarios![
     confined,
     virtual_functions,
     waiting,
+    processor,
 ];
 
 /// Two machines of one CPU each keep two cores busy.
