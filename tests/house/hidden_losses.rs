@@ -26,6 +26,11 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "progress",
     ),
     (
+        "src/vmm/machine/devices.rs",
+        "{why}",
+        "a function's number, which a guest finds all the same",
+    ),
+    (
         "src/vmm/machine/ports.rs",
         "root port {} has {setup}",
         "what firmware set",
@@ -78,9 +83,13 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "writes without an exit: ",
         "counts of exits",
     ),
-    ("src/vmm/machine.rs", "the guest reboots", "the guest's act"),
     (
-        "src/vmm/machine.rs",
+        "src/vmm/machine/ends.rs",
+        "the guest reboots",
+        "the guest's act",
+    ),
+    (
+        "src/vmm/machine/ends.rs",
         "the guest's processor shut down",
         "the guest's act",
     ),

@@ -25,6 +25,18 @@ pub struct GuestAddress {
     pub behind: Option<u8>,
 }
 
+impl GuestAddress {
+    /// Says why a function has another number behind its port than on the host; `None` if it has
+    /// the same.
+    pub fn why_renumbered(&self, host: Bdf) -> Option<String> {
+        let number = self.behind.filter(|number| *number != host.function)?;
+        Some(format!(
+            "{host} is function {number:x} behind its root port, because function 0 of its device \
+             is not passed through"
+        ))
+    }
+}
+
 impl fmt::Display for GuestAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.behind {
@@ -314,6 +326,16 @@ mod tests {
                 "behind the root port at 05.1"
             ]
         );
+        let configs = others.map(|text| text.parse().unwrap());
+        let assigned = assign(&configs).unwrap();
+        let why = |index: usize, host: &str| assigned[index].why_renumbered(host.parse().unwrap());
+        assert_eq!(why(0, "1:0.3"), None);
+        assert!(
+            why(1, "1:0.2")
+                .unwrap()
+                .contains("is function 0 behind its root port")
+        );
+        assert_eq!(why(2, "1:0.1"), None, "on bus 0");
         let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001,port=on";
         assert_eq!(
             addresses(&[uuid, "1:0.0,port=off"]).unwrap(),
