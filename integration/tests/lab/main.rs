@@ -25,7 +25,6 @@ scenarios![
     managed,
     devices,
     displays,
-    given,
     groups,
     endpoints,
     explain,
