@@ -15,6 +15,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use host::bind::DEFAULT_LIMIT;
+use host::limited;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
 use pci::Bdf;
@@ -33,10 +35,11 @@ use report::{
 };
 use source::Source;
 use vmm::boot::Images;
-use vmm::config::device::DeviceConfig;
+use vmm::config::device::{DeviceConfig, Slot};
 use vmm::config::memory::Pages;
+use vmm::config::ports::OCCUPIED;
 use vmm::config::slots::{self, GuestAddress};
-use vmm::config::{Iommu, VmConfig};
+use vmm::config::{Iommu, VmConfig, window};
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::pci_device::PciDevice;
 use vmm::hostinfo::sysfs;
@@ -51,6 +54,7 @@ use vmm::vfio::device::{IrqInfo, SharedDevice};
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
+use vmm::vfio::kernel_calls::{opener_here, opener_or_here};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
@@ -113,6 +117,7 @@ impl ExplainError {
             Self::Clique { name, .. } => Some(format!("remove `clique=` for --vfio {name}")),
             Self::Given => Some("name the devices by their addresses and UUIDs".into()),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
+            Self::Assign(e) => Some(window::remedy(e).into()),
             _ => None,
         }
     }
@@ -125,6 +130,10 @@ impl ExplainError {
 /// cannot be passed through is no error: the report names the problem.
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
     let configs = &config.vfio;
+    let opener = match configs.is_empty() {
+        true => opener_here(),
+        false => opener_or_here(DEFAULT_LIMIT),
+    };
     let mut problems = Vec::new();
     let handed_over = configs.iter().any(|config| config.given.is_some());
     if handed_over && any_mediated(configs) {
@@ -133,7 +142,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     // The kernel binds an open file once, and the run needs that.
     let opened = open::find(sysfs, configs).and_then(|candidates| match handed_over {
         true => Ok(None),
-        false => open::open(None, &candidates, config.iommu),
+        false => open::open(None, &candidates, config.iommu, &opener),
     });
     let opened = match opened {
         Ok(opened) => opened,
@@ -148,7 +157,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         open::peers::tell(opened);
     }
     // Slots that cannot be are among the problems already.
-    let addresses = slots::assign(configs).unwrap_or_default();
+    let (addresses, empty) = config.addresses().unwrap_or_default();
     let mut devices = Vec::new();
     for (i, config) in configs.iter().enumerate() {
         let device = opened.as_ref().and_then(|opened| opened.devices.get(i));
@@ -157,14 +166,16 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     }
 
     let reach = reach();
-    let bytes: u64 = devices
-        .iter()
-        .flat_map(|d| d.source.regions.iter().map(|region| region.size))
-        .fold(0, u64::saturating_add);
+    let sizes = |d: &Subject| d.source.regions.iter().map(|region| region.size).collect();
+    let sizes: Vec<Vec<u64>> = devices.iter().map(sizes).collect();
+    let bytes = window::bytes_above(configs, &config.ports, &sizes);
     let layout = Layout::new(config.memory.size, bytes, reach)?;
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let layout = layout.with_bars(bytes, reach, usable)?;
-    assign_addresses(&mut devices, &layout)?;
+    let buses = slots::ports(configs) + usize::from(config.ports.count);
+    let layout = layout
+        .with_bars(bytes, reach, usable)?
+        .with_last_bus(u8::try_from(buses).unwrap_or(u8::MAX));
+    assign_addresses(&mut devices, &empty, config.ports.reserve, &layout)?;
 
     problems.extend(kernel_problem(config, &layout));
     problems.extend(losses(config, &devices, opened.as_ref()));
@@ -192,13 +203,20 @@ pub fn note(config: &VmConfig) -> Option<String> {
 }
 
 /// Gives each BAR its first address, and each bus behind a root port its number, as a run does.
-fn assign_addresses(devices: &mut [Subject], layout: &Layout) -> Result<(), ExplainError> {
+fn assign_addresses(
+    devices: &mut [Subject],
+    empty: &[Slot],
+    reserve: Reserve,
+    layout: &Layout,
+) -> Result<(), ExplainError> {
     let mut ports: Vec<_> = devices.iter().filter_map(|device| device.port).collect();
+    ports.extend(empty.iter().map(|slot| on_root(*slot)));
     ports.sort();
     ports.dedup();
+    let is_empty = |port: &Bdf| empty.iter().any(|slot| on_root(*slot) == *port);
     let with_reserve: Vec<_> = ports
         .iter()
-        .map(|port| (*port, Reserve::default()))
+        .map(|port| (*port, if is_empty(port) { reserve } else { OCCUPIED }))
         .collect();
     let functions = devices.iter_mut().map(|device| TreeFunction {
         name: device.guest,
@@ -222,7 +240,7 @@ fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Ve
     }
     let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
     for (name, subject) in names.iter().zip(devices) {
-        resizable::tell_if_small(name, &subject.path);
+        resizable::tell_if_small(name, &subject.path, limited::read);
     }
     let Some(opened) = opened else {
         return Vec::new();
@@ -323,14 +341,18 @@ const NOWHERE: Bdf = Bdf {
     function: 0,
 };
 
+fn on_root(slot: Slot) -> Bdf {
+    Bdf {
+        device: slot.device,
+        function: slot.function,
+        ..NOWHERE
+    }
+}
+
 /// The addresses of a device and of the root port above it. The bus behind a port has no number
 /// yet.
 fn in_guest(address: GuestAddress) -> (Bdf, Option<Bdf>) {
-    let on_root = Bdf {
-        device: address.slot.device,
-        function: address.slot.function,
-        ..NOWHERE
-    };
+    let on_root = on_root(address.slot);
     match address.behind {
         None => (on_root, None),
         Some(function) => (

@@ -8,6 +8,7 @@ use pci::bar_assignment::AssignError;
 use crate::boot::BootError;
 use crate::boot::acpi::AcpiError;
 use crate::config::memory::MIN_MEMORY;
+use crate::config::window;
 use crate::errnos;
 use crate::gsi::error::GsiError;
 use crate::hostinfo::node_access::Cause;
@@ -20,6 +21,7 @@ use crate::vfio::device::DeviceError;
 use crate::vfio::function::FunctionError;
 use crate::vfio::function::rom::RomError;
 use crate::vfio::open::VfioError;
+use crate::vfio::opener::Waiting;
 
 /// The reason why a VM cannot be made or run.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +123,8 @@ pub enum MachineError {
     Loop(#[source] io::Error),
     #[error("a thread failed while the VM was set up")]
     Thread,
+    #[error("{0}")]
+    Waits(Waiting),
     #[error("the guest cannot continue: {0}")]
     Broken(String),
 }
@@ -138,6 +142,7 @@ impl MachineError {
         match self {
             Self::Boot(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
+            Self::Waits(waiting) => Some(waiting.hint()),
             Self::Rom(e) => Some(e.hint()),
             Self::Function(e) => e.hint(),
             Self::Memory(e) => e.hint(),
@@ -154,9 +159,10 @@ impl MachineError {
             Self::Layout(LayoutError::TooLarge { .. }) => {
                 Some("give the guest less memory with --memory".into())
             }
-            Self::Layout(LayoutError::NoWindow { .. }) | Self::BarAssignment(_) => Some(
+            Self::BarAssignment(e) => Some(window::remedy(e).into()),
+            Self::Layout(LayoutError::NoWindow { .. }) => Some(
                 "pass fewer devices, give the guest less memory with --memory, or fewer or smaller \
-                 root ports, for example --ports 1,mem32=2M,mem64=1G"
+                 root ports, for example --ports 1,mem64=1G"
                     .into(),
             ),
             Self::RamOutOfReach { .. } => Some(
