@@ -20,6 +20,7 @@ mod error;
 mod memory_faults;
 mod open_devices;
 mod platform;
+mod port_choice;
 mod ports;
 mod preflight;
 mod ram_setup;
@@ -116,7 +117,8 @@ impl Machine {
     ///     machine.run(&mut lifecycle.map_err(MachineError::Loop)?)
     /// }
     /// ```
-    pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
+    pub fn new(mut config: VmConfig, output: Output) -> Result<Self, MachineError> {
+        let decisions = port_choice::decide(&mut config);
         let measured = config.statistics != Statistics::Off;
         let stats = Arc::new(Stats::new(config.cpus.count(), measured));
         // The host stays as it is.
@@ -136,6 +138,7 @@ impl Machine {
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
         let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
+        port_choice::fit(&mut config, decisions, opened.as_ref(), &layout);
         let ports = slots::ports(&config.vfio);
         let layout = layout.with_last_bus(u8::try_from(ports).unwrap_or(u8::MAX));
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));

@@ -7,10 +7,16 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 
+use pci::Bdf;
+use pci::bar::Bars;
+use pci::bar_assignment::{AssignError, Windows};
+use pci::bridge_windows::{Reserve, Window, size_text};
 use pci::config_space::CONVENTIONAL_SIZE;
 use pci::express::FunctionType;
+use pci::tree_assignment::{TreeFunction, assign_tree};
 
-use crate::config::device::{DeviceConfig, PortChoice};
+use crate::config::device::{DeviceConfig, PortChoice, Slot};
+use crate::config::slots::{self, GuestAddress};
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::sysfs::Sysfs;
 
@@ -40,6 +46,15 @@ pub enum Why {
     OtherType(u8),
     /// A mediated device is nowhere on the host's buses.
     Mediated,
+    /// The windows of a root port for the device do not fit.
+    NoRoom {
+        /// Which of the windows.
+        window: Window,
+        /// Bytes that the window needs.
+        needs: u64,
+        /// The most bytes that it can have.
+        has: u64,
+    },
 }
 
 impl fmt::Display for PortDecision {
@@ -63,6 +78,12 @@ impl fmt::Display for PortDecision {
                 write!(f, "it is no endpoint, but PCI Express type {code:#x}")
             }
             (Why::Mediated, _) => f.write_str("a mediated device has no link on the host"),
+            (Why::NoRoom { window, needs, has }, _) => write!(
+                f,
+                "a root port for it needs {} of {window}, and {} are left",
+                size_text(needs),
+                size_text(has)
+            ),
         }
     }
 }
@@ -105,6 +126,92 @@ pub fn decide_all(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Vec<PortDecision> 
         .collect()
 }
 
+/// Writes the decisions into the configuration, where `auto` is no choice any more.
+pub fn apply(configs: &mut [DeviceConfig], decisions: &[PortDecision]) {
+    for (config, decision) in configs.iter_mut().zip(decisions) {
+        config.port = match decision.behind_port {
+            true => PortChoice::On,
+            false => PortChoice::Off,
+        };
+    }
+}
+
+/// Puts devices for which `auto` has chosen a port on bus 0, until the windows of all ports fit.
+/// `bars` are the devices'. Where the user's own choices do not fit, the assignment of addresses is
+/// an error later.
+pub fn fit(
+    configs: &mut [DeviceConfig],
+    decisions: &mut [PortDecision],
+    bars: &[Bars],
+    windows: &Windows,
+) {
+    // Each round takes at least one device from its port.
+    for _ in 0..configs.len() {
+        let Ok(addresses) = slots::assign(configs) else {
+            return;
+        };
+        let Some((port, why)) = too_large(&addresses, bars, windows) else {
+            return;
+        };
+        let chosen = |decision: &PortDecision| decision.why == Why::Endpoint;
+        let at_port = |address: &GuestAddress| address.behind.is_some() && address.slot == port;
+        let there = decisions.iter().zip(&addresses);
+        let mut moved: Vec<_> = there
+            .map(|(d, address)| chosen(d) && at_port(address))
+            .collect();
+        if !moved.contains(&true) {
+            // The port is the user's choice: another device makes room for it.
+            let Some(last) = decisions.iter().rposition(chosen) else {
+                return;
+            };
+            moved = (0..decisions.len()).map(|index| index == last).collect();
+        }
+        for (decision, moved) in decisions.iter_mut().zip(moved) {
+            if moved {
+                *decision = PortDecision {
+                    behind_port: false,
+                    why,
+                };
+            }
+        }
+        apply(configs, decisions);
+    }
+}
+
+/// The port whose windows do not fit, and what is missing.
+fn too_large(addresses: &[GuestAddress], bars: &[Bars], windows: &Windows) -> Option<(Slot, Why)> {
+    let mut bars = bars.to_vec();
+    let mut ports: Vec<Bdf> = Vec::new();
+    for (_, port) in addresses.iter().map(GuestAddress::in_tree) {
+        ports.extend(port.filter(|port| !ports.contains(port)));
+    }
+    ports.sort();
+    let ports: Vec<_> = ports
+        .iter()
+        .map(|port| (*port, Reserve::default()))
+        .collect();
+    let functions = addresses.iter().zip(&mut bars).map(|(address, bars)| {
+        let (name, port) = address.in_tree();
+        TreeFunction { name, port, bars }
+    });
+    match assign_tree(functions.collect(), &ports, windows) {
+        Err(AssignError::Window {
+            port,
+            window,
+            needs,
+            has,
+        }) => {
+            let slot = Slot {
+                device: port.device,
+                function: port.function,
+            };
+            let why = Why::NoRoom { window, needs, has };
+            Some((slot, why))
+        }
+        _ => None,
+    }
+}
+
 /// The first 256 bytes of a configuration space, or as many as this user may read.
 fn registers(sysfs: &Sysfs, name: HostName) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -120,6 +227,8 @@ fn registers(sysfs: &Sysfs, name: HostName) -> Vec<u8> {
 mod tests {
     use std::fs;
 
+    use pci::addr::Range;
+    use pci::bar::{Bar, BarKind};
     use vmm_sys_util::tempdir::TempDir;
 
     use super::*;
@@ -149,6 +258,61 @@ mod tests {
         let slow = slow.as_str();
         assert_eq!(texts(PortChoice::On), [on, slow, slow, slow, slow]);
         assert_eq!(texts(PortChoice::Off), ["on bus 0: `port=off`"; 5]);
+    }
+
+    fn bars(size: u64) -> Bars {
+        let kind = BarKind::Memory64 {
+            prefetchable: false,
+        };
+        let bar = Bar { kind, size };
+        Bars::new([Some(bar), None, None, None, None, None]).unwrap()
+    }
+
+    /// The choices, and the sizes of a BAR that needs a window below 4 GiB.
+    fn fitted(devices: &[(&str, u64)]) -> Vec<String> {
+        const MIB: u64 = 1 << 20;
+        let window = |start, size| Range { start, size };
+        let windows = Windows {
+            mmio32: window(0xc000_0000, 512 * MIB),
+            mmio64: window(1 << 40, 1 << 40),
+            io: window(0x1000, 0xf000),
+        };
+        let configs = devices.iter().map(|(text, _)| text.parse().unwrap());
+        let mut configs: Vec<DeviceConfig> = configs.collect();
+        let kinds = configs.iter().map(|config| config.port);
+        let decisions = kinds.map(|choice| decide(choice, Some(FunctionType::Endpoint)));
+        let mut decisions: Vec<_> = decisions.collect();
+        apply(&mut configs, &decisions);
+        let bars: Vec<_> = devices.iter().map(|(_, mib)| bars(mib * MIB)).collect();
+        fit(&mut configs, &mut decisions, &bars, &windows);
+        for (config, decision) in configs.iter().zip(&decisions) {
+            assert_eq!(config.port == PortChoice::On, decision.behind_port);
+        }
+        decisions.iter().map(PortDecision::to_string).collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_on_bus_0() {
+        let endpoint = "behind a root port: it is a PCI Express endpoint";
+        assert_eq!(fitted(&[("1:0.0", 256), ("2:0.0", 16)]), [endpoint; 2]);
+        let found = fitted(&[("1:0.0", 1024), ("2:0.0", 16)]);
+        assert_eq!(found[1], endpoint);
+        for part in [
+            "on bus 0: a root port for it needs 1 GiB of",
+            "512 MiB are left",
+        ] {
+            assert!(found[0].contains(part), "{}", found[0]);
+        }
+        // Two that fit alone: one of them has the port.
+        let found = fitted(&[("1:0.0", 512), ("2:0.0", 256)]);
+        assert_eq!(found[0], endpoint);
+        assert!(found[1].contains("on bus 0: a root port for it needs 256 MiB"));
+        // What the user wants comes first, and is left to the error if it cannot be.
+        let found = fitted(&[("1:0.0", 512), ("2:0.0,port=on", 256)]);
+        assert!(found[0].starts_with("on bus 0: "), "{}", found[0]);
+        assert_eq!(found[1], "behind a root port: `port=on`");
+        let found = fitted(&[("1:0.0,port=on", 1024)]);
+        assert_eq!(found, ["behind a root port: `port=on`"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use pci::root_port::PortShape;
 use pci::{Bdf, RootBus};
 
 use crate::config::device::Slot;
-use crate::config::slots::GuestAddress;
+use crate::config::slots::{self, GuestAddress};
 use crate::layout;
 use crate::machine::error::MachineError;
 use crate::port::Port;
@@ -96,12 +96,7 @@ pub(super) fn paths(
         Some(_) => host_path::of(&**device),
     });
     let own = own.collect::<Result<Vec<_>, _>>()?;
-    let shared = addresses.iter().map(|address| {
-        let all = own.iter().zip(addresses);
-        let same = all.filter(|(_, other)| other.slot == address.slot);
-        HostPath::shared(&same.map(|(path, _)| *path).collect::<Vec<_>>())
-    });
-    Ok(shared.collect())
+    Ok(slots::paths(&own, addresses))
 }
 
 /// What is fixed about the port at a slot. No two ports of a guest have one number; 0 is no slot's.
