@@ -224,6 +224,7 @@ fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Ve
     }
     let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
     for (name, subject) in names.iter().zip(devices) {
+        port::tell_loss(name, &subject.decision);
         resizable::tell_if_small(name, &subject.path);
     }
     let Some(opened) = opened else {

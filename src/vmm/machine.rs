@@ -177,6 +177,7 @@ impl Machine {
             config.slot = Some(address.slot);
         }
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
+        slots::tell_new_numbers(&self.config.vfio, &addresses);
         let devices: Vec<SharedDevice> = devices.map(|device| device as SharedDevice).collect();
         let paths = ports::paths(&devices, &addresses)?;
         let configs = self.config.vfio.clone();

@@ -19,6 +19,7 @@ use crate::config::device::{DeviceConfig, PortChoice, Slot};
 use crate::config::slots::{self, GuestAddress};
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::sysfs::Sysfs;
+use crate::log::degraded::{self, Code};
 
 /// Whether a device is behind a root port in the guest, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,26 +60,34 @@ pub enum Why {
 
 impl fmt::Display for PortDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.behind_port {
-            true => "behind a root port: ",
-            false => "on bus 0: ",
-        })?;
-        match (self.why, self.behind_port) {
-            (Why::Asked, true) => f.write_str("`port=on`"),
-            (Why::Asked, false) => f.write_str("`port=off`"),
-            (Why::AskedWithoutLink, _) => {
+        let (position, asked) = match self.behind_port {
+            true => ("behind a root port", "`port=on`"),
+            false => ("on bus 0", "`port=off`"),
+        };
+        match self.why {
+            Why::Asked => write!(f, "{position}: {asked}"),
+            why => write!(f, "{position}: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Why::Asked => f.write_str("the user wants it so"),
+            Why::AskedWithoutLink => {
                 f.write_str("`port=on`; it has no link, and the guest reads 2.5 GT/s x1")
             }
-            (Why::Endpoint, _) => f.write_str("it is a PCI Express endpoint"),
-            (Why::Conventional, _) => f.write_str("it is conventional PCI, without a link"),
-            (Why::Integrated, _) => {
+            Why::Endpoint => f.write_str("it is a PCI Express endpoint"),
+            Why::Conventional => f.write_str("it is conventional PCI, without a link"),
+            Why::Integrated => {
                 f.write_str("it is integrated into the host's root complex, without a link")
             }
-            (Why::OtherType(code), _) => {
+            Why::OtherType(code) => {
                 write!(f, "it is no endpoint, but PCI Express type {code:#x}")
             }
-            (Why::Mediated, _) => f.write_str("a mediated device has no link on the host"),
-            (Why::NoRoom { window, needs, has }, _) => write!(
+            Why::Mediated => f.write_str("a mediated device has no link on the host"),
+            Why::NoRoom { window, needs, has } => write!(
                 f,
                 "a root port for it needs {} of {window}, and {} are left",
                 size_text(needs),
@@ -175,6 +184,17 @@ pub fn fit(
             }
         }
         apply(configs, decisions);
+    }
+}
+
+/// Tells of an endpoint that has no port, because none fits.
+pub fn tell_loss(device: &str, decision: &PortDecision) {
+    if let Why::NoRoom { .. } = decision.why {
+        let what = "on bus 0: the guest sees neither the device's link nor AtomicOps";
+        let loss = Code::NoPort.loss(what, decision.why.to_string()).of(device);
+        let hint = "`port=off` for other devices leaves more to this one; `port=off` for this one \
+                    says that bus 0 is as wanted";
+        degraded::tell(loss.hint(hint));
     }
 }
 
@@ -286,6 +306,7 @@ mod tests {
         let bars: Vec<_> = devices.iter().map(|(_, mib)| bars(mib * MIB)).collect();
         fit(&mut configs, &mut decisions, &bars, &windows);
         for (config, decision) in configs.iter().zip(&decisions) {
+            tell_loss(&format!("fitted {devices:?} {}", config.address), decision);
             assert_eq!(config.port == PortChoice::On, decision.behind_port);
         }
         decisions.iter().map(PortDecision::to_string).collect()
@@ -303,6 +324,16 @@ mod tests {
         ] {
             assert!(found[0].contains(part), "{}", found[0]);
         }
+        let told = degraded::list().into_iter();
+        let told = told.filter(|loss| loss.code == Code::NoPort);
+        let told: Vec<_> = told.filter(|loss| loss.why.contains("1 GiB of")).collect();
+        assert_eq!(told.len(), 1);
+        assert!(
+            told[0]
+                .device
+                .as_deref()
+                .is_some_and(|name| name.ends_with("1:0.0"))
+        );
         // Two that fit alone: one of them has the port.
         let found = fitted(&[("1:0.0", 512), ("2:0.0", 256)]);
         assert_eq!(found[0], endpoint);

@@ -8,6 +8,7 @@ use std::fmt;
 
 use pci::Bdf;
 use pci::host_path::HostPath;
+use tracing::info;
 
 use crate::config::device::{DeviceConfig, PortChoice, Slot};
 use crate::hostinfo::name::{HostName, parse_address};
@@ -109,6 +110,20 @@ fn assign_groups(mut groups: Vec<Group>, devices: usize) -> Result<Vec<GuestAddr
     }
     let addresses: Option<Vec<_>> = addresses.into_iter().collect();
     addresses.ok_or(SlotError::TooMany(groups.len()))
+}
+
+/// Says which devices have another function number behind their port than on the host.
+pub fn tell_new_numbers(configs: &[DeviceConfig], addresses: &[GuestAddress]) {
+    for (config, address) in configs.iter().zip(addresses) {
+        if let (Ok(HostName::Pci(host)), Some(0)) = (parse_address(&config.address), address.behind)
+            && host.function != 0
+        {
+            info!(
+                "{host} is function 0 in the guest, because function 0 of its device is not passed \
+                 through, and a guest looks for a function 0 first"
+            );
+        }
+    }
 }
 
 /// What the root port above each device shows: functions behind one port have one way to the host's

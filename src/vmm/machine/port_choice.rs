@@ -19,7 +19,7 @@ pub(super) fn decide(config: &mut VmConfig) -> Vec<PortDecision> {
     decisions
 }
 
-/// Puts devices for which no port fits on bus 0. Tells of each decision.
+/// Puts devices for which no port fits on bus 0. Logs each decision.
 pub(super) fn fit(
     config: &mut VmConfig,
     mut decisions: Vec<PortDecision>,
@@ -37,6 +37,7 @@ pub(super) fn fit(
     }
     for (device, decision) in devices.iter().zip(decisions) {
         info!("{} is {decision}", device.name());
+        port::tell_loss(device.name(), &decision);
     }
 }
 
