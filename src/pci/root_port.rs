@@ -9,6 +9,7 @@
 //! | `shape` | what is fixed about a port |
 //! | `windows` | base and limit registers |
 //! | `express` | the PCI Express capability |
+//! | `slot` | its registers of a slot that devices can be plugged into |
 //! | `effect` | what a write asks of the VMM |
 //!
 //! The port has the capabilities of PCI Express and of MSI, and no extended configuration space: a
@@ -17,12 +18,13 @@
 mod effect;
 mod express;
 mod shape;
+mod slot;
 mod windows;
 
 pub use effect::PortEffect;
 pub use shape::PortShape;
 
-use crate::byte_enable::{overlay, part_of};
+use crate::byte_enable::{extract, overlay, part_of};
 use crate::capability::id;
 use crate::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use crate::host_path::HostPath;
@@ -74,6 +76,9 @@ impl RootPort {
         express::add(&mut config, &shape);
         config.set_u8(express::OFFSET + 1, MSI.offset as u8);
         config.set_u8(MSI.offset, id::MSI as u8);
+        if shape.hot_plug {
+            slot::add(&mut config, shape.number);
+        }
         windows::set(&mut config, &PortSetup::default());
         let mut port = Self {
             shape,
@@ -83,7 +88,7 @@ impl RootPort {
             msi: Msi::new(MSI),
             occupied: false,
         };
-        port.follow_link();
+        port.reset();
         port
     }
 
@@ -110,7 +115,7 @@ impl RootPort {
         express::set_path(&mut self.config, &self.shape);
         express::set_path(&mut self.power_on, &self.shape);
         express::set_payload(&mut self.power_on, &self.shape);
-        self.follow_link();
+        self.show_link();
     }
 
     /// Whether an access touches Link Status, which follows the link of the device behind the port.
@@ -121,25 +126,91 @@ impl RootPort {
     /// Sets what the link has now. What it has at most stays.
     pub fn set_link(&mut self, link: Link) {
         self.shape.path.link = self.shape.path.link.at(&link);
-        self.follow_link();
+        self.show_link();
     }
 
-    /// Sets whether there is a device behind the port.
+    /// Sets whether there is a device behind the port at power-on, and resets the port.
     pub fn set_occupied(&mut self, occupied: bool) {
         self.occupied = occupied;
-        self.follow_link();
+        self.reset();
     }
 
-    /// Sets all registers to their values at power-on.
+    /// Sets all registers to their values at power-on. A device that is there has power.
     pub fn reset(&mut self) {
         self.config = self.power_on.clone();
         self.msi.reset();
-        self.follow_link();
+        if self.shape.hot_plug {
+            slot::power_on(&mut self.config, self.occupied);
+        }
+        self.show_link();
+    }
+
+    /// A device has come into the slot. The guest hears of it by presence and by the link: with an
+    /// attention button Linux does not listen to presence (drivers/pci/hotplug/pciehp_hpc.c,
+    /// `pcie_enable_notification`), and the link is not active before the slot has power.
+    pub fn insert(&mut self) -> Vec<PortEffect> {
+        self.change(|port| {
+            port.occupied = true;
+            port.raise(slot::PRESENCE_CHANGED | slot::LINK_CHANGED);
+        })
+    }
+
+    /// The device has gone from the slot.
+    pub fn remove(&mut self) -> Vec<PortEffect> {
+        self.change(|port| {
+            port.occupied = false;
+            port.raise(slot::PRESENCE_CHANGED | slot::LINK_CHANGED);
+        })
+    }
+
+    /// Somebody presses the attention button: the guest gives the device up, or takes it, after
+    /// five seconds in which a second press cancels.
+    pub fn press_button(&mut self) -> Vec<PortEffect> {
+        self.change(|port| port.raise(slot::BUTTON))
+    }
+
+    /// Whether the guest listens to the attention button.
+    pub fn hears_button(&self) -> bool {
+        self.shape.hot_plug && slot::listens(&self.config, slot::BUTTON)
+    }
+
+    /// Whether the guest hears of a device that comes or goes.
+    pub fn hears_changes(&self) -> bool {
+        let events = slot::PRESENCE_CHANGED | slot::LINK_CHANGED;
+        self.shape.hot_plug && slot::listens(&self.config, events)
+    }
+
+    /// Whether the guest has taken a press of the button, and a second press cancels it.
+    pub fn indicator_blinks(&self) -> bool {
+        self.shape.hot_plug && slot::indicator_blinks(&self.config)
+    }
+
+    /// Whether the slot has power. A port without a slot always has.
+    pub fn has_power(&self) -> bool {
+        !self.shape.hot_plug || slot::has_power(&self.config)
+    }
+
+    /// Whether the port asserts its interrupt pin.
+    pub fn pin(&self) -> bool {
+        let disabled = self.config.u16(regs::COMMAND) & command::INTX_DISABLE != 0;
+        self.interrupts() && !disabled && !self.msi.is_enabled()
     }
 
     /// Reads any registers.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         self.config.read(offset, data);
+        let interrupt = if self.interrupts() {
+            status::INTERRUPT
+        } else {
+            0
+        };
+        let status = self.config.u16(regs::STATUS) | interrupt;
+        extract(
+            status.to_le_bytes(),
+            regs::STATUS.into(),
+            offset.into(),
+            data,
+        );
         overlay(MSI.offset, MSI.size(), offset, data, |first, part| {
             self.msi.capability_read(first, part, &|_| false);
         });
@@ -147,21 +218,58 @@ impl RootPort {
 
     /// A guest's write of any registers. Returns what follows from the write.
     pub fn write(&mut self, offset: u16, data: &[u8]) -> Vec<PortEffect> {
-        let before = self.forwarding();
-        self.config.write(offset, data);
-        if let Some((first, part)) = part_of(MSI.offset, MSI.size(), offset, data) {
-            self.msi.capability_write(first, part);
+        self.change(|port| {
+            port.config.write(offset, data);
+            if let Some((first, part)) = part_of(MSI.offset, MSI.size(), offset, data) {
+                port.msi.capability_write(first, part);
+            }
+        })
+    }
+
+    /// Changes registers, and returns what follows.
+    fn change(&mut self, change: impl FnOnce(&mut Self)) -> Vec<PortEffect> {
+        let (before, sent, pin) = (self.forwarding(), self.sends(), self.pin());
+        let active = express::is_link_active(&self.config);
+        change(self);
+        self.show_link();
+        if express::is_link_active(&self.config) != active {
+            self.raise(slot::LINK_CHANGED);
         }
-        self.follow_link();
         let now = self.forwarding();
         let mut effects = Vec::new();
         if now != before {
             effects.push(PortEffect::Forward(now));
         }
-        if before.link_up && !now.link_up {
+        if before.link_up && !now.link_up && self.occupied {
             effects.push(PortEffect::Reset);
         }
+        if self.sends() && !sent {
+            effects.extend(self.msi.messages().into_iter().map(PortEffect::Message));
+        }
+        if self.pin() != pin {
+            effects.push(PortEffect::Pin(!pin));
+        }
         effects
+    }
+
+    /// Lets events of the slot be pending.
+    fn raise(&mut self, events: u16) {
+        if self.shape.hot_plug {
+            slot::set_presence(&mut self.config, self.occupied);
+            slot::raise(&mut self.config, events);
+        }
+    }
+
+    /// Whether an event of the slot asks for an interrupt.
+    fn interrupts(&self) -> bool {
+        self.shape.hot_plug && slot::interrupts(&self.config)
+    }
+
+    /// Whether the port's message is due. One is sent when this becomes true (6.7.3.4). A message
+    /// is a memory write, which needs Bus Master Enable.
+    fn sends(&self) -> bool {
+        let master = self.config.u16(regs::COMMAND) & command::BUS_MASTER != 0;
+        self.interrupts() && self.msi.is_enabled() && master
     }
 
     /// What the port lets through by its registers.
@@ -187,10 +295,13 @@ impl RootPort {
 
     fn may_have_link(&self) -> bool {
         let control = self.config.u16(bridge::CONTROL);
-        control & bridge::control::RESET == 0 && !express::is_link_disabled(&self.config)
+        control & bridge::control::RESET == 0
+            && !express::is_link_disabled(&self.config)
+            && self.has_power()
     }
 
-    fn follow_link(&mut self) {
+    /// Shows the link in Link Status.
+    fn show_link(&mut self) {
         let active = self.occupied && self.may_have_link();
         express::set_link_active(&mut self.config, &self.shape.path.link, active);
     }

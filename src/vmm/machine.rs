@@ -48,6 +48,7 @@ use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 pub use crate::exit::Exit;
+use crate::gsi::emulated::EmulatedInterrupts;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{Asker, End, Lifecycle};
 use crate::log::slow::tell_if_slow;
@@ -145,7 +146,10 @@ impl Machine {
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
         let mut machine = Self {
-            devices: Devices::new(opened.as_ref())?,
+            devices: Devices::new(
+                opened.as_ref(),
+                Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd))),
+            )?,
             config,
             images,
             loaded: Some(loaded),

@@ -14,11 +14,23 @@ use pci::port_setup::PortSetup;
 use pci::root_port::{PortEffect, PortShape, RootPort};
 use pci::upstream::Upstream;
 
+use crate::gsi::emulated::EmulatedInterrupts;
 use crate::vfio::function::{VfioFunction, reset};
+
+/// How a port interrupts the guest: by a message, or by its pin.
+pub struct PortInterrupts {
+    /// KVM.
+    pub kvm: Arc<EmulatedInterrupts>,
+    /// The GSI of the port's pin.
+    pub gsi: u32,
+}
 
 /// A root port.
 pub struct Port {
     registers: Mutex<RootPort>,
+    interrupts: PortInterrupts,
+    /// The port's number, by which the level of its pin is known.
+    number: u8,
     upstream: Arc<Upstream>,
     /// The functions behind the port. The devices close although the port is still there.
     behind: RwLock<Vec<Weak<VfioFunction>>>,
@@ -26,12 +38,14 @@ pub struct Port {
 
 impl Port {
     /// A port after power-on, with nothing behind it.
-    pub fn new(shape: PortShape) -> Self {
+    pub fn new(shape: PortShape, interrupts: PortInterrupts) -> Self {
         let registers = RootPort::new(shape);
         let upstream = Arc::new(Upstream::new());
         upstream.set(registers.forwarding());
         Self {
             registers: Mutex::new(registers),
+            interrupts,
+            number: shape.number,
             upstream,
             behind: RwLock::default(),
         }
@@ -81,8 +95,14 @@ impl Port {
         let mut registers = self.lock();
         change(&mut registers);
         self.upstream.set(registers.forwarding());
+        self.set_pin(registers.pin());
         drop(registers);
         self.tell_functions();
+    }
+
+    fn set_pin(&self, level: bool) {
+        let interrupts = &self.interrupts;
+        interrupts.kvm.set_level(interrupts.gsi, self.number, level);
     }
 
     fn tell_functions(&self) {
@@ -109,10 +129,14 @@ impl PciFunction for Port {
     fn config_write(&self, offset: u16, data: &[u8]) {
         let mut registers = self.lock();
         let effects = registers.write(offset, data);
-        // Two vCPUs' writes are seen in the order of the registers.
+        // What is short is done with the lock, so that two vCPUs' writes have their effects in the
+        // order of the registers.
         for effect in &effects {
-            if let PortEffect::Forward(now) = effect {
-                self.upstream.set(*now);
+            match effect {
+                PortEffect::Forward(now) => self.upstream.set(*now),
+                PortEffect::Message(message) => self.interrupts.kvm.send(*message),
+                PortEffect::Pin(level) => self.set_pin(*level),
+                PortEffect::Reset => {}
             }
         }
         drop(registers);
@@ -120,6 +144,7 @@ impl PciFunction for Port {
             match effect {
                 PortEffect::Forward(_) => self.tell_functions(),
                 PortEffect::Reset => reset::behind_port(&self.functions()),
+                PortEffect::Message(_) | PortEffect::Pin(_) => {}
             }
         }
     }

@@ -49,6 +49,7 @@ mod reset_kinds;
 mod resets;
 mod rig;
 mod rom;
+mod slot;
 mod stats;
 mod switch;
 mod switches;
@@ -76,6 +77,7 @@ fn main() -> ExitCode {
         config,
         bars,
         rom,
+        slot,
         msi,
         msix,
         peers,

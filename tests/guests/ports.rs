@@ -32,14 +32,14 @@ pub const TESTS: &[Test] = tests![
 ];
 
 /// The root port's address, and that of the function behind it as firmware numbers the bus.
-const PORT: Bdf = (0, 1, 0);
-const BEHIND: Bdf = (1, 0, 0);
-type Bdf = (u8, u8, u8);
+pub const PORT: Bdf = (0, 1, 0);
+pub const BEHIND: Bdf = (1, 0, 0);
+pub type Bdf = (u8, u8, u8);
 
 /// Where the BARs are: the largest first, in the port's windows.
 const BAR0: u32 = 0xc000_0000;
 const ROM: u32 = 0xc000_4000;
-const BAR1: u32 = 0xc000_6000;
+pub const BAR1: u32 = 0xc000_6000;
 const BAR2: u16 = 0x1000;
 const TABLE: u32 = BAR0 + 0x2000;
 /// Registers of BAR 1.
@@ -55,6 +55,8 @@ const BRIDGE_CONTROL: u16 = 0x3e;
 const RESET: u32 = 0x40;
 const LINK_CONTROL: u16 = 0x50;
 const LINK_DISABLE: u32 = 0x10;
+const SLOT_CONTROL: u16 = 0x58;
+const POWER_OFF: u32 = 0x400;
 
 /// A window that is closed, one with firmware's megabyte, and one with the megabyte after that.
 const CLOSED: u32 = 0x0000_fff0;
@@ -63,19 +65,19 @@ const SECOND: u32 = 0xc010_c010;
 
 impl Asm {
     /// Prints a register of any function.
-    fn show_at(&mut self, bdf: Bdf, offset: u16) -> &mut Self {
+    pub fn show_at(&mut self, bdf: Bdf, offset: u16) -> &mut Self {
         let port = self.cfg_address(bdf, offset);
         self.input(Width::Dword, port).print_eax()
     }
 
     /// Writes a register of any function.
-    fn write_at(&mut self, bdf: Bdf, offset: u16, width: Width, value: u32) -> &mut Self {
+    pub fn write_at(&mut self, bdf: Bdf, offset: u16, width: Width, value: u32) -> &mut Self {
         let port = self.cfg_address(bdf, offset);
         self.out(width, port, value)
     }
 
     /// COMMAND of the port, and of the function behind it.
-    fn commands(&mut self, port: u32, function: u32) -> &mut Self {
+    pub fn commands(&mut self, port: u32, function: u32) -> &mut Self {
         self.write_at(PORT, COMMAND, Width::Word, port);
         self.write_at(BEHIND, COMMAND, Width::Word, function)
     }
@@ -386,13 +388,16 @@ fn a_device_without_a_reset_gets_a_hot_reset() {
 fn no_register_of_a_port_reaches_the_device() {
     let device = device().into_arc();
     run(&device, |g| {
-        // All but COMMAND, bridge control and Link Control, which the device follows.
         for offset in (0..0x100u16).step_by(2) {
-            if ![COMMAND, BRIDGE_CONTROL, LINK_CONTROL].contains(&offset) {
-                g.write_at(PORT, offset, Width::Word, 0xffff);
-            }
+            // The device follows COMMAND, a reset of its bus, its link and the slot's power.
+            let value = match offset {
+                COMMAND | BRIDGE_CONTROL => continue,
+                LINK_CONTROL => !LINK_DISABLE,
+                SLOT_CONTROL => !POWER_OFF,
+                _ => !0,
+            };
+            g.write_at(PORT, offset, Width::Word, value & 0xffff);
         }
-        g.write_at(PORT, LINK_CONTROL, Width::Word, 0xffef);
     })
     .powered_off();
     let config = |call: &&Call| matches!(call, Call::Config(at, _) if *at != 4);

@@ -26,6 +26,17 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "progress",
     ),
     (
+        "src/vmm/machine/port_choice.rs",
+        "{} is {decision}",
+        "what `port=auto` has decided, and why; an endpoint that fits no port is a loss",
+    ),
+    (
+        "src/vmm/config/slots.rs",
+        "{host} is function 0 in the guest, because function 0 of its device is not passed \
+                 through, and a guest looks for a function 0 first",
+        "the guest has the function, under another number",
+    ),
+    (
         "src/vmm/machine/vcpus.rs",
         "HLT{} and PAUSE run in the guest",
         "what the user asked for; idle=native promises MWAIT only where KVM can",

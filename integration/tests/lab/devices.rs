@@ -33,8 +33,8 @@ pub fn all() -> Vec<Scenario> {
             .disk(Disk::behind("usb-stick", 8, Controller::Usb))
             .degraded(NO_RESET)
             .by_each_interface(|_| "".into()),
-        network("network_by_msix", "", "MSIX"),
-        network("network_by_its_interrupt_pin", "pci=nomsi ", "IO-APIC"),
+        network("network_by_msix", "", "MSIX", ""),
+        network("network_by_its_interrupt_pin", "pci=nomsi ", "IO-APIC", ""),
         shared_memory("memory_shared_through_a_bar"),
         // The device has address lines for 256 MiB of RAM.
         Scenario::new("edu_by_msi_and_by_its_interrupt_pin")
@@ -62,8 +62,14 @@ fn io_bar(run: &Run<'_>) -> Result<()> {
 /// the same lines to compare.
 const NUMBERS: u32 = 40_000;
 
-/// QEMU's own network answers pings and serves a file, and no packet leaves L0.
-fn network(name: &'static str, words: &'static str, chip: &'static str) -> Scenario {
+/// QEMU's own network answers pings and serves a file, and no packet leaves L0. `options` are those
+/// of the card's `--vfio`.
+pub fn network(
+    name: &'static str,
+    words: &'static str,
+    chip: &'static str,
+    options: &'static str,
+) -> Scenario {
     let numbers: String = (1..=NUMBERS).map(|n| format!("{n}\n")).collect();
     let same = format!("same bytes={}", numbers.len());
     let mut card = NETWORK_CARD;
@@ -72,7 +78,11 @@ fn network(name: &'static str, words: &'static str, chip: &'static str) -> Scena
         .qemu(&card)
         .machine(|l1| l1.files.push(("numbers", numbers.into_bytes())))
         .function("0000:00:09.0")
-        .by_each_interface(|_| Vmm::new("").cmdline(format!("{words}lab.act=net")))
+        .by_each_interface(|_| {
+            Vmm::new("")
+                .cmdline(format!("{words}lab.act=net"))
+                .devices(format!("--vfio 0000:00:09.0{options}"))
+        })
         .each_run(move |_, run| packets(run, chip, &same))
 }
 

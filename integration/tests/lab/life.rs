@@ -37,8 +37,9 @@ pub fn all() -> Vec<Scenario> {
         terminated(),
         killed(),
         ended_early(),
-        many_reboots("fifty_reboots_in_a_container", "container"),
-        many_reboots("fifty_reboots_by_iommufd", "iommufd"),
+        many_reboots("fifty_reboots_in_a_container", "container", ""),
+        many_reboots("fifty_reboots_by_iommufd", "iommufd", ""),
+        many_reboots("fifty_reboots_behind_a_root_port", "container", ",port=on"),
     ]
 }
 
@@ -58,7 +59,7 @@ fn rebooted_once(run: &Run<'_>) -> Result<()> {
 
 /// Many boots in one process: each boot works, and mini-vmm uses as much memory in the last boot as
 /// in the second.
-fn many_reboots(name: &'static str, interface: &'static str) -> Scenario {
+fn many_reboots(name: &'static str, interface: &'static str, options: &'static str) -> Scenario {
     let reboots = Vmm::new("--memory 128M")
         .by(interface)
         .cmdline(format!("lab.act=reboot-{BOOTS}"))
@@ -71,7 +72,7 @@ fn many_reboots(name: &'static str, interface: &'static str) -> Scenario {
         .limit(700)
         // Unpacking a bzImage takes longer than booting.
         .kernel_file(KernelFile::Vmlinux)
-        .disk(DISK)
+        .disk_with(DISK, options)
         .vmm(reboots)
         .guests_leave_no_text()
         .each_run(|_, run| {

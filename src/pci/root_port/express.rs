@@ -12,6 +12,8 @@ use crate::root_port::shape::PortShape;
 pub(super) const OFFSET: u16 = 0x40;
 /// Version 2, Device/Port Type 4: a root port of a root complex.
 const FLAGS: u16 = 4 << 4 | 2;
+/// Slot Implemented: the link leads to a slot, and not to a device that is soldered on.
+const SLOT: u16 = 1 << 8;
 
 const DEVICE_CAPABILITIES: u16 = OFFSET + 0x04;
 const DEVICE_CONTROL: u16 = OFFSET + 0x08;
@@ -51,7 +53,8 @@ const TARGET_SPEED: u16 = 0x000f;
 /// Adds the capability, without a link to the next.
 pub(super) fn add(config: &mut ConfigSpace, shape: &PortShape) {
     config.set_u8(OFFSET, id::PCIE as u8);
-    config.set_u16(OFFSET + 2, FLAGS);
+    let slot = if shape.hot_plug { SLOT } else { 0 };
+    config.set_u16(OFFSET + 2, FLAGS | slot);
     set_path(config, shape);
     set_payload(config, shape);
     config.set_writable(DEVICE_CONTROL, &DEVICE_CONTROL_BITS.to_le_bytes());
@@ -86,6 +89,11 @@ pub(super) fn set_payload(config: &mut ConfigSpace, shape: &PortShape) {
 /// Whether Link Disable is set.
 pub(super) fn is_link_disabled(config: &ConfigSpace) -> bool {
     config.u16(LINK_CONTROL) & LINK_DISABLE != 0
+}
+
+/// Whether Link Status says that the link is active.
+pub(super) fn is_link_active(config: &ConfigSpace) -> bool {
+    config.u16(LINK_STATUS) & LINK_ACTIVE != 0
 }
 
 /// Whether an access touches Link Status.

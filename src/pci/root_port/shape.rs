@@ -9,6 +9,8 @@ pub struct PortShape {
     pub number: u8,
     /// The interrupt pin, 0 for INTA.
     pub pin: u8,
+    /// Whether devices can be plugged into the port's slot.
+    pub hot_plug: bool,
     /// The way to the device's root complex on the host.
     pub path: HostPath,
 }

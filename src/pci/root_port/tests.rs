@@ -1,5 +1,7 @@
 //! The registers of a port, without a guest.
 
+mod slot;
+
 use proptest::prelude::*;
 
 use super::*;

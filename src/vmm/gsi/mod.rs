@@ -8,9 +8,11 @@
 //! | --- | --- |
 //! | [`routing`] | maps each GSI to a pin or message, and eventfds to GSIs |
 //! | [`msi_irqfd`] | one message-signalled interrupt, from an eventfd to a message |
+//! | [`emulated`] | interrupts of devices that this program emulates |
 //! | [`irqchip`] | the power-on state of the interrupt controllers |
 //! | [`error`] | the errors of delivering interrupts through KVM |
 
+pub mod emulated;
 pub mod error;
 pub mod irqchip;
 pub mod msi_irqfd;

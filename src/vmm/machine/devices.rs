@@ -14,6 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::config::slots::GuestAddress;
 use crate::event_thread::EventThread;
+use crate::gsi::emulated::EmulatedInterrupts;
 use crate::layout;
 use crate::layout::Layout;
 use crate::machine::device_events::{self, Release};
@@ -59,11 +60,14 @@ pub(super) struct AttachTo<'a> {
 impl Devices {
     /// Makes the set without functions. The devices of `opened` count as in use from the start,
     /// because the IOMMU maps memory for all of them.
-    pub fn new(opened: Option<&Opened>) -> Result<Self, MachineError> {
+    pub fn new(
+        opened: Option<&Opened>,
+        interrupts: Arc<EmulatedInterrupts>,
+    ) -> Result<Self, MachineError> {
         let in_use = opened.map_or(0, |opened| opened.devices.len());
         Ok(Self {
             functions: Vec::new(),
-            ports: Ports::default(),
+            ports: Ports::new(interrupts),
             event_thread: Arc::new(EventThread::new().map_err(MachineError::Descriptors)?),
             events: Vec::new(),
             in_use: Arc::new(AtomicUsize::new(in_use)),

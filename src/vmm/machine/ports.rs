@@ -9,9 +9,10 @@ use pci::{Bdf, RootBus};
 
 use crate::config::device::Slot;
 use crate::config::slots::{self, GuestAddress};
+use crate::gsi::emulated::EmulatedInterrupts;
 use crate::layout;
 use crate::machine::error::MachineError;
-use crate::port::Port;
+use crate::port::{Port, PortInterrupts};
 use crate::vfio::device::SharedDevice;
 use crate::vfio::host_path;
 
@@ -24,12 +25,20 @@ pub(super) struct GuestPort {
 
 /// The root ports, in the order of their addresses. That is the order in which a guest finds them,
 /// and so firmware numbers their buses.
-#[derive(Default)]
 pub(super) struct Ports {
     list: Vec<GuestPort>,
+    interrupts: Arc<EmulatedInterrupts>,
 }
 
 impl Ports {
+    /// No ports. Later ones interrupt the guest by `interrupts`.
+    pub fn new(interrupts: Arc<EmulatedInterrupts>) -> Self {
+        Self {
+            list: Vec::new(),
+            interrupts,
+        }
+    }
+
     /// The port at `slot`, which is made if there is none. `path` is the way of the function that
     /// comes behind the port to the host's root complex; the port shows what all of them have.
     ///
@@ -51,7 +60,12 @@ impl Ports {
                 index
             }
             Err(index) => {
-                let port = Arc::new(Port::new(shape(slot, path)));
+                let shape = shape(slot, path);
+                let interrupts = PortInterrupts {
+                    kvm: Arc::clone(&self.interrupts),
+                    gsi: layout::gsi_of_pin(slot.device, shape.pin),
+                };
+                let port = Arc::new(Port::new(shape, interrupts));
                 let upstream = Arc::clone(port.upstream());
                 let bdf = root.add_port(slot.device, slot.function, port.clone(), upstream)?;
                 self.list.insert(index, GuestPort { bdf, port });
@@ -99,11 +113,13 @@ pub(super) fn paths(
     Ok(slots::paths(&own, addresses))
 }
 
-/// What is fixed about the port at a slot. No two ports of a guest have one number; 0 is no slot's.
+/// What is fixed about the port at a slot. No two ports of a guest have one number: function 0 of a
+/// device has the device's number, and the others follow at distances of 32.
 fn shape(slot: Slot, path: HostPath) -> PortShape {
     PortShape {
         path,
-        number: slot.device << 3 | slot.function,
+        number: slot.function << 5 | slot.device,
         pin: slot.function % layout::INTX_PINS,
+        hot_plug: true,
     }
 }
