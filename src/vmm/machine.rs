@@ -76,7 +76,6 @@ use crate::vfio::device::SharedDevice;
 use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
-use crate::vfio::host_path;
 use crate::vfio::open::{Opened, VfioError};
 
 /// A VM with its devices.
@@ -181,7 +180,6 @@ impl Machine {
             config.slot = Some(address.slot);
         }
         let devices = opened.into_iter().flat_map(|opened| opened.devices);
-        slots::tell_new_numbers(&self.config.vfio, &addresses);
         let devices: Vec<SharedDevice> = devices.map(|device| device as SharedDevice).collect();
         let paths = ports::paths(&devices, &addresses)?;
         let configs = self.config.vfio.clone();
@@ -207,10 +205,7 @@ impl Machine {
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
         let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
-        let path = match address.behind {
-            None => HostPath::default(),
-            Some(_) => host_path::of(&*device)?,
-        };
+        let path = ports::path(&*device, &address)?;
         let rom = RomSource::load(&config.rom)?;
         let bdf = self.attach(device, config, (address, path), rom)?;
         self.config.vfio.push(DeviceConfig {

@@ -32,8 +32,7 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
     ),
     (
         "src/vmm/config/slots.rs",
-        "{host} is function 0 in the guest, because function 0 of its device is not passed \
-                 through, and a guest looks for a function 0 first",
+        "{host} is function 0 in the guest, which looks for no other without one",
         "the guest has the function, under another number",
     ),
     (

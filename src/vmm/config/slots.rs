@@ -118,10 +118,7 @@ pub fn tell_new_numbers(configs: &[DeviceConfig], addresses: &[GuestAddress]) {
         if let (Ok(HostName::Pci(host)), Some(0)) = (parse_address(&config.address), address.behind)
             && host.function != 0
         {
-            info!(
-                "{host} is function 0 in the guest, because function 0 of its device is not passed \
-                 through, and a guest looks for a function 0 first"
-            );
+            info!("{host} is function 0 in the guest, which looks for no other without one");
         }
     }
 }
