@@ -8,7 +8,7 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deps-intel deny msrv lab-intel unit-slow
+.PHONY: deps-build deps-intel deny msrv lab-intel lab-intel-all unit-slow
 .PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -70,8 +70,11 @@ lab: deps ## lab scenarios of under a minute: real VFIO and KVM in an emulated m
 lab-all: deps ## all lab scenarios
 	cargo test --package lab -- --include-ignored
 
-lab-intel: deps-intel ## Linux guests on Intel's VMX with several CPUs, in Bochs; some minutes
+lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs, in Bochs; some minutes
 	cargo test --package lab --test intel
+
+lab-intel-all: deps-intel ## the same with all tiny guests
+	cargo test --package lab --test intel -- --include-ignored --skip some_tiny_guests
 
 bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEERS="name=/path ...")
 	@cargo run --quiet --package bench --bin bench

@@ -99,6 +99,12 @@ pub enum ExplainError {
     /// The BARs do not fit the address space.
     #[error(transparent)]
     Assign(#[from] AssignError),
+    /// Only the file of a mediated device shows its registers, and explain must not use the file.
+    #[error(
+        "a device by an open file is explained by sysfs, which shows no registers of a mediated \
+         device: to read them, explain would have to bind the file, which can be bound once"
+    )]
+    Given,
 }
 
 impl ExplainError {
@@ -108,6 +114,7 @@ impl ExplainError {
             Self::Vfio(e) => e.hint(),
             Self::Rom(e) => Some(e.hint()),
             Self::Clique { name, .. } => Some(format!("remove `clique=` for --vfio {name}")),
+            Self::Given => Some("name the devices by their addresses and UUIDs".into()),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
             _ => None,
         }
@@ -124,8 +131,15 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let mut decisions = port::decide_all(sysfs, &configs);
     port::apply(&mut configs, &decisions);
     let mut problems = Vec::new();
-    let opened = open::find(sysfs, &configs)
-        .and_then(|candidates| open::open(None, &candidates, config.iommu));
+    let handed_over = configs.iter().any(|config| config.given.is_some());
+    if handed_over && any_mediated(&configs) {
+        return Err(ExplainError::Given);
+    }
+    // The kernel binds an open file once, and the run needs that.
+    let opened = open::find(sysfs, &configs).and_then(|candidates| match handed_over {
+        true => Ok(None),
+        false => open::open(None, &candidates, config.iommu),
+    });
     let opened = match opened {
         Ok(opened) => opened,
         // sysfs shows no registers of a mediated device, so there is nothing to explain.
@@ -191,6 +205,14 @@ fn set_positions(devices: &mut [Subject], decisions: &[PortDecision], addresses:
         device.decision = *decision;
         device.path_to_root = path;
     }
+}
+
+/// What explain does otherwise than a run with this configuration, if there is such a thing.
+pub fn note(config: &VmConfig) -> Option<String> {
+    config.vfio.iter().any(|d| d.given.is_some()).then(|| {
+        "explain reads all devices from sysfs, because an open file can be bound once, by the run"
+            .into()
+    })
 }
 
 /// Gives each BAR its first address, and each bus behind a root port its number, as a run does.
@@ -308,7 +330,7 @@ fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer
     let Some(opened) = opened else {
         return (config.vfio.len() > 1).then_some(match config.iommu {
             Iommu::Container => PeerToPeer::Address,
-            Iommu::Auto | Iommu::Iommufd => PeerToPeer::Unknown,
+            Iommu::Auto | Iommu::Iommufd | Iommu::Given(_) => PeerToPeer::Unknown,
         });
     };
     Some(match open::peers::way(opened)? {

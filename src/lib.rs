@@ -128,6 +128,7 @@
 //!
 #![doc = include_str!("../docs/walks.md")]
 
+pub mod api_socket;
 pub mod cli;
 pub mod control;
 pub mod ctl;

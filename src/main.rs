@@ -10,12 +10,13 @@ use host::names::Names;
 use host::paths::HostPaths;
 use host::style::Style;
 use host::{check, list};
+use mini_vmm::api_socket::ApiSocket;
 use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::run::RunArgs;
 use mini_vmm::cli::{Action, Cli};
 use mini_vmm::ctl::ctl;
-use mini_vmm::explain::explain;
+use mini_vmm::explain::{explain, note};
 use mini_vmm::run;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -138,6 +139,9 @@ fn explain_run(args: ExplainArgs) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
+    if let Some(note) = note(&config) {
+        say(format_args!("mini-vmm: {note}"));
+    }
     // The report shows the losses.
     degraded::only_list();
     let explanation = match explain(&Sysfs::default(), &config) {
@@ -164,7 +168,12 @@ fn run_guest(args: RunArgs, phases: Option<&Phases>) -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    match run::run(config, host_limit, api_socket.as_deref(), phases) {
+    // After the flags, which may name some of the descriptors that a service manager gives.
+    let api_socket = match ApiSocket::find(api_socket) {
+        Ok(api_socket) => api_socket,
+        Err(e) => return fail(&e, Some(e.hint())),
+    };
+    match run::run(config, host_limit, api_socket, phases) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(e) => fail(&e, e.hint()),
     }

@@ -1,11 +1,9 @@
 //! A run of a guest: binds the devices with `managed=on`, creates the VM, waits for its end, and
 //! writes the report.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::listener::Listener;
 use host::bind::BindError;
 use host::managed::Managed;
 use tracing::debug;
@@ -18,6 +16,7 @@ use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
 use vmm::{phase, sys};
 
+use crate::api_socket::ApiSocket;
 use crate::control::summary::VmSummary;
 use crate::control::{self, ControlError};
 use crate::report::reporter::{ReportError, Reporter};
@@ -61,7 +60,7 @@ impl RunError {
 pub fn run(
     config: VmConfig,
     host_limit: Duration,
-    api_socket: Option<&Path>,
+    api_socket: ApiSocket,
     phases: Option<&Phases>,
 ) -> Result<Exit, RunError> {
     let started = Instant::now();
@@ -76,9 +75,7 @@ pub fn run(
         Images::open(&config.kernel, config.initrd.as_deref()).map_err(MachineError::from)?;
     }
     // A socket that is in use is an error before the run takes anything from the host.
-    api_socket
-        .map_or(Ok(()), Listener::check)
-        .map_err(ControlError::from)?;
+    api_socket.check().map_err(ControlError::from)?;
     let summary = VmSummary::new(&config);
     let reporter = Reporter::open(&config.statistics, phases)?;
     // This call forks, so the process must still have a single thread. `_managed` is dropped after
@@ -108,10 +105,9 @@ pub fn run(
     let mut lifecycle =
         Lifecycle::new(machine.notifier(), Some(terminal)).map_err(MachineError::Loop)?;
     // The socket is there from now on: signals no longer end the process without removing it.
-    let server = match api_socket {
+    let server = match api_socket.listen().map_err(ControlError::from)? {
         None => None,
-        Some(path) => {
-            let listener = Listener::bind(path).map_err(ControlError::from)?;
+        Some(listener) => {
             let asker = lifecycle.asker().map_err(MachineError::Loop)?;
             let (control, stats) = (machine.control(asker), machine.stats());
             Some(control::serve(listener, control, stats, summary, started)?)

@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         memory: MemoryConfig::new(512 << 20),
         vfio: vec![device.parse()?],
         iommu: Iommu::Auto,
+        kvm: None,
         no_reboot: true,
         statistics: Statistics::Off,
     };

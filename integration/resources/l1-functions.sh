@@ -160,18 +160,33 @@ start_as() {
 	watch_pid=$!
 }
 
-# watch_vmm PID: if the guest has not reached /init after a minute, reports the system call of each
-# of mini-vmm's threads, and lets mini-vmm print its counts of exits twice (SIGUSR1).
+# watch_vmm PID: reports the threads of mini-vmm if the guest has not reached /init after a minute,
+# and if mini-vmm has not ended a minute after the guest was done.
 watch_vmm() {
 	sleep 60
-	if [ ! -e /proc/$1 ] || grep -q 'L2: init' /run/vmm.console; then
-		return
+	if [ -e /proc/$1 ] && ! grep -q 'L2: init' /run/vmm.console; then
+		say_threads $1
 	fi
+	until grep -q 'L2: done poweroff' /run/vmm.console; do
+		[ -e /proc/$1 ] || return 0
+		sleep 5
+	done
+	sleep 60
+	for _ in 1 2; do
+		[ -e /proc/$1 ] || return 0
+		say "late mini-vmm has not ended"
+		say_threads $1
+	done
+}
+
+# say_threads PID: reports what each of the threads of mini-vmm does, and lets mini-vmm print its
+# counts of exits twice (SIGUSR1).
+say_threads() {
 	for thread in /proc/$1/task/*; do
 		say "thread $(cat "$thread/comm"): $(cat "$thread/wchan")" \
 			"syscall=$(cut -d' ' -f1 "$thread/syscall")" \
 			"stack=$(sed 's/^[^ ]* //; s/+.*//' "$thread/stack" | tr '\n' ' ')" \
-			"$(grep ctxt "$thread/status" | tr -s '\n\t' ' ')"
+			"$(grep -E 'State|ctxt|SigQ|Pnd' "$thread/status" | tr -s '\n\t' ' ')"
 	done
 	for _ in 1 2; do
 		kill -USR1 $1 || :

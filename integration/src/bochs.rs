@@ -1,18 +1,19 @@
 //! A machine with Intel's VMX and EPT, and with CPUs that take turns: Bochs in place of QEMU.
 //!
 //! QEMU's emulator has no VMX, and its nested SVM is not reliable with several CPUs. Bochs
-//! interprets each instruction, so it is slow. Its CPUs run in one thread, each for `quantum`
-//! instructions at a time. Such a machine shows interleavings of several CPUs that one CPU never
-//! has. It shows no reordering of memory accesses.
+//! interprets each instruction, so it is slow. Its CPUs run in one thread, each for a few
+//! instructions at a time ([`Slice`]). Such a machine shows interleavings of several CPUs that one
+//! CPU never has. It shows no reordering of memory accesses.
 //!
 //! The machine boots from a CD, because Bochs has no loader for Linux. It has no IOMMU; a mediated
 //! device needs none.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::emulator::Emulator;
@@ -28,11 +29,38 @@ const LOADER_CORE: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
 const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
 const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 
+/// How many instructions of a CPU are a second of the machine's clocks.
+const IPS: u32 = 100_000_000;
+
 /// A model with AVX2. Linux can use its XSAVE.
 pub const BROADWELL: &str = "broadwell_ult";
 /// A newer model. Bochs 2.7 reports PKRU without the size of that component, so Linux does not use
 /// this model's XSAVE ("XSAVE consistency problem").
 pub const ICE_LAKE: &str = "corei7_icelake_u";
+
+/// How many instructions a CPU runs before the next CPU's turn.
+///
+/// The option `quantum` of Bochs changes nothing of that: Debian's program contains the debugger,
+/// whose commands have their own turns. A program without the debugger gives each CPU one piece of
+/// code without a jump, and takes `quantum` for a CPU that is halted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slice {
+    /// One instruction.
+    One,
+    /// Five instructions.
+    Five,
+}
+
+impl Slice {
+    /// Commands of the debugger that let the machine run until the lab ends it. A step has at most
+    /// 2^32 - 1 instructions, and the machine waits for nobody between two steps.
+    fn commands(self) -> String {
+        match self {
+            Self::One => "step all 4294967295\n".repeat(100),
+            Self::Five => "continue\n".into(),
+        }
+    }
+}
 
 /// A machine that Bochs emulates.
 #[derive(Clone, Debug)]
@@ -41,8 +69,8 @@ pub struct Bochs {
     pub model: &'static str,
     /// The number of CPUs.
     pub cpus: u32,
-    /// How many instructions a CPU runs before the next CPU's turn: 1 to 32.
-    pub quantum: u32,
+    /// How many instructions a CPU runs before the next CPU's turn.
+    pub slice: Slice,
     /// RAM in MiB.
     pub memory: u32,
 }
@@ -53,7 +81,7 @@ impl Bochs {
         Self {
             model,
             cpus: 2,
-            quantum: 16,
+            slice: Slice::Five,
             memory: 1024,
         }
     }
@@ -99,8 +127,8 @@ impl Bochs {
         make_cd(dir, kernel, parameters)?;
         let serial = fifo(&dir.join("serial"))?;
         fs::write(dir.join("bochsrc"), self.configuration(dir)).context("write bochsrc")?;
-        // Debian's Bochs contains a debugger, which waits for this command.
-        fs::write(dir.join("commands"), "c\n").context("write the debugger's commands")?;
+        fs::write(dir.join("commands"), self.slice.commands())
+            .context("write the debugger's commands")?;
         let started = Instant::now();
         let terminal = Terminal::open().context("open a terminal for Bochs")?;
         let errors = File::create(dir.join("bochs.err")).context("make Bochs' log")?;
@@ -114,9 +142,11 @@ impl Bochs {
             .env("TERM", "xterm")
             .stdin(terminal.side()?)
             .stdout(terminal.side()?)
-            .stderr(errors);
+            .stderr(Stdio::piped());
         let mut emulator = Emulator::start(command, None)?;
         terminal.drain();
+        let messages = emulator.take_stderr();
+        std::thread::spawn(move || keep_messages(messages, errors));
         let mut quiet = || match emulator.has_ended() {
             true => Quiet::Ended,
             false => Quiet::Runs,
@@ -136,9 +166,8 @@ impl Bochs {
             "config_interface: textconfig".to_owned(),
             "display_library: term".to_owned(),
             format!(
-                "cpu: model={}, count={}, quantum={}, ips=100000000, reset_on_triple_fault=0, \
-                 ignore_bad_msrs=1",
-                self.model, self.cpus, self.quantum
+                "cpu: model={}, count={}, ips={IPS}, reset_on_triple_fault=0, ignore_bad_msrs=1",
+                self.model, self.cpus
             ),
             format!("memory: guest={0}, host={0}", self.memory),
             format!("romimage: file={BIOS}"),
@@ -176,10 +205,15 @@ fn make_cd(dir: &Path, kernel: &Path, parameters: &str) -> Result<()> {
         fs::copy(from, tree.join(name)).context(format!("copy {}", from.display()))?;
     }
     fs::rename(dir.join("l1.cpio"), tree.join("l1.cpio")).context("move the initramfs")?;
-    // The CPUs count time in instructions, so the kernel can calibrate nothing against a clock.
+    // - The CPUs count time in instructions, `ips` to the second, so the kernel cannot calibrate
+    //   anything against another clock. CPUID of the newer models names a frequency that is 15
+    //   times as high, by which every timer would take 15 times as long.
+    // - An idle CPU must not wait by MWAIT: in Bochs 2.7, MONITOR does not hear a store by another
+    //   CPU that has the page in its TLB, and the CPU sleeps until its next timer.
     let options = format!(
         "DEFAULT l1\nLABEL l1\nKERNEL vmlinuz\nINITRD l1.cpio\nAPPEND console=ttyS1 panic=-1 \
-         tsc=reliable lpj=1000000 nokaslr loglevel=5{parameters}\n"
+         idle=nomwait tsc=reliable tsc_early_khz={} lpj=1000000 nokaslr loglevel=5{parameters}\n",
+        IPS / 1000
     );
     fs::write(tree.join("isolinux.cfg"), options).context("write isolinux.cfg")?;
     host::output(
@@ -218,7 +252,44 @@ fn fifo(path: &Path) -> Result<File> {
         .context(format!("open {}", path.display()))
 }
 
-/// A terminal for Bochs' text display, which nobody looks at.
+/// Writes Bochs' messages to a file. One of them names Bochs' screen.
+fn keep_messages(messages: ChildStderr, mut file: File) {
+    let lines = BufReader::new(messages).split(b'\n');
+    for line in lines.map_while(io::Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        // A log that cannot be written is not worth the machine.
+        let _ = writeln!(file, "{line}");
+        if let Some(path) = screen(&line)
+            && let Ok(screen) = open_terminal(Path::new(path))
+        {
+            drain(screen);
+        }
+    }
+}
+
+/// The terminal that Bochs, if it contains the debugger, makes for the machine's screen.
+fn screen(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("connected to screen \"")?;
+    rest.split('"').next()
+}
+
+/// Reads what a program writes to a terminal, until the program ends. A full terminal would stop
+/// the program, and with it the machine.
+fn drain(mut terminal: File) {
+    std::thread::spawn(move || {
+        let mut page = [0; 4096];
+        while terminal.read(&mut page).is_ok_and(|n| n > 0) {}
+    });
+}
+
+/// Opens a terminal that does not become this process's controlling terminal.
+fn open_terminal(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true);
+    options.custom_flags(libc::O_NOCTTY).open(path)
+}
+
+/// A terminal for Bochs' debugger, whose answers nobody looks at.
 struct Terminal {
     master: File,
     path: PathBuf,
@@ -226,10 +297,7 @@ struct Terminal {
 
 impl Terminal {
     fn open() -> io::Result<Self> {
-        let master = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/ptmx")?;
+        let master = open_terminal(Path::new("/dev/ptmx"))?;
         let (mut number, unlock): (libc::c_uint, libc::c_int) = (0, 0);
         // SAFETY: both requests (ioctl_tty(2)) take a pointer to an int, which outlives the call.
         let failed = unsafe {
@@ -247,16 +315,33 @@ impl Terminal {
 
     /// The side of the program.
     fn side(&self) -> Result<Stdio> {
-        let side = OpenOptions::new().read(true).write(true).open(&self.path);
-        let side = side.context(format!("open {}", self.path.display()))?;
+        let side = open_terminal(&self.path).context(format!("open {}", self.path.display()))?;
         Ok(side.into())
     }
 
     /// Reads what the program writes, until the program ends.
-    fn drain(mut self) {
-        std::thread::spawn(move || {
-            let mut page = [0; 4096];
-            while self.master.read(&mut page).is_ok_and(|n| n > 0) {}
-        });
+    fn drain(self) {
+        drain(self.master);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_is_found_in_the_messages() {
+        let message = "Bochs connected to screen \"/dev/pts/7\"";
+        assert_eq!(screen(message), Some("/dev/pts/7"));
+        assert_eq!(screen("ALSA lib pcm.c: Unknown PCM default"), None);
+    }
+
+    /// More than a terminal holds.
+    #[test]
+    fn a_terminal_without_a_reader_does_not_stop_its_writer() {
+        let terminal = Terminal::open().unwrap();
+        let mut side = open_terminal(&terminal.path).unwrap();
+        terminal.drain();
+        side.write_all(&[b'x'; 1 << 20]).unwrap();
     }
 }

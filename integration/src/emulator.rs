@@ -2,7 +2,7 @@
 //! the guard is dropped, and the kernel kills the process if the lab is killed.
 
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdout, Command};
+use std::process::{Child, ChildStderr, ChildStdout, Command};
 
 use crate::error::{Context, Result};
 
@@ -42,6 +42,14 @@ impl Emulator {
     /// Standard output is not a pipe, or was taken before.
     pub fn take_stdout(&mut self) -> ChildStdout {
         self.0.stdout.take().expect("stdout is a pipe")
+    }
+
+    /// The emulator's standard error.
+    ///
+    /// # Panics
+    /// Standard error is not a pipe, or was taken before.
+    pub fn take_stderr(&mut self) -> ChildStderr {
+        self.0.stderr.take().expect("stderr is a pipe")
     }
 
     /// Whether the process has ended.

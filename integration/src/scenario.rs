@@ -80,6 +80,8 @@ pub struct Scenario {
     pub limit: Duration,
     /// Whether the scenario takes over a minute. Such a test is ignored by default.
     pub slow: bool,
+    /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
+    pub tiny_guests: bool,
     /// Addresses of the devices that each guest gets, with options of `--vfio`. L1 binds these
     /// devices.
     given: Vec<(String, &'static str)>,
@@ -104,6 +106,7 @@ impl Scenario {
             kernel_file: KernelFile::BzImage,
             limit: Duration::from_secs(150),
             slow: false,
+            tiny_guests: false,
             given: Vec::new(),
             before: String::new(),
             steps: Vec::new(),
@@ -137,6 +140,12 @@ impl Scenario {
     /// Marks a scenario that takes over a minute: the test runs with `--include-ignored` only.
     pub fn slow(mut self) -> Self {
         self.slow = true;
+        self
+    }
+
+    /// Gives L1 the tests of tests/guests.
+    pub fn tiny_guests(mut self) -> Self {
+        self.tiny_guests = true;
         self
     }
 

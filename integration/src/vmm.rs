@@ -4,6 +4,7 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::error::{Context, Error, Result};
 use crate::host;
@@ -61,4 +62,49 @@ pub fn program(package: &str, name: &str) -> Result<PathBuf> {
         )));
     }
     Ok(host::target().join(TARGET).join("release").join(name))
+}
+
+/// Builds the tests of tests/guests as a static program, once, and returns its path. Their code is
+/// optimised a little, because an emulator runs it.
+pub fn tiny_guests() -> Result<PathBuf> {
+    static PROGRAM: OnceLock<Result<PathBuf>> = OnceLock::new();
+    PROGRAM.get_or_init(build_tiny_guests).clone()
+}
+
+fn build_tiny_guests() -> Result<PathBuf> {
+    let step = Step::start("building the tests of tests/guests as a static program");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(host::workspace())
+        .args(["test", "--quiet", "--no-run", "--message-format=json"])
+        .args([
+            "--package",
+            "mini-vmm",
+            "--test",
+            "guests",
+            "--target",
+            TARGET,
+        ])
+        .args(["--config", "profile.dev.opt-level=1"])
+        .args(["--config", "profile.dev.strip=true"])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .output()
+        .context("run cargo")?;
+    // The messages of other programs have no executable (cargo's external-tools.md).
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let program = messages
+        .lines()
+        .filter(|message| message.contains("\"name\":\"guests\""))
+        .find_map(|message| message.split_once("\"executable\":\"")?.1.split('"').next())
+        .map(PathBuf::from);
+    match program {
+        Some(program) if output.status.success() => {
+            step.done();
+            Ok(program)
+        }
+        _ => Err(Error::failed(format!(
+            "the tests of tests/guests do not build:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        ))),
+    }
 }

@@ -1,11 +1,18 @@
 //! The flags of a run: `mini-vmm --kernel PATH ...`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use vmm::config::device::DeviceConfig;
 use vmm::config::memory::DEFAULT_MEMORY;
 use vmm::config::{BASE_CMDLINE, ConfigError, Iommu, Statistics, VmConfig, cpus, memory};
+use vmm::given;
+use vmm::given::GivenError;
+use vmm::hostinfo::sysfs::Sysfs;
+use vmm::sys::descriptor::Descriptor;
 
 /// What to boot and with what.
 #[derive(Debug)]
@@ -55,18 +62,25 @@ pub struct GuestArgs {
     memory: String,
 
     /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, or the UUID of a
-    /// mediated device; may be repeated. Options: slot=DD[.F]: the device number (and function) on
-    /// the guest's bus 0, of the device or of its root port. port=on: behind a root port, as a card
-    /// in a slot; off: on bus 0; auto, the default: a PCI Express endpoint behind a port, any other
-    /// device on bus 0. managed=on: bind it for this run only. rombar=off: no expansion ROM.
+    /// mediated device; may be repeated. fd=N: by descriptor N, which is its open node in
+    /// /dev/vfio/devices. Options: slot=DD[.F]: the device number (and function) on the guest's bus
+    /// 0, of the device or of its root port. port=on: behind a root port, as a card in a slot; off:
+    /// on bus 0; auto, the default: a PCI Express endpoint behind a port, any other device on bus
+    /// 0. managed=on: bind it for this run only. rombar=off: no expansion ROM.
     /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a virtual
     /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 
-    /// Interface to the IOMMU; auto means iommufd if the kernel has it, otherwise container
-    #[arg(long, value_name = "KIND", default_value = "auto")]
-    iommu: IommuKind,
+    /// Interface to the IOMMU; auto means iommufd if the kernel has it, otherwise container.
+    /// fd=N: iommufd, by descriptor N, which is an open /dev/iommu
+    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = IommuParser)]
+    iommu: IommuChoice,
+
+    /// KVM by descriptor N, which is an open /dev/kvm. With --iommu fd=N and --vfio fd=N, which is
+    /// an open node of /dev/vfio/devices, this process opens no device node itself; see README.md
+    #[arg(long, value_name = "fd=N")]
+    kvm: Option<String>,
 
     /// With managed=on: how long a call of the host's kernel may take; after that the call is
     /// left alone, and a run that has not begun ends
@@ -89,21 +103,52 @@ pub struct GuestArgs {
     stats: Option<Option<PathBuf>>,
 }
 
-/// The values of the flag for [`Iommu`].
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum IommuKind {
-    Auto,
-    Container,
-    Iommufd,
+/// The value of `--iommu`.
+#[derive(Clone, Debug)]
+enum IommuChoice {
+    /// A kind of interface.
+    Kind(Iommu),
+    /// The number of `fd=N`, as the user wrote it.
+    Descriptor(String),
 }
 
-impl From<IommuKind> for Iommu {
-    fn from(kind: IommuKind) -> Self {
-        match kind {
-            IommuKind::Auto => Self::Auto,
-            IommuKind::Container => Self::Container,
-            IommuKind::Iommufd => Self::Iommufd,
+/// The kinds of interfaces by their names.
+const KINDS: [(&str, Iommu); 3] = [
+    ("auto", Iommu::Auto),
+    ("container", Iommu::Container),
+    ("iommufd", Iommu::Iommufd),
+];
+
+/// Parses [`IommuChoice`], and lists the values for the help and for completions.
+#[derive(Clone)]
+struct IommuParser;
+
+impl TypedValueParser for IommuParser {
+    type Value = IommuChoice;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        flag: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<IommuChoice, clap::Error> {
+        if let Some(digits) = value.to_str().and_then(given::number) {
+            return Ok(IommuChoice::Descriptor(digits.into()));
         }
+        let names = PossibleValuesParser::new(self.possible_values().into_iter().flatten());
+        let name = names.parse_ref(command, flag, value)?;
+        let kind = KINDS.iter().find(|(known, _)| *known == name);
+        // The text `fd=N` itself is a possible value, and has no number.
+        Ok(
+            kind.map_or(IommuChoice::Descriptor("N".into()), |(_, kind)| {
+                IommuChoice::Kind(*kind)
+            }),
+        )
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let names = KINDS.iter().map(|(name, _)| *name).chain(["fd=N"]);
+        Some(Box::new(names.map(PossibleValue::new)))
     }
 }
 
@@ -142,8 +187,9 @@ impl GuestArgs {
         let cpus = cpus::parse(&self.cpus)?;
         let vfio = self.vfio.iter().map(|text| text.parse());
         let vfio = vfio
-            .collect::<Result<_, _>>()
+            .collect::<Result<Vec<_>, _>>()
             .map_err(ConfigError::Device)?;
+        let (kvm, iommu, vfio) = files(self.kvm.as_deref(), self.iommu, vfio)?;
         let cmdline = match self.cmdline.as_deref().map(str::trim) {
             None | Some("") => BASE_CMDLINE.to_string(),
             Some(more) => format!("{BASE_CMDLINE} {more}"),
@@ -155,7 +201,8 @@ impl GuestArgs {
             cpus,
             memory,
             vfio,
-            iommu: self.iommu.into(),
+            iommu,
+            kvm,
             no_reboot: self.no_reboot,
             statistics: match self.stats {
                 None => Statistics::Off,
@@ -164,6 +211,41 @@ impl GuestArgs {
             },
         })
     }
+}
+
+/// The files of KVM and of the IOMMU, and the devices with theirs.
+type Files = (Option<Descriptor>, Iommu, Vec<DeviceConfig>);
+
+/// Takes over the files that another process has opened. A device gets the address that its file
+/// leads to.
+///
+/// # Errors
+/// A file is not what its flag says, or does not go together with another option.
+fn files(
+    kvm: Option<&str>,
+    iommu: IommuChoice,
+    mut vfio: Vec<DeviceConfig>,
+) -> Result<Files, GivenError> {
+    let kvm = kvm.map(given::kvm_file).transpose()?;
+    let iommu = match iommu {
+        IommuChoice::Kind(kind) => kind,
+        IommuChoice::Descriptor(digits) => Iommu::Given(given::iommufd(&digits)?),
+    };
+    for device in &mut vfio {
+        let Some(digits) = given::number(&device.address) else {
+            continue;
+        };
+        let (file, name) = given::device(&Sysfs::default(), digits)?;
+        if device.managed {
+            return Err(GivenError::Managed(name));
+        }
+        if iommu == Iommu::Container {
+            return Err(GivenError::Container(name));
+        }
+        device.given = Some(file);
+        device.address = name.to_string();
+    }
+    Ok((kvm, iommu, vfio))
 }
 
 #[cfg(test)]

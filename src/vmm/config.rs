@@ -14,6 +14,9 @@ use cpus::{CpuConfig, CpuError};
 use device::{DeviceConfig, DeviceOptionError};
 use memory::{MemoryConfig, MemoryError};
 
+use crate::given::GivenError;
+use crate::sys::descriptor::Descriptor;
+
 /// The beginning of every kernel command line.
 pub const BASE_CMDLINE: &str = "console=ttyS0";
 
@@ -27,6 +30,8 @@ pub enum Iommu {
     Container,
     /// iommufd and device nodes.
     Iommufd,
+    /// iommufd, by a file that another process has opened.
+    Given(Descriptor),
 }
 
 /// The destination of the statistics of a run.
@@ -58,6 +63,8 @@ pub struct VmConfig {
     pub vfio: Vec<DeviceConfig>,
     /// The interface by which the devices are opened.
     pub iommu: Iommu,
+    /// KVM's file, if another process has opened it.
+    pub kvm: Option<Descriptor>,
     /// Whether the run ends when the guest asks for a reboot.
     pub no_reboot: bool,
     /// The statistics of the run.
@@ -76,6 +83,9 @@ pub enum ConfigError {
     /// `--cpus`.
     #[error(transparent)]
     Cpus(#[from] CpuError),
+    /// A file that was handed over.
+    #[error(transparent)]
+    Given(#[from] GivenError),
 }
 
 impl ConfigError {
@@ -85,6 +95,7 @@ impl ConfigError {
             Self::Memory(e) => e.hint(),
             Self::Device(e) => e.hint(),
             Self::Cpus(e) => e.hint(),
+            Self::Given(e) => e.hint(),
         }
     }
 }

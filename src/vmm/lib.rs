@@ -11,6 +11,7 @@ pub mod devices;
 pub mod errnos;
 pub mod event_thread;
 pub mod exit;
+pub mod given;
 pub mod gsi;
 pub mod guest_event;
 pub mod hostinfo;

@@ -448,7 +448,7 @@ fn create_vm(
     stats: &Stats,
 ) -> Result<(HostKvm, Vm), MachineError> {
     let _phase = phase!("create_vm");
-    let kvm = HostKvm::open()?;
+    let kvm = HostKvm::open(config.kvm)?;
     kvm.check_cpus(&config.cpus.topology)?;
     let vm = Vm::new(&kvm, config, images)?;
     stats.set_ram(vm.ram.regions());

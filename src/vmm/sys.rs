@@ -1,7 +1,10 @@
 //! System calls for the VMM and for the host's side, on top of rustix.
 
 pub mod bus_error;
+pub mod descriptor;
 pub mod eventfd;
+pub mod kvm_file;
+pub mod listen_fds;
 pub mod process;
 pub mod worker;
 

@@ -14,6 +14,7 @@ mod control;
 mod control_docs;
 mod errnos;
 mod files;
+mod given;
 mod golden;
 mod host;
 mod inputs;

@@ -51,6 +51,7 @@ mod rig;
 mod rom;
 mod slot;
 mod stats;
+mod storm;
 mod switch;
 mod switches;
 mod topology;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         endpoints,
         resets,
         stats,
+        storm,
         race,
         topology,
         waiting,

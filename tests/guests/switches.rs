@@ -1,5 +1,6 @@
 //! What `--cpus N,nested=,pmu=` takes from a guest, as the guest reads it.
 
+use iced_x86::code_asm::{eax, ebx, ecx, edx};
 use kvm_bindings::{KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
 use vmm::machine::MachineError;
@@ -11,7 +12,8 @@ use crate::vm::Vm;
 
 pub const TESTS: &[Test] = tests![
     the_guest_reads_what_it_may_have,
-    counters_go_or_the_run_ends
+    counters_go_or_the_run_ends,
+    misc_enable_agrees_with_the_counters,
 ];
 
 const AMD_FEATURES: u32 = 0x8000_0001;
@@ -44,17 +46,23 @@ fn host_bits((function, register, mask): (u32, usize, u32)) -> u32 {
 /// A guest that prints these bits.
 fn reader(rows: &[(u32, usize, u32)]) -> Asm {
     let mut g = Asm::new();
-    for (function, register, mask) in rows {
-        g.mov_eax(*function).mov_ecx(0).code(|a| a.cpuid());
-        if *register == 2 {
-            g.code(|a| a.mov(iced_x86::code_asm::eax, iced_x86::code_asm::ecx));
-        }
-        let mask = *mask;
-        g.code(|a| a.and(iced_x86::code_asm::eax, mask as i32))
-            .print_eax();
-    }
+    read(&mut g, rows);
     g.power_off();
     g
+}
+
+fn read(g: &mut Asm, rows: &[(u32, usize, u32)]) {
+    for (function, register, mask) in rows {
+        g.mov_eax(*function).mov_ecx(0).code(|a| a.cpuid());
+        match register {
+            0 => {}
+            1 => drop(g.code(|a| a.mov(eax, ebx))),
+            2 => drop(g.code(|a| a.mov(eax, ecx))),
+            _ => drop(g.code(|a| a.mov(eax, edx))),
+        }
+        let mask = *mask;
+        g.code(|a| a.and(eax, mask as i32)).print_eax();
+    }
 }
 
 fn the_guest_reads_what_it_may_have() {
@@ -81,5 +89,44 @@ fn counters_go_or_the_run_ends() {
         let error = vm.not_made();
         assert!(matches!(error, MachineError::PmuStays), "{error}");
         assert!(error.hint().unwrap().contains("pmu=off"));
+    }
+}
+
+/// IA32_MISC_ENABLE tells the same as CPUID (SDM volume 4, table 2-2): bit 7 is set if there are
+/// counters, and bits 11 and 12 are set if the guest has no branch trace store and no precise
+/// events, which both need a debug store.
+fn misc_enable_agrees_with_the_counters() {
+    const MISC_ENABLE: u32 = 0x1a0;
+    const INTEL: u32 = u32::from_le_bytes(*b"Genu");
+    const COUNTING: u32 = 1 << 7;
+    const NO_BRANCHES: u32 = 1 << 11;
+    const NO_PRECISE_EVENTS: u32 = 1 << 12;
+    const DEBUG_STORE: u32 = 1 << 21;
+    let vendor = host_bits((0, 1, u32::MAX));
+    if vendor != INTEL {
+        let vendor = vendor.to_le_bytes();
+        let vendor = String::from_utf8_lossy(&vendor);
+        return println!(
+            "SKIPPED: the processor is of {vendor:?}: only Intel's have IA32_MISC_ENABLE and a \
+             leaf 0xa to compare it with"
+        );
+    }
+    let rows = [(COUNTERS, 0, 0xff), (1, 3, DEBUG_STORE)];
+    for pmu in [true, false] {
+        let mut g = Asm::new();
+        read(&mut g, &rows);
+        g.mov_ecx(MISC_ENABLE).code(|a| a.rdmsr());
+        g.print_eax().power_off();
+        let [version, store, misc] = Vm::new(g).switches(false, pmu).run().numbers()[..] else {
+            panic!("three numbers");
+        };
+        let bits = misc & (COUNTING | NO_BRANCHES | NO_PRECISE_EVENTS);
+        println!("pmu={pmu}: version {version}, debug store {store:#x}, MISC_ENABLE {misc:#x}");
+        assert_eq!(bits & COUNTING != 0, version != 0, "{misc:#x}");
+        assert!(pmu || version == 0, "{version}");
+        if store == 0 {
+            let none = NO_BRANCHES | NO_PRECISE_EVENTS;
+            assert_eq!(bits & none, none, "{misc:#x}");
+        }
     }
 }

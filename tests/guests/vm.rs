@@ -203,6 +203,7 @@ impl Vm {
             memory: self.memory,
             vfio: Vec::new(),
             iommu: Iommu::default(),
+            kvm: None,
             no_reboot: self.no_reboot,
             statistics: self.statistics.clone(),
         }

@@ -1,5 +1,6 @@
 //! The scenarios on Intel's VMX, with CPUs that take turns: `make lab-intel`.
 
+mod guests;
 mod linux;
 
 use std::process::ExitCode;
@@ -10,5 +11,6 @@ use lab::suite;
 const THREADS: usize = 2;
 
 fn main() -> ExitCode {
-    suite::run(linux::all(), THREADS)
+    let all = linux::all().into_iter().chain(guests::all());
+    suite::run(all.collect(), THREADS)
 }

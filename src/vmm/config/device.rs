@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::config::options::{Flag, Known, OptionError, Options};
 use crate::hostinfo::name::parse_uuid;
+use crate::sys::descriptor::Descriptor;
 
 /// An address on the guest's bus: device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +72,8 @@ pub enum PortChoice {
 pub struct DeviceConfig {
     /// The host's address, or a path in sysfs, as the user wrote it.
     pub address: String,
+    /// The device's own node, if another process has opened it.
+    pub given: Option<Descriptor>,
     /// The address on the guest's bus 0, of the device or of its root port; `None` for the first
     /// free device number.
     pub slot: Option<Slot>,
@@ -175,6 +178,7 @@ impl FromStr for DeviceConfig {
         };
         Ok(Self {
             address: address.into(),
+            given: None,
             slot: options.get("slot", |value| value.parse().ok())?,
             managed: options.switch("managed")?.unwrap_or(false),
             vf_token: options.get("vf-token", parse_uuid)?,

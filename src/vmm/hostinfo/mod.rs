@@ -10,6 +10,7 @@ pub mod mdev;
 pub mod memory;
 pub mod name;
 pub mod node_access;
+pub mod node_of;
 pub mod pci_device;
 mod registered;
 pub mod resets;

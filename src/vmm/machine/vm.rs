@@ -16,6 +16,8 @@ use crate::machine::error::{MachineError, kvm_call, no_kvm};
 use crate::memory::address_space::AddressSpace;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::memory::ram::Ram;
+use crate::sys::descriptor::Descriptor;
+use crate::sys::kvm_file;
 use crate::{layout, phase, vcpu};
 
 /// The host's KVM and the abilities of its processors. Needed while a VM is made.
@@ -29,9 +31,9 @@ pub(super) struct HostKvm {
 }
 
 impl HostKvm {
-    /// Opens /dev/kvm and checks for the capabilities that a VM needs.
-    pub fn open() -> Result<Self, MachineError> {
-        let fd = Kvm::new().map_err(|e| no_kvm(io::Error::from_raw_os_error(e.errno())))?;
+    /// Opens /dev/kvm, if it is not `given`, and checks for the capabilities that a VM needs.
+    pub fn open(given: Option<Descriptor>) -> Result<Self, MachineError> {
+        let fd = kvm_file::open(given).map_err(no_kvm)?;
         let version = fd.get_api_version();
         if version < 0 {
             return Err(MachineError::KvmVersionCall(io::Error::last_os_error()));

@@ -13,8 +13,10 @@ use crate::hostinfo::holders::Holders;
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::pci_device::PciDevice;
 use crate::hostinfo::sysfs::Sysfs;
+use crate::sys::descriptor::Descriptor;
 use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::nodes;
+use crate::vfio::uapi;
 
 /// A device that has passed the checks and may be opened.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct Candidate {
     pub(super) token: Option<Uuid>,
     /// The physical function, if the device is a virtual function.
     pub(super) physical: Option<Bdf>,
+    /// The device's own node, if another process has opened it.
+    pub(super) given: Option<Descriptor>,
 }
 
 impl Candidate {
@@ -103,13 +107,17 @@ pub fn find(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Result<Vec<Candidate>, V
         }
         names.push(name);
     }
-    let checked = names
-        .into_iter()
-        .zip(configs)
-        .map(|(name, config)| match name {
+    let checked = names.into_iter().zip(configs).map(|(name, config)| {
+        let checked = match name {
             HostName::Pci(bdf) => check_pci(sysfs, bdf, config.vf_token),
             HostName::Mediated(uuid) => check_mediated(sysfs, uuid, config.vf_token),
-        });
+        }?;
+        check_given(name, config.given)?;
+        Ok(Candidate {
+            given: config.given,
+            ..checked
+        })
+    });
     checked.collect()
 }
 
@@ -164,6 +172,7 @@ fn check_pci(sysfs: &Sysfs, bdf: Bdf, token: Option<Uuid>) -> Result<Candidate, 
         group,
         token,
         physical,
+        given: None,
     })
 }
 
@@ -178,6 +187,19 @@ fn takes_token(sysfs: &Sysfs, bdf: Bdf, physical: Option<Bdf>) -> Result<bool, V
         .device(physical)
         .map_err(unreadable(HostName::Pci(physical).in_words()))?;
     Ok(holder.is_some_and(|h| h.is_vfio()))
+}
+
+/// Checks that nobody has bound the device through a file that was handed over: the kernel binds a
+/// file once (drivers/vfio/device_cdev.c), and answers no other call before.
+fn check_given(name: HostName, given: Option<Descriptor>) -> Result<(), VfioError> {
+    let Some(given) = given else { return Ok(()) };
+    let file = given
+        .look()
+        .map_err(|source| VfioError::Given { name, source })?;
+    match uapi::device_info(&file) {
+        Ok(_) => Err(VfioError::BoundBefore(name)),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Checks that a mediated device is used as a PCI device, has a driver, and gets no VF token. The
@@ -206,6 +228,7 @@ fn check_mediated(sysfs: &Sysfs, uuid: Uuid, token: Option<Uuid>) -> Result<Cand
         group,
         token: None,
         physical: None,
+        given: None,
     })
 }
 

@@ -136,6 +136,20 @@ pub enum VfioError {
         /// The errno.
         source: io::Error,
     },
+    /// The file of the device, which another process has opened, cannot be used.
+    #[error("cannot use the open file of {}", .name.in_words())]
+    Given {
+        /// The device.
+        name: HostName,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Another process has opened the device's file, and has bound it too.
+    #[error(
+        "the open file of {} is bound already: it was used for a run, and its owner still has it",
+        .0.in_words()
+    )]
+    BoundBefore(HostName),
     /// The device has no node under /dev/vfio/devices.
     #[error("{} has no node under /dev/vfio/devices", .0.in_words())]
     NoCdev(HostName),
@@ -348,6 +362,9 @@ impl VfioError {
                 "name a device behind the bridge; `mini-vmm host list` shows them".into()
             }
             Self::NoGroup(_) | Self::NoIommuMode(_) => TURN_ON.into(),
+            Self::BoundBefore(_) => {
+                "open the device's node anew for each run, and close the file after it".into()
+            }
             Self::NoCdev(_) => {
                 "this kernel's VFIO has no device nodes; use --iommu container".into()
             }
@@ -360,7 +377,7 @@ impl VfioError {
             Self::KvmDevice(e) => return errnos::hint("KVM_CREATE_DEVICE", e),
             Self::Device(e) => return e.hint(),
             Self::Thread => "raise the limit of threads with `ulimit -u`".into(),
-            Self::Sysfs { .. } => return None,
+            Self::Sysfs { .. } | Self::Given { .. } => return None,
         })
     }
 }

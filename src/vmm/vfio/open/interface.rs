@@ -25,7 +25,9 @@ pub(super) enum Interface {
 pub(super) fn choose(candidates: &[Candidate], iommu: Iommu) -> Interface {
     match iommu {
         Iommu::Container => Interface::Container,
-        Iommu::Iommufd => Interface::Iommufd,
+        Iommu::Iommufd | Iommu::Given(_) => Interface::Iommufd,
+        // A device's own file is for iommufd alone.
+        Iommu::Auto if candidates.iter().any(|c| c.given.is_some()) => Interface::Iommufd,
         Iommu::Auto => match why_no_iommufd(candidates) {
             None => Interface::Iommufd,
             Some(why) => {

@@ -25,14 +25,15 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use iommufd_ioctls::{IommuFd, IommufdError};
 use pci::addr::Range;
 use tracing::{info, warn};
 use uuid::Uuid;
 use vfio_ioctls::{VfioDevice, VfioIommufd};
 
+use crate::config::Iommu;
 use crate::phase;
 use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
+use crate::vfio::open::address_space;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::kvm::KvmVfio;
@@ -46,10 +47,14 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 ///
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
-pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+pub(super) fn open(
+    kvm: KvmVfio,
+    candidates: &[Candidate],
+    choice: Iommu,
+) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
-    let iommufd = open_iommufd()?;
+    let iommufd = address_space::open(choice)?;
     info!("by iommufd");
     // Steps 2 to 5, all devices at once: each is reset.
     let devices = open_each(
@@ -60,7 +65,8 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
         // Each attached device may have narrowed the addresses that can be mapped.
-        ranges: iova_ranges(&iommufd).map_err(|e| iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
+        ranges: iova_ranges(&iommufd)
+            .map_err(|e| address_space::iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
         users: users.collect(),
         ops: Arc::<VfioIommufd>::clone(&iommufd),
     };
@@ -69,29 +75,6 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
         mapper: Arc::new(IovaSpaces::of_iommufd(space, iommufd)),
         interface: "iommufd",
     })
-}
-
-/// Step 1.
-fn open_iommufd() -> Result<Arc<VfioIommufd>, VfioError> {
-    let iommufd = IommuFd::new().map_err(|e| match e {
-        IommufdError::OpenIommufd(source) => VfioError::node(nodes::IOMMUFD, None, source, None),
-        other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
-    })?;
-    VfioIommufd::new(Arc::new(iommufd), None, None)
-        .map(Arc::new)
-        .map_err(|e| {
-            let source = match e {
-                vfio_ioctls::VfioError::NewVfioIommufd(IommufdError::IommuIoasAlloc(e)) => {
-                    io::Error::from_raw_os_error(e.errno())
-                }
-                other => io::Error::other(other),
-            };
-            iommu("IOMMU_IOAS_ALLOC", source)
-        })
-}
-
-fn iommu(call: &'static str, source: io::Error) -> VfioError {
-    VfioError::Iommu { call, source }
 }
 
 /// The I/O addresses that the address space can map.
@@ -173,9 +156,14 @@ impl CdevDevice {
     }
 }
 
-/// Step 2.
+/// Step 2, which another process may have done.
 fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
     let name = candidate.name;
+    if let Some(given) = candidate.given {
+        return given
+            .take()
+            .map_err(|source| VfioError::Given { name, source });
+    }
     VfioDevice::open_cdev(&candidate.path).map_err(|e| match e {
         vfio_ioctls::VfioError::OpenDeviceCdev(source) => {
             let node = candidate.cdev().unwrap_or_default();

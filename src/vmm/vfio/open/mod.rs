@@ -6,6 +6,7 @@
 //! | `interface` | chooses between the kernel's two interfaces to the IOMMU |
 //! | `container` | opens by groups and a container: the order, its reason and its reverse |
 //! | `iommufd` | opens by device nodes and an iommufd: the order, its reason and its reverse |
+//! | `address_space` | an iommufd with the address space of all devices |
 //! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
 //! | `no_container` | why VFIO gives no container |
@@ -15,6 +16,7 @@
 //! | `opened` | the open devices and their IOMMU |
 //! | `error` | why a device cannot be opened, and the command that helps |
 
+mod address_space;
 mod assign;
 pub mod candidate;
 #[cfg(test)]
@@ -56,7 +58,7 @@ pub fn open(
     let kvm = KvmVfio::new(vm)?;
     let opened = match interface::choose(candidates, iommu) {
         Interface::Container => container::open(kvm, candidates)?,
-        Interface::Iommufd => iommufd::open(kvm, candidates)?,
+        Interface::Iommufd => iommufd::open(kvm, candidates, iommu)?,
     };
     Ok(Some(opened))
 }

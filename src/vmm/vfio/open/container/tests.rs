@@ -115,6 +115,7 @@ fn the_token_follows_the_name() {
         group: 7,
         token: None,
         physical: None,
+        given: None,
     };
     assert_eq!(name_and_token(&candidate), "0000:01:00.1");
     candidate.token = "BD8D9D2B-5A5F-4F5A-A211-F591514BA1F3".parse().ok();

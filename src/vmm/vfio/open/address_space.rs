@@ -1,0 +1,42 @@
+//! An iommufd with one I/O address space, which all devices use.
+
+use std::io;
+use std::sync::Arc;
+
+use iommufd_ioctls::{IommuFd, IommufdError};
+use vfio_ioctls::VfioIommufd;
+
+use crate::config::Iommu;
+use crate::vfio::open::error::VfioError;
+use crate::vfio::open::nodes;
+
+/// Opens /dev/iommu, or takes the file that another process has opened, and makes an address space.
+///
+/// # Errors
+/// The node cannot be opened, or IOMMU_IOAS_ALLOC fails.
+pub(super) fn open(choice: Iommu) -> Result<Arc<VfioIommufd>, VfioError> {
+    let node = |source| VfioError::node(nodes::IOMMUFD, None, source, None);
+    let iommufd = match choice {
+        Iommu::Given(given) => IommuFd::new_from_fd(given.take().map_err(node)?),
+        _ => IommuFd::new().map_err(|e| match e {
+            IommufdError::OpenIommufd(source) => node(source),
+            other => iommu("IOMMU_IOAS_ALLOC", io::Error::other(other)),
+        })?,
+    };
+    VfioIommufd::new(Arc::new(iommufd), None, None)
+        .map(Arc::new)
+        .map_err(|e| {
+            let source = match e {
+                vfio_ioctls::VfioError::NewVfioIommufd(IommufdError::IommuIoasAlloc(e)) => {
+                    io::Error::from_raw_os_error(e.errno())
+                }
+                other => io::Error::other(other),
+            };
+            iommu("IOMMU_IOAS_ALLOC", source)
+        })
+}
+
+/// Makes the error of a call to the iommufd.
+pub(super) fn iommu(call: &'static str, source: io::Error) -> VfioError {
+    VfioError::Iommu { call, source }
+}
