@@ -21,7 +21,7 @@ use pci::Bdf;
 use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
-use pci::bridge_windows::Reserve;
+
 use pci::clique;
 use pci::clique::CliqueError;
 use pci::host_path::HostPath;
@@ -37,8 +37,9 @@ use vmm::boot::Images;
 use vmm::config::device::DeviceConfig;
 use vmm::config::memory::Pages;
 use vmm::config::port::{self, PortDecision};
+use vmm::config::ports::OCCUPIED;
 use vmm::config::slots::{self, GuestAddress};
-use vmm::config::{Iommu, VmConfig};
+use vmm::config::{Iommu, VmConfig, window};
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::pci_device::PciDevice;
 use vmm::hostinfo::sysfs;
@@ -164,15 +165,15 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     }
 
     let reach = reach();
-    let bytes: u64 = devices
-        .iter()
-        .flat_map(|d| d.source.regions.iter().map(|region| region.size))
-        .fold(0, u64::saturating_add);
-    let layout = Layout::new(config.memory.size, bytes, reach)?;
+    let layout = Layout::new(config.memory.size, 0, reach)?;
+    let bars: Vec<_> = devices.iter().map(|device| device.bars.clone()).collect();
+    let windows = layout.windows();
+    port::fit(&mut configs, &mut decisions, &bars, &windows, &config.ports);
+    let regions = devices.iter().map(|device| device.source.regions.iter());
+    let sizes: Vec<Vec<u64>> = regions.map(|all| all.map(|r| r.size).collect()).collect();
+    let bytes = window::bytes_above(&configs, &config.ports, &sizes);
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
     let layout = layout.with_bars(bytes, reach, usable)?;
-    let bars: Vec<_> = devices.iter().map(|device| device.bars.clone()).collect();
-    port::fit(&mut configs, &mut decisions, &bars, &layout.windows());
     // Slots that cannot be are among the problems already.
     let addresses = slots::assign(&configs).unwrap_or_default();
     set_positions(&mut devices, &decisions, &addresses);
@@ -220,10 +221,7 @@ fn assign_addresses(devices: &mut [Subject], layout: &Layout) -> Result<(), Expl
     let mut ports: Vec<_> = devices.iter().filter_map(|device| device.port).collect();
     ports.sort();
     ports.dedup();
-    let with_reserve: Vec<_> = ports
-        .iter()
-        .map(|port| (*port, Reserve::default()))
-        .collect();
+    let with_reserve: Vec<_> = ports.iter().map(|port| (*port, OCCUPIED)).collect();
     let functions = devices.iter_mut().map(|device| TreeFunction {
         name: device.guest,
         port: device.port,

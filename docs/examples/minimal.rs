@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use vmm::config::cpus::CpuConfig;
 use vmm::config::memory::MemoryConfig;
+use vmm::config::ports::PortsConfig;
 use vmm::config::{Iommu, Statistics, VmConfig};
 use vmm::lifecycle::Lifecycle;
 use vmm::machine::Machine;
@@ -33,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         cpus: CpuConfig::new(1)?,
         memory: MemoryConfig::new(512 << 20),
         vfio: vec![device.parse()?],
+        ports: PortsConfig::default(),
         iommu: Iommu::Auto,
         kvm: None,
         no_reboot: true,

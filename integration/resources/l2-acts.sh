@@ -571,6 +571,30 @@ show_clock() {
 	act=poweroff
 }
 
+# Reports the windows of each root port, as the port's registers and as the kernel have them, and
+# what the kernel itself has given an address, or could not give one.
+show_windows() {
+	for d in "$sys"/*; do
+		case $(cat "$d/class") in 0x0604*) ;; *) continue ;; esac
+		at=$(basename "$d")
+		say "port $at bus=$(cat "$d/secondary_bus_number")" \
+			"last=$(cat "$d/subordinate_bus_number")" \
+			"registers=$(hexdump -v -s 24 -n 28 -e '1/1 "%02x"' "$d/config")"
+	done
+	for slot in /sys/bus/pci/slots/*; do
+		[ ! -e "$slot/address" ] || say "slot $(basename "$slot") address=$(cat "$slot/address")"
+	done
+	grep 'PCI Bus 0000:' /proc/iomem /proc/ioports | while IFS=: read -r file rest; do
+		say "window $(basename "$file") $(echo $rest)"
+	done
+	dmesg | grep -oE '_OSC: OS now controls.*' | while read -r line; do say "osc $line"; done
+	dmesg | grep -iE 'pci.*(: assigned|can.t (assign|claim)|failed to assign|no compatible)' |
+		while read -r line; do say "changed $line"; done
+	dmesg | grep -iE 'pci.*(no space|not big enough|conflict|releasing|invalid)' |
+		while read -r line; do say "changed $line"; done
+	act=poweroff
+}
+
 # Runs a process that keeps a page, until the process ends or three seconds have passed.
 keep_page() {
 	guest keep &

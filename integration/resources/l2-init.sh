@@ -69,6 +69,7 @@ work) work_cpus ;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
 clock) show_clock ;;
+windows) show_windows ;;
 keep) keep_page ;;
 button) await_button ;;
 deaf) be_deaf ;;

@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use vmm::config::device::DeviceConfig;
 use vmm::config::memory::DEFAULT_MEMORY;
-use vmm::config::{BASE_CMDLINE, ConfigError, Iommu, Statistics, VmConfig, cpus, memory};
+use vmm::config::{BASE_CMDLINE, ConfigError, Iommu, Statistics, VmConfig, cpus, memory, ports};
 use vmm::given;
 use vmm::given::GivenError;
 use vmm::hostinfo::sysfs::Sysfs;
@@ -71,6 +71,19 @@ pub struct GuestArgs {
     /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
+
+    /// Empty PCI Express root ports, 1 to 248, for devices that are added while the guest runs.
+    /// Options: mem32=SIZE: each port's memory below 4 GiB (default 4M), for BARs that are not
+    /// prefetchable; the ports and all devices share 512M. mem64=SIZE: its prefetchable memory
+    /// (default 1G). io=on: a window of I/O ports, for 15 ports at most. A guest keeps these
+    /// windows: a device whose BARs are larger cannot be added later
+    #[arg(
+        long,
+        value_name = "N[,OPTION]...",
+        value_parser = ports::check_count,
+        allow_hyphen_values = true
+    )]
+    ports: Option<String>,
 
     /// Interface to the IOMMU; auto means iommufd if the kernel has it, otherwise container.
     /// fd=N: iommufd, by descriptor N, which is an open /dev/iommu
@@ -189,6 +202,7 @@ impl GuestArgs {
         let vfio = vfio
             .collect::<Result<Vec<_>, _>>()
             .map_err(ConfigError::Device)?;
+        let ports = self.ports.as_deref().map(ports::parse).transpose()?;
         let (kvm, iommu, vfio) = files(self.kvm.as_deref(), self.iommu, vfio)?;
         let cmdline = match self.cmdline.as_deref().map(str::trim) {
             None | Some("") => BASE_CMDLINE.to_string(),
@@ -201,6 +215,7 @@ impl GuestArgs {
             cpus,
             memory,
             vfio,
+            ports: ports.unwrap_or_default(),
             iommu,
             kvm,
             no_reboot: self.no_reboot,

@@ -7,6 +7,7 @@ use std::{fs, io};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use vmm::config::memory::{HugePage, MemoryConfig, Pages};
 use vmm::hostinfo::device_node::device_node;
+use vmm::hostinfo::iova::Reach;
 use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::node_access::Cause;
@@ -18,7 +19,7 @@ use vmm::sys::{may_lock_any, memlock_limit};
 use crate::bar_holders::Holders;
 use crate::details::Details;
 use crate::in_use::{Use, in_use, sees_all};
-use crate::iommu::{Iommu, Reach};
+use crate::iommu::Iommu;
 use crate::paths::HostPaths;
 
 /// Whether the current user may use a device node.

@@ -8,13 +8,12 @@
 //! | parameters that turn it off | `/proc/cmdline` (admin-guide/kernel-parameters.txt) |
 //! | VFIO's no-IOMMU mode | the parameter `enable_unsafe_noiommu_mode` of the module vfio |
 //! | interrupt remapping | `/proc/interrupts`: names of remapped controllers begin with `IR-` |
-//! | the address width | Intel's capability register, which sysfs shows (VT-d 4.1, 11.4.2) |
+//!
+//! [`vmm::hostinfo::iova`] has the I/O addresses that an IOMMU can map.
 
 use std::path::Path;
 use std::{fs, io};
 
-use pci::addr::Range;
-use vmm::hostinfo::pci_device::PciDevice;
 use vmm::hostinfo::sysfs::Sysfs;
 
 use crate::paths::HostPaths;
@@ -100,109 +99,6 @@ fn remapped(interrupts: &str) -> bool {
     })
 }
 
-/// The reason why a range of I/O addresses is reserved
-/// (Documentation/ABI/testing/sysfs-kernel-iommu_groups).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reserved {
-    /// The firmware requires an identity mapping (an RMRR), so VFIO refuses the group.
-    Direct,
-    /// The firmware requires an identity mapping only during boot, so VFIO accepts the group.
-    DirectRelaxable,
-    /// Message signalled interrupts, or another range that cannot be mapped.
-    Other,
-}
-
-/// The I/O addresses that a device's IOMMU can map. The kernel shows only a part of this before the
-/// device is opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reach {
-    /// The width of an I/O address in bits; `None` if the kernel does not show it.
-    pub bits: Option<u8>,
-    /// The reserved ranges of the group.
-    pub reserved: Vec<(Range, Reserved)>,
-}
-
-impl Reach {
-    /// Reads the facts of a device.
-    pub fn read(sysfs: &Sysfs, device: &PciDevice) -> Self {
-        let cap = fs::read_to_string(device.path.join("iommu/intel-iommu/cap")).ok();
-        let regions = device.group.and_then(|group| {
-            let file = format!("kernel/iommu_groups/{group}/reserved_regions");
-            fs::read_to_string(sysfs.path(&file)).ok()
-        });
-        Self {
-            bits: cap
-                .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
-                .map(intel_width),
-            reserved: regions
-                .unwrap_or_default()
-                .lines()
-                .filter_map(region)
-                .collect(),
-        }
-    }
-
-    /// Whether VFIO will refuse the device because the firmware requires an identity mapping.
-    pub fn is_refused(&self) -> bool {
-        self.reserved
-            .iter()
-            .any(|(_, kind)| *kind == Reserved::Direct)
-    }
-
-    /// The mappable ranges: all addresses of the IOMMU's width, without the reserved ranges.
-    pub fn ranges(&self) -> Vec<Range> {
-        let last = match self.bits {
-            Some(bits @ 1..=63) => (1 << bits) - 1,
-            _ => u64::MAX,
-        };
-        let mut ranges: Vec<_> = Range::inclusive(0, last).into_iter().collect();
-        for (hole, kind) in &self.reserved {
-            if *kind != Reserved::DirectRelaxable {
-                ranges = ranges.into_iter().flat_map(|r| without(r, hole)).collect();
-            }
-        }
-        ranges
-    }
-}
-
-/// The parts of a range before and after a hole.
-fn without(range: Range, hole: &Range) -> impl Iterator<Item = Range> + use<> {
-    let before = Range {
-        start: range.start,
-        size: hole.start.clamp(range.start, range.end()) - range.start,
-    };
-    let start = hole.end().clamp(range.start, range.end());
-    let after = Range {
-        start,
-        size: range.end() - start,
-    };
-    [before, after].into_iter().filter(|r| r.size > 0)
-}
-
-/// Parses a line "0xfirst 0xlast kind".
-fn region(line: &str) -> Option<(Range, Reserved)> {
-    let mut words = line.split_whitespace();
-    let mut address = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
-    let range = Range::inclusive(address()?, address()?)?;
-    let kind = match words.next()? {
-        "direct" => Reserved::Direct,
-        "direct-relaxable" => Reserved::DirectRelaxable,
-        _ => Reserved::Other,
-    };
-    Some((range, kind))
-}
-
-/// The address width of an Intel IOMMU: the smaller of MGAW (bits 21:16, plus one) and the widest
-/// page table of SAGAW (bits 12:8: bit 1 means 39 address bits, bit 2 means 48, bit 3 means 57).
-fn intel_width(cap: u64) -> u8 {
-    let widest = (cap >> 16 & 0x3f) as u8 + 1;
-    let tables = cap >> 8 & 0x1f;
-    let deepest = [(3, 57), (2, 48), (1, 39)]
-        .into_iter()
-        .find(|(bit, _)| tables & 1 << bit != 0);
-    deepest.map_or(widest, |(_, width)| widest.min(width))
-}
-
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
@@ -211,6 +107,9 @@ fn names(dir: &Path) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use pci::addr::Range;
+    use vmm::hostinfo::iova::Reach;
+
     use super::*;
     use crate::tree::Tree;
 
@@ -250,14 +149,6 @@ mod tests {
         assert!(remapped(
             " 24: 0 12 IR-PCI-MSIX-0000:01:00.0 0-edge nvme0q0\n"
         ));
-    }
-
-    #[test]
-    fn the_width_of_intel_units() {
-        // MGAW 48, SAGAW 39 and 48 bits; then 39 alone under a wider MGAW; then no table known.
-        assert_eq!(intel_width(0x2f_0600), 48);
-        assert_eq!(intel_width(0x2f_0200), 39);
-        assert_eq!(intel_width(0x26_0000), 39);
     }
 
     #[test]

@@ -5,14 +5,18 @@ pub mod device;
 pub mod memory;
 pub mod options;
 pub mod port;
+pub mod ports;
 pub mod slots;
 pub mod topology;
+pub mod window;
 
 use std::path::PathBuf;
 
 use cpus::{CpuConfig, CpuError};
-use device::{DeviceConfig, DeviceOptionError};
+use device::{DeviceConfig, DeviceOptionError, Slot};
 use memory::{MemoryConfig, MemoryError};
+use ports::{PortsConfig, PortsError};
+use slots::{GuestAddress, SlotError};
 
 use crate::given::GivenError;
 use crate::sys::descriptor::Descriptor;
@@ -61,6 +65,8 @@ pub struct VmConfig {
     pub memory: MemoryConfig,
     /// Devices to pass through.
     pub vfio: Vec<DeviceConfig>,
+    /// Empty root ports.
+    pub ports: PortsConfig,
     /// The interface by which the devices are opened.
     pub iommu: Iommu,
     /// KVM's file, if another process has opened it.
@@ -69,6 +75,16 @@ pub struct VmConfig {
     pub no_reboot: bool,
     /// The statistics of the run.
     pub statistics: Statistics,
+}
+
+impl VmConfig {
+    /// Where each device is in the guest, and each empty root port.
+    ///
+    /// # Errors
+    /// The bus has no address for one of them.
+    pub fn addresses(&self) -> Result<(Vec<GuestAddress>, Vec<Slot>), SlotError> {
+        slots::assign_with_empty(&self.vfio, self.ports.count)
+    }
 }
 
 /// A flag's value that cannot be used.
@@ -83,6 +99,9 @@ pub enum ConfigError {
     /// `--cpus`.
     #[error(transparent)]
     Cpus(#[from] CpuError),
+    /// `--ports`.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
     /// A file that was handed over.
     #[error(transparent)]
     Given(#[from] GivenError),
@@ -95,6 +114,7 @@ impl ConfigError {
             Self::Memory(e) => e.hint(),
             Self::Device(e) => e.hint(),
             Self::Cpus(e) => e.hint(),
+            Self::Ports(e) => e.hint(),
             Self::Given(e) => e.hint(),
         }
     }

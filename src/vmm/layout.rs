@@ -27,7 +27,8 @@
 use pci::addr::Range;
 use pci::bar_assignment::Windows;
 
-use crate::config::memory::MIN_MEMORY;
+/// The least RAM a guest gets: a stock kernel does not unpack itself in less.
+pub const MIN_MEMORY: u64 = 64 << 20;
 
 /// The zero page (`struct boot_params`; Documentation/arch/x86/boot.rst, "64-bit boot protocol").
 pub const LOW_ZERO_PAGE: u64 = 0x7000;

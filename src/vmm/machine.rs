@@ -17,6 +17,7 @@ mod capabilities;
 mod device_events;
 mod devices;
 mod error;
+mod later_devices;
 mod memory_faults;
 mod open_devices;
 mod platform;
@@ -137,10 +138,8 @@ impl Machine {
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
-        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &stats)?;
-        port_choice::fit(&mut config, decisions, opened.as_ref(), &layout);
-        let ports = slots::ports(&config.vfio);
-        let layout = layout.with_last_bus(u8::try_from(ports).unwrap_or(u8::MAX));
+        port_choice::fit(&mut config, decisions, opened.as_ref(), &vm.layout);
+        let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &config, &stats)?;
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
@@ -175,7 +174,7 @@ impl Machine {
         opened: Option<Opened>,
         roms: Vec<RomSource>,
     ) -> Result<(), MachineError> {
-        let addresses = slots::assign(&self.config.vfio).map_err(VfioError::from)?;
+        let (addresses, _) = self.config.addresses().map_err(VfioError::from)?;
         for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
             config.slot = Some(address.slot);
         }
@@ -286,8 +285,9 @@ impl Machine {
     }
 
     fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
-        self.devices.assign_bars(&self.platform.resources.layout)?;
-        let ecam = self.platform.resources.layout.ecam();
+        let (layout, root) = (&self.platform.resources.layout, &self.platform.root);
+        self.devices.set_up(&self.config, layout, root)?;
+        let ecam = layout.ecam();
         let (functions, ports) = self.devices.named();
         self.stats
             .set_named_ranges(named_ranges::lookup(functions, ports, ecam));

@@ -29,6 +29,12 @@ fn mistakes_end_with_2() {
         &["--kernel", "x", "--cpus", "many"],
         &["--kernel", "x", "--cpus", ""],
         &["--kernel", "x", "--cpus", "0,idle=native"],
+        &["--kernel", "x", "--ports", "0"],
+        &["--kernel", "x", "--ports", "249"],
+        &["--kernel", "x", "--ports", "many"],
+        &["--kernel", "x", "--ports", "-1"],
+        &["--kernel", "x", "--ports", ""],
+        &["--kernel", "x", "--ports", "1", "--ports", "2"],
         &["--kernel", "x", "--kernel", "y"],
         &["host", "frobnicate"],
         &["host", "bind"],
@@ -66,6 +72,10 @@ fn help_teaches() {
         "check=off",
         "pin=LIST",
         "idle=native",
+        "--ports",
+        "mem32=SIZE",
+        "mem64=SIZE",
+        "io=on",
         "--stats",
         "-v",
     ] {
@@ -217,6 +227,36 @@ fn options_of_cpus() {
         ),
     ] {
         refused(&["--kernel", "x", "--cpus", argument], message, hint);
+    }
+}
+
+#[test]
+fn options_of_ports() {
+    for (argument, message, hint) in [
+        (
+            "1,bars=2",
+            "`bars=2` is not an option of --ports 1",
+            "there are mem32=, mem64= and io=, for example --ports 1,mem32=16M",
+        ),
+        (
+            "1,mem32=0",
+            "`0` is not a value for `mem32` of --ports 1",
+            "give whole MiB, up to 512M, for example mem32=16M",
+        ),
+        ("1,mem64=1E", "`1E` is not a value for `mem64`", "mem64=64G"),
+        ("1,io=1", "`1` is not a value for `io`", "give on or off"),
+        (
+            "200",
+            "200 ports with 4 MiB each below 4 GiB do not fit: there are 512 MiB for all devices",
+            "give less, for example mem32=2M, or --ports 128",
+        ),
+        (
+            "20,io=on",
+            "20 root ports cannot all have I/O ports: there are 15 windows of 4 KiB",
+            "few devices need I/O ports: remove io=on, or give --ports 15",
+        ),
+    ] {
+        refused(&["--kernel", "x", "--ports", argument], message, hint);
     }
 }
 

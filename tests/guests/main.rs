@@ -26,6 +26,7 @@ mod bars;
 mod config;
 mod device;
 mod dma_ready;
+mod empty_ports;
 mod endpoints;
 mod faults;
 mod function_reset;
@@ -42,6 +43,7 @@ mod pci;
 mod peers;
 mod pin;
 mod ports;
+mod ports_race;
 mod power_button;
 mod power_on;
 mod race;
@@ -84,6 +86,8 @@ fn main() -> ExitCode {
         peers,
         pin,
         ports,
+        empty_ports,
+        ports_race,
         power_button,
         power_on,
         switch,

@@ -9,7 +9,7 @@ use crate::Test;
 use crate::common::asm::{Asm, Width};
 use crate::device::{Call, FakeDevice, ID, MSIX};
 use crate::irq_code::{ENABLE, MESSAGE_ADDRESS};
-use crate::pci::{COMMAND, IO, MASTER, MEMORY, bar_register};
+use crate::pci::{COMMAND, IO, MASTER, MEMORY, bar_register, ecam};
 use crate::reset_kinds::{Outcome, Resets};
 use crate::vm::{Ended, Vm};
 
@@ -29,6 +29,7 @@ pub const TESTS: &[Test] = tests![
     messages_come_through,
     two_functions_share_a_port,
     a_reboot_brings_the_port_back,
+    registers_have_names,
 ];
 
 /// The root port's address, and that of the function behind it as firmware numbers the bus.
@@ -501,4 +502,26 @@ fn a_reboot_brings_the_port_back() {
     assert_eq!(shown[4..6], [ID, BAR1]);
     assert_eq!(shown[6..8], NOWHERE);
     assert_eq!(shown[8..], THERE);
+}
+
+/// The report of a run names the port, and the function behind it by the guest's number of the bus.
+fn registers_have_names() {
+    let device = device().into_arc();
+    let mut g = Asm::new();
+    g.write_at(PORT, NUMBERS, Width::Dword, 0x0005_0500);
+    g.write_at(PORT, COMMAND, Width::Word, MEMORY);
+    g.write_at((5, 0, 0), COMMAND, Width::Word, MEMORY);
+    g.show(ecam(1, 8)).show(BAR1 + 0x20).power_off();
+    let vm = Vm::new(g).measured();
+    let report = vm.device_behind_port(&device, "1").run().report;
+    let registers = report.exits.registers.iter();
+    let named: Vec<_> = registers.filter_map(|r| r.range.as_deref()).collect();
+    for name in ["port 00:01.0 configuration space", "0000:05:00.0 BAR 1"] {
+        assert!(named.contains(&name), "{name} is not in {named:?}");
+    }
+    let config = report.config_space.registers.iter();
+    let functions: Vec<_> = config.map(|r| r.function.to_string()).collect();
+    for function in ["0000:00:01.0", "0000:05:00.0"] {
+        assert!(functions.iter().any(|f| f == function), "{functions:?}");
+    }
 }

@@ -10,6 +10,7 @@ use mini_vmm::report::Report;
 use vmm::config::cpus::CpuConfig;
 use vmm::config::device::{DeviceConfig, PortChoice, RomConfig};
 use vmm::config::memory::MemoryConfig;
+use vmm::config::ports::{self, PortsConfig};
 use vmm::config::topology::Topology;
 use vmm::config::{Iommu, Statistics, VmConfig};
 use vmm::counters::exits::Exits;
@@ -60,6 +61,7 @@ pub struct Vm {
     pmu: bool,
     memory: MemoryConfig,
     statistics: Statistics,
+    ports: PortsConfig,
 }
 
 /// How a run ended.
@@ -94,7 +96,14 @@ impl Vm {
             pmu: true,
             memory: MemoryConfig::new(64 << 20),
             statistics: Statistics::Off,
+            ports: PortsConfig::default(),
         }
+    }
+
+    /// Adds empty root ports, as `--ports` does.
+    pub fn ports(mut self, ports: &str) -> Self {
+        self.ports = ports::parse(ports).expect("ports");
+        self
     }
 
     /// Adds the device in the first free slot, from 1 on.
@@ -202,6 +211,7 @@ impl Vm {
             },
             memory: self.memory,
             vfio: Vec::new(),
+            ports: self.ports,
             iommu: Iommu::default(),
             kvm: None,
             no_reboot: self.no_reboot,

@@ -41,6 +41,7 @@ scenarios![
     ports,
     resets,
     start,
+    windows,
     topology,
     many_cpus,
     refusals,

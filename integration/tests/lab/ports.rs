@@ -63,7 +63,58 @@ pub fn all() -> Vec<Scenario> {
                     .boots(2),
             )
             .each_run(|_, run| is_behind_a_port(run, "nvme")),
+        forty(),
     ]
+}
+
+/// The USB controllers of the scenario with many devices: more than bus 0 has device numbers.
+const CONTROLLERS: usize = 40;
+
+/// Each controller is behind a root port of L1, and behind one of the guest. Eight of the guest's
+/// ports are the functions of one device.
+fn forty() -> Scenario {
+    let mut arguments = Vec::new();
+    for n in 0..CONTROLLERS {
+        let (device, function) = (0x10 + n / 8, n % 8);
+        let port = format!(
+            "pcie-root-port,id=port{n},chassis={},addr={device:x}.{function},multifunction=on",
+            n + 1
+        );
+        let controller = format!("qemu-xhci,bus=port{n}");
+        for argument in ["-device".into(), port, "-device".into(), controller] {
+            arguments.push(argument);
+        }
+    }
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let addresses = (1..=CONTROLLERS).map(|bus| format!("0000:{bus:02x}:00.0"));
+    let options = addresses.clone().map(|at| format!("--vfio {at},port=on"));
+    let options = options.collect::<Vec<_>>().join(" ");
+    let vmm = Vmm::new("--memory 512M --iommu container").devices(options);
+    let scenario = Scenario::new("forty_usb_controllers_behind_root_ports")
+        .slow()
+        .limit(600)
+        .qemu(&arguments);
+    addresses
+        .fold(scenario, |scenario, at| scenario.function(&at))
+        .vmm(vmm)
+        .each_run(|_, run| all_forty(run))
+}
+
+fn all_forty(run: &Run<'_>) -> Result<()> {
+    let functions: Vec<_> = run.guest("pci").collect();
+    let used = functions
+        .iter()
+        .filter(|fact| !fact.starts_with("0000:00:") && value(fact, "driver") == Some("xhci_hcd"));
+    let ports = functions
+        .iter()
+        .filter(|fact| fact.starts_with("0000:00:") && value(fact, "class") == Some("0x060400"));
+    let counts = (used.count(), ports.count());
+    expect(counts == (CONTROLLERS, CONTROLLERS), || {
+        format!(
+            "the guest uses {} controllers behind {} ports",
+            counts.0, counts.1
+        )
+    })
 }
 
 /// The guest's driver has the device, whose bus is not the root's, and its port is there.

@@ -2,6 +2,7 @@
 //! processor and of the IOMMU.
 
 use pci::addr::Range;
+use vmm::hostinfo::iova;
 use vmm::layout::{Layout, Reach};
 
 use crate::check::finding::Finding;
@@ -15,7 +16,7 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
     let bits = host.cpu.phys_bits?;
     let all = devices.iter().flat_map(|d| &d.details.bars);
     let bars = all.map(|bar| bar.size).fold(0, u64::saturating_add);
-    let ranges = mappable(devices);
+    let ranges = iova::common(devices.iter().map(|device| &device.reach));
     let reach = Reach {
         bits,
         amd: host.cpu.maker == Maker::Amd,
@@ -69,29 +70,5 @@ pub(super) fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Option<Finding
             NAME,
             format!("{what}, clear of the IOMMU's reserved ranges"),
         )
-    })
-}
-
-/// The ranges that the IOMMUs of all devices can map. Without an IOMMU, all addresses.
-fn mappable(devices: &[DeviceFacts]) -> Vec<Range> {
-    let everything: Vec<_> = Range::inclusive(0, u64::MAX).into_iter().collect();
-    devices.iter().fold(everything, |ranges, device| {
-        let narrower = device.reach.ranges();
-        let both = |a: &Range, b: &Range| {
-            let (start, end) = (a.start.max(b.start), a.end().min(b.end()));
-            (start < end).then(|| Range {
-                start,
-                size: end - start,
-            })
-        };
-        ranges
-            .iter()
-            .flat_map(|a| {
-                narrower
-                    .iter()
-                    .filter_map(|b| both(a, b))
-                    .collect::<Vec<_>>()
-            })
-            .collect()
     })
 }

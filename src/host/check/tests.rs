@@ -5,6 +5,7 @@ use Level::{Fail, Pass, Warn};
 use pci::addr::Range;
 use vmm::config::memory::HugePage;
 use vmm::hostinfo::header::Header;
+use vmm::hostinfo::iova::{Reach, Reserved};
 use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
 use vmm::hostinfo::pci_device::PciDevice;
@@ -15,7 +16,7 @@ use crate::bar_holders::{Holder, Holders};
 use crate::details::{Details, HostBar, Space, Unassigned};
 use crate::facts::{Cpu, Maker, Module, Node};
 use crate::in_use::Use;
-use crate::iommu::{Iommu, Reach, Reserved};
+use crate::iommu::Iommu;
 use crate::style::{Style, WIDTH};
 
 /// A host without problems.

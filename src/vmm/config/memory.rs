@@ -3,9 +3,8 @@
 use std::fmt;
 
 use crate::config::options::{Flag, Known, OptionError, Options};
+pub use crate::layout::MIN_MEMORY;
 
-/// The least RAM a guest gets: a stock kernel does not unpack itself in less.
-pub const MIN_MEMORY: u64 = 64 << 20;
 /// The default size of RAM.
 pub const DEFAULT_MEMORY: &str = "512M";
 
@@ -232,18 +231,14 @@ pub fn parse(text: &str) -> Result<MemoryConfig, MemoryError> {
 }
 
 /// Reads `512M`, `4G`, `4GiB`; a bare number means MiB, as in QEMU. The result is in bytes. Nothing
-/// is rounded.
-///
-/// # Errors
-/// Malformed, beyond 64 bits, less than [`MIN_MEMORY`], or no whole number of pages.
-pub fn parse_size(text: &str) -> Result<u64, SizeError> {
-    let malformed = || SizeError::Malformed(text.into());
+/// is rounded. `None` if the text is malformed or the number is beyond 64 bits.
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     // The standard library would take a sign.
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(malformed());
+        return None;
     }
-    let number: u64 = digits.parse().map_err(|_| malformed())?;
+    let number: u64 = digits.parse().ok()?;
     let unit = text
         .get(digits.len()..)
         .unwrap_or_default()
@@ -253,9 +248,17 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
         "" | "m" | "mb" | "mib" => 20,
         "g" | "gb" | "gib" => 30,
         "t" | "tb" | "tib" => 40,
-        _ => return Err(malformed()),
+        _ => return None,
     };
-    let bytes = number.checked_mul(1 << shift).ok_or_else(malformed)?;
+    number.checked_mul(1 << shift)
+}
+
+/// Reads the size of RAM, in the form of [`parse_bytes`].
+///
+/// # Errors
+/// Malformed, less than [`MIN_MEMORY`], or no whole number of pages.
+pub fn parse_size(text: &str) -> Result<u64, SizeError> {
+    let bytes = parse_bytes(text).ok_or_else(|| SizeError::Malformed(text.into()))?;
     if bytes < MIN_MEMORY {
         return Err(SizeError::TooSmall { text: text.into() });
     }

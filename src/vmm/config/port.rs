@@ -8,14 +8,16 @@ use std::fs::File;
 use std::io::Read;
 
 use pci::Bdf;
+use pci::addr::Range;
 use pci::bar::Bars;
 use pci::bar_assignment::{AssignError, Windows};
-use pci::bridge_windows::{Reserve, Window, size_text};
+use pci::bridge_windows::{Window, size_text};
 use pci::config_space::CONVENTIONAL_SIZE;
 use pci::express::FunctionType;
 use pci::tree_assignment::{TreeFunction, assign_tree};
 
 use crate::config::device::{DeviceConfig, PortChoice, Slot};
+use crate::config::ports::{OCCUPIED, PortsConfig};
 use crate::config::slots::{self, GuestAddress};
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::sysfs::Sysfs;
@@ -146,20 +148,30 @@ pub fn apply(configs: &mut [DeviceConfig], decisions: &[PortDecision]) {
 }
 
 /// Puts devices for which `auto` has chosen a port on bus 0, until the windows of all ports fit.
-/// `bars` are the devices'. Where the user's own choices do not fit, the assignment of addresses is
+/// `bars` are the devices', and `empty` are the ports without one. The windows above 4 GiB are made
+/// as large as they must be; those below, and those of I/O ports, are not. Where the user's own
+/// choices do not fit, the assignment of addresses is
 /// an error later.
 pub fn fit(
     configs: &mut [DeviceConfig],
     decisions: &mut [PortDecision],
     bars: &[Bars],
     windows: &Windows,
+    empty: &PortsConfig,
 ) {
+    let windows = &Windows {
+        mmio64: Range {
+            start: 1 << 62,
+            size: 1 << 62,
+        },
+        ..*windows
+    };
     // Each round takes at least one device from its port.
     for _ in 0..configs.len() {
         let Ok(addresses) = slots::assign(configs) else {
             return;
         };
-        let Some((port, why)) = too_large(&addresses, bars, windows) else {
+        let Some((port, why)) = too_large(&addresses, bars, windows, empty) else {
             return;
         };
         let chosen = |decision: &PortDecision| decision.why == Why::Endpoint;
@@ -199,16 +211,28 @@ pub fn tell_loss(device: &str, decision: &PortDecision) {
 }
 
 /// The port whose windows do not fit, and what is missing.
-fn too_large(addresses: &[GuestAddress], bars: &[Bars], windows: &Windows) -> Option<(Slot, Why)> {
+fn too_large(
+    addresses: &[GuestAddress],
+    bars: &[Bars],
+    windows: &Windows,
+    empty: &PortsConfig,
+) -> Option<(Slot, Why)> {
     let mut bars = bars.to_vec();
     let mut ports: Vec<Bdf> = Vec::new();
     for (_, port) in addresses.iter().map(GuestAddress::in_tree) {
         ports.extend(port.filter(|port| !ports.contains(port)));
     }
     ports.sort();
-    let ports: Vec<_> = ports
-        .iter()
-        .map(|port| (*port, Reserve::default()))
+    // Any names that no other port has.
+    let without_device = (0..empty.count).map(|number| Bdf {
+        segment: 0,
+        bus: u8::MAX,
+        device: number >> 3,
+        function: number & 7,
+    });
+    let with_device = ports.iter().map(|port| (*port, OCCUPIED));
+    let ports: Vec<_> = with_device
+        .chain(without_device.map(|port| (port, empty.reserve)))
         .collect();
     let functions = addresses.iter().zip(&mut bars).map(|(address, bars)| {
         let (name, port) = address.in_tree();
@@ -247,7 +271,6 @@ fn registers(sysfs: &Sysfs, name: HostName) -> Vec<u8> {
 mod tests {
     use std::fs;
 
-    use pci::addr::Range;
     use pci::bar::{Bar, BarKind};
     use vmm_sys_util::tempdir::TempDir;
 
@@ -304,7 +327,13 @@ mod tests {
         let mut decisions: Vec<_> = decisions.collect();
         apply(&mut configs, &decisions);
         let bars: Vec<_> = devices.iter().map(|(_, mib)| bars(mib * MIB)).collect();
-        fit(&mut configs, &mut decisions, &bars, &windows);
+        fit(
+            &mut configs,
+            &mut decisions,
+            &bars,
+            &windows,
+            &PortsConfig::default(),
+        );
         for (config, decision) in configs.iter().zip(&decisions) {
             tell_loss(&format!("fitted {devices:?} {}", config.address), decision);
             assert_eq!(config.port == PortChoice::On, decision.behind_port);

@@ -76,8 +76,25 @@ pub enum SlotError {
 /// # Errors
 /// [`SlotError`].
 pub fn assign(configs: &[DeviceConfig]) -> Result<Vec<GuestAddress>, SlotError> {
-    let groups = group(configs);
+    assign_with_empty(configs, 0).map(|(addresses, _)| addresses)
+}
+
+/// As [`assign`]; then gives so many empty root ports an address each.
+///
+/// # Errors
+/// [`SlotError`].
+pub fn assign_with_empty(
+    configs: &[DeviceConfig],
+    empty: u8,
+) -> Result<(Vec<GuestAddress>, Vec<Slot>), SlotError> {
+    let mut groups = group(configs);
     check_functions(&groups)?;
+    groups.extend((0..empty).map(|_| Group {
+        slot: None,
+        port: true,
+        host: None,
+        members: Vec::new(),
+    }));
     assign_groups(groups, configs.len())
 }
 
@@ -89,12 +106,16 @@ pub fn assign(configs: &[DeviceConfig]) -> Result<Vec<GuestAddress>, SlotError> 
 pub fn assign_one(taken: &[DeviceConfig], new: &DeviceConfig) -> Result<GuestAddress, SlotError> {
     let mut configs = taken.to_vec();
     configs.push(new.clone());
-    let addresses = assign_groups(group(&configs), configs.len())?;
+    let (addresses, _) = assign_groups(group(&configs), configs.len())?;
     let last = addresses.last().copied();
     last.ok_or(SlotError::TooMany(configs.len()))
 }
 
-fn assign_groups(mut groups: Vec<Group>, devices: usize) -> Result<Vec<GuestAddress>, SlotError> {
+/// Gives each of the devices an address, and each group without a device a slot.
+fn assign_groups(
+    mut groups: Vec<Group>,
+    devices: usize,
+) -> Result<(Vec<GuestAddress>, Vec<Slot>), SlotError> {
     check_twice(&groups)?;
     give_slots(&mut groups)?;
     let mut addresses = vec![None; devices];
@@ -109,7 +130,9 @@ fn assign_groups(mut groups: Vec<Group>, devices: usize) -> Result<Vec<GuestAddr
         }
     }
     let addresses: Option<Vec<_>> = addresses.into_iter().collect();
-    addresses.ok_or(SlotError::TooMany(groups.len()))
+    let empty = groups.iter().filter(|group| group.members.is_empty());
+    let empty: Option<Vec<_>> = empty.map(|group| group.slot).collect();
+    addresses.zip(empty).ok_or(SlotError::TooMany(groups.len()))
 }
 
 /// Says which devices have another function number behind their port than on the host.
@@ -362,6 +385,22 @@ mod tests {
         assert_eq!(assign(&many).unwrap()[247].slot, slot("1f.7"));
         many.push("f8:0.0,port=on".parse().unwrap());
         assert_eq!(assign(&many), Err(SlotError::TooMany(32)));
+    }
+
+    #[test]
+    fn empty_ports_come_last() {
+        let configs = ["1:0.0", "2:0.0,port=on", "3:0.0,slot=4"].map(|t| t.parse().unwrap());
+        let (devices, empty) = assign_with_empty(&configs, 2).unwrap();
+        assert_eq!(devices, assign(&configs).unwrap());
+        assert_eq!(empty, [slot("3"), slot("5")]);
+        // Too many for a device number each: eight share one.
+        let (_, empty) = assign_with_empty(&configs, 40).unwrap();
+        assert_eq!(empty[..2], [slot("2.1"), slot("2.2")]);
+        assert_eq!(empty.len(), 40);
+        let (_, empty) = assign_with_empty(&[], 248).unwrap();
+        assert_eq!(empty[247], slot("1f.7"));
+        let one = std::slice::from_ref(&configs[0]);
+        assert_eq!(assign_with_empty(one, 248), Err(SlotError::TooMany(32)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod express;
 pub mod header;
 pub mod holders;
 pub mod iomem;
+pub mod iova;
 pub mod locked;
 pub mod mdev;
 pub mod memory;

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use pci::bar::Bars;
-use pci::bridge_windows::Reserve;
 use pci::position::Position;
 use pci::tree_assignment::{TreeFunction, assign_tree};
 use pci::{Bdf, RootBus};
 use tracing::info;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::config::VmConfig;
 use crate::config::slots::GuestAddress;
 use crate::event_thread::EventThread;
 use crate::gsi::emulated::EmulatedInterrupts;
@@ -26,7 +26,7 @@ use crate::stats::Stats;
 use crate::stats::named_ranges::NamedFunction;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::function::{FunctionOptions, VfioFunction, VmResources};
-use crate::vfio::open::Opened;
+use crate::vfio::open::{Opened, VfioError};
 
 /// A passed-through function on a bus of the guest.
 struct Attached {
@@ -132,9 +132,33 @@ impl Devices {
         Ok(bdf)
     }
 
+    /// Does what firmware does before it starts the guest: adds the empty root ports, and gives
+    /// every BAR and every port its addresses.
+    pub fn set_up(
+        &mut self,
+        config: &VmConfig,
+        layout: &Layout,
+        root: &RootBus,
+    ) -> Result<(), MachineError> {
+        self.add_empty_ports(config, root)?;
+        self.assign_bars(layout)
+    }
+
+    /// Puts the empty root ports on the root bus, beside the devices.
+    fn add_empty_ports(&mut self, config: &VmConfig, root: &RootBus) -> Result<(), MachineError> {
+        if config.ports.count == 0 {
+            return Ok(());
+        }
+        let (_, empty) = config.addresses().map_err(VfioError::from)?;
+        let ports = &mut self.ports;
+        empty
+            .into_iter()
+            .try_for_each(|slot| ports.add_empty(slot, config.ports.reserve, root))
+    }
+
     /// Gives every BAR its address at power-on, and every root port its bus numbers and windows, as
     /// firmware does.
-    pub fn assign_bars(&mut self, layout: &Layout) -> Result<(), MachineError> {
+    fn assign_bars(&mut self, layout: &Layout) -> Result<(), MachineError> {
         let functions = self.functions.iter();
         let mut all: Vec<Bars> = functions.map(|f| f.function.bars()).collect();
         let functions = self.functions.iter().zip(&mut all);
@@ -143,11 +167,7 @@ impl Devices {
             port: attached.port,
             bars,
         });
-        let ports: Vec<_> = self
-            .ports
-            .iter()
-            .map(|p| (p.bdf, Reserve::default()))
-            .collect();
+        let ports: Vec<_> = self.ports.iter().map(|p| (p.bdf, p.reserve)).collect();
         let setups = assign_tree(functions.collect(), &ports, &layout.windows())?;
         self.ports.set_power_on(&setups);
         for (attached, bars) in self.functions.iter_mut().zip(all) {

@@ -53,6 +53,11 @@ pub enum MachineError {
     Pci(#[from] PciError),
     #[error(transparent)]
     BarAssignment(#[from] AssignError),
+    #[error(
+        "no device of this host can be added later: the guest's RAM at {start:#x}-{last:#x} lies \
+         where no IOMMU can map it"
+    )]
+    RamOutOfReach { start: u64, last: u64 },
     #[error("an emulated device cannot get its addresses: {0}")]
     Bus(#[from] vm_device::bus::Error),
     #[error("cannot open {KVM}{cause}")]
@@ -149,9 +154,16 @@ impl MachineError {
             Self::Layout(LayoutError::TooLarge { .. }) => {
                 Some("give the guest less memory with --memory".into())
             }
-            Self::Layout(LayoutError::NoWindow { .. }) | Self::BarAssignment(_) => {
-                Some("pass fewer devices, or give the guest less memory with --memory".into())
-            }
+            Self::Layout(LayoutError::NoWindow { .. }) | Self::BarAssignment(_) => Some(
+                "pass fewer devices, give the guest less memory with --memory, or fewer or smaller \
+                 root ports, for example --ports 1,mem32=2M,mem64=1G"
+                    .into(),
+            ),
+            Self::RamOutOfReach { .. } => Some(
+                "give the guest less memory with --memory, so that it ends below the reserved \
+                 range, or remove --ports"
+                    .into(),
+            ),
             Self::Ram(e) | Self::Prefault(PrefaultError::Ram(e)) => Some(e.hint()),
             Self::Prefault(PrefaultError::Thread(_)) => {
                 Some("raise the limit of threads with `ulimit -u`".into())

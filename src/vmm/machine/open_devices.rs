@@ -5,9 +5,12 @@ use std::thread;
 
 use kvm_ioctls::VmFd;
 
-use crate::config::Iommu;
+use crate::config::{Iommu, VmConfig, slots, window};
+use crate::hostinfo::iova;
+use crate::hostinfo::sysfs::Sysfs;
 use crate::layout::{Layout, Reach};
 use crate::machine::error::MachineError;
+use crate::machine::later_devices;
 use crate::machine::ram_setup::RamSetup;
 use crate::machine::vm::Vm;
 use crate::memory::dma::Dma;
@@ -16,6 +19,7 @@ use crate::stats::Stats;
 use crate::vfio::device::Device;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::{self, Opened, peers};
+use crate::vfio::vfio_file::VfioFile;
 
 /// Opens the devices on a thread of its own, while the calling thread runs `rest`: opening resets
 /// each device, which takes a tenth of a second of waiting. Without devices no thread is started.
@@ -52,29 +56,44 @@ pub(super) fn open_beside<R>(
 }
 
 /// Makes the IOMMU a listener of the guest's memory, if there are devices. Returns that listener,
-/// and the layout with a 64-bit window for the BARs. The window lies in addresses that the IOMMU
-/// can map, if possible.
+/// and the layout with a 64-bit window for BARs and ports, and with a bus for each port. The window
+/// lies in addresses that the IOMMU can map, if possible; with empty ports, the IOMMUs of all
+/// devices that may come.
 ///
 /// # Errors
-/// The BARs do not fit, or RAM lies where the IOMMU cannot map.
+/// The window does not fit, or RAM lies where the IOMMU cannot map.
 pub(super) fn connect_iommu(
     vm: &Vm,
     opened: Option<&Opened>,
     reach: Reach,
+    config: &VmConfig,
     stats: &Stats,
 ) -> Result<(Layout, Option<Arc<Dma>>), MachineError> {
-    let Some(opened) = opened else {
-        return Ok((vm.layout, None));
+    let last_bus = slots::ports(&config.vfio) + usize::from(config.ports.count);
+    let last_bus = u8::try_from(last_bus).unwrap_or(u8::MAX);
+    let later = match config.ports.count {
+        0 => None,
+        _ => {
+            let groups = iova::Reach::of_groups(&Sysfs::default());
+            Some(later_devices::mappable(&vm.layout, &groups)?)
+        }
     };
-    let Opened {
-        devices, mapper, ..
-    } = opened;
-    let regions = devices
-        .iter()
-        .flat_map(|device| (0..6).map(|bar| device.region(bar).size));
-    // An upper bound: some of the BARs may be 32-bit BARs.
-    let bars = regions.fold(0, u64::saturating_add);
-    let layout = vm.layout.with_bars(bars, reach, mapper.iova_ranges())?;
+    let devices = opened.map_or(&[][..], |opened| &opened.devices);
+    let sizes = |device: &VfioFile| (0..6).map(|bar| device.region(bar).size).collect();
+    let sizes: Vec<Vec<u64>> = devices.iter().map(|device| sizes(device)).collect();
+    let bytes = window::bytes_above(&config.vfio, &config.ports, &sizes);
+    let ranges = match (opened.map(|opened| opened.mapper.iova_ranges()), later) {
+        (None, None) => return Ok((vm.layout, None)),
+        (Some(now), None) => now.to_vec(),
+        (None, Some(later)) => later,
+        (Some(now), Some(later)) => iova::intersect(now, &later),
+    };
+    let layout = vm.layout.with_bars(bytes, reach, &ranges)?;
+    let layout = layout.with_last_bus(last_bus);
+    let Some(opened) = opened else {
+        return Ok((layout, None));
+    };
+    let Opened { mapper, .. } = opened;
     // With several devices, each BAR is mapped for the other devices.
     let peers = devices.len() > 1;
     peers::tell(opened);

@@ -33,7 +33,13 @@ pub(super) fn fit(
         let bars: Option<Vec<_>> = devices.iter().map(|device| bars(&**device)).collect();
         // A device that does not answer is an error when it becomes a function.
         if let Some(bars) = bars {
-            port::fit(&mut config.vfio, &mut decisions, &bars, &layout.windows());
+            port::fit(
+                &mut config.vfio,
+                &mut decisions,
+                &bars,
+                &layout.windows(),
+                &config.ports,
+            );
         }
     }
     for (device, decision) in devices.iter().zip(decisions) {

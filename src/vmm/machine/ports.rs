@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use pci::bridge_windows::Reserve;
 use pci::host_path::HostPath;
 use pci::port_setup::PortSetup;
 use pci::root_port::PortShape;
 use pci::{Bdf, RootBus};
+use tracing::info;
 
 use crate::config::device::Slot;
+use crate::config::ports::OCCUPIED;
 use crate::config::slots::{self, GuestAddress};
 use crate::gsi::emulated::EmulatedInterrupts;
 use crate::layout;
@@ -21,6 +24,8 @@ pub(super) struct GuestPort {
     /// The port's address.
     pub bdf: Bdf,
     pub port: Arc<Port>,
+    /// The least room in its windows.
+    pub reserve: Reserve,
 }
 
 /// The root ports, in the order of their addresses. That is the order in which a guest finds them,
@@ -39,8 +44,9 @@ impl Ports {
         }
     }
 
-    /// The port at `slot`, which is made if there is none. `path` is the way of the function that
-    /// comes behind the port to the host's root complex; the port shows what all of them have.
+    /// The port at `slot`, which is made if there is none, for a device. `path` is the way of the
+    /// function that comes behind the port to the host's root complex; the port shows what all of
+    /// them have.
     ///
     /// # Errors
     /// The address belongs to another function.
@@ -48,6 +54,30 @@ impl Ports {
         &mut self,
         slot: Slot,
         path: HostPath,
+        root: &RootBus,
+    ) -> Result<&GuestPort, MachineError> {
+        self.make(slot, path, OCCUPIED, root)
+    }
+
+    /// Makes a port that keeps `reserve` free.
+    ///
+    /// # Errors
+    /// The address belongs to another function.
+    pub fn add_empty(
+        &mut self,
+        slot: Slot,
+        reserve: Reserve,
+        root: &RootBus,
+    ) -> Result<(), MachineError> {
+        self.make(slot, HostPath::default(), reserve, root)
+            .map(|_| ())
+    }
+
+    fn make(
+        &mut self,
+        slot: Slot,
+        path: HostPath,
+        reserve: Reserve,
         root: &RootBus,
     ) -> Result<&GuestPort, MachineError> {
         let key = (slot.device, slot.function);
@@ -68,7 +98,8 @@ impl Ports {
                 let port = Arc::new(Port::new(shape, interrupts));
                 let upstream = Arc::clone(port.upstream());
                 let bdf = root.add_port(slot.device, slot.function, port.clone(), upstream)?;
-                self.list.insert(index, GuestPort { bdf, port });
+                let port = GuestPort { bdf, port, reserve };
+                self.list.insert(index, port);
                 index
             }
         };
@@ -83,6 +114,7 @@ impl Ports {
     /// Sets what each port has at power-on.
     pub fn set_power_on(&self, setups: &[PortSetup]) {
         for (port, setup) in self.list.iter().zip(setups) {
+            info!("root port {} has {setup}", port.bdf);
             port.port.set_power_on(setup);
         }
     }

@@ -15,6 +15,7 @@ use crate::memory::hugetlb;
 use crate::memory::memlock;
 use crate::memory::prefault::PrefaultError;
 use crate::vfio::function::rom::RomSource;
+use crate::vfio::open::VfioError;
 use crate::vfio::open::candidate::{self, Candidate};
 use crate::{phase, vcpu};
 
@@ -35,6 +36,7 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
         .iter()
         .map(|device| RomSource::load(&device.rom));
     let roms = roms.collect::<Result<Vec<_>, _>>()?;
+    config.addresses().map_err(VfioError::from)?;
     let candidates = candidate::find(&Sysfs::default(), &config.vfio)?;
     for candidate in &candidates {
         let name = candidate.name();
