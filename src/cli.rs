@@ -217,7 +217,7 @@ mod tests {
         let mut built = Cli::command();
         built.build();
         assert_eq!(purposes(&built), listed);
-        assert_eq!(listed.len(), 15);
+        assert_eq!(listed.len(), 17);
         assert!(listed.iter().all(|(_, purpose)| purpose.is_some()));
     }
 }

@@ -4,19 +4,23 @@
 //! | --- | --- |
 //! | [`routes`] | methods and paths, as Cloud Hypervisor has them where it has them |
 //! | [`info`] | `vmm.ping` and `vm.info` |
+//! | [`counters`] | `vm.counters` |
+//! | [`pci`], [`message`] | `vm.pci`, and what a message of MSI means |
 //! | [`summary`] | the configuration in `vm.info` |
 //! | [`vm`] | what all answers are made of |
 //!
 //! The crate `api` has the socket, HTTP and the limits; `vmm::control` makes the changes.
 
+pub mod counters;
 pub mod info;
+pub mod message;
+pub mod pci;
 pub mod routes;
 pub mod summary;
 pub mod vm;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use api::events::EventLog;
 use api::listener::{ListenError, Listener};
@@ -26,9 +30,7 @@ use serde::Serialize;
 use vmm::control::Control;
 use vmm::log::degraded;
 use vmm::run_events::RunEvent;
-use vmm::stats::Stats;
 
-use crate::control::summary::VmSummary;
 use crate::control::vm::Vm;
 
 /// Why a run has no socket.
@@ -52,28 +54,15 @@ impl ControlError {
     }
 }
 
-/// Serves the socket until the returned server is dropped. Events of the run are published from now
-/// on.
+/// Serves the socket until the returned server is dropped. Events of the run are published in
+/// `vm.log` from now on.
 ///
 /// # Errors
 /// The host has no threads or descriptors left.
-pub fn serve(
-    listener: Listener,
-    control: Control,
-    stats: Arc<Stats>,
-    summary: VmSummary,
-    started: Instant,
-) -> Result<Server, ControlError> {
-    let log = Arc::new(EventLog::new().map_err(ControlError::Start)?);
-    publish(&control, &log);
-    let vm = Arc::new(Vm {
-        control,
-        stats,
-        summary,
-        started,
-        log: Arc::clone(&log),
-    });
-    let service = Service::new(routes::routes(&vm));
+pub fn serve(listener: Listener, vm: Vm) -> Result<Server, ControlError> {
+    let log = Arc::clone(&vm.log);
+    publish(&vm.control, &log);
+    let service = Service::new(routes::routes(&Arc::new(vm)));
     Server::start(listener, service, log).map_err(ControlError::Start)
 }
 

@@ -3,8 +3,10 @@
 //! | file | what |
 //! | --- | --- |
 //! | `text` | answers for people |
+//! | `tree` | `vm.pci` for people |
 
 mod text;
+mod tree;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use std::path::{Path, PathBuf};
 use api::client::{Answer, Client, ClientError};
 use serde_json::Value;
 
-use crate::cli::ctl::{CtlArgs, EventsArgs, Output, Verb};
+use crate::cli::ctl::{CtlArgs, EventsArgs, Verb};
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +64,9 @@ impl CtlError {
 pub fn ctl(args: &CtlArgs, out: &mut impl Write) -> Result<(), CtlError> {
     let path = &args.path;
     match &args.verb {
-        Verb::Info(output) => show(path, "vm.info", output, text::info, out),
+        Verb::Info { json } => show(path, "vm.info", *json, text::info, out),
+        Verb::Pci { json } => show(path, "vm.pci", *json, tree::tree, out),
+        Verb::Counters { json } => show(path, "vm.counters", *json, text::counters, out),
         Verb::Pause => change(path, "vm.pause"),
         Verb::Resume => change(path, "vm.resume"),
         Verb::Reboot => change(path, "vm.reboot"),
@@ -87,7 +91,7 @@ fn change(path: &Path, name: &str) -> Result<(), CtlError> {
 fn show(
     path: &Path,
     name: &str,
-    output: &Output,
+    json: bool,
     text: fn(&Value) -> Option<String>,
     out: &mut impl Write,
 ) -> Result<(), CtlError> {
@@ -95,7 +99,7 @@ fn show(
     let body = accepted(answer)?;
     let misunderstood = || CtlError::Answer(path.into());
     let value: Value = serde_json::from_slice(&body).map_err(|_| misunderstood())?;
-    let text = match output.json {
+    let text = match json {
         true => serde_json::to_string_pretty(&value).ok().map(|t| t + "\n"),
         false => text(&value),
     };

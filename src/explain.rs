@@ -391,7 +391,8 @@ impl Subject {
         };
         let mut shown = source.image.clone();
         if let Some(number) = config.clique {
-            clique::add(&mut shown, number)
+            let in_use = policy::in_use(&source.image, &source.hardware);
+            clique::add(&mut shown, number, &in_use)
                 .map_err(|source| ExplainError::Clique { name, source })?;
         }
         let sizes = source.regions.each_ref().map(|region| region.size);

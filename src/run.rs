@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::events::EventLog;
 use host::bind::BindError;
 use host::managed::Managed;
 use tracing::debug;
@@ -18,6 +19,7 @@ use vmm::{phase, sys};
 
 use crate::api_socket::ApiSocket;
 use crate::control::summary::VmSummary;
+use crate::control::vm::Vm;
 use crate::control::{self, ControlError};
 use crate::report::reporter::{ReportError, Reporter};
 
@@ -109,8 +111,15 @@ pub fn run(
         None => None,
         Some(listener) => {
             let asker = lifecycle.asker().map_err(MachineError::Loop)?;
-            let (control, stats) = (machine.control(asker), machine.stats());
-            Some(control::serve(listener, control, stats, summary, started)?)
+            let vm = Vm {
+                control: machine.control(asker),
+                stats: machine.stats(),
+                phases: phases.cloned(),
+                summary,
+                started,
+                log: Arc::new(EventLog::new().map_err(ControlError::Start)?),
+            };
+            Some(control::serve(listener, vm)?)
         }
     };
     let end = machine.run(&mut lifecycle);

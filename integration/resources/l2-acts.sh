@@ -44,6 +44,28 @@ use_for_ever() {
 	say "loop-failed"
 }
 
+# Reads and writes until the clock has jumped by 20 seconds, which is a pause, and for five seconds
+# more. The detector of soft lockups looks every four seconds.
+work_through_a_pause() {
+	set -- $disks
+	say looping
+	last=$(cut -d. -f1 /proc/uptime)
+	end=
+	while [ -z "$end" ] || [ "$last" -lt "$end" ]; do
+		copy_noise "$1" || say "copy-failed"
+		now=$(cut -d. -f1 /proc/uptime)
+		if [ $((now - last)) -ge 20 ]; then
+			say "paused s=$((now - last))"
+			end=$((now + 5))
+		fi
+		last=$now
+	done
+	watchdog=$(cat /proc/sys/kernel/soft_watchdog 2>/dev/null || echo 0)
+	lines=$(dmesg | grep -ciE 'lockup|rcu.*(stall|starved)|hung task|clocksource.*unstable' || :)
+	say "log watchdog=$watchdog lines=$lines"
+	act=poweroff
+}
+
 # Reads between two marks. A mark is short, because each of its characters is an exit that counts.
 measure_reads() {
 	set -- $disks

@@ -124,6 +124,8 @@ wait_for_disks() {
 			case $driver in
 			nvme) name=$(basename "$disk" | sed 's/n1$/q/') ;;
 			ahci) name="ahci[$bdf]" ;;
+			# The pin has the name of the bus, "xhci-hcd:usb1".
+			xhci_hcd) name=xhci ;;
 			esac
 			echo "$bdf ${disk:-none} $name"
 		done

@@ -54,6 +54,7 @@ case $act in
 reboot-once) reboot_once ;;
 loop) use_for_ever ;;
 measure) measure_reads ;;
+paused) work_through_a_pause ;;
 queues) queue_on_each_cpu ;;
 churn) move_while_reading ;;
 net) talk_to_the_network ;;
@@ -66,6 +67,10 @@ edu) drive_edu ;;
 peers) move_between_bars ;;
 serial | serial-moved) talk_to_serial_ports ;;
 work) work_cpus ;;
+work-twice)
+	work_cpus
+	reboot_once
+	;;
 primary) serve_virtual_function ;;
 topology) show_topology ;;
 clock) show_clock ;;

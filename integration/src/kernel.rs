@@ -15,7 +15,6 @@ use crate::progress::Step;
 mod apt;
 mod build;
 mod choice;
-mod lists;
 mod lock;
 mod modules;
 mod payload;

@@ -47,6 +47,8 @@
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
 //! | [`scripts`] | the shell scripts of both machines, and the kernel's options |
 //! | [`kernel`] | kernels from Debian's packages, and one built from source |
+//! | [`lists`] | the package lists of apt that the lab uses |
+//! | [`newer_qemu`] | a QEMU for guests with XSAVE |
 //! | [`vmm`] | building the static mini-vmm under test, and the guest's program |
 //! | [`host`] | the programs that L0 needs, and the lab's directories |
 //! | [`progress`] | showing the progress of long steps |
@@ -63,8 +65,10 @@ pub mod initramfs;
 pub mod judge;
 pub mod kernel;
 pub mod listen;
+pub mod lists;
 pub mod load;
 pub mod machine;
+pub mod newer_qemu;
 pub mod nudge;
 pub mod outcome;
 pub mod progress;

@@ -29,6 +29,8 @@ pub struct Machine {
     pub cpus: u32,
     /// RAM in MiB. It must hold the initramfs twice, and L2's RAM.
     pub memory: u32,
+    /// Whether the CPUs have XSAVE, and AVX with it. This needs QEMU 8.2 or newer.
+    pub xsave: bool,
     /// Whether the machine has an IOMMU.
     pub iommu: bool,
     /// Whether the IOMMU remaps interrupts.
@@ -57,6 +59,7 @@ impl Machine {
         Self {
             cpus: 1,
             memory: 1536,
+            xsave: false,
             iommu: true,
             remapping: true,
             parameters: "",
@@ -96,11 +99,17 @@ impl Machine {
         qemu.args(["-machine", "q35,accel=tcg,kernel-irqchip=off"]);
         // Nested paging (npt) makes L2 fast. These features are off:
         // - la57: with five levels of page tables, each of the many page walks would take longer.
-        // - xsave: QEMU does not let L1's KVM intercept XSETBV. L2's CPUID leaf 0xd then disagrees
-        // with XCR0, and L2's kernel warns.
+        // - xsave: QEMU before 8.2 does not let L1's KVM intercept XSETBV, see `newer_qemu`.
         // - erms, fsrm: QEMU emulates string instructions byte by byte. Without these features, the
         // kernels clear and copy pages word by word.
-        qemu.args(["-cpu", "max,+svm,+npt,-la57,-xsave,-erms,-fsrm"]);
+        // mini-vmm takes a K8 with XSAVE, the `max` of some versions, for a QEMU before 8.2. A
+        // processor of family 23 has XSAVE.
+        let rest = match self.xsave {
+            true => "family=23,model=1,stepping=2",
+            false => "-xsave",
+        };
+        let model = format!("max,+svm,+npt,-la57,-erms,-fsrm,{rest}");
+        qemu.args(["-cpu", &model]);
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory.to_string());
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"]);

@@ -82,7 +82,7 @@ fn run_once(
     cmdline: &str,
     heard: &mut dyn FnMut(&Line),
 ) -> Result<(Ended, PathBuf)> {
-    let host = lab.host.as_ref().map_err(Clone::clone)?;
+    let host = lab.host(&scenario.machine)?;
     let kernel = lab.kernel(scenario.kernel)?;
     let dir = host::fresh_dir(scenario.name)?;
     scenario.machine.furnish(&dir)?;

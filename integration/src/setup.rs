@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::kernel::{Choice, Kernel};
+use crate::machine::Machine;
+use crate::newer_qemu;
 use crate::vmm::{self, Programs};
 
 /// The shared parts. Each part is either ready, or holds the error that explains why it is missing.
@@ -16,6 +18,8 @@ pub struct Lab {
     /// mini-vmm, and the static program for the guest.
     pub programs: Result<Programs>,
     kernels: BTreeMap<Choice, Result<Kernel>>,
+    /// The host with a QEMU for guests with XSAVE, if a scenario needs one.
+    newer: Option<Result<Host>>,
 }
 
 impl Lab {
@@ -32,8 +36,29 @@ impl Lab {
                 .map(|&choice| (choice, kernel(choice)))
                 .collect(),
             programs: vmm::build(),
+            newer: None,
             host,
         }
+    }
+
+    /// Prepares a QEMU for guests with XSAVE, too.
+    #[must_use]
+    pub fn with_newer_qemu(mut self) -> Self {
+        let host = self.host.as_ref().map_err(Clone::clone);
+        self.newer = Some(host.and_then(newer_qemu::find));
+        self
+    }
+
+    /// Returns the programs of L0 that a machine needs.
+    pub fn host(&self, machine: &Machine) -> Result<&Host> {
+        let host = match &self.newer {
+            Some(newer) if machine.xsave => newer,
+            None if machine.xsave => {
+                return Err(Error::failed("the lab did not prepare a newer QEMU"));
+            }
+            _ => &self.host,
+        };
+        host.as_ref().map_err(Clone::clone)
     }
 
     /// Returns a kernel that was named to [`Lab::prepare`].

@@ -27,12 +27,13 @@ struct Count {
 pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(threads);
-    let kernels = kernels(&args, &scenarios);
+    let (kernels, xsave) = needs(&args, &scenarios);
     let lab = if args.list {
         None
     } else {
         eprintln!("preparing the lab");
-        Some(Arc::new(Lab::prepare(&kernels)))
+        let lab = Lab::prepare(&kernels);
+        Some(Arc::new(if xsave { lab.with_newer_qemu() } else { lab }))
     };
     let count = Arc::new(Count::default());
     let trials = scenarios
@@ -47,16 +48,19 @@ pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     conclusion.exit_code()
 }
 
-/// The kernels of the scenarios that will run: getting a kernel may take a build of minutes.
-fn kernels(args: &Arguments, scenarios: &[Scenario]) -> Vec<Choice> {
+/// The kernels of the scenarios that will run, as getting a kernel may take a build of minutes,
+/// and whether one of the scenarios needs a newer QEMU.
+fn needs(args: &Arguments, scenarios: &[Scenario]) -> (Vec<Choice>, bool) {
     let named = |name: &str| match &args.filter {
         Some(filter) if args.exact => name == filter,
         Some(filter) => name.contains(filter),
         None => true,
     };
     let runs = |s: &&Scenario| named(s.name) && (!s.slow || args.include_ignored || args.ignored);
-    let wanted: BTreeSet<Choice> = scenarios.iter().filter(runs).map(|s| s.kernel).collect();
-    wanted.into_iter().collect()
+    let wanted: Vec<_> = scenarios.iter().filter(runs).collect();
+    let kernels: BTreeSet<Choice> = wanted.iter().map(|s| s.kernel).collect();
+    let xsave = wanted.iter().any(|s| s.machine.xsave);
+    (kernels.into_iter().collect(), xsave)
 }
 
 fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial {
@@ -101,10 +105,8 @@ fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
         Error::CannotRun { .. } => Some(error.to_string().replace('\n', " ")),
         Error::Failed(_) => None,
     };
-    lab.host
-        .as_ref()
+    lab.host(&scenario.machine)
         .err()
-        .cloned()
         .and_then(lacks)
         .or_else(|| lab.kernel(scenario.kernel).err().and_then(lacks))
         .or_else(|| {

@@ -21,7 +21,32 @@ pub struct CtlArgs {
 #[command(defer = true)]
 pub enum Verb {
     /// Show the guest's state, its configuration and its devices
-    Info(Output),
+    Info {
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Show the guest's PCI functions: BARs and where they are, interrupts, DMA maps
+    #[command(after_help = "\
+A part of a BAR is `direct` if the guest reaches it without an exit. A vector
+shows its message as the guest wrote it and what it means, the GSI and the
+eventfd of its irqfd, and whether KVM listens to it.")]
+    Pci {
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Show how often the guest left to mini-vmm and why, and more with --stats
+    #[command(after_help = "\
+The counters are those of SIGUSR1 and, if the run has --stats, of its report.
+Counters that are zero are left out, except from --json.")]
+    Counters {
+        /// Print JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
 
     /// Stop the guest's vCPUs
     #[command(after_help = "\
@@ -56,14 +81,6 @@ Events: guest-reset, paused, resumed, shutdown, degraded (a loss of the guest,
 with its code). A reader that is more than 1024 events behind gets `lost` with
 their number, and is disconnected.")]
     Events(EventsArgs),
-}
-
-/// Show the guest's state, its configuration and its devices
-#[derive(Debug, Args)]
-pub struct Output {
-    /// Print JSON, for programs
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Print what happens, one line for each event, until the run ends

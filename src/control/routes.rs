@@ -7,19 +7,27 @@ use api::service::{Kind, Route};
 use vmm::control::ControlRequest;
 use vmm::log::error_chain::with_causes;
 
+use crate::control::counters::counters;
 use crate::control::info::{Info, Ping};
+use crate::control::pci::Tree;
 use crate::control::vm::Vm;
 
 /// All routes of the VM.
 pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
     let with = |vm: &Arc<Vm>| Arc::clone(vm);
-    let (info, end) = (with(vm), with(vm));
+    let (info, counts, tree, end) = (with(vm), with(vm), with(vm), with(vm));
     vec![
         Route::new("GET", "/api/v1/vmm.ping", Kind::Now, |_, _| {
             Response::json(&Ping::new())
         }),
         Route::new("GET", "/api/v1/vm.info", Kind::Query, move |_, _| {
             Response::json(&Info::new(&info))
+        }),
+        Route::new("GET", "/api/v1/vm.counters", Kind::Query, move |_, _| {
+            Response::json(&counters(&counts))
+        }),
+        Route::new("GET", "/api/v1/vm.pci", Kind::Query, move |_, _| {
+            Response::json(&Tree::new(&tree))
         }),
         Route::new("GET", "/api/v1/vm.events", Kind::Events, |_, _| {
             Response::done()

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use api::events::EventLog;
 use vmm::control::Control;
+use vmm::log::phases::Phases;
 use vmm::stats::Stats;
 
 use crate::control::summary::VmSummary;
@@ -15,6 +16,8 @@ pub struct Vm {
     pub control: Control,
     /// The counters of the run.
     pub stats: Arc<Stats>,
+    /// The phases of the start, with `--stats`.
+    pub phases: Option<Phases>,
     /// The configuration.
     pub summary: VmSummary,
     /// When the process began.

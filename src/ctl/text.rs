@@ -40,6 +40,22 @@ pub fn info(info: &Value) -> Option<String> {
     Some(text)
 }
 
+/// `vm.counters`: groups of those that are not zero.
+pub fn counters(counters: &Value) -> Option<String> {
+    let mut text = String::new();
+    for (group, counts) in counters.as_object()? {
+        let counts = counts.as_object()?.iter();
+        let counts: Vec<_> = counts.filter(|(_, n)| n.as_u64() != Some(0)).collect();
+        if !counts.is_empty() {
+            text += &format!("{group}\n");
+        }
+        for (name, count) in counts {
+            text += &format!("  {count:>15}  {name}\n");
+        }
+    }
+    Some(text)
+}
+
 /// A loss of the guest.
 fn loss(loss: &Value) -> Option<String> {
     let device = loss["device"].as_str();

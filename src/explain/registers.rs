@@ -100,7 +100,7 @@ pub fn fields(original: &Original<'_>, config: &ConfigSpace) -> Vec<Field> {
         config,
         behind_port,
     };
-    for cap in policy::unlinked(original) {
+    for cap in policy::unlinked(image, original.hardware) {
         let rule = POLICY.rule(original.hardware, &cap);
         let reason = match rule.treatment {
             Treatment::Hide => rule.reason,

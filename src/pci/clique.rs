@@ -9,6 +9,8 @@
 //! | --- | --- | --- | --- | --- | --- | --- |
 //! | | ID 0x09 | next | length 8 | "P2P" | clique in bits 6:3, version 0 in bits 2:0 | 0 |
 
+use std::ops::Range;
+
 use crate::byte_enable::{put, u16_at};
 use crate::capability::{self, Capability, id};
 use crate::regs;
@@ -33,19 +35,20 @@ const END: u16 = 0x100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CliqueError {
     /// The device is not a GPU of NVIDIA's.
-    #[error("a clique is for GPUs of NVIDIA, which it is not")]
+    #[error("the device is no GPU of NVIDIA, and a clique is for these only")]
     OtherDevice,
     /// All bytes are taken by other capabilities.
-    #[error("its capabilities leave no room for that of a clique")]
+    #[error("the other capabilities leave no room for that of a clique")]
     NoRoom,
 }
 
 /// Adds the capability at the end of the chain in a GPU's configuration space. A clique that is
-/// there already, because the host is itself a guest, gets the new number.
+/// there already, because the host is itself a guest, gets the new number. `in_use` are ranges of
+/// bytes that are outside of the chain and nevertheless the device's.
 ///
 /// # Errors
 /// [`CliqueError`].
-pub fn add(image: &mut [u8], clique: u8) -> Result<(), CliqueError> {
+pub fn add(image: &mut [u8], clique: u8, in_use: &[Range<u16>]) -> Result<(), CliqueError> {
     let vendor = u16_at(image, regs::VENDOR.into());
     // The class code's bytes are programming interface, sub-class and base class.
     let class = image.get(usize::from(regs::REVISION) + 3);
@@ -58,7 +61,7 @@ pub fn add(image: &mut [u8], clique: u8) -> Result<(), CliqueError> {
         return Ok(());
     }
     let chain = capability::standard(image);
-    let offset = free(&chain).ok_or(CliqueError::NoRoom)?;
+    let offset = free(&chain, in_use).ok_or(CliqueError::NoRoom)?;
     let last = chain.last().ok_or(CliqueError::NoRoom)?;
     let [p, two, q] = *SIGNATURE;
     let bytes = [id::VENDOR as u8, 0, LENGTH as u8, p, two, q, number, 0];
@@ -82,13 +85,19 @@ pub fn is_at(image: &[u8], cap: &Capability) -> bool {
     cap.id == id::VENDOR && split.is_some_and(is_clique)
 }
 
-/// Eight bytes that no capability has: at a recommended offset, or else the last ones.
-fn free(chain: &[Capability]) -> Option<u16> {
+/// Eight bytes that no capability has, and that are not in use otherwise: at a recommended offset,
+/// or else the last ones.
+fn free(chain: &[Capability], in_use: &[Range<u16>]) -> Option<u16> {
     let others = (START..=END - LENGTH).rev().step_by(4);
     let mut offsets = RECOMMENDED.into_iter().chain(others);
     offsets.find(|offset| {
-        let apart = |c: &Capability| c.offset >= offset + LENGTH || c.offset + c.len <= *offset;
-        chain.iter().all(apart)
+        let apart = |used: Range<u16>| used.start >= offset + LENGTH || used.end <= *offset;
+        let of = |c: &Capability| c.offset..c.offset.saturating_add(c.len);
+        chain
+            .iter()
+            .map(of)
+            .chain(in_use.iter().cloned())
+            .all(apart)
     })
 }
 
@@ -123,7 +132,7 @@ mod tests {
     fn added(chain: &[(u16, u16, u8)], clique: u8) -> Result<(u16, [u8; 8]), CliqueError> {
         let mut image = image(NVIDIA, DISPLAY, chain);
         let before = capability::standard(&image);
-        add(&mut image, clique)?;
+        add(&mut image, clique, &[])?;
         let after = capability::standard(&image);
         let (last, others) = after.split_last().unwrap();
         // The others stay in their order.
@@ -156,18 +165,32 @@ mod tests {
         // Another vendor's display, and the sound card of an NVIDIA GPU.
         for (vendor, class) in [(0x1002, DISPLAY), (NVIDIA, 0x04)] {
             let mut other = image(vendor, class, &OLDER);
-            assert_eq!(add(&mut other, 1), Err(CliqueError::OtherDevice));
+            assert_eq!(add(&mut other, 1, &[]), Err(CliqueError::OtherDevice));
             assert_eq!(find(&other), None);
         }
-        assert_eq!(add(&mut [], 1), Err(CliqueError::OtherDevice));
+        assert_eq!(add(&mut [], 1, &[]), Err(CliqueError::OtherDevice));
+    }
+
+    #[test]
+    fn bytes_in_use_are_left_alone() {
+        let at = |in_use: &[(u16, u16)]| {
+            let in_use: Vec<_> = in_use.iter().map(|&(start, end)| start..end).collect();
+            let mut image = image(NVIDIA, DISPLAY, &OLDER);
+            add(&mut image, 1, &in_use).map(|()| find(&image).unwrap())
+        };
+        assert_eq!(at(&[(0xd0, 0xe0)]), Ok(0xc8));
+        assert_eq!(at(&[(0xcc, 0xd0)]), Ok(0xd4));
+        assert_eq!(at(&[(0xc0, 0xe0)]), Ok(0xf8));
+        assert_eq!(at(&[(0xc8, 0xcc), (0xd8, 0x100)]), Ok(0xd0));
+        assert_eq!(at(&[(0x40, 0x100)]), Err(CliqueError::NoRoom));
     }
 
     #[test]
     fn a_clique_of_the_hosts_own_host_is_replaced() {
         let mut image = image(NVIDIA, DISPLAY, &OLDER);
-        add(&mut image, 2).unwrap();
+        add(&mut image, 2, &[]).unwrap();
         let before = capability::standard(&image);
-        add(&mut image, 5).unwrap();
+        add(&mut image, 5, &[]).unwrap();
         assert_eq!(capability::standard(&image), before);
         assert_eq!(image[0xc8 + 6], 5 << 3);
     }
@@ -180,7 +203,7 @@ mod tests {
             bytes[usize::from(regs::REVISION) + 3] = DISPLAY;
             let before = bytes.clone();
             let chain = capability::standard(&before);
-            if find(&before).is_none() && add(&mut bytes, 7).is_ok() {
+            if find(&before).is_none() && add(&mut bytes, 7, &[]).is_ok() {
                 let at = usize::from(find(&bytes).unwrap());
                 let link = usize::from(chain.last().unwrap().offset) + 1;
                 for (offset, (old, new)) in before.iter().zip(&bytes).enumerate() {

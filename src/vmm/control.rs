@@ -6,11 +6,12 @@
 use std::io;
 use std::sync::{Arc, Weak};
 
-use pci::Bdf;
+use pci::{Bdf, PciFunction, RootBus};
 
 use crate::devices::power_button::PowerButton;
 use crate::exit::Exit;
 use crate::lifecycle::Asker;
+use crate::memory::dma::{Dma, DmaMap};
 use crate::run_events::{RunEvent, RunEvents};
 use crate::vcpu::pause::{PauseError, PausePoint};
 use crate::vfio::function::VfioFunction;
@@ -76,20 +77,36 @@ pub enum RunState {
     Ended,
 }
 
+/// The parts of a machine that its controls share with its boots.
+#[derive(Clone, Default)]
+pub(crate) struct RunControls {
+    pub pause: Arc<PausePoint>,
+    pub events: Arc<RunEvents>,
+}
+
+impl RunControls {
+    /// The run is over.
+    pub fn end<E>(&self, end: &Result<Exit, E>) {
+        self.events
+            .end(end.as_ref().map_or("error", |exit| exit.name()));
+    }
+}
+
 /// The controls of one machine.
 #[derive(Clone)]
 pub struct Control {
-    pub(crate) pause: Arc<PausePoint>,
-    pub(crate) events: Arc<RunEvents>,
+    pub(crate) run: RunControls,
     pub(crate) asker: Asker,
     pub(crate) power_button: Arc<PowerButton>,
     pub(crate) functions: Vec<(Bdf, Weak<VfioFunction>)>,
+    pub(crate) root: Weak<RootBus>,
+    pub(crate) dma: Option<Weak<Dma>>,
 }
 
 impl Control {
     /// The state of the run.
     pub fn state(&self) -> RunState {
-        match (self.events.ended(), self.pause.is_paused()) {
+        match (self.run.events.ended(), self.run.pause.is_paused()) {
             (Some(_), _) => RunState::Ended,
             (None, true) => RunState::Paused,
             (None, false) => RunState::Running,
@@ -98,7 +115,7 @@ impl Control {
 
     /// What has happened in the run.
     pub fn events(&self) -> &RunEvents {
-        &self.events
+        &self.run.events
     }
 
     /// The passed-through functions with their addresses in the guest, without those that have been
@@ -110,12 +127,39 @@ impl Control {
             .collect()
     }
 
+    /// The functions of the VMM on bus 0, such as the host bridge and root ports: address and the
+    /// first bytes of configuration space.
+    pub fn emulated(&self) -> Vec<(Bdf, [u8; 64])> {
+        let passed: Vec<Bdf> = self.functions().iter().map(|(bdf, _)| *bdf).collect();
+        let Some(root) = self.root.upgrade() else {
+            return Vec::new();
+        };
+        let slots = (0..32).flat_map(|device| (0..8).map(move |function| (device, function)));
+        let here = slots.filter_map(|(device, function)| {
+            let bdf = Bdf {
+                segment: 0,
+                bus: 0,
+                device,
+                function,
+            };
+            let found = root.get(device, function)?;
+            (!passed.contains(&bdf)).then(|| (bdf, header_of(&*found)))
+        });
+        here.collect()
+    }
+
+    /// What devices reach by DMA.
+    pub fn dma_maps(&self) -> Vec<DmaMap> {
+        let dma = self.dma.as_ref().and_then(Weak::upgrade);
+        dma.map_or_else(Vec::new, |dma| dma.maps())
+    }
+
     /// Makes a change, and returns when it is made.
     ///
     /// # Errors
     /// The VM's state does not allow the change, or the change has failed.
     pub fn change(&self, request: ControlRequest) -> Result<(), ControlError> {
-        if self.events.ended().is_some() {
+        if self.run.events.ended().is_some() {
             return Err(ControlError::Ended);
         }
         match request {
@@ -137,31 +181,40 @@ impl Control {
     }
 
     fn pause(&self) -> Result<(), PauseError> {
-        self.pause.pause()?;
-        self.events.tell(RunEvent::Paused);
+        self.run.pause.pause()?;
+        self.run.events.tell(RunEvent::Paused);
         Ok(())
     }
 
     fn resume(&self) -> Result<(), PauseError> {
-        self.pause.resume()?;
-        self.events.tell(RunEvent::Resumed);
+        self.run.pause.resume()?;
+        self.run.events.tell(RunEvent::Resumed);
         Ok(())
     }
 
     /// The vCPUs of a paused guest do not run before its reset: they wait at the start of the next
     /// boot, and the pause is ended there.
     fn reboot(&self) -> Result<(), ControlError> {
-        let boots = self.events.boots();
+        let boots = self.run.events.boots();
         self.asker.reboot();
-        match self.events.wait_for_boot_after(boots) {
+        match self.run.events.wait_for_boot_after(boots) {
             None => {}
             // The run ends at a reboot, as the user wished.
             Some(reason) if reason == Exit::Reboot.name() => return Ok(()),
             Some(_) => return Err(ControlError::Ended),
         }
-        if self.pause.is_paused() {
+        if self.run.pause.is_paused() {
             self.resume()?;
         }
         Ok(())
     }
+}
+
+/// The first bytes of a function's configuration space.
+fn header_of(function: &dyn PciFunction) -> [u8; 64] {
+    let mut header = [0; 64];
+    for (offset, dword) in (0..).step_by(4).zip(header.chunks_exact_mut(4)) {
+        function.config_read(offset, dword);
+    }
+    header
 }

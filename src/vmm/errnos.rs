@@ -101,7 +101,6 @@ const NUMBERS: &[(&str, i32)] = &[
     ("ENFILE", libc::ENFILE),
     ("ENODEV", libc::ENODEV),
     ("ENOENT", libc::ENOENT),
-    ("ENOEXEC", libc::ENOEXEC),
     ("ENOMEM", libc::ENOMEM),
     ("ENOSPC", libc::ENOSPC),
     ("ENOTTY", libc::ENOTTY),

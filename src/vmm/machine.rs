@@ -9,6 +9,7 @@
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
 //! | `platform` | makes buses, emulated devices and ACPI tables |
 //! | `devices`, `device_events` | puts the open devices on the guest's bus and watches them |
+//! | `ends` | the end of a boot: the end of the run, or another boot |
 //!
 //! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
 //! machine, it boots again.
@@ -16,6 +17,7 @@
 mod capabilities;
 mod device_events;
 mod devices;
+mod ends;
 mod error;
 mod later_devices;
 mod memory_faults;
@@ -28,7 +30,6 @@ mod ram_setup;
 mod vcpus;
 mod vm;
 
-use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,16 +45,17 @@ use crate::boot::{Images, Loaded, mptable};
 use crate::config::device::DeviceConfig;
 use crate::config::slots::{self, GuestAddress};
 use crate::config::{Statistics, VmConfig};
-use crate::control::Control;
+use crate::control::{Control, RunControls};
 use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 pub use crate::exit::Exit;
 use crate::gsi::emulated::EmulatedInterrupts;
 use crate::guest_event::{GuestEvent, Notifier};
-use crate::lifecycle::{Asker, End, Lifecycle};
+use crate::lifecycle::{Asker, Lifecycle};
 use crate::log::slow::tell_if_slow;
 use crate::machine::devices::{AttachTo, Devices};
+use crate::machine::ends::exit_of;
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{connect_iommu, open_beside};
 use crate::machine::platform::Platform;
@@ -65,12 +67,9 @@ use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
-use crate::run_events::RunEvents;
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
-use crate::vcpu::error::VcpuError;
-use crate::vcpu::pause::PausePoint;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
@@ -93,8 +92,7 @@ pub struct Machine {
     dma: Option<Arc<Dma>>,
     devices: Devices,
     notifier: Arc<Notifier>,
-    pause: Arc<PausePoint>,
-    events: Arc<RunEvents>,
+    run_controls: RunControls,
     stats: Arc<Stats>,
 }
 
@@ -157,8 +155,7 @@ impl Machine {
             ram_setup,
             dma,
             notifier,
-            pause: Arc::default(),
-            events: Arc::default(),
+            run_controls: RunControls::default(),
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
@@ -254,11 +251,12 @@ impl Machine {
     /// The controls of the VM, for another thread. `asker` is that of the main loop.
     pub fn control(&self, asker: Asker) -> Control {
         Control {
-            pause: Arc::clone(&self.pause),
-            events: Arc::clone(&self.events),
+            run: self.run_controls.clone(),
             asker,
             power_button: self.power_button(),
             functions: self.devices.weak_with_addresses(),
+            root: Arc::downgrade(&self.platform.root),
+            dma: self.dma.as_ref().map(Arc::downgrade),
         }
     }
 
@@ -279,8 +277,7 @@ impl Machine {
     /// with the guest.
     pub fn run(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         let end = self.run_to_the_end(lifecycle);
-        self.events
-            .end(end.as_ref().map_or("error", |exit| exit.name()));
+        self.run_controls.end(&end);
         end
     }
 
@@ -310,45 +307,17 @@ impl Machine {
             let paused = self.ram_setup.pause();
             let mut running = self.start()?;
             drop(paused);
-            self.events.boot();
+            self.run_controls.events.boot();
             let end = lifecycle.wait();
             self.vcpus = running.stop()?;
             info!("{}", self.stats.exits);
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
-            if let Some(exit) = self.exit_of(end.map_err(MachineError::Loop)?)? {
+            let end = end.map_err(MachineError::Loop)?;
+            if let Some(exit) = exit_of(end, self.config.no_reboot, &mut self.ram_setup)? {
                 return Ok(exit);
             }
             self.reset()?;
-        }
-    }
-
-    /// How the run ends after `end`; `None` if the guest boots again.
-    fn exit_of(&mut self, end: End) -> Result<Option<Exit>, MachineError> {
-        match end {
-            End::Guest(GuestEvent::PowerOff) => Ok(Some(Exit::PowerOff)),
-            End::Signal(_) | End::Quit => Ok(Some(Exit::Asked)),
-            End::Guest(GuestEvent::RunRefused(id, errno)) => {
-                self.ram_setup.check()?;
-                let source = io::Error::from_raw_os_error(errno);
-                Err(VcpuError::Run { id, source }.into())
-            }
-            End::Guest(GuestEvent::Broken(why)) => {
-                self.ram_setup.check()?;
-                Err(MachineError::Broken(why))
-            }
-            End::Guest(GuestEvent::Reset) if self.config.no_reboot => Ok(Some(Exit::Reboot)),
-            End::Guest(GuestEvent::TripleFault) if self.config.no_reboot => {
-                Ok(Some(Exit::TripleFault))
-            }
-            End::Guest(GuestEvent::Reset) => {
-                info!("the guest reboots");
-                Ok(None)
-            }
-            End::Guest(GuestEvent::TripleFault) => {
-                info!("the guest's processor shut down (a triple fault): the guest boots again");
-                Ok(None)
-            }
         }
     }
 
@@ -384,7 +353,7 @@ impl Machine {
             coalesced: Arc::clone(&self.platform.coalesced),
             dma_ready: Arc::clone(&resources.dma_ready),
             notifier: Arc::clone(&self.notifier),
-            pause: Arc::clone(&self.pause),
+            pause: Arc::clone(&self.run_controls.pause),
             exits: Arc::clone(&self.stats.exits),
             ram: self.vm.ram.areas().into(),
             memory_faults: Arc::new(faults),

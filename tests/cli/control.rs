@@ -438,3 +438,43 @@ fn nobody_listens() {
         &start,
     );
 }
+
+#[test]
+fn counters_are_those_of_the_report() {
+    if !kvm() {
+        return;
+    }
+    let build = |g: &mut Asm| {
+        g.load32(0xc000_0000).print("ready").hang();
+    };
+    let guest = Guest::start(build, &["--cpus", "2"]);
+    guest.run.stdout.wait_for("ready");
+    let counters = |guest: &Guest| -> Value {
+        serde_json::from_str(&guest.ctl(&["counters", "--json"])).unwrap()
+    };
+    let plain = counters(&guest);
+    assert_eq!(plain["exits"]["mmio_read"], 1);
+    assert_eq!(plain["vcpu0"]["mmio_read"], 1);
+    assert_eq!(plain["vcpu1"]["mmio_read"], 0);
+    assert_eq!(plain["dma_ram"]["maps"], 0);
+    let groups = plain.as_object().unwrap();
+    let names: Vec<_> = groups.keys().map(String::as_str).collect();
+    assert_eq!(names, ["dma_bars", "dma_ram", "exits", "vcpu0", "vcpu1"]);
+    // As in Cloud Hypervisor's schema, all are groups of integers.
+    let counts = groups
+        .values()
+        .flat_map(|g| g.as_object().unwrap().values());
+    assert!(counts.into_iter().all(Value::is_u64));
+    let text = guest.ctl(&["counters"]);
+    assert!(
+        text.contains("exits\n") && text.contains("  mmio_read\n"),
+        "{text}"
+    );
+    assert!(!text.contains("dma_ram"), "{text}");
+    let guest = Guest::start(build, &["--stats"]);
+    guest.run.stdout.wait_for("ready");
+    let detailed = counters(&guest);
+    assert_eq!(detailed["registers"]["memory 0xc0000000 read"], 1);
+    assert!(detailed["phases_us"]["create_vm"].is_u64());
+    assert!(detailed["memory"]["private_bytes"].as_u64() > Some(0));
+}

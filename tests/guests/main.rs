@@ -24,6 +24,7 @@ macro_rules! modules {
 mod backing;
 mod bars;
 mod config;
+mod control;
 mod device;
 mod dma_ready;
 mod empty_ports;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         life,
         losses,
         config,
+        control,
         bars,
         rom,
         slot,

@@ -282,7 +282,7 @@ fn a_failed_reset_is_said() {
         "WARN",
         NAME,
         "(VFIO_DEVICE_RESET)",
-        "as it left it",
+        "what the last driver left in",
         "[reset-failed]",
     ] {
         assert!(said[0].contains(word), "{said:?}");
@@ -306,7 +306,7 @@ fn a_failed_hot_reset_is_said_once() {
         (
             1,
             [
-                "the guest finds 0000:12:00.0 and 0000:12:00.1 as it left it",
+                "the guest finds what the last driver left in 0000:12:00.0 and 0000:12:00.1",
                 "[reset-failed]",
             ],
         ),

@@ -13,6 +13,7 @@ use vmm::config::memory::MemoryConfig;
 use vmm::config::ports::{self, PortsConfig};
 use vmm::config::topology::Topology;
 use vmm::config::{Iommu, Statistics, VmConfig};
+use vmm::control::Control;
 use vmm::counters::exits::Exits;
 use vmm::devices::power_button::PowerButton;
 use vmm::devices::serial::Serial;
@@ -83,6 +84,7 @@ pub struct Live {
     slots: Arc<KvmSlots>,
     notifier: Arc<Notifier>,
     pub power_button: Arc<PowerButton>,
+    pub control: Control,
 }
 
 impl Vm {
@@ -266,6 +268,8 @@ impl Vm {
                 .add_device(device, &config)
                 .expect("a slot for the device");
         }
+        let notifier = machine.notifier();
+        let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();
         let live = Live {
             output,
             serial: machine.serial(),
@@ -273,9 +277,8 @@ impl Vm {
             slots: machine.slots(),
             notifier: machine.notifier(),
             power_button: machine.power_button(),
+            control: machine.control(lifecycle.asker().unwrap()),
         };
-        let notifier = live.notifier.clone();
-        let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();
         let before = live.slots.in_use();
         let exit = thread::scope(|scope| {
             let _limit = TimeLimit::new(notifier.clone());
@@ -341,6 +344,11 @@ impl Live {
     /// Ends the run as if the guest had powered off.
     pub fn end(&self) {
         self.notifier.notify(GuestEvent::PowerOff);
+    }
+
+    /// Resets the VM as if the guest had asked for it.
+    pub fn reset(&self) {
+        self.notifier.notify(GuestEvent::Reset);
     }
 
     /// Port and memory exits so far.

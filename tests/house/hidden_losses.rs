@@ -31,9 +31,9 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "what `port=auto` has decided, and why; an endpoint that fits no port is a loss",
     ),
     (
-        "src/vmm/config/slots.rs",
-        "{host} is function 0 in the guest, which looks for no other without one",
-        "the guest has the function, under another number",
+        "src/vmm/machine/devices.rs",
+        "{why}",
+        "a function's number, which a guest finds all the same",
     ),
     (
         "src/vmm/machine/ports.rs",
@@ -88,9 +88,13 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "writes without an exit: ",
         "counts of exits",
     ),
-    ("src/vmm/machine.rs", "the guest reboots", "the guest's act"),
     (
-        "src/vmm/machine.rs",
+        "src/vmm/machine/ends.rs",
+        "the guest reboots",
+        "the guest's act",
+    ),
+    (
+        "src/vmm/machine/ends.rs",
         "the guest's processor shut down",
         "the guest's act",
     ),

@@ -6,12 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::choice::Choice;
-use super::lists::Lists;
 use crate::error::{Error, Result};
 use crate::host;
+use crate::lists::Lists;
 
 /// The package that depends on the release's own kernel. Every Debian release has this package.
 const META: &str = "linux-image-cloud-amd64";
+
+/// The suite with the newest kernel source that has been in use elsewhere for some days.
+const SUITE: &str = "testing";
 
 /// Downloads the packages of a kernel into `work`. The file name of the first package becomes the
 /// kernel's key. A kernel that is in the cache is not downloaded again.
@@ -24,7 +27,7 @@ pub fn download(choice: Choice, cache: &Path, work: &Path) -> Result<Vec<PathBuf
     }
     let lists = match choice {
         Choice::Stock | Choice::Newest | Choice::Lab => Lists::of_machine(),
-        Choice::LabNewest => Lists::of_testing(cache)?,
+        Choice::LabNewest => Lists::of_suite(SUITE, cache)?,
     };
     let first = if lists.are_the_labs() {
         Err(Error::failed("the lab's own package lists are read anew"))

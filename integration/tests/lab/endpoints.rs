@@ -30,7 +30,7 @@ pub fn all() -> Vec<Scenario> {
             .disk(INTEGRATED)
             .qemu(&["-device", "edu,addr=b"])
             .function("0000:00:0b.0")
-            .vmm("-v --memory 256M")
+            .vmm("-v --memory 256M --iommu container")
             .degraded(&[&["no-reset"]])
             .each_run(|_, run| on_their_buses(run)),
     ]

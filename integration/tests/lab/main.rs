@@ -34,6 +34,7 @@ scenarios![
     mediated,
     messages,
     parameters,
+    paused,
     power_button,
     requests,
     faults,
@@ -49,6 +50,7 @@ scenarios![
     confined,
     virtual_functions,
     waiting,
+    processor,
 ];
 
 /// Two machines of one CPU each keep two cores busy.

@@ -24,7 +24,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("nvme_behind_a_root_port")
             .disk_with(DISK, BEHIND)
-            .by_each_interface(|_| Vmm::new("--memory 512M"))
+            .by_each_interface(|_| Vmm::new("--memory 512M --stats"))
             .each_run(|_, run| is_behind_a_port(run, "nvme")),
         Scenario::new("nvme_behind_a_root_port_by_its_pin")
             .disk_with(DISK, BEHIND)

@@ -5,7 +5,7 @@
 //! lets [`CpuState::apply`] change them, and sets them again.
 
 use kvm_bindings::{
-    kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+    CpuId, kvm_dtable, kvm_fpu, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
 };
 use vm_memory::{Bytes, GuestAddress};
 
@@ -222,6 +222,31 @@ const MTRR_WRITE_BACK: u64 = 6;
 /// IA32_MISC_ENABLE: SDM volume 4, table 2-2.
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_FAST_STRING: u64 = 1 << 0;
+const MISC_COUNTERS: u64 = 1 << 7;
+const MISC_MONITOR: u64 = 1 << 18;
+
+/// What CPUID offers and an MSR enables.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Offered {
+    /// Performance counters: leaf 0xA.
+    pub counters: bool,
+    /// MONITOR and MWAIT: leaf 1, ecx bit 3.
+    pub monitor: bool,
+}
+
+impl Offered {
+    /// Reads the leaves of a vCPU.
+    pub fn by(cpuid: &CpuId) -> Self {
+        let find = |function| {
+            let mut entries = cpuid.as_slice().iter();
+            entries.find(|e| e.function == function && e.index == 0)
+        };
+        Self {
+            counters: find(0xa).is_some_and(|e| e.eax & 0xff != 0),
+            monitor: find(1).is_some_and(|e| e.ecx & 1 << 3 != 0),
+        }
+    }
+}
 
 /// Changes an MSR from KVM's reset value to the value that a PC's firmware leaves.
 ///
@@ -229,12 +254,21 @@ const MISC_FAST_STRING: u64 = 1 << 0;
 ///   not coherent, KVM honours the guest's MTRRs. The MTRRs of the reset state make all memory
 ///   uncached, and a boot 20 times slower. Device memory is uncached by the page tables (PAT).
 /// - MISC_ENABLE has fast strings on: without the bit Linux does not use `rep movs` on Intel
-///   (`early_init_intel`). Its other bits stay: they tell which performance counters there are, as
-///   CPUID leaf 0xA does, and that BTS and PEBS are not offered.
-pub fn as_firmware_leaves(msr: &mut kvm_msr_entry) {
+///   (`early_init_intel`). The bits for performance counters and for MONITOR say what CPUID says;
+///   KVM sets neither (arch/x86/kvm/x86.c, `kvm_vcpu_reset`). Its other bits stay: they tell that
+///   BTS and PEBS are not offered.
+pub fn as_firmware_leaves(msr: &mut kvm_msr_entry, offered: Offered) {
     match msr.index {
         MSR_MTRR_DEF_TYPE => msr.data = MTRR_ENABLE | MTRR_WRITE_BACK,
-        MSR_MISC_ENABLE => msr.data |= MISC_FAST_STRING,
+        MSR_MISC_ENABLE => {
+            msr.data |= MISC_FAST_STRING;
+            for (is_offered, bit) in [
+                (offered.counters, MISC_COUNTERS),
+                (offered.monitor, MISC_MONITOR),
+            ] {
+                msr.data = msr.data & !bit | if is_offered { bit } else { 0 };
+            }
+        }
         _ => (),
     }
 }
@@ -389,18 +423,25 @@ mod tests {
 
     #[test]
     fn memory_is_write_back_and_strings_are_fast() {
-        let left = |index, data| {
+        let left = |index, data, offered| {
             let mut msr = kvm_msr_entry {
                 index,
                 data,
                 ..Default::default()
             };
-            as_firmware_leaves(&mut msr);
+            as_firmware_leaves(&mut msr, offered);
             msr.data
         };
-        assert_eq!(left(0x2ff, 0), 0x806);
-        // Performance monitoring is there, and neither BTS nor PEBS.
-        assert_eq!(left(0x1a0, 0x1880), 0x1881);
-        assert_eq!(left(0x10, 7), 7);
+        let nothing = Offered::default();
+        let all = Offered {
+            counters: true,
+            monitor: true,
+        };
+        assert_eq!(left(0x2ff, 0, nothing), 0x806);
+        // KVM's value says that neither BTS nor PEBS is there.
+        assert_eq!(left(0x1a0, 0x1800, nothing), 0x1801);
+        assert_eq!(left(0x1a0, 0x1800, all), 0x4_1881);
+        assert_eq!(left(0x1a0, 0x1880, nothing), 0x1801);
+        assert_eq!(left(0x10, 7, all), 7);
     }
 }

@@ -8,7 +8,6 @@ use std::fmt;
 
 use pci::Bdf;
 use pci::host_path::HostPath;
-use tracing::info;
 
 use crate::config::device::{DeviceConfig, PortChoice, Slot};
 use crate::hostinfo::name::{HostName, parse_address};
@@ -42,6 +41,16 @@ impl GuestAddress {
             None => (on_root, None),
             Some(function) => (at(0, function), Some(on_root)),
         }
+    }
+
+    /// Says why a function has another number behind its port than on the host; `None` if it has
+    /// the same.
+    pub fn why_renumbered(&self, host: Bdf) -> Option<String> {
+        let number = self.behind.filter(|number| *number != host.function)?;
+        Some(format!(
+            "{host} is function {number:x} behind its root port, because function 0 of its device \
+             is not passed through"
+        ))
     }
 }
 
@@ -133,17 +142,6 @@ fn assign_groups(
     let empty = groups.iter().filter(|group| group.members.is_empty());
     let empty: Option<Vec<_>> = empty.map(|group| group.slot).collect();
     addresses.zip(empty).ok_or(SlotError::TooMany(groups.len()))
-}
-
-/// Says which devices have another function number behind their port than on the host.
-pub fn tell_new_numbers(configs: &[DeviceConfig], addresses: &[GuestAddress]) {
-    for (config, address) in configs.iter().zip(addresses) {
-        if let (Ok(HostName::Pci(host)), Some(0)) = (parse_address(&config.address), address.behind)
-            && host.function != 0
-        {
-            info!("{host} is function 0 in the guest, which looks for no other without one");
-        }
-    }
 }
 
 /// What the root port above each device shows: functions behind one port have one way to the host's
@@ -356,6 +354,16 @@ mod tests {
                 "behind the root port at 05.1"
             ]
         );
+        let configs = others.map(|text| text.parse().unwrap());
+        let assigned = assign(&configs).unwrap();
+        let why = |index: usize, host: &str| assigned[index].why_renumbered(host.parse().unwrap());
+        assert_eq!(why(0, "1:0.3"), None);
+        assert!(
+            why(1, "1:0.2")
+                .unwrap()
+                .contains("is function 0 behind its root port")
+        );
+        assert_eq!(why(2, "1:0.1"), None, "on bus 0");
         let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001,port=on";
         assert_eq!(
             addresses(&[uuid, "1:0.0,port=off"]).unwrap(),

@@ -17,3 +17,4 @@ pub mod error;
 pub mod irqchip;
 pub mod msi_irqfd;
 pub mod routing;
+pub mod view;

@@ -43,6 +43,11 @@ impl MsiIrqfd {
         })
     }
 
+    /// The GSI whose route is the message.
+    pub fn gsi(&self) -> u32 {
+        self.gsi
+    }
+
     /// The eventfd for VFIO to signal.
     pub fn event(&self) -> &EventFd {
         &self.event

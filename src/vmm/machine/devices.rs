@@ -115,6 +115,10 @@ impl Devices {
             None => info!("{} is {bdf} in the guest", function.name()),
             Some(_) => info!("{} is {address} in the guest", function.name()),
         }
+        let host = device.name().parse();
+        if let Some(why) = host.ok().and_then(|host| address.why_renumbered(host)) {
+            info!("{why}");
+        }
         let (pin, gsi) = pin_and_gsi(bdf, port);
         function.connect_pin(pin, gsi, Arc::downgrade(&self.event_thread));
         self.functions.push(Attached {

@@ -7,7 +7,6 @@ use tracing::info;
 
 use crate::config::VmConfig;
 use crate::config::port::{self, PortDecision};
-use crate::config::slots;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::layout::Layout;
 use crate::vfio::device::{CONFIG_REGION, Device};
@@ -45,9 +44,6 @@ pub(super) fn fit(
     for (device, decision) in devices.iter().zip(decisions) {
         info!("{} is {decision}", device.name());
         port::tell_loss(device.name(), &decision);
-    }
-    if let Ok(addresses) = slots::assign(&config.vfio) {
-        slots::tell_new_numbers(&config.vfio, &addresses);
     }
 }
 

@@ -10,7 +10,7 @@
 //! for good when the device is reset, and when it stops decoding memory. A BAR leaves the address
 //! space before either, and is exported anew when it enters again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -104,6 +104,19 @@ pub(super) fn map_chunks(region: &Region) -> impl DoubleEndedIterator<Item = (u6
     (0..size.div_ceil(chunk)).map(move |n| (n * chunk, chunk.min(size - n * chunk)))
 }
 
+/// A region as devices reach it; the I/O virtual address is the guest-physical one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DmaMap {
+    /// The first address.
+    pub iova: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes that are mapped by now, from the first on.
+    pub mapped: u64,
+    /// RAM, or a BAR for the DMA of other devices.
+    pub kind: RegionKind,
+}
+
 /// Mirrors the address space into the IOMMU.
 ///
 /// Mapping RAM takes long. So [`MemoryListener::add`] only records a region of RAM, and another
@@ -125,8 +138,8 @@ pub struct Dma {
 struct State {
     /// Regions of RAM by their guest-physical starts.
     ram: HashMap<u64, Ram>,
-    /// Guest-physical starts of the regions of BARs that are mapped.
-    bars: HashSet<u64>,
+    /// Regions of BARs that are mapped: bytes by their guest-physical starts.
+    bars: HashMap<u64, u64>,
     /// Regions of BARs that wait until all RAM is mapped; `None` once RAM is mapped.
     waiting: Option<Vec<Region>>,
 }
@@ -134,6 +147,7 @@ struct State {
 /// How far a region of RAM is mapped.
 #[derive(Default)]
 struct Ram {
+    size: u64,
     /// Bytes that are mapped, from the region's start.
     mapped: u64,
     took: Duration,
@@ -231,12 +245,12 @@ impl Dma {
         match outcome.and_then(|()| self.map(region)) {
             Ok(()) => {
                 self.meter.bars.count(region.size, begun.elapsed());
-                state.bars.insert(region.start);
+                state.bars.insert(region.start, region.size);
             }
             Err((e, stays)) => {
                 if stays {
                     // The region's removal tries to unmap the rest.
-                    state.bars.insert(region.start);
+                    state.bars.insert(region.start, region.size);
                 }
                 self.tell(region, &e);
             }
@@ -341,6 +355,26 @@ impl Dma {
         outcome
     }
 
+    /// The maps of now, in the order of their addresses. No lock is taken that mapping keeps.
+    pub fn maps(&self) -> Vec<DmaMap> {
+        let state = self.lock();
+        let ram = state.ram.iter().map(|(start, ram)| DmaMap {
+            iova: *start,
+            size: ram.size,
+            mapped: ram.mapped,
+            kind: RegionKind::Ram,
+        });
+        let bars = state.bars.iter().map(|(start, size)| DmaMap {
+            iova: *start,
+            size: *size,
+            mapped: *size,
+            kind: RegionKind::Device,
+        });
+        let mut maps: Vec<_> = ram.chain(bars).collect();
+        maps.sort_by_key(|map| map.iova);
+        maps
+    }
+
     /// The first map that the IOMMU has not given up, if there is one.
     pub fn take_lost(&self) -> Option<DmaError> {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
@@ -381,7 +415,12 @@ impl MemoryListener for Dma {
         match (region.kind, &mut state.waiting) {
             (RegionKind::Ram, _) => {
                 self.check_range(region)?;
-                state.ram.insert(region.start, Ram::default());
+                let size = region.size;
+                let ram = Ram {
+                    size,
+                    ..Ram::default()
+                };
+                state.ram.insert(region.start, ram);
             }
             (RegionKind::Device, _) if !self.peers => {}
             (RegionKind::Device, Some(waiting)) => waiting.push(region.clone()),
@@ -405,7 +444,7 @@ impl MemoryListener for Dma {
         if let Some(waiting) = &mut state.waiting {
             waiting.retain(|w| w.start != region.start);
         }
-        if state.bars.remove(&region.start) {
+        if state.bars.remove(&region.start).is_some() {
             return self.unmap(region, region.size);
         }
         Ok(())

@@ -233,4 +233,4 @@ fn hypervisor(leaves: &mut Leaves, traits: &Traits) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

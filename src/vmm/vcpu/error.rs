@@ -25,7 +25,7 @@ pub enum VcpuError {
         source: io::Error,
     },
     /// More MSRs than one call can take.
-    #[error("too many MSRs")]
+    #[error("KVM has more MSRs than one call takes")]
     Msrs,
     /// A thread could not be started.
     #[error("cannot start a thread for vCPU {0}")]

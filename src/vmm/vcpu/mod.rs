@@ -101,7 +101,7 @@ impl Vcpu {
         let cpuid = cpuid(&fd)?;
         fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))?;
         machine_check::set_up(&fd);
-        let power_on = Box::new(PowerOn::read(&fd, msrs)?);
+        let power_on = Box::new(PowerOn::read(&fd, msrs, &cpuid)?);
         power_on.set_up(&fd)?;
         Ok(Self {
             id,

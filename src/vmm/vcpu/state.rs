@@ -8,14 +8,14 @@
 //! the second step: each call would add microseconds to the start.
 
 use kvm_bindings::{
-    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
-    KVM_VCPUEVENT_VALID_SMM, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW,
+    KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, Msrs, kvm_debugregs, kvm_lapic_state,
+    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
 
 use crate::boot::cpu_state;
-use crate::boot::cpu_state::CpuState;
+use crate::boot::cpu_state::{CpuState, Offered};
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::machine_check;
 use crate::vcpu::tsc;
@@ -68,20 +68,16 @@ fn call<T>(name: &'static str, outcome: Result<T, kvm_ioctls::Error>) -> Result<
 }
 
 impl PowerOn {
-    /// Reads the state of a new vCPU that has its machine-check banks. `msrs` are the indexes that
-    /// KVM saves and restores (KVM_GET_MSR_INDEX_LIST); [`UNLISTED`] MSRs are read as well.
+    /// Reads the state of a new vCPU that has its leaves of CPUID and its machine-check banks.
+    /// `msrs` are the indexes that KVM saves and restores (KVM_GET_MSR_INDEX_LIST); [`UNLISTED`]
+    /// MSRs are read as well.
     ///
     /// # Errors
     /// The call that failed.
-    pub fn read(vcpu: &VcpuFd, msrs: &[u32]) -> Result<Self, VcpuError> {
+    pub fn read(vcpu: &VcpuFd, msrs: &[u32], cpuid: &CpuId) -> Result<Self, VcpuError> {
         let mut lapic = call("KVM_GET_LAPIC", vcpu.get_lapic())?;
         cpu_state::set_lint(&mut lapic);
-        let (mut firmware_msrs, msrs): (Vec<_>, Vec<_>) = read_msrs(vcpu, msrs)?
-            .into_iter()
-            .partition(|msr| cpu_state::FIRMWARE_MSRS.contains(&msr.index));
-        firmware_msrs
-            .iter_mut()
-            .for_each(cpu_state::as_firmware_leaves);
+        let (firmware_msrs, msrs) = at_power_on(read_msrs(vcpu, msrs)?, cpuid);
         Ok(Self {
             regs: call("KVM_GET_REGS", vcpu.get_regs())?,
             sregs: call("KVM_GET_SREGS", vcpu.get_sregs())?,
@@ -162,20 +158,41 @@ impl PowerOn {
     }
 }
 
-/// Reads the MSRs that a reset writes back: all of `indexes` and [`UNLISTED`], and those that
-/// firmware sets; not the MSRs of the time-stamp counter, and the MSRs that this vCPU lacks.
-fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
-    let mut found = Vec::new();
+/// Splits the MSRs of a new vCPU into those that firmware sets, with firmware's values, and the
+/// others.
+fn at_power_on(
+    msrs: Vec<kvm_msr_entry>,
+    cpuid: &CpuId,
+) -> (Vec<kvm_msr_entry>, Vec<kvm_msr_entry>) {
+    let (mut firmware, others): (Vec<_>, Vec<_>) = msrs
+        .into_iter()
+        .partition(|msr| cpu_state::FIRMWARE_MSRS.contains(&msr.index));
+    let offered = Offered::by(cpuid);
+    for msr in &mut firmware {
+        cpu_state::as_firmware_leaves(msr, offered);
+    }
+    (firmware, others)
+}
+
+/// The MSRs that a reset writes back: all of `indexes` and [`UNLISTED`], and those that firmware
+/// sets; not the MSRs of the time-stamp counter.
+fn restored(indexes: &[u32]) -> Vec<u32> {
     let unlisted = UNLISTED.into_iter().flat_map(|(first, last)| first..=last);
     let unlisted = unlisted
         .chain(cpu_state::FIRMWARE_MSRS)
         .filter(|index| !indexes.contains(index));
-    let mut rest: Vec<u32> = indexes
+    indexes
         .iter()
         .copied()
         .chain(unlisted)
         .filter(|i| ![MSR_IA32_TSC, MSR_IA32_TSC_ADJUST].contains(i))
-        .collect();
+        .collect()
+}
+
+/// Reads the MSRs that a reset writes back, without those that this vCPU lacks.
+fn read_msrs(vcpu: &VcpuFd, indexes: &[u32]) -> Result<Vec<kvm_msr_entry>, VcpuError> {
+    let mut found = Vec::new();
+    let mut rest = restored(indexes);
     while !rest.is_empty() {
         let entries: Vec<_> = rest
             .iter()
@@ -218,3 +235,6 @@ fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), VcpuError>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@
 //! | [`host_path`] | the device's link and AtomicOps on the host, for a root port of the guest |
 //! | `hardware_config` | configuration space with what VFIO leaves out |
 //! | `info` | parses the kernel's answers that end in a chain of capabilities |
+//! | [`view`] | a function as a report shows it |
 //! | `uapi` | the ioctls, one function for each |
 
 pub mod device;
@@ -25,3 +26,4 @@ pub mod interrupts;
 pub mod open;
 mod uapi;
 pub mod vfio_file;
+pub mod view;

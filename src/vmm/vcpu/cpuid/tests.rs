@@ -1,6 +1,6 @@
 //! CPUID of made-up hosts, and in `parts` of real ones.
 
-mod parts;
+pub(crate) mod parts;
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use std::collections::HashSet;

@@ -195,9 +195,10 @@ pub(super) fn fix(leaves: &mut Leaves) {
 /// 0xF, APM volume 3, E.3.2) with XSAVE, and no real K8 has XSAVE. KVM does not pass on the brand
 /// string.
 ///
-/// TCG's SVM executes the guest's XSETBV without an exit, so KVM never learns XCR0. Leaf 0xD goes
-/// on reporting 576 bytes, and Linux reports an "XSAVE consistency problem". The next VM entry sets
-/// XCR0 to the value that KVM knows, although the guest relies on its own value to save registers.
+/// Before QEMU 8.2, TCG's SVM executes the guest's XSETBV without an exit, so KVM never learns
+/// XCR0. Leaf 0xD goes on reporting 576 bytes, and Linux reports an "XSAVE consistency problem".
+/// The next VM entry sets XCR0 to the value that KVM knows, although the guest relies on its own
+/// value to save registers.
 fn is_tcg(leaves: &Leaves) -> bool {
     const FAMILY: u32 = 0x0ff0_0f00;
     const K8: u32 = 0x0000_0f00;

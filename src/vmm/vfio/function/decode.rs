@@ -106,6 +106,11 @@ impl BarDecode {
         self.areas.get(bar).map_or(&[], Vec::as_slice)
     }
 
+    /// The address at which a BAR is in the guest's address map.
+    pub(super) fn mapped(&self, bar: usize) -> Option<u64> {
+        self.decoder.mapped(bar)
+    }
+
     /// Sets the BARs that firmware has assigned, now and for every reset. The caller has turned
     /// decoding off before.
     pub(super) fn set_reset_bars(&mut self, bars: Bars) {

@@ -33,7 +33,7 @@ pub enum FunctionError {
     #[error("{0} does not answer: its registers read as all ones")]
     Dead(String),
     /// VFIO cannot have one of the device's BARs.
-    #[error("{device}: BAR {bar} is held by {}, so the guest could not use it", held_by(.holders))]
+    #[error("{device}: BAR {bar} is held by {}, so a guest cannot use the BAR", held_by(.holders))]
     Held {
         /// The device's address.
         device: String,

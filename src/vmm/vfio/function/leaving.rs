@@ -84,7 +84,7 @@ impl VfioFunction {
         if now {
             let loss = Code::DeviceGone.loss(
                 "removed from the guest, which goes on",
-                "the host no longer gives out the pages of its BARs",
+                "the host no longer gives out the pages of the device's BARs",
             );
             degraded::tell(loss.of(self.name()).hint(LOOK));
         }

@@ -8,7 +8,7 @@ use pci::regs::{self, command};
 
 use crate::vfio::device::{CONFIG_REGION, Device};
 use crate::vfio::function::policy;
-use crate::vfio::function::policy::{Original, igd};
+use crate::vfio::function::policy::igd;
 
 /// What a range of a BAR leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,13 +134,7 @@ fn raw(device: &dyn Device, snapshot: &[u8], size: u16) -> Vec<Range<u16>> {
     let hardware = device.hardware_config();
     let mut caps = capability::standard(snapshot);
     caps.extend(capability::extended(snapshot));
-    caps.extend(policy::unlinked(&Original {
-        name: device.name(),
-        snapshot,
-        hardware: &hardware,
-        bar_0: 0,
-        port: None,
-    }));
+    caps.extend(policy::unlinked(snapshot, &hardware));
     let mut owned: Vec<(u16, u16)> = caps.iter().map(|c| (c.offset, c.len)).collect();
     owned.push((0, 0x40));
     if hardware.len() < snapshot.len() {

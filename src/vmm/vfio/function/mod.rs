@@ -21,6 +21,7 @@
 //! | `bar_owner` | the device as the owner of its BARs, for the DMA of other devices |
 //! | `trap`, `bar_side` | BARs on the bus, and the function behind them |
 //! | `leaving` | what happens when the host takes the device back, or it fails |
+//! | `report` | what the function looks like now |
 //! | `link` | the link as the device tells now, for the root port above |
 //! | [`mirrors`], `mirror_kinds` | registers in a BAR that lead to what the VMM emulates |
 //! | [`rom`] | the expansion ROM |
@@ -48,6 +49,7 @@ pub mod mmap_areas;
 mod options;
 pub mod policy;
 mod power;
+mod report;
 pub mod reset;
 pub mod rom;
 mod slow_writes;
@@ -71,7 +73,6 @@ pub use options::FunctionOptions;
 use pci::PciFunction;
 use pci::bar::{BAR_COUNT, Bars};
 use pci::capability::{self, id};
-use pci::clique;
 use pci::config_space::{ConfigSpace, DeviceWrite, Part};
 use pci::msix::FIRST_UNUSED_VECTOR;
 use pci::msix_layout::MsixLayout;
@@ -181,10 +182,7 @@ impl VfioFunction {
             return Err(FunctionError::Dead(device.name().into()));
         }
         if let Some(clique) = options.clique {
-            clique::add(&mut snapshot, clique).map_err(|source| FunctionError::Clique {
-                device: device.name().into(),
-                source,
-            })?;
+            snapshot::add_clique(&*device, &mut snapshot, clique)?;
         }
         let mut config = snapshot::for_guest(&*device, &snapshot, options.port());
         let function_reset = FunctionReset::find(&snapshot);

@@ -24,6 +24,8 @@ pub mod igd;
 pub mod rule;
 pub mod standard;
 
+use std::ops::Range;
+
 use pci::byte_enable;
 use pci::capability::{self, Capability, ext_id, id};
 use pci::clique;
@@ -116,7 +118,7 @@ impl Policy {
             image.truncate(CONVENTIONAL_SIZE);
         }
         let mut caps = all(&image);
-        let unlinked = unlinked(original);
+        let unlinked = unlinked(original.snapshot, original.hardware);
         let space = image.clone();
         capability::hide_standard(&mut image, |cap| self.hides(&space, cap));
         capability::hide_extended(&mut image, |cap| self.hides(&space, cap));
@@ -234,10 +236,25 @@ fn all(space: &[u8]) -> Vec<Capability> {
     caps
 }
 
+/// Ranges of standard space that are the device's and in no capability that VFIO shows: those that
+/// VFIO has unlinked, or each byte that is not zero where the hardware's chain is not known.
+pub fn in_use(snapshot: &[u8], hardware: &[u8]) -> Vec<Range<u16>> {
+    if hardware.len() < snapshot.len() {
+        let standard = snapshot.iter().take(CONVENTIONAL_SIZE);
+        let used = (0u16..).zip(standard).filter(|(_, byte)| **byte != 0);
+        return used.map(|(at, _)| at..at + 1).collect();
+    }
+    let unlinked = unlinked(snapshot, hardware).into_iter();
+    unlinked
+        .filter(|cap| !cap.extended)
+        .map(|cap| cap.offset..cap.offset.saturating_add(cap.len))
+        .collect()
+}
+
 /// The capabilities that the device has and VFIO has unlinked.
-pub fn unlinked(original: &Original<'_>) -> Vec<Capability> {
-    let size = original.snapshot.len();
-    let (shown, mut all) = (all(original.snapshot), all(original.hardware));
+pub fn unlinked(snapshot: &[u8], hardware: &[u8]) -> Vec<Capability> {
+    let size = snapshot.len();
+    let (shown, mut all) = (all(snapshot), all(hardware));
     let is_shown = |cap: &Capability| {
         shown
             .iter()

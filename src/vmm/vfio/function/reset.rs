@@ -67,7 +67,7 @@ pub fn before_first_boot(functions: &[Arc<VfioFunction>]) -> Result<(), Function
 pub(super) fn tell_none(device: &str, why: &str) {
     let loss = Code::NoReset.loss(
         "not reset, neither now nor at a guest's reboot: the guest finds what the last driver left",
-        format!("it has no reset of its own, and {why}"),
+        format!("the device has no reset of its own, and {why}"),
     );
     let hint = match device.parse::<Bdf>() {
         Ok(_) => {
@@ -126,7 +126,7 @@ fn reset_quiet(quiet: &[&Arc<VfioFunction>], ours: &[String]) {
         if function.device().is_some() && !answers(function) && function.disconnect() {
             let loss = Code::DeviceDead.loss(
                 "removed from the guest, which goes on",
-                "its registers read as all ones after its reset",
+                "the registers read as all ones after the reset",
             );
             let hint = FunctionError::Dead(function.name().into()).hint();
             degraded::tell(loss.of(function.name()).hint(hint.unwrap_or_default()));
@@ -171,7 +171,10 @@ fn together(device: &SharedDevice, failure: Option<String>, ours: &[String]) -> 
 }
 
 fn tell_failed(device: &str, failure: Option<String>, left: &[String]) {
-    let what = format!("the guest finds {} as it left it", list(left));
+    let what = format!(
+        "the guest finds what the last driver left in {}",
+        list(left)
+    );
     let loss = Code::ResetFailed.loss(what, failure.unwrap_or_default());
     degraded::tell(loss.of(device).hint(format!(
         "end the guest, and give the device a rest: as root, echo 1 > \

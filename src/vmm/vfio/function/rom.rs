@@ -124,7 +124,7 @@ fn read_file(path: &Path) -> Result<Image, RomError> {
     let image = Image::new(content).map_err(wrong_size)?;
     if !image.has_signature() {
         warn!(
-            "{} does not begin with 55 aa: the guest may not recognise it as a ROM",
+            "{} does not begin with 55 aa: the guest may not recognise a ROM there",
             path.display()
         );
     }
@@ -258,7 +258,7 @@ pub fn tell_if_empty(device: &dyn Device, snapshot: &[u8], source: &RomSource) {
 
 /// Tells that the guest has no ROM of the device, or one that reads as all ones.
 pub(super) fn tell_unreadable(device: &str, why: &str) {
-    let loss = Code::RomUnreadable.loss("the guest gets nothing of its expansion ROM", why);
+    let loss = Code::RomUnreadable.loss("the guest gets nothing of the expansion ROM", why);
     degraded::tell(
         loss.of(device)
             .hint("give an image of the ROM with --vfio ...,romfile=PATH, or none with rombar=off"),

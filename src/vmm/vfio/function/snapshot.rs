@@ -4,12 +4,14 @@
 
 use pci::CONFIG_SPACE_SIZE;
 use pci::byte_enable;
+use pci::clique;
 use pci::config_space::{CONVENTIONAL_SIZE, ConfigSpace};
 use pci::host_path::HostPath;
 use pci::regs::{COMMAND, REVISION};
 
 use crate::log::degraded::{self, Code};
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError};
+use crate::vfio::function::error::FunctionError;
 use crate::vfio::function::policy;
 use crate::vfio::function::policy::{Original, igd};
 
@@ -31,6 +33,22 @@ pub fn read(device: &dyn Device) -> Result<Vec<u8>, DeviceError> {
     // (drivers/vfio/pci/vfio_pci_config.c, `vfio_pci_config_rw`).
     device.read(CONFIG_REGION, 0, &mut snapshot[..present])?;
     Ok(snapshot)
+}
+
+/// Adds the capability of a GPU's clique to a snapshot.
+///
+/// # Errors
+/// The device is no such GPU, or has no room.
+pub fn add_clique(
+    device: &dyn Device,
+    snapshot: &mut [u8],
+    clique: u8,
+) -> Result<(), FunctionError> {
+    let in_use = policy::in_use(snapshot, &device.hardware_config());
+    clique::add(snapshot, clique, &in_use).map_err(|source| FunctionError::Clique {
+        device: device.name().into(),
+        source,
+    })
 }
 
 /// Makes the guest's configuration space out of a snapshot. `port` is what the root port above the
@@ -55,7 +73,7 @@ pub fn for_guest(device: &dyn Device, snapshot: &[u8], port: Option<HostPath>) -
 pub fn tell_losses(name: &str, snapshot: &[u8]) {
     if igd::is_igd(name, snapshot) {
         let what = "the GPU renders and computes, and may find no display";
-        let why = "its stolen memory and its OpRegion are at addresses of the host's memory";
+        let why = "the stolen memory and the OpRegion are at addresses of the host's memory";
         let loss = Code::IgdWithoutFirmware.loss(what, why).of(name);
         degraded::tell(loss.hint("use the GPU without a display, or a card in a slot"));
     }

@@ -23,7 +23,7 @@ pub(super) fn unmapped(
             holders: device.parse().map(iomem::others).unwrap_or_default(),
         });
     }
-    tell_trapped(device, bar, &format!("it cannot be mapped: {error}"));
+    tell_trapped(device, bar, &format!("the BAR cannot be mapped: {error}"));
     Ok(Vec::new())
 }
 
@@ -31,8 +31,8 @@ pub(super) fn unmapped(
 pub(super) fn tell_trapped(device: &str, bar: usize, why: &str) {
     let loss = Code::BarTrapped.loss(format!("each access to BAR {bar} is an exit"), why);
     degraded::tell(loss.of(device).hint(
-        "nothing, if it is fast enough; otherwise see `dmesg | tail`, or use the device's own \
-         VFIO driver",
+        "nothing, if the device is fast enough; otherwise see `dmesg | tail`, or use the device's \
+         own VFIO driver",
     ));
 }
 

@@ -59,6 +59,11 @@ impl Intx {
         })
     }
 
+    /// The GSI.
+    pub fn gsi(&self) -> u32 {
+        self.gsi
+    }
+
     /// Turns INTx on. MSI and MSI-X must be off. A failure is logged.
     pub fn enable(&mut self) {
         if self.events.is_some() {
@@ -158,7 +163,7 @@ impl Intx {
 
 fn tell_by_thread(device: &str, error: &DeviceError) {
     let loss = Code::IntxByThread.loss(
-        "each interrupt of its pin wakes a thread of mini-vmm",
+        "each interrupt of the pin wakes a thread of mini-vmm",
         with_causes(error),
     );
     degraded::tell(loss.of(device).hint(

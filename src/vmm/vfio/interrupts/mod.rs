@@ -15,6 +15,7 @@ mod intx;
 pub mod msi;
 mod msix;
 mod refused;
+mod report;
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};

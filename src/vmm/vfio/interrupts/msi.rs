@@ -77,6 +77,11 @@ impl MsiVectors {
         }
     }
 
+    /// The irqfd of a vector.
+    pub fn irqfd(&self, vector: usize) -> Option<&MsiIrqfd> {
+        self.irqfds.get(vector)
+    }
+
     /// Whether a masked vector has an interrupt pending in its eventfd.
     pub fn pending(&self, vector: u8) -> bool {
         self.irqfds

@@ -143,6 +143,11 @@ impl MsixVectors {
         });
     }
 
+    /// The irqfd of a vector that has been live.
+    pub fn irqfd(&self, vector: u16) -> Option<&MsiIrqfd> {
+        self.vectors.get(&vector).map(|vector| &vector.irqfd)
+    }
+
     /// Turns MSI-X off and gives all GSIs back.
     pub fn disable(&mut self) {
         if std::mem::take(&mut self.enabled)

@@ -202,7 +202,7 @@ const SET_IOMMU: &str = "VFIO_SET_IOMMU";
 pub enum StepError {
     /// The kernel reports the group as not viable, although sysfs showed no device that a host
     /// driver holds.
-    #[error("its IOMMU group is not viable")]
+    #[error("the IOMMU group is not viable")]
     NotViable,
     /// The container refuses the group.
     #[error("{}", errnos::text(SET_CONTAINER, .0))]

@@ -37,11 +37,16 @@ const PARTS: &[(&str, &str)] = &[
 type Registers = [u32; 4];
 
 /// A guest's processor: what CPUID gives for a function and an index.
-struct Processor(BTreeMap<(u32, u32), Registers>);
+pub(crate) struct Processor(BTreeMap<(u32, u32), Registers>);
 
 impl Processor {
+    fn new(entries: &[kvm_cpuid_entry2]) -> Self {
+        let of = |e: &kvm_cpuid_entry2| ((e.function, e.index), [e.eax, e.ebx, e.ecx, e.edx]);
+        Self(entries.iter().map(of).collect())
+    }
+
     /// An absent function reads as zero here, as an absent index does on a processor.
-    fn cpuid(&self, function: u32, index: u32) -> Registers {
+    pub(crate) fn cpuid(&self, function: u32, index: u32) -> Registers {
         self.0.get(&(function, index)).copied().unwrap_or_default()
     }
 
@@ -130,6 +135,33 @@ fn topologies() -> Vec<Topology> {
     list
 }
 
+fn traits(topology: Topology) -> Traits {
+    Traits {
+        topology,
+        tsc_khz: Some(2_593_907),
+        tsc_deadline: true,
+        pmu: true,
+        ..Traits::default()
+    }
+}
+
+/// A part, and the leaves of a guest's only vCPU on that part. `change` changes what the user asked
+/// for.
+pub(crate) fn host_and_guest(
+    part: &str,
+    change: impl FnOnce(&mut Traits),
+) -> (Processor, CpuId, Processor) {
+    let (_, text) = PARTS.iter().find(|(name, _)| *name == part).unwrap();
+    let mut entries = parse(text);
+    as_kvm_reports(&mut entries);
+    let mut traits = traits(Topology::new(1, Wish::default()).unwrap());
+    change(&mut traits);
+    let supported = CpuId::from_entries(&entries).unwrap();
+    let made = for_vcpu(&supported, 0, &traits).unwrap();
+    let guest = Processor::new(made.as_slice());
+    (Processor::new(&entries), made, guest)
+}
+
 /// Gives `check` each part with each topology and vCPU: the host's entries, the guest's processor,
 /// the topology and the vCPU's number.
 fn each(check: impl Fn(&Processor, &Processor, &Topology, u32)) {
@@ -137,23 +169,13 @@ fn each(check: impl Fn(&Processor, &Processor, &Topology, u32)) {
         let mut entries = parse(text);
         as_kvm_reports(&mut entries);
         let supported = CpuId::from_entries(&entries).unwrap();
-        let processor = |entries: &[kvm_cpuid_entry2]| {
-            let of = |e: &kvm_cpuid_entry2| ((e.function, e.index), [e.eax, e.ebx, e.ecx, e.edx]);
-            Processor(entries.iter().map(of).collect())
-        };
-        let host = processor(&entries);
+        let host = Processor::new(&entries);
         for topology in topologies() {
-            let traits = Traits {
-                topology,
-                tsc_khz: Some(2_593_907),
-                tsc_deadline: true,
-                pmu: true,
-                ..Traits::default()
-            };
+            let traits = traits(topology);
             for vcpu in 0..topology.cpus() {
                 eprintln!("{name}, vCPU {vcpu} of {}", topology.cpus());
                 let made = for_vcpu(&supported, vcpu, &traits).unwrap();
-                check(&host, &processor(made.as_slice()), &topology, vcpu);
+                check(&host, &Processor::new(made.as_slice()), &topology, vcpu);
             }
         }
     }

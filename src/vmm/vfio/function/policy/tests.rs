@@ -319,6 +319,39 @@ fn vital_product_data_can_be_read_only() {
     assert_eq!(config.device_write(0xc4), Dropped);
 }
 
+/// VFIO shows no enhanced allocation, which lies where NVIDIA recommends that a clique be. Without
+/// the hardware's chain, only its bytes tell that something is there.
+#[test]
+fn a_clique_is_not_where_vfio_unlinks() {
+    let mut snapshot = device();
+    snapshot[0..2].copy_from_slice(&0x10deu16.to_le_bytes());
+    snapshot[0x0b] = 0x03;
+    let mut hardware = snapshot.clone();
+    for space in [&mut snapshot, &mut hardware] {
+        space[0xc4..0xd8].fill(0xe5);
+    }
+    hardware[0x81] = 0xc4;
+    hardware[0xc4..0xc6].copy_from_slice(&[0x14, 0xd8]);
+    hardware[0xd8..0xdb].copy_from_slice(&[0x09, 0x00, 0x10]);
+    snapshot[0x81] = 0xd8;
+    snapshot[0xd8..0xdb].copy_from_slice(&[0x09, 0x00, 0x10]);
+    for known in [&hardware[..], &[]] {
+        let shown = Original {
+            hardware: known,
+            ..original(&snapshot)
+        };
+        let mut with_clique = snapshot.clone();
+        clique::add(&mut with_clique, 5, &super::in_use(&snapshot, known)).unwrap();
+        let config = super::apply(&Original {
+            snapshot: &with_clique,
+            ..shown
+        });
+        assert_eq!(clique::find(&with_clique), Some(0xf8));
+        assert_eq!(config.u32(0xf8), 0x5008_0009);
+        assert_eq!(config.u32(0xfc), 5 << 19 | 0x5032);
+    }
+}
+
 #[test]
 fn what_vfio_unlinks_is_hidden() {
     // Enhanced allocation behind PCIe, and secondary PCIe and IDE behind AER.
@@ -337,7 +370,10 @@ fn what_vfio_unlinks_is_hidden() {
         hardware: &hardware,
         ..original(&snapshot)
     };
-    let unlinked: Vec<_> = super::unlinked(&shown).iter().map(|c| c.id).collect();
+    let unlinked: Vec<_> = super::unlinked(&snapshot, &hardware)
+        .iter()
+        .map(|c| c.id)
+        .collect();
     assert_eq!(unlinked, [id::EA, ext_id::SECONDARY, ext_id::IDE]);
     let config = super::apply(&shown);
     for offset in (0xc0..0x100).chain(0x200..0x300) {

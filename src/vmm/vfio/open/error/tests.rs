@@ -90,7 +90,7 @@ fn each_step_that_fails_is_explained() {
         ),
         (
             open(StepError::NotViable),
-            "cannot open PCI device 0000:01:00.0: its IOMMU group is not viable",
+            "cannot open PCI device 0000:01:00.0: the IOMMU group is not viable",
             "as root: mini-vmm host bind 0000:01:00.0 --group",
         ),
     ] {

@@ -1,5 +1,5 @@
-//! Which of apt's package lists name a kernel: the machine's own lists, or lists of Debian's
-//! testing suite that the lab keeps in its cache. The machine's lists, sources and packages stay as
+//! Which of apt's package lists name a package: the machine's own lists, or lists of another suite
+//! of Debian's that the lab keeps in its cache. The machine's lists, sources and packages stay as
 //! they are.
 
 use std::fs;
@@ -8,9 +8,6 @@ use std::process::Command;
 
 use crate::error::{Context, Error, Result};
 use crate::host;
-
-/// The suite with the newest kernel source that has been in use elsewhere for some days.
-const SUITE: &str = "testing";
 
 /// Debian's keys, from the package debian-archive-keyring.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -28,10 +25,10 @@ impl Lists {
         Self { own: None }
     }
 
-    /// Lists of the testing suite, kept in a directory of the cache. They come from the mirror that
-    /// the machine's own lists come from.
-    pub fn of_testing(cache: &Path) -> Result<Self> {
-        let dir = cache.join(format!("apt-{SUITE}"));
+    /// Lists of another suite, kept in a directory of the cache. They come from the mirror that the
+    /// machine's own lists come from.
+    pub fn of_suite(suite: &str, cache: &Path) -> Result<Self> {
+        let dir = cache.join(format!("apt-{suite}"));
         for needed in ["state/lists/partial", "cache/archives/partial"] {
             let path = dir.join(needed);
             fs::create_dir_all(&path).context(format!("make {}", path.display()))?;
@@ -50,7 +47,7 @@ impl Lists {
         };
         write(
             "sources.list",
-            &source(&mirror, Path::new(KEYRING).exists()),
+            &source(&mirror, suite, Path::new(KEYRING).exists()),
         )?;
         // No package counts as installed.
         write("status", "")?;
@@ -109,14 +106,14 @@ fn mirror(targets: &str) -> Result<String> {
 }
 
 /// A line of sources.list.
-fn source(mirror: &str, keyring: bool) -> String {
+fn source(mirror: &str, suite: &str, keyring: bool) -> String {
     let signed = if keyring {
         format!("[signed-by={KEYRING}] ")
     } else {
         // apt's own keys.
         String::new()
     };
-    format!("deb {signed}{mirror} {SUITE} main\n")
+    format!("deb {signed}{mirror} {suite} main\n")
 }
 
 #[cfg(test)]
@@ -129,11 +126,11 @@ mod tests {
         let mirror = mirror(targets).unwrap();
         assert_eq!(mirror, "http://mirror.example/debian/");
         assert_eq!(
-            source(&mirror, true),
+            source(&mirror, "testing", true),
             format!("deb [signed-by={KEYRING}] http://mirror.example/debian/ testing main\n")
         );
         assert_eq!(
-            source(&mirror, false),
+            source(&mirror, "testing", false),
             "deb http://mirror.example/debian/ testing main\n"
         );
         assert!(super::mirror("\n").is_err());

@@ -1,0 +1,43 @@
+//! What an end of the main loop means: the end of the run, or another boot.
+
+use std::io;
+
+use tracing::info;
+
+use crate::exit::Exit;
+use crate::guest_event::GuestEvent;
+use crate::lifecycle::End;
+use crate::machine::error::MachineError;
+use crate::machine::ram_setup::RamSetup;
+use crate::vcpu::error::VcpuError;
+
+/// How the run ends after `end`; `None` if the guest boots again.
+pub(super) fn exit_of(
+    end: End,
+    no_reboot: bool,
+    ram: &mut RamSetup,
+) -> Result<Option<Exit>, MachineError> {
+    match end {
+        End::Guest(GuestEvent::PowerOff) => Ok(Some(Exit::PowerOff)),
+        End::Signal(_) | End::Quit => Ok(Some(Exit::Asked)),
+        End::Guest(GuestEvent::RunRefused(id, errno)) => {
+            ram.check()?;
+            let source = io::Error::from_raw_os_error(errno);
+            Err(VcpuError::Run { id, source }.into())
+        }
+        End::Guest(GuestEvent::Broken(why)) => {
+            ram.check()?;
+            Err(MachineError::Broken(why))
+        }
+        End::Guest(GuestEvent::Reset) if no_reboot => Ok(Some(Exit::Reboot)),
+        End::Guest(GuestEvent::TripleFault) if no_reboot => Ok(Some(Exit::TripleFault)),
+        End::Guest(GuestEvent::Reset) => {
+            info!("the guest reboots");
+            Ok(None)
+        }
+        End::Guest(GuestEvent::TripleFault) => {
+            info!("the guest's processor shut down (a triple fault): the guest boots again");
+            Ok(None)
+        }
+    }
+}
