@@ -42,6 +42,9 @@ lab_needs() {
 	need gzip gzip
 	# A unit test reads the ACPI tables with iasl, and is skipped where iasl is not installed.
 	need acpica-tools iasl
+	# One guest is Debian with systemd.
+	need mmdebstrap mmdebstrap
+	need e2fsprogs mke2fs
 	[ -e /usr/share/seabios/bios-256k.bin ] || [ -e /usr/share/qemu/bios-256k.bin ] ||
 		missing="$missing seabios"
 	# The lab's guests have no libraries, so busybox must be static.

@@ -21,6 +21,7 @@ use pci::Bdf;
 use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
+use pci::bridge_windows::Reserve;
 
 use pci::clique;
 use pci::clique::CliqueError;
@@ -34,7 +35,7 @@ use report::{
 };
 use source::Source;
 use vmm::boot::Images;
-use vmm::config::device::DeviceConfig;
+use vmm::config::device::{DeviceConfig, Slot};
 use vmm::config::memory::Pages;
 use vmm::config::port::{self, PortDecision};
 use vmm::config::ports::OCCUPIED;
@@ -117,6 +118,7 @@ impl ExplainError {
             Self::Clique { name, .. } => Some(format!("remove `clique=` for --vfio {name}")),
             Self::Given => Some("name the devices by their addresses and UUIDs".into()),
             Self::Layout(_) => Some("give the guest less with --memory".into()),
+            Self::Assign(e) => Some(window::remedy(e).into()),
             _ => None,
         }
     }
@@ -173,11 +175,15 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let sizes: Vec<Vec<u64>> = regions.map(|all| all.map(|r| r.size).collect()).collect();
     let bytes = window::bytes_above(&configs, &config.ports, &sizes);
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let layout = layout.with_bars(bytes, reach, usable)?;
+    let buses = slots::ports(&configs) + usize::from(config.ports.count);
+    let layout = layout
+        .with_bars(bytes, reach, usable)?
+        .with_last_bus(u8::try_from(buses).unwrap_or(u8::MAX));
     // Slots that cannot be are among the problems already.
-    let addresses = slots::assign(&configs).unwrap_or_default();
+    let (addresses, empty) =
+        slots::assign_with_empty(&configs, config.ports.count).unwrap_or_default();
     set_positions(&mut devices, &decisions, &addresses);
-    assign_addresses(&mut devices, &layout)?;
+    assign_addresses(&mut devices, &empty, config.ports.reserve, &layout)?;
 
     problems.extend(kernel_problem(config, &layout));
     problems.extend(losses(config, &devices, opened.as_ref()));
@@ -217,11 +223,21 @@ pub fn note(config: &VmConfig) -> Option<String> {
 }
 
 /// Gives each BAR its first address, and each bus behind a root port its number, as a run does.
-fn assign_addresses(devices: &mut [Subject], layout: &Layout) -> Result<(), ExplainError> {
+fn assign_addresses(
+    devices: &mut [Subject],
+    empty: &[Slot],
+    reserve: Reserve,
+    layout: &Layout,
+) -> Result<(), ExplainError> {
     let mut ports: Vec<_> = devices.iter().filter_map(|device| device.port).collect();
+    ports.extend(empty.iter().map(|slot| on_root(*slot)));
     ports.sort();
     ports.dedup();
-    let with_reserve: Vec<_> = ports.iter().map(|port| (*port, OCCUPIED)).collect();
+    let is_empty = |port: &Bdf| empty.iter().any(|slot| on_root(*slot) == *port);
+    let with_reserve: Vec<_> = ports
+        .iter()
+        .map(|port| (*port, if is_empty(port) { reserve } else { OCCUPIED }))
+        .collect();
     let functions = devices.iter_mut().map(|device| TreeFunction {
         name: device.guest,
         port: device.port,
@@ -345,6 +361,14 @@ const NOWHERE: Bdf = Bdf {
     device: 0,
     function: 0,
 };
+
+fn on_root(slot: Slot) -> Bdf {
+    Bdf {
+        device: slot.device,
+        function: slot.function,
+        ..NOWHERE
+    }
+}
 
 /// A device to explain.
 struct Subject {

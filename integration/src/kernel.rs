@@ -15,7 +15,7 @@ use crate::progress::Step;
 mod apt;
 mod build;
 mod choice;
-mod lock;
+pub(crate) mod lock;
 mod modules;
 mod payload;
 

@@ -47,6 +47,7 @@
 //! | [`initramfs`] | the cpio archives that L1 and L2 boot from |
 //! | [`scripts`] | the shell scripts of both machines, and the kernel's options |
 //! | [`kernel`] | kernels from Debian's packages, and one built from source |
+//! | [`debian`] | a disk image with Debian's root file system |
 //! | [`lists`] | the package lists of apt that the lab uses |
 //! | [`newer_qemu`] | a QEMU for guests with XSAVE |
 //! | [`vmm`] | building the static mini-vmm under test, and the guest's program |
@@ -55,6 +56,7 @@
 
 pub mod bochs;
 pub mod command;
+pub mod debian;
 pub mod disk;
 pub mod emulator;
 pub mod error;

@@ -1,11 +1,12 @@
 //! The description of L1, its QEMU command line, and running QEMU with a time limit.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::bochs::Bochs;
+use crate::debian;
 use crate::disk::{Controller, Disk};
 use crate::emulator::Emulator;
 use crate::error::{Context, Result};
@@ -39,6 +40,9 @@ pub struct Machine {
     pub parameters: &'static str,
     /// Disks and their controllers.
     pub disks: Vec<Disk>,
+    /// The device number of an NVMe disk with [Debian's root file system](crate::debian), if there
+    /// is one. Its image is `debian.img` in the machine's directory.
+    pub debian: Option<u8>,
     /// QEMU arguments for other devices; `{dir}` stands for the machine's directory.
     pub extra: Vec<String>,
     /// Files in the machine's directory that these devices need.
@@ -64,6 +68,7 @@ impl Machine {
             remapping: true,
             parameters: "",
             disks: disks.to_vec(),
+            debian: None,
             extra: Vec::new(),
             files: Vec::new(),
             programs: Vec::new(),
@@ -84,9 +89,13 @@ impl Machine {
         for disk in &self.disks {
             disk.create(&dir.join(format!("{}.img", disk.serial)))?;
         }
+        if self.debian.is_some() {
+            let image = dir.join("debian.img");
+            fs::copy(debian::image()?, &image).context(format!("make {}", image.display()))?;
+        }
         for (name, data) in &self.files {
             let path = dir.join(name);
-            std::fs::write(&path, data).context(format!("write {}", path.display()))?;
+            fs::write(&path, data).context(format!("write {}", path.display()))?;
         }
         Ok(())
     }
@@ -146,6 +155,15 @@ impl Machine {
             for device in disk.devices(others) {
                 qemu.arg("-device").arg(device);
             }
+        }
+        if let Some(device) = self.debian {
+            let image = dir.join("debian.img");
+            qemu.arg("-drive").arg(format!(
+                "if=none,id=debian,format=raw,file={}",
+                image.display()
+            ));
+            qemu.arg("-device")
+                .arg(format!("nvme,drive=debian,serial=debian,addr={device:x}"));
         }
         for argument in &self.extra {
             qemu.arg(argument.replace("{dir}", &dir.display().to_string()));

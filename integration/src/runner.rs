@@ -26,9 +26,10 @@ const QUIET: &str = "quiet panic=-1";
 /// kernel prints all messages, which may explain the hang.
 const LOUD: &str = "loglevel=7 panic=-1";
 
-/// The users of L1: root, and an ordinary user for tests of permissions.
-const USERS: &[u8] = b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n";
-const USER_GROUPS: &[u8] = b"root:x:0:\nuser:x:1000:\n";
+/// The users of L1: root, an ordinary user for tests of permissions, and one who owns nothing.
+const USERS: &[u8] = b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n\
+    nobody:x:65534:65534::/tmp:/bin/sh\n";
+const USER_GROUPS: &[u8] = b"root:x:0:\nuser:x:1000:\nnobody:x:65534:\n";
 
 /// A scenario that passed.
 #[derive(Clone, Copy, Debug)]
@@ -153,8 +154,9 @@ fn keep_first(scenario: &Scenario, dir: &Path) -> Result<PathBuf> {
 
 /// Removes the disk images and the initramfs. Keeps the logs.
 fn remove_large(scenario: &Scenario, dir: &Path) -> Result<()> {
-    let images = scenario.machine.disks.iter();
-    let images = images.map(|disk| format!("{}.img", disk.serial));
+    let images = scenario.machine.disks.iter().map(|disk| disk.serial);
+    let images = images.chain(scenario.machine.debian.map(|_| "debian"));
+    let images = images.map(|name| format!("{name}.img"));
     for name in images.chain(["l1.cpio".to_owned()]) {
         let path = dir.join(name);
         fs::remove_file(&path).context(format!("remove {}", path.display()))?;

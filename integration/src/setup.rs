@@ -2,7 +2,9 @@
 //! found or built once.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use crate::debian;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::kernel::{Choice, Kernel};
@@ -17,14 +19,17 @@ pub struct Lab {
     pub host: Result<Host>,
     /// mini-vmm, and the static program for the guest.
     pub programs: Result<Programs>,
+    /// The image with Debian's root file system, if it was asked for.
+    pub debian: Result<Option<PathBuf>>,
     kernels: BTreeMap<Choice, Result<Kernel>>,
     /// The host with a QEMU for guests with XSAVE, if a scenario needs one.
     newer: Option<Result<Host>>,
 }
 
 impl Lab {
-    /// Prepares all parts. If the host cannot run the lab, no kernel is downloaded.
-    pub fn prepare(choices: &[Choice]) -> Self {
+    /// Prepares all parts, with Debian's root file system if `debian` is set. If the host cannot
+    /// run the lab, nothing is downloaded.
+    pub fn prepare(choices: &[Choice], debian: bool) -> Self {
         let host = Host::find();
         let kernel = |choice| match &host {
             Ok(_) => Kernel::get(choice),
@@ -35,6 +40,11 @@ impl Lab {
                 .iter()
                 .map(|&choice| (choice, kernel(choice)))
                 .collect(),
+            debian: match (&host, debian) {
+                (_, false) => Ok(None),
+                (Ok(_), true) => debian::image().map(Some),
+                (Err(error), true) => Err(error.clone()),
+            },
             programs: vmm::build(),
             newer: None,
             host,

@@ -27,12 +27,12 @@ struct Count {
 pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(threads);
-    let (kernels, xsave) = needs(&args, &scenarios);
+    let (kernels, xsave, debian) = needs(&args, &scenarios);
     let lab = if args.list {
         None
     } else {
         eprintln!("preparing the lab");
-        let lab = Lab::prepare(&kernels);
+        let lab = Lab::prepare(&kernels, debian);
         Some(Arc::new(if xsave { lab.with_newer_qemu() } else { lab }))
     };
     let count = Arc::new(Count::default());
@@ -49,8 +49,8 @@ pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
 }
 
 /// The kernels of the scenarios that will run, as getting a kernel may take a build of minutes,
-/// and whether one of the scenarios needs a newer QEMU.
-fn needs(args: &Arguments, scenarios: &[Scenario]) -> (Vec<Choice>, bool) {
+/// and whether one of the scenarios needs a newer QEMU, or Debian's root file system.
+fn needs(args: &Arguments, scenarios: &[Scenario]) -> (Vec<Choice>, bool, bool) {
     let named = |name: &str| match &args.filter {
         Some(filter) if args.exact => name == filter,
         Some(filter) => name.contains(filter),
@@ -60,7 +60,8 @@ fn needs(args: &Arguments, scenarios: &[Scenario]) -> (Vec<Choice>, bool) {
     let wanted: Vec<_> = scenarios.iter().filter(runs).collect();
     let kernels: BTreeSet<Choice> = wanted.iter().map(|s| s.kernel).collect();
     let xsave = wanted.iter().any(|s| s.machine.xsave);
-    (kernels.into_iter().collect(), xsave)
+    let debian = wanted.iter().any(|s| s.machine.debian.is_some());
+    (kernels.into_iter().collect(), xsave, debian)
 }
 
 fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial {
@@ -109,6 +110,10 @@ fn reason_to_skip(lab: &Lab, scenario: &Scenario) -> Option<String> {
         .err()
         .and_then(lacks)
         .or_else(|| lab.kernel(scenario.kernel).err().and_then(lacks))
+        .or_else(|| {
+            let debian = scenario.machine.debian.is_some();
+            debian.then(|| lab.debian.clone())?.err().and_then(lacks)
+        })
         .or_else(|| {
             let bochs = scenario.machine.bochs.is_some();
             bochs.then(Bochs::find)?.err().and_then(lacks)

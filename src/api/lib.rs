@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`parser`] | bytes to a request, with the limits of a request |
 //! | [`limits`] | the sizes that a request may have |
+//! | [`receive`] | a read of the socket, with the descriptor that a client sends |
 //! | `chunked` | the body of a request in chunks |
 //! | [`message`] | a request and a response |
 //! | [`service`] | routes, and how long their answers may take |
@@ -40,6 +41,7 @@ pub mod listener;
 pub mod message;
 pub mod parser;
 mod peer;
+pub mod receive;
 pub mod server;
 pub mod service;
 mod workers;

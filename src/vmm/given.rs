@@ -85,8 +85,8 @@ pub enum GivenError {
 }
 
 fn number_of(error: &DescriptorError) -> i32 {
-    let (DescriptorError::Standard(n) | DescriptorError::Closed(n) | DescriptorError::Twice(n)) =
-        error;
+    use DescriptorError::{Closed, Limit, Standard, Twice};
+    let (Standard(n) | Closed(n) | Twice(n) | Limit(n)) = error;
     *n
 }
 
@@ -104,6 +104,7 @@ impl GivenError {
                      of the command"
                 ),
                 DescriptorError::Twice(_) => "open a file for each flag".into(),
+                DescriptorError::Limit(_) => "raise the limit with `ulimit -n 4096`".into(),
             },
             Self::Other { number, wanted, .. } => match *wanted {
                 DEVICE => OWN_NODE.into(),
@@ -138,10 +139,9 @@ fn take_over(flag: &'static str, text: &str) -> Result<(Descriptor, File), Given
     let source = |source| GivenError::Descriptor { flag, source };
     let given = Descriptor::take_over(number).map_err(source)?;
     let file = given.look();
-    // The limit of files may be reached.
     Ok((
         given,
-        file.map_err(|_| source(DescriptorError::Closed(number)))?,
+        file.map_err(|_| source(DescriptorError::Limit(number)))?,
     ))
 }
 

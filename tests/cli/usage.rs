@@ -260,6 +260,16 @@ fn options_of_ports() {
     }
 }
 
+/// explain lays the guest out as a run does: a bus with configuration space for each port.
+#[test]
+fn ports_in_explain() {
+    let (status, stdout, stderr) = run(&["explain", "--ports", "2"]);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stdout.contains("0xe02fffff"), "{stdout}");
+    let arguments = ["explain", "--ports", "248,mem32=1M,mem64=32T"];
+    refused(&arguments, "do not fit beside", "with --memory");
+}
+
 /// A command that lacks its subcommand lists the subcommands, as git and cargo do.
 #[test]
 fn host_alone_teaches() {

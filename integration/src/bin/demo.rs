@@ -39,7 +39,7 @@ fn demo() -> Result<()> {
     let disk = Disk::new("demo-disk", 5);
     host();
     heading("Getting ready");
-    let lab = Lab::prepare(&[Choice::Stock]);
+    let lab = Lab::prepare(&[Choice::Stock], false);
     tell(&format!(
         "Debian's stock kernel, as packaged: {}",
         lab.kernel(Choice::Stock)?.version()

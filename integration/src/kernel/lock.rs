@@ -20,7 +20,7 @@ pub fn take(path: &Path) -> Result<Guard> {
         unsafe { libc::flock(file.as_raw_fd(), how) == 0 }
     };
     if !lock(libc::LOCK_EX | libc::LOCK_NB) {
-        eprintln!("  waiting for another process that builds the lab's kernel");
+        eprintln!("  waiting for another process that fills the lab's cache");
         while !lock(libc::LOCK_EX) {
             let error = std::io::Error::last_os_error();
             if error.kind() != std::io::ErrorKind::Interrupted {

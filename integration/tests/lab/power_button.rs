@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 
-use lab::Result;
 use lab::command::Vmm;
 use lab::disk::Disk;
-use lab::expect::{expect, guest, no_trouble};
+use lab::expect::{exit, expect, guest, no_trouble, run};
+use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 use lab::transcript::Run;
+use lab::{Result, debian};
 
 /// Shell functions: mini-vmm gets a terminal, and `press` types Ctrl-A p there.
 pub const TERMINAL: &str = "\
@@ -46,7 +47,60 @@ pub fn all() -> Vec<Scenario> {
                 0 => powered_off(run),
                 _ => went_on(run),
             }),
+        Scenario::new("a_power_button_shuts_debian_down_in_order")
+            .machine(|l1| {
+                l1.programs = vec![on_terminal()];
+                l1.debian = Some(5);
+            })
+            .limit(420)
+            .slow()
+            .script(format!("{TERMINAL}{DEBIAN}"), shut_down),
     ]
+}
+
+/// Debian's systemd runs from the passed-through disk. After the run, L1 reads its journal, without
+/// a repair of the file system.
+const DEBIAN: &str = "\
+bdf=0000:00:05.0
+bind_vfio $bdf
+start_vmm --kernel bzImage -v --memory 512M --vfio $bdf \\
+\t--cmdline \"$cmdline root=/dev/nvme0n1 rw rootwait systemd.show_status=yes systemd.log_color=no\"
+# The guest has no /init of the lab, for which the watch waits.
+kill $watch_pid
+await 'Reached target multi-user.target' 300
+press
+wait_vmm
+echo >$sys/$bdf/driver_override
+echo $bdf >$sys/$bdf/driver/unbind
+echo $bdf >/sys/bus/pci/drivers_probe
+disk=$(disk_of $bdf)
+mkdir /mnt
+mount -t ext4 -o ro,noload $disk /mnt
+chroot /mnt journalctl --directory=/var/log/journal --no-pager -o cat >/run/journal
+say \"journal-lines $(wc -l </run/journal)\"
+grep -E 'Power|power' /run/journal | sed 's/^/LAB: journal /'
+umount /mnt
+";
+
+fn shut_down(outcome: &Outcome) -> Result<()> {
+    let run = run(outcome, 0)?;
+    exit(&run, 0)?;
+    said(&run)?;
+    let console = run.output();
+    let journal: Vec<_> = outcome.transcript.lab("journal").collect();
+    for wanted in [
+        "(Power Button)",
+        "Power key pressed",
+        "System is powering down",
+    ] {
+        expect(journal.iter().any(|line| line.contains(wanted)), || {
+            format!("\"{wanted}\" is not in the journal, but: {journal:?}")
+        })?;
+    }
+    expect(console.contains("poweroff.target"), || {
+        "systemd did not reach its target of power-off".into()
+    })?;
+    debian::check_clean(&outcome.image("debian"))
 }
 
 fn said(run: &Run<'_>) -> Result<()> {

@@ -1,8 +1,10 @@
-//! How large the 64-bit window must be for the devices and ports of a guest.
+//! How large the 64-bit window must be for the devices and ports of a guest, and what to do if
+//! something does not fit.
 
 use std::collections::BTreeMap;
 
-use pci::bridge_windows::{Reserve, upper_bound};
+use pci::bar_assignment::AssignError;
+use pci::bridge_windows::{Reserve, Window, upper_bound};
 
 use crate::config::device::DeviceConfig;
 use crate::config::ports::{OCCUPIED, PortsConfig};
@@ -32,6 +34,26 @@ pub fn bytes_above(configs: &[DeviceConfig], ports: &PortsConfig, sizes: &[Vec<u
         on_root,
         occupied.chain(empty).collect::<Vec<(Vec<u64>, Reserve)>>(),
     )
+}
+
+/// What the user can do about an error, in the words of the flags.
+pub fn remedy(error: &AssignError) -> &'static str {
+    match error {
+        AssignError::Window {
+            window: Window::Memory32,
+            ..
+        } => {
+            "give the device port=off, which lets BARs lie above 4 GiB that are not prefetchable; \
+             or give fewer or smaller root ports, for example --ports 1,mem32=2M"
+        }
+        AssignError::Window {
+            window: Window::Io, ..
+        } => "give a device with I/O ports port=off, or remove io=on from --ports",
+        AssignError::Window { .. } | AssignError::Bar { .. } | AssignError::Buses => {
+            "pass fewer devices, give the guest less memory with --memory, or fewer or smaller \
+             root ports, for example --ports 1,mem64=1G"
+        }
+    }
 }
 
 #[cfg(test)]
@@ -65,5 +87,20 @@ mod tests {
         let functions = configs(&["1:0.0,port=on", "1:0.1,port=on"]);
         let bytes = bytes_above(&functions, &none, &[gpu, vec![0x4000]]);
         assert_eq!(bytes, 16 * GIB + 49 * MIB);
+    }
+
+    #[test]
+    fn each_window_has_a_remedy() {
+        let port = "00:01.0".parse().unwrap();
+        let error = |window| AssignError::Window {
+            port,
+            window,
+            needs: 2,
+            has: 1,
+        };
+        assert!(remedy(&error(Window::Memory32)).starts_with("give the device port=off"));
+        assert!(remedy(&error(Window::Io)).contains("remove io=on"));
+        assert!(remedy(&error(Window::Prefetchable)).contains("mem64="));
+        assert!(remedy(&AssignError::Buses).contains("fewer"));
     }
 }

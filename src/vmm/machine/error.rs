@@ -8,6 +8,7 @@ use pci::bar_assignment::AssignError;
 use crate::boot::BootError;
 use crate::boot::acpi::AcpiError;
 use crate::config::memory::MIN_MEMORY;
+use crate::config::window;
 use crate::errnos;
 use crate::gsi::error::GsiError;
 use crate::hostinfo::node_access::Cause;
@@ -154,9 +155,10 @@ impl MachineError {
             Self::Layout(LayoutError::TooLarge { .. }) => {
                 Some("give the guest less memory with --memory".into())
             }
-            Self::Layout(LayoutError::NoWindow { .. }) | Self::BarAssignment(_) => Some(
+            Self::BarAssignment(e) => Some(window::remedy(e).into()),
+            Self::Layout(LayoutError::NoWindow { .. }) => Some(
                 "pass fewer devices, give the guest less memory with --memory, or fewer or smaller \
-                 root ports, for example --ports 1,mem32=2M,mem64=1G"
+                 root ports, for example --ports 1,mem64=1G"
                     .into(),
             ),
             Self::RamOutOfReach { .. } => Some(

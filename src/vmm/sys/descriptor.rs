@@ -37,6 +37,9 @@ pub enum DescriptorError {
     /// The number was handed over before.
     #[error("descriptor {0} is given twice")]
     Twice(i32),
+    /// A look at the file needs one more descriptor.
+    #[error("descriptor {0} cannot be looked at: this process may open no more files")]
+    Limit(i32),
 }
 
 /// The number of a file that was handed over.
