@@ -26,6 +26,7 @@ scenarios![
     devices,
     displays,
     groups,
+    endless_resets,
     endpoints,
     explain,
     host,

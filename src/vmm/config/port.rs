@@ -4,15 +4,14 @@
 //! `explain` and a run decide alike.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
+use std::io;
+use std::path::Path;
 
 use pci::Bdf;
 use pci::addr::Range;
 use pci::bar::Bars;
 use pci::bar_assignment::{AssignError, Windows};
 use pci::bridge_windows::{Window, size_text};
-use pci::config_space::CONVENTIONAL_SIZE;
 use pci::express::FunctionType;
 use pci::tree_assignment::{TreeFunction, assign_tree};
 
@@ -118,15 +117,22 @@ pub fn decide(choice: PortChoice, function_type: Option<FunctionType>) -> PortDe
 }
 
 /// Decides for each device. A device that does not exist is reported later, when it is opened.
-pub fn decide_all(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Vec<PortDecision> {
+/// `read` reads a file of the device that is named, with a time limit for example.
+pub fn decide_all(
+    sysfs: &Sysfs,
+    configs: &[DeviceConfig],
+    read: impl Fn(&HostName, &Path) -> io::Result<Vec<u8>>,
+) -> Vec<PortDecision> {
     let types = configs.iter().map(|config| {
         // Nothing is read for a device for which the user has chosen.
         match parse_address(&config.address) {
             Ok(HostName::Mediated(_)) => None,
             _ if config.port == PortChoice::Off => Some(FunctionType::Conventional),
             Ok(name @ HostName::Pci(_)) => {
-                let registers = registers(sysfs, name);
-                Some(sysfs.express(name, &registers).function_type)
+                let read = |path: &Path| read(&name, path);
+                // What cannot be read is taken from the attributes.
+                let registers = read(&sysfs.path_of(name).join("config")).unwrap_or_default();
+                Some(sysfs.express_by(name, &registers, &read).function_type)
             }
             Err(_) => Some(FunctionType::Conventional),
         }
@@ -254,17 +260,6 @@ fn too_large(
         }
         _ => None,
     }
-}
-
-/// The first 256 bytes of a configuration space, or as many as this user may read.
-fn registers(sysfs: &Sysfs, name: HostName) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Ok(file) = File::open(sysfs.path_of(name).join("config")) {
-        let mut part = file.take(CONVENTIONAL_SIZE as u64);
-        // What cannot be read is taken from the attributes.
-        let _ = part.read_to_end(&mut bytes);
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -412,7 +407,7 @@ mod tests {
             "nonsense",
         ];
         let configs = names.map(|name| name.parse::<DeviceConfig>().unwrap());
-        let behind = decide_all(&sysfs, &configs);
+        let behind = decide_all(&sysfs, &configs, |_, path| fs::read(path));
         let behind: Vec<_> = behind.iter().map(|d| d.behind_port).collect();
         assert_eq!(
             behind,

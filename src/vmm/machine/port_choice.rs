@@ -1,20 +1,25 @@
 //! `port=auto` in a run: what sysfs decides before the devices are open, and what their BARs leave
 //! of it.
 
+use std::path::Path;
+
 use pci::bar::{BAR_COUNT, Bars};
 use pci::{byte_enable, regs};
 use tracing::info;
 
 use crate::config::VmConfig;
 use crate::config::port::{self, PortDecision};
+use crate::hostinfo::name::HostName;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::layout::Layout;
 use crate::vfio::device::{CONFIG_REGION, Device};
 use crate::vfio::open::Opened;
+use crate::vfio::opener::Opener;
 
 /// Decides for each device of `config`, and writes the decisions there.
-pub(super) fn decide(config: &mut VmConfig) -> Vec<PortDecision> {
-    let decisions = port::decide_all(&Sysfs::default(), &config.vfio);
+pub(super) fn decide(config: &mut VmConfig, opener: &Opener) -> Vec<PortDecision> {
+    let read = |name: &HostName, path: &Path| opener.read(&name.to_string(), path);
+    let decisions = port::decide_all(&Sysfs::default(), &config.vfio, read);
     port::apply(&mut config.vfio, &decisions);
     decisions
 }
