@@ -57,14 +57,14 @@ fn waking_gives_no_bus_mastering_that_the_port_withholds() {
     g.show_at(BEHIND, COMMAND).print("withheld\n").wait_key();
     g.write_at(PORT, COMMAND, Width::Word, both);
     g.print("through\n").wait_key().power_off();
-    let masters = || device.command() & MASTER as u16 != 0;
+    let starts_requests = || device.command() & MASTER as u16 != 0;
     let mut seen = Vec::new();
     let ended = Vm::new(g)
         .device_behind_port(&device, "1")
         .run_beside(|live| {
             for text in ["withheld\n", "through\n"] {
                 live.wait_for(text);
-                seen.push(masters());
+                seen.push(starts_requests());
                 live.press_key();
             }
         });
