@@ -26,6 +26,10 @@ pub const START_IN_LAB: &str = "first instruction with NVMe disks";
 
 /// The work "boot with the disk", in part 2.
 pub const BOOT_WITH_DISK: &str = "boot with an NVMe disk";
+/// Work in part 2: the same with the disk behind a root port of its own.
+pub const BOOT_BEHIND_PORT: &str = "boot with an NVMe disk behind a root port";
+/// Work in part 2: the same with one more root port, which is empty.
+pub const BOOT_WITH_EMPTY_PORT: &str = "boot with an NVMe disk behind a root port, one empty port";
 /// Quantity in part 2: the time of a boot with the disk minus the time of a boot without it, both
 /// of the same round.
 pub const DISK_ALONE: &str = "the disk's share of it";

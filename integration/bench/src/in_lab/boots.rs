@@ -10,7 +10,9 @@ use super::session::Session;
 use super::setup::Setup;
 use super::{filling, l1};
 use crate::error::Result;
-use crate::names::{BOOT_RAM, BOOT_WITH_DISK, DISK_ALONE, FILLED, FLOORS};
+use crate::names::{
+    BOOT_BEHIND_PORT, BOOT_RAM, BOOT_WITH_DISK, BOOT_WITH_EMPTY_PORT, DISK_ALONE, FILLED, FLOORS,
+};
 use crate::results::{Key, Results};
 use crate::subjects::bare_calls::Map;
 use crate::subjects::{Guest, Kind, Subject};
@@ -21,9 +23,33 @@ const MIB: u32 = 512;
 /// One guest under one VMM.
 struct Run<'a> {
     subject: &'a Subject,
-    device: bool,
+    disk: At,
     /// Whether the run is made for its counters only: counting may cost time.
     counted: bool,
+}
+
+/// Where the guest has the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Nowhere,
+    /// On bus 0, where other VMMs put a device by default too.
+    RootBus,
+    /// Behind a root port, beside so many empty ports.
+    Port {
+        empty: u32,
+    },
+}
+
+impl At {
+    /// The work whose name the figures have.
+    fn work(self) -> &'static str {
+        match self {
+            Self::Nowhere => "boot without a device",
+            Self::RootBus => BOOT_WITH_DISK,
+            Self::Port { empty: 0 } => BOOT_BEHIND_PORT,
+            Self::Port { .. } => BOOT_WITH_EMPTY_PORT,
+        }
+    }
 }
 
 /// Measures part 2, and adds the figures to the results.
@@ -60,15 +86,16 @@ pub fn run(setup: &Setup<'_>, results: &mut Results) -> Result<()> {
 }
 
 /// All runs of a round: with the device, then without. Each time, all VMMs run for their times, and
-/// then mini-vmm runs once more for its counters.
+/// then mini-vmm runs once more for its counters. At last mini-vmm alone runs with root ports.
 fn runs<'a>(setup: &Setup<'a>) -> Vec<Run<'a>> {
     let mut runs = Vec::new();
-    for device in [true, false] {
-        let plain = |subject| Run {
-            subject,
-            device,
-            counted: false,
-        };
+    let plain = |subject, disk| Run {
+        subject,
+        disk,
+        counted: false,
+    };
+    for disk in [At::RootBus, At::Nowhere] {
+        let plain = |subject| plain(subject, disk);
         runs.extend(setup.subjects.with_vfio().map(plain));
         if setup.subjects.abilities().stats {
             runs.push(Run {
@@ -77,13 +104,24 @@ fn runs<'a>(setup: &Setup<'a>) -> Vec<Run<'a>> {
             });
         }
     }
+    if setup.subjects.abilities().ports {
+        let behind = [0, 1].map(|empty| plain(setup.subjects.ours(), At::Port { empty }));
+        runs.extend(behind);
+    }
     runs
 }
 
 /// Returns the line of L1's script for one run.
 fn line(setup: &Setup<'_>, id: usize, run: &Run<'_>, bdf: &str) -> String {
-    let devices = [bdf];
-    let (devices, cmdline, stop) = if run.device {
+    let abilities = setup.subjects.abilities();
+    let (option, empty_ports) = match run.disk {
+        At::Port { empty } => (",port=on", empty),
+        At::RootBus if abilities.ports && run.subject.kind == Kind::MiniVmm => (",port=off", 0),
+        At::RootBus | At::Nowhere => ("", 0),
+    };
+    let device = format!("{bdf}{option}");
+    let devices = [device.as_str()];
+    let (devices, cmdline, stop) = if run.disk != At::Nowhere {
         (
             &devices[..],
             "console=ttyS0 quiet panic=-1 bench.disk=1",
@@ -97,9 +135,9 @@ fn line(setup: &Setup<'_>, id: usize, run: &Run<'_>, bdf: &str) -> String {
         cmdline,
         mib: MIB,
         devices,
+        empty_ports,
         ..Guest::new(l1::kernel())
     };
-    let abilities = setup.subjects.abilities();
     let (counter, command) = if run.counted {
         (
             run.subject.kind.counter(abilities),
@@ -163,12 +201,7 @@ impl Reader<'_> {
     }
 
     fn add(&mut self, run: &Run<'_>, quantity: (&str, &str), sample: f64) {
-        let work = if run.device {
-            BOOT_WITH_DISK
-        } else {
-            "boot without a device"
-        };
-        self.add_key(work, quantity, &run.subject.name, sample);
+        self.add_key(run.disk.work(), quantity, &run.subject.name, sample);
     }
 
     fn add_key(&mut self, work: &str, quantity: (&str, &str), subject: &str, sample: f64) {
@@ -263,10 +296,14 @@ impl Reader<'_> {
         // failed, there is no difference to add.
         let name = &run.subject.name;
         let with_disk = self.with_disk.remove(name);
-        if run.device {
-            self.with_disk.insert(name.clone(), at);
-        } else if let Some(with_disk) = with_disk {
-            self.add_key(BOOT_WITH_DISK, (DISK_ALONE, "ms"), name, with_disk - at);
+        match (run.disk, with_disk) {
+            (At::RootBus, _) => {
+                self.with_disk.insert(name.clone(), at);
+            }
+            (At::Nowhere, Some(with_disk)) => {
+                self.add_key(BOOT_WITH_DISK, (DISK_ALONE, "ms"), name, with_disk - at);
+            }
+            (At::Nowhere | At::Port { .. }, _) => {}
         }
     }
 }
@@ -312,9 +349,9 @@ mod tests {
     #[test]
     fn the_disks_share_is_of_one_round() {
         let subject = Subject::new("mini-vmm", Kind::MiniVmm, "/bin/true");
-        let runs = [true, false].map(|device| Run {
+        let runs = [At::RootBus, At::Nowhere].map(|disk| Run {
             subject: &subject,
-            device,
+            disk,
             counted: false,
         });
         let lines = [
@@ -340,7 +377,7 @@ mod tests {
         let subject = Subject::new("mini-vmm", Kind::MiniVmm, "/bin/true");
         let runs = [Run {
             subject: &subject,
-            device: true,
+            disk: At::RootBus,
             counted: true,
         }];
         let lines = [
@@ -366,7 +403,7 @@ mod tests {
         let [ours, qemu] = kinds.map(|(name, kind)| Subject::new(name, kind, "/bin/true"));
         let runs = [(&ours, false), (&ours, true), (&qemu, false)].map(|(subject, counted)| Run {
             subject,
-            device: true,
+            disk: At::RootBus,
             counted,
         });
         let lines = [

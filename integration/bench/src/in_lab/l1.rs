@@ -119,6 +119,7 @@ mod tests {
             stats: true,
             hugepages: true,
             idle: true,
+            ports: false,
         };
         let guest = Guest::new(Path::new("/k"));
         let ours = Subject::new("mini-vmm", Kind::MiniVmm, "/somewhere/mini-vmm");

@@ -10,7 +10,7 @@ use crate::report::markdown::{targets, with_ratio};
 use crate::results::{Measure, Results};
 
 /// Titles of rows (`Key::title`), and their names in the summary.
-const ROWS: [(&str, &str); 20] = [
+const ROWS: [(&str, &str); 24] = [
     (
         "first instruction, 512 MiB: time",
         "process start to the guest's first instruction, 512 MiB",
@@ -39,6 +39,22 @@ const ROWS: [(&str, &str); 20] = [
     (
         "boot with an NVMe disk: exits to the VMM, MMIO",
         "exits to the VMM in that boot, MMIO",
+    ),
+    (
+        "boot with an NVMe disk behind a root port: exits to the VMM, ports",
+        "exits to the VMM, ports, with the disk behind a root port",
+    ),
+    (
+        "boot with an NVMe disk behind a root port: exits to the VMM, MMIO",
+        "MMIO, with the disk behind a root port",
+    ),
+    (
+        "boot with an NVMe disk behind a root port, one empty port: exits to the VMM, ports",
+        "ports, with one empty port more",
+    ),
+    (
+        "boot with an NVMe disk behind a root port, one empty port: exits to the VMM, MMIO",
+        "MMIO, with one empty port more",
     ),
     (
         "boot with an NVMe disk: memory of the VMM itself, private",

@@ -18,6 +18,8 @@ pub struct Guest<'a> {
     pub mib: u32,
     /// PCI addresses of devices to pass through.
     pub devices: &'a [&'a str],
+    /// Empty root ports, for mini-vmm only.
+    pub empty_ports: u32,
     /// Options after the number of vCPUs, for mini-vmm only: ",idle=native".
     pub cpu_options: &'a str,
     /// Options after the size of the RAM, for mini-vmm only: ",hugepages=2M".
@@ -34,6 +36,7 @@ impl<'a> Guest<'a> {
             cpus: 1,
             mib: 512,
             devices: &[],
+            empty_ports: 0,
             cpu_options: "",
             memory_options: "",
         }

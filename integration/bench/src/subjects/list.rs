@@ -60,6 +60,7 @@ impl Subjects {
                 stats: true,
                 hugepages: true,
                 idle: true,
+                ports: false,
             },
             bare_calls: "/bin/true".into(),
         };

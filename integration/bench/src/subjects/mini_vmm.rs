@@ -12,6 +12,8 @@ pub struct Abilities {
     pub hugepages: bool,
     /// Whether its vCPUs can halt without an exit (`idle=` of `--cpus`).
     pub idle: bool,
+    /// Whether it has root ports (`--ports`).
+    pub ports: bool,
 }
 
 impl Abilities {
@@ -21,6 +23,7 @@ impl Abilities {
             stats: help.contains("--stats"),
             hugepages: help.contains("hugepages="),
             idle: help.contains("idle="),
+            ports: help.contains("--ports"),
         }
     }
 }
@@ -38,6 +41,9 @@ pub fn arguments(guest: &Guest<'_>) -> Arguments {
     ]);
     for bdf in guest.devices {
         words.text(&["--vfio", bdf]);
+    }
+    if guest.empty_ports > 0 {
+        words.text(&["--ports", &guest.empty_ports.to_string()]);
     }
     words
 }
