@@ -25,6 +25,7 @@ scenarios![
     managed,
     devices,
     displays,
+    given,
     groups,
     endpoints,
     explain,
