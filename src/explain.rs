@@ -15,6 +15,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use host::bind::DEFAULT_LIMIT;
+use host::limited;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
 use pci::Bdf;
@@ -52,6 +54,7 @@ use vmm::vfio::device::{IrqInfo, SharedDevice};
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
+use vmm::vfio::kernel_calls::{opener_here, opener_or_here};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
 use vmm::vfio::open::{Opened, VfioError};
@@ -127,6 +130,10 @@ impl ExplainError {
 /// cannot be passed through is no error: the report names the problem.
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
     let configs = &config.vfio;
+    let opener = match configs.is_empty() {
+        true => opener_here(),
+        false => opener_or_here(DEFAULT_LIMIT),
+    };
     let mut problems = Vec::new();
     let handed_over = configs.iter().any(|config| config.given.is_some());
     if handed_over && any_mediated(configs) {
@@ -135,7 +142,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     // The kernel binds an open file once, and the run needs that.
     let opened = open::find(sysfs, configs).and_then(|candidates| match handed_over {
         true => Ok(None),
-        false => open::open(None, &candidates, config.iommu),
+        false => open::open(None, &candidates, config.iommu, &opener),
     });
     let opened = match opened {
         Ok(opened) => opened,
@@ -233,7 +240,7 @@ fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Ve
     }
     let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
     for (name, subject) in names.iter().zip(devices) {
-        resizable::tell_if_small(name, &subject.path);
+        resizable::tell_if_small(name, &subject.path, limited::read);
     }
     let Some(opened) = opened else {
         return Vec::new();

@@ -100,11 +100,13 @@ fn host_check(args: &CheckArgs) -> ExitCode {
 
 fn host_list(args: &ListArgs) -> ExitCode {
     let sysfs = Sysfs::default();
-    let found = list::list(&sysfs, &Names::read(), args.all).and_then(|mut found| {
-        found.add_calls(&Host::default().records);
-        found.add_uses(&sysfs, &HostPaths::default())?;
-        Ok(found)
-    });
+    let found = list::list(&sysfs, &Host::default().records, &Names::read(), args.all).and_then(
+        |mut found| {
+            found.add_calls(&Host::default().records);
+            found.add_uses(&sysfs, &HostPaths::default())?;
+            Ok(found)
+        },
+    );
     let found = match found {
         Ok(found) => found,
         Err(e) => return fail(&e, None),

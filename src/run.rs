@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::events::EventLog;
-use host::bind::BindError;
+use host::bind::{BindError, Host, check_calls, note_call};
 use host::managed::Managed;
 use tracing::debug;
 use vmm::boot::Images;
@@ -15,6 +15,7 @@ use vmm::lifecycle::{self, Lifecycle, Terminal};
 use vmm::log::phases::Phases;
 use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
+use vmm::vfio::opener::Opener;
 use vmm::{phase, sys};
 
 use crate::api_socket::ApiSocket;
@@ -80,15 +81,18 @@ pub fn run(
     api_socket.check().map_err(ControlError::from)?;
     let summary = VmSummary::new(&config);
     let reporter = Reporter::open(&config.statistics, phases)?;
-    // This call forks, so the process must still have a single thread. `_managed` is dropped after
-    // the machine: the host gets its devices back when the VM no longer uses them.
-    let _managed = {
+    // This call forks, so the process must still have a single thread. A device for which a call of
+    // an earlier run sleeps is refused. `_managed` is dropped after the machine: the host gets its
+    // devices back when the VM no longer uses them.
+    let (_managed, opener) = {
         let _phase = phase!("bind_devices");
+        check_calls(&Host::default(), &config.vfio)?;
         Managed::take(&config.vfio, host_limit)?
     };
+    let _calls = Calls(Arc::clone(&opener));
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
-    let mut machine = Machine::new(config, Box::new(output))?;
+    let mut machine = Machine::with_opener(config, Box::new(output), opener)?;
     lifecycle::catch_signals().map_err(MachineError::Loop)?;
     let mut console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
     console.set_power_button(machine.power_button());
@@ -131,4 +135,21 @@ pub fn run(
     let end = end?;
     machine.close()?;
     Ok(end)
+}
+
+/// The calls for devices that go on after the run. They are noted when the value is dropped, so
+/// that the next command finds them. A user who is not root cannot write the records.
+struct Calls(Arc<Opener>);
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        for waiting in self.0.given_up() {
+            let (Ok(bdf), Some(caller)) = (waiting.device.parse(), waiting.caller) else {
+                continue;
+            };
+            if let Err(e) = note_call(&Host::default(), bdf, waiting.call, caller) {
+                debug!("{}: {e}", waiting.device);
+            }
+        }
+    }
 }

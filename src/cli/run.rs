@@ -95,8 +95,8 @@ pub struct GuestArgs {
     #[arg(long, value_name = "fd=N")]
     kvm: Option<String>,
 
-    /// With managed=on: how long a call of the host's kernel may take; after that the call is
-    /// left alone, and a run that has not begun ends
+    /// With --vfio: how long a call of the host's kernel that opens, resets, closes or binds a
+    /// device may take; after that the call is left alone, and the run ends
     #[arg(long, value_name = "SECONDS", default_value = "10",
           value_parser = clap::value_parser!(u32).range(1..))]
     host_timeout: u32,

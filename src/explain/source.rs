@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::{fs, io};
 
+use host::limited;
 use pci::bar::BAR_COUNT;
 use pci::byte_enable;
 use pci::config_space::CONVENTIONAL_SIZE;
@@ -66,7 +67,7 @@ impl Source {
     /// # Errors
     /// The directory cannot be read.
     pub fn sysfs(dir: &Path) -> io::Result<Self> {
-        let mut image = fs::read(dir.join("config"))?;
+        let mut image = limited::read(&dir.join("config"))?;
         let partial = image.len() < CONVENTIONAL_SIZE;
         let size = if image.len() > CONVENTIONAL_SIZE {
             pci::CONFIG_SPACE_SIZE

@@ -34,6 +34,7 @@ use crate::paths::HostPaths;
 /// A text is not an address, there is no device at an address, or sysfs cannot be read.
 pub fn check_host(addresses: &[String], memory: MemoryConfig) -> Result<Vec<Finding>, VfioError> {
     let (sysfs, paths) = (Sysfs::default(), HostPaths::default());
+    let busy = Host::default().records.busy();
     let read = |address: &String| {
         let bdf =
             match parse_address(address).map_err(|_| VfioError::BadAddress(address.clone()))? {
@@ -46,7 +47,8 @@ pub fn check_host(addresses: &[String], memory: MemoryConfig) -> Result<Vec<Find
         };
         let device = sysfs.device(bdf).map_err(unreadable)?;
         let device = device.ok_or(VfioError::NoDevice(bdf))?;
-        DeviceFacts::read(&sysfs, &paths, device).map_err(unreadable)
+        let busy = busy.contains(&bdf);
+        DeviceFacts::read(&sysfs, &paths, device, busy).map_err(unreadable)
     };
     let devices = addresses.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let mut findings = check(&HostFacts::read(&sysfs, &paths, memory), &devices);

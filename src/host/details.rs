@@ -107,15 +107,19 @@ pub struct Details {
 }
 
 impl Details {
-    /// Reads a device's facts.
-    pub fn read(device: &PciDevice) -> Self {
+    /// Reads a device's facts. `busy`: a call of the kernel goes on for the device. Then the device
+    /// is not asked for its registers, because the reader would wait for the call.
+    pub fn read(device: &PciDevice, busy: bool) -> Self {
         let dir = Dir(&device.path);
         let resource = dir.text("resource").unwrap_or_default();
         let (bars, rom) = resources(&resource);
         let physical_function = dir.link("physfn");
-        let config: Option<[u8; 64]> = limited::read(&device.path.join("config"))
-            .ok()
-            .and_then(|bytes| bytes.get(..64)?.try_into().ok());
+        let limited = |name: &str| match busy {
+            true => None,
+            false => limited::read(&device.path.join(name)).ok(),
+        };
+        let config: Option<[u8; 64]> =
+            limited("config").and_then(|bytes| bytes.get(..64)?.try_into().ok());
         // A virtual function's own registers are zero (PCI Express 6.0, 9.3.4.1.11).
         let registers = config.filter(|_| physical_function.is_none());
         Self {
@@ -131,7 +135,10 @@ impl Details {
             virtual_functions: dir.number("sriov_totalvfs").filter(|&total| total > 0).map(
                 |total| VirtualFunctions {
                     total,
-                    enabled: dir.number("sriov_numvfs").unwrap_or(0),
+                    // Read under the device's lock (drivers/pci/iov.c).
+                    enabled: limited("sriov_numvfs")
+                        .and_then(|bytes| str::from_utf8(&bytes).ok()?.trim().parse().ok())
+                        .unwrap_or(0),
                 },
             ),
             answers: physical_function.is_some() || config.is_none_or(|bytes| answers(&bytes)),
@@ -336,7 +343,7 @@ mod tests {
         ] {
             tree.file(&format!("{home}/{name}"), text);
         }
-        let details = Details::read(&tree.find(BDF));
+        let details = Details::read(&tree.find(BDF), false);
         let bar = |index, space, prefetchable, size| HostBar {
             index,
             space,
@@ -380,7 +387,7 @@ mod tests {
         tree.device(BDF, "0x020000", None, None);
         let home = Tree::home(BDF);
         tree.file(&format!("{home}/numa_node"), "-1\n");
-        let bare = Details::read(&tree.find(BDF));
+        let bare = Details::read(&tree.find(BDF), false);
         assert_eq!(
             bare,
             Details {
@@ -391,13 +398,13 @@ mod tests {
 
         tree.file(&format!("{home}/reset"), "");
         std::fs::write(tree.path(&format!("{home}/config")), [0xff; 64]).unwrap();
-        let gone = Details::read(&tree.find(BDF));
+        let gone = Details::read(&tree.find(BDF), false);
         assert_eq!(gone.reset_methods, ["unnamed"]);
         assert!(!gone.answers);
 
         // A virtual function's own IDs are all ones.
         tree.link(&format!("{home}/physfn"), &Tree::home("0000:02:00.0"));
-        let details = Details::read(&tree.find(BDF));
+        let details = Details::read(&tree.find(BDF), false);
         assert_eq!(details.physical_function, "02:00.0".parse().ok());
         assert!(details.answers);
     }

@@ -206,18 +206,23 @@ impl HostFacts {
 }
 
 impl DeviceFacts {
-    /// Reads a device's facts.
+    /// Reads a device's facts. `busy`: a call of the kernel goes on for the device.
     ///
     /// # Errors
     /// sysfs or /proc cannot be read.
-    pub fn read(sysfs: &Sysfs, paths: &HostPaths, device: PciDevice) -> io::Result<Self> {
+    pub fn read(
+        sysfs: &Sysfs,
+        paths: &HostPaths,
+        device: PciDevice,
+        busy: bool,
+    ) -> io::Result<Self> {
         let members = match device.group {
             Some(group) => sysfs.group_members(group)?,
             None => Vec::new(),
         };
         let node = |name: String| (Node::at(&paths.dev.join(&name)), name);
         let cdev = device_node(&device.path).map(|name| node(format!("vfio/devices/{name}")));
-        let details = Details::read(&device);
+        let details = Details::read(&device, busy);
         Ok(Self {
             holders: Holders::read(paths, &device, &details.bar_ranges),
             details,
@@ -357,7 +362,8 @@ mod tests {
         let bdf = "0000:01:00.0";
         tree.device(bdf, "0x010802", Some("vfio-pci"), Some(7))
             .file("dev/vfio/7", "");
-        let facts = DeviceFacts::read(&tree.sysfs(), &tree.paths(), tree.find(bdf)).unwrap();
+        let facts = DeviceFacts::read(&tree.sysfs(), &tree.paths(), tree.find(bdf), false);
+        let facts = facts.unwrap();
         assert_eq!((facts.members.len(), facts.group_node), (1, Node::Usable));
         assert_eq!(
             facts.cdev,

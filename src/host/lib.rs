@@ -10,7 +10,7 @@ pub mod facts;
 pub mod in_use;
 pub mod interfaces;
 pub mod iommu;
-mod limited;
+pub mod limited;
 mod limited_command;
 pub mod list;
 pub mod managed;

@@ -54,7 +54,7 @@ pub(crate) fn within<T: Serialize + DeserializeOwned>(
 ///
 /// # Errors
 /// The errno, or [`io::ErrorKind::TimedOut`].
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let outcome: Result<Vec<u8>, i32> = within(LIMIT, || {
         fs::read(path).map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))
     })?;

@@ -104,13 +104,14 @@ pub struct List {
 ///
 /// # Errors
 /// sysfs cannot be read.
-pub fn list(sysfs: &Sysfs, names: &Names, all: bool) -> io::Result<List> {
+pub fn list(sysfs: &Sysfs, records: &Records, names: &Names, all: bool) -> io::Result<List> {
+    let busy = records.busy();
     let devices = sysfs.devices()?;
     let mut mediated = sysfs.mediated_devices()?;
     let mut items: Vec<_> = devices
         .iter()
         .filter(|d| all || (d.group.is_some() && !d.is_bridge()))
-        .map(|device| item(device, &devices, names, &mut mediated))
+        .map(|device| item(device, &devices, &busy, names, &mut mediated))
         .collect();
     items.sort_by_key(|i| (i.device.group.is_none(), i.device.group, i.device.bdf));
     Ok(List { items, mediated })
@@ -158,6 +159,7 @@ impl List {
 fn item(
     device: &PciDevice,
     all: &[PciDevice],
+    busy: &[Bdf],
     names: &Names,
     mediated: &mut Vec<Mediated>,
 ) -> Item {
@@ -171,7 +173,7 @@ fn item(
         .filter(|d| d.group.is_some() && d.group == device.group)
         .cloned()
         .collect();
-    let details = Details::read(device);
+    let details = Details::read(device, busy.contains(&device.bdf));
     let (vendor, name) = names.find(details.id.0, details.id.1);
     Item {
         device: device.clone(),

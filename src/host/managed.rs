@@ -1,15 +1,18 @@
 //! `--vfio ADDR,managed=on`: devices are bound for one run and given back when the run ends.
 //!
 //! If the run ends in order, this process gives the devices back. After SIGKILL or a crash, the
-//! guardian gives them back. The guardian is a child process that is forked at the beginning and
-//! waits on a pidfd for the end of this process. A call of the kernel that may sleep is made by
-//! another process that outlives this one ([`crate::bind`]). The guardian has its own session, so
-//! that signals of the terminal do not reach it, and shares only the pidfd with this process. If
-//! the guardian is killed too, the records name a run that has ended, and the next `host bind` or
-//! `host unbind` gives the devices back.
+//! guardian gives them back. The guardian is a child process that is forked at the beginning of
+//! every run with a device. It makes the calls that open, reset and close devices ([`Opener`]), so
+//! that the run can end while one of them sleeps. Then it waits on a pidfd for the end of this
+//! process, and gives the devices back when its last call has returned. A call that binds or
+//! unbinds a device is made by a further process ([`crate::bind`]). The guardian has its own
+//! session, so that signals of the terminal do not reach it, and shares only a socket and the pidfd
+//! with this process. If the guardian is killed too, the records name a run that has ended, and the
+//! next `host bind` or `host unbind` gives the devices back.
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
@@ -18,6 +21,8 @@ use vmm::log::error_chain::with_causes;
 use vmm::log::stderr::say;
 use vmm::sys::process;
 use vmm::sys::process::Process;
+use vmm::vfio::kernel_calls;
+use vmm::vfio::opener::Opener;
 
 use crate::bind;
 use crate::bind::{BindError, BindRequest, Host, UnderWay};
@@ -26,28 +31,35 @@ use crate::bind::{BindError, BindRequest, Host, UnderWay};
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The devices that are bound for this run. Dropping the value gives them back.
-#[derive(Debug)]
 pub struct Managed {
     run: Process,
     /// The time for which a call of the kernel is waited for.
     limit: Duration,
+    opener: Arc<Opener>,
 }
 
 impl Managed {
-    /// Binds the devices with `managed=on`; `None` if there is no such device. Call this while the
-    /// process has a single thread, because the process forks.
+    /// Starts the guardian of a run with these devices, and binds those with `managed=on`. Returns
+    /// the bound devices, if there are any, and the opener. Call this while the process has a
+    /// single thread, because the process forks.
     ///
     /// # Errors
     /// A device cannot be bound. No device is bound then.
-    pub fn take(devices: &[DeviceConfig], limit: Duration) -> Result<Option<Self>, BindError> {
+    pub fn take(
+        devices: &[DeviceConfig],
+        limit: Duration,
+    ) -> Result<(Option<Self>, Arc<Opener>), BindError> {
         let managed = devices.iter().filter(|d| d.managed);
         let addresses: Vec<_> = managed.map(|d| d.address.clone()).collect();
+        if devices.is_empty() {
+            return Ok((None, kernel_calls::opener_here()));
+        }
         if addresses.is_empty() {
-            return Ok(None);
+            return Ok((None, kernel_calls::opener_or_here(limit)));
         }
         let run = Process::this().map_err(BindError::Guardian)?;
         let end = process::own_end().map_err(BindError::Guardian)?;
-        process::detach(c"vmm-guardian", &end, || {
+        let opener = kernel_calls::opener(limit, &[&end], || {
             process::wait_readable(&end);
             note(release_when_possible(&Host::with_limit(limit), run));
         })
@@ -60,19 +72,30 @@ impl Managed {
         for line in bind::bind(&Host::with_limit(limit), &request)? {
             info!("{line}");
         }
-        Ok(Some(Self { run, limit }))
+        let managed = Self {
+            run,
+            limit,
+            opener: Arc::clone(&opener),
+        };
+        Ok((Some(managed), opener))
     }
 }
 
 /// The run must have closed the devices: the unbind of their driver waits for that.
 impl Drop for Managed {
     fn drop(&mut self) {
-        if !process::settle_to_one_thread() {
-            // A fork beside other threads is not safe, and a call without a process of its own
-            // might hold the run for ever.
+        // While a call for a device sleeps, the unbind of its driver would wait for that call. A
+        // fork beside other threads is not safe, and a call without a process of its own might hold
+        // the run for ever.
+        if self.opener.is_stuck() || !process::settle_to_one_thread() {
             say(format_args!(
-                "mini-vmm: the devices are given back after the end of process {}",
-                self.run.pid
+                "mini-vmm: the devices are given back after the end of process {}{}",
+                self.run.pid,
+                if self.opener.is_stuck() {
+                    " and of the call"
+                } else {
+                    ""
+                }
             ));
             return;
         }

@@ -102,11 +102,18 @@ impl Tree {
         self
     }
 
-    /// Gives a device a configuration space with this header type, and no IDs.
+    /// Gives a device a configuration space with this header type, and no IDs. The kernel gives the
+    /// bus numbers of a bridge.
     pub fn header(&self, bdf: &str, header: u8) -> &Self {
         let mut config = [0; 64];
         config[0x0e] = header;
-        fs::write(self.path(&format!("{}/config", Self::home(bdf))), config).unwrap();
+        let home = Self::home(bdf);
+        fs::write(self.path(&format!("{home}/config")), config).unwrap();
+        let bus = format!("{home}/secondary_bus_number");
+        match header & 0x7f {
+            0 => drop(fs::remove_file(self.path(&bus))),
+            _ => drop(self.file(&bus, "2\n")),
+        }
         self
     }
 

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `preflight` | checks the user's configuration; the host stays as it is |
 //! | `capabilities` | what KVM must have, and what it turns on for this VM |
-//! | `vm` | KVM's VM, RAM, memory slots, interrupt controllers |
+//! | `create`, `vm` | KVM's VM, RAM, memory slots, interrupt controllers |
 //! | `ram_setup` | with a device, a thread starts to populate RAM |
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
 //! | `platform` | makes buses, emulated devices and ACPI tables |
@@ -15,6 +15,7 @@
 //! machine, it boots again.
 
 mod capabilities;
+mod create;
 mod device_events;
 mod devices;
 mod ends;
@@ -52,16 +53,16 @@ pub use crate::exit::Exit;
 use crate::gsi::emulated::EmulatedInterrupts;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{Asker, Lifecycle};
-use crate::log::slow::tell_if_slow;
+use crate::machine::create::create_vm;
 use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::ends::exit_of;
 use crate::machine::memory_faults::DeviceFaults;
-use crate::machine::open_devices::{connect_iommu, open_beside};
+use crate::machine::open_devices::{check_calls, connect_iommu, open_beside};
 use crate::machine::platform::Platform;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
 use crate::machine::vcpus::make_vcpus_and_load;
-use crate::machine::vm::{HostKvm, Vm};
+use crate::machine::vm::Vm;
 use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
@@ -76,7 +77,9 @@ use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::host_path;
+use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::{Opened, VfioError};
+use crate::vfio::opener::Opener;
 
 /// A VM with its devices.
 pub struct Machine {
@@ -91,6 +94,7 @@ pub struct Machine {
     ram_setup: RamSetup,
     dma: Option<Arc<Dma>>,
     devices: Devices,
+    opener: Arc<Opener>,
     notifier: Arc<Notifier>,
     run_controls: RunControls,
     stats: Arc<Stats>,
@@ -117,10 +121,24 @@ impl Machine {
     /// }
     /// ```
     pub fn new(config: VmConfig, output: Output) -> Result<Self, MachineError> {
+        Self::with_opener(config, output, opener_here())
+    }
+
+    /// As [`Machine::new`]; `opener` opens, resets and closes the devices. With
+    /// [`Opener::start`], no device can hold this process up.
+    ///
+    /// # Errors
+    /// As [`Machine::new`].
+    pub fn with_opener(
+        config: VmConfig,
+        output: Output,
+        opener: Arc<Opener>,
+    ) -> Result<Self, MachineError> {
         let measured = config.statistics != Statistics::Off;
         let stats = Arc::new(Stats::new(config.cpus.count(), measured));
         // The host stays as it is.
-        let (images, roms, candidates) = preflight::check(&config)?;
+        let (images, roms, candidates) = preflight::check(&config, &opener)?;
+        check_calls(&opener)?;
         let (kvm, vm) = create_vm(&config, &images, &stats)?;
         // With devices, a thread populates RAM from now on, except while set-up itself is busy.
         let notifier = Arc::new(Notifier::new().map_err(MachineError::Descriptors)?);
@@ -129,8 +147,9 @@ impl Machine {
             .on_loss(move |why| ends.notify(GuestEvent::Broken(why.into())));
         let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
+        let by = (config.iommu, &opener);
         let (opened, (vcpus, loaded), paused) =
-            open_beside(&vm.fd, &candidates, config.iommu, &ram_setup, beside)?;
+            open_beside(&vm.fd, &candidates, by, &ram_setup, beside)?;
         let interface = opened.as_ref().map(|opened| opened.interface);
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
@@ -152,6 +171,7 @@ impl Machine {
             vm,
             ram_setup,
             dma,
+            opener,
             notifier,
             run_controls: RunControls::default(),
             stats,
@@ -294,7 +314,9 @@ impl Machine {
         let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
-        reset::before_first_boot(&self.devices.functions())?;
+        let reset = reset::before_first_boot(&self.devices.functions());
+        check_calls(&self.opener)?;
+        reset?;
         let end = self.run_boots(lifecycle);
         self.platform.serial.flush();
         end
@@ -306,11 +328,14 @@ impl Machine {
             // Mapping may have failed while the guest was being reset.
             self.ram_setup.check()?;
             let paused = self.ram_setup.pause();
+            self.opener.set_stopping(false);
             let mut running = self.start()?;
             drop(paused);
             self.run_controls.events.boot();
             let end = lifecycle.wait();
+            self.opener.set_stopping(true);
             self.vcpus = running.stop()?;
+            check_calls(&self.opener)?;
             info!("{}", self.stats.exits);
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
@@ -371,6 +396,7 @@ impl Machine {
         // and the controllers must be in their power-on state then.
         self.vm.irqchip.write(&self.vm.fd)?;
         reset::devices(&self.devices.functions());
+        check_calls(&self.opener)?;
         self.platform.reset();
         // The vCPUs come last: their reset clears the local APICs of messages that the devices sent
         // before their own reset.
@@ -393,7 +419,7 @@ impl Machine {
     ///
     /// # Errors
     /// The IOMMU has not given up a part of the guest's memory. Closing the devices ends that map
-    /// too, but the kernel has a fault.
+    /// too, but the kernel has a fault. Or a call for a device has not ended.
     pub fn close(&mut self) -> Result<(), MachineError> {
         let mut lost = None;
         self.devices.detach(&self.platform.root);
@@ -406,22 +432,8 @@ impl Machine {
             info!("the guest's memory was unmapped for DMA in {us} us");
             lost = dma.take_lost();
         }
-        tell_if_slow("closing the devices", || self.devices.close());
+        self.devices.close();
+        check_calls(&self.opener)?;
         lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))
     }
-}
-
-/// Opens KVM and makes a VM with RAM and interrupt controllers.
-fn create_vm(
-    config: &VmConfig,
-    images: &Images,
-    stats: &Stats,
-) -> Result<(HostKvm, Vm), MachineError> {
-    let _phase = phase!("create_vm");
-    let kvm = HostKvm::open(config.kvm)?;
-    kvm.check_cpus(&config.cpus.topology)?;
-    let vm = Vm::new(&kvm, config, images)?;
-    stats.set_ram(vm.ram.regions());
-    stats.watch_kvm(&*vm.fd);
-    Ok((kvm, vm))
 }

@@ -141,6 +141,12 @@ fn functions() -> [Function; 9] {
     [
         Function {
             config: bridge(),
+            files: &[
+                ("secondary_bus_number", "1\n"),
+                ("reset_method", "flr bus\n"),
+                ("power_state", "D0\n"),
+                ("numa_node", "-1\n"),
+            ],
             ..function("0000:00:1c.0", "0x060400", Some("pcieport"), Some(7))
         },
         Function {

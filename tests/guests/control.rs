@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::{dword_ptr, eax};
+use mini_vmm::control::pci::Tree;
 use vmm::control::{ControlError, ControlRequest, RunState};
 use vmm::run_events::RunEvent;
 use vmm::vcpu::pause::PauseError;
@@ -14,6 +15,7 @@ use vmm::vfio::view::Kind;
 
 use crate::Test;
 use crate::common::asm::Asm;
+use crate::common::schema::{check, openapi};
 use crate::device::{BAR0, BAR1, Call, FakeDevice, PBA, TABLE};
 use crate::irq_code::ENABLE;
 use crate::pci::{MASTER, MEMORY, SLOT};
@@ -315,6 +317,18 @@ fn a_function_is_shown() {
         let (bridge, header) = emulated[0];
         assert_eq!((bridge.device, bridge.function), (0, 0));
         assert_eq!(header[0xb], 6, "the class of the host bridge");
+        // What a client gets of it.
+        let tree = serde_json::to_value(Tree::new(&live.control)).unwrap();
+        let openapi = openapi();
+        check(
+            &openapi,
+            &openapi["components"]["schemas"]["PciTree"],
+            &tree,
+            "the tree",
+        );
+        let shown = &tree["functions"][1]["device"]["interrupts"]["msix"]["vectors"][3];
+        assert_eq!(shown["message"]["interrupt"], V);
+        assert_eq!(shown["irqfd"]["gsi"], irqfd.gsi);
         beside.poke(0, END.into(), 1);
     });
     ended.powered_off();

@@ -10,6 +10,7 @@ mod names;
 mod ownership;
 mod source;
 mod tour;
+mod waking;
 mod walks;
 mod walls;
 mod words;

@@ -27,6 +27,7 @@ scenarios![
     displays,
     given,
     groups,
+    endless_resets,
     endpoints,
     explain,
     host,

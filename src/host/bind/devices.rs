@@ -94,7 +94,9 @@ fn bind_devices(
         .iter()
         .map(|w| driver_for(host, w.facts.bdf(), &w.facts.modalias));
     let drivers = drivers.collect::<Result<Vec<_>, _>>()?;
-    let mut transaction = Transaction::new(host, request.owner, user);
+    let changes = |w: &&Wanted| !w.facts.device.is_vfio() || user.is_some();
+    let bdfs = wanted.iter().filter(changes).map(|w| w.facts.bdf());
+    let mut transaction = Transaction::begin(host, request.owner, user, bdfs)?;
     for (device, driver) in wanted.iter().zip(&drivers) {
         let facts = &device.facts;
         let outcome = match user {

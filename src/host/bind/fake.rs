@@ -79,11 +79,14 @@ impl FakeHost {
         }
     }
 
-    /// Gives a device another type of header than its class has.
-    pub fn header(self, bdf: &str, header: u8) -> Self {
-        let mut config = [0; 64];
-        config[0x0e] = header;
-        self.set(bdf, "config", config);
+    /// Makes a device a bridge or not, whatever its class says.
+    pub fn bridge(self, bdf: &str, is: bool) -> Self {
+        let bus = self.kernel.device(bdf.parse().unwrap());
+        let bus = bus.join("secondary_bus_number");
+        match is {
+            true => fs::write(bus, "2\n").unwrap(),
+            false => fs::remove_file(bus).unwrap(),
+        }
         self
     }
 

@@ -48,7 +48,8 @@ pub(super) fn make_functions(
         .iter()
         .map(|facts| driver_for(host, facts.bdf(), &facts.functions_modalias()));
     let drivers = drivers.collect::<Result<Vec<_>, _>>()?;
-    let mut transaction = Transaction::new(host, request.owner, user);
+    let bdfs = named.iter().map(Facts::bdf);
+    let mut transaction = Transaction::begin(host, request.owner, user, bdfs)?;
     for (facts, driver) in named.iter().zip(&drivers) {
         if let Err(e) = transaction.make_functions(facts, count, driver) {
             return Err(transaction.undo(e));

@@ -166,6 +166,16 @@ impl Records {
         }
     }
 
+    /// The devices for which a call goes on or was lost in the kernel. A journal that cannot be
+    /// read names none: the commands that change devices report it.
+    pub fn busy(&self) -> Vec<Bdf> {
+        let entries = self.begun().unwrap_or_default().into_iter();
+        entries
+            .filter(Entry::is_blocked)
+            .map(|entry| entry.bdf)
+            .collect()
+    }
+
     /// A call for the device that goes on or was lost in the kernel.
     pub(super) fn call_of(&self, bdf: Bdf) -> Result<Option<UnderWay>, BindError> {
         let mut entries = match self.readable() {
@@ -185,6 +195,19 @@ impl Records {
             all => all?,
         };
         all.retain(|entry| entry.is_blocked() || !bdfs.contains(&entry.bdf));
+        self.write_without_command(all, bdfs)
+    }
+
+    /// Leaves the entries of these devices to the next command: a call for the device, or for
+    /// another one on which it depends, goes on.
+    pub(super) fn leave(&self, bdfs: &[Bdf]) -> Result<(), BindError> {
+        match self.readable() {
+            Err(BindError::UnknownJournal { .. }) => Ok(()),
+            all => self.write_without_command(all?, bdfs),
+        }
+    }
+
+    fn write_without_command(&self, mut all: Vec<Entry>, bdfs: &[Bdf]) -> Result<(), BindError> {
         for entry in all.iter_mut().filter(|entry| bdfs.contains(&entry.bdf)) {
             entry.command = None;
         }

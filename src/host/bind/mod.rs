@@ -15,7 +15,7 @@
 //! | `select`, `check_unused` | the devices of a command, and checks that they are not in use |
 //! | `plan`, `apply` | steps as data, and their execution |
 //! | `transaction`, `journal`, `recover` | binding all devices or no device, also after a kill |
-//! | `call`, `under_way` | calls of the kernel that may sleep for ever |
+//! | `call`, `under_way`, `run_call` | calls of the kernel that may sleep for ever |
 //! | `record`, `records`, `form`, `old_form` | the earlier state of each device, in /run/mini-vmm |
 //! | `facts`, `driver`, `user`, `host`, `kernel` | facts about the host, and writes to it |
 //! | `messages`, `error` | texts for the user |
@@ -42,6 +42,7 @@ mod record;
 mod records;
 mod recover;
 mod request;
+mod run_call;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -58,5 +59,6 @@ pub use kernel::{Call, CallEnd, Kernel, Running};
 pub use record::{Node, Record};
 pub use records::{Lock, Records};
 pub use request::BindRequest;
+pub use run_call::{check_calls, note_call};
 pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
 pub use under_way::UnderWay;

@@ -35,7 +35,7 @@ pub struct Records {
     dir: PathBuf,
     /// The file of the lock while this process has the lock.
     held: Arc<Mutex<Option<File>>>,
-    /// [`LOCK_TIMEOUT`], or a shorter time in a test.
+    /// [`LOCK_TIMEOUT`], or a shorter time.
     timeout: Duration,
 }
 
@@ -62,7 +62,6 @@ impl Records {
     }
 
     /// These records, with a lock that is waited for no longer than this.
-    #[cfg(test)]
     pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }

@@ -139,6 +139,10 @@ pub(super) fn recover_journal(host: &Host, named: &[Bdf]) -> Result<Vec<Bdf>, Bi
             }
             continue;
         }
+        if entry.under_way.as_ref().is_some_and(|state| state.of_run) {
+            host.records.end(&[bdf])?;
+            continue;
+        }
         // Another process may have opened the device since the kill.
         let outcome =
             check_free_to_restore(host, bdf).and_then(|()| restore(host, bdf, entry.before));

@@ -1,4 +1,7 @@
 //! A transaction binds devices one after the other. If one bind fails, all devices are given back.
+//!
+//! The journal names all devices of a transaction before the first change: while a call for one of
+//! them sleeps, the lock is free, and no other command may take another one.
 
 use std::io;
 
@@ -24,18 +27,38 @@ pub(super) struct Transaction<'a> {
     owner: Option<Process>,
     /// The user who gets the nodes.
     user: Option<&'a User>,
+    /// The devices that the transaction will change.
+    claimed: Vec<Bdf>,
     /// For each device: its record before the transaction, and its record now.
     changed: Vec<(Option<Record>, Record)>,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) fn new(host: &'a Host, owner: Option<Process>, user: Option<&'a User>) -> Self {
-        Self {
+    /// Begins a transaction, and claims the devices that it will change.
+    ///
+    /// # Errors
+    /// The journal cannot be written. No device is claimed then.
+    pub(super) fn begin(
+        host: &'a Host,
+        owner: Option<Process>,
+        user: Option<&'a User>,
+        devices: impl IntoIterator<Item = Bdf>,
+    ) -> Result<Self, BindError> {
+        let claimed: Vec<Bdf> = devices.into_iter().collect();
+        // Nothing is to be undone for a device with its present record.
+        let claim = |bdf: &Bdf| Ok(Entry::new(*bdf, host.records.load(*bdf)?));
+        let entries = claimed.iter().map(claim);
+        let entries = entries.collect::<Result<Vec<_>, BindError>>()?;
+        if !entries.is_empty() {
+            host.records.begin(&entries)?;
+        }
+        Ok(Self {
             host,
             owner,
             user,
+            claimed,
             changed: Vec::new(),
-        }
+        })
     }
 
     /// Binds a device to a driver, and gives its nodes to the user.
@@ -51,7 +74,7 @@ impl<'a> Transaction<'a> {
         record.along = along;
         record.owner = self.owner;
         record.user = self.user.map(|u| u.uid).or(record.user);
-        self.begin(None, record)?;
+        self.note(None, record)?;
         self.run(plan::take(facts, driver, self.user))?;
         self.check_handed_over(facts)
     }
@@ -68,7 +91,7 @@ impl<'a> Transaction<'a> {
             owner: None,
             ..record
         };
-        self.begin(before, record)?;
+        self.note(before, record)?;
         self.run(plan::own(facts, user))?;
         self.check_handed_over(facts)
     }
@@ -95,13 +118,13 @@ impl<'a> Transaction<'a> {
             autoprobe: earlier || facts.functions.is_some_and(|f| f.autoprobe),
             ..before.clone().unwrap_or_else(|| fresh(facts, None))
         };
-        self.begin(before, record)?;
+        self.note(before, record)?;
         self.run(plan::make_functions(facts, count, driver, self.user))
     }
 
     /// Writes the journal and the record. From this point on the device can be given back, also
     /// after a kill.
-    fn begin(&mut self, before: Option<Record>, record: Record) -> Result<(), BindError> {
+    fn note(&mut self, before: Option<Record>, record: Record) -> Result<(), BindError> {
         self.changed.push((before, record));
         let entries = self.changed.iter();
         let entries = entries.map(|(before, record)| Entry::new(record.bdf, before.clone()));
@@ -189,7 +212,8 @@ impl<'a> Transaction<'a> {
 
     /// Removes the journal, which commits the transaction. If that fails, undoes all changes.
     pub(super) fn end(self) -> Result<Vec<Record>, BindError> {
-        let bdfs: Vec<_> = self.changed.iter().map(|(_, record)| record.bdf).collect();
+        let bdfs = self.changed.iter().map(|(_, record)| record.bdf);
+        let bdfs: Vec<_> = bdfs.chain(self.claimed.iter().copied()).collect();
         match self.host.records.end(&bdfs) {
             Ok(()) => Ok(self.changed.into_iter().map(|(_, record)| record).collect()),
             Err(e) => Err(self.undo(e)),
@@ -198,21 +222,28 @@ impl<'a> Transaction<'a> {
 
     /// Undoes all changes, the last device first.
     pub(super) fn undo(self, cause: BindError) -> BindError {
-        if self.changed.is_empty() {
+        let begun: Vec<_> = self.changed.iter().map(|(_, record)| record.bdf).collect();
+        let untouched = self.claimed.iter().filter(|bdf| !begun.contains(bdf));
+        let mut done: Vec<_> = untouched.copied().collect();
+        if begun.is_empty() {
+            // The cause says more.
+            let _ = self.host.records.end(&done);
             return cause;
         }
-        let alone = self.changed.len() == 1;
-        let (mut left, mut done) = (Vec::new(), Vec::new());
+        let alone = begun.len() == 1;
+        let (mut left, mut asleep) = (Vec::new(), Vec::new());
         for (before, record) in self.changed.into_iter().rev() {
             let outcome = restore(self.host, record.bdf, before);
             // A device for which a call goes on is put right by a later command.
-            if !matches!(outcome, Err(BindError::UnderWay(..))) {
-                done.push(record.bdf);
+            match outcome {
+                Err(BindError::UnderWay(..)) => asleep.push(record.bdf),
+                _ => done.push(record.bdf),
             }
             // The cause says it already.
             left.extend(outcome.err().filter(|e| !e.is_same_call(&cause)));
         }
         left.extend(self.host.records.end(&done).err());
+        left.extend(self.host.records.leave(&asleep).err());
         if alone && left.is_empty() && matches!(cause, BindError::UnderWay(..)) {
             return cause;
         }

@@ -33,6 +33,9 @@ pub struct UnderWay {
     pub process: Option<Process>,
     /// When the call began, in seconds since 1970.
     pub since: u64,
+    /// Whether a run has made the call, for a device that stays bound. Nothing is to be undone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_run: bool,
     /// Whether the command stopped to wait for the call.
     #[serde(default)]
     pub given_up: bool,
@@ -52,6 +55,7 @@ impl UnderWay {
             call,
             process: Some(process),
             since: now(),
+            of_run: false,
             given_up: false,
             signal: None,
             holders: Vec::new(),
@@ -105,13 +109,16 @@ impl UnderWay {
         if !living.is_empty() {
             return format!("the call waits for {}", living.join(", "));
         }
+        let what = match self.of_run {
+            true => "the call opens, resets or closes the device for a run that has ended",
+            false => "no process was found that has a node of the device open",
+        };
         let function = fs::read_to_string(format!("/proc/{}/wchan", self.pid()));
         match function.as_deref().map(str::trim) {
-            Ok(function) if !function.is_empty() && function != "0" => format!(
-                "no process was found that has a node of the device open; the call sleeps in the \
-                 kernel's function {function}"
-            ),
-            _ => "no process was found that has a node of the device open".into(),
+            Ok(function) if !function.is_empty() && function != "0" => {
+                format!("{what}; the call sleeps in the kernel's function {function}")
+            }
+            _ => what.into(),
         }
     }
 
@@ -136,7 +143,10 @@ impl UnderWay {
         } else {
             format!("end what it waits for: kill {}", ends.join(" "))
         };
-        format!("{first}; when the call has ended: mini-vmm host unbind {bdf}")
+        match self.of_run {
+            true => format!("{first}; when the call has ended, the device can be used again"),
+            false => format!("{first}; when the call has ended: mini-vmm host unbind {bdf}"),
+        }
     }
 }
 

@@ -33,7 +33,13 @@ fn host() -> Tree {
 }
 
 fn items(tree: &Tree, all: bool) -> List {
-    list(&tree.sysfs(), &Names::parse(NAMES.as_bytes()), all).unwrap()
+    list(
+        &tree.sysfs(),
+        &Records::at(tree.paths().proc),
+        &Names::parse(NAMES.as_bytes()),
+        all,
+    )
+    .unwrap()
 }
 
 #[test]

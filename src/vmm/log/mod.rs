@@ -6,5 +6,4 @@ pub mod error_chain;
 pub mod limit;
 pub mod phases;
 pub mod progress;
-pub mod slow;
 pub mod stderr;

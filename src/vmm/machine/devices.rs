@@ -225,9 +225,11 @@ impl Devices {
         self.ports.detach(root);
     }
 
-    /// Closes the devices.
+    /// Closes the devices, which are quiet already. No mapped page keeps a device's file open.
     pub fn close(&mut self) {
-        self.functions.clear();
+        for attached in self.functions.drain(..) {
+            attached.function.close();
+        }
     }
 }
 

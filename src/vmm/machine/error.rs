@@ -21,6 +21,7 @@ use crate::vfio::device::DeviceError;
 use crate::vfio::function::FunctionError;
 use crate::vfio::function::rom::RomError;
 use crate::vfio::open::VfioError;
+use crate::vfio::opener::Waiting;
 
 /// The reason why a VM cannot be made or run.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +123,8 @@ pub enum MachineError {
     Loop(#[source] io::Error),
     #[error("a thread failed while the VM was set up")]
     Thread,
+    #[error("{0}")]
+    Waits(Waiting),
     #[error("the guest cannot continue: {0}")]
     Broken(String),
 }
@@ -139,6 +142,7 @@ impl MachineError {
         match self {
             Self::Boot(e) => e.hint(),
             Self::Vfio(e) => e.hint(),
+            Self::Waits(waiting) => Some(waiting.hint()),
             Self::Rom(e) => Some(e.hint()),
             Self::Function(e) => e.hint(),
             Self::Memory(e) => e.hint(),

@@ -19,6 +19,7 @@ use crate::stats::Stats;
 use crate::vfio::device::Device;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::{self, Opened, peers};
+use crate::vfio::opener::Opener;
 use crate::vfio::vfio_file::VfioFile;
 
 /// Opens the devices on a thread of its own, while the calling thread runs `rest`: opening resets
@@ -32,7 +33,7 @@ use crate::vfio::vfio_file::VfioFile;
 pub(super) fn open_beside<R>(
     vm: &VmFd,
     candidates: &[Candidate],
-    iommu: Iommu,
+    (iommu, opener): (Iommu, &Arc<Opener>),
     ram: &RamSetup,
     rest: impl FnOnce() -> Result<R, MachineError>,
 ) -> Result<(Option<Opened>, R, PopulatePause), MachineError> {
@@ -42,7 +43,7 @@ pub(super) fn open_beside<R>(
     }
     let (opened, rest) = thread::scope(|scope| {
         let opening = scope.spawn(|| {
-            let opened = open::open(Some(vm), candidates, iommu);
+            let opened = open::open(Some(vm), candidates, iommu, opener);
             // Populating is paused before this thread ends, because ending needs the lock of the
             // address space.
             (opened, ram.pause())
@@ -101,4 +102,13 @@ pub(super) fn connect_iommu(
     let dma = Arc::new(Dma::new(Arc::clone(mapper), ram_size, peers, meter));
     vm.space.subscribe(dma.clone())?;
     Ok((layout, Some(dma)))
+}
+
+/// Checks that the kernel has ended all calls for the devices. A run does not go on beside one that
+/// sleeps, because a reset of the guest would wait for the call.
+pub(super) fn check_calls(opener: &Opener) -> Result<(), MachineError> {
+    match opener.given_up().into_iter().next() {
+        Some(waiting) => Err(MachineError::Waits(waiting)),
+        None => Ok(()),
+    }
 }

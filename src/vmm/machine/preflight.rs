@@ -17,6 +17,7 @@ use crate::memory::prefault::PrefaultError;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::open::VfioError;
 use crate::vfio::open::candidate::{self, Candidate};
+use crate::vfio::opener::Opener;
 use crate::{phase, vcpu};
 
 /// The files and devices that the user named: kernel and initrd, and for each `--vfio` the source
@@ -24,11 +25,11 @@ use crate::{phase, vcpu};
 type Named = (Images, Vec<RomSource>, Vec<Candidate>);
 
 /// Opens the files, finds the devices in sysfs, and checks that the host can give the VM its memory
-/// and CPUs. The host stays as it is.
+/// and CPUs. The host stays as it is. `opener` makes the calls that may sleep.
 ///
 /// # Errors
 /// The first demand of the user that cannot be met.
-pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
+pub(super) fn check(config: &VmConfig, opener: &Opener) -> Result<Named, MachineError> {
     let _phase = phase!("look_at_files");
     let images = Images::open(&config.kernel, config.initrd.as_deref())?;
     let roms = config
@@ -39,8 +40,9 @@ pub(super) fn check(config: &VmConfig) -> Result<Named, MachineError> {
     config.addresses().map_err(VfioError::from)?;
     let candidates = candidate::find(&Sysfs::default(), &config.vfio)?;
     for candidate in &candidates {
-        let name = candidate.name();
-        resizable::tell_if_small(&name.to_string(), &Sysfs::default().path_of(name));
+        let dir = Sysfs::default().path_of(candidate.name());
+        let name = candidate.name().to_string();
+        resizable::tell_if_small(&name, &dir, |path| opener.read(&name, path));
     }
     check_memory(&config.memory, !candidates.is_empty())?;
     if config.memory.pages == Pages::Transparent {

@@ -80,6 +80,10 @@ impl Device for Metered {
         self.device.write(region, offset, data)
     }
 
+    fn write_slowly(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.device.write_slowly(region, offset, data)
+    }
+
     fn set_events(
         &self,
         irq: Irq,

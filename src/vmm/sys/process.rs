@@ -90,12 +90,12 @@ pub fn own_end() -> io::Result<OwnedFd> {
 
 /// Runs `work` in a child process and does not wait for it. Returns the child's number. The child
 /// has a session of its own, so that the terminal's signals do not reach it, and keeps no
-/// descriptor of this process but `keep`. This process must have one thread only, because the child
-/// runs Rust code after the fork.
+/// descriptor of this process but those of `keep`. This process must have one thread only, because
+/// the child runs Rust code after the fork.
 ///
 /// # Errors
 /// When there are other threads, or no process can be made.
-pub fn detach(name: &CStr, keep: &OwnedFd, work: impl FnOnce()) -> io::Result<u32> {
+pub fn detach(name: &CStr, keep: &[&OwnedFd], work: impl FnOnce()) -> io::Result<u32> {
     if !has_one_thread()? {
         return Err(io::Error::other("there are other threads already"));
     }
@@ -187,7 +187,7 @@ pub fn ignore(signal: libc::c_int) {
 }
 
 /// Leaves the parent's session and directory, and closes the inherited descriptors except `keep`.
-fn become_quiet(name: &CStr, keep: &OwnedFd) -> io::Result<()> {
+fn become_quiet(name: &CStr, keep: &[&OwnedFd]) -> io::Result<()> {
     ignore_signals();
     // The devices are given back even if one of these fails: a name is for people only, and a
     // sandbox may refuse the calls.
@@ -203,7 +203,8 @@ fn become_quiet(name: &CStr, keep: &OwnedFd) -> io::Result<()> {
     let open: Vec<i32> = fs::read_dir("/proc/self/fd")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    let kept = [keep.as_raw_fd(), null.as_raw_fd()];
+    let kept = keep.iter().map(|keep| keep.as_raw_fd());
+    let kept: Vec<_> = kept.chain([null.as_raw_fd()]).collect();
     for fd in open.into_iter().filter(|fd| *fd > 2 && !kept.contains(fd)) {
         // SAFETY: the owners of these descriptors are in the parent's code, to which the child
         // never returns.
@@ -239,7 +240,7 @@ pub fn unlock(file: &File) {
 /// Runs a part of a test in a child process, which has one thread only: the harness has more.
 /// Returns whether the part passed.
 #[cfg(test)]
-pub(super) fn in_one_thread(work: impl FnOnce()) -> bool {
+pub(crate) fn in_one_thread(work: impl FnOnce()) -> bool {
     // SAFETY: the other threads of the test hold no lock that `work` takes: glibc makes its own
     // locks usable in the child (fork(2)).
     let pid = unsafe { libc::fork() };

@@ -46,7 +46,7 @@ impl Worker {
     pub fn prepare(work: impl FnOnce() -> Vec<u8>) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
         let theirs = OwnedFd::from(theirs);
-        let pid = process::detach(c"vmm-call", &theirs, || {
+        let pid = process::detach(c"vmm-call", &[&theirs], || {
             let Ok(theirs) = theirs.try_clone() else {
                 return;
             };

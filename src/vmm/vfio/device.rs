@@ -165,6 +165,13 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// As [`Device::read`].
     fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError>;
+    /// Writes as [`Device::write`], where the write resets the device or changes its power state.
+    ///
+    /// # Errors
+    /// As [`Device::read`].
+    fn write_slowly(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        self.write(region, offset, data)
+    }
     /// Lets the vectors from `start` on signal these eventfds, one for each vector. `None` takes a
     /// vector's eventfd away.
     ///

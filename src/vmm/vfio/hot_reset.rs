@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use pci::Bdf;
@@ -81,16 +80,15 @@ impl Scope {
         self.functions.iter().map(|(bdf, _)| *bdf)
     }
 
-    /// Resets all of the functions. `group_file` finds the open file of a group by its number.
+    /// The files of all groups of the functions, for VFIO_DEVICE_PCI_HOT_RESET. `group_file` finds
+    /// the open file of a group by its number.
     ///
     /// # Errors
-    /// The errno: EINVAL if this process does not own one of the functions, ENODEV if one is not
-    /// bound to a VFIO driver.
-    pub fn reset(
+    /// A group is not open.
+    pub fn group_files(
         &self,
-        device: &File,
         group_file: impl Fn(u32) -> Option<Arc<File>>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<Arc<File>>> {
         let mut groups: Vec<u32> = self.functions.iter().filter_map(|(_, g)| *g).collect();
         groups.sort_unstable();
         groups.dedup();
@@ -98,11 +96,7 @@ impl Scope {
             let not_open = || io::Error::other(format!("IOMMU group {group} is not open"));
             group_file(*group).ok_or_else(not_open)
         };
-        // The files stay open until the call has returned.
-        let files: Vec<_> = groups.iter().map(find).collect::<io::Result<_>>()?;
-        let mut words = vec![0, 0, files.len() as u32];
-        words.extend(files.iter().map(|file| file.as_raw_fd() as u32));
-        uapi::hot_reset(device, &mut words)
+        groups.iter().map(find).collect()
     }
 }
 
@@ -135,14 +129,11 @@ mod tests {
 
     #[test]
     fn a_group_that_is_not_open() {
-        let device = File::open("/dev/null").unwrap();
         let scope = Scope::parse(&[0, 0, 2, 7, 0x0801_0000, 9, 0xfb02_0001]);
         let open = |group| (group == 7).then(|| Arc::new(File::open("/dev/null").unwrap()));
-        let error = scope.reset(&device, open).unwrap_err();
+        let error = scope.group_files(open).unwrap_err();
         assert_eq!(error.to_string(), "IOMMU group 9 is not open");
-        // With both open it is the kernel that answers.
         let open = |_| Some(Arc::new(File::open("/dev/null").unwrap()));
-        let error = scope.reset(&device, open).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
+        assert_eq!(scope.group_files(open).unwrap().len(), 2);
     }
 }

@@ -3,6 +3,8 @@
 //! | file or folder | what |
 //! | --- | --- |
 //! | [`open`] | opens devices by either of the kernel's interfaces: the order, and why |
+//! | [`opener`] | makes the calls that may sleep in the kernel, in a process of its own |
+//! | [`kernel_calls`] | those calls, made by the running kernel |
 //! | [`device`] | the interface between a function and its device; tests implement it too |
 //! | [`vfio_file`] | the device behind VFIO's file: implements that interface |
 //! | [`function`] | a function as the guest sees it: configuration space, BARs, ROM, power, reset |
@@ -23,7 +25,9 @@ pub mod host_path;
 mod hot_reset;
 mod info;
 pub mod interrupts;
+pub mod kernel_calls;
 pub mod open;
+pub mod opener;
 mod uapi;
 pub mod vfio_file;
 pub mod view;

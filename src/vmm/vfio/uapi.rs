@@ -9,11 +9,12 @@
 use std::ffi::{CStr, c_int, c_ulong};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use iommufd_bindings::iommufd::{
     IOMMUFD_CMD_IOAS_IOVA_RANGES, IOMMUFD_TYPE, iommu_ioas_iova_ranges, iommu_iova_range,
 };
+use iommufd_ioctls::IommuFd;
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_DEVICE_BIND_FLAG_TOKEN, VFIO_DEVICE_FEATURE_DMA_BUF, VFIO_DEVICE_FEATURE_GET,
     VFIO_DEVICE_FEATURE_PROBE, VFIO_TYPE, vfio_device_attach_iommufd_pt, vfio_device_bind_iommufd,
@@ -136,6 +137,12 @@ pub(super) fn device_of_group(group: &File, name: &CStr) -> io::Result<File> {
 }
 
 // iommufd.
+
+/// Borrows the descriptor of an iommufd: iommufd-ioctls gives only its number.
+pub(super) fn borrow(iommufd: &IommuFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as the iommufd, which the result borrows.
+    unsafe { BorrowedFd::borrow_raw(iommufd.as_raw_fd()) }
+}
 
 /// Binds a device's file to an iommufd, which opens the device. A VF token is passed as its bytes.
 pub(super) fn bind(

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pci::atomic_ops::AtomicOps;
 use pci::link::Link;
@@ -24,12 +25,13 @@ use crate::hostinfo::sysfs::Sysfs;
 use crate::log::degraded::{self, Code};
 use crate::vfio::device::{CONFIG_REGION, Device, DeviceError, Irq, IrqInfo, RegionInfo};
 use crate::vfio::hot_reset::Scope;
+use crate::vfio::opener::{DeviceFile, Opener, Waiting};
 use crate::vfio::{hardware_config, info, uapi};
 
 /// An open device. Dropping it closes the device and undoes the steps of opening.
 pub trait OpenDevice: Send + Sync {
     /// The device's file.
-    fn file(&self) -> &File;
+    fn file(&self) -> &DeviceFile;
 
     /// The open file of an IOMMU group, by its number: a hot reset proves by this file that the
     /// guest owns the group. `None` if the guest has no device of that group, or has opened it by
@@ -49,6 +51,8 @@ pub struct VfioFile {
     /// Whether BARs can be exported as dma-bufs.
     exports: bool,
     by_power: bool,
+    /// Whether a call for the device sleeps in the kernel. Other calls would sleep too.
+    lost: AtomicBool,
     device: Box<dyn OpenDevice>,
 }
 
@@ -80,9 +84,37 @@ impl VfioFile {
             // Asked of this device: the kernel, its configuration and the device's driver decide.
             exports: uapi::can_export(file).is_ok(),
             by_power: resets::by_power_only(dir),
+            lost: AtomicBool::new(false),
             name,
             device,
         })
+    }
+
+    /// The device's file, for a call.
+    ///
+    /// # Errors
+    /// ENODEV if an earlier call sleeps.
+    fn file(&self) -> io::Result<&DeviceFile> {
+        match self.lost.load(Ordering::Relaxed) {
+            true => Err(io::Error::from_raw_os_error(libc::ENODEV)),
+            false => Ok(self.device.file()),
+        }
+    }
+
+    /// Makes a call that may sleep.
+    fn by_opener<R>(
+        &self,
+        call: impl FnOnce(&Opener, &str, &DeviceFile) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let file = self.file()?;
+        let outcome = call(file.opener(), &self.name, file);
+        if outcome
+            .as_ref()
+            .is_err_and(|e| Waiting::behind(e).is_some())
+        {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        outcome
     }
 
     fn fail(&self, call: &'static str, source: io::Error) -> DeviceError {
@@ -117,7 +149,8 @@ impl VfioFile {
     ) -> Result<(), DeviceError> {
         const CALL: &str = "VFIO_DEVICE_SET_IRQS";
         debug!(device = self.name, ?irq, flags, start, count, "{CALL}");
-        match uapi::set_irqs(self.device.file(), flags, irq.index(), start, count, fds) {
+        let set = |file: &DeviceFile| uapi::set_irqs(file, flags, irq.index(), start, count, fds);
+        match self.file().and_then(set) {
             Ok(0) => Ok(()),
             Ok(available) => Err(DeviceError::FewerVectors {
                 device: self.name.clone(),
@@ -185,7 +218,8 @@ impl Device for VfioFile {
     }
 
     fn hardware_config(&self) -> Vec<u8> {
-        hardware_config::read(&Sysfs::default(), &self.name)
+        let read = |path: &Path| self.by_opener(|opener, name, _| opener.read(name, path));
+        hardware_config::read(&Sysfs::default(), &self.name, read)
     }
 
     fn region(&self, index: u32) -> RegionInfo {
@@ -227,7 +261,7 @@ impl Device for VfioFile {
 
     fn export(&self, bar: u32, offset: u64, size: u64) -> io::Result<OwnedFd> {
         debug!(device = self.name, bar, offset, size, "export");
-        uapi::export(self.device.file(), bar, offset, size)
+        uapi::export(self.file()?, bar, offset, size)
     }
 
     fn read(&self, region: u32, offset: u64, data: &mut [u8]) -> Result<(), DeviceError> {
@@ -239,14 +273,21 @@ impl Device for VfioFile {
             "region read"
         );
         self.locate(region, offset, data.len())
-            .and_then(|at| self.device.file().read_exact_at(data, at))
+            .and_then(|at| self.file()?.read_exact_at(data, at))
             .map_err(|e| self.fail("a region read", e))
     }
 
     fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         trace!(device = self.name, region, offset, ?data, "region write");
         self.locate(region, offset, data.len())
-            .and_then(|at| self.device.file().write_all_at(data, at))
+            .and_then(|at| self.file()?.write_all_at(data, at))
+            .map_err(|e| self.fail("a region write", e))
+    }
+
+    fn write_slowly(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        trace!(device = self.name, region, offset, ?data, "slow write");
+        self.locate(region, offset, data.len())
+            .and_then(|at| self.by_opener(|opener, name, file| opener.write(name, file, at, data)))
             .map_err(|e| self.fail("a region write", e))
     }
 
@@ -301,20 +342,25 @@ impl Device for VfioFile {
 
     fn reset(&self) -> Result<(), DeviceError> {
         debug!(device = self.name, "VFIO_DEVICE_RESET");
-        uapi::reset(self.device.file()).map_err(|e| self.fail("VFIO_DEVICE_RESET", e))
+        self.by_opener(|opener, name, file| opener.reset(name, file))
+            .map_err(|e| self.fail("VFIO_DEVICE_RESET", e))
     }
 
     fn hot_reset_scope(&self) -> Result<Vec<String>, DeviceError> {
-        let scope = Scope::of(self.device.file())
+        let scope = self
+            .file()
+            .and_then(|file| Scope::of(file))
             .map_err(|e| self.fail("VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", e))?;
         Ok(scope.functions().map(|bdf| bdf.to_string()).collect())
     }
 
     fn hot_reset(&self) -> Result<(), DeviceError> {
         debug!(device = self.name, "VFIO_DEVICE_PCI_HOT_RESET");
-        let file = self.device.file();
-        Scope::of(file)
-            .and_then(|scope| scope.reset(file, |group| self.device.group_file(group)))
+        let reset = |opener: &Opener, name: &str, file: &DeviceFile| {
+            let groups = Scope::of(file)?.group_files(|group| self.device.group_file(group))?;
+            opener.hot_reset(name, file, &groups)
+        };
+        self.by_opener(reset)
             .map_err(|e| self.fail("VFIO_DEVICE_PCI_HOT_RESET", e))
     }
 }

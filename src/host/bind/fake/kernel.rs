@@ -132,9 +132,10 @@ impl FakeKernel {
         let dir = self.device(bdf);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("class"), format!("0x{class:06x}\n")).unwrap();
-        let mut config = [0; 64];
-        config[0x0e] = u8::from(class >> 8 == 0x0604);
-        fs::write(dir.join("config"), config).unwrap();
+        fs::write(dir.join("config"), [0; 64]).unwrap();
+        if class >> 8 == 0x0604 {
+            fs::write(dir.join("secondary_bus_number"), "2\n").unwrap();
+        }
         fs::write(dir.join("driver_override"), "(null)\n").unwrap();
         let modalias = format!("pci:v00001B36d000000{:02X}sv0sd0bc01sc08i02\n", bdf.bus);
         fs::write(dir.join("modalias"), modalias).unwrap();

@@ -11,9 +11,9 @@ fn liars() -> FakeHost {
     FakeHost::new(&["nvswitch", "e1000e", "pcieport", "vfio-pci"])
         .device(SWITCH, 0x06_8000, Some("nvswitch"), Some(7))
         .device(BEHIND, 0x06_0400, Some("e1000e"), Some(7))
-        .header(BEHIND, 0x80)
+        .bridge(BEHIND, false)
         .device(PORT, NVME, Some("pcieport"), Some(7))
-        .header(PORT, 1)
+        .bridge(PORT, true)
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn mistakes_are_refused_before_anything_is_done() {
         .device("0000:05:00.0", NVME, Some("nvme"), None)
         .device("0000:06:00.0", NVME, Some("nvme"), Some(6))
         .device("0000:06:01.0", 0x06_0100, Some("e1000e"), Some(6))
-        .header("0000:06:01.0", 1);
+        .bridge("0000:06:01.0", true);
     fake.set("0000:05:00.0", "sriov_totalvfs", "0\n");
     let before = fake.snapshot();
     let functions = |count| BindRequest {

@@ -251,3 +251,115 @@ fn what_a_recovery_left_is_nobodys() {
     unbind(&host, &back(&[DISK])).unwrap();
     assert_eq!(fake.snapshot(), before);
 }
+
+/// The devices of one command, with whether the command still has them.
+fn claims(fake: &FakeHost) -> Vec<(String, bool)> {
+    let entries = fake.host().records.begun().unwrap().into_iter();
+    let claims = entries.map(|entry| (entry.bdf.to_string(), entry.command.is_some()));
+    claims.collect()
+}
+
+/// While a call for the first device sleeps, the lock is free. No other command may take the second
+/// device meanwhile, and at the end nothing but the sleeping call is left in the journal.
+#[test]
+fn all_devices_of_a_command_are_claimed_before_the_first_call() {
+    let fake = two_disks();
+    let before = fake.snapshot();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (host, noted) = (fake.host(), seen.clone());
+    fake.kernel.meanwhile(1, move || {
+        let entries = host.records.begun().unwrap().into_iter();
+        let ours = Process::this().ok();
+        *noted.lock().unwrap() = entries
+            .map(|entry| (entry.bdf.to_string(), entry.command == ours))
+            .collect();
+    });
+    let both = request(&[DISK, OTHER]);
+    bind(&fake.host(), &both).unwrap();
+    let all = [DISK, OTHER].map(|bdf| (bdf.to_owned(), true));
+    let mut found = seen.lock().unwrap().clone();
+    found.sort();
+    assert_eq!(found, all);
+    assert_eq!(claims(&fake), []);
+    unbind(&fake.host(), &back(&[DISK, OTHER])).unwrap();
+    assert_eq!(fake.snapshot(), before);
+
+    // The first device's unbind sleeps, or the second one's.
+    for (change, asleep) in [(2, DISK), (5, OTHER)] {
+        let fake = two_disks();
+        let before = fake.snapshot();
+        fake.kernel.set_fault(Fault::Sleeps(change));
+        let error = bind(&fake.host(), &both).unwrap_err();
+        assert!(error.to_string().contains("has not ended"), "{error}");
+        assert_eq!(claims(&fake), [(asleep.to_owned(), false)], "{change}");
+        // The other device is as it was, and free.
+        let other = if asleep == DISK { OTHER } else { DISK };
+        assert_eq!(fake.driver(other).as_deref(), Some("nvme"));
+        bind(&fake.host(), &request(&[other])).unwrap();
+        unbind(&fake.host(), &back(&[other])).unwrap();
+        fake.kernel.wake();
+        bind(&fake.host(), &BindRequest::default()).unwrap();
+        assert_eq!(fake.snapshot(), before, "{change}");
+        assert_eq!(claims(&fake), []);
+    }
+}
+
+/// A command that is killed between the claim and its first change has changed nothing.
+#[test]
+fn a_claim_without_a_change_is_forgotten() {
+    let fake = two_disks();
+    let before = fake.snapshot();
+    fake.kernel.set_fault(Fault::Killed(1));
+    assert!(until_killed(|| bind(&fake.host(), &request(&[DISK, OTHER]))).is_none());
+    assert_eq!(claims(&fake).len(), 2);
+    fake.kernel.set_fault(Fault::Never);
+    fake.kernel.log();
+    bind(&fake.host(), &BindRequest::default()).unwrap();
+    assert_eq!(fake.snapshot(), before);
+    assert!(fake.kernel.log().iter().all(|line| !line.contains(OTHER)));
+    assert_eq!(claims(&fake), []);
+}
+
+/// The call of a run that resets a device goes on after the run. Nothing is done for the device
+/// until it has ended, and then nothing is undone.
+#[test]
+fn the_call_of_a_run_is_waited_for_and_changes_nothing() {
+    let fake = two_disks();
+    let host = fake.host();
+    bind(&host, &request(&[DISK])).unwrap();
+    let bound = fake.snapshot();
+    let config = |address: &str| vmm::config::device::DeviceConfig {
+        address: address.into(),
+        ..Default::default()
+    };
+    let devices = [config(OTHER), config(DISK)];
+    check_calls(&host, &devices).unwrap();
+    let mut caller = Command::new("sleep").arg("60").spawn().unwrap();
+    let process = Process::of(caller.id()).unwrap();
+    for _ in 0..2 {
+        note_call(&host, DISK.parse().unwrap(), "VFIO_DEVICE_RESET", process).unwrap();
+    }
+    for error in [
+        check_calls(&host, &devices).unwrap_err(),
+        unbind(&host, &back(&[DISK])).unwrap_err(),
+        bind(&host, &request(&[DISK])).unwrap_err(),
+    ] {
+        let text = error.to_string();
+        assert!(
+            text.contains("has not ended `VFIO_DEVICE_RESET`")
+                && text.contains("for a run that has ended"),
+            "{text}"
+        );
+        assert!(error.hint().unwrap().contains("can be used again"));
+    }
+    assert_eq!(fake.snapshot(), bound);
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    check_calls(&host, &devices).unwrap();
+    fake.kernel.log();
+    bind(&host, &BindRequest::default()).unwrap();
+    assert_eq!(fake.kernel.log(), [""; 0]);
+    assert_eq!(fake.snapshot(), bound);
+    assert_eq!(claims(&fake), []);
+    assert_eq!(host.records.all().unwrap().len(), 1);
+}

@@ -44,7 +44,7 @@ impl VfioFunction {
         state.decode.set_in_d0(false);
         drop(state);
         self.bar_accesses.suspend(true);
-        self.connection.write_config(offset, data);
+        self.connection.write_config_slowly(offset, data);
         self.bar_accesses.suspend(false);
         let mut state = self.lock();
         state.away = false;

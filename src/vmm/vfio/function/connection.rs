@@ -56,6 +56,15 @@ impl Connection {
         }
     }
 
+    /// Writes registers by which the device is reset or changes its power state.
+    pub(super) fn write_config_slowly(&self, offset: u16, data: &[u8]) {
+        if let Some(device) = self.device()
+            && let Err(e) = device.write_slowly(CONFIG_REGION, offset.into(), data)
+        {
+            self.complain(&e);
+        }
+    }
+
     /// Reads registers of the device's configuration space. Returns whether the device answers; if
     /// not, the bytes are all ones.
     pub(super) fn read_config(&self, offset: u16, data: &mut [u8]) -> bool {

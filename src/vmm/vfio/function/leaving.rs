@@ -39,6 +39,11 @@ impl VfioFunction {
     /// Disconnects, and closes the device, which gives the device back to the host.
     pub fn release(&self) {
         self.disconnect();
+        self.close();
+    }
+
+    /// Closes a device that is quiet.
+    pub fn close(&self) {
         let mut state = self.without_slow_write();
         state.interrupts.release();
         // A mapped page keeps the device's file open.

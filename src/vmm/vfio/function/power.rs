@@ -46,7 +46,7 @@ impl Power {
     /// Brings the device to D0.
     pub(super) fn wake(&self, connection: &Connection) {
         if let Some(pmcsr) = self.pmcsr {
-            connection.write_config(pmcsr, &[0, 0]);
+            connection.write_config_slowly(pmcsr, &[0, 0]);
         }
     }
 }

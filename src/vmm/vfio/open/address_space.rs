@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use iommufd_ioctls::{IommuFd, IommufdError};
+use pci::addr::Range;
 use vfio_ioctls::VfioIommufd;
 
 use crate::config::Iommu;
 use crate::vfio::open::error::VfioError;
 use crate::vfio::open::nodes;
+use crate::vfio::uapi;
 
 /// Opens /dev/iommu, or takes the file that another process has opened, and makes an address space.
 ///
@@ -39,4 +41,14 @@ pub(super) fn open(choice: Iommu) -> Result<Arc<VfioIommufd>, VfioError> {
 /// Makes the error of a call to the iommufd.
 pub(super) fn iommu(call: &'static str, source: io::Error) -> VfioError {
     VfioError::Iommu { call, source }
+}
+
+/// The I/O addresses that the address space can map.
+///
+/// # Errors
+/// The errno of IOMMU_IOAS_IOVA_RANGES.
+pub(super) fn iova_ranges(iommufd: &VfioIommufd) -> io::Result<Vec<Range>> {
+    let ranges = uapi::ioas_ranges(&**iommufd.iommufd(), iommufd.ioas().id())?;
+    let range = |(first, last)| Range::inclusive(first, last);
+    Ok(ranges.into_iter().filter_map(range).collect())
 }

@@ -16,6 +16,7 @@ use crate::hostinfo::sysfs::Sysfs;
 use crate::sys::descriptor::Descriptor;
 use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::nodes;
+use crate::vfio::opener::Waiting;
 use crate::vfio::uapi;
 
 /// A device that has passed the checks and may be opened.
@@ -45,11 +46,29 @@ impl Candidate {
         Some(nodes::device(&device_node(&self.path)?))
     }
 
+    /// The device's name for VFIO_GROUP_GET_DEVICE_FD, followed by its VF token
+    /// (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_match).
+    pub(super) fn name_and_token(&self) -> String {
+        let name = self.name;
+        self.token.map_or_else(
+            || name.to_string(),
+            |token| format!("{name} vf_token={}", token.hyphenated()),
+        )
+    }
+
     /// Makes the error of a step of opening the device.
     pub(super) fn failed(&self, source: StepError) -> VfioError {
         VfioError::Open {
             name: self.name,
             source,
+        }
+    }
+
+    /// Makes the error of a call that has failed, or has not ended.
+    pub(super) fn call_failed(&self, call: &'static str, source: io::Error) -> VfioError {
+        match Waiting::behind(&source) {
+            Some(waiting) => VfioError::Waits(waiting.clone()),
+            None => self.failed(StepError::call(call, source)),
         }
     }
 
@@ -64,7 +83,7 @@ impl Candidate {
                 physical: self.physical,
             },
             Some(libc::EINVAL | libc::EBUSY) => self.held(call, source),
-            _ => self.failed(StepError::call(call, source)),
+            _ => self.call_failed(call, source),
         }
     }
 

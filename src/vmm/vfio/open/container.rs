@@ -15,16 +15,19 @@
 //! 6. **The device** (VFIO_GROUP_GET_DEVICE_FD). The device comes last, so that it reaches only
 //!    memory that the container maps. The call opens and resets the function.
 //!
+//! The process of the [`Opener`] makes the calls of steps 2 and 6, because they may sleep: step 6
+//! for the device, and step 2 while another process opens or closes a device of the group.
+//!
 //! Closing goes the other way. A device closes before its group leaves the container, because the
 //! kernel keeps a group with open devices in. KVM drops the group before the group's file closes,
 //! because KVM's reference keeps the file open. The container closes last. No step reads sysfs,
 //! which the device may have left. A failed step is logged, and closing goes on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{info, warn};
 use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU};
@@ -38,8 +41,10 @@ use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::no_container;
 use crate::vfio::open::nodes;
+use crate::vfio::open::open_groups::OpenGroups;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
+use crate::vfio::opener::{DeviceFile, Opener};
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 use crate::vfio::{info, uapi};
 
@@ -47,7 +52,11 @@ use crate::vfio::{info, uapi};
 ///
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
-pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+pub(super) fn open(
+    kvm: KvmVfio,
+    candidates: &[Candidate],
+    opener: &Arc<Opener>,
+) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     let groups = Arc::new(OpenGroups::default());
     let mut containers = 0;
@@ -59,7 +68,7 @@ pub(super) fn open(kvm: KvmVfio, candidates: &[Candidate]) -> Result<Opened, Vfi
             if containers > 1 {
                 info!("container {containers}, for groups that the other containers refuse");
             }
-            Container::open(&kvm, &groups, first).map(Arc::new)
+            Container::open(&kvm, &groups, opener, first).map(Arc::new)
         },
         |container, candidate| container.join(candidate),
         VfioError::is_refused_group,
@@ -119,6 +128,7 @@ struct Container {
     /// group.
     vfio: Arc<dyn Maps>,
     kvm: Arc<KvmVfio>,
+    opener: Arc<Opener>,
     /// How many groups have joined. Locked while one joins or leaves.
     members: Mutex<usize>,
     groups: Arc<OpenGroups>,
@@ -129,6 +139,7 @@ impl Container {
     fn open(
         kvm: &Arc<KvmVfio>,
         groups: &Arc<OpenGroups>,
+        opener: &Arc<Opener>,
         first: &Candidate,
     ) -> Result<Self, VfioError> {
         let vfio = VfioContainer::new(None).map_err(|e| match e {
@@ -140,6 +151,7 @@ impl Container {
         Ok(Self {
             vfio: Arc::new(vfio),
             kvm: Arc::clone(kvm),
+            opener: Arc::clone(opener),
             members: Mutex::new(0),
             groups: Arc::clone(groups),
         })
@@ -149,7 +161,7 @@ impl Container {
     fn join(self: &Arc<Self>, candidate: &Candidate) -> Result<Arc<Group>, VfioError> {
         let mut group = Group::open(self, candidate)?;
         group.join().map_err(|step| candidate.failed(step))?;
-        self.groups.add(&group);
+        self.groups.add(group.number, &group.file);
         Ok(Arc::new(group))
     }
 
@@ -193,7 +205,7 @@ impl Group {
     /// Step 2.
     fn open(container: &Arc<Container>, candidate: &Candidate) -> Result<Self, VfioError> {
         let node = nodes::group(candidate.group);
-        let file = OpenOptions::new().read(true).write(true).open(&node);
+        let file = container.opener.open(&candidate.name.to_string(), &node);
         let file =
             file.map_err(|e| VfioError::node(node, Some(candidate.name), e, candidate.cdev()))?;
         let status = uapi::group_status(&file)
@@ -232,11 +244,14 @@ impl Group {
     /// Step 6.
     fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
         // Neither an address nor a UUID has a NUL; the kernel refuses an empty name.
-        let name = CString::new(name_and_token(candidate)).unwrap_or_default();
-        let file = uapi::device_of_group(&self.file, &name)
+        let name = CString::new(candidate.name_and_token()).unwrap_or_default();
+        let opener = &self.container.opener;
+        let device = candidate.name.to_string();
+        let file = opener
+            .device_of_group(&device, &self.file, name)
             .map_err(|e| candidate.not_given("VFIO_GROUP_GET_DEVICE_FD", e))?;
         Ok(GroupDevice {
-            file,
+            file: DeviceFile::new(device, file, opener),
             group: Arc::clone(self),
         })
     }
@@ -250,7 +265,9 @@ impl Drop for Group {
         {
             failed("KVM_DEV_VFIO_FILE_DEL", e);
         }
-        if self.stage != Stage::Open {
+        // While a call for a device of the group sleeps, the kernel has the group's lock. The group
+        // leaves its container when the last of its files closes.
+        if self.stage != Stage::Open && !self.container.opener.is_stuck() {
             // With its last group the container loses its IOMMU and unmaps all memory.
             let mut members = self.container.members();
             *members = members.saturating_sub(1);
@@ -266,48 +283,19 @@ impl Drop for Group {
     }
 }
 
-/// The name of a device for VFIO_GROUP_GET_DEVICE_FD, followed by its VF token
-/// (drivers/vfio/pci/vfio_pci_core.c, vfio_pci_core_match).
-fn name_and_token(candidate: &Candidate) -> String {
-    let name = candidate.name;
-    candidate.token.map_or_else(
-        || name.to_string(),
-        |token| format!("{name} vf_token={}", token.hyphenated()),
-    )
-}
-
 /// A device of a group. The order of the fields is that of closing.
 struct GroupDevice {
-    file: File,
+    file: DeviceFile,
     group: Arc<Group>,
 }
 
 impl OpenDevice for GroupDevice {
-    fn file(&self) -> &File {
+    fn file(&self) -> &DeviceFile {
         &self.file
     }
 
     fn group_file(&self, number: u32) -> Option<Arc<File>> {
         self.group.container.groups.file(number)
-    }
-}
-
-/// The files of all open groups of a guest, whichever container they have joined.
-#[derive(Default)]
-struct OpenGroups(Mutex<HashMap<u32, Weak<File>>>);
-
-impl OpenGroups {
-    fn add(&self, group: &Group) {
-        let file = Arc::downgrade(&group.file);
-        self.files().insert(group.number, file);
-    }
-
-    fn file(&self, number: u32) -> Option<Arc<File>> {
-        self.files().get(&number)?.upgrade()
-    }
-
-    fn files(&self) -> MutexGuard<'_, HashMap<u32, Weak<File>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

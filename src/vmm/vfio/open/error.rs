@@ -15,6 +15,7 @@ use crate::hostinfo::node_access::Cause;
 use crate::hostinfo::pci_device::PciDevice;
 use crate::vfio::device::DeviceError;
 use crate::vfio::open::nodes;
+use crate::vfio::opener::Waiting;
 
 /// Slots of the guest's root bus, without the host bridge's.
 const MAX_DEVICES: usize = 31;
@@ -186,6 +187,9 @@ pub enum VfioError {
         /// The errno.
         source: io::Error,
     },
+    /// The call that opens a device has not ended.
+    #[error("cannot open {0}")]
+    Waits(Waiting),
     /// A call to the open device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -289,6 +293,9 @@ impl VfioError {
         source: io::Error,
         also: Option<String>,
     ) -> Self {
+        if let Some(waiting) = Waiting::behind(&source) {
+            return Self::Waits(waiting.clone());
+        }
         let path = path.into();
         let both = [Some(&path), also.as_ref()];
         let both: Vec<_> = both.into_iter().flatten().map(Path::new).collect();
@@ -341,6 +348,7 @@ impl VfioError {
                 .into(),
             Self::TokenByIommufd(_) => "use --iommu container, or leave --iommu out".into(),
             Self::TokenRefused { name, physical, .. } => token_hint(*name, *physical),
+            Self::Waits(waiting) => waiting.hint(),
             Self::Twice(name) => format!("give --vfio {name} once"),
             Self::SlotTwice(_) => "give each device a slot= of its own, or none".into(),
             Self::NoFunctionZero(slot) => {

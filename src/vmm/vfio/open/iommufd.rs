@@ -15,6 +15,10 @@
 //! 5. **Attach** (VFIO_DEVICE_ATTACH_IOMMUFD_PT). Until then all DMA of the device is blocked; from
 //!    then on the address space translates it.
 //!
+//! The process of the [`Opener`] makes the calls of steps 4 and 5, because they may sleep: step 4
+//! for the device, and step 5 while a device that is reset together with this one is opened or
+//! closed.
+//!
 //! Closing goes the other way. The device is detached. KVM drops the file, because KVM's reference
 //! keeps the file open. The file closes, which unbinds the device. The iommufd closes last. A
 //! failed step is logged, and closing goes on. vfio-ioctls' own device type panics if a step fails,
@@ -22,10 +26,8 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
-use pci::addr::Range;
 use tracing::{info, warn};
 use uuid::Uuid;
 use vfio_ioctls::{VfioDevice, VfioIommufd};
@@ -40,6 +42,7 @@ use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::open::parallel::open_each;
+use crate::vfio::opener::{DeviceFile, Opener};
 use crate::vfio::uapi;
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 
@@ -51,6 +54,7 @@ pub(super) fn open(
     kvm: KvmVfio,
     candidates: &[Candidate],
     choice: Iommu,
+    opener: &Arc<Opener>,
 ) -> Result<Opened, VfioError> {
     let kvm = Arc::new(kvm);
     // Step 1.
@@ -60,12 +64,12 @@ pub(super) fn open(
     let devices = open_each(
         candidates,
         |candidate| candidate.name.to_string(),
-        |candidate| open_device(&iommufd, &kvm, candidate),
+        |candidate| open_device(&iommufd, &kvm, opener, candidate),
     )?;
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let space = IovaSpace {
         // Each attached device may have narrowed the addresses that can be mapped.
-        ranges: iova_ranges(&iommufd)
+        ranges: address_space::iova_ranges(&iommufd)
             .map_err(|e| address_space::iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
         users: users.collect(),
         ops: Arc::<VfioIommufd>::clone(&iommufd),
@@ -77,21 +81,15 @@ pub(super) fn open(
     })
 }
 
-/// The I/O addresses that the address space can map.
-fn iova_ranges(iommufd: &VfioIommufd) -> io::Result<Vec<Range>> {
-    let ranges = uapi::ioas_ranges(&**iommufd.iommufd(), iommufd.ioas().id())?;
-    let range = |(first, last)| Range::inclusive(first, last);
-    Ok(ranges.into_iter().filter_map(range).collect())
-}
-
 fn open_device(
     iommufd: &Arc<VfioIommufd>,
     kvm: &Arc<KvmVfio>,
+    opener: &Arc<Opener>,
     candidate: &Candidate,
 ) -> Result<Arc<VfioFile>, VfioError> {
     let name = candidate.name;
     let _phase = phase!("open_device", name);
-    let device = CdevDevice::open(iommufd, kvm, candidate)?;
+    let device = CdevDevice::open(iommufd, kvm, opener, candidate)?;
     info!("{name} is open (IOMMU group {})", candidate.group);
     let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
     Ok(Arc::new(file))
@@ -101,7 +99,7 @@ fn open_device(
 struct CdevDevice {
     name: String,
     /// Closes before `iommufd`.
-    file: File,
+    file: DeviceFile,
     /// The last step done, from which closing goes back.
     stage: Stage,
     kvm: Arc<KvmVfio>,
@@ -122,11 +120,13 @@ impl CdevDevice {
     fn open(
         iommufd: &Arc<VfioIommufd>,
         kvm: &Arc<KvmVfio>,
+        opener: &Arc<Opener>,
         candidate: &Candidate,
     ) -> Result<Self, VfioError> {
+        let name = candidate.name.to_string();
         let mut device = Self {
-            name: candidate.name.to_string(),
-            file: open_node(candidate)?,
+            file: DeviceFile::new(name.clone(), open_node(candidate)?, opener),
+            name,
             stage: Stage::Open,
             kvm: Arc::clone(kvm),
             _iommufd: Arc::<VfioIommufd>::clone(iommufd),
@@ -134,7 +134,7 @@ impl CdevDevice {
 
         // Step 3, before the device is open: its driver may look for the VM then.
         kvm.add(&device.file)
-            .map_err(|e| candidate.failed(StepError::call("KVM_DEV_VFIO_FILE_ADD", e)))?;
+            .map_err(|e| candidate.call_failed("KVM_DEV_VFIO_FILE_ADD", e))?;
         device.stage = Stage::KnownToKvm;
 
         // Step 4, before attaching: only the owner of the device's DMA may choose its mappings.
@@ -144,13 +144,16 @@ impl CdevDevice {
         {
             return Err(VfioError::TokenByIommufd(candidate.name));
         }
-        let token = candidate.token.as_ref().map(Uuid::as_bytes);
-        uapi::bind(&device.file, &**iommufd.iommufd(), token)
+        let token = candidate.token.map(Uuid::into_bytes);
+        let owner = uapi::borrow(iommufd.iommufd());
+        opener
+            .bind(&device.name, &device.file, owner, token)
             .map_err(|e| candidate.not_given(call, e))?;
 
         // Step 5, last: from here on the device reaches memory.
-        uapi::attach(&device.file, iommufd.ioas().id())
-            .map_err(|e| candidate.failed(StepError::call("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e)))?;
+        opener
+            .attach(&device.name, &device.file, iommufd.ioas().id())
+            .map_err(|e| candidate.call_failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e))?;
         device.stage = Stage::Attached;
         Ok(device)
     }
@@ -180,7 +183,7 @@ fn open_node(candidate: &Candidate) -> Result<File, VfioError> {
 }
 
 impl OpenDevice for CdevDevice {
-    fn file(&self) -> &File {
+    fn file(&self) -> &DeviceFile {
         &self.file
     }
 
@@ -193,8 +196,11 @@ impl OpenDevice for CdevDevice {
 impl Drop for CdevDevice {
     fn drop(&mut self) {
         let failed = |call, e| warn!("{}: {call} failed: {e}", self.name);
+        let opener = self.file.opener();
+        // After a call that sleeps, the close undoes this step too.
         if self.stage == Stage::Attached
-            && let Err(e) = uapi::detach(&self.file)
+            && !opener.is_stuck()
+            && let Err(e) = opener.detach(&self.name, &self.file)
         {
             failed("VFIO_DEVICE_DETACH_IOMMUFD_PT", e);
         }

@@ -13,6 +13,7 @@
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
 //! | [`peers`] | whose BARs the other devices cannot reach |
+//! | `open_groups` | the files of the open groups, for hot resets |
 //! | `opened` | the open devices and their IOMMU |
 //! | `error` | why a device cannot be opened, and the command that helps |
 
@@ -28,6 +29,7 @@ mod iommufd;
 mod kvm;
 mod no_container;
 mod nodes;
+mod open_groups;
 mod opened;
 mod parallel;
 pub mod peers;
@@ -40,10 +42,13 @@ use candidate::Candidate;
 use interface::Interface;
 use kvm::KvmVfio;
 use kvm_ioctls::VmFd;
+use std::sync::Arc;
 
 use crate::config::Iommu;
+use crate::vfio::opener::Opener;
 
-/// Opens the devices. Without a `vm` they can be read, but not passed to a guest.
+/// Opens the devices. Without a `vm` they can be read, but not passed to a guest. The `opener`
+/// makes the calls that may sleep.
 ///
 /// # Errors
 /// The first device that cannot be opened. All devices are closed again.
@@ -51,14 +56,15 @@ pub fn open(
     vm: Option<&VmFd>,
     candidates: &[Candidate],
     iommu: Iommu,
+    opener: &Arc<Opener>,
 ) -> Result<Option<Opened>, VfioError> {
     if candidates.is_empty() {
         return Ok(None);
     }
     let kvm = KvmVfio::new(vm)?;
     let opened = match interface::choose(candidates, iommu) {
-        Interface::Container => container::open(kvm, candidates)?,
-        Interface::Iommufd => iommufd::open(kvm, candidates, iommu)?,
+        Interface::Container => container::open(kvm, candidates, opener)?,
+        Interface::Iommufd => iommufd::open(kvm, candidates, iommu, opener)?,
     };
     Ok(Some(opened))
 }

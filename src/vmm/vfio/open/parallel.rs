@@ -2,7 +2,6 @@
 
 use std::thread;
 
-use crate::log::slow::tell_if_slow;
 use crate::vfio::open::error::VfioError;
 
 /// Opens each item on a thread of its own, because opening resets a function, which takes a tenth
@@ -21,8 +20,7 @@ pub(super) fn open_each<T: Sync, D: Send>(
         let start = |item| {
             let name = name(item);
             let thread = thread::Builder::new().name(format!("open {name}"));
-            let what = format!("opening {name}");
-            thread.spawn_scoped(scope, move || tell_if_slow(&what, || open(item)))
+            thread.spawn_scoped(scope, move || open(item))
         };
         let threads: Vec<_> = items.iter().map(start).collect();
         let join = |thread: std::io::Result<thread::ScopedJoinHandle<'_, _>>| {

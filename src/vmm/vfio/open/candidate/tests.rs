@@ -58,12 +58,10 @@ impl Host {
         self
     }
 
-    /// Gives a device this header type.
-    fn header(self, bdf: &str, header: u8) -> Self {
-        let mut config = [0; 64];
-        config[0x0e] = header;
+    /// Makes a device a bridge.
+    fn bridge(self, bdf: &str) -> Self {
         let dir = self.0.as_path().join("bus/pci/devices").join(bdf);
-        fs::write(dir.join("config"), config).unwrap();
+        fs::write(dir.join("secondary_bus_number"), "2").unwrap();
         self
     }
 
@@ -166,7 +164,7 @@ fn what_the_kernel_says_decides() {
         )
         .add("0000:02:00.0", Some("vfio-x"), Some(5))
         .add("0000:03:00.0", Some("pcieport"), Some(6))
-        .header("0000:03:00.0", 1)
+        .bridge("0000:03:00.0")
         .add("0000:04:00.0", Some("vfio-pci"), Some(7))
         .with("kernel/iommu_groups/7/name", Some("vfio-noiommu\n"))
         .add("0000:05:00.0", Some("vfio-pci"), Some(8))
@@ -276,4 +274,22 @@ fn tokens_are_for_functions_that_take_one() {
             Err(e) => assert!(!takes && matches!(e, VfioError::TokenUnused(_)), "{e}"),
         }
     }
+}
+
+#[test]
+fn the_token_follows_the_name() {
+    let mut candidate = Candidate {
+        name: "0000:01:00.1".parse().map(HostName::Pci).unwrap(),
+        path: "/nowhere".into(),
+        group: 7,
+        token: None,
+        physical: None,
+        given: None,
+    };
+    assert_eq!(candidate.name_and_token(), "0000:01:00.1");
+    candidate.token = "BD8D9D2B-5A5F-4F5A-A211-F591514BA1F3".parse().ok();
+    assert_eq!(
+        candidate.name_and_token(),
+        "0000:01:00.1 vf_token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
+    );
 }

@@ -1,7 +1,7 @@
 use std::os::fd::RawFd;
 
 use super::*;
-use crate::hostinfo::name::HostName;
+use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::closing_watch::Watch;
 
 /// A container that maps no memory, and logs when it closes.
@@ -32,6 +32,7 @@ fn container(watch: &Watch, members: usize) -> Arc<Container> {
     Arc::new(Container {
         vfio: Arc::new(silent),
         kvm: Arc::new(KvmVfio::refusing()),
+        opener: opener_here(),
         members: Mutex::new(members),
         groups: Arc::default(),
     })
@@ -52,8 +53,8 @@ fn a_device_closes_then_its_group_then_the_container() {
     let watch = Watch::default();
     let container = container(&watch, 1);
     let group = Arc::new(group(&watch, container, Stage::KnownToKvm));
-    let device = |name| GroupDevice {
-        file: watch.file(name),
+    let device = |name: &'static str| GroupDevice {
+        file: DeviceFile::new(name.into(), watch.file(name), &group.container.opener),
         group: Arc::clone(&group),
     };
     let (first, second) = (device("first"), device("second"));
@@ -94,9 +95,13 @@ fn a_group_that_is_refused_has_nothing_to_undo() {
 fn a_hot_reset_finds_the_groups_that_are_open() {
     let watch = Watch::default();
     let group = Arc::new(group(&watch, container(&watch, 0), Stage::Open));
-    group.container.groups.add(&group);
+    group.container.groups.add(group.number, &group.file);
     let device = GroupDevice {
-        file: watch.file("device"),
+        file: DeviceFile::new(
+            "device".into(),
+            watch.file("device"),
+            &group.container.opener,
+        ),
         group: Arc::clone(&group),
     };
     let found = device.group_file(7).map(|file| file.as_raw_fd());
@@ -105,22 +110,4 @@ fn a_hot_reset_finds_the_groups_that_are_open() {
     let groups = Arc::clone(&group.container.groups);
     drop((group, device));
     assert!(groups.file(7).is_none());
-}
-
-#[test]
-fn the_token_follows_the_name() {
-    let mut candidate = Candidate {
-        name: "0000:01:00.1".parse().map(HostName::Pci).unwrap(),
-        path: "/nowhere".into(),
-        group: 7,
-        token: None,
-        physical: None,
-        given: None,
-    };
-    assert_eq!(name_and_token(&candidate), "0000:01:00.1");
-    candidate.token = "BD8D9D2B-5A5F-4F5A-A211-F591514BA1F3".parse().ok();
-    assert_eq!(
-        name_and_token(&candidate),
-        "0000:01:00.1 vf_token=bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3"
-    );
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::closing_watch::Watch;
 
 /// The iommufd to which a device is bound.
@@ -16,7 +17,7 @@ impl Drop for Iommufd {
 fn device(watch: &Watch, stage: Stage) -> CdevDevice {
     CdevDevice {
         name: "0000:01:00.0".into(),
-        file: watch.file("device"),
+        file: DeviceFile::new("device".into(), watch.file("device"), &opener_here()),
         stage,
         kvm: Arc::new(KvmVfio::refusing()),
         _iommufd: Arc::new(Iommufd {

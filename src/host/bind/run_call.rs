@@ -1,0 +1,63 @@
+//! Calls of a run that opens, resets or closes a device, and that have not ended with the run. The
+//! journal names them, and nothing is done for the device until they have ended. They change
+//! nothing that is to be undone.
+
+use std::time::Duration;
+
+use pci::Bdf;
+use vmm::config::device::DeviceConfig;
+use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::sys::process::Process;
+
+use crate::bind::error::BindError;
+use crate::bind::host::Host;
+use crate::bind::journal::Entry;
+use crate::bind::under_way::UnderWay;
+
+/// How long the end of a run waits for the lock.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Notes a call that goes on. `caller` is the thread that makes the call.
+///
+/// # Errors
+/// The journal cannot be written, or another command has the lock.
+pub fn note_call(host: &Host, bdf: Bdf, call: &str, caller: Process) -> Result<(), BindError> {
+    let records = host.records.clone().with_timeout(PATIENCE);
+    let _lock = records.lock()?;
+    let mut entries = records.readable()?;
+    // An unfinished change of the device is undone as well, when the call has ended.
+    let of_run = |entry: &Entry| entry.under_way.as_ref().is_some_and(|state| state.of_run);
+    let alone = entries
+        .iter()
+        .all(|entry| entry.bdf != bdf || of_run(entry));
+    entries.retain(|entry| entry.bdf != bdf || !alone);
+    let under_way = UnderWay {
+        given_up: true,
+        of_run: alone,
+        ..UnderWay::begin(call.to_owned(), caller)
+    };
+    if alone {
+        entries.push(Entry::new(bdf, None));
+    }
+    for entry in entries.iter_mut().filter(|entry| entry.bdf == bdf) {
+        entry.under_way = Some(under_way.clone());
+    }
+    records.write_journal(&entries)
+}
+
+/// Checks that no call for these devices of a run goes on.
+///
+/// # Errors
+/// [`BindError::UnderWay`], or the journal cannot be read.
+pub fn check_calls(host: &Host, devices: &[DeviceConfig]) -> Result<(), BindError> {
+    for device in devices {
+        // The run itself refuses a bad address.
+        let Ok(HostName::Pci(bdf)) = parse_address(&device.address) else {
+            continue;
+        };
+        if let Some(state) = host.records.call_of(bdf)? {
+            return Err(BindError::UnderWay(bdf, Box::new(state)));
+        }
+    }
+    Ok(())
+}

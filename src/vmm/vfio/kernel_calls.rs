@@ -1,0 +1,105 @@
+//! The calls for devices that may sleep in the kernel, made by the running kernel.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use tracing::debug;
+
+use crate::vfio::opener::{Calls, Opener, Request};
+use crate::vfio::uapi;
+
+/// The calls of the running kernel.
+#[derive(Debug)]
+pub struct KernelCalls;
+
+impl Calls for KernelCalls {
+    fn make(&self, request: &Request, files: Vec<File>) -> io::Result<Option<OwnedFd>> {
+        let file = |index: usize| {
+            let missing = || io::Error::from_raw_os_error(libc::EBADF);
+            files.get(index).ok_or_else(missing)
+        };
+        match request {
+            Request::Open(path) => {
+                let file = OpenOptions::new().read(true).write(true).open(path)?;
+                return Ok(Some(file.into()));
+            }
+            Request::Read(path) => {
+                let bytes = std::fs::read(path)?;
+                let file = memfd_create("answer", MemfdFlags::CLOEXEC)?;
+                File::from(file.try_clone()?).write_all_at(&bytes, 0)?;
+                return Ok(Some(file));
+            }
+            Request::DeviceOfGroup(name) => {
+                return uapi::device_of_group(file(0)?, name).map(|file| Some(file.into()));
+            }
+            Request::Bind { token } => uapi::bind(file(0)?, file(1)?, token.as_ref())?,
+            Request::Attach { ioas } => uapi::attach(file(0)?, *ioas)?,
+            Request::Detach => uapi::detach(file(0)?)?,
+            Request::Reset => uapi::reset(file(0)?)?,
+            Request::HotReset => {
+                let groups = files.get(1..).unwrap_or_default();
+                let mut words = vec![0, 0, groups.len() as u32];
+                words.extend(groups.iter().map(|group| group.as_raw_fd() as u32));
+                uapi::hot_reset(file(0)?, &mut words)?;
+            }
+            Request::Write { at, data } => file(0)?.write_all_at(data, *at)?,
+            Request::Close => drop(files),
+        }
+        Ok(None)
+    }
+}
+
+/// An opener that makes the calls in this process, which ends only after them.
+pub fn opener_here() -> Arc<Opener> {
+    Arc::new(Opener::here(Arc::new(KernelCalls)))
+}
+
+/// An opener with a process of its own ([`Opener::start`]).
+///
+/// # Errors
+/// There are other threads, or no process can be made.
+pub fn opener(
+    limit: Duration,
+    keep: &[&OwnedFd],
+    at_end: impl FnOnce(),
+) -> io::Result<Arc<Opener>> {
+    Opener::start(limit, Arc::new(KernelCalls), keep, at_end).map(Arc::new)
+}
+
+/// An opener with a process of its own, or without where this process may not fork.
+pub fn opener_or_here(limit: Duration) -> Arc<Opener> {
+    opener(limit, &[], || {}).unwrap_or_else(|e| {
+        debug!("calls for devices are made without another process: {e}");
+        opener_here()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_may_not_fork_beside_threads() {
+        assert!(opener(Duration::ZERO, &[], || {}).is_err());
+        opener_or_here(Duration::ZERO);
+    }
+
+    #[test]
+    fn a_request_without_its_file_is_refused() {
+        for request in [Request::Reset, Request::Bind { token: None }] {
+            let error = KernelCalls.make(&request, Vec::new()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+        }
+        let null = || vec![File::open("/dev/null").unwrap()];
+        let error = KernelCalls.make(&Request::Reset, null()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
+        assert!(KernelCalls.make(&Request::Close, null()).unwrap().is_none());
+        let opened = KernelCalls.make(&Request::Open("/dev/null".into()), Vec::new());
+        assert!(opened.unwrap().is_some());
+    }
+}

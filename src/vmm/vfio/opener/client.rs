@@ -1,0 +1,331 @@
+//! The VMM's side: asks for calls, and waits for them with a limit.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use tracing::debug;
+
+use crate::log::stderr::say;
+use crate::sys::packets::Packets;
+use crate::sys::process::{self, Process};
+use crate::sys::ready;
+use crate::vfio::opener::helper::{self, Answer};
+use crate::vfio::opener::request::{Calls, Request};
+use crate::vfio::opener::waiting::Waiting;
+
+/// How often a wait without a limit looks whether the run stops.
+const LOOK: Duration = Duration::from_millis(100);
+/// The time for which a close is waited for after another call was given up: a reset of a function
+/// takes a tenth of a second.
+const AFTER_A_FAILURE: Duration = Duration::from_millis(500);
+
+/// Makes the calls for devices that may sleep in the kernel.
+pub struct Opener {
+    way: Way,
+    calls: Arc<dyn Calls>,
+    limit: Duration,
+    /// Whether the vCPUs stop. A call that a vCPU waits for has no limit before.
+    stopping: AtomicBool,
+    given_up: Mutex<Vec<Waiting>>,
+}
+
+enum Way {
+    /// This process makes the calls, without a limit.
+    Here,
+    /// The process at the other end of the socket makes the calls.
+    Process(Packets),
+}
+
+/// How long a call is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// Until the limit is over.
+    Limited,
+    /// As [`Patience::Limited`], but shorter after another call was given up.
+    Ending,
+    /// Until the limit is over and the vCPUs stop.
+    Running,
+}
+
+impl Opener {
+    /// This process makes the calls itself: it ends only after them.
+    pub fn here(calls: Arc<dyn Calls>) -> Self {
+        Self::by(Way::Here, calls, Duration::MAX)
+    }
+
+    /// Starts the process that makes the calls. Each call is waited for until `limit` is over. When
+    /// this process has ended and the last call has returned, the other process does `at_end`, for
+    /// which it keeps the descriptors `keep`. This process must have one thread only, because it
+    /// forks.
+    ///
+    /// # Errors
+    /// There are other threads, or no process can be made.
+    pub fn start(
+        limit: Duration,
+        calls: Arc<dyn Calls>,
+        keep: &[&OwnedFd],
+        at_end: impl FnOnce(),
+    ) -> io::Result<Self> {
+        let (ours, theirs) = Packets::pair()?;
+        let theirs = OwnedFd::from(theirs);
+        let kept: Vec<_> = [&theirs].into_iter().chain(keep.iter().copied()).collect();
+        process::detach(c"vmm-guardian", &kept, || {
+            if let Ok(socket) = theirs.try_clone() {
+                helper::serve(&Packets::from(socket), &calls);
+            }
+            // The end of a run forks again.
+            process::settle_to_one_thread();
+            at_end();
+        })?;
+        Ok(Self::by(Way::Process(ours), calls, limit))
+    }
+
+    fn by(way: Way, calls: Arc<dyn Calls>, limit: Duration) -> Self {
+        Self {
+            way,
+            calls,
+            limit,
+            stopping: AtomicBool::new(false),
+            given_up: Mutex::default(),
+        }
+    }
+
+    /// Opens a node that is needed for a device.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn open(&self, device: &str, path: &str) -> io::Result<File> {
+        let request = Request::Open(path.into());
+        opened(self.call(device, &request, &[], Patience::Limited))
+    }
+
+    /// Reads a file of sysfs, for which the kernel wakes a device or waits for its reset.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn read(&self, device: &str, path: &Path) -> io::Result<Vec<u8>> {
+        let request = Request::Read(path.to_string_lossy().into());
+        let mut answer = opened(self.call(device, &request, &[], Patience::Limited))?;
+        let mut bytes = Vec::new();
+        answer.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Opens a device of a group.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn device_of_group(&self, device: &str, group: &File, name: CString) -> io::Result<File> {
+        let request = Request::DeviceOfGroup(name);
+        opened(self.call(device, &request, &[group.as_fd()], Patience::Limited))
+    }
+
+    /// Binds a device to an iommufd, which opens the device.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn bind(
+        &self,
+        device: &str,
+        file: &File,
+        iommufd: BorrowedFd<'_>,
+        token: Option<[u8; 16]>,
+    ) -> io::Result<()> {
+        let files = [file.as_fd(), iommufd];
+        let request = Request::Bind { token };
+        self.call(device, &request, &files, Patience::Limited)
+            .map(drop)
+    }
+
+    /// Attaches a device to an I/O address space.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn attach(&self, device: &str, file: &File, ioas: u32) -> io::Result<()> {
+        let request = Request::Attach { ioas };
+        self.call(device, &request, &[file.as_fd()], Patience::Limited)
+            .map(drop)
+    }
+
+    /// Detaches a device from its I/O address space.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn detach(&self, device: &str, file: &File) -> io::Result<()> {
+        self.call(device, &Request::Detach, &[file.as_fd()], Patience::Ending)
+            .map(drop)
+    }
+
+    /// Resets a device.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn reset(&self, device: &str, file: &File) -> io::Result<()> {
+        self.call(device, &Request::Reset, &[file.as_fd()], Patience::Limited)
+            .map(drop)
+    }
+
+    /// Resets a device and all others of its slot or bus. `groups` are the files of their groups.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn hot_reset(&self, device: &str, file: &File, groups: &[Arc<File>]) -> io::Result<()> {
+        let mut files = vec![file.as_fd()];
+        files.extend(groups.iter().map(|group| group.as_fd()));
+        self.call(device, &Request::HotReset, &files, Patience::Limited)
+            .map(drop)
+    }
+
+    /// Makes a guest's write that resets the device or changes its power state. The guest waits
+    /// for it as long as it takes, but no longer than the limit once the vCPUs stop.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn write(&self, device: &str, file: &File, at: u64, data: &[u8]) -> io::Result<()> {
+        let data = data.to_vec();
+        let request = Request::Write { at, data };
+        self.call(device, &request, &[file.as_fd()], Patience::Running)
+            .map(drop)
+    }
+
+    /// Closes a device's file. This must be the last one in this process, and none of its pages may
+    /// be mapped.
+    pub fn close(&self, device: &str, file: File) {
+        let Way::Process(socket) = &self.way else {
+            return drop(file);
+        };
+        let asked = ask(socket, &Request::Close, &[file.as_fd()]);
+        drop(file);
+        let Ok(answers) = asked else {
+            // Without that process, the drop has closed the device.
+            return;
+        };
+        // If this fails, the other process sees the end of the socket, which counts as well.
+        let _ = answers.send(&[0], &[]);
+        if let Err(e) = self.wait(device, &Request::Close, &answers, Patience::Ending) {
+            // The end of a run says it itself.
+            match self.stopping.load(Ordering::Acquire) {
+                true => debug!("{e}"),
+                false => say(format_args!("mini-vmm: {e}")),
+            }
+        }
+    }
+
+    /// Says whether the vCPUs stop. Then no call is waited for beyond its limit.
+    pub fn set_stopping(&self, stopping: bool) {
+        self.stopping.store(stopping, Ordering::Release);
+    }
+
+    /// Whether a call was given up. Its device, its group and the devices that are reset with it
+    /// may be locked in the kernel, so nothing more may be asked of them.
+    pub fn is_stuck(&self) -> bool {
+        !self.list().is_empty()
+    }
+
+    /// The calls that were given up.
+    pub fn given_up(&self) -> Vec<Waiting> {
+        self.list().clone()
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(
+        &self,
+        device: &str,
+        request: &Request,
+        files: &[BorrowedFd<'_>],
+        patience: Patience,
+    ) -> io::Result<Option<OwnedFd>> {
+        debug!(device, "{} by another process", request.name());
+        // Without that process, which somebody may have ended, this one makes the call.
+        if let Way::Process(socket) = &self.way
+            && let Ok(answers) = ask(socket, request, files)
+        {
+            match self.wait(device, request, &answers, patience) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+                outcome => return outcome,
+            }
+        }
+        let own = |file: &BorrowedFd<'_>| file.try_clone_to_owned().map(File::from);
+        let files = files.iter().map(own).collect::<io::Result<_>>()?;
+        self.calls.make(request, files)
+    }
+
+    /// Waits for the outcome of a call. The error is an unexpected end if the other process has
+    /// ended.
+    fn wait(
+        &self,
+        device: &str,
+        request: &Request,
+        answers: &Packets,
+        patience: Patience,
+    ) -> io::Result<Option<OwnedFd>> {
+        let begun = Instant::now();
+        let limit = match patience {
+            Patience::Ending if self.is_stuck() => self.limit.min(AFTER_A_FAILURE),
+            _ => self.limit,
+        };
+        let (mut caller, mut told) = (None, false);
+        loop {
+            let left = limit.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                let waiting = || Waiting {
+                    device: device.into(),
+                    call: request.name(),
+                    does: request.does(),
+                    caller,
+                    waited: limit,
+                };
+                if patience != Patience::Running || self.stopping.load(Ordering::Acquire) {
+                    let waiting = waiting();
+                    self.list().push(waiting.clone());
+                    return Err(waiting.into());
+                }
+                if !told {
+                    say(format_args!("mini-vmm: {}", waiting()));
+                    told = true;
+                }
+            }
+            let slice = match patience {
+                Patience::Running => LOOK,
+                Patience::Limited | Patience::Ending => left,
+            };
+            if !ready(answers.as_fd(), PollFlags::IN, Some(slice)) {
+                continue;
+            }
+            let Some(packet) = answers.receive()? else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            match Answer::decode(&packet.bytes) {
+                Some(Answer::Begun(thread)) => caller = Process::of(thread),
+                Some(Answer::Ended(0)) => return Ok(packet.files.into_iter().next()),
+                Some(Answer::Ended(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+                None => return Err(io::Error::from_raw_os_error(libc::EPROTO)),
+            }
+        }
+    }
+}
+
+/// Sends a request. Returns the socket on which the answers come.
+fn ask(socket: &Packets, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<Packets> {
+    let (answers, theirs) = Packets::pair()?;
+    let all = [theirs.as_fd()].into_iter().chain(files.iter().copied());
+    let all: Vec<_> = all.collect();
+    socket.send(&request.encode(), &all)?;
+    Ok(answers)
+}
+
+/// The file that a call has opened. It is lost if this process has no number left for it.
+fn opened(outcome: io::Result<Option<OwnedFd>>) -> io::Result<File> {
+    let file = outcome?.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+    Ok(File::from(file))
+}

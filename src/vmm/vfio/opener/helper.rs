@@ -1,0 +1,91 @@
+//! The process that makes the calls. It outlives the VMM if a call does.
+//!
+//! The VMM makes a pair of sockets for each call, and sends one of the two with the request. A
+//! thread of its own makes the call. The thread tells its number before the call, and the outcome
+//! after it. If nobody is left to hear that, the files close with the thread.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+
+use rustix::thread::gettid;
+
+use crate::sys::packets::{Packet, Packets};
+use crate::vfio::opener::request::{Calls, Request};
+
+/// A message about a call.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The thread with this number makes the call.
+    Begun(u32),
+    /// The call has returned this errno, or 0.
+    Ended(i32),
+}
+
+impl Answer {
+    fn encode(&self) -> [u8; 5] {
+        let (kind, [a, b, c, d]) = match self {
+            Self::Begun(thread) => (0, thread.to_le_bytes()),
+            Self::Ended(errno) => (1, errno.to_le_bytes()),
+        };
+        [kind, a, b, c, d]
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (kind, value) = bytes.split_first()?;
+        let value = value.try_into().ok()?;
+        match kind {
+            0 => Some(Self::Begun(u32::from_le_bytes(value))),
+            1 => Some(Self::Ended(i32::from_le_bytes(value))),
+            _ => None,
+        }
+    }
+}
+
+/// Makes the calls that are asked for. Returns when the VMM has ended and all calls have returned.
+pub(super) fn serve(socket: &Packets, calls: &Arc<dyn Calls>) {
+    let mut threads = Vec::new();
+    while let Ok(Some(packet)) = socket.receive() {
+        threads.retain(|thread: &thread::JoinHandle<()>| !thread.is_finished());
+        let calls = Arc::clone(calls);
+        let thread = thread::Builder::new().name("vmm-call".into());
+        // Without a thread the request is dropped, and the VMM sees the end of its socket.
+        threads.extend(thread.spawn(move || make(packet, &*calls)));
+    }
+    for thread in threads {
+        // A call that panicked has closed its files too.
+        let _ = thread.join();
+    }
+}
+
+/// Makes one call.
+fn make(packet: Packet, calls: &dyn Calls) {
+    let mut files = packet.files.into_iter();
+    let (Some(caller), Some(request)) = (files.next(), Request::decode(&packet.bytes)) else {
+        return;
+    };
+    let caller = Packets::from(caller);
+    let files: Vec<File> = files.map(File::from).collect();
+    let thread = gettid().as_raw_nonzero().get().cast_unsigned();
+    // The call is made whether or not the VMM is still there.
+    let _ = caller.send(&Answer::Begun(thread).encode(), &[]);
+    if request == Request::Close {
+        // The VMM closes its own descriptor first, so that this one is the last.
+        let _ = caller.receive();
+    }
+    let outcome = calls.make(&request, files);
+    let (errno, file) = match outcome {
+        Ok(file) => (0, file),
+        Err(e) => (errno_of(&e), None),
+    };
+    let file = file.as_ref().map(OwnedFd::as_fd);
+    // Without the VMM, the file closes here.
+    let _ = caller.send(&Answer::Ended(errno).encode(), file.as_slice());
+}
+
+/// The errno of an error; EIO for an error without one, such as a short write.
+fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}

@@ -1,0 +1,218 @@
+//! Calls that sleep, made by a fake kernel. Each part runs in a process with one thread.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+
+use super::*;
+use crate::sys::process::in_one_thread;
+use crate::sys::ready;
+
+const DEVICE: &str = "0000:01:00.0";
+const LIMIT: Duration = Duration::from_millis(300);
+const SOON: Duration = Duration::from_millis(1300);
+
+/// Pipes stand for devices: a read from a pipe whose other end is open sleeps.
+struct Pipes;
+
+impl Calls for Pipes {
+    fn make(&self, request: &Request, files: Vec<File>) -> io::Result<Option<OwnedFd>> {
+        match request {
+            Request::Open(path) => Ok(Some(File::open(path)?.into())),
+            Request::Read(_) => Ok(Some(File::open("/proc/self/comm")?.into())),
+            Request::Attach { .. } => Err(io::Error::from_raw_os_error(libc::EBUSY)),
+            Request::Close => {
+                let text = format!("closed by {}\n", std::process::id());
+                (&files[0]).write_all(text.as_bytes())?;
+                Ok(None)
+            }
+            _ => {
+                let mut byte = [0];
+                (&files[0]).read_exact(&mut byte)?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn start(at_end: impl FnOnce()) -> Arc<Opener> {
+    Arc::new(Opener::start(LIMIT, Arc::new(Pipes), &[], at_end).unwrap())
+}
+
+fn pipe() -> (File, File) {
+    let (reader, writer) = io::pipe().unwrap();
+    (
+        File::from(OwnedFd::from(reader)),
+        File::from(OwnedFd::from(writer)),
+    )
+}
+
+fn sleeping(outcome: io::Result<()>) -> Waiting {
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    Waiting::behind(&error).unwrap().clone()
+}
+
+#[test]
+fn answers_come_with_their_file_or_errno() {
+    assert!(in_one_thread(|| {
+        let opener = start(|| {});
+        let file = opener.open(DEVICE, "/proc/self/comm").unwrap();
+        let name = io::read_to_string(file).unwrap();
+        assert_eq!(name, "vmm-guardian\n", "another process opens");
+        let name = opener.read(DEVICE, "/sys/x".as_ref()).unwrap();
+        assert_eq!(name, b"vmm-guardian\n");
+        let error = opener.open(DEVICE, "/nowhere").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        let error = opener.attach(DEVICE, &pipe().0, 1).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+        assert!(!opener.is_stuck());
+    }));
+}
+
+/// As opening a device whose reset does not end. Other devices are opened meanwhile.
+#[test]
+fn a_call_that_sleeps_is_given_up_and_its_process_stays() {
+    assert!(in_one_thread(|| {
+        let opener = start(|| {});
+        let (reader, mut writer) = pipe();
+        let begun = Instant::now();
+        let (first, second) = thread::scope(|scope| {
+            let first = scope.spawn(|| opener.reset(DEVICE, &reader));
+            let second = scope.spawn(|| opener.open("0000:02:00.0", "/dev/null"));
+            (first.join().unwrap(), second.join().unwrap())
+        });
+        assert!(second.is_ok());
+        assert!((LIMIT..SOON).contains(&begun.elapsed()));
+        let waiting = sleeping(first);
+        let text = waiting.to_string();
+        for part in [
+            "0000:01:00.0: the kernel has not ended VFIO_DEVICE_RESET within 0 seconds: the call \
+             resets the device",
+            "of mini-vmm stays until the call has ended",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(waiting.hint().contains("--host-timeout 60"));
+        assert!(opener.is_stuck());
+        assert_eq!(opener.given_up(), std::slice::from_ref(&waiting));
+        let caller = waiting.caller.unwrap();
+        drop((opener, reader));
+        thread::sleep(Duration::from_millis(100));
+        assert!(caller.lives(), "the call goes on without the VMM");
+        writer.write_all(&[0]).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        while caller.lives() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!caller.lives());
+    }));
+}
+
+/// A guest's own reset has no limit of its own, and no end of the run waits for it.
+#[test]
+fn a_guest_waits_for_its_reset_until_the_run_stops() {
+    assert!(in_one_thread(|| {
+        let opener = start(|| {});
+        let (reader, mut writer) = pipe();
+        thread::scope(|scope| {
+            let write = scope.spawn(|| opener.write(DEVICE, &reader, 0x59, &[0x80]));
+            thread::sleep(LIMIT * 2);
+            assert!(!write.is_finished() && !opener.is_stuck());
+            writer.write_all(&[0]).unwrap();
+            write.join().unwrap().unwrap();
+            let begun = Instant::now();
+            opener.set_stopping(true);
+            let write = scope.spawn(|| opener.write(DEVICE, &reader, 0x59, &[0x80]));
+            let waiting = sleeping(write.join().unwrap());
+            assert_eq!(waiting.call, "a region write");
+            assert!((LIMIT..SOON).contains(&begun.elapsed()));
+        });
+    }));
+}
+
+#[test]
+fn the_last_descriptor_is_closed_by_the_other_process() {
+    assert!(in_one_thread(|| {
+        let opener = start(|| {});
+        let (mut reader, writer) = pipe();
+        drop(DeviceFile::new(DEVICE.into(), writer, &opener));
+        // By now both processes have closed their end.
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("closed by "), "{text}");
+        assert_ne!(text.trim(), format!("closed by {}", std::process::id()));
+        assert!(!opener.is_stuck());
+    }));
+}
+
+/// A full pipe stands for a device whose reset at the close does not end.
+#[test]
+fn a_close_that_sleeps_is_given_up() {
+    assert!(in_one_thread(|| {
+        let opener = start(|| {});
+        let (reader, mut writer) = pipe();
+        while ready(writer.as_fd(), PollFlags::OUT, Some(Duration::ZERO)) {
+            writer.write_all(&[0; 4096]).unwrap();
+        }
+        let begun = Instant::now();
+        drop(DeviceFile::new(DEVICE.into(), writer, &opener));
+        assert!((LIMIT..SOON).contains(&begun.elapsed()));
+        let given_up = opener.given_up();
+        assert_eq!(given_up.len(), 1);
+        assert_eq!(given_up[0].call, "close");
+        let caller = given_up[0].caller.unwrap();
+        assert!(caller.lives());
+        drop(reader);
+    }));
+}
+
+/// What is to be done after the run is done after the last call, and not before the run's end.
+#[test]
+fn the_end_comes_after_the_last_call() {
+    assert!(in_one_thread(|| {
+        let (mut said, end) = pipe();
+        let end = OwnedFd::from(end);
+        let at_end = || {
+            rustix::io::write(&end, b"end").unwrap();
+        };
+        let opener = Opener::start(LIMIT, Arc::new(Pipes), &[&end], at_end).unwrap();
+        drop(end);
+        let (reader, mut writer) = pipe();
+        sleeping(opener.reset(DEVICE, &reader));
+        drop((opener, reader));
+        let quiet = |said: &File| {
+            let patience = Some(Duration::from_millis(100));
+            !ready(said.as_fd(), PollFlags::IN, patience)
+        };
+        assert!(quiet(&said));
+        writer.write_all(&[0]).unwrap();
+        let mut text = String::new();
+        said.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "end");
+    }));
+}
+
+/// Somebody has ended the other process: this one makes the calls.
+#[test]
+fn without_its_process_the_calls_are_made_here() {
+    assert!(in_one_thread(|| {
+        let opener = start(|| {});
+        let (reader, writer) = pipe();
+        let waiting = sleeping(opener.reset(DEVICE, &reader));
+        let task = waiting.caller.unwrap();
+        task.end_sleep();
+        while task.lives() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let file = opener.open(DEVICE, "/proc/self/stat").unwrap();
+        let stat = io::read_to_string(file).unwrap();
+        assert!(stat.starts_with(&std::process::id().to_string()), "{stat}");
+        drop(DeviceFile::new(DEVICE.into(), writer, &opener));
+    }));
+}

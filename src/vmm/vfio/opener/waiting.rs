@@ -1,0 +1,81 @@
+//! A call that has not ended within its limit.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use crate::sys::process::Process;
+
+/// A call that another process still makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The device's name.
+    pub device: String,
+    /// The call's name.
+    pub call: &'static str,
+    /// What the call does while it sleeps.
+    pub(super) does: &'static str,
+    /// The thread that makes the call, unless it has not begun. A thread has a number like a
+    /// process, and /proc shows it in the same way.
+    pub caller: Option<Process>,
+    /// The time for which the call was waited for.
+    pub waited: Duration,
+}
+
+impl Waiting {
+    /// The waiting call behind an error.
+    pub fn behind(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> String {
+        let stack = self.caller.map_or(String::new(), |caller| {
+            let pid = caller.pid;
+            format!("as root, `cat /proc/{pid}/stack` shows where the call waits; ")
+        });
+        format!(
+            "{stack}`mini-vmm host list` shows when it has ended; a slow device gets more time \
+             with --host-timeout {}",
+            self.waited.as_secs().saturating_mul(6).max(60)
+        )
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (device, call, does) = (&self.device, self.call, self.does);
+        let seconds = self.waited.as_secs();
+        write!(
+            f,
+            "{device}: the kernel has not ended {call} within {seconds} seconds: {does}"
+        )?;
+        let Some(caller) = self.caller else {
+            return Ok(());
+        };
+        let function = fs::read_to_string(format!("/proc/{}/wchan", caller.pid));
+        if let Ok(function) = function
+            && !matches!(function.trim(), "" | "0")
+        {
+            write!(
+                f,
+                ", and sleeps in the kernel's function {}",
+                function.trim()
+            )?;
+        }
+        let pid = caller.pid;
+        write!(
+            f,
+            "; process {pid} of mini-vmm stays until the call has ended"
+        )
+    }
+}
+
+impl std::error::Error for Waiting {}
+
+impl From<Waiting> for io::Error {
+    fn from(waiting: Waiting) -> Self {
+        Self::new(io::ErrorKind::TimedOut, waiting)
+    }
+}
