@@ -401,7 +401,7 @@ mod tests {
         assert_eq!(found, ["behind a root port: `port=on`"]);
     }
 
-    /// A BAR that has no place but the one below 4 GiB needs no port to be in the way of one.
+    /// A 32-bit BAR on bus 0 lies only below 4 GiB, where the windows of ports are as well.
     #[test]
     fn a_port_makes_room_for_a_bar_on_bus_0() {
         let near = BarKind::Memory32 {
