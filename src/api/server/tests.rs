@@ -448,3 +448,5 @@ fn an_end_waits_for_an_answer_but_not_for_ever() {
     assert_eq!(to_end(client), "");
     rig.long.end();
 }
+
+mod extremes;
