@@ -156,7 +156,7 @@ impl Thread {
         for Event { flags, data } in events {
             match data.u64() {
                 LISTENER if flags.intersects(EventFlags::HUP | EventFlags::ERR) => {
-                    // Whoever made the socket has shut it down (shutdown(2)), for good.
+                    // Another process that has the socket has shut it down for good (shutdown(2)).
                     error!("the API takes no more connections: its socket was shut down");
                     self.forget_listener();
                 }
