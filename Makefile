@@ -74,7 +74,7 @@ lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs,
 	cargo test --package lab --test intel
 
 lab-intel-all: deps-intel ## the same with all tiny guests
-	cargo test --package lab --test intel -- --include-ignored --skip some_tiny_guests
+	cargo test --package lab --test intel -- --include-ignored --skip some_tiny_guests_in
 
 bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEERS="name=/path ...")
 	@cargo run --quiet --package bench --bin bench

@@ -216,8 +216,10 @@ mod tests {
         let listed = purposes(&Cli::command());
         let mut built = Cli::command();
         built.build();
-        assert_eq!(purposes(&built), listed);
-        assert_eq!(listed.len(), 17);
-        assert!(listed.iter().all(|(_, purpose)| purpose.is_some()));
+        let built = purposes(&built);
+        // The verbs of `ctl` are not in the list: clap adds them with the flags of `ctl`.
+        assert!(listed.iter().all(|command| built.contains(command)));
+        assert_eq!((listed.len(), built.len()), (8, 17));
+        assert!(built.iter().all(|(_, purpose)| purpose.is_some()));
     }
 }

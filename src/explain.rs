@@ -24,8 +24,10 @@ use pci::addr::Range;
 use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
 use pci::bar_assignment::AssignError;
 use pci::bridge_windows::Reserve;
+
 use pci::clique;
 use pci::clique::CliqueError;
+use pci::host_path::HostPath;
 use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::regs;
@@ -37,6 +39,7 @@ use source::Source;
 use vmm::boot::Images;
 use vmm::config::device::{DeviceConfig, Slot};
 use vmm::config::memory::Pages;
+use vmm::config::port::{self, PortDecision};
 use vmm::config::ports::OCCUPIED;
 use vmm::config::slots::{self, GuestAddress};
 use vmm::config::{Iommu, VmConfig, window};
@@ -54,6 +57,7 @@ use vmm::vfio::device::{IrqInfo, SharedDevice};
 use vmm::vfio::function::policy::Original;
 use vmm::vfio::function::rom::{RomError, RomSource};
 use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
+use vmm::vfio::host_path;
 use vmm::vfio::kernel_calls::{opener_here, opener_or_here};
 use vmm::vfio::open;
 use vmm::vfio::open::peers::Way;
@@ -129,25 +133,27 @@ impl ExplainError {
 /// There is no device at an address, or memory or BARs do not fit the address space. A device that
 /// cannot be passed through is no error: the report names the problem.
 pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainError> {
-    let configs = &config.vfio;
+    let mut configs = config.vfio.clone();
+    let mut decisions = port::decide_all(sysfs, &configs, |_, path| limited::read(path));
+    port::apply(&mut configs, &decisions);
     let opener = match configs.is_empty() {
         true => opener_here(),
         false => opener_or_here(DEFAULT_LIMIT),
     };
     let mut problems = Vec::new();
     let handed_over = configs.iter().any(|config| config.given.is_some());
-    if handed_over && any_mediated(configs) {
+    if handed_over && any_mediated(&configs) {
         return Err(ExplainError::Given);
     }
     // The kernel binds an open file once, and the run needs that.
-    let opened = open::find(sysfs, configs).and_then(|candidates| match handed_over {
+    let opened = open::find(sysfs, &configs).and_then(|candidates| match handed_over {
         true => Ok(None),
         false => open::open(None, &candidates, config.iommu, &opener),
     });
     let opened = match opened {
         Ok(opened) => opened,
         // sysfs shows no registers of a mediated device, so there is nothing to explain.
-        Err(e) if any_mediated(configs) => return Err(e.into()),
+        Err(e) if any_mediated(&configs) => return Err(e.into()),
         Err(e) => {
             problems.push(problem(&e, e.hint()));
             None
@@ -156,25 +162,34 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     if let Some(opened) = &opened {
         open::peers::tell(opened);
     }
-    // Slots that cannot be are among the problems already.
-    let (addresses, empty) = config.addresses().unwrap_or_default();
     let mut devices = Vec::new();
-    for (i, config) in configs.iter().enumerate() {
+    for (i, (config, decision)) in configs.iter().zip(&decisions).enumerate() {
         let device = opened.as_ref().and_then(|opened| opened.devices.get(i));
-        let address = addresses.get(i).copied();
-        devices.push(Subject::read(sysfs, config, address, device.map(|d| &**d))?);
+        devices.push(Subject::read(
+            sysfs,
+            config,
+            *decision,
+            device.map(|d| &**d),
+        )?);
     }
 
     let reach = reach();
-    let sizes = |d: &Subject| d.source.regions.iter().map(|region| region.size).collect();
-    let sizes: Vec<Vec<u64>> = devices.iter().map(sizes).collect();
-    let bytes = window::bytes_above(configs, &config.ports, &sizes);
-    let layout = Layout::new(config.memory.size, bytes, reach)?;
+    let layout = Layout::new(config.memory.size, 0, reach)?;
+    let bars: Vec<_> = devices.iter().map(|device| device.bars.clone()).collect();
+    let windows = layout.windows();
+    port::fit(&mut configs, &mut decisions, &bars, &windows, &config.ports);
+    let regions = devices.iter().map(|device| device.source.regions.iter());
+    let sizes: Vec<Vec<u64>> = regions.map(|all| all.map(|r| r.size).collect()).collect();
+    let bytes = window::bytes_above(&configs, &config.ports, &sizes);
     let usable = opened.as_ref().map_or(&[][..], |o| o.mapper.iova_ranges());
-    let buses = slots::ports(configs) + usize::from(config.ports.count);
+    let buses = slots::ports(&configs) + usize::from(config.ports.count);
     let layout = layout
         .with_bars(bytes, reach, usable)?
         .with_last_bus(u8::try_from(buses).unwrap_or(u8::MAX));
+    // Slots that cannot be are among the problems already.
+    let (addresses, empty) =
+        slots::assign_with_empty(&configs, config.ports.count).unwrap_or_default();
+    set_positions(&mut devices, &decisions, &addresses);
     assign_addresses(&mut devices, &empty, config.ports.reserve, &layout)?;
 
     problems.extend(kernel_problem(config, &layout));
@@ -192,6 +207,18 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
             pmu: config.cpus.pmu,
         },
     })
+}
+
+/// Sets where each device is in the guest, and what a root port above it shows.
+fn set_positions(devices: &mut [Subject], decisions: &[PortDecision], addresses: &[GuestAddress]) {
+    let own: Vec<_> = devices.iter().map(|device| device.path_to_root).collect();
+    let paths = slots::paths(&own, addresses);
+    let positions = decisions.iter().zip(addresses).zip(paths);
+    for (device, ((decision, address), path)) in devices.iter_mut().zip(positions) {
+        (device.guest, device.port) = address.in_tree();
+        device.decision = *decision;
+        device.path_to_root = path;
+    }
 }
 
 /// What explain does otherwise than a run with this configuration, if there is such a thing.
@@ -240,6 +267,7 @@ fn losses(config: &VmConfig, devices: &[Subject], opened: Option<&Opened>) -> Ve
     }
     let names: Vec<_> = devices.iter().map(|d| d.name.to_string()).collect();
     for (name, subject) in names.iter().zip(devices) {
+        port::tell_loss(name, &subject.decision);
         resizable::tell_if_small(name, &subject.path, limited::read);
     }
     let Some(opened) = opened else {
@@ -349,22 +377,6 @@ fn on_root(slot: Slot) -> Bdf {
     }
 }
 
-/// The addresses of a device and of the root port above it. The bus behind a port has no number
-/// yet.
-fn in_guest(address: GuestAddress) -> (Bdf, Option<Bdf>) {
-    let on_root = on_root(address.slot);
-    match address.behind {
-        None => (on_root, None),
-        Some(function) => (
-            Bdf {
-                function,
-                ..NOWHERE
-            },
-            Some(on_root),
-        ),
-    }
-}
-
 /// A device to explain.
 struct Subject {
     name: HostName,
@@ -374,6 +386,9 @@ struct Subject {
     guest: Bdf,
     /// The root port above the device in the guest.
     port: Option<Bdf>,
+    decision: PortDecision,
+    /// What a root port above the device shows.
+    path_to_root: HostPath,
     driver: Option<String>,
     group: Option<Group>,
     resets: Vec<String>,
@@ -388,7 +403,7 @@ impl Subject {
     fn read(
         sysfs: &Sysfs,
         config: &DeviceConfig,
-        address: Option<GuestAddress>,
+        decision: PortDecision,
         device: Option<&VfioFile>,
     ) -> Result<Self, ExplainError> {
         let name = parse_address(&config.address)
@@ -421,11 +436,16 @@ impl Subject {
             })
             .map_err(|source| ExplainError::Bars { name, source })?;
         snapshot::tell_losses(&name.to_string(), &source.image);
-        let (guest, port) = address.map_or((NOWHERE, None), in_guest);
+        let path_to_root = match device {
+            Some(device) => host_path::of(device).map_err(VfioError::Device)?,
+            None => source.path(sysfs, name),
+        };
         Ok(Self {
             name,
-            guest,
-            port,
+            guest: NOWHERE,
+            port: None,
+            decision,
+            path_to_root,
             driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
             group: group(sysfs, name, &path).map_err(unreadable)?,
             resets: resets::methods(&path),
@@ -460,7 +480,7 @@ impl Subject {
             snapshot: &self.shown,
             hardware: &self.source.hardware,
             bar_0: self.source.regions[0].size,
-            port: None,
+            port: self.port.map(|_| self.path_to_root),
         };
         let mut config = policy::apply(&original);
         // BAR registers have the values that firmware leaves.
@@ -480,6 +500,8 @@ impl Subject {
             host: name.clone(),
             guest: self.guest.to_string(),
             port: self.port.map(|port| port.to_string()),
+            port_reason: self.decision.to_string(),
+            link: self.port.map(|_| self.path_to_root.link.to_string()),
             bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
             interrupts: self.interrupts(),
             registers: registers::fields(&original, &config),

@@ -161,17 +161,18 @@ start_as() {
 }
 
 # watch_vmm PID: reports the threads of mini-vmm if the guest has not reached /init after a minute,
-# and if mini-vmm has not ended a minute after the guest was done.
+# and if mini-vmm has not ended a minute after the guest was done. A sleep may outlive this
+# function. It must not keep L1's serial port open, whose last close waits until all has been sent.
 watch_vmm() {
-	sleep 60
+	sleep 60 >/dev/null 2>&1
 	if [ -e /proc/$1 ] && ! grep -q 'L2: init' /run/vmm.console; then
 		say_threads $1
 	fi
 	until grep -q 'L2: done poweroff' /run/vmm.console; do
 		[ -e /proc/$1 ] || return 0
-		sleep 5
+		sleep 5 >/dev/null 2>&1
 	done
-	sleep 60
+	sleep 60 >/dev/null 2>&1
 	for _ in 1 2; do
 		[ -e /proc/$1 ] || return 0
 		say "late mini-vmm has not ended"

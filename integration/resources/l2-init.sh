@@ -1,7 +1,7 @@
 #!/bin/sh
 # /init of L2, the guest: reports its devices, works its disks, then does the act that the command
-# line names. Words: lab.act=WORD (poweroff, reboot, or one of the acts), lab.reads=N,
-# lab.buffered=MIB, lab.load=PLAN.
+# line names. Words: lab.act=WORD (poweroff, reboot, or one of the acts), lab.disks=none,
+# lab.reads=N, lab.buffered=MIB, lab.load=PLAN.
 
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -15,9 +15,11 @@ act=poweroff
 reads=256
 buffered=0
 load=
+wanted=all
 for word in $(cat /proc/cmdline); do
 	case $word in
 	lab.act=*) act=${word#*=} ;;
+	lab.disks=*) wanted=${word#*=} ;;
 	lab.reads=*) reads=${word#*=} ;;
 	lab.buffered=*) buffered=${word#*=} ;;
 	lab.load=*) load=${word#*=} ;;
@@ -36,7 +38,8 @@ say "memory $(awk '$1 == "MemTotal:" { print $2 }' /proc/meminfo) KiB"
 say_functions
 
 disks=
-wait_for_disks >/run/disks
+: >/run/disks
+[ "$wanted" = none ] || wait_for_disks >/run/disks
 while read -r bdf disk name; do
 	serial=$(serial_of "$disk")
 	say "disk $disk serial=$serial bdf=$bdf"

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -146,9 +147,7 @@ impl Listener {
         if is_stale(path)? {
             fs::remove_file(path).map_err(refused)?;
         }
-        let before = rustix::process::umask(PRIVATE.complement());
-        let outcome = UnixListener::bind(path);
-        rustix::process::umask(before);
+        let outcome = bind_private(path);
         let socket = outcome.map_err(refused)?;
         let file = SocketFile {
             path: path.into(),
@@ -193,6 +192,16 @@ impl Listener {
         drop(self.file);
         drop(self.socket);
     }
+}
+
+/// Binds with the mode [`PRIVATE`]. The umask is the process's: one thread at a time changes it.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    static CHANGES: Mutex<()> = Mutex::new(());
+    let _change = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = rustix::process::umask(PRIVATE.complement());
+    let outcome = UnixListener::bind(path);
+    rustix::process::umask(before);
+    outcome
 }
 
 /// The folder of a path.

@@ -63,10 +63,10 @@ pub struct GuestArgs {
 
     /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, or the UUID of a
     /// mediated device; may be repeated. fd=N: by descriptor N, which is its open node in
-    /// /dev/vfio/devices. Options: slot=DD[.F]: its device number (and function) in the guest, or
-    /// that of its root port. port=on: behind a root port, as a card in a slot; off:
-    /// on bus 0; auto, the default, is off. managed=on: bind it for this run only. rombar=off: no
-    /// expansion ROM.
+    /// /dev/vfio/devices. Options: slot=DD[.F]: the device number (and function) on the guest's bus
+    /// 0, of the device or of its root port. port=on: behind a root port, as a card in a slot; off:
+    /// on bus 0; auto, the default: a PCI Express endpoint behind a port, any other device on bus
+    /// 0. managed=on: bind it for this run only. rombar=off: no expansion ROM.
     /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a virtual
     /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]

@@ -5,13 +5,13 @@ use pci::Bdf;
 use pci::bar::BarKind;
 use pci::regs::{self, bridge, command, header_type};
 use serde::Serialize;
+use vmm::control::Control;
 use vmm::gsi::view::IrqfdView;
 use vmm::memory::dma::DmaMap;
 use vmm::memory::region::RegionKind;
 use vmm::vfio::view::{BarView, FunctionView, InterruptView, Kind, MsixView, VectorView};
 
 use crate::control::message::Message;
-use crate::control::vm::Vm;
 
 /// The answer to `vm.pci`.
 #[derive(Debug, Serialize)]
@@ -145,11 +145,11 @@ struct Map {
 
 impl Tree {
     /// The tree as it is now.
-    pub fn new(vm: &Vm) -> Self {
-        let maps = vm.control.dma_maps();
-        let emulated = vm.control.emulated().into_iter();
+    pub fn new(control: &Control) -> Self {
+        let maps = control.dma_maps();
+        let emulated = control.emulated().into_iter();
         let emulated = emulated.map(|(bdf, header)| Function::emulated(bdf, &header));
-        let passed = vm.control.functions().into_iter();
+        let passed = control.functions().into_iter();
         let passed = passed.map(|(bdf, f)| Function::passed(bdf, f.view(), &maps));
         let mut functions: Vec<_> = emulated.chain(passed).collect();
         functions.sort_by_key(|f| (f.bdf.bus, f.bdf.device, f.bdf.function));

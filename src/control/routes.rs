@@ -1,4 +1,5 @@
-//! Methods and paths of the socket (docs/control.md).
+//! Methods and paths of the socket (docs/control.md). resources/openapi.json describes them, and
+//! tests/cli/openapi.rs compares.
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
             Response::json(&counters(&counts))
         }),
         Route::new("GET", "/api/v1/vm.pci", Kind::Query, move |_, _| {
-            Response::json(&Tree::new(&tree))
+            Response::json(&Tree::new(&tree.control))
         }),
         Route::new("GET", "/api/v1/vm.events", Kind::Events, |_, _| {
             Response::done()

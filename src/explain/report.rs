@@ -56,6 +56,11 @@ pub struct Device {
     /// The address of the root port above the device in the guest; `None` on bus 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+    /// Why the device is behind a root port, or on bus 0.
+    pub port_reason: String,
+    /// The link that the guest sees, behind a root port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
     /// The device's driver on the host.
     pub driver: Option<String>,
     /// The device's IOMMU group with all its devices; `None` without an IOMMU.

@@ -5,12 +5,16 @@ use std::path::Path;
 use std::{fs, io};
 
 use host::limited;
+use pci::atomic_ops::AtomicOps;
 use pci::bar::BAR_COUNT;
-use pci::byte_enable;
 use pci::config_space::CONVENTIONAL_SIZE;
+use pci::host_path::HostPath;
+use pci::link::Link;
 use pci::msi::MsiCapability;
 use pci::msix::MsixCapability;
-use pci::regs;
+use pci::{byte_enable, express, regs};
+use vmm::hostinfo::name::HostName;
+use vmm::hostinfo::sysfs::Sysfs;
 use vmm::vfio::device::{Device, DeviceError, Irq, IrqInfo, ROM_REGION, RegionInfo};
 use vmm::vfio::function::mirrors::Mirrors;
 use vmm::vfio::function::mmap_areas::Area;
@@ -100,6 +104,17 @@ impl Source {
             rom,
             irqs: [pin.then(|| vectors(1)), msi, msix],
         })
+    }
+
+    /// The way of a device that is not open to the host's root complex. Which AtomicOps that
+    /// completes, only VFIO tells.
+    pub fn path(&self, sysfs: &Sysfs, name: HostName) -> HostPath {
+        let known = if self.partial { &[][..] } else { &self.image };
+        HostPath {
+            link: sysfs.express(name, known).link.unwrap_or(Link::SLOWEST),
+            payload: express::max_payload(known).unwrap_or(0),
+            atomic_ops: AtomicOps::NONE,
+        }
     }
 
     /// The values of the BAR registers.

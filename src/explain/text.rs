@@ -69,9 +69,13 @@ impl fmt::Display for Device {
         });
         writeln!(
             f,
-            "{} is {}{port} in the guest ({driver})\n",
+            "{} is {}{port} in the guest ({driver})",
             self.host, self.guest
         )?;
+        match &self.link {
+            Some(link) => writeln!(f, "It is {}. The link is {link} now\n", self.port_reason)?,
+            None => writeln!(f, "It is {}\n", self.port_reason)?,
+        }
 
         match &self.group {
             Some(group) => writeln!(f, "IOMMU group {}", group.number)?,

@@ -24,6 +24,7 @@ mod later_devices;
 mod memory_faults;
 mod open_devices;
 mod platform;
+mod port_choice;
 mod ports;
 mod preflight;
 mod ram_setup;
@@ -76,7 +77,6 @@ use crate::vfio::device::SharedDevice;
 use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
-use crate::vfio::host_path;
 use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::{Opened, VfioError};
 use crate::vfio::opener::Opener;
@@ -130,13 +130,14 @@ impl Machine {
     /// # Errors
     /// As [`Machine::new`].
     pub fn with_opener(
-        config: VmConfig,
+        mut config: VmConfig,
         output: Output,
         opener: Arc<Opener>,
     ) -> Result<Self, MachineError> {
         let measured = config.statistics != Statistics::Off;
         let stats = Arc::new(Stats::new(config.cpus.count(), measured));
         // The host stays as it is.
+        let decisions = port_choice::decide(&mut config, &opener);
         let (images, roms, candidates) = preflight::check(&config, &opener)?;
         check_calls(&opener)?;
         let (kvm, vm) = create_vm(&config, &images, &stats)?;
@@ -154,6 +155,7 @@ impl Machine {
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
         // populates RAM maps RAM too.
+        port_choice::fit(&mut config, decisions, opened.as_ref(), &vm.layout);
         let (layout, dma) = connect_iommu(&vm, opened.as_ref(), kvm.reach, &config, &stats)?;
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
@@ -219,10 +221,7 @@ impl Machine {
     ) -> Result<Bdf, MachineError> {
         self.devices.add_open();
         let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
-        let path = match address.behind {
-            None => HostPath::default(),
-            Some(_) => host_path::of(&*device)?,
-        };
+        let path = ports::path(&*device, &address)?;
         let rom = RomSource::load(&config.rom)?;
         let bdf = self.attach(device, config, (address, path), rom)?;
         self.config.vfio.push(DeviceConfig {

@@ -104,7 +104,7 @@ impl Guest {
     }
 
     /// Sends bytes, and returns all that is answered until the server closes the connection.
-    fn raw(&self, request: &str) -> String {
+    pub fn raw(&self, request: &str) -> String {
         let mut stream = UnixStream::connect(self.socket.path()).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();

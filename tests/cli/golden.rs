@@ -191,6 +191,55 @@ fn json_of_explain_is_kept() {
     check("explain.txt", &text);
 }
 
+/// Where a device is in the guest, and why.
+#[test]
+fn explain_gives_the_reason_for_a_port() {
+    let Some(host) = Sandbox::new() else {
+        return;
+    };
+    let endpoint = "behind a root port: it is a PCI Express endpoint";
+    for (option, guest, port, reason, link) in [
+        (
+            "",
+            "0000:01:00.0",
+            Some("0000:00:01.0"),
+            endpoint,
+            Some("2.5 GT/s x1"),
+        ),
+        (
+            ",port=on,slot=05.0",
+            "0000:01:00.0",
+            Some("0000:00:05.0"),
+            "behind a root port: `port=on`",
+            Some("2.5 GT/s x1"),
+        ),
+        (
+            ",port=off",
+            "0000:00:01.0",
+            None,
+            "on bus 0: `port=off`",
+            None,
+        ),
+    ] {
+        let report = json(&host, &format!("explain --json --vfio 04:00.0{option}"));
+        let device = &report["devices"][0];
+        let text = |key: &str| device[key].as_str();
+        assert_eq!(text("guest"), Some(guest), "{option}");
+        assert_eq!((text("port"), text("link")), (port, link), "{option}");
+        assert_eq!(text("port_reason"), Some(reason), "{option}");
+        // The link registers, at 0x5c of the device.
+        let shown = device["registers"].as_array().unwrap().iter();
+        let link = shown.filter(|row| row["name"] == "link capabilities");
+        let link: Vec<_> = link.map(|row| row["guest"].as_str()).collect();
+        assert_eq!(link, [port.map(|_| "00000011")], "{option}");
+        let outcome = &host.run(&format!("explain --vfio 04:00.0{option}"))[0];
+        assert!(
+            outcome.stdout.contains(&format!("It is {reason}")),
+            "{option}"
+        );
+    }
+}
+
 /// A line for each element of an array, with the values of these keys.
 fn add_values(array: &Value, keys: &[&str], text: &mut String) {
     for element in array.as_array().unwrap() {

@@ -18,6 +18,7 @@ mod given;
 mod golden;
 mod host;
 mod inputs;
+mod openapi;
 mod options;
 mod process;
 mod run;

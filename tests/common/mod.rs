@@ -8,3 +8,4 @@ pub mod config_space;
 pub mod elf;
 pub mod golden;
 pub mod kernels;
+pub mod schema;

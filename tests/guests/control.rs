@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use iced_x86::code_asm::{dword_ptr, eax};
+use mini_vmm::control::pci::Tree;
 use vmm::control::{ControlError, ControlRequest, RunState};
 use vmm::run_events::RunEvent;
 use vmm::vcpu::pause::PauseError;
@@ -14,6 +15,7 @@ use vmm::vfio::view::Kind;
 
 use crate::Test;
 use crate::common::asm::Asm;
+use crate::common::schema::{check, openapi};
 use crate::device::{BAR0, BAR1, Call, FakeDevice, PBA, TABLE};
 use crate::irq_code::ENABLE;
 use crate::pci::{MASTER, MEMORY, SLOT};
@@ -25,6 +27,7 @@ pub const TESTS: &[Test] = tests![
     a_pause_in_the_middle_of_an_access,
     a_reset_in_a_pause,
     a_paused_guest_is_rebooted,
+    each_reboot_ends_a_pause,
     a_busy_vcpu_is_not_paused,
     events_come_after_what_they_tell,
     a_function_is_shown,
@@ -34,6 +37,9 @@ pub const TESTS: &[Test] = tests![
 const COUNT: u32 = 0x800;
 const END: u32 = 0x804;
 const V: u8 = 0x41;
+
+/// How often a paused guest is rebooted.
+const REBOOTS: u32 = 300;
 
 /// How long a test looks at what must not happen.
 const A_WHILE: Duration = Duration::from_millis(30);
@@ -178,6 +184,26 @@ fn a_reset_in_a_pause() {
     ended.powered_off();
 }
 
+/// The pause ends even if the vCPUs of the next boot have not yet come to wait for its end.
+fn each_reboot_ends_a_pause() {
+    let device = FakeDevice::new().into_arc();
+    let vm = Vm::new(counting(1)).cpus(4).device(&device);
+    vm.run_beside(|live| {
+        for _ in 0..REBOOTS {
+            pause(live);
+            live.control.change(ControlRequest::Reboot).unwrap();
+            assert_eq!(
+                live.control
+                    .change(ControlRequest::Resume)
+                    .unwrap_err()
+                    .to_string(),
+                PauseError::NotPaused.to_string()
+            );
+        }
+        live.control.shut_down();
+    });
+}
+
 fn a_paused_guest_is_rebooted() {
     let device = FakeDevice::new().into_arc();
     let beside = Arc::clone(&device);
@@ -315,6 +341,18 @@ fn a_function_is_shown() {
         let (bridge, header) = emulated[0];
         assert_eq!((bridge.device, bridge.function), (0, 0));
         assert_eq!(header[0xb], 6, "the class of the host bridge");
+        // What a client gets of it.
+        let tree = serde_json::to_value(Tree::new(&live.control)).unwrap();
+        let openapi = openapi();
+        check(
+            &openapi,
+            &openapi["components"]["schemas"]["PciTree"],
+            &tree,
+            "the tree",
+        );
+        let shown = &tree["functions"][1]["device"]["interrupts"]["msix"]["vectors"][3];
+        assert_eq!(shown["message"]["interrupt"], V);
+        assert_eq!(shown["irqfd"]["gsi"], irqfd.gsi);
         beside.poke(0, END.into(), 1);
     });
     ended.powered_off();

@@ -26,6 +26,11 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "progress",
     ),
     (
+        "src/vmm/machine/port_choice.rs",
+        "{} is {decision}",
+        "what `port=auto` has decided, and why; an endpoint that fits no port is a loss",
+    ),
+    (
         "src/vmm/machine/devices.rs",
         "{why}",
         "a function's number, which a guest finds all the same",

@@ -1,8 +1,8 @@
-//! What a function shows behind a root port of the guest.
+//! What a function shows behind a root port of the guest, and which functions get one.
 
 use lab::Result;
 use lab::disk::{Controller, Disk};
-use lab::expect::{expect, run};
+use lab::expect::{expect, guest, run};
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 use lab::transcript::Run;
@@ -10,11 +10,13 @@ use lab::transcript::Run;
 /// The host's address of a disk that is an endpoint at the end of a link.
 const ENDPOINT: &str = "0000:01:00.0";
 const DISK: Disk = Disk::behind("endpoint", 0, Controller::NvmeBehindPort);
+/// On L1's root bus, and so integrated into its root complex.
+const INTEGRATED: Disk = Disk::new("integrated", 5);
 
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("the_link_is_the_hosts")
-            .disk_with(DISK, ",port=on")
+            .disk(DISK)
             .l1(format!("say_link {ENDPOINT}"))
             .by_each_interface(|_| "".into())
             .check(|outcome| {
@@ -23,6 +25,14 @@ pub fn all() -> Vec<Scenario> {
                 }
                 Ok(())
             }),
+        Scenario::new("what_has_no_link_is_on_bus_0")
+            .disk(DISK)
+            .disk(INTEGRATED)
+            .qemu(&["-device", "edu,addr=b"])
+            .function("0000:00:0b.0")
+            .vmm("-v --memory 256M --iommu container")
+            .degraded(&[&["no-reset"]])
+            .each_run(|_, run| on_their_buses(run)),
     ]
 }
 
@@ -46,4 +56,29 @@ pub fn same_link(outcome: &Outcome, run: &Run<'_>, host: &str, in_guest: &str) -
 fn of<'a>(mut facts: impl Iterator<Item = &'a str>, name: &str) -> String {
     let found = facts.find_map(|fact| fact.strip_prefix(name));
     found.unwrap_or("none").trim().to_owned()
+}
+
+/// The endpoint is behind a port, and the others are on bus 0.
+fn on_their_buses(run: &Run<'_>) -> Result<()> {
+    let address = |device: &str| {
+        let mut facts = run.guest("pci");
+        facts.find_map(|fact| fact.contains(device).then(|| fact.split(' ').next())?)
+    };
+    let edu = address("id=0x1234:0x11e8");
+    expect(edu.is_some_and(|bdf| bdf.starts_with("0000:00:")), || {
+        format!("the conventional device is at {edu:?}")
+    })?;
+    for (serial, bus) in [("endpoint", "0000:01:"), ("integrated", "0000:00:")] {
+        let wanted = format!("serial={serial} bdf={bus}");
+        expect(run.guest("disk").any(|fact| fact.contains(&wanted)), || {
+            let disks: Vec<_> = run.guest("disk").collect();
+            format!("there is no \"{wanted}\" in {disks:?}")
+        })?;
+    }
+    let ports = run
+        .guest("pci")
+        .filter(|fact| fact.contains(" class=0x0604"));
+    let count = ports.count();
+    expect(count == 1, || format!("the guest has {count} ports"))?;
+    guest(run, "done").map(|_| ())
 }

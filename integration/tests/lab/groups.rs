@@ -18,12 +18,12 @@ const BRIDGED: [Disk; 2] = [
 ];
 
 /// Options of `--vfio`, and the address at which the guest then finds each disk: functions of one
-/// device, or the next free devices.
+/// device, or device 0 behind the ports at the next free devices.
 const ONE_SLOT: [(&str, &str); 2] = [
     (",slot=1e.0", "bdf=0000:00:1e.0"),
     (",slot=1e.1", "bdf=0000:00:1e.1"),
 ];
-const FREE_SLOTS: [(&str, &str); 2] = [("", "bdf=0000:00:01.0"), ("", "bdf=0000:00:02.0")];
+const FREE_PORTS: [(&str, &str); 2] = [("", "bdf=0000:01:00.0"), ("", "bdf=0000:02:00.0")];
 
 pub fn all() -> Vec<Scenario> {
     vec![
@@ -31,8 +31,8 @@ pub fn all() -> Vec<Scenario> {
         one_group("two_functions_by_iommufd", FUNCTIONS, ONE_SLOT)
             .vmm(by("iommufd"))
             .degraded(&[&["no-peer-to-peer"]]),
-        one_group("two_bridged_devices_in_a_container", BRIDGED, FREE_SLOTS).vmm(by("container")),
-        one_group("two_bridged_devices_by_iommufd", BRIDGED, FREE_SLOTS)
+        one_group("two_bridged_devices_in_a_container", BRIDGED, FREE_PORTS).vmm(by("container")),
+        one_group("two_bridged_devices_by_iommufd", BRIDGED, FREE_PORTS)
             .vmm(by("iommufd"))
             .degraded(&[&["no-peer-to-peer"]]),
     ]

@@ -11,8 +11,12 @@ use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 use lab::transcript::Run;
 
+use crate::endpoints::same_link;
+
 const PHYSICAL: &str = "0000:01:00.0";
 const VIRTUAL: &str = "0000:01:00.1";
+/// Where each guest has its function: behind a root port.
+const IN_GUEST: &str = "0000:01:00.0";
 const TOKEN: &str = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f3";
 const OTHER: &str = "bd8d9d2b-5a5f-4f5a-a211-f591514ba1f4";
 
@@ -64,7 +68,7 @@ fn vmm(function: &str, more: &str) -> String {
 /// The IDs in the virtual function's own registers are all ones; the guest must see those of the
 /// physical function (PCI Express 6.0, 9.3.4.1).
 fn identity(run: &Run<'_>) -> Result<()> {
-    let wanted = "0000:00:01.0 id=0x1b36:0x0010 class=0x010802 driver=nvme";
+    let wanted = format!("{IN_GUEST} id=0x1b36:0x0010 class=0x010802 driver=nvme");
     expect(run.guest("pci").any(|fact| fact == wanted), || {
         let facts: Vec<_> = run.guest("pci").collect();
         format!("the guest does not see \"{wanted}\" but {facts:?}")
@@ -77,7 +81,7 @@ fn beside_the_host() -> String {
     let one_run = |iommu: &str| {
         format!(
             "start_vmm {}\n\
-             await 'L2: pci 0000:00:01.0' 60\n\
+             await 'L2: pci {IN_GUEST}' 60\n\
              say \"meanwhile driver=$(driver_of {PHYSICAL}) text=$(text_at /dev/nvme0n1 0)\"\n\
              kill -0 $vmm_pid && say 'still running'\n\
              wait_vmm\n",
@@ -85,7 +89,8 @@ fn beside_the_host() -> String {
         )
     };
     format!(
-        "disk_of {PHYSICAL}\nmake_virtual {PHYSICAL}\nbind_vfio {VIRTUAL}\n{}{}\
+        "disk_of {PHYSICAL}\nsay_link {PHYSICAL}\nmake_virtual {PHYSICAL}\nbind_vfio {VIRTUAL}\n\
+         {}{}\
          echo 0 >$sys/{PHYSICAL}/sriov_numvfs\ngive_back {PHYSICAL}\n",
         one_run("container"),
         one_run("iommufd"),
@@ -103,6 +108,7 @@ fn check_beside_the_host(outcome: &Outcome) -> Result<()> {
         let run = run(outcome, index)?;
         ended_well(&run)?;
         identity(&run)?;
+        same_link(outcome, &run, PHYSICAL, IN_GUEST)?;
         worked(outcome, &run, &NAMESPACE)?;
         expect(
             run.lab("meanwhile").any(|fact| fact == meanwhile) && run.lab("still").next().is_some(),

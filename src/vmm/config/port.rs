@@ -4,15 +4,23 @@
 //! `explain` and a run decide alike.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
+use std::io;
+use std::path::Path;
 
-use pci::config_space::CONVENTIONAL_SIZE;
+use pci::Bdf;
+use pci::addr::Range;
+use pci::bar::Bars;
+use pci::bar_assignment::{AssignError, Windows};
+use pci::bridge_windows::{Window, size_text};
 use pci::express::FunctionType;
+use pci::tree_assignment::{TreeFunction, assign_tree};
 
 use crate::config::device::{DeviceConfig, PortChoice};
+use crate::config::ports::{OCCUPIED, PortsConfig};
+use crate::config::slots::{self, GuestAddress};
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::hostinfo::sysfs::Sysfs;
+use crate::log::degraded::{self, Code};
 
 /// Whether a device is behind a root port in the guest, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,29 +48,66 @@ pub enum Why {
     OtherType(u8),
     /// A mediated device is nowhere on the host's buses.
     Mediated,
+    /// The windows of a root port for the device do not fit.
+    NoRoom {
+        /// Which of the windows.
+        window: Window,
+        /// Bytes that the window needs.
+        needs: u64,
+        /// The most bytes that it can have.
+        has: u64,
+    },
+    /// With a root port for the device, something else does not fit: a BAR on bus 0, or a port that
+    /// the user wants.
+    MakesRoom {
+        /// Where it does not fit.
+        window: Window,
+        /// Bytes that it needs.
+        needs: u64,
+    },
 }
 
 impl fmt::Display for PortDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.behind_port {
-            true => "behind a root port: ",
-            false => "on bus 0: ",
-        })?;
-        match (self.why, self.behind_port) {
-            (Why::Asked, true) => f.write_str("`port=on`"),
-            (Why::Asked, false) => f.write_str("`port=off`"),
-            (Why::AskedWithoutLink, _) => {
+        let (position, asked) = match self.behind_port {
+            true => ("behind a root port", "`port=on`"),
+            false => ("on bus 0", "`port=off`"),
+        };
+        match self.why {
+            Why::Asked => write!(f, "{position}: {asked}"),
+            why => write!(f, "{position}: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Why::Asked => f.write_str("the user wants it so"),
+            Why::AskedWithoutLink => {
                 f.write_str("`port=on`; it has no link, and the guest reads 2.5 GT/s x1")
             }
-            (Why::Endpoint, _) => f.write_str("it is a PCI Express endpoint"),
-            (Why::Conventional, _) => f.write_str("it is conventional PCI, without a link"),
-            (Why::Integrated, _) => {
+            Why::Endpoint => f.write_str("it is a PCI Express endpoint"),
+            Why::Conventional => f.write_str("it is conventional PCI, without a link"),
+            Why::Integrated => {
                 f.write_str("it is integrated into the host's root complex, without a link")
             }
-            (Why::OtherType(code), _) => {
+            Why::OtherType(code) => {
                 write!(f, "it is no endpoint, but PCI Express type {code:#x}")
             }
-            (Why::Mediated, _) => f.write_str("a mediated device has no link on the host"),
+            Why::Mediated => f.write_str("a mediated device has no link on the host"),
+            Why::NoRoom { window, needs, has } => write!(
+                f,
+                "a root port for it needs {} of {window}, and {} are left",
+                size_text(needs),
+                size_text(has)
+            ),
+            Why::MakesRoom { window, needs } => write!(
+                f,
+                "a root port for it leaves too little room for another device or port, which needs \
+                 {} of {window}",
+                size_text(needs)
+            ),
         }
     }
 }
@@ -86,15 +131,22 @@ pub fn decide(choice: PortChoice, function_type: Option<FunctionType>) -> PortDe
 }
 
 /// Decides for each device. A device that does not exist is reported later, when it is opened.
-pub fn decide_all(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Vec<PortDecision> {
+/// `read` reads a file of the device that is named, with a time limit for example.
+pub fn decide_all(
+    sysfs: &Sysfs,
+    configs: &[DeviceConfig],
+    read: impl Fn(&HostName, &Path) -> io::Result<Vec<u8>>,
+) -> Vec<PortDecision> {
     let types = configs.iter().map(|config| {
         // Nothing is read for a device for which the user has chosen.
         match parse_address(&config.address) {
             Ok(HostName::Mediated(_)) => None,
             _ if config.port == PortChoice::Off => Some(FunctionType::Conventional),
             Ok(name @ HostName::Pci(_)) => {
-                let registers = registers(sysfs, name);
-                Some(sysfs.express(name, &registers).function_type)
+                let read = |path: &Path| read(&name, path);
+                // What cannot be read is taken from the attributes.
+                let registers = read(&sysfs.path_of(name).join("config")).unwrap_or_default();
+                Some(sysfs.express_by(name, &registers, &read).function_type)
             }
             Err(_) => Some(FunctionType::Conventional),
         }
@@ -105,21 +157,137 @@ pub fn decide_all(sysfs: &Sysfs, configs: &[DeviceConfig]) -> Vec<PortDecision> 
         .collect()
 }
 
-/// The first 256 bytes of a configuration space, or as many as this user may read.
-fn registers(sysfs: &Sysfs, name: HostName) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Ok(file) = File::open(sysfs.path_of(name).join("config")) {
-        let mut part = file.take(CONVENTIONAL_SIZE as u64);
-        // What cannot be read is taken from the attributes.
-        let _ = part.read_to_end(&mut bytes);
+/// Writes the decisions into the configuration, where `auto` is no choice any more.
+pub fn apply(configs: &mut [DeviceConfig], decisions: &[PortDecision]) {
+    for (config, decision) in configs.iter_mut().zip(decisions) {
+        config.port = match decision.behind_port {
+            true => PortChoice::On,
+            false => PortChoice::Off,
+        };
     }
-    bytes
+}
+
+/// Puts devices for which `auto` has chosen a port on bus 0, until the windows of all ports fit.
+/// `bars` are the devices', and `empty` are the ports without one. The windows above 4 GiB are made
+/// as large as they must be; those below, and those of I/O ports, are not. Where the user's own
+/// choices do not fit, the assignment of addresses is
+/// an error later.
+pub fn fit(
+    configs: &mut [DeviceConfig],
+    decisions: &mut [PortDecision],
+    bars: &[Bars],
+    windows: &Windows,
+    empty: &PortsConfig,
+) {
+    let windows = &Windows {
+        mmio64: Range {
+            start: 1 << 62,
+            size: 1 << 62,
+        },
+        ..*windows
+    };
+    // Each round takes at least one device from its port.
+    for _ in 0..configs.len() {
+        let Ok(addresses) = slots::assign(configs) else {
+            return;
+        };
+        let Some(failure) = too_large(&addresses, bars, windows, empty) else {
+            return;
+        };
+        let chosen = |decision: &PortDecision| decision.why == Why::Endpoint;
+        let at_port = |address: &GuestAddress| match &failure {
+            AssignError::Window { port, .. } => address.in_tree().1 == Some(*port),
+            _ => false,
+        };
+        let there = decisions.iter().zip(&addresses);
+        let mut moved: Vec<_> = there
+            .map(|(d, address)| chosen(d) && at_port(address))
+            .collect();
+        let own = moved.contains(&true);
+        if !own {
+            // It is a BAR on bus 0, or a port of the user's choice: another device makes room.
+            let Some(last) = decisions.iter().rposition(chosen) else {
+                return;
+            };
+            moved = (0..decisions.len()).map(|index| index == last).collect();
+        }
+        let Some(why) = why(failure, own) else {
+            return;
+        };
+        for (decision, moved) in decisions.iter_mut().zip(moved) {
+            if moved {
+                *decision = PortDecision {
+                    behind_port: false,
+                    why,
+                };
+            }
+        }
+        apply(configs, decisions);
+    }
+}
+
+/// Why a device is on bus 0 after a failure: its `own` port does not fit, or something else.
+fn why(failure: AssignError, own: bool) -> Option<Why> {
+    match failure {
+        AssignError::Window {
+            window, needs, has, ..
+        } if own => Some(Why::NoRoom { window, needs, has }),
+        AssignError::Window { window, needs, .. } => Some(Why::MakesRoom { window, needs }),
+        AssignError::Bar { kind, size, .. } => Some(Why::MakesRoom {
+            window: Window::of(kind),
+            needs: size,
+        }),
+        AssignError::Buses => None,
+    }
+}
+
+/// Tells of an endpoint that has no port, because none fits.
+pub fn tell_loss(device: &str, decision: &PortDecision) {
+    if let Why::NoRoom { .. } | Why::MakesRoom { .. } = decision.why {
+        let what = "on bus 0: the guest sees neither the device's link nor AtomicOps";
+        let loss = Code::NoPort.loss(what, decision.why.to_string()).of(device);
+        let hint = "`port=off` for other devices leaves more to this one; `port=off` for this one \
+                    says that bus 0 is as wanted";
+        degraded::tell(loss.hint(hint));
+    }
+}
+
+/// What does not fit; `None` if all BARs and windows fit.
+fn too_large(
+    addresses: &[GuestAddress],
+    bars: &[Bars],
+    windows: &Windows,
+    empty: &PortsConfig,
+) -> Option<AssignError> {
+    let mut bars = bars.to_vec();
+    let mut ports: Vec<Bdf> = Vec::new();
+    for (_, port) in addresses.iter().map(GuestAddress::in_tree) {
+        ports.extend(port.filter(|port| !ports.contains(port)));
+    }
+    ports.sort();
+    // Any names that no other port has.
+    let without_device = (0..empty.count).map(|number| Bdf {
+        segment: 0,
+        bus: u8::MAX,
+        device: number >> 3,
+        function: number & 7,
+    });
+    let with_device = ports.iter().map(|port| (*port, OCCUPIED));
+    let ports: Vec<_> = with_device
+        .chain(without_device.map(|port| (port, empty.reserve)))
+        .collect();
+    let functions = addresses.iter().zip(&mut bars).map(|(address, bars)| {
+        let (name, port) = address.in_tree();
+        TreeFunction { name, port, bars }
+    });
+    assign_tree(functions.collect(), &ports, windows).err()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
+    use pci::bar::{Bar, BarKind};
     use vmm_sys_util::tempdir::TempDir;
 
     use super::*;
@@ -149,6 +317,105 @@ mod tests {
         let slow = slow.as_str();
         assert_eq!(texts(PortChoice::On), [on, slow, slow, slow, slow]);
         assert_eq!(texts(PortChoice::Off), ["on bus 0: `port=off`"; 5]);
+    }
+
+    fn bars(kind: BarKind, size: u64) -> Bars {
+        let bar = Bar { kind, size };
+        Bars::new([Some(bar), None, None, None, None, None]).unwrap()
+    }
+
+    /// A 64-bit BAR that is not prefetchable: below 4 GiB behind a port alone.
+    const NVME: BarKind = BarKind::Memory64 {
+        prefetchable: false,
+    };
+
+    /// The decisions for endpoints with such a BAR each.
+    fn fitted(devices: &[(&str, u64)]) -> Vec<String> {
+        let with_kind = devices.iter().map(|(text, mib)| (*text, *mib, NVME));
+        fitted_kinds(&with_kind.collect::<Vec<_>>())
+    }
+
+    /// The decisions for endpoints with these choices, and a BAR of so many MiB each.
+    fn fitted_kinds(devices: &[(&str, u64, BarKind)]) -> Vec<String> {
+        const MIB: u64 = 1 << 20;
+        let window = |start, size| Range { start, size };
+        let windows = Windows {
+            mmio32: window(0xc000_0000, 512 * MIB),
+            mmio64: window(1 << 40, 1 << 40),
+            io: window(0x1000, 0xf000),
+        };
+        let configs = devices.iter().map(|(text, ..)| text.parse().unwrap());
+        let mut configs: Vec<DeviceConfig> = configs.collect();
+        let kinds = configs.iter().map(|config| config.port);
+        let decisions = kinds.map(|choice| decide(choice, Some(FunctionType::Endpoint)));
+        let mut decisions: Vec<_> = decisions.collect();
+        apply(&mut configs, &decisions);
+        let bars = devices.iter().map(|(_, mib, kind)| bars(*kind, mib * MIB));
+        let bars: Vec<_> = bars.collect();
+        fit(
+            &mut configs,
+            &mut decisions,
+            &bars,
+            &windows,
+            &PortsConfig::default(),
+        );
+        for (config, decision) in configs.iter().zip(&decisions) {
+            tell_loss(&format!("fitted {devices:?} {}", config.address), decision);
+            assert_eq!(config.port == PortChoice::On, decision.behind_port);
+        }
+        decisions.iter().map(PortDecision::to_string).collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_on_bus_0() {
+        let endpoint = "behind a root port: it is a PCI Express endpoint";
+        assert_eq!(fitted(&[("1:0.0", 256), ("2:0.0", 16)]), [endpoint; 2]);
+        let found = fitted(&[("1:0.0", 1024), ("2:0.0", 16)]);
+        assert_eq!(found[1], endpoint);
+        for part in [
+            "on bus 0: a root port for it needs 1 GiB of",
+            "512 MiB are left",
+        ] {
+            assert!(found[0].contains(part), "{}", found[0]);
+        }
+        let told = degraded::list().into_iter();
+        let told = told.filter(|loss| loss.code == Code::NoPort);
+        let told: Vec<_> = told.filter(|loss| loss.why.contains("1 GiB of")).collect();
+        assert_eq!(told.len(), 1);
+        assert!(
+            told[0]
+                .device
+                .as_deref()
+                .is_some_and(|name| name.ends_with("1:0.0"))
+        );
+        // Two that fit alone: one of them has the port.
+        let found = fitted(&[("1:0.0", 512), ("2:0.0", 256)]);
+        assert_eq!(found[0], endpoint);
+        assert!(found[1].contains("on bus 0: a root port for it needs 256 MiB"));
+        // What the user wants comes first, and is left to the error if it cannot be.
+        let found = fitted(&[("1:0.0", 512), ("2:0.0,port=on", 256)]);
+        let makes_room = "on bus 0: a root port for it leaves too little room for another device \
+                          or port, which needs 256 MiB of memory below 4 GiB";
+        assert_eq!(found, [makes_room, "behind a root port: `port=on`"]);
+        let found = fitted(&[("1:0.0,port=on", 1024)]);
+        assert_eq!(found, ["behind a root port: `port=on`"]);
+    }
+
+    /// A 32-bit BAR on bus 0 lies only below 4 GiB, where the windows of ports are as well.
+    #[test]
+    fn a_port_makes_room_for_a_bar_on_bus_0() {
+        let near = BarKind::Memory32 {
+            prefetchable: false,
+        };
+        let off = "on bus 0: `port=off`";
+        let found = fitted_kinds(&[("1:0.0,port=off", 16, near), ("2:0.0", 512, NVME)]);
+        assert_eq!(found[0], off);
+        assert!(found[1].contains("which needs 16 MiB of memory below 4 GiB"));
+        // Nobody makes room for what fits nowhere.
+        let found = fitted_kinds(&[("1:0.0,port=off", 1024, near)]);
+        assert_eq!(found, [off]);
+        let found = fitted_kinds(&[("1:0.0,port=off", 256, near), ("2:0.0", 16, NVME)]);
+        assert_eq!(found[1], "behind a root port: it is a PCI Express endpoint");
     }
 
     #[test]
@@ -188,7 +455,7 @@ mod tests {
             "nonsense",
         ];
         let configs = names.map(|name| name.parse::<DeviceConfig>().unwrap());
-        let behind = decide_all(&sysfs, &configs);
+        let behind = decide_all(&sysfs, &configs, |_, path| fs::read(path));
         let behind: Vec<_> = behind.iter().map(|d| d.behind_port).collect();
         assert_eq!(
             behind,

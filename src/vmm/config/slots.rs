@@ -7,6 +7,7 @@
 use std::fmt;
 
 use pci::Bdf;
+use pci::host_path::HostPath;
 
 use crate::config::device::{DeviceConfig, PortChoice, Slot};
 use crate::hostinfo::name::{HostName, parse_address};
@@ -26,6 +27,22 @@ pub struct GuestAddress {
 }
 
 impl GuestAddress {
+    /// The addresses of the device and of the root port above it. The bus behind a port has no
+    /// number yet.
+    pub fn in_tree(&self) -> (Bdf, Option<Bdf>) {
+        let at = |device, function| Bdf {
+            segment: 0,
+            bus: 0,
+            device,
+            function,
+        };
+        let on_root = at(self.slot.device, self.slot.function);
+        match self.behind {
+            None => (on_root, None),
+            Some(function) => (at(0, function), Some(on_root)),
+        }
+    }
+
     /// Says why a function has another number behind its port than on the host; `None` if it has
     /// the same.
     pub fn why_renumbered(&self, host: Bdf) -> Option<String> {
@@ -125,6 +142,17 @@ fn assign_groups(
     let empty = groups.iter().filter(|group| group.members.is_empty());
     let empty: Option<Vec<_>> = empty.map(|group| group.slot).collect();
     addresses.zip(empty).ok_or(SlotError::TooMany(groups.len()))
+}
+
+/// What the root port above each device shows: functions behind one port have one way to the host's
+/// root complex. `own` is the way of each device.
+pub fn paths(own: &[HostPath], addresses: &[GuestAddress]) -> Vec<HostPath> {
+    let shared = addresses.iter().map(|address| {
+        let all = own.iter().zip(addresses);
+        let same = all.filter(|(_, other)| other.slot == address.slot);
+        HostPath::shared(&same.map(|(path, _)| *path).collect::<Vec<_>>())
+    });
+    shared.collect()
 }
 
 /// The number of root ports that these devices are behind.

@@ -6,8 +6,8 @@
 //! Express function, also for one without a link (drivers/pci/pci-sysfs.c,
 //! `pcie_dev_attrs_are_visible`), whose speed is "Unknown".
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use pci::Bdf;
 use pci::config_space::CONVENTIONAL_SIZE;
@@ -33,6 +33,17 @@ impl Sysfs {
     /// The facts about a function. `config` is its configuration space as VFIO or sysfs shows it;
     /// without the part after the first 64 bytes, the attributes tell.
     pub fn express(&self, name: HostName, config: &[u8]) -> ExpressFacts {
+        self.express_by(name, config, &|path| fs::read(path))
+    }
+
+    /// The same. `read` reads a file, with a time limit for example, because the kernel asks the
+    /// device for its link.
+    pub fn express_by(
+        &self,
+        name: HostName,
+        config: &[u8],
+        read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    ) -> ExpressFacts {
         let whole = Some(config).filter(|config| config.len() >= CONVENTIONAL_SIZE);
         let HostName::Pci(bdf) = name else {
             // The parent's link is not the mediated device's: its driver emulates all registers.
@@ -51,9 +62,9 @@ impl Sysfs {
         let own = whole.and_then(express::link);
         let link = own.filter(|_| physical.is_none());
         let link = link
-            .or_else(|| link_attributes(&link_of))
+            .or_else(|| link_attributes(&link_of, read))
             // Both ends of a link have the same speed and width.
-            .or_else(|| port.as_deref().and_then(link_attributes))
+            .or_else(|| port.as_deref().and_then(|port| link_attributes(port, read)))
             .or(own);
         let function_type = match whole {
             Some(config) => FunctionType::of(config),
@@ -82,8 +93,8 @@ fn port_above(device: &Path) -> Option<PathBuf> {
 }
 
 /// The link that the attributes in a device's directory tell of.
-fn link_attributes(device: &Path) -> Option<Link> {
-    let text = |name: &str| fs::read_to_string(device.join(name)).ok();
+fn link_attributes(device: &Path, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Option<Link> {
+    let text = |name: &str| String::from_utf8(read(&device.join(name)).ok()?).ok();
     let speed = |name| Speed::from_rate(rate(&text(name)?)?);
     let width = |name| text(name)?.trim().parse::<u8>().ok();
     let max = speed("max_link_speed").zip(width("max_link_width"));

@@ -69,6 +69,8 @@ codes! {
     NoKvmCounters = "no-kvm-counters",
     /// Devices cannot reach each other's BARs by DMA.
     NoPeerToPeer = "no-peer-to-peer",
+    /// An endpoint is on bus 0, because its BARs fit no window of a root port.
+    NoPort = "no-port",
     /// The host cannot ask for the device while the guest runs.
     NoRequestEvent = "no-request-event",
     /// The device is not reset, neither before the first boot nor at a reboot.

@@ -11,12 +11,12 @@ use tracing::info;
 
 use crate::config::device::Slot;
 use crate::config::ports::OCCUPIED;
-use crate::config::slots::GuestAddress;
+use crate::config::slots::{self, GuestAddress};
 use crate::gsi::emulated::EmulatedInterrupts;
 use crate::layout;
 use crate::machine::error::MachineError;
 use crate::port::{Port, PortInterrupts};
-use crate::vfio::device::SharedDevice;
+use crate::vfio::device::{Device, SharedDevice};
 use crate::vfio::host_path;
 
 /// A root port on bus 0.
@@ -137,17 +137,20 @@ pub(super) fn paths(
     addresses: &[GuestAddress],
 ) -> Result<Vec<HostPath>, MachineError> {
     let own = devices.iter().zip(addresses);
-    let own = own.map(|(device, address)| match address.behind {
-        None => Ok(HostPath::default()),
-        Some(_) => host_path::of(&**device),
-    });
+    let own = own.map(|(device, address)| path(&**device, address));
     let own = own.collect::<Result<Vec<_>, _>>()?;
-    let shared = addresses.iter().map(|address| {
-        let all = own.iter().zip(addresses);
-        let same = all.filter(|(_, other)| other.slot == address.slot);
-        HostPath::shared(&same.map(|(path, _)| *path).collect::<Vec<_>>())
-    });
-    Ok(shared.collect())
+    Ok(slots::paths(&own, addresses))
+}
+
+/// The way of one device.
+///
+/// # Errors
+/// As [`paths`].
+pub(super) fn path(device: &dyn Device, address: &GuestAddress) -> Result<HostPath, MachineError> {
+    match address.behind {
+        None => Ok(HostPath::default()),
+        Some(_) => Ok(host_path::of(device)?),
+    }
 }
 
 /// What is fixed about the port at a slot. No two ports of a guest have one number: function 0 of a

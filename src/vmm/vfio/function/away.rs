@@ -14,15 +14,16 @@ impl VfioFunction {
     pub(super) fn quiesce_for_reset(&self) -> bool {
         let mut state = self.lock();
         if state.connected {
-            self.make_quiet(&mut state);
+            self.quiesce_locked(&mut state);
+            state.decode.set_in_d0(true);
+            self.wake_quietly();
         }
         state.connected
     }
 
-    fn make_quiet(&self, state: &mut State) {
-        self.quiesce_locked(state);
+    /// Brings a device that is quiesced to D0, where it stays quiesced.
+    fn wake_quietly(&self) {
         self.power.wake(&self.connection);
-        state.decode.set_in_d0(true);
         // In the transition to D0 the kernel may have restored the registers that it saved before
         // D3 (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`), COMMAND among them.
         self.connection.write_config(COMMAND, &self.command.quiet());
@@ -56,6 +57,7 @@ impl VfioFunction {
         self.follow_bus_master(&mut state);
         let command = self.command.after_reset(state.command(), &self.connection);
         state.config.set_u16(COMMAND, command);
+        self.withhold_bus_master(&state);
         state.decode.set_command(command);
         let in_d0 = self.power.is_in_d0(&self.connection);
         state.decode.set_in_d0(in_d0);
@@ -63,16 +65,19 @@ impl VfioFunction {
     }
 
     /// Prepares the device for a reset of its bus: the device is quiesced and in D0, and reads as
-    /// ones. Waits for the end of a slow write. Returns whether the function has a device.
+    /// ones. Waits for the end of a slow write. The lock is released before the device wakes, for
+    /// which the kernel may wait. Returns whether the function has a device.
     pub(super) fn begin_bus_reset(&self) -> bool {
         let mut state = self.without_slow_write();
         if !state.connected {
             return false;
         }
-        self.make_quiet(&mut state);
+        self.quiesce_locked(&mut state);
+        state.decode.set_in_d0(true);
         state.away = true;
         drop(state);
         self.bar_accesses.suspend(true);
+        self.wake_quietly();
         true
     }
 

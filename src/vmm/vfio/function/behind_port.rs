@@ -28,4 +28,15 @@ impl VfioFunction {
             self.connection.write_config(pci::regs::COMMAND, &command);
         }
     }
+
+    /// Keeps the device from starting requests after a slow write, if the port above does not let
+    /// them through: in the transition to D0 the kernel restores the COMMAND that it saved before
+    /// D3, when the port may have let requests through
+    /// (drivers/vfio/pci/vfio_pci_core.c, `vfio_pci_set_power_state`).
+    pub(super) fn withhold_bus_master(&self, state: &State) {
+        if !state.requests_through {
+            let command = self.command.again(state.command(), false);
+            self.connection.write_config(pci::regs::COMMAND, &command);
+        }
+    }
 }

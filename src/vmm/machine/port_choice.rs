@@ -1,0 +1,63 @@
+//! `port=auto` in a run: what sysfs decides before the devices are open, and what their BARs leave
+//! of it.
+
+use std::path::Path;
+
+use pci::bar::{BAR_COUNT, Bars};
+use pci::{byte_enable, regs};
+use tracing::info;
+
+use crate::config::VmConfig;
+use crate::config::port::{self, PortDecision};
+use crate::hostinfo::name::HostName;
+use crate::hostinfo::sysfs::Sysfs;
+use crate::layout::Layout;
+use crate::vfio::device::{CONFIG_REGION, Device};
+use crate::vfio::open::Opened;
+use crate::vfio::opener::Opener;
+
+/// Decides for each device of `config`, and writes the decisions there.
+pub(super) fn decide(config: &mut VmConfig, opener: &Opener) -> Vec<PortDecision> {
+    let read = |name: &HostName, path: &Path| opener.read(&name.to_string(), path);
+    let decisions = port::decide_all(&Sysfs::default(), &config.vfio, read);
+    port::apply(&mut config.vfio, &decisions);
+    decisions
+}
+
+/// Puts devices for which no port fits on bus 0. Logs each decision.
+pub(super) fn fit(
+    config: &mut VmConfig,
+    mut decisions: Vec<PortDecision>,
+    opened: Option<&Opened>,
+    layout: &Layout,
+) {
+    let devices = opened.map(|opened| opened.devices.as_slice());
+    let devices = devices.unwrap_or_default();
+    if decisions.iter().any(|decision| decision.behind_port) {
+        let bars: Option<Vec<_>> = devices.iter().map(|device| bars(&**device)).collect();
+        // A device that does not answer is an error when it becomes a function.
+        if let Some(bars) = bars {
+            port::fit(
+                &mut config.vfio,
+                &mut decisions,
+                &bars,
+                &layout.windows(),
+                &config.ports,
+            );
+        }
+    }
+    for (device, decision) in devices.iter().zip(decisions) {
+        info!("{} is {decision}", device.name());
+        port::tell_loss(device.name(), &decision);
+    }
+}
+
+/// The BARs of a device, but for its expansion ROM, which does not keep a port from a device.
+fn bars(device: &dyn Device) -> Option<Bars> {
+    let mut registers = [0; 4 * BAR_COUNT];
+    let at = u64::from(regs::BAR);
+    device.read(CONFIG_REGION, at, &mut registers).ok()?;
+    let raw = std::array::from_fn(|bar| byte_enable::u32_at(&registers, 4 * bar).unwrap_or(0));
+    let sizes = std::array::from_fn(|bar| device.region(bar as u32).size);
+    Bars::decode(raw, sizes).ok()
+}
