@@ -98,7 +98,7 @@ fn a_bus_reset_of_a_sleeping_function_holds_up_no_other_vcpu() {
     // The link is up again, and the function is still away.
     g.store(Width::Word, ecam(SLOT, BRIDGE_CONTROL), 0);
     g.print("asleep\n").wait_key();
-    g.show_at(BEHIND, 0).print("free\n");
+    g.show_at(BEHIND, 0).show_at(BEHIND, 0x0c).print("free\n");
     let not_yet = g.here();
     g.pause().load32(DONE).cmp_eax(1).jne(not_yet);
     g.show_at(BEHIND, 0).power_off();
@@ -118,5 +118,8 @@ fn a_bus_reset_of_a_sleeping_function_holds_up_no_other_vcpu() {
             looked.store(true, Ordering::Release);
         });
     let text = ended.powered_off();
-    assert_eq!(text, format!("asleep\nffffffff\nfree\n{ID:08x}\n"));
+    assert_eq!(
+        text,
+        format!("asleep\nffffffff\nffffffff\nfree\n{ID:08x}\n")
+    );
 }
