@@ -127,8 +127,8 @@ fn a_bus_reset_of_a_sleeping_function_holds_up_no_other_vcpu() {
     );
 }
 
-/// vCPU 0 reboots while the kernel resets the function for vCPU 1. The next boot finds what firmware
-/// has set.
+/// vCPU 0 reboots while the kernel resets the function for vCPU 1. The next boot finds what
+/// firmware has set.
 fn a_reboot_during_a_bus_reset_is_whole() {
     /// Where the first boot leaves a mark in RAM.
     const MARK: u32 = STARTED + 8;
