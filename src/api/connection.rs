@@ -191,6 +191,12 @@ impl Connection {
                 self.state = State::Closed;
                 None
             }
+            Parsed::Partial { .. } if self.input.len() >= INPUT_BUFFER => {
+                // Nothing more is read: the rest of the request would never arrive.
+                let why = "The request and the framing of its chunks are larger than 88 KiB";
+                self.refuse(&Response::error(Status::ContentTooLarge, &[why]), now);
+                None
+            }
             Parsed::Partial { expects } => {
                 if expects && !self.continued {
                     self.continued = true;
@@ -269,9 +275,12 @@ impl Connection {
         }
     }
 
-    /// Ends the stream, at the end of the server.
-    pub fn finish(&mut self, now: Instant) {
+    /// Ends the connection, at the end of the server: a stream after its last event.
+    pub fn finish(&mut self, log: &EventLog, now: Instant) {
+        self.pump(log, now);
         match self.state {
+            // The client has yet to read what comes before the others.
+            State::Streaming { seen, .. } if log.after(seen) != Next::Nothing => {}
             State::Streaming { chunks, .. } => self.end_stream(chunks, now),
             State::Lingering => self.state = State::Closed,
             State::Reading if self.output.is_empty() => self.state = State::Closed,

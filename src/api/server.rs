@@ -26,8 +26,11 @@ pub const MAX_CONNECTIONS: usize = 16;
 /// How long the last answers may take to be made, and those and the last events to be read, at the
 /// end. A worker that a call of the kernel keeps ends with the process.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long no connection is taken after the host had no descriptors left.
-const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// The most connections that are taken at a time.
+const MOST_ACCEPTED: usize = 64;
+/// How long no connection is taken after that has failed: most often, the host has no descriptors
+/// left.
+const AFTER_A_FAILURE: Duration = Duration::from_millis(100);
 
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
@@ -98,9 +101,9 @@ impl Drop for Server {
 /// What the thread owns.
 struct Thread {
     epoll: OwnedFd,
-    /// `None` once the server is being stopped.
+    /// `None` once the server is being stopped, or if the socket was shut down.
     listener: Option<Listener>,
-    /// When connections are taken again, after the host had no descriptors left.
+    /// When connections are taken again, after taking one has failed.
     listen_again: Option<Instant>,
     service: Service,
     log: Arc<EventLog>,
@@ -118,8 +121,8 @@ impl Thread {
                 Ok(stops) => stops,
                 Err(e) => return error!("the API's socket is closed: {e}"),
             };
-            if stops && let Some(listener) = self.listener.take() {
-                listener.close();
+            if stops && end.is_none() {
+                self.forget_listener();
                 end = Some(Instant::now() + LAST_WORDS);
             }
             if end.is_some() {
@@ -135,8 +138,7 @@ impl Thread {
     fn finish(&mut self) {
         let now = Instant::now();
         for (connection, _) in self.connections.values_mut() {
-            connection.pump(&self.log, now);
-            connection.finish(now);
+            connection.finish(&self.log, now);
         }
         self.update();
     }
@@ -153,6 +155,11 @@ impl Thread {
         let mut stops = false;
         for Event { flags, data } in events {
             match data.u64() {
+                LISTENER if flags.intersects(EventFlags::HUP | EventFlags::ERR) => {
+                    // Another process that has the socket has shut it down for good (shutdown(2)).
+                    error!("the API takes no more connections: its socket was shut down");
+                    self.forget_listener();
+                }
                 LISTENER => self.accept(),
                 STOP => {
                     events::clear(self.stop.as_fd());
@@ -181,20 +188,34 @@ impl Thread {
         Timespec::try_from(left + Duration::from_millis(1)).ok()
     }
 
-    /// Takes the connections that wait.
+    /// Takes connections that wait; the others wait until the rest was served.
     fn accept(&mut self) {
-        while let Some(listener) = &self.listener {
+        for _ in 0..MOST_ACCEPTED {
+            let Some(listener) = &self.listener else {
+                return;
+            };
             match listener.socket().accept() {
                 Ok((stream, _)) => self.take(stream),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(e) if is_lack(&e) => {
+                // The client has gone already (accept(2)).
+                Err(e) if is_of_client(&e) => debug!("a connection was lost: {e}"),
+                Err(e) => {
                     debug!("no connection is taken for a moment: {e}");
-                    self.listen_again = Some(Instant::now() + WITHOUT_DESCRIPTORS);
+                    self.listen_again = Some(Instant::now() + AFTER_A_FAILURE);
                     return self.listen(false);
                 }
-                // The client has gone already (accept(2)).
-                Err(e) => debug!("a connection was lost: {e}"),
             }
+        }
+    }
+
+    /// Closes the socket, of which another process may have a copy: without the first call, epoll
+    /// would go on to report it (epoll(7)).
+    fn forget_listener(&mut self) {
+        if let Some(listener) = self.listener.take() {
+            if let Err(e) = epoll::delete(&self.epoll, listener.socket()) {
+                error!("the API's socket is still watched: {e}");
+            }
+            listener.close();
         }
     }
 
@@ -409,11 +430,11 @@ fn since(request: &Request, last: u64) -> Result<u64, String> {
     }
 }
 
-/// Whether the host has no descriptors or memory left (accept(2)).
-fn is_lack(error: &io::Error) -> bool {
+/// Whether taking one connection has failed, but the next may be taken at once.
+fn is_of_client(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+        Some(Errno::CONNABORTED | Errno::INTR)
     )
 }
 

@@ -234,9 +234,10 @@ impl RootBus {
             f.config_read(at, part);
             // The bus sets the multi-function bit, because only the bus knows whether the slot has
             // more functions. The host's value would make the guest look for functions that it does
-            // not have.
+            // not have. All ones are no header type: the function does not answer.
             let index = HEADER_TYPE.checked_sub(at).map(usize::from);
-            if let Some(byte) = index.and_then(|index| part.get_mut(index)) {
+            let byte = index.and_then(|index| part.get_mut(index));
+            if let Some(byte) = byte.filter(|byte| **byte != 0xff) {
                 *byte &= !MULTI_FUNCTION;
                 if multi_function {
                     *byte |= MULTI_FUNCTION;

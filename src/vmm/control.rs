@@ -203,10 +203,12 @@ impl Control {
             Some(reason) if reason == Exit::Reboot.name() => return Ok(()),
             Some(_) => return Err(ControlError::Ended),
         }
-        if self.run.pause.is_paused() {
-            self.resume()?;
+        // A vCPU of the next boot may not have come to its wait yet: the pause counts, not whether
+        // all of them wait.
+        match self.resume() {
+            Ok(()) | Err(PauseError::NotPaused) => Ok(()),
+            Err(e) => Err(e.into()),
         }
-        Ok(())
     }
 }
 

@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = tests![
     a_pause_in_the_middle_of_an_access,
     a_reset_in_a_pause,
     a_paused_guest_is_rebooted,
+    each_reboot_ends_a_pause,
     a_busy_vcpu_is_not_paused,
     events_come_after_what_they_tell,
     a_function_is_shown,
@@ -36,6 +37,9 @@ pub const TESTS: &[Test] = tests![
 const COUNT: u32 = 0x800;
 const END: u32 = 0x804;
 const V: u8 = 0x41;
+
+/// How often a paused guest is rebooted.
+const REBOOTS: u32 = 300;
 
 /// How long a test looks at what must not happen.
 const A_WHILE: Duration = Duration::from_millis(30);
@@ -178,6 +182,26 @@ fn a_reset_in_a_pause() {
         live.end();
     });
     ended.powered_off();
+}
+
+/// The pause ends even if the vCPUs of the next boot have not yet come to wait for its end.
+fn each_reboot_ends_a_pause() {
+    let device = FakeDevice::new().into_arc();
+    let vm = Vm::new(counting(1)).cpus(4).device(&device);
+    vm.run_beside(|live| {
+        for _ in 0..REBOOTS {
+            pause(live);
+            live.control.change(ControlRequest::Reboot).unwrap();
+            assert_eq!(
+                live.control
+                    .change(ControlRequest::Resume)
+                    .unwrap_err()
+                    .to_string(),
+                PauseError::NotPaused.to_string()
+            );
+        }
+        live.control.shut_down();
+    });
 }
 
 fn a_paused_guest_is_rebooted() {

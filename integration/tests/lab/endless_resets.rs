@@ -33,8 +33,8 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// The port's register of its secondary bus is at 0x19. `deaf` takes the bus away, and `hear` gives
-/// it back. `let_end` waits until the call has ended, and resets the device, which no reset has
-/// reached.
+/// it back. `let_end` waits until the call has ended, and lets the kernel find the device again,
+/// whose addresses are lost.
 fn script(interface: &str) -> String {
     let bdf = DISK.bdf();
     format!(
@@ -45,7 +45,8 @@ fn script(interface: &str) -> String {
              say took $name $(($(milliseconds) - from)); }}\n\
          helpers() {{ grep -lx vmm-guardian /proc/[0-9]*/comm 2>/dev/null | wc -l; }}\n\
          let_end() {{ hear; for _ in $(seq 900); do [ $(helpers) = 0 ] && break; sleep 0.1; done; \
-             say helpers $1 $(helpers); host list; echo 1 >$sys/{SLOW}/reset; \
+             say helpers $1 $(helpers); host list; echo 1 >$sys/{SLOW}/remove; \
+             echo 1 >/sys/bus/pci/rescan; await_driver {SLOW} nvme; \
              host unbind {SLOW}; state $1; }}\n\
          beside() {{ say helpers $1 $(helpers); timed $1-list host list; \
              timed $1-again run_vmm $boot --memory 256M --vfio {SLOW}; \
@@ -55,7 +56,6 @@ fn script(interface: &str) -> String {
          options=\"$boot --memory 256M --iommu {interface} --host-timeout 3\"\n\
          await_driver {SLOW} nvme\ndrivers >/run/drivers\nhost bind {SLOW}\n\
          deaf\ntimed opening run_vmm $options --vfio {SLOW}\nbeside opening\nlet_end opening\n\
-         echo 1 >$sys/{SLOW}/remove\necho 1 >/sys/bus/pci/rescan\nawait_driver {SLOW} nvme\n\
          host bind {SLOW}\n\
          start_vmm $options --cmdline \"$cmdline\" --vfio {SLOW}\nawait 'L2: init' 90\n\
          deaf\nkill -TERM $vmm_pid\ntimed closing wait_vmm\nbeside closing\nlet_end closing\n\

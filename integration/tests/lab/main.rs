@@ -25,6 +25,7 @@ scenarios![
     managed,
     devices,
     displays,
+    given,
     groups,
     endless_resets,
     endpoints,

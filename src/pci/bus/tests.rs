@@ -95,6 +95,9 @@ fn multi_function_bit_follows_the_slot() {
     bus.remove(2, 3);
     assert_eq!(byte(&bus, 2, 0, HEADER_TYPE), 0x00);
     assert_eq!(byte(&bus, 2, 3, HEADER_TYPE), 0xff);
+    // A function that does not answer reads as ones.
+    let away = bus.add_next(Plain::new(0xff)).unwrap().device;
+    assert_eq!(byte(&bus, away, 0, HEADER_TYPE), 0xff);
     // Its neighbours are not touched.
     bus.config_write(0, 1, 0, 0x0f, &[0x80]);
     assert_eq!(byte(&bus, 1, 0, 0x0f), 0x80);

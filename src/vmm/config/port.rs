@@ -15,7 +15,7 @@ use pci::bridge_windows::{Window, size_text};
 use pci::express::FunctionType;
 use pci::tree_assignment::{TreeFunction, assign_tree};
 
-use crate::config::device::{DeviceConfig, PortChoice, Slot};
+use crate::config::device::{DeviceConfig, PortChoice};
 use crate::config::ports::{OCCUPIED, PortsConfig};
 use crate::config::slots::{self, GuestAddress};
 use crate::hostinfo::name::{HostName, parse_address};
@@ -57,6 +57,14 @@ pub enum Why {
         /// The most bytes that it can have.
         has: u64,
     },
+    /// With a root port for the device, something else does not fit: a BAR on bus 0, or a port that
+    /// the user wants.
+    MakesRoom {
+        /// Where it does not fit.
+        window: Window,
+        /// Bytes that it needs.
+        needs: u64,
+    },
 }
 
 impl fmt::Display for PortDecision {
@@ -93,6 +101,12 @@ impl fmt::Display for Why {
                 "a root port for it needs {} of {window}, and {} are left",
                 size_text(needs),
                 size_text(has)
+            ),
+            Why::MakesRoom { window, needs } => write!(
+                f,
+                "a root port for it leaves too little room for another device or port, which needs \
+                 {} of {window}",
+                size_text(needs)
             ),
         }
     }
@@ -177,22 +191,29 @@ pub fn fit(
         let Ok(addresses) = slots::assign(configs) else {
             return;
         };
-        let Some((port, why)) = too_large(&addresses, bars, windows, empty) else {
+        let Some(failure) = too_large(&addresses, bars, windows, empty) else {
             return;
         };
         let chosen = |decision: &PortDecision| decision.why == Why::Endpoint;
-        let at_port = |address: &GuestAddress| address.behind.is_some() && address.slot == port;
+        let at_port = |address: &GuestAddress| match &failure {
+            AssignError::Window { port, .. } => address.in_tree().1 == Some(*port),
+            _ => false,
+        };
         let there = decisions.iter().zip(&addresses);
         let mut moved: Vec<_> = there
             .map(|(d, address)| chosen(d) && at_port(address))
             .collect();
-        if !moved.contains(&true) {
-            // The port is the user's choice: another device makes room for it.
+        let own = moved.contains(&true);
+        if !own {
+            // It is a BAR on bus 0, or a port of the user's choice: another device makes room.
             let Some(last) = decisions.iter().rposition(chosen) else {
                 return;
             };
             moved = (0..decisions.len()).map(|index| index == last).collect();
         }
+        let Some(why) = why(failure, own) else {
+            return;
+        };
         for (decision, moved) in decisions.iter_mut().zip(moved) {
             if moved {
                 *decision = PortDecision {
@@ -205,9 +226,24 @@ pub fn fit(
     }
 }
 
+/// Why a device is on bus 0 after a failure: its `own` port does not fit, or something else.
+fn why(failure: AssignError, own: bool) -> Option<Why> {
+    match failure {
+        AssignError::Window {
+            window, needs, has, ..
+        } if own => Some(Why::NoRoom { window, needs, has }),
+        AssignError::Window { window, needs, .. } => Some(Why::MakesRoom { window, needs }),
+        AssignError::Bar { kind, size, .. } => Some(Why::MakesRoom {
+            window: Window::of(kind),
+            needs: size,
+        }),
+        AssignError::Buses => None,
+    }
+}
+
 /// Tells of an endpoint that has no port, because none fits.
 pub fn tell_loss(device: &str, decision: &PortDecision) {
-    if let Why::NoRoom { .. } = decision.why {
+    if let Why::NoRoom { .. } | Why::MakesRoom { .. } = decision.why {
         let what = "on bus 0: the guest sees neither the device's link nor AtomicOps";
         let loss = Code::NoPort.loss(what, decision.why.to_string()).of(device);
         let hint = "`port=off` for other devices leaves more to this one; `port=off` for this one \
@@ -216,13 +252,13 @@ pub fn tell_loss(device: &str, decision: &PortDecision) {
     }
 }
 
-/// The port whose windows do not fit, and what is missing.
+/// What does not fit; `None` if all BARs and windows fit.
 fn too_large(
     addresses: &[GuestAddress],
     bars: &[Bars],
     windows: &Windows,
     empty: &PortsConfig,
-) -> Option<(Slot, Why)> {
+) -> Option<AssignError> {
     let mut bars = bars.to_vec();
     let mut ports: Vec<Bdf> = Vec::new();
     for (_, port) in addresses.iter().map(GuestAddress::in_tree) {
@@ -244,22 +280,7 @@ fn too_large(
         let (name, port) = address.in_tree();
         TreeFunction { name, port, bars }
     });
-    match assign_tree(functions.collect(), &ports, windows) {
-        Err(AssignError::Window {
-            port,
-            window,
-            needs,
-            has,
-        }) => {
-            let slot = Slot {
-                device: port.device,
-                function: port.function,
-            };
-            let why = Why::NoRoom { window, needs, has };
-            Some((slot, why))
-        }
-        _ => None,
-    }
+    assign_tree(functions.collect(), &ports, windows).err()
 }
 
 #[cfg(test)]
@@ -298,16 +319,24 @@ mod tests {
         assert_eq!(texts(PortChoice::Off), ["on bus 0: `port=off`"; 5]);
     }
 
-    fn bars(size: u64) -> Bars {
-        let kind = BarKind::Memory64 {
-            prefetchable: false,
-        };
+    fn bars(kind: BarKind, size: u64) -> Bars {
         let bar = Bar { kind, size };
         Bars::new([Some(bar), None, None, None, None, None]).unwrap()
     }
 
-    /// The choices, and the sizes of a BAR that needs a window below 4 GiB.
+    /// A 64-bit BAR that is not prefetchable: below 4 GiB behind a port alone.
+    const NVME: BarKind = BarKind::Memory64 {
+        prefetchable: false,
+    };
+
+    /// The decisions for endpoints with such a BAR each.
     fn fitted(devices: &[(&str, u64)]) -> Vec<String> {
+        let with_kind = devices.iter().map(|(text, mib)| (*text, *mib, NVME));
+        fitted_kinds(&with_kind.collect::<Vec<_>>())
+    }
+
+    /// The decisions for endpoints with these choices, and a BAR of so many MiB each.
+    fn fitted_kinds(devices: &[(&str, u64, BarKind)]) -> Vec<String> {
         const MIB: u64 = 1 << 20;
         let window = |start, size| Range { start, size };
         let windows = Windows {
@@ -315,13 +344,14 @@ mod tests {
             mmio64: window(1 << 40, 1 << 40),
             io: window(0x1000, 0xf000),
         };
-        let configs = devices.iter().map(|(text, _)| text.parse().unwrap());
+        let configs = devices.iter().map(|(text, ..)| text.parse().unwrap());
         let mut configs: Vec<DeviceConfig> = configs.collect();
         let kinds = configs.iter().map(|config| config.port);
         let decisions = kinds.map(|choice| decide(choice, Some(FunctionType::Endpoint)));
         let mut decisions: Vec<_> = decisions.collect();
         apply(&mut configs, &decisions);
-        let bars: Vec<_> = devices.iter().map(|(_, mib)| bars(mib * MIB)).collect();
+        let bars = devices.iter().map(|(_, mib, kind)| bars(*kind, mib * MIB));
+        let bars: Vec<_> = bars.collect();
         fit(
             &mut configs,
             &mut decisions,
@@ -364,10 +394,28 @@ mod tests {
         assert!(found[1].contains("on bus 0: a root port for it needs 256 MiB"));
         // What the user wants comes first, and is left to the error if it cannot be.
         let found = fitted(&[("1:0.0", 512), ("2:0.0,port=on", 256)]);
-        assert!(found[0].starts_with("on bus 0: "), "{}", found[0]);
-        assert_eq!(found[1], "behind a root port: `port=on`");
+        let makes_room = "on bus 0: a root port for it leaves too little room for another device \
+                          or port, which needs 256 MiB of memory below 4 GiB";
+        assert_eq!(found, [makes_room, "behind a root port: `port=on`"]);
         let found = fitted(&[("1:0.0,port=on", 1024)]);
         assert_eq!(found, ["behind a root port: `port=on`"]);
+    }
+
+    /// A 32-bit BAR on bus 0 lies only below 4 GiB, where the windows of ports are as well.
+    #[test]
+    fn a_port_makes_room_for_a_bar_on_bus_0() {
+        let near = BarKind::Memory32 {
+            prefetchable: false,
+        };
+        let off = "on bus 0: `port=off`";
+        let found = fitted_kinds(&[("1:0.0,port=off", 16, near), ("2:0.0", 512, NVME)]);
+        assert_eq!(found[0], off);
+        assert!(found[1].contains("which needs 16 MiB of memory below 4 GiB"));
+        // Nobody makes room for what fits nowhere.
+        let found = fitted_kinds(&[("1:0.0,port=off", 1024, near)]);
+        assert_eq!(found, [off]);
+        let found = fitted_kinds(&[("1:0.0,port=off", 256, near), ("2:0.0", 16, NVME)]);
+        assert_eq!(found[1], "behind a root port: it is a PCI Express endpoint");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{io, process, thread};
 use rustix::event::PollFlags;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, chdir, getpid, pidfd_open, setsid};
+use rustix::process::{Pid, PidfdFlags, chdir, getpid, pidfd_open, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::set_name;
 
@@ -149,6 +149,18 @@ pub(super) fn reap(pid: u32) -> Option<Option<i32>> {
         -1 => Some(None),
         _ => Some(libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))),
     }
+}
+
+/// Reaps a child that is about to end. A child that has not ended when `limit` is over stays. A
+/// child that nobody reaps is a zombie until this process ends, and then for as long as the init
+/// process of a container may leave it.
+pub fn reap_within(pid: u32, limit: Duration) {
+    // Before Linux 5.3 there is no pidfd, and the child is reaped only if it has ended.
+    let child = Pid::from_raw(pid.cast_signed());
+    if let Some(Ok(end)) = child.map(|child| pidfd_open(child, PidfdFlags::empty())) {
+        super::ready(end.as_fd(), PollFlags::IN, Some(limit));
+    }
+    reap(pid);
 }
 
 /// The number of this process's group; 0 if the group is in a PID namespace that this process does

@@ -59,7 +59,7 @@ pub fn opener_here() -> Arc<Opener> {
     Arc::new(Opener::here(Arc::new(KernelCalls)))
 }
 
-/// An opener with a process of its own ([`Opener::start`]).
+/// An opener with a process of its own ([`Opener::start`]), which waits for the end of this one.
 ///
 /// # Errors
 /// There are other threads, or no process can be made.
@@ -68,15 +68,21 @@ pub fn opener(
     keep: &[&OwnedFd],
     at_end: impl FnOnce(),
 ) -> io::Result<Arc<Opener>> {
-    Opener::start(limit, Arc::new(KernelCalls), keep, at_end).map(Arc::new)
+    let mut opener = Opener::start(limit, Arc::new(KernelCalls), keep, at_end)?;
+    opener.outlived();
+    Ok(Arc::new(opener))
 }
 
 /// An opener with a process of its own, or without where this process may not fork.
 pub fn opener_or_here(limit: Duration) -> Arc<Opener> {
-    opener(limit, &[], || {}).unwrap_or_else(|e| {
-        debug!("calls for devices are made without another process: {e}");
-        opener_here()
-    })
+    let opener = Opener::start(limit, Arc::new(KernelCalls), &[], || {});
+    opener.map_or_else(
+        |e| {
+            debug!("calls for devices are made without another process: {e}");
+            opener_here()
+        },
+        Arc::new,
+    )
 }
 
 #[cfg(test)]

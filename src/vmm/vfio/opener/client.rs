@@ -26,9 +26,14 @@ const LOOK: Duration = Duration::from_millis(100);
 /// takes a tenth of a second.
 const AFTER_A_FAILURE: Duration = Duration::from_millis(500);
 
+/// How long the end of the process that makes the calls is waited for: its threads have ended.
+const EXIT_LIMIT: Duration = Duration::from_millis(100);
+
 /// Makes the calls for devices that may sleep in the kernel.
 pub struct Opener {
     way: Way,
+    /// The process that makes the calls, if it ends with this value.
+    child: Option<u32>,
     calls: Arc<dyn Calls>,
     limit: Duration,
     /// Whether the vCPUs stop. A call that a vCPU waits for has no limit before.
@@ -76,7 +81,7 @@ impl Opener {
         let (ours, theirs) = Packets::pair()?;
         let theirs = OwnedFd::from(theirs);
         let kept: Vec<_> = [&theirs].into_iter().chain(keep.iter().copied()).collect();
-        process::detach(c"vmm-guardian", &kept, || {
+        let child = process::detach(c"vmm-guardian", &kept, || {
             if let Ok(socket) = theirs.try_clone() {
                 helper::serve(&Packets::from(socket), &calls);
             }
@@ -84,12 +89,21 @@ impl Opener {
             process::settle_to_one_thread();
             at_end();
         })?;
-        Ok(Self::by(Way::Process(ours), calls, limit))
+        let mut opener = Self::by(Way::Process(ours), calls, limit);
+        opener.child = Some(child);
+        Ok(opener)
+    }
+
+    /// Says that the other process waits for the end of this one. Otherwise it ends when this value
+    /// is dropped, unless a call was given up, and is reaped.
+    pub fn outlived(&mut self) {
+        self.child = None;
     }
 
     fn by(way: Way, calls: Arc<dyn Calls>, limit: Duration) -> Self {
         Self {
             way,
+            child: None,
             calls,
             limit,
             stopping: AtomicBool::new(false),
@@ -311,6 +325,18 @@ impl Opener {
                 Some(Answer::Ended(errno)) => return Err(io::Error::from_raw_os_error(errno)),
                 None => return Err(io::Error::from_raw_os_error(libc::EPROTO)),
             }
+        }
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        // The other process ends when its socket does.
+        self.way = Way::Here;
+        if let Some(child) = self.child.take()
+            && !self.is_stuck()
+        {
+            process::reap_within(child, EXIT_LIMIT);
         }
     }
 }

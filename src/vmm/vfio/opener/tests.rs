@@ -8,6 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, wait};
 
 use super::*;
 use crate::sys::process::in_one_thread;
@@ -56,6 +58,28 @@ fn sleeping(outcome: io::Result<()>) -> Waiting {
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     Waiting::behind(&error).unwrap().clone()
+}
+
+/// Whether this process has a child that has not been reaped.
+fn has_child() -> bool {
+    !matches!(wait(WaitOptions::NOHANG), Err(Errno::CHILD))
+}
+
+/// A child that nobody reaps stays a zombie where the init process does not reap either.
+#[test]
+fn the_other_process_is_reaped() {
+    assert!(in_one_thread(|| {
+        let opener = start(|| {});
+        opener.open(DEVICE, "/dev/null").unwrap();
+        assert!(has_child());
+        drop(opener);
+        assert!(!has_child());
+        // A process that goes on does not hold this one up.
+        let opener = start(|| thread::sleep(Duration::from_secs(5)));
+        let begun = Instant::now();
+        drop(opener);
+        assert!(has_child() && begun.elapsed() < SOON);
+    }));
 }
 
 #[test]
