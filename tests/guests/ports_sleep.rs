@@ -1,5 +1,6 @@
-//! A function behind a root port sleeps: what the kernel does when the function wakes again neither
-//! gives the device what the port withholds, nor holds up another vCPU.
+//! A function behind a root port is slow to wake or to be reset: what the kernel does meanwhile
+//! neither gives the device what the port withholds, nor holds up another vCPU, nor outlives a
+//! reboot.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,12 +11,14 @@ use crate::Test;
 use crate::common::asm::{Asm, Width};
 use crate::device::{Call, FakeDevice, ID, PM};
 use crate::pci::{COMMAND, MASTER, MEMORY, SLOT, ecam};
-use crate::ports::{BEHIND, PORT};
+use crate::ports::{BAR1, BEHIND, PORT};
 use crate::vm::Vm;
 
 pub const TESTS: &[Test] = tests![
     waking_gives_no_bus_mastering_that_the_port_withholds,
     a_bus_reset_of_a_sleeping_function_holds_up_no_other_vcpu,
+    a_reboot_during_a_bus_reset_is_whole,
+    a_release_during_a_bus_reset_takes_the_function_away,
 ];
 
 const POWER: u16 = PM + 4;
@@ -122,4 +125,73 @@ fn a_bus_reset_of_a_sleeping_function_holds_up_no_other_vcpu() {
         text,
         format!("asleep\nffffffff\nffffffff\nfree\n{ID:08x}\n")
     );
+}
+
+/// vCPU 0 reboots while the kernel resets the function for vCPU 1. The next boot finds what
+/// firmware has set.
+fn a_reboot_during_a_bus_reset_is_whole() {
+    /// Where the first boot leaves a mark in RAM.
+    const MARK: u32 = STARTED + 8;
+    let ended = Arc::<AtomicBool>::default();
+    let end = Arc::clone(&ended);
+    let device = FakeDevice::new().on_call(move |_, call| {
+        if *call == Call::Reset {
+            thread::sleep(Duration::from_millis(300));
+            end.store(true, Ordering::Release);
+        }
+    });
+    let device = device.into_arc();
+    let both = MEMORY | MASTER;
+    let mut g = Asm::new();
+    let (other, again) = (g.label(), g.label());
+    g.load32(MARK).cmp_eax(1).je(again);
+    g.store32(MARK, 1).commands(both, both);
+    g.local_apic_on().start_others(other, STARTED);
+    let not_yet = g.here();
+    let id = g.pause().cfg_address(BEHIND, 0);
+    g.input(Width::Dword, id).cmp_eax(u32::MAX).jne(not_yet);
+    g.reset();
+    g.bind(again);
+    for (bdf, offset) in [(PORT, 0x3c), (PORT, COMMAND), (BEHIND, 0), (BEHIND, 0x14)] {
+        g.show_at(bdf, offset);
+    }
+    g.show_at(BEHIND, COMMAND).commands(MEMORY, MEMORY);
+    g.store32(BAR1 + 0x20, 0x600d).show(BAR1 + 0x20).power_off();
+    g.bind(other);
+    g.store(Width::Word, ecam(SLOT, BRIDGE_CONTROL), RESET);
+    g.store32(DONE, 1).hang();
+    let vm = Vm::new(g).cpus(2).device_behind_port(&device, "1");
+    let shown = vm.run().numbers();
+    let off = 0x0010_0000;
+    assert_eq!(shown, [0x100, off, ID, BAR1, off, 0x600d]);
+    assert!(ended.load(Ordering::Acquire));
+    // One by the port, and one at the reboot.
+    assert_eq!(device.count(&Call::Reset), 2);
+}
+
+/// The host asks for the device while the guest resets the bus.
+fn a_release_during_a_bus_reset_takes_the_function_away() {
+    let device = FakeDevice::new().with_pin().on_call(|device, call| {
+        if *call == Call::Reset {
+            device.device_event(1);
+            // Long enough for the event thread.
+            thread::sleep(Duration::from_millis(200));
+        }
+    });
+    let device = device.into_arc();
+    let both = MEMORY | MASTER;
+    let mut g = Asm::new();
+    g.commands(both, both);
+    for value in [RESET, 0] {
+        g.write_at(PORT, BRIDGE_CONTROL, Width::Word, value);
+    }
+    g.show_at(BEHIND, 0)
+        .show_at(BEHIND, 0x0c)
+        .commands(both, both);
+    g.show(BAR1 + 0x20).show_at(PORT, 0x18).power_off();
+    let vm = Vm::new(g).device_behind_port(&device, "1");
+    let shown = vm.run().numbers();
+    assert_eq!(shown[..3], [u32::MAX; 3]);
+    assert_eq!(shown[3], 0x0001_0100, "the port stays");
+    assert_eq!((device.kind(), device.command()), (None, 0));
 }
