@@ -61,6 +61,9 @@ pub struct PausePoint {
 #[derive(Default)]
 struct State {
     paused: bool,
+    /// Whether all vCPUs have stopped for the pause. A thread that joins later finds the flag of
+    /// the exit loop set, so it does not run either.
+    stopped: bool,
     stopping: bool,
     threads: Vec<VcpuThread>,
     /// Threads that wait for the end of the pause.
@@ -139,7 +142,7 @@ impl PausePoint {
     /// Whether no vCPU runs because of a pause.
     pub fn is_paused(&self) -> bool {
         let state = self.lock();
-        state.paused && state.running() == 0
+        state.paused && state.stopped
     }
 
     /// Pauses the guest: after this, no vCPU executes an instruction until [`PausePoint::resume`].
@@ -151,7 +154,7 @@ impl PausePoint {
         if self.lock().paused {
             return Err(PauseError::AlreadyPaused);
         }
-        self.change(|state| state.paused = true);
+        self.change(|state| (state.paused, state.stopped) = (true, false));
         let end = Instant::now() + PATIENCE;
         let mut state = self.lock();
         while state.paused && state.running() > 0 {
@@ -168,6 +171,7 @@ impl PausePoint {
             let wait = self.changed.wait_timeout(state, KICK_AGAIN);
             state = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
+        state.stopped = true;
         match state.paused {
             true => Ok(()),
             false => Err(PauseError::Ended),
@@ -261,6 +265,9 @@ mod tests {
         let (point, counter) = (PausePoint::default(), AtomicU64::new(0));
         point.pause().unwrap();
         thread::scope(|scope| {
+            let member = point.join();
+            assert!(point.is_paused(), "a thread that is about to wait");
+            drop(member);
             scope.spawn(|| count(&point, &counter));
             thread::sleep(Duration::from_millis(20));
             assert_eq!(counter.load(Ordering::Relaxed), 0);
