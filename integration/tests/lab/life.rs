@@ -218,6 +218,11 @@ fn was_killed(run: &Run<'_>) -> Result<()> {
 /// or is mapped while the guest runs.
 const DELAYS: [&str; 6] = ["0.1", "0.2", "0.3", "0.5", "0.8", "1.2"];
 
+/// Waits until no process makes a call for a run. A call that SIGKILL has left alone goes on to its
+/// end, and its file is closed then.
+const UNTIL_QUIET: &str = "for _ in $(seq 30); do \
+     grep -q vmm-guardian /proc/[0-9]*/comm 2>/dev/null || break; sleep 0.1; done";
+
 /// A signal at any moment of the start leaves no page pinned and no file open.
 fn ended_early() -> Scenario {
     let bdf = DISK.bdf();
@@ -227,7 +232,8 @@ fn ended_early() -> Scenario {
             script.push_str(&format!(
                 "start_vmm $boot --memory 1G --iommu {iommu} --vfio {bdf} \
                  --cmdline \"$cmdline lab.act=loop\"\n\
-                 sleep {delay}\nkill -{signal} $vmm_pid\nwait_vmm\nin_use after-{signal}\n"
+                 sleep {delay}\nkill -{signal} $vmm_pid\nwait_vmm\n{UNTIL_QUIET}\n\
+                 in_use after-{signal}\n"
             ));
         }
     }
