@@ -68,6 +68,7 @@ pub(super) fn prepare(kernel: &FakeKernel, path: &Path, text: &str) -> io::Resul
         // A failed test must not leave a reader of its output waiting.
         sleep.arg("60").stdout(Stdio::null()).stderr(Stdio::null());
         let child = sleep.spawn()?;
+        await_sleep(child.id());
         process = Process::of(child.id()).unwrap();
         state.asleep = Some((child, path.into(), text.into()));
     }
@@ -79,6 +80,22 @@ pub(super) fn prepare(kernel: &FakeKernel, path: &Path, text: &str) -> io::Resul
         text: text.into(),
         process,
     }))
+}
+
+/// Waits until the child has begun to sleep. Before, a loader that waits for a page of its file
+/// looks like a call that no signal can end.
+fn await_sleep(pid: u32) {
+    let sleeps = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| stat.contains("(sleep) S "))
+    };
+    for _ in 0..1000 {
+        if sleeps() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("process {pid} does not sleep");
 }
 
 impl FakeKernel {
