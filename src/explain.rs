@@ -4,38 +4,27 @@
 //! No VM is created. If VFIO can open a device, explain opens it as a run does, which resets the
 //! device. For any other device, explain reads sysfs, and the report names the problem.
 
+mod error;
 mod picture;
 pub mod register_names;
 mod registers;
 pub mod report;
 mod source;
+mod subject;
 mod text;
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::fs;
 
 use host::bind::DEFAULT_LIMIT;
 use host::limited;
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
 use pci::Bdf;
-use pci::addr::Range;
-use pci::bar::{BAR_COUNT, BarError, BarKind, Bars};
-use pci::bar_assignment::AssignError;
 use pci::bridge_windows::Reserve;
-
-use pci::clique;
-use pci::clique::CliqueError;
-use pci::host_path::HostPath;
-use pci::msix::MsixCapability;
-use pci::msix_layout::MsixLayout;
-use pci::regs;
 use pci::tree_assignment::{TreeFunction, assign_tree};
-use report::{
-    Bar, Cpus, Device, Dma, Explanation, Group, Interrupt, Member, PeerToPeer, Piece, Problem,
-};
-use source::Source;
+use report::{Cpus, Dma, Explanation, PeerToPeer, Problem};
+use subject::{NOWHERE, Subject};
 use vmm::boot::Images;
 use vmm::config::device::{DeviceConfig, Slot};
 use vmm::config::memory::Pages;
@@ -44,88 +33,22 @@ use vmm::config::ports::OCCUPIED;
 use vmm::config::slots::{self, GuestAddress};
 use vmm::config::{Iommu, VmConfig, window};
 use vmm::hostinfo::name::{HostName, parse_address};
-use vmm::hostinfo::pci_device::PciDevice;
-use vmm::hostinfo::sysfs;
+use vmm::hostinfo::resizable;
 use vmm::hostinfo::sysfs::Sysfs;
-use vmm::hostinfo::{resets, resizable};
-use vmm::layout::{Layout, LayoutError, Reach};
+use vmm::layout::{Layout, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
 use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
-use vmm::vfio::device::{IrqInfo, SharedDevice};
-use vmm::vfio::function::policy::Original;
-use vmm::vfio::function::rom::{RomError, RomSource};
-use vmm::vfio::function::{expected, mmap_areas, policy, rom, snapshot};
-use vmm::vfio::host_path;
+use vmm::vcpu;
+use vmm::vfio::device::SharedDevice;
+use vmm::vfio::function::{expected, rom};
 use vmm::vfio::kernel_calls::{opener_here, opener_or_here};
 use vmm::vfio::open;
+use vmm::vfio::open::Opened;
 use vmm::vfio::open::peers::Way;
-use vmm::vfio::open::{Opened, VfioError};
-use vmm::vfio::vfio_file::VfioFile;
-use vmm::{layout, vcpu};
 
-/// The reason why explain fails.
-#[derive(Debug, thiserror::Error)]
-pub enum ExplainError {
-    /// The address is invalid, or the host has no such device.
-    #[error(transparent)]
-    Vfio(#[from] VfioError),
-    /// The ROM file cannot be used.
-    #[error(transparent)]
-    Rom(#[from] RomError),
-    /// The memory does not fit the address space.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// sysfs cannot be read.
-    #[error("cannot read facts about {} from sysfs", .name.in_words())]
-    Sysfs {
-        /// The device.
-        name: HostName,
-        /// The errno.
-        source: io::Error,
-    },
-    /// The BARs contradict the specification.
-    #[error("{}: {source}", .name.in_words())]
-    Bars {
-        /// The device.
-        name: HostName,
-        /// What is wrong.
-        source: BarError,
-    },
-    /// The device gets no clique.
-    #[error("{}: {source}", .name.in_words())]
-    Clique {
-        /// The device.
-        name: HostName,
-        /// Why not.
-        source: CliqueError,
-    },
-    /// The BARs do not fit the address space.
-    #[error(transparent)]
-    Assign(#[from] AssignError),
-    /// Only the file of a mediated device shows its registers, and explain must not use the file.
-    #[error(
-        "a device by an open file is explained by sysfs, which shows no registers of a mediated \
-         device: to read them, explain would have to bind the file, which can be bound once"
-    )]
-    Given,
-}
-
-impl ExplainError {
-    /// The remedy, most often a command to type.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Vfio(e) => e.hint(),
-            Self::Rom(e) => Some(e.hint()),
-            Self::Clique { name, .. } => Some(format!("remove `clique=` for --vfio {name}")),
-            Self::Given => Some("name the devices by their addresses and UUIDs".into()),
-            Self::Layout(_) => Some("give the guest less with --memory".into()),
-            Self::Assign(e) => Some(window::remedy(e).into()),
-            _ => None,
-        }
-    }
-}
+pub use error::ExplainError;
 
 /// Explains what a run with this configuration would do with its devices.
 ///
@@ -361,257 +284,10 @@ fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer
     })
 }
 
-/// The address of a device that gets none, because the guest has too many.
-const NOWHERE: Bdf = Bdf {
-    segment: 0,
-    bus: 0,
-    device: 0,
-    function: 0,
-};
-
 fn on_root(slot: Slot) -> Bdf {
     Bdf {
         device: slot.device,
         function: slot.function,
         ..NOWHERE
-    }
-}
-
-/// A device to explain.
-struct Subject {
-    name: HostName,
-    /// Its directory in sysfs.
-    path: PathBuf,
-    rom: RomSource,
-    guest: Bdf,
-    /// The root port above the device in the guest.
-    port: Option<Bdf>,
-    decision: PortDecision,
-    /// What a root port above the device shows.
-    path_to_root: HostPath,
-    driver: Option<String>,
-    group: Option<Group>,
-    resets: Vec<String>,
-    source: Source,
-    /// The configuration space with what mini-vmm adds to the device's.
-    shown: Vec<u8>,
-    bars: Bars,
-    msix: Option<MsixCapability>,
-}
-
-impl Subject {
-    fn read(
-        sysfs: &Sysfs,
-        config: &DeviceConfig,
-        decision: PortDecision,
-        device: Option<&VfioFile>,
-    ) -> Result<Self, ExplainError> {
-        let name = parse_address(&config.address)
-            .map_err(|_| VfioError::BadAddress(config.address.clone()))?;
-        let unreadable = |source| ExplainError::Sysfs { name, source };
-        let path = sysfs.path_of(name);
-        if !path.exists() {
-            return Err(match name {
-                HostName::Pci(bdf) => VfioError::NoDevice(bdf).into(),
-                HostName::Mediated(uuid) => VfioError::NoMediated(uuid).into(),
-            });
-        }
-        let source = match device {
-            Some(device) => Source::device(device).map_err(VfioError::Device)?,
-            None => Source::sysfs(&path).map_err(unreadable)?,
-        };
-        let mut shown = source.image.clone();
-        if let Some(number) = config.clique {
-            let in_use = policy::in_use(&source.image, &source.hardware);
-            clique::add(&mut shown, number, &in_use)
-                .map_err(|source| ExplainError::Clique { name, source })?;
-        }
-        let sizes = source.regions.each_ref().map(|region| region.size);
-        let from = RomSource::load(&config.rom)?;
-        let rom = from.size(&name.to_string(), &source.rom);
-        let bars = Bars::decode(source.raw_bars(), sizes)
-            .and_then(|bars| match rom {
-                0 => Ok(bars),
-                size => bars.with_rom(size),
-            })
-            .map_err(|source| ExplainError::Bars { name, source })?;
-        snapshot::tell_losses(&name.to_string(), &source.image);
-        let path_to_root = match device {
-            Some(device) => host_path::of(device).map_err(VfioError::Device)?,
-            None => source.path(sysfs, name),
-        };
-        Ok(Self {
-            name,
-            guest: NOWHERE,
-            port: None,
-            decision,
-            path_to_root,
-            driver: sysfs::link_name(&path.join("driver")).map_err(unreadable)?,
-            group: group(sysfs, name, &path).map_err(unreadable)?,
-            resets: resets::methods(&path),
-            msix: MsixCapability::parse(&source.image),
-            source,
-            shown,
-            bars,
-            path,
-            rom: from,
-        })
-    }
-
-    /// The memory BARs at their first addresses.
-    fn first_bars(&self) -> Vec<picture::FirstBar> {
-        self.bars
-            .iter()
-            .filter(|(_, bar, _)| !bar.kind.is_io())
-            .map(|(index, bar, start)| {
-                let range = Range {
-                    start,
-                    size: bar.size,
-                };
-                (format!("BAR {index} of {}", self.guest), range)
-            })
-            .collect()
-    }
-
-    fn report(self) -> Device {
-        let name = self.name.to_string();
-        let original = Original {
-            name: &name,
-            snapshot: &self.shown,
-            hardware: &self.source.hardware,
-            bar_0: self.source.regions[0].size,
-            port: self.port.map(|_| self.path_to_root),
-        };
-        let mut config = policy::apply(&original);
-        // BAR registers have the values that firmware leaves.
-        for register in 0..BAR_COUNT as u16 {
-            let offset = regs::BAR + 4 * register;
-            let mut value = [0; 4];
-            self.bars.read(offset, &mut value);
-            config.set_u32(offset, u32::from_le_bytes(value));
-        }
-        if self.source.irqs[0].is_some() {
-            config.set_u8(
-                regs::INTERRUPT_PIN,
-                self.guest.function % layout::INTX_PINS + 1,
-            );
-        }
-        Device {
-            host: name.clone(),
-            guest: self.guest.to_string(),
-            port: self.port.map(|port| port.to_string()),
-            port_reason: self.decision.to_string(),
-            link: self.port.map(|_| self.path_to_root.link.to_string()),
-            bars: self.bars.iter().map(|bar| self.bar(bar)).collect(),
-            interrupts: self.interrupts(),
-            registers: registers::fields(&original, &config),
-            partial: self.source.partial,
-            driver: self.driver,
-            group: self.group,
-            resets: self.resets,
-        }
-    }
-
-    /// Describes the mapped and the trapped parts of a BAR, as in a run.
-    fn bar(&self, (index, bar, address): (usize, &pci::bar::Bar, u64)) -> Bar {
-        let prefetchable = |yes| if yes { ", prefetchable" } else { "" };
-        let kind = match bar.kind {
-            BarKind::Io => "ports".into(),
-            BarKind::Rom => "expansion ROM, from a copy".into(),
-            BarKind::Memory32 { prefetchable: p } => format!("32-bit memory{}", prefetchable(p)),
-            BarKind::Memory64 { prefetchable: p } => format!("64-bit memory{}", prefetchable(p)),
-        };
-        let mappable = match self.source.regions.get(index) {
-            Some(region) if !bar.kind.is_io() => region.mappable.as_slice(),
-            _ => &[],
-        };
-        let msix = self.msix.as_ref();
-        let hidden = msix.map(|msix| MsixLayout::of(msix).ranges(index));
-        let mut hidden = hidden.unwrap_or_default();
-        hidden.extend(self.source.mirrors.get(index).into_iter().flatten());
-        let mapped = mmap_areas::plan(bar.size, mappable, &hidden);
-        let as_ranges = |parts: &[(u64, u64)]| -> Vec<Range> {
-            let ranges = parts.iter().map(|&(start, size)| Range { start, size });
-            ranges.collect()
-        };
-        let beyond = Range {
-            start: bar.size,
-            size: 0,
-        };
-        let mut ranges = as_ranges(&mapped);
-        ranges.push(beyond);
-        let piece = |range: &Range| Piece {
-            offset: picture::hex(range.start),
-            size: range.size,
-        };
-        Bar {
-            index,
-            kind,
-            size: bar.size,
-            guest: picture::hex(address),
-            trapped: picture::gaps(&ranges).iter().map(piece).collect(),
-            mapped: as_ranges(&mapped).iter().map(piece).collect(),
-        }
-    }
-
-    /// The kinds of interrupt that the guest may choose from, the best first.
-    fn interrupts(&self) -> Vec<Interrupt> {
-        let [intx, msi, msix] = self.source.irqs;
-        let adding = |irq: IrqInfo| match irq.resizable {
-            true => "vectors are added while others are live",
-            false => "to add a vector, the others are off for a moment",
-        };
-        let pin = self.guest.function % layout::INTX_PINS;
-        // A port passes the pins of its link's device 0 on as its own.
-        let gsi = layout::gsi_of_pin(self.port.unwrap_or(self.guest).device, pin);
-        let pin_name = char::from(b'A' + pin);
-        let ways = [
-            msix.zip(self.msix).map(|(irq, capability)| Interrupt {
-                kind: "MSI-X",
-                vectors: irq.count.min(capability.vectors.into()),
-                way: format!(
-                    "an eventfd for each vector in use, from VFIO to KVM; {}",
-                    adding(irq)
-                ),
-            }),
-            msi.map(|irq| Interrupt {
-                kind: "MSI",
-                vectors: irq.count,
-                way: "an eventfd for each message, from VFIO to KVM".into(),
-            }),
-            intx.map(|irq| Interrupt {
-                kind: "INTx",
-                vectors: irq.count,
-                way: format!(
-                    "INT{pin_name}, GSI {gsi}: a level, unmasked when the guest has served it"
-                ),
-            }),
-        ];
-        ways.into_iter().flatten().collect()
-    }
-}
-
-fn group(sysfs: &Sysfs, name: HostName, path: &Path) -> io::Result<Option<Group>> {
-    let number = sysfs::link_name(&path.join("iommu_group"))?.and_then(|g| g.parse().ok());
-    let Some(number) = number else {
-        return Ok(None);
-    };
-    let members = sysfs.group_members(number)?;
-    let mut members: Vec<Member> = members.iter().map(member).collect();
-    if let HostName::Mediated(_) = name {
-        members.push(Member {
-            host: name.to_string(),
-            driver: None,
-            blocks: false,
-        });
-    }
-    Ok(Some(Group { number, members }))
-}
-
-fn member(device: &PciDevice) -> Member {
-    Member {
-        host: device.bdf.to_string(),
-        driver: device.driver.clone(),
-        blocks: device.blocks_group(),
     }
 }
