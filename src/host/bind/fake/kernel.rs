@@ -11,7 +11,7 @@ use std::{fs, io};
 
 use pci::Bdf;
 
-use super::{calls, functions};
+use super::calls;
 use crate::bind::{Call, Kernel};
 
 /// The change at which the kernel fails.
@@ -150,7 +150,7 @@ impl FakeKernel {
     }
 
     pub fn forget_functions(&self, physical: &str) {
-        functions::make(self, physical.parse().unwrap(), 0).unwrap();
+        self.make_functions(physical.parse().unwrap(), 0).unwrap();
     }
 
     pub fn remove_device(&self, bdf: Bdf) {
@@ -214,7 +214,7 @@ impl FakeKernel {
         }
         // vfio-pci removes virtual functions when it is unbound (drivers/vfio/pci/vfio_pci_core.c).
         if fs::read_link(self.device(bdf).join("virtfn0")).is_ok() {
-            functions::make(self, bdf, 0).unwrap();
+            self.make_functions(bdf, 0).unwrap();
         }
         let gone = |path: PathBuf| {
             fs::remove_file(&path).unwrap();
@@ -317,7 +317,7 @@ impl FakeKernel {
                 Ok(())
             }
             "sriov_drivers_autoprobe" => fs::write(path, format!("{text}\n")),
-            "sriov_numvfs" => functions::make(self, above.parse().unwrap(), text.parse().unwrap()),
+            "sriov_numvfs" => self.make_functions(above.parse().unwrap(), text.parse().unwrap()),
             other => panic!("nothing is written to {other}"),
         };
         outcome?;
