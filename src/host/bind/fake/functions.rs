@@ -9,8 +9,8 @@ use super::FakeKernel;
 use super::kernel::errno;
 
 impl FakeKernel {
-    /// Makes virtual functions, or removes all of them. A file `makes` says how many a device makes at
-    /// most, or with which errno it fails.
+    /// Makes virtual functions, or removes all of them. A file `makes` says how many a device makes
+    /// at most, or with which errno it fails.
     pub(super) fn make_functions(&self, physical: Bdf, count: u32) -> io::Result<()> {
         let dir = self.device(physical);
         let made: u32 = fs::read_to_string(dir.join("sriov_numvfs"))?
