@@ -113,6 +113,16 @@ impl Guest {
     }
 }
 
+/// A guest that says that it runs, and does nothing after that.
+fn hang(g: &mut Asm) {
+    g.print("ready").hang();
+}
+
+/// A guest that says at each boot that it boots.
+fn boot(g: &mut Asm) {
+    g.print("boot\n").hang();
+}
+
 /// A guest that prints dots without an end.
 fn dots(g: &mut Asm) {
     let again = g.here();
@@ -131,12 +141,7 @@ fn ping_and_info() {
     if !kvm() {
         return;
     }
-    let guest = Guest::start(
-        |g| {
-            g.print("ready").hang();
-        },
-        &["--cpus", "2", "--cmdline", "quiet"],
-    );
+    let guest = Guest::start(hang, &["--cpus", "2", "--cmdline", "quiet"]);
     guest.run.stdout.wait_for("ready");
     let pong = guest.raw("GET /api/v1/vmm.ping HTTP/1.1\r\nConnection: close\r\n\r\n");
     let (head, body) = pong.split_once("\r\n\r\n").unwrap();
@@ -166,9 +171,7 @@ fn the_socket_is_private_and_goes() {
     }
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         let socket = SocketPath::new();
-        let file = kernel(|g| {
-            g.print("ready").hang();
-        });
+        let file = kernel(hang);
         let run = command(&file, &["--api-socket", socket.text()]);
         let mut shell = Command::new("sh");
         shell.args(["-c", "umask 0; exec \"$@\"", "sh"]);
@@ -200,9 +203,6 @@ fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
     if !kvm() {
         return;
     }
-    let hang = |g: &mut Asm| {
-        g.print("ready").hang();
-    };
     let mut first = Guest::start(hang, &[]);
     first.run.stdout.wait_for("ready");
     let kernel_file = kernel(hang);
@@ -258,12 +258,7 @@ fn anothers_socket_stays() {
     if !kvm() {
         return;
     }
-    let mut guest = Guest::start(
-        |g| {
-            g.print("ready").hang();
-        },
-        &[],
-    );
+    let mut guest = Guest::start(hang, &[]);
     fs::remove_file(guest.socket.path()).unwrap();
     let _other = UnixListener::bind(guest.socket.path()).unwrap();
     guest.run.signal(libc::SIGTERM);
@@ -276,12 +271,7 @@ fn another_user_is_refused() {
     if !kvm() {
         return;
     }
-    let guest = Guest::start(
-        |g| {
-            g.print("ready").hang();
-        },
-        &[],
-    );
+    let guest = Guest::start(hang, &[]);
     let as_user = |verb: &str| {
         let mut command = Command::new("curl");
         let url = format!("http://localhost/api/v1/{verb}");
@@ -355,12 +345,7 @@ fn a_reboot_ends_a_pause() {
     if !kvm() {
         return;
     }
-    let mut guest = Guest::start(
-        |g| {
-            g.print("boot\n").hang();
-        },
-        &[],
-    );
+    let mut guest = Guest::start(boot, &[]);
     guest.run.stdout.wait_for("boot\n");
     guest.ctl(&["reboot"]);
     guest.run.stdout.wait_for("boot\nboot\n");
@@ -374,12 +359,7 @@ fn a_reboot_ends_a_pause() {
     );
     guest.ctl(&["shutdown"]);
     guest.run.ends_well();
-    let mut guest = Guest::start(
-        |g| {
-            g.print("boot\n").hang();
-        },
-        &["--no-reboot"],
-    );
+    let mut guest = Guest::start(boot, &["--no-reboot"]);
     guest.ctl(&["reboot"]);
     guest.run.ends_well();
 }
@@ -389,12 +369,7 @@ fn events_come_in_order() {
     if !kvm() {
         return;
     }
-    let mut guest = Guest::start(
-        |g| {
-            g.print("boot\n").hang();
-        },
-        &[],
-    );
+    let mut guest = Guest::start(boot, &[]);
     let mut follow = Command::new(PROGRAM);
     follow.arg("ctl").arg(guest.socket.path());
     follow.args(["events", "--since", "0", "--json"]);

@@ -100,18 +100,23 @@ fn nothing_runs_in_a_pause() {
     }
 }
 
-fn interrupts_gather_in_a_pause() {
-    let device = FakeDevice::new().into_arc();
-    let mut g = Asm::new();
-    g.interrupts(&[]).handler(V, BAR0 + COUNT);
-    g.command(MEMORY).msix_control(ENABLE).unmask_with(0, V);
-    g.print("ready\n");
+/// The guest does nothing until the device says so, and powers off.
+fn until_end(g: &mut Asm) {
     let again = g.here();
     g.pause()
         .load32(BAR0 + END)
         .cmp_eax(1)
         .jb(again)
         .power_off();
+}
+
+fn interrupts_gather_in_a_pause() {
+    let device = FakeDevice::new().into_arc();
+    let mut g = Asm::new();
+    g.interrupts(&[]).handler(V, BAR0 + COUNT);
+    g.command(MEMORY).msix_control(ENABLE).unmask_with(0, V);
+    g.print("ready\n");
+    until_end(&mut g);
     let beside = Arc::clone(&device);
     let ended = Vm::new(g).device(&device).run_beside(|live| {
         live.wait_for("ready\n");
@@ -294,12 +299,7 @@ fn a_function_is_shown() {
     g.interrupts(&[V]).command(MEMORY | MASTER);
     g.msix_control(ENABLE).unmask_with(3, V);
     g.print("ready\n");
-    let again = g.here();
-    g.pause()
-        .load32(BAR0 + END)
-        .cmp_eax(1)
-        .jb(again)
-        .power_off();
+    until_end(&mut g);
     let beside = Arc::clone(&device);
     let ended = Vm::new(g).device(&device).run_beside(|live| {
         live.wait_for("ready\n");
