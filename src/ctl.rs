@@ -86,8 +86,7 @@ fn change(path: &Path, name: &str) -> Result<(), CtlError> {
     accepted(answer).map(|_| ())
 }
 
-/// Prints an answer: as it came, or by `text`, which returns `None` for an answer that it does not
-/// understand.
+/// Prints an answer as JSON, or for people by `text`. `text` returns `None` if a field is missing.
 fn show(
     path: &Path,
     name: &str,

@@ -42,7 +42,7 @@ impl ClientError {
         match self {
             Self::Connect { path, source } => Some(match source.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    format!("become the user that runs the guest: see ls -l {path}")
+                    format!("run this command as the owner of the socket, whom ls -l {path} names")
                 }
                 _ => format!("start the guest with --api-socket {path}"),
             }),

@@ -133,7 +133,7 @@ impl Connection {
     pub fn expire(&mut self) {
         match self.state {
             State::Reading if !self.input.is_empty() && self.output.is_empty() => {
-                let late = "The request has not arrived whole within 10 seconds";
+                let late = "The request is incomplete after 10 seconds";
                 let late = Response::error(Status::RequestTimeout, &[late]);
                 self.refuse(&late, Instant::now());
             }
@@ -193,7 +193,7 @@ impl Connection {
             }
             Parsed::Partial { .. } if self.input.len() >= INPUT_BUFFER => {
                 // Nothing more is read: the rest of the request would never arrive.
-                let why = "The request and the framing of its chunks are larger than 88 KiB";
+                let why = "The request with the framing of its chunks has more than 88 KiB";
                 self.refuse(&Response::error(Status::ContentTooLarge, &[why]), now);
                 None
             }

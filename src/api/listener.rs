@@ -103,7 +103,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let same = fs::symlink_metadata(&self.path).is_ok_and(|now| id(&now) == self.id);
         if same && let Err(e) = fs::remove_file(&self.path) {
-            tracing::warn!("the socket {} stays: {e}", self.path.display());
+            tracing::warn!("cannot remove the socket {}: {e}", self.path.display());
         }
     }
 }

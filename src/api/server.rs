@@ -157,7 +157,7 @@ impl Thread {
             match data.u64() {
                 LISTENER if flags.intersects(EventFlags::HUP | EventFlags::ERR) => {
                     // Another process that has the socket has shut it down for good (shutdown(2)).
-                    error!("the API takes no more connections: its socket was shut down");
+                    error!("the control socket was shut down, and takes no more connections");
                     self.forget_listener();
                 }
                 LISTENER => self.accept(),
@@ -386,7 +386,7 @@ fn dispatch(
         let seen = match since(&request, log.last()) {
             Ok(seen) => seen,
             Err(why) => {
-                let hint = "hint: the numbers of another run do not count: leave since out";
+                let hint = "hint: leave `since` out: each run numbers its events from 1";
                 return Some(Response::error(Status::BadRequest, &[&why, hint]));
             }
         };
@@ -405,7 +405,7 @@ fn dispatch(
         Kind::Change => (
             workers.change(job),
             Status::Conflict,
-            "Another change is being made: try again when it has ended",
+            "Another change is under way: send the request again when that change has ended",
         ),
         _ => (
             workers.query(job),

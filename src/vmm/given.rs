@@ -76,7 +76,7 @@ pub enum GivenError {
         /// What the kernel calls the file.
         name: String,
     },
-    /// A device with an open node is bound already.
+    /// A device that is given by its open node cannot have `managed=on`.
     #[error("{0} is bound to VFIO already, and cannot be bound for this run alone")]
     Managed(HostName),
     /// The interface does not take the file of a device.

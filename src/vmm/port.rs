@@ -32,7 +32,8 @@ pub struct Port {
     /// The port's number, by which the level of its pin is known.
     number: u8,
     upstream: Arc<Upstream>,
-    /// The functions behind the port. The devices close although the port is still there.
+    /// The functions behind the port. The port does not keep them open, because a device can be
+    /// closed while its port stays.
     behind: RwLock<Vec<Weak<VfioFunction>>>,
 }
 
@@ -56,8 +57,8 @@ impl Port {
         &self.upstream
     }
 
-    /// Another function comes behind the port: from now on the port shows what the ways of all have
-    /// in common.
+    /// Called when another function comes behind the port. The port shows what all its functions
+    /// have in common of their ways to the host's root complex.
     pub fn share_path(&self, path: HostPath) {
         self.change(|registers| {
             let all = [registers.shape().path, path];

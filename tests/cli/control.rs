@@ -382,7 +382,7 @@ fn events_come_in_order() {
     guest.refuses(
         &["events", "--since", "99"],
         "after the last event",
-        "leave since out",
+        "leave `since` out",
     );
     guest.ctl(&["shutdown"]);
     guest.run.ends_well();

@@ -355,7 +355,8 @@ impl Dma {
         outcome
     }
 
-    /// The maps of now, in the order of their addresses. No lock is taken that mapping keeps.
+    /// The present maps, in the order of their addresses. A call that maps memory does not delay
+    /// the answer.
     pub fn maps(&self) -> Vec<DmaMap> {
         let state = self.lock();
         let ram = state.ram.iter().map(|(start, ram)| DmaMap {
