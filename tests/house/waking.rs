@@ -18,8 +18,7 @@ const LIMITED: &[(&str, &str, &str)] = &[
     (
         "\"config\"",
         "src/vmm/config/port.rs",
-        "no limit of its own: a device with a known call under way is refused before; the reset of \
-         another program would hold the read",
+        "the caller's reader: the opener, or host::limited",
     ),
     (
         "resource{bar}_resize",
