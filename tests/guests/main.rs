@@ -45,6 +45,7 @@ mod peers;
 mod pin;
 mod ports;
 mod ports_race;
+mod ports_reset;
 mod ports_sleep;
 mod power_button;
 mod power_on;
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         ports,
         empty_ports,
         ports_race,
+        ports_reset,
         ports_sleep,
         power_button,
         power_on,

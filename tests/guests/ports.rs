@@ -3,14 +3,11 @@
 
 use std::sync::Arc;
 
-use vmm::vfio::device::Irq;
-
 use crate::Test;
 use crate::common::asm::{Asm, Width};
 use crate::device::{Call, FakeDevice, ID, MSIX};
 use crate::irq_code::{ENABLE, MESSAGE_ADDRESS};
 use crate::pci::{COMMAND, IO, MASTER, MEMORY, bar_register, ecam};
-use crate::reset_kinds::{Outcome, Resets};
 use crate::vm::{Ended, Vm};
 
 pub const TESTS: &[Test] = tests![
@@ -21,9 +18,6 @@ pub const TESTS: &[Test] = tests![
     ports_need_the_ports_window,
     a_closed_port_unmaps_and_opens_again,
     bus_mastering_needs_the_ports,
-    a_secondary_bus_reset_resets_the_function,
-    a_disabled_link_resets_the_function,
-    a_device_without_a_reset_gets_a_hot_reset,
     no_register_of_a_port_reaches_the_device,
     pins_are_swizzled,
     messages_come_through,
@@ -38,7 +32,7 @@ pub const BEHIND: Bdf = (1, 0, 0);
 pub type Bdf = (u8, u8, u8);
 
 /// Where the BARs are: the largest first, in the port's windows.
-const BAR0: u32 = 0xc000_0000;
+pub const BAR0: u32 = 0xc000_0000;
 const ROM: u32 = 0xc000_4000;
 pub const BAR1: u32 = 0xc000_6000;
 const BAR2: u16 = 0x1000;
@@ -52,10 +46,10 @@ const ASK: u32 = BAR1 + 8;
 const NUMBERS: u16 = 0x18;
 const MEMORY_WINDOW: u16 = 0x20;
 const IO_WINDOW: u16 = 0x1c;
-const BRIDGE_CONTROL: u16 = 0x3e;
-const RESET: u32 = 0x40;
-const LINK_CONTROL: u16 = 0x50;
-const LINK_DISABLE: u32 = 0x10;
+pub const BRIDGE_CONTROL: u16 = 0x3e;
+pub const RESET: u32 = 0x40;
+pub const LINK_CONTROL: u16 = 0x50;
+pub const LINK_DISABLE: u32 = 0x10;
 const SLOT_CONTROL: u16 = 0x58;
 const POWER_OFF: u32 = 0x400;
 
@@ -96,13 +90,13 @@ fn run(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Ended {
     Vm::new(g).device_behind_port(device, "1").run()
 }
 
-fn numbers(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
+pub fn numbers(device: &Arc<FakeDevice>, build: impl FnOnce(&mut Asm)) -> Vec<u32> {
     run(device, build).numbers()
 }
 
 /// A device with a number in BAR 0, which is mapped, one in BAR 1, which traps, and one in its
 /// ports.
-fn device() -> FakeDevice {
+pub fn device() -> FakeDevice {
     let device = FakeDevice::new();
     device.poke(0, 0x20, 0x600d_0000);
     device.poke(1, 0x20, 0x600d_0001);
@@ -111,12 +105,12 @@ fn device() -> FakeDevice {
 }
 
 /// Prints what BAR 0 and BAR 1 have.
-fn look(g: &mut Asm) {
+pub fn look(g: &mut Asm) {
     g.show(BAR0 + 0x20).show(BAR1 + 0x20);
 }
 
-const THERE: [u32; 2] = [0x600d_0000, 0x600d_0001];
-const NOWHERE: [u32; 2] = [u32::MAX; 2];
+pub const THERE: [u32; 2] = [0x600d_0000, 0x600d_0001];
+pub const NOWHERE: [u32; 2] = [u32::MAX; 2];
 
 fn firmware_has_set_the_port_up() {
     let shown = numbers(&device().into_arc(), |g| {
@@ -306,84 +300,6 @@ fn bus_mastering_needs_the_ports() {
     let guests: Vec<_> = sent.into_iter().skip_while(|low| *low == 0).collect();
     assert_eq!(guests[..5], [2, 6, 2, 6, 0]);
     assert!(guests[5..].iter().all(|low| *low == 0), "{guests:?}");
-}
-
-/// Resets the function by a bit of the port. The device is reset once, reads as ones until the bit
-/// is cleared, and then has no addresses and decodes nothing.
-fn reset_by(register: u16, bit: u32) {
-    let device = device().into_arc();
-    let both = MEMORY | MASTER;
-    let shown = numbers(&device, |g| {
-        g.commands(both, both);
-        g.write_at(BEHIND, MSIX + 2, Width::Word, ENABLE);
-        look(g);
-        g.write_at(PORT, register, Width::Word, bit);
-        look(g);
-        g.show_at(BEHIND, 0);
-        // Dropped.
-        g.write_at(BEHIND, bar_register(0), Width::Dword, BAR0);
-        g.write_at(PORT, register, Width::Word, bit);
-        g.write_at(PORT, register, Width::Word, 0);
-        g.show_at(BEHIND, 0).show_at(BEHIND, COMMAND);
-        g.show_at(BEHIND, bar_register(0)).show_at(BEHIND, MSIX);
-        look(g);
-        g.write_at(BEHIND, bar_register(0), Width::Dword, BAR0);
-        g.write_at(BEHIND, bar_register(1), Width::Dword, BAR1);
-        g.write_at(BEHIND, COMMAND, Width::Word, MEMORY);
-        look(g);
-    });
-    assert_eq!(shown[..2], THERE);
-    assert_eq!(shown[2..5], [u32::MAX; 3]);
-    assert_eq!(shown[5..8], [ID, 0x0010_0000, 0]);
-    assert_eq!(shown[8] & 0xc000_0000, 0, "MSI-X is off");
-    assert_eq!(shown[9..11], NOWHERE);
-    assert_eq!(shown[11..], THERE);
-    assert_eq!(device.count(&Call::Reset), 1);
-    // The device was quiet before its reset.
-    let calls = device.calls();
-    let reset = calls.iter().position(|call| *call == Call::Reset).unwrap();
-    let quiet = |call: &Call| matches!(call, Call::Config(4, data) if data[0] & 7 == 0);
-    assert!(calls[..reset].iter().rev().take(3).any(quiet), "{calls:?}");
-    let off = calls
-        .iter()
-        .rposition(|call| *call == Call::Disable(Irq::Msix));
-    assert!(off.unwrap() < reset, "{calls:?}");
-}
-
-fn a_secondary_bus_reset_resets_the_function() {
-    reset_by(BRIDGE_CONTROL, RESET);
-}
-
-fn a_disabled_link_resets_the_function() {
-    reset_by(LINK_CONTROL, LINK_DISABLE);
-}
-
-/// A hot reset is made where it resets what is behind the port, and nothing else.
-fn a_device_without_a_reset_gets_a_hot_reset() {
-    let alone = Resets {
-        hot: Outcome::Works,
-        bus: &["0000:01:00.0"],
-        ..Resets::NONE
-    };
-    let with_another = Resets {
-        bus: &["0000:01:00.0", "0000:01:00.1"],
-        ..alone
-    };
-    for (resets, hot_resets) in [(alone, 1), (with_another, 0)] {
-        let mut device = device();
-        device.resets = resets;
-        let device = device.into_arc();
-        let shown = numbers(&device, |g| {
-            g.print("00000001\n");
-            g.write_at(PORT, BRIDGE_CONTROL, Width::Word, RESET);
-            g.write_at(PORT, BRIDGE_CONTROL, Width::Word, 0);
-            g.show_at(BEHIND, 0);
-        });
-        assert_eq!(shown, [1, ID]);
-        // One before the first boot, where that is possible, and one by the guest.
-        assert_eq!(device.count(&Call::HotReset), 2 * hot_resets);
-        assert_eq!(device.count(&Call::Reset), 0);
-    }
 }
 
 fn no_register_of_a_port_reaches_the_device() {
