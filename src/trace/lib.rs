@@ -5,3 +5,6 @@
 //! | [`decode`] | the fields of each ioctl; knows no process |
 
 pub mod decode;
+pub mod files;
+pub mod guest;
+pub mod sys;
