@@ -7,13 +7,10 @@ use libc::pid_t;
 use crate::files::identify;
 use crate::files::open_file::FileRef;
 use crate::files::registry::{Registry, Told};
+use crate::shared::{Id, Shared};
 
 /// The most descriptors of a table that are remembered; more are looked up each time.
 const MOST: usize = 1 << 16;
-
-/// A table of descriptors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TableId(u32);
 
 /// A file that the trace names, or `None` for another.
 type Table = HashMap<i32, Option<FileRef>>;
@@ -21,51 +18,15 @@ type Table = HashMap<i32, Option<FileRef>>;
 /// All tables of a trace.
 #[derive(Debug, Default)]
 pub struct Tables {
-    tables: HashMap<TableId, (u32, Table)>,
-    next: u32,
+    /// The tables by their users.
+    pub shared: Shared<Table>,
     registry: Registry,
 }
 
 impl Tables {
-    /// An empty table, with one user.
-    pub fn new_table(&mut self) -> TableId {
-        self.insert(Table::new())
-    }
-
-    fn insert(&mut self, table: Table) -> TableId {
-        self.next += 1;
-        let id = TableId(self.next);
-        self.tables.insert(id, (1, table));
-        id
-    }
-
-    /// One user more.
-    pub fn share(&mut self, id: TableId) -> TableId {
-        if let Some((users, _)) = self.tables.get_mut(&id) {
-            *users += 1;
-        }
-        id
-    }
-
-    /// A copy, as fork(2) makes it.
-    pub fn copy(&mut self, id: TableId) -> TableId {
-        let table = self.tables.get(&id).map(|(_, table)| table.clone());
-        self.insert(table.unwrap_or_default())
-    }
-
-    /// One user less.
-    pub fn leave(&mut self, id: TableId) {
-        if let Some((users, _)) = self.tables.get_mut(&id) {
-            *users -= 1;
-            if *users == 0 {
-                self.tables.remove(&id);
-            }
-        }
-    }
-
     /// The file of a thread's descriptor, if the trace names it.
-    pub fn file(&mut self, id: TableId, tid: pid_t, fd: i32) -> Option<FileRef> {
-        let table = &mut self.tables.get_mut(&id)?.1;
+    pub fn file(&mut self, id: Id, tid: pid_t, fd: i32) -> Option<FileRef> {
+        let table = self.shared.get(id)?;
         if let Some(file) = table.get(&fd) {
             return file.clone();
         }
@@ -77,9 +38,9 @@ impl Tables {
     }
 
     /// The file of a descriptor that a call has just made.
-    pub fn made(&mut self, id: TableId, tid: pid_t, fd: i32, told: Told) -> Option<FileRef> {
+    pub fn made(&mut self, id: Id, tid: pid_t, fd: i32, told: Told) -> Option<FileRef> {
         let file = self.registry.find(tid, fd, Some(told));
-        let table = &mut self.tables.get_mut(&id)?.1;
+        let table = self.shared.get(id)?;
         if table.len() < MOST {
             table.insert(fd, file.clone());
         }
@@ -87,8 +48,8 @@ impl Tables {
     }
 
     /// `new` leads to where `old` does.
-    pub fn duplicate(&mut self, id: TableId, old: i32, new: i32) {
-        let Some((_, table)) = self.tables.get_mut(&id) else {
+    pub fn duplicate(&mut self, id: Id, old: i32, new: i32) {
+        let Some(table) = self.shared.get(id) else {
             return;
         };
         match table.get(&old).cloned() {
@@ -98,8 +59,8 @@ impl Tables {
     }
 
     /// The descriptors `first` to `last` are closed.
-    pub fn close(&mut self, id: TableId, first: u32, last: u32) {
-        let Some((_, table)) = self.tables.get_mut(&id) else {
+    pub fn close(&mut self, id: Id, first: u32, last: u32) {
+        let Some(table) = self.shared.get(id) else {
             return;
         };
         if first == last {
@@ -110,8 +71,8 @@ impl Tables {
     }
 
     /// A thread has executed a program: descriptors with close-on-exec are gone.
-    pub fn exec(&mut self, id: TableId, tid: pid_t) {
-        if let Some((_, table)) = self.tables.get_mut(&id) {
+    pub fn exec(&mut self, id: Id, tid: pid_t) {
+        if let Some(table) = self.shared.get(id) {
             table.retain(|fd, file| file.is_some() && identify::link(tid, *fd).is_some());
         }
     }

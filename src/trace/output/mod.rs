@@ -1,0 +1,8 @@
+//! Where events go.
+
+pub mod emitter;
+pub mod errno_names;
+pub mod fields;
+pub mod json;
+pub mod text;
+pub mod totals;
