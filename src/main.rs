@@ -1,5 +1,6 @@
 //! The program: parses the command line, runs the selected action, and sets the exit status.
 
+use std::env;
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use mini_vmm::cli::{Action, Cli};
 use mini_vmm::ctl::ctl;
 use mini_vmm::explain::{explain, note};
 use mini_vmm::run;
+use mini_vmm::tracer::start_tracer;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -43,6 +45,10 @@ fn main() -> ExitCode {
             Err(e) if !e.is_closed_pipe() => fail(&e, e.hint()),
             _ => ExitCode::SUCCESS,
         },
+        Ok(Action::Trace) => {
+            let e = start_tracer(env::args_os());
+            fail(&e, Some(e.hint()))
+        }
         Ok(Action::Completions(shell)) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mini-vmm", &mut script);

@@ -32,7 +32,7 @@ You can trace your own programs as an ordinary user; what you start ends with
 the tracer. Exit status: the command's; 125 if it cannot be traced, 126 if it
 cannot be executed, 127 if it cannot be found.";
 
-/// The flags, and the command.
+/// Run a command, and show its KVM, VFIO and iommufd calls, and what its guest does
 #[derive(Clone, Debug, Args)]
 pub struct TraceArgs {
     /// Write the trace to FILE, not to standard error
