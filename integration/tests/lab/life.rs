@@ -108,10 +108,9 @@ fn nothing_grew(run: &Run<'_>) -> Result<()> {
             format!("mini-vmm holds {late} {what} in boot {BOOTS}, and held {early} in boot 2")
         })?;
     }
-    // All of the guest's RAM is present from the start, so growth is mini-vmm's own.
-    let [early, late] = ["early", "late"].map(|when| held(when, "rss"));
+    let [early, late] = ["early", "late"].map(|when| held(when, "own"));
     expect(early > 0 && late <= early + MOST_GROWTH_KIB, || {
-        format!("mini-vmm's memory grew from {early} KiB to {late} KiB")
+        format!("mini-vmm's own memory grew from {early} KiB to {late} KiB")
     })?;
     let slots: Vec<_> = run
         .messages()
