@@ -164,96 +164,99 @@ fn other_kinds_of_values() {
     outcome(&["explain", "-v"], &config, &["--cmdline", "explain"]);
 }
 
+/// Wrong files, with parts of the sentence and of the hint.
+const WRONG: &[(&str, &str, &str)] = &[
+    (
+        "kernel = 'k'\n\nmemroy = '1G'",
+        "FILE: line 3: `memroy` is not a key",
+        "did you mean `memory`?",
+    ),
+    (
+        "no_reboot = true",
+        "FILE: line 1: `no_reboot` is not a key",
+        "`no-reboot`",
+    ),
+    ("KERNEL = ''", "`KERNEL` is not a key", "`kernel`"),
+    ("qqq = 1", "`qqq` is not a key", "the keys are kernel, "),
+    ("config = 'x'", "`config` is not a key", ""),
+    ("help = true", "`help` is not a key", ""),
+    (
+        "kernel = k",
+        "FILE: line 1: this is not TOML",
+        "key = value",
+    ),
+    ("cpus = 1\ncpus = 2", "FILE: line 2: this is not TOML", ""),
+    (
+        "cpus = [1]",
+        "the value of `cpus` is an array, not a text or a",
+        "cpus = \"VALUE\"",
+    ),
+    (
+        "[memory]\nsize = '1G'",
+        "`memory` is a table",
+        "memory = \"VALUE\"",
+    ),
+    ("cpus = 1.5", "`cpus` is the number 1.5", ""),
+    (
+        "cpus = 99999999999999999999",
+        "`cpus` is the number 9999",
+        "",
+    ),
+    ("kernel = true", "`kernel` is true, not a text", ""),
+    ("kernel = 1979-05-27", "`kernel` is a date", ""),
+    (
+        "kernel = 'k'\nvfio = [\n'a',\n1]",
+        "line 4: the value of `vfio` is the number 1",
+        "[",
+    ),
+    (
+        "no-reboot = 1",
+        "`no-reboot` is the number 1, not true or false",
+        "no-reboot = true",
+    ),
+    (
+        "verbose = true",
+        "`verbose` is true, not a number",
+        "verbose = 1",
+    ),
+    ("verbose = 256", "`verbose` is the number 256", ""),
+    ("verbose = -1", "`verbose` is the number -1", ""),
+    (
+        "stats = 3",
+        "`stats` is the number 3, not true, false or a text",
+        "",
+    ),
+    (
+        "cmdline = \"a\\u0000\"",
+        "`cmdline` has a NUL character",
+        "\\u0000",
+    ),
+    (
+        "kernel = 'k'\ncpus = 0",
+        "FILE: ",
+        "takes what the flag of the same name takes",
+    ),
+    (
+        "kernel = 'k'\niommu = 'x'",
+        "[possible values: auto, container, iommufd, fd=N]",
+        "",
+    ),
+    (
+        "kernel = ''",
+        "FILE: a value is required for '--kernel <PATH>'",
+        "",
+    ),
+    (
+        "kernel = 'k'\ninitrd = 'a'\ninitramfs = 'b'",
+        "cannot be used multiple times",
+        "",
+    ),
+    ("cpus = 1", "FILE has no `kernel`", "kernel = \"PATH\""),
+];
+
 #[test]
 fn mistakes_in_a_file_are_named_with_their_line() {
-    for (text, sentence, hint) in [
-        (
-            "kernel = 'k'\n\nmemroy = '1G'",
-            "FILE: line 3: `memroy` is not a key",
-            "did you mean `memory`?",
-        ),
-        (
-            "no_reboot = true",
-            "FILE: line 1: `no_reboot` is not a key",
-            "`no-reboot`",
-        ),
-        ("KERNEL = ''", "`KERNEL` is not a key", "`kernel`"),
-        ("qqq = 1", "`qqq` is not a key", "the keys are kernel, "),
-        ("config = 'x'", "`config` is not a key", ""),
-        ("help = true", "`help` is not a key", ""),
-        (
-            "kernel = k",
-            "FILE: line 1: this is not TOML",
-            "key = value",
-        ),
-        ("cpus = 1\ncpus = 2", "FILE: line 2: this is not TOML", ""),
-        (
-            "cpus = [1]",
-            "the value of `cpus` is an array, not a text or a",
-            "cpus = \"VALUE\"",
-        ),
-        (
-            "[memory]\nsize = '1G'",
-            "`memory` is a table",
-            "memory = \"VALUE\"",
-        ),
-        ("cpus = 1.5", "`cpus` is the number 1.5", ""),
-        (
-            "cpus = 99999999999999999999",
-            "`cpus` is the number 9999",
-            "",
-        ),
-        ("kernel = true", "`kernel` is true, not a text", ""),
-        ("kernel = 1979-05-27", "`kernel` is a date", ""),
-        (
-            "kernel = 'k'\nvfio = [\n'a',\n1]",
-            "line 4: the value of `vfio` is the number 1",
-            "[",
-        ),
-        (
-            "no-reboot = 1",
-            "`no-reboot` is the number 1, not true or false",
-            "no-reboot = true",
-        ),
-        (
-            "verbose = true",
-            "`verbose` is true, not a number",
-            "verbose = 1",
-        ),
-        ("verbose = 256", "`verbose` is the number 256", ""),
-        ("verbose = -1", "`verbose` is the number -1", ""),
-        (
-            "stats = 3",
-            "`stats` is the number 3, not true, false or a text",
-            "",
-        ),
-        (
-            "cmdline = \"a\\u0000\"",
-            "`cmdline` has a NUL character",
-            "\\u0000",
-        ),
-        (
-            "kernel = 'k'\ncpus = 0",
-            "FILE: ",
-            "takes what the flag of the same name takes",
-        ),
-        (
-            "kernel = 'k'\niommu = 'x'",
-            "[possible values: auto, container, iommufd, fd=N]",
-            "",
-        ),
-        (
-            "kernel = ''",
-            "FILE: a value is required for '--kernel <PATH>'",
-            "",
-        ),
-        (
-            "kernel = 'k'\ninitrd = 'a'\ninitramfs = 'b'",
-            "cannot be used multiple times",
-            "",
-        ),
-        ("cpus = 1", "FILE has no `kernel`", "kernel = \"PATH\""),
-    ] {
+    for (text, sentence, hint) in WRONG {
         let (said, remedy) = refused(text, &[]);
         assert!(said.contains(sentence), "{text}: {said}");
         assert!(
