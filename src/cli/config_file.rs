@@ -49,7 +49,7 @@ pub enum ConfigFileError {
     Value {
         /// The file.
         path: PathBuf,
-        /// clap's sentence.
+        /// What clap says.
         message: String,
     },
     /// Neither the file nor the command line names a kernel.
@@ -312,9 +312,9 @@ fn kind(key: &str, value: &DeValue<'_>, wanted: &'static str) -> Mistake {
 /// What clap says about a value, in one line without the hint that only fits a command line.
 pub fn refusal(path: &Path, error: &clap::Error) -> ConfigFileError {
     let text = error.to_string();
-    let sentence = text.split("\n\n").next().unwrap_or_default();
-    let sentence = sentence.trim_start_matches("error: ");
-    let words: Vec<_> = sentence.split_whitespace().collect();
+    let said = text.split("\n\n").next().unwrap_or_default();
+    let said = said.trim_start_matches("error: ");
+    let words: Vec<_> = said.split_whitespace().collect();
     ConfigFileError::Value {
         path: path.into(),
         message: words.join(" "),

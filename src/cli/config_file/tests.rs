@@ -62,9 +62,9 @@ fn refused(text: &str, after: &[&str]) -> (String, String) {
     let file = file(text);
     match read(&[], &file, after) {
         Err(CliError::File(e)) => {
-            let sentence = e.to_string();
+            let text = e.to_string();
             let path = file.as_path().to_str().unwrap();
-            (sentence.replace(path, "FILE"), e.hint())
+            (text.replace(path, "FILE"), e.hint())
         }
         other => panic!("{text}: {other:?}"),
     }
@@ -256,9 +256,9 @@ const WRONG: &[(&str, &str, &str)] = &[
 
 #[test]
 fn mistakes_in_a_file_are_named_with_their_line() {
-    for (text, sentence, hint) in WRONG {
+    for (text, message, hint) in WRONG {
         let (said, remedy) = refused(text, &[]);
-        assert!(said.contains(sentence), "{text}: {said}");
+        assert!(said.contains(message), "{text}: {said}");
         assert!(
             !said.contains('\n') && !said.contains("error:"),
             "{text}: {said}"
