@@ -11,6 +11,7 @@ mod answer_ioctl;
 mod common;
 
 mod ch_remote;
+mod config_file;
 mod control;
 mod control_docs;
 mod errnos;
