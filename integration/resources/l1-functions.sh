@@ -265,7 +265,8 @@ say_reports() {
 
 # held NAME: reports how many files, mappings and threads mini-vmm has, and its own memory in KiB.
 # That is the memory that belongs to no file: neither the guest's RAM nor code. The kernel counts
-# pages for `smaps_rollup` one by one; its counters in `status` lag behind by some pages on each CPU.
+# pages for `smaps_rollup` one by one; its counters in `status` lag behind by some pages on each
+# CPU.
 held() {
 	say "held $1 fds=$(ls /proc/$vmm_pid/fd | wc -l) maps=$(wc -l </proc/$vmm_pid/maps)" \
 		"threads=$(ls /proc/$vmm_pid/task | wc -l)" \
