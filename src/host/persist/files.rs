@@ -290,6 +290,7 @@ fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     }
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
+    // What a killed command has left; the open reports any other trouble.
     let _ = fs::remove_file(&part);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(mode);
