@@ -177,9 +177,9 @@ impl BindArgs {
 /// Give devices back to their earlier drivers (as root)
 #[derive(Debug, Args)]
 pub struct UnbindArgs {
-    /// Devices: 01:00.0, 0000:01:00.0, a path in /sys, or a name in /etc/mini-vmm/devices.toml. Also
-    /// gives back devices that --group bound along with these, and virtual functions that --vfs made
-    /// of these
+    /// Devices: 01:00.0, 0000:01:00.0, a path in /sys, or a name in /etc/mini-vmm/devices.toml.
+    /// Also gives back devices that --group bound along with these, and virtual functions that
+    /// --vfs made of these
     #[arg(required = true, value_name = "ADDR")]
     addresses: Vec<String>,
 

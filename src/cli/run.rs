@@ -68,15 +68,15 @@ pub struct GuestArgs {
     memory: String,
 
     /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, the UUID of a mediated
-    /// device, or a name in /etc/mini-vmm/devices.toml; may be repeated. fd=N: by descriptor N, which is its open node in
-    /// /dev/vfio/devices. Options: slot=DD[.F]: the device number (and function) on the guest's bus
-    /// 0, of the device or of its root port. port=on: behind a root port, as a card in a slot; off:
-    /// on bus 0; auto, the default: a PCI Express endpoint behind a port, any other device on bus
-    /// 0. managed=on: bind it for this run only. rombar=off: no expansion ROM.
-    /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a virtual
-    /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU.
-    /// mmap=off: each access to a BAR is an exit, which --stats counts; irqfd=off: a thread wakes
-    /// for each interrupt; both are for learning and for finding faults
+    /// device, or a name in /etc/mini-vmm/devices.toml; may be repeated. fd=N: by descriptor N,
+    /// which is its open node in /dev/vfio/devices. Options: slot=DD[.F]: the device number (and
+    /// function) on the guest's bus 0, of the device or of its root port. port=on: behind a root
+    /// port, as a card in a slot; off: on bus 0; auto, the default: a PCI Express endpoint behind a
+    /// port, any other device on bus 0. managed=on: bind it for this run only. rombar=off: no
+    /// expansion ROM. romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a
+    /// virtual function shares with its physical function. clique=N: the GPUDirect clique of an
+    /// NVIDIA GPU. mmap=off: each access to a BAR is an exit, which --stats counts; irqfd=off: a
+    /// thread wakes for each interrupt; both are for learning and for finding faults
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 

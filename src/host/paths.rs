@@ -1,5 +1,5 @@
-//! Paths of the kernel's file systems other than sysfs, of the host's settings, and the addresses of
-//! interfaces.
+//! Paths of the kernel's file systems other than sysfs, of the host's settings, and the addresses
+//! of interfaces.
 
 use std::io;
 use std::path::PathBuf;

@@ -79,7 +79,8 @@ struct Call<'a> {
     text: String,
 }
 
-/// Prints one JSON object with the arrays `devices`, `mediated_devices` and `absent`, over several lines.
+/// Prints one JSON object with the arrays `devices`, `mediated_devices` and `absent`, over several
+/// lines.
 ///
 /// # Errors
 /// serde_json's signature requires an error, but these types cause no error.

@@ -45,7 +45,8 @@ RUN{{builtin}}+="kmod load {module}"
 GOTO="end"
 
 LABEL="other"
-KERNEL=="{bdf}", ENV{{MINI_VMM_REFUSED}}="another device", RUN+="/bin/sh -c 'echo mini-vmm: another device is at {bdf}, and stays with the host >/dev/kmsg'"
+KERNEL=="{bdf}", ENV{{MINI_VMM_REFUSED}}="another device", \
+  RUN+="/bin/sh -c 'echo mini-vmm: another device is at {bdf}, it stays with the host >/dev/kmsg'"
 GOTO="end"
 
 LABEL="nodes"
@@ -53,8 +54,10 @@ LABEL="nodes"
     );
     if let Some(uid) = user {
         text.push_str(&format!(
-            r#"SUBSYSTEM=="vfio-dev", KERNELS=="{bdf}", ATTRS{{modalias}}=="{modalias}", OWNER="{uid}"
-SUBSYSTEM=="vfio", TEST=="/sys/kernel/iommu_groups/%k/devices/{bdf}", ATTR{{[pci/{bdf}]modalias}}=="{modalias}", OWNER="{uid}"
+            r#"SUBSYSTEM=="vfio-dev", KERNELS=="{bdf}", \
+  ATTRS{{modalias}}=="{modalias}", OWNER="{uid}"
+SUBSYSTEM=="vfio", TEST=="/sys/kernel/iommu_groups/%k/devices/{bdf}", \
+  ATTR{{[pci/{bdf}]modalias}}=="{modalias}", OWNER="{uid}"
 "#
         ));
     }
