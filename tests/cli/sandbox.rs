@@ -14,7 +14,8 @@
 //! | 0000:05:00.0 | graphics, which the firmware shares memory with | none | 11 |
 //!
 //! A mediated device is made of 0000:01:00.0, and another of no PCI device.
-//! /etc/mini-vmm/devices.toml names 0000:04:00.0 `disk`, and another kind of device at 0000:02:00.0 `card`.
+//! /etc/mini-vmm/devices.toml names 0000:04:00.0 `disk`, and another kind of device at 0000:02:00.0
+//! `card`.
 
 use std::fs;
 use std::os::unix::fs::symlink;
