@@ -1,8 +1,8 @@
 //! Values of constant expressions.
 
+use crate::declared::Types;
 use crate::preprocess::Macros;
 use crate::tokens::Token;
-use crate::types::Types;
 
 /// How deep macros may lead to macros.
 const DEPTH: u32 = 32;

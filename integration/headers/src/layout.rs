@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::types::{Base, Kind, Member, Types};
+use crate::declared::{Base, Kind, Member, Types};
 
 /// The layout of a record.
 #[derive(Clone, Debug, Default)]
@@ -11,11 +11,11 @@ pub struct Layout {
     pub size: u64,
     /// The alignment in bytes.
     pub align: u64,
-    /// The members. Those of a member without a name stand in its place.
+    /// The members. Those of a member without a name are there as the record's own.
     pub fields: Vec<Field>,
 }
 
-/// A member with its place.
+/// A member with its offset.
 #[derive(Clone, Debug)]
 pub struct Field {
     /// The name.
@@ -43,7 +43,7 @@ pub fn of(types: &Types) -> Result<HashMap<&str, Layout>, String> {
         let mut free = 0_u64;
         for member in &record.members {
             let start = if record.kind == Kind::Union { 0 } else { free };
-            let end = place(member, start, &known, &mut layout)
+            let end = lay_out(member, start, &known, &mut layout)
                 .map_err(|error| format!("{}: {error}", record.name))?;
             free = free.max(end);
         }
@@ -54,7 +54,7 @@ pub fn of(types: &Types) -> Result<HashMap<&str, Layout>, String> {
 }
 
 /// Puts a member at or after bit `start`, and returns the first bit after the member.
-fn place(
+fn lay_out(
     member: &Member,
     start: u64,
     known: &HashMap<&str, Layout>,

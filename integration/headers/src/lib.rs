@@ -3,6 +3,7 @@
 //! src/trace/decode/table/headers.txt. The reader knows as much of C as these headers need. What it
 //! does not know is an error, so that a newer header is not half read.
 
+mod declared;
 mod expression;
 mod layout;
 mod preprocess;
@@ -13,8 +14,8 @@ mod write;
 use std::collections::HashMap;
 use std::path::Path;
 
+pub use declared::Kind;
 pub use layout::{Field, Layout};
-pub use types::Kind;
 
 /// The headers, in the order in which they are read: the second needs the first.
 const HEADERS: [&str; 4] = [
@@ -33,7 +34,7 @@ pub struct Headers {
     /// Macros without parameters, in the headers' order.
     pub macros: preprocess::Macros,
     /// Structures, unions and enumerations.
-    pub types: types::Types,
+    pub types: declared::Types,
 }
 
 /// Reads the headers below `include`, such as /usr/include.
@@ -78,5 +79,6 @@ impl Headers {
 /// # Errors
 /// As [`read`], or a structure has no known layout.
 pub fn table(include: &Path, version: &str) -> Result<String, String> {
-    write::table(&read(include)?, version)
+    let headers = read(include)?;
+    write::table(&headers.macros, &headers.types, version)
 }

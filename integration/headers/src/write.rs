@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::Headers;
+use crate::declared::{Kind, Types};
 use crate::expression::Names;
 use crate::layout::{self, Field};
+use crate::preprocess::Macros;
 use crate::tokens::Token;
-use crate::types::Kind;
 
 const HEAD: &str = "\
 # The calls, structures and constants of linux/kvm.h (x86), linux/vfio.h and linux/iommufd.h.
@@ -28,17 +28,14 @@ const FOREIGN: [&str; 6] = [
 const MAKERS: [(&str, u64); 4] = [("_IO", 0), ("_IOW", 1), ("_IOR", 2), ("_IOWR", 3)];
 
 /// Writes the table.
-pub fn table(headers: &Headers, version: &str) -> Result<String, String> {
-    let layouts = layout::of(&headers.types)?;
-    let names = Names {
-        macros: &headers.macros,
-        types: &headers.types,
-    };
+pub fn table(macros: &Macros, types: &Types, version: &str) -> Result<String, String> {
+    let layouts = layout::of(types)?;
+    let names = Names { macros, types };
     let mut text = format!("{HEAD}linux {version}\n\n");
     let mut constants = String::new();
     let mut left_out = String::new();
-    for name in headers.macros.names() {
-        let tokens = headers.macros.get(name).unwrap_or_default();
+    for name in macros.names() {
+        let tokens = macros.get(name).unwrap_or_default();
         if let Some(maker) = maker(tokens) {
             if FOREIGN.iter().any(|foreign| name.starts_with(foreign)) {
                 let _ = writeln!(left_out, "# {name}");
@@ -55,20 +52,20 @@ pub fn table(headers: &Headers, version: &str) -> Result<String, String> {
                 Err(Some(error)) => return Err(format!("{name}: {error}")),
             }
         } else if let Some(value) = names.value(tokens)
-            && !headers.types.constants.contains_key(name)
+            && !types.constants.contains_key(name)
         {
             let _ = writeln!(constants, "const {name} {value:#x}");
         }
     }
     let _ = write!(text, "\n# Not calls of x86:\n{left_out}\n{constants}");
-    for (name, members) in &headers.types.enums {
+    for (name, members) in &types.enums {
         let _ = writeln!(text, "\nenum {name}");
         for member in members {
-            let value = headers.types.constants[member];
+            let value = types.constants[member];
             let _ = writeln!(text, "\t{member} {value:#x}");
         }
     }
-    for record in &headers.types.records {
+    for record in &types.records {
         if record.name.contains(".#") {
             continue;
         }
@@ -146,11 +143,15 @@ fn line(field: &Field) -> String {
 mod tests {
     use super::*;
 
+    fn try_table(text: &str) -> Result<String, String> {
+        let (mut macros, mut types) = (Macros::default(), Types::default());
+        let code = macros.read(text)?;
+        crate::types::read(&code, &mut types, &macros)?;
+        table(&macros, &types, "1")
+    }
+
     fn written(text: &str) -> String {
-        let mut headers = Headers::default();
-        let code = headers.macros.read(text).unwrap();
-        crate::types::read(&code, &mut headers.types, &headers.macros).unwrap();
-        table(&headers, "1").unwrap()
+        try_table(text).unwrap()
     }
 
     #[test]
@@ -184,12 +185,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_an_error() {
-        let read = |text: &str| {
-            let mut headers = Headers::default();
-            let code = headers.macros.read(text)?;
-            crate::types::read(&code, &mut headers.types, &headers.macros)?;
-            table(&headers, "1").map(drop)
-        };
+        let read = try_table;
         assert!(read("#if A > 2\n#endif\n").is_err());
         assert!(read("struct s { strange x; };").is_err());
         assert!(read("struct s { struct absent x; };").is_err());

@@ -24,7 +24,7 @@ pub struct Headers {
 pub struct Type {
     /// Its size without arrays of open length.
     pub size: usize,
-    /// Whether all fields are at the same place.
+    /// Whether all fields have the same offset.
     pub union: bool,
     /// Its fields.
     pub fields: Vec<Member>,

@@ -295,10 +295,10 @@ impl Walk<'_> {
     ) -> Value {
         let size = self.tables.headers.size(base).unwrap_or(0) as u64;
         // What lies behind the end that the program gave is not the structure's.
-        let room = record
+        let fitting = record
             .end
             .map_or(u64::MAX, |end| end.saturating_sub(at) / size.max(1));
-        let count = count.min(room);
+        let count = count.min(fitting);
         match base {
             Base::Record(name) => self.list(count, |walk, index| {
                 let at = at.wrapping_add(index.wrapping_mul(size));

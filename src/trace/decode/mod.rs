@@ -5,7 +5,7 @@
 //!
 //! | file in `table/` | what is in it |
 //! | --- | --- |
-//! | headers.txt | calls, structures and constants; written from the kernel's headers by `cargo run -p headers` |
+//! | headers.txt | calls, structures and constants; written by `cargo run -p headers` |
 //! | calls.txt | for each call its files, its argument, what it is for, and its document |
 //! | fields.txt | what fields mean: flags, descriptors, arrays, unions, pointers |
 //! | msrs.txt, cpuid.txt | names of model-specific registers and of CPUID leaves |

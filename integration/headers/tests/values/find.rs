@@ -17,7 +17,7 @@ pub fn number(fields: &[Field], expected: &Expected) -> Option<u64> {
             value = match value {
                 Value::List(values, _) => values.get(index)?,
                 Value::Bytes(bytes) => return bytes_at(bytes, index, expected.size),
-                Value::Text(text) => return text.bytes().nth(index).map(u64::from),
+                Value::Text(text) => return text.as_bytes().get(index).copied().map(u64::from),
                 // What is not read yet.
                 Value::Pointer(_) => return None,
                 // A pointer to one structure has no index.
