@@ -27,7 +27,7 @@
 //! | [`vmm`] | KVM, guest memory, boot, devices; [`vmm::machine::Machine`] puts them together |
 //! | [`api`] | HTTP with JSON on a Unix socket, for `--api-socket`; knows no guest |
 //! | [`host`] | the host's side: devices are checked, listed, bound, and given back |
-//! | [`trace`] | the calls and the guest's exits of any program, for `mini-vmm trace`; knows no VMM |
+//! | [`trace`] | calls and exits of any program, for `mini-vmm trace`; knows no VMM |
 //! | `mini_vmm` | [`cli`], [`explain`], [`report`], [`control`], [`ctl`], [`tracer`], and [`run`] |
 //!
 //! | module of `vmm` | what is in it |

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use trace::cli::{EXAMPLES, TraceArgs};
 use trace::engine::{self, End};
 use trace::output::emitter::{Emitter, Output};
@@ -20,14 +20,19 @@ use trace::watch::world::World;
 struct Cli {
     #[command(flatten)]
     args: TraceArgs,
+
+    /// Show padding and reserved fields too
+    // Beside the flags of TraceArgs, because mini-vmm has a flag of this name for all commands.
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
 }
 
 /// The exit status for errors of the tracer itself, as env(1) has it.
 const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
-    let args = Cli::parse().args;
-    let output = match output(&args) {
+    let Cli { args, verbose } = Cli::parse();
+    let output = match output(&args, verbose > 0) {
         Ok(output) => output,
         Err(e) => {
             let path = args.output.unwrap_or_default();
@@ -56,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn output(args: &TraceArgs) -> io::Result<Box<dyn Output>> {
+fn output(args: &TraceArgs, all_fields: bool) -> io::Result<Box<dyn Output>> {
     let terminal = args.output.is_none() && io::stderr().is_terminal();
     let to: Box<dyn Write> = match &args.output {
         Some(path) => Box::new(BufWriter::with_capacity(1 << 16, File::create(path)?)),
@@ -66,9 +71,11 @@ fn output(args: &TraceArgs) -> io::Result<Box<dyn Output>> {
         color: terminal && std::env::var_os("NO_COLOR").is_none(),
         raw: terminal,
         summary_only: args.summary_only,
+        why: args.why,
+        all_fields,
     };
     Ok(match args.json {
-        true => Box::new(Lines::new(to)),
+        true => Box::new(Lines::new(to, args.why)),
         false => Box::new(Text::new(to, style)),
     })
 }

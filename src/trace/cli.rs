@@ -60,6 +60,10 @@ pub struct TraceArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub address: Vec<Address>,
 
+    /// Say in half a line what each call is for, and where it is described
+    #[arg(long)]
+    pub why: bool,
+
     /// The command, and its arguments
     #[arg(
         value_name = "COMMAND",

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crate::decode::calls::Why;
 use crate::decode::value::Field;
 use crate::files::open_file::FileRef;
 use crate::guest::access::Access;
@@ -63,6 +64,8 @@ pub struct Call {
     pub note: Option<String>,
     /// Names of descriptors and objects in the fields.
     pub names: Names,
+    /// What the call is for.
+    pub why: Option<Why>,
 }
 
 /// Names of what stands as a number in the fields.

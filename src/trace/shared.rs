@@ -22,7 +22,7 @@ impl<T: Clone + Default> Shared<T> {
     }
 
     /// One user more.
-    pub fn share(&mut self, id: Id) -> Id {
+    pub fn add_user(&mut self, id: Id) -> Id {
         if let Some((users, _)) = self.values.get_mut(&id) {
             *users += 1;
         }
@@ -59,7 +59,7 @@ mod tests {
     fn a_value_goes_with_its_last_user() {
         let mut shared = Shared::default();
         let first = shared.add(vec![1]);
-        shared.share(first);
+        shared.add_user(first);
         let copy = shared.copy(first);
         shared.get(copy).unwrap().push(2);
         shared.leave(first);

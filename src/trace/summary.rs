@@ -28,7 +28,7 @@ pub struct Accesses {
     /// Writes that KVM has kept in its ring.
     pub coalesced: u64,
     /// What the register was at the last access.
-    pub place: Option<String>,
+    pub label: Option<String>,
 }
 
 /// All counts.
@@ -56,10 +56,10 @@ impl Summary {
         match &event.body {
             Body::Call(call) => {
                 self.unknown += u64::from(!call.known);
-                let room = self.calls.len() < MOST;
+                let fits = self.calls.len() < MOST;
                 if let Some(calls) = self.calls.get_mut(call.name.as_ref()) {
                     calls.add(event.took, call.result < 0);
-                } else if room {
+                } else if fits {
                     let calls = self.calls.entry(call.name.to_string()).or_default();
                     calls.add(event.took, call.result < 0);
                 }
@@ -89,8 +89,8 @@ impl Summary {
             return None;
         }
         let accesses = self.registers.entry(register).or_default();
-        if accesses.place.is_none() {
-            accesses.place = meaning.place();
+        if accesses.label.is_none() {
+            accesses.label = meaning.label();
         }
         Some(accesses)
     }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use vmm::config::mechanisms::Mechanisms;
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -37,6 +38,7 @@ mod irqs;
 mod large_ram;
 mod life;
 mod losses;
+mod mechanisms;
 mod mirrors;
 mod msi;
 mod msix;
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
     let modules = modules![
         life,
         losses,
+        mechanisms,
         config,
         control,
         bars,
@@ -114,14 +117,27 @@ fn main() -> ExitCode {
         walks,
         hostile,
     ];
+    // Once more with a thread in place of irqfds.
+    let by_thread = modules![msi, msix, pin, unused_vectors, vectors];
     // Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
     let slow = modules![large_ram];
-    let all = modules.iter().map(|module| (false, module));
-    let all = all.chain(slow.iter().map(|module| (true, module)));
+    let all = modules.iter().map(|module| ("", false, module));
+    let all = all.chain(slow.iter().map(|module| ("", true, module)));
+    let all = all.chain(
+        by_thread
+            .iter()
+            .map(|module| ("irqfd_off::", false, module)),
+    );
     let trials = all
-        .flat_map(|(slow, (module, tests))| tests.iter().map(move |test| (slow, module, test)))
-        .map(|(slow, module, (name, test))| {
+        .flat_map(|(prefix, slow, (module, tests))| {
+            tests.iter().map(move |test| (prefix, slow, module, test))
+        })
+        .map(|(prefix, slow, module, (name, test))| {
             let why = why.clone();
+            let mechanisms = Mechanisms {
+                irqfd: prefix.is_empty(),
+                ..Mechanisms::ALL
+            };
             let ignored = slow || (why.is_some() && !required);
             let run = move || match &why {
                 Some(why) if required => {
@@ -129,11 +145,12 @@ fn main() -> ExitCode {
                 }
                 Some(why) => Ok(Completion::ignored_with(why.to_string())),
                 None => {
-                    test();
+                    vm::with_mechanisms(mechanisms, test);
                     Ok(Completion::Completed)
                 }
             };
-            Trial::ignorable_test(format!("{module}::{name}"), run).with_ignored_flag(ignored)
+            Trial::ignorable_test(format!("{prefix}{module}::{name}"), run)
+                .with_ignored_flag(ignored)
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()

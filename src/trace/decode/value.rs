@@ -10,6 +10,8 @@ pub enum Kind {
     Kvm,
     /// A VM.
     Vm,
+    /// A VM of the type KVM_X86_TDX_VM, whose KVM_MEMORY_ENCRYPT_OP has other structures.
+    TdxVm,
     /// A vCPU.
     Vcpu,
     /// A device that KVM_CREATE_DEVICE has made.
@@ -22,6 +24,8 @@ pub enum Kind {
     Group,
     /// A VFIO device, by a group or by its own node.
     Device,
+    /// A file of VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, with a device's state.
+    Migration,
     /// `/dev/iommu`.
     Iommufd,
     /// An object with a file of its own that iommufd has made, such as a fault queue.
@@ -74,6 +78,33 @@ pub struct Field {
     pub name: Cow<'static, str>,
     /// The value.
     pub value: Value,
+}
+
+/// Beginnings of the names of fields that have no meaning.
+const PADDING: [&str; 6] = ["pad", "reserve", "__reserve", "__pad", "__resv", "dummy"];
+
+/// Whether a field with this name has no meaning.
+pub fn is_padding(name: &str) -> bool {
+    PADDING.iter().any(|start| name.starts_with(start))
+}
+
+impl Field {
+    /// Whether the field is padding that is all zero. Text leaves such a field out.
+    pub fn is_quiet(&self) -> bool {
+        is_padding(&self.name) && self.value.is_zero()
+    }
+}
+
+impl Value {
+    fn is_zero(&self) -> bool {
+        match self {
+            Self::Decimal(number) | Self::Hex(number, _) => *number == 0,
+            Self::Signed(number) => *number == 0,
+            Self::Bytes(bytes) => bytes.iter().all(|byte| *byte == 0),
+            Self::List(values, left_out) => *left_out == 0 && values.iter().all(Self::is_zero),
+            _ => false,
+        }
+    }
 }
 
 /// The memory of the traced program.

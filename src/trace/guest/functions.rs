@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use pci::bdf::Bdf;
 
 use crate::guest::access::Space;
-use crate::guest::shadow::{Placed, Shadow};
+use crate::guest::shadow::{Located, Shadow};
 
 /// The most functions that are remembered. A guest can ask for all 65,536 of a segment, but those
 /// that are not there are not remembered.
 const MOST: usize = 512;
 
-/// A function's place in the guest.
+/// A function in the guest.
 pub type Address = (u16, u8, u8);
 
 /// Segment, bus, and device and function as a name: the segment only if it is not 0.
@@ -33,7 +33,7 @@ pub fn name((segment, bus, devfn): Address) -> String {
 #[derive(Debug, Default)]
 pub struct Functions {
     all: BTreeMap<Address, Shadow>,
-    placed: Vec<(Placed, Address)>,
+    located: Vec<(Located, Address)>,
 }
 
 impl Functions {
@@ -65,25 +65,25 @@ impl Functions {
             false => shadow.read(register, bytes),
         };
         if bar {
-            let placed = shadow.placed();
-            self.placed.retain(|(_, of)| *of != address);
-            self.placed
-                .extend(placed.into_iter().map(|placed| (placed, address)));
+            let located = shadow.located();
+            self.located.retain(|(_, of)| *of != address);
+            self.located
+                .extend(located.into_iter().map(|located| (located, address)));
         }
     }
 
     /// The function and BAR at a port or address, and the offset in the BAR. Of BARs that overlap
     /// for a while, such as while the guest moves them, the smallest.
     pub fn at(&self, space: Space, address: u64) -> Option<(Address, u8, u64)> {
-        let hit = |placed: &Placed| {
-            placed.port == (space == Space::Port)
+        let hit = |located: &Located| {
+            located.port == (space == Space::Port)
                 && address
-                    .checked_sub(placed.start)
-                    .is_some_and(|o| o < placed.size)
+                    .checked_sub(located.start)
+                    .is_some_and(|o| o < located.size)
         };
-        let hits = self.placed.iter().filter(|(placed, _)| hit(placed));
-        let (placed, of) = hits.min_by_key(|(placed, _)| placed.size)?;
-        Some((*of, placed.bar, address - placed.start))
+        let hits = self.located.iter().filter(|(located, _)| hit(located));
+        let (located, of) = hits.min_by_key(|(located, _)| located.size)?;
+        Some((*of, located.bar, address - located.start))
     }
 }
 

@@ -50,7 +50,7 @@ impl Nvme {
             let doorbell = at / (4 << self.stride);
             let queue = doorbell / 2;
             return match (at % (4 << self.stride), queue) {
-                (0, 0..=0xffff) if doorbell % 2 == 0 => Some(format!("SQ{queue}TDBL")),
+                (0, 0..=0xffff) if doorbell.is_multiple_of(2) => Some(format!("SQ{queue}TDBL")),
                 (0, 0..=0xffff) => Some(format!("CQ{queue}HDBL")),
                 _ => None,
             };

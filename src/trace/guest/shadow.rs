@@ -21,9 +21,9 @@ struct Bar {
     sizing: bool,
 }
 
-/// A BAR that the guest has sized and placed.
+/// A BAR that the guest has sized and located.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
+pub struct Located {
     /// Its number.
     pub bar: u8,
     /// Whether it is in port space.
@@ -92,7 +92,8 @@ impl Shadow {
     fn bar(&self, register: u16, len: usize) -> Option<usize> {
         let index = register.checked_sub(regs::BAR)? / 4;
         let bars = if self.is_bridge() { 2 } else { BARS };
-        (register % 4 == 0 && len == 4 && usize::from(index) < bars).then_some(index.into())
+        (register.is_multiple_of(4) && len == 4 && usize::from(index) < bars)
+            .then_some(index.into())
     }
 
     /// Learns from the answer to a read. Whether a BAR was learned.
@@ -140,7 +141,7 @@ impl Shadow {
     }
 
     /// The BARs of which start and size are known.
-    pub fn placed(&self) -> Vec<Placed> {
+    pub fn located(&self) -> Vec<Located> {
         let mut all = Vec::new();
         let mut index = 0;
         while let Some(bar) = self.bars.get(index) {
@@ -150,7 +151,7 @@ impl Shadow {
             let high = self.bars.get(index + 1).filter(|_| wide);
             if let Some((start, size)) = extent(*bar, port, high.copied()) {
                 let bar = index as u8;
-                all.push(Placed {
+                all.push(Located {
                     bar,
                     port,
                     start,
@@ -273,15 +274,15 @@ mod tests {
     }
 
     #[test]
-    fn bars_are_sized_and_placed() {
+    fn bars_are_sized_and_located() {
         let mut shadow = Shadow::default();
         shadow.read(regs::BAR, &0xfe00_0004u32.to_le_bytes());
-        assert!(shadow.placed().is_empty());
+        assert!(shadow.located().is_empty());
         size(&mut shadow, regs::BAR, 0xffff_c004, 0xfe00_0004);
         size(&mut shadow, regs::BAR + 4, 0xffff_ffff, 0x80);
         size(&mut shadow, regs::BAR + 8, 0xffff_ffe1, 0xc001);
-        let [memory, port] = shadow.placed()[..] else {
-            panic!("{:?}", shadow.placed());
+        let [memory, port] = shadow.located()[..] else {
+            panic!("{:?}", shadow.located());
         };
         assert_eq!((memory.start, memory.size), (0x80_fe00_0000, 0x4000));
         assert_eq!(
@@ -319,7 +320,7 @@ mod tests {
                 shadow.name(at);
             }
             shadow.msix_table();
-            shadow.placed();
+            shadow.located();
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Meaning {
 
 impl Meaning {
     /// Function and register in one text.
-    pub fn place(&self) -> Option<String> {
+    pub fn label(&self) -> Option<String> {
         match (&self.function, &self.register) {
             (Some(function), Some(register)) => Some(format!("{function} {register}")),
             (function, register) => function.clone().or_else(|| register.clone()),
@@ -137,7 +137,7 @@ impl GuestVm {
             (name, true) if name.starts_with("BAR") && value == 0xffff_ffff => {
                 Some("sizing".into())
             }
-            (name, false) if name.starts_with("BAR") && sizing && at % 4 == 0 => {
+            (name, false) if name.starts_with("BAR") && sizing && at.is_multiple_of(4) => {
                 let flags = if value & 1 == 1 { 3 } else { 0xf };
                 let mask = value as u32 & !flags;
                 (mask != 0).then(|| format!("size {:#x}", mask.wrapping_neg()))
@@ -199,7 +199,7 @@ fn msix(entry: &mut [u32; 4], at: u64, access: &Access) -> (Option<String>, Opti
     let field = (at / 4 % 4) as usize;
     let name = format!("MSI-X[{}] {}", at / 16, FIELDS[field]);
     let dwords = access.data.chunks_exact(4).enumerate();
-    for (i, dword) in dwords.filter(|_| at % 4 == 0 && access.register.write) {
+    for (i, dword) in dwords.filter(|_| at.is_multiple_of(4) && access.register.write) {
         if let (Some(entry), Ok(bytes)) = (entry.get_mut(field + i), dword.try_into()) {
             *entry = u32::from_le_bytes(bytes);
         }
@@ -285,8 +285,8 @@ mod tests {
     }
 
     fn text(meaning: &Meaning) -> String {
-        let place = meaning.place().unwrap_or_default();
-        format!("{place} ({})", meaning.note.as_deref().unwrap_or_default())
+        let label = meaning.label().unwrap_or_default();
+        format!("{label} ({})", meaning.note.as_deref().unwrap_or_default())
     }
 
     /// Reads or writes a register of 00:03.0.
@@ -323,25 +323,25 @@ mod tests {
             config(vm, 4, true, 6),
             "00:03.0 COMMAND (memory, bus master)"
         );
-        let place = "00:03.0 MSI-X[2]";
+        let label = "00:03.0 MSI-X[2]";
         let at = 0xfe00_2020;
         assert_eq!(
             store(vm, at, 0xfee0_1000),
-            format!("{place} address (CPU 1)")
+            format!("{label} address (CPU 1)")
         );
-        assert_eq!(store(vm, at + 4, 0), format!("{place} upper address ()"));
+        assert_eq!(store(vm, at + 4, 0), format!("{label} upper address ()"));
         assert_eq!(
             store(vm, at + 8, 0x22),
-            format!("{place} data (vector 0x22, CPU 1)")
+            format!("{label} data (vector 0x22, CPU 1)")
         );
         let unmasked = "(unmasked: address 0xfee01000, vector 0x22, CPU 1)";
         assert_eq!(
             store(vm, at + 12, 0),
-            format!("{place} vector control {unmasked}")
+            format!("{label} vector control {unmasked}")
         );
         assert_eq!(
             store(vm, at + 12, 1),
-            format!("{place} vector control (masked)")
+            format!("{label} vector control (masked)")
         );
         assert_eq!(store(vm, 0xfe00_0014, 1), "00:03.0 CC (BAR0+0x14)");
         assert_eq!(store(vm, 0xfe00_1008, 1), "00:03.0 SQ1TDBL (BAR0+0x1008)");

@@ -55,7 +55,7 @@ impl Emitter {
     }
 
     /// Keeps back an exit until its answer is known.
-    pub fn hold(&mut self, event: Event) {
+    pub fn keep_back(&mut self, event: Event) {
         self.release(event.tid);
         self.held.insert(event.tid, vec![event]);
     }

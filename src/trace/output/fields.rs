@@ -1,92 +1,87 @@
 //! Fields as text.
 
-use std::fmt::Write;
-
 use crate::decode::value::{Field, Value};
 use crate::event::Names;
 
 /// Bytes of a value that are shown.
 const SHOWN: usize = 32;
 
-/// `name=value, …` of all fields.
-pub fn text(fields: &[Field], names: &Names) -> String {
+/// `name=value, …` of all fields; padding that is zero only if `all`.
+pub fn text(fields: &[Field], names: &Names, all: bool) -> String {
     let mut text = String::new();
-    list(&mut text, fields, names);
+    list(&mut text, fields, names, all);
     text
 }
 
-fn list(text: &mut String, fields: &[Field], names: &Names) {
-    for (i, field) in fields.iter().enumerate() {
+fn list(text: &mut String, fields: &[Field], names: &Names, all: bool) {
+    let shown = fields.iter().filter(|field| all || !field.is_quiet());
+    for (i, field) in shown.enumerate() {
         if i > 0 {
             text.push_str(", ");
         }
         text.push_str(&field.name);
         text.push('=');
-        value(text, &field.value, names);
+        value(text, &field.value, names, all);
     }
 }
 
-fn value(text: &mut String, value: &Value, names: &Names) {
-    // Writing to a string does not fail.
-    let _ = match value {
-        Value::Decimal(number) => write!(text, "{number}"),
-        Value::Signed(number) => write!(text, "{number}"),
-        Value::Hex(number, _) | Value::Pointer(number) => write!(text, "{number:#x}"),
-        Value::Name(_, name) => write!(text, "{name}"),
-        Value::Flags { raw, names, rest } => flags(text, *raw, names, *rest),
+fn value(text: &mut String, value: &Value, names: &Names, all: bool) {
+    let end = match value {
+        Value::Decimal(number) => number.to_string(),
+        Value::Signed(number) => number.to_string(),
+        Value::Hex(number, _) | Value::Pointer(number) => format!("{number:#x}"),
+        Value::Name(_, name) => (*name).into(),
+        Value::Flags { raw, names, rest } => flags(*raw, names, *rest),
         Value::Descriptor(fd) => match names.descriptors.get(fd) {
-            Some(name) => write!(text, "{fd} ({name})"),
-            None => write!(text, "{fd}"),
+            Some(name) => format!("{fd} ({name})"),
+            None => fd.to_string(),
         },
         Value::Object(id) => match names.objects.get(id) {
-            Some(name) => write!(text, "{name}"),
-            None => write!(text, "{id}"),
+            Some(name) => name.clone(),
+            None => id.to_string(),
         },
-        Value::Text(of) => write!(text, "\"{of}\""),
+        Value::Text(of) => format!("\"{of}\""),
         Value::Bytes(bytes) => {
-            for byte in bytes.iter().take(SHOWN) {
-                let _ = write!(text, "{byte:02x}");
-            }
-            write!(text, "{}", if bytes.len() > SHOWN { "…" } else { "" })
+            let shown = bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}"));
+            let more = if bytes.len() > SHOWN { "…" } else { "" };
+            shown.collect::<String>() + more
         }
         Value::Record(fields) => {
             text.push('{');
-            list(text, fields, names);
-            write!(text, "}}")
+            list(text, fields, names, all);
+            "}".into()
         }
-        Value::List(values, left_out) => elements(text, values, *left_out, names),
-        Value::Unreadable(at) => write!(text, "{at:#x} (unreadable)"),
+        Value::List(values, left_out) => {
+            elements(text, values, names, all);
+            match (left_out, values.is_empty()) {
+                (0, _) => "]".into(),
+                (more, true) => format!("… {more} more]"),
+                (more, false) => format!(", … {more} more]"),
+            }
+        }
+        Value::Unreadable(at) => format!("{at:#x} (unreadable)"),
     };
+    text.push_str(&end);
 }
 
-fn flags(text: &mut String, raw: u64, names: &[&str], rest: u64) -> std::fmt::Result {
-    let mut names = names.join("|");
-    if rest != 0 {
-        let or = if names.is_empty() { "" } else { "|" };
-        write!(names, "{or}{rest:#x}")?;
-    }
-    match raw {
-        0 => write!(text, "0"),
-        _ => write!(text, "{names}"),
+fn flags(raw: u64, names: &[&str], rest: u64) -> String {
+    let names = names.join("|");
+    match (raw, rest) {
+        (0, _) => "0".into(),
+        (_, 0) => names,
+        _ if names.is_empty() => format!("{rest:#x}"),
+        _ => format!("{names}|{rest:#x}"),
     }
 }
 
-fn elements(text: &mut String, values: &[Value], left_out: u64, names: &Names) -> std::fmt::Result {
+fn elements(text: &mut String, values: &[Value], names: &Names, all: bool) {
     text.push('[');
     for (i, element) in values.iter().enumerate() {
         if i > 0 {
             text.push_str(", ");
         }
-        value(text, element, names);
+        value(text, element, names, all);
     }
-    if left_out > 0 {
-        write!(
-            text,
-            "{}… {left_out} more",
-            if values.is_empty() { "" } else { ", " }
-        )?;
-    }
-    write!(text, "]")
 }
 
 #[cfg(test)]
@@ -121,7 +116,7 @@ mod tests {
             ),
         ];
         assert_eq!(
-            text(&fields, &names),
+            text(&fields, &names, false),
             "flags=A|0x10, fd=7 (eventfd 12), id=ioas 2, list=[-1, 0x10, … 3 more], in={b=01ab}"
         );
     }

@@ -16,13 +16,18 @@ use crate::summary::Summary;
 /// JSON to a writer.
 pub struct Lines {
     to: Box<dyn Write>,
+    why: bool,
     failed: bool,
 }
 
 impl Lines {
-    /// Makes the output.
-    pub fn new(to: Box<dyn Write>) -> Self {
-        Self { to, failed: false }
+    /// Makes the output, with what each call is for if `why`.
+    pub fn new(to: Box<dyn Write>, why: bool) -> Self {
+        Self {
+            to,
+            why,
+            failed: false,
+        }
     }
 
     fn write(&mut self, value: &Json) {
@@ -53,7 +58,13 @@ impl Output for Lines {
             line.insert("kind".into(), file.kind.word().into());
         }
         match &event.body {
-            Body::Call(call) => self::call(&mut line, call),
+            Body::Call(call) => {
+                self::call(&mut line, call);
+                if let (true, Some(why)) = (self.why, call.why) {
+                    line.insert("why".into(), why.text.into());
+                    line.insert("document".into(), why.document.into());
+                }
+            }
             Body::Exit(left) => exit(&mut line, left),
             Body::Coalesced(access, meaning) => self::access(&mut line, access, meaning),
             Body::Process(text) => {
@@ -196,7 +207,7 @@ fn totals(summary: &Summary) -> Json {
             "write": register.write,
             "count": accesses.exits,
             "coalesced": accesses.coalesced,
-            "place": accesses.place,
+            "name": accesses.label,
         })
     });
     let (calls, registers): (Vec<_>, Vec<_>) = (calls.collect(), registers.collect());

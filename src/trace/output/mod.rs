@@ -1,5 +1,6 @@
 //! Where events go.
 
+pub mod duration;
 pub mod emitter;
 pub mod errno_names;
 pub mod fields;

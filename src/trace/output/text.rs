@@ -1,13 +1,13 @@
 //! Lines for people.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io::Write;
 
 use crate::event::{Body, Call, Event, Left};
 use crate::guest::access::{Access, Space};
 use crate::guest::run_page::{Exit, reason_name};
 use crate::guest::vm::Meaning;
+use crate::output::duration::duration;
 use crate::output::emitter::Output;
 use crate::output::{errno_names, fields, totals};
 use crate::summary::Summary;
@@ -21,6 +21,10 @@ pub struct Style {
     pub raw: bool,
     /// No lines but the counts at the end.
     pub summary_only: bool,
+    /// With what each call is for.
+    pub why: bool,
+    /// With padding that is zero.
+    pub all_fields: bool,
 }
 
 /// Text to a writer.
@@ -62,7 +66,8 @@ impl Text {
     }
 
     fn call(&self, call: &Call, took: u64) -> String {
-        let ins = fields::text(&call.ins, &call.names);
+        let all = self.style.all_fields;
+        let ins = fields::text(&call.ins, &call.names, all);
         let mut line = format!("{}({ins})", self.paint("1", &call.name));
         line += " = ";
         line += &match (&call.makes, call.result) {
@@ -72,12 +77,16 @@ impl Text {
             (None, result) => result.to_string(),
         };
         if !call.outs.is_empty() {
-            let _ = write!(line, " {{{}}}", fields::text(&call.outs, &call.names));
+            line += &format!(" {{{}}}", fields::text(&call.outs, &call.names, all));
         }
         if let Some(note) = &call.note {
-            let _ = write!(line, " [{note}]");
+            line += &format!(" [{note}]");
         }
-        let _ = write!(line, " <{}>", duration(took));
+        line += &format!(" <{}>", duration(took));
+        if let (true, Some(why)) = (self.style.why, call.why) {
+            let text = format!("{} ({})", why.text, why.document);
+            line += &format!("  {}", self.paint("32", &format!("# {text}")));
+        }
         line
     }
 
@@ -90,7 +99,7 @@ impl Text {
                 let name = reason_name(*reason);
                 let mut text = name.map_or_else(|| format!("exit {reason:#x}"), String::from);
                 for (name, value) in fields {
-                    let _ = write!(text, " {name}={value:#x}");
+                    text += &format!(" {name}={value:#x}");
                 }
                 self.paint("36", &text)
             }
@@ -153,33 +162,25 @@ fn accessed(access: &Access, meaning: &Meaning) -> String {
     };
     let mut text = format!("{verb} {:x}.{}", access.register.address, access.width);
     if access.count != 1 {
-        let _ = write!(text, " ×{}", access.count);
+        text += &format!(" ×{}", access.count);
     }
-    if let Some(place) = meaning.place() {
-        let _ = write!(text, "  {place}");
+    if let Some(label) = meaning.label() {
+        text += &format!("  {label}");
     }
     let arrow = if access.register.write { '←' } else { '→' };
-    let _ = match (access.count, access.value()) {
+    text += &match (access.count, access.value()) {
         (1, Some(value)) => {
-            write!(
-                text,
-                " {arrow} {value:0w$x}",
-                w = usize::from(access.width) * 2
-            )
+            format!(" {arrow} {value:0w$x}", w = usize::from(access.width) * 2)
         }
-        _ if access.data.is_empty() => write!(text, " {arrow} ?"),
+        _ if access.data.is_empty() => format!(" {arrow} ?"),
         _ => {
-            let _ = write!(text, " {arrow} ");
-            let kept = access.data.iter();
-            kept.for_each(|byte| {
-                let _ = write!(text, "{byte:02x}");
-            });
+            let bytes: String = access.data.iter().map(|b| format!("{b:02x}")).collect();
             let more = access.len() > access.data.len() as u64;
-            write!(text, "{}", if more { "…" } else { "" })
+            format!(" {arrow} {bytes}{}", if more { "…" } else { "" })
         }
     };
     if let Some(note) = &meaning.note {
-        let _ = write!(text, " ({note})");
+        text += &format!(" ({note})");
     }
     text
 }
@@ -192,16 +193,6 @@ fn errno(result: i64) -> String {
     match errno_names::name(number) {
         Some(name) => format!("-1 {name} ({text})"),
         None => format!("-1 errno {number} ({text})"),
-    }
-}
-
-/// A time with three digits or more.
-pub fn duration(ns: u64) -> String {
-    match ns {
-        0..10_000 => format!("{:.1} µs", ns as f64 / 1e3),
-        10_000..10_000_000 => format!("{} µs", ns / 1000),
-        10_000_000..10_000_000_000 => format!("{} ms", ns / 1_000_000),
-        _ => format!("{:.1} s", ns as f64 / 1e9),
     }
 }
 

@@ -1,9 +1,7 @@
 //! The counts at the end, as text.
 
-use std::fmt::Write;
-
 use crate::guest::access::Space;
-use crate::output::text::duration;
+use crate::output::duration::duration;
 use crate::summary::Summary;
 
 /// Rows of a table that are shown.
@@ -22,43 +20,39 @@ pub fn text(summary: &Summary) -> String {
 
 fn calls(text: &mut String, summary: &Summary) {
     let calls = summary.calls();
-    let _ = writeln!(
-        text,
-        "\n{:>9} {:>8} {:>10}  call",
-        "calls", "errors", "time"
-    );
+    *text += &format!("\n{:>9} {:>8} {:>10}  call\n", "calls", "errors", "time");
     for (name, calls) in calls.iter().take(ROWS) {
         let errors = match calls.errors {
             0 => String::new(),
             errors => errors.to_string(),
         };
         let time = duration(calls.ns);
-        let _ = writeln!(text, "{:>9} {errors:>8} {time:>10}  {name}", calls.count);
+        *text += &format!("{:>9} {errors:>8} {time:>10}  {name}\n", calls.count);
     }
     more(text, calls.len());
 }
 
 fn more(text: &mut String, rows: usize) {
     if rows > ROWS {
-        let _ = writeln!(text, "{:>9} more", rows - ROWS);
+        *text += &format!("{:>9} more\n", rows - ROWS);
     }
 }
 
 fn exits(text: &mut String, summary: &Summary) {
-    let _ = writeln!(text, "\n{:>9}  reason", "exits");
+    *text += &format!("\n{:>9}  reason\n", "exits");
     for (reason, count) in summary.reasons() {
-        let _ = writeln!(text, "{count:>9}  {reason}");
+        *text += &format!("{count:>9}  {reason}\n");
     }
-    let _ = writeln!(text, "{:>9}  in all", summary.total());
+    *text += &format!("{:>9}  in all\n", summary.total());
     if summary.immediate > 0 {
         let of = "returns with immediate_exit, in which no guest ran";
-        let _ = writeln!(text, "{:>9}  {of}", summary.immediate);
+        *text += &format!("{:>9}  {of}\n", summary.immediate);
     }
 }
 
 fn registers(text: &mut String, summary: &Summary) {
     let registers = summary.registers();
-    let _ = writeln!(text, "\n{:>9} {:>9}  register", "exits", "coalesced");
+    *text += &format!("\n{:>9} {:>9}  register\n", "exits", "coalesced");
     for (register, accesses) in registers.iter().take(ROWS) {
         let verb = match (register.space, register.write) {
             (Space::Port, true) => "out",
@@ -67,15 +61,13 @@ fn registers(text: &mut String, summary: &Summary) {
             (Space::Memory, false) => "load",
         };
         let (exits, coalesced) = (accesses.exits, accesses.coalesced);
-        let _ = write!(
-            text,
-            "{exits:>9} {coalesced:>9}  {verb} {:x}",
+        let label = accesses.label.as_deref().unwrap_or_default();
+        let line = format!(
+            "{exits:>9} {coalesced:>9}  {verb} {:x}  {label}",
             register.address
         );
-        let _ = match &accesses.place {
-            Some(place) => writeln!(text, "  {place}"),
-            None => writeln!(text),
-        };
+        *text += line.trim_end();
+        text.push('\n');
     }
     more(text, registers.len());
 }

@@ -47,13 +47,14 @@ pub fn seize(tid: pid_t) -> io::Result<()> {
 }
 
 /// Lets a stopped thread go on to its next system call, and gives it a signal unless that is 0.
-/// The thread may have been killed meanwhile; then wait(2) will tell.
 pub fn resume(tid: pid_t, signal: i32) {
+    // The thread may have been killed meanwhile; then wait(2) tells.
     let _ = request(libc::PTRACE_SYSCALL, tid, signal as usize);
 }
 
 /// Leaves a thread in its group-stop, until SIGCONT or another event.
 pub fn listen(tid: pid_t) {
+    // The same.
     let _ = request(libc::PTRACE_LISTEN, tid, 0);
 }
 

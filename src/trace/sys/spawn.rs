@@ -14,7 +14,7 @@ pub struct Waiting {
     /// The process.
     pub pid: pid_t,
     /// Closed to let the process go on.
-    gate: PipeWriter,
+    begin: PipeWriter,
     errno: PipeReader,
 }
 
@@ -35,20 +35,20 @@ impl Waiting {
         let words = words.map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut argv: Vec<_> = words.iter().map(|word| word.as_ptr()).collect();
         argv.push(ptr::null());
-        let (wait, gate) = pipe()?;
+        let (wait, begin) = pipe()?;
         let (errno, tell) = pipe()?;
         // SAFETY: this process has one thread, so the child may do what it likes; it makes only
         // plain system calls.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => execute(&argv, wait.as_raw_fd(), gate.as_raw_fd(), tell.as_raw_fd()),
-            pid => Ok(Self { pid, gate, errno }),
+            0 => execute(&argv, wait.as_raw_fd(), begin.as_raw_fd(), tell.as_raw_fd()),
+            pid => Ok(Self { pid, begin, errno }),
         }
     }
 
     /// Lets the process execute its command.
     pub fn go(self) -> Started {
-        drop(self.gate);
+        drop(self.begin);
         Started(self.errno)
     }
 }
@@ -63,12 +63,12 @@ impl Started {
 }
 
 /// The child's part.
-fn execute(argv: &[*const libc::c_char], wait: i32, gate: i32, tell: i32) -> ! {
+fn execute(argv: &[*const libc::c_char], wait: i32, begin: i32, tell: i32) -> ! {
     let mut byte = 0u8;
     // SAFETY: plain system calls with valid pointers: `argv` ends with a null pointer, and its
     // strings live in the parent's copy. Rust ignores SIGPIPE; a program expects the default.
     unsafe {
-        libc::close(gate);
+        libc::close(begin);
         while libc::read(wait, (&raw mut byte).cast(), 1) == -1 {}
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::execvp(argv[0], argv.as_ptr());

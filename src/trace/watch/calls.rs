@@ -77,8 +77,8 @@ pub fn leave(world: &mut World, thread: &mut Thread, result: i64, now: u64) {
             descriptors::closed(world, thread, &started, file, (result, now));
         }
         (_, What::File(file)) => io::leave(world, thread, &started, file, (result, now)),
-        (_, What::Memory(place)) => {
-            memory::changed(world, thread, &started, place, result, now);
+        (_, What::Memory(span)) => {
+            memory::changed(world, thread, &started, span, result, now);
         }
         (number, _) => plain(world, thread, &started, number, result, now),
     }

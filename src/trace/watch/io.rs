@@ -68,6 +68,7 @@ pub fn show(
         makes: shown.makes,
         note: shown.note,
         names: Names::default(),
+        why: None,
     });
     let took = now.saturating_sub(started.time);
     world.emit(thread, started.time, took, file, body);
@@ -105,7 +106,7 @@ pub fn leave(
     let mut ins = Vec::new();
     let mut note = None;
     if positioned && file.kind == FileKind::Calls(Kind::Device) {
-        let (index, inside) = place(world, &file, offset);
+        let (index, inside) = region_of(world, &file, offset);
         ins.push(field("region", Value::Text(region(index))));
         ins.push(field("offset", Value::Hex(inside, 4)));
         note = register(world, &file, (index, inside), write, &bytes);
@@ -142,7 +143,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// The region of a device's file and the offset in it.
-fn place(world: &World, file: &FileRef, offset: u64) -> (u32, u64) {
+fn region_of(world: &World, file: &FileRef, offset: u64) -> (u32, u64) {
     let device = world.devices.get(&file.id);
     let known = device.and_then(|device| {
         let mut regions = device.regions.iter();

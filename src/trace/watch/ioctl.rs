@@ -74,6 +74,7 @@ pub fn leave(
         result,
         makes: made.map(|file| file.name.clone()),
         note: None,
+        why: calls::why(kind, call.request),
     });
     let took = now.saturating_sub(started.time);
     world.emit(thread, started.time, took, Some(file), body);

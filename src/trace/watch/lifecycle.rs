@@ -43,11 +43,11 @@ impl World {
         };
         let table = match flags & CLONE_FILES {
             0 => self.tables.shared.copy(parent.table),
-            _ => self.tables.shared.share(parent.table),
+            _ => self.tables.shared.add_user(parent.table),
         };
         let space = match flags & CLONE_VM {
             0 => self.spaces.copy(parent.space),
-            _ => self.spaces.share(parent.space),
+            _ => self.spaces.add_user(parent.space),
         };
         let pid = match flags & CLONE_THREAD {
             0 => tid,

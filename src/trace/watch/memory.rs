@@ -3,7 +3,7 @@
 use crate::decode::value::{Field, Value};
 use crate::event::{Body, Call, Names};
 use crate::files::open_file::FileRef;
-use crate::watch::thread::{Place, Started, Thread};
+use crate::watch::thread::{Span, Started, Thread};
 use crate::watch::world::{Slot, World};
 
 const PROT: [(u64, &str); 3] = [(1, "PROT_READ"), (2, "PROT_WRITE"), (4, "PROT_EXEC")];
@@ -55,12 +55,12 @@ fn flags(raw: u64, known: &[(u64, &'static str)]) -> Value {
 }
 
 /// What a range of the thread's memory is: a file's mapping, or guest memory.
-pub fn what_is_at(world: &mut World, thread: &Thread, at: u64, len: u64) -> Option<Place> {
+pub fn what_is_at(world: &mut World, thread: &Thread, at: u64, len: u64) -> Option<Span> {
     let mappings = world.spaces.get(thread.space)?;
     if let Some((file, offset)) = mappings.at(at, len) {
         let file = file.clone();
         let note = part(world, &file, offset);
-        return Some(Place {
+        return Some(Span {
             file: Some(file),
             note,
         });
@@ -71,7 +71,7 @@ pub fn what_is_at(world: &mut World, thread: &Thread, at: u64, len: u64) -> Opti
         let hit = |slot: &&Slot| slot.host < end && at < slot.host.saturating_add(slot.size);
         if let Some(slot) = vm.slots.values().find(hit) {
             let guest = slot.guest.wrapping_add(at.saturating_sub(slot.host));
-            return Some(Place {
+            return Some(Span {
                 file: None,
                 note: Some(format!("guest memory at {guest:#x}")),
             });
@@ -153,16 +153,16 @@ pub fn mapped(world: &mut World, thread: &mut Thread, started: &Started, result:
 }
 
 /// munmap(2), mremap(2) or madvise(2) begins.
-pub fn changes(world: &mut World, thread: &mut Thread, args: [u64; 6]) -> Option<Place> {
+pub fn changes(world: &mut World, thread: &mut Thread, args: [u64; 6]) -> Option<Span> {
     what_is_at(world, thread, args[0], args[1])
 }
 
-/// munmap(2), mremap(2) or madvise(2) on a place that the trace names has ended.
+/// munmap(2), mremap(2) or madvise(2) on a range that the trace names has ended.
 pub fn changed(
     world: &mut World,
     thread: &mut Thread,
     started: &Started,
-    place: Place,
+    span: Span,
     result: i64,
     now: u64,
 ) {
@@ -201,7 +201,7 @@ pub fn changed(
         thread,
         started,
         name,
-        (place.file, place.note),
+        (span.file, span.note),
         ins,
         result,
         now,
@@ -228,6 +228,7 @@ fn emit(
         makes: None,
         note,
         names: Names::default(),
+        why: None,
     });
     let took = now.saturating_sub(started.time);
     world.emit(thread, started.time, took, file, body);

@@ -144,7 +144,7 @@ pub fn leave(
         Body::Exit(left),
     );
     match unanswered {
-        Some(_) => world.out.hold(event),
+        Some(_) => world.out.keep_back(event),
         None => world.out.emit(event),
     }
     thread.left = Some(Leaving {

@@ -47,14 +47,14 @@ pub enum What {
     /// A call on a file that the trace names.
     File(FileRef),
     /// A change of memory that the trace names.
-    Memory(Place),
+    Memory(Span),
     /// A new thread or process is made, with these flags of clone(2).
     Clone(u64),
 }
 
 /// What a range of memory is.
 #[derive(Debug)]
-pub struct Place {
+pub struct Span {
     /// The file that is mapped, unless the range is guest memory.
     pub file: Option<FileRef>,
     /// The part.

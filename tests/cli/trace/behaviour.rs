@@ -7,8 +7,8 @@ use std::process::{Command, Output, Stdio};
 
 use super::run::trace;
 use crate::common::elf::TempFile;
-use crate::process::{PROGRAM, Running, as_nobody, eventually, kernel};
 use crate::kvm;
+use crate::process::{PROGRAM, Running, as_nobody, eventually, kernel};
 
 /// Traces a command, with the trace in a file.
 fn traced(command: &[&str]) -> (Output, String) {
@@ -31,8 +31,8 @@ fn the_exit_status_is_the_commands() {
         let (output, _) = traced(&[command]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(status), "{said}");
-        let sentence = format!("mini-vmm trace: {command} cannot be executed");
-        assert!(said.starts_with(&sentence), "{said}");
+        let message = format!("mini-vmm trace: {command} cannot be executed");
+        assert!(said.starts_with(&message), "{said}");
     }
 }
 
