@@ -163,7 +163,7 @@ impl Machine {
         let mut machine = Self {
             devices: Devices::new(
                 opened.as_ref(),
-                Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd))),
+                Arc::new(EmulatedInterrupts::new(&vm.routing)),
             )?,
             config,
             images,

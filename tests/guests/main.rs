@@ -37,6 +37,7 @@ mod irqs;
 mod large_ram;
 mod life;
 mod losses;
+mod memory_messages;
 mod mirrors;
 mod msi;
 mod msix;
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         switch,
         switches,
         vectors,
+        memory_messages,
         faults,
         function_reset,
         dma_ready,

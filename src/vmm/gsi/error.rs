@@ -33,6 +33,9 @@ pub enum GsiError {
     /// The host has no eventfd left.
     #[error("cannot make an eventfd")]
     EventFd(#[source] std::io::Error),
+    /// The host has no descriptor or thread left to wait for an eventfd.
+    #[error("cannot wait for an eventfd")]
+    Watch(#[source] std::io::Error),
 }
 
 impl GsiError {
@@ -42,7 +45,9 @@ impl GsiError {
             Self::Routing(e) => errnos::hint("KVM_SET_GSI_ROUTING", e),
             Self::Irqchip { call, source } => errnos::hint(call, source),
             Self::Irqfd { source, .. } => errnos::hint("KVM_IRQFD", source),
-            Self::EventFd(_) => Some("raise the limit with `ulimit -n 4096`".into()),
+            Self::EventFd(_) | Self::Watch(_) => {
+                Some("raise the limit with `ulimit -n 4096`".into())
+            }
             Self::NoGsi | Self::TooMany => None,
         }
     }

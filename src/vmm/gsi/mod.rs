@@ -8,6 +8,8 @@
 //! | --- | --- |
 //! | [`routing`] | maps each GSI to a pin or message, and eventfds to GSIs |
 //! | [`msi_irqfd`] | one message-signalled interrupt, from an eventfd to a message |
+//! | [`listener`] | who takes its events |
+//! | [`memory_messages`] | messages that are no interrupts, but writes to RAM |
 //! | [`emulated`] | interrupts of devices that this program emulates |
 //! | [`irqchip`] | the power-on state of the interrupt controllers |
 //! | [`error`] | the errors of delivering interrupts through KVM |
@@ -15,6 +17,8 @@
 pub mod emulated;
 pub mod error;
 pub mod irqchip;
+pub mod listener;
+pub mod memory_messages;
 pub mod msi_irqfd;
 pub mod routing;
 pub mod view;

@@ -4,6 +4,9 @@
 //! interrupts) and no thread of the VMM wakes for an interrupt. Masking removes the irqfd and keeps
 //! the eventfd: events gather in the eventfd, as in a pending bit. Unmasking sets the route first
 //! and then the irqfd, and KVM delivers the gathered events at once.
+//!
+//! A message that is no interrupt is written to RAM by a thread instead
+//! ([`crate::gsi::memory_messages`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +17,8 @@ use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::gsi::error::GsiError;
+use crate::gsi::listener::Listener;
+use crate::gsi::memory_messages::is_interrupt;
 use crate::gsi::routing::GsiRouting;
 use crate::sys;
 use crate::sys::eventfd;
@@ -23,8 +28,8 @@ pub struct MsiIrqfd {
     routing: Arc<GsiRouting>,
     gsi: u32,
     event: EventFd,
-    /// Whether the interrupt is unmasked: KVM raises the GSI when the eventfd is signalled.
-    irqfd_assigned: bool,
+    message: Message,
+    listener: Listener,
 }
 
 impl MsiIrqfd {
@@ -39,7 +44,8 @@ impl MsiIrqfd {
             routing,
             gsi,
             event,
-            irqfd_assigned: false,
+            message: Message::default(),
+            listener: Listener::None,
         })
     }
 
@@ -53,25 +59,40 @@ impl MsiIrqfd {
         &self.event
     }
 
-    /// Sets the message, in force from the next [`GsiRouting::commit`].
-    pub fn route(&self, message: Message) {
-        self.routing.route(self.gsi, message);
+    /// Sets the message, in force from the next [`GsiRouting::commit`] and [`MsiIrqfd::unmask`] on.
+    /// Only an interrupt that stays an interrupt stays unmasked until then.
+    ///
+    /// # Errors
+    /// The errno of KVM_IRQFD; the message stays as it was.
+    pub fn route(&mut self, message: Message) -> Result<(), GsiError> {
+        let interrupt = is_interrupt(message);
+        if message != self.message && !(interrupt && is_interrupt(self.message)) {
+            self.mask()?;
+        }
+        self.message = message;
+        self.routing.route(self.gsi, interrupt.then_some(message));
+        Ok(())
     }
 
-    /// Whether KVM delivers the interrupt.
+    /// Whether events are delivered.
     pub fn is_unmasked(&self) -> bool {
-        self.irqfd_assigned
+        self.listener.is_there()
+    }
+
+    /// Whether KVM delivers them, as interrupts.
+    pub fn is_assigned(&self) -> bool {
+        matches!(self.listener, Listener::Kvm)
     }
 
     /// Unmasks the interrupt: events reach the guest, gathered events first. The route must be
     /// committed.
     ///
     /// # Errors
-    /// The errno of KVM_IRQFD; the interrupt stays masked.
+    /// As [`Listener::start`]; the interrupt stays masked.
     pub fn unmask(&mut self) -> Result<(), GsiError> {
-        if !self.irqfd_assigned {
-            self.routing.assign_irqfd(&self.event, self.gsi)?;
-            self.irqfd_assigned = true;
+        if !self.is_unmasked() {
+            let (gsi, message) = (self.gsi, self.message);
+            self.listener = Listener::start(&self.routing, &self.event, gsi, message)?;
         }
         Ok(())
     }
@@ -81,17 +102,13 @@ impl MsiIrqfd {
     /// # Errors
     /// The errno of KVM_IRQFD; the interrupt stays unmasked.
     pub fn mask(&mut self) -> Result<(), GsiError> {
-        if self.irqfd_assigned {
-            self.routing.deassign_irqfd(&self.event, self.gsi)?;
-            self.irqfd_assigned = false;
-        }
-        Ok(())
+        self.listener.stop(&self.routing, &self.event, self.gsi)
     }
 
     /// Whether events have gathered while the interrupt was masked.
     pub fn pending(&self) -> bool {
         let event = eventfd::borrow(&self.event);
-        !self.irqfd_assigned && sys::ready(event, PollFlags::IN, Some(Duration::ZERO))
+        !self.is_unmasked() && sys::ready(event, PollFlags::IN, Some(Duration::ZERO))
     }
 
     /// Raises the interrupt as the device would.

@@ -23,7 +23,7 @@ impl IrqfdView {
         Self {
             gsi: irqfd.gsi(),
             eventfd: irqfd.event().as_raw_fd(),
-            assigned: irqfd.is_unmasked(),
+            assigned: irqfd.is_assigned(),
             pending: irqfd.pending(),
         }
     }
