@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use host::bind::{BindRequest, UnbindRequest};
 use vmm::config::ConfigError;
 use vmm::config::memory::{self, DEFAULT_MEMORY, MemoryConfig};
+use vmm::config::ports::{self, PortsConfig};
 
 /// A command of `mini-vmm host`. clap builds the flags of a command only when the command is used,
 /// as for [`Command`](crate::cli::Command).
@@ -70,6 +71,11 @@ pub struct CheckArgs {
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
     memory: String,
 
+    /// Empty root ports of the guest, as for a run: whether they fit, and whether each device could
+    /// be added to one
+    #[arg(long, value_name = "N[,OPTION...]", value_parser = ports::check_count)]
+    ports: Option<String>,
+
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
@@ -91,6 +97,14 @@ impl CheckArgs {
     /// The size or an option is invalid.
     pub fn memory(&self) -> Result<MemoryConfig, ConfigError> {
         Ok(memory::parse(&self.memory)?)
+    }
+
+    /// The guest's empty root ports.
+    ///
+    /// # Errors
+    /// An option is invalid.
+    pub fn ports(&self) -> Result<Option<PortsConfig>, ConfigError> {
+        Ok(self.ports.as_deref().map(ports::parse).transpose()?)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod device;
 pub mod memory;
 pub mod options;
 pub mod port;
+pub mod port_fit;
 pub mod ports;
 pub mod slots;
 pub mod topology;
