@@ -1,10 +1,11 @@
 //! The program: parses the command line, runs the selected action, and sets the exit status.
 
+use std::env;
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use host::bind::{Host, bind, unbind};
 use host::names::Names;
 use host::paths::HostPaths;
@@ -14,7 +15,7 @@ use mini_vmm::api_socket::ApiSocket;
 use mini_vmm::cli::explain::ExplainArgs;
 use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::run::RunArgs;
-use mini_vmm::cli::{Action, Cli};
+use mini_vmm::cli::{Action, Cli, CliError};
 use mini_vmm::ctl::ctl;
 use mini_vmm::explain::{explain, note};
 use mini_vmm::run;
@@ -32,7 +33,11 @@ use vmm::sys;
 fn main() -> ExitCode {
     let clock = Clock::start();
     sys::process::share_one_heap();
-    let cli = Cli::parse();
+    let cli = match Cli::read(env::args_os()) {
+        Ok(cli) => cli,
+        Err(CliError::Usage(e)) => e.exit(),
+        Err(CliError::File(e)) => return fail(&e, Some(e.hint())),
+    };
     let phases = cli.has_stats().then(|| Phases::new(clock));
     log_to_stderr(cli.verbosity(), phases.clone());
     match cli.into_action() {

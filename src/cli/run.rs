@@ -26,6 +26,11 @@ pub struct RunArgs {
 /// The flags of a run, without the kernel.
 #[derive(Debug, Args)]
 pub struct GuestArgs {
+    /// Flags from this TOML file, which has a key for each: `memory = "4G"`. The flags of the
+    /// command line override it; see docs/config.md
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// Initial RAM file system
     #[arg(long, value_name = "PATH", visible_alias = "initramfs")]
     initrd: Option<PathBuf>,
