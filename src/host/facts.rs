@@ -150,8 +150,8 @@ pub struct DeviceFacts {
     pub uses: Vec<Use>,
     /// Whether this user sees the open files of all processes, which are uses too.
     pub sees_all: bool,
-    /// What kind of PCI Express function it is; `None` if that was not asked, because a call goes on
-    /// for the device.
+    /// What kind of PCI Express function it is; `None` if the device was not asked, because a call
+    /// goes on for it.
     pub function_type: Option<FunctionType>,
     /// The addresses that the IOMMU can map.
     pub reach: Reach,

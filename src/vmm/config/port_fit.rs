@@ -1,8 +1,8 @@
-//! Which endpoints have no root port although `port=auto` gives them one: a bridge has only the 32-bit
-//! hole for BARs that are not prefetchable, and on bus 0 a 64-bit BAR lies above it.
+//! Which endpoints have no root port although `port=auto` gives them one: a bridge has only the
+//! 32-bit hole for BARs that are not prefetchable, and on bus 0 a 64-bit BAR lies above it.
 //!
-//! As few as possible make room, and the largest of those that do: many small disks keep their ports
-//! beside one device with a large BAR.
+//! As few as possible make room, and the largest of those that suffice: many small disks keep their
+//! ports beside one device with a large BAR.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;

@@ -102,8 +102,8 @@ impl GsiRouting {
         let _ = state.gsis.free_id(gsi);
     }
 
-    /// Sets the interrupt that a GSI sends, or none, from the next [`GsiRouting::commit`] on. Without
-    /// one, no irqfd may be assigned.
+    /// Sets the interrupt that a GSI sends, or none, from the next [`GsiRouting::commit`] on.
+    /// Without one, no irqfd may be assigned.
     pub fn route(&self, gsi: u32, message: Option<Message>) {
         let mut state = self.lock();
         let before = state.messages.insert(gsi, message);
