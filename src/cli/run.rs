@@ -73,7 +73,9 @@ pub struct GuestArgs {
     /// on bus 0; auto, the default: a PCI Express endpoint behind a port, any other device on bus
     /// 0. managed=on: bind it for this run only. rombar=off: no expansion ROM.
     /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a virtual
-    /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU
+    /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU.
+    /// mmap=off: each access to a BAR is an exit, which --stats counts; irqfd=off: a thread wakes
+    /// for each interrupt; both are for learning and for finding faults
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 

@@ -2,6 +2,7 @@
 
 pub mod cpus;
 pub mod device;
+pub mod mechanisms;
 pub mod memory;
 pub mod options;
 pub mod port;

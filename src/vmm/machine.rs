@@ -244,6 +244,7 @@ impl Machine {
             clique: config.clique,
             position: Position::RootBus,
             path,
+            mechanisms: config.mechanisms,
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -340,7 +341,7 @@ impl Machine {
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
             let end = end.map_err(MachineError::Loop)?;
-            if let Some(exit) = exit_of(end, self.config.no_reboot, &mut self.ram_setup)? {
+            if let Some(exit) = exit_of(end, &self.config, &mut self.ram_setup)? {
                 return Ok(exit);
             }
             self.reset()?;

@@ -5,15 +5,15 @@
 //! RAM, it is dropped.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pci::Message;
 use tracing::debug;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::event_thread::EventThread;
+use crate::gsi::by_thread::{InterruptThread, Listening};
 use crate::layout;
 use crate::memory::guest_memory::GuestMemory;
 
@@ -25,9 +25,8 @@ pub fn is_interrupt(message: Message) -> bool {
 /// The guest's RAM, for messages that are no interrupts.
 pub struct MemoryMessages {
     memory: GuestMemory,
-    /// Waits for the eventfds of such messages. It is made for the first of them, and apart from
-    /// the thread of device events, which a storm of messages must not hold up.
-    thread: Mutex<Option<Arc<EventThread>>>,
+    /// Waits for the eventfds of such messages. It is made for the first of them.
+    thread: InterruptThread,
 }
 
 impl MemoryMessages {
@@ -35,7 +34,7 @@ impl MemoryMessages {
     pub fn new(memory: GuestMemory) -> Arc<Self> {
         Arc::new(Self {
             memory,
-            thread: Mutex::new(None),
+            thread: InterruptThread::default(),
         })
     }
 
@@ -44,34 +43,15 @@ impl MemoryMessages {
         write(&self.memory, message);
     }
 
-    /// Writes `message` to RAM whenever `event` is signalled, until the result is dropped.
+    /// Writes `message` to RAM whenever `event` is signalled, until the result is dropped. Nothing
+    /// is written afterwards.
     ///
     /// # Errors
-    /// The host has no descriptors or threads left.
-    pub fn watch(&self, event: &EventFd, message: Message) -> io::Result<Watch> {
-        let thread = self.thread()?;
-        let target = Arc::new(Mutex::new(Some(message)));
-        // The thread must not own this value, which owns the thread.
-        let (memory, now) = (self.memory.clone(), Arc::clone(&target));
-        let again = event.try_clone()?;
-        let key = thread.watch(event, move || match *lock(&now) {
-            Some(message) => write(&memory, message),
-            // Masked just now: the event stays pending.
-            None => drop(again.write(1)),
-        })?;
-        Ok(Watch {
-            thread,
-            key,
-            target,
-        })
-    }
-
-    fn thread(&self) -> io::Result<Arc<EventThread>> {
-        let mut thread = lock(&self.thread);
-        match &*thread {
-            Some(thread) => Ok(Arc::clone(thread)),
-            None => Ok(Arc::clone(thread.insert(Arc::new(EventThread::new()?)))),
-        }
+    /// The host has no descriptor or no thread left.
+    pub fn listen(&self, event: &EventFd, message: Message) -> io::Result<Listening> {
+        // The action must not own the thread that runs it.
+        let memory = self.memory.clone();
+        self.thread.listen(event, move || write(&memory, message))
     }
 }
 
@@ -79,25 +59,6 @@ fn write(memory: &GuestMemory, message: Message) {
     let at = GuestAddress(message.address);
     let outcome = memory.store(message.data, at, Ordering::Release);
     debug!(?message, ?outcome, "a message that is no interrupt");
-}
-
-/// An eventfd whose message is written to RAM.
-pub struct Watch {
-    thread: Arc<EventThread>,
-    key: u64,
-    target: Arc<Mutex<Option<Message>>>,
-}
-
-impl Drop for Watch {
-    /// Nothing is written afterwards: a write that has begun has ended.
-    fn drop(&mut self) {
-        *lock(&self.target) = None;
-        self.thread.unwatch(self.key);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
