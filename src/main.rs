@@ -114,11 +114,11 @@ fn host_cdi(args: &CdiArgs) -> Result<ExitCode, CdiError> {
 }
 
 fn host_check(args: &CheckArgs) -> ExitCode {
-    let memory = match args.memory() {
-        Ok(memory) => memory,
+    let (memory, ports) = match args.memory().and_then(|m| Ok((m, args.ports()?))) {
+        Ok(guest) => guest,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    let findings = match check::check_host(&args.addresses, memory) {
+    let findings = match check::check_host(&args.addresses, memory, ports) {
         Ok(findings) => findings,
         Err(e) => return fail(&e, e.hint()),
     };

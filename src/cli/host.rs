@@ -8,6 +8,7 @@ use host::bind::{BindRequest, UnbindRequest};
 use host::cdi::Interface;
 use vmm::config::ConfigError;
 use vmm::config::memory::{self, DEFAULT_MEMORY, MemoryConfig};
+use vmm::config::ports::{self, PortsConfig};
 use vmm::hostinfo::device_names::{self, NameError};
 use vmm::hostinfo::sysfs::Sysfs;
 
@@ -104,6 +105,11 @@ pub struct CheckArgs {
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
     memory: String,
 
+    /// Empty root ports of the guest, as for a run: whether they fit, and whether each device could
+    /// be added to one
+    #[arg(long, value_name = "N[,OPTION...]", value_parser = ports::check_count)]
+    ports: Option<String>,
+
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
@@ -125,6 +131,14 @@ impl CheckArgs {
     /// The size or an option is invalid.
     pub fn memory(&self) -> Result<MemoryConfig, ConfigError> {
         Ok(memory::parse(&self.memory)?)
+    }
+
+    /// The guest's empty root ports.
+    ///
+    /// # Errors
+    /// An option is invalid.
+    pub fn ports(&self) -> Result<Option<PortsConfig>, ConfigError> {
+        Ok(self.ports.as_deref().map(ports::parse).transpose()?)
     }
 }
 
