@@ -1,7 +1,7 @@
 //! `host cdi`: the specification by which container engines give bound devices to containers
 //! (Container Device Interface, SPEC.md of container-device-interface).
 //!
-//! Version 0.5.0 is the first that takes names which begin with a digit, and has all fields that are
+//! Version 0.5.0 is the first that takes names which begin with a digit. It has all fields that are
 //! needed here, so older engines such as podman 4 read the file too.
 
 use std::collections::BTreeMap;
@@ -268,7 +268,7 @@ mod tests {
         Ok(serde_json::from_str(&spec.to_json().unwrap()).unwrap())
     }
 
-    /// The rules of SPEC.md and of the engines' parser: all fields are known, and each name is valid.
+    /// The rules of SPEC.md and of the engines' parser: all fields are known, all names are valid.
     fn check(spec: &Value) {
         let keys =
             |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
