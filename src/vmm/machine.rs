@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::MachineError;
+pub use later_devices::mappable;
 use pci::Bdf;
 use pci::host_path::HostPath;
 use pci::position::Position;
@@ -163,7 +164,7 @@ impl Machine {
         let mut machine = Self {
             devices: Devices::new(
                 opened.as_ref(),
-                Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd))),
+                Arc::new(EmulatedInterrupts::new(&vm.routing)),
             )?,
             config,
             images,

@@ -39,6 +39,7 @@ mod large_ram;
 mod life;
 mod losses;
 mod mechanisms;
+mod memory_messages;
 mod mirrors;
 mod msi;
 mod msix;
@@ -71,6 +72,52 @@ mod walks;
 /// A test: its name and what it does. A panic is its failure.
 type Test = (&'static str, fn());
 
+/// The tests by module, in their order.
+const MODULES: &[(&str, &[Test])] = &modules![
+    life,
+    losses,
+    mechanisms,
+    config,
+    control,
+    bars,
+    rom,
+    slot,
+    msi,
+    msix,
+    peers,
+    pin,
+    ports,
+    empty_ports,
+    ports_race,
+    ports_reset,
+    ports_sleep,
+    power_button,
+    power_on,
+    switch,
+    switches,
+    vectors,
+    memory_messages,
+    faults,
+    function_reset,
+    dma_ready,
+    endpoints,
+    resets,
+    stats,
+    storm,
+    race,
+    topology,
+    waiting,
+    unused_vectors,
+    mirrors,
+    walks,
+    hostile,
+];
+/// Once more with a thread in place of irqfds.
+const BY_THREAD: &[(&str, &[Test])] =
+    &modules![memory_messages, msi, msix, pin, unused_vectors, vectors];
+/// Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
+const SLOW: &[(&str, &[Test])] = &modules![large_ram];
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let missing = kvm_ioctls::Kvm::new().and_then(|kvm| kvm.create_vm()).err();
@@ -79,52 +126,10 @@ fn main() -> ExitCode {
         println!("SKIPPED: /dev/kvm cannot be used: {why}");
     }
     let why: Option<Arc<str>> = missing.map(|e| e.to_string().into());
-    let modules = modules![
-        life,
-        losses,
-        mechanisms,
-        config,
-        control,
-        bars,
-        rom,
-        slot,
-        msi,
-        msix,
-        peers,
-        pin,
-        ports,
-        empty_ports,
-        ports_race,
-        ports_reset,
-        ports_sleep,
-        power_button,
-        power_on,
-        switch,
-        switches,
-        vectors,
-        faults,
-        function_reset,
-        dma_ready,
-        endpoints,
-        resets,
-        stats,
-        storm,
-        race,
-        topology,
-        waiting,
-        unused_vectors,
-        mirrors,
-        walks,
-        hostile,
-    ];
-    // Once more with a thread in place of irqfds.
-    let by_thread = modules![msi, msix, pin, unused_vectors, vectors];
-    // Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
-    let slow = modules![large_ram];
-    let all = modules.iter().map(|module| ("", false, module));
-    let all = all.chain(slow.iter().map(|module| ("", true, module)));
+    let all = MODULES.iter().map(|module| ("", false, module));
+    let all = all.chain(SLOW.iter().map(|module| ("", true, module)));
     let all = all.chain(
-        by_thread
+        BY_THREAD
             .iter()
             .map(|module| ("irqfd_off::", false, module)),
     );
