@@ -2,17 +2,15 @@
 //! runs, and no longer than the limit once the run ends.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use vmm::machine::MachineError;
-use vmm::vfio::opener::{Calls, Opener, Request};
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
 use crate::device::{EXPRESS, FakeDevice, ID};
+use crate::endless_calls::{self, Endless, LIMIT};
 use crate::pci::{MASTER, MEMORY, SLOT, ecam};
 use crate::vm::{Live, Vm};
 
@@ -24,51 +22,9 @@ pub const TESTS: &[Test] = tests![
 
 const DEVICE_CONTROL: u16 = EXPRESS + 8;
 const FLR: u32 = 1 << 15;
-const LIMIT: Duration = Duration::from_secs(1);
 /// Dwords of RAM: processors that have started, and whether the write has returned.
 const STARTED: u32 = 0x7_1000;
 const DONE: u32 = STARTED + 4;
-
-/// The other process, whose writes wait until a pipe has no writer.
-struct Endless {
-    opener: Arc<Opener>,
-    waits: File,
-    ends: File,
-}
-
-/// One for each test. They are made while this process has one thread, because they fork.
-static PREPARED: Mutex<Vec<Endless>> = Mutex::new(Vec::new());
-
-struct Pipes;
-
-impl Calls for Pipes {
-    fn make(&self, request: &Request, files: Vec<File>) -> io::Result<Option<OwnedFd>> {
-        let Request::Write { .. } = request else {
-            return Err(io::Error::from_raw_os_error(libc::ENOTTY));
-        };
-        (&files[0]).read_to_end(&mut Vec::new())?;
-        Ok(None)
-    }
-}
-
-/// Makes the processes.
-pub fn prepare() {
-    let endless = || {
-        // Before the pipe: the process must not hold the end that is written to.
-        let opener = Opener::start(LIMIT, Arc::new(Pipes), &[], || {});
-        let (reader, writer) = io::pipe()?;
-        Ok::<_, io::Error>(Endless {
-            opener: Arc::new(opener?),
-            waits: OwnedFd::from(reader).into(),
-            ends: OwnedFd::from(writer).into(),
-        })
-    };
-    let prepared = TESTS.iter().map(|_| endless());
-    let prepared = prepared
-        .collect::<io::Result<Vec<_>>>()
-        .expect("processes and pipes");
-    *PREPARED.lock().unwrap() = prepared;
-}
 
 /// vCPU 1 resets the function, and vCPU 0 finds it away, says so, and does `then`.
 fn run(
@@ -79,7 +35,7 @@ fn run(
         opener,
         waits,
         ends,
-    } = PREPARED.lock().unwrap().pop().expect("one for each test");
+    } = endless_calls::take();
     let by = Arc::clone(&opener);
     let device = FakeDevice::new().config_writes(move |at, data| match data {
         [_, 0x80] if at == u64::from(DEVICE_CONTROL) => by.write("0000:01:00.0", &waits, at, data),
