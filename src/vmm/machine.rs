@@ -9,6 +9,7 @@
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
 //! | `platform` | makes buses, emulated devices and ACPI tables |
 //! | `devices`, `device_events` | puts the open devices on the guest's bus and watches them |
+//! | `hot_plug` | devices that come and go while the guest runs |
 //! | `ends` | the end of a boot: the end of the run, or another boot |
 //!
 //! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
@@ -20,6 +21,7 @@ mod device_events;
 mod devices;
 mod ends;
 mod error;
+mod hot_plug;
 mod later_devices;
 mod memory_faults;
 mod open_devices;
@@ -32,7 +34,7 @@ mod vcpus;
 mod vm;
 
 use std::mem;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 pub use error::MachineError;
@@ -55,8 +57,10 @@ use crate::gsi::emulated::EmulatedInterrupts;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{Asker, Lifecycle};
 use crate::machine::create::create_vm;
-use crate::machine::devices::{AttachTo, Devices};
+use crate::machine::devices::Devices;
 use crate::machine::ends::exit_of;
+use crate::machine::hot_plug::maps::Maps;
+use crate::machine::hot_plug::{NoHost, Plugged};
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{check_calls, connect_iommu, open_beside};
 use crate::machine::platform::Platform;
@@ -68,6 +72,8 @@ use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
+use crate::plug::HotPlug;
+use crate::plug::host_side::HostSide;
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
@@ -92,8 +98,9 @@ pub struct Machine {
     platform: Platform,
     vm: Vm,
     ram_setup: RamSetup,
-    dma: Option<Arc<Dma>>,
-    devices: Devices,
+    devices: Arc<Devices>,
+    maps: Arc<Maps>,
+    plugged: Arc<Plugged>,
     opener: Arc<Opener>,
     notifier: Arc<Notifier>,
     run_controls: RunControls,
@@ -160,11 +167,26 @@ impl Machine {
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
+        let interrupts = Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd)));
+        let devices = Arc::new(Devices::new(interrupts)?);
+        let maps = Arc::new(Maps::new(Arc::clone(&vm.space)));
+        // The IOMMU maps memory for all of the open devices.
+        if let (Some(dma), Some(opened)) = (&dma, &opened) {
+            maps.join(dma, opened.devices.len());
+        }
+        let run_controls = RunControls::default();
+        let plugged = Plugged::new(
+            Arc::clone(&devices),
+            Arc::clone(&maps),
+            (Arc::clone(&platform.root), platform.resources.clone()),
+            Arc::clone(&stats),
+            run_controls.clone(),
+            Arc::new(NoHost),
+        );
         let mut machine = Self {
-            devices: Devices::new(
-                opened.as_ref(),
-                Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd))),
-            )?,
+            devices,
+            maps,
+            plugged,
             config,
             images,
             loaded: Some(loaded),
@@ -172,14 +194,13 @@ impl Machine {
             platform,
             vm,
             ram_setup,
-            dma,
             opener,
             notifier,
-            run_controls: RunControls::default(),
+            run_controls,
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
-        machine.attach_all(opened, roms)?;
+        machine.attach_all(opened, roms, dma)?;
         drop(paused);
         machine.ram_setup.wait()?;
         Ok(machine)
@@ -190,6 +211,7 @@ impl Machine {
         &mut self,
         opened: Option<Opened>,
         roms: Vec<RomSource>,
+        dma: Option<Arc<Dma>>,
     ) -> Result<(), MachineError> {
         let (addresses, _) = self.config.addresses().map_err(VfioError::from)?;
         for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
@@ -203,7 +225,7 @@ impl Machine {
         for (((device, config), rom), at) in
             devices.into_iter().zip(&configs).zip(roms).zip(where_to)
         {
-            self.attach(device, config, at, rom)?;
+            self.attach(device, config, at, (rom, dma.clone()))?;
         }
         Ok(())
     }
@@ -219,11 +241,10 @@ impl Machine {
         device: SharedDevice,
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
-        self.devices.add_open();
         let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
         let path = ports::path(&*device, &address)?;
         let rom = RomSource::load(&config.rom)?;
-        let bdf = self.attach(device, config, (address, path), rom)?;
+        let bdf = self.attach(device, config, (address, path), (rom, None))?;
         self.config.vfio.push(DeviceConfig {
             slot: Some(address.slot),
             ..config.clone()
@@ -236,7 +257,7 @@ impl Machine {
         device: SharedDevice,
         config: &DeviceConfig,
         (address, path): (GuestAddress, HostPath),
-        rom: RomSource,
+        (rom, dma): (RomSource, Option<Arc<Dma>>),
     ) -> Result<Bdf, MachineError> {
         let options = FunctionOptions {
             rom,
@@ -244,13 +265,14 @@ impl Machine {
             position: Position::RootBus,
             path,
         };
-        let to = AttachTo {
-            root: &self.platform.root,
-            resources: &self.platform.resources,
-            dma: self.dma.as_ref(),
-            stats: &self.stats,
-        };
+        let to = self.plugged.attach_to(dma);
         self.devices.attach(device, address, options, &to)
+    }
+
+    /// Makes `host` the side of the host for devices that are added while the guest runs: for a
+    /// test, whose devices are not the host's.
+    pub fn set_host_side(&self, host: Arc<dyn HostSide>) {
+        self.plugged.set_host(host);
     }
 
     /// COM1, for the keyboard.
@@ -274,9 +296,8 @@ impl Machine {
             run: self.run_controls.clone(),
             asker,
             power_button: self.power_button(),
-            functions: self.devices.weak_with_addresses(),
+            plug: Arc::downgrade(&self.plugged) as Weak<dyn HotPlug>,
             root: Arc::downgrade(&self.platform.root),
-            dma: self.dma.as_ref().map(Arc::downgrade),
         }
     }
 
@@ -305,9 +326,12 @@ impl Machine {
         let (layout, root) = (&self.platform.resources.layout, &self.platform.root);
         self.devices.set_up(&self.config, layout, root)?;
         let ecam = layout.ecam();
-        let (functions, ports) = self.devices.named();
+        let ports = self.devices.ports().iter().map(|port| port.bdf).collect();
+        // Weak, as the reference to the coalesced writes below.
+        let devices = Arc::downgrade(&self.devices);
+        let named = move || devices.upgrade().map_or_else(Vec::new, |d| d.named());
         self.stats
-            .set_named_ranges(named_ranges::lookup(functions, ports, ecam));
+            .set_named_ranges(named_ranges::lookup(named, ports, ecam));
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);
@@ -368,8 +392,9 @@ impl Machine {
             first.enter(&boot)?;
         }
         let resources = &self.platform.resources;
+        let devices = Arc::clone(&self.devices);
         let faults = DeviceFaults::new(
-            self.devices.functions(),
+            Box::new(move || devices.functions_and_left()),
             Arc::clone(&resources.space),
             self.vcpus.len(),
         );
@@ -389,6 +414,8 @@ impl Machine {
     /// Brings the whole VM to its power-on state. No vCPU is running.
     fn reset(&mut self) -> Result<(), MachineError> {
         info!("reset with slots={}", self.vm.slots.in_use());
+        // No device comes or goes meanwhile.
+        let _changing = self.devices.changing();
         // A late event of the ended boot must not end the next boot.
         self.notifier.take();
         // The interrupt controllers come first: a device may assert its pin as soon as it is reset,
@@ -420,16 +447,15 @@ impl Machine {
     /// The IOMMU has not given up a part of the guest's memory. Closing the devices ends that map
     /// too, but the kernel has a fault. Or a call for a device has not ended.
     pub fn close(&mut self) -> Result<(), MachineError> {
-        let mut lost = None;
+        self.plugged.stop();
         self.devices.detach(&self.platform.root);
         self.ram_setup.stop();
         // A container loses its IOMMU with its last device, so the memory is unmapped before.
-        if let Some(dma) = self.dma.take() {
-            let begun = Instant::now();
-            self.vm.space.unsubscribe(&*dma);
+        let begun = Instant::now();
+        let (any, lost) = self.maps.close();
+        if any {
             let us = begun.elapsed().as_micros();
             info!("the guest's memory was unmapped for DMA in {us} us");
-            lost = dma.take_lost();
         }
         self.devices.close();
         check_calls(&self.opener)?;

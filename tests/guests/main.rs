@@ -32,6 +32,7 @@ mod endpoints;
 mod faults;
 mod function_reset;
 mod hostile;
+mod hot_plug;
 mod irq_code;
 mod irqs;
 mod large_ram;
@@ -43,6 +44,7 @@ mod msix;
 mod pci;
 mod peers;
 mod pin;
+mod plug_host;
 mod ports;
 mod ports_race;
 mod ports_reset;
@@ -113,6 +115,7 @@ fn main() -> ExitCode {
         mirrors,
         walks,
         hostile,
+        hot_plug,
     ];
     // Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
     let slow = modules![large_ram];

@@ -1,0 +1,180 @@
+//! Devices that come and go while the guest runs.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `add` | an add: the steps, and what undoes them |
+//! | `choose` | the root port for a device |
+//! | `remove` | a removal: the button, the wait for the guest, the end |
+//! | `requests` | the removals that are pending |
+//! | `maps` | the maps of guest memory, and how many devices use them |
+//! | `real_host` | the steps of an add on the running host |
+//!
+//! No vCPU waits for any of this: the lock that keeps changes apart is taken by the threads of
+//! requests, and by a reset of the VM, during which no vCPU runs.
+
+mod add;
+mod choose;
+pub(super) mod maps;
+mod remove;
+mod requests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::thread::JoinHandle;
+
+use pci::{Bdf, RootBus};
+use requests::Requests;
+
+use crate::control::RunControls;
+use crate::machine::device_events::DeviceListener;
+use crate::machine::devices::{AttachTo, Devices};
+use crate::machine::hot_plug::maps::Maps;
+use crate::memory::dma::{Dma, DmaMap};
+use crate::plug::host_side::HostSide;
+use crate::plug::{AddError, AddRequest, Added, HotPlug, Removal, RemoveError, RemoveRequest};
+use crate::run_events::RunEvent;
+use crate::stats::Stats;
+use crate::vfio::function::{VfioFunction, VmResources};
+
+/// The devices of a machine while it runs.
+pub(super) struct Plugged {
+    this: Weak<Self>,
+    pub devices: Arc<Devices>,
+    pub maps: Arc<Maps>,
+    root: Arc<RootBus>,
+    resources: VmResources,
+    stats: Arc<Stats>,
+    run: RunControls,
+    host: RwLock<Arc<dyn HostSide>>,
+    requests: Requests,
+    /// Held during an add: one comes after the other.
+    adding: Mutex<()>,
+    /// The threads of removals.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Plugged {
+    /// The devices of a machine, which has none yet.
+    pub fn new(
+        devices: Arc<Devices>,
+        maps: Arc<Maps>,
+        (root, resources): (Arc<RootBus>, VmResources),
+        stats: Arc<Stats>,
+        run: RunControls,
+        host: Arc<dyn HostSide>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            devices,
+            maps,
+            root,
+            resources,
+            stats,
+            run,
+            host: RwLock::new(host),
+            requests: Requests::default(),
+            adding: Mutex::default(),
+            threads: Mutex::default(),
+        })
+    }
+
+    /// Makes another host's side, for a test.
+    pub fn set_host(&self, host: Arc<dyn HostSide>) {
+        *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
+    }
+
+    fn host(&self) -> Arc<dyn HostSide> {
+        Arc::clone(&self.host.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The parts of the VM to which a device is attached whose DMA goes by `dma`.
+    pub fn attach_to(&self, dma: Option<Arc<Dma>>) -> AttachTo<'_> {
+        AttachTo {
+            root: &self.root,
+            resources: &self.resources,
+            dma,
+            stats: &self.stats,
+            listener: self.this.clone() as Weak<dyn DeviceListener>,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.run.events.ended().is_some() || self.requests.are_over()
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all requests, and waits for them: an add is undone, and a removal leaves its device.
+    pub fn stop(&self) {
+        self.requests.end_all();
+        for port in self.devices.ports() {
+            port.port.wake();
+        }
+        drop(self.adding.lock().unwrap_or_else(PoisonError::into_inner));
+        // Outside of the lock: a thread may start another's removal.
+        let threads = std::mem::take(&mut *self.threads());
+        for thread in threads {
+            // A panic would have ended the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl HotPlug for Plugged {
+    fn add(&self, request: &AddRequest, gone: &dyn Fn() -> bool) -> Result<Added, AddError> {
+        self.add_device(request, gone)
+    }
+
+    fn remove(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
+        self.remove_device(request)
+    }
+
+    fn functions(&self) -> Vec<(Bdf, Arc<VfioFunction>)> {
+        self.devices.with_addresses()
+    }
+
+    fn dma_maps(&self) -> Vec<DmaMap> {
+        self.maps.list()
+    }
+}
+
+impl DeviceListener for Plugged {
+    fn failed(&self, function: &VfioFunction) {
+        self.run.events.tell(RunEvent::DeviceFailed {
+            id: function.name().into(),
+            what: "device",
+            why: "the device has failed".into(),
+        });
+    }
+
+    fn wanted(&self, function: &Arc<VfioFunction>) {
+        self.host_wants(function);
+    }
+}
+pub(super) struct NoHost;
+impl HostSide for NoHost {
+    fn look(&self, _: &AddRequest) -> Result<Vec<crate::plug::host_side::Found>, AddError> {
+        Err(AddError::NoPort)
+    }
+    fn check_limits(&self, _: &AddRequest) -> Result<(), AddError> {
+        Ok(())
+    }
+    fn claim(&self, _: &AddRequest) -> Result<(), AddError> {
+        Ok(())
+    }
+    fn give_back(&self, _: &[String]) {}
+    fn open(&self, _: &AddRequest) -> Result<crate::plug::host_side::OpenForAdd, AddError> {
+        Err(AddError::NoPort)
+    }
+    fn map(
+        &self,
+        _: &crate::plug::host_side::OpenForAdd,
+        _: &dyn Fn(u64, u64) -> bool,
+    ) -> Result<(), AddError> {
+        Ok(())
+    }
+    fn unmap(&self, _: Option<&Arc<Dma>>, _: usize, close: &mut dyn FnMut()) {
+        close()
+    }
+}
