@@ -34,7 +34,7 @@ mod vcpus;
 mod vm;
 
 use std::mem;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 pub use error::MachineError;
@@ -59,8 +59,9 @@ use crate::lifecycle::{Asker, Lifecycle};
 use crate::machine::create::create_vm;
 use crate::machine::devices::Devices;
 use crate::machine::ends::exit_of;
+use crate::machine::hot_plug::Plugged;
 use crate::machine::hot_plug::maps::Maps;
-use crate::machine::hot_plug::{NoHost, Plugged};
+use crate::machine::hot_plug::real_host::RealHost;
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{check_calls, connect_iommu, open_beside};
 use crate::machine::platform::Platform;
@@ -73,7 +74,7 @@ use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
 use crate::plug::HotPlug;
-use crate::plug::host_side::HostSide;
+use crate::plug::host_side::{Claims, HostSide};
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
@@ -84,7 +85,7 @@ use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::kernel_calls::opener_here;
-use crate::vfio::open::{Opened, VfioError};
+use crate::vfio::open::{DeviceSet, Opened, VfioError};
 use crate::vfio::opener::Opener;
 
 /// A VM with its devices.
@@ -101,6 +102,7 @@ pub struct Machine {
     devices: Arc<Devices>,
     maps: Arc<Maps>,
     plugged: Arc<Plugged>,
+    real_host: Arc<RealHost>,
     opener: Arc<Opener>,
     notifier: Arc<Notifier>,
     run_controls: RunControls,
@@ -155,9 +157,8 @@ impl Machine {
             .on_loss(move |why| ends.notify(GuestEvent::Broken(why.into())));
         let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
-        let by = (config.iommu, &opener);
-        let (opened, (vcpus, loaded), paused) =
-            open_beside(&vm.fd, &candidates, by, &ram_setup, beside)?;
+        let set = DeviceSet::new(Some(Arc::clone(&vm.fd)), config.iommu, &opener);
+        let (opened, (vcpus, loaded), paused) = open_beside(&set, &candidates, &ram_setup, beside)?;
         let interface = opened.as_ref().map(|opened| opened.interface);
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
@@ -175,18 +176,30 @@ impl Machine {
             maps.join(dma, opened.devices.len());
         }
         let run_controls = RunControls::default();
+        let real_host = Arc::new(RealHost {
+            set,
+            maps: Arc::clone(&maps),
+            space: Arc::clone(&vm.space),
+            ram: Arc::clone(&vm.ram),
+            layout: vm.layout,
+            memory: config.memory,
+            ready: ram_setup.ready(),
+            stats: Arc::clone(&stats),
+            claims: OnceLock::new(),
+        });
         let plugged = Plugged::new(
             Arc::clone(&devices),
             Arc::clone(&maps),
             (Arc::clone(&platform.root), platform.resources.clone()),
             Arc::clone(&stats),
             run_controls.clone(),
-            Arc::new(NoHost),
+            Arc::clone(&real_host) as Arc<dyn HostSide>,
         );
         let mut machine = Self {
             devices,
             maps,
             plugged,
+            real_host,
             config,
             images,
             loaded: Some(loaded),
@@ -267,6 +280,12 @@ impl Machine {
         };
         let to = self.plugged.attach_to(dma);
         self.devices.attach(device, address, options, &to)
+    }
+
+    /// Lets `claims` bind devices with `managed=on` that are added while the guest runs.
+    pub fn set_claims(&self, claims: Arc<dyn Claims>) {
+        // The first stays.
+        let _ = self.real_host.claims.set(claims);
     }
 
     /// Makes `host` the side of the host for devices that are added while the guest runs: for a

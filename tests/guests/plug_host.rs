@@ -82,7 +82,7 @@ impl PlugHost {
 }
 
 impl HostSide for PlugHost {
-    fn look(&self, request: &AddRequest) -> Result<Vec<Found>, AddError> {
+    fn look(&self, request: &AddRequest, _: &[String]) -> Result<Vec<Found>, AddError> {
         self.step(Step::Look)?;
         let size = match self.large.load(Ordering::Relaxed) {
             true => 1 << 30,

@@ -15,6 +15,7 @@
 mod add;
 mod choose;
 pub(super) mod maps;
+pub(super) mod real_host;
 mod remove;
 mod requests;
 
@@ -33,6 +34,7 @@ use crate::plug::host_side::HostSide;
 use crate::plug::{AddError, AddRequest, Added, HotPlug, Removal, RemoveError, RemoveRequest};
 use crate::run_events::RunEvent;
 use crate::stats::Stats;
+use crate::sys::descriptor::Descriptor;
 use crate::vfio::function::{VfioFunction, VmResources};
 
 /// The devices of a machine while it runs.
@@ -123,7 +125,13 @@ impl Plugged {
 
 impl HotPlug for Plugged {
     fn add(&self, request: &AddRequest, gone: &dyn Fn() -> bool) -> Result<Added, AddError> {
-        self.add_device(request, gone)
+        let outcome = self.add_device(request, gone);
+        if outcome.is_err() {
+            // Files that came with the request, and that nobody has taken.
+            let given = request.devices.iter().filter_map(|device| device.given);
+            given.for_each(Descriptor::close);
+        }
+        outcome
     }
 
     fn remove(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
@@ -150,31 +158,5 @@ impl DeviceListener for Plugged {
 
     fn wanted(&self, function: &Arc<VfioFunction>) {
         self.host_wants(function);
-    }
-}
-pub(super) struct NoHost;
-impl HostSide for NoHost {
-    fn look(&self, _: &AddRequest) -> Result<Vec<crate::plug::host_side::Found>, AddError> {
-        Err(AddError::NoPort)
-    }
-    fn check_limits(&self, _: &AddRequest) -> Result<(), AddError> {
-        Ok(())
-    }
-    fn claim(&self, _: &AddRequest) -> Result<(), AddError> {
-        Ok(())
-    }
-    fn give_back(&self, _: &[String]) {}
-    fn open(&self, _: &AddRequest) -> Result<crate::plug::host_side::OpenForAdd, AddError> {
-        Err(AddError::NoPort)
-    }
-    fn map(
-        &self,
-        _: &crate::plug::host_side::OpenForAdd,
-        _: &dyn Fn(u64, u64) -> bool,
-    ) -> Result<(), AddError> {
-        Ok(())
-    }
-    fn unmap(&self, _: Option<&Arc<Dma>>, _: usize, close: &mut dyn FnMut()) {
-        close()
     }
 }

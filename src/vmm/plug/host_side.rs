@@ -29,14 +29,27 @@ pub struct OpenForAdd {
     pub dma: Option<Arc<Dma>>,
 }
 
+/// Binds devices to VFIO for a run, and gives them back: `managed=on`.
+pub trait Claims: Send + Sync {
+    /// Binds the devices at these addresses.
+    ///
+    /// # Errors
+    /// A device cannot be bound. No device is bound then.
+    fn bind(&self, addresses: &[String]) -> Result<(), AddError>;
+
+    /// Gives those of these devices back that were bound for the run.
+    fn give_back(&self, names: &[String]);
+}
+
 /// The host's part of an add. Each step comes after the one before, and is undone in the reverse
 /// order: [`HostSide::unmap`], dropping the devices, [`HostSide::give_back`].
 pub trait HostSide: Send + Sync {
-    /// Looks at the devices in sysfs, without touching them.
+    /// Looks at the devices in sysfs, without touching them. `present` are the host's names of the
+    /// guest's devices.
     ///
     /// # Errors
     /// A device that cannot be added.
-    fn look(&self, request: &AddRequest) -> Result<Vec<Found>, AddError>;
+    fn look(&self, request: &AddRequest, present: &[String]) -> Result<Vec<Found>, AddError>;
 
     /// Checks that this process may lock the guest's memory, and that the host has as much.
     ///

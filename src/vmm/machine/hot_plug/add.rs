@@ -85,8 +85,11 @@ impl Plugged {
             AddError::request(e, Some(hint))
         })?;
         let host = self.host();
-        let found = host.look(request)?;
-        if let Some(found) = found.iter().find(|f| self.devices.find(&f.name).is_some()) {
+        let functions = self.devices.functions();
+        let present: Vec<_> = functions.iter().map(|f| f.name().to_owned()).collect();
+        drop(functions);
+        let found = host.look(request, &present)?;
+        if let Some(found) = found.iter().find(|f| present.contains(&f.name)) {
             return Err(AddError::Present(found.name.clone()));
         }
         let choice = choose::choose(&found, slot, &self.choices())?;

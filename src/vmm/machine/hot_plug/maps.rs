@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::address_space::AddressSpace;
-use crate::memory::dma::{Dma, DmaMap};
+use crate::memory::dma::{Dma, DmaMap, DmaMapper};
 use crate::memory::error::DmaError;
 
 /// The maps of a guest. Devices whose IOMMUs can be used together share them.
@@ -44,6 +44,18 @@ impl Maps {
         }
     }
 
+    /// The maps that are made through `mapper`, if devices use them.
+    pub fn by(&self, mapper: &Arc<dyn DmaMapper>) -> Option<Arc<Dma>> {
+        let list = self.lock();
+        let used = list.iter().find(|used| used.dma.is_by(mapper));
+        used.map(|used| Arc::clone(&used.dma))
+    }
+
+    /// Whether no device uses guest memory.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// How many devices use these maps.
     pub fn devices(&self, dma: &Arc<Dma>) -> usize {
         let list = self.lock();
@@ -52,8 +64,8 @@ impl Maps {
     }
 
     /// Closes so many devices by `close`. If they are the last of these maps, the guest's memory is
-    /// unmapped before.
-    pub fn leave(&self, dma: &Arc<Dma>, devices: usize, close: impl FnOnce()) {
+    /// unmapped before, and `true` is returned.
+    pub fn leave(&self, dma: &Arc<Dma>, devices: usize, close: impl FnOnce()) -> bool {
         let mut list = self.lock();
         let at = list.iter().position(|used| Arc::ptr_eq(&used.dma, dma));
         let last = at.is_some_and(|at| match list.get_mut(at) {
@@ -73,6 +85,7 @@ impl Maps {
         // RAM must not be mapped while a device closes, because the device's container may close
         // too.
         dma.between_maps(close);
+        last
     }
 
     /// The present maps, in the order of their addresses. What several IOMMUs map is listed once

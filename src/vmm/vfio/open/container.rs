@@ -27,7 +27,7 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tracing::{info, warn};
 use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU};
@@ -53,29 +53,44 @@ use crate::vfio::{info, uapi};
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
 pub(super) fn open(
-    kvm: KvmVfio,
+    kvm: &Arc<KvmVfio>,
+    known: &mut Containers,
     candidates: &[Candidate],
     opener: &Arc<Opener>,
 ) -> Result<Opened, VfioError> {
-    let kvm = Arc::new(kvm);
-    let groups = Arc::new(OpenGroups::default());
-    let mut containers = 0;
+    let groups = Arc::clone(&known.groups);
+    // Groups of devices that are open already, and those that their containers take.
+    let mut joined = Vec::new();
+    let mut left = Vec::new();
+    for first in first_of_each_group(candidates) {
+        match known.join(first)? {
+            Some(group) => joined.push(group),
+            None => left.push(first),
+        }
+    }
+    let mut containers = known.containers().count();
     // Steps 1 to 5, one group after the other: the first group of a container decides on its IOMMU.
     let assigned = assign(
-        first_of_each_group(candidates),
+        left,
         |first| {
             containers += 1;
             if containers > 1 {
                 info!("container {containers}, for groups that the other containers refuse");
             }
-            Container::open(&kvm, &groups, opener, first).map(Arc::new)
+            Container::open(kvm, &groups, opener, first).map(Arc::new)
         },
         |container, candidate| container.join(candidate),
         VfioError::is_refused_group,
     )?;
+    if let (Some(first), false, false) =
+        (candidates.first(), joined.is_empty(), assigned.is_empty())
+    {
+        return Err(VfioError::Apart(first.name));
+    }
     // Step 6, all devices at once: each is reset.
     let of_its_group = |candidate| {
-        let mut groups = assigned.iter().flat_map(|(_, groups)| groups);
+        let new = assigned.iter().flat_map(|(_, groups)| groups);
+        let mut groups = joined.iter().chain(new);
         let group = groups.find(|group| group.is_of(candidate))?;
         Some((candidate, Arc::clone(group)))
     };
@@ -87,18 +102,106 @@ pub(super) fn open(
         |(candidate, group)| open_device(candidate, group),
     )?;
     // All devices are open, so each container knows which addresses it can map.
-    let space = |(container, _): &(Arc<Container>, Vec<Arc<Group>>)| {
+    let users = |container: &Arc<Container>| {
         let inside = wanted.iter().zip(&devices);
         let inside = inside.filter(|((_, group), _)| Arc::ptr_eq(&group.container, container));
         let users = inside.map(|(_, device)| Arc::downgrade(device) as User);
-        container.space(users.collect())
+        users.collect::<Vec<_>>()
     };
-    let spaces = assigned.iter().map(space).collect::<Result<_, _>>()?;
+    let mapper = match joined.first() {
+        Some(_) => {
+            let found = known.mapper_of(&joined, users);
+            let apart = || candidates.first().map(|c| VfioError::Apart(c.name));
+            found.ok_or_else(|| apart().unwrap_or(VfioError::Thread))?
+        }
+        None => {
+            let space = |(container, _): &(Arc<Container>, _)| container.space(users(container));
+            let spaces = assigned.iter().map(space).collect::<Result<_, _>>()?;
+            let mapper = Arc::new(IovaSpaces::new(spaces));
+            known.keep(&assigned, &mapper);
+            mapper
+        }
+    };
     Ok(Opened {
         devices,
-        mapper: Arc::new(IovaSpaces::new(spaces)),
+        mapper,
         interface: "container",
     })
+}
+
+/// The containers and groups of a VM. They stay open as long as their devices.
+#[derive(Default)]
+pub(super) struct Containers {
+    groups: Arc<OpenGroups>,
+    containers: Vec<Weak<Container>>,
+    open: Vec<Weak<Group>>,
+    mappers: Vec<Weak<IovaSpaces>>,
+}
+
+impl Containers {
+    fn containers(&self) -> impl Iterator<Item = Arc<Container>> + '_ {
+        self.containers.iter().filter_map(Weak::upgrade)
+    }
+
+    /// Whether a device is open in a container.
+    pub fn are_in_use(&self) -> bool {
+        self.containers().next().is_some()
+    }
+
+    /// The group of a device in one of the containers: it is open already, or a container takes it.
+    fn join(&mut self, candidate: &Candidate) -> Result<Option<Arc<Group>>, VfioError> {
+        let mut open = self.open.iter().filter_map(Weak::upgrade);
+        if let Some(group) = open.find(|group| group.is_of(candidate)) {
+            return Ok(Some(group));
+        }
+        for container in self.containers().collect::<Vec<_>>() {
+            match container.join(candidate) {
+                Ok(group) => {
+                    self.open.retain(|group| group.strong_count() > 0);
+                    self.open.push(Arc::downgrade(&group));
+                    return Ok(Some(group));
+                }
+                Err(e) if e.is_refused_group() => info!("{e}"),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The mapper of the groups' containers, which gets their new users. `None` if they have more
+    /// than one.
+    fn mapper_of(
+        &self,
+        groups: &[Arc<Group>],
+        users: impl Fn(&Arc<Container>) -> Vec<User>,
+    ) -> Option<Arc<IovaSpaces>> {
+        let add = |mapper: &Arc<IovaSpaces>| {
+            let mut containers: Vec<&Arc<Container>> = Vec::new();
+            for group in groups {
+                if !containers.iter().any(|c| Arc::ptr_eq(c, &group.container)) {
+                    containers.push(&group.container);
+                }
+            }
+            let mut added = containers.into_iter().map(|container| {
+                let ops = Arc::<dyn Maps>::clone(&container.vfio) as Arc<dyn VfioOps>;
+                mapper.add_users(&*ops, &users(container))
+            });
+            added.all(|added| added)
+        };
+        let mut mappers = self.mappers.iter().filter_map(Weak::upgrade);
+        mappers.find(add)
+    }
+
+    fn keep(&mut self, new: &[(Arc<Container>, Vec<Arc<Group>>)], mapper: &Arc<IovaSpaces>) {
+        self.containers.retain(|c| c.strong_count() > 0);
+        self.mappers.retain(|m| m.strong_count() > 0);
+        self.open.retain(|group| group.strong_count() > 0);
+        self.mappers.push(Arc::downgrade(mapper));
+        for (container, groups) in new {
+            self.containers.push(Arc::downgrade(container));
+            self.open.extend(groups.iter().map(Arc::downgrade));
+        }
+    }
 }
 
 fn first_of_each_group(candidates: &[Candidate]) -> Vec<&Candidate> {
@@ -174,7 +277,7 @@ impl Container {
         Ok(IovaSpace {
             ops: Arc::<dyn Maps>::clone(&self.vfio),
             ranges: info::iova_ranges(&info),
-            users,
+            users: Mutex::new(users),
         })
     }
 

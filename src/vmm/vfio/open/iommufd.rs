@@ -26,7 +26,7 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -51,34 +51,71 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
 pub(super) fn open(
-    kvm: KvmVfio,
+    kvm: &Arc<KvmVfio>,
+    known: &mut KnownIommufd,
     candidates: &[Candidate],
     choice: Iommu,
     opener: &Arc<Opener>,
 ) -> Result<Opened, VfioError> {
-    let kvm = Arc::new(kvm);
-    // Step 1.
-    let iommufd = address_space::open(choice)?;
-    info!("by iommufd");
+    // Step 1, with the first device.
+    let iommufd = match known.iommufd.upgrade() {
+        Some(iommufd) => iommufd,
+        None => {
+            let iommufd = address_space::open(choice)?;
+            info!("by iommufd");
+            known.iommufd = Arc::downgrade(&iommufd);
+            // A file that was handed over is given once.
+            known.given = matches!(choice, Iommu::Given(_)).then(|| Arc::clone(&iommufd));
+            iommufd
+        }
+    };
     // Steps 2 to 5, all devices at once: each is reset.
     let devices = open_each(
         candidates,
         |candidate| candidate.name.to_string(),
-        |candidate| open_device(&iommufd, &kvm, opener, candidate),
+        |candidate| open_device(&iommufd, kvm, opener, candidate),
     )?;
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
+    let users: Vec<User> = users.collect();
+    if let Some(mapper) = known.mapper.upgrade()
+        && mapper.add_users(&*iommufd, &users)
+    {
+        return Ok(Opened {
+            devices,
+            mapper,
+            interface: "iommufd",
+        });
+    }
     let space = IovaSpace {
         // Each attached device may have narrowed the addresses that can be mapped.
         ranges: address_space::iova_ranges(&iommufd)
             .map_err(|e| address_space::iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
-        users: users.collect(),
+        users: Mutex::new(users),
         ops: Arc::<VfioIommufd>::clone(&iommufd),
     };
+    let mapper = Arc::new(IovaSpaces::of_iommufd(space, iommufd));
+    known.mapper = Arc::downgrade(&mapper);
     Ok(Opened {
         devices,
-        mapper: Arc::new(IovaSpaces::of_iommufd(space, iommufd)),
+        mapper,
         interface: "iommufd",
     })
+}
+
+/// The iommufd of a VM. It stays open as long as its devices.
+#[derive(Default)]
+pub(super) struct KnownIommufd {
+    iommufd: Weak<VfioIommufd>,
+    mapper: Weak<IovaSpaces>,
+    /// The file that another process has opened, which cannot be opened again.
+    given: Option<Arc<VfioIommufd>>,
+}
+
+impl KnownIommufd {
+    /// Whether it is open.
+    pub fn is_in_use(&self) -> bool {
+        self.given.is_some() || self.iommufd.strong_count() > 0
+    }
 }
 
 fn open_device(
