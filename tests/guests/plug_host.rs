@@ -8,7 +8,7 @@ use vmm::config::device::DeviceConfig;
 use vmm::memory::dma::Dma;
 use vmm::plug::host_side::{Found, HostSide, OpenForAdd};
 use vmm::plug::{AddError, AddRequest};
-use vmm::vfio::device::{Device, SharedDevice};
+use vmm::vfio::device::SharedDevice;
 
 use crate::device::FakeDevice;
 
@@ -148,10 +148,4 @@ pub fn request(addresses: &[&str]) -> AddRequest {
     AddRequest {
         devices: devices.collect(),
     }
-}
-
-/// Whether nobody else has the device any more.
-pub fn is_closed(device: &Arc<FakeDevice>, others: usize) -> bool {
-    // The test's own reference, and those of its hosts.
-    Arc::strong_count(device) == 1 + others && device.name().len() > 2
 }

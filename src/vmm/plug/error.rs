@@ -301,7 +301,7 @@ impl std::fmt::Display for GaveUp {
             Self::Timeout(after) => write!(
                 f,
                 "the guest has not given the device up in {} s",
-                after.as_secs()
+                after.as_secs_f32()
             ),
             Self::Reset => f.write_str("the guest was reset meanwhile, and has the device"),
         }

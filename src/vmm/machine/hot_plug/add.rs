@@ -74,6 +74,7 @@ impl Plugged {
         gone: &dyn Fn() -> bool,
     ) -> Result<Added, AddError> {
         let _one = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wait_for_first_boot();
         self.check(gone)?;
         if self.run.pause.is_paused() {
             return Err(AddError::Paused);
@@ -113,6 +114,11 @@ impl Plugged {
         let path = self.make(&mut taken, (request, &found), roms, &port)?;
         self.check(gone)?;
         self.publish(&mut taken, &port, path, gone)
+    }
+
+    /// Waits until firmware has set the ports up, unless the run ends before.
+    pub(super) fn wait_for_first_boot(&self) {
+        self.run.events.wait_for_boot_after(0);
     }
 
     /// Whether the add goes on.

@@ -27,6 +27,7 @@ const HOST_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Plugged {
     pub(super) fn remove_device(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
+        self.wait_for_first_boot();
         if self.has_ended() {
             return Err(RemoveError::Ended);
         }
