@@ -84,7 +84,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         }
     };
     if let Some(opened) = &opened {
-        open::peers::tell(opened);
+        open::peers::tell(opened, &configs);
     }
     let mut devices = Vec::new();
     for (i, (config, decision)) in configs.iter().zip(&decisions).enumerate() {
@@ -272,6 +272,9 @@ fn dma(layout: &Layout, config: &VmConfig, opened: Option<&Opened>) -> Dma {
 /// How the devices will reach each other's BARs. iommufd's answer is the devices', which are asked
 /// when they are open.
 fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer> {
+    if config.vfio.len() > 1 && config.vfio.iter().all(|device| !device.mechanisms.mmap) {
+        return Some(PeerToPeer::Missing);
+    }
     let Some(opened) = opened else {
         return (config.vfio.len() > 1).then_some(match config.iommu {
             Iommu::Container => PeerToPeer::Address,

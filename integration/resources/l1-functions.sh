@@ -263,11 +263,14 @@ say_reports() {
 	done
 }
 
-# held NAME: reports how many files, mappings and threads mini-vmm has, and its resident memory.
+# held NAME: reports how many files, mappings and threads mini-vmm has, and its own memory in KiB.
+# That is the memory that belongs to no file: neither the guest's RAM nor code. The kernel counts
+# pages for `smaps_rollup` one by one; its counters in `status` lag behind by some pages on each
+# CPU.
 held() {
 	say "held $1 fds=$(ls /proc/$vmm_pid/fd | wc -l) maps=$(wc -l </proc/$vmm_pid/maps)" \
 		"threads=$(ls /proc/$vmm_pid/task | wc -l)" \
-		"rss=$(awk '$1 == "VmRSS:" { print $2 }' /proc/$vmm_pid/status)"
+		"own=$(awk '$1 == "Anonymous:" { print $2 }' /proc/$vmm_pid/smaps_rollup)"
 }
 
 # in_use WHEN: reports how many pages are pinned for devices, and how many files of KVM, VFIO and

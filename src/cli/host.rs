@@ -1,11 +1,14 @@
 //! `mini-vmm host ...`: looks at the host's devices, binds them, and gives them back.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use host::bind::{BindRequest, UnbindRequest};
 use vmm::config::ConfigError;
 use vmm::config::memory::{self, DEFAULT_MEMORY, MemoryConfig};
+use vmm::hostinfo::device_names::{self, NameError};
+use vmm::hostinfo::sysfs::Sysfs;
 
 /// A command of `mini-vmm host`. clap builds the flags of a command only when the command is used,
 /// as for [`Command`](crate::cli::Command).
@@ -49,6 +52,24 @@ Exit status: 0, or 1 if a device could not be given back or was not bound.")]
 }
 
 impl HostCommand {
+    /// Replaces the names of devices by their addresses.
+    ///
+    /// # Errors
+    /// A text has the form of a name, and is none of this host.
+    pub fn resolve(mut self) -> Result<Self, NameError> {
+        let addresses = match &mut self {
+            Self::Check(args) => &mut args.addresses,
+            Self::List(_) => return Ok(self),
+            Self::Bind(args) => &mut args.addresses,
+            Self::Unbind(args) => &mut args.addresses,
+        };
+        for address in addresses {
+            let names = Path::new(device_names::FILE);
+            *address = device_names::resolve(names, &Sysfs::default(), address)?;
+        }
+        Ok(self)
+    }
+
     /// Whether the command changes the host.
     pub fn changes_the_host(&self) -> bool {
         match self {
@@ -62,7 +83,7 @@ impl HostCommand {
 /// Check whether this host can pass devices through, and name a remedy for each problem
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys
+    /// Devices: 01:00.0, 0000:01:00.0, a path in /sys, or a name in /etc/mini-vmm/devices.toml
     #[arg(value_name = "ADDR")]
     pub addresses: Vec<String>,
 
@@ -109,7 +130,7 @@ pub struct ListArgs {
 /// Unbind devices from host drivers, and bind them to vfio-pci for guests (as root)
 #[derive(Debug, Args)]
 pub struct BindArgs {
-    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys
+    /// Devices: 01:00.0, 0000:01:00.0, a path in /sys, or a name in /etc/mini-vmm/devices.toml
     #[arg(required = true, value_name = "ADDR")]
     addresses: Vec<String>,
 
@@ -126,8 +147,13 @@ pub struct BindArgs {
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 
+    /// Bind the devices at each boot too: a rule of udev, and where initramfs-tools is installed a
+    /// hook that puts the rule into the initramfs
+    #[arg(long)]
+    persist: bool,
+
     /// Make N virtual functions of each device and bind these; the device keeps its driver
-    #[arg(long, value_name = "N", conflicts_with = "group",
+    #[arg(long, value_name = "N", conflicts_with_all = ["group", "persist"],
           value_parser = number_of_functions)]
     vfs: Option<u32>,
 
@@ -151,14 +177,19 @@ impl BindArgs {
 /// Give devices back to their earlier drivers (as root)
 #[derive(Debug, Args)]
 pub struct UnbindArgs {
-    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys. Also gives back devices that --group bound
-    /// along with these, and virtual functions that --vfs made of these
+    /// Devices: 01:00.0, 0000:01:00.0, a path in /sys, or a name in /etc/mini-vmm/devices.toml.
+    /// Also gives back devices that --group bound along with these, and virtual functions that
+    /// --vfs made of these
     #[arg(required = true, value_name = "ADDR")]
     addresses: Vec<String>,
 
     /// Take a device away from a running guest
     #[arg(long)]
     force: bool,
+
+    /// Undo --persist of `host bind` too: the host's driver has the devices at each boot
+    #[arg(long)]
+    persist: bool,
 
     /// Print the equivalent shell commands, and change nothing
     #[arg(long)]
@@ -185,6 +216,7 @@ impl From<BindArgs> for BindRequest {
             force: args.force,
             user: args.user,
             functions: args.vfs,
+            persist: args.persist,
             dry_run: args.dry_run,
             owner: None,
         }
@@ -196,6 +228,7 @@ impl From<UnbindArgs> for UnbindRequest {
         Self {
             addresses: args.addresses,
             force: args.force,
+            persist: args.persist,
             dry_run: args.dry_run,
         }
     }

@@ -26,6 +26,7 @@ use vmm::vfio::open::VfioError;
 use crate::bind::{Host, Records, UnderWay};
 use crate::facts::{DeviceFacts, HostFacts};
 use crate::paths::HostPaths;
+use crate::persist::{Files, Persistent, Presence};
 
 /// Reads the facts of this host and of the devices at these addresses, and judges them. `memory` is
 /// the guest's.
@@ -54,7 +55,37 @@ pub fn check_host(addresses: &[String], memory: MemoryConfig) -> Result<Vec<Find
     let mut findings = check(&HostFacts::read(&sysfs, &paths, memory), &devices);
     let bdfs: Vec<_> = devices.iter().map(|facts| facts.device.bdf).collect();
     add_calls(&mut findings, &Host::default().records, &bdfs);
+    // The commands that change devices report a rule that cannot be read.
+    let rules = Files::of(&paths).all().unwrap_or_default();
+    add_rules(&mut findings, &sysfs, &rules, &bdfs);
     Ok(findings)
+}
+
+/// Adds a finding for each of these devices that has a rule of `host bind --persist`.
+fn add_rules(findings: &mut Vec<Finding>, sysfs: &Sysfs, rules: &[Persistent], bdfs: &[Bdf]) {
+    for rule in rules.iter().filter(|rule| bdfs.contains(&rule.device)) {
+        let (bdf, driver) = (rule.device, &rule.driver);
+        let finding = match rule.presence(sysfs) {
+            Presence::Missing => continue,
+            Presence::Same => Finding::pass("persistent", format!("gets {driver} at each boot")),
+            Presence::Other(difference) => Finding::warn(
+                "persistent",
+                format!(
+                    "another device than the one that gets {driver} at each boot: {difference}"
+                ),
+                format!("as root: mini-vmm host unbind {bdf} --persist"),
+            ),
+        };
+        insert(findings, finding.of(bdf), bdf);
+    }
+}
+
+/// Inserts a finding behind the others of its device.
+fn insert(findings: &mut Vec<Finding>, finding: Finding, bdf: Bdf) {
+    let mut all = findings.iter();
+    let at = all.rposition(|finding| finding.device == Some(bdf));
+    let at = at.map_or(findings.len(), |at| at + 1);
+    findings.insert(at, finding);
 }
 
 /// Adds a failure for each of these devices for which a call of the kernel is under way.
@@ -69,11 +100,7 @@ fn add_calls(findings: &mut Vec<Finding>, records: &Records, bdfs: &[Bdf]) {
             continue;
         };
         let finding = Finding::fail("under-way", state.describe(bdf), state.remedy(bdf));
-        let at = findings
-            .iter()
-            .rposition(|finding| finding.device == Some(bdf));
-        let at = at.map_or(findings.len(), |at| at + 1);
-        findings.insert(at, finding.of(bdf));
+        insert(findings, finding.of(bdf), bdf);
     }
 }
 

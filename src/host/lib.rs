@@ -18,6 +18,7 @@ pub mod names;
 mod nodes;
 mod open_files;
 pub mod paths;
+pub mod persist;
 pub mod style;
 #[cfg(test)]
 pub(crate) mod tree;

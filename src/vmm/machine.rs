@@ -9,7 +9,7 @@
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
 //! | `platform` | makes buses, emulated devices and ACPI tables |
 //! | `devices`, `device_events` | puts the open devices on the guest's bus and watches them |
-//! | `hot_plug` | devices that come and go while the guest runs |
+//! | `plugged` | devices that come and go while the guest runs |
 //! | `ends` | the end of a boot: the end of the run, or another boot |
 //!
 //! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
@@ -21,20 +21,26 @@ mod device_events;
 mod devices;
 mod ends;
 mod error;
-mod hot_plug;
 mod later_devices;
+mod maps;
 mod memory_faults;
 mod open_devices;
 mod platform;
+mod plug_add;
+mod plug_choice;
+mod plug_remove;
+mod plug_requests;
+mod plugged;
 mod port_choice;
 mod ports;
 mod preflight;
 mod ram_setup;
+mod real_host;
 mod vcpus;
 mod vm;
 
 use std::mem;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 pub use error::MachineError;
@@ -53,20 +59,17 @@ use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 pub use crate::exit::Exit;
-use crate::gsi::emulated::EmulatedInterrupts;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{Asker, Lifecycle};
 use crate::machine::create::create_vm;
-use crate::machine::devices::Devices;
 use crate::machine::ends::exit_of;
-use crate::machine::hot_plug::Plugged;
-use crate::machine::hot_plug::maps::Maps;
-use crate::machine::hot_plug::real_host::RealHost;
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{check_calls, connect_iommu, open_beside};
 use crate::machine::platform::Platform;
+use crate::machine::plugged::Plugged;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
+use crate::machine::real_host::RealHost;
 use crate::machine::vcpus::make_vcpus_and_load;
 use crate::machine::vm::Vm;
 use crate::memory::dma::Dma;
@@ -99,8 +102,6 @@ pub struct Machine {
     platform: Platform,
     vm: Vm,
     ram_setup: RamSetup,
-    devices: Arc<Devices>,
-    maps: Arc<Maps>,
     plugged: Arc<Plugged>,
     real_host: Arc<RealHost>,
     opener: Arc<Opener>,
@@ -168,36 +169,14 @@ impl Machine {
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
-        let interrupts = Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd)));
-        let devices = Arc::new(Devices::new(interrupts)?);
-        let maps = Arc::new(Maps::new(Arc::clone(&vm.space)));
+        let run_controls = RunControls::default();
+        let real_host = RealHost::new(&vm, &config, set, ram_setup.ready(), &stats);
+        let plugged = Plugged::new(&vm, &platform, &stats, &run_controls, &real_host)?;
         // The IOMMU maps memory for all of the open devices.
         if let (Some(dma), Some(opened)) = (&dma, &opened) {
-            maps.join(dma, opened.devices.len());
+            plugged.maps.join(dma, opened.devices.len());
         }
-        let run_controls = RunControls::default();
-        let real_host = Arc::new(RealHost {
-            set,
-            maps: Arc::clone(&maps),
-            space: Arc::clone(&vm.space),
-            ram: Arc::clone(&vm.ram),
-            layout: vm.layout,
-            memory: config.memory,
-            ready: ram_setup.ready(),
-            stats: Arc::clone(&stats),
-            claims: OnceLock::new(),
-        });
-        let plugged = Plugged::new(
-            Arc::clone(&devices),
-            Arc::clone(&maps),
-            (Arc::clone(&platform.root), platform.resources.clone()),
-            Arc::clone(&stats),
-            run_controls.clone(),
-            Arc::clone(&real_host) as Arc<dyn HostSide>,
-        );
         let mut machine = Self {
-            devices,
-            maps,
             plugged,
             real_host,
             config,
@@ -277,9 +256,10 @@ impl Machine {
             clique: config.clique,
             position: Position::RootBus,
             path,
+            mechanisms: config.mechanisms,
         };
         let to = self.plugged.attach_to(dma);
-        self.devices.attach(device, address, options, &to)
+        self.plugged.devices.attach(device, address, options, &to)
     }
 
     /// Lets `claims` bind devices with `managed=on` that are added while the guest runs.
@@ -343,11 +323,17 @@ impl Machine {
 
     fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         let (layout, root) = (&self.platform.resources.layout, &self.platform.root);
-        self.devices.set_up(&self.config, layout, root)?;
+        self.plugged.devices.set_up(&self.config, layout, root)?;
         let ecam = layout.ecam();
-        let ports = self.devices.ports().iter().map(|port| port.bdf).collect();
+        let ports = self
+            .plugged
+            .devices
+            .ports()
+            .iter()
+            .map(|port| port.bdf)
+            .collect();
         // Weak, as the reference to the coalesced writes below.
-        let devices = Arc::downgrade(&self.devices);
+        let devices = Arc::downgrade(&self.plugged.devices);
         let named = move || devices.upgrade().map_or_else(Vec::new, |d| d.named());
         self.stats
             .set_named_ranges(named_ranges::lookup(named, ports, ecam));
@@ -356,7 +342,7 @@ impl Machine {
         let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
-        let reset = reset::before_first_boot(&self.devices.functions());
+        let reset = reset::before_first_boot(&self.plugged.devices.functions());
         check_calls(&self.opener)?;
         reset?;
         let end = self.run_boots(lifecycle);
@@ -382,7 +368,7 @@ impl Machine {
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
             let end = end.map_err(MachineError::Loop)?;
-            if let Some(exit) = exit_of(end, self.config.no_reboot, &mut self.ram_setup)? {
+            if let Some(exit) = exit_of(end, &self.config, &mut self.ram_setup)? {
                 return Ok(exit);
             }
             self.reset()?;
@@ -411,7 +397,7 @@ impl Machine {
             first.enter(&boot)?;
         }
         let resources = &self.platform.resources;
-        let devices = Arc::clone(&self.devices);
+        let devices = Arc::clone(&self.plugged.devices);
         let faults = DeviceFaults::new(
             Box::new(move || devices.functions_and_left()),
             Arc::clone(&resources.space),
@@ -434,13 +420,13 @@ impl Machine {
     fn reset(&mut self) -> Result<(), MachineError> {
         info!("reset with slots={}", self.vm.slots.in_use());
         // No device comes or goes meanwhile.
-        let _changing = self.devices.changing();
+        let _changing = self.plugged.devices.changing();
         // A late event of the ended boot must not end the next boot.
         self.notifier.take();
         // The interrupt controllers come first: a device may assert its pin as soon as it is reset,
         // and the controllers must be in their power-on state then.
         self.vm.irqchip.write(&self.vm.fd)?;
-        reset::devices(&self.devices.functions());
+        reset::devices(&self.plugged.devices.functions());
         check_calls(&self.opener)?;
         self.platform.reset();
         // The vCPUs come last: their reset clears the local APICs of messages that the devices sent
@@ -467,16 +453,16 @@ impl Machine {
     /// too, but the kernel has a fault. Or a call for a device has not ended.
     pub fn close(&mut self) -> Result<(), MachineError> {
         self.plugged.stop();
-        self.devices.detach(&self.platform.root);
+        self.plugged.devices.detach(&self.platform.root);
         self.ram_setup.stop();
         // A container loses its IOMMU with its last device, so the memory is unmapped before.
         let begun = Instant::now();
-        let (any, lost) = self.maps.close();
+        let (any, lost) = self.plugged.maps.close();
         if any {
             let us = begun.elapsed().as_micros();
             info!("the guest's memory was unmapped for DMA in {us} us");
         }
-        self.devices.close();
+        self.plugged.devices.close();
         check_calls(&self.opener)?;
         lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))
     }

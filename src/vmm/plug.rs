@@ -5,7 +5,7 @@
 //! | `error` | why a device is not added or not removed, and the remedy |
 //! | [`host_side`] | what an add takes from the host, step by step |
 //!
-//! `machine::hot_plug` does the work. The controls know it by [`HotPlug`] alone.
+//! `machine::plugged` does the work. The controls know it by [`HotPlug`] alone.
 
 mod error;
 pub mod host_side;

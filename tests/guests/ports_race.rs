@@ -61,6 +61,7 @@ impl Fixture {
             space,
             bus: Arc::new(Bus::new()),
             routing: GsiRouting::new(vm.clone()).unwrap(),
+            interrupt_thread: Arc::default(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
             dma_ready: Arc::new(DmaReady::ready()),

@@ -54,6 +54,7 @@ impl Rig {
             space: space.clone(),
             bus: Arc::new(Bus::new()),
             routing: GsiRouting::new(vm).unwrap(),
+            interrupt_thread: Arc::default(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
             dma_ready,

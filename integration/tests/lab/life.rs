@@ -15,8 +15,9 @@ const DISK: Disk = Disk::new("lab-disk", 5);
 /// Boots of a guest in one run: the first one, and one after each of 50 reboots.
 const BOOTS: u64 = 51;
 
-/// The memory that mini-vmm's allocator may keep. A page lost in each boot would be far more.
-const MOST_GROWTH_KIB: u64 = 28;
+/// The memory that mini-vmm's allocator and stacks may take after boot 2: 16 to 24 KiB were seen. A
+/// kibibyte lost in each boot is more.
+const MOST_GROWTH_KIB: u64 = 40;
 
 /// Waits until the guest reads and writes its disk, so that a signal arrives during DMA.
 const UNTIL_BUSY: &str = "await 'L2: looping' 90\nsleep 0.5";
@@ -108,10 +109,9 @@ fn nothing_grew(run: &Run<'_>) -> Result<()> {
             format!("mini-vmm holds {late} {what} in boot {BOOTS}, and held {early} in boot 2")
         })?;
     }
-    // All of the guest's RAM is present from the start, so growth is mini-vmm's own.
-    let [early, late] = ["early", "late"].map(|when| held(when, "rss"));
+    let [early, late] = ["early", "late"].map(|when| held(when, "own"));
     expect(early > 0 && late <= early + MOST_GROWTH_KIB, || {
-        format!("mini-vmm's memory grew from {early} KiB to {late} KiB")
+        format!("mini-vmm's own memory grew from {early} KiB to {late} KiB")
     })?;
     let slots: Vec<_> = run
         .messages()

@@ -34,6 +34,7 @@ scenarios![
     life,
     memory_errors,
     mediated,
+    mechanisms,
     messages,
     parameters,
     paused,

@@ -16,7 +16,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, VmFd};
 use pci::Message;
-use tracing::debug;
+use tracing::{debug, trace};
 use vm_allocator::IdAllocator;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -144,6 +144,13 @@ impl GsiRouting {
         self.vm
             .register_irqfd_with_resample(trigger, resample, gsi)
             .map_err(|source| GsiError::Irqfd { gsi, source })
+    }
+
+    /// Raises `gsi`, whose route is a message: KVM sends the message once (api.rst, 4.25
+    /// KVM_IRQ_LINE). KVM drops a message that no processor takes, as with an irqfd.
+    pub fn raise(&self, gsi: u32) {
+        let outcome = self.vm.set_irq_line(gsi, true);
+        trace!(gsi, ?outcome, "KVM_IRQ_LINE");
     }
 
     /// Undoes [`GsiRouting::assign_irqfd`] or [`GsiRouting::assign_level_irqfd`]. KVM has delivered

@@ -2,6 +2,7 @@
 
 pub mod bars;
 pub mod coherency;
+pub mod device_names;
 pub mod device_node;
 pub mod express;
 pub mod header;

@@ -74,7 +74,9 @@ impl Devices {
                 ports: Ports::new(interrupts),
                 left: 0,
             }),
-            event_thread: Arc::new(EventThread::new().map_err(MachineError::Descriptors)?),
+            event_thread: Arc::new(
+                EventThread::new("device events").map_err(MachineError::Descriptors)?,
+            ),
             changing: Mutex::default(),
         })
     }
@@ -148,6 +150,7 @@ impl Devices {
         (bdf, port): (Bdf, Option<Bdf>),
         to: &AttachTo<'_>,
     ) -> Result<Vec<Watched>, MachineError> {
+        to.stats.set_wakeups(device.name(), function.wakeups());
         let (pin, gsi) = pin_and_gsi(bdf, port);
         function.connect_pin(pin, gsi, Arc::downgrade(&self.event_thread));
         device_events::watch(&self.event_thread, device, function, &to.listener)

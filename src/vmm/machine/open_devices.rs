@@ -94,7 +94,7 @@ pub(super) fn connect_iommu(
     let Opened { mapper, .. } = opened;
     // With several devices, each BAR is mapped for the other devices.
     let peers = devices.len() > 1;
-    peers::tell(opened);
+    peers::tell(opened, &config.vfio);
     let (ram_size, meter) = (vm.ram.size(), Arc::clone(&stats.dma));
     let mapper = Arc::clone(mapper) as Arc<dyn DmaMapper>;
     let dma = Arc::new(Dma::new(mapper, ram_size, peers, meter));

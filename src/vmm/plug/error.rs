@@ -73,13 +73,13 @@ pub enum AddError {
     /// The windows of the port are too small.
     #[error(
         "{device} needs {} of {}, and the largest free root port of the guest has {}",
-        size_text(room.needs), room.window, size_text(room.has)
+        size_text(lack.needs), lack.window, size_text(lack.has)
     )]
     NoRoom {
         /// The device.
         device: String,
         /// The window.
-        room: NoRoom,
+        lack: NoRoom,
         /// How many ports the guest should have at least.
         ports: usize,
     },
@@ -193,9 +193,9 @@ impl AddError {
                 "leave `slot=` out for the first free root port; `mini-vmm ctl PATH pci` shows all"
                     .into(),
             ),
-            Self::NoRoom { room, ports, .. } => Some(format!(
+            Self::NoRoom { lack, ports, .. } => Some(format!(
                 "start the guest with larger windows: --ports {ports},{}",
-                option(room)
+                option(lack)
             )),
             Self::OutOfReach { .. } => Some(
                 "start the guest with less memory (--memory), so that it ends below the range"
@@ -216,9 +216,9 @@ impl AddError {
 }
 
 /// The option of `--ports` for a window that is large enough.
-fn option(room: &NoRoom) -> String {
-    let mib = room.needs.div_ceil(1 << 20);
-    match room.window {
+fn option(lack: &NoRoom) -> String {
+    let mib = lack.needs.div_ceil(1 << 20);
+    match lack.window {
         Window::Memory32 => format!("mem32={mib}M"),
         Window::Prefetchable => format!("mem64={mib}M"),
         Window::Io => "io=on".into(),

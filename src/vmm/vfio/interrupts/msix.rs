@@ -12,14 +12,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use pci::Message;
 use pci::msix::Msix;
 use tracing::debug;
 
+use crate::gsi::delivery::Delivery;
 use crate::gsi::msi_irqfd::MsiIrqfd;
-use crate::gsi::routing::GsiRouting;
 use crate::sys::eventfd;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 use crate::vfio::interrupts::error::VectorError;
@@ -28,7 +27,7 @@ use crate::vfio::interrupts::refused::tell_refused;
 /// The MSI-X vectors of one device.
 pub struct MsixVectors {
     device: SharedDevice,
-    routing: Arc<GsiRouting>,
+    delivery: Delivery,
     /// The vectors that have been live since MSI-X was turned on.
     vectors: BTreeMap<u16, Vector>,
     /// Vectors that the device has.
@@ -49,11 +48,11 @@ struct Vector {
 
 impl MsixVectors {
     /// Takes a device's MSI-X vectors, which are off; `None` if VFIO offers no MSI-X.
-    pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
+    pub fn new(device: SharedDevice, delivery: Delivery) -> Option<Self> {
         let info = device.irq(Irq::Msix)?;
         Some(Self {
             device,
-            routing,
+            delivery,
             vectors: BTreeMap::new(),
             count: info.count,
             resizable: info.resizable,
@@ -94,7 +93,7 @@ impl MsixVectors {
                 }
             }
         }
-        let committed = self.routing.commit();
+        let committed = self.delivery.routing.commit();
         if let Err(e) = &committed {
             self.warn("its interrupts keep their old routes", e);
         }
@@ -183,7 +182,7 @@ impl MsixVectors {
                 count: self.count,
             });
         }
-        let irqfd = MsiIrqfd::new(Arc::clone(&self.routing))?;
+        let irqfd = MsiIrqfd::new(self.delivery.clone())?;
         irqfd.route(message);
         let new = Vector {
             irqfd,

@@ -7,10 +7,11 @@ use kvm_ioctls::VmFd;
 
 use crate::config::Iommu;
 use crate::vfio::open::candidate::Candidate;
-use crate::vfio::open::container::{self, Containers};
+use crate::vfio::open::containers::{self, Containers};
 use crate::vfio::open::error::VfioError;
 use crate::vfio::open::interface::{self, Interface};
-use crate::vfio::open::iommufd::{self, KnownIommufd};
+use crate::vfio::open::iommufd;
+use crate::vfio::open::known_iommufd::KnownIommufd;
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::opener::Opener;
@@ -61,7 +62,7 @@ impl DeviceSet {
         let opener = &self.opener;
         match interface {
             Interface::Container => {
-                container::open(&kvm, &mut known.containers, candidates, opener)
+                containers::open(&kvm, &mut known.containers, candidates, opener)
             }
             Interface::Iommufd => {
                 let iommu = self.iommu;

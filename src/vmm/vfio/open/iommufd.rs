@@ -26,7 +26,7 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -38,6 +38,7 @@ use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
 use crate::vfio::open::address_space;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
+use crate::vfio::open::known_iommufd::KnownIommufd;
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
@@ -58,14 +59,12 @@ pub(super) fn open(
     opener: &Arc<Opener>,
 ) -> Result<Opened, VfioError> {
     // Step 1, with the first device.
-    let iommufd = match known.iommufd.upgrade() {
+    let iommufd = match known.iommufd() {
         Some(iommufd) => iommufd,
         None => {
             let iommufd = address_space::open(choice)?;
             info!("by iommufd");
-            known.iommufd = Arc::downgrade(&iommufd);
-            // A file that was handed over is given once.
-            known.given = matches!(choice, Iommu::Given(_)).then(|| Arc::clone(&iommufd));
+            known.keep(&iommufd, choice);
             iommufd
         }
     };
@@ -77,13 +76,12 @@ pub(super) fn open(
     )?;
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
     let users: Vec<User> = users.collect();
-    if let Some(mapper) = known.mapper.upgrade()
-        && mapper.add_users(&*iommufd, &users)
-    {
+    let interface = "iommufd";
+    if let Some(mapper) = known.mapper_for(&iommufd, &users) {
         return Ok(Opened {
             devices,
             mapper,
-            interface: "iommufd",
+            interface,
         });
     }
     let space = IovaSpace {
@@ -94,28 +92,12 @@ pub(super) fn open(
         ops: Arc::<VfioIommufd>::clone(&iommufd),
     };
     let mapper = Arc::new(IovaSpaces::of_iommufd(space, iommufd));
-    known.mapper = Arc::downgrade(&mapper);
+    known.set_mapper(&mapper);
     Ok(Opened {
         devices,
         mapper,
-        interface: "iommufd",
+        interface,
     })
-}
-
-/// The iommufd of a VM. It stays open as long as its devices.
-#[derive(Default)]
-pub(super) struct KnownIommufd {
-    iommufd: Weak<VfioIommufd>,
-    mapper: Weak<IovaSpaces>,
-    /// The file that another process has opened, which cannot be opened again.
-    given: Option<Arc<VfioIommufd>>,
-}
-
-impl KnownIommufd {
-    /// Whether it is open.
-    pub fn is_in_use(&self) -> bool {
-        self.given.is_some() || self.iommufd.strong_count() > 0
-    }
 }
 
 fn open_device(

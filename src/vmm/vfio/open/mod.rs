@@ -6,7 +6,9 @@
 //! | `interface` | chooses between the kernel's two interfaces to the IOMMU |
 //! | [`DeviceSet`] | the devices of a VM, to which others can be added |
 //! | `container` | opens by groups and a container: the order, its reason and its reverse |
+//! | `containers` | the containers of a VM |
 //! | `iommufd` | opens by device nodes and an iommufd: the order, its reason and its reverse |
+//! | `known_iommufd` | the iommufd of a VM |
 //! | `address_space` | an iommufd with the address space of all devices |
 //! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
@@ -24,10 +26,12 @@ pub mod candidate;
 #[cfg(test)]
 mod closing_watch;
 mod container;
+mod containers;
 mod device_set;
 mod error;
 mod interface;
 mod iommufd;
+mod known_iommufd;
 mod kvm;
 mod no_container;
 mod nodes;

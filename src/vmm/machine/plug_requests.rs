@@ -1,5 +1,5 @@
-//! The removals that are pending: one at most for each root port. Whoever asks meanwhile joins it,
-//! because a second press of the button would take the first back.
+//! The removals that are pending: one at most for each root port. A request that comes meanwhile
+//! joins it, because a second press of the button would take the first back.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -69,7 +69,7 @@ pub(super) fn numbers(found: &[Found]) -> Vec<u8> {
 /// Chooses a port.
 ///
 /// # Errors
-/// No port is free, or none has the room.
+/// No port is free, or none is large enough.
 pub(super) fn choose(
     found: &[Found],
     slot: Option<Slot>,
@@ -92,24 +92,24 @@ pub(super) fn choose(
     let free: Vec<_> = here.into_iter().filter(|p| p.device.is_none()).collect();
     let mut worst: Option<NoRoom> = None;
     for port in &free {
-        match room(found, &port.setup) {
+        match fits(found, &port.setup) {
             Ok(()) => return Ok((*port).clone()),
-            Err(room) if worst.is_none_or(|worst| room.has > worst.has) => worst = Some(room),
+            Err(lack) if worst.is_none_or(|worst| lack.has > worst.has) => worst = Some(lack),
             Err(_) => {}
         }
     }
     Err(match worst {
         None => AddError::Full(ports.len()),
-        Some(room) => AddError::NoRoom {
+        Some(lack) => AddError::NoRoom {
             device: found.first().map_or_else(String::new, |f| f.name.clone()),
-            room,
+            lack,
             ports: free.len(),
         },
     })
 }
 
 /// Checks that functions fit behind a port, as far as their BARs are known.
-pub(super) fn room(found: &[Found], setup: &PortSetup) -> Result<(), NoRoom> {
+fn fits(found: &[Found], setup: &PortSetup) -> Result<(), NoRoom> {
     let bars: Vec<&Bars> = found.iter().filter_map(|f| f.bars.as_ref()).collect();
     check_room(bars.iter().copied(), setup)
 }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_free_port_with_room() {
+    fn the_first_free_port_that_is_large_enough() {
         let ports = [
             port(1, 64, Some("0000:02:00.0")),
             port(2, 1, None),

@@ -14,11 +14,12 @@ use pci::port_assignment::assign_in_port;
 use pci::position::Position;
 use tracing::info;
 
+use crate::log::degraded;
 use crate::log::error_chain::with_causes;
 use crate::machine::devices::Attached;
 use crate::machine::error::MachineError;
-use crate::machine::hot_plug::Plugged;
-use crate::machine::hot_plug::choose::{self, Choice};
+use crate::machine::plug_choice::{self, Choice};
+use crate::machine::plugged::Plugged;
 use crate::machine::ports::GuestPort;
 use crate::phase;
 use crate::plug::host_side::{Found, HostSide, OpenForAdd};
@@ -63,6 +64,10 @@ impl Drop for Taken<'_> {
             self.host.tell_peers(dma.as_ref());
         }
         self.functions.clear();
+        for name in &self.names {
+            self.plugged.stats.forget(name);
+            degraded::forget(name);
+        }
         self.host.give_back(&self.names);
     }
 }
@@ -79,7 +84,7 @@ impl Plugged {
         if self.run.pause.is_paused() {
             return Err(AddError::Paused);
         }
-        let slot = choose::check_request(&request.devices)?;
+        let slot = plug_choice::check_request(&request.devices)?;
         let roms = request.devices.iter().map(|d| RomSource::load(&d.rom));
         let roms = roms.collect::<Result<Vec<_>, _>>().map_err(|e| {
             let hint = e.hint();
@@ -93,7 +98,7 @@ impl Plugged {
         if let Some(found) = found.iter().find(|f| present.contains(&f.name)) {
             return Err(AddError::Present(found.name.clone()));
         }
-        let choice = choose::choose(&found, slot, &self.choices())?;
+        let choice = plug_choice::choose(&found, slot, &self.choices())?;
         host.check_limits(request)?;
         self.check(gone)?;
         host.claim(request)?;
@@ -184,7 +189,7 @@ impl Plugged {
         let paths = devices.iter().map(|device| host_path::of(&**device));
         let paths = paths.collect::<Result<Vec<_>, _>>().map_err(refused)?;
         let path = HostPath::shared(&paths);
-        let numbers = choose::numbers(found);
+        let numbers = plug_choice::numbers(found);
         let all = devices.into_iter().zip(&request.devices).zip(roms);
         for (((device, config), rom), number) in all.zip(numbers) {
             let options = FunctionOptions {
@@ -192,6 +197,7 @@ impl Plugged {
                 clique: config.clique,
                 position: Position::BehindPort(Arc::clone(port.port.upstream())),
                 path,
+                mechanisms: config.mechanisms,
             };
             let attached = self.make_one(device, options, (port, number), dma.clone());
             taken.functions.push(attached?);
@@ -199,9 +205,9 @@ impl Plugged {
         let functions: Vec<_> = taken.functions.iter().map(|f| f.function.clone()).collect();
         let mut bars: Vec<Bars> = functions.iter().map(|f| f.bars()).collect();
         let device = taken.names.first().cloned().unwrap_or_default();
-        assign_in_port(&mut bars, &port.setup).map_err(|room| AddError::NoRoom {
+        assign_in_port(&mut bars, &port.setup).map_err(|lack| AddError::NoRoom {
             device,
-            room,
+            lack,
             ports: 1,
         })?;
         for (function, bars) in functions.iter().zip(bars) {

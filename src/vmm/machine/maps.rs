@@ -8,7 +8,7 @@ use crate::memory::dma::{Dma, DmaMap, DmaMapper};
 use crate::memory::error::DmaError;
 
 /// The maps of a guest. Devices whose IOMMUs can be used together share them.
-pub(in crate::machine) struct Maps {
+pub(crate) struct Maps {
     space: Arc<AddressSpace>,
     list: Mutex<Vec<Used>>,
 }

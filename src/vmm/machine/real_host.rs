@@ -7,6 +7,7 @@ use std::time::Duration;
 use pci::Bdf;
 use tracing::info;
 
+use crate::config::VmConfig;
 use crate::config::device::DeviceConfig;
 use crate::config::memory::MemoryConfig;
 use crate::hostinfo::iova::Reach;
@@ -18,7 +19,8 @@ use crate::hostinfo::{bars, coherency};
 use crate::layout::Layout;
 use crate::log::error_chain::with_causes;
 use crate::machine::error::MachineError;
-use crate::machine::hot_plug::maps::Maps;
+use crate::machine::maps::Maps;
+use crate::machine::vm::Vm;
 use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::{Dma, DmaMapper};
 use crate::memory::dma_ready::DmaReady;
@@ -36,21 +38,43 @@ use crate::vfio::open::{DeviceSet, VfioError};
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The host of a run.
-pub(in crate::machine) struct RealHost {
-    pub set: DeviceSet,
+pub(crate) struct RealHost {
+    set: DeviceSet,
     pub maps: Arc<Maps>,
-    pub space: Arc<AddressSpace>,
-    pub ram: Arc<Ram>,
-    pub layout: Layout,
-    pub memory: MemoryConfig,
+    space: Arc<AddressSpace>,
+    ram: Arc<Ram>,
+    layout: Layout,
+    memory: MemoryConfig,
     /// Whether RAM is mapped for the devices that the guest began with.
-    pub ready: Arc<DmaReady>,
-    pub stats: Arc<Stats>,
+    ready: Arc<DmaReady>,
+    stats: Arc<Stats>,
     /// Binds devices for this run.
     pub claims: OnceLock<Arc<dyn Claims>>,
 }
 
 impl RealHost {
+    /// The host of a VM with this configuration. `set` has the devices that it begins with, and
+    /// `ready` opens when RAM is mapped for them.
+    pub fn new(
+        vm: &Vm,
+        config: &VmConfig,
+        set: DeviceSet,
+        ready: Arc<DmaReady>,
+        stats: &Arc<Stats>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            set,
+            maps: Arc::new(Maps::new(Arc::clone(&vm.space))),
+            space: Arc::clone(&vm.space),
+            ram: Arc::clone(&vm.ram),
+            layout: vm.layout,
+            memory: config.memory,
+            ready,
+            stats: Arc::clone(stats),
+            claims: OnceLock::new(),
+        })
+    }
+
     /// Finds the devices in sysfs, and checks them.
     fn candidates(&self, request: &AddRequest) -> Result<Vec<Candidate>, AddError> {
         candidate::find(&Sysfs::default(), &request.devices).map_err(|e| {

@@ -2,33 +2,31 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `add` | an add: the steps, and what undoes them |
-//! | `choose` | the root port for a device |
-//! | `remove` | a removal: the button, the wait for the guest, the end |
-//! | `requests` | the removals that are pending |
+//! | `plug_add` | an add: the steps, and what undoes them |
+//! | `plug_choice` | the root port for a device |
+//! | `plug_remove` | a removal: the button, the wait for the guest, the end |
+//! | `plug_requests` | the removals that are pending |
 //! | `maps` | the maps of guest memory, and how many devices use them |
 //! | `real_host` | the steps of an add on the running host |
 //!
 //! No vCPU waits for any of this: the lock that keeps changes apart is taken by the threads of
 //! requests, and by a reset of the VM, during which no vCPU runs.
 
-mod add;
-mod choose;
-pub(super) mod maps;
-pub(super) mod real_host;
-mod remove;
-mod requests;
-
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 
 use pci::{Bdf, RootBus};
-use requests::Requests;
 
 use crate::control::RunControls;
+use crate::gsi::emulated::EmulatedInterrupts;
 use crate::machine::device_events::DeviceListener;
 use crate::machine::devices::{AttachTo, Devices};
-use crate::machine::hot_plug::maps::Maps;
+use crate::machine::error::MachineError;
+use crate::machine::maps::Maps;
+use crate::machine::platform::Platform;
+use crate::machine::plug_requests::Requests;
+use crate::machine::real_host::RealHost;
+use crate::machine::vm::Vm;
 use crate::memory::dma::{Dma, DmaMap};
 use crate::plug::host_side::HostSide;
 use crate::plug::{AddError, AddRequest, Added, HotPlug, Removal, RemoveError, RemoveRequest};
@@ -39,44 +37,48 @@ use crate::vfio::function::{VfioFunction, VmResources};
 
 /// The devices of a machine while it runs.
 pub(super) struct Plugged {
-    this: Weak<Self>,
+    pub this: Weak<Self>,
     pub devices: Arc<Devices>,
     pub maps: Arc<Maps>,
-    root: Arc<RootBus>,
-    resources: VmResources,
-    stats: Arc<Stats>,
-    run: RunControls,
+    pub root: Arc<RootBus>,
+    pub resources: VmResources,
+    pub stats: Arc<Stats>,
+    pub run: RunControls,
     host: RwLock<Arc<dyn HostSide>>,
-    requests: Requests,
+    pub requests: Requests,
     /// Held during an add: one comes after the other.
-    adding: Mutex<()>,
+    pub adding: Mutex<()>,
     /// The threads of removals.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Plugged {
     /// The devices of a machine, which has none yet.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
     pub fn new(
-        devices: Arc<Devices>,
-        maps: Arc<Maps>,
-        (root, resources): (Arc<RootBus>, VmResources),
-        stats: Arc<Stats>,
-        run: RunControls,
-        host: Arc<dyn HostSide>,
-    ) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self {
+        vm: &Vm,
+        platform: &Platform,
+        stats: &Arc<Stats>,
+        run: &RunControls,
+        host: &Arc<RealHost>,
+    ) -> Result<Arc<Self>, MachineError> {
+        let interrupts = Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd)));
+        let devices = Arc::new(Devices::new(interrupts)?);
+        Ok(Arc::new_cyclic(|this| Self {
             this: this.clone(),
             devices,
-            maps,
-            root,
-            resources,
-            stats,
-            run,
-            host: RwLock::new(host),
+            maps: Arc::clone(&host.maps),
+            root: Arc::clone(&platform.root),
+            resources: platform.resources.clone(),
+            stats: Arc::clone(stats),
+            run: run.clone(),
+            host: RwLock::new(Arc::clone(host) as Arc<dyn HostSide>),
             requests: Requests::default(),
             adding: Mutex::default(),
             threads: Mutex::default(),
-        })
+        }))
     }
 
     /// Makes another host's side, for a test.
@@ -84,7 +86,7 @@ impl Plugged {
         *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
     }
 
-    fn host(&self) -> Arc<dyn HostSide> {
+    pub fn host(&self) -> Arc<dyn HostSide> {
         Arc::clone(&self.host.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -99,11 +101,11 @@ impl Plugged {
         }
     }
 
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.run.events.ended().is_some() || self.requests.are_over()
     }
 
-    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+    pub fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

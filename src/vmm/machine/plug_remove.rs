@@ -15,8 +15,8 @@ use tracing::info;
 use crate::hostinfo::name::parse_address;
 use crate::log::degraded::{self, Code};
 use crate::machine::devices::Attached;
-use crate::machine::hot_plug::Plugged;
-use crate::machine::hot_plug::requests::Pending;
+use crate::machine::plug_requests::Pending;
+use crate::machine::plugged::Plugged;
 use crate::machine::ports::GuestPort;
 use crate::plug::{GaveUp, PATIENCE, Removal, RemoveError, RemoveRequest, RemovedBy};
 use crate::run_events::RunEvent;
@@ -198,6 +198,8 @@ impl Plugged {
         host.give_back(&names);
         for id in names {
             info!("{id} has left the guest");
+            self.stats.forget(&id);
+            degraded::forget(&id);
             if by == RemovedBy::Host {
                 tell_returned(&id);
             }
