@@ -8,7 +8,7 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deps-intel deny msrv lab-intel lab-intel-all unit-slow
+.PHONY: deps-build deps-intel deps-fleet fleet deny msrv lab-intel lab-intel-all unit-slow
 .PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -22,6 +22,9 @@ deps-build: ## the same for building alone
 
 deps-intel: deps ## the same for make lab-intel
 	@resources/install-deps.sh intel
+
+deps-fleet: deps-build ## the same for make fleet: udev, podman, Slurm, lintian
+	@resources/install-deps.sh fleet
 
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
@@ -75,6 +78,9 @@ lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs,
 
 lab-intel-all: deps-intel ## the same with all tiny guests
 	cargo test --package lab --test intel -- --include-ignored --skip some_tiny_guests_in
+
+fleet: deps-fleet ## udev's rules, containers, Slurm and the Debian package, as root
+	cargo test --test fleet
 
 bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEERS="name=/path ...")
 	@cargo run --quiet --package bench --bin bench

@@ -29,6 +29,7 @@ use vmm::boot::Images;
 use vmm::config::device::{DeviceConfig, Slot};
 use vmm::config::memory::Pages;
 use vmm::config::port::{self, PortDecision};
+use vmm::config::port_fit;
 use vmm::config::ports::OCCUPIED;
 use vmm::config::slots::{self, GuestAddress};
 use vmm::config::{Iommu, VmConfig, window};
@@ -101,7 +102,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let layout = Layout::new(config.memory.size, 0, reach)?;
     let bars: Vec<_> = devices.iter().map(|device| device.bars.clone()).collect();
     let windows = layout.windows();
-    port::fit(&mut configs, &mut decisions, &bars, &windows, &config.ports);
+    port_fit::fit(&mut configs, &mut decisions, &bars, &windows, &config.ports);
     let regions = devices.iter().map(|device| device.source.regions.iter());
     let sizes: Vec<Vec<u64>> = regions.map(|all| all.map(|r| r.size).collect()).collect();
     let bytes = window::bytes_above(&configs, &config.ports, &sizes);

@@ -8,14 +8,15 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use host::bind::{Host, bind, unbind};
+use host::cdi::{CdiError, MEMLOCK_NOTE, Spec};
 use host::names::Names;
 use host::paths::HostPaths;
 use host::persist::Files;
 use host::style::Style;
-use host::{check, list};
+use host::{check, list, whole_file};
 use mini_vmm::api_socket::ApiSocket;
 use mini_vmm::cli::explain::ExplainArgs;
-use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
+use mini_vmm::cli::host::{CdiArgs, CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::run::RunArgs;
 use mini_vmm::cli::{Action, Cli, CliError};
 use mini_vmm::ctl::ctl;
@@ -87,15 +88,37 @@ fn host(command: HostCommand) -> ExitCode {
             }
             Err(e) => fail(&e, e.hint()),
         },
+        HostCommand::Cdi(args) => match host_cdi(&args) {
+            Ok(status) => status,
+            Err(e) => fail(&e, Some(e.hint())),
+        },
     }
 }
 
+/// Prints the specification, or writes it and prints the names that a container engine takes.
+fn host_cdi(args: &CdiArgs) -> Result<ExitCode, CdiError> {
+    let spec = Spec::read(&Sysfs::default(), &HostPaths::default(), args.interface())?;
+    let text = spec.to_json().unwrap_or_default();
+    let status = match &args.output {
+        None => print(text.as_bytes()),
+        Some(path) => {
+            whole_file::write(path, &text, 0o644).map_err(|source| CdiError::Write {
+                path: path.clone(),
+                source,
+            })?;
+            print_lines(&spec.names())
+        }
+    };
+    say(format_args!("note: {MEMLOCK_NOTE}"));
+    Ok(status)
+}
+
 fn host_check(args: &CheckArgs) -> ExitCode {
-    let memory = match args.memory() {
-        Ok(memory) => memory,
+    let (memory, ports) = match args.memory().and_then(|m| Ok((m, args.ports()?))) {
+        Ok(guest) => guest,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    let findings = match check::check_host(&args.addresses, memory) {
+    let findings = match check::check_host(&args.addresses, memory, ports) {
         Ok(findings) => findings,
         Err(e) => return fail(&e, e.hint()),
     };

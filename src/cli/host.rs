@@ -1,12 +1,14 @@
 //! `mini-vmm host ...`: looks at the host's devices, binds them, and gives them back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use host::bind::{BindRequest, UnbindRequest};
+use host::cdi::Interface;
 use vmm::config::ConfigError;
 use vmm::config::memory::{self, DEFAULT_MEMORY, MemoryConfig};
+use vmm::config::ports::{self, PortsConfig};
 use vmm::hostinfo::device_names::{self, NameError};
 use vmm::hostinfo::sysfs::Sysfs;
 
@@ -49,6 +51,18 @@ If one of the devices cannot be given back, the others still are.
 
 Exit status: 0, or 1 if a device could not be given back or was not bound.")]
     Unbind(UnbindArgs),
+
+    /// Print the specification by which container engines give bound devices to containers (CDI)
+    #[command(after_help = "\
+There is one CDI device for each IOMMU group, or for each device node with
+iommufd, named by the device's address; all have /dev/kvm. A container gets the
+nodes, and a guest in it the device:
+  mini-vmm host cdi --output /etc/cdi/mini-vmm.json
+  podman run --device mini-vmm.dev/vfio=0000:01:00.0 --ulimit memlock=-1:-1 ...
+
+CDI cannot set the container's limit of locked memory, which must be above the
+guest's memory. Names of nodes can change at a boot: write the file again then.")]
+    Cdi(CdiArgs),
 }
 
 impl HostCommand {
@@ -59,7 +73,7 @@ impl HostCommand {
     pub fn resolve(mut self) -> Result<Self, NameError> {
         let addresses = match &mut self {
             Self::Check(args) => &mut args.addresses,
-            Self::List(_) => return Ok(self),
+            Self::List(_) | Self::Cdi(_) => return Ok(self),
             Self::Bind(args) => &mut args.addresses,
             Self::Unbind(args) => &mut args.addresses,
         };
@@ -73,7 +87,7 @@ impl HostCommand {
     /// Whether the command changes the host.
     pub fn changes_the_host(&self) -> bool {
         match self {
-            Self::Check(_) | Self::List(_) => false,
+            Self::Check(_) | Self::List(_) | Self::Cdi(_) => false,
             Self::Bind(args) => !args.dry_run,
             Self::Unbind(args) => !args.dry_run,
         }
@@ -90,6 +104,11 @@ pub struct CheckArgs {
     /// Memory of the guest, as for a run
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
     memory: String,
+
+    /// Empty root ports of the guest, as for a run: whether they fit, and whether each device could
+    /// be added to one
+    #[arg(long, value_name = "N[,OPTION...]", value_parser = ports::check_count)]
+    ports: Option<String>,
 
     /// Print JSON, for programs
     #[arg(long)]
@@ -112,6 +131,14 @@ impl CheckArgs {
     /// The size or an option is invalid.
     pub fn memory(&self) -> Result<MemoryConfig, ConfigError> {
         Ok(memory::parse(&self.memory)?)
+    }
+
+    /// The guest's empty root ports.
+    ///
+    /// # Errors
+    /// An option is invalid.
+    pub fn ports(&self) -> Result<Option<PortsConfig>, ConfigError> {
+        Ok(self.ports.as_deref().map(ports::parse).transpose()?)
     }
 }
 
@@ -199,6 +226,31 @@ pub struct UnbindArgs {
     #[arg(long, value_name = "SECONDS", default_value = "10",
           value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
+}
+
+/// Print the specification by which container engines give bound devices to containers (CDI)
+#[derive(Debug, Args)]
+pub struct CdiArgs {
+    /// The interface that the guests use; auto means iommufd if the host has it and a node for each
+    /// device, otherwise container
+    #[arg(long, value_name = "KIND", default_value = "auto",
+          value_parser = ["auto", "container", "iommufd"])]
+    iommu: String,
+
+    /// Write the specification to this file
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+impl CdiArgs {
+    /// The interface; `None` for the one that a run would use.
+    pub fn interface(&self) -> Option<Interface> {
+        match self.iommu.as_str() {
+            "container" => Some(Interface::Container),
+            "iommufd" => Some(Interface::Iommufd),
+            _ => None,
+        }
+    }
 }
 
 impl UnbindArgs {

@@ -11,6 +11,7 @@ mod finding;
 mod machine;
 mod memory;
 mod parameters;
+mod ports;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ pub use finding::{Finding, Level, is_good};
 use pci::Bdf;
 pub use report::{to_json, to_text};
 use vmm::config::memory::MemoryConfig;
+use vmm::config::ports::PortsConfig;
+use vmm::hostinfo::iova;
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::vfio::open::VfioError;
@@ -29,11 +32,15 @@ use crate::paths::HostPaths;
 use crate::persist::{Files, Persistent, Presence};
 
 /// Reads the facts of this host and of the devices at these addresses, and judges them. `memory` is
-/// the guest's.
+/// the guest's, and so are the empty root ports.
 ///
 /// # Errors
 /// A text is not an address, there is no device at an address, or sysfs cannot be read.
-pub fn check_host(addresses: &[String], memory: MemoryConfig) -> Result<Vec<Finding>, VfioError> {
+pub fn check_host(
+    addresses: &[String],
+    memory: MemoryConfig,
+    ports: Option<PortsConfig>,
+) -> Result<Vec<Finding>, VfioError> {
     let (sysfs, paths) = (Sysfs::default(), HostPaths::default());
     let busy = Host::default().records.busy();
     let read = |address: &String| {
@@ -52,7 +59,12 @@ pub fn check_host(addresses: &[String], memory: MemoryConfig) -> Result<Vec<Find
         DeviceFacts::read(&sysfs, &paths, device, busy).map_err(unreadable)
     };
     let devices = addresses.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let mut findings = check(&HostFacts::read(&sysfs, &paths, memory), &devices);
+    let mut host = HostFacts::read(&sysfs, &paths, memory);
+    if ports.is_some() {
+        host.ports = ports;
+        host.groups = iova::Reach::of_groups(&sysfs);
+    }
+    let mut findings = check(&host, &devices);
     let bdfs: Vec<_> = devices.iter().map(|facts| facts.device.bdf).collect();
     add_calls(&mut findings, &Host::default().records, &bdfs);
     // The commands that change devices report a rule that cannot be read.
@@ -108,6 +120,7 @@ fn add_calls(findings: &mut Vec<Finding>, records: &Records, bdfs: &[Bdf]) {
 pub fn check(host: &HostFacts, devices: &[DeviceFacts]) -> Vec<Finding> {
     let mut findings = machine::check(host);
     findings.extend(addresses::check(host, devices));
+    findings.extend(ports::check(host, devices));
     for facts in devices {
         let bdf = facts.device.bdf;
         let found = device::check(facts, host);

@@ -3,6 +3,7 @@
 
 pub mod bar_holders;
 pub mod bind;
+pub mod cdi;
 pub mod check;
 pub mod class;
 pub mod details;
@@ -22,3 +23,4 @@ pub mod persist;
 pub mod style;
 #[cfg(test)]
 pub(crate) mod tree;
+pub mod whole_file;

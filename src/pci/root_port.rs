@@ -185,7 +185,7 @@ impl RootPort {
         self.shape.hot_plug && slot::indicator_blinks(&self.config)
     }
 
-    /// Whether the guest has finished with the device that was in the slot before: the power and its
+    /// Whether the guest has finished with the device that was in the slot before: power and its
     /// indicator are off.
     pub fn is_idle(&self) -> bool {
         self.shape.hot_plug && !self.has_power() && slot::indicator_is_off(&self.config)

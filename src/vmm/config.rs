@@ -6,6 +6,7 @@ pub mod mechanisms;
 pub mod memory;
 pub mod options;
 pub mod port;
+pub mod port_fit;
 pub mod ports;
 pub mod slots;
 pub mod topology;

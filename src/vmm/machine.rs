@@ -44,6 +44,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 pub use error::MachineError;
+pub use later_devices::mappable;
 use pci::Bdf;
 use pci::host_path::HostPath;
 use pci::position::Position;

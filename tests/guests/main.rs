@@ -40,6 +40,7 @@ mod large_ram;
 mod life;
 mod losses;
 mod mechanisms;
+mod memory_messages;
 mod mirrors;
 mod msi;
 mod msix;
@@ -70,7 +71,10 @@ mod vm;
 mod waiting;
 mod walks;
 
-/// The modules with tests.
+/// A test: its name and what it does. A panic is its failure.
+type Test = (&'static str, fn());
+
+/// The tests by module, in their order.
 const MODULES: &[(&str, &[Test])] = &modules![
     life,
     losses,
@@ -94,6 +98,7 @@ const MODULES: &[(&str, &[Test])] = &modules![
     switch,
     switches,
     vectors,
+    memory_messages,
     faults,
     function_reset,
     dma_ready,
@@ -110,9 +115,11 @@ const MODULES: &[(&str, &[Test])] = &modules![
     hostile,
     hot_plug,
 ];
-
-/// A test: its name and what it does. A panic is its failure.
-type Test = (&'static str, fn());
+/// Once more with a thread in place of irqfds.
+const BY_THREAD: &[(&str, &[Test])] =
+    &modules![memory_messages, msi, msix, pin, unused_vectors, vectors];
+/// Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
+const SLOW: &[(&str, &[Test])] = &modules![large_ram];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -122,14 +129,10 @@ fn main() -> ExitCode {
         println!("SKIPPED: /dev/kvm cannot be used: {why}");
     }
     let why: Option<Arc<str>> = missing.map(|e| e.to_string().into());
-    // Once more with a thread in place of irqfds.
-    let by_thread = modules![msi, msix, pin, unused_vectors, vectors];
-    // Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
-    let slow = modules![large_ram];
     let all = MODULES.iter().map(|module| ("", false, module));
-    let all = all.chain(slow.iter().map(|module| ("", true, module)));
+    let all = all.chain(SLOW.iter().map(|module| ("", true, module)));
     let all = all.chain(
-        by_thread
+        BY_THREAD
             .iter()
             .map(|module| ("irqfd_off::", false, module)),
     );

@@ -1,9 +1,7 @@
 //! The files of persistent devices below /etc.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use pci::Bdf;
 use tracing::warn;
@@ -11,6 +9,7 @@ use tracing::warn;
 use crate::paths::HostPaths;
 use crate::persist::device::{Persistent, Presence};
 use crate::persist::{initramfs, rule};
+use crate::whole_file;
 
 /// The name of a rule's file is this, the address, and `.rules`. The number is before that of every
 /// rule that loads a driver.
@@ -117,7 +116,7 @@ impl Change {
     pub fn make(&self) -> Result<(), PersistError> {
         match self {
             Self::Write { path, text, mode } => {
-                write(path, text, *mode).map_err(trouble("write", path))
+                whole_file::write(path, text, *mode).map_err(trouble("write", path))
             }
             Self::Remove(path) => match fs::remove_file(path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(trouble("remove", path)(e)),
@@ -280,25 +279,6 @@ impl Files {
     fn has_initramfs_tools(&self) -> bool {
         self.etc.join("initramfs-tools").is_dir()
     }
-}
-
-/// Writes a file as a whole: a reader sees the old text or the new one. udev reads no file whose
-/// name has another end.
-fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    // What a killed command has left; the open reports any other trouble.
-    let _ = fs::remove_file(&part);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(mode);
-    let mut file = options.open(&part)?;
-    file.write_all(text.as_bytes())?;
-    // The next boot may be one after a power failure.
-    file.sync_all()?;
-    fs::rename(&part, path)
 }
 
 fn trouble(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PersistError {

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use pci::Message;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::counters::wakeups::WakeupMeter;
 use crate::gsi::by_thread::{InterruptThread, Listening};
 use crate::gsi::error::GsiError;
+use crate::gsi::memory_messages::is_interrupt;
 use crate::gsi::routing::GsiRouting;
 
 /// How the interrupts of one device reach KVM.
@@ -47,11 +49,23 @@ impl Delivery {
         self.thread.as_deref()
     }
 
-    /// Raises `gsi`, whose route is a message, whenever `event` is signalled.
+    /// Raises `gsi`, whose route is `message`, whenever `event` is signalled. A message that is no
+    /// interrupt is written to RAM instead.
     ///
     /// # Errors
     /// The errno of KVM_IRQFD, or the thread cannot listen.
-    pub fn listen(&self, event: &EventFd, gsi: u32) -> Result<Listener, GsiError> {
+    pub fn listen(
+        &self,
+        event: &EventFd,
+        gsi: u32,
+        message: Message,
+    ) -> Result<Listener, GsiError> {
+        if !is_interrupt(message) {
+            let listening = self.routing.memory().listen(event, message);
+            return Ok(Listener::Thread {
+                until_dropped: listening.map_err(GsiError::Listen)?,
+            });
+        }
         let Some(thread) = self.thread() else {
             self.routing.assign_irqfd(event, gsi)?;
             return Ok(Listener::Irqfd);

@@ -4,7 +4,8 @@
 //! interrupts) and no thread of the VMM wakes for an interrupt. Masking removes the irqfd and keeps
 //! the eventfd: events gather in the eventfd, as in a pending bit. Unmasking sets the route first
 //! and then the irqfd, and KVM delivers the gathered events at once. With `irqfd=off` a thread
-//! listens instead of KVM ([`crate::gsi::delivery`]).
+//! listens instead of KVM ([`crate::gsi::delivery`]), and so it does for a message that is no
+//! interrupt ([`crate::gsi::memory_messages`]).
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::gsi::delivery::{Delivery, Listener};
 use crate::gsi::error::GsiError;
+use crate::gsi::memory_messages::is_interrupt;
 use crate::sys;
 use crate::sys::eventfd;
 
@@ -23,6 +25,7 @@ pub struct MsiIrqfd {
     delivery: Delivery,
     gsi: u32,
     event: EventFd,
+    message: Message,
     /// Who raises the GSI when the eventfd is signalled; `None` while the interrupt is masked.
     listener: Option<Listener>,
 }
@@ -39,6 +42,7 @@ impl MsiIrqfd {
             delivery,
             gsi,
             event,
+            message: Message::default(),
             listener: None,
         })
     }
@@ -53,9 +57,20 @@ impl MsiIrqfd {
         &self.event
     }
 
-    /// Sets the message, in force from the next [`GsiRouting::commit`].
-    pub fn route(&self, message: Message) {
-        self.delivery.routing.route(self.gsi, message);
+    /// Sets the message, in force from the next [`GsiRouting::commit`] and [`MsiIrqfd::unmask`] on.
+    /// Only an interrupt that stays an interrupt stays unmasked until then.
+    ///
+    /// # Errors
+    /// The errno of KVM_IRQFD; the message stays as it was.
+    pub fn route(&mut self, message: Message) -> Result<(), GsiError> {
+        let interrupt = is_interrupt(message);
+        if message != self.message && !(interrupt && is_interrupt(self.message)) {
+            self.mask()?;
+        }
+        self.message = message;
+        let route = interrupt.then_some(message);
+        self.delivery.routing.route(self.gsi, route);
+        Ok(())
     }
 
     /// Whether the interrupt is delivered.
@@ -70,7 +85,7 @@ impl MsiIrqfd {
     /// The errno of KVM_IRQFD, or no thread can listen; the interrupt stays masked.
     pub fn unmask(&mut self) -> Result<(), GsiError> {
         if self.listener.is_none() {
-            self.listener = Some(self.delivery.listen(&self.event, self.gsi)?);
+            self.listener = Some(self.delivery.listen(&self.event, self.gsi, self.message)?);
         }
         Ok(())
     }

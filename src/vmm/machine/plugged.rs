@@ -64,7 +64,7 @@ impl Plugged {
         run: &RunControls,
         host: &Arc<RealHost>,
     ) -> Result<Arc<Self>, MachineError> {
-        let interrupts = Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd)));
+        let interrupts = Arc::new(EmulatedInterrupts::new(&vm.routing));
         let devices = Arc::new(Devices::new(interrupts)?);
         Ok(Arc::new_cyclic(|this| Self {
             this: this.clone(),

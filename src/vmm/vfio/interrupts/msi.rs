@@ -105,9 +105,9 @@ impl MsiVectors {
         Ok(self.device.set_events(Irq::Msi, 0, &events)?)
     }
 
-    fn route(&self, messages: &[Message]) -> Result<(), VectorError> {
-        for (irqfd, message) in self.irqfds.iter().zip(messages) {
-            irqfd.route(*message);
+    fn route(&mut self, messages: &[Message]) -> Result<(), VectorError> {
+        for (irqfd, message) in self.irqfds.iter_mut().zip(messages) {
+            irqfd.route(*message)?;
         }
         Ok(self.delivery.routing.commit()?)
     }

@@ -172,9 +172,8 @@ impl MsixVectors {
 
     /// Sets the route of a vector. A new vector gets an eventfd and a GSI first.
     fn route(&mut self, vector: u16, message: Message) -> Result<(), VectorError> {
-        if let Some(vector) = self.vectors.get(&vector) {
-            vector.irqfd.route(message);
-            return Ok(());
+        if let Some(vector) = self.vectors.get_mut(&vector) {
+            return Ok(vector.irqfd.route(message)?);
         }
         if u32::from(vector) >= self.count {
             return Err(VectorError::Absent {
@@ -182,8 +181,8 @@ impl MsixVectors {
                 count: self.count,
             });
         }
-        let irqfd = MsiIrqfd::new(self.delivery.clone())?;
-        irqfd.route(message);
+        let mut irqfd = MsiIrqfd::new(self.delivery.clone())?;
+        irqfd.route(message)?;
         let new = Vector {
             irqfd,
             vfio_signals: false,
