@@ -41,7 +41,6 @@ mod vm;
 
 use std::mem;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 pub use error::MachineError;
 pub use later_devices::mappable;
@@ -104,7 +103,6 @@ pub struct Machine {
     vm: Vm,
     ram_setup: RamSetup,
     plugged: Arc<Plugged>,
-    real_host: Arc<RealHost>,
     opener: Arc<Opener>,
     notifier: Arc<Notifier>,
     run_controls: RunControls,
@@ -171,15 +169,11 @@ impl Machine {
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
         let run_controls = RunControls::default();
-        let real_host = RealHost::new(&vm, &config, set, ram_setup.ready(), &stats);
-        let plugged = Plugged::new(&vm, &platform, &stats, &run_controls, &real_host)?;
-        // The IOMMU maps memory for all of the open devices.
-        if let (Some(dma), Some(opened)) = (&dma, &opened) {
-            plugged.maps.join(dma, opened.devices.len());
-        }
+        let began = opened.as_ref().zip(dma.as_ref());
+        let host = RealHost::new((&vm, &platform), &config, (set, began), &stats);
+        let plugged = Plugged::new(&vm, &platform, &stats, &run_controls, host)?;
         let mut machine = Self {
             plugged,
-            real_host,
             config,
             images,
             loaded: Some(loaded),
@@ -265,12 +259,10 @@ impl Machine {
 
     /// Lets `claims` bind devices with `managed=on` that are added while the guest runs.
     pub fn set_claims(&self, claims: Arc<dyn Claims>) {
-        // The first stays.
-        let _ = self.real_host.claims.set(claims);
+        self.plugged.real_host.set_claims(claims);
     }
 
-    /// Makes `host` the side of the host for devices that are added while the guest runs: for a
-    /// test, whose devices are not the host's.
+    /// For a test: devices that are added while the guest runs are those of `host`.
     pub fn set_host_side(&self, host: Arc<dyn HostSide>) {
         self.plugged.set_host(host);
     }
@@ -457,12 +449,7 @@ impl Machine {
         self.plugged.devices.detach(&self.platform.root);
         self.ram_setup.stop();
         // A container loses its IOMMU with its last device, so the memory is unmapped before.
-        let begun = Instant::now();
-        let (any, lost) = self.plugged.maps.close();
-        if any {
-            let us = begun.elapsed().as_micros();
-            info!("the guest's memory was unmapped for DMA in {us} us");
-        }
+        let lost = self.plugged.maps.close();
         self.plugged.devices.close();
         check_calls(&self.opener)?;
         lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))

@@ -125,7 +125,7 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
     ),
     ("src/vmm/machine.rs", "reset with slots=", "progress"),
     (
-        "src/vmm/machine.rs",
+        "src/vmm/machine/maps.rs",
         "the guest's memory was unmapped",
         "progress",
     ),

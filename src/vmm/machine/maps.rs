@@ -2,6 +2,9 @@
 //! go, and so does what they pin.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tracing::info;
 
 use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::{Dma, DmaMap, DmaMapper};
@@ -97,15 +100,19 @@ impl Maps {
         maps
     }
 
-    /// Unmaps everything. Returns whether there was anything, and the first map that the IOMMU has
-    /// not given up.
-    pub fn close(&self) -> (bool, Option<DmaError>) {
+    /// Unmaps everything. Returns the first map that the IOMMU has not given up.
+    pub fn close(&self) -> Option<DmaError> {
+        let begun = Instant::now();
         let all = std::mem::take(&mut *self.lock());
         let mut lost = None;
         for used in &all {
             self.space.unsubscribe(&*used.dma);
             lost = lost.or(used.dma.take_lost());
         }
-        (!all.is_empty(), lost)
+        if !all.is_empty() {
+            let us = begun.elapsed().as_micros();
+            info!("the guest's memory was unmapped for DMA in {us} us");
+        }
+        lost
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Plugged {
     pub stats: Arc<Stats>,
     pub run: RunControls,
     host: RwLock<Arc<dyn HostSide>>,
+    /// The host's side, but for a test.
+    pub real_host: Arc<RealHost>,
     pub requests: Requests,
     /// Held during an add: one comes after the other.
     pub adding: Mutex<()>,
@@ -62,7 +64,7 @@ impl Plugged {
         platform: &Platform,
         stats: &Arc<Stats>,
         run: &RunControls,
-        host: &Arc<RealHost>,
+        host: Arc<RealHost>,
     ) -> Result<Arc<Self>, MachineError> {
         let interrupts = Arc::new(EmulatedInterrupts::new(&vm.routing));
         let devices = Arc::new(Devices::new(interrupts)?);
@@ -74,7 +76,8 @@ impl Plugged {
             resources: platform.resources.clone(),
             stats: Arc::clone(stats),
             run: run.clone(),
-            host: RwLock::new(Arc::clone(host) as Arc<dyn HostSide>),
+            host: RwLock::new(Arc::clone(&host) as Arc<dyn HostSide>),
+            real_host: host,
             requests: Requests::default(),
             adding: Mutex::default(),
             threads: Mutex::default(),

@@ -20,6 +20,7 @@ use crate::layout::Layout;
 use crate::log::error_chain::with_causes;
 use crate::machine::error::MachineError;
 use crate::machine::maps::Maps;
+use crate::machine::platform::Platform;
 use crate::machine::vm::Vm;
 use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::{Dma, DmaMapper};
@@ -32,7 +33,7 @@ use crate::plug::{AddError, AddRequest};
 use crate::stats::Stats;
 use crate::vfio::device::SharedDevice;
 use crate::vfio::open::candidate::{self, Candidate};
-use crate::vfio::open::{DeviceSet, VfioError};
+use crate::vfio::open::{DeviceSet, Opened, VfioError};
 
 /// How often the wait for the maps of the first devices looks whether it goes on.
 const LOOK: Duration = Duration::from_millis(50);
@@ -49,30 +50,39 @@ pub(crate) struct RealHost {
     ready: Arc<DmaReady>,
     stats: Arc<Stats>,
     /// Binds devices for this run.
-    pub claims: OnceLock<Arc<dyn Claims>>,
+    claims: OnceLock<Arc<dyn Claims>>,
 }
 
 impl RealHost {
-    /// The host of a VM with this configuration. `set` has the devices that it begins with, and
-    /// `ready` opens when RAM is mapped for them.
+    /// The host of a VM with this configuration. `began` are the devices that the guest begins with,
+    /// which are in `set`, and their maps.
     pub fn new(
-        vm: &Vm,
+        (vm, platform): (&Vm, &Platform),
         config: &VmConfig,
-        set: DeviceSet,
-        ready: Arc<DmaReady>,
+        (set, began): (DeviceSet, Option<(&Opened, &Arc<Dma>)>),
         stats: &Arc<Stats>,
     ) -> Arc<Self> {
+        let maps = Maps::new(Arc::clone(&vm.space));
+        // The IOMMU maps memory for all of the open devices.
+        if let Some((opened, dma)) = began {
+            maps.join(dma, opened.devices.len());
+        }
         Arc::new(Self {
             set,
-            maps: Arc::new(Maps::new(Arc::clone(&vm.space))),
+            maps: Arc::new(maps),
             space: Arc::clone(&vm.space),
             ram: Arc::clone(&vm.ram),
             layout: vm.layout,
             memory: config.memory,
-            ready,
+            ready: Arc::clone(&platform.resources.dma_ready),
             stats: Arc::clone(stats),
             claims: OnceLock::new(),
         })
+    }
+
+    /// Lets `claims` bind devices. The first stays.
+    pub fn set_claims(&self, claims: Arc<dyn Claims>) {
+        self.claims.get_or_init(|| claims);
     }
 
     /// Finds the devices in sysfs, and checks them.
