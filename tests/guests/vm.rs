@@ -24,6 +24,8 @@ use vmm::lifecycle::Lifecycle;
 use vmm::log::phases::{Clock, Phases};
 use vmm::machine::{Exit, Machine, MachineError};
 use vmm::memory::kvm_slots::KvmSlots;
+use vmm::vfio::kernel_calls::opener_here;
+use vmm::vfio::opener::Opener;
 
 use crate::common::asm::Asm;
 use crate::common::elf;
@@ -83,6 +85,7 @@ pub struct Vm {
     statistics: Statistics,
     ports: PortsConfig,
     host: Option<Arc<PlugHost>>,
+    opener: Option<Arc<Opener>>,
 }
 
 /// How a run ended.
@@ -120,12 +123,19 @@ impl Vm {
             statistics: Statistics::Off,
             ports: PortsConfig::default(),
             host: None,
+            opener: None,
         }
     }
 
     /// Sets the host from which devices are added while the guest runs.
     pub fn host(mut self, host: &Arc<PlugHost>) -> Self {
         self.host = Some(Arc::clone(host));
+        self
+    }
+
+    /// Calls that may sleep are made by this opener's process.
+    pub fn opener(mut self, opener: &Arc<Opener>) -> Self {
+        self.opener = Some(Arc::clone(opener));
         self
     }
 
@@ -303,7 +313,9 @@ impl Vm {
             ..config
         };
         let output = Output::default();
-        let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");
+        let opener = self.opener.unwrap_or_else(opener_here);
+        let machine = Machine::with_opener(config, Box::new(output.clone()), opener);
+        let mut machine = machine.expect("a VM");
         for (device, config) in self.devices {
             machine
                 .add_device(device, &config)

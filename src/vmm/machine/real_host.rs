@@ -54,8 +54,8 @@ pub(crate) struct RealHost {
 }
 
 impl RealHost {
-    /// The host of a VM with this configuration. `began` are the devices that the guest begins with,
-    /// which are in `set`, and their maps.
+    /// The host of a VM with this configuration. `began` are the devices that the guest begins
+    /// with, which are in `set`, and their maps.
     pub fn new(
         (vm, platform): (&Vm, &Platform),
         config: &VmConfig,

@@ -57,9 +57,12 @@ impl DeviceSet {
         let interface = match in_use {
             (true, _) => Interface::Container,
             (false, true) => Interface::Iommufd,
-            (false, false) => interface::choose(candidates, self.iommu),
+            (false, false) => interface::choose(candidates, self.iommu, &self.opener),
         };
         let opener = &self.opener;
+        if let Some(waiting) = opener.given_up().into_iter().next() {
+            return Err(VfioError::Waits(waiting));
+        }
         match interface {
             Interface::Container => {
                 containers::open(&kvm, &mut known.containers, candidates, opener)
@@ -77,7 +80,7 @@ impl DeviceSet {
         if known.containers.are_in_use() {
             return false;
         }
-        let chosen = || interface::choose(candidates, self.iommu);
+        let chosen = || interface::choose(candidates, self.iommu, &self.opener);
         known.iommufd.is_in_use() || chosen() == Interface::Iommufd
     }
 
