@@ -82,6 +82,8 @@ pub struct Scenario {
     pub slow: bool,
     /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
     pub tiny_guests: bool,
+    /// Whether L1 has `mini-vmm-trace`.
+    pub tracer: bool,
     /// Addresses of the devices that each guest gets, with options of `--vfio`. L1 binds these
     /// devices.
     given: Vec<(String, &'static str)>,
@@ -107,6 +109,7 @@ impl Scenario {
             limit: Duration::from_secs(150),
             slow: false,
             tiny_guests: false,
+            tracer: false,
             given: Vec::new(),
             before: String::new(),
             steps: Vec::new(),
@@ -140,6 +143,12 @@ impl Scenario {
     /// Marks a scenario that takes over a minute: the test runs with `--include-ignored` only.
     pub fn slow(mut self) -> Self {
         self.slow = true;
+        self
+    }
+
+    /// Gives L1 the program that `mini-vmm trace` executes.
+    pub fn tracer(mut self) -> Self {
+        self.tracer = true;
         self
     }
 

@@ -64,6 +64,18 @@ pub fn program(package: &str, name: &str) -> Result<PathBuf> {
     Ok(host::target().join(TARGET).join("release").join(name))
 }
 
+/// Builds the program that `mini-vmm trace` executes, once, and returns its path.
+pub fn tracer() -> Result<PathBuf> {
+    static PROGRAM: OnceLock<Result<PathBuf>> = OnceLock::new();
+    let build = || {
+        let step = Step::start("building mini-vmm-trace as a static program");
+        let path = program("mini-vmm", "mini-vmm-trace")?;
+        step.done();
+        Ok(path)
+    };
+    PROGRAM.get_or_init(build).clone()
+}
+
 /// Builds the tests of tests/guests as a static program, once, and returns its path. Their code is
 /// optimised a little, because an emulator runs it.
 pub fn tiny_guests() -> Result<PathBuf> {

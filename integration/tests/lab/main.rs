@@ -47,6 +47,7 @@ scenarios![
     start,
     windows,
     topology,
+    traced,
     many_cpus,
     refusals,
     errnos,
