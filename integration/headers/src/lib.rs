@@ -66,6 +66,15 @@ impl Headers {
         layout::of(&self.types)
     }
 
+    /// The value of a constant.
+    pub fn constant(&self, name: &str) -> Option<u64> {
+        let names = expression::Names {
+            macros: &self.macros,
+            types: &self.types,
+        };
+        names.named(name)
+    }
+
     /// Whether a name is that of a structure or a union with a name of its own in C, and which.
     pub fn kind(&self, name: &str) -> Option<Kind> {
         let mut records = self.types.records.iter();

@@ -14,7 +14,7 @@ use super::value::{Field, Kind, Memory, Value, is_padding};
 
 /// How many values a call may have, apart from those of one structure. KVM's table of 4,096 routes
 /// has fewer.
-const VALUES: u64 = 65_536;
+const VALUES: u64 = 40_000;
 
 /// How many capabilities a chain may have. The kernel has fewer kinds.
 const CHAIN: usize = 32;

@@ -338,7 +338,7 @@ fn try_all(argument: u64, memory: &dyn Memory) {
             calls::leave(&call, 0, memory),
             calls::leave(&call, -7, memory),
         ] {
-            assert!(count(&fields) < 70_000, "{name}: {}", count(&fields));
+            assert!(count(&fields) < 45_000, "{name}: {}", count(&fields));
         }
         assert!(started.elapsed() < Duration::from_secs(5), "{name}");
     }
@@ -346,14 +346,13 @@ fn try_all(argument: u64, memory: &dyn Memory) {
 
 #[test]
 fn the_largest_lengths_are_cut() {
-    for byte in [0xff, 0x7f, 0x01, 0x00] {
-        try_all(0x1000, &Everywhere(vec![byte; 8]));
+    for byte in [0xff, 0x01, 0x00] {
         try_all(u64::MAX - 3, &Everywhere(vec![byte; 8]));
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4))]
+    #![proptest_config(ProptestConfig::with_cases(3))]
 
     #[test]
     fn no_memory_does_harm(bytes in prop::collection::vec(any::<u8>(), 1..200), at: u64) {

@@ -2,51 +2,21 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use trace::decode::value::{Kind, Memory};
 
-const HEAD: &str = r#"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <linux/kvm.h>
-#include <linux/vfio.h>
-#include <linux/iommufd.h>
-
-#define BLOCK 16384
-static unsigned char *b[4096];
-
-static void *block(int index)
-{
-	return b[index] = calloc(1, BLOCK);
-}
-
-static void say(const char *path, unsigned size, unsigned long long value)
-{
-	printf("expect %s %u %llx\n", path, size, value);
-}
-
-static void dump(int from, int to)
-{
-	for (int index = from; index < to; index++) {
-		int end = BLOCK;
-		while (end && !b[index][end - 1])
-			end--;
-		printf("block %llx ", (unsigned long long)b[index]);
-		for (int at = 0; at < end; at++)
-			printf("%02x", b[index][at]);
-		printf(".\n");
-	}
-}
-"#;
+/// The functions that the cases use.
+const HEAD: &str = include_str!("head.c");
 
 /// The text of the program.
 #[derive(Debug, Default)]
 pub struct Text {
     functions: String,
     names: Vec<String>,
+    /// Name, kind and number of this case's call.
+    call: String,
     sets: String,
     says: String,
     /// Blocks of memory in all, and before this case.
@@ -64,7 +34,8 @@ impl Text {
 
     /// Begins a case.
     pub fn begin(&mut self, name: &str, kind: Kind) {
-        self.sets = format!("\tprintf(\"case {name} {kind:?} %x\\n\", (unsigned){name});\n");
+        self.call = format!("\"{name}\", \"{kind:?}\", {name}");
+        self.sets = "\targument = 0;\n".to_owned();
         self.says.clear();
         self.renames.clear();
         self.before = self.blocks;
@@ -94,10 +65,7 @@ impl Text {
 
     /// The call's argument is the address of a block.
     pub fn argument(&mut self, block: usize) {
-        let _ = writeln!(
-            self.sets,
-            "\tprintf(\"argument %llx\\n\", (unsigned long long)b[{block}]);"
-        );
+        let _ = writeln!(self.sets, "\targument = (unsigned long long)b[{block}];");
     }
 
     /// The call's argument is a number of its own, or the given one.
@@ -106,7 +74,7 @@ impl Text {
         let own = (0x1000 + self.values).to_string();
         self.names(path, value);
         let value = value.unwrap_or(&own);
-        let _ = writeln!(self.sets, "\tprintf(\"argument %x\\n\", {value});");
+        let _ = writeln!(self.sets, "\targument = {value};");
         let _ = writeln!(self.says, "\tsay(\"{path}\", 8, {value});");
     }
 
@@ -194,8 +162,9 @@ impl Text {
         let name = format!("case_{}", self.names.len());
         let _ = writeln!(
             self.functions,
-            "static void {name}(void)\n{{\n{}{}\tdump({}, {});\n}}\n",
-            self.sets, self.says, self.before, self.blocks
+            "static void {name}_says(void)\n{{\n{}}}\n\n\
+             static void {name}(void)\n{{\n{}\tfinish({}, {name}_says, {}, {});\n}}\n",
+            self.says, self.sets, self.call, self.before, self.blocks
         );
         self.names.push(name);
     }
@@ -221,7 +190,9 @@ impl Text {
 
     /// The whole program.
     pub fn whole(&self) -> String {
-        let mut main = "int main(void)\n{\n".to_owned();
+        let mut main = "int main(int count, char **words)\n{\n\
+                        \tif (count > 1 && !strcmp(words[1], \"call\"))\n\t\topen_all();\n"
+            .to_owned();
         for name in &self.names {
             let _ = writeln!(main, "\t{name}();");
         }
@@ -229,8 +200,15 @@ impl Text {
     }
 }
 
-/// Compiles the program against the headers, and runs it.
+/// Compiles the program against the headers, runs it, and returns what it prints.
 pub fn run(text: &str, include: &Path) -> String {
+    let output = Command::new(compile(text, include)).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Compiles the program against the headers.
+pub fn compile(text: &str, include: &Path) -> PathBuf {
     // Each test has a program of its own.
     let name = std::thread::current().name().unwrap_or("calls").to_owned();
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -248,9 +226,7 @@ pub fn run(text: &str, include: &Path) -> String {
         .expect("cc");
     let said = String::from_utf8_lossy(&compiler.stderr);
     assert!(compiler.status.success(), "{said}");
-    let output = Command::new(&program).output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
+    program
 }
 
 /// What the program says of one call.
@@ -270,6 +246,17 @@ pub struct Case {
     pub names: Vec<(String, Vec<String>)>,
     /// The program's memory.
     pub memory: Blocks,
+    /// What was seen of the call, if it was made. `expected` is then what was there afterwards.
+    pub made: Option<Made>,
+}
+
+/// A call that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// Its result, or the negated errno.
+    pub result: i64,
+    /// The values before the call.
+    pub before: Vec<Expected>,
 }
 
 /// A value to be found.
@@ -326,6 +313,7 @@ pub fn read(output: &str) -> Vec<Case> {
                 expected: Vec::new(),
                 names: Vec::new(),
                 memory: Blocks::default(),
+                made: None,
             }),
             ["argument", value] => cases.last_mut().unwrap().argument = hex(value),
             ["expect", path, size, value] => {
@@ -335,6 +323,15 @@ pub fn read(output: &str) -> Vec<Case> {
                     value: hex(value),
                 };
                 cases.last_mut().unwrap().expected.push(expected);
+            }
+            // The call was not made, or this is after it.
+            ["skip"] => cases.last_mut().unwrap().made = None,
+            ["result", result] => {
+                let case = cases.last_mut().unwrap();
+                case.made = Some(Made {
+                    result: result.parse().unwrap(),
+                    before: std::mem::take(&mut case.expected),
+                });
             }
             ["names", path, names] => {
                 let names = names.split('|').map(str::to_owned).collect();
