@@ -1,11 +1,8 @@
-//! The C program: its text, its run, and what it prints.
+//! The text of the C program.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use trace::decode::value::{Kind, Memory};
+use trace::decode::value::Kind;
 
 /// The functions that the cases use.
 const HEAD: &str = include_str!("head.c");
@@ -27,11 +24,6 @@ pub struct Text {
 }
 
 impl Text {
-    /// An empty program.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Begins a case.
     pub fn begin(&mut self, name: &str, kind: Kind) {
         self.call = format!("\"{name}\", \"{kind:?}\", {name}");
@@ -198,157 +190,4 @@ impl Text {
         }
         format!("{HEAD}\n{}\n{main}\treturn 0;\n}}\n", self.functions)
     }
-}
-
-/// Compiles the program against the headers, runs it, and returns what it prints.
-pub fn run(text: &str, include: &Path) -> String {
-    let output = Command::new(compile(text, include)).output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Compiles the program against the headers.
-pub fn compile(text: &str, include: &Path) -> PathBuf {
-    // Each test has a program of its own.
-    let name = std::thread::current().name().unwrap_or("calls").to_owned();
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (source, program) = (dir.join(format!("{name}.c")), dir.join(&name));
-    std::fs::write(&source, text).unwrap();
-    let compiler = Command::new("cc")
-        .args(["-w", "-O0", "-isystem"])
-        .arg(include.join("x86_64-linux-gnu"))
-        .arg("-isystem")
-        .arg(include)
-        .arg(&source)
-        .arg("-o")
-        .arg(&program)
-        .output()
-        .expect("cc");
-    let said = String::from_utf8_lossy(&compiler.stderr);
-    assert!(compiler.status.success(), "{said}");
-    program
-}
-
-/// What the program says of one call.
-#[derive(Debug)]
-pub struct Case {
-    /// The name.
-    pub name: String,
-    /// The kind of file.
-    pub kind: Kind,
-    /// The number by the C compiler.
-    pub number: u32,
-    /// The argument.
-    pub argument: u64,
-    /// The values to be found.
-    pub expected: Vec<Expected>,
-    /// The names to be found, by path.
-    pub names: Vec<(String, Vec<String>)>,
-    /// The program's memory.
-    pub memory: Blocks,
-    /// What was seen of the call, if it was made. `expected` is then what was there afterwards.
-    pub made: Option<Made>,
-}
-
-/// A call that was made.
-#[derive(Debug)]
-pub struct Made {
-    /// Its result, or the negated errno.
-    pub result: i64,
-    /// The values before the call.
-    pub before: Vec<Expected>,
-}
-
-/// A value to be found.
-#[derive(Debug)]
-pub struct Expected {
-    /// The names and indexes to the field.
-    pub path: String,
-    /// Its size in bytes; 0 for a bit field.
-    pub size: usize,
-    /// The value.
-    pub value: u64,
-}
-
-/// The program's blocks of memory by their address.
-#[derive(Debug, Default)]
-pub struct Blocks(HashMap<u64, Vec<u8>>);
-
-/// The size of a block.
-const BLOCK: u64 = 16_384;
-
-impl Memory for Blocks {
-    fn read(&self, address: u64, into: &mut [u8]) -> usize {
-        let found = self
-            .0
-            .iter()
-            .find(|(start, _)| (**start..**start + BLOCK).contains(&address));
-        let Some((start, bytes)) = found else {
-            return 0;
-        };
-        let offset = (address - start) as usize;
-        let size = into.len().min(BLOCK as usize - offset);
-        for (index, byte) in into[..size].iter_mut().enumerate() {
-            *byte = bytes.get(offset + index).copied().unwrap_or(0);
-        }
-        size
-    }
-}
-
-/// Reads what the program printed.
-pub fn read(output: &str) -> Vec<Case> {
-    let mut cases: Vec<Case> = Vec::new();
-    let hex = |text: &str| u64::from_str_radix(text, 16).unwrap();
-    for line in output.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["case", name, kind, number] => cases.push(Case {
-                name: name.to_owned(),
-                kind: trace::decode::calls::all()
-                    .map(|(kind, ..)| kind)
-                    .find(|own| format!("{own:?}") == kind)
-                    .unwrap(),
-                number: hex(number) as u32,
-                argument: 0,
-                expected: Vec::new(),
-                names: Vec::new(),
-                memory: Blocks::default(),
-                made: None,
-            }),
-            ["argument", value] => cases.last_mut().unwrap().argument = hex(value),
-            ["expect", path, size, value] => {
-                let expected = Expected {
-                    path: path.to_owned(),
-                    size: size.parse().unwrap(),
-                    value: hex(value),
-                };
-                cases.last_mut().unwrap().expected.push(expected);
-            }
-            // The call was not made, or this is after it.
-            ["skip"] => cases.last_mut().unwrap().made = None,
-            ["result", result] => {
-                let case = cases.last_mut().unwrap();
-                case.made = Some(Made {
-                    result: result.parse().unwrap(),
-                    before: std::mem::take(&mut case.expected),
-                });
-            }
-            ["names", path, names] => {
-                let names = names.split('|').map(str::to_owned).collect();
-                let known = &mut cases.last_mut().unwrap().names;
-                known.push((path.to_owned(), names));
-            }
-            ["block", address, bytes] => {
-                let bytes = bytes.trim_end_matches('.').as_bytes();
-                let bytes = bytes
-                    .chunks(2)
-                    .map(|pair| hex(std::str::from_utf8(pair).unwrap()) as u8)
-                    .collect();
-                let blocks = &mut cases.last_mut().unwrap().memory.0;
-                blocks.insert(hex(address), bytes);
-            }
-            _ => panic!("{line}"),
-        }
-    }
-    cases
 }

@@ -1,12 +1,9 @@
 //! Compares a trace with what the traced program says.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use headers::Headers;
 use serde_json::Value as Json;
 
-use crate::program::{self, Case, Expected, Made};
+use super::output::{self, Case, Expected, Made};
+use crate::headers::Headers;
 
 /// What was compared.
 #[derive(Debug, Default)]
@@ -19,46 +16,21 @@ pub struct Seen {
     pub values: usize,
 }
 
-/// The tracer, built from this tree.
-fn tracer() -> PathBuf {
-    let status = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "mini-vmm-trace",
-            "--bin",
-            "mini-vmm-trace",
-        ])
-        .current_dir(lab::host::workspace())
-        .status()
-        .unwrap();
-    assert!(status.success());
-    lab::host::target().join("debug/mini-vmm-trace")
-}
-
-/// Runs the program under the tracer.
-pub fn compare(program: &Path, headers: &Headers) -> Seen {
-    let trace = Path::new(env!("CARGO_TARGET_TMPDIR")).join("calls.json");
-    let output = Command::new(tracer())
-        .args(["--json", "--output"])
-        .arg(&trace)
-        .arg("--")
-        .arg(program)
-        .arg("call")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let cases = program::read(&String::from_utf8(output.stdout).unwrap());
+/// Compares what the program printed with the trace of the same run, which is JSON.
+///
+/// # Errors
+/// A call or a value differs.
+pub fn compare(said: &str, trace: &str, headers: &Headers) -> Result<Seen, String> {
+    let cases = output::read(said)?;
     let made: Vec<(&Case, &Made)> = cases
         .iter()
         .filter_map(|case| Some((case, case.made.as_ref()?)))
         .collect();
-    let trace = std::fs::read_to_string(&trace).unwrap();
-    let events = calls(&trace);
+    let events = calls(trace)?;
     // Before them, the files were opened.
-    let events = &events[events.len().checked_sub(made.len()).unwrap()..];
+    let before = events.len().checked_sub(made.len());
+    let before = before.ok_or_else(|| format!("the trace has {} calls alone", events.len()))?;
+    let events = &events[before..];
     let mut seen = Seen::default();
     let mut wrong = Vec::new();
     for ((case, made), event) in made.iter().zip(events) {
@@ -85,23 +57,25 @@ pub fn compare(program: &Path, headers: &Headers) -> Seen {
             }
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    seen
+    if wrong.is_empty() {
+        Ok(seen)
+    } else {
+        Err(wrong.join("\n"))
+    }
 }
 
 /// The ioctls of a trace.
-fn calls(trace: &str) -> Vec<Json> {
-    let lines = trace
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap());
-    lines
-        .filter(|event: &Json| {
-            let name = event["call"].as_str().unwrap_or_default();
-            ["KVM_", "VFIO_", "IOMMU_"]
-                .iter()
-                .any(|start| name.starts_with(start))
-        })
-        .collect()
+fn calls(trace: &str) -> Result<Vec<Json>, String> {
+    let mut calls = Vec::new();
+    for line in trace.lines() {
+        let event: Json = serde_json::from_str(line).map_err(|error| format!("{line}: {error}"))?;
+        let name = event["call"].as_str().unwrap_or_default();
+        let ioctl = ["KVM_", "VFIO_", "IOMMU_"];
+        if ioctl.iter().any(|start| name.starts_with(start)) {
+            calls.push(event);
+        }
+    }
+    Ok(calls)
 }
 
 /// The number under a path; `None` if it is not there, or has a name that is in no header.
@@ -111,7 +85,7 @@ fn number(fields: &Json, expected: &Expected, headers: &Headers) -> Option<u64> 
         let (name, indexes) = part.split_once('[').unwrap_or((part, ""));
         at = at.get(name)?;
         for index in indexes.split(['[', ']']).filter(|index| !index.is_empty()) {
-            let index: usize = index.parse().unwrap();
+            let index: usize = index.parse().ok()?;
             let values = at.get("values").unwrap_or(at);
             at = match values {
                 Json::Array(values) => values.get(index)?,
@@ -125,7 +99,7 @@ fn number(fields: &Json, expected: &Expected, headers: &Headers) -> Option<u64> 
         }
     }
     let number = plain(at, headers)?;
-    let bits = 64 - 8 * u32::try_from(expected.size.clamp(1, 8)).unwrap();
+    let bits = 64 - 8 * u32::try_from(expected.size.clamp(1, 8)).ok()?;
     // A bit field has no size.
     Some(if expected.size == 0 {
         number
