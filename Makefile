@@ -9,7 +9,7 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: deps-build deps-intel deps-fleet fleet deny msrv lab-intel lab-intel-all unit-slow
-.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
+.PHONY: tour help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ deps-fleet: deps-build ## the same for make fleet: udev, podman, Slurm, lintian
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
 
-build: deps-build ## the static release binary
+build: deps-build ## the static release binaries: mini-vmm, and mini-vmm-trace for `mini-vmm trace`
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) --package mini-vmm
 
 test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab scenarios of over a minute
@@ -46,6 +46,9 @@ unit: deps-build ## all tests except the lab's; needs no QEMU
 
 unit-slow: deps-build ## the tests that unit leaves out: a guest of 1.1 TiB, for which KVM takes 3 GiB
 	cargo test --test guests -- --ignored
+
+tour: deps-build ## make the chapters of docs/tour anew: outputs, figures and lines of source
+	@cargo run --quiet --package tour -- weave
 
 deny: ## licences, duplicates and sources of the dependencies, by cargo-deny
 	@if command -v cargo-deny >/dev/null; then \
