@@ -87,7 +87,7 @@ fn tracer() -> PathBuf {
         "build",
         "--quiet",
         "--package",
-        "mini-vmm-trace",
+        "mini-vmm",
         "--bin",
         "mini-vmm-trace",
     ];
