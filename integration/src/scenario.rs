@@ -67,6 +67,9 @@ enum Step {
     Shell(String),
 }
 
+/// Builds or finds a static program, and returns its path.
+pub type Build = fn() -> Result<PathBuf>;
+
 /// A machine, a script and the expected results.
 pub struct Scenario {
     /// The test's name.
@@ -84,7 +87,7 @@ pub struct Scenario {
     /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
     pub tiny_guests: bool,
     /// Further static programs of L1 by their name in `/bin`. Each is built when the scenario runs.
-    pub built: Vec<(&'static str, fn() -> Result<PathBuf>)>,
+    pub built: Vec<(&'static str, Build)>,
     /// Addresses of the devices that each guest gets, with options of `--vfio`. L1 binds these
     /// devices.
     given: Vec<(String, &'static str)>,
@@ -154,7 +157,7 @@ impl Scenario {
     }
 
     /// Gives L1 another static program, which `build` builds or finds.
-    pub fn built(mut self, name: &'static str, build: fn() -> Result<PathBuf>) -> Self {
+    pub fn built(mut self, name: &'static str, build: Build) -> Self {
         self.built.push((name, build));
         self
     }

@@ -58,8 +58,8 @@ fn each_value_is_found_under_its_name() {
     );
 }
 
-/// The same from outside: the program makes the calls for real, and mini-vmm-trace watches. What the
-/// trace shows of each call is what the program says that its memory had before and after the call.
+/// The same from outside: the program makes the calls for real, and mini-vmm-trace watches. What
+/// the trace shows of each call is what the program's memory had before and after the call.
 #[test]
 fn a_traced_program_has_the_same_values() {
     let Some(kernel) = common::headers() else {
