@@ -167,6 +167,35 @@ fn descriptors_and_flags_have_names() {
     assert_eq!(value(&fields, "data"), &Value::List(eventfds, 0));
 }
 
+#[test]
+fn a_route_says_what_its_message_means() {
+    // nr, flags; gsi, type, flags, pad, address_lo, address_hi, data, five words of the union.
+    let mut data = vec![2, 0];
+    data.extend([24, 2, 0, 0, 0xfee0_1000, 0, 0x4031, 0, 0, 0, 0, 0]);
+    data.extend([25, 1, 0, 0, 2, 3, 0, 0, 0, 0, 0, 0]);
+    let fields = enter(Kind::Vm, "KVM_SET_GSI_ROUTING", words(&data));
+    let Value::List(entries, 0) = value(&fields, "entries") else {
+        panic!("{fields:?}");
+    };
+    let inner = |index: usize, name: &str| {
+        let Value::Record(entry) = &entries[index] else {
+            panic!("{entries:?}");
+        };
+        let Value::Record(union) = value(entry, "u") else {
+            panic!("{entry:?}");
+        };
+        match value(union, name) {
+            Value::Record(member) => member.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let text = Value::Text("vector 0x31, CPU 1".to_owned());
+    assert_eq!(value(&inner(0, "msi"), "message"), &text);
+    assert_eq!(value(&inner(1, "irqchip"), "pin"), &Value::Decimal(3));
+    let chip = Value::Name(2, "KVM_IRQCHIP_IOAPIC");
+    assert_eq!(value(&inner(1, "irqchip"), "irqchip"), &chip);
+}
+
 /// The feature's number is in the flags.
 #[test]
 fn a_feature_is_decoded_by_its_number() {
