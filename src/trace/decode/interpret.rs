@@ -58,6 +58,20 @@ pub fn argument(
         Direction::Out => matches!(phase, Phase::Leave { result: 0.. }),
         Direction::Both => true,
     };
+    if let Argument::To(..) = entry.argument
+        && record::read(memory, argument, 1).is_empty()
+    {
+        let shown = match argument {
+            // KVM_SET_SIGNAL_MASK without a mask, for one.
+            0 => Value::Pointer(0),
+            _ => Value::Unreadable(argument),
+        };
+        return if entered {
+            vec![field("arg", shown)]
+        } else {
+            Vec::new()
+        };
+    }
     match &entry.argument {
         _ if !due => Vec::new(),
         Argument::None => Vec::new(),

@@ -264,6 +264,11 @@ fn memory_that_cannot_be_read_is_told() {
     let fields = enter(Kind::Vm, "KVM_IRQFD", words(&[3, 24]));
     assert_eq!(value(&fields, "gsi"), &Value::Decimal(24));
     assert_eq!(value(&fields, "flags"), &Value::Unreadable(0x1008));
+    // Nothing of it is there.
+    let fields = enter(Kind::Vm, "KVM_IRQFD", Vec::new());
+    let names: Vec<&str> = fields.iter().map(|field| field.name.as_ref()).collect();
+    assert_eq!(names, ["arg"]);
+    assert_eq!(value(&fields, "arg"), &Value::Unreadable(0x1000));
     // A list of a billion, of which one is there.
     let fields = enter(
         Kind::Vm,
