@@ -80,8 +80,12 @@ fn threads_signals_and_stops_are_as_untraced() {
         .status();
     assert!(built.unwrap().success());
     let path = program.display().to_string();
-    let plain = Command::new(&program).output().unwrap();
-    let (below, lines) = traced(&[&path]);
+    let limited = ["timeout", "-k", "5", "60", &path];
+    let plain = Command::new(limited[0])
+        .args(&limited[1..])
+        .output()
+        .unwrap();
+    let (below, lines) = traced(&limited);
     fs::remove_file(&program).unwrap();
     let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(

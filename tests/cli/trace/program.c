@@ -57,13 +57,23 @@ static void threads(void) {
 
 /* A child that stops twice, and goes on. */
 static void stops(void) {
+	int status, go_on[2];
+	char byte = 0;
+	if (pipe(go_on) != 0)
+		abort();
 	pid_t child = fork();
 	if (child == 0) {
+		/* What waitpid would tell is lost if the child stops or ends too early. */
 		raise(SIGSTOP);
+		/* The kernel ignores SIGTSTP in a process group whose parents have gone. */
+		setpgid(0, 0);
+		if (read(go_on[0], &byte, 1) != 1)
+			abort();
 		raise(SIGTSTP);
+		if (read(go_on[0], &byte, 1) != 1)
+			abort();
 		_exit(9);
 	}
-	int status;
 	for (int i = 0; i < 2; i++) {
 		if (waitpid(child, &status, WUNTRACED) != child)
 			abort();
@@ -72,6 +82,8 @@ static void stops(void) {
 		if (waitpid(child, &status, WCONTINUED) != child)
 			abort();
 		printf("continued %d\n", WIFCONTINUED(status));
+		if (write(go_on[1], &byte, 1) != 1)
+			abort();
 	}
 	waitpid(child, &status, 0);
 	printf("ended %d\n", WEXITSTATUS(status));
