@@ -50,7 +50,6 @@ scenarios![
     many_cpus,
     refusals,
     errnos,
-    every_call,
     confined,
     virtual_functions,
     waiting,
