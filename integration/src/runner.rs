@@ -118,11 +118,11 @@ fn archive(
     }
     l1.file("lib/lab-modules/order", order.as_bytes());
     l1.host_file("bin/mini-vmm", &programs.vmm, true)?;
-    if scenario.tracer {
-        l1.host_file("bin/mini-vmm-trace", &vmm::tracer()?, true)?;
-    }
     if scenario.tiny_guests {
         l1.host_file("bin/guests", &vmm::tiny_guests()?, true)?;
+    }
+    for (name, build) in &scenario.built {
+        l1.host_file(&format!("bin/{name}"), &build()?, true)?;
     }
     let file = scenario.kernel_file;
     let image = match file {

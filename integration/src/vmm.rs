@@ -64,14 +64,14 @@ pub fn program(package: &str, name: &str) -> Result<PathBuf> {
     Ok(host::target().join(TARGET).join("release").join(name))
 }
 
-/// Builds the program that `mini-vmm trace` executes, once, and returns its path.
+/// Builds the program that `mini-vmm trace` starts, once, and returns its path.
 pub fn tracer() -> Result<PathBuf> {
     static PROGRAM: OnceLock<Result<PathBuf>> = OnceLock::new();
     let build = || {
-        let step = Step::start("building mini-vmm-trace as a static program");
-        let path = program("mini-vmm", "mini-vmm-trace")?;
+        let step = Step::start("building the static mini-vmm-trace");
+        let program = program("mini-vmm", "mini-vmm-trace")?;
         step.done();
-        Ok(path)
+        Ok(program)
     };
     PROGRAM.get_or_init(build).clone()
 }

@@ -7,6 +7,7 @@ use lab::expect::{ended_well, expect, run};
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
 use lab::transcript::number;
+use lab::vmm;
 use lab::{Error, Result};
 use serde_json::Value;
 
@@ -50,7 +51,7 @@ fn traced(name: &'static str, interface: &'static str, file: &'static str) -> Sc
          give_back 0000:00:05.0\n"
     );
     Scenario::new(name)
-        .tracer()
+        .built("mini-vmm-trace", vmm::tracer)
         .disk(DISK)
         .script(script, move |outcome| check(outcome, file))
 }
