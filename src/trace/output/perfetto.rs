@@ -424,8 +424,8 @@ mod tests {
                 for (other_start, other_end) in slices {
                     let apart = *end <= *other_start || *other_end <= *start;
                     let inside = start >= other_start && end <= other_end;
-                    let around = start <= other_start && end >= other_end;
-                    assert!(apart || inside || around, "{slices:?}");
+                    let outside = start <= other_start && end >= other_end;
+                    assert!(apart || inside || outside, "{slices:?}");
                 }
             }
         }
