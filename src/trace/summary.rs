@@ -40,8 +40,8 @@ pub struct Summary {
     pub immediate: u64,
     /// Accesses by register.
     pub registers: HashMap<Register, Accesses>,
-    /// Accesses by the name of the register in the guest, and direction: configuration space has many
-    /// registers behind each port.
+    /// Accesses by the name of the register in the guest, and direction: configuration space has
+    /// many registers behind each port.
     pub names: HashMap<(String, bool), Accesses>,
     /// Accesses to registers for which there was no room.
     pub other_registers: u64,

@@ -6,8 +6,8 @@
 //! | of each vCPU | its exits, from the return of KVM_RUN to the next one; calls nest inside |
 //! | of each device, for each thread | calls on the device |
 //!
-//! A flow leads from the exit in which the guest unmasks an MSI-X vector to VFIO_DEVICE_SET_IRQS and
-//! KVM_IRQFD with the same eventfd.
+//! A flow leads from the exit in which the guest unmasks an MSI-X vector to VFIO_DEVICE_SET_IRQS
+//! and KVM_IRQFD with the same eventfd.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Write;
