@@ -121,6 +121,9 @@ fn archive(
     if scenario.tiny_guests {
         l1.host_file("bin/guests", &vmm::tiny_guests()?, true)?;
     }
+    if scenario.bench {
+        l1.host_file("bin/mini-vmm-bench", &vmm::bench()?, true)?;
+    }
     let file = scenario.kernel_file;
     let image = match file {
         KernelFile::BzImage => kernel.bzimage(),

@@ -82,6 +82,8 @@ pub struct Scenario {
     pub slow: bool,
     /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
     pub tiny_guests: bool,
+    /// Whether L1 has the program that measures a device, as `/bin/mini-vmm-bench`.
+    pub bench: bool,
     /// Addresses of the devices that each guest gets, with options of `--vfio`. L1 binds these
     /// devices.
     given: Vec<(String, &'static str)>,
@@ -107,6 +109,7 @@ impl Scenario {
             limit: Duration::from_secs(150),
             slow: false,
             tiny_guests: false,
+            bench: false,
             given: Vec::new(),
             before: String::new(),
             steps: Vec::new(),
@@ -146,6 +149,12 @@ impl Scenario {
     /// Gives L1 the tests of tests/guests.
     pub fn tiny_guests(mut self) -> Self {
         self.tiny_guests = true;
+        self
+    }
+
+    /// Gives L1 the program that measures a device.
+    pub fn bench(mut self) -> Self {
+        self.bench = true;
         self
     }
 

@@ -20,6 +20,9 @@ use crate::stats::summary::median;
 /// Fewer rounds give no interval.
 pub const FEWEST: usize = 5;
 
+/// The share of runs that may claim a difference which is not there.
+pub const MISSED: f64 = 0.05;
+
 /// The number of draws.
 const DRAWS: usize = 10_000;
 
