@@ -26,8 +26,9 @@ deps-intel: deps ## the same for make lab-intel
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
 
-build: deps-build ## the static release binary
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) --package mini-vmm
+build: deps-build ## the static release programs, mini-vmm and mini-vmm-bench
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) \
+		--package mini-vmm --package mini-vmm-bench
 
 test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab scenarios of over a minute
 

@@ -42,7 +42,24 @@ pub struct Cli {
 
 /// Another command than a measurement.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Compare two runs on one machine, such as before and after a change
+    Compare {
+        /// The earlier run's NAME.json
+        before: PathBuf,
+        /// The later run's NAME.json
+        after: PathBuf,
+    },
+    /// Show the results of several machines: a line each, and what they have in common
+    #[command(after_help = "\
+Samples of two machines are never put together. All machines must have done the
+same work with the same mini-vmm, and each device counts once.")]
+    Merge {
+        /// NAME.json of each machine
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
 
 /// A measurement.
 #[derive(Debug, Args)]

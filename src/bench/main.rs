@@ -1,17 +1,16 @@
 //! The program: a measurement on the host, and /init of its own guests.
 
 use std::error::Error as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 
 use clap::Parser;
-use mini_vmm_bench::cli::{Cli, RunArgs};
+use mini_vmm_bench::cli::{Cli, Command, RunArgs};
 use mini_vmm_bench::context::fact::Verdict;
 use mini_vmm_bench::context::machine::Machine;
-use mini_vmm_bench::error::{Context, Error, Result};
-use mini_vmm_bench::report::markdown;
+use mini_vmm_bench::error::{Error, Result};
 use mini_vmm_bench::report::results::Results;
+use mini_vmm_bench::report::{compare, comparisons, file, markdown, merge};
 use mini_vmm_bench::session::plan::Plan;
 use mini_vmm_bench::session::rounds;
 use mini_vmm_bench::{context, guest, stop};
@@ -20,7 +19,13 @@ fn main() -> ExitCode {
     if process::id() == 1 {
         guest::main();
     }
-    match run(&Cli::parse().run) {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        None => run(&cli.run),
+        Some(Command::Compare { before, after }) => show_compared(before, after),
+        Some(Command::Merge { files }) => show_merged(files),
+    };
+    match outcome {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(error)) | Err(error) => fail(&error),
     }
@@ -50,29 +55,30 @@ fn run(args: &RunArgs) -> Result<Option<Error>> {
     rounds::end_progress();
     let (made, error) = made?;
     facts.extend(context::changes(&facts, &context::read(&machine)));
-    let results = Results::of(&plan, made, facts);
+    let mut results = Results::of(&plan, made, facts);
+    results.comparisons = comparisons::of(&results);
     let text = markdown::text(&results);
     print!("\n{text}");
-    write(args.output.as_deref(), &results, &text)?;
+    let date = results.date.replace([':', 'Z'], "");
+    let name = args.output.clone();
+    let name = name.unwrap_or_else(|| format!("mini-vmm-bench-{date}").into());
+    for path in file::write(&name, &results, &text)? {
+        println!("{}", path.display());
+    }
     Ok(error)
 }
 
-fn write(output: Option<&Path>, results: &Results, text: &str) -> Result<()> {
-    let date = results.date.replace([':', 'Z'], "");
-    let name = output.map_or_else(
-        || PathBuf::from(format!("mini-vmm-bench-{date}")),
-        Path::to_owned,
-    );
-    let json = serde_json::to_string(results)
-        .map_err(|e| Error::new(format!("the results are no JSON: {e}")))?;
-    for (end, text) in [("json", json.as_str()), ("md", text)] {
-        let mut path = name.clone().into_os_string();
-        path.push(format!(".{end}"));
-        let path = PathBuf::from(path);
-        fs::write(&path, text).context(format!("cannot write {}", path.display()))?;
-        println!("{}", path.display());
-    }
-    Ok(())
+fn show_compared(before: &Path, after: &Path) -> Result<Option<Error>> {
+    let text = compare::text(&file::read(before)?, &file::read(after)?)?;
+    print!("{text}");
+    Ok(None)
+}
+
+fn show_merged(files: &[PathBuf]) -> Result<Option<Error>> {
+    let read = |path: &PathBuf| Ok((path.clone(), file::read(path)?));
+    let all = files.iter().map(read).collect::<Result<Vec<_>>>()?;
+    print!("{}", merge::text(&all)?);
+    Ok(None)
 }
 
 fn fail(error: &Error) -> ExitCode {

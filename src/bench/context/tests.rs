@@ -175,6 +175,9 @@ fn each_fault_has_its_verdict_and_its_remedy() {
             .replace("INTEL", "sys/module/kvm_intel/parameters/enable_apicv");
         let tree = Tree::good();
         tree.set("sys/devices/system/node/node1/cpulist", "4-7");
+        if path.contains("kvm_intel") {
+            tree.set("proc/cpuinfo", "vendor_id\t: GenuineIntel");
+        }
         tree.set(&path, text);
         let facts = tree.read();
         let not_good: Vec<&Fact> = facts

@@ -30,24 +30,21 @@ fn iommu(machine: &Machine) -> Fact {
 /// AMD's AVIC.
 fn interrupts(machine: &Machine) -> Fact {
     let name = "interrupts";
-    for (module, parameter, words) in [
-        ("kvm_intel", "enable_apicv", "posted interrupts (APICv)"),
-        ("kvm_amd", "avic", "AVIC"),
-    ] {
-        let value = machine.text(&format!("sys/module/{module}/parameters/{parameter}"));
-        match value.as_deref() {
-            Some("Y" | "1") => return Fact::good(name, format!("KVM uses {words}")),
-            Some(_) => {
-                return Fact::poor(
-                    name,
-                    format!("KVM does not use {words}: each interrupt of the device is an exit"),
-                    format!("as root: modprobe -r {module}; modprobe {module} {parameter}=1"),
-                );
-            }
-            None => {}
-        }
+    let processor = machine.text("proc/cpuinfo").unwrap_or_default();
+    let (module, parameter, words) = match processor.contains("GenuineIntel") {
+        true => ("kvm_intel", "enable_apicv", "posted interrupts (APICv)"),
+        false => ("kvm_amd", "avic", "AVIC"),
+    };
+    let value = machine.text(&format!("sys/module/{module}/parameters/{parameter}"));
+    match value.as_deref() {
+        Some("Y" | "1") => Fact::good(name, format!("KVM uses {words}")),
+        Some(_) => Fact::poor(
+            name,
+            format!("KVM does not use {words}: each interrupt of the device is an exit"),
+            format!("as root: modprobe -r {module}; modprobe {module} {parameter}=1"),
+        ),
+        None => Fact::good(name, "unknown"),
     }
-    Fact::good(name, "unknown")
 }
 
 /// Documentation/ABI/testing/sysfs-devices-system-cpu, vulnerabilities.

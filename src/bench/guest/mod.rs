@@ -18,7 +18,7 @@ use crate::disks;
 use crate::error::{Context, Error, Result};
 use crate::kernel::initramfs;
 use crate::work::task::{MARK, Message, Task};
-use crate::work::turn;
+use crate::work::trial;
 
 /// The kernel parameter with the seed of the turn.
 pub const SEED: &str = "mini_vmm_bench.seed=";
@@ -40,6 +40,7 @@ pub fn main() -> ! {
             why: format!("{error}{}", source.unwrap_or_default()),
         });
     }
+    // Nobody else can be told that the console is gone.
     let _ = io::stdout().flush();
     // The serial port sends what is left while nothing else runs.
     thread::sleep(Duration::from_millis(100));
@@ -78,7 +79,7 @@ fn run() -> Result<()> {
         uptime_ms: uptime_ms(),
     });
     let never = AtomicBool::new(false);
-    turn::work(&task, &disk, seed()?, &never, &mut |message| tell(&message))
+    trial::work(&task, &disk, seed()?, &never, &mut |message| tell(&message))
 }
 
 fn text(path: &str) -> String {

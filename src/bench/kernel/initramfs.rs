@@ -89,3 +89,49 @@ impl Archive {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::task::{DiskId, Engine};
+
+    #[test]
+    fn the_archive_has_the_layout_of_newc() {
+        let task = Task {
+            works: Vec::new(),
+            warm_up_ms: 1,
+            measure_ms: 2,
+            engine: Engine::Threads,
+            disk: DiskId {
+                wwid: None,
+                sectors: 3,
+            },
+        };
+        let dir = std::env::temp_dir().join(format!("bench-initramfs-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("kernel")).unwrap();
+        std::fs::write(dir.join("kernel/nvme.ko"), "module").unwrap();
+        let bytes = make(b"program", &task, &dir, &["kernel/nvme.ko".into()]).unwrap();
+        let mut names = Vec::new();
+        let mut at = 0;
+        // Each header is six letters and thirteen numbers of eight digits; the name follows.
+        while at < bytes.len() {
+            assert_eq!(&bytes[at..at + 6], b"070701");
+            let field = |index: usize| {
+                let from = at + 6 + 8 * index;
+                let digits = std::str::from_utf8(&bytes[from..from + 8]).unwrap();
+                usize::from_str_radix(digits, 16).unwrap()
+            };
+            let (size, name_size) = (field(6), field(11));
+            let name = &bytes[at + 110..at + 110 + name_size - 1];
+            names.push((String::from_utf8(name.to_vec()).unwrap(), size));
+            at = (at + 110 + name_size).next_multiple_of(4) + size.next_multiple_of(4);
+        }
+        assert_eq!(at, bytes.len());
+        let size = |name: &str| names.iter().find(|(n, _)| n == name).map(|(_, size)| *size);
+        assert_eq!(size("init"), Some(7));
+        assert_eq!(size("modules/0000-nvme.ko"), Some(6));
+        assert_eq!(size("dev/console"), Some(0));
+        assert_eq!(names.last().unwrap().0, "TRAILER!!!");
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

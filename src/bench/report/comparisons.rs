@@ -1,33 +1,10 @@
 //! The ratios of the subjects.
 
-use serde::{Deserialize, Serialize};
-
+use crate::report::comparison::Comparison;
 use crate::report::results::Results;
 use crate::stats::ratio::{MISSED, Ratio, Verdict, corrected};
 use crate::subjects::list::pairs;
 use crate::work::quantity;
-
-/// A comparison of two subjects by one kind of work.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Comparison {
-    /// The name of the work.
-    pub work: String,
-    /// The index of the subject that the other is compared with.
-    pub base: usize,
-    /// The index of the other subject.
-    pub other: usize,
-    /// The quantity.
-    pub quantity: String,
-    /// The value of `other` divided by that of `base`; null if there are too few rounds.
-    pub ratio: Option<f64>,
-    /// The interval of the ratio.
-    pub interval: Option<(f64, f64)>,
-    /// Rounds that were left out as outliers.
-    pub outliers: usize,
-    /// `no difference`, `less`, `more`, or `too few rounds`.
-    pub verdict: String,
-}
 
 /// All comparisons of a run. Their intervals are corrected for their number.
 pub fn of(results: &Results) -> Vec<Comparison> {

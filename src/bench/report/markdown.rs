@@ -1,26 +1,33 @@
 //! A run as tables.
 
-use std::cmp::Reverse;
-use std::fmt::Write;
-
 use crate::context::fact::{Fact, Verdict};
-use crate::report::comparisons::Comparison;
+use crate::report::add::{add, add_line};
+use crate::report::comparison::Comparison;
 use crate::report::results::Results;
-use crate::stats::latency::{Latencies, PERCENTILES};
+use crate::stats::latency::PERCENTILES;
 use crate::stats::summary::Summary;
 use crate::subjects::list::Kind;
 use crate::work::quantity;
 use crate::work::task::Work;
+use std::cmp::Reverse;
 
 /// A run as Markdown.
 pub fn text(results: &Results) -> String {
     let mut text = head(results);
     for work in &results.works {
-        // Writing to a string has no errors.
-        let _ = write!(text, "\n## {}\n\n{}", work.in_words(), table(results, work));
+        add(
+            &mut text,
+            format_args!("\n## {}\n\n{}", work.in_words(), table(results, work)),
+        );
     }
-    let _ = write!(text, "\n## The machine\n\n{}", context(results));
-    let _ = write!(text, "\n## Comparisons\n\n{}", comparisons(results));
+    add(
+        &mut text,
+        format_args!("\n## The machine\n\n{}", context(results)),
+    );
+    add(
+        &mut text,
+        format_args!("\n## Comparisons\n\n{}", comparisons(results)),
+    );
     text
 }
 
@@ -53,24 +60,28 @@ fn head(results: &Results) -> String {
     );
     for subject in &results.subjects {
         if let (Kind::MiniVmm { program }, None) = (&subject.kind, subject.repeats) {
-            let _ = writeln!(
-                text,
-                "- {}: {}, {}, sha256 {}",
-                subject.name,
-                program.path.display(),
-                program.version,
-                program.sha256
+            add_line(
+                &mut text,
+                format_args!(
+                    "- {}: {}, {}, sha256 {}",
+                    subject.name,
+                    program.path.display(),
+                    program.version,
+                    program.sha256
+                ),
             );
         }
     }
-    if let Some(turn) = results.rounds.first().and_then(|turns| turns.first())
-        && turn.zeros > 0
+    if let Some(trial) = results.rounds.first().and_then(|turns| turns.first())
+        && trial.zeros > 0
     {
-        let _ = writeln!(
-            text,
-            "- {} of {} blocks that were looked at hold zeros. A disk may answer such reads \
+        add_line(
+            &mut text,
+            format_args!(
+                "- {} of {} blocks that were looked at hold zeros. A disk may answer such reads \
              without its flash memory, so all subjects may look faster than with data.",
-            turn.zeros, turn.blocks
+                trial.zeros, trial.blocks
+            ),
         );
     }
     text
@@ -81,7 +92,7 @@ fn head(results: &Results) -> String {
 fn table(results: &Results, work: &Work) -> String {
     let mut text = format!("| subject | {} |", quantity::name(work));
     for percentile in PERCENTILES {
-        let _ = write!(text, " p{percentile} |");
+        add(&mut text, format_args!(" p{percentile} |"));
     }
     text.push_str("\n| --- | --- |");
     text.push_str(&" --- |".repeat(PERCENTILES.len()));
@@ -99,7 +110,7 @@ fn table(results: &Results, work: &Work) -> String {
                 )
             },
         );
-        let _ = write!(text, "| {} | {value} |", subject.name);
+        add(&mut text, format_args!("| {} | {value} |", subject.name));
         let times = results.latencies(index, &work.name);
         for percentile in PERCENTILES {
             let time = times.percentile(percentile);
@@ -107,7 +118,7 @@ fn table(results: &Results, work: &Work) -> String {
                 || "-".into(),
                 |time| format!("{} µs", quantity::digits(time as f64 / 1000.0)),
             );
-            let _ = write!(text, " {time} |");
+            add(&mut text, format_args!(" {time} |"));
         }
         text.push('\n');
     }
@@ -125,17 +136,19 @@ fn comparisons(results: &Results) -> String {
     for row in &results.comparisons {
         let work = results.works.iter().find(|work| work.name == row.work);
         let name = |index: usize| results.subjects.get(index).map_or("?", |s| s.name.as_str());
-        let _ = writeln!(
-            text,
-            "| {} | {} to {} | {} | {} | {} | {} | {} |",
-            work.map_or_else(|| row.work.clone(), Work::in_words),
-            name(row.other),
-            name(row.base),
-            row.quantity,
-            row.ratio.map_or_else(|| "-".into(), |r| format!("{r:.4}")),
-            interval(row),
-            row.outliers,
-            row.verdict
+        add_line(
+            &mut text,
+            format_args!(
+                "| {} | {} to {} | {} | {} | {} | {} | {} |",
+                work.map_or_else(|| row.work.clone(), Work::in_words),
+                name(row.other),
+                name(row.base),
+                row.quantity,
+                row.ratio.map_or_else(|| "-".into(), |r| format!("{r:.4}")),
+                interval(row),
+                row.outliers,
+                row.verdict
+            ),
         );
     }
     text
@@ -154,10 +167,9 @@ fn context(results: &Results) -> String {
         };
         let remedy = fact.remedy.as_ref().map(|remedy| format!("`{remedy}`"));
         let remedy = remedy.unwrap_or_default().replace('|', "\\|");
-        let _ = writeln!(
-            text,
-            "| {} | {verdict} | {} | {remedy} |",
-            fact.name, fact.text
+        add_line(
+            &mut text,
+            format_args!("| {} | {verdict} | {} | {remedy} |", fact.name, fact.text),
         );
     }
     text
@@ -167,33 +179,5 @@ fn interval(row: &Comparison) -> String {
     match row.interval {
         Some((low, high)) => format!("{low:.4}–{high:.4}"),
         None => "-".into(),
-    }
-}
-
-impl Results {
-    /// The values of a subject in all rounds.
-    pub fn values(&self, subject: usize, work: &str) -> Vec<f64> {
-        let Some(kind) = self.works.iter().find(|kind| kind.name == work) else {
-            return Vec::new();
-        };
-        let turns = self.rounds.iter().filter_map(|turns| turns.get(subject));
-        turns
-            .filter_map(|turn| turn.samples.iter().find(|sample| sample.work == work))
-            .map(|sample| quantity::value(kind, sample))
-            .collect()
-    }
-
-    /// The times of all reads of a subject, to two digits.
-    pub fn latencies(&self, subject: usize, work: &str) -> Latencies {
-        let mut times = Latencies::default();
-        let turns = self.rounds.iter().filter_map(|turns| turns.get(subject));
-        for sample in turns.flat_map(|turn| &turn.samples) {
-            if sample.work == work {
-                for (time, count) in &sample.histogram {
-                    times.add_many(*time, *count);
-                }
-            }
-        }
-        times
     }
 }

@@ -3,13 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 use crate::context::fact::Fact;
-use crate::report::comparisons::Comparison;
-use crate::report::{comparisons, date};
+use crate::report::comparison::Comparison;
+use crate::report::date;
 use crate::session::plan::Plan;
 use crate::session::rounds::{Ended, Rounds};
+use crate::stats::latency::Latencies;
 use crate::stats::stopping::Reason;
-use crate::subjects::list::Subject;
-use crate::subjects::turn::Turn;
+use crate::subjects::list::{Kind, Subject};
+use crate::subjects::program::Program;
+use crate::subjects::trial::Trial;
+use crate::work::quantity;
 use crate::work::task::{Engine, Work};
 
 /// The version of the form. Results of different versions are never compared.
@@ -38,7 +41,7 @@ pub struct Results {
     /// Why the run ended: `width`, `time`, `rounds`, or an error.
     pub ended: String,
     /// The turns of each whole round, in the order of the subjects.
-    pub rounds: Vec<Vec<Turn>>,
+    pub rounds: Vec<Vec<Trial>>,
     /// The machine's state before the run, and what changed during it.
     pub context: Vec<Fact>,
     /// The comparisons.
@@ -92,10 +95,10 @@ pub struct Method {
 }
 
 impl Results {
-    /// The results of a run's rounds.
+    /// The results of a run's rounds, still without comparisons.
     pub fn of(plan: &Plan, rounds: Rounds, context: Vec<Fact>) -> Self {
         let disk = &plan.device.disk;
-        let mut results = Self {
+        Self {
             schema: SCHEMA,
             bench: env!("CARGO_PKG_VERSION").into(),
             date: date::now(),
@@ -133,9 +136,52 @@ impl Results {
             rounds: rounds.rounds,
             context,
             comparisons: Vec::new(),
+        }
+    }
+}
+
+/// What is in the results.
+impl Results {
+    /// The values of a subject in all rounds.
+    pub fn values(&self, subject: usize, work: &str) -> Vec<f64> {
+        let Some(kind) = self.works.iter().find(|kind| kind.name == work) else {
+            return Vec::new();
         };
-        results.comparisons = comparisons::of(&results);
-        results
+        let turns = self.rounds.iter().filter_map(|turns| turns.get(subject));
+        turns
+            .filter_map(|trial| trial.samples.iter().find(|sample| sample.work == work))
+            .map(|sample| quantity::value(kind, sample))
+            .collect()
+    }
+
+    /// The times of all reads of a subject, to two digits.
+    pub fn latencies(&self, subject: usize, work: &str) -> Latencies {
+        let mut times = Latencies::default();
+        let turns = self.rounds.iter().filter_map(|turns| turns.get(subject));
+        for sample in turns.flat_map(|trial| &trial.samples) {
+            if sample.work == work {
+                for (time, count) in &sample.histogram {
+                    times.add_many(*time, *count);
+                }
+            }
+        }
+        times
+    }
+
+    /// The comparison of two subjects by one kind of work.
+    pub fn comparison(&self, base: usize, other: usize, work: &str) -> Option<&Comparison> {
+        let is_it = |c: &&Comparison| (c.base, c.other, c.work.as_str()) == (base, other, work);
+        self.comparisons.iter().find(is_it)
+    }
+
+    /// The programs that were measured.
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        let subjects = self.subjects.iter();
+        let first = subjects.filter(|subject| subject.repeats.is_none());
+        first.filter_map(|subject| match &subject.kind {
+            Kind::MiniVmm { program } => Some(program),
+            Kind::Host => None,
+        })
     }
 }
 

@@ -103,11 +103,11 @@ impl Plan {
     pub fn round(&self) -> Duration {
         let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
         let work = each * u32::try_from(self.task.works.len()).unwrap_or(u32::MAX);
-        let turn = |subject: &Subject| match subject.kind {
+        let trial = |subject: &Subject| match subject.kind {
             Kind::Host => work + HOST_TURN,
             Kind::MiniVmm { .. } => work + GUEST_TURN,
         };
-        self.subjects.iter().map(turn).sum()
+        self.subjects.iter().map(trial).sum()
     }
 
     /// An estimate of the time of `rounds` rounds, or of all.

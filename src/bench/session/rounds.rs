@@ -14,14 +14,14 @@ use crate::stats::stopping::Reason;
 use crate::subjects::host;
 use crate::subjects::list::{Kind, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
-use crate::subjects::turn::Turn;
+use crate::subjects::trial::Trial;
 use crate::work::quantity;
 
 /// The rounds of a run.
 #[derive(Clone, Debug)]
 pub struct Rounds {
     /// The turns of each whole round, in the order of the subjects.
-    pub rounds: Vec<Vec<Turn>>,
+    pub rounds: Vec<Vec<Trial>>,
     /// Why the run ended.
     pub ended: Ended,
 }
@@ -54,7 +54,7 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     drop(archive);
     cpus::confine(&plan.cpus)?;
     let started = Instant::now();
-    let mut rounds: Vec<Vec<Turn>> = Vec::new();
+    let mut rounds: Vec<Vec<Trial>> = Vec::new();
     loop {
         match round(plan, &guest, rounds.len(), started) {
             Ok(turns) => rounds.push(turns),
@@ -73,7 +73,7 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
 }
 
 /// The ratio of each comparison after some rounds, whose intervals are corrected for their number.
-fn ratios(plan: &Plan, rounds: &[Vec<Turn>]) -> Vec<Option<Ratio>> {
+fn ratios(plan: &Plan, rounds: &[Vec<Trial>]) -> Vec<Option<Ratio>> {
     let missed = corrected(MISSED, plan.comparisons());
     let mut ratios = Vec::new();
     for (base, other) in pairs(&plan.subjects) {
@@ -90,31 +90,31 @@ fn ratios(plan: &Plan, rounds: &[Vec<Turn>]) -> Vec<Option<Ratio>> {
     ratios
 }
 
-fn round(plan: &Plan, guest: &Guest, number: usize, started: Instant) -> Result<Vec<Turn>> {
+fn round(plan: &Plan, guest: &Guest, number: usize, started: Instant) -> Result<Vec<Trial>> {
     let count = plan.subjects.len();
-    let mut turns_of: Vec<Option<Turn>> = vec![None; count];
+    let mut turns_of: Vec<Option<Trial>> = vec![None; count];
     for (position, index) in turns(number, count).into_iter().enumerate() {
         let subject = &plan.subjects[index];
         progress(plan, number, position, &subject.name, started.elapsed());
         let begun = started.elapsed().as_secs_f64();
         let seed = (number * count + position + 1) as u64;
-        let turn = match &subject.kind {
-            Kind::Host => host::turn(&plan.task, &plan.device.path, &plan.release, seed),
-            Kind::MiniVmm { program } => guest.turn(program, &plan.task, seed),
+        let trial = match &subject.kind {
+            Kind::Host => host::trial(&plan.task, &plan.device.path, &plan.release, seed),
+            Kind::MiniVmm { program } => guest.trial(program, &plan.task, seed),
         };
-        let mut turn = turn?;
-        turn.check(&plan.task)?;
-        (turn.subject, turn.started_s) = (index, begun);
-        turns_of[index] = Some(turn);
+        let mut trial = trial?;
+        trial.check(&plan.task)?;
+        (trial.subject, trial.started_s) = (index, begun);
+        turns_of[index] = Some(trial);
     }
     // The next user of the device finds it with the host's driver.
     host::wait_for_disk(&plan.device.path, &plan.task.disk)?;
-    let turns: Vec<Turn> = turns_of.into_iter().flatten().collect();
-    let differs = turns.iter().find(|turn| turn.sha256 != turns[0].sha256);
+    let turns: Vec<Trial> = turns_of.into_iter().flatten().collect();
+    let differs = turns.iter().find(|trial| trial.sha256 != turns[0].sha256);
     match differs {
-        Some(turn) => Err(Error::new(format!(
+        Some(trial) => Err(Error::new(format!(
             "{} reads other content than {} from the same disk",
-            plan.subjects[turn.subject].name, plan.subjects[0].name
+            plan.subjects[trial.subject].name, plan.subjects[0].name
         ))),
         None => Ok(turns),
     }

@@ -123,10 +123,13 @@ impl Drop for Vmm {
             return;
         }
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            // A child that has just ended needs no signal.
             let _ = kill_process(pid, Signal::TERM);
         }
         if self.wait(GRACE).is_err() {
+            // The guardian gives the device back, and says so in the kernel's log.
             let _ = self.child.kill();
+            // A child that was killed ends; its status says nothing more.
             let _ = self.child.wait();
         }
     }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use crate::disks;
 use crate::error::{Error, Result};
 use crate::stop::STOP;
-use crate::subjects::turn::Turn;
+use crate::subjects::trial::Trial;
 use crate::work::task::{DiskId, Task};
-use crate::work::turn;
+use crate::work::trial;
 
 /// How long the host's driver may take to show the disk after a guest had the device.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,17 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// The disk does not come back, or cannot be read; or the user has ended the measurement.
-pub fn turn(task: &Task, device: &Path, kernel: &str, seed: u64) -> Result<Turn> {
+pub fn trial(task: &Task, device: &Path, kernel: &str, seed: u64) -> Result<Trial> {
     let disk = wait_for_disk(device, &task.disk)?;
-    let mut turn = Turn {
+    let mut trial = Trial {
         kernel: kernel.to_owned(),
-        ..Turn::default()
+        ..Trial::default()
     };
     let mut heard = Ok(false);
-    turn::work(task, &disk, seed, &STOP, &mut |message| {
-        heard = turn.hear(message);
+    trial::work(task, &disk, seed, &STOP, &mut |message| {
+        heard = trial.hear(message);
     })?;
-    heard.map(|_| turn)
+    heard.map(|_| trial)
 }
 
 /// Waits until the host's driver shows the disk.

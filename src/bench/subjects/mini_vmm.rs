@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::guest::SEED;
 use crate::subjects::child::Vmm;
 use crate::subjects::program::Program;
-use crate::subjects::turn::Turn;
+use crate::subjects::trial::Trial;
 use crate::work::task::{MARK, Message, Task};
 
 /// What all guests of a run have.
@@ -74,16 +74,16 @@ impl Guest {
     ///
     /// # Errors
     /// The guest or mini-vmm has failed, or the user has ended the measurement.
-    pub fn turn(&self, program: &Program, task: &Task, seed: u64) -> Result<Turn> {
+    pub fn trial(&self, program: &Program, task: &Task, seed: u64) -> Result<Trial> {
         let mut command = Command::new(&program.path);
         command.args(self.arguments(seed));
         let started = Instant::now();
         let mut vmm = Vmm::start(command)?;
-        let mut turn = Turn::default();
-        let heard = listen(&vmm, &mut turn, task, started);
+        let mut trial = Trial::default();
+        let heard = listen(&vmm, &mut trial, task, started);
         let ended = heard.and_then(|()| vmm.wait(Duration::from_secs(60)));
         match ended {
-            Ok(status) if status.success() => Ok(turn),
+            Ok(status) if status.success() => Ok(trial),
             Ok(status) => Err(Error::new(format!(
                 "{} ended with {status}",
                 program.path.display()
@@ -96,7 +96,7 @@ impl Guest {
 }
 
 /// Hears the guest to its last message.
-fn listen(vmm: &Vmm, turn: &mut Turn, task: &Task, started: Instant) -> Result<()> {
+fn listen(vmm: &Vmm, trial: &mut Trial, task: &Task, started: Instant) -> Result<()> {
     let work = Duration::from_millis(task.warm_up_ms + task.measure_ms);
     let limit = work + Duration::from_secs(120);
     while let Some(line) = vmm.line(limit)? {
@@ -107,9 +107,9 @@ fn listen(vmm: &Vmm, turn: &mut Turn, task: &Task, started: Instant) -> Result<(
             .map_err(|e| Error::new(format!("the guest said what cannot be read: {e}")))?;
         if matches!(message, Message::Ready { .. }) {
             let ready = started.elapsed().as_millis();
-            turn.ready_ms = u64::try_from(ready).ok();
+            trial.ready_ms = u64::try_from(ready).ok();
         }
-        if turn.hear(message)? {
+        if trial.hear(message)? {
             return Ok(());
         }
     }

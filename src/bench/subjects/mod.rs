@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `program` | a mini-vmm: its path, version and hash |
 //! | `list` | the subjects of a run |
-//! | `turn` | what a turn gives |
+//! | `trial` | what a turn gives |
 //! | `host` | a turn of the host's own driver |
 //! | `child` | a VMM as a child process, which never outlives this one |
 //! | `mini_vmm` | a turn of a guest of mini-vmm |
@@ -14,4 +14,4 @@ pub mod host;
 pub mod list;
 pub mod mini_vmm;
 pub mod program;
-pub mod turn;
+pub mod trial;

@@ -42,6 +42,16 @@ impl Program {
         })
     }
 
+    /// The program in words.
+    pub fn in_words(&self) -> String {
+        format!(
+            "{} ({}), sha256 {}",
+            self.path.display(),
+            self.version,
+            self.sha256
+        )
+    }
+
     /// The mini-vmm beside this program, or the first in PATH.
     ///
     /// # Errors

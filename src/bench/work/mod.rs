@@ -9,7 +9,7 @@
 //! | `aligned` | a buffer for direct I/O |
 //! | `window` | warm-up and measurement |
 //! | `threads`, `uring` | several reads at a time, in two ways |
-//! | `turn` | all of a turn's work |
+//! | `trial` | all of a turn's work |
 
 mod aligned;
 pub mod disk;
@@ -17,6 +17,6 @@ pub mod fingerprint;
 pub mod quantity;
 pub mod task;
 mod threads;
-pub mod turn;
+pub mod trial;
 pub mod uring;
 mod window;

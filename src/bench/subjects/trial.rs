@@ -7,7 +7,7 @@ use crate::work::task::{Message, Sample, Task};
 
 /// What a turn gives.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Turn {
+pub struct Trial {
     /// The subject's index.
     pub subject: usize,
     /// When the turn began, in seconds since the run's start.
@@ -29,7 +29,7 @@ pub struct Turn {
     pub samples: Vec<Sample>,
 }
 
-impl Turn {
+impl Trial {
     /// Takes a message of the subject in. Returns whether it was the last.
     ///
     /// # Errors
