@@ -8,8 +8,8 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deps-intel deny msrv lab-intel lab-intel-all unit-slow
-.PHONY: help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
+.PHONY: deps-build deps-intel deps-fleet fleet deny msrv lab-intel lab-intel-all unit-slow
+.PHONY: tour help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ deps-build: ## the same for building alone
 
 deps-intel: deps ## the same for make lab-intel
 	@resources/install-deps.sh intel
+
+deps-fleet: deps-build ## the same for make fleet: udev, podman, Slurm, lintian
+	@resources/install-deps.sh fleet
 
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
@@ -44,6 +47,9 @@ unit: deps-build ## all tests except the lab's; needs no QEMU
 
 unit-slow: deps-build ## the tests that unit leaves out: a guest of 1.1 TiB, for which KVM takes 3 GiB
 	cargo test --test guests -- --ignored
+
+tour: deps-build ## make the chapters of docs/tour anew: outputs, figures and lines of source
+	@cargo run --quiet --package tour -- weave
 
 deny: ## licences, duplicates and sources of the dependencies, by cargo-deny
 	@if command -v cargo-deny >/dev/null; then \
@@ -76,6 +82,9 @@ lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs,
 
 lab-intel-all: deps-intel ## the same with all tiny guests
 	cargo test --package lab --test intel -- --include-ignored --skip some_tiny_guests_in
+
+fleet: deps-fleet ## udev's rules, containers, Slurm and the Debian package, as root
+	cargo test --test fleet
 
 bench: deps ## measure mini-vmm beside its peers (BENCH=1,3 for some parts, PEERS="name=/path ...")
 	@cargo run --quiet --package bench --bin bench

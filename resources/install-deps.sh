@@ -3,7 +3,8 @@
 #
 #   install-deps.sh build   what building and the tests without QEMU need
 #   install-deps.sh lab     the same, and what the lab needs (the default)
-#   install-deps.sh intel   the same, and what the lab on Intel's VMX needs
+#   install-deps.sh fleet   what building and `make fleet` need
+#   install-deps.sh intel   the same as lab, and what the lab on Intel's VMX needs
 #
 # Quick and silent when nothing is missing; otherwise it needs root or sudo.
 set -eu
@@ -80,6 +81,16 @@ intel_needs() {
 	[ -e /usr/lib/syslinux/modules/bios/ldlinux.c32 ] || missing="$missing syslinux-common"
 }
 
+fleet_needs() {
+	need udev udevadm
+	need podman podman
+	need runc runc
+	need busybox-static busybox
+	need slurm-wlm slurmctld
+	need munge munged
+	need lintian lintian
+}
+
 [ "$(uname -m)" = x86_64 ] ||
 	fail "this is a $(uname -m) machine, and mini-vmm and its lab are for x86-64" \
 		"run it on an x86-64 machine"
@@ -90,12 +101,16 @@ lab)
 	build_needs
 	lab_needs
 	;;
+fleet)
+	build_needs
+	fleet_needs
+	;;
 intel)
 	build_needs
 	lab_needs
 	intel_needs
 	;;
-*) fail "install-deps.sh does not know '$1'" "install-deps.sh build, lab or intel" ;;
+*) fail "install-deps.sh does not know '$1'" "install-deps.sh build, lab, fleet or intel" ;;
 esac
 
 if [ -n "$missing" ]; then

@@ -3,15 +3,19 @@
 //! The hints of errors, in all crates, name flags to type. A test in this file checks that these
 //! flags exist.
 
+pub mod config_file;
 pub mod ctl;
 pub mod explain;
 pub mod host;
 pub mod run;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use config_file::ConfigFileError;
 use run::{GuestArgs, RunArgs};
 
 /// Boots a Linux kernel under KVM and passes real PCI devices through to it with VFIO.
@@ -19,6 +23,10 @@ use run::{GuestArgs, RunArgs};
 #[command(
     name = "mini-vmm",
     version,
+    override_usage = "\
+mini-vmm [OPTIONS] --kernel <PATH>
+       mini-vmm [OPTIONS] --config <FILE>
+       mini-vmm <COMMAND>",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     disable_help_subcommand = true,
@@ -45,7 +53,7 @@ pub struct Cli {
     command: Option<Command>,
 
     /// Kernel to boot: a bzImage, or an ELF vmlinux
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH", required_unless_present = "config")]
     kernel: Option<PathBuf>,
 
     #[command(flatten)]
@@ -112,7 +120,47 @@ pub enum Action {
     Completions(Shell),
 }
 
+/// The reason why a command line cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A usage error, or a request for help.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// A mistake in the file of `--config`.
+    #[error(transparent)]
+    File(#[from] ConfigFileError),
+}
+
 impl Cli {
+    /// Parses a command line, which begins with the program's name, and the file of its `--config`.
+    ///
+    /// # Errors
+    /// The command line or the file has a mistake.
+    pub fn read(arguments: impl Iterator<Item = OsString>) -> Result<Self, CliError> {
+        let mut arguments: Vec<_> = arguments.collect();
+        let mut matches = Self::command().try_get_matches_from(&arguments)?;
+        let Some((of_run, path)) = config_of(&matches) else {
+            return Ok(Self::from_arg_matches_mut(&mut matches)?);
+        };
+        let run = Self::command();
+        let given = run.get_arguments().map(|arg| arg.get_id().as_str());
+        let by_line = |id: &&str| of_run.value_source(id) == Some(ValueSource::CommandLine);
+        let given: Vec<_> = given.filter(by_line).collect();
+        let more = config_file::arguments(&path, &run, &given)?;
+        // Behind the command, whose flags they are.
+        let command = matches.subcommand_name();
+        let is_command = |argument: &OsString| command.is_some_and(|name| *argument == *name);
+        let start = arguments.iter().position(is_command).unwrap_or(0) + 1;
+        arguments.splice(start..start, more);
+        // The command line alone was good.
+        let cli = Self::try_parse_from(arguments);
+        let cli = cli.map_err(|e| config_file::refusal(&path, &e))?;
+        match (&cli.command, &cli.kernel) {
+            (None, None) => Err(ConfigFileError::NoKernel(path).into()),
+            _ => Ok(cli),
+        }
+    }
+
     /// The log level: 0 warnings, 1 events, 2 ioctls, 3 accesses.
     pub fn verbosity(&self) -> u8 {
         self.verbose
@@ -144,6 +192,17 @@ impl Cli {
             )),
         }
     }
+}
+
+/// The flags of a run and the value of `--config` among them.
+fn config_of(matches: &ArgMatches) -> Option<(&ArgMatches, PathBuf)> {
+    let of_run = match matches.subcommand() {
+        None => matches,
+        Some(("explain", flags)) => flags,
+        Some(_) => return None,
+    };
+    let path = of_run.get_one::<PathBuf>("config")?;
+    Some((of_run, path.clone()))
 }
 
 #[cfg(test)]
@@ -219,7 +278,7 @@ mod tests {
         let built = purposes(&built);
         // The verbs of `ctl` are not in the list: clap adds them with the flags of `ctl`.
         assert!(listed.iter().all(|command| built.contains(command)));
-        assert_eq!((listed.len(), built.len()), (8, 17));
+        assert_eq!((listed.len(), built.len()), (9, 18));
         assert!(built.iter().all(|(_, purpose)| purpose.is_some()));
     }
 }

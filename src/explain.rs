@@ -29,6 +29,7 @@ use vmm::boot::Images;
 use vmm::config::device::{DeviceConfig, Slot};
 use vmm::config::memory::Pages;
 use vmm::config::port::{self, PortDecision};
+use vmm::config::port_fit;
 use vmm::config::ports::OCCUPIED;
 use vmm::config::slots::{self, GuestAddress};
 use vmm::config::{Iommu, VmConfig, window};
@@ -83,7 +84,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
         }
     };
     if let Some(opened) = &opened {
-        open::peers::tell(opened);
+        open::peers::tell(opened, &configs);
     }
     let mut devices = Vec::new();
     for (i, (config, decision)) in configs.iter().zip(&decisions).enumerate() {
@@ -100,7 +101,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     let layout = Layout::new(config.memory.size, 0, reach)?;
     let bars: Vec<_> = devices.iter().map(|device| device.bars.clone()).collect();
     let windows = layout.windows();
-    port::fit(&mut configs, &mut decisions, &bars, &windows, &config.ports);
+    port_fit::fit(&mut configs, &mut decisions, &bars, &windows, &config.ports);
     let regions = devices.iter().map(|device| device.source.regions.iter());
     let sizes: Vec<Vec<u64>> = regions.map(|all| all.map(|r| r.size).collect()).collect();
     let bytes = window::bytes_above(&configs, &config.ports, &sizes);
@@ -271,6 +272,9 @@ fn dma(layout: &Layout, config: &VmConfig, opened: Option<&Opened>) -> Dma {
 /// How the devices will reach each other's BARs. iommufd's answer is the devices', which are asked
 /// when they are open.
 fn peer_to_peer(config: &VmConfig, opened: Option<&Opened>) -> Option<PeerToPeer> {
+    if config.vfio.len() > 1 && config.vfio.iter().all(|device| !device.mechanisms.mmap) {
+        return Some(PeerToPeer::Missing);
+    }
     let Some(opened) = opened else {
         return (config.vfio.len() > 1).then_some(match config.iommu {
             Iommu::Container => PeerToPeer::Address,

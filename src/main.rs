@@ -1,26 +1,32 @@
 //! The program: parses the command line, runs the selected action, and sets the exit status.
 
+use std::env;
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use host::bind::{Host, bind, unbind};
+use host::cdi::{CdiError, MEMLOCK_NOTE, Spec};
 use host::names::Names;
 use host::paths::HostPaths;
+use host::persist::Files;
 use host::style::Style;
-use host::{check, list};
+use host::{check, list, whole_file};
 use mini_vmm::api_socket::ApiSocket;
 use mini_vmm::cli::explain::ExplainArgs;
-use mini_vmm::cli::host::{CheckArgs, HostCommand, ListArgs};
+use mini_vmm::cli::host::{CdiArgs, CheckArgs, HostCommand, ListArgs};
 use mini_vmm::cli::run::RunArgs;
-use mini_vmm::cli::{Action, Cli};
+use mini_vmm::cli::{Action, Cli, CliError};
 use mini_vmm::ctl::ctl;
 use mini_vmm::explain::{explain, note};
 use mini_vmm::run;
 use tracing::level_filters::LevelFilter;
+use tracing::warn;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
+use vmm::hostinfo::device_names;
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
@@ -32,7 +38,11 @@ use vmm::sys;
 fn main() -> ExitCode {
     let clock = Clock::start();
     sys::process::share_one_heap();
-    let cli = Cli::parse();
+    let cli = match Cli::read(env::args_os()) {
+        Ok(cli) => cli,
+        Err(CliError::Usage(e)) => e.exit(),
+        Err(CliError::File(e)) => return fail(&e, Some(e.hint())),
+    };
     let phases = cli.has_stats().then(|| Phases::new(clock));
     log_to_stderr(cli.verbosity(), phases.clone());
     match cli.into_action() {
@@ -57,6 +67,10 @@ fn host(command: HostCommand) -> ExitCode {
         // A signal must not end a command between its first and its last change.
         sys::process::ignore_signals();
     }
+    let command = match command.resolve() {
+        Ok(command) => command,
+        Err(e) => return fail(&e, Some(e.hint())),
+    };
     match command {
         HostCommand::Check(args) => host_check(&args),
         HostCommand::List(args) => host_list(&args),
@@ -74,15 +88,37 @@ fn host(command: HostCommand) -> ExitCode {
             }
             Err(e) => fail(&e, e.hint()),
         },
+        HostCommand::Cdi(args) => match host_cdi(&args) {
+            Ok(status) => status,
+            Err(e) => fail(&e, Some(e.hint())),
+        },
     }
 }
 
+/// Prints the specification, or writes it and prints the names that a container engine takes.
+fn host_cdi(args: &CdiArgs) -> Result<ExitCode, CdiError> {
+    let spec = Spec::read(&Sysfs::default(), &HostPaths::default(), args.interface())?;
+    let text = spec.to_json().unwrap_or_default();
+    let status = match &args.output {
+        None => print(text.as_bytes()),
+        Some(path) => {
+            whole_file::write(path, &text, 0o644).map_err(|source| CdiError::Write {
+                path: path.clone(),
+                source,
+            })?;
+            print_lines(&spec.names())
+        }
+    };
+    say(format_args!("note: {MEMLOCK_NOTE}"));
+    Ok(status)
+}
+
 fn host_check(args: &CheckArgs) -> ExitCode {
-    let memory = match args.memory() {
-        Ok(memory) => memory,
+    let (memory, ports) = match args.memory().and_then(|m| Ok((m, args.ports()?))) {
+        Ok(guest) => guest,
         Err(e) => return fail(&e, Some(e.hint())),
     };
-    let findings = match check::check_host(&args.addresses, memory) {
+    let findings = match check::check_host(&args.addresses, memory, ports) {
         Ok(findings) => findings,
         Err(e) => return fail(&e, e.hint()),
     };
@@ -104,6 +140,7 @@ fn host_list(args: &ListArgs) -> ExitCode {
         |mut found| {
             found.add_calls(&Host::default().records);
             found.add_uses(&sysfs, &HostPaths::default())?;
+            add_settings(&mut found, &sysfs);
             Ok(found)
         },
     );
@@ -119,6 +156,18 @@ fn host_list(args: &ListArgs) -> ExitCode {
     match text {
         Ok(text) => print(text.as_bytes()),
         Err(e) => fail(&e, None),
+    }
+}
+
+/// Adds what files in /etc say. A file with a mistake hides no device.
+fn add_settings(found: &mut list::List, sysfs: &Sysfs) {
+    match Files::of(&HostPaths::default()).all() {
+        Ok(rules) => found.add_rules(sysfs, rules),
+        Err(e) => warn!("{}; hint: {}", with_causes(&e), e.hint()),
+    }
+    match device_names::read(Path::new(device_names::FILE)) {
+        Ok(names) => found.add_names(&names.unwrap_or_default()),
+        Err(e) => warn!("{e}; hint: {}", e.hint()),
     }
 }
 

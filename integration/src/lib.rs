@@ -62,6 +62,7 @@ pub mod emulator;
 pub mod error;
 pub mod expect;
 pub mod failure;
+pub mod headers;
 pub mod host;
 pub mod initramfs;
 pub mod judge;

@@ -1,6 +1,6 @@
 //! One client: what it has sent, and what it still has to read.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -10,11 +10,15 @@ use crate::events::{EventLog, Next};
 use crate::limits::{MAX_BODY, MAX_HEAD};
 use crate::message::{self, CONTINUE, Request, Response, Status};
 use crate::parser::{Parsed, parse};
+use crate::receive::{Attached, receive};
 use crate::service::Caller;
 
 /// How long a request may take to arrive, and an answer to be read; a connection without a request
 /// is closed after the same time.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a reader of events may read nothing while its socket is full. A program that is stopped
+/// in a terminal for a moment is no such reader: a socket holds more than a thousand events.
+const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client that was refused may take to end its request.
 const LINGER: Duration = Duration::from_secs(1);
 /// The bytes of a stream that wait for its reader; the other events wait in the log.
@@ -55,6 +59,8 @@ pub struct Connection {
     state: State,
     form: Form,
     input: Vec<u8>,
+    /// What came with bytes of the input, and the index of the last of these bytes.
+    attached: Option<(usize, Attached)>,
     /// Whether the client has said all it will say.
     input_ended: bool,
     /// Whether "100 Continue" was sent for the request that is arriving.
@@ -79,6 +85,7 @@ impl Connection {
                 chunks: true,
             },
             input: Vec::new(),
+            attached: None,
             input_ended: false,
             continued: false,
             refused: false,
@@ -111,6 +118,11 @@ impl Connection {
         matches!(self.state, State::Reading) && self.output.is_empty() && !self.input_ended
     }
 
+    /// Whether the client follows the events.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.state, State::Streaming { .. })
+    }
+
     /// Whether output waits for the client.
     pub fn wants_output(&self) -> bool {
         !self.output.is_empty() && !self.is_closed()
@@ -130,8 +142,17 @@ impl Connection {
     }
 
     /// The deadline is over.
-    pub fn expire(&mut self) {
+    pub fn expire(&mut self, log: &EventLog, now: Instant) {
         match self.state {
+            State::Streaming { .. } => {
+                // epoll calls a socket writable once it is almost empty: a reader that is only slow
+                // has made room for a write.
+                self.flush();
+                match self.deadline.is_some_and(|deadline| deadline <= now) {
+                    true => self.hang_up(),
+                    false => self.pump(log, now),
+                }
+            }
             State::Reading if !self.input.is_empty() && self.output.is_empty() => {
                 let late = "The request is incomplete after 10 seconds";
                 let late = Response::error(Status::RequestTimeout, &[late]);
@@ -145,13 +166,21 @@ impl Connection {
     pub fn read(&mut self) {
         let mut buffer = [0; 16 << 10];
         while self.input.len() < INPUT_BUFFER {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => {
+            match receive(&self.stream, &mut buffer) {
+                Ok((0, _)) => {
                     self.input_ended = true;
                     break;
                 }
                 Ok(_) if matches!(self.state, State::Lingering) => {}
-                Ok(count) => self.input.extend(buffer.iter().take(count)),
+                Ok((count, attached)) => {
+                    self.input.extend(buffer.iter().take(count));
+                    self.keep(attached);
+                    // The next read may have the descriptor of the next request: this one's is
+                    // taken first, if the request is whole.
+                    if self.attached.is_some() {
+                        break;
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return self.hang_up(),
@@ -162,9 +191,31 @@ impl Connection {
         }
     }
 
+    /// Keeps what came with the last read. The read may have begun with bytes that came without
+    /// descriptors, and has ended with the last byte of those that came with some
+    /// (unix_stream_read_generic of net/unix/af_unix.c). A request may have one descriptor.
+    fn keep(&mut self, attached: Attached) {
+        self.attached = match (self.attached.take(), attached) {
+            (before, Attached::Nothing) => before,
+            (None, attached) => Some((self.input.len().saturating_sub(1), attached)),
+            (Some((at, _)), _) => Some((at, Attached::Several)),
+        };
+    }
+
+    /// What came with the first `used` bytes of the input, which are a request.
+    fn take_attached(&mut self, used: usize) -> Attached {
+        match self.attached.take() {
+            Some((at, attached)) if at < used => attached,
+            later => {
+                self.attached = later.map(|(at, attached)| (at - used, attached));
+                Attached::Nothing
+            }
+        }
+    }
+
     /// The next request that has arrived whole, if this connection can answer one now. A request
     /// that is none of ours is answered here.
-    pub fn next_request(&mut self, now: Instant) -> Option<Request> {
+    pub fn next_request(&mut self, now: Instant) -> Option<(Request, Attached)> {
         if !matches!(self.state, State::Reading) || !self.output.is_empty() {
             return None;
         }
@@ -176,6 +227,7 @@ impl Connection {
         }
         match parse(&self.input) {
             Parsed::Whole(request, used) => {
+                let attached = self.take_attached(used);
                 self.input.drain(..used);
                 self.continued = false;
                 self.deadline = None;
@@ -184,7 +236,7 @@ impl Connection {
                     with_body: request.method != "HEAD",
                     chunks: request.chunks,
                 };
-                Some(*request)
+                Some((*request, attached))
             }
             Parsed::Partial { .. } if self.input_ended => {
                 // Nobody is there who would read an answer.
@@ -212,9 +264,10 @@ impl Connection {
         }
     }
 
-    /// Another thread makes the answer. Returns what tells that thread whether the client has gone.
-    pub fn wait(&mut self) -> Caller {
-        let caller = Caller::default();
+    /// Another thread makes the answer. Returns what tells that thread whether the client has gone,
+    /// and what came with the request.
+    pub fn wait(&mut self, attached: Attached) -> Caller {
+        let caller = Caller::new(attached);
         self.state = State::Waiting(caller.clone());
         caller
     }
@@ -289,6 +342,13 @@ impl Connection {
         }
     }
 
+    /// The socket is full. A reader of events that reads nothing for too long is disconnected.
+    fn stall(&mut self, progress: bool) {
+        if self.is_stream() && (progress || self.deadline.is_none()) {
+            self.deadline = Some(Instant::now() + STALL_LIMIT);
+        }
+    }
+
     fn end_stream(&mut self, chunks: bool, now: Instant) {
         self.output.extend(message::stream_line(None, chunks));
         self.state = State::Closing;
@@ -298,16 +358,23 @@ impl Connection {
 
     /// Writes what the client takes.
     pub fn flush(&mut self) {
+        let mut progress = false;
         while let Some(rest @ [_, ..]) = self.output.get(self.written..) {
             match self.stream.write(rest) {
-                Ok(count) => self.written += count,
+                Ok(count) => {
+                    self.written += count;
+                    progress = true;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return self.stall(progress),
                 Err(_) => return self.hang_up(),
             }
         }
         self.output.clear();
         self.written = 0;
+        if self.is_stream() {
+            self.deadline = None;
+        }
         if matches!(self.state, State::Closing) {
             self.state = match self.refused && !self.input_ended {
                 false => State::Closed,

@@ -9,9 +9,10 @@ use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 /// The descriptors that came with the bytes of one read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Attached {
     /// None.
+    #[default]
     Nothing,
     /// One. Programs that this process executes do not inherit it.
     One(OwnedFd),
@@ -20,8 +21,8 @@ pub enum Attached {
 }
 
 /// Reads once, as read(2) does; returns how many bytes came, 0 at the end of the stream, and what
-/// came with them. The kernel ends a read at the bytes of a message with descriptors, so one read
-/// has those of one message.
+/// came with them. The kernel ends a read after the bytes of a message with descriptors, so one
+/// read has those of one message.
 ///
 /// # Errors
 /// The errno; EAGAIN if the stream must not block and has nothing.

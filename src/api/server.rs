@@ -18,11 +18,14 @@ use crate::events::{self, EventLog};
 use crate::listener::Listener;
 use crate::message::{Request, Response, Status};
 use crate::peer::Peer;
-use crate::service::{Caller, Found, Kind, Route, Service};
+use crate::service::{Caller, Found, Kind, Service};
 use crate::workers::{Job, Workers};
 
 /// The most connections at a time.
 pub const MAX_CONNECTIONS: usize = 16;
+/// The most of them that follow the events, which lasts as long as the client likes. The others are
+/// for requests, whose connections have a time limit.
+pub const MAX_STREAMS: usize = 12;
 /// How long the last answers may take to be made, and those and the last events to be read, at the
 /// end. A worker that a call of the kernel keeps ends with the process.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -249,7 +252,8 @@ impl Thread {
             connection.refuse(&Response::error(Status::Forbidden, &[why]), now);
         } else if self.connections.len() - refused >= MAX_CONNECTIONS {
             let why = format!("There are {MAX_CONNECTIONS} connections already");
-            connection.refuse(&Response::error(Status::Unavailable, &[&why]), now);
+            let hint = "hint: try again; a connection without a request ends after 10 seconds";
+            connection.refuse(&Response::error(Status::Unavailable, &[&why, hint]), now);
         }
         if connection.is_refused() && refused >= MAX_CONNECTIONS {
             return;
@@ -285,8 +289,10 @@ impl Thread {
 
     /// Answers the requests of a connection that have arrived, in their order.
     fn requests(&mut self, number: u64) {
+        let all = self.connections.values();
+        let streams = all.filter(|(c, _)| c.is_stream()).count();
         while let Some((connection, _)) = self.connections.get_mut(&number)
-            && let Some(request) = connection.next_request(Instant::now())
+            && let Some((request, attached)) = connection.next_request(Instant::now())
         {
             let response = match self.service.find(&request.method, &request.path) {
                 Found::Nothing => {
@@ -294,16 +300,21 @@ impl Thread {
                     Some(Response::error(Status::NotFound, &[why]))
                 }
                 Found::OtherMethods(methods) => Some(Response::allow_only(&methods)),
+                Found::Route(route) if route.kind == Kind::Now => {
+                    debug!("{} {}", request.method, request.path);
+                    Some((route.answer)(&request, &Caller::new(attached)))
+                }
+                Found::Route(route) if route.kind == Kind::Events => {
+                    follow(connection, &request, &self.log, streams)
+                }
                 Found::Route(route) => {
-                    let route = Arc::clone(route);
-                    dispatch(
-                        number,
-                        connection,
+                    let job = Job {
+                        connection: number,
+                        route: Arc::clone(route),
                         request,
-                        route,
-                        &self.log,
-                        &mut self.workers,
-                    )
+                        caller: connection.wait(attached),
+                    };
+                    hand_over(job, &mut self.workers)
                 }
             };
             if let Some(response) = response {
@@ -337,7 +348,7 @@ impl Thread {
                 .deadline()
                 .is_some_and(|deadline| deadline <= now)
             {
-                connection.expire();
+                connection.expire(&self.log, now);
             }
         }
         if self.listen_again.is_some_and(|again| again <= now) {
@@ -368,40 +379,35 @@ impl Thread {
     }
 }
 
-/// Answers a request, or leaves the answer to a worker or to the stream of events.
-fn dispatch(
-    number: u64,
+/// Answers a request with the stream of events, unless so many others have one.
+fn follow(
     connection: &mut Connection,
-    request: Request,
-    route: Arc<Route>,
+    request: &Request,
     log: &EventLog,
-    workers: &mut Workers,
+    others: usize,
 ) -> Option<Response> {
-    debug!("{} {}", request.method, request.path);
-    let kind = route.kind;
-    if kind == Kind::Now {
-        return Some((route.answer)(&request, &Caller::default()));
+    if others >= MAX_STREAMS {
+        let why = format!("{MAX_STREAMS} readers follow the events already");
+        let hint = "hint: end one of them, such as `mini-vmm ctl PATH events`";
+        return Some(Response::error(Status::Unavailable, &[&*why, hint]));
     }
-    if kind == Kind::Events {
-        let seen = match since(&request, log.last()) {
-            Ok(seen) => seen,
-            Err(why) => {
-                let hint = "hint: leave `since` out: each run numbers its events from 1";
-                return Some(Response::error(Status::BadRequest, &[&why, hint]));
-            }
-        };
-        connection.stream(seen);
-        connection.pump(log, Instant::now());
-        return None;
+    match since(request, log.last()) {
+        Ok(seen) => {
+            connection.stream(seen);
+            connection.pump(log, Instant::now());
+            None
+        }
+        Err(why) => {
+            let hint = "hint: leave `since` out: each run numbers its events from 1";
+            Some(Response::error(Status::BadRequest, &[&*why, hint]))
+        }
     }
-    let caller = connection.wait();
-    let job = Job {
-        connection: number,
-        route,
-        request,
-        caller,
-    };
-    let (takes, status, why) = match kind {
+}
+
+/// Leaves an answer to a worker.
+fn hand_over(job: Job, workers: &mut Workers) -> Option<Response> {
+    debug!("{} {}", job.request.method, job.request.path);
+    let (takes, status, why) = match job.route.kind {
         Kind::Change => (
             workers.change(job),
             Status::Conflict,

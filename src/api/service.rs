@@ -1,9 +1,11 @@
 //! Routes: which function answers which request, and how long that may take.
 
-use std::sync::Arc;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::message::{Request, Response};
+use crate::receive::Attached;
 
 /// How a route is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +56,23 @@ impl Route {
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
     gone: Arc<AtomicBool>,
+    attached: Arc<Mutex<Attached>>,
 }
 
 impl Caller {
+    pub(crate) fn new(attached: Attached) -> Self {
+        Self {
+            gone: Arc::default(),
+            attached: Arc::new(Mutex::new(attached)),
+        }
+    }
+
+    /// Takes the descriptor that came with the request. What nobody takes is closed.
+    pub fn take_attached(&self) -> Attached {
+        let attached = self.attached.lock();
+        mem::take(&mut *attached.unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Whether the client has closed its connection, so that nobody learns the answer.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)

@@ -1,11 +1,16 @@
 //! `mini-vmm host ...`: looks at the host's devices, binds them, and gives them back.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use host::bind::{BindRequest, UnbindRequest};
+use host::cdi::Interface;
 use vmm::config::ConfigError;
 use vmm::config::memory::{self, DEFAULT_MEMORY, MemoryConfig};
+use vmm::config::ports::{self, PortsConfig};
+use vmm::hostinfo::device_names::{self, NameError};
+use vmm::hostinfo::sysfs::Sysfs;
 
 /// A command of `mini-vmm host`. clap builds the flags of a command only when the command is used,
 /// as for [`Command`](crate::cli::Command).
@@ -46,13 +51,43 @@ If one of the devices cannot be given back, the others still are.
 
 Exit status: 0, or 1 if a device could not be given back or was not bound.")]
     Unbind(UnbindArgs),
+
+    /// Print the specification by which container engines give bound devices to containers (CDI)
+    #[command(after_help = "\
+There is one CDI device for each IOMMU group, or for each device node with
+iommufd, named by the device's address; all have /dev/kvm. A container gets the
+nodes, and a guest in it the device:
+  mini-vmm host cdi --output /etc/cdi/mini-vmm.json
+  podman run --device mini-vmm.dev/vfio=0000:01:00.0 --ulimit memlock=-1:-1 ...
+
+CDI cannot set the container's limit of locked memory, which must be above the
+guest's memory. Names of nodes can change at a boot: write the file again then.")]
+    Cdi(CdiArgs),
 }
 
 impl HostCommand {
+    /// Replaces the names of devices by their addresses.
+    ///
+    /// # Errors
+    /// A text has the form of a name, and is none of this host.
+    pub fn resolve(mut self) -> Result<Self, NameError> {
+        let addresses = match &mut self {
+            Self::Check(args) => &mut args.addresses,
+            Self::List(_) | Self::Cdi(_) => return Ok(self),
+            Self::Bind(args) => &mut args.addresses,
+            Self::Unbind(args) => &mut args.addresses,
+        };
+        for address in addresses {
+            let names = Path::new(device_names::FILE);
+            *address = device_names::resolve(names, &Sysfs::default(), address)?;
+        }
+        Ok(self)
+    }
+
     /// Whether the command changes the host.
     pub fn changes_the_host(&self) -> bool {
         match self {
-            Self::Check(_) | Self::List(_) => false,
+            Self::Check(_) | Self::List(_) | Self::Cdi(_) => false,
             Self::Bind(args) => !args.dry_run,
             Self::Unbind(args) => !args.dry_run,
         }
@@ -62,13 +97,18 @@ impl HostCommand {
 /// Check whether this host can pass devices through, and name a remedy for each problem
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys
+    /// Devices: 01:00.0, 0000:01:00.0, a path in /sys, or a name in /etc/mini-vmm/devices.toml
     #[arg(value_name = "ADDR")]
     pub addresses: Vec<String>,
 
     /// Memory of the guest, as for a run
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, allow_hyphen_values = true)]
     memory: String,
+
+    /// Empty root ports of the guest, as for a run: whether they fit, and whether each device could
+    /// be added to one
+    #[arg(long, value_name = "N[,OPTION...]", value_parser = ports::check_count)]
+    ports: Option<String>,
 
     /// Print JSON, for programs
     #[arg(long)]
@@ -92,6 +132,14 @@ impl CheckArgs {
     pub fn memory(&self) -> Result<MemoryConfig, ConfigError> {
         Ok(memory::parse(&self.memory)?)
     }
+
+    /// The guest's empty root ports.
+    ///
+    /// # Errors
+    /// An option is invalid.
+    pub fn ports(&self) -> Result<Option<PortsConfig>, ConfigError> {
+        Ok(self.ports.as_deref().map(ports::parse).transpose()?)
+    }
 }
 
 /// List PCI devices by IOMMU group, and show which of them can be passed through
@@ -109,7 +157,7 @@ pub struct ListArgs {
 /// Unbind devices from host drivers, and bind them to vfio-pci for guests (as root)
 #[derive(Debug, Args)]
 pub struct BindArgs {
-    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys
+    /// Devices: 01:00.0, 0000:01:00.0, a path in /sys, or a name in /etc/mini-vmm/devices.toml
     #[arg(required = true, value_name = "ADDR")]
     addresses: Vec<String>,
 
@@ -126,8 +174,13 @@ pub struct BindArgs {
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 
+    /// Bind the devices at each boot too: a rule of udev, and where initramfs-tools is installed a
+    /// hook that puts the rule into the initramfs
+    #[arg(long)]
+    persist: bool,
+
     /// Make N virtual functions of each device and bind these; the device keeps its driver
-    #[arg(long, value_name = "N", conflicts_with = "group",
+    #[arg(long, value_name = "N", conflicts_with_all = ["group", "persist"],
           value_parser = number_of_functions)]
     vfs: Option<u32>,
 
@@ -151,14 +204,19 @@ impl BindArgs {
 /// Give devices back to their earlier drivers (as root)
 #[derive(Debug, Args)]
 pub struct UnbindArgs {
-    /// Devices: 01:00.0, 0000:01:00.0 or a path in /sys. Also gives back devices that --group bound
-    /// along with these, and virtual functions that --vfs made of these
+    /// Devices: 01:00.0, 0000:01:00.0, a path in /sys, or a name in /etc/mini-vmm/devices.toml.
+    /// Also gives back devices that --group bound along with these, and virtual functions that
+    /// --vfs made of these
     #[arg(required = true, value_name = "ADDR")]
     addresses: Vec<String>,
 
     /// Take a device away from a running guest
     #[arg(long)]
     force: bool,
+
+    /// Undo --persist of `host bind` too: the host's driver has the devices at each boot
+    #[arg(long)]
+    persist: bool,
 
     /// Print the equivalent shell commands, and change nothing
     #[arg(long)]
@@ -168,6 +226,31 @@ pub struct UnbindArgs {
     #[arg(long, value_name = "SECONDS", default_value = "10",
           value_parser = clap::value_parser!(u32).range(1..))]
     timeout: u32,
+}
+
+/// Print the specification by which container engines give bound devices to containers (CDI)
+#[derive(Debug, Args)]
+pub struct CdiArgs {
+    /// The interface that the guests use; auto means iommufd if the host has it and a node for each
+    /// device, otherwise container
+    #[arg(long, value_name = "KIND", default_value = "auto",
+          value_parser = ["auto", "container", "iommufd"])]
+    iommu: String,
+
+    /// Write the specification to this file
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+impl CdiArgs {
+    /// The interface; `None` for the one that a run would use.
+    pub fn interface(&self) -> Option<Interface> {
+        match self.iommu.as_str() {
+            "container" => Some(Interface::Container),
+            "iommufd" => Some(Interface::Iommufd),
+            _ => None,
+        }
+    }
 }
 
 impl UnbindArgs {
@@ -185,6 +268,7 @@ impl From<BindArgs> for BindRequest {
             force: args.force,
             user: args.user,
             functions: args.vfs,
+            persist: args.persist,
             dry_run: args.dry_run,
             owner: None,
         }
@@ -196,6 +280,7 @@ impl From<UnbindArgs> for UnbindRequest {
         Self {
             addresses: args.addresses,
             force: args.force,
+            persist: args.persist,
             dry_run: args.dry_run,
         }
     }

@@ -1,7 +1,7 @@
 //! The flags of a run: `mini-vmm --kernel PATH ...`.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,6 +11,7 @@ use vmm::config::memory::DEFAULT_MEMORY;
 use vmm::config::{BASE_CMDLINE, ConfigError, Iommu, Statistics, VmConfig, cpus, memory, ports};
 use vmm::given;
 use vmm::given::GivenError;
+use vmm::hostinfo::device_names;
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::sys::descriptor::Descriptor;
 
@@ -26,6 +27,11 @@ pub struct RunArgs {
 /// The flags of a run, without the kernel.
 #[derive(Debug, Args)]
 pub struct GuestArgs {
+    /// Flags from this TOML file, which has a key for each: `memory = "4G"`. The flags of the
+    /// command line override it; see docs/config.md
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// Initial RAM file system
     #[arg(long, value_name = "PATH", visible_alias = "initramfs")]
     initrd: Option<PathBuf>,
@@ -61,14 +67,16 @@ pub struct GuestArgs {
     )]
     memory: String,
 
-    /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, or the UUID of a
-    /// mediated device; may be repeated. fd=N: by descriptor N, which is its open node in
-    /// /dev/vfio/devices. Options: slot=DD[.F]: the device number (and function) on the guest's bus
-    /// 0, of the device or of its root port. port=on: behind a root port, as a card in a slot; off:
-    /// on bus 0; auto, the default: a PCI Express endpoint behind a port, any other device on bus
-    /// 0. managed=on: bind it for this run only. rombar=off: no expansion ROM.
-    /// romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a virtual
-    /// function shares with its physical function. clique=N: the GPUDirect clique of an NVIDIA GPU
+    /// PCI device to pass through: 01:00.0, 0000:01:00.0, its path in /sys, the UUID of a mediated
+    /// device, or a name in /etc/mini-vmm/devices.toml; may be repeated. fd=N: by descriptor N,
+    /// which is its open node in /dev/vfio/devices. Options: slot=DD[.F]: the device number (and
+    /// function) on the guest's bus 0, of the device or of its root port. port=on: behind a root
+    /// port, as a card in a slot; off: on bus 0; auto, the default: a PCI Express endpoint behind a
+    /// port, any other device on bus 0. managed=on: bind it for this run only. rombar=off: no
+    /// expansion ROM. romfile=PATH: this file as its expansion ROM. vf-token=UUID: the token that a
+    /// virtual function shares with its physical function. clique=N: the GPUDirect clique of an
+    /// NVIDIA GPU. mmap=off: each access to a BAR is an exit, which --stats counts; irqfd=off: a
+    /// thread wakes for each interrupt; both are for learning and for finding faults
     #[arg(long, value_name = "ADDR[,OPTION]...", allow_hyphen_values = true)]
     vfio: Vec<String>,
 
@@ -199,9 +207,13 @@ impl GuestArgs {
         let memory = memory::parse(&self.memory)?;
         let cpus = cpus::parse(&self.cpus)?;
         let vfio = self.vfio.iter().map(|text| text.parse());
-        let vfio = vfio
-            .collect::<Result<Vec<_>, _>>()
+        let mut vfio = vfio
+            .collect::<Result<Vec<DeviceConfig>, _>>()
             .map_err(ConfigError::Device)?;
+        for device in &mut vfio {
+            let names = Path::new(device_names::FILE);
+            device.address = device_names::resolve(names, &Sysfs::default(), &device.address)?;
+        }
         let ports = self.ports.as_deref().map(ports::parse).transpose()?;
         let (kvm, iommu, vfio) = files(self.kvm.as_deref(), self.iommu, vfio)?;
         let cmdline = match self.cmdline.as_deref().map(str::trim) {

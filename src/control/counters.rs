@@ -80,6 +80,12 @@ fn detailed(report: &Report, add: &mut impl FnMut(&str, &str, u64)) {
         };
         calls("resets", &device.resets);
         calls("set_irqs", &device.set_irqs);
+        add(
+            &device.device,
+            "wakeups_delivered",
+            device.wakeups.delivered,
+        );
+        add(&device.device, "wakeups_unmasked", device.wakeups.unmasked);
     }
     if let Some(memory) = &report.memory {
         add("memory", "private_bytes", memory.private_bytes);

@@ -2,6 +2,7 @@
 //! Signalled Interrupts"; AMD APM, volume 2, 16.6).
 
 use serde::Serialize;
+use vmm::gsi::memory_messages::is_interrupt;
 
 /// A decoded message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -18,19 +19,15 @@ pub struct Message {
 }
 
 impl Message {
-    /// Decodes a message; `None` if its address is not that of the local APICs, as that of an entry
-    /// that the guest has not written.
+    /// Decodes a message; `None` if it is no interrupt, but a write to memory, as the message of an
+    /// entry that the guest has not written.
     pub fn decode(message: pci::Message) -> Option<Self> {
-        let (address, data) = (message.address, message.data);
-        if address & 0xfff0_0000 != 0xfee0_0000 {
+        if !is_interrupt(message) {
             return None;
         }
-        // With X2APIC_API of KVM, bits 63:40 of the address have the upper bits of the ID
-        // (api.rst, 7.9 KVM_CAP_X2APIC_API).
-        let low = (address >> 12 & 0xff) as u32;
-        let high = (address >> 40) as u32;
+        let (address, data) = (message.address, message.data);
         Some(Self {
-            destination: high << 8 | low,
+            destination: (address >> 12 & 0xff) as u32,
             redirection_hint: address & 1 << 3 != 0,
             logical: address & 1 << 2 != 0,
             delivery: match data >> 8 & 7 {
@@ -57,6 +54,7 @@ mod tests {
         let message = |address, data| Message::decode(pci::Message { address, data });
         assert_eq!(message(0, 0), None);
         assert_eq!(message(0xfed0_0000, 0x41), None);
+        assert_eq!(message(0x0100_fee0_0000, 0x41), None);
         let plain = Message {
             destination: 3,
             logical: false,
@@ -67,13 +65,13 @@ mod tests {
         };
         assert_eq!(message(0xfee0_3000, 0x4041), Some(plain.clone()));
         let other = Message {
-            destination: 0x102,
+            destination: 2,
             logical: true,
             redirection_hint: true,
             delivery: "lowest-priority",
             interrupt: 0xef,
             level: true,
         };
-        assert_eq!(message(0x0100_fee0_200c, 0x81ef), Some(other));
+        assert_eq!(message(0xfee0_200c, 0x81ef), Some(other));
     }
 }

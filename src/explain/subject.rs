@@ -10,6 +10,7 @@ use pci::msix::MsixCapability;
 use pci::msix_layout::MsixLayout;
 use pci::{Bdf, clique, regs};
 use vmm::config::device::DeviceConfig;
+use vmm::config::mechanisms::Mechanisms;
 use vmm::config::port::PortDecision;
 use vmm::hostinfo::name::{HostName, parse_address};
 use vmm::hostinfo::pci_device::PciDevice;
@@ -43,6 +44,7 @@ pub(super) struct Subject {
     /// Its directory in sysfs.
     pub(super) path: PathBuf,
     pub(super) rom: RomSource,
+    pub(super) mechanisms: Mechanisms,
     pub(super) guest: Bdf,
     /// The root port above the device in the guest.
     pub(super) port: Option<Bdf>,
@@ -115,6 +117,7 @@ impl Subject {
             bars,
             path,
             rom: from,
+            mechanisms: config.mechanisms,
         })
     }
 
@@ -182,7 +185,7 @@ impl Subject {
             BarKind::Memory64 { prefetchable: p } => format!("64-bit memory{}", prefetchable(p)),
         };
         let mappable = match self.source.regions.get(index) {
-            Some(region) if !bar.kind.is_io() => region.mappable.as_slice(),
+            Some(region) if !bar.kind.is_io() && self.mechanisms.mmap => region.mappable.as_slice(),
             _ => &[],
         };
         let msix = self.msix.as_ref();
@@ -225,25 +228,30 @@ impl Subject {
         // A port passes the pins of its link's device 0 on as its own.
         let gsi = layout::gsi_of_pin(self.port.unwrap_or(self.guest).device, pin);
         let pin_name = char::from(b'A' + pin);
+        let to = match self.mechanisms.irqfd {
+            true => "from VFIO to KVM",
+            false => "from VFIO to a thread, which calls KVM (irqfd=off)",
+        };
         let ways = [
             msix.zip(self.msix).map(|(irq, capability)| Interrupt {
                 kind: "MSI-X",
                 vectors: irq.count.min(capability.vectors.into()),
-                way: format!(
-                    "an eventfd for each vector in use, from VFIO to KVM; {}",
-                    adding(irq)
-                ),
+                way: format!("an eventfd for each vector in use, {to}; {}", adding(irq)),
             }),
             msi.map(|irq| Interrupt {
                 kind: "MSI",
                 vectors: irq.count,
-                way: "an eventfd for each message, from VFIO to KVM".into(),
+                way: format!("an eventfd for each message, {to}"),
             }),
             intx.map(|irq| Interrupt {
                 kind: "INTx",
                 vectors: irq.count,
                 way: format!(
-                    "INT{pin_name}, GSI {gsi}: a level, unmasked when the guest has served it"
+                    "INT{pin_name}, GSI {gsi}: a level, unmasked when the guest has served it{}",
+                    match self.mechanisms.irqfd {
+                        true => "",
+                        false => "; a thread stands between VFIO and KVM (irqfd=off)",
+                    }
                 ),
             }),
         ];

@@ -4,12 +4,15 @@
 use std::path::Path;
 use std::{fs, io};
 
+use pci::express::FunctionType;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use vmm::config::memory::{HugePage, MemoryConfig, Pages};
+use vmm::config::ports::PortsConfig;
 use vmm::hostinfo::device_node::device_node;
 use vmm::hostinfo::iova::Reach;
 use vmm::hostinfo::locked::LockedByOthers;
 use vmm::hostinfo::memory::HostMemory;
+use vmm::hostinfo::name::HostName;
 use vmm::hostinfo::node_access::Cause;
 use vmm::hostinfo::pci_device::PciDevice;
 use vmm::hostinfo::sysfs::Sysfs;
@@ -20,6 +23,7 @@ use crate::bar_holders::Holders;
 use crate::details::Details;
 use crate::in_use::{Use, in_use, sees_all};
 use crate::iommu::Iommu;
+use crate::limited;
 use crate::paths::HostPaths;
 
 /// Whether the current user may use a device node.
@@ -125,6 +129,10 @@ pub struct HostFacts {
     /// The size of the pages that the planned guest takes from the host's reserve, and the reserve
     /// if the host has one; `None` for a guest of other pages.
     pub reserve: Option<(HugePage, Option<Reserve>)>,
+    /// The empty root ports of the planned guest, if there are to be any.
+    pub ports: Option<PortsConfig>,
+    /// The addresses that the IOMMU of each group can map; read for `ports` alone.
+    pub groups: Vec<Reach>,
 }
 
 /// The facts of a device that the guest gets.
@@ -142,6 +150,9 @@ pub struct DeviceFacts {
     pub uses: Vec<Use>,
     /// Whether this user sees the open files of all processes, which are uses too.
     pub sees_all: bool,
+    /// What kind of PCI Express function it is; `None` if the device was not asked, because a call
+    /// goes on for it.
+    pub function_type: Option<FunctionType>,
     /// The addresses that the IOMMU can map.
     pub reach: Reach,
     /// The group's node, /dev/vfio/GROUP.
@@ -201,6 +212,8 @@ impl HostFacts {
                 }
                 _ => None,
             },
+            ports: None,
+            groups: Vec::new(),
         }
     }
 }
@@ -228,6 +241,7 @@ impl DeviceFacts {
             details,
             uses: in_use(sysfs, paths, &device)?,
             sees_all: sees_all(paths),
+            function_type: (!busy).then(|| function_type(sysfs, &device)),
             reach: Reach::read(sysfs, &device),
             group_node: device
                 .group
@@ -237,6 +251,15 @@ impl DeviceFacts {
             device,
         })
     }
+}
+
+/// What kind of function a device is, as a run finds out.
+fn function_type(sysfs: &Sysfs, device: &PciDevice) -> FunctionType {
+    let config = limited::read(&device.path.join("config")).unwrap_or_default();
+    let name = HostName::Pci(device.bdf);
+    sysfs
+        .express_by(name, &config, &limited::read)
+        .function_type
 }
 
 /// The nodes of the host as a whole that this process may not use, although the host has the

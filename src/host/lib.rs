@@ -3,6 +3,7 @@
 
 pub mod bar_holders;
 pub mod bind;
+pub mod cdi;
 pub mod check;
 pub mod class;
 pub mod details;
@@ -18,6 +19,8 @@ pub mod names;
 mod nodes;
 mod open_files;
 pub mod paths;
+pub mod persist;
 pub mod style;
 #[cfg(test)]
 pub(crate) mod tree;
+pub mod whole_file;

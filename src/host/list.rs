@@ -2,6 +2,7 @@
 //! the devices that share its group.
 
 mod json;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -10,6 +11,7 @@ use std::io;
 
 pub use json::to_json;
 use pci::Bdf;
+pub use settings::Kept;
 pub use text::to_text;
 use uuid::Uuid;
 use vmm::hostinfo::mdev::MediatedDevice;
@@ -21,6 +23,7 @@ use crate::details::Details;
 use crate::in_use::{Use, in_use_at_a_glance};
 use crate::names::Names;
 use crate::paths::HostPaths;
+use crate::persist::Persistent;
 
 /// Whether a device can be passed through now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +88,10 @@ pub struct Item {
     pub uses: Vec<String>,
     /// The call of the kernel that a command of mini-vmm waits for or has left alone.
     pub under_way: Option<UnderWay>,
+    /// The user's names of the device.
+    pub names: Vec<String>,
+    /// The rule that gives the device its VFIO driver at each boot.
+    pub kept: Option<Kept>,
 }
 
 /// A mediated device of the list, with its UUID.
@@ -97,6 +104,8 @@ pub struct List {
     pub items: Vec<Item>,
     /// Mediated devices whose parent is not in the list.
     pub mediated: Vec<Mediated>,
+    /// Rules of persistent devices that are absent.
+    pub absent: Vec<Persistent>,
 }
 
 /// Reads all devices in order of group. Devices without a group come last. `all` adds bridges and
@@ -114,7 +123,11 @@ pub fn list(sysfs: &Sysfs, records: &Records, names: &Names, all: bool) -> io::R
         .map(|device| item(device, &devices, &busy, names, &mut mediated))
         .collect();
     items.sort_by_key(|i| (i.device.group.is_none(), i.device.group, i.device.bdf));
-    Ok(List { items, mediated })
+    Ok(List {
+        items,
+        mediated,
+        absent: Vec::new(),
+    })
 }
 
 impl List {
@@ -189,5 +202,7 @@ fn item(
         details,
         uses: Vec::new(),
         under_way: None,
+        names: Vec::new(),
+        kept: None,
     }
 }

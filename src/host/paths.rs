@@ -1,4 +1,5 @@
-//! Paths of the kernel's file systems other than sysfs, and the addresses of interfaces.
+//! Paths of the kernel's file systems other than sysfs, of the host's settings, and the addresses
+//! of interfaces.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,7 +7,7 @@ use std::path::PathBuf;
 use crate::interfaces;
 use crate::interfaces::Address;
 
-/// The host's /proc, /dev and /lib/modules, or made-up directories for a test.
+/// The host's /proc, /dev, /lib/modules and /etc, or made-up directories for a test.
 #[derive(Clone, Debug)]
 pub struct HostPaths {
     /// /proc: processors, mounts, swap, routes.
@@ -15,6 +16,8 @@ pub struct HostPaths {
     pub dev: PathBuf,
     /// /lib/modules: modules that can be loaded.
     pub modules: PathBuf,
+    /// /etc: rules of udev, hooks of the initramfs, names of devices.
+    pub etc: PathBuf,
     /// The addresses of network interfaces.
     pub addresses: Addresses,
 }
@@ -44,6 +47,7 @@ impl Default for HostPaths {
             proc: "/proc".into(),
             dev: "/dev".into(),
             modules: "/lib/modules".into(),
+            etc: "/etc".into(),
             addresses: Addresses::default(),
         }
     }

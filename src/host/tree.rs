@@ -42,6 +42,7 @@ impl Tree {
             proc: self.path("proc"),
             dev: self.path("dev"),
             modules: self.path("lib/modules"),
+            etc: self.path("etc"),
             addresses: Addresses::These(self.addresses.borrow().clone()),
         }
     }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use vmm::counters::dma::Maps;
 use vmm::counters::exits::{Exits, Reason, VcpuExits};
 use vmm::counters::registers::{Access, Space};
+use vmm::counters::wakeups::Wakeups;
 use vmm::log::degraded::{self, Degraded};
 use vmm::log::error_chain::with_causes;
 use vmm::log::phases::{Clock, Phase, Phases};
@@ -139,6 +140,8 @@ pub struct DeviceReport {
     pub resets: Calls,
     /// VFIO_DEVICE_SET_IRQS calls.
     pub set_irqs: Calls,
+    /// Wake-ups of threads of this process for the device's interrupts.
+    pub wakeups: Wakeups,
     /// The time at which the first MSI or MSI-X vector was set up.
     pub first_vector_us: Option<u64>,
 }
@@ -293,6 +296,7 @@ fn device_reports(devices: &[(String, Arc<DeviceMeter>)], clock: Clock) -> Vec<D
         device: name.clone(),
         resets: meter.resets.calls(),
         set_irqs: meter.irqs.calls(),
+        wakeups: meter.wakeups.get().map(|m| m.wakeups()).unwrap_or_default(),
         first_vector_us: meter.first_vector.get().map(|moment| clock.at(*moment)),
     };
     devices.iter().map(report).collect()

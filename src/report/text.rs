@@ -3,6 +3,7 @@
 use std::fmt;
 
 use vmm::counters::dma::Maps;
+use vmm::counters::wakeups::Wakeups;
 use vmm::stats::devices::Calls;
 use vmm::stats::kvm::Counters;
 
@@ -143,6 +144,16 @@ impl Report {
                 Shown(&device.set_irqs),
             );
             write!(f, "  {name} resets {resets}; SET_IRQS {irqs}")?;
+            if device.wakeups != Wakeups::default() {
+                let Wakeups {
+                    delivered,
+                    unmasked,
+                } = device.wakeups;
+                write!(
+                    f,
+                    "; a thread woke for {delivered} interrupts, and {unmasked} times to unmask"
+                )?;
+            }
             match device.first_vector_us {
                 Some(at) => writeln!(f, "; its first vector at {}", Ms(at))?,
                 None => writeln!(f)?,

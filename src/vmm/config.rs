@@ -2,9 +2,11 @@
 
 pub mod cpus;
 pub mod device;
+pub mod mechanisms;
 pub mod memory;
 pub mod options;
 pub mod port;
+pub mod port_fit;
 pub mod ports;
 pub mod slots;
 pub mod topology;
@@ -19,6 +21,7 @@ use ports::{PortsConfig, PortsError};
 use slots::{GuestAddress, SlotError};
 
 use crate::given::GivenError;
+use crate::hostinfo::device_names::NameError;
 use crate::sys::descriptor::Descriptor;
 
 /// The beginning of every kernel command line.
@@ -105,6 +108,9 @@ pub enum ConfigError {
     /// A file that was handed over.
     #[error(transparent)]
     Given(#[from] GivenError),
+    /// The name of a device.
+    #[error(transparent)]
+    Name(#[from] NameError),
 }
 
 impl ConfigError {
@@ -116,6 +122,7 @@ impl ConfigError {
             Self::Cpus(e) => e.hint(),
             Self::Ports(e) => e.hint(),
             Self::Given(e) => e.hint(),
+            Self::Name(e) => e.hint(),
         }
     }
 }

@@ -3,8 +3,8 @@
 //! The events come from the devices of the host: VFIO signals that a device has failed or that the
 //! host asks for the device back. If VFIO cannot unmask INTx itself, KVM signals that the guest has
 //! acknowledged an interrupt of the pin ([`crate::vfio::interrupts`]). All other interrupts stay in
-//! the kernel. The main loop ([`crate::lifecycle`]) does not handle these events, because it may be
-//! busy and delay them.
+//! the kernel, except those of devices with `irqfd=off` ([`crate::gsi::by_thread`]). The main loop
+//! ([`crate::lifecycle`]) does not handle these events, because it may be busy and delay them.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,13 +17,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::sys::eventfd;
 
-type Handler = Arc<dyn Fn() + Send + Sync>;
+type Handler = Box<dyn Fn(&EventFd) + Send + Sync>;
 
 /// The key of the event that ends the thread.
 const STOP: u64 = 0;
 
 /// Calls a handler for each signalled eventfd, on a thread that starts with the first watch.
 pub struct EventThread {
+    name: &'static str,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -37,7 +38,12 @@ struct Shared {
 #[derive(Default)]
 struct Watches {
     last: u64,
-    live: HashMap<u64, (EventFd, Handler)>,
+    live: HashMap<u64, Arc<Watch>>,
+}
+
+struct Watch {
+    event: EventFd,
+    handler: Handler,
 }
 
 /// An epoll instance that is closed when dropped.
@@ -57,20 +63,22 @@ impl Shared {
 }
 
 impl EventThread {
-    /// Makes the epoll instance; the thread starts with the first [`EventThread::watch`].
+    /// Makes the epoll instance; the thread of this name starts with the first
+    /// [`EventThread::watch`].
     ///
     /// # Errors
     /// When the host has no descriptors left.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(name: &'static str) -> io::Result<Self> {
         let epoll = EpollFd(epoll::create(true)?);
         let stop = eventfd::new()?;
-        watch(&epoll, &stop, STOP)?;
+        add(&epoll, &stop, STOP)?;
         let shared = Arc::new(Shared {
             epoll,
             stop,
             watches: Mutex::default(),
         });
         Ok(Self {
+            name,
             shared,
             thread: Mutex::new(None),
         })
@@ -80,7 +88,7 @@ impl EventThread {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let worker = Arc::clone(&self.shared);
-            let builder = thread::Builder::new().name("device events".into());
+            let builder = thread::Builder::new().name(self.name.into());
             *thread = Some(builder.spawn(move || serve(&worker))?);
         }
         Ok(())
@@ -96,22 +104,40 @@ impl EventThread {
         event: &EventFd,
         handler: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<u64> {
+        self.watch_unread(event, move |event| {
+            // Reading the counter re-arms the event.
+            let _ = event.read();
+            handler();
+        })
+    }
+
+    /// As [`EventThread::watch`]. The handler is called again until it has read the event.
+    ///
+    /// # Errors
+    /// As [`EventThread::watch`].
+    pub fn watch_unread(
+        &self,
+        event: &EventFd,
+        handler: impl Fn(&EventFd) + Send + Sync + 'static,
+    ) -> io::Result<u64> {
         self.start()?;
         let event = event.try_clone()?;
         let mut watches = self.shared.lock();
         watches.last += 1;
         let key = watches.last;
-        watch(&self.shared.epoll, &event, key)?;
-        watches.live.insert(key, (event, Arc::new(handler)));
+        add(&self.shared.epoll, &event, key)?;
+        let handler = Box::new(handler);
+        watches.live.insert(key, Arc::new(Watch { event, handler }));
         Ok(key)
     }
 
     /// Ends a watch. A call of the handler that has begun may still be running.
     pub fn unwatch(&self, key: u64) {
-        if let Some((event, _)) = self.shared.lock().live.remove(&key) {
+        let watch = self.shared.lock().live.remove(&key);
+        if let Some(watch) = watch {
             let none = epoll::Event::new(epoll::Events::empty(), 0);
             let op = epoll::ControlOptions::EPOLL_CTL_DEL;
-            if let Err(e) = epoll::ctl(self.shared.epoll.0, op, event.as_raw_fd(), none) {
+            if let Err(e) = epoll::ctl(self.shared.epoll.0, op, watch.event.as_raw_fd(), none) {
                 warn!("cannot stop watching an event: {e}");
             }
         }
@@ -138,7 +164,7 @@ impl Drop for EventThread {
     }
 }
 
-fn watch(epoll: &EpollFd, event: &EventFd, key: u64) -> io::Result<()> {
+fn add(epoll: &EpollFd, event: &EventFd, key: u64) -> io::Result<()> {
     let interest = epoll::Event::new(epoll::Events::EPOLLIN, key);
     epoll::ctl(
         epoll.0,
@@ -161,16 +187,9 @@ fn serve(shared: &Shared) {
             if key == STOP {
                 return;
             }
-            let handler = {
-                let watches = shared.lock();
-                watches.live.get(&key).map(|(event, handler)| {
-                    // Reading the counter re-arms the event.
-                    let _ = event.read();
-                    Arc::clone(handler)
-                })
-            };
-            if let Some(handler) = handler {
-                handler();
+            let watch = shared.lock().live.get(&key).cloned();
+            if let Some(watch) = watch {
+                (watch.handler)(&watch.event);
             }
         }
     }
@@ -185,7 +204,7 @@ mod tests {
 
     #[test]
     fn handlers_are_called_until_unwatched() {
-        let thread = EventThread::new().unwrap();
+        let thread = EventThread::new("events").unwrap();
         let event = eventfd::new().unwrap();
         let (sender, receiver) = mpsc::channel();
         let key = thread
@@ -203,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_handler_may_end_its_own_watch() {
-        let thread = Arc::new(EventThread::new().unwrap());
+        let thread = Arc::new(EventThread::new("events").unwrap());
         let event = eventfd::new().unwrap();
         let (sender, receiver) = mpsc::channel();
         let weak = Arc::downgrade(&thread);

@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::MachineError;
+pub use later_devices::mappable;
 use pci::Bdf;
 use pci::host_path::HostPath;
 use pci::position::Position;
@@ -163,7 +164,7 @@ impl Machine {
         let mut machine = Self {
             devices: Devices::new(
                 opened.as_ref(),
-                Arc::new(EmulatedInterrupts::new(Arc::clone(&vm.fd))),
+                Arc::new(EmulatedInterrupts::new(&vm.routing)),
             )?,
             config,
             images,
@@ -243,6 +244,7 @@ impl Machine {
             clique: config.clique,
             position: Position::RootBus,
             path,
+            mechanisms: config.mechanisms,
         };
         let to = AttachTo {
             root: &self.platform.root,
@@ -339,7 +341,7 @@ impl Machine {
             let coalesced = self.platform.coalesced.applied();
             info!("writes without an exit: {coalesced}");
             let end = end.map_err(MachineError::Loop)?;
-            if let Some(exit) = exit_of(end, self.config.no_reboot, &mut self.ram_setup)? {
+            if let Some(exit) = exit_of(end, &self.config, &mut self.ram_setup)? {
                 return Ok(exit);
             }
             self.reset()?;

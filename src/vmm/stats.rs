@@ -30,6 +30,7 @@ use tracing::warn;
 use crate::counters::dma::DmaMeter;
 use crate::counters::exits::Exits;
 use crate::counters::registers::{Access, RegisterTable, Space};
+use crate::counters::wakeups::WakeupMeter;
 use crate::log::degraded::{self, Code};
 use crate::memory::region::Region;
 use crate::vfio::device::SharedDevice;
@@ -176,6 +177,15 @@ impl Stats {
     /// The number of writes that needed no exit.
     pub fn coalesced_writes(&self) -> u64 {
         self.late().coalesced.as_ref().map_or(0, |count| count())
+    }
+
+    /// Keeps `meter` for the report of the device of this name, the last one that was added.
+    pub fn set_wakeups(&self, device: &str, meter: Arc<WakeupMeter>) {
+        let late = self.late();
+        let mut devices = late.devices.iter().rev();
+        if let Some((_, known)) = devices.find(|(name, _)| name == device) {
+            known.wakeups.get_or_init(|| meter);
+        }
     }
 
     /// With `--stats`, wraps `device` so that its calls and interrupts are counted.

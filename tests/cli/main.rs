@@ -10,6 +10,8 @@ mod answer_ioctl;
 #[path = "../common/mod.rs"]
 mod common;
 
+mod ch_remote;
+mod config_file;
 mod control;
 mod control_docs;
 mod errnos;

@@ -1,5 +1,5 @@
 //! A host made of files: the program runs in a mount namespace of its own, where /sys, /dev, /run,
-//! the list of PCI IDs and /proc/cpuinfo are those of a made-up host.
+//! /etc, the list of PCI IDs and /proc/cpuinfo are those of a made-up host.
 //!
 //! | device | what | driver | group |
 //! | --- | --- | --- | --- |
@@ -14,6 +14,8 @@
 //! | 0000:05:00.0 | graphics, which the firmware shares memory with | none | 11 |
 //!
 //! A mediated device is made of 0000:01:00.0, and another of no PCI device.
+//! /etc/mini-vmm/devices.toml names 0000:04:00.0 `disk`, and another kind of device at 0000:02:00.0
+//! `card`.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -30,10 +32,16 @@ use crate::skipped;
 pub const MEDIATED: &str = "0f0e0d0c-0b0a-0908-0706-050403020100";
 const NOT_PCI: &str = "0f0e0d0c-0b0a-0908-0706-050403020101";
 
+const NAMES: &str = "\
+disk = { address = \"0000:04:00.0\", id = \"1234:5678\" }
+card = { address = \"0000:02:00.0\", id = \"1234:00ff\" }
+";
+
 /// The shell script that makes the namespace; its first argument is the made-up host's directory.
 const ENTER: &str = "\
 mount --bind \"$0/sys\" /sys && mount --bind \"$0/cpuinfo\" /proc/cpuinfo &&
 mount --bind \"$0/iomem\" /proc/iomem &&
+cp /etc/passwd /etc/group \"$0/etc\" && mount --bind \"$0/etc\" /etc &&
 mount -t tmpfs none /run && mount -t tmpfs none /usr/share && mkdir /usr/share/misc &&
 cp \"$0/pci.ids\" /usr/share/misc && mount -t tmpfs none /dev && cd \"$0\" && ulimit -l 64 &&
 exec \"$@\"";
@@ -136,6 +144,10 @@ fn functions() -> [Function; 9] {
             ("reset_method", "flr bus\n"),
             ("power_state", "D0\n"),
             ("numa_node", "-1\n"),
+            (
+                "modalias",
+                "pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02\n",
+            ),
         ],
     };
     [
@@ -204,6 +216,7 @@ fn build(root: &Path) {
         "00000000-00000fff : Reserved\nfe000000-fe003fff : PCI Bus 0000:01\n",
     );
     write(&root.join("rom"), "\u{55}\u{0}");
+    write(&root.join("etc/mini-vmm/devices.toml"), NAMES);
     let sys = root.join("sys");
     write(&sys.join("firmware/acpi/tables/DMAR"), "");
     fs::create_dir_all(sys.join("class/iommu/dmar0")).unwrap();

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use vmm::config::mechanisms::Mechanisms;
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -37,6 +38,8 @@ mod irqs;
 mod large_ram;
 mod life;
 mod losses;
+mod mechanisms;
+mod memory_messages;
 mod mirrors;
 mod msi;
 mod msix;
@@ -69,6 +72,52 @@ mod walks;
 /// A test: its name and what it does. A panic is its failure.
 type Test = (&'static str, fn());
 
+/// The tests by module, in their order.
+const MODULES: &[(&str, &[Test])] = &modules![
+    life,
+    losses,
+    mechanisms,
+    config,
+    control,
+    bars,
+    rom,
+    slot,
+    msi,
+    msix,
+    peers,
+    pin,
+    ports,
+    empty_ports,
+    ports_race,
+    ports_reset,
+    ports_sleep,
+    power_button,
+    power_on,
+    switch,
+    switches,
+    vectors,
+    memory_messages,
+    faults,
+    function_reset,
+    dma_ready,
+    endpoints,
+    resets,
+    stats,
+    storm,
+    race,
+    topology,
+    waiting,
+    unused_vectors,
+    mirrors,
+    walks,
+    hostile,
+];
+/// Once more with a thread in place of irqfds.
+const BY_THREAD: &[(&str, &[Test])] =
+    &modules![memory_messages, msi, msix, pin, unused_vectors, vectors];
+/// Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
+const SLOW: &[(&str, &[Test])] = &modules![large_ram];
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let missing = kvm_ioctls::Kvm::new().and_then(|kvm| kvm.create_vm()).err();
@@ -77,51 +126,23 @@ fn main() -> ExitCode {
         println!("SKIPPED: /dev/kvm cannot be used: {why}");
     }
     let why: Option<Arc<str>> = missing.map(|e| e.to_string().into());
-    let modules = modules![
-        life,
-        losses,
-        config,
-        control,
-        bars,
-        rom,
-        slot,
-        msi,
-        msix,
-        peers,
-        pin,
-        ports,
-        empty_ports,
-        ports_race,
-        ports_reset,
-        ports_sleep,
-        power_button,
-        power_on,
-        switch,
-        switches,
-        vectors,
-        faults,
-        function_reset,
-        dma_ready,
-        endpoints,
-        resets,
-        stats,
-        storm,
-        race,
-        topology,
-        waiting,
-        unused_vectors,
-        mirrors,
-        walks,
-        hostile,
-    ];
-    // Some seconds and gigabytes of KVM's own tables: `make test-all` runs these.
-    let slow = modules![large_ram];
-    let all = modules.iter().map(|module| (false, module));
-    let all = all.chain(slow.iter().map(|module| (true, module)));
+    let all = MODULES.iter().map(|module| ("", false, module));
+    let all = all.chain(SLOW.iter().map(|module| ("", true, module)));
+    let all = all.chain(
+        BY_THREAD
+            .iter()
+            .map(|module| ("irqfd_off::", false, module)),
+    );
     let trials = all
-        .flat_map(|(slow, (module, tests))| tests.iter().map(move |test| (slow, module, test)))
-        .map(|(slow, module, (name, test))| {
+        .flat_map(|(prefix, slow, (module, tests))| {
+            tests.iter().map(move |test| (prefix, slow, module, test))
+        })
+        .map(|(prefix, slow, module, (name, test))| {
             let why = why.clone();
+            let mechanisms = Mechanisms {
+                irqfd: prefix.is_empty(),
+                ..Mechanisms::ALL
+            };
             let ignored = slow || (why.is_some() && !required);
             let run = move || match &why {
                 Some(why) if required => {
@@ -129,11 +150,12 @@ fn main() -> ExitCode {
                 }
                 Some(why) => Ok(Completion::ignored_with(why.to_string())),
                 None => {
-                    test();
+                    vm::with_mechanisms(mechanisms, test);
                     Ok(Completion::Completed)
                 }
             };
-            Trial::ignorable_test(format!("{module}::{name}"), run).with_ignored_flag(ignored)
+            Trial::ignorable_test(format!("{prefix}{module}::{name}"), run)
+                .with_ignored_flag(ignored)
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -10,7 +10,7 @@ use crate::common::asm::{Asm, Width};
 use crate::device::{ACKNOWLEDGE, ASK, Call, DOORBELL, FakeDevice};
 use crate::irq_code::{ENABLE, counter};
 use crate::pci::{MEMORY, SLOT, ecam};
-use crate::vm::Vm;
+use crate::vm::{Vm, mechanisms};
 
 pub const TESTS: &[Test] = tests![
     a_device_with_a_pin_shows_it,
@@ -97,11 +97,14 @@ fn the_level_lasts_until_it_is_acknowledged() {
     assert!(device.count(&UNMASKED) > 5);
 }
 
-/// Where VFIO takes an eventfd for it, mini-vmm never unmasks the pin after the set-up.
+/// Where VFIO takes an eventfd for it, mini-vmm never unmasks the pin after the set-up, without
+/// `irqfd=off`.
 fn the_kernel_resamples_the_pin() {
     let device = the_level_lasts(FakeDevice::new().with_resampled_pin());
-    assert_eq!(device.count(&UNMASKED), 1);
-    assert!(device.resampled() >= 5);
+    match mechanisms().irqfd {
+        true => assert!(device.count(&UNMASKED) == 1 && device.resampled() >= 5),
+        false => assert!(device.count(&UNMASKED) > 5 && device.resampled() == 0),
+    }
 }
 
 fn msix_replaces_the_pin() {

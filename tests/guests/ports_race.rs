@@ -14,10 +14,12 @@ use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use vmm::bus::Bus;
 use vmm::gsi::emulated::EmulatedInterrupts;
+use vmm::gsi::memory_messages::MemoryMessages;
 use vmm::gsi::routing::GsiRouting;
 use vmm::layout::Layout;
 use vmm::memory::AddressSpace;
 use vmm::memory::dma_ready::DmaReady;
+use vmm::memory::guest_memory::GuestMemory;
 use vmm::memory::kvm_slots::KvmSlots;
 use vmm::port::{Port, PortInterrupts};
 use vmm::vfio::function::rom::RomSource;
@@ -60,7 +62,8 @@ impl Fixture {
         let resources = VmResources {
             space,
             bus: Arc::new(Bus::new()),
-            routing: GsiRouting::new(vm.clone()).unwrap(),
+            routing: GsiRouting::new(vm, MemoryMessages::new(GuestMemory::new())).unwrap(),
+            interrupt_thread: Arc::default(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
             dma_ready: Arc::new(DmaReady::ready()),
@@ -71,7 +74,7 @@ impl Fixture {
             hot_plug: true,
             ..PortShape::default()
         };
-        let kvm = Arc::new(EmulatedInterrupts::new(vm));
+        let kvm = Arc::new(EmulatedInterrupts::new(&routing));
         let port = Arc::new(Port::new(shape, PortInterrupts { kvm, gsi: 17 }));
         let upstream = Arc::clone(port.upstream());
         let options = FunctionOptions {

@@ -5,11 +5,13 @@ use std::sync::{Arc, Weak};
 
 use pci::RootBus;
 use vmm::bus::Bus;
+use vmm::gsi::memory_messages::MemoryMessages;
 use vmm::gsi::routing::GsiRouting;
 use vmm::layout;
 use vmm::layout::Layout;
 use vmm::memory::AddressSpace;
 use vmm::memory::dma_ready::DmaReady;
+use vmm::memory::guest_memory::GuestMemory;
 use vmm::memory::kvm_slots::KvmSlots;
 use vmm::vfio::device::Irq;
 use vmm::vfio::function::rom::RomSource;
@@ -53,7 +55,8 @@ impl Rig {
         let resources = VmResources {
             space: space.clone(),
             bus: Arc::new(Bus::new()),
-            routing: GsiRouting::new(vm).unwrap(),
+            routing: GsiRouting::new(vm, MemoryMessages::new(GuestMemory::new())).unwrap(),
+            interrupt_thread: Arc::default(),
             zones: Arc::default(),
             layout: Layout::new(64 << 20, 0, 40).unwrap(),
             dma_ready,

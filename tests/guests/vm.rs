@@ -1,5 +1,6 @@
 //! Runs a guest to its end, under a time limit, while the test watches from another thread.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
@@ -9,6 +10,7 @@ use std::{panic, thread};
 use mini_vmm::report::Report;
 use vmm::config::cpus::CpuConfig;
 use vmm::config::device::{DeviceConfig, PortChoice, RomConfig};
+use vmm::config::mechanisms::Mechanisms;
 use vmm::config::memory::MemoryConfig;
 use vmm::config::ports::{self, PortsConfig};
 use vmm::config::topology::Topology;
@@ -50,6 +52,22 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+thread_local! {
+    static MECHANISMS: Cell<Mechanisms> = const { Cell::new(Mechanisms::ALL) };
+}
+
+/// Runs `test`, whose devices have these mechanisms if it does not choose others.
+pub fn with_mechanisms(mechanisms: Mechanisms, test: impl FnOnce()) {
+    MECHANISMS.set(mechanisms);
+    test();
+    MECHANISMS.set(Mechanisms::ALL);
+}
+
+/// The mechanisms of this thread's test.
+pub fn mechanisms() -> Mechanisms {
+    MECHANISMS.get()
 }
 
 /// The configuration of a VM.
@@ -110,7 +128,21 @@ impl Vm {
 
     /// Adds the device in the first free slot, from 1 on.
     pub fn device(mut self, device: &Arc<FakeDevice>) -> Self {
-        self.devices.push((device.clone(), DeviceConfig::default()));
+        let config = DeviceConfig {
+            mechanisms: mechanisms(),
+            ..DeviceConfig::default()
+        };
+        self.devices.push((device.clone(), config));
+        self
+    }
+
+    /// Adds the device with these mechanisms, as `--vfio ADDR,mmap=,irqfd=` does.
+    pub fn device_with(mut self, device: &Arc<FakeDevice>, mechanisms: Mechanisms) -> Self {
+        let config = DeviceConfig {
+            mechanisms,
+            ..DeviceConfig::default()
+        };
+        self.devices.push((device.clone(), config));
         self
     }
 

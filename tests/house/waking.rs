@@ -9,6 +9,7 @@ use crate::names::Names;
 /// The names that stand in the program as strings of their own, and where they may be.
 const LIMITED: &[(&str, &str, &str)] = &[
     ("\"config\"", "src/host/details.rs", "host::limited"),
+    ("\"config\"", "src/host/facts.rs", "host::limited"),
     ("\"config\"", "src/explain/source.rs", "host::limited"),
     (
         "\"config\"",

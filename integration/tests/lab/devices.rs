@@ -2,7 +2,7 @@
 //! memory in a prefetchable BAR, and QEMU's teaching device; each by both interfaces to the IOMMU.
 
 use lab::Result;
-use lab::command::Vmm;
+use lab::command::{INTERFACES, Vmm};
 use lab::disk::{Controller, Disk};
 use lab::error::Context;
 use lab::expect::{expect, guest};
@@ -70,18 +70,30 @@ pub fn network(
     chip: &'static str,
     options: &'static str,
 ) -> Scenario {
+    network_with(name, (words, chip), &[options, options])
+}
+
+/// The same, with one run for each of `options`, by one interface and the other in turns.
+pub fn network_with(
+    name: &'static str,
+    (words, chip): (&'static str, &'static str),
+    options: &[&str],
+) -> Scenario {
     let numbers: String = (1..=NUMBERS).map(|n| format!("{n}\n")).collect();
     let same = format!("same bytes={}", numbers.len());
     let mut card = NETWORK_CARD;
     card[1] = "user,id=net,restrict=on,tftp={dir}";
-    Scenario::new(name)
+    let scenario = Scenario::new(name)
         .qemu(&card)
         .machine(|l1| l1.files.push(("numbers", numbers.into_bytes())))
-        .function("0000:00:09.0")
-        .by_each_interface(|_| {
-            Vmm::new("")
+        .function("0000:00:09.0");
+    let rounds = options.iter().zip(INTERFACES.into_iter().cycle());
+    rounds
+        .fold(scenario, |scenario, (options, interface)| {
+            let vmm = Vmm::new("")
                 .cmdline(format!("{words}lab.act=net"))
-                .devices(format!("--vfio 0000:00:09.0{options}"))
+                .devices(format!("--vfio 0000:00:09.0{options}"));
+            scenario.vmm(vmm.by(interface))
         })
         .each_run(move |_, run| packets(run, chip, &same))
 }
@@ -175,11 +187,11 @@ fn host_shares(outcome: &Outcome) -> Result<()> {
 }
 
 /// The guest has no IOMMU, so its kernel must allow VFIO without an IOMMU.
-const EDU: &str = "lab.act=edu vfio.enable_unsafe_noiommu_mode=1";
+pub const EDU: &str = "lab.act=edu vfio.enable_unsafe_noiommu_mode=1";
 
 /// The guest's program (integration/src/bin/guest/edu.rs) drives the device by VFIO: factorials,
 /// DMA with and without bus mastering, and a hundred interrupts by MSI and by the pin.
-fn edu_did(run: &Run<'_>) -> Result<()> {
+pub fn edu_did(run: &Run<'_>) -> Result<()> {
     for (key, said, times) in [
         ("edu", "driver=vfio-pci", 1),
         ("identity", "0x010000ed", 1),

@@ -135,7 +135,7 @@ fn cost(outcome: &Outcome) -> Result<()> {
 }
 
 /// The statistics that L1 printed under this name.
-fn stats(run: &Run<'_>, name: &str) -> Result<Value> {
+pub fn stats(run: &Run<'_>, name: &str) -> Result<Value> {
     let text = run
         .lab("stats")
         .find_map(|fact| fact.strip_prefix(name)?.strip_prefix(' '));

@@ -35,6 +35,7 @@ scenarios![
     life,
     memory_errors,
     mediated,
+    mechanisms,
     messages,
     parameters,
     paused,

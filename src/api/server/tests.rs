@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::*;
 use crate::client::Client;
 use crate::limits::{MAX_BODY, MAX_HEAD};
+use crate::service::Route;
 
 /// More than anything here needs, even on a busy machine.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -87,6 +88,10 @@ fn rig() -> Rig {
             Response::json(&"x".repeat(8 << 20))
         }),
         Route::new("GET", "/events", Kind::Events, |_, _| Response::done()),
+        Route::new("PUT", "/file", Kind::Change, |_, caller| {
+            attached::tell(caller)
+        }),
+        Route::new("PUT", "/now", Kind::Now, |_, caller| attached::tell(caller)),
     ]);
     let listener = Listener::bind(&path).unwrap();
     Rig {
@@ -453,4 +458,6 @@ fn an_end_waits_for_an_answer_but_not_for_ever() {
     rig.long.end();
 }
 
+mod attached;
 mod extremes;
+mod readers;

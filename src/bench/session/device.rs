@@ -110,7 +110,7 @@ impl Device {
     pub fn check_host(&self, memory: &str) -> Result<Vec<Finding>> {
         let memory = memory::parse(memory)
             .map_err(|e| Error::new(with_causes(&e)).with_hint("such as --memory 512M"))?;
-        let findings = check_host(std::slice::from_ref(&self.address), memory)
+        let findings = check_host(std::slice::from_ref(&self.address), memory, None)
             .map_err(|e| Error::new(with_causes(&e)))?;
         let failed = findings.iter().find(|f| f.level == Level::Fail);
         match failed {

@@ -11,7 +11,7 @@ use crate::bind::request::BindRequest;
 use crate::bind::select::{Wanted, check_free, named, parse_pci, with_group};
 use crate::bind::transaction::Transaction;
 use crate::bind::user::User;
-use crate::bind::{messages, plan};
+use crate::bind::{lasting, messages, plan};
 
 /// Binds all of the devices, or changes nothing. Returns the messages, one line each.
 ///
@@ -34,11 +34,14 @@ pub fn bind(host: &Host, request: &BindRequest) -> Result<Vec<String>, BindError
         check_none(host, bdf)?;
     }
     let named = named(host, &request.addresses)?;
-    let lines = match request.functions {
+    let mut lines = match request.functions {
         Some(count) => make_functions(host, request, &named, count, user.as_ref()),
         None => bind_devices(host, request, named, user.as_ref()),
     }?;
     drop(lock);
+    if request.persist && !request.dry_run {
+        lines.extend(lasting::update_initramfs(host)?);
+    }
     Ok(lines)
 }
 
@@ -87,13 +90,17 @@ fn bind_devices(
         check_mediated(host, &device.facts)?;
     }
     if request.dry_run {
-        return Ok(dry_run(host, &wanted, user, request.force));
+        return dry_run(host, &wanted, user, request);
     }
     // All modules are loaded before the first change, so that a failed load changes nothing.
     let drivers = wanted
         .iter()
         .map(|w| driver_for(host, w.facts.bdf(), &w.facts.modalias));
     let drivers = drivers.collect::<Result<Vec<_>, _>>()?;
+    let kept = match request.persist {
+        true => lasting::describe(host, &wanted, &drivers, user)?,
+        false => Vec::new(),
+    };
     let changes = |w: &&Wanted| !w.facts.device.is_vfio() || user.is_some();
     let bdfs = wanted.iter().filter(changes).map(|w| w.facts.bdf());
     let mut transaction = Transaction::begin(host, request.owner, user, bdfs)?;
@@ -114,11 +121,18 @@ fn bind_devices(
     lines.extend(user.map_or(Vec::new(), |user| {
         messages::about_user(host, &records, user)
     }));
+    // After the bind, so that a device that cannot be bound now is not bound at the next boot.
+    lines.extend(lasting::keep(host, &kept)?);
     Ok(lines)
 }
 
 /// The plans as shell commands.
-fn dry_run(host: &Host, wanted: &[Wanted], user: Option<&User>, force: bool) -> Vec<String> {
+fn dry_run(
+    host: &Host,
+    wanted: &[Wanted],
+    user: Option<&User>,
+    request: &BindRequest,
+) -> Result<Vec<String>, BindError> {
     let (mut drivers, mut steps) = (Vec::new(), Vec::new());
     for facts in wanted.iter().map(|w| &w.facts) {
         if !facts.device.is_vfio() {
@@ -136,7 +150,12 @@ fn dry_run(host: &Host, wanted: &[Wanted], user: Option<&User>, force: bool) -> 
         .map(|w| &w.facts)
         .filter(|facts| !facts.device.is_vfio())
     {
-        lines.extend(messages::uses(host, facts, force));
+        lines.extend(messages::uses(host, facts, request.force));
     }
-    lines
+    if request.persist {
+        let drivers = wanted.iter().map(|w| host.choose(&w.facts.modalias));
+        let devices = lasting::describe(host, wanted, &drivers.collect::<Vec<_>>(), user)?;
+        lines.extend(lasting::commands(host, &devices));
+    }
+    Ok(lines)
 }

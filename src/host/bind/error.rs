@@ -11,6 +11,7 @@ use vmm::log::error_chain::with_causes;
 use vmm::vfio::open::TURN_ON;
 
 use crate::bind::under_way::UnderWay;
+use crate::persist::PersistError;
 
 /// The reason why devices cannot be bound or given back.
 #[derive(Debug, thiserror::Error)]
@@ -251,6 +252,9 @@ pub enum BindError {
         /// The call of the kernel that the command waits for.
         call: Option<String>,
     },
+    /// The files of persistent devices cannot be used.
+    #[error(transparent)]
+    Persist(#[from] PersistError),
     /// Another command kept the lock for too long.
     #[error("another mini-vmm has been changing devices for more than 30 seconds")]
     Busy,
@@ -436,6 +440,7 @@ impl BindError {
                  a group of its own; or give a guest all of it: \
                  mini-vmm host bind {physical} --group"
             ),
+            Self::Persist(e) => e.hint(),
             Self::NoFunctions(_) => "omit --vfs, or turn SR-IOV on in the firmware".into(),
             Self::Functions(e) => e.hint(),
             Self::TooManyFunctions { most, .. } => format!("give --vfs {most} or less"),

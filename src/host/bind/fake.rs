@@ -71,6 +71,7 @@ impl FakeHost {
                 dev: root.join("dev"),
                 proc: root.join("proc"),
                 modules: root.join("modules"),
+                etc: root.join("etc"),
                 addresses: Addresses::These(Vec::new()),
             },
             records: Records::at(root.join("run")),

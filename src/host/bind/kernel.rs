@@ -38,6 +38,12 @@ pub trait Kernel: Send + Sync {
     /// # Errors
     /// The last line that modprobe printed, or [`io::ErrorKind::TimedOut`].
     fn load(&self, module: &str, limit: Duration) -> io::Result<()>;
+
+    /// Runs a program of the host with its arguments.
+    ///
+    /// # Errors
+    /// The last line that the program printed, or [`io::ErrorKind::TimedOut`].
+    fn run(&self, command: &[&str], limit: Duration) -> io::Result<()>;
 }
 
 /// A prepared call of the kernel.
@@ -90,17 +96,25 @@ impl Kernel for Running {
     }
 
     fn load(&self, module: &str, limit: Duration) -> io::Result<()> {
-        let mut modprobe = Command::new("modprobe");
-        modprobe.arg("--").arg(module);
-        let output = limited_command::output(modprobe, limit).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => io::Error::other("there is no program modprobe"),
+        self.run(&["modprobe", "--", module], limit)
+    }
+
+    fn run(&self, command: &[&str], limit: Duration) -> io::Result<()> {
+        let [program, arguments @ ..] = command else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let mut process = Command::new(program);
+        process.args(arguments);
+        let output = limited_command::output(process, limit).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => io::Error::other(format!("there is no program {program}")),
             _ => e,
         })?;
         if output.status.success() {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().last().unwrap_or("modprobe failed");
+        let failed = format!("{program} failed");
+        let last = said.lines().last().unwrap_or(&failed);
         Err(io::Error::other(last.to_owned()))
     }
 }

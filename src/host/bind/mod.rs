@@ -18,6 +18,7 @@
 //! | `call`, `under_way`, `run_call` | calls of the kernel that may sleep for ever |
 //! | `record`, `records`, `form`, `old_form` | the earlier state of each device, in /run/mini-vmm |
 //! | `facts`, `driver`, `user`, `host`, `kernel` | facts about the host, and writes to it |
+//! | `lasting` | the files of `--persist` |
 //! | `messages`, `error` | texts for the user |
 
 mod apply;
@@ -35,6 +36,7 @@ mod functions_error;
 mod host;
 mod journal;
 mod kernel;
+mod lasting;
 mod messages;
 mod old_form;
 mod plan;

@@ -16,6 +16,8 @@ pub struct BindRequest {
     /// Make this many virtual functions of each device, and bind these functions instead of the
     /// device.
     pub functions: Option<u32>,
+    /// Bind the devices at each boot, too.
+    pub persist: bool,
     /// Print the steps, and change nothing.
     pub dry_run: bool,
     /// The run for which the devices are bound.

@@ -15,11 +15,11 @@ use crate::bind::error::BindError;
 use crate::bind::facts::{Facts, virtual_functions};
 use crate::bind::host::Host;
 use crate::bind::journal::Entry;
-use crate::bind::plan;
 use crate::bind::plan::Step;
 use crate::bind::record::Record;
 use crate::bind::recover::{changed_by_another, check_owner, lock_for, recover_journal};
 use crate::bind::select::parse_pci;
+use crate::bind::{lasting, plan};
 
 /// The options of `host unbind`.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,8 @@ pub struct UnbindRequest {
     pub addresses: Vec<String>,
     /// Give back devices even if a guest uses them.
     pub force: bool,
+    /// Leave the devices to the host at each boot, too.
+    pub persist: bool,
     /// Print the steps, and change nothing.
     pub dry_run: bool,
 }
@@ -88,6 +90,12 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
             named.push(bdf);
         }
     }
+    // The devices whose rules are removed.
+    let mut ended = Vec::new();
+    if request.persist {
+        lasting::add_along(host, &mut named)?;
+        ended = lasting::with_rule(host, &named);
+    }
     let (lock, recovered) = if request.dry_run {
         (None, Vec::new())
     } else {
@@ -106,13 +114,21 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
             Ok(found)
         });
         match found {
-            Ok(found) => going.extend(found),
+            Ok(found) => going.extend(found.into_iter().filter(|(back, _)| {
+                // A device that the host has already, or that is absent, has a rule to remove.
+                !matches!(back, Back::Never(_)) || !ended.contains(&back.bdf())
+            })),
+            Err(BindError::NoDevice(bdf)) if ended.contains(&bdf) => {}
             Err(e) if named.len() == 1 => return Err(e),
-            Err(e) => outcome.1.push(e),
+            Err(e) => {
+                ended.retain(|other| other != bdf);
+                outcome.1.push(e);
+            }
         }
     }
     if request.dry_run {
         outcome.0 = printed(host, &going)?;
+        outcome.0.extend(lasting::commands_back(host, &ended)?);
         outcome.1.extend(going.iter().filter_map(never));
         return Ok(outcome);
     }
@@ -127,8 +143,21 @@ pub fn unbind(host: &Host, request: &UnbindRequest) -> Result<Outcome, BindError
         }
     }
     host.records.end(&bdfs)?;
+    add(&mut outcome, lasting::forget(host, &ended));
     drop(lock);
+    if ended.is_empty() {
+        outcome.0.extend(lasting::notes(host, &named));
+    } else {
+        add(&mut outcome, lasting::update_initramfs(host));
+    }
     Ok(outcome)
+}
+
+fn add(outcome: &mut Outcome, more: Result<Vec<String>, BindError>) {
+    match more {
+        Ok(lines) => outcome.0.extend(lines),
+        Err(e) => outcome.1.push(e),
+    }
 }
 
 /// The steps as shell commands. The list leaves out a change of a group's node if the user of

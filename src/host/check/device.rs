@@ -4,6 +4,7 @@ use vmm::hostinfo::pci_device::PciDevice;
 
 use crate::check::bars;
 use crate::check::finding::Finding;
+use crate::check::ports;
 use crate::class::class_name;
 use crate::details::size_text;
 use crate::facts::{DeviceFacts, HostFacts, Node};
@@ -20,6 +21,7 @@ pub(super) fn check(facts: &DeviceFacts, host: &HostFacts) -> Vec<Finding> {
     findings.extend(node(facts, host));
     findings.extend(reserved(facts));
     findings.extend(bars::check(facts));
+    findings.extend(ports::port_for(facts, host));
     findings.push(reset(facts));
     findings.push(power(facts));
     findings.push(rom(facts));

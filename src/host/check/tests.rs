@@ -1,8 +1,10 @@
 mod device;
 mod machine;
+mod ports;
 
 use Level::{Fail, Pass, Warn};
 use pci::addr::Range;
+use pci::express::FunctionType;
 use vmm::config::memory::HugePage;
 use vmm::hostinfo::header::Header;
 use vmm::hostinfo::iova::{Reach, Reserved};
@@ -56,6 +58,8 @@ fn host() -> HostFacts {
         wanted: 512 << 20,
         checked: true,
         reserve: None,
+        ports: None,
+        groups: vec![],
     }
 }
 
@@ -97,6 +101,7 @@ fn device() -> DeviceFacts {
         members: vec![device.clone()],
         uses: Vec::new(),
         sees_all: true,
+        function_type: Some(FunctionType::Endpoint),
         reach: Reach {
             bits: Some(48),
             reserved: vec![(

@@ -6,11 +6,27 @@ use serde::Serialize;
 use crate::class::class_name;
 use crate::details::{HostBar, VirtualFunctions};
 use crate::list::{Item, List, Mediated, State};
+use crate::persist::Persistent;
 
 #[derive(Serialize)]
 struct Listing<'a> {
     devices: Vec<Device<'a>>,
     mediated_devices: Vec<MediatedDevice<'a>>,
+    absent: Vec<Absent<'a>>,
+}
+
+#[derive(Serialize)]
+struct Absent<'a> {
+    address: Bdf,
+    driver: &'a str,
+    modalias: &'a str,
+}
+
+#[derive(Serialize)]
+struct Rule<'a> {
+    driver: &'a str,
+    user: Option<u32>,
+    same_device: bool,
 }
 
 #[derive(Serialize)]
@@ -50,6 +66,8 @@ struct Device<'a> {
     mediated_devices: Vec<MediatedDevice<'a>>,
     uses: &'a [String],
     under_way: Option<Call<'a>>,
+    names: &'a [String],
+    persistent: Option<Rule<'a>>,
 }
 
 #[derive(Serialize)]
@@ -61,7 +79,8 @@ struct Call<'a> {
     text: String,
 }
 
-/// Prints one JSON object with the arrays `devices` and `mediated_devices`, over several lines.
+/// Prints one JSON object with the arrays `devices`, `mediated_devices` and `absent`, over several
+/// lines.
 ///
 /// # Errors
 /// serde_json's signature requires an error, but these types cause no error.
@@ -69,10 +88,19 @@ pub fn to_json(list: &List) -> serde_json::Result<String> {
     let listing = Listing {
         devices: list.items.iter().map(device).collect(),
         mediated_devices: list.mediated.iter().map(mediated).collect(),
+        absent: list.absent.iter().map(absent).collect(),
     };
     let mut text = serde_json::to_string_pretty(&listing)?;
     text.push('\n');
     Ok(text)
+}
+
+fn absent(rule: &Persistent) -> Absent<'_> {
+    Absent {
+        address: rule.device,
+        driver: &rule.driver,
+        modalias: &rule.modalias,
+    }
 }
 
 fn mediated((uuid, facts): &Mediated) -> MediatedDevice<'_> {
@@ -134,6 +162,12 @@ fn device(item: &Item) -> Device<'_> {
             since: state.since,
             sleeps: state.sleeps(),
             text: state.describe(device.bdf),
+        }),
+        names: &item.names,
+        persistent: item.kept.as_ref().map(|kept| Rule {
+            driver: &kept.rule.driver,
+            user: kept.rule.user,
+            same_device: kept.other.is_none(),
         }),
     }
 }

@@ -32,7 +32,7 @@ const MOST_NAMED: usize = 3;
 /// Prints the list with a heading, or a sentence if it is empty.
 pub fn to_text(list: &List, style: Style) -> String {
     let items = &list.items;
-    if items.is_empty() && list.mediated.is_empty() {
+    if items.is_empty() && list.mediated.is_empty() && list.absent.is_empty() {
         return "no PCI device is in an IOMMU group; `mini-vmm host list --all` shows all PCI \
                 devices,\nand `mini-vmm host check` says why\n"
             .into();
@@ -49,6 +49,10 @@ pub fn to_text(list: &List, style: Style) -> String {
     }
     for device in &list.mediated {
         write_mediated(&mut text, device, style);
+    }
+    for rule in &list.absent {
+        let line = format!("{}  absent; gets {} at each boot", rule.device, rule.driver);
+        text.push_str(&format!("    -   {line}\n"));
     }
     text
 }
@@ -127,7 +131,9 @@ fn write_item(text: &mut String, item: &Item, before: bool, after: bool, style: 
         .iter()
         .map(|state| state.describe(item.device.bdf));
     let uses = item.uses.iter().map(|used| format!("in use: {used}"));
-    for remark in calls.chain(uses) {
+    let driver = item.device.driver.as_deref();
+    let kept = item.kept.iter().map(|kept| kept.describe(driver));
+    for remark in calls.chain(uses).chain(kept) {
         let words: Vec<_> = remark.split(' ').map(String::from).collect();
         for part in fill(&words, " ", WIDTH - INDENT) {
             push(&format!("      {line}   {}", style.so_so(&part)));
@@ -182,6 +188,9 @@ fn verdict(item: &Item) -> Vec<String> {
         State::NoGroup => "in no IOMMU group".into(),
         State::Bridge => "a bridge, which the host keeps".into(),
     }];
+    if !item.names.is_empty() {
+        words.push(format!("named {}", item.names.join(", ")));
+    }
     if !item.shared_with.is_empty() && item.state != State::Bridge {
         let others = item.shared_with.iter().map(ToString::to_string);
         words.push(format!("group shared with {}", some(others.collect())));

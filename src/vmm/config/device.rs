@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
+use crate::config::mechanisms::Mechanisms;
 use crate::config::options::{Flag, Known, OptionError, Options};
 use crate::hostinfo::name::parse_uuid;
 use crate::sys::descriptor::Descriptor;
@@ -90,6 +91,8 @@ pub struct DeviceConfig {
     pub clique: Option<u8>,
     /// Whether the device is behind a root port.
     pub port: PortChoice,
+    /// What the device's registers and interrupts use of the kernel.
+    pub mechanisms: Mechanisms,
 }
 
 static VFIO: Flag = Flag {
@@ -130,6 +133,16 @@ static VFIO: Flag = Flag {
             name: "port",
             wanted: "auto, on or off",
             example: "on",
+        },
+        Known {
+            name: "mmap",
+            wanted: "on or off",
+            example: "off",
+        },
+        Known {
+            name: "irqfd",
+            wanted: "on or off",
+            example: "off",
         },
     ],
 };
@@ -184,6 +197,10 @@ impl FromStr for DeviceConfig {
             vf_token: options.get("vf-token", parse_uuid)?,
             clique: options.get("clique", clique)?,
             port: options.get("port", port)?.unwrap_or_default(),
+            mechanisms: Mechanisms {
+                mmap: options.switch("mmap")?.unwrap_or(true),
+                irqfd: options.switch("irqfd")?.unwrap_or(true),
+            },
             rom,
         })
     }
@@ -243,6 +260,15 @@ mod tests {
         for (text, clique) in [("0", 0), ("15", 15), ("07", 7)] {
             let gpu: DeviceConfig = format!("01:00.0,clique={text}").parse().unwrap();
             assert_eq!(gpu.clique, Some(clique));
+        }
+        for (text, mmap, irqfd) in [
+            ("01:00.0", true, true),
+            ("01:00.0,mmap=off", false, true),
+            ("01:00.0,irqfd=off,mmap=on", true, false),
+            ("01:00.0,mmap=off,irqfd=off", false, false),
+        ] {
+            let device: DeviceConfig = text.parse().unwrap();
+            assert_eq!(device.mechanisms, Mechanisms { mmap, irqfd }, "{text}");
         }
         assert_eq!(plain.port, PortChoice::Auto);
         for (text, port) in [
@@ -313,6 +339,10 @@ mod tests {
                 "`yes` is not a value",
                 "auto, on or off",
             ),
+            ("01:00.0,mmap=0", "`0` is not a value", "mmap=off"),
+            ("01:00.0,mmap", "`mmap` is not an option", "mmap="),
+            ("01:00.0,irqfd=no", "`no` is not a value", "irqfd=off"),
+            ("01:00.0,mmap=off,mmap=off", "given twice", "once"),
             (
                 "01:00.0,vf-token=secret",
                 "`secret` is not a value for `vf-token`",

@@ -4,3 +4,4 @@
 pub mod dma;
 pub mod exits;
 pub mod registers;
+pub mod wakeups;

@@ -9,18 +9,23 @@ use kvm_ioctls::VmFd;
 use pci::Message;
 use tracing::debug;
 
+use crate::gsi::memory_messages::{MemoryMessages, is_interrupt};
+use crate::gsi::routing::GsiRouting;
+
 /// Sends messages, and keeps the levels of pins.
 pub struct EmulatedInterrupts {
     vm: Arc<VmFd>,
+    memory: Arc<MemoryMessages>,
     /// The devices that assert a GSI. KVM has one level for all of them.
     asserted: Mutex<BTreeMap<u32, BTreeSet<u8>>>,
 }
 
 impl EmulatedInterrupts {
     /// No pin is asserted.
-    pub fn new(vm: Arc<VmFd>) -> Self {
+    pub fn new(routing: &GsiRouting) -> Self {
         Self {
-            vm,
+            vm: Arc::clone(routing.vm()),
+            memory: Arc::clone(routing.memory()),
             asserted: Mutex::default(),
         }
     }
@@ -28,6 +33,9 @@ impl EmulatedInterrupts {
     /// Sends a message (Documentation/virt/kvm/api.rst, 4.71 KVM_SIGNAL_MSI). KVM refuses one that
     /// no processor takes, and the guest chose it: it is dropped, as on a bus.
     pub fn send(&self, message: Message) {
+        if !is_interrupt(message) {
+            return self.memory.write(message);
+        }
         let outcome = self.vm.signal_msi(kvm_msi {
             address_lo: message.address as u32,
             address_hi: (message.address >> 32) as u32,

@@ -30,6 +30,9 @@ pub enum GsiError {
         /// The errno.
         source: kvm_ioctls::Error,
     },
+    /// The thread that delivers interrupts cannot listen to an eventfd.
+    #[error("a thread cannot listen to an interrupt")]
+    Listen(#[source] std::io::Error),
     /// The host has no eventfd left.
     #[error("cannot make an eventfd")]
     EventFd(#[source] std::io::Error),
@@ -42,7 +45,9 @@ impl GsiError {
             Self::Routing(e) => errnos::hint("KVM_SET_GSI_ROUTING", e),
             Self::Irqchip { call, source } => errnos::hint(call, source),
             Self::Irqfd { source, .. } => errnos::hint("KVM_IRQFD", source),
-            Self::EventFd(_) => Some("raise the limit with `ulimit -n 4096`".into()),
+            Self::EventFd(_) | Self::Listen(_) => {
+                Some("raise the limit with `ulimit -n 4096`".into())
+            }
             Self::NoGsi | Self::TooMany => None,
         }
     }

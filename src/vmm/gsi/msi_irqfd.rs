@@ -3,9 +3,10 @@
 //! VFIO and KVM get the same eventfd, so that the kernel's irqbypass can pair them (posted
 //! interrupts) and no thread of the VMM wakes for an interrupt. Masking removes the irqfd and keeps
 //! the eventfd: events gather in the eventfd, as in a pending bit. Unmasking sets the route first
-//! and then the irqfd, and KVM delivers the gathered events at once.
+//! and then the irqfd, and KVM delivers the gathered events at once. With `irqfd=off` a thread
+//! listens instead of KVM ([`crate::gsi::delivery`]), and so it does for a message that is no
+//! interrupt ([`crate::gsi::memory_messages`]).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pci::Message;
@@ -13,18 +14,20 @@ use rustix::event::PollFlags;
 use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::gsi::delivery::{Delivery, Listener};
 use crate::gsi::error::GsiError;
-use crate::gsi::routing::GsiRouting;
+use crate::gsi::memory_messages::is_interrupt;
 use crate::sys;
 use crate::sys::eventfd;
 
 /// An eventfd and a GSI whose route is a message.
 pub struct MsiIrqfd {
-    routing: Arc<GsiRouting>,
+    delivery: Delivery,
     gsi: u32,
     event: EventFd,
-    /// Whether the interrupt is unmasked: KVM raises the GSI when the eventfd is signalled.
-    irqfd_assigned: bool,
+    message: Message,
+    /// Who raises the GSI when the eventfd is signalled; `None` while the interrupt is masked.
+    listener: Option<Listener>,
 }
 
 impl MsiIrqfd {
@@ -32,14 +35,15 @@ impl MsiIrqfd {
     ///
     /// # Errors
     /// The VM has no GSI left, or the host no eventfd.
-    pub fn new(routing: Arc<GsiRouting>) -> Result<Self, GsiError> {
+    pub fn new(delivery: Delivery) -> Result<Self, GsiError> {
         let event = eventfd::new().map_err(GsiError::EventFd)?;
-        let gsi = routing.allocate()?;
+        let gsi = delivery.routing.allocate()?;
         Ok(Self {
-            routing,
+            delivery,
             gsi,
             event,
-            irqfd_assigned: false,
+            message: Message::default(),
+            listener: None,
         })
     }
 
@@ -53,25 +57,35 @@ impl MsiIrqfd {
         &self.event
     }
 
-    /// Sets the message, in force from the next [`GsiRouting::commit`].
-    pub fn route(&self, message: Message) {
-        self.routing.route(self.gsi, message);
+    /// Sets the message, in force from the next [`GsiRouting::commit`] and [`MsiIrqfd::unmask`] on.
+    /// Only an interrupt that stays an interrupt stays unmasked until then.
+    ///
+    /// # Errors
+    /// The errno of KVM_IRQFD; the message stays as it was.
+    pub fn route(&mut self, message: Message) -> Result<(), GsiError> {
+        let interrupt = is_interrupt(message);
+        if message != self.message && !(interrupt && is_interrupt(self.message)) {
+            self.mask()?;
+        }
+        self.message = message;
+        let route = interrupt.then_some(message);
+        self.delivery.routing.route(self.gsi, route);
+        Ok(())
     }
 
-    /// Whether KVM delivers the interrupt.
+    /// Whether the interrupt is delivered.
     pub fn is_unmasked(&self) -> bool {
-        self.irqfd_assigned
+        self.listener.is_some()
     }
 
     /// Unmasks the interrupt: events reach the guest, gathered events first. The route must be
     /// committed.
     ///
     /// # Errors
-    /// The errno of KVM_IRQFD; the interrupt stays masked.
+    /// The errno of KVM_IRQFD, or no thread can listen; the interrupt stays masked.
     pub fn unmask(&mut self) -> Result<(), GsiError> {
-        if !self.irqfd_assigned {
-            self.routing.assign_irqfd(&self.event, self.gsi)?;
-            self.irqfd_assigned = true;
+        if self.listener.is_none() {
+            self.listener = Some(self.delivery.listen(&self.event, self.gsi, self.message)?);
         }
         Ok(())
     }
@@ -81,17 +95,13 @@ impl MsiIrqfd {
     /// # Errors
     /// The errno of KVM_IRQFD; the interrupt stays unmasked.
     pub fn mask(&mut self) -> Result<(), GsiError> {
-        if self.irqfd_assigned {
-            self.routing.deassign_irqfd(&self.event, self.gsi)?;
-            self.irqfd_assigned = false;
-        }
-        Ok(())
+        self.delivery.end(&mut self.listener, &self.event, self.gsi)
     }
 
     /// Whether events have gathered while the interrupt was masked.
     pub fn pending(&self) -> bool {
         let event = eventfd::borrow(&self.event);
-        !self.irqfd_assigned && sys::ready(event, PollFlags::IN, Some(Duration::ZERO))
+        self.listener.is_none() && sys::ready(event, PollFlags::IN, Some(Duration::ZERO))
     }
 
     /// Raises the interrupt as the device would.
@@ -105,7 +115,7 @@ impl Drop for MsiIrqfd {
     fn drop(&mut self) {
         // A GSI that KVM may still raise must not be given to another interrupt.
         match self.mask() {
-            Ok(()) => self.routing.free(self.gsi),
+            Ok(()) => self.delivery.routing.free(self.gsi),
             Err(e) => warn!("GSI {} cannot be used again: {e}", self.gsi),
         }
     }

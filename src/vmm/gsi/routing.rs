@@ -16,11 +16,12 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, VmFd};
 use pci::Message;
-use tracing::debug;
+use tracing::{debug, trace};
 use vm_allocator::IdAllocator;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::gsi::error::GsiError;
+use crate::gsi::memory_messages::MemoryMessages;
 use crate::layout::IOAPIC_PINS;
 
 /// Pins of the two 8259A together. They are masked from power-on ([`crate::gsi::irqchip`]), and
@@ -30,25 +31,27 @@ const PIC_PINS: u32 = 16;
 /// The routing table and the GSIs in it.
 pub struct GsiRouting {
     vm: Arc<VmFd>,
+    memory: Arc<MemoryMessages>,
     state: Mutex<State>,
 }
 
 struct State {
     gsis: IdAllocator,
-    messages: BTreeMap<u32, Message>,
-    /// Whether KVM's table differs from `messages`. The route of a free GSI does not count, because
-    /// nothing raises that GSI.
+    /// The GSIs that are taken, with their messages.
+    messages: BTreeMap<u32, Option<Message>>,
+    /// Whether KVM's table differs from `messages`. The route of a GSI without a message does not
+    /// count, because nothing raises that GSI.
     dirty: bool,
 }
 
 impl GsiRouting {
     /// Starts with the table that KVM_CREATE_IRQCHIP has made (api.rst, 4.24): the pins of IOAPIC
     /// and PIC. The table is not sent to KVM again, because that would cost a grace period before
-    /// the guest's first instruction.
+    /// the guest's first instruction. Messages that are no interrupts go to `memory`.
     ///
     /// # Errors
     /// [`GsiError::NoGsi`] if KVM has no GSI above the pins.
-    pub fn new(vm: Arc<VmFd>) -> Result<Arc<Self>, GsiError> {
+    pub fn new(vm: Arc<VmFd>, memory: Arc<MemoryMessages>) -> Result<Arc<Self>, GsiError> {
         let routes = u32::try_from(vm.check_extension_int(Cap::IrqRouting)).unwrap_or(0);
         // The table holds `routes` entries, including those of the pins.
         let last = routes.max(PIC_PINS + IOAPIC_PINS + 1) - PIC_PINS - 1;
@@ -60,8 +63,19 @@ impl GsiRouting {
         };
         Ok(Arc::new(Self {
             vm,
+            memory,
             state: Mutex::new(state),
         }))
+    }
+
+    /// KVM's VM.
+    pub fn vm(&self) -> &Arc<VmFd> {
+        &self.vm
+    }
+
+    /// Where messages go that are no interrupts.
+    pub fn memory(&self) -> &Arc<MemoryMessages> {
+        &self.memory
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,7 +87,10 @@ impl GsiRouting {
     /// # Errors
     /// [`GsiError::NoGsi`].
     pub fn allocate(&self) -> Result<u32, GsiError> {
-        self.lock().gsis.allocate_id().map_err(|_| GsiError::NoGsi)
+        let mut state = self.lock();
+        let gsi = state.gsis.allocate_id().map_err(|_| GsiError::NoGsi)?;
+        state.messages.insert(gsi, None);
+        Ok(gsi)
     }
 
     /// Frees a GSI. Its irqfd must have been deassigned, so that nothing raises the GSI before the
@@ -85,10 +102,12 @@ impl GsiRouting {
         let _ = state.gsis.free_id(gsi);
     }
 
-    /// Sets the message that a GSI sends, from the next [`GsiRouting::commit`] on.
-    pub fn route(&self, gsi: u32, message: Message) {
+    /// Sets the interrupt that a GSI sends, or none, from the next [`GsiRouting::commit`] on.
+    /// Without one, no irqfd may be assigned.
+    pub fn route(&self, gsi: u32, message: Option<Message>) {
         let mut state = self.lock();
-        if state.messages.insert(gsi, message) != Some(message) {
+        let before = state.messages.insert(gsi, message);
+        if message.is_some() && before != Some(message) {
             state.dirty = true;
         }
     }
@@ -108,7 +127,7 @@ impl GsiRouting {
         let messages = state
             .messages
             .iter()
-            .map(|(gsi, message)| msi_entry(*gsi, *message));
+            .filter_map(|(gsi, message)| Some(msi_entry(*gsi, (*message)?)));
         let entries: Vec<_> = pins.chain(messages).collect();
         let table = KvmIrqRouting::from_entries(&entries).map_err(|_| GsiError::TooMany)?;
         debug!(entries = entries.len(), "KVM_SET_GSI_ROUTING");
@@ -146,6 +165,13 @@ impl GsiRouting {
             .map_err(|source| GsiError::Irqfd { gsi, source })
     }
 
+    /// Raises `gsi`, whose route is a message: KVM sends the message once (api.rst, 4.25
+    /// KVM_IRQ_LINE). KVM drops a message that no processor takes, as with an irqfd.
+    pub fn raise(&self, gsi: u32) {
+        let outcome = self.vm.set_irq_line(gsi, true);
+        trace!(gsi, ?outcome, "KVM_IRQ_LINE");
+    }
+
     /// Undoes [`GsiRouting::assign_irqfd`] or [`GsiRouting::assign_level_irqfd`]. KVM has delivered
     /// all earlier events when the call returns.
     ///
@@ -158,7 +184,7 @@ impl GsiRouting {
             .map_err(|source| GsiError::Irqfd { gsi, source })
     }
 
-    /// The number of GSIs that have a message.
+    /// The number of GSIs that are taken.
     pub fn in_use(&self) -> usize {
         self.lock().messages.len()
     }

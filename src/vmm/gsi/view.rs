@@ -11,7 +11,8 @@ pub struct IrqfdView {
     pub gsi: u32,
     /// The eventfd's number in this process.
     pub eventfd: i32,
-    /// Whether KVM listens to the eventfd; if not, interrupts gather in it.
+    /// Whether KVM, or a thread with `irqfd=off`, listens to the eventfd; if not, interrupts gather
+    /// in it.
     pub assigned: bool,
     /// Whether interrupts have gathered.
     pub pending: bool,

@@ -1,5 +1,6 @@
 //! Facts about the host's devices and memory, read from /sys and /proc. Nothing is written.
 
+pub mod device_names;
 pub mod device_node;
 pub mod express;
 pub mod header;

@@ -68,7 +68,9 @@ impl Devices {
         Ok(Self {
             functions: Vec::new(),
             ports: Ports::new(interrupts),
-            event_thread: Arc::new(EventThread::new().map_err(MachineError::Descriptors)?),
+            event_thread: Arc::new(
+                EventThread::new("device events").map_err(MachineError::Descriptors)?,
+            ),
             events: Vec::new(),
             in_use: Arc::new(AtomicUsize::new(in_use)),
         })
@@ -119,6 +121,7 @@ impl Devices {
         if let Some(why) = host.ok().and_then(|host| address.why_renumbered(host)) {
             info!("{why}");
         }
+        to.stats.set_wakeups(device.name(), function.wakeups());
         let (pin, gsi) = pin_and_gsi(bdf, port);
         function.connect_pin(pin, gsi, Arc::downgrade(&self.event_thread));
         self.functions.push(Attached {

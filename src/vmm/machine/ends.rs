@@ -4,17 +4,19 @@ use std::io;
 
 use tracing::info;
 
+use crate::config::VmConfig;
 use crate::exit::Exit;
 use crate::guest_event::GuestEvent;
 use crate::lifecycle::End;
 use crate::machine::error::MachineError;
 use crate::machine::ram_setup::RamSetup;
+use crate::vcpu::broken;
 use crate::vcpu::error::VcpuError;
 
 /// How the run ends after `end`; `None` if the guest boots again.
 pub(super) fn exit_of(
     end: End,
-    no_reboot: bool,
+    config: &VmConfig,
     ram: &mut RamSetup,
 ) -> Result<Option<Exit>, MachineError> {
     match end {
@@ -27,10 +29,14 @@ pub(super) fn exit_of(
         }
         End::Guest(GuestEvent::Broken(why)) => {
             ram.check()?;
-            Err(MachineError::Broken(why))
+            let traps = config.vfio.iter().any(|device| !device.mechanisms.mmap);
+            Err(match traps && broken::is_unemulated(&why) {
+                true => MachineError::Trapped(why),
+                false => MachineError::Broken(why),
+            })
         }
-        End::Guest(GuestEvent::Reset) if no_reboot => Ok(Some(Exit::Reboot)),
-        End::Guest(GuestEvent::TripleFault) if no_reboot => Ok(Some(Exit::TripleFault)),
+        End::Guest(GuestEvent::Reset) if config.no_reboot => Ok(Some(Exit::Reboot)),
+        End::Guest(GuestEvent::TripleFault) if config.no_reboot => Ok(Some(Exit::TripleFault)),
         End::Guest(GuestEvent::Reset) => {
             info!("the guest reboots");
             Ok(None)

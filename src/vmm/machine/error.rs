@@ -127,6 +127,8 @@ pub enum MachineError {
     Waits(Waiting),
     #[error("the guest cannot continue: {0}")]
     Broken(String),
+    #[error("the guest cannot continue: {0}")]
+    Trapped(String),
 }
 
 /// KVM's node.
@@ -202,6 +204,11 @@ impl MachineError {
                     false => unchecked(*asked),
                 },
             )),
+            Self::Trapped(_) => Some(
+                "remove mmap=off from --vfio: with it KVM emulates each access to a BAR, and KVM \
+                 does not know every instruction"
+                    .into(),
+            ),
             _ => None,
         }
     }

@@ -14,7 +14,7 @@ use crate::machine::error::MachineError;
 ///
 /// # Errors
 /// [`MachineError::RamOutOfReach`]: no device of the host could be added.
-pub(super) fn mappable(layout: &Layout, groups: &[Reach]) -> Result<Vec<Range>, MachineError> {
+pub fn mappable(layout: &Layout, groups: &[Reach]) -> Result<Vec<Range>, MachineError> {
     let outside = |group: &Reach| {
         let ranges = group.ranges();
         let inside = |ram: &Range| ranges.iter().any(|r| r.contains(ram.start, ram.size));

@@ -97,7 +97,7 @@ pub(super) fn connect_iommu(
     let Opened { mapper, .. } = opened;
     // With several devices, each BAR is mapped for the other devices.
     let peers = devices.len() > 1;
-    peers::tell(opened);
+    peers::tell(opened, &config.vfio);
     let (ram_size, meter) = (vm.ram.size(), Arc::clone(&stats.dma));
     let dma = Arc::new(Dma::new(Arc::clone(mapper), ram_size, peers, meter));
     vm.space.subscribe(dma.clone())?;

@@ -70,6 +70,7 @@ impl Platform {
             space: Arc::clone(&vm.space),
             bus,
             routing: Arc::clone(&vm.routing),
+            interrupt_thread: Arc::default(),
             zones: Arc::new(coalesced.zones(&vm.fd)),
             layout,
             dma_ready,

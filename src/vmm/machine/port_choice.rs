@@ -9,6 +9,7 @@ use tracing::info;
 
 use crate::config::VmConfig;
 use crate::config::port::{self, PortDecision};
+use crate::config::port_fit;
 use crate::hostinfo::name::HostName;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::layout::Layout;
@@ -37,7 +38,7 @@ pub(super) fn fit(
         let bars: Option<Vec<_>> = devices.iter().map(|device| bars(&**device)).collect();
         // A device that does not answer is an error when it becomes a function.
         if let Some(bars) = bars {
-            port::fit(
+            port_fit::fit(
                 &mut config.vfio,
                 &mut decisions,
                 &bars,

@@ -9,7 +9,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use crate::boot::Images;
 use crate::config::VmConfig;
 use crate::config::topology::Topology;
-use crate::gsi::{irqchip, routing::GsiRouting};
+use crate::gsi::{irqchip, memory_messages::MemoryMessages, routing::GsiRouting};
 use crate::layout::{Layout, Reach};
 use crate::machine::capabilities;
 use crate::machine::error::{MachineError, kvm_call, no_kvm};
@@ -109,7 +109,7 @@ impl Vm {
         fd.create_irq_chip()
             .map_err(kvm_call("KVM_CREATE_IRQCHIP"))?;
         let irqchip = irqchip::PowerOn::read(&fd)?;
-        let routing = GsiRouting::new(Arc::clone(&fd))?;
+        let routing = GsiRouting::new(Arc::clone(&fd), MemoryMessages::new(ram.memory().clone()))?;
         Ok(Self {
             fd,
             layout,

@@ -1,10 +1,12 @@
 //! Counts a device's slow calls, and the time that they took.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+use crate::counters::wakeups::WakeupMeter;
 
 /// Counts the calls of one kind.
 #[derive(Debug, Default)]
@@ -48,6 +50,8 @@ pub struct DeviceMeter {
     /// When the device first got a vector of MSI or MSI-X: the guest's driver is about to use the
     /// device.
     pub first_vector: OnceLock<Instant>,
+    /// Wake-ups of threads of this process for the device's interrupts.
+    pub wakeups: OnceLock<Arc<WakeupMeter>>,
 }
 
 #[cfg(test)]

@@ -10,22 +10,30 @@ use kvm_bindings::{
     KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
 };
 
+const UNEMULATED: &str = "KVM cannot emulate an instruction of the guest's";
+
+/// Whether the words are those of a failed emulation.
+pub fn is_unemulated(words: &str) -> bool {
+    words.contains(UNEMULATED)
+}
+
 /// KVM_EXIT_INTERNAL_ERROR, with its suberror and its data. The instruction is in the data of a
 /// failed emulation, where KVM knows it: flags, size and 15 bytes (`emulation_failure`).
 pub fn internal_error(suberror: u32, data: &[u64]) -> String {
     let what = match suberror {
         KVM_INTERNAL_ERROR_EMULATION => {
-            "KVM cannot emulate an instruction of the guest's (KVM_INTERNAL_ERROR_EMULATION"
+            format!("{UNEMULATED} (KVM_INTERNAL_ERROR_EMULATION")
         }
         KVM_INTERNAL_ERROR_SIMUL_EX => {
-            "an exception came while another was delivered (KVM_INTERNAL_ERROR_SIMUL_EX"
+            "an exception came while another was delivered (KVM_INTERNAL_ERROR_SIMUL_EX".into()
         }
         KVM_INTERNAL_ERROR_DELIVERY_EV => {
-            "KVM cannot deliver an event to the guest (KVM_INTERNAL_ERROR_DELIVERY_EV"
+            "KVM cannot deliver an event to the guest (KVM_INTERNAL_ERROR_DELIVERY_EV".into()
         }
         KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON => {
             "the processor left the guest for a reason that KVM does not know \
              (KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON"
+                .into()
         }
         other => {
             return format!(
@@ -151,7 +159,9 @@ mod tests {
                 "KVM has an internal error (suberror 99, data 0x7)",
             ),
         ] {
-            assert_eq!(internal_error(suberror, data), says);
+            let words = internal_error(suberror, data);
+            assert_eq!(words, says);
+            assert_eq!(is_unemulated(&words), suberror == 1);
         }
         // A size beyond the bytes names no instruction.
         let long = internal_error(1, &[1, 0xff, 0]);

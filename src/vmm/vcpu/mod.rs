@@ -14,7 +14,7 @@
 //! | [`cpuid`] | the CPUID leaves that a guest sees |
 //! | [`pin`] | vCPUs on host CPUs of their own |
 
-mod broken;
+pub(crate) mod broken;
 pub mod cpuid;
 pub mod error;
 pub mod exit_loop;

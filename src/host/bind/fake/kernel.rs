@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) refuses: Vec<(String, Bdf)>,
     /// Modules that can be loaded.
     pub(super) loadable: Vec<String>,
+    /// Commands of the host that fail.
+    pub(super) failing: Vec<String>,
     pub(super) owners: BTreeMap<PathBuf, (u32, u32)>,
     pub(super) fault: Fault,
     /// The process that sleeps in the change at which [`Fault::Sleeps`] occurred, and the change.
@@ -102,6 +104,11 @@ impl FakeKernel {
 
     pub fn accept_all(&self) {
         self.lock().refuses.clear();
+    }
+
+    /// Lets a command of the host fail.
+    pub fn fail(&self, command: &str) {
+        self.lock().failing.push(command.into());
     }
 
     pub fn loadable(&self, module: &str) {
@@ -352,6 +359,16 @@ impl Kernel for FakeKernel {
         }
         self.add_driver(module);
         self.lock().log.push(format!("modprobe {module}"));
+        Ok(())
+    }
+
+    fn run(&self, command: &[&str], _: Duration) -> io::Result<()> {
+        let text = command.join(" ");
+        let mut state = self.lock();
+        if state.failing.contains(&text) {
+            return Err(io::Error::other("no space left"));
+        }
+        state.log.push(text);
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 mod functions;
 mod kills;
 mod kinds;
+mod lasting;
 mod later;
 mod meanwhile;
 mod old_form;

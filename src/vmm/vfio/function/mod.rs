@@ -85,7 +85,6 @@ use unused_vectors::UnusedVectors;
 pub use vm_resources::VmResources;
 
 use crate::event_thread::EventThread;
-use crate::gsi::routing::GsiRouting;
 use crate::memory::Region;
 use crate::memory::dma_ready::DmaReady;
 use crate::vfio::device::SharedDevice;
@@ -101,7 +100,6 @@ pub struct VfioFunction {
     function_reset: FunctionReset,
     bar_accesses: BarAccesses,
     command: Command,
-    routing: Arc<GsiRouting>,
     dma_ready: Arc<DmaReady>,
     state: Mutex<State>,
     /// A slow write has ended.
@@ -194,15 +192,18 @@ impl VfioFunction {
                 device: device.name().into(),
                 source,
             })?;
-        let routing = Arc::clone(&vm.routing);
-        let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), Arc::clone(&routing));
+        let delivery = vm.delivery(options.mechanisms.irqfd);
+        let interrupts = Interrupts::new(&snapshot, Arc::clone(&device), delivery);
         let msix = interrupts.msix().map(MsixLayout::of);
         let mirrors = Mirrors::find(&*device, &snapshot);
         let mut areas: [Vec<Region>; BAR_COUNT] = Default::default();
         for (bar, areas) in areas.iter_mut().enumerate() {
             let mut trapped = mirrors.ranges(bar);
             trapped.extend(msix.iter().flat_map(|msix| msix.ranges(bar)));
-            *areas = mmap_areas::map(&device, bar, &bars, &trapped)?;
+            let mapped = mmap_areas::map(&device, bar, &bars, &trapped)?;
+            if options.mechanisms.mmap {
+                *areas = mapped;
+            }
         }
         let upstream = options.position.upstream().cloned();
         let command = Command::clear(&*device)?.behind(upstream.clone());
@@ -227,7 +228,6 @@ impl VfioFunction {
                 function_reset,
                 bar_accesses: BarAccesses::default(),
                 command,
-                routing,
                 dma_ready: vm.dma_ready,
                 state: Mutex::new(State {
                     connected: true,
@@ -285,8 +285,8 @@ impl VfioFunction {
     /// `pin` (0 is INTA), whichever pin the device uses on the host.
     pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {
         let mut state = self.lock();
-        let (device, routing) = (self.device(), Arc::clone(&self.routing));
-        if device.is_some_and(|d| state.interrupts.connect_pin(d, routing, gsi, service)) {
+        let device = self.device();
+        if device.is_some_and(|d| state.interrupts.connect_pin(d, gsi, service)) {
             // 1 is INTA (PCI Local Bus 3.0, 6.2.4).
             state.reset_config.set_u8(regs::INTERRUPT_PIN, pin + 1);
             state.config.set_u8(regs::INTERRUPT_PIN, pin + 1);

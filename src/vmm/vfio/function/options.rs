@@ -3,6 +3,7 @@
 use pci::host_path::HostPath;
 use pci::position::Position;
 
+use crate::config::mechanisms::Mechanisms;
 use crate::vfio::function::rom::RomSource;
 
 /// What the user chose for a function, and where the function is.
@@ -16,6 +17,8 @@ pub struct FunctionOptions {
     pub position: Position,
     /// What the root port above the function shows, if there is one.
     pub path: HostPath,
+    /// What the function's registers and interrupts use of the kernel.
+    pub mechanisms: Mechanisms,
 }
 
 impl FunctionOptions {
@@ -33,6 +36,7 @@ impl From<RomSource> for FunctionOptions {
             clique: None,
             position: Position::RootBus,
             path: HostPath::default(),
+            mechanisms: Mechanisms::ALL,
         }
     }
 }

@@ -1,11 +1,19 @@
 //! A function as a report shows it.
 
+use std::sync::Arc;
+
 use pci::regs::COMMAND;
 
+use crate::counters::wakeups::WakeupMeter;
 use crate::vfio::function::VfioFunction;
 use crate::vfio::view::{BarView, FunctionView};
 
 impl VfioFunction {
+    /// Counts the wake-ups of threads of this process for the device's interrupts.
+    pub fn wakeups(&self) -> Arc<WakeupMeter> {
+        self.lock().interrupts.wakeups()
+    }
+
     /// What the function looks like now. The device is not asked.
     pub fn view(&self) -> FunctionView {
         let state = self.lock();

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::bus::Bus;
 use crate::coalesced::zones::CoalescedZones;
+use crate::gsi::by_thread::InterruptThread;
+use crate::gsi::delivery::Delivery;
 use crate::gsi::routing::GsiRouting;
 use crate::layout::Layout;
 use crate::memory::AddressSpace;
@@ -18,10 +20,19 @@ pub struct VmResources {
     pub bus: Arc<Bus>,
     /// Routes interrupts to the guest.
     pub routing: Arc<GsiRouting>,
+    /// Delivers the interrupts of devices with `irqfd=off`.
+    pub interrupt_thread: Arc<InterruptThread>,
     /// Zones of coalesced MMIO.
     pub zones: Arc<CoalescedZones>,
     /// The windows for BARs.
     pub layout: Layout,
     /// Blocks a vCPU that enables bus mastering until all RAM is mapped for DMA.
     pub dma_ready: Arc<DmaReady>,
+}
+
+impl VmResources {
+    /// How the interrupts of one device reach KVM.
+    pub(super) fn delivery(&self, irqfd: bool) -> Delivery {
+        Delivery::new(Arc::clone(&self.routing), irqfd, &self.interrupt_thread)
+    }
 }

@@ -6,6 +6,11 @@
 //! signals again. All of this happens in the kernel (Documentation/virt/kvm/api.rst, 4.75
 //! KVM_IRQFD_FLAG_RESAMPLE). If a device's VFIO driver does not take the resample eventfd, the
 //! event thread unmasks the pin.
+//!
+//! With `irqfd=off` a thread stands on both ways ([`crate::gsi::by_thread`]): from the trigger
+//! eventfd to KVM, and from the resample eventfd to VFIO. KVM tells of an acknowledgement only
+//! where an irqfd has raised the level. So KVM has an irqfd all the same, and the thread signals
+//! its eventfd.
 
 use std::sync::{Arc, Weak};
 
@@ -13,8 +18,9 @@ use tracing::debug;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
+use crate::gsi::by_thread::Listening;
+use crate::gsi::delivery::Delivery;
 use crate::gsi::error::GsiError;
-use crate::gsi::routing::GsiRouting;
 use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
 use crate::sys::eventfd;
@@ -25,7 +31,7 @@ use crate::vfio::interrupts::refused::tell_refused;
 /// The interrupt pin of one device.
 pub struct Intx {
     device: SharedDevice,
-    routing: Arc<GsiRouting>,
+    delivery: Delivery,
     event_thread: Weak<EventThread>,
     gsi: u32,
     /// `None` while INTx is off.
@@ -33,26 +39,38 @@ pub struct Intx {
 }
 
 struct Events {
-    /// From VFIO to KVM: the device has asserted its pin, and VFIO has masked it.
-    trigger: EventFd,
+    /// KVM raises the GSI when this is signalled: by VFIO, or by the thread that `relay` is.
+    level: EventFd,
+    /// Passes VFIO's signal on to `level`, with `irqfd=off`: the device has asserted its pin, and
+    /// VFIO has masked it.
+    relay: Option<Listening>,
     /// From KVM to VFIO: the guest has acknowledged the interrupt.
     resample: EventFd,
-    /// The event thread's watch of `resample`, if VFIO does not take the eventfd.
-    watch: Option<u64>,
+    unmasks: Unmasks,
+}
+
+/// Who unmasks the pin when `resample` is signalled.
+enum Unmasks {
+    /// VFIO itself.
+    Vfio,
+    /// The event thread, by this watch; `None` if it cannot.
+    EventThread(Option<u64>),
+    /// The thread that delivers interrupts, until this is dropped.
+    Thread { _until_dropped: Listening },
 }
 
 impl Intx {
     /// The pin of a device, to raise `gsi`; `None` when VFIO does not offer a pin.
     pub fn new(
         device: SharedDevice,
-        routing: Arc<GsiRouting>,
+        delivery: Delivery,
         event_thread: Weak<EventThread>,
         gsi: u32,
     ) -> Option<Self> {
         device.irq(Irq::Intx)?;
         Some(Self {
             device,
-            routing,
+            delivery,
             event_thread,
             gsi,
             events: None,
@@ -88,38 +106,100 @@ impl Intx {
             self.disable_in_vfio();
             return Err(e.into());
         }
-        let watch = match self.device.set_unmask_event(eventfd::borrow(&resample)) {
-            Ok(()) => None,
+        let connected = self.unmask_on(&resample).and_then(|unmasks| {
+            let unmasked = self.device.unmask(Irq::Intx);
+            let raised = self.raise_on(trigger, &resample);
+            match raised {
+                Ok(raised) => Ok((raised, unmasks, unmasked)),
+                Err(e) => {
+                    self.unwatch(&unmasks);
+                    Err(e)
+                }
+            }
+        });
+        match connected {
+            Err(e) => {
+                self.disable_in_vfio();
+                Err(e.into())
+            }
+            Ok(((level, relay), unmasks, unmasked)) => {
+                self.events = Some(Events {
+                    level,
+                    relay,
+                    resample,
+                    unmasks,
+                });
+                Ok(unmasked?)
+            }
+        }
+    }
+
+    /// Makes KVM raise the GSI when VFIO signals `trigger`. Returns the eventfd that KVM has and,
+    /// with `irqfd=off`, what passes VFIO's signals on to it.
+    fn raise_on(
+        &self,
+        trigger: EventFd,
+        resample: &EventFd,
+    ) -> Result<(EventFd, Option<Listening>), GsiError> {
+        let Some(thread) = self.delivery.thread() else {
+            self.delivery
+                .routing
+                .assign_level_irqfd(&trigger, resample, self.gsi)?;
+            return Ok((trigger, None));
+        };
+        let level = eventfd::new().map_err(GsiError::EventFd)?;
+        let signalled = level.try_clone().map_err(GsiError::EventFd)?;
+        self.delivery
+            .routing
+            .assign_level_irqfd(&level, resample, self.gsi)?;
+        let wakeups = Arc::clone(&self.delivery.wakeups);
+        let relay = thread.listen(&trigger, move || {
+            wakeups.count_delivered();
+            // A write of 1 fails only if the counter would overflow, after 2^64 events.
+            let _ = signalled.write(1);
+        });
+        match relay {
+            Ok(relay) => Ok((level, Some(relay))),
+            Err(e) => {
+                self.deassign(&level);
+                Err(GsiError::Listen(e))
+            }
+        }
+    }
+
+    /// Lets VFIO, or a thread, unmask the pin whenever `resample` is signalled.
+    fn unmask_on(&self, resample: &EventFd) -> Result<Unmasks, GsiError> {
+        if let Some(thread) = self.delivery.thread() {
+            let listening = thread.listen(resample, self.unmask());
+            return Ok(Unmasks::Thread {
+                _until_dropped: listening.map_err(GsiError::Listen)?,
+            });
+        }
+        match self.device.set_unmask_event(eventfd::borrow(resample)) {
+            Ok(()) => Ok(Unmasks::Vfio),
             Err(e) => {
                 tell_by_thread(self.device.name(), &e);
-                self.watch(&resample)
+                Ok(Unmasks::EventThread(self.watch(resample)))
             }
-        };
-        let unmasked = self.device.unmask(Irq::Intx);
-        let gsi = self.gsi;
-        if let Err(e) = self.routing.assign_level_irqfd(&trigger, &resample, gsi) {
-            self.unwatch(watch);
-            self.disable_in_vfio();
-            return Err(e.into());
         }
-        self.events = Some(Events {
-            trigger,
-            resample,
-            watch,
-        });
-        Ok(unmasked?)
+    }
+
+    /// Unmasks the pin.
+    fn unmask(&self) -> impl Fn() + Send + Sync + 'static {
+        let device = Arc::clone(&self.device);
+        let wakeups = Arc::clone(&self.delivery.wakeups);
+        move || {
+            wakeups.count_unmasked();
+            if let Err(e) = device.unmask(Irq::Intx) {
+                debug!("{}", with_causes(&e));
+            }
+        }
     }
 
     /// Lets the event thread unmask the pin whenever `resample` is signalled.
     fn watch(&self, resample: &EventFd) -> Option<u64> {
         let thread = self.event_thread.upgrade()?;
-        let device = Arc::clone(&self.device);
-        let unmask = move || {
-            if let Err(e) = device.unmask(Irq::Intx) {
-                debug!("{}", with_causes(&e));
-            }
-        };
-        match thread.watch(resample, unmask) {
+        match thread.watch(resample, self.unmask()) {
             Ok(key) => Some(key),
             Err(e) => {
                 let what = "INTx stays masked after its first interrupt";
@@ -129,9 +209,17 @@ impl Intx {
         }
     }
 
-    fn unwatch(&self, watch: Option<u64>) {
-        if let (Some(key), Some(thread)) = (watch, self.event_thread.upgrade()) {
-            thread.unwatch(key);
+    fn unwatch(&self, unmasks: &Unmasks) {
+        if let (Unmasks::EventThread(Some(key)), Some(thread)) =
+            (unmasks, self.event_thread.upgrade())
+        {
+            thread.unwatch(*key);
+        }
+    }
+
+    fn deassign(&self, level: &EventFd) {
+        if let Err(e) = self.delivery.routing.deassign_irqfd(level, self.gsi) {
+            tell_refused(self.device.name(), "KVM keeps INTx", &e);
         }
     }
 
@@ -140,10 +228,10 @@ impl Intx {
         let Some(events) = self.events.take() else {
             return;
         };
-        self.unwatch(events.watch);
-        if let Err(e) = self.routing.deassign_irqfd(&events.trigger, self.gsi) {
-            tell_refused(self.device.name(), "KVM keeps INTx", &e);
-        }
+        drop(events.relay);
+        self.unwatch(&events.unmasks);
+        self.deassign(&events.level);
+        drop(events.unmasks);
         self.disable_in_vfio();
         // VFIO has used this eventfd until now.
         drop(events.resample);

@@ -27,8 +27,9 @@ use pci::byte_enable::{overlay, part_of};
 use pci::msi::{Msi, MsiCapability};
 use pci::msix::{CAPABILITY_SIZE, Msix, MsixCapability};
 
+use crate::counters::wakeups::WakeupMeter;
 use crate::event_thread::EventThread;
-use crate::gsi::routing::GsiRouting;
+use crate::gsi::delivery::Delivery;
 use crate::vfio::device::SharedDevice;
 
 /// The kind of interrupt that is on.
@@ -52,6 +53,7 @@ enum Written {
 /// The interrupts of one function.
 pub struct Interrupts {
     mode: Mode,
+    delivery: Delivery,
     intx: Option<Intx>,
     msi: Option<(Msi, MsiVectors)>,
     msix: Option<(Msix, MsixVectors)>,
@@ -60,18 +62,19 @@ pub struct Interrupts {
 impl Interrupts {
     /// Takes MSI and MSI-X if both the configuration space in `snapshot` and VFIO have them. INTx
     /// is added by [`Interrupts::connect_pin`].
-    pub fn new(snapshot: &[u8], device: SharedDevice, routing: Arc<GsiRouting>) -> Self {
+    pub fn new(snapshot: &[u8], device: SharedDevice, delivery: Delivery) -> Self {
         let msi = MsiCapability::parse(snapshot)
-            .zip(MsiVectors::new(Arc::clone(&device), Arc::clone(&routing)))
+            .zip(MsiVectors::new(Arc::clone(&device), delivery.clone()))
             .map(|(mut capability, vectors)| {
                 capability.max_vectors = msi::available(&*device, capability.max_vectors);
                 (Msi::new(capability), vectors)
             });
         let msix = MsixCapability::parse(snapshot)
             .map(Msix::new)
-            .zip(MsixVectors::new(device, routing));
+            .zip(MsixVectors::new(device, delivery.clone()));
         Self {
             mode: Mode::Intx,
+            delivery,
             intx: None,
             msi,
             msix,
@@ -83,11 +86,10 @@ impl Interrupts {
     pub fn connect_pin(
         &mut self,
         device: SharedDevice,
-        routing: Arc<GsiRouting>,
         gsi: u32,
         event_thread: Weak<EventThread>,
     ) -> bool {
-        self.intx = Intx::new(device, routing, event_thread, gsi);
+        self.intx = Intx::new(device, self.delivery.clone(), event_thread, gsi);
         self.power_on();
         self.intx.as_ref().is_some_and(Intx::is_enabled)
     }
@@ -96,10 +98,16 @@ impl Interrupts {
     pub fn release(&mut self) {
         *self = Self {
             mode: Mode::Off,
+            delivery: self.delivery.clone(),
             intx: None,
             msi: None,
             msix: None,
         };
+    }
+
+    /// Counts the wake-ups of threads of this process for the device's interrupts.
+    pub fn wakeups(&self) -> Arc<WakeupMeter> {
+        Arc::clone(&self.delivery.wakeups)
     }
 
     /// The MSI-X capability, which locates the table and the pending bits.

@@ -6,13 +6,11 @@
 //! guest sees the capability. If the host has fewer vectors later, the capability shows that number
 //! from then on.
 
-use std::sync::Arc;
-
 use pci::Message;
 use pci::msi::Msi;
 
+use crate::gsi::delivery::Delivery;
 use crate::gsi::msi_irqfd::MsiIrqfd;
-use crate::gsi::routing::GsiRouting;
 use crate::log::degraded::{self, Code};
 use crate::sys::eventfd;
 use crate::vfio::device::{Device, DeviceError, Irq, SharedDevice};
@@ -22,18 +20,18 @@ use crate::vfio::interrupts::refused::tell_refused;
 /// The MSI vectors of one device.
 pub struct MsiVectors {
     device: SharedDevice,
-    routing: Arc<GsiRouting>,
+    delivery: Delivery,
     /// An irqfd for each vector in use; empty while MSI is off.
     irqfds: Vec<MsiIrqfd>,
 }
 
 impl MsiVectors {
     /// Takes a device's MSI vectors, which are off; `None` if VFIO offers no MSI.
-    pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
+    pub fn new(device: SharedDevice, delivery: Delivery) -> Option<Self> {
         device.irq(Irq::Msi)?;
         Some(Self {
             device,
-            routing,
+            delivery,
             irqfds: Vec::new(),
         })
     }
@@ -93,7 +91,7 @@ impl MsiVectors {
     fn set_up(&mut self, messages: &[Message], masked: u32) -> Result<(), VectorError> {
         self.irqfds = messages
             .iter()
-            .map(|_| MsiIrqfd::new(Arc::clone(&self.routing)))
+            .map(|_| MsiIrqfd::new(self.delivery.clone()))
             .collect::<Result<_, _>>()?;
         self.route(messages)?;
         for vector in 0..self.irqfds.len() {
@@ -107,11 +105,11 @@ impl MsiVectors {
         Ok(self.device.set_events(Irq::Msi, 0, &events)?)
     }
 
-    fn route(&self, messages: &[Message]) -> Result<(), VectorError> {
-        for (irqfd, message) in self.irqfds.iter().zip(messages) {
-            irqfd.route(*message);
+    fn route(&mut self, messages: &[Message]) -> Result<(), VectorError> {
+        for (irqfd, message) in self.irqfds.iter_mut().zip(messages) {
+            irqfd.route(*message)?;
         }
-        Ok(self.routing.commit()?)
+        Ok(self.delivery.routing.commit()?)
     }
 
     /// Masks or unmasks a vector by its bit in `masked`.

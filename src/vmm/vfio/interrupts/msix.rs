@@ -12,14 +12,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 
 use pci::Message;
 use pci::msix::Msix;
 use tracing::debug;
 
+use crate::gsi::delivery::Delivery;
 use crate::gsi::msi_irqfd::MsiIrqfd;
-use crate::gsi::routing::GsiRouting;
 use crate::sys::eventfd;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 use crate::vfio::interrupts::error::VectorError;
@@ -28,7 +27,7 @@ use crate::vfio::interrupts::refused::tell_refused;
 /// The MSI-X vectors of one device.
 pub struct MsixVectors {
     device: SharedDevice,
-    routing: Arc<GsiRouting>,
+    delivery: Delivery,
     /// The vectors that have been live since MSI-X was turned on.
     vectors: BTreeMap<u16, Vector>,
     /// Vectors that the device has.
@@ -49,11 +48,11 @@ struct Vector {
 
 impl MsixVectors {
     /// Takes a device's MSI-X vectors, which are off; `None` if VFIO offers no MSI-X.
-    pub fn new(device: SharedDevice, routing: Arc<GsiRouting>) -> Option<Self> {
+    pub fn new(device: SharedDevice, delivery: Delivery) -> Option<Self> {
         let info = device.irq(Irq::Msix)?;
         Some(Self {
             device,
-            routing,
+            delivery,
             vectors: BTreeMap::new(),
             count: info.count,
             resizable: info.resizable,
@@ -94,7 +93,7 @@ impl MsixVectors {
                 }
             }
         }
-        let committed = self.routing.commit();
+        let committed = self.delivery.routing.commit();
         if let Err(e) = &committed {
             self.warn("its interrupts keep their old routes", e);
         }
@@ -173,9 +172,8 @@ impl MsixVectors {
 
     /// Sets the route of a vector. A new vector gets an eventfd and a GSI first.
     fn route(&mut self, vector: u16, message: Message) -> Result<(), VectorError> {
-        if let Some(vector) = self.vectors.get(&vector) {
-            vector.irqfd.route(message);
-            return Ok(());
+        if let Some(vector) = self.vectors.get_mut(&vector) {
+            return Ok(vector.irqfd.route(message)?);
         }
         if u32::from(vector) >= self.count {
             return Err(VectorError::Absent {
@@ -183,8 +181,8 @@ impl MsixVectors {
                 count: self.count,
             });
         }
-        let irqfd = MsiIrqfd::new(Arc::clone(&self.routing))?;
-        irqfd.route(message);
+        let mut irqfd = MsiIrqfd::new(self.delivery.clone())?;
+        irqfd.route(message)?;
         let new = Vector {
             irqfd,
             vfio_signals: false,

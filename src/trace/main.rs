@@ -1,0 +1,3 @@
+//! The program `mini-vmm-trace`, which `mini-vmm trace` starts.
+
+fn main() {}
