@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use host::limited;
+
 /// This machine, or made-up directories for a test.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -31,17 +33,18 @@ impl Machine {
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    /// The same for an attribute of the device.
+    /// The same for an attribute of the device. The kernel may wake the device, or wait for its
+    /// reset, so the attribute is read with a limit.
     pub(super) fn device(&self, attribute: &str) -> Option<String> {
-        self.text(&format!("sys/bus/pci/devices/{}/{attribute}", self.address))
+        let device = format!("sys/bus/pci/devices/{}", self.address);
+        limited(&self.root.join(device).join(attribute))
     }
 
     /// The same for an attribute of the port or bridge above the device.
     pub(super) fn port(&self, attribute: &str) -> Option<String> {
         let device = format!("sys/bus/pci/devices/{}", self.address);
         let device = fs::canonicalize(self.root.join(device)).ok()?;
-        let text = fs::read_to_string(device.parent()?.join(attribute)).ok()?;
-        Some(text.trim().to_owned())
+        limited(&device.parent()?.join(attribute))
     }
 
     /// The same for an attribute of a CPU.
@@ -60,4 +63,10 @@ impl Machine {
         names.sort();
         names
     }
+}
+
+fn limited(path: &Path) -> Option<String> {
+    let text = String::from_utf8(limited::read(path).ok()?).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
