@@ -121,8 +121,8 @@ fn archive(
     if scenario.tiny_guests {
         l1.host_file("bin/guests", &vmm::tiny_guests()?, true)?;
     }
-    if scenario.bench {
-        l1.host_file("bin/mini-vmm-bench", &vmm::bench()?, true)?;
+    for (name, build) in &scenario.built {
+        l1.host_file(&format!("bin/{name}"), &build()?, true)?;
     }
     let file = scenario.kernel_file;
     let image = match file {

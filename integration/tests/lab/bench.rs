@@ -8,7 +8,7 @@ use lab::disk::Disk;
 use lab::expect::expect;
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
-use lab::{Error, Result};
+use lab::{Error, Result, vmm};
 use serde_json::Value;
 
 /// The disk whose speed QEMU limits.
@@ -25,7 +25,7 @@ const DISK: Disk = Disk::new("lab-disk", 5);
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario::new("a_measured_disk_has_its_known_speed")
-            .bench()
+            .built("mini-vmm-bench", vmm::bench)
             .slow()
             .machine(|l1| l1.files = vec![("slow.img", noise())])
             .qemu(&[
@@ -36,7 +36,7 @@ pub fn all() -> Vec<Scenario> {
             ])
             .script(known_speed(), check_known_speed),
         Scenario::new("a_measured_disk_goes_back_however_it_ends")
-            .bench()
+            .built("mini-vmm-bench", vmm::bench)
             .slow()
             .disk(DISK)
             .script(ends(), check_ends),
