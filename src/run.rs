@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::events::EventLog;
-use host::bind::{BindError, Host, check_calls, note_call};
+use host::bind::{BindError, Host, check_calls, note_call_or_say};
 use host::managed::Managed;
 use tracing::debug;
 use vmm::boot::Images;
@@ -138,17 +138,18 @@ pub fn run(
 }
 
 /// The calls for devices that go on after the run. They are noted when the value is dropped, so
-/// that the next command finds them. A user who is not root cannot write the records.
+/// that the next command finds them.
 struct Calls(Arc<Opener>);
 
 impl Drop for Calls {
     fn drop(&mut self) {
         for waiting in self.0.given_up() {
-            let (Ok(bdf), Some(caller)) = (waiting.device.parse(), waiting.caller) else {
+            let Some(caller) = waiting.caller else {
                 continue;
             };
-            if let Err(e) = note_call(&Host::default(), bdf, waiting.call, caller) {
-                debug!("{}: {e}", waiting.device);
+            let (host, device) = (Host::default(), &waiting.device);
+            if let Some(message) = note_call_or_say(&host, device, waiting.call, caller) {
+                say(format_args!("mini-vmm: {message}"));
             }
         }
     }

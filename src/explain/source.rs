@@ -111,7 +111,10 @@ impl Source {
     pub fn path(&self, sysfs: &Sysfs, name: HostName) -> HostPath {
         let known = if self.partial { &[][..] } else { &self.image };
         HostPath {
-            link: sysfs.express(name, known).link.unwrap_or(Link::SLOWEST),
+            link: sysfs
+                .express(name, known, &limited::read)
+                .link
+                .unwrap_or(Link::SLOWEST),
             payload: express::max_payload(known).unwrap_or(0),
             atomic_ops: AtomicOps::NONE,
         }

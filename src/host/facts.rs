@@ -257,9 +257,7 @@ impl DeviceFacts {
 fn function_type(sysfs: &Sysfs, device: &PciDevice) -> FunctionType {
     let config = limited::read(&device.path.join("config")).unwrap_or_default();
     let name = HostName::Pci(device.bdf);
-    sysfs
-        .express_by(name, &config, &limited::read)
-        .function_type
+    sysfs.express(name, &config, &limited::read).function_type
 }
 
 /// The nodes of the host as a whole that this process may not use, although the host has the

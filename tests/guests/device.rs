@@ -66,6 +66,9 @@ pub enum Call {
     Export(u32, u64, u64),
 }
 
+/// What the kernel does for a write to configuration space, before the device has it.
+type ConfigWrites = Box<dyn Fn(u64, &[u8]) -> io::Result<()> + Send + Sync>;
+
 type Hook = Box<dyn Fn(&FakeDevice, &Call) + Send + Sync>;
 
 pub struct FakeDevice {
@@ -76,6 +79,7 @@ pub struct FakeDevice {
     irqs: SharedIrqs,
     calls: Mutex<Vec<Call>>,
     hook: Option<Hook>,
+    config_writes: Option<ConfigWrites>,
     pub resets: Resets,
     rom: bool,
     /// COMMAND cannot be written.
@@ -107,6 +111,7 @@ impl FakeDevice {
             irqs: Arc::new(Mutex::new(Irqs::new(VECTORS))),
             calls: Mutex::default(),
             hook: None,
+            config_writes: None,
             resets: Resets::default(),
             rom: true,
             fixed_command: false,
@@ -231,6 +236,15 @@ impl FakeDevice {
     /// The host has only so many vectors to give.
     pub fn available(self, vectors: u32) -> Self {
         lock(&self.irqs).msix.available = vectors;
+        self
+    }
+
+    /// The kernel does this for each write to configuration space.
+    pub fn config_writes(
+        mut self,
+        by: impl Fn(u64, &[u8]) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.config_writes = Some(Box::new(by));
         self
     }
 

@@ -29,6 +29,8 @@ mod control;
 mod device;
 mod dma_ready;
 mod empty_ports;
+mod endless;
+mod endless_calls;
 mod endpoints;
 mod faults;
 mod function_reset;
@@ -98,6 +100,7 @@ const MODULES: &[(&str, &[Test])] = &modules![
     vectors,
     memory_messages,
     faults,
+    endless,
     function_reset,
     dma_ready,
     endpoints,
@@ -120,6 +123,7 @@ const SLOW: &[(&str, &[Test])] = &modules![large_ram];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    endless_calls::prepare();
     let missing = kvm_ioctls::Kvm::new().and_then(|kvm| kvm.create_vm()).err();
     let required = std::env::var_os("MINI_VMM_REQUIRE").is_some_and(|v| v == "1");
     if let Some(why) = missing.as_ref().filter(|_| !arguments.list) {

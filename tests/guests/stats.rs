@@ -63,7 +63,9 @@ fn registers_have_names() {
         });
         g.load32(TABLE + 12).store32(TABLE, 0xfee0_0000);
         g.input(Width::Word, BAR2 + 2).outb(BAR2 + 0x1f, 0);
-        g.load32(ecam(SLOT, 0x100));
+        g.load32(ecam(SLOT, 0x100))
+            .load32(ecam(0, 8))
+            .load32(ecam(30, 0));
     });
     let expected = [
         (("BAR 1", "0x20", false), 1),
@@ -75,6 +77,13 @@ fn registers_have_names() {
         (("configuration space", "0x100", false), 1),
     ];
     assert_eq!(by_range(&report), BTreeMap::from(expected));
+    let names = report
+        .exits
+        .registers
+        .iter()
+        .filter_map(|r| r.range.as_deref());
+    let names: Vec<_> = names.filter(|name| name.ends_with("function")).collect();
+    assert_eq!(names, ["configuration space of an absent function"]);
     assert_eq!(report.exits.other_registers, 0);
 }
 

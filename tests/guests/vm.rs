@@ -24,6 +24,8 @@ use vmm::lifecycle::Lifecycle;
 use vmm::log::phases::{Clock, Phases};
 use vmm::machine::{Exit, Machine, MachineError};
 use vmm::memory::kvm_slots::KvmSlots;
+use vmm::vfio::kernel_calls::opener_here;
+use vmm::vfio::opener::Opener;
 
 use crate::common::asm::Asm;
 use crate::common::elf;
@@ -81,6 +83,7 @@ pub struct Vm {
     memory: MemoryConfig,
     statistics: Statistics,
     ports: PortsConfig,
+    opener: Option<Arc<Opener>>,
 }
 
 /// How a run ended.
@@ -117,7 +120,14 @@ impl Vm {
             memory: MemoryConfig::new(64 << 20),
             statistics: Statistics::Off,
             ports: PortsConfig::default(),
+            opener: None,
         }
+    }
+
+    /// Calls that may sleep are made by this opener's process.
+    pub fn opener(mut self, opener: &Arc<Opener>) -> Self {
+        self.opener = Some(Arc::clone(opener));
+        self
     }
 
     /// Adds empty root ports, as `--ports` does.
@@ -294,7 +304,9 @@ impl Vm {
             ..config
         };
         let output = Output::default();
-        let mut machine = Machine::new(config, Box::new(output.clone())).expect("a VM");
+        let opener = self.opener.unwrap_or_else(opener_here);
+        let machine = Machine::with_opener(config, Box::new(output.clone()), opener);
+        let mut machine = machine.expect("a VM");
         for (device, config) in self.devices {
             machine
                 .add_device(device, &config)

@@ -22,6 +22,26 @@ const LIMITED: &[(&str, &str, &str)] = &[
         "the caller's reader: the opener, or host::limited",
     ),
     (
+        "\"current_link_speed\"",
+        "src/vmm/hostinfo/express.rs",
+        "the caller's reader: the opener, or host::limited",
+    ),
+    (
+        "\"current_link_width\"",
+        "src/vmm/hostinfo/express.rs",
+        "the caller's reader: the opener, or host::limited",
+    ),
+    (
+        "\"max_link_speed\"",
+        "src/vmm/hostinfo/express.rs",
+        "the caller's reader: the opener, or host::limited",
+    ),
+    (
+        "\"max_link_width\"",
+        "src/vmm/hostinfo/express.rs",
+        "the caller's reader: the opener, or host::limited",
+    ),
+    (
         "resource{bar}_resize",
         "src/vmm/hostinfo/resizable.rs",
         "the caller's reader: the opener, or host::limited",
@@ -81,16 +101,64 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
         .filter(|line| !line.trim().starts_with("//"))
 }
 
-#[test]
-fn no_attribute_that_may_sleep_is_used_without_a_limit() {
-    let names = Names::read();
-    let files = names.paths.iter().filter(|path| {
+/// Calls of the kernel that wait for a device's lock, and who may make them.
+const CALLS: &[(&str, &[&str])] = &[
+    ("uapi::bind_takes_token(", &["src/vmm/vfio/kernel_calls.rs"]),
+    ("uapi::bind(", &["src/vmm/vfio/kernel_calls.rs"]),
+    ("uapi::attach(", &["src/vmm/vfio/kernel_calls.rs"]),
+    ("uapi::detach(", &["src/vmm/vfio/kernel_calls.rs"]),
+    ("uapi::reset(", &["src/vmm/vfio/kernel_calls.rs"]),
+    ("uapi::hot_reset(", &["src/vmm/vfio/kernel_calls.rs"]),
+    ("uapi::device_of_group(", &["src/vmm/vfio/kernel_calls.rs"]),
+];
+
+/// A reader without a limit, where a function asks for one with.
+const READERS: &[&str] = &[
+    "|path| fs::read(path))",
+    "|path: &Path| fs::read(path);",
+    "&fs::read)",
+];
+
+fn program_files(names: &Names) -> impl Iterator<Item = &String> {
+    names.paths.iter().filter(|path| {
         let program = path.starts_with("src/") && path.ends_with(".rs");
         let test = ["tests", "/fake", "/tree.rs"]
             .iter()
             .any(|part| path.contains(part));
         program && !test
-    });
+    })
+}
+
+#[test]
+fn no_call_that_may_sleep_is_made_without_a_limit() {
+    let names = Names::read();
+    let (mut bad, mut seen) = (Vec::new(), vec![false; CALLS.len()]);
+    for path in program_files(&names) {
+        let text = fs::read_to_string(root().join(path)).expect(path);
+        for line in code(&text) {
+            for (index, (call, may)) in CALLS.iter().enumerate() {
+                let here = line.contains(call);
+                seen[index] |= here;
+                if here && !may.contains(&path.as_str()) {
+                    bad.push(format!("{path}: {}", line.trim()));
+                }
+            }
+            if READERS.iter().any(|reader| line.contains(reader)) {
+                bad.push(format!("{path}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(bad.is_empty(), "without a time limit:\n{}", bad.join("\n"));
+    assert!(
+        seen.iter().all(|seen| *seen),
+        "listed, but not there: {CALLS:#?}"
+    );
+}
+
+#[test]
+fn no_attribute_that_may_sleep_is_used_without_a_limit() {
+    let names = Names::read();
+    let files = program_files(&names);
     let mut seen = vec![false; LIMITED.len()];
     let mut bad = Vec::new();
     for path in files {
@@ -101,7 +169,9 @@ fn no_attribute_that_may_sleep_is_used_without_a_limit() {
                 || line.contains("locked(")
                 || line.contains("text(")
                 || line.contains("device(bdf")
-                || line.contains("attribute(");
+                || line.contains("attribute(")
+                // A speed or a width is only ever that of a link.
+                || line.contains("_link_");
             for (index, (name, file, _)) in LIMITED.iter().enumerate() {
                 seen[index] |= line.contains(name) && path == file;
             }

@@ -61,6 +61,6 @@ pub use kernel::{Call, CallEnd, Kernel, Running};
 pub use record::{Node, Record};
 pub use records::{Lock, Records};
 pub use request::BindRequest;
-pub use run_call::{check_calls, note_call};
+pub use run_call::{check_calls, note_call_or_say};
 pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
 pub use under_way::UnderWay;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pci::Bdf;
 use vmm::config::device::DeviceConfig;
 use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::log::error_chain::with_causes;
 use vmm::sys::process::Process;
 
 use crate::bind::error::BindError;
@@ -17,11 +18,23 @@ use crate::bind::under_way::UnderWay;
 /// How long the end of a run waits for the lock.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Notes a call that goes on after a run, so that the next command finds it. `caller` is the thread
+/// that makes the call. Returns a sentence if the call cannot be noted: only root writes the records.
+pub fn note_call_or_say(host: &Host, device: &str, call: &str, caller: Process) -> Option<String> {
+    let bdf = device.parse().ok()?;
+    let error = note_call(host, bdf, call, caller).err()?;
+    Some(format!(
+        "{device}: no record tells later commands of this call, which process {} makes: {}",
+        caller.pid,
+        with_causes(&error)
+    ))
+}
+
 /// Notes a call that goes on. `caller` is the thread that makes the call.
 ///
 /// # Errors
 /// The journal cannot be written, or another command has the lock.
-pub fn note_call(host: &Host, bdf: Bdf, call: &str, caller: Process) -> Result<(), BindError> {
+fn note_call(host: &Host, bdf: Bdf, call: &str, caller: Process) -> Result<(), BindError> {
     let records = host.records.clone().with_timeout(PATIENCE);
     let _lock = records.lock()?;
     let mut entries = records.readable()?;

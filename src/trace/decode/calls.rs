@@ -67,6 +67,6 @@ pub fn enter(call: &Call, memory: &dyn Memory) -> Vec<Field> {
 /// The fields that the kernel has written. To be called when the call has ended; `result` is the
 /// value of the call, or the negated errno.
 pub fn leave(call: &Call, result: i64, memory: &dyn Memory) -> Vec<Field> {
-    let phase = Phase::Leave { failed: result < 0 };
+    let phase = Phase::Leave { result };
     interpret::argument(call.kind, call.request, call.argument, phase, memory)
 }

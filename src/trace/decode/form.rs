@@ -8,7 +8,19 @@ pub struct Way {
     /// When the kernel writes the field.
     pub leaves: When,
     /// Whether the kernel writes the field also when the call fails.
-    pub fails: bool,
+    pub fails: Fails,
+}
+
+/// With which errors a field is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fails {
+    /// With none.
+    #[default]
+    Never,
+    /// With this one.
+    With(i64),
+    /// With each.
+    Any,
 }
 
 /// When something is so.

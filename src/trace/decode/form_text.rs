@@ -1,6 +1,6 @@
 //! Reads the words of table/fields.txt.
 
-use super::form::{Form, Length, Names, Rule, Target, Way, When};
+use super::form::{Fails, Form, Length, Names, Rule, Target, Way, When};
 use super::headers::{Headers, number};
 
 /// Names that are in no header of the table.
@@ -114,16 +114,14 @@ impl Source<'_> {
             if let Some(group) = pattern.strip_prefix('@') {
                 let constants = self.headers.enums.get(group);
                 let constants = constants.ok_or_else(|| format!("no enumeration {group}"))?;
-                names.extend(constants.iter().map(|(name, value)| (*value, *name)));
+                // The end of an enumeration is no value.
+                let values = constants.iter().filter(|(name, _)| !is_end(name));
+                names.extend(values.map(|(name, value)| (*value, *name)));
             } else if let Some((start, end)) = pattern.split_once('*') {
-                // The ends of enumerations and masks of several bits are no values.
                 let fits = |name: &str| {
                     name.len() >= start.len() + end.len()
                         && name.starts_with(start)
                         && name.ends_with(end)
-                        && !["_MASK", "_VALID", "_MAX"]
-                            .iter()
-                            .any(|tail| name.ends_with(tail))
                 };
                 let found = self.headers.constants.iter();
                 names.extend(
@@ -147,10 +145,21 @@ impl Source<'_> {
     }
 }
 
+fn is_end(name: &str) -> bool {
+    name.ends_with("_MAX") || name.ends_with("_NR")
+}
+
+/// Errors by which the kernel says that there is more than fits.
+const ERRNOS: [(&str, i64); 3] = [("E2BIG", 7), ("ENOSPC", 28), ("EMSGSIZE", 90)];
+
 fn way(word: &str) -> Option<Way> {
-    let (word, fails) = match word.strip_suffix('!') {
-        Some(word) => (word, true),
-        None => (word, false),
+    let (word, fails) = match word.split_once('!') {
+        Some((word, "")) => (word, Fails::Any),
+        Some((word, errno)) => {
+            let found = ERRNOS.iter().find(|(name, _)| *name == errno)?;
+            (word, Fails::With(found.1))
+        }
+        None => (word, Fails::Never),
     };
     let (enters, leaves) = match word {
         "in" => (When::Always, When::Never),
@@ -189,6 +198,6 @@ fn conditional(word: &'static str) -> Option<Way> {
     Some(Way {
         enters: when(enters)?,
         leaves: when(leaves)?,
-        fails: false,
+        fails: Fails::Never,
     })
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::form::{Form, Target, Way, When};
+use super::form::{Fails, Form, Target, Way, When};
 use super::headers::{Base, Member};
 use super::record::{self, Record};
 use super::scalar::{self, Scalar};
@@ -26,8 +26,8 @@ pub enum Phase {
     Enter,
     /// After its end.
     Leave {
-        /// Whether the result is an error.
-        failed: bool,
+        /// The result, or the negated errno.
+        result: i64,
     },
 }
 
@@ -54,7 +54,7 @@ pub fn argument(
     let due = match entry.direction {
         Direction::None => false,
         Direction::In => entered,
-        Direction::Out => phase == Phase::Leave { failed: false },
+        Direction::Out => matches!(phase, Phase::Leave { result: 0.. }),
         Direction::Both => true,
     };
     match &entry.argument {
@@ -103,9 +103,9 @@ impl Walk<'_> {
         let end = sized.then(|| {
             let mut size = [0; 4];
             let read = self.memory.read(at, &mut size);
-            // Without its size no more than the size itself is known to be there.
+            // The size itself is there, also if the program says that nothing is.
             let size = if read == 4 {
-                u32::from_ne_bytes(size)
+                u32::from_ne_bytes(size).max(4)
             } else {
                 4
             };
@@ -166,7 +166,15 @@ impl Walk<'_> {
             let value = record.number(by).map(|value| value & mask);
             let case = value.and_then(|value| self.tables.case(record.name, member.name, value));
             form = case.map_or(&Form::Plain, |case| &case.form);
-            way = case.and_then(|case| case.way).unwrap_or(way);
+            way = match case {
+                Some(case) => case.way.unwrap_or(way),
+                // A number of which nothing is known is shown as it is.
+                None if !matches!(member.base, Base::Record(_)) => Way {
+                    enters: When::Always,
+                    ..way
+                },
+                None => way,
+            };
         }
         if *form == Form::Skip {
             return;
@@ -435,8 +443,12 @@ impl Walk<'_> {
         };
         match self.phase {
             Phase::Enter => holds(way.enters),
-            Phase::Leave { failed: false } => holds(way.leaves),
-            Phase::Leave { failed: true } => way.fails,
+            Phase::Leave { result: 0.. } => holds(way.leaves),
+            Phase::Leave { result } => match way.fails {
+                Fails::Never => false,
+                Fails::With(errno) => errno.checked_neg() == Some(result),
+                Fails::Any => true,
+            },
         }
     }
 }
@@ -448,5 +460,5 @@ const HEADER: &str = "vfio_info_cap_header";
 const ALWAYS: Way = Way {
     enters: When::Always,
     leaves: When::Always,
-    fails: true,
+    fails: Fails::Any,
 };

@@ -260,7 +260,12 @@ fn a_failed_call_shows_what_the_kernel_wrote() {
         argument: 0x1000,
     };
     let left = calls::leave(&call, -7, &At(0x1000, words(&[2, 0x10, 0x1b])));
+    // It lists nothing but how many there are, and with another error not even that.
+    assert_eq!(left.len(), 1);
     assert_eq!(value(&left, "nmsrs"), &Value::Decimal(2));
+    let memory = At(0x1000, words(&[2, 0x10, 0x1b]));
+    assert_eq!(calls::leave(&call, -14, &memory), []);
+    assert_eq!(calls::leave(&call, 0, &memory).len(), 2);
     let info = Call {
         kind: Kind::Device,
         request: number("VFIO_DEVICE_GET_INFO"),
@@ -359,5 +364,41 @@ proptest! {
     #[test]
     fn no_small_numbers_do_harm(bytes in prop::collection::vec(0_u8..40, 16..300), at: u64) {
         try_all(at, &At(at, bytes));
+    }
+}
+
+/// Calls by which the kernel writes fields, with these fields. By hand from the kernel's source:
+/// what is copied to the program. Padding is left out.
+const WRITTEN: &str = include_str!("written.txt");
+
+#[test]
+fn each_field_goes_its_way() {
+    let mut bytes = vec![0; 20_000];
+    // The size of VFIO's and iommufd's structures; for KVM, a count.
+    bytes[1] = 16;
+    let memory = At(0x1000, bytes);
+    let mut seen = HashSet::new();
+    for (kind, request, name) in calls::all() {
+        let call = Call {
+            kind,
+            request,
+            argument: 0x1000,
+        };
+        let fields = calls::leave(&call, 0, &memory);
+        let names: Vec<&str> = fields
+            .iter()
+            .filter(|field| !field.is_quiet())
+            .map(|field| field.name.as_ref())
+            .collect();
+        if names.is_empty() {
+            continue;
+        }
+        let line = format!("{name} {}", names.join(" "));
+        assert!(WRITTEN.lines().any(|own| own == line), "{kind:?}: {line}");
+        seen.insert(line);
+    }
+    let lines = WRITTEN.lines().filter(|line| !line.starts_with('#'));
+    for line in lines {
+        assert!(seen.contains(line), "nothing writes {line}");
     }
 }

@@ -139,7 +139,7 @@ pub fn decide_all(
                 let read = |path: &Path| read(&name, path);
                 // What cannot be read is taken from the attributes.
                 let registers = read(&sysfs.path_of(name).join("config")).unwrap_or_default();
-                Some(sysfs.express_by(name, &registers, &read).function_type)
+                Some(sysfs.express(name, &registers, &read).function_type)
             }
             Err(_) => Some(FunctionType::Conventional),
         }

@@ -31,14 +31,9 @@ pub struct ExpressFacts {
 
 impl Sysfs {
     /// The facts about a function. `config` is its configuration space as VFIO or sysfs shows it;
-    /// without the part after the first 64 bytes, the attributes tell.
-    pub fn express(&self, name: HostName, config: &[u8]) -> ExpressFacts {
-        self.express_by(name, config, &|path| fs::read(path))
-    }
-
-    /// The same. `read` reads a file, with a time limit for example, because the kernel asks the
-    /// device for its link.
-    pub fn express_by(
+    /// without the part after the first 64 bytes, the attributes tell. `read` reads a file with a
+    /// time limit, because the kernel wakes the device to ask for its link.
+    pub fn express(
         &self,
         name: HostName,
         config: &[u8],
@@ -158,7 +153,7 @@ mod tests {
 
         fn facts(&self, name: &str, config: &[u8]) -> ExpressFacts {
             let name = HostName::Pci(name.parse().unwrap());
-            Sysfs::at(self.0.as_path()).express(name, config)
+            Sysfs::at(self.0.as_path()).express(name, config, &|path| fs::read(path))
         }
     }
 
@@ -274,10 +269,11 @@ mod tests {
     fn a_mediated_device_is_what_its_registers_say() {
         let sysfs = Sysfs::at("/nowhere");
         let name = HostName::Mediated("83b8f4f2-509f-382f-3c1e-e6bfe0fa1001".parse().unwrap());
-        let facts = sysfs.express(name, &config(2, 0x43, 0x43));
+        let read = |path: &Path| fs::read(path);
+        let facts = sysfs.express(name, &config(2, 0x43, 0x43), &read);
         assert_eq!(facts.function_type, FunctionType::Endpoint);
         assert_eq!(text(facts).as_deref(), Some("8.0 GT/s x4"));
-        let facts = sysfs.express(name, &[0; 256]);
+        let facts = sysfs.express(name, &[0; 256], &read);
         assert_eq!(facts.function_type, FunctionType::Conventional);
     }
 }

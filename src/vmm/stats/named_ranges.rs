@@ -55,6 +55,14 @@ pub fn lookup(
     move || list(&functions, &ports, ecam)
 }
 
+/// The function that is always there.
+const HOST_BRIDGE: Bdf = Bdf {
+    segment: 0,
+    bus: 0,
+    device: 0,
+    function: 0,
+};
+
 /// Emulated devices, root ports, then the functions' BARs at their current addresses. If ranges
 /// overlap, the first one names an address.
 fn list(functions: &[NamedFunction], ports: &[Bdf], ecam: Range) -> Vec<NamedRange> {
@@ -86,6 +94,7 @@ fn list(functions: &[NamedFunction], ports: &[Bdf], ecam: Range) -> Vec<NamedRan
         port(power::PORT, power::PORTS, "power"),
         port(layout::PORT_PM_TIMER, pm_timer::PORTS, "ACPI PM timer"),
     ];
+    ranges.push(config(&HOST_BRIDGE, HOST_BRIDGE.to_string()));
     for bdf in ports {
         let name = format!("port {:02x}:{:02x}.{:x}", bdf.bus, bdf.device, bdf.function);
         ranges.push(config(bdf, name));

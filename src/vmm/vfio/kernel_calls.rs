@@ -38,6 +38,8 @@ impl Calls for KernelCalls {
                 return uapi::device_of_group(file(0)?, name).map(|file| Some(file.into()));
             }
             Request::Bind { token } => uapi::bind(file(0)?, file(1)?, token.as_ref())?,
+            Request::AskToken if uapi::bind_takes_token(file(0)?)? => {}
+            Request::AskToken => return Err(io::Error::from_raw_os_error(libc::EINVAL)),
             Request::Attach { ioas } => uapi::attach(file(0)?, *ioas)?,
             Request::Detach => uapi::detach(file(0)?)?,
             Request::Reset => uapi::reset(file(0)?)?,

@@ -248,7 +248,8 @@ impl Device for VfioFile {
 
     fn link(&self, config: &[u8]) -> Option<Link> {
         let name = self.name.parse().ok()?;
-        Sysfs::default().express(name, config).link
+        let read = |path: &Path| self.by_opener(|opener, name, _| opener.read(name, path));
+        Sysfs::default().express(name, config, &read).link
     }
 
     fn map_fd(&self) -> RawFd {

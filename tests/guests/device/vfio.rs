@@ -108,6 +108,13 @@ impl Device for FakeDevice {
 
     fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
         if region == CONFIG_REGION {
+            if let Some(by) = &self.config_writes {
+                by(offset, data).map_err(|source| DeviceError::Call {
+                    device: self.name.into(),
+                    call: "a region write",
+                    source,
+                })?;
+            }
             self.config_write(offset, data)
                 .map_err(|e| self.error("a region write", e))?;
             self.note(Call::Config(offset, data.to_vec()));

@@ -28,7 +28,7 @@ pub fn case(text: &mut Text, line: &Line, layouts: &Layouts<'_>) {
     text.begin(&line.name, line.kind);
     match line.argument {
         Argument::None => {}
-        Argument::Number => text.number("arg"),
+        Argument::Number => text.number("arg", line.after("arg", "=")),
         Argument::Text => text.device("arg", "0000:01:00.0"),
         Argument::To(given) => {
             let header = text.header_type(&line.name);

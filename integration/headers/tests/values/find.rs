@@ -6,8 +6,17 @@ use crate::program::Expected;
 
 /// The number under a path such as `entries[1].u.msi.data`.
 pub fn number(fields: &[Field], expected: &Expected) -> Option<u64> {
+    find(fields, &expected.path, expected.size).map(|(number, _)| number)
+}
+
+/// The names of a number under a path.
+pub fn names(fields: &[Field], path: &str) -> Vec<&'static str> {
+    find(fields, path, 8).map_or_else(Vec::new, |(_, names)| names)
+}
+
+fn find(fields: &[Field], path: &str, size: usize) -> Option<(u64, Vec<&'static str>)> {
     let mut fields = fields;
-    let mut parts = expected.path.split('.').peekable();
+    let mut parts = path.split('.').peekable();
     while let Some(part) = parts.next() {
         let (name, indexes) = part.split_once('[').unwrap_or((part, ""));
         let field = fields.iter().find(|field| field.name == name)?;
@@ -16,8 +25,11 @@ pub fn number(fields: &[Field], expected: &Expected) -> Option<u64> {
             let index: usize = index.parse().unwrap();
             value = match value {
                 Value::List(values, _) => values.get(index)?,
-                Value::Bytes(bytes) => return bytes_at(bytes, index, expected.size),
-                Value::Text(text) => return text.as_bytes().get(index).copied().map(u64::from),
+                Value::Bytes(bytes) => return Some((bytes_at(bytes, index, size)?, Vec::new())),
+                Value::Text(text) => {
+                    let byte = *text.as_bytes().get(index)?;
+                    return Some((u64::from(byte), Vec::new()));
+                }
                 // What is not read yet.
                 Value::Pointer(_) => return None,
                 // A pointer to one structure has no index.
@@ -27,10 +39,18 @@ pub fn number(fields: &[Field], expected: &Expected) -> Option<u64> {
         }
         match value {
             Value::Record(inner) if parts.peek().is_some() => fields = inner,
-            value => return plain(value, expected.size),
+            value => return Some((plain(value, size)?, named(value))),
         }
     }
     None
+}
+
+fn named(value: &Value) -> Vec<&'static str> {
+    match value {
+        Value::Name(_, name) => vec![name],
+        Value::Flags { names, .. } => names.clone(),
+        _ => Vec::new(),
+    }
 }
 
 fn bytes_at(bytes: &[u8], index: usize, size: usize) -> Option<u64> {

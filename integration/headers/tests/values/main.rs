@@ -31,10 +31,11 @@ fn each_value_is_found_under_its_name() {
     let output = program::run(&text.whole(), &kernel.include);
     let cases = program::read(&output);
     assert_eq!(cases.len(), lines.len());
-    let mut values = 0;
+    let (mut values, mut names) = (0, 0);
     let mut wrong = Vec::new();
     for case in &cases {
         values += case.expected.len();
+        names += case.names.len();
         wrong.extend(check(case));
     }
     assert!(
@@ -46,9 +47,9 @@ fn each_value_is_found_under_its_name() {
     // All calls were made, with more fields than calls.
     let made: HashSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     assert_eq!(made.len(), calls().len());
-    assert!(values > 5000, "{values}");
+    assert!(values > 5000 && names > 200, "{values} {names}");
     println!(
-        "{} calls in {} cases, {values} values",
+        "{} calls in {} cases, {values} values, {names} with names",
         made.len(),
         cases.len()
     );
@@ -78,6 +79,14 @@ fn check(case: &Case) -> Vec<String> {
                 "{} is {other:#x} in place of {:#x}",
                 expected.path, expected.value
             )));
+        }
+    }
+    for (path, names) in &case.names {
+        let found = [&entered, &left].map(|fields| find::names(fields, path));
+        for name in names {
+            if !found.iter().flatten().any(|found| found == name) {
+                wrong.push(own(format!("{path} is not called {name}: {found:?}")));
+            }
         }
     }
     wrong

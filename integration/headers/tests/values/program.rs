@@ -100,12 +100,23 @@ impl Text {
         );
     }
 
-    /// The call's argument is a number.
-    pub fn number(&mut self, path: &str) {
+    /// The call's argument is a number of its own, or the given one.
+    pub fn number(&mut self, path: &str, value: Option<&str>) {
         self.values += 1;
-        let value = 0x1000 + self.values;
-        let _ = writeln!(self.sets, "\tprintf(\"argument {value:x}\\n\");");
+        let own = (0x1000 + self.values).to_string();
+        self.names(path, value);
+        let value = value.unwrap_or(&own);
+        let _ = writeln!(self.sets, "\tprintf(\"argument %x\\n\", {value});");
         let _ = writeln!(self.says, "\tsay(\"{path}\", 8, {value});");
+    }
+
+    /// The value is made of constants, so the decoder must say their names.
+    fn names(&mut self, path: &str, value: Option<&str>) {
+        let constant = |word: &str| word.starts_with(|c: char| c.is_ascii_uppercase());
+        if let Some(value) = value.filter(|value| value.split('|').all(constant)) {
+            let path = self.shown(path);
+            let _ = writeln!(self.says, "\tprintf(\"names {path} {value}\\n\");");
+        }
     }
 
     /// The call's argument is the address of a name.
@@ -136,6 +147,7 @@ impl Text {
         );
         let _ = writeln!(self.sets, "\t{at} = {own};");
         self.say(at, path);
+        self.names(path, value);
     }
 
     /// The same for a bit field.
@@ -254,6 +266,8 @@ pub struct Case {
     pub argument: u64,
     /// The values to be found.
     pub expected: Vec<Expected>,
+    /// The names to be found, by path.
+    pub names: Vec<(String, Vec<String>)>,
     /// The program's memory.
     pub memory: Blocks,
 }
@@ -310,6 +324,7 @@ pub fn read(output: &str) -> Vec<Case> {
                 number: hex(number) as u32,
                 argument: 0,
                 expected: Vec::new(),
+                names: Vec::new(),
                 memory: Blocks::default(),
             }),
             ["argument", value] => cases.last_mut().unwrap().argument = hex(value),
@@ -320,6 +335,11 @@ pub fn read(output: &str) -> Vec<Case> {
                     value: hex(value),
                 };
                 cases.last_mut().unwrap().expected.push(expected);
+            }
+            ["names", path, names] => {
+                let names = names.split('|').map(str::to_owned).collect();
+                let known = &mut cases.last_mut().unwrap().names;
+                known.push((path.to_owned(), names));
             }
             ["block", address, bytes] => {
                 let bytes = bytes.trim_end_matches('.').as_bytes();

@@ -322,6 +322,24 @@ fn a_claim_without_a_change_is_forgotten() {
 
 /// The call of a run that resets a device goes on after the run. Nothing is done for the device
 /// until it has ended, and then nothing is undone.
+/// As for a user who may not write to /run.
+#[test]
+fn a_call_of_a_run_that_cannot_be_noted_is_told() {
+    let fake = two_disks();
+    let mut host = fake.host();
+    host.records = Records::at("/dev/null/mini-vmm");
+    let process = Process::of(std::process::id()).unwrap();
+    let said = note_call_or_say(&host, DISK, "close", process).unwrap();
+    let who = format!(
+        "{DISK}: no record tells later commands of this call, which process {}",
+        process.pid
+    );
+    assert!(
+        said.starts_with(&who) && said.contains("/dev/null/mini-vmm"),
+        "{said}"
+    );
+}
+
 #[test]
 fn the_call_of_a_run_is_waited_for_and_changes_nothing() {
     let fake = two_disks();
@@ -337,7 +355,8 @@ fn the_call_of_a_run_is_waited_for_and_changes_nothing() {
     let mut caller = Command::new("sleep").arg("60").spawn().unwrap();
     let process = Process::of(caller.id()).unwrap();
     for _ in 0..2 {
-        note_call(&host, DISK.parse().unwrap(), "VFIO_DEVICE_RESET", process).unwrap();
+        let said = note_call_or_say(&host, DISK, "VFIO_DEVICE_RESET", process);
+        assert_eq!(said, None);
     }
     for error in [
         check_calls(&host, &devices).unwrap_err(),

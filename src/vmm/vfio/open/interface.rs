@@ -9,7 +9,7 @@ use tracing::info;
 use crate::config::Iommu;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::nodes;
-use crate::vfio::uapi;
+use crate::vfio::opener::Opener;
 
 /// The kernel's interface to the IOMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +22,13 @@ pub(super) enum Interface {
 
 /// Chooses the interface for all of the devices: the user's choice, or else iommufd if every device
 /// can be opened by it.
-pub(super) fn choose(candidates: &[Candidate], iommu: Iommu) -> Interface {
+pub(super) fn choose(candidates: &[Candidate], iommu: Iommu, opener: &Opener) -> Interface {
     match iommu {
         Iommu::Container => Interface::Container,
         Iommu::Iommufd | Iommu::Given(_) => Interface::Iommufd,
         // A device's own file is for iommufd alone.
         Iommu::Auto if candidates.iter().any(|c| c.given.is_some()) => Interface::Iommufd,
-        Iommu::Auto => match why_no_iommufd(candidates) {
+        Iommu::Auto => match why_no_iommufd(candidates, opener) {
             None => Interface::Iommufd,
             Some(why) => {
                 info!("by group and container: {why}");
@@ -39,7 +39,7 @@ pub(super) fn choose(candidates: &[Candidate], iommu: Iommu) -> Interface {
 }
 
 /// The reason why these devices cannot be opened by iommufd, if there is one.
-fn why_no_iommufd(candidates: &[Candidate]) -> Option<String> {
+fn why_no_iommufd(candidates: &[Candidate], opener: &Opener) -> Option<String> {
     if let Err(e) = open(nodes::IOMMUFD) {
         return Some(format!("{}: {e}", nodes::IOMMUFD));
     }
@@ -49,8 +49,11 @@ fn why_no_iommufd(candidates: &[Candidate]) -> Option<String> {
             None => Some(format!("{} has no device node of its own", candidate.name)),
             // Without a token only the existence is checked: `iommufd` opens the node.
             Some(node) if !Path::new(&node).exists() => Some(format!("{node} is not there")),
-            Some(node) => (candidate.token.is_some() && !may_take_token(&node))
-                .then(|| format!("iommufd does not take the VF token of {}", candidate.name)),
+            Some(node) => {
+                let name = candidate.name.to_string();
+                (candidate.token.is_some() && !may_take_token(&name, &node, opener))
+                    .then(|| format!("iommufd does not take the VF token of {name}"))
+            }
         })
 }
 
@@ -60,8 +63,9 @@ fn open(node: &str) -> io::Result<File> {
 
 /// Whether a device takes a VF token by its own node. If it cannot be asked, opening it will tell
 /// why.
-fn may_take_token(node: &str) -> bool {
-    open(node)
-        .and_then(|file| uapi::bind_takes_token(&file))
+fn may_take_token(device: &str, node: &str, opener: &Opener) -> bool {
+    opener
+        .open(device, node)
+        .and_then(|file| opener.takes_token(device, &file))
         .unwrap_or(true)
 }

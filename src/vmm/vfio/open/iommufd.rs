@@ -139,9 +139,8 @@ impl CdevDevice {
 
         // Step 4, before attaching: only the owner of the device's DMA may choose its mappings.
         let call = "VFIO_DEVICE_BIND_IOMMUFD";
-        if candidate.token.is_some()
-            && !uapi::bind_takes_token(&device.file).map_err(|e| candidate.not_given(call, e))?
-        {
+        let takes_token = || opener.takes_token(&device.name, &device.file);
+        if candidate.token.is_some() && !takes_token().map_err(|e| candidate.not_given(call, e))? {
             return Err(VfioError::TokenByIommufd(candidate.name));
         }
         let token = candidate.token.map(Uuid::into_bytes);

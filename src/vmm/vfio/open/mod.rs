@@ -62,7 +62,11 @@ pub fn open(
         return Ok(None);
     }
     let kvm = KvmVfio::new(vm)?;
-    let opened = match interface::choose(candidates, iommu) {
+    let interface = interface::choose(candidates, iommu, opener);
+    if let Some(waiting) = opener.given_up().into_iter().next() {
+        return Err(VfioError::Waits(waiting));
+    }
+    let opened = match interface {
         Interface::Container => container::open(kvm, candidates, opener)?,
         Interface::Iommufd => iommufd::open(kvm, candidates, iommu, opener)?,
     };

@@ -158,6 +158,23 @@ impl Opener {
             .map(drop)
     }
 
+    /// Whether [`Opener::bind`] takes a VF token.
+    ///
+    /// # Errors
+    /// The errno, or a [`Waiting`].
+    pub fn takes_token(&self, device: &str, file: &File) -> io::Result<bool> {
+        let asked = self.call(
+            device,
+            &Request::AskToken,
+            &[file.as_fd()],
+            Patience::Limited,
+        );
+        match asked {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            outcome => outcome.map(|_| true),
+        }
+    }
+
     /// Attaches a device to an I/O address space.
     ///
     /// # Errors

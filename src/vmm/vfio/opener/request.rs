@@ -21,6 +21,9 @@ pub enum Request {
         /// The VF token.
         token: Option<[u8; 16]>,
     },
+    /// VFIO_DEVICE_BIND_IOMMUFD as a question: whether it takes a VF token. The file is the
+    /// device's. The kernel answers EINVAL if not.
+    AskToken,
     /// VFIO_DEVICE_ATTACH_IOMMUFD_PT. The file is the device's.
     Attach {
         /// The I/O address space.
@@ -51,7 +54,7 @@ impl Request {
             Self::Open(_) => "open",
             Self::Read(_) => "a read of sysfs",
             Self::DeviceOfGroup(_) => "VFIO_GROUP_GET_DEVICE_FD",
-            Self::Bind { .. } => "VFIO_DEVICE_BIND_IOMMUFD",
+            Self::Bind { .. } | Self::AskToken => "VFIO_DEVICE_BIND_IOMMUFD",
             Self::Attach { .. } => "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
             Self::Detach => "VFIO_DEVICE_DETACH_IOMMUFD_PT",
             Self::Reset => "VFIO_DEVICE_RESET",
@@ -66,7 +69,7 @@ impl Request {
         match self {
             Self::DeviceOfGroup(_) | Self::Bind { .. } => "the call opens the device and resets it",
             Self::Read(_) => "the call wakes the device, or waits for its reset",
-            Self::Open(_) | Self::Attach { .. } | Self::Detach => {
+            Self::Open(_) | Self::AskToken | Self::Attach { .. } | Self::Detach => {
                 "the call waits for another call for the device, for its group, or for a device \
                  that is reset with it"
             }
@@ -89,6 +92,7 @@ impl Request {
             Self::Write { at, data } => (7, [&at.to_le_bytes(), data.as_slice()].concat()),
             Self::Close => (8, Vec::new()),
             Self::Read(path) => (9, path.clone().into_bytes()),
+            Self::AskToken => (10, Vec::new()),
         };
         [&[kind], rest.as_slice()].concat()
     }
@@ -117,6 +121,7 @@ impl Request {
                 }
             }
             8 => Self::Close,
+            10 => Self::AskToken,
             9 => Self::Read(String::from_utf8(rest.into()).ok()?),
             _ => return None,
         })
@@ -155,12 +160,13 @@ mod tests {
                 data: vec![0x80],
             },
             Request::Close,
+            Request::AskToken,
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         for nonsense in [
             &[][..],
-            &[10],
+            &[11],
             &[9, 0xff],
             &[1, 0],
             &[2, 1],

@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use rustix::process::geteuid;
+
 use crate::sys::process::Process;
 
 /// A call that another process still makes.
@@ -31,13 +33,22 @@ impl Waiting {
 
     /// What the user can do about it.
     pub fn hint(&self) -> String {
+        self.hint_for(geteuid().is_root())
+    }
+
+    /// The hint for root, whose runs note the call for later commands, or for another user, who may
+    /// not write the records.
+    fn hint_for(&self, root: bool) -> String {
         let stack = self.caller.map_or(String::new(), |caller| {
             let pid = caller.pid;
             format!("as root, `cat /proc/{pid}/stack` shows where the call waits; ")
         });
+        let end = match (root, self.caller) {
+            (false, Some(caller)) => format!("it has ended when `ps -p {}` shows none", caller.pid),
+            _ => "`mini-vmm host list` shows when it has ended".into(),
+        };
         format!(
-            "{stack}`mini-vmm host list` shows when it has ended; a slow device gets more time \
-             with --host-timeout {}",
+            "{stack}{end}; a slow device gets more time with --host-timeout {}",
             self.waited.as_secs().saturating_mul(6).max(60)
         )
     }
@@ -77,5 +88,34 @@ impl std::error::Error for Waiting {}
 impl From<Waiting> for io::Error {
     fn from(waiting: Waiting) -> Self {
         Self::new(io::ErrorKind::TimedOut, waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The records of calls are root's, so no later command tells another user of the call.
+    #[test]
+    fn each_user_is_told_how_to_see_the_end() {
+        let mut waiting = Waiting {
+            device: "0000:01:00.0".into(),
+            call: "close",
+            does: "the call resets the device",
+            caller: Some(Process {
+                pid: 77,
+                started: 1,
+            }),
+            waited: Duration::from_secs(10),
+        };
+        assert!(
+            waiting
+                .hint_for(true)
+                .contains("`mini-vmm host list` shows when")
+        );
+        let hint = waiting.hint_for(false);
+        assert!(hint.contains("ended when `ps -p 77` shows none") && !hint.contains("host list"));
+        waiting.caller = None;
+        assert!(waiting.hint_for(false).starts_with("`mini-vmm host list`"));
     }
 }

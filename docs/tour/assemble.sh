@@ -1,0 +1,20 @@
+#!/bin/sh
+# assemble.sh GUEST.s PROGRAM: assembles a guest for the machine in forty lines (PROGRAM.bin: bytes
+# that are loaded at 0x1000) or for mini-vmm (PROGRAM.elf: loaded at 1 MiB, entered by PVH).
+set -eu
+mkdir -p "$(dirname "$2")"
+object=${2%.*}.o
+case $2 in
+*.bin)
+	as --32 -o "$object" "$1"
+	ld -m elf_i386 -Ttext=0x1000 -e 0x1000 --oformat binary -o "$2" "$object"
+	;;
+*.elf)
+	as --64 -o "$object" "$1"
+	ld -m elf_x86_64 -Ttext=0x100000 -e 0x100000 -n -o "$2" "$object"
+	;;
+*)
+	echo "error: $2 must end in .bin or .elf" >&2
+	exit 1
+	;;
+esac

@@ -1,0 +1,3 @@
+# Never ends.
+	.code16
+again:	jmp again

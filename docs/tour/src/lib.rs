@@ -1,0 +1,31 @@
+//! Weaves the tour's chapters: the output of each command, each figure and each piece of source is
+//! made anew, so that a chapter cannot say what is no longer so.
+//!
+//! A chapter is Markdown in docs/tour/chapters. What is made stands between two comments:
+//!
+//! | comment | what follows it |
+//! | --- | --- |
+//! | `weave: run` | a block of commands (`$ ...`), each with its output |
+//! | `weave: run status=1` | the same; the last command ends with this status |
+//! | `weave: source FILE` | a whole file |
+//! | `weave: source FILE ITEM` | an item of a Rust file: a name, or `Type::method` |
+//! | `weave: source FILE ITEM from "A" to "B"` | its lines from one with A to the next with B |
+//! | `weave: figure KIND: COMMAND` | a figure of what the command prints ([`figure`]) |
+//! | `end` | the author's text goes on |
+
+pub mod check;
+pub mod commands;
+pub mod figure;
+pub mod item;
+pub mod stable;
+pub mod weave;
+
+use std::path::{Path, PathBuf};
+
+/// The folder of the workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The chapters that are written, in order: number and file in docs/tour/chapters.
+pub const CHAPTERS: [(u32, &str); 2] = [(2, "2-machine.md"), (4, "4-exit.md")];

@@ -1,0 +1,83 @@
+//! `tour weave` and `tour check`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+use tour::commands::Commands;
+use tour::stable::Stable;
+use tour::weave::{Loom, Sources, difference};
+use tour::{CHAPTERS, check, root};
+
+const USAGE: &str = "usage: tour weave [--check]    make all chapters anew, or only compare
+       tour check N [FILE]    check the exercise of chapter N (docs/tour/exercises/N)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["weave"] => weave(false),
+        ["weave", "--check"] => weave(true),
+        ["check", number] => exercise(number, None),
+        ["check", number, file] => exercise(number, Some(file)),
+        _ => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes all chapters anew, or compares them with what they would be.
+fn weave(only_compare: bool) -> Result<(), String> {
+    let sources = Sources::new(root());
+    let stable = Stable::parse(&sources.read("docs/tour/stable.txt")?)?;
+    let mut commands = Commands::new(root());
+    commands.build()?;
+    for (_, name) in CHAPTERS {
+        let path = format!("docs/tour/chapters/{name}");
+        let old = sources.read(&path)?;
+        let mut loom = Loom {
+            sources: &sources,
+            commands: &mut commands,
+            stable: &stable,
+        };
+        let new = loom.weave(&old).map_err(|e| format!("{path}, {e}"))?;
+        match difference(&old, &new) {
+            None => println!("{path} is as it was"),
+            Some(what) if only_compare => return Err(format!("{path}, {what}")),
+            Some(what) => {
+                fs::write(root().join(&path), new).map_err(|e| format!("{path}: {e}"))?;
+                println!("{path} is new; first, {what}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn exercise(number: &str, file: Option<&str>) -> Result<(), String> {
+    let exercise = number.parse().ok().and_then(check::exercise);
+    let exercise = exercise.ok_or_else(|| {
+        let known: Vec<_> = check::EXERCISES
+            .iter()
+            .map(|e| e.chapter.to_string())
+            .collect();
+        format!(
+            "there is no exercise {number}; there are {}",
+            known.join(", ")
+        )
+    })?;
+    let file = match file {
+        Some(file) => PathBuf::from(file),
+        None => Path::new("docs/tour/exercises")
+            .join(number)
+            .join(exercise.gap),
+    };
+    Commands::new(root()).build()?;
+    (exercise.check)(&file)?;
+    println!("{}: right", file.display());
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! The chapters say what is so: they are made again and compared, and what is changed is found.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tour::commands::{Commands, Output};
+use tour::stable::Stable;
+use tour::weave::{Loom, Sources, difference};
+use tour::{CHAPTERS, check, root};
+
+/// The outputs of all commands, which each test needs.
+static OUTPUTS: Mutex<Option<HashMap<String, Output>>> = Mutex::new(None);
+
+fn outputs() -> MutexGuard<'static, Option<HashMap<String, Output>>> {
+    OUTPUTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether guests can run here.
+fn has_kvm() -> bool {
+    let open = fs::File::options().read(true).write(true).open("/dev/kvm");
+    let Err(why) = open else {
+        return true;
+    };
+    let required = std::env::var_os("MINI_VMM_REQUIRE").is_some_and(|v| v == "1");
+    assert!(!required, "/dev/kvm cannot be used: {why}");
+    println!("SKIPPED: /dev/kvm cannot be used: {why}");
+    false
+}
+
+fn path(name: &str) -> String {
+    format!("docs/tour/chapters/{name}")
+}
+
+/// Makes all chapters from these texts and outputs. Each must be as `sources` has it.
+fn compare(sources: &Sources, commands: &mut Commands) -> Result<(), String> {
+    let stable = Stable::parse(&sources.read("docs/tour/stable.txt")?)?;
+    for (_, name) in CHAPTERS {
+        let committed = sources.read(&path(name))?;
+        let mut loom = Loom {
+            sources,
+            commands,
+            stable: &stable,
+        };
+        let woven = loom.weave(&committed).map_err(|e| format!("{name}, {e}"))?;
+        if let Some(what) = difference(&committed, &woven) {
+            return Err(format!("{name}, {what}"));
+        }
+    }
+    Ok(())
+}
+
+/// Runs all commands once, and keeps what they print.
+fn run_all() -> HashMap<String, Output> {
+    let mut kept = outputs();
+    let known = kept.get_or_insert_with(|| {
+        let mut commands = Commands::new(root());
+        commands.build().unwrap();
+        let outcome = compare(&Sources::new(root()), &mut commands);
+        assert_eq!(outcome, Ok(()), "`make tour` makes the chapters anew");
+        commands.known
+    });
+    known.clone()
+}
+
+#[test]
+fn chapters_are_what_they_would_be() {
+    if !has_kvm() {
+        return;
+    }
+    run_all();
+    // Once more: nothing changes from run to run.
+    let mut commands = Commands::new(root());
+    assert_eq!(compare(&Sources::new(root()), &mut commands), Ok(()));
+}
+
+/// A change of what a chapter is made from.
+enum Seed {
+    /// Of a file: a text, and what stands there instead.
+    File(&'static str, &'static str, &'static str),
+    /// Of what each command prints.
+    Output(&'static str, &'static str),
+    /// Of how the commands with this text end.
+    Status(&'static str, i32),
+}
+
+const SEEDS: [(&str, Seed); 12] = [
+    (
+        "a register's name",
+        Seed::Output("serial port + 0x5", "serial port + 0x6"),
+    ),
+    (
+        "a message",
+        Seed::Output("KVM cannot emulate", "KVM can't emulate"),
+    ),
+    ("a count of exits", Seed::Output("6  pio_in", "7  pio_in")),
+    (
+        "the name of an item in its file",
+        Seed::File("src/vmm/memory/kvm_slots.rs", "fn set(", "fn assign("),
+    ),
+    (
+        "the name of an item in a chapter",
+        Seed::File(
+            "docs/tour/chapters/2-machine.md",
+            "KvmSlots::set",
+            "KvmSlots::put",
+        ),
+    ),
+    (
+        "a text that bounds the lines",
+        Seed::File(
+            "src/vmm/vcpu/exit_loop.rs",
+            "let mut runner",
+            "let mut a_runner",
+        ),
+    ),
+    (
+        "a line of the source",
+        Seed::File("src/vmm/bus.rs", "data.fill(0xff);", "data.fill(0);"),
+    ),
+    (
+        "a figure's data",
+        Seed::Output("anon_inode:kvm-vm\n", "anon_inode:kvm\n"),
+    ),
+    ("an order", Seed::Output("0x3f8 [48]", "0x3f8 [69]")),
+    ("an end", Seed::Status("popcnt", 0)),
+    (
+        "an output in a chapter",
+        Seed::File(
+            "docs/tour/chapters/4-exit.md",
+            "write port 0x600",
+            "write port 0x601",
+        ),
+    ),
+    (
+        "a mark without an end",
+        Seed::File(
+            "docs/tour/chapters/4-exit.md",
+            "<!-- end -->\n\nThe first",
+            "\n\nThe first",
+        ),
+    ),
+];
+
+#[test]
+fn each_seeded_change_is_found() {
+    if !has_kvm() {
+        return;
+    }
+    let known = run_all();
+    for (what, seed) in SEEDS {
+        let mut sources = Sources::new(root());
+        let mut commands = Commands::new(root());
+        commands.known.clone_from(&known);
+        let mut changed = 0;
+        match seed {
+            Seed::File(path, old, new) => {
+                let text = sources.read(path).unwrap();
+                changed += text.matches(old).count();
+                sources.instead.insert(path.into(), text.replace(old, new));
+            }
+            Seed::Output(old, new) => {
+                for output in commands.known.values_mut() {
+                    changed += output.text.matches(old).count();
+                    output.text = output.text.replace(old, new);
+                }
+            }
+            Seed::Status(of, status) => {
+                let commands = commands.known.iter_mut();
+                let of =
+                    commands.filter(|(name, _)| name.contains(of) && name.contains("--kernel"));
+                for (_, output) in of {
+                    changed += 1;
+                    output.status = status;
+                }
+            }
+        }
+        assert!(changed > 0, "{what}: the seed changes nothing");
+        let outcome = compare(&sources, &mut commands);
+        println!("{what}: {}", outcome.as_ref().unwrap_err());
+        assert_eq!(
+            commands.known.len(),
+            known.len(),
+            "{what}: a command ran again"
+        );
+    }
+}
+
+#[test]
+fn names_and_counts_are_never_replaced() {
+    let text = fs::read_to_string(root().join("docs/tour/stable.txt")).unwrap();
+    let stable = Stable::parse(&text).unwrap();
+    let kept = "           6  read  port 0x3fd (serial port + 0x5)\n\
+                exits to mini-vmm: 8\n\
+                anon_inode:kvm-vcpu:0\n\
+                KVM_EXIT_IO out 0x3f8 [48]\n\
+                write memory 0xd8000000, 0xc0000000 and 0xfee00000\n\
+                KVM cannot emulate an instruction (f3 0f b8 05), data 0x1\n";
+    assert_eq!(stable.apply(kept), kept);
+    let times = stable.apply("at 1.273 ms for 0.140 ms at 0x7f1234567890");
+    assert_eq!(times, "at #.### ms for #.### ms at 0x7f##########");
+}
+
+#[test]
+fn exercises_have_solutions_and_their_mistakes_have_sentences() {
+    if !has_kvm() {
+        return;
+    }
+    Commands::new(root()).build().unwrap();
+    for exercise in &check::EXERCISES {
+        let folder = root().join(format!("docs/tour/exercises/{}", exercise.chapter));
+        let check = |name: &str| (exercise.check)(&folder.join(name));
+        assert_eq!(check("solution.s"), Ok(()));
+        assert!(check(exercise.gap).is_err(), "the gap is no answer");
+        for number in 1..=5 {
+            let name = format!("wrong-{number}.s");
+            let text = fs::read_to_string(folder.join(&name)).unwrap();
+            let wanted = text.lines().find_map(|line| line.strip_prefix("# Gets: "));
+            assert_eq!(check(&name), Err(wanted.unwrap().to_owned()), "{name}");
+        }
+    }
+    let missing = check::exercise(2).map(|e| (e.check)(&root().join("nowhere.s")));
+    let missing = missing.unwrap().unwrap_err();
+    assert!(missing.contains("nowhere.s"), "{missing}");
+}
+
+/// The table of contents has each chapter that is written, and links to no other.
+#[test]
+fn the_table_of_contents_is_honest() {
+    let folder = root().join("docs/tour/chapters");
+    let contents = fs::read_to_string(folder.join("SUMMARY.md")).unwrap();
+    let links = contents
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'));
+    let mut linked: Vec<_> = links
+        .map(|(file, _)| file)
+        .filter(|file| !file.is_empty())
+        .collect();
+    linked.sort_unstable();
+    let files = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut files: Vec<_> = files.map(|name| name.into_string().unwrap()).collect();
+    files.retain(|name| name != "SUMMARY.md");
+    files.sort_unstable();
+    assert_eq!(linked, files);
+    for (number, name) in CHAPTERS {
+        assert!(name.starts_with(&format!("{number}-")) && linked.contains(&name));
+    }
+}
+
+#[test]
+fn forty_lines_are_forty() {
+    let text = fs::read_to_string(root().join("docs/tour/vmm/src/forty.rs")).unwrap();
+    let code = text.lines().map(str::trim);
+    let code = code.filter(|line| !line.is_empty() && !line.starts_with("//"));
+    let count = code.count();
+    assert!((38..=40).contains(&count), "{count}");
+}
