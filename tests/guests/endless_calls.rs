@@ -20,7 +20,7 @@ pub struct Endless {
     pub ends: File,
 }
 
-/// One for each test that takes one. They are made while this process has one thread, because they fork.
+/// One for each test. They are made while this process has one thread, because they fork.
 static PREPARED: Mutex<Vec<Endless>> = Mutex::new(Vec::new());
 
 struct Pipes;

@@ -19,7 +19,8 @@ use crate::bind::under_way::UnderWay;
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Notes a call that goes on after a run, so that the next command finds it. `caller` is the thread
-/// that makes the call. Returns a sentence if the call cannot be noted: only root writes the records.
+/// that makes the call. Returns a sentence if the call cannot be noted: only root writes the
+/// records.
 pub fn note_call_or_say(host: &Host, device: &str, call: &str, caller: Process) -> Option<String> {
     let bdf = device.parse().ok()?;
     let error = note_call(host, bdf, call, caller).err()?;
