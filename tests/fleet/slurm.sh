@@ -124,7 +124,9 @@ submit() { # submit USER [FLAG]...
 ready() { grep -q ready "/run/out/$1" 2>/dev/null; }
 gone() { [ -z "$(squeue --noheader --job "$1" 2>/dev/null)" ]; }
 state() { squeue --noheader --format %t --job "$1"; }
-owners() { stat -c '%n %u %a' /dev/vfio/12 /dev/vfio/7 /dev/vfio/9 | sed 's,/dev/vfio/,,' | tr '\n' ' '; }
+owners() {
+	stat -c '%n %u %a' /dev/vfio/12 /dev/vfio/7 /dev/vfio/9 | sed 's,/dev/vfio/,,' | tr '\n' ' '
+}
 resets() { cat /sys/bus/pci/devices/*/reset | tr '\n' ' '; }
 
 # Four jobs for three devices. Those that run are of three users.

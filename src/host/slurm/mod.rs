@@ -189,7 +189,7 @@ Epilog={folder}/epilog.sh
 TaskProlog={folder}/task_prolog.sh
 # The prolog runs before the job's first process on each node, not before its first step.
 PrologFlags=Alloc
-# A guest's memory is locked: the limit is slurmd's (LimitMEMLOCK= of its unit), not the submitter's.
+# A guest's memory is locked. The limit is slurmd's (LimitMEMLOCK=), not the submitter's.
 PropagateResourceLimitsExcept=MEMLOCK
 "
     )

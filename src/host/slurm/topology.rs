@@ -1,8 +1,8 @@
 //! The host's cores as Slurm numbers them.
 //!
 //! `Cores=` of gres.conf(5) does not have the kernel's numbers of CPUs: Slurm counts cores from 0,
-//! socket by socket. Within a socket the cores are in hwloc's order: by NUMA node, and then by their
-//! first CPU.
+//! socket by socket. Within a socket the cores are in hwloc's order: by NUMA node, and then by
+//! their first CPU.
 
 use std::collections::BTreeSet;
 use std::fs;
