@@ -48,7 +48,6 @@ scenarios![
     start,
     windows,
     topology,
-    traced,
     many_cpus,
     refusals,
     errnos,
