@@ -31,6 +31,8 @@ scenarios![
     endpoints,
     explain,
     host,
+    hot_plug,
+    hot_plug_faults,
     life,
     memory_errors,
     mediated,
