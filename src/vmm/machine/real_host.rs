@@ -180,6 +180,9 @@ impl HostSide for RealHost {
         let found = request.devices.iter();
         let found = found.map(|d| self.look_at(&sysfs, d, present));
         let found = found.collect::<Result<Vec<_>, _>>()?;
+        if let Some(claims) = self.claims.get() {
+            claims.check(&request.devices)?;
+        }
         match request.devices.iter().any(|device| device.managed) {
             true if self.claims.get().is_none() => Err(AddError::NotManaged),
             // The devices are not VFIO's yet.
