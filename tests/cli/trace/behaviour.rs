@@ -40,7 +40,7 @@ fn the_exit_status_is_the_commands() {
 fn without_its_program_the_hint_says_what_to_do() {
     let dir = tempdir();
     let alone = format!("{dir}/mini-vmm");
-    fs::copy(PROGRAM, &alone).unwrap();
+    copy(PROGRAM, &alone);
     let run = Command::new(&alone)
         .args(["trace", "--", "true"])
         .env("PATH", &dir)
@@ -54,6 +54,13 @@ fn without_its_program_the_hint_says_what_to_do() {
         "{said}"
     );
     assert!(said.contains("hint: build it with 'make build'"), "{said}");
+}
+
+/// Copies a program by another process: a child that another test starts meanwhile would have this
+/// process's open file, and a file that is open for writing cannot be executed.
+fn copy(program: &str, to: &str) {
+    let copied = Command::new("cp").args([program, to]).status().unwrap();
+    assert!(copied.success());
 }
 
 fn tempdir() -> String {
@@ -172,7 +179,7 @@ fn an_ordinary_user_can_trace() {
     let copies = [PROGRAM, env!("CARGO_BIN_EXE_mini-vmm-trace")].map(|program| {
         let name = program.rsplit_once('/').unwrap().1;
         let copy = format!("{dir}/{name}");
-        fs::copy(program, &copy).unwrap();
+        self::copy(program, &copy);
         copy
     });
     let mut command = Command::new(&copies[0]);
