@@ -10,6 +10,7 @@
 //! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
 //! | `no_container` | why VFIO gives no container |
+//! | `leftover` | waits for the guardian of a run that was killed |
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
 //! | [`peers`] | whose BARs the other devices cannot reach |
@@ -27,6 +28,7 @@ mod error;
 mod interface;
 mod iommufd;
 mod kvm;
+mod leftover;
 mod no_container;
 mod nodes;
 mod open_groups;
@@ -61,14 +63,23 @@ pub fn open(
     if candidates.is_empty() {
         return Ok(None);
     }
+    let open = || open_once(vm, candidates, iommu, opener);
+    leftover::wait_out(opener.limit(), open).map(Some)
+}
+
+fn open_once(
+    vm: Option<&VmFd>,
+    candidates: &[Candidate],
+    iommu: Iommu,
+    opener: &Arc<Opener>,
+) -> Result<Opened, VfioError> {
     let kvm = KvmVfio::new(vm)?;
     let interface = interface::choose(candidates, iommu, opener);
     if let Some(waiting) = opener.given_up().into_iter().next() {
         return Err(VfioError::Waits(waiting));
     }
-    let opened = match interface {
-        Interface::Container => container::open(kvm, candidates, opener)?,
-        Interface::Iommufd => iommufd::open(kvm, candidates, iommu, opener)?,
-    };
-    Ok(Some(opened))
+    match interface {
+        Interface::Container => container::open(kvm, candidates, opener),
+        Interface::Iommufd => iommufd::open(kvm, candidates, iommu, opener),
+    }
 }
