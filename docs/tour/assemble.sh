@@ -10,7 +10,7 @@ case $2 in
 	ld -m elf_i386 -Ttext=0x1000 -e 0x1000 --oformat binary -o "$2" "$object"
 	;;
 *.elf)
-	as --64 -o "$object" "$1"
+	as --64 -I "$(dirname "$0")/guests" -o "$object" "$1"
 	ld -m elf_x86_64 -Ttext=0x100000 -e 0x100000 -n -o "$2" "$object"
 	;;
 *)

@@ -4,6 +4,7 @@
 mod assembled;
 mod exits;
 mod machine;
+mod pci;
 
 use std::path::Path;
 
@@ -18,7 +19,7 @@ pub struct Exercise {
 }
 
 /// All exercises.
-pub const EXERCISES: [Exercise; 2] = [
+pub const EXERCISES: [Exercise; 3] = [
     Exercise {
         chapter: 2,
         gap: "gap.s",
@@ -28,6 +29,11 @@ pub const EXERCISES: [Exercise; 2] = [
         chapter: 4,
         gap: "gap.s",
         check: exits::check,
+    },
+    Exercise {
+        chapter: 5,
+        gap: "gap.s",
+        check: pci::check,
     },
 ];
 

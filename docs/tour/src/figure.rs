@@ -5,6 +5,7 @@
 //! | `chain` | names of open files | which file each was made from, by which call |
 //! | `columns` | exits, as the machine in forty lines prints them | who acts when |
 //! | `bars` | `COUNT NAME` | a bar for each line |
+//! | `header` | sixteen dwords, in hexadecimal | the fields of a function's header |
 
 use std::fmt::Write;
 
@@ -17,6 +18,7 @@ pub fn draw(kind: &str, data: &str) -> Result<String, String> {
         "chain" => chain(data),
         "columns" => columns(data),
         "bars" => bars(data),
+        "header" => header(data),
         _ => Err(format!("`{kind}` is no kind of figure")),
     }
 }
@@ -111,6 +113,88 @@ fn bars(data: &str) -> Result<String, String> {
     }
 }
 
+/// A field of a header: offset, bytes and name.
+type Field = (usize, usize, &'static str);
+
+/// Fields of both kinds of header (PCI Express 6.0, 7.5.1.1).
+const COMMON: [Field; 10] = [
+    (0x00, 2, "vendor"),
+    (0x02, 2, "device"),
+    (0x04, 2, "COMMAND"),
+    (0x06, 2, "STATUS"),
+    (0x08, 1, "revision"),
+    (0x09, 3, "class"),
+    (0x0c, 1, "cache line"),
+    (0x0d, 1, "latency timer"),
+    (0x0e, 1, "header type"),
+    (0x34, 1, "first capability"),
+];
+
+/// Fields of a bridge (7.5.1.3).
+const BRIDGE: [Field; 14] = [
+    (0x10, 4, "BAR 0"),
+    (0x14, 4, "BAR 1"),
+    (0x18, 1, "its own bus"),
+    (0x19, 1, "the bus behind it"),
+    (0x1a, 1, "the last bus behind it"),
+    (0x1c, 1, "ports: base"),
+    (0x1d, 1, "ports: limit"),
+    (0x20, 2, "memory: base"),
+    (0x22, 2, "memory: limit"),
+    (0x24, 2, "prefetchable: base"),
+    (0x26, 2, "prefetchable: limit"),
+    (0x28, 4, "upper half of that base"),
+    (0x2c, 4, "upper half of that limit"),
+    (0x3d, 1, "interrupt pin"),
+];
+
+/// Fields of a device (7.5.1.2).
+const DEVICE: [Field; 8] = [
+    (0x10, 4, "BAR 0"),
+    (0x14, 4, "BAR 1"),
+    (0x18, 4, "BAR 2"),
+    (0x1c, 4, "BAR 3"),
+    (0x20, 4, "BAR 4"),
+    (0x24, 4, "BAR 5"),
+    (0x30, 4, "expansion ROM"),
+    (0x3d, 1, "interrupt pin"),
+];
+
+fn header(data: &str) -> Result<String, String> {
+    let dword = |line: &str| {
+        let line = line.trim();
+        let number = u32::from_str_radix(line, 16);
+        number.map_err(|_| format!("`{line}` is no dword"))
+    };
+    let dwords: Vec<_> = data.lines().map(dword).collect::<Result<_, _>>()?;
+    let bytes: Vec<u8> = dwords
+        .iter()
+        .flat_map(|dword| dword.to_le_bytes())
+        .collect();
+    if bytes.len() != 64 {
+        return Err(format!("a header has 64 bytes, not {}", bytes.len()));
+    }
+    // Bit 7 says whether the device has more functions.
+    let own: &[Field] = match bytes.get(0x0e).map(|byte| byte & 0x7f) {
+        Some(0) => &DEVICE,
+        Some(1) => &BRIDGE,
+        kind => return Err(format!("{kind:?} is no kind of header")),
+    };
+    let mut fields: Vec<_> = COMMON.iter().chain(own).collect();
+    fields.sort_unstable();
+    let mut drawn = String::new();
+    for (offset, size, name) in fields {
+        let field = bytes.get(*offset..offset + size).unwrap_or_default();
+        let value: String = field
+            .iter()
+            .rev()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let _ = writeln!(drawn, "0x{offset:02x} │ {value:>8} │ {name}");
+    }
+    Ok(drawn)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +216,9 @@ mod tests {
             ("chain", "/dev/null"),
             ("columns", "out 0x3f8\nwhat"),
             ("circles", "1"),
+            ("header", "00081b36"),
+            ("header", &"0002ffff\n".repeat(16)),
+            ("header", "many"),
         ] {
             assert!(draw(kind, data).is_err(), "{kind} {data:?}");
         }

@@ -84,7 +84,7 @@ enum Seed {
     Status(&'static str, i32),
 }
 
-const SEEDS: [(&str, Seed); 12] = [
+const SEEDS: [(&str, Seed); 13] = [
     (
         "a register's name",
         Seed::Output("serial port + 0x5", "serial port + 0x6"),
@@ -121,6 +121,10 @@ const SEEDS: [(&str, Seed); 12] = [
     (
         "a figure's data",
         Seed::Output("anon_inode:kvm-vm\n", "anon_inode:kvm\n"),
+    ),
+    (
+        "a register of a device",
+        Seed::Output("06040000", "06000000"),
     ),
     ("an order", Seed::Output("0x3f8 [48]", "0x3f8 [69]")),
     ("an end", Seed::Status("popcnt", 0)),
