@@ -150,8 +150,8 @@ fn as_set(run: &Run<'_>, ports: usize) -> Result<()> {
     )
 }
 
-/// Each port is a slot of the number that mini-vmm gives it, and the guest's driver for hot-plug has
-/// the port's service (drivers/pci/pcie/portdrv.h: 4 is PCIE_PORT_SERVICE_HP).
+/// Each port is a slot of the number that mini-vmm gives it, and the guest's driver for hot-plug
+/// has the port's service (drivers/pci/pcie/portdrv.h: 4 is PCIE_PORT_SERVICE_HP).
 fn slots(run: &Run<'_>, ports: &[Set<'_>]) -> Result<()> {
     for port in ports {
         let (bdf, bus) = (port.port, port.bus);

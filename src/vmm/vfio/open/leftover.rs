@@ -40,8 +40,8 @@ pub(super) fn wait_out<T>(
         };
         if !told {
             say(format_args!(
-                "mini-vmm: waits up to {} seconds for process {pid} ({GUARDIAN}), which ends a call \
-                 of a run that was killed",
+                "mini-vmm: waits up to {} seconds for process {pid} ({GUARDIAN}), which ends a \
+                 call of a run that was killed",
                 limit.as_secs_f32().ceil()
             ));
             told = true;
