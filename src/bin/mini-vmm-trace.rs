@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
@@ -10,6 +11,7 @@ use trace::cli::{EXAMPLES, TraceArgs};
 use trace::engine::{self, End};
 use trace::output::emitter::{Emitter, Output};
 use trace::output::json::Lines;
+use trace::output::perfetto::Perfetto;
 use trace::output::text::{Style, Text};
 use trace::sys::signals;
 use trace::watch::world::World;
@@ -27,25 +29,26 @@ struct Cli {
     verbose: u8,
 }
 
+/// Bytes that are kept before they are written.
+const BUFFER: usize = 1 << 16;
 /// The exit status for errors of the tracer itself, as env(1) has it.
 const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     let Cli { args, verbose } = Cli::parse();
-    let output = match output(&args, verbose > 0) {
-        Ok(output) => output,
-        Err(e) => {
-            let path = args.output.unwrap_or_default();
+    let outputs = match outputs(&args, verbose > 0) {
+        Ok(outputs) => outputs,
+        Err((path, e)) => {
             let text = format!("{} cannot be written", path.display());
             return fail(
                 &text,
                 Some(&e),
-                Some("name a file of a directory of yours"),
+                Some("name a file in a directory of yours"),
                 FAILED,
             );
         }
     };
-    let mut world = World::new(Emitter::new(vec![output], args.filter()));
+    let mut world = World::new(Emitter::new(outputs, args.filter()));
     let end = engine::trace(&mut world, args.command);
     if let Err(e) = &end {
         return fail(&e.to_string(), e.source(), e.hint(), e.status());
@@ -61,11 +64,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn output(args: &TraceArgs, all_fields: bool) -> io::Result<Box<dyn Output>> {
+fn outputs(
+    args: &TraceArgs,
+    all_fields: bool,
+) -> Result<Vec<Box<dyn Output>>, (PathBuf, io::Error)> {
     let terminal = args.output.is_none() && io::stderr().is_terminal();
     let to: Box<dyn Write> = match &args.output {
-        Some(path) => Box::new(BufWriter::with_capacity(1 << 16, File::create(path)?)),
-        None => Box::new(BufWriter::with_capacity(1 << 16, io::stderr())),
+        Some(path) => create(path)?,
+        None => Box::new(BufWriter::with_capacity(BUFFER, io::stderr())),
     };
     let style = Style {
         color: terminal && std::env::var_os("NO_COLOR").is_none(),
@@ -74,10 +80,19 @@ fn output(args: &TraceArgs, all_fields: bool) -> io::Result<Box<dyn Output>> {
         why: args.why,
         all_fields,
     };
-    Ok(match args.json {
+    let mut outputs: Vec<Box<dyn Output>> = vec![match args.json {
         true => Box::new(Lines::new(to, args.why)),
         false => Box::new(Text::new(to, style)),
-    })
+    }];
+    if let Some(path) = &args.perfetto {
+        outputs.push(Box::new(Perfetto::new(create(path)?)));
+    }
+    Ok(outputs)
+}
+
+fn create(path: &Path) -> Result<Box<dyn Write>, (PathBuf, io::Error)> {
+    let file = File::create(path).map_err(|e| (path.to_owned(), e))?;
+    Ok(Box::new(BufWriter::with_capacity(BUFFER, file)))
 }
 
 fn fail(

@@ -60,6 +60,10 @@ pub struct TraceArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub address: Vec<Address>,
 
+    /// Also write FILE for Perfetto (ui.perfetto.dev): exits, calls, and the way of interrupts
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+
     /// Say in half a line what each call is for, and where it is described
     #[arg(long)]
     pub why: bool,

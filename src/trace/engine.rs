@@ -212,6 +212,16 @@ impl Engine<'_> {
         }
     }
 
+    /// Threads whose parent has ended before its event: what they share is not known, and what
+    /// their descriptors are is asked of /proc.
+    fn adopt(&mut self) {
+        for tid in std::mem::take(&mut self.early) {
+            let thread = self.world.orphan(tid);
+            self.threads.insert(tid, thread);
+            ptrace::resume(tid, 0);
+        }
+    }
+
     fn gone(&mut self, tid: i32, end: End) {
         self.early.retain(|early| *early != tid);
         if tid == self.command {
@@ -224,5 +234,6 @@ impl Engine<'_> {
         if let Some(thread) = self.threads.remove(&tid) {
             self.world.gone(&thread, Some(how));
         }
+        self.adopt();
     }
 }

@@ -102,8 +102,9 @@ pub struct Filter {
 impl Filter {
     /// Whether the event is shown.
     pub fn shows(&self, event: &Event) -> bool {
+        // The end of an exit, if that is shown. It has no line.
         if matches!(event.body, Body::Entered) {
-            return false;
+            return true;
         }
         let kind = kind(event);
         let of_kind = self.kinds.is_empty() || self.kinds.iter().any(|k| k.0 == kind);

@@ -21,14 +21,12 @@ pub struct Calls {
 }
 
 /// The accesses to one register.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Accesses {
     /// Exits.
     pub exits: u64,
     /// Writes that KVM has kept in its ring.
     pub coalesced: u64,
-    /// What the register was at the last access.
-    pub label: Option<String>,
 }
 
 /// All counts.
@@ -42,6 +40,9 @@ pub struct Summary {
     pub immediate: u64,
     /// Accesses by register.
     pub registers: HashMap<Register, Accesses>,
+    /// Accesses by the name of the register in the guest, and direction: configuration space has
+    /// many registers behind each port.
+    pub names: HashMap<(String, bool), Accesses>,
     /// Accesses to registers for which there was no room.
     pub other_registers: u64,
     /// Writes that KVM has kept in its ring.
@@ -67,32 +68,33 @@ impl Summary {
             Body::Exit(left) if left.immediate => self.immediate += 1,
             Body::Exit(left) => {
                 *self.reasons.entry(left.word()).or_default() += 1;
-                if let Some(access) = left.access()
-                    && let Some(register) = self.register(access.register, &left.meaning)
-                {
-                    register.exits += 1;
+                if let Some(access) = left.access() {
+                    self.access(access.register, &left.meaning, |accesses| {
+                        accesses.exits += 1
+                    });
                 }
             }
             Body::Coalesced(access, meaning) => {
                 self.coalesced += 1;
-                if let Some(register) = self.register(access.register, meaning) {
-                    register.coalesced += 1;
-                }
+                self.access(access.register, meaning, |accesses| accesses.coalesced += 1);
             }
             Body::Entered | Body::Process(_) => {}
         }
     }
 
-    fn register(&mut self, register: Register, meaning: &Meaning) -> Option<&mut Accesses> {
-        if self.registers.len() == MOST && !self.registers.contains_key(&register) {
+    fn access(&mut self, register: Register, meaning: &Meaning, count: impl Fn(&mut Accesses)) {
+        if self.registers.len() < MOST || self.registers.contains_key(&register) {
+            count(self.registers.entry(register).or_default());
+        } else {
             self.other_registers += 1;
-            return None;
         }
-        let accesses = self.registers.entry(register).or_default();
-        if accesses.label.is_none() {
-            accesses.label = meaning.label();
+        let name = match meaning.label() {
+            Some(name) => (name, register.write),
+            None => (format!("{:#x}", register.address), register.write),
+        };
+        if self.names.len() < MOST || self.names.contains_key(&name) {
+            count(self.names.entry(name).or_default());
         }
-        Some(accesses)
     }
 
     /// Exits of all reasons.
@@ -112,15 +114,13 @@ impl Summary {
     }
 
     /// The registers, the most frequent first.
-    pub fn registers(&self) -> Vec<(Register, &Accesses)> {
-        let mut all: Vec<_> = self.registers.iter().map(|(r, a)| (*r, a)).collect();
-        all.sort_by_key(|(register, accesses)| {
-            (
-                std::cmp::Reverse(accesses.exits + accesses.coalesced),
-                *register,
-            )
-        });
-        all
+    pub fn registers(&self) -> Vec<(Register, Accesses)> {
+        sorted(&self.registers)
+    }
+
+    /// The names and directions of registers, the most frequent first.
+    pub fn names(&self) -> Vec<((String, bool), Accesses)> {
+        sorted(&self.names)
     }
 
     /// The reasons by name.
@@ -137,4 +137,16 @@ impl Calls {
         self.errors += u64::from(failed);
         self.ns += ns;
     }
+}
+
+fn sorted<K: Clone + Ord>(of: &HashMap<K, Accesses>) -> Vec<(K, Accesses)> {
+    let mut all: Vec<_> = of
+        .iter()
+        .map(|(key, accesses)| (key.clone(), *accesses))
+        .collect();
+    all.sort_by(|(a, x), (b, y)| {
+        let count = |accesses: &Accesses| accesses.exits + accesses.coalesced;
+        count(y).cmp(&count(x)).then_with(|| a.cmp(b))
+    });
+    all
 }

@@ -2,5 +2,6 @@
 //! the traced program behaves as untraced.
 
 mod behaviour;
+mod formats;
 mod guests;
 mod run;

@@ -41,6 +41,12 @@ fn field(fdinfo: &str, name: &str) -> Option<String> {
     Some(value.trim().to_string())
 }
 
+/// The process of a thread.
+pub fn process(tid: pid_t) -> Option<pid_t> {
+    let status = short(format!("/proc/{tid}/status"))?;
+    field(&status, "Tgid")?.parse().ok()
+}
+
 /// The id of an eventfd, which no other eventfd of the host has at the same time.
 pub fn eventfd_id(tid: pid_t, fd: i32) -> Option<String> {
     field(&short(format!("/proc/{tid}/fdinfo/{fd}"))?, "eventfd-id")
@@ -148,6 +154,13 @@ mod tests {
         ] {
             assert_eq!(parse(link), expected, "{link}");
         }
+    }
+
+    #[test]
+    fn a_thread_has_its_process() {
+        let own = std::process::id() as pid_t;
+        assert_eq!(process(own), Some(own));
+        assert_eq!(process(-1), None);
     }
 
     #[test]

@@ -207,10 +207,17 @@ fn totals(summary: &Summary) -> Json {
             "write": register.write,
             "count": accesses.exits,
             "coalesced": accesses.coalesced,
-            "name": accesses.label,
         })
     });
+    let names = summary
+        .names()
+        .into_iter()
+        .map(|((name, write), accesses)| {
+            let (count, coalesced) = (accesses.exits, accesses.coalesced);
+            json!({ "name": name, "write": write, "count": count, "coalesced": coalesced })
+        });
     let (calls, registers): (Vec<_>, Vec<_>) = (calls.collect(), registers.collect());
+    let names: Vec<_> = names.collect();
     let reasons: Map<_, _> = summary
         .reasons()
         .into_iter()
@@ -225,6 +232,7 @@ fn totals(summary: &Summary) -> Json {
             "by_reason": reasons,
             "immediate": summary.immediate,
             "registers": registers,
+            "names": names,
             "other_registers": summary.other_registers,
             "coalesced_writes": summary.coalesced,
         },

@@ -5,5 +5,7 @@ pub mod emitter;
 pub mod errno_names;
 pub mod fields;
 pub mod json;
+pub mod line;
+pub mod perfetto;
 pub mod text;
 pub mod totals;

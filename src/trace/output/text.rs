@@ -4,12 +4,10 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use crate::event::{Body, Call, Event, Left};
-use crate::guest::access::{Access, Space};
-use crate::guest::run_page::{Exit, reason_name};
-use crate::guest::vm::Meaning;
 use crate::output::duration::duration;
 use crate::output::emitter::Output;
-use crate::output::{errno_names, fields, totals};
+use crate::output::line::{accessed, errno, exited};
+use crate::output::{fields, totals};
 use crate::summary::Summary;
 
 /// How lines look.
@@ -91,20 +89,9 @@ impl Text {
     }
 
     fn exit(&self, left: &Left, took: u64) -> String {
-        let text = match (&left.exit, left.result) {
-            (Some(Exit::Access(access, _)), _) => {
-                self.paint("36", &accessed(access, &left.meaning))
-            }
-            (Some(Exit::Other(reason, fields)), _) => {
-                let name = reason_name(*reason);
-                let mut text = name.map_or_else(|| format!("exit {reason:#x}"), String::from);
-                for (name, value) in fields {
-                    text += &format!(" {name}={value:#x}");
-                }
-                self.paint("36", &text)
-            }
-            (None, result) if result < 0 => format!("KVM_RUN = {}", errno(result)),
-            (None, result) => format!("KVM_RUN = {result} (the exit cannot be read)"),
+        let text = match left.exit {
+            Some(_) => self.paint("36", &exited(left)),
+            None => exited(left),
         };
         let immediate = if left.immediate {
             " [immediate_exit]"
@@ -149,85 +136,5 @@ impl Output for Text {
         if !self.failed {
             self.failed = self.to.flush().is_err();
         }
-    }
-}
-
-/// `out cfc.4  00:03.0 BAR0 ← ffffffff (sizing)`.
-fn accessed(access: &Access, meaning: &Meaning) -> String {
-    let verb = match (access.register.space, access.register.write) {
-        (Space::Port, true) => "out",
-        (Space::Port, false) => "in",
-        (Space::Memory, true) => "store",
-        (Space::Memory, false) => "load",
-    };
-    let mut text = format!("{verb} {:x}.{}", access.register.address, access.width);
-    if access.count != 1 {
-        text += &format!(" ×{}", access.count);
-    }
-    if let Some(label) = meaning.label() {
-        text += &format!("  {label}");
-    }
-    let arrow = if access.register.write { '←' } else { '→' };
-    text += &match (access.count, access.value()) {
-        (1, Some(value)) => {
-            format!(" {arrow} {value:0w$x}", w = usize::from(access.width) * 2)
-        }
-        _ if access.data.is_empty() => format!(" {arrow} ?"),
-        _ => {
-            let bytes: String = access.data.iter().map(|b| format!("{b:02x}")).collect();
-            let more = access.len() > access.data.len() as u64;
-            format!(" {arrow} {bytes}{}", if more { "…" } else { "" })
-        }
-    };
-    if let Some(note) = &meaning.note {
-        text += &format!(" ({note})");
-    }
-    text
-}
-
-/// `-1 EINTR (Interrupted system call)`.
-fn errno(result: i64) -> String {
-    let number = i32::try_from(-result).unwrap_or(0);
-    let text = std::io::Error::from_raw_os_error(number).to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    match errno_names::name(number) {
-        Some(name) => format!("-1 {name} ({text})"),
-        None => format!("-1 errno {number} ({text})"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::guest::access::Register;
-
-    #[test]
-    fn accesses() {
-        let mut access = Access {
-            register: Register {
-                space: Space::Port,
-                address: 0xcfc,
-                write: true,
-            },
-            width: 4,
-            count: 1,
-            data: vec![0xff; 4],
-        };
-        let meaning = Meaning {
-            function: Some("00:03.0".into()),
-            register: Some("BAR0".into()),
-            note: Some("sizing".into()),
-        };
-        let line = "out cfc.4  00:03.0 BAR0 ← ffffffff (sizing)";
-        assert_eq!(accessed(&access, &meaning), line);
-        access.count = 20;
-        let none = Meaning::default();
-        assert_eq!(accessed(&access, &none), "out cfc.4 ×20 ← ffffffff…");
-        access.register.write = false;
-        access.data.clear();
-        assert_eq!(accessed(&access, &none), "in cfc.4 ×20 → ?");
-        assert_eq!(errno(-4), "-1 EINTR (Interrupted system call)");
-        assert_eq!(duration(1500), "1.5 µs");
-        assert_eq!(duration(15_000_000), "15 ms");
     }
 }

@@ -1,6 +1,5 @@
 //! The counts at the end, as text.
 
-use crate::guest::access::Space;
 use crate::output::duration::duration;
 use crate::summary::Summary;
 
@@ -51,23 +50,12 @@ fn exits(text: &mut String, summary: &Summary) {
 }
 
 fn registers(text: &mut String, summary: &Summary) {
-    let registers = summary.registers();
+    let names = summary.names();
     *text += &format!("\n{:>9} {:>9}  register\n", "exits", "coalesced");
-    for (register, accesses) in registers.iter().take(ROWS) {
-        let verb = match (register.space, register.write) {
-            (Space::Port, true) => "out",
-            (Space::Port, false) => "in",
-            (Space::Memory, true) => "store",
-            (Space::Memory, false) => "load",
-        };
+    for ((name, write), accesses) in names.iter().take(ROWS) {
         let (exits, coalesced) = (accesses.exits, accesses.coalesced);
-        let label = accesses.label.as_deref().unwrap_or_default();
-        let line = format!(
-            "{exits:>9} {coalesced:>9}  {verb} {:x}  {label}",
-            register.address
-        );
-        *text += line.trim_end();
-        text.push('\n');
+        let verb = if *write { "write" } else { "read" };
+        *text += &format!("{exits:>9} {coalesced:>9}  {verb:<5} {name}\n");
     }
-    more(text, registers.len());
+    more(text, names.len());
 }

@@ -1,6 +1,7 @@
 //! New threads and processes, programs that are executed, and ends.
 
 use crate::event::Body;
+use crate::files::identify;
 use crate::shared::Id;
 use crate::sys::clock;
 use crate::watch::descriptors::CLONE_FILES;
@@ -18,6 +19,12 @@ impl World {
     pub fn first(&mut self, tid: i32) -> Thread {
         let table = self.tables.shared.add(Default::default());
         self.thread(tid, tid, table, None)
+    }
+
+    /// A thread whose parent is not known.
+    pub fn orphan(&mut self, tid: i32) -> Thread {
+        let table = self.tables.shared.add(Default::default());
+        self.thread(identify::process(tid).unwrap_or(tid), tid, table, None)
     }
 
     fn thread(&mut self, pid: i32, tid: i32, table: Id, space: Option<Id>) -> Thread {
