@@ -17,6 +17,7 @@ use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcom
 use clap_complete::Shell;
 use config_file::ConfigFileError;
 use run::{GuestArgs, RunArgs};
+use trace::cli::TraceArgs;
 
 /// Boots a Linux kernel under KVM and passes real PCI devices through to it with VFIO.
 #[derive(Debug, Parser)]
@@ -94,6 +95,10 @@ Example:
   mini-vmm ctl /run/user/1000/guest.sock info")]
     Ctl(ctl::CtlArgs),
 
+    /// Run a command, and show its KVM, VFIO and iommufd calls, and what its guest does
+    #[command(after_help = trace::cli::EXAMPLES)]
+    Trace(Box<TraceArgs>),
+
     /// Print a script that completes commands and flags in a shell
     #[command(after_help = "\
 For bash:  mini-vmm completions bash > /etc/bash_completion.d/mini-vmm
@@ -116,6 +121,8 @@ pub enum Action {
     Explain(Box<explain::ExplainArgs>),
     /// Ask or change a running guest.
     Ctl(ctl::CtlArgs),
+    /// Execute the program that traces a command.
+    Trace,
     /// Print a completion script.
     Completions(Shell),
 }
@@ -180,6 +187,8 @@ impl Cli {
             (Some(Command::Host(command)), _) => Ok(Action::Host(command)),
             (Some(Command::Explain(args)), _) => Ok(Action::Explain(args)),
             (Some(Command::Ctl(args)), _) => Ok(Action::Ctl(args)),
+            // The other program parses the same flags again.
+            (Some(Command::Trace(_)), _) => Ok(Action::Trace),
             (Some(Command::Completions { shell }), _) => Ok(Action::Completions(shell)),
             (None, Some(kernel)) => Ok(Action::Run(Box::new(RunArgs {
                 kernel,

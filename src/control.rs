@@ -67,23 +67,83 @@ pub fn serve(listener: Listener, vm: Vm) -> Result<Server, ControlError> {
 }
 
 /// What an event says beside its name.
-#[derive(Serialize)]
-struct Reason {
+#[derive(Default, Serialize)]
+struct Said {
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bdf: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    what: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mapped: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+}
+
+/// The name of an event, and what it says.
+fn described(event: RunEvent) -> (&'static str, Said) {
+    let of = |id| Said {
+        id: Some(id),
+        ..Said::default()
+    };
+    match event {
+        RunEvent::GuestReset => ("guest-reset", Said::default()),
+        RunEvent::Paused => ("paused", Said::default()),
+        RunEvent::Resumed => ("resumed", Said::default()),
+        RunEvent::Shutdown(reason) => {
+            let reason = Some(reason.into());
+            (
+                "shutdown",
+                Said {
+                    reason,
+                    ..Said::default()
+                },
+            )
+        }
+        RunEvent::DeviceAdding { id, mapped, size } => {
+            let (mapped, size) = (Some(mapped), Some(size));
+            (
+                "device-adding",
+                Said {
+                    mapped,
+                    size,
+                    ..of(id)
+                },
+            )
+        }
+        RunEvent::DeviceAdded { id, bdf } => {
+            let bdf = Some(bdf.to_string());
+            ("device-added", Said { bdf, ..of(id) })
+        }
+        RunEvent::DeviceRemoved { id, by } => {
+            let by = Some(by.name());
+            ("device-removed", Said { by, ..of(id) })
+        }
+        RunEvent::DeviceFailed { id, what, why } => {
+            let (what, reason) = (Some(what), Some(why));
+            (
+                "device-failed",
+                Said {
+                    what,
+                    reason,
+                    ..of(id)
+                },
+            )
+        }
+    }
 }
 
 /// Publishes the events of the run, and each loss of the guest.
 fn publish(control: &Control, log: &Arc<EventLog>) {
     let of_run = Arc::clone(log);
     control.events().observe(move |event| {
-        let (name, reason) = match event {
-            RunEvent::GuestReset => ("guest-reset", None),
-            RunEvent::Paused => ("paused", None),
-            RunEvent::Resumed => ("resumed", None),
-            RunEvent::Shutdown(reason) => ("shutdown", Some(reason)),
-        };
-        of_run.publish(name, &Reason { reason });
+        let (name, said) = described(event);
+        of_run.publish(name, &said);
     });
     let of_losses = Arc::clone(log);
     degraded::observe(move |loss| of_losses.publish("degraded", loss));

@@ -39,6 +39,7 @@ use vmm::hostinfo::sysfs::Sysfs;
 use vmm::layout::{Layout, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
+use vmm::memory::dma::DmaMapper;
 use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
 use vmm::vcpu;
@@ -72,7 +73,7 @@ pub fn explain(sysfs: &Sysfs, config: &VmConfig) -> Result<Explanation, ExplainE
     // The kernel binds an open file once, and the run needs that.
     let opened = open::find(sysfs, &configs).and_then(|candidates| match handed_over {
         true => Ok(None),
-        false => open::open(None, &candidates, config.iommu, &opener),
+        false => open::open(&candidates, config.iommu, &opener),
     });
     let opened = match opened {
         Ok(opened) => opened,

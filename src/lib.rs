@@ -10,7 +10,8 @@
 //!                 │            │
 //!                 │            ▼
 //!                 │       host   src/host/     check, list, bind, unbind
-//!                 ▼            │           api   src/api/   HTTP on a Unix socket
+//!                 │            │           api   src/api/   HTTP on a Unix socket
+//!                 ▼            │           trace src/trace/ KVM and VFIO calls of any program
 //!   vmm        src/vmm/ ◄──────┘   machine ─ vcpu ─ memory ─ vfio ─ gsi ─ boot ─ …
 //!                 │
 //!                 ▼
@@ -26,7 +27,8 @@
 //! | [`vmm`] | KVM, guest memory, boot, devices; [`vmm::machine::Machine`] puts them together |
 //! | [`api`] | HTTP with JSON on a Unix socket, for `--api-socket`; knows no guest |
 //! | [`host`] | the host's side: devices are checked, listed, bound, and given back |
-//! | `mini_vmm` | [`cli`], [`explain`], [`report`], [`control`], [`ctl`], and [`run`] |
+//! | [`trace`] | calls and exits of any program, for `mini-vmm trace`; knows no VMM |
+//! | `mini_vmm` | [`cli`], [`explain`], [`report`], [`control`], [`ctl`], [`tracer`], and [`run`] |
 //!
 //! | module of `vmm` | what is in it |
 //! | --- | --- |
@@ -135,3 +137,4 @@ pub mod ctl;
 pub mod explain;
 pub mod report;
 pub mod run;
+pub mod tracer;

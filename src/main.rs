@@ -22,6 +22,7 @@ use mini_vmm::cli::{Action, Cli, CliError};
 use mini_vmm::ctl::ctl;
 use mini_vmm::explain::{explain, note};
 use mini_vmm::run;
+use mini_vmm::tracer::start_tracer;
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
 use tracing_subscriber::filter::Targets;
@@ -53,6 +54,10 @@ fn main() -> ExitCode {
             Err(e) if !e.is_closed_pipe() => fail(&e, e.hint()),
             _ => ExitCode::SUCCESS,
         },
+        Ok(Action::Trace) => {
+            let e = start_tracer(env::args_os());
+            fail(&e, Some(e.hint()))
+        }
         Ok(Action::Completions(shell)) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "mini-vmm", &mut script);

@@ -64,6 +64,7 @@ pub mod msi;
 pub mod msix;
 pub mod msix_layout;
 pub mod passed;
+pub mod port_assignment;
 pub mod port_setup;
 pub mod position;
 pub mod regs;

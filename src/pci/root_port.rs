@@ -185,6 +185,17 @@ impl RootPort {
         self.shape.hot_plug && slot::indicator_blinks(&self.config)
     }
 
+    /// Whether the guest has finished with the device that was in the slot before: power and its
+    /// indicator are off.
+    pub fn is_idle(&self) -> bool {
+        self.shape.hot_plug && !self.has_power() && slot::indicator_is_off(&self.config)
+    }
+
+    /// Whether there is a device in the slot, with power or without.
+    pub fn is_occupied(&self) -> bool {
+        self.occupied
+    }
+
     /// Whether the slot has power. A port without a slot always has.
     pub fn has_power(&self) -> bool {
         !self.shape.hot_plug || slot::has_power(&self.config)

@@ -11,7 +11,8 @@ use pci::{Bdf, PciFunction, RootBus};
 use crate::devices::power_button::PowerButton;
 use crate::exit::Exit;
 use crate::lifecycle::Asker;
-use crate::memory::dma::{Dma, DmaMap};
+use crate::memory::dma::DmaMap;
+use crate::plug::{AddError, AddRequest, Added, HotPlug, Removal, RemoveError, RemoveRequest};
 use crate::run_events::{RunEvent, RunEvents};
 use crate::vcpu::pause::{PauseError, PausePoint};
 use crate::vfio::function::VfioFunction;
@@ -98,9 +99,8 @@ pub struct Control {
     pub(crate) run: RunControls,
     pub(crate) asker: Asker,
     pub(crate) power_button: Arc<PowerButton>,
-    pub(crate) functions: Vec<(Bdf, Weak<VfioFunction>)>,
+    pub(crate) plug: Weak<dyn HotPlug>,
     pub(crate) root: Weak<RootBus>,
-    pub(crate) dma: Option<Weak<Dma>>,
 }
 
 impl Control {
@@ -121,10 +121,8 @@ impl Control {
     /// The passed-through functions with their addresses in the guest, without those that have been
     /// removed.
     pub fn functions(&self) -> Vec<(Bdf, Arc<VfioFunction>)> {
-        let functions = self.functions.iter();
-        functions
-            .filter_map(|(bdf, f)| Some((*bdf, f.upgrade()?)))
-            .collect()
+        let plug = self.plug.upgrade();
+        plug.map_or_else(Vec::new, |plug| plug.functions())
     }
 
     /// The functions of the VMM on bus 0, such as the host bridge and root ports: address and the
@@ -150,8 +148,27 @@ impl Control {
 
     /// What devices reach by DMA.
     pub fn dma_maps(&self) -> Vec<DmaMap> {
-        let dma = self.dma.as_ref().and_then(Weak::upgrade);
-        dma.map_or_else(Vec::new, |dma| dma.maps())
+        let plug = self.plug.upgrade();
+        plug.map_or_else(Vec::new, |plug| plug.dma_maps())
+    }
+
+    /// Adds a device. Returns when the guest has been told of it. `gone` says whether nobody waits
+    /// for the device any more.
+    ///
+    /// # Errors
+    /// The reason, after everything was undone.
+    pub fn add(&self, request: &AddRequest, gone: &dyn Fn() -> bool) -> Result<Added, AddError> {
+        let plug = self.plug.upgrade().ok_or(AddError::Ended)?;
+        plug.add(request, gone)
+    }
+
+    /// Asks the guest for a device, or takes it away.
+    ///
+    /// # Errors
+    /// The reason; the device stays.
+    pub fn remove(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
+        let plug = self.plug.upgrade().ok_or(RemoveError::Ended)?;
+        plug.remove(request)
     }
 
     /// Makes a change, and returns when it is made.

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use iommufd_ioctls::{IommuFd, IommufdError};
 use kvm_bindings::KVM_API_VERSION;
@@ -76,12 +77,26 @@ pub enum GivenError {
         /// What the kernel calls the file.
         name: String,
     },
+    /// The file came with a request, and not by a number of a flag.
+    #[error("the file that came with the request {}", after_number(.0))]
+    Received(Box<GivenError>),
     /// A device that is given by its open node cannot have `managed=on`.
     #[error("{0} is bound to VFIO already, and cannot be bound for this run alone")]
     Managed(HostName),
     /// The interface does not take the file of a device.
     #[error("--iommu container does not take the open device {0}")]
     Container(HostName),
+}
+
+/// The sentence about a file of --vfio, after the file.
+fn after_number(error: &GivenError) -> String {
+    let text = error.to_string();
+    let (_, after) = text.split_once(": ").unwrap_or(("", &text));
+    let after = after.strip_prefix("the file ").unwrap_or(after);
+    match error {
+        GivenError::NoDevice { .. } => "is not known: ".to_owned() + after,
+        _ => after.to_owned(),
+    }
 }
 
 fn number_of(error: &DescriptorError) -> i32 {
@@ -115,6 +130,10 @@ impl GivenError {
                 format!("open it for both, in a shell for example with {number}<>NODE")
             }
             Self::NoDevice { .. } => "mount sysfs at /sys in the namespace of this process".into(),
+            Self::Received(error) => match **error {
+                Self::ReadOnly { .. } => "open it for reading and writing".into(),
+                _ => error.hint(),
+            },
             Self::Managed(_) => "leave managed=on out".into(),
             Self::Container(_) => "leave --iommu out, or give --iommu iommufd".into(),
         }
@@ -201,8 +220,35 @@ fn is_iommufd(file: File) -> bool {
 /// # Errors
 /// The file is not a device's own node.
 pub fn device(sysfs: &Sysfs, digits: &str) -> Result<(Descriptor, HostName), GivenError> {
-    const FLAG: &str = "--vfio";
-    let (given, file) = take_over(FLAG, digits)?;
+    let (given, file) = take_over(VFIO, digits)?;
+    device_of(sysfs, given, file).map(|name| (given, name))
+}
+
+/// Takes over the file of a device that came with a request, by SCM_RIGHTS. Nobody keeps it open
+/// after an error.
+///
+/// # Errors
+/// The file is not a device's own node.
+pub fn received(sysfs: &Sysfs, file: OwnedFd) -> Result<(Descriptor, HostName), GivenError> {
+    let given = Descriptor::adopt(file);
+    let number = given.number();
+    let limit = |_| GivenError::Descriptor {
+        flag: VFIO,
+        source: DescriptorError::Limit(number),
+    };
+    let found = given.look().map_err(limit);
+    let found = found.and_then(|file| device_of(sysfs, given, file));
+    found.map(|name| (given, name)).map_err(|e| {
+        given.close();
+        GivenError::Received(Box::new(e))
+    })
+}
+
+const VFIO: &str = "--vfio";
+
+/// Finds out which device a file is.
+fn device_of(sysfs: &Sysfs, given: Descriptor, file: File) -> Result<HostName, GivenError> {
+    const FLAG: &str = VFIO;
     let number = given.number();
     let node = char_device(&file).ok_or_else(|| other(FLAG, given, DEVICE))?;
     let found = node_of(sysfs, node).map_err(|e| match e.kind() {
@@ -214,7 +260,7 @@ pub fn device(sysfs: &Sysfs, digits: &str) -> Result<(Descriptor, HostName), Giv
     })?;
     match found {
         NodeOf::Device(_) if !is_writable(&file) => Err(GivenError::ReadOnly { number }),
-        NodeOf::Device(name) => Ok((given, name)),
+        NodeOf::Device(name) => Ok(name),
         NodeOf::Group(group) => Err(GivenError::Group { number, group }),
         NodeOf::Other => Err(other(FLAG, given, DEVICE)),
     }

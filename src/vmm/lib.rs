@@ -20,6 +20,7 @@ pub mod lifecycle;
 pub mod log;
 pub mod machine;
 pub mod memory;
+pub mod plug;
 pub mod port;
 pub mod run_events;
 pub mod stats;

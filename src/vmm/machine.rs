@@ -9,6 +9,7 @@
 //! | `open_devices`, `vcpus` | opens devices, and meanwhile makes vCPUs and loads the kernel |
 //! | `platform` | makes buses, emulated devices and ACPI tables |
 //! | `devices`, `device_events` | puts the open devices on the guest's bus and watches them |
+//! | `plugged` | devices that come and go while the guest runs |
 //! | `ends` | the end of a boot: the end of the run, or another boot |
 //!
 //! [`Machine::run`] then gives every BAR an address and starts the vCPUs. When the guest resets the
@@ -21,19 +22,25 @@ mod devices;
 mod ends;
 mod error;
 mod later_devices;
+mod maps;
 mod memory_faults;
 mod open_devices;
 mod platform;
+mod plug_add;
+mod plug_choice;
+mod plug_remove;
+mod plug_requests;
+mod plugged;
 mod port_choice;
 mod ports;
 mod preflight;
 mod ram_setup;
+mod real_host;
 mod vcpus;
 mod vm;
 
 use std::mem;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
 
 pub use error::MachineError;
 pub use later_devices::mappable;
@@ -52,23 +59,25 @@ use crate::devices::output_queue::Output;
 use crate::devices::power_button::PowerButton;
 use crate::devices::serial::Serial;
 pub use crate::exit::Exit;
-use crate::gsi::emulated::EmulatedInterrupts;
 use crate::guest_event::{GuestEvent, Notifier};
 use crate::lifecycle::{Asker, Lifecycle};
 use crate::machine::create::create_vm;
-use crate::machine::devices::{AttachTo, Devices};
 use crate::machine::ends::exit_of;
 use crate::machine::memory_faults::DeviceFaults;
 use crate::machine::open_devices::{check_calls, connect_iommu, open_beside};
 use crate::machine::platform::Platform;
+use crate::machine::plugged::Plugged;
 use crate::machine::preflight::check_memory_lock;
 use crate::machine::ram_setup::RamSetup;
+use crate::machine::real_host::RealHost;
 use crate::machine::vcpus::make_vcpus_and_load;
 use crate::machine::vm::Vm;
 use crate::memory::dma::Dma;
 use crate::memory::error::MemoryError;
 use crate::memory::kvm_slots::KvmSlots;
 use crate::phase;
+use crate::plug::HotPlug;
+use crate::plug::host_side::{Claims, HostSide};
 use crate::stats::{Stats, named_ranges};
 use crate::sys::bus_error;
 use crate::vcpu::Vcpu;
@@ -79,7 +88,7 @@ use crate::vfio::function::FunctionOptions;
 use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
 use crate::vfio::kernel_calls::opener_here;
-use crate::vfio::open::{Opened, VfioError};
+use crate::vfio::open::{DeviceSet, Opened, VfioError};
 use crate::vfio::opener::Opener;
 
 /// A VM with its devices.
@@ -93,8 +102,7 @@ pub struct Machine {
     platform: Platform,
     vm: Vm,
     ram_setup: RamSetup,
-    dma: Option<Arc<Dma>>,
-    devices: Devices,
+    plugged: Arc<Plugged>,
     opener: Arc<Opener>,
     notifier: Arc<Notifier>,
     run_controls: RunControls,
@@ -149,9 +157,8 @@ impl Machine {
             .on_loss(move |why| ends.notify(GuestEvent::Broken(why.into())));
         let mut ram_setup = RamSetup::start(&vm.ram, &config.memory, &candidates, &notifier)?;
         let beside = || make_vcpus_and_load(&kvm, &vm, &config, &images);
-        let by = (config.iommu, &opener);
-        let (opened, (vcpus, loaded), paused) =
-            open_beside(&vm.fd, &candidates, by, &ram_setup, beside)?;
+        let set = DeviceSet::new(Some(Arc::clone(&vm.fd)), config.iommu, &opener);
+        let (opened, (vcpus, loaded), paused) = open_beside(&set, &candidates, &ram_setup, beside)?;
         let interface = opened.as_ref().map(|opened| opened.interface);
         check_memory_lock(config.memory.size, &candidates, interface)?;
         // The IOMMU lets the devices reach the guest's memory and nothing else. The thread that
@@ -161,11 +168,12 @@ impl Machine {
         dma.iter().for_each(|dma| ram_setup.map(Arc::clone(dma)));
         let map = (layout, &config.cpus.topology, ram_setup.ready());
         let platform = Platform::new(&vm, map, &vcpus, &stats, &notifier, output)?;
+        let run_controls = RunControls::default();
+        let began = opened.as_ref().zip(dma.as_ref());
+        let host = RealHost::new((&vm, &platform), &config, (set, began), &stats);
+        let plugged = Plugged::new(&vm, &platform, &stats, &run_controls, host)?;
         let mut machine = Self {
-            devices: Devices::new(
-                opened.as_ref(),
-                Arc::new(EmulatedInterrupts::new(&vm.routing)),
-            )?,
+            plugged,
             config,
             images,
             loaded: Some(loaded),
@@ -173,14 +181,13 @@ impl Machine {
             platform,
             vm,
             ram_setup,
-            dma,
             opener,
             notifier,
-            run_controls: RunControls::default(),
+            run_controls,
             stats,
         };
         bus_error::set_memory(machine.vm.ram.areas());
-        machine.attach_all(opened, roms)?;
+        machine.attach_all(opened, roms, dma)?;
         drop(paused);
         machine.ram_setup.wait()?;
         Ok(machine)
@@ -191,6 +198,7 @@ impl Machine {
         &mut self,
         opened: Option<Opened>,
         roms: Vec<RomSource>,
+        dma: Option<Arc<Dma>>,
     ) -> Result<(), MachineError> {
         let (addresses, _) = self.config.addresses().map_err(VfioError::from)?;
         for (config, address) in self.config.vfio.iter_mut().zip(&addresses) {
@@ -204,7 +212,7 @@ impl Machine {
         for (((device, config), rom), at) in
             devices.into_iter().zip(&configs).zip(roms).zip(where_to)
         {
-            self.attach(device, config, at, rom)?;
+            self.attach(device, config, at, (rom, dma.clone()))?;
         }
         Ok(())
     }
@@ -220,11 +228,10 @@ impl Machine {
         device: SharedDevice,
         config: &DeviceConfig,
     ) -> Result<Bdf, MachineError> {
-        self.devices.add_open();
         let address = slots::assign_one(&self.config.vfio, config).map_err(VfioError::from)?;
         let path = ports::path(&*device, &address)?;
         let rom = RomSource::load(&config.rom)?;
-        let bdf = self.attach(device, config, (address, path), rom)?;
+        let bdf = self.attach(device, config, (address, path), (rom, None))?;
         self.config.vfio.push(DeviceConfig {
             slot: Some(address.slot),
             ..config.clone()
@@ -237,7 +244,7 @@ impl Machine {
         device: SharedDevice,
         config: &DeviceConfig,
         (address, path): (GuestAddress, HostPath),
-        rom: RomSource,
+        (rom, dma): (RomSource, Option<Arc<Dma>>),
     ) -> Result<Bdf, MachineError> {
         let options = FunctionOptions {
             rom,
@@ -246,13 +253,18 @@ impl Machine {
             path,
             mechanisms: config.mechanisms,
         };
-        let to = AttachTo {
-            root: &self.platform.root,
-            resources: &self.platform.resources,
-            dma: self.dma.as_ref(),
-            stats: &self.stats,
-        };
-        self.devices.attach(device, address, options, &to)
+        let to = self.plugged.attach_to(dma);
+        self.plugged.devices.attach(device, address, options, &to)
+    }
+
+    /// Lets `claims` bind devices with `managed=on` that are added while the guest runs.
+    pub fn set_claims(&self, claims: Arc<dyn Claims>) {
+        self.plugged.real_host.set_claims(claims);
+    }
+
+    /// For a test: devices that are added while the guest runs are those of `host`.
+    pub fn set_host_side(&self, host: Arc<dyn HostSide>) {
+        self.plugged.set_host(host);
     }
 
     /// COM1, for the keyboard.
@@ -276,9 +288,8 @@ impl Machine {
             run: self.run_controls.clone(),
             asker,
             power_button: self.power_button(),
-            functions: self.devices.weak_with_addresses(),
+            plug: Arc::downgrade(&self.plugged) as Weak<dyn HotPlug>,
             root: Arc::downgrade(&self.platform.root),
-            dma: self.dma.as_ref().map(Arc::downgrade),
         }
     }
 
@@ -305,17 +316,26 @@ impl Machine {
 
     fn run_to_the_end(&mut self, lifecycle: &mut Lifecycle) -> Result<Exit, MachineError> {
         let (layout, root) = (&self.platform.resources.layout, &self.platform.root);
-        self.devices.set_up(&self.config, layout, root)?;
+        self.plugged.devices.set_up(&self.config, layout, root)?;
         let ecam = layout.ecam();
-        let (functions, ports) = self.devices.named();
+        let ports = self
+            .plugged
+            .devices
+            .ports()
+            .iter()
+            .map(|port| port.bdf)
+            .collect();
+        // Weak, as the reference to the coalesced writes below.
+        let devices = Arc::downgrade(&self.plugged.devices);
+        let named = move || devices.upgrade().map_or_else(Vec::new, |d| d.named());
         self.stats
-            .set_named_ranges(named_ranges::lookup(functions, ports, ecam));
+            .set_named_ranges(named_ranges::lookup(named, ports, ecam));
         // A weak reference: the root bus owns the statistics, so the statistics must not own
         // anything that owns the root bus.
         let coalesced = Arc::downgrade(&self.platform.coalesced);
         self.stats
             .set_coalesced(move || coalesced.upgrade().map_or(0, |c| c.applied()));
-        let reset = reset::before_first_boot(&self.devices.functions());
+        let reset = reset::before_first_boot(&self.plugged.devices.functions());
         check_calls(&self.opener)?;
         reset?;
         let end = self.run_boots(lifecycle);
@@ -370,8 +390,9 @@ impl Machine {
             first.enter(&boot)?;
         }
         let resources = &self.platform.resources;
+        let devices = Arc::clone(&self.plugged.devices);
         let faults = DeviceFaults::new(
-            self.devices.functions(),
+            Box::new(move || devices.functions_and_left()),
             Arc::clone(&resources.space),
             self.vcpus.len(),
         );
@@ -391,12 +412,14 @@ impl Machine {
     /// Brings the whole VM to its power-on state. No vCPU is running.
     fn reset(&mut self) -> Result<(), MachineError> {
         info!("reset with slots={}", self.vm.slots.in_use());
+        // No device comes or goes meanwhile.
+        let _changing = self.plugged.devices.changing();
         // A late event of the ended boot must not end the next boot.
         self.notifier.take();
         // The interrupt controllers come first: a device may assert its pin as soon as it is reset,
         // and the controllers must be in their power-on state then.
         self.vm.irqchip.write(&self.vm.fd)?;
-        reset::devices(&self.devices.functions());
+        reset::devices(&self.plugged.devices.functions());
         check_calls(&self.opener)?;
         self.platform.reset();
         // The vCPUs come last: their reset clears the local APICs of messages that the devices sent
@@ -422,18 +445,12 @@ impl Machine {
     /// The IOMMU has not given up a part of the guest's memory. Closing the devices ends that map
     /// too, but the kernel has a fault. Or a call for a device has not ended.
     pub fn close(&mut self) -> Result<(), MachineError> {
-        let mut lost = None;
-        self.devices.detach(&self.platform.root);
+        self.plugged.stop();
+        self.plugged.devices.detach(&self.platform.root);
         self.ram_setup.stop();
         // A container loses its IOMMU with its last device, so the memory is unmapped before.
-        if let Some(dma) = self.dma.take() {
-            let begun = Instant::now();
-            self.vm.space.unsubscribe(&*dma);
-            let us = begun.elapsed().as_micros();
-            info!("the guest's memory was unmapped for DMA in {us} us");
-            lost = dma.take_lost();
-        }
-        self.devices.close();
+        let lost = self.plugged.maps.close();
+        self.plugged.devices.close();
         check_calls(&self.opener)?;
         lost.map_or(Ok(()), |lost| Err(MemoryError::Dma(lost).into()))
     }

@@ -2,8 +2,12 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use pci::Bdf;
+
+use crate::plug::RemovedBy;
+
 /// An event of a run. What it tells of can be read when the observer is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunEvent {
     /// The guest was reset and boots again.
     GuestReset,
@@ -13,6 +17,38 @@ pub enum RunEvent {
     Resumed,
     /// The run is over, for this reason.
     Shutdown(&'static str),
+    /// Memory is mapped for a device that is being added.
+    DeviceAdding {
+        /// The host's name of the device.
+        id: String,
+        /// Bytes that are mapped by now.
+        mapped: u64,
+        /// All bytes of RAM.
+        size: u64,
+    },
+    /// A function was added, and the guest was told of it.
+    DeviceAdded {
+        /// The host's name of the device.
+        id: String,
+        /// The address in the guest.
+        bdf: Bdf,
+    },
+    /// A function has left the guest, and is the host's again.
+    DeviceRemoved {
+        /// The host's name of the device.
+        id: String,
+        /// Why.
+        by: RemovedBy,
+    },
+    /// A removal was given up, and the device stays; or a device has failed.
+    DeviceFailed {
+        /// The host's name of the device.
+        id: String,
+        /// `remove` or `device`.
+        what: &'static str,
+        /// The reason.
+        why: String,
+    },
 }
 
 type Observer = Box<dyn Fn(RunEvent) + Send + Sync>;

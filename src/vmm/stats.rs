@@ -188,6 +188,11 @@ impl Stats {
         }
     }
 
+    /// A device has left the guest: the report shows those that are there.
+    pub fn forget(&self, device: &str) {
+        self.late().devices.retain(|(name, _)| name != device);
+    }
+
     /// With `--stats`, wraps `device` so that its calls and interrupts are counted.
     pub fn meter(&self, device: SharedDevice) -> SharedDevice {
         if !self.detailed {

@@ -30,6 +30,7 @@ mod stats_file;
 mod streams;
 mod sys;
 mod terminal;
+mod trace;
 mod usage;
 
 /// Prints why a test cannot run here. The harness would show output of failed tests only.

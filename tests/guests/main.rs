@@ -35,6 +35,7 @@ mod endpoints;
 mod faults;
 mod function_reset;
 mod hostile;
+mod hot_plug;
 mod irq_code;
 mod irqs;
 mod large_ram;
@@ -48,6 +49,7 @@ mod msix;
 mod pci;
 mod peers;
 mod pin;
+mod plug_host;
 mod ports;
 mod ports_race;
 mod ports_reset;
@@ -114,6 +116,7 @@ const MODULES: &[(&str, &[Test])] = &modules![
     mirrors,
     walks,
     hostile,
+    hot_plug,
 ];
 /// Once more with a thread in place of irqfds.
 const BY_THREAD: &[(&str, &[Test])] =

@@ -30,6 +30,7 @@ use vmm::vfio::opener::Opener;
 use crate::common::asm::Asm;
 use crate::common::elf;
 use crate::device::FakeDevice;
+use crate::plug_host::PlugHost;
 
 /// More than any guest here needs, even on a busy machine.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -83,6 +84,7 @@ pub struct Vm {
     memory: MemoryConfig,
     statistics: Statistics,
     ports: PortsConfig,
+    host: Option<Arc<PlugHost>>,
     opener: Option<Arc<Opener>>,
 }
 
@@ -120,8 +122,15 @@ impl Vm {
             memory: MemoryConfig::new(64 << 20),
             statistics: Statistics::Off,
             ports: PortsConfig::default(),
+            host: None,
             opener: None,
         }
+    }
+
+    /// Sets the host from which devices are added while the guest runs.
+    pub fn host(mut self, host: &Arc<PlugHost>) -> Self {
+        self.host = Some(Arc::clone(host));
+        self
     }
 
     /// Calls that may sleep are made by this opener's process.
@@ -312,6 +321,9 @@ impl Vm {
                 .add_device(device, &config)
                 .expect("a slot for the device");
         }
+        if let Some(host) = self.host {
+            machine.set_host_side(host);
+        }
         let notifier = machine.notifier();
         let mut lifecycle = Lifecycle::new(notifier.clone(), None).unwrap();
         let live = Live {
@@ -377,6 +389,11 @@ impl Live {
             .unwrap();
         let printed = String::from_utf8_lossy(&guard);
         assert!(!wait.timed_out(), "waiting for {text:?}, got {printed:?}");
+    }
+
+    /// How often the guest has printed `text` by now.
+    pub fn count_of(&self, text: &str) -> usize {
+        self.output.text().matches(text).count()
     }
 
     /// Types the key that the guest waits for.

@@ -52,12 +52,37 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
     ),
     ("src/vmm/vfio/open/iommufd.rs", "{name} is open", "progress"),
     (
-        "src/vmm/vfio/open/container.rs",
+        "src/vmm/machine/plug_add.rs",
+        "{name} is behind the root port at {} in the guest",
+        "progress; an event tells of it",
+    ),
+    (
+        "src/vmm/machine/plug_remove.rs",
+        "{id} is not removed: {why}",
+        "the guest keeps the device; an event tells of it",
+    ),
+    (
+        "src/vmm/machine/plug_remove.rs",
+        "{id} has left the guest",
+        "progress; an event tells of it",
+    ),
+    (
+        "src/vmm/machine/real_host.rs",
+        "the guest's memory was unmapped for DMA:",
+        "nothing uses it any more",
+    ),
+    (
+        "src/vmm/vfio/open/containers.rs",
+        "{e}",
+        "another container takes the group",
+    ),
+    (
+        "src/vmm/vfio/open/containers.rs",
         "container {containers},",
         "all memory is mapped in each container: the guest lacks nothing",
     ),
     (
-        "src/vmm/vfio/open/container.rs",
+        "src/vmm/vfio/open/containers.rs",
         "{name} is open",
         "progress",
     ),
@@ -100,7 +125,7 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
     ),
     ("src/vmm/machine.rs", "reset with slots=", "progress"),
     (
-        "src/vmm/machine.rs",
+        "src/vmm/machine/maps.rs",
         "the guest's memory was unmapped",
         "progress",
     ),

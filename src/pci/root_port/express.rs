@@ -60,7 +60,6 @@ pub(super) fn add(config: &mut ConfigSpace, shape: &PortShape) {
     config.set_writable(DEVICE_CONTROL, &DEVICE_CONTROL_BITS.to_le_bytes());
     config.set_writable(LINK_CONTROL, &LINK_CONTROL_BITS.to_le_bytes());
     config.set_writable(ROOT_CONTROL, &ROOT_CONTROL_BITS.to_le_bytes());
-    config.set_u16(LINK_CONTROL_2, shape.path.link.control_2());
     config.set_writable(LINK_CONTROL_2, &TARGET_SPEED.to_le_bytes());
 }
 
@@ -78,6 +77,8 @@ pub(super) fn set_path(config: &mut ConfigSpace, shape: &PortShape) {
     let fixed = LINK_ACTIVE_REPORTING | ASPM_OPTIONALITY | u32::from(shape.number) << 24;
     config.set_u32(LINK_CAPABILITIES, link.capabilities() | fixed);
     config.set_u32(LINK_CAPABILITIES_2, link.capabilities_2());
+    // The target of another device is no target of this one.
+    config.set_u16(LINK_CONTROL_2, link.control_2());
 }
 
 /// Sets the payload in Device Control to that of the host's way.

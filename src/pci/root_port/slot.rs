@@ -62,6 +62,13 @@ pub(super) fn set_presence(config: &mut ConfigSpace, occupied: bool) {
     config.set_u16(STATUS, status | if occupied { PRESENCE } else { 0 });
 }
 
+/// Whether the power indicator is off: the guest has finished with the device that was there. A
+/// guest waits for a second after it has turned the power off, and ignores what comes meanwhile
+/// (drivers/pci/hotplug/pciehp_ctrl.c, `remove_board`).
+pub(super) fn indicator_is_off(config: &ConfigSpace) -> bool {
+    config.u16(CONTROL) & POWER_INDICATOR == INDICATOR_OFF
+}
+
 /// Whether the slot has power.
 pub(super) fn has_power(config: &ConfigSpace) -> bool {
     config.u16(CONTROL) & POWER_OFF == 0

@@ -28,6 +28,11 @@ pub enum Shortage {
 }
 
 impl Shortage {
+    /// Whether a control group sets the limit.
+    pub fn is_of_group(self) -> bool {
+        matches!(self, Self::Group(_))
+    }
+
     /// The bytes that are left.
     pub fn left(self) -> u64 {
         match self {

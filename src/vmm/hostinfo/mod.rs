@@ -1,5 +1,7 @@
 //! Facts about the host's devices and memory, read from /sys and /proc. Nothing is written.
 
+pub mod bars;
+pub mod coherency;
 pub mod device_names;
 pub mod device_node;
 pub mod express;

@@ -37,6 +37,13 @@ impl Sysfs {
         self.root.join(below)
     }
 
+    /// The file with the running kernel's release.
+    pub fn kernel_release(&self) -> PathBuf {
+        // Beside /sys, as /proc is.
+        let proc = self.root.parent().unwrap_or(&self.root).join("proc");
+        proc.join("sys/kernel/osrelease")
+    }
+
     /// The directory of a PCI device, whether the device exists or not.
     pub fn device_path(&self, bdf: Bdf) -> PathBuf {
         self.root.join("bus/pci/devices").join(bdf.to_string())

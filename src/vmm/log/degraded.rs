@@ -193,6 +193,13 @@ pub fn tell(loss: Degraded) {
     }
 }
 
+/// A device has left the guest: the list has the losses of those that are there. If the device
+/// comes again, its losses are told again.
+pub fn forget(device: &str) {
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    told.retain(|loss| loss.device.as_deref() != Some(device));
+}
+
 /// The losses that were told, in order.
 pub fn list() -> Vec<Degraded> {
     let told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -230,5 +237,13 @@ mod tests {
                 loss("a test's other device", "first")
             ]
         );
+        forget("a test's device");
+        tell(loss("a test's device", "after it came again"));
+        let told = list();
+        let whys = told
+            .iter()
+            .filter(|d| d.device.as_deref() == Some("a test's device"));
+        let whys: Vec<_> = whys.map(|d| d.why.as_str()).collect();
+        assert_eq!(whys, ["after it came again"]);
     }
 }

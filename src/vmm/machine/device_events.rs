@@ -1,44 +1,30 @@
 //! Events of the host's devices: a device has failed, or the host asks for it back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::event_thread::EventThread;
 use crate::log::degraded::{self, Code};
 use crate::machine::error::MachineError;
-use crate::memory::address_space::AddressSpace;
-use crate::memory::dma::Dma;
 use crate::sys::eventfd;
 use crate::vfio::device::{DeviceError, Irq, SharedDevice};
 use crate::vfio::function::{VfioFunction, expected};
 
-/// Gives a device back to the host while the VM runs.
-pub(super) struct Release {
-    pub space: Arc<AddressSpace>,
-    pub dma: Option<Arc<Dma>>,
-    /// The number of open devices that have not been given back to the host.
-    pub in_use: Arc<AtomicUsize>,
+/// Hears of the events of devices.
+pub(super) trait DeviceListener: Send + Sync {
+    /// A device has failed, and is disconnected.
+    fn failed(&self, function: &VfioFunction);
+    /// The host asks for a device.
+    fn wanted(&self, function: &Arc<VfioFunction>);
 }
 
-impl Release {
-    /// Closes the device of `function`. Before the last device closes, the guest's memory is
-    /// unmapped for DMA.
-    fn release(&self, function: &VfioFunction) {
-        function.disconnect_and_wait();
-        if self.in_use.fetch_sub(1, Ordering::Relaxed) == 1
-            && let Some(dma) = &self.dma
-        {
-            self.space.unsubscribe(&**dma);
-        }
-        // RAM must not be mapped while a device closes, because the device's container may close
-        // too.
-        match &self.dma {
-            Some(dma) => dma.between_maps(|| function.release()),
-            None => function.release(),
-        }
-    }
+/// An eventfd that VFIO signals, and its watch.
+pub(super) struct Watched {
+    /// VFIO has a reference of its own; this one is kept as long as the device.
+    pub _event: EventFd,
+    pub key: u64,
 }
 
 /// Listens to VFIO's error and request interrupts of a device (Linux, include/uapi/linux/vfio.h,
@@ -50,9 +36,10 @@ pub(super) fn watch(
     thread: &EventThread,
     device: &SharedDevice,
     function: &Arc<VfioFunction>,
-    release: Release,
-) -> Result<Vec<EventFd>, MachineError> {
+    listener: &Weak<dyn DeviceListener>,
+) -> Result<Vec<Watched>, MachineError> {
     let failed = Arc::downgrade(function);
+    let told = listener.clone();
     let on_error = move || {
         if let Some(function) = failed.upgrade()
             && function.disconnect()
@@ -63,28 +50,23 @@ pub(super) fn watch(
             );
             let hint = "find the error with `dmesg | grep -i aer`; a new run resets the device";
             degraded::tell(loss.of(function.name()).hint(hint));
+            if let Some(listener) = told.upgrade() {
+                listener.failed(&function);
+            }
         }
     };
-    let name = device.name().to_string();
     let wanted = Arc::downgrade(function);
+    let listener = listener.clone();
     // The host repeats its request until it has the device.
     let requested = AtomicBool::new(false);
-    let on_request =
-        move || {
-            if requested.swap(true, Ordering::Relaxed) {
-                return;
-            }
-            let loss = Code::DeviceReturned.loss(
-                "removed from the guest, which goes on",
-                "the host asks for the device",
-            );
-            degraded::tell(loss.of(&name).hint(
-                "nothing, if you have unbound or removed the device; a new run takes it again",
-            ));
-            if let Some(function) = wanted.upgrade() {
-                release.release(&function);
-            }
-        };
+    let on_request = move || {
+        if requested.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let (Some(function), Some(listener)) = (wanted.upgrade(), listener.upgrade()) {
+            listener.wanted(&function);
+        }
+    };
     expected::tell_missing_events(&**device, function.is_express());
     let error = watch_one(thread, device, Irq::Error, on_error)?;
     let request = watch_one(thread, device, Irq::Request, on_request)?;
@@ -97,7 +79,7 @@ fn watch_one(
     device: &SharedDevice,
     irq: Irq,
     handler: impl Fn() + Send + Sync + 'static,
-) -> Result<Option<EventFd>, MachineError> {
+) -> Result<Option<Watched>, MachineError> {
     if device.irq(irq).is_none() {
         return Ok(None);
     }
@@ -112,8 +94,7 @@ fn watch_one(
         }
         outcome => outcome?,
     }
-    thread
-        .watch(&event, handler)
-        .map_err(MachineError::Descriptors)?;
-    Ok(Some(event))
+    let key = thread.watch(&event, handler);
+    let key = key.map_err(MachineError::Descriptors)?;
+    Ok(Some(Watched { _event: event, key }))
 }

@@ -8,9 +8,12 @@ use crate::memory::region::RegionKind;
 use crate::vcpu::shared::MemoryFaultHandler;
 use crate::vfio::function::VfioFunction;
 
+/// Lists the functions that the guest has, and counts those that have left it.
+pub(super) type FunctionList = Box<dyn Fn() -> (Vec<Arc<VfioFunction>>, usize) + Send + Sync>;
+
 /// Handles the memory faults of one boot.
 pub(super) struct DeviceFaults {
-    functions: Vec<Arc<VfioFunction>>,
+    list: FunctionList,
     space: Arc<AddressSpace>,
     /// The number of vCPUs, less one.
     other_vcpus: usize,
@@ -29,14 +32,14 @@ struct Seen {
 
 impl DeviceFaults {
     /// Makes the handler for a guest with these functions, memory and number of vCPUs.
-    pub fn new(functions: Vec<Arc<VfioFunction>>, space: Arc<AddressSpace>, vcpus: usize) -> Self {
+    pub fn new(list: FunctionList, space: Arc<AddressSpace>, vcpus: usize) -> Self {
         let seen = Seen {
-            disconnected: count_disconnected(&functions),
+            disconnected: count_disconnected(&list),
             expected: 0,
         };
         Self {
             seen: Mutex::new(seen),
-            functions,
+            list,
             space,
             other_vcpus: vcpus.saturating_sub(1),
         }
@@ -48,10 +51,10 @@ impl DeviceFaults {
         // The lock admits one vCPU at a time: the second must see which devices the first has
         // disconnected.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        for function in &self.functions {
+        for function in (self.list)().0 {
             function.disconnect_if_unmappable();
         }
-        let disconnected = count_disconnected(&self.functions);
+        let disconnected = count_disconnected(&self.list);
         if disconnected > seen.disconnected {
             *seen = Seen {
                 disconnected,
@@ -65,8 +68,10 @@ impl DeviceFaults {
     }
 }
 
-fn count_disconnected(functions: &[Arc<VfioFunction>]) -> usize {
-    functions.iter().filter(|f| f.is_disconnected()).count()
+/// The number of functions that are disconnected or have left.
+fn count_disconnected(list: &FunctionList) -> usize {
+    let (functions, left) = list();
+    left + functions.iter().filter(|f| f.is_disconnected()).count()
 }
 
 impl MemoryFaultHandler for DeviceFaults {
@@ -78,7 +83,8 @@ impl MemoryFaultHandler for DeviceFaults {
             Some(RegionKind::Ram) => false,
             Some(RegionKind::Device) => {
                 // Another vCPU may have removed the region already.
-                self.functions
+                (self.list)()
+                    .0
                     .iter()
                     .any(|f| f.disconnect_if_mapped_at(address))
                     || self.space.kind_at(address).is_none()
@@ -109,7 +115,7 @@ mod tests {
             space.add(region).unwrap();
         }
         DeviceFaults {
-            functions: Vec::new(),
+            list: Box::new(|| (Vec::new(), 0)),
             space: Arc::new(space),
             other_vcpus: 0,
             seen: Mutex::new(Seen {

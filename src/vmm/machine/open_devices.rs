@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use kvm_ioctls::VmFd;
-
-use crate::config::{Iommu, VmConfig, slots, window};
+use crate::config::{VmConfig, slots, window};
 use crate::hostinfo::iova;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::layout::{Layout, Reach};
@@ -13,12 +11,12 @@ use crate::machine::error::MachineError;
 use crate::machine::later_devices;
 use crate::machine::ram_setup::RamSetup;
 use crate::machine::vm::Vm;
-use crate::memory::dma::Dma;
+use crate::memory::dma::{Dma, DmaMapper};
 use crate::memory::populate_throttle::PopulatePause;
 use crate::stats::Stats;
 use crate::vfio::device::Device;
 use crate::vfio::open::candidate::Candidate;
-use crate::vfio::open::{self, Opened, peers};
+use crate::vfio::open::{DeviceSet, Opened, peers};
 use crate::vfio::opener::Opener;
 use crate::vfio::vfio_file::VfioFile;
 
@@ -31,9 +29,8 @@ use crate::vfio::vfio_file::VfioFile;
 /// # Errors
 /// The error of opening, or else that of `rest`.
 pub(super) fn open_beside<R>(
-    vm: &VmFd,
+    set: &DeviceSet,
     candidates: &[Candidate],
-    (iommu, opener): (Iommu, &Arc<Opener>),
     ram: &RamSetup,
     rest: impl FnOnce() -> Result<R, MachineError>,
 ) -> Result<(Option<Opened>, R, PopulatePause), MachineError> {
@@ -43,7 +40,7 @@ pub(super) fn open_beside<R>(
     }
     let (opened, rest) = thread::scope(|scope| {
         let opening = scope.spawn(|| {
-            let opened = open::open(Some(vm), candidates, iommu, opener);
+            let opened = set.open(candidates).map(Some);
             // Populating is paused before this thread ends, because ending needs the lock of the
             // address space.
             (opened, ram.pause())
@@ -99,7 +96,8 @@ pub(super) fn connect_iommu(
     let peers = devices.len() > 1;
     peers::tell(opened, &config.vfio);
     let (ram_size, meter) = (vm.ram.size(), Arc::clone(&stats.dma));
-    let dma = Arc::new(Dma::new(Arc::clone(mapper), ram_size, peers, meter));
+    let mapper = Arc::clone(mapper) as Arc<dyn DmaMapper>;
+    let dma = Arc::new(Dma::new(mapper, ram_size, peers, meter));
     vm.space.subscribe(dma.clone())?;
     Ok((layout, Some(dma)))
 }

@@ -20,12 +20,15 @@ use crate::vfio::device::{Device, SharedDevice};
 use crate::vfio::host_path;
 
 /// A root port on bus 0.
+#[derive(Clone)]
 pub(super) struct GuestPort {
     /// The port's address.
     pub bdf: Bdf,
     pub port: Arc<Port>,
     /// The least room in its windows.
     pub reserve: Reserve,
+    /// What firmware has set.
+    pub setup: PortSetup,
 }
 
 /// The root ports, in the order of their addresses. That is the order in which a guest finds them,
@@ -98,7 +101,13 @@ impl Ports {
                 let port = Arc::new(Port::new(shape, interrupts));
                 let upstream = Arc::clone(port.upstream());
                 let bdf = root.add_port(slot.device, slot.function, port.clone(), upstream)?;
-                let port = GuestPort { bdf, port, reserve };
+                let setup = PortSetup::default();
+                let port = GuestPort {
+                    bdf,
+                    port,
+                    reserve,
+                    setup,
+                };
                 self.list.insert(index, port);
                 index
             }
@@ -112,8 +121,9 @@ impl Ports {
     }
 
     /// Sets what each port has at power-on.
-    pub fn set_power_on(&self, setups: &[PortSetup]) {
-        for (port, setup) in self.list.iter().zip(setups) {
+    pub fn set_power_on(&mut self, setups: &[PortSetup]) {
+        for (port, setup) in self.list.iter_mut().zip(setups) {
+            port.setup = *setup;
             info!("root port {} has {setup}", port.bdf);
             port.port.set_power_on(setup);
         }

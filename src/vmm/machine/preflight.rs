@@ -79,7 +79,7 @@ fn check_memory(config: &MemoryConfig, devices: bool) -> Result<(), MachineError
         Some(short) => Err(MachineError::Present {
             asked,
             left: short.left(),
-            group: matches!(short, Shortage::Group(_)),
+            group: short.is_of_group(),
             device: devices,
         }),
     }

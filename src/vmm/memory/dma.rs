@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{mem, ptr};
 
 use pci::addr::Range;
 use tracing::debug;
@@ -125,7 +126,6 @@ pub struct DmaMap {
 pub struct Dma {
     mapper: Arc<dyn DmaMapper>,
     ram_size: u64,
-    peers: bool,
     meter: Arc<DmaMeter>,
     /// The first map that could not be removed.
     lost: Mutex<Option<DmaError>>,
@@ -138,8 +138,12 @@ pub struct Dma {
 struct State {
     /// Regions of RAM by their guest-physical starts.
     ram: HashMap<u64, Ram>,
-    /// Regions of BARs that are mapped: bytes by their guest-physical starts.
-    bars: HashMap<u64, u64>,
+    /// Whether BARs are mapped: there are several devices.
+    peers: bool,
+    /// Regions of BARs that are mapped, by their guest-physical starts.
+    bars: HashMap<u64, Region>,
+    /// Regions of BARs that are not mapped, because the guest has one device alone.
+    idle: HashMap<u64, Region>,
     /// Regions of BARs that wait until all RAM is mapped; `None` once RAM is mapped.
     waiting: Option<Vec<Region>>,
 }
@@ -167,12 +171,12 @@ impl Dma {
     ) -> Self {
         let state = State {
             waiting: Some(Vec::new()),
+            peers,
             ..State::default()
         };
         Self {
             mapper,
             ram_size,
-            peers,
             meter,
             lost: Mutex::default(),
             map_lock: Mutex::default(),
@@ -235,6 +239,47 @@ impl Dma {
         }
     }
 
+    /// Whether RAM is mapped here, or is to be.
+    pub fn has_ram(&self) -> bool {
+        !self.lock().ram.is_empty()
+    }
+
+    /// Whether `mapper` maps for these devices.
+    pub fn is_by(&self, mapper: &Arc<dyn DmaMapper>) -> bool {
+        ptr::addr_eq(Arc::as_ptr(&self.mapper), Arc::as_ptr(mapper))
+    }
+
+    /// The number of devices has changed: BARs are mapped only for several (`peers`).
+    pub fn set_peers(&self, peers: bool) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if peers == state.peers {
+            return;
+        }
+        state.peers = peers;
+        if peers {
+            let regions: Vec<_> = state.idle.drain().map(|(_, region)| region).collect();
+            for region in regions {
+                match &mut state.waiting {
+                    Some(waiting) => waiting.push(region),
+                    None => self.map_bar(state, &region),
+                }
+            }
+            return;
+        }
+        let waiting = state.waiting.iter_mut().flat_map(mem::take);
+        let mapped = state.bars.drain().map(|(_, region)| region);
+        for region in mapped.collect::<Vec<_>>() {
+            // What stays mapped is told at the end of the run (`take_lost`).
+            if self.unmap(&region, region.size).is_ok() {
+                state.idle.insert(region.start, region);
+            }
+        }
+        state
+            .idle
+            .extend(waiting.map(|region| (region.start, region)));
+    }
+
     /// Maps a BAR's region for other devices, if the IOMMU can map it.
     fn map_bar(&self, state: &mut State, region: &Region) {
         if self.cannot_export(region) {
@@ -245,12 +290,12 @@ impl Dma {
         match outcome.and_then(|()| self.map(region)) {
             Ok(()) => {
                 self.meter.bars.count(region.size, begun.elapsed());
-                state.bars.insert(region.start, region.size);
+                state.bars.insert(region.start, region.clone());
             }
             Err((e, stays)) => {
                 if stays {
                     // The region's removal tries to unmap the rest.
-                    state.bars.insert(region.start, region.size);
+                    state.bars.insert(region.start, region.clone());
                 }
                 self.tell(region, &e);
             }
@@ -365,10 +410,10 @@ impl Dma {
             mapped: ram.mapped,
             kind: RegionKind::Ram,
         });
-        let bars = state.bars.iter().map(|(start, size)| DmaMap {
+        let bars = state.bars.iter().map(|(start, bar)| DmaMap {
             iova: *start,
-            size: *size,
-            mapped: *size,
+            size: bar.size,
+            mapped: bar.size,
             kind: RegionKind::Device,
         });
         let mut maps: Vec<_> = ram.chain(bars).collect();
@@ -412,7 +457,8 @@ fn calls(mapper: &dyn DmaMapper) -> (&'static str, &'static str) {
 impl MemoryListener for Dma {
     /// Refuses RAM outside of the ranges that the IOMMU can map. A BAR is never refused.
     fn add(&self, region: &Region) -> Result<(), MemoryError> {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         match (region.kind, &mut state.waiting) {
             (RegionKind::Ram, _) => {
                 self.check_range(region)?;
@@ -423,9 +469,11 @@ impl MemoryListener for Dma {
                 };
                 state.ram.insert(region.start, ram);
             }
-            (RegionKind::Device, _) if !self.peers => {}
+            (RegionKind::Device, _) if !state.peers => {
+                state.idle.insert(region.start, region.clone());
+            }
             (RegionKind::Device, Some(waiting)) => waiting.push(region.clone()),
-            (RegionKind::Device, None) => self.map_bar(&mut state, region),
+            (RegionKind::Device, None) => self.map_bar(state, region),
         }
         Ok(())
     }
@@ -445,6 +493,7 @@ impl MemoryListener for Dma {
         if let Some(waiting) = &mut state.waiting {
             waiting.retain(|w| w.start != region.start);
         }
+        state.idle.remove(&region.start);
         if state.bars.remove(&region.start).is_some() {
             return self.unmap(region, region.size);
         }

@@ -81,6 +81,12 @@ impl DmaReady {
         }));
     }
 
+    /// Bytes that devices cannot reach yet; `None` once mapping has finished or failed.
+    pub fn left(&self) -> Option<u64> {
+        let state = self.lock();
+        (!state.over).then_some(state.left)
+    }
+
     /// Sets whether the vCPUs are being stopped. While they are being stopped, no vCPU waits.
     pub fn set_stopping(&self, stopping: bool) {
         self.change(|state| state.stopping = stopping);

@@ -44,6 +44,35 @@ pub fn populate_all(ram: &Ram) -> Result<(), RamError> {
     })
 }
 
+/// Makes RAM present, if `populate`, and maps it through `dma`, to which the regions of RAM have
+/// been added, while the guest runs. `go_on` is called with the bytes that are mapped and returns
+/// whether to go on. Returns whether all RAM is mapped.
+///
+/// # Errors
+/// The host has too few pages, or the IOMMU refuses a map.
+pub fn map_beside_guest(
+    ram: &Ram,
+    populate: bool,
+    dma: &Dma,
+    go_on: &dyn Fn(u64) -> bool,
+) -> Result<bool, PrefaultError> {
+    let mut mapped = 0;
+    let regions = ram.regions().iter();
+    let chunks = regions.flat_map(|region| map_chunks(region).map(move |chunk| (region, chunk)));
+    for (region, (at, size)) in chunks {
+        if !go_on(mapped) {
+            return Ok(false);
+        }
+        if populate {
+            ram.populate(mapped..mapped + size, threads(), &|_| true)?;
+        }
+        dma.map_ram(region, at, size)?;
+        mapped += size;
+    }
+    dma.finish_ram();
+    Ok(go_on(mapped))
+}
+
 /// The reason why devices cannot reach RAM.
 #[derive(Debug, thiserror::Error)]
 pub enum PrefaultError {

@@ -45,14 +45,14 @@ impl NamedFunction {
     }
 }
 
-/// Returns a closure that lists the ranges at the time of its call: for these functions and root
-/// ports. The closure keeps no PCI function alive. `ecam` has the configuration space of all buses.
+/// Returns a closure that lists the ranges at the time of its call: for the functions that there
+/// are then, and these root ports. `ecam` has the configuration space of all buses.
 pub fn lookup(
-    functions: Vec<NamedFunction>,
+    functions: impl Fn() -> Vec<NamedFunction> + Send + Sync + 'static,
     ports: Vec<Bdf>,
     ecam: Range,
 ) -> impl Fn() -> Vec<NamedRange> + Send + Sync + 'static {
-    move || list(&functions, &ports, ecam)
+    move || list(&functions(), &ports, ecam)
 }
 
 /// The function that is always there.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -71,6 +71,19 @@ impl Descriptor {
         let owned = unsafe { OwnedFd::from_raw_fd(number) };
         files.insert(number, Some(owned));
         Ok(Self(number))
+    }
+
+    /// Makes the table the owner of a file that came later, by a socket for example.
+    pub fn adopt(file: OwnedFd) -> Self {
+        let number = file.as_raw_fd();
+        // An earlier file of this number was taken, and is closed by now.
+        files().insert(number, Some(file));
+        Self(number)
+    }
+
+    /// Closes the file, if nobody has taken it.
+    pub fn close(self) {
+        drop(files().remove(&self.0));
     }
 
     /// The number.

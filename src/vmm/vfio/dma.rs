@@ -3,7 +3,8 @@
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Arc, Weak};
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use iommufd_ioctls::IommufdError;
 use pci::addr::Range;
@@ -18,7 +19,13 @@ pub struct IovaSpace {
     /// The I/O addresses that the space can map; empty when the kernel does not tell.
     pub ranges: Vec<Range>,
     /// The space's devices. With the last device a container loses its IOMMU and unmaps all memory.
-    pub users: Vec<User>,
+    pub users: Mutex<Vec<User>>,
+}
+
+impl IovaSpace {
+    fn users(&self) -> MutexGuard<'_, Vec<User>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A reference to a device of a space, which ends when the device closes.
@@ -52,11 +59,23 @@ impl IovaSpaces {
         }
     }
 
+    /// Devices that are added later use the space of `ops`. Returns whether it is one of these.
+    pub fn add_users(&self, ops: &dyn VfioOps, users: &[User]) -> bool {
+        let same = |space: &&IovaSpace| ptr::addr_eq(Arc::as_ptr(&space.ops), ops);
+        let Some(space) = self.spaces.iter().find(same) else {
+            return false;
+        };
+        let mut all = space.users();
+        all.retain(|user| user.strong_count() > 0);
+        all.extend(users.iter().cloned());
+        true
+    }
+
     /// The spaces that still have devices. A single space always counts: its memory is unmapped
     /// before its last device closes.
     fn live(&self) -> impl Iterator<Item = &IovaSpace> {
         let alone = self.spaces.len() == 1;
-        let live = move |s: &&IovaSpace| alone || s.users.iter().any(|u| u.strong_count() > 0);
+        let live = move |s: &&IovaSpace| alone || s.users().iter().any(|u| u.strong_count() > 0);
         self.spaces.iter().filter(live)
     }
 }
@@ -195,7 +214,7 @@ mod tests {
         IovaSpace {
             ops: ops.clone(),
             ranges: Vec::new(),
-            users: vec![user],
+            users: Mutex::new(vec![user]),
         }
     }
 

@@ -118,6 +118,12 @@ impl BarDecode {
         self.reset();
     }
 
+    /// Sets the BARs that firmware will assign at the next reset. Until then they have the guest's
+    /// addresses.
+    pub(super) fn set_bars_after_reset(&mut self, bars: Bars) {
+        self.reset_bars = bars;
+    }
+
     /// Sets the BARs back to the addresses that firmware assigned. The caller has turned decoding
     /// off before, so the address map does not change.
     pub(super) fn reset(&mut self) {

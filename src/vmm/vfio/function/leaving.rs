@@ -46,6 +46,7 @@ impl VfioFunction {
     pub fn close(&self) {
         let mut state = self.without_slow_write();
         state.interrupts.release();
+        state.unused_vectors.stop();
         // A mapped page keeps the device's file open.
         state.decode.release();
         // The kernel resets a device that is closed: no vCPU waits for that.

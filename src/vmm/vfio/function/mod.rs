@@ -281,6 +281,11 @@ impl VfioFunction {
         state.coalesce_unused_vectors();
     }
 
+    /// Sets the addresses that the BARs have after every reset, and not before.
+    pub fn set_bars_after_reset(&self, bars: Bars) {
+        self.lock().decode.set_bars_after_reset(bars);
+    }
+
     /// Connects the device's interrupt pin, if there is one, to a GSI. The guest reads the pin as
     /// `pin` (0 is INTA), whichever pin the device uses on the host.
     pub fn connect_pin(&self, pin: u8, gsi: u32, service: Weak<EventThread>) {

@@ -71,7 +71,8 @@ impl UnusedVectors {
         }
     }
 
-    fn stop(&mut self) {
+    /// Unregisters the zone, if there is one.
+    pub(super) fn stop(&mut self) {
         if let Some(zone) = self.zone.take() {
             self.zones.remove(zone);
         }

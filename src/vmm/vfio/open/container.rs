@@ -23,98 +23,25 @@
 //! because KVM's reference keeps the file open. The container closes last. No step reads sysfs,
 //! which the device may have left. A failed step is logged, and closing goes on.
 
-use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{info, warn};
+use tracing::warn;
 use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU};
 use vfio_ioctls::{VfioContainer, VfioOps};
 
-use crate::phase;
-use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
-use crate::vfio::open::assign::assign;
+use crate::vfio::dma::{IovaSpace, User};
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::no_container;
 use crate::vfio::open::nodes;
 use crate::vfio::open::open_groups::OpenGroups;
-use crate::vfio::open::opened::Opened;
-use crate::vfio::open::parallel::open_each;
 use crate::vfio::opener::{DeviceFile, Opener};
-use crate::vfio::vfio_file::{OpenDevice, VfioFile};
+use crate::vfio::vfio_file::OpenDevice;
 use crate::vfio::{info, uapi};
-
-/// Opens the devices, with as few containers as possible.
-///
-/// # Errors
-/// The first step that fails. Everything that was open is closed again.
-pub(super) fn open(
-    kvm: KvmVfio,
-    candidates: &[Candidate],
-    opener: &Arc<Opener>,
-) -> Result<Opened, VfioError> {
-    let kvm = Arc::new(kvm);
-    let groups = Arc::new(OpenGroups::default());
-    let mut containers = 0;
-    // Steps 1 to 5, one group after the other: the first group of a container decides on its IOMMU.
-    let assigned = assign(
-        first_of_each_group(candidates),
-        |first| {
-            containers += 1;
-            if containers > 1 {
-                info!("container {containers}, for groups that the other containers refuse");
-            }
-            Container::open(&kvm, &groups, opener, first).map(Arc::new)
-        },
-        |container, candidate| container.join(candidate),
-        VfioError::is_refused_group,
-    )?;
-    // Step 6, all devices at once: each is reset.
-    let of_its_group = |candidate| {
-        let mut groups = assigned.iter().flat_map(|(_, groups)| groups);
-        let group = groups.find(|group| group.is_of(candidate))?;
-        Some((candidate, Arc::clone(group)))
-    };
-    let wanted: Vec<(&Candidate, Arc<Group>)> =
-        candidates.iter().filter_map(of_its_group).collect();
-    let devices = open_each(
-        &wanted,
-        |(candidate, _)| candidate.name.to_string(),
-        |(candidate, group)| open_device(candidate, group),
-    )?;
-    // All devices are open, so each container knows which addresses it can map.
-    let space = |(container, _): &(Arc<Container>, Vec<Arc<Group>>)| {
-        let inside = wanted.iter().zip(&devices);
-        let inside = inside.filter(|((_, group), _)| Arc::ptr_eq(&group.container, container));
-        let users = inside.map(|(_, device)| Arc::downgrade(device) as User);
-        container.space(users.collect())
-    };
-    let spaces = assigned.iter().map(space).collect::<Result<_, _>>()?;
-    Ok(Opened {
-        devices,
-        mapper: Arc::new(IovaSpaces::new(spaces)),
-        interface: "container",
-    })
-}
-
-fn first_of_each_group(candidates: &[Candidate]) -> Vec<&Candidate> {
-    let mut seen = HashSet::new();
-    let is_new = |candidate: &&Candidate| seen.insert(candidate.group);
-    candidates.iter().filter(is_new).collect()
-}
-
-fn open_device(candidate: &Candidate, group: &Arc<Group>) -> Result<Arc<VfioFile>, VfioError> {
-    let name = candidate.name;
-    let _phase = phase!("open_device", name);
-    let device = group.device(candidate)?;
-    info!("{name} is open (IOMMU group {})", candidate.group);
-    let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
-    Ok(Arc::new(file))
-}
 
 /// The uses of vfio-ioctls' container: it maps memory and lends its descriptor.
 trait Maps: VfioOps + AsRawFd {}
@@ -122,7 +49,7 @@ trait Maps: VfioOps + AsRawFd {}
 impl<T: VfioOps + AsRawFd> Maps for T {}
 
 /// A set of I/O mappings, and the groups that use it.
-struct Container {
+pub(super) struct Container {
     /// vfio-ioctls opens the container and maps memory. Its code for groups is not used: it does
     /// not give out the group's descriptor, and searches sysfs for the device when it closes a
     /// group.
@@ -135,8 +62,13 @@ struct Container {
 }
 
 impl Container {
+    /// Its calls.
+    pub fn ops(&self) -> Arc<dyn VfioOps> {
+        Arc::<dyn Maps>::clone(&self.vfio)
+    }
+
     /// Step 1. `first` is the first device whose group will join.
-    fn open(
+    pub fn open(
         kvm: &Arc<KvmVfio>,
         groups: &Arc<OpenGroups>,
         opener: &Arc<Opener>,
@@ -158,7 +90,7 @@ impl Container {
     }
 
     /// Steps 2 to 5, for the group of a device.
-    fn join(self: &Arc<Self>, candidate: &Candidate) -> Result<Arc<Group>, VfioError> {
+    pub fn join(self: &Arc<Self>, candidate: &Candidate) -> Result<Arc<Group>, VfioError> {
         let mut group = Group::open(self, candidate)?;
         group.join().map_err(|step| candidate.failed(step))?;
         self.groups.add(group.number, &group.file);
@@ -166,7 +98,7 @@ impl Container {
     }
 
     /// The container as the I/O address space of the devices `users`.
-    fn space(&self, users: Vec<User>) -> Result<IovaSpace, VfioError> {
+    pub fn space(&self, users: Vec<User>) -> Result<IovaSpace, VfioError> {
         let info = uapi::iommu_info(&*self.vfio).map_err(|source| VfioError::Iommu {
             call: "VFIO_IOMMU_GET_INFO",
             source,
@@ -174,7 +106,7 @@ impl Container {
         Ok(IovaSpace {
             ops: Arc::<dyn Maps>::clone(&self.vfio),
             ranges: info::iova_ranges(&info),
-            users,
+            users: Mutex::new(users),
         })
     }
 
@@ -184,7 +116,7 @@ impl Container {
 }
 
 /// An open IOMMU group. It leaves its container when the last of its devices has closed.
-struct Group {
+pub(super) struct Group {
     number: u32,
     /// A hot reset shares the file while the reset lasts. The file closes before `container`.
     file: Arc<File>,
@@ -237,12 +169,18 @@ impl Group {
         Ok(())
     }
 
-    fn is_of(&self, candidate: &Candidate) -> bool {
+    /// Whether it is the group of a device.
+    pub fn is_of(&self, candidate: &Candidate) -> bool {
         self.number == candidate.group
     }
 
+    /// The container in which the group is.
+    pub fn container(&self) -> &Arc<Container> {
+        &self.container
+    }
+
     /// Step 6.
-    fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
+    pub fn device(self: &Arc<Self>, candidate: &Candidate) -> Result<GroupDevice, VfioError> {
         // Neither an address nor a UUID has a NUL; the kernel refuses an empty name.
         let name = CString::new(candidate.name_and_token()).unwrap_or_default();
         let opener = &self.container.opener;
@@ -284,7 +222,7 @@ impl Drop for Group {
 }
 
 /// A device of a group. The order of the fields is that of closing.
-struct GroupDevice {
+pub(super) struct GroupDevice {
     file: DeviceFile,
     group: Arc<Group>,
 }

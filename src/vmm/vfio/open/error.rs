@@ -193,6 +193,9 @@ pub enum VfioError {
     /// A call to the open device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Functions of one device whose IOMMUs cannot be used together.
+    #[error("the functions of {0} are behind IOMMUs that cannot be used together")]
+    Apart(HostName),
     /// A thread could not be started, or panicked.
     #[error("cannot open the devices in parallel")]
     Thread,
@@ -385,6 +388,7 @@ impl VfioError {
             Self::KvmDevice(e) => return errnos::hint("KVM_CREATE_DEVICE", e),
             Self::Device(e) => return e.hint(),
             Self::Thread => "raise the limit of threads with `ulimit -u`".into(),
+            Self::Apart(_) => "start the guest with these functions".into(),
             Self::Sysfs { .. } | Self::Given { .. } => return None,
         })
     }

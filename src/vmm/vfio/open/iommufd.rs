@@ -26,7 +26,7 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -38,6 +38,7 @@ use crate::vfio::dma::{IovaSpace, IovaSpaces, User};
 use crate::vfio::open::address_space;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::error::{StepError, VfioError};
+use crate::vfio::open::known_iommufd::KnownIommufd;
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::nodes;
 use crate::vfio::open::opened::Opened;
@@ -51,33 +52,51 @@ use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
 pub(super) fn open(
-    kvm: KvmVfio,
+    kvm: &Arc<KvmVfio>,
+    known: &mut KnownIommufd,
     candidates: &[Candidate],
     choice: Iommu,
     opener: &Arc<Opener>,
 ) -> Result<Opened, VfioError> {
-    let kvm = Arc::new(kvm);
-    // Step 1.
-    let iommufd = address_space::open(choice)?;
-    info!("by iommufd");
+    // Step 1, with the first device.
+    let iommufd = match known.iommufd() {
+        Some(iommufd) => iommufd,
+        None => {
+            let iommufd = address_space::open(choice)?;
+            info!("by iommufd");
+            known.keep(&iommufd, choice);
+            iommufd
+        }
+    };
     // Steps 2 to 5, all devices at once: each is reset.
     let devices = open_each(
         candidates,
         |candidate| candidate.name.to_string(),
-        |candidate| open_device(&iommufd, &kvm, opener, candidate),
+        |candidate| open_device(&iommufd, kvm, opener, candidate),
     )?;
     let users = devices.iter().map(|device| Arc::downgrade(device) as User);
+    let users: Vec<User> = users.collect();
+    let interface = "iommufd";
+    if let Some(mapper) = known.mapper_for(&iommufd, &users) {
+        return Ok(Opened {
+            devices,
+            mapper,
+            interface,
+        });
+    }
     let space = IovaSpace {
         // Each attached device may have narrowed the addresses that can be mapped.
         ranges: address_space::iova_ranges(&iommufd)
             .map_err(|e| address_space::iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
-        users: users.collect(),
+        users: Mutex::new(users),
         ops: Arc::<VfioIommufd>::clone(&iommufd),
     };
+    let mapper = Arc::new(IovaSpaces::of_iommufd(space, iommufd));
+    known.set_mapper(&mapper);
     Ok(Opened {
         devices,
-        mapper: Arc::new(IovaSpaces::of_iommufd(space, iommufd)),
-        interface: "iommufd",
+        mapper,
+        interface,
     })
 }
 

@@ -4,8 +4,11 @@
 //! | --- | --- |
 //! | [`candidate`] | finds the devices that the user named, and checks them without opening |
 //! | `interface` | chooses between the kernel's two interfaces to the IOMMU |
+//! | [`DeviceSet`] | the devices of a VM, to which others can be added |
 //! | `container` | opens by groups and a container: the order, its reason and its reverse |
+//! | `containers` | the containers of a VM |
 //! | `iommufd` | opens by device nodes and an iommufd: the order, its reason and its reverse |
+//! | `known_iommufd` | the iommufd of a VM |
 //! | `address_space` | an iommufd with the address space of all devices |
 //! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
@@ -23,9 +26,12 @@ pub mod candidate;
 #[cfg(test)]
 mod closing_watch;
 mod container;
+mod containers;
+mod device_set;
 mod error;
 mod interface;
 mod iommufd;
+mod known_iommufd;
 mod kvm;
 mod no_container;
 mod nodes;
@@ -35,40 +41,30 @@ mod parallel;
 pub mod peers;
 
 pub use candidate::find;
+pub use device_set::DeviceSet;
 pub use error::{StepError, TURN_ON, VfioError};
 pub use opened::Opened;
 
 use candidate::Candidate;
-use interface::Interface;
-use kvm::KvmVfio;
-use kvm_ioctls::VmFd;
 use std::sync::Arc;
 
 use crate::config::Iommu;
 use crate::vfio::opener::Opener;
 
-/// Opens the devices. Without a `vm` they can be read, but not passed to a guest. The `opener`
-/// makes the calls that may sleep.
+/// Opens the devices without a VM: they can be read, but not passed to a guest. The `opener` makes
+/// the calls that may sleep.
 ///
 /// # Errors
 /// The first device that cannot be opened. All devices are closed again.
 pub fn open(
-    vm: Option<&VmFd>,
     candidates: &[Candidate],
     iommu: Iommu,
     opener: &Arc<Opener>,
 ) -> Result<Option<Opened>, VfioError> {
-    if candidates.is_empty() {
-        return Ok(None);
+    match candidates {
+        [] => Ok(None),
+        _ => DeviceSet::new(None, iommu, opener)
+            .open(candidates)
+            .map(Some),
     }
-    let kvm = KvmVfio::new(vm)?;
-    let interface = interface::choose(candidates, iommu, opener);
-    if let Some(waiting) = opener.given_up().into_iter().next() {
-        return Err(VfioError::Waits(waiting));
-    }
-    let opened = match interface {
-        Interface::Container => container::open(kvm, candidates, opener)?,
-        Interface::Iommufd => iommufd::open(kvm, candidates, iommu, opener)?,
-    };
-    Ok(Some(opened))
 }

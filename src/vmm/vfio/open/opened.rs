@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::memory::dma::DmaMapper;
+use crate::vfio::dma::IovaSpaces;
 use crate::vfio::vfio_file::VfioFile;
 
 /// Devices that have been opened, and the IOMMU that serves them all.
@@ -10,7 +10,7 @@ pub struct Opened {
     /// In the order of the candidates.
     pub devices: Vec<Arc<VfioFile>>,
     /// Maps guest memory for all of them.
-    pub mapper: Arc<dyn DmaMapper>,
+    pub mapper: Arc<IovaSpaces>,
     /// The interface that opened the devices: `container` or `iommufd`.
     pub interface: &'static str,
 }

@@ -1,0 +1,96 @@
+//! The program `mini-vmm-trace`, which `mini-vmm trace` starts.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser};
+use trace::cli::{EXAMPLES, TraceArgs};
+use trace::engine::{self, End};
+use trace::output::emitter::{Emitter, Output};
+use trace::output::json::Lines;
+use trace::output::text::{Style, Text};
+use trace::sys::signals;
+use trace::watch::world::World;
+
+/// Runs a command, and shows its KVM, VFIO and iommufd calls, and what its guest does.
+#[derive(Debug, Parser)]
+#[command(name = "mini-vmm-trace", bin_name = "mini-vmm trace", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    args: TraceArgs,
+
+    /// Show padding and reserved fields too
+    // Beside the flags of TraceArgs, because mini-vmm has a flag of this name for all commands.
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// The exit status for errors of the tracer itself, as env(1) has it.
+const FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    let Cli { args, verbose } = Cli::parse();
+    let output = match output(&args, verbose > 0) {
+        Ok(output) => output,
+        Err(e) => {
+            let path = args.output.unwrap_or_default();
+            let text = format!("{} cannot be written", path.display());
+            return fail(
+                &text,
+                Some(&e),
+                Some("name a file of a directory of yours"),
+                FAILED,
+            );
+        }
+    };
+    let mut world = World::new(Emitter::new(vec![output], args.filter()));
+    let end = engine::trace(&mut world, args.command);
+    if let Err(e) = &end {
+        return fail(&e.to_string(), e.source(), e.hint(), e.status());
+    }
+    world.out.end();
+    match end {
+        Ok(End::Status(status)) => ExitCode::from(status as u8),
+        Ok(End::Signal(signal)) => {
+            signals::end_by(signal);
+            ExitCode::from(128u8.wrapping_add(signal as u8))
+        }
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+fn output(args: &TraceArgs, all_fields: bool) -> io::Result<Box<dyn Output>> {
+    let terminal = args.output.is_none() && io::stderr().is_terminal();
+    let to: Box<dyn Write> = match &args.output {
+        Some(path) => Box::new(BufWriter::with_capacity(1 << 16, File::create(path)?)),
+        None => Box::new(BufWriter::with_capacity(1 << 16, io::stderr())),
+    };
+    let style = Style {
+        color: terminal && std::env::var_os("NO_COLOR").is_none(),
+        raw: terminal,
+        summary_only: args.summary_only,
+        why: args.why,
+        all_fields,
+    };
+    Ok(match args.json {
+        true => Box::new(Lines::new(to, args.why)),
+        false => Box::new(Text::new(to, style)),
+    })
+}
+
+fn fail(
+    text: &str,
+    cause: Option<&(dyn Error + 'static)>,
+    hint: Option<&str>,
+    status: u8,
+) -> ExitCode {
+    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    // Nobody may read standard error.
+    let _ = writeln!(io::stderr(), "mini-vmm trace: {text}{cause}");
+    if let Some(hint) = hint {
+        let _ = writeln!(io::stderr(), "hint: {hint}");
+    }
+    ExitCode::from(status)
+}

@@ -1,0 +1,79 @@
+//! Descriptors to open files, for each table of descriptors: threads share one, and fork copies it.
+
+use std::collections::HashMap;
+
+use libc::pid_t;
+
+use crate::files::identify;
+use crate::files::open_file::FileRef;
+use crate::files::registry::{Registry, Told};
+use crate::shared::{Id, Shared};
+
+/// The most descriptors of a table that are remembered; more are looked up each time.
+const MOST: usize = 1 << 16;
+
+/// A file that the trace names, or `None` for another.
+type Table = HashMap<i32, Option<FileRef>>;
+
+/// All tables of a trace.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// The tables by their users.
+    pub shared: Shared<Table>,
+    registry: Registry,
+}
+
+impl Tables {
+    /// The file of a thread's descriptor, if the trace names it.
+    pub fn file(&mut self, id: Id, tid: pid_t, fd: i32) -> Option<FileRef> {
+        let table = self.shared.get(id)?;
+        if let Some(file) = table.get(&fd) {
+            return file.clone();
+        }
+        let file = self.registry.find(tid, fd, None);
+        if table.len() < MOST {
+            table.insert(fd, file.clone());
+        }
+        file
+    }
+
+    /// The file of a descriptor that a call has just made.
+    pub fn made(&mut self, id: Id, tid: pid_t, fd: i32, told: Told) -> Option<FileRef> {
+        let file = self.registry.find(tid, fd, Some(told));
+        let table = self.shared.get(id)?;
+        if table.len() < MOST {
+            table.insert(fd, file.clone());
+        }
+        file
+    }
+
+    /// `new` leads to where `old` does.
+    pub fn duplicate(&mut self, id: Id, old: i32, new: i32) {
+        let Some(table) = self.shared.get(id) else {
+            return;
+        };
+        match table.get(&old).cloned() {
+            Some(file) => table.insert(new, file),
+            None => table.remove(&new),
+        };
+    }
+
+    /// The descriptors `first` to `last` are closed.
+    pub fn close(&mut self, id: Id, first: u32, last: u32) {
+        let Some(table) = self.shared.get(id) else {
+            return;
+        };
+        if first == last {
+            table.remove(&(first as i32));
+        } else {
+            table.retain(|fd, _| *fd < 0 || !(first..=last).contains(&(*fd as u32)));
+        }
+    }
+
+    /// A thread has executed a program: descriptors with close-on-exec are gone.
+    pub fn exec(&mut self, id: Id, tid: pid_t) {
+        if let Some(table) = self.shared.get(id) {
+            table.retain(|fd, file| file.is_some() && identify::link(tid, *fd).is_some());
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What the guest did: exits, coalesced writes, and what they mean on PCI. Pure: bytes go in.
+
+pub mod access;
+pub mod acpi;
+pub mod config_names;
+pub mod functions;
+pub mod messages;
+pub mod nvme;
+pub mod ports;
+pub mod ring;
+pub mod run_page;
+pub mod shadow;
+pub mod vm;

@@ -1,3 +1,0 @@
-//! The program `mini-vmm-trace`, which `mini-vmm trace` starts.
-
-fn main() {}

@@ -1,0 +1,106 @@
+//! Hands events to the outputs. A guest's read is shown with its answer, so what its thread does
+//! until the answer is kept back and follows it.
+
+use std::collections::HashMap;
+
+use crate::event::Event;
+use crate::filter::Filter;
+use crate::summary::Summary;
+
+/// The most events of a thread that wait for an answer.
+const MOST: usize = 1024;
+
+/// Something that events are written to. Its errors end it, not the traced program.
+pub trait Output {
+    /// Writes an event that the filter shows.
+    fn event(&mut self, event: &Event);
+    /// Writes what is at the end.
+    fn end(&mut self, summary: &Summary);
+    /// Writes out what is kept in memory.
+    fn flush(&mut self);
+}
+
+/// All outputs, their filter, and the counts.
+#[derive(Default)]
+pub struct Emitter {
+    outputs: Vec<Box<dyn Output>>,
+    filter: Filter,
+    summary: Summary,
+    held: HashMap<i32, Vec<Event>>,
+    dirty: bool,
+}
+
+impl Emitter {
+    /// Makes an emitter.
+    pub fn new(outputs: Vec<Box<dyn Output>>, filter: Filter) -> Self {
+        Self {
+            outputs,
+            filter,
+            ..Self::default()
+        }
+    }
+
+    /// Shows an event, or keeps it back if its thread has an exit without an answer.
+    pub fn emit(&mut self, event: Event) {
+        match self.held.get_mut(&event.tid) {
+            Some(held) => {
+                held.push(event);
+                if held.len() > MOST {
+                    let tid = held[0].tid;
+                    self.release(tid);
+                }
+            }
+            None => self.show(&event),
+        }
+    }
+
+    /// Keeps back an exit until its answer is known.
+    pub fn keep_back(&mut self, event: Event) {
+        self.release(event.tid);
+        self.held.insert(event.tid, vec![event]);
+    }
+
+    /// Completes the exit that is kept back, and shows it with what has followed.
+    pub fn answer(&mut self, tid: i32, complete: impl FnOnce(&mut Event)) {
+        if let Some(first) = self.held.get_mut(&tid).and_then(|held| held.first_mut()) {
+            complete(first);
+        }
+        self.release(tid);
+    }
+
+    /// Shows what is kept back of a thread.
+    pub fn release(&mut self, tid: i32) {
+        for event in self.held.remove(&tid).unwrap_or_default() {
+            self.show(&event);
+        }
+    }
+
+    fn show(&mut self, event: &Event) {
+        self.summary.count(event);
+        if self.filter.shows(event) {
+            self.dirty = true;
+            for output in &mut self.outputs {
+                output.event(event);
+            }
+        }
+    }
+
+    /// To be called when the tracer has nothing else to do.
+    pub fn idle(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            self.outputs.iter_mut().for_each(|output| output.flush());
+        }
+    }
+
+    /// Shows all that is left, and the counts.
+    pub fn end(&mut self) {
+        let tids: Vec<_> = self.held.keys().copied().collect();
+        for tid in tids {
+            self.release(tid);
+        }
+        for output in &mut self.outputs {
+            output.end(&self.summary);
+            output.flush();
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! ptrace(2). A thread is traced by PTRACE_SEIZE, so that group-stops can be told from signals, and
+//! with PTRACE_O_EXITKILL, so that no traced program outlives its tracer.
+
+use std::io;
+use std::mem::{self, size_of};
+
+use libc::{c_void, pid_t};
+
+/// The architecture of a system call by linux/audit.h: AUDIT_ARCH_X86_64.
+const X86_64: u32 = 0xc000_003e;
+/// Set in numbers of the x32 ABI, whose arguments differ.
+const X32: u64 = 0x4000_0000;
+
+const OPTIONS: libc::c_int = libc::PTRACE_O_EXITKILL
+    | libc::PTRACE_O_TRACESYSGOOD
+    | libc::PTRACE_O_TRACECLONE
+    | libc::PTRACE_O_TRACEFORK
+    | libc::PTRACE_O_TRACEVFORK
+    | libc::PTRACE_O_TRACEEXEC;
+
+/// Where in a system call a thread has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallStop {
+    /// Before the call.
+    Entry(u64, [u64; 6]),
+    /// After the call, with its value: below zero is a negated errno.
+    Exit(i64),
+    /// At neither, or in a call of another architecture.
+    Other,
+}
+
+fn request(request: libc::c_uint, tid: pid_t, data: usize) -> io::Result<libc::c_long> {
+    // SAFETY: the requests of this file that come here take no pointer, but numbers.
+    let value = unsafe { libc::ptrace(request, tid, 0, data as *mut c_void) };
+    match value {
+        -1 => Err(io::Error::last_os_error()),
+        value => Ok(value),
+    }
+}
+
+/// Begins to trace a thread, and all that it will start.
+///
+/// # Errors
+/// The errno of ptrace(2), such as EPERM.
+pub fn seize(tid: pid_t) -> io::Result<()> {
+    request(libc::PTRACE_SEIZE, tid, OPTIONS as usize).map(drop)
+}
+
+/// Lets a stopped thread go on to its next system call, and gives it a signal unless that is 0.
+pub fn resume(tid: pid_t, signal: i32) {
+    // The thread may have been killed meanwhile; then wait(2) tells.
+    let _ = request(libc::PTRACE_SYSCALL, tid, signal as usize);
+}
+
+/// Leaves a thread in its group-stop, until SIGCONT or another event.
+pub fn listen(tid: pid_t) {
+    // The same.
+    let _ = request(libc::PTRACE_LISTEN, tid, 0);
+}
+
+/// The message of the last event: the new thread, or the former thread of an exec.
+pub fn message(tid: pid_t) -> Option<pid_t> {
+    let mut message: libc::c_ulong = 0;
+    let into: *mut libc::c_ulong = &mut message;
+    // SAFETY: the kernel writes one unsigned long to `into`.
+    let value = unsafe { libc::ptrace(libc::PTRACE_GETEVENTMSG, tid, 0, into) };
+    (value == 0).then(|| pid_t::try_from(message).ok())?
+}
+
+/// The system call at which a thread has stopped (Linux 5.3).
+pub fn call(tid: pid_t) -> CallStop {
+    // SAFETY: all bytes of the structure may be zero.
+    let mut info: libc::ptrace_syscall_info = unsafe { mem::zeroed() };
+    let into: *mut libc::ptrace_syscall_info = &mut info;
+    let size = size_of::<libc::ptrace_syscall_info>();
+    // SAFETY: the kernel writes at most `size` bytes to `into`.
+    let value = unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid, size, into) };
+    if value <= 0 || info.arch != X86_64 {
+        return CallStop::Other;
+    }
+    match info.op {
+        libc::PTRACE_SYSCALL_INFO_ENTRY => {
+            // SAFETY: `op` says that this member of the union was written.
+            let entry = unsafe { info.u.entry };
+            match entry.nr & X32 {
+                0 => CallStop::Entry(entry.nr, entry.args),
+                _ => CallStop::Other,
+            }
+        }
+        libc::PTRACE_SYSCALL_INFO_EXIT => {
+            // SAFETY: `op` says that this member of the union was written.
+            let exit = unsafe { info.u.exit };
+            CallStop::Exit(exit.sval)
+        }
+        _ => CallStop::Other,
+    }
+}

@@ -1,0 +1,84 @@
+//! New threads and processes, programs that are executed, and ends.
+
+use crate::event::Body;
+use crate::shared::Id;
+use crate::sys::clock;
+use crate::watch::descriptors::CLONE_FILES;
+use crate::watch::maps::Mappings;
+use crate::watch::thread::{Thread, What};
+use crate::watch::world::World;
+
+/// CLONE_VM of sched.h.
+const CLONE_VM: u64 = 0x100;
+/// CLONE_THREAD of sched.h.
+const CLONE_THREAD: u64 = 0x1_0000;
+
+impl World {
+    /// The thread of the command itself.
+    pub fn first(&mut self, tid: i32) -> Thread {
+        let table = self.tables.shared.add(Default::default());
+        self.thread(tid, tid, table, None)
+    }
+
+    fn thread(&mut self, pid: i32, tid: i32, table: Id, space: Option<Id>) -> Thread {
+        let space = space.unwrap_or_else(|| self.spaces.add(Mappings::default()));
+        Thread {
+            pid,
+            tid,
+            table,
+            space,
+            call: None,
+            left: None,
+        }
+    }
+
+    /// A thread or process that `parent` has made in the call that it is in.
+    pub fn child(&mut self, parent: &Thread, tid: i32) -> Thread {
+        let flags = match &parent.call {
+            Some(call) => match call.what {
+                What::Clone(flags) => flags,
+                _ => 0,
+            },
+            None => 0,
+        };
+        let table = match flags & CLONE_FILES {
+            0 => self.tables.shared.copy(parent.table),
+            _ => self.tables.shared.add_user(parent.table),
+        };
+        let space = match flags & CLONE_VM {
+            0 => self.spaces.copy(parent.space),
+            _ => self.spaces.add_user(parent.space),
+        };
+        let pid = match flags & CLONE_THREAD {
+            0 => tid,
+            _ => parent.pid,
+        };
+        self.thread(pid, tid, table, Some(space))
+    }
+
+    /// A thread has executed a program. Its memory is new, and its table is its own.
+    pub fn exec(&mut self, thread: &mut Thread) {
+        self.out.release(thread.tid);
+        self.spaces.leave(thread.space);
+        thread.space = self.spaces.add(Mappings::default());
+        let copy = self.tables.shared.copy(thread.table);
+        self.tables.shared.leave(thread.table);
+        thread.table = copy;
+        self.tables.exec(thread.table, thread.tid);
+        thread.left = None;
+        let program = std::fs::read_link(format!("/proc/{}/exe", thread.pid));
+        let program = program.map_or_else(|_| "?".into(), |path| path.display().to_string());
+        let text = format!("executes {}", program.escape_debug());
+        self.emit(thread, clock::now(), 0, None, Body::Process(text));
+    }
+
+    /// A thread has ended.
+    pub fn gone(&mut self, thread: &Thread, how: Option<String>) {
+        self.out.release(thread.tid);
+        self.tables.shared.leave(thread.table);
+        self.spaces.leave(thread.space);
+        if let (Some(how), true) = (how, thread.pid == thread.tid) {
+            self.emit(thread, clock::now(), 0, None, Body::Process(how));
+        }
+    }
+}

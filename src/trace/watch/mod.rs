@@ -1,0 +1,12 @@
+//! What a traced thread's system calls do to files, memory and guests, and the events of them.
+
+pub mod calls;
+pub mod descriptors;
+pub mod io;
+pub mod ioctl;
+pub mod lifecycle;
+pub mod maps;
+pub mod memory;
+pub mod run;
+pub mod thread;
+pub mod world;

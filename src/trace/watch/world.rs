@@ -1,0 +1,167 @@
+//! All that the trace knows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Weak;
+
+use libc::pid_t;
+
+use crate::decode::value::Memory;
+use crate::event::{Body, Event};
+use crate::files::open_file::{FileRef, OpenFile};
+use crate::files::table::Tables;
+use crate::guest::acpi::GuestMemory;
+use crate::guest::ring::Cursor;
+use crate::guest::shadow::Shadow;
+use crate::guest::vm::GuestVm;
+use crate::output::emitter::Emitter;
+use crate::shared::{Id, Shared};
+use crate::sys::memory::Remote;
+use crate::watch::maps::Mappings;
+use crate::watch::thread::Thread;
+
+/// The most regions of a device, slots of a VM, and objects of an iommufd that are remembered.
+pub const MOST_REGIONS: usize = 256;
+/// The same for VMs; the oldest is forgotten. QEMU makes a few to ask KVM.
+pub const MOST_VMS: usize = 64;
+/// The same for VFIO devices.
+pub const MOST_DEVICES: usize = 1024;
+/// The same for slots.
+pub const MOST_SLOTS: usize = 1 << 15;
+/// The same for objects.
+pub const MOST_OBJECTS: usize = 1 << 16;
+
+/// A part of the guest's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    /// The guest-physical address.
+    pub guest: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The address in the VMM.
+    pub host: u64,
+}
+
+/// A VM.
+#[derive(Debug)]
+pub struct Vm {
+    /// What its guest did.
+    pub guest: GuestVm,
+    /// Its memory, by slot.
+    pub slots: BTreeMap<u32, Slot>,
+    /// The memory of the process that has made it.
+    pub space: Id,
+    /// Its file, as long as it is open.
+    pub file: Weak<OpenFile>,
+    /// The entries of its ring that were seen.
+    pub cursor: Cursor,
+    /// A vCPU's mapping, which has the ring.
+    pub ring: Option<u64>,
+}
+
+/// A VFIO device.
+#[derive(Debug, Default)]
+pub struct HostDevice {
+    /// Offset in the file and size of each region.
+    pub regions: BTreeMap<u32, (u64, u64)>,
+    /// What was read from its configuration space.
+    pub config: Shadow,
+}
+
+/// The world of the traced programs.
+#[derive(Default)]
+pub struct World {
+    /// Descriptors.
+    pub tables: Tables,
+    /// Memory.
+    pub spaces: Shared<Mappings>,
+    /// VMs by the ids of their files.
+    pub vms: HashMap<u32, Vm>,
+    /// VFIO devices by the ids of their files.
+    pub devices: HashMap<u32, HostDevice>,
+    /// Objects of each iommufd, by the id of its file: the word for the kind.
+    pub objects: HashMap<u32, BTreeMap<u32, String>>,
+    /// When the rings of guests that make no exit are looked at again.
+    pub ring_look: u64,
+    /// Where events go.
+    pub out: Emitter,
+}
+
+impl World {
+    /// Makes a world that knows nothing.
+    pub fn new(out: Emitter) -> Self {
+        Self {
+            out,
+            ..Self::default()
+        }
+    }
+
+    /// The VM of a file that was made in this memory.
+    pub fn vm(&mut self, id: u32, space: Id) -> &mut Vm {
+        if self.vms.len() >= MOST_VMS && !self.vms.contains_key(&id) {
+            let oldest = self.vms.keys().min().copied();
+            oldest.map(|oldest| self.vms.remove(&oldest));
+        }
+        self.vms.entry(id).or_insert_with(|| Vm {
+            guest: GuestVm::default(),
+            slots: BTreeMap::new(),
+            space,
+            file: Weak::new(),
+            cursor: Cursor::default(),
+            ring: None,
+        })
+    }
+
+    /// A device, if there is room for it.
+    pub fn device(&mut self, id: u32) -> Option<&mut HostDevice> {
+        if self.devices.len() >= MOST_DEVICES && !self.devices.contains_key(&id) {
+            return None;
+        }
+        Some(self.devices.entry(id).or_default())
+    }
+
+    /// Shows an event of a thread.
+    pub fn emit(
+        &mut self,
+        thread: &Thread,
+        time: u64,
+        took: u64,
+        file: Option<FileRef>,
+        body: Body,
+    ) {
+        self.out.emit(event(thread, time, took, file, body));
+    }
+}
+
+/// An event of a thread.
+pub fn event(thread: &Thread, time: u64, took: u64, file: Option<FileRef>, body: Body) -> Event {
+    Event {
+        time,
+        took,
+        pid: thread.pid,
+        tid: thread.tid,
+        below: thread.left.is_some(),
+        file,
+        body,
+    }
+}
+
+/// The guest's memory by its slots.
+pub struct SlotMemory<'a> {
+    /// The slots.
+    pub slots: &'a BTreeMap<u32, Slot>,
+    /// A thread of the VMM.
+    pub tid: pid_t,
+}
+
+impl GuestMemory for SlotMemory<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        let slot = self.slots.values().find(|slot| {
+            let offset = address.checked_sub(slot.guest);
+            offset.is_some_and(|o| o < slot.size && slot.size - o >= into.len() as u64)
+        });
+        slot.is_some_and(|slot| {
+            let host = slot.host.wrapping_add(address - slot.guest);
+            Remote(self.tid).read(host, into) == into.len()
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! The maps of guest memory for DMA, and how many devices use them. With the last device the maps
+//! go, and so does what they pin.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tracing::info;
+
+use crate::memory::address_space::AddressSpace;
+use crate::memory::dma::{Dma, DmaMap, DmaMapper};
+use crate::memory::error::DmaError;
+
+/// The maps of a guest. Devices whose IOMMUs can be used together share them.
+pub(crate) struct Maps {
+    space: Arc<AddressSpace>,
+    list: Mutex<Vec<Used>>,
+}
+
+struct Used {
+    dma: Arc<Dma>,
+    /// Open devices that have not been given back to the host.
+    devices: usize,
+}
+
+impl Maps {
+    /// No maps.
+    pub fn new(space: Arc<AddressSpace>) -> Self {
+        Self {
+            space,
+            list: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Used>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many devices more use these maps, which listen to the guest's memory already.
+    pub fn join(&self, dma: &Arc<Dma>, devices: usize) {
+        let mut list = self.lock();
+        match list.iter_mut().find(|used| Arc::ptr_eq(&used.dma, dma)) {
+            Some(used) => used.devices += devices,
+            None => list.push(Used {
+                dma: Arc::clone(dma),
+                devices,
+            }),
+        }
+    }
+
+    /// The maps that are made through `mapper`, if devices use them.
+    pub fn by(&self, mapper: &Arc<dyn DmaMapper>) -> Option<Arc<Dma>> {
+        let list = self.lock();
+        let used = list.iter().find(|used| used.dma.is_by(mapper));
+        used.map(|used| Arc::clone(&used.dma))
+    }
+
+    /// Whether no device uses guest memory.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// How many devices use these maps.
+    pub fn devices(&self, dma: &Arc<Dma>) -> usize {
+        let list = self.lock();
+        let used = list.iter().find(|used| Arc::ptr_eq(&used.dma, dma));
+        used.map_or(0, |used| used.devices)
+    }
+
+    /// Closes so many devices by `close`. If they are the last of these maps, the guest's memory is
+    /// unmapped before, and `true` is returned.
+    pub fn leave(&self, dma: &Arc<Dma>, devices: usize, close: impl FnOnce()) -> bool {
+        let mut list = self.lock();
+        let at = list.iter().position(|used| Arc::ptr_eq(&used.dma, dma));
+        let last = at.is_some_and(|at| match list.get_mut(at) {
+            Some(used) if used.devices > devices => {
+                used.devices -= devices;
+                false
+            }
+            _ => {
+                list.remove(at);
+                true
+            }
+        });
+        drop(list);
+        if last {
+            self.space.unsubscribe(&**dma);
+        }
+        // RAM must not be mapped while a device closes, because the device's container may close
+        // too.
+        dma.between_maps(close);
+        last
+    }
+
+    /// The present maps, in the order of their addresses. What several IOMMUs map is listed once
+    /// for each.
+    pub fn list(&self) -> Vec<DmaMap> {
+        let all: Vec<_> = self.lock().iter().map(|u| Arc::clone(&u.dma)).collect();
+        let mut maps: Vec<_> = all.iter().flat_map(|dma| dma.maps()).collect();
+        maps.sort_by_key(|map| map.iova);
+        maps
+    }
+
+    /// Unmaps everything. Returns the first map that the IOMMU has not given up.
+    pub fn close(&self) -> Option<DmaError> {
+        let begun = Instant::now();
+        let all = std::mem::take(&mut *self.lock());
+        let mut lost = None;
+        for used in &all {
+            self.space.unsubscribe(&*used.dma);
+            lost = lost.or(used.dma.take_lost());
+        }
+        if !all.is_empty() {
+            let us = begun.elapsed().as_micros();
+            info!("the guest's memory was unmapped for DMA in {us} us");
+        }
+        lost
+    }
+}

@@ -1,0 +1,220 @@
+//! A removal: the attention button, the wait for the guest, the end.
+//!
+//! The guest turns the slot's power off when its driver has given the device up, some five seconds
+//! after the press (PCI Express 6.0, 6.7.1.1.2; drivers/pci/hotplug/pciehp_ctrl.c). Only then, or
+//! when nobody waits for the guest, the device leaves. A guest that turns the power off by itself
+//! keeps the device.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pci::Bdf;
+use tracing::info;
+
+use crate::hostinfo::name::parse_address;
+use crate::log::degraded::{self, Code};
+use crate::machine::devices::Attached;
+use crate::machine::plug_requests::Pending;
+use crate::machine::plugged::Plugged;
+use crate::machine::ports::GuestPort;
+use crate::plug::{GaveUp, PATIENCE, Removal, RemoveError, RemoveRequest, RemovedBy};
+use crate::run_events::RunEvent;
+use crate::vfio::function::VfioFunction;
+
+/// How long the host's own request waits for the guest. The host's command sleeps meanwhile.
+const HOST_PATIENCE: Duration = Duration::from_secs(20);
+
+impl Plugged {
+    pub(super) fn remove_device(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
+        self.wait_for_first_boot();
+        if self.has_ended() {
+            return Err(RemoveError::Ended);
+        }
+        // As the user may write an address.
+        let name = parse_address(&request.id);
+        let id = name.map_or_else(|_| request.id.clone(), |name| name.to_string());
+        let missing = || RemoveError::NotFound(request.id.clone());
+        let (port, names) = self.devices.find(&id).ok_or_else(missing)?;
+        let gone = |left: bool| left.then_some(Removal::Removed).ok_or_else(missing);
+        if request.force {
+            return gone(self.take_away(port, &names, RemovedBy::Force));
+        }
+        if self.run.pause.is_paused() {
+            return Err(RemoveError::Paused);
+        }
+        let Some(port) = port.and_then(|port| self.port_at(port)) else {
+            return Err(RemoveError::OnBus0(id));
+        };
+        // Before the button is pressed: a reset after this ends the request.
+        let resets = port.port.resets();
+        if !port.port.ask(|registers| registers.has_power()) {
+            return gone(self.take_away(Some(port.bdf), &names, RemovedBy::Request));
+        }
+        let listens = port.port.ask(|registers| registers.hears_button());
+        if self.requests.get(port.bdf).is_none() && !listens {
+            let port = port.bdf;
+            return Err(RemoveError::NotListening { id, port });
+        }
+        let patience = request.timeout.unwrap_or(PATIENCE);
+        self.request(&port, resets, RemovedBy::Request, patience)?;
+        Ok(Removal::Requested)
+    }
+
+    /// Answers the host, which asks for a device.
+    pub(super) fn host_wants(&self, function: &Arc<VfioFunction>) {
+        let Some((port, names)) = self.devices.find(function.name()) else {
+            return;
+        };
+        let by = RemovedBy::Host;
+        let above = port.and_then(|port| self.port_at(port));
+        let asked = above.is_some_and(|above| {
+            let resets = above.port.resets();
+            let hears = above.port.ask(|r| r.has_power() && r.hears_button());
+            hears && self.request(&above, resets, by, HOST_PATIENCE).is_ok()
+        });
+        if !asked {
+            self.take_away(port, &names, by);
+        }
+    }
+
+    fn port_at(&self, bdf: Bdf) -> Option<GuestPort> {
+        let ports = self.devices.ports();
+        ports.into_iter().find(|port| port.bdf == bdf)
+    }
+
+    /// Presses the button, unless a request is pending, and lets a thread wait for the guest.
+    fn request(
+        &self,
+        port: &GuestPort,
+        resets: u64,
+        by: RemovedBy,
+        patience: Duration,
+    ) -> Result<(), RemoveError> {
+        let end = Instant::now() + patience;
+        let new = Pending { by, end, patience };
+        if !self.requests.begin(port.bdf, new) {
+            // The time may be shorter now.
+            port.port.wake();
+            return Ok(());
+        }
+        let Some(this) = self.this.upgrade() else {
+            return Err(RemoveError::Ended);
+        };
+        let above = port.clone();
+        let builder = thread::Builder::new().name(format!("remove {}", port.bdf));
+        let mut threads = self.threads();
+        threads.retain(|thread| !thread.is_finished());
+        match builder.spawn(move || this.wait_for_guest(&above, resets)) {
+            Ok(thread) => threads.push(thread),
+            Err(e) => {
+                self.requests.take(port.bdf);
+                return Err(RemoveError::Thread(e));
+            }
+        }
+        drop(threads);
+        port.port.press_button();
+        Ok(())
+    }
+
+    /// Waits until the guest has turned the slot's power off, and takes the device away then.
+    fn wait_for_guest(&self, port: &GuestPort, resets: u64) {
+        while let Some(pending) = self.requests.get(port.bdf) {
+            let changed = || self.requests.get(port.bdf) != Some(pending);
+            let off = |registers: &pci::root_port::RootPort| !registers.has_power();
+            let off = port.port.wait_until(off, resets, changed, pending.end);
+            let reset = port.port.resets() != resets;
+            if !off && !reset && Instant::now() < pending.end {
+                continue;
+            }
+            let Some(pending) = self.requests.take(port.bdf) else {
+                return;
+            };
+            let names = self.devices.names_behind(port.bdf);
+            // The host does not take no for an answer.
+            if pending.by == RemovedBy::Host || (off && !reset) {
+                self.take_away(Some(port.bdf), &names, pending.by);
+                return;
+            }
+            let why = match reset {
+                true => GaveUp::Reset,
+                false => GaveUp::Timeout(pending.patience),
+            };
+            for id in names {
+                info!("{id} is not removed: {why}");
+                self.run.events.tell(RunEvent::DeviceFailed {
+                    id,
+                    what: "remove",
+                    why: why.to_string(),
+                });
+            }
+            return;
+        }
+    }
+
+    /// Takes a device away from the guest, which reads ones from now on, and gives it back to the
+    /// host. Returns whether it was there.
+    pub(super) fn take_away(&self, port: Option<Bdf>, names: &[String], by: RemovedBy) -> bool {
+        let changing = self.devices.changing();
+        let ours =
+            |f: &Attached| f.port == port && names.iter().any(|name| name == f.function.name());
+        let taken = self.devices.take(ours);
+        if taken.is_empty() {
+            return false;
+        }
+        for attached in &taken {
+            self.devices.unwatch(&attached.events);
+            if port.is_none() {
+                // The guest may be in the middle of an access.
+                attached.function.disconnect();
+                self.root.remove(attached.bdf.device, attached.bdf.function);
+            }
+        }
+        if let Some(above) = port.and_then(|port| self.port_at(port)) {
+            self.requests.take(above.bdf);
+            // The link goes first: the guest finds nothing half removed.
+            above.port.take_out();
+            above.port.wake();
+            for attached in &taken {
+                attached.function.disconnect();
+                self.root.remove_behind(above.bdf, attached.bdf.function);
+            }
+        }
+        drop(changing);
+        self.give_back(taken, by);
+        true
+    }
+
+    /// Closes devices that the guest does not have any more.
+    fn give_back(&self, taken: Vec<Attached>, by: RemovedBy) {
+        let host = self.host();
+        let names: Vec<_> = taken.iter().map(|f| f.function.name().to_owned()).collect();
+        for Attached { function, dma, .. } in taken {
+            // Waits for a reset that a vCPU has begun.
+            function.disconnect_and_wait();
+            host.unmap(dma.as_ref(), 1, &mut || function.release());
+            host.tell_peers(dma.as_ref());
+        }
+        host.give_back(&names);
+        for id in names {
+            info!("{id} has left the guest");
+            self.stats.forget(&id);
+            degraded::forget(&id);
+            if by == RemovedBy::Host {
+                tell_returned(&id);
+            }
+            self.run.events.tell(RunEvent::DeviceRemoved { id, by });
+        }
+    }
+}
+
+fn tell_returned(name: &str) {
+    let loss = Code::DeviceReturned.loss(
+        "removed from the guest, which goes on",
+        "the host asks for the device",
+    );
+    degraded::tell(
+        loss.of(name)
+            .hint("nothing, if you have unbound or removed the device; a new run takes it again"),
+    );
+}

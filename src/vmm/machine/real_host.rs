@@ -1,0 +1,314 @@
+//! The steps of an add on the running host.
+
+use std::fs;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use pci::Bdf;
+use tracing::info;
+
+use crate::config::VmConfig;
+use crate::config::device::DeviceConfig;
+use crate::config::memory::MemoryConfig;
+use crate::hostinfo::iova::Reach;
+use crate::hostinfo::memory::HostMemory;
+use crate::hostinfo::name::{HostName, parse_address};
+use crate::hostinfo::pci_device::PciDevice;
+use crate::hostinfo::sysfs::Sysfs;
+use crate::hostinfo::{bars, coherency};
+use crate::layout::Layout;
+use crate::log::error_chain::with_causes;
+use crate::machine::error::MachineError;
+use crate::machine::maps::Maps;
+use crate::machine::platform::Platform;
+use crate::machine::vm::Vm;
+use crate::memory::address_space::AddressSpace;
+use crate::memory::dma::{Dma, DmaMapper};
+use crate::memory::dma_ready::DmaReady;
+use crate::memory::memlock;
+use crate::memory::prefault::{self, PrefaultError};
+use crate::memory::ram::Ram;
+use crate::plug::host_side::{Claims, Found, HostSide, OpenForAdd};
+use crate::plug::{AddError, AddRequest};
+use crate::stats::Stats;
+use crate::vfio::device::SharedDevice;
+use crate::vfio::open::candidate::{self, Candidate};
+use crate::vfio::open::{DeviceSet, Opened, VfioError};
+
+/// How often the wait for the maps of the first devices looks whether it goes on.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The host of a run.
+pub(crate) struct RealHost {
+    set: DeviceSet,
+    pub maps: Arc<Maps>,
+    space: Arc<AddressSpace>,
+    ram: Arc<Ram>,
+    layout: Layout,
+    memory: MemoryConfig,
+    /// Whether RAM is mapped for the devices that the guest began with.
+    ready: Arc<DmaReady>,
+    stats: Arc<Stats>,
+    /// Binds devices for this run.
+    claims: OnceLock<Arc<dyn Claims>>,
+}
+
+impl RealHost {
+    /// The host of a VM with this configuration. `began` are the devices that the guest begins
+    /// with, which are in `set`, and their maps.
+    pub fn new(
+        (vm, platform): (&Vm, &Platform),
+        config: &VmConfig,
+        (set, began): (DeviceSet, Option<(&Opened, &Arc<Dma>)>),
+        stats: &Arc<Stats>,
+    ) -> Arc<Self> {
+        let maps = Maps::new(Arc::clone(&vm.space));
+        // The IOMMU maps memory for all of the open devices.
+        if let Some((opened, dma)) = began {
+            maps.join(dma, opened.devices.len());
+        }
+        Arc::new(Self {
+            set,
+            maps: Arc::new(maps),
+            space: Arc::clone(&vm.space),
+            ram: Arc::clone(&vm.ram),
+            layout: vm.layout,
+            memory: config.memory,
+            ready: Arc::clone(&platform.resources.dma_ready),
+            stats: Arc::clone(stats),
+            claims: OnceLock::new(),
+        })
+    }
+
+    /// Lets `claims` bind devices. The first stays.
+    pub fn set_claims(&self, claims: Arc<dyn Claims>) {
+        self.claims.get_or_init(|| claims);
+    }
+
+    /// Finds the devices in sysfs, and checks them.
+    fn candidates(&self, request: &AddRequest) -> Result<Vec<Candidate>, AddError> {
+        candidate::find(&Sysfs::default(), &request.devices).map_err(|e| {
+            let hint = e.hint();
+            match e {
+                VfioError::Sysfs { .. } => AddError::host(e, hint),
+                _ => AddError::request(e, hint),
+            }
+        })
+    }
+
+    /// Looks at one function. One with `managed=on` is bound later.
+    fn look_at(
+        &self,
+        sysfs: &Sysfs,
+        config: &DeviceConfig,
+        present: &[String],
+    ) -> Result<Found, AddError> {
+        let wrong = |e: VfioError| {
+            let hint = e.hint();
+            AddError::request(e, hint)
+        };
+        let name = parse_address(&config.address)
+            .map_err(|_| wrong(VfioError::BadAddress(config.address.clone())))?;
+        let HostName::Pci(bdf) = name else {
+            return Ok(Found {
+                name: name.to_string(),
+                number: 0,
+                bars: None,
+            });
+        };
+        let device = sysfs.device(bdf).map_err(|e| AddError::host(e, None))?;
+        let device = device.ok_or_else(|| wrong(VfioError::NoDevice(bdf)))?;
+        if device.is_bridge() {
+            return Err(wrong(VfioError::Bridge(bdf)));
+        }
+        self.check_reach(sysfs, bdf, &device)?;
+        check_memory_types(sysfs, &device, present)?;
+        Ok(Found {
+            name: name.to_string(),
+            number: bdf.function,
+            bars: bars::read(&device.path),
+        })
+    }
+
+    /// Checks that the device's IOMMU reaches all RAM.
+    fn check_reach(&self, sysfs: &Sysfs, bdf: Bdf, device: &PciDevice) -> Result<(), AddError> {
+        let ranges = Reach::read(sysfs, device).ranges();
+        let inside = |start, size| ranges.iter().any(|r| r.contains(start, size));
+        if let Some(ram) = self.layout.ram().find(|ram| !inside(ram.start, ram.size)) {
+            return Err(AddError::OutOfReach {
+                device: bdf.to_string(),
+                start: ram.start,
+                last: ram.end() - 1,
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks that the host has the pages that the guest has not touched yet.
+    fn check_memory(&self) -> Result<(), AddError> {
+        if !self.memory.is_checked() {
+            return Ok(());
+        }
+        let asked = self.ram.size().saturating_sub(resident());
+        let Some(short) = HostMemory::read().and_then(|host| host.shortage(asked, true)) else {
+            return Ok(());
+        };
+        Err(refused(MachineError::Present {
+            asked,
+            left: short.left(),
+            group: short.is_of_group(),
+            device: true,
+        }))
+    }
+
+    /// Waits until RAM is mapped for the devices that the guest began with.
+    fn wait_ready(&self, go_on: &dyn Fn(u64, u64) -> bool) -> Result<(), AddError> {
+        let size = self.ram.size();
+        while let Some(left) = self.ready.left() {
+            if !go_on(size.saturating_sub(left), size) {
+                return Err(AddError::Gone);
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+impl HostSide for RealHost {
+    fn look(&self, request: &AddRequest, present: &[String]) -> Result<Vec<Found>, AddError> {
+        let sysfs = Sysfs::default();
+        let found = request.devices.iter();
+        let found = found.map(|d| self.look_at(&sysfs, d, present));
+        let found = found.collect::<Result<Vec<_>, _>>()?;
+        match request.devices.iter().any(|device| device.managed) {
+            true if self.claims.get().is_none() => Err(AddError::NotManaged),
+            // The devices are not VFIO's yet.
+            true => Ok(found),
+            false => self.candidates(request).map(|_| found),
+        }
+    }
+
+    fn check_limits(&self, request: &AddRequest) -> Result<(), AddError> {
+        let mediated =
+            |d: &DeviceConfig| matches!(parse_address(&d.address), Ok(HostName::Mediated(_)));
+        // Memory is pinned once for all devices, and never for a mediated one.
+        if !self.maps.is_empty() || request.devices.iter().all(mediated) {
+            return Ok(());
+        }
+        self.check_memory()?;
+        let candidates = self.candidates(request).unwrap_or_default();
+        let by_iommufd = self.set.is_by_iommufd(&candidates);
+        match memlock::too_little(self.ram.size(), by_iommufd) {
+            Some(too_little) => Err(refused(PrefaultError::Dma(too_little.error(None)))),
+            None => Ok(()),
+        }
+    }
+
+    fn claim(&self, request: &AddRequest) -> Result<(), AddError> {
+        let managed = request.devices.iter().filter(|device| device.managed);
+        let addresses: Vec<_> = managed.map(|d| d.address.clone()).collect();
+        match self.claims.get() {
+            _ if addresses.is_empty() => Ok(()),
+            Some(claims) => claims.bind(&addresses),
+            None => Err(AddError::NotManaged),
+        }
+    }
+
+    fn give_back(&self, names: &[String]) {
+        if let Some(claims) = self.claims.get() {
+            claims.give_back(names);
+        }
+    }
+
+    fn open(&self, request: &AddRequest) -> Result<OpenForAdd, AddError> {
+        let candidates = self.candidates(request)?;
+        let opened = self.set.open(&candidates).map_err(refused)?;
+        let mapper = Arc::clone(&opened.mapper) as Arc<dyn DmaMapper>;
+        let dma = self.maps.by(&mapper).unwrap_or_else(|| {
+            let meter = Arc::clone(&self.stats.dma);
+            Arc::new(Dma::new(mapper, self.ram.size(), false, meter))
+        });
+        self.maps.join(&dma, opened.devices.len());
+        let devices = opened.devices.into_iter();
+        Ok(OpenForAdd {
+            devices: devices.map(|device| device as SharedDevice).collect(),
+            dma: Some(dma),
+        })
+    }
+
+    fn map(&self, open: &OpenForAdd, go_on: &dyn Fn(u64, u64) -> bool) -> Result<(), AddError> {
+        let Some(dma) = &open.dma else {
+            return Ok(());
+        };
+        if dma.has_ram() {
+            self.wait_ready(go_on)?;
+        } else {
+            self.space.subscribe(dma.clone()).map_err(refused)?;
+            let populate = self.memory.prefault.unwrap_or(true);
+            let size = self.ram.size();
+            let go_on = |mapped| go_on(mapped, size);
+            if !prefault::map_beside_guest(&self.ram, populate, dma, &go_on).map_err(refused)? {
+                return Err(AddError::Gone);
+            }
+        }
+        self.tell_peers(Some(dma));
+        Ok(())
+    }
+
+    fn unmap(&self, dma: Option<&Arc<Dma>>, devices: usize, close: &mut dyn FnMut()) {
+        match dma {
+            Some(dma) => {
+                if self.maps.leave(dma, devices, close) {
+                    info!("the guest's memory was unmapped for DMA: the last device has left");
+                }
+            }
+            None => close(),
+        }
+    }
+
+    fn tell_peers(&self, dma: Option<&Arc<Dma>>) {
+        if let Some(dma) = dma {
+            dma.set_peers(self.maps.devices(dma) > 1);
+        }
+    }
+}
+
+/// Checks that KVM's memory types are right with the device: the guest has a device whose DMA is
+/// not coherent already, or this one's is.
+fn check_memory_types(
+    sysfs: &Sysfs,
+    device: &PciDevice,
+    present: &[String],
+) -> Result<(), AddError> {
+    let keeps = |bdf| coherency::keeps_old_types(sysfs, &sysfs.device_path(bdf));
+    let mut others = present.iter().filter_map(|name| name.parse::<Bdf>().ok());
+    match keeps(device.bdf) {
+        Some(release) if !others.any(|bdf| keeps(bdf).is_some()) => Err(AddError::OldMemoryTypes {
+            device: device.bdf.to_string(),
+            release,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of this process that are present.
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(4096)
+}
+
+/// The host refuses a step.
+fn refused(error: impl Into<MachineError>) -> AddError {
+    let error: MachineError = error.into();
+    let hint = error.hint();
+    AddError::Host {
+        text: with_causes(&error),
+        hint,
+        source: None,
+        request: false,
+    }
+}

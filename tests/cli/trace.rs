@@ -1,0 +1,6 @@
+//! `mini-vmm trace`: what it shows of a guest is what `--stats` of the same run has counted, and
+//! the traced program behaves as untraced.
+
+mod behaviour;
+mod guests;
+mod run;

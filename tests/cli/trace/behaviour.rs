@@ -1,0 +1,189 @@
+//! A traced program behaves as untraced, and ends with its tracer.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
+
+use super::run::trace;
+use crate::common::elf::TempFile;
+use crate::kvm;
+use crate::process::{PROGRAM, Running, as_nobody, eventually, kernel};
+
+/// Traces a command, with the trace in a file.
+fn traced(command: &[&str]) -> (Output, String) {
+    let out = TempFile::new(b"");
+    let path = out.path().display().to_string();
+    let output = trace(&["-o", &path], command).output().unwrap();
+    (output, fs::read_to_string(out.path()).unwrap())
+}
+
+#[test]
+fn the_exit_status_is_the_commands() {
+    for (script, status) in [("exit 0", 0), ("exit 3", 3), ("(exit 7); exit $?", 7)] {
+        let (output, _) = traced(&["sh", "-c", script]);
+        assert_eq!(output.status.code(), Some(status), "{script}");
+    }
+    let (output, trace) = traced(&["sh", "-c", "kill -TERM $$"]);
+    assert_eq!(output.status.signal(), Some(libc::SIGTERM));
+    assert!(trace.contains("ends by signal 15"), "{trace}");
+    for (command, status) in [("/nonexistent", 127), ("/etc/passwd", 126)] {
+        let (output, _) = traced(&[command]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{said}");
+        let message = format!("mini-vmm trace: {command} cannot be executed");
+        assert!(said.starts_with(&message), "{said}");
+    }
+}
+
+#[test]
+fn without_its_program_the_hint_says_what_to_do() {
+    let dir = tempdir();
+    let alone = format!("{dir}/mini-vmm");
+    fs::copy(PROGRAM, &alone).unwrap();
+    let run = Command::new(&alone)
+        .args(["trace", "--", "true"])
+        .env("PATH", &dir)
+        .output();
+    fs::remove_dir_all(&dir).unwrap();
+    let output = run.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("mini-vmm-trace is neither beside mini-vmm nor in PATH"),
+        "{said}"
+    );
+    assert!(said.contains("hint: build it with 'make build'"), "{said}");
+}
+
+fn tempdir() -> String {
+    let dir = std::env::temp_dir().join(format!("mini-vmm-trace-{}", std::process::id()));
+    fs::create_dir(&dir).unwrap();
+    dir.display().to_string()
+}
+
+/// A program with threads, signals to threads and to itself, children, group-stops, an exec from a
+/// thread that is not the first, and descriptors that go from process to process. It prints what it
+/// has seen, which is the same each time.
+const PROGRAM_IN_C: &str = include_str!("program.c");
+
+#[test]
+fn threads_signals_and_stops_are_as_untraced() {
+    let source = TempFile::new(PROGRAM_IN_C.as_bytes());
+    let dir = std::env::temp_dir();
+    let program = dir.join(format!("mini-vmm-traced-{}", std::process::id()));
+    let built = Command::new("cc")
+        .args(["-O1", "-Wall", "-Werror", "-pthread", "-x", "c"])
+        .arg(source.path())
+        .arg("-o")
+        .arg(&program)
+        .status();
+    assert!(built.unwrap().success());
+    let path = program.display().to_string();
+    let limited = ["timeout", "-k", "5", "60", &path];
+    let plain = Command::new(limited[0])
+        .args(&limited[1..])
+        .output()
+        .unwrap();
+    let (below, lines) = traced(&limited);
+    fs::remove_file(&program).unwrap();
+    let text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text(&plain).ends_with("executed by a thread\n"),
+        "{}",
+        text(&plain)
+    );
+    assert_eq!(text(&below), text(&plain));
+    assert_eq!(below.status, plain.status);
+    assert_eq!(plain.status.code(), Some(42));
+    // The eventfd of one process is the same file in another, which got it by a socket.
+    let calls = |text: &str| lines.lines().filter(|line| line.contains(text)).count();
+    let made = lines
+        .lines()
+        .find(|line| line.contains("eventfd2(initval=5"))
+        .unwrap();
+    let name = made.rsplit_once('(').unwrap().1.split_once(')').unwrap().0;
+    assert!(name.starts_with("eventfd "), "{made}");
+    assert_eq!(
+        calls(&format!("{name:<12} read(count=8) = 8 {{counter=5}}")),
+        1,
+        "{lines}"
+    );
+}
+
+#[test]
+fn the_traced_program_ends_with_its_tracer() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.print("here").hang();
+    });
+    let path = guest.path().display().to_string();
+    let out = TempFile::new(b"");
+    let out_path = out.path().display().to_string();
+    let command = [PROGRAM, "--kernel", &path, "--memory", "64M"];
+    let mut command = trace(&["-o", &out_path], &command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut run = Running::spawn(command, guest);
+    run.stdout.wait_for("here");
+    let mut lines = String::new();
+    eventually("the first line", || {
+        lines = fs::read_to_string(out.path()).unwrap();
+        lines.contains("executes")
+    });
+    let child = lines.split_whitespace().nth(1).unwrap();
+    let stat = format!("/proc/{child}/stat");
+    assert!(fs::read_to_string(&stat).unwrap().contains("(mini-vmm)"));
+    run.signal(libc::SIGKILL);
+    assert_eq!(run.status(), None);
+    eventually("the guest's end", || {
+        let stat = fs::read_to_string(&stat).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    });
+}
+
+#[test]
+fn signals_to_the_tracer_reach_the_guest() {
+    if !kvm() {
+        return;
+    }
+    let guest = kernel(|g| {
+        g.print("here").hang();
+    });
+    let path = guest.path().display().to_string();
+    let out = TempFile::new(b"");
+    let out_path = out.path().display().to_string();
+    let command = [PROGRAM, "--kernel", &path, "--memory", "64M", "--cpus", "3"];
+    let mut command = trace(&["-o", &out_path], &command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut run = Running::spawn(command, guest);
+    run.stdout.wait_for("here");
+    run.signal(libc::SIGUSR1);
+    run.stderr.wait_for("exits pio=");
+    run.signal(libc::SIGTERM);
+    assert_eq!(run.status(), Some(0), "{}", run.stderr.text());
+}
+
+#[test]
+fn an_ordinary_user_can_trace() {
+    let dir = tempdir();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+    let copies = [PROGRAM, env!("CARGO_BIN_EXE_mini-vmm-trace")].map(|program| {
+        let name = program.rsplit_once('/').unwrap().1;
+        let copy = format!("{dir}/{name}");
+        fs::copy(program, &copy).unwrap();
+        copy
+    });
+    let mut command = Command::new(&copies[0]);
+    command.args(["trace", "--", "sh", "-c", "echo $(id -u); exit 5"]);
+    let output = as_nobody(&mut command);
+    fs::remove_dir_all(&dir).unwrap();
+    let Some(output) = output else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert_eq!(output.stdout, b"65534\n", "{said}");
+    assert!(said.contains("ends with status 5"), "{said}");
+}
