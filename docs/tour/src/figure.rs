@@ -5,7 +5,7 @@
 //! | `chain` | names of open files | which file each was made from, by which call |
 //! | `columns` | exits, as the machine in forty lines prints them | who acts when |
 //! | `bars` | `COUNT NAME` | a bar for each line |
-//! | `map` | `START - LAST SIZE UNIT NAME`, from low to high | an address space, with what is empty |
+//! | `map` | `START - LAST SIZE UNIT NAME`, rising | an address space, with what is empty |
 //! | `header` | sixteen dwords, in hexadecimal | the fields of a function's header |
 
 use std::fmt::Write;
