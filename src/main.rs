@@ -13,10 +13,10 @@ use host::names::Names;
 use host::paths::HostPaths;
 use host::persist::Files;
 use host::style::Style;
-use host::{check, list, whole_file};
+use host::{check, list, slurm, whole_file};
 use mini_vmm::api_socket::ApiSocket;
 use mini_vmm::cli::explain::ExplainArgs;
-use mini_vmm::cli::host::{CdiArgs, CheckArgs, HostCommand, ListArgs};
+use mini_vmm::cli::host::{CdiArgs, CheckArgs, HostCommand, ListArgs, SlurmArgs};
 use mini_vmm::cli::run::RunArgs;
 use mini_vmm::cli::{Action, Cli, CliError};
 use mini_vmm::ctl::ctl;
@@ -93,6 +93,7 @@ fn host(command: HostCommand) -> ExitCode {
             }
             Err(e) => fail(&e, e.hint()),
         },
+        HostCommand::Slurm(args) => host_slurm(&args),
         HostCommand::Cdi(args) => match host_cdi(&args) {
             Ok(status) => status,
             Err(e) => fail(&e, Some(e.hint())),
@@ -116,6 +117,33 @@ fn host_cdi(args: &CdiArgs) -> Result<ExitCode, CdiError> {
     };
     say(format_args!("note: {MEMLOCK_NOTE}"));
     Ok(status)
+}
+
+fn host_slurm(args: &SlurmArgs) -> ExitCode {
+    let (sysfs, paths) = (Sysfs::default(), HostPaths::default());
+    let folder = args.output.clone().unwrap_or("/etc/slurm/vfio".into());
+    let files = slurm::files(&sysfs, &paths, args.interface(), &args.node(), &folder);
+    let files = match files {
+        Ok(files) => files,
+        Err(e) => return fail(&e, Some(e.hint())),
+    };
+    let mut lines = Vec::new();
+    for file in files {
+        let path = folder.join(&file.name);
+        if args.output.is_none() {
+            lines.push(format!("# file {}", path.display()));
+            lines.extend(file.text.lines().map(String::from));
+        } else if let Err(e) = whole_file::write(&path, &file.text, file.mode) {
+            let e = format!("cannot write {}: {e}", path.display());
+            return fail(
+                &io::Error::other(e),
+                Some("name a folder that can be written".into()),
+            );
+        } else {
+            lines.push(path.display().to_string());
+        }
+    }
+    print_lines(&lines)
 }
 
 fn host_check(args: &CheckArgs) -> ExitCode {

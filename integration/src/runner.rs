@@ -121,6 +121,9 @@ fn archive(
     if scenario.tiny_guests {
         l1.host_file("bin/guests", &vmm::tiny_guests()?, true)?;
     }
+    for (name, build) in &scenario.built {
+        l1.host_file(&format!("bin/{name}"), &build()?, true)?;
+    }
     let file = scenario.kernel_file;
     let image = match file {
         KernelFile::BzImage => kernel.bzimage(),

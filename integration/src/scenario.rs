@@ -24,6 +24,7 @@
 //! default script, for scenarios that need another order. Such a scenario must bring all its
 //! checks.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::command::{End, INTERFACES, Vmm};
@@ -66,6 +67,9 @@ enum Step {
     Shell(String),
 }
 
+/// Builds or finds a static program, and returns its path.
+pub type Build = fn() -> Result<PathBuf>;
+
 /// A machine, a script and the expected results.
 pub struct Scenario {
     /// The test's name.
@@ -82,6 +86,8 @@ pub struct Scenario {
     pub slow: bool,
     /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
     pub tiny_guests: bool,
+    /// Further static programs of L1 by their name in `/bin`. Each is built when the scenario runs.
+    pub built: Vec<(&'static str, Build)>,
     /// Addresses of the devices that each guest gets, with options of `--vfio`. L1 binds these
     /// devices.
     given: Vec<(String, &'static str)>,
@@ -107,6 +113,7 @@ impl Scenario {
             limit: Duration::from_secs(150),
             slow: false,
             tiny_guests: false,
+            built: Vec::new(),
             given: Vec::new(),
             before: String::new(),
             steps: Vec::new(),
@@ -146,6 +153,12 @@ impl Scenario {
     /// Gives L1 the tests of tests/guests.
     pub fn tiny_guests(mut self) -> Self {
         self.tiny_guests = true;
+        self
+    }
+
+    /// Gives L1 another static program, which `build` builds or finds.
+    pub fn built(mut self, name: &'static str, build: Build) -> Self {
+        self.built.push((name, build));
         self
     }
 

@@ -64,6 +64,18 @@ pub fn program(package: &str, name: &str) -> Result<PathBuf> {
     Ok(host::target().join(TARGET).join("release").join(name))
 }
 
+/// Builds the program that `mini-vmm trace` starts, once, and returns its path.
+pub fn tracer() -> Result<PathBuf> {
+    static PROGRAM: OnceLock<Result<PathBuf>> = OnceLock::new();
+    let build = || {
+        let step = Step::start("building the static mini-vmm-trace");
+        let program = program("mini-vmm", "mini-vmm-trace")?;
+        step.done();
+        Ok(program)
+    };
+    PROGRAM.get_or_init(build).clone()
+}
+
 /// Builds the tests of tests/guests as a static program, once, and returns its path. Their code is
 /// optimised a little, because an emulator runs it.
 pub fn tiny_guests() -> Result<PathBuf> {

@@ -63,6 +63,17 @@ nodes, and a guest in it the device:
 CDI cannot set the container's limit of locked memory, which must be above the
 guest's memory. Names of nodes can change at a boot: write the file again then.")]
     Cdi(CdiArgs),
+
+    /// Print or write what Slurm needs to give devices that are bound at each boot to jobs
+    #[command(after_help = "\
+The files are lines for slurm.conf and gres.conf, a prolog that gives a job's
+user the nodes of the job's devices, an epilog that takes them back and resets
+the devices, a task prolog that sets MINI_VMM_DEVICE, and an example of a job:
+  mini-vmm host bind 0000:01:00.0 --persist
+  mini-vmm host slurm --output /etc/slurm/vfio
+
+See docs/fleet.md.")]
+    Slurm(SlurmArgs),
 }
 
 impl HostCommand {
@@ -73,7 +84,7 @@ impl HostCommand {
     pub fn resolve(mut self) -> Result<Self, NameError> {
         let addresses = match &mut self {
             Self::Check(args) => &mut args.addresses,
-            Self::List(_) | Self::Cdi(_) => return Ok(self),
+            Self::List(_) | Self::Cdi(_) | Self::Slurm(_) => return Ok(self),
             Self::Bind(args) => &mut args.addresses,
             Self::Unbind(args) => &mut args.addresses,
         };
@@ -87,7 +98,7 @@ impl HostCommand {
     /// Whether the command changes the host.
     pub fn changes_the_host(&self) -> bool {
         match self {
-            Self::Check(_) | Self::List(_) | Self::Cdi(_) => false,
+            Self::Check(_) | Self::List(_) | Self::Cdi(_) | Self::Slurm(_) => false,
             Self::Bind(args) => !args.dry_run,
             Self::Unbind(args) => !args.dry_run,
         }
@@ -250,6 +261,43 @@ impl CdiArgs {
             "iommufd" => Some(Interface::Iommufd),
             _ => None,
         }
+    }
+}
+
+/// Print or write what Slurm needs to give devices that are bound at each boot to jobs
+#[derive(Debug, Args)]
+pub struct SlurmArgs {
+    /// The interface that the guests use. With iommufd, the users need access to /dev/iommu
+    #[arg(long, value_name = "KIND", default_value = "container",
+          value_parser = ["container", "iommufd"])]
+    iommu: String,
+
+    /// Slurm's name of this host [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+
+    /// Write the files to this folder; without it, they are printed as for /etc/slurm/vfio
+    #[arg(long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
+}
+
+impl SlurmArgs {
+    /// The interface.
+    pub fn interface(&self) -> Interface {
+        match self.iommu.as_str() {
+            "iommufd" => Interface::Iommufd,
+            _ => Interface::Container,
+        }
+    }
+
+    /// The name of the host without its domain, as slurmd takes it, or the given one.
+    pub fn node(&self) -> String {
+        let own = || {
+            let name = rustix::system::uname();
+            let name = name.nodename().to_string_lossy().into_owned();
+            name.split('.').next().unwrap_or_default().to_owned()
+        };
+        self.node.clone().unwrap_or_else(own)
     }
 }
 

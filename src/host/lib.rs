@@ -20,6 +20,7 @@ mod nodes;
 mod open_files;
 pub mod paths;
 pub mod persist;
+pub mod slurm;
 pub mod style;
 #[cfg(test)]
 pub(crate) mod tree;

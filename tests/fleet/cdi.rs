@@ -51,7 +51,7 @@ fn host(root: &Path) {
 
 /// Makes a /dev of the usual nodes and made-up ones of VFIO.
 const NODES: &str = r#"
-mount -t tmpfs none "$1/dev"
+mount -t tmpfs -o mode=755 none "$1/dev"
 for node in null zero full random urandom tty kvm; do cp -a /dev/$node "$1/dev"; done
 mkdir -p "$1/dev/pts" "$1/dev/shm" "$1/dev/mqueue" "$1/dev/vfio/devices"
 mknod "$1/dev/iommu" c 1 3

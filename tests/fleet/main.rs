@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 mod common;
 
 mod cdi;
+mod slurm;
 mod udev;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mini-vmm");

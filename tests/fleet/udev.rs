@@ -38,7 +38,9 @@ fn host(root: &Path) {
         .unwrap();
     }
     write(&root.join("sys/bus/pci/drivers_probe"), "");
-    fs::create_dir_all(root.join("sys/class")).unwrap();
+    for folder in ["sys/class", "dev"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
     fs::create_dir_all(root.join("etc/udev/rules.d")).unwrap();
 }
 
@@ -50,6 +52,11 @@ cp /etc/passwd /etc/group "$1/etc"
 mount --bind "$1/sys" /sys
 mount --bind "$1/etc" /etc
 mount -t tmpfs none /run
+# udev changes the owners of nodes.
+mount -t tmpfs -o mode=755 none "$1/dev"
+mknod "$1/dev/null" c 1 3
+mknod "$1/dev/made-up" c 1 3
+mount --bind "$1/dev" /dev
 if [ ! -e /etc/rule ]; then
 	"$PROGRAM" host bind 01:00.0 --dry-run --persist --user 1234 |
 		sed -n '/^cat > .*\.rules/,/^EOF/p' | sed '1d;$d' >/etc/rule
@@ -161,7 +168,7 @@ fn the_nodes_are_the_users() {
         (format!("devices/{TWIN}/vfio-dev/vfio1"), "vfio-dev"),
     ] {
         let home = root.join("sys").join(home);
-        write(&home.join("uevent"), "MAJOR=1\nMINOR=3\nDEVNAME=null\n");
+        write(&home.join("uevent"), "MAJOR=1\nMINOR=3\nDEVNAME=made-up\n");
         let class = format!("sys/class/{subsystem}");
         fs::create_dir_all(root.join(&class)).unwrap();
         symlink(Path::new("/").join(&class), home.join("subsystem")).unwrap();

@@ -22,6 +22,11 @@ impl Names<'_> {
         self.whole(tokens, DEPTH)
     }
 
+    /// The value of a constant.
+    pub fn named(&self, name: &str) -> Option<u64> {
+        self.name(name, DEPTH)
+    }
+
     fn whole(&self, tokens: &[Token], depth: u32) -> Option<u64> {
         let mut reader = Reader {
             names: self,

@@ -3,19 +3,19 @@
 //! src/trace/decode/table/headers.txt. The reader knows as much of C as these headers need. What it
 //! does not know is an error, so that a newer header is not half read.
 
+pub mod calls;
 mod declared;
 mod expression;
+mod headers;
 mod layout;
 mod preprocess;
 mod tokens;
 mod types;
 mod write;
 
-use std::collections::HashMap;
 use std::path::Path;
 
-pub use declared::Kind;
-pub use layout::{Field, Layout};
+pub use headers::Headers;
 
 /// The headers, in the order in which they are read: the second needs the first.
 const HEADERS: [&str; 4] = [
@@ -27,15 +27,6 @@ const HEADERS: [&str; 4] = [
 
 /// The table, from this crate's directory.
 pub const TABLE: &str = "../../src/trace/decode/table/headers.txt";
-
-/// What the headers say.
-#[derive(Debug, Default)]
-pub struct Headers {
-    /// Macros without parameters, in the headers' order.
-    pub macros: preprocess::Macros,
-    /// Structures, unions and enumerations.
-    pub types: declared::Types,
-}
 
 /// Reads the headers below `include`, such as /usr/include.
 ///
@@ -55,23 +46,6 @@ pub fn read(include: &Path) -> Result<Headers, String> {
             .map_err(|error| format!("{name}: {error}"))?;
     }
     Ok(headers)
-}
-
-impl Headers {
-    /// The layouts of all structures and unions.
-    ///
-    /// # Errors
-    /// A structure has a type that is not known.
-    pub fn layouts(&self) -> Result<HashMap<&str, Layout>, String> {
-        layout::of(&self.types)
-    }
-
-    /// Whether a name is that of a structure or a union with a name of its own in C, and which.
-    pub fn kind(&self, name: &str) -> Option<Kind> {
-        let mut records = self.types.records.iter();
-        let found = records.find(|record| record.name == name && !name.contains('.'));
-        found.map(|record| record.kind)
-    }
 }
 
 /// The text of the table. `version` is the version of the kernel that the headers are of.

@@ -11,10 +11,11 @@ use super::record::{self, Record};
 use super::scalar::{self, Scalar};
 use super::tables::{Argument, Direction, Tables};
 use super::value::{Field, Kind, Memory, Value, is_padding};
+use crate::guest::messages;
 
 /// How many values a call may have, apart from those of one structure. KVM's table of 4,096 routes
 /// has fewer.
-const VALUES: u64 = 65_536;
+const VALUES: u64 = 40_000;
 
 /// How many capabilities a chain may have. The kernel has fewer kinds.
 const CHAIN: usize = 32;
@@ -57,6 +58,20 @@ pub fn argument(
         Direction::Out => matches!(phase, Phase::Leave { result: 0.. }),
         Direction::Both => true,
     };
+    if let Argument::To(..) = entry.argument
+        && record::read(memory, argument, 1).is_empty()
+    {
+        let shown = match argument {
+            // KVM_SET_SIGNAL_MASK without a mask, for one.
+            0 => Value::Pointer(0),
+            _ => Value::Unreadable(argument),
+        };
+        return if entered {
+            vec![field("arg", shown)]
+        } else {
+            Vec::new()
+        };
+    }
     match &entry.argument {
         _ if !due => Vec::new(),
         Argument::None => Vec::new(),
@@ -141,6 +156,9 @@ impl Walk<'_> {
             if !(known.union && is_padding(member.name)) {
                 self.member(&record, member, &mut fields);
             }
+        }
+        if MESSAGES.contains(&name) {
+            fields.extend(message(&record));
         }
         fields
     }
@@ -451,6 +469,19 @@ impl Walk<'_> {
             },
         }
     }
+}
+
+/// Structures with address_lo, address_hi and data of a message-signalled interrupt.
+const MESSAGES: [&str; 2] = ["kvm_irq_routing_msi", "kvm_msi"];
+
+/// What an interrupt message means.
+fn message(record: &Record<'_>) -> Option<Field> {
+    let low = record.number("address_lo")?;
+    let data = u32::try_from(record.number("data")?).ok()?;
+    // KVM takes bits of the high half as more bits of the destination (KVM_CAP_X2APIC_API), and
+    // what they are depends on the machine.
+    let text = (record.number("address_hi")? == 0).then(|| messages::describe(low, data))??;
+    Some(field("message", Value::Text(text)))
 }
 
 /// The structure that each capability begins with.

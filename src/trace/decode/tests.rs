@@ -167,6 +167,35 @@ fn descriptors_and_flags_have_names() {
     assert_eq!(value(&fields, "data"), &Value::List(eventfds, 0));
 }
 
+#[test]
+fn a_route_says_what_its_message_means() {
+    // nr, flags; gsi, type, flags, pad, address_lo, address_hi, data, five words of the union.
+    let mut data = vec![2, 0];
+    data.extend([24, 2, 0, 0, 0xfee0_1000, 0, 0x4031, 0, 0, 0, 0, 0]);
+    data.extend([25, 1, 0, 0, 2, 3, 0, 0, 0, 0, 0, 0]);
+    let fields = enter(Kind::Vm, "KVM_SET_GSI_ROUTING", words(&data));
+    let Value::List(entries, 0) = value(&fields, "entries") else {
+        panic!("{fields:?}");
+    };
+    let inner = |index: usize, name: &str| {
+        let Value::Record(entry) = &entries[index] else {
+            panic!("{entries:?}");
+        };
+        let Value::Record(union) = value(entry, "u") else {
+            panic!("{entry:?}");
+        };
+        match value(union, name) {
+            Value::Record(member) => member.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let text = Value::Text("vector 0x31, CPU 1".to_owned());
+    assert_eq!(value(&inner(0, "msi"), "message"), &text);
+    assert_eq!(value(&inner(1, "irqchip"), "pin"), &Value::Decimal(3));
+    let chip = Value::Name(2, "KVM_IRQCHIP_IOAPIC");
+    assert_eq!(value(&inner(1, "irqchip"), "irqchip"), &chip);
+}
+
 /// The feature's number is in the flags.
 #[test]
 fn a_feature_is_decoded_by_its_number() {
@@ -235,6 +264,11 @@ fn memory_that_cannot_be_read_is_told() {
     let fields = enter(Kind::Vm, "KVM_IRQFD", words(&[3, 24]));
     assert_eq!(value(&fields, "gsi"), &Value::Decimal(24));
     assert_eq!(value(&fields, "flags"), &Value::Unreadable(0x1008));
+    // Nothing of it is there.
+    let fields = enter(Kind::Vm, "KVM_IRQFD", Vec::new());
+    let names: Vec<&str> = fields.iter().map(|field| field.name.as_ref()).collect();
+    assert_eq!(names, ["arg"]);
+    assert_eq!(value(&fields, "arg"), &Value::Unreadable(0x1000));
     // A list of a billion, of which one is there.
     let fields = enter(
         Kind::Vm,
@@ -338,7 +372,7 @@ fn try_all(argument: u64, memory: &dyn Memory) {
             calls::leave(&call, 0, memory),
             calls::leave(&call, -7, memory),
         ] {
-            assert!(count(&fields) < 70_000, "{name}: {}", count(&fields));
+            assert!(count(&fields) < 45_000, "{name}: {}", count(&fields));
         }
         assert!(started.elapsed() < Duration::from_secs(5), "{name}");
     }
@@ -346,14 +380,13 @@ fn try_all(argument: u64, memory: &dyn Memory) {
 
 #[test]
 fn the_largest_lengths_are_cut() {
-    for byte in [0xff, 0x7f, 0x01, 0x00] {
-        try_all(0x1000, &Everywhere(vec![byte; 8]));
+    for byte in [0xff, 0x01, 0x00] {
         try_all(u64::MAX - 3, &Everywhere(vec![byte; 8]));
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4))]
+    #![proptest_config(ProptestConfig::with_cases(3))]
 
     #[test]
     fn no_memory_does_harm(bytes in prop::collection::vec(any::<u8>(), 1..200), at: u64) {

@@ -13,3 +13,18 @@ pub fn headers() -> Option<KernelHeaders> {
         }
     }
 }
+
+/// Whether /dev/kvm can be used. Without it the test is skipped.
+#[allow(dead_code)]
+pub fn kvm() -> bool {
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm");
+    if let Err(error) = opened {
+        println!("SKIPPED: /dev/kvm: {error}");
+        assert!(!lab::host::required(), "/dev/kvm: {error}");
+        return false;
+    }
+    true
+}

@@ -1,8 +1,7 @@
 //! Finds a value among decoded fields.
 
+use headers::calls::output::Expected;
 use trace::decode::value::{Field, Value};
-
-use crate::program::Expected;
 
 /// The number under a path such as `entries[1].u.msi.data`.
 pub fn number(fields: &[Field], expected: &Expected) -> Option<u64> {

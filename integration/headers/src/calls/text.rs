@@ -1,52 +1,19 @@
-//! The C program: its text, its run, and what it prints.
+//! The text of the C program.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::Path;
-use std::process::Command;
 
-use trace::decode::value::{Kind, Memory};
+use trace::decode::value::Kind;
 
-const HEAD: &str = r#"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <linux/kvm.h>
-#include <linux/vfio.h>
-#include <linux/iommufd.h>
-
-#define BLOCK 16384
-static unsigned char *b[4096];
-
-static void *block(int index)
-{
-	return b[index] = calloc(1, BLOCK);
-}
-
-static void say(const char *path, unsigned size, unsigned long long value)
-{
-	printf("expect %s %u %llx\n", path, size, value);
-}
-
-static void dump(int from, int to)
-{
-	for (int index = from; index < to; index++) {
-		int end = BLOCK;
-		while (end && !b[index][end - 1])
-			end--;
-		printf("block %llx ", (unsigned long long)b[index]);
-		for (int at = 0; at < end; at++)
-			printf("%02x", b[index][at]);
-		printf(".\n");
-	}
-}
-"#;
+/// The functions that the cases use.
+const HEAD: &str = include_str!("head.c");
 
 /// The text of the program.
 #[derive(Debug, Default)]
 pub struct Text {
     functions: String,
     names: Vec<String>,
+    /// Name, kind and number of this case's call.
+    call: String,
     sets: String,
     says: String,
     /// Blocks of memory in all, and before this case.
@@ -57,14 +24,10 @@ pub struct Text {
 }
 
 impl Text {
-    /// An empty program.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Begins a case.
     pub fn begin(&mut self, name: &str, kind: Kind) {
-        self.sets = format!("\tprintf(\"case {name} {kind:?} %x\\n\", (unsigned){name});\n");
+        self.call = format!("\"{name}\", \"{kind:?}\", {name}");
+        self.sets = "\targument = 0;\n".to_owned();
         self.says.clear();
         self.renames.clear();
         self.before = self.blocks;
@@ -94,10 +57,7 @@ impl Text {
 
     /// The call's argument is the address of a block.
     pub fn argument(&mut self, block: usize) {
-        let _ = writeln!(
-            self.sets,
-            "\tprintf(\"argument %llx\\n\", (unsigned long long)b[{block}]);"
-        );
+        let _ = writeln!(self.sets, "\targument = (unsigned long long)b[{block}];");
     }
 
     /// The call's argument is a number of its own, or the given one.
@@ -106,7 +66,7 @@ impl Text {
         let own = (0x1000 + self.values).to_string();
         self.names(path, value);
         let value = value.unwrap_or(&own);
-        let _ = writeln!(self.sets, "\tprintf(\"argument %x\\n\", {value});");
+        let _ = writeln!(self.sets, "\targument = {value};");
         let _ = writeln!(self.says, "\tsay(\"{path}\", 8, {value});");
     }
 
@@ -194,8 +154,9 @@ impl Text {
         let name = format!("case_{}", self.names.len());
         let _ = writeln!(
             self.functions,
-            "static void {name}(void)\n{{\n{}{}\tdump({}, {});\n}}\n",
-            self.sets, self.says, self.before, self.blocks
+            "static void {name}_says(void)\n{{\n{}}}\n\n\
+             static void {name}(void)\n{{\n{}\tfinish({}, {name}_says, {}, {});\n}}\n",
+            self.says, self.sets, self.call, self.before, self.blocks
         );
         self.names.push(name);
     }
@@ -221,137 +182,12 @@ impl Text {
 
     /// The whole program.
     pub fn whole(&self) -> String {
-        let mut main = "int main(void)\n{\n".to_owned();
+        let mut main = "int main(int count, char **words)\n{\n\
+                        \tif (count > 1 && !strcmp(words[1], \"call\"))\n\t\topen_all();\n"
+            .to_owned();
         for name in &self.names {
             let _ = writeln!(main, "\t{name}();");
         }
         format!("{HEAD}\n{}\n{main}\treturn 0;\n}}\n", self.functions)
     }
-}
-
-/// Compiles the program against the headers, and runs it.
-pub fn run(text: &str, include: &Path) -> String {
-    // Each test has a program of its own.
-    let name = std::thread::current().name().unwrap_or("calls").to_owned();
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (source, program) = (dir.join(format!("{name}.c")), dir.join(&name));
-    std::fs::write(&source, text).unwrap();
-    let compiler = Command::new("cc")
-        .args(["-w", "-O0", "-isystem"])
-        .arg(include.join("x86_64-linux-gnu"))
-        .arg("-isystem")
-        .arg(include)
-        .arg(&source)
-        .arg("-o")
-        .arg(&program)
-        .output()
-        .expect("cc");
-    let said = String::from_utf8_lossy(&compiler.stderr);
-    assert!(compiler.status.success(), "{said}");
-    let output = Command::new(&program).output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// What the program says of one call.
-#[derive(Debug)]
-pub struct Case {
-    /// The name.
-    pub name: String,
-    /// The kind of file.
-    pub kind: Kind,
-    /// The number by the C compiler.
-    pub number: u32,
-    /// The argument.
-    pub argument: u64,
-    /// The values to be found.
-    pub expected: Vec<Expected>,
-    /// The names to be found, by path.
-    pub names: Vec<(String, Vec<String>)>,
-    /// The program's memory.
-    pub memory: Blocks,
-}
-
-/// A value to be found.
-#[derive(Debug)]
-pub struct Expected {
-    /// The names and indexes to the field.
-    pub path: String,
-    /// Its size in bytes; 0 for a bit field.
-    pub size: usize,
-    /// The value.
-    pub value: u64,
-}
-
-/// The program's blocks of memory by their address.
-#[derive(Debug, Default)]
-pub struct Blocks(HashMap<u64, Vec<u8>>);
-
-/// The size of a block.
-const BLOCK: u64 = 16_384;
-
-impl Memory for Blocks {
-    fn read(&self, address: u64, into: &mut [u8]) -> usize {
-        let found = self
-            .0
-            .iter()
-            .find(|(start, _)| (**start..**start + BLOCK).contains(&address));
-        let Some((start, bytes)) = found else {
-            return 0;
-        };
-        let offset = (address - start) as usize;
-        let size = into.len().min(BLOCK as usize - offset);
-        for (index, byte) in into[..size].iter_mut().enumerate() {
-            *byte = bytes.get(offset + index).copied().unwrap_or(0);
-        }
-        size
-    }
-}
-
-/// Reads what the program printed.
-pub fn read(output: &str) -> Vec<Case> {
-    let mut cases: Vec<Case> = Vec::new();
-    let hex = |text: &str| u64::from_str_radix(text, 16).unwrap();
-    for line in output.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["case", name, kind, number] => cases.push(Case {
-                name: name.to_owned(),
-                kind: trace::decode::calls::all()
-                    .map(|(kind, ..)| kind)
-                    .find(|own| format!("{own:?}") == kind)
-                    .unwrap(),
-                number: hex(number) as u32,
-                argument: 0,
-                expected: Vec::new(),
-                names: Vec::new(),
-                memory: Blocks::default(),
-            }),
-            ["argument", value] => cases.last_mut().unwrap().argument = hex(value),
-            ["expect", path, size, value] => {
-                let expected = Expected {
-                    path: path.to_owned(),
-                    size: size.parse().unwrap(),
-                    value: hex(value),
-                };
-                cases.last_mut().unwrap().expected.push(expected);
-            }
-            ["names", path, names] => {
-                let names = names.split('|').map(str::to_owned).collect();
-                let known = &mut cases.last_mut().unwrap().names;
-                known.push((path.to_owned(), names));
-            }
-            ["block", address, bytes] => {
-                let bytes = bytes.trim_end_matches('.').as_bytes();
-                let bytes = bytes
-                    .chunks(2)
-                    .map(|pair| hex(std::str::from_utf8(pair).unwrap()) as u8)
-                    .collect();
-                let blocks = &mut cases.last_mut().unwrap().memory.0;
-                blocks.insert(hex(address), bytes);
-            }
-            _ => panic!("{line}"),
-        }
-    }
-    cases
 }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use headers::{Field, Kind, Layout};
-
-use crate::program::Text;
-use crate::variants::{Argument, Line};
+use super::text::Text;
+use super::variants::{Argument, Line};
+use crate::declared::Kind;
+use crate::layout::{Field, Layout};
 
 type Layouts<'a> = HashMap<&'a str, Layout>;
 

@@ -61,6 +61,58 @@ const NUMBERS: [&str; 9] = [
     "VFIO_SET_IOMMU",
 ];
 
+/// Calls of a vCPU, by the sections of linux/kvm.h.
+const VCPU: [&str; 39] = [
+    "KVM_RUN",
+    "KVM_GET_REGS",
+    "KVM_SET_REGS",
+    "KVM_GET_SREGS",
+    "KVM_SET_SREGS",
+    "KVM_TRANSLATE",
+    "KVM_INTERRUPT",
+    "KVM_GET_FPU",
+    "KVM_SET_FPU",
+    "KVM_GET_LAPIC",
+    "KVM_SET_LAPIC",
+    "KVM_TPR_ACCESS_REPORTING",
+    "KVM_SET_VAPIC_ADDR",
+    "KVM_GET_MP_STATE",
+    "KVM_SET_MP_STATE",
+    "KVM_NMI",
+    "KVM_SET_GUEST_DEBUG",
+    "KVM_X86_SETUP_MCE",
+    "KVM_X86_SET_MCE",
+    "KVM_GET_VCPU_EVENTS",
+    "KVM_SET_VCPU_EVENTS",
+    "KVM_GET_DEBUGREGS",
+    "KVM_SET_DEBUGREGS",
+    "KVM_GET_XSAVE",
+    "KVM_SET_XSAVE",
+    "KVM_GET_XSAVE2",
+    "KVM_GET_XCRS",
+    "KVM_SET_XCRS",
+    "KVM_GET_TSC_KHZ",
+    "KVM_SET_TSC_KHZ",
+    "KVM_KVMCLOCK_CTRL",
+    "KVM_SMI",
+    "KVM_GET_SREGS2",
+    "KVM_SET_SREGS2",
+    "KVM_GET_STATS_FD",
+    "KVM_PRE_FAULT_MEMORY",
+    "KVM_SET_CPUID",
+    "KVM_GET_REG_LIST",
+    "KVM_GET_ONE_REG",
+];
+
+/// Calls of /dev/kvm.
+const SYSTEM: [&str; 5] = [
+    "KVM_GET_API_VERSION",
+    "KVM_CREATE_VM",
+    "KVM_GET_VCPU_MMAP_SIZE",
+    "KVM_X86_GET_MCE_CAP_SUPPORTED",
+    "KVM_GET_MSR_FEATURE_INDEX_LIST",
+];
+
 /// What the argument of a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Argument {
@@ -188,6 +240,10 @@ fn usual(name: &str) -> Kind {
         Kind::Container
     } else if name.starts_with("IOMMU_") {
         Kind::Iommufd
+    } else if VCPU.contains(&name) {
+        Kind::Vcpu
+    } else if SYSTEM.contains(&name) {
+        Kind::Kvm
     } else {
         Kind::Vm
     }
