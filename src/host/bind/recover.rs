@@ -23,8 +23,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The time that a process has to end after a signal.
 const END: Duration = Duration::from_secs(1);
 
-/// Undoes what killed commands have begun, and gives back the devices of killed runs. Returns a line
-/// for each device.
+/// Undoes what killed commands have begun, and gives back the devices of killed runs. Returns a
+/// line for each device.
 ///
 /// # Errors
 /// The records cannot be locked or read.
