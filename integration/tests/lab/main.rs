@@ -21,6 +21,7 @@ macro_rules! scenarios {
 scenarios![
     disks,
     affinity,
+    bench,
     bind,
     managed,
     devices,

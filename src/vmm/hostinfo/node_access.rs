@@ -86,6 +86,14 @@ impl Cause {
         confines.then_some(cause)
     }
 
+    /// The processes that have the node, if they are the reason.
+    pub fn holders(&self) -> Option<&Holders> {
+        match self {
+            Self::Busy(holders) => Some(holders),
+            _ => None,
+        }
+    }
+
     /// The remedy, where one is known. `module` is the module behind the node, and `permit` the
     /// command that gives a user the right to open it.
     pub fn hint(&self, path: &str, module: &str, permit: &str) -> Option<String> {

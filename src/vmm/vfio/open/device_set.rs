@@ -13,6 +13,7 @@ use crate::vfio::open::interface::{self, Interface};
 use crate::vfio::open::iommufd;
 use crate::vfio::open::known_iommufd::KnownIommufd;
 use crate::vfio::open::kvm::KvmVfio;
+use crate::vfio::open::leftover;
 use crate::vfio::open::opened::Opened;
 use crate::vfio::opener::Opener;
 
@@ -51,6 +52,10 @@ impl DeviceSet {
     /// # Errors
     /// The first device that cannot be opened. These devices are closed again.
     pub fn open(&self, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+        leftover::wait_out(self.opener.limit(), || self.open_once(candidates))
+    }
+
+    fn open_once(&self, candidates: &[Candidate]) -> Result<Opened, VfioError> {
         let kvm = self.kvm()?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let in_use = (known.containers.are_in_use(), known.iommufd.is_in_use());

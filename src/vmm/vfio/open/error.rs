@@ -310,6 +310,15 @@ impl VfioError {
         }
     }
 
+    /// The other processes that have the device, if they are the reason.
+    pub(super) fn holders(&self) -> Option<&Holders> {
+        match self {
+            Self::Held { holders, .. } => Some(holders),
+            Self::Node { cause, .. } => cause.holders(),
+            _ => None,
+        }
+    }
+
     /// Whether a container has refused a group, so that another container may take it.
     pub(super) fn is_refused_group(&self) -> bool {
         use StepError::{SetContainer, SetIommu};

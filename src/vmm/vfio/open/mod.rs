@@ -13,6 +13,7 @@
 //! | `kvm` | KVM's VFIO device, through which KVM learns of groups and devices |
 //! | `assign` | which group joins which container |
 //! | `no_container` | why VFIO gives no container |
+//! | `leftover` | waits for the guardian of a run that was killed |
 //! | `parallel` | opens devices in parallel |
 //! | `nodes` | the names of device nodes |
 //! | [`peers`] | whose BARs the other devices cannot reach |
@@ -33,6 +34,7 @@ mod interface;
 mod iommufd;
 mod known_iommufd;
 mod kvm;
+mod leftover;
 mod no_container;
 mod nodes;
 mod open_groups;

@@ -111,6 +111,11 @@ impl Opener {
         }
     }
 
+    /// How long a call is waited for.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Opens a node that is needed for a device.
     ///
     /// # Errors

@@ -1,0 +1,157 @@
+//! A run that was killed while it opened a device: its guardian makes the call to its end, and has
+//! the device's file for that fraction of a second. The next run waits for that.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::hostinfo::holders::Holder;
+use crate::log::stderr::say;
+use crate::vfio::open::error::VfioError;
+
+/// The name of the process that outlives a run.
+const GUARDIAN: &str = "vmm-guardian";
+/// How long is waited at most, also where a run's calls have more time.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How often the device is tried meanwhile.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Does `open`, again while nobody but guardians of ended runs has the device, and no longer than
+/// `limit`.
+///
+/// # Errors
+/// Those of `open`.
+pub(super) fn wait_out<T>(
+    limit: Duration,
+    open: impl Fn() -> Result<T, VfioError>,
+) -> Result<T, VfioError> {
+    let limit = limit.min(LIMIT);
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        let error = match open() {
+            Err(error) if begun.elapsed() < limit => error,
+            outcome => return outcome,
+        };
+        let holders = error.holders().map(|holders| &holders.processes[..]);
+        let Some([(pid, _), ..]) = holders.filter(|all| all.iter().all(is_leftover)) else {
+            return Err(error);
+        };
+        if !told {
+            say(format_args!(
+                "mini-vmm: waits up to {} seconds for process {pid} ({GUARDIAN}), which ends a \
+                 call of a run that was killed",
+                limit.as_secs_f32().ceil()
+            ));
+            told = true;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Whether a process is the guardian of a run that has ended. A guardian is a child of its run and
+/// runs the same program; after the run's end it is another process's child.
+fn is_leftover((pid, name): &Holder) -> bool {
+    let program = |pid: &str| -> Option<PathBuf> { fs::read_link(format!("/proc/{pid}/exe")).ok() };
+    let own = program(&pid.to_string());
+    name == GUARDIAN && own.is_some() && parent(*pid).is_some_and(|run| program(&run) != own)
+}
+
+/// The parent's number (proc_pid_stat(5), field 4), after the name, which may hold anything.
+fn parent(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Some(rest.split(' ').nth(1)?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::io::{self, Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+
+    use rustix::process::getppid;
+
+    use super::*;
+    use crate::hostinfo::holders::Holders;
+    use crate::hostinfo::name::parse_address;
+    use crate::sys::process::{detach, in_one_thread};
+
+    /// Stands for a device. Other tests have it open too, but no guardian of theirs.
+    const NODE: &str = "/dev/full";
+
+    /// Starts a run, which lives until the first returned pipe is closed, and its guardian, which
+    /// has the file open for so long after that.
+    fn run_with_guardian(time: Duration) -> (File, File) {
+        let (mut begun, begins) = io::pipe().unwrap();
+        let (ends, end) = io::pipe().unwrap();
+        let (begins, ends) = (OwnedFd::from(begins), OwnedFd::from(ends));
+        // The run is a child of a child, because nobody here waits for it.
+        assert!(in_one_thread(|| {
+            detach(c"a-run", &[&begins, &ends], || {
+                detach(c"vmm-guardian", &[&begins], || {
+                    let _node = OpenOptions::new().read(true).open(NODE);
+                    let run = getppid();
+                    let _ = File::from(begins.try_clone().unwrap()).write(&[0]);
+                    while getppid() == run {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    thread::sleep(time);
+                })
+                .unwrap();
+                let _ = File::from(ends.try_clone().unwrap()).read(&mut [0]);
+            })
+            .unwrap();
+        }));
+        drop((begins, ends));
+        begun.read_exact(&mut [0]).unwrap();
+        (
+            File::from(OwnedFd::from(end)),
+            File::from(OwnedFd::from(begun)),
+        )
+    }
+
+    /// Opens the device if nobody else has it.
+    fn open() -> Result<(), VfioError> {
+        let mut holders = Holders::of(&[Path::new(NODE)]);
+        holders.processes.retain(|(_, name)| name == GUARDIAN);
+        if holders.processes.is_empty() {
+            return Ok(());
+        }
+        Err(VfioError::Held {
+            name: parse_address("01:00.0").unwrap(),
+            holders,
+            node: NODE.into(),
+            call: "open",
+            source: io::Error::from_raw_os_error(libc::EBUSY),
+        })
+    }
+
+    /// One test, because all parts have one file.
+    #[test]
+    fn only_the_guardian_of_an_ended_run_is_waited_for() {
+        const LONG: Duration = Duration::from_secs(60);
+        // The run lives: the device is refused at once.
+        let (run, _begun) = run_with_guardian(Duration::from_millis(200));
+        let begun = Instant::now();
+        assert!(wait_out(LONG, open).is_err());
+        assert!(begun.elapsed() < LONG / 10);
+        // The run ends, and its guardian a little later.
+        drop(run);
+        assert!(wait_out(LONG, open).is_ok());
+        assert!(begun.elapsed() < LONG / 5);
+        // A call that takes longer than the limit is an error.
+        let (run, _begun) = run_with_guardian(LONG / 20);
+        drop(run);
+        let begun = Instant::now();
+        assert!(wait_out(Duration::from_millis(300), open).is_err());
+        assert!(begun.elapsed() >= Duration::from_millis(300));
+        // Another error is none of this.
+        let other = || Err::<(), _>(VfioError::Thread);
+        let begun = Instant::now();
+        assert!(wait_out(LONG, other).is_err());
+        assert!(begun.elapsed() < LONG / 10);
+    }
+}
