@@ -9,7 +9,6 @@ use vmm::control::ControlRequest;
 use vmm::log::degraded::{self, Code};
 use vmm::plug::{AddError, Added, Refusal, Removal, RemoveError, RemoveRequest, RemovedBy};
 use vmm::run_events::RunEvent;
-use vmm::vfio::device::Irq;
 
 use crate::Test;
 use crate::common::asm::{Asm, Width};
