@@ -50,7 +50,6 @@ scenarios![
     start,
     windows,
     topology,
-    traced,
     many_cpus,
     refusals,
     errnos,
