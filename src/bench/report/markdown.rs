@@ -138,8 +138,8 @@ fn costs(results: &Results) -> String {
         "Counted in a pass of its own, less what a window without reads costs. Exits to mini-vmm \
          are without accesses to ports, which are the console's. A virtual CPU's time includes the \
          guest's own.\n\n\
-         | work | subject | reads | exits to mini-vmm | exits to KVM | wake-ups | vCPU | mini-vmm's \
-         other threads |\n\
+         | work | subject | reads | exits to mini-vmm | exits to KVM | wake-ups | vCPU \
+         | mini-vmm's other threads |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     let idle = |subject: usize| {

@@ -213,7 +213,8 @@ impl fmt::Display for Plan {
         let seconds = (self.at_most() + self.counting()).as_secs();
         writeln!(
             f,
-            "time      at most {} min {} s: rounds of some {} s, {} at most, and some {} s to count exits",
+            "time      at most {} min {} s: rounds of some {} s, {} at most, and some {} s to \
+             count exits",
             seconds / 60,
             seconds % 60,
             self.round().as_secs(),

@@ -115,7 +115,10 @@ mod tests {
             fs::write(task.join("schedstat"), format!("{time} 1 2\n")).unwrap();
         }
         let report = json!({
-            "exits": { "total": 100, "by_reason": { "pio_in": 20, "pio_out": 30, "mmio_read": 50 } },
+            "exits": {
+                "total": 100,
+                "by_reason": { "pio_in": 20, "pio_out": 30, "mmio_read": 50 },
+            },
             "kvm": { "vcpus": [{ "exits": 400 }, { "exits": 11 }] },
             "devices": [{ "wakeups": { "delivered": 7, "unmasked": 1 } }, {}],
         });
