@@ -1,8 +1,25 @@
-//! Reads the memory of the traced program (process_vm_readv(2)).
+//! Reads the memory of the traced program: by process_vm_readv(2), or by /proc/PID/mem where the
+//! kernel was built without that call (CONFIG_CROSS_MEMORY_ATTACH).
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_void, iovec, pid_t};
 
 use crate::decode::value::Memory;
+
+/// Whether the kernel has no process_vm_readv.
+static MISSING: AtomicBool = AtomicBool::new(false);
+
+/// How many memory files stay open.
+const OPEN: usize = 16;
+
+thread_local! {
+    /// The memory files of threads that were read last.
+    static FILES: RefCell<Vec<(pid_t, File)>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The memory of a traced thread.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +35,9 @@ impl Remote {
     /// Reads up to eight parts in one call. Returns the bytes that were read, from the first part
     /// on.
     pub fn read_parts(&self, parts: &mut [(u64, &mut [u8])]) -> usize {
+        if MISSING.load(Ordering::Relaxed) {
+            return self.read_files(parts);
+        }
         const NONE: iovec = iovec {
             iov_base: std::ptr::null_mut(),
             iov_len: 0,
@@ -36,7 +56,47 @@ impl Remote {
         let read = unsafe {
             libc::process_vm_readv(self.0, local.as_ptr(), count, remote.as_ptr(), count, 0)
         };
+        if read < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS) {
+            MISSING.store(true, Ordering::Relaxed);
+            return self.read_files(parts);
+        }
         usize::try_from(read).unwrap_or(0)
+    }
+
+    /// The same by /proc/PID/mem.
+    fn read_files(&self, parts: &mut [(u64, &mut [u8])]) -> usize {
+        let mut whole = 0;
+        for (address, into) in parts {
+            let read = self.read_file(*address, into);
+            whole += read;
+            if read < into.len() {
+                break;
+            }
+        }
+        whole
+    }
+
+    fn read_file(&self, address: u64, into: &mut [u8]) -> usize {
+        FILES.with_borrow_mut(|files| {
+            let at = files.iter().position(|(tid, _)| *tid == self.0);
+            if let Some(at) = at {
+                match files[at].1.read_at(into, address) {
+                    // The memory is gone: the thread executes another program, or another thread
+                    // has its number.
+                    Ok(0) => drop(files.remove(at)),
+                    read => return read.unwrap_or(0),
+                }
+            }
+            let Ok(file) = File::open(format!("/proc/{}/mem", self.0)) else {
+                return 0;
+            };
+            let read = file.read_at(into, address).unwrap_or(0);
+            if files.len() == OPEN {
+                files.remove(0);
+            }
+            files.push((self.0, file));
+            read
+        })
     }
 }
 
@@ -56,5 +116,26 @@ mod tests {
         let parts = &mut [(text.as_ptr() as u64, &mut first[..]), (8, &mut second[..])];
         assert_eq!(own.read_parts(parts), 2);
         assert_eq!(&first, b"gu");
+    }
+
+    /// As on a kernel without process_vm_readv.
+    #[test]
+    fn memory_files_read_the_same() {
+        let own = Remote(std::process::id() as pid_t);
+        let (text, mut into) = (*b"guest", [0; 5]);
+        for _ in 0..2 {
+            assert_eq!(own.read_file(text.as_ptr() as u64, &mut into), 5);
+            assert_eq!(into, text);
+        }
+        assert_eq!(own.read_file(8, &mut into), 0);
+        assert_eq!(own.read_file(u64::MAX - 2, &mut into), 0);
+        let (mut first, mut second) = ([0; 2], [0; 2]);
+        let parts = &mut [(text.as_ptr() as u64, &mut first[..]), (8, &mut second[..])];
+        assert_eq!(own.read_files(parts), 2);
+        assert_eq!(&first, b"gu");
+        // A process that has ended has no memory.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        assert_eq!(Remote(child.id() as pid_t).read_file(8, &mut into), 0);
     }
 }
