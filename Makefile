@@ -29,8 +29,9 @@ deps-fleet: deps-build ## the same for make fleet: udev, podman, Slurm, lintian
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
 
-build: deps-build ## the static release binaries: mini-vmm, and mini-vmm-trace for `mini-vmm trace`
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) --package mini-vmm
+build: deps-build ## the static release binaries: mini-vmm, mini-vmm-trace for `mini-vmm trace`, mini-vmm-bench
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(TARGET) \
+		--package mini-vmm --package mini-vmm-bench
 
 test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab scenarios of over a minute
 

@@ -1,5 +1,5 @@
-//! `make man`: writes the manual pages of mini-vmm and of each command to the directory that the
-//! first argument names, or to `target/man`. Their text is that of `--help`.
+//! `make man`: writes the manual pages of mini-vmm, of each command and of mini-vmm-bench to the
+//! directory that the first argument names, or to `target/man`. Their text is that of `--help`.
 
 use std::path::PathBuf;
 use std::{env, fs, io};
@@ -12,5 +12,6 @@ fn main() -> io::Result<()> {
         .nth(1)
         .map_or("target/man".into(), PathBuf::from);
     fs::create_dir_all(&dir)?;
-    clap_mangen::generate_to(Cli::command(), &dir)
+    clap_mangen::generate_to(Cli::command(), &dir)?;
+    clap_mangen::generate_to(mini_vmm_bench::cli::Cli::command(), &dir)
 }

@@ -122,6 +122,7 @@ pub fn run(
                 summary,
                 started,
                 log: Arc::new(EventLog::new().map_err(ControlError::Start)?),
+                ids: Arc::default(),
             };
             Some(control::serve(listener, vm)?)
         }

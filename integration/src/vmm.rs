@@ -64,6 +64,18 @@ pub fn program(package: &str, name: &str) -> Result<PathBuf> {
     Ok(host::target().join(TARGET).join("release").join(name))
 }
 
+/// Builds the static program that measures a device, once, and returns its path.
+pub fn bench() -> Result<PathBuf> {
+    static PROGRAM: OnceLock<Result<PathBuf>> = OnceLock::new();
+    let build = || {
+        let step = Step::start("building mini-vmm-bench as a static program");
+        let path = program("mini-vmm-bench", "mini-vmm-bench")?;
+        step.done();
+        Ok(path)
+    };
+    PROGRAM.get_or_init(build).clone()
+}
+
 /// Builds the program that `mini-vmm trace` starts, once, and returns its path.
 pub fn tracer() -> Result<PathBuf> {
     static PROGRAM: OnceLock<Result<PathBuf>> = OnceLock::new();

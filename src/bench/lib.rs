@@ -4,5 +4,27 @@
 //! | module | content |
 //! | --- | --- |
 //! | [`stats`] | whether a difference is real: rounds, intervals, percentiles, the stopping rule |
+//! | [`work`] | the reads, the same for all subjects |
+//! | [`kernel`] | the guest's kernel, and its initramfs with this program as /init |
+//! | [`guest`] | this program as the guest's /init |
+//! | [`disks`] | disks in sysfs |
+//! | [`subjects`] | the host and the guests, and their turns |
+//! | [`session`] | the plan of a run, and its rounds |
+//! | [`context`] | the machine's state, with verdicts |
+//! | [`report`] | JSON and Markdown |
+//! | [`cli`] | the command line |
+//! | [`stop`] | Ctrl-C |
+//! | [`error`] | errors with hints |
 
+pub mod cli;
+pub mod context;
+pub mod disks;
+pub mod error;
+pub mod guest;
+pub mod kernel;
+pub mod report;
+pub mod session;
 pub mod stats;
+pub mod stop;
+pub mod subjects;
+pub mod work;

@@ -42,6 +42,26 @@ const LIMITED: &[(&str, &str, &str)] = &[
         "the caller's reader: the opener, or host::limited",
     ),
     (
+        "\"current_link_speed\"",
+        "src/bench/context/link.rs",
+        "host::limited",
+    ),
+    (
+        "\"current_link_width\"",
+        "src/bench/context/link.rs",
+        "host::limited",
+    ),
+    (
+        "\"max_link_speed\"",
+        "src/bench/context/link.rs",
+        "host::limited",
+    ),
+    (
+        "\"max_link_width\"",
+        "src/bench/context/link.rs",
+        "host::limited",
+    ),
+    (
         "resource{bar}_resize",
         "src/vmm/hostinfo/resizable.rs",
         "the caller's reader: the opener, or host::limited",

@@ -21,6 +21,7 @@ macro_rules! scenarios {
 scenarios![
     disks,
     affinity,
+    bench,
     bind,
     managed,
     devices,
@@ -31,6 +32,8 @@ scenarios![
     endpoints,
     explain,
     host,
+    hot_plug,
+    hot_plug_faults,
     life,
     memory_errors,
     mediated,

@@ -60,6 +60,21 @@ impl Latencies {
         all.map(|value| (value.value_iterated_to(), value.count_at_value()))
     }
 
+    /// The times to two digits, each with the number of operations: small enough to be sent and
+    /// kept for each turn.
+    pub fn coarse(&self) -> Vec<(u64, u64)> {
+        let mut coarse: Vec<(u64, u64)> = Vec::new();
+        for (time, count) in self.counts() {
+            let unit = 10_u64.pow(time.checked_ilog10().unwrap_or(0).saturating_sub(1));
+            let time = (time + unit / 2) / unit * unit;
+            match coarse.last_mut() {
+                Some((last, sum)) if *last == time => *sum += count,
+                _ => coarse.push((time, count)),
+            }
+        }
+        coarse
+    }
+
     /// A percentile in nanoseconds; `None` if fewer than [`BEYOND`] operations are beyond it.
     pub fn percentile(&self, percentile: f64) -> Option<u64> {
         let beyond = self.len() as f64 * (100.0 - percentile) / 100.0;
@@ -103,6 +118,17 @@ mod tests {
         assert_eq!(times.counts().count(), 2);
         times.add(u64::MAX);
         assert_eq!(times.len(), 3);
+    }
+
+    #[test]
+    fn coarse_times_have_two_digits_and_all_operations() {
+        let coarse = of(1_000).coarse();
+        assert!(coarse.len() < 250, "{}", coarse.len());
+        assert_eq!(coarse.iter().map(|(_, count)| count).sum::<u64>(), 1_000);
+        assert!(coarse.is_sorted());
+        let mut one = Latencies::default();
+        one.add(7);
+        assert_eq!(one.coarse(), [(7, 1)]);
     }
 
     #[test]

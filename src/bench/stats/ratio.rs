@@ -20,6 +20,9 @@ use crate::stats::summary::median;
 /// Fewer rounds give no interval.
 pub const FEWEST: usize = 5;
 
+/// The share of runs that may claim a difference which is not there.
+pub const MISSED: f64 = 0.05;
+
 /// The number of draws.
 const DRAWS: usize = 10_000;
 
@@ -79,24 +82,40 @@ impl Ratio {
         missed: f64,
         draws: usize,
     ) -> Option<Self> {
-        let positive = |value: &f64| value.is_finite() && *value > 0.0;
-        if base.len() != other.len() || !base.iter().chain(other).all(positive) {
+        let (base, other) = (logarithms(base)?, logarithms(other)?);
+        if base.len() != other.len() {
             return None;
         }
-        let all: Vec<f64> = base.iter().zip(other).map(|(a, b)| (b / a).ln()).collect();
+        let all: Vec<f64> = base.iter().zip(&other).map(|(a, b)| b - a).collect();
         let kept = without_outliers(&all);
-        if kept.len() < FEWEST {
-            return None;
-        }
-        let (mean, error) = mean_and_error(&kept);
-        let reach = distance(&kept, missed, draws) * error;
-        Some(Self {
-            ratio: mean.exp(),
-            low: (mean - reach).exp(),
-            high: (mean + reach).exp(),
-            rounds: all.len(),
-            outliers: all.len() - kept.len(),
-        })
+        let outliers = all.len() - kept.len();
+        interval(&[&kept], missed, draws, all.len(), outliers)
+    }
+
+    /// The ratio of the values of `other` to those of `base`, which come from two runs, so that no
+    /// value of one belongs to a value of the other.
+    pub fn of_two_runs(base: &[f64], other: &[f64], missed: f64) -> Option<Self> {
+        Self::of_two_runs_with_draws(base, other, missed, DRAWS)
+    }
+
+    pub(super) fn of_two_runs_with_draws(
+        base: &[f64],
+        other: &[f64],
+        missed: f64,
+        draws: usize,
+    ) -> Option<Self> {
+        let (base, other) = (logarithms(base)?, logarithms(other)?);
+        let all = base.len() + other.len();
+        let (base, other) = (without_outliers(&base), without_outliers(&other));
+        let outliers = all - base.len() - other.len();
+        interval(&[&other, &base], missed, draws, all, outliers)
+    }
+
+    /// What the ratios of some machines have in common: each machine counts once, however many
+    /// rounds it made, and none is left out as an outlier.
+    pub fn over_machines(ratios: &[f64], missed: f64) -> Option<Self> {
+        let all = logarithms(ratios)?;
+        interval(&[&all], missed, DRAWS, all.len(), 0)
     }
 
     /// What the interval says.
@@ -112,6 +131,46 @@ impl Ratio {
     pub fn width(&self) -> f64 {
         (self.high - self.low) / self.ratio
     }
+}
+
+/// The logarithms of positive values.
+fn logarithms(values: &[f64]) -> Option<Vec<f64>> {
+    let positive = |value: &f64| value.is_finite() && *value > 0.0;
+    let all = values.iter().all(positive);
+    all.then(|| values.iter().map(|value| value.ln()).collect())
+}
+
+/// The ratio whose logarithm is the mean of the first set, less that of the second if there is one.
+fn interval(
+    sets: &[&[f64]],
+    missed: f64,
+    draws: usize,
+    rounds: usize,
+    outliers: usize,
+) -> Option<Ratio> {
+    if sets.iter().any(|set| set.len() < FEWEST) {
+        return None;
+    }
+    let (mean, error) = difference(sets);
+    let reach = distance(sets, missed, draws) * error;
+    Some(Ratio {
+        ratio: mean.exp(),
+        low: (mean - reach).exp(),
+        high: (mean + reach).exp(),
+        rounds,
+        outliers,
+    })
+}
+
+/// The mean of the first set less that of the second, and its standard error.
+fn difference(sets: &[&[f64]]) -> (f64, f64) {
+    let (mut mean, mut squares) = (0.0, 0.0);
+    for (set, sign) in sets.iter().zip([1.0, -1.0]) {
+        let (of_set, error) = mean_and_error(set);
+        mean += sign * of_set;
+        squares += error * error;
+    }
+    (mean, squares.sqrt())
 }
 
 fn without_outliers(values: &[f64]) -> Vec<f64> {
@@ -135,29 +194,37 @@ fn mean_and_error(values: &[f64]) -> (f64, f64) {
 
 /// The distance from the estimate, in standard errors, that a share of `missed` of all draws is
 /// beyond.
-fn distance(values: &[f64], missed: f64, draws: usize) -> f64 {
-    let (centre, _) = mean_and_error(values);
+fn distance(sets: &[&[f64]], missed: f64, draws: usize) -> f64 {
+    // Values around zero: their sums lose no digits.
+    let centred = |set: &&[f64]| -> Vec<f64> {
+        let (mean, _) = mean_and_error(set);
+        set.iter().map(|value| value - mean).collect()
+    };
+    let (_, error) = difference(sets);
+    if error <= ROUNDING {
+        return 0.0;
+    }
+    // A draw of few different values has hardly any spread, and its distance says nothing.
+    let least = error / 4.0;
+    let sets: Vec<Vec<f64>> = sets.iter().map(centred).collect();
     let mut rng = Rng::with_seed(1);
-    let n = values.len();
-    let mut distances: Vec<f64> = (0..draws)
-        .map(|_| {
+    let mut draw = || {
+        let (mut away, mut variance) = (0.0, 0.0);
+        for (set, sign) in sets.iter().zip([1.0, -1.0]) {
             let (mut sum, mut squares) = (0.0, 0.0);
-            for _ in 0..n {
-                let value = values[rng.usize(..n)] - centre;
+            for _ in 0..set.len() {
+                let value = set[rng.usize(..set.len())];
                 sum += value;
                 squares += value * value;
             }
-            let mean = sum / n as f64;
-            let spread = (squares / n as f64 - mean * mean).max(0.0);
-            let error = (spread / (n as f64 - 1.0)).sqrt();
-            // A draw of one value alone has no spread but that of rounding.
-            match error > ROUNDING {
-                true => (mean / error).abs(),
-                false if mean.abs() <= ROUNDING => 0.0,
-                false => f64::INFINITY,
-            }
-        })
-        .collect();
+            let n = set.len() as f64;
+            let mean = sum / n;
+            away += sign * mean;
+            variance += (squares / n - mean * mean).max(0.0) / (n - 1.0);
+        }
+        away.abs() / variance.sqrt().max(least)
+    };
+    let mut distances: Vec<f64> = (0..draws).map(|_| draw()).collect();
     // No draw is beyond the share that is asked for: the largest distance is the answer then.
     let at = ((1.0 - missed) * draws as f64).ceil() as usize;
     let at = at.min(draws - 1);

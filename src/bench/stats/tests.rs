@@ -84,6 +84,34 @@ fn intervals_keep_their_promise() {
     }
 }
 
+/// Two runs of which no round belongs to a round of the other, such as before and after a change.
+/// A drift of the machine is no noise between rounds then, so that kind is left out.
+#[test]
+fn intervals_of_two_runs_keep_their_promise() {
+    for kind in [Noise::Normal, Noise::Lognormal, Noise::Outliers] {
+        for rounds in [10, 30] {
+            let (mut claimed, mut found) = (0, 0);
+            for seed in 0..RUNS {
+                let mut rng = Rng::with_seed(seed);
+                let [a, _, _] = run(&mut rng, kind, rounds, [1.0; SUBJECTS]);
+                let [b, other, _] = run(&mut rng, kind, rounds, [1.0, 1.03, 1.0]);
+                let same = Ratio::of_two_runs_with_draws(&a, &b, 0.05, DRAWS / 2).unwrap();
+                claimed += u32::from(same.verdict() != Verdict::NoDifference);
+                let more = Ratio::of_two_runs_with_draws(&a, &other, 0.05, DRAWS / 2).unwrap();
+                found += u32::from(more.verdict() == Verdict::More);
+            }
+            assert!(
+                claimed <= 65,
+                "{kind:?}, {rounds} rounds: {claimed} of {RUNS} claim"
+            );
+            assert!(
+                found >= 950,
+                "{kind:?}, {rounds} rounds: {found} of {RUNS} are found"
+            );
+        }
+    }
+}
+
 /// A run that ends by the width of its intervals claims no more than one of a fixed length.
 #[test]
 fn ending_by_width_flatters_nobody() {

@@ -1,0 +1,151 @@
+//! mini-vmm-bench as a copied program on a machine without the repository: it measures a disk whose
+//! speed is known, writes nothing to it, refuses what is in use, and leaves the device to the
+//! host's driver however it ends.
+
+use std::fs;
+
+use lab::disk::Disk;
+use lab::expect::expect;
+use lab::outcome::Outcome;
+use lab::scenario::Scenario;
+use lab::{Error, Result, vmm};
+use serde_json::Value;
+
+/// The disk whose speed QEMU limits.
+const SLOW: &str = "0000:00:06.0";
+
+/// Its size.
+const SIZE: u64 = 32 << 20;
+
+/// The reads that QEMU lets through in each second.
+const KNOWN: f64 = 400.0;
+
+const DISK: Disk = Disk::new("lab-disk", 5);
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        Scenario::new("a_measured_disk_has_its_known_speed")
+            .built("mini-vmm-bench", vmm::bench)
+            .slow()
+            .machine(|l1| l1.files = vec![("slow.img", noise())])
+            .qemu(&[
+                "-drive",
+                "if=none,id=slow,format=raw,file={dir}/slow.img,throttling.iops-total=400",
+                "-device",
+                "nvme,drive=slow,serial=slow,addr=6",
+            ])
+            .script(known_speed(), check_known_speed),
+        Scenario::new("a_measured_disk_goes_back_however_it_ends")
+            .built("mini-vmm-bench", vmm::bench)
+            .slow()
+            .disk(DISK)
+            .script(ends(), check_ends),
+    ]
+}
+
+/// What the disk has: no block is zero, and no two are alike.
+fn noise() -> Vec<u8> {
+    let words = (1..=SIZE / 8).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    words.flat_map(u64::to_le_bytes).collect()
+}
+
+fn known_speed() -> String {
+    format!(
+        "drivers >/run/drivers\ncd /run\nbench='--guest-kernel /boot/bzImage --memory 256M'\n\
+         mini-vmm-bench {SLOW} --dry-run $bench >/run/plan\nstate dry-run\n\
+         say plan $(grep -c 'nothing is written' /run/plan) $(ls /run/mini-vmm-bench* | wc -l)\n\
+         mini-vmm-bench {SLOW} $bench --guest-cmdline \"$cmdline\" --quick --rounds 2 \
+         --measure 2 --output report\nstate measured\n\
+         say report $(cat report.json)\n"
+    )
+}
+
+fn check_known_speed(outcome: &Outcome) -> Result<()> {
+    states(outcome, &["dry-run", "measured"])?;
+    let plan: Vec<_> = outcome.transcript.lab("plan").collect();
+    expect(plan == ["1 0"], || {
+        format!("the dry run said or left {plan:?}")
+    })?;
+    let image = fs::read(outcome.image("slow")).map_err(|e| Error::failed(e.to_string()))?;
+    expect(image == noise(), || "the disk has changed".into())?;
+    let report = outcome.transcript.lab("report").next().unwrap_or_default();
+    let report: Value =
+        serde_json::from_str(report).map_err(|e| Error::failed(format!("the report: {e}")))?;
+    let rounds = report["rounds"].as_array().cloned().unwrap_or_default();
+    expect(rounds.len() == 2, || format!("{} rounds", rounds.len()))?;
+    for subject in 0..3 {
+        // One at a time, a read that comes late is made up for by QEMU only in part, and not at all
+        // if the whole machine is late.
+        for (work, least, most) in [(0, 0.85, 1.1), (1, 0.98, 1.02)] {
+            let speeds: Vec<f64> = rounds
+                .iter()
+                .filter_map(|turns| turns[subject]["samples"][work]["per_second"].as_f64())
+                .collect();
+            let mean = speeds.iter().sum::<f64>() / speeds.len() as f64 / KNOWN;
+            expect(speeds.len() == 2 && (least..=most).contains(&mean), || {
+                format!("subject {subject}, work {work}: {speeds:?} reads each second")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// A mounted disk is refused. SIGKILL comes in the host's turn, while the device is bound, while
+/// the guest boots and while it works; SIGINT in a guest's turn.
+fn ends() -> String {
+    let bdf = DISK.bdf();
+    let bench = format!(
+        "mini-vmm-bench {bdf} --guest-kernel /boot/bzImage --guest-cmdline \"$cmdline\" \
+         --memory 256M --quick --measure 1 --rounds 1 --output /run/report"
+    );
+    format!(
+        "drivers >/run/drivers\nmkdir -p /mnt\n\
+         disk=$(disk_of {bdf})\ndd if=$disk of=/run/before bs=1M 2>/dev/null\n\
+         mke2fs $disk >/dev/null\nmount -t ext4 $disk /mnt\n\
+         status=0\n{bench} >/run/out 2>&1 || status=$?\n\
+         say mounted $status $(grep -c 'mounted at /mnt' /run/out)\nstate mounted\n\
+         umount /mnt\ndd if=/run/before of=$disk bs=1M 2>/dev/null\nsync\n\
+         for moment in 0.5 3 4 6; do\n\
+         {bench} >/run/out 2>&1 & pid=$!\nsleep $moment\n\
+         say at $moment $(driver_of {bdf})\nkill -KILL $pid\nwait $pid || say killed $?\n\
+         for _ in $(seq 100); do pidof mini-vmm >/dev/null || break; sleep 0.1; done\n\
+         await_driver {bdf} nvme\n\
+         for _ in $(seq 50); do pidof vmm-guardian >/dev/null || break; sleep 0.1; done\n\
+         state KILL-$moment\ndisk_of {bdf} >/dev/null\ndone\n\
+         {bench} >/run/out 2>&1 & pid=$!\nsleep 5\nkill -INT $pid\n\
+         status=0\nwait $pid || status=$?\nsay interrupted $status\nstate INT\n\
+         say_back {bdf}\n"
+    )
+}
+
+fn check_ends(outcome: &Outcome) -> Result<()> {
+    let kills = ["KILL-0.5", "KILL-3", "KILL-4", "KILL-6"];
+    let wanted = [&["mounted"][..], &kills, &["INT"]].concat();
+    states(outcome, &wanted)?;
+    for (key, wanted) in [
+        ("mounted", &["1 1"][..]),
+        ("killed", &["137"; 4]),
+        ("interrupted", &["130"]),
+    ] {
+        let found: Vec<_> = outcome.transcript.lab(key).collect();
+        expect(found == wanted, || format!("{key}: {found:?}"))?;
+    }
+    // At least one SIGKILL must have come while the guest had the device.
+    let bound = outcome
+        .transcript
+        .lab("at")
+        .any(|at| at.ends_with("vfio-pci"));
+    expect(bound, || {
+        "no SIGKILL came while the device was bound".into()
+    })?;
+    DISK.check_untouched(&outcome.image(DISK.serial))
+}
+
+fn states(outcome: &Outcome, names: &[&str]) -> Result<()> {
+    let states: Vec<_> = outcome.transcript.lab("state").collect();
+    let wanted: Vec<_> = names
+        .iter()
+        .map(|n| format!("{n} same records=0"))
+        .collect();
+    expect(states == wanted, || format!("L1's drivers were {states:?}"))
+}

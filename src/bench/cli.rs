@@ -1,0 +1,181 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::session::cpus;
+use crate::session::settings::Settings;
+use crate::work::task::Engine;
+
+/// Measure a passed-through disk on this machine: the host's own driver beside guests of mini-vmm
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+No disk is written to: each subject opens it for reads alone, and exclusively.
+A device that the host uses (a mounted file system, swap, a RAID) is refused.
+For each turn of a guest, mini-vmm binds the device to vfio-pci and gives it
+back. If this program is killed, the device goes back all the same; should it
+not, `mini-vmm host unbind ADDR` gives it back.
+
+Examples:
+  mini-vmm-bench 0000:01:00.0 --dry-run     what would be done, and for how long
+  mini-vmm-bench 0000:01:00.0 --quick       three minutes
+  mini-vmm-bench 0000:01:00.0 --vmm ./old --vmm ./new
+                                            two versions of mini-vmm
+
+Exit status: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl-C."
+)]
+pub struct Cli {
+    /// Another command than a measurement
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// A measurement
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Another command than a measurement.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compare two runs on one machine, such as before and after a change
+    Compare {
+        /// The earlier run's NAME.json
+        before: PathBuf,
+        /// The later run's NAME.json
+        after: PathBuf,
+    },
+    /// Show the results of several machines: a line each, and what they have in common
+    #[command(after_help = "\
+Samples of two machines are never put together. All machines must have done the
+same work with the same mini-vmm, and each device counts once.")]
+    Merge {
+        /// NAME.json of each machine
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// A measurement.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The device: 01:00.0, 0000:01:00.0 or a path in /sys
+    #[arg(value_name = "ADDR", required = true)]
+    address: Option<String>,
+
+    /// Say what will be done to which device and for how long, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Three minutes in place of twenty, with fewer kinds of work
+    #[arg(long)]
+    quick: bool,
+
+    /// A mini-vmm to measure; may be repeated [the one beside this program, or in PATH]
+    #[arg(long, value_name = "PATH")]
+    vmm: Vec<PathBuf>,
+
+    /// Where the results go: NAME.json and NAME.md [mini-vmm-bench-DATE]
+    #[arg(long, value_name = "NAME")]
+    pub output: Option<PathBuf>,
+
+    /// The guest's kernel [the host's own]
+    #[arg(long, value_name = "PATH")]
+    guest_kernel: Option<PathBuf>,
+
+    /// Further parameters of the guest's kernel
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    guest_cmdline: String,
+
+    /// The guest's memory
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    memory: String,
+
+    /// The host's CPUs for each subject, such as 2-3 [up to four beside the device]
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    cpus: Option<CpuList>,
+
+    /// How several reads are in flight [io_uring where the kernel has it]
+    #[arg(long, value_enum)]
+    engine: Option<EngineArg>,
+
+    /// Time of the run at most, in minutes [20; 3 with --quick]
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    time: Option<u64>,
+
+    /// This many rounds, however wide the intervals are [at least 12, if there is time]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: Option<u16>,
+
+    /// Time of each measurement, in seconds [5; 1.5 with --quick]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    measure: Option<Duration>,
+
+    /// End when no interval is wider than this, in per cent of its ratio
+    #[arg(long, value_name = "PERCENT", default_value_t = 2.0, value_parser = percent)]
+    width: f64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EngineArg {
+    IoUring,
+    Threads,
+}
+
+#[derive(Clone, Debug)]
+struct CpuList(Vec<usize>);
+
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    let list = cpus::list(text).map(CpuList);
+    list.ok_or_else(|| "not a list of CPUs, such as 0,2-3".into())
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text
+        .parse::<f64>()
+        .ok()
+        .filter(|s| (0.1..=3600.0).contains(s));
+    let seconds = seconds.ok_or("not a number from 0.1 to 3600")?;
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text
+        .parse::<f64>()
+        .ok()
+        .filter(|p| (0.01..=100.0).contains(p));
+    percent.ok_or_else(|| "not a number from 0.01 to 100".into())
+}
+
+impl RunArgs {
+    /// What the user has chosen.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            address: self.address.clone().unwrap_or_default(),
+            vmms: self.vmm.clone(),
+            guest_kernel: self.guest_kernel.clone(),
+            guest_cmdline: self.guest_cmdline.clone(),
+            memory: self.memory.clone(),
+            cpus: self.cpus.clone().map(|list| list.0),
+            engine: self.engine.map(|engine| match engine {
+                EngineArg::IoUring => Engine::IoUring,
+                EngineArg::Threads => Engine::Threads,
+            }),
+            quick: self.quick,
+            time: self.time.map(|minutes| Duration::from_secs(minutes * 60)),
+            rounds: self.rounds.map(usize::from),
+            measure: self.measure,
+            width: self.width / 100.0,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The machine's state, with a verdict and a remedy for each fact that changes the figures. All is
+//! read from sysfs and /proc; nothing is written.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `fact` | a judged fact |
+//! | `machine` | /sys and /proc, or made-up directories |
+//! | `link` | the device's PCI Express link |
+//! | `cpus` | frequency, siblings, isolation, other work |
+//! | `memory` | the nodes of device and CPUs, huge pages |
+//! | `virtualization` | the IOMMU's mode, interrupts without exits, mitigations |
+
+mod cpus;
+pub mod fact;
+mod link;
+pub mod machine;
+mod memory;
+#[cfg(test)]
+mod tests;
+mod virtualization;
+
+use fact::Fact;
+use machine::Machine;
+
+/// Reads and judges all facts.
+pub fn read(machine: &Machine) -> Vec<Fact> {
+    let mut facts = vec![link::link(machine)];
+    facts.extend(cpus::facts(machine));
+    facts.extend(memory::facts(machine));
+    facts.extend(virtualization::facts(machine));
+    facts
+}
+
+/// Judges what has changed during a run: the link, and throttled CPUs.
+pub fn changes(before: &[Fact], after: &[Fact]) -> Vec<Fact> {
+    let names = [fact::LINK, fact::THROTTLED];
+    let later = after
+        .iter()
+        .filter(|fact| names.contains(&fact.name.as_str()));
+    later
+        .filter_map(|now| {
+            let then = before.iter().find(|fact| fact.name == now.name)?;
+            (then.text != now.text).then(|| {
+                let text = format!(
+                    "changed during the run, from \"{}\" to \"{}\"",
+                    then.text, now.text
+                );
+                Fact::bad(
+                    &now.name,
+                    text,
+                    "measure again on a machine that is cool and idle",
+                )
+            })
+        })
+        .collect()
+}

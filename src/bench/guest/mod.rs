@@ -1,0 +1,158 @@
+//! This program as the guest's /init: it loads modules, waits for the disk, does the work, and
+//! powers the guest off. Its messages are lines on the first serial port.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, init_module, reboot};
+
+use crate::disks;
+use crate::error::{Context, Error, Result};
+use crate::kernel::initramfs;
+use crate::work::task::{MARK, Message, Task};
+use crate::work::trial;
+
+/// The kernel parameter with the seed of the turn.
+pub const SEED: &str = "mini_vmm_bench.seed=";
+
+/// How long the guest waits for its disk.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The number of the kernel's last lines that an error shows.
+const LAST_LINES: usize = 25;
+
+/// Does the work, and powers the guest off.
+pub fn main() -> ! {
+    if let Err(error) = run() {
+        for line in kernel_log().unwrap_or_default() {
+            println!("{line}");
+        }
+        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+        tell(&Message::Failed {
+            why: format!("{error}{}", source.unwrap_or_default()),
+        });
+    }
+    // Nobody else can be told that the console is gone.
+    let _ = io::stdout().flush();
+    // The serial port sends what is left while nothing else runs.
+    thread::sleep(Duration::from_millis(100));
+    let _ = reboot(RebootCommand::PowerOff);
+    // A kernel that cannot power off is ended from outside.
+    loop {
+        thread::sleep(Duration::from_secs(60));
+    }
+}
+
+fn tell(message: &Message) {
+    // A message is plain data, which has no reason not to become JSON.
+    let text = serde_json::to_string(message).unwrap_or_default();
+    println!("{MARK}{text}");
+}
+
+fn run() -> Result<()> {
+    for (kind, at) in [
+        (c"proc", "/proc"),
+        (c"sysfs", "/sys"),
+        (c"devtmpfs", "/dev"),
+    ] {
+        let options: Option<&CStr> = None;
+        mount(kind, at, kind, MountFlags::empty(), options)
+            .context(format!("the guest cannot mount {at}"))?;
+    }
+    // The kernel's messages would come between the letters of this program's lines.
+    let _ = fs::write("/proc/sys/kernel/printk", "1");
+    let task = fs::read(Path::new("/").join(initramfs::TASK)).context("there is no task")?;
+    let task: Task =
+        serde_json::from_slice(&task).map_err(|e| Error::new(format!("the task: {e}")))?;
+    load_modules()?;
+    let disk = wait_for_disk(&task)?;
+    tell(&Message::Ready {
+        kernel: text("/proc/sys/kernel/osrelease"),
+        uptime_ms: uptime_ms(),
+    });
+    let never = AtomicBool::new(false);
+    trial::work(&task, &disk, seed()?, &never, &mut |message| tell(&message))
+}
+
+fn text(path: &str) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+fn uptime_ms() -> u64 {
+    let text = text("/proc/uptime");
+    let seconds = text.split(' ').next().and_then(|s| s.parse::<f64>().ok());
+    (seconds.unwrap_or(0.0) * 1000.0) as u64
+}
+
+fn seed() -> Result<u64> {
+    let line = text("/proc/cmdline");
+    let seed = line
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(SEED)?.parse().ok());
+    seed.ok_or_else(|| Error::new("the guest's command line has no seed"))
+}
+
+fn load_modules() -> Result<()> {
+    let dir = Path::new("/").join(initramfs::MODULES);
+    let mut files: Vec<PathBuf> = fs::read_dir(&dir)
+        .context("there are no modules")?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    files.sort();
+    for file in files {
+        let module = fs::read(&file).context(format!("cannot read {}", file.display()))?;
+        match init_module(&module, c"") {
+            // The kernel has this module already.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => {
+                return Err(e).context(format!("the guest cannot load {}", file.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn wait_for_disk(task: &Task) -> Result<PathBuf> {
+    let started = Instant::now();
+    loop {
+        let found = disks::all(Path::new("/sys"))?;
+        let found = found.iter().find(|disk| disk.is(&task.disk));
+        if let Some(disk) = found
+            && disk.node().exists()
+        {
+            return Ok(disk.node());
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(Error::new(
+                "no driver of the guest's kernel has bound the device and shown the disk",
+            ));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The kernel's last lines.
+fn kernel_log() -> io::Result<Vec<String>> {
+    let mut log = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")?;
+    let mut lines = Vec::new();
+    let mut record = [0; 8192];
+    // One read gives one record (Documentation/ABI/testing/dev-kmsg): prefix, `;`, text.
+    while let Ok(read) = log.read(&mut record) {
+        let text = String::from_utf8_lossy(&record[..read]);
+        let text = text.split_once(';').map_or("", |(_, text)| text);
+        lines.extend(text.lines().next().map(str::to_owned));
+    }
+    Ok(lines.split_off(lines.len().saturating_sub(LAST_LINES)))
+}

@@ -1,0 +1,13 @@
+//! The guest's kernel and initramfs: the host's own kernel, its modules, and this program.
+//!
+//! | file | content |
+//! | --- | --- |
+//! | `image` | where the kernel is, and its release |
+//! | `modules` | which modules a device needs, in order |
+//! | `unpack` | compressed modules |
+//! | `initramfs` | the archive that the guest boots from |
+
+pub mod image;
+pub mod initramfs;
+pub mod modules;
+pub mod unpack;

@@ -1,0 +1,106 @@
+//! The program: a measurement on the host, and /init of its own guests.
+
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+
+use clap::Parser;
+use mini_vmm_bench::cli::{Cli, Command, RunArgs};
+use mini_vmm_bench::context::fact::Verdict;
+use mini_vmm_bench::context::machine::Machine;
+use mini_vmm_bench::error::{Error, Result};
+use mini_vmm_bench::report::results::Results;
+use mini_vmm_bench::report::{compare, comparisons, file, markdown, merge};
+use mini_vmm_bench::session::plan::Plan;
+use mini_vmm_bench::session::rounds;
+use mini_vmm_bench::{context, guest, stop};
+
+fn main() -> ExitCode {
+    if process::id() == 1 {
+        guest::main();
+    }
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        None => run(&cli.run),
+        Some(Command::Compare { before, after }) => show_compared(before, after),
+        Some(Command::Merge { files }) => show_merged(files),
+    };
+    match outcome {
+        Ok(None) => ExitCode::SUCCESS,
+        Ok(Some(error)) | Err(error) => fail(&error),
+    }
+}
+
+/// Makes a measurement. Returns the error that ended it after some rounds, if there was one.
+fn run(args: &RunArgs) -> Result<Option<Error>> {
+    let plan = Plan::make(&args.settings())?;
+    print!("{plan}");
+    if args.dry_run {
+        return Ok(None);
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(
+            Error::new("only root can bind the device and read its disk")
+                .with_hint("type the same after `sudo`"),
+        );
+    }
+    stop::listen()?;
+    let machine = Machine::at(Path::new("/"), &plan.device.address, &plan.cpus);
+    let mut facts = context::read(&machine);
+    for fact in facts.iter().filter(|fact| fact.verdict != Verdict::Good) {
+        let remedy = fact.remedy.as_deref().unwrap_or("-");
+        println!("{}: {}\n          → {remedy}", fact.name, fact.text);
+    }
+    let made = rounds::run(&plan);
+    rounds::end_progress();
+    let (made, error) = made?;
+    facts.extend(context::changes(&facts, &context::read(&machine)));
+    let mut results = Results::of(&plan, made, facts);
+    results.comparisons = comparisons::of(&results);
+    let text = markdown::text(&results);
+    print!("\n{text}");
+    let date = results.date.replace([':', 'Z'], "");
+    let name = args.output.clone();
+    let name = name.unwrap_or_else(|| format!("mini-vmm-bench-{date}").into());
+    for path in file::write(&name, &results, &text)? {
+        println!("{}", path.display());
+    }
+    Ok(error)
+}
+
+fn show_compared(before: &Path, after: &Path) -> Result<Option<Error>> {
+    let text = compare::text(&file::read(before)?, &file::read(after)?)?;
+    print!("{text}");
+    Ok(None)
+}
+
+fn show_merged(files: &[PathBuf]) -> Result<Option<Error>> {
+    let read = |path: &PathBuf| Ok((path.clone(), file::read(path)?));
+    let all = files.iter().map(read).collect::<Result<Vec<_>>>()?;
+    print!("{}", merge::text(&all)?);
+    Ok(None)
+}
+
+fn fail(error: &Error) -> ExitCode {
+    for line in error.details() {
+        eprintln!("  | {}", printable(line));
+    }
+    let source = error.source().map(|source| format!(": {source}"));
+    eprintln!(
+        "mini-vmm-bench: {}",
+        printable(&format!("{error}{}", source.unwrap_or_default()))
+    );
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(if error.is_interrupted() { 130 } else { 1 })
+}
+
+/// Escapes what a terminal would take for a command: a guest says what it likes.
+fn printable(text: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.into(),
+    };
+    text.chars().map(escape).collect()
+}

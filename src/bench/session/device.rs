@@ -1,0 +1,128 @@
+//! The device that is measured, and its disk.
+
+use std::path::{Path, PathBuf};
+
+use host::check::{Finding, Level, check_host};
+use host::in_use::in_use;
+use host::paths::HostPaths;
+use vmm::config::memory;
+use vmm::hostinfo::name::{HostName, parse_address};
+use vmm::hostinfo::sysfs::Sysfs;
+use vmm::log::error_chain::with_causes;
+
+use crate::disks;
+use crate::disks::Disk;
+use crate::error::{Context, Error, Result};
+
+/// The device.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its address.
+    pub address: String,
+    /// Its directory in sysfs.
+    pub path: PathBuf,
+    /// The host's driver.
+    pub driver: String,
+    /// What the kernel's modules know the device by.
+    pub modalias: String,
+    /// Its disk.
+    pub disk: Disk,
+}
+
+impl Device {
+    /// Finds the device and its disk.
+    ///
+    /// # Errors
+    /// There is no such device, no driver of the host has it, or it has no disk.
+    pub fn find(address: &str) -> Result<Self> {
+        let bdf = match parse_address(address) {
+            Ok(HostName::Pci(bdf)) => bdf,
+            _ => {
+                return Err(
+                    Error::new(format!("`{address}` is no address of a PCI device"))
+                        .with_hint("mini-vmm host list shows the devices"),
+                );
+            }
+        };
+        let device = Sysfs::default().device(bdf);
+        let device = device.context(format!("cannot read PCI device {bdf}"))?;
+        let Some(device) = device else {
+            return Err(
+                Error::new(format!("there is no PCI device {bdf} on this host"))
+                    .with_hint("mini-vmm host list shows the devices"),
+            );
+        };
+        let driver = match &device.driver {
+            Some(driver) if !device.is_vfio() => driver.clone(),
+            _ => {
+                return Err(Error::new(format!(
+                    "the host's own driver does not have PCI device {bdf}, and nothing can be \
+                     compared with it"
+                ))
+                .with_hint(format!("as root: mini-vmm host unbind {bdf}")));
+            }
+        };
+        let all = disks::all(Path::new("/sys"))?;
+        let disk = all.into_iter().find(|disk| disk.is_below(&device.path));
+        let disk = disk.ok_or_else(|| {
+            Error::new(format!(
+                "PCI device {bdf} ({driver}) has no disk; only disks can be measured so far"
+            ))
+        })?;
+        let modalias = std::fs::read_to_string(device.path.join("modalias"));
+        Ok(Self {
+            address: bdf.to_string(),
+            modalias: modalias.unwrap_or_default().trim().to_owned(),
+            path: device.path,
+            driver,
+            disk,
+        })
+    }
+
+    /// Checks that the host does not use the device.
+    ///
+    /// # Errors
+    /// It is in use.
+    pub fn check_unused(&self) -> Result<()> {
+        let Ok(HostName::Pci(bdf)) = parse_address(&self.address) else {
+            return Ok(());
+        };
+        let sysfs = Sysfs::default();
+        let device = sysfs.device(bdf).ok().flatten();
+        let device = device.ok_or_else(|| Error::new(format!("PCI device {bdf} has gone")))?;
+        let uses = in_use(&sysfs, &HostPaths::default(), &device);
+        let uses = uses.context(format!("cannot find out who uses PCI device {bdf}"))?;
+        let Some(first) = uses.first() else {
+            return Ok(());
+        };
+        let words: Vec<String> = uses.iter().map(ToString::to_string).collect();
+        let error = Error::new(format!("PCI device {bdf} is in use: {}", words.join(", ")));
+        Err(match first.remedy() {
+            Some(remedy) => error.with_hint(remedy),
+            None => error,
+        })
+    }
+
+    /// Checks that this host can pass the device to a guest with this much memory.
+    ///
+    /// # Errors
+    /// A check fails.
+    pub fn check_host(&self, memory: &str) -> Result<Vec<Finding>> {
+        let memory = memory::parse(memory)
+            .map_err(|e| Error::new(with_causes(&e)).with_hint("such as --memory 512M"))?;
+        let findings = check_host(std::slice::from_ref(&self.address), memory, None)
+            .map_err(|e| Error::new(with_causes(&e)))?;
+        let failed = findings.iter().find(|f| f.level == Level::Fail);
+        match failed {
+            Some(finding) => Err(Error::new(format!(
+                "this host cannot pass PCI device {} to a guest: {}",
+                self.address, finding.text
+            ))
+            .with_hint(match &finding.fix {
+                Some(fix) => fix.clone(),
+                None => format!("mini-vmm host check {}", self.address),
+            })),
+            None => Ok(findings),
+        }
+    }
+}

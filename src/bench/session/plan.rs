@@ -1,0 +1,213 @@
+//! What will be done, to which device, and for how long.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::kernel::image::Image;
+use crate::kernel::modules::Lists;
+use crate::session::cpus;
+use crate::session::device::Device;
+use crate::session::settings::Settings;
+use crate::stats::stopping::Stopping;
+use crate::subjects::list::{Kind, Subject, pairs, subjects};
+use crate::subjects::program::Program;
+use crate::work::task::{Engine, Task};
+use crate::work::uring;
+
+/// An estimate of what a guest's turn takes besides its work: the drivers' changes, a reset of the
+/// device, the guest's start and end.
+const GUEST_TURN: Duration = Duration::from_secs(6);
+
+/// The same for a turn of the host.
+const HOST_TURN: Duration = Duration::from_secs(1);
+
+/// What will be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The device.
+    pub device: Device,
+    /// The subjects.
+    pub subjects: Vec<Subject>,
+    /// The work of each turn.
+    pub task: Task,
+    /// The host's CPUs that all subjects have.
+    pub cpus: Vec<usize>,
+    /// The guest's memory.
+    pub memory: String,
+    /// The guest's kernel.
+    pub kernel: Image,
+    /// Further words of its command line.
+    pub cmdline: String,
+    /// The directory of its modules.
+    pub lists: PathBuf,
+    /// The modules that the guest loads, in order.
+    pub modules: Vec<PathBuf>,
+    /// When the run ends.
+    pub stopping: Stopping,
+    /// The host's kernel.
+    pub release: String,
+}
+
+impl Plan {
+    /// Finds all that a run needs. Nothing is changed.
+    ///
+    /// # Errors
+    /// Something is missing, or the device may not be measured.
+    pub fn make(settings: &Settings) -> Result<Self> {
+        let device = Device::find(&settings.address)?;
+        device.check_unused()?;
+        device.check_host(&settings.memory)?;
+        let programs = match settings.vmms.as_slice() {
+            [] => vec![Program::find()?],
+            paths => paths
+                .iter()
+                .map(|p| Program::named(p))
+                .collect::<Result<_>>()?,
+        };
+        let release = rustix::system::uname();
+        let release = release.release().to_string_lossy().into_owned();
+        let kernel = match &settings.guest_kernel {
+            Some(path) => Image::named(path, &release)?,
+            None => Image::of_host(Path::new("/"), &release)?,
+        };
+        let lists = Path::new("/lib/modules").join(&kernel.release);
+        let (warm_up, measure) = settings.times();
+        let engine = settings.engine.unwrap_or(match uring::is_there() {
+            true => Engine::IoUring,
+            false => Engine::Threads,
+        });
+        Ok(Self {
+            subjects: subjects(&programs),
+            task: Task {
+                works: settings.works(),
+                warm_up_ms: milliseconds(warm_up),
+                measure_ms: milliseconds(measure),
+                engine,
+                disk: device.disk.id.clone(),
+            },
+            cpus: cpus::choose(settings.cpus.as_deref(), &cpus::allowed()?, &device.path)?,
+            memory: settings.memory.clone(),
+            modules: Lists::read(&lists)?.for_device(&device.modalias),
+            cmdline: settings.guest_cmdline.clone(),
+            stopping: settings.stopping(),
+            kernel,
+            lists,
+            release,
+            device,
+        })
+    }
+
+    /// An estimate of a round's time.
+    pub fn round(&self) -> Duration {
+        let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
+        let work = each * u32::try_from(self.task.works.len()).unwrap_or(u32::MAX);
+        let trial = |subject: &Subject| match subject.kind {
+            Kind::Host => work + HOST_TURN,
+            Kind::MiniVmm { .. } => work + GUEST_TURN,
+        };
+        self.subjects.iter().map(trial).sum()
+    }
+
+    /// An estimate of the time of `rounds` rounds, or of all.
+    pub fn at_most(&self) -> Duration {
+        let rounds = u32::try_from(self.stopping.most).unwrap_or(u32::MAX);
+        (self.round() * rounds).min(self.stopping.time)
+    }
+
+    /// The number of comparisons, for which their intervals are corrected.
+    pub fn comparisons(&self) -> usize {
+        pairs(&self.subjects).len() * self.task.works.len()
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The plan for people.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disk = &self.device.disk;
+        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".into());
+        writeln!(
+            f,
+            "device    {} ({}): /dev/{}, {}, serial number {}, {:.1} GB",
+            self.device.address,
+            self.device.driver,
+            disk.name,
+            known(&disk.model),
+            known(&disk.serial),
+            disk.id.sectors as f64 * 512.0 / 1e9
+        )?;
+        writeln!(
+            f,
+            "          opened for reads alone, and exclusively; nothing is written to it"
+        )?;
+        for subject in &self.subjects {
+            let what = match &subject.kind {
+                _ if subject.repeats.is_some() => {
+                    "the same once more: what differs between the two is noise".into()
+                }
+                Kind::Host => format!(
+                    "the driver {} of Linux {}",
+                    self.device.driver, self.release
+                ),
+                Kind::MiniVmm { program } => format!(
+                    "a guest of {} ({}, sha256 {}…): the device is bound to vfio-pci for each \
+                     turn, and given back",
+                    program.path.display(),
+                    program.version,
+                    &program.sha256[..12.min(program.sha256.len())]
+                ),
+            };
+            writeln!(f, "subject   {}: {what}", subject.name)?;
+        }
+        let names: Vec<String> = self.modules.iter().map(|m| module_name(m)).collect();
+        let modules = match names.as_slice() {
+            [] => "no modules".into(),
+            names => format!("the modules {}", names.join(", ")),
+        };
+        writeln!(
+            f,
+            "guest     {} ({}), {modules}; {} of memory",
+            self.kernel.path.display(),
+            self.kernel.release,
+            self.memory
+        )?;
+        writeln!(
+            f,
+            "CPUs      {}: for the host's work, and for the VMM with its guest, alike",
+            self.cpus
+                .iter()
+                .map(usize::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")
+        )?;
+        for work in &self.task.works {
+            writeln!(
+                f,
+                "work      {}: {:.1} s after {:.1} s of warm-up, by {}",
+                work.in_words(),
+                self.task.measure_ms as f64 / 1000.0,
+                self.task.warm_up_ms as f64 / 1000.0,
+                self.task.engine.in_words()
+            )?;
+        }
+        let seconds = self.at_most().as_secs();
+        writeln!(
+            f,
+            "time      at most {} min {} s: rounds of some {} s, {} at most",
+            seconds / 60,
+            seconds % 60,
+            self.round().as_secs(),
+            self.stopping.most
+        )
+    }
+}
+
+fn module_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split(".ko").next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,152 @@
+//! The rounds of a run.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use crate::error::{Context, Error, Result};
+use crate::kernel::initramfs;
+use crate::session::cpus;
+use crate::session::plan::Plan;
+use crate::stats::order::turns;
+use crate::stats::ratio::{MISSED, Ratio, corrected};
+use crate::stats::stopping::Reason;
+use crate::subjects::host;
+use crate::subjects::list::{Kind, pairs};
+use crate::subjects::mini_vmm::{Guest, in_memory};
+use crate::subjects::trial::Trial;
+use crate::work::quantity;
+
+/// The rounds of a run.
+#[derive(Clone, Debug)]
+pub struct Rounds {
+    /// The turns of each whole round, in the order of the subjects.
+    pub rounds: Vec<Vec<Trial>>,
+    /// Why the run ended.
+    pub ended: Ended,
+}
+
+/// Why a run ended.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// By its rule.
+    Rule(Reason),
+    /// By the user, or by an error.
+    Early(String),
+}
+
+/// Makes the rounds. An error after the first round ends the run, and the whole rounds before it
+/// count; the error is returned, too.
+///
+/// # Errors
+/// The first round cannot be made.
+pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
+    let program = fs::read("/proc/self/exe").context("cannot read this program")?;
+    let archive = initramfs::make(&program, &plan.task, &plan.lists, &plan.modules)?;
+    let guest = Guest {
+        kernel: plan.kernel.path.clone(),
+        initramfs: in_memory(&archive)?,
+        cmdline: plan.cmdline.clone(),
+        memory: plan.memory.clone(),
+        cpus: plan.cpus.clone(),
+        address: plan.device.address.clone(),
+    };
+    drop(archive);
+    cpus::confine(&plan.cpus)?;
+    let started = Instant::now();
+    let mut rounds: Vec<Vec<Trial>> = Vec::new();
+    loop {
+        match round(plan, &guest, rounds.len(), started) {
+            Ok(turns) => rounds.push(turns),
+            Err(error) if rounds.is_empty() => return Err(error),
+            Err(error) => {
+                let ended = Ended::Early(error.to_string());
+                return Ok((Rounds { rounds, ended }, Some(error)));
+            }
+        }
+        let ratios = ratios(plan, &rounds);
+        if let Some(reason) = plan.stopping.ends(rounds.len(), started.elapsed(), &ratios) {
+            let ended = Ended::Rule(reason);
+            return Ok((Rounds { rounds, ended }, None));
+        }
+    }
+}
+
+/// The ratio of each comparison after some rounds, whose intervals are corrected for their number.
+fn ratios(plan: &Plan, rounds: &[Vec<Trial>]) -> Vec<Option<Ratio>> {
+    let missed = corrected(MISSED, plan.comparisons());
+    let mut ratios = Vec::new();
+    for (base, other) in pairs(&plan.subjects) {
+        for index in 0..plan.task.works.len() {
+            let values = |subject: usize| -> Vec<f64> {
+                let samples = rounds.iter().map(|turns| &turns[subject].samples[index]);
+                samples
+                    .map(|s| quantity::value(&plan.task.works[index], s))
+                    .collect()
+            };
+            ratios.push(Ratio::of(&values(base), &values(other), missed));
+        }
+    }
+    ratios
+}
+
+fn round(plan: &Plan, guest: &Guest, number: usize, started: Instant) -> Result<Vec<Trial>> {
+    let count = plan.subjects.len();
+    let mut turns_of: Vec<Option<Trial>> = vec![None; count];
+    for (position, index) in turns(number, count).into_iter().enumerate() {
+        let subject = &plan.subjects[index];
+        progress(plan, number, position, &subject.name, started.elapsed());
+        let begun = started.elapsed().as_secs_f64();
+        let seed = (number * count + position + 1) as u64;
+        let trial = match &subject.kind {
+            Kind::Host => host::trial(&plan.task, &plan.device.path, &plan.release, seed),
+            Kind::MiniVmm { program } => guest.trial(program, &plan.task, seed),
+        };
+        let mut trial = trial?;
+        trial.check(&plan.task)?;
+        (trial.subject, trial.started_s) = (index, begun);
+        turns_of[index] = Some(trial);
+    }
+    // The next user of the device finds it with the host's driver.
+    host::wait_for_disk(&plan.device.path, &plan.task.disk)?;
+    let turns: Vec<Trial> = turns_of.into_iter().flatten().collect();
+    let differs = turns.iter().find(|trial| trial.sha256 != turns[0].sha256);
+    match differs {
+        Some(trial) => Err(Error::new(format!(
+            "{} reads other content than {} from the same disk",
+            plan.subjects[trial.subject].name, plan.subjects[0].name
+        ))),
+        None => Ok(turns),
+    }
+}
+
+/// Says on standard error what is going on, and how much time is left at most. On a terminal the
+/// line stays where it is.
+fn progress(plan: &Plan, round: usize, position: usize, subject: &str, elapsed: Duration) {
+    let done = (round * plan.subjects.len() + position) as u32;
+    let all = plan.stopping.most as u32 * plan.subjects.len() as u32;
+    let left = match done {
+        0 => plan.at_most(),
+        // By what the turns took so far.
+        _ => (elapsed / done * (all - done)).min(plan.stopping.time.saturating_sub(elapsed)),
+    };
+    let line = format!(
+        "round {}, {subject}; at most {}:{:02} left",
+        round + 1,
+        left.as_secs() / 60,
+        left.as_secs() % 60
+    );
+    let mut out = std::io::stderr();
+    // Without a reader there is nobody to tell.
+    let _ = match out.is_terminal() {
+        true => write!(out, "\r\x1b[K{line}"),
+        false => writeln!(out, "{line}"),
+    };
+}
+
+/// Ends the line of the progress.
+pub fn end_progress() {
+    if std::io::stderr().is_terminal() {
+        eprintln!();
+    }
+}

@@ -1,0 +1,75 @@
+//! What the user chooses.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::stats::stopping::Stopping;
+use crate::work::task::{Engine, Order, Work};
+
+/// What the user chooses.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The device's address.
+    pub address: String,
+    /// The programs to measure; if none is named, one is looked for.
+    pub vmms: Vec<PathBuf>,
+    /// The guest's kernel, in place of the host's.
+    pub guest_kernel: Option<PathBuf>,
+    /// Further words of the guest's kernel command line.
+    pub guest_cmdline: String,
+    /// The guest's memory.
+    pub memory: String,
+    /// The host's CPUs.
+    pub cpus: Option<Vec<usize>>,
+    /// How several reads are in flight; the best that there is, if not named.
+    pub engine: Option<Engine>,
+    /// A short run.
+    pub quick: bool,
+    /// The time of the run, in place of the default.
+    pub time: Option<Duration>,
+    /// The number of rounds, in place of the rule.
+    pub rounds: Option<usize>,
+    /// The time of each measurement, in place of the default.
+    pub measure: Option<Duration>,
+    /// The run ends when no interval is wider than this share of its ratio.
+    pub width: f64,
+}
+
+impl Settings {
+    /// The kinds of reads.
+    pub fn works(&self) -> Vec<Work> {
+        let mut works = vec![
+            Work::new(4, 1, Order::Random),
+            Work::new(4, 32, Order::Random),
+        ];
+        if !self.quick {
+            works.push(Work::new(4, 128, Order::Random));
+            works.push(Work::new(128, 8, Order::Sequential));
+        }
+        works
+    }
+
+    /// Time before each measurement, and of each measurement.
+    pub fn times(&self) -> (Duration, Duration) {
+        let measure = self.measure.unwrap_or(match self.quick {
+            true => Duration::from_millis(1500),
+            false => Duration::from_secs(5),
+        });
+        (measure / 4, measure)
+    }
+
+    /// When the run ends.
+    pub fn stopping(&self) -> Stopping {
+        let minutes = if self.quick { 3 } else { 20 };
+        let time = Duration::from_secs(minutes * 60);
+        Stopping {
+            fewest: self.rounds.unwrap_or(12),
+            most: self.rounds.unwrap_or(100),
+            width: self.width,
+            time: self.time.unwrap_or(match self.rounds {
+                Some(_) => Duration::MAX / 4,
+                None => time,
+            }),
+        }
+    }
+}

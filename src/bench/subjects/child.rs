@@ -1,0 +1,194 @@
+//! A VMM as a child process. It never outlives this process: the kernel kills it then, and its own
+//! guardian gives the device back.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+
+use crate::error::{Context, Error, Result};
+use crate::stop::STOP;
+
+/// The last lines that are kept for an error.
+const LAST_LINES: usize = 40;
+
+/// No line of a guest that is worth reading is longer.
+const LONGEST: u64 = 1 << 20;
+
+/// How long a VMM may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// A running VMM.
+pub(super) struct Vmm {
+    child: Child,
+    lines: Receiver<String>,
+    last: Arc<Mutex<VecDeque<String>>>,
+    ended: bool,
+}
+
+impl Vmm {
+    /// Starts a program.
+    pub(super) fn start(mut command: Command) -> Result<Self> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Ctrl-C reaches this process, which ends the child in order.
+            .process_group(0);
+        let parent = rustix::process::getpid();
+        let tie = move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The parent may have ended before the call.
+            match rustix::process::getppid() == Some(parent) {
+                true => Ok(()),
+                false => Err(io::Error::other("the parent has ended")),
+            }
+        };
+        // SAFETY: the closure makes two system calls and allocates only when it fails, in a child
+        // whose parent has ended.
+        unsafe { command.pre_exec(tie) };
+        let name = command.get_program().display().to_string();
+        let mut child = command.spawn().context(format!("cannot start {name}"))?;
+        let last = Arc::new(Mutex::new(VecDeque::new()));
+        let (sender, lines) = channel();
+        if let Some(out) = child.stdout.take() {
+            listen(out, Arc::clone(&last), Some(sender));
+        }
+        if let Some(errors) = child.stderr.take() {
+            listen(errors, Arc::clone(&last), None);
+        }
+        Ok(Self {
+            child,
+            lines,
+            last,
+            ended: false,
+        })
+    }
+
+    /// The guest's next line; `None` when its serial port is closed.
+    pub(super) fn line(&self, limit: Duration) -> Result<Option<String>> {
+        let started = Instant::now();
+        loop {
+            if STOP.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(Error::interrupted());
+            }
+            match self.lines.recv_timeout(Duration::from_millis(100)) {
+                Ok(line) => return Ok(Some(line)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if started.elapsed() < limit => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let seconds = limit.as_secs();
+                    return Err(Error::new(format!("the guest was silent for {seconds} s")));
+                }
+            }
+        }
+    }
+
+    /// The last lines of the guest and of the VMM.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.iter().cloned().collect()
+    }
+
+    /// Waits for the VMM's end.
+    pub(super) fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let started = Instant::now();
+        loop {
+            let status = self.child.try_wait().context("cannot wait for the VMM")?;
+            if let Some(status) = status {
+                self.ended = true;
+                return Ok(status);
+            }
+            if started.elapsed() > limit {
+                return Err(Error::new(format!(
+                    "the VMM has not ended in {} s",
+                    limit.as_secs()
+                )));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The device goes back before this process goes on: SIGTERM ends the run in order.
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            // A child that has just ended needs no signal.
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        if self.wait(GRACE).is_err() {
+            // The guardian gives the device back, and says so in the kernel's log.
+            let _ = self.child.kill();
+            // A child that was killed ends; its status says nothing more.
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Reads lines in a thread of its own, so that no pipe fills up. The thread ends with the pipe.
+fn listen(
+    pipe: impl Read + Send + 'static,
+    last: Arc<Mutex<VecDeque<String>>>,
+    lines: Option<Sender<String>>,
+) {
+    thread::spawn(move || {
+        let mut pipe = BufReader::new(pipe);
+        let mut bytes = Vec::new();
+        while let Ok(1..) = pipe.by_ref().take(LONGEST).read_until(b'\n', &mut bytes) {
+            let line = String::from_utf8_lossy(&bytes);
+            let line = line.trim_end_matches(['\r', '\n']).to_owned();
+            bytes.clear();
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.len() == LAST_LINES {
+                last.pop_front();
+            }
+            last.push_back(line.chars().take(200).collect());
+            drop(last);
+            if let Some(lines) = &lines {
+                // Nobody listens any more when the turn is over.
+                let _ = lines.send(line);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Vmm {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        Vmm::start(command).unwrap()
+    }
+
+    #[test]
+    fn lines_and_the_end_are_heard() {
+        let mut vmm = sh("printf 'one\\r\\ntwo'; echo why >&2; exit 3");
+        let limit = Duration::from_secs(10);
+        assert_eq!(vmm.line(limit).unwrap().as_deref(), Some("one"));
+        assert_eq!(vmm.line(limit).unwrap().as_deref(), Some("two"));
+        assert_eq!(vmm.line(limit).unwrap(), None);
+        assert_eq!(vmm.wait(limit).unwrap().code(), Some(3));
+    }
+
+    #[test]
+    fn a_silent_guest_is_given_up_and_its_vmm_ended() {
+        let vmm = sh("trap 'exit 0' TERM; sleep 60 & wait");
+        let pid = vmm.child.id();
+        let silent = vmm.line(Duration::from_millis(150)).unwrap_err();
+        assert!(silent.to_string().contains("silent"));
+        drop(vmm);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+}

@@ -1,0 +1,63 @@
+//! A turn of the host's own driver.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::disks;
+use crate::error::{Error, Result};
+use crate::stop::STOP;
+use crate::subjects::trial::Trial;
+use crate::work::task::{DiskId, Task};
+use crate::work::trial;
+
+/// How long the host's driver may take to show the disk after a guest had the device.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Does the work of a turn. `device` is the device's directory in sysfs.
+///
+/// # Errors
+/// The disk does not come back, or cannot be read; or the user has ended the measurement.
+pub fn trial(task: &Task, device: &Path, kernel: &str, seed: u64) -> Result<Trial> {
+    let disk = wait_for_disk(device, &task.disk)?;
+    let mut trial = Trial {
+        kernel: kernel.to_owned(),
+        ..Trial::default()
+    };
+    let mut heard = Ok(false);
+    trial::work(task, &disk, seed, &STOP, &mut |message| {
+        heard = trial.hear(message);
+    })?;
+    heard.map(|_| trial)
+}
+
+/// Waits until the host's driver shows the disk.
+///
+/// # Errors
+/// The time is over, or the user has ended the measurement.
+pub fn wait_for_disk(device: &Path, id: &DiskId) -> Result<PathBuf> {
+    let started = Instant::now();
+    loop {
+        let all = disks::all(Path::new("/sys"))?;
+        let found = all.iter().find(|disk| disk.is(id) && disk.is_below(device));
+        if let Some(disk) = found
+            && disk.node().exists()
+        {
+            return Ok(disk.node());
+        }
+        if STOP.load(Ordering::Relaxed) {
+            return Err(Error::interrupted());
+        }
+        if started.elapsed() > PATIENCE {
+            let address = device.file_name().unwrap_or_default().to_string_lossy();
+            return Err(Error::new(format!(
+                "the host's driver does not show the disk of {address} any more"
+            ))
+            .with_hint(format!(
+                "mini-vmm host list; mini-vmm host unbind {address}"
+            )));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,100 @@
+//! The subjects of a run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::subjects::program::Program;
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Kind {
+    /// The host's own driver: the most that a guest can reach.
+    Host,
+    /// A guest of mini-vmm, to which the device is passed through.
+    MiniVmm {
+        /// The program.
+        program: Program,
+    },
+}
+
+/// A subject of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// Its name in reports.
+    pub name: String,
+    /// The subject that it repeats: both are the same, so any difference between them is noise.
+    pub repeats: Option<usize>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// The host, each program, and the first program once more.
+pub fn subjects(programs: &[Program]) -> Vec<Subject> {
+    let mut all = vec![Subject {
+        name: "host".into(),
+        repeats: None,
+        kind: Kind::Host,
+    }];
+    for (number, program) in (1..).zip(programs) {
+        all.push(Subject {
+            name: match programs.len() {
+                1 => "mini-vmm".into(),
+                _ => format!("mini-vmm {number}"),
+            },
+            repeats: None,
+            kind: Kind::MiniVmm {
+                program: program.clone(),
+            },
+        });
+    }
+    if let Some(first) = all.get(1).cloned() {
+        all.push(Subject {
+            name: format!("{} again", first.name),
+            repeats: Some(1),
+            ..first
+        });
+    }
+    all
+}
+
+/// The pairs of subjects that are compared, base first: each with the host, each program with the
+/// first, and the repeated subject with itself.
+pub fn pairs(subjects: &[Subject]) -> Vec<(usize, usize)> {
+    let mut pairs = Vec::new();
+    for (index, subject) in subjects.iter().enumerate().skip(1) {
+        match subject.repeats {
+            Some(first) => pairs.push((first, index)),
+            None => {
+                pairs.push((0, index));
+                if index > 1 {
+                    pairs.push((1, index));
+                }
+            }
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(version: &str) -> Program {
+        Program {
+            path: "/bin/mini-vmm".into(),
+            version: version.into(),
+            sha256: String::new(),
+        }
+    }
+
+    #[test]
+    fn each_run_has_a_subject_twice() {
+        let one = subjects(&[program("1")]);
+        let names: Vec<&str> = one.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["host", "mini-vmm", "mini-vmm again"]);
+        assert_eq!(pairs(&one), [(0, 1), (1, 2)]);
+        let two = subjects(&[program("1"), program("2")]);
+        assert_eq!(two[3].name, "mini-vmm 1 again");
+        assert_eq!(pairs(&two), [(0, 1), (0, 2), (1, 2), (1, 3)]);
+    }
+}

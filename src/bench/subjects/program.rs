@@ -1,0 +1,76 @@
+//! A program that is measured: its path, version and hash.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+use crate::work::fingerprint::sha256;
+
+/// A program that is measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its file.
+    pub path: PathBuf,
+    /// What it says with `--version`.
+    pub version: String,
+    /// The hash of its file.
+    pub sha256: String,
+}
+
+impl Program {
+    /// A program that the user has named.
+    ///
+    /// # Errors
+    /// The program cannot be read or started.
+    pub fn named(path: &Path) -> Result<Self> {
+        let path = fs::canonicalize(path).context(format!("cannot open {}", path.display()))?;
+        let bytes = fs::read(&path).context(format!("cannot read {}", path.display()))?;
+        let output = Command::new(&path).arg("--version").output();
+        let output = output.context(format!("cannot run {}", path.display()))?;
+        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if !output.status.success() || !version.starts_with("mini-vmm ") {
+            return Err(Error::new(format!("{} is no mini-vmm", path.display())));
+        }
+        Ok(Self {
+            version,
+            sha256: sha256(&bytes),
+            path,
+        })
+    }
+
+    /// The program in words.
+    pub fn in_words(&self) -> String {
+        format!(
+            "{} ({}), sha256 {}",
+            self.path.display(),
+            self.version,
+            self.sha256
+        )
+    }
+
+    /// The mini-vmm beside this program, or the first in PATH.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find() -> Result<Self> {
+        let beside = env::current_exe().ok();
+        let beside = beside.map(|path| path.with_file_name("mini-vmm"));
+        let search = env::var_os("PATH").unwrap_or_default();
+        let in_path = env::split_paths(&search).map(|dir| dir.join("mini-vmm"));
+        match beside
+            .into_iter()
+            .chain(in_path)
+            .find(|path| path.is_file())
+        {
+            Some(path) => Self::named(&path),
+            None => Err(
+                Error::new("there is no mini-vmm beside this program or in PATH")
+                    .with_hint("name one: --vmm /path/to/mini-vmm"),
+            ),
+        }
+    }
+}

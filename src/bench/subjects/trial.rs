@@ -1,0 +1,73 @@
+//! What a turn gives.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::work::task::{Message, Sample, Task};
+
+/// What a turn gives.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The subject's index.
+    pub subject: usize,
+    /// When the turn began, in seconds since the run's start.
+    pub started_s: f64,
+    /// The kernel whose driver had the disk.
+    pub kernel: String,
+    /// Milliseconds from the start of the VMM until the disk was there in the guest; `None` for the
+    /// host.
+    pub ready_ms: Option<u64>,
+    /// Milliseconds from the start of the guest's kernel until then; `None` for the host.
+    pub guest_ready_ms: Option<u64>,
+    /// A hash of what the disk has.
+    pub sha256: String,
+    /// How many of the hashed blocks are zero.
+    pub zeros: u32,
+    /// How many blocks were hashed.
+    pub blocks: u32,
+    /// A sample for each kind of work, in order.
+    pub samples: Vec<Sample>,
+}
+
+impl Trial {
+    /// Takes a message of the subject in. Returns whether it was the last.
+    ///
+    /// # Errors
+    /// The subject has failed.
+    pub fn hear(&mut self, message: Message) -> Result<bool> {
+        match message {
+            Message::Ready { kernel, uptime_ms } => {
+                self.kernel = kernel;
+                self.guest_ready_ms = Some(uptime_ms);
+            }
+            Message::Content {
+                sha256,
+                zeros,
+                blocks,
+            } => (self.sha256, self.zeros, self.blocks) = (sha256, zeros, blocks),
+            Message::Start { .. } => {}
+            Message::Done(sample) => self.samples.push(sample),
+            Message::End => return Ok(true),
+            Message::Failed { why } => return Err(Error::new(why)),
+        }
+        Ok(false)
+    }
+
+    /// Checks that the turn has a sample of each kind of work, each with reads.
+    ///
+    /// # Errors
+    /// A sample is missing or empty.
+    pub fn check(&self, task: &Task) -> Result<()> {
+        let names = self.samples.iter().map(|sample| &sample.work);
+        if !names.eq(task.works.iter().map(|work| &work.name)) {
+            return Err(Error::new("not all of the work was done"));
+        }
+        match self.samples.iter().find(|sample| sample.operations == 0) {
+            Some(sample) => Err(Error::new(format!(
+                "no read of {} ended in {} s",
+                sample.work, sample.seconds
+            ))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The quantity by which subjects are compared: the median time of reads that come one at a time,
+//! and the reads in each second of all others. One quantity for each kind of work keeps the number
+//! of comparisons small.
+
+use crate::work::task::{Sample, Work};
+
+/// The value of a sample.
+pub fn value(work: &Work, sample: &Sample) -> f64 {
+    match is_time(work) {
+        true => sample.median_us,
+        false => sample.per_second,
+    }
+}
+
+/// Whether the quantity is a time, of which less is better.
+pub fn is_time(work: &Work) -> bool {
+    work.depth == 1
+}
+
+/// The quantity's name.
+pub fn name(work: &Work) -> &'static str {
+    match is_time(work) {
+        true => "median time of a read",
+        false => "reads each second",
+    }
+}
+
+/// A value with its unit.
+pub fn in_words(work: &Work, value: f64) -> String {
+    match is_time(work) {
+        true => format!("{} µs", digits(value)),
+        false => digits(value),
+    }
+}
+
+/// A number with at least three digits that count.
+pub fn digits(value: f64) -> String {
+    match value.abs() {
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        v if v >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}

@@ -1,0 +1,194 @@
+//! What is done in a turn, and what it gives. The guest gets the task as JSON, and answers in lines
+//! of JSON.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::latency::Latencies;
+
+/// The order of the blocks that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Anywhere on the disk.
+    Random,
+    /// One after the other, from a random block on.
+    Sequential,
+}
+
+/// How several reads are in flight at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// One thread, with the kernel's rings (io_uring(7)).
+    IoUring,
+    /// A thread for each read.
+    Threads,
+}
+
+impl Engine {
+    /// The engine in words.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::IoUring => "io_uring",
+            Self::Threads => "threads",
+        }
+    }
+}
+
+/// One kind of reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// A name for programs, such as `read-4k-d1`.
+    pub name: String,
+    /// Bytes of each read.
+    pub block: u32,
+    /// Reads in flight at a time.
+    pub depth: u32,
+    /// The order of the blocks.
+    pub order: Order,
+}
+
+impl Work {
+    /// Reads of `kib` KiB, `depth` at a time.
+    pub fn new(kib: u32, depth: u32, order: Order) -> Self {
+        let kind = match order {
+            Order::Random => "read",
+            Order::Sequential => "stream",
+        };
+        Self {
+            name: format!("{kind}-{kib}k-d{depth}"),
+            block: kib * 1024,
+            depth,
+            order,
+        }
+    }
+
+    /// The work in words.
+    pub fn in_words(&self) -> String {
+        let order = match self.order {
+            Order::Random => "random",
+            Order::Sequential => "sequential",
+        };
+        let many = match self.depth {
+            1 => "one at a time".to_owned(),
+            depth => format!("{depth} at a time"),
+        };
+        format!("{} KiB reads, {order}, {many}", self.block / 1024)
+    }
+}
+
+/// The disk that is measured, as it is known in the host and in a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskId {
+    /// The identifier of the disk or namespace, if the kernel has one.
+    pub wwid: Option<String>,
+    /// Its size in sectors of 512 bytes.
+    pub sectors: u64,
+}
+
+/// What is done in each turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// The kinds of reads, in order.
+    pub works: Vec<Work>,
+    /// Time before each measurement, in which the reads do not count.
+    pub warm_up_ms: u64,
+    /// Time of each measurement.
+    pub measure_ms: u64,
+    /// How several reads are in flight.
+    pub engine: Engine,
+    /// The disk.
+    pub disk: DiskId,
+}
+
+/// What one kind of reads gave in a turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The name of the work.
+    pub work: String,
+    /// Reads that ended within the measurement.
+    pub operations: u64,
+    /// The time of the measurement.
+    pub seconds: f64,
+    /// Reads in each second.
+    pub per_second: f64,
+    /// Half of the reads took at most this.
+    pub median_us: f64,
+    /// The times of the reads in nanoseconds, to two digits, each with the number of reads.
+    pub histogram: Vec<(u64, u64)>,
+}
+
+impl Sample {
+    /// A sample of the reads of `seconds`.
+    pub fn of(work: &Work, times: &Latencies, seconds: f64) -> Self {
+        Self {
+            work: work.name.clone(),
+            operations: times.len(),
+            seconds,
+            per_second: times.len() as f64 / seconds,
+            median_us: times.median().unwrap_or(0) as f64 / 1000.0,
+            histogram: times.coarse(),
+        }
+    }
+}
+
+/// What a subject says while it works. In a guest, each is a line after [`MARK`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Message {
+    /// The disk is there.
+    Ready {
+        /// The kernel's release.
+        kernel: String,
+        /// Time since the kernel's start.
+        uptime_ms: u64,
+    },
+    /// What the disk has (`fingerprint`).
+    Content {
+        /// A hash of blocks at fixed positions.
+        sha256: String,
+        /// How many of these blocks are zero.
+        zeros: u32,
+        /// How many blocks there are.
+        blocks: u32,
+    },
+    /// A kind of work begins.
+    Start {
+        /// Its name.
+        work: String,
+    },
+    /// A kind of work has ended.
+    Done(Sample),
+    /// All work has ended.
+    End,
+    /// The work cannot be done.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+/// The start of a guest's line that holds a [`Message`].
+pub const MARK: &str = "mini-vmm-bench ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_survives_the_way_through_a_line() {
+        let mut times = Latencies::default();
+        times.add_many(100_000, 7);
+        let work = Work::new(4, 32, Order::Random);
+        let message = Message::Done(Sample::of(&work, &times, 2.0));
+        let text = serde_json::to_string(&message).unwrap();
+        assert!(!text.contains('\n'));
+        assert_eq!(serde_json::from_str::<Message>(&text).unwrap(), message);
+        let Message::Done(sample) = message else {
+            unreachable!()
+        };
+        assert_eq!((sample.operations, sample.per_second), (7, 3.5));
+        assert_eq!(work.name, "read-4k-d32");
+        assert_eq!(work.in_words(), "4 KiB reads, random, 32 at a time");
+    }
+}

@@ -1,0 +1,115 @@
+//! Warm-up and measurement: which reads count, and when to stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::stats::latency::Latencies;
+use crate::work::task::{Order, Task, Work};
+
+/// The time of a kind of work.
+#[derive(Clone, Copy)]
+pub(super) struct Window<'a> {
+    begin: Instant,
+    end: Instant,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Window<'a> {
+    /// The window of a task's work that starts now. `stop` ends it early.
+    pub(super) fn start(task: &Task, stop: &'a AtomicBool) -> Self {
+        let begin = Instant::now() + Duration::from_millis(task.warm_up_ms);
+        let end = begin + Duration::from_millis(task.measure_ms);
+        Self { begin, end, stop }
+    }
+
+    /// Whether another read may start now.
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        now < self.end && !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Counts a read, if it ended within the measurement.
+    pub(super) fn count(&self, times: &mut Latencies, from: Instant, to: Instant) {
+        if (self.begin..self.end).contains(&to) {
+            let time = (to - from).as_nanos();
+            times.add(u64::try_from(time).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// The length of the measurement in seconds.
+    ///
+    /// # Errors
+    /// The user has ended the measurement.
+    pub(super) fn seconds(&self) -> Result<f64> {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Err(Error::interrupted()),
+            false => Ok((self.end - self.begin).as_secs_f64()),
+        }
+    }
+}
+
+/// The positions of the blocks to read.
+pub(super) struct Positions {
+    rng: fastrand::Rng,
+    order: Order,
+    block: u64,
+    blocks: u64,
+    next: u64,
+}
+
+impl Positions {
+    /// The positions for one kind of work on a disk of `bytes` bytes.
+    ///
+    /// # Errors
+    /// The disk is smaller than a block.
+    pub(super) fn new(work: &Work, bytes: u64, seed: u64) -> Result<Self> {
+        let block = u64::from(work.block);
+        let blocks = bytes / block;
+        if blocks == 0 {
+            return Err(Error::new(format!(
+                "the disk has {bytes} bytes, less than one block of {block}"
+            )));
+        }
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let next = rng.u64(..blocks);
+        Ok(Self {
+            rng,
+            order: work.order,
+            block,
+            blocks,
+            next,
+        })
+    }
+
+    /// The next position in bytes.
+    pub(super) fn next(&mut self) -> u64 {
+        match self.order {
+            Order::Random => self.rng.u64(..self.blocks) * self.block,
+            Order::Sequential => {
+                let at = self.next;
+                self.next = (at + 1) % self.blocks;
+                at * self.block
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_stay_on_the_disk() {
+        for order in [Order::Random, Order::Sequential] {
+            let work = Work::new(4, 1, order);
+            let mut positions = Positions::new(&work, 10 * 4096 + 17, 3).unwrap();
+            let all: Vec<u64> = (0..100).map(|_| positions.next()).collect();
+            assert!(all.iter().all(|at| at % 4096 == 0 && *at <= 9 * 4096));
+            if order == Order::Sequential {
+                let follows = |pair: &[u64]| pair[1] == (pair[0] + 4096) % (10 * 4096);
+                assert!(all.windows(2).all(follows), "{all:?}");
+            }
+        }
+        assert!(Positions::new(&Work::new(4, 1, Order::Random), 4095, 3).is_err());
+    }
+}
