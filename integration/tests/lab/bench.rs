@@ -87,8 +87,8 @@ fn check_known_speed(outcome: &Outcome) -> Result<()> {
     check_costs(&report)
 }
 
-/// Without its map, a read one at a time is at least one exit to mini-vmm, for the doorbell. Without
-/// irqfds, a thread wakes for each read. All other guests have neither.
+/// Without its map, a read one at a time is at least one exit to mini-vmm, for the doorbell.
+/// Without irqfds, a thread wakes for each read. All other guests have neither.
 fn check_costs(report: &Value) -> Result<()> {
     for (subject, exits, wakeups) in [(1, false, false), (2, true, false), (3, false, true)] {
         let count = |work: &str, pointer: &str| {
