@@ -50,6 +50,7 @@ scenarios![
     many_cpus,
     refusals,
     errnos,
+    every_call,
     confined,
     virtual_functions,
     waiting,
