@@ -191,14 +191,11 @@ impl fmt::Display for Plan {
             self.kernel.release,
             self.memory
         )?;
+        let cpus: Vec<_> = self.cpus.iter().map(usize::to_string).collect();
         writeln!(
             f,
             "CPUs      {}: for the host's work, and for the VMM with its guest, alike",
-            self.cpus
-                .iter()
-                .map(usize::to_string)
-                .collect::<Vec<_>>()
-                .join(", ")
+            cpus.join(", ")
         )?;
         for work in &self.task.works {
             writeln!(
