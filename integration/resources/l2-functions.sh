@@ -6,6 +6,11 @@ say() {
 	echo "L2: $*"
 }
 
+# word_of NAME: prints the value of a word of the command line; nothing if there is no such word.
+word_of() {
+	tr ' ' '\n' </proc/cmdline | sed -n "s/^$1=//p"
+}
+
 # fail WHAT: reports an error, which fails the scenario.
 fail() {
 	say "act-failed $*"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # /init of L2, the guest: reports its devices, works its disks, then does the act that the command
 # line names. Words: lab.act=WORD (poweroff, reboot, or one of the acts), lab.disks=none,
-# lab.reads=N, lab.buffered=MIB, lab.load=PLAN.
+# lab.reads=N, lab.buffered=MIB, lab.load=PLAN, lab.hurry=1, lab.busy=1.
 
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -27,6 +27,7 @@ for word in $(cat /proc/cmdline); do
 done
 . /lab/functions.sh
 . /lab/acts.sh
+. /lab/plugs.sh
 
 say "init $(uname -r) after $(cut -d' ' -f1 /proc/uptime) s"
 case $act in
@@ -81,6 +82,9 @@ windows) show_windows ;;
 keep) keep_page ;;
 button) await_button ;;
 deaf) be_deaf ;;
+plug-*) watch_plugs "${act#plug-}" ;;
+idle) stay_idle ;;
+starve) starve ;;
 esac
 complain
 

@@ -13,7 +13,7 @@ use crate::kernel::Kernel;
 use crate::listen::Ended;
 use crate::outcome::Outcome;
 use crate::scenario::{KernelFile, Scenario};
-use crate::scripts::{L1_FUNCTIONS, L1_INIT, L2_ACTS, L2_FUNCTIONS, L2_INIT};
+use crate::scripts::{L1_FUNCTIONS, L1_INIT, L2_ACTS, L2_FUNCTIONS, L2_INIT, L2_PLUGS};
 use crate::setup::Lab;
 use crate::transcript::Line;
 use crate::vmm;
@@ -134,6 +134,7 @@ fn archive(
     l2.host_file("bin/guest", &programs.guest, true)?;
     l2.file("lab/functions.sh", L2_FUNCTIONS.as_bytes());
     l2.file("lab/acts.sh", L2_ACTS.as_bytes());
+    l2.file("lab/plugs.sh", L2_PLUGS.as_bytes());
     for program in &scenario.machine.programs {
         l1.host_program(program)?;
         l2.host_program(program)?;

@@ -16,6 +16,9 @@ pub const L2_FUNCTIONS: &str = include_str!("../resources/l2-functions.sh");
 /// Acts for L2's /init. A scenario selects an act with `lab.act=NAME`; each act is a function.
 pub const L2_ACTS: &str = include_str!("../resources/l2-acts.sh");
 
+/// More acts, for devices that come and go.
+pub const L2_PLUGS: &str = include_str!("../resources/l2-plugs.sh");
+
 /// Options of the lab's kernel. A hash of this text is a part of the kernel's name in the cache.
 pub const KERNEL_CONFIG: &str = include_str!("../resources/lab-kernel.config");
 

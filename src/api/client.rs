@@ -1,9 +1,14 @@
 //! The other side of the socket, for a command line: one request, and its answer or its stream.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::cmsg_space;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// The largest answer that is read.
 const MAX_ANSWER: u64 = 64 << 20;
@@ -98,12 +103,26 @@ impl Client {
     /// # Errors
     /// There is no answer.
     pub fn ask(
-        mut self,
+        self,
         method: &str,
         target: &str,
         body: Option<&[u8]>,
     ) -> Result<Answer, ClientError> {
-        let (status, length) = self.send(method, target, body)?;
+        self.ask_with(method, target, body, None)
+    }
+
+    /// The same, with an open file that the server gets (SCM_RIGHTS).
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn ask_with(
+        mut self,
+        method: &str,
+        target: &str,
+        body: Option<&[u8]>,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<Answer, ClientError> {
+        let (status, length) = self.send(method, target, body, file)?;
         let mut body = Vec::new();
         let path = &self.path;
         let broken = |source| ClientError::Broken {
@@ -129,7 +148,7 @@ impl Client {
         target: &str,
         mut each: impl FnMut(&str) -> bool,
     ) -> Result<Option<Answer>, ClientError> {
-        let (status, length) = self.send("GET", target, None)?;
+        let (status, length) = self.send("GET", target, None, None)?;
         if let Some(length) = length {
             let mut body = Vec::new();
             let limited = self.stream.by_ref().take(length.min(MAX_ANSWER));
@@ -176,6 +195,7 @@ impl Client {
         method: &str,
         target: &str,
         body: Option<&[u8]>,
+        file: Option<BorrowedFd<'_>>,
     ) -> Result<(u16, Option<u64>), ClientError> {
         let mut request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n");
         if let Some(body) = body {
@@ -188,7 +208,7 @@ impl Client {
         let mut bytes = request.into_bytes();
         bytes.extend(body.unwrap_or_default());
         // A server that refuses at once does not read: its answer is there all the same.
-        let sent = self.stream.get_mut().write_all(&bytes);
+        let sent = send_all(self.stream.get_mut(), &bytes, file);
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let limited = &mut self.stream.by_ref().take(MAX_HEAD as u64);
@@ -206,6 +226,25 @@ impl Client {
         }
         parse_head(&head).ok_or_else(|| ClientError::NoAnswer(self.path.clone()))
     }
+}
+
+/// Writes bytes, of which the first one takes a file along.
+fn send_all(stream: &mut UnixStream, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let (Some(file), Some((first, rest))) = (file, bytes.split_at_checked(1)) else {
+        return stream.write_all(bytes);
+    };
+    let files = [file];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut rights = SendAncillaryBuffer::new(&mut space);
+    rights.push(SendAncillaryMessage::ScmRights(&files));
+    // One byte is sent, or none.
+    sendmsg(
+        &*stream,
+        &[IoSlice::new(first)],
+        &mut rights,
+        SendFlags::NOSIGNAL,
+    )?;
+    stream.write_all(rest)
 }
 
 /// The status code and the length of the body; no length if the body comes in chunks.

@@ -66,6 +66,34 @@ The guest is not asked. The vCPUs run afterwards, even if the guest was paused.
 With --no-reboot the run ends.")]
     Reboot,
 
+    /// Add a device to the guest while it runs, into an empty root port of --ports
+    #[command(after_help = "\
+ADDR and its options are those of --vfio; fd=N is a file in /dev/vfio/devices
+that this command has open, and that mini-vmm gets. Several ADDR are functions
+of one device of the host.
+
+The device must be bound to vfio-pci, or have `managed=on`. If this command is
+ended before the device is added, the add is undone.
+
+Example:
+  sudo mini-vmm host bind 0000:01:00.0 --user $USER
+  mini-vmm ctl /run/user/1000/guest.sock add 0000:01:00.0")]
+    Add(AddArgs),
+
+    /// Ask the guest for a device, and wait until the device is the host's again
+    #[command(after_help = "\
+The slot's attention button is pressed once. The guest's driver lets go of the
+device, and the guest turns the slot's power off; Linux waits five seconds
+before. If the guest has not done so in time, the device stays with the guest,
+and this command ends with status 1.
+
+With --force the guest is not asked: it loses the device at once. It may lose
+data too, as after a cable was pulled.
+
+Example:
+  mini-vmm ctl /run/user/1000/guest.sock remove 0000:01:00.0")]
+    Remove(RemoveArgs),
+
     /// Press the guest's power button: its system shuts down, if it listens
     #[command(after_help = "\
 The guest decides what the button does. Linux reports the press to systemd, or
@@ -78,9 +106,38 @@ to acpid; without either, nothing happens. Ctrl-A p is the same.")]
     /// Print what happens, one line for each event, until the run ends
     #[command(after_help = "\
 Events: guest-reset, paused, resumed, shutdown, degraded (a loss of the guest,
-with its code). A reader that is more than 1024 events behind gets `lost` with
-their number, and is disconnected.")]
+with its code), device-adding, device-added, device-removed, device-failed. A
+reader that is more than 1024 events behind gets `lost` with their number, and
+is disconnected.")]
     Events(EventsArgs),
+}
+
+/// Add a device to the guest while it runs, into an empty root port of --ports
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// The device, as --vfio names it; more functions of the same device may follow
+    #[arg(value_name = "ADDR[,OPTION]...", required = true)]
+    pub devices: Vec<String>,
+
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Ask the guest for a device, and wait until the device is the host's again
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// The device's address on the host, or its id
+    #[arg(value_name = "ADDR")]
+    pub id: String,
+
+    /// How long the guest may take [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u32>,
+
+    /// Take the device without asking the guest
+    #[arg(long, conflicts_with = "timeout")]
+    pub force: bool,
 }
 
 /// Print what happens, one line for each event, until the run ends

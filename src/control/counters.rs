@@ -36,6 +36,9 @@ pub fn counters(vm: &Vm) -> Counters {
         add(group, "bytes", maps.bytes);
         add(group, "us", maps.us);
     }
+    let in_use = vm.control.in_use();
+    add("in_use", "memory_slots", in_use.memory_slots as u64);
+    add("in_use", "gsis", in_use.gsis as u64);
     if vm.stats.is_detailed() {
         detailed(&report, &mut add);
     }

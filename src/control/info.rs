@@ -87,18 +87,19 @@ impl<'a> Info<'a> {
         let functions = vm.control.functions();
         let names = functions.iter().map(|(bdf, f)| (*bdf, f.name().to_owned()));
         let names: Vec<_> = names.collect();
-        let node = |(bdf, id): &(pci::Bdf, String)| {
+        let node = |(bdf, name): &(pci::Bdf, String)| {
+            let id = vm.ids.of(name);
             let node = Node {
                 id: id.clone(),
                 resources: [],
                 children: [],
                 pci_bdf: bdf.to_string(),
             };
-            (id.clone(), node)
+            (id, node)
         };
-        let device = |(_, id): &(pci::Bdf, String)| Device {
-            path: sysfs_path(id),
-            id: id.clone(),
+        let device = |(_, name): &(pci::Bdf, String)| Device {
+            path: sysfs_path(name),
+            id: vm.ids.of(name),
         };
         Self {
             config: Config {

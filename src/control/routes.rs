@@ -11,12 +11,14 @@ use vmm::log::error_chain::with_causes;
 use crate::control::counters::counters;
 use crate::control::info::{Info, Ping};
 use crate::control::pci::Tree;
+use crate::control::plug;
 use crate::control::vm::Vm;
 
 /// All routes of the VM.
 pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
     let with = |vm: &Arc<Vm>| Arc::clone(vm);
     let (info, counts, tree, end) = (with(vm), with(vm), with(vm), with(vm));
+    let (adds, removes) = (with(vm), with(vm));
     vec![
         Route::new("GET", "/api/v1/vmm.ping", Kind::Now, |_, _| {
             Response::json(&Ping::new())
@@ -37,6 +39,18 @@ pub fn routes(vm: &Arc<Vm>) -> Vec<Route> {
         change(vm, "/api/v1/vm.resume", ControlRequest::Resume),
         change(vm, "/api/v1/vm.reboot", ControlRequest::Reboot),
         change(vm, "/api/v1/vm.power-button", ControlRequest::PowerButton),
+        Route::new(
+            "PUT",
+            "/api/v1/vm.add-device",
+            Kind::Change,
+            move |request, caller| plug::add(&adds, request, caller),
+        ),
+        Route::new(
+            "PUT",
+            "/api/v1/vm.remove-device",
+            Kind::Change,
+            move |request, _| plug::remove(&removes, request),
+        ),
         // Not a change: an end must be possible during a change that takes long.
         Route::new(
             "PUT",

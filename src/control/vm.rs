@@ -8,6 +8,7 @@ use vmm::control::Control;
 use vmm::log::phases::Phases;
 use vmm::stats::Stats;
 
+use crate::control::ids::Ids;
 use crate::control::summary::VmSummary;
 
 /// What the answers are made of.
@@ -24,4 +25,6 @@ pub struct Vm {
     pub started: Instant,
     /// The events of the run.
     pub log: Arc<EventLog>,
+    /// The names that clients have given to devices.
+    pub ids: Arc<Ids>,
 }

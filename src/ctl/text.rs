@@ -70,6 +70,15 @@ fn loss(loss: &Value) -> Option<String> {
     ))
 }
 
+/// The device of an event: its id, and its address if that is another text.
+fn device(event: &Value) -> Option<String> {
+    let (id, host) = (event["id"].as_str()?, event["host"].as_str()?);
+    Some(match id == host {
+        true => host.into(),
+        false => format!("{id} ({host})"),
+    })
+}
+
 /// An event; `None` if it is not understood.
 pub fn event(event: &Value) -> Option<String> {
     let (seq, name) = (event["seq"].as_u64()?, event["event"].as_str()?);
@@ -79,7 +88,52 @@ pub fn event(event: &Value) -> Option<String> {
             "{} events, because this reader was too slow",
             event["count"]
         ),
+        "device-adding" => {
+            let mib = |name: &str| Some(event[name].as_u64()? >> 20);
+            let (mapped, size) = (mib("mapped")?, mib("size")?);
+            format!("{}: {mapped} of {size} MiB are mapped", device(event)?)
+        }
+        "device-added" => format!("{} is {}", device(event)?, event["bdf"].as_str()?),
+        "device-removed" => format!("{} by {}", device(event)?, event["by"].as_str()?),
+        "device-failed" => format!("{}: {}", device(event)?, event["why"].as_str()?),
         _ => event["reason"].as_str().unwrap_or_default().into(),
     };
     Some(format!("{seq} {name} {more}").trim_end().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_lines() {
+        for (json, says) in [
+            (r#"{"seq":1,"event":"paused"}"#, "1 paused"),
+            (
+                r#"{"seq":2,"event":"device-adding","id":"gpu","host":"0000:01:00.0",
+                "mapped":1073741824,"size":4294967296}"#,
+                "2 device-adding gpu (0000:01:00.0): 1024 of 4096 MiB are mapped",
+            ),
+            (
+                r#"{"seq":3,"event":"device-added","id":"0000:01:00.0","host":"0000:01:00.0",
+                "bdf":"0000:02:00.0"}"#,
+                "3 device-added 0000:01:00.0 is 0000:02:00.0",
+            ),
+            (
+                r#"{"seq":4,"event":"device-removed","id":"gpu","host":"0000:01:00.0",
+                "by":"request"}"#,
+                "4 device-removed gpu (0000:01:00.0) by request",
+            ),
+            (
+                r#"{"seq":5,"event":"device-failed","id":"gpu","host":"0000:01:00.0",
+                "what":"remove","why":"late"}"#,
+                "5 device-failed gpu (0000:01:00.0): late",
+            ),
+        ] {
+            let event = serde_json::from_str(json).unwrap();
+            assert_eq!(self::event(&event).as_deref(), Some(says));
+        }
+        let unknown = serde_json::json!({"seq": 6, "event": "device-added"});
+        assert_eq!(event(&unknown), None);
+    }
 }

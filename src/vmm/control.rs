@@ -10,8 +10,10 @@ use pci::{Bdf, PciFunction, RootBus};
 
 use crate::devices::power_button::PowerButton;
 use crate::exit::Exit;
+use crate::gsi::routing::GsiRouting;
 use crate::lifecycle::Asker;
 use crate::memory::dma::DmaMap;
+use crate::memory::kvm_slots::KvmSlots;
 use crate::plug::{AddError, AddRequest, Added, HotPlug, Removal, RemoveError, RemoveRequest};
 use crate::run_events::{RunEvent, RunEvents};
 use crate::vcpu::pause::{PauseError, PausePoint};
@@ -101,6 +103,17 @@ pub struct Control {
     pub(crate) power_button: Arc<PowerButton>,
     pub(crate) plug: Weak<dyn HotPlug>,
     pub(crate) root: Weak<RootBus>,
+    pub(crate) slots: Weak<KvmSlots>,
+    pub(crate) routing: Weak<GsiRouting>,
+}
+
+/// What of KVM's a VM uses now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InUse {
+    /// Memory slots.
+    pub memory_slots: usize,
+    /// Interrupts for messages.
+    pub gsis: usize,
 }
 
 impl Control {
@@ -144,6 +157,16 @@ impl Control {
             (!passed.contains(&bdf)).then(|| (bdf, header_of(&*found)))
         });
         here.collect()
+    }
+
+    /// What of KVM's the VM uses now.
+    pub fn in_use(&self) -> InUse {
+        let slots = self.slots.upgrade();
+        let routing = self.routing.upgrade();
+        InUse {
+            memory_slots: slots.map_or(0, |slots| slots.in_use()),
+            gsis: routing.map_or(0, |routing| routing.in_use()),
+        }
     }
 
     /// What devices reach by DMA.

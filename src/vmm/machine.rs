@@ -290,6 +290,8 @@ impl Machine {
             power_button: self.power_button(),
             plug: Arc::downgrade(&self.plugged) as Weak<dyn HotPlug>,
             root: Arc::downgrade(&self.platform.root),
+            slots: Arc::downgrade(&self.vm.slots),
+            routing: Arc::downgrade(&self.vm.routing),
         }
     }
 

@@ -434,7 +434,13 @@ fn counters_are_those_of_the_report() {
     assert_eq!(plain["dma_ram"]["maps"], 0);
     let groups = plain.as_object().unwrap();
     let names: Vec<_> = groups.keys().map(String::as_str).collect();
-    assert_eq!(names, ["dma_bars", "dma_ram", "exits", "vcpu0", "vcpu1"]);
+    assert_eq!(
+        names,
+        ["dma_bars", "dma_ram", "exits", "in_use", "vcpu0", "vcpu1"]
+    );
+    // RAM below the tiny guest's hole is one region.
+    assert_eq!(plain["in_use"]["memory_slots"], 1);
+    assert_eq!(plain["in_use"]["gsis"], 0);
     // As in Cloud Hypervisor's schema, all are groups of integers.
     let counts = groups
         .values()

@@ -19,6 +19,7 @@ mod files;
 mod given;
 mod golden;
 mod host;
+mod hot_plug;
 mod inputs;
 mod openapi;
 mod options;

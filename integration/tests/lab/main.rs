@@ -32,6 +32,8 @@ scenarios![
     endpoints,
     explain,
     host,
+    hot_plug,
+    hot_plug_faults,
     life,
     memory_errors,
     mediated,

@@ -118,3 +118,18 @@ fn a_message_may_have_two_requests() {
         assert_eq!(answers(&parts).0, bodies, "{parts:?}");
     }
 }
+
+#[test]
+fn our_own_client_sends_a_file() {
+    let rig = rig();
+    let (mut reader, writer) = pipe().unwrap();
+    let client = || Client::connect(&rig.path).unwrap();
+    let answer = client().ask_with("PUT", "/file", Some(b"{}"), Some(writer.as_fd()));
+    assert_eq!(answer.unwrap().body, b"\"one\"");
+    let answer = client().ask("PUT", "/file", Some(b"{}"));
+    assert_eq!(answer.unwrap().body, b"\"nothing\"");
+    drop(writer);
+    let mut used = Vec::new();
+    reader.read_to_end(&mut used).unwrap();
+    assert_eq!(used, b"x");
+}

@@ -1,0 +1,115 @@
+# Acts of L2's /init for devices that come and go while the guest runs.
+
+# Prints the addresses of the NVMe controllers that have a driver, but for those that the guest
+# began with.
+plugged() {
+	for d in /sys/bus/pci/drivers/nvme/0000:*; do
+		[ ! -e "$d" ] || basename "$d"
+	done | grep -vxF "$began_with"
+}
+
+# await_plugged SECONDS: waits until a controller has a disk.
+await_plugged() {
+	for _ in $(seq $(($1 * 20))); do
+		for plugged in $(plugged); do
+			disk=$(disks_of "$plugged" | head -n 1)
+			[ -z "$disk" ] || return 0
+		done
+		usleep 50000
+	done
+	fail "no disk has come"
+	return 1
+}
+
+# Prints how often the kernel has heard an attention button.
+presses() {
+	dmesg | grep -ci 'button press'
+}
+
+# await_unplugged SECONDS: waits until no controller is left. In a hurry (lab.hurry), does not wait
+# the five seconds of a button that was pressed: the slot's power is turned off by hand then, as a
+# user of the guest may.
+await_unplugged() {
+	for _ in $(seq $(($1 * 20))); do
+		[ -n "$(plugged)" ] || return 0
+		if [ -n "$hurry" ] && [ "$(presses)" -gt "$heard" ]; then
+			heard=$(presses)
+			for slot in /sys/bus/pci/slots/*; do
+				[ "$(cat "$slot/adapter")" = 0 ] || echo 0 >"$slot/power"
+			done
+		fi
+		usleep 50000
+	done
+	fail "the disk stays"
+	return 1
+}
+
+# keep_busy DISK: reads and copies without a pause, and ends when the disk has gone.
+keep_busy() {
+	while [ -b "$1" ] && copy_noise "$1"; do :; done
+}
+
+# use_plugged N: works the disk that has come, for the N-th time. With lab.busy, the disk is at work
+# when it goes.
+use_plugged() {
+	name=$(basename "$disk" | sed 's/n1$/q/')
+	serial=$(serial_of "$disk")
+	work_disk "$disk" "$name" "$serial"
+	grep nvme /proc/interrupts | while read -r line; do say "irq $line"; done
+	heard=$(presses)
+	[ -z "$busy" ] || keep_busy "$disk" 2>/dev/null &
+	[ "$1" != 1 ] || say_functions
+	say "plugged n=$1 bdf=$plugged serial=$serial"
+}
+
+# Reports what the kernel has said since the beginning of the act that an orderly hot-plug does not
+# say.
+say_plug_troubles() {
+	dmesg | tail -n "+$((said + 1))" | grep -E "Cannot|failed|No link|can.t assign" |
+		while read -r line; do say "trouble $line"; done
+}
+
+# begin_plugs: remembers what a device that comes must not change for good.
+begin_plugs() {
+	hurry=$(word_of lab.hurry) busy=$(word_of lab.busy)
+	began_with=none
+	began_with=$(plugged)
+	began_with=${began_with:-none}
+	said=$(dmesg | wc -l)
+	cat /proc/iomem >/run/iomem
+	say "listening slots=$(ls /sys/bus/pci/slots | tr '\n' ',')"
+}
+
+# watch_plugs N: works each disk that comes, until N disks have come and gone and one more is there.
+watch_plugs() {
+	begin_plugs
+	for plug in $(seq "$1"); do
+		await_plugged 60 && use_plugged "$plug" && await_unplugged 90 || break
+		wait
+		if cmp -s /run/iomem /proc/iomem; then
+			say "unplugged n=$plug iomem=same"
+		else
+			say "unplugged n=$plug iomem=other"
+			diff /run/iomem /proc/iomem | while read -r line; do say "iomem $line"; done
+		fi
+	done
+	await_plugged 60
+	say_plug_troubles
+	act=poweroff
+}
+
+# Waits for what L1 does, and does nothing.
+stay_idle() {
+	say "listening"
+	sleep 600
+}
+
+# Works the disk that comes, and lets the kernel do nothing from then on: a loop of the highest
+# priority has the only CPU, so that no thread of a driver runs.
+starve() {
+	begin_plugs
+	await_plugged 60 && use_plugged 1
+	echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+	say "starving"
+	chrt -f 99 sh -c 'while :; do :; done'
+}
