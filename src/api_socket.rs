@@ -64,6 +64,11 @@ impl ApiSocket {
         }
     }
 
+    /// Whether there is to be a socket.
+    pub fn is_wanted(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
     /// Finds out whether the socket can be made. Nothing is changed.
     ///
     /// # Errors

@@ -82,17 +82,21 @@ pub fn run(
     let summary = VmSummary::new(&config);
     let reporter = Reporter::open(&config.statistics, phases)?;
     // This call forks, so the process must still have a single thread. A device for which a call of
-    // an earlier run sleeps is refused. `_managed` is dropped after the machine: the host gets its
+    // an earlier run sleeps is refused. `managed` is dropped after the machine: the host gets its
     // devices back when the VM no longer uses them.
-    let (_managed, opener) = {
+    let later = config.ports.count > 0 || api_socket.is_wanted();
+    let (managed, opener) = {
         let _phase = phase!("bind_devices");
         check_calls(&Host::default(), &config.vfio)?;
-        Managed::take(&config.vfio, host_limit)?
+        Managed::take(&config.vfio, host_limit, later)?
     };
     let _calls = Calls(Arc::clone(&opener));
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::with_opener(config, Box::new(output), opener)?;
+    if let Some(binder) = managed.as_ref().and_then(Managed::binder) {
+        machine.set_claims(binder);
+    }
     lifecycle::catch_signals().map_err(MachineError::Loop)?;
     let mut console = Console::new(machine.serial()).map_err(MachineError::Loop)?;
     console.set_power_button(machine.power_button());

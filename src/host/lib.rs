@@ -3,6 +3,7 @@
 
 pub mod bar_holders;
 pub mod bind;
+pub mod binder;
 pub mod cdi;
 pub mod check;
 pub mod class;

@@ -15,7 +15,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{debug, info};
 use vmm::config::device::DeviceConfig;
 use vmm::log::error_chain::with_causes;
 use vmm::log::stderr::say;
@@ -26,6 +26,7 @@ use vmm::vfio::opener::Opener;
 
 use crate::bind;
 use crate::bind::{BindError, BindRequest, Host, UnderWay};
+use crate::binder::Binder;
 
 /// How often the guardian looks whether a call has ended.
 const LOOK: Duration = Duration::from_millis(100);
@@ -33,6 +34,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The devices that are bound for this run. Dropping the value gives them back.
 pub struct Managed {
     run: Process,
+    /// Whether devices were bound at the start.
+    bound: bool,
+    /// Binds devices that are added while the guest runs.
+    binder: Option<Arc<Binder>>,
     /// The time for which a call of the kernel is waited for.
     limit: Duration,
     opener: Arc<Opener>,
@@ -40,50 +45,88 @@ pub struct Managed {
 
 impl Managed {
     /// Starts the guardian of a run with these devices, and binds those with `managed=on`. Returns
-    /// the bound devices, if there are any, and the opener. Call this while the process has a
-    /// single thread, because the process forks.
+    /// the bound devices, if there are or may be any, and the opener. Call this while the process
+    /// has a single thread, because the process forks. With `later`, devices may be added while the
+    /// guest runs.
     ///
     /// # Errors
     /// A device cannot be bound. No device is bound then.
     pub fn take(
         devices: &[DeviceConfig],
         limit: Duration,
+        later: bool,
     ) -> Result<(Option<Self>, Arc<Opener>), BindError> {
         let managed = devices.iter().filter(|d| d.managed);
         let addresses: Vec<_> = managed.map(|d| d.address.clone()).collect();
-        if devices.is_empty() {
+        if devices.is_empty() && !later {
             return Ok((None, kernel_calls::opener_here()));
         }
-        if addresses.is_empty() {
+        if addresses.is_empty() && !later {
             return Ok((None, kernel_calls::opener_or_here(limit)));
         }
+        let (mut managed, opener) = match Self::start(limit, later) {
+            Ok(started) => started,
+            // Nothing needs the guardian yet: a later add with `managed=on` is refused.
+            Err(e) if addresses.is_empty() => {
+                debug!("{}", with_causes(&e));
+                return Ok((None, kernel_calls::opener_or_here(limit)));
+            }
+            Err(e) => return Err(e),
+        };
+        if !addresses.is_empty() {
+            let request = BindRequest {
+                addresses,
+                owner: Some(managed.run),
+                ..BindRequest::default()
+            };
+            for line in bind::bind(&Host::with_limit(limit), &request)? {
+                info!("{line}");
+            }
+            managed.bound = true;
+        }
+        Ok((Some(managed), opener))
+    }
+
+    /// Starts the guardian, and with `later` the process that binds devices.
+    fn start(limit: Duration, later: bool) -> Result<(Self, Arc<Opener>), BindError> {
         let run = Process::this().map_err(BindError::Guardian)?;
         let end = process::own_end().map_err(BindError::Guardian)?;
+        let binder = match later {
+            true => Some(Binder::start(run, limit).map_err(BindError::Guardian)?),
+            false => None,
+        };
         let opener = kernel_calls::opener(limit, &[&end], || {
             process::wait_readable(&end);
-            note(release_when_possible(&Host::with_limit(limit), run));
+            let host = Host::with_limit(limit);
+            // Without records nothing was bound.
+            if host.records.exist() {
+                note(release_when_possible(&host, run));
+            }
         })
         .map_err(BindError::Guardian)?;
-        let request = BindRequest {
-            addresses,
-            owner: Some(run),
-            ..BindRequest::default()
-        };
-        for line in bind::bind(&Host::with_limit(limit), &request)? {
-            info!("{line}");
-        }
         let managed = Self {
             run,
+            bound: false,
+            binder: binder.map(Arc::new),
             limit,
             opener: Arc::clone(&opener),
         };
-        Ok((Some(managed), opener))
+        Ok((managed, opener))
+    }
+
+    /// What binds devices that are added while the guest runs.
+    pub fn binder(&self) -> Option<Arc<Binder>> {
+        self.binder.clone()
     }
 }
 
 /// The run must have closed the devices: the unbind of their driver waits for that.
 impl Drop for Managed {
     fn drop(&mut self) {
+        let later = self.binder.take().is_some_and(|binder| binder.was_used());
+        if !self.bound && !later {
+            return;
+        }
         // While a call for a device sleeps, the unbind of its driver would wait for that call. A
         // fork beside other threads is not safe, and a call without a process of its own might hold
         // the run for ever.

@@ -84,7 +84,11 @@ impl EventThread {
         })
     }
 
-    fn start(&self) -> io::Result<()> {
+    /// Starts the thread, if it does not run.
+    ///
+    /// # Errors
+    /// The errno of starting a thread.
+    pub fn start(&self) -> io::Result<()> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             let worker = Arc::clone(&self.shared);

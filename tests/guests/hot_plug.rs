@@ -16,6 +16,7 @@ use crate::device::{Call, FakeDevice, ID};
 use crate::pci::{COMMAND, MEMORY, bar_register};
 use crate::plug_host::{PlugHost, Step, request};
 use crate::ports::{BAR1, BEHIND, PORT};
+use crate::reset_kinds::{Outcome, Resets};
 use crate::vm::{Live, Vm, eventually};
 
 pub const TESTS: &[Test] = tests![
@@ -509,6 +510,24 @@ fn each_step_that_fails_is_undone() {
         assert_eq!(host.steps(), [&all[..=at], undone].concat(), "{failing:?}");
         assert!(is_closed(&device), "{failing:?}");
     }
+    // The host asks for the device meanwhile.
+    let mut wanted = FakeDevice::new().on_call(|device, call| {
+        if *call == Call::HotReset {
+            device.device_event(1);
+            // The thread of events hears of it.
+            thread::sleep(Duration::from_millis(200));
+        }
+    });
+    wanted.resets = Resets {
+        own: Outcome::Absent,
+        bus: &[NAME],
+        ..Resets::default()
+    };
+    let wanted = wanted.into_arc();
+    let host = Arc::new(PlugHost::new(&[&wanted]));
+    let e = refused(&host);
+    assert!(matches!(e, AddError::Wanted(_)), "{e}");
+    assert!(is_closed(&wanted));
     // A device that does not answer, and one that refuses an event, are seen as functions.
     let dead = device(NAME, 1);
     dead.die();

@@ -62,5 +62,5 @@ pub use record::{Node, Record};
 pub use records::{Lock, Records};
 pub use request::BindRequest;
 pub use run_call::{check_calls, note_call_or_say};
-pub use unbind::{Outcome, UnbindRequest, release_run, unbind};
+pub use unbind::{Outcome, UnbindRequest, release_of_run, release_run, unbind};
 pub use under_way::UnderWay;

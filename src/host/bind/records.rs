@@ -92,6 +92,11 @@ impl Records {
         })
     }
 
+    /// Whether a command has ever made a record on this host since it was booted.
+    pub fn exist(&self) -> bool {
+        self.dir.exists()
+    }
+
     fn held(&self) -> MutexGuard<'_, Option<File>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

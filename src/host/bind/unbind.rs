@@ -201,6 +201,18 @@ fn entry((back, _): &Going) -> Option<Entry> {
 /// # Errors
 /// The records cannot be locked or read.
 pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
+    release_of_run(host, run, |_| true)
+}
+
+/// Gives back those devices of a run that are `wanted`.
+///
+/// # Errors
+/// As [`release_run`].
+pub fn release_of_run(
+    host: &Host,
+    run: Process,
+    wanted: impl Fn(Bdf) -> bool,
+) -> Result<Outcome, BindError> {
     let _lock = host.records.lock()?;
     let mut outcome = Outcome::default();
     match recover_journal(host, &[]) {
@@ -209,7 +221,8 @@ pub fn release_run(host: &Host, run: Process) -> Result<Outcome, BindError> {
         recovered => drop(recovered?),
     }
     let ours = host.records.all()?.into_iter().rev();
-    for bdf in ours.filter(|r| r.owner == Some(run)).map(|r| r.bdf) {
+    let ours = ours.filter(|r| r.owner == Some(run) && wanted(r.bdf));
+    for bdf in ours.map(|r| r.bdf) {
         // A call for another device may have given the lock away, and another command may have
         // taken this one. A record that is damaged by now is reported by the next command.
         let record = match host.records.load(bdf) {

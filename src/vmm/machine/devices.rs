@@ -81,6 +81,14 @@ impl Devices {
         })
     }
 
+    /// Starts the thread, for devices that come later.
+    ///
+    /// # Errors
+    /// The host has no threads left.
+    pub fn prepare(&self) -> Result<(), MachineError> {
+        self.event_thread.start().map_err(MachineError::Descriptors)
+    }
+
     fn tree(&self) -> MutexGuard<'_, Tree> {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }

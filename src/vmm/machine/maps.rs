@@ -116,3 +116,68 @@ impl Maps {
         lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use pci::addr::Range;
+
+    use super::*;
+    use crate::memory::mapping::{Mapping, PAGE_SIZE};
+    use crate::memory::region::{Region, RegionKind};
+
+    /// Counts the bytes that are mapped.
+    #[derive(Default)]
+    struct Counting(Mutex<u64>);
+
+    impl DmaMapper for Counting {
+        fn map(&self, _: u64, size: u64, _: u64) -> io::Result<()> {
+            *self.0.lock().unwrap() += size;
+            Ok(())
+        }
+        fn unmap(&self, _: u64, size: u64) -> io::Result<()> {
+            *self.0.lock().unwrap() -= size;
+            Ok(())
+        }
+        fn iova_ranges(&self) -> &[Range] {
+            &[]
+        }
+    }
+
+    #[test]
+    fn memory_is_unmapped_before_the_last_device_closes() {
+        let space = Arc::new(AddressSpace::new());
+        let region = Region {
+            start: 0,
+            size: PAGE_SIZE,
+            mapping: Arc::new(Mapping::anonymous(PAGE_SIZE, PAGE_SIZE).unwrap()),
+            offset: 0,
+            kind: RegionKind::Ram,
+            bar: None,
+        };
+        space.add(region.clone()).unwrap();
+        let counting = Arc::new(Counting::default());
+        let mapper = counting.clone() as Arc<dyn DmaMapper>;
+        let mapped = || *counting.0.lock().unwrap();
+        let maps = Maps::new(Arc::clone(&space));
+        assert!(maps.by(&mapper).is_none() && maps.is_empty());
+        for _ in 0..2 {
+            let dma = Arc::new(Dma::new(mapper.clone(), PAGE_SIZE, false, Arc::default()));
+            maps.join(&dma, 1);
+            space.subscribe(dma.clone()).unwrap();
+            dma.map_ram(&region, 0, PAGE_SIZE).unwrap();
+            maps.join(&dma, 2);
+            assert!(Arc::ptr_eq(&maps.by(&mapper).unwrap(), &dma));
+            assert_eq!((maps.devices(&dma), maps.list().len()), (3, 1));
+            assert!(!maps.leave(&dma, 2, || assert_eq!(mapped(), PAGE_SIZE)));
+            assert!(maps.leave(&dma, 1, || assert_eq!(mapped(), 0)));
+            assert!(maps.is_empty() && maps.list().is_empty() && !dma.has_ram());
+        }
+        // An add that fails before memory is mapped.
+        let dma = Arc::new(Dma::new(mapper, PAGE_SIZE, false, Arc::default()));
+        maps.join(&dma, 1);
+        assert!(maps.leave(&dma, 1, || ()));
+        assert!(maps.close().is_none());
+    }
+}

@@ -102,6 +102,7 @@ impl Plugged {
         host.check_limits(request)?;
         self.check(gone)?;
         host.claim(request)?;
+        self.wanted().clear();
         let mut taken = Taken {
             plugged: self,
             names: found.iter().map(|f| f.name.clone()).collect(),
@@ -258,6 +259,9 @@ impl Plugged {
         self.wait_for_idle(port, gone);
         let changing = self.devices.changing();
         self.check(gone)?;
+        if let Some(name) = self.wanted().pop() {
+            return Err(AddError::Wanted(name));
+        }
         let functions: Vec<_> = taken.functions.iter().map(|f| f.function.clone()).collect();
         for (done, attached) in taken.functions.iter().enumerate() {
             let function = attached.function.clone();

@@ -63,9 +63,13 @@ impl Plugged {
 
     /// Answers the host, which asks for a device.
     pub(super) fn host_wants(&self, function: &Arc<VfioFunction>) {
+        let changing = self.devices.changing();
         let Some((port, names)) = self.devices.find(function.name()) else {
+            // It is being added, and is not the guest's yet.
+            self.wanted().push(function.name().into());
             return;
         };
+        drop(changing);
         let by = RemovedBy::Host;
         let above = port.and_then(|port| self.port_at(port));
         let asked = above.is_some_and(|above| {

@@ -50,6 +50,8 @@ pub(super) struct Plugged {
     pub requests: Requests,
     /// Held during an add: one comes after the other.
     pub adding: Mutex<()>,
+    /// Devices that are being added, and for which the host asks already.
+    wanted: Mutex<Vec<String>>,
     /// The threads of removals.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -68,6 +70,9 @@ impl Plugged {
     ) -> Result<Arc<Self>, MachineError> {
         let interrupts = Arc::new(EmulatedInterrupts::new(&vm.routing));
         let devices = Arc::new(Devices::new(interrupts)?);
+        if host.takes_devices() {
+            devices.prepare()?;
+        }
         Ok(Arc::new_cyclic(|this| Self {
             this: this.clone(),
             devices,
@@ -80,6 +85,7 @@ impl Plugged {
             real_host: host,
             requests: Requests::default(),
             adding: Mutex::default(),
+            wanted: Mutex::default(),
             threads: Mutex::default(),
         }))
     }
@@ -106,6 +112,10 @@ impl Plugged {
 
     pub fn has_ended(&self) -> bool {
         self.run.events.ended().is_some() || self.requests.are_over()
+    }
+
+    pub fn wanted(&self) -> MutexGuard<'_, Vec<String>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {

@@ -10,6 +10,7 @@ use tracing::info;
 use crate::config::VmConfig;
 use crate::config::device::DeviceConfig;
 use crate::config::memory::MemoryConfig;
+use crate::given::GivenError;
 use crate::hostinfo::iova::Reach;
 use crate::hostinfo::memory::HostMemory;
 use crate::hostinfo::name::{HostName, parse_address};
@@ -40,6 +41,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// The host of a run.
 pub(crate) struct RealHost {
+    /// How many empty root ports the guest has at the start.
+    ports: u8,
     set: DeviceSet,
     pub maps: Arc<Maps>,
     space: Arc<AddressSpace>,
@@ -67,7 +70,12 @@ impl RealHost {
         if let Some((opened, dma)) = began {
             maps.join(dma, opened.devices.len());
         }
+        let ports = config.ports.count;
+        if ports > 0 {
+            set.prepare();
+        }
         Arc::new(Self {
+            ports,
             set,
             maps: Arc::new(maps),
             space: Arc::clone(&vm.space),
@@ -78,6 +86,11 @@ impl RealHost {
             stats: Arc::clone(stats),
             claims: OnceLock::new(),
         })
+    }
+
+    /// Whether the guest has ports for devices that come later.
+    pub fn takes_devices(&self) -> bool {
+        self.ports > 0
     }
 
     /// Lets `claims` bind devices. The first stays.
@@ -94,6 +107,16 @@ impl RealHost {
                 _ => AddError::request(e, hint),
             }
         })
+    }
+
+    /// Checks that a file that came with the request is of use: containers open devices anew.
+    fn check_given(&self, candidates: &[Candidate]) -> Result<(), AddError> {
+        match candidates.iter().find(|candidate| candidate.is_given()) {
+            Some(candidate) if !self.set.is_by_iommufd(candidates) => {
+                Err(given(GivenError::Container(candidate.name())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Looks at one function. One with `managed=on` is bound later.
@@ -180,11 +203,24 @@ impl HostSide for RealHost {
         let found = request.devices.iter();
         let found = found.map(|d| self.look_at(&sysfs, d, present));
         let found = found.collect::<Result<Vec<_>, _>>()?;
+        if let Some(claims) = self.claims.get() {
+            claims.check(&request.devices)?;
+        }
+        let both = |device: &&DeviceConfig| device.managed && device.given.is_some();
+        if let Some(device) = request.devices.iter().find(both)
+            && let Ok(name) = parse_address(&device.address)
+        {
+            return Err(given(GivenError::Managed(name)));
+        }
         match request.devices.iter().any(|device| device.managed) {
             true if self.claims.get().is_none() => Err(AddError::NotManaged),
             // The devices are not VFIO's yet.
             true => Ok(found),
-            false => self.candidates(request).map(|_| found),
+            false => {
+                let candidates = self.candidates(request)?;
+                self.check_given(&candidates)?;
+                Ok(found)
+            }
         }
     }
 
@@ -271,6 +307,12 @@ impl HostSide for RealHost {
             dma.set_peers(self.maps.devices(dma) > 1);
         }
     }
+}
+
+/// A file that came with the request is of no use.
+fn given(error: GivenError) -> AddError {
+    let hint = error.hint();
+    AddError::request(error, Some(hint))
 }
 
 /// Checks that KVM's memory types are right with the device: the guest has a device whose DMA is

@@ -50,6 +50,9 @@ pub enum AddError {
     /// The device is there.
     #[error("{0} is the guest's already")]
     Present(String),
+    /// The host wants the device for itself.
+    #[error("the host asks for {0}")]
+    Wanted(String),
     /// The user wants the device on bus 0.
     #[error("no device can be added on bus 0 of a running guest")]
     OnBus0,
@@ -158,9 +161,10 @@ impl AddError {
             }
             Self::NoSuchPort(_) => Refusal::Request,
             Self::Host { request: true, .. } => Refusal::Request,
-            Self::Host { .. } | Self::OutOfReach { .. } | Self::OldMemoryTypes { .. } => {
-                Refusal::Host
-            }
+            Self::Host { .. }
+            | Self::Wanted(_)
+            | Self::OutOfReach { .. }
+            | Self::OldMemoryTypes { .. } => Refusal::Host,
             Self::Ended
             | Self::Paused
             | Self::Gone
@@ -209,6 +213,9 @@ impl AddError {
                 "start the guest with --api-socket or --ports; or bind the device first: mini-vmm \
                  host bind ADDR"
                     .into(),
+            ),
+            Self::Wanted(_) => Some(
+                "nothing, if you unbind or remove the device on the host; add it afterwards".into(),
             ),
             Self::Ended | Self::Gone | Self::Nothing => None,
         }

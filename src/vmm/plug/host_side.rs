@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pci::bar::Bars;
 
+use crate::config::device::DeviceConfig;
 use crate::memory::dma::Dma;
 use crate::plug::AddRequest;
 use crate::plug::error::AddError;
@@ -31,6 +32,12 @@ pub struct OpenForAdd {
 
 /// Binds devices to VFIO for a run, and gives them back: `managed=on`.
 pub trait Claims: Send + Sync {
+    /// Checks that no call of an earlier run sleeps for a device.
+    ///
+    /// # Errors
+    /// One does.
+    fn check(&self, devices: &[DeviceConfig]) -> Result<(), AddError>;
+
     /// Binds the devices at these addresses.
     ///
     /// # Errors

@@ -168,6 +168,34 @@ fn a_lone_device_has_no_peers() {
     space.remove(0x1000);
 }
 
+/// A second device comes while the guest runs, and leaves again.
+#[test]
+fn bars_are_mapped_while_there_are_peers() {
+    let (space, dma, fake) = space(willing(), false);
+    space.add(region(0x1000, RegionKind::Device)).unwrap();
+    space.add(region(0x2000, RegionKind::Device)).unwrap();
+    dma.finish_ram();
+    space.remove(0x2000);
+    let live = || fake.live.lock().unwrap().clone();
+    dma.set_peers(true);
+    assert_eq!(live(), [0x1000]);
+    space.add(region(0x3000, RegionKind::Device)).unwrap();
+    dma.set_peers(true);
+    assert_eq!(live(), [0x1000, 0x3000]);
+    assert_eq!(dma.maps().len(), 2);
+    dma.set_peers(false);
+    assert!(live().is_empty() && dma.maps().is_empty());
+    space.add(region(0x4000, RegionKind::Device)).unwrap();
+    space.remove(0x1000);
+    dma.set_peers(true);
+    let mut mapped = live();
+    mapped.sort_unstable();
+    assert_eq!(mapped, [0x3000, 0x4000]);
+    space.remove(0x3000);
+    space.remove(0x4000);
+    assert!(live().is_empty());
+}
+
 #[test]
 fn failures_are_fatal_for_ram_alone() {
     let errno = Some((0, libc::EFAULT));

@@ -40,6 +40,11 @@ impl Candidate {
         self.name
     }
 
+    /// Whether another process has opened the device's own node.
+    pub fn is_given(&self) -> bool {
+        self.given.is_some()
+    }
+
     /// The device's node for iommufd, whose name is in the directory `vfio-dev`; `None` if the
     /// kernel makes no such node (Documentation/driver-api/vfio.rst, "VFIO Device cdev").
     pub fn cdev(&self) -> Option<String> {

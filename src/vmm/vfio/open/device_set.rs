@@ -4,8 +4,10 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use kvm_ioctls::VmFd;
+use tracing::debug;
 
 use crate::config::Iommu;
+use crate::log::error_chain::with_causes;
 use crate::vfio::open::candidate::Candidate;
 use crate::vfio::open::containers::{self, Containers};
 use crate::vfio::open::error::VfioError;
@@ -44,6 +46,14 @@ impl DeviceSet {
             opener: Arc::clone(opener),
             kvm: OnceLock::new(),
             known: Mutex::default(),
+        }
+    }
+
+    /// Makes what stays once a device was there, so that a run that begins without one has later
+    /// what it had before. What cannot be made is an error of the first device.
+    pub fn prepare(&self) {
+        if let Err(e) = self.kvm() {
+            debug!("{}", with_causes(&e));
         }
     }
 

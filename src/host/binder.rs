@@ -1,0 +1,270 @@
+//! `managed=on` for a device that is added to a running guest: another process binds the device.
+//!
+//! Binding forks ([`crate::bind`]), and a process with threads may not. So a run to which devices
+//! may be added has this process from the start. It has one thread, binds for the run as long as
+//! the run lives, and ends with it. What it has bound is given back as all devices of the run are
+//! ([`crate::managed`]).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use std::{io, str};
+
+use pci::Bdf;
+use tracing::info;
+use vmm::config::device::DeviceConfig;
+use vmm::log::error_chain::with_causes;
+use vmm::plug::AddError;
+use vmm::plug::host_side::Claims;
+use vmm::sys::packets::Packets;
+use vmm::sys::process::{self, Process};
+
+use crate::bind::{self, BindError, BindRequest, Host};
+
+/// How long the end of the process is waited for.
+const EXIT_LIMIT: Duration = Duration::from_millis(100);
+/// The most bytes of an answer's text.
+const MOST_TEXT: usize = 4000;
+
+/// The first byte of a message.
+const BIND: u8 = b'b';
+const GIVE_BACK: u8 = b'g';
+const DONE: u8 = b'd';
+const FAILED: u8 = b'f';
+
+/// The run's side.
+pub struct Binder {
+    socket: Mutex<Option<Packets>>,
+    child: Option<u32>,
+    host: Host,
+    /// Whether a device was bound.
+    used: AtomicBool,
+}
+
+impl Binder {
+    /// Starts the process for `run`, which must have one thread. No call of the kernel is waited
+    /// for longer than `limit`.
+    ///
+    /// # Errors
+    /// There are other threads, or no process can be made.
+    pub fn start(run: Process, limit: Duration) -> io::Result<Self> {
+        let (ours, theirs) = Packets::pair()?;
+        let theirs = std::os::fd::OwnedFd::from(theirs);
+        let child = process::detach(c"vmm-binder", &[&theirs], || {
+            if let Ok(socket) = theirs.try_clone() {
+                serve(&Packets::from(socket), &Host::with_limit(limit), run);
+            }
+        })?;
+        let mut binder = Self::over(ours, Host::with_limit(limit));
+        binder.child = Some(child);
+        Ok(binder)
+    }
+
+    fn over(socket: Packets, host: Host) -> Self {
+        Self {
+            socket: Mutex::new(Some(socket)),
+            child: None,
+            host,
+            used: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a device was bound by it.
+    pub fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Asks, and waits for the answer: each call of the kernel has a limit. Returns the lines of
+    /// what was done.
+    fn ask(&self, kind: u8, names: &[String]) -> Result<String, (String, Option<String>)> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || {
+            let text = "the process that binds devices for this run has ended".to_owned();
+            (text, None)
+        };
+        let socket = socket.as_ref().ok_or_else(gone)?;
+        let message = [&[kind][..], names.join("\n").as_bytes()].concat();
+        socket.send(&message, &[]).map_err(|_| gone())?;
+        let answer = socket.receive().ok().flatten().ok_or_else(gone)?;
+        let (kind, text) = answer.bytes.split_first().ok_or_else(gone)?;
+        // A long text is cut.
+        let text = String::from_utf8_lossy(text);
+        match *kind {
+            DONE => Ok(text.into_owned()),
+            _ => {
+                let (text, hint) = text.split_once('\n').unwrap_or((&text, ""));
+                Err((text.into(), (!hint.is_empty()).then(|| hint.into())))
+            }
+        }
+    }
+}
+
+impl Claims for Binder {
+    fn check(&self, devices: &[DeviceConfig]) -> Result<(), AddError> {
+        bind::check_calls(&self.host, devices).map_err(|e| {
+            let hint = e.hint();
+            AddError::host(e, hint)
+        })
+    }
+
+    fn bind(&self, addresses: &[String]) -> Result<(), AddError> {
+        self.used.store(true, Ordering::Relaxed);
+        let lines = self.ask(BIND, addresses).map_err(|(text, hint)| {
+            let source = None;
+            AddError::Host {
+                text,
+                hint,
+                source,
+                request: false,
+            }
+        })?;
+        lines.lines().for_each(|line| info!("{line}"));
+        Ok(())
+    }
+
+    fn give_back(&self, names: &[String]) {
+        // Without a device there is nothing to give back.
+        if !self.was_used() {
+            return;
+        }
+        match self.ask(GIVE_BACK, names) {
+            Ok(lines) => lines.lines().for_each(|line| info!("{line}")),
+            Err((text, hint)) => {
+                vmm::log::stderr::say(format_args!("mini-vmm: {text}"));
+                if let Some(hint) = hint {
+                    vmm::log::stderr::say(format_args!("hint: {hint}"));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Binder {
+    fn drop(&mut self) {
+        // The process ends with its socket.
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(child) = self.child.take() {
+            process::reap_within(child, EXIT_LIMIT);
+        }
+    }
+}
+
+/// Answers requests until the run has ended.
+fn serve(socket: &Packets, host: &Host, run: Process) {
+    while let Ok(Some(packet)) = socket.receive() {
+        let answer = match packet.bytes.split_first() {
+            Some((kind, names)) => answer(host, run, *kind, names),
+            None => return,
+        };
+        if socket.send(&answer, &[]).is_err() || !run.lives() {
+            // Nobody has the device: the run was killed meanwhile.
+            let _ = bind::release_run(host, run);
+            return;
+        }
+    }
+}
+
+fn answer(host: &Host, run: Process, kind: u8, names: &[u8]) -> Vec<u8> {
+    let names = str::from_utf8(names).unwrap_or_default().lines();
+    let outcome = match kind {
+        BIND if run.lives() => bind_for(host, run, names),
+        GIVE_BACK => give_back(host, run, names),
+        _ => Err((String::new(), None)),
+    };
+    let (kind, text) = match outcome {
+        Ok(lines) => (DONE, lines.join("\n")),
+        Err((text, hint)) => (
+            FAILED,
+            text.replace('\n', " ") + "\n" + &hint.unwrap_or_default(),
+        ),
+    };
+    let bytes = text.as_bytes();
+    let end = bytes.len().min(MOST_TEXT);
+    [&[kind][..], &bytes[..end]].concat()
+}
+
+type Outcome = Result<Vec<String>, (String, Option<String>)>;
+
+fn bind_for<'a>(host: &Host, run: Process, names: impl Iterator<Item = &'a str>) -> Outcome {
+    let request = BindRequest {
+        addresses: names.map(Into::into).collect(),
+        owner: Some(run),
+        ..BindRequest::default()
+    };
+    bind::bind(host, &request).map_err(explained)
+}
+
+fn give_back<'a>(host: &Host, run: Process, names: impl Iterator<Item = &'a str>) -> Outcome {
+    let wanted: Vec<Bdf> = names.filter_map(|name| name.parse().ok()).collect();
+    let outcome = bind::release_of_run(host, run, |bdf| wanted.contains(&bdf));
+    let (lines, errors) = outcome.map_err(explained)?;
+    match errors.into_iter().next() {
+        Some(e) => Err(explained(e)),
+        None => Ok(lines),
+    }
+}
+
+fn explained(error: BindError) -> (String, Option<String>) {
+    (with_causes(&error), error.hint())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::bind::fake::FakeHost;
+
+    const DISK: &str = "0000:01:00.0";
+    const NET: &str = "0000:02:00.0";
+
+    fn fake() -> FakeHost {
+        FakeHost::new(&["nvme", "e1000e", "vfio-pci"])
+            .device(DISK, 0x01_0802, Some("nvme"), Some(1))
+            .device(NET, 0x02_0000, Some("e1000e"), Some(2))
+    }
+
+    #[test]
+    fn devices_are_bound_and_given_back_one_by_one() {
+        let fake = fake();
+        let (ours, theirs) = Packets::pair().unwrap();
+        let run = Process::this().unwrap();
+        let host = fake.host();
+        let binder = Binder::over(ours, fake.host());
+        thread::scope(|scope| {
+            scope.spawn(|| serve(&theirs, &host, run));
+            let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+            binder.give_back(&names(&[DISK]));
+            assert!(!binder.was_used());
+            binder.bind(&names(&[DISK])).unwrap();
+            binder.bind(&names(&[NET])).unwrap();
+            for device in [DISK, NET] {
+                assert_eq!(fake.driver(device).as_deref(), Some("vfio-pci"), "{device}");
+            }
+            // Only what is named, and what the run has.
+            binder.give_back(&names(&[DISK, "0000:03:00.0"]));
+            assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+            assert_eq!(fake.driver(NET).as_deref(), Some("vfio-pci"));
+            let e = binder.bind(&names(&["0000:09:00.0"])).unwrap_err();
+            assert!(e.to_string().contains("0000:09:00.0"), "{e}");
+            assert!(e.hint().is_some());
+            binder.give_back(&names(&[NET]));
+            assert_eq!(fake.driver(NET).as_deref(), Some("e1000e"));
+            drop(binder.socket.lock().unwrap().take());
+        });
+        let e = binder.bind(&[DISK.into()]).unwrap_err();
+        assert!(e.to_string().contains("has ended"), "{e}");
+    }
+
+    #[test]
+    fn nothing_is_bound_for_a_run_that_was_killed() {
+        let fake = fake();
+        let run = Process {
+            pid: std::process::id(),
+            started: 1,
+        };
+        let answer = answer(&fake.host(), run, BIND, DISK.as_bytes());
+        assert_eq!(answer.first(), Some(&FAILED));
+        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+    }
+}
