@@ -8,7 +8,7 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deps-intel deps-fleet fleet deny msrv lab-intel lab-intel-all unit-slow
+.PHONY: deps-build deps-intel deps-fleet fleet deb deny msrv lab-intel lab-intel-all unit-slow
 .PHONY: tour help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -82,6 +82,10 @@ lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs,
 
 lab-intel-all: deps-intel ## the same with all tiny guests
 	cargo test --package lab --test intel -- --include-ignored --skip some_tiny_guests_in
+
+deb: deps-build man ## the Debian package, into target/deb
+	cargo build --release --package mini-vmm --bins
+	resources/package/deb.sh target/release target/man target/deb
 
 fleet: deps-fleet ## udev's rules, containers, Slurm and the Debian package, as root
 	cargo test --test fleet

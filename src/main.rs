@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use host::bind::{Host, bind, unbind};
+use host::bind::{Host, bind, recover_all, unbind};
 use host::cdi::{CdiError, MEMLOCK_NOTE, Spec};
 use host::names::Names;
 use host::paths::HostPaths;
@@ -91,6 +91,10 @@ fn host(command: HostCommand) -> ExitCode {
                 }
                 status
             }
+            Err(e) => fail(&e, e.hint()),
+        },
+        HostCommand::Recover => match recover_all(&Host::default()) {
+            Ok(lines) => print_lines(&lines),
             Err(e) => fail(&e, e.hint()),
         },
         HostCommand::Slurm(args) => host_slurm(&args),

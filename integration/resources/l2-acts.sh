@@ -606,6 +606,10 @@ show_windows() {
 	for slot in /sys/bus/pci/slots/*; do
 		[ ! -e "$slot/address" ] || say "slot $(basename "$slot") address=$(cat "$slot/address")"
 	done
+	for service in /sys/bus/pci_express/devices/*:pcie?04; do
+		[ ! -e "$service" ] || say "hot-plug $(basename "$service")" \
+			"driver=$(basename "$(readlink "$service/driver" || echo none)")"
+	done
 	grep 'PCI Bus 0000:' /proc/iomem /proc/ioports | while IFS=: read -r file rest; do
 		say "window $(basename "$file") $(echo $rest)"
 	done

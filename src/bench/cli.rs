@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::session::cpus;
 use crate::session::settings::Settings;
+use crate::subjects::list::Change;
 use crate::work::task::Engine;
 
 /// Measure a passed-through disk on this machine: the host's own driver beside guests of mini-vmm
@@ -79,6 +80,10 @@ pub struct RunArgs {
     /// A mini-vmm to measure; may be repeated [the one beside this program, or in PATH]
     #[arg(long, value_name = "PATH")]
     vmm: Vec<PathBuf>,
+
+    /// Also measure mini-vmm with each of these mechanisms changed, one at a time
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
+    change: Vec<Change>,
 
     /// Where the results go: NAME.json and NAME.md [mini-vmm-bench-DATE]
     #[arg(long, value_name = "NAME")]
@@ -171,6 +176,7 @@ impl RunArgs {
                 EngineArg::IoUring => Engine::IoUring,
                 EngineArg::Threads => Engine::Threads,
             }),
+            changes: self.change.clone(),
             quick: self.quick,
             time: self.time.map(|minutes| Duration::from_secs(minutes * 60)),
             rounds: self.rounds.map(usize::from),

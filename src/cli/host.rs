@@ -52,6 +52,12 @@ If one of the devices cannot be given back, the others still are.
 Exit status: 0, or 1 if a device could not be given back or was not bound.")]
     Unbind(UnbindArgs),
 
+    /// Give back the devices of runs and commands that were killed (as root)
+    #[command(after_help = "\
+Each `host bind`, `host unbind` and run with managed=on does this first. A
+service manager does it after a run that it had to kill.")]
+    Recover,
+
     /// Print the specification by which container engines give bound devices to containers (CDI)
     #[command(after_help = "\
 There is one CDI device for each IOMMU group, or for each device node with
@@ -84,7 +90,7 @@ impl HostCommand {
     pub fn resolve(mut self) -> Result<Self, NameError> {
         let addresses = match &mut self {
             Self::Check(args) => &mut args.addresses,
-            Self::List(_) | Self::Cdi(_) | Self::Slurm(_) => return Ok(self),
+            Self::List(_) | Self::Recover | Self::Cdi(_) | Self::Slurm(_) => return Ok(self),
             Self::Bind(args) => &mut args.addresses,
             Self::Unbind(args) => &mut args.addresses,
         };
@@ -99,6 +105,7 @@ impl HostCommand {
     pub fn changes_the_host(&self) -> bool {
         match self {
             Self::Check(_) | Self::List(_) | Self::Cdi(_) | Self::Slurm(_) => false,
+            Self::Recover => true,
             Self::Bind(args) => !args.dry_run,
             Self::Unbind(args) => !args.dry_run,
         }

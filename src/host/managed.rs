@@ -226,6 +226,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_run_had_is_recovered() {
+        let (fake, host, _) = bound();
+        let lines = bind::recover_all(&host).unwrap();
+        assert_eq!(lines, ["0000:01:00.0: given back"]);
+        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+        assert_eq!(bind::recover_all(&host).unwrap(), [""; 0]);
+    }
+
+    #[test]
     fn the_guardian_waits_for_the_lock() {
         let (fake, host, run) = bound();
         let lock = fake.host().records.lock().unwrap();

@@ -47,7 +47,7 @@ pub use later_devices::mappable;
 use pci::Bdf;
 use pci::host_path::HostPath;
 use pci::position::Position;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::boot::cpu_state::CpuState;
 use crate::boot::{Images, Loaded, mptable};
@@ -79,14 +79,13 @@ use crate::phase;
 use crate::plug::HotPlug;
 use crate::plug::host_side::{Claims, HostSide};
 use crate::stats::{Stats, named_ranges};
-use crate::sys::bus_error;
+use crate::sys::{bus_error, notify};
 use crate::vcpu::Vcpu;
 use crate::vcpu::shared::Shared;
 use crate::vcpu::threads::Running;
 use crate::vfio::device::SharedDevice;
-use crate::vfio::function::FunctionOptions;
-use crate::vfio::function::reset;
 use crate::vfio::function::rom::RomSource;
+use crate::vfio::function::{FunctionOptions, reset};
 use crate::vfio::kernel_calls::opener_here;
 use crate::vfio::open::{DeviceSet, Opened, VfioError};
 use crate::vfio::opener::Opener;
@@ -355,6 +354,9 @@ impl Machine {
             let mut running = self.start()?;
             drop(paused);
             self.run_controls.events.boot();
+            if let Err(e) = notify::ready() {
+                warn!("the service manager is not told that the guest runs: {e}");
+            }
             let end = lifecycle.wait();
             self.opener.set_stopping(true);
             self.vcpus = running.stop()?;

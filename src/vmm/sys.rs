@@ -5,6 +5,7 @@ pub mod descriptor;
 pub mod eventfd;
 pub mod kvm_file;
 pub mod listen_fds;
+pub mod notify;
 pub mod packets;
 pub mod process;
 pub mod worker;

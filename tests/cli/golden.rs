@@ -286,3 +286,33 @@ fn collect(folder: &Path, names: &mut Vec<String>) {
         }
     }
 }
+
+/// What `mmap=off` and `irqfd=off` change.
+#[test]
+fn explain_shows_what_is_off() {
+    let Some(host) = Sandbox::new() else {
+        return;
+    };
+    for (option, mapped, thread) in [
+        ("", true, false),
+        (",mmap=off", false, false),
+        (",irqfd=off", true, true),
+        (",mmap=off,irqfd=off", false, true),
+    ] {
+        let report = json(&host, &format!("explain --json --vfio 04:00.0{option}"));
+        let device = &report["devices"][0];
+        let sum = |key: &str| -> u64 {
+            let bars = device["bars"].as_array().unwrap().iter();
+            let parts = bars.flat_map(|bar| bar[key].as_array().unwrap());
+            parts.map(|part| part["size"].as_u64().unwrap()).sum()
+        };
+        assert_eq!(sum("mapped") > 0, mapped, "{option}");
+        assert!(sum("trapped") > 0, "{option}");
+        let ways = device["interrupts"].as_array().unwrap();
+        assert!(!ways.is_empty());
+        for way in ways {
+            let way = way["way"].as_str().unwrap();
+            assert_eq!(way.contains("(irqfd=off)"), thread, "{option}: {way}");
+        }
+    }
+}

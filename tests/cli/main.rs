@@ -14,6 +14,7 @@ mod ch_remote;
 mod config_file;
 mod control;
 mod control_docs;
+mod documented_commands;
 mod errnos;
 mod files;
 mod given;

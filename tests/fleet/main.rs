@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 mod common;
 
 mod cdi;
+mod deb;
 mod slurm;
 mod udev;
 

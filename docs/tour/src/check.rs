@@ -4,6 +4,7 @@
 mod assembled;
 mod exits;
 mod machine;
+mod memory;
 mod pci;
 
 use std::path::Path;
@@ -19,11 +20,16 @@ pub struct Exercise {
 }
 
 /// All exercises.
-pub const EXERCISES: [Exercise; 3] = [
+pub const EXERCISES: [Exercise; 4] = [
     Exercise {
         chapter: 2,
         gap: "gap.s",
         check: machine::check,
+    },
+    Exercise {
+        chapter: 3,
+        gap: "gap.s",
+        check: memory::check,
     },
     Exercise {
         chapter: 4,

@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// What a command printed, and how it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +66,10 @@ impl Commands {
     }
 
     fn shell(&self, command: &str, limit: Duration) -> Result<Output, String> {
+        let command = match env::var("CARGO_TARGET_DIR") {
+            Ok(folder) => &command.replace("target/debug/", &format!("{folder}/debug/")),
+            Err(_) => command,
+        };
         let mut shell = Command::new("bash");
         shell
             .args(["-c", &format!("exec 2>&1; {command}")])
@@ -72,12 +79,14 @@ impl Commands {
             .env("LC_ALL", "C.UTF-8")
             .env("NO_COLOR", "1")
             .env_remove("MAKEFLAGS");
-        let child = shell.spawn().map_err(|e| format!("bash: {e}"))?;
+        let child = shell.process_group(0).spawn();
+        let child = child.map_err(|e| format!("bash: {e}"))?;
         finish(child, limit).map_err(|e| format!("`{command}` {e}"))
     }
 }
 
-/// Waits for a program. One that does not end within `limit` is killed.
+/// Waits for a program, which is a process group of its own. What does not end within `limit` is
+/// killed.
 ///
 /// # Errors
 /// What happened, without the program's name.
@@ -95,7 +104,8 @@ pub fn finish(mut child: Child, limit: Duration) -> Result<Output, String> {
             Ok(None) if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
             Ok(None) => {
                 // The only error is that it has ended by now.
-                let _ = child.kill();
+                let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+                let _ = group.map(|group| kill_process_group(group, Signal::KILL));
                 let _ = child.wait();
                 return Err(format!("did not end within {} s", limit.as_secs()));
             }
@@ -108,4 +118,22 @@ pub fn finish(mut child: Child, limit: Duration) -> Result<Output, String> {
         text: String::from_utf8_lossy(&bytes).into_owned(),
         status: status.code().unwrap_or(-1),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_command_outlives_its_limit() {
+        let commands = Commands::new("/".into());
+        let limit = Duration::from_millis(300);
+        let begun = Instant::now();
+        let error = commands.shell("echo $$; sleep 77777 | cat", limit);
+        assert!(error.unwrap_err().ends_with("did not end within 0 s"));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        thread::sleep(Duration::from_millis(100));
+        let left = commands.shell("pgrep -f 'sleep 7777[7]'; true", Duration::from_secs(20));
+        assert_eq!(left.unwrap().text, "");
+    }
 }

@@ -5,6 +5,7 @@
 //! | `chain` | names of open files | which file each was made from, by which call |
 //! | `columns` | exits, as the machine in forty lines prints them | who acts when |
 //! | `bars` | `COUNT NAME` | a bar for each line |
+//! | `map` | `START - LAST SIZE UNIT NAME`, rising | an address space, with what is empty |
 //! | `header` | sixteen dwords, in hexadecimal | the fields of a function's header |
 
 use std::fmt::Write;
@@ -19,6 +20,7 @@ pub fn draw(kind: &str, data: &str) -> Result<String, String> {
         "columns" => columns(data),
         "bars" => bars(data),
         "header" => header(data),
+        "map" => map(data),
         _ => Err(format!("`{kind}` is no kind of figure")),
     }
 }
@@ -109,6 +111,47 @@ fn bars(data: &str) -> Result<String, String> {
     }
     match drawn.is_empty() {
         true => Err("there is nothing to draw".into()),
+        false => Ok(drawn),
+    }
+}
+
+/// The addresses and the text of a line such as `0xc0000000 - 0xdfffffff 512 MiB PCI window`.
+fn range(line: &str) -> Option<(u64, u64, String)> {
+    let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let mut words = line.split_whitespace();
+    let (first, dash, last) = (words.next()?, words.next()?, words.next()?);
+    let text: Vec<_> = words.collect();
+    let range = (number(first)?, number(last)?, text.join(" "));
+    (dash == "-" && range.0 <= range.1 && !text.is_empty()).then_some(range)
+}
+
+fn map(data: &str) -> Result<String, String> {
+    let mut ranges: Vec<(u64, u64, String)> = Vec::new();
+    for line in data.lines() {
+        let range = range(line).ok_or_else(|| format!("`{line}` is no range"))?;
+        match ranges.last() {
+            // A part of the range before.
+            Some(before) if range.1 <= before.1 => {}
+            Some(before) if range.0 <= before.1 => {
+                return Err(format!("`{line}` overlaps the range before"));
+            }
+            _ => ranges.push(range),
+        }
+    }
+    let mut drawn = String::new();
+    let mut above = None;
+    for (start, last, name) in ranges.iter().rev() {
+        if above.is_some_and(|above| last + 1 < above) {
+            drawn += "             ╎ (empty: each access is an exit)\n";
+        }
+        let _ = writeln!(
+            drawn,
+            "{last:#12x} ┌\n             │ {name}\n{start:#12x} └"
+        );
+        above = Some(*start);
+    }
+    match drawn.is_empty() {
+        true => Err("there is no range".into()),
         false => Ok(drawn),
     }
 }
@@ -219,6 +262,10 @@ mod tests {
             ("header", "00081b36"),
             ("header", &"0002ffff\n".repeat(16)),
             ("header", "many"),
+            ("map", ""),
+            ("map", "0x1000 - 0xfff 4 KiB RAM"),
+            ("map", "0x0 - 0x1fff RAM\n0x1000 - 0x2fff ROM"),
+            ("map", "RAM"),
         ] {
             assert!(draw(kind, data).is_err(), "{kind} {data:?}");
         }

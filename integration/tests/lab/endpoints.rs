@@ -1,6 +1,7 @@
 //! What a function shows behind a root port of the guest, and which functions get one.
 
 use lab::Result;
+use lab::command::Vmm;
 use lab::disk::{Controller, Disk};
 use lab::expect::{expect, guest, run};
 use lab::outcome::Outcome;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Scenario> {
                 }
                 Ok(())
             }),
+        other_link(),
         Scenario::new("what_has_no_link_is_on_bus_0")
             .disk(DISK)
             .disk(INTEGRATED)
@@ -34,6 +36,34 @@ pub fn all() -> Vec<Scenario> {
             .degraded(&[&["no-reset"]])
             .each_run(|_, run| on_their_buses(run)),
     ]
+}
+
+/// A link of 8 GT/s x4 at a port of L1 that has 16 GT/s x8 at most. Of QEMU's endpoints only a CXL
+/// memory device has another link than 2.5 GT/s x1, and since QEMU 9.2.
+fn other_link() -> Scenario {
+    Scenario::new("the_link_is_the_hosts_at_8_gt_x4")
+        .machine(|l1| l1.xsave = true)
+        .qemu(&[
+            "-device",
+            "pcie-root-port,id=wide,chassis=9,addr=1b,x-speed=16,x-width=8",
+            "-object",
+            "memory-backend-ram,id=cxl,size=256M",
+            "-device",
+            "cxl-type3,bus=wide,volatile-memdev=cxl,x-speed=8,x-width=4",
+        ])
+        .function(ENDPOINT)
+        .l1(format!("say_link {ENDPOINT}"))
+        .by_each_interface(|_| Vmm::new("--memory 256M").cmdline("lab.disks=none"))
+        .check(|outcome| {
+            let hosts = of(outcome.transcript.lab("link"), ENDPOINT);
+            expect(hosts.starts_with("8.0 GT/s PCIe x4 "), || {
+                format!("the host's link is \"{hosts}\"")
+            })?;
+            for index in [0, 1] {
+                same_link(outcome, &run(outcome, index)?, ENDPOINT, ENDPOINT)?;
+            }
+            Ok(())
+        })
 }
 
 /// Expects that a function of the guest and the port above it have the link that a function of the

@@ -52,7 +52,8 @@ whole() {
 		cat /proc/$vmm_pid/task/*/comm | sort
 	} >/run/held.$1
 	if [ "$1" = after ]; then
-		diff /run/held.before /run/held.after | while read -r line; do say "held-now $line"; done
+		diff /run/held.before /run/held.after | grep '^[+-][^+-]' |
+			while read -r line; do say "held-now $line"; done
 	fi
 }
 await_event() {
@@ -322,6 +323,10 @@ fn came_and_went(run: &Run<'_>, count: u32) -> Result<()> {
     is_whole(run)
 }
 
+/// What the first device of a run leaves for the next ones: KVM's pseudo-device for VFIO, of which
+/// a VM has one (Documentation/virt/kvm/devices/vfio.rst), and the thread that hears devices.
+const KEPT: [&str; 2] = ["+anon_inode:kvm-vfio", "+device events"];
+
 /// What a run holds before and after is the same, and more is held during.
 pub fn is_whole(run: &Run<'_>) -> Result<()> {
     let state = |name: &str| {
@@ -331,14 +336,28 @@ pub fn is_whole(run: &Run<'_>) -> Result<()> {
         fact.unwrap_or_default().to_owned()
     };
     let (before, during, after) = (state("before"), state("during"), state("after"));
-    let rest = |fact: &str| fact.split_once(' ').map(|(_, rest)| rest.to_owned());
-    expect(
-        rest(&before).is_some() && rest(&before) == rest(&after),
-        || {
-            let held: Vec<_> = run.lab("held-now").collect();
-            format!("before, the run held {before}, and now {after}: {held:?}")
-        },
-    )?;
+    let held: Vec<_> = run.lab("held-now").collect();
+    let counts = |fact: &str| {
+        let names = [
+            "others",
+            "slots",
+            "gsis",
+            "dma",
+            "functions",
+            "locked",
+            "pins",
+        ];
+        let names = names.into_iter().chain(["pinned", "maps"]);
+        names
+            .map(|name| number(fact, name))
+            .collect::<Option<Vec<_>>>()
+    };
+    let same = counts(&before).is_some() && counts(&before) == counts(&after);
+    let kept = held.iter().all(|line| KEPT.contains(line)) && held.len() <= KEPT.len();
+    let files = number(&after, "fds") <= number(&before, "fds").map(|n| n + 1);
+    expect(same && kept && files, || {
+        format!("before, the run held {before}, and now {after}: {held:?}")
+    })?;
     // A first device pins the guest's memory.
     let first = number(&before, "functions") == Some(0);
     let of_first: &[_] = if first { &["dma", "pinned"] } else { &[] };

@@ -53,6 +53,7 @@ scenarios![
     many_cpus,
     refusals,
     errnos,
+    every_call,
     confined,
     virtual_functions,
     waiting,

@@ -22,6 +22,7 @@ pub fn all() -> Vec<Scenario> {
             "windows_stay_as_firmware_sets_them_stock_kernel",
             Choice::Stock,
         ),
+        large_bar(),
     ]
 }
 
@@ -35,6 +36,44 @@ fn windows(name: &'static str, kernel: Choice) -> Scenario {
         .vmm(Vmm::new(vmm).cmdline("lab.act=windows"))
         .each_run(|_, run| as_set(run, 4))
         .check(large)
+}
+
+/// An NVMe controller with 4 GiB of persistent memory in a prefetchable 64-bit BAR.
+fn large_bar() -> Scenario {
+    const HOST: &str = "0000:00:1a.0";
+    const SIZE: u64 = 4 << 30;
+    let vmm = Vmm::new("-v --memory 512M")
+        .cmdline("lab.act=windows lab.disks=none")
+        .devices(format!("--vfio {HOST},port=on"));
+    Scenario::new("a_bar_of_4_gib_behind_a_root_port")
+        .qemu(&[
+            "-object",
+            "memory-backend-ram,id=pmr,size=4G",
+            "-device",
+            "nvme,serial=large,pmrdev=pmr,addr=1a",
+        ])
+        .function(HOST)
+        .vmm(vmm)
+        .each_run(|_, run| {
+            as_set(run, 1)?;
+            let all = set(run)?;
+            let windows = all.iter().flat_map(|port| &port.windows);
+            let mut large = windows.filter(|(name, first, last)| {
+                *name == "mem64" && *first >= 1 << 32 && last - first + 1 >= SIZE
+            });
+            let (_, start, _) = large
+                .next()
+                .ok_or_else(|| Error::failed("no port has a window of 4 GiB"))?;
+            let bar = format!("0000:01:00.0 4 0x{start:016x}-0x{:016x} ", start + SIZE - 1);
+            expect(run.guest("bar").any(|fact| fact.starts_with(&bar)), || {
+                let bars: Vec<_> = run.guest("bar").collect();
+                format!("the guest has no BAR {bar}: {bars:?}")
+            })?;
+            let wanted = "0000:01:00.0 id=0x1b36:0x0010 class=0x010802 driver=nvme";
+            expect(run.guest("pci").any(|fact| fact == wanted), || {
+                "the guest's driver does not have the controller".into()
+            })
+        })
 }
 
 /// The registers of bus numbers and windows of a port that mini-vmm has set: the buses, and first
@@ -103,14 +142,40 @@ fn as_set(run: &Run<'_>, ports: usize) -> Result<()> {
     if let Some(changed) = run.guest("changed").next() {
         return Err(Error::failed(format!("the kernel said: {changed}")));
     }
-    expect(run.guest("slot").count() == ports, || {
-        "not each port is a slot for hot-plug".into()
-    })?;
+    slots(run, &all)?;
     let osc = guest(run, "osc")?;
     expect(
         osc == "_OSC: OS now controls [PCIeHotplug PCIeCapability]",
         || format!("the guest controls something else: {osc}"),
     )
+}
+
+/// Each port is a slot of the number that mini-vmm gives it, and the guest's driver for hot-plug
+/// has the port's service (drivers/pci/pcie/portdrv.h: 4 is PCIE_PORT_SERVICE_HP).
+fn slots(run: &Run<'_>, ports: &[Set<'_>]) -> Result<()> {
+    for port in ports {
+        let (bdf, bus) = (port.port, port.bus);
+        let bad = || Error::failed(format!("the port {bdf} has no address"));
+        let (device, function) = bdf
+            .get(8..)
+            .and_then(|at| at.split_once('.'))
+            .ok_or_else(bad)?;
+        let device = u8::from_str_radix(device, 16).map_err(|_| bad())?;
+        let function = u8::from_str_radix(function, 16).map_err(|_| bad())?;
+        let slot = format!("{} address=0000:{bus:02x}:00", function << 5 | device);
+        expect(run.guest("slot").any(|fact| fact == slot), || {
+            let slots: Vec<_> = run.guest("slot").collect();
+            format!("the port {bdf} is not the slot {slot}: {slots:?}")
+        })?;
+        let service = format!("{bdf}:pcie004 driver=pciehp");
+        expect(run.guest("hot-plug").any(|fact| fact == service), || {
+            let services: Vec<_> = run.guest("hot-plug").collect();
+            format!("there is no {service}: {services:?}")
+        })?;
+    }
+    expect(run.guest("slot").count() == ports.len(), || {
+        "a slot is not one of the ports".into()
+    })
 }
 
 /// The registers 0x18 to 0x33 of a port in hexadecimal, with the numbers and windows that were set

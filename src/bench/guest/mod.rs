@@ -23,6 +23,9 @@ use crate::work::trial;
 /// The kernel parameter with the seed of the turn.
 pub const SEED: &str = "mini_vmm_bench.seed=";
 
+/// The kernel parameter of a pass that counts, with the time to sleep in milliseconds.
+pub const COUNT: &str = "mini_vmm_bench.count=";
+
 /// How long the guest waits for its disk.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -78,8 +81,12 @@ fn run() -> Result<()> {
         kernel: text("/proc/sys/kernel/osrelease"),
         uptime_ms: uptime_ms(),
     });
-    let never = AtomicBool::new(false);
-    trial::work(&task, &disk, seed()?, &never, &mut |message| tell(&message))
+    let seed = parameter(SEED).ok_or_else(|| Error::new("the guest has no seed"))?;
+    let mut tell = |message| tell(&message);
+    match parameter(COUNT) {
+        Some(pause) => trial::count(&task, &disk, seed, Duration::from_millis(pause), &mut tell),
+        None => trial::work(&task, &disk, seed, &AtomicBool::new(false), &mut tell),
+    }
 }
 
 fn text(path: &str) -> String {
@@ -93,12 +100,11 @@ fn uptime_ms() -> u64 {
     (seconds.unwrap_or(0.0) * 1000.0) as u64
 }
 
-fn seed() -> Result<u64> {
+/// A number on the kernel's command line.
+fn parameter(name: &str) -> Option<u64> {
     let line = text("/proc/cmdline");
-    let seed = line
-        .split_ascii_whitespace()
-        .find_map(|word| word.strip_prefix(SEED)?.parse().ok());
-    seed.ok_or_else(|| Error::new("the guest's command line has no seed"))
+    line.split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.parse().ok())
 }
 
 fn load_modules() -> Result<()> {

@@ -6,9 +6,10 @@ use crate::report::comparison::Comparison;
 use crate::report::results::Results;
 use crate::stats::latency::PERCENTILES;
 use crate::stats::summary::Summary;
+use crate::subjects::counts::Costs;
 use crate::subjects::list::Kind;
 use crate::work::quantity;
-use crate::work::task::Work;
+use crate::work::task::{IDLE, Work};
 use std::cmp::Reverse;
 
 /// A run as Markdown.
@@ -18,6 +19,12 @@ pub fn text(results: &Results) -> String {
         add(
             &mut text,
             format_args!("\n## {}\n\n{}", work.in_words(), table(results, work)),
+        );
+    }
+    if !results.counts.is_empty() {
+        add(
+            &mut text,
+            format_args!("\n## What a read costs\n\n{}", costs(results)),
         );
     }
     add(
@@ -59,7 +66,7 @@ fn head(results: &Results) -> String {
         results.ended
     );
     for subject in &results.subjects {
-        if let (Kind::MiniVmm { program }, None) = (&subject.kind, subject.repeats) {
+        if let (Kind::MiniVmm { program, .. }, None) = (&subject.kind, subject.repeats) {
             add_line(
                 &mut text,
                 format_args!(
@@ -121,6 +128,59 @@ fn table(results: &Results, work: &Work) -> String {
             add(&mut text, format_args!(" {time} |"));
         }
         text.push('\n');
+    }
+    text
+}
+
+/// Exits, wake-ups and CPU time for each read, less those of the window without reads.
+fn costs(results: &Results) -> String {
+    let mut text = String::from(
+        "Counted in a pass of its own, less what a window without reads costs. Exits to mini-vmm \
+         are without accesses to ports, which are the console's. A virtual CPU's time includes the \
+         guest's own.\n\n\
+         | work | subject | reads | exits to mini-vmm | exits to KVM | wake-ups | vCPU \
+         | mini-vmm's other threads |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    let idle = |subject: usize| {
+        let idle = results
+            .counts
+            .iter()
+            .find(|c| c.subject == subject && c.work == IDLE);
+        idle.map_or_else(Costs::default, |count| count.costs)
+    };
+    for work in &results.works {
+        let counts = results
+            .counts
+            .iter()
+            .filter(|count| count.work == work.name);
+        for count in counts.filter(|count| count.reads > 0) {
+            let (costs, idle) = (count.costs, idle(count.subject));
+            let each = |all: u64, idle: u64| {
+                let value = (all as f64 - idle as f64) / count.reads as f64;
+                format!("{:.3}", value.max(0.0))
+            };
+            let time = |all: u64, idle: u64| {
+                let value = (all as f64 - idle as f64) / count.reads as f64 / 1000.0;
+                format!("{} µs", quantity::digits(value.max(0.0)))
+            };
+            let kvm = costs.kvm_exits.zip(idle.kvm_exits);
+            let name = results.subjects.get(count.subject);
+            add_line(
+                &mut text,
+                format_args!(
+                    "| {} | {} | {} | {} | {} | {} | {} | {} |",
+                    work.in_words(),
+                    name.map_or("?", |subject| subject.name.as_str()),
+                    count.reads,
+                    each(costs.vmm_exits, idle.vmm_exits),
+                    kvm.map_or_else(|| "-".into(), |(all, idle)| each(all, idle)),
+                    each(costs.wakeups, idle.wakeups),
+                    time(costs.vcpu_ns, idle.vcpu_ns),
+                    time(costs.vmm_ns, idle.vmm_ns)
+                ),
+            );
+        }
     }
     text
 }

@@ -9,6 +9,7 @@ use crate::session::plan::Plan;
 use crate::session::rounds::{Ended, Rounds};
 use crate::stats::latency::Latencies;
 use crate::stats::stopping::Reason;
+use crate::subjects::counts::Count;
 use crate::subjects::list::{Kind, Subject};
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
@@ -42,6 +43,8 @@ pub struct Results {
     pub ended: String,
     /// The turns of each whole round, in the order of the subjects.
     pub rounds: Vec<Vec<Trial>>,
+    /// What the reads cost the guests, in a pass of its own.
+    pub counts: Vec<Count>,
     /// The machine's state before the run, and what changed during it.
     pub context: Vec<Fact>,
     /// The comparisons.
@@ -134,6 +137,7 @@ impl Results {
                 Ended::Early(why) => why,
             },
             rounds: rounds.rounds,
+            counts: rounds.counts,
             context,
             comparisons: Vec::new(),
         }
@@ -179,8 +183,11 @@ impl Results {
         let subjects = self.subjects.iter();
         let first = subjects.filter(|subject| subject.repeats.is_none());
         first.filter_map(|subject| match &subject.kind {
-            Kind::MiniVmm { program } => Some(program),
-            Kind::Host => None,
+            Kind::MiniVmm {
+                program,
+                change: None,
+            } => Some(program),
+            _ => None,
         })
     }
 }

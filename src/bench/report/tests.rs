@@ -107,6 +107,7 @@ fn a_report_has_all_tables() {
         "| mini-vmm again to mini-vmm |",
         "## The machine",
         "INVALID",
+        "one at a time | mini-vmm | 1000 | 1.000 | 2.000 | 1.000 | 1.00 µs | 0.200 µs |",
         "sha256 abc",
     ] {
         assert!(text.contains(part), "{part} in {text}");

@@ -79,7 +79,7 @@ impl Plan {
             false => Engine::Threads,
         });
         Ok(Self {
-            subjects: subjects(&programs),
+            subjects: subjects(&programs, &settings.changes),
             task: Task {
                 works: settings.works(),
                 warm_up_ms: milliseconds(warm_up),
@@ -110,10 +110,21 @@ impl Plan {
         self.subjects.iter().map(trial).sum()
     }
 
-    /// An estimate of the time of `rounds` rounds, or of all.
+    /// An estimate of the time of all rounds.
     pub fn at_most(&self) -> Duration {
         let rounds = u32::try_from(self.stopping.most).unwrap_or(u32::MAX);
         (self.round() * rounds).min(self.stopping.time)
+    }
+
+    /// An estimate of the time of the pass that counts.
+    fn counting(&self) -> Duration {
+        let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
+        let windows = u32::try_from(self.task.works.len() + 1).unwrap_or(u32::MAX);
+        let guests = self.subjects.iter().filter(|subject| {
+            subject.repeats.is_none() && matches!(subject.kind, Kind::MiniVmm { .. })
+        });
+        let guests = u32::try_from(guests.count()).unwrap_or(u32::MAX);
+        ((each + Duration::from_secs(3)) * windows + GUEST_TURN) * guests
     }
 
     /// The number of comparisons, for which their intervals are corrected.
@@ -154,7 +165,11 @@ impl fmt::Display for Plan {
                     "the driver {} of Linux {}",
                     self.device.driver, self.release
                 ),
-                Kind::MiniVmm { program } => format!(
+                Kind::MiniVmm {
+                    change: Some(change),
+                    ..
+                } => format!("the same with {}", change.option()),
+                Kind::MiniVmm { program, .. } => format!(
                     "a guest of {} ({}, sha256 {}…): the device is bound to vfio-pci for each \
                      turn, and given back",
                     program.path.display(),
@@ -176,14 +191,11 @@ impl fmt::Display for Plan {
             self.kernel.release,
             self.memory
         )?;
+        let cpus: Vec<_> = self.cpus.iter().map(usize::to_string).collect();
         writeln!(
             f,
             "CPUs      {}: for the host's work, and for the VMM with its guest, alike",
-            self.cpus
-                .iter()
-                .map(usize::to_string)
-                .collect::<Vec<_>>()
-                .join(", ")
+            cpus.join(", ")
         )?;
         for work in &self.task.works {
             writeln!(
@@ -195,14 +207,16 @@ impl fmt::Display for Plan {
                 self.task.engine.in_words()
             )?;
         }
-        let seconds = self.at_most().as_secs();
+        let seconds = (self.at_most() + self.counting()).as_secs();
         writeln!(
             f,
-            "time      at most {} min {} s: rounds of some {} s, {} at most",
+            "time      at most {} min {} s: rounds of some {} s, {} at most, and some {} s to \
+             count exits",
             seconds / 60,
             seconds % 60,
             self.round().as_secs(),
-            self.stopping.most
+            self.stopping.most,
+            self.counting().as_secs()
         )
     }
 }

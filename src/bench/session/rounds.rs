@@ -11,6 +11,7 @@ use crate::session::plan::Plan;
 use crate::stats::order::turns;
 use crate::stats::ratio::{MISSED, Ratio, corrected};
 use crate::stats::stopping::Reason;
+use crate::subjects::counts::Count;
 use crate::subjects::host;
 use crate::subjects::list::{Kind, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
@@ -22,6 +23,8 @@ use crate::work::quantity;
 pub struct Rounds {
     /// The turns of each whole round, in the order of the subjects.
     pub rounds: Vec<Vec<Trial>>,
+    /// What the reads cost the guests.
+    pub counts: Vec<Count>,
     /// Why the run ended.
     pub ended: Ended,
 }
@@ -60,16 +63,42 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
             Ok(turns) => rounds.push(turns),
             Err(error) if rounds.is_empty() => return Err(error),
             Err(error) => {
-                let ended = Ended::Early(error.to_string());
-                return Ok((Rounds { rounds, ended }, Some(error)));
+                let made = Rounds {
+                    rounds,
+                    counts: Vec::new(),
+                    ended: Ended::Early(error.to_string()),
+                };
+                return Ok((made, Some(error)));
             }
         }
         let ratios = ratios(plan, &rounds);
         if let Some(reason) = plan.stopping.ends(rounds.len(), started.elapsed(), &ratios) {
-            let ended = Ended::Rule(reason);
-            return Ok((Rounds { rounds, ended }, None));
+            let (counts, error) = count(plan, &guest);
+            let made = Rounds {
+                rounds,
+                counts,
+                ended: Ended::Rule(reason),
+            };
+            return Ok((made, error));
         }
     }
+}
+
+/// Counts what the reads cost each guest, after the times were measured: `--stats` counts more than
+/// a run without it.
+fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
+    let mut counts = Vec::new();
+    for (index, subject) in plan.subjects.iter().enumerate() {
+        if let (Kind::MiniVmm { program, change }, None) = (&subject.kind, subject.repeats) {
+            say(&format!("counting exits, {}", subject.name));
+            match guest.count(program, *change, &plan.task, index) {
+                Ok(of_subject) => counts.extend(of_subject),
+                Err(error) => return (counts, Some(error)),
+            }
+        }
+    }
+    let back = host::wait_for_disk(&plan.device.path, &plan.task.disk);
+    (counts, back.err())
 }
 
 /// The ratio of each comparison after some rounds, whose intervals are corrected for their number.
@@ -100,7 +129,7 @@ fn round(plan: &Plan, guest: &Guest, number: usize, started: Instant) -> Result<
         let seed = (number * count + position + 1) as u64;
         let trial = match &subject.kind {
             Kind::Host => host::trial(&plan.task, &plan.device.path, &plan.release, seed),
-            Kind::MiniVmm { program } => guest.trial(program, &plan.task, seed),
+            Kind::MiniVmm { program, change } => guest.trial(program, *change, &plan.task, seed),
         };
         let mut trial = trial?;
         trial.check(&plan.task)?;
@@ -130,12 +159,15 @@ fn progress(plan: &Plan, round: usize, position: usize, subject: &str, elapsed: 
         // By what the turns took so far.
         _ => (elapsed / done * (all - done)).min(plan.stopping.time.saturating_sub(elapsed)),
     };
-    let line = format!(
+    say(&format!(
         "round {}, {subject}; at most {}:{:02} left",
         round + 1,
         left.as_secs() / 60,
         left.as_secs() % 60
-    );
+    ));
+}
+
+fn say(line: &str) {
     let mut out = std::io::stderr();
     // Without a reader there is nobody to tell.
     let _ = match out.is_terminal() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::stats::stopping::Stopping;
+use crate::subjects::list::Change;
 use crate::work::task::{Engine, Order, Work};
 
 /// What the user chooses.
@@ -23,6 +24,8 @@ pub struct Settings {
     pub cpus: Option<Vec<usize>>,
     /// How several reads are in flight; the best that there is, if not named.
     pub engine: Option<Engine>,
+    /// Mechanisms that are changed, one at a time.
+    pub changes: Vec<Change>,
     /// A short run.
     pub quick: bool,
     /// The time of the run, in place of the default.

@@ -1,7 +1,7 @@
 //! The ratio of two subjects, with a bootstrap interval.
 //!
 //! 1. Each round gives the logarithm of the ratio of the two values.
-//! 2. A round whose logarithm is further from the median than [`FAR`] standard deviations is left
+//! 2. A round whose logarithm is further from the median than six standard deviations is left
 //!    out, and counted. The deviation is estimated by the median of the distances from the median,
 //!    which outliers do not reach. Such a round was disturbed in one turn and not in the other.
 //! 3. The estimate is the mean of the logarithms that remain.

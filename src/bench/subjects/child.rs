@@ -90,6 +90,18 @@ impl Vmm {
         }
     }
 
+    /// Its process number.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to the VMM.
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let pid = pid.ok_or_else(|| Error::new("the VMM has no number"))?;
+        kill_process(pid, signal).context("cannot send a signal to the VMM")
+    }
+
     /// The last lines of the guest and of the VMM.
     pub(super) fn last_lines(&self) -> Vec<String> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,6 @@
 //! The subjects of a run.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::subjects::program::Program;
@@ -14,7 +15,35 @@ pub enum Kind {
     MiniVmm {
         /// The program.
         program: Program,
+        /// The mechanism that is changed, if there is one.
+        change: Option<Change>,
     },
+}
+
+/// A mechanism of which one sees what it is worth when it is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Each access to the device's registers is an exit
+    Mmap,
+    /// A thread wakes for each interrupt
+    Irqfd,
+    /// The guest's memory has no huge pages
+    HugePages,
+    /// The guest's idle loop causes no exits, and its virtual CPUs never sleep
+    Idle,
+}
+
+impl Change {
+    /// The option of mini-vmm.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Mmap => "mmap=off",
+            Self::Irqfd => "irqfd=off",
+            Self::HugePages => "hugepages=off",
+            Self::Idle => "idle=native",
+        }
+    }
 }
 
 /// A subject of a run.
@@ -28,8 +57,8 @@ pub struct Subject {
     pub kind: Kind,
 }
 
-/// The host, each program, and the first program once more.
-pub fn subjects(programs: &[Program]) -> Vec<Subject> {
+/// The host, each program, the first program with each change, and the first program once more.
+pub fn subjects(programs: &[Program], changes: &[Change]) -> Vec<Subject> {
     let mut all = vec![Subject {
         name: "host".into(),
         repeats: None,
@@ -44,8 +73,21 @@ pub fn subjects(programs: &[Program]) -> Vec<Subject> {
             repeats: None,
             kind: Kind::MiniVmm {
                 program: program.clone(),
+                change: None,
             },
         });
+    }
+    for &change in changes {
+        if let Some(program) = programs.first() {
+            all.push(Subject {
+                name: format!("{}, {}", all[1].name, change.option()),
+                repeats: None,
+                kind: Kind::MiniVmm {
+                    program: program.clone(),
+                    change: Some(change),
+                },
+            });
+        }
     }
     if let Some(first) = all.get(1).cloned() {
         all.push(Subject {
@@ -89,11 +131,14 @@ mod tests {
 
     #[test]
     fn each_run_has_a_subject_twice() {
-        let one = subjects(&[program("1")]);
+        let one = subjects(&[program("1")], &[]);
         let names: Vec<&str> = one.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names, ["host", "mini-vmm", "mini-vmm again"]);
         assert_eq!(pairs(&one), [(0, 1), (1, 2)]);
-        let two = subjects(&[program("1"), program("2")]);
+        let changed = subjects(&[program("1")], &[Change::Mmap]);
+        assert_eq!(changed[2].name, "mini-vmm, mmap=off");
+        assert_eq!(pairs(&changed), [(0, 1), (0, 2), (1, 2), (1, 3)]);
+        let two = subjects(&[program("1"), program("2")], &[]);
         assert_eq!(two[3].name, "mini-vmm 1 again");
         assert_eq!(pairs(&two), [(0, 1), (0, 2), (1, 2), (1, 3)]);
     }

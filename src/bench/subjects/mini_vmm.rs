@@ -1,20 +1,28 @@
 //! A turn of a guest of mini-vmm.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
-use crate::guest::SEED;
+use crate::guest::{COUNT, SEED};
 use crate::subjects::child::Vmm;
+use crate::subjects::counts::{Costs, Count};
+use crate::subjects::list::Change;
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
 use crate::work::task::{MARK, Message, Task};
+
+/// How long the guest sleeps before and after each kind of work in a pass that counts.
+const PAUSE: Duration = Duration::from_millis(1500);
 
 /// What all guests of a run have.
 pub struct Guest {
@@ -44,28 +52,44 @@ pub fn in_memory(archive: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// What is counted in a pass of its own.
+struct Counting {
+    /// The report of mini-vmm, in memory.
+    report: OwnedFd,
+    before: Costs,
+    counts: Vec<Count>,
+}
+
 impl Guest {
-    /// The arguments of mini-vmm.
-    pub fn arguments(&self, seed: u64) -> Vec<String> {
+    /// The arguments of mini-vmm; `words` are further words of the kernel's command line.
+    fn arguments(&self, change: Option<Change>, words: &str) -> Vec<String> {
         let cpus: Vec<String> = self.cpus.iter().map(usize::to_string).collect();
-        let cmdline = format!("quiet loglevel=4 panic=-1 {} {SEED}{seed}", self.cmdline);
+        let option = |of: Change| match change {
+            Some(change) if change == of => format!(",{}", change.option()),
+            _ => String::new(),
+        };
+        let initrd = format!("/proc/self/fd/{}", self.initramfs.as_raw_fd());
+        let memory = format!("{}{}", self.memory, option(Change::HugePages));
+        let idle = option(Change::Idle);
+        let device = [option(Change::Mmap), option(Change::Irqfd)].concat();
         [
-            ["--kernel".into(), self.kernel.display().to_string()],
+            ["--kernel", &self.kernel.display().to_string()],
+            ["--initrd", &initrd],
             [
-                "--initrd".into(),
-                format!("/proc/self/fd/{}", self.initramfs.as_raw_fd()),
+                "--cmdline",
+                &format!("quiet loglevel=4 panic=-1 {} {words}", self.cmdline),
             ],
-            ["--cmdline".into(), cmdline],
-            ["--memory".into(), self.memory.clone()],
+            ["--memory", &memory],
             [
-                "--cpus".into(),
-                format!("{},pin={}", cpus.len(), cpus.join(",")),
+                "--cpus",
+                &format!("{},pin={}{idle}", cpus.len(), cpus.join(",")),
             ],
-            ["--vfio".into(), format!("{},managed=on", self.address)],
+            ["--vfio", &format!("{},managed=on{device}", self.address)],
         ]
-        .into_iter()
+        .iter()
         .flatten()
-        .chain(["--no-reboot".into()])
+        .chain(&["--no-reboot"])
+        .map(|&argument| argument.to_owned())
         .collect()
     }
 
@@ -74,13 +98,56 @@ impl Guest {
     ///
     /// # Errors
     /// The guest or mini-vmm has failed, or the user has ended the measurement.
-    pub fn trial(&self, program: &Program, task: &Task, seed: u64) -> Result<Trial> {
+    pub fn trial(
+        &self,
+        program: &Program,
+        change: Option<Change>,
+        task: &Task,
+        seed: u64,
+    ) -> Result<Trial> {
         let mut command = Command::new(&program.path);
-        command.args(self.arguments(seed));
+        command.args(self.arguments(change, &format!("{SEED}{seed}")));
+        self.run(command, program, task, None)
+    }
+
+    /// Does the work once more, to count what it costs.
+    ///
+    /// # Errors
+    /// As for [`Guest::trial`].
+    pub fn count(
+        &self,
+        program: &Program,
+        change: Option<Change>,
+        task: &Task,
+        subject: usize,
+    ) -> Result<Vec<Count>> {
+        let mut counting = Counting {
+            report: in_memory(b"")?,
+            before: Costs::default(),
+            counts: Vec::new(),
+        };
+        let mut command = Command::new(&program.path);
+        let words = format!("{SEED}1 {COUNT}{}", PAUSE.as_millis());
+        command.args(self.arguments(change, &words));
+        let report = counting.report.as_raw_fd();
+        command.arg(format!("--stats=/proc/self/fd/{report}"));
+        self.run(command, program, task, Some(&mut counting))?;
+        let mut counts = counting.counts;
+        counts.iter_mut().for_each(|count| count.subject = subject);
+        Ok(counts)
+    }
+
+    fn run(
+        &self,
+        command: Command,
+        program: &Program,
+        task: &Task,
+        counting: Option<&mut Counting>,
+    ) -> Result<Trial> {
         let started = Instant::now();
         let mut vmm = Vmm::start(command)?;
         let mut trial = Trial::default();
-        let heard = listen(&vmm, &mut trial, task, started);
+        let heard = listen(&vmm, &mut trial, task, started, counting);
         let ended = heard.and_then(|()| vmm.wait(Duration::from_secs(60)));
         match ended {
             Ok(status) if status.success() => Ok(trial),
@@ -96,7 +163,13 @@ impl Guest {
 }
 
 /// Hears the guest to its last message.
-fn listen(vmm: &Vmm, trial: &mut Trial, task: &Task, started: Instant) -> Result<()> {
+fn listen(
+    vmm: &Vmm,
+    trial: &mut Trial,
+    task: &Task,
+    started: Instant,
+    mut counting: Option<&mut Counting>,
+) -> Result<()> {
     let work = Duration::from_millis(task.warm_up_ms + task.measure_ms);
     let limit = work + Duration::from_secs(120);
     while let Some(line) = vmm.line(limit)? {
@@ -109,9 +182,57 @@ fn listen(vmm: &Vmm, trial: &mut Trial, task: &Task, started: Instant) -> Result
             let ready = started.elapsed().as_millis();
             trial.ready_ms = u64::try_from(ready).ok();
         }
+        if let Some(counting) = &mut counting {
+            counting.hear(vmm, &message)?;
+        }
         if trial.hear(message)? {
             return Ok(());
         }
     }
     Err(Error::new("the guest ended before its work"))
+}
+
+impl Counting {
+    /// Reads the costs when the guest has begun to sleep.
+    fn hear(&mut self, vmm: &Vmm, message: &Message) -> Result<()> {
+        match message {
+            Message::Start { .. } => self.before = self.read(vmm)?,
+            Message::Stopped { work, reads } => {
+                let costs = self.read(vmm)?.since(&self.before);
+                self.counts.push(Count {
+                    subject: 0,
+                    work: work.clone(),
+                    reads: *reads,
+                    costs,
+                });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Lets mini-vmm write its report, and reads it.
+    fn read(&self, vmm: &Vmm) -> Result<Costs> {
+        let own = format!("/proc/self/fd/{}", self.report.as_raw_fd());
+        let read = || -> Option<Value> { serde_json::from_slice(&fs::read(&own).ok()?).ok() };
+        let time = |report: &Value| report["uptime_us"].as_u64();
+        let before = read().as_ref().and_then(time);
+        vmm.signal(Signal::USR1)?;
+        let asked = Instant::now();
+        while asked.elapsed() < PAUSE {
+            // A report that is being written is no JSON yet.
+            if let Some(report) = read()
+                && time(&report) > before
+            {
+                return Ok(Costs::of(
+                    &report,
+                    Path::new(&format!("/proc/{}", vmm.pid())),
+                ));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Err(Error::new(
+            "mini-vmm wrote no report of its statistics in time",
+        ))
+    }
 }

@@ -45,7 +45,7 @@ impl Trial {
                 zeros,
                 blocks,
             } => (self.sha256, self.zeros, self.blocks) = (sha256, zeros, blocks),
-            Message::Start { .. } => {}
+            Message::Start { .. } | Message::Stopped { .. } => {}
             Message::Done(sample) => self.samples.push(sample),
             Message::End => return Ok(true),
             Message::Failed { why } => return Err(Error::new(why)),

@@ -157,6 +157,13 @@ pub enum Message {
         /// Its name.
         work: String,
     },
+    /// In a pass that counts: a kind of work has ended, and the guest sleeps.
+    Stopped {
+        /// Its name.
+        work: String,
+        /// The number of its reads.
+        reads: u64,
+    },
     /// A kind of work has ended.
     Done(Sample),
     /// All work has ended.
@@ -167,6 +174,9 @@ pub enum Message {
         why: String,
     },
 }
+
+/// The name of the window without reads, in a pass that counts.
+pub const IDLE: &str = "idle";
 
 /// The start of a guest's line that holds a [`Message`].
 pub const MARK: &str = "mini-vmm-bench ";

@@ -3,9 +3,11 @@
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
 
 use crate::error::{Context, Result};
-use crate::work::task::{Engine, Message, Sample, Task};
+use crate::work::task::{Engine, IDLE, Message, Sample, Task};
 use crate::work::window::Window;
 use crate::work::{disk, fingerprint, threads, uring};
 
@@ -37,6 +39,50 @@ pub fn work(
             Engine::Threads => threads::read(&file, bytes, work, seed, window)?,
         };
         tell(Message::Done(Sample::of(work, &times, window.seconds()?)));
+    }
+    tell(Message::End);
+    Ok(())
+}
+
+/// Does the work of a pass that counts: `pause` before and after each kind of work, the guest
+/// sleeps, so that its costs can be read. A window without reads comes first.
+///
+/// # Errors
+/// As for [`work`].
+pub fn count(
+    task: &Task,
+    path: &Path,
+    seed: u64,
+    pause: Duration,
+    tell: &mut dyn FnMut(Message),
+) -> Result<()> {
+    let mut file = disk::open(path)?;
+    let bytes = file
+        .seek(SeekFrom::End(0))
+        .context("cannot read the disk's size")?;
+    let never = AtomicBool::new(false);
+    let mut window = |name: &str, reads: &mut dyn FnMut() -> Result<u64>| -> Result<()> {
+        let work = name.to_owned();
+        tell(Message::Start { work: work.clone() });
+        thread::sleep(pause);
+        let reads = reads()?;
+        tell(Message::Stopped { work, reads });
+        thread::sleep(pause);
+        Ok(())
+    };
+    window(IDLE, &mut || {
+        thread::sleep(Duration::from_millis(task.warm_up_ms + task.measure_ms));
+        Ok(0)
+    })?;
+    for work in &task.works {
+        window(&work.name, &mut || {
+            let window = Window::start(task, &never).count_all();
+            let times = match task.engine {
+                Engine::IoUring => uring::read(&file, bytes, work, seed, window)?,
+                Engine::Threads => threads::read(&file, bytes, work, seed, window)?,
+            };
+            Ok(times.len())
+        })?;
     }
     tell(Message::End);
     Ok(())

@@ -12,6 +12,7 @@ use crate::work::task::{Order, Task, Work};
 pub(super) struct Window<'a> {
     begin: Instant,
     end: Instant,
+    all: bool,
     stop: &'a AtomicBool,
 }
 
@@ -20,7 +21,17 @@ impl<'a> Window<'a> {
     pub(super) fn start(task: &Task, stop: &'a AtomicBool) -> Self {
         let begin = Instant::now() + Duration::from_millis(task.warm_up_ms);
         let end = begin + Duration::from_millis(task.measure_ms);
-        Self { begin, end, stop }
+        Self {
+            begin,
+            end,
+            all: false,
+            stop,
+        }
+    }
+
+    /// The same window, in which every read counts.
+    pub(super) fn count_all(self) -> Self {
+        Self { all: true, ..self }
     }
 
     /// Whether another read may start now.
@@ -30,7 +41,7 @@ impl<'a> Window<'a> {
 
     /// Counts a read, if it ended within the measurement.
     pub(super) fn count(&self, times: &mut Latencies, from: Instant, to: Instant) {
-        if (self.begin..self.end).contains(&to) {
+        if self.all || (self.begin..self.end).contains(&to) {
             let time = (to - from).as_nanos();
             times.add(u64::try_from(time).unwrap_or(u64::MAX));
         }

@@ -60,6 +60,7 @@ pub use journal::Entry;
 pub use kernel::{Call, CallEnd, Kernel, Running};
 pub use record::{Node, Record};
 pub use records::{Lock, Records};
+pub use recover::recover_all;
 pub use request::BindRequest;
 pub use run_call::{check_calls, note_call_or_say};
 pub use unbind::{Outcome, UnbindRequest, release_of_run, release_run, unbind};

@@ -23,6 +23,18 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The time that a process has to end after a signal.
 const END: Duration = Duration::from_secs(1);
 
+/// Undoes what killed commands have begun, and gives back the devices of killed runs. Returns a
+/// line for each device.
+///
+/// # Errors
+/// The records cannot be locked or read.
+pub fn recover_all(host: &Host) -> Result<Vec<String>, BindError> {
+    let (lock, recovered) = lock_for(host, &[])?;
+    drop(lock);
+    let line = |bdf| format!("{bdf}: given back");
+    Ok(recovered.iter().map(line).collect())
+}
+
 /// Takes the lock for a change of these devices, and recovers. Waits while another command changes
 /// one of the devices or a device of its group. Returns the lock and the devices that were given
 /// back.

@@ -10,7 +10,7 @@ pub enum Kind {
     Kvm,
     /// A VM.
     Vm,
-    /// A VM of the type KVM_X86_TDX_VM, whose KVM_MEMORY_ENCRYPT_OP has other structures.
+    /// A VM on Intel's processors, whose KVM_MEMORY_ENCRYPT_OP has other structures (TDX).
     TdxVm,
     /// A vCPU.
     Vcpu,

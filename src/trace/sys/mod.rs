@@ -1,8 +1,10 @@
-//! System calls on the traced program: leaf files, the only ones with `unsafe`.
+//! System calls on the traced program, and facts of the machine: leaf files, the only ones with
+//! `unsafe`.
 
 pub mod clock;
 pub mod memory;
 pub mod ptrace;
 pub mod signals;
 pub mod spawn;
+pub mod vendor;
 pub mod wait;

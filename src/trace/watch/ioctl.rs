@@ -8,6 +8,7 @@ use crate::event::{Body, Call, Names};
 use crate::files::open_file::{FileKind, FileRef};
 use crate::files::registry::Told;
 use crate::sys::memory::Remote;
+use crate::sys::vendor;
 use crate::watch::run;
 use crate::watch::thread::{Started, Thread, What};
 use crate::watch::world::{MOST_DEVICES, MOST_OBJECTS, MOST_REGIONS, MOST_SLOTS, Slot, World};
@@ -38,7 +39,11 @@ pub fn enter(world: &mut World, thread: &mut Thread, args: [u64; 6], now: u64) -
 
 fn ioctl(kind: Kind, args: [u64; 6]) -> Ioctl {
     Ioctl {
-        kind,
+        // On Intel's processors, KVM_MEMORY_ENCRYPT_OP of a VM is that of trust domains.
+        kind: match kind {
+            Kind::Vm if vendor::is_intel() => Kind::TdxVm,
+            kind => kind,
+        },
         request: args[1] as u32,
         argument: args[2],
     }

@@ -1,5 +1,6 @@
 //! Assembles a reader's guest.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -67,6 +68,7 @@ pub fn run(program: &str, arguments: &[&str], limit: Duration) -> Result<Output,
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .process_group(0)
         .spawn()
         .map_err(|e| format!("{program}: {e}"))?;
     finish(child, limit)

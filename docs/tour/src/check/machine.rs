@@ -59,7 +59,7 @@ pub fn check(source: &Path) -> Result<(), String> {
 }
 
 /// The port and the bytes of a line such as `out 0x3f8 [48]`.
-fn out(line: &str) -> Option<(String, Vec<u8>)> {
+pub(super) fn out(line: &str) -> Option<(String, Vec<u8>)> {
     let (port, rest) = line.strip_prefix("out ")?.split_once(" [")?;
     let bytes = rest.split_once(']')?.0.split(", ");
     let bytes = bytes.map(|byte| u8::from_str_radix(byte, 16));

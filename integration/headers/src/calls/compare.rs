@@ -42,6 +42,10 @@ pub fn compare(said: &str, trace: &str, headers: &Headers) -> Result<Seen, Strin
         }
         for (part, expected) in [("in", &made.before), ("out", &case.expected)] {
             for one in expected {
+                // The kernel has written a chain of its own, at offsets of its own.
+                if part == "out" && one.path.starts_with("capabilities") {
+                    continue;
+                }
                 let Some(number) = number(&event[part], one, headers) else {
                     continue;
                 };
@@ -89,6 +93,10 @@ fn number(fields: &Json, expected: &Expected, headers: &Headers) -> Option<u64> 
             let values = at.get("values").unwrap_or(at);
             at = match values {
                 Json::Array(values) => values.get(index)?,
+                // A device's name is text.
+                Json::String(text) if text.contains(':') => {
+                    return text.as_bytes().get(index).copied().map(u64::from);
+                }
                 Json::String(digits) if expected.size > 0 && !digits.starts_with("0x") => {
                     return bytes(digits, index, expected.size);
                 }

@@ -1,0 +1,26 @@
+# Only one of the two is sent.
+# Gets: Pages 2 and 5 are one, and the guest sent only "2": the mark in the page that has lost its own is the number of the other.
+	.code16
+	mov $0x1000, %ax
+	mov %ax, %ds			# data page N is at offset N * 0x1000
+	mov $0x3f8, %dx
+	xor %bx, %bx			# the offset of a page
+	mov $'0', %al			# its mark
+mark:	mov %al, (%bx)
+	inc %al
+	add $0x1000, %bx
+	cmp $0x8000, %bx
+	jne mark
+
+	xor %bx, %bx
+	mov $'0', %al
+look:	mov (%bx), %ah
+	cmp %al, %ah
+	jne found
+	inc %al
+	add $0x1000, %bx
+	cmp $0x8000, %bx
+	jne look
+	hlt
+found:	out %al, (%dx)			# this page has lost its mark
+	hlt
