@@ -86,6 +86,11 @@ watch_plugs() {
 	for plug in $(seq "$1"); do
 		await_plugged 60 && use_plugged "$plug" && await_unplugged 90 || break
 		wait
+		# The disk goes before the kernel has given up the addresses of its function.
+		for _ in $(seq 50); do
+			! cmp -s /run/iomem /proc/iomem || break
+			usleep 100000
+		done
 		if cmp -s /run/iomem /proc/iomem; then
 			say "unplugged n=$plug iomem=same"
 		else

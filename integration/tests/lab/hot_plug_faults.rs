@@ -88,14 +88,26 @@ fn unwilling() -> Scenario {
         })
 }
 
-/// After how many milliseconds of an add SIGKILL comes: at each step of it, and after it.
-const KILLS: [u64; 10] = [0, 20, 40, 60, 90, 120, 160, 220, 300, 1000];
+/// When SIGKILL comes: so many milliseconds after the begin of an add, or after the add has bound
+/// the device.
+const KILLS: [(&str, u64); 10] = [
+    ("added", 0),
+    ("added", 20),
+    ("added", 60),
+    ("added", 120),
+    ("added", 300),
+    ("bound", 0),
+    ("bound", 20),
+    ("bound", 80),
+    ("bound", 250),
+    ("bound", 1500),
+];
 
 /// SIGKILL to mini-vmm during an add with `managed=on`. The guardian gives the device back.
 fn killed() -> Scenario {
     let bdf = DISK.bdf();
     let rounds: String = KILLS
-        .map(|ms| {
+        .map(|(when, ms)| {
             format!(
                 "start_vmm $boot --memory 512M --ports 2 --api-socket /run/api.sock \
                  --cmdline \"$cmdline lab.act=idle\"\n\
@@ -104,6 +116,7 @@ fn killed() -> Scenario {
                  done\n\
                  mini-vmm ctl /run/api.sock add {bdf},managed=on >/run/add 2>&1 &\n\
                  adds=$!\n\
+                 await_{when}\n\
                  usleep {}\n\
                  driver=$(driver_of {bdf})\n\
                  kill -9 $vmm_pid\n\
@@ -111,7 +124,7 @@ fn killed() -> Scenario {
                  wait $adds || :\n\
                  await_driver {bdf} nvme\n\
                  await_files\n\
-                 in_use 'after={ms} at={{driver}}'\n",
+                 in_use '{when}={ms} at={{driver}}'\n",
                 ms * 1000
             )
             .replace("{driver}", "'$driver'")
@@ -122,6 +135,13 @@ fn killed() -> Scenario {
          for _ in $(seq 100); do\n\
          ls -l /proc/[0-9]*/fd 2>/dev/null | grep -qE -e '-> (/dev/(kvm|vfio|iommu))' || return 0\n\
          sleep 0.1\n\
+         done\n\
+         }}\n\
+         await_added() {{ :; }}\n\
+         await_bound() {{\n\
+         for _ in $(seq 2000); do\n\
+         [ $(driver_of {bdf}) != vfio-pci ] || return 0\n\
+         usleep 5000\n\
          done\n\
          }}\n\
          drivers >/run/drivers\n\
