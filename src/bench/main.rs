@@ -16,7 +16,7 @@ use mini_vmm_bench::session::rounds;
 use mini_vmm_bench::{context, guest, stop};
 
 fn main() -> ExitCode {
-    if process::id() == 1 {
+    if guest::is_init(process::id(), Path::new("/")) {
         guest::main();
     }
     let cli = Cli::parse();

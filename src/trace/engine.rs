@@ -14,7 +14,7 @@ use crate::sys::signals;
 use crate::sys::spawn::{Started, Waiting};
 use crate::sys::wait::{Change, wait};
 use crate::watch::calls;
-use crate::watch::thread::Thread;
+use crate::watch::thread::{Thread, What};
 use crate::watch::world::World;
 
 /// How the command has ended.
@@ -71,8 +71,8 @@ impl TraceError {
 struct Engine<'a> {
     world: &'a mut World,
     threads: HashMap<i32, Thread>,
-    /// New threads that have stopped before their parent's event.
-    early: Vec<i32>,
+    /// New threads that have stopped before their parent's event, and when.
+    early: Vec<(i32, u64)>,
     command: i32,
     end: Option<End>,
 }
@@ -140,12 +140,13 @@ impl Engine<'_> {
             Change::GroupStop => ptrace::listen(tid),
             Change::Continued if self.threads.contains_key(&tid) => ptrace::resume(tid, 0),
             // Stopped until the parent's event tells what the thread is.
-            Change::Continued => self.early.push(tid),
+            Change::Continued => self.early.push((tid, clock::now())),
             Change::Event(event) => {
                 self.event(tid, event);
                 ptrace::resume(tid, 0);
             }
         }
+        self.adopt();
     }
 
     fn call(&mut self, tid: i32) {
@@ -174,14 +175,18 @@ impl Engine<'_> {
     }
 
     fn child(&mut self, parent: i32, tid: i32) {
-        let Some(parent) = self.threads.get(&parent) else {
+        let Some(parent) = self.threads.get_mut(&parent) else {
             return;
         };
         let thread = self.world.child(parent, tid);
+        // The parent may stay in vfork(2) for long, and makes no other child there.
+        if let Some(call) = &mut parent.call {
+            call.what = What::Plain;
+        }
         if let Some(old) = self.threads.insert(tid, thread) {
             self.world.gone(&old, None);
         }
-        if let Some(at) = self.early.iter().position(|early| *early == tid) {
+        if let Some(at) = self.early.iter().position(|early| early.0 == tid) {
             self.early.swap_remove(at);
             ptrace::resume(tid, 0);
         }
@@ -212,10 +217,23 @@ impl Engine<'_> {
         }
     }
 
-    /// Threads whose parent has ended before its event: what they share is not known, and what
-    /// their descriptors are is asked of /proc.
+    /// Threads whose parent has no event any more, because a signal or another thread's exec has
+    /// ended the parent in the call: what they share is not known, and what their descriptors are
+    /// is asked of /proc. wait(2) reports the end and the child's stop in any order.
     fn adopt(&mut self) {
-        for tid in std::mem::take(&mut self.early) {
+        if self.early.is_empty() {
+            return;
+        }
+        let threads = &self.threads;
+        let orphans: Vec<_> = self
+            .early
+            .extract_if(.., |(_, stopped)| {
+                !threads
+                    .values()
+                    .any(|thread| may_be_parent(thread, *stopped))
+            })
+            .collect();
+        for (tid, _) in orphans {
             let thread = self.world.orphan(tid);
             self.threads.insert(tid, thread);
             ptrace::resume(tid, 0);
@@ -223,7 +241,7 @@ impl Engine<'_> {
     }
 
     fn gone(&mut self, tid: i32, end: End) {
-        self.early.retain(|early| *early != tid);
+        self.early.retain(|early| early.0 != tid);
         if tid == self.command {
             self.end = Some(end);
         }
@@ -234,6 +252,115 @@ impl Engine<'_> {
         if let Some(thread) = self.threads.remove(&tid) {
             self.world.gone(&thread, Some(how));
         }
-        self.adopt();
+    }
+}
+
+/// Whether an event of this thread can still tell of a child that stopped at this time: the thread
+/// was then in a call that makes one, and is in the same call now.
+fn may_be_parent(thread: &Thread, stopped: u64) -> bool {
+    let call = thread.call.as_ref();
+    call.is_some_and(|call| matches!(call.what, What::Clone(_)) && call.time <= stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::thread;
+
+    /// Numbers that no thread of the machine has: at most 2^22 (proc(5), pid_max).
+    const COMMAND: i32 = 1 << 30;
+    const OTHER: i32 = COMMAND + 1;
+    const CHILD: i32 = COMMAND + 2;
+
+    /// Two processes, of which these are in fork(2).
+    fn with_engine(forking: &[i32], test: impl FnOnce(&mut Engine<'_>)) {
+        let mut world = World::default();
+        let threads = [COMMAND, OTHER].map(|tid| (tid, world.first(tid)));
+        let mut engine = Engine {
+            world: &mut world,
+            threads: HashMap::from(threads),
+            early: Vec::new(),
+            command: COMMAND,
+            end: None,
+        };
+        for tid in forking {
+            fork(&mut engine, *tid);
+        }
+        test(&mut engine);
+    }
+
+    fn fork(engine: &mut Engine<'_>, tid: i32) {
+        engine.threads.get_mut(&tid).unwrap().call = Some(thread::Started {
+            number: libc::SYS_fork as u64,
+            args: [0; 6],
+            time: clock::now(),
+            what: What::Clone(0),
+        });
+    }
+
+    fn waits(engine: &Engine<'_>) -> bool {
+        let early = engine.early.iter().any(|early| early.0 == CHILD);
+        assert_ne!(early, engine.threads.contains_key(&CHILD));
+        early
+    }
+
+    #[test]
+    fn a_child_that_stops_after_its_parents_end_goes_on() {
+        with_engine(&[OTHER], |engine| {
+            engine.change(OTHER, Change::Killed(libc::SIGKILL));
+            engine.change(CHILD, Change::Continued);
+            assert!(!waits(engine));
+        });
+    }
+
+    #[test]
+    fn a_child_that_stops_before_its_parents_end_goes_on() {
+        with_engine(&[OTHER], |engine| {
+            engine.change(CHILD, Change::Continued);
+            assert!(waits(engine));
+            engine.change(OTHER, Change::Killed(libc::SIGKILL));
+            assert!(!waits(engine));
+        });
+    }
+
+    #[test]
+    fn a_child_whose_parents_thread_another_threads_exec_has_ended_goes_on() {
+        with_engine(&[OTHER], |engine| {
+            engine.threads.get_mut(&OTHER).unwrap().pid = COMMAND;
+            engine.change(CHILD, Change::Continued);
+            assert!(waits(engine));
+            engine.change(COMMAND, Change::Event(libc::PTRACE_EVENT_EXEC));
+            assert!(!waits(engine));
+        });
+    }
+
+    #[test]
+    fn a_child_waits_for_its_living_parents_event_through_another_threads_end() {
+        with_engine(&[COMMAND], |engine| {
+            engine.change(CHILD, Change::Continued);
+            engine.change(OTHER, Change::Exited(0));
+            assert!(waits(engine));
+            engine.child(COMMAND, CHILD);
+            assert!(!waits(engine));
+        });
+    }
+
+    #[test]
+    fn no_child_waits_for_calls_that_began_later_or_have_had_their_event() {
+        with_engine(&[COMMAND, OTHER], |engine| {
+            // As in vfork(2): the event has come, and the call lasts.
+            engine.child(COMMAND, CHILD + 1);
+            engine.change(CHILD, Change::Continued);
+            assert!(waits(engine));
+            engine.change(OTHER, Change::Killed(libc::SIGKILL));
+            assert!(!waits(engine));
+        });
+        with_engine(&[OTHER], |engine| {
+            engine.change(CHILD, Change::Continued);
+            while clock::now() <= engine.early[0].1 {}
+            fork(engine, COMMAND);
+            engine.change(OTHER, Change::Killed(libc::SIGKILL));
+            assert!(!waits(engine));
+        });
     }
 }

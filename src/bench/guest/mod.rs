@@ -32,6 +32,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The number of the kernel's last lines that an error shows.
 const LAST_LINES: usize = 25;
 
+/// Whether the process with this number is a guest's /init. A container's first process is 1 too,
+/// but its root is not the archive that [`initramfs::make`] has made.
+pub fn is_init(pid: u32, root: &Path) -> bool {
+    pid == 1 && root.join(initramfs::TASK).is_file() && root.join(initramfs::MODULES).is_dir()
+}
+
 /// Does the work, and powers the guest off.
 pub fn main() -> ! {
     if let Err(error) = run() {
@@ -161,4 +167,23 @@ fn kernel_log() -> io::Result<Vec<String>> {
         lines.extend(text.lines().next().map(str::to_owned));
     }
     Ok(lines.split_off(lines.len().saturating_sub(LAST_LINES)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_process_of_a_container_is_no_guest() {
+        let name = format!("mini-vmm-bench-init-{}", std::process::id());
+        let root = std::env::temp_dir().join(name);
+        fs::create_dir(&root).unwrap();
+        let empty = is_init(1, &root);
+        fs::write(root.join(initramfs::TASK), "{}").unwrap();
+        let only_task = is_init(1, &root);
+        fs::create_dir(root.join(initramfs::MODULES)).unwrap();
+        let (first, second) = (is_init(1, &root), is_init(2, &root));
+        fs::remove_dir_all(&root).unwrap();
+        assert!(!empty && !only_task && first && !second);
+    }
 }

@@ -1,26 +1,28 @@
 //! Starts the command, stopped until it is traced.
 
 use std::ffi::{CString, OsString};
-use std::io::{self, PipeReader, PipeWriter, Read, pipe};
+use std::io::{self, PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
 
 use libc::pid_t;
 
-/// A new process that waits to execute its command.
+/// A new process that waits to execute its command. Unless [`Waiting::go`] is called, the process
+/// ends with this value and never executes the command.
 #[derive(Debug)]
 pub struct Waiting {
     /// The process.
     pub pid: pid_t,
-    /// Closed to let the process go on.
+    /// One byte lets the process go on; the end of the file ends the process.
     begin: PipeWriter,
-    errno: PipeReader,
+    /// `None` once the process goes on.
+    errno: Option<PipeReader>,
 }
 
 /// A process whose command is executed.
 #[derive(Debug)]
-pub struct Started(PipeReader);
+pub struct Started(Option<PipeReader>);
 
 impl Waiting {
     /// Forks. The child waits before it executes `command`.
@@ -42,14 +44,45 @@ impl Waiting {
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => execute(&argv, wait.as_raw_fd(), begin.as_raw_fd(), tell.as_raw_fd()),
-            pid => Ok(Self { pid, begin, errno }),
+            pid => Ok(Self {
+                pid,
+                begin,
+                errno: Some(errno),
+            }),
         }
     }
 
     /// Lets the process execute its command.
-    pub fn go(self) -> Started {
-        drop(self.begin);
-        Started(self.errno)
+    pub fn go(mut self) -> Started {
+        // The process may have been killed meanwhile; then wait(2) tells.
+        let _ = self.begin.write_all(&[1]);
+        Started(self.errno.take())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.errno.is_some() {
+            // SAFETY: kill(2) takes two numbers, and the number is this process's own child, which
+            // nobody has waited for.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            end(self.pid);
+        }
+    }
+}
+
+/// Waits for the end of a child. Returns its status as wait(2) has it.
+fn end(pid: pid_t) -> Option<i32> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` is an int that the call fills.
+        let waited = unsafe { libc::waitpid(pid, &mut status, libc::__WALL) };
+        if waited == pid && !libc::WIFSTOPPED(status) {
+            return Some(status);
+        }
+        if waited == -1 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return None;
+        }
     }
 }
 
@@ -57,7 +90,7 @@ impl Started {
     /// Why the command could not be executed. To be asked when the process has ended.
     pub fn failure(&mut self) -> Option<io::Error> {
         let mut errno = [0; 4];
-        self.0.read_exact(&mut errno).ok()?;
+        self.0.as_mut()?.read_exact(&mut errno).ok()?;
         Some(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
     }
 }
@@ -69,7 +102,17 @@ fn execute(argv: &[*const libc::c_char], wait: i32, begin: i32, tell: i32) -> ! 
     // strings live in the parent's copy. Rust ignores SIGPIPE; a program expects the default.
     unsafe {
         libc::close(begin);
-        while libc::read(wait, (&raw mut byte).cast(), 1) == -1 {}
+        let mut read = -1;
+        while read == -1 {
+            read = libc::read(wait, (&raw mut byte).cast(), 1);
+            if read == -1 && *libc::__errno_location() != libc::EINTR {
+                break;
+            }
+        }
+        // The tracer has ended, or cannot trace: an untraced command is not what the user wants.
+        if read != 1 {
+            libc::_exit(125);
+        }
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::execvp(argv[0], argv.as_ptr());
     }
@@ -78,5 +121,49 @@ fn execute(argv: &[*const libc::c_char], wait: i32, begin: i32, tell: i32) -> ! 
     unsafe {
         libc::write(tell, (&raw const errno).cast(), 4);
         libc::_exit(127)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::mem;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A process that would make the returned file.
+    fn touching(name: &str) -> (Waiting, PathBuf) {
+        let name = format!("mini-vmm-trace-{name}-{}", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let waiting = Waiting::new(vec!["touch".into(), file.clone().into()]).unwrap();
+        (waiting, file)
+    }
+
+    #[test]
+    fn only_go_runs_the_command() {
+        let (waiting, file) = touching("go");
+        let pid = waiting.pid;
+        let mut started = waiting.go();
+        assert_eq!(end(pid), Some(0));
+        assert!(started.failure().is_none());
+        fs::remove_file(&file).unwrap();
+
+        // Dropped: killed, and waited for.
+        let (waiting, file) = touching("drop");
+        let pid = waiting.pid;
+        drop(waiting);
+        assert_eq!(end(pid), None);
+        assert!(!file.exists());
+
+        // The tracer was killed: all that the process sees is the end of the pipe.
+        let (mut waiting, file) = touching("killed");
+        let (_reader, other) = pipe().unwrap();
+        drop(mem::replace(&mut waiting.begin, other));
+        let status = end(waiting.pid).unwrap();
+        waiting.errno = None;
+        assert!(libc::WIFEXITED(status));
+        assert_eq!(libc::WEXITSTATUS(status), 125);
+        assert!(!file.exists());
     }
 }
