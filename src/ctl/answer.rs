@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use api::client::{Answer, ClientError};
 use vmm::config::device::DeviceOptionError;
 use vmm::given::GivenError;
+use vmm::hostinfo::device_names::NameError;
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,9 @@ pub enum CtlError {
     /// The device to add cannot be named so.
     #[error(transparent)]
     Device(#[from] DeviceOptionError),
+    /// The name is none of this host.
+    #[error(transparent)]
+    Name(#[from] NameError),
     /// The descriptor is no device's.
     #[error(transparent)]
     Given(#[from] GivenError),
@@ -56,6 +60,7 @@ impl CtlError {
                 Some("use the version of mini-vmm that runs the guest, or --json".into())
             }
             Self::Device(e) => Some(e.hint()),
+            Self::Name(e) => Some(e.hint()),
             Self::Given(e) => Some(e.hint()),
             Self::SecondDescriptor => Some("name the other functions by their addresses".into()),
             Self::NotRemoved { id, .. } => Some(format!(

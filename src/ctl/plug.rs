@@ -13,6 +13,7 @@ use api::client::Client;
 use serde_json::Value;
 use vmm::config::device::DeviceConfig;
 use vmm::given;
+use vmm::hostinfo::device_names;
 use vmm::hostinfo::name::parse_address;
 use vmm::hostinfo::sysfs::Sysfs;
 use vmm::log::stderr::say;
@@ -58,7 +59,9 @@ fn body(functions: &[String]) -> Result<(Vec<u8>, Option<File>), CtlError> {
     let mut file = None;
     let mut body: Option<AddDevice> = None;
     for text in functions {
-        let config: DeviceConfig = text.parse()?;
+        let mut config: DeviceConfig = text.parse()?;
+        let names = Path::new(device_names::FILE);
+        config.address = device_names::resolve(names, &Sysfs::default(), &config.address)?;
         let digits = given::number(&config.address);
         let function = AddDevice::new(&config, digits.is_some())?;
         if let Some(digits) = digits {

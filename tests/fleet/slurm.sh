@@ -173,6 +173,35 @@ grep -e device -e opens "/run/out/$none" | sed 's/^/none: /'
 touch "/run/out/end.$none"
 await 30 gone "$none"
 
+# A text of the user that looks like Slurm's own gives no device, and does not drain the node. One
+# with newlines alone is none.
+fake='x
+     Nodes=n1 CPU_IDs=0 Mem=0 GRES=vfio:1(IDX:1)'
+for text in "$fake" 'x
+
+JobId=1 x'; do
+	for flag in "--job-name=$text" "--comment=$text"; do
+		job=$(submit nobody --nodelist=n1 "$flag")
+		await 30 ready "$job"
+		echo "text of a user: $(grep -c opens "/run/out/$job" || true)"
+		touch "/run/out/end.$job"
+		await 30 gone "$job"
+	done
+done
+# Each task of an array has a device of its own.
+array=$(submit nobody --array=1-3)
+all_run() { [ "$(squeue --noheader --array --job "$array" --format=%t | grep -c R)" = 3 ]; }
+await 30 all_run
+tasks=$(squeue --noheader --array --job "$array" --format=%A)
+for task in $tasks; do
+	await 30 ready "$task"
+	grep -e opens "/run/out/$task" | sed 's/^/task: /'
+	touch "/run/out/end.$task"
+done
+await 30 gone "$array"
+await 30 idle
+echo "owners after the array: $(owners)"
+
 # slurmd is killed and started again while a job runs: the job's end is as ever.
 last=$(submit nobody --nodelist=n2)
 await 30 ready "$last"

@@ -12,11 +12,11 @@ fail() {
 	exit 1
 }
 
+# A mapping keeps a device node open too, after its descriptor was closed. Processes end meanwhile,
+# of which find complains.
 is_open() {
-	for file in /proc/[0-9]*/fd/*; do
-		[ "$(readlink "$file" 2>/dev/null)" != "$1" ] || return 0
-	done
-	return 1
+	[ -n "$(find /proc/[0-9]*/fd /proc/[0-9]*/map_files \
+		\( -lname "$1" -o -lname "$1 (deleted)" \) -print -quit 2>/dev/null)" ]
 }
 
 while read -r _ node addresses; do

@@ -33,8 +33,8 @@ pub enum SlurmError {
     /// The rules of persistent devices cannot be read.
     #[error(transparent)]
     Persist(#[from] PersistError),
-    /// No device is bound at each boot, and ready.
-    #[error("no device is bound at each boot and ready for a guest")]
+    /// No device is bound at each boot, ready, and root's.
+    #[error("no device is bound at each boot, ready for a guest, and of no user")]
     NoDevice,
     /// A name that Slurm or a shell reads otherwise.
     #[error("`{0}` is no name of a node of Slurm")]
@@ -50,8 +50,8 @@ impl SlurmError {
         match self {
             Self::Sysfs(_) => "mount /sys, and look at `mini-vmm host list`".into(),
             Self::Persist(e) => e.hint(),
-            Self::NoDevice => "as root: mini-vmm host bind 0000:01:00.0 --persist; slurmd ends if \
-                               a node is missing when it starts"
+            Self::NoDevice => "as root and without --user: mini-vmm host bind 0000:01:00.0 \
+                               --persist; slurmd ends if a node is missing when it starts"
                 .into(),
             Self::BadNode(_) => "give the NodeName of slurm.conf: --node n1".into(),
             Self::BadFolder(_) => {
@@ -104,7 +104,7 @@ pub fn files(
     if !plain(&folder, "-_./") || !folder.starts_with('/') {
         return Err(SlurmError::BadFolder(folder));
     }
-    let resources = resources(sysfs, paths, interface)?;
+    let (resources, left_out) = resources(sysfs, paths, interface)?;
     if resources.is_empty() {
         return Err(SlurmError::NoDevice);
     }
@@ -123,7 +123,10 @@ pub fn files(
             "slurm.conf.vfio".into(),
             slurm_conf(node, &folder, resources.len()),
         ),
-        text(format!("gres.conf.{node}"), gres_conf(node, &resources)),
+        text(
+            format!("gres.conf.{node}"),
+            gres_conf(node, &resources, &left_out),
+        ),
         text(format!("devices.{node}"), map(&resources)),
         script("prolog.sh", include_str!("prolog.sh")),
         script("epilog.sh", include_str!("epilog.sh")),
@@ -132,26 +135,44 @@ pub fn files(
     ])
 }
 
-/// The resources, in order of their first devices. Slurm's indices follow the order of gres.conf.
+/// The resources, in order of their first devices, and the devices that a rule gives to a user. The
+/// prolog would find the node of such a device to be of an earlier job. Slurm's indices follow the
+/// order of gres.conf.
 fn resources(
     sysfs: &Sysfs,
     paths: &HostPaths,
     interface: Interface,
-) -> Result<Vec<Resource>, SlurmError> {
+) -> Result<(Vec<Resource>, Vec<Bdf>), SlurmError> {
     let rules = Files::of(paths).all()?;
-    let mut kept = rules
+    let kept = rules
         .iter()
         .filter(|rule| rule.presence(sysfs) == Presence::Same);
+    let (of_users, kept): (Vec<_>, Vec<_>) = kept.partition(|rule| rule.user.is_some());
+    let of_users: Vec<_> = of_users.iter().map(|rule| rule.device).collect();
+    let kept: Vec<_> = kept.iter().map(|rule| rule.device).collect();
     let all = sysfs.devices().map_err(SlurmError::Sysfs)?;
     let members = |group: Option<u32>| {
         let members = all.iter().filter(|d| d.group == group);
         members.cloned().collect::<Vec<PciDevice>>()
     };
-    let kept: Vec<_> = kept.by_ref().map(|rule| rule.device).collect();
-    let ready = all.iter().filter(|d| kept.contains(&d.bdf));
-    let ready = ready.filter(|d| State::of(d, &members(d.group)) == State::Ready);
+    let ready: Vec<_> = all
+        .iter()
+        .filter(|d| State::of(d, &members(d.group)) == State::Ready)
+        .collect();
+    // Who has a group's node has all its devices, so the epilog resets them all.
+    let same_group = |device: &PciDevice, others: &[Bdf]| {
+        let mut same = ready.iter().filter(|d| d.group == device.group);
+        same.any(|d| others.contains(&d.bdf))
+    };
     let mut found: Vec<Resource> = Vec::new();
-    for device in ready {
+    for &device in &ready {
+        let (given, of_a_user) = match interface {
+            Interface::Container => (same_group(device, &kept), same_group(device, &of_users)),
+            Interface::Iommufd => (kept.contains(&device.bdf), false),
+        };
+        if !given || of_a_user {
+            continue;
+        }
         let node = match (interface, device.group) {
             (Interface::Container, Some(group)) => format!("/dev/vfio/{group}"),
             (Interface::Container, None) => continue,
@@ -169,7 +190,7 @@ fn resources(
             }),
         }
     }
-    Ok(found)
+    Ok((found, of_users))
 }
 
 fn cores(sysfs: &Sysfs, device: &Path) -> String {
@@ -195,8 +216,12 @@ PropagateResourceLimitsExcept=MEMLOCK
     )
 }
 
-fn gres_conf(node: &str, resources: &[Resource]) -> String {
+fn gres_conf(node: &str, resources: &[Resource], left_out: &[Bdf]) -> String {
     let mut text = String::from("# Lines for gres.conf. Their order is that of the indices.\n");
+    for device in left_out {
+        text +=
+            &format!("# {device} and its group are left out: they are a user's at each boot.\n");
+    }
     for resource in resources {
         let cores = match resource.cores.as_str() {
             "" => String::new(),

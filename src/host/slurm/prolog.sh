@@ -12,9 +12,31 @@ fail() {
 	exit 1
 }
 
+# The record of this job alone: `scontrol show job` has all tasks of an array, or all parts of a
+# heterogeneous job, whose first one has their common number. `%i` is `5_3` or `5+1` for them, and
+# has no text of a user.
+name=$(squeue --noheader --array --states=all --job "$SLURM_JOB_ID" --format='%A %i') ||
+	fail "squeue does not know the job"
+name=$(printf '%s\n' "$name" | sed -n "/^$SLURM_JOB_ID /{s///p;q;}")
+[ -n "$name" ] || fail "squeue does not know the job"
+
 # Slurm tells the indices of a resource of this kind only in the details of the job. A line has the
 # nodes that have the same indices: `Nodes=n[1-2] ... GRES=gpu:1(IDX:3),vfio:2(IDX:0-1)`.
-details=$(scontrol --details show job "$SLURM_JOB_ID") || fail "scontrol does not know the job"
+details=$(scontrol --details show job "$name") || fail "scontrol does not know the job"
+# The name of a job, its comment and its folder are the user's, and may have newlines with lines
+# like these. Slurm writes its own ones one below the other, and no text of a user beside them: so a
+# line of a user is a block of its own. Which block is Slurm's cannot be told from the text, so with
+# two of them the job has no device. It must not drain the node: anybody could.
+blocks=$(printf '%s\n' "$details" | awk '
+	{ is_line = /^[ \t]*Nodes=/ }
+	is_line && !was_line { blocks++ }
+	{ was_line = is_line }
+	END { print blocks + 0 }')
+if [ "$blocks" -gt 1 ]; then
+	echo "mini-vmm: job $SLURM_JOB_ID on $SLURMD_NODENAME has no device: its name, its comment or" \
+		"another text has a line that begins with Nodes=" >&2
+	exit 0
+fi
 indices=
 while read -r line; do
 	case $line in
@@ -25,6 +47,7 @@ while read -r line; do
 	if scontrol show hostnames "${nodes%% *}" | grep -qxF "$SLURMD_NODENAME"; then
 		indices=$(printf '%s\n' "${line##* GRES=}" |
 			sed -n 's/^\(.*)*,\)\{0,1\}vfio:[^(]*(IDX:\([0-9,-]*\)).*/\2/p')
+		break
 	fi
 done <<EOF
 $details

@@ -1,3 +1,5 @@
+mod prolog;
+
 use super::*;
 use crate::persist::Persistent;
 use crate::tree::Tree;
@@ -97,6 +99,39 @@ fn only_what_is_bound_at_each_boot_and_ready() {
     // 0000:03:00.0 is bound for now, and nvme has 0000:04:00.0.
     let error = written(&tree, Interface::Container).unwrap_err();
     assert!(matches!(error, SlurmError::NoDevice), "{error}");
+}
+
+#[test]
+fn a_job_has_all_of_a_group_and_nothing_that_is_a_users() {
+    let tree = host();
+    // Bound for now, in the group of 0000:02:00.0: who has the group's node has this one too.
+    std::fs::remove_file(Files::of(&tree.paths()).rule("0000:02:00.1".parse().unwrap())).unwrap();
+    let map = text(&written(&tree, Interface::Container).unwrap(), "devices.n1");
+    let both = "0 /dev/vfio/12 0000:01:00.0\n1 /dev/vfio/7 0000:02:00.0 0000:02:00.1\n";
+    assert_eq!(map, both);
+
+    for (bdf, all) in [("0000:01:00.0", false), ("0000:02:00.0", true)] {
+        let mut rule = Persistent::of(&tree.sysfs(), &tree.find(bdf), "vfio-pci", "vfio-pci");
+        rule.user = Some(1000);
+        for change in Files::of(&tree.paths()).changes(&[rule]) {
+            change.make().unwrap();
+        }
+        if all {
+            let error = written(&tree, Interface::Container).unwrap_err();
+            assert!(matches!(error, SlurmError::NoDevice), "{error}");
+            assert!(error.hint().contains("without --user"));
+            continue;
+        }
+        let files = written(&tree, Interface::Container).unwrap();
+        let gres = text(&files, "gres.conf.n1");
+        assert!(
+            gres.contains("\n# 0000:01:00.0 and its group are left out"),
+            "{gres}"
+        );
+        assert!(!gres.contains("/dev/vfio/12"), "{gres}");
+        let map = text(&files, "devices.n1");
+        assert_eq!(map, "0 /dev/vfio/7 0000:02:00.0 0000:02:00.1\n");
+    }
 }
 
 #[test]
