@@ -22,6 +22,7 @@ use crate::vm::{Live, Vm, eventually};
 pub const TESTS: &[Test] = tests![
     a_device_comes_and_goes,
     a_second_request_presses_no_button,
+    a_request_after_one_that_was_given_up,
     a_guest_that_does_not_listen,
     a_guest_that_never_answers,
     a_removal_that_is_forced,
@@ -41,9 +42,11 @@ pub const TESTS: &[Test] = tests![
 
 const NAME: &str = "0000:01:00.0";
 const SLOT_CONTROL: u16 = 0x58;
-/// Power on and its indicator; off; and the enables of Linux: button, link, interrupt.
+/// Power on and its indicator; off; on with an indicator that blinks; and the enables of Linux:
+/// button, link, interrupt.
 const ON: u32 = 0x0100;
 const OFF: u32 = 0x0700;
+const BLINK: u32 = 0x0200;
 const LISTEN: u32 = 0x1021;
 /// Slot Status: button, link changed.
 const BUTTON: u32 = 0x0001;
@@ -242,6 +245,36 @@ fn a_second_request_presses_no_button() {
         wait_for(&seen, &removed(RemovedBy::Request));
         let gone = remove(live).unwrap_err();
         assert_eq!(gone.kind(), Refusal::NotFound, "{gone}");
+        live.press_key();
+    });
+    assert_eq!(shown[1] >> 16 & BUTTON, 0, "{:#x}", shown[1]);
+}
+
+/// The guest still waits for a second press when the first request is given up at once.
+fn a_request_after_one_that_was_given_up() {
+    let mut g = Asm::new();
+    taken(&mut g)
+        .await_events(BUTTON)
+        .slot_control(BLINK | LISTEN);
+    g.print("blinks\n").wait_key();
+    g.show_at(PORT, SLOT_CONTROL).slot_control(OFF | LISTEN);
+    g.print("off\n").wait_key().power_off();
+    let shown = with_added(g, &device(NAME, 1), |live| {
+        let seen = events(live);
+        let at_once = RemoveRequest {
+            id: NAME.into(),
+            force: false,
+            timeout: Some(Duration::ZERO),
+        };
+        assert_eq!(live.control.remove(&at_once).unwrap(), Removal::Requested);
+        live.wait_for("blinks\n");
+        let failed = |e: &RunEvent| matches!(e, RunEvent::DeviceFailed { what: "remove", .. });
+        eventually("it is given up", || seen.lock().unwrap().iter().any(failed));
+        assert_eq!(remove(live).unwrap(), Removal::Requested);
+        // A thread would press.
+        thread::sleep(Duration::from_millis(100));
+        live.press_key();
+        wait_for(&seen, &removed(RemovedBy::Request));
         live.press_key();
     });
     assert_eq!(shown[1] >> 16 & BUTTON, 0, "{:#x}", shown[1]);

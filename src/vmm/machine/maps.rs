@@ -1,7 +1,7 @@
 //! The maps of guest memory for DMA, and how many devices use them. With the last device the maps
 //! go, and so does what they pin.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tracing::info;
@@ -14,12 +14,16 @@ use crate::memory::error::DmaError;
 pub(crate) struct Maps {
     space: Arc<AddressSpace>,
     list: Mutex<Vec<Used>>,
+    /// Maps have gone.
+    gone: Condvar,
 }
 
 struct Used {
     dma: Arc<Dma>,
     /// Open devices that have not been given back to the host.
     devices: usize,
+    /// The last device leaves, and memory is being unmapped.
+    going: bool,
 }
 
 impl Maps {
@@ -28,6 +32,7 @@ impl Maps {
         Self {
             space,
             list: Mutex::default(),
+            gone: Condvar::new(),
         }
     }
 
@@ -43,15 +48,36 @@ impl Maps {
             None => list.push(Used {
                 dma: Arc::clone(dma),
                 devices,
+                going: false,
             }),
         }
     }
 
-    /// The maps that are made through `mapper`, if devices use them.
-    pub fn by(&self, mapper: &Arc<dyn DmaMapper>) -> Option<Arc<Dma>> {
-        let list = self.lock();
-        let used = list.iter().find(|used| used.dma.is_by(mapper));
-        used.map(|used| Arc::clone(&used.dma))
+    /// So many devices more use the maps that are made through `mapper`, which `make` makes unless
+    /// devices use them. Maps that are going are waited for: the new ones have the same addresses.
+    pub fn join_or_make(
+        &self,
+        mapper: &Arc<dyn DmaMapper>,
+        devices: usize,
+        make: impl FnOnce() -> Arc<Dma>,
+    ) -> Arc<Dma> {
+        let going = |list: &mut Vec<Used>| {
+            let mut list = list.iter();
+            list.any(|used| used.going && used.dma.is_by(mapper))
+        };
+        let list = self.gone.wait_while(self.lock(), going);
+        let mut list = list.unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = list.iter_mut().find(|used| used.dma.is_by(mapper)) {
+            used.devices += devices;
+            return Arc::clone(&used.dma);
+        }
+        let dma = make();
+        list.push(Used {
+            dma: Arc::clone(&dma),
+            devices,
+            going: false,
+        });
+        dma
     }
 
     /// Whether no device uses guest memory.
@@ -76,14 +102,17 @@ impl Maps {
                 used.devices -= devices;
                 false
             }
-            _ => {
-                list.remove(at);
+            Some(used) => {
+                (used.devices, used.going) = (0, true);
                 true
             }
+            None => false,
         });
         drop(list);
         if last {
             self.space.unsubscribe(&**dma);
+            self.lock().retain(|used| !Arc::ptr_eq(&used.dma, dma));
+            self.gone.notify_all();
         }
         // RAM must not be mapped while a device closes, because the device's container may close
         // too.
@@ -119,7 +148,8 @@ impl Maps {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::time::Duration;
+    use std::{io, thread};
 
     use pci::addr::Range;
 
@@ -129,7 +159,7 @@ mod tests {
 
     /// Counts the bytes that are mapped.
     #[derive(Default)]
-    struct Counting(Mutex<u64>);
+    struct Counting(Mutex<u64>, Duration);
 
     impl DmaMapper for Counting {
         fn map(&self, _: u64, size: u64, _: u64) -> io::Result<()> {
@@ -137,6 +167,7 @@ mod tests {
             Ok(())
         }
         fn unmap(&self, _: u64, size: u64) -> io::Result<()> {
+            thread::sleep(self.1);
             *self.0.lock().unwrap() -= size;
             Ok(())
         }
@@ -145,37 +176,69 @@ mod tests {
         }
     }
 
-    #[test]
-    fn memory_is_unmapped_before_the_last_device_closes() {
-        let space = Arc::new(AddressSpace::new());
-        let region = Region {
+    fn new_dma(mapper: &Arc<dyn DmaMapper>) -> Arc<Dma> {
+        let mapper = Arc::clone(mapper);
+        Arc::new(Dma::new(mapper, PAGE_SIZE, false, Arc::default()))
+    }
+
+    fn page_of_ram() -> Region {
+        Region {
             start: 0,
             size: PAGE_SIZE,
             mapping: Arc::new(Mapping::anonymous(PAGE_SIZE, PAGE_SIZE).unwrap()),
             offset: 0,
             kind: RegionKind::Ram,
             bar: None,
-        };
+        }
+    }
+
+    /// The maps of a device that is added while the last one leaves.
+    #[test]
+    fn new_maps_come_after_those_that_go() {
+        let space = Arc::new(AddressSpace::new());
+        let region = page_of_ram();
+        space.add(region.clone()).unwrap();
+        let counting = Arc::new(Counting(Mutex::default(), Duration::from_millis(50)));
+        let mapper = counting.clone() as Arc<dyn DmaMapper>;
+        let mapped = || *counting.0.lock().unwrap();
+        let maps = Maps::new(Arc::clone(&space));
+        let old = maps.join_or_make(&mapper, 1, || new_dma(&mapper));
+        space.subscribe(old.clone()).unwrap();
+        old.map_ram(&region, 0, PAGE_SIZE).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| assert!(maps.leave(&old, 1, || ())));
+            while maps.devices(&old) > 0 {
+                thread::yield_now();
+            }
+            let new = maps.join_or_make(&mapper, 1, || new_dma(&mapper));
+            assert_eq!((Arc::ptr_eq(&new, &old), mapped()), (false, 0));
+            assert_eq!((maps.devices(&old), maps.devices(&new)), (0, 1));
+        });
+    }
+
+    #[test]
+    fn memory_is_unmapped_before_the_last_device_closes() {
+        let space = Arc::new(AddressSpace::new());
+        let region = page_of_ram();
         space.add(region.clone()).unwrap();
         let counting = Arc::new(Counting::default());
         let mapper = counting.clone() as Arc<dyn DmaMapper>;
         let mapped = || *counting.0.lock().unwrap();
         let maps = Maps::new(Arc::clone(&space));
-        assert!(maps.by(&mapper).is_none() && maps.is_empty());
+        assert!(maps.is_empty());
         for _ in 0..2 {
-            let dma = Arc::new(Dma::new(mapper.clone(), PAGE_SIZE, false, Arc::default()));
-            maps.join(&dma, 1);
+            let dma = maps.join_or_make(&mapper, 1, || new_dma(&mapper));
             space.subscribe(dma.clone()).unwrap();
             dma.map_ram(&region, 0, PAGE_SIZE).unwrap();
-            maps.join(&dma, 2);
-            assert!(Arc::ptr_eq(&maps.by(&mapper).unwrap(), &dma));
+            let same = maps.join_or_make(&mapper, 2, || panic!("they are there"));
+            assert!(Arc::ptr_eq(&same, &dma));
             assert_eq!((maps.devices(&dma), maps.list().len()), (3, 1));
             assert!(!maps.leave(&dma, 2, || assert_eq!(mapped(), PAGE_SIZE)));
             assert!(maps.leave(&dma, 1, || assert_eq!(mapped(), 0)));
             assert!(maps.is_empty() && maps.list().is_empty() && !dma.has_ram());
         }
         // An add that fails before memory is mapped.
-        let dma = Arc::new(Dma::new(mapper, PAGE_SIZE, false, Arc::default()));
+        let dma = new_dma(&mapper);
         maps.join(&dma, 1);
         assert!(maps.leave(&dma, 1, || ()));
         assert!(maps.close().is_none());

@@ -87,7 +87,7 @@ impl Plugged {
         ports.into_iter().find(|port| port.bdf == bdf)
     }
 
-    /// Presses the button, unless a request is pending, and lets a thread wait for the guest.
+    /// Lets a thread press the button and wait for the guest, unless a request is pending.
     fn request(
         &self,
         port: &GuestPort,
@@ -116,13 +116,23 @@ impl Plugged {
                 return Err(RemoveError::Thread(e));
             }
         }
-        drop(threads);
-        port.port.press_button();
         Ok(())
     }
 
-    /// Waits until the guest has turned the slot's power off, and takes the device away then.
+    /// Presses the button. A guest whose indicator blinks has taken an earlier press, whose request
+    /// was given up meanwhile, and a second press would cancel the first (6.7.1.1.2).
+    fn press(&self, port: &GuestPort, resets: u64) {
+        // The device does not leave meanwhile, and the guest is not reset.
+        let _changing = self.devices.changing();
+        let pending = self.requests.get(port.bdf).is_some() && port.port.resets() == resets;
+        if pending && !port.port.ask(|registers| registers.indicator_blinks()) {
+            port.port.press_button();
+        }
+    }
+
+    /// Presses the button, waits until the guest has turned the slot's power off, and takes the device away then.
     fn wait_for_guest(&self, port: &GuestPort, resets: u64) {
+        self.press(port, resets);
         while let Some(pending) = self.requests.get(port.bdf) {
             let changed = || self.requests.get(port.bdf) != Some(pending);
             let off = |registers: &pci::root_port::RootPort| !registers.has_power();

@@ -260,11 +260,10 @@ impl HostSide for RealHost {
         let candidates = self.candidates(request)?;
         let opened = self.set.open(&candidates).map_err(refused)?;
         let mapper = Arc::clone(&opened.mapper) as Arc<dyn DmaMapper>;
-        let dma = self.maps.by(&mapper).unwrap_or_else(|| {
-            let meter = Arc::clone(&self.stats.dma);
+        let dma = self.maps.join_or_make(&mapper, opened.devices.len(), || {
+            let (mapper, meter) = (Arc::clone(&mapper), Arc::clone(&self.stats.dma));
             Arc::new(Dma::new(mapper, self.ram.size(), false, meter))
         });
-        self.maps.join(&dma, opened.devices.len());
         let devices = opened.devices.into_iter();
         Ok(OpenForAdd {
             devices: devices.map(|device| device as SharedDevice).collect(),

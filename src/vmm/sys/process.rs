@@ -63,6 +63,18 @@ impl Process {
         state(self.pid)
             .is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
     }
+
+    /// Whether the process has ended for certain. Without a descriptor to read /proc, for example,
+    /// nobody knows.
+    pub fn has_ended(&self) -> bool {
+        match fs::read(format!("/proc/{}/stat", self.pid)) {
+            Ok(stat) => parse_stat(&stat).is_some_and(|(state, started)| {
+                started != self.started || matches!(state, 'Z' | 'X')
+            }),
+            // The second comes when the process ends between the open and the read.
+            Err(e) => matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+        }
+    }
 }
 
 /// A process's state and the time of its start.
@@ -288,7 +300,7 @@ mod tests {
             started: this.started + 1,
             ..this
         };
-        assert!(!later.lives());
+        assert!(!later.lives() && later.has_ended() && !this.has_ended());
         let mut child = process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = child.id();
         let (_, started) = state(pid).unwrap();
@@ -300,9 +312,9 @@ mod tests {
             thread::sleep(Duration::from_millis(1));
             waited += 1;
         }
-        assert!(!child_process.lives());
+        assert!(!child_process.lives() && child_process.has_ended());
         child.wait().unwrap();
-        assert!(!child_process.lives());
+        assert!(!child_process.lives() && child_process.has_ended());
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub struct Opener {
     limit: Duration,
     /// Whether the vCPUs stop. A call that a vCPU waits for has no limit before.
     stopping: AtomicBool,
+    /// Calls that have not ended in time. Some may have ended since.
     given_up: Mutex<Vec<Waiting>>,
 }
 
@@ -259,19 +260,24 @@ impl Opener {
         self.stopping.store(stopping, Ordering::Release);
     }
 
-    /// Whether a call was given up. Its device, its group and the devices that are reset with it
-    /// may be locked in the kernel, so nothing more may be asked of them.
+    /// Whether a call was given up, and still sleeps. Its device, its group and the devices that
+    /// are reset with it may be locked in the kernel, so nothing more may be asked of them.
     pub fn is_stuck(&self) -> bool {
         !self.list().is_empty()
     }
 
-    /// The calls that were given up.
+    /// The calls that were given up, and still sleep.
     pub fn given_up(&self) -> Vec<Waiting> {
         self.list().clone()
     }
 
+    /// Each call has a thread of its own, which ends after the call. Of a call without a known
+    /// thread nobody can tell the end.
     fn list(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+        let list = self.given_up.lock();
+        let mut list = list.unwrap_or_else(PoisonError::into_inner);
+        list.retain(|waiting| !waiting.caller.is_some_and(|caller| caller.has_ended()));
+        list
     }
 
     fn call(

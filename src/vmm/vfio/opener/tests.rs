@@ -138,6 +138,26 @@ fn a_call_that_sleeps_is_given_up_and_its_process_stays() {
     }));
 }
 
+/// A call that was too slow once does not end the guest at its next reset.
+#[test]
+fn a_call_that_ends_late_is_listed_no_more() {
+    assert!(in_one_thread(|| {
+        let opener = start(|| {});
+        let ((reader, mut writer), (other, _held)) = (pipe(), pipe());
+        sleeping(opener.reset(DEVICE, &reader));
+        let other = sleeping(opener.reset("0000:02:00.0", &other));
+        assert_eq!(opener.given_up().len(), 2);
+        writer.write_all(&[0]).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        while opener.given_up().len() > 1 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // The other call sleeps still.
+        assert_eq!(opener.given_up(), [other]);
+        assert!(opener.is_stuck());
+    }));
+}
+
 /// A guest's own reset has no limit of its own, and no end of the run waits for it.
 #[test]
 fn a_guest_waits_for_its_reset_until_the_run_stops() {
