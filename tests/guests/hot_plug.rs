@@ -35,6 +35,8 @@ pub const TESTS: &[Test] = tests![
     each_step_that_fails_is_undone,
     an_end_and_a_client_that_leaves_undo_an_add,
     what_does_not_fit_is_refused_at_once,
+    a_device_comes_back_after_it_has_left,
+    an_added_device_has_no_addresses,
     functions_come_and_go_together,
     a_storm_of_slot_control,
     an_interrupt_storm_at_a_removal,
@@ -544,23 +546,17 @@ fn each_step_that_fails_is_undone() {
         assert!(is_closed(&device), "{failing:?}");
     }
     // The host asks for the device meanwhile.
-    let mut wanted = FakeDevice::new().on_call(|device, call| {
-        if *call == Call::HotReset {
-            device.device_event(1);
-            // The thread of events hears of it.
-            thread::sleep(Duration::from_millis(200));
-        }
-    });
-    wanted.resets = Resets {
-        own: Outcome::Absent,
-        bus: &[NAME],
-        ..Resets::default()
-    };
-    let wanted = wanted.into_arc();
+    let wanted = with_event(1);
     let host = Arc::new(PlugHost::new(&[&wanted]));
     let e = refused(&host);
     assert!(matches!(e, AddError::Wanted(_)), "{e}");
     assert!(is_closed(&wanted));
+    // The device reports an error meanwhile.
+    let failed = with_event(0);
+    let host = Arc::new(PlugHost::new(&[&failed]));
+    let e = refused(&host);
+    assert!(matches!(e, AddError::Failed(_)), "{e}");
+    assert!(is_closed(&failed));
     // A device that does not answer, and one that refuses an event, are seen as functions.
     let dead = device(NAME, 1);
     dead.die();
@@ -568,6 +564,27 @@ fn each_step_that_fails_is_undone() {
     assert!(refused(&host).to_string().contains("does not answer"));
     assert_eq!(host.steps(), [&all[..], &[Unmap, GiveBack]].concat());
     assert!(is_closed(&dead));
+}
+
+/// A device with only a hot reset, at which an event comes.
+fn with_event(which: usize) -> Arc<FakeDevice> {
+    let mut device = FakeDevice::new().on_call(move |device, call| {
+        if *call == Call::HotReset {
+            device.device_event(which);
+            // The thread of events hears of it.
+            thread::sleep(Duration::from_millis(200));
+        }
+    });
+    device.resets = only_hot_reset();
+    device.into_arc()
+}
+
+fn only_hot_reset() -> Resets {
+    Resets {
+        own: Outcome::Absent,
+        bus: &[NAME],
+        ..Resets::default()
+    }
 }
 
 /// Why the host's device cannot be added. The guest sees nothing of the attempt.
@@ -671,6 +688,65 @@ fn what_does_not_fit_is_refused_at_once() {
     });
 }
 
+/// The device's file is closed, and the host does not have the device yet.
+fn a_device_comes_back_after_it_has_left() {
+    let device = device(NAME, 1);
+    let left = Arc::new(Mutex::new(()));
+    let leaves = Arc::clone(&left);
+    let host = Arc::new(PlugHost::new(&[&device]).at(move |step| {
+        if step == Step::GiveBack {
+            drop(leaves.lock().unwrap());
+        }
+    }));
+    let mut g = Asm::new();
+    g.wait_key().power_off();
+    Vm::new(g).ports("1,io=on").host(&host).run_beside(|live| {
+        add(live).unwrap();
+        let held = left.lock().unwrap();
+        thread::scope(|scope| {
+            let force = RemoveRequest {
+                id: NAME.into(),
+                force: true,
+                timeout: None,
+            };
+            let removal = scope.spawn(move || live.control.remove(&force).unwrap());
+            eventually("it leaves", || live.control.functions().is_empty());
+            let steps = host.steps().len();
+            let e = add(live).unwrap_err();
+            assert!(matches!(e, AddError::Leaving(_)), "{e}");
+            assert_eq!(e.to_string(), "0000:01:00.0 is leaving the guest");
+            assert!(e.hint().unwrap().contains("device-removed"));
+            let since = host.steps().split_off(steps);
+            assert!(!since.contains(&Step::Look), "{since:?}");
+            drop(held);
+            assert_eq!(removal.join().unwrap(), Removal::Removed);
+        });
+        add(live).unwrap();
+        live.press_key();
+    });
+}
+
+/// Whichever way the device was reset.
+fn an_added_device_has_no_addresses() {
+    for only_hot in [false, true] {
+        let mut device = FakeDevice::new();
+        device.name = NAME;
+        if only_hot {
+            device.resets = only_hot_reset();
+        }
+        let device = device.into_arc();
+        let mut g = Asm::new();
+        g.slot_control(OFF | LISTEN).print("ready\n");
+        g.await_events(LINK_CHANGED).slot_control(ON | LISTEN);
+        g.show_at(BEHIND, bar_register(0));
+        g.show_at(BEHIND, bar_register(1));
+        g.print("used\n").wait_key().power_off();
+        let shown = with_added(g, &device, |live| live.press_key());
+        assert_eq!(shown, [0, 0], "{only_hot}");
+        assert_eq!(device.count(&Call::HotReset), usize::from(only_hot));
+    }
+}
+
 fn functions_come_and_go_together() {
     let (first, second) = (device(NAME, 1), device("0000:01:00.3", 3));
     let host = Arc::new(PlugHost::new(&[&first, &second]));
@@ -735,7 +811,7 @@ fn a_storm_of_slot_control() {
         let begun = Instant::now();
         let mut turns = 0;
         while begun.elapsed() < Duration::from_secs(3) {
-            add(live).unwrap();
+            add_again(live);
             let asked = RemoveRequest {
                 id: NAME.into(),
                 force: false,
@@ -755,12 +831,23 @@ fn a_storm_of_slot_control() {
             eventually("it is closed", || is_closed(&beside));
             turns += 1;
         }
-        add(live).unwrap();
+        add_again(live);
         live.end();
         assert!(turns > 3, "{turns}");
     });
     assert_eq!(ended.slots.0, ended.slots.1);
     ended.powered_off();
+}
+
+/// Adds the device, which may not be the host's again yet.
+fn add_again(live: &Live) {
+    eventually("it has left", || match add(live) {
+        Err(AddError::Leaving(_)) => false,
+        outcome => {
+            outcome.unwrap();
+            true
+        }
+    });
 }
 
 const LINK_DISABLE: u32 = 0x10;

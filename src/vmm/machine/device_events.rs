@@ -69,7 +69,11 @@ pub(super) fn watch(
     };
     expected::tell_missing_events(&**device, function.is_express());
     let error = watch_one(thread, device, Irq::Error, on_error)?;
-    let request = watch_one(thread, device, Irq::Request, on_request)?;
+    let request = watch_one(thread, device, Irq::Request, on_request);
+    let request = request.inspect_err(|_| {
+        // Nobody else knows its key.
+        error.iter().for_each(|first| thread.unwatch(first.key));
+    })?;
     Ok(error.into_iter().chain(request).collect())
 }
 

@@ -240,11 +240,7 @@ impl Devices {
 
     /// The functions with their addresses in the guest.
     pub fn with_addresses(&self) -> Vec<(Bdf, Arc<VfioFunction>)> {
-        let tree = self.tree();
-        let functions = tree.functions.iter();
-        functions
-            .map(|attached| (attached.bdf, Arc::clone(&attached.function)))
-            .collect()
+        self.which(|_| true)
     }
 
     /// The functions.
@@ -265,6 +261,15 @@ impl Devices {
     /// Adds functions that are on a bus.
     pub fn add(&self, functions: Vec<Attached>) {
         self.tree().functions.extend(functions);
+    }
+
+    /// The functions that satisfy `condition`, with their addresses in the guest.
+    pub fn which(&self, condition: impl Fn(&Attached) -> bool) -> Vec<(Bdf, Arc<VfioFunction>)> {
+        let tree = self.tree();
+        let functions = tree.functions.iter().filter(|f| condition(f));
+        functions
+            .map(|attached| (attached.bdf, Arc::clone(&attached.function)))
+            .collect()
     }
 
     /// Takes the functions that satisfy `leaves`.

@@ -14,6 +14,7 @@ use pci::port_assignment::assign_in_port;
 use pci::position::Position;
 use tracing::info;
 
+use crate::hostinfo::name::parse_address;
 use crate::log::degraded;
 use crate::log::error_chain::with_causes;
 use crate::machine::devices::Attached;
@@ -94,6 +95,8 @@ impl Plugged {
         let functions = self.devices.functions();
         let present: Vec<_> = functions.iter().map(|f| f.name().to_owned()).collect();
         drop(functions);
+        // After the look at those that are present: a removal lists its device here first.
+        self.check_leaving(request)?;
         let found = host.look(request, &present)?;
         if let Some(found) = found.iter().find(|f| present.contains(&f.name)) {
             return Err(AddError::Present(found.name.clone()));
@@ -133,6 +136,17 @@ impl Plugged {
             (true, _) => Err(AddError::Ended),
             (false, true) => Err(AddError::Gone),
             (false, false) => Ok(()),
+        }
+    }
+
+    /// Refuses a device that the host does not have back yet.
+    fn check_leaving(&self, request: &AddRequest) -> Result<(), AddError> {
+        let leaving = self.leaving();
+        let names = request.devices.iter().map(|d| parse_address(&d.address));
+        let mut names = names.filter_map(|name| Some(name.ok()?.to_string()));
+        match names.find(|name| leaving.contains(name)) {
+            Some(name) => Err(AddError::Leaving(name)),
+            None => Ok(()),
         }
     }
 
@@ -211,11 +225,13 @@ impl Plugged {
             lack,
             ports: 1,
         })?;
+        // Opening has reset the devices that can be reset alone.
+        reset::before_first_boot(&functions).map_err(refused)?;
+        // After that reset: the guest finds BARs without addresses, whichever way the device was
+        // reset.
         for (function, bars) in functions.iter().zip(bars) {
             function.set_bars_after_reset(bars);
         }
-        // Opening has reset the devices that can be reset alone.
-        reset::before_first_boot(&functions).map_err(refused)?;
         Ok(path)
     }
 
@@ -259,10 +275,16 @@ impl Plugged {
         self.wait_for_idle(port, gone);
         let changing = self.devices.changing();
         self.check(gone)?;
-        if let Some(name) = self.wanted().pop() {
-            return Err(AddError::Wanted(name));
+        // Another device may be on its way back.
+        let wanted = self.wanted();
+        if let Some(name) = wanted.iter().find(|name| taken.names.contains(name)) {
+            return Err(AddError::Wanted(name.clone()));
         }
+        drop(wanted);
         let functions: Vec<_> = taken.functions.iter().map(|f| f.function.clone()).collect();
+        if let Some(failed) = functions.iter().find(|f| f.is_disconnected()) {
+            return Err(AddError::Failed(failed.name().into()));
+        }
         for (done, attached) in taken.functions.iter().enumerate() {
             let function = attached.function.clone();
             let added = self

@@ -130,7 +130,8 @@ impl Plugged {
         }
     }
 
-    /// Presses the button, waits until the guest has turned the slot's power off, and takes the device away then.
+    /// Presses the button, waits until the guest has turned the slot's power off, and takes the
+    /// device away then.
     fn wait_for_guest(&self, port: &GuestPort, resets: u64) {
         self.press(port, resets);
         while let Some(pending) = self.requests.get(port.bdf) {
@@ -172,16 +173,19 @@ impl Plugged {
         let changing = self.devices.changing();
         let ours =
             |f: &Attached| f.port == port && names.iter().any(|name| name == f.function.name());
-        let taken = self.devices.take(ours);
-        if taken.is_empty() {
+        let leaving = self.devices.which(ours);
+        if leaving.is_empty() {
             return false;
         }
-        for attached in &taken {
-            self.devices.unwatch(&attached.events);
-            if port.is_none() {
+        let ids = leaving.iter().map(|(_, f)| f.name().to_owned());
+        self.leaving().extend(ids);
+        // The list of devices comes last: a vCPU whose access fails meanwhile looks there for the
+        // device that explains the failure.
+        if port.is_none() {
+            for (bdf, function) in &leaving {
                 // The guest may be in the middle of an access.
-                attached.function.disconnect();
-                self.root.remove(attached.bdf.device, attached.bdf.function);
+                function.disconnect();
+                self.root.remove(bdf.device, bdf.function);
             }
         }
         if let Some(above) = port.and_then(|port| self.port_at(port)) {
@@ -189,10 +193,15 @@ impl Plugged {
             // The link goes first: the guest finds nothing half removed.
             above.port.take_out();
             above.port.wake();
-            for attached in &taken {
-                attached.function.disconnect();
-                self.root.remove_behind(above.bdf, attached.bdf.function);
+            for (bdf, function) in &leaving {
+                function.disconnect();
+                self.root.remove_behind(above.bdf, bdf.function);
             }
+        }
+        drop(leaving);
+        let taken = self.devices.take(ours);
+        for attached in &taken {
+            self.devices.unwatch(&attached.events);
         }
         drop(changing);
         self.give_back(taken, by);
@@ -210,13 +219,17 @@ impl Plugged {
             host.tell_peers(dma.as_ref());
         }
         host.give_back(&names);
-        for id in names {
+        for id in &names {
             info!("{id} has left the guest");
-            self.stats.forget(&id);
-            degraded::forget(&id);
+            self.stats.forget(id);
+            degraded::forget(id);
             if by == RemovedBy::Host {
-                tell_returned(&id);
+                tell_returned(id);
             }
+        }
+        // Before the event: who hears it may add the device.
+        self.leaving().retain(|name| !names.contains(name));
+        for id in names {
             self.run.events.tell(RunEvent::DeviceRemoved { id, by });
         }
     }

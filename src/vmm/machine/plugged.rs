@@ -52,6 +52,8 @@ pub(super) struct Plugged {
     pub adding: Mutex<()>,
     /// Devices that are being added, and for which the host asks already.
     wanted: Mutex<Vec<String>>,
+    /// Devices that have left the guest's buses, and are not the host's again yet.
+    leaving: Mutex<Vec<String>>,
     /// The threads of removals.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -86,6 +88,7 @@ impl Plugged {
             requests: Requests::default(),
             adding: Mutex::default(),
             wanted: Mutex::default(),
+            leaving: Mutex::default(),
             threads: Mutex::default(),
         }))
     }
@@ -116,6 +119,10 @@ impl Plugged {
 
     pub fn wanted(&self) -> MutexGuard<'_, Vec<String>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn leaving(&self) -> MutexGuard<'_, Vec<String>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {

@@ -50,9 +50,15 @@ pub enum AddError {
     /// The device is there.
     #[error("{0} is the guest's already")]
     Present(String),
+    /// The device was removed a moment ago.
+    #[error("{0} is leaving the guest")]
+    Leaving(String),
     /// The host wants the device for itself.
     #[error("the host asks for {0}")]
     Wanted(String),
+    /// The device reports an error.
+    #[error("{0} has failed while it was added")]
+    Failed(String),
     /// The user wants the device on bus 0.
     #[error("no device can be added on bus 0 of a running guest")]
     OnBus0,
@@ -163,12 +169,14 @@ impl AddError {
             Self::Host { request: true, .. } => Refusal::Request,
             Self::Host { .. }
             | Self::Wanted(_)
+            | Self::Failed(_)
             | Self::OutOfReach { .. }
             | Self::OldMemoryTypes { .. } => Refusal::Host,
             Self::Ended
             | Self::Paused
             | Self::Gone
             | Self::Present(_)
+            | Self::Leaving(_)
             | Self::NoPort
             | Self::Full(_)
             | Self::Taken { .. }
@@ -187,6 +195,7 @@ impl AddError {
             Self::Present(name) => {
                 Some(format!("remove it first: mini-vmm ctl PATH remove {name}"))
             }
+            Self::Leaving(_) => Some("wait for the event device-removed, and add it then".into()),
             Self::OnBus0 => Some("leave `port=off` out".into()),
             Self::NoPort => Some("start the guest with --ports 1 or more".into()),
             Self::Full(count) => Some(format!(
@@ -216,6 +225,9 @@ impl AddError {
             ),
             Self::Wanted(_) => Some(
                 "nothing, if you unbind or remove the device on the host; add it afterwards".into(),
+            ),
+            Self::Failed(_) => Some(
+                "find the error with `dmesg | grep -i aer`; a new add resets the device".into(),
             ),
             Self::Ended | Self::Gone | Self::Nothing => None,
         }
