@@ -207,6 +207,7 @@ fn pinging() -> Scenario {
         .slow()
         .limit(600)
         .disk(DISK)
+        .guests_leave_no_text()
         .machine(|l1| {
             l1.memory = 6144;
             l1.programs.push("/usr/bin/curl".into());
