@@ -205,8 +205,8 @@ mod tests {
         let names = dir.as_path().join("devices.toml");
         std::fs::write(&names, "disk = \"0000:ff:1f.7\"\n").unwrap();
         let added = |text: &str| body(&[text.into()], &names).map(|(body, _)| body);
-        let by_name = added("disk,rombar=0").unwrap();
-        assert_eq!(by_name, added("0000:ff:1f.7,rombar=0").unwrap());
+        let by_name = added("disk,rombar=off").unwrap();
+        assert_eq!(by_name, added("0000:ff:1f.7,rombar=off").unwrap());
         let error = added("disc").unwrap_err();
         assert_eq!(error.hint().unwrap(), "did you mean `disk`?");
     }
