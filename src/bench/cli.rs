@@ -17,8 +17,10 @@ use crate::work::task::Engine;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
-No disk is written to: each subject opens it for reads alone, and exclusively.
-A device that the host uses (a mounted file system, swap, a RAID) is refused.
+This program writes to no disk: each subject opens it for reads alone, and
+exclusively. A device that the host uses (a mounted file system, swap, a RAID)
+is refused. When the disk comes back to the host, udev may assemble a stopped
+RAID or volume group on it, and write: use a disk without members of one.
 For each turn of a guest, mini-vmm binds the device to vfio-pci and gives it
 back. If this program is killed, the device goes back all the same; should it
 not, `mini-vmm host unbind ADDR` gives it back.

@@ -68,7 +68,8 @@ With --no-reboot the run ends.")]
 
     /// Add a device to the guest while it runs, into an empty root port of --ports
     #[command(after_help = "\
-ADDR and its options are those of --vfio; fd=N is a file in /dev/vfio/devices
+ADDR and its options are those of --vfio, a name in /etc/mini-vmm/devices.toml
+too; fd=N is a file in /dev/vfio/devices
 that this command has open, and that mini-vmm gets. Several ADDR are functions
 of one device of the host.
 

@@ -31,7 +31,7 @@ const MIB: u64 = 1 << 20;
 /// # Errors
 /// A device that there is not, or the answer's.
 pub fn add(path: &Path, args: &AddArgs, out: &mut impl Write) -> Result<(), CtlError> {
-    let (body, file) = body(&args.devices)?;
+    let (body, file) = body(&args.devices, Path::new(device_names::FILE))?;
     let seen = last_event(path)?;
     let of_progress = path.to_owned();
     thread::spawn(move || tell_progress(&of_progress, seen));
@@ -54,13 +54,13 @@ pub fn add(path: &Path, args: &AddArgs, out: &mut impl Write) -> Result<(), CtlE
     Ok(())
 }
 
-/// The body of a request to add these functions, and the file that stands for the first one.
-fn body(functions: &[String]) -> Result<(Vec<u8>, Option<File>), CtlError> {
+/// The body of a request to add these functions, and the file that stands for the first one. The
+/// names are this command's, as with `--vfio`: the VMM may see another /etc.
+fn body(functions: &[String], names: &Path) -> Result<(Vec<u8>, Option<File>), CtlError> {
     let mut file = None;
     let mut body: Option<AddDevice> = None;
     for text in functions {
         let mut config: DeviceConfig = text.parse()?;
-        let names = Path::new(device_names::FILE);
         config.address = device_names::resolve(names, &Sysfs::default(), &config.address)?;
         let digits = given::number(&config.address);
         let function = AddDevice::new(&config, digits.is_some())?;
@@ -190,5 +190,24 @@ fn address(text: &str) -> String {
     match parse_address(text) {
         Ok(name) => name.to_string(),
         Err(_) => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm_sys_util::tempdir::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn names_of_devices() {
+        let dir = TempDir::new().unwrap();
+        let names = dir.as_path().join("devices.toml");
+        std::fs::write(&names, "disk = \"0000:ff:1f.7\"\n").unwrap();
+        let added = |text: &str| body(&[text.into()], &names).map(|(body, _)| body);
+        let by_name = added("disk,rombar=off").unwrap();
+        assert_eq!(by_name, added("0000:ff:1f.7,rombar=off").unwrap());
+        let error = added("disc").unwrap_err();
+        assert_eq!(error.hint().unwrap(), "did you mean `disk`?");
     }
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 /// text is first in a file of the same name with `.part` at its end, which udev and the container
 /// engines do not read.
 ///
-/// What is there and is no regular file, such as /dev/stdout, is written to, as a shell's `>` does: a
-/// new file in its place would take a device from the whole host.
+/// What is there and is no regular file, such as /dev/stdout, is written to, as a shell's `>` does:
+/// a file instead of a device node would take the device from the whole host.
 ///
 /// # Errors
 /// The errno; or the path is that of a block device, a socket or a folder.

@@ -78,6 +78,11 @@ fn the_package_is_as_debian_wants_it() {
     ] {
         assert!(root.join(file).is_file(), "{file}");
     }
+    // No manual page of a program that the package does not have.
+    for page in fs::read_dir(root.join("usr/share/man/man1")).unwrap() {
+        let page = page.unwrap().file_name().into_string().unwrap();
+        assert!(!page.starts_with("mini-vmm-bench"), "{page}");
+    }
     // Nothing is enabled by installing.
     assert!(!root.join("etc/systemd").exists());
 

@@ -180,13 +180,11 @@ fake='x
 for text in "$fake" 'x
 
 JobId=1 x'; do
-	for flag in "--job-name=$text" "--comment=$text"; do
-		job=$(submit nobody --nodelist=n1 "$flag")
-		await 30 ready "$job"
-		echo "text of a user: $(grep -c opens "/run/out/$job" || true)"
-		touch "/run/out/end.$job"
-		await 30 gone "$job"
-	done
+	job=$(submit nobody --nodelist=n1 --job-name="$text" --comment="$text")
+	await 30 ready "$job"
+	echo "text of a user: $(grep -c opens "/run/out/$job" || true)"
+	touch "/run/out/end.$job"
+	await 30 gone "$job"
 done
 # Each task of an array has a device of its own.
 array=$(submit nobody --array=1-3)
@@ -195,7 +193,7 @@ await 30 all_run
 tasks=$(squeue --noheader --array --job "$array" --format=%A)
 for task in $tasks; do
 	await 30 ready "$task"
-	grep -e opens "/run/out/$task" | sed 's/^/task: /'
+	grep device "/run/out/$task" | sed 's/^/task: /'
 	touch "/run/out/end.$task"
 done
 await 30 gone "$array"
