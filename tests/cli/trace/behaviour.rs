@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use super::run::trace;
@@ -74,11 +75,11 @@ fn tempdir() -> String {
 /// has seen, which is the same each time.
 const PROGRAM_IN_C: &str = include_str!("program.c");
 
-#[test]
-fn threads_signals_and_stops_are_as_untraced() {
-    let source = TempFile::new(PROGRAM_IN_C.as_bytes());
-    let dir = std::env::temp_dir();
-    let program = dir.join(format!("mini-vmm-traced-{}", std::process::id()));
+/// Compiles a program in C.
+fn compiled(name: &str, text: &str) -> PathBuf {
+    let source = TempFile::new(text.as_bytes());
+    let name = format!("mini-vmm-{name}-{}", std::process::id());
+    let program = std::env::temp_dir().join(name);
     let built = Command::new("cc")
         .args(["-O1", "-Wall", "-Werror", "-pthread", "-x", "c"])
         .arg(source.path())
@@ -86,6 +87,25 @@ fn threads_signals_and_stops_are_as_untraced() {
         .arg(&program)
         .status();
     assert!(built.unwrap().success());
+    program
+}
+
+#[test]
+fn parents_that_are_killed_while_they_fork_leave_no_child_stopped() {
+    let program = compiled("forks", include_str!("forks.c"));
+    let out = TempFile::new(b"");
+    // The limit is the tracer's, which would wait for the stopped child.
+    let limited = Command::new("timeout")
+        .args(["-k", "5", "60", PROGRAM, "trace", "-o"])
+        .args([out.path(), "--".as_ref(), &program])
+        .output();
+    fs::remove_file(&program).unwrap();
+    assert_eq!(limited.unwrap().status.code(), Some(42));
+}
+
+#[test]
+fn threads_signals_and_stops_are_as_untraced() {
+    let program = compiled("traced", PROGRAM_IN_C);
     let path = program.display().to_string();
     let limited = ["timeout", "-k", "5", "60", &path];
     let plain = Command::new(limited[0])
