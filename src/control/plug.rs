@@ -44,7 +44,8 @@ impl PlugError {
             Refusal::Host => Status::InternalError,
         };
         match self {
-            Self::Id(IdError::Taken(_)) | Self::Add(AddError::Present(_)) => Status::Conflict,
+            Self::Id(IdError::Taken(_)) => Status::Conflict,
+            Self::Add(AddError::Present(_) | AddError::Leaving(_)) => Status::Conflict,
             Self::Add(e) => of(e.kind()),
             Self::Remove(e) => of(e.kind()),
             _ => Status::BadRequest,
