@@ -222,8 +222,9 @@ mod tests {
 
     use super::*;
 
-    /// Flags of other programs in hints: `--stop` of mdadm, `--device` of docker and podman.
-    const OTHERS: &[&str] = &["device", "stop"];
+    /// Flags of other programs in hints and scripts: `--stop` of mdadm, `--device` of docker and
+    /// podman, `--format` of squeue.
+    const OTHERS: &[&str] = &["device", "format", "stop"];
 
     fn flags(command: &clap::Command, all: &mut BTreeSet<String>) {
         let longs = command.get_arguments().filter_map(clap::Arg::get_long);

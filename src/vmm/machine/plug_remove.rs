@@ -25,6 +25,10 @@ use crate::vfio::function::VfioFunction;
 /// How long the host's own request waits for the guest. The host's command sleeps meanwhile.
 const HOST_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long an indicator blinks at most, before a press is worth a try: Linux lets it blink for
+/// five seconds after a press.
+const LONGEST_BLINK: Duration = Duration::from_secs(7);
+
 impl Plugged {
     pub(super) fn remove_device(&self, request: &RemoveRequest) -> Result<Removal, RemoveError> {
         self.wait_for_first_boot();
@@ -119,13 +123,23 @@ impl Plugged {
         Ok(())
     }
 
-    /// Presses the button. A guest whose indicator blinks has taken an earlier press, whose request
-    /// was given up meanwhile, and a second press would cancel the first (6.7.1.1.2).
+    /// Presses the button. A guest lets its indicator blink while it turns the power on, and after a
+    /// press, which a second press takes back. So this waits until the indicator is steady.
     fn press(&self, port: &GuestPort, resets: u64) {
+        let Some(pending) = self.requests.get(port.bdf) else {
+            return;
+        };
+        let steady = |r: &pci::root_port::RootPort| !r.indicator_blinks() || !r.has_power();
+        let over = || self.requests.get(port.bdf).is_none();
+        let longest = Instant::now() + LONGEST_BLINK;
+        let steady = port
+            .port
+            .wait_until(steady, resets, over, longest.min(pending.end));
         // The device does not leave meanwhile, and the guest is not reset.
         let _changing = self.devices.changing();
         let pending = self.requests.get(port.bdf).is_some() && port.port.resets() == resets;
-        if pending && !port.port.ask(|registers| registers.indicator_blinks()) {
+        let may = steady || Instant::now() >= longest;
+        if pending && may && port.port.ask(|registers| registers.has_power()) {
             port.port.press_button();
         }
     }
