@@ -123,8 +123,8 @@ impl Plugged {
         Ok(())
     }
 
-    /// Presses the button. A guest lets its indicator blink while it turns the power on, and after a
-    /// press, which a second press takes back. So this waits until the indicator is steady.
+    /// Presses the button. A guest lets its indicator blink while it turns the power on, and after
+    /// a press, which a second press takes back. So this waits until the indicator is steady.
     fn press(&self, port: &GuestPort, resets: u64) {
         let Some(pending) = self.requests.get(port.bdf) else {
             return;
