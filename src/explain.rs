@@ -39,7 +39,7 @@ use vmm::hostinfo::sysfs::Sysfs;
 use vmm::layout::{Layout, Reach};
 use vmm::log::degraded;
 use vmm::log::error_chain::with_causes;
-use vmm::memory::dma::DmaMapper;
+use vmm::memory::dma_mapper::DmaMapper;
 use vmm::memory::hugetlb;
 use vmm::sys::memlock_limit;
 use vmm::vcpu;

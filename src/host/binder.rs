@@ -7,10 +7,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-use std::{io, str};
+use std::time::{Duration, Instant};
+use std::{io, str, thread};
 
 use pci::Bdf;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{Shutdown, shutdown};
 use tracing::info;
 use vmm::config::device::DeviceConfig;
 use vmm::log::error_chain::with_causes;
@@ -23,6 +25,10 @@ use crate::bind::{self, BindError, BindRequest, Host};
 
 /// How long the end of the process is waited for.
 const EXIT_LIMIT: Duration = Duration::from_millis(100);
+/// How often the wait for an answer looks whether it is over.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the process waits for the end of a run whose socket is closed.
+const DYING: Duration = Duration::from_secs(5);
 /// The most bytes of an answer's text.
 const MOST_TEXT: usize = 4000;
 
@@ -34,11 +40,45 @@ const FAILED: u8 = b'f';
 
 /// The run's side.
 pub struct Binder {
-    socket: Mutex<Option<Packets>>,
+    socket: Packets,
+    /// Held from a question to its answer.
+    asking: Mutex<()>,
     child: Option<u32>,
     host: Host,
+    /// How long one call of the kernel is waited for.
+    limit: Duration,
     /// Whether a device was bound.
     used: AtomicBool,
+    /// The run ends: no answer is waited for much longer.
+    ending: AtomicBool,
+}
+
+/// Why there is no answer.
+enum NoAnswer {
+    /// The process has ended, or is not asked any more.
+    Gone,
+    /// The process does not answer in time.
+    Late,
+    /// The answer is an error, with its hint.
+    Refused(String, Option<String>),
+}
+
+impl NoAnswer {
+    fn explained(self) -> (String, Option<String>) {
+        match self {
+            Self::Gone => (
+                "the process that binds devices for this run has ended".into(),
+                None,
+            ),
+            Self::Late => (
+                "the process that binds devices for this run does not answer, and is not asked any \
+                 more"
+                .into(),
+                Some("see what it waits for: ps -C vmm-binder -o pid,stat,wchan".into()),
+            ),
+            Self::Refused(text, hint) => (text, hint),
+        }
+    }
 }
 
 impl Binder {
@@ -55,18 +95,22 @@ impl Binder {
                 serve(&Packets::from(socket), &Host::with_limit(limit), run);
             }
         })?;
-        let mut binder = Self::over(ours, Host::with_limit(limit));
+        let mut binder = Self::over(ours, Host::with_limit(limit), limit)?;
         binder.child = Some(child);
         Ok(binder)
     }
 
-    fn over(socket: Packets, host: Host) -> Self {
-        Self {
-            socket: Mutex::new(Some(socket)),
+    fn over(socket: Packets, host: Host, limit: Duration) -> io::Result<Self> {
+        set_socket_timeout(&socket, Timeout::Recv, Some(LOOK))?;
+        Ok(Self {
+            socket,
+            asking: Mutex::default(),
             child: None,
             host,
+            limit,
             used: AtomicBool::new(false),
-        }
+            ending: AtomicBool::new(false),
+        })
     }
 
     /// Whether a device was bound by it.
@@ -74,28 +118,53 @@ impl Binder {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Asks, and waits for the answer: each call of the kernel has a limit. Returns the lines of
-    /// what was done.
-    fn ask(&self, kind: u8, names: &[String]) -> Result<String, (String, Option<String>)> {
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = || {
-            let text = "the process that binds devices for this run has ended".to_owned();
-            (text, None)
-        };
-        let socket = socket.as_ref().ok_or_else(gone)?;
+    /// Asks, and waits for the answer. Returns the lines of what was done.
+    fn ask(&self, kind: u8, names: &[String]) -> Result<String, NoAnswer> {
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         let message = [&[kind][..], names.join("\n").as_bytes()].concat();
-        socket.send(&message, &[]).map_err(|_| gone())?;
-        let answer = socket.receive().ok().flatten().ok_or_else(gone)?;
-        let (kind, text) = answer.bytes.split_first().ok_or_else(gone)?;
+        let sent = self.socket.send(&message, &[]);
+        sent.map_err(|_| NoAnswer::Gone)?;
+        let bytes = self.answer(names.len())?;
+        let (kind, text) = bytes.split_first().ok_or(NoAnswer::Gone)?;
         // A long text is cut.
         let text = String::from_utf8_lossy(text);
         match *kind {
             DONE => Ok(text.into_owned()),
             _ => {
                 let (text, hint) = text.split_once('\n').unwrap_or((&text, ""));
-                Err((text.into(), (!hint.is_empty()).then(|| hint.into())))
+                let hint = (!hint.is_empty()).then(|| hint.into());
+                Err(NoAnswer::Refused(text.into(), hint))
             }
         }
+    }
+
+    /// Waits for the answer about so many devices. Each call of the kernel has a limit, and there
+    /// are some for each device; but the process may be stopped, or wait for a command that is.
+    fn answer(&self, devices: usize) -> Result<Vec<u8>, NoAnswer> {
+        let calls = u32::try_from(4 + 8 * devices).unwrap_or(u32::MAX);
+        let mut end = Instant::now() + self.limit.saturating_mul(calls);
+        loop {
+            match self.socket.receive() {
+                Ok(Some(packet)) => return Ok(packet.bytes),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return Err(NoAnswer::Gone),
+            }
+            if self.ending.load(Ordering::Relaxed) {
+                // What goes on is left alone for as long as one call takes.
+                end = end.min(Instant::now() + self.limit);
+            }
+            if Instant::now() >= end {
+                // A late answer must not be taken for that of the next question.
+                self.hang_up();
+                return Err(NoAnswer::Late);
+            }
+        }
+    }
+
+    /// The process ends with its socket.
+    fn hang_up(&self) {
+        // Fails only if the other end is closed already.
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }
 
@@ -109,7 +178,8 @@ impl Claims for Binder {
 
     fn bind(&self, addresses: &[String]) -> Result<(), AddError> {
         self.used.store(true, Ordering::Relaxed);
-        let lines = self.ask(BIND, addresses).map_err(|(text, hint)| {
+        let lines = self.ask(BIND, addresses).map_err(|e| {
+            let (text, hint) = e.explained();
             let source = None;
             AddError::Host {
                 text,
@@ -129,7 +199,10 @@ impl Claims for Binder {
         }
         match self.ask(GIVE_BACK, names) {
             Ok(lines) => lines.lines().for_each(|line| info!("{line}")),
-            Err((text, hint)) => {
+            // The end of the run gives all of its devices back.
+            Err(NoAnswer::Gone | NoAnswer::Late) if self.ending.load(Ordering::Relaxed) => {}
+            Err(e) => {
+                let (text, hint) = e.explained();
                 vmm::log::stderr::say(format_args!("mini-vmm: {text}"));
                 if let Some(hint) = hint {
                     vmm::log::stderr::say(format_args!("hint: {hint}"));
@@ -137,19 +210,22 @@ impl Claims for Binder {
             }
         }
     }
+
+    fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Binder {
     fn drop(&mut self) {
-        // The process ends with its socket.
-        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.hang_up();
         if let Some(child) = self.child.take() {
             process::reap_within(child, EXIT_LIMIT);
         }
     }
 }
 
-/// Answers requests until the run has ended.
+/// Answers requests until the run has ended, or asks no more.
 fn serve(socket: &Packets, host: &Host, run: Process) {
     while let Ok(Some(packet)) = socket.receive() {
         let answer = match packet.bytes.split_first() {
@@ -157,11 +233,25 @@ fn serve(socket: &Packets, host: &Host, run: Process) {
             None => return,
         };
         if socket.send(&answer, &[]).is_err() || !run.lives() {
-            // Nobody has the device: the run was killed meanwhile.
-            let _ = bind::release_run(host, run);
+            if ends_within(run, DYING) {
+                // Nobody has the device: the run was killed meanwhile.
+                let _ = bind::release_run(host, run);
+            }
+            // A run that lives gives its devices back at its end.
             return;
         }
     }
+}
+
+fn ends_within(run: Process, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    while run.lives() {
+        if Instant::now() >= end {
+            return false;
+        }
+        thread::sleep(LOOK);
+    }
+    true
 }
 
 fn answer(host: &Host, run: Process, kind: u8, names: &[u8]) -> Vec<u8> {
@@ -230,7 +320,7 @@ mod tests {
         let (ours, theirs) = Packets::pair().unwrap();
         let run = Process::this().unwrap();
         let host = fake.host();
-        let binder = Binder::over(ours, fake.host());
+        let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| serve(&theirs, &host, run));
             let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
@@ -250,10 +340,59 @@ mod tests {
             assert!(e.hint().is_some());
             binder.give_back(&names(&[NET]));
             assert_eq!(fake.driver(NET).as_deref(), Some("e1000e"));
-            drop(binder.socket.lock().unwrap().take());
+            binder.hang_up();
         });
         let e = binder.bind(&[DISK.into()]).unwrap_err();
         assert!(e.to_string().contains("has ended"), "{e}");
+    }
+
+    /// A process that is stopped, or waits for a command that is.
+    #[test]
+    fn an_answer_that_does_not_come_is_not_waited_for_without_end() {
+        let limit = Duration::from_millis(20);
+        let (ours, theirs) = Packets::pair().unwrap();
+        let binder = Binder::over(ours, fake().host(), limit).unwrap();
+        let e = binder.bind(&[DISK.into()]).unwrap_err();
+        assert!(e.to_string().contains("does not answer"), "{e}");
+        assert!(e.hint().unwrap().contains("vmm-binder"));
+        // A late answer is nobody's.
+        assert!(theirs.send(&[DONE], &[]).is_err());
+        let e = binder.bind(&[DISK.into()]).unwrap_err();
+        assert!(e.to_string().contains("has ended"), "{e}");
+    }
+
+    #[test]
+    fn the_end_of_a_run_waits_for_one_call() {
+        let (ours, _theirs) = Packets::pair().unwrap();
+        let limit = Duration::from_millis(200);
+        let binder = Binder::over(ours, fake().host(), limit).unwrap();
+        thread::scope(|scope| {
+            let asked = scope.spawn(|| {
+                let begun = Instant::now();
+                let e = binder.bind(&[DISK.into()]).unwrap_err();
+                (begun.elapsed(), e.to_string())
+            });
+            binder.end();
+            let (took, text) = asked.join().unwrap();
+            assert!(text.contains("does not answer"), "{text}");
+            // Twelve calls are waited for otherwise.
+            assert!(took >= limit && took < 12 * limit, "{took:?}");
+        });
+    }
+
+    #[test]
+    fn devices_of_a_run_that_lives_stay_when_it_asks_no_more() {
+        let fake = fake();
+        let run = Process::this().unwrap();
+        let host = fake.host();
+        let (ours, theirs) = Packets::pair().unwrap();
+        let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| serve(&theirs, &host, run));
+            binder.bind(&[DISK.into()]).unwrap();
+            binder.hang_up();
+        });
+        assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
 use ::pci::addr::Range;
-use vmm::memory::dma::{Dma, DmaBufMapper, DmaMapper};
+use vmm::memory::dma::Dma;
+use vmm::memory::dma_mapper::{DmaBufMapper, DmaMapper};
 
 use crate::Test;
 use crate::device::{BAR0, Call, EXPRESS, FakeDevice, PM};

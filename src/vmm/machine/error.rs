@@ -13,9 +13,11 @@ use crate::errnos;
 use crate::gsi::error::GsiError;
 use crate::hostinfo::node_access::Cause;
 use crate::layout::LayoutError;
+use crate::log::error_chain::with_causes;
 use crate::memory::error::MemoryError;
 use crate::memory::prefault::PrefaultError;
 use crate::memory::ram::RamError;
+use crate::plug::AddError;
 use crate::vcpu::error::VcpuError;
 use crate::vfio::device::DeviceError;
 use crate::vfio::function::FunctionError;
@@ -243,4 +245,16 @@ pub(super) fn no_kvm(source: io::Error) -> MachineError {
 /// Makes the error of a failed KVM call.
 pub(super) fn kvm_call(name: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
     move |source| MachineError::Kvm { name, source }
+}
+
+/// Makes the error of an add of which the host, or the device, refuses a step.
+pub(super) fn refused(error: impl Into<MachineError>) -> AddError {
+    let error: MachineError = error.into();
+    let hint = error.hint();
+    AddError::Host {
+        text: with_causes(&error),
+        hint,
+        source: None,
+        request: false,
+    }
 }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use tracing::info;
 
 use crate::memory::address_space::AddressSpace;
-use crate::memory::dma::{Dma, DmaMap, DmaMapper};
+use crate::memory::dma::{Dma, DmaMap};
+use crate::memory::dma_mapper::DmaMapper;
 use crate::memory::error::DmaError;
 
 /// The maps of a guest. Devices whose IOMMUs can be used together share them.

@@ -16,9 +16,8 @@ use tracing::info;
 
 use crate::hostinfo::name::parse_address;
 use crate::log::degraded;
-use crate::log::error_chain::with_causes;
 use crate::machine::devices::Attached;
-use crate::machine::error::MachineError;
+use crate::machine::error::refused;
 use crate::machine::plug_choice::{self, Choice};
 use crate::machine::plugged::Plugged;
 use crate::machine::ports::GuestPort;
@@ -339,17 +338,5 @@ fn added(attached: &Attached, port: &GuestPort, secondary: u8) -> AddedFunction 
             ..attached.bdf
         },
         port: port.bdf,
-    }
-}
-
-/// The host, or the device, refuses a step.
-fn refused(error: impl Into<MachineError>) -> AddError {
-    let error: MachineError = error.into();
-    let hint = error.hint();
-    AddError::Host {
-        text: with_causes(&error),
-        hint,
-        source: None,
-        request: false,
     }
 }

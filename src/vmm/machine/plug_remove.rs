@@ -5,6 +5,7 @@
 //! when nobody waits for the guest, the device leaves. A guest that turns the power off by itself
 //! keeps the device.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -81,9 +82,34 @@ impl Plugged {
             let hears = above.port.ask(|r| r.has_power() && r.hears_button());
             hears && self.request(&above, resets, by, HOST_PATIENCE).is_ok()
         });
-        if !asked {
+        if asked {
+            return;
+        }
+        // The event thread goes on: a close may take as long as a reset, and other devices have
+        // events meanwhile.
+        let this = self.this.upgrade();
+        let took = this.and_then(|this| {
+            let names = names.clone();
+            self.spawn(format!("remove {}", function.name()), move || {
+                this.take_away(port, &names, by);
+            })
+            .ok()
+        });
+        if took.is_none() {
             self.take_away(port, &names, by);
         }
+    }
+
+    /// Starts a thread that the end of the run waits for. There is none after the end.
+    fn spawn(&self, name: String, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let mut threads = self.threads();
+        // With the lock, because `stop` takes the list of threads once.
+        if self.requests.are_over() {
+            return Err(io::Error::other("the run ends"));
+        }
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread::Builder::new().name(name).spawn(work)?);
+        Ok(())
     }
 
     fn port_at(&self, bdf: Bdf) -> Option<GuestPort> {
@@ -110,17 +136,12 @@ impl Plugged {
             return Err(RemoveError::Ended);
         };
         let above = port.clone();
-        let builder = thread::Builder::new().name(format!("remove {}", port.bdf));
-        let mut threads = self.threads();
-        threads.retain(|thread| !thread.is_finished());
-        match builder.spawn(move || this.wait_for_guest(&above, resets)) {
-            Ok(thread) => threads.push(thread),
-            Err(e) => {
+        let wait = move || this.wait_for_guest(&above, resets);
+        self.spawn(format!("remove {}", port.bdf), wait)
+            .map_err(|e| {
                 self.requests.take(port.bdf);
-                return Err(RemoveError::Thread(e));
-            }
-        }
-        Ok(())
+                RemoveError::Thread(e)
+            })
     }
 
     /// Presses the button. A guest lets its indicator blink while it turns the power on, and after

@@ -132,6 +132,7 @@ impl Plugged {
     /// Ends all requests, and waits for them: an add is undone, and a removal leaves its device.
     pub fn stop(&self) {
         self.requests.end_all();
+        self.host().end();
         for port in self.devices.ports() {
             port.port.wake();
         }

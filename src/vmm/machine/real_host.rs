@@ -18,13 +18,13 @@ use crate::hostinfo::pci_device::PciDevice;
 use crate::hostinfo::sysfs::Sysfs;
 use crate::hostinfo::{bars, coherency};
 use crate::layout::Layout;
-use crate::log::error_chain::with_causes;
-use crate::machine::error::MachineError;
+use crate::machine::error::{MachineError, refused};
 use crate::machine::maps::Maps;
 use crate::machine::platform::Platform;
 use crate::machine::vm::Vm;
 use crate::memory::address_space::AddressSpace;
-use crate::memory::dma::{Dma, DmaMapper};
+use crate::memory::dma::Dma;
+use crate::memory::dma_mapper::DmaMapper;
 use crate::memory::dma_ready::DmaReady;
 use crate::memory::memlock;
 use crate::memory::prefault::{self, PrefaultError};
@@ -301,6 +301,12 @@ impl HostSide for RealHost {
         }
     }
 
+    fn end(&self) {
+        if let Some(claims) = self.claims.get() {
+            claims.end();
+        }
+    }
+
     fn tell_peers(&self, dma: Option<&Arc<Dma>>) {
         if let Some(dma) = dma {
             dma.set_peers(self.maps.devices(dma) > 1);
@@ -340,16 +346,4 @@ fn resident() -> u64 {
         .nth(1)
         .and_then(|n| n.parse::<u64>().ok());
     pages.unwrap_or(0).saturating_mul(4096)
-}
-
-/// The host refuses a step.
-fn refused(error: impl Into<MachineError>) -> AddError {
-    let error: MachineError = error.into();
-    let hint = error.hint();
-    AddError::Host {
-        text: with_causes(&error),
-        hint,
-        source: None,
-        request: false,
-    }
 }

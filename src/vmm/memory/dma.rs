@@ -10,73 +10,24 @@
 //! for good when the device is reset, and when it stops decoding memory. A BAR leaves the address
 //! space before either, and is exported anew when it enters again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
+use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{mem, ptr};
 
-use pci::addr::Range;
 use tracing::debug;
 
 use crate::counters::dma::DmaMeter;
 use crate::log::degraded::{self, Code};
 use crate::log::error_chain::with_causes;
 use crate::memory::bar_part::BarPart;
+use crate::memory::dma_mapper::{DmaMapper, stays};
 use crate::memory::error::{DmaError, MemoryError, StillUsed};
 use crate::memory::listener::MemoryListener;
 use crate::memory::memlock;
 use crate::memory::region::{Region, RegionKind};
-
-/// Maps guest memory for devices. Implemented for VFIO containers and for an address space of
-/// iommufd.
-pub trait DmaMapper: Send + Sync {
-    /// Maps `[iova, iova + size)` to the host address, for reading and writing.
-    ///
-    /// # Errors
-    /// The errno: nothing is mapped. [`PartStays`] as an [`io::Error`]: a part is, and cannot be
-    /// unmapped.
-    fn map(&self, iova: u64, size: u64, host: u64) -> io::Result<()>;
-    /// Removes `[iova, iova + size)`, which one call of [`DmaMapper::map`] has mapped.
-    ///
-    /// # Errors
-    /// The errno, or a message when fewer bytes were unmapped.
-    fn unmap(&self, iova: u64, size: u64) -> io::Result<()>;
-    /// Whether iommufd maps, and not a container.
-    fn by_iommufd(&self) -> bool {
-        false
-    }
-    /// The I/O virtual addresses that can be mapped, half-open; empty when the kernel does not
-    /// tell.
-    fn iova_ranges(&self) -> &[Range];
-    /// Maps the BARs of devices; `None` where [`DmaMapper::map`] maps them, by host addresses.
-    fn dma_bufs(&self) -> Option<&dyn DmaBufMapper> {
-        None
-    }
-}
-
-/// Maps dma-bufs for devices. [`DmaMapper::unmap`] removes them.
-pub trait DmaBufMapper: Send + Sync {
-    /// Maps `[iova, iova + size)` to a dma-buf's first bytes, for reading and writing.
-    ///
-    /// # Errors
-    /// The errno.
-    fn map(&self, iova: u64, size: u64, buffer: BorrowedFd<'_>) -> io::Result<()>;
-}
-
-/// A failed map that could not be undone.
-#[derive(Debug, thiserror::Error)]
-#[error("{source}, and a part stays mapped")]
-pub struct PartStays {
-    /// The failure.
-    pub source: io::Error,
-}
-
-/// Whether a failed call of [`DmaMapper::map`] has left something mapped.
-fn stays(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|e| e.is::<PartStays>())
-}
 
 /// The same error a second time.
 fn again(error: &io::Error) -> io::Error {
@@ -145,7 +96,7 @@ struct State {
     /// Regions of BARs that are not mapped, because the guest has one device alone.
     idle: HashMap<u64, Region>,
     /// Regions of BARs that wait until all RAM is mapped; `None` once RAM is mapped.
-    waiting: Option<Vec<Region>>,
+    waiting: Option<VecDeque<Region>>,
 }
 
 /// How far a region of RAM is mapped.
@@ -170,7 +121,7 @@ impl Dma {
         meter: Arc<DmaMeter>,
     ) -> Self {
         let state = State {
-            waiting: Some(Vec::new()),
+            waiting: Some(VecDeque::new()),
             peers,
             ..State::default()
         };
@@ -231,10 +182,15 @@ impl Dma {
         what()
     }
 
-    /// Maps the waiting BARs. To be called once, when all RAM is mapped.
+    /// Maps the waiting BARs. To be called once, when all RAM is mapped. The lock is taken for one
+    /// BAR at a time, because a vCPU that moves a BAR waits for it.
     pub fn finish_ram(&self) {
-        let mut state = self.lock();
-        for region in state.waiting.take().into_iter().flatten() {
+        loop {
+            let mut state = self.lock();
+            let Some(region) = state.waiting.as_mut().and_then(VecDeque::pop_front) else {
+                state.waiting = None;
+                return;
+            };
             self.map_bar(&mut state, &region);
         }
     }
@@ -249,7 +205,8 @@ impl Dma {
         ptr::addr_eq(Arc::as_ptr(&self.mapper), Arc::as_ptr(mapper))
     }
 
-    /// The number of devices has changed: BARs are mapped only for several (`peers`).
+    /// The number of devices has changed: BARs are mapped only for several (`peers`). The lock is
+    /// taken for one BAR at a time, as in [`Dma::finish_ram`].
     pub fn set_peers(&self, peers: bool) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -257,27 +214,43 @@ impl Dma {
             return;
         }
         state.peers = peers;
-        if peers {
-            let regions: Vec<_> = state.idle.drain().map(|(_, region)| region).collect();
-            for region in regions {
-                match &mut state.waiting {
-                    Some(waiting) => waiting.push(region),
-                    None => self.map_bar(state, &region),
+        if let Some(waiting) = &mut state.waiting {
+            match peers {
+                true => waiting.extend(state.idle.drain().map(|(_, region)| region)),
+                false => state.idle.extend(waiting.drain(..).map(|r| (r.start, r))),
+            }
+        }
+        drop(guard);
+        while self.follow_peers(peers) {}
+    }
+
+    /// Maps or unmaps the next BAR. Returns whether there may be more of them: another change of
+    /// the number of devices takes over.
+    fn follow_peers(&self, peers: bool) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if peers != state.peers {
+            return false;
+        }
+        let from = if peers {
+            &mut state.idle
+        } else {
+            &mut state.bars
+        };
+        let Some(region) = from.keys().next().copied().and_then(|s| from.remove(&s)) else {
+            return false;
+        };
+        match (peers, &mut state.waiting) {
+            (true, Some(waiting)) => waiting.push_back(region),
+            (true, None) => self.map_bar(state, &region),
+            (false, _) => {
+                // What stays mapped is told at the end of the run (`take_lost`).
+                if self.unmap(&region, region.size).is_ok() {
+                    state.idle.insert(region.start, region);
                 }
             }
-            return;
         }
-        let waiting = state.waiting.iter_mut().flat_map(mem::take);
-        let mapped = state.bars.drain().map(|(_, region)| region);
-        for region in mapped.collect::<Vec<_>>() {
-            // What stays mapped is told at the end of the run (`take_lost`).
-            if self.unmap(&region, region.size).is_ok() {
-                state.idle.insert(region.start, region);
-            }
-        }
-        state
-            .idle
-            .extend(waiting.map(|region| (region.start, region)));
+        true
     }
 
     /// Maps a BAR's region for other devices, if the IOMMU can map it.
@@ -472,7 +445,7 @@ impl MemoryListener for Dma {
             (RegionKind::Device, _) if !state.peers => {
                 state.idle.insert(region.start, region.clone());
             }
-            (RegionKind::Device, Some(waiting)) => waiting.push(region.clone()),
+            (RegionKind::Device, Some(waiting)) => waiting.push_back(region.clone()),
             (RegionKind::Device, None) => self.map_bar(state, region),
         }
         Ok(())

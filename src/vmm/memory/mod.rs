@@ -22,6 +22,7 @@
 pub mod address_space;
 pub mod bar_part;
 pub mod dma;
+pub mod dma_mapper;
 pub mod dma_ready;
 pub mod error;
 pub mod guest_memory;

@@ -311,7 +311,7 @@ mod tests {
     use crate::config::memory::Pages;
     use crate::layout::Layout;
     use crate::memory::address_space::AddressSpace;
-    use crate::memory::dma::DmaMapper;
+    use crate::memory::dma_mapper::DmaMapper;
 
     /// Maps one chunk for each message, and without waiting once the sender is gone; refuses to map
     /// at one address.

@@ -46,6 +46,10 @@ pub trait Claims: Send + Sync {
 
     /// Gives those of these devices back that were bound for the run.
     fn give_back(&self, names: &[String]);
+
+    /// The run ends: no answer is waited for much longer. What is bound for the run is given back
+    /// with the run's other devices.
+    fn end(&self);
 }
 
 /// The host's part of an add. Each step comes after the one before, and is undone in the reverse
@@ -94,4 +98,7 @@ pub trait HostSide: Send + Sync {
     /// The number of devices that use these maps has changed: with one alone, no BAR is mapped for
     /// others.
     fn tell_peers(&self, _dma: Option<&Arc<Dma>>) {}
+
+    /// The run ends: no other process is waited for much longer.
+    fn end(&self) {}
 }

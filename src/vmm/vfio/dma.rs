@@ -10,7 +10,7 @@ use iommufd_ioctls::IommufdError;
 use pci::addr::Range;
 use vfio_ioctls::{VfioError, VfioIommufd, VfioOps};
 
-use crate::memory::dma::{DmaBufMapper, DmaMapper, PartStays};
+use crate::memory::dma_mapper::{DmaBufMapper, DmaMapper, PartStays};
 
 /// One space of I/O addresses: a container, or an address space of an iommufd.
 pub struct IovaSpace {

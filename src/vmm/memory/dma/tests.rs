@@ -1,10 +1,12 @@
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
+use pci::addr::Range;
 use vmm_sys_util::tempfile::TempFile;
 
 use super::*;
 use crate::memory::address_space::AddressSpace;
 use crate::memory::bar_part::BarOwner;
+use crate::memory::dma_mapper::DmaBufMapper;
 use crate::memory::mapping::Mapping;
 use crate::memory::mapping::PAGE_SIZE;
 

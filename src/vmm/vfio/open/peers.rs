@@ -7,7 +7,7 @@
 use crate::config::device::DeviceConfig;
 use crate::log::degraded::{self, Code, Degraded};
 use crate::memory::PAGE_SIZE;
-use crate::memory::dma::DmaMapper;
+use crate::memory::dma_mapper::DmaMapper;
 use crate::vfio::device::Device;
 use crate::vfio::open::opened::Opened;
 
