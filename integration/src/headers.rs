@@ -3,10 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::error::{Context, Error, Result};
-use crate::host::{self, entries};
+use crate::host;
 use crate::kernel::lock;
 use crate::lists::Lists;
 use crate::progress::Step;
@@ -79,16 +78,9 @@ fn fetch(cache: &Path) -> Result<KernelHeaders> {
     let work = cache.join(format!("part-{}", std::process::id()));
     let _ = fs::remove_dir_all(&work);
     let tree = work.join("tree");
-    fs::create_dir_all(&tree).context(format!("make {}", tree.display()))?;
     let lists = Lists::of_suite(SUITE, cache)?;
     lists.update()?;
-    let mut command = lists.command("apt-get");
-    command.current_dir(&work);
-    host::output(command.args(["-q", "download", PACKAGE]))?;
-    let package = entries(&work)
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|end| end == "deb"))
-        .ok_or_else(|| Error::failed("apt-get download left no package"))?;
+    let package = lists.unpack(PACKAGE, &work, &tree)?;
     // linux-libc-dev_VERSION_all.deb
     let file = package.file_name().unwrap_or_default().to_string_lossy();
     let version = file
@@ -96,7 +88,6 @@ fn fetch(cache: &Path) -> Result<KernelHeaders> {
         .nth(1)
         .ok_or_else(|| Error::failed(format!("{file} names no version")))?
         .to_owned();
-    host::output(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&tree))?;
     let ready = cache.join(&version);
     if !ready.exists() {
         fs::rename(&tree, &ready).context(format!("move {} to the cache", tree.display()))?;

@@ -19,7 +19,7 @@ pub(crate) mod lock;
 mod modules;
 mod payload;
 
-pub use choice::Choice;
+pub use choice::{Choice, KernelFile};
 
 /// A kernel in the cache.
 #[derive(Clone, Debug)]

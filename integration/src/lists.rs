@@ -54,6 +54,21 @@ impl Lists {
         Ok(Self { own: Some(dir) })
     }
 
+    /// Downloads a package into `work`, and unpacks it into a new directory `tree`. Returns the
+    /// package's file.
+    pub fn unpack(&self, package: &str, work: &Path, tree: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(tree).context(format!("make {}", tree.display()))?;
+        let mut command = self.command("apt-get");
+        command.current_dir(work);
+        host::output(command.args(["-q", "download", package]))?;
+        let file = host::entries(work)
+            .into_iter()
+            .find(|path| path.extension().is_some_and(|end| end == "deb"))
+            .ok_or_else(|| Error::failed("apt-get download left no package"))?;
+        host::output(Command::new("dpkg-deb").arg("-x").arg(&file).arg(tree))?;
+        Ok(file)
+    }
+
     /// A command of apt that uses these lists.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);

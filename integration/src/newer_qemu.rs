@@ -23,7 +23,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::error::{Context, Error, Result};
-use crate::host::{self, Host, entries};
+use crate::host::{self, Host};
 use crate::lists::Lists;
 use crate::progress::Step;
 
@@ -79,17 +79,9 @@ fn unpack(cache: &Path, ready: &Path) -> Result<()> {
     let work = cache.join(format!("part-{}", std::process::id()));
     let _ = fs::remove_dir_all(&work);
     let (tree, filled) = (work.join("tree"), work.join("filled"));
-    fs::create_dir_all(&tree).context(format!("make {}", tree.display()))?;
     let lists = Lists::of_suite(&suite, cache)?;
     lists.update()?;
-    let mut command = lists.command("apt-get");
-    command.current_dir(&work);
-    host::output(command.args(["-q", "download", PACKAGE]))?;
-    let package = entries(&work)
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|end| end == "deb"));
-    let package = package.ok_or_else(|| Error::failed("apt-get download left no package"))?;
-    host::output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&tree))?;
+    lists.unpack(PACKAGE, &work, &tree)?;
     for dir in ["usr/bin", "usr/share"] {
         let dir = filled.join(dir);
         fs::create_dir_all(&dir).context(format!("make {}", dir.display()))?;

@@ -31,29 +31,10 @@ use crate::command::{End, INTERFACES, Vmm};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::expect::{self, expect};
-use crate::kernel::Choice;
+use crate::kernel::{Choice, KernelFile};
 use crate::machine::Machine;
 use crate::outcome::Outcome;
 use crate::transcript::Run;
-
-/// The form of L2's kernel for mini-vmm. Each form is a file in L1's /boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelFile {
-    /// The kernel as it is packaged.
-    BzImage,
-    /// The ELF inside of the bzImage.
-    Vmlinux,
-}
-
-impl KernelFile {
-    /// The file's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::BzImage => "bzImage",
-            Self::Vmlinux => "vmlinux",
-        }
-    }
-}
 
 /// A check that runs after the machine has powered off.
 type Check = Box<dyn Fn(&Outcome) -> Result<()> + Send + Sync>;

@@ -5,6 +5,25 @@ use std::time::Duration;
 use super::build;
 use crate::scripts::{KERNEL_CONFIG, KERNEL_CONFIG_NEWEST};
 
+/// The form of L2's kernel for mini-vmm. Each form is a file in L1's /boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelFile {
+    /// The kernel as it is packaged.
+    BzImage,
+    /// The ELF inside of the bzImage.
+    Vmlinux,
+}
+
+impl KernelFile {
+    /// The file's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BzImage => "bzImage",
+            Self::Vmlinux => "vmlinux",
+        }
+    }
+}
+
 /// One of the lab's kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Choice {

@@ -4,9 +4,9 @@
 use lab::command::Vmm;
 use lab::disk::Disk;
 use lab::expect::{expect, guest, run, used};
-use lab::kernel::Choice;
+use lab::kernel::{Choice, KernelFile};
 use lab::outcome::Outcome;
-use lab::scenario::{KernelFile, Scenario};
+use lab::scenario::Scenario;
 use lab::transcript::{Run, number};
 use lab::{Error, Result};
 use serde_json::Value;

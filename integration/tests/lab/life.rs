@@ -4,9 +4,9 @@
 use lab::command::{INTERFACES, Vmm};
 use lab::disk::Disk;
 use lab::expect::{ended_well, expect, read, run, worked};
-use lab::kernel::Choice;
+use lab::kernel::{Choice, KernelFile};
 use lab::outcome::Outcome;
-use lab::scenario::{KernelFile, Scenario};
+use lab::scenario::Scenario;
 use lab::transcript::{Run, number, value};
 use lab::{Error, Result};
 
