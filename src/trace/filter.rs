@@ -31,7 +31,7 @@ pub struct Kind(&'static str);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     /// Not a kind.
-    #[error("'{0}' is no kind of event; the kinds are {list}", list = KINDS.join(", "))]
+    #[error("'{0}' is not a kind of event; the kinds are {list}", list = KINDS.join(", "))]
     Kind(String),
     /// Not an address or a range.
     #[error(

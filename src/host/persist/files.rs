@@ -36,7 +36,7 @@ pub enum PersistError {
     #[error("PCI device {0} has no identity that a rule of udev can name")]
     Odd(Bdf),
     /// Another device was made persistent at the address.
-    #[error("the device at {bdf} is another one than `host bind --persist` named: {difference}")]
+    #[error("the device at {bdf} is not the one that `host bind --persist` named: {difference}")]
     Other {
         /// The address.
         bdf: Bdf,
@@ -44,7 +44,7 @@ pub enum PersistError {
         difference: String,
     },
     /// The initramfs could not be made anew.
-    #[error("the initramfs is an old one: {command} failed")]
+    #[error("the initramfs was not renewed: {command} failed")]
     Initramfs {
         /// The command.
         command: String,

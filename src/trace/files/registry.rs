@@ -17,7 +17,7 @@ const COMPARED: usize = 64;
 #[derive(Debug)]
 struct Known {
     file: Weak<OpenFile>,
-    /// A descriptor that led to it.
+    /// A descriptor that led to the file.
     holder: (pid_t, i32),
 }
 

@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(e.to_string(), "all 2 root ports of the guest have a device");
         assert!(e.hint().unwrap().contains("--ports 3"));
         let e = chosen(MIB, Some("2"), &full).unwrap_err();
-        assert_eq!(e.to_string(), "the root port at 02.0 has b");
+        assert_eq!(e.to_string(), "the root port at 02.0 already has b");
         assert!(matches!(
             chosen(MIB, Some("9"), &full),
             Err(AddError::NoSuchPort(_))

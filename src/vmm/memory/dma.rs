@@ -183,7 +183,7 @@ impl Dma {
     }
 
     /// Maps the waiting BARs. To be called once, when all RAM is mapped. The lock is taken for one
-    /// BAR at a time, because a vCPU that moves a BAR waits for it.
+    /// BAR at a time, because a vCPU that moves a BAR waits for the lock.
     pub fn finish_ram(&self) {
         loop {
             let mut state = self.lock();

@@ -28,7 +28,7 @@ pub enum AddError {
     #[error("the run has ended")]
     Ended,
     /// The vCPUs are stopped.
-    #[error("the guest is paused, and takes no device")]
+    #[error("the guest is paused: no device can be added")]
     Paused,
     /// The client has gone.
     #[error("nobody waits for the device any more")]
@@ -72,7 +72,7 @@ pub enum AddError {
     #[error("there is no root port at {0} in the guest")]
     NoSuchPort(Slot),
     /// The port that the user names has a device.
-    #[error("the root port at {slot} has {device}")]
+    #[error("the root port at {slot} already has {device}")]
     Taken {
         /// The port.
         slot: Slot,
@@ -107,8 +107,8 @@ pub enum AddError {
     },
     /// KVM would keep memory types that were right without the device.
     #[error(
-        "the IOMMU of {device} does not make its DMA coherent, and Linux {release} keeps the \
-         memory types of the pages that a running guest has touched (before 6.7)"
+        "{device} cannot be added: its IOMMU does not enforce cache coherency, and Linux {release} \
+         (before 6.7) does not change the memory types of a running guest"
     )]
     OldMemoryTypes {
         /// The device.
@@ -117,7 +117,7 @@ pub enum AddError {
         release: String,
     },
     /// `managed=on` without the process that would bind the device.
-    #[error("managed=on needs a process that was started before the guest's threads")]
+    #[error("this run has no process that binds devices, so managed=on cannot be used")]
     NotManaged,
     /// The host has refused a step.
     #[error("{text}")]
@@ -251,7 +251,7 @@ pub enum RemoveError {
     #[error("the run has ended")]
     Ended,
     /// The vCPUs are stopped.
-    #[error("the guest is paused, and gives no device up")]
+    #[error("the guest is paused: its driver cannot give a device up")]
     Paused,
     /// There is no such device.
     #[error("the guest has no device {0}")]

@@ -79,12 +79,12 @@ mod tests {
     use crate::hostinfo::name::parse_address;
     use crate::sys::process::{detach, in_one_thread};
 
-    /// Stands for a device. Other tests have it open too, but no guardian of theirs.
+    /// Stands for a device. Others have it open too.
     const NODE: &str = "/dev/full";
 
     /// Starts a run, which lives until the first returned pipe is closed, and its guardian, which
-    /// has the file open for so long after that.
-    fn run_with_guardian(time: Duration) -> (File, File) {
+    /// has the file open for so long after that. The number is the guardian's.
+    fn run_with_guardian(time: Duration) -> (File, u32) {
         let (mut begun, begins) = io::pipe().unwrap();
         let (ends, end) = io::pipe().unwrap();
         let (begins, ends) = (OwnedFd::from(begins), OwnedFd::from(ends));
@@ -94,7 +94,8 @@ mod tests {
                 detach(c"vmm-guardian", &[&begins], || {
                     let _node = OpenOptions::new().read(true).open(NODE);
                     let run = getppid();
-                    let _ = File::from(begins.try_clone().unwrap()).write(&[0]);
+                    let _ = File::from(begins.try_clone().unwrap())
+                        .write(&std::process::id().to_le_bytes());
                     while getppid() == run {
                         thread::sleep(Duration::from_millis(1));
                     }
@@ -106,17 +107,32 @@ mod tests {
             .unwrap();
         }));
         drop((begins, ends));
-        begun.read_exact(&mut [0]).unwrap();
-        (
-            File::from(OwnedFd::from(end)),
-            File::from(OwnedFd::from(begun)),
-        )
+        let mut guardian = [0; 4];
+        begun.read_exact(&mut guardian).unwrap();
+        let run = File::from(OwnedFd::from(end));
+        (run, u32::from_le_bytes(guardian))
+    }
+
+    /// Ends a run. Its process takes a moment.
+    fn end(run: File, guardian: u32) {
+        drop(run);
+        let lives = || !holders(guardian).processes.iter().all(is_leftover);
+        let begun = Instant::now();
+        while lives() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the run lives");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn holders(guardian: u32) -> Holders {
+        let mut holders = Holders::of(&[Path::new(NODE)]);
+        holders.processes.retain(|(pid, _)| *pid == guardian);
+        holders
     }
 
     /// Opens the device if nobody else has it.
-    fn open() -> Result<(), VfioError> {
-        let mut holders = Holders::of(&[Path::new(NODE)]);
-        holders.processes.retain(|(_, name)| name == GUARDIAN);
+    fn open(guardian: u32) -> Result<(), VfioError> {
+        let holders = holders(guardian);
         if holders.processes.is_empty() {
             return Ok(());
         }
@@ -129,24 +145,23 @@ mod tests {
         })
     }
 
-    /// One test, because all parts have one file.
     #[test]
     fn only_the_guardian_of_an_ended_run_is_waited_for() {
         const LONG: Duration = Duration::from_secs(60);
         // The run lives: the device is refused at once.
-        let (run, _begun) = run_with_guardian(Duration::from_millis(200));
+        let (run, guardian) = run_with_guardian(Duration::from_millis(200));
         let begun = Instant::now();
-        assert!(wait_out(LONG, open).is_err());
+        assert!(wait_out(LONG, || open(guardian)).is_err());
         assert!(begun.elapsed() < LONG / 10);
         // The run ends, and its guardian a little later.
-        drop(run);
-        assert!(wait_out(LONG, open).is_ok());
+        end(run, guardian);
+        assert!(wait_out(LONG, || open(guardian)).is_ok());
         assert!(begun.elapsed() < LONG / 5);
         // A call that takes longer than the limit is an error.
-        let (run, _begun) = run_with_guardian(LONG / 20);
-        drop(run);
+        let (run, guardian) = run_with_guardian(LONG / 6);
+        end(run, guardian);
         let begun = Instant::now();
-        assert!(wait_out(Duration::from_millis(300), open).is_err());
+        assert!(wait_out(Duration::from_millis(300), || open(guardian)).is_err());
         assert!(begun.elapsed() >= Duration::from_millis(300));
         // Another error is none of this.
         let other = || Err::<(), _>(VfioError::Thread);
