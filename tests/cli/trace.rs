@@ -4,4 +4,5 @@
 mod behaviour;
 mod formats;
 mod guests;
+mod page;
 mod run;
