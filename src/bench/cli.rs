@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::session::cpus;
 use crate::session::settings::Settings;
 use crate::subjects::list::Change;
+use crate::subjects::peer::Peer;
 use crate::work::task::Engine;
 
 /// Measure a passed-through disk on this machine: the host's own driver beside guests of mini-vmm
@@ -91,6 +92,10 @@ pub struct RunArgs {
     /// Also measure mini-vmm with each of these mechanisms changed, one at a time
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
     change: Vec<Change>,
+
+    /// Also measure these guests of other VMMs; qemu-system-x86_64 must be in PATH
+    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
+    peer: Vec<Peer>,
 
     /// Where the results go: NAME.json, .md, .csv and .html [mini-vmm-bench-DATE]
     #[arg(long, value_name = "NAME")]
@@ -184,6 +189,7 @@ impl RunArgs {
                 EngineArg::Threads => Engine::Threads,
             }),
             changes: self.change.clone(),
+            peers: self.peer.clone(),
             quick: self.quick,
             time: self.time.map(|minutes| Duration::from_secs(minutes * 60)),
             rounds: self.rounds.map(usize::from),

@@ -23,6 +23,10 @@ use crate::work::trial;
 /// The kernel parameter with the seed of the turn.
 pub const SEED: &str = "mini_vmm_bench.seed=";
 
+/// The kernel parameter of a guest whose disk is emulated: the disk has the size of the task's, and
+/// another identity.
+pub const ANY_DISK: &str = "mini_vmm_bench.any_disk=1";
+
 /// The kernel parameter of a pass that counts, with the time to sleep in milliseconds.
 pub const COUNT: &str = "mini_vmm_bench.count=";
 
@@ -135,9 +139,14 @@ fn load_modules() -> Result<()> {
 
 fn wait_for_disk(task: &Task) -> Result<PathBuf> {
     let started = Instant::now();
+    let line = text("/proc/cmdline");
+    let any = line.split_ascii_whitespace().any(|word| word == ANY_DISK);
     loop {
         let found = disks::all(Path::new("/sys"))?;
-        let found = found.iter().find(|disk| disk.is(&task.disk));
+        let found = found.iter().find(|disk| match any {
+            true => disk.id.sectors == task.disk.sectors,
+            false => disk.is(&task.disk),
+        });
         if let Some(disk) = found
             && disk.node().exists()
         {

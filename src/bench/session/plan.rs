@@ -12,6 +12,7 @@ use crate::session::device::Device;
 use crate::session::settings::Settings;
 use crate::stats::stopping::Stopping;
 use crate::subjects::list::{Kind, Subject, pairs, subjects};
+use crate::subjects::peer::Peer;
 use crate::subjects::program::Program;
 use crate::work::task::{Engine, Task};
 use crate::work::uring;
@@ -66,6 +67,7 @@ impl Plan {
                 .map(|p| Program::named(p))
                 .collect::<Result<_>>()?,
         };
+        let peers = peers(&settings.peers)?;
         let release = rustix::system::uname();
         let release = release.release().to_string_lossy().into_owned();
         let kernel = match &settings.guest_kernel {
@@ -79,7 +81,7 @@ impl Plan {
             false => Engine::Threads,
         });
         Ok(Self {
-            subjects: subjects(&programs, &settings.changes),
+            subjects: subjects(&programs, &settings.changes, &peers),
             task: Task {
                 works: settings.works(),
                 warm_up_ms: milliseconds(warm_up),
@@ -89,7 +91,7 @@ impl Plan {
             },
             cpus: cpus::choose(settings.cpus.as_deref(), &cpus::allowed()?, &device.path)?,
             memory: settings.memory.clone(),
-            modules: Lists::read(&lists)?.for_device(&device.modalias),
+            modules: modules(&Lists::read(&lists)?, &device, &settings.peers),
             cmdline: settings.guest_cmdline.clone(),
             stopping: settings.stopping(),
             kernel,
@@ -105,7 +107,7 @@ impl Plan {
         let work = each * u32::try_from(self.task.works.len()).unwrap_or(u32::MAX);
         let trial = |subject: &Subject| match subject.kind {
             Kind::Host => work + HOST_TURN,
-            Kind::MiniVmm { .. } => work + GUEST_TURN,
+            Kind::MiniVmm { .. } | Kind::Peer { .. } => work + GUEST_TURN,
         };
         self.subjects.iter().map(trial).sum()
     }
@@ -131,6 +133,37 @@ impl Plan {
     pub fn comparisons(&self) -> usize {
         pairs(&self.subjects).len() * self.task.works.len()
     }
+}
+
+/// Finds the programs of other VMMs.
+fn peers(peers: &[Peer]) -> Result<Vec<(Peer, Program)>> {
+    let mut found: Vec<(Peer, Program)> = Vec::new();
+    for peer in peers {
+        if found.iter().any(|(known, _)| known == peer) {
+            continue;
+        }
+        let program = match found.first() {
+            Some((_, program)) => program.clone(),
+            None => Program::in_path("qemu-system-x86_64")
+                .map_err(|e| e.with_hint("install QEMU, or leave --peer away"))?,
+        };
+        found.push((*peer, program));
+    }
+    Ok(found)
+}
+
+/// The modules of the device, and of the disks that other VMMs emulate. All guests have all of
+/// them.
+fn modules(lists: &Lists, device: &Device, peers: &[Peer]) -> Vec<PathBuf> {
+    let mut modules = lists.for_device(&device.modalias);
+    for alias in peers.iter().flat_map(|peer| peer.modaliases()) {
+        for module in lists.for_device(alias) {
+            if !modules.contains(&module) {
+                modules.push(module);
+            }
+        }
+    }
+    modules
 }
 
 fn milliseconds(time: Duration) -> u64 {
@@ -169,6 +202,13 @@ impl fmt::Display for Plan {
                     change: Some(change),
                     ..
                 } => format!("the same with {}", change.option()),
+                Kind::Peer {
+                    program, differs, ..
+                } => format!(
+                    "a guest of {} ({}); not equal: {differs}",
+                    program.path.display(),
+                    program.version
+                ),
                 Kind::MiniVmm { program, .. } => format!(
                     "a guest of {} ({}, sha256 {}…): the device is bound to vfio-pci for each \
                      turn, and given back",

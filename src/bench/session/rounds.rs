@@ -15,6 +15,8 @@ use crate::subjects::counts::Count;
 use crate::subjects::host;
 use crate::subjects::list::{Kind, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
+use crate::subjects::program::Program;
+use crate::subjects::qemu::Turn;
 use crate::subjects::trial::Trial;
 use crate::work::quantity;
 
@@ -130,6 +132,19 @@ fn round(plan: &Plan, guest: &Guest, number: usize, started: Instant) -> Result<
         let trial = match &subject.kind {
             Kind::Host => host::trial(&plan.task, &plan.device.path, &plan.release, seed),
             Kind::MiniVmm { program, change } => guest.trial(program, *change, &plan.task, seed),
+            Kind::Peer {
+                program,
+                peer,
+                native_idle,
+                ..
+            } => Turn {
+                program,
+                peer: *peer,
+                native_idle: *native_idle,
+                binder: binder(plan)?,
+                device: &plan.device.path,
+            }
+            .trial(guest, &plan.task, seed),
         };
         let mut trial = trial?;
         trial.check(&plan.task)?;
@@ -147,6 +162,19 @@ fn round(plan: &Plan, guest: &Guest, number: usize, started: Instant) -> Result<
         ))),
         None => Ok(turns),
     }
+}
+
+/// The mini-vmm that binds the device for other VMMs.
+fn binder(plan: &Plan) -> Result<&Program> {
+    let mut programs = plan
+        .subjects
+        .iter()
+        .filter_map(|subject| match &subject.kind {
+            Kind::MiniVmm { program, .. } => Some(program),
+            _ => None,
+        });
+    let first = programs.next();
+    first.ok_or_else(|| Error::new("there is no mini-vmm to bind the device"))
 }
 
 /// Says on standard error what is going on, and how much time is left at most. On a terminal the

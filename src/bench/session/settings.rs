@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::stats::stopping::Stopping;
 use crate::subjects::list::Change;
+use crate::subjects::peer::Peer;
 use crate::work::task::{Engine, Order, Work};
 
 /// What the user chooses.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub engine: Option<Engine>,
     /// Mechanisms that are changed, one at a time.
     pub changes: Vec<Change>,
+    /// Guests of other VMMs.
+    pub peers: Vec<Peer>,
     /// A short run.
     pub quick: bool,
     /// The time of the run, in place of the default.
