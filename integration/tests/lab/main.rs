@@ -57,6 +57,7 @@ scenarios![
     every_call,
     confined,
     virtual_functions,
+    ways,
     waiting,
     processor,
 ];
