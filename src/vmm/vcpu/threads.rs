@@ -92,8 +92,9 @@ impl Running {
     /// # Errors
     /// [`VcpuError::Died`].
     pub fn stop(&mut self) -> Result<Vec<Vcpu>, VcpuError> {
-        self.dma_ready.set_stopping(true);
+        // The pause comes first: a vCPU that is released from a wait must leave its loop at once.
         self.pause.stop();
+        self.dma_ready.set_stopping(true);
         while self.kick() {
             thread::sleep(KICK_AGAIN);
         }
