@@ -1,6 +1,5 @@
 //! The description of L1, its QEMU command line, and running QEMU with a time limit.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -179,25 +178,6 @@ impl Machine {
             self.parameters
         ));
         qemu
-    }
-
-    /// Runs the machine with ttyS0 on this process's terminal, until it powers off. Ctrl-C reaches
-    /// the machine.
-    pub fn on_terminal(&self, host: &Host, dir: &Path, kernel: &Path) -> Result<u8> {
-        let command = self.command(host, dir, kernel);
-        let mut qemu = Command::new(command.get_program());
-        // With `mux`, QEMU has its own keys, after Ctrl-]: Ctrl-A is mini-vmm's.
-        qemu.args(["-chardev", "stdio,id=terminal,mux=on,signal=off"]);
-        qemu.args(["-echr", "0x1d"]);
-        for argument in command.get_args() {
-            qemu.arg(match argument == "stdio" {
-                true => OsStr::new("chardev:terminal"),
-                false => argument,
-            });
-        }
-        let mut qemu = Emulator::start(qemu, None)?;
-        let status = qemu.wait()?;
-        Ok(status.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
     }
 
     /// Runs the machine until it powers off. `dir` contains the images and the initramfs, and

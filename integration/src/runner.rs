@@ -77,23 +77,6 @@ pub fn run(scenario: &Scenario, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Resu
     })
 }
 
-/// Runs a scenario's machine with its serial port on this process's terminal, and checks nothing.
-/// Returns QEMU's exit status.
-///
-/// # Errors
-/// The machine cannot be started.
-pub fn interactive(scenario: &Scenario, lab: &Lab) -> Result<u8> {
-    let host = lab.host(&scenario.machine)?;
-    let kernel = lab.kernel(scenario.kernel)?;
-    let dir = host::fresh_dir(scenario.name)?;
-    scenario.machine.furnish(&dir)?;
-    let archive = archive(scenario, lab, host, kernel, QUIET)?;
-    fs::write(dir.join("l1.cpio"), archive).context("write L1's initramfs")?;
-    let ended = scenario.machine.on_terminal(host, &dir, &kernel.bzimage());
-    remove_large(scenario, &dir)?;
-    ended
-}
-
 fn run_once(
     scenario: &Scenario,
     lab: &Lab,

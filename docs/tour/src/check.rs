@@ -97,7 +97,7 @@ pub const EXERCISES: [Exercise; 7] = [
 
 /// The sentence that a wrong answer must get, from its first lines: after `# Gets: `, and on lines
 /// that begin with `#` and two spaces.
-pub fn sentence(answer: &str) -> Option<String> {
+pub fn wanted(answer: &str) -> Option<String> {
     let mut lines = answer.lines();
     let first = lines.find_map(|line| line.strip_prefix("# Gets: "))?;
     let more = lines.map_while(|line| line.strip_prefix("#  "));

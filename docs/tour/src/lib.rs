@@ -20,6 +20,7 @@ pub mod commands;
 pub mod figure;
 pub mod item;
 pub mod lab;
+pub mod record;
 pub mod stable;
 pub mod weave;
 

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::{env, fs};
 
 use tour::commands::Commands;
-use tour::lab::{self, Record};
+use tour::lab;
+use tour::record::{RECORD, Record};
 use tour::stable::Stable;
 use tour::weave::{Loom, Sources, difference};
 use tour::{CHAPTERS, chapter_path, check, root};
@@ -44,7 +45,7 @@ fn record() -> Result<(), String> {
     println!("{} commands run in the emulated machine", commands.len());
     let entries = lab::entries(&commands, &stable, &Commands::new(root()))?;
     let text = Record::new(entries).text();
-    fs::write(root().join(lab::RECORD), text).map_err(|e| format!("{}: {e}", lab::RECORD))
+    fs::write(root().join(RECORD), text).map_err(|e| format!("{}: {e}", RECORD))
 }
 
 /// Makes all chapters anew, or compares them with what they would be.
@@ -53,7 +54,7 @@ fn weave(only_compare: bool) -> Result<(), String> {
     let stable = Stable::parse(&sources.read("docs/tour/stable.txt")?)?;
     let mut commands = Commands::new(root());
     commands.build()?;
-    let mut lab = Record::parse(&sources.read(lab::RECORD)?)?;
+    let mut lab = Record::parse(&sources.read(RECORD)?)?;
     for (chapter, name) in CHAPTERS {
         let path = chapter_path(name);
         let old = sources.read(&path)?;

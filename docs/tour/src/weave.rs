@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::commands::Commands;
 use crate::commands::Output;
-use crate::lab::{PROMPT, Record};
+use crate::record::{PROMPT, Record};
 use crate::stable::Stable;
 use crate::{figure, item};
 

@@ -4,9 +4,10 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-use tour::check::{Check, EXERCISES, sentence};
+use tour::check::{Check, EXERCISES, wanted};
 use tour::commands::{Commands, Output};
-use tour::lab::{self, Entry, Record};
+use tour::lab;
+use tour::record::{Entry, RECORD, Record};
 use tour::root;
 use tour::stable::Stable;
 use tour::weave::{Sources, difference};
@@ -35,7 +36,7 @@ fn answers() -> Vec<Answer> {
             let text = fs::read_to_string(&file).unwrap();
             answers.push(Answer {
                 command: command(&text),
-                wanted: sentence(&text).map_or(Ok(()), Err),
+                wanted: wanted(&text).map_or(Ok(()), Err),
                 file,
                 verdict,
             });
@@ -80,7 +81,7 @@ fn the_lab_prints_what_is_recorded_and_answers_get_their_sentences() {
         output: output.clone(),
     });
     let record = Record::new(entries.collect()).text();
-    let differs = difference(&sources.read(lab::RECORD).unwrap(), &record);
+    let differs = difference(&sources.read(RECORD).unwrap(), &record);
     assert_eq!(differs, None, "`make tour` records it anew");
     for (answer, output) in answers.iter().zip(tried) {
         let got = (answer.verdict)(output);

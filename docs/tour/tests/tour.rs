@@ -7,7 +7,7 @@ use std::{fs, thread};
 
 use tour::check::{Check, Exercise};
 use tour::commands::{Commands, Output};
-use tour::lab::{self, Record};
+use tour::record::{RECORD, Record};
 use tour::stable::Stable;
 use tour::weave::{Loom, Sources, difference};
 use tour::{CHAPTERS, chapter_path, check, root};
@@ -34,7 +34,7 @@ fn has_kvm() -> bool {
 /// Makes all chapters from these texts and outputs. Each must be as `sources` has it.
 fn compare(sources: &Sources, commands: &mut Commands) -> Result<(), String> {
     let stable = Stable::parse(&sources.read("docs/tour/stable.txt")?)?;
-    let mut lab = Record::parse(&sources.read(lab::RECORD)?)?;
+    let mut lab = Record::parse(&sources.read(RECORD)?)?;
     for (chapter, name) in CHAPTERS {
         let committed = sources.read(&chapter_path(name))?;
         let mut loom = Loom {
@@ -51,7 +51,7 @@ fn compare(sources: &Sources, commands: &mut Commands) -> Result<(), String> {
     }
     match lab.is_used_up() {
         true => Ok(()),
-        false => Err(format!("{} has commands of no chapter", lab::RECORD)),
+        false => Err(format!("{} has commands of no chapter", RECORD)),
     }
 }
 
@@ -135,15 +135,15 @@ const SEEDS: [(&str, Seed); 18] = [
     ("an order", Seed::Output("0x3f8 [48]", "0x3f8 [69]")),
     (
         "a call of the lab",
-        Seed::File(lab::RECORD, "VFIO_SET_IOMMU(", "VFIO_SET_IOMMUS("),
+        Seed::File(RECORD, "VFIO_SET_IOMMU(", "VFIO_SET_IOMMUS("),
     ),
     (
         "a group of the lab",
-        Seed::File(lab::RECORD, "\\\"group\\\": 5", "\\\"group\\\": 7"),
+        Seed::File(RECORD, "\\\"group\\\": 5", "\\\"group\\\": 7"),
     ),
     (
         "an end in the lab",
-        Seed::File(lab::RECORD, "\"status\": 1", "\"status\": 0"),
+        Seed::File(RECORD, "\"status\": 1", "\"status\": 0"),
     ),
     (
         "a command of the lab in a chapter",
@@ -260,11 +260,7 @@ fn answers(exercise: &Exercise, run: fn(&Path) -> Result<(), String>) {
     for number in 1..=5 {
         let name = format!("wrong-{number}.s");
         let text = fs::read_to_string(folder.join(&name)).unwrap();
-        assert_eq!(
-            try_out(&name),
-            Err(check::sentence(&text).unwrap()),
-            "{name}"
-        );
+        assert_eq!(try_out(&name), Err(check::wanted(&text).unwrap()), "{name}");
     }
 }
 
@@ -305,15 +301,15 @@ fn slug(heading: &str) -> String {
 
 /// What is wrong with the links of a chapter.
 fn broken_links(folder: &Path, text: &str) -> Vec<String> {
-    let mut fenced = false;
+    let mut in_block = false;
     let mut broken = Vec::new();
     for line in text.lines() {
-        fenced ^= line.starts_with("```");
+        in_block ^= line.starts_with("```");
         let links = line
             .split("](")
             .skip(1)
             .filter_map(|rest| rest.split_once(')'));
-        for (link, _) in links.filter(|(link, _)| !fenced && !link.is_empty()) {
+        for (link, _) in links.filter(|(link, _)| !in_block && !link.is_empty()) {
             if link.starts_with("https://") {
                 continue;
             }

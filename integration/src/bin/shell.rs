@@ -1,6 +1,5 @@
-//! `make lab-shell`: a shell in L1, the emulated machine with an IOMMU, with mini-vmm, a guest's
-//! kernel, and devices to pass through. With arguments it runs a script there and prints what the
-//! script prints; docs/tour weaves its chapters so.
+//! Runs a script in L1, the emulated machine with an IOMMU, and prints what the script prints. L1 has
+//! mini-vmm, a guest's kernel, and devices to pass through. docs/tour weaves its chapters so.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,40 +15,10 @@ use lab::setup::Lab;
 use lab::transcript::Speaker;
 use lab::{Error, Result, runner, vmm};
 
-const USAGE: &str = "usage: shell                a shell in L1, on this terminal
-       shell --run SCRIPT   run a script in L1, and print what it prints";
+const USAGE: &str = "usage: shell --run SCRIPT   run a script in L1, and print what it prints";
 
 /// Seconds for a script, on a host that is busy with other things.
 const LIMIT: u64 = 600;
-
-/// What the shell says first, and its names. `$boot` starts mini-vmm's command line.
-const PROFILE: &str = r#"
-. /lab/functions.sh
-PS1='L1:\w# '
-boot='--kernel /boot/bzImage --initrd /boot/initrd'
-cat <<TEXT
-This is L1: a machine with an IOMMU, emulated by QEMU. Nothing here reaches your own devices.
-
-$(mini-vmm host list)
-
-Try, for example:
-  mini-vmm host bind 00:05.0
-  mini-vmm explain --vfio 00:05.0
-  mini-vmm \$boot --vfio 00:05.0 --stats
-  mini-vmm \$boot --vfio 00:05.0,mmap=off,irqfd=off --stats
-  mini-vmm trace --only device -- mini-vmm \$boot --vfio 00:05.0
-  mini-vmm host unbind 00:05.0
-Ctrl-A x ends a guest; exit, or Ctrl-] x, switches L1 off.
-TEXT
-"#;
-
-/// The script of the interactive shell: cttyhack gives the shell a terminal, for Ctrl-C.
-const INTERACTIVE: &str = "\
-stty -F /dev/ttyS0 sane
-export HOME=/root
-cd /root
-setsid cttyhack sh -l </dev/ttyS0 >/dev/ttyS0 2>&1 || :
-";
 
 /// The script that runs another. Its lines are marked, and its status is reported.
 const RUN: &str = "\
@@ -70,7 +39,6 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let ended = match arguments[..] {
-        [] => shell(),
         ["--run", script] => run(script),
         _ => Err(Error::failed(USAGE)),
     };
@@ -107,14 +75,6 @@ fn machine(name: &'static str) -> Scenario {
 /// The program of chapter 6.
 fn take() -> Result<PathBuf> {
     vmm::program("tour-vmm", "take")
-}
-
-fn shell() -> Result<u8> {
-    let lab = Lab::prepare(&[Choice::Lab], false);
-    let scenario = machine("shell")
-        .file("root/.profile", PROFILE)
-        .script(INTERACTIVE, |_| Ok(()));
-    runner::interactive(&scenario, &lab)
 }
 
 /// Runs a script in L1, prints its lines as they arrive, and returns its status: 0 or 1.

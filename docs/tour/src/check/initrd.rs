@@ -34,8 +34,8 @@ fn check_one(kernel: &str, path: &Path, wanted: &str) -> Result<(), String> {
     let _ = fs::remove_file(path);
     let output = ended.map_err(|why| {
         format!(
-            "The guest {why}: `loop` counts %ecx down to zero, and from zero it takes 4,294,967,296 \
-             rounds, so look at where the size is read."
+            "The guest {why}: `loop` counts %ecx down to zero, and from zero it takes \
+             4,294,967,296 rounds, so look at where the size is read."
         )
     })?;
     if output.status != 0 {
