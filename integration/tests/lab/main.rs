@@ -56,6 +56,7 @@ scenarios![
     every_call,
     confined,
     virtual_functions,
+    ways,
     waiting,
     processor,
 ];
