@@ -1,5 +1,5 @@
-//! Runs a script in L1, the emulated machine with an IOMMU, and prints what the script prints. L1 has
-//! mini-vmm, a guest's kernel, and devices to pass through. docs/tour weaves its chapters so.
+//! Runs a script in L1, the emulated machine with an IOMMU, and prints what the script prints.
+//! L1 has mini-vmm, a guest's kernel, and devices to pass through. docs/tour uses it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
