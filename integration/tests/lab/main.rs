@@ -50,6 +50,7 @@ scenarios![
     start,
     windows,
     topology,
+    traced,
     many_cpus,
     refusals,
     errnos,
