@@ -124,6 +124,9 @@ fn archive(
     for (name, build) in &scenario.built {
         l1.host_file(&format!("bin/{name}"), &build()?, true)?;
     }
+    for (path, data) in &scenario.files {
+        l1.file(path, data);
+    }
     let file = scenario.kernel_file;
     let image = match file {
         KernelFile::BzImage => kernel.bzimage(),

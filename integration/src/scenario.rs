@@ -82,6 +82,8 @@ pub struct Scenario {
     pub tiny_guests: bool,
     /// Further static programs of L1 by their name in `/bin`. Each is built when the scenario runs.
     pub built: Vec<(&'static str, Build)>,
+    /// Further files of L1 by their path.
+    pub files: Vec<(String, Vec<u8>)>,
     /// Addresses of the devices that each guest gets, with options of `--vfio`. L1 binds these
     /// devices.
     given: Vec<(String, &'static str)>,
@@ -109,6 +111,7 @@ impl Scenario {
             waits: false,
             tiny_guests: false,
             built: Vec::new(),
+            files: Vec::new(),
             given: Vec::new(),
             before: String::new(),
             steps: Vec::new(),
@@ -168,6 +171,12 @@ impl Scenario {
     /// Gives L1 another static program, which `build` builds or finds.
     pub fn built(mut self, name: &'static str, build: Build) -> Self {
         self.built.push((name, build));
+        self
+    }
+
+    /// Gives L1 a file.
+    pub fn file(mut self, path: impl Into<String>, data: impl Into<Vec<u8>>) -> Self {
+        self.files.push((path.into(), data.into()));
         self
     }
 

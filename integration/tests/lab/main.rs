@@ -58,6 +58,7 @@ scenarios![
     confined,
     virtual_functions,
     ways,
+    network_functions,
     waiting,
     processor,
 ];
