@@ -9,7 +9,7 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
-.PHONY: tour tour-lab help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
+.PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ lab: deps ## lab scenarios of under a minute: real VFIO and KVM in an emulated m
 
 lab-all: deps ## the same as lab and those of over a minute
 	cargo test --package lab -- --include-ignored
+
+lab-shell: deps ## a shell in the lab's emulated machine, with devices to pass through and mini-vmm
+	@cargo run --quiet --package lab --bin shell
 
 lab-apart: deps ## the lab scenarios that repeat at length what others show
 	cargo test --package lab --test lab -- --apart

@@ -1,5 +1,6 @@
-//! Runs a script in L1, the emulated machine with an IOMMU, and prints what the script prints.
-//! L1 has mini-vmm, a guest's kernel, and devices to pass through. docs/tour uses it.
+//! `make lab-shell`: a shell in L1, the emulated machine with an IOMMU. L1 has mini-vmm, a guest's
+//! kernel, and devices to pass through. With `--run`, a script runs there in place of the shell;
+//! docs/tour uses that.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,10 +16,46 @@ use lab::setup::Lab;
 use lab::transcript::Speaker;
 use lab::{Error, Result, runner, vmm};
 
-const USAGE: &str = "usage: shell --run SCRIPT   run a script in L1, and print what it prints";
+const USAGE: &str = "usage: shell                a shell in L1, on this terminal
+       shell --run SCRIPT   run a script in L1, and print what it prints";
 
 /// Seconds for a script, on a host that is busy with other things.
 const LIMIT: u64 = 600;
+
+/// What the interactive shell reads first.
+const PROFILE: &str = r#"
+. /lab/functions.sh
+PS1='L1:\w# '
+boot='--kernel /boot/bzImage --initrd /boot/initrd'
+cat <<TEXT
+
+This is L1: a machine with an IOMMU, emulated by QEMU. Nothing here reaches your own devices.
+
+Devices, by mini-vmm host list:
+$(mini-vmm host list)
+
+Programs: mini-vmm, mini-vmm-trace, and busybox. A guest's Linux is in /boot; \$boot is
+  $boot
+
+Try, for example:
+  mini-vmm host bind 00:05.0
+  mini-vmm explain --vfio 00:05.0
+  mini-vmm \$boot --vfio 00:05.0 --stats
+  mini-vmm trace --only device -- mini-vmm \$boot --vfio 00:05.0
+  mini-vmm host unbind 00:05.0
+
+To end: Ctrl-A x ends a guest. The command exit, or Ctrl-] x at any time, ends L1.
+TEXT
+"#;
+
+/// Gives ttyS0 to a shell. The first terminal that the leader of a session opens becomes the
+/// session's, and so Ctrl-C and job control work.
+const INTERACTIVE: &str = "\
+stty -F /dev/ttyS0 sane
+export HOME=/root
+cd /root
+setsid sh -c 'exec sh -l </dev/ttyS0 >/dev/ttyS0 2>&1' || :
+";
 
 /// The script that runs another. Its lines are marked, and its status is reported.
 const RUN: &str = "\
@@ -39,6 +76,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let ended = match arguments[..] {
+        [] => shell(),
         ["--run", script] => run(script),
         _ => Err(Error::failed(USAGE)),
     };
@@ -75,6 +113,15 @@ fn machine(name: &'static str) -> Scenario {
 /// The program of chapter 6.
 fn take() -> Result<PathBuf> {
     vmm::program("tour-vmm", "take")
+}
+
+/// Runs an interactive shell in L1, and returns QEMU's exit status.
+fn shell() -> Result<u8> {
+    let lab = Lab::prepare(&[Choice::Lab], false);
+    let scenario = machine("shell")
+        .file("root/.profile", PROFILE)
+        .script(INTERACTIVE, |_| Ok(()));
+    runner::interactive(&scenario, &lab)
 }
 
 /// Runs a script in L1, prints its lines as they arrive, and returns its status: 0 or 1.
