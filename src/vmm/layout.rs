@@ -135,6 +135,12 @@ pub const GSI_POWER_BUTTON: u32 = GSI_INTX_BASE + GSI_INTX_COUNT;
 /// Interrupt pins of a device, INTA to INTD.
 pub const INTX_PINS: u8 = 4;
 
+/// The pin of a root port's slot: INTD, which no function behind the port has. Linux gives a device
+/// to its driver and takes it away in a thread of the slot's interrupt (drivers/pci/hotplug/
+/// pciehp_hpc.c, `pciehp_ist`), where the driver waits for ever if it frees the same interrupt
+/// (kernel/irq/manage.c, `__synchronize_irq`).
+pub const SLOT_PIN: u8 = 3;
+
 /// The GSI of a device's pin (0 is INTA), as in `_PRT`.
 pub fn gsi_of_pin(device: u8, pin: u8) -> u32 {
     GSI_INTX_BASE + (u32::from(device) + u32::from(pin)) % GSI_INTX_COUNT

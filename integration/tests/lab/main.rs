@@ -34,6 +34,7 @@ scenarios![
     host,
     hot_plug,
     hot_plug_faults,
+    hot_plug_hosts,
     life,
     memory_errors,
     mediated,

@@ -184,6 +184,25 @@ impl RealHost {
         }))
     }
 
+    /// Checks that this process may lock the guest's memory once more, if these are not its first
+    /// maps. Only the open devices tell that their IOMMUs cannot be used together with the others'.
+    fn check_lock_again(&self, request: &AddRequest, dma: &Dma) -> Result<(), AddError> {
+        let count = self.maps.count();
+        if count < 2 || dma.has_ram() || request.devices.iter().all(is_mediated) {
+            return Ok(());
+        }
+        let by_iommufd = self.set.is_by_iommufd(&[]);
+        self.check_lock(self.ram.size().saturating_mul(count), by_iommufd)
+    }
+
+    /// Checks that this process may lock so much.
+    fn check_lock(&self, size: u64, by_iommufd: bool) -> Result<(), AddError> {
+        match memlock::too_little(size, by_iommufd) {
+            Some(too_little) => Err(refused(PrefaultError::Dma(too_little.error(None)))),
+            None => Ok(()),
+        }
+    }
+
     /// Waits until RAM is mapped for the devices that the guest began with.
     fn wait_ready(&self, go_on: &dyn Fn(u64, u64) -> bool) -> Result<(), AddError> {
         let size = self.ram.size();
@@ -225,19 +244,15 @@ impl HostSide for RealHost {
     }
 
     fn check_limits(&self, request: &AddRequest) -> Result<(), AddError> {
-        let mediated =
-            |d: &DeviceConfig| matches!(parse_address(&d.address), Ok(HostName::Mediated(_)));
-        // Memory is pinned once for all devices, and never for a mediated one.
-        if !self.maps.is_empty() || request.devices.iter().all(mediated) {
+        // Memory is pinned once for all devices that can be used together, and never for a mediated
+        // one.
+        if !self.maps.is_empty() || request.devices.iter().all(is_mediated) {
             return Ok(());
         }
         self.check_memory()?;
         let candidates = self.candidates(request).unwrap_or_default();
         let by_iommufd = self.set.is_by_iommufd(&candidates);
-        match memlock::too_little(self.ram.size(), by_iommufd) {
-            Some(too_little) => Err(refused(PrefaultError::Dma(too_little.error(None)))),
-            None => Ok(()),
-        }
+        self.check_lock(self.ram.size(), by_iommufd)
     }
 
     fn claim(&self, request: &AddRequest) -> Result<(), AddError> {
@@ -265,8 +280,13 @@ impl HostSide for RealHost {
             Arc::new(Dma::new(mapper, self.ram.size(), false, meter))
         });
         let devices = opened.devices.into_iter();
+        let mut devices: Vec<_> = devices.map(|device| device as SharedDevice).collect();
+        if let Err(e) = self.check_lock_again(request, &dma) {
+            self.maps.leave(&dma, devices.len(), || devices.clear());
+            return Err(e);
+        }
         Ok(OpenForAdd {
-            devices: devices.map(|device| device as SharedDevice).collect(),
+            devices,
             dma: Some(dma),
         })
     }
@@ -312,6 +332,10 @@ impl HostSide for RealHost {
             dma.set_peers(self.maps.devices(dma) > 1);
         }
     }
+}
+
+fn is_mediated(device: &DeviceConfig) -> bool {
+    matches!(parse_address(&device.address), Ok(HostName::Mediated(_)))
 }
 
 /// A file that came with the request is of no use.
