@@ -48,6 +48,7 @@ scenarios![
     peers,
     ports,
     resets,
+    sandbox,
     start,
     windows,
     topology,

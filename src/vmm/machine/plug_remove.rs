@@ -21,6 +21,7 @@ use crate::machine::plugged::Plugged;
 use crate::machine::ports::GuestPort;
 use crate::plug::{GaveUp, PATIENCE, Removal, RemoveError, RemoveRequest, RemovedBy};
 use crate::run_events::RunEvent;
+use crate::sandbox::{self, Kind};
 use crate::vfio::function::VfioFunction;
 
 /// How long the host's own request waits for the guest. The host's command sleeps meanwhile.
@@ -119,7 +120,10 @@ impl Plugged {
             return Err(io::Error::other("the run ends"));
         }
         threads.retain(|thread| !thread.is_finished());
-        threads.push(thread::Builder::new().name(name).spawn(work)?);
+        threads.push(thread::Builder::new().name(name).spawn(move || {
+            sandbox::enter(Kind::Removal);
+            work();
+        })?);
         Ok(())
     }
 
