@@ -148,8 +148,9 @@ impl Scenario {
         self
     }
 
-    /// Marks a scenario that repeats at length what a shorter one shows: the test runs with
-    /// `--apart` only, and neither `make test` nor `make test-all` runs it.
+    /// Marks a long scenario of what others show in part, such as all devices by all ways: the
+    /// test runs with `--apart` only. Neither `make test` nor `make test-all` runs it, and so
+    /// continuous integration does not.
     pub fn apart(mut self) -> Self {
         self.class = Class::Apart;
         self

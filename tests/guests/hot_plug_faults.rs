@@ -170,7 +170,7 @@ fn what_does_not_fit_is_refused_at_once() {
         let again = add(live).unwrap_err();
         assert!(matches!(again, AddError::Present(_)), "{again}");
         let full = live.control.add(&request(&["02:00.0"]), &|| false);
-        assert!(matches!(full, Err(AddError::Full(1))));
+        assert!(matches!(full, Err(AddError::Full { count: 1, .. })));
         let on_root = live.control.add(&request(&["02:00.0,port=off"]), &|| false);
         assert_eq!(on_root.unwrap_err().kind(), Refusal::Request);
         live.press_key();
