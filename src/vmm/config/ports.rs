@@ -107,16 +107,16 @@ impl PortsConfig {
 /// The argument of `--ports`.
 impl fmt::Display for PortsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let least = Self::default().reserve;
+        let usual = Self::default().reserve;
         write!(f, "{}", self.count)?;
         let sizes = [
-            ("mem32", self.reserve.mem32, least.mem32),
-            ("mem64", self.reserve.pref64, least.pref64),
+            ("mem32", self.reserve.mem32, usual.mem32),
+            ("mem64", self.reserve.pref64, usual.pref64),
         ];
-        for (name, size, least) in sizes {
+        for (name, size, usual) in sizes {
             let mib = size / MEMORY_GRANULE;
             match () {
-                () if size == least => {}
+                () if size == usual => {}
                 () if mib.is_multiple_of(1024) => write!(f, ",{name}={}G", mib / 1024)?,
                 () => write!(f, ",{name}={mib}M")?,
             }

@@ -50,7 +50,8 @@ impl GuestAddress {
     }
 }
 
-/// The same of a function with the number `number` behind its port.
+/// Says why the function `host` has the number `number` behind its port; `None` if it has that number
+/// on the host too.
 pub fn renumbered(host: Bdf, number: u8) -> Option<String> {
     (number != host.function).then(|| {
         format!(

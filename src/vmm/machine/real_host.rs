@@ -175,8 +175,9 @@ impl RealHost {
         }))
     }
 
-    /// Checks that this process may lock the guest's memory once more, if these are not its first
-    /// maps. Only the open devices tell that their IOMMUs cannot be used together with the others'.
+    /// Checks that this process may lock the guest's memory once more, if other devices have maps
+    /// and this one cannot use them. Only an open device tells that, so the check comes after its
+    /// opening.
     fn check_lock_again(&self, request: &AddRequest, dma: &Dma) -> Result<(), AddError> {
         let count = self.maps.count();
         if count < 2 || dma.has_ram() || request.devices.iter().all(is_mediated) {
