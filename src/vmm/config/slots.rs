@@ -50,8 +50,8 @@ impl GuestAddress {
     }
 }
 
-/// Says why the function `host` has the number `number` behind its port; `None` if it has that number
-/// on the host too.
+/// Says why the function `host` has the number `number` behind its port; `None` if it has the same
+/// number on the host.
 pub fn renumbered(host: Bdf, number: u8) -> Option<String> {
     (number != host.function).then(|| {
         format!(

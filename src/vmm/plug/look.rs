@@ -30,8 +30,8 @@ pub(crate) fn check_reach(
     }
 }
 
-/// Checks that KVM's memory types are right with the device: this device's DMA is coherent, or a
-/// device that the guest has (`present`) has DMA that is not, so that KVM follows the guest's types.
+/// Checks that KVM's memory types are right with the device: this device's DMA is coherent, or that
+/// of a device in the guest (`present`) is not, so that KVM follows the guest's types already.
 ///
 /// # Errors
 /// KVM would keep memory types that are wrong with the device.
