@@ -49,7 +49,9 @@ fn main() -> ExitCode {
             );
         }
     };
-    let mut world = World::new(Emitter::new(outputs, args.filter()));
+    let reader = args.output.is_none() && io::stderr().is_terminal();
+    let emitter = Emitter::new(outputs, args.filter()).looked_at(reader);
+    let mut world = World::new(emitter);
     let end = engine::trace(&mut world, args.command);
     if let Err(e) = &end {
         return fail(&e.to_string(), e.source(), e.hint(), e.status());

@@ -6,3 +6,4 @@ mod formats;
 mod guests;
 mod page;
 mod run;
+mod transcripts;
