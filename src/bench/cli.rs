@@ -18,8 +18,8 @@ use crate::work::task::Engine;
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
-This program writes to no disk: each subject opens it for reads alone, and
-exclusively. A device that the host uses (a mounted file system, swap, a RAID)
+Without --destroy this program writes to no disk: each subject opens it for
+reads alone, and exclusively. A device that the host uses (a mounted file system, swap, a RAID)
 is refused. When the disk comes back to the host, udev may assemble a stopped
 RAID or volume group on it, and write: use a disk without members of one.
 For each turn of a guest, mini-vmm binds the device to vfio-pci and gives it
@@ -31,6 +31,8 @@ Examples:
   mini-vmm-bench 0000:01:00.0 --quick       three minutes
   mini-vmm-bench 0000:01:00.0 --vmm ./old --vmm ./new
                                             two versions of mini-vmm
+  mini-vmm-bench 0000:01:00.0 --destroy S5H9NX0
+                                            writes, too: the disk's data is lost
 
 Exit status: 0; 1 for an error; 2 for a wrong command line; 130 after Ctrl-C."
 )]
@@ -96,6 +98,16 @@ pub struct RunArgs {
     /// Also measure these guests of other VMMs; qemu-system-x86_64 must be in PATH
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
     peer: Vec<Peer>,
+
+    /// Also measure writes. THE DATA OF THE DISK IS LOST. SERIAL is the serial number that the disk
+    /// itself reports (--dry-run shows it); no other disk is written to
+    #[arg(long, value_name = "SERIAL")]
+    destroy: Option<String>,
+
+    /// With --destroy: erase the disk's partition tables, file systems, volumes, RAID members,
+    /// encryption and swap, instead of refusing a disk that has any
+    #[arg(long, requires = "destroy")]
+    wipe: bool,
 
     /// Where the results go: NAME.json, .md, .csv and .html [mini-vmm-bench-DATE]
     #[arg(long, value_name = "NAME")]
@@ -190,6 +202,8 @@ impl RunArgs {
             }),
             changes: self.change.clone(),
             peers: self.peer.clone(),
+            destroy: self.destroy.clone(),
+            wipe: self.wipe,
             quick: self.quick,
             time: self.time.map(|minutes| Duration::from_secs(minutes * 60)),
             rounds: self.rounds.map(usize::from),

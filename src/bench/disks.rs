@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::work::task::DiskId;
 
 /// A disk or NVMe namespace.
@@ -31,6 +31,45 @@ impl Disk {
     /// size alone.
     pub fn is(&self, id: &DiskId) -> bool {
         self.id == *id
+    }
+
+    /// Checks that the disk may be written to: it reports the serial number that the user has
+    /// named. Without a name there is nothing to check, and nobody writes.
+    ///
+    /// # Errors
+    /// It reports another serial number, or none.
+    pub fn check_serial(&self, wanted: Option<&str>) -> Result<()> {
+        let Some(wanted) = wanted else {
+            return Ok(());
+        };
+        let node = self.node();
+        let node = node.display();
+        match &self.serial {
+            Some(serial) if serial == wanted => Ok(()),
+            Some(serial) => Err(Error::new(format!(
+                "{node} has the serial number {serial:?}, and not {wanted:?}; nothing was written \
+                 to it"
+            ))
+            .with_hint("--destroy names the disk by the serial number that --dry-run shows")),
+            None => Err(Error::new(format!(
+                "{node} reports no serial number, so it cannot be named for writes"
+            ))),
+        }
+    }
+
+    /// A disk for tests.
+    #[cfg(test)]
+    pub(crate) fn of(name: &str, serial: Option<&str>) -> Self {
+        Self {
+            name: name.into(),
+            id: DiskId {
+                wwid: None,
+                sectors: 0,
+            },
+            model: None,
+            serial: serial.map(str::to_owned),
+            path: PathBuf::new(),
+        }
     }
 
     /// Whether the disk is below a device's directory.
@@ -137,5 +176,21 @@ mod tests {
         assert!(disk.is_below(&sys.join("devices/pci0000:00/0000:00:05.0")));
         assert!(!disk.is_below(&sys.join("devices/pci0000:00/0000:00:06.0")));
         fs::remove_dir_all(&sys).unwrap();
+    }
+
+    #[test]
+    fn a_disk_is_named_by_its_own_serial_number_alone() {
+        let disk = Disk::of("nvme0n1", Some("S1"));
+        assert!(disk.check_serial(Some("S1")).is_ok());
+        for wrong in ["", "S", "s1", "S1 ", "S11"] {
+            let refused = disk.check_serial(Some(wrong)).unwrap_err();
+            assert!(
+                refused.to_string().contains("nothing was written"),
+                "{wrong}"
+            );
+        }
+        let unnamed = Disk::of("nvme0n1", None);
+        assert!(unnamed.check_serial(Some("")).is_err());
+        assert!(unnamed.check_serial(None).is_ok());
     }
 }

@@ -150,6 +150,10 @@ fn wait_for_disk(task: &Task) -> Result<PathBuf> {
         if let Some(disk) = found
             && disk.node().exists()
         {
+            // An emulated disk has a serial number of its VMM's; the host has checked the disk.
+            if !any {
+                disk.check_serial(task.destroy.as_deref())?;
+            }
             return Ok(disk.node());
         }
         if started.elapsed() > PATIENCE {

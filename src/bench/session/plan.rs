@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::kernel::image::Image;
 use crate::kernel::modules::Lists;
 use crate::session::cpus;
+use crate::session::destroy::Destroy;
 use crate::session::device::Device;
 use crate::session::settings::Settings;
 use crate::stats::stopping::Stopping;
@@ -31,6 +32,8 @@ pub struct Plan {
     pub device: Device,
     /// The subjects.
     pub subjects: Vec<Subject>,
+    /// The user's permission to write to the disk, if there is one.
+    pub destroy: Option<Destroy>,
     /// The work of each turn.
     pub task: Task,
     /// The host's CPUs that all subjects have.
@@ -68,6 +71,9 @@ impl Plan {
                 .collect::<Result<_>>()?,
         };
         let peers = peers(&settings.peers)?;
+        let destroy = settings.destroy.as_deref();
+        let destroy = destroy.map(|serial| Destroy::check(&device, serial, settings.wipe));
+        let destroy = destroy.transpose()?;
         let release = rustix::system::uname();
         let release = release.release().to_string_lossy().into_owned();
         let kernel = match &settings.guest_kernel {
@@ -88,7 +94,9 @@ impl Plan {
                 measure_ms: milliseconds(measure),
                 engine,
                 disk: device.disk.id.clone(),
+                destroy: destroy.as_ref().map(|destroy| destroy.serial.clone()),
             },
+            destroy,
             cpus: cpus::choose(settings.cpus.as_deref(), &cpus::allowed()?, &device.path)?,
             memory: settings.memory.clone(),
             modules: modules(&Lists::read(&lists)?, &device, &settings.peers),
@@ -185,10 +193,21 @@ impl fmt::Display for Plan {
             known(&disk.serial),
             disk.id.sectors as f64 * 512.0 / 1e9
         )?;
-        writeln!(
-            f,
-            "          opened for reads alone, and exclusively; nothing is written to it"
-        )?;
+        match &self.destroy {
+            None => writeln!(
+                f,
+                "          opened for reads alone, and exclusively; nothing is written to it"
+            )?,
+            Some(destroy) => {
+                writeln!(
+                    f,
+                    "          WRITTEN TO, as --destroy says: its data is lost"
+                )?;
+                for signature in &destroy.found {
+                    writeln!(f, "          ERASED, as --wipe says: {signature}")?;
+                }
+            }
+        }
         for subject in &self.subjects {
             let what = match &subject.kind {
                 _ if subject.repeats.is_some() => {

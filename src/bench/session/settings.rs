@@ -29,6 +29,10 @@ pub struct Settings {
     pub changes: Vec<Change>,
     /// Guests of other VMMs.
     pub peers: Vec<Peer>,
+    /// The serial number of the disk that may be written to.
+    pub destroy: Option<String>,
+    /// Whether what that disk holds may be erased.
+    pub wipe: bool,
     /// A short run.
     pub quick: bool,
     /// The time of the run, in place of the default.
@@ -42,7 +46,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The kinds of reads.
+    /// The kinds of work. Writes come last, so that a turn's reads are the same without them.
     pub fn works(&self) -> Vec<Work> {
         let mut works = vec![
             Work::new(4, 1, Order::Random),
@@ -51,6 +55,14 @@ impl Settings {
         if !self.quick {
             works.push(Work::new(4, 128, Order::Random));
             works.push(Work::new(128, 8, Order::Sequential));
+        }
+        if self.destroy.is_some() {
+            works.push(Work::writing(4, 1, Order::Random, 100));
+            works.push(Work::writing(4, 32, Order::Random, 30));
+            if !self.quick {
+                works.push(Work::writing(4, 32, Order::Random, 100));
+                works.push(Work::writing(128, 8, Order::Sequential, 100));
+            }
         }
         works
     }

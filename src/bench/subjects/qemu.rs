@@ -41,7 +41,7 @@ impl Turn<'_> {
     /// measurement.
     pub fn trial(&self, guest: &Guest, task: &Task, seed: u64) -> Result<Trial> {
         // The disk must be back, whatever subject had it before.
-        let node = host::wait_for_disk(self.device, &task.disk)?;
+        let node = host::wait_for_disk(self.device, task)?;
         let bound = match self.peer.is_assigned() {
             true => Some(Bound::take(self.binder, &guest.address)?),
             false => None,
@@ -49,10 +49,10 @@ impl Turn<'_> {
         // While QEMU reads the disk, nobody else gets it (open(2), O_EXCL).
         let held = match self.peer.is_assigned() {
             true => None,
-            false => Some(disk::open(&node)?),
+            false => Some(disk::open(&node, false)?),
         };
         let mut command = Command::new(&self.program.path);
-        let disk = self.disk(guest, &node, task.engine)?;
+        let disk = self.disk(guest, &node, task)?;
         command.args(self.machine(guest, seed)).args(disk);
         let trial = guest.run(command, &self.program.path, task, Vcpus::Pin, None);
         drop(held);
@@ -101,12 +101,12 @@ impl Turn<'_> {
     }
 
     /// The arguments of the disk.
-    fn disk(&self, guest: &Guest, node: &Path, engine: Engine) -> Result<Vec<String>> {
+    fn disk(&self, guest: &Guest, node: &Path, task: &Task) -> Result<Vec<String>> {
         if self.peer.is_assigned() {
             let device = format!("vfio-pci,host={}", guest.address);
             return Ok(vec!["-device".into(), device]);
         }
-        let aio = match engine {
+        let aio = match task.engine {
             Engine::IoUring => "io_uring",
             Engine::Threads => "threads",
         };
@@ -120,11 +120,16 @@ impl Turn<'_> {
             format!(",{name}={}", size.unwrap_or(512))
         });
         let sizes = sizes.concat();
+        // Writes are for the disk alone that the user has named.
+        let read_only = match task.destroy {
+            Some(_) => "off",
+            None => "on",
+        };
         let mut words = vec![
             "-blockdev".to_owned(),
             format!(
-                "driver=host_device,node-name=disk,filename={path},read-only=on,cache.direct=on,\
-                 aio={aio}"
+                "driver=host_device,node-name=disk,filename={path},read-only={read_only},\
+                 cache.direct=on,aio={aio}"
             ),
         ];
         words.extend(match self.peer {
@@ -212,8 +217,9 @@ impl Drop for Bound<'_> {
 mod tests {
     use super::*;
     use crate::subjects::mini_vmm::in_memory;
+    use crate::work::task::DiskId;
 
-    fn line(peer: Peer, native_idle: bool, engine: Engine) -> String {
+    fn line(peer: Peer, native_idle: bool, engine: Engine, destroy: Option<&str>) -> String {
         let program = Program {
             path: "/bin/qemu".into(),
             version: "QEMU".into(),
@@ -234,14 +240,25 @@ mod tests {
             cpus: vec![2, 3],
             address: "0000:01:00.0".into(),
         };
-        let disk = turn.disk(&guest, Path::new("/dev/disk,1"), engine).unwrap();
+        let task = Task {
+            works: Vec::new(),
+            warm_up_ms: 1,
+            measure_ms: 1,
+            engine,
+            disk: DiskId {
+                wwid: None,
+                sectors: 8,
+            },
+            destroy: destroy.map(str::to_owned),
+        };
+        let disk = turn.disk(&guest, Path::new("/dev/disk,1"), &task).unwrap();
         [turn.machine(&guest, 7), disk].concat().join(" ")
     }
 
     #[test]
-    fn no_way_lets_the_guest_write() {
+    fn no_way_lets_the_guest_write_unless_the_disk_was_named() {
         for peer in [Peer::QemuNvme, Peer::QemuVirtio] {
-            let line = line(peer, false, Engine::IoUring);
+            let line = line(peer, false, Engine::IoUring, None);
             for word in [
                 "filename=/dev/disk,,1,read-only=on,cache.direct=on,aio=io_uring",
                 "-smp 2 ",
@@ -252,14 +269,16 @@ mod tests {
                 assert!(line.contains(word), "{word} in {line}");
             }
             assert!(!line.contains("vfio") && !line.contains("cpu-pm"), "{line}");
+            let named = super::tests::line(peer, false, Engine::IoUring, Some("S1"));
+            assert!(named.contains("read-only=off,"), "{named}");
         }
-        let threads = line(Peer::QemuVirtio, false, Engine::Threads);
+        let threads = line(Peer::QemuVirtio, false, Engine::Threads, None);
         assert!(threads.contains("aio=threads"), "{threads}");
     }
 
     #[test]
     fn the_device_itself_is_no_drive() {
-        let line = line(Peer::QemuVfio, true, Engine::IoUring);
+        let line = line(Peer::QemuVfio, true, Engine::IoUring, None);
         assert!(
             line.ends_with("-device vfio-pci,host=0000:01:00.0"),
             "{line}"

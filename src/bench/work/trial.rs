@@ -1,5 +1,6 @@
 //! All work of a turn. The host and each guest call this.
 
+use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -7,15 +8,16 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Context, Result};
-use crate::work::task::{Engine, IDLE, Message, Sample, Task};
+use crate::stats::latency::Latencies;
+use crate::work::task::{Engine, IDLE, Message, Sample, Task, Work};
 use crate::work::window::Window;
-use crate::work::{disk, fingerprint, threads, uring};
+use crate::work::{disk, fingerprint, threads, uring, writes};
 
 /// Does the work of a turn on a disk. `tell` gets what there is to say. `seed` chooses the blocks:
 /// no two turns of a run read the same ones, so none finds them in a cache of the disk.
 ///
 /// # Errors
-/// The disk cannot be opened or read, or `stop` was set.
+/// The disk cannot be opened or read, has other content than was written, or `stop` was set.
 pub fn work(
     task: &Task,
     path: &Path,
@@ -23,22 +25,24 @@ pub fn work(
     stop: &AtomicBool,
     tell: &mut dyn FnMut(Message),
 ) -> Result<()> {
-    let mut file = disk::open(path)?;
-    let bytes = file
-        .seek(SeekFrom::End(0))
-        .context("cannot read the disk's size")?;
-    tell(fingerprint::read(&file, bytes)?);
+    let disk = Disk::open(task, path)?;
+    let (sha256, zeros, blocks) = fingerprint::read(&disk.file, disk.bytes)?;
+    tell(Message::Content {
+        sha256,
+        zeros,
+        blocks,
+    });
     for (number, work) in (1..).zip(&task.works) {
         tell(Message::Start {
             work: work.name.clone(),
         });
         let seed = seed.wrapping_mul(1000).wrapping_add(number);
         let window = Window::start(task, stop);
-        let times = match task.engine {
-            Engine::IoUring => uring::read(&file, bytes, work, seed, window)?,
-            Engine::Threads => threads::read(&file, bytes, work, seed, window)?,
-        };
+        let times = disk.run(work, seed, window)?;
         tell(Message::Done(Sample::of(work, &times, window.seconds()?)));
+    }
+    if let Some(sha256) = disk.leave(seed)? {
+        tell(Message::Left { sha256 });
     }
     tell(Message::End);
     Ok(())
@@ -56,10 +60,7 @@ pub fn count(
     pause: Duration,
     tell: &mut dyn FnMut(Message),
 ) -> Result<()> {
-    let mut file = disk::open(path)?;
-    let bytes = file
-        .seek(SeekFrom::End(0))
-        .context("cannot read the disk's size")?;
+    let disk = Disk::open(task, path)?;
     let never = AtomicBool::new(false);
     let mut window = |name: &str, reads: &mut dyn FnMut() -> Result<u64>| -> Result<()> {
         let work = name.to_owned();
@@ -77,15 +78,55 @@ pub fn count(
     for work in &task.works {
         window(&work.name, &mut || {
             let window = Window::start(task, &never).count_all();
-            let times = match task.engine {
-                Engine::IoUring => uring::read(&file, bytes, work, seed, window)?,
-                Engine::Threads => threads::read(&file, bytes, work, seed, window)?,
-            };
-            Ok(times.len())
+            Ok(disk.run(work, seed, window)?.len())
         })?;
     }
     tell(Message::End);
     Ok(())
+}
+
+/// The disk during a turn.
+struct Disk<'a> {
+    file: File,
+    bytes: u64,
+    task: &'a Task,
+}
+
+impl<'a> Disk<'a> {
+    fn open(task: &'a Task, path: &Path) -> Result<Self> {
+        let mut file = disk::open(path, task.destroy.is_some())?;
+        let bytes = file
+            .seek(SeekFrom::End(0))
+            .context("cannot read the disk's size")?;
+        Ok(Self { file, bytes, task })
+    }
+
+    /// Does a kind of work, and checks what it has written.
+    fn run(&self, work: &Work, seed: u64, window: Window<'_>) -> Result<Latencies> {
+        let area = writes::area(work, self.bytes)?;
+        let (times, written) = match self.task.engine {
+            Engine::IoUring => uring::run(&self.file, &area, work, seed, window)?,
+            Engine::Threads => threads::run(&self.file, &area, work, seed, window)?,
+        };
+        written
+            .iter()
+            .try_for_each(|writes| writes.check(&self.file))?;
+        Ok(times)
+    }
+
+    /// Gives the disk content that the next subject must find: new blocks, which the disk has for
+    /// good. Nothing is written if there is no work that writes.
+    fn leave(&self, seed: u64) -> Result<Option<String>> {
+        let Some(work) = self.task.works.iter().find(|work| work.writes > 0) else {
+            return Ok(None);
+        };
+        let area = writes::area(work, self.bytes)?;
+        fingerprint::write(&self.file, self.bytes, &area, seed)?;
+        self.file
+            .sync_all()
+            .context("cannot flush the disk's cache")?;
+        Ok(Some(fingerprint::read(&self.file, self.bytes)?.0))
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +159,7 @@ mod tests {
                     wwid: None,
                     sectors: 8192,
                 },
+                destroy: None,
             };
             let mut samples = Vec::new();
             let mut tell = |message| match message {
@@ -140,5 +182,66 @@ mod tests {
         assert!(contents.iter().all(|content| *content == contents[0]));
         assert_eq!(contents[0].1, 0);
         fs::remove_file(&path).unwrap();
+    }
+
+    /// What writes.
+    fn writing(engine: Engine, destroy: Option<&str>) -> Task {
+        Task {
+            works: vec![
+                Work::writing(4, 1, Order::Random, 100),
+                Work::writing(4, 8, Order::Random, 30),
+                Work::writing(128, 4, Order::Sequential, 100),
+            ],
+            warm_up_ms: 5,
+            measure_ms: 20,
+            engine,
+            disk: DiskId {
+                wwid: None,
+                sectors: 40_960,
+            },
+            destroy: destroy.map(str::to_owned),
+        }
+    }
+
+    /// Both engines write, both find their own content again, and a subject finds what the one
+    /// before it has left. Neither end of the disk is written to.
+    #[test]
+    fn writes_are_read_again() {
+        let name = format!("writes-{}", std::process::id());
+        let path = std::env::current_exe().unwrap().with_file_name(name);
+        let size = 20 << 20;
+        fs::write(&path, vec![7; size]).unwrap();
+        let rings = uring::is_there().then_some(Engine::IoUring);
+        let never = AtomicBool::new(false);
+        let mut left: Option<String> = None;
+        for (seed, engine) in (1..).zip([Some(Engine::Threads), rings].into_iter().flatten()) {
+            let (mut found, mut leaves, mut samples) = (None, None, 0);
+            let mut tell = |message| match message {
+                Message::Content { sha256, .. } => found = Some(sha256),
+                Message::Left { sha256 } => leaves = Some(sha256),
+                Message::Done(sample) => samples += usize::from(sample.operations > 0),
+                _ => {}
+            };
+            work(&writing(engine, Some("S")), &path, seed, &never, &mut tell).unwrap();
+            assert_eq!(samples, 3);
+            assert!(left.is_none() || left == found);
+            assert!(leaves.is_some() && leaves != found);
+            left = leaves;
+            // Without the serial number, the same work cannot write.
+            let before = fs::read(&path).unwrap();
+            let refused = work(&writing(engine, None), &path, seed, &never, &mut |_| {});
+            assert!(refused.is_err() && fs::read(&path).unwrap() == before);
+        }
+        let task = writing(Engine::Threads, Some("S"));
+        let mut told = 0;
+        let pause = Duration::from_millis(1);
+        count(&task, &path, 9, pause, &mut |_| told += 1).unwrap();
+        assert_eq!(told, 2 * 4 + 1);
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let (start, rest) = bytes.split_at(8 << 20);
+        let (middle, end) = rest.split_at(rest.len() - (1 << 20));
+        assert!(start.iter().chain(end).all(|byte| *byte == 7));
+        assert!(middle.iter().any(|byte| *byte != 7));
     }
 }
