@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::session::cpus;
 use crate::session::settings::Settings;
 use crate::subjects::list::Change;
-use crate::subjects::peer::Peer;
+use crate::subjects::peer::Choice;
 use crate::work::task::Engine;
 
 /// Measure a passed-through disk on this machine: the host's own driver beside guests of mini-vmm
@@ -95,9 +95,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
     change: Vec<Change>,
 
-    /// Also measure these guests of other VMMs; qemu-system-x86_64 must be in PATH
-    #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
-    peer: Vec<Peer>,
+    /// Also measure guests of other VMMs, NAME or NAME=PATH, with commas between them [without
+    /// PATH: the program in PATH].
+    /// The device itself: qemu-vfio, cloud-hypervisor, crosvm. A disk that the VMM emulates, whose
+    /// data is the host's disk: qemu-nvme, qemu-virtio, cloud-hypervisor-virtio, firecracker
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    peer: Vec<Choice>,
 
     /// Also measure writes. THE DATA OF THE DISK IS LOST. SERIAL is the serial number that the disk
     /// itself reports (--dry-run shows it); no other disk is written to

@@ -27,6 +27,9 @@ pub const SEED: &str = "mini_vmm_bench.seed=";
 /// another identity.
 pub const ANY_DISK: &str = "mini_vmm_bench.any_disk=1";
 
+/// The kernel parameter of a guest whose VMM ends when the guest restarts, not when it powers off.
+pub const RESTARTS: &str = "mini_vmm_bench.restarts=1";
+
 /// The kernel parameter of a pass that counts, with the time to sleep in milliseconds.
 pub const COUNT: &str = "mini_vmm_bench.count=";
 
@@ -57,7 +60,10 @@ pub fn main() -> ! {
     let _ = io::stdout().flush();
     // The serial port sends what is left while nothing else runs.
     thread::sleep(Duration::from_millis(100));
-    let _ = reboot(RebootCommand::PowerOff);
+    let _ = reboot(match has(RESTARTS) {
+        true => RebootCommand::Restart,
+        false => RebootCommand::PowerOff,
+    });
     // A kernel that cannot power off is ended from outside.
     loop {
         thread::sleep(Duration::from_secs(60));
@@ -110,6 +116,12 @@ fn uptime_ms() -> u64 {
     (seconds.unwrap_or(0.0) * 1000.0) as u64
 }
 
+/// Whether the kernel's command line has a word.
+fn has(word: &str) -> bool {
+    let line = text("/proc/cmdline");
+    line.split_ascii_whitespace().any(|w| w == word)
+}
+
 /// A number on the kernel's command line.
 fn parameter(name: &str) -> Option<u64> {
     let line = text("/proc/cmdline");
@@ -139,8 +151,7 @@ fn load_modules() -> Result<()> {
 
 fn wait_for_disk(task: &Task) -> Result<PathBuf> {
     let started = Instant::now();
-    let line = text("/proc/cmdline");
-    let any = line.split_ascii_whitespace().any(|word| word == ANY_DISK);
+    let any = has(ANY_DISK);
     loop {
         let found = disks::all(Path::new("/sys"))?;
         let found = found.iter().find(|disk| match any {

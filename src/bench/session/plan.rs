@@ -13,7 +13,7 @@ use crate::session::device::Device;
 use crate::session::settings::Settings;
 use crate::stats::stopping::Stopping;
 use crate::subjects::list::{Kind, Subject, pairs, subjects};
-use crate::subjects::peer::Peer;
+use crate::subjects::peer::{Choice, Peer};
 use crate::subjects::program::Program;
 use crate::work::task::{Engine, Task};
 use crate::work::uring;
@@ -99,7 +99,7 @@ impl Plan {
             destroy,
             cpus: cpus::choose(settings.cpus.as_deref(), &cpus::allowed()?, &device.path)?,
             memory: settings.memory.clone(),
-            modules: modules(&Lists::read(&lists)?, &device, &settings.peers),
+            modules: modules(&Lists::read(&lists)?, &device, &peers),
             cmdline: settings.guest_cmdline.clone(),
             stopping: settings.stopping(),
             kernel,
@@ -144,17 +144,22 @@ impl Plan {
 }
 
 /// Finds the programs of other VMMs.
-fn peers(peers: &[Peer]) -> Result<Vec<(Peer, Program)>> {
+fn peers(choices: &[Choice]) -> Result<Vec<(Peer, Program)>> {
     let mut found: Vec<(Peer, Program)> = Vec::new();
-    for peer in peers {
+    for Choice { peer, path } in choices {
         if found.iter().any(|(known, _)| known == peer) {
             continue;
         }
-        let program = match found.first() {
-            Some((_, program)) => program.clone(),
-            None => Program::in_path("qemu-system-x86_64")
-                .map_err(|e| e.with_hint("install QEMU, or leave --peer away"))?,
+        let name = peer.program();
+        let program = match path {
+            Some(path) => Program::any(path, peer.version()),
+            None => Program::in_path(name, peer.version()),
         };
+        let program = program.map_err(|e| {
+            e.with_hint(format!(
+                "install {name}, name it with --peer NAME=PATH, or leave it out of --peer"
+            ))
+        })?;
         found.push((*peer, program));
     }
     Ok(found)
@@ -162,9 +167,9 @@ fn peers(peers: &[Peer]) -> Result<Vec<(Peer, Program)>> {
 
 /// The modules of the device, and of the disks that other VMMs emulate. All guests have all of
 /// them.
-fn modules(lists: &Lists, device: &Device, peers: &[Peer]) -> Vec<PathBuf> {
+fn modules(lists: &Lists, device: &Device, peers: &[(Peer, Program)]) -> Vec<PathBuf> {
     let mut modules = lists.for_device(&device.modalias);
-    for alias in peers.iter().flat_map(|peer| peer.modaliases()) {
+    for alias in peers.iter().flat_map(|(peer, _)| peer.modaliases()) {
         for module in lists.for_device(alias) {
             if !modules.contains(&module) {
                 modules.push(module);

@@ -15,8 +15,8 @@ use crate::subjects::counts::Count;
 use crate::subjects::host;
 use crate::subjects::list::{Kind, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
+use crate::subjects::other::Turn;
 use crate::subjects::program::Program;
-use crate::subjects::qemu::Turn;
 use crate::subjects::trial::Trial;
 use crate::work::quantity;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::stats::stopping::Stopping;
 use crate::subjects::list::Change;
-use crate::subjects::peer::Peer;
+use crate::subjects::peer::Choice;
 use crate::work::task::{Engine, Order, Work};
 
 /// What the user chooses.
@@ -28,7 +28,7 @@ pub struct Settings {
     /// Mechanisms that are changed, one at a time.
     pub changes: Vec<Change>,
     /// Guests of other VMMs.
-    pub peers: Vec<Peer>,
+    pub peers: Vec<Choice>,
     /// The serial number of the disk that may be written to.
     pub destroy: Option<String>,
     /// Whether what that disk holds may be erased.

@@ -8,8 +8,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::error::{Context, Error, Result};
 
-/// Puts the thread of virtual CPU `n` on the `n`th of `cpus`. QEMU names these threads `CPU n/KVM`
-/// (its manual, `-name debug-threads=on`).
+/// Puts the thread of virtual CPU `n` on the `n`th of `cpus`.
 ///
 /// # Errors
 /// A thread is missing, or the kernel refuses.
@@ -34,11 +33,19 @@ fn vcpu_threads(process: &Path) -> Vec<(usize, i32)> {
     let each = tasks.into_iter().flatten().flatten();
     each.filter_map(|task| {
         let name = fs::read_to_string(task.path().join("comm")).ok()?;
-        let number = name.trim().strip_prefix("CPU ")?.strip_suffix("/KVM")?;
+        let number = number(name.trim())?;
         let thread = task.file_name().to_string_lossy().parse().ok()?;
-        Some((number.parse().ok()?, thread))
+        Some((number, thread))
     })
     .collect()
+}
+
+/// The number of a virtual CPU by the name of its thread: QEMU's, Cloud Hypervisor's, crosvm's,
+/// Firecracker's.
+fn number(name: &str) -> Option<usize> {
+    let name = name.strip_suffix("/KVM").unwrap_or(name);
+    let mut starts = ["CPU ", "crosvm_vcpu", "fc_vcpu ", "vcpu"].into_iter();
+    starts.find_map(|start| name.strip_prefix(start)?.parse().ok())
 }
 
 #[cfg(test)]
@@ -60,6 +67,16 @@ mod tests {
         let found = vcpu_threads(&dir);
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(found, [(0, 8)]);
+        for (name, wanted) in [
+            ("CPU 12/KVM", Some(12)),
+            ("vcpu3", Some(3)),
+            ("crosvm_vcpu1", Some(1)),
+            ("fc_vcpu 0", Some(0)),
+            ("vcpu", None),
+            ("vmm", None),
+        ] {
+            assert_eq!(number(name), wanted, "{name}");
+        }
         assert!(pin(std::process::id(), &[0]).is_err());
     }
 }

@@ -109,7 +109,7 @@ pub fn subjects(
     for (peer, program) in peers {
         all.push(of_peer(*peer, program, false));
         // What stands against idle=native of mini-vmm.
-        if peer.is_assigned() && changes.contains(&Change::Idle) {
+        if peer.has_native_idle() && changes.contains(&Change::Idle) {
             all.push(of_peer(*peer, program, true));
         }
     }
@@ -132,7 +132,7 @@ fn of_peer(peer: Peer, program: &Program, native_idle: bool) -> Subject {
             program: program.clone(),
             peer,
             native_idle,
-            differs: peer.differs().into(),
+            differs: peer.differs(),
         },
     }
 }

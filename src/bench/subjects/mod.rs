@@ -10,16 +10,18 @@
 //! | `child` | a VMM as a child process, which never outlives this one |
 //! | `mini_vmm` | a turn of a guest of mini-vmm |
 //! | `peer` | the ways in which another VMM gives the disk to its guest |
-//! | `qemu` | a turn of a guest of QEMU |
+//! | `line` | the command lines of other VMMs |
+//! | `other` | a turn of a guest of another VMM |
 //! | `affinity` | the CPUs of a VMM's threads |
 
 mod affinity;
 mod child;
 pub mod counts;
 pub mod host;
+mod line;
 pub mod list;
 pub mod mini_vmm;
+pub mod other;
 pub mod peer;
 pub mod program;
-pub mod qemu;
 pub mod trial;
