@@ -8,7 +8,7 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deps-intel deps-fleet fleet deb deny msrv lab-intel lab-intel-all unit-slow
+.PHONY: deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
 .PHONY: tour help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -74,8 +74,11 @@ fuzz-briefly: deps-build ## the same, ten seconds each
 lab: deps ## lab scenarios of under a minute: real VFIO and KVM in an emulated machine with an IOMMU
 	cargo test --package lab
 
-lab-all: deps ## all lab scenarios
+lab-all: deps ## the same and those of over a minute
 	cargo test --package lab -- --include-ignored
+
+lab-apart: deps ## the lab scenarios that repeat at length what others show
+	cargo test --package lab --test lab -- --apart
 
 lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs, in Bochs; some minutes
 	cargo test --package lab --test intel

@@ -48,6 +48,17 @@ enum Step {
     Shell(String),
 }
 
+/// The commands that run a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `make lab`, and so `make test`.
+    Quick,
+    /// `make lab-all`, and so `make test-all`.
+    Slow,
+    /// `make lab-apart`.
+    Apart,
+}
+
 /// Builds or finds a static program, and returns its path.
 pub type Build = fn() -> Result<PathBuf>;
 
@@ -63,8 +74,10 @@ pub struct Scenario {
     pub kernel_file: KernelFile,
     /// The time limit. The lab stops the machine then.
     pub limit: Duration,
-    /// Whether the scenario takes over a minute. Such a test is ignored by default.
-    pub slow: bool,
+    /// The commands that run the scenario.
+    pub class: Class,
+    /// Whether the machine is idle most of the time.
+    pub waits: bool,
     /// Whether L1 has the tests of tests/guests, as `/bin/guests`.
     pub tiny_guests: bool,
     /// Further static programs of L1 by their name in `/bin`. Each is built when the scenario runs.
@@ -92,7 +105,8 @@ impl Scenario {
             kernel: Choice::Lab,
             kernel_file: KernelFile::BzImage,
             limit: Duration::from_secs(150),
-            slow: false,
+            class: Class::Quick,
+            waits: false,
             tiny_guests: false,
             built: Vec::new(),
             given: Vec::new(),
@@ -127,7 +141,21 @@ impl Scenario {
 
     /// Marks a scenario that takes over a minute: the test runs with `--include-ignored` only.
     pub fn slow(mut self) -> Self {
-        self.slow = true;
+        self.class = Class::Slow;
+        self
+    }
+
+    /// Marks a scenario that repeats at length what a shorter one shows: the test runs with
+    /// `--apart` only, and neither `make test` nor `make test-all` runs it.
+    pub fn apart(mut self) -> Self {
+        self.class = Class::Apart;
+        self
+    }
+
+    /// Marks a scenario whose machine is idle most of the time, so that it needs no core of its
+    /// own.
+    pub fn waits(mut self) -> Self {
+        self.waits = true;
         self
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -12,8 +12,14 @@ use crate::error::Error;
 use crate::host;
 use crate::kernel::Choice;
 use crate::runner;
-use crate::scenario::Scenario;
+use crate::scenario::{Class, Scenario};
 use crate::setup::Lab;
+
+/// Selects the scenarios of [`Class::Apart`], and no others.
+const APART: &str = "--apart";
+
+/// The machines that wait most of the time and run beside the others.
+const WAITING: usize = 2;
 
 /// Counts machines, and those among them that were started twice.
 #[derive(Debug, Default)]
@@ -22,41 +28,106 @@ struct Count {
     repeated: AtomicUsize,
 }
 
+/// The machines that may be busy at the same time.
+#[derive(Debug)]
+struct Cores {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Cores {
+    fn new(count: usize) -> Self {
+        Self {
+            free: Mutex::new(count),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a core, and keeps the core until the result is dropped.
+    fn take(&self) -> Core<'_> {
+        let free = self.free.lock().expect("no thread panics with the lock");
+        let mut free = self
+            .freed
+            .wait_while(free, |free| *free == 0)
+            .expect("no thread panics with the lock");
+        *free -= 1;
+        Core(self)
+    }
+}
+
+/// A core in use.
+struct Core<'a>(&'a Cores);
+
+impl Drop for Core<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().expect("no thread panics with the lock") += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// What all trials share.
+struct Suite {
+    /// Whether the scenarios run that are apart, and no others.
+    apart: bool,
+    lab: Option<Lab>,
+    count: Count,
+    cores: Cores,
+}
+
 /// Runs the scenarios that the command line selects. `threads` is the default of
-/// `--test-threads`.
-pub fn run(scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
-    let mut args = Arguments::from_args();
-    args.test_threads.get_or_insert(threads);
-    let (kernels, xsave, debian) = needs(&args, &scenarios);
-    let lab = if args.list {
-        None
-    } else {
+/// `--test-threads`: by default, scenarios that wait most of the time run beside that many others.
+/// They begin first.
+pub fn run(mut scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
+    let (apart, rest): (Vec<_>, Vec<_>) = std::env::args().partition(|arg| arg == APART);
+    let apart = !apart.is_empty();
+    let mut args = Arguments::from_iter(rest);
+    let busy = args.test_threads.unwrap_or(threads);
+    args.test_threads.get_or_insert(threads + WAITING);
+    args.ignored |= apart;
+    scenarios.sort_by_key(|scenario| !scenario.waits);
+    let (kernels, xsave, debian) = needs(&args, apart, &scenarios);
+    let lab = (!args.list).then(|| {
         eprintln!("preparing the lab");
         let lab = Lab::prepare(&kernels, debian);
-        Some(Arc::new(if xsave { lab.with_newer_qemu() } else { lab }))
-    };
-    let count = Arc::new(Count::default());
+        if xsave { lab.with_newer_qemu() } else { lab }
+    });
+    let suite = Arc::new(Suite {
+        apart,
+        lab,
+        count: Count::default(),
+        cores: Cores::new(busy),
+    });
     let trials = scenarios
         .into_iter()
-        .map(|scenario| trial(scenario, lab.clone(), count.clone()))
+        .filter(|scenario| !apart || scenario.class == Class::Apart)
+        .map(|scenario| trial(scenario, suite.clone()))
         .collect();
     let conclusion = libtest_mimic::run(&args, trials);
-    if let Err(error) = steady(&count) {
+    if let Err(error) = steady(&suite.count) {
         eprintln!("error: the lab is not steady: {error}");
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
 }
 
+/// Whether a scenario of this class runs.
+fn selected(args: &Arguments, apart: bool, class: Class) -> bool {
+    match class {
+        Class::Quick => !apart && !args.ignored,
+        Class::Slow => !apart && (args.include_ignored || args.ignored),
+        Class::Apart => apart,
+    }
+}
+
 /// The kernels of the scenarios that will run, as getting a kernel may take a build of minutes,
 /// and whether one of the scenarios needs a newer QEMU, or Debian's root file system.
-fn needs(args: &Arguments, scenarios: &[Scenario]) -> (Vec<Choice>, bool, bool) {
+fn needs(args: &Arguments, apart: bool, scenarios: &[Scenario]) -> (Vec<Choice>, bool, bool) {
     let named = |name: &str| match &args.filter {
         Some(filter) if args.exact => name == filter,
         Some(filter) => name.contains(filter),
         None => true,
     };
-    let runs = |s: &&Scenario| named(s.name) && (!s.slow || args.include_ignored || args.ignored);
+    let runs = |s: &&Scenario| named(s.name) && selected(args, apart, s.class);
     let wanted: Vec<_> = scenarios.iter().filter(runs).collect();
     let kernels: BTreeSet<Choice> = wanted.iter().map(|s| s.kernel).collect();
     let xsave = wanted.iter().any(|s| s.machine.xsave);
@@ -64,21 +135,25 @@ fn needs(args: &Arguments, scenarios: &[Scenario]) -> (Vec<Choice>, bool, bool) 
     (kernels.into_iter().collect(), xsave, debian)
 }
 
-fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial {
-    let skip = lab
-        .as_deref()
-        .and_then(|lab| reason_to_skip(lab, &scenario));
+fn trial(scenario: Scenario, suite: Arc<Suite>) -> Trial {
+    let other = scenario.class == Class::Apart && !suite.apart;
+    let lab = suite.lab.as_ref().filter(|_| !other);
+    let skip = lab.and_then(|lab| reason_to_skip(lab, &scenario));
     if let Some(reason) = &skip {
         eprintln!("SKIPPED {}: {reason}", scenario.name);
     }
-    let ignored = scenario.slow || skip.is_some();
+    let ignored = scenario.class != Class::Quick || skip.is_some();
     Trial::ignorable_test(scenario.name, move || {
+        if other {
+            return Ok(Completion::ignored_with("`make lab-apart` runs it"));
+        }
         if let Some(reason) = skip {
             return Ok(Completion::ignored_with(reason));
         }
-        let lab = lab.ok_or("the lab was not prepared")?;
-        count.machines.fetch_add(1, Ordering::Relaxed);
-        match runner::run(&scenario, &lab, &mut |_| ()) {
+        let lab = suite.lab.as_ref().ok_or("the lab was not prepared")?;
+        let _core = (!scenario.waits).then(|| suite.cores.take());
+        suite.count.machines.fetch_add(1, Ordering::Relaxed);
+        match runner::run(&scenario, lab, &mut |_| ()) {
             Ok(passed) => {
                 eprintln!(
                     "  {} took {:.1} s",
@@ -86,7 +161,7 @@ fn trial(scenario: Scenario, lab: Option<Arc<Lab>>, count: Arc<Count>) -> Trial 
                     passed.took.as_secs_f64()
                 );
                 if passed.repeated {
-                    count.repeated.fetch_add(1, Ordering::Relaxed);
+                    suite.count.repeated.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(Completion::Completed)
             }
@@ -131,5 +206,47 @@ fn steady(count: &Count) -> Result<(), String> {
             "{repeated} of {machines} machines had to be started twice, because L1 crashed or no \
              guest reached /init"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn each_command_runs_its_classes() {
+        use Class::{Apart, Quick, Slow};
+        let selected = |arguments: &[&str], apart| {
+            let args = Arguments::from_iter([&["lab"], arguments].concat());
+            [Quick, Slow, Apart].map(|class| selected(&args, apart, class))
+        };
+        assert_eq!(selected(&[], false), [true, false, false]);
+        assert_eq!(selected(&["--include-ignored"], false), [true, true, false]);
+        assert_eq!(selected(&["--ignored"], false), [false, true, false]);
+        assert_eq!(selected(&["--ignored"], true), [false, false, true]);
+    }
+
+    #[test]
+    fn a_busy_machine_waits_for_a_core() {
+        let cores = Cores::new(2);
+        let (first, second) = (cores.take(), cores.take());
+        let (sender, receiver) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let third = cores.take();
+                sender.send(()).unwrap();
+                drop(third);
+            });
+            let early = receiver.recv_timeout(Duration::from_millis(50));
+            assert!(early.is_err());
+            drop(second);
+            receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+        });
+        drop(first);
+        assert_eq!(*cores.free.lock().unwrap(), 2);
     }
 }

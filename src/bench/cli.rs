@@ -53,6 +53,11 @@ pub enum Command {
         /// The later run's NAME.json
         after: PathBuf,
     },
+    /// Write the reports of a run anew from its NAME.json: NAME.md, NAME.csv and NAME.html
+    Report {
+        /// The run's NAME.json
+        file: PathBuf,
+    },
     /// Show the results of several machines: a line each, and what they have in common
     #[command(after_help = "\
 Samples of two machines are never put together. All machines must have done the
@@ -87,7 +92,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "LIST", value_enum, value_delimiter = ',')]
     change: Vec<Change>,
 
-    /// Where the results go: NAME.json and NAME.md [mini-vmm-bench-DATE]
+    /// Where the results go: NAME.json, .md, .csv and .html [mini-vmm-bench-DATE]
     #[arg(long, value_name = "NAME")]
     pub output: Option<PathBuf>,
 

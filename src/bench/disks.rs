@@ -69,8 +69,8 @@ pub fn all(sys: &Path) -> Result<Vec<Disk>> {
                 wwid: text(&path, "wwid").or_else(|| text(&path, "device/wwid")),
                 sectors,
             },
-            model: text(&path, "device/model"),
-            serial: text(&path, "device/serial"),
+            model: text(&path, "device/model").map(|text| printable(&text)),
+            serial: text(&path, "device/serial").map(|text| printable(&text)),
             path,
         });
     }
@@ -82,6 +82,15 @@ fn text(dir: &Path, name: &str) -> Option<String> {
     let text = fs::read_to_string(dir.join(name)).ok()?;
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Escapes what a terminal would take for a command: a device says what it likes.
+fn printable(text: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.into(),
+    };
+    text.chars().map(escape).collect()
 }
 
 #[cfg(test)]
@@ -107,6 +116,8 @@ mod tests {
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("size"), "4096\n").unwrap();
             fs::write(dir.join("wwid"), wwid).unwrap();
+            fs::create_dir(dir.join("device")).unwrap();
+            fs::write(dir.join("device/serial"), " S\x1b[2J \n").unwrap();
             symlink(&dir, sys.join("block").join(name)).unwrap();
         }
         let found = all(&sys).unwrap();
@@ -114,6 +125,7 @@ mod tests {
         let disk = &found[0];
         assert_eq!(disk.node(), Path::new("/dev/nvme0n1"));
         assert_eq!(disk.id.wwid.as_deref(), Some("eui.1"));
+        assert_eq!(disk.serial.as_deref(), Some("S\\u{1b}[2J"));
         assert!(disk.is(&DiskId {
             wwid: Some("eui.1".into()),
             sectors: 4096

@@ -11,7 +11,9 @@
 //! | [`subjects`] | the host and the guests, and their turns |
 //! | [`session`] | the plan of a run, and its rounds |
 //! | [`context`] | the machine's state, with verdicts |
-//! | [`report`] | JSON and Markdown |
+//! | [`report`] | JSON, tables, Markdown, CSV |
+//! | [`page`] | the HTML page with its plots |
+//! | [`reports`] | the files of a run that are made from its JSON |
 //! | [`cli`] | the command line |
 //! | [`stop`] | Ctrl-C |
 //! | [`error`] | errors with hints |
@@ -22,7 +24,9 @@ pub mod disks;
 pub mod error;
 pub mod guest;
 pub mod kernel;
+pub mod page;
 pub mod report;
+pub mod reports;
 pub mod session;
 pub mod stats;
 pub mod stop;

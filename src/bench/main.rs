@@ -13,7 +13,7 @@ use mini_vmm_bench::report::results::Results;
 use mini_vmm_bench::report::{compare, comparisons, file, markdown, merge};
 use mini_vmm_bench::session::plan::Plan;
 use mini_vmm_bench::session::rounds;
-use mini_vmm_bench::{context, guest, stop};
+use mini_vmm_bench::{context, guest, reports, stop};
 
 fn main() -> ExitCode {
     if guest::is_init(process::id(), Path::new("/")) {
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         None => run(&cli.run),
         Some(Command::Compare { before, after }) => show_compared(before, after),
+        Some(Command::Report { file }) => write_reports(file),
         Some(Command::Merge { files }) => show_merged(files),
     };
     match outcome {
@@ -57,15 +58,25 @@ fn run(args: &RunArgs) -> Result<Option<Error>> {
     facts.extend(context::changes(&facts, &context::read(&machine)));
     let mut results = Results::of(&plan, made, facts);
     results.comparisons = comparisons::of(&results);
-    let text = markdown::text(&results);
-    print!("\n{text}");
+    print!("\n{}", markdown::text(&results));
     let date = results.date.replace([':', 'Z'], "");
     let name = args.output.clone();
     let name = name.unwrap_or_else(|| format!("mini-vmm-bench-{date}").into());
-    for path in file::write(&name, &results, &text)? {
+    println!("{}", file::write(&name, &results)?.display());
+    say_written(&name, &results)?;
+    Ok(error)
+}
+
+fn write_reports(path: &Path) -> Result<Option<Error>> {
+    say_written(&path.with_extension(""), &file::read(path)?)?;
+    Ok(None)
+}
+
+fn say_written(name: &Path, results: &Results) -> Result<()> {
+    for path in reports::write(name, results)? {
         println!("{}", path.display());
     }
-    Ok(error)
+    Ok(())
 }
 
 fn show_compared(before: &Path, after: &Path) -> Result<Option<Error>> {

@@ -10,6 +10,7 @@ use clap::{ArgAction, Parser};
 use trace::cli::{EXAMPLES, TraceArgs};
 use trace::engine::{self, End};
 use trace::output::emitter::{Emitter, Output};
+use trace::output::html::output::Html;
 use trace::output::json::Lines;
 use trace::output::perfetto::Perfetto;
 use trace::output::text::{Style, Text};
@@ -48,7 +49,9 @@ fn main() -> ExitCode {
             );
         }
     };
-    let mut world = World::new(Emitter::new(outputs, args.filter()));
+    let reader = args.output.is_none() && io::stderr().is_terminal();
+    let emitter = Emitter::new(outputs, args.filter()).looked_at(reader);
+    let mut world = World::new(emitter);
     let end = engine::trace(&mut world, args.command);
     if let Err(e) = &end {
         return fail(&e.to_string(), e.source(), e.hint(), e.status());
@@ -86,6 +89,12 @@ fn outputs(
     }];
     if let Some(path) = &args.perfetto {
         outputs.push(Box::new(Perfetto::new(create(path)?)));
+    }
+    if let Some(path) = &args.html {
+        let words = args.command.iter().map(|word| word.to_string_lossy());
+        let command = words.collect::<Vec<_>>().join(" ");
+        let html = Html::new(create(path)?, command, args.filter().chooses());
+        outputs.push(Box::new(html));
     }
     Ok(outputs)
 }

@@ -18,6 +18,9 @@ See what the guest does to PCI configuration space, and nothing else:
 See one descriptor's calls of QEMU, and the counts of all:
   mini-vmm trace --descriptor container -- qemu-system-x86_64 -enable-kvm …
 
+Make one page to look at in a browser, without a network:
+  mini-vmm trace -c -o counts --html boot.html -- mini-vmm --kernel bzImage
+
 Count only, like strace -c:
   mini-vmm trace --summary-only -- mini-vmm --kernel bzImage
 
@@ -63,6 +66,10 @@ pub struct TraceArgs {
     /// Also write FILE for Perfetto (ui.perfetto.dev): exits, calls, and the way of interrupts
     #[arg(long, value_name = "FILE")]
     pub perfetto: Option<PathBuf>,
+
+    /// Also write FILE, one page for a browser: a timeline, address maps, and who answers what
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
 
     /// Say in half a line what each call is for, and where it is described
     #[arg(long)]

@@ -12,6 +12,7 @@ use crate::sys::clock;
 use crate::sys::ptrace::{self, CallStop};
 use crate::sys::signals;
 use crate::sys::spawn::{Started, Waiting};
+use crate::sys::tick;
 use crate::sys::wait::{Change, wait};
 use crate::watch::calls;
 use crate::watch::thread::{Thread, What};
@@ -75,6 +76,8 @@ struct Engine<'a> {
     early: Vec<(i32, u64)>,
     command: i32,
     end: Option<End>,
+    /// Whether ticks come.
+    ticks: bool,
 }
 
 /// Runs a command to the end of all that it has started, and tells how the command has ended.
@@ -95,6 +98,7 @@ pub fn trace(world: &mut World, command: Vec<std::ffi::OsString>) -> Result<End,
         early: Vec::new(),
         command: pid,
         end: None,
+        ticks: false,
     };
     engine.run();
     let end = engine.end.unwrap_or(End::Status(0));
@@ -111,14 +115,7 @@ fn failure(started: &mut Started, end: End) -> Option<io::Error> {
 impl Engine<'_> {
     fn run(&mut self) {
         loop {
-            let next = match wait(false) {
-                Ok(None) => {
-                    self.world.out.idle();
-                    wait(true)
-                }
-                next => next,
-            };
-            match next {
+            match self.next() {
                 Ok(Some((tid, change))) => self.change(tid, change),
                 Ok(None) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -126,6 +123,31 @@ impl Engine<'_> {
                 Err(_) => break,
             }
         }
+    }
+
+    /// Waits for a change, and writes events out: for a reader who looks on at once, else with the
+    /// ticks.
+    fn next(&mut self) -> io::Result<Option<(i32, Change)>> {
+        let out = &mut self.world.out;
+        if out.is_looked_at() {
+            match wait(false) {
+                Ok(None) => out.flush(),
+                next => return next,
+            }
+        }
+        match (tick::due(), out.is_dirty()) {
+            (true, true) => out.flush(),
+            (true, false) if self.ticks => {
+                tick::stop();
+                self.ticks = false;
+            }
+            (false, true) if !self.ticks => {
+                tick::start();
+                self.ticks = true;
+            }
+            _ => {}
+        }
+        wait(true)
     }
 
     fn change(&mut self, tid: i32, change: Change) {
@@ -282,6 +304,7 @@ mod tests {
             early: Vec::new(),
             command: COMMAND,
             end: None,
+            ticks: false,
         };
         for tid in forking {
             fork(&mut engine, *tid);

@@ -100,6 +100,11 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether some events may not be shown.
+    pub fn chooses(&self) -> bool {
+        !(self.kinds.is_empty() && self.descriptors.is_empty() && self.addresses.is_empty())
+    }
+
     /// Whether the event is shown.
     pub fn shows(&self, event: &Event) -> bool {
         // The end of an exit, if that is shown. It has no line.

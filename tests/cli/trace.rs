@@ -4,4 +4,6 @@
 mod behaviour;
 mod formats;
 mod guests;
+mod page;
 mod run;
+mod transcripts;

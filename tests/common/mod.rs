@@ -9,3 +9,4 @@ pub mod elf;
 pub mod golden;
 pub mod kernels;
 pub mod schema;
+pub mod transcript;

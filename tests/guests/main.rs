@@ -36,6 +36,9 @@ mod faults;
 mod function_reset;
 mod hostile;
 mod hot_plug;
+mod hot_plug_faults;
+mod hot_plug_requests;
+mod hot_plug_storms;
 mod irq_code;
 mod irqs;
 mod large_ram;
@@ -49,6 +52,7 @@ mod msix;
 mod pci;
 mod peers;
 mod pin;
+mod plug_guest;
 mod plug_host;
 mod ports;
 mod ports_race;
@@ -117,6 +121,9 @@ const MODULES: &[(&str, &[Test])] = &modules![
     walks,
     hostile,
     hot_plug,
+    hot_plug_faults,
+    hot_plug_requests,
+    hot_plug_storms,
 ];
 /// Once more with a thread in place of irqfds.
 const BY_THREAD: &[(&str, &[Test])] =

@@ -22,6 +22,7 @@ pub fn all() -> Vec<Scenario> {
     let scenario = |name, interface| {
         Scenario::new(name)
             .limit(240)
+            .waits()
             .disk(DISK)
             .qemu(&DEVICES)
             .script(script(interface), check)

@@ -69,7 +69,7 @@ pub fn all() -> Vec<Scenario> {
             &["5", "8"],
             "pci=nomsi",
         )
-        .slow()
+        .apart()
         .interrupt_chip("IO-APIC")
         .degraded(OF_BOTH)
         .each_run(|round, run| rang(run, ROUNDS[round as usize].1)),

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::report::add::add_line;
 use crate::report::comparisons::in_words;
+use crate::report::escape::escape;
 use crate::report::results::Results;
 use crate::stats::ratio::{MISSED, Ratio, corrected};
 use crate::work::quantity;
@@ -15,10 +16,10 @@ pub fn text(a: &Results, b: &Results) -> Result<String> {
     check(a, b)?;
     let mut text = format!(
         "# {} of {}: {} to {}\n\n{}",
-        a.device.address,
-        a.machine.name,
-        b.date,
-        a.date,
+        escape(&a.device.address),
+        escape(&a.machine.name),
+        escape(&b.date),
+        escape(&a.date),
         differences(a, b)
     );
     text.push_str(
@@ -42,8 +43,9 @@ pub fn text(a: &Results, b: &Results) -> Result<String> {
             add_line(
                 &mut text,
                 format_args!(
-                    "| {} | {name} | {} | {} | {} | {} | {} | {} |",
+                    "| {} | {} | {} | {} | {} | {} | {} | {} |",
                     work.in_words(),
+                    escape(name),
                     quantity::name(work),
                     middle(&before),
                     middle(&after),
@@ -87,7 +89,15 @@ fn differences(a: &Results, b: &Results) -> String {
     let mut text = String::new();
     let mut line = |what: &str, before: &str, after: &str| {
         if before != after {
-            add_line(&mut text, format_args!("- {what}: {before}, then {after}"));
+            add_line(
+                &mut text,
+                format_args!(
+                    "- {}: {}, then {}",
+                    escape(what),
+                    escape(before),
+                    escape(after)
+                ),
+            );
         }
     };
     line("kernel", &a.machine.kernel, &b.machine.kernel);

@@ -8,22 +8,26 @@ use serde::Deserialize;
 use crate::error::{Context, Error, Result};
 use crate::report::results::{Results, SCHEMA};
 
-/// Writes NAME.json and NAME.md; returns the paths.
+/// Writes NAME.json; returns its path.
 ///
 /// # Errors
-/// A file cannot be written.
-pub fn write(name: &Path, results: &Results, text: &str) -> Result<Vec<PathBuf>> {
+/// The file cannot be written.
+pub fn write(name: &Path, results: &Results) -> Result<PathBuf> {
     let json = serde_json::to_string(results)
         .map_err(|e| Error::new(format!("the results are no JSON: {e}")))?;
-    let mut paths = Vec::new();
-    for (end, text) in [("json", json.as_str()), ("md", text)] {
-        let mut path = name.to_owned().into_os_string();
-        path.push(format!(".{end}"));
-        let path = PathBuf::from(path);
-        fs::write(&path, text).context(format!("cannot write {}", path.display()))?;
-        paths.push(path);
-    }
-    Ok(paths)
+    write_text(name, "json", &json)
+}
+
+/// Writes NAME.END; returns its path.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_text(name: &Path, end: &str, text: &str) -> Result<PathBuf> {
+    let mut path = name.to_owned().into_os_string();
+    path.push(format!(".{end}"));
+    let path = PathBuf::from(path);
+    fs::write(&path, text).context(format!("cannot write {}", path.display()))?;
+    Ok(path)
 }
 
 /// The part that all versions of the form have.

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::report::add::{add, add_line};
+use crate::report::escape::escape;
 use crate::report::results::Results;
 use crate::stats::ratio::{MISSED, Ratio, corrected};
+use crate::subjects::list::Subject;
 use crate::work::quantity;
 
 /// The results of some machines as Markdown.
@@ -19,7 +21,10 @@ pub fn text(all: &[(PathBuf, Results)]) -> Result<String> {
     let first = &all[0].1;
     let mut text = format!("# {} machines\n", all.len());
     for program in first.programs() {
-        add(&mut text, format_args!("\n- {}", program.in_words()));
+        add(
+            &mut text,
+            format_args!("\n- {}", escape(&program.in_words())),
+        );
     }
     text.push('\n');
     let missed = corrected(MISSED, first.works.len());
@@ -36,7 +41,9 @@ pub fn text(all: &[(PathBuf, Results)]) -> Result<String> {
         let mut ratios = Vec::new();
         for (_, results) in all {
             let row = results.comparison(0, 1, &work.name);
-            let again = results.comparison(1, results.subjects.len() - 1, &work.name);
+            let repeats = |s: &Subject| s.repeats == Some(1);
+            let again = results.subjects.iter().position(repeats);
+            let again = again.and_then(|index| results.comparison(1, index, &work.name));
             ratios.extend(row.and_then(|row| row.ratio));
             let value = |subject: usize| {
                 let values = results.values(subject, &work.name);
@@ -45,16 +52,13 @@ pub fn text(all: &[(PathBuf, Results)]) -> Result<String> {
             let number =
                 |value: Option<f64>| value.map_or_else(|| "-".into(), |v| format!("{v:.4}"));
             let interval = row.and_then(|row| row.interval);
+            let model = results.device.model.as_deref();
             add_line(
                 &mut text,
                 format_args!(
                     "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-                    results.machine.name,
-                    results
-                        .device
-                        .model
-                        .as_deref()
-                        .unwrap_or(&results.device.address),
+                    escape(&results.machine.name),
+                    escape(model.unwrap_or(&results.device.address)),
                     results.rounds.len(),
                     value(0),
                     value(1),

@@ -4,21 +4,27 @@
 //! | --- | --- |
 //! | `results` | all that is known of a run, as JSON |
 //! | `comparison`, `comparisons` | the ratios of the subjects |
-//! | `markdown` | the same as tables |
+//! | `tables`, `words` | what the Markdown and the page show |
+//! | `markdown`, `csv` | a run as Markdown, and a line a sample |
 //! | `file` | results in files |
 //! | `compare` | two runs on one machine |
 //! | `merge` | the results of many machines |
 //! | `add` | adding to a text |
+//! | `escape` | text in Markdown |
 //! | `date` | the time of day |
 
-mod add;
+pub mod add;
 pub mod compare;
 pub mod comparison;
 pub mod comparisons;
+pub mod csv;
 pub mod date;
+mod escape;
 pub mod file;
 pub mod markdown;
 pub mod merge;
 pub mod results;
+pub mod tables;
 #[cfg(test)]
 mod tests;
+pub mod words;

@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::results::Results;
-use super::{compare, file, markdown, merge};
+use super::{compare, csv, file, markdown, merge};
+use crate::page::html;
 use crate::report::comparisons;
+use crate::reports;
+use crate::subjects::list::{Change, Kind};
 
 /// A run of six rounds whose guest needs `factor` times as long as its host.
 fn run(machine: &str, factor: f64) -> Results {
@@ -78,8 +81,8 @@ fn files_of_another_form_are_refused() {
     let dir = std::env::temp_dir().join(format!("bench-report-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let results = run("a", 1.0);
-    let paths = file::write(&dir.join("r"), &results, "text").unwrap();
-    let read = file::read(&paths[0]).unwrap();
+    let path = file::write(&dir.join("r"), &results).unwrap();
+    let read = file::read(&path).unwrap();
     assert_eq!(
         (read.subjects, read.context),
         (results.subjects, results.context)
@@ -90,8 +93,8 @@ fn files_of_another_form_are_refused() {
         ("{\"schema\": 1}", "no results"),
         ("[]", "no results"),
     ] {
-        std::fs::write(&paths[0], text).unwrap();
-        let error = file::read(&paths[0]).unwrap_err().to_string();
+        std::fs::write(&path, text).unwrap();
+        let error = file::read(&path).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
     assert!(file::read(Path::new("/nowhere")).is_err());
@@ -152,4 +155,148 @@ fn machines_are_never_put_together() {
     assert!(refused(&all).contains("same device"));
     all[1].1.works.pop();
     assert!(refused(&all).contains("other work"));
+}
+
+/// A run with a changed mechanism, a slow subject, and a device that says what it likes.
+fn hostile() -> Results {
+    let mut results = run("<script>alert(1)</script>", 1.2);
+    let evil = "\"><img src=x onerror=a()>|`=[x](http://a)\u{1b}[2J\r\n";
+    results.device.model = Some(evil.into());
+    results.device.serial = Some(evil.into());
+    results.context[0].text = evil.into();
+    results.context[0].remedy = Some(evil.into());
+    results.ended = evil.into();
+    let Kind::MiniVmm { program, .. } = results.subjects[1].kind.clone() else {
+        unreachable!()
+    };
+    let mut changed = results.subjects[1].clone();
+    changed.name = format!("mini-vmm, mmap=off {evil}");
+    changed.kind = Kind::MiniVmm {
+        program,
+        change: Some(Change::Mmap),
+    };
+    results.subjects.push(changed);
+    for turns in &mut results.rounds {
+        let mut slow = turns[1].clone();
+        slow.subject = 3;
+        for sample in &mut slow.samples {
+            (sample.median_us, sample.per_second) =
+                (sample.median_us * 500.0, sample.per_second / 500.0);
+            sample.histogram = vec![(40_000_000, 1000), (50_000_000, 100)];
+        }
+        turns.push(slow);
+    }
+    results.comparisons = comparisons::of(&results);
+    results
+}
+
+#[test]
+fn the_page_is_whole_and_needs_nothing_else() {
+    let page = html::text(&hostile());
+    let tags = || {
+        page.split('<')
+            .skip(1)
+            .filter_map(|part| part.split_once('>'))
+    };
+    for (tag, _) in tags() {
+        for word in ["script", "img", "link", "src=", "href=", "onerror"] {
+            assert!(
+                !tag.contains(word) || tag.contains("aria-label"),
+                "{word} in <{tag}>"
+            );
+        }
+        // A device's text is within its quotes.
+        assert!(tag.matches('"').count().is_multiple_of(2), "<{tag}>");
+    }
+    for word in ["@import", "url(", "\u{1b}"] {
+        assert!(!page.contains(word), "{word} in {page}");
+    }
+    for tag in [
+        "html", "head", "body", "style", "table", "thead", "tbody", "tr", "td", "th", "svg", "p",
+        "ul", "li", "div", "small", "text", "h2", "code",
+    ] {
+        let open =
+            page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
+        assert_eq!(open, page.matches(&format!("</{tag}>")).count(), "{tag}");
+        assert!(open > 0, "{tag}");
+    }
+    for part in [
+        "INVALID, link",
+        "What each mechanism buys",
+        "<h2>Starts</h2>",
+        "published: QEMU, 16 GiB",
+        "4d83de6da265",
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    // A bar for the mechanism and one for each other comparison, for both kinds of work.
+    let steps = page.matches("class=\"step\"").count();
+    let known = hostile().comparisons;
+    let known = known.iter().filter(|row| row.ratio.is_some());
+    assert_eq!(steps, 2 + known.count());
+    // A run without changes has no waterfall.
+    assert!(!html::text(&run("a", 1.2)).contains("What each mechanism buys"));
+}
+
+#[test]
+fn a_device_writes_no_markdown() {
+    let text = markdown::text(&hostile());
+    assert!(!text.contains(['\u{1b}', '\r']), "{text}");
+    for line in text.lines().filter(|line| line.starts_with('|')) {
+        let bars = line.replace("\\|", "").matches('|').count();
+        let columns = [5, 8, 9];
+        assert!(columns.contains(&bars), "{bars}: {line}");
+    }
+    // Within code, nothing is HTML.
+    let rest = text.replace("\\<", "").replace("`\"><img", "");
+    assert!(!rest.contains("<img"), "{text}");
+}
+
+#[test]
+fn every_sample_is_a_line_of_values() {
+    let results = hostile();
+    let text = csv::text(&results);
+    let lines: Vec<&str> = text.split_terminator("\r\n").collect();
+    // Six rounds of four subjects with two kinds of work, below the heads.
+    assert_eq!(lines.len(), 1 + 6 * 4 * 2);
+    assert!(lines[0].ends_with("median_us,p50_us,p90_us,p99_us,p99.9_us,p99.99_us"));
+    let columns = lines[0].matches(',').count();
+    let plain: Vec<&&str> = lines
+        .iter()
+        .filter(|line| line.contains(",host,"))
+        .collect();
+    assert_eq!(plain.len(), 6 * 2);
+    assert!(
+        plain
+            .iter()
+            .all(|line| line.matches(',').count() == columns),
+        "{plain:?}"
+    );
+    let first = lines
+        .iter()
+        .find(|line| line.contains(",1,host,,0.000,,read-4k-d1,50000,5,"));
+    assert!(
+        first.is_some_and(|line| line.contains(",80.063,90.047,")),
+        "{first:?}"
+    );
+    let again = lines
+        .iter()
+        .filter(|line| line.contains(",mini-vmm again,mini-vmm,"));
+    assert_eq!(again.count(), 6 * 2);
+}
+
+#[test]
+fn reports_are_written_anew_from_the_json() {
+    let dir = std::env::temp_dir().join(format!("bench-anew-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let name = dir.join("a.b");
+    let results = hostile();
+    let path = file::write(&name, &results).unwrap();
+    let paths = reports::write(&name, &file::read(&path).unwrap()).unwrap();
+    let page = std::fs::read_to_string(&paths[2]).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(page, html::text(&results));
+    let ends: Vec<_> = paths.iter().map(|path| path.file_name().unwrap()).collect();
+    assert_eq!(ends, ["a.b.md", "a.b.csv", "a.b.html"]);
 }

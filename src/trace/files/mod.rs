@@ -5,3 +5,4 @@ pub mod open_file;
 pub mod registry;
 pub mod same;
 pub mod table;
+pub mod under_way;

@@ -53,6 +53,14 @@ impl Registry {
         Some(known.unwrap_or_else(|| self.add(tid, fd, seen, told.unwrap_or_default())))
     }
 
+    /// Another descriptor leads to the file, perhaps longer than the first one.
+    pub fn moved(&mut self, file: &FileRef, holder: (pid_t, i32)) {
+        let known = self.known.iter_mut();
+        for known in known.filter(|known| known.file.as_ptr() == Rc::as_ptr(file)) {
+            known.holder = holder;
+        }
+    }
+
     /// A known file that is the descriptor's.
     fn same(&mut self, tid: pid_t, fd: i32, seen: &Seen) -> Option<FileRef> {
         let of_kind = self.known.iter().rev().filter_map(|known| {

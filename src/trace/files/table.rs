@@ -47,6 +47,19 @@ impl Tables {
         file
     }
 
+    /// A message has brought a descriptor.
+    pub fn received(&mut self, id: Id, (tid, fd): (pid_t, i32), file: Option<FileRef>) {
+        if let Some(file) = &file {
+            self.registry.moved(file, (tid, fd));
+        }
+        let Some(table) = self.shared.get(id) else {
+            return;
+        };
+        if table.len() < MOST {
+            table.insert(fd, file);
+        }
+    }
+
     /// `new` leads to where `old` does.
     pub fn duplicate(&mut self, id: Id, old: i32, new: i32) {
         let Some(table) = self.shared.get(id) else {

@@ -194,7 +194,12 @@ impl Shadow {
         if let Some(name) = config_names::header(register, self.is_bridge()) {
             return name;
         }
-        let unnamed = || format!("+{register:#x}");
+        let unnamed = || match register {
+            0..0x40 => format!("reserved +{register:#x}"),
+            // The capability that has it is not known, or it has none (PCI Local Bus 3.0, 6.1).
+            0x40..0x100 => format!("device-specific +{register:#x}"),
+            _ => format!("extended +{register:#x}"),
+        };
         match register {
             0x40..0x100 => {
                 let capabilities = self.capabilities();
@@ -295,7 +300,8 @@ mod tests {
     fn the_msix_table_is_found_by_what_was_read() {
         let mut shadow = Shadow::default();
         shadow.read(regs::CAPABILITIES, &[0x40]);
-        assert_eq!(shadow.name(0x42), "+0x42");
+        assert_eq!(shadow.name(0x42), "device-specific +0x42");
+        assert_eq!(shadow.name(0x38), "reserved +0x38");
         shadow.read(0x40, &[0x01, 0x50]);
         shadow.read(0x50, &[0x11, 0x40]);
         assert_eq!(shadow.msix_table(), None);

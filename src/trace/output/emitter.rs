@@ -28,6 +28,7 @@ pub struct Emitter {
     summary: Summary,
     held: HashMap<i32, Vec<Event>>,
     dirty: bool,
+    looked_at: bool,
 }
 
 impl Emitter {
@@ -85,8 +86,24 @@ impl Emitter {
         }
     }
 
-    /// To be called when the tracer has nothing else to do.
-    pub fn idle(&mut self) {
+    /// Writes events out as soon as the tracer has nothing else to do, for a reader who looks on.
+    pub fn looked_at(mut self, by_a_reader: bool) -> Self {
+        self.looked_at = by_a_reader;
+        self
+    }
+
+    /// Whether events are to be written out as soon as there is nothing else to do.
+    pub fn is_looked_at(&self) -> bool {
+        self.looked_at && self.dirty
+    }
+
+    /// Whether there are events that are not written out.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Writes events out.
+    pub fn flush(&mut self) {
         if std::mem::take(&mut self.dirty) {
             self.outputs.iter_mut().for_each(|output| output.flush());
         }

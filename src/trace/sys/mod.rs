@@ -6,5 +6,6 @@ pub mod memory;
 pub mod ptrace;
 pub mod signals;
 pub mod spawn;
+pub mod tick;
 pub mod vendor;
 pub mod wait;

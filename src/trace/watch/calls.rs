@@ -5,7 +5,7 @@ use crate::sys::memory::Remote;
 use crate::watch::descriptors::{self, CLONE_FILES};
 use crate::watch::thread::{Started, Thread, What};
 use crate::watch::world::World;
-use crate::watch::{io, ioctl, memory, run};
+use crate::watch::{io, ioctl, memory, passed, run};
 
 /// The least time between two looks at the rings of guests that make no exit.
 const RING_INTERVAL: u64 = 500_000;
@@ -23,6 +23,7 @@ pub fn enter(world: &mut World, thread: &mut Thread, number: u64, args: [u64; 6]
         libc::SYS_munmap | libc::SYS_mremap | libc::SYS_madvise => {
             memory::changes(world, thread, args).map_or(What::Plain, What::Memory)
         }
+        libc::SYS_sendmsg => passed::sending(world, thread, args),
         libc::SYS_clone => What::Clone(args[0]),
         libc::SYS_clone3 => What::Clone(clone3_flags(thread, args[0])),
         libc::SYS_fork => What::Clone(0),
@@ -76,6 +77,7 @@ pub fn leave(world: &mut World, thread: &mut Thread, result: i64, now: u64) {
             };
             descriptors::closed(world, thread, &started, file, (result, now));
         }
+        (_, What::Message(number)) => passed::sent(world, number, result),
         (_, What::File(file)) => io::leave(world, thread, &started, file, (result, now)),
         (_, What::Memory(span)) => {
             memory::changed(world, thread, &started, span, result, now);
@@ -111,6 +113,7 @@ fn plain(
         {
             descriptors::duplicated(world, thread, started, result, now);
         }
+        libc::SYS_recvmsg => passed::received(world, thread, started.args, result),
         libc::SYS_close_range => {
             descriptors::closed_range(world, thread, started.args, result);
         }

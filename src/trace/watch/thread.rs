@@ -48,6 +48,8 @@ pub enum What {
     File(FileRef),
     /// A change of memory that the trace names.
     Memory(Span),
+    /// A message with descriptors, by its number.
+    Message(u64),
     /// A new thread or process is made, with these flags of clone(2).
     Clone(u64),
 }

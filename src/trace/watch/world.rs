@@ -9,6 +9,7 @@ use crate::decode::value::Memory;
 use crate::event::{Body, Event};
 use crate::files::open_file::{FileRef, OpenFile};
 use crate::files::table::Tables;
+use crate::files::under_way::UnderWay;
 use crate::guest::acpi::GuestMemory;
 use crate::guest::ring::Cursor;
 use crate::guest::shadow::Shadow;
@@ -80,6 +81,8 @@ pub struct World {
     pub devices: HashMap<u32, HostDevice>,
     /// Objects of each iommufd, by the id of its file: the word for the kind.
     pub objects: HashMap<u32, BTreeMap<u32, String>>,
+    /// Files that messages take to other processes.
+    pub under_way: UnderWay,
     /// When the rings of guests that make no exit are looked at again.
     pub ring_look: u64,
     /// Where events go.

@@ -76,7 +76,7 @@ fn tempdir() -> String {
 const PROGRAM_IN_C: &str = include_str!("program.c");
 
 /// Compiles a program in C.
-fn compiled(name: &str, text: &str) -> PathBuf {
+pub fn compiled(name: &str, text: &str) -> PathBuf {
     let source = TempFile::new(text.as_bytes());
     let name = format!("mini-vmm-{name}-{}", std::process::id());
     let program = std::env::temp_dir().join(name);
@@ -136,6 +136,26 @@ fn threads_signals_and_stops_are_as_untraced() {
         1,
         "{lines}"
     );
+}
+
+#[test]
+fn a_descriptor_in_a_message_is_known_after_its_sender_has_closed_it() {
+    if !kvm() {
+        return;
+    }
+    let program = compiled("passed", include_str!("passed.c"));
+    let (output, lines) = traced(&[&program.display().to_string()]);
+    fs::remove_file(&program).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{lines}");
+    for (file, call) in [
+        ("vm ", "KVM_SET_TSS_ADDR("),
+        ("vm 2 ", "KVM_CREATE_IRQCHIP("),
+    ] {
+        let line = lines.lines().find(|line| line.contains(call));
+        let line = line.unwrap_or_else(|| panic!("{call} is not in {lines}"));
+        let named = line.split_once(call).unwrap().0;
+        assert_eq!(named[20..].trim_start(), format!("{file:<13}"), "{line}");
+    }
 }
 
 #[test]

@@ -1,0 +1,181 @@
+//! The tables of a run. The Markdown and the page show the same ones.
+
+use std::cmp::Reverse;
+
+use crate::context::fact::{Fact, Verdict};
+use crate::report::comparison::Comparison;
+use crate::report::results::Results;
+use crate::stats::latency::PERCENTILES;
+use crate::stats::summary::Summary;
+use crate::subjects::counts::Costs;
+use crate::work::quantity;
+use crate::work::task::{IDLE, Work};
+
+/// A table of texts, none of which is escaped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// The head of each column.
+    pub heads: Vec<String>,
+    /// The cells of each row.
+    pub rows: Vec<Vec<String>>,
+    /// The column whose cells are commands.
+    pub commands: Option<usize>,
+}
+
+impl Table {
+    fn new(heads: &[&str]) -> Self {
+        Self {
+            heads: heads.iter().map(|&head| head.to_owned()).collect(),
+            rows: Vec::new(),
+            commands: None,
+        }
+    }
+}
+
+/// The values of all subjects: the median of the rounds with their quartiles, and percentiles of
+/// the single reads.
+pub fn values(results: &Results, work: &Work) -> Table {
+    let mut table = Table::new(&["subject", quantity::name(work)]);
+    let heads = PERCENTILES
+        .iter()
+        .map(|percentile| format!("p{percentile}"));
+    table.heads.extend(heads);
+    for (index, subject) in results.subjects.iter().enumerate() {
+        let value = Summary::of(&results.values(index, &work.name));
+        let value = value.map_or_else(
+            || "-".into(),
+            |s| {
+                format!(
+                    "{} ({}–{})",
+                    quantity::in_words(work, s.median),
+                    quantity::digits(s.first),
+                    quantity::digits(s.third)
+                )
+            },
+        );
+        let times = results.latencies(index, &work.name);
+        let each = PERCENTILES.iter().map(|percentile| {
+            let time = times.percentile(*percentile);
+            time.map_or_else(|| "-".into(), |time| microseconds(time as f64))
+        });
+        let row = [subject.name.clone(), value].into_iter().chain(each);
+        table.rows.push(row.collect());
+    }
+    table
+}
+
+/// Exits, wake-ups and CPU time for each read, less those of the window without reads.
+pub fn costs(results: &Results) -> Table {
+    let mut table = Table::new(&[
+        "work",
+        "subject",
+        "reads",
+        "exits to mini-vmm",
+        "exits to KVM",
+        "wake-ups",
+        "vCPU",
+        "mini-vmm's other threads",
+    ]);
+    let idle = |subject: usize| {
+        let mut counts = results.counts.iter();
+        let idle = counts.find(|c| c.subject == subject && c.work == IDLE);
+        idle.map_or_else(Costs::default, |count| count.costs)
+    };
+    for work in &results.works {
+        let counts = results.counts.iter();
+        for count in counts.filter(|c| c.work == work.name && c.reads > 0) {
+            let (costs, idle) = (count.costs, idle(count.subject));
+            let of_one = |all: u64, idle: u64| {
+                let value = (all as f64 - idle as f64) / count.reads as f64;
+                value.max(0.0)
+            };
+            let each = |all: u64, idle: u64| format!("{:.3}", of_one(all, idle));
+            let time = |all: u64, idle: u64| microseconds(of_one(all, idle));
+            let kvm = costs.kvm_exits.zip(idle.kvm_exits);
+            table.rows.push(vec![
+                work.in_words(),
+                name(results, count.subject),
+                count.reads.to_string(),
+                each(costs.vmm_exits, idle.vmm_exits),
+                kvm.map_or_else(|| "-".into(), |(all, idle)| each(all, idle)),
+                each(costs.wakeups, idle.wakeups),
+                time(costs.vcpu_ns, idle.vcpu_ns),
+                time(costs.vmm_ns, idle.vmm_ns),
+            ]);
+        }
+    }
+    table
+}
+
+/// The ratios of the subjects.
+pub fn comparisons(results: &Results) -> Table {
+    let mut table = Table::new(&[
+        "work", "compared", "quantity", "ratio", "interval", "outliers", "",
+    ]);
+    for row in &results.comparisons {
+        table.rows.push(vec![
+            work_in_words(results, row),
+            compared(results, row),
+            row.quantity.clone(),
+            row.ratio.map_or_else(|| "-".into(), |r| format!("{r:.4}")),
+            interval(row),
+            row.outliers.to_string(),
+            row.verdict.clone(),
+        ]);
+    }
+    table
+}
+
+/// The machine's state, the worst first.
+pub fn context(results: &Results) -> Table {
+    let mut facts: Vec<&Fact> = results.context.iter().collect();
+    facts.sort_by_key(|fact| Reverse(fact.verdict));
+    let mut table = Table::new(&["fact", "verdict", "", "remedy"]);
+    table.commands = Some(3);
+    for fact in facts {
+        let verdict = match fact.verdict {
+            Verdict::Good => "good",
+            Verdict::Poor => "poor",
+            Verdict::Invalid => "INVALID",
+        };
+        table.rows.push(vec![
+            fact.name.clone(),
+            verdict.into(),
+            fact.text.clone(),
+            fact.remedy.clone().unwrap_or_default(),
+        ]);
+    }
+    table
+}
+
+/// The two subjects of a comparison.
+pub fn compared(results: &Results, row: &Comparison) -> String {
+    format!(
+        "{} to {}",
+        name(results, row.other),
+        name(results, row.base)
+    )
+}
+
+/// The work of a comparison.
+pub fn work_in_words(results: &Results, row: &Comparison) -> String {
+    let work = results.works.iter().find(|work| work.name == row.work);
+    work.map_or_else(|| row.work.clone(), Work::in_words)
+}
+
+/// The interval of a comparison.
+pub fn interval(row: &Comparison) -> String {
+    match row.interval {
+        Some((low, high)) => format!("{low:.4}–{high:.4}"),
+        None => "-".into(),
+    }
+}
+
+fn name(results: &Results, subject: usize) -> String {
+    let subject = results.subjects.get(subject);
+    subject.map_or_else(|| "?".into(), |subject| subject.name.clone())
+}
+
+fn microseconds(nanoseconds: f64) -> String {
+    format!("{} µs", quantity::digits(nanoseconds / 1000.0))
+}

@@ -1,0 +1,73 @@
+//! What a report says besides its tables. The Markdown and the page say the same.
+
+use crate::report::results::Results;
+use crate::subjects::list::Kind;
+
+/// The title.
+pub fn title(results: &Results) -> String {
+    let Results {
+        machine, device, ..
+    } = results;
+    format!("{} of {}, {}", device.address, machine.name, results.date)
+}
+
+/// What was measured and how.
+pub fn method(results: &Results) -> Vec<String> {
+    let Results {
+        machine,
+        device,
+        method,
+        ..
+    } = results;
+    let cpus: Vec<_> = method.cpus.iter().map(usize::to_string).collect();
+    vec![
+        format!(
+            "{} (serial number {}), driver {}; {}, Linux {}; guest: Linux {}, {} of memory.",
+            device.model.as_deref().unwrap_or("disk"),
+            device.serial.as_deref().unwrap_or("unknown"),
+            device.driver,
+            machine.processor,
+            machine.kernel,
+            method.guest_kernel,
+            method.memory
+        ),
+        format!(
+            "{} rounds of {} subjects, by {}, on the CPUs {}; the run ended by {}.",
+            results.rounds.len(),
+            results.subjects.len(),
+            method.engine.in_words(),
+            cpus.join(", "),
+            results.ended
+        ),
+    ]
+}
+
+/// The programs, and what makes all figures doubtful.
+pub fn notes(results: &Results) -> Vec<String> {
+    let mut notes = Vec::new();
+    for subject in &results.subjects {
+        if let (Kind::MiniVmm { program, .. }, None) = (&subject.kind, subject.repeats) {
+            notes.push(format!("{}: {}", subject.name, program.in_words()));
+        }
+    }
+    if let Some(trial) = results.rounds.first().and_then(|turns| turns.first())
+        && trial.zeros > 0
+    {
+        notes.push(format!(
+            "{} of {} blocks that were looked at hold zeros. A disk may answer such reads without \
+             its flash memory, so all subjects may look faster than with data.",
+            trial.zeros, trial.blocks
+        ));
+    }
+    notes
+}
+
+/// What the table of costs has.
+pub const COSTS: &str = "Counted in a pass of its own, less what a window without reads costs. \
+    Exits to mini-vmm are without accesses to ports, which are the console's. A virtual CPU's time \
+    includes the guest's own.";
+
+/// What the table of comparisons has.
+pub const COMPARISONS: &str = "The ratio is that of the same round, so 1 means equal. The \
+    interval holds the true ratio in 95 % of all runs, for all rows together (Bonferroni). \
+    \"No difference\" means that it holds 1.";

@@ -1,0 +1,81 @@
+//! The text of `mini-vmm trace`, made stable: ordered by file, without what differs from run to
+//! run. The lab has this file too.
+
+use std::collections::BTreeMap;
+
+use regex_lite::{Captures, Regex};
+
+/// Makes a transcript of a trace: for each file, in the order in which files appear, its lines in
+/// the order in which they began. The counts at the end are left out. `patterns` are lines
+/// `PATTERN => REPLACEMENT`.
+///
+/// # Panics
+/// A line or a pattern is not understood.
+pub fn transcript(trace: &str, patterns: &str) -> String {
+    let line = Regex::new(concat!(
+        r"^ *([0-9]+\.[0-9]{6}) +[0-9]+ ",
+        r"((?:vm [0-9]+ )?(?:(?:device|group|vcpu|eventfd) [^ ]+|container(?: [0-9]+)?",
+        r"|iommufd(?: [0-9]+)?|vm(?: [0-9]+)?|kvm[-a-z]*|vfio[-a-z]*|)) +([^ ].*)$",
+    ))
+    .unwrap();
+    let lines = trace.lines().take_while(|line| !line.is_empty());
+    let mut lines: Vec<_> = lines
+        .map(|text| {
+            let parts = line.captures(text);
+            let parts = parts.unwrap_or_else(|| panic!("no line of a trace: {text}"));
+            let time: f64 = parts[1].parse().unwrap();
+            (time, parts[2].to_string(), parts[3].to_string())
+        })
+        .collect();
+    // Two threads that use one file are shown in the order in which their calls end.
+    lines.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut numbers = Numbers::default();
+    let mut order: Vec<String> = Vec::new();
+    let mut files: BTreeMap<String, String> = BTreeMap::new();
+    for (_, file, text) in lines {
+        let file = match file.as_str() {
+            "" => "the process".into(),
+            file => numbers.replace(file),
+        };
+        let text = numbers.replace(&text);
+        if !files.contains_key(&file) {
+            order.push(file.clone());
+        }
+        let lines = files.entry(file).or_default();
+        *lines += &format!("  {text}\n");
+    }
+    let blocks = order.iter().map(|file| format!("{file}\n{}", files[file]));
+    let text: Vec<_> = blocks.collect();
+    stable(&text.join("\n"), patterns)
+}
+
+/// Numbers of eventfds in the order in which they appear: the kernel's ids differ from run to run,
+/// but which of them are one stays to be seen.
+#[derive(Default)]
+struct Numbers(BTreeMap<String, usize>);
+
+impl Numbers {
+    fn replace(&mut self, text: &str) -> String {
+        let name = Regex::new(r"eventfd ([0-9]+)\b").unwrap();
+        let number = |found: &Captures<'_>| {
+            let next = self.0.len() + 1;
+            let number = *self.0.entry(found[1].into()).or_insert(next);
+            format!("eventfd {number}")
+        };
+        name.replace_all(text, number).into_owned()
+    }
+}
+
+fn stable(text: &str, patterns: &str) -> String {
+    let lines = patterns.lines();
+    let lines = lines.filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.fold(text.to_string(), |text, line| {
+        let parts = line
+            .split_once(" => ")
+            .or_else(|| Some((line.strip_suffix(" =>")?, "")));
+        let (pattern, by) = parts.unwrap_or_else(|| panic!("no pattern: {line}"));
+        let pattern = Regex::new(&format!("(?m){pattern}"));
+        let pattern = pattern.unwrap_or_else(|e| panic!("{line}: {e}"));
+        pattern.replace_all(&text, by).into_owned()
+    })
+}
