@@ -9,7 +9,7 @@ export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
-.PHONY: tour help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
+.PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,7 @@ build: deps-build ## the static release binaries: mini-vmm, mini-vmm-trace for `
 
 test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab scenarios of over a minute
 
-test-all: deps check unit unit-slow deny msrv fuzz-briefly lab-all ## all checks and tests
+test-all: deps check unit unit-slow deny msrv fuzz-briefly lab-all tour-lab ## all checks and tests, except make lab-apart, lab-intel and fleet
 
 check: deps-build ## formatting, lints and line lengths; needs no QEMU
 	cargo fmt --all --check
@@ -48,8 +48,11 @@ unit: deps-build ## all tests except the lab's; needs no QEMU
 unit-slow: deps-build ## the tests that unit leaves out: a guest of 1.1 TiB, for which KVM takes 3 GiB
 	cargo test --test guests -- --ignored
 
-tour: deps-build ## make the chapters of docs/tour anew: outputs, figures and lines of source
+tour: deps ## make the chapters of docs/tour anew: outputs, figures and lines of source
 	@cargo run --quiet --package tour -- weave
+
+tour-lab: deps ## compare what docs/tour has of the emulated machine, and check the exercises there
+	cargo test --package tour --test lab -- --include-ignored
 
 deny: ## licences, duplicates and sources of the dependencies, by cargo-deny
 	@if command -v cargo-deny >/dev/null; then \
@@ -74,10 +77,13 @@ fuzz-briefly: deps-build ## the same, ten seconds each
 lab: deps ## lab scenarios of under a minute: real VFIO and KVM in an emulated machine with an IOMMU
 	cargo test --package lab
 
-lab-all: deps ## the same and those of over a minute
+lab-all: deps ## the same as lab and those of over a minute
 	cargo test --package lab -- --include-ignored
 
-lab-apart: deps ## the lab scenarios that repeat at length what others show
+lab-shell: deps ## a shell in the lab's emulated machine, with devices to pass through and mini-vmm
+	@cargo run --quiet --package lab --bin shell
+
+lab-apart: deps ## the longest lab scenarios, such as all devices by all ways
 	cargo test --package lab --test lab -- --apart
 
 lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs, in Bochs; some minutes

@@ -58,7 +58,7 @@ lab_needs() {
 	resources=$(dirname "$0")/../integration/resources
 	kernels=${XDG_CACHE_HOME:-${HOME:-}/.cache}/mini-vmm/kernels
 	build=
-	is_built lab "$resources/lab-kernel.config" || build=yes
+	is_built lab "$resources/lab-kernel.config" "$resources/lab-kernel-release.config" || build=yes
 	is_built lab-newest "$resources/lab-kernel.config" "$resources/lab-kernel-newest.config" ||
 		build=yes
 	if [ "$build" ]; then

@@ -1,6 +1,6 @@
 //! Where the socket for requests comes from: `--api-socket PATH`, or a service manager.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api::listener::{ListenError, Listener};
 use vmm::sys::listen_fds::{self, ListenFdsError};
@@ -67,6 +67,17 @@ impl ApiSocket {
     /// Whether there is to be a socket.
     pub fn is_wanted(&self) -> bool {
         !matches!(self, Self::None)
+    }
+
+    /// The folder in which the socket is made.
+    pub fn folder(&self) -> Option<PathBuf> {
+        match self {
+            Self::Path(path) => Some(match path.parent() {
+                Some(parent) if parent != Path::new("") => parent.into(),
+                _ => ".".into(),
+            }),
+            Self::None | Self::Inherited(_) => None,
+        }
     }
 
     /// Finds out whether the socket can be made. Nothing is changed.

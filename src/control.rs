@@ -31,7 +31,8 @@ use std::sync::Arc;
 
 use api::listener::{ListenError, Listener};
 use api::server::Server;
-use api::service::Service;
+use api::service::{ServerThread, Service};
+use vmm::sandbox::{self, Kind};
 
 use crate::control::vm::Vm;
 
@@ -65,5 +66,12 @@ pub fn serve(listener: Listener, vm: Vm) -> Result<Server, ControlError> {
     let log = Arc::clone(&vm.log);
     events::publish(&vm.control, &log, &vm.ids);
     let service = Service::new(routes::routes(&Arc::new(vm)));
+    let service = service.begin_threads_with(|thread| {
+        sandbox::enter(match thread {
+            ServerThread::Connections => Kind::Api,
+            ServerThread::Queries => Kind::Queries,
+            ServerThread::Changes => Kind::Changes,
+        });
+    });
     Server::start(listener, service, log).map_err(ControlError::Start)
 }

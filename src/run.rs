@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use api::events::EventLog;
 use host::bind::{BindError, Host, check_calls, note_call_or_say};
+use host::binder::Binder;
 use host::managed::Managed;
 use tracing::debug;
 use vmm::boot::Images;
 use vmm::config::VmConfig;
+use vmm::config::device::RomConfig;
 use vmm::console::{self, Console};
 use vmm::lifecycle::{self, Lifecycle, Terminal};
 use vmm::log::phases::Phases;
 use vmm::log::stderr::say;
 use vmm::machine::{Exit, Machine, MachineError};
+use vmm::sandbox::{self, Confinement, Kind, Mode, SandboxError};
 use vmm::vfio::opener::Opener;
 use vmm::{phase, sys};
 
@@ -33,6 +36,9 @@ pub enum RunError {
     /// The report cannot be written.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The run cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The socket for requests cannot be made.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -47,6 +53,7 @@ impl RunError {
         match self {
             Self::Bind(e) => e.hint(),
             Self::Report(e) => Some(e.hint()),
+            Self::Sandbox(e) => Some(e.hint()),
             Self::Control(e) => Some(e.hint()),
             Self::Machine(e) => e.hint(),
         }
@@ -54,15 +61,15 @@ impl RunError {
 }
 
 /// Runs the guest of `config` to its end, and reports `phases` and the VM's counters. `host_limit`:
-/// how long a call of the host's kernel may take for a device with `managed=on`. `api_socket`: the
-/// socket that takes requests.
+/// how long a call of the host's kernel may take for a device with `managed=on`. `confined`: what
+/// the threads may do. `api_socket`: the socket that takes requests.
 ///
 /// # Errors
 /// The user made a mistake, or the host refused a request. The host's devices are in their earlier
 /// state.
 pub fn run(
     config: VmConfig,
-    host_limit: Duration,
+    (host_limit, confined): (Duration, Mode),
     api_socket: ApiSocket,
     phases: Option<&Phases>,
 ) -> Result<Exit, RunError> {
@@ -84,17 +91,24 @@ pub fn run(
     // This call forks, so the process must still have a single thread. A device for which a call of
     // an earlier run sleeps is refused. `managed` is dropped after the machine: the host gets its
     // devices back when the VM no longer uses them.
-    let later = config.ports.count > 0 || api_socket.is_wanted();
+    let later = config.ports.count > 0 || api_socket.is_wanted() || confined != Mode::Off;
     let (managed, opener) = {
         let _phase = phase!("bind_devices");
         check_calls(&Host::default(), &config.vfio)?;
         Managed::take(&config.vfio, host_limit, later)?
     };
-    let _calls = Calls(Arc::clone(&opener));
+    let binder = managed.as_ref().and_then(Managed::binder);
+    let _calls = Calls(Arc::clone(&opener), binder.clone());
+    // The other processes are there, and this one has no other thread yet.
+    sandbox::prepare(
+        confined,
+        &confinement(&config, &api_socket),
+        console::restore,
+    )?;
     sys::bus_error::catch(console::restore).map_err(MachineError::Loop)?;
     let output = console::stdout().map_err(MachineError::Descriptors)?;
     let mut machine = Machine::with_opener(config, Box::new(output), opener)?;
-    if let Some(binder) = managed.as_ref().and_then(Managed::binder) {
+    if let Some(binder) = binder {
         machine.set_claims(binder);
     }
     lifecycle::catch_signals().map_err(MachineError::Loop)?;
@@ -131,6 +145,7 @@ pub fn run(
             Some(control::serve(listener, vm)?)
         }
     };
+    sandbox::enter(Kind::Main);
     let end = machine.run(&mut lifecycle);
     // Before the devices are closed: an answer may use them.
     drop(server);
@@ -142,9 +157,24 @@ pub fn run(
     Ok(end)
 }
 
+/// What a confined run opens once it has begun.
+fn confinement(config: &VmConfig, api_socket: &ApiSocket) -> Confinement {
+    let roms = config.vfio.iter().filter_map(|device| match &device.rom {
+        RomConfig::File(path) => Some(path.clone()),
+        RomConfig::Device | RomConfig::Off => None,
+    });
+    let images = [Some(config.kernel.clone()), config.initrd.clone()];
+    Confinement {
+        read: images.into_iter().flatten().chain(roms).collect(),
+        socket: api_socket.folder(),
+        locks: !config.vfio.is_empty() || config.ports.count > 0,
+        shared: config.memory.shared,
+    }
+}
+
 /// The calls for devices that go on after the run. They are noted when the value is dropped, so
-/// that the next command finds them.
-struct Calls(Arc<Opener>);
+/// that the next command finds them. A confined run lets the other process note them.
+struct Calls(Arc<Opener>, Option<Arc<Binder>>);
 
 impl Drop for Calls {
     fn drop(&mut self) {
@@ -153,7 +183,13 @@ impl Drop for Calls {
                 continue;
             };
             let (host, device) = (Host::default(), &waiting.device);
-            if let Some(message) = note_call_or_say(&host, device, waiting.call, caller) {
+            let message = match &self.1 {
+                Some(binder) if Mode::current() != Mode::Off => {
+                    binder.note(device, waiting.call, caller)
+                }
+                _ => note_call_or_say(&host, device, waiting.call, caller),
+            };
+            if let Some(message) = message {
                 say(format_args!("mini-vmm: {message}"));
             }
         }

@@ -413,6 +413,16 @@ make_virtual() {
 	say "virtual $new of=$1 raw-id=$(hexdump -n 4 -e '"%08x"' "$sys/$new/config")"
 }
 
+# virtual_card BDF: brings a network card up, and creates one virtual function without a driver.
+virtual_card() {
+	net=$(ls "$sys/$1/net")
+	ifconfig "$net" up
+	echo 0 >"$sys/$1/sriov_drivers_autoprobe"
+	echo 1 >"$sys/$1/sriov_numvfs"
+	new=$(basename "$(readlink "$sys/$1/virtfn0")")
+	say "virtual $new of=$1 raw-id=$(hexdump -n 4 -e '"%08x"' "$sys/$new/config")"
+}
+
 # kept_page: prints the guest-physical address of the page that the guest's process keeps.
 kept_page() {
 	sed -n 's/^L2: kept //p' /run/vmm.console

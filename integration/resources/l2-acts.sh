@@ -35,6 +35,27 @@ reboot_once() {
 	fi
 }
 
+# work_all TIMES: sends pings, if there is a card. Boots so often; the disk counts.
+work_all() {
+	if [ -e /sys/class/net/eth0 ]; then
+		ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up || fail "no eth0"
+		for _ in $(seq 100); do
+			[ "$(cat /sys/class/net/eth0/carrier)" != 1 ] || break
+			sleep 0.1
+		done
+		grep eth0 /proc/interrupts | while read -r line; do say "irq-of-card $line"; done
+		before=$(interrupts eth0)
+		say "ping $(ping -q -A -c 50 -s 1400 -w 30 10.0.2.2 | count_pings)"
+		say "net-interrupts before=$before after=$(interrupts eth0)"
+	fi
+	set -- "$1" $disks
+	boot=$(text_at "$2" 3072)
+	boot=$((${boot#boot } + 1))
+	put_text_at "$2" 3072 "boot $boot"
+	act=reboot
+	[ $((boot % $1)) != 0 ] || act=poweroff
+}
+
 # Reads until a read fails, and writes the same data again and again meanwhile.
 use_for_ever() {
 	set -- $disks

@@ -175,7 +175,7 @@ work_disk() {
 
 # Reports lines of dmesg that a healthy guest does not have; these fail the scenario.
 complain() {
-	devices='nvme|ata[0-9]|e1000e|xhci|usb'
+	devices='nvme|ata[0-9]|e1000e|igb|xhci|usb'
 	errors='timeout|abort|error|fail|exception|hang|died|reset adapter|completion polled'
 	others='DMAR|WARNING|BUG:|nobody cared|soft lockup'
 	# Linux has numbers for 63 USB buses, and a guest may have more controllers.

@@ -56,6 +56,7 @@ grep -E 'nvme|ahci|xhci|eth0' /proc/interrupts | while read -r line; do say "irq
 
 case $act in
 reboot-once) reboot_once ;;
+all-*) work_all "${act#all-}" ;;
 loop) use_for_ever ;;
 measure) measure_reads ;;
 paused) work_through_a_pause ;;

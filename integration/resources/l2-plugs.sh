@@ -8,13 +8,16 @@ plugged() {
 	done | grep -vxF "$began_with"
 }
 
-# await_plugged SECONDS: waits until a controller has a disk.
+# await_plugged SECONDS: waits until as many controllers have a disk as functions come at once.
 await_plugged() {
 	for _ in $(seq $(($1 * 20))); do
-		for plugged in $(plugged); do
-			disk=$(disks_of "$plugged" | head -n 1)
-			[ -z "$disk" ] || return 0
+		plugged= disks= count=0
+		for controller in $(plugged); do
+			disk=$(disks_of "$controller" | head -n 1)
+			[ -n "$disk" ] || continue
+			plugged=$plugged$controller, disks="$disks $disk" count=$((count + 1))
 		done
+		[ "$count" -lt "$functions" ] || return 0
 		usleep 50000
 	done
 	fail "no disk has come"
@@ -49,15 +52,19 @@ keep_busy() {
 	while [ -b "$1" ] && copy_noise "$1"; do :; done
 }
 
-# use_plugged N: works the disk that has come, for the N-th time. With lab.busy, the disk is at work
-# when it goes.
+# use_plugged N: works the disks that have come, for the N-th time. With lab.busy, the disks are at
+# work when they go.
 use_plugged() {
-	name=$(basename "$disk" | sed 's/n1$/q/')
-	serial=$(serial_of "$disk")
-	work_disk "$disk" "$name" "$serial"
+	for disk in $disks; do
+		name=$(basename "$disk" | sed 's/n1$/q/')
+		serial=$(serial_of "$disk")
+		work_disk "$disk" "$name" "$serial"
+	done
 	grep nvme /proc/interrupts | while read -r line; do say "irq $line"; done
 	heard=$(presses)
-	[ -z "$busy" ] || keep_busy "$disk" 2>/dev/null &
+	for disk in $disks; do
+		[ -z "$busy" ] || keep_busy "$disk" 2>/dev/null &
+	done
 	[ "$1" != 1 ] || say_functions
 	say "plugged n=$1 bdf=$plugged serial=$serial"
 }
@@ -71,7 +78,8 @@ say_plug_troubles() {
 
 # begin_plugs: remembers what a device that comes must not change for good.
 begin_plugs() {
-	hurry=$(word_of lab.hurry) busy=$(word_of lab.busy)
+	hurry=$(word_of lab.hurry) busy=$(word_of lab.busy) functions=$(word_of lab.functions)
+	functions=${functions:-1}
 	began_with=none
 	began_with=$(plugged)
 	began_with=${began_with:-none}

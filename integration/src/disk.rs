@@ -55,7 +55,17 @@ pub enum Controller {
     Usb,
     /// A USB controller with 16 MSI messages in place of MSI-X.
     UsbByMsi,
+    /// A USB controller on bus 2, behind a root port after that of `NvmeBehindPort`.
+    UsbBehindPort,
+    /// The same with MSI messages in place of MSI-X.
+    UsbByMsiBehindPort,
 }
+
+/// QEMU's USB controller that has MSI.
+const USB_BY_MSI: &str = "nec-usb-xhci,msi=on,msix=off";
+
+/// The root port of a USB controller.
+const USB_PORT: &str = "pcie-root-port,id=usb-port,chassis=2,slot=2,addr=1e.0,multifunction=on";
 
 /// One controller with one disk.
 #[derive(Clone, Debug)]
@@ -121,13 +131,14 @@ impl Disk {
 
     /// The controller's address in L1.
     pub fn bdf(&self) -> String {
-        let bus = u8::from(matches!(
-            self.controller,
+        let bus = match self.controller {
             Controller::NvmeBehindPort
-                | Controller::NvmeBehindBridge
-                | Controller::NvmeWithVirtual
-                | Controller::SataBehindPort
-        ));
+            | Controller::NvmeBehindBridge
+            | Controller::NvmeWithVirtual
+            | Controller::SataBehindPort => 1,
+            Controller::UsbBehindPort | Controller::UsbByMsiBehindPort => 2,
+            _ => 0,
+        };
         format!("0000:{bus:02x}:{:02x}.{}", self.device, self.function)
     }
 
@@ -140,7 +151,10 @@ impl Disk {
             | Controller::NvmeBehindBridge
             | Controller::NvmeWithVirtual => "nvme",
             Controller::Sata | Controller::SataBehindPort => "ahci",
-            Controller::Usb | Controller::UsbByMsi => "xhci_hcd",
+            Controller::Usb
+            | Controller::UsbByMsi
+            | Controller::UsbBehindPort
+            | Controller::UsbByMsiBehindPort => "xhci_hcd",
         }
     }
 
@@ -153,6 +167,13 @@ impl Disk {
             self.function,
             if others { ",multifunction=on" } else { "" }
         );
+        let stick = |usb, bus| {
+            vec![
+                format!("{usb},id={serial}-at,bus={bus},{addr}"),
+                format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
+            ]
+        };
+        let behind = |devices| [vec![USB_PORT.to_owned()], devices].concat();
         match self.controller {
             Controller::Nvme => vec![format!("nvme,drive={serial},serial={serial},{addr}")],
             Controller::NvmeOneVector => vec![format!(
@@ -187,16 +208,10 @@ impl Disk {
                 format!("ich9-ahci,id={serial}-at,bus=root,{addr}"),
                 format!("ide-hd,drive={serial},serial={serial},bus={serial}-at.0"),
             ],
-            Controller::Usb | Controller::UsbByMsi => {
-                let usb = match self.controller {
-                    Controller::UsbByMsi => "nec-usb-xhci,msi=on,msix=off",
-                    _ => "qemu-xhci",
-                };
-                vec![
-                    format!("{usb},id={serial}-at,{addr}"),
-                    format!("usb-storage,drive={serial},serial={serial},bus={serial}-at.0"),
-                ]
-            }
+            Controller::Usb => stick("qemu-xhci", "pcie.0"),
+            Controller::UsbByMsi => stick(USB_BY_MSI, "pcie.0"),
+            Controller::UsbBehindPort => behind(stick("qemu-xhci", "usb-port")),
+            Controller::UsbByMsiBehindPort => behind(stick(USB_BY_MSI, "usb-port")),
         }
     }
 

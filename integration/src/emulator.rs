@@ -52,6 +52,15 @@ impl Emulator {
         self.0.stderr.take().expect("stderr is a pipe")
     }
 
+    /// Waits for the end of the process, and returns its exit status; `None` if a signal ended it.
+    ///
+    /// # Errors
+    /// The process cannot be waited for.
+    pub fn wait(&mut self) -> Result<Option<i32>> {
+        let status = self.0.wait().context("wait for the emulator")?;
+        Ok(status.code())
+    }
+
     /// Whether the process has ended.
     pub fn has_ended(&mut self) -> bool {
         // An error means that there is no such child any more.

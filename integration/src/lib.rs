@@ -81,6 +81,7 @@ pub mod scenario;
 pub mod scripts;
 pub mod setup;
 pub mod suite;
+pub mod terminal;
 pub mod transcript;
 pub mod vmm;
 

@@ -13,6 +13,7 @@ use crate::error::{Context, Result};
 use crate::host::Host;
 use crate::listen::{Ear, Ended, Quiet, listen};
 use crate::nudge::Monitor;
+use crate::terminal::{self, Terminal};
 use crate::transcript::Line;
 
 /// A network card, as QEMU arguments. The card reaches only QEMU's own network.
@@ -21,6 +22,17 @@ pub const NETWORK_CARD: [&str; 4] = [
     "user,id=net,restrict=on",
     "-device",
     "e1000e,netdev=net,addr=9,romfile=",
+];
+
+/// QEMU arguments for ttyS0 on the caller's terminal. With `mux`, QEMU has keys of its own, here
+/// after Ctrl-]: Ctrl-A is mini-vmm's. With `signal=off`, Ctrl-C is for the machine.
+const TERMINAL: [&str; 6] = [
+    "-chardev",
+    "stdio,id=terminal,mux=on,signal=off",
+    "-serial",
+    "chardev:terminal",
+    "-echr",
+    "0x1d",
 ];
 
 /// The machine that QEMU emulates.
@@ -103,6 +115,11 @@ impl Machine {
     /// The QEMU command. QEMU's standard output is ttyS0, to which L1's init writes. L1's kernel
     /// writes to ttyS1.
     pub fn command(&self, host: &Host, dir: &Path, kernel: &Path) -> Command {
+        self.command_with(&["-serial", "stdio"], host, dir, kernel)
+    }
+
+    /// The QEMU command with arguments for ttyS0.
+    fn command_with(&self, serial: &[&str], host: &Host, dir: &Path, kernel: &Path) -> Command {
         let mut qemu = Command::new(&host.qemu);
         // Plain emulation (TCG); interrupt remapping needs QEMU's own interrupt controllers.
         qemu.args(["-machine", "q35,accel=tcg,kernel-irqchip=off"]);
@@ -122,7 +139,7 @@ impl Machine {
         qemu.arg("-smp").arg(self.cpus.to_string());
         qemu.arg("-m").arg(self.memory.to_string());
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot"]);
-        qemu.args(["-display", "none", "-serial", "stdio"]);
+        qemu.args(["-display", "none"]).args(serial);
         qemu.arg("-serial")
             .arg(format!("file:{}", dir.join("l1-kernel.log").display()));
         if self.iommu {
@@ -178,6 +195,17 @@ impl Machine {
             self.parameters
         ));
         qemu
+    }
+
+    /// Runs the machine with ttyS0 on this process's terminal, until the machine powers off or
+    /// somebody types Ctrl-] x. Returns QEMU's exit status.
+    pub fn on_terminal(&self, host: &Host, dir: &Path, kernel: &Path) -> Result<u8> {
+        let _terminal = Terminal::save();
+        let qemu = self.command_with(&TERMINAL, host, dir, kernel);
+        let mut qemu = Emulator::start(qemu, None)?;
+        terminal::end_by_signals(qemu.id())?;
+        let status = qemu.wait()?;
+        Ok(status.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
     }
 
     /// Runs the machine until it powers off. `dir` contains the images and the initramfs, and

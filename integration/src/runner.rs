@@ -1,8 +1,8 @@
 //! Runs a scenario in a machine of its own. The directory of a failed machine keeps all its files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, process};
 
 use crate::error::{Context, Error, Result};
 use crate::failure;
@@ -77,6 +77,29 @@ pub fn run(scenario: &Scenario, lab: &Lab, heard: &mut dyn FnMut(&Line)) -> Resu
     })
 }
 
+/// Runs a scenario's machine with its serial port on this process's terminal, and checks nothing.
+/// Each process has a directory of its own, which stays if QEMU fails. Returns QEMU's exit status.
+///
+/// # Errors
+/// The machine cannot be started.
+pub fn interactive(scenario: &Scenario, lab: &Lab) -> Result<u8> {
+    let host = lab.host(&scenario.machine)?;
+    let kernel = lab.kernel(scenario.kernel)?;
+    let dir = host::fresh_dir(&format!("{}-{}", scenario.name, process::id()))?;
+    scenario.machine.furnish(&dir)?;
+    let archive = archive(scenario, lab, host, kernel, QUIET)?;
+    fs::write(dir.join("l1.cpio"), archive).context("write L1's initramfs")?;
+    eprintln!("L1 starts, which takes some seconds; Ctrl-] x ends it");
+    let status = scenario
+        .machine
+        .on_terminal(host, &dir, &kernel.bzimage())?;
+    match status {
+        0 => host::forget(&dir)?,
+        _ => eprintln!("QEMU failed; its files are in {}", dir.display()),
+    }
+    Ok(status)
+}
+
 fn run_once(
     scenario: &Scenario,
     lab: &Lab,
@@ -123,6 +146,9 @@ fn archive(
     }
     for (name, build) in &scenario.built {
         l1.host_file(&format!("bin/{name}"), &build()?, true)?;
+    }
+    for (path, data) in &scenario.files {
+        l1.file(path, data);
     }
     let file = scenario.kernel_file;
     let image = match file {

@@ -19,8 +19,12 @@ pub const L2_ACTS: &str = include_str!("../resources/l2-acts.sh");
 /// More acts, for devices that come and go.
 pub const L2_PLUGS: &str = include_str!("../resources/l2-plugs.sh");
 
-/// Options of the lab's kernel. A hash of this text is a part of the kernel's name in the cache.
+/// Options of both of the lab's kernels. A hash of a kernel's options is a part of its name in the
+/// cache.
 pub const KERNEL_CONFIG: &str = include_str!("../resources/lab-kernel.config");
+
+/// Further options of the kernel of the release's source.
+pub const KERNEL_CONFIG_RELEASE: &str = include_str!("../resources/lab-kernel-release.config");
 
 /// Further options of the lab's newest kernel.
 pub const KERNEL_CONFIG_NEWEST: &str = include_str!("../resources/lab-kernel-newest.config");

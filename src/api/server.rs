@@ -18,7 +18,7 @@ use crate::events::{self, EventLog};
 use crate::listener::Listener;
 use crate::message::{Request, Response, Status};
 use crate::peer::Peer;
-use crate::service::{Caller, Found, Kind, Service};
+use crate::service::{Caller, Found, Kind, ServerThread, Service};
 use crate::workers::{Job, Workers};
 
 /// The most connections at a time.
@@ -55,7 +55,7 @@ impl Server {
     /// The host has no descriptors or threads left.
     pub fn start(listener: Listener, service: Service, log: Arc<EventLog>) -> io::Result<Self> {
         let stop = Arc::new(events::new_eventfd()?);
-        let workers = Workers::start()?;
+        let (workers, begin) = (Workers::start(service.begin)?, service.begin);
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let input = EventFlags::IN;
         for (fd, key) in [
@@ -80,7 +80,10 @@ impl Server {
         let name = thread::Builder::new().name("api".into());
         Ok(Self {
             stop,
-            thread: Some(name.spawn(move || thread.run())?),
+            thread: Some(name.spawn(move || {
+                begin(ServerThread::Connections);
+                thread.run();
+            })?),
         })
     }
 

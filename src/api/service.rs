@@ -20,6 +20,17 @@ pub enum Kind {
     Events,
 }
 
+/// A thread of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerThread {
+    /// All connections.
+    Connections,
+    /// Answers queries.
+    Queries,
+    /// Makes changes.
+    Changes,
+}
+
 /// A function that answers requests.
 pub type Answer = Box<dyn Fn(&Request, &Caller) -> Response + Send + Sync>;
 
@@ -94,6 +105,8 @@ pub(crate) enum Found<'a> {
 /// All routes.
 pub struct Service {
     routes: Vec<Arc<Route>>,
+    /// Called by each thread of the server, before it reads anything of a client.
+    pub(crate) begin: fn(ServerThread),
 }
 
 impl Service {
@@ -101,7 +114,14 @@ impl Service {
     pub fn new(routes: Vec<Route>) -> Self {
         Self {
             routes: routes.into_iter().map(Arc::new).collect(),
+            begin: |_| {},
         }
+    }
+
+    /// Lets each thread of the server call `begin` before it reads anything of a client.
+    #[must_use]
+    pub fn begin_threads_with(self, begin: fn(ServerThread)) -> Self {
+        Self { begin, ..self }
     }
 
     /// Method and path of each route.

@@ -7,7 +7,7 @@ use std::thread;
 
 use crate::events;
 use crate::message::{Request, Response};
-use crate::service::{Caller, Route};
+use crate::service::{Caller, Route, ServerThread};
 
 /// The most queries that may wait: more than there can be connections, for clients that have gone.
 const MOST_WAITING: usize = 64;
@@ -39,13 +39,18 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads.
-    pub fn start() -> io::Result<Self> {
+    /// Starts the threads, which first call `begin`.
+    pub fn start(begin: fn(ServerThread)) -> io::Result<Self> {
         let wake = Arc::new(events::new_eventfd()?);
         let (sender, done) = mpsc::channel();
         Ok(Self {
-            queries: worker("api queries", false, sender.clone(), Arc::clone(&wake))?,
-            changes: worker("api changes", true, sender, Arc::clone(&wake))?,
+            queries: worker(
+                ServerThread::Queries,
+                begin,
+                sender.clone(),
+                Arc::clone(&wake),
+            )?,
+            changes: worker(ServerThread::Changes, begin, sender, Arc::clone(&wake))?,
             waiting: 0,
             changing: false,
             done,
@@ -94,13 +99,20 @@ impl Workers {
 }
 
 fn worker(
-    name: &str,
-    is_change: bool,
+    which: ServerThread,
+    begin: fn(ServerThread),
     to: mpsc::Sender<Done>,
     wake: Arc<OwnedFd>,
 ) -> io::Result<mpsc::Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
+    let is_change = which == ServerThread::Changes;
+    let name = if is_change {
+        "api changes"
+    } else {
+        "api queries"
+    };
     thread::Builder::new().name(name.into()).spawn(move || {
+        begin(which);
         for job in jobs {
             let response = (job.route.answer)(&job.request, &job.caller);
             let done = Done {

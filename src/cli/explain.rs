@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use vmm::config::{ConfigError, VmConfig};
+use vmm::sandbox::Mode;
 
 use crate::cli::run::GuestArgs;
 
@@ -23,6 +24,11 @@ pub struct ExplainArgs {
 }
 
 impl ExplainArgs {
+    /// What confines the threads of the run.
+    pub fn sandbox(&self) -> Mode {
+        self.guest.sandbox()
+    }
+
     /// Makes the configuration of the VM that the flags describe. Without `--kernel`, the kernel's
     /// path is empty.
     ///

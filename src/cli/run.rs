@@ -13,6 +13,7 @@ use vmm::given;
 use vmm::given::GivenError;
 use vmm::hostinfo::device_names;
 use vmm::hostinfo::sysfs::Sysfs;
+use vmm::sandbox::Mode;
 use vmm::sys::descriptor::Descriptor;
 
 /// What to boot and with what.
@@ -118,10 +119,24 @@ pub struct GuestArgs {
     #[arg(long, value_name = "PATH")]
     api_socket: Option<PathBuf>,
 
+    /// Confine the VMM's threads: each may make the system calls of its list and no other, has no
+    /// capabilities, and opens no file but those that the flags name. on: another call ends the
+    /// run; log: it is said, made, and nothing else is confined; off: nothing is confined. The
+    /// processes that open and bind devices are not confined yet, and the thread that adds devices
+    /// opens files itself. See docs/security.md
+    #[arg(long, value_name = "MODE", default_value = "off", value_parser = sandbox_modes())]
+    sandbox: Mode,
+
     /// At the end and on SIGUSR1, report the time of each start phase, exits by reason and
     /// register, KVM's own counters, interrupts and memory: as a table, or in FILE as JSON
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     stats: Option<Option<PathBuf>>,
+}
+
+/// Parses `--sandbox`.
+fn sandbox_modes() -> impl TypedValueParser<Value = Mode> {
+    let names = [Mode::On, Mode::Off, Mode::Log].map(Mode::name);
+    PossibleValuesParser::new(names).map(|name| Mode::named(&name).unwrap_or_default())
 }
 
 /// The value of `--iommu`.
@@ -184,6 +199,11 @@ impl RunArgs {
         self.guest.api_socket.clone()
     }
 
+    /// What confines the threads.
+    pub fn sandbox(&self) -> Mode {
+        self.guest.sandbox
+    }
+
     /// Makes the configuration of the VM that the flags describe.
     ///
     /// # Errors
@@ -194,6 +214,11 @@ impl RunArgs {
 }
 
 impl GuestArgs {
+    /// What confines the threads of a run.
+    pub fn sandbox(&self) -> Mode {
+        self.sandbox
+    }
+
     /// Whether `--stats` is given.
     pub fn has_stats(&self) -> bool {
         self.stats.is_some()

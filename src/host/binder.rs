@@ -35,6 +35,10 @@ const MOST_TEXT: usize = 4000;
 /// The first byte of a message.
 const BIND: u8 = b'b';
 const GIVE_BACK: u8 = b'g';
+/// Give all devices of the run back, at its end.
+const RELEASE: u8 = b'r';
+/// Note a call that goes on after the run.
+const NOTE: u8 = b'n';
 const DONE: u8 = b'd';
 const FAILED: u8 = b'f';
 
@@ -116,6 +120,25 @@ impl Binder {
     /// Whether a device was bound by it.
     pub fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Gives back all devices that are bound for the run, which ends. A confined run cannot do that
+    /// itself. Returns the lines of what was done.
+    ///
+    /// # Errors
+    /// The message, and its hint.
+    pub fn release(&self, devices: &[String]) -> Result<String, (String, Option<String>)> {
+        self.ask(RELEASE, devices).map_err(NoAnswer::explained)
+    }
+
+    /// Notes a call that goes on after the run, as [`bind::note_call_or_say`].
+    pub fn note(&self, device: &str, call: &str, caller: Process) -> Option<String> {
+        let (pid, started) = (caller.pid.to_string(), caller.started.to_string());
+        let words = [device.into(), call.into(), pid, started];
+        match self.ask(NOTE, &words).map_err(NoAnswer::explained) {
+            Ok(said) => (!said.is_empty()).then_some(said),
+            Err((said, _)) => Some(said),
+        }
     }
 
     /// Asks, and waits for the answer. Returns the lines of what was done.
@@ -259,6 +282,8 @@ fn answer(host: &Host, run: Process, kind: u8, names: &[u8]) -> Vec<u8> {
     let outcome = match kind {
         BIND if run.lives() => bind_for(host, run, names),
         GIVE_BACK => give_back(host, run, names),
+        RELEASE => all_lines(bind::release_run(host, run)),
+        NOTE => Ok(note(host, names)),
         _ => Err((String::new(), None)),
     };
     let (kind, text) = match outcome {
@@ -286,7 +311,20 @@ fn bind_for<'a>(host: &Host, run: Process, names: impl Iterator<Item = &'a str>)
 
 fn give_back<'a>(host: &Host, run: Process, names: impl Iterator<Item = &'a str>) -> Outcome {
     let wanted: Vec<Bdf> = names.filter_map(|name| name.parse().ok()).collect();
-    let outcome = bind::release_of_run(host, run, |bdf| wanted.contains(&bdf));
+    all_lines(bind::release_of_run(host, run, |bdf| wanted.contains(&bdf)))
+}
+
+fn note<'a>(host: &Host, mut words: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut word = || words.next().unwrap_or_default();
+    let (device, call) = (word(), word());
+    let (Ok(pid), Ok(started)) = (word().parse(), word().parse()) else {
+        return Vec::new();
+    };
+    let said = bind::note_call_or_say(host, device, call, Process { pid, started });
+    said.into_iter().collect()
+}
+
+fn all_lines(outcome: Result<bind::Outcome, BindError>) -> Outcome {
     let (lines, errors) = outcome.map_err(explained)?;
     match errors.into_iter().next() {
         Some(e) => Err(explained(e)),

@@ -19,6 +19,7 @@ use tracing::{debug, info};
 use vmm::config::device::DeviceConfig;
 use vmm::log::error_chain::with_causes;
 use vmm::log::stderr::say;
+use vmm::sandbox::Mode;
 use vmm::sys::process;
 use vmm::sys::process::Process;
 use vmm::vfio::kernel_calls;
@@ -34,8 +35,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The devices that are bound for this run. Dropping the value gives them back.
 pub struct Managed {
     run: Process,
-    /// Whether devices were bound at the start.
-    bound: bool,
+    /// The devices that were bound at the start.
+    bound: Vec<String>,
     /// Binds devices that are added while the guest runs.
     binder: Option<Arc<Binder>>,
     /// The time for which a call of the kernel is waited for.
@@ -75,14 +76,14 @@ impl Managed {
         };
         if !addresses.is_empty() {
             let request = BindRequest {
-                addresses,
+                addresses: addresses.clone(),
                 owner: Some(managed.run),
                 ..BindRequest::default()
             };
             for line in bind::bind(&Host::with_limit(limit), &request)? {
                 info!("{line}");
             }
-            managed.bound = true;
+            managed.bound = addresses;
         }
         Ok((Some(managed), opener))
     }
@@ -106,7 +107,7 @@ impl Managed {
         .map_err(BindError::Guardian)?;
         let managed = Self {
             run,
-            bound: false,
+            bound: Vec::new(),
             binder: binder.map(Arc::new),
             limit,
             opener: Arc::clone(&opener),
@@ -120,12 +121,33 @@ impl Managed {
     }
 }
 
+impl Managed {
+    /// Lets the other process give the devices back: a confined run cannot.
+    fn release_by(&self, binder: &Binder) {
+        match binder.release(&self.bound) {
+            Ok(lines) => lines.lines().for_each(|line| info!("{line}")),
+            Err((text, hint)) => {
+                say(format_args!("mini-vmm: {text}"));
+                if let Some(hint) = hint {
+                    say(format_args!("hint: {hint}"));
+                }
+            }
+        }
+    }
+}
+
 /// The run must have closed the devices: the unbind of their driver waits for that.
 impl Drop for Managed {
     fn drop(&mut self) {
-        let later = self.binder.take().is_some_and(|binder| binder.was_used());
-        if !self.bound && !later {
+        let binder = self.binder.take();
+        let later = binder.as_ref().is_some_and(|binder| binder.was_used());
+        if self.bound.is_empty() && !later {
             return;
+        }
+        if let Some(binder) = binder.filter(|_| Mode::current() != Mode::Off)
+            && !self.opener.is_stuck()
+        {
+            return self.release_by(&binder);
         }
         // While a call for a device sleeps, the unbind of its driver would wait for that call. A
         // fork beside other threads is not safe, and a call without a process of its own might hold

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use tracing::warn;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::sandbox::{self, Kind};
 use crate::sys::eventfd;
 
 type Handler = Box<dyn Fn(&EventFd) + Send + Sync>;
@@ -93,7 +94,10 @@ impl EventThread {
         if thread.is_none() {
             let worker = Arc::clone(&self.shared);
             let builder = thread::Builder::new().name(self.name.into());
-            *thread = Some(builder.spawn(move || serve(&worker))?);
+            *thread = Some(builder.spawn(move || {
+                sandbox::enter(Kind::Events);
+                serve(&worker);
+            })?);
         }
         Ok(())
     }

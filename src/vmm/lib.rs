@@ -23,6 +23,7 @@ pub mod memory;
 pub mod plug;
 pub mod port;
 pub mod run_events;
+pub mod sandbox;
 pub mod stats;
 pub mod sys;
 pub mod vcpu;

@@ -71,6 +71,11 @@ impl Stats {
             detailed,
             exits: Arc::new(Exits::new(vcpus, detailed)),
             config: Mutex::new(detailed.then(RegisterTable::default)),
+            ledger: Arc::new(if detailed {
+                Ledger::open()
+            } else {
+                Ledger::default()
+            }),
             ..Self::default()
         }
     }

@@ -34,7 +34,7 @@ pub fn memlock_limit() -> u64 {
 }
 
 /// Bit of CAP_IPC_LOCK, which lifts the limit on locked memory (capabilities(7)).
-const CAP_IPC_LOCK: u32 = 14;
+pub(crate) const CAP_IPC_LOCK: u32 = 14;
 
 /// Whether the effective capabilities in a process's status (proc_pid_status(5)) have CAP_IPC_LOCK.
 pub fn may_lock(status: &str) -> bool {

@@ -12,6 +12,7 @@ mod common;
 
 mod ch_remote;
 mod config_file;
+mod confined;
 mod control;
 mod control_docs;
 mod documented_commands;

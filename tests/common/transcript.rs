@@ -1,5 +1,5 @@
 //! The text of `mini-vmm trace`, made stable: ordered by file, without what differs from run to
-//! run. The lab has this file too.
+//! run.
 
 use std::collections::BTreeMap;
 

@@ -141,20 +141,26 @@ impl Asm {
 
     /// A handler that adds one to the dword at `counter`, with its entry in the IDT.
     pub fn handler(&mut self, vector: u8, counter: u32) -> &mut Self {
+        self.handler_of(vector, |g| {
+            g.inc32(counter);
+        })
+    }
+
+    /// A handler that does this, with its entry in the IDT.
+    pub fn handler_of(&mut self, vector: u8, work: impl FnOnce(&mut Self)) -> &mut Self {
         let (handler, after) = (self.label(), self.label());
         self.jmp(after).bind(handler);
-        self.inc32(counter).store32(APIC_EOI, 0).leave();
+        work(self);
+        self.store32(APIC_EOI, 0).leave();
         self.bind(after).idt_entry(vector, handler)
     }
 
     /// A handler of a level: it stores to `acknowledge`, after which the device lowers or asserts
     /// the pin.
     pub fn level_handler(&mut self, vector: u8, acknowledge: u32) -> &mut Self {
-        let (handler, after) = (self.label(), self.label());
-        self.jmp(after).bind(handler);
-        self.inc32(counter(vector)).store32(acknowledge, 0);
-        self.store32(APIC_EOI, 0).leave();
-        self.bind(after).idt_entry(vector, handler)
+        self.handler_of(vector, |g| {
+            g.inc32(counter(vector)).store32(acknowledge, 0);
+        })
     }
 
     /// Lets a pin of the IOAPIC send a vector to processor 0, by level (82093AA, 3.2.4).

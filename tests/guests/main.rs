@@ -36,7 +36,9 @@ mod faults;
 mod function_reset;
 mod hostile;
 mod hot_plug;
+mod hot_plug_events;
 mod hot_plug_faults;
+mod hot_plug_pin;
 mod hot_plug_requests;
 mod hot_plug_storms;
 mod irq_code;
@@ -121,7 +123,9 @@ const MODULES: &[(&str, &[Test])] = &modules![
     walks,
     hostile,
     hot_plug,
+    hot_plug_events,
     hot_plug_faults,
+    hot_plug_pin,
     hot_plug_requests,
     hot_plug_storms,
 ];

@@ -148,7 +148,7 @@ fn firmware_has_set_the_port_up() {
             0x0001_0001,
             1,
             1,
-            0x100
+            0x400
         ]
     );
     let bar2 = u32::from(BAR2) | 1;

@@ -163,7 +163,7 @@ fn a_reboot_during_a_bus_reset_is_whole() {
     let vm = Vm::new(g).cpus(2).device_behind_port(&device, "1");
     let shown = vm.run().numbers();
     let off = 0x0010_0000;
-    assert_eq!(shown, [0x100, off, ID, BAR1, off, 0x600d]);
+    assert_eq!(shown, [0x400, off, ID, BAR1, off, 0x600d]);
     assert!(ended.load(Ordering::Acquire));
     // One by the port, and one at the reboot.
     assert_eq!(device.count(&Call::Reset), 2);

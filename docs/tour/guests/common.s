@@ -1,5 +1,5 @@
-# What the guests of chapter 5 share: the PVH note, and four routines. Each leaves the registers
-# that it does not name as they were.
+# What the guests of chapters 5 and 10 share: the PVH note, and four routines. Each leaves the
+# registers that it does not name as they were.
 	.section .note, "a", @note
 	.long 4, 4, 18
 	.asciz "Xen"

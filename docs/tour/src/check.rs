@@ -2,12 +2,20 @@
 //! next.
 
 mod assembled;
+mod binding;
+mod calls;
 mod exits;
+mod initrd;
 mod machine;
 mod memory;
 mod pci;
 
+use std::fs;
 use std::path::Path;
+
+use crate::commands::{Commands, Output};
+use crate::lab;
+use crate::stable::Stable;
 
 /// An exercise.
 pub struct Exercise {
@@ -15,33 +23,86 @@ pub struct Exercise {
     pub chapter: u32,
     /// The file with the gap, in docs/tour/exercises/N.
     pub gap: &'static str,
-    /// Checks an answer. The error is what to tell the reader.
-    pub check: fn(&Path) -> Result<(), String>,
+    /// How an answer is checked. The error is what to tell the reader.
+    pub check: Check,
+}
+
+/// Checks an answer.
+#[derive(Clone, Copy)]
+pub enum Check {
+    /// On this machine.
+    Here(fn(&Path) -> Result<(), String>),
+    /// In the emulated machine: the command that tries an answer's text there, and the verdict on
+    /// what the command prints.
+    InLab(fn(&str) -> String, fn(&Output) -> Result<(), String>),
+}
+
+impl Exercise {
+    /// Checks an answer.
+    ///
+    /// # Errors
+    /// What to look at next.
+    pub fn check(&self, answer: &Path, programs: &Commands) -> Result<(), String> {
+        let (command, verdict) = match self.check {
+            Check::Here(check) => {
+                programs.build()?;
+                return check(answer);
+            }
+            Check::InLab(command, verdict) => (command, verdict),
+        };
+        let text = fs::read_to_string(answer).map_err(|e| format!("{}: {e}", answer.display()))?;
+        let outputs = lab::run(&[command(&text)], &Stable::nothing(), programs)?;
+        outputs.iter().try_for_each(verdict)
+    }
 }
 
 /// All exercises.
-pub const EXERCISES: [Exercise; 4] = [
+pub const EXERCISES: [Exercise; 7] = [
+    Exercise {
+        chapter: 1,
+        gap: "gap.sh",
+        check: Check::InLab(binding::command, binding::verdict),
+    },
     Exercise {
         chapter: 2,
         gap: "gap.s",
-        check: machine::check,
+        check: Check::Here(machine::check),
     },
     Exercise {
         chapter: 3,
         gap: "gap.s",
-        check: memory::check,
+        check: Check::Here(memory::check),
     },
     Exercise {
         chapter: 4,
         gap: "gap.s",
-        check: exits::check,
+        check: Check::Here(exits::check),
     },
     Exercise {
         chapter: 5,
         gap: "gap.s",
-        check: pci::check,
+        check: Check::Here(pci::check),
+    },
+    Exercise {
+        chapter: 6,
+        gap: "gap.txt",
+        check: Check::InLab(calls::command, calls::verdict),
+    },
+    Exercise {
+        chapter: 10,
+        gap: "gap.s",
+        check: Check::Here(initrd::check),
     },
 ];
+
+/// The sentence that a wrong answer must get, from its first lines: after `# Gets: `, and on lines
+/// that begin with `#` and two spaces.
+pub fn wanted(answer: &str) -> Option<String> {
+    let mut lines = answer.lines();
+    let first = lines.find_map(|line| line.strip_prefix("# Gets: "))?;
+    let more = lines.map_while(|line| line.strip_prefix("#  "));
+    Some(more.fold(first.to_owned(), |text, line| format!("{text} {line}")))
+}
 
 /// The exercise of a chapter.
 pub fn exercise(chapter: u32) -> Option<&'static Exercise> {

@@ -52,6 +52,20 @@ impl Commands {
         }
     }
 
+    /// Builds the program that runs commands in the emulated machine.
+    ///
+    /// # Errors
+    /// A sentence with the compiler's messages.
+    pub fn build_lab(&self) -> Result<(), String> {
+        let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let command = format!("{cargo} build --quiet --package lab --bin shell");
+        let built = self.shell(&command, 20 * LIMIT)?;
+        match built.status {
+            0 => Ok(()),
+            _ => Err(format!("the lab does not build:\n{}", built.text)),
+        }
+    }
+
     /// What a command prints.
     ///
     /// # Errors
@@ -65,7 +79,11 @@ impl Commands {
         Ok(output)
     }
 
-    fn shell(&self, command: &str, limit: Duration) -> Result<Output, String> {
+    /// Runs a command that nobody keeps.
+    ///
+    /// # Errors
+    /// It cannot be run, or does not end within `limit`.
+    pub fn shell(&self, command: &str, limit: Duration) -> Result<Output, String> {
         let command = match env::var("CARGO_TARGET_DIR") {
             Ok(folder) => &command.replace("target/debug/", &format!("{folder}/debug/")),
             Err(_) => command,

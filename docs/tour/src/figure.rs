@@ -6,7 +6,14 @@
 //! | `columns` | exits, as the machine in forty lines prints them | who acts when |
 //! | `bars` | `COUNT NAME` | a bar for each line |
 //! | `map` | `START - LAST SIZE UNIT NAME`, rising | an address space, with what is empty |
+//! | `memmap` | what guests/memmap.s prints | the same |
+//! | `groups` | lines of `mini-vmm host list --json` | the IOMMU groups |
+//! | `ladder` | a trace | the files, and which call makes or connects which |
 //! | `header` | sixteen dwords, in hexadecimal | the fields of a function's header |
+
+mod groups;
+mod ladder;
+mod memmap;
 
 use std::fmt::Write;
 
@@ -21,6 +28,9 @@ pub fn draw(kind: &str, data: &str) -> Result<String, String> {
         "bars" => bars(data),
         "header" => header(data),
         "map" => map(data),
+        "memmap" => map(&memmap::ranges(data)?),
+        "groups" => groups::groups(data),
+        "ladder" => ladder::ladder(data),
         _ => Err(format!("`{kind}` is no kind of figure")),
     }
 }

@@ -7,16 +7,20 @@
 //! | --- | --- |
 //! | `weave: run` | a block of commands (`$ ...`), each with its output |
 //! | `weave: run status=1` | the same; the last command ends with this status |
+//! | `weave: lab`, `weave: lab status=1` | the same in the emulated machine ([`lab`]): `L1# ...` |
 //! | `weave: source FILE` | a whole file |
 //! | `weave: source FILE ITEM` | an item of a Rust file: a name, or `Type::method` |
 //! | `weave: source FILE ITEM from "A" to "B"` | its lines from one with A to the next with B |
 //! | `weave: figure KIND: COMMAND` | a figure of what the command prints ([`figure`]) |
+//! | `weave: lab-figure KIND: COMMAND` | the same of a command in the emulated machine |
 //! | `end` | the author's text goes on |
 
 pub mod check;
 pub mod commands;
 pub mod figure;
 pub mod item;
+pub mod lab;
+pub mod record;
 pub mod stable;
 pub mod weave;
 
@@ -27,10 +31,18 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// The path of a chapter's file.
+pub fn chapter_path(name: &str) -> String {
+    format!("docs/tour/chapters/{name}")
+}
+
 /// The chapters that are written, in order: number and file in docs/tour/chapters.
-pub const CHAPTERS: [(u32, &str); 4] = [
+pub const CHAPTERS: [(u32, &str); 7] = [
+    (1, "1-device.md"),
     (2, "2-machine.md"),
     (3, "3-memory.md"),
     (4, "4-exit.md"),
     (5, "5-pci.md"),
+    (6, "6-taking.md"),
+    (10, "10-boot.md"),
 ];

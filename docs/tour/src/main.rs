@@ -5,18 +5,24 @@ use std::process::ExitCode;
 use std::{env, fs};
 
 use tour::commands::Commands;
+use tour::lab;
+use tour::record::{RECORD, Record};
 use tour::stable::Stable;
 use tour::weave::{Loom, Sources, difference};
-use tour::{CHAPTERS, check, root};
+use tour::{CHAPTERS, chapter_path, check, root};
 
-const USAGE: &str = "usage: tour weave [--check]    make all chapters anew, or only compare
-       tour check N [FILE]    check the exercise of chapter N (docs/tour/exercises/N)";
+const USAGE: &str =
+    "usage: tour weave               make all chapters anew; boots the emulated machine once
+       tour weave --recorded    the same with what that machine has printed the last time
+       tour weave --check       only compare, with what that machine has printed the last time
+       tour check N [FILE]      check the exercise of chapter N (docs/tour/exercises/N)";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        ["weave"] => weave(false),
+        ["weave"] => record().and_then(|()| weave(false)),
+        ["weave", "--recorded"] => weave(false),
         ["weave", "--check"] => weave(true),
         ["check", number] => exercise(number, None),
         ["check", number, file] => exercise(number, Some(file)),
@@ -31,19 +37,33 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs the chapters' commands in the emulated machine, and keeps what they print.
+fn record() -> Result<(), String> {
+    let sources = Sources::new(root());
+    let stable = Stable::parse(&sources.read("docs/tour/stable.txt")?)?;
+    let commands = lab::all_commands(&sources)?;
+    println!("{} commands run in the emulated machine", commands.len());
+    let entries = lab::entries(&commands, &stable, &Commands::new(root()))?;
+    let text = Record::new(entries).text();
+    fs::write(root().join(RECORD), text).map_err(|e| format!("{}: {e}", RECORD))
+}
+
 /// Makes all chapters anew, or compares them with what they would be.
 fn weave(only_compare: bool) -> Result<(), String> {
     let sources = Sources::new(root());
     let stable = Stable::parse(&sources.read("docs/tour/stable.txt")?)?;
     let mut commands = Commands::new(root());
     commands.build()?;
-    for (_, name) in CHAPTERS {
-        let path = format!("docs/tour/chapters/{name}");
+    let mut lab = Record::parse(&sources.read(RECORD)?)?;
+    for (chapter, name) in CHAPTERS {
+        let path = chapter_path(name);
         let old = sources.read(&path)?;
         let mut loom = Loom {
             sources: &sources,
             commands: &mut commands,
             stable: &stable,
+            lab: &mut lab,
+            chapter,
         };
         let new = loom.weave(&old).map_err(|e| format!("{path}, {e}"))?;
         match difference(&old, &new) {
@@ -76,8 +96,7 @@ fn exercise(number: &str, file: Option<&str>) -> Result<(), String> {
             .join(number)
             .join(exercise.gap),
     };
-    Commands::new(root()).build()?;
-    (exercise.check)(&file)?;
+    exercise.check(&file, &Commands::new(root()))?;
     println!("{}: right", file.display());
     Ok(())
 }

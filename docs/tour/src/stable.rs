@@ -7,6 +7,11 @@ use regex_lite::Regex;
 pub struct Stable(Vec<(Regex, String)>);
 
 impl Stable {
+    /// Replaces nothing.
+    pub fn nothing() -> Self {
+        Self(Vec::new())
+    }
+
     /// Parses lines `PATTERN => REPLACEMENT`. A line that begins with `#` is a remark.
     ///
     /// # Errors

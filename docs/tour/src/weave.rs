@@ -5,11 +5,15 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::commands::Commands;
+use crate::commands::Output;
+use crate::record::{PROMPT, Record};
 use crate::stable::Stable;
 use crate::{figure, item};
 
-const BEGIN: &str = "<!-- weave: ";
-const END: &str = "<!-- end -->";
+/// The start of a mark.
+pub const BEGIN: &str = "<!-- weave: ";
+/// The end of what is made.
+pub const END: &str = "<!-- end -->";
 /// From a chapter to the workspace.
 const UP: &str = "../../..";
 
@@ -50,6 +54,10 @@ pub struct Loom<'a> {
     pub commands: &'a mut Commands,
     /// What differs from run to run.
     pub stable: &'a Stable,
+    /// What the commands in the lab have printed.
+    pub lab: &'a mut Record,
+    /// The chapter's number.
+    pub chapter: u32,
 }
 
 impl Loom<'_> {
@@ -94,44 +102,23 @@ impl Loom<'_> {
     fn part(&mut self, mark: &str, old: &[&str]) -> Result<String, String> {
         let (kind, rest) = mark.split_once(' ').unwrap_or((mark, ""));
         match kind {
-            "run" => self.run(rest, old),
+            "run" => run("$ ", rest, old, |command| {
+                let output = self.commands.run(command)?;
+                let text = self.stable.apply(&output.text);
+                Ok(Output { text, ..output })
+            }),
+            "lab" => run(PROMPT, rest, old, |command| {
+                self.lab.take(self.chapter, command)
+            }),
             "source" => self.source(rest),
-            "figure" => self.figure(rest),
+            "figure" => figure(rest, |command| {
+                let output = self.commands.run(command)?;
+                Ok(self.stable.apply(&output.text))
+            }),
+            "lab-figure" => figure(rest, |command| {
+                Ok(self.lab.take(self.chapter, command)?.text)
+            }),
             _ => Err(format!("`{kind}` is no kind of mark")),
-        }
-    }
-
-    /// The commands of a block, with what they print.
-    fn run(&mut self, options: &str, old: &[&str]) -> Result<String, String> {
-        let wanted = match options.strip_prefix("status=") {
-            Some(number) => number
-                .parse()
-                .map_err(|_| format!("`{number}` is no status"))?,
-            None => 0,
-        };
-        let commands: Vec<_> = old
-            .iter()
-            .filter_map(|line| line.strip_prefix("$ "))
-            .collect();
-        let mut text = String::from("```console\n");
-        for (index, command) in commands.iter().enumerate() {
-            let output = self.commands.run(command)?;
-            let wanted = if index + 1 == commands.len() {
-                wanted
-            } else {
-                0
-            };
-            if output.status != wanted {
-                let (status, text) = (output.status, output.text);
-                return Err(format!(
-                    "`{command}` ended with status {status}, not {wanted}:\n{text}"
-                ));
-            }
-            text += &format!("$ {command}\n{}", self.stable.apply(&output.text));
-        }
-        match commands.is_empty() {
-            true => Err("a block without a command".into()),
-            false => Ok(text + "```\n"),
         }
     }
 
@@ -174,15 +161,56 @@ impl Loom<'_> {
             "```{language}\n{body}```\n\n*[{path}]({UP}/{path}){of}*\n"
         ))
     }
+}
 
-    fn figure(&mut self, rest: &str) -> Result<String, String> {
-        let (kind, command) = rest.split_once(": ").ok_or("a figure is `KIND: COMMAND`")?;
-        let output = self.commands.run(command)?;
-        let drawn = figure::draw(kind, &self.stable.apply(&output.text))?;
-        Ok(format!(
-            "```text\n{drawn}```\n\n*Drawn from the output of* `{command}`\n"
-        ))
+/// The commands of a block, each with its output.
+fn run(
+    prompt: &str,
+    options: &str,
+    old: &[&str],
+    mut output_of: impl FnMut(&str) -> Result<Output, String>,
+) -> Result<String, String> {
+    let wanted = match options.strip_prefix("status=") {
+        Some(number) => number
+            .parse()
+            .map_err(|_| format!("`{number}` is no status"))?,
+        None => 0,
+    };
+    let commands: Vec<_> = old
+        .iter()
+        .filter_map(|line| line.strip_prefix(prompt))
+        .collect();
+    let mut text = String::from("```console\n");
+    for (index, command) in commands.iter().enumerate() {
+        let output = output_of(command)?;
+        let wanted = if index + 1 == commands.len() {
+            wanted
+        } else {
+            0
+        };
+        if output.status != wanted {
+            let (status, text) = (output.status, output.text);
+            return Err(format!(
+                "`{command}` ended with status {status}, not {wanted}:\n{text}"
+            ));
+        }
+        text += &format!("{prompt}{command}\n{}", output.text);
     }
+    match commands.is_empty() {
+        true => Err("a block without a command".into()),
+        false => Ok(text + "```\n"),
+    }
+}
+
+fn figure(
+    rest: &str,
+    data_of: impl FnOnce(&str) -> Result<String, String>,
+) -> Result<String, String> {
+    let (kind, command) = rest.split_once(": ").ok_or("a figure is `KIND: COMMAND`")?;
+    let drawn = figure::draw(kind, &data_of(command)?)?;
+    Ok(format!(
+        "```text\n{drawn}```\n\n*Drawn from the output of* `{command}`\n"
+    ))
 }
 
 /// The lines from one with the first quoted text to the next with the second.

@@ -1,14 +1,16 @@
 //! The chapters say what is so: they are made again and compared, and what is changed is found.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, thread};
 
-use tour::check::Exercise;
+use tour::check::{Check, Exercise};
 use tour::commands::{Commands, Output};
+use tour::record::{RECORD, Record};
 use tour::stable::Stable;
 use tour::weave::{Loom, Sources, difference};
-use tour::{CHAPTERS, check, root};
+use tour::{CHAPTERS, chapter_path, check, root};
 
 /// The outputs of all commands, which each test needs.
 static OUTPUTS: Mutex<Option<HashMap<String, Output>>> = Mutex::new(None);
@@ -29,26 +31,28 @@ fn has_kvm() -> bool {
     false
 }
 
-fn path(name: &str) -> String {
-    format!("docs/tour/chapters/{name}")
-}
-
 /// Makes all chapters from these texts and outputs. Each must be as `sources` has it.
 fn compare(sources: &Sources, commands: &mut Commands) -> Result<(), String> {
     let stable = Stable::parse(&sources.read("docs/tour/stable.txt")?)?;
-    for (_, name) in CHAPTERS {
-        let committed = sources.read(&path(name))?;
+    let mut lab = Record::parse(&sources.read(RECORD)?)?;
+    for (chapter, name) in CHAPTERS {
+        let committed = sources.read(&chapter_path(name))?;
         let mut loom = Loom {
             sources,
             commands,
             stable: &stable,
+            lab: &mut lab,
+            chapter,
         };
         let woven = loom.weave(&committed).map_err(|e| format!("{name}, {e}"))?;
         if let Some(what) = difference(&committed, &woven) {
             return Err(format!("{name}, {what}"));
         }
     }
-    Ok(())
+    match lab.is_used_up() {
+        true => Ok(()),
+        false => Err(format!("{} has commands of no chapter", RECORD)),
+    }
 }
 
 /// Runs all commands once, and keeps what they print.
@@ -85,7 +89,7 @@ enum Seed {
     Status(&'static str, i32),
 }
 
-const SEEDS: [(&str, Seed); 14] = [
+const SEEDS: [(&str, Seed); 18] = [
     (
         "a register's name",
         Seed::Output("serial port + 0x5", "serial port + 0x6"),
@@ -129,6 +133,26 @@ const SEEDS: [(&str, Seed); 14] = [
     ),
     ("a range of a map", Seed::Output("0xbfffffff", "0xcfffffff")),
     ("an order", Seed::Output("0x3f8 [48]", "0x3f8 [69]")),
+    (
+        "a call of the lab",
+        Seed::File(RECORD, "VFIO_SET_IOMMU(", "VFIO_SET_IOMMUS("),
+    ),
+    (
+        "a group of the lab",
+        Seed::File(RECORD, "\\\"group\\\": 5", "\\\"group\\\": 7"),
+    ),
+    (
+        "an end in the lab",
+        Seed::File(RECORD, "\"status\": 1", "\"status\": 0"),
+    ),
+    (
+        "a command of the lab in a chapter",
+        Seed::File(
+            "docs/tour/chapters/6-taking.md",
+            "L1# mini-vmm host unbind 00:0b.0",
+            "L1# mini-vmm host unbind 00:0c.0",
+        ),
+    ),
     ("an end", Seed::Status("popcnt", 0)),
     (
         "an output in a chapter",
@@ -216,25 +240,27 @@ fn exercises_have_solutions_and_their_mistakes_have_sentences() {
     // Some mistakes never end, and the checks wait for them: all exercises at once.
     thread::scope(|scope| {
         for exercise in &check::EXERCISES {
-            scope.spawn(|| answers(exercise));
+            if let Check::Here(check) = exercise.check {
+                scope.spawn(move || answers(exercise, check));
+            }
         }
     });
-    let missing = check::exercise(2).map(|e| (e.check)(&root().join("nowhere.s")));
+    let programs = Commands::new(root());
+    let missing = check::exercise(2).map(|e| e.check(&root().join("nowhere.s"), &programs));
     let missing = missing.unwrap().unwrap_err();
     assert!(missing.contains("nowhere.s"), "{missing}");
 }
 
 /// Checks the solution, the gap and the wrong answers of an exercise.
-fn answers(exercise: &Exercise) {
+fn answers(exercise: &Exercise, run: fn(&Path) -> Result<(), String>) {
     let folder = root().join(format!("docs/tour/exercises/{}", exercise.chapter));
-    let check = |name: &str| (exercise.check)(&folder.join(name));
-    assert_eq!(check("solution.s"), Ok(()));
-    assert!(check(exercise.gap).is_err(), "the gap is no answer");
+    let try_out = |name: &str| run(&folder.join(name));
+    assert_eq!(try_out("solution.s"), Ok(()));
+    assert!(try_out(exercise.gap).is_err(), "the gap is no answer");
     for number in 1..=5 {
         let name = format!("wrong-{number}.s");
         let text = fs::read_to_string(folder.join(&name)).unwrap();
-        let wanted = text.lines().find_map(|line| line.strip_prefix("# Gets: "));
-        assert_eq!(check(&name), Err(wanted.unwrap().to_owned()), "{name}");
+        assert_eq!(try_out(&name), Err(check::wanted(&text).unwrap()), "{name}");
     }
 }
 
@@ -262,6 +288,68 @@ fn the_table_of_contents_is_honest() {
     for (number, name) in CHAPTERS {
         assert!(name.starts_with(&format!("{number}-")) && linked.contains(&name));
     }
+}
+
+/// The name that mdBook and GitHub give to a heading.
+fn slug(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    let kept = kept
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// What is wrong with the links of a chapter.
+fn broken_links(folder: &Path, text: &str) -> Vec<String> {
+    let mut in_block = false;
+    let mut broken = Vec::new();
+    for line in text.lines() {
+        in_block ^= line.starts_with("```");
+        let links = line
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'));
+        for (link, _) in links.filter(|(link, _)| !in_block && !link.is_empty()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let found = match file {
+                "" => Some(text.to_owned()),
+                file => fs::read_to_string(folder.join(file)).ok(),
+            };
+            let has = |text: String| {
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                heading.is_empty() || headings.any(|h| slug(h.trim_matches('#')) == heading)
+            };
+            if !found.is_some_and(has) {
+                broken.push(link.to_owned());
+            }
+        }
+    }
+    broken
+}
+
+/// What mdBook needs to build the book, without mdBook: it reads SUMMARY.md in `src`, makes no
+/// missing file, and follows relative links.
+#[test]
+fn the_book_can_be_built() {
+    let book = fs::read_to_string(root().join("docs/tour/book.toml")).unwrap();
+    for line in ["src = \"chapters\"", "create-missing = false"] {
+        assert!(book.lines().any(|l| l == line), "{line}");
+    }
+    let folder = root().join("docs/tour/chapters");
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let broken = broken_links(&folder, &text);
+        assert!(broken.is_empty(), "{}: {broken:?}", path.display());
+    }
+    let wrong = "# A b\n[x](nowhere.md) [y](#a-b) [z](#c) [u](README.md#c)";
+    assert_eq!(
+        broken_links(&folder, wrong),
+        ["nowhere.md", "#c", "README.md#c"]
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Builds one of the lab's own kernels from Debian's source. Its configuration is `make tinyconfig`
-//! with the options of integration/resources/lab-kernel.config and, for the newest kernel, those of
-//! integration/resources/lab-kernel-newest.config.
+//! with the options of integration/resources/lab-kernel.config and those of
+//! lab-kernel-release.config or, for the newest kernel, of lab-kernel-newest.config.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

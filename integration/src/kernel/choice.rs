@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::build;
-use crate::scripts::{KERNEL_CONFIG, KERNEL_CONFIG_NEWEST};
+use crate::scripts::{KERNEL_CONFIG, KERNEL_CONFIG_NEWEST, KERNEL_CONFIG_RELEASE};
 
 /// The form of L2's kernel for mini-vmm. Each form is a file in L1's /boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,8 @@ pub enum Choice {
     /// The highest version in the package lists, backports included.
     Newest,
     /// Built from the newest `linux-source` package with the options of
-    /// integration/resources/lab-kernel.config. All drivers that the lab needs are built in, and
-    /// so is IOMMUFD, which Debian's kernels lack.
+    /// integration/resources/lab-kernel.config and lab-kernel-release.config. All drivers that the
+    /// lab needs are built in, and so is IOMMUFD, which Debian's kernels lack.
     Lab,
     /// Built like `Lab`, from the newest `linux-source` package of Debian's testing suite: VFIO and
     /// iommufd there have what the release's kernels lack. Its further options are in
@@ -67,7 +67,7 @@ impl Choice {
     pub fn options(self) -> Option<String> {
         match self {
             Self::Stock | Self::Newest => None,
-            Self::Lab => Some(KERNEL_CONFIG.to_owned()),
+            Self::Lab => Some([KERNEL_CONFIG, KERNEL_CONFIG_RELEASE].concat()),
             Self::LabNewest => Some([KERNEL_CONFIG, KERNEL_CONFIG_NEWEST].concat()),
         }
     }

@@ -79,13 +79,11 @@ pub fn network_with(
     (words, chip): (&'static str, &'static str),
     options: &[&str],
 ) -> Scenario {
-    let numbers: String = (1..=NUMBERS).map(|n| format!("{n}\n")).collect();
-    let same = format!("same bytes={}", numbers.len());
     let mut card = NETWORK_CARD;
     card[1] = "user,id=net,restrict=on,tftp={dir}";
     let scenario = Scenario::new(name)
         .qemu(&card)
-        .machine(|l1| l1.files.push(("numbers", numbers.into_bytes())))
+        .machine(|l1| l1.files.push(("numbers", numbers())))
         .function("0000:00:09.0");
     let rounds = options.iter().zip(INTERFACES.into_iter().cycle());
     rounds
@@ -95,10 +93,17 @@ pub fn network_with(
                 .devices(format!("--vfio 0000:00:09.0{options}"));
             scenario.vmm(vmm.by(interface))
         })
-        .each_run(move |_, run| packets(run, chip, &same))
+        .each_run(move |_, run| packets(run, chip))
 }
 
-fn packets(run: &Run<'_>, chip: &str, same: &str) -> Result<()> {
+/// The content of the file that crosses the network.
+pub fn numbers() -> Vec<u8> {
+    let numbers: String = (1..=NUMBERS).map(|n| format!("{n}\n")).collect();
+    numbers.into_bytes()
+}
+
+/// What the guest's `lab.act=net` must say: pings with answers, interrupts of this chip, the file.
+pub fn packets(run: &Run<'_>, chip: &str) -> Result<()> {
     let ping = guest(run, "ping")?;
     expect(ping == "sent=200 received=200", || {
         format!("not all pings were answered: {ping}")
@@ -112,6 +117,7 @@ fn packets(run: &Run<'_>, chip: &str, same: &str) -> Result<()> {
         format!("no {chip} line of the card is in the guest's /proc/interrupts")
     })?;
     let file = guest(run, "file")?;
+    let same = format!("same bytes={}", numbers().len());
     expect(file == same, || {
         format!("the file came as \"{file}\" instead of \"{same}\"")
     })

@@ -33,6 +33,7 @@ const SAMPLES: &[(&str, &str, &[&str])] = &[
     ("kvm", "kvm = 'fd=7'", &["--kvm", "fd=7"]),
     ("host-timeout", "host-timeout = 3", &["--host-timeout", "3"]),
     ("no-reboot", "no-reboot = true", &["--no-reboot"]),
+    ("sandbox", "sandbox = 'on'", &["--sandbox", "on"]),
     ("api-socket", "api-socket = 's'", &["--api-socket", "s"]),
     ("stats", "stats = 'f'", &["--stats=f"]),
     ("verbose", "verbose = 2", &["-vv"]),
@@ -111,6 +112,7 @@ fn flags_override_keys() {
             "no-reboot" => arguments,
             "initrd" => &["--initramfs", "other"],
             "ports" => &["--ports", "1"],
+            "sandbox" => &["--sandbox", "log"],
             _ => &[arguments[0], "other"],
         };
         let kernel: &[&str] = if *key == "kernel" {

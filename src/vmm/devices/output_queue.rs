@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::devices::uart::Transmitter;
 use crate::log::limit::{RateLimit, warn_limited};
+use crate::sandbox::{self, Kind};
 
 /// The receiver of the guest's characters.
 pub type Output = Box<dyn Write + Send>;
@@ -113,7 +114,10 @@ pub fn queue(output: Output, idle: impl Fn() + Send + 'static) -> (QueueWriter, 
     let start = move || {
         let builder = thread::Builder::new().name("console output".into());
         builder
-            .spawn(move || serve(&worker, output, idle))
+            .spawn(move || {
+                sandbox::enter(Kind::Console);
+                serve(&worker, output, idle);
+            })
             .map(drop)
     };
     let end = QueueEnd(Arc::clone(&queue));

@@ -67,6 +67,8 @@ codes! {
     NoHugePages = "no-huge-pages",
     /// `--stats` has no counters of KVM's.
     NoKvmCounters = "no-kvm-counters",
+    /// The kernel's Landlock does not confine which files are opened, or not all of it.
+    NoLandlock = "no-landlock",
     /// Devices cannot reach each other's BARs by DMA.
     NoPeerToPeer = "no-peer-to-peer",
     /// An endpoint is on bus 0, because its BARs fit no window of a root port.

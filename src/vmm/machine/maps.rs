@@ -86,6 +86,12 @@ impl Maps {
         self.lock().is_empty()
     }
 
+    /// How often guest memory is pinned for devices: each container and each IOAS counts anew. Maps
+    /// that are going do not count.
+    pub fn count(&self) -> u64 {
+        self.lock().iter().filter(|used| !used.going).count() as u64
+    }
+
     /// How many devices use these maps.
     pub fn devices(&self, dma: &Arc<Dma>) -> usize {
         let list = self.lock();
@@ -234,10 +240,16 @@ mod tests {
             let same = maps.join_or_make(&mapper, 2, || panic!("they are there"));
             assert!(Arc::ptr_eq(&same, &dma));
             assert_eq!((maps.devices(&dma), maps.list().len()), (3, 1));
+            assert_eq!(maps.count(), 1);
             assert!(!maps.leave(&dma, 2, || assert_eq!(mapped(), PAGE_SIZE)));
             assert!(maps.leave(&dma, 1, || assert_eq!(mapped(), 0)));
             assert!(maps.is_empty() && maps.list().is_empty() && !dma.has_ram());
         }
+        // Devices whose IOMMUs cannot be used together.
+        let others: [Arc<dyn DmaMapper>; 2] = [Arc::new(Counting::default()), mapper.clone()];
+        let both = others.map(|mapper| maps.join_or_make(&mapper, 1, || new_dma(&mapper)));
+        assert_eq!(maps.count(), 2);
+        assert!(both.iter().all(|dma| maps.leave(dma, 1, || ())) && maps.is_empty());
         // An add that fails before memory is mapped.
         let dma = new_dma(&mapper);
         maps.join(&dma, 1);

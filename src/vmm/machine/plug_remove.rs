@@ -21,6 +21,7 @@ use crate::machine::plugged::Plugged;
 use crate::machine::ports::GuestPort;
 use crate::plug::{GaveUp, PATIENCE, Removal, RemoveError, RemoveRequest, RemovedBy};
 use crate::run_events::RunEvent;
+use crate::sandbox::{self, Kind};
 use crate::vfio::function::VfioFunction;
 
 /// How long the host's own request waits for the guest. The host's command sleeps meanwhile.
@@ -66,12 +67,37 @@ impl Plugged {
         Ok(Removal::Requested)
     }
 
-    /// Answers the host, which asks for a device.
+    /// Answers the host, which asks for a device. The event thread goes on: an answer may have to
+    /// wait for a reset of the guest, and a close takes as long as a reset. Other devices have
+    /// events meanwhile.
     pub(super) fn host_wants(&self, function: &Arc<VfioFunction>) {
+        let this = self.this.upgrade();
+        let spawned = this.and_then(|this| {
+            let function = Arc::clone(function);
+            let name = format!("wanted {}", function.name());
+            self.spawn(name, move || this.answer_host(&function)).ok()
+        });
+        // After the end, the end closes all devices. Otherwise the host has no threads left.
+        if spawned.is_none() && !self.requests.are_over() {
+            self.answer_host(function);
+        }
+    }
+
+    /// Asks the guest for a device that the host asks for, or takes it away.
+    fn answer_host(&self, function: &Arc<VfioFunction>) {
         let changing = self.devices.changing();
+        if self
+            .devices
+            .which(|f| Arc::ptr_eq(&f.function, function))
+            .is_empty()
+        {
+            // It has left by now, or is being added, and is not the guest's yet.
+            if !function.is_disconnected() {
+                self.wanted().push(function.name().into());
+            }
+            return;
+        }
         let Some((port, names)) = self.devices.find(function.name()) else {
-            // It is being added, and is not the guest's yet.
-            self.wanted().push(function.name().into());
             return;
         };
         drop(changing);
@@ -82,20 +108,7 @@ impl Plugged {
             let hears = above.port.ask(|r| r.has_power() && r.hears_button());
             hears && self.request(&above, resets, by, HOST_PATIENCE).is_ok()
         });
-        if asked {
-            return;
-        }
-        // The event thread goes on: a close may take as long as a reset, and other devices have
-        // events meanwhile.
-        let this = self.this.upgrade();
-        let took = this.and_then(|this| {
-            let names = names.clone();
-            self.spawn(format!("remove {}", function.name()), move || {
-                this.take_away(port, &names, by);
-            })
-            .ok()
-        });
-        if took.is_none() {
+        if !asked {
             self.take_away(port, &names, by);
         }
     }
@@ -108,7 +121,10 @@ impl Plugged {
             return Err(io::Error::other("the run ends"));
         }
         threads.retain(|thread| !thread.is_finished());
-        threads.push(thread::Builder::new().name(name).spawn(work)?);
+        threads.push(thread::Builder::new().name(name).spawn(move || {
+            sandbox::enter(Kind::Removal);
+            work();
+        })?);
         Ok(())
     }
 

@@ -169,7 +169,7 @@ fn shape(slot: Slot, path: HostPath) -> PortShape {
     PortShape {
         path,
         number: slot.function << 5 | slot.device,
-        pin: slot.function % layout::INTX_PINS,
+        pin: layout::SLOT_PIN,
         hot_plug: true,
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::hostinfo::locked::LockedByOthers;
 use crate::memory::error::DmaError;
-use crate::sys;
+use crate::{sandbox, sys};
 
 /// A limit that is too low.
 pub struct TooLittle {
@@ -16,8 +16,11 @@ pub struct TooLittle {
 
 /// Whether this process may not lock `need` bytes more. A container counts the process's own
 /// memory; iommufd counts what other processes of the user have locked by iommufd, too. `None` if
-/// the limit suffices.
+/// the limit suffices, and on a confined thread, which cannot read it.
 pub fn too_little(need: u64, by_iommufd: bool) -> Option<TooLittle> {
+    if !sandbox::may_read_files() {
+        return None;
+    }
     let proc = Path::new("/proc");
     let limit = sys::memlock_limit();
     if limit == u64::MAX || sys::may_lock_any(proc) {

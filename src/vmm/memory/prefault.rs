@@ -19,6 +19,7 @@ use crate::memory::populate_throttle::PopulateThrottle;
 use crate::memory::ram::{Ram, RamError};
 use crate::memory::region::Region;
 use crate::phase;
+use crate::sandbox::{self, Kind};
 
 /// The most threads that populate RAM. More threads only wait for each other: the kernel zeroes
 /// pages as fast as the memory takes them.
@@ -122,7 +123,13 @@ impl Prefault {
         };
         let thread = thread::Builder::new()
             .name("prefault".into())
-            .spawn(move || work.run(failed));
+            .spawn(move || {
+                // The standard library reads files of cgroups for this number, so the thread is not
+                // confined yet.
+                let threads = threads();
+                sandbox::enter(Kind::Memory);
+                work.run(threads, failed)
+            });
         Ok(Self {
             ready,
             throttle,
@@ -196,8 +203,8 @@ struct Work {
 }
 
 impl Work {
-    fn run(self, failed: impl FnOnce()) -> Result<(), PrefaultError> {
-        let outcome = self.populate_and_map();
+    fn run(self, threads: usize, failed: impl FnOnce()) -> Result<(), PrefaultError> {
+        let outcome = self.populate_and_map(threads);
         self.ready.end();
         if outcome.is_err() {
             failed();
@@ -205,10 +212,10 @@ impl Work {
         outcome
     }
 
-    /// Populates RAM and maps the present chunks one by one. Mapping begins as soon as `dma` is
-    /// known: opening devices takes a tenth of a second, and populating goes on meanwhile.
-    fn populate_and_map(&self) -> Result<(), PrefaultError> {
-        let threads = threads();
+    /// Populates RAM by `threads` threads and maps the present chunks one by one. Mapping begins as
+    /// soon as `dma` is known: opening devices takes a tenth of a second, and populating goes on
+    /// meanwhile.
+    fn populate_and_map(&self, threads: usize) -> Result<(), PrefaultError> {
         let throttle = &self.throttle;
         let populating = self.populate.then(|| phase!("populate_ram"));
         let regions = self.ram.regions().iter();

@@ -5,8 +5,10 @@
 //! power-off. The [`Ledger`] keeps the counts of lines that have disappeared.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{fs, io};
 
 use serde::Serialize;
 
@@ -84,11 +86,21 @@ struct Count {
 /// The counts of all interrupts in this run.
 #[derive(Default)]
 pub struct Ledger {
+    /// /proc/interrupts, or the error of opening; `None` without `--stats`.
+    file: Option<io::Result<File>>,
     counts: Mutex<BTreeMap<Source, Count>>,
     limit: RateLimit,
 }
 
 impl Ledger {
+    /// Opens /proc/interrupts: a confined vCPU reads the file and opens none.
+    pub fn open() -> Self {
+        Self {
+            file: Some(File::open("/proc/interrupts")),
+            ..Self::default()
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Source, Count>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +140,11 @@ impl Ledger {
     }
 
     fn look(&self, then: impl FnOnce(&mut BTreeMap<Source, Count>, &[(Source, u64)])) {
-        self.look_at(|| fs::read_to_string("/proc/interrupts"), then);
+        match &self.file {
+            None => {}
+            Some(Ok(file)) => self.look_at(|| read(file), then),
+            Some(Err(e)) => self.complain(e),
+        }
     }
 
     /// Calls `read` for the text of /proc/interrupts, and `then` with the counts, both under the
@@ -150,6 +166,19 @@ impl Ledger {
     fn complain(&self, error: &io::Error) {
         if self.limit.allow() {
             tracing::warn!("interrupts are not counted: /proc/interrupts: {error}");
+        }
+    }
+}
+
+/// Reads the file anew, from its start to its end.
+fn read(file: &File) -> io::Result<String> {
+    let (mut text, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        match file.read_at(&mut part, text.len() as u64) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            Ok(size) => text.extend_from_slice(part.get(..size).unwrap_or_default()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
         }
     }
 }
@@ -261,6 +290,23 @@ mod tests {
         let mut lines = 0;
         ledger.look_at(read, |_, now| lines = now.len());
         assert_eq!(lines, 4);
+    }
+
+    #[test]
+    fn the_open_file_is_read_anew_each_time() {
+        let ledger = Ledger::open();
+        let file = ledger.file.as_ref().unwrap().as_ref().unwrap();
+        let texts = [read(file).unwrap(), read(file).unwrap()];
+        for text in &texts {
+            assert!(text.contains("CPU0") && text.ends_with('\n'), "{text}");
+            // The kernel has the last line for every processor (arch/x86/kernel/irq.c).
+            assert!(text.lines().last().unwrap().contains(':'), "{text}");
+        }
+        assert_eq!(texts[0].lines().count(), texts[1].lines().count());
+        let mut looked = false;
+        ledger.look(|_, _| looked = true);
+        assert!(looked);
+        Ledger::default().look(|_, _| panic!("without --stats there is no file"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::guest_event::GuestEvent;
 use crate::memory::dma_ready::DmaReady;
+use crate::sandbox::{self, Kind};
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::exit_loop::LoopEnd;
@@ -70,7 +71,10 @@ impl Running {
         let (coalesced, ended) = (Arc::clone(&shared.coalesced), Arc::clone(&running.ended));
         let server = thread::Builder::new()
             .name("coalesced".into())
-            .spawn(move || coalesced.serve(&ended));
+            .spawn(move || {
+                sandbox::enter(Kind::Coalesced);
+                coalesced.serve(&ended);
+            });
         match server {
             Ok(server) => running.server = Some(server),
             Err(e) => {
@@ -92,8 +96,9 @@ impl Running {
     /// # Errors
     /// [`VcpuError::Died`].
     pub fn stop(&mut self) -> Result<Vec<Vcpu>, VcpuError> {
-        self.dma_ready.set_stopping(true);
+        // The pause comes first: a vCPU that is released from a wait must leave its loop at once.
         self.pause.stop();
+        self.dma_ready.set_stopping(true);
         while self.kick() {
             thread::sleep(KICK_AGAIN);
         }
@@ -136,6 +141,7 @@ impl Running {
 /// The body of a vCPU's thread. If the vCPU stops without being asked to, the main loop gets the
 /// reason.
 fn body(mut vcpu: Vcpu, shared: &Shared) -> Vcpu {
+    sandbox::enter(Kind::Vcpu);
     let _member = shared.pause.join();
     vcpu.prepare_thread();
     let end = run(&mut vcpu, shared);

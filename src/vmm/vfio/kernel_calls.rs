@@ -25,10 +25,12 @@ impl Calls for KernelCalls {
         };
         match request {
             Request::Open(path) => {
+                check(path, NODES)?;
                 let file = OpenOptions::new().read(true).write(true).open(path)?;
                 return Ok(Some(file.into()));
             }
             Request::Read(path) => {
+                check(path, FACTS)?;
                 let bytes = std::fs::read(path)?;
                 let file = memfd_create("answer", MemfdFlags::CLOEXEC)?;
                 File::from(file.try_clone()?).write_all_at(&bytes, 0)?;
@@ -53,6 +55,19 @@ impl Calls for KernelCalls {
             Request::Close => drop(files),
         }
         Ok(None)
+    }
+}
+
+/// Where the nodes of groups and devices are.
+const NODES: &str = "/dev/vfio/";
+/// Where the facts of devices are.
+const FACTS: &str = "/sys/";
+
+/// Checks that a path is in a folder: the VMM that asks may have been taken over by its guest.
+fn check(path: &str, folder: &str) -> io::Result<()> {
+    match path.starts_with(folder) && !path.split('/').any(|part| part == "..") {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EACCES)),
     }
 }
 
@@ -107,7 +122,24 @@ mod tests {
         let error = KernelCalls.make(&Request::Reset, null()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
         assert!(KernelCalls.make(&Request::Close, null()).unwrap().is_none());
-        let opened = KernelCalls.make(&Request::Open("/dev/null".into()), Vec::new());
-        assert!(opened.unwrap().is_some());
+    }
+
+    /// The VMM that asks may have been taken over by its guest.
+    #[test]
+    fn other_files_are_not_opened() {
+        for request in [
+            Request::Open("/dev/null".into()),
+            Request::Open("/dev/vfio/../null".into()),
+            Request::Open("/dev/vfio-x".into()),
+            Request::Read("/etc/passwd".into()),
+            Request::Read("/sys/../etc/passwd".into()),
+        ] {
+            let error = KernelCalls.make(&request, Vec::new()).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{request:?}");
+        }
+        let request = Request::Read("/sys/kernel/profiling".into());
+        let outcome = KernelCalls.make(&request, Vec::new());
+        let errno = outcome.map_err(|e| e.raw_os_error());
+        assert!(!matches!(errno, Err(Some(libc::EACCES))), "{errno:?}");
     }
 }

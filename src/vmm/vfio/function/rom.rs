@@ -22,10 +22,12 @@ use std::sync::{Mutex, PoisonError};
 use pci::bar::{BarError, Bars};
 use pci::rom::{Image, ImageError, MAX_SIZE};
 use pci::{byte_enable, regs};
+use rustix::fs::{Access, access};
 use tracing::{debug, warn};
 
 use crate::config::device::RomConfig;
 use crate::log::degraded::{self, Code};
+use crate::sandbox::Mode;
 use crate::vfio::device::{Device, DeviceError, ROM_REGION, RegionInfo};
 
 /// Why a file cannot be an expansion ROM.
@@ -39,6 +41,9 @@ pub enum RomError {
         /// The errno.
         source: io::Error,
     },
+    /// The sandbox lets the run open the files that its flags have named, and no other.
+    #[error("the sandbox does not let this run open the expansion ROM {}", .0.display())]
+    Confined(PathBuf),
     /// The file is a directory, a pipe or a device.
     #[error("the expansion ROM {} is not a regular file", .0.display())]
     NotAFile(PathBuf),
@@ -61,6 +66,9 @@ impl RomError {
             {
                 format!("sudo chmod a+r {}", path.display())
             }
+            Self::Confined(_) => "add the device without romfile=, or name it at the start with \
+                                  --vfio ADDRESS,romfile=PATH, or run with --sandbox off"
+                .into(),
             _ => "give romfile= the path of an image of the device's ROM, \
                   or omit romfile= for the device's own ROM"
                 .into(),
@@ -102,11 +110,20 @@ impl RomSource {
     }
 }
 
-fn read_file(path: &Path) -> Result<Image, RomError> {
-    let unreadable = |source| RomError::Unreadable {
+/// Landlock refuses to open a file that the user may read; access(2) does not ask Landlock.
+fn unreadable(path: &Path, source: io::Error, confined: bool) -> RomError {
+    let denied = source.kind() == io::ErrorKind::PermissionDenied;
+    if confined && denied && access(path, Access::READ_OK).is_ok() {
+        return RomError::Confined(path.into());
+    }
+    RomError::Unreadable {
         path: path.into(),
         source,
-    };
+    }
+}
+
+fn read_file(path: &Path) -> Result<Image, RomError> {
+    let unreadable = |source| unreadable(path, source, Mode::current() == Mode::On);
     let wrong_size = |source| RomError::Size {
         path: path.into(),
         source,
@@ -288,6 +305,29 @@ mod tests {
             assert_eq!(load(&path).unwrap(), RomSource::Image(image));
         }
         assert_eq!(RomSource::load(&RomConfig::Off).unwrap(), RomSource::None);
+    }
+
+    #[test]
+    fn a_file_that_the_sandbox_refuses_is_told_apart() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.as_path().join("rom");
+        fs::write(&path, [0x55, 0xaa]).unwrap();
+        let why = |path: &Path, confined, errno| {
+            let error = unreadable(path, io::Error::from_raw_os_error(errno), confined);
+            (error.to_string(), error.hint())
+        };
+        let (says, hint) = why(&path, true, libc::EACCES);
+        assert!(says.starts_with("the sandbox does not let"), "{says}");
+        assert!(hint.contains("--sandbox off"), "{hint}");
+        for (path, confined, errno) in [
+            (&path, false, libc::EACCES),
+            (&path, true, libc::EIO),
+            (&dir.as_path().join("none"), true, libc::EACCES),
+        ] {
+            let (says, hint) = why(path, confined, errno);
+            assert!(says.starts_with("cannot read"), "{says}");
+            assert!(!hint.contains("sandbox"), "{hint}");
+        }
     }
 
     #[test]

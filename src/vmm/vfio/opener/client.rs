@@ -14,7 +14,7 @@ use tracing::debug;
 
 use crate::log::stderr::say;
 use crate::sys::packets::Packets;
-use crate::sys::process::{self, Process};
+use crate::sys::process;
 use crate::sys::ready;
 use crate::vfio::opener::helper::{self, Answer};
 use crate::vfio::opener::request::{Calls, Request};
@@ -348,7 +348,7 @@ impl Opener {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
             match Answer::decode(&packet.bytes) {
-                Some(Answer::Begun(thread)) => caller = Process::of(thread),
+                Some(Answer::Begun(thread)) => caller = Some(thread),
                 Some(Answer::Ended(0)) => return Ok(packet.files.into_iter().next()),
                 Some(Answer::Ended(errno)) => return Err(io::Error::from_raw_os_error(errno)),
                 None => return Err(io::Error::from_raw_os_error(libc::EPROTO)),

@@ -13,32 +13,37 @@ use std::thread;
 use rustix::thread::gettid;
 
 use crate::sys::packets::{Packet, Packets};
+use crate::sys::process::Process;
 use crate::vfio::opener::request::{Calls, Request};
 
 /// A message about a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The thread with this number makes the call.
-    Begun(u32),
+    /// This thread makes the call.
+    Begun(Process),
     /// The call has returned this errno, or 0.
     Ended(i32),
 }
 
 impl Answer {
-    fn encode(&self) -> [u8; 5] {
-        let (kind, [a, b, c, d]) = match self {
-            Self::Begun(thread) => (0, thread.to_le_bytes()),
-            Self::Ended(errno) => (1, errno.to_le_bytes()),
+    fn encode(&self) -> Vec<u8> {
+        let (kind, value, started) = match self {
+            Self::Begun(thread) => (0, thread.pid.to_le_bytes(), thread.started),
+            Self::Ended(errno) => (1, errno.to_le_bytes(), 0),
         };
-        [kind, a, b, c, d]
+        [&[kind][..], &value, &started.to_le_bytes()].concat()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, value) = bytes.split_first()?;
-        let value = value.try_into().ok()?;
+        let (value, started) = value.split_first_chunk()?;
+        let started = u64::from_le_bytes(started.try_into().ok()?);
         match kind {
-            0 => Some(Self::Begun(u32::from_le_bytes(value))),
-            1 => Some(Self::Ended(i32::from_le_bytes(value))),
+            0 => Some(Self::Begun(Process {
+                pid: u32::from_le_bytes(*value),
+                started,
+            })),
+            1 => Some(Self::Ended(i32::from_le_bytes(*value))),
             _ => None,
         }
     }
@@ -69,8 +74,11 @@ fn make(packet: Packet, calls: &dyn Calls) {
     let caller = Packets::from(caller);
     let files: Vec<File> = files.map(File::from).collect();
     let thread = gettid().as_raw_nonzero().get().cast_unsigned();
-    // The call is made whether or not the VMM is still there.
-    let _ = caller.send(&Answer::Begun(thread).encode(), &[]);
+    // Told with its start, because the VMM's threads may not open /proc. The call is made whether
+    // or not the VMM is still there.
+    if let Some(thread) = Process::of(thread) {
+        let _ = caller.send(&Answer::Begun(thread).encode(), &[]);
+    }
     if request == Request::Close {
         // The VMM closes its own descriptor first, so that this one is the last.
         let _ = caller.receive();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 
+use crate::sandbox;
 use crate::sys::process::Process;
 
 /// A call that another process still makes.
@@ -65,8 +66,9 @@ impl fmt::Display for Waiting {
         let Some(caller) = self.caller else {
             return Ok(());
         };
-        let function = fs::read_to_string(format!("/proc/{}/wchan", caller.pid));
-        if let Ok(function) = function
+        let wchan = || fs::read_to_string(format!("/proc/{}/wchan", caller.pid)).ok();
+        // A confined vCPU opens no file.
+        if let Some(function) = sandbox::may_read_files().then(wchan).flatten()
             && !matches!(function.trim(), "" | "0")
         {
             write!(

@@ -1,0 +1,105 @@
+//! Draws which call on which file makes or names which other, from lines of `mini-vmm trace`
+//! without their times: `FILE CALL(...) = RESULT (MADE)`.
+
+use std::fmt::Write;
+
+/// A call, as a line has it.
+struct Call<'a> {
+    file: &'a str,
+    name: &'a str,
+    /// The file that the call has made.
+    makes: Option<&'a str>,
+    /// Fields in and out.
+    rest: &'a str,
+}
+
+/// The call of a line; `None` for other lines.
+fn call(line: &str) -> Option<Call<'_>> {
+    let (head, rest) = line.split_once('(')?;
+    let (file, name) = head.trim_end().rsplit_once(' ')?;
+    let file = file.trim_end_matches(['└', ' ']);
+    let result = rest.rsplit_once(" = ")?.1;
+    let makes = result
+        .split_once(" (")
+        .and_then(|(_, made)| Some(made.split_once(')')?.0));
+    let known = !file.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    known.then_some(Call {
+        file,
+        name,
+        makes,
+        rest,
+    })
+}
+
+/// One column for each file, one line for each call. Closing is left out.
+///
+/// # Errors
+/// There is no call.
+pub fn ladder(data: &str) -> Result<String, String> {
+    let calls = data.lines().filter_map(call);
+    let calls: Vec<_> = calls.filter(|call| call.name != "close").collect();
+    let mut files: Vec<&str> = Vec::new();
+    for call in &calls {
+        for file in [Some(call.file), call.makes].into_iter().flatten() {
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+    }
+    if files.is_empty() {
+        return Err("there is no call".into());
+    }
+    let widths: Vec<_> = files.iter().map(|file| file.chars().count() + 2).collect();
+    let starts: Vec<usize> = (0..=files.len())
+        .map(|column| widths.iter().take(column).sum())
+        .collect();
+    let width = starts.last().copied().unwrap_or(0);
+    let mut drawn: String = files.iter().map(|file| format!("{file}  ")).collect();
+    drawn = format!("{}\n", drawn.trim_end());
+    for call in &calls {
+        let own = files.iter().position(|file| *file == call.file);
+        let other = files.iter().position(|file| {
+            *file != call.file && (call.makes == Some(file) || call.rest.contains(file))
+        });
+        let at = |column: Option<usize>| column.and_then(|column| starts.get(column)).copied();
+        let (own, other) = (at(own).unwrap_or(0), at(other));
+        let (first, last) = (own.min(other.unwrap_or(own)), own.max(other.unwrap_or(own)));
+        let line: String = (0..width)
+            .map(|x| match x {
+                x if Some(x) == other => '●',
+                x if x == own && call.makes == Some(call.file) => '●',
+                x if x == own => '○',
+                x if x > first && x < last => '─',
+                _ => ' ',
+            })
+            .collect();
+        let _ = writeln!(drawn, "{line}{}", call.name);
+    }
+    Ok(drawn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_stands_below_its_files() {
+        let data = "container    openat(pathname=\"/dev/vfio/vfio\") = 3 (container)\n\
+            group 5      openat(pathname=\"/dev/vfio/5\") = 4 (group 5)\n\
+            group 5      VFIO_GROUP_SET_CONTAINER(arg=3 (container)) = 0\n\
+            container    VFIO_SET_IOMMU(arg=VFIO_TYPE1v2_IOMMU) = 0\n\
+            group 5      VFIO_GROUP_GET_DEVICE_FD(arg=\"x\") = 5 (device x)\n\
+            device x       └ close(fd=5) = 0\nnothing else\n";
+        let drawn = ladder(data).unwrap();
+        assert_eq!(
+            drawn,
+            "container  group 5  device x\n\
+             ●                             openat\n\
+             \u{20}          ●                  openat\n\
+             ●──────────○                  VFIO_GROUP_SET_CONTAINER\n\
+             ○                             VFIO_SET_IOMMU\n\
+             \u{20}          ○────────●         VFIO_GROUP_GET_DEVICE_FD\n"
+        );
+        assert!(ladder("nothing").is_err());
+    }
+}

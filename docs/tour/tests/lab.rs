@@ -1,0 +1,95 @@
+//! What needs the emulated machine, all in one boot: the chapters' commands print what is recorded,
+//! and the exercises' answers get their sentences. `make test-all` runs this.
+
+use std::path::PathBuf;
+use std::{env, fs};
+
+use tour::check::{Check, EXERCISES, wanted};
+use tour::commands::{Commands, Output};
+use tour::lab;
+use tour::record::{Entry, RECORD, Record};
+use tour::root;
+use tour::stable::Stable;
+use tour::weave::{Sources, difference};
+
+/// An answer: its file, what it must get, and what it got.
+struct Answer {
+    file: PathBuf,
+    wanted: Result<(), String>,
+    command: String,
+    verdict: fn(&Output) -> Result<(), String>,
+}
+
+/// The answers of all exercises that are checked in the emulated machine. The gap must get an
+/// error, whatever it says.
+fn answers() -> Vec<Answer> {
+    let mut answers = Vec::new();
+    for exercise in &EXERCISES {
+        let Check::InLab(command, verdict) = exercise.check else {
+            continue;
+        };
+        let folder = root().join(format!("docs/tour/exercises/{}", exercise.chapter));
+        let (_, end) = exercise.gap.split_once('.').unwrap();
+        let wrong = (1..=5).map(|number| format!("wrong-{number}.{end}"));
+        for name in wrong.chain([format!("solution.{end}")]) {
+            let file = folder.join(name);
+            let text = fs::read_to_string(&file).unwrap();
+            answers.push(Answer {
+                command: command(&text),
+                wanted: wanted(&text).map_or(Ok(()), Err),
+                file,
+                verdict,
+            });
+        }
+    }
+    answers
+}
+
+/// Whether this machine can emulate one.
+fn has_qemu() -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).any(|dir| dir.join("qemu-system-x86_64").is_file());
+    let required = env::var_os("MINI_VMM_REQUIRE").is_some_and(|v| v == "1");
+    assert!(found || !required, "qemu-system-x86_64 is not installed");
+    if !found {
+        println!("SKIPPED: qemu-system-x86_64 is not installed");
+    }
+    found
+}
+
+#[test]
+#[ignore = "boots an emulated machine; `make test-all` runs it"]
+fn the_lab_prints_what_is_recorded_and_answers_get_their_sentences() {
+    if !has_qemu() {
+        return;
+    }
+    let sources = Sources::new(root());
+    let stable = Stable::parse(&sources.read("docs/tour/stable.txt").unwrap()).unwrap();
+    let chapters = lab::all_commands(&sources).unwrap();
+    let answers = answers();
+    assert!(chapters.len() >= 10 && answers.len() >= 12);
+    let commands = chapters.iter().map(|(_, command)| command.clone());
+    let commands: Vec<_> = commands
+        .chain(answers.iter().map(|answer| answer.command.clone()))
+        .collect();
+    let outputs = lab::run(&commands, &stable, &Commands::new(root())).unwrap();
+    let (printed, tried) = outputs.split_at(chapters.len());
+    let entries = chapters.iter().zip(printed);
+    let entries = entries.map(|((chapter, command), output)| Entry {
+        chapter: *chapter,
+        command: command.clone(),
+        output: output.clone(),
+    });
+    let record = Record::new(entries.collect()).text();
+    let differs = difference(&sources.read(RECORD).unwrap(), &record);
+    assert_eq!(differs, None, "`make tour` records it anew");
+    for (answer, output) in answers.iter().zip(tried) {
+        let got = (answer.verdict)(output);
+        let file = answer.file.display();
+        assert_eq!(
+            got, answer.wanted,
+            "{file}, which printed:\n{}",
+            output.text
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! `mini-vmm trace` of guests with a passed-through disk: what the trace names, and that it counts
+//! what mini-vmm counts.
+
+mod checks;
+mod files;
+mod perfetto;
+
+use lab::Result;
+use lab::disk::Disk;
+use lab::expect::{ended_well, run, worked};
+use lab::outcome::Outcome;
+use lab::scenario::Scenario;
+use lab::vmm;
+
+use files::Files;
+
+/// The disk that the guest has.
+const DISK: Disk = Disk::new("lab-disk", 5);
+
+/// The disk on which L1 leaves files for the lab.
+const FILES: Disk = Disk::new("files", 6);
+
+pub fn all() -> Vec<Scenario> {
+    vec![
+        traced("a_traced_guest_by_a_container", "container"),
+        traced("a_traced_guest_by_iommufd", "iommufd").apart(),
+    ]
+}
+
+/// A guest below the tracer, by one interface to the IOMMU.
+fn traced(name: &'static str, interface: &'static str) -> Scenario {
+    let script = format!(
+        "bind_vfio 0000:00:05.0\n\
+         options=\"--memory 256M --stats=/run/stats.json --iommu {interface}\"\n\
+         run_as '' mini-vmm trace --json -o /run/trace --perfetto /run/perfetto -- \
+         mini-vmm $boot $options --cmdline \"$cmdline\" --vfio 0000:00:05.0\n\
+         give_back 0000:00:05.0\n\
+         keep /run/trace /run/perfetto /run/stats.json\n"
+    );
+    Scenario::new(name)
+        .built("mini-vmm-trace", vmm::tracer)
+        .disks(&[DISK, FILES])
+        .script(format!("{}{script}", files::KEEP), move |outcome| {
+            check(outcome, interface)
+        })
+}
+
+fn check(outcome: &Outcome, interface: &str) -> Result<()> {
+    let run = run(outcome, 0)?;
+    ended_well(&run)?;
+    worked(outcome, &run, &DISK)?;
+    let files = Files::of(outcome, &FILES)?;
+    let trace = checks::Trace::parse(&files.text("trace")?)?;
+    trace.all_is_decoded()?;
+    trace.counts_are(&files.json("stats.json")?)?;
+    trace.files_have_names(interface)?;
+    trace.config_accesses_have_names()?;
+    trace.messages_are_whole()?;
+    trace.one_eventfd()?;
+    perfetto::check(&files.json("perfetto")?, &trace)
+}

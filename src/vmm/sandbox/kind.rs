@@ -1,0 +1,103 @@
+//! The threads of a run, by what they do.
+
+/// A kind of thread. Each has a list of system calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// The main loop: keyboard, signals, the guest's resets, the end of the run.
+    Main,
+    /// A vCPU.
+    Vcpu,
+    /// Carries out coalesced writes.
+    Coalesced,
+    /// Makes guest RAM present and maps it for DMA.
+    Memory,
+    /// Writes the guest's console to standard output.
+    Console,
+    /// Hears device events, and interrupts of devices with `irqfd=off`.
+    Events,
+    /// Takes a device out of the running guest.
+    Removal,
+    /// Reads and writes the connections of `--api-socket`.
+    Api,
+    /// Answers queries of `--api-socket`.
+    Queries,
+    /// Makes the changes that `--api-socket` asks for, such as adding a device.
+    Changes,
+}
+
+use Kind::{Api, Changes, Coalesced, Console, Events, Main, Memory, Queries, Removal, Vcpu};
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 10] = [
+        Main, Vcpu, Coalesced, Memory, Console, Events, Removal, Api, Queries, Changes,
+    ];
+
+    /// The name, as in messages and documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            Main => "main",
+            Vcpu => "vcpu",
+            Coalesced => "coalesced",
+            Memory => "memory",
+            Console => "console",
+            Events => "events",
+            Removal => "removal",
+            Api => "api",
+            Queries => "queries",
+            Changes => "changes",
+        }
+    }
+
+    /// The kinds of threads that this one starts. A new thread inherits the filters of the thread
+    /// that starts it (seccomp_filter.rst), so a list contains the lists of these kinds.
+    ///
+    /// The main thread starts the vCPUs again at each reset of the guest. Its list therefore has
+    /// KVM_RUN, which it never calls.
+    pub fn starts(self) -> &'static [Self] {
+        match self {
+            Main => &[Vcpu, Coalesced, Console, Events, Memory],
+            Vcpu | Coalesced | Removal => &[Console, Events, Removal],
+            Events => &[Removal],
+            Changes => &[Console, Events, Removal, Memory],
+            Memory | Console | Api | Queries => &[],
+        }
+    }
+
+    /// Whether the list of this kind contains that of `other`.
+    pub fn contains(self, other: Self) -> bool {
+        let mut seen = [false; Self::ALL.len()];
+        let mut next = vec![self];
+        while let Some(kind) = next.pop() {
+            if kind == other {
+                return true;
+            }
+            if let Some(seen) = seen.get_mut(kind as usize)
+                && !*seen
+            {
+                *seen = true;
+                next.extend(kind.starts());
+            }
+        }
+        false
+    }
+
+    pub(super) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_contains_those_of_the_threads_it_starts() {
+        assert!(Main.contains(Vcpu) && Main.contains(Removal) && Vcpu.contains(Removal));
+        assert!(Vcpu.contains(Vcpu) && !Vcpu.contains(Main) && !Api.contains(Console));
+        for (number, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(Kind::from_number(number as u8), Some(kind));
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! `--sandbox`: what a thread of the VMM may ask of the kernel, once guests or clients talk to it.
+//!
+//! A guest that takes a thread over has that thread's list, and not all rights of the user who runs
+//! mini-vmm.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `mode` | off, on, log |
+//! | `kind` | the kinds of threads, and which starts which |
+//! | `calls`, `ioctls` | the lists: one table each |
+//! | `filter` | makes a filter of seccomp from the tables |
+//! | `thread` | [`enter`]: drops capabilities and installs the filter |
+//! | `refusal` | what happens when a thread makes another call |
+//! | `landlock` | which files the process may open |
+//! | `process` | the process: no core, not dumpable, the limit on locked memory |
+//!
+//! The processes that open devices and bind them are forked before, and are not confined: they do
+//! what the VMM asks them, for files in /dev/vfio and in /sys.
+
+pub mod calls;
+mod filter;
+pub mod ioctls;
+pub mod kind;
+pub mod landlock;
+pub mod mode;
+mod names;
+mod process;
+mod refusal;
+mod thread;
+
+pub use kind::Kind;
+pub use mode::Mode;
+pub use process::{Confinement, LIMITS, SandboxError, prepare, tell_missing};
+pub use thread::{enter, may_read_files};
+
+#[cfg(test)]
+mod tests;

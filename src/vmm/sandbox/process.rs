@@ -1,0 +1,183 @@
+//! What the whole process gives up, before it has threads.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use tracing::{debug, info, warn};
+
+use super::landlock::{self, Use};
+use super::mode::Mode;
+use super::{refusal, thread};
+use crate::log::degraded::{self, Code};
+use crate::sys;
+
+/// What a run needs of the host once it is confined.
+#[derive(Debug, Default)]
+pub struct Confinement {
+    /// Files that the run reads, such as the kernel.
+    pub read: Vec<PathBuf>,
+    /// The folder of the socket for requests.
+    pub socket: Option<PathBuf>,
+    /// Whether memory is locked for devices, now or later.
+    pub locks: bool,
+    /// Whether another process maps the guest's memory (`shared=on`).
+    pub shared: bool,
+}
+
+/// What the sandbox does not do yet, which is said at the start.
+pub const LIMITS: &str = "--sandbox on does not confine vmm-guardian and vmm-binder, which open \
+                          and bind devices, and the thread that adds devices opens files itself: \
+                          see SECURITY.md";
+
+/// Why a run cannot be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The kernel has no filters.
+    #[error("this kernel cannot filter system calls, so --sandbox on and log do not work")]
+    NoFilters(#[source] io::Error),
+    /// A call that confines the process.
+    #[error("the sandbox cannot be made: {call} failed")]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl SandboxError {
+    /// The remedy.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoFilters(_) => {
+                "run with --sandbox off, or use a kernel with CONFIG_SECCOMP_FILTER".into()
+            }
+            Self::Call { .. } => "run with --sandbox off".into(),
+        }
+    }
+}
+
+/// Confines the process, and sets the mode of the threads to come ([`super::enter`]). To be called
+/// while the process has one thread, after it has forked the processes that open and bind devices.
+/// `before_end` restores what a sudden end of the process does not; it must be async-signal-safe.
+///
+/// # Errors
+/// The kernel lacks what the mode needs.
+pub fn prepare(mode: Mode, run: &Confinement, before_end: fn()) -> Result<(), SandboxError> {
+    if mode == Mode::Off {
+        return Ok(());
+    }
+    has_filters().map_err(SandboxError::NoFilters)?;
+    let call = |call| move |source| SandboxError::Call { call, source };
+    refusal::catch(before_end).map_err(call("sigaction"))?;
+    if mode == Mode::On {
+        raise_memory_limit(run.locks);
+        hide_memory(run.shared).map_err(call("prctl"))?;
+        confine_files(run).map_err(call("landlock"))?;
+        warn!("{LIMITS}");
+    }
+    mode.set();
+    Ok(())
+}
+
+/// Whether filters may trap calls (seccomp(2), SECCOMP_GET_ACTION_AVAIL).
+fn has_filters() -> io::Result<()> {
+    let action = libc::SECCOMP_RET_TRAP;
+    // SAFETY: the kernel reads the number, which lives for the call.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_ACTION_AVAIL,
+            0,
+            &raw const action,
+        )
+    };
+    match outcome {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The kernel looks at CAP_IPC_LOCK at each map for DMA, and otherwise at the limit on locked
+/// memory. A user who may lock any amount now may do so without the capability. Without
+/// CAP_SYS_RESOURCE the limit stays, and a run with devices keeps CAP_IPC_LOCK.
+fn raise_memory_limit(locks: bool) {
+    if sys::memlock_limit() == u64::MAX || !sys::may_lock_any(Path::new("/proc")) {
+        return;
+    }
+    let none = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if let Err(e) = setrlimit(Resource::Memlock, none)
+        && locks
+    {
+        info!("sandbox: CAP_IPC_LOCK is kept: the limit on locked memory cannot be raised: {e}");
+        thread::keep_memory_lock();
+    }
+}
+
+/// No core file has the guest's memory, and no other process of the user reads it. A run that is
+/// traced from its first instruction stays as it is, and so does one whose memory another process
+/// opens.
+fn hide_memory(shared: bool) -> io::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    if shared || is_traced() {
+        info!(
+            "sandbox: other processes of this user can read this one: {}",
+            if shared { "shared=on" } else { "it is traced" }
+        );
+        return Ok(());
+    }
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Whether a tracer has this process (proc_pid_status(5), TracerPid).
+fn is_traced() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|tracer| tracer.trim() != "0")
+}
+
+/// Tells what this kernel's Landlock does not confine.
+pub fn tell_missing() {
+    let abi = landlock::abi();
+    let missing = landlock::missing(abi);
+    if !missing.is_empty() {
+        let what = format!("the sandbox does not confine {}", missing.join(", "));
+        let why = match abi {
+            None => "the kernel has no Landlock, or it is off".into(),
+            Some(abi) => format!("the kernel's Landlock has ABI {abi}"),
+        };
+        degraded::tell(Code::NoLandlock.loss(what, why).hint(
+            "Linux 6.10 or newer with CONFIG_SECURITY_LANDLOCK, and landlock in the kernel's lsm= \
+             parameter",
+        ));
+    }
+}
+
+/// Confines opening to what the command line names, and to the host's facts.
+fn confine_files(run: &Confinement) -> io::Result<()> {
+    tell_missing();
+    let Some(abi) = landlock::abi() else {
+        return Ok(());
+    };
+    let read = ["/proc", "/sys", "/run/mini-vmm", "/etc/mini-vmm"].into_iter();
+    let read = read.map(PathBuf::from).chain(run.read.iter().cloned());
+    let nodes = ["/dev/kvm", "/dev/vfio", "/dev/iommu"].map(PathBuf::from);
+    let paths: Vec<_> = read
+        .map(|path| (path, Use::Read))
+        .chain(nodes.into_iter().map(|path| (path, Use::Device)))
+        .chain(run.socket.iter().map(|path| (path.clone(), Use::Socket)))
+        .collect();
+    landlock::confine(abi, &paths)?;
+    debug!("sandbox: Landlock's ABI {abi} confines which files are opened");
+    Ok(())
+}

@@ -1,0 +1,504 @@
+//! Each kind of thread with each forbidden call, in a process of its own. A pair counts only if the
+//! call without the sandbox is not refused by a filter.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::ptr;
+
+use super::calls::{self, CALLS};
+use super::ioctls::{self, IOCTLS};
+use super::process::{Confinement, prepare};
+use super::{Kind, Mode, enter};
+
+/// What a child process has said on its standard error, and its exit status; `None` if a signal
+/// ended it.
+fn child(work: impl FnOnce()) -> (Option<i32>, String) {
+    let mut ends = [0; 2];
+    // SAFETY: the kernel writes two numbers.
+    let made = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(made, 0);
+    // SAFETY: the descriptors are new, and nobody else has them.
+    let [mut reader, writer] = ends.map(|end| unsafe { File::from_raw_fd(end) });
+    // SAFETY: the other threads of the test hold no lock that `work` takes: the C library makes its
+    // own locks usable in the child (fork(2)).
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: both numbers are open. The child ends without the harness's exit handlers.
+        unsafe {
+            // No lock of another thread can hold the test up for ever.
+            libc::alarm(30);
+            libc::dup2(writer.as_raw_fd(), 2);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            if let Err(panic) = &outcome {
+                let said = panic
+                    .downcast_ref::<String>()
+                    .map_or("a panic", String::as_str);
+                libc::write(2, said.as_ptr().cast(), said.len());
+            }
+            libc::_exit(if outcome.is_ok() { 0 } else { 99 })
+        }
+    }
+    drop(writer);
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    let mut status = 0;
+    // SAFETY: the status is a local variable.
+    unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
+    (code, said)
+}
+
+/// Confines this process by `mode`, its only thread as `kind`.
+fn confine(mode: Mode, kind: Kind) {
+    prepare(mode, &Confinement::default(), || {}).unwrap();
+    enter(kind);
+}
+
+/// A forbidden call: its name in the message, and the call.
+type Forbidden = (&'static str, fn() -> i64);
+
+/// One argument more than the kernel takes does no harm.
+fn call(number: i64, [a, b, c, d, e]: [i64; 5]) -> i64 {
+    // SAFETY: every pointer that is passed is null, or text that ends with a NUL and lives as long
+    // as the program.
+    unsafe { libc::syscall(number, a, b, c, d, e, 0_i64) }
+}
+
+fn text(text: &'static std::ffi::CStr) -> i64 {
+    text.as_ptr() as i64
+}
+
+/// A map of a page; the kernel chooses the address.
+fn map(protection: i32) -> i64 {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    call(
+        libc::SYS_mmap,
+        [0, 4096, protection.into(), flags.into(), -1],
+    )
+}
+
+fn clone(flags: i32) -> i64 {
+    // The new process, if there is one, ends at once.
+    match call(libc::SYS_clone, [i64::from(flags), 0, 0, 0, 0]) {
+        // SAFETY: the child ends.
+        0 => unsafe { libc::_exit(0) },
+        pid => pid,
+    }
+}
+
+const FORBIDDEN: &[Forbidden] = &[
+    ("openat", || {
+        let flags = libc::O_RDWR | libc::O_CREAT;
+        let at = i64::from(libc::AT_FDCWD);
+        call(
+            libc::SYS_openat,
+            [at, text(c"/dev/null"), flags.into(), 0, 0],
+        )
+    }),
+    ("open", || {
+        call(libc::SYS_open, [text(c"/dev/null"), 0, 0, 0, 0])
+    }),
+    ("openat2", || call(libc::SYS_openat2, [-1, 0, 0, 0, 0])),
+    ("socket 2", || {
+        let (family, kind) = (libc::AF_INET, libc::SOCK_STREAM);
+        call(libc::SYS_socket, [family.into(), kind.into(), 0, 0, 0])
+    }),
+    ("connect", || call(libc::SYS_connect, [-1, 0, 0, 0, 0])),
+    ("execve", || {
+        call(libc::SYS_execve, [text(c"/nowhere"), 0, 0, 0, 0])
+    }),
+    ("execveat", || {
+        call(libc::SYS_execveat, [-1, text(c"nowhere"), 0, 0, 0])
+    }),
+    ("ptrace", || {
+        call(
+            libc::SYS_ptrace,
+            [libc::PTRACE_ATTACH.into(), i64::from(i32::MAX), 0, 0, 0],
+        )
+    }),
+    ("keyctl", || call(libc::SYS_keyctl, [99, 0, 0, 0, 0])),
+    ("add_key", || call(libc::SYS_add_key, [0; 5])),
+    ("io_uring_setup", || {
+        call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0])
+    }),
+    ("io_uring_enter", || {
+        call(libc::SYS_io_uring_enter, [-1, 0, 0, 0, 0])
+    }),
+    ("clone", || clone(libc::SIGCHLD)),
+    ("clone", || clone(libc::CLONE_NEWUSER | libc::SIGCHLD)),
+    ("clone", || clone(libc::CLONE_NEWNET | libc::SIGCHLD)),
+    ("fork", || match call(libc::SYS_fork, [0; 5]) {
+        // SAFETY: the child ends.
+        0 => unsafe { libc::_exit(0) },
+        pid => pid,
+    }),
+    ("unshare", || {
+        call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0, 0])
+    }),
+    ("setns", || call(libc::SYS_setns, [-1, 0, 0, 0, 0])),
+    ("mmap", || map(libc::PROT_READ | libc::PROT_EXEC)),
+    ("mprotect", || {
+        let page = map(libc::PROT_READ);
+        call(
+            libc::SYS_mprotect,
+            [page, 4096, libc::PROT_EXEC.into(), 0, 0],
+        )
+    }),
+    ("pkey_mprotect", || {
+        call(libc::SYS_pkey_mprotect, [0, 0, 4, -1, 0])
+    }),
+    ("personality", || {
+        call(libc::SYS_personality, [0xffff_ffff, 0, 0, 0, 0])
+    }),
+    ("process_vm_writev", || {
+        call(libc::SYS_process_vm_writev, [1, 0, 0, 0, 0])
+    }),
+    ("process_vm_readv", || {
+        call(libc::SYS_process_vm_readv, [1, 0, 0, 0, 0])
+    }),
+    ("pidfd_getfd", || {
+        call(libc::SYS_pidfd_getfd, [-1, 0, 0, 0, 0])
+    }),
+    ("kill", || {
+        call(libc::SYS_kill, [i64::from(i32::MAX), 0, 0, 0, 0])
+    }),
+    ("tgkill", || call(libc::SYS_tgkill, [1, 1, 0, 0, 0])),
+    // Another process's limit, and a new one.
+    ("prlimit64", || {
+        call(libc::SYS_prlimit64, [i64::from(i32::MAX), 7, 0, 0, 0])
+    }),
+    ("prlimit64", || call(libc::SYS_prlimit64, [0, 7, 1, 0, 0])),
+    ("sched_setaffinity", || {
+        call(
+            libc::SYS_sched_setaffinity,
+            [i64::from(i32::MAX), 0, 0, 0, 0],
+        )
+    }),
+    ("bpf", || call(libc::SYS_bpf, [99, 0, 0, 0, 0])),
+    ("mount", || call(libc::SYS_mount, [0; 5])),
+    ("memfd_create", || {
+        call(libc::SYS_memfd_create, [text(c"x"), 0, 0, 0, 0])
+    }),
+    // TIOCSTI types for the user, KVM_CREATE_VM makes another guest, FIGETBSZ is of a file system.
+    ("ioctl 0x5412", || {
+        call(libc::SYS_ioctl, [-1, 0x5412, 0, 0, 0])
+    }),
+    ("ioctl 0xae01", || {
+        call(libc::SYS_ioctl, [-1, 0xae01, 0, 0, 0])
+    }),
+    ("ioctl 0x2", || call(libc::SYS_ioctl, [-1, 2, 0, 0, 0])),
+    // The kernel looks at the low 32 bits, which are those of TIOCSTI.
+    ("ioctl 0x5412", || {
+        call(libc::SYS_ioctl, [-1, 0x1_0000_5412, 0, 0, 0])
+    }),
+    ("fcntl 8", || {
+        call(libc::SYS_fcntl, [-1, libc::F_SETOWN.into(), 0, 0, 0])
+    }),
+    ("prctl 22", || call(libc::SYS_prctl, [22, 99, 0, 0, 0])),
+];
+
+#[test]
+fn every_kind_of_thread_is_refused_every_forbidden_call() {
+    for (name, make) in FORBIDDEN {
+        // Without the sandbox, the kernel answers, and no filter ends the process.
+        let (status, said) = child(|| {
+            confine(Mode::Off, Kind::Vcpu);
+            make();
+        });
+        assert_eq!(
+            (status, said.as_str()),
+            (Some(0), ""),
+            "{name} without the sandbox"
+        );
+        for kind in Kind::ALL {
+            let (status, said) = child(|| {
+                confine(Mode::On, kind);
+                make();
+            });
+            let of = kind.name();
+            assert_eq!(status, Some(1), "{name} of {of}: {said}");
+            let wanted = format!("refuses the call {name} of a thread of kind {of},");
+            assert!(said.contains(&wanted), "{wanted}: {said}");
+            assert!(
+                said.lines().count() == 2 && said.contains("\nhint: "),
+                "{said}"
+            );
+        }
+    }
+}
+
+/// The threads that read the host's facts do not write, and the one that adds devices makes no
+/// file.
+#[test]
+fn a_thread_that_opens_changes_nothing() {
+    let open = |flags: i32| {
+        let at = i64::from(libc::AT_FDCWD);
+        call(
+            libc::SYS_openat,
+            [at, text(c"/dev/null"), flags.into(), 0, 0],
+        )
+    };
+    let makes = [libc::O_CREAT, libc::O_TRUNC, libc::O_TMPFILE | libc::O_RDWR];
+    let writes = [libc::O_WRONLY, libc::O_RDWR];
+    for (kind, flags, refused) in [
+        (Kind::Main, &makes[..], true),
+        (Kind::Queries, &makes, true),
+        (Kind::Changes, &makes, true),
+        (Kind::Main, &writes, true),
+        (Kind::Queries, &writes, true),
+        (Kind::Changes, &writes, false),
+        (Kind::Main, &[libc::O_CLOEXEC | libc::O_DIRECTORY], false),
+    ] {
+        for flags in flags {
+            let (status, said) = child(|| {
+                confine(Mode::On, kind);
+                open(*flags);
+            });
+            let of = kind.name();
+            assert_eq!(status, Some(i32::from(refused)), "{of} {flags:#o}: {said}");
+        }
+    }
+}
+
+/// A filter cannot see the flags of clone3, which lie in memory.
+#[test]
+fn clone3_is_not_there() {
+    for kind in Kind::ALL {
+        let (status, said) = child(|| {
+            confine(Mode::On, kind);
+            let outcome = call(libc::SYS_clone3, [0; 5]);
+            let errno = std::io::Error::last_os_error().raw_os_error();
+            assert_eq!((outcome, errno), (-1, Some(libc::ENOSYS)));
+        });
+        assert_eq!((status, said.as_str()), (Some(0), ""), "{}", kind.name());
+    }
+}
+
+/// Reads the status of the calling thread.
+fn field(name: &str) -> String {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().trim().into()
+}
+
+/// The main thread may read /proc, and starts each of the others.
+#[test]
+fn a_confined_thread_has_no_rights_and_starts_confined_threads() {
+    let (status, said) = child(|| {
+        confine(Mode::On, Kind::Main);
+        let facts = || [field("Seccomp:"), field("NoNewPrivs:"), field("CapEff:")];
+        let wanted = ["2", "1", "0000000000000000"];
+        assert_eq!(facts(), wanted);
+        assert_eq!(std::thread::spawn(facts).join().unwrap(), wanted);
+        for kind in [Kind::Vcpu, Kind::Coalesced, Kind::Events, Kind::Memory] {
+            let thread = std::thread::Builder::new().name(kind.name().into());
+            let thread = thread.spawn(move || {
+                enter(kind);
+                kind
+            });
+            assert_eq!(thread.unwrap().join().unwrap(), kind);
+        }
+    });
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+}
+
+/// A call that is not in the list is said once, and its outcome is the kernel's.
+#[test]
+fn log_says_a_call_and_makes_it() {
+    let (status, said) = child(|| {
+        confine(Mode::Log, Kind::Vcpu);
+        for _ in 0..2 {
+            assert_eq!(
+                call(libc::SYS_getppid, [0; 5]),
+                std::os::unix::process::parent_id().into()
+            );
+        }
+        let page = map(libc::PROT_READ | libc::PROT_EXEC);
+        assert!(page > 0);
+        assert_eq!(call(libc::SYS_ioctl, [-1, 0x5412, 0, 0, 0]), -1);
+        let errno = std::io::Error::last_os_error().raw_os_error();
+        assert_eq!(errno, Some(libc::EBADF));
+        // All six arguments.
+        let file = File::open("/proc/self/exe").unwrap();
+        // SAFETY: a new map, which nobody uses.
+        let page = unsafe {
+            let flags = libc::MAP_PRIVATE;
+            libc::mmap(
+                ptr::null_mut(),
+                4096,
+                libc::PROT_EXEC,
+                flags,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(page, libc::MAP_FAILED);
+    });
+    let lines: Vec<_> = said.lines().collect();
+    let wanted = ["getppid", "mmap", "ioctl 0x5412", "openat"];
+    let wanted = wanted.map(|c| format!("mini-vmm: sandbox: {c} is not in the list of vcpu"));
+    assert_eq!(
+        (status, lines),
+        (Some(0), wanted.each_ref().map(String::as_str).to_vec())
+    );
+}
+
+/// Landlock: a confined process opens what it was given.
+#[test]
+fn files_that_were_not_named_cannot_be_opened() {
+    if super::landlock::abi().is_none() {
+        return eprintln!("SKIPPED: this kernel has no Landlock");
+    }
+    let named = vmm_sys_util::tempfile::TempFile::new().unwrap();
+    let other = vmm_sys_util::tempfile::TempFile::new().unwrap();
+    let (status, said) = child(|| {
+        let run = Confinement {
+            read: vec![named.as_path().into()],
+            ..Confinement::default()
+        };
+        prepare(Mode::On, &run, || {}).unwrap();
+        let open = |path| File::open(path).map_err(|e| e.raw_os_error()).map(drop);
+        assert_eq!(open(named.as_path()), Ok(()));
+        assert_eq!(open("/proc/self/status".as_ref()), Ok(()));
+        assert_eq!(open(other.as_path()), Err(Some(libc::EACCES)));
+        assert_eq!(open("/etc/passwd".as_ref()), Err(Some(libc::EACCES)));
+        let write = File::options().write(true).open(named.as_path());
+        assert_eq!(write.unwrap_err().raw_os_error(), Some(libc::EACCES));
+        assert!(std::fs::write(std::env::temp_dir().join("mini-vmm-no"), "").is_err());
+        // The thread that adds devices may call open, and has the same limit.
+        enter(Kind::Changes);
+        assert_eq!(open(other.as_path()), Err(Some(libc::EACCES)));
+        assert_eq!(open(named.as_path()), Ok(()));
+    });
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+}
+
+/// The process has no core and cannot be read by others of its user.
+#[test]
+fn memory_is_hidden_unless_another_process_needs_it() {
+    // SAFETY: the call takes a number.
+    let dumpable = || unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
+    for (shared, wanted) in [(false, 0), (true, 1)] {
+        let (status, said) = child(|| {
+            let run = Confinement {
+                shared,
+                ..Confinement::default()
+            };
+            prepare(Mode::On, &run, || {}).unwrap();
+            assert_eq!(dumpable(), wanted);
+            let core = rustix::process::getrlimit(rustix::process::Resource::Core);
+            assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
+        });
+        assert_eq!((status, said.as_str()), (Some(0), ""), "{shared}");
+    }
+}
+
+/// A user who may lock any amount of memory may still: by the limit, or by the capability where the
+/// limit cannot be raised.
+#[test]
+fn memory_can_be_locked_as_before() {
+    let before = crate::sys::may_lock_any("/proc".as_ref());
+    let (status, said) = child(|| {
+        // SAFETY: the limit lives for the call.
+        let low = unsafe {
+            let limit = libc::rlimit {
+                rlim_cur: 1 << 16,
+                rlim_max: 1 << 16,
+            };
+            libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit)
+        };
+        assert_eq!(low, 0);
+        let run = Confinement {
+            locks: true,
+            ..Confinement::default()
+        };
+        prepare(Mode::On, &run, || {}).unwrap();
+        enter(Kind::Main);
+        let now = crate::sys::memlock_limit() == u64::MAX;
+        let kept = field("CapEff:") == "0000000000004000";
+        assert!(kept || field("CapEff:") == "0000000000000000");
+        assert_eq!(now || kept, before);
+    });
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+}
+
+/// The files that start threads which end before the guest runs, or which inherit the filter of the
+/// thread that starts them.
+const UNCONFINED: [&str; 5] = [
+    "machine/open_devices.rs",
+    "machine/vcpus.rs",
+    "memory/ram.rs",
+    "vcpu/pin.rs",
+    "vfio/open/parallel.rs",
+];
+/// Files of the process that makes calls for devices.
+const OTHER_PROCESS: [&str; 1] = ["vfio/opener/helper.rs"];
+
+/// A thread that somebody adds is confined, or has a reason here.
+#[test]
+fn every_thread_is_confined() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.to_path_buf()];
+    let mut confined = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_string();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if !name.ends_with(".rs") || name.contains("tests") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            let count = |what: &str| code.matches(what).count();
+            // A method of this name starts one by the builder.
+            let starts = count(".spawn(") - count("self.spawn(");
+            let starts = starts + count(".spawn_scoped(") + count("thread::spawn(");
+            let known = UNCONFINED.iter().chain(&OTHER_PROCESS);
+            if starts > 0 && !known.clone().any(|known| *known == name) {
+                let enters = count("sandbox::enter(");
+                assert_eq!(
+                    enters, starts,
+                    "{name} starts threads that are not confined"
+                );
+                confined += enters;
+            }
+        }
+    }
+    assert_eq!(confined, 6);
+}
+
+#[test]
+fn every_row_says_why_and_which() {
+    for row in CALLS {
+        assert!(!row.why.is_empty() && !row.kinds.is_empty(), "{row:?}");
+        assert!(super::names::name(row.number).is_some(), "{row:?}");
+    }
+    for row in IOCTLS {
+        assert!(!row.why.is_empty() && !row.kinds.is_empty(), "{row:?}");
+    }
+    // A kind that starts others has their lists.
+    for kind in Kind::ALL {
+        for other in kind.starts() {
+            let has = |number| calls::list(kind).any(|row| row.number == number);
+            assert!(calls::list(*other).all(|row| has(row.number)), "{kind:?}");
+            let has = |request| ioctls::list(kind).any(|row| row.request == request);
+            assert!(ioctls::list(*other).all(|row| has(row.request)), "{kind:?}");
+        }
+    }
+    let opens = |kind| calls::list(kind).any(|row| row.number == libc::SYS_openat);
+    let opening: Vec<_> = Kind::ALL.into_iter().filter(|kind| opens(*kind)).collect();
+    assert_eq!(opening, [Kind::Main, Kind::Queries, Kind::Changes]);
+    let runs = |kind| ioctls::list(kind).any(|row| row.name == "KVM_RUN");
+    let running: Vec<_> = Kind::ALL.into_iter().filter(|kind| runs(*kind)).collect();
+    assert_eq!(running, [Kind::Main, Kind::Vcpu]);
+}

@@ -1,0 +1,103 @@
+//! Confines the calling thread: capabilities, no_new_privs, and its filter.
+
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use seccompiler::BpfProgram;
+
+use super::filter;
+use super::kind::Kind;
+use super::mode::Mode;
+use super::refusal;
+use crate::sys::CAP_IPC_LOCK;
+
+/// The programs, each made when the first thread of its kind starts.
+static PROGRAMS: [OnceLock<Option<BpfProgram>>; Kind::ALL.len()] =
+    [const { OnceLock::new() }; Kind::ALL.len()];
+
+/// The capabilities that threads keep, by their bits.
+static KEPT: AtomicU32 = AtomicU32::new(0);
+
+/// Lets threads keep CAP_IPC_LOCK, to be called before there are any.
+pub fn keep_memory_lock() {
+    KEPT.store(1 << CAP_IPC_LOCK, Ordering::Relaxed);
+}
+
+/// Confines this thread as `kind`, to which it belongs until it ends. A thread calls this before it
+/// reads the first byte of a guest or of a client. Ends the process if the kernel refuses.
+pub fn enter(kind: Kind) {
+    let mode = Mode::current();
+    if mode == Mode::Off {
+        return;
+    }
+    refusal::set_kind(kind);
+    if let Err(e) = confine(kind, mode) {
+        refusal::give_up(format_args!(
+            "mini-vmm: the sandbox cannot confine a thread of kind {}: {e}\nhint: --sandbox off",
+            kind.name()
+        ));
+    }
+}
+
+/// Whether this thread may open files of /proc and /sys, for the words of a message.
+pub fn may_read_files() -> bool {
+    let reads = |kind| matches!(kind, Kind::Main | Kind::Queries | Kind::Changes);
+    Mode::current() == Mode::Off || refusal::kind().is_none_or(reads)
+}
+
+fn confine(kind: Kind, mode: Mode) -> io::Result<()> {
+    if mode == Mode::On {
+        drop_capabilities()?;
+    }
+    // Without this, only CAP_SYS_ADMIN may add a filter (seccomp(2)).
+    // SAFETY: the call passes numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+    let program = PROGRAMS.get(kind as usize);
+    let program = program.and_then(|program| {
+        let logged = (mode == Mode::Log).then(refusal::logged_calls);
+        let make = || filter::compile(kind, logged).ok();
+        program.get_or_init(make).as_ref()
+    });
+    install(program.ok_or_else(|| io::Error::other("its list makes no filter"))?)
+}
+
+/// Adds a filter to this thread.
+fn install(program: &BpfProgram) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(io::Error::other)?,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // Older kernels mitigate Speculative Store Bypass for each thread with a filter
+    // (Documentation/admin-guide/hw-vuln/spec.rst), which costs the guest's vCPUs. A thread here
+    // runs this program only; the guest has mitigations of its own.
+    let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    // SAFETY: the kernel copies the program, which lives for the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    })
+}
+
+/// Drops all capabilities of this thread (capabilities(7)), but those that are kept.
+fn drop_capabilities() -> io::Result<()> {
+    /// _LINUX_CAPABILITY_VERSION_3 (linux/capability.h).
+    const VERSION: u32 = 0x2008_0522;
+    let header = [VERSION, 0];
+    // Effective, permitted, inheritable: the low halves, and then the high ones.
+    let kept = KEPT.load(Ordering::Relaxed);
+    let sets = [kept, kept, 0, 0, 0, 0];
+    // SAFETY: the header and the two sets of 32 bits, three times, live for the call.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
+}
+
+fn check(outcome: i64) -> io::Result<()> {
+    match outcome {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
