@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::commands::Commands;
 use crate::commands::Output;
+use crate::messages::SKIP;
 use crate::record::{PROMPT, Record};
 use crate::stable::Stable;
 use crate::{figure, item};
@@ -158,7 +159,7 @@ impl Loom<'_> {
             format!(", `{name}`")
         };
         Ok(format!(
-            "```{language}\n{body}```\n\n*[{path}]({UP}/{path}){of}*\n"
+            "{SKIP}```{language}\n{body}```\n\n{SKIP}*[{path}]({UP}/{path}){of}*\n"
         ))
     }
 }
@@ -180,7 +181,7 @@ fn run(
         .iter()
         .filter_map(|line| line.strip_prefix(prompt))
         .collect();
-    let mut text = String::from("```console\n");
+    let mut text = format!("{SKIP}```console\n");
     for (index, command) in commands.iter().enumerate() {
         let output = output_of(command)?;
         let wanted = if index + 1 == commands.len() {
@@ -209,7 +210,7 @@ fn figure(
     let (kind, command) = rest.split_once(": ").ok_or("a figure is `KIND: COMMAND`")?;
     let drawn = figure::draw(kind, &data_of(command)?)?;
     Ok(format!(
-        "```text\n{drawn}```\n\n*Drawn from the output of* `{command}`\n"
+        "{SKIP}```text\n{drawn}```\n\n*Drawn from the output of* `{command}`\n"
     ))
 }
 

@@ -10,7 +10,7 @@ use tour::commands::{Commands, Output};
 use tour::record::{RECORD, Record};
 use tour::stable::Stable;
 use tour::weave::{Loom, Sources, difference};
-use tour::{CHAPTERS, chapter_path, check, root};
+use tour::{CHAPTERS, chapter_path, check, messages, root};
 
 /// The outputs of all commands, which each test needs.
 static OUTPUTS: Mutex<Option<HashMap<String, Output>>> = Mutex::new(None);
@@ -49,10 +49,15 @@ fn compare(sources: &Sources, commands: &mut Commands) -> Result<(), String> {
             return Err(format!("{name}, {what}"));
         }
     }
-    match lab.is_used_up() {
-        true => Ok(()),
-        false => Err(format!("{} has commands of no chapter", RECORD)),
+    if !lab.is_used_up() {
+        return Err(format!("{} has commands of no chapter", RECORD));
     }
+    for (path, committed, renewed) in messages::files_of_translators(sources)? {
+        if let Some(what) = difference(&committed, &renewed) {
+            return Err(format!("{path}, {what}"));
+        }
+    }
+    Ok(())
 }
 
 /// Runs all commands once, and keeps what they print.
@@ -89,7 +94,7 @@ enum Seed {
     Status(&'static str, i32),
 }
 
-const SEEDS: [(&str, Seed); 18] = [
+const SEEDS: [(&str, Seed); 19] = [
     (
         "a register's name",
         Seed::Output("serial port + 0x5", "serial port + 0x6"),
@@ -151,6 +156,14 @@ const SEEDS: [(&str, Seed); 18] = [
             "docs/tour/chapters/6-taking.md",
             "L1# mini-vmm host unbind 00:0b.0",
             "L1# mini-vmm host unbind 00:0c.0",
+        ),
+    ),
+    (
+        "a sentence that is translated",
+        Seed::File(
+            "docs/tour/chapters/2-machine.md",
+            "There is nothing else.",
+            "There is nothing more.",
         ),
     ),
     ("an end", Seed::Status("popcnt", 0)),
