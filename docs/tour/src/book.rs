@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs};
 
-use crate::catalog::{Catalog, LANGUAGES, TEMPLATE};
+use crate::catalog::{self, Catalog, LANGUAGES, TEMPLATE};
 use crate::commands::Commands;
 use crate::weave::difference;
 use crate::{pages, root};
@@ -70,11 +70,29 @@ pub fn build(commands: &Commands) -> Result<(), String> {
         "messages",
     )?)?;
     for language in [OWN].into_iter().chain(LANGUAGES.map(|(name, _)| name)) {
-        let folder = run(&format!("MDBOOK_BOOK__LANGUAGE={language}"), language)?;
-        let (pages, links) = finish(&folder)?;
+        let title = title(language)?.replace('\'', "'\\''");
+        let variables = format!("MDBOOK_BOOK__LANGUAGE={language} MDBOOK_BOOK__TITLE='{title}'");
+        let folder = run(&variables, language)?;
+        let (pages, links) = finish(&folder, language)?;
         println!("{BOOKS}/{language}/index.html: {pages} pages, {links} links");
     }
     Ok(())
+}
+
+/// The title of the book, which is that of its table of contents.
+fn title(language: &str) -> Result<String, String> {
+    let path = match language {
+        OWN => TEMPLATE.to_owned(),
+        language => catalog::path(language),
+    };
+    let text = fs::read_to_string(root().join(&path)).map_err(|e| format!("{path}: {e}"))?;
+    let catalog = Catalog::parse(&text).map_err(|e| format!("{path}, {e}"))?;
+    let first = catalog.messages.into_iter().next();
+    let first = first.ok_or_else(|| format!("{path} has no message"))?;
+    Ok(match first.is_translated() {
+        true => first.translation,
+        false => first.id,
+    })
 }
 
 /// Compares our messages with those that mdbook-xgettext takes from the same book.
@@ -101,7 +119,7 @@ fn compare(folder: &Path) -> Result<(), String> {
 
 /// Puts the files that pages name beside the pages, and follows all links. Returns how many pages
 /// and links there are.
-fn finish(folder: &Path) -> Result<(usize, usize), String> {
+fn finish(folder: &Path, language: &str) -> Result<(usize, usize), String> {
     let mut texts = HashMap::new();
     let entries = fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     for entry in entries {
@@ -114,6 +132,12 @@ fn finish(folder: &Path) -> Result<(usize, usize), String> {
     let mut files = BTreeSet::new();
     for (path, text) in &mut texts {
         let (new, named) = pages::with_files(text);
+        // The name of a language on the Web has no underscore (BCP 47).
+        let on_the_web = language.replace('_', "-");
+        let new = new.replace(
+            &format!("<html lang=\"{language}\""),
+            &format!("<html lang=\"{on_the_web}\""),
+        );
         files.extend(named);
         fs::write(path, &new).map_err(|e| format!("{}: {e}", path.display()))?;
         *text = new;

@@ -152,6 +152,33 @@ impl Catalog {
     }
 }
 
+/// What is wrong with the translations: of `whole` files each message has one, and in every
+/// translation are the code and the addresses of its message, as often as there.
+pub fn complaints(translations: &Catalog, whole: &[String]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for message in &translations.messages {
+        let needed = message.files.iter().any(|file| whole.contains(file));
+        let id = &message.id;
+        if needed && !message.is_translated() {
+            complaints.push(format!("has no translation: {id}"));
+        }
+        if message.is_translated() && fixed(id) != fixed(&message.translation) {
+            complaints.push(format!("has other code or links: {id}"));
+        }
+    }
+    complaints
+}
+
+/// What a translation leaves as it is: code in backquotes, and the addresses of links.
+fn fixed(text: &str) -> Vec<&str> {
+    let code = text.split('`').skip(1).step_by(2);
+    let links = text.split("](").skip(1);
+    let links = links.filter_map(|rest| Some(rest.split_once(')')?.0));
+    let mut fixed: Vec<_> = code.chain(links).collect();
+    fixed.sort_unstable();
+    fixed
+}
+
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('"', "\\\"")
@@ -207,6 +234,40 @@ mod tests {
             "msgid \"\\\"",
         ] {
             assert!(Catalog::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_a_translation_lacks_is_found() {
+        let message = |id: &str, translation: &str, flag: &str| Message {
+            flags: [flag]
+                .into_iter()
+                .filter(|f| !f.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            translation: translation.into(),
+            ..Message::new(id, "a.md")
+        };
+        for (wrong, right) in [
+            (message("x", "", ""), message("x", "y", "")),
+            (message("x", "y", "fuzzy"), message("x", "y", "no-wrap")),
+            (message("`x` y", "x y", ""), message("`x` y", "z `x`", "")),
+            (
+                message("[x](a.md)", "[y](b.md)", ""),
+                message("[x](a.md)", "[y](a.md)", ""),
+            ),
+        ] {
+            let complaints = |message: &Message, file: &str| {
+                let messages = vec![message.clone()];
+                let catalog = Catalog {
+                    messages,
+                    ..Catalog::default()
+                };
+                complaints(&catalog, &[file.into()]).len()
+            };
+            assert_eq!(complaints(&wrong, "a.md"), 1, "{wrong:?}");
+            assert_eq!(complaints(&right, "a.md"), 0, "{right:?}");
+            assert_eq!(complaints(&message("x", "", ""), "b.md"), 0);
         }
     }
 

@@ -8,11 +8,8 @@ use pulldown_cmark::{Event, LinkType, Options, Parser, Tag, TagEnd};
 use pulldown_cmark_to_cmark::{Options as Style, cmark_resume_with_options};
 
 use crate::catalog::{Catalog, LANGUAGES, Message, TEMPLATE, path};
-use crate::weave::Sources;
+use crate::weave::{SKIP, Sources};
 use crate::{CHAPTERS, chapter_path};
-
-/// The comment that leaves the next paragraph or block out of the messages.
-pub const SKIP: &str = "<!-- i18n:skip -->\n";
 
 /// The messages of a text, in order.
 ///

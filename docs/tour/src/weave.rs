@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use crate::commands::Commands;
 use crate::commands::Output;
-use crate::messages::SKIP;
 use crate::record::{PROMPT, Record};
 use crate::stable::Stable;
 use crate::{figure, item};
@@ -15,6 +14,9 @@ use crate::{figure, item};
 pub const BEGIN: &str = "<!-- weave: ";
 /// The end of what is made.
 pub const END: &str = "<!-- end -->";
+/// What stands before all that is woven. mdbook-i18n-helpers leaves the next paragraph or block out
+/// of what is translated.
+pub const SKIP: &str = "<!-- i18n:skip -->\n";
 /// From a chapter to the workspace.
 const UP: &str = "../../..";
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, thread};
 
+use tour::catalog::{self, Catalog};
 use tour::check::{Check, Exercise};
 use tour::commands::{Commands, Output};
 use tour::record::{RECORD, Record};
@@ -226,6 +227,23 @@ fn each_seeded_change_is_found() {
             known.len(),
             "{what}: a command ran again"
         );
+    }
+}
+
+/// Each language has its first chapters whole, with the titles of all.
+#[test]
+fn translations_are_whole() {
+    let sources = Sources::new(root());
+    for (language, (first, last)) in catalog::LANGUAGES {
+        let path = catalog::path(language);
+        let translations = Catalog::parse(&sources.read(&path).unwrap()).unwrap();
+        let chapters = CHAPTERS.iter().filter(|(n, _)| (first..=last).contains(n));
+        let mut whole: Vec<_> = chapters
+            .map(|(_, name)| format!("chapters/{name}"))
+            .collect();
+        whole.push("chapters/SUMMARY.md".into());
+        let complaints = catalog::complaints(&translations, &whole);
+        assert_eq!(complaints, Vec::<String>::new(), "{path}");
     }
 }
 
