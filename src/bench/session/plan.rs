@@ -109,6 +109,36 @@ impl Plan {
         })
     }
 
+    fn subject_in_words(&self, subject: &Subject) -> String {
+        match &subject.kind {
+            _ if subject.repeats.is_some() => {
+                "the same once more: what differs between the two is noise".into()
+            }
+            Kind::Host => format!(
+                "the driver {} of Linux {}",
+                self.device.driver, self.release
+            ),
+            Kind::MiniVmm {
+                change: Some(change),
+                ..
+            } => format!("the same with {}", change.option()),
+            Kind::Peer {
+                program, differs, ..
+            } => format!(
+                "a guest of {} ({}); not equal: {differs}",
+                program.path.display(),
+                program.version
+            ),
+            Kind::MiniVmm { program, .. } => format!(
+                "a guest of {} ({}, sha256 {}…): the device is bound to vfio-pci for each \
+                 turn, and given back",
+                program.path.display(),
+                program.version,
+                &program.sha256[..12.min(program.sha256.len())]
+            ),
+        }
+    }
+
     /// An estimate of a round's time.
     pub fn round(&self) -> Duration {
         let each = Duration::from_millis(self.task.warm_up_ms + self.task.measure_ms);
@@ -214,33 +244,7 @@ impl fmt::Display for Plan {
             }
         }
         for subject in &self.subjects {
-            let what = match &subject.kind {
-                _ if subject.repeats.is_some() => {
-                    "the same once more: what differs between the two is noise".into()
-                }
-                Kind::Host => format!(
-                    "the driver {} of Linux {}",
-                    self.device.driver, self.release
-                ),
-                Kind::MiniVmm {
-                    change: Some(change),
-                    ..
-                } => format!("the same with {}", change.option()),
-                Kind::Peer {
-                    program, differs, ..
-                } => format!(
-                    "a guest of {} ({}); not equal: {differs}",
-                    program.path.display(),
-                    program.version
-                ),
-                Kind::MiniVmm { program, .. } => format!(
-                    "a guest of {} ({}, sha256 {}…): the device is bound to vfio-pci for each \
-                     turn, and given back",
-                    program.path.display(),
-                    program.version,
-                    &program.sha256[..12.min(program.sha256.len())]
-                ),
-            };
+            let what = self.subject_in_words(subject);
             writeln!(f, "subject   {}: {what}", subject.name)?;
         }
         let names: Vec<String> = self.modules.iter().map(|m| module_name(m)).collect();
