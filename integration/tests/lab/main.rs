@@ -22,6 +22,8 @@ scenarios![
     disks,
     affinity,
     bench,
+    bench_writes,
+    bench_throttled,
     bind,
     managed,
     devices,
