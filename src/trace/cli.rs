@@ -33,8 +33,10 @@ follow from the exit above.
 
 You can trace your own programs as an ordinary user; what you start ends with
 the tracer. For root, a seccomp filter lets all calls that are not shown run
-without a stop; for others each call stops, and the command is slower. Exit status: the command's; 125 if it cannot be traced, 126 if it
-cannot be executed, 127 if it cannot be found.";
+without a stop; for others each call stops, and the command is slower.
+
+Exit status: the command's; 125 if it cannot be traced, 126 if it cannot be
+executed, 127 if it cannot be found.";
 
 /// Run a command, and show its KVM, VFIO and iommufd calls, and what its guest does
 #[derive(Clone, Debug, Args)]

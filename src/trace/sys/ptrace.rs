@@ -19,7 +19,7 @@ const OPTIONS: libc::c_int = libc::PTRACE_O_EXITKILL
     | libc::PTRACE_O_TRACEEXEC
     | libc::PTRACE_O_TRACESECCOMP;
 
-/// Offsets of registers in `struct user` (sys/user.h): the first argument of a call, and its number.
+/// Offsets of registers in `struct user` (sys/user.h): a call's first argument, and its number.
 const RDI: usize = 14 * 8;
 const ORIG_RAX: usize = 15 * 8;
 

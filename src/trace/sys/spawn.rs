@@ -25,7 +25,7 @@ pub struct Waiting {
 /// A process whose command is executed.
 #[derive(Debug, Default)]
 pub struct Started {
-    /// What the process tells: 1 if it has the filter, else 0; then the errno of a failed execve(2).
+    /// What the process tells: 1 if it has the filter, else 0; and the errno of a failed execve(2).
     told: Option<PipeReader>,
     has_filter: Option<bool>,
 }

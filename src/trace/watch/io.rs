@@ -175,8 +175,8 @@ fn register(
     (bytes.len() <= 8).then(|| device.config.name(at))
 }
 
-/// Directories of programs and of the kernel's facts, which a VMM reads much of, and whose files the
-/// trace does not name.
+/// Directories of programs and of the kernel's facts. A VMM reads much of them, and the trace does
+/// not name their files.
 const NOT_NAMED: [&[u8]; 4] = [b"/sys/", b"/usr/", b"/lib/", b"/lib64/"];
 
 /// Whether open(2) of the path at this address may make a file that the trace names. If a link
