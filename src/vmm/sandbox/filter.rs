@@ -82,8 +82,8 @@ static PROGRAMS: [Program; Kind::ALL.len()] = {
 };
 
 /// The filter of a kind of thread of the process with this number. Calls of the instruction before
-/// the address `logged`, if there is one, are allowed: the handler of [`super::Mode::Log`] makes the
-/// refused calls there.
+/// the address `logged`, if there is one, are allowed: the handler of [`super::Mode::Log`] makes
+/// the refused calls there.
 pub fn program(kind: Kind, process: u32, logged: Option<u64>) -> Vec<sock_filter> {
     let mut steps = logged.map_or_else(Vec::new, head);
     let before = steps.len();
@@ -392,7 +392,8 @@ mod tests {
         }
     }
 
-    /// What the kernel makes of a program (networking/filter.rst, "BPF engine and instruction set").
+    /// What the kernel makes of a program (networking/filter.rst, "BPF engine and instruction
+    /// set").
     fn run(program: &[sock_filter], data: &Data) -> u32 {
         let (mut at, mut value) = (0, 0_u32);
         loop {

@@ -36,14 +36,15 @@ pub fn enter(kind: Kind) -> Confined {
     Confined(kind)
 }
 
-/// A thread that is confined as a kind, or would be in another mode. It confines the threads that it
-/// starts ([`Confined::inherit`]).
+/// A thread that is confined as a kind, or would be in another mode. It confines the threads that
+/// it starts ([`Confined::inherit`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Confined(Kind);
 
 impl Confined {
-    /// Says that this thread, which a thread of the kind has started, is of the same kind. The filter
-    /// and the capabilities are inherited (seccomp_filter.rst, capabilities(7)), and cost nothing.
+    /// Says that this thread, which a thread of the kind has started, is of the same kind. The
+    /// filter and the capabilities are inherited (seccomp_filter.rst, capabilities(7)), and cost
+    /// nothing.
     pub fn inherit(self) {
         if Mode::current() != Mode::Off {
             refusal::set_kind(self.0);

@@ -147,8 +147,8 @@ impl Running {
     }
 }
 
-/// Starts a thread for each vCPU. The threads confine themselves, unless the calling thread has done
-/// that for them.
+/// Starts a thread for each vCPU. The threads confine themselves, unless the calling thread has
+/// done that for them.
 fn start_each(
     vcpus: Vec<Vcpu>,
     shared: &Shared,
