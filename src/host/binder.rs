@@ -453,11 +453,11 @@ mod tests {
         let (ours, theirs) = Packets::pair().unwrap();
         let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
         thread::scope(|scope| {
-            let served = scope.spawn(move || serve(&theirs, &host, run));
+            let ended = scope.spawn(move || serve(&theirs, &host, run));
             binder.bind(&[DISK.into()]).unwrap();
             let lines = binder.release(&[]).unwrap();
             assert!(lines.contains(DISK), "{lines}");
-            served.join().unwrap();
+            ended.join().unwrap();
         });
         assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
         let e = binder.bind(&[NET.into()]).unwrap_err();
