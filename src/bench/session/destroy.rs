@@ -43,8 +43,8 @@ impl Destroy {
             .collect();
         if names.len() != 1 {
             return Err(Error::new(format!(
-                "PCI device {} has {} disks ({}), which one serial number does not tell apart; only \
-                 a single disk is written to",
+                "PCI device {} has {} disks ({}), which one serial number does not tell apart; \
+                 only a single disk is written to",
                 device.address,
                 names.len(),
                 names.join(", ")

@@ -26,7 +26,8 @@ impl fmt::Display for Signature {
     }
 }
 
-/// Reads a block of [`BLOCK`] bytes at a multiple of its size. The disk's last block may be shorter.
+/// Reads a block of [`BLOCK`] bytes at a multiple of its size. The disk's last block may be
+/// shorter.
 pub type ReadBlock<'a> = dyn FnMut(u64) -> Result<Vec<u8>> + 'a;
 
 /// All signatures of a disk with `size` bytes.

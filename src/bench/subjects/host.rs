@@ -35,7 +35,8 @@ pub fn trial(task: &Task, device: &Path, kernel: &str, seed: u64) -> Result<Tria
 /// Waits until the host's driver shows the disk.
 ///
 /// # Errors
-/// The time is over, the disk is not the one that may be written to, or the user has ended the measurement.
+/// The time is over, the disk is not the one that may be written to, or the user has ended the
+/// measurement.
 pub fn wait_for_disk(device: &Path, task: &Task) -> Result<PathBuf> {
     let started = Instant::now();
     loop {
