@@ -28,8 +28,8 @@ const LOOPS: [Loop; 5] = [
     Loop {
         name: "cpuid",
         register: None,
-        why: "the processor leaves the guest each time, but KVM has the answer, and mini-vmm is not \
-              asked",
+        why: "the processor leaves the guest each time, but KVM has the answer, and mini-vmm is \
+              not asked",
     },
     Loop {
         name: "status",
@@ -39,8 +39,8 @@ const LOOPS: [Loop; 5] = [
     Loop {
         name: "nowhere",
         register: Some(("memory", "0xd8000000", true)),
-        why: "KVM knows slots and no devices, so it asks about each store outside of the slots, and \
-              this address is not among those that are kept in the ring",
+        why: "KVM knows slots and no devices, so it asks about each store outside of the slots, \
+              and this address is not among those that are kept in the ring",
     },
     Loop {
         name: "ids",
