@@ -249,7 +249,7 @@ impl Drop for Binder {
 }
 
 /// Answers requests until the run has ended, or asks no more.
-fn serve(socket: &Packets, host: &Host, run: Process) {
+pub fn serve(socket: &Packets, host: &Host, run: Process) {
     while let Ok(Some(packet)) = socket.receive() {
         let answer = match packet.bytes.split_first() {
             Some((kind, names)) => answer(host, run, *kind, names),
