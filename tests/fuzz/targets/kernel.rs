@@ -45,7 +45,7 @@ enum Width {
     Dword,
 }
 
-/// The fields of a bzImage's header (Documentation/arch/x86/boot.rst) and of an ELF image's headers.
+/// Fields of a bzImage (Documentation/arch/x86/boot.rst) and of the headers of an ELF image.
 const FIELDS: [usize; 32] = [
     0x1f1, 0x1f4, 0x1fe, 0x201, 0x202, 0x206, 0x211, 0x214, 0x22c, 0x230, 0x234, 0x236, 0x238,
     0x258, 0x25c, 0x260, 4, 5, 16, 18, 24, 32, 54, 56, 64, 72, 88, 96, 104, 176, 180, 192,
