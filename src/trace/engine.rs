@@ -129,6 +129,7 @@ impl Engine<'_> {
     /// ticks.
     fn next(&mut self) -> io::Result<Option<(i32, Change)>> {
         let out = &mut self.world.out;
+        out.look();
         if out.is_looked_at() {
             match wait(false) {
                 Ok(None) => out.flush(),

@@ -49,6 +49,10 @@ pub struct Summary {
     pub coalesced: u64,
     /// Calls whose numbers are not known.
     pub unknown: u64,
+    /// Events of the kernel's own, by name.
+    pub kernel: HashMap<&'static str, u64>,
+    /// Records of the kernel that were lost, with `--kernel`.
+    pub lost: Option<u64>,
 }
 
 impl Summary {
@@ -78,6 +82,7 @@ impl Summary {
                 self.coalesced += 1;
                 self.access(access.register, meaning, |accesses| accesses.coalesced += 1);
             }
+            Body::Kernel(happened) => *self.kernel.entry(happened.name).or_default() += 1,
             Body::Entered | Body::Process(_) => {}
         }
     }
@@ -121,6 +126,13 @@ impl Summary {
     /// The names and directions of registers, the most frequent first.
     pub fn names(&self) -> Vec<((String, bool), Accesses)> {
         sorted(&self.names)
+    }
+
+    /// The events of the kernel's own by name.
+    pub fn kernel(&self) -> Vec<(&'static str, u64)> {
+        let mut all: Vec<_> = self.kernel.iter().map(|(name, n)| (*name, *n)).collect();
+        all.sort_unstable();
+        all
     }
 
     /// The reasons by name.

@@ -4,6 +4,7 @@
 mod behaviour;
 mod formats;
 mod guests;
+mod kernel;
 mod page;
 mod run;
 mod transcripts;

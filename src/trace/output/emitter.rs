@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use crate::event::Event;
 use crate::filter::Filter;
+use crate::kernel::order::Order;
+use crate::kernel::source::Source;
 use crate::summary::Summary;
 
 /// The most events of a thread that wait for an answer.
@@ -27,16 +29,18 @@ pub struct Emitter {
     filter: Filter,
     summary: Summary,
     held: HashMap<i32, Vec<Event>>,
+    order: Option<Order>,
     dirty: bool,
     looked_at: bool,
 }
 
 impl Emitter {
-    /// Makes an emitter.
-    pub fn new(outputs: Vec<Box<dyn Output>>, filter: Filter) -> Self {
+    /// Makes an emitter, with the kernel's events if there is a source.
+    pub fn new(outputs: Vec<Box<dyn Output>>, filter: Filter, kernel: Option<Source>) -> Self {
         Self {
             outputs,
             filter,
+            order: kernel.map(Order::new),
             ..Self::default()
         }
     }
@@ -51,7 +55,7 @@ impl Emitter {
                     self.release(tid);
                 }
             }
-            None => self.show(&event),
+            None => self.show(event),
         }
     }
 
@@ -72,11 +76,27 @@ impl Emitter {
     /// Shows what is kept back of a thread.
     pub fn release(&mut self, tid: i32) {
         for event in self.held.remove(&tid).unwrap_or_default() {
-            self.show(&event);
+            self.show(event);
         }
     }
 
-    fn show(&mut self, event: &Event) {
+    /// Shows an event in the order of the kernel's times, if there are such times.
+    fn show(&mut self, event: Event) {
+        match &mut self.order {
+            Some(order) => order.push(event),
+            None => self.write(&event),
+        }
+    }
+
+    /// With events of the kernel: reads those that have come, and shows what is due.
+    pub fn look(&mut self) {
+        let due = self.order.as_mut().map(Order::due);
+        for event in due.unwrap_or_default() {
+            self.write(&event);
+        }
+    }
+
+    fn write(&mut self, event: &Event) {
         self.summary.count(event);
         if self.filter.shows(event) {
             self.dirty = true;
@@ -97,9 +117,9 @@ impl Emitter {
         self.looked_at && self.dirty
     }
 
-    /// Whether there are events that are not written out.
+    /// Whether there are events that are not written out. Of the kernel's, there may always be.
     pub fn is_dirty(&self) -> bool {
-        self.dirty
+        self.dirty || self.order.is_some()
     }
 
     /// Writes events out.
@@ -114,6 +134,13 @@ impl Emitter {
         let tids: Vec<_> = self.held.keys().copied().collect();
         for tid in tids {
             self.release(tid);
+        }
+        if let Some(mut order) = self.order.take() {
+            let (events, lost) = order.end();
+            for event in events {
+                self.write(&event);
+            }
+            self.summary.lost = Some(lost);
         }
         for output in &mut self.outputs {
             output.end(&self.summary);

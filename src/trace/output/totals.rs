@@ -14,7 +14,19 @@ pub fn text(summary: &Summary) -> String {
         exits(&mut text, summary);
         registers(&mut text, summary);
     }
+    kernel(&mut text, summary);
     text
+}
+
+fn kernel(text: &mut String, summary: &Summary) {
+    let Some(lost) = summary.lost else { return };
+    *text += &format!("\n{:>9}  event of the kernel\n", "events");
+    for (name, count) in summary.kernel() {
+        *text += &format!("{count:>9}  {name}\n");
+    }
+    if lost > 0 {
+        *text += &format!("{lost:>9}  were lost: the kernel's buffer was full\n");
+    }
 }
 
 fn calls(text: &mut String, summary: &Summary) {
