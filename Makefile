@@ -35,7 +35,7 @@ build: deps-build ## the static release binaries: mini-vmm, mini-vmm-trace for `
 
 test: deps check unit deny fuzz-briefly lab ## all checks and tests, except lab scenarios of over a minute
 
-test-all: deps check unit unit-slow deny msrv fuzz-briefly lab-all tour-lab ## all checks and tests
+test-all: deps check unit unit-slow deny msrv fuzz-briefly lab-all tour-lab ## all checks and tests, except make lab-apart, lab-intel and fleet
 
 check: deps-build ## formatting, lints and line lengths; needs no QEMU
 	cargo fmt --all --check
@@ -83,7 +83,7 @@ lab-all: deps ## the same as lab and those of over a minute
 lab-shell: deps ## a shell in the lab's emulated machine, with devices to pass through and mini-vmm
 	@cargo run --quiet --package lab --bin shell
 
-lab-apart: deps ## the lab scenarios that repeat at length what others show
+lab-apart: deps ## the longest lab scenarios, such as all devices by all ways
 	cargo test --package lab --test lab -- --apart
 
 lab-intel: deps-intel ## Linux and tiny guests on Intel's VMX with several CPUs, in Bochs; some minutes

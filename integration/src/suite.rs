@@ -74,9 +74,9 @@ struct Suite {
     cores: Cores,
 }
 
-/// Runs the scenarios that the command line selects. `threads` is the default of
-/// `--test-threads`: by default, scenarios that wait most of the time run beside that many others.
-/// They begin first.
+/// Runs the scenarios that the command line selects. `threads` is the default of `--test-threads`.
+/// So many machines are busy at the same time; those that wait most of the time begin first, and
+/// run beside them.
 pub fn run(mut scenarios: Vec<Scenario>, threads: usize) -> ExitCode {
     let (apart, rest): (Vec<_>, Vec<_>) = std::env::args().partition(|arg| arg == APART);
     let apart = !apart.is_empty();

@@ -154,10 +154,8 @@ impl Subject {
             config.set_u32(offset, u32::from_le_bytes(value));
         }
         if self.source.irqs[0].is_some() {
-            config.set_u8(
-                regs::INTERRUPT_PIN,
-                self.guest.function % layout::INTX_PINS + 1,
-            );
+            let (pin, _) = layout::pin_and_gsi(self.guest, self.port);
+            config.set_u8(regs::INTERRUPT_PIN, pin + 1);
         }
         Device {
             host: name.clone(),
@@ -224,9 +222,7 @@ impl Subject {
             true => "vectors are added while others are live",
             false => "to add a vector, the others are off for a moment",
         };
-        let pin = self.guest.function % layout::INTX_PINS;
-        // A port passes the pins of its link's device 0 on as its own.
-        let gsi = layout::gsi_of_pin(self.port.unwrap_or(self.guest).device, pin);
+        let (pin, gsi) = layout::pin_and_gsi(self.guest, self.port);
         let pin_name = char::from(b'A' + pin);
         let to = match self.mechanisms.irqfd {
             true => "from VFIO to KVM",

@@ -199,33 +199,27 @@ pub struct NoRoom {
     pub has: u64,
 }
 
-/// Checks that functions with these BARs fit behind a port whose windows are as at power-on. ROMs
-/// do not count: a device works without an address for its ROM.
-///
-/// # Errors
-/// The first window that is too small.
-pub fn check_room<'a>(
+/// The windows that are too small for functions with these BARs behind a port whose windows are as
+/// at power-on. ROMs do not count: a device works without an address for its ROM.
+pub fn lacks<'a>(
     bars: impl IntoIterator<Item = &'a Bars> + Clone,
     setup: &PortSetup,
-) -> Result<(), NoRoom> {
-    for window in [Window::Memory32, Window::Prefetchable, Window::Io] {
-        let Some(need) = extent(bars.clone(), &Reserve::default(), window, false) else {
-            continue;
-        };
+) -> Vec<NoRoom> {
+    let windows = [Window::Memory32, Window::Prefetchable, Window::Io].into_iter();
+    let lack = |window: Window| {
+        let need = extent(bars.clone(), &Reserve::default(), window, false)?;
         let here = window.in_setup(setup);
         let fits = here.is_some_and(|here| {
             let found = need.at_or_after(here.start);
             found.is_some_and(|found| here.contains(found.start, found.size))
         });
-        if !fits {
-            return Err(NoRoom {
-                window,
-                needs: need.size,
-                has: here.map_or(0, |here| here.size),
-            });
-        }
-    }
-    Ok(())
+        (!fits).then(|| NoRoom {
+            window,
+            needs: need.size,
+            has: here.map_or(0, |here| here.size),
+        })
+    };
+    windows.filter_map(lack).collect()
 }
 
 /// The bytes of a 64-bit window that surely hold BARs of the root bus with these sizes, and the
@@ -371,22 +365,22 @@ mod tests {
             io: None,
         };
         let nvme = bars(&[(NVME, 0x4000)]);
-        assert_eq!(check_room([&nvme], &setup), Ok(()));
-        assert_eq!(check_room([&nvme; 8], &setup), Ok(()));
+        assert_eq!(lacks([&nvme], &setup), []);
+        assert_eq!(lacks([&nvme; 8], &setup), []);
         let large = bars(&[(FAR, GIB), (NEAR, 4 * MIB)]);
         let large = large.with_rom(MIB).unwrap();
-        assert_eq!(check_room([&large], &setup), Ok(()));
-        let e = check_room([&large, &nvme], &setup).unwrap_err();
+        assert_eq!(lacks([&large], &setup), []);
+        let e = lacks([&large, &nvme], &setup)[0];
         assert_eq!(
             e.to_string(),
             "the device needs 5 MiB of memory below 4 GiB, and the port has 4 MiB"
         );
-        let e = check_room([&bars(&[(FAR, 2 * GIB)])], &setup).unwrap_err();
+        let e = lacks([&bars(&[(FAR, 2 * GIB)])], &setup)[0];
         assert_eq!(
             e.to_string(),
             "the device needs 2 GiB of prefetchable memory, and the port has 1 GiB"
         );
-        let e = check_room([&bars(&[(BarKind::Io, 32)])], &setup).unwrap_err();
+        let e = lacks([&bars(&[(BarKind::Io, 32)])], &setup)[0];
         assert_eq!(
             e.to_string(),
             "the device needs 4 KiB of I/O ports, and the port has 0 bytes"
@@ -400,7 +394,11 @@ mod tests {
             ..setup
         };
         let four = bars(&[(NEAR, 4 * MIB)]);
-        assert!(check_room([&four], &setup).is_ok() && check_room([&four], &odd).is_err());
+        assert!(lacks([&four], &setup).is_empty());
+        assert_eq!(lacks([&four], &odd).len(), 1);
+        let both = lacks([&bars(&[(FAR, 2 * GIB), (NEAR, 8 * MIB)])], &setup);
+        let windows: Vec<_> = both.iter().map(|lack| lack.window).collect();
+        assert_eq!(windows, [Window::Memory32, Window::Prefetchable]);
     }
 
     #[test]

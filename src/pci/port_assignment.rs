@@ -2,16 +2,19 @@
 //! firmware does at the next reset: the windows of the port stay as they are.
 
 use crate::bar::{BarKind, Bars};
-use crate::bridge_windows::{NoRoom, Reserve, Window, check_room, extent, pack};
+use crate::bridge_windows::{NoRoom, Reserve, Window, extent, lacks, pack};
 use crate::port_setup::PortSetup;
 
 /// Writes an address into each BAR of these functions, inside the windows of their port. Expansion
 /// ROMs get addresses if all of them fit.
 ///
 /// # Errors
-/// The first window that is too small. No register has changed then.
-pub fn assign_in_port(functions: &mut [Bars], setup: &PortSetup) -> Result<(), NoRoom> {
-    check_room(&*functions, setup)?;
+/// The windows that are too small. No register has changed then.
+pub fn assign_in_port(functions: &mut [Bars], setup: &PortSetup) -> Result<(), Vec<NoRoom>> {
+    let lacks = lacks(&*functions, setup);
+    if !lacks.is_empty() {
+        return Err(lacks);
+    }
     for window in [Window::Memory32, Window::Prefetchable, Window::Io] {
         let Some(here) = window.in_setup(setup) else {
             continue;
@@ -101,10 +104,8 @@ mod tests {
     fn what_does_not_fit_has_no_addresses() {
         let mut one = [bars(&[(NEAR, MIB), (FAR, 64 * MIB)])];
         let e = assign_in_port(&mut one, &setup(4 * MIB, 32 * MIB)).unwrap_err();
-        assert_eq!(
-            (e.window, e.needs, e.has),
-            (Window::Prefetchable, 64 * MIB, 32 * MIB)
-        );
+        let e: Vec<_> = e.iter().map(|e| (e.window, e.needs, e.has)).collect();
+        assert_eq!(e, [(Window::Prefetchable, 64 * MIB, 32 * MIB)]);
         assert_eq!(addresses(&one[0]), [0, 0]);
     }
 }

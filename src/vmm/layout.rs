@@ -24,6 +24,7 @@
 //!                 └──────────────────────────────┘
 //! ```
 
+use pci::Bdf;
 use pci::addr::Range;
 use pci::bar_assignment::Windows;
 
@@ -124,27 +125,57 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 /// ACPI power management timer (ACPI 6.5, 4.8.3.3), a 32-bit register.
 pub const PORT_PM_TIMER: u16 = 0x608;
 
-/// First GSI of the four that PCI INTx pins share, routed round-robin by device number in `_PRT`.
+/// First GSI of the four that INTA to INTC share, routed round-robin by device number in `_PRT`.
 pub const GSI_INTX_BASE: u32 = 16;
-/// How many GSIs INTx pins share.
+/// How many GSIs INTA to INTC share.
 pub const GSI_INTX_COUNT: u32 = 4;
 
-/// The power button's interrupt: the first pin of the IOAPIC after those that INTx pins share.
+/// The power button's interrupt: the first pin of the IOAPIC after those.
 pub const GSI_POWER_BUTTON: u32 = GSI_INTX_BASE + GSI_INTX_COUNT;
+
+/// The interrupt of INTD, of every device.
+pub const GSI_INTD: u32 = GSI_POWER_BUTTON + 1;
 
 /// Interrupt pins of a device, INTA to INTD.
 pub const INTX_PINS: u8 = 4;
 
-/// The pin of a root port's slot: INTD, which no function behind the port has. Linux gives a device
-/// to its driver and takes it away in a thread of the slot's interrupt (drivers/pci/hotplug/
-/// pciehp_hpc.c, `pciehp_ist`), where the driver waits for ever if it frees the same interrupt
-/// (kernel/irq/manage.c, `__synchronize_irq`).
+/// The pin of a root port's slot: INTD, whose GSI no function behind a port has. Linux gives a
+/// device to its driver and takes it away in a thread of the slot's interrupt (drivers/pci/hotplug/
+/// pciehp_hpc.c, `pciehp_ist`). A driver that frees an interrupt there waits for all threads
+/// of that interrupt (kernel/irq/manage.c, `__synchronize_irq`), so for ever if its own is one of
+/// them.
+///
+/// A port that is alone in its device should show INTA (PCI Local Bus 3.0, 2.2.6). Linux takes each
+/// pin that `_PRT` has.
 pub const SLOT_PIN: u8 = 3;
+
+/// The pins of functions behind a port: INTA to INTC.
+const PINS_BEHIND_PORT: u8 = SLOT_PIN;
 
 /// The GSI of a device's pin (0 is INTA), as in `_PRT`.
 pub fn gsi_of_pin(device: u8, pin: u8) -> u32 {
-    GSI_INTX_BASE + (u32::from(device) + u32::from(pin)) % GSI_INTX_COUNT
+    match pin % INTX_PINS {
+        SLOT_PIN => GSI_INTD,
+        pin => GSI_INTX_BASE + (u32::from(device) + u32::from(pin)) % GSI_INTX_COUNT,
+    }
 }
+
+/// The pin that a function shows (0 is INTA), and the GSI to which the pin leads. A port passes the
+/// pins behind it on as its own: pin p of device d as pin (p + d) mod 4, and d is 0 on a link
+/// (PCI-to-PCI Bridge Architecture 1.2, 9.1; PCI Express 6.0, 2.2.8.1).
+pub fn pin_and_gsi(bdf: Bdf, port: Option<Bdf>) -> (u8, u32) {
+    match port {
+        None => {
+            let pin = bdf.function % INTX_PINS;
+            (pin, gsi_of_pin(bdf.device, pin))
+        }
+        Some(port) => {
+            let pin = bdf.function % PINS_BEHIND_PORT;
+            (pin, gsi_of_pin(port.device, pin))
+        }
+    }
+}
+
 /// IOAPIC pins, which have the first GSIs. The GSIs of MSIs come after them.
 pub const IOAPIC_PINS: u32 = 24;
 

@@ -9,6 +9,7 @@
 
 mod error;
 pub mod host_side;
+pub(crate) mod look;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -25,7 +25,7 @@ pub const TESTS: &[Test] = tests![
 
 /// The pins of the IOAPIC that INTA behind the port in slot 1, and INTD of the slot, lead to.
 const PIN: u32 = 17;
-const SLOT_PIN: u32 = 16;
+const SLOT_PIN: u32 = 21;
 const V: u8 = 0x41;
 /// The slot's vector.
 const S: u8 = 0x52;

@@ -25,8 +25,8 @@ const ON: u32 = 0x0100;
 const OFF: u32 = 0x0700;
 const LISTEN: u32 = 0x1020;
 const LINK_CHANGED: u32 = 0x0100;
-/// GSI of INTD at device 1.
-const GSI: u32 = 16;
+/// GSI of INTD.
+const GSI: u32 = 21;
 const V: u8 = 0x41;
 
 impl Asm {

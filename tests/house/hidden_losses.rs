@@ -62,6 +62,11 @@ const NO_LOSS: &[(&str, &str, &str)] = &[
         "progress; an event tells of it",
     ),
     (
+        "src/vmm/machine/plug_add.rs",
+        "{why}",
+        "a function's number, which a guest finds all the same",
+    ),
+    (
         "src/vmm/machine/plug_remove.rs",
         "{id} is not removed: {why}",
         "the guest keeps the device; an event tells of it",

@@ -127,12 +127,17 @@ pub fn script_of(commands: &[String]) -> String {
     script
 }
 
-/// The outputs between the marks.
+/// The outputs between the marks. If the machine was started twice, the last start counts.
 ///
 /// # Errors
 /// Not all commands have ended.
 pub fn outputs(text: &str, count: usize) -> Result<Vec<Output>, String> {
-    let mut lines = text.lines();
+    let starts = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| *line == "@begin 0");
+    let start = starts.last().map_or(0, |(number, _)| number);
+    let mut lines = text.lines().skip(start);
     let output = |number: usize| {
         let begin = format!("@begin {number}");
         let end = format!("@end {number} ");
@@ -160,6 +165,15 @@ pub fn outputs(text: &str, count: usize) -> Result<Vec<Output>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_start_of_the_machine_counts() {
+        let text = "@begin 0\na\n@end 0 0\n@begin 1\ncut off\n\
+                    @begin 0\na\n@end 0 0\n@begin 1\nb\n@end 1 0\n";
+        let outputs = outputs(text, 2).unwrap();
+        let texts: Vec<_> = outputs.iter().map(|output| &*output.text).collect();
+        assert_eq!(texts, ["a\n", "b\n"]);
+    }
 
     #[test]
     fn commands_of_the_lab_are_found_and_others_are_not() {

@@ -69,7 +69,8 @@ fn functions() -> Scenario {
 }
 
 /// A disk that the host's own driver has, and that mini-vmm binds for each add. The first client
-/// leaves while memory is pinned. After the removal the host's driver copies on the disk.
+/// leaves once the disk is bound, and the add is undone. After the removal the host's driver copies
+/// on the disk.
 fn managed() -> Scenario {
     let bdf = DISK.bdf();
     let meanwhile = format!(
@@ -192,7 +193,6 @@ fn wanted() -> Scenario {
     );
     let scenario = Scenario::new("the_host_takes_its_disk_after_20_s")
         .apart()
-        .waits()
         .limit(300)
         .disk(DISK)
         .machine(|l1| l1.programs.push("/usr/bin/chrt".into()))

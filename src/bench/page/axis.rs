@@ -16,9 +16,10 @@ pub(super) struct Tick {
 }
 
 impl Axis {
-    /// The axis that has room for these values; `None` if none of them is over zero.
+    /// The axis that has room for these values; `None` if no measurement can be among them. A file
+    /// of results may say anything.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let values = values.into_iter().filter(|v| v.is_finite() && *v > 0.0);
+        let values = values.into_iter().filter(|v| (1e-30..1e30).contains(v));
         let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), v| {
             (low.min(v), high.max(v))
         });
@@ -102,6 +103,14 @@ fn label(value: f64, step: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_that_nobody_measured_are_left_out() {
+        let odd = [0.0, -1.0, 1e-300, 1e300, f64::NAN, f64::INFINITY];
+        assert_eq!(Axis::of(odd), None);
+        assert_eq!(Axis::of(odd.into_iter().chain([5.0])), Axis::of([5.0]));
+        assert!(Axis::of([1e-30, 9e29]).unwrap().ticks().len() < 10);
+    }
 
     fn labels(low: f64, high: f64) -> Vec<String> {
         let ticks = Axis::of([low, high]).unwrap().ticks();

@@ -3,12 +3,12 @@
 
 use pci::Bdf;
 use pci::bar::{BAR_COUNT, Bar, BarKind, Bars};
-use pci::bridge_windows::{NoRoom, Window, check_room, size_text};
+use pci::bridge_windows::{lacks, size_text};
 use pci::port_setup::PortSetup;
 use pci::tree_assignment::{TreeFunction, assign_tree};
 use vmm::config::device::{DeviceConfig, Slot};
 use vmm::config::port::{self, PortDecision};
-use vmm::config::ports::{self, OCCUPIED, PortsConfig};
+use vmm::config::ports::{OCCUPIED, PortsConfig};
 use vmm::config::slots::{self, GuestAddress};
 use vmm::config::{port_fit, window};
 use vmm::hostinfo::iova;
@@ -67,36 +67,24 @@ pub(super) fn port_for(facts: &DeviceFacts, host: &HostFacts) -> Option<Finding>
     let ports = host.ports.filter(|ports| ports.count > 0)?;
     let (setups, _) = lay_out(host, &[], &ports, reach).ok()?;
     let bars = bars(&facts.details.bars)?;
-    let outcomes = setups.iter().map(|setup| check_room([&bars], setup));
-    let mut best = outcomes.collect::<Vec<_>>();
-    best.sort_by_key(Result::is_err);
-    Some(match best.into_iter().next()? {
-        Ok(()) => Finding::pass(NAME, "an empty root port has room for it"),
-        Err(e) => Finding::warn(
+    let outcomes = setups.iter().map(|setup| lacks([&bars], setup));
+    let best = outcomes.min_by_key(Vec::len)?;
+    Some(match best.first() {
+        None => Finding::pass(NAME, "an empty root port has room for it"),
+        Some(e) => Finding::warn(
             NAME,
             format!("it cannot be added to an empty root port: {e}"),
-            larger(&ports, &e).unwrap_or_else(|| {
-                let bdf = facts.device.bdf;
-                format!("no port can have such a window: give it at the start, with --vfio {bdf}")
-            }),
+            match ports.with_room(&best) {
+                Some(larger) => format!("--ports {larger}"),
+                None => {
+                    let bdf = facts.device.bdf;
+                    format!(
+                        "no port can have such a window: give it at the start, with --vfio {bdf}"
+                    )
+                }
+            },
         ),
     })
-}
-
-/// The `--ports` whose windows suffice, if there can be such ports.
-fn larger(ports: &PortsConfig, short: &NoRoom) -> Option<String> {
-    const MIB: u64 = 1 << 20;
-    let mib = short.needs.div_ceil(MIB);
-    let option = match short.window {
-        Window::Memory32 => format!("mem32={mib}M"),
-        Window::Prefetchable if mib.is_multiple_of(1024) => format!("mem64={}G", mib / 1024),
-        Window::Prefetchable => format!("mem64={mib}M"),
-        Window::Io => "io=on".into(),
-    };
-    let counts = [ports.count, 1].into_iter();
-    let mut texts = counts.map(|count| format!("{count},{option}"));
-    let text = texts.find(|text| ports::parse(text).is_ok())?;
-    Some(format!("--ports {text}"))
 }
 
 /// The windows of a port.

@@ -54,16 +54,22 @@ impl UnderWay {
         self.messages.is_empty()
     }
 
-    /// Takes the oldest message that has these files. `None` if messages of several sockets may be
-    /// meant.
-    pub fn take(&mut self, seen: &[Option<Seen>]) -> Option<Vec<Option<FileRef>>> {
+    /// Takes the oldest message that has these files, or only looks (`peek`), so that the message
+    /// can be received again. `None` if messages of several sockets may be meant.
+    pub fn take(&mut self, seen: &[Option<Seen>], peek: bool) -> Option<Vec<Option<FileRef>>> {
         let meant = self.messages.iter().enumerate();
         let meant = meant.filter(|(_, message)| fits(&message.files, seen));
         let meant: Vec<usize> = meant.map(|(at, _)| at).collect();
         let sockets = meant.iter().map(|at| self.messages[*at].socket.as_ref());
         let sockets: HashSet<_> = sockets.collect();
         let first = *meant.first().filter(|_| sockets.len() == 1)?;
-        Some(self.messages.remove(first).files)
+        match peek {
+            true => self
+                .messages
+                .get(first)
+                .map(|message| message.files.clone()),
+            false => Some(self.messages.remove(first).files),
+        }
     }
 }
 
@@ -112,22 +118,27 @@ mod tests {
     fn messages_of_one_socket_arrive_in_order() {
         let mut under_way = sent(&[("a", 1), ("a", 2)]);
         let seen = [Some(device(0).1)];
-        assert!(under_way.take(&[None]).is_none());
-        assert!(under_way.take(&[]).is_none());
+        assert!(under_way.take(&[None], false).is_none());
+        assert!(under_way.take(&[], false).is_none());
         for id in [1, 2] {
-            let files = under_way.take(&seen).unwrap();
+            let looked = under_way.take(&seen, true).unwrap();
+            assert_eq!(looked, [Some(device(id).0)], "the message stays");
+            let files = under_way.take(&seen, false).unwrap();
             assert_eq!(files, [Some(device(id).0)]);
         }
-        assert!(under_way.take(&seen).is_none());
+        assert!(under_way.take(&seen, false).is_none());
     }
 
     #[test]
     fn messages_of_two_sockets_are_not_guessed() {
         let mut under_way = sent(&[("a", 1), ("b", 2)]);
         let mut seen = device(0).1;
-        assert!(under_way.take(&[Some(seen.clone())]).is_none());
+        assert!(under_way.take(&[Some(seen.clone())], false).is_none());
         seen.detail = Some("2".into());
-        assert_eq!(under_way.take(&[Some(seen)]).unwrap(), [Some(device(2).0)]);
+        assert_eq!(
+            under_way.take(&[Some(seen)], false).unwrap(),
+            [Some(device(2).0)]
+        );
     }
 
     #[test]
@@ -138,7 +149,7 @@ mod tests {
         for _ in 0..2 * MOST {
             under_way.send(Some("a".into()), vec![Some(device(3).0)]);
         }
-        let files = under_way.take(&[Some(device(0).1)]).unwrap();
+        let files = under_way.take(&[Some(device(0).1)], false).unwrap();
         assert_eq!(files, [Some(device(3).0)]);
         assert_eq!(under_way.messages.len(), MOST - 1);
     }

@@ -10,6 +10,8 @@ use crate::watch::world::World;
 const CONTROL: usize = 2048;
 /// Bytes of `struct cmsghdr`, to which each message is aligned.
 const HEADER: usize = 16;
+/// The flag of recvmsg(2) with which the message stays.
+const MSG_PEEK: u64 = 2;
 /// SOL_SOCKET and SCM_RIGHTS.
 const RIGHTS: [u32; 2] = [1, 1];
 
@@ -41,7 +43,8 @@ pub fn received(world: &mut World, thread: &Thread, args: [u64; 6], result: i64)
     let descriptors = rights(&Remote(thread.tid), args[1]);
     let seen = descriptors.iter().map(|fd| identify::look(thread.tid, *fd));
     let seen: Vec<_> = seen.collect();
-    let Some(files) = world.under_way.take(&seen) else {
+    let peek = args[2] & MSG_PEEK != 0;
+    let Some(files) = world.under_way.take(&seen, peek) else {
         return;
     };
     for (fd, file) in descriptors.into_iter().zip(files) {

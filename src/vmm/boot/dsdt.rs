@@ -119,7 +119,7 @@ fn bounds(range: &Range) -> Option<(u64, u64)> {
     Some((range.start, last))
 }
 
-/// `_PRT`: pin p (0 is INTA) of device d raises GSI `GSI_INTX_BASE + (d + p) % count`.
+/// `_PRT`: the GSI of each pin (0 is INTA) of each device.
 fn routing() -> PackageBuilder {
     let mut table = PackageBuilder::new();
     for device in DEVICES {
@@ -263,6 +263,9 @@ mod tests {
         // Device 1, INTA: GSI 17.
         let first = [0x0c, 0xff, 0xff, 0x01, 0x00, 0x00, 0x00, 0x0a, 17];
         assert!(table.windows(first.len()).any(|w| w == first));
+        // Device 31, INTD: GSI 21.
+        let last = [0x0c, 0xff, 0xff, 0x1f, 0x00, 0x0a, 0x03, 0x00, 0x0a, 21];
+        assert!(table.windows(last.len()).any(|w| w == last));
     }
 
     #[test]

@@ -218,7 +218,7 @@ mod tests {
         assert!(kinds.is_sorted());
         assert_eq!(kinds.iter().filter(|kind| **kind == PROCESSOR).count(), 3);
         // The serial port's interrupt; INTA of device 1, and INTD of device 31.
-        for wanted in [(ISA, 4, 4), (PCI, 4, 17), (PCI, 0x7f, 18)] {
+        for wanted in [(ISA, 4, 4), (PCI, 4, 17), (PCI, 0x7f, 21)] {
             assert!(pins.contains(&wanted), "{wanted:?} in {pins:?}");
         }
         assert!(!pins.iter().any(|(bus, irq, _)| (*bus, *irq) == (ISA, 2)));

@@ -3,7 +3,9 @@
 //! A guest keeps the windows of a port that firmware has set, and finds no larger ones later. So
 //! the windows are chosen at the start.
 
-use pci::bridge_windows::{IO_GRANULE, MEMORY_GRANULE, Reserve, size_text};
+use std::fmt;
+
+use pci::bridge_windows::{IO_GRANULE, MEMORY_GRANULE, NoRoom, Reserve, Window, size_text};
 
 use crate::config::memory::parse_bytes;
 use crate::config::options::{Flag, Known, OptionError, Options};
@@ -70,6 +72,57 @@ impl Default for PortsConfig {
                 io: 0,
             },
         }
+    }
+}
+
+impl PortsConfig {
+    /// Ports that have room for what these lack, if there can be such ports: as many as now, or
+    /// one.
+    pub fn with_room(&self, lacks: &[NoRoom]) -> Option<Self> {
+        let mut reserve = self.reserve;
+        for lack in lacks {
+            let needs = lack.needs.checked_next_multiple_of(MEMORY_GRANULE)?;
+            match lack.window {
+                Window::Memory32 => reserve.mem32 = reserve.mem32.max(needs),
+                Window::Prefetchable => reserve.pref64 = reserve.pref64.max(needs),
+                Window::Io => reserve.io = reserve.io.max(IO_GRANULE),
+            }
+        }
+        let counts = [self.count.max(1), 1].into_iter();
+        let mut ports = counts.map(|count| Self { count, reserve });
+        ports.find(Self::is_possible)
+    }
+
+    /// One port more, if there can be so many.
+    pub fn one_more(&self) -> Option<Self> {
+        let count = self.count.checked_add(1)?;
+        Some(Self { count, ..*self }).filter(Self::is_possible)
+    }
+
+    fn is_possible(&self) -> bool {
+        parse(&self.to_string()).is_ok_and(|parsed| parsed == *self)
+    }
+}
+
+/// The argument of `--ports`.
+impl fmt::Display for PortsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usual = Self::default().reserve;
+        write!(f, "{}", self.count)?;
+        let sizes = [
+            ("mem32", self.reserve.mem32, usual.mem32),
+            ("mem64", self.reserve.pref64, usual.pref64),
+        ];
+        for (name, size, usual) in sizes {
+            let mib = size / MEMORY_GRANULE;
+            match () {
+                () if size == usual => {}
+                () if mib.is_multiple_of(1024) => write!(f, ",{name}={}G", mib / 1024)?,
+                () => write!(f, ",{name}={mib}M")?,
+            }
+        }
+        let io = if self.reserve.io > 0 { ",io=on" } else { "" };
+        f.write_str(io)
     }
 }
 
@@ -209,6 +262,42 @@ mod tests {
             };
             assert_eq!(parse(text), Ok(wanted), "{text}");
         }
+    }
+
+    #[test]
+    fn a_device_that_lacks_room_gets_ports_that_have_it() {
+        let lack = |window, needs| NoRoom {
+            window,
+            needs,
+            has: 0,
+        };
+        let near = lack(Window::Memory32, 64 * MIB);
+        let far = lack(Window::Prefetchable, 16 << 30);
+        let io = lack(Window::Io, IO_GRANULE);
+        for (now, lacks, larger) in [
+            ("2", &[near][..], Some("2,mem32=64M")),
+            // The windows that are large enough stay.
+            ("2,mem64=8G", &[near], Some("2,mem32=64M,mem64=8G")),
+            ("2", &[near, far], Some("2,mem32=64M,mem64=16G")),
+            (
+                "2,io=on,mem32=128M",
+                &[far],
+                Some("2,mem32=128M,mem64=16G,io=on"),
+            ),
+            ("16", &[io], Some("1,io=on")),
+            ("64", &[near], Some("1,mem32=64M")),
+            ("1", &[lack(Window::Memory32, 1 << 30)], None),
+            ("1", &[lack(Window::Prefetchable, u64::MAX)], None),
+        ] {
+            let ports = parse(now).unwrap().with_room(lacks);
+            let text = ports.map(|ports| ports.to_string());
+            assert_eq!(text.as_deref(), larger, "{now}");
+        }
+        let none = PortsConfig::default().with_room(&[near]).unwrap();
+        assert_eq!(none.to_string(), "1,mem32=64M");
+        let more = |now| Some(parse(now).unwrap().one_more()?.to_string());
+        assert_eq!(more("3,mem32=8M").as_deref(), Some("4,mem32=8M"));
+        assert_eq!((more("15,io=on"), more("248,mem32=2M")), (None, None));
     }
 
     #[test]

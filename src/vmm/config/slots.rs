@@ -46,12 +46,19 @@ impl GuestAddress {
     /// Says why a function has another number behind its port than on the host; `None` if it has
     /// the same.
     pub fn why_renumbered(&self, host: Bdf) -> Option<String> {
-        let number = self.behind.filter(|number| *number != host.function)?;
-        Some(format!(
+        renumbered(host, self.behind?)
+    }
+}
+
+/// Says why the function `host` has the number `number` behind its port; `None` if it has the same
+/// number on the host.
+pub fn renumbered(host: Bdf, number: u8) -> Option<String> {
+    (number != host.function).then(|| {
+        format!(
             "{host} is function {number:x} behind its root port, because function 0 of its device \
              is not passed through"
-        ))
-    }
+        )
+    })
 }
 
 impl fmt::Display for GuestAddress {

@@ -195,3 +195,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn no_function_behind_a_port_has_the_interrupt_of_a_slot() {
+    let at = |bus, device, function| Bdf {
+        segment: 0,
+        bus,
+        device,
+        function,
+    };
+    assert_eq!(pin_and_gsi(at(0, 5, 1), None), (1, 16 + 2));
+    assert_eq!(pin_and_gsi(at(0, 5, 3), None), (SLOT_PIN, GSI_INTD));
+    // INTA of function 0, and INTB of function 7, behind the port at 05.3.
+    assert_eq!(pin_and_gsi(at(1, 0, 0), Some(at(0, 5, 3))), (0, 16 + 1));
+    assert_eq!(pin_and_gsi(at(1, 0, 7), Some(at(0, 5, 3))), (1, 16 + 2));
+    // Of no slot: a thread of one slot may wait for a driver that waits for another's.
+    for (slot, function) in (1..32).flat_map(|slot| (0..8).map(move |f| (slot, f))) {
+        let (_, gsi) = pin_and_gsi(at(1, 0, function), Some(at(0, slot, 0)));
+        assert!((GSI_INTX_BASE..GSI_POWER_BUTTON).contains(&gsi));
+        assert_eq!(gsi_of_pin(slot, SLOT_PIN), GSI_INTD);
+    }
+}

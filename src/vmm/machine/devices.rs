@@ -13,8 +13,7 @@ use crate::config::VmConfig;
 use crate::config::slots::GuestAddress;
 use crate::event_thread::EventThread;
 use crate::gsi::emulated::EmulatedInterrupts;
-use crate::layout;
-use crate::layout::Layout;
+use crate::layout::{Layout, pin_and_gsi};
 use crate::machine::device_events::{self, DeviceListener, Watched};
 use crate::machine::error::MachineError;
 use crate::machine::ports::{GuestPort, Ports};
@@ -319,45 +318,6 @@ impl Devices {
     pub fn close(&self) {
         for attached in self.tree().functions.drain(..) {
             attached.function.close();
-        }
-    }
-}
-
-/// The pin that a function shows (0 is INTA), and the GSI to which the pin leads. A port passes the
-/// pins behind it on as its own: pin p of device d as pin (p + d) mod 4, and d is 0 on a link
-/// (PCI-to-PCI Bridge Architecture 1.2, 9.1; PCI Express 6.0, 2.2.8.1). None of them is the pin of
-/// the port's slot.
-fn pin_and_gsi(bdf: Bdf, port: Option<Bdf>) -> (u8, u32) {
-    let pins = match port {
-        None => layout::INTX_PINS,
-        Some(_) => layout::SLOT_PIN,
-    };
-    let pin = bdf.function % pins;
-    let on_root = port.map_or(pin, |_| (pin + bdf.device) % layout::INTX_PINS);
-    let device = port.unwrap_or(bdf).device;
-    (pin, layout::gsi_of_pin(device, on_root))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pins_behind_a_port_are_the_ports() {
-        let at = |bus, device, function| Bdf {
-            segment: 0,
-            bus,
-            device,
-            function,
-        };
-        assert_eq!(pin_and_gsi(at(0, 5, 1), None), (1, 16 + 2));
-        // INTA of function 0, and INTB of function 7, behind the port at 05.3.
-        assert_eq!(pin_and_gsi(at(1, 0, 0), Some(at(0, 5, 3))), (0, 16 + 1));
-        assert_eq!(pin_and_gsi(at(1, 0, 7), Some(at(0, 5, 3))), (1, 16 + 2));
-        // Linux frees a device's interrupt in a thread of the slot's.
-        for (slot, function) in (1..32).flat_map(|slot| (0..8).map(move |f| (slot, f))) {
-            let (_, gsi) = pin_and_gsi(at(1, 0, function), Some(at(0, slot, 0)));
-            assert_ne!(gsi, layout::gsi_of_pin(slot, layout::SLOT_PIN));
         }
     }
 }

@@ -86,9 +86,10 @@ impl Maps {
         self.lock().is_empty()
     }
 
-    /// How often guest memory is pinned for devices: each container and each IOAS counts anew.
+    /// How often guest memory is pinned for devices: each container and each IOAS counts anew. Maps
+    /// that are going do not count.
     pub fn count(&self) -> u64 {
-        self.lock().len() as u64
+        self.lock().iter().filter(|used| !used.going).count() as u64
     }
 
     /// How many devices use these maps.

@@ -14,6 +14,7 @@ use pci::port_assignment::assign_in_port;
 use pci::position::Position;
 use tracing::info;
 
+use crate::config::slots::renumbered;
 use crate::hostinfo::name::parse_address;
 use crate::log::degraded;
 use crate::machine::devices::Attached;
@@ -100,7 +101,7 @@ impl Plugged {
         if let Some(found) = found.iter().find(|f| present.contains(&f.name)) {
             return Err(AddError::Present(found.name.clone()));
         }
-        let choice = plug_choice::choose(&found, slot, &self.choices())?;
+        let choice = plug_choice::choose(&found, slot, &self.choices(), self.real_host.ports())?;
         host.check_limits(request)?;
         self.check(gone)?;
         host.claim(request)?;
@@ -206,6 +207,10 @@ impl Plugged {
         let numbers = plug_choice::numbers(found);
         let all = devices.into_iter().zip(&request.devices).zip(roms);
         for (((device, config), rom), number) in all.zip(numbers) {
+            let host = device.name().parse();
+            if let Some(why) = host.ok().and_then(|host| renumbered(host, number)) {
+                info!("{why}");
+            }
             let options = FunctionOptions {
                 rom,
                 clique: config.clique,
@@ -219,11 +224,8 @@ impl Plugged {
         let functions: Vec<_> = taken.functions.iter().map(|f| f.function.clone()).collect();
         let mut bars: Vec<Bars> = functions.iter().map(|f| f.bars()).collect();
         let device = taken.names.first().cloned().unwrap_or_default();
-        assign_in_port(&mut bars, &port.setup).map_err(|lack| AddError::NoRoom {
-            device,
-            lack,
-            ports: 1,
-        })?;
+        assign_in_port(&mut bars, &port.setup)
+            .map_err(|lacks| plug_choice::no_room(device, &lacks, self.real_host.ports()))?;
         // Opening has reset the devices that can be reset alone.
         reset::before_first_boot(&functions).map_err(refused)?;
         // After that reset: the guest finds BARs without addresses, whichever way the device was

@@ -1,12 +1,15 @@
 //! The root port for a device that is added: the one that the user names, or the first free one
 //! whose windows are large enough.
 
+use std::cmp::Reverse;
+
 use pci::Bdf;
 use pci::bar::Bars;
-use pci::bridge_windows::{NoRoom, check_room};
+use pci::bridge_windows::{NoRoom, lacks};
 use pci::port_setup::PortSetup;
 
 use crate::config::device::{DeviceConfig, PortChoice, Slot};
+use crate::config::ports::PortsConfig;
 use crate::hostinfo::name::{HostName, parse_address};
 use crate::plug::AddError;
 use crate::plug::host_side::Found;
@@ -66,7 +69,7 @@ pub(super) fn numbers(found: &[Found]) -> Vec<u8> {
     found.iter().map(number).collect()
 }
 
-/// Chooses a port.
+/// Chooses a port. The guest began with `began` as empty ones.
 ///
 /// # Errors
 /// No port is free, or none is large enough.
@@ -74,6 +77,7 @@ pub(super) fn choose(
     found: &[Found],
     slot: Option<Slot>,
     ports: &[Choice],
+    began: &PortsConfig,
 ) -> Result<Choice, AddError> {
     if ports.is_empty() {
         return Err(AddError::NoPort);
@@ -90,28 +94,40 @@ pub(super) fn choose(
         }
     };
     let free: Vec<_> = here.into_iter().filter(|p| p.device.is_none()).collect();
-    let mut worst: Option<NoRoom> = None;
-    for port in &free {
-        match fits(found, &port.setup) {
-            Ok(()) => return Ok((*port).clone()),
-            Err(lack) if worst.is_none_or(|worst| lack.has > worst.has) => worst = Some(lack),
-            Err(_) => {}
+    // The port that lacks least: few windows, and the first of them as large as can be.
+    let mut best: Option<Vec<NoRoom>> = None;
+    let rank = |lacks: &[NoRoom]| (lacks.len(), lacks.first().map(|lack| Reverse(lack.has)));
+    for port in free {
+        // As far as the BARs are known.
+        let bars: Vec<&Bars> = found.iter().filter_map(|f| f.bars.as_ref()).collect();
+        let lacks = lacks(bars, &port.setup);
+        if lacks.is_empty() {
+            return Ok(port.clone());
+        }
+        if best.as_ref().is_none_or(|best| rank(&lacks) < rank(best)) {
+            best = Some(lacks);
         }
     }
-    Err(match worst {
-        None => AddError::Full(ports.len()),
-        Some(lack) => AddError::NoRoom {
-            device: found.first().map_or_else(String::new, |f| f.name.clone()),
-            lack,
-            ports: free.len(),
+    let device = found.first().map_or_else(String::new, |f| f.name.clone());
+    Err(match best {
+        Some(lacks) => no_room(device, &lacks, began),
+        None => AddError::Full {
+            count: ports.len(),
+            more: began.one_more(),
         },
     })
 }
 
-/// Checks that functions fit behind a port, as far as their BARs are known.
-fn fits(found: &[Found], setup: &PortSetup) -> Result<(), NoRoom> {
-    let bars: Vec<&Bars> = found.iter().filter_map(|f| f.bars.as_ref()).collect();
-    check_room(bars.iter().copied(), setup)
+/// The windows of the ports are too small for `device`.
+pub(super) fn no_room(device: String, lacks: &[NoRoom], began: &PortsConfig) -> AddError {
+    match lacks.first() {
+        None => AddError::NoPort,
+        Some(&lack) => AddError::NoRoom {
+            device,
+            lack,
+            larger: began.with_room(lacks),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -154,9 +170,14 @@ mod tests {
         }
     }
 
+    fn ports_of(text: &str) -> PortsConfig {
+        crate::config::ports::parse(text).unwrap()
+    }
+
     fn chosen(size: u64, slot: Option<&str>, ports: &[Choice]) -> Result<u8, AddError> {
         let slot = slot.map(|slot| slot.parse().unwrap());
-        choose(&[found(size)], slot, ports).map(|port| port.bdf.device)
+        let began = ports_of("2,mem64=4G");
+        choose(&[found(size)], slot, ports, &began).map(|port| port.bdf.device)
     }
 
     #[test]
@@ -181,13 +202,22 @@ mod tests {
             "0000:01:00.0 needs 64 MiB of memory below 4 GiB, and the largest free root port of \
              the guest has 4 MiB"
         );
-        assert!(e.hint().unwrap().contains("--ports 2,mem32=64M"));
+        let hint = e.hint().unwrap();
+        assert!(hint.ends_with("--ports 2,mem32=64M,mem64=4G"), "{hint}");
+        // With one of them taken, and at a slot, the guest needs as many ports as before.
+        let ports = [port(1, 1, Some("a")), port(2, 4, None)];
+        for slot in [None, Some("2")] {
+            let e = chosen(64 * MIB, slot, &ports).unwrap_err();
+            assert_eq!(e.hint().unwrap(), hint);
+        }
+        let e = chosen(1 << 30, None, &ports).unwrap_err();
+        assert!(e.hint().unwrap().ends_with("--vfio 0000:01:00.0"), "{e}");
         let e = chosen(MIB, None, &[]).unwrap_err();
         assert!(e.hint().unwrap().contains("--ports 1"), "{e}");
         let full = [port(1, 4, Some("a")), port(2, 4, Some("b"))];
         let e = chosen(MIB, None, &full).unwrap_err();
         assert_eq!(e.to_string(), "all 2 root ports of the guest have a device");
-        assert!(e.hint().unwrap().contains("--ports 3"));
+        assert!(e.hint().unwrap().contains("--ports 3,mem64=4G"));
         let e = chosen(MIB, Some("2"), &full).unwrap_err();
         assert_eq!(e.to_string(), "the root port at 02.0 already has b");
         assert!(matches!(

@@ -77,7 +77,8 @@ impl Plugged {
             let name = format!("wanted {}", function.name());
             self.spawn(name, move || this.answer_host(&function)).ok()
         });
-        if spawned.is_none() {
+        // After the end, the end closes all devices. Otherwise the host has no threads left.
+        if spawned.is_none() && !self.requests.are_over() {
             self.answer_host(function);
         }
     }

@@ -4,23 +4,22 @@ use std::fs;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use pci::Bdf;
 use tracing::info;
 
 use crate::config::VmConfig;
 use crate::config::device::DeviceConfig;
 use crate::config::memory::MemoryConfig;
+use crate::config::ports::PortsConfig;
 use crate::given::GivenError;
-use crate::hostinfo::iova::Reach;
+use crate::hostinfo::bars;
 use crate::hostinfo::memory::HostMemory;
 use crate::hostinfo::name::{HostName, parse_address};
-use crate::hostinfo::pci_device::PciDevice;
 use crate::hostinfo::sysfs::Sysfs;
-use crate::hostinfo::{bars, coherency};
 use crate::layout::Layout;
 use crate::machine::error::{MachineError, refused};
 use crate::machine::maps::Maps;
 use crate::machine::platform::Platform;
+
 use crate::machine::vm::Vm;
 use crate::memory::address_space::AddressSpace;
 use crate::memory::dma::Dma;
@@ -30,6 +29,7 @@ use crate::memory::memlock;
 use crate::memory::prefault::{self, PrefaultError};
 use crate::memory::ram::Ram;
 use crate::plug::host_side::{Claims, Found, HostSide, OpenForAdd};
+use crate::plug::look::{check_memory_types, check_reach};
 use crate::plug::{AddError, AddRequest};
 use crate::stats::Stats;
 use crate::vfio::device::SharedDevice;
@@ -41,8 +41,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// The host of a run.
 pub(crate) struct RealHost {
-    /// How many empty root ports the guest has at the start.
-    ports: u8,
+    /// The empty root ports that the guest has at the start.
+    ports: PortsConfig,
     set: DeviceSet,
     pub maps: Arc<Maps>,
     space: Arc<AddressSpace>,
@@ -70,8 +70,8 @@ impl RealHost {
         if let Some((opened, dma)) = began {
             maps.join(dma, opened.devices.len());
         }
-        let ports = config.ports.count;
-        if ports > 0 {
+        let ports = config.ports;
+        if ports.count > 0 {
             set.prepare();
         }
         Arc::new(Self {
@@ -90,7 +90,12 @@ impl RealHost {
 
     /// Whether the guest has ports for devices that come later.
     pub fn takes_devices(&self) -> bool {
-        self.ports > 0
+        self.ports.count > 0
+    }
+
+    /// The empty root ports that the guest has at the start.
+    pub fn ports(&self) -> &PortsConfig {
+        &self.ports
     }
 
     /// Lets `claims` bind devices. The first stays.
@@ -144,27 +149,13 @@ impl RealHost {
         if device.is_bridge() {
             return Err(wrong(VfioError::Bridge(bdf)));
         }
-        self.check_reach(sysfs, bdf, &device)?;
+        check_reach(sysfs, &device, self.layout.ram())?;
         check_memory_types(sysfs, &device, present)?;
         Ok(Found {
             name: name.to_string(),
             number: bdf.function,
             bars: bars::read(&device.path),
         })
-    }
-
-    /// Checks that the device's IOMMU reaches all RAM.
-    fn check_reach(&self, sysfs: &Sysfs, bdf: Bdf, device: &PciDevice) -> Result<(), AddError> {
-        let ranges = Reach::read(sysfs, device).ranges();
-        let inside = |start, size| ranges.iter().any(|r| r.contains(start, size));
-        if let Some(ram) = self.layout.ram().find(|ram| !inside(ram.start, ram.size)) {
-            return Err(AddError::OutOfReach {
-                device: bdf.to_string(),
-                start: ram.start,
-                last: ram.end() - 1,
-            });
-        }
-        Ok(())
     }
 
     /// Checks that the host has the pages that the guest has not touched yet.
@@ -184,8 +175,9 @@ impl RealHost {
         }))
     }
 
-    /// Checks that this process may lock the guest's memory once more, if these are not its first
-    /// maps. Only the open devices tell that their IOMMUs cannot be used together with the others'.
+    /// Checks that this process may lock the guest's memory once more, if other devices have maps
+    /// and this one cannot use them. Only an open device tells that, so the check comes after its
+    /// opening.
     fn check_lock_again(&self, request: &AddRequest, dma: &Dma) -> Result<(), AddError> {
         let count = self.maps.count();
         if count < 2 || dma.has_ram() || request.devices.iter().all(is_mediated) {
@@ -342,24 +334,6 @@ fn is_mediated(device: &DeviceConfig) -> bool {
 fn given(error: GivenError) -> AddError {
     let hint = error.hint();
     AddError::request(error, Some(hint))
-}
-
-/// Checks that KVM's memory types are right with the device: the guest has a device whose DMA is
-/// not coherent already, or this one's is.
-fn check_memory_types(
-    sysfs: &Sysfs,
-    device: &PciDevice,
-    present: &[String],
-) -> Result<(), AddError> {
-    let keeps = |bdf| coherency::keeps_old_types(sysfs, &sysfs.device_path(bdf));
-    let mut others = present.iter().filter_map(|name| name.parse::<Bdf>().ok());
-    match keeps(device.bdf) {
-        Some(release) if !others.any(|bdf| keeps(bdf).is_some()) => Err(AddError::OldMemoryTypes {
-            device: device.bdf.to_string(),
-            release,
-        }),
-        _ => Ok(()),
-    }
 }
 
 /// Bytes of this process that are present.

@@ -4,9 +4,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use pci::Bdf;
-use pci::bridge_windows::{NoRoom, Window, size_text};
+use pci::bridge_windows::{NoRoom, size_text};
 
 use crate::config::device::Slot;
+use crate::config::ports::PortsConfig;
 
 /// Whose fault a refusal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +67,13 @@ pub enum AddError {
     #[error("the guest has no root port into which a device can be added")]
     NoPort,
     /// All ports have a device.
-    #[error("all {0} root ports of the guest have a device")]
-    Full(usize),
+    #[error("all {count} root ports of the guest have a device")]
+    Full {
+        /// The ports.
+        count: usize,
+        /// What the guest should have begun with.
+        more: Option<PortsConfig>,
+    },
     /// The slot that the user names is no port.
     #[error("there is no root port at {0} in the guest")]
     NoSuchPort(Slot),
@@ -89,8 +95,8 @@ pub enum AddError {
         device: String,
         /// The window.
         lack: NoRoom,
-        /// How many ports the guest should have at least.
-        ports: usize,
+        /// What the guest should have begun with, if there can be such ports.
+        larger: Option<PortsConfig>,
     },
     /// The IOMMU of the device cannot reach all RAM.
     #[error(
@@ -178,7 +184,7 @@ impl AddError {
             | Self::Present(_)
             | Self::Leaving(_)
             | Self::NoPort
-            | Self::Full(_)
+            | Self::Full { .. }
             | Self::Taken { .. }
             | Self::NoRoom { .. }
             | Self::NotManaged => Refusal::State,
@@ -198,18 +204,23 @@ impl AddError {
             Self::Leaving(_) => Some("wait for the event device-removed, and add it then".into()),
             Self::OnBus0 => Some("leave `port=off` out".into()),
             Self::NoPort => Some("start the guest with --ports 1 or more".into()),
-            Self::Full(count) => Some(format!(
-                "remove a device, or start the guest with more: --ports {}",
-                count + 1
-            )),
+            Self::Full { more, .. } => Some(match more {
+                Some(ports) => {
+                    format!("remove a device, or start the guest with more: --ports {ports}")
+                }
+                None => "remove a device".into(),
+            }),
             Self::NoSuchPort(_) | Self::Taken { .. } => Some(
                 "leave `slot=` out for the first free root port; `mini-vmm ctl PATH pci` shows all"
                     .into(),
             ),
-            Self::NoRoom { lack, ports, .. } => Some(format!(
-                "start the guest with larger windows: --ports {ports},{}",
-                option(lack)
-            )),
+            Self::NoRoom { device, larger, .. } => Some(match larger {
+                Some(ports) => format!("start the guest with larger windows: --ports {ports}"),
+                None => format!(
+                    "no port can have such a window: start the guest with the device, --vfio \
+                     {device}"
+                ),
+            }),
             Self::OutOfReach { .. } => Some(
                 "start the guest with less memory (--memory), so that it ends below the range"
                     .into(),
@@ -231,16 +242,6 @@ impl AddError {
             ),
             Self::Ended | Self::Gone | Self::Nothing => None,
         }
-    }
-}
-
-/// The option of `--ports` for a window that is large enough.
-fn option(lack: &NoRoom) -> String {
-    let mib = lack.needs.div_ceil(1 << 20);
-    match lack.window {
-        Window::Memory32 => format!("mem32={mib}M"),
-        Window::Prefetchable => format!("mem64={mib}M"),
-        Window::Io => "io=on".into(),
     }
 }
 
@@ -296,8 +297,8 @@ impl RemoveError {
                 force(id)
             )),
             Self::NotListening { id, .. } => Some(format!(
-                "load pciehp in the guest (CONFIG_HOTPLUG_PCI_PCIE), or take the device without \
-                 asking the guest: {}",
+                "load pciehp in the guest (CONFIG_HOTPLUG_PCI_PCIE; a guest without MSI needs \
+                 pcie_ports=native too), or take the device without asking the guest: {}",
                 force(id)
             )),
             Self::Thread(_) => Some("raise the limit of threads with `ulimit -u`".into()),

@@ -31,6 +31,8 @@ pub enum Check {
     Existing,
     /// A signal for this process.
     OwnProcess,
+    /// Reading a limit of this process (prlimit(2)).
+    OwnLimit,
 }
 
 /// A row of the table.
@@ -81,6 +83,8 @@ calls! {
     SYS_sched_yield Check::Any, ALL, "locks of the standard library";
     SYS_gettid Check::Any, ALL, "signals to threads, messages";
     SYS_getpid Check::Any, ALL, "signals to threads";
+    SYS_getuid Check::Any, ALL, "whether a client is this user; hints for root or another user";
+    SYS_geteuid Check::Any, ALL, "the same";
     SYS_tgkill Check::OwnProcess, ALL, "leaving KVM_RUN, abort";
     SYS_exit Check::Any, ALL, "the thread's end";
     SYS_exit_group Check::Any, ALL, "the process's end";
@@ -92,7 +96,7 @@ calls! {
     SYS_set_robust_list Check::Any, ALL, "a new thread's first calls";
     SYS_rseq Check::Any, ALL, "a new thread's first calls";
     SYS_sched_getaffinity Check::Any, ALL, "a new thread's stack; how many threads populate RAM";
-    SYS_sched_setaffinity Check::Any, &[Vcpu], "--cpus pin=";
+    SYS_sched_setaffinity Check::First(&[0]), &[Vcpu], "--cpus pin=";
     SYS_prctl Check::First(&[libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS, PR_SET_VMA]), ALL,
         "a new thread's name and filter; names of the C library's maps";
     SYS_seccomp Check::First(&[libc::SECCOMP_SET_MODE_FILTER as i32]), STARTERS,
@@ -139,8 +143,6 @@ calls! {
     SYS_sendmsg Check::Any, &[Api], "an answer";
     SYS_getsockopt Check::Any, &[Api], "who asks (SO_PEERCRED)";
     SYS_shutdown Check::Any, &[Api], "the end of a connection";
-    SYS_getuid Check::Any, &[Api], "whether the client is this user";
-    SYS_geteuid Check::Any, &[Api], "whether the client is this user";
     SYS_unlink Check::Any, &[Api, Main], "the socket's file goes at the end";
     SYS_statx Check::Any, &[Api, Main, Queries, Changes], "whether that file is the same still";
     SYS_newfstatat Check::Any, &[Api, Main, Queries, Changes], "as statx";
@@ -156,7 +158,7 @@ calls! {
     SYS_access Check::Any, FACTS, "whether a node may be opened";
     SYS_faccessat Check::Any, FACTS, "whether a node may be opened";
     SYS_faccessat2 Check::Any, FACTS, "whether a node may be opened";
-    SYS_prlimit64 Check::Any, FACTS, "the limit on locked memory";
+    SYS_prlimit64 Check::OwnLimit, FACTS, "the limit on locked memory";
     SYS_sysinfo Check::Any, FACTS, "the host's memory";
     SYS_getcwd Check::Any, FACTS, "absolute paths";
     // The main thread alone.

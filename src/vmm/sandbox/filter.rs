@@ -101,6 +101,10 @@ fn of(check: Check, kind: Kind) -> Result<Vec<SeccompRule>, seccompiler::Backend
         Check::Second(values) => any_of(1, values),
         Check::ReadOnly => one(vec![condition(2, SeccompCmpOp::MaskedEq(CHANGES), 0)?]),
         Check::Existing => one(vec![condition(2, SeccompCmpOp::MaskedEq(MAKES), 0)?]),
+        Check::OwnLimit => one(vec![
+            condition(0, SeccompCmpOp::Eq, 0)?,
+            SeccompCondition::new(2, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?,
+        ]),
         Check::OwnProcess => one(vec![condition(
             0,
             SeccompCmpOp::Eq,

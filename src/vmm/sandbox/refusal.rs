@@ -14,12 +14,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fmt, io};
 
-use vmm_sys_util::signal::register_signal_handler;
-
 use super::kind::Kind;
 use super::mode::Mode;
 use super::names;
 
+/// Milliseconds for which a message waits until standard error takes it.
+const PATIENCE: i32 = 500;
 /// The code of a signal that a filter has caused (asm-generic/siginfo.h).
 const SYS_SECCOMP: i32 = 1;
 
@@ -52,8 +52,17 @@ pub fn kind() -> Option<Kind> {
 pub fn catch(before_end: fn()) -> io::Result<()> {
     // A second call changes nothing.
     let _ = BEFORE_END.set(before_end);
-    register_signal_handler(libc::SIGSYS, on_refusal)
-        .map_err(|e| io::Error::from_raw_os_error(e.errno()))
+    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_refusal;
+    // SAFETY: zeros are an action without a mask: a call that `log` makes in the handler can be
+    // interrupted as without the sandbox.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+    // SAFETY: the action lives for the call.
+    match unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 extern "C" fn on_refusal(_: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -171,8 +180,18 @@ fn line(message: fmt::Arguments<'_>) {
     // What does not fit is cut.
     let _ = fmt::write(&mut line, message);
     let _ = fmt::Write::write_str(&mut line, "\n");
-    // SAFETY: the buffer lives for the call; a failed write changes nothing.
-    unsafe { libc::write(2, line.bytes.as_ptr().cast(), line.len) };
+    let mut stderr = libc::pollfd {
+        fd: 2,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: both buffers live for the calls. A full pipe or a stopped terminal does not hold the
+    // end up; a failed write changes nothing.
+    unsafe {
+        if libc::poll(&raw mut stderr, 1, PATIENCE) > 0 {
+            libc::write(2, line.bytes.as_ptr().cast(), line.len);
+        }
+    }
 }
 
 struct Line {

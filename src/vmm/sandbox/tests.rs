@@ -16,7 +16,8 @@ use super::{Kind, Mode, enter};
 fn child(work: impl FnOnce()) -> (Option<i32>, String) {
     let mut ends = [0; 2];
     // SAFETY: the kernel writes two numbers.
-    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    let made = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(made, 0);
     // SAFETY: the descriptors are new, and nobody else has them.
     let [mut reader, writer] = ends.map(|end| unsafe { File::from_raw_fd(end) });
     // SAFETY: the other threads of the test hold no lock that `work` takes: the C library makes its
@@ -25,6 +26,8 @@ fn child(work: impl FnOnce()) -> (Option<i32>, String) {
     if pid == 0 {
         // SAFETY: both numbers are open. The child ends without the harness's exit handlers.
         unsafe {
+            // No lock of another thread can hold the test up for ever.
+            libc::alarm(30);
             libc::dup2(writer.as_raw_fd(), 2);
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             if let Err(panic) = &outcome {
@@ -161,6 +164,17 @@ const FORBIDDEN: &[Forbidden] = &[
         call(libc::SYS_kill, [i64::from(i32::MAX), 0, 0, 0, 0])
     }),
     ("tgkill", || call(libc::SYS_tgkill, [1, 1, 0, 0, 0])),
+    // Another process's limit, and a new one.
+    ("prlimit64", || {
+        call(libc::SYS_prlimit64, [i64::from(i32::MAX), 7, 0, 0, 0])
+    }),
+    ("prlimit64", || call(libc::SYS_prlimit64, [0, 7, 1, 0, 0])),
+    ("sched_setaffinity", || {
+        call(
+            libc::SYS_sched_setaffinity,
+            [i64::from(i32::MAX), 0, 0, 0, 0],
+        )
+    }),
     ("bpf", || call(libc::SYS_bpf, [99, 0, 0, 0, 0])),
     ("mount", || call(libc::SYS_mount, [0; 5])),
     ("memfd_create", || {

@@ -98,7 +98,9 @@ fn a_device_to_be_added_needs_room() {
         ("1", GIB, true, ""),
         ("1", 8 * MIB, false, "--ports 1,mem32=8M"),
         ("2", 16 * GIB, true, "--ports 2,mem64=16G"),
-        ("1,mem64=512M", 768 * MIB, true, "--ports 1,mem64=1G"),
+        // 1 GiB is what a port has if no size is given.
+        ("1,mem64=512M", 768 * MIB, true, "--ports 1"),
+        ("1,mem32=8M", 16 * GIB, true, "--ports 1,mem32=8M,mem64=16G"),
         ("1,mem64=16G", 16 * GIB, true, ""),
         ("4", 256 * MIB, false, "--ports 1,mem32=256M"),
         (

@@ -44,6 +44,19 @@ pub struct InKernel {
     pub what: String,
 }
 
+impl InKernel {
+    /// Whether this is the range, no less and no more.
+    pub fn is_whole(&self, space: Space, first: u64, size: u64) -> bool {
+        self.has(space, first, size) && self.last - self.first == size.max(1) - 1
+    }
+
+    /// Whether the range lies in this one.
+    pub fn has(&self, space: Space, first: u64, size: u64) -> bool {
+        let last = first.saturating_add(size.max(1) - 1);
+        self.space == space && self.first <= first && last <= self.last
+    }
+}
+
 /// The key of trapped accesses: the VM, the space, the page or port, and what is there.
 pub type Key = (u32, Space, u64, Option<String>);
 
@@ -143,6 +156,12 @@ impl Answers {
         }
     }
 
+    /// The kernel answers ranges no longer.
+    pub fn not_in_kernel(&mut self, vm: u32, gone: impl Fn(&InKernel) -> bool) {
+        self.kernel
+            .retain(|(of, range), ()| *of != vm || !gone(range));
+    }
+
     /// The trapped accesses of a VM by address. Neighbours of the same meaning are one.
     pub fn trapped(&self, vm: u32) -> Vec<(Space, Trapped)> {
         let of_vm = self.trapped.iter().filter(|((of, ..), _)| *of == vm);
@@ -208,6 +227,22 @@ mod tests {
                 ..Meaning::default()
             },
         }
+    }
+
+    #[test]
+    fn ranges_that_the_kernel_gives_up_are_gone() {
+        let mut answers = Answers::default();
+        for vm in [1, 2] {
+            answers.in_kernel(vm, Space::Memory, 0x1000, 4, "a");
+            answers.in_kernel(vm, Space::Memory, 0x1000, 4, "b");
+        }
+        answers.not_in_kernel(1, |range| range.what == "a" && range.last == 0x1003);
+        let left: Vec<_> = answers
+            .kernel
+            .keys()
+            .map(|(vm, r)| (*vm, &*r.what))
+            .collect();
+        assert_eq!(left, [(1, "b"), (2, "a"), (2, "b")]);
     }
 
     #[test]

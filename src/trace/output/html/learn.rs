@@ -18,6 +18,8 @@ const SLOT_BITS: u32 = 16;
 const READ_ONLY: u64 = 2;
 /// VFIO_DMA_UNMAP_FLAG_ALL.
 const UNMAP_ALL: u64 = 2;
+/// VFIO_DMA_MAP_FLAG_VADDR and VFIO_DMA_UNMAP_FLAG_VADDR.
+const VADDR: u64 = 4;
 /// KVM_IOEVENTFD_FLAG_PIO and KVM_IOEVENTFD_FLAG_DEASSIGN.
 const PIO: u64 = 2;
 const DEASSIGN: u64 = 4;
@@ -160,21 +162,34 @@ impl Known {
                     answers.in_kernel(file.id, Space::Port, 0x61, 1, "timer 8254 (speaker)");
                 }
             }
-            "KVM_IOEVENTFD" if field("flags") & DEASSIGN == 0 => {
+            "KVM_IOEVENTFD" => {
                 let space = match field("flags") & PIO {
                     0 => Space::Memory,
                     _ => Space::Port,
                 };
                 let eventfd = call.names.descriptors.values().next();
                 let what = format!("signals {}", eventfd.map_or("an eventfd", |name| name));
-                answers.in_kernel(file.id, space, field("addr"), field("len"), &what);
+                let (at, size) = (field("addr"), field("len"));
+                match field("flags") & DEASSIGN {
+                    0 => answers.in_kernel(file.id, space, at, size, &what),
+                    _ => answers.not_in_kernel(file.id, |there| {
+                        there.what == what && there.is_whole(space, at, size)
+                    }),
+                }
             }
-            "KVM_REGISTER_COALESCED_MMIO" => {
+            "KVM_REGISTER_COALESCED_MMIO" | "KVM_UNREGISTER_COALESCED_MMIO" => {
                 let space = match field("pio") {
                     0 => Space::Memory,
                     _ => Space::Port,
                 };
-                answers.in_kernel(file.id, space, field("addr"), field("size"), COALESCED);
+                let (at, size) = (field("addr"), field("size"));
+                match call.name.starts_with("KVM_REG") {
+                    true => answers.in_kernel(file.id, space, at, size, COALESCED),
+                    // KVM gives each zone up that has the range (virt/kvm/coalesced_mmio.c).
+                    false => answers.not_in_kernel(file.id, |there| {
+                        there.what == COALESCED && there.has(space, at, size)
+                    }),
+                }
             }
             _ => {}
         }
@@ -227,6 +242,9 @@ impl Known {
         let field = |name: &str| number::of(call.ins.iter().chain(&call.outs), name);
         let space = self.io_space(file, ioas);
         match (call.name.as_ref(), field("iova"), field("size")) {
+            // The address in the VMM alone changes hands: the map stays (linux/vfio.h,
+            // VFIO_DMA_UNMAP_FLAG_VADDR).
+            _ if field("flags").unwrap_or(0) & VADDR != 0 => {}
             ("VFIO_IOMMU_MAP_DMA", Some(iova), Some(size)) => {
                 self.map_io(event, space, (iova, size), field("vaddr"));
             }

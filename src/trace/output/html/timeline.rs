@@ -69,8 +69,8 @@ pub struct Bin {
     pub count: u32,
     /// Nanoseconds that are covered, of all slices.
     pub busy: u64,
-    /// Slices by category.
-    by: [u32; CATEGORIES.len()],
+    /// Nanoseconds that are covered, by category; a slice without length counts as one.
+    by: [u64; CATEGORIES.len()],
 }
 
 impl Bin {
@@ -82,7 +82,7 @@ impl Bin {
         }
     }
 
-    /// The category of most slices.
+    /// The category of most of the time.
     pub fn category(&self) -> (Category, &'static str, &'static str) {
         let most = (0..self.by.len()).max_by_key(|i| (self.by[*i], self.by.len() - i));
         CATEGORIES[most.unwrap_or(0)]
@@ -206,7 +206,7 @@ impl Timeline {
             let covered = to.min(high).saturating_sub(from.max(low));
             bin.busy = bin.busy.saturating_add(covered);
             let by = &mut bin.by[category as usize];
-            *by = by.saturating_add(1);
+            *by = by.saturating_add(covered.max(1));
         }
     }
 
@@ -281,6 +281,18 @@ mod tests {
         assert_eq!(busy, [1024, 1024, 1024, 0]);
         assert_eq!(tracks[0].bins[0].category().0, Category::Kvm);
         assert_eq!(tracks[1].bins[0].busy, 50);
+    }
+
+    #[test]
+    fn a_bin_has_the_category_of_most_of_its_time() {
+        let mut timeline = Timeline::default();
+        let name = || "vCPU 0".into();
+        let mut add = |category, when| timeline.add(&Of::Thread(1), name, category, when);
+        add(Category::Vfio, (0, 900));
+        for time in 900..910 {
+            add(Category::Kvm, (time, 1));
+        }
+        assert_eq!(timeline.tracks()[0].bins[0].category().0, Category::Vfio);
     }
 
     #[test]
