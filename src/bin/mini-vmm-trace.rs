@@ -58,7 +58,9 @@ fn main() -> ExitCode {
     if let Err(e) = &end {
         return fail(&e.to_string(), e.source(), e.hint(), e.status());
     }
-    world.out.end();
+    if let Err(e) = world.out.end() {
+        say(&e.to_string(), Some(e.hint()));
+    }
     match end {
         Ok(End::Status(status)) => ExitCode::from(status as u8),
         Ok(End::Signal(signal)) => {

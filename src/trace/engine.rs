@@ -129,7 +129,14 @@ impl Engine<'_> {
     /// ticks.
     fn next(&mut self) -> io::Result<Option<(i32, Change)>> {
         let out = &mut self.world.out;
-        out.look();
+        if out.is_due() {
+            let next = wait(false);
+            out.look(matches!(next, Ok(None)));
+            match next {
+                Ok(None) => {}
+                next => return next,
+            }
+        }
         if out.is_looked_at() {
             match wait(false) {
                 Ok(None) => out.flush(),
@@ -178,9 +185,15 @@ impl Engine<'_> {
         };
         match ptrace::call(tid) {
             CallStop::Entry(number, args) => {
-                calls::enter(self.world, thread, number, args, clock::now());
+                let now = clock::now();
+                calls::enter(self.world, thread, number, args, now);
+                self.world.out.begins(tid, now);
             }
-            CallStop::Exit(result) => calls::leave(self.world, thread, result, clock::now()),
+            CallStop::Exit(result) => {
+                let now = clock::now();
+                calls::leave(self.world, thread, result, now);
+                self.world.out.ends(tid, now);
+            }
             CallStop::Other => thread.call = None,
         }
     }
@@ -198,6 +211,9 @@ impl Engine<'_> {
     }
 
     fn child(&mut self, parent: i32, tid: i32) {
+        if let Some(old) = self.threads.remove(&tid) {
+            self.world.gone(&old, None);
+        }
         let Some(parent) = self.threads.get_mut(&parent) else {
             return;
         };
@@ -206,9 +222,7 @@ impl Engine<'_> {
         if let Some(call) = &mut parent.call {
             call.what = What::Plain;
         }
-        if let Some(old) = self.threads.insert(tid, thread) {
-            self.world.gone(&old, None);
-        }
+        self.threads.insert(tid, thread);
         if let Some(at) = self.early.iter().position(|early| early.0 == tid) {
             self.early.swap_remove(at);
             ptrace::resume(tid, 0);
@@ -222,7 +236,7 @@ impl Engine<'_> {
         if former != pid
             && let Some(mut thread) = self.threads.remove(&former)
         {
-            self.world.out.release(former);
+            self.world.out.gone(former);
             thread.tid = pid;
             if let Some(leader) = self.threads.insert(pid, thread) {
                 self.world.gone(&leader, None);

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use crate::event::{Body, Event};
 use crate::guest::access::Register;
 use crate::guest::vm::Meaning;
+use crate::kernel::order::Losses;
+use crate::kernel::source::LOST;
 
 /// The most registers and kinds of calls that are counted one by one.
 const MOST: usize = 1 << 16;
@@ -51,8 +53,8 @@ pub struct Summary {
     pub unknown: u64,
     /// Events of the kernel's own, by name.
     pub kernel: HashMap<&'static str, u64>,
-    /// Records of the kernel that were lost, with `--kernel`.
-    pub lost: Option<u64>,
+    /// What was lost or shown late, with `--kernel`.
+    pub losses: Option<Losses>,
 }
 
 impl Summary {
@@ -82,6 +84,8 @@ impl Summary {
                 self.coalesced += 1;
                 self.access(access.register, meaning, |accesses| accesses.coalesced += 1);
             }
+            // The number of lost records stands by itself.
+            Body::Kernel(happened) if happened.name == LOST => {}
             Body::Kernel(happened) => *self.kernel.entry(happened.name).or_default() += 1,
             Body::Entered | Body::Process(_) => {}
         }

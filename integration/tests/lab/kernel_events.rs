@@ -21,7 +21,7 @@ const RAISED: usize = 100;
 const SCRIPT: &str = "\
 bdf=0000:00:0b.0
 bind_vfio $bdf
-mount -t tracefs tracefs /sys/kernel/tracing
+[ -d /sys/kernel/tracing/instances ] || mount -t tracefs tracefs /sys/kernel/tracing
 instances() { ls /sys/kernel/tracing/instances | wc -l; }
 words=\"$cmdline lab.act=edu vfio.enable_unsafe_noiommu_mode=1\"
 trace() {
@@ -77,27 +77,33 @@ fn chains(outcome: &Outcome) -> Result<()> {
         ended_well(&run)?;
         devices::edu_did(&run)?;
         let lines = String::from_utf8_lossy(text);
-        let lines: Vec<Value> = lines
+        let mut lines: Vec<Value> = lines
             .lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect();
         in_order(&lines)?;
+        // A call that waits for long comes late.
+        lines.sort_by_key(|line| line["time_ns"].as_u64());
         check(&lines, index == 1)?;
     }
     Ok(())
 }
 
-/// Nothing was lost, and times rise.
+/// Nothing was lost, and no more stands behind later events than is told.
 fn in_order(lines: &[Value]) -> Result<()> {
-    let lost = lines
-        .last()
-        .and_then(|line| line["kernel"]["lost"].as_u64());
+    let kernel = lines.last().map(|line| &line["kernel"]);
+    let number = |key: &str| kernel.and_then(|kernel| kernel[key].as_u64());
+    let lost = number("lost");
     expect(lost == Some(0), || format!("{lost:?} records were lost"))?;
-    // A call is shown when it has ended: one that waits for long comes late.
-    let kernel = lines.iter().filter(|line| line["type"] == "kernel");
-    let times: Vec<u64> = kernel.filter_map(|line| line["time_ns"].as_u64()).collect();
-    expect(times.is_sorted(), || {
-        "the kernel's events are not in order".into()
+    let (mut last, mut behind) = (0, 0);
+    for time in lines.iter().filter_map(|line| line["time_ns"].as_u64()) {
+        behind += u64::from(time < last);
+        last = last.max(time);
+    }
+    let late = number("late");
+    eprintln!("  {} lines, {behind} of {late:?} late", lines.len());
+    expect(late.is_some_and(|late| behind <= late), || {
+        format!("{behind} events are late, and {late:?} are told")
     })
 }
 

@@ -15,16 +15,16 @@ use crate::kernel::page::Layout;
 const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 /// The clock of the tracer's own times.
 const CLOCK: &str = "mono";
-/// The buffer of each CPU in KiB.
-const BUFFER: &str = "4096";
-/// The events of calls.
-const CALLS: &str = "raw_syscalls";
+/// The buffer of each CPU in KiB, and that of all CPUs. A CPU has at least [`LEAST`].
+const BUFFER: usize = 4096;
+const BUFFERS: usize = 128 << 10;
+const LEAST: usize = 256;
 /// The namespace of the host's processes (include/linux/proc_ns.h, `PROC_PID_INIT_INO`).
 const HOST: &str = "pid:[4026531836]";
 /// The most bytes of a file of text.
 const FILE: usize = 1 << 17;
 /// The most pages that are read of a CPU at a time.
-const PAGES: usize = 1 << 12;
+const PAGES: usize = 256;
 
 /// An event that is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub struct Wanted {
     /// Its name.
     pub name: &'static str,
     /// Which records.
-    pub filter: Option<&'static str>,
+    pub filter: Option<fn() -> String>,
     /// Whether a kernel may well be without it.
     pub optional: bool,
 }
@@ -57,6 +57,9 @@ pub enum InstanceError {
     /// A file says no.
     #[error("no events of the kernel are shown: {0} cannot be used: {1}")]
     File(PathBuf, #[source] io::Error),
+    /// The instance is in use.
+    #[error("the tracefs instance {0} cannot be removed: {1}")]
+    Left(PathBuf, #[source] io::Error),
     /// A file is not what the kernel's documents say.
     #[error("no events of the kernel are shown: {0} is not understood")]
     Unknown(PathBuf),
@@ -74,6 +77,7 @@ impl InstanceError {
             Self::File(..) => {
                 "see that the kernel is not locked down (/sys/kernel/security/lockdown)"
             }
+            Self::Left(..) => "the next run with --kernel removes it",
             Self::Unknown(_) => "leave --kernel out; everything else is shown without it",
         }
     }
@@ -142,11 +146,19 @@ impl Instance {
             formats: Vec::new(),
             missing: Vec::new(),
         };
-        let header = root.join("events/header_page");
+        // A sub-buffer's size is an instance's own (buffer_subbuf_size_kb, Linux 6.8).
+        let own = instance.path.join("events/header_page");
+        let header = match own.exists() {
+            true => own,
+            false => root.join("events/header_page"),
+        };
         let layout = Layout::parse(&read(&header)?);
         instance.layout = layout.ok_or(InstanceError::Unknown(header))?;
         instance.write("trace_clock", CLOCK)?;
-        instance.write("buffer_size_kb", BUFFER)?;
+        instance.open()?;
+        let cpus = instance.pipes.len().max(1);
+        let buffer = (BUFFERS / cpus).clamp(LEAST, BUFFER);
+        instance.write("buffer_size_kb", &buffer.to_string())?;
         for event in wanted {
             if !instance.enable(event) && !event.optional {
                 instance
@@ -154,7 +166,6 @@ impl Instance {
                     .push(format!("{}:{}", event.system, event.name));
             }
         }
-        instance.open()?;
         instance.write("tracing_on", "1")?;
         Ok(instance)
     }
@@ -174,12 +185,7 @@ impl Instance {
             return false;
         };
         let filter = event.filter.map_or(Ok(()), |filter| {
-            let filter = match event.system {
-                // The reads of the buffer would fill the buffer.
-                CALLS => format!("common_pid != {} && ({filter})", std::process::id()),
-                _ => filter.into(),
-            };
-            self.write(&format!("{folder}/filter"), &filter)
+            self.write(&format!("{folder}/filter"), &filter())
         });
         let enabled = filter.and_then(|()| self.write(&format!("{folder}/enable"), "1"));
         if enabled.is_ok() {
@@ -209,18 +215,33 @@ impl Instance {
         Ok(())
     }
 
-    /// Reads what was recorded, page by page. `each` gets the CPU and a page.
-    pub fn read(&mut self, mut each: impl FnMut(u32, &[u8])) {
+    /// Reads what was recorded, page by page. `each` gets the CPU and a page, and returns the time
+    /// of the last record. All that was recorded until the returned time was read: of a CPU with
+    /// many pages, the rest is for the next time.
+    pub fn read(&mut self, mut each: impl FnMut(u32, &[u8]) -> Option<u64>) -> u64 {
         let mut page = vec![0; self.layout.size];
+        let mut read = u64::MAX;
         for (cpu, pipe) in &mut self.pipes {
-            for _ in 0..PAGES {
+            let mut last = 0;
+            for count in 0.. {
+                if count == PAGES {
+                    read = read.min(last);
+                    break;
+                }
                 match pipe.read(&mut page) {
-                    Ok(len @ 1..) => each(*cpu, &page[..len]),
+                    Ok(len @ 1..) => last = each(*cpu, &page[..len]).unwrap_or(last),
                     // Nothing is there now (EAGAIN), or the CPU is gone.
                     _ => break,
                 }
             }
         }
+        read
+    }
+
+    /// Records no more.
+    pub fn stop(&self) {
+        // A kernel that refuses records what other programs do, which the reader skips.
+        let _ = self.write("tracing_on", "0");
     }
 
     /// Records that were lost since the start: overwritten, or without room.
@@ -239,13 +260,24 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// Removes the instance.
+    ///
+    /// # Errors
+    /// Somebody has a file of it open.
+    pub fn remove(mut self) -> Result<(), InstanceError> {
+        self.pipes.clear();
+        let path = std::mem::take(&mut self.path);
+        fs::remove_dir(&path).map_err(|e| InstanceError::Left(path, e))
+    }
+}
+
+/// For ends on which nobody removes the instance. The next run tries again.
 impl Drop for Instance {
     fn drop(&mut self) {
         self.pipes.clear();
-        // The next run tries again.
-        if fs::remove_dir(&self.path).is_err() {
-            eprintln!("mini-vmm trace: {} cannot be removed", self.path.display());
-            eprintln!("hint: rmdir {}", self.path.display());
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_dir(&self.path);
         }
     }
 }

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 
 use crate::event::Event;
 use crate::filter::Filter;
-use crate::kernel::order::Order;
+use crate::kernel::instance::InstanceError;
+use crate::kernel::order::{Held, Order};
 use crate::kernel::source::Source;
 use crate::summary::Summary;
+use crate::sys::clock;
 
 /// The most events of a thread that wait for an answer.
 const MOST: usize = 1024;
@@ -88,12 +90,55 @@ impl Emitter {
         }
     }
 
-    /// With events of the kernel: reads those that have come, and shows what is due.
-    pub fn look(&mut self) {
-        let due = self.order.as_mut().map(Order::due);
-        for event in due.unwrap_or_default() {
-            self.write(&event);
+    /// A thread is traced from now on. This and what follows is for the order of events with those
+    /// of the kernel.
+    pub fn born(&mut self, tid: i32, pid: i32) {
+        if let Some(order) = &mut self.order {
+            order.calls().born(tid, pid, clock::now());
         }
+    }
+
+    /// A thread has ended, or has another number.
+    pub fn gone(&mut self, tid: i32) {
+        self.release(tid);
+        if let Some(order) = &mut self.order {
+            order.calls().gone(tid, clock::now());
+        }
+    }
+
+    /// A thread begins a call.
+    pub fn begins(&mut self, tid: i32, now: u64) {
+        if let Some(order) = &mut self.order {
+            order.calls().begins(tid, now);
+        }
+    }
+
+    /// All events of a thread's call were emitted.
+    pub fn ends(&mut self, tid: i32, now: u64) {
+        if let Some(order) = &mut self.order {
+            order.calls().ends(tid, now);
+        }
+    }
+
+    /// Whether to look at the kernel's events.
+    pub fn is_due(&self) -> bool {
+        let order = self.order.as_ref();
+        order.is_some_and(|order| order.is_due(clock::now()))
+    }
+
+    /// Looks at the kernel's events, and shows what is due. `idle`: no stop of a thread waits.
+    pub fn look(&mut self, idle: bool) {
+        let Some(mut order) = self.order.take() else {
+            return;
+        };
+        let held = self.held.iter().filter_map(|(tid, events)| {
+            let first = events.first()?;
+            let since = first.time.saturating_sub(first.took);
+            Some(Held { tid: *tid, since })
+        });
+        let held: Vec<_> = held.collect();
+        order.look(clock::now(), idle, &held, &mut |event| self.write(&event));
+        self.order = Some(order);
     }
 
     fn write(&mut self, event: &Event) {
@@ -130,21 +175,24 @@ impl Emitter {
     }
 
     /// Shows all that is left, and the counts.
-    pub fn end(&mut self) {
+    ///
+    /// # Errors
+    /// Something of the kernel's events is left on the host.
+    pub fn end(&mut self) -> Result<(), InstanceError> {
         let tids: Vec<_> = self.held.keys().copied().collect();
         for tid in tids {
             self.release(tid);
         }
-        if let Some(mut order) = self.order.take() {
-            let (events, lost) = order.end();
-            for event in events {
-                self.write(&event);
-            }
-            self.summary.lost = Some(lost);
+        let mut removed = Ok(());
+        if let Some(order) = self.order.take() {
+            let (losses, end) = order.end(&mut |event| self.write(&event));
+            self.summary.losses = Some(losses);
+            removed = end;
         }
         for output in &mut self.outputs {
             output.end(&self.summary);
             output.flush();
         }
+        removed
     }
 }

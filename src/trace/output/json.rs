@@ -243,10 +243,12 @@ fn totals(summary: &Summary) -> Json {
             "coalesced_writes": summary.coalesced,
         },
     });
-    if let Some(lost) = summary.lost {
+    if let Some(losses) = summary.losses {
         let events = summary.kernel().into_iter();
         let events: Map<_, _> = events.map(|(n, count)| (n.into(), count.into())).collect();
-        totals["kernel"] = json!({ "events": events, "lost": lost });
+        totals["kernel"] = json!({
+            "events": events, "lost": losses.lost, "late": losses.late,
+        });
     }
     totals
 }

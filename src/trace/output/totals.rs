@@ -1,5 +1,6 @@
 //! The counts at the end, as text.
 
+use crate::kernel::order::Losses;
 use crate::output::duration::duration;
 use crate::summary::Summary;
 
@@ -19,13 +20,19 @@ pub fn text(summary: &Summary) -> String {
 }
 
 fn kernel(text: &mut String, summary: &Summary) {
-    let Some(lost) = summary.lost else { return };
+    let Some(losses) = summary.losses else {
+        return;
+    };
     *text += &format!("\n{:>9}  event of the kernel\n", "events");
     for (name, count) in summary.kernel() {
         *text += &format!("{count:>9}  {name}\n");
     }
+    let Losses { lost, late } = losses;
     if lost > 0 {
-        *text += &format!("{lost:>9}  were lost: the kernel's buffer was full\n");
+        *text += &format!("{lost:>9}  were lost: a buffer was full\n");
+    }
+    if late > 0 {
+        *text += &format!("{late:>9}  stand behind later ones: their calls took over 50 ms\n");
     }
 }
 

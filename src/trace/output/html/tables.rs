@@ -76,13 +76,15 @@ pub fn counts(page: &mut String, summary: &Summary) {
 
 /// The events of the kernel's own.
 pub fn kernel(page: &mut String, summary: &Summary) {
-    let Some(lost) = summary.lost else { return };
+    let Some(losses) = summary.losses else {
+        return;
+    };
     page.push_str("<h3>Events of the kernel</h3>");
     begin(page, &["event", "#events"]);
     for (name, count) in summary.kernel() {
         *page += &format!("<tr><td>{}<td class=n>{count}", Escaped(name));
     }
-    *page += &format!("<tr><td>lost<td class=n>{lost}");
+    *page += &format!("<tr><td>lost<td class=n>{}", losses.lost);
     end(page, 0);
 }
 
