@@ -272,11 +272,12 @@ impl Instance {
     }
 }
 
-/// For ends on which nobody removes the instance. The next run tries again.
+/// For ends on which nobody removes the instance.
 impl Drop for Instance {
     fn drop(&mut self) {
         self.pipes.clear();
         if !self.path.as_os_str().is_empty() {
+            // The next run tries again.
             let _ = fs::remove_dir(&self.path);
         }
     }

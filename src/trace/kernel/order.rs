@@ -135,7 +135,7 @@ impl Order {
         let read = self.read(now, show);
         self.next = if read < now { now } else { now + INTERVAL };
         let known = read.min(now.saturating_sub(SETTLED));
-        self.settle(known);
+        self.retime(known);
         let is_held = |held: &&Held| !idle || !self.calls.is_slow(held.tid, now);
         let held_since = held.iter().filter(is_held).map(|held| held.since).min();
         let seen_since = self.seen.iter().map(|seen| seen.begin).min();
@@ -162,7 +162,7 @@ impl Order {
                 break;
             }
         }
-        self.settle(u64::MAX);
+        self.retime(u64::MAX);
         self.show(u64::MAX, show);
         self.losses.lost += self.source.lost();
         (self.losses, self.source.remove())
@@ -214,7 +214,7 @@ impl Order {
     }
 
     /// Gives calls that have ended before `known` the kernel's times.
-    fn settle(&mut self, known: u64) {
+    fn retime(&mut self, known: u64) {
         self.records.sort_by_key(|(time, ..)| *time);
         let later = self.records.partition_point(|(time, ..)| *time <= known);
         for (time, tid, is_start) in self.records.drain(..later) {
