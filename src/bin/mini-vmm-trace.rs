@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     let reader = args.output.is_none() && io::stderr().is_terminal();
     let emitter = Emitter::new(outputs, args.filter(), kernel).looked_at(reader);
     let mut world = World::new(emitter);
-    let end = engine::trace(&mut world, args.command);
+    let end = engine::trace(&mut world, args.command, !args.no_filter);
     if let Err(e) = &end {
         return fail(&e.to_string(), e.source(), e.hint(), e.status());
     }

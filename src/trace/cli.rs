@@ -32,11 +32,14 @@ the call with its fields as linux/kvm.h, vfio.h and iommufd.h name them: what
 the program hands in stands in parentheses, what the kernel writes in braces.
 A guest's access stands as `out cfc.4`: port or address, and width in bytes.
 `coalesced` marks writes that KVM kept without an exit; `└` marks calls that
-follow from the exit above. The command runs some times slower.
+follow from the exit above.
 
 You can trace your own programs as an ordinary user; what you start ends with
-the tracer. Exit status: the command's; 125 if it cannot be traced, 126 if it
-cannot be executed, 127 if it cannot be found.";
+the tracer. For root, a seccomp filter lets all calls that are not shown run
+without a stop; for others each call stops, and the command is slower.
+
+Exit status: the command's; 125 if it cannot be traced, 126 if it cannot be
+executed, 127 if it cannot be found.";
 
 /// Run a command, and show its KVM, VFIO and iommufd calls, and what its guest does
 #[derive(Clone, Debug, Args)]
@@ -81,6 +84,11 @@ pub struct TraceArgs {
     /// Say in half a line what each call is for, and where it is described
     #[arg(long)]
     pub why: bool,
+
+    /// Stop at each system call, as for an ordinary user: slower, but without a seccomp filter,
+    /// which the command could see in itself
+    #[arg(long)]
+    pub no_filter: bool,
 
     /// The command, and its arguments
     #[arg(

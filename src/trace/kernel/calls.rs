@@ -70,18 +70,11 @@ impl Calls {
         }
     }
 
-    /// The tracer has seen the start of a call.
-    pub fn begins(&mut self, tid: i32, now: u64) {
+    /// A thread goes on, in a call that the tracer saw begin at this time, or in none whose end
+    /// the tracer will see. All events before are told.
+    pub fn goes_on(&mut self, tid: i32, begin: Option<u64>, now: u64) {
         if let Some(thread) = self.0.get_mut(&tid) {
-            thread.inside = Some(now);
-            thread.seen = now;
-        }
-    }
-
-    /// The tracer has seen the end of the call.
-    pub fn ends(&mut self, tid: i32, now: u64) {
-        if let Some(thread) = self.0.get_mut(&tid) {
-            thread.inside = None;
+            thread.inside = begin;
             thread.seen = now;
         }
     }
@@ -207,7 +200,7 @@ mod tests {
         calls.forget(100, &HashMap::from([(7, 25)]));
         assert_eq!(calls.times(7, 5, 21), None);
         assert_eq!(calls.times(7, 25, 41), Some((30, 40)));
-        calls.begins(7, 45);
+        calls.goes_on(7, Some(45), 45);
         calls.forget(100, &HashMap::new());
         assert_eq!(calls.0[&7].done, [(50, 60)]);
         for i in 0..2 * CALLS as u64 {
@@ -222,12 +215,12 @@ mod tests {
         let mut calls = of(7, &[(10, 20)]);
         let late = 100 * WAIT;
         assert_eq!(calls.open(late), late, "the tracer has not seen its start");
-        calls.begins(7, 5);
+        calls.goes_on(7, Some(5), 5);
         assert_eq!(calls.open(late), 10);
-        calls.ends(7, late);
+        calls.goes_on(7, None, late);
         assert_eq!(calls.open(late), late);
         // One that goes on is waited for by the kernel's clock alone.
-        calls.begins(7, 25);
+        calls.goes_on(7, Some(25), 25);
         assert_eq!(calls.open(late), late, "the kernel has no record of it");
         calls.enter(7, 30);
         assert_eq!(calls.open(29 + WAIT), 30);

@@ -316,7 +316,7 @@ fn a_call_and_vectors(tree: &Tree) -> Order {
     let source = source(tree, [page(MS, &call, None), page(MS, &vectors, None)]);
     let mut order = Order::new(source);
     order.calls().born(7, 7, 0);
-    order.calls().begins(7, MS);
+    order.calls().goes_on(7, Some(MS), MS);
     order
 }
 
@@ -338,7 +338,7 @@ fn a_late_tracer_changes_no_order() {
         assert_eq!(look(&mut order, now, true, &[]), [], "{now}");
     }
     order.push(call(7, MS, 5001 * MS, "write"));
-    order.calls().ends(7, 5002 * MS);
+    order.calls().goes_on(7, None, 5002 * MS);
     // The records until then are settled a little later.
     assert_eq!(look(&mut order, 5010 * MS, true, &[]), []);
     let all = shown(&[(2, "write"), (3, ACCEPTED), (5, ACCEPTED)]);
@@ -353,8 +353,8 @@ fn a_call_that_is_long_by_the_kernels_clock_is_late_and_counted() {
     let enter = page(6 * MS, &[(10 * MS, record(10, 7, 0))], None);
     append(&tree, 0, &enter);
     order.push(call(7, MS, 4 * MS, "write"));
-    order.calls().ends(7, 5 * MS);
-    order.calls().begins(7, 6 * MS);
+    order.calls().goes_on(7, None, 5 * MS);
+    order.calls().goes_on(7, Some(6 * MS), 6 * MS);
     let all = shown(&[(2, "write"), (3, ACCEPTED), (5, ACCEPTED)]);
     assert_eq!(look(&mut order, 109 * MS, true, &[]), all);
     append(
@@ -373,7 +373,7 @@ fn a_call_that_is_long_by_the_kernels_clock_is_late_and_counted() {
         &page(10 * MS, &[(130 * MS, record(11, 7, 0))], None),
     );
     order.push(call(7, 6 * MS, 125 * MS, "read"));
-    order.calls().ends(7, 131 * MS);
+    order.calls().goes_on(7, None, 131 * MS);
     let (events, losses) = end(order);
     assert_eq!((events[0].time, events[0].took), (10 * MS, 120 * MS));
     assert_eq!(losses.late, 1);
@@ -385,7 +385,7 @@ fn what_follows_an_exit_waits_for_its_answer() {
     let mut order = a_call_and_vectors(&tree);
     // The call is KVM_RUN; the exit is kept back from 5 ms on.
     let held = [Held { tid: 7, since: MS }];
-    order.calls().ends(7, 5 * MS);
+    order.calls().goes_on(7, None, 5 * MS);
     assert_eq!(
         look(&mut order, 60 * MS, false, &held),
         [],
@@ -410,7 +410,7 @@ fn what_follows_an_exit_waits_for_its_answer() {
     // A thread that handles an exit for long is not waited for.
     let tree = Tree::new("slow");
     let mut order = a_call_and_vectors(&tree);
-    order.calls().ends(7, 5 * MS);
+    order.calls().goes_on(7, None, 5 * MS);
     assert_eq!(look(&mut order, 1005 * MS, true, &held), []);
     assert_eq!(look(&mut order, 1006 * MS, false, &held), []);
     assert_eq!(look(&mut order, 1006 * MS, true, &held), vectors);

@@ -106,18 +106,17 @@ impl Emitter {
         }
     }
 
-    /// A thread begins a call.
-    pub fn begins(&mut self, tid: i32, now: u64) {
+    /// A thread goes on, in a call that the tracer saw begin at this time, or in none whose end
+    /// stops it.
+    pub fn inside(&mut self, tid: i32, begin: Option<u64>) {
         if let Some(order) = &mut self.order {
-            order.calls().begins(tid, now);
+            order.calls().goes_on(tid, begin, clock::now());
         }
     }
 
-    /// All events of a thread's call were emitted.
-    pub fn ends(&mut self, tid: i32, now: u64) {
-        if let Some(order) = &mut self.order {
-            order.calls().ends(tid, now);
-        }
+    /// Whether the kernel's events are shown.
+    pub fn has_kernel(&self) -> bool {
+        self.order.is_some()
     }
 
     /// Whether to look at the kernel's events.
