@@ -21,6 +21,9 @@ See one descriptor's calls of QEMU, and the counts of all:
 Make one page to look at in a browser, without a network:
   mini-vmm trace -c -o counts --html boot.html -- mini-vmm --kernel bzImage
 
+Follow an interrupt from VFIO's handler into the guest, as root:
+  mini-vmm trace --kernel --only kernel,eventfd -- mini-vmm …
+
 Count only, like strace -c:
   mini-vmm trace --summary-only -- mini-vmm --kernel bzImage
 
@@ -54,7 +57,7 @@ pub struct TraceArgs {
     pub summary_only: bool,
 
     /// Show only these kinds: exit, coalesced, process, memory, or the calls of a file: kvm, vm,
-    /// vcpu, container, group, device, iommufd, eventfd, kvm-device
+    /// vcpu, container, group, device, iommufd, eventfd, kvm-device, kernel
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub only: Vec<Kind>,
 
@@ -73,6 +76,10 @@ pub struct TraceArgs {
     /// Also write FILE, one page for a browser: a timeline, address maps, and who answers what
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+
+    /// Show the kernel's own part of an interrupt's way too, from tracefs; needs root
+    #[arg(long)]
+    pub kernel: bool,
 
     /// Say in half a line what each call is for, and where it is described
     #[arg(long)]

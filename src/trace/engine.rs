@@ -142,6 +142,14 @@ impl Engine<'_> {
     /// ticks.
     fn next(&mut self) -> io::Result<Option<(i32, Change)>> {
         let out = &mut self.world.out;
+        if out.is_due() {
+            let next = wait(false);
+            out.look(matches!(next, Ok(None)));
+            match next {
+                Ok(None) => {}
+                next => return next,
+            }
+        }
         if out.is_looked_at() {
             match wait(false) {
                 Ok(None) => out.flush(),
@@ -180,6 +188,10 @@ impl Engine<'_> {
                 self.event(tid, event);
                 self.resume(tid, 0);
             }
+        }
+        if let (true, Some(thread)) = (self.world.out.has_kernel(), self.threads.get(&tid)) {
+            let begin = thread.call.as_ref().map(|call| call.time);
+            self.world.out.inside(tid, begin);
         }
         self.adopt();
     }
@@ -227,6 +239,9 @@ impl Engine<'_> {
     }
 
     fn child(&mut self, parent: i32, tid: i32) {
+        if let Some(old) = self.threads.remove(&tid) {
+            self.world.gone(&old, None);
+        }
         let Some(parent) = self.threads.get_mut(&parent) else {
             return;
         };
@@ -236,9 +251,7 @@ impl Engine<'_> {
             (Some(call), Until::Call) => call.what = What::Plain,
             (call, _) => *call = None,
         }
-        if let Some(old) = self.threads.insert(tid, thread) {
-            self.world.gone(&old, None);
-        }
+        self.threads.insert(tid, thread);
         if let Some(at) = self.early.iter().position(|early| early.0 == tid) {
             self.early.swap_remove(at);
             self.resume(tid, 0);
@@ -255,7 +268,7 @@ impl Engine<'_> {
         if former != pid
             && let Some(mut thread) = self.threads.remove(&former)
         {
-            self.world.out.release(former);
+            self.world.out.gone(former);
             thread.tid = pid;
             if let Some(leader) = self.threads.insert(pid, thread) {
                 self.world.gone(&leader, None);

@@ -5,6 +5,7 @@ mod behaviour;
 mod filter;
 mod formats;
 mod guests;
+mod kernel;
 mod page;
 mod run;
 mod transcripts;
