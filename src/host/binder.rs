@@ -252,7 +252,7 @@ impl Drop for Binder {
 }
 
 /// Answers requests until the run has ended, has its devices given back, or asks no more.
-fn serve(socket: &Packets, host: &Host, run: Process) {
+pub fn serve(socket: &Packets, host: &Host, run: Process) {
     while let Ok(Some(packet)) = socket.receive() {
         let Some((kind, names)) = packet.bytes.split_first() else {
             return;
