@@ -10,7 +10,7 @@ use crate::common::elf::TempFile;
 use crate::process::{PROGRAM, kernel};
 use crate::{kvm, skipped};
 
-const TRACEFS: &str = "/sys/kernel/tracing";
+pub const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// What the shell says when it has what the test needs: what fails later is a failure.
 const READY: &str = "the test begins";
@@ -34,7 +34,7 @@ fn privileged(prepare: &str, script: &str, arguments: &[&str]) -> Option<Output>
 }
 
 /// The same with tracefs.
-fn with_tracefs(script: &str, arguments: &[&str]) -> Option<Output> {
+pub fn with_tracefs(script: &str, arguments: &[&str]) -> Option<Output> {
     let own = "pid:[4026531836]";
     if std::fs::read_link("/proc/self/ns/pid").is_ok_and(|pid| pid.as_os_str() != own) {
         skipped("tracefs has other numbers of processes than a container");
@@ -44,7 +44,7 @@ fn with_tracefs(script: &str, arguments: &[&str]) -> Option<Output> {
     privileged(&mount, script, arguments)
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     format!("{out}{err}")
 }
@@ -86,7 +86,7 @@ fn in_order(lines: &[Value]) {
 }
 
 /// A guest that makes this number of exits for reads, and others.
-fn reading_guest(reads: u32) -> TempFile {
+pub fn reading_guest(reads: u32) -> TempFile {
     kernel(|g| {
         g.repeat(reads, |g| {
             g.load32(0xc000_0000);
