@@ -86,16 +86,16 @@ fn check(outcome: &Outcome) -> Result<()> {
         serde_json::from_str(&report).map_err(|e| Error::failed(format!("the report: {e}")))?;
     let turns = report["rounds"][0].as_array().cloned().unwrap_or_default();
     expect(turns.len() == 4, || format!("{} turns", turns.len()))?;
-    for turn in turns {
+    for trial in turns {
         for work in ["read-4k-d1", "write-4k-d1", "mixed-4k-d32"] {
-            let samples = turn["samples"].as_array().into_iter().flatten();
+            let samples = trial["samples"].as_array().into_iter().flatten();
             let done = samples
                 .filter(|sample| sample["work"] == work)
                 .filter_map(|sample| sample["operations"].as_u64())
                 .sum::<u64>();
-            expect(done > 0, || format!("no {work} in {turn}"))?;
+            expect(done > 0, || format!("no {work} in {trial}"))?;
         }
-        let left = turn["left_sha256"].as_str();
+        let left = trial["left_sha256"].as_str();
         expect(left.is_some_and(|left| left.len() == 64), || {
             format!("the turn left {left:?}")
         })?;

@@ -199,8 +199,8 @@ fn peers(choices: &[Choice]) -> Result<Vec<(Peer, Program)>> {
 /// them.
 fn modules(lists: &Lists, device: &Device, peers: &[(Peer, Program)]) -> Vec<PathBuf> {
     let mut modules = lists.for_device(&device.modalias);
-    for alias in peers.iter().flat_map(|(peer, _)| peer.modaliases()) {
-        for module in lists.for_device(alias) {
+    for modalias in peers.iter().flat_map(|(peer, _)| peer.modaliases()) {
+        for module in lists.for_device(modalias) {
             if !modules.contains(&module) {
                 modules.push(module);
             }

@@ -15,7 +15,7 @@ use crate::subjects::counts::Count;
 use crate::subjects::host;
 use crate::subjects::list::{Kind, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
-use crate::subjects::other::Turn;
+use crate::subjects::other::OtherVmm;
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
 use crate::work::quantity;
@@ -147,7 +147,7 @@ fn round(
                 peer,
                 native_idle,
                 ..
-            } => Turn {
+            } => OtherVmm {
                 program,
                 peer: *peer,
                 native_idle: *native_idle,

@@ -1,10 +1,10 @@
 //! The signatures. Offsets and values are those of each format's own specification or of its
 //! driver's headers in Linux (include/uapi/linux/magic.h, fs/, drivers/md/, block/partitions/).
 
-use super::place::Place::{self, Area, End, Start};
+use super::position::Position::{self, Area, End, Start};
 
-/// A signature: what it stands for, its places, and its bytes.
-pub(super) type Row = (&'static str, &'static [Place], &'static [&'static [u8]]);
+/// A signature: what it stands for, its positions, and its bytes.
+pub(super) type Row = (&'static str, &'static [Position], &'static [&'static [u8]]);
 
 /// ZFS writes four labels of 256 KiB; the last two are before the disk's end, rounded down to such
 /// a label.

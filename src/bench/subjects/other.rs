@@ -16,7 +16,7 @@ use crate::work::disk;
 use crate::work::task::Task;
 
 /// What a turn needs besides the guest.
-pub struct Turn<'a> {
+pub struct OtherVmm<'a> {
     /// The VMM.
     pub program: &'a Program,
     /// The way in which the guest has the disk.
@@ -29,7 +29,7 @@ pub struct Turn<'a> {
     pub device: &'a Path,
 }
 
-impl Turn<'_> {
+impl OtherVmm<'_> {
     /// Does the work of a turn.
     ///
     /// # Errors
