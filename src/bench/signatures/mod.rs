@@ -1,7 +1,7 @@
 //! What a disk is known to hold: signatures of partition tables, file systems, volumes, RAIDs,
 //! encryption and swap. A disk with one is not written to without the user's `--wipe`. In doubt a
-//! disk holds something: a signature of two bytes counts, too, and a position that cannot be read is
-//! an error.
+//! disk holds something: a signature of two bytes counts, too, and a position that cannot be read
+//! is an error.
 //!
 //! | file | content |
 //! | --- | --- |
