@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a container image of the static programs and of nothing else: image.sh PROGRAMS OUTPUT, two
-# folders. The image is an archive of the OCI image layout 1.0.0, which podman, skopeo and containerd
-# load. The bytes of the archive depend on the programs and on the source tree alone.
+# folders. The image is an archive of the OCI image layout 1.0.0, which podman and containerd load.
+# The bytes of the archive depend on the programs and on the source tree alone.
 set -euo pipefail
 programs=$(realpath "$1")
 mkdir -p "$2"

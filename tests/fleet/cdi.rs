@@ -9,7 +9,7 @@ use vmm_sys_util::tempdir::TempDir;
 
 use crate::common::asm::Asm;
 use crate::common::elf;
-use crate::{PROGRAM, can_run, find, in_namespace, text_of, write};
+use crate::{can_run, find, in_namespace, text_of, write};
 
 /// A host with a disk at vfio-pci in group 7, whose node is `vfio0`.
 fn host(root: &Path) {
@@ -70,8 +70,8 @@ mount --bind "$1/sys" /sys
 "$PROGRAM" host cdi --iommu "$INTERFACE" --output "$1/cdi/mini-vmm.json"
 "#;
 
-/// `--ulimit`: an engine within limits of its own cannot raise its defaults. The nodes are listed by
-/// an image with busybox, because the image of the static programs has no other program.
+/// `--ulimit`: an engine within limits of its own cannot raise its defaults. An image with busybox
+/// lists the nodes, because the image of the static programs has no other program.
 const RUN: &str = r#"
 mount -t tmpfs none /run
 mkdir /run/cdi
