@@ -8,8 +8,9 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deps-intel deps-fleet fleet deb image release release-twice deny msrv lab-apart lab-intel lab-intel-all unit-slow
-.PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
+.PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb image release release-twice deny msrv
+.PHONY: lab-apart lab-intel lab-intel-all unit-slow
+.PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-long fuzz-briefly fuzz-seeded lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ deps-intel: deps ## the same for make lab-intel
 
 deps-fleet: deps-build ## the same for make fleet: udev, podman, Slurm, lintian
 	@resources/install-deps.sh fleet
+
+deps-book: ## mdBook and what translates the book, from crates.io into the cache
+	@resources/install-book.sh
 
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
@@ -54,6 +58,9 @@ tour: deps ## make the chapters of docs/tour anew: outputs, figures and lines of
 tour-lab: deps ## compare what docs/tour has of the emulated machine, and check the exercises there
 	cargo test --package tour --test lab -- --include-ignored
 
+book: deps-book ## docs/tour as web pages in English and Chinese, in target/book
+	@cargo run --quiet --package tour -- book
+
 deny: ## licences, duplicates and sources of the dependencies, by cargo-deny
 	@if command -v cargo-deny >/dev/null; then \
 		cargo deny --locked --workspace check licenses bans sources; \
@@ -68,11 +75,16 @@ msrv: deps-build ## build with the oldest Rust that is promised, where rustup ha
 		echo "SKIPPED msrv: Rust $(MSRV) is not installed (rustup toolchain install $(MSRV))"; \
 	fi
 
-fuzz: deps-build ## the fuzz targets, FUZZ_SECONDS each (600)
+fuzz-long: deps-build ## the fuzz targets, FUZZ_SECONDS each (600); prints executions and edges
 	tests/fuzz/run.sh
 
-fuzz-briefly: deps-build ## the same, ten seconds each
-	FUZZ_SECONDS=10 tests/fuzz/run.sh
+fuzz: fuzz-long
+
+fuzz-briefly: deps-build ## the same, five seconds each
+	FUZZ_SECONDS=5 tests/fuzz/run.sh
+
+fuzz-seeded: deps-build ## that each fuzz target finds the bug of its patch in tests/fuzz/seeded
+	tests/fuzz/seeded.sh
 
 lab: deps ## lab scenarios of under a minute: real VFIO and KVM in an emulated machine with an IOMMU
 	cargo test --package lab

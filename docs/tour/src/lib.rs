@@ -15,11 +15,15 @@
 //! | `weave: lab-figure KIND: COMMAND` | the same of a command in the emulated machine |
 //! | `end` | the author's text goes on |
 
+pub mod book;
+pub mod catalog;
 pub mod check;
 pub mod commands;
 pub mod figure;
 pub mod item;
 pub mod lab;
+pub mod messages;
+pub mod pages;
 pub mod record;
 pub mod stable;
 pub mod weave;
@@ -37,7 +41,7 @@ pub fn chapter_path(name: &str) -> String {
 }
 
 /// The chapters that are written, in order: number and file in docs/tour/chapters.
-pub const CHAPTERS: [(u32, &str); 7] = [
+pub const CHAPTERS: [(u32, &str); 8] = [
     (1, "1-device.md"),
     (2, "2-machine.md"),
     (3, "3-memory.md"),
@@ -45,4 +49,5 @@ pub const CHAPTERS: [(u32, &str); 7] = [
     (5, "5-pci.md"),
     (6, "6-taking.md"),
     (10, "10-boot.md"),
+    (12, "12-costs.md"),
 ];

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, thread};
 
+use tour::catalog::{self, Catalog};
 use tour::check::{Check, Exercise};
 use tour::commands::{Commands, Output};
 use tour::record::{RECORD, Record};
 use tour::stable::Stable;
 use tour::weave::{Loom, Sources, difference};
-use tour::{CHAPTERS, chapter_path, check, root};
+use tour::{CHAPTERS, chapter_path, check, messages, root};
 
 /// The outputs of all commands, which each test needs.
 static OUTPUTS: Mutex<Option<HashMap<String, Output>>> = Mutex::new(None);
@@ -49,10 +50,15 @@ fn compare(sources: &Sources, commands: &mut Commands) -> Result<(), String> {
             return Err(format!("{name}, {what}"));
         }
     }
-    match lab.is_used_up() {
-        true => Ok(()),
-        false => Err(format!("{} has commands of no chapter", RECORD)),
+    if !lab.is_used_up() {
+        return Err(format!("{} has commands of no chapter", RECORD));
     }
+    for (path, committed, renewed) in messages::files_of_translators(sources)? {
+        if let Some(what) = difference(&committed, &renewed) {
+            return Err(format!("{path}, {what}"));
+        }
+    }
+    Ok(())
 }
 
 /// Runs all commands once, and keeps what they print.
@@ -89,7 +95,7 @@ enum Seed {
     Status(&'static str, i32),
 }
 
-const SEEDS: [(&str, Seed); 18] = [
+const SEEDS: [(&str, Seed); 19] = [
     (
         "a register's name",
         Seed::Output("serial port + 0x5", "serial port + 0x6"),
@@ -151,6 +157,14 @@ const SEEDS: [(&str, Seed); 18] = [
             "docs/tour/chapters/6-taking.md",
             "L1# mini-vmm host unbind 00:0b.0",
             "L1# mini-vmm host unbind 00:0c.0",
+        ),
+    ),
+    (
+        "a sentence that is translated",
+        Seed::File(
+            "docs/tour/chapters/2-machine.md",
+            "There is nothing else.",
+            "There is nothing more.",
         ),
     ),
     ("an end", Seed::Status("popcnt", 0)),
@@ -216,6 +230,23 @@ fn each_seeded_change_is_found() {
     }
 }
 
+/// Each language has its first chapters whole, with the titles of all.
+#[test]
+fn translations_are_whole() {
+    let sources = Sources::new(root());
+    for (language, (first, last)) in catalog::LANGUAGES {
+        let path = catalog::path(language);
+        let translations = Catalog::parse(&sources.read(&path).unwrap()).unwrap();
+        let chapters = CHAPTERS.iter().filter(|(n, _)| (first..=last).contains(n));
+        let mut whole: Vec<_> = chapters
+            .map(|(_, name)| format!("chapters/{name}"))
+            .collect();
+        whole.push("chapters/SUMMARY.md".into());
+        let complaints = catalog::complaints(&translations, &whole);
+        assert_eq!(complaints, Vec::<String>::new(), "{path}");
+    }
+}
+
 #[test]
 fn names_and_counts_are_never_replaced() {
     let text = fs::read_to_string(root().join("docs/tour/stable.txt")).unwrap();
@@ -255,10 +286,11 @@ fn exercises_have_solutions_and_their_mistakes_have_sentences() {
 fn answers(exercise: &Exercise, run: fn(&Path) -> Result<(), String>) {
     let folder = root().join(format!("docs/tour/exercises/{}", exercise.chapter));
     let try_out = |name: &str| run(&folder.join(name));
-    assert_eq!(try_out("solution.s"), Ok(()));
+    let (_, end) = exercise.gap.split_once('.').unwrap();
+    assert_eq!(try_out(&format!("solution.{end}")), Ok(()));
     assert!(try_out(exercise.gap).is_err(), "the gap is no answer");
     for number in 1..=5 {
-        let name = format!("wrong-{number}.s");
+        let name = format!("wrong-{number}.{end}");
         let text = fs::read_to_string(folder.join(&name)).unwrap();
         assert_eq!(try_out(&name), Err(check::wanted(&text).unwrap()), "{name}");
     }

@@ -57,6 +57,7 @@ scenarios![
     refusals,
     errnos,
     every_call,
+    kernel_events,
     confined,
     virtual_functions,
     ways,
