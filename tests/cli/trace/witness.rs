@@ -21,7 +21,8 @@ const SIGPROCMASK: u64 = 14;
 const GETPID: u64 = 39;
 const SIGRETURN: u64 = 15;
 /// The end of a thread, which the end of the process may overtake: sigaltstack(2), munmap(2),
-/// madvise(2), rt_sigprocmask(2), exit(2).
+/// madvise(2), rt_sigprocmask(2), exit(2). The C library also gives a part of a mapping back by
+/// munmap(2) if the kernel has not placed the mapping as the library wants.
 const ENDS: [u64; 5] = [131, 11, 28, SIGPROCMASK, 60];
 const EPOLL: [u64; 3] = [232, 281, 441];
 const KVM_RUN: &str = "ae80";
@@ -109,8 +110,8 @@ fn made(line: &str) -> Option<Made<'_>> {
 }
 
 /// Calls of the program itself by number, and by the request of an ioctl. Apart are those whose
-/// number time decides: KVM_RUN, futex, epoll, the console's, sleeping between two looks, kicks of
-/// a vCPU, and the ends of threads.
+/// number time or addresses decide: KVM_RUN, futex, epoll, the console's, sleeping between two
+/// looks, kicks of a vCPU, and the ends of threads.
 fn counts(file: &TempFile, tracer: &str) -> BTreeMap<String, u64> {
     let tracer = format!("-{tracer}");
     let text = std::fs::read_to_string(file.path()).unwrap();
@@ -128,13 +129,7 @@ fn counts(file: &TempFile, tracer: &str) -> BTreeMap<String, u64> {
         }
     }
     let mut counts = BTreeMap::new();
-    for mut of_task in calls.into_values() {
-        while of_task
-            .last()
-            .is_some_and(|call| ENDS.contains(&call.number))
-        {
-            of_task.pop();
-        }
+    for of_task in calls.into_values() {
         for call in of_task {
             let key = match (call.number, call.arguments) {
                 (FUTEX | NANOSLEEP | SIGRETURN, _)
@@ -143,7 +138,7 @@ fn counts(file: &TempFile, tracer: &str) -> BTreeMap<String, u64> {
                     // 3 is the console's copy of standard output.
                     continue;
                 }
-                (number, _) if EPOLL.contains(&number) => continue,
+                (number, _) if EPOLL.contains(&number) || ENDS.contains(&number) => continue,
                 (IOCTL, [_, request]) => format!("ioctl {request}"),
                 (number, _) => format!("call {number}"),
             };
@@ -151,10 +146,8 @@ fn counts(file: &TempFile, tracer: &str) -> BTreeMap<String, u64> {
         }
     }
     let kicks = counts.remove(&format!("call {TGKILL}")).unwrap_or(0);
-    for (call, times) in [(SIGPROCMASK, 2), (GETPID, 1)] {
-        if let Some(count) = counts.get_mut(&format!("call {call}")) {
-            *count -= (times * kicks).min(*count);
-        }
+    if let Some(count) = counts.get_mut(&format!("call {GETPID}")) {
+        *count -= kicks.min(*count);
     }
     counts
 }
