@@ -3,6 +3,8 @@
 # folders. The image is an archive of the OCI image layout 1.0.0, which podman and containerd load.
 # The bytes of the archive depend on the programs and on the source tree alone.
 set -euo pipefail
+shopt -s inherit_errexit
+export LC_ALL=C
 programs=$(realpath "$1")
 mkdir -p "$2"
 output=$(realpath "$2")
@@ -24,7 +26,8 @@ alike() {
 mkdir -p "$work/root/bin" "$work/layout/blobs/sha256"
 for program in mini-vmm mini-vmm-trace mini-vmm-bench; do
 	# A program that needs a library cannot start: the image has none.
-	if readelf --program-headers --wide "$programs/$program" | grep -q INTERP; then
+	headers=$(readelf --program-headers --wide "$programs/$program")
+	if [[ $headers = *INTERP* ]]; then
 		echo "error: $programs/$program is not static" >&2
 		echo "hint: make build makes static programs" >&2
 		exit 1

@@ -9,13 +9,12 @@ trap 'rm -rf "$work"' EXIT
 
 one() { # one FOLDER JOBS TIMEZONE LANGUAGE MASK
 	echo "a release from $work/$1, with $2 jobs"
-	git clone --quiet "$tree" "$work/$1/tree"
-	(
-		cd "$work/$1/tree"
-		umask "$5"
-		CARGO_TARGET_DIR=$work/$1/built CARGO_BUILD_JOBS=$2 TZ=$3 LC_ALL=$4 SIGN= \
-			resources/package/release.sh "$work/$1/files"
-	) >"$work/log" 2>&1 || {
+	mkdir -p "$work/$1"
+	ln -s "${CARGO_HOME:-$HOME/.cargo}" "$work/$1/cargo"
+	(umask "$5" && git clone --quiet "$tree" "$work/$1/tree" && cd "$work/$1/tree" &&
+		CARGO_HOME=$work/$1/cargo CARGO_TARGET_DIR=$work/$1/built CARGO_BUILD_JOBS=$2 TZ=$3 \
+			LC_ALL=$4 SIGN='' resources/package/release.sh "$work/$1/files") \
+		>"$work/log" 2>&1 || {
 		cat "$work/log" >&2
 		exit 1
 	}

@@ -132,10 +132,12 @@ inside dpkg --install /old.deb >&2
 chroot root /usr/bin/mini-vmm --config /etc/mini-vmm/web.toml --memory 64M \
 	--api-socket /run/web.sock >console 2>&1 &
 run=$!
-until grep -q 'the guest runs' console; do
-	kill -0 "$run" || { cat console >&2; exit 1; }
+trap 'kill "$run" 2>/dev/null || :' EXIT
+for _ in $(seq 300); do
+	if grep -q 'the guest runs' console; then break; fi
 	sleep 0.1
 done
+grep -q 'the guest runs' console || { cat console >&2; exit 1; }
 inside dpkg --install /new.deb >&2
 inside dpkg-query --show --showformat '${Version} ${Status}\n' mini-vmm
 inside mini-vmm ctl /run/web.sock info | grep '^state'

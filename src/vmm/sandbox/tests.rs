@@ -345,6 +345,10 @@ fn helpers_are_refused_what_they_do_not_need() {
         let set = |text: &str| u64::from_str_radix(text, 16).unwrap();
         assert_eq!(set(&field("CapEff:")), set(&before) & kept);
         assert_eq!(set(&field("CapPrm:")) & !kept, 0);
+        // The search for a device's uses asks for the addresses of interfaces.
+        let mut addresses = std::ptr::null_mut();
+        // SAFETY: getifaddrs(3) writes a pointer to memory of its own, which nobody frees here.
+        assert_eq!(unsafe { libc::getifaddrs(&mut addresses) }, 0);
         // A program that it runs, as modprobe, and a thread.
         let grep = std::process::Command::new("grep")
             .args(["-c", "CapEff:.*[1-9a-f]", "/proc/self/status"])

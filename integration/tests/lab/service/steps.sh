@@ -56,5 +56,5 @@ for _ in $(seq 100); do
 	sleep 0.2
 done
 report killed killed
-say "left $(pgrep -c mini-vmm || :)"
+say "left $(cat /proc/[0-9]*/comm 2>/dev/null | grep -c -e mini-vmm -e vmm- || :)"
 systemctl poweroff --force --force
