@@ -28,11 +28,8 @@ report bad bad
 
 systemctl start mini-vmm@button
 report started button
-# systemd's clock is CLOCK_MONOTONIC too.
-say "active $(value button ActiveEnterTimestampMonotonic)"
-mini-vmm ctl /run/mini-vmm-button/api.sock counters --json | tr '{},' '\n\n\n' >/run/counters
-say "began $(sed -n 's/.*"started_monotonic_ns": *\([0-9]*\)[0-9]\{3\}$/\1/p' /run/counters)"
-say "first-run $(sed -n '/"first_run"/,/start_us/s/.*"start_us": *\([0-9]*\).*/\1/p' /run/counters)"
+mini-vmm ctl /run/mini-vmm-button/api.sock counters --json >/run/counters
+say "ran $(grep -c '"first_run"' /run/counters)"
 wait_for button 'L2: listening'
 systemctl stop mini-vmm@button
 report stopped button
