@@ -51,6 +51,7 @@ scenarios![
     ports,
     resets,
     sandbox,
+    service,
     start,
     windows,
     topology,

@@ -21,7 +21,8 @@ const SIGPROCMASK: u64 = 14;
 const GETPID: u64 = 39;
 const SIGRETURN: u64 = 15;
 /// The end of a thread, which the end of the process may overtake: sigaltstack(2), munmap(2),
-/// madvise(2), rt_sigprocmask(2), exit(2).
+/// madvise(2), rt_sigprocmask(2), exit(2). The C library also gives a part of a mapping back by
+/// munmap(2) if the mapping is not where the library wants it.
 const ENDS: [u64; 5] = [131, 11, 28, SIGPROCMASK, 60];
 const EPOLL: [u64; 3] = [232, 281, 441];
 const KVM_RUN: &str = "ae80";
@@ -56,15 +57,37 @@ fn tracing_changes_no_call() {
     if !kvm() {
         return;
     }
+    let mut differences = Vec::new();
+    // A process may have made a call less when it ends: another three runs tell that from a tracer
+    // that changes calls.
+    for _ in 0..3 {
+        let Some([plain, traced, again]) = three_runs() else {
+            return;
+        };
+        assert!(
+            plain.len() > 40 && plain.values().sum::<u64>() > 200,
+            "{plain:?}"
+        );
+        // Two untraced runs show that the comparison is fair.
+        let untraced = difference(&plain, &again);
+        let by_tracing = difference(&plain, &traced);
+        if untraced.is_empty() && by_tracing.is_empty() {
+            return;
+        }
+        differences.push((untraced, by_tracing));
+    }
+    panic!("between untraced runs, and by tracing, in three tries: {differences:?}");
+}
+
+/// The calls of an untraced run, of a traced run, and of an untraced run again.
+fn three_runs() -> Option<[BTreeMap<String, u64>; 3]> {
     let guest = reading_guest(100);
     let out = [(); 3].map(|()| TempFile::new(b""));
     let mut paths = vec![guest.path().display().to_string()];
     paths.extend(out.iter().map(|file| file.path().display().to_string()));
     let script = format!("TRACEFS={TRACEFS}\nPROGRAM='{PROGRAM}'\n{SCRIPT}");
     let arguments: Vec<_> = paths.iter().map(String::as_str).collect();
-    let Some(output) = with_tracefs(&script, &arguments) else {
-        return;
-    };
+    let output = with_tracefs(&script, &arguments)?;
     let said = said(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(
@@ -74,18 +97,7 @@ fn tracing_changes_no_call() {
     // The second of the three.
     let started = said.split("started ").nth(2).unwrap_or_default();
     let tracer = started.split_whitespace().next().expect("a number");
-    let [plain, traced, again] = out.map(|file| counts(&file, tracer));
-    assert!(
-        plain.len() > 40 && plain.values().sum::<u64>() > 200,
-        "{plain:?}"
-    );
-    // Two untraced runs show that the comparison is fair.
-    assert_eq!(difference(&plain, &again), [""; 0], "untraced runs");
-    assert_eq!(
-        difference(&plain, &traced),
-        [""; 0],
-        "an untraced run, and a traced one"
-    );
+    Some(out.map(|file| counts(&file, tracer)))
 }
 
 /// A call.
@@ -109,8 +121,8 @@ fn made(line: &str) -> Option<Made<'_>> {
 }
 
 /// Calls of the program itself by number, and by the request of an ioctl. Apart are those whose
-/// number time decides: KVM_RUN, futex, epoll, the console's, sleeping between two looks, kicks of
-/// a vCPU, and the ends of threads.
+/// number time or addresses decide: KVM_RUN, futex, epoll, the console's, sleeping between two
+/// looks, kicks of a vCPU, and the ends of threads.
 fn counts(file: &TempFile, tracer: &str) -> BTreeMap<String, u64> {
     let tracer = format!("-{tracer}");
     let text = std::fs::read_to_string(file.path()).unwrap();
@@ -128,13 +140,7 @@ fn counts(file: &TempFile, tracer: &str) -> BTreeMap<String, u64> {
         }
     }
     let mut counts = BTreeMap::new();
-    for mut of_task in calls.into_values() {
-        while of_task
-            .last()
-            .is_some_and(|call| ENDS.contains(&call.number))
-        {
-            of_task.pop();
-        }
+    for of_task in calls.into_values() {
         for call in of_task {
             let key = match (call.number, call.arguments) {
                 (FUTEX | NANOSLEEP | SIGRETURN, _)
@@ -143,7 +149,7 @@ fn counts(file: &TempFile, tracer: &str) -> BTreeMap<String, u64> {
                     // 3 is the console's copy of standard output.
                     continue;
                 }
-                (number, _) if EPOLL.contains(&number) => continue,
+                (number, _) if EPOLL.contains(&number) || ENDS.contains(&number) => continue,
                 (IOCTL, [_, request]) => format!("ioctl {request}"),
                 (number, _) => format!("call {number}"),
             };
@@ -151,10 +157,8 @@ fn counts(file: &TempFile, tracer: &str) -> BTreeMap<String, u64> {
         }
     }
     let kicks = counts.remove(&format!("call {TGKILL}")).unwrap_or(0);
-    for (call, times) in [(SIGPROCMASK, 2), (GETPID, 1)] {
-        if let Some(count) = counts.get_mut(&format!("call {call}")) {
-            *count -= (times * kicks).min(*count);
-        }
+    if let Some(count) = counts.get_mut(&format!("call {GETPID}")) {
+        *count -= kicks.min(*count);
     }
     counts
 }
