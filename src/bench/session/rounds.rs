@@ -59,7 +59,7 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     drop(archive);
     cpus::confine(&plan.cpus)?;
     if let Some(destroy) = &plan.destroy {
-        destroy.prepare(&plan.device.disk)?;
+        destroy.prepare(&host::wait_for_disk(&plan.device.path, &plan.task)?)?;
     }
     let mut left = None;
     let started = Instant::now();

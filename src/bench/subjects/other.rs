@@ -12,7 +12,6 @@ use crate::subjects::mini_vmm::{Guest, Vcpus};
 use crate::subjects::peer::Peer;
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
-use crate::work::disk;
 use crate::work::task::Task;
 
 /// What a turn needs besides the guest.
@@ -37,22 +36,23 @@ impl OtherVmm<'_> {
     /// measurement.
     pub fn trial(&self, guest: &Guest, task: &Task, seed: u64) -> Result<Trial> {
         // The disk must be back, whatever subject had it before.
-        let node = host::wait_for_disk(self.device, task)?;
+        let disk = host::wait_for_disk(self.device, task)?;
         let bound = match self.peer.is_assigned() {
             true => Some(Bound::take(self.binder, &guest.address)?),
             false => None,
         };
-        // While the VMM has the disk, nobody else gets it (open(2), O_EXCL).
+        // While the VMM has the disk, nobody else gets it (open(2), O_EXCL), and no other disk gets
+        // its name.
         let held = match self.peer.is_assigned() {
             true => None,
-            false => Some(disk::open(&node, false)?),
+            false => Some(disk.open(None)?),
         };
         let line = Line {
             peer: self.peer,
             native_idle: self.native_idle,
             guest,
             task,
-            node: &node,
+            node: &disk.node(),
             seed,
         };
         let line = line.words()?;
@@ -60,10 +60,11 @@ impl OtherVmm<'_> {
         command.args(&line.words);
         let trial = guest.run(command, &self.program.path, task, Vcpus::Pin, None);
         drop((held, line.file));
-        if let Some(bound) = bound {
-            bound.give_back()?;
-        }
-        trial
+        let back = bound.map_or(Ok(()), Bound::give_back);
+        // The first error says why.
+        let trial = trial?;
+        back?;
+        Ok(trial)
     }
 }
 
