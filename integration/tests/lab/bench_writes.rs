@@ -1,6 +1,8 @@
 //! mini-vmm-bench writes to a disk only if the disk is named by its own serial number and holds
 //! nothing, and finds again what each subject has written.
 
+use std::fs;
+
 use lab::expect::expect;
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
@@ -20,18 +22,25 @@ pub fn all() -> Vec<Scenario> {
             .apart()
             .inner_qemu()
             .limit(300)
-            .machine(|l1| l1.files = vec![("plain.img", vec![1; SIZE])])
+            .machine(|l1| {
+                let other = vec![2; SIZE];
+                l1.files = vec![("plain.img", vec![1; SIZE]), ("other.img", other)];
+            })
             .qemu(&[
                 "-drive",
                 "if=none,id=plain,format=raw,file={dir}/plain.img",
                 "-device",
                 "nvme,drive=plain,serial=S5H9NX0,addr=6",
+                "-drive",
+                "if=none,id=other,format=raw,file={dir}/other.img",
+                "-device",
+                "nvme,drive=other,serial=S5H9NX1,addr=7",
             ])
             .script(script(), check),
     ]
 }
 
-/// Five refusals, each with its exit status, what was said, and whether the disk is the same; then
+/// Six refusals, each with its exit status, what was said, and whether the disk is the same; then
 /// writes by the host, by mini-vmm and by QEMU.
 fn script() -> String {
     let bench = format!(
@@ -47,6 +56,7 @@ fn script() -> String {
          [ \"$(sum)\" = \"$before\" ] && same=same || same=changed\n\
          say refused $name $status $(grep -c \"$wanted\" /run/out) $same\n\
          }}\n\
+         refuse other-disk 'not \"S5H9NX1\"' --destroy S5H9NX1 --wipe\n\
          refuse other-serial 'not \"S5H9NX\"' --destroy S5H9NX --wipe\n\
          printf '\\374N+\\251' | dd of=$disk bs=1 seek=4096 2>/dev/null\n\
          refuse raid-member 'holds a member of a Linux RAID' --destroy S5H9NX0\n\
@@ -66,9 +76,14 @@ fn script() -> String {
 }
 
 fn check(outcome: &Outcome) -> Result<()> {
+    let other = fs::read(outcome.image("other")).map_err(|e| Error::failed(e.to_string()))?;
+    expect(other.iter().all(|byte| *byte == 2), || {
+        "the other disk has changed".into()
+    })?;
     let lines = |key| outcome.transcript.lab(key).collect::<Vec<_>>();
     let refused = lines("refused");
     let wanted = [
+        "other-disk 1 1 same",
         "other-serial 1 1 same",
         "raid-member 1 1 same",
         "mounted 1 1 same",

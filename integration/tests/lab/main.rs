@@ -22,6 +22,7 @@ scenarios![
     disks,
     affinity,
     bench,
+    bench_ends,
     bench_writes,
     bench_throttled,
     bind,
