@@ -168,8 +168,8 @@ pub fn all(sys: &Path) -> Result<Vec<Disk>> {
     Ok(disks)
 }
 
-/// The serial number that a disk reports: NVMe's, virtio-blk's, or that of SCSI and SATA disks (SPC,
-/// Unit Serial Number VPD page).
+/// The serial number that a disk reports: NVMe's, virtio-blk's, or that of SCSI and SATA disks
+/// (SPC, Unit Serial Number VPD page).
 fn serial(path: &Path) -> Option<String> {
     text(path, "device/serial")
         .or_else(|| text(path, "serial"))

@@ -1,4 +1,4 @@
-//! However mini-vmm-bench ends in a turn of another VMM, and however that VMM hangs: the VMM ends in
+//! However mini-vmm-bench ends in a turn of another VMM, and if that VMM hangs: the VMM ends in
 //! bounded time, and `host unbind` gives the device back, if nothing else does.
 
 use lab::disk::Disk;

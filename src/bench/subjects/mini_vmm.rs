@@ -26,7 +26,7 @@ use crate::work::task::{MARK, Message, Task};
 const PAUSE: Duration = Duration::from_millis(1500);
 
 /// How long a guest may send no message, besides the time of its work.
-const SILENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What all guests of a run have.
 pub struct Guest {
@@ -181,8 +181,8 @@ impl Guest {
     }
 }
 
-/// Hears the guest to its last message. When it is ready, its virtual CPUs are put on `pin`. A guest
-/// is given up that sends no message for too long, whatever else it prints.
+/// Hears the guest to its last message. When it is ready, its virtual CPUs are put on `pin`. A
+/// guest is given up that sends no message for too long, whatever else it prints.
 fn listen(
     vmm: &Vmm,
     trial: &mut Trial,
@@ -191,7 +191,7 @@ fn listen(
     mut counting: Option<&mut Counting>,
 ) -> Result<()> {
     let work = Duration::from_millis(task.warm_up_ms + task.measure_ms);
-    let limit = work + SILENCE;
+    let limit = work + PATIENCE;
     let mut until = Instant::now() + limit;
     while let Some(line) = vmm.line(until)? {
         let Some((_, text)) = line.split_once(MARK) else {

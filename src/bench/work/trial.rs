@@ -12,8 +12,8 @@ use crate::work::task::{Engine, IDLE, Message, Sample, Task, Work};
 use crate::work::window::Window;
 use crate::work::{fingerprint, threads, uring, writes};
 
-/// Does the work of a turn on an open disk. `tell` gets what there is to say. `seed` chooses the blocks:
-/// no two turns of a run read the same ones, so none finds them in a cache of the disk.
+/// Does the work of a turn on an open disk. `tell` gets what there is to say. `seed` chooses the
+/// blocks: no two turns of a run read the same ones, so none finds them in a cache of the disk.
 ///
 /// # Errors
 /// The disk cannot be read or written, has other content than was written, or `stop` was set.
