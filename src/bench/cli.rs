@@ -19,12 +19,13 @@ use crate::work::task::Engine;
     subcommand_negates_reqs = true,
     after_help = "\
 Without --destroy this program writes to no disk: each subject opens it for
-reads alone, and exclusively. A device that the host uses (a mounted file system, swap, a RAID)
-is refused. When the disk comes back to the host, udev may assemble a stopped
-RAID or volume group on it, and write: use a disk without members of one.
-For each turn of a guest, mini-vmm binds the device to vfio-pci and gives it
-back. If this program is killed, the device goes back all the same; should it
-not, `mini-vmm host unbind ADDR` gives it back.
+reads alone, and exclusively. A device that the host uses (a mounted file
+system, swap, a RAID) is refused. When the disk comes back to the host, udev
+may assemble a stopped RAID or volume group on it, and write: use a disk
+without members of one. For each turn of a guest that has the device, mini-vmm
+binds it to vfio-pci and gives it back. If this program is killed, the device
+goes back all the same, but for a turn of another VMM: type
+`mini-vmm host unbind ADDR` then.
 
 Examples:
   mini-vmm-bench 0000:01:00.0 --dry-run     what would be done, and for how long
@@ -98,7 +99,8 @@ pub struct RunArgs {
     /// Also measure guests of other VMMs, NAME or NAME=PATH, with commas between them [without
     /// PATH: the program in PATH].
     /// The device itself: qemu-vfio, cloud-hypervisor, crosvm. A disk that the VMM emulates, whose
-    /// data is the host's disk: qemu-nvme, qemu-virtio, cloud-hypervisor-virtio, firecracker
+    /// data is the host's disk: qemu-nvme, qemu-virtio, cloud-hypervisor-virtio, firecracker. All
+    /// but those of QEMU are untested
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     peer: Vec<Choice>,
 

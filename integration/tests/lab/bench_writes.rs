@@ -1,6 +1,8 @@
 //! mini-vmm-bench writes to a disk only if the disk is named by its own serial number and holds
 //! nothing, and finds again what each subject has written.
 
+use std::fs;
+
 use lab::expect::expect;
 use lab::outcome::Outcome;
 use lab::scenario::Scenario;
@@ -20,18 +22,25 @@ pub fn all() -> Vec<Scenario> {
             .apart()
             .inner_qemu()
             .limit(300)
-            .machine(|l1| l1.files = vec![("plain.img", vec![1; SIZE])])
+            .machine(|l1| {
+                let other = vec![2; SIZE];
+                l1.files = vec![("plain.img", vec![1; SIZE]), ("other.img", other)];
+            })
             .qemu(&[
                 "-drive",
                 "if=none,id=plain,format=raw,file={dir}/plain.img",
                 "-device",
                 "nvme,drive=plain,serial=S5H9NX0,addr=6",
+                "-drive",
+                "if=none,id=other,format=raw,file={dir}/other.img",
+                "-device",
+                "nvme,drive=other,serial=S5H9NX1,addr=7",
             ])
             .script(script(), check),
     ]
 }
 
-/// Five refusals, each with its exit status, what was said, and whether the disk is the same; then
+/// Six refusals, each with its exit status, what was said, and whether the disk is the same; then
 /// writes by the host, by mini-vmm and by QEMU.
 fn script() -> String {
     let bench = format!(
@@ -47,6 +56,7 @@ fn script() -> String {
          [ \"$(sum)\" = \"$before\" ] && same=same || same=changed\n\
          say refused $name $status $(grep -c \"$wanted\" /run/out) $same\n\
          }}\n\
+         refuse other-disk 'not \"S5H9NX1\"' --destroy S5H9NX1 --wipe\n\
          refuse other-serial 'not \"S5H9NX\"' --destroy S5H9NX --wipe\n\
          printf '\\374N+\\251' | dd of=$disk bs=1 seek=4096 2>/dev/null\n\
          refuse raid-member 'holds a member of a Linux RAID' --destroy S5H9NX0\n\
@@ -66,9 +76,14 @@ fn script() -> String {
 }
 
 fn check(outcome: &Outcome) -> Result<()> {
+    let other = fs::read(outcome.image("other")).map_err(|e| Error::failed(e.to_string()))?;
+    expect(other.iter().all(|byte| *byte == 2), || {
+        "the other disk has changed".into()
+    })?;
     let lines = |key| outcome.transcript.lab(key).collect::<Vec<_>>();
     let refused = lines("refused");
     let wanted = [
+        "other-disk 1 1 same",
         "other-serial 1 1 same",
         "raid-member 1 1 same",
         "mounted 1 1 same",
@@ -86,16 +101,16 @@ fn check(outcome: &Outcome) -> Result<()> {
         serde_json::from_str(&report).map_err(|e| Error::failed(format!("the report: {e}")))?;
     let turns = report["rounds"][0].as_array().cloned().unwrap_or_default();
     expect(turns.len() == 4, || format!("{} turns", turns.len()))?;
-    for turn in turns {
+    for trial in turns {
         for work in ["read-4k-d1", "write-4k-d1", "mixed-4k-d32"] {
-            let samples = turn["samples"].as_array().into_iter().flatten();
+            let samples = trial["samples"].as_array().into_iter().flatten();
             let done = samples
                 .filter(|sample| sample["work"] == work)
                 .filter_map(|sample| sample["operations"].as_u64())
                 .sum::<u64>();
-            expect(done > 0, || format!("no {work} in {turn}"))?;
+            expect(done > 0, || format!("no {work} in {trial}"))?;
         }
-        let left = turn["left_sha256"].as_str();
+        let left = trial["left_sha256"].as_str();
         expect(left.is_some_and(|left| left.len() == 64), || {
             format!("the turn left {left:?}")
         })?;

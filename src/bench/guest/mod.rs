@@ -2,7 +2,7 @@
 //! powers the guest off. Its messages are lines on the first serial port.
 
 use std::ffi::CStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,9 @@ use crate::error::{Context, Error, Result};
 use crate::kernel::initramfs;
 use crate::work::task::{MARK, Message, Task};
 use crate::work::trial;
+
+/// What each kernel parameter of this program begins with.
+pub const PREFIX: &str = "mini_vmm_bench.";
 
 /// The kernel parameter with the seed of the turn.
 pub const SEED: &str = "mini_vmm_bench.seed=";
@@ -92,7 +95,7 @@ fn run() -> Result<()> {
     let task: Task =
         serde_json::from_slice(&task).map_err(|e| Error::new(format!("the task: {e}")))?;
     load_modules()?;
-    let disk = wait_for_disk(&task)?;
+    let disk = open_disk(&task)?;
     tell(&Message::Ready {
         kernel: text("/proc/sys/kernel/osrelease"),
         uptime_ms: uptime_ms(),
@@ -100,8 +103,8 @@ fn run() -> Result<()> {
     let seed = parameter(SEED).ok_or_else(|| Error::new("the guest has no seed"))?;
     let mut tell = |message| tell(&message);
     match parameter(COUNT) {
-        Some(pause) => trial::count(&task, &disk, seed, Duration::from_millis(pause), &mut tell),
-        None => trial::work(&task, &disk, seed, &AtomicBool::new(false), &mut tell),
+        Some(pause) => trial::count(&task, disk, seed, Duration::from_millis(pause), &mut tell),
+        None => trial::work(&task, disk, seed, &AtomicBool::new(false), &mut tell),
     }
 }
 
@@ -149,7 +152,8 @@ fn load_modules() -> Result<()> {
     Ok(())
 }
 
-fn wait_for_disk(task: &Task) -> Result<PathBuf> {
+/// Waits for the disk, and opens it.
+fn open_disk(task: &Task) -> Result<File> {
     let started = Instant::now();
     let any = has(ANY_DISK);
     loop {
@@ -161,11 +165,12 @@ fn wait_for_disk(task: &Task) -> Result<PathBuf> {
         if let Some(disk) = found
             && disk.node().exists()
         {
-            // An emulated disk has a serial number of its VMM's; the host has checked the disk.
-            if !any {
-                disk.check_serial(task.destroy.as_deref())?;
-            }
-            return Ok(disk.node());
+            let destroy = task.destroy.as_deref();
+            return match any {
+                // The host has checked the disk, and holds it.
+                true => disk.open_emulated(destroy),
+                false => disk.open(destroy),
+            };
         }
         if started.elapsed() > PATIENCE {
             return Err(Error::new(

@@ -11,7 +11,6 @@ use crate::error::{Context, Error, Result};
 use crate::session::device::Device;
 use crate::signatures::{self, BLOCK, Signature};
 use crate::work::aligned::Aligned;
-use crate::work::disk;
 
 /// After so many passes a disk still has a signature that was erased: its writes are lost.
 const PASSES: usize = 4;
@@ -43,14 +42,14 @@ impl Destroy {
             .collect();
         if names.len() != 1 {
             return Err(Error::new(format!(
-                "PCI device {} has {} disks ({}), which one serial number does not tell apart; only \
-                 a single disk is written to",
+                "PCI device {} has {} disks ({}), which one serial number does not tell apart; \
+                 only a single disk is written to",
                 device.address,
                 names.len(),
                 names.join(", ")
             )));
         }
-        let mut file = disk::open(&device.disk.node(), false)?;
+        let mut file = device.disk.open(None)?;
         let found = look(&mut file)?;
         permit(&device.disk, &found, wipe)?;
         Ok(Self {
@@ -60,17 +59,16 @@ impl Destroy {
         })
     }
 
-    /// Erases what the disk holds, if the user has said so, right before the first turn. The disk
-    /// is looked at once more: it may have changed.
+    /// Erases what the disk holds, if the user has said so, right before the first turn. `disk` was
+    /// looked up anew, and what it holds is looked at once more: both may have changed.
     ///
     /// # Errors
     /// The disk may not be written to, or keeps what was erased.
-    pub fn prepare(&self, device: &Disk) -> Result<()> {
-        device.check_serial(Some(&self.serial))?;
-        let mut file = disk::open(&device.node(), true)?;
+    pub fn prepare(&self, disk: &Disk) -> Result<()> {
+        let mut file = disk.open(Some(&self.serial))?;
         for _ in 0..PASSES {
             let found = look(&mut file)?;
-            permit(device, &found, self.wipe)?;
+            permit(disk, &found, self.wipe)?;
             if found.is_empty() {
                 return Ok(());
             }
@@ -78,7 +76,7 @@ impl Destroy {
         }
         Err(Error::new(format!(
             "{} still holds what was erased on it",
-            device.node().display()
+            disk.node().display()
         )))
     }
 }
@@ -157,6 +155,7 @@ fn size(file: &mut File) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::work::disk;
 
     /// A file stands for the disk.
     #[test]

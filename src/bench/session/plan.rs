@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::guest;
 use crate::kernel::image::Image;
 use crate::kernel::modules::Lists;
 use crate::session::cpus;
@@ -60,6 +61,7 @@ impl Plan {
     /// # Errors
     /// Something is missing, or the device may not be measured.
     pub fn make(settings: &Settings) -> Result<Self> {
+        check_words(&settings.guest_cmdline)?;
         let device = Device::find(&settings.address)?;
         device.check_unused()?;
         device.check_host(&settings.memory)?;
@@ -178,6 +180,18 @@ impl Plan {
     }
 }
 
+/// Refuses further words of the guest's command line that are this program's own: such a word could
+/// let the guest take another disk for the one that was named.
+fn check_words(words: &str) -> Result<()> {
+    match words.contains(guest::PREFIX) {
+        true => Err(Error::new(format!(
+            "--guest-cmdline has a word with {}, which this program keeps for itself",
+            guest::PREFIX
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Finds the programs of other VMMs.
 fn peers(choices: &[Choice]) -> Result<Vec<(Peer, Program)>> {
     let mut found: Vec<(Peer, Program)> = Vec::new();
@@ -204,8 +218,8 @@ fn peers(choices: &[Choice]) -> Result<Vec<(Peer, Program)>> {
 /// them.
 fn modules(lists: &Lists, device: &Device, peers: &[(Peer, Program)]) -> Vec<PathBuf> {
     let mut modules = lists.for_device(&device.modalias);
-    for alias in peers.iter().flat_map(|(peer, _)| peer.modaliases()) {
-        for module in lists.for_device(alias) {
+    for modalias in peers.iter().flat_map(|(peer, _)| peer.modaliases()) {
+        for module in lists.for_device(modalias) {
             if !modules.contains(&module) {
                 modules.push(module);
             }
@@ -297,4 +311,17 @@ impl fmt::Display for Plan {
 fn module_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     name.split(".ko").next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_s_words_are_none_of_this_program_s() {
+        assert!(check_words("").is_ok() && check_words("nokaslr console=ttyS0").is_ok());
+        for own in [guest::ANY_DISK, guest::RESTARTS, guest::SEED, guest::COUNT] {
+            assert!(check_words(&format!("quiet {own}")).is_err(), "{own}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::subjects::counts::Count;
 use crate::subjects::host;
 use crate::subjects::list::{Kind, Subject, pairs};
 use crate::subjects::mini_vmm::{Guest, in_memory};
-use crate::subjects::other::Turn;
+use crate::subjects::other::OtherVmm;
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
 use crate::work::quantity;
@@ -59,7 +59,7 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
     drop(archive);
     cpus::confine(&plan.cpus)?;
     if let Some(destroy) = &plan.destroy {
-        destroy.prepare(&plan.device.disk)?;
+        destroy.prepare(&host::wait_for_disk(&plan.device.path, &plan.task)?)?;
     }
     let mut left = None;
     let started = Instant::now();
@@ -94,17 +94,19 @@ pub fn run(plan: &Plan) -> Result<(Rounds, Option<Error>)> {
 /// a run without it.
 fn count(plan: &Plan, guest: &Guest) -> (Vec<Count>, Option<Error>) {
     let mut counts = Vec::new();
-    let once = |subject: &&Subject| subject.repeats.is_none();
-    for subject in plan.subjects.iter().filter(once) {
-        let index = plan.subjects.iter().position(|s| s == subject);
-        let index = index.unwrap_or_default();
-        say(&format!("counting exits, {}", subject.name));
+    let once = |(_, subject): &(usize, &Subject)| subject.repeats.is_none();
+    for (index, subject) in plan.subjects.iter().enumerate().filter(once) {
+        let say = || say(&format!("counting exits, {}", subject.name));
         let counted = match &subject.kind {
-            Kind::MiniVmm { program, change } => guest.count(program, *change, &plan.task, index),
+            Kind::MiniVmm { program, change } => {
+                say();
+                guest.count(program, *change, &plan.task, index)
+            }
             Kind::Peer { peer, .. } if peer.counts() => {
+                say();
                 peer_turn(plan, &subject.kind).and_then(|turn| turn.count(guest, &plan.task, index))
             }
-            _ => Ok(Vec::new()),
+            Kind::Peer { .. } | Kind::Host => continue,
         };
         match counted {
             Ok(of_subject) => counts.extend(of_subject),
@@ -189,14 +191,14 @@ fn other_content(subject: &str, than: &str) -> Error {
 }
 
 /// A turn of another VMM.
-fn peer_turn<'a>(plan: &'a Plan, kind: &'a Kind) -> Result<Turn<'a>> {
+fn peer_turn<'a>(plan: &'a Plan, kind: &'a Kind) -> Result<OtherVmm<'a>> {
     match kind {
         Kind::Peer {
             program,
             peer,
             native_idle,
             ..
-        } => Ok(Turn {
+        } => Ok(OtherVmm {
             program,
             peer: *peer,
             native_idle: *native_idle,

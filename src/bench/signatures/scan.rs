@@ -1,4 +1,4 @@
-//! Reading the places of a disk.
+//! Reading the positions of a disk.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +26,8 @@ impl fmt::Display for Signature {
     }
 }
 
-/// Reads a block of [`BLOCK`] bytes at a multiple of its size. The disk's last block may be shorter.
+/// Reads a block of [`BLOCK`] bytes at a multiple of its size. The disk's last block may be
+/// shorter.
 pub type ReadBlock<'a> = dyn FnMut(u64) -> Result<Vec<u8>> + 'a;
 
 /// All signatures of a disk with `size` bytes.
@@ -40,8 +41,8 @@ pub fn find(size: u64, read: &mut ReadBlock<'_>) -> Result<Vec<Signature>> {
         blocks: BTreeMap::new(),
     };
     let mut found = Vec::new();
-    for (what, places, values) in ALL.into_iter().flatten() {
-        for at in places.iter().filter_map(|place| place.on(size)) {
+    for (what, positions, values) in ALL.into_iter().flatten() {
+        for at in positions.iter().filter_map(|position| position.on(size)) {
             disk.look(what, at, values, &mut found)?;
         }
     }

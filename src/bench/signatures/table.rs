@@ -1,10 +1,10 @@
 //! The signatures. Offsets and values are those of each format's own specification or of its
 //! driver's headers in Linux (include/uapi/linux/magic.h, fs/, drivers/md/, block/partitions/).
 
-use super::place::Place::{self, Area, End, Start};
+use super::position::Position::{self, Area, End, Start};
 
-/// A signature: what it stands for, its places, and its bytes.
-pub(super) type Row = (&'static str, &'static [Place], &'static [&'static [u8]]);
+/// A signature: what it stands for, its positions, and its bytes.
+pub(super) type Row = (&'static str, &'static [Position], &'static [&'static [u8]]);
 
 /// ZFS writes four labels of 256 KiB; the last two are before the disk's end, rounded down to such
 /// a label.
@@ -292,6 +292,14 @@ pub(super) const VOLUMES: &[Row] = &[
             End(256 * 512),
             End(16 * 512),
             End(399 * 512),
+            End(591 * 512),
+            End(675 * 512),
+            End(735 * 512),
+            End(911 * 512),
+            End(951 * 512),
+            End(974 * 512),
+            End(991 * 512),
+            End(3087 * 512),
         ],
         &[b"Promise Technology, Inc."],
     ),
@@ -365,6 +373,8 @@ pub(super) const SWAP: &[Row] = &[(
         b"S2SUSPEND",
         b"ULSUSPEND",
         b"LINHIB0001",
+        // TuxOnIce.
+        b"\xed\xc3\x02\xe9\x98\x56\xe5\x0c",
     ],
 )];
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::place::Place;
+use super::position::Position;
 use super::table::ALL;
 use super::{BLOCK, Signature, find};
 
@@ -15,9 +15,9 @@ fn on_disk(size: u64, parts: &[(u64, &[u8])]) -> Vec<Signature> {
         for (at, bytes) in parts {
             for (at, byte) in (*at..).zip(*bytes) {
                 if let Some(offset) = at.checked_sub(start)
-                    && let Some(place) = block.get_mut(offset as usize)
+                    && let Some(position) = block.get_mut(offset as usize)
                 {
-                    *place = *byte;
+                    *position = *byte;
                 }
             }
         }
@@ -27,11 +27,11 @@ fn on_disk(size: u64, parts: &[(u64, &[u8])]) -> Vec<Signature> {
 }
 
 #[test]
-fn each_signature_is_found_at_each_of_its_places() {
+fn each_signature_is_found_at_each_of_its_positions() {
     let size = (257 << 30) + 3 * 512;
     let mut looked = 0;
-    for (what, places, values) in ALL.into_iter().flatten() {
-        for at in places.iter().map(|place| place.on(size).unwrap()) {
+    for (what, positions, values) in ALL.into_iter().flatten() {
+        for at in positions.iter().map(|position| position.on(size).unwrap()) {
             for value in *values {
                 let found = on_disk(size, &[(at, value)]);
                 let is_it = |found: &Signature| found.what == *what && found.at == at;
@@ -99,8 +99,8 @@ fn the_end_of_a_disk_is_rounded_down() {
     assert!(!on_disk(size, &[(104_849_408, b"\xfc\x4e\x2b\xa9")]).is_empty());
     let size = (100 << 20) + (128 << 10);
     assert!(!on_disk(size, &[(104_464_384, b"\x0c\xb1\xba\0\0\0\0\0")]).is_empty());
-    assert_eq!(Place::End(512).on(511), None);
-    let area = Place::Area {
+    assert_eq!(Position::End(512).on(511), None);
+    let area = Position::Area {
         unit: 4096,
         back: 8192,
         at: 6,
@@ -117,7 +117,7 @@ fn an_empty_disk_of_any_size_holds_nothing() {
     assert!(on_disk(512 + 7, &[(512, b"EFI PART")]).is_empty());
 }
 
-/// A place that cannot be read is no empty place.
+/// A position that cannot be read is no empty position.
 #[test]
 fn a_disk_that_cannot_be_read_is_an_error() {
     let failed = find(1 << 20, &mut |at| match at {

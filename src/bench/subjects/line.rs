@@ -1,7 +1,7 @@
 //! The command lines of other VMMs: QEMU (its manual, system emulation, "Invocation"), Cloud
 //! Hypervisor (its docs/vfio.md, docs/cpu.md, docs/device_model.md), crosvm (its book, "Running
-//! crosvm" and "VFIO"), Firecracker (its docs/getting-started.md, docs/api_requests). All guests have
-//! the same kernel, initramfs, kernel parameters, virtual CPUs and memory.
+//! crosvm" and "VFIO"), Firecracker (its docs/getting-started.md, docs/api_requests). All guests
+//! have the same kernel, initramfs, kernel parameters, virtual CPUs and memory.
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};

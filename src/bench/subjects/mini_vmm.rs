@@ -20,6 +20,9 @@ use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
 use crate::work::task::{MARK, Message, Task};
 
+/// How long a guest may send no message, besides the time of its work.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// What all guests of a run have.
 pub struct Guest {
     /// The kernel.
@@ -159,7 +162,8 @@ impl Guest {
     }
 }
 
-/// Hears the guest to its last message. When it is ready, its virtual CPUs are put on `pin`.
+/// Hears the guest to its last message. When it is ready, its virtual CPUs are put on `pin`. A
+/// guest is given up that sends no message for too long, whatever else it prints.
 fn listen(
     vmm: &Vmm,
     trial: &mut Trial,
@@ -168,11 +172,13 @@ fn listen(
     mut counting: Option<&mut Counting>,
 ) -> Result<()> {
     let work = Duration::from_millis(task.warm_up_ms + task.measure_ms);
-    let limit = work + Duration::from_secs(120);
-    while let Some(line) = vmm.line(limit)? {
+    let limit = work + PATIENCE;
+    let mut until = Instant::now() + limit;
+    while let Some(line) = vmm.line(until)? {
         let Some((_, text)) = line.split_once(MARK) else {
             continue;
         };
+        until = Instant::now() + limit;
         let message: Message = serde_json::from_str(text)
             .map_err(|e| Error::new(format!("the guest said what cannot be read: {e}")))?;
         if matches!(message, Message::Ready { .. }) {

@@ -16,11 +16,10 @@ use crate::subjects::monitor::Monitor;
 use crate::subjects::peer::Peer;
 use crate::subjects::program::Program;
 use crate::subjects::trial::Trial;
-use crate::work::disk;
 use crate::work::task::Task;
 
 /// What a turn needs besides the guest.
-pub struct Turn<'a> {
+pub struct OtherVmm<'a> {
     /// The VMM.
     pub program: &'a Program,
     /// The way in which the guest has the disk.
@@ -33,7 +32,7 @@ pub struct Turn<'a> {
     pub device: &'a Path,
 }
 
-impl Turn<'_> {
+impl OtherVmm<'_> {
     /// Does the work of a turn.
     ///
     /// # Errors
@@ -47,7 +46,7 @@ impl Turn<'_> {
     /// Does the work once more, to count what it costs. Only QEMU says what KVM counts.
     ///
     /// # Errors
-    /// As for [`Turn::trial`].
+    /// As for [`OtherVmm::trial`].
     pub fn count(&self, guest: &Guest, task: &Task, subject: usize) -> Result<Vec<Count>> {
         let words = format!("{SEED}1 {COUNT}{}", PAUSE.as_millis());
         let (_, counting) = self.run(guest, task, &words, true)?;
@@ -63,22 +62,23 @@ impl Turn<'_> {
         counts: bool,
     ) -> Result<(Trial, Option<Counting>)> {
         // The disk must be back, whatever subject had it before.
-        let node = host::wait_for_disk(self.device, task)?;
+        let disk = host::wait_for_disk(self.device, task)?;
         let bound = match self.peer.is_assigned() {
             true => Some(Bound::take(self.binder, &guest.address)?),
             false => None,
         };
-        // While the VMM has the disk, nobody else gets it (open(2), O_EXCL).
+        // While the VMM has the disk, nobody else gets it (open(2), O_EXCL), and no other disk gets
+        // its name.
         let held = match self.peer.is_assigned() {
             true => None,
-            false => Some(disk::open(&node, false)?),
+            false => Some(disk.open(None)?),
         };
         let line = Line {
             peer: self.peer,
             native_idle: self.native_idle,
             guest,
             task,
-            node: &node,
+            node: &disk.node(),
             words,
         };
         let line = line.words()?;
@@ -91,10 +91,11 @@ impl Turn<'_> {
         let path = &self.program.path;
         let trial = guest.run(command, path, task, Vcpus::Pin, counting.as_mut());
         drop((held, line.file));
-        if let Some(bound) = bound {
-            bound.give_back()?;
-        }
-        Ok((trial?, counting))
+        let back = bound.map_or(Ok(()), Bound::give_back);
+        // The first error says why.
+        let trial = trial?;
+        back?;
+        Ok((trial, counting))
     }
 }
 

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use crate::error::{Context, Result};
 
-/// Opens a disk for direct reads, and for writes if `writes` is set. A block device that is mounted,
-/// or that another program has for itself, is refused by the kernel (open(2), O_EXCL). `writes`
-/// comes from the serial number that the user has named (`Task::destroy`), and from nothing else.
+/// Opens a disk for direct reads, and for writes if `writes` is set. A block device that is
+/// mounted, or that another program has for itself, is refused by the kernel (open(2), O_EXCL).
+/// `writes` comes from the serial number that the user has named (`Disk::open`), and from nothing
+/// else.
 ///
 /// # Errors
 /// The disk cannot be opened.

@@ -1,6 +1,6 @@
 //! The quantity by which subjects are compared: the median time of reads or writes that come one
-//! at a time, and their number in each second of all others. One quantity for each kind of work keeps the number
-//! of comparisons small.
+//! at a time, and their number in each second of all others. One quantity for each kind of work
+//! keeps the number of comparisons small.
 
 use crate::work::task::{Sample, Work};
 

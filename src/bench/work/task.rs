@@ -94,12 +94,12 @@ impl Work {
             1 => "one at a time".to_owned(),
             depth => format!("{depth} at a time"),
         };
-        let share = match self.writes {
+        let mix = match self.writes {
             0 | 100 => String::new(),
             writes => format!(" ({writes} % writes)"),
         };
         let (kib, operations) = (self.block / 1024, self.operations());
-        format!("{kib} KiB {operations}{share}, {order}, {many}")
+        format!("{kib} KiB {operations}{mix}, {order}, {many}")
     }
 }
 

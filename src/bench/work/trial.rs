@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
@@ -11,21 +10,21 @@ use crate::error::{Context, Result};
 use crate::stats::latency::Latencies;
 use crate::work::task::{Engine, IDLE, Message, Sample, Task, Work};
 use crate::work::window::Window;
-use crate::work::{disk, fingerprint, threads, uring, writes};
+use crate::work::{fingerprint, threads, uring, writes};
 
-/// Does the work of a turn on a disk. `tell` gets what there is to say. `seed` chooses the blocks:
-/// no two turns of a run read the same ones, so none finds them in a cache of the disk.
+/// Does the work of a turn on an open disk. `tell` gets what there is to say. `seed` chooses the
+/// blocks: no two turns of a run read the same ones, so none finds them in a cache of the disk.
 ///
 /// # Errors
-/// The disk cannot be opened or read, has other content than was written, or `stop` was set.
+/// The disk cannot be read or written, has other content than was written, or `stop` was set.
 pub fn work(
     task: &Task,
-    path: &Path,
+    file: File,
     seed: u64,
     stop: &AtomicBool,
     tell: &mut dyn FnMut(Message),
 ) -> Result<()> {
-    let disk = Disk::open(task, path)?;
+    let disk = Disk::new(task, file)?;
     let (sha256, zeros, blocks) = fingerprint::read(&disk.file, disk.bytes)?;
     tell(Message::Content {
         sha256,
@@ -55,12 +54,12 @@ pub fn work(
 /// As for [`work`].
 pub fn count(
     task: &Task,
-    path: &Path,
+    file: File,
     seed: u64,
     pause: Duration,
     tell: &mut dyn FnMut(Message),
 ) -> Result<()> {
-    let disk = Disk::open(task, path)?;
+    let disk = Disk::new(task, file)?;
     let never = AtomicBool::new(false);
     let mut window = |name: &str, reads: &mut dyn FnMut() -> Result<u64>| -> Result<()> {
         let work = name.to_owned();
@@ -93,8 +92,7 @@ struct Disk<'a> {
 }
 
 impl<'a> Disk<'a> {
-    fn open(task: &'a Task, path: &Path) -> Result<Self> {
-        let mut file = disk::open(path, task.destroy.is_some())?;
+    fn new(task: &'a Task, mut file: File) -> Result<Self> {
         let bytes = file
             .seek(SeekFrom::End(0))
             .context("cannot read the disk's size")?;
@@ -132,9 +130,15 @@ impl<'a> Disk<'a> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
+    use crate::work::disk;
     use crate::work::task::{DiskId, Order, Work};
+
+    fn open(task: &Task, path: &Path) -> File {
+        disk::open(path, task.destroy.is_some()).unwrap()
+    }
 
     /// A file stands for the disk. It lies beside this program, on a file system that has direct
     /// reads.
@@ -167,7 +171,14 @@ mod tests {
                 Message::Done(sample) => samples.push(sample),
                 _ => {}
             };
-            work(&task, &path, 5, &AtomicBool::new(false), &mut tell).unwrap();
+            work(
+                &task,
+                open(&task, &path),
+                5,
+                &AtomicBool::new(false),
+                &mut tell,
+            )
+            .unwrap();
             assert_eq!(samples.len(), 3);
             for sample in samples {
                 let counted: u64 = sample.histogram.iter().map(|(_, count)| count).sum();
@@ -176,7 +187,13 @@ mod tests {
                     "{sample:?}"
                 );
             }
-            let stopped = work(&task, &path, 5, &AtomicBool::new(true), &mut |_| {});
+            let stopped = work(
+                &task,
+                open(&task, &path),
+                5,
+                &AtomicBool::new(true),
+                &mut |_| {},
+            );
             assert!(stopped.unwrap_err().is_interrupted());
         }
         assert!(contents.iter().all(|content| *content == contents[0]));
@@ -222,20 +239,22 @@ mod tests {
                 Message::Done(sample) => samples += usize::from(sample.operations > 0),
                 _ => {}
             };
-            work(&writing(engine, Some("S")), &path, seed, &never, &mut tell).unwrap();
+            let task = writing(engine, Some("S"));
+            work(&task, open(&task, &path), seed, &never, &mut tell).unwrap();
             assert_eq!(samples, 3);
             assert!(left.is_none() || left == found);
             assert!(leaves.is_some() && leaves != found);
             left = leaves;
             // Without the serial number, the same work cannot write.
             let before = fs::read(&path).unwrap();
-            let refused = work(&writing(engine, None), &path, seed, &never, &mut |_| {});
+            let task = writing(engine, None);
+            let refused = work(&task, open(&task, &path), seed, &never, &mut |_| {});
             assert!(refused.is_err() && fs::read(&path).unwrap() == before);
         }
         let task = writing(Engine::Threads, Some("S"));
         let mut told = 0;
         let pause = Duration::from_millis(1);
-        count(&task, &path, 9, pause, &mut |_| told += 1).unwrap();
+        count(&task, open(&task, &path), 9, pause, &mut |_| told += 1).unwrap();
         assert_eq!(told, 2 * 4 + 1);
         let bytes = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();

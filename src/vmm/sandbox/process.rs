@@ -1,6 +1,7 @@
 //! What the whole process gives up, before it has threads.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -26,9 +27,9 @@ pub struct Confinement {
 }
 
 /// What the sandbox does not do yet, which is said at the start.
-pub const LIMITS: &str = "--sandbox on does not confine vmm-guardian and vmm-binder, which open \
-                          and bind devices, and the thread that adds devices opens files itself: \
-                          see SECURITY.md";
+pub const LIMITS: &str = "--sandbox on only forbids some calls to vmm-guardian and vmm-binder, \
+                          which open and bind devices, and the thread that adds devices opens \
+                          files itself: see SECURITY.md";
 
 /// Why a run cannot be confined.
 #[derive(Debug, thiserror::Error)]
@@ -58,26 +59,35 @@ impl SandboxError {
     }
 }
 
-/// Confines the process, and sets the mode of the threads to come ([`super::enter`]). To be called
-/// while the process has one thread, after it has forked the processes that open and bind devices.
-/// `before_end` restores what a sudden end of the process does not; it must be async-signal-safe.
+/// Sets the mode of this process, of those that it forks ([`super::enter_helper`]) and of its
+/// threads. `before_end` restores what a sudden end of the process does not; it must be
+/// async-signal-safe.
 ///
 /// # Errors
 /// The kernel lacks what the mode needs.
-pub fn prepare(mode: Mode, run: &Confinement, before_end: fn()) -> Result<(), SandboxError> {
-    if mode == Mode::Off {
-        return Ok(());
+pub fn begin(mode: Mode, before_end: fn()) -> Result<(), SandboxError> {
+    if mode != Mode::Off {
+        has_filters().map_err(SandboxError::NoFilters)?;
+        let call = "sigaction";
+        refusal::catch(before_end).map_err(|source| SandboxError::Call { call, source })?;
+        mode.set();
     }
-    has_filters().map_err(SandboxError::NoFilters)?;
+    Ok(())
+}
+
+/// Confines the process, if [`begin`] was called with [`Mode::On`]. To be called while the process
+/// has one thread, after it has forked the processes that open and bind devices.
+///
+/// # Errors
+/// The kernel lacks what the mode needs.
+pub fn prepare(run: &Confinement) -> Result<(), SandboxError> {
     let call = |call| move |source| SandboxError::Call { call, source };
-    refusal::catch(before_end).map_err(call("sigaction"))?;
-    if mode == Mode::On {
+    if Mode::current() == Mode::On {
         raise_memory_limit(run.locks);
         hide_memory(run.shared).map_err(call("prctl"))?;
         confine_files(run).map_err(call("landlock"))?;
         warn!("{LIMITS}");
     }
-    mode.set();
     Ok(())
 }
 
@@ -103,16 +113,14 @@ fn has_filters() -> io::Result<()> {
 /// memory. A user who may lock any amount now may do so without the capability. Without
 /// CAP_SYS_RESOURCE the limit stays, and a run with devices keeps CAP_IPC_LOCK.
 fn raise_memory_limit(locks: bool) {
-    if sys::memlock_limit() == u64::MAX || !sys::may_lock_any(Path::new("/proc")) {
+    if !locks || sys::memlock_limit() == u64::MAX || !sys::may_lock_any(Path::new("/proc")) {
         return;
     }
     let none = Rlimit {
         current: None,
         maximum: None,
     };
-    if let Err(e) = setrlimit(Resource::Memlock, none)
-        && locks
-    {
+    if let Err(e) = setrlimit(Resource::Memlock, none) {
         info!("sandbox: CAP_IPC_LOCK is kept: the limit on locked memory cannot be raised: {e}");
         thread::keep_memory_lock();
     }
@@ -139,8 +147,12 @@ fn hide_memory(shared: bool) -> io::Result<()> {
 
 /// Whether a tracer has this process (proc_pid_status(5), TracerPid).
 fn is_traced() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let tracer = status
+    // The kernel writes the whole text for each read, and this line is among the first.
+    let mut text = [0; 1024];
+    let length = File::open("/proc/self/status").and_then(|mut file| file.read(&mut text));
+    let read = text.get(..length.unwrap_or(0)).unwrap_or_default();
+    let tracer = String::from_utf8_lossy(read);
+    let tracer = tracer
         .lines()
         .find_map(|line| line.strip_prefix("TracerPid:"));
     tracer.is_some_and(|tracer| tracer.trim() != "0")

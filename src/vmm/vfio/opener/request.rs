@@ -48,6 +48,20 @@ pub enum Request {
 }
 
 impl Request {
+    /// The names of all calls.
+    pub const NAMES: [&str; 10] = [
+        "open",
+        "a read of sysfs",
+        "VFIO_GROUP_GET_DEVICE_FD",
+        "VFIO_DEVICE_BIND_IOMMUFD",
+        "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+        "VFIO_DEVICE_DETACH_IOMMUFD_PT",
+        "VFIO_DEVICE_RESET",
+        "VFIO_DEVICE_PCI_HOT_RESET",
+        "a region write",
+        "close",
+    ];
+
     /// The call's name.
     pub fn name(&self) -> &'static str {
         match self {
@@ -80,7 +94,7 @@ impl Request {
     }
 
     /// The request as bytes.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let (kind, rest): (u8, Vec<u8>) = match self {
             Self::Open(path) => (0, path.clone().into_bytes()),
             Self::DeviceOfGroup(name) => (1, name.to_bytes().into()),
@@ -98,7 +112,7 @@ impl Request {
     }
 
     /// The request from its bytes; `None` if the bytes are no request.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         Some(match kind {
             0 => Self::Open(String::from_utf8(rest.into()).ok()?),
@@ -162,6 +176,7 @@ mod tests {
             Request::Close,
             Request::AskToken,
         ] {
+            assert!(Request::NAMES.contains(&request.name()), "{request:?}");
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         for nonsense in [
