@@ -4,11 +4,16 @@
 mod assembled;
 mod binding;
 mod calls;
+mod dma;
+mod driver;
 mod exits;
 mod initrd;
 mod machine;
 mod memory;
+mod message;
+mod order;
 mod pci;
+mod registers;
 
 use std::fs;
 use std::path::Path;
@@ -57,7 +62,7 @@ impl Exercise {
 }
 
 /// All exercises.
-pub const EXERCISES: [Exercise; 7] = [
+pub const EXERCISES: [Exercise; 11] = [
     Exercise {
         chapter: 1,
         gap: "gap.sh",
@@ -89,9 +94,29 @@ pub const EXERCISES: [Exercise; 7] = [
         check: Check::InLab(calls::command, calls::verdict),
     },
     Exercise {
+        chapter: 7,
+        gap: "gap.txt",
+        check: Check::InLab(dma::command, dma::verdict),
+    },
+    Exercise {
+        chapter: 8,
+        gap: "gap.s",
+        check: Check::InLab(registers::command, registers::verdict),
+    },
+    Exercise {
+        chapter: 9,
+        gap: "gap.s",
+        check: Check::InLab(message::command, message::verdict),
+    },
+    Exercise {
         chapter: 10,
         gap: "gap.s",
         check: Check::Here(initrd::check),
+    },
+    Exercise {
+        chapter: 14,
+        gap: "gap.txt",
+        check: Check::Here(order::check),
     },
 ];
 

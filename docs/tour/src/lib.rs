@@ -21,6 +21,7 @@ pub mod figure;
 pub mod item;
 pub mod lab;
 pub mod record;
+pub mod same;
 pub mod stable;
 pub mod weave;
 
@@ -37,12 +38,16 @@ pub fn chapter_path(name: &str) -> String {
 }
 
 /// The chapters that are written, in order: number and file in docs/tour/chapters.
-pub const CHAPTERS: [(u32, &str); 7] = [
+pub const CHAPTERS: [(u32, &str); 11] = [
     (1, "1-device.md"),
     (2, "2-machine.md"),
     (3, "3-memory.md"),
     (4, "4-exit.md"),
     (5, "5-pci.md"),
     (6, "6-taking.md"),
+    (7, "7-dma.md"),
+    (8, "8-registers.md"),
+    (9, "9-interrupts.md"),
     (10, "10-boot.md"),
+    (14, "14-own.md"),
 ];
