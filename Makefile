@@ -8,7 +8,7 @@ MSRV_TOOLCHAIN = $(shell rustup toolchain list 2>/dev/null | grep -oE '^$(subst 
 export CARGO_TERM_PROGRESS_WHEN ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
+.PHONY: book deps-book deps-build deps-intel deps-fleet fleet deb deny msrv lab-apart lab-intel lab-intel-all unit-slow
 .PHONY: lab-shell tour tour-lab help deps demo build test test-all check unit fuzz fuzz-briefly lab lab-all bench bench-check bench-readme doc man clean
 
 help: ## list the targets
@@ -25,6 +25,9 @@ deps-intel: deps ## the same for make lab-intel
 
 deps-fleet: deps-build ## the same for make fleet: udev, podman, Slurm, lintian
 	@resources/install-deps.sh fleet
+
+deps-book: ## mdBook and what translates the book, from crates.io into the cache
+	@resources/install-book.sh
 
 demo: deps ## boot a stock kernel with a passed-through NVMe disk, in an emulated machine
 	@cargo run --quiet --package lab --bin demo
@@ -53,6 +56,9 @@ tour: deps ## make the chapters of docs/tour anew: outputs, figures and lines of
 
 tour-lab: deps ## compare what docs/tour has of the emulated machine, and check the exercises there
 	cargo test --package tour --test lab -- --include-ignored
+
+book: deps-book ## docs/tour as web pages in English and Chinese, in target/book
+	@cargo run --quiet --package tour -- book
 
 deny: ## licences, duplicates and sources of the dependencies, by cargo-deny
 	@if command -v cargo-deny >/dev/null; then \

@@ -91,7 +91,9 @@ pub fn run(
     // This call forks, so the process must still have a single thread. A device for which a call of
     // an earlier run sleeps is refused. `managed` is dropped after the machine: the host gets its
     // devices back when the VM no longer uses them.
-    let later = config.ports.count > 0 || api_socket.is_wanted() || confined != Mode::Off;
+    let later = config.ports.count > 0
+        || api_socket.is_wanted()
+        || (confined != Mode::Off && !config.vfio.is_empty());
     let (managed, opener) = {
         let _phase = phase!("bind_devices");
         check_calls(&Host::default(), &config.vfio)?;

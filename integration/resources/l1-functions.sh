@@ -140,12 +140,20 @@ start_vmm() {
 start_as() {
 	user=$1
 	shift
+	# The lab's own mode of the sandbox, for runs that have none.
+	case "${sandbox:+lab} $* " in
+	*' --sandbox '*) ;;
+	lab*' --kernel '*) set -- "$@" --sandbox "$sandbox" ;;
+	esac
 	echo "LAB: run $*"
 	rm -f /run/vmm.*
 	mkfifo /run/vmm.out /run/vmm.err
 	: >/run/vmm.console
-	awk -v kept=/run/vmm.console \
-		'{ sub(/\r+$/, ""); print "L2| " $0; fflush(); print >kept; fflush(kept) }' </run/vmm.out &
+	look=''
+	case " $* " in *' --sandbox on '*) look='. /lab/functions.sh; say_confined' ;; esac
+	awk -v kept=/run/vmm.console -v look="$look" '
+		{ sub(/\r+$/, ""); print "L2| " $0; fflush(); print >kept; fflush(kept) }
+		look && /^L2: (init|plugged|unplugged) / { system(look " " $2) }' </run/vmm.out &
 	out_pid=$!
 	awk -v kept=/run/vmm.messages \
 		'{ print "VMM| " $0; fflush(); print >kept; fflush(kept) }' </run/vmm.err &
@@ -158,6 +166,24 @@ start_as() {
 	vmm_pid=$!
 	watch_vmm $vmm_pid &
 	watch_pid=$!
+}
+
+# say_confined WHEN: reports how many threads the processes that run confined guests have, and how
+# many of them lack a filter, no_new_privs, or have a capability (proc_pid_status(5)).
+say_confined() {
+	for comm in /proc/[0-9]*/comm; do
+		process=${comm%/comm}
+		read -r name <$comm && [ "$name" = mini-vmm ] || continue
+		case "$(tr '\0' ' ' <$process/cmdline)" in
+		*'mini-vmm trace '*) ;;
+		*' --sandbox on '*) cat $process/task/*/status || : ;;
+		esac
+	done 2>/dev/null | awk -v when="$1" '
+		$1 == "Name:" { threads++ }
+		$1 == "Seccomp:" && $2 == 2 { good++ }
+		$1 == "NoNewPrivs:" && $2 == 1 { good++ }
+		$1 == "CapEff:" && $2 ~ /^0+$/ { good++ }
+		END { print "LAB: sandbox " when " threads=" (threads + 0) " lacks=" (3 * threads - good) }'
 }
 
 # watch_vmm PID: reports the threads of mini-vmm if the guest has not reached /init after a minute,

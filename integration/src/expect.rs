@@ -166,6 +166,31 @@ pub fn ended_well(run: &Run<'_>) -> Result<()> {
     })
 }
 
+/// Expects that the sandbox refused nothing, and that each thread of a run with `--sandbox on` was
+/// confined whenever L1 looked: at each boot of the guest, and when a device came or went.
+pub fn confined(run: &Run<'_>) -> Result<()> {
+    let refused = ["sandbox refuses the call", "is not in the list of"];
+    let mut lines = run.messages();
+    if let Some(line) = lines.find(|line| refused.iter().any(|text| line.contains(text))) {
+        return Err(Error::failed(format!("a list lacks a call: {line}")));
+    }
+    if !format!("{} ", run.command()).contains(" --sandbox on ") || !run.reached_init() {
+        return Ok(());
+    }
+    let looks: Vec<_> = run.lab("sandbox").collect();
+    let boots = looks.iter().filter(|look| look.starts_with("init "));
+    // The run may have ended when L1 looked.
+    let seen = looks
+        .iter()
+        .filter(|look| number(look, "threads") > Some(2));
+    expect(
+        looks.iter().all(|look| number(look, "lacks") == Some(0))
+            && boots.count() == run.guest("init").count()
+            && seen.count() > 0,
+        || format!("not every thread was confined at each boot: {looks:?}"),
+    )
+}
+
 /// Expects that L1's own driver has the disk again after each run, and reads the disk's text.
 pub fn back(outcome: &Outcome, disk: &Disk) -> Result<()> {
     let bdf = disk.bdf();

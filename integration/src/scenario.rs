@@ -24,6 +24,7 @@
 //! default script, for scenarios that need another order. Such a scenario must bring all its
 //! checks.
 
+use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ use crate::kernel::{Choice, KernelFile};
 use crate::machine::Machine;
 use crate::outcome::Outcome;
 use crate::transcript::Run;
+
+/// The variable with a mode of the sandbox for all runs whose scenario names none.
+pub const SANDBOX: &str = "MINI_VMM_LAB_SANDBOX";
 
 /// A check that runs after the machine has powered off.
 type Check = Box<dyn Fn(&Outcome) -> Result<()> + Send + Sync>;
@@ -266,6 +270,9 @@ impl Scenario {
     pub fn l1_script(&self, cmdline: &str) -> String {
         let kernel = self.kernel_file.name();
         let mut text = format!("boot='--kernel {kernel} --initrd initrd'\ncmdline='{cmdline}'\n");
+        if let Some(mode) = env::var_os(SANDBOX) {
+            text.push_str(&format!("sandbox='{}'\n", mode.to_string_lossy()));
+        }
         if let Some(script) = &self.script {
             text.push_str(script);
             return text;
@@ -351,6 +358,8 @@ impl Scenario {
                 })?;
             }
         }
+        let runs = outcome.transcript.runs();
+        runs.iter().try_for_each(expect::confined)?;
         self.checks.iter().try_for_each(|check| check(outcome))?;
         self.verify_degraded(outcome)?;
         if self.script.is_none() {

@@ -22,6 +22,7 @@ use vmm::sys::packets::Packets;
 use vmm::sys::process::{self, Process};
 
 use crate::bind::{self, BindError, BindRequest, Host};
+use crate::noted;
 
 /// How long the end of the process is waited for.
 const EXIT_LIMIT: Duration = Duration::from_millis(100);
@@ -248,13 +249,19 @@ impl Drop for Binder {
     }
 }
 
-/// Answers requests until the run has ended, or asks no more.
+/// Answers requests until the run has ended, has its devices given back, or asks no more.
 fn serve(socket: &Packets, host: &Host, run: Process) {
     while let Ok(Some(packet)) = socket.receive() {
-        let answer = match packet.bytes.split_first() {
-            Some((kind, names)) => answer(host, run, *kind, names),
-            None => return,
+        let Some((kind, names)) = packet.bytes.split_first() else {
+            return;
         };
+        let answer = answer(host, run, *kind, names);
+        if *kind == RELEASE {
+            // The run has ended: a guest that goes on has no devices bound after that. If nobody
+            // hears the answer, the guardian and the next command know from the records.
+            let _ = socket.send(&answer, &[]);
+            return;
+        }
         if socket.send(&answer, &[]).is_err() || !run.lives() {
             if ends_within(run, DYING) {
                 // Nobody has the device: the run was killed meanwhile.
@@ -283,7 +290,7 @@ fn answer(host: &Host, run: Process, kind: u8, names: &[u8]) -> Vec<u8> {
         BIND if run.lives() => bind_for(host, run, names),
         GIVE_BACK => give_back(host, run, names),
         RELEASE => all_lines(bind::release_run(host, run)),
-        NOTE => Ok(note(host, names)),
+        NOTE => Ok(note(host, run, names)),
         _ => Err((String::new(), None)),
     };
     let (kind, text) = match outcome {
@@ -314,14 +321,18 @@ fn give_back<'a>(host: &Host, run: Process, names: impl Iterator<Item = &'a str>
     all_lines(bind::release_of_run(host, run, |bdf| wanted.contains(&bdf)))
 }
 
-fn note<'a>(host: &Host, mut words: impl Iterator<Item = &'a str>) -> Vec<String> {
+fn note<'a>(host: &Host, run: Process, mut words: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut word = || words.next().unwrap_or_default();
     let (device, call) = (word(), word());
     let (Ok(pid), Ok(started)) = (word().parse(), word().parse()) else {
         return Vec::new();
     };
-    let said = bind::note_call_or_say(host, device, call, Process { pid, started });
-    said.into_iter().collect()
+    let caller = Process { pid, started };
+    match noted::is_allowed(host, run, device, call, caller) {
+        true => Vec::from_iter(bind::note_call_or_say(host, device, call, caller)),
+        // A call that has ended meanwhile needs no note either.
+        false => Vec::new(),
+    }
 }
 
 fn all_lines(outcome: Result<bind::Outcome, BindError>) -> Outcome {
@@ -431,6 +442,27 @@ mod tests {
             binder.hang_up();
         });
         assert_eq!(fake.driver(DISK).as_deref(), Some("vfio-pci"));
+    }
+
+    /// Nothing is bound for a run that has said that it ends.
+    #[test]
+    fn giving_all_devices_back_is_the_last_request() {
+        let fake = fake();
+        let run = Process::this().unwrap();
+        let host = fake.host();
+        let (ours, theirs) = Packets::pair().unwrap();
+        let binder = Binder::over(ours, fake.host(), Duration::from_secs(10)).unwrap();
+        thread::scope(|scope| {
+            let ended = scope.spawn(move || serve(&theirs, &host, run));
+            binder.bind(&[DISK.into()]).unwrap();
+            let lines = binder.release(&[]).unwrap();
+            assert!(lines.contains(DISK), "{lines}");
+            ended.join().unwrap();
+        });
+        assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+        let e = binder.bind(&[NET.into()]).unwrap_err();
+        assert!(e.to_string().contains("has ended"), "{e}");
+        assert_eq!(fake.driver(NET).as_deref(), Some("e1000e"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod list;
 pub mod managed;
 pub mod names;
 mod nodes;
+mod noted;
 mod open_files;
 pub mod paths;
 pub mod persist;

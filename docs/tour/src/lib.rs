@@ -15,11 +15,15 @@
 //! | `weave: lab-figure KIND: COMMAND` | the same of a command in the emulated machine |
 //! | `end` | the author's text goes on |
 
+pub mod book;
+pub mod catalog;
 pub mod check;
 pub mod commands;
 pub mod figure;
 pub mod item;
 pub mod lab;
+pub mod messages;
+pub mod pages;
 pub mod record;
 pub mod same;
 pub mod stable;

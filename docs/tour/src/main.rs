@@ -1,4 +1,4 @@
-//! `tour weave` and `tour check`.
+//! `tour weave`, `tour book` and `tour check`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,12 +9,13 @@ use tour::lab;
 use tour::record::{RECORD, Record};
 use tour::stable::Stable;
 use tour::weave::{Loom, Sources, difference};
-use tour::{CHAPTERS, chapter_path, check, root};
+use tour::{CHAPTERS, book, chapter_path, check, messages, root};
 
 const USAGE: &str =
     "usage: tour weave               make all chapters anew; boots the emulated machine once
        tour weave --recorded    the same with what that machine has printed the last time
        tour weave --check       only compare, with what that machine has printed the last time
+       tour book                build the book in each language, into target/book
        tour check N [FILE]      check the exercise of chapter N (docs/tour/exercises/N)";
 
 fn main() -> ExitCode {
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         ["weave"] => record().and_then(|()| weave(false)),
         ["weave", "--recorded"] => weave(false),
         ["weave", "--check"] => weave(true),
+        ["book"] => book::build(&Commands::new(root())),
         ["check", number] => exercise(number, None),
         ["check", number, file] => exercise(number, Some(file)),
         _ => Err(USAGE.into()),
@@ -66,13 +68,22 @@ fn weave(only_compare: bool) -> Result<(), String> {
             chapter,
         };
         let new = loom.weave(&old).map_err(|e| format!("{path}, {e}"))?;
-        match difference(&old, &new) {
-            None => println!("{path} is as it was"),
-            Some(what) if only_compare => return Err(format!("{path}, {what}")),
-            Some(what) => {
-                fs::write(root().join(&path), new).map_err(|e| format!("{path}: {e}"))?;
-                println!("{path} is new; first, {what}");
-            }
+        put(&path, &old, &new, only_compare)?;
+    }
+    for (path, old, new) in messages::files_of_translators(&sources)? {
+        put(&path, &old, &new, only_compare)?;
+    }
+    Ok(())
+}
+
+/// Writes a file that is new, or complains of it.
+fn put(path: &str, old: &str, new: &str, only_compare: bool) -> Result<(), String> {
+    match difference(old, new) {
+        None => println!("{path} is as it was"),
+        Some(what) if only_compare => return Err(format!("{path}, {what}")),
+        Some(what) => {
+            fs::write(root().join(path), new).map_err(|e| format!("{path}: {e}"))?;
+            println!("{path} is new; first, {what}");
         }
     }
     Ok(())

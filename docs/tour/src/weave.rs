@@ -14,6 +14,9 @@ use crate::{figure, item};
 pub const BEGIN: &str = "<!-- weave: ";
 /// The end of what is made.
 pub const END: &str = "<!-- end -->";
+/// What stands before all that is woven. mdbook-i18n-helpers leaves the next paragraph or block out
+/// of what is translated.
+pub const SKIP: &str = "<!-- i18n:skip -->\n";
 /// From a chapter to the workspace.
 const UP: &str = "../../..";
 
@@ -158,7 +161,7 @@ impl Loom<'_> {
             format!(", `{name}`")
         };
         Ok(format!(
-            "```{language}\n{body}```\n\n*[{path}]({UP}/{path}){of}*\n"
+            "{SKIP}```{language}\n{body}```\n\n{SKIP}*[{path}]({UP}/{path}){of}*\n"
         ))
     }
 }
@@ -180,7 +183,7 @@ fn run(
         .iter()
         .filter_map(|line| line.strip_prefix(prompt))
         .collect();
-    let mut text = String::from("```console\n");
+    let mut text = format!("{SKIP}```console\n");
     for (index, command) in commands.iter().enumerate() {
         let output = output_of(command)?;
         let wanted = if index + 1 == commands.len() {
@@ -209,7 +212,7 @@ fn figure(
     let (kind, command) = rest.split_once(": ").ok_or("a figure is `KIND: COMMAND`")?;
     let drawn = figure::draw(kind, &data_of(command)?)?;
     Ok(format!(
-        "```text\n{drawn}```\n\n*Drawn from the output of* `{command}`\n"
+        "{SKIP}```text\n{drawn}```\n\n*Drawn from the output of* `{command}`\n"
     ))
 }
 

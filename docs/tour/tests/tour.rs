@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, thread};
 
+use tour::catalog::{self, Catalog};
 use tour::check::{Check, Exercise};
 use tour::commands::{Commands, Output};
 use tour::record::{RECORD, Record};
 use tour::stable::Stable;
 use tour::weave::{Loom, Sources, difference};
-use tour::{CHAPTERS, chapter_path, check, root};
+use tour::{CHAPTERS, chapter_path, check, messages, root};
 
 /// The outputs of all commands, which each test needs.
 static OUTPUTS: Mutex<Option<HashMap<String, Output>>> = Mutex::new(None);
@@ -49,10 +50,15 @@ fn compare(sources: &Sources, commands: &mut Commands) -> Result<(), String> {
             return Err(format!("{name}, {what}"));
         }
     }
-    match lab.is_used_up() {
-        true => Ok(()),
-        false => Err(format!("{} has commands of no chapter", RECORD)),
+    if !lab.is_used_up() {
+        return Err(format!("{} has commands of no chapter", RECORD));
     }
+    for (path, committed, renewed) in messages::files_of_translators(sources)? {
+        if let Some(what) = difference(&committed, &renewed) {
+            return Err(format!("{path}, {what}"));
+        }
+    }
+    Ok(())
 }
 
 /// Runs all commands once, and keeps what they print.
@@ -89,7 +95,7 @@ enum Seed {
     Status(&'static str, i32),
 }
 
-const SEEDS: [(&str, Seed); 18] = [
+const SEEDS: [(&str, Seed); 19] = [
     (
         "a register's name",
         Seed::Output("serial port + 0x5", "serial port + 0x6"),
@@ -153,6 +159,14 @@ const SEEDS: [(&str, Seed); 18] = [
             "L1# mini-vmm host unbind 00:0c.0",
         ),
     ),
+    (
+        "a sentence that is translated",
+        Seed::File(
+            "docs/tour/chapters/2-machine.md",
+            "There is nothing else.",
+            "There is nothing more.",
+        ),
+    ),
     ("an end", Seed::Status("popcnt", 0)),
     (
         "an output in a chapter",
@@ -213,6 +227,23 @@ fn each_seeded_change_is_found() {
             known.len(),
             "{what}: a command ran again"
         );
+    }
+}
+
+/// Each language has its first chapters whole, with the titles of all.
+#[test]
+fn translations_are_whole() {
+    let sources = Sources::new(root());
+    for (language, (first, last)) in catalog::LANGUAGES {
+        let path = catalog::path(language);
+        let translations = Catalog::parse(&sources.read(&path).unwrap()).unwrap();
+        let chapters = CHAPTERS.iter().filter(|(n, _)| (first..=last).contains(n));
+        let mut whole: Vec<_> = chapters
+            .map(|(_, name)| format!("chapters/{name}"))
+            .collect();
+        whole.push("chapters/SUMMARY.md".into());
+        let complaints = catalog::complaints(&translations, &whole);
+        assert_eq!(complaints, Vec::<String>::new(), "{path}");
     }
 }
 

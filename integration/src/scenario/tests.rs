@@ -100,3 +100,39 @@ fn a_disk_must_come_back_with_what_the_guest_wrote() {
     without.verify(&outcome(&[back])).unwrap();
     assert!(without.verify(&outcome(&[])).is_err());
 }
+
+#[test]
+fn every_thread_of_a_confined_run_is_looked_at() {
+    let good = [
+        "LAB: run mini-vmm --sandbox on",
+        "L2| L2: init 6.1",
+        "LAB: sandbox init threads=9 lacks=0",
+        "LAB: sandbox plugged threads=9 lacks=0",
+        "L2| L2: done poweroff",
+        "LAB: exit 0",
+    ];
+    let scenario = Scenario::new("unit").vmm("");
+    scenario.verify(&outcome(&good)).unwrap();
+    for (index, other) in [
+        // A thread that is not confined, a boot and a device at which nobody looked, no process.
+        (2, "LAB: sandbox init threads=9 lacks=1"),
+        (2, "LAB: sandbox unplugged threads=9 lacks=0"),
+        (2, "LAB: sandbox init threads=0 lacks=0"),
+        (3, "LAB: sandbox plugged threads=9 lacks=3"),
+        (
+            3,
+            "VMM| mini-vmm: sandbox: getppid is not in the list of vcpu",
+        ),
+    ] {
+        let mut lines = good;
+        lines[index] = other;
+        if index == 2 {
+            lines[3] = "";
+        }
+        assert!(scenario.verify(&outcome(&lines)).is_err(), "{other}");
+    }
+    // Only runs with the sandbox.
+    let mut without = good;
+    (without[0], without[2], without[3]) = ("LAB: run mini-vmm --sandbox off", "", "");
+    scenario.verify(&outcome(&without)).unwrap();
+}

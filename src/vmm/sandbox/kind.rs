@@ -55,7 +55,7 @@ impl Kind {
     ///
     /// The main thread starts the vCPUs again at each reset of the guest. Its list therefore has
     /// KVM_RUN, which it never calls.
-    pub fn starts(self) -> &'static [Self] {
+    pub const fn starts(self) -> &'static [Self] {
         match self {
             Main => &[Vcpu, Coalesced, Console, Events, Memory],
             Vcpu | Coalesced | Removal => &[Console, Events, Removal],
@@ -66,21 +66,34 @@ impl Kind {
     }
 
     /// Whether the list of this kind contains that of `other`.
-    pub fn contains(self, other: Self) -> bool {
-        let mut seen = [false; Self::ALL.len()];
-        let mut next = vec![self];
-        while let Some(kind) = next.pop() {
-            if kind == other {
+    pub const fn contains(self, other: Self) -> bool {
+        let all = self.with_started(1 << self as u16);
+        all & 1 << other as u16 != 0
+    }
+
+    /// Whether the list of this kind has a row of these kinds.
+    pub const fn has(self, kinds: &[Self]) -> bool {
+        let mut index = 0;
+        while index < kinds.len() {
+            if self.contains(kinds[index]) {
                 return true;
             }
-            if let Some(seen) = seen.get_mut(kind as usize)
-                && !*seen
-            {
-                *seen = true;
-                next.extend(kind.starts());
-            }
+            index += 1;
         }
         false
+    }
+
+    /// The set `seen`, with the kinds that this one starts, and those that they start.
+    const fn with_started(self, mut seen: u16) -> u16 {
+        let (kinds, mut index) = (self.starts(), 0);
+        while index < kinds.len() {
+            let bit = 1 << kinds[index] as u16;
+            if seen & bit == 0 {
+                seen = kinds[index].with_started(seen | bit);
+            }
+            index += 1;
+        }
+        seen
     }
 
     pub(super) fn from_number(number: u8) -> Option<Self> {

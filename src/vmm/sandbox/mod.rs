@@ -8,7 +8,7 @@
 //! | `mode` | off, on, log |
 //! | `kind` | the kinds of threads, and which starts which |
 //! | `calls`, `ioctls` | the lists: one table each |
-//! | `filter` | makes a filter of seccomp from the tables |
+//! | `filter` | the filters of seccomp, which the compiler makes from the tables |
 //! | `thread` | [`enter`]: drops capabilities and installs the filter |
 //! | `refusal` | what happens when a thread makes another call |
 //! | `landlock` | which files the process may open |
@@ -31,7 +31,7 @@ mod thread;
 pub use kind::Kind;
 pub use mode::Mode;
 pub use process::{Confinement, LIMITS, SandboxError, prepare, tell_missing};
-pub use thread::{enter, may_read_files};
+pub use thread::{Confined, enter, may_read_files};
 
 #[cfg(test)]
 mod tests;

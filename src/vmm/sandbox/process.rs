@@ -1,6 +1,7 @@
 //! What the whole process gives up, before it has threads.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -103,16 +104,14 @@ fn has_filters() -> io::Result<()> {
 /// memory. A user who may lock any amount now may do so without the capability. Without
 /// CAP_SYS_RESOURCE the limit stays, and a run with devices keeps CAP_IPC_LOCK.
 fn raise_memory_limit(locks: bool) {
-    if sys::memlock_limit() == u64::MAX || !sys::may_lock_any(Path::new("/proc")) {
+    if !locks || sys::memlock_limit() == u64::MAX || !sys::may_lock_any(Path::new("/proc")) {
         return;
     }
     let none = Rlimit {
         current: None,
         maximum: None,
     };
-    if let Err(e) = setrlimit(Resource::Memlock, none)
-        && locks
-    {
+    if let Err(e) = setrlimit(Resource::Memlock, none) {
         info!("sandbox: CAP_IPC_LOCK is kept: the limit on locked memory cannot be raised: {e}");
         thread::keep_memory_lock();
     }
@@ -139,8 +138,12 @@ fn hide_memory(shared: bool) -> io::Result<()> {
 
 /// Whether a tracer has this process (proc_pid_status(5), TracerPid).
 fn is_traced() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let tracer = status
+    // The kernel writes the whole text for each read, and this line is among the first.
+    let mut text = [0; 1024];
+    let length = File::open("/proc/self/status").and_then(|mut file| file.read(&mut text));
+    let read = text.get(..length.unwrap_or(0)).unwrap_or_default();
+    let tracer = String::from_utf8_lossy(read);
+    let tracer = tracer
         .lines()
         .find_map(|line| line.strip_prefix("TracerPid:"));
     tracer.is_some_and(|tracer| tracer.trim() != "0")

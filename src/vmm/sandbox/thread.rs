@@ -1,20 +1,15 @@
 //! Confines the calling thread: capabilities, no_new_privs, and its filter.
 
-use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::{io, process};
 
-use seccompiler::BpfProgram;
+use libc::sock_filter;
 
 use super::filter;
 use super::kind::Kind;
 use super::mode::Mode;
 use super::refusal;
 use crate::sys::CAP_IPC_LOCK;
-
-/// The programs, each made when the first thread of its kind starts.
-static PROGRAMS: [OnceLock<Option<BpfProgram>>; Kind::ALL.len()] =
-    [const { OnceLock::new() }; Kind::ALL.len()];
 
 /// The capabilities that threads keep, by their bits.
 static KEPT: AtomicU32 = AtomicU32::new(0);
@@ -26,10 +21,10 @@ pub fn keep_memory_lock() {
 
 /// Confines this thread as `kind`, to which it belongs until it ends. A thread calls this before it
 /// reads the first byte of a guest or of a client. Ends the process if the kernel refuses.
-pub fn enter(kind: Kind) {
+pub fn enter(kind: Kind) -> Confined {
     let mode = Mode::current();
     if mode == Mode::Off {
-        return;
+        return Confined(kind);
     }
     refusal::set_kind(kind);
     if let Err(e) = confine(kind, mode) {
@@ -37,6 +32,23 @@ pub fn enter(kind: Kind) {
             "mini-vmm: the sandbox cannot confine a thread of kind {}: {e}\nhint: --sandbox off",
             kind.name()
         ));
+    }
+    Confined(kind)
+}
+
+/// A thread that is confined as a kind, or would be in another mode. It confines the threads that
+/// it starts ([`Confined::inherit`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Confined(Kind);
+
+impl Confined {
+    /// Says that this thread, which a thread of the kind has started, is of the same kind. The
+    /// filter and the capabilities are inherited (seccomp_filter.rst, capabilities(7)), and cost
+    /// nothing.
+    pub fn inherit(self) {
+        if Mode::current() != Mode::Off {
+            refusal::set_kind(self.0);
+        }
     }
 }
 
@@ -53,20 +65,15 @@ fn confine(kind: Kind, mode: Mode) -> io::Result<()> {
     // Without this, only CAP_SYS_ADMIN may add a filter (seccomp(2)).
     // SAFETY: the call passes numbers.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
-    let program = PROGRAMS.get(kind as usize);
-    let program = program.and_then(|program| {
-        let logged = (mode == Mode::Log).then(refusal::logged_calls);
-        let make = || filter::compile(kind, logged).ok();
-        program.get_or_init(make).as_ref()
-    });
-    install(program.ok_or_else(|| io::Error::other("its list makes no filter"))?)
+    let logged = (mode == Mode::Log).then(refusal::logged_calls);
+    install(&filter::program(kind, process::id(), logged))
 }
 
 /// Adds a filter to this thread.
-fn install(program: &BpfProgram) -> io::Result<()> {
+fn install(program: &[sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(io::Error::other)?,
-        filter: program.as_ptr().cast_mut().cast(),
+        filter: program.as_ptr().cast_mut(),
     };
     // Older kernels mitigate Speculative Store Bypass for each thread with a filter
     // (Documentation/admin-guide/hw-vuln/spec.rst), which costs the guest's vCPUs. A thread here

@@ -9,7 +9,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::guest_event::GuestEvent;
 use crate::memory::dma_ready::DmaReady;
-use crate::sandbox::{self, Kind};
+use crate::sandbox::{self, Confined, Kind, Mode};
 use crate::vcpu::Vcpu;
 use crate::vcpu::error::VcpuError;
 use crate::vcpu::exit_loop::LoopEnd;
@@ -53,20 +53,10 @@ impl Running {
             dma_ready: Arc::clone(&shared.dma_ready),
             server: None,
         };
-        for vcpu in vcpus {
-            let id = vcpu.id();
-            let shared = shared.clone();
-            let thread = thread::Builder::new()
-                .name(format!("vcpu {id}"))
-                .spawn(move || body(vcpu, &shared));
-            match thread {
-                Ok(thread) => running.threads.push(thread),
-                Err(e) => {
-                    // The first error is reported.
-                    let _ = running.stop();
-                    return Err(VcpuError::Thread(id, e));
-                }
-            }
+        if let Err(e) = running.start_threads(vcpus, shared) {
+            // The first error is reported.
+            let _ = running.stop();
+            return Err(e);
         }
         let (coalesced, ended) = (Arc::clone(&shared.coalesced), Arc::clone(&running.ended));
         let server = thread::Builder::new()
@@ -84,6 +74,25 @@ impl Running {
             }
         }
         Ok(running)
+    }
+
+    /// Starts the threads of the vCPUs. A filter costs as much for each thread that installs it as
+    /// starting the thread, so several vCPUs inherit theirs: from a thread that is confined as a
+    /// vCPU, starts them, and ends.
+    fn start_threads(&mut self, vcpus: Vec<Vcpu>, shared: &Shared) -> Result<(), VcpuError> {
+        if vcpus.len() == 1 || Mode::current() == Mode::Off {
+            return start_each(vcpus, shared, None, &mut self.threads);
+        }
+        let threads = &mut self.threads;
+        thread::scope(|scope| {
+            let starter = thread::Builder::new().name("vcpus".into());
+            let starter = starter.spawn_scoped(scope, || {
+                let confined = sandbox::enter(Kind::Vcpu);
+                start_each(vcpus, shared, Some(confined), threads)
+            });
+            let starter = starter.map_err(|e| VcpuError::Thread(0, e))?;
+            starter.join().map_err(|_| VcpuError::Died)?
+        })
     }
 
     /// Stops all vCPUs and returns them. Once the vCPUs have stopped, the coalesced writes that are
@@ -138,10 +147,33 @@ impl Running {
     }
 }
 
+/// Starts a thread for each vCPU. The threads confine themselves, unless the calling thread has
+/// done that for them.
+fn start_each(
+    vcpus: Vec<Vcpu>,
+    shared: &Shared,
+    confined: Option<Confined>,
+    threads: &mut Vec<JoinHandle<Vcpu>>,
+) -> Result<(), VcpuError> {
+    for vcpu in vcpus {
+        let id = vcpu.id();
+        let shared = shared.clone();
+        let thread = thread::Builder::new().name(format!("vcpu {id}"));
+        let thread = thread.spawn(move || {
+            match confined {
+                Some(confined) => confined.inherit(),
+                None => _ = sandbox::enter(Kind::Vcpu),
+            }
+            body(vcpu, &shared)
+        });
+        threads.push(thread.map_err(|e| VcpuError::Thread(id, e))?);
+    }
+    Ok(())
+}
+
 /// The body of a vCPU's thread. If the vCPU stops without being asked to, the main loop gets the
 /// reason.
 fn body(mut vcpu: Vcpu, shared: &Shared) -> Vcpu {
-    sandbox::enter(Kind::Vcpu);
     let _member = shared.pause.join();
     vcpu.prepare_thread();
     let end = run(&mut vcpu, shared);

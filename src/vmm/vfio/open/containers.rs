@@ -19,18 +19,28 @@ use crate::vfio::open::parallel::open_each;
 use crate::vfio::opener::Opener;
 use crate::vfio::vfio_file::VfioFile;
 
-/// Opens the devices, with as few containers as possible.
+/// Devices whose groups are in containers, and which are not open yet. Dropping this closes the
+/// groups.
+pub(super) struct Joined {
+    /// In the order of the devices.
+    wanted: Vec<(Candidate, Arc<Group>)>,
+    /// Groups of devices that are open already, and those that their containers have taken.
+    joined: Vec<Arc<Group>>,
+    /// New containers.
+    assigned: Vec<(Arc<Container>, Vec<Arc<Group>>)>,
+}
+
+/// Steps 1 to 5: opens the groups, with as few containers as possible. No device is reset yet.
 ///
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
-pub(super) fn open(
+pub(super) fn join(
     kvm: &Arc<KvmVfio>,
     known: &mut Containers,
     candidates: &[Candidate],
     opener: &Arc<Opener>,
-) -> Result<Opened, VfioError> {
+) -> Result<Joined, VfioError> {
     let groups = Arc::clone(&known.groups);
-    // Groups of devices that are open already, and those that their containers take.
     let mut joined = Vec::new();
     let mut left = Vec::new();
     for first in first_of_each_group(candidates) {
@@ -40,7 +50,7 @@ pub(super) fn open(
         }
     }
     let mut containers = known.containers().count();
-    // Steps 1 to 5, one group after the other: the first group of a container decides on its IOMMU.
+    // One group after the other: the first group of a container decides on its IOMMU.
     let assigned = assign(
         left,
         |first| {
@@ -58,47 +68,63 @@ pub(super) fn open(
     {
         return Err(VfioError::Apart(first.name));
     }
-    // Step 6, all devices at once: each is reset.
-    let of_its_group = |candidate| {
+    let of_its_group = |candidate: &Candidate| {
         let new = assigned.iter().flat_map(|(_, groups)| groups);
         let mut groups = joined.iter().chain(new);
         let group = groups.find(|group| group.is_of(candidate))?;
-        Some((candidate, Arc::clone(group)))
+        Some((candidate.clone(), Arc::clone(group)))
     };
-    let wanted: Vec<(&Candidate, Arc<Group>)> =
-        candidates.iter().filter_map(of_its_group).collect();
-    let devices = open_each(
-        &wanted,
-        |(candidate, _)| candidate.name.to_string(),
-        |(candidate, group)| open_device(candidate, group),
-    )?;
-    // All devices are open, so each container knows which addresses it can map.
-    let users = |container: &Arc<Container>| {
-        let inside = wanted.iter().zip(&devices);
-        let inside = inside.filter(|((_, group), _)| Arc::ptr_eq(group.container(), container));
-        let users = inside.map(|(_, device)| Arc::downgrade(device) as User);
-        users.collect::<Vec<_>>()
-    };
-    let mapper = match joined.first() {
-        Some(_) => {
-            let found = known.mapper_of(&joined, users);
-            let apart = || candidates.first().map(|c| VfioError::Apart(c.name));
-            found.ok_or_else(|| apart().unwrap_or(VfioError::Thread))?
-        }
-        None => {
-            let space = |(container, _): &(Arc<Container>, _)| container.space(users(container));
-            let spaces = assigned.iter().map(space).collect::<Result<_, _>>()?;
-            let mapper = Arc::new(IovaSpaces::new(spaces));
-            known.keep(&assigned, &mapper);
-            mapper
-        }
-    };
-    Ok(Opened {
-        devices,
-        mapper,
-        interface: "container",
+    Ok(Joined {
+        wanted: candidates.iter().filter_map(of_its_group).collect(),
+        joined,
+        assigned,
     })
 }
+
+impl Joined {
+    /// Step 6: opens all devices at once, because each is reset.
+    ///
+    /// # Errors
+    /// The first device that cannot be opened. These devices are closed again, and their groups
+    /// stay.
+    pub fn open(&self, known: &mut Containers) -> Result<Opened, VfioError> {
+        let devices = open_each(
+            &self.wanted,
+            |(candidate, _)| candidate.name.to_string(),
+            |(candidate, group)| open_device(candidate, group),
+        )?;
+        // All devices are open, so each container knows which addresses it can map.
+        let users = |container: &Arc<Container>| {
+            let inside = self.wanted.iter().zip(&devices);
+            let inside = inside.filter(|((_, group), _)| Arc::ptr_eq(group.container(), container));
+            let users = inside.map(|(_, device)| Arc::downgrade(device) as User);
+            users.collect::<Vec<_>>()
+        };
+        let mapper = match self.joined.first() {
+            Some(_) => {
+                let found = known.mapper_of(&self.joined, users);
+                let apart = || self.wanted.first().map(|(c, _)| VfioError::Apart(c.name));
+                found.ok_or_else(|| apart().unwrap_or(VfioError::Thread))?
+            }
+            None => {
+                let space =
+                    |(container, _): &(Arc<Container>, _)| container.space(users(container));
+                let spaces = self.assigned.iter().map(space).collect::<Result<_, _>>()?;
+                let mapper = Arc::new(IovaSpaces::new(spaces));
+                known.keep(&self.assigned, &mapper);
+                mapper
+            }
+        };
+        Ok(Opened {
+            devices,
+            mapper,
+            interface: INTERFACE,
+        })
+    }
+}
+
+/// The name of this interface.
+pub(super) const INTERFACE: &str = "container";
 
 /// The containers and groups of a VM. They stay open as long as their devices.
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! The open devices of a VM. The first ones choose the kernel's interface; others that come later
 //! join them.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kvm_ioctls::VmFd;
 use tracing::debug;
@@ -9,10 +9,10 @@ use tracing::debug;
 use crate::config::Iommu;
 use crate::log::error_chain::with_causes;
 use crate::vfio::open::candidate::Candidate;
-use crate::vfio::open::containers::{self, Containers};
+use crate::vfio::open::containers::{self, Containers, Joined};
 use crate::vfio::open::error::VfioError;
 use crate::vfio::open::interface::{self, Interface};
-use crate::vfio::open::iommufd;
+use crate::vfio::open::iommufd::{self, Nodes};
 use crate::vfio::open::known_iommufd::KnownIommufd;
 use crate::vfio::open::kvm::KvmVfio;
 use crate::vfio::open::leftover;
@@ -34,6 +34,25 @@ pub struct DeviceSet {
 struct Known {
     containers: Containers,
     iommufd: KnownIommufd,
+}
+
+/// Devices that are not open yet, but for what resets none of them. Dropping this undoes it, unless
+/// the devices have been opened.
+pub struct Begun(Way);
+
+enum Way {
+    Container(Joined),
+    Iommufd(Nodes),
+}
+
+impl Begun {
+    /// The interface that opens the devices: `container` or `iommufd`.
+    pub fn interface(&self) -> &'static str {
+        match self.0 {
+            Way::Container(_) => containers::INTERFACE,
+            Way::Iommufd(_) => iommufd::INTERFACE,
+        }
+    }
 }
 
 impl DeviceSet {
@@ -62,12 +81,23 @@ impl DeviceSet {
     /// # Errors
     /// The first device that cannot be opened. These devices are closed again.
     pub fn open(&self, candidates: &[Candidate]) -> Result<Opened, VfioError> {
-        leftover::wait_out(self.opener.limit(), || self.open_once(candidates))
+        let begun = self.begin(candidates)?;
+        self.finish(&begun)
     }
 
-    fn open_once(&self, candidates: &[Candidate]) -> Result<Opened, VfioError> {
+    /// Does what resets no device: the groups and their containers, or the devices' nodes and the
+    /// iommufd; and KVM learns of them. Nothing else may be opened before
+    /// [`DeviceSet::finish`].
+    ///
+    /// # Errors
+    /// The first step that fails. Everything that was open is closed again.
+    pub fn begin(&self, candidates: &[Candidate]) -> Result<Begun, VfioError> {
+        leftover::wait_out(self.opener.limit(), || self.begin_once(candidates))
+    }
+
+    fn begin_once(&self, candidates: &[Candidate]) -> Result<Begun, VfioError> {
         let kvm = self.kvm()?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known();
         let in_use = (known.containers.are_in_use(), known.iommufd.is_in_use());
         let interface = match in_use {
             (true, _) => Interface::Container,
@@ -78,20 +108,39 @@ impl DeviceSet {
         if let Some(waiting) = opener.given_up().into_iter().next() {
             return Err(VfioError::Waits(waiting));
         }
-        match interface {
+        Ok(Begun(match interface {
             Interface::Container => {
-                containers::open(&kvm, &mut known.containers, candidates, opener)
+                let known = &mut known.containers;
+                Way::Container(containers::join(&kvm, known, candidates, opener)?)
             }
             Interface::Iommufd => {
-                let iommu = self.iommu;
-                iommufd::open(&kvm, &mut known.iommufd, candidates, iommu, opener)
+                let (known, iommu) = (&mut known.iommufd, self.iommu);
+                Way::Iommufd(iommufd::open_nodes(&kvm, known, candidates, iommu, opener)?)
             }
-        }
+        }))
+    }
+
+    /// Opens the devices, which resets each, and gives them their IOMMU.
+    ///
+    /// # Errors
+    /// The first device that cannot be opened. The devices close with `begun`.
+    pub fn finish(&self, begun: &Begun) -> Result<Opened, VfioError> {
+        leftover::wait_out(self.opener.limit(), || {
+            let mut known = self.known();
+            match &begun.0 {
+                Way::Container(joined) => joined.open(&mut known.containers),
+                Way::Iommufd(nodes) => nodes.open(&mut known.iommufd),
+            }
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether devices that are added now go by iommufd.
     pub fn is_by_iommufd(&self, candidates: &[Candidate]) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known();
         if known.containers.are_in_use() {
             return false;
         }

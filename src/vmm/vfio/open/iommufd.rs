@@ -26,7 +26,7 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -47,17 +47,35 @@ use crate::vfio::opener::{DeviceFile, Opener};
 use crate::vfio::uapi;
 use crate::vfio::vfio_file::{OpenDevice, VfioFile};
 
-/// Opens the devices, all in one I/O address space.
+/// The name of this interface.
+pub(super) const INTERFACE: &str = "iommufd";
+
+/// Devices of which KVM knows, and which are not open yet. Dropping this closes their nodes.
+pub(super) struct Nodes {
+    iommufd: Arc<VfioIommufd>,
+    /// In the order of the devices.
+    devices: Vec<(Candidate, Mutex<Step>)>,
+}
+
+/// How far the opening of a device is.
+enum Step {
+    Node(CdevDevice),
+    Open(Arc<VfioFile>),
+    /// Its opening has failed.
+    Closed,
+}
+
+/// Steps 1 to 3, for all devices. No device is reset yet.
 ///
 /// # Errors
 /// The first step that fails. Everything that was open is closed again.
-pub(super) fn open(
+pub(super) fn open_nodes(
     kvm: &Arc<KvmVfio>,
     known: &mut KnownIommufd,
     candidates: &[Candidate],
     choice: Iommu,
     opener: &Arc<Opener>,
-) -> Result<Opened, VfioError> {
+) -> Result<Nodes, VfioError> {
     // Step 1, with the first device.
     let iommufd = match known.iommufd() {
         Some(iommufd) => iommufd,
@@ -68,50 +86,83 @@ pub(super) fn open(
             iommufd
         }
     };
-    // Steps 2 to 5, all devices at once: each is reset.
-    let devices = open_each(
-        candidates,
-        |candidate| candidate.name.to_string(),
-        |candidate| open_device(&iommufd, kvm, opener, candidate),
-    )?;
-    let users = devices.iter().map(|device| Arc::downgrade(device) as User);
-    let users: Vec<User> = users.collect();
-    let interface = "iommufd";
-    if let Some(mapper) = known.mapper_for(&iommufd, &users) {
-        return Ok(Opened {
+    let node = |candidate: &Candidate| {
+        let device = CdevDevice::open_node(&iommufd, kvm, opener, candidate)?;
+        Ok((candidate.clone(), Mutex::new(Step::Node(device))))
+    };
+    let devices = candidates
+        .iter()
+        .map(node)
+        .collect::<Result<_, VfioError>>()?;
+    Ok(Nodes { iommufd, devices })
+}
+
+impl Nodes {
+    /// Steps 4 and 5, all devices at once, because each is reset. All are in one I/O address space.
+    /// May be tried again after another process had a device.
+    ///
+    /// # Errors
+    /// The first step that fails.
+    pub fn open(&self, known: &mut KnownIommufd) -> Result<Opened, VfioError> {
+        let iommufd = &self.iommufd;
+        let devices = open_each(
+            &self.devices,
+            |(candidate, _)| candidate.name.to_string(),
+            |(candidate, step)| {
+                let mut step = step.lock().unwrap_or_else(PoisonError::into_inner);
+                step.open(iommufd, candidate)
+            },
+        )?;
+        let users = devices.iter().map(|device| Arc::downgrade(device) as User);
+        let users: Vec<User> = users.collect();
+        let interface = INTERFACE;
+        if let Some(mapper) = known.mapper_for(iommufd, &users) {
+            return Ok(Opened {
+                devices,
+                mapper,
+                interface,
+            });
+        }
+        let space = IovaSpace {
+            // Each attached device may have narrowed the addresses that can be mapped.
+            ranges: address_space::iova_ranges(iommufd)
+                .map_err(|e| address_space::iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
+            users: Mutex::new(users),
+            ops: Arc::<VfioIommufd>::clone(iommufd),
+        };
+        let mapper = Arc::new(IovaSpaces::of_iommufd(space, Arc::clone(iommufd)));
+        known.set_mapper(&mapper);
+        Ok(Opened {
             devices,
             mapper,
             interface,
-        });
+        })
     }
-    let space = IovaSpace {
-        // Each attached device may have narrowed the addresses that can be mapped.
-        ranges: address_space::iova_ranges(&iommufd)
-            .map_err(|e| address_space::iommu("IOMMU_IOAS_IOVA_RANGES", e))?,
-        users: Mutex::new(users),
-        ops: Arc::<VfioIommufd>::clone(&iommufd),
-    };
-    let mapper = Arc::new(IovaSpaces::of_iommufd(space, iommufd));
-    known.set_mapper(&mapper);
-    Ok(Opened {
-        devices,
-        mapper,
-        interface,
-    })
 }
 
-fn open_device(
-    iommufd: &Arc<VfioIommufd>,
-    kvm: &Arc<KvmVfio>,
-    opener: &Arc<Opener>,
-    candidate: &Candidate,
-) -> Result<Arc<VfioFile>, VfioError> {
-    let name = candidate.name;
-    let _phase = phase!("open_device", name);
-    let device = CdevDevice::open(iommufd, kvm, opener, candidate)?;
-    info!("{name} is open (IOMMU group {})", candidate.group);
-    let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
-    Ok(Arc::new(file))
+impl Step {
+    /// Opens the device, unless it is open.
+    fn open(
+        &mut self,
+        iommufd: &Arc<VfioIommufd>,
+        candidate: &Candidate,
+    ) -> Result<Arc<VfioFile>, VfioError> {
+        let name = candidate.name;
+        let _phase = phase!("open_device", name);
+        match self {
+            Self::Node(device) => device.attach(iommufd, candidate)?,
+            Self::Open(file) => return Ok(Arc::clone(file)),
+            Self::Closed => return Err(VfioError::Thread),
+        }
+        let Self::Node(device) = std::mem::replace(self, Self::Closed) else {
+            return Err(VfioError::Thread);
+        };
+        info!("{name} is open (IOMMU group {})", candidate.group);
+        let file = VfioFile::new(name.to_string(), &candidate.path, Box::new(device))?;
+        let file = Arc::new(file);
+        *self = Self::Open(Arc::clone(&file));
+        Ok(file)
+    }
 }
 
 /// A device by its own node.
@@ -135,8 +186,8 @@ enum Stage {
 }
 
 impl CdevDevice {
-    /// Steps 2 to 5. After an error the device is dropped, which undoes the steps that were done.
-    fn open(
+    /// Steps 2 and 3. After an error the device is dropped, which undoes the steps that were done.
+    fn open_node(
         iommufd: &Arc<VfioIommufd>,
         kvm: &Arc<KvmVfio>,
         opener: &Arc<Opener>,
@@ -150,30 +201,38 @@ impl CdevDevice {
             kvm: Arc::clone(kvm),
             _iommufd: Arc::<VfioIommufd>::clone(iommufd),
         };
-
         // Step 3, before the device is open: its driver may look for the VM then.
         kvm.add(&device.file)
             .map_err(|e| candidate.call_failed("KVM_DEV_VFIO_FILE_ADD", e))?;
         device.stage = Stage::KnownToKvm;
+        Ok(device)
+    }
 
+    /// Steps 4 and 5.
+    fn attach(
+        &mut self,
+        iommufd: &Arc<VfioIommufd>,
+        candidate: &Candidate,
+    ) -> Result<(), VfioError> {
         // Step 4, before attaching: only the owner of the device's DMA may choose its mappings.
         let call = "VFIO_DEVICE_BIND_IOMMUFD";
-        let takes_token = || opener.takes_token(&device.name, &device.file);
+        let opener = self.file.opener();
+        let takes_token = || opener.takes_token(&self.name, &self.file);
         if candidate.token.is_some() && !takes_token().map_err(|e| candidate.not_given(call, e))? {
             return Err(VfioError::TokenByIommufd(candidate.name));
         }
         let token = candidate.token.map(Uuid::into_bytes);
         let owner = uapi::borrow(iommufd.iommufd());
         opener
-            .bind(&device.name, &device.file, owner, token)
+            .bind(&self.name, &self.file, owner, token)
             .map_err(|e| candidate.not_given(call, e))?;
 
         // Step 5, last: from here on the device reaches memory.
         opener
-            .attach(&device.name, &device.file, iommufd.ioas().id())
+            .attach(&self.name, &self.file, iommufd.ioas().id())
             .map_err(|e| candidate.call_failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT", e))?;
-        device.stage = Stage::Attached;
-        Ok(device)
+        self.stage = Stage::Attached;
+        Ok(())
     }
 }
 

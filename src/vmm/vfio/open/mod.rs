@@ -43,7 +43,7 @@ mod parallel;
 pub mod peers;
 
 pub use candidate::find;
-pub use device_set::DeviceSet;
+pub use device_set::{Begun, DeviceSet};
 pub use error::{StepError, TURN_ON, VfioError};
 pub use opened::Opened;
 

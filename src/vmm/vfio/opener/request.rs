@@ -48,6 +48,20 @@ pub enum Request {
 }
 
 impl Request {
+    /// The names of all calls.
+    pub const NAMES: [&str; 10] = [
+        "open",
+        "a read of sysfs",
+        "VFIO_GROUP_GET_DEVICE_FD",
+        "VFIO_DEVICE_BIND_IOMMUFD",
+        "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+        "VFIO_DEVICE_DETACH_IOMMUFD_PT",
+        "VFIO_DEVICE_RESET",
+        "VFIO_DEVICE_PCI_HOT_RESET",
+        "a region write",
+        "close",
+    ];
+
     /// The call's name.
     pub fn name(&self) -> &'static str {
         match self {
@@ -162,6 +176,7 @@ mod tests {
             Request::Close,
             Request::AskToken,
         ] {
+            assert!(Request::NAMES.contains(&request.name()), "{request:?}");
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
         for nonsense in [
