@@ -7,5 +7,6 @@ until grep -q 'VmLck.* [1-9]\|VmPin.* [1-9]' /proc/$!/status; do
 	[ "$tries" -lt 200 ] || break
 	sleep 0.05
 done
+sleep 0.5
 grep 'VmLck\|VmPin' /proc/$!/status
 kill $!

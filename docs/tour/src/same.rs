@@ -155,3 +155,86 @@ pub fn compare(own: &[String], other: &[String], table: &[&str]) -> Result<(), S
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each call of the subjects once, in order.
+    fn own() -> Vec<String> {
+        let names = SUBJECTS.iter().flat_map(|(_, names)| names.iter());
+        names.map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn each_difference_is_found() {
+        let own = own();
+        let mut other = own.clone();
+        other.insert(3, "kvm KVM_GET_API_VERSION".into());
+        let table = ["kvm KVM_GET_API_VERSION"];
+        assert_eq!(compare(&own, &other, &table), Ok(()));
+        let lacks = compare(&own, &other, &[]).unwrap_err();
+        assert!(lacks.ends_with("and the table lacks it"), "{lacks}");
+        let more = compare(&own, &own, &table).unwrap_err();
+        assert!(more.ends_with("does not make besides"), "{more}");
+        for index in 0..own.len() {
+            let mut less = own.clone();
+            less.remove(index);
+            assert!(compare(&own, &less, &[]).is_err(), "{}", own[index]);
+            assert!(compare(&less, &own, &[]).is_err(), "{}", own[index]);
+            let mut twice = own.clone();
+            twice.insert(index, own[index].clone());
+            assert!(compare(&own, &twice, &[]).is_err(), "{}", own[index]);
+        }
+        let mut turned = own.clone();
+        turned.swap(2, 3);
+        let turned = compare(&own, &turned, &[]).unwrap_err();
+        assert!(turned.starts_with("opening: "), "{turned}");
+    }
+
+    #[test]
+    fn one_name_of_the_kernel_may_be_several_calls() {
+        let line = |kind: &str, call: &str, fields: &str| {
+            format!("{{\"kind\":\"{kind}\",\"call\":\"{call}\",\"in\":{{{fields}}}}}\n")
+        };
+        let slot = "KVM_SET_USER_MEMORY_REGION";
+        let trace = line(
+            "vm",
+            slot,
+            "\"guest_phys_addr\":\"0x0\",\"memory_size\":\"0x1000\"",
+        ) + &line(
+            "vm",
+            slot,
+            "\"guest_phys_addr\":\"0xc0000000\",\"memory_size\":\"0x1000\"",
+        ) + &line(
+            "vm",
+            slot,
+            "\"guest_phys_addr\":\"0xc0000000\",\"memory_size\":\"0x0\"",
+        ) + &line("vm", "KVM_IRQFD", "\"gsi\":4,\"flags\":0")
+            + &line("vm", "KVM_IRQFD", "\"gsi\":24,\"flags\":0")
+            + &line(
+                "vm",
+                "KVM_IRQFD",
+                "\"gsi\":24,\"flags\":\"KVM_IRQFD_FLAG_DEASSIGN\"",
+            )
+            + "not a line of the trace\n{\"type\":\"exit\"}\n";
+        assert_eq!(
+            calls(&trace).unwrap(),
+            [
+                "vm KVM_SET_USER_MEMORY_REGION of RAM",
+                "vm KVM_SET_USER_MEMORY_REGION of a BAR",
+                "vm KVM_SET_USER_MEMORY_REGION of nothing",
+                "vm KVM_IRQFD of a pin",
+                "vm KVM_IRQFD of a message",
+                "vm KVM_IRQFD for the last time",
+            ]
+        );
+        assert!(calls("{no").is_err());
+    }
+
+    #[test]
+    fn a_table_has_names_in_its_first_column() {
+        let chapter = "| call | why |\n| --- | --- |\n| `kvm A` | because `x` |\n| `vm B` | y |\n";
+        assert_eq!(table(chapter), ["kvm A", "vm B"]);
+    }
+}

@@ -322,6 +322,27 @@ fn the_table_of_contents_is_honest() {
     }
 }
 
+/// Chapters 4 to 9 pass the files of docs/reading.md in its order. A file that an earlier chapter has
+/// quoted already may come again.
+#[test]
+fn the_book_and_the_reading_tour_have_one_order() {
+    let sources = Sources::new(root());
+    let page = sources.read("docs/reading.md").unwrap();
+    let (tour, _) = page.split_once("## Left out").unwrap();
+    let mut passed: Vec<usize> = Vec::new();
+    for (_, name) in CHAPTERS.iter().filter(|(n, _)| (4..=9).contains(n)) {
+        let text = sources.read(&chapter_path(name)).unwrap();
+        let quoted = text.lines().filter_map(|line| {
+            let mark = line.strip_prefix("<!-- weave: source ")?;
+            tour.find(&format!("`{}`", mark.split(' ').next()?))
+        });
+        passed.extend(quoted);
+    }
+    passed.dedup();
+    assert!(passed.is_sorted(), "{passed:?}");
+    assert!(passed.len() >= 14, "only {} files", passed.len());
+}
+
 /// The name that mdBook and GitHub give to a heading.
 fn slug(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
@@ -385,10 +406,15 @@ fn the_book_can_be_built() {
 }
 
 #[test]
-fn forty_lines_are_forty() {
+fn forty_lines_are_forty_and_your_own_vmm_has_200() {
     let text = fs::read_to_string(root().join("docs/tour/vmm/src/forty.rs")).unwrap();
     let code = text.lines().map(str::trim);
     let code = code.filter(|line| !line.is_empty() && !line.starts_with("//"));
     let count = code.count();
     assert!((38..=40).contains(&count), "{count}");
+    let text = fs::read_to_string(root().join("docs/tour/vmm/src/own.rs")).unwrap();
+    let code = text.lines().map(str::trim);
+    let code = code.filter(|line| !line.is_empty() && !line.starts_with("//"));
+    let count = code.count();
+    assert!((150..=200).contains(&count), "{count}");
 }

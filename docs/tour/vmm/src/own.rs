@@ -104,7 +104,9 @@ impl Device {
         (dma.iova, dma.vaddr, dma.size) = (0, ram as u64, RAM as u64);
         call(&container, VFIO_IOMMU_MAP_DMA(), &mut dma)?;
 
+        // The guest finds the device switched off.
         let (_, config) = region(&file, VFIO_PCI_CONFIG_REGION_INDEX)?;
+        file.write_all_at(&[0, 0], config + 4)?;
         let (bar_size, at) = region(&file, VFIO_PCI_BAR0_REGION_INDEX)?;
         let bar = map(&file, bar_size, at)?;
         // Both stay open until this process ends.
@@ -177,7 +179,7 @@ fn tell_kvm(vm: &VmFd, group: &File) -> Outcome<()> {
     Ok(())
 }
 
-/// Size and place of one of the device's regions.
+/// One of the device's regions: its size, and its offset in the file.
 fn region(device: &File, index: u32) -> Outcome<(usize, u64)> {
     let mut info = vfio_region_info::default();
     (info.argsz, info.index) = (size_of_val(&info) as u32, index);
