@@ -48,6 +48,17 @@ write:	call config
 	out %eax, (%dx)
 	ret
 
+# expect: gives the device some time to interrupt, and prints the reason, or 0 if none came.
+expect:	mov $1000000, %ecx
+again:	cmpl $0, reason
+	jne some
+	pause
+	loop again
+some:	mov reason, %eax
+	movl $0, reason
+	mov $interrupt, %esi
+	jmp say
+
 # copy: the device copies from %eax to %ebx, by the command %ecx.
 copy:	mov %eax, bar + 0x80
 	mov %ebx, bar + 0x88
@@ -65,17 +76,6 @@ wait:	cli
 came:	movl $0, reason
 	sti
 	mov $interrupt, %esi
-
-# expect: gives the device some time to interrupt, and prints the reason, or 0 if none came.
-expect:	mov $1000000, %ecx
-again:	cmpl $0, reason
-	jne some
-	pause
-	loop again
-some:	mov reason, %eax
-	movl $0, reason
-	mov $interrupt, %esi
-	jmp say
 
 # say: prints the text at %esi, then %eax, then the end of the line.
 say:	mov %eax, %ebx

@@ -1,22 +1,22 @@
 //! Compares two VMMs by their calls, as `mini-vmm trace --json` has them: for opening, memory, BAR,
-//! interrupt and DMA, both make the same calls in the same order. What the second makes besides must
-//! stand in a table, by name.
+//! interrupt and DMA, both make the same calls in the same order. What the second makes besides
+//! must stand in a table, by name.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-/// Five subjects, and the calls of each: the kind of the file on which a call is made, its name, and
-/// what the call is about where one name serves for several things.
+/// Five subjects, and the calls of each: the kind of the file on which a call is made, its name,
+/// and what the call is about where one name serves for several things.
 pub const SUBJECTS: [(&str, &[&str]); 5] = [
     (
         "opening",
         &[
+            "vm KVM_CREATE_DEVICE",
             "container openat",
             "group openat",
             "group VFIO_GROUP_SET_CONTAINER",
             "container VFIO_SET_IOMMU",
-            "vm KVM_CREATE_DEVICE",
             "kvm-device KVM_SET_DEVICE_ATTR",
             "group VFIO_GROUP_GET_DEVICE_FD",
             "device VFIO_DEVICE_GET_REGION_INFO of configuration space",
@@ -105,6 +105,7 @@ fn name(line: &Value) -> Option<String> {
             true => " of a pin",
             false => " of a message",
         },
+        "KVM_SET_DEVICE_ATTR" if text("attr").contains("DEL") => " of a file that goes",
         "mmap" if kind == "device" => " of BAR 0",
         _ => "",
     };

@@ -322,8 +322,8 @@ fn the_table_of_contents_is_honest() {
     }
 }
 
-/// Chapters 4 to 9 pass the files of docs/reading.md in its order. A file that an earlier chapter has
-/// quoted already may come again.
+/// Chapters 4 to 9 pass the files of docs/reading.md in its order. A file that an earlier chapter
+/// has quoted already may come again.
 #[test]
 fn the_book_and_the_reading_tour_have_one_order() {
     let sources = Sources::new(root());

@@ -101,8 +101,8 @@ pub fn verdict(output: &Output) -> Result<(), String> {
     }
     if let Some(at) = fault("[DMA Write") {
         return Err(format!(
-            "The IOMMU refused a write at {at:#x}: RAM ends there, so all 2048 bytes must lie below \
-             it."
+            "The IOMMU refused a write at {at:#x}: RAM ends there, so all 2048 bytes must lie \
+             below it."
         ));
     }
     match after(text, "right ") {

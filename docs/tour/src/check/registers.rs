@@ -22,7 +22,7 @@ pub fn command(answer: &str) -> String {
 pub fn verdict(output: &Output) -> Result<(), String> {
     let text = output.text.as_str();
     was_assembled(text)?;
-    if let Some((_, rest)) = text.split_once("instruction ")
+    if let Some((_, rest)) = text.split_once(", instruction ")
         && let Some((bytes, _)) = rest.split_once(ADDRESS)
     {
         return Err(format!(

@@ -1,5 +1,5 @@
-//! Draws who reaches the memory of a process, and by which addresses: the processor by memory slots,
-//! and devices by the IOMMU's maps, from lines of `mini-vmm trace` without their times.
+//! Draws who reaches the memory of a process, and by which addresses: the processor by memory
+//! slots, and devices by the IOMMU's maps, from lines of `mini-vmm trace` without their times.
 
 use std::fmt::Write;
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::{env, mem, ptr, slice};
 
 use kvm_bindings::*;
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{DeviceFd, Kvm, VcpuExit, VcpuFd, VmFd};
 use vfio_bindings::bindings::vfio::*;
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ptr, ioctl_with_val};
@@ -82,6 +82,7 @@ struct Device {
 impl Device {
     /// Takes the device, and lets it reach RAM.
     fn open(vm: VmFd, address: &str, ram: *mut u8) -> Outcome<Self> {
+        let kvm = kvm_vfio(&vm)?;
         let container = open("/dev/vfio/vfio")?;
         let link = fs::read_link(format!("/sys/bus/pci/devices/{address}/iommu_group"))?;
         let group = link.file_name().unwrap_or_default().to_string_lossy();
@@ -90,7 +91,7 @@ impl Device {
         call(&group, VFIO_GROUP_SET_CONTAINER(), &mut number)?;
         // SAFETY: the argument is a number.
         done(unsafe { ioctl_with_val(&container, VFIO_SET_IOMMU(), VFIO_TYPE1v2_IOMMU.into()) })?;
-        tell_kvm(&vm, &group)?;
+        tell_kvm(&kvm, &group)?;
         let name = CString::new(address)?;
         // SAFETY: the kernel reads a text that ends with a zero.
         let fd = unsafe { ioctl_with_ptr(&group, VFIO_GROUP_GET_DEVICE_FD(), name.as_ptr()) };
@@ -109,8 +110,8 @@ impl Device {
         file.write_all_at(&[0, 0], config + 4)?;
         let (bar_size, at) = region(&file, VFIO_PCI_BAR0_REGION_INDEX)?;
         let bar = map(&file, bar_size, at)?;
-        // Both stay open until this process ends.
-        mem::forget((container, group));
+        // All stay open until this process ends.
+        mem::forget((kvm, container, group));
         Ok(Self {
             vm,
             file,
@@ -166,17 +167,19 @@ impl Device {
     }
 }
 
-/// KVM hears of the group before the device is opened.
-fn tell_kvm(vm: &VmFd, group: &File) -> Outcome<()> {
+/// KVM's file for what it must know of devices.
+fn kvm_vfio(vm: &VmFd) -> Outcome<DeviceFd> {
     let mut device = kvm_create_device::default();
     (device.type_, device.flags) = (kvm_device_type_KVM_DEV_TYPE_VFIO, 0);
-    let device = vm.create_device(&mut device)?;
+    Ok(vm.create_device(&mut device)?)
+}
+
+/// KVM hears of the group before the device is opened.
+fn tell_kvm(device: &DeviceFd, group: &File) -> Outcome<()> {
     let (number, mut add) = (group.as_raw_fd(), kvm_device_attr::default());
     (add.group, add.attr) = (KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD.into());
     add.addr = &raw const number as u64;
-    device.set_device_attr(&add)?;
-    mem::forget(device);
-    Ok(())
+    Ok(device.set_device_attr(&add)?)
 }
 
 /// One of the device's regions: its size, and its offset in the file.
